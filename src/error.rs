@@ -1,0 +1,145 @@
+//! What can go wrong, as the layers below `api` say it.
+//!
+//! A variant for each thing that a caller can act on. `api/error.rs` alone turns them into a status, an
+//! `errcode` and a text; nothing here knows HTTP. Outcomes that are normal are no errors: `Option`, or an enum.
+
+use std::time::Duration;
+
+use ruma::{RoomVersionId, api::client::uiaa::UiaaInfo};
+
+/// The result of everything below `api`.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a request cannot be done.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The caller may not do this.
+    #[error("{0}")]
+    Forbidden(String),
+    /// The thing does not exist, or the caller may not know that it does.
+    #[error("{0}")]
+    NotFound(String),
+    /// No access token was given where one is needed.
+    #[error("missing access token")]
+    MissingToken,
+    /// The access token is not, or no longer, valid; with `soft_logout` a refresh or new login keeps the device.
+    #[error("unknown access token")]
+    UnknownToken {
+        /// Whether the client may keep its data and log in again to the same device.
+        soft_logout: bool,
+    },
+    /// User-interactive authentication has to go on before this is done.
+    #[error("authentication is required")]
+    Uia(Box<UiaaInfo>),
+    /// The body is not JSON.
+    #[error("{0}")]
+    NotJson(String),
+    /// The body is JSON, but not what this endpoint takes.
+    #[error("{0}")]
+    BadJson(String),
+    /// A parameter has a value that is not allowed.
+    #[error("{0}")]
+    InvalidParam(String),
+    /// A parameter is missing.
+    #[error("{0}")]
+    MissingParam(String),
+    /// The body, event or file is too large.
+    #[error("{0}")]
+    TooLarge(String),
+    /// The endpoint, method or login type is not known.
+    #[error("{0}")]
+    Unrecognized(String),
+    /// The endpoint exists, but not for this method.
+    #[error("{0}")]
+    MethodNotAllowed(String),
+    /// The caller has to wait.
+    #[error("too many requests")]
+    LimitExceeded {
+        /// How long until the next attempt may succeed.
+        retry_after: Duration,
+    },
+    /// The user name is taken.
+    #[error("the user name is taken")]
+    UserInUse,
+    /// The user name has a form that is not allowed.
+    #[error("{0}")]
+    InvalidUsername(String),
+    /// The password is too weak.
+    #[error("{0}")]
+    WeakPassword(String),
+    /// The account was deactivated.
+    #[error("this account has been deactivated")]
+    UserDeactivated,
+    /// The room alias is taken.
+    #[error("{0}")]
+    RoomInUse(String),
+    /// The state that a room should begin with is not allowed.
+    #[error("{0}")]
+    InvalidRoomState(String),
+    /// The server does not support the room version.
+    #[error("{0}")]
+    UnsupportedRoomVersion(String),
+    /// The server does not support the version of the room to be joined.
+    #[error("the room has version {0}, which this server does not support")]
+    IncompatibleRoomVersion(RoomVersionId),
+    /// The change cannot be made to the present state, for example an alias that points elsewhere.
+    #[error("{0}")]
+    BadState(String),
+    /// The alias does not point to this room, or does not exist.
+    #[error("{0}")]
+    BadAlias(String),
+    /// The media has been promised, but not arrived.
+    #[error("{0}")]
+    NotYetUploaded(String),
+    /// The media exists already.
+    #[error("{0}")]
+    CannotOverwriteMedia(String),
+    /// Another server could not be reached, or answered badly.
+    #[error("{0}")]
+    Unreachable(String),
+    /// The server is stopping, or too busy for this.
+    #[error("{0}")]
+    Unavailable(String),
+    /// Something broke here; the caller learns no more than that.
+    #[error("could not {doing}: {source}")]
+    Internal {
+        /// What was being done, in the infinitive.
+        doing: &'static str,
+        /// What went wrong.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+impl Error {
+    /// Returns an internal error: `doing` is what could not be done, in the infinitive.
+    pub fn internal(
+        doing: &'static str,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self::Internal {
+            doing,
+            source: source.into(),
+        }
+    }
+
+    /// Returns a refusal with its reason, which the caller may read.
+    pub fn forbidden(reason: impl Into<String>) -> Self {
+        Self::Forbidden(reason.into())
+    }
+
+    /// Returns that a thing does not exist.
+    pub fn not_found(what: impl Into<String>) -> Self {
+        Self::NotFound(what.into())
+    }
+
+    /// Returns that a parameter has a value that is not allowed.
+    pub fn invalid_param(what: impl Into<String>) -> Self {
+        Self::InvalidParam(what.into())
+    }
+}
+
+impl From<serde_json::Error> for Error {
+    fn from(source: serde_json::Error) -> Self {
+        Self::internal("read or write JSON", source)
+    }
+}

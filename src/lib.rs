@@ -1,0 +1,7 @@
+//! Parlour: a Matrix homeserver in one binary.
+//!
+//! The modules are layers, lowest first; `docs/architecture.md` shows them and says why, and
+//! `tests/it/architecture.rs` holds the imports against the picture.
+
+pub mod clock;
+pub mod error;
