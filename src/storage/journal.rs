@@ -1,0 +1,552 @@
+//! The one writer: fair turns, group commit, positions, and what a commit tells.
+//!
+//! A write waits its turn on a fair lock and runs in a savepoint of the open batch. Whoever opens a batch
+//! also queues the *flusher* on the same lock: it gets its turn after all who are waiting by then, and
+//! commits them together. Those who arrive during that commit form the next batch. So a lone write pays one
+//! fsync, and so do thirty-two that come at once.
+//!
+//! A turn that fails, or whose caller vanishes, is rolled back to its savepoint and harms no neighbour.
+
+use std::sync::{
+    Arc, PoisonError, RwLock,
+    atomic::{AtomicI64, Ordering},
+};
+
+use tokio::sync::{Mutex, OwnedMutexGuard, mpsc, watch};
+
+use super::{
+    Read,
+    change::Change,
+    dialect::{Conn, Raw, Target},
+    migrate,
+    strings::Strings,
+};
+
+use crate::{
+    error::{Error, Result},
+    tasks::Tasks,
+};
+
+/// The place of a change in the one order of all changes; a sync token is one of these.
+pub type Position = i64;
+
+/// Someone who follows the journal in memory. Called in order, between the commit and its answer: be quick.
+pub trait Follower: Send + Sync {
+    /// The changes are on disk.
+    fn committed(&self, changes: &[(Position, Change)]);
+    /// A batch was lost: whatever memory took from writes that were not yet durable is wrong.
+    fn failed(&self);
+}
+
+/// What a write waits for: `None` while its batch is open, then whether it is on disk.
+type Outcome = Option<Result<(), Arc<str>>>;
+
+/// The journal's front: cheap to clone.
+#[derive(Clone)]
+pub struct Journal {
+    writer: Arc<Mutex<Writer>>,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    /// The newest position that readers may see.
+    published: AtomicI64,
+    followers: RwLock<Vec<Arc<dyn Follower>>>,
+    strings: Strings,
+}
+
+struct Writer {
+    target: Target,
+    conn: Conn,
+    /// The connection is not to be trusted; the next turn connects anew.
+    lost: bool,
+    next_position: Position,
+    open: Option<Batch>,
+    /// The last holder of a turn neither committed nor rolled back: it failed or vanished.
+    abandoned: bool,
+    /// A caller vanished while it opened a batch: the transaction may or may not have begun.
+    opening: bool,
+    closed: bool,
+    flush: mpsc::UnboundedSender<()>,
+    shared: Arc<Shared>,
+}
+
+struct Batch {
+    outcome: watch::Sender<Outcome>,
+    changes: Vec<(Position, Change)>,
+}
+
+impl Journal {
+    /// Connects the writer, brings the schema up to date and starts the flusher.
+    pub(super) async fn open(target: &Target, strings: Strings, tasks: &Tasks) -> Result<Self> {
+        let mut conn = target.connect_writer().await?;
+        migrate::run(&mut conn).await?;
+        let (flush, wanted) = mpsc::unbounded_channel();
+        let shared = Arc::new(Shared {
+            published: AtomicI64::new(0),
+            followers: RwLock::default(),
+            strings,
+        });
+        let mut writer = Writer {
+            target: target.clone(),
+            conn,
+            lost: false,
+            next_position: 1,
+            open: None,
+            abandoned: false,
+            opening: false,
+            closed: false,
+            flush,
+            shared: shared.clone(),
+        };
+        writer.recall_position().await?;
+        shared
+            .published
+            .store(writer.next_position - 1, Ordering::SeqCst);
+        let writer = Arc::new(Mutex::new(writer));
+        // The flusher ends with the last writer, not with the stop signal: what is written must reach the disk.
+        drop(tasks.spawn(flusher(Arc::downgrade(&writer), wanted)));
+        Ok(Self { writer, shared })
+    }
+
+    /// Waits for a turn and opens a savepoint in the current batch.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unavailable`] once the journal is closed, or when the database cannot be reached.
+    pub async fn write(&self) -> Result<WriteTx> {
+        let mut writer = self.writer.clone().lock_owned().await;
+        writer.take_turn().await?;
+        Ok(WriteTx {
+            writer,
+            changes: Vec::new(),
+            interned: Vec::new(),
+        })
+    }
+
+    /// Returns the newest position that readers may see.
+    pub fn published(&self) -> Position {
+        self.shared.published.load(Ordering::SeqCst)
+    }
+
+    /// Adds a follower; those added first are told first.
+    pub fn follow(&self, follower: Arc<dyn Follower>) {
+        self.shared
+            .followers
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(follower);
+    }
+
+    /// Commits what is open and lets no further turn begin.
+    pub(super) async fn close(&self) {
+        let mut writer = self.writer.lock().await;
+        writer.flush().await;
+        writer.closed = true;
+        if let Err(error) = writer.conn.retire().await {
+            tracing::warn!(%error, "the database did not close cleanly");
+        }
+        // Ends the flusher.
+        let (nobody, _) = mpsc::unbounded_channel();
+        writer.flush = nobody;
+    }
+}
+
+async fn flusher(writer: std::sync::Weak<Mutex<Writer>>, mut wanted: mpsc::UnboundedReceiver<()>) {
+    while wanted.recv().await.is_some() {
+        let Some(writer) = writer.upgrade() else {
+            break;
+        };
+        writer.lock_owned().await.flush().await;
+    }
+}
+
+impl Shared {
+    fn tell(&self, changes: &[(Position, Change)]) {
+        for follower in self
+            .followers
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+        {
+            follower.committed(changes);
+        }
+    }
+
+    fn tell_failure(&self) {
+        self.strings.forget();
+        for follower in self
+            .followers
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+        {
+            follower.failed();
+        }
+    }
+}
+
+impl Writer {
+    async fn take_turn(&mut self) -> Result<()> {
+        if self.closed {
+            return Err(Error::Unavailable("the server is stopping".to_owned()));
+        }
+        if let Err(error) = self.settle().await {
+            self.lose(&error).await;
+        }
+        if self.lost {
+            self.conn = self.target.connect_writer().await?;
+            self.recall_position().await?;
+            self.lost = false;
+        }
+        let begun = self.begin().await;
+        if let Err(error) = &begun {
+            self.lose(error).await;
+        }
+        begun
+    }
+
+    async fn begin(&mut self) -> Result<()> {
+        if self.open.is_none() {
+            self.opening = true;
+            self.conn.begin().await?;
+            self.opening = false;
+            self.open = Some(Batch {
+                outcome: watch::Sender::new(None),
+                changes: Vec::new(),
+            });
+            // The flusher queues behind those who wait already.
+            let _ = self.flush.send(());
+        }
+        self.conn.run("SAVEPOINT turn").await?;
+        self.abandoned = true; // until `release` says otherwise
+        Ok(())
+    }
+
+    /// Undoes what a caller left behind that failed or vanished.
+    async fn settle(&mut self) -> Result<()> {
+        if self.opening {
+            self.opening = false;
+            // SQLite refuses when nothing had begun; then nothing is to be undone.
+            if let Err(error) = self.conn.run("ROLLBACK").await {
+                tracing::debug!(%error, "no transaction to roll back");
+            }
+        }
+        if self.abandoned {
+            self.conn.run("ROLLBACK TO SAVEPOINT turn").await?;
+            self.conn.run("RELEASE SAVEPOINT turn").await?;
+            self.abandoned = false;
+        }
+        Ok(())
+    }
+
+    /// Commits the open batch, tells its changes in order, then answers all who wait for it.
+    async fn flush(&mut self) {
+        if self.open.is_none() {
+            return;
+        }
+        if let Err(error) = self.commit().await {
+            tracing::error!(%error, "a batch of changes could not be written");
+            self.lose(&error).await;
+            return;
+        }
+        let Some(batch) = self.open.take() else {
+            return;
+        };
+        self.shared.tell(&batch.changes);
+        self.shared
+            .published
+            .store(self.next_position - 1, Ordering::SeqCst);
+        batch.outcome.send_replace(Some(Ok(())));
+    }
+
+    async fn commit(&mut self) -> Result<()> {
+        self.settle().await?;
+        let last = self.next_position - 1;
+        self.query("UPDATE journal SET position = $1")
+            .bind(last)
+            .execute()
+            .await?;
+        self.conn.run("COMMIT").await
+    }
+
+    /// Gives up the open batch and the connection: whether the database still answers is not known.
+    async fn lose(&mut self, error: &Error) {
+        self.abandoned = false;
+        self.opening = false;
+        self.lost = true;
+        let _ = self.conn.run("ROLLBACK").await;
+        self.shared.tell_failure();
+        if let Some(batch) = self.open.take() {
+            batch
+                .outcome
+                .send_replace(Some(Err(error.to_string().into())));
+        }
+    }
+
+    async fn recall_position(&mut self) -> Result<()> {
+        let last: i64 = self
+            .query("SELECT position FROM journal")
+            .fetch_scalar()
+            .await?
+            .unwrap_or_default();
+        self.next_position = self.next_position.max(last + 1);
+        Ok(())
+    }
+}
+
+impl Read for Writer {
+    fn raw(&mut self) -> Raw<'_> {
+        self.conn.raw()
+    }
+}
+
+/// A turn at writing. Dropped without [`WriteTx::commit`] or [`WriteTx::release`], it leaves no trace.
+pub struct WriteTx {
+    writer: OwnedMutexGuard<Writer>,
+    changes: Vec<(Position, Change)>,
+    interned: Vec<(Arc<str>, i64)>,
+}
+
+impl Read for WriteTx {
+    fn raw(&mut self) -> Raw<'_> {
+        self.writer.conn.raw()
+    }
+}
+
+impl WriteTx {
+    /// Takes the next position, for the rows of a change.
+    pub fn position(&mut self) -> Position {
+        let position = self.writer.next_position;
+        self.writer.next_position += 1;
+        position
+    }
+
+    /// Says what the commit will tell of a position; not told at all after a roll-back.
+    pub fn publish(&mut self, position: Position, change: Change) {
+        self.changes.push((position, change));
+    }
+
+    /// Leaves the write in the batch and lets the next one have its turn; it is not on disk yet.
+    pub async fn release(mut self) -> Result<Pending> {
+        self.writer.conn.run("RELEASE SAVEPOINT turn").await?;
+        self.writer.abandoned = false;
+        let interned = std::mem::take(&mut self.interned);
+        let mut changes = std::mem::take(&mut self.changes);
+        if !interned.is_empty() {
+            self.writer.shared.strings.remember(interned);
+        }
+        let Some(batch) = self.writer.open.as_mut() else {
+            return Err(Error::Unavailable(
+                "the journal has no open batch".to_owned(),
+            ));
+        };
+        batch.changes.append(&mut changes);
+        Ok(Pending {
+            outcome: batch.outcome.subscribe(),
+        })
+    }
+
+    /// Returns when the write is on disk, applied to memory and told to the followers.
+    pub async fn commit(self) -> Result<()> {
+        self.release().await?.durable().await
+    }
+
+    pub(super) fn strings(&self) -> &Strings {
+        &self.writer.shared.strings
+    }
+
+    pub(super) fn interned(&self, text: &str) -> Option<i64> {
+        self.interned
+            .iter()
+            .find(|(known, _)| &**known == text)
+            .map(|(_, number)| *number)
+    }
+
+    pub(super) fn note_interned(&mut self, text: &str, number: i64) {
+        self.interned.push((Arc::from(text), number));
+    }
+}
+
+/// A write that is in a batch, not yet on disk.
+#[must_use = "nothing may be answered before it is durable"]
+pub struct Pending {
+    outcome: watch::Receiver<Outcome>,
+}
+
+impl Pending {
+    /// Returns when the batch is on disk.
+    ///
+    /// # Errors
+    ///
+    /// When the batch was lost: nothing of it was stored.
+    pub async fn durable(mut self) -> Result<()> {
+        let outcome = self.outcome.wait_for(Option::is_some).await;
+        match outcome.as_deref() {
+            Ok(Some(Ok(()))) => Ok(()),
+            Ok(Some(Err(reason))) => {
+                Err(Error::internal("write to the database", reason.to_string()))
+            }
+            Ok(None) | Err(_) => Err(Error::Unavailable("the journal stopped".to_owned())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex as StdMutex;
+
+    use super::*;
+    use crate::storage::testing::TestDb;
+
+    #[derive(Default)]
+    struct Notes(StdMutex<Vec<Position>>);
+
+    impl Follower for Notes {
+        fn committed(&self, changes: &[(Position, Change)]) {
+            self.0
+                .lock()
+                .unwrap()
+                .extend(changes.iter().map(|(position, _)| *position));
+        }
+        fn failed(&self) {}
+    }
+
+    fn change() -> Change {
+        Change::ToDevice { user: 1, device: 1 }
+    }
+
+    async fn store(tx: &mut WriteTx, text: &str) {
+        tx.intern(text).await.unwrap();
+        let position = tx.position();
+        tx.publish(position, change());
+    }
+
+    async fn stored(test: &TestDb) -> i64 {
+        let mut conn = test.db.read().await.unwrap();
+        conn.query("SELECT COUNT(*) FROM strings")
+            .fetch_scalar()
+            .await
+            .unwrap()
+            .unwrap()
+    }
+
+    #[tokio::test]
+    async fn concurrent_writes_are_all_stored_and_told_in_order() {
+        let test = TestDb::new().await;
+        let notes = Arc::new(Notes::default());
+        test.db.journal().follow(notes.clone());
+
+        let writers = (0..64).map(|n| {
+            let db = test.db.clone();
+            test.tasks.spawn(async move {
+                let mut tx = db.write().await.unwrap();
+                store(&mut tx, &format!("text {n}")).await;
+                tx.commit().await.unwrap();
+            })
+        });
+        futures_util::future::join_all(writers).await;
+
+        let told = notes.0.lock().unwrap().clone();
+        assert_eq!(told, (1..=64).collect::<Vec<_>>());
+        assert_eq!(stored(&test).await, 64);
+        assert_eq!(test.db.journal().published(), 64);
+    }
+
+    #[tokio::test]
+    async fn a_write_that_is_dropped_leaves_no_trace_and_harms_no_neighbour() {
+        let test = TestDb::new().await;
+        let notes = Arc::new(Notes::default());
+        test.db.journal().follow(notes.clone());
+
+        let mut before = test.db.write().await.unwrap();
+        store(&mut before, "before").await;
+        let before = before.release().await.unwrap();
+        let mut dropped = test.db.write().await.unwrap();
+        store(&mut dropped, "dropped").await;
+        drop(dropped);
+        let mut after = test.db.write().await.unwrap();
+        store(&mut after, "after").await;
+        after.commit().await.unwrap();
+        before.durable().await.unwrap();
+
+        assert_eq!(stored(&test).await, 2);
+        assert_eq!(*notes.0.lock().unwrap(), vec![1, 3]);
+        let mut conn = test.db.read().await.unwrap();
+        assert_eq!(
+            test.db.strings.find(&mut conn, "dropped").await.unwrap(),
+            None
+        );
+    }
+
+    #[tokio::test]
+    async fn a_statement_that_fails_spoils_only_its_own_turn() {
+        let test = TestDb::new().await;
+
+        let mut tx = test.db.write().await.unwrap();
+        store(&mut tx, "spoiled").await;
+        let failed = tx
+            .query("INSERT INTO journal (position) VALUES (NULL)")
+            .execute()
+            .await;
+        assert!(failed.is_err());
+        drop(tx);
+        let mut tx = test.db.write().await.unwrap();
+        store(&mut tx, "good").await;
+        tx.commit().await.unwrap();
+
+        assert_eq!(stored(&test).await, 1);
+    }
+
+    #[tokio::test]
+    async fn positions_go_on_after_a_restart() {
+        let test = TestDb::new().await;
+        let mut tx = test.db.write().await.unwrap();
+        store(&mut tx, "one").await;
+        tx.commit().await.unwrap();
+
+        let test = test.reopen().await;
+        let mut tx = test.db.write().await.unwrap();
+
+        assert_eq!(tx.position(), 2);
+    }
+
+    #[tokio::test]
+    async fn callers_that_vanish_at_any_moment_neither_block_nor_lose_others() {
+        let test = TestDb::new().await;
+
+        let writers = (0..100_u64).map(|n| {
+            let db = test.db.clone();
+            let write = async move {
+                let mut tx = db.write().await.unwrap();
+                store(&mut tx, &format!("text {n}")).await;
+                tx.commit().await.unwrap();
+            };
+            test.tasks.spawn(async move {
+                if n % 5 == 0 {
+                    let polls = n / 5;
+                    vanish_after(write, polls).await;
+                } else {
+                    write.await;
+                }
+            })
+        });
+        futures_util::future::join_all(writers).await;
+
+        assert!(stored(&test).await >= 80);
+    }
+
+    /// Polls a future a number of times and drops it wherever it is.
+    async fn vanish_after(future: impl Future<Output = ()>, polls: u64) {
+        let mut future = Box::pin(future);
+        let mut left = polls;
+        std::future::poll_fn(|cx| {
+            if left == 0 {
+                return std::task::Poll::Ready(());
+            }
+            left -= 1;
+            future.as_mut().poll(cx)
+        })
+        .await;
+    }
+}

@@ -1,0 +1,163 @@
+//! The database: one SQL text for SQLite and PostgreSQL, and the journal through which all change goes.
+//!
+//! A file here holds the queries of one subject and nothing else: no decision, no commit. `journal` is the
+//! one writer, `query` the seam to the two drivers, `dialect` the few places where they differ.
+
+mod change;
+mod dialect;
+mod journal;
+mod migrate;
+mod query;
+#[cfg(test)]
+pub(crate) mod testing;
+
+pub mod strings;
+
+use std::path::Path;
+
+use sqlx::{
+    PgPool, Postgres, Sqlite, SqlitePool, Transaction, pool::PoolConnection,
+    postgres::PgPoolOptions, sqlite::SqlitePoolOptions,
+};
+
+pub use self::{
+    change::{Change, DeviceNum, RoomNum, UserNum},
+    dialect::{Raw, Target},
+    journal::{Follower, Journal, Pending, Position, WriteTx},
+    query::{Query, Read, list, list_of_numbers, values},
+};
+use crate::{
+    error::{Error, Result},
+    tasks::Tasks,
+};
+
+/// Connections that read; SQLite's readers never wait for the writer.
+const READERS: u32 = 6;
+
+impl From<sqlx::Error> for Error {
+    fn from(source: sqlx::Error) -> Self {
+        Self::internal("use the database", source)
+    }
+}
+
+/// The open database: a pool that reads, and the journal that writes.
+#[derive(Clone)]
+pub struct Db {
+    readers: Readers,
+    journal: Journal,
+    /// The texts that are stored as numbers.
+    pub strings: strings::Strings,
+}
+
+#[derive(Clone)]
+enum Readers {
+    Sqlite(SqlitePool),
+    Postgres(PgPool),
+}
+
+/// A connection for single statements, outside any transaction.
+pub enum ReadConn {
+    /// Of SQLite's pool.
+    Sqlite(PoolConnection<Sqlite>),
+    /// Of PostgreSQL's pool.
+    Postgres(PoolConnection<Postgres>),
+}
+
+/// A read-only transaction: every statement sees the same moment.
+pub enum Snapshot {
+    /// Of SQLite's pool.
+    Sqlite(Transaction<'static, Sqlite>),
+    /// Of PostgreSQL's pool.
+    Postgres(Transaction<'static, Postgres>),
+}
+
+impl Read for ReadConn {
+    fn raw(&mut self) -> Raw<'_> {
+        match self {
+            Self::Sqlite(conn) => Raw::Sqlite(conn),
+            Self::Postgres(conn) => Raw::Postgres(conn),
+        }
+    }
+}
+
+impl Read for Snapshot {
+    fn raw(&mut self) -> Raw<'_> {
+        match self {
+            Self::Sqlite(tx) => Raw::Sqlite(tx),
+            Self::Postgres(tx) => Raw::Postgres(tx),
+        }
+    }
+}
+
+impl Db {
+    /// Opens the database that `url` names, brings its schema up to date and starts the journal.
+    ///
+    /// A relative SQLite path is taken from `data_dir`.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be opened or migrated, or another process writes to it.
+    pub async fn open(url: &str, data_dir: &Path, tasks: &Tasks) -> Result<Self> {
+        let target = Target::parse(url, data_dir)?;
+        let strings = strings::Strings::default();
+        let journal = Journal::open(&target, strings.clone(), tasks).await?;
+        let readers = match &target {
+            Target::Sqlite(options) => Readers::Sqlite(
+                SqlitePoolOptions::new()
+                    .max_connections(READERS)
+                    .test_before_acquire(false)
+                    .connect_with(options.clone().read_only(true))
+                    .await?,
+            ),
+            Target::Postgres(options) => Readers::Postgres(
+                PgPoolOptions::new()
+                    .max_connections(READERS)
+                    .test_before_acquire(false)
+                    .connect_with(options.clone())
+                    .await?,
+            ),
+        };
+        Ok(Self {
+            readers,
+            journal,
+            strings,
+        })
+    }
+
+    /// Returns a connection for reading.
+    pub async fn read(&self) -> Result<ReadConn> {
+        Ok(match &self.readers {
+            Readers::Sqlite(pool) => ReadConn::Sqlite(pool.acquire().await?),
+            Readers::Postgres(pool) => ReadConn::Postgres(pool.acquire().await?),
+        })
+    }
+
+    /// Returns a read-only view of one moment.
+    pub async fn snapshot(&self) -> Result<Snapshot> {
+        Ok(match &self.readers {
+            Readers::Sqlite(pool) => Snapshot::Sqlite(pool.begin().await?),
+            Readers::Postgres(pool) => {
+                Snapshot::Postgres(pool.begin_with(dialect::POSTGRES_SNAPSHOT).await?)
+            }
+        })
+    }
+
+    /// Waits for a turn at writing; see [`WriteTx`].
+    pub async fn write(&self) -> Result<WriteTx> {
+        self.journal.write().await
+    }
+
+    /// Returns the journal, to follow it.
+    pub fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
+    /// Waits until all that was written is on disk and closes every connection.
+    pub async fn close(&self) {
+        self.journal.close().await;
+        match &self.readers {
+            Readers::Sqlite(pool) => pool.close().await,
+            Readers::Postgres(pool) => pool.close().await,
+        }
+    }
+}

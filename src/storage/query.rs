@@ -1,0 +1,195 @@
+//! The seam to the two drivers: a statement is built once and runs on whichever database is open.
+
+use sqlx::{
+    Decode, Encode, FromRow, Postgres, SqlSafeStr, Sqlite, Type,
+    postgres::{PgArguments, PgRow},
+    query::Query as SqlxQuery,
+    sqlite::{SqliteArguments, SqliteRow},
+};
+
+use super::dialect::Raw;
+use crate::error::{Error, Result};
+
+/// A value that both drivers can bind.
+pub trait Param<'q>:
+    Encode<'q, Sqlite> + Type<Sqlite> + Encode<'q, Postgres> + Type<Postgres>
+{
+}
+impl<'q, T> Param<'q> for T where
+    T: Encode<'q, Sqlite> + Type<Sqlite> + Encode<'q, Postgres> + Type<Postgres>
+{
+}
+
+/// A row type that both drivers can produce: any struct with `#[derive(sqlx::FromRow)]`, or a tuple.
+pub trait Record:
+    for<'r> FromRow<'r, SqliteRow> + for<'r> FromRow<'r, PgRow> + Send + Unpin
+{
+}
+impl<T> Record for T where
+    T: for<'r> FromRow<'r, SqliteRow> + for<'r> FromRow<'r, PgRow> + Send + Unpin
+{
+}
+
+/// A single column that both drivers can decode.
+pub trait Scalar:
+    for<'r> Decode<'r, Sqlite>
+    + Type<Sqlite>
+    + for<'r> Decode<'r, Postgres>
+    + Type<Postgres>
+    + Send
+    + Unpin
+{
+}
+impl<T> Scalar for T where
+    T: for<'r> Decode<'r, Sqlite>
+        + Type<Sqlite>
+        + for<'r> Decode<'r, Postgres>
+        + Type<Postgres>
+        + Send
+        + Unpin
+{
+}
+
+/// Anything that a read-only statement can run on.
+pub trait Read: Send {
+    /// Returns the driver's connection.
+    fn raw(&mut self) -> Raw<'_>;
+
+    /// Begins a statement.
+    fn query<'q>(&mut self, sql: impl SqlSafeStr) -> Query<'_, 'q> {
+        let sql = sql.into_sql_str();
+        match self.raw() {
+            Raw::Sqlite(conn) => Query::Sqlite(sqlx::query(sql), conn),
+            Raw::Postgres(conn) => Query::Postgres(sqlx::query(sql), conn),
+        }
+    }
+}
+
+/// A statement being built for one database.
+#[must_use = "a query does nothing until it is executed or fetched"]
+pub enum Query<'c, 'q> {
+    /// For SQLite.
+    Sqlite(
+        SqlxQuery<'q, Sqlite, SqliteArguments>,
+        &'c mut sqlx::SqliteConnection,
+    ),
+    /// For PostgreSQL.
+    Postgres(
+        SqlxQuery<'q, Postgres, PgArguments>,
+        &'c mut sqlx::PgConnection,
+    ),
+}
+
+impl<'q> Query<'_, 'q> {
+    /// Gives the next placeholder its value.
+    pub fn bind<T: Param<'q> + 'q>(self, value: T) -> Self {
+        match self {
+            Self::Sqlite(query, conn) => Self::Sqlite(query.bind(value), conn),
+            Self::Postgres(query, conn) => Self::Postgres(query.bind(value), conn),
+        }
+    }
+
+    /// Runs the statement and returns the number of rows it changed.
+    pub async fn execute(self) -> Result<u64> {
+        Ok(match self {
+            Self::Sqlite(query, conn) => query.execute(conn).await?.rows_affected(),
+            Self::Postgres(query, conn) => query.execute(conn).await?.rows_affected(),
+        })
+    }
+
+    /// Returns every row.
+    pub async fn fetch_all<T: Record>(self) -> Result<Vec<T>> {
+        match self {
+            Self::Sqlite(query, conn) => collect(&query.fetch_all(conn).await?, |r| T::from_row(r)),
+            Self::Postgres(query, conn) => {
+                collect(&query.fetch_all(conn).await?, |r| T::from_row(r))
+            }
+        }
+    }
+
+    /// Returns the first row, if there is one.
+    pub async fn fetch_optional<T: Record>(self) -> Result<Option<T>> {
+        Ok(match self {
+            Self::Sqlite(query, conn) => query
+                .fetch_optional(conn)
+                .await?
+                .map(|r| T::from_row(&r))
+                .transpose()?,
+            Self::Postgres(query, conn) => query
+                .fetch_optional(conn)
+                .await?
+                .map(|r| T::from_row(&r))
+                .transpose()?,
+        })
+    }
+
+    /// Returns the one column of the first row, if there is one.
+    pub async fn fetch_scalar<T: Scalar>(self) -> Result<Option<T>> {
+        Ok(self.fetch_optional::<(T,)>().await?.map(|(value,)| value))
+    }
+
+    /// Returns the one column of every row.
+    pub async fn fetch_scalars<T: Scalar>(self) -> Result<Vec<T>> {
+        Ok(self
+            .fetch_all::<(T,)>()
+            .await?
+            .into_iter()
+            .map(|(value,)| value)
+            .collect())
+    }
+}
+
+fn collect<R, T>(rows: &[R], from: impl Fn(&R) -> sqlx::Result<T>) -> Result<Vec<T>> {
+    rows.iter()
+        .map(|row| from(row).map_err(Error::from))
+        .collect()
+}
+
+/// Returns the `VALUES ($1, $2), ($3, $4), …` of a statement that inserts `rows` rows of `columns` columns.
+///
+/// Callers chunk by a constant, so that the text, and with it the prepared statement, repeats.
+pub fn values(rows: usize, columns: usize) -> String {
+    let mut sql = String::from("VALUES ");
+    for row in 0..rows {
+        sql.push_str(if row == 0 { "(" } else { ", (" });
+        for column in 0..columns {
+            let n = row * columns + column + 1;
+            sql.push_str(&if column == 0 {
+                format!("${n}")
+            } else {
+                format!(", ${n}")
+            });
+        }
+        sql.push(')');
+    }
+    sql
+}
+
+/// Returns a list parameter: a JSON array that `json_each($n)` unpacks into texts.
+pub fn list<S: AsRef<str>>(items: impl IntoIterator<Item = S>) -> String {
+    let items: Vec<serde_json::Value> =
+        items.into_iter().map(|item| item.as_ref().into()).collect();
+    serde_json::Value::Array(items).to_string()
+}
+
+/// Returns a list parameter of numbers, which `json_each($n)` unpacks; cast the value to BIGINT.
+pub fn list_of_numbers(items: impl IntoIterator<Item = i64>) -> String {
+    let items: Vec<serde_json::Value> = items.into_iter().map(serde_json::Value::from).collect();
+    serde_json::Value::Array(items).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_number_their_placeholders_row_by_row() {
+        assert_eq!(values(2, 3), "VALUES ($1, $2, $3), ($4, $5, $6)");
+    }
+
+    #[test]
+    fn a_list_is_a_json_array() {
+        assert_eq!(list(["a", "b\"c"]), r#"["a","b\"c"]"#);
+        assert_eq!(list_of_numbers([1, -2]), "[1,-2]");
+    }
+}

@@ -1,0 +1,60 @@
+//! Databases for tests: a fresh SQLite file, or a fresh PostgreSQL schema where `TEST_POSTGRES_URL` is set.
+
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+
+use super::Db;
+use crate::tasks::Tasks;
+
+/// A database that a test has for itself.
+pub(crate) struct TestDb {
+    pub(crate) db: Db,
+    pub(crate) tasks: Tasks,
+    /// Where the database is, to open it once more.
+    pub(crate) url: String,
+    pub(crate) dir: tempfile::TempDir,
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "tests learn from the environment which database to use"
+)]
+fn postgres() -> Option<String> {
+    std::env::var("TEST_POSTGRES_URL").ok()
+}
+
+impl TestDb {
+    /// Makes and opens a database of its own.
+    pub(crate) async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let url = match postgres() {
+            None => "sqlite:test.db".to_owned(),
+            Some(url) => fresh_postgres(&url).await,
+        };
+        let tasks = Tasks::default();
+        let db = Db::open(&url, dir.path(), &tasks).await.unwrap();
+        Self {
+            db,
+            tasks,
+            url,
+            dir,
+        }
+    }
+
+    /// Closes the database and opens it again, as a restart would.
+    pub(crate) async fn reopen(self) -> Self {
+        self.db.close().await;
+        let tasks = Tasks::default();
+        let db = Db::open(&self.url, self.dir.path(), &tasks).await.unwrap();
+        Self { db, tasks, ..self }
+    }
+}
+
+async fn fresh_postgres(url: &str) -> String {
+    let name = format!("parlour_unit_{:016x}", rand::random::<u64>());
+    let mut conn = PgConnection::connect(url).await.unwrap();
+    conn.execute(AssertSqlSafe(format!("CREATE DATABASE {name}")))
+        .await
+        .unwrap();
+    let (server, _) = url.rsplit_once('/').unwrap();
+    format!("{server}/{name}")
+}
