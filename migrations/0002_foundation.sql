@@ -123,9 +123,19 @@ CREATE TABLE rooms (
     -- of the newest event in the timeline
     last_position BIGINT NOT NULL,
     -- in the public room directory
-    published BOOLEAN NOT NULL
+    published BOOLEAN NOT NULL,
+    -- what the directory shows: copied from the current state
+    name TEXT,
+    topic TEXT,
+    canonical_alias TEXT,
+    avatar_url TEXT,
+    join_rule TEXT NOT NULL,
+    room_type TEXT,
+    world_readable BOOLEAN NOT NULL,
+    guest_can_join BOOLEAN NOT NULL,
+    joined_members BIGINT NOT NULL
 );
-CREATE INDEX rooms_published ON rooms (num) WHERE published;
+CREATE INDEX rooms_published ON rooms (joined_members, num) WHERE published;
 
 CREATE TABLE events (
     position {key},

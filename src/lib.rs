@@ -5,5 +5,7 @@
 
 pub mod clock;
 pub mod error;
+pub mod matrix;
+pub mod rooms;
 pub mod storage;
 pub mod tasks;

@@ -2,6 +2,10 @@
 
 use std::sync::Arc;
 
+use ruma::{OwnedEventId, OwnedUserId, events::room::member::MembershipState};
+
+use crate::matrix::TimelineEvent;
+
 /// The number of a user in the table `strings`.
 pub type UserNum = i64;
 /// The number of a device in the table `devices`.
@@ -12,10 +16,59 @@ pub type RoomNum = i64;
 /// One fact that a commit made true.
 #[derive(Clone, Debug)]
 pub enum Change {
+    /// An event came into a room's timeline.
+    Event {
+        /// The room.
+        room: RoomNum,
+        /// The number of its sender.
+        sender: UserNum,
+        /// The event and its place.
+        event: Arc<TimelineEvent>,
+    },
+    /// An event lost its content to a redaction.
+    Redacted {
+        /// The room.
+        room: RoomNum,
+        /// What is left of the event, and why.
+        event: Arc<TimelineEvent>,
+    },
+    /// A user's membership of a room changed, or the user forgot the room.
+    Membership {
+        /// The user's number.
+        user: UserNum,
+        /// The user.
+        user_id: OwnedUserId,
+        /// Whether the user is of this server.
+        local: bool,
+        /// The room.
+        room: RoomNum,
+        /// What the user is now; `None` after forgetting.
+        membership: Option<MembershipState>,
+        /// JSON list of stripped state, with an invitation or a knock.
+        stripped_state: Option<Arc<str>>,
+    },
+    /// A user has read a room up to an event.
+    Receipt {
+        /// The room.
+        room: RoomNum,
+        /// Who has read how far.
+        receipt: Arc<Receipt>,
+    },
+    /// What a user has read of a room changed, and with it the unread counts.
+    Read {
+        /// The user.
+        user: UserNum,
+        /// The room.
+        room: RoomNum,
+        /// How far, and what the room's counters were there.
+        marker: ReadMarker,
+    },
     /// A user's account data changed, globally or in a room.
     AccountData {
-        /// Whose.
+        /// Whose, by number.
         user: UserNum,
+        /// Whose.
+        user_id: OwnedUserId,
         /// In which room; `None` is global.
         room: Option<RoomNum>,
         /// The type of the account data event.
@@ -37,4 +90,34 @@ pub enum Change {
         /// Which ones.
         devices: Vec<DeviceNum>,
     },
+}
+
+/// A receipt: who has read how far.
+///
+/// [Receipts](https://spec.matrix.org/v1.19/client-server-api/#receipts)
+#[derive(Clone, Debug)]
+pub struct Receipt {
+    /// Who has read.
+    pub user_id: OwnedUserId,
+    /// `m.read` or `m.read.private`.
+    pub kind: String,
+    /// Empty for an unthreaded receipt, or `main`, or the thread's root.
+    pub thread: String,
+    /// The event up to which it was read.
+    pub event_id: OwnedEventId,
+    /// When, in milliseconds since the Unix epoch.
+    pub ts: i64,
+    /// The journal position of the receipt.
+    pub position: i64,
+}
+
+/// How far a user has read a room, and what the room's running counters were there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReadMarker {
+    /// The place in the timeline.
+    pub timeline: i64,
+    /// The events that notify, up to there.
+    pub notified: i64,
+    /// The events that mention the whole room, up to there.
+    pub mentioned: i64,
 }

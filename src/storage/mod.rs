@@ -11,7 +11,14 @@ mod query;
 #[cfg(test)]
 pub(crate) mod testing;
 
+pub mod aliases;
+pub mod events;
+pub mod memberships;
+pub mod receipts;
+pub mod rooms;
+pub mod state;
 pub mod strings;
+pub mod unread;
 
 use std::path::Path;
 
@@ -21,7 +28,7 @@ use sqlx::{
 };
 
 pub use self::{
-    change::{Change, DeviceNum, RoomNum, UserNum},
+    change::{Change, DeviceNum, ReadMarker, Receipt, RoomNum, UserNum},
     dialect::{Raw, Target},
     journal::{Follower, Journal, Pending, Position, WriteTx},
     query::{Query, Read, list, list_of_numbers, values},

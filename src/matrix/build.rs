@@ -1,0 +1,167 @@
+//! Building, authorizing and signing an event of our own.
+
+use std::sync::Arc;
+
+use ruma::{
+    MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedUserId, UInt,
+    canonical_json::{CanonicalJsonObject, CanonicalJsonValue, redact},
+    events::{StateEventType, TimelineEventType},
+    room_version_rules::RoomVersionRules,
+    state_res::{
+        auth_types_for_event, check_pdu_format, check_state_dependent_auth_rules,
+        check_state_independent_auth_rules,
+    },
+};
+use serde_json::value::RawValue;
+
+use super::{Pdu, SigningKey, StateMap};
+use crate::error::{Error, Result};
+
+/// What a user wants to say, before the room has given it its place.
+#[derive(Clone, Debug)]
+pub struct Draft {
+    /// Who says it.
+    pub sender: OwnedUserId,
+    /// The event type.
+    pub kind: TimelineEventType,
+    /// The state key, for a state event.
+    pub state_key: Option<String>,
+    /// The content.
+    pub content: Box<RawValue>,
+    /// The event that it redacts.
+    pub redacts: Option<OwnedEventId>,
+    /// When it was said.
+    pub timestamp: MilliSecondsSinceUnixEpoch,
+}
+
+/// Where in a room the next event stands.
+#[derive(Clone, Copy, Debug)]
+pub struct Site<'a> {
+    /// The room; `None` for the create event of a version that names the room after it.
+    pub room_id: Option<&'a OwnedRoomId>,
+    /// The rules of the room's version.
+    pub rules: &'a RoomVersionRules,
+    /// The state before the event.
+    pub state: &'a StateMap,
+    /// The forward extremities.
+    pub prev_events: &'a [OwnedEventId],
+    /// One more than the greatest depth among them.
+    pub depth: UInt,
+}
+
+/// Builds, authorizes and signs an event; returns it with its canonical JSON.
+///
+/// # Errors
+///
+/// [`Error::Forbidden`] with the rule that refuses it; [`Error::TooLarge`] or [`Error::BadJson`] when it is no
+/// proper event.
+pub fn build(draft: Draft, site: Site<'_>, key: &SigningKey) -> Result<(Pdu, String)> {
+    let auth_events = select_auth_events(&draft, site)?;
+    let mut object = unsigned_object(draft, site, &auth_events)?;
+    key.hash_and_sign(&mut object, site.rules)?;
+    check_pdu_format(&object, &site.rules.event_format).map_err(|reason| {
+        if reason.contains("larger") {
+            Error::TooLarge(reason)
+        } else {
+            Error::BadJson(reason)
+        }
+    })?;
+    let (pdu, json) = Pdu::from_object(&object, site.rules)?;
+    check_state_independent_auth_rules(&site.rules.authorization, &pdu, |event_id| {
+        let create = site.state.get(&StateEventType::RoomCreate, "");
+        auth_events
+            .iter()
+            .chain(create)
+            .find(|event| event.event_id == event_id)
+            .map(|event| &**event)
+    })
+    .map_err(Error::Forbidden)?;
+    authorize(&pdu, site.rules, site.state)?;
+    Ok((pdu, json))
+}
+
+/// Checks an event against a state by the authorization rules of its room version.
+///
+/// # Errors
+///
+/// [`Error::Forbidden`] with the rule that refuses it.
+pub fn authorize(pdu: &Pdu, rules: &RoomVersionRules, state: &StateMap) -> Result<()> {
+    check_state_dependent_auth_rules(&rules.authorization, pdu, |kind, state_key| {
+        state.get(kind, state_key).map(|event| &**event)
+    })
+    .map_err(Error::Forbidden)
+}
+
+fn select_auth_events(draft: &Draft, site: Site<'_>) -> Result<Vec<Arc<Pdu>>> {
+    let types = auth_types_for_event(
+        &draft.kind,
+        &draft.sender,
+        draft.state_key.as_deref(),
+        &draft.content,
+        &site.rules.authorization,
+    )
+    .map_err(Error::BadJson)?;
+    Ok(types
+        .iter()
+        .filter_map(|(kind, state_key)| site.state.get(kind, state_key).cloned())
+        .collect())
+}
+
+fn unsigned_object(
+    draft: Draft,
+    site: Site<'_>,
+    auth_events: &[Arc<Pdu>],
+) -> Result<CanonicalJsonObject> {
+    let content: CanonicalJsonValue = serde_json::from_str(draft.content.get())
+        .map_err(|e| Error::BadJson(format!("the content is no canonical JSON: {e}")))?;
+    if content.as_object().is_none() {
+        return Err(Error::BadJson("the content is no JSON object".to_owned()));
+    }
+    let ids = |ids: &mut dyn Iterator<Item = &OwnedEventId>| {
+        CanonicalJsonValue::Array(
+            ids.map(|id| CanonicalJsonValue::String(id.to_string()))
+                .collect(),
+        )
+    };
+    let mut object = CanonicalJsonObject::new();
+    let mut put = |field: &str, value: CanonicalJsonValue| object.insert(field.to_owned(), value);
+    put("content", content);
+    put("sender", draft.sender.to_string().into());
+    put("type", draft.kind.to_string().into());
+    put("origin_server_ts", integer(draft.timestamp.0)?);
+    put("depth", integer(site.depth)?);
+    put("prev_events", ids(&mut site.prev_events.iter()));
+    put(
+        "auth_events",
+        ids(&mut auth_events.iter().map(|event| &event.event_id)),
+    );
+    if let Some(room_id) = site.room_id {
+        put("room_id", room_id.to_string().into());
+    }
+    if let Some(state_key) = draft.state_key {
+        put("state_key", state_key.into());
+    }
+    if let Some(redacts) = draft.redacts
+        && !site.rules.redaction.content_field_redacts
+    {
+        put("redacts", redacts.to_string().into());
+    }
+    Ok(object)
+}
+
+fn integer(value: UInt) -> Result<CanonicalJsonValue> {
+    let value = ruma::Int::try_from(u64::from(value)).map_err(|e| Error::BadJson(e.to_string()))?;
+    Ok(CanonicalJsonValue::Integer(value))
+}
+
+/// Returns the JSON of an event without what a redaction takes away.
+///
+/// # Errors
+///
+/// [`Error::BadJson`] when `json` is no event.
+pub fn redact_json(json: &str, rules: &RoomVersionRules) -> Result<String> {
+    let object: CanonicalJsonObject = serde_json::from_str(json)?;
+    let redacted =
+        redact(object, &rules.redaction, None).map_err(|e| Error::BadJson(e.to_string()))?;
+    Ok(serde_json::to_string(&redacted)?)
+}

@@ -1,0 +1,196 @@
+//! Events as clients see them.
+//!
+//! Everything but `unsigned` is the same for every recipient: it is written once, as a *head*, and shared.
+
+use std::fmt::Write as _;
+
+use ruma::{events::TimelineEventType, room_version_rules::RoomVersionRules};
+use serde_json::{Value, value::RawValue};
+
+use super::Pdu;
+
+/// What a client is told about an event beside the event.
+#[derive(Clone, Debug, Default)]
+pub struct Unsigned<'a> {
+    /// Milliseconds since the event was made.
+    pub age: Option<i64>,
+    /// The recipient's own transaction id.
+    pub transaction_id: Option<&'a str>,
+    /// The state event that it replaced.
+    pub replaces: Option<&'a Pdu>,
+    /// The recipient's membership at the time of the event.
+    pub membership: Option<&'a str>,
+    /// The redaction that took effect on it, as clients see it.
+    pub redacted_because: Option<&'a RawValue>,
+}
+
+/// Writes the part of an event that is the same for all: a JSON object without its closing brace.
+pub fn head(pdu: &Pdu, rules: &RoomVersionRules) -> Box<str> {
+    let mut json = String::with_capacity(pdu.content.get().len() + 256);
+    let content = content(pdu, rules);
+    let _ = write!(
+        json,
+        r#"{{"type":{},"sender":{},"event_id":{},"origin_server_ts":{},"content":{}"#,
+        quoted(&pdu.kind.to_string()),
+        quoted(pdu.sender.as_str()),
+        quoted(pdu.event_id.as_str()),
+        pdu.origin_server_ts.0,
+        content.as_deref().unwrap_or(pdu.content.get()),
+    );
+    if let Some(state_key) = &pdu.state_key {
+        let _ = write!(json, r#","state_key":{}"#, quoted(state_key));
+    }
+    if let (TimelineEventType::RoomRedaction, Some(redacts)) = (&pdu.kind, &pdu.redacts) {
+        let _ = write!(json, r#","redacts":{}"#, quoted(redacts.as_str()));
+    }
+    json.into_boxed_str()
+}
+
+/// Clients find `redacts` in both places, whatever the room version.
+fn content(pdu: &Pdu, rules: &RoomVersionRules) -> Option<String> {
+    if pdu.kind != TimelineEventType::RoomRedaction || rules.redaction.content_field_redacts {
+        return None;
+    }
+    let mut content: serde_json::Map<String, Value> = pdu.content_as()?;
+    content.insert(
+        "redacts".to_owned(),
+        Value::String(pdu.redacts.as_ref()?.to_string()),
+    );
+    serde_json::to_string(&content).ok()
+}
+
+fn quoted(text: &str) -> String {
+    Value::String(text.to_owned()).to_string()
+}
+
+/// Finishes a head for `/sync`, where the room is known.
+pub fn sync_event(head: &str, unsigned: &Unsigned<'_>) -> Box<RawValue> {
+    finish(head, None, unsigned)
+}
+
+/// Finishes a head for everywhere else: with its `room_id`.
+pub fn client_event(head: &str, room_id: &str, unsigned: &Unsigned<'_>) -> Box<RawValue> {
+    finish(head, Some(room_id), unsigned)
+}
+
+fn finish(head: &str, room_id: Option<&str>, unsigned: &Unsigned<'_>) -> Box<RawValue> {
+    let mut json = String::with_capacity(head.len() + 128);
+    json.push_str(head);
+    if let Some(room_id) = room_id {
+        let _ = write!(json, r#","room_id":{}"#, quoted(room_id));
+    }
+    write_unsigned(&mut json, unsigned);
+    json.push('}');
+    raw(json)
+}
+
+fn write_unsigned(json: &mut String, unsigned: &Unsigned<'_>) {
+    let mut fields = Vec::new();
+    if let Some(age) = unsigned.age {
+        fields.push(format!(r#""age":{age}"#));
+    }
+    if let Some(transaction_id) = unsigned.transaction_id {
+        fields.push(format!(r#""transaction_id":{}"#, quoted(transaction_id)));
+    }
+    if let Some(replaces) = unsigned.replaces {
+        fields.push(format!(r#""prev_content":{}"#, replaces.content.get()));
+        fields.push(format!(
+            r#""prev_sender":{}"#,
+            quoted(replaces.sender.as_str())
+        ));
+        fields.push(format!(
+            r#""replaces_state":{}"#,
+            quoted(replaces.event_id.as_str())
+        ));
+    }
+    if let Some(membership) = unsigned.membership {
+        fields.push(format!(r#""membership":{}"#, quoted(membership)));
+    }
+    if let Some(redaction) = unsigned.redacted_because {
+        fields.push(format!(r#""redacted_because":{}"#, redaction.get()));
+    }
+    if !fields.is_empty() {
+        let _ = write!(json, r#","unsigned":{{{}}}"#, fields.join(","));
+    }
+}
+
+/// Writes a state event as those see it who are not in the room yet.
+///
+/// [Stripped state](https://spec.matrix.org/v1.19/client-server-api/#stripped-state)
+pub fn stripped(pdu: &Pdu) -> Box<RawValue> {
+    raw(format!(
+        r#"{{"type":{},"sender":{},"state_key":{},"content":{}}}"#,
+        quoted(&pdu.kind.to_string()),
+        quoted(pdu.sender.as_str()),
+        quoted(pdu.state_key.as_deref().unwrap_or_default()),
+        pdu.content.get(),
+    ))
+}
+
+fn raw(json: String) -> Box<RawValue> {
+    #[expect(clippy::expect_used, reason = "every part written above is JSON")]
+    RawValue::from_string(json).expect("an event made of JSON parts is JSON")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn pdu(json: &Value) -> Pdu {
+        Pdu::parse(
+            ruma::OwnedEventId::try_from("$e").unwrap(),
+            &json.to_string(),
+        )
+        .unwrap()
+    }
+
+    fn message() -> Pdu {
+        pdu(&json!({
+            "room_id": "!r:a", "sender": "@u:a", "type": "m.room.message", "origin_server_ts": 7, "depth": 1,
+            "prev_events": [], "auth_events": [], "content": {"body": "say \"hi\""},
+        }))
+    }
+
+    #[test]
+    fn a_head_is_finished_with_what_differs() {
+        let head = head(&message(), &RoomVersionRules::V12);
+        let unsigned = Unsigned {
+            age: Some(5),
+            transaction_id: Some("t"),
+            ..Unsigned::default()
+        };
+
+        let value: Value =
+            serde_json::from_str(client_event(&head, "!r:a", &unsigned).get()).unwrap();
+
+        assert_eq!(
+            value,
+            json!({
+                "type": "m.room.message", "sender": "@u:a", "event_id": "$e", "origin_server_ts": 7,
+                "room_id": "!r:a", "content": {"body": "say \"hi\""},
+                "unsigned": {"age": 5, "transaction_id": "t"},
+            })
+        );
+    }
+
+    #[test]
+    fn a_redaction_names_its_target_in_both_places_in_every_version() {
+        let old = pdu(&json!({
+            "room_id": "!r:a", "sender": "@u:a", "type": "m.room.redaction", "origin_server_ts": 7, "depth": 1,
+            "prev_events": [], "auth_events": [], "content": {}, "redacts": "$x",
+        }));
+        let new = pdu(&json!({
+            "room_id": "!r:a", "sender": "@u:a", "type": "m.room.redaction", "origin_server_ts": 7, "depth": 1,
+            "prev_events": [], "auth_events": [], "content": {"redacts": "$x"},
+        }));
+
+        for (pdu, rules) in [(old, RoomVersionRules::V10), (new, RoomVersionRules::V12)] {
+            let json = sync_event(&head(&pdu, &rules), &Unsigned::default());
+            let value: Value = serde_json::from_str(json.get()).unwrap();
+            assert_eq!(value["redacts"], "$x");
+            assert_eq!(value["content"]["redacts"], "$x");
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! An event as servers exchange it, parsed once and shared.
+
+use ruma::{
+    EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UInt,
+    UserId,
+    canonical_json::CanonicalJsonObject,
+    events::{StateEventType, TimelineEventType},
+    room_version_rules::RoomVersionRules,
+    serde::Raw,
+    signatures::reference_hash,
+    state_res::Event,
+};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::value::RawValue;
+
+use crate::error::{Error, Result};
+
+/// A persistent data unit: an event of a room, without signatures and hashes.
+#[derive(Clone, Debug)]
+pub struct Pdu {
+    /// The reference hash with its sigil.
+    pub event_id: OwnedEventId,
+    /// The room; for a create event of version 12 it follows from the event id.
+    pub room_id: OwnedRoomId,
+    /// Who sent it.
+    pub sender: OwnedUserId,
+    /// The event type.
+    pub kind: TimelineEventType,
+    /// The state key, if it is a state event.
+    pub state_key: Option<String>,
+    /// When the sender's server made it, in milliseconds since the Unix epoch.
+    pub origin_server_ts: MilliSecondsSinceUnixEpoch,
+    /// One more than the greatest depth of its `prev_events`.
+    pub depth: UInt,
+    /// The events that it follows.
+    pub prev_events: Vec<OwnedEventId>,
+    /// The events that allow it.
+    pub auth_events: Vec<OwnedEventId>,
+    /// The event that it redacts, wherever its room version writes that.
+    pub redacts: Option<OwnedEventId>,
+    /// The content.
+    pub content: Box<RawValue>,
+    /// Whether it failed the checks on receipt.
+    pub rejected: bool,
+    /// Whether the event itself names its room: all do but the create event of version 12.
+    names_room: bool,
+}
+
+#[derive(Deserialize)]
+struct Wire {
+    room_id: Option<OwnedRoomId>,
+    sender: OwnedUserId,
+    #[serde(rename = "type")]
+    kind: TimelineEventType,
+    state_key: Option<String>,
+    origin_server_ts: MilliSecondsSinceUnixEpoch,
+    depth: UInt,
+    prev_events: Vec<OwnedEventId>,
+    auth_events: Vec<OwnedEventId>,
+    redacts: Option<OwnedEventId>,
+    content: Box<RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Redacts {
+    redacts: Option<OwnedEventId>,
+}
+
+impl Pdu {
+    /// Parses the JSON of an event whose id is known.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::BadJson`] when a field is missing or of the wrong type.
+    pub fn parse(event_id: OwnedEventId, json: &str) -> Result<Self> {
+        let wire: Wire =
+            serde_json::from_str(json).map_err(|e| Error::BadJson(format!("not an event: {e}")))?;
+        let names_room = wire.room_id.is_some();
+        let room_id = match wire.room_id {
+            Some(room_id) => room_id,
+            None => RoomId::new_v2(event_id.localpart())
+                .map_err(|e| Error::BadJson(format!("the event has no room_id: {e}")))?,
+        };
+        let mut redacts = wire.redacts;
+        if redacts.is_none() && wire.kind == TimelineEventType::RoomRedaction {
+            redacts = serde_json::from_str::<Redacts>(wire.content.get())
+                .ok()
+                .and_then(|content| content.redacts);
+        }
+        Ok(Self {
+            event_id,
+            room_id,
+            sender: wire.sender,
+            kind: wire.kind,
+            state_key: wire.state_key,
+            origin_server_ts: wire.origin_server_ts,
+            depth: wire.depth,
+            prev_events: wire.prev_events,
+            auth_events: wire.auth_events,
+            redacts,
+            content: wire.content,
+            rejected: false,
+            names_room,
+        })
+    }
+
+    /// Parses an event object and computes its id.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::BadJson`] when it is not a proper event of this room version.
+    pub fn from_object(
+        object: &CanonicalJsonObject,
+        rules: &RoomVersionRules,
+    ) -> Result<(Self, String)> {
+        let hash = reference_hash(object, rules)
+            .map_err(|e| Error::BadJson(format!("not an event: {e}")))?;
+        let event_id = EventId::parse(format!("${hash}"))
+            .map_err(|e| Error::BadJson(format!("not an event: {e}")))?;
+        let json = serde_json::to_string(object)?;
+        Ok((Self::parse(event_id, &json)?, json))
+    }
+
+    /// Returns the content as `T`, or `None` if it does not have that form.
+    pub fn content_as<T: DeserializeOwned>(&self) -> Option<T> {
+        serde_json::from_str(self.content.get()).ok()
+    }
+
+    /// Returns one string field of the content.
+    pub fn content_str(&self, field: &str) -> Option<String> {
+        let content: serde_json::Map<String, serde_json::Value> = self.content_as()?;
+        content.get(field)?.as_str().map(ToOwned::to_owned)
+    }
+
+    /// Returns the type as that of a state event.
+    pub fn state_type(&self) -> StateEventType {
+        StateEventType::from(self.kind.to_string())
+    }
+
+    /// Returns whether this is the state event of this type and key.
+    pub fn is_state(&self, kind: &TimelineEventType, state_key: &str) -> bool {
+        self.kind == *kind && self.state_key.as_deref() == Some(state_key)
+    }
+
+    /// Returns the user whose membership this event sets.
+    pub fn member(&self) -> Option<&UserId> {
+        if self.kind != TimelineEventType::RoomMember {
+            return None;
+        }
+        self.state_key
+            .as_deref()
+            .and_then(|key| <&UserId>::try_from(key).ok())
+    }
+
+    /// Returns the `membership` of a member event.
+    pub fn membership(&self) -> Option<ruma::events::room::member::MembershipState> {
+        #[derive(Deserialize)]
+        struct Content {
+            membership: ruma::events::room::member::MembershipState,
+        }
+        self.content_as::<Content>()
+            .map(|content| content.membership)
+    }
+
+    /// Returns the content as ruma's untyped JSON.
+    pub fn raw_content<T>(&self) -> Raw<T> {
+        Raw::from_json(self.content.clone())
+    }
+}
+
+impl Event for Pdu {
+    type Id = OwnedEventId;
+
+    fn event_id(&self) -> &Self::Id {
+        &self.event_id
+    }
+    fn room_id(&self) -> Option<&RoomId> {
+        self.names_room.then_some(&*self.room_id)
+    }
+    fn sender(&self) -> &UserId {
+        &self.sender
+    }
+    fn origin_server_ts(&self) -> MilliSecondsSinceUnixEpoch {
+        self.origin_server_ts
+    }
+    fn event_type(&self) -> &TimelineEventType {
+        &self.kind
+    }
+    fn content(&self) -> &RawValue {
+        &self.content
+    }
+    fn state_key(&self) -> Option<&str> {
+        self.state_key.as_deref()
+    }
+    fn prev_events(&self) -> Box<dyn DoubleEndedIterator<Item = &Self::Id> + '_> {
+        Box::new(self.prev_events.iter())
+    }
+    fn auth_events(&self) -> Box<dyn DoubleEndedIterator<Item = &Self::Id> + '_> {
+        Box::new(self.auth_events.iter())
+    }
+    fn redacts(&self) -> Option<&Self::Id> {
+        self.redacts.as_ref()
+    }
+    fn rejected(&self) -> bool {
+        self.rejected
+    }
+}

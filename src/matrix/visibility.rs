@@ -1,0 +1,186 @@
+//! Which events of a room a user may see.
+//!
+//! [History visibility](https://spec.matrix.org/v1.19/client-server-api/#room-history-visibility)
+
+use ruma::events::{
+    StateEventType,
+    room::{
+        history_visibility::{HistoryVisibility, RoomHistoryVisibilityEventContent},
+        member::MembershipState,
+    },
+};
+
+use super::{Pdu, StateMap};
+
+/// `m.room.history_visibility`, as it is stored with each event.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Visibility {
+    /// Anyone may see it.
+    WorldReadable,
+    /// Whoever has joined since may see it.
+    #[default]
+    Shared,
+    /// Whoever was at least invited may see it.
+    Invited,
+    /// Whoever was a member may see it.
+    Joined,
+}
+
+impl Visibility {
+    /// Returns the visibility in a state.
+    pub fn of_state(state: &StateMap) -> Self {
+        state
+            .get(&StateEventType::RoomHistoryVisibility, "")
+            .map(|pdu| Self::of_event(pdu))
+            .unwrap_or_default()
+    }
+
+    /// Returns the visibility that an `m.room.history_visibility` event sets.
+    pub fn of_event(pdu: &Pdu) -> Self {
+        match pdu
+            .content_as::<RoomHistoryVisibilityEventContent>()
+            .map(|content| content.history_visibility)
+        {
+            Some(HistoryVisibility::WorldReadable) => Self::WorldReadable,
+            Some(HistoryVisibility::Invited) => Self::Invited,
+            Some(HistoryVisibility::Joined) => Self::Joined,
+            _ => Self::Shared,
+        }
+    }
+
+    /// Returns the number under which it is stored.
+    pub fn number(self) -> i64 {
+        match self {
+            Self::WorldReadable => 0,
+            Self::Shared => 1,
+            Self::Invited => 2,
+            Self::Joined => 3,
+        }
+    }
+
+    /// Returns the visibility that is stored under a number.
+    pub fn from_number(number: i64) -> Self {
+        match number {
+            0 => Self::WorldReadable,
+            2 => Self::Invited,
+            3 => Self::Joined,
+            _ => Self::Shared,
+        }
+    }
+}
+
+/// A user's membership from one place of the timeline on.
+#[derive(Clone, Debug)]
+pub struct Membership {
+    /// The place of the member event.
+    pub from: i64,
+    /// What it made the user.
+    pub membership: MembershipState,
+}
+
+/// Returns whether a user may see an event.
+///
+/// `history` holds the user's memberships in order; `visibility` is the one before the event, and for an
+/// `m.room.history_visibility` event the laxer of the one before and the one that it sets.
+pub fn may_see(visibility: Visibility, timeline: i64, history: &[Membership]) -> bool {
+    // The member event at this very place counts as well: one sees one's own join, and one's own leave.
+    let at = history
+        .iter()
+        .rev()
+        .find(|entry| entry.from <= timeline)
+        .map(|entry| &entry.membership);
+    let before = history
+        .iter()
+        .rev()
+        .find(|entry| entry.from < timeline)
+        .map(|entry| &entry.membership);
+    let was = |state: MembershipState| at == Some(&state) || before == Some(&state);
+    match visibility {
+        // 1. If the history_visibility was set to world_readable, allow.
+        Visibility::WorldReadable => true,
+        // 2. If the user's membership was join, allow.
+        _ if was(MembershipState::Join) => true,
+        // 3. If history_visibility was set to shared, and the user joined the room at any point after the event
+        //    was sent, allow.
+        Visibility::Shared => history
+            .iter()
+            .any(|entry| entry.from > timeline && entry.membership == MembershipState::Join),
+        // 4. If the user's membership was invite, and the history_visibility was set to invited, allow.
+        Visibility::Invited => was(MembershipState::Invite),
+        // 5. Otherwise, deny.
+        Visibility::Joined => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn history(entries: &[(i64, MembershipState)]) -> Vec<Membership> {
+        entries
+            .iter()
+            .map(|(from, membership)| Membership {
+                from: *from,
+                membership: membership.clone(),
+            })
+            .collect()
+    }
+
+    fn visible(visibility: Visibility, history: &[Membership]) -> Vec<i64> {
+        (1..=9)
+            .filter(|place| may_see(visibility, *place, history))
+            .collect()
+    }
+
+    /// Invited at 3, joined at 5, left at 7.
+    fn visitor() -> Vec<Membership> {
+        history(&[
+            (3, MembershipState::Invite),
+            (5, MembershipState::Join),
+            (7, MembershipState::Leave),
+        ])
+    }
+
+    #[test]
+    fn world_readable_history_is_everyones() {
+        assert_eq!(
+            visible(Visibility::WorldReadable, &[]),
+            (1..=9).collect::<Vec<_>>()
+        );
+    }
+
+    #[test]
+    fn shared_history_is_visible_up_to_the_leave_of_whoever_joined() {
+        assert_eq!(
+            visible(Visibility::Shared, &visitor()),
+            (1..=7).collect::<Vec<_>>()
+        );
+    }
+
+    #[test]
+    fn invited_history_is_visible_from_the_invitation_on() {
+        assert_eq!(
+            visible(Visibility::Invited, &visitor()),
+            (3..=7).collect::<Vec<_>>()
+        );
+    }
+
+    #[test]
+    fn joined_history_is_visible_from_the_join_on() {
+        assert_eq!(
+            visible(Visibility::Joined, &visitor()),
+            (5..=7).collect::<Vec<_>>()
+        );
+    }
+
+    #[test]
+    fn whoever_was_only_invited_sees_nothing_of_shared_history() {
+        let invited = history(&[(3, MembershipState::Invite), (6, MembershipState::Leave)]);
+
+        assert!(visible(Visibility::Shared, &invited).is_empty());
+        assert_eq!(
+            visible(Visibility::Invited, &invited),
+            (3..=6).collect::<Vec<_>>()
+        );
+    }
+}

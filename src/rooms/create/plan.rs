@@ -1,0 +1,290 @@
+//! Which events a new room begins with.
+
+use ruma::{
+    Int, OwnedRoomAliasId, OwnedUserId, RoomVersionId,
+    api::client::room::{
+        Visibility,
+        create_room::v3::{Request, RoomPreset},
+    },
+    events::{
+        StateEventType, TimelineEventType,
+        room::{
+            canonical_alias::RoomCanonicalAliasEventContent, member::MembershipState,
+            name::RoomNameEventContent, power_levels::RoomPowerLevelsEventContent,
+            topic::RoomTopicEventContent,
+        },
+    },
+    room_version_rules::AuthorizationRules,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{
+    Map, Value, json,
+    value::{RawValue, to_raw_value},
+};
+
+use super::Profiles;
+use crate::{
+    error::{Error, Result},
+    matrix::SUPPORTED_VERSIONS,
+    rooms::{MemberChange, MemberProfile, NewEvent},
+};
+
+/// How many users one request may invite.
+const MAX_INVITES: usize = 100;
+/// How many events `initial_state` may hold.
+const MAX_INITIAL_STATE: usize = 100;
+
+/// A room to be created.
+#[derive(Debug)]
+pub struct CreateRoom {
+    /// Who creates it.
+    pub creator: OwnedUserId,
+    /// What the creator asks for.
+    pub request: Request,
+    /// How the creator and the invited are shown.
+    pub profiles: Profiles,
+}
+
+#[derive(Deserialize)]
+struct InitialState {
+    #[serde(rename = "type")]
+    kind: StateEventType,
+    #[serde(default)]
+    state_key: String,
+    content: Box<RawValue>,
+}
+
+/// Returns the version that the room will have.
+pub(super) fn version(request: &Request, default: &RoomVersionId) -> Result<RoomVersionId> {
+    let version = request.room_version.as_ref().unwrap_or(default);
+    if SUPPORTED_VERSIONS.contains(version) {
+        Ok(version.clone())
+    } else {
+        Err(Error::UnsupportedRoomVersion(format!(
+            "room version {version} is not supported"
+        )))
+    }
+}
+
+/// Returns the first events, in the order that the specification gives.
+pub(super) fn events(
+    create: &CreateRoom,
+    version: &RoomVersionId,
+    alias: Option<&OwnedRoomAliasId>,
+) -> Result<Vec<NewEvent>> {
+    let request = &create.request;
+    if request.invite.len() > MAX_INVITES || request.initial_state.len() > MAX_INITIAL_STATE {
+        return Err(Error::invalid_param(
+            "too many invitations or state events at once",
+        ));
+    }
+    if !request.invite_3pid.is_empty() {
+        return Err(Error::forbidden(
+            "this server has no identity server to invite by address",
+        ));
+    }
+    let rules = version
+        .rules()
+        .map(|rules| rules.authorization)
+        .unwrap_or(AuthorizationRules::V12);
+    let plan = Plan { create, rules };
+    // 1. The m.room.create event itself.
+    let mut events = vec![plan.create_event(version)?];
+    // 2. An m.room.member event for the creator to join the room.
+    events.push(plan.join()?);
+    // 3. A default m.room.power_levels event.
+    events.push(plan.power_levels()?);
+    // 4. An m.room.canonical_alias event if room_alias_name is given.
+    if let Some(alias) = alias {
+        let mut content = RoomCanonicalAliasEventContent::new();
+        content.alias = Some(alias.clone());
+        events.push(plan.state(StateEventType::RoomCanonicalAlias, &content)?);
+    }
+    // 5. Events set by the preset.
+    plan.preset_events(&mut events)?;
+    // 6. Events listed in initial_state, in the order that they are listed.
+    for raw in &request.initial_state {
+        let state: InitialState = serde_json::from_str(raw.json().get())
+            .map_err(|e| Error::BadJson(format!("initial_state: {e}")))?;
+        events.push(NewEvent::state(
+            create.creator.clone(),
+            state.kind,
+            &state.state_key,
+            state.content,
+        ));
+    }
+    // 7. Events implied by name and topic.
+    if let Some(name) = &request.name {
+        events.push(plan.state(
+            StateEventType::RoomName,
+            &RoomNameEventContent::new(name.clone()),
+        )?);
+    }
+    if let Some(topic) = &request.topic {
+        events.push(plan.state(
+            StateEventType::RoomTopic,
+            &RoomTopicEventContent::new(topic.clone()),
+        )?);
+    }
+    // 8. Invite events implied by invite.
+    for target in &request.invite {
+        events.push(plan.invite(target)?);
+    }
+    Ok(events)
+}
+
+struct Plan<'a> {
+    create: &'a CreateRoom,
+    rules: AuthorizationRules,
+}
+
+impl Plan<'_> {
+    fn preset(&self) -> RoomPreset {
+        let by_visibility = || match self.create.request.visibility {
+            Visibility::Public => RoomPreset::PublicChat,
+            _ => RoomPreset::PrivateChat,
+        };
+        self.create
+            .request
+            .preset
+            .clone()
+            .unwrap_or_else(by_visibility)
+    }
+
+    fn state(&self, kind: StateEventType, content: &impl Serialize) -> Result<NewEvent> {
+        Ok(NewEvent::state(
+            self.create.creator.clone(),
+            kind,
+            "",
+            to_raw_value(content)?,
+        ))
+    }
+
+    fn create_event(&self, version: &RoomVersionId) -> Result<NewEvent> {
+        let mut content: Map<String, Value> = match &self.create.request.creation_content {
+            Some(raw) => serde_json::from_str(raw.json().get())
+                .map_err(|e| Error::BadJson(format!("creation_content: {e}")))?,
+            None => Map::new(),
+        };
+        content.insert("room_version".to_owned(), json!(version));
+        if self.rules.use_room_create_sender {
+            content.remove("creator");
+        } else {
+            content.insert("creator".to_owned(), json!(self.create.creator));
+        }
+        if self.rules.additional_room_creators && self.preset() == RoomPreset::TrustedPrivateChat {
+            self.add_creators(&mut content)?;
+        }
+        self.state(StateEventType::RoomCreate, &content)
+    }
+
+    /// In a trusted private chat all who are invited are as powerful as the creator.
+    fn add_creators(&self, content: &mut Map<String, Value>) -> Result<()> {
+        let creators = content
+            .entry("additional_creators")
+            .or_insert_with(|| json!([]));
+        let creators = creators
+            .as_array_mut()
+            .ok_or_else(|| Error::BadJson("additional_creators is no list".to_owned()))?;
+        for user_id in &self.create.request.invite {
+            let creator = json!(user_id);
+            if !creators.contains(&creator) {
+                creators.push(creator);
+            }
+        }
+        if creators.is_empty() {
+            content.remove("additional_creators");
+        }
+        Ok(())
+    }
+
+    fn join(&self) -> Result<NewEvent> {
+        let creator = &self.create.creator;
+        MemberChange::own(creator, MembershipState::Join, self.profile(creator), None).event()
+    }
+
+    fn invite(&self, target: &OwnedUserId) -> Result<NewEvent> {
+        MemberChange {
+            sender: self.create.creator.clone(),
+            target: target.clone(),
+            membership: MembershipState::Invite,
+            profile: self.profile(target),
+            reason: None,
+            is_direct: self.create.request.is_direct,
+        }
+        .event()
+    }
+
+    fn profile(&self, user_id: &OwnedUserId) -> MemberProfile {
+        self.create
+            .profiles
+            .get(user_id)
+            .cloned()
+            .unwrap_or_default()
+    }
+
+    fn power_levels(&self) -> Result<NewEvent> {
+        const LEVELS: [(TimelineEventType, i32); 7] = [
+            (TimelineEventType::RoomName, 50),
+            (TimelineEventType::RoomPowerLevels, 100),
+            (TimelineEventType::RoomHistoryVisibility, 100),
+            (TimelineEventType::RoomCanonicalAlias, 50),
+            (TimelineEventType::RoomAvatar, 50),
+            (TimelineEventType::RoomServerAcl, 100),
+            (TimelineEventType::RoomEncryption, 100),
+        ];
+        let mut levels = RoomPowerLevelsEventContent::new(&self.rules);
+        levels.events.extend(
+            LEVELS
+                .into_iter()
+                .map(|(kind, level)| (kind, Int::from(level))),
+        );
+        let tombstone = if self.rules.explicitly_privilege_room_creators {
+            150
+        } else {
+            100
+        };
+        levels
+            .events
+            .insert(TimelineEventType::RoomTombstone, Int::from(tombstone));
+        if !self.rules.explicitly_privilege_room_creators {
+            levels
+                .users
+                .insert(self.create.creator.clone(), Int::from(100));
+            if self.preset() == RoomPreset::TrustedPrivateChat {
+                levels.users.extend(
+                    self.create
+                        .request
+                        .invite
+                        .iter()
+                        .map(|user| (user.clone(), Int::from(100))),
+                );
+            }
+        }
+        let mut content = match serde_json::to_value(&levels)? {
+            Value::Object(content) => content,
+            _ => Map::new(),
+        };
+        if let Some(raw) = &self.create.request.power_level_content_override {
+            let wished: Map<String, Value> = serde_json::from_str(raw.json().get())
+                .map_err(|e| Error::BadJson(format!("power_level_content_override: {e}")))?;
+            content.extend(wished);
+        }
+        self.state(StateEventType::RoomPowerLevels, &content)
+    }
+
+    /// [Presets](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3createroom)
+    fn preset_events(&self, events: &mut Vec<NewEvent>) -> Result<()> {
+        let (join_rule, guest_access) = match self.preset() {
+            RoomPreset::PublicChat => ("public", "forbidden"),
+            _ => ("invite", "can_join"),
+        };
+        let rules = json!({ "join_rule": join_rule });
+        let history = json!({ "history_visibility": "shared" });
+        let guests = json!({ "guest_access": guest_access });
+        events.push(self.state(StateEventType::RoomJoinRules, &rules)?);
+        events.push(self.state(StateEventType::RoomHistoryVisibility, &history)?);
+        events.push(self.state(StateEventType::RoomGuestAccess, &guests)?);
+        Ok(())
+    }
+}

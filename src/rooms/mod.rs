@@ -1,0 +1,236 @@
+//! Rooms: a log of events each, and the state that follows from it.
+//!
+//! `append` is the only code that stores an event. Everyone else follows the journal. `warm` keeps rooms in
+//! memory; `send`, `create` and `membership` build events; `timeline` and `state` read; `directory` has
+//! aliases and the public list; `receipts` and `counts` know what was read.
+
+mod append;
+mod counts;
+mod create;
+mod directory;
+mod followed;
+mod load;
+mod members;
+mod membership;
+mod receipts;
+mod send;
+mod state;
+#[cfg(test)]
+mod tests;
+mod timeline;
+mod warm;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use ruma::{OwnedRoomId, OwnedUserId, RoomId, RoomVersionId, ServerName, UserId};
+
+use self::{counts::CustomRules, followed::Followed};
+pub use self::{
+    create::CreateRoom,
+    directory::{DirectoryPage, DirectorySearch},
+    members::{UserRoom, UserRooms},
+    membership::{MemberChange, MemberProfile},
+    receipts::NewReceipt,
+    send::{NewEvent, Transaction},
+    timeline::{Access, Context, Page, PageRequest},
+    warm::{Room, View},
+};
+use crate::{
+    clock::Clock,
+    error::{Error, Result},
+    matrix::SigningKey,
+    storage::{Change, Db, Follower, Position, RoomNum, UserNum, rooms},
+    tasks::Tasks,
+};
+
+/// Rooms kept in memory.
+const WARM_ROOMS: usize = 2_000;
+/// Rooms whose numbers are kept in memory.
+const KNOWN_NUMBERS: usize = 50_000;
+/// Users whose memberships are kept in memory.
+const WARM_USERS: usize = 20_000;
+
+/// The rooms of this server. Cheap to clone.
+#[derive(Clone)]
+pub struct Rooms {
+    inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    db: Db,
+    clock: Clock,
+    key: Arc<SigningKey>,
+    tasks: Tasks,
+    default_version: RoomVersionId,
+    /// The numbers of rooms, which never change.
+    numbers: RwLock<HashMap<OwnedRoomId, RoomNum>>,
+    rooms: Followed<Room>,
+    users: Followed<UserRooms>,
+    rules: CustomRules,
+}
+
+impl Rooms {
+    /// Opens the rooms of a database and begins to follow its journal.
+    pub async fn open(
+        db: Db,
+        clock: Clock,
+        key: Arc<SigningKey>,
+        tasks: Tasks,
+        default_version: RoomVersionId,
+    ) -> Result<Self> {
+        let rules = CustomRules::load(&db).await?;
+        let inner = Arc::new(Inner {
+            db: db.clone(),
+            clock,
+            key,
+            tasks,
+            default_version,
+            numbers: RwLock::default(),
+            rooms: Followed::new(WARM_ROOMS),
+            users: Followed::new(WARM_USERS),
+            rules,
+        });
+        db.journal().follow(inner.clone());
+        Ok(Self { inner })
+    }
+
+    /// Returns the name of this server.
+    pub fn server_name(&self) -> &ServerName {
+        self.inner.key.server_name()
+    }
+
+    /// Returns whether a user is of this server.
+    pub fn is_local(&self, user_id: &UserId) -> bool {
+        user_id.server_name() == self.server_name()
+    }
+
+    /// Returns a room, from memory if it is there.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] when this server does not know the room.
+    pub async fn room(&self, room_id: &RoomId) -> Result<Arc<Room>> {
+        let num = self.number(room_id).await?;
+        self.room_by_number(num).await
+    }
+
+    /// Returns the number of a room.
+    pub async fn number(&self, room_id: &RoomId) -> Result<RoomNum> {
+        let known = self
+            .inner
+            .numbers
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(room_id)
+            .copied();
+        if let Some(num) = known {
+            return Ok(num);
+        }
+        let mut conn = self.inner.db.read().await?;
+        let num = rooms::number(&mut conn, room_id.as_str()).await?;
+        let num =
+            num.ok_or_else(|| Error::not_found(format!("the room {room_id} is not known here")))?;
+        let mut numbers = self
+            .inner
+            .numbers
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        if numbers.len() >= KNOWN_NUMBERS {
+            numbers.clear();
+        }
+        numbers.insert(room_id.to_owned(), num);
+        Ok(num)
+    }
+
+    /// Returns a room by its number.
+    pub async fn room_by_number(&self, num: RoomNum) -> Result<Arc<Room>> {
+        self.inner
+            .rooms
+            .get(num, || load::room(&self.inner.db, self.server_name(), num))
+            .await
+    }
+
+    /// Returns the id of a room.
+    pub async fn room_id(&self, num: RoomNum) -> Result<OwnedRoomId> {
+        Ok(self.room_by_number(num).await?.room_id.clone())
+    }
+
+    /// Returns the rooms of a user.
+    pub async fn of_user(&self, user: UserNum) -> Result<Arc<UserRooms>> {
+        self.inner
+            .users
+            .get(user, || UserRooms::load(&self.inner.db, user))
+            .await
+    }
+
+    /// Returns the number of a user, or `None` if nobody here ever heard of them.
+    pub async fn user_number(&self, user_id: &UserId) -> Result<Option<UserNum>> {
+        let mut conn = self.inner.db.read().await?;
+        self.inner
+            .db
+            .strings
+            .find(&mut conn, user_id.as_str())
+            .await
+    }
+
+    /// Returns the users of this server who share a room with a user, and the user.
+    pub async fn neighbours(&self, user: UserNum) -> Result<Vec<(UserNum, OwnedUserId)>> {
+        let mut neighbours = HashMap::new();
+        for room in self.of_user(user).await?.joined() {
+            let room = self.room_by_number(room).await?;
+            neighbours.extend(
+                room.view()
+                    .local_members
+                    .iter()
+                    .map(|(num, id)| (*num, id.clone())),
+            );
+        }
+        Ok(neighbours.into_iter().collect())
+    }
+}
+
+impl Follower for Inner {
+    fn committed(&self, changes: &[(Position, Change)]) {
+        for (position, change) in changes {
+            self.rules.committed(change);
+            match change {
+                Change::Event {
+                    room,
+                    sender,
+                    event,
+                } => {
+                    self.rooms.committed(*room, *position, change);
+                    self.users.committed(*sender, *position, change);
+                    for exception in event
+                        .exceptions
+                        .iter()
+                        .filter(|exception| exception.user != *sender)
+                    {
+                        self.users.committed(exception.user, *position, change);
+                    }
+                }
+                Change::Redacted { room, .. } | Change::Receipt { room, .. } => {
+                    self.rooms.committed(*room, *position, change);
+                }
+                Change::Membership { room, user, .. } => {
+                    self.rooms.committed(*room, *position, change);
+                    self.users.committed(*user, *position, change);
+                }
+                Change::Read { user, .. } => self.users.committed(*user, *position, change),
+                Change::AccountData { .. }
+                | Change::ToDevice { .. }
+                | Change::SessionsEnded { .. } => {}
+            }
+        }
+    }
+
+    fn failed(&self) {
+        for room in self.rooms.clear() {
+            room.stale.store(true, std::sync::atomic::Ordering::SeqCst);
+        }
+        self.users.clear();
+    }
+}

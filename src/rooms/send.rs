@@ -1,0 +1,261 @@
+//! Sending: from what a user wants to say to an event on disk.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use ruma::{
+    EventId, OwnedEventId, OwnedUserId, RoomId, UInt,
+    events::{StateEventType, TimelineEventType},
+};
+use serde_json::value::RawValue;
+
+use super::{
+    Inner, Rooms,
+    append::{Accepted, append},
+    counts, load,
+    warm::{Room, Tip},
+};
+use crate::{
+    error::{Error, Result},
+    matrix::{self, Draft, Site},
+    storage::{DeviceNum, Pending, WriteTx, events},
+};
+
+/// How often an event is built anew because a lost batch took the room's tip with it.
+const ATTEMPTS: usize = 3;
+
+/// An event to be sent.
+#[derive(Clone, Debug)]
+pub struct NewEvent {
+    /// Who sends it.
+    pub sender: OwnedUserId,
+    /// Its type.
+    pub kind: TimelineEventType,
+    /// Its state key, for a state event.
+    pub state_key: Option<String>,
+    /// Its content.
+    pub content: Box<RawValue>,
+    /// The event that it redacts.
+    pub redacts: Option<OwnedEventId>,
+    /// With which it can be sent twice and comes once.
+    pub transaction: Option<Transaction>,
+}
+
+impl NewEvent {
+    /// Returns a state event.
+    pub fn state(
+        sender: OwnedUserId,
+        kind: StateEventType,
+        state_key: &str,
+        content: Box<RawValue>,
+    ) -> Self {
+        Self {
+            sender,
+            kind: TimelineEventType::from(kind.to_string()),
+            state_key: Some(state_key.to_owned()),
+            content,
+            redacts: None,
+            transaction: None,
+        }
+    }
+}
+
+/// A client's transaction id, which is the device's own.
+#[derive(Clone, Debug)]
+pub struct Transaction {
+    /// The device.
+    pub device: DeviceNum,
+    /// The id.
+    pub txn_id: String,
+}
+
+impl Rooms {
+    /// Sends an event to a room; returns its id when it is on disk.
+    ///
+    /// The same transaction of the same device returns the same event id, also after a restart.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] for an unknown room, [`Error::Forbidden`] with the rule that refuses the event.
+    #[tracing::instrument(skip_all, fields(room_id = %room_id), err(level = "debug"))]
+    pub async fn send(&self, room_id: &RoomId, event: NewEvent) -> Result<OwnedEventId> {
+        let num = self
+            .number(room_id)
+            .await
+            .map_err(|error| not_in_room(error, room_id))?;
+        self.detached(async move |rooms: Rooms| rooms.send_now(num, event).await)
+            .await
+    }
+
+    /// Runs something in a task of its own, so that a client that hangs up cannot cut it in half.
+    pub(super) async fn detached<T, F, Work>(&self, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(Rooms) -> Work,
+        Work: Future<Output = Result<T>> + Send + 'static,
+    {
+        let task = self.inner.tasks.spawn(work(self.clone()));
+        task.await
+            .map_err(|source| Error::internal("finish the task of a request", source))?
+    }
+
+    pub(super) async fn send_now(&self, num: i64, event: NewEvent) -> Result<OwnedEventId> {
+        for _ in 0..ATTEMPTS {
+            let room = self.room_by_number(num).await?;
+            let mut tip = room.tip.lock().await;
+            if room.is_stale() {
+                continue;
+            }
+            if let Some(target) = &event.redacts {
+                self.inner
+                    .check_redaction(&room, &tip, &event.sender, target)
+                    .await?;
+            }
+            let accepted = match self.inner.accept(&room, &tip, event.clone()).await {
+                Ok(accepted) => accepted,
+                Err(refused) => return self.inner.already_sent(&room, &event, refused).await,
+            };
+            let event_id = accepted.pdu.event_id.clone();
+            let mut tx = self.inner.db.write().await?;
+            if room.is_stale() {
+                continue;
+            }
+            let mut next = tip.clone();
+            let Some(stored) = append(&self.inner, &mut tx, &room, &mut next, accepted).await?
+            else {
+                return first_answer(tx, &room, &event).await;
+            };
+            let pending = self.inner.release(tx, &room, stored.position).await?;
+            *tip = next;
+            drop(tip);
+            pending.durable().await?;
+            return Ok(event_id);
+        }
+        Err(Error::Unavailable(
+            "the database does not accept the event".to_owned(),
+        ))
+    }
+}
+
+/// Whether a room exists is nobody's business who is not in it.
+pub(super) fn not_in_room(error: Error, room_id: &RoomId) -> Error {
+    match error {
+        Error::NotFound(_) => Error::forbidden(format!("you are not in the room {room_id}")),
+        other => other,
+    }
+}
+
+/// Answers a transaction that was sent before: with the event of the first time, once it is on disk.
+async fn first_answer(mut tx: WriteTx, room: &Room, event: &NewEvent) -> Result<OwnedEventId> {
+    let Some(transaction) = &event.transaction else {
+        return Err(Error::internal(
+            "store an event",
+            "it was refused without a transaction",
+        ));
+    };
+    let kind = tx.intern(&event.kind.to_string()).await?;
+    let known = events::by_transaction(
+        &mut tx,
+        transaction.device,
+        room.num,
+        kind,
+        &transaction.txn_id,
+    )
+    .await?;
+    tx.commit().await?;
+    let known =
+        known.ok_or_else(|| Error::internal("find an event by its transaction", "it is gone"))?;
+    OwnedEventId::try_from(known).map_err(|source| Error::internal("read an event id", source))
+}
+
+impl Inner {
+    /// Builds, authorizes and signs an event at the tip of a room.
+    pub(super) async fn accept(&self, room: &Room, tip: &Tip, event: NewEvent) -> Result<Accepted> {
+        let transaction = event
+            .transaction
+            .map(|transaction| (transaction.device, transaction.txn_id));
+        let draft = Draft {
+            sender: event.sender,
+            kind: event.kind,
+            state_key: event.state_key,
+            content: event.content,
+            redacts: event.redacts,
+            timestamp: self.clock.now(),
+        };
+        let site = Site {
+            room_id: (tip.snapshot != 0 || room.rules.event_format.require_room_create_room_id)
+                .then_some(&room.room_id),
+            rules: &room.rules,
+            state: &tip.state,
+            prev_events: &tip.forward_extremities,
+            depth: UInt::new_saturating(tip.depth + 1),
+        };
+        let (pdu, json) = matrix::build(draft, site, &self.key)?;
+        let counting = counts::count(&self.rules, room, tip, &pdu, self.key.server_name()).await;
+        Ok(Accepted {
+            pdu,
+            json,
+            counting,
+            transaction,
+        })
+    }
+
+    /// Leaves a write in the journal's batch, and notes that the room has something on its way to the disk.
+    pub(super) async fn release(&self, tx: WriteTx, room: &Room, newest: i64) -> Result<Pending> {
+        let pending = tx.release().await?;
+        room.released.store(newest, Ordering::SeqCst);
+        Ok(pending)
+    }
+
+    /// One may redact one's own events; those of others only with the power for it.
+    async fn check_redaction(
+        &self,
+        room: &Arc<Room>,
+        tip: &Tip,
+        sender: &OwnedUserId,
+        target: &EventId,
+    ) -> Result<()> {
+        if matrix::power_levels(&tip.state, &room.rules).user_can_redact_event_of_other(sender) {
+            return Ok(());
+        }
+        let mut conn = self.db.read().await?;
+        match load::pdu_by_id(&mut conn, target.as_str()).await? {
+            Some(pdu) if pdu.sender == *sender && pdu.room_id == room.room_id => Ok(()),
+            Some(_) => Err(Error::forbidden(
+                "you may not redact the events of others here",
+            )),
+            None => Err(Error::not_found("there is no such event")),
+        }
+    }
+
+    /// A transaction that was sent before is answered as before, even where it would be refused now.
+    async fn already_sent(
+        &self,
+        room: &Room,
+        event: &NewEvent,
+        refused: Error,
+    ) -> Result<OwnedEventId> {
+        let Some(transaction) = &event.transaction else {
+            return Err(refused);
+        };
+        let mut conn = self.db.read().await?;
+        let Some(kind) = self
+            .db
+            .strings
+            .find(&mut conn, &event.kind.to_string())
+            .await?
+        else {
+            return Err(refused);
+        };
+        let known = events::by_transaction(
+            &mut conn,
+            transaction.device,
+            room.num,
+            kind,
+            &transaction.txn_id,
+        )
+        .await?;
+        known
+            .and_then(|event_id| OwnedEventId::try_from(event_id).ok())
+            .ok_or(refused)
+    }
+}

@@ -1,0 +1,136 @@
+//! Reading the state of a room, as far as a user may see it.
+
+use std::sync::Arc;
+
+use ruma::{
+    UserId,
+    events::{StateEventType, room::member::MembershipState},
+};
+
+use super::{Rooms, load::state_map, timeline::Access, warm::Room};
+use crate::{
+    error::{Error, Result},
+    matrix::{Pdu, StateMap, Visibility},
+    storage::{UserNum, events},
+};
+
+impl Rooms {
+    /// Returns the state of a room that a user may see: the current one for members and for everyone where
+    /// history is world readable; the state at their leave for those who have left.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Forbidden`] for everyone else.
+    pub async fn visible_state(
+        &self,
+        room: &Room,
+        user: UserNum,
+        user_id: &UserId,
+    ) -> Result<StateMap> {
+        let current = room.view().state.clone();
+        let is_forgotten = self
+            .of_user(user)
+            .await?
+            .get(room.num)
+            .is_some_and(|room| room.forgotten);
+        let is_open = Visibility::of_state(&current) == Visibility::WorldReadable;
+        if is_open || current.membership(user_id) == MembershipState::Join {
+            return Ok(current);
+        }
+        let access = self.access(room, user, user_id).await?;
+        match access.left_at() {
+            Some(left_at) if !is_forgotten => self.state_at(room, left_at).await,
+            _ => Err(Error::forbidden("you are not in this room")),
+        }
+    }
+
+    /// Returns the state of a room after the events up to a place of its timeline.
+    pub async fn state_at(&self, room: &Room, place: i64) -> Result<StateMap> {
+        if let Some(state) = in_memory(room, place) {
+            return Ok(state);
+        }
+        let mut tx = self.inner.db.snapshot().await?;
+        let last = events::before(&mut tx, room.num, place.saturating_add(1), 1).await?;
+        let Some(last) = last.into_iter().next() else {
+            return Ok(StateMap::default());
+        };
+        let event_id = ruma::OwnedEventId::try_from(last.event_id.as_str())
+            .map_err(|source| Error::internal("read an event id", source))?;
+        let is_state = Pdu::parse(event_id, &last.json)?.state_key.is_some();
+        state_map(&mut tx, if is_state { last.position } else { last.state }).await
+    }
+
+    /// Returns the state events that changed in a room between two positions, as they stand in `state`.
+    pub async fn state_changes(
+        &self,
+        room: &Room,
+        state: &StateMap,
+        after: i64,
+        up_to: i64,
+    ) -> Result<Vec<Arc<Pdu>>> {
+        let in_memory = {
+            let view = room.view();
+            (after >= view.ring_after).then(|| {
+                let within = |position: i64| position > after && position <= up_to;
+                let events = view.ring.iter().filter(|event| within(event.position));
+                events
+                    .filter_map(|event| {
+                        Some((event.pdu.state_type(), event.pdu.state_key.clone()?))
+                    })
+                    .collect()
+            })
+        };
+        let keys: Vec<(StateEventType, String)> = match in_memory {
+            Some(keys) => keys,
+            None => self.stored_changes(room, after, up_to).await?,
+        };
+        let mut changed: Vec<Arc<Pdu>> = Vec::new();
+        for (kind, state_key) in keys {
+            if let Some(pdu) = state.get(&kind, &state_key)
+                && !changed.iter().any(|known| known.event_id == pdu.event_id)
+            {
+                changed.push(pdu.clone());
+            }
+        }
+        Ok(changed)
+    }
+
+    async fn stored_changes(
+        &self,
+        room: &Room,
+        after: i64,
+        up_to: i64,
+    ) -> Result<Vec<(StateEventType, String)>> {
+        let mut conn = self.inner.db.read().await?;
+        let keys = events::state_keys_changed(&mut conn, room.num, after, up_to).await?;
+        let numbers: Vec<i64> = keys.iter().flat_map(|(kind, key)| [*kind, *key]).collect();
+        let texts = self.inner.db.strings.texts(&mut conn, &numbers).await?;
+        let text = |number: i64| texts.get(&number).map(|text| text.to_string());
+        Ok(keys
+            .into_iter()
+            .filter_map(|(kind, key)| Some((StateEventType::from(text(kind)?), text(key)?)))
+            .collect())
+    }
+
+    /// Returns whether a user may see a room at all, for what is neither an event nor state.
+    pub fn may_enter(access: &Access, state: &StateMap) -> bool {
+        access.ever_joined() || Visibility::of_state(state) == Visibility::WorldReadable
+    }
+}
+
+/// Returns the state after a place of the timeline, if the events around it are in memory.
+fn in_memory(room: &Room, place: i64) -> Option<StateMap> {
+    let view = room.view();
+    if view
+        .ring
+        .back()
+        .is_none_or(|newest| newest.timeline <= place)
+    {
+        return Some(view.state.clone());
+    }
+    if place < view.ring_after {
+        return None;
+    }
+    let next = view.ring.iter().find(|event| event.timeline > place)?;
+    next.state_before.clone()
+}

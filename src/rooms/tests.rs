@@ -1,0 +1,446 @@
+//! The rooms, tried on a database of their own.
+
+use std::{collections::HashMap, sync::Arc};
+
+use ruma::{
+    OwnedEventId, OwnedRoomId, OwnedUserId, RoomVersionId,
+    api::{Direction, client::room::create_room::v3::Request},
+    events::{StateEventType, TimelineEventType, room::member::MembershipState},
+    room_alias_id, server_name,
+    signatures::Ed25519KeyPair,
+    user_id,
+};
+use serde_json::{json, value::to_raw_value};
+
+use super::*;
+use crate::{error::Error, matrix::Pdu, storage::testing::TestDb};
+
+struct House {
+    test: TestDb,
+    rooms: Rooms,
+    key: Arc<SigningKey>,
+}
+
+fn alice() -> OwnedUserId {
+    user_id!("@alice:here").to_owned()
+}
+
+fn bob() -> OwnedUserId {
+    user_id!("@bob:here").to_owned()
+}
+
+async fn rooms(test: &TestDb, key: &Arc<SigningKey>) -> Rooms {
+    let clock = Clock::manual(1_000);
+    Rooms::open(
+        test.db.clone(),
+        clock,
+        key.clone(),
+        test.tasks.clone(),
+        RoomVersionId::V12,
+    )
+    .await
+    .unwrap()
+}
+
+impl House {
+    async fn new() -> Self {
+        let document = Ed25519KeyPair::generate();
+        let key = SigningKey::from_der(server_name!("here").to_owned(), &document, "1").unwrap();
+        let (test, key) = (TestDb::new().await, Arc::new(key));
+        Self {
+            rooms: rooms(&test, &key).await,
+            test,
+            key,
+        }
+    }
+
+    async fn restart(self) -> Self {
+        let test = self.test.reopen().await;
+        Self {
+            rooms: rooms(&test, &self.key).await,
+            test,
+            key: self.key,
+        }
+    }
+
+    async fn creates(&self, request: serde_json::Value) -> Result<OwnedRoomId> {
+        let mut typed = Request::new();
+        let version = request
+            .get("room_version")
+            .and_then(|version| version.as_str());
+        typed.room_version = version.map(|version| RoomVersionId::try_from(version).unwrap());
+        typed.room_alias_name = request
+            .get("room_alias_name")
+            .map(|name| name.as_str().unwrap().to_owned());
+        typed.name = request
+            .get("name")
+            .map(|name| name.as_str().unwrap().to_owned());
+        let create = CreateRoom {
+            creator: alice(),
+            request: typed,
+            profiles: HashMap::new(),
+        };
+        self.rooms.create(create).await
+    }
+
+    async fn says(
+        &self,
+        room_id: &RoomId,
+        who: OwnedUserId,
+        body: &str,
+        txn: Option<&str>,
+    ) -> Result<OwnedEventId> {
+        let transaction = txn.map(|txn_id| Transaction {
+            device: 7,
+            txn_id: txn_id.to_owned(),
+        });
+        let event = NewEvent {
+            sender: who,
+            kind: TimelineEventType::RoomMessage,
+            state_key: None,
+            content: to_raw_value(&json!({"msgtype": "m.text", "body": body})).unwrap(),
+            redacts: None,
+            transaction,
+        };
+        self.rooms.send(room_id, event).await
+    }
+
+    async fn becomes(
+        &self,
+        room_id: &RoomId,
+        by: OwnedUserId,
+        who: OwnedUserId,
+        what: MembershipState,
+    ) -> Result<()> {
+        let change = MemberChange {
+            sender: by,
+            target: who,
+            membership: what,
+            profile: MemberProfile::default(),
+            reason: None,
+            is_direct: false,
+        };
+        self.rooms.change_membership(room_id, change).await
+    }
+
+    async fn number_of(&self, who: &UserId) -> UserNum {
+        self.rooms.user_number(who).await.unwrap().unwrap()
+    }
+
+    async fn sees(&self, room_id: &RoomId, who: &UserId) -> Vec<String> {
+        let room = self.rooms.room(room_id).await.unwrap();
+        let access = self
+            .rooms
+            .access(&room, self.number_of(who).await, who)
+            .await
+            .unwrap();
+        let request = PageRequest {
+            from: i64::MAX - 1,
+            to: None,
+            dir: Direction::Backward,
+            limit: 100,
+        };
+        let page = self
+            .rooms
+            .page(&room, &access, request, &|_| true)
+            .await
+            .unwrap();
+        let body = |pdu: &Pdu| {
+            pdu.content_str("body")
+                .unwrap_or_else(|| pdu.kind.to_string())
+        };
+        page.events
+            .iter()
+            .rev()
+            .map(|event| body(&event.pdu))
+            .collect()
+    }
+
+    async fn unread(&self, room_id: &RoomId, who: &UserId) -> (u64, u64) {
+        let room = self.rooms.room(room_id).await.unwrap();
+        let rooms = self.rooms.of_user(self.number_of(who).await).await.unwrap();
+        let view = room.view();
+        rooms
+            .get(room.num)
+            .unwrap()
+            .unread(view.notified, view.mentioned)
+    }
+}
+
+#[tokio::test]
+async fn a_room_of_every_version_can_be_created_and_written_to() {
+    let house = House::new().await;
+
+    for version in ["6", "7", "8", "9", "10", "11", "12"] {
+        let room_id = house
+            .creates(json!({"room_version": version}))
+            .await
+            .unwrap();
+        house.says(&room_id, alice(), "hello", None).await.unwrap();
+
+        assert_eq!(
+            house.sees(&room_id, &alice()).await.last().unwrap(),
+            "hello",
+            "in version {version}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_unknown_version_is_refused() {
+    let house = House::new().await;
+
+    for version in ["1", "5", "99"] {
+        let refused = house.creates(json!({"room_version": version})).await;
+        assert!(matches!(refused, Err(Error::UnsupportedRoomVersion(_))));
+    }
+}
+
+#[tokio::test]
+async fn a_room_is_the_same_after_a_restart() {
+    let house = House::new().await;
+    let room_id = house.creates(json!({"name": "tea"})).await.unwrap();
+    house
+        .says(&room_id, alice(), "one", Some("t1"))
+        .await
+        .unwrap();
+    let before = house.sees(&room_id, &alice()).await;
+
+    let house = house.restart().await;
+    let after = house.sees(&room_id, &alice()).await;
+    house.says(&room_id, alice(), "two", None).await.unwrap();
+
+    assert_eq!(before, after);
+    let room = house.rooms.room(&room_id).await.unwrap();
+    let name = room
+        .view()
+        .state
+        .get(&StateEventType::RoomName, "")
+        .unwrap()
+        .content_str("name");
+    assert_eq!(name.unwrap(), "tea");
+    assert_eq!(house.sees(&room_id, &alice()).await.len(), before.len() + 1);
+}
+
+#[tokio::test]
+async fn a_retried_transaction_returns_the_same_event_also_after_a_restart() {
+    let house = House::new().await;
+    let room_id = house.creates(json!({})).await.unwrap();
+
+    let first = house
+        .says(&room_id, alice(), "one", Some("t1"))
+        .await
+        .unwrap();
+    let again = house
+        .says(&room_id, alice(), "other", Some("t1"))
+        .await
+        .unwrap();
+    let house = house.restart().await;
+    let later = house
+        .says(&room_id, alice(), "one", Some("t1"))
+        .await
+        .unwrap();
+    let next = house
+        .says(&room_id, alice(), "two", Some("t2"))
+        .await
+        .unwrap();
+
+    assert_eq!(first, again);
+    assert_eq!(first, later);
+    assert_ne!(first, next);
+}
+
+#[tokio::test]
+async fn concurrent_sends_into_one_room_are_all_stored_in_one_line() {
+    let house = House::new().await;
+    let room_id = house.creates(json!({})).await.unwrap();
+
+    let sends = (0..50).map(|n| {
+        let (house, room_id) = (&house, &room_id);
+        async move {
+            house
+                .says(room_id, alice(), &format!("message {n}"), None)
+                .await
+                .unwrap()
+        }
+    });
+    futures_util::future::join_all(sends).await;
+
+    let room = house.rooms.room(&room_id).await.unwrap();
+    let view = room.view();
+    for pair in view.ring.iter().collect::<Vec<_>>().windows(2) {
+        assert_eq!(pair[1].pdu.prev_events, vec![pair[0].pdu.event_id.clone()]);
+    }
+    let messages = view
+        .ring
+        .iter()
+        .filter(|event| event.pdu.kind == TimelineEventType::RoomMessage)
+        .count();
+    assert_eq!(messages, 50);
+}
+
+#[tokio::test]
+async fn a_stranger_can_neither_write_nor_join_a_private_room() {
+    let house = House::new().await;
+    let room_id = house.creates(json!({})).await.unwrap();
+
+    let wrote = house.says(&room_id, bob(), "hi", None).await;
+    let joined = house
+        .becomes(&room_id, bob(), bob(), MembershipState::Join)
+        .await;
+
+    assert!(matches!(wrote, Err(Error::Forbidden(_))));
+    assert!(matches!(joined, Err(Error::Forbidden(_))));
+}
+
+#[tokio::test]
+async fn whoever_is_invited_may_join_and_leave_and_see_what_was_said_until_then() {
+    let house = House::new().await;
+    let room_id = house.creates(json!({})).await.unwrap();
+
+    house
+        .becomes(&room_id, alice(), bob(), MembershipState::Invite)
+        .await
+        .unwrap();
+    house
+        .becomes(&room_id, bob(), bob(), MembershipState::Join)
+        .await
+        .unwrap();
+    house
+        .says(&room_id, alice(), "for bob", None)
+        .await
+        .unwrap();
+    house
+        .becomes(&room_id, bob(), bob(), MembershipState::Leave)
+        .await
+        .unwrap();
+    house
+        .says(&room_id, alice(), "not for bob", None)
+        .await
+        .unwrap();
+
+    let seen = house.sees(&room_id, &bob()).await;
+    assert!(seen.contains(&"for bob".to_owned()));
+    assert!(!seen.contains(&"not for bob".to_owned()));
+}
+
+#[tokio::test]
+async fn unread_counts_grow_with_messages_and_are_cleared_by_a_receipt_or_an_own_message() {
+    let house = House::new().await;
+    let room_id = house.creates(json!({})).await.unwrap();
+    house
+        .becomes(&room_id, alice(), bob(), MembershipState::Invite)
+        .await
+        .unwrap();
+    house
+        .becomes(&room_id, bob(), bob(), MembershipState::Join)
+        .await
+        .unwrap();
+    let first = house.says(&room_id, alice(), "one", None).await.unwrap();
+    house.says(&room_id, alice(), "two", None).await.unwrap();
+    assert_eq!(house.unread(&room_id, &bob()).await, (2, 0));
+
+    let room = house.rooms.room(&room_id).await.unwrap();
+    let (user, user_id) = (house.number_of(&bob()).await, bob());
+    let receipt = NewReceipt {
+        user,
+        user_id: &user_id,
+        kind: "m.read",
+        thread: "",
+        event_id: &first,
+    };
+    house.rooms.receive_receipt(&room, receipt).await.unwrap();
+    assert_eq!(house.unread(&room_id, &bob()).await, (1, 0));
+    drop(room);
+
+    let house = house.restart().await;
+    assert_eq!(house.unread(&room_id, &bob()).await, (1, 0));
+    house.says(&room_id, bob(), "three", None).await.unwrap();
+    assert_eq!(house.unread(&room_id, &bob()).await, (0, 0));
+}
+
+#[tokio::test]
+async fn a_mention_counts_as_a_highlight_for_the_mentioned_alone() {
+    let house = House::new().await;
+    let room_id = house.creates(json!({})).await.unwrap();
+    house
+        .becomes(&room_id, alice(), bob(), MembershipState::Invite)
+        .await
+        .unwrap();
+    house
+        .becomes(&room_id, bob(), bob(), MembershipState::Join)
+        .await
+        .unwrap();
+
+    let mention = NewEvent {
+        sender: alice(),
+        kind: TimelineEventType::RoomMessage,
+        state_key: None,
+        content: to_raw_value(&json!({
+            "msgtype": "m.text", "body": "bob!", "m.mentions": {"user_ids": ["@bob:here"]},
+        }))
+        .unwrap(),
+        redacts: None,
+        transaction: None,
+    };
+    house.rooms.send(&room_id, mention).await.unwrap();
+
+    assert_eq!(house.unread(&room_id, &bob()).await, (1, 1));
+    let house = house.restart().await;
+    assert_eq!(house.unread(&room_id, &bob()).await, (1, 1));
+    assert_eq!(house.unread(&room_id, &alice()).await, (0, 0));
+}
+
+#[tokio::test]
+async fn a_redaction_takes_the_content_from_memory_and_disk() {
+    let house = House::new().await;
+    let room_id = house.creates(json!({})).await.unwrap();
+    let said = house.says(&room_id, alice(), "secret", None).await.unwrap();
+
+    let redaction = NewEvent {
+        sender: alice(),
+        kind: TimelineEventType::RoomRedaction,
+        state_key: None,
+        content: to_raw_value(&json!({"redacts": said})).unwrap(),
+        redacts: Some(said),
+        transaction: None,
+    };
+    house.rooms.send(&room_id, redaction).await.unwrap();
+
+    assert!(
+        !house
+            .sees(&room_id, &alice())
+            .await
+            .contains(&"secret".to_owned())
+    );
+    let house = house.restart().await;
+    assert!(
+        !house
+            .sees(&room_id, &alice())
+            .await
+            .contains(&"secret".to_owned())
+    );
+}
+
+#[tokio::test]
+async fn a_taken_alias_leaves_no_half_made_room() {
+    let house = House::new().await;
+    let first = house
+        .creates(json!({"room_alias_name": "tea"}))
+        .await
+        .unwrap();
+
+    let second = house.creates(json!({"room_alias_name": "tea"})).await;
+
+    assert!(matches!(second, Err(Error::RoomInUse(_))));
+    assert_eq!(
+        house
+            .rooms
+            .resolve_alias(room_alias_id!("#tea:here"))
+            .await
+            .unwrap(),
+        first
+    );
+    let user = house.number_of(&alice()).await;
+    assert_eq!(house.rooms.of_user(user).await.unwrap().joined().len(), 1);
+}

@@ -1,0 +1,381 @@
+//! Reading the timeline of a room, as far as a user may see it.
+
+use std::sync::Arc;
+
+use ruma::{
+    EventId, OwnedEventId, UserId,
+    api::Direction,
+    events::{TimelineEventType, room::member::MembershipState},
+    room_version_rules::RoomVersionRules,
+};
+
+use super::{Rooms, load, warm::Room};
+use crate::{
+    error::{Error, Result},
+    matrix::{Membership, Pdu, StateMap, TimelineEvent, Visibility, head, may_see},
+    storage::{
+        Read, UserNum,
+        events::{self, EventRow},
+        state,
+    },
+};
+
+/// Events that one page looks at before it ends short: most of them a filter or the visibility may hide.
+const LOOKED_AT: usize = 2_000;
+/// Rows read at a time.
+const CHUNK: i64 = 100;
+
+/// A page of a timeline to be read.
+#[derive(Clone, Copy, Debug)]
+pub struct PageRequest {
+    /// The place from which to read, which lies between two events: after the one with this number.
+    pub from: i64,
+    /// The place at which to stop.
+    pub to: Option<i64>,
+    /// Which way.
+    pub dir: Direction,
+    /// How many events at most.
+    pub limit: usize,
+}
+
+/// A page of a timeline.
+#[derive(Debug)]
+pub struct Page {
+    /// The events, in the order in which they were asked for.
+    pub events: Vec<Arc<TimelineEvent>>,
+    /// Where the next page begins; `None` when there is no more.
+    pub end: Option<i64>,
+}
+
+/// An event and what stands around it.
+#[derive(Debug)]
+pub struct Context {
+    /// The event.
+    pub event: Arc<TimelineEvent>,
+    /// Events before it, the newest first.
+    pub before: Page,
+    /// Events after it, the oldest first.
+    pub after: Page,
+}
+
+/// What a user may see of a room.
+#[derive(Clone, Debug)]
+pub struct Access {
+    /// The user's memberships, in order.
+    history: Vec<Membership>,
+}
+
+impl Access {
+    /// Returns whether the user may see an event.
+    pub fn may_see(&self, event: &TimelineEvent) -> bool {
+        may_see(event.visibility, event.timeline, &self.history)
+    }
+
+    /// Returns what the user was at a place of the timeline.
+    pub fn membership_at(&self, timeline: i64) -> MembershipState {
+        let entry = self
+            .history
+            .iter()
+            .rev()
+            .find(|entry| entry.from <= timeline);
+        entry.map_or(MembershipState::Leave, |entry| entry.membership.clone())
+    }
+
+    /// Returns whether the user was ever in the room, and what for: to read what others may not.
+    pub fn ever_joined(&self) -> bool {
+        self.history
+            .iter()
+            .any(|entry| entry.membership == MembershipState::Join)
+    }
+
+    /// Returns the place at which the user left for the last time; `None` for one who is in the room.
+    pub fn left_at(&self) -> Option<i64> {
+        let last_joined = self
+            .history
+            .iter()
+            .rposition(|entry| entry.membership == MembershipState::Join)?;
+        self.history.get(last_joined + 1).map(|entry| entry.from)
+    }
+}
+
+impl Rooms {
+    /// Returns what a user may see of a room.
+    pub async fn access(&self, room: &Room, user: UserNum, user_id: &UserId) -> Result<Access> {
+        let mut tx = self.inner.db.read().await?;
+        let snapshot = current_snapshot(room);
+        let kind = self
+            .inner
+            .db
+            .strings
+            .find(&mut tx, &TimelineEventType::RoomMember.to_string())
+            .await?;
+        let Some(kind) = kind else {
+            return Ok(Access {
+                history: Vec::new(),
+            });
+        };
+        let rows = state::history(&mut tx, snapshot, kind, user).await?;
+        let mut history = Vec::with_capacity(rows.len());
+        for (from, json) in rows {
+            let pdu = Pdu::parse(placeholder(), &json)?;
+            if let Some(membership) = pdu.membership() {
+                history.push(Membership { from, membership });
+            }
+        }
+        tracing::trace!(room_id = %room.room_id, %user_id, count = history.len(), "membership history read");
+        Ok(Access { history })
+    }
+
+    /// Returns a page of a room's timeline, without what the user may not see or `wanted` does not want.
+    pub async fn page(
+        &self,
+        room: &Room,
+        access: &Access,
+        request: PageRequest,
+        wanted: &(dyn Fn(&Pdu) -> bool + Sync),
+    ) -> Result<Page> {
+        let mut found = Vec::new();
+        let mut from = request.from;
+        let mut looked_at = 0;
+        while looked_at < LOOKED_AT {
+            let rows = self.rows(room, from, request.dir).await?;
+            let is_last = i64::try_from(rows.len()).unwrap_or(0) < CHUNK;
+            for row in rows {
+                if passes(request.to, row.timeline, request.dir) {
+                    return Ok(Page {
+                        events: found,
+                        end: None,
+                    });
+                }
+                looked_at += 1;
+                from = match request.dir {
+                    Direction::Backward => row.timeline - 1,
+                    Direction::Forward => row.timeline,
+                };
+                let event = self.event_of(room, row).await?;
+                if access.may_see(&event) && wanted(&event.pdu) {
+                    found.push(event);
+                }
+                if found.len() >= request.limit {
+                    return Ok(Page {
+                        events: found,
+                        end: Some(from),
+                    });
+                }
+            }
+            if is_last {
+                return Ok(Page {
+                    events: found,
+                    end: None,
+                });
+            }
+        }
+        Ok(Page {
+            events: found,
+            end: Some(from),
+        })
+    }
+
+    async fn rows(&self, room: &Room, from: i64, dir: Direction) -> Result<Vec<EventRow>> {
+        let mut conn = self.inner.db.read().await?;
+        match dir {
+            Direction::Backward => {
+                events::before(&mut conn, room.num, from.saturating_add(1), CHUNK).await
+            }
+            Direction::Forward => events::after(&mut conn, room.num, from, CHUNK).await,
+        }
+    }
+
+    /// Returns an event with the state event that it replaced and the redaction that hit it.
+    async fn event_of(&self, room: &Room, row: EventRow) -> Result<Arc<TimelineEvent>> {
+        let in_memory = {
+            let view = room.view();
+            (row.timeline > view.ring_after)
+                .then(|| {
+                    view.ring
+                        .iter()
+                        .find(|event| event.timeline == row.timeline)
+                        .cloned()
+                })
+                .flatten()
+        };
+        if let Some(event) = in_memory {
+            return Ok(event);
+        }
+        let event_id = parse_event_id(&row.event_id)?;
+        let pdu = Arc::new(Pdu::parse(event_id, &row.json)?);
+        let mut conn = self.inner.db.read().await?;
+        let redaction = row.redacted_by.clone();
+        let mut event = event_of_row(row, pdu, &room.rules);
+        if let Some(redaction) = redaction {
+            event.redacted_by = load::pdu_by_id(&mut conn, &redaction).await?.map(Arc::new);
+        }
+        if let Some(state_key) = event.pdu.state_key.clone() {
+            event.state_before = Some(self.replaced_state(&mut conn, &event, &state_key).await?);
+        }
+        Ok(Arc::new(event))
+    }
+
+    /// Returns as much of the state before an event as it takes to say what the event replaced.
+    async fn replaced_state(
+        &self,
+        conn: &mut impl Read,
+        event: &TimelineEvent,
+        state_key: &str,
+    ) -> Result<StateMap> {
+        let mut before = StateMap::default();
+        let strings = &self.inner.db.strings;
+        let kind = strings.find(conn, &event.pdu.kind.to_string()).await?;
+        let key = strings.find(conn, state_key).await?;
+        if let (Some(kind), Some(key)) = (kind, key)
+            && let Some(row) = state::get(conn, event.snapshot, kind, key).await?
+            && let Some((event_id, json)) = row.event_id.zip(row.json)
+        {
+            before.insert(Arc::new(Pdu::parse(parse_event_id(&event_id)?, &json)?));
+        }
+        Ok(before)
+    }
+
+    /// Returns an event of a room, if the user may see it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] when there is none, or it is not for this user.
+    pub async fn event(
+        &self,
+        room: &Room,
+        access: &Access,
+        event_id: &EventId,
+    ) -> Result<Arc<TimelineEvent>> {
+        let event = self.find_event(room, event_id).await?;
+        match event {
+            Some(event) if access.may_see(&event) => Ok(event),
+            _ => Err(Error::not_found(
+                "there is no such event, or you may not see it",
+            )),
+        }
+    }
+
+    /// Returns an event of a room's timeline, whoever may see it.
+    pub(super) async fn find_event(
+        &self,
+        room: &Room,
+        event_id: &EventId,
+    ) -> Result<Option<Arc<TimelineEvent>>> {
+        let in_memory = room
+            .view()
+            .ring
+            .iter()
+            .find(|event| event.pdu.event_id == event_id)
+            .cloned();
+        if in_memory.is_some() {
+            return Ok(in_memory);
+        }
+        let row = {
+            let mut conn = self.inner.db.read().await?;
+            events::get(&mut conn, event_id.as_str()).await?
+        };
+        match row {
+            Some(row) if row.room == room.num => self.event_of(room, row).await.map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// Returns an event and the events around it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] when there is none, or it is not for this user.
+    pub async fn context(
+        &self,
+        room: &Room,
+        access: &Access,
+        event_id: &EventId,
+        limit: usize,
+        wanted: &(dyn Fn(&Pdu) -> bool + Sync),
+    ) -> Result<Context> {
+        let event = self.event(room, access, event_id).await?;
+        let page = |from, dir, limit| PageRequest {
+            from,
+            to: None,
+            dir,
+            limit,
+        };
+        let before = page(event.timeline - 1, Direction::Backward, limit / 2);
+        let after = page(event.timeline, Direction::Forward, limit - limit / 2);
+        Ok(Context {
+            before: self.short_page(room, access, before, wanted).await?,
+            after: self.short_page(room, access, after, wanted).await?,
+            event,
+        })
+    }
+
+    /// Returns a page, or where it would begin if nothing of it is wanted.
+    async fn short_page(
+        &self,
+        room: &Room,
+        access: &Access,
+        request: PageRequest,
+        wanted: &(dyn Fn(&Pdu) -> bool + Sync),
+    ) -> Result<Page> {
+        if request.limit == 0 {
+            return Ok(Page {
+                events: Vec::new(),
+                end: Some(request.from),
+            });
+        }
+        self.page(room, access, request, wanted).await
+    }
+}
+
+fn passes(to: Option<i64>, timeline: i64, dir: Direction) -> bool {
+    match (to, dir) {
+        (None, _) => false,
+        (Some(to), Direction::Backward) => timeline <= to,
+        (Some(to), Direction::Forward) => timeline > to,
+    }
+}
+
+/// Returns the snapshot of the state that readers see.
+pub(super) fn current_snapshot(room: &Room) -> i64 {
+    let view = room.view();
+    view.ring.back().map_or(0, |event| {
+        if event.pdu.state_key.is_some() {
+            event.position
+        } else {
+            event.snapshot
+        }
+    })
+}
+
+/// Returns the event of a stored row, without the state before it.
+pub(super) fn event_of_row(
+    row: EventRow,
+    pdu: Arc<Pdu>,
+    rules: &RoomVersionRules,
+) -> TimelineEvent {
+    TimelineEvent {
+        position: row.position,
+        timeline: row.timeline,
+        head: head(&pdu, rules),
+        pdu,
+        visibility: Visibility::from_number(row.visibility),
+        snapshot: row.state,
+        state_before: None,
+        notified: row.notified,
+        mentioned: row.mentioned,
+        exceptions: Vec::new(),
+        device: row.device,
+        txn_id: row.txn_id,
+        redacted_by: None,
+    }
+}
+
+fn parse_event_id(event_id: &str) -> Result<OwnedEventId> {
+    OwnedEventId::try_from(event_id).map_err(|source| Error::internal("read an event id", source))
+}
+
+/// An event id for an event whose id does not matter.
+fn placeholder() -> OwnedEventId {
+    ruma::event_id!("$unnamed").to_owned()
+}

@@ -1,0 +1,227 @@
+//! A room in memory: its tip, on which the next event builds, and the view that readers have of it.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::{
+        Arc, PoisonError, RwLock, RwLockReadGuard,
+        atomic::{AtomicBool, AtomicI64, Ordering},
+    },
+};
+
+use ruma::{
+    OwnedEventId, OwnedRoomId, OwnedUserId, RoomVersionId, events::room::member::MembershipState,
+    room_version_rules::RoomVersionRules,
+};
+use tokio::sync::Mutex;
+
+use super::followed::Follows;
+use crate::{
+    matrix::{Pdu, StateMap, TimelineEvent},
+    storage::{Change, Position, Receipt, RoomNum, UserNum},
+};
+
+/// The latest events that a room keeps in memory.
+pub(super) const RING: usize = 96;
+
+/// A room in memory.
+#[derive(Debug)]
+pub struct Room {
+    /// Its number.
+    pub num: RoomNum,
+    /// Its id.
+    pub room_id: OwnedRoomId,
+    /// Its version.
+    pub version: RoomVersionId,
+    /// The rules of that version.
+    pub rules: RoomVersionRules,
+    /// Held while an event is built, until it is in the journal's batch.
+    pub(super) tip: Mutex<Tip>,
+    view: RwLock<View>,
+    /// A batch with this room's events was lost: load the room anew.
+    pub(super) stale: AtomicBool,
+    /// The newest position that was handed to the journal.
+    pub(super) released: AtomicI64,
+}
+
+/// What the next event builds on; ahead of the view by what is not on disk yet.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Tip {
+    pub(super) state: StateMap,
+    pub(super) snapshot: i64,
+    pub(super) chain: i64,
+    pub(super) forward_extremities: Vec<OwnedEventId>,
+    /// The greatest depth among the extremities.
+    pub(super) depth: u64,
+    pub(super) notified: i64,
+    pub(super) mentioned: i64,
+    pub(super) joined_members: i64,
+}
+
+/// What readers may see: everything that is on disk.
+#[derive(Debug, Default)]
+pub struct View {
+    /// The current state.
+    pub state: StateMap,
+    /// The latest events, the oldest first.
+    pub ring: VecDeque<Arc<TimelineEvent>>,
+    /// The ring holds every event after this place of the timeline.
+    pub ring_after: i64,
+    /// The position of the newest change that a member would be told of.
+    pub last_position: Position,
+    /// Events that notify by the default rules, ever.
+    pub notified: i64,
+    /// Events that mention the whole room, ever.
+    pub mentioned: i64,
+    /// How many have joined.
+    pub joined_members: i64,
+    /// How many are invited.
+    pub invited_members: i64,
+    /// The users of this server that have joined.
+    pub local_members: HashMap<UserNum, OwnedUserId>,
+    /// The receipts, by position.
+    pub receipts: BTreeMap<Position, Arc<Receipt>>,
+}
+
+impl Room {
+    pub(super) fn new(
+        num: RoomNum,
+        room_id: OwnedRoomId,
+        version: RoomVersionId,
+        rules: RoomVersionRules,
+        (tip, view): (Tip, View),
+    ) -> Self {
+        Self {
+            num,
+            room_id,
+            version,
+            rules,
+            tip: Mutex::new(tip),
+            view: RwLock::new(view),
+            stale: AtomicBool::new(false),
+            released: AtomicI64::new(0),
+        }
+    }
+
+    /// Returns what readers may see; held for moments only.
+    pub fn view(&self) -> RwLockReadGuard<'_, View> {
+        self.view.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn is_stale(&self) -> bool {
+        self.stale.load(Ordering::SeqCst)
+    }
+}
+
+impl Follows for Room {
+    fn apply(&self, position: Position, change: &Change) {
+        let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
+        match change {
+            Change::Event { event, .. } => view.push(event.clone()),
+            Change::Redacted { event, .. } => view.redact(event),
+            Change::Membership {
+                user,
+                user_id,
+                membership,
+                local: true,
+                ..
+            } => {
+                if *membership == Some(MembershipState::Join) {
+                    view.local_members.insert(*user, user_id.clone());
+                } else {
+                    view.local_members.remove(user);
+                }
+            }
+            Change::Receipt { receipt, .. } => view.add_receipt(receipt.clone()),
+            _ => return,
+        }
+        view.last_position = view.last_position.max(position);
+    }
+
+    fn is_idle(&self) -> bool {
+        let released = self.released.load(Ordering::SeqCst);
+        self.tip.try_lock().is_ok() && released <= self.view().last_position
+    }
+}
+
+impl View {
+    /// Adds an accepted event, the newest of the timeline.
+    pub(super) fn push(&mut self, event: Arc<TimelineEvent>) {
+        self.notified = event.notified;
+        self.mentioned = event.mentioned;
+        if event.pdu.state_key.is_some() {
+            let replaced = self.state.insert(event.pdu.clone());
+            self.count(replaced.as_deref(), &event.pdu);
+        }
+        self.ring.push_back(event);
+        if self.ring.len() > RING
+            && let Some(oldest) = self.ring.pop_front()
+        {
+            self.ring_after = oldest.timeline;
+        }
+    }
+
+    fn count(&mut self, before: Option<&Pdu>, after: &Pdu) {
+        if after.member().is_none() {
+            return;
+        }
+        self.joined_members += joined(Some(after)) - joined(before);
+        let invited = |pdu: Option<&Pdu>| {
+            i64::from(pdu.and_then(Pdu::membership) == Some(MembershipState::Invite))
+        };
+        self.invited_members += invited(Some(after)) - invited(before);
+    }
+
+    /// Puts what a redaction has left of an event wherever memory holds the event.
+    fn redact(&mut self, redacted: &Arc<TimelineEvent>) {
+        put_redacted(&mut self.state, &redacted.pdu);
+        for entry in &mut self.ring {
+            if entry.pdu.event_id == redacted.pdu.event_id {
+                let event = Arc::make_mut(entry);
+                event.pdu = redacted.pdu.clone();
+                event.head.clone_from(&redacted.head);
+                event.redacted_by.clone_from(&redacted.redacted_by);
+            } else if holds(entry.state_before.as_ref(), &redacted.pdu)
+                && let Some(state) = &mut Arc::make_mut(entry).state_before
+            {
+                put_redacted(state, &redacted.pdu);
+            }
+        }
+    }
+
+    pub(super) fn add_receipt(&mut self, receipt: Arc<Receipt>) {
+        let older = self
+            .receipts
+            .iter()
+            .find(|(_, known)| {
+                known.user_id == receipt.user_id
+                    && known.kind == receipt.kind
+                    && known.thread == receipt.thread
+            })
+            .map(|(position, _)| *position);
+        if let Some(older) = older {
+            self.receipts.remove(&older);
+        }
+        self.receipts.insert(receipt.position, receipt);
+    }
+}
+
+/// Returns 1 for the member event of someone who has joined, and 0 for any other.
+pub(super) fn joined(pdu: Option<&Pdu>) -> i64 {
+    i64::from(pdu.and_then(Pdu::membership) == Some(MembershipState::Join))
+}
+
+fn holds(state: Option<&StateMap>, pdu: &Pdu) -> bool {
+    let (Some(state), Some(state_key)) = (state, pdu.state_key.as_deref()) else {
+        return false;
+    };
+    state
+        .get(&pdu.state_type(), state_key)
+        .is_some_and(|held| held.event_id == pdu.event_id)
+}
+
+/// Puts what is left of a redacted state event in its place, if the state holds that event.
+pub(super) fn put_redacted(state: &mut StateMap, pdu: &Arc<Pdu>) {
+    if holds(Some(state), pdu) {
+        state.insert(pdu.clone());
+    }
+}

@@ -1,0 +1,47 @@
+//! Room aliases of this server.
+
+use super::{Read, RoomNum, UserNum, WriteTx};
+use crate::error::Result;
+
+/// Stores an alias; returns whether it was free.
+pub async fn insert(
+    tx: &mut WriteTx,
+    alias: &str,
+    room: RoomNum,
+    creator: UserNum,
+) -> Result<bool> {
+    let stored = tx
+        .query("INSERT INTO aliases (alias, room, creator) VALUES ($1, $2, $3) ON CONFLICT (alias) DO NOTHING")
+        .bind(alias)
+        .bind(room)
+        .bind(creator)
+        .execute()
+        .await?;
+    Ok(stored == 1)
+}
+
+/// Removes an alias.
+pub async fn delete(tx: &mut WriteTx, alias: &str) -> Result<bool> {
+    Ok(tx
+        .query("DELETE FROM aliases WHERE alias = $1")
+        .bind(alias)
+        .execute()
+        .await?
+        == 1)
+}
+
+/// Returns the room that an alias points to, and who made the alias.
+pub async fn get(db: &mut impl Read, alias: &str) -> Result<Option<(RoomNum, UserNum)>> {
+    db.query("SELECT room, creator FROM aliases WHERE alias = $1")
+        .bind(alias)
+        .fetch_optional()
+        .await
+}
+
+/// Returns the aliases of a room.
+pub async fn of_room(db: &mut impl Read, room: RoomNum) -> Result<Vec<String>> {
+    db.query("SELECT alias FROM aliases WHERE room = $1 ORDER BY alias")
+        .bind(room)
+        .fetch_scalars()
+        .await
+}

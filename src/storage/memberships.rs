@@ -1,0 +1,66 @@
+//! Who is what in which room.
+
+use super::{Read, RoomNum, UserNum, WriteTx};
+use crate::error::Result;
+
+/// A user's membership of a room.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct MembershipRow {
+    /// The room.
+    pub room: RoomNum,
+    /// `join`, `invite`, `leave`, `ban` or `knock`.
+    pub membership: String,
+    /// The journal position of the change.
+    pub position: i64,
+    /// JSON list of stripped state, for an invitation or a knock.
+    pub stripped_state: Option<String>,
+    /// Whether the user asked to forget the room.
+    pub forgotten: bool,
+}
+
+/// Stores a membership.
+pub async fn set(
+    tx: &mut WriteTx,
+    user: UserNum,
+    room: RoomNum,
+    membership: &str,
+    position: i64,
+    stripped_state: Option<&str>,
+) -> Result<()> {
+    tx.query(
+        "INSERT INTO memberships (user_num, room, membership, position, event, stripped_state, forgotten)
+         VALUES ($1, $2, $3, $4, $4, $5, FALSE)
+         ON CONFLICT (user_num, room) DO UPDATE
+         SET membership = excluded.membership, position = excluded.position, event = excluded.event,
+             stripped_state = excluded.stripped_state, forgotten = FALSE",
+    )
+    .bind(user)
+    .bind(room)
+    .bind(membership)
+    .bind(position)
+    .bind(stripped_state)
+    .execute()
+    .await?;
+    Ok(())
+}
+
+/// Marks a room as forgotten by a user who is not in it.
+pub async fn forget(tx: &mut WriteTx, user: UserNum, room: RoomNum) -> Result<()> {
+    tx.query("UPDATE memberships SET forgotten = TRUE WHERE user_num = $1 AND room = $2")
+        .bind(user)
+        .bind(room)
+        .execute()
+        .await?;
+    Ok(())
+}
+
+/// Returns all memberships of a user.
+pub async fn of_user(db: &mut impl Read, user: UserNum) -> Result<Vec<MembershipRow>> {
+    db.query(
+        "SELECT room, membership, position, stripped_state, forgotten FROM memberships
+         WHERE user_num = $1",
+    )
+    .bind(user)
+    .fetch_all()
+    .await
+}
