@@ -3,6 +3,7 @@
 //! The modules are layers, lowest first; `docs/architecture.md` shows them and says why, and
 //! `tests/it/architecture.rs` holds the imports against the picture.
 
+pub mod api;
 pub mod clock;
 pub mod config;
 pub mod error;
