@@ -4,6 +4,7 @@
 //! `tests/it/architecture.rs` holds the imports against the picture.
 
 pub mod api;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod error;
