@@ -21,11 +21,8 @@ async fn versions_lists_what_is_supported() {
 async fn versions_does_not_mind_a_stale_token() {
     let server = Server::start().await;
 
-    let stale = [("authorization", "Bearer stale")];
-    let answer = server
-        .client()
-        .send_with(reqwest::Method::GET, "/_matrix/client/versions", "", &stale)
-        .await;
+    let stale = server.client().with_token("stale");
+    let answer = stale.get("/_matrix/client/versions").await;
 
     answer.expect_ok();
 }

@@ -26,6 +26,7 @@ pub(crate) struct Server {
 pub(crate) struct Client {
     http: reqwest::Client,
     base: String,
+    token: Option<String>,
 }
 
 /// What the server answered.
@@ -79,21 +80,19 @@ impl Server {
     }
 
     pub(crate) async fn get(&self, path: &str) -> Answer {
-        self.client.send(Method::GET, path, "").await
+        self.client.get(path).await
     }
 
     pub(crate) async fn post(&self, path: &str, body: Value) -> Answer {
-        self.client
-            .send(Method::POST, path, &body.to_string())
-            .await
+        self.client.post(path, body).await
     }
 
     pub(crate) async fn put(&self, path: &str, body: Value) -> Answer {
-        self.client.send(Method::PUT, path, &body.to_string()).await
+        self.client.put(path, body).await
     }
 
     pub(crate) async fn delete(&self, path: &str) -> Answer {
-        self.client.send(Method::DELETE, path, "").await
+        self.client.delete(path).await
     }
 }
 
@@ -102,7 +101,32 @@ impl Client {
         Self {
             http: reqwest::Client::new(),
             base: base.to_owned(),
+            token: None,
         }
+    }
+
+    /// Returns a client that sends this access token along.
+    pub(crate) fn with_token(&self, token: &str) -> Self {
+        Self {
+            token: Some(token.to_owned()),
+            ..self.clone()
+        }
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        self.send(Method::GET, path, "").await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: Value) -> Answer {
+        self.send(Method::POST, path, &body.to_string()).await
+    }
+
+    pub(crate) async fn put(&self, path: &str, body: Value) -> Answer {
+        self.send(Method::PUT, path, &body.to_string()).await
+    }
+
+    pub(crate) async fn delete(&self, path: &str) -> Answer {
+        self.send(Method::DELETE, path, "").await
     }
 
     /// Sends a request with a body as it is.
@@ -120,6 +144,9 @@ impl Client {
     ) -> Answer {
         let url = format!("{}{path}", self.base);
         let mut request = self.http.request(method, url).body(body.to_owned());
+        if let Some(token) = &self.token {
+            request = request.bearer_auth(token);
+        }
         for (name, value) in headers {
             request = request.header(*name, *value);
         }

@@ -30,10 +30,7 @@ async fn metrics_are_shown_at_an_address_of_their_own() {
         .get("/no/such/path")
         .await
         .expect_error(404, "M_UNRECOGNIZED");
-    let metrics = prometheus
-        .send(reqwest::Method::GET, "/metrics", "")
-        .await
-        .text;
+    let metrics = prometheus.get("/metrics").await.text;
 
     for line in [
         r#"parlour_http_requests_total{endpoint="/_matrix/client/versions",method="GET",status="2xx"} 1"#,

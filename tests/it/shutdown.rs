@@ -6,6 +6,8 @@ use std::{
     process::{Child, Command, Output, Stdio},
 };
 
+use serde_json::Value;
+
 use crate::{
     database::Database,
     harness::{Client, Server},
@@ -16,7 +18,6 @@ fn parlour(folder: &Path) -> Command {
     command
         .current_dir(folder)
         .env("PARLOUR__LISTEN__0__ADDRESS", "127.0.0.1:0")
-        .env_remove("PARLOUR__SERVER__NAME")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
@@ -41,15 +42,20 @@ fn start(folder: &Path, database: &Database) -> (Child, String) {
         .env("PARLOUR__DATABASE__URL", database.url().expose())
         .spawn()
         .expect("the program starts");
+    let address = told_address(&mut child);
+    (child, address)
+}
+
+/// Waits until the program tells its address.
+fn told_address(child: &mut Child) -> String {
     let mut line = String::new();
     let told = child.stdout.as_mut().expect("its output is ours");
     BufReader::new(told)
         .read_line(&mut line)
         .expect("it tells its address");
     let address = line.trim().rsplit(' ').next().expect("the line has words");
-    let address = address.to_owned();
     assert!(address.starts_with("http://127.0.0.1:"), "{line}");
-    (child, address)
+    address.to_owned()
 }
 
 #[tokio::test]
@@ -59,9 +65,7 @@ async fn without_configuration_it_serves_and_ends_well_when_told() {
         let database = Database::new().await;
         let (mut child, address) = start(folder.path(), &database);
         let client = Client::of(&address);
-        let health = client
-            .send(reqwest::Method::GET, "/_parlour/health", "")
-            .await;
+        let health = client.get("/_parlour/health").await;
         health.expect_ok();
 
         send_signal(&child, signal);
@@ -83,6 +87,40 @@ async fn a_server_that_stopped_takes_no_connection() {
     assert!(all_ended);
     server.running.finished().await;
     assert!(tokio::net::TcpStream::connect(address).await.is_err());
+}
+
+#[tokio::test]
+async fn connections_that_say_nothing_do_not_hold_up_a_stop() {
+    let server = Server::start().await;
+    let address = server.running.addresses()[0];
+    let silent = tokio::net::TcpStream::connect(address).await;
+    server.get("/_parlour/health").await.expect_ok();
+
+    let all_ended = server.running.stop().await;
+
+    assert!(silent.is_ok());
+    assert!(all_ended);
+}
+
+#[tokio::test]
+async fn the_log_can_be_json() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let database = Database::new().await;
+    let mut child = parlour(folder.path())
+        .env("PARLOUR__DATABASE__URL", database.url().expose())
+        .env("PARLOUR__LOGGING__FORMAT", "json")
+        .spawn()
+        .expect("the program starts");
+    told_address(&mut child);
+
+    send_signal(&child, "TERM");
+    let said = child.wait_with_output().expect("it ends").stderr;
+
+    let lines = serde_json::Deserializer::from_slice(&said).into_iter::<Value>();
+    let messages: Vec<Value> = lines
+        .map(|line| line.expect("a line of JSON")["message"].clone())
+        .collect();
+    assert!(messages.contains(&"stopping".into()), "{messages:?}");
 }
 
 #[test]
