@@ -11,7 +11,14 @@ mod query;
 #[cfg(test)]
 pub(crate) mod testing;
 
+pub mod account_data;
+pub mod accounts;
+pub mod devices;
+pub mod filters;
+pub mod profiles;
 pub mod strings;
+pub mod to_device;
+pub mod tokens;
 
 use std::path::Path;
 
