@@ -7,6 +7,8 @@ pub mod api;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod devices;
 pub mod error;
 pub mod storage;
 pub mod tasks;
+pub mod users;

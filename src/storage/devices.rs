@@ -1,6 +1,6 @@
 //! The devices of users. Their tokens, messages and transactions go with them.
 
-use super::{DeviceNum, Read, UserNum, WriteTx, list, list_of_numbers};
+use super::{Change, DeviceNum, Read, UserNum, WriteTx, list, list_of_numbers};
 use crate::error::{Error, Result};
 
 /// A device.
@@ -152,8 +152,11 @@ pub async fn seen(tx: &mut WriteTx, num: DeviceNum, ts: i64, ip: Option<String>)
     Ok(())
 }
 
-/// Deletes devices, and with them their tokens, messages and transactions.
-pub async fn delete(tx: &mut WriteTx, devices: &[DeviceNum]) -> Result<()> {
+/// Deletes devices of a user, and with them their tokens, messages and transactions; tells that they ended.
+pub async fn delete(tx: &mut WriteTx, user: UserNum, devices: Vec<DeviceNum>) -> Result<()> {
+    if devices.is_empty() {
+        return Ok(());
+    }
     tx.query(
         "DELETE FROM devices
          WHERE num IN (SELECT CAST(value AS BIGINT) FROM json_each($1))",
@@ -161,7 +164,14 @@ pub async fn delete(tx: &mut WriteTx, devices: &[DeviceNum]) -> Result<()> {
     .bind(list_of_numbers(devices.iter().copied()))
     .execute()
     .await?;
+    end_sessions(tx, user, devices);
     Ok(())
+}
+
+/// Tells that the access tokens of devices are valid no more.
+pub fn end_sessions(tx: &mut WriteTx, user: UserNum, devices: Vec<DeviceNum>) {
+    let position = tx.position();
+    tx.publish(position, Change::SessionsEnded { user, devices });
 }
 
 #[cfg(test)]
@@ -204,7 +214,7 @@ mod tests {
 
         let found = find_all(&mut tx, 1, &["A", "C"]).await.unwrap();
         assert_eq!(found, [num]);
-        delete(&mut tx, &found).await.unwrap();
+        delete(&mut tx, 1, found).await.unwrap();
         assert_eq!(of_user(&mut tx, 1).await.unwrap().len(), 1);
     }
 }

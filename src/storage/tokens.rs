@@ -66,20 +66,14 @@ pub async fn find_access(
     .await
 }
 
-/// Deletes the access tokens of a device, except these two.
-pub async fn delete_access_except(
-    tx: &mut WriteTx,
-    device: DeviceNum,
-    kept: &[u8],
-    also_kept: &[u8],
-) -> Result<()> {
+/// Deletes the access tokens of a device, except this one.
+pub async fn delete_access_except(tx: &mut WriteTx, device: DeviceNum, kept: &[u8]) -> Result<()> {
     tx.query(
         "DELETE FROM access_tokens
-         WHERE device = $1 AND hash <> $2 AND hash <> $3",
+         WHERE device = $1 AND hash <> $2",
     )
     .bind(device)
     .bind(&kept[..])
-    .bind(&also_kept[..])
     .execute()
     .await?;
     Ok(())
@@ -246,6 +240,14 @@ pub async fn unused_admin_registration(db: &mut impl Read) -> Result<Option<Stri
     .await
 }
 
+/// Deletes the unused tokens that make administrators.
+pub async fn delete_unused_admin_registrations(tx: &mut WriteTx) -> Result<()> {
+    tx.query("DELETE FROM registration_tokens WHERE makes_admin AND completed = 0")
+        .execute()
+        .await?;
+    Ok(())
+}
+
 /// Counts a use of a registration token, if it has one left; returns whether it makes administrators.
 pub async fn use_registration(tx: &mut WriteTx, token: &str, now: i64) -> Result<Option<bool>> {
     tx.query(
@@ -279,7 +281,7 @@ mod tests {
 
         let found = find_access(&mut tx, &[1; 32]).await.unwrap();
         assert_eq!(found, Some((device, Some(7))));
-        devices::delete(&mut tx, &[device]).await.unwrap();
+        devices::delete(&mut tx, 1, vec![device]).await.unwrap();
 
         assert_eq!(find_access(&mut tx, &[1; 32]).await.unwrap(), None);
         assert_eq!(find_refresh(&mut tx, &[2; 32]).await.unwrap(), None);
@@ -324,7 +326,7 @@ mod tests {
         delete_refresh_except(&mut tx, device, &[4; 32])
             .await
             .unwrap();
-        delete_access_except(&mut tx, device, &[3; 32], &[])
+        delete_access_except(&mut tx, device, &[3; 32])
             .await
             .unwrap();
         assert!(find_refresh(&mut tx, &[2; 32]).await.unwrap().is_none());
