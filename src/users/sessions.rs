@@ -252,12 +252,12 @@ impl LastSeen {
     /// Starts the task that writes.
     pub(super) fn start(db: &Db, tasks: &Tasks) -> Self {
         let (queue, waiting) = mpsc::channel(SEEN_QUEUE);
-        let stopping = tasks.clone();
+        let stopping = tasks.stopping().clone();
         let db = db.clone();
         drop(tasks.spawn(async move {
             tokio::select! {
                 () = write_seen(&db, waiting) => {}
-                () = stopping.stopping() => {}
+                () = stopping.cancelled() => {}
             }
         }));
         Self { queue }
