@@ -3,9 +3,14 @@
 //! The modules are layers, lowest first; `docs/architecture.md` shows them and says why, and
 //! `tests/it/architecture.rs` holds the imports against the picture.
 
+pub mod api;
+pub mod cli;
 pub mod clock;
+pub mod config;
+pub mod devices;
 pub mod error;
 pub mod matrix;
 pub mod rooms;
 pub mod storage;
 pub mod tasks;
+pub mod users;
