@@ -230,6 +230,8 @@ CREATE TABLE receipts (
     PRIMARY KEY (room, user_num, kind, thread)
 );
 
+CREATE INDEX receipts_by_position ON receipts (room, position);
+
 -- How far a user has read a room, and what the room's counters were there.
 CREATE TABLE read_markers (
     user_num BIGINT NOT NULL,

@@ -4,6 +4,7 @@
 
 mod build;
 mod client_event;
+mod filter;
 mod pdu;
 mod power_levels;
 mod push;
@@ -15,6 +16,7 @@ mod visibility;
 pub use self::{
     build::{Draft, Site, authorize, build, redact_json},
     client_event::{Unsigned, client_event, head, stripped, sync_event},
+    filter::{wants_event, wants_global, wants_room, wants_room_data},
     pdu::Pdu,
     power_levels::power_levels,
     push::{Notice, RoomFacts, default_notice, notice},

@@ -67,6 +67,14 @@ impl<V: Follows> Followed<V> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Returns a value if it is in memory.
+    pub(super) fn peek(&self, number: i64) -> Option<Arc<V>> {
+        match self.entries().by_number.get(&number) {
+            Some(Entry::Ready { value, .. }) => Some(value.clone()),
+            _ => None,
+        }
+    }
+
     /// Returns a value; `load` gets it, with the position up to which it knows the journal.
     pub(super) async fn get<F, Loading>(&self, number: i64, load: F) -> Result<Arc<V>>
     where

@@ -160,7 +160,7 @@ async fn ring(
     let complete_after = if rows.len() > RING {
         rows.remove(0).timeline
     } else {
-        rows.first().map_or(0, |row| row.timeline - 1)
+        0
     };
     let mut ring = VecDeque::with_capacity(RING);
     // Along a line of events the state is carried forward; only where it forks is it read again.

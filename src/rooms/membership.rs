@@ -11,10 +11,10 @@ use ruma::{
 };
 use serde_json::value::to_raw_value;
 
-use super::{NewEvent, Rooms, send::not_in_room, warm::Room};
+use super::{NewEvent, Rooms, UserRoom, send::not_in_room, warm::Room};
 use crate::{
     error::{Error, Result},
-    storage::{Change, UserNum, memberships},
+    storage::{Change, RoomNum, UserNum, memberships},
 };
 
 /// How a user is shown in a room.
@@ -26,6 +26,38 @@ pub struct MemberProfile {
     pub avatar_url: Option<OwnedMxcUri>,
 }
 
+/// What is done to a membership.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// One joins, or shows a new profile.
+    Join,
+    /// Someone is invited.
+    Invite,
+    /// One leaves, or declines an invitation.
+    Leave,
+    /// Someone is made to leave.
+    Kick,
+    /// Someone is made to leave and may not come back.
+    Ban,
+    /// A ban is lifted.
+    Unban,
+    /// One asks to be invited.
+    Knock,
+}
+
+impl Action {
+    /// Returns what it makes the target.
+    fn membership(self) -> MembershipState {
+        match self {
+            Self::Join => MembershipState::Join,
+            Self::Invite => MembershipState::Invite,
+            Self::Leave | Self::Kick | Self::Unban => MembershipState::Leave,
+            Self::Ban => MembershipState::Ban,
+            Self::Knock => MembershipState::Knock,
+        }
+    }
+}
+
 /// A change of someone's membership.
 #[derive(Clone, Debug)]
 pub struct MemberChange {
@@ -33,8 +65,8 @@ pub struct MemberChange {
     pub sender: OwnedUserId,
     /// Whose membership changes.
     pub target: OwnedUserId,
-    /// What the target becomes.
-    pub membership: MembershipState,
+    /// What is done.
+    pub action: Action,
     /// How the target is shown; only for those who join or are invited.
     pub profile: MemberProfile,
     /// Why.
@@ -45,25 +77,21 @@ pub struct MemberChange {
 
 impl MemberChange {
     /// Returns a change of one's own membership.
-    pub fn own(
-        user_id: &UserId,
-        membership: MembershipState,
-        profile: MemberProfile,
-        reason: Option<String>,
-    ) -> Self {
+    pub fn own(user_id: &UserId, action: Action, profile: MemberProfile) -> Self {
+        let (sender, target) = (user_id.to_owned(), user_id.to_owned());
         Self {
-            sender: user_id.to_owned(),
-            target: user_id.to_owned(),
-            membership,
+            sender,
+            target,
+            action,
             profile,
-            reason,
+            reason: None,
             is_direct: false,
         }
     }
 
     /// Returns the member event.
     pub(super) fn event(self) -> Result<NewEvent> {
-        let mut content = RoomMemberEventContent::new(self.membership);
+        let mut content = RoomMemberEventContent::new(self.action.membership());
         content.displayname = self.profile.displayname;
         content.avatar_url = self.profile.avatar_url;
         content.reason = self.reason;
@@ -87,8 +115,12 @@ impl Rooms {
     pub async fn change_membership(&self, room_id: &RoomId, change: MemberChange) -> Result<()> {
         let num = self.number(room_id).await?;
         let room = self.room_by_number(num).await?;
-        let before = room.view().state.membership(&change.target);
-        if is_void(&before, &change)? {
+        let before = room
+            .view()
+            .state
+            .member(&change.target)
+            .and_then(|pdu| pdu.membership());
+        if is_void(before.as_ref(), change.action)? {
             return Ok(());
         }
         let event = change.event()?;
@@ -137,6 +169,33 @@ impl Rooms {
         tx.commit().await
     }
 
+    /// Takes a user out of every room and declines every invitation.
+    ///
+    /// A room that refuses is passed over: the others shall not wait for it.
+    pub async fn leave_all(&self, user: UserNum, user_id: &UserId) -> Result<()> {
+        let rooms = self.of_user(user).await?;
+        let is_in = |room: &UserRoom| {
+            !matches!(
+                room.membership,
+                MembershipState::Leave | MembershipState::Ban
+            )
+        };
+        let rooms: Vec<RoomNum> = rooms
+            .all()
+            .iter()
+            .filter(|(_, room)| is_in(room))
+            .map(|(num, _)| *num)
+            .collect();
+        for room in rooms {
+            self.change_quietly(
+                room,
+                MemberChange::own(user_id, Action::Leave, MemberProfile::default()),
+            )
+            .await?;
+        }
+        Ok(())
+    }
+
     /// Shows a user's new profile in every room that the user has joined.
     ///
     /// A room that refuses is passed over: the others shall not wait for it.
@@ -148,19 +207,25 @@ impl Rooms {
     ) -> Result<()> {
         for num in self.of_user(user).await?.joined() {
             let room = self.room_by_number(num).await?;
-            if shows(&room, user_id, &profile) {
-                continue;
+            if !shows(&room, user_id, &profile) {
+                self.change_quietly(
+                    num,
+                    MemberChange::own(user_id, Action::Join, profile.clone()),
+                )
+                .await?;
             }
-            let mut change =
-                MemberChange::own(user_id, MembershipState::Join, profile.clone(), None);
-            change.reason = None;
-            let event = change.event()?;
-            if let Err(error) = self
-                .detached(async move |rooms: Rooms| rooms.send_now(num, event).await)
-                .await
-            {
-                tracing::debug!(%error, room_id = %room.room_id, "the room refused the new profile");
-            }
+        }
+        Ok(())
+    }
+
+    /// Changes a membership in one of many rooms.
+    async fn change_quietly(&self, room: RoomNum, change: MemberChange) -> Result<()> {
+        let event = change.event()?;
+        let sent = self
+            .detached(async move |rooms: Rooms| rooms.send_now(room, event).await)
+            .await;
+        if let Err(error) = sent {
+            tracing::debug!(%error, room, "a room refused a change of membership");
         }
         Ok(())
     }
@@ -177,16 +242,24 @@ fn shows(room: &Room, user_id: &UserId, profile: &MemberProfile) -> bool {
     })
 }
 
-/// Returns whether a change would change nothing; some changes need a certain membership before.
-fn is_void(before: &MembershipState, change: &MemberChange) -> Result<bool> {
-    let own = change.sender == change.target;
-    match (&change.membership, before) {
-        (MembershipState::Join, MembershipState::Join) if own => Ok(true),
-        (MembershipState::Leave, MembershipState::Leave) if own => Ok(true),
-        (MembershipState::Leave, MembershipState::Leave) => {
-            Err(Error::forbidden("the user is not in the room"))
+/// Returns whether a change would change nothing.
+///
+/// # Errors
+///
+/// [`Error::Forbidden`] for an action that takes another membership to begin with.
+fn is_void(before: Option<&MembershipState>, action: Action) -> Result<bool> {
+    let refuse = |reason: &str| Err(Error::forbidden(reason));
+    match (action, before) {
+        (Action::Join, Some(MembershipState::Join))
+        | (Action::Leave, Some(MembershipState::Leave))
+        | (Action::Ban, Some(MembershipState::Ban)) => Ok(true),
+        (Action::Leave, None) => refuse("you are not in this room"),
+        (Action::Kick, None | Some(MembershipState::Leave | MembershipState::Ban)) => {
+            refuse("the user is not in this room")
         }
-        (MembershipState::Ban, MembershipState::Ban) => Ok(true),
+        (Action::Unban, before) if before != Some(&MembershipState::Ban) => {
+            refuse("the user is not banned from this room")
+        }
         _ => Ok(false),
     }
 }

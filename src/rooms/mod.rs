@@ -32,7 +32,7 @@ pub use self::{
     create::CreateRoom,
     directory::{DirectoryPage, DirectorySearch},
     members::{UserRoom, UserRooms},
-    membership::{MemberChange, MemberProfile},
+    membership::{Action, MemberChange, MemberProfile},
     receipts::NewReceipt,
     send::{NewEvent, Transaction},
     timeline::{Access, Context, Page, PageRequest},
@@ -42,7 +42,7 @@ use crate::{
     clock::Clock,
     error::{Error, Result},
     matrix::SigningKey,
-    storage::{Change, Db, Follower, Position, RoomNum, UserNum, rooms},
+    storage::{Change, Db, Follower, Position, RoomNum, UserNum, memberships, rooms},
     tasks::Tasks,
 };
 
@@ -164,6 +164,22 @@ impl Rooms {
             .users
             .get(user, || UserRooms::load(&self.inner.db, user))
             .await
+    }
+
+    /// Returns a room if it is in memory.
+    pub fn peek(&self, room: RoomNum) -> Option<Arc<Room>> {
+        self.inner.rooms.peek(room)
+    }
+
+    /// Returns the rooms of a user if they are in memory.
+    pub fn peek_user(&self, user: UserNum) -> Option<Arc<UserRooms>> {
+        self.inner.users.peek(user)
+    }
+
+    /// Returns the rooms of a user in which something happened after a position, as the database has it.
+    pub async fn changed_since(&self, user: UserNum, after: Position) -> Result<Vec<RoomNum>> {
+        let mut conn = self.inner.db.read().await?;
+        memberships::changed_since(&mut conn, user, after).await
     }
 
     /// Returns the number of a user, or `None` if nobody here ever heard of them.

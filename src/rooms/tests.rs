@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use ruma::{
     OwnedEventId, OwnedRoomId, OwnedUserId, RoomVersionId,
     api::{Direction, client::room::create_room::v3::Request},
-    events::{StateEventType, TimelineEventType, room::member::MembershipState},
+    events::{StateEventType, TimelineEventType},
     room_alias_id, server_name,
     signatures::Ed25519KeyPair,
     user_id,
@@ -110,12 +110,12 @@ impl House {
         room_id: &RoomId,
         by: OwnedUserId,
         who: OwnedUserId,
-        what: MembershipState,
+        what: Action,
     ) -> Result<()> {
         let change = MemberChange {
             sender: by,
             target: who,
-            membership: what,
+            action: what,
             profile: MemberProfile::default(),
             reason: None,
             is_direct: false,
@@ -285,9 +285,7 @@ async fn a_stranger_can_neither_write_nor_join_a_private_room() {
     let room_id = house.creates(json!({})).await.unwrap();
 
     let wrote = house.says(&room_id, bob(), "hi", None).await;
-    let joined = house
-        .becomes(&room_id, bob(), bob(), MembershipState::Join)
-        .await;
+    let joined = house.becomes(&room_id, bob(), bob(), Action::Join).await;
 
     assert!(matches!(wrote, Err(Error::Forbidden(_))));
     assert!(matches!(joined, Err(Error::Forbidden(_))));
@@ -299,11 +297,11 @@ async fn whoever_is_invited_may_join_and_leave_and_see_what_was_said_until_then(
     let room_id = house.creates(json!({})).await.unwrap();
 
     house
-        .becomes(&room_id, alice(), bob(), MembershipState::Invite)
+        .becomes(&room_id, alice(), bob(), Action::Invite)
         .await
         .unwrap();
     house
-        .becomes(&room_id, bob(), bob(), MembershipState::Join)
+        .becomes(&room_id, bob(), bob(), Action::Join)
         .await
         .unwrap();
     house
@@ -311,7 +309,7 @@ async fn whoever_is_invited_may_join_and_leave_and_see_what_was_said_until_then(
         .await
         .unwrap();
     house
-        .becomes(&room_id, bob(), bob(), MembershipState::Leave)
+        .becomes(&room_id, bob(), bob(), Action::Leave)
         .await
         .unwrap();
     house
@@ -329,11 +327,11 @@ async fn unread_counts_grow_with_messages_and_are_cleared_by_a_receipt_or_an_own
     let house = House::new().await;
     let room_id = house.creates(json!({})).await.unwrap();
     house
-        .becomes(&room_id, alice(), bob(), MembershipState::Invite)
+        .becomes(&room_id, alice(), bob(), Action::Invite)
         .await
         .unwrap();
     house
-        .becomes(&room_id, bob(), bob(), MembershipState::Join)
+        .becomes(&room_id, bob(), bob(), Action::Join)
         .await
         .unwrap();
     let first = house.says(&room_id, alice(), "one", None).await.unwrap();
@@ -364,11 +362,11 @@ async fn a_mention_counts_as_a_highlight_for_the_mentioned_alone() {
     let house = House::new().await;
     let room_id = house.creates(json!({})).await.unwrap();
     house
-        .becomes(&room_id, alice(), bob(), MembershipState::Invite)
+        .becomes(&room_id, alice(), bob(), Action::Invite)
         .await
         .unwrap();
     house
-        .becomes(&room_id, bob(), bob(), MembershipState::Join)
+        .becomes(&room_id, bob(), bob(), Action::Join)
         .await
         .unwrap();
 

@@ -8,7 +8,7 @@
 //! A turn that fails, or whose caller vanishes, is rolled back to its savepoint and harms no neighbour.
 
 use std::sync::{
-    Arc, PoisonError, RwLock,
+    Arc, PoisonError, RwLock, RwLockReadGuard,
     atomic::{AtomicI64, Ordering},
 };
 
@@ -52,6 +52,8 @@ struct Shared {
     /// The newest position that readers may see.
     published: AtomicI64,
     followers: RwLock<Vec<Arc<dyn Follower>>>,
+    /// Held while a batch is told, so that a reader can hold memory still.
+    telling: RwLock<()>,
     strings: Strings,
 }
 
@@ -98,6 +100,7 @@ impl Journal {
         let shared = Arc::new(Shared {
             published: AtomicI64::new(0),
             followers: RwLock::default(),
+            telling: RwLock::default(),
             strings,
         });
         let mut writer = Writer {
@@ -142,6 +145,16 @@ impl Journal {
         self.shared.published.load(Ordering::SeqCst)
     }
 
+    /// Holds what followers keep in memory still: until the guard is dropped no commit is told.
+    ///
+    /// For moments only, and never across an await: writes wait for it.
+    pub fn still(&self) -> RwLockReadGuard<'_, ()> {
+        self.shared
+            .telling
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Adds a follower; those added first are told first.
     pub fn follow(&self, follower: Arc<dyn Follower>) {
         self.shared
@@ -175,7 +188,8 @@ async fn flusher(writer: std::sync::Weak<Mutex<Writer>>, mut wanted: mpsc::Unbou
 }
 
 impl Shared {
-    fn tell(&self, changes: &[(Position, Change)]) {
+    fn tell(&self, changes: &[(Position, Change)], newest: Position) {
+        let _telling = self.telling.write().unwrap_or_else(PoisonError::into_inner);
         for follower in self
             .followers
             .read()
@@ -184,6 +198,7 @@ impl Shared {
         {
             follower.committed(changes);
         }
+        self.published.store(newest, Ordering::SeqCst);
     }
 
     fn tell_failure(&self) {
@@ -273,10 +288,7 @@ impl Writer {
         let Some(batch) = self.open.take() else {
             return;
         };
-        self.shared.tell(&batch.changes);
-        self.shared
-            .published
-            .store(self.next_position - 1, Ordering::SeqCst);
+        self.shared.tell(&batch.changes, self.next_position - 1);
         batch.outcome.send_replace(Some(Ok(())));
     }
 

@@ -64,3 +64,18 @@ pub async fn of_user(db: &mut impl Read, user: UserNum) -> Result<Vec<Membership
     .fetch_all()
     .await
 }
+
+/// Returns the rooms of a user in which an event, a receipt, or the user's own membership is newer than a position.
+pub async fn changed_since(db: &mut impl Read, user: UserNum, after: i64) -> Result<Vec<RoomNum>> {
+    db.query(
+        "SELECT m.room FROM memberships m JOIN rooms r ON r.num = m.room
+         WHERE m.user_num = $1
+           AND (m.position > $2
+                OR (m.membership = 'join' AND (r.last_position > $2 OR EXISTS (
+                    SELECT 1 FROM receipts t WHERE t.room = m.room AND t.position > $2))))",
+    )
+    .bind(user)
+    .bind(after)
+    .fetch_scalars()
+    .await
+}

@@ -17,6 +17,7 @@ use crate::{
     matrix::{StateMap, TimelineEvent},
     rooms::{Room, UserRoom, UserRooms},
     storage::{Position, Receipt, RoomNum, UserNum},
+    users::Session,
 };
 
 /// How often rooms are loaded again because memory dropped them meanwhile.
@@ -68,13 +69,13 @@ impl Inner {
     /// Rooms that the user has left belong to it only where they left after the token, or with `with_left`.
     pub(super) async fn moment(
         &self,
-        user: UserNum,
+        session: &Session,
         since: Option<&Token>,
         with_left: bool,
     ) -> Result<Moment> {
-        let older = self.changed_long_ago(user, since).await?;
+        let older = self.changed_long_ago(session, since).await?;
         for _ in 0..ATTEMPTS {
-            let mine = self.rooms.of_user(user).await?;
+            let mine = self.rooms.of_user(session.user).await?;
             // Loads what is not in memory, and keeps it there until the moment is taken.
             let asked = Asked {
                 since,
@@ -87,7 +88,7 @@ impl Inner {
                     held.push(self.rooms.room_by_number(num).await?);
                 }
             }
-            if let Some(moment) = self.take(user, &mine, &asked) {
+            if let Some(moment) = self.take(session.user, &mine, &asked) {
                 return Ok(moment);
             }
         }
@@ -97,10 +98,11 @@ impl Inner {
     }
 
     /// Returns the rooms in which something happened before memory begins to know it.
-    async fn changed_long_ago(&self, user: UserNum, since: Option<&Token>) -> Result<Older> {
+    async fn changed_long_ago(&self, session: &Session, since: Option<&Token>) -> Result<Older> {
         let Some(since) = since else {
             return Ok(Older::default());
         };
+        let (user, user_id) = (session.user, &session.user_id);
         let up_to = self.db.journal().published();
         if self.recent.rooms(since.position).is_some() {
             return Ok(Older {
@@ -111,7 +113,7 @@ impl Inner {
         let rooms = self.rooms.changed_since(user, since.position).await?;
         let with_account_data = self
             .users
-            .account_data_changed(user, since.position, up_to)
+            .account_data_changed(user, user_id, Some(since.position), up_to)
             .await?;
         let rooms = rooms
             .into_iter()

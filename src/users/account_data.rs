@@ -3,7 +3,7 @@
 //! See <https://spec.matrix.org/v1.19/client-server-api/#client-config>.
 
 use ruma::{
-    RoomId, UserId,
+    EventId, RoomId, UserId,
     events::tag::{TagEventContent, TagInfo, TagName, Tags},
     push::Ruleset,
 };
@@ -23,8 +23,10 @@ use crate::{
 const NAME_BYTES: usize = 255;
 /// The most tags of a room: far more than a list of rooms can show.
 const TAGS: usize = 100;
+/// The account data that holds up to where a room is read.
+const FULLY_READ: &str = "m.fully_read";
 /// The account data that the server keeps itself.
-const OWN: [&str; 2] = ["m.fully_read", PUSH_RULES];
+const OWN: [&str; 2] = [FULLY_READ, PUSH_RULES];
 /// The account data that holds the push rules.
 pub(super) const PUSH_RULES: &str = "m.push_rules";
 /// The account data that holds the tags of a room.
@@ -102,6 +104,21 @@ impl Users {
         let mut tx = self.inner.db.write().await?;
         let room = room_number(&mut tx, room_id).await?;
         store(&mut tx, session, room, kind, content).await?;
+        tx.commit().await
+    }
+
+    /// Notes up to which event a user has read everything of a room.
+    ///
+    /// [Fully read markers](https://spec.matrix.org/v1.19/client-server-api/#fully-read-markers)
+    pub async fn set_fully_read(
+        &self,
+        session: &Session,
+        room: RoomNum,
+        event_id: &EventId,
+    ) -> Result<()> {
+        let content = serde_json::json!({ "event_id": event_id }).to_string();
+        let mut tx = self.inner.db.write().await?;
+        store(&mut tx, session, Some(room), FULLY_READ, &content).await?;
         tx.commit().await
     }
 
@@ -215,7 +232,6 @@ pub(super) async fn store(
     let position = account_data::set(tx, session.user, room, kind, content).await?;
     let change = Change::AccountData {
         user: session.user,
-        user_id: session.user_id.clone(),
         room,
         kind: kind.into(),
         content: content.into(),

@@ -9,9 +9,8 @@ use ruma::{
     events::{
         StateEventType, TimelineEventType,
         room::{
-            canonical_alias::RoomCanonicalAliasEventContent, member::MembershipState,
-            name::RoomNameEventContent, power_levels::RoomPowerLevelsEventContent,
-            topic::RoomTopicEventContent,
+            canonical_alias::RoomCanonicalAliasEventContent, name::RoomNameEventContent,
+            power_levels::RoomPowerLevelsEventContent, topic::RoomTopicEventContent,
         },
     },
     room_version_rules::AuthorizationRules,
@@ -26,7 +25,7 @@ use super::Profiles;
 use crate::{
     error::{Error, Result},
     matrix::SUPPORTED_VERSIONS,
-    rooms::{MemberChange, MemberProfile, NewEvent},
+    rooms::{Action, MemberChange, MemberProfile, NewEvent},
 };
 
 /// How many users one request may invite.
@@ -200,14 +199,14 @@ impl Plan<'_> {
 
     fn join(&self) -> Result<NewEvent> {
         let creator = &self.create.creator;
-        MemberChange::own(creator, MembershipState::Join, self.profile(creator), None).event()
+        MemberChange::own(creator, Action::Join, self.profile(creator)).event()
     }
 
     fn invite(&self, target: &OwnedUserId) -> Result<NewEvent> {
         MemberChange {
             sender: self.create.creator.clone(),
             target: target.clone(),
-            membership: MembershipState::Invite,
+            action: Action::Invite,
             profile: self.profile(target),
             reason: None,
             is_direct: self.create.request.is_direct,

@@ -1,0 +1,189 @@
+//! Operations that need several services: what happens in a room because of what happens to an account.
+
+use std::collections::HashMap;
+
+use ruma::{
+    EventId, OwnedRoomId, OwnedUserId, RoomId, RoomOrAliasId, UserId,
+    api::client::room::create_room,
+    events::{receipt::ReceiptThread, room::member::MembershipState},
+};
+
+use crate::{
+    ephemeral::{Ephemeral, PresenceUpdate},
+    error::{Error, Result},
+    rooms::{Action, CreateRoom, MemberChange, MemberProfile, NewReceipt, Rooms},
+    users::{ProfileChange, Session, Users},
+};
+
+/// Operations that need several services. Cheap to clone.
+#[derive(Clone)]
+pub struct Workflows {
+    users: Users,
+    rooms: Rooms,
+    ephemeral: Ephemeral,
+}
+
+/// What a user wants to change of a membership.
+#[derive(Clone, Debug)]
+pub struct Wish {
+    /// Whose membership.
+    pub target: OwnedUserId,
+    /// What shall be done.
+    pub action: Action,
+    /// Why.
+    pub reason: Option<String>,
+}
+
+impl Workflows {
+    /// Builds the operations on services that exist already.
+    pub fn new(users: Users, rooms: Rooms, ephemeral: Ephemeral) -> Self {
+        Self {
+            users,
+            rooms,
+            ephemeral,
+        }
+    }
+
+    /// Creates a room for a user.
+    pub async fn create_room(
+        &self,
+        session: &Session,
+        request: create_room::v3::Request,
+    ) -> Result<OwnedRoomId> {
+        let creator = session.user_id.clone();
+        let mut profiles = HashMap::new();
+        for user_id in request.invite.iter().chain([&creator]) {
+            profiles.insert(user_id.clone(), self.member_profile(user_id).await);
+        }
+        self.rooms
+            .create(CreateRoom {
+                creator,
+                request,
+                profiles,
+            })
+            .await
+    }
+
+    /// Changes a membership as a user wishes.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Forbidden`] with the rule that refuses it.
+    pub async fn change_membership(
+        &self,
+        session: &Session,
+        room_id: &RoomId,
+        wish: Wish,
+    ) -> Result<()> {
+        let is_shown = matches!(wish.action, Action::Join | Action::Invite | Action::Knock);
+        let profile = if is_shown {
+            self.member_profile(&wish.target).await
+        } else {
+            MemberProfile::default()
+        };
+        let change = MemberChange {
+            sender: session.user_id.clone(),
+            target: wish.target,
+            action: wish.action,
+            profile,
+            reason: wish.reason,
+            is_direct: false,
+        };
+        self.rooms.change_membership(room_id, change).await
+    }
+
+    /// Lets a user join a room by its id or an alias.
+    pub async fn join(
+        &self,
+        session: &Session,
+        room: &RoomOrAliasId,
+        reason: Option<String>,
+    ) -> Result<OwnedRoomId> {
+        let room_id = match <&RoomId>::try_from(room) {
+            Ok(room_id) => room_id.to_owned(),
+            Err(alias) => self.rooms.resolve_alias(alias).await?,
+        };
+        let wish = Wish {
+            target: session.user_id.clone(),
+            action: Action::Join,
+            reason,
+        };
+        self.change_membership(session, &room_id, wish).await?;
+        Ok(room_id)
+    }
+
+    /// Shows a changed profile in the rooms of the user.
+    pub async fn show_profile(
+        &self,
+        session: &Session,
+        change: Option<ProfileChange>,
+    ) -> Result<()> {
+        let is_shown = change
+            .is_some_and(|change| matches!(change.field.as_str(), "displayname" | "avatar_url"));
+        if !is_shown {
+            return Ok(());
+        }
+        let profile = self.member_profile(&session.user_id).await;
+        self.rooms
+            .update_profile(session.user, &session.user_id, profile)
+            .await
+    }
+
+    /// Deactivates an account and takes the user out of every room.
+    pub async fn deactivate(&self, session: &Session, erase: bool) -> Result<()> {
+        self.users.deactivate(session, erase).await?;
+        self.rooms.leave_all(session.user, &session.user_id).await
+    }
+
+    /// Notes that a user has read a room up to an event.
+    pub async fn read(
+        &self,
+        session: &Session,
+        room_id: &RoomId,
+        kind: &str,
+        event_id: &EventId,
+        thread: &ReceiptThread,
+    ) -> Result<()> {
+        let room = self.rooms.room(room_id).await?;
+        if self.rooms.of_user(session.user).await?.membership(room.num) != MembershipState::Join {
+            return Err(Error::forbidden("you are not in this room"));
+        }
+        self.ephemeral
+            .presence
+            .update(session.user, &session.user_id, PresenceUpdate::Active);
+        if kind == "m.fully_read" {
+            return self.users.set_fully_read(session, room.num, event_id).await;
+        }
+        let thread = thread.as_str().unwrap_or_default();
+        let (user, user_id) = (session.user, &session.user_id);
+        self.rooms
+            .receive_receipt(
+                &room,
+                NewReceipt {
+                    user,
+                    user_id,
+                    kind,
+                    thread,
+                    event_id,
+                },
+            )
+            .await
+    }
+
+    /// Returns how a user is shown in rooms; of a user of another server nothing is known here.
+    async fn member_profile(&self, user_id: &UserId) -> MemberProfile {
+        let Ok(profile) = self.users.profile(user_id).await else {
+            return MemberProfile::default();
+        };
+        let text = |field: &str| {
+            profile
+                .get(field)
+                .and_then(|value| value.as_str())
+                .map(ToOwned::to_owned)
+        };
+        MemberProfile {
+            displayname: text("displayname"),
+            avatar_url: text("avatar_url").map(Into::into),
+        }
+    }
+}
