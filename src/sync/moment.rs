@@ -102,7 +102,7 @@ impl Inner {
         let Some(since) = since else {
             return Ok(Older::default());
         };
-        let (user, user_id) = (session.user, &session.user_id);
+        let user = session.user;
         let up_to = self.db.journal().published();
         if self.recent.rooms(since.position).is_some() {
             return Ok(Older {
@@ -113,7 +113,7 @@ impl Inner {
         let rooms = self.rooms.changed_since(user, since.position).await?;
         let with_account_data = self
             .users
-            .account_data_changed(user, user_id, Some(since.position), up_to)
+            .account_data_changed(user, since.position, up_to)
             .await?;
         let rooms = rooms
             .into_iter()

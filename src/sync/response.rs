@@ -25,6 +25,8 @@ use crate::{
     users::Session,
 };
 
+/// The account data that holds the push rules.
+const PUSH_RULES: &str = "m.push_rules";
 /// Messages to a device that one answer carries.
 const TO_DEVICE: usize = 100;
 
@@ -59,7 +61,8 @@ impl Inner {
             self.add_room(&viewer, room, &account_data, &mut response)
                 .await?;
         }
-        add_global_account_data(&viewer, &account_data, &mut response);
+        self.add_global_account_data(&viewer, &account_data, &mut response)
+            .await?;
         self.add_presence(&viewer, &moment, &mut response).await?;
         let to_device = self.add_to_device(&viewer, &mut response).await?;
         let token = Token {
@@ -73,13 +76,13 @@ impl Inner {
     }
 
     async fn account_data(&self, viewer: &Viewer<'_>) -> Result<Vec<AccountData>> {
-        let (user, user_id) = (viewer.session.user, &viewer.session.user_id);
+        let user = viewer.session.user;
         let after = viewer.request.since.map(|since| since.position);
         if after.is_some_and(|after| !self.recent.account_data_changed(user, after)) {
             return Ok(Vec::new());
         }
         self.users
-            .account_data_changed(user, user_id, after, viewer.now)
+            .account_data_changed(user, after.unwrap_or(0), viewer.now)
             .await
     }
 
@@ -126,6 +129,37 @@ impl Inner {
                 response.rooms.knock.insert(room_id, knocked);
             }
             _ => {}
+        }
+        Ok(())
+    }
+
+    /// Adds what belongs to no room; a first answer has the push rules, even if nobody ever changed them.
+    async fn add_global_account_data(
+        &self,
+        viewer: &Viewer<'_>,
+        account_data: &[AccountData],
+        response: &mut Response,
+    ) -> Result<()> {
+        let filter = &viewer.request.filter.account_data;
+        let global = account_data.iter().filter(|data| data.room().is_none());
+        let wanted = global.filter(|data| wants_global(filter, &data.kind, None));
+        response.account_data.events = wanted
+            .filter_map(|data| Some(Raw::from_json(typed(&data.kind, &data.content)?)))
+            .collect();
+        let has_rules = account_data
+            .iter()
+            .any(|data| data.room().is_none() && data.kind == PUSH_RULES);
+        if viewer.request.since.is_none() && !has_rules && wants_global(filter, PUSH_RULES, None) {
+            let session = viewer.session;
+            let rules = self
+                .users
+                .push_rules(session.user, &session.user_id)
+                .await?;
+            let event = json!({ "type": PUSH_RULES, "content": { "global": rules } });
+            response
+                .account_data
+                .events
+                .push(Raw::from_json(to_raw_value(&event)?));
         }
         Ok(())
     }
@@ -319,17 +353,4 @@ fn thread_id(thread: &str) -> Option<String> {
         other => ReceiptThread::try_from(Some(other)).ok()?,
     };
     thread.as_str().map(ToOwned::to_owned)
-}
-
-fn add_global_account_data(
-    viewer: &Viewer<'_>,
-    account_data: &[AccountData],
-    response: &mut Response,
-) {
-    let filter = &viewer.request.filter.account_data;
-    let global = account_data.iter().filter(|data| data.room().is_none());
-    let wanted = global.filter(|data| wants_global(filter, &data.kind, None));
-    response.account_data.events = wanted
-        .filter_map(|data| Some(Raw::from_json(typed(&data.kind, &data.content)?)))
-        .collect();
 }
