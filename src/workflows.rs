@@ -1,17 +1,16 @@
 //! Operations that need several services: what happens in a room because of what happens to an account.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use ruma::{
     EventId, OwnedRoomId, OwnedUserId, RoomId, RoomOrAliasId, UserId,
-    api::client::room::create_room,
-    events::{receipt::ReceiptThread, room::member::MembershipState},
+    api::client::room::create_room, events::receipt::ReceiptThread,
 };
 
 use crate::{
     ephemeral::{Ephemeral, PresenceUpdate},
     error::{Error, Result},
-    rooms::{Action, CreateRoom, MemberChange, MemberProfile, NewReceipt, Rooms},
+    rooms::{Action, CreateRoom, MemberChange, MemberProfile, NewReceipt, Room, Rooms},
     users::{ProfileChange, Session, Users},
 };
 
@@ -135,6 +134,36 @@ impl Workflows {
         self.rooms.leave_all(session.user, &session.user_id).await
     }
 
+    /// Notes that a user types in a room, or has ceased to.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Forbidden`] for one who is not in the room.
+    pub async fn types(
+        &self,
+        session: &Session,
+        room_id: &RoomId,
+        lasting: Option<Duration>,
+    ) -> Result<()> {
+        let room = self.joined_room(session, room_id).await?;
+        self.ephemeral
+            .presence
+            .update(session.user, &session.user_id, PresenceUpdate::Active);
+        self.ephemeral
+            .typing
+            .set(room.num, &session.user_id, lasting);
+        Ok(())
+    }
+
+    /// Returns a room that a user is in.
+    async fn joined_room(&self, session: &Session, room_id: &RoomId) -> Result<Arc<Room>> {
+        let room = self.rooms.room_of_member(room_id).await?;
+        if self.rooms.is_joined(session.user, &room).await? {
+            return Ok(room);
+        }
+        Err(Error::forbidden("you are not in this room"))
+    }
+
     /// Notes that a user has read a room up to an event.
     pub async fn read(
         &self,
@@ -144,15 +173,18 @@ impl Workflows {
         event_id: &EventId,
         thread: &ReceiptThread,
     ) -> Result<()> {
-        let room = self.rooms.room(room_id).await?;
-        if self.rooms.of_user(session.user).await?.membership(room.num) != MembershipState::Join {
-            return Err(Error::forbidden("you are not in this room"));
-        }
+        let room = self.joined_room(session, room_id).await?;
         self.ephemeral
             .presence
             .update(session.user, &session.user_id, PresenceUpdate::Active);
-        if kind == "m.fully_read" {
-            return self.users.set_fully_read(session, room.num, event_id).await;
+        match kind {
+            "m.fully_read" => return self.users.set_fully_read(session, room.num, event_id).await,
+            "m.read" | "m.read.private" => {}
+            other => {
+                return Err(Error::invalid_param(format!(
+                    "there are no receipts of type {other}"
+                )));
+            }
         }
         let thread = thread.as_str().unwrap_or_default();
         let (user, user_id) = (session.user, &session.user_id);

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use axum::extract::FromRef;
 
 use super::{limits::Limits, metrics::Metrics};
-use crate::{clock::Clock, config::Config, devices::Devices, tasks::Tasks, users::Users};
+use crate::{
+    clock::Clock, config::Config, devices::Devices, ephemeral::Ephemeral, rooms::Rooms, sync::Sync,
+    tasks::Tasks, users::Users, workflows::Workflows,
+};
 
 /// The services, each of which a handler takes with `State`. Built in `cli::serve`.
 #[derive(Clone, FromRef)]
@@ -24,4 +27,12 @@ pub struct App {
     pub users: Users,
     /// The devices.
     pub devices: Devices,
+    /// The rooms.
+    pub rooms: Rooms,
+    /// What lives in memory alone.
+    pub ephemeral: Ephemeral,
+    /// Operations that need several services.
+    pub workflows: Workflows,
+    /// What changed for whom.
+    pub sync: Sync,
 }

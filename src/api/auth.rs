@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::{
-    extract::ConnectInfo,
+    extract::{ConnectInfo, FromRequestParts},
     http::{Request, header::AUTHORIZATION, request::Parts},
 };
 use ruma::api::auth_scheme::{
@@ -81,6 +81,19 @@ impl Authenticate for AppserviceTokenOptional {
 
     async fn authenticate(_: &App, _: &Parts, _: &[u8]) -> Result<()> {
         Ok(())
+    }
+}
+
+/// Who asks, where an endpoint needs no token but answers more with one.
+pub struct MaybeSession(pub Option<Arc<Session>>);
+
+impl FromRequestParts<App> for MaybeSession {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self> {
+        AccessTokenOptional::authenticate(app, parts, &[])
+            .await
+            .map(Self)
     }
 }
 

@@ -7,6 +7,7 @@ mod listen;
 mod logging;
 pub mod serve;
 mod shutdown;
+mod signing_key;
 
 use std::{
     ffi::OsString,

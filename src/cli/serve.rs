@@ -8,16 +8,20 @@ use std::{
 use axum::Router;
 use prometheus::Registry;
 
-use super::listen::Bound;
+use super::{listen::Bound, signing_key};
 use crate::{
     api::{self, App, Limits, Metrics, Peer},
     clock::Clock,
     config::{BaseUrl, Config, Listen},
     devices::Devices,
+    ephemeral::Ephemeral,
     error::{Error, Result},
+    rooms::Rooms,
     storage::Db,
+    sync::{Sources, Sync},
     tasks::Tasks,
     users::Users,
+    workflows::Workflows,
 };
 
 /// How long a stop waits for what is running. The process has to be gone after ten seconds.
@@ -66,22 +70,11 @@ pub async fn start_at(mut config: Config, clock: Clock) -> Result<Running> {
     let registry = Registry::new();
     let metrics = Metrics::new(&registry)?;
     let config = Arc::new(config);
-    let limits = Limits::new(&config.limits, clock.clone());
     let (url, folder) = (config.database.url.expose(), &config.server.data_dir);
     let storage_tasks = Tasks::default();
     let db = Db::open(url, folder, &storage_tasks).await?;
-    let users = Users::new(&db, &clock, &config, &tasks);
-    let devices = Devices::new(&db, &config);
-    let registration_token = users.first_admin_token().await?;
-    let app = App {
-        config,
-        clock,
-        tasks: tasks.clone(),
-        limits,
-        metrics: metrics.clone(),
-        users,
-        devices,
-    };
+    let app = build(config, clock, tasks.clone(), db.clone(), metrics.clone()).await?;
+    let registration_token = app.users.first_admin_token().await?;
 
     let router = api::router(app);
     for listener in listeners {
@@ -98,6 +91,46 @@ pub async fn start_at(mut config: Config, clock: Clock) -> Result<Running> {
         tasks,
         db,
         storage_tasks,
+    })
+}
+
+/// Builds the services, each from those above it: the order of the lines is the order of the layers.
+pub(crate) async fn build(
+    config: Arc<Config>,
+    clock: Clock,
+    tasks: Tasks,
+    db: Db,
+    metrics: Metrics,
+) -> Result<App> {
+    let limits = Limits::new(&config.limits, clock.clone());
+    let users = Users::new(&db, &clock, &config, &tasks);
+    let devices = Devices::new(&db, &config);
+    let key = signing_key::load(&config.server)?;
+    let version = config.server.default_room_version.clone();
+    let rooms = Rooms::open(db.clone(), clock.clone(), key, tasks.clone(), version).await?;
+    let ephemeral = Ephemeral::new(clock.clone(), &tasks);
+    let workflows = Workflows::new(users.clone(), rooms.clone(), ephemeral.clone());
+    let sources = Sources {
+        db: db.clone(),
+        clock: clock.clone(),
+        users: users.clone(),
+        devices: devices.clone(),
+        rooms: rooms.clone(),
+        ephemeral: ephemeral.clone(),
+    };
+    let sync = Sync::new(sources, &tasks);
+    Ok(App {
+        config,
+        clock,
+        tasks,
+        limits,
+        metrics,
+        users,
+        devices,
+        rooms,
+        ephemeral,
+        workflows,
+        sync,
     })
 }
 

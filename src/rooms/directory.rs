@@ -3,9 +3,11 @@
 use ruma::{
     OwnedMxcUri, OwnedRoomAliasId, OwnedRoomId, RoomAliasId, RoomId, UInt, UserId,
     directory::{PublicRoomsChunk, PublicRoomsChunkInit},
-    events::StateEventType,
+    events::{StateEventType, room::canonical_alias::RoomCanonicalAliasEventContent},
     room::{JoinRuleKind, RoomType},
 };
+
+use serde_json::value::RawValue;
 
 use super::{Rooms, warm::Room};
 use crate::{
@@ -112,6 +114,43 @@ impl Rooms {
         let mut tx = self.inner.db.write().await?;
         aliases::delete(&mut tx, alias.as_str()).await?;
         tx.commit().await
+    }
+
+    /// Checks what a client wants to make the canonical alias of a room, and its alternatives: those that are
+    /// new must exist and point to the room.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::BadAlias`] for one that does not; [`Error::InvalidParam`] for one that is malformed.
+    pub async fn check_canonical_alias(&self, room_id: &RoomId, content: &RawValue) -> Result<()> {
+        let content = serde_json::from_str::<RoomCanonicalAliasEventContent>(content.get())
+            .map_err(|e| Error::invalid_param(format!("not a canonical alias: {e}")))?;
+        let room = self.room_of_member(room_id).await?;
+        let before = room
+            .view()
+            .state
+            .content::<RoomCanonicalAliasEventContent>(&StateEventType::RoomCanonicalAlias)
+            .unwrap_or_default();
+        let known = |alias: &OwnedRoomAliasId| {
+            before.alias.as_ref() == Some(alias) || before.alt_aliases.contains(alias)
+        };
+        for alias in content
+            .alias
+            .iter()
+            .chain(&content.alt_aliases)
+            .filter(|alias| !known(alias))
+        {
+            match self.resolve_alias(alias).await {
+                Ok(target) if target == room_id => {}
+                Ok(_) | Err(Error::NotFound(_)) => {
+                    return Err(Error::BadAlias(format!(
+                        "{alias} does not point to this room"
+                    )));
+                }
+                Err(other) => return Err(other),
+            }
+        }
+        Ok(())
     }
 
     /// Returns the aliases of a room.

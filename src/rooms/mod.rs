@@ -25,7 +25,10 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use ruma::{OwnedRoomId, OwnedUserId, RoomId, RoomVersionId, ServerName, UserId};
+use ruma::{
+    OwnedRoomId, OwnedUserId, RoomId, RoomVersionId, ServerName, UserId,
+    events::room::member::MembershipState,
+};
 
 use self::{counts::CustomRules, followed::Followed};
 pub use self::{
@@ -41,7 +44,7 @@ pub use self::{
 use crate::{
     clock::Clock,
     error::{Error, Result},
-    matrix::SigningKey,
+    matrix::{SigningKey, Visibility},
     storage::{Change, Db, Follower, Position, RoomNum, UserNum, memberships, rooms},
     tasks::Tasks,
 };
@@ -115,6 +118,56 @@ impl Rooms {
     pub async fn room(&self, room_id: &RoomId) -> Result<Arc<Room>> {
         let num = self.number(room_id).await?;
         self.room_by_number(num).await
+    }
+
+    /// Returns a room for a member of it; whether an unknown room exists is nobody's business.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Forbidden`] when this server does not know the room.
+    pub async fn room_of_member(&self, room_id: &RoomId) -> Result<Arc<Room>> {
+        self.room(room_id)
+            .await
+            .map_err(|error| send::not_in_room(error, room_id))
+    }
+
+    /// Returns a room and what a user may see of it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Forbidden`] for one who was never in it, unless everyone may read it; and for one who forgot it.
+    pub async fn enter(
+        &self,
+        room_id: &RoomId,
+        user: UserNum,
+        user_id: &UserId,
+    ) -> Result<(Arc<Room>, Access)> {
+        let room = self.room_of_member(room_id).await?;
+        let access = self.access(&room, user, user_id).await?;
+        let is_forgotten = self
+            .of_user(user)
+            .await?
+            .get(room.num)
+            .is_some_and(|room| room.forgotten);
+        let is_open = Visibility::of_state(&room.view().state) == Visibility::WorldReadable;
+        if is_open || (access.ever_joined() && !is_forgotten) {
+            return Ok((room, access));
+        }
+        Err(Error::forbidden("you are not in this room"))
+    }
+
+    /// Returns whether a user has joined a room.
+    pub async fn is_joined(&self, user: UserNum, room: &Room) -> Result<bool> {
+        Ok(self.of_user(user).await?.membership(room.num) == MembershipState::Join)
+    }
+
+    /// Returns whether two users have joined the same room.
+    pub async fn share_a_room(&self, one: UserNum, other: UserNum) -> Result<bool> {
+        let (one, other) = (self.of_user(one).await?, self.of_user(other).await?);
+        Ok(one
+            .joined()
+            .into_iter()
+            .any(|room| other.membership(room) == MembershipState::Join))
     }
 
     /// Returns the number of a room.

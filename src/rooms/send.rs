@@ -41,6 +41,23 @@ pub struct NewEvent {
 }
 
 impl NewEvent {
+    /// Returns an event that is no state event.
+    pub fn message(
+        sender: OwnedUserId,
+        kind: TimelineEventType,
+        content: Box<RawValue>,
+        transaction: Option<Transaction>,
+    ) -> Self {
+        Self {
+            sender,
+            kind,
+            state_key: None,
+            content,
+            redacts: None,
+            transaction,
+        }
+    }
+
     /// Returns a state event.
     pub fn state(
         sender: OwnedUserId,

@@ -7,7 +7,7 @@ use ruma::{
     events::{StateEventType, room::member::MembershipState},
 };
 
-use super::{Rooms, load::state_map, timeline::Access, warm::Room};
+use super::{Rooms, load::state_map, warm::Room};
 use crate::{
     error::{Error, Result},
     matrix::{Pdu, StateMap, Visibility},
@@ -15,31 +15,38 @@ use crate::{
 };
 
 impl Rooms {
-    /// Returns the state of a room that a user may see: the current one for members and for everyone where
-    /// history is world readable; the state at their leave for those who have left.
+    /// Returns the state of a room that a user may see, at a place of the timeline or now: the current one for
+    /// members and for everyone where history is world readable; that at their leave for those who have left.
     ///
     /// # Errors
     ///
     /// [`Error::Forbidden`] for everyone else.
-    pub async fn visible_state(
+    pub async fn visible_state_at(
         &self,
         room: &Room,
         user: UserNum,
         user_id: &UserId,
+        at: Option<i64>,
     ) -> Result<StateMap> {
         let current = room.view().state.clone();
+        let is_open = Visibility::of_state(&current) == Visibility::WorldReadable;
+        if is_open || current.membership(user_id) == MembershipState::Join {
+            return match at {
+                Some(at) => self.state_at(room, at).await,
+                None => Ok(current),
+            };
+        }
         let is_forgotten = self
             .of_user(user)
             .await?
             .get(room.num)
             .is_some_and(|room| room.forgotten);
-        let is_open = Visibility::of_state(&current) == Visibility::WorldReadable;
-        if is_open || current.membership(user_id) == MembershipState::Join {
-            return Ok(current);
-        }
         let access = self.access(room, user, user_id).await?;
         match access.left_at() {
-            Some(left_at) if !is_forgotten => self.state_at(room, left_at).await,
+            Some(left_at) if !is_forgotten => {
+                self.state_at(room, at.map_or(left_at, |at| at.min(left_at)))
+                    .await
+            }
             _ => Err(Error::forbidden("you are not in this room")),
         }
     }
@@ -110,11 +117,6 @@ impl Rooms {
             .into_iter()
             .filter_map(|(kind, key)| Some((StateEventType::from(text(kind)?), text(key)?)))
             .collect())
-    }
-
-    /// Returns whether a user may see a room at all, for what is neither an event nor state.
-    pub fn may_enter(access: &Access, state: &StateMap) -> bool {
-        access.ever_joined() || Visibility::of_state(state) == Visibility::WorldReadable
     }
 }
 

@@ -144,6 +144,11 @@ impl Follows for Room {
 }
 
 impl View {
+    /// Returns the place after the newest event of the timeline.
+    pub fn newest_place(&self) -> i64 {
+        self.ring.back().map_or(0, |event| event.timeline)
+    }
+
     /// Adds an accepted event, the newest of the timeline.
     pub(super) fn push(&mut self, event: Arc<TimelineEvent>) {
         self.notified = event.notified;

@@ -9,6 +9,7 @@ use crate::{
     api::{App, Class, Incoming, Limits, Outgoing, endpoint},
     error::{Error, Result},
     users::Users,
+    workflows::Workflows,
 };
 
 pub(super) fn routes() -> Router<App> {
@@ -51,6 +52,7 @@ async fn change_password(
 /// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3accountdeactivate
 async fn deactivate(
     State(users): State<Users>,
+    State(workflows): State<Workflows>,
     State(limits): State<Limits>,
     Incoming { from, request }: Incoming<deactivate::v3::Request>,
 ) -> Result<Outgoing<deactivate::v3::Response>> {
@@ -60,7 +62,7 @@ async fn deactivate(
     users
         .reauthenticate("deactivate", &from, &request.erase, request.auth.as_ref())
         .await?;
-    users.deactivate(&from, request.erase).await?;
+    workflows.deactivate(&from, request.erase).await?;
     // There are no third-party ids that an identity server could know.
     let response = deactivate::v3::Response::new(ThirdPartyIdRemovalStatus::Success);
     Ok(Outgoing(response))

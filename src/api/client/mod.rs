@@ -5,12 +5,20 @@ mod account_data;
 mod admin_register;
 mod capabilities;
 mod devices;
+mod directory;
 mod discovery;
+mod ephemeral;
 mod filters;
 mod login;
+mod membership;
+mod messages;
 mod profile;
 mod push_rules;
 mod register;
+mod rooms;
+mod send;
+mod state;
+mod sync;
 mod tags;
 mod to_device;
 
@@ -25,12 +33,20 @@ pub(super) fn routes() -> Router<App> {
         .merge(admin_register::routes())
         .merge(capabilities::routes())
         .merge(devices::routes())
+        .merge(directory::routes())
         .merge(discovery::routes())
+        .merge(ephemeral::routes())
         .merge(filters::routes())
         .merge(login::routes())
+        .merge(membership::routes())
+        .merge(messages::routes())
         .merge(profile::routes())
         .merge(push_rules::routes())
         .merge(register::routes())
+        .merge(rooms::routes())
+        .merge(send::routes())
+        .merge(state::routes())
+        .merge(sync::routes())
         .merge(tags::routes())
         .merge(to_device::routes())
 }

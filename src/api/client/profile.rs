@@ -9,6 +9,7 @@ use crate::{
     api::{App, Incoming, Outgoing, endpoint},
     error::Result,
     users::Users,
+    workflows::Workflows,
 };
 
 pub(super) fn routes() -> Router<App> {
@@ -54,11 +55,13 @@ async fn get_profile_field(
 /// [spec]: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3profileuseridkeyname
 async fn set_profile_field(
     State(users): State<Users>,
+    State(workflows): State<Workflows>,
     Incoming { from, request }: Incoming<set_profile_field::v3::Request>,
 ) -> Result<Outgoing<set_profile_field::v3::Response>> {
-    users
+    let change = users
         .set_profile_field(&from, &request.user_id, &request.value)
         .await?;
+    workflows.show_profile(&from, change).await?;
     Ok(Outgoing(set_profile_field::v3::Response::new()))
 }
 
@@ -67,10 +70,12 @@ async fn set_profile_field(
 /// [spec]: https://spec.matrix.org/v1.19/client-server-api/#delete_matrixclientv3profileuseridkeyname
 async fn delete_profile_field(
     State(users): State<Users>,
+    State(workflows): State<Workflows>,
     Incoming { from, request }: Incoming<delete_profile_field::v3::Request>,
 ) -> Result<Outgoing<delete_profile_field::v3::Response>> {
-    users
+    let change = users
         .remove_profile_field(&from, &request.user_id, request.field)
         .await?;
+    workflows.show_profile(&from, change).await?;
     Ok(Outgoing(delete_profile_field::v3::Response::new()))
 }

@@ -18,12 +18,12 @@ use tower::ServiceExt;
 
 use super::*;
 use crate::{
-    api::{Limits, Metrics, layers},
+    api::{Metrics, layers},
+    cli::serve,
     clock::Clock,
     config::Config,
-    devices::Devices,
+    storage::testing::TestDb,
     tasks::Tasks,
-    users::testing::TestUsers,
 };
 
 fn paths<R: Metadata>() -> Vec<String> {
@@ -108,18 +108,14 @@ fn a_wrong_type_is_bad_json_and_broken_json_is_not_json() {
 
 /// Answers a request as the server would that had these endpoints only.
 async fn answer(request: http::Request<Body>) -> (u16, Value) {
-    let clock = Clock::system();
-    let config = Config::default();
-    let test = TestUsers::new(|_| {}).await;
-    let app = App {
-        users: test.users.clone(),
-        devices: Devices::new(&test.test.db, &config),
-        limits: Limits::new(&config.limits, clock.clone()),
-        metrics: Metrics::new(&Registry::new()).expect("is new"),
-        config: Arc::new(config),
-        clock,
-        tasks: Tasks::default(),
-    };
+    let test = TestDb::new().await;
+    let mut config = Config::default();
+    config.server.data_dir = test.dir.path().to_owned();
+    let metrics = Metrics::new(&Registry::new()).expect("is new");
+    let (clock, tasks, db) = (Clock::system(), Tasks::default(), test.db.clone());
+    let app = serve::build(Arc::new(config), clock, tasks, db, metrics)
+        .await
+        .expect("is built");
     let routes = Router::new()
         .merge(endpoint::<whoami::v3::Request, _>(whoami))
         .merge(endpoint::<refresh_token::v3::Request, _>(refresh))

@@ -1,0 +1,181 @@
+//! Room aliases and the public room directory.
+
+use axum::{Router, extract::State};
+use ruma::{
+    OwnedServerName, UInt,
+    api::client::{
+        alias::{create_alias, delete_alias, get_alias},
+        directory::{
+            get_public_rooms, get_public_rooms_filtered, get_room_visibility, set_room_visibility,
+        },
+        room::Visibility,
+    },
+    directory::RoomTypeFilter,
+    room::RoomType,
+};
+
+use std::sync::Arc;
+
+use crate::{
+    api::{App, Incoming, MaybeSession, Outgoing, endpoint},
+    config::Config,
+    error::{Error, Result},
+    rooms::{DirectoryPage, DirectorySearch, Rooms},
+};
+
+pub(super) fn routes() -> Router<App> {
+    Router::new()
+        .merge(endpoint::<create_alias::v3::Request, _>(create_alias))
+        .merge(endpoint::<get_alias::v3::Request, _>(get_alias))
+        .merge(endpoint::<delete_alias::v3::Request, _>(delete_alias))
+        .merge(endpoint::<get_room_visibility::v3::Request, _>(
+            get_room_visibility,
+        ))
+        .merge(endpoint::<set_room_visibility::v3::Request, _>(
+            set_room_visibility,
+        ))
+        .merge(endpoint::<get_public_rooms::v3::Request, _>(
+            get_public_rooms,
+        ))
+        .merge(endpoint::<get_public_rooms_filtered::v3::Request, _>(
+            get_public_rooms_filtered,
+        ))
+}
+
+/// `PUT /_matrix/client/*/directory/room/{roomAlias}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3directoryroomroomalias
+async fn create_alias(
+    State(rooms): State<Rooms>,
+    Incoming { from, request }: Incoming<create_alias::v3::Request>,
+) -> Result<Outgoing<create_alias::v3::Response>> {
+    if request.room_alias.server_name() != rooms.server_name() {
+        return Err(Error::invalid_param("the alias belongs to another server"));
+    }
+    rooms
+        .create_alias(&request.room_alias, &request.room_id, &from.user_id)
+        .await?;
+    Ok(Outgoing(create_alias::v3::Response::new()))
+}
+
+/// `GET /_matrix/client/*/directory/room/{roomAlias}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3directoryroomroomalias
+async fn get_alias(
+    State(rooms): State<Rooms>,
+    Incoming { request, .. }: Incoming<get_alias::v3::Request>,
+) -> Result<Outgoing<get_alias::v3::Response>> {
+    let room_id = rooms.resolve_alias(&request.room_alias).await?;
+    let servers = vec![rooms.server_name().to_owned()];
+    Ok(Outgoing(get_alias::v3::Response::new(room_id, servers)))
+}
+
+/// `DELETE /_matrix/client/*/directory/room/{roomAlias}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#delete_matrixclientv3directoryroomroomalias
+async fn delete_alias(
+    State(rooms): State<Rooms>,
+    Incoming { from, request }: Incoming<delete_alias::v3::Request>,
+) -> Result<Outgoing<delete_alias::v3::Response>> {
+    rooms
+        .delete_alias(&request.room_alias, from.user, &from.user_id, from.is_admin)
+        .await?;
+    Ok(Outgoing(delete_alias::v3::Response::new()))
+}
+
+/// `GET /_matrix/client/*/directory/list/room/{roomId}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3directorylistroomroomid
+async fn get_room_visibility(
+    State(rooms): State<Rooms>,
+    Incoming { request, .. }: Incoming<get_room_visibility::v3::Request>,
+) -> Result<Outgoing<get_room_visibility::v3::Response>> {
+    let room = rooms.room(&request.room_id).await?;
+    let visibility = if rooms.is_published(&room).await? {
+        Visibility::Public
+    } else {
+        Visibility::Private
+    };
+    Ok(Outgoing(get_room_visibility::v3::Response::new(visibility)))
+}
+
+/// `PUT /_matrix/client/*/directory/list/room/{roomId}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3directorylistroomroomid
+async fn set_room_visibility(
+    State(rooms): State<Rooms>,
+    Incoming { from, request }: Incoming<set_room_visibility::v3::Request>,
+) -> Result<Outgoing<set_room_visibility::v3::Response>> {
+    let room = rooms.room(&request.room_id).await?;
+    let is_public = request.visibility == Visibility::Public;
+    rooms.publish(&room, &from.user_id, is_public).await?;
+    Ok(Outgoing(set_room_visibility::v3::Response::new()))
+}
+
+/// `GET /_matrix/client/*/publicRooms`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3publicrooms
+async fn get_public_rooms(
+    State(rooms): State<Rooms>,
+    State(config): State<Arc<Config>>,
+    MaybeSession(session): MaybeSession,
+    Incoming { request, .. }: Incoming<get_public_rooms::v3::Request>,
+) -> Result<Outgoing<get_public_rooms::v3::Response>> {
+    if session.is_none() && !config.directory.public_without_login {
+        return Err(Error::MissingToken);
+    }
+    let search = DirectorySearch {
+        since: request.since,
+        limit: request.limit.map(u64::from),
+        ..DirectorySearch::default()
+    };
+    let page = directory(&rooms, request.server, search).await?;
+    let mut response = get_public_rooms::v3::Response::new(page.chunk);
+    response.total_room_count_estimate = Some(UInt::new_saturating(page.total));
+    response.next_batch = page.next_batch;
+    response.prev_batch = page.prev_batch;
+    Ok(Outgoing(response))
+}
+
+/// `POST /_matrix/client/*/publicRooms`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3publicrooms
+async fn get_public_rooms_filtered(
+    State(rooms): State<Rooms>,
+    Incoming { request, .. }: Incoming<get_public_rooms_filtered::v3::Request>,
+) -> Result<Outgoing<get_public_rooms_filtered::v3::Response>> {
+    let types = &request.filter.room_types;
+    let search = DirectorySearch {
+        term: request.filter.generic_search_term,
+        room_types: (!types.is_empty()).then(|| types.iter().map(room_type).collect()),
+        since: request.since,
+        limit: request.limit.map(u64::from),
+    };
+    let page = directory(&rooms, request.server, search).await?;
+    let mut response = get_public_rooms_filtered::v3::Response::new();
+    response.total_room_count_estimate = Some(UInt::new_saturating(page.total));
+    response.chunk = page.chunk;
+    response.next_batch = page.next_batch;
+    response.prev_batch = page.prev_batch;
+    Ok(Outgoing(response))
+}
+
+fn room_type(filter: &RoomTypeFilter) -> Option<RoomType> {
+    match filter {
+        RoomTypeFilter::Default => None,
+        other => other.as_str().map(RoomType::from),
+    }
+}
+
+async fn directory(
+    rooms: &Rooms,
+    server: Option<OwnedServerName>,
+    search: DirectorySearch,
+) -> Result<DirectoryPage> {
+    if server.is_some_and(|server| server != rooms.server_name()) {
+        return Err(Error::not_found(
+            "the directory of another server cannot be asked from here",
+        ));
+    }
+    rooms.directory(search).await
+}

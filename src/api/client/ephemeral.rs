@@ -1,0 +1,144 @@
+//! Typing, receipts, read markers and presence.
+
+use std::time::Duration;
+
+use axum::{Router, extract::State};
+use ruma::{
+    api::client::{
+        presence::{get_presence, set_presence},
+        read_marker::set_read_marker,
+        receipt::create_receipt,
+        typing::create_typing_event::{self, v3::Typing},
+    },
+    events::receipt::ReceiptThread,
+    presence::PresenceState,
+};
+
+use crate::{
+    api::{App, Incoming, Outgoing, endpoint},
+    ephemeral::{Ephemeral, PresenceUpdate},
+    error::{Error, Result},
+    rooms::Rooms,
+    workflows::Workflows,
+};
+
+pub(super) fn routes() -> Router<App> {
+    Router::new()
+        .merge(endpoint::<create_typing_event::v3::Request, _>(
+            create_typing_event,
+        ))
+        .merge(endpoint::<create_receipt::v3::Request, _>(create_receipt))
+        .merge(endpoint::<set_read_marker::v3::Request, _>(set_read_marker))
+        .merge(endpoint::<get_presence::v3::Request, _>(get_presence))
+        .merge(endpoint::<set_presence::v3::Request, _>(set_presence))
+}
+
+/// `PUT /_matrix/client/*/rooms/{roomId}/typing/{userId}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3roomsroomidtypinguserid
+async fn create_typing_event(
+    State(workflows): State<Workflows>,
+    Incoming { from, request }: Incoming<create_typing_event::v3::Request>,
+) -> Result<Outgoing<create_typing_event::v3::Response>> {
+    from.must_be(&request.user_id)?;
+    let lasting = match request.state {
+        Typing::Yes(info) => Some(info.timeout),
+        Typing::No => None,
+    };
+    workflows.types(&from, &request.room_id, lasting).await?;
+    Ok(Outgoing(create_typing_event::v3::Response::new()))
+}
+
+/// `POST /_matrix/client/*/rooms/{roomId}/receipt/{receiptType}/{eventId}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3roomsroomidreceiptreceipttypeeventid
+async fn create_receipt(
+    State(workflows): State<Workflows>,
+    Incoming { from, request }: Incoming<create_receipt::v3::Request>,
+) -> Result<Outgoing<create_receipt::v3::Response>> {
+    let kind = request.receipt_type.to_string();
+    workflows
+        .read(
+            &from,
+            &request.room_id,
+            &kind,
+            &request.event_id,
+            &request.thread,
+        )
+        .await?;
+    Ok(Outgoing(create_receipt::v3::Response::new()))
+}
+
+/// `POST /_matrix/client/*/rooms/{roomId}/read_markers`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3roomsroomidread_markers
+async fn set_read_marker(
+    State(workflows): State<Workflows>,
+    Incoming { from, request }: Incoming<set_read_marker::v3::Request>,
+) -> Result<Outgoing<set_read_marker::v3::Response>> {
+    let markers = [
+        ("m.fully_read", request.fully_read),
+        ("m.read", request.read_receipt),
+        ("m.read.private", request.private_read_receipt),
+    ];
+    for (kind, event_id) in markers {
+        if let Some(event_id) = event_id {
+            let thread = ReceiptThread::Unthreaded;
+            workflows
+                .read(&from, &request.room_id, kind, &event_id, &thread)
+                .await?;
+        }
+    }
+    Ok(Outgoing(set_read_marker::v3::Response::new()))
+}
+
+/// `PUT /_matrix/client/*/presence/{userId}/status`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3presenceuseridstatus
+async fn set_presence(
+    State(ephemeral): State<Ephemeral>,
+    Incoming { from, request }: Incoming<set_presence::v3::Request>,
+) -> Result<Outgoing<set_presence::v3::Response>> {
+    from.must_be(&request.user_id)?;
+    let is_known = matches!(
+        request.presence,
+        PresenceState::Online | PresenceState::Offline | PresenceState::Unavailable
+    );
+    if !is_known {
+        return Err(Error::invalid_param(
+            "presence is online, offline or unavailable",
+        ));
+    }
+    let update = PresenceUpdate::Set(request.presence, request.status_msg);
+    ephemeral.presence.update(from.user, &from.user_id, update);
+    Ok(Outgoing(set_presence::v3::Response::new()))
+}
+
+/// `GET /_matrix/client/*/presence/{userId}/status`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3presenceuseridstatus
+async fn get_presence(
+    State(rooms): State<Rooms>,
+    State(ephemeral): State<Ephemeral>,
+    Incoming { from, request }: Incoming<get_presence::v3::Request>,
+) -> Result<Outgoing<get_presence::v3::Response>> {
+    let unknown = || Error::not_found("nothing is known of the presence of this user");
+    let user = rooms
+        .user_number(&request.user_id)
+        .await?
+        .ok_or_else(unknown)?;
+    if user != from.user && !rooms.share_a_room(from.user, user).await? {
+        return Err(Error::forbidden("you share no room with this user"));
+    }
+    let mut response = get_presence::v3::Response::new(PresenceState::Offline);
+    if let Some(event) = ephemeral.presence.get(user) {
+        response.presence = event.content.presence;
+        response.status_msg = event.content.status_msg;
+        response.currently_active = event.content.currently_active;
+        response.last_active_ago = event
+            .content
+            .last_active_ago
+            .map(|ms| Duration::from_millis(ms.into()));
+    }
+    Ok(Outgoing(response))
+}

@@ -1,0 +1,252 @@
+//! Room membership.
+
+use std::collections::BTreeMap;
+
+use axum::{Router, extract::State};
+use ruma::{
+    OwnedMxcUri,
+    api::client::membership::{
+        ban_user, forget_room, get_member_events, invite_user, join_room_by_id,
+        join_room_by_id_or_alias, joined_members, kick_user, leave_room, unban_user,
+    },
+    events::{StateEventType, room::member::MembershipState},
+    serde::Raw,
+};
+
+use crate::{
+    api::{App, Class, Incoming, Limits, Outgoing, endpoint},
+    clock::Clock,
+    error::{Error, Result},
+    matrix::{self, Unsigned},
+    rooms::{Action, Rooms},
+    sync::place_of,
+    workflows::{Wish, Workflows},
+};
+
+pub(super) fn routes() -> Router<App> {
+    Router::new()
+        .merge(endpoint::<join_room_by_id::v3::Request, _>(join_room_by_id))
+        .merge(endpoint::<join_room_by_id_or_alias::v3::Request, _>(
+            join_room_by_id_or_alias,
+        ))
+        .merge(endpoint::<invite_user::v3::Request, _>(invite_user))
+        .merge(endpoint::<leave_room::v3::Request, _>(leave_room))
+        .merge(endpoint::<kick_user::v3::Request, _>(kick_user))
+        .merge(endpoint::<ban_user::v3::Request, _>(ban_user))
+        .merge(endpoint::<unban_user::v3::Request, _>(unban_user))
+        .merge(endpoint::<forget_room::v3::Request, _>(forget_room))
+        .merge(endpoint::<joined_members::v3::Request, _>(joined_members))
+        .merge(endpoint::<get_member_events::v3::Request, _>(
+            get_member_events,
+        ))
+}
+
+/// `POST /_matrix/client/*/rooms/{roomId}/join`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3roomsroomidjoin
+async fn join_room_by_id(
+    State(workflows): State<Workflows>,
+    State(limits): State<Limits>,
+    Incoming { from, request }: Incoming<join_room_by_id::v3::Request>,
+) -> Result<Outgoing<join_room_by_id::v3::Response>> {
+    limits.check(Class::Send, &*from.user_id)?;
+    let room_id = workflows
+        .join(&from, (&*request.room_id).into(), request.reason)
+        .await?;
+    Ok(Outgoing(join_room_by_id::v3::Response::new(room_id)))
+}
+
+/// `POST /_matrix/client/*/join/{roomIdOrAlias}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3joinroomidoralias
+async fn join_room_by_id_or_alias(
+    State(workflows): State<Workflows>,
+    State(limits): State<Limits>,
+    Incoming { from, request }: Incoming<join_room_by_id_or_alias::v3::Request>,
+) -> Result<Outgoing<join_room_by_id_or_alias::v3::Response>> {
+    limits.check(Class::Send, &*from.user_id)?;
+    let room_id = workflows
+        .join(&from, &request.room_id_or_alias, request.reason)
+        .await?;
+    Ok(Outgoing(join_room_by_id_or_alias::v3::Response::new(
+        room_id,
+    )))
+}
+
+/// `POST /_matrix/client/*/rooms/{roomId}/invite`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3roomsroomidinvite
+async fn invite_user(
+    State(workflows): State<Workflows>,
+    State(limits): State<Limits>,
+    Incoming { from, request }: Incoming<invite_user::v3::Request>,
+) -> Result<Outgoing<invite_user::v3::Response>> {
+    limits.check(Class::Send, &*from.user_id)?;
+    let invite_user::v3::InvitationRecipient::UserId(invited) = request.recipient else {
+        return Err(Error::forbidden(
+            "this server has no identity server to invite by address",
+        ));
+    };
+    let wish = Wish {
+        target: invited.user_id,
+        action: Action::Invite,
+        reason: invited.reason,
+    };
+    workflows
+        .change_membership(&from, &request.room_id, wish)
+        .await?;
+    Ok(Outgoing(invite_user::v3::Response::new()))
+}
+
+/// `POST /_matrix/client/*/rooms/{roomId}/leave`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3roomsroomidleave
+async fn leave_room(
+    State(workflows): State<Workflows>,
+    Incoming { from, request }: Incoming<leave_room::v3::Request>,
+) -> Result<Outgoing<leave_room::v3::Response>> {
+    let wish = Wish {
+        target: from.user_id.clone(),
+        action: Action::Leave,
+        reason: request.reason,
+    };
+    workflows
+        .change_membership(&from, &request.room_id, wish)
+        .await?;
+    Ok(Outgoing(leave_room::v3::Response::new()))
+}
+
+/// `POST /_matrix/client/*/rooms/{roomId}/kick`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3roomsroomidkick
+async fn kick_user(
+    State(workflows): State<Workflows>,
+    Incoming { from, request }: Incoming<kick_user::v3::Request>,
+) -> Result<Outgoing<kick_user::v3::Response>> {
+    let wish = Wish {
+        target: request.user_id,
+        action: Action::Kick,
+        reason: request.reason,
+    };
+    workflows
+        .change_membership(&from, &request.room_id, wish)
+        .await?;
+    Ok(Outgoing(kick_user::v3::Response::new()))
+}
+
+/// `POST /_matrix/client/*/rooms/{roomId}/ban`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3roomsroomidban
+async fn ban_user(
+    State(workflows): State<Workflows>,
+    Incoming { from, request }: Incoming<ban_user::v3::Request>,
+) -> Result<Outgoing<ban_user::v3::Response>> {
+    let wish = Wish {
+        target: request.user_id,
+        action: Action::Ban,
+        reason: request.reason,
+    };
+    workflows
+        .change_membership(&from, &request.room_id, wish)
+        .await?;
+    Ok(Outgoing(ban_user::v3::Response::new()))
+}
+
+/// `POST /_matrix/client/*/rooms/{roomId}/unban`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3roomsroomidunban
+async fn unban_user(
+    State(workflows): State<Workflows>,
+    Incoming { from, request }: Incoming<unban_user::v3::Request>,
+) -> Result<Outgoing<unban_user::v3::Response>> {
+    let wish = Wish {
+        target: request.user_id,
+        action: Action::Unban,
+        reason: request.reason,
+    };
+    workflows
+        .change_membership(&from, &request.room_id, wish)
+        .await?;
+    Ok(Outgoing(unban_user::v3::Response::new()))
+}
+
+/// `POST /_matrix/client/*/rooms/{roomId}/forget`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3roomsroomidforget
+async fn forget_room(
+    State(rooms): State<Rooms>,
+    Incoming { from, request }: Incoming<forget_room::v3::Request>,
+) -> Result<Outgoing<forget_room::v3::Response>> {
+    rooms
+        .forget(&request.room_id, from.user, &from.user_id)
+        .await?;
+    Ok(Outgoing(forget_room::v3::Response::new()))
+}
+
+/// `GET /_matrix/client/*/rooms/{roomId}/joined_members`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3roomsroomidjoined_members
+async fn joined_members(
+    State(rooms): State<Rooms>,
+    Incoming { from, request }: Incoming<joined_members::v3::Request>,
+) -> Result<Outgoing<joined_members::v3::Response>> {
+    let room = rooms.room_of_member(&request.room_id).await?;
+    if !rooms.is_joined(from.user, &room).await? {
+        return Err(Error::forbidden("you are not in this room"));
+    }
+    let state = room.view().state.clone();
+    let mut joined = BTreeMap::new();
+    for pdu in state.of_type(&StateEventType::RoomMember) {
+        if let Some(user_id) = pdu.member()
+            && pdu.membership() == Some(MembershipState::Join)
+        {
+            let mut member = joined_members::v3::RoomMember::new();
+            member.display_name = pdu.content_str("displayname");
+            member.avatar_url = pdu.content_str("avatar_url").map(OwnedMxcUri::from);
+            joined.insert(user_id.to_owned(), member);
+        }
+    }
+    Ok(Outgoing(joined_members::v3::Response::new(joined)))
+}
+
+/// `GET /_matrix/client/*/rooms/{roomId}/members`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3roomsroomidmembers
+async fn get_member_events(
+    State(rooms): State<Rooms>,
+    State(clock): State<Clock>,
+    Incoming { from, request }: Incoming<get_member_events::v3::Request>,
+) -> Result<Outgoing<get_member_events::v3::Response>> {
+    let room = rooms.room_of_member(&request.room_id).await?;
+    let at = request.at.as_deref().map(place_of).transpose()?;
+    let state = rooms
+        .visible_state_at(&room, from.user, &from.user_id, at)
+        .await?;
+    let is_wanted = |membership: &MembershipState| {
+        request
+            .membership
+            .as_ref()
+            .is_none_or(|wanted| wanted == membership)
+            && request
+                .not_membership
+                .as_ref()
+                .is_none_or(|unwanted| unwanted != membership)
+    };
+    let mut chunk = Vec::new();
+    for pdu in state.of_type(&StateEventType::RoomMember) {
+        if pdu
+            .membership()
+            .is_some_and(|membership| is_wanted(&membership))
+        {
+            let age = (clock.now_ms() - i64::from(pdu.origin_server_ts.0)).max(0);
+            let unsigned = Unsigned {
+                age: Some(age),
+                ..Unsigned::default()
+            };
+            let head = matrix::head(pdu, &room.rules);
+            let json = matrix::client_event(&head, room.room_id.as_str(), &unsigned);
+            chunk.push(Raw::from_json(json));
+        }
+    }
+    Ok(Outgoing(get_member_events::v3::Response::new(chunk)))
+}

@@ -1,0 +1,185 @@
+//! Reading the timeline of a room.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use axum::{Router, extract::State};
+use ruma::{
+    OwnedUserId,
+    api::{
+        Direction,
+        client::{
+            context::get_context,
+            filter::{LazyLoadOptions, RoomEventFilter},
+            message::get_message_events,
+            room::get_room_event,
+        },
+    },
+    events::AnyStateEvent,
+    serde::Raw,
+};
+
+use super::state::state_event;
+use crate::{
+    api::{App, Incoming, Outgoing, endpoint},
+    clock::Clock,
+    error::Result,
+    matrix::{Pdu, StateMap, TimelineEvent, wants_event},
+    rooms::{Access, PageRequest, Room, Rooms},
+    sync::{client_event, place_of, place_token},
+    users::Session,
+};
+
+/// Events of one page, whatever the client asks for.
+const MAX_LIMIT: u64 = 1_000;
+
+pub(super) fn routes() -> Router<App> {
+    Router::new()
+        .merge(endpoint::<get_message_events::v3::Request, _>(
+            get_message_events,
+        ))
+        .merge(endpoint::<get_context::v3::Request, _>(get_context))
+        .merge(endpoint::<get_room_event::v3::Request, _>(get_room_event))
+}
+
+/// `GET /_matrix/client/*/rooms/{roomId}/messages`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3roomsroomidmessages
+async fn get_message_events(
+    State(rooms): State<Rooms>,
+    State(clock): State<Clock>,
+    Incoming { from, request }: Incoming<get_message_events::v3::Request>,
+) -> Result<Outgoing<get_message_events::v3::Response>> {
+    let (room, access) = rooms
+        .enter(&request.room_id, from.user, &from.user_id)
+        .await?;
+    let start = match request.from.as_deref().map(place_of).transpose()? {
+        Some(place) => place,
+        None if request.dir == Direction::Forward => i64::MIN,
+        None => room.view().newest_place(),
+    };
+    let filter = &request.filter;
+    let limit = filter.limit.unwrap_or(request.limit).min(request.limit);
+    let page = PageRequest {
+        from: start,
+        to: request.to.as_deref().map(place_of).transpose()?,
+        dir: request.dir,
+        limit: limited(limit.into()),
+    };
+    let page = rooms
+        .page(&room, &access, page, &|pdu: &Pdu| wants_event(filter, pdu))
+        .await?;
+    let show = |event: &Arc<TimelineEvent>| {
+        Raw::from_json(client_event(event, &from, &access, clock.now_ms()))
+    };
+    let mut response = get_message_events::v3::Response::new();
+    response.start = request.from.clone().unwrap_or_else(|| place_token(start));
+    response.end = page.end.map(place_token);
+    let state = room.view().state.clone();
+    response.state = senders(&room, &state, filter, page.events.iter(), clock.now_ms());
+    response.chunk = page.events.iter().map(show).collect();
+    Ok(Outgoing(response))
+}
+
+/// `GET /_matrix/client/*/rooms/{roomId}/context/{eventId}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3roomsroomidcontexteventid
+async fn get_context(
+    State(rooms): State<Rooms>,
+    State(clock): State<Clock>,
+    Incoming { from, request }: Incoming<get_context::v3::Request>,
+) -> Result<Outgoing<get_context::v3::Response>> {
+    let (room, access) = rooms
+        .enter(&request.room_id, from.user, &from.user_id)
+        .await?;
+    let filter = &request.filter;
+    let limit = limited(request.limit.into());
+    let wanted = |pdu: &Pdu| wants_event(filter, pdu);
+    let context = rooms
+        .context(&room, &access, &request.event_id, limit, &wanted)
+        .await?;
+    let now = clock.now_ms();
+    let show = |event: &Arc<TimelineEvent>| Raw::from_json(shown(event, &from, &access, now));
+    let last = context.after.events.last().unwrap_or(&context.event);
+    let state = rooms.state_at(&room, last.timeline).await?;
+    let mut response = get_context::v3::Response::new();
+    let first = context
+        .before
+        .events
+        .last()
+        .unwrap_or(&context.event)
+        .timeline
+        - 1;
+    response.start = Some(place_token(context.before.end.unwrap_or(first)));
+    response.end = Some(place_token(context.after.end.unwrap_or(last.timeline)));
+    response.events_before = context.before.events.iter().map(show).collect();
+    response.events_after = context.after.events.iter().map(show).collect();
+    response.event = Some(show(&context.event));
+    let around = context
+        .before
+        .events
+        .iter()
+        .chain(&context.after.events)
+        .chain([&context.event]);
+    response.state = match filter.lazy_load_options {
+        LazyLoadOptions::Disabled => state
+            .iter()
+            .map(|pdu| Raw::from_json(state_event(&room, pdu, now)))
+            .collect(),
+        LazyLoadOptions::Enabled { .. } => {
+            let others = state.iter().filter(|pdu| pdu.member().is_none());
+            let others = others.map(|pdu| Raw::from_json(state_event(&room, pdu, now)));
+            others
+                .chain(senders(&room, &state, filter, around, now))
+                .collect()
+        }
+    };
+    Ok(Outgoing(response))
+}
+
+/// `GET /_matrix/client/*/rooms/{roomId}/event/{eventId}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3roomsroomideventeventid
+async fn get_room_event(
+    State(rooms): State<Rooms>,
+    State(clock): State<Clock>,
+    Incoming { from, request }: Incoming<get_room_event::v3::Request>,
+) -> Result<Outgoing<get_room_event::v3::Response>> {
+    let room = rooms.room(&request.room_id).await?;
+    let access = rooms.access(&room, from.user, &from.user_id).await?;
+    let event = rooms.event(&room, &access, &request.event_id).await?;
+    let event = Raw::from_json(shown(&event, &from, &access, clock.now_ms()));
+    Ok(Outgoing(get_room_event::v3::Response::new(event)))
+}
+
+fn shown(
+    event: &TimelineEvent,
+    session: &Session,
+    access: &Access,
+    now_ms: i64,
+) -> Box<serde_json::value::RawValue> {
+    client_event(event, session, access, now_ms)
+}
+
+fn limited(limit: u64) -> usize {
+    usize::try_from(limit.clamp(1, MAX_LIMIT)).unwrap_or(1)
+}
+
+/// Returns the member events of those who sent the events, where members are loaded lazily.
+fn senders<'a>(
+    room: &Room,
+    state: &StateMap,
+    filter: &RoomEventFilter,
+    events: impl Iterator<Item = &'a Arc<TimelineEvent>>,
+    now_ms: i64,
+) -> Vec<Raw<AnyStateEvent>> {
+    if filter.lazy_load_options.is_disabled() {
+        return Vec::new();
+    }
+    let senders: BTreeSet<&OwnedUserId> = events.map(|event| &event.pdu.sender).collect();
+    let members = senders
+        .into_iter()
+        .filter_map(|sender| state.member(sender));
+    members
+        .map(|pdu| Raw::from_json(state_event(room, pdu, now_ms)))
+        .collect()
+}

@@ -1,0 +1,64 @@
+//! Room creation, and lists of rooms.
+
+use axum::{Router, extract::State};
+use ruma::api::client::{membership::joined_rooms, room::aliases, room::create_room};
+
+use crate::{
+    api::{App, Class, Incoming, Limits, Outgoing, endpoint},
+    error::{Error, Result},
+    matrix::Visibility,
+    rooms::Rooms,
+    workflows::Workflows,
+};
+
+pub(super) fn routes() -> Router<App> {
+    Router::new()
+        .merge(endpoint::<create_room::v3::Request, _>(create_room))
+        .merge(endpoint::<joined_rooms::v3::Request, _>(joined_rooms))
+        .merge(endpoint::<aliases::v3::Request, _>(aliases))
+}
+
+/// `POST /_matrix/client/*/createRoom`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3createroom
+async fn create_room(
+    State(workflows): State<Workflows>,
+    State(limits): State<Limits>,
+    Incoming { from, request }: Incoming<create_room::v3::Request>,
+) -> Result<Outgoing<create_room::v3::Response>> {
+    limits.check(Class::Send, &*from.user_id)?;
+    from.must_not_be_guest()?;
+    let room_id = workflows.create_room(&from, request).await?;
+    Ok(Outgoing(create_room::v3::Response::new(room_id)))
+}
+
+/// `GET /_matrix/client/*/joined_rooms`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3joined_rooms
+async fn joined_rooms(
+    State(rooms): State<Rooms>,
+    Incoming { from, .. }: Incoming<joined_rooms::v3::Request>,
+) -> Result<Outgoing<joined_rooms::v3::Response>> {
+    let mut joined = Vec::new();
+    for room in rooms.of_user(from.user).await?.joined() {
+        joined.push(rooms.room_id(room).await?);
+    }
+    Ok(Outgoing(joined_rooms::v3::Response::new(joined)))
+}
+
+/// `GET /_matrix/client/*/rooms/{roomId}/aliases`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3roomsroomidaliases
+async fn aliases(
+    State(rooms): State<Rooms>,
+    Incoming { from, request }: Incoming<aliases::v3::Request>,
+) -> Result<Outgoing<aliases::v3::Response>> {
+    let room = rooms.room_of_member(&request.room_id).await?;
+    let state = room.view().state.clone();
+    let is_member = rooms.is_joined(from.user, &room).await?;
+    if !is_member && Visibility::of_state(&state) != Visibility::WorldReadable {
+        return Err(Error::forbidden("you are not in this room"));
+    }
+    let aliases = rooms.aliases(&room).await?;
+    Ok(Outgoing(aliases::v3::Response::new(aliases)))
+}

@@ -1,0 +1,110 @@
+//! Sending events to a room.
+
+use axum::{Router, extract::State};
+use ruma::{
+    OwnedEventId,
+    api::client::{message::send_message_event, redact::redact_event, state::send_state_event},
+    events::{StateEventType, TimelineEventType},
+};
+use serde_json::{json, value::to_raw_value};
+
+use crate::{
+    api::{App, Class, Incoming, Limits, Outgoing, endpoint},
+    ephemeral::{Ephemeral, PresenceUpdate},
+    error::Result,
+    rooms::{NewEvent, Rooms, Transaction},
+    users::Session,
+};
+
+pub(super) fn routes() -> Router<App> {
+    Router::new()
+        .merge(endpoint::<send_message_event::v3::Request, _>(
+            send_message_event,
+        ))
+        .merge(endpoint::<send_state_event::v3::Request, _>(
+            send_state_event,
+        ))
+        .merge(endpoint::<redact_event::v3::Request, _>(redact_event))
+}
+
+/// `PUT /_matrix/client/*/rooms/{roomId}/send/{eventType}/{txnId}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3roomsroomidsendeventtypetxnid
+async fn send_message_event(
+    State(rooms): State<Rooms>,
+    State(ephemeral): State<Ephemeral>,
+    State(limits): State<Limits>,
+    Incoming { from, request }: Incoming<send_message_event::v3::Request>,
+) -> Result<Outgoing<send_message_event::v3::Response>> {
+    limits.check(Class::Send, &*from.user_id)?;
+    acted(&ephemeral, &from);
+    let event = NewEvent::message(
+        from.user_id.clone(),
+        request.event_type.to_string().into(),
+        request.body.into_json(),
+        Some(Transaction {
+            device: from.device,
+            txn_id: request.txn_id.to_string(),
+        }),
+    );
+    let event_id = rooms.send(&request.room_id, event).await?;
+    Ok(Outgoing(send_message_event::v3::Response::new(event_id)))
+}
+
+/// `PUT /_matrix/client/*/rooms/{roomId}/state/{eventType}/{stateKey}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3roomsroomidstateeventtypestatekey
+async fn send_state_event(
+    State(rooms): State<Rooms>,
+    State(ephemeral): State<Ephemeral>,
+    State(limits): State<Limits>,
+    Incoming { from, request }: Incoming<send_state_event::v3::Request>,
+) -> Result<Outgoing<send_state_event::v3::Response>> {
+    limits.check(Class::Send, &*from.user_id)?;
+    acted(&ephemeral, &from);
+    let content = request.body.into_json();
+    if request.event_type == StateEventType::RoomCanonicalAlias {
+        rooms
+            .check_canonical_alias(&request.room_id, &content)
+            .await?;
+    }
+    let sender = from.user_id.clone();
+    let event = NewEvent::state(sender, request.event_type, &request.state_key, content);
+    let event_id: OwnedEventId = rooms.send(&request.room_id, event).await?;
+    Ok(Outgoing(send_state_event::v3::Response::new(event_id)))
+}
+
+/// `PUT /_matrix/client/*/rooms/{roomId}/redact/{eventId}/{txnId}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3roomsroomidredacteventidtxnid
+async fn redact_event(
+    State(rooms): State<Rooms>,
+    State(limits): State<Limits>,
+    Incoming { from, request }: Incoming<redact_event::v3::Request>,
+) -> Result<Outgoing<redact_event::v3::Response>> {
+    limits.check(Class::Send, &*from.user_id)?;
+    let mut content = json!({ "redacts": request.event_id });
+    if let (Some(content), Some(reason)) = (content.as_object_mut(), request.reason) {
+        content.insert("reason".to_owned(), reason.into());
+    }
+    let event = NewEvent {
+        redacts: Some(request.event_id),
+        ..NewEvent::message(
+            from.user_id.clone(),
+            TimelineEventType::RoomRedaction,
+            to_raw_value(&content)?,
+            Some(Transaction {
+                device: from.device,
+                txn_id: request.txn_id.to_string(),
+            }),
+        )
+    };
+    let event_id = rooms.send(&request.room_id, event).await?;
+    Ok(Outgoing(redact_event::v3::Response::new(event_id)))
+}
+
+fn acted(ephemeral: &Ephemeral, session: &Session) {
+    ephemeral
+        .presence
+        .update(session.user, &session.user_id, PresenceUpdate::Active);
+}

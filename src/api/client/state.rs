@@ -1,0 +1,86 @@
+//! Reading the state of a room.
+
+use axum::{Router, extract::State};
+use ruma::{
+    api::client::state::{
+        get_state_event_for_key::{self, v3::StateEventFormat},
+        get_state_events,
+    },
+    serde::Raw,
+};
+use serde_json::value::RawValue;
+
+use crate::{
+    api::{App, Incoming, Outgoing, endpoint},
+    clock::Clock,
+    error::{Error, Result},
+    matrix::{self, Pdu, Unsigned},
+    rooms::{Room, Rooms},
+};
+
+pub(super) fn routes() -> Router<App> {
+    Router::new()
+        .merge(endpoint::<get_state_events::v3::Request, _>(
+            get_state_events,
+        ))
+        .merge(endpoint::<get_state_event_for_key::v3::Request, _>(
+            get_state_event_for_key,
+        ))
+}
+
+/// `GET /_matrix/client/*/rooms/{roomId}/state`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3roomsroomidstate
+async fn get_state_events(
+    State(rooms): State<Rooms>,
+    State(clock): State<Clock>,
+    Incoming { from, request }: Incoming<get_state_events::v3::Request>,
+) -> Result<Outgoing<get_state_events::v3::Response>> {
+    let room = rooms.room_of_member(&request.room_id).await?;
+    let state = rooms
+        .visible_state_at(&room, from.user, &from.user_id, None)
+        .await?;
+    let now = clock.now_ms();
+    let events = state
+        .iter()
+        .map(|pdu| Raw::from_json(state_event(&room, pdu, now)))
+        .collect();
+    Ok(Outgoing(get_state_events::v3::Response::new(events)))
+}
+
+/// `GET /_matrix/client/*/rooms/{roomId}/state/{eventType}/{stateKey}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3roomsroomidstateeventtypestatekey
+async fn get_state_event_for_key(
+    State(rooms): State<Rooms>,
+    State(clock): State<Clock>,
+    Incoming { from, request }: Incoming<get_state_event_for_key::v3::Request>,
+) -> Result<Outgoing<get_state_event_for_key::v3::Response>> {
+    let room = rooms.room_of_member(&request.room_id).await?;
+    let state = rooms
+        .visible_state_at(&room, from.user, &from.user_id, None)
+        .await?;
+    let pdu = state
+        .get(&request.event_type, &request.state_key)
+        .ok_or_else(|| Error::not_found("the room has no such state"))?;
+    let json = if request.format == StateEventFormat::Event {
+        state_event(&room, pdu, clock.now_ms())
+    } else {
+        pdu.content.clone()
+    };
+    Ok(Outgoing(get_state_event_for_key::v3::Response::new(json)))
+}
+
+/// Writes a state event as clients see it.
+pub(super) fn state_event(room: &Room, pdu: &Pdu, now_ms: i64) -> Box<RawValue> {
+    let age = (now_ms - i64::from(pdu.origin_server_ts.0)).max(0);
+    let unsigned = Unsigned {
+        age: Some(age),
+        ..Unsigned::default()
+    };
+    matrix::client_event(
+        &matrix::head(pdu, &room.rules),
+        room.room_id.as_str(),
+        &unsigned,
+    )
+}

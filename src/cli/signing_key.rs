@@ -1,0 +1,106 @@
+//! The server's signing key: made once, kept in a file that only this user may read.
+
+use std::{
+    fs::{self, OpenOptions},
+    io::{ErrorKind, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+    sync::Arc,
+};
+
+use ruma::{serde::Base64, signatures::Ed25519KeyPair};
+
+use crate::{
+    config::Server,
+    error::{Error, Result},
+    matrix::SigningKey,
+};
+
+/// The file in the data directory.
+const FILE: &str = "signing.key";
+const DOING: &str = "use the signing key";
+
+/// Returns the key of the server, which is made on the first start.
+///
+/// The file holds one line: `ed25519 VERSION KEY`, where `KEY` is the PKCS #8 document in base64.
+///
+/// # Errors
+///
+/// When the file cannot be read or written, or holds something else.
+pub(super) fn load(config: &Server) -> Result<Arc<SigningKey>> {
+    let path = config.data_dir.join(FILE);
+    let line = match fs::read_to_string(&path) {
+        Ok(line) => line,
+        Err(error) if error.kind() == ErrorKind::NotFound => create(&path)?,
+        Err(error) => {
+            return Err(Error::internal(
+                DOING,
+                format!("{}: {error}", path.display()),
+            ));
+        }
+    };
+    let broken = || Error::internal(DOING, format!("{} holds no signing key", path.display()));
+    let mut words = line.split_whitespace();
+    let (Some("ed25519"), Some(version), Some(key)) = (words.next(), words.next(), words.next())
+    else {
+        return Err(broken());
+    };
+    let document: Base64 = Base64::parse(key).map_err(|_| broken())?;
+    SigningKey::from_der(config.name.clone(), document.as_bytes(), version).map(Arc::new)
+}
+
+fn create(path: &Path) -> Result<String> {
+    let document: Base64 = Base64::new(Ed25519KeyPair::generate().to_vec());
+    let version = format!("p_{:08x}", rand::random::<u32>());
+    let line = format!("ed25519 {version} {}\n", document.encode());
+    let written = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .and_then(|mut file| {
+            file.write_all(line.as_bytes())
+                .and_then(|()| file.sync_all())
+        });
+    written.map_err(|error| Error::internal(DOING, format!("{}: {error}", path.display())))?;
+    Ok(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn the_key_is_made_once_and_only_its_owner_may_read_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Server {
+            data_dir: dir.path().to_owned(),
+            ..Server::default()
+        };
+
+        load(&config).unwrap();
+        let first = fs::read_to_string(dir.path().join(FILE)).unwrap();
+        load(&config).unwrap();
+
+        assert_eq!(fs::read_to_string(dir.path().join(FILE)).unwrap(), first);
+        let mode = fs::metadata(dir.path().join(FILE))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_file_that_holds_no_key_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(FILE), "nonsense").unwrap();
+        let config = Server {
+            data_dir: dir.path().to_owned(),
+            ..Server::default()
+        };
+
+        assert!(load(&config).is_err());
+    }
+}
