@@ -3,7 +3,10 @@
 //! The modules are layers, lowest first; `docs/architecture.md` shows them and says why, and
 //! `tests/it/architecture.rs` holds the imports against the picture.
 
+pub mod api;
+pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod error;
 pub mod matrix;
 pub mod rooms;

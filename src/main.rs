@@ -1,3 +1,7 @@
 //! The `parlour` command.
 
-fn main() {}
+use std::{env, process::ExitCode};
+
+fn main() -> ExitCode {
+    parlour::cli::run(env::args_os().skip(1))
+}

@@ -22,6 +22,11 @@ impl Tasks {
         tokio::spawn(self.tracker.track_future(task))
     }
 
+    /// Makes a shutdown wait for a future that somebody else runs, such as an upgraded connection.
+    pub fn track<F: Future>(&self, future: F) -> impl Future<Output = F::Output> + use<F> {
+        self.tracker.track_future(future)
+    }
+
     /// Returns the token that is cancelled when the server stops.
     pub fn stopping(&self) -> &CancellationToken {
         &self.stopping
@@ -34,5 +39,42 @@ impl Tasks {
         tokio::time::timeout(patience, self.tracker.wait())
             .await
             .is_ok()
+    }
+
+    /// Waits until every task has ended after a stop that somebody else began.
+    pub async fn stopped(&self) {
+        self.stopping.cancelled().await;
+        self.tracker.wait().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_stop_waits_for_the_tasks_it_tells_to_end() {
+        let tasks = Tasks::default();
+        let stopping = tasks.stopping().clone();
+        let task = tasks.spawn(async move {
+            stopping.cancelled().await;
+            "ended"
+        });
+
+        let all_ended = tasks.stop(Duration::from_secs(5)).await;
+
+        assert!(all_ended);
+        assert_eq!(task.await.expect("the task ended"), "ended");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stop_gives_up_on_a_task_that_does_not_end() {
+        let tasks = Tasks::default();
+        let stuck = tasks.spawn(std::future::pending::<()>());
+
+        let all_ended = tasks.stop(Duration::from_secs(5)).await;
+
+        assert!(!all_ended);
+        assert!(!stuck.is_finished());
     }
 }

@@ -1,0 +1,23 @@
+//! What the handlers share.
+
+use std::sync::Arc;
+
+use axum::extract::FromRef;
+
+use super::{limits::Limits, metrics::Metrics};
+use crate::{clock::Clock, config::Config, tasks::Tasks};
+
+/// The services, each of which a handler takes with `State`. Built in `cli::serve`.
+#[derive(Clone, FromRef)]
+pub struct App {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// The time.
+    pub clock: Clock,
+    /// What runs beside requests, and the word that the server stops.
+    pub tasks: Tasks,
+    /// The rate limits.
+    pub limits: Limits,
+    /// The counts of requests.
+    pub metrics: Metrics,
+}

@@ -1,0 +1,104 @@
+//! What a client or another server asks first: where the server is, and what it can do.
+
+use std::sync::Arc;
+
+use axum::{Router, extract::State};
+use ruma::{
+    ServerName,
+    api::{
+        client::discovery::{
+            discover_homeserver::{self, HomeserverInfo},
+            discover_support::{self, Contact, ContactRole},
+            get_supported_versions,
+        },
+        federation::discovery::discover_homeserver as discover_server,
+    },
+};
+
+use crate::{
+    api::{App, Outgoing, endpoint},
+    config::Config,
+    error::{Error, Result},
+};
+
+/// The versions of the specification that the server follows.
+const VERSIONS: [&str; 12] = [
+    "v1.1", "v1.2", "v1.3", "v1.4", "v1.5", "v1.6", "v1.7", "v1.8", "v1.9", "v1.10", "v1.11",
+    "v1.12",
+];
+/// What it can do beyond them.
+const UNSTABLE_FEATURES: [&str; 1] = ["dev.parlour.websocket_stream"];
+
+pub(super) fn routes() -> Router<App> {
+    Router::new()
+        .merge(endpoint::<get_supported_versions::Request, _>(
+            get_supported_versions,
+        ))
+        .merge(endpoint::<discover_homeserver::Request, _>(
+            discover_homeserver,
+        ))
+        .merge(endpoint::<discover_server::Request, _>(discover_server))
+        .merge(endpoint::<discover_support::Request, _>(discover_support))
+}
+
+/// `GET /_matrix/client/versions`
+///
+/// The answer is the same for everybody, so a token is not looked at.
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientversions
+async fn get_supported_versions() -> Outgoing<get_supported_versions::Response> {
+    let versions = VERSIONS.map(str::to_owned).to_vec();
+    let mut response = get_supported_versions::Response::new(versions);
+    response.unstable_features = UNSTABLE_FEATURES
+        .map(|feature| (feature.to_owned(), true))
+        .into();
+    Outgoing(response)
+}
+
+/// `GET /.well-known/matrix/client`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#getwell-knownmatrixclient
+async fn discover_homeserver(
+    State(config): State<Arc<Config>>,
+) -> Outgoing<discover_homeserver::Response> {
+    let homeserver = HomeserverInfo::new(config.public_url().to_string());
+    Outgoing(discover_homeserver::Response::new(homeserver))
+}
+
+/// `GET /.well-known/matrix/server`
+///
+/// [spec]: https://spec.matrix.org/v1.19/server-server-api/#getwell-knownmatrixserver
+async fn discover_server(
+    State(config): State<Arc<Config>>,
+) -> Result<Outgoing<discover_server::Response>> {
+    if !config.federation.enabled {
+        return Err(Error::not_found("this server does not federate"));
+    }
+    let server = ServerName::parse(config.public_url().host_and_port())
+        .map_err(|source| Error::internal("name this server", source))?;
+    Ok(Outgoing(discover_server::Response::new(server)))
+}
+
+/// `GET /.well-known/matrix/support`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#getwell-knownmatrixsupport
+async fn discover_support(
+    State(config): State<Arc<Config>>,
+) -> Result<Outgoing<discover_support::Response>> {
+    let support = &config.support;
+    let admin = match (&support.admin_email, &support.admin_matrix_id) {
+        (Some(email), matrix_id) => {
+            let mut contact = Contact::with_email_address(ContactRole::Admin, email.clone());
+            contact.matrix_id.clone_from(matrix_id);
+            Some(contact)
+        }
+        (None, Some(id)) => Some(Contact::with_matrix_id(ContactRole::Admin, id.clone())),
+        (None, None) => None,
+    };
+    if admin.is_none() && support.page.is_none() {
+        return Err(Error::not_found("this server names nobody to ask"));
+    }
+    let mut response = discover_support::Response::with_contacts(admin.into_iter().collect());
+    response.support_page.clone_from(&support.page);
+    Ok(Outgoing(response))
+}

@@ -1,0 +1,210 @@
+//! Typed endpoints: a request in, a response out, the paths and the authentication taken from ruma.
+//!
+//! Endpoints whose body is a file are not for [`Incoming`], which holds the whole body in memory.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use axum::{
+    Router,
+    body::{Body, Bytes},
+    extract::{FromRequest, FromRequestParts, RawPathParams, Request},
+    handler::Handler,
+    http::{self, Method, StatusCode},
+    response::{IntoResponse, Response},
+    routing::{MethodFilter, on},
+};
+use bytes::BytesMut;
+use futures_util::StreamExt;
+use ruma::api::{
+    IncomingRequest, IncomingRequestExt, Metadata, OutgoingResponse, OutgoingResponseExt,
+    error::{DeserializationError, FromHttpRequestError, HeaderDeserializationError},
+    path_builder::PathBuilder,
+};
+use serde::de::IgnoredAny;
+
+use super::{app::App, auth::Authenticate};
+use crate::error::{Error, Result};
+
+/// How long a body may take to arrive: a phone with a bad connection needs less.
+const BODY_TIMEOUT: Duration = Duration::from_mins(1);
+/// How often the limit is read, and thrown away, of a body that is too large: a client that is still writing
+/// when the connection closes does not see the answer.
+const DRAINED: usize = 4;
+
+/// A request of the Matrix APIs, and who proved to have sent it.
+pub struct Incoming<R: Metadata<Authentication: Authenticate>> {
+    /// Who asks.
+    pub from: <R::Authentication as Authenticate>::Identity,
+    /// What they ask.
+    pub request: R,
+}
+
+/// A response of the Matrix APIs.
+pub struct Outgoing<T>(pub T);
+
+/// Routes every path of endpoint `R` to `handler`.
+pub fn endpoint<R, T>(handler: impl Handler<T, App>) -> Router<App>
+where
+    R: Metadata,
+    T: 'static,
+{
+    let handler = on(method::<R>(), handler);
+    let mut router = Router::new();
+    for path in with_aliases(R::PATH_BUILDER.all_paths()) {
+        router = router.route(&path, handler.clone());
+    }
+    router
+}
+
+#[expect(
+    clippy::expect_used,
+    reason = "axum knows every method that ruma's endpoints have"
+)]
+fn method<R: Metadata>() -> MethodFilter {
+    MethodFilter::try_from(R::METHOD).expect("the method is a usual one")
+}
+
+/// Returns the paths and the forms of them that clients use as well.
+fn with_aliases(paths: impl Iterator<Item = &'static str>) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for path in paths {
+        found.insert(path.to_owned());
+        // There are clients that know nothing but r0.
+        for api in ["/_matrix/client", "/_matrix/media"] {
+            if let Some(rest) = path.strip_prefix(&format!("{api}/v3/")) {
+                found.insert(format!("{api}/r0/{rest}"));
+            }
+        }
+    }
+    // An empty state key leaves its slash behind; the push rules have a slash that some leave out.
+    for path in found.clone() {
+        if let Some(start) = path.strip_suffix("/{state_key}") {
+            found.insert(format!("{start}/"));
+            found.insert(start.to_owned());
+        }
+        if let Some(start) = path.strip_suffix('/') {
+            found.insert(start.to_owned());
+        }
+    }
+    found
+}
+
+impl<R> FromRequest<App> for Incoming<R>
+where
+    R: IncomingRequest + Metadata<Authentication: Authenticate> + Send,
+{
+    type Rejection = Error;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self> {
+        let (mut parts, body) = request.into_parts();
+        let params = RawPathParams::from_request_parts(&mut parts, app)
+            .await
+            .map_err(|e| Error::InvalidParam(e.to_string()))?;
+        let body = read(body, R::Authentication::max_body_bytes(app)).await?;
+        let from = R::Authentication::authenticate(app, &parts, &body).await?;
+        let body: &[u8] = if body.is_empty() { b"{}" } else { &body };
+        if !matches!(parts.method, Method::GET | Method::HEAD) {
+            check_is_object(body)?;
+        }
+        let params: Vec<&str> = params.iter().map(|(_, value)| value).collect();
+        let request = R::try_from_http_request(http::Request::from_parts(parts, body), &params)
+            .map_err(|error| refusal(error, body))?;
+        Ok(Self { from, request })
+    }
+}
+
+/// Reads a body of at most `limit` bytes.
+async fn read(body: Body, limit: usize) -> Result<Bytes> {
+    let reading = async {
+        let mut chunks = body.into_data_stream();
+        let (mut read, mut size) = (BytesMut::new(), 0_usize);
+        while let Some(chunk) = chunks.next().await {
+            let chunk = chunk.map_err(|_| Error::NotJson("the body broke off".to_owned()))?;
+            size = size.saturating_add(chunk.len());
+            if size <= limit {
+                read.extend_from_slice(&chunk);
+            } else if size > limit.saturating_mul(DRAINED) {
+                break;
+            }
+        }
+        if size > limit {
+            return Err(Error::TooLarge(format!(
+                "the body is larger than {limit} bytes"
+            )));
+        }
+        Ok(read.freeze())
+    };
+    let late = || Error::NotJson("the body did not arrive in time".to_owned());
+    tokio::time::timeout(BODY_TIMEOUT, reading)
+        .await
+        .map_err(|_| late())?
+}
+
+/// Checks that the body could be an object: serde would read a list as a struct, too.
+fn check_is_object(body: &[u8]) -> Result<()> {
+    let first = body.iter().find(|byte| !byte.is_ascii_whitespace());
+    if first == Some(&b'{') {
+        return Ok(());
+    }
+    serde_json::from_slice::<IgnoredAny>(body).map_err(|e| Error::NotJson(e.to_string()))?;
+    Err(Error::BadJson("expected a JSON object".to_owned()))
+}
+
+/// Says what is wrong with a request that ruma could not read.
+fn refusal(error: FromHttpRequestError, body: &[u8]) -> Error {
+    let error = match error {
+        FromHttpRequestError::Deserialization(error) => error,
+        other => return Error::MethodNotAllowed(other.to_string()),
+    };
+    match error {
+        DeserializationError::Json(error) => {
+            // A wrong type may stand before the place where the body stops to be JSON.
+            match serde_json::from_slice::<IgnoredAny>(body) {
+                Err(broken) => Error::NotJson(broken.to_string()),
+                Ok(_) => Error::BadJson(error.to_string()),
+            }
+        }
+        DeserializationError::Header(HeaderDeserializationError::MissingHeader(name)) => {
+            Error::MissingParam(format!("missing header `{name}`"))
+        }
+        // Path and query alike.
+        other => {
+            let text = other.to_string();
+            if text.starts_with("missing field") {
+                Error::MissingParam(text.replace("missing field", "missing parameter"))
+            } else {
+                Error::InvalidParam(text)
+            }
+        }
+    }
+}
+
+impl<T: OutgoingResponse> IntoResponse for Outgoing<T> {
+    fn into_response(self) -> Response {
+        match self.0.try_into_http_response::<BytesMut>() {
+            Ok(response) => response.map(|body| Body::from(body.freeze())),
+            Err(e) => Error::internal("write the response", e).into_response(),
+        }
+    }
+}
+
+/// The answer for a path that does not exist.
+pub(super) async fn unknown_path() -> Error {
+    Error::Unrecognized("unknown endpoint".to_owned())
+}
+
+/// The answer for a path that exists, but not for this method.
+pub(super) async fn unknown_method() -> Error {
+    Error::MethodNotAllowed("unknown method for this endpoint".to_owned())
+}
+
+/// The answer to a request that panicked; the panic itself has been logged where it happened.
+pub(super) fn panicked() -> Response {
+    let error = Error::internal("answer the request", "its handler panicked");
+    let response = error.into_response();
+    debug_assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    response
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,273 @@
+use std::sync::Arc;
+
+use axum::{body::to_bytes, routing::get};
+use prometheus::Registry;
+use ruma::api::{
+    client::{
+        account::{check_registration_token_validity, whoami},
+        alias::get_alias,
+        push::get_pushrules_all,
+        room::create_room,
+        session::refresh_token,
+        state::get_state_event_for_key,
+    },
+    path_builder::PathBuilder,
+};
+use serde_json::Value;
+use tower::ServiceExt;
+
+use super::*;
+use crate::{
+    api::{Limits, Metrics, layers},
+    clock::Clock,
+    config::Config,
+    tasks::Tasks,
+};
+
+fn paths<R: Metadata>() -> Vec<String> {
+    with_aliases(R::PATH_BUILDER.all_paths())
+        .into_iter()
+        .collect()
+}
+
+#[test]
+fn every_v3_path_has_its_r0_alias() {
+    let paths = paths::<create_room::v3::Request>();
+
+    assert_eq!(
+        paths,
+        [
+            "/_matrix/client/r0/createRoom",
+            "/_matrix/client/v3/createRoom"
+        ]
+    );
+}
+
+#[test]
+fn an_empty_state_key_may_leave_its_slash_behind() {
+    let paths = paths::<get_state_event_for_key::v3::Request>();
+
+    let state = "/_matrix/client/v3/rooms/{room_id}/state/{event_type}";
+    for end in ["", "/", "/{state_key}"] {
+        let path = format!("{state}{end}");
+        assert!(paths.contains(&path), "{path} is missing");
+    }
+}
+
+#[test]
+fn the_push_rules_are_found_without_their_slash() {
+    let paths = paths::<get_pushrules_all::v3::Request>();
+
+    assert!(paths.contains(&"/_matrix/client/v3/pushrules/".to_owned()));
+    assert!(paths.contains(&"/_matrix/client/v3/pushrules".to_owned()));
+}
+
+async fn read_at_most(limit: usize, body: &'static [u8]) -> Result<Bytes> {
+    read(Body::from(body), limit).await
+}
+
+#[tokio::test]
+async fn a_body_of_the_limit_is_read_and_a_larger_one_refused() {
+    let fits = read_at_most(4, b"1234").await;
+    let larger = read_at_most(4, b"12345").await;
+
+    assert_eq!(fits.expect("fits"), "1234");
+    assert!(matches!(larger, Err(Error::TooLarge(_))));
+}
+
+#[test]
+fn a_body_that_is_json_but_no_object_is_bad_json() {
+    let refused = |body| check_is_object(body).expect_err("is no object");
+
+    assert!(matches!(refused(b"[1]"), Error::BadJson(_)));
+    assert!(matches!(refused(b" null"), Error::BadJson(_)));
+    assert!(matches!(refused(b"nonsense"), Error::NotJson(_)));
+    assert!(matches!(refused(b"[1"), Error::NotJson(_)));
+    assert!(check_is_object(b" \n{}").is_ok());
+}
+
+fn parse(query: &str, body: &[u8]) -> Result<create_room::v3::Request> {
+    let request = http::Request::post(format!("/_matrix/client/v3/createRoom{query}"))
+        .body(body)
+        .expect("is a request");
+    create_room::v3::Request::try_from_http_request(request, &[]).map_err(|e| refusal(e, body))
+}
+
+#[test]
+fn a_wrong_type_is_bad_json_and_broken_json_is_not_json() {
+    let wrong_type = parse("", br#"{"invite":5}"#).expect_err("is wrong");
+    let broken = parse("", br#"{"invite":"#).expect_err("is broken");
+    let both = parse("", br#"{"invite":5,"#).expect_err("is broken");
+
+    assert!(matches!(wrong_type, Error::BadJson(_)));
+    assert!(matches!(broken, Error::NotJson(_)));
+    assert!(matches!(both, Error::NotJson(_)));
+}
+
+/// Answers a request as the server would that had these endpoints only.
+async fn answer(request: http::Request<Body>) -> (u16, Value) {
+    let clock = Clock::system();
+    let config = Config::default();
+    let app = App {
+        limits: Limits::new(&config.limits, clock.clone()),
+        metrics: Metrics::new(&Registry::new()).expect("is new"),
+        config: Arc::new(config),
+        clock,
+        tasks: Tasks::default(),
+    };
+    let routes = Router::new()
+        .merge(endpoint::<whoami::v3::Request, _>(whoami))
+        .merge(endpoint::<refresh_token::v3::Request, _>(refresh))
+        .merge(endpoint::<get_alias::v3::Request, _>(
+            async |_: Incoming<get_alias::v3::Request>| unknown_path().await,
+        ))
+        .merge(
+            endpoint::<check_registration_token_validity::v1::Request, _>(
+                async |_: Incoming<check_registration_token_validity::v1::Request>| {
+                    unknown_path().await
+                },
+            ),
+        )
+        .route("/panics", get(panics));
+    let service = layers::wrap(routes, &app).with_state(app);
+    let response = service.oneshot(request).await.expect("always answers");
+    assert_eq!(response.headers()["access-control-allow-origin"], "*");
+    let status = response.status().as_u16();
+    let body = to_bytes(response.into_body(), 4096)
+        .await
+        .expect("is short");
+    (status, serde_json::from_slice(&body).expect("is JSON"))
+}
+
+async fn whoami(
+    Incoming { from, .. }: Incoming<whoami::v3::Request>,
+) -> Outgoing<whoami::v3::Response> {
+    Outgoing(whoami::v3::Response::new(from.user_id, false))
+}
+
+async fn refresh(
+    Incoming { request, .. }: Incoming<refresh_token::v3::Request>,
+) -> Outgoing<refresh_token::v3::Response> {
+    Outgoing(refresh_token::v3::Response::new(request.refresh_token))
+}
+
+async fn panics() -> Error {
+    panic!("a bug")
+}
+
+async fn refusal_of(body: impl Into<Body>) -> (u16, String) {
+    let request = http::Request::post("/_matrix/client/v3/refresh").body(body.into());
+    let (status, body) = answer(request.expect("is a request")).await;
+    (
+        status,
+        body["errcode"].as_str().unwrap_or_default().to_owned(),
+    )
+}
+
+#[tokio::test]
+async fn a_well_formed_request_reaches_its_handler_by_every_path() {
+    for version in ["v3", "r0"] {
+        let request = http::Request::post(format!("/_matrix/client/{version}/refresh"))
+            .body(Body::from(r#"{"refresh_token":"one"}"#));
+
+        let (status, body) = answer(request.expect("is a request")).await;
+
+        assert_eq!((status, &body["access_token"]), (200, &Value::from("one")));
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_body_is_refused_with_what_is_wrong() {
+    let refused = |errcode: &str| (400, errcode.to_owned());
+
+    assert_eq!(refusal_of("nonsense").await, refused("M_NOT_JSON"));
+    assert_eq!(
+        refusal_of(b"\xff\xfe".to_vec()).await,
+        refused("M_NOT_JSON")
+    );
+    assert_eq!(
+        refusal_of(r#"{"refresh_token":"#).await,
+        refused("M_NOT_JSON")
+    );
+    assert_eq!(refusal_of("[]").await, refused("M_BAD_JSON"));
+    assert_eq!(refusal_of(r#"["one"]"#).await, refused("M_BAD_JSON"));
+    assert_eq!(
+        refusal_of(r#"{"refresh_token":1}"#).await,
+        refused("M_BAD_JSON")
+    );
+    assert_eq!(refusal_of("").await, refused("M_BAD_JSON"));
+    let large = refusal_of(" ".repeat(1024 * 1024 + 1)).await;
+    assert_eq!(large, (413, "M_TOO_LARGE".to_owned()));
+}
+
+async fn get_with(path: &str, authorization: Option<&str>) -> (u16, Value) {
+    let mut request = http::Request::get(path);
+    if let Some(value) = authorization {
+        request = request.header("authorization", value);
+    }
+    answer(request.body(Body::empty()).expect("is a request")).await
+}
+
+#[tokio::test]
+async fn an_endpoint_for_users_asks_for_a_token() {
+    let path = "/_matrix/client/v3/account/whoami";
+
+    for authorization in [None, Some("Basic abc"), Some("Bear")] {
+        let (status, body) = get_with(path, authorization).await;
+        assert_eq!(
+            (status, &body["errcode"]),
+            (401, &Value::from("M_MISSING_TOKEN"))
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_unknown_token_is_refused_in_header_and_query() {
+    let path = "/_matrix/client/v3/account/whoami";
+
+    let header = get_with(path, Some("Bearer unknown")).await;
+    let query = get_with(&format!("{path}?access_token=unknown"), None).await;
+
+    assert_eq!(
+        (header.0, &header.1["errcode"]),
+        (401, &Value::from("M_UNKNOWN_TOKEN"))
+    );
+    assert_eq!(header, query);
+}
+
+#[tokio::test]
+async fn a_wrong_path_is_an_invalid_parameter() {
+    let no_text = get_with("/_matrix/client/v3/directory/room/%FF", None).await;
+    let no_alias = get_with("/_matrix/client/v3/directory/room/lobby", None).await;
+
+    assert_eq!(
+        (no_text.0, &no_text.1["errcode"]),
+        (400, &Value::from("M_INVALID_PARAM"))
+    );
+    assert_eq!(
+        (no_alias.0, &no_alias.1["errcode"]),
+        (400, &Value::from("M_INVALID_PARAM"))
+    );
+}
+
+#[tokio::test]
+async fn a_missing_query_parameter_is_named() {
+    let path = "/_matrix/client/v1/register/m.login.registration_token/validity";
+
+    let (status, body) = get_with(path, None).await;
+
+    assert_eq!(
+        (status, &body["errcode"]),
+        (400, &Value::from("M_MISSING_PARAM"))
+    );
+    assert_eq!(body["error"], "missing parameter `token`");
+}
+
+#[tokio::test]
+async fn a_panic_is_answered_like_any_broken_thing() {
+    let (status, body) = get_with("/panics", None).await;
+
+    assert_eq!(status, 500);
+    assert_eq!(body["errcode"], "M_UNKNOWN");
+    assert_eq!(body["error"], "internal server error");
+}

@@ -1,0 +1,157 @@
+//! The one place where an error becomes a status, an `errcode` and a text.
+//!
+//! [spec]: https://spec.matrix.org/v1.19/client-server-api/#standard-error-response
+
+use axum::{
+    Json,
+    http::{HeaderValue, StatusCode, header::RETRY_AFTER},
+    response::{IntoResponse, Response},
+};
+use serde_json::{Value, json};
+
+use crate::error::Error;
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        if let Self::Internal { doing, source } = &self {
+            tracing::error!(error = %source, "could not {doing}");
+        }
+        if let Self::Uia(info) = &self {
+            return (StatusCode::UNAUTHORIZED, Json(info)).into_response();
+        }
+        let (status, errcode) = kind(&self);
+        let text = match &self {
+            // What broke concerns the operator, not the caller.
+            Self::Internal { .. } => "internal server error".to_owned(),
+            other => other.to_string(),
+        };
+        let mut body = json!({ "errcode": errcode, "error": text });
+        if let (Value::Object(body), Some((key, value))) = (&mut body, detail(&self)) {
+            body.insert(key.to_owned(), value);
+        }
+        let mut response = (status, Json(body)).into_response();
+        if let Self::LimitExceeded { retry_after } = &self {
+            let seconds = retry_after.as_millis().div_ceil(1000);
+            if let Ok(seconds) = HeaderValue::try_from(seconds.to_string()) {
+                response.headers_mut().insert(RETRY_AFTER, seconds);
+            }
+        }
+        response
+    }
+}
+
+fn kind(error: &Error) -> (StatusCode, &'static str) {
+    match error {
+        Error::Forbidden(_) => (StatusCode::FORBIDDEN, "M_FORBIDDEN"),
+        Error::NotFound(_) => (StatusCode::NOT_FOUND, "M_NOT_FOUND"),
+        Error::MissingToken => (StatusCode::UNAUTHORIZED, "M_MISSING_TOKEN"),
+        Error::UnknownToken { .. } => (StatusCode::UNAUTHORIZED, "M_UNKNOWN_TOKEN"),
+        Error::Uia(_) => (StatusCode::UNAUTHORIZED, "M_UNAUTHORIZED"),
+        Error::NotJson(_) => (StatusCode::BAD_REQUEST, "M_NOT_JSON"),
+        Error::BadJson(_) => (StatusCode::BAD_REQUEST, "M_BAD_JSON"),
+        Error::InvalidParam(_) => (StatusCode::BAD_REQUEST, "M_INVALID_PARAM"),
+        Error::MissingParam(_) => (StatusCode::BAD_REQUEST, "M_MISSING_PARAM"),
+        Error::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "M_TOO_LARGE"),
+        Error::Unrecognized(_) => (StatusCode::NOT_FOUND, "M_UNRECOGNIZED"),
+        Error::MethodNotAllowed(_) => (StatusCode::METHOD_NOT_ALLOWED, "M_UNRECOGNIZED"),
+        Error::LimitExceeded { .. } => (StatusCode::TOO_MANY_REQUESTS, "M_LIMIT_EXCEEDED"),
+        Error::UserInUse => (StatusCode::BAD_REQUEST, "M_USER_IN_USE"),
+        Error::InvalidUsername(_) => (StatusCode::BAD_REQUEST, "M_INVALID_USERNAME"),
+        Error::WeakPassword(_) => (StatusCode::BAD_REQUEST, "M_WEAK_PASSWORD"),
+        Error::UserDeactivated => (StatusCode::FORBIDDEN, "M_USER_DEACTIVATED"),
+        Error::RoomInUse(_) => (StatusCode::BAD_REQUEST, "M_ROOM_IN_USE"),
+        Error::InvalidRoomState(_) => (StatusCode::BAD_REQUEST, "M_INVALID_ROOM_STATE"),
+        Error::UnsupportedRoomVersion(_) => (StatusCode::BAD_REQUEST, "M_UNSUPPORTED_ROOM_VERSION"),
+        Error::IncompatibleRoomVersion(_) => {
+            (StatusCode::BAD_REQUEST, "M_INCOMPATIBLE_ROOM_VERSION")
+        }
+        Error::BadState(_) => (StatusCode::FORBIDDEN, "M_BAD_STATE"),
+        Error::BadAlias(_) => (StatusCode::BAD_REQUEST, "M_BAD_ALIAS"),
+        Error::NotYetUploaded(_) => (StatusCode::GATEWAY_TIMEOUT, "M_NOT_YET_UPLOADED"),
+        Error::CannotOverwriteMedia(_) => (StatusCode::CONFLICT, "M_CANNOT_OVERWRITE_MEDIA"),
+        Error::Unreachable(_) => (StatusCode::BAD_GATEWAY, "M_UNKNOWN"),
+        Error::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "M_UNKNOWN"),
+        Error::Internal { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "M_UNKNOWN"),
+    }
+}
+
+/// Returns what some errors tell beside their code and text.
+fn detail(error: &Error) -> Option<(&'static str, Value)> {
+    match error {
+        Error::UnknownToken { soft_logout } => Some(("soft_logout", json!(soft_logout))),
+        Error::IncompatibleRoomVersion(version) => Some(("room_version", json!(version))),
+        Error::LimitExceeded { retry_after } => {
+            let ms = u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX);
+            Some(("retry_after_ms", json!(ms)))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use axum::body::to_bytes;
+    use ruma::api::client::uiaa::{AuthFlow, AuthType, UiaaInfo};
+
+    use super::*;
+
+    async fn answer(error: Error) -> (u16, Value) {
+        let response = error.into_response();
+        let status = response.status().as_u16();
+        let body = to_bytes(response.into_body(), 4096).await;
+        let body = serde_json::from_slice(&body.expect("is short")).expect("is JSON");
+        (status, body)
+    }
+
+    #[tokio::test]
+    async fn an_internal_error_reveals_nothing() {
+        let error = Error::internal("read the table", "password=swordfish");
+
+        let (status, body) = answer(error).await;
+
+        assert_eq!(status, 500);
+        assert_eq!(
+            body,
+            json!({ "errcode": "M_UNKNOWN", "error": "internal server error" })
+        );
+    }
+
+    #[tokio::test]
+    async fn a_limit_says_when_to_come_back() {
+        let error = Error::LimitExceeded {
+            retry_after: Duration::from_millis(1500),
+        };
+
+        let response = error.into_response();
+
+        assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(response.headers()[RETRY_AFTER], "2");
+        let (_, body) = answer(Error::LimitExceeded {
+            retry_after: Duration::from_millis(1500),
+        })
+        .await;
+        assert_eq!(body["retry_after_ms"], 1500);
+    }
+
+    #[tokio::test]
+    async fn an_unknown_token_says_whether_the_device_is_kept() {
+        let (status, body) = answer(Error::UnknownToken { soft_logout: true }).await;
+
+        assert_eq!(status, 401);
+        assert_eq!(body["errcode"], "M_UNKNOWN_TOKEN");
+        assert_eq!(body["soft_logout"], true);
+    }
+
+    #[tokio::test]
+    async fn interactive_authentication_answers_with_its_flows() {
+        let flow = AuthFlow::new(vec![AuthType::Dummy]);
+        let info = UiaaInfo::new(vec![flow]);
+
+        let (status, body) = answer(Error::Uia(Box::new(info))).await;
+
+        assert_eq!(status, 401);
+        assert_eq!(body["flows"], json!([{ "stages": ["m.login.dummy"] }]));
+    }
+}

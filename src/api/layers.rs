@@ -1,0 +1,136 @@
+//! What wraps every request: its span, its count, CORS, and the catching of panics.
+
+use std::any::Any;
+
+use axum::{
+    Router,
+    extract::{MatchedPath, Request, State},
+    http::{
+        HeaderMap, HeaderName, HeaderValue, Method,
+        header::{
+            ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
+            ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE,
+        },
+    },
+    middleware::{Next, from_fn, from_fn_with_state},
+    response::{IntoResponse, Response},
+};
+use rand::Rng;
+use tokio::time::Instant;
+use tower_http::catch_panic::CatchPanicLayer;
+use tracing::Instrument;
+
+use super::{
+    app::App,
+    endpoint::{panicked, unknown_method, unknown_path},
+    metrics::Metrics,
+};
+
+/// The header by which a request is found again in the log.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The longest request id that is taken from a client or a proxy.
+const MAX_REQUEST_ID: usize = 64;
+
+/// Wraps all routes, and answers what none of them does.
+pub(super) fn wrap(routes: Router<App>, app: &App) -> Router<App> {
+    routes
+        .fallback(unknown_path)
+        .method_not_allowed_fallback(unknown_method)
+        .layer(CatchPanicLayer::custom(|_: Box<dyn Any + Send>| panicked()))
+        .layer(from_fn(cors))
+        .layer(from_fn_with_state(app.metrics.clone(), observe))
+}
+
+/// Lets pages of any origin use the API, and answers their pre-flight requests.
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#web-browser-clients
+async fn cors(request: Request, next: Next) -> Response {
+    let mut response = if request.method() == Method::OPTIONS {
+        // No logic of the endpoint may run. An hour saves a browser most of these requests.
+        [(ACCESS_CONTROL_MAX_AGE, "3600")].into_response()
+    } else {
+        next.run(request).await
+    };
+    let headers = response.headers_mut();
+    let mut allow = |name, value| headers.insert(name, HeaderValue::from_static(value));
+    allow(ACCESS_CONTROL_ALLOW_ORIGIN, "*");
+    allow(
+        ACCESS_CONTROL_ALLOW_METHODS,
+        "GET, HEAD, POST, PUT, DELETE, OPTIONS",
+    );
+    allow(
+        ACCESS_CONTROL_ALLOW_HEADERS,
+        "X-Requested-With, Content-Type, Authorization",
+    );
+    response
+}
+
+/// Gives the request an id and a span, and counts it.
+///
+/// Of the path only the template is told: paths hold ids, and queries hold tokens.
+async fn observe(State(metrics): State<Metrics>, request: Request, next: Next) -> Response {
+    let request_id = request_id(request.headers());
+    let path = request.extensions().get::<MatchedPath>().cloned();
+    let endpoint = path.as_ref().map_or("unknown", MatchedPath::as_str);
+    let method = method_name(request.method());
+    let span = tracing::info_span!("request", request_id, method, endpoint);
+    let started = Instant::now();
+
+    let mut response = next.run(request).instrument(span.clone()).await;
+
+    let duration = started.elapsed();
+    let status = response.status().as_u16();
+    let duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    span.in_scope(|| tracing::debug!(status, duration_ms, "answered"));
+    metrics.count_request(method, endpoint, status, duration);
+    if let Ok(request_id) = HeaderValue::try_from(request_id) {
+        response.headers_mut().insert(REQUEST_ID, request_id);
+    }
+    response
+}
+
+/// Returns the id that the client or a proxy gave, if it can stand in a log, or a new one.
+fn request_id(headers: &HeaderMap) -> String {
+    let is_sane = |id: &&str| {
+        let mut bytes = id.bytes();
+        (1..=MAX_REQUEST_ID).contains(&id.len())
+            && bytes.all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+    };
+    let given = headers.get(REQUEST_ID).and_then(|id| id.to_str().ok());
+    match given.filter(is_sane) {
+        Some(id) => id.to_owned(),
+        None => format!("{:016x}", rand::rng().random::<u64>()),
+    }
+}
+
+/// Returns the method as one of a closed set, as labels need it.
+fn method_name(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::DELETE => "DELETE",
+        Method::OPTIONS => "OPTIONS",
+        _ => "other",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id_for(given: &str) -> String {
+        let mut headers = HeaderMap::new();
+        headers.insert(REQUEST_ID, given.parse().expect("is a header"));
+        request_id(&headers)
+    }
+
+    #[test]
+    fn a_sane_request_id_is_kept_and_another_replaced() {
+        assert_eq!(id_for("proxy-17.a_b"), "proxy-17.a_b");
+        assert_eq!(id_for("no spaces").len(), 16);
+        assert_eq!(id_for(&"x".repeat(65)).len(), 16);
+        assert_ne!(request_id(&HeaderMap::new()), request_id(&HeaderMap::new()));
+    }
+}

@@ -1,0 +1,259 @@
+//! Rate limits: a bucket of tokens for each kind of request and each who makes it.
+//!
+//! Buckets live in memory; a restart fills them.
+
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use axum::{
+    extract::{ConnectInfo, FromRequestParts},
+    http::request::Parts,
+};
+use ruma::{OwnedUserId, UserId};
+
+use crate::{
+    clock::Clock,
+    config,
+    error::{Error, Result},
+};
+
+/// Buckets kept in each of two generations (about 10 MB each when full). Who has been idle for the longest
+/// time is forgotten first.
+const MAX_BUCKETS: usize = 100_000;
+
+/// A kind of request that is limited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// An attempt to log in: guessing passwords must be slow.
+    Login,
+    /// A registration.
+    Register,
+    /// An event sent to a room.
+    Send,
+}
+
+impl Class {
+    /// Returns how many requests may come at once, and the time after which one more may.
+    fn rate(self) -> (f64, Duration) {
+        match self {
+            Self::Login => (10.0, Duration::from_secs(5)),
+            Self::Register => (5.0, Duration::from_secs(20)),
+            Self::Send => (100.0, Duration::from_millis(100)),
+        }
+    }
+}
+
+/// Who is limited.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Key {
+    /// A network address; of IPv6 the /64 network, since one subscriber has all of it.
+    Address(IpAddr),
+    /// A user.
+    User(OwnedUserId),
+}
+
+impl From<&UserId> for Key {
+    fn from(user_id: &UserId) -> Self {
+        Self::User(user_id.to_owned())
+    }
+}
+
+impl From<&Peer> for Key {
+    fn from(peer: &Peer) -> Self {
+        Self::Address(match peer.0.ip().to_canonical() {
+            IpAddr::V6(ip) => {
+                let network = ip.to_bits() & (u128::MAX << 64);
+                IpAddr::V6(Ipv6Addr::from_bits(network))
+            }
+            v4 @ IpAddr::V4(_) => v4,
+        })
+    }
+}
+
+/// The other end of the connection that a request came over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer(pub SocketAddr);
+
+impl<S: Sync> FromRequestParts<S> for Peer {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        // Without a connection, as in a test of a handler, all share one address.
+        let nobody = Self(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
+        let peer = parts.extensions.get::<ConnectInfo<Self>>();
+        Ok(peer.map_or(nobody, |ConnectInfo(peer)| *peer))
+    }
+}
+
+/// The rate limits of a server.
+#[derive(Clone)]
+pub struct Limits {
+    enabled: bool,
+    clock: Clock,
+    buckets: Arc<Mutex<Buckets>>,
+}
+
+#[derive(Default)]
+struct Buckets {
+    /// Those used of late.
+    current: HashMap<(Class, Key), Bucket>,
+    /// Those not used since `current` was last full.
+    previous: HashMap<(Class, Key), Bucket>,
+}
+
+#[derive(Clone, Copy)]
+struct Bucket {
+    tokens: f64,
+    filled_ms: i64,
+}
+
+impl Limits {
+    /// Returns limits with all buckets full.
+    pub fn new(config: &config::Limits, clock: Clock) -> Self {
+        Self {
+            enabled: config.enabled,
+            clock,
+            buckets: Arc::default(),
+        }
+    }
+
+    /// Takes a token for one request.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::LimitExceeded`] when there is none left.
+    pub fn check(&self, class: Class, key: impl Into<Key>) -> Result<()> {
+        if !self.enabled {
+            return Ok(());
+        }
+        let (burst, period) = class.rate();
+        let now_ms = self.clock.now_ms();
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        let full = Bucket {
+            tokens: burst,
+            filled_ms: now_ms,
+        };
+        let bucket = buckets.bucket((class, key.into()), full);
+        bucket.fill(burst, period, now_ms);
+        if bucket.tokens < 1.0 {
+            let retry_after = period.mul_f64(1.0 - bucket.tokens);
+            return Err(Error::LimitExceeded { retry_after });
+        }
+        bucket.tokens -= 1.0;
+        Ok(())
+    }
+}
+
+impl Bucket {
+    fn fill(&mut self, burst: f64, period: Duration, now_ms: i64) {
+        // A clock that was set back gives nothing.
+        let elapsed_ms = u64::try_from(now_ms - self.filled_ms).unwrap_or(0);
+        let gained = Duration::from_millis(elapsed_ms).div_duration_f64(period);
+        self.tokens = (self.tokens + gained).min(burst);
+        self.filled_ms = now_ms;
+    }
+}
+
+impl Buckets {
+    /// Returns the bucket of a key, a full one if it is new or forgotten.
+    fn bucket(&mut self, key: (Class, Key), full: Bucket) -> &mut Bucket {
+        if self.current.len() >= MAX_BUCKETS && !self.current.contains_key(&key) {
+            self.previous = std::mem::take(&mut self.current);
+        }
+        let known = self.previous.remove(&key);
+        self.current.entry(key).or_insert(known.unwrap_or(full))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::user_id;
+
+    use super::*;
+
+    fn limits(enabled: bool) -> (Limits, Clock) {
+        let clock = Clock::manual(1_000_000);
+        let config = config::Limits {
+            enabled,
+            ..config::Limits::default()
+        };
+        (Limits::new(&config, clock.clone()), clock)
+    }
+
+    fn peer(address: &str) -> Peer {
+        Peer(SocketAddr::from((
+            address.parse::<IpAddr>().expect("is an address"),
+            1,
+        )))
+    }
+
+    #[test]
+    fn a_burst_passes_and_the_next_one_waits() {
+        let (limits, clock) = limits(true);
+        let peer = peer("192.0.2.1");
+        for _ in 0..5 {
+            limits
+                .check(Class::Register, &peer)
+                .expect("is within the burst");
+        }
+
+        let refused = limits.check(Class::Register, &peer);
+        clock.advance(Duration::from_secs(20));
+        let later = limits.check(Class::Register, &peer);
+
+        let Err(Error::LimitExceeded { retry_after }) = refused else {
+            panic!("the sixth passed");
+        };
+        assert_eq!(retry_after, Duration::from_secs(20));
+        assert!(later.is_ok());
+        assert!(limits.check(Class::Register, &peer).is_err());
+    }
+
+    #[test]
+    fn each_class_and_each_key_has_its_own_bucket() {
+        let (limits, _) = limits(true);
+        let (one, other) = (peer("192.0.2.1"), peer("192.0.2.2"));
+        while limits.check(Class::Register, &one).is_ok() {}
+
+        assert!(limits.check(Class::Register, &other).is_ok());
+        assert!(limits.check(Class::Login, &one).is_ok());
+        assert!(limits.check(Class::Send, user_id!("@a:b")).is_ok());
+    }
+
+    #[test]
+    fn one_subscriber_of_ipv6_is_one_address() {
+        let (limits, _) = limits(true);
+        while limits.check(Class::Login, &peer("2001:db8::1")).is_ok() {}
+
+        assert!(limits.check(Class::Login, &peer("2001:db8::2")).is_err());
+        assert!(limits.check(Class::Login, &peer("2001:db8:0:1::1")).is_ok());
+    }
+
+    #[test]
+    fn nothing_is_limited_when_limits_are_off() {
+        let (limits, _) = limits(false);
+        let peer = peer("192.0.2.1");
+
+        let refused = (0..1000).find(|_| limits.check(Class::Login, &peer).is_err());
+
+        assert_eq!(refused, None);
+    }
+
+    #[test]
+    fn the_memory_of_buckets_is_bounded() {
+        let (limits, _) = limits(true);
+
+        for host in 0..250_000_u32 {
+            let peer = Peer(SocketAddr::from((Ipv4Addr::from_bits(host), 1)));
+            limits.check(Class::Login, &peer).expect("is the first");
+        }
+
+        let buckets = limits.buckets.lock().expect("is not poisoned");
+        assert!(buckets.current.len() + buckets.previous.len() <= 2 * MAX_BUCKETS);
+    }
+}

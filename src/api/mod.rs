@@ -1,0 +1,35 @@
+//! HTTP: a handler extracts, calls one or two methods of a service, and answers.
+//!
+//! `endpoint` turns requests into ruma's types and routes them, `auth` says who asks, `error` says what went
+//! wrong, `layers` wraps every request. No rules, SQL, locks or tasks here.
+
+mod app;
+mod auth;
+mod client;
+mod endpoint;
+mod error;
+mod layers;
+mod limits;
+mod metrics;
+mod operator;
+mod web;
+
+use axum::Router;
+
+pub use self::{
+    app::App,
+    auth::{Authenticate, Sender},
+    endpoint::{Incoming, Outgoing, endpoint},
+    limits::{Class, Key, Limits, Peer},
+    metrics::Metrics,
+    operator::metrics_router,
+};
+
+/// Returns everything that a listener serves.
+pub fn router(app: App) -> Router {
+    let routes = Router::new()
+        .merge(client::routes())
+        .merge(operator::routes())
+        .merge(web::routes(&app.config));
+    layers::wrap(routes, &app).with_state(app)
+}

@@ -1,0 +1,39 @@
+//! What the operator's tools ask: is the server well, and what has it done.
+
+use axum::{
+    Json, Router,
+    extract::State,
+    http::header::CONTENT_TYPE,
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use serde_json::{Value, json};
+
+use super::{app::App, endpoint::unknown_path, metrics::Metrics};
+use crate::error::Result;
+
+/// The content type of Prometheus' text format.
+const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+pub(super) fn routes() -> Router<App> {
+    Router::new().route("/_parlour/health", get(health))
+}
+
+/// Returns what the separate listener for Prometheus serves.
+pub fn metrics_router(metrics: Metrics) -> Router {
+    Router::new()
+        .route("/metrics", get(show_metrics))
+        .fallback(unknown_path)
+        .with_state(metrics)
+}
+
+/// `GET /_parlour/health`
+async fn health() -> Json<Value> {
+    Json(json!({ "status": "ok" }))
+}
+
+/// `GET /metrics`
+async fn show_metrics(State(metrics): State<Metrics>) -> Result<Response> {
+    let text = metrics.to_text().await?;
+    Ok(([(CONTENT_TYPE, PROMETHEUS_TEXT)], text).into_response())
+}

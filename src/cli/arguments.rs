@@ -1,0 +1,111 @@
+//! The arguments of the command line.
+
+use std::{ffi::OsString, path::PathBuf};
+
+use lexopt::{
+    Arg::{Long, Short, Value},
+    Parser, ValueExt,
+};
+
+/// What `parlour --help` says.
+pub(super) const HELP: &str = "\
+Parlour, a Matrix homeserver.
+
+Usage:
+  parlour [--config FILE]               run the server; it needs no configuration
+  parlour config check [--config FILE]  say whether the configuration is valid
+
+Options:
+  -c, --config FILE  read the configuration from FILE (see config.example.toml)
+  -h, --help         show this
+  -V, --version      show the version
+
+Every key of the configuration can be set by an environment variable, which
+wins over the file: PARLOUR__SERVER__NAME=example.org
+";
+
+/// What the program is asked to do.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Command {
+    /// Run the server.
+    Serve {
+        /// The file of the configuration.
+        config: Option<PathBuf>,
+    },
+    /// Say whether the configuration is valid.
+    CheckConfig {
+        /// The file of the configuration.
+        config: Option<PathBuf>,
+    },
+    /// Show the version.
+    Version,
+    /// Show the help.
+    Help,
+}
+
+/// Reads the arguments, without the program's name.
+pub(super) fn parse(
+    arguments: impl IntoIterator<Item = OsString>,
+) -> Result<Command, lexopt::Error> {
+    let mut parser = Parser::from_args(arguments);
+    let mut words = Vec::new();
+    let mut config = None;
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Short('c') | Long("config") => config = Some(PathBuf::from(parser.value()?)),
+            Short('h') | Long("help") => return Ok(Command::Help),
+            Short('V') | Long("version") => return Ok(Command::Version),
+            Value(word) if words.len() < 2 => words.push(word.string()?),
+            other => return Err(other.unexpected()),
+        }
+    }
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        [] => Ok(Command::Serve { config }),
+        ["config", "check"] => Ok(Command::CheckConfig { config }),
+        other => {
+            let unknown = other.join(" ");
+            Err(format!("unknown command `{unknown}`").into())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Command, String> {
+        let arguments = line.split_whitespace().map(OsString::from);
+        parse(arguments).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn without_arguments_the_server_runs() {
+        assert_eq!(parsed(""), Ok(Command::Serve { config: None }));
+    }
+
+    #[test]
+    fn the_configuration_can_stand_before_and_after_a_command() {
+        let expected = || {
+            Ok(Command::CheckConfig {
+                config: Some("a.toml".into()),
+            })
+        };
+
+        assert_eq!(parsed("config check --config a.toml"), expected());
+        assert_eq!(parsed("-c a.toml config check"), expected());
+    }
+
+    #[test]
+    fn what_is_unknown_is_named() {
+        assert_eq!(
+            parsed("config chek"),
+            Err("unknown command `config chek`".to_owned())
+        );
+        assert_eq!(
+            parsed("--cnfig x"),
+            Err("invalid option '--cnfig'".to_owned())
+        );
+        assert!(parsed("--config").is_err());
+    }
+}

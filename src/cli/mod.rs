@@ -1,0 +1,96 @@
+//! The command line: reads the arguments, and builds and runs what they ask for.
+//!
+//! `serve` is the composition root. Nothing imports this module but `main` and the integration tests.
+
+mod arguments;
+mod listen;
+mod logging;
+pub mod serve;
+mod shutdown;
+
+use std::{
+    ffi::OsString,
+    io::{self, Write},
+    path::Path,
+    process::ExitCode,
+};
+
+use self::{
+    arguments::{Command, HELP},
+    shutdown::StopSignals,
+};
+use crate::config::Config;
+
+/// Runs the program and returns how it ended.
+///
+/// What was asked for goes to standard output; errors and the log go to standard error.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let done = match arguments::parse(arguments) {
+        Ok(Command::Serve { config }) => serve(config.as_deref()),
+        Ok(Command::CheckConfig { config }) => check_config(config.as_deref()),
+        Ok(Command::Version) => say(concat!("parlour ", env!("CARGO_PKG_VERSION"))),
+        Ok(Command::Help) => say(HELP.trim_end()),
+        Err(error) => {
+            complain(&format!("{error}\n\n{HELP}"));
+            // What Unix programs return when they are called in a wrong way.
+            return ExitCode::from(2);
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&error.to_string());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+type Failure = Box<dyn std::error::Error>;
+
+fn serve(config: Option<&Path>) -> Result<(), Failure> {
+    let config = Config::load(config)?;
+    logging::init(&config.logging)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    let served = runtime.block_on(serve_until_told(config));
+    // Blocking work that is stuck must not hold up the exit.
+    runtime.shutdown_background();
+    served
+}
+
+async fn serve_until_told(config: Config) -> Result<(), Failure> {
+    let name = config.server.name.clone();
+    let mut signals = StopSignals::listen()?;
+    let running = serve::start(config).await?;
+    let url = running.public_url();
+    for address in running.addresses() {
+        tracing::info!(%address, "listening");
+    }
+    say(&format!("Parlour serves {name} at {url}"))?;
+    signals.next().await;
+    tracing::info!("stopping");
+    let all_ended = tokio::select! {
+        all_ended = running.stop() => all_ended,
+        () = signals.end_at_next() => false,
+    };
+    if !all_ended {
+        tracing::warn!("stopped while something was still running");
+    }
+    Ok(())
+}
+
+fn check_config(config: Option<&Path>) -> Result<(), Failure> {
+    Config::load(config)?;
+    say("the configuration is valid")
+}
+
+fn say(text: &str) -> Result<(), Failure> {
+    writeln!(io::stdout(), "{text}")?;
+    Ok(())
+}
+
+/// Writes to standard error; when that is closed, nobody wants to know.
+fn complain(text: &str) {
+    let _ = writeln!(io::stderr(), "parlour: {}", text.trim_end());
+}

@@ -1,0 +1,160 @@
+//! The composition root: builds the services, each from those that exist already, and starts to serve.
+
+use std::{
+    fs::DirBuilder, net::SocketAddr, os::unix::fs::DirBuilderExt, path::Path, sync::Arc,
+    time::Duration,
+};
+
+use axum::Router;
+use prometheus::Registry;
+
+use super::listen::Bound;
+use crate::{
+    api::{self, App, Limits, Metrics, Peer},
+    clock::Clock,
+    config::{BaseUrl, Config, Listen},
+    error::{Error, Result},
+    tasks::Tasks,
+};
+
+/// How long a stop waits for what is running. The process has to be gone after ten seconds.
+const STOP_TIMEOUT: Duration = Duration::from_secs(9);
+
+/// A server that runs.
+#[derive(Debug)]
+pub struct Running {
+    addresses: Vec<SocketAddr>,
+    metrics_address: Option<SocketAddr>,
+    public_url: BaseUrl,
+    tasks: Tasks,
+}
+
+/// Starts a server: when this returns, it answers.
+///
+/// # Errors
+///
+/// When an address cannot be bound, or a certificate, the data directory or the database cannot be used.
+pub async fn start(config: Config) -> Result<Running> {
+    start_at(config, Clock::system()).await
+}
+
+/// Starts a server that goes by a clock of the caller.
+///
+/// # Errors
+///
+/// As [`start`].
+pub async fn start_at(mut config: Config, clock: Clock) -> Result<Running> {
+    make_private_folder(&config.server.data_dir)?;
+    let listeners = bind_all(&mut config.listen).await?;
+    let metrics_listener = match config.metrics.address {
+        Some(address) => Some(bind(&plain(address)).await?),
+        None => None,
+    };
+    let metrics_address = metrics_listener.as_ref().map(|bound| bound.address);
+    let addresses = listeners.iter().map(|bound| bound.address).collect();
+    let public_url = config.public_url();
+
+    let tasks = Tasks::default();
+    let registry = Registry::new();
+    let metrics = Metrics::new(&registry)?;
+    let config = Arc::new(config);
+    let limits = Limits::new(&config.limits, clock.clone());
+    let app = App {
+        config,
+        clock,
+        tasks: tasks.clone(),
+        limits,
+        metrics: metrics.clone(),
+    };
+
+    let router = api::router(app);
+    for listener in listeners {
+        serve(listener, router.clone(), &tasks);
+    }
+    if let Some(listener) = metrics_listener {
+        serve(listener, api::metrics_router(metrics), &tasks);
+    }
+    Ok(Running {
+        addresses,
+        metrics_address,
+        public_url,
+        tasks,
+    })
+}
+
+impl Running {
+    /// Returns the addresses that the listeners are bound to, in the order of the configuration.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Returns the address at which metrics are shown.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics_address
+    }
+
+    /// Returns the address under which clients reach the server.
+    pub fn public_url(&self) -> &BaseUrl {
+        &self.public_url
+    }
+
+    /// Stops to accept, lets what is running finish, and returns whether all of it did.
+    pub async fn stop(&self) -> bool {
+        self.tasks.stop(STOP_TIMEOUT).await
+    }
+
+    /// Waits until the server has stopped.
+    pub async fn finished(&self) {
+        self.tasks.stopped().await;
+    }
+}
+
+/// Binds all addresses, and writes into the configuration which ports the system chose.
+async fn bind_all(listen: &mut [Listen]) -> Result<Vec<Bound>> {
+    let mut bound = Vec::new();
+    for config in listen {
+        let listener = bind(config).await?;
+        config.address = listener.address;
+        bound.push(listener);
+    }
+    Ok(bound)
+}
+
+fn plain(address: SocketAddr) -> Listen {
+    Listen {
+        address,
+        ..Listen::default()
+    }
+}
+
+async fn bind(config: &Listen) -> Result<Bound> {
+    Bound::bind(config)
+        .await
+        .map_err(|source| Error::internal("start to listen", source))
+}
+
+/// Serves a router at a listener until the server stops.
+fn serve(listener: Bound, router: Router, tasks: &Tasks) {
+    let ready = listener.accept(tasks);
+    let service = router.into_make_service_with_connect_info::<Peer>();
+    let stop = tasks.stopping().clone().cancelled_owned();
+    let serving = axum::serve(ready, service).with_graceful_shutdown(stop);
+    tasks.spawn(async move {
+        // axum's type says that this may fail; its code never does.
+        if let Err(error) = serving.await {
+            tracing::error!(%error, "a listener failed");
+        }
+    });
+}
+
+/// Makes the folder of the data, which holds secrets: for this user only.
+fn make_private_folder(path: &Path) -> Result<()> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|source| {
+            let source = format!("{}: {source}", path.display());
+            Error::internal("make the data directory", source)
+        })
+}

@@ -1,0 +1,293 @@
+//! Reads the configuration from its sources, and says what is wrong with it.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use serde_path_to_error::Segment;
+use toml::{Table, Value};
+
+use super::Config;
+
+/// How the names of environment variables begin that set a key.
+const PREFIX: &str = "PARLOUR__";
+/// Keys whose values are not shown in messages.
+const SECRETS: [&str; 2] = ["database.url", "registration.shared_secret"];
+/// What is allowed where the type's own message does not say it: the end of the key, and the text.
+const ALLOWED: [(&str, &str); 3] = [
+    (
+        ".address",
+        "expected an IP address and a port, like `127.0.0.1:8008`",
+    ),
+    (
+        "server.name",
+        "expected a host name or IP address, like `example.org` or `localhost:8448`",
+    ),
+    (
+        ".admin_matrix_id",
+        "expected a user id, like `@admin:example.org`",
+    ),
+];
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file is not TOML.
+    #[error("{file}: {source}")]
+    Syntax {
+        /// The file.
+        file: String,
+        /// Where, and why.
+        source: Box<toml::de::Error>,
+    },
+    /// A key is not known, or its value is not allowed.
+    #[error("{0}")]
+    Wrong(String),
+}
+
+impl Config {
+    /// Reads `file`, if there is one, and the environment.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read, or a key or value is wrong.
+    pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
+        let variables = variables()?;
+        let Some(path) = file else {
+            return Self::from_sources("", "", variables);
+        };
+        let text = fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
+            path: path.to_owned(),
+            source,
+        })?;
+        Self::from_sources(&path.display().to_string(), &text, variables)
+    }
+
+    /// Reads the text of a file, whose name is for messages, and then the environment variables.
+    ///
+    /// # Errors
+    ///
+    /// When a key or value is wrong.
+    pub fn from_sources(
+        file: &str,
+        text: &str,
+        mut variables: Vec<(String, String)>,
+    ) -> Result<Self, ConfigError> {
+        let mut table: Table = text.parse().map_err(|source| ConfigError::Syntax {
+            file: file.to_owned(),
+            source: Box::new(source),
+        })?;
+        // A whole list comes before its items, and item 9 before item 10.
+        variables.sort_by_key(|(name, _)| (name.len(), name.clone()));
+        let mut origins = BTreeMap::new();
+        for (name, value) in variables {
+            let key = set_by_variable(&mut table, &name, &value)?;
+            origins.insert(key, name);
+        }
+        let origin = |key: &str| origins.get(key).map_or(file, String::as_str);
+        let root = Value::Table(table);
+        let config: Self = serde_path_to_error::deserialize(root.clone()).map_err(|error| {
+            let (key, value) = locate(&root, error.path());
+            explain(origin(&key), &key, value, error.inner().message())
+        })?;
+        config.check(origin)?;
+        Ok(config)
+    }
+
+    /// Checks what concerns several keys at once.
+    fn check<'a>(&self, origin: impl Fn(&str) -> &'a str) -> Result<(), ConfigError> {
+        if self.listen.is_empty() {
+            let origin = origin("listen");
+            return Err(ConfigError::Wrong(format!(
+                "{origin}: listen = []: expected at least one [[listen]] with an address"
+            )));
+        }
+        for (index, listen) in self.listen.iter().enumerate() {
+            let (set, missing) = match (&listen.tls_certificate, &listen.tls_key) {
+                (Some(_), None) => ("tls_certificate", "tls_key"),
+                (None, Some(_)) => ("tls_key", "tls_certificate"),
+                (Some(_), Some(_)) | (None, None) => continue,
+            };
+            let origin = origin(&format!("listen[{index}].{set}"));
+            return Err(ConfigError::Wrong(format!(
+                "{origin}: listen[{index}].{missing} is not set, but {set} is: expected both or neither"
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// Returns the environment variables that set keys.
+fn variables() -> Result<Vec<(String, String)>, ConfigError> {
+    let mut found = Vec::new();
+    for (name, value) in std::env::vars_os() {
+        let Some(name) = name.to_str().filter(|name| name.starts_with(PREFIX)) else {
+            continue;
+        };
+        let value = value
+            .into_string()
+            .map_err(|_| ConfigError::Wrong(format!("{name}: expected UTF-8")))?;
+        found.push((name.to_owned(), value));
+    }
+    Ok(found)
+}
+
+/// Writes the value of an environment variable into the table, and returns the key that it sets.
+fn set_by_variable(table: &mut Table, name: &str, text: &str) -> Result<String, ConfigError> {
+    let defaults = Table::try_from(Config::default())
+        .map_err(|e| ConfigError::Wrong(format!("the defaults cannot be written: {e}")))?;
+    let key = name.strip_prefix(PREFIX).unwrap_or(name).to_lowercase();
+    let parts: Vec<&str> = key.split("__").collect();
+    match parts.as_slice() {
+        ["listen"] => {
+            table.insert("listen".to_owned(), value_like(&Value::Array(vec![]), text));
+            Ok("listen".to_owned())
+        }
+        ["listen", index, key] => {
+            let default = defaults
+                .get("listen")
+                .and_then(|listen| listen.get(0))
+                .and_then(|listen| listen.get(key));
+            let default = default.ok_or_else(|| unknown(name, &defaults, "listen"))?;
+            let listener = listener(table, name, index)?;
+            listener.insert((*key).to_owned(), value_like(default, text));
+            Ok(format!("listen[{index}].{key}"))
+        }
+        [section, key] => {
+            let default = defaults.get(*section).and_then(|keys| keys.get(key));
+            let default = default.ok_or_else(|| unknown(name, &defaults, section))?;
+            let keys = table
+                .entry(*section)
+                .or_insert_with(|| Value::Table(Table::new()));
+            if let Value::Table(keys) = keys {
+                keys.insert((*key).to_owned(), value_like(default, text));
+            }
+            Ok(format!("{section}.{key}"))
+        }
+        _ => Err(unknown(name, &defaults, "")),
+    }
+}
+
+/// Returns the table of the listener with this index, which may be the next after the last.
+fn listener<'t>(
+    table: &'t mut Table,
+    name: &str,
+    index: &str,
+) -> Result<&'t mut Table, ConfigError> {
+    let listen = table
+        .entry("listen")
+        .or_insert_with(|| Value::Array(vec![]));
+    let Value::Array(listeners) = listen else {
+        return Err(ConfigError::Wrong(format!("{name}: listen is not a list")));
+    };
+    let count = listeners.len();
+    let index: usize = index.parse().unwrap_or(usize::MAX);
+    if index == count {
+        listeners.push(Value::Table(Table::new()));
+    }
+    match listeners.get_mut(index) {
+        Some(Value::Table(listener)) => Ok(listener),
+        _ => Err(ConfigError::Wrong(format!(
+            "{name}: expected the number of a listener from 0 to {count}"
+        ))),
+    }
+}
+
+/// Reads the text of a variable as the type that the default has; a text that is not of that type stays a
+/// text, so that the message about it is the same as for a file.
+fn value_like(default: &Value, text: &str) -> Value {
+    let as_toml = || {
+        let table: Option<Table> = format!("value = {text}").parse().ok();
+        table.and_then(|mut table| table.remove("value"))
+    };
+    let as_text = || Value::String(text.to_owned());
+    match default {
+        Value::String(_) => as_text(),
+        Value::Array(_) if !text.trim_start().starts_with('[') => {
+            let items = text
+                .split(',')
+                .map(str::trim)
+                .filter(|item| !item.is_empty());
+            Value::Array(items.map(|item| Value::String(item.to_owned())).collect())
+        }
+        _ => as_toml().unwrap_or_else(as_text),
+    }
+}
+
+fn unknown(name: &str, defaults: &Table, section: &str) -> ConfigError {
+    let names = |table: &Table| {
+        let mut names: Vec<&str> = table.keys().map(String::as_str).collect();
+        names.sort_unstable();
+        names.join(", ")
+    };
+    let keys = match defaults.get(section) {
+        Some(Value::Table(keys)) => Some(names(keys)),
+        Some(Value::Array(lists)) => lists.first().and_then(Value::as_table).map(names),
+        _ => None,
+    };
+    ConfigError::Wrong(match keys {
+        Some(keys) if section == "listen" => format!(
+            "{name}: unknown key; expected PARLOUR__LISTEN__<number>__<key>, and the keys of listen are {keys}"
+        ),
+        Some(keys) => format!("{name}: unknown key; the keys of {section} are {keys}"),
+        None => format!("{name}: unknown key; the sections are {}", names(defaults)),
+    })
+}
+
+/// Returns the key at which reading failed, as a person writes it, and its value.
+fn locate<'v>(root: &'v Value, path: &serde_path_to_error::Path) -> (String, Option<&'v Value>) {
+    let (mut key, mut value) = (String::new(), Some(root));
+    for segment in path {
+        match segment {
+            Segment::Map { key: name } => {
+                key.push_str(if key.is_empty() { "" } else { "." });
+                key.push_str(name);
+                value = value.and_then(|value| value.get(name));
+            }
+            Segment::Seq { index } => {
+                key = format!("{key}[{index}]");
+                value = value.and_then(|value| value.get(*index));
+            }
+            // Values of keys are plain: what lies deeper is still the same key.
+            Segment::Enum { .. } | Segment::Unknown => {}
+        }
+    }
+    (key, value)
+}
+
+/// Says which key is wrong, what it holds and what it may hold.
+fn explain(origin: &str, key: &str, value: Option<&Value>, message: &str) -> ConfigError {
+    let allowed = ALLOWED.iter().find(|(end, _)| key.ends_with(end));
+    let allowed = match (message.find("expected "), allowed) {
+        (_, Some((_, allowed))) if !message.starts_with("unknown field") => allowed,
+        (Some(at), _) => message.get(at..).unwrap_or(message),
+        (None, _) => message,
+    };
+    let allowed = match allowed {
+        "expected a sequence" => "expected a list",
+        text if text.starts_with("expected struct") => "expected a section with keys",
+        text => text,
+    };
+    if message.starts_with("unknown field") {
+        return ConfigError::Wrong(format!("{origin}: unknown key {key}: {allowed}"));
+    }
+    let value = match value {
+        Some(_) if SECRETS.contains(&key) => "…".to_owned(),
+        Some(Value::Table(_)) | None => "{…}".to_owned(),
+        Some(value) => value.to_string(),
+    };
+    ConfigError::Wrong(format!("{origin}: {key} = {value}: {allowed}"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,251 @@
+use std::path::PathBuf;
+
+use ruma::RoomVersionId;
+
+use super::*;
+use crate::config::{Listen, LogFormat};
+
+fn read(text: &str, variables: &[(&str, &str)]) -> Result<Config, String> {
+    let variables = variables
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect();
+    Config::from_sources("parlour.toml", text, variables).map_err(|e| e.to_string())
+}
+
+fn error(text: &str) -> String {
+    read(text, &[]).expect_err("is wrong")
+}
+
+fn error_of_variable(name: &str, value: &str) -> String {
+    read("", &[(name, value)]).expect_err("is wrong")
+}
+
+#[test]
+fn no_configuration_is_the_default() {
+    let config = read("", &[]).expect("is valid");
+
+    assert_eq!(config, Config::default());
+    assert_eq!(config.public_url().as_str(), "http://127.0.0.1:8008");
+    assert_eq!(
+        config.media_directory(),
+        PathBuf::from("parlour-data/media")
+    );
+}
+
+#[test]
+fn a_file_sets_what_it_names_and_leaves_the_rest() {
+    let config = read(
+        r#"
+        [server]
+        name = "localhost:8448"
+        default_room_version = "11"
+        [[listen]]
+        address = "0.0.0.0:8448"
+        tls_certificate = "fullchain.pem"
+        tls_key = "privkey.pem"
+        "#,
+        &[],
+    )
+    .expect("is valid");
+
+    assert_eq!(config.server.name.as_str(), "localhost:8448");
+    assert_eq!(config.server.default_room_version, RoomVersionId::V11);
+    assert_eq!(config.public_url().as_str(), "https://localhost:8448");
+    assert_eq!(config.passwords, Config::default().passwords);
+}
+
+#[test]
+fn the_environment_wins_over_the_file() {
+    let config = read(
+        "[server]\nname = 'a.example'\n[limits]\nenabled = true",
+        &[
+            ("PARLOUR__SERVER__NAME", "b.example"),
+            ("PARLOUR__LIMITS__ENABLED", "false"),
+            ("PARLOUR__PASSWORDS__MEMORY_KIB", "8"),
+            ("PARLOUR__LOGGING__FORMAT", "json"),
+            ("PARLOUR__METRICS__ADDRESS", "127.0.0.1:9000"),
+        ],
+    )
+    .expect("is valid");
+
+    assert_eq!(config.server.name.as_str(), "b.example");
+    assert!(!config.limits.enabled);
+    assert_eq!(config.passwords.memory_kib, 8);
+    assert_eq!(config.logging.format, LogFormat::Json);
+    assert_eq!(config.metrics.address, "127.0.0.1:9000".parse().ok());
+}
+
+#[test]
+fn lists_in_the_environment_are_toml_or_separated_by_commas() {
+    let expected = [PathBuf::from("a.pem"), PathBuf::from("b.pem")];
+
+    let commas = read("", &[("PARLOUR__FEDERATION__TRUSTED_CA", "a.pem, b.pem")]);
+    let toml = read(
+        "",
+        &[("PARLOUR__FEDERATION__TRUSTED_CA", r#"["a.pem", "b.pem"]"#)],
+    );
+
+    assert_eq!(commas.expect("is valid").federation.trusted_ca, expected);
+    assert_eq!(toml.expect("is valid").federation.trusted_ca, expected);
+}
+
+#[test]
+fn the_environment_sets_listeners_by_their_number() {
+    let config = read(
+        "",
+        &[
+            ("PARLOUR__LISTEN__0__ADDRESS", "127.0.0.1:1"),
+            ("PARLOUR__LISTEN__1__ADDRESS", "127.0.0.1:2"),
+            ("PARLOUR__LISTEN__1__TLS_CERTIFICATE", "c.pem"),
+            ("PARLOUR__LISTEN__1__TLS_KEY", "k.pem"),
+        ],
+    )
+    .expect("is valid");
+
+    let plain = Listen {
+        address: "127.0.0.1:1".parse().expect("is an address"),
+        ..Listen::default()
+    };
+    let tls = Listen {
+        address: "127.0.0.1:2".parse().expect("is an address"),
+        tls_certificate: Some("c.pem".into()),
+        tls_key: Some("k.pem".into()),
+    };
+    assert_eq!(config.listen, [plain, tls]);
+}
+
+#[test]
+fn an_empty_text_unsets_a_key() {
+    let config = read(
+        "[registration]\nshared_secret = 'swordfish'",
+        &[("PARLOUR__REGISTRATION__SHARED_SECRET", "")],
+    );
+
+    assert_eq!(config.expect("is valid").registration.shared_secret, None);
+}
+
+#[test]
+fn an_unknown_key_is_named_with_the_known_ones() {
+    assert_eq!(
+        error("[server]\nnam = 'x'"),
+        "parlour.toml: unknown key server.nam: expected one of `name`, `public_url`, `data_dir`, \
+         `default_room_version`"
+    );
+    assert_eq!(
+        error("[[listen]]\nport = 1"),
+        "parlour.toml: unknown key listen[0].port: expected one of `address`, `tls_certificate`, `tls_key`"
+    );
+    assert!(
+        error("[sever]").starts_with("parlour.toml: unknown key sever: expected one of `server`")
+    );
+}
+
+#[test]
+fn an_unknown_variable_is_named_with_the_known_keys() {
+    assert_eq!(
+        error_of_variable("PARLOUR__SERVER__NAM", "x"),
+        "PARLOUR__SERVER__NAM: unknown key; the keys of server are data_dir, default_room_version, name, \
+         public_url"
+    );
+    assert_eq!(
+        error_of_variable("PARLOUR__LISTEN__0__PORT", "1"),
+        "PARLOUR__LISTEN__0__PORT: unknown key; expected PARLOUR__LISTEN__<number>__<key>, and the keys of \
+         listen are address, tls_certificate, tls_key"
+    );
+    assert!(
+        error_of_variable("PARLOUR__SEVER__NAME", "x").starts_with(
+            "PARLOUR__SEVER__NAME: unknown key; the sections are database, directory,"
+        )
+    );
+    assert_eq!(
+        error_of_variable("PARLOUR__LISTEN__7__ADDRESS", "127.0.0.1:1"),
+        "PARLOUR__LISTEN__7__ADDRESS: expected the number of a listener from 0 to 0"
+    );
+}
+
+#[test]
+fn a_wrong_value_is_named_with_what_is_allowed() {
+    assert_eq!(
+        error("[server]\ndefault_room_version = '5'"),
+        "parlour.toml: server.default_room_version = \"5\": expected one of `6`, `7`, `8`, `9`, `10`, `11`, \
+         `12`"
+    );
+    assert_eq!(
+        error("[limits]\nenabled = 'yes'"),
+        "parlour.toml: limits.enabled = \"yes\": expected a boolean"
+    );
+    assert_eq!(
+        error("[logging]\nformat = 'xml'"),
+        "parlour.toml: logging.format = \"xml\": expected `human` or `json`"
+    );
+    assert_eq!(
+        error("[passwords]\nmemory_kib = 1"),
+        "parlour.toml: passwords.memory_kib = 1: expected a whole number from 8 to 4194304"
+    );
+    assert_eq!(
+        error("[[listen]]\naddress = 'localhost'"),
+        "parlour.toml: listen[0].address = \"localhost\": expected an IP address and a port, like \
+         `127.0.0.1:8008`"
+    );
+    assert_eq!(
+        error("[server]\nname = 'no spaces'"),
+        "parlour.toml: server.name = \"no spaces\": expected a host name or IP address, like `example.org` \
+         or `localhost:8448`"
+    );
+    assert_eq!(
+        error("[server]\npublic_url = 'example.org'"),
+        "parlour.toml: server.public_url = \"example.org\": expected an address like \
+         `https://matrix.example.org`, without a path"
+    );
+    assert_eq!(
+        error("server = 1"),
+        "parlour.toml: server = 1: expected a section with keys"
+    );
+    assert_eq!(
+        error("listen = []"),
+        "parlour.toml: listen = []: expected at least one [[listen]] with an address"
+    );
+}
+
+#[test]
+fn a_wrong_value_in_the_environment_names_the_variable() {
+    assert_eq!(
+        error_of_variable("PARLOUR__PASSWORDS__ITERATIONS", "many"),
+        "PARLOUR__PASSWORDS__ITERATIONS: passwords.iterations = \"many\": expected a whole number from 1 to \
+         1000"
+    );
+    assert_eq!(
+        error_of_variable("PARLOUR__LISTEN__0__ADDRESS", "8008"),
+        "PARLOUR__LISTEN__0__ADDRESS: listen[0].address = \"8008\": expected an IP address and a port, like \
+         `127.0.0.1:8008`"
+    );
+}
+
+#[test]
+fn a_wrong_value_of_a_secret_is_not_shown() {
+    let message = error("[database]\nurl = 'mysql://me:swordfish@db'");
+
+    assert_eq!(
+        message,
+        "parlour.toml: database.url = …: expected `sqlite:PATH` or `postgres://…`"
+    );
+}
+
+#[test]
+fn a_certificate_needs_its_key() {
+    assert_eq!(
+        error("[[listen]]\ntls_certificate = 'fullchain.pem'"),
+        "parlour.toml: listen[0].tls_key is not set, but tls_certificate is: expected both or neither"
+    );
+}
+
+#[test]
+fn a_file_that_is_not_toml_is_an_error_with_its_line() {
+    let message = error("[server\nname = 'x'");
+
+    assert!(
+        message.starts_with("parlour.toml: TOML parse error at line 1"),
+        "{message}"
+    );
+}

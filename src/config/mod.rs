@@ -1,0 +1,115 @@
+//! The configuration: a TOML file, then the environment, over defaults that work without either.
+//!
+//! `sections` names every key, its default and what it may be; `load` reads the sources and turns whatever
+//! is wrong into a message that names the key, the value and what is allowed; `values` has the types that
+//! cannot hold a wrong value. Relative paths are taken from the working directory, except that of an SQLite
+//! database, which is taken from `server.data_dir`. Nothing else in the program reads the environment.
+
+mod load;
+mod sections;
+mod values;
+
+use std::path::PathBuf;
+
+pub use self::{
+    load::ConfigError,
+    sections::{
+        Config, Database, Directory, Federation, Limits, Listen, LogFormat, Logging, Media,
+        Metrics, Passwords, Registration, Server, Support,
+    },
+    values::{BaseUrl, DatabaseUrl, Secret},
+};
+
+impl Config {
+    /// Returns the address under which clients reach this server, without a slash at its end.
+    ///
+    /// Without `server.public_url` it is that of the first listener.
+    pub fn public_url(&self) -> BaseUrl {
+        if let Some(url) = &self.server.public_url {
+            return url.clone();
+        }
+        let first = self.listen.first().cloned().unwrap_or_default();
+        first.url(self.server.name.host())
+    }
+
+    /// Returns the folder of the media.
+    pub fn media_directory(&self) -> PathBuf {
+        self.media
+            .directory
+            .clone()
+            .unwrap_or_else(|| self.server.data_dir.join("media"))
+    }
+}
+
+impl Listen {
+    /// Returns the address of this listener as a client writes it.
+    ///
+    /// One that listens on all addresses has no address of its own: `host` stands in.
+    pub fn url(&self, host: &str) -> BaseUrl {
+        let (scheme, usual_port) = if self.tls_certificate.is_some() {
+            ("https", 443)
+        } else {
+            ("http", 80)
+        };
+        let host = if self.address.ip().is_unspecified() {
+            host.to_owned()
+        } else if self.address.is_ipv6() {
+            format!("[{}]", self.address.ip())
+        } else {
+            self.address.ip().to_string()
+        };
+        let port = self.address.port();
+        BaseUrl::of_parts(scheme, &host, (port != usual_port).then_some(port))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use toml::Table;
+
+    use super::*;
+
+    const EXAMPLE: &str = include_str!("../../config.example.toml");
+
+    #[test]
+    fn the_example_has_every_key_with_its_default() {
+        let defaults = Table::try_from(Config::default()).expect("can be written");
+
+        let example: Table = EXAMPLE.parse().expect("is TOML");
+
+        assert_eq!(example, defaults);
+    }
+
+    #[test]
+    fn the_example_explains_every_key() {
+        let mut unexplained = Vec::new();
+        let mut above = "";
+        for line in EXAMPLE.lines() {
+            let is_key = line.contains(" = ") && !line.starts_with('#');
+            // Keys that stand together share one comment.
+            if is_key && !above.starts_with('#') && !above.contains(" = ") {
+                unexplained.push(line);
+            }
+            above = line;
+        }
+
+        assert!(unexplained.is_empty(), "{unexplained:?}");
+    }
+
+    #[test]
+    fn the_example_is_read_as_the_defaults() {
+        let config = Config::from_sources("config.example.toml", EXAMPLE, vec![]);
+
+        assert_eq!(config.expect("is valid"), Config::default());
+    }
+
+    #[test]
+    fn a_listener_on_all_addresses_is_named_after_the_server() {
+        let listen = Listen {
+            address: "0.0.0.0:80".parse().expect("is an address"),
+            ..Listen::default()
+        };
+
+        assert_eq!(listen.url("a.example").as_str(), "http://a.example");
+    }
+}

@@ -1,0 +1,294 @@
+//! Every key of the configuration, with its default. `config.example.toml` explains them to operators.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+};
+
+use ruma::{OwnedServerName, OwnedUserId, RoomVersionId};
+use serde::{Deserialize, Serialize};
+
+use super::values::{
+    BaseUrl, DatabaseUrl, Secret, between, empty_is_none, filter, path, room_version,
+};
+
+/// The configuration of a server.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Who this server is.
+    pub server: Server,
+    /// Where it listens; each listener serves both the client and the federation API.
+    pub listen: Vec<Listen>,
+    /// Where it keeps its data.
+    pub database: Database,
+    /// Who may register.
+    pub registration: Registration,
+    /// How passwords are hashed.
+    pub passwords: Passwords,
+    /// What of rooms and users can be searched.
+    pub directory: Directory,
+    /// How it talks to other servers.
+    pub federation: Federation,
+    /// What it bounds.
+    pub limits: Limits,
+    /// What it stores of files.
+    pub media: Media,
+    /// What it logs.
+    pub logging: Logging,
+    /// Where it shows its metrics.
+    pub metrics: Metrics,
+    /// Whom users may ask for help.
+    pub support: Support,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            server: Server::default(),
+            listen: vec![Listen::default()],
+            database: Database::default(),
+            registration: Registration::default(),
+            passwords: Passwords::default(),
+            directory: Directory::default(),
+            federation: Federation::default(),
+            limits: Limits::default(),
+            media: Media::default(),
+            logging: Logging::default(),
+            metrics: Metrics::default(),
+            support: Support::default(),
+        }
+    }
+}
+
+/// `[server]`: who this server is.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Server {
+    /// The name that stands after the colon of its users' ids; it can never change.
+    pub name: OwnedServerName,
+    /// The address under which clients reach it; that of the first listener when unset.
+    #[serde(with = "empty_is_none")]
+    pub public_url: Option<BaseUrl>,
+    /// The folder of the database, the signing key and the media, unless placed elsewhere.
+    #[serde(deserialize_with = "path")]
+    pub data_dir: PathBuf,
+    /// The version of new rooms.
+    #[serde(deserialize_with = "room_version")]
+    pub default_room_version: RoomVersionId,
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self {
+            name: ruma::server_name!("localhost").to_owned(),
+            public_url: None,
+            data_dir: PathBuf::from("parlour-data"),
+            default_room_version: RoomVersionId::V12,
+        }
+    }
+}
+
+/// `[[listen]]`: an address to listen on.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Listen {
+    /// The IP address and port.
+    pub address: SocketAddr,
+    /// The PEM file of the certificate chain; with it, the listener speaks TLS.
+    #[serde(with = "empty_is_none")]
+    pub tls_certificate: Option<PathBuf>,
+    /// The PEM file of the certificate's private key.
+    #[serde(with = "empty_is_none")]
+    pub tls_key: Option<PathBuf>,
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        Self {
+            address: SocketAddr::from((Ipv4Addr::LOCALHOST, 8008)),
+            tls_certificate: None,
+            tls_key: None,
+        }
+    }
+}
+
+/// `[database]`: where the data is kept.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Database {
+    /// `sqlite:PATH`, taken from `server.data_dir`, or `postgres://…`.
+    pub url: DatabaseUrl,
+}
+
+impl Default for Database {
+    fn default() -> Self {
+        Self {
+            url: DatabaseUrl::sqlite("parlour.db"),
+        }
+    }
+}
+
+/// `[registration]`: who may register.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Registration {
+    /// Whether anybody may; else a registration token is needed.
+    pub open: bool,
+    /// Whether guests may.
+    pub guests: bool,
+    /// The secret of `/_synapse/admin/v1/register`; unset, there is no such endpoint.
+    #[serde(with = "empty_is_none")]
+    pub shared_secret: Option<Secret>,
+}
+
+/// `[passwords]`: what argon2id spends on a password.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Passwords {
+    /// Memory for one hash, in KiB.
+    #[serde(deserialize_with = "between::<8, 4_194_304, _, _>")]
+    pub memory_kib: u32,
+    /// Passes over that memory.
+    #[serde(deserialize_with = "between::<1, 1_000, _, _>")]
+    pub iterations: u32,
+}
+
+impl Default for Passwords {
+    fn default() -> Self {
+        Self {
+            memory_kib: 19_456,
+            iterations: 2,
+        }
+    }
+}
+
+/// `[directory]`: what can be searched.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Directory {
+    /// Whether strangers and other servers see the public room list.
+    pub public_without_login: bool,
+    /// Whether a user finds all users, or only those who share a room with them or are in a public one.
+    pub all_users_searchable: bool,
+}
+
+/// `[federation]`: how this server talks to others.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Federation {
+    /// Whether it talks to other servers at all.
+    pub enabled: bool,
+    /// PEM files of authorities to trust beside the public ones.
+    pub trusted_ca: Vec<PathBuf>,
+    /// Whether the certificates of other servers are verified.
+    pub verify_certificates: bool,
+    /// Whether other servers may be at loopback and private addresses.
+    pub allow_private_addresses: bool,
+}
+
+impl Default for Federation {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            trusted_ca: Vec::new(),
+            verify_certificates: true,
+            allow_private_addresses: false,
+        }
+    }
+}
+
+/// `[limits]`: what is bounded.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Whether logins, registrations and messages are limited in their rate.
+    pub enabled: bool,
+    /// The largest JSON body of a request.
+    #[serde(deserialize_with = "between::<65_536, 1_073_741_824, _, _>")]
+    pub max_request_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            max_request_bytes: 1024 * 1024,
+        }
+    }
+}
+
+/// `[media]`: what is stored of files.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Media {
+    /// The largest file that can be uploaded.
+    #[serde(deserialize_with = "between::<1, 1_099_511_627_776, _, _>")]
+    pub max_upload_bytes: u64,
+    /// The folder of the files; `media` in `server.data_dir` when unset.
+    #[serde(with = "empty_is_none")]
+    pub directory: Option<PathBuf>,
+}
+
+impl Default for Media {
+    fn default() -> Self {
+        Self {
+            max_upload_bytes: 100 * 1024 * 1024,
+            directory: None,
+        }
+    }
+}
+
+/// `[logging]`: what is logged, to standard error.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Logging {
+    /// For people or for programs.
+    pub format: LogFormat,
+    /// What is logged, as `tracing` writes it: `info`, or `info,parlour=debug`.
+    #[serde(deserialize_with = "filter")]
+    pub filter: String,
+}
+
+impl Default for Logging {
+    fn default() -> Self {
+        Self {
+            format: LogFormat::Human,
+            filter: "info".to_owned(),
+        }
+    }
+}
+
+/// For whom the log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Lines for people.
+    Human,
+    /// A JSON object a line.
+    Json,
+}
+
+/// `[metrics]`: where Prometheus finds the metrics.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Metrics {
+    /// The address of a listener of its own; without one, no metrics are shown.
+    #[serde(with = "empty_is_none")]
+    pub address: Option<SocketAddr>,
+}
+
+/// `[support]`: what `.well-known/matrix/support` tells.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Support {
+    /// The administrator's e-mail address.
+    #[serde(with = "empty_is_none")]
+    pub admin_email: Option<String>,
+    /// The administrator's Matrix id.
+    #[serde(with = "empty_is_none")]
+    pub admin_matrix_id: Option<OwnedUserId>,
+    /// The address of a page that helps.
+    #[serde(with = "empty_is_none")]
+    pub page: Option<String>,
+}

@@ -1,0 +1,269 @@
+//! Types of values that cannot be wrong once they are read.
+
+use std::{fmt, path::PathBuf};
+
+use ruma::RoomVersionId;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use url::Url;
+
+/// What stands for a secret wherever one could be shown.
+const HIDDEN: &str = "…";
+
+/// A text that is never shown: not in logs, not in error messages.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps a secret.
+    pub fn new(secret: impl Into<String>) -> Self {
+        Self(secret.into())
+    }
+
+    /// Returns the secret itself.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(HIDDEN)
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(HIDDEN)
+    }
+}
+
+/// The address of a database: `sqlite:PATH` or `postgres://…`. It may hold a password, so it is not shown.
+#[derive(Clone, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct DatabaseUrl(String);
+
+impl DatabaseUrl {
+    /// Reads an address; `None` when it is of neither database.
+    pub fn parse(url: &str) -> Option<Self> {
+        let known = ["sqlite:", "postgres://", "postgresql://"];
+        let place = known.iter().find_map(|prefix| url.strip_prefix(prefix))?;
+        (!place.is_empty()).then(|| Self(url.to_owned()))
+    }
+
+    /// Returns the address of an SQLite file.
+    pub(super) fn sqlite(path: &str) -> Self {
+        Self(format!("sqlite:{path}"))
+    }
+
+    /// Returns the address, with a password if there is one.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for DatabaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = self.0.split(':').next().unwrap_or_default();
+        write!(f, "{scheme}:{HIDDEN}")
+    }
+}
+
+impl<'de> Deserialize<'de> for DatabaseUrl {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::parse(&String::deserialize(deserializer)?)
+            .ok_or_else(|| D::Error::custom("expected `sqlite:PATH` or `postgres://…`"))
+    }
+}
+
+/// An `http` or `https` address with nothing after the host and port, and no slash at its end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct BaseUrl(String);
+
+impl BaseUrl {
+    /// Reads an address; `None` when it is not a bare `http` or `https` address.
+    pub fn parse(text: &str) -> Option<Self> {
+        let url = Url::parse(text).ok()?;
+        let is_bare = url.path() == "/"
+            && url.query().is_none()
+            && url.fragment().is_none()
+            && url.username().is_empty()
+            && url.password().is_none();
+        let is_web = matches!(url.scheme(), "http" | "https") && url.has_host();
+        (is_bare && is_web).then(|| Self(url.as_str().trim_end_matches('/').to_owned()))
+    }
+
+    pub(super) fn of_parts(scheme: &str, host: &str, port: Option<u16>) -> Self {
+        let port = port.map(|port| format!(":{port}")).unwrap_or_default();
+        Self(format!("{scheme}://{host}{port}"))
+    }
+
+    /// Returns the address as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Returns the host and the port, which is always written.
+    pub fn host_and_port(&self) -> String {
+        let (scheme, authority) = self.0.split_once("://").unwrap_or_default();
+        let has_port = authority
+            .rsplit_once(':')
+            .is_some_and(|(_, port)| port.bytes().all(|b| b.is_ascii_digit()));
+        match (has_port, scheme) {
+            (true, _) => authority.to_owned(),
+            (false, "https") => format!("{authority}:443"),
+            (false, _) => format!("{authority}:80"),
+        }
+    }
+}
+
+impl fmt::Display for BaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for BaseUrl {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::parse(&String::deserialize(deserializer)?).ok_or_else(|| {
+            D::Error::custom(
+                "expected an address like `https://matrix.example.org`, without a path",
+            )
+        })
+    }
+}
+
+/// A key that is not set is written as an empty text, so that an environment variable can unset it, too.
+pub(super) mod empty_is_none {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::IntoDeserializer};
+
+    #[expect(clippy::ref_option, reason = "serde hands over the field as it is")]
+    pub(in crate::config) fn serialize<T, S>(
+        value: &Option<T>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error>
+    where
+        T: Serialize,
+        S: Serializer,
+    {
+        match value {
+            Some(value) => value.serialize(serializer),
+            None => serializer.serialize_str(""),
+        }
+    }
+
+    pub(in crate::config) fn deserialize<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
+    where
+        T: Deserialize<'de>,
+        D: Deserializer<'de>,
+    {
+        let text = String::deserialize(deserializer)?;
+        if text.is_empty() {
+            return Ok(None);
+        }
+        T::deserialize(text.into_deserializer()).map(Some)
+    }
+}
+
+/// Reads a whole number from `MIN` to `MAX`.
+pub(super) fn between<'de, const MIN: u64, const MAX: u64, T, D>(
+    deserializer: D,
+) -> Result<T, D::Error>
+where
+    T: TryFrom<u64>,
+    D: Deserializer<'de>,
+{
+    let wrong = || D::Error::custom(format!("expected a whole number from {MIN} to {MAX}"));
+    let number = i64::deserialize(deserializer).map_err(|_| wrong())?;
+    let number = u64::try_from(number).map_err(|_| wrong())?;
+    if !(MIN..=MAX).contains(&number) {
+        return Err(wrong());
+    }
+    T::try_from(number).map_err(|_| wrong())
+}
+
+/// The room versions that new rooms may have.
+const ROOM_VERSIONS: [RoomVersionId; 7] = [
+    RoomVersionId::V6,
+    RoomVersionId::V7,
+    RoomVersionId::V8,
+    RoomVersionId::V9,
+    RoomVersionId::V10,
+    RoomVersionId::V11,
+    RoomVersionId::V12,
+];
+
+pub(super) fn room_version<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<RoomVersionId, D::Error> {
+    let version = RoomVersionId::deserialize(deserializer)?;
+    if !ROOM_VERSIONS.contains(&version) {
+        let allowed: Vec<String> = ROOM_VERSIONS.iter().map(|v| format!("`{v}`")).collect();
+        let allowed = allowed.join(", ");
+        return Err(D::Error::custom(format!("expected one of {allowed}")));
+    }
+    Ok(version)
+}
+
+/// Reads what the log shows, as `tracing` writes it.
+pub(super) fn filter<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let filter = String::deserialize(deserializer)?;
+    if tracing_subscriber::EnvFilter::try_new(&filter).is_err() {
+        return Err(D::Error::custom(
+            "expected a level (`error`, `warn`, `info`, `debug`, `trace`, `off`), or a list like \
+             `info,parlour=debug`",
+        ));
+    }
+    Ok(filter)
+}
+
+/// Reads a path that is not empty.
+pub(super) fn path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
+    let path = PathBuf::deserialize(deserializer)?;
+    if path.as_os_str().is_empty() {
+        return Err(D::Error::custom("expected a path"));
+    }
+    Ok(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let secret = Secret::new("swordfish");
+        let url = DatabaseUrl::parse("postgres://me:swordfish@db/parlour").expect("is valid");
+
+        assert_eq!(format!("{secret:?}"), "…");
+        assert_eq!(format!("{url:?}"), "postgres:…");
+    }
+
+    #[test]
+    fn a_base_url_has_no_path_and_no_slash_at_its_end() {
+        let parsed = |text| BaseUrl::parse(text).map(|url| url.to_string());
+
+        assert_eq!(
+            parsed("https://a.example/").as_deref(),
+            Some("https://a.example")
+        );
+        assert_eq!(
+            parsed("http://[::1]:8008").as_deref(),
+            Some("http://[::1]:8008")
+        );
+        assert_eq!(parsed("https://a.example/matrix"), None);
+        assert_eq!(parsed("ftp://a.example"), None);
+        assert_eq!(parsed("https://me:you@a.example"), None);
+    }
+
+    #[test]
+    fn the_port_of_a_base_url_is_always_known() {
+        let port_of = |text| BaseUrl::parse(text).expect("is valid").host_and_port();
+
+        assert_eq!(port_of("https://a.example"), "a.example:443");
+        assert_eq!(port_of("http://a.example"), "a.example:80");
+        assert_eq!(port_of("https://a.example:8448"), "a.example:8448");
+        assert_eq!(port_of("https://[2001:db8::1]"), "[2001:db8::1]:443");
+    }
+}

@@ -1,0 +1,77 @@
+//! A database for each server: a file of SQLite's, or with `TEST_POSTGRES_URL` a new one in PostgreSQL.
+
+use parlour::config::DatabaseUrl;
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+
+/// A database that goes when it is dropped.
+pub(crate) enum Database {
+    /// A file in the data directory, which goes with the directory.
+    Sqlite,
+    /// A database of its own in the cluster at `cluster`.
+    Postgres {
+        /// The address of a database from which others can be made.
+        cluster: String,
+        /// The name of this one.
+        name: String,
+    },
+}
+
+impl Database {
+    pub(crate) async fn new() -> Self {
+        let Some(cluster) = cluster() else {
+            return Self::Sqlite;
+        };
+        let name = format!("parlour_it_{:016x}", rand::random::<u64>());
+        run(&cluster, format!("CREATE DATABASE {name}")).await;
+        Self::Postgres { cluster, name }
+    }
+
+    pub(crate) fn url(&self) -> DatabaseUrl {
+        let url = match self {
+            Self::Sqlite => "sqlite:parlour.db".to_owned(),
+            Self::Postgres { cluster, name } => {
+                let (server, _) = cluster.rsplit_once('/').expect("a URL with a database");
+                format!("{server}/{name}")
+            }
+        };
+        DatabaseUrl::parse(&url).expect("a database of ours")
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        let Self::Postgres { cluster, name } = self else {
+            return;
+        };
+        let (cluster, sql) = (
+            cluster.clone(),
+            format!("DROP DATABASE {name} WITH (FORCE)"),
+        );
+        // A thread of its own, since the test's runtime may be ending.
+        let dropping = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build();
+            runtime.expect("a runtime").block_on(run(&cluster, sql));
+        });
+        dropping.join().expect("the database is dropped");
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "tests learn from the environment which database to use"
+)]
+fn cluster() -> Option<String> {
+    std::env::var("TEST_POSTGRES_URL")
+        .ok()
+        .filter(|url| !url.is_empty())
+}
+
+async fn run(cluster: &str, sql: String) {
+    let mut conn = PgConnection::connect(cluster)
+        .await
+        .expect("PostgreSQL answers");
+    let done = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut conn).await;
+    done.expect("the statement runs");
+}

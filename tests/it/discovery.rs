@@ -1,0 +1,97 @@
+//! What clients and other servers ask first.
+
+use parlour::config::BaseUrl;
+use serde_json::json;
+
+use crate::harness::Server;
+
+#[tokio::test]
+async fn versions_lists_what_is_supported() {
+    let server = Server::start().await;
+
+    let body = server.get("/_matrix/client/versions").await.expect_ok();
+
+    assert_eq!(body["versions"][0], "v1.1");
+    assert_eq!(body["versions"][11], "v1.12");
+    let features = json!({ "dev.parlour.websocket_stream": true });
+    assert_eq!(body["unstable_features"], features);
+}
+
+#[tokio::test]
+async fn versions_does_not_mind_a_stale_token() {
+    let server = Server::start().await;
+
+    let stale = server.client().with_token("stale");
+    let answer = stale.get("/_matrix/client/versions").await;
+
+    answer.expect_ok();
+}
+
+#[tokio::test]
+async fn a_client_is_told_the_public_url() {
+    let server = Server::with(|config| {
+        config.server.public_url = BaseUrl::parse("https://matrix.example.org/");
+    })
+    .await;
+
+    let body = server.get("/.well-known/matrix/client").await.expect_ok();
+
+    let expected = json!({ "m.homeserver": { "base_url": "https://matrix.example.org" } });
+    assert_eq!(body, expected);
+}
+
+#[tokio::test]
+async fn without_a_public_url_a_client_is_told_the_first_listener() {
+    let server = Server::start().await;
+
+    let body = server.get("/.well-known/matrix/client").await.expect_ok();
+
+    let address = server.running.addresses()[0];
+    let expected = format!("http://{address}");
+    assert_eq!(body["m.homeserver"]["base_url"], expected);
+}
+
+#[tokio::test]
+async fn another_server_is_told_host_and_port() {
+    let server = Server::with(|config| {
+        config.server.public_url = BaseUrl::parse("https://matrix.example.org");
+    })
+    .await;
+
+    let body = server.get("/.well-known/matrix/server").await.expect_ok();
+
+    assert_eq!(body, json!({ "m.server": "matrix.example.org:443" }));
+}
+
+#[tokio::test]
+async fn another_server_is_told_nothing_without_federation() {
+    let server = Server::with(|config| config.federation.enabled = false).await;
+
+    let answer = server.get("/.well-known/matrix/server").await;
+
+    answer.expect_error(404, "M_NOT_FOUND");
+}
+
+#[tokio::test]
+async fn support_names_the_administrator() {
+    let server = Server::with(|config| {
+        config.support.admin_email = Some("admin@example.org".to_owned());
+        config.support.page = Some("https://example.org/help".to_owned());
+    })
+    .await;
+
+    let body = server.get("/.well-known/matrix/support").await.expect_ok();
+
+    let contact = json!({ "role": "m.role.admin", "email_address": "admin@example.org" });
+    let expected = json!({ "contacts": [contact], "support_page": "https://example.org/help" });
+    assert_eq!(body, expected);
+}
+
+#[tokio::test]
+async fn support_is_not_found_when_nobody_is_named() {
+    let server = Server::start().await;
+
+    let answer = server.get("/.well-known/matrix/support").await;
+
+    answer.expect_error(404, "M_NOT_FOUND");
+}

@@ -1,0 +1,188 @@
+//! A server for each test, and a client that reads as the test means it.
+
+use std::net::SocketAddr;
+
+use parlour::{
+    cli::serve::{self, Running},
+    clock::Clock,
+    config::Config,
+};
+use reqwest::{Method, header::HeaderMap};
+use serde_json::Value;
+
+use crate::database::Database;
+
+/// A running server with a data directory and a database of its own; both go when it is dropped.
+pub(crate) struct Server {
+    pub(crate) running: Running,
+    client: Client,
+    // Dropped after the server, in this order.
+    _database: Database,
+    _folder: tempfile::TempDir,
+}
+
+/// Speaks HTTP to a server.
+#[derive(Clone)]
+pub(crate) struct Client {
+    http: reqwest::Client,
+    base: String,
+    token: Option<String>,
+}
+
+/// What the server answered.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Value,
+    /// The body as it came, for what is not JSON.
+    pub(crate) text: String,
+}
+
+impl Server {
+    /// Starts a server with the configuration that suits most tests.
+    pub(crate) async fn start() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    /// Starts a server whose configuration the test changes.
+    pub(crate) async fn with(change: impl FnOnce(&mut Config)) -> Self {
+        Self::with_clock(Clock::system(), change).await
+    }
+
+    /// Starts a server that goes by the clock of the test.
+    pub(crate) async fn with_clock(clock: Clock, change: impl FnOnce(&mut Config)) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let database = Database::new().await;
+        let mut config = Config::default();
+        config.server.data_dir = folder.path().join("data");
+        config.database.url = database.url();
+        config.listen[0].address = SocketAddr::from(([127, 0, 0, 1], 0));
+        config.limits.enabled = false;
+        config.passwords.memory_kib = 8;
+        config.passwords.iterations = 1;
+        change(&mut config);
+        let running = serve::start_at(config, clock)
+            .await
+            .expect("the server starts");
+        let address = running.addresses()[0];
+        Self {
+            client: Client::of(&format!("http://{address}")),
+            running,
+            _database: database,
+            _folder: folder,
+        }
+    }
+
+    /// Returns a client of this server.
+    pub(crate) fn client(&self) -> Client {
+        self.client.clone()
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        self.client.get(path).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: Value) -> Answer {
+        self.client.post(path, body).await
+    }
+
+    pub(crate) async fn put(&self, path: &str, body: Value) -> Answer {
+        self.client.put(path, body).await
+    }
+
+    pub(crate) async fn delete(&self, path: &str) -> Answer {
+        self.client.delete(path).await
+    }
+}
+
+impl Client {
+    pub(crate) fn of(base: &str) -> Self {
+        Self {
+            http: reqwest::Client::new(),
+            base: base.to_owned(),
+            token: None,
+        }
+    }
+
+    /// Returns a client that sends this access token along.
+    pub(crate) fn with_token(&self, token: &str) -> Self {
+        Self {
+            token: Some(token.to_owned()),
+            ..self.clone()
+        }
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        self.send(Method::GET, path, "").await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: Value) -> Answer {
+        self.send(Method::POST, path, &body.to_string()).await
+    }
+
+    pub(crate) async fn put(&self, path: &str, body: Value) -> Answer {
+        self.send(Method::PUT, path, &body.to_string()).await
+    }
+
+    pub(crate) async fn delete(&self, path: &str) -> Answer {
+        self.send(Method::DELETE, path, "").await
+    }
+
+    /// Sends a request with a body as it is.
+    pub(crate) async fn send(&self, method: Method, path: &str, body: &str) -> Answer {
+        self.send_with(method, path, body, &[]).await
+    }
+
+    /// Sends a request with headers of the test's own.
+    pub(crate) async fn send_with(
+        &self,
+        method: Method,
+        path: &str,
+        body: &str,
+        headers: &[(&'static str, &str)],
+    ) -> Answer {
+        let url = format!("{}{path}", self.base);
+        let mut request = self.http.request(method, url).body(body.to_owned());
+        if let Some(token) = &self.token {
+            request = request.bearer_auth(token);
+        }
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let response = request.send().await.expect("the server answers");
+        let status = response.status().as_u16();
+        let headers = response.headers().clone();
+        let text = response.text().await.expect("the answer is whole");
+        Answer {
+            status,
+            headers,
+            body: serde_json::from_str(&text).unwrap_or_default(),
+            text,
+        }
+    }
+}
+
+impl Answer {
+    /// Returns the body of an answer that must be a success.
+    #[track_caller]
+    pub(crate) fn expect_ok(self) -> Value {
+        assert_eq!(self.status, 200, "{}", self.text);
+        self.body
+    }
+
+    /// Returns the body of an answer that must be this error.
+    #[track_caller]
+    pub(crate) fn expect_error(self, status: u16, errcode: &str) -> Value {
+        let found = (self.status, self.body["errcode"].as_str());
+        assert_eq!(found, (status, Some(errcode)), "{}", self.text);
+        assert!(self.body["error"].is_string(), "{}", self.text);
+        self.body
+    }
+
+    /// Returns the value of a header, empty if it is missing.
+    pub(crate) fn header(&self, name: &str) -> &str {
+        let value = self.headers.get(name);
+        value.map_or("", |value| value.to_str().expect("the header is text"))
+    }
+}

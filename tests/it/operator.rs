@@ -1,0 +1,67 @@
+//! The operator's endpoints and the page at `/`.
+
+use std::net::SocketAddr;
+
+use serde_json::json;
+
+use crate::harness::{Client, Server};
+
+#[tokio::test]
+async fn a_healthy_server_says_so() {
+    let server = Server::start().await;
+
+    let body = server.get("/_parlour/health").await.expect_ok();
+
+    assert_eq!(body, json!({ "status": "ok" }));
+}
+
+#[tokio::test]
+async fn metrics_are_shown_at_an_address_of_their_own() {
+    let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
+    let server = Server::with(|config| config.metrics.address = Some(any_port)).await;
+    let address = server.running.metrics_address().expect("metrics are on");
+    let prometheus = Client::of(&format!("http://{address}"));
+
+    server
+        .get("/_matrix/client/versions?access_token=secret")
+        .await
+        .expect_ok();
+    server
+        .get("/no/such/path")
+        .await
+        .expect_error(404, "M_UNRECOGNIZED");
+    let metrics = prometheus.get("/metrics").await.text;
+
+    for line in [
+        r#"parlour_http_requests_total{endpoint="/_matrix/client/versions",method="GET",status="2xx"} 1"#,
+        r#"parlour_http_requests_total{endpoint="unknown",method="GET",status="4xx"} 1"#,
+        "parlour_process_resident_memory_bytes ",
+    ] {
+        assert!(metrics.contains(line), "{line} is not in {metrics}");
+    }
+    assert!(!metrics.contains("secret"));
+}
+
+#[tokio::test]
+async fn metrics_are_not_shown_to_clients() {
+    let server = Server::start().await;
+
+    let answer = server.get("/metrics").await;
+
+    answer.expect_error(404, "M_UNRECOGNIZED");
+}
+
+#[tokio::test]
+async fn the_page_says_how_to_connect_and_runs_nothing() {
+    let server = Server::start().await;
+
+    let page = server.get("/").await;
+
+    let policy = page.header("content-security-policy");
+    assert!(
+        policy.starts_with("default-src 'none'; style-src 'sha256-"),
+        "{policy}"
+    );
+    assert_eq!(page.header("content-type"), "text/html; charset=utf-8");
+    assert!(page.text.contains(server.running.public_url().as_str()));
+}

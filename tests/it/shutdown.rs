@@ -1,0 +1,189 @@
+//! The program from outside: it starts, says where it is, and ends when it is told.
+
+use std::{
+    io::{BufRead, BufReader, Read},
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+};
+
+use serde_json::Value;
+
+use crate::{
+    database::Database,
+    harness::{Client, Server},
+};
+
+fn parlour(folder: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_parlour"));
+    command
+        .current_dir(folder)
+        .env("PARLOUR__LISTEN__0__ADDRESS", "127.0.0.1:0")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+fn output(folder: &Path, arguments: &[&str]) -> Output {
+    let run = parlour(folder).args(arguments).output();
+    run.expect("the program runs")
+}
+
+/// Sends a signal by the shell's own `kill`, which every system has.
+fn send_signal(child: &Child, signal: &str) {
+    let kill = format!("kill -{signal} {}", child.id());
+    let status = Command::new("sh").args(["-c", &kill]).status();
+    assert!(status.expect("a shell").success());
+}
+
+/// Starts the program and returns it with the address that it tells.
+fn start(folder: &Path, database: &Database) -> (Child, String) {
+    let mut child = parlour(folder)
+        .env("PARLOUR__DATABASE__URL", database.url().expose())
+        .spawn()
+        .expect("the program starts");
+    let address = told_address(&mut child);
+    (child, address)
+}
+
+/// Waits until the program tells its address.
+fn told_address(child: &mut Child) -> String {
+    let mut line = String::new();
+    let told = child.stdout.as_mut().expect("its output is ours");
+    BufReader::new(told)
+        .read_line(&mut line)
+        .expect("it tells its address");
+    let address = line.trim().rsplit(' ').next().expect("the line has words");
+    assert!(address.starts_with("http://127.0.0.1:"), "{line}");
+    address.to_owned()
+}
+
+#[tokio::test]
+async fn without_configuration_it_serves_and_ends_well_when_told() {
+    for signal in ["TERM", "INT"] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let database = Database::new().await;
+        let (mut child, address) = start(folder.path(), &database);
+        let client = Client::of(&address);
+        let health = client.get("/_parlour/health").await;
+        health.expect_ok();
+
+        send_signal(&child, signal);
+        let status = child.wait().expect("it ends");
+
+        assert_eq!(status.code(), Some(0), "after SIG{signal}");
+        assert!(folder.path().join("parlour-data").is_dir());
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_stopped_takes_no_connection() {
+    let server = Server::start().await;
+    let address = server.running.addresses()[0];
+    server.get("/_parlour/health").await.expect_ok();
+
+    let all_ended = server.running.stop().await;
+
+    assert!(all_ended);
+    server.running.finished().await;
+    assert!(tokio::net::TcpStream::connect(address).await.is_err());
+}
+
+#[tokio::test]
+async fn connections_that_say_nothing_do_not_hold_up_a_stop() {
+    let server = Server::start().await;
+    let address = server.running.addresses()[0];
+    let silent = tokio::net::TcpStream::connect(address).await;
+    server.get("/_parlour/health").await.expect_ok();
+
+    let all_ended = server.running.stop().await;
+
+    assert!(silent.is_ok());
+    assert!(all_ended);
+}
+
+#[tokio::test]
+async fn the_log_can_be_json() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let database = Database::new().await;
+    let mut child = parlour(folder.path())
+        .env("PARLOUR__DATABASE__URL", database.url().expose())
+        .env("PARLOUR__LOGGING__FORMAT", "json")
+        .spawn()
+        .expect("the program starts");
+    told_address(&mut child);
+
+    send_signal(&child, "TERM");
+    let said = child.wait_with_output().expect("it ends").stderr;
+
+    let lines = serde_json::Deserializer::from_slice(&said).into_iter::<Value>();
+    let messages: Vec<Value> = lines
+        .map(|line| line.expect("a line of JSON")["message"].clone())
+        .collect();
+    assert!(messages.contains(&"stopping".into()), "{messages:?}");
+}
+
+#[test]
+fn a_valid_configuration_is_called_valid() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/config.example.toml");
+
+    let checked = output(folder.path(), &["config", "check", "--config", example]);
+
+    assert!(checked.status.success());
+    assert_eq!(checked.stdout, b"the configuration is valid\n");
+    assert!(!folder.path().join("parlour-data").exists());
+}
+
+#[test]
+fn a_wrong_configuration_is_refused_with_its_reason() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("parlour.toml");
+    std::fs::write(&file, "[server]\nnam = \"example.org\"\n").expect("the file is written");
+
+    let checked = output(folder.path(), &["config", "check", "-c", "parlour.toml"]);
+    let served = output(folder.path(), &["-c", "parlour.toml"]);
+
+    let reason = "parlour: parlour.toml: unknown key server.nam: expected one of `name`";
+    for refused in [checked, served] {
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert_eq!(refused.status.code(), Some(1));
+        assert!(said.starts_with(reason), "{said}");
+    }
+}
+
+#[test]
+fn an_address_in_use_is_named() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("its address").to_string();
+
+    let mut child = parlour(folder.path())
+        .env("PARLOUR__LISTEN__0__ADDRESS", &address)
+        .spawn()
+        .expect("the program starts");
+    let status = child.wait().expect("it ends");
+    let mut said = String::new();
+    let stderr = child.stderr.as_mut().expect("its errors are ours");
+    stderr.read_to_string(&mut said).expect("it says why");
+
+    assert_eq!(status.code(), Some(1));
+    assert!(
+        said.contains(&format!("cannot listen on {address}")),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_wrong_argument_is_answered_with_the_usage() {
+    let folder = tempfile::tempdir().expect("a folder");
+
+    let refused = output(folder.path(), &["--cnfig"]);
+
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(
+        said.contains("invalid option '--cnfig'") && said.contains("Usage:"),
+        "{said}"
+    );
+}
