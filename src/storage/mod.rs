@@ -13,6 +13,7 @@ pub(crate) mod testing;
 
 pub mod aliases;
 pub mod events;
+pub mod media;
 pub mod memberships;
 pub mod receipts;
 pub mod rooms;
