@@ -52,6 +52,15 @@ pub enum Error {
     /// The endpoint exists, but not for this method.
     #[error("{0}")]
     MethodNotAllowed(String),
+    /// The thing is the server's own: clients may read it, not set it.
+    #[error("{0}")]
+    ReadOnly(String),
+    /// The profile would become too large.
+    #[error("{0}")]
+    ProfileTooLarge(String),
+    /// The name of the profile field is too long.
+    #[error("{0}")]
+    KeyTooLarge(String),
     /// The caller has to wait.
     #[error("too many requests")]
     LimitExceeded {
@@ -67,6 +76,9 @@ pub enum Error {
     /// The password is too weak.
     #[error("{0}")]
     WeakPassword(String),
+    /// Guests may not do this.
+    #[error("guests may not do this")]
+    GuestAccessForbidden,
     /// The account was deactivated.
     #[error("this account has been deactivated")]
     UserDeactivated,

@@ -58,6 +58,11 @@ fn kind(error: &Error) -> (StatusCode, &'static str) {
         Error::UserInUse => (StatusCode::BAD_REQUEST, "M_USER_IN_USE"),
         Error::InvalidUsername(_) => (StatusCode::BAD_REQUEST, "M_INVALID_USERNAME"),
         Error::WeakPassword(_) => (StatusCode::BAD_REQUEST, "M_WEAK_PASSWORD"),
+        Error::GuestAccessForbidden => (StatusCode::FORBIDDEN, "M_GUEST_ACCESS_FORBIDDEN"),
+        // "This `type` of account data is controlled by the server": 405, and yet `M_BAD_JSON`.
+        Error::ReadOnly(_) => (StatusCode::METHOD_NOT_ALLOWED, "M_BAD_JSON"),
+        Error::ProfileTooLarge(_) => (StatusCode::BAD_REQUEST, "M_PROFILE_TOO_LARGE"),
+        Error::KeyTooLarge(_) => (StatusCode::BAD_REQUEST, "M_KEY_TOO_LARGE"),
         Error::UserDeactivated => (StatusCode::FORBIDDEN, "M_USER_DEACTIVATED"),
         Error::RoomInUse(_) => (StatusCode::BAD_REQUEST, "M_ROOM_IN_USE"),
         Error::InvalidRoomState(_) => (StatusCode::BAD_REQUEST, "M_INVALID_ROOM_STATE"),

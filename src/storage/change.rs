@@ -65,10 +65,8 @@ pub enum Change {
     },
     /// A user's account data changed, globally or in a room.
     AccountData {
-        /// Whose, by number.
-        user: UserNum,
         /// Whose.
-        user_id: OwnedUserId,
+        user: UserNum,
         /// In which room; `None` is global.
         room: Option<RoomNum>,
         /// The type of the account data event.

@@ -11,14 +11,21 @@ mod query;
 #[cfg(test)]
 pub(crate) mod testing;
 
+pub mod account_data;
+pub mod accounts;
 pub mod aliases;
+pub mod devices;
 pub mod events;
+pub mod filters;
 pub mod media;
 pub mod memberships;
+pub mod profiles;
 pub mod receipts;
 pub mod rooms;
 pub mod state;
 pub mod strings;
+pub mod to_device;
+pub mod tokens;
 pub mod unread;
 
 use std::path::Path;

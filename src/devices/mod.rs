@@ -1,0 +1,195 @@
+//! The devices of users, and the messages that wait for them.
+//!
+//! See <https://spec.matrix.org/v1.19/client-server-api/#device-management>.
+
+mod to_device;
+
+use std::sync::Arc;
+
+use ruma::{DeviceId, OwnedServerName, api::client::device::Device as DeviceInfo};
+
+pub use self::to_device::Pending;
+use self::to_device::Queues;
+use crate::{
+    clock::timestamp,
+    config::Config,
+    error::{Error, Result},
+    storage::{
+        Db, UserNum,
+        devices::{self, Device},
+    },
+};
+
+/// The longest device id and the longest name of a device, in bytes.
+const NAME_BYTES: usize = 255;
+
+/// The devices of this server's users.
+#[derive(Clone)]
+pub struct Devices {
+    db: Db,
+    server_name: OwnedServerName,
+    queues: Arc<Queues>,
+}
+
+impl Devices {
+    /// Begins to serve the devices in a database.
+    pub fn new(db: &Db, config: &Config) -> Self {
+        let queues = Arc::new(Queues::default());
+        db.journal().follow(queues.clone());
+        Self {
+            db: db.clone(),
+            server_name: config.server.name.clone(),
+            queues,
+        }
+    }
+
+    /// Returns the devices of a user.
+    pub async fn list(&self, user: UserNum) -> Result<Vec<DeviceInfo>> {
+        let mut db = self.db.read().await?;
+        let devices = devices::of_user(&mut db, user).await?;
+        Ok(devices.into_iter().map(describe).collect())
+    }
+
+    /// Returns a device of a user.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] when the user has no such device.
+    pub async fn get(&self, user: UserNum, device_id: &DeviceId) -> Result<DeviceInfo> {
+        check_text("device_id", device_id.as_str())?;
+        let mut db = self.db.read().await?;
+        let device = devices::find(&mut db, user, device_id.as_str()).await?;
+        device.map(describe).ok_or_else(unknown)
+    }
+
+    /// Gives a device of a user another name; without one it stays as it is.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] when the user has no such device.
+    pub async fn rename(
+        &self,
+        user: UserNum,
+        device_id: &DeviceId,
+        display_name: Option<String>,
+    ) -> Result<()> {
+        let Some(display_name) = display_name else {
+            return self.get(user, device_id).await.map(drop);
+        };
+        check_text("device_id", device_id.as_str())?;
+        check_text("display_name", &display_name)?;
+        let mut tx = self.db.write().await?;
+        if !devices::rename(&mut tx, user, device_id.as_str(), Some(display_name)).await? {
+            return Err(unknown());
+        }
+        tx.commit().await
+    }
+
+    /// Deletes devices of a user, with their tokens and messages; those that the user has not are passed over.
+    ///
+    /// The caller has had the user prove who they are.
+    pub async fn delete(&self, user: UserNum, device_ids: &[&DeviceId]) -> Result<()> {
+        let ids: Vec<&str> = device_ids.iter().map(|id| id.as_str()).collect();
+        let mut tx = self.db.write().await?;
+        let found = devices::find_all(&mut tx, user, &ids).await?;
+        if found.is_empty() {
+            return Ok(());
+        }
+        devices::delete(&mut tx, user, found).await?;
+        tx.commit().await
+    }
+}
+
+fn unknown() -> Error {
+    Error::not_found("there is no such device")
+}
+
+fn describe(device: Device) -> DeviceInfo {
+    let mut info = DeviceInfo::new(device.device_id.into());
+    info.display_name = device.display_name;
+    info.last_seen_ip = device.last_seen_ip;
+    info.last_seen_ts = Some(timestamp(device.last_seen_ts));
+    info
+}
+
+/// Checks a text that is stored and sought as it is: not too long, and nothing that a database refuses.
+fn check_text(name: &str, text: &str) -> Result<()> {
+    if text.len() > NAME_BYTES || text.contains('\0') {
+        return Err(Error::invalid_param(format!(
+            "{name} is longer than {NAME_BYTES} bytes, or contains U+0000"
+        )));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use ruma::device_id;
+
+    use super::*;
+    use crate::storage::{Change, Follower, Position, testing::TestDb, tokens};
+
+    #[derive(Default)]
+    struct Ended(Mutex<Vec<i64>>);
+
+    impl Follower for Ended {
+        fn committed(&self, changes: &[(Position, Change)]) {
+            for (_, change) in changes {
+                if let Change::SessionsEnded { devices, .. } = change {
+                    self.0.lock().unwrap().extend(devices);
+                }
+            }
+        }
+        fn failed(&self) {}
+    }
+
+    #[tokio::test]
+    async fn devices_are_listed_renamed_and_deleted() {
+        let test = TestDb::new().await;
+        let service = Devices::new(&test.db, &Config::default());
+        let mut tx = test.db.write().await.unwrap();
+        devices::upsert(&mut tx, 1, "A", Some("Phone".into()), 5)
+            .await
+            .unwrap();
+        devices::upsert(&mut tx, 2, "B", None, 5).await.unwrap();
+        tx.commit().await.unwrap();
+
+        let a = device_id!("A");
+        assert_eq!(service.list(1).await.unwrap().len(), 1);
+        service.rename(1, a, None).await.unwrap();
+        service.rename(1, a, Some("Desk".into())).await.unwrap();
+        let device = service.get(1, a).await.unwrap();
+        assert_eq!(device.display_name.as_deref(), Some("Desk"));
+        assert_eq!(device.last_seen_ts, Some(timestamp(5)));
+        service.delete(1, &[a, device_id!("B")]).await.unwrap();
+
+        assert!(matches!(service.get(1, a).await, Err(Error::NotFound(_))));
+        let renamed = service.rename(1, a, Some("x".into())).await;
+        assert!(matches!(renamed, Err(Error::NotFound(_))));
+        let others = service.get(2, device_id!("B")).await;
+        assert!(others.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_deleted_device_has_no_tokens_and_its_end_is_told() {
+        let test = TestDb::new().await;
+        let service = Devices::new(&test.db, &Config::default());
+        let ended = Arc::new(Ended::default());
+        test.db.journal().follow(ended.clone());
+        let mut tx = test.db.write().await.unwrap();
+        let num = devices::upsert(&mut tx, 1, "A", None, 5).await.unwrap();
+        tokens::insert_access(&mut tx, &[1; 32], num, None)
+            .await
+            .unwrap();
+        tx.commit().await.unwrap();
+
+        service.delete(1, &[device_id!("A")]).await.unwrap();
+
+        let mut db = test.db.read().await.unwrap();
+        let token = tokens::find_access(&mut db, &[1; 32]).await.unwrap();
+        assert_eq!(token, None);
+        assert_eq!(*ended.0.lock().unwrap(), [num]);
+    }
+}

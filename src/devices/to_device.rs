@@ -1,0 +1,434 @@
+//! Messages from device to device: sent once, kept until the device says that it has them.
+//!
+//! See <https://spec.matrix.org/v1.19/client-server-api/#send-to-device-messaging>.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use ruma::{
+    OwnedUserId, UserId,
+    api::client::to_device::send_event_to_device::v3::{Messages, Request},
+    to_device::DeviceIdOrAllDevices,
+};
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::{Devices, check_text};
+use crate::{
+    error::{Error, Result},
+    storage::{Change, DeviceNum, Follower, Position, UserNum, WriteTx, devices, to_device},
+};
+
+/// The most devices that one request reaches: each costs a row.
+const TARGETS: usize = 10_000;
+/// The largest message, in bytes.
+const MESSAGE_BYTES: usize = 64 * 1024;
+/// Devices remembered to have no messages; when there are more, the memory starts afresh.
+const REMEMBERED: usize = 100_000;
+/// How far back transactions are remembered, in positions of the journal.
+const TRANSACTIONS_KEPT: Position = 1_000_000;
+/// Old transactions of a device are forgotten at about one in so many of its requests.
+const FORGET_EVERY: Position = 256;
+
+/// A message that waits for a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pending {
+    /// Its place in the order of all changes.
+    pub position: Position,
+    /// The event, as JSON: `content`, `sender` and `type`.
+    pub message: String,
+}
+
+#[derive(Serialize)]
+struct Message<'a> {
+    content: &'a RawValue,
+    sender: &'a UserId,
+    r#type: &'a str,
+}
+
+impl Devices {
+    /// Sends messages to devices of this server's users; a transaction id that was used is passed over.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TooLarge`] or [`Error::InvalidParam`] when the messages are too large or too many.
+    #[tracing::instrument(skip_all, fields(user_id = %sender, txn_id = %request.txn_id), err(level = "debug"))]
+    pub async fn send_to_device(
+        &self,
+        sender: &UserId,
+        device: DeviceNum,
+        request: &Request,
+    ) -> Result<()> {
+        let kind = request.event_type.to_string();
+        check_text("eventType", &kind)?;
+        check_text("txnId", request.txn_id.as_str())?;
+        let letters = self.write_letters(sender, &kind, &request.messages)?;
+        let endpoint = format!("sendToDevice/{kind}");
+        let txn_id = request.txn_id.as_str();
+        let mut tx = self.db.write().await?;
+        if !to_device::insert_transaction(&mut tx, device, &endpoint, txn_id).await? {
+            return Ok(());
+        }
+        let deliveries = address(&mut tx, &self.db, &letters).await?;
+        if deliveries.len() > TARGETS {
+            return Err(Error::invalid_param(format!(
+                "the messages go to more than {TARGETS} devices"
+            )));
+        }
+        deliver(&mut tx, deliveries).await?;
+        forget_old_transactions(&mut tx, device).await?;
+        tx.commit().await
+    }
+
+    /// Returns the messages for a device after one position, up to another, oldest first.
+    ///
+    /// For a device that has none it reads nothing from disk.
+    pub async fn pending(
+        &self,
+        device: DeviceNum,
+        after: Position,
+        up_to: Position,
+        limit: usize,
+    ) -> Result<Vec<Pending>> {
+        if self.queues.is_empty(device) {
+            return Ok(Vec::new());
+        }
+        let generation = self.queues.generation();
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let mut db = self.db.read().await?;
+        let rows = to_device::pending(&mut db, device, after, up_to, limit).await?;
+        if rows.is_empty() && to_device::oldest(&mut db, device).await?.is_none() {
+            self.queues.remember_empty(generation, device);
+        }
+        let pending = rows
+            .into_iter()
+            .map(|(position, message)| Pending { position, message });
+        Ok(pending.collect())
+    }
+
+    /// Deletes the messages for a device up to a position: it has them.
+    pub async fn acknowledge(&self, device: DeviceNum, up_to: Position) -> Result<()> {
+        if self.queues.is_empty(device) {
+            return Ok(());
+        }
+        let mut db = self.db.read().await?;
+        let oldest = to_device::oldest(&mut db, device).await?;
+        drop(db);
+        if oldest.is_none_or(|oldest| oldest > up_to) {
+            return Ok(());
+        }
+        let mut tx = self.db.write().await?;
+        to_device::delete(&mut tx, device, up_to).await?;
+        tx.commit().await
+    }
+
+    /// Writes each message once, for all devices that it goes to.
+    fn write_letters(&self, sender: &UserId, kind: &str, messages: &Messages) -> Result<Letters> {
+        let targets: usize = messages.values().map(BTreeMap::len).sum();
+        if targets > TARGETS {
+            return Err(Error::invalid_param(format!(
+                "the messages go to more than {TARGETS} devices"
+            )));
+        }
+        let mut letters = Letters::new();
+        for (user_id, devices) in messages {
+            if user_id.server_name() != self.server_name {
+                // Users of other servers are the federation's to reach.
+                continue;
+            }
+            let mut written = Vec::with_capacity(devices.len());
+            for (target, content) in devices {
+                let message = serde_json::to_string(&Message {
+                    content: content.json(),
+                    sender,
+                    r#type: kind,
+                })?;
+                if message.len() > MESSAGE_BYTES {
+                    return Err(Error::TooLarge("a message is too large".to_owned()));
+                }
+                written.push((target.clone(), Arc::from(message)));
+            }
+            letters.insert(user_id.clone(), written);
+        }
+        Ok(letters)
+    }
+}
+
+/// The messages for each user: to one device, or to all.
+type Letters = BTreeMap<OwnedUserId, Vec<(DeviceIdOrAllDevices, Arc<str>)>>;
+
+/// A message for a device.
+struct Delivery {
+    user: UserNum,
+    device: DeviceNum,
+    message: Arc<str>,
+}
+
+/// Finds the devices that the messages go to.
+async fn address(
+    tx: &mut WriteTx,
+    db: &crate::storage::Db,
+    letters: &Letters,
+) -> Result<Vec<Delivery>> {
+    let user_ids: Vec<&str> = letters.keys().map(|user_id| user_id.as_str()).collect();
+    let users = db.strings.find_all(tx, &user_ids).await?;
+    let user_ids = db.strings.texts(tx, &users).await?;
+    let mut by_user: HashMap<UserNum, Vec<(DeviceNum, String)>> = HashMap::new();
+    for (device, user, device_id) in devices::of_users(tx, &users).await? {
+        by_user.entry(user).or_default().push((device, device_id));
+    }
+    let mut deliveries = Vec::new();
+    for (user, devices) in by_user {
+        let written = user_ids.get(&user).and_then(|user_id| {
+            let user_id = <&UserId>::try_from(&**user_id).ok()?;
+            letters.get(user_id)
+        });
+        for (target, message) in written.into_iter().flatten() {
+            let reached = devices.iter().filter(|(_, id)| is_meant(target, id));
+            deliveries.extend(reached.map(|(device, _)| Delivery {
+                user,
+                device: *device,
+                message: message.clone(),
+            }));
+        }
+    }
+    Ok(deliveries)
+}
+
+fn is_meant(target: &DeviceIdOrAllDevices, device_id: &str) -> bool {
+    match target {
+        DeviceIdOrAllDevices::DeviceId(id) => id.as_str() == device_id,
+        DeviceIdOrAllDevices::AllDevices => true,
+    }
+}
+
+async fn deliver(tx: &mut WriteTx, deliveries: Vec<Delivery>) -> Result<()> {
+    let mut rows = Vec::with_capacity(deliveries.len());
+    for Delivery {
+        user,
+        device,
+        message,
+    } in deliveries
+    {
+        let position = tx.position();
+        tx.publish(position, Change::ToDevice { user, device });
+        rows.push((position, device, message));
+    }
+    to_device::insert(tx, &rows).await
+}
+
+async fn forget_old_transactions(tx: &mut WriteTx, device: DeviceNum) -> Result<()> {
+    let now = tx.position();
+    if now % FORGET_EVERY == 0 && now > TRANSACTIONS_KEPT {
+        to_device::forget_transactions(tx, device, now - TRANSACTIONS_KEPT).await?;
+    }
+    Ok(())
+}
+
+/// The devices that are known to have no messages.
+#[derive(Default)]
+pub(super) struct Queues {
+    known: Mutex<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    /// Counts the messages that came: what was read before one may not be remembered after it.
+    generation: u64,
+    empty: HashSet<DeviceNum>,
+}
+
+impl Queues {
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_empty(&self, device: DeviceNum) -> bool {
+        self.lock().empty.contains(&device)
+    }
+
+    fn generation(&self) -> u64 {
+        self.lock().generation
+    }
+
+    fn remember_empty(&self, generation: u64, device: DeviceNum) {
+        let mut known = self.lock();
+        if known.generation != generation {
+            return;
+        }
+        if known.empty.len() >= REMEMBERED {
+            known.empty.clear();
+        }
+        known.empty.insert(device);
+    }
+}
+
+impl Follower for Queues {
+    fn committed(&self, changes: &[(Position, Change)]) {
+        for (_, change) in changes {
+            if let Change::ToDevice { device, .. } = change {
+                let mut known = self.lock();
+                known.generation += 1;
+                known.empty.remove(device);
+            }
+        }
+    }
+
+    fn failed(&self) {
+        // Only what was read from the database is remembered, and that is on disk.
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::{api::IncomingRequestExt, user_id};
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::{config::Config, storage::testing::TestDb};
+
+    fn request(txn_id: &str, messages: Value) -> Request {
+        let body = serde_json::to_vec(&json!({"messages": messages})).unwrap();
+        let request = axum::http::Request::put("/").body(&body[..]).unwrap();
+        Request::try_from_http_request(request, &["org.example", txn_id]).unwrap()
+    }
+
+    struct Two {
+        test: TestDb,
+        service: Devices,
+        phone: DeviceNum,
+        desk: DeviceNum,
+    }
+
+    async fn two_devices() -> Two {
+        let test = TestDb::new().await;
+        let service = Devices::new(&test.db, &Config::default());
+        let mut tx = test.db.write().await.unwrap();
+        let bob = tx.intern("@bob:localhost").await.unwrap();
+        let phone = devices::upsert(&mut tx, bob, "PHONE", None, 1)
+            .await
+            .unwrap();
+        let desk = devices::upsert(&mut tx, bob, "DESK", None, 1)
+            .await
+            .unwrap();
+        tx.commit().await.unwrap();
+        Two {
+            test,
+            service,
+            phone,
+            desk,
+        }
+    }
+
+    impl Two {
+        async fn send(&self, txn_id: &str, messages: Value) -> Result<()> {
+            let alice = user_id!("@alice:localhost");
+            let request = request(txn_id, messages);
+            self.service
+                .send_to_device(alice, self.desk, &request)
+                .await
+        }
+
+        async fn waiting(&self, device: DeviceNum) -> Vec<Pending> {
+            let now = self.test.db.journal().published();
+            self.service.pending(device, 0, now, 100).await.unwrap()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_message_reaches_one_device_or_all() {
+        let two = two_devices().await;
+
+        let to_one = json!({"@bob:localhost": {"PHONE": {"n": 1}, "NONE": {}}});
+        two.send("1", to_one).await.unwrap();
+        let to_all = json!({"@bob:localhost": {"*": {"n": 2}}, "@nobody:localhost": {"*": {}}});
+        two.send("2", to_all).await.unwrap();
+
+        let waiting = two.waiting(two.phone).await;
+        let first: Value = serde_json::from_str(&waiting[0].message).unwrap();
+        let expected = json!({
+            "content": {"n": 1}, "sender": "@alice:localhost", "type": "org.example",
+        });
+        assert_eq!(first, expected);
+        assert_eq!(waiting.len(), 2);
+        assert_eq!(two.waiting(two.desk).await.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_retried_transaction_sends_nothing_more() {
+        let two = two_devices().await;
+        let messages = json!({"@bob:localhost": {"PHONE": {}}});
+
+        two.send("1", messages.clone()).await.unwrap();
+        two.send("1", messages).await.unwrap();
+
+        assert_eq!(two.waiting(two.phone).await.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn messages_wait_until_they_are_acknowledged() {
+        let two = two_devices().await;
+        for txn_id in ["1", "2", "3"] {
+            let messages = json!({"@bob:localhost": {"PHONE": {"n": txn_id}}});
+            two.send(txn_id, messages).await.unwrap();
+        }
+        let all = two.waiting(two.phone).await;
+        assert_eq!(two.waiting(two.phone).await, all);
+
+        two.service
+            .acknowledge(two.phone, all[1].position)
+            .await
+            .unwrap();
+
+        assert_eq!(two.waiting(two.phone).await, all[2..]);
+        let after = two.service.pending(two.phone, 0, all[1].position, 10).await;
+        assert!(after.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_device_without_messages_reads_nothing_from_disk() {
+        let two = two_devices().await;
+        assert!(two.waiting(two.phone).await.is_empty());
+        assert!(two.service.queues.is_empty(two.phone));
+
+        let messages = json!({"@bob:localhost": {"PHONE": {}}});
+        two.send("1", messages).await.unwrap();
+
+        assert!(!two.service.queues.is_empty(two.phone));
+        assert_eq!(two.waiting(two.phone).await.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn sizes_are_bounded() {
+        let two = two_devices().await;
+
+        let large = json!({"@bob:localhost": {"*": {"x": "x".repeat(MESSAGE_BYTES)}}});
+        let refused = two.send("1", large).await;
+        assert!(matches!(refused, Err(Error::TooLarge(_))));
+        let many: BTreeMap<String, Value> = (0..=TARGETS)
+            .map(|n| (format!("D{n}"), json!({})))
+            .collect();
+        let refused = two.send("2", json!({"@bob:localhost": many})).await;
+        assert!(matches!(refused, Err(Error::InvalidParam(_))));
+    }
+
+    #[tokio::test]
+    async fn messages_survive_a_restart() {
+        let two = two_devices().await;
+        let messages = json!({"@bob:localhost": {"PHONE": {}}});
+        two.send("1", messages.clone()).await.unwrap();
+
+        let test = two.test.reopen().await;
+        let service = Devices::new(&test.db, &Config::default());
+        let two = Two {
+            test,
+            service,
+            ..two
+        };
+        two.send("1", messages).await.unwrap();
+
+        assert_eq!(two.waiting(two.phone).await.len(), 1);
+    }
+}

@@ -1,0 +1,137 @@
+//! What clients keep on the server about a user, globally and by room.
+
+use super::{Position, Read, RoomNum, UserNum, WriteTx};
+use crate::error::Result;
+
+/// The room of account data that belongs to none.
+const GLOBAL: RoomNum = 0;
+
+/// A piece of account data as the table has it.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct AccountData {
+    /// The room's number; 0 is global.
+    room: RoomNum,
+    /// The type of the account data event.
+    pub kind: String,
+    /// Its content, as JSON.
+    pub content: String,
+    /// When it was last changed.
+    pub position: Position,
+}
+
+impl AccountData {
+    /// Returns the room that it belongs to; `None` is global.
+    pub fn room(&self) -> Option<RoomNum> {
+        (self.room != GLOBAL).then_some(self.room)
+    }
+}
+
+/// Returns the content of a piece of account data.
+pub async fn get(
+    db: &mut impl Read,
+    user: UserNum,
+    room: Option<RoomNum>,
+    kind: &str,
+) -> Result<Option<String>> {
+    db.query(
+        "SELECT content
+         FROM account_data
+         WHERE user_num = $1 AND room = $2 AND kind = $3",
+    )
+    .bind(user)
+    .bind(room.unwrap_or(GLOBAL))
+    .bind(kind)
+    .fetch_scalar()
+    .await
+}
+
+/// Stores a piece of account data.
+pub async fn set(
+    tx: &mut WriteTx,
+    user: UserNum,
+    room: Option<RoomNum>,
+    kind: &str,
+    content: &str,
+) -> Result<Position> {
+    let position = tx.position();
+    tx.query(
+        "INSERT INTO account_data (user_num, room, kind, content, position)
+         VALUES ($1, $2, $3, $4, $5)
+         ON CONFLICT (user_num, room, kind) DO UPDATE
+         SET content = excluded.content, position = excluded.position",
+    )
+    .bind(user)
+    .bind(room.unwrap_or(GLOBAL))
+    .bind(kind)
+    .bind(content)
+    .bind(position)
+    .execute()
+    .await?;
+    Ok(position)
+}
+
+/// Returns a user's account data that changed after one position, up to another, in order.
+pub async fn changed(
+    db: &mut impl Read,
+    user: UserNum,
+    after: Position,
+    up_to: Position,
+) -> Result<Vec<AccountData>> {
+    db.query(
+        "SELECT room, kind, content, position
+         FROM account_data
+         WHERE user_num = $1 AND position > $2 AND position <= $3
+         ORDER BY position",
+    )
+    .bind(user)
+    .bind(after)
+    .bind(up_to)
+    .fetch_all()
+    .await
+}
+
+/// Removes all of a user's account data.
+pub async fn remove_all(tx: &mut WriteTx, user: UserNum) -> Result<()> {
+    tx.query("DELETE FROM account_data WHERE user_num = $1")
+        .bind(user)
+        .execute()
+        .await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::testing::TestDb;
+
+    #[tokio::test]
+    async fn global_and_room_account_data_are_apart() {
+        let test = TestDb::new().await;
+        let mut tx = test.db.write().await.unwrap();
+
+        set(&mut tx, 1, None, "k", "1").await.unwrap();
+        let place = set(&mut tx, 1, Some(7), "k", "2").await.unwrap();
+
+        let global = get(&mut tx, 1, None, "k").await.unwrap();
+        assert_eq!(global.as_deref(), Some("1"));
+        let changed = changed(&mut tx, 1, place - 1, place).await.unwrap();
+        assert_eq!(changed.len(), 1);
+        assert_eq!(changed[0].room(), Some(7));
+        remove_all(&mut tx, 1).await.unwrap();
+        assert_eq!(get(&mut tx, 1, Some(7), "k").await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_change_takes_a_new_position() {
+        let test = TestDb::new().await;
+        let mut tx = test.db.write().await.unwrap();
+
+        let first = set(&mut tx, 1, None, "k", "1").await.unwrap();
+        let second = set(&mut tx, 1, None, "k", "2").await.unwrap();
+
+        assert!(second > first);
+        let all = changed(&mut tx, 1, 0, second).await.unwrap();
+        assert_eq!(all.len(), 1);
+        assert_eq!((all[0].content.as_str(), all[0].room()), ("2", None));
+    }
+}

@@ -1,0 +1,196 @@
+//! Accounts: who has one, with which password, and what they may.
+
+use super::{Read, UserNum, WriteTx};
+use crate::error::Result;
+
+/// An account.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a column of the table"
+)]
+pub struct Account {
+    /// Whose.
+    pub user_num: UserNum,
+    /// argon2id in PHC form; `None` where nobody can log in with a password.
+    pub password_hash: Option<String>,
+    /// Whether they administer the server.
+    pub admin: bool,
+    /// Whether it is a guest's.
+    pub guest: bool,
+    /// Whether it was given up.
+    pub deactivated: bool,
+    /// Whether it was given up with the wish to be forgotten.
+    pub erased: bool,
+    /// When it was made.
+    pub created_ts: i64,
+}
+
+/// Returns the account of a user.
+pub async fn find(db: &mut impl Read, user: UserNum) -> Result<Option<Account>> {
+    db.query(
+        "SELECT user_num, password_hash, admin, guest, deactivated, erased, created_ts
+         FROM accounts
+         WHERE user_num = $1",
+    )
+    .bind(user)
+    .fetch_optional()
+    .await
+}
+
+/// Stores an account; `false` when the user has one.
+pub async fn insert(tx: &mut WriteTx, account: &Account) -> Result<bool> {
+    let inserted = tx
+        .query(
+            "INSERT INTO accounts
+                 (user_num, password_hash, admin, guest, deactivated, erased, created_ts)
+             VALUES ($1, $2, $3, $4, $5, $6, $7)
+             ON CONFLICT (user_num) DO NOTHING",
+        )
+        .bind(account.user_num)
+        .bind(account.password_hash.as_deref())
+        .bind(account.admin)
+        .bind(account.guest)
+        .bind(account.deactivated)
+        .bind(account.erased)
+        .bind(account.created_ts)
+        .execute()
+        .await?;
+    Ok(inserted == 1)
+}
+
+/// Returns whether an administrator has an account.
+pub async fn has_admin(db: &mut impl Read) -> Result<bool> {
+    let found: Option<i64> = db
+        .query(
+            "SELECT user_num
+             FROM accounts
+             WHERE admin AND NOT deactivated
+             LIMIT 1",
+        )
+        .fetch_scalar()
+        .await?;
+    Ok(found.is_some())
+}
+
+/// Returns those of the users who have an account that is in use.
+pub async fn active(db: &mut impl Read, users: &str) -> Result<Vec<UserNum>> {
+    db.query(
+        "SELECT user_num
+         FROM accounts
+         WHERE user_num IN (SELECT CAST(value AS BIGINT) FROM json_each($1)) AND NOT deactivated",
+    )
+    .bind(users)
+    .fetch_scalars()
+    .await
+}
+
+/// Gives an account another password.
+pub async fn set_password(tx: &mut WriteTx, user: UserNum, password_hash: &str) -> Result<()> {
+    tx.query(
+        "UPDATE accounts
+         SET password_hash = $2
+         WHERE user_num = $1",
+    )
+    .bind(user)
+    .bind(password_hash)
+    .execute()
+    .await?;
+    Ok(())
+}
+
+/// Makes the account of a guest one of a user.
+pub async fn upgrade_guest(tx: &mut WriteTx, user: UserNum, password_hash: &str) -> Result<bool> {
+    let changed = tx
+        .query(
+            "UPDATE accounts
+             SET guest = FALSE, password_hash = $2
+             WHERE user_num = $1 AND guest AND NOT deactivated",
+        )
+        .bind(user)
+        .bind(password_hash)
+        .execute()
+        .await?;
+    Ok(changed == 1)
+}
+
+/// Marks an account as given up, and forgets its password.
+pub async fn deactivate(tx: &mut WriteTx, user: UserNum, erased: bool) -> Result<()> {
+    tx.query(
+        "UPDATE accounts
+         SET deactivated = TRUE, erased = $2, password_hash = NULL
+         WHERE user_num = $1",
+    )
+    .bind(user)
+    .bind(erased)
+    .execute()
+    .await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::testing::TestDb;
+
+    fn account(user_num: UserNum) -> Account {
+        Account {
+            user_num,
+            password_hash: Some("hash".to_owned()),
+            admin: false,
+            guest: false,
+            deactivated: false,
+            erased: false,
+            created_ts: 5,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_user_has_one_account() {
+        let test = TestDb::new().await;
+        let mut tx = test.db.write().await.unwrap();
+
+        assert!(insert(&mut tx, &account(1)).await.unwrap());
+        assert!(!insert(&mut tx, &account(1)).await.unwrap());
+        assert_eq!(find(&mut tx, 1).await.unwrap(), Some(account(1)));
+        assert_eq!(find(&mut tx, 2).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_deactivated_administrator_does_not_count() {
+        let test = TestDb::new().await;
+        let mut tx = test.db.write().await.unwrap();
+        let admin = Account {
+            admin: true,
+            ..account(1)
+        };
+
+        assert!(!has_admin(&mut tx).await.unwrap());
+        insert(&mut tx, &admin).await.unwrap();
+        assert!(has_admin(&mut tx).await.unwrap());
+        assert_eq!(active(&mut tx, "[1,2]").await.unwrap(), [1]);
+        deactivate(&mut tx, 1, true).await.unwrap();
+
+        assert!(!has_admin(&mut tx).await.unwrap());
+        assert!(active(&mut tx, "[1,2]").await.unwrap().is_empty());
+        let gone = find(&mut tx, 1).await.unwrap().unwrap();
+        assert_eq!(gone.password_hash, None);
+        assert!(gone.deactivated && gone.erased);
+    }
+
+    #[tokio::test]
+    async fn only_a_guest_is_upgraded() {
+        let test = TestDb::new().await;
+        let mut tx = test.db.write().await.unwrap();
+        let guest = Account {
+            guest: true,
+            password_hash: None,
+            ..account(1)
+        };
+        insert(&mut tx, &guest).await.unwrap();
+
+        assert!(upgrade_guest(&mut tx, 1, "hash").await.unwrap());
+        assert!(!upgrade_guest(&mut tx, 1, "other").await.unwrap());
+        assert_eq!(find(&mut tx, 1).await.unwrap(), Some(account(1)));
+    }
+}

@@ -1,0 +1,170 @@
+//! The end of sessions, another password, and the end of an account.
+
+use ruma::api::client::account::change_password;
+use serde_json::json;
+
+use super::{Session, Users, passwords::Passwords};
+use crate::{
+    error::Result,
+    storage::{UserNum, WriteTx, account_data, accounts, devices, profiles},
+};
+
+impl Users {
+    /// Logs a device out; it is gone with its tokens and messages.
+    pub async fn logout(&self, session: &Session) -> Result<()> {
+        let mut tx = self.inner.db.write().await?;
+        devices::delete(&mut tx, session.user, vec![session.device]).await?;
+        tx.commit().await
+    }
+
+    /// Logs out every device of a user.
+    pub async fn logout_all(&self, session: &Session) -> Result<()> {
+        let mut tx = self.inner.db.write().await?;
+        delete_devices_except(&mut tx, session.user, None).await?;
+        tx.commit().await
+    }
+
+    /// Gives a user another password, once they have shown the old one.
+    ///
+    /// # Errors
+    ///
+    /// [`crate::error::Error::Uia`] until they have.
+    #[tracing::instrument(skip_all, fields(user_id = %session.user_id), err(level = "debug"))]
+    pub async fn change_password(
+        &self,
+        session: &Session,
+        request: change_password::v3::Request,
+    ) -> Result<()> {
+        session.must_not_be_guest()?;
+        Passwords::check(&request.new_password)?;
+        let parameters = json!([request.new_password, request.logout_devices]);
+        self.reauthenticate("password", session, &parameters, request.auth.as_ref())
+            .await?;
+        let hash = self.inner.passwords.hash(request.new_password).await?;
+        let mut tx = self.inner.db.write().await?;
+        accounts::set_password(&mut tx, session.user, &hash).await?;
+        if request.logout_devices {
+            delete_devices_except(&mut tx, session.user, Some(session)).await?;
+        }
+        tx.commit().await
+    }
+
+    /// Ends an account: nobody can log in to it or register its name again, and its profile is gone.
+    ///
+    /// The caller has had the user prove who they are, and has left their rooms or will.
+    #[tracing::instrument(skip_all, fields(user_id = %session.user_id), err(level = "debug"))]
+    pub async fn deactivate(&self, session: &Session, erase: bool) -> Result<()> {
+        let user = session.user;
+        let mut tx = self.inner.db.write().await?;
+        accounts::deactivate(&mut tx, user, erase).await?;
+        delete_devices_except(&mut tx, user, None).await?;
+        profiles::remove_all(&mut tx, user).await?;
+        account_data::remove_all(&mut tx, user).await?;
+        tx.commit().await?;
+        tracing::info!(user_id = %session.user_id, "an account was deactivated");
+        Ok(())
+    }
+}
+
+async fn delete_devices_except(
+    tx: &mut WriteTx,
+    user: UserNum,
+    kept: Option<&Session>,
+) -> Result<()> {
+    let kept = kept.map(|session| session.device);
+    let devices = devices::of_user(tx, user).await?.into_iter();
+    let ended = devices
+        .map(|device| device.num)
+        .filter(|num| Some(*num) != kept);
+    devices::delete(tx, user, ended.collect()).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{error::Error, users::testing::TestUsers};
+
+    fn change(new: &str, old: &str) -> change_password::v3::Request {
+        let mut request = change_password::v3::Request::new(new.to_owned());
+        let auth = json!({
+            "type": "m.login.password", "password": old,
+            "identifier": {"type": "m.id.user", "user": "alice"},
+        });
+        request.auth = Some(serde_json::from_value(auth).unwrap());
+        request
+    }
+
+    #[tokio::test]
+    async fn another_password_logs_out_the_other_devices() {
+        let test = TestUsers::new(|_| {}).await;
+        let alice = test.session("alice").await;
+        let mut tx = test.test.db.write().await.unwrap();
+        devices::upsert(&mut tx, alice.user, "OTHER", None, 1)
+            .await
+            .unwrap();
+        tx.commit().await.unwrap();
+
+        let kept = {
+            let mut request = change("second", "password");
+            request.logout_devices = false;
+            request
+        };
+        test.users.change_password(&alice, kept).await.unwrap();
+        let count = async || {
+            let mut db = test.test.db.read().await.unwrap();
+            devices::of_user(&mut db, alice.user).await.unwrap().len()
+        };
+        assert_eq!(count().await, 2);
+        let refused = test
+            .users
+            .change_password(&alice, change("x", "password"))
+            .await;
+        assert!(matches!(refused, Err(Error::Uia(_))));
+        test.users
+            .change_password(&alice, change("third", "second"))
+            .await
+            .unwrap();
+        assert_eq!(count().await, 1);
+
+        let login = test.users.check_password("alice", "third".into()).await;
+        assert!(login.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_deactivated_account_is_gone_for_good() {
+        let test = TestUsers::new(|_| {}).await;
+        let login = test.register("alice").await;
+        let alice = test
+            .users
+            .authenticate(&login.issued.access_token)
+            .await
+            .unwrap();
+
+        test.users.deactivate(&alice, true).await.unwrap();
+
+        let token = &login.issued.access_token;
+        assert!(test.users.authenticate(token).await.is_err());
+        let refused = test.users.check_password("alice", "password".into()).await;
+        assert!(matches!(refused, Err(Error::UserDeactivated)));
+        let refused = test.users.available("alice").await;
+        assert!(matches!(refused, Err(Error::UserInUse)));
+        let profile = test.users.profile(&alice.user_id).await;
+        assert!(matches!(profile, Err(Error::NotFound(_))));
+    }
+
+    #[tokio::test]
+    async fn logging_out_everywhere_ends_every_session() {
+        let test = TestUsers::new(|_| {}).await;
+        let login = test.register("alice").await;
+        let alice = test
+            .users
+            .authenticate(&login.issued.access_token)
+            .await
+            .unwrap();
+
+        test.users.logout_all(&alice).await.unwrap();
+
+        let token = &login.issued.access_token;
+        assert!(test.users.authenticate(token).await.is_err());
+    }
+}

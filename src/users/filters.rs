@@ -1,0 +1,94 @@
+//! The filters that clients store for `/sync` and `/messages`.
+//!
+//! See <https://spec.matrix.org/v1.19/client-server-api/#filtering>.
+
+use ruma::{api::client::filter::FilterDefinition, canonical_json::to_canonical_value};
+
+use super::{Session, Users};
+use crate::{
+    error::{Error, Result},
+    storage::{UserNum, filters},
+};
+
+/// The most filters of a user; clients store one or two for each of their versions.
+const FILTERS: i64 = 1000;
+/// The largest filter, in bytes.
+const FILTER_BYTES: usize = 64 * 1024;
+
+impl Users {
+    /// Stores a filter and returns its id; the same definition has the same id.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidParam`] when it is too large, or the user has too many.
+    pub async fn create_filter(
+        &self,
+        session: &Session,
+        filter: &FilterDefinition,
+    ) -> Result<String> {
+        let definition = to_canonical_value(filter)
+            .map_err(|e| Error::invalid_param(format!("the filter is not canonical: {e}")))?
+            .to_string();
+        if definition.len() > FILTER_BYTES {
+            return Err(Error::invalid_param("the filter is too large"));
+        }
+        let user = session.user;
+        let mut tx = self.inner.db.write().await?;
+        if let Some(id) = filters::find(&mut tx, user, &definition).await? {
+            return Ok(id.to_string());
+        }
+        let id = filters::last_id(&mut tx, user).await? + 1;
+        if id > FILTERS {
+            return Err(Error::invalid_param("the user has too many filters"));
+        }
+        filters::insert(&mut tx, user, id, &definition).await?;
+        tx.commit().await?;
+        Ok(id.to_string())
+    }
+
+    /// Returns a stored filter.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] when there is none with this id.
+    pub async fn filter(&self, user: UserNum, id: &str) -> Result<FilterDefinition> {
+        let unknown = || Error::not_found("there is no such filter");
+        let id: i64 = id.parse().map_err(|_| unknown())?;
+        let mut db = self.inner.db.read().await?;
+        let definition = filters::get(&mut db, user, id).await?;
+        Ok(serde_json::from_str(&definition.ok_or_else(unknown)?)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::users::testing::TestUsers;
+
+    #[tokio::test]
+    async fn the_same_definition_has_the_same_id() {
+        let test = TestUsers::new(|_| {}).await;
+        let alice = test.session("alice").await;
+        let bob = test.session("bob").await;
+        let read = |value| serde_json::from_value::<FilterDefinition>(value).unwrap();
+        let one = read(json!({"room": {"timeline": {"limit": 10}}}));
+        let other = read(json!({"room": {"timeline": {"limit": 20}}}));
+
+        let first = test.users.create_filter(&alice, &one).await.unwrap();
+        let again = test.users.create_filter(&alice, &one).await.unwrap();
+        let second = test.users.create_filter(&alice, &other).await.unwrap();
+
+        assert_eq!(first, again);
+        assert_ne!(first, second);
+        let stored = test.users.filter(alice.user, &second).await.unwrap();
+        assert_eq!(stored.room.timeline.limit, other.room.timeline.limit);
+        for id in ["999", "x", ""] {
+            let none = test.users.filter(alice.user, id).await;
+            assert!(matches!(none, Err(Error::NotFound(_))));
+        }
+        let bobs = test.users.filter(bob.user, &first).await;
+        assert!(matches!(bobs, Err(Error::NotFound(_))));
+    }
+}

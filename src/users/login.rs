@@ -1,0 +1,239 @@
+//! Logging in with a password, and the session that begins then.
+//!
+//! See <https://spec.matrix.org/v1.19/client-server-api/#login>.
+
+use ruma::{OwnedDeviceId, OwnedUserId, api::client::session::login};
+
+use super::{Issued, Users, check_text, names, secrets};
+use crate::{
+    error::{Error, Result},
+    storage::{UserNum, WriteTx, accounts, devices, tokens},
+};
+
+/// The longest device id, in bytes.
+const DEVICE_ID_BYTES: usize = 255;
+/// The longest name of a device, in bytes.
+pub(crate) const DEVICE_NAME_BYTES: usize = 255;
+
+/// The device that a login or registration wants.
+#[derive(Debug, Default)]
+pub struct NewDevice {
+    /// Its id; one that the user has already is logged in anew. The server chooses when there is none.
+    pub device_id: Option<OwnedDeviceId>,
+    /// The name of a device that is new.
+    pub display_name: Option<String>,
+    /// Whether the client takes a refresh token.
+    pub refresh_token: bool,
+}
+
+/// A session that began.
+#[derive(Debug)]
+pub struct LoggedIn {
+    /// Who is logged in.
+    pub user_id: OwnedUserId,
+    /// With which device.
+    pub device_id: OwnedDeviceId,
+    /// The device's tokens.
+    pub issued: Issued,
+}
+
+impl NewDevice {
+    /// Checks that the device may be called so.
+    pub(super) fn check(&self) -> Result<()> {
+        if let Some(device_id) = &self.device_id {
+            check_text("device_id", device_id.as_str(), DEVICE_ID_BYTES)?;
+        }
+        if let Some(name) = &self.display_name {
+            check_text("initial_device_display_name", name, DEVICE_NAME_BYTES)?;
+        }
+        Ok(())
+    }
+}
+
+impl Users {
+    /// Logs a device in.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Forbidden`] when the user or the password is wrong, which takes the same time;
+    /// [`Error::UserDeactivated`]; [`Error::Unrecognized`] for other ways to log in than a password.
+    #[tracing::instrument(skip_all, err(level = "debug"))]
+    pub async fn login(&self, request: login::v3::Request) -> Result<LoggedIn> {
+        let device = NewDevice {
+            device_id: request.device_id.filter(|id| !id.as_str().is_empty()),
+            display_name: request.initial_device_display_name,
+            refresh_token: request.refresh_token,
+        };
+        device.check()?;
+        let login::v3::LoginInfo::Password(credentials) = request.login_info else {
+            return Err(Error::Unrecognized("unknown type of login".to_owned()));
+        };
+        let name = named_user(&credentials)?;
+        let (user, user_id) = self.check_password(&name, credentials.password).await?;
+        let now = self.inner.clock.now_ms();
+        let mut tx = self.inner.db.write().await?;
+        // The account may have been given up while the password was checked.
+        match accounts::find(&mut tx, user).await? {
+            Some(account) if !account.deactivated => {}
+            _ => return Err(Error::UserDeactivated),
+        }
+        let (device_id, issued) = begin_session(&mut tx, user, device, now).await?;
+        tx.commit().await?;
+        Ok(LoggedIn {
+            user_id,
+            device_id,
+            issued,
+        })
+    }
+
+    /// Returns the user with this name, if the password is theirs.
+    pub(super) async fn check_password(
+        &self,
+        name: &str,
+        password: String,
+    ) -> Result<(UserNum, OwnedUserId)> {
+        let wrong = || Error::forbidden("the user name or the password is wrong");
+        let account = match names::named(name, &self.inner.server_name) {
+            Some(user_id) => self.account_of(&user_id).await?.map(|a| (a, user_id)),
+            None => None,
+        };
+        let hash = account
+            .as_ref()
+            .and_then(|(account, _)| account.password_hash.clone());
+        let is_right = self.inner.passwords.verify(password, hash).await?;
+        let (account, user_id) = account.ok_or_else(wrong)?;
+        if account.deactivated {
+            // Its password is gone. That the name is taken is no secret: it can never be registered again.
+            return Err(Error::UserDeactivated);
+        }
+        if !is_right {
+            return Err(wrong());
+        }
+        Ok((account.user_num, user_id))
+    }
+
+    async fn account_of(&self, user_id: &OwnedUserId) -> Result<Option<accounts::Account>> {
+        let mut db = self.inner.db.read().await?;
+        let strings = &self.inner.db.strings;
+        match strings.find(&mut db, user_id.as_str()).await? {
+            Some(user) => accounts::find(&mut db, user).await,
+            None => Ok(None),
+        }
+    }
+}
+
+/// Returns the user that a login names, the way of today or of the first specifications.
+fn named_user(credentials: &login::v3::Password) -> Result<String> {
+    use ruma::api::client::uiaa::UserIdentifier;
+    #[expect(deprecated, reason = "clients still send it")]
+    let legacy = credentials.user.clone();
+    match (&credentials.identifier, legacy) {
+        (Some(UserIdentifier::Matrix(identifier)), _) => Ok(identifier.user.clone()),
+        (Some(_), _) => Err(Error::forbidden(
+            "only user names can log in here, no addresses",
+        )),
+        (None, Some(user)) => Ok(user),
+        (None, None) => Err(Error::MissingParam("identifier is missing".to_owned())),
+    }
+}
+
+/// Begins a session of a device; tokens that the device had are void.
+pub(super) async fn begin_session(
+    tx: &mut WriteTx,
+    user: UserNum,
+    wanted: NewDevice,
+    now: i64,
+) -> Result<(OwnedDeviceId, Issued)> {
+    let device_id = wanted
+        .device_id
+        .unwrap_or_else(|| secrets::device_id().into());
+    if let Some(known) = devices::find(tx, user, device_id.as_str()).await? {
+        tokens::delete_of_devices(tx, &[known.num]).await?;
+        devices::end_sessions(tx, user, vec![known.num]);
+    }
+    let name = wanted.display_name;
+    let device = devices::upsert(tx, user, device_id.as_str(), name, now).await?;
+    let issued = Issued::store(tx, device, wanted.refresh_token, now).await?;
+    Ok((device_id, issued))
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::api::IncomingRequestExt;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::users::testing::TestUsers;
+
+    fn request(body: &Value) -> login::v3::Request {
+        let body = serde_json::to_vec(body).unwrap();
+        let request = axum::http::Request::post("/").body(&body[..]).unwrap();
+        login::v3::Request::try_from_http_request(request, &[] as &[&str]).unwrap()
+    }
+
+    fn by_name(user: &str, password: &str) -> login::v3::Request {
+        request(&json!({
+            "type": "m.login.password", "password": password,
+            "identifier": {"type": "m.id.user", "user": user},
+        }))
+    }
+
+    #[tokio::test]
+    async fn a_user_logs_in_by_localpart_or_full_id_or_the_old_way() {
+        let test = TestUsers::new(|_| {}).await;
+        test.register("alice").await;
+        let old = json!({"type": "m.login.password", "password": "password", "user": "alice"});
+
+        for request in [
+            by_name("alice", "password"),
+            by_name("@Alice:localhost", "password"),
+            request(&old),
+        ] {
+            let login = test.users.login(request).await.unwrap();
+            assert_eq!(login.user_id, "@alice:localhost");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_wrong_user_or_password_is_forbidden() {
+        let test = TestUsers::new(|_| {}).await;
+        test.register("alice").await;
+
+        for (name, password) in [
+            ("alice", "wrong"),
+            ("bob", "password"),
+            ("@alice:elsewhere.org", "password"),
+            ("a b\0", "password"),
+        ] {
+            let refused = test.users.login(by_name(name, password)).await;
+            assert!(matches!(refused, Err(Error::Forbidden(_))), "{name}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_login_to_a_device_replaces_its_tokens() {
+        let test = TestUsers::new(|_| {}).await;
+        let first = test.register("alice").await;
+        let token = first.issued.access_token;
+        test.users.authenticate(&token).await.unwrap();
+
+        let mut again = by_name("alice", "password");
+        again.device_id = Some(first.device_id.clone());
+        let second = test.users.login(again).await.unwrap();
+
+        assert_eq!(second.device_id, first.device_id);
+        assert!(test.users.authenticate(&token).await.is_err());
+        let token = second.issued.access_token;
+        assert!(test.users.authenticate(&token).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn an_unknown_way_to_log_in_is_unrecognized() {
+        let test = TestUsers::new(|_| {}).await;
+        let request = request(&json!({"type": "m.login.token", "token": "x"}));
+
+        let refused = test.users.login(request).await;
+
+        assert!(matches!(refused, Err(Error::Unrecognized(_))));
+    }
+}

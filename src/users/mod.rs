@@ -1,0 +1,180 @@
+//! Accounts and what belongs to them: sessions, passwords, profiles, account data, push rules, filters.
+//!
+//! Who may do what with an account is decided here; the rows are in `storage`, HTTP is in `api`. Leaving rooms
+//! and telling them of a new name are no matter of this module: it returns what changed.
+//!
+//! See <https://spec.matrix.org/v1.19/client-server-api/#client-authentication>.
+
+mod account;
+mod account_data;
+mod filters;
+mod login;
+mod names;
+mod passwords;
+mod profile;
+mod push_rules;
+mod refresh;
+mod register;
+mod secrets;
+mod sessions;
+mod shared_secret;
+mod uia;
+
+use std::sync::Arc;
+
+use ruma::{OwnedServerName, UserId};
+
+pub use self::{
+    login::{LoggedIn, NewDevice},
+    profile::ProfileChange,
+    refresh::{ACCESS_TOKEN_LIFETIME, Issued},
+    register::Registered,
+    sessions::Session,
+    shared_secret::SharedSecretRegistration,
+};
+use self::{
+    passwords::Passwords, sessions::LastSeen, sessions::Sessions, shared_secret::Nonces,
+    uia::UiaSessions,
+};
+use crate::{
+    clock::Clock,
+    config::{Config, Registration},
+    error::{Error, Result},
+    storage::{Db, UserNum},
+    tasks::Tasks,
+};
+
+/// The accounts of this server.
+#[derive(Clone)]
+pub struct Users {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    db: Db,
+    clock: Clock,
+    server_name: OwnedServerName,
+    registration: Registration,
+    passwords: Passwords,
+    sessions: Arc<Sessions>,
+    last_seen: LastSeen,
+    uia: UiaSessions,
+    nonces: Nonces,
+}
+
+impl Users {
+    /// Begins to serve the accounts in a database.
+    pub fn new(db: &Db, clock: &Clock, config: &Config, tasks: &Tasks) -> Self {
+        let sessions = Arc::new(Sessions::default());
+        db.journal().follow(sessions.clone());
+        Self {
+            inner: Arc::new(Inner {
+                db: db.clone(),
+                clock: clock.clone(),
+                server_name: config.server.name.clone(),
+                registration: config.registration.clone(),
+                passwords: Passwords::new(&config.passwords),
+                sessions,
+                last_seen: LastSeen::start(db, tasks),
+                uia: UiaSessions::default(),
+                nonces: Nonces::default(),
+            }),
+        }
+    }
+
+    /// Returns the number of a user of this server who has an account in use.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] for everybody else.
+    async fn number_of(&self, user_id: &UserId) -> Result<UserNum> {
+        let unknown = || Error::not_found("there is no such user");
+        if user_id.server_name() != self.inner.server_name {
+            return Err(unknown());
+        }
+        let mut db = self.inner.db.read().await?;
+        let strings = &self.inner.db.strings;
+        let user = strings.find(&mut db, user_id.as_str()).await?;
+        let user = user.ok_or_else(unknown)?;
+        match crate::storage::accounts::find(&mut db, user).await? {
+            Some(account) if !account.deactivated => Ok(user),
+            _ => Err(unknown()),
+        }
+    }
+}
+
+/// Checks a text that is stored and sought as it is: not too long, and nothing that a database refuses.
+fn check_text(name: &str, text: &str, max_bytes: usize) -> Result<()> {
+    if text.len() > max_bytes {
+        return Err(Error::invalid_param(format!(
+            "{name} is longer than {max_bytes} bytes"
+        )));
+    }
+    if text.contains('\0') {
+        return Err(Error::invalid_param(format!("{name} contains U+0000")));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::storage::testing::TestDb;
+
+    /// Users of a database of their own, with a clock that stands still and cheap passwords.
+    pub(crate) struct TestUsers {
+        pub(crate) users: Users,
+        pub(crate) clock: Clock,
+        pub(crate) test: TestDb,
+    }
+
+    impl TestUsers {
+        pub(crate) async fn new(configure: impl FnOnce(&mut Config)) -> Self {
+            let test = TestDb::new().await;
+            let clock = Clock::manual(1_000_000);
+            let mut config = Config::default();
+            config.passwords.memory_kib = 8;
+            config.passwords.iterations = 1;
+            config.registration.open = true;
+            configure(&mut config);
+            let users = Users::new(&test.db, &clock, &config, &test.tasks);
+            Self { users, clock, test }
+        }
+
+        pub(crate) fn later(&self, by: Duration) {
+            self.clock.advance(by);
+        }
+
+        /// Registers a user whose password is "password" and returns the first session.
+        pub(crate) async fn register(&self, name: &str) -> LoggedIn {
+            let request = serde_json::json!({
+                "username": name, "password": "password", "auth": {"type": "m.login.dummy"},
+            });
+            self.register_with(request).await.unwrap()
+        }
+
+        pub(crate) async fn register_with(&self, body: serde_json::Value) -> Result<LoggedIn> {
+            let registered = self.users.register(register_request(&body)).await?;
+            Ok(registered.login.expect("did not inhibit the login"))
+        }
+
+        pub(crate) async fn session(&self, name: &str) -> Arc<Session> {
+            let login = self.register(name).await;
+            let token = login.issued.access_token;
+            self.users.authenticate(&token).await.unwrap()
+        }
+    }
+
+    pub(crate) fn register_request(
+        body: &serde_json::Value,
+    ) -> ruma::api::client::account::register::v3::Request {
+        use ruma::api::IncomingRequestExt;
+        let body = serde_json::to_vec(body).unwrap();
+        let request = axum::http::Request::post("/_matrix/client/v3/register")
+            .body(&body[..])
+            .unwrap();
+        IncomingRequestExt::try_from_http_request(request, &[] as &[&str]).unwrap()
+    }
+}

@@ -1,0 +1,109 @@
+//! Which user names may be registered, and which user a login means.
+//!
+//! See <https://spec.matrix.org/v1.19/appendices/#user-identifiers>.
+
+use ruma::{OwnedUserId, ServerName, UserId};
+
+use super::secrets;
+use crate::error::{Error, Result};
+
+/// The longest user id: 255 bytes, sigil and server name included.
+const USER_ID_BYTES: usize = 255;
+/// Letters of a user name that the server chooses.
+const CHOSEN_LETTERS: usize = 16;
+
+/// Returns the user id of a name that somebody wants to register.
+///
+/// Capital letters are made small ones, so that nobody can pass for another by them.
+///
+/// # Errors
+///
+/// [`Error::InvalidUsername`] unless the localpart keeps to the grammar of new user ids.
+pub(super) fn registrable(name: &str, server_name: &ServerName) -> Result<OwnedUserId> {
+    let localpart = name.to_ascii_lowercase();
+    // "The localpart of a user ID MUST NOT be empty."
+    if localpart.is_empty() {
+        return Err(Error::InvalidUsername("the user name is empty".to_owned()));
+    }
+    // "The length of a user ID, including the @ sigil and the domain, MUST NOT exceed 255 bytes."
+    if localpart.len() + server_name.as_str().len() + 2 > USER_ID_BYTES {
+        return Err(Error::InvalidUsername(
+            "the user name is too long".to_owned(),
+        ));
+    }
+    // "MUST contain only the characters a-z, 0-9, ., _, =, -, /, and +"
+    let is_allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._=-/+".contains(&b);
+    if !localpart.bytes().all(is_allowed) {
+        return Err(Error::InvalidUsername(
+            "the user name may contain only a-z, 0-9, ., _, =, -, / and +".to_owned(),
+        ));
+    }
+    UserId::parse_with_server_name(localpart, server_name)
+        .map_err(|e| Error::InvalidUsername(format!("the user name is not allowed: {e}")))
+}
+
+/// Returns a user id with a name that the server chooses.
+pub(super) fn chosen(server_name: &ServerName) -> Result<OwnedUserId> {
+    registrable(&secrets::letters(b'a', CHOSEN_LETTERS), server_name)
+}
+
+/// Returns the user of this server that a login names by localpart or full id, if there can be one.
+pub(super) fn named(name: &str, server_name: &ServerName) -> Option<OwnedUserId> {
+    let name = name.to_ascii_lowercase();
+    let user_id = if name.starts_with('@') {
+        UserId::parse(name).ok()?
+    } else {
+        UserId::parse_with_server_name(name, server_name).ok()?
+    };
+    (user_id.server_name() == server_name).then_some(user_id)
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::server_name;
+
+    use super::*;
+
+    #[test]
+    fn capital_letters_become_small_ones() {
+        let user_id = registrable("Alice.B", server_name!("a.b")).unwrap();
+
+        assert_eq!(user_id, "@alice.b:a.b");
+    }
+
+    #[test]
+    fn only_the_characters_of_new_user_ids_are_allowed() {
+        for name in [
+            "a b", "é", "a:b", "a@b", "{a}", "a!", "a\n", "a\0", "", "a~",
+        ] {
+            let refused = registrable(name, server_name!("a.b"));
+            assert!(matches!(refused, Err(Error::InvalidUsername(_))), "{name}");
+        }
+        for name in ["3", "q", ".", "_", "=", "-", "/", "+"] {
+            assert!(registrable(name, server_name!("a.b")).is_ok(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_user_id_has_at_most_255_bytes() {
+        let longest = "a".repeat(255 - "@:a.b".len());
+
+        assert!(registrable(&longest, server_name!("a.b")).is_ok());
+        assert!(registrable(&(longest + "a"), server_name!("a.b")).is_err());
+    }
+
+    #[test]
+    fn a_login_names_a_user_by_localpart_or_full_id() {
+        let server = server_name!("a.b");
+
+        assert_eq!(named("alice", server).unwrap(), "@alice:a.b");
+        assert_eq!(named("@ALICE:a.b", server).unwrap(), "@alice:a.b");
+        assert_eq!(named("@alice:c.d", server), None);
+        assert_eq!(named("@alice", server), None);
+    }
+
+    #[test]
+    fn a_chosen_name_is_registrable() {
+        assert!(chosen(server_name!("a.b")).is_ok());
+    }
+}

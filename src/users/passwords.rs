@@ -1,0 +1,187 @@
+//! Hashing and checking passwords with argon2id, off the asynchronous threads.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use argon2::{
+    Algorithm, Argon2, Params, Version,
+    password_hash::{PasswordHash, PasswordHasher, PasswordVerifier, SaltString},
+};
+use tokio::{sync::Semaphore, task::spawn_blocking};
+
+use crate::{
+    config,
+    error::{Error, Result},
+};
+
+/// Passwords that may wait for their turn; more are sent away, so that memory and waiting stay bounded.
+const QUEUE: usize = 512;
+/// The longest password, in bytes.
+const MAX_BYTES: usize = 512;
+/// A salt and a hash that belong to no password: what unknown users are checked against.
+const NOBODY: &str = "cGFybG91cjogbm8gc2FsdA$cGFybG91ciBrbm93cyBub2JvZHkgYnkgdGhlIG5hbWU";
+
+/// Hashes and checks passwords.
+pub(super) struct Passwords {
+    argon2: Argon2<'static>,
+    nobody: String,
+    turns: Arc<Semaphore>,
+    waiting: AtomicUsize,
+}
+
+impl Passwords {
+    /// Prepares argon2id with the configured parameters.
+    pub(super) fn new(config: &config::Passwords) -> Self {
+        let (memory, passes) = (config.memory_kib, config.iterations);
+        // The configuration admits only what argon2 takes.
+        let params = Params::new(memory, passes, 1, None).unwrap_or_default();
+        let nobody = format!(
+            "$argon2id$v=19$m={},t={},p=1${NOBODY}",
+            params.m_cost(),
+            params.t_cost()
+        );
+        let turns = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Self {
+            argon2: Argon2::new(Algorithm::Argon2id, Version::V0x13, params),
+            nobody,
+            turns: Arc::new(Semaphore::new(turns)),
+            waiting: AtomicUsize::new(0),
+        }
+    }
+
+    /// Checks that a password may be set.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::WeakPassword`] when it is empty, [`Error::InvalidParam`] when it is too long.
+    pub(super) fn check(password: &str) -> Result<()> {
+        if password.is_empty() {
+            return Err(Error::WeakPassword("the password is empty".to_owned()));
+        }
+        if password.len() > MAX_BYTES {
+            return Err(Error::invalid_param(format!(
+                "the password is longer than {MAX_BYTES} bytes"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Returns the hash of a password, in PHC form.
+    pub(super) async fn hash(&self, password: String) -> Result<String> {
+        let argon2 = self.argon2.clone();
+        self.in_turn(move || {
+            let salt = SaltString::encode_b64(&rand::random::<[u8; 16]>())?;
+            let hash = argon2.hash_password(password.as_bytes(), &salt)?;
+            Ok(hash.to_string())
+        })
+        .await
+    }
+
+    /// Returns whether a password has this hash; without a hash it takes as long, and it has not.
+    pub(super) async fn verify(&self, password: String, hash: Option<String>) -> Result<bool> {
+        if password.len() > MAX_BYTES {
+            return Ok(false);
+        }
+        let argon2 = self.argon2.clone();
+        let is_somebody = hash.is_some();
+        let hash = hash.unwrap_or_else(|| self.nobody.clone());
+        self.in_turn(move || {
+            let hash = PasswordHash::new(&hash)?;
+            match argon2.verify_password(password.as_bytes(), &hash) {
+                Ok(()) => Ok(is_somebody),
+                Err(argon2::password_hash::Error::Password) => Ok(false),
+                Err(error) => Err(error),
+            }
+        })
+        .await
+    }
+
+    /// Runs a computation on a blocking thread, a few at a time.
+    async fn in_turn<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> argon2::password_hash::Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let _place = Place::take(&self.waiting)?;
+        let turn = self.turns.clone().acquire_owned().await;
+        let turn = turn.map_err(|e| Error::internal("wait to hash a password", e))?;
+        let done = spawn_blocking(move || {
+            let _turn = turn;
+            work()
+        });
+        done.await
+            .map_err(|e| Error::internal("hash a password", e))?
+            .map_err(|e| Error::internal("hash a password", e.to_string()))
+    }
+}
+
+/// A place in the queue.
+struct Place<'a>(&'a AtomicUsize);
+
+impl<'a> Place<'a> {
+    fn take(waiting: &'a AtomicUsize) -> Result<Self> {
+        let place = Self(waiting);
+        if waiting.fetch_add(1, Ordering::SeqCst) >= QUEUE {
+            return Err(Error::Unavailable("too many logins at once".to_owned()));
+        }
+        Ok(place)
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cheap() -> Passwords {
+        Passwords::new(&config::Passwords {
+            memory_kib: 8,
+            iterations: 1,
+        })
+    }
+
+    #[tokio::test]
+    async fn only_the_right_password_passes() {
+        let passwords = cheap();
+        let hash = passwords.hash("übers3kr1t".into()).await.unwrap();
+        let passes = async |word: &str| {
+            let verified = passwords.verify(word.to_owned(), Some(hash.clone()));
+            verified.await.unwrap()
+        };
+
+        assert!(hash.starts_with("$argon2id$v=19$m=8,t=1,p=1$"));
+        assert!(passes("übers3kr1t").await);
+        assert!(!passes("wrong").await);
+        assert!(!passes(&"x".repeat(MAX_BYTES + 1)).await);
+    }
+
+    #[tokio::test]
+    async fn nobody_is_checked_with_the_same_parameters_and_never_passes() {
+        let passwords = cheap();
+
+        assert!(!passwords.verify("any".into(), None).await.unwrap());
+        let nobody = PasswordHash::new(&passwords.nobody).unwrap();
+        assert_eq!(nobody.hash.unwrap().len(), 32);
+        assert_eq!(nobody.params.get_decimal("m"), Some(8));
+    }
+
+    #[tokio::test]
+    async fn the_queue_is_bounded() {
+        let passwords = cheap();
+        let places: Vec<_> = (0..QUEUE)
+            .map(|_| Place::take(&passwords.waiting))
+            .collect();
+
+        let refused = passwords.hash("x".into()).await;
+
+        assert!(matches!(refused, Err(Error::Unavailable(_))));
+        drop(places);
+        assert!(passwords.hash("x".into()).await.is_ok());
+    }
+}

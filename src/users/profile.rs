@@ -1,0 +1,245 @@
+//! What users show of themselves.
+//!
+//! See <https://spec.matrix.org/v1.19/client-server-api/#profiles>.
+
+use ruma::{
+    UserId,
+    profile::{ProfileFieldName, ProfileFieldValue, UserProfile},
+};
+use serde_json::Value;
+
+use super::{Session, Users, check_text};
+use crate::{
+    error::{Error, Result},
+    storage::profiles,
+};
+
+/// "The whole profile MUST NOT exceed 64 KiB as canonical JSON."
+const PROFILE_BYTES: usize = 64 * 1024;
+/// "The key MUST NOT exceed 255 bytes."
+const KEY_BYTES: usize = 255;
+/// The longest display name and avatar address, in bytes: they stand in every membership event.
+const NAME_BYTES: usize = 1024;
+/// What a field needs beside its key and value: quotes, colon, comma.
+const FIELD_OVERHEAD: usize = 4;
+
+/// A field of a profile that changed: rooms show the name and the avatar.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProfileChange {
+    /// Which field.
+    pub field: ProfileFieldName,
+    /// Its new value; `None` when it was removed.
+    pub value: Option<Value>,
+}
+
+impl Users {
+    /// Returns the profile of a user of this server.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] when there is no such user.
+    pub async fn profile(&self, user_id: &UserId) -> Result<UserProfile> {
+        let user = self.number_of(user_id).await?;
+        let mut db = self.inner.db.read().await?;
+        let mut profile = UserProfile::new();
+        for (field, value) in profiles::of_user(&mut db, user).await? {
+            profile.set(field, serde_json::from_str(&value)?);
+        }
+        Ok(profile)
+    }
+
+    /// Returns a field of the profile of a user of this server.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] when there is no such user, or the field is not set.
+    pub async fn profile_field(
+        &self,
+        user_id: &UserId,
+        field: &ProfileFieldName,
+    ) -> Result<ProfileFieldValue> {
+        check_text("keyName", field.as_str(), KEY_BYTES)?;
+        let user = self.number_of(user_id).await?;
+        let mut db = self.inner.db.read().await?;
+        let value = profiles::field(&mut db, user, field.as_str()).await?;
+        let value = value.ok_or_else(|| Error::not_found("the profile has no such field"))?;
+        let value = serde_json::from_str(&value)?;
+        Ok(ProfileFieldValue::new(field.as_str(), value)?)
+    }
+
+    /// Sets a field of the profile of the user who asks; `None` when it was so already.
+    ///
+    /// An empty display name or avatar address removes it, as clients expect.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Forbidden`] for the profile of another, [`Error::ProfileTooLarge`], [`Error::KeyTooLarge`].
+    pub async fn set_profile_field(
+        &self,
+        session: &Session,
+        user_id: &UserId,
+        value: &ProfileFieldValue,
+    ) -> Result<Option<ProfileChange>> {
+        let field = value.field_name();
+        check_key(&field)?;
+        if check_value(value)? == Means::Remove {
+            return self.remove_profile_field(session, user_id, field).await;
+        }
+        session.must_be(user_id)?;
+        let value = value.value().into_owned();
+        let json = serde_json::to_string(&value)?;
+        let mut tx = self.inner.db.write().await?;
+        let fields = profiles::of_user(&mut tx, session.user).await?;
+        if fields
+            .iter()
+            .any(|(f, v)| f == field.as_str() && *v == json)
+        {
+            return Ok(None);
+        }
+        let others = fields.iter().filter(|(f, _)| f != field.as_str());
+        let size: usize = others
+            .map(|(f, v)| f.len() + v.len() + FIELD_OVERHEAD)
+            .sum();
+        if size + field.as_str().len() + json.len() + FIELD_OVERHEAD > PROFILE_BYTES {
+            return Err(Error::ProfileTooLarge(
+                "the profile would be larger than 64 KiB".to_owned(),
+            ));
+        }
+        profiles::set(&mut tx, session.user, field.as_str(), &json).await?;
+        tx.commit().await?;
+        let value = Some(value);
+        Ok(Some(ProfileChange { field, value }))
+    }
+
+    /// Removes a field of the profile of the user who asks; `None` when it was not there.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Forbidden`] for the profile of another.
+    pub async fn remove_profile_field(
+        &self,
+        session: &Session,
+        user_id: &UserId,
+        field: ProfileFieldName,
+    ) -> Result<Option<ProfileChange>> {
+        session.must_be(user_id)?;
+        check_key(&field)?;
+        let mut tx = self.inner.db.write().await?;
+        if !profiles::remove(&mut tx, session.user, field.as_str()).await? {
+            return Ok(None);
+        }
+        tx.commit().await?;
+        Ok(Some(ProfileChange { field, value: None }))
+    }
+}
+
+fn check_key(field: &ProfileFieldName) -> Result<()> {
+    if field.as_str().len() > KEY_BYTES {
+        return Err(Error::KeyTooLarge(format!(
+            "the key is longer than {KEY_BYTES} bytes"
+        )));
+    }
+    check_text("keyName", field.as_str(), KEY_BYTES)
+}
+
+/// What a value stands for.
+#[derive(PartialEq, Eq)]
+enum Means {
+    Set,
+    Remove,
+}
+
+fn check_value(value: &ProfileFieldValue) -> Result<Means> {
+    let text = match value {
+        ProfileFieldValue::DisplayName(name) => name.as_str(),
+        ProfileFieldValue::AvatarUrl(address) => {
+            if !address.as_str().is_empty() && !address.is_valid() {
+                return Err(Error::invalid_param("avatar_url is no mxc:// address"));
+            }
+            address.as_str()
+        }
+        _ => return Ok(Means::Set),
+    };
+    check_text(value.field_name().as_str(), text, NAME_BYTES)?;
+    Ok(if text.is_empty() {
+        Means::Remove
+    } else {
+        Means::Set
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::users::testing::TestUsers;
+
+    fn value(field: &str, value: Value) -> ProfileFieldValue {
+        ProfileFieldValue::new(field, value).unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_changed_is_returned() {
+        let test = TestUsers::new(|_| {}).await;
+        let alice = test.session("alice").await;
+        let set = async |field: &str, new: Value| {
+            let value = value(field, new);
+            let set = test.users.set_profile_field(&alice, &alice.user_id, &value);
+            set.await.unwrap()
+        };
+
+        let change = set("displayname", json!("Alice")).await.unwrap();
+        assert_eq!(change.field, ProfileFieldName::DisplayName);
+        assert_eq!(change.value, Some(json!("Alice")));
+        assert_eq!(set("displayname", json!("Alice")).await, None);
+        let profile = test.users.profile(&alice.user_id).await.unwrap();
+        assert_eq!(profile.get("displayname"), Some(&json!("Alice")));
+
+        let removed = set("displayname", json!("")).await.unwrap();
+        assert_eq!(removed.value, None);
+        let field = test
+            .users
+            .profile_field(&alice.user_id, &removed.field)
+            .await;
+        assert!(matches!(field, Err(Error::NotFound(_))));
+    }
+
+    #[tokio::test]
+    async fn limits_are_kept() {
+        let test = TestUsers::new(|_| {}).await;
+        let alice = test.session("alice").await;
+        let set = async |field: &str, new: Value| {
+            let value = value(field, new);
+            test.users
+                .set_profile_field(&alice, &alice.user_id, &value)
+                .await
+        };
+
+        let large = set("org.example.a", json!("x".repeat(40_000))).await;
+        assert!(large.unwrap().is_some());
+        let too_large = set("org.example.b", json!("x".repeat(40_000))).await;
+        assert!(matches!(too_large, Err(Error::ProfileTooLarge(_))));
+        let long = set(&"k".repeat(256), json!(1)).await;
+        assert!(matches!(long, Err(Error::KeyTooLarge(_))));
+        let avatar = set("avatar_url", json!("https://a.b/c.png")).await;
+        assert!(matches!(avatar, Err(Error::InvalidParam(_))));
+        let name = set("displayname", json!("x".repeat(2000))).await;
+        assert!(matches!(name, Err(Error::InvalidParam(_))));
+    }
+
+    #[tokio::test]
+    async fn the_profile_of_another_is_not_ones_own_to_set() {
+        let test = TestUsers::new(|_| {}).await;
+        let alice = test.session("alice").await;
+        let bob = test.session("bob").await;
+
+        let name = value("displayname", json!("Bob"));
+        let refused = test
+            .users
+            .set_profile_field(&alice, &bob.user_id, &name)
+            .await;
+
+        assert!(matches!(refused, Err(Error::Forbidden(_))));
+    }
+}

@@ -1,0 +1,245 @@
+//! The push rules of users: the server's default ones, and what users make of them.
+//!
+//! They are account data of the type `m.push_rules`, so `/sync` brings them to every device.
+//!
+//! See <https://spec.matrix.org/v1.19/client-server-api/#push-rules>.
+
+use ruma::{
+    UserId,
+    api::client::push::set_pushrule,
+    events::push_rules::PushRulesEventContent,
+    push::{Action, AnyPushRule, InsertPushRuleError, RemovePushRuleError, RuleKind, Ruleset},
+};
+
+use super::{Session, Users, account_data::store};
+use crate::{
+    error::{Error, Result},
+    storage::{Read, UserNum, WriteTx, account_data},
+};
+
+/// The account data that holds the rules.
+const PUSH_RULES: &str = "m.push_rules";
+/// The largest set of rules, in bytes: each event is held against all of them.
+const RULES_BYTES: usize = 256 * 1024;
+
+impl Users {
+    /// Returns the push rules of a user.
+    pub async fn push_rules(&self, user: UserNum, user_id: &UserId) -> Result<Ruleset> {
+        let mut db = self.inner.db.read().await?;
+        read(&mut db, user, user_id).await
+    }
+
+    /// Returns one push rule.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] when there is none.
+    pub async fn push_rule(
+        &self,
+        session: &Session,
+        kind: RuleKind,
+        rule_id: &str,
+    ) -> Result<AnyPushRule> {
+        let rules = self.push_rules(session.user, &session.user_id).await?;
+        let rule = rules.get(kind, rule_id).ok_or_else(unknown_rule)?;
+        Ok(rule.to_owned())
+    }
+
+    /// Adds a push rule, or replaces one of the user's own.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidParam`] when its id or its place is not allowed.
+    pub async fn set_push_rule(
+        &self,
+        session: &Session,
+        request: set_pushrule::v3::Request,
+    ) -> Result<()> {
+        let set_pushrule::v3::Request {
+            rule,
+            before,
+            after,
+            ..
+        } = request;
+        self.change_push_rules(session, |rules| {
+            let inserted = rules.insert(rule, after.as_deref(), before.as_deref());
+            inserted.map_err(|error| match error {
+                InsertPushRuleError::UnknownRuleId => Error::not_found(error.to_string()),
+                error => Error::invalid_param(error.to_string()),
+            })
+        })
+        .await
+    }
+
+    /// Removes one of the user's own push rules.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] when there is none, [`Error::InvalidParam`] for one of the server's.
+    pub async fn remove_push_rule(
+        &self,
+        session: &Session,
+        kind: RuleKind,
+        rule_id: &str,
+    ) -> Result<()> {
+        self.change_push_rules(session, |rules| {
+            rules.remove(kind, rule_id).map_err(|error| match error {
+                RemovePushRuleError::NotFound => unknown_rule(),
+                error => Error::invalid_param(error.to_string()),
+            })
+        })
+        .await
+    }
+
+    /// Turns a push rule on or off.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] when there is none.
+    pub async fn enable_push_rule(
+        &self,
+        session: &Session,
+        kind: RuleKind,
+        rule_id: &str,
+        enabled: bool,
+    ) -> Result<()> {
+        self.change_push_rules(session, |rules| {
+            let set = rules.set_enabled(kind, rule_id, enabled);
+            set.map_err(|_| unknown_rule())
+        })
+        .await
+    }
+
+    /// Says what a push rule does.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] when there is none.
+    pub async fn set_push_rule_actions(
+        &self,
+        session: &Session,
+        kind: RuleKind,
+        rule_id: &str,
+        actions: Vec<Action>,
+    ) -> Result<()> {
+        self.change_push_rules(session, |rules| {
+            let set = rules.set_actions(kind, rule_id, actions);
+            set.map_err(|_| unknown_rule())
+        })
+        .await
+    }
+
+    async fn change_push_rules(
+        &self,
+        session: &Session,
+        change: impl FnOnce(&mut Ruleset) -> Result<()>,
+    ) -> Result<()> {
+        let mut tx = self.inner.db.write().await?;
+        let mut rules = read(&mut tx, session.user, &session.user_id).await?;
+        change(&mut rules)?;
+        write(&mut tx, session.user, rules).await?;
+        tx.commit().await
+    }
+}
+
+fn unknown_rule() -> Error {
+    Error::not_found("there is no such push rule")
+}
+
+/// Stores the default rules of an account that begins.
+pub(super) async fn store_default(tx: &mut WriteTx, user: UserNum, user_id: &UserId) -> Result<()> {
+    write(tx, user, Ruleset::server_default(user_id)).await
+}
+
+/// Reads the rules of a user, with the server's default rules as they are today.
+async fn read(db: &mut impl Read, user: UserNum, user_id: &UserId) -> Result<Ruleset> {
+    let default = Ruleset::server_default(user_id);
+    let Some(content) = account_data::get(db, user, None, PUSH_RULES).await? else {
+        return Ok(default);
+    };
+    let mut rules = serde_json::from_str::<PushRulesEventContent>(&content)?.global;
+    rules.update_with_server_default(default);
+    Ok(rules)
+}
+
+async fn write(tx: &mut WriteTx, user: UserNum, rules: Ruleset) -> Result<()> {
+    let content = serde_json::to_string(&PushRulesEventContent::new(rules))?;
+    if content.len() > RULES_BYTES {
+        return Err(Error::TooLarge("these are too many push rules".to_owned()));
+    }
+    store(tx, user, None, PUSH_RULES, &content).await
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::push::{NewPatternedPushRule, NewPushRule};
+
+    use super::*;
+    use crate::users::testing::TestUsers;
+
+    fn rule(id: &str) -> set_pushrule::v3::Request {
+        let rule = NewPatternedPushRule::new(id.into(), "cake".into(), vec![Action::Notify]);
+        set_pushrule::v3::Request::new(NewPushRule::Content(rule))
+    }
+
+    #[tokio::test]
+    async fn an_account_begins_with_the_default_rules_as_account_data() {
+        let test = TestUsers::new(|_| {}).await;
+        let alice = test.session("alice").await;
+
+        let rules = test
+            .users
+            .push_rules(alice.user, &alice.user_id)
+            .await
+            .unwrap();
+        let default = Ruleset::server_default(&alice.user_id);
+
+        assert_eq!(rules.iter().count(), default.iter().count());
+        let content = test.users.account_data(alice.user, None, PUSH_RULES).await;
+        assert!(content.unwrap().starts_with(r#"{"global":{"#));
+    }
+
+    #[tokio::test]
+    async fn rules_are_added_changed_and_removed() {
+        let test = TestUsers::new(|_| {}).await;
+        let alice = test.session("alice").await;
+        let users = &test.users;
+        let content = || RuleKind::Content;
+
+        users.set_push_rule(&alice, rule("cake")).await.unwrap();
+        users
+            .enable_push_rule(&alice, content(), "cake", false)
+            .await
+            .unwrap();
+        users
+            .set_push_rule_actions(&alice, content(), "cake", vec![])
+            .await
+            .unwrap();
+        let stored = users.push_rule(&alice, content(), "cake").await.unwrap();
+        assert!(!stored.enabled() && stored.actions().is_empty());
+        users
+            .remove_push_rule(&alice, content(), "cake")
+            .await
+            .unwrap();
+
+        let gone = users.push_rule(&alice, content(), "cake").await;
+        assert!(matches!(gone, Err(Error::NotFound(_))));
+    }
+
+    #[tokio::test]
+    async fn the_servers_rules_cannot_be_replaced_or_removed() {
+        let test = TestUsers::new(|_| {}).await;
+        let alice = test.session("alice").await;
+        let users = &test.users;
+
+        let replaced = users.set_push_rule(&alice, rule(".m.rule.master")).await;
+        assert!(matches!(replaced, Err(Error::InvalidParam(_))));
+        let kind = RuleKind::Override;
+        let removed = users.remove_push_rule(&alice, kind, ".m.rule.master").await;
+        assert!(matches!(removed, Err(Error::InvalidParam(_))));
+        let unknown = users
+            .enable_push_rule(&alice, RuleKind::Override, "x", true)
+            .await;
+        assert!(matches!(unknown, Err(Error::NotFound(_))));
+    }
+}

@@ -1,0 +1,188 @@
+//! Access tokens and refresh tokens: issuing them, and trading a refresh token for new ones.
+//!
+//! See <https://spec.matrix.org/v1.19/client-server-api/#refreshing-access-tokens>.
+
+use std::time::Duration;
+
+use super::{Users, secrets};
+use crate::{
+    error::{Error, Result},
+    storage::{
+        DeviceNum, WriteTx,
+        tokens::{self, TokenHash},
+    },
+};
+
+/// How long an access token lasts that comes with a refresh token.
+pub const ACCESS_TOKEN_LIFETIME: Duration = Duration::from_hours(1);
+
+/// Tokens that were given out.
+#[derive(Debug)]
+pub struct Issued {
+    /// The access token.
+    pub access_token: String,
+    /// The refresh token, for clients that asked for one.
+    pub refresh_token: Option<String>,
+    /// How long the access token lasts; `None` is until the device logs out.
+    pub expires_in: Option<Duration>,
+}
+
+impl Issued {
+    /// Gives a device an access token and, if wanted, a refresh token.
+    pub(super) async fn store(
+        tx: &mut WriteTx,
+        device: DeviceNum,
+        with_refresh: bool,
+        now: i64,
+    ) -> Result<Self> {
+        let access_token = secrets::token();
+        let expires_in = with_refresh.then_some(ACCESS_TOKEN_LIFETIME);
+        let expires_ts = expires_in.map(|lifetime| {
+            now.saturating_add(i64::try_from(lifetime.as_millis()).unwrap_or(i64::MAX))
+        });
+        tokens::insert_access(tx, &secrets::hash(&access_token), device, expires_ts).await?;
+        let refresh_token = with_refresh.then(secrets::token);
+        if let Some(refresh_token) = &refresh_token {
+            tokens::insert_refresh(tx, &secrets::hash(refresh_token), device).await?;
+        }
+        Ok(Self {
+            access_token,
+            refresh_token,
+            expires_in,
+        })
+    }
+}
+
+impl Users {
+    /// Trades a refresh token for a new access and refresh token.
+    ///
+    /// "The old refresh token remains valid until the new access token or refresh token is used, at which
+    /// point the old refresh token is revoked." So an answer that got lost can be asked for again.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownToken`] when the refresh token is not, or no longer, valid.
+    pub async fn refresh(&self, refresh_token: &str) -> Result<Issued> {
+        let hash = secrets::hash(refresh_token);
+        let now = self.inner.clock.now_ms();
+        let mut tx = self.inner.db.write().await?;
+        let Some(old) = tokens::find_refresh(&mut tx, &hash).await? else {
+            return Err(Error::UnknownToken { soft_logout: false });
+        };
+        revoke_predecessor(&mut tx, old.device, &hash).await?;
+        // Tokens given for it before were never used: whoever asks again did not get them.
+        if let (Some(access), Some(refresh)) = (&old.next_access, &old.next_refresh) {
+            tokens::delete_access(&mut tx, access).await?;
+            tokens::delete_refresh(&mut tx, refresh).await?;
+        }
+        let issued = Issued::store(&mut tx, old.device, true, now).await?;
+        if let Some(next_refresh) = &issued.refresh_token {
+            let next_access = secrets::hash(&issued.access_token);
+            tokens::set_next(&mut tx, &hash, &next_access, &secrets::hash(next_refresh)).await?;
+        }
+        tx.commit().await?;
+        self.inner.sessions.forget(&[old.device]);
+        Ok(issued)
+    }
+
+    /// Notes the first use of an access token: the tokens that it replaces are void from now on.
+    pub(super) async fn note_use(&self, device: DeviceNum, access: &TokenHash) -> Result<()> {
+        let mut db = self.inner.db.read().await?;
+        let replaces = tokens::predecessor(&mut db, device, access).await?;
+        drop(db);
+        if replaces.is_none() {
+            return Ok(());
+        }
+        let mut tx = self.inner.db.write().await?;
+        revoke_predecessor(&mut tx, device, access).await?;
+        tx.commit().await?;
+        self.inner.sessions.forget(&[device]);
+        Ok(())
+    }
+}
+
+/// Revokes the tokens that a token, access or refresh, replaces.
+async fn revoke_predecessor(tx: &mut WriteTx, device: DeviceNum, used: &TokenHash) -> Result<()> {
+    let Some(old) = tokens::predecessor(tx, device, used).await? else {
+        return Ok(());
+    };
+    if let (Some(access), Some(refresh)) = (&old.next_access, &old.next_refresh) {
+        tokens::delete_access_except(tx, device, access).await?;
+        tokens::delete_refresh_except(tx, device, refresh).await?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::users::testing::TestUsers;
+
+    async fn refreshable(test: &TestUsers) -> Issued {
+        let request = json!({
+            "username": "alice", "refresh_token": true, "auth": {"type": "m.login.dummy"},
+        });
+        test.register_with(request).await.unwrap().issued
+    }
+
+    fn refresh_token(issued: &Issued) -> &str {
+        issued.refresh_token.as_deref().unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_expired_access_token_is_a_soft_logout() {
+        let test = TestUsers::new(|_| {}).await;
+        let issued = refreshable(&test).await;
+        assert_eq!(issued.expires_in, Some(ACCESS_TOKEN_LIFETIME));
+        test.users.authenticate(&issued.access_token).await.unwrap();
+
+        test.later(ACCESS_TOKEN_LIFETIME);
+
+        let refused = test.users.authenticate(&issued.access_token).await;
+        let soft = matches!(refused, Err(Error::UnknownToken { soft_logout: true }));
+        assert!(soft);
+        assert!(test.users.refresh(refresh_token(&issued)).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn old_tokens_stay_valid_until_the_new_access_token_is_used() {
+        let test = TestUsers::new(|_| {}).await;
+        let old = refreshable(&test).await;
+        let new = test.users.refresh(refresh_token(&old)).await.unwrap();
+
+        assert!(test.users.authenticate(&old.access_token).await.is_ok());
+        assert!(test.users.authenticate(&new.access_token).await.is_ok());
+
+        assert!(test.users.authenticate(&old.access_token).await.is_err());
+        assert!(test.users.refresh(refresh_token(&old)).await.is_err());
+        assert!(test.users.refresh(refresh_token(&new)).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_lost_answer_can_be_asked_for_again() {
+        let test = TestUsers::new(|_| {}).await;
+        let old = refreshable(&test).await;
+        let lost = test.users.refresh(refresh_token(&old)).await.unwrap();
+
+        let again = test.users.refresh(refresh_token(&old)).await.unwrap();
+
+        assert!(test.users.authenticate(&lost.access_token).await.is_err());
+        assert!(test.users.authenticate(&again.access_token).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn the_use_of_a_new_refresh_token_revokes_the_old_one() {
+        let test = TestUsers::new(|_| {}).await;
+        let first = refreshable(&test).await;
+        let second = test.users.refresh(refresh_token(&first)).await.unwrap();
+
+        let third = test.users.refresh(refresh_token(&second)).await.unwrap();
+
+        assert!(test.users.refresh(refresh_token(&first)).await.is_err());
+        assert!(test.users.authenticate(&first.access_token).await.is_err());
+        assert!(test.users.authenticate(&second.access_token).await.is_ok());
+        assert!(test.users.authenticate(&third.access_token).await.is_ok());
+    }
+}

@@ -1,0 +1,439 @@
+//! Making accounts.
+//!
+//! See <https://spec.matrix.org/v1.19/client-server-api/#account-registration-and-management>.
+
+use ruma::{
+    OwnedUserId,
+    api::client::{
+        account::register::{RegistrationKind, v3::Request},
+        uiaa::{AuthFlow, AuthType},
+    },
+};
+
+use super::{
+    LoggedIn, NewDevice, Users,
+    login::begin_session,
+    names,
+    passwords::Passwords,
+    push_rules, secrets,
+    uia::{Ask, Operation, Proven},
+};
+use crate::{
+    error::{Error, Result},
+    storage::{
+        UserNum, WriteTx,
+        accounts::{self, Account},
+        tokens::{self, RegistrationToken},
+    },
+};
+
+/// An account that was made.
+#[derive(Debug)]
+pub struct Registered {
+    /// Whose it is.
+    pub user_id: OwnedUserId,
+    /// The first session, unless the client did not want one.
+    pub login: Option<LoggedIn>,
+}
+
+/// What an account begins with.
+pub(super) struct NewAccount {
+    pub(super) user_id: OwnedUserId,
+    pub(super) password_hash: Option<String>,
+    pub(super) admin: bool,
+    pub(super) guest: bool,
+    /// `None` inhibits the login.
+    pub(super) device: Option<NewDevice>,
+}
+
+impl Users {
+    /// Makes an account, once the request has authenticated itself.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Uia`] with the flows until it has; [`Error::InvalidUsername`], [`Error::UserInUse`];
+    /// [`Error::GuestAccessForbidden`] for guests where there are none.
+    #[tracing::instrument(skip_all, err(level = "debug"))]
+    pub async fn register(&self, request: Request) -> Result<Registered> {
+        match request.kind {
+            RegistrationKind::User => {}
+            RegistrationKind::Guest => return self.register_guest(request).await,
+            _ => return Err(Error::invalid_param("kind is neither `user` nor `guest`")),
+        }
+        if request.guest_access_token.is_some() {
+            return self.upgrade_guest(request).await;
+        }
+        let user_id = match &request.username {
+            Some(name) => Some(self.available(name).await?),
+            None => None,
+        };
+        let device = device_of(&request)?;
+        if let Some(password) = &request.password {
+            Passwords::check(password)?;
+        }
+        let proven = self
+            .authorize_registration(&request, user_id.as_ref())
+            .await?;
+        let user_id = user_id.map_or_else(|| names::chosen(&self.inner.server_name), Ok)?;
+        let password_hash = match request.password {
+            Some(password) => Some(self.inner.passwords.hash(password).await?),
+            None => None,
+        };
+        let account = NewAccount {
+            user_id,
+            password_hash,
+            admin: false,
+            guest: false,
+            device: (!request.inhibit_login).then_some(device),
+        };
+        self.create_account(account, proven.registration_token)
+            .await
+    }
+
+    /// Returns the user id of a name that can be registered.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidUsername`] or [`Error::UserInUse`] when it cannot.
+    pub async fn available(&self, name: &str) -> Result<OwnedUserId> {
+        let user_id = names::registrable(name, &self.inner.server_name)?;
+        let mut db = self.inner.db.read().await?;
+        let strings = &self.inner.db.strings;
+        let Some(user) = strings.find(&mut db, user_id.as_str()).await? else {
+            return Ok(user_id);
+        };
+        match accounts::find(&mut db, user).await? {
+            Some(_) => Err(Error::UserInUse),
+            None => Ok(user_id),
+        }
+    }
+
+    /// Returns the one-time token with which the first administrator registers; `None` once there is one.
+    pub async fn first_admin_token(&self) -> Result<Option<String>> {
+        let mut tx = self.inner.db.write().await?;
+        if accounts::has_admin(&mut tx).await? {
+            return Ok(None);
+        }
+        if let Some(token) = tokens::unused_admin_registration(&mut tx).await? {
+            return Ok(Some(token));
+        }
+        let token = secrets::token();
+        let registration = RegistrationToken {
+            token: token.clone(),
+            uses_allowed: Some(1),
+            completed: 0,
+            expires_ts: None,
+            makes_admin: true,
+        };
+        tokens::insert_registration(&mut tx, &registration).await?;
+        tx.commit().await?;
+        Ok(Some(token))
+    }
+
+    /// Stores an account in one write; every rule that two registrations could break is checked inside it.
+    pub(super) async fn create_account(
+        &self,
+        account: NewAccount,
+        registration_token: Option<String>,
+    ) -> Result<Registered> {
+        let now = self.inner.clock.now_ms();
+        let mut tx = self.inner.db.write().await?;
+        let mut admin = account.admin;
+        if let Some(token) = registration_token {
+            let used = tokens::use_registration(&mut tx, &token, now).await?;
+            let makes_admin = used.ok_or_else(|| {
+                Error::forbidden("the registration token has been used up in the meantime")
+            })?;
+            admin |= makes_admin;
+        }
+        let user = tx.intern(account.user_id.as_str()).await?;
+        let row = Account {
+            user_num: user,
+            password_hash: account.password_hash,
+            admin,
+            guest: account.guest,
+            deactivated: false,
+            erased: false,
+            created_ts: now,
+        };
+        if !accounts::insert(&mut tx, &row).await? {
+            return Err(Error::UserInUse);
+        }
+        if admin {
+            // The link for the first administrator has served.
+            tokens::delete_unused_admin_registrations(&mut tx).await?;
+        }
+        push_rules::store_default(&mut tx, user, &account.user_id).await?;
+        let login = match account.device {
+            Some(device) => {
+                Some(first_session(&mut tx, user, &account.user_id, device, now).await?)
+            }
+            None => None,
+        };
+        tx.commit().await?;
+        tracing::info!(user_id = %account.user_id, admin, "an account was registered");
+        Ok(Registered {
+            user_id: account.user_id,
+            login,
+        })
+    }
+
+    async fn authorize_registration(
+        &self,
+        request: &Request,
+        user_id: Option<&OwnedUserId>,
+    ) -> Result<Proven> {
+        let mut flows = vec![AuthFlow::new(vec![AuthType::RegistrationToken])];
+        if self.inner.registration.open {
+            flows.insert(0, AuthFlow::new(vec![AuthType::Dummy]));
+        }
+        let ask = Ask {
+            endpoint: "register",
+            session: None,
+            // A request without a name and password only asks for the flows.
+            operation: match (user_id, &request.password) {
+                (None, None) => None,
+                parameters => Some(Operation::of(&parameters)?),
+            },
+            flows,
+        };
+        self.authorize(&ask, request.auth.as_ref()).await
+    }
+
+    /// "All other parameters are ignored" but the name of the device: a guest has no name and no password.
+    async fn register_guest(&self, request: Request) -> Result<Registered> {
+        if !self.inner.registration.guests {
+            return Err(Error::GuestAccessForbidden);
+        }
+        let device = NewDevice {
+            device_id: None,
+            display_name: request.initial_device_display_name,
+            refresh_token: request.refresh_token,
+        };
+        device.check()?;
+        let account = NewAccount {
+            user_id: names::chosen(&self.inner.server_name)?,
+            password_hash: None,
+            admin: false,
+            guest: true,
+            device: Some(device),
+        };
+        self.create_account(account, None).await
+    }
+
+    /// Makes the account of a guest one of a user: it keeps its id, and gets a password.
+    async fn upgrade_guest(&self, request: Request) -> Result<Registered> {
+        let Some(token) = &request.guest_access_token else {
+            return Err(Error::MissingParam(
+                "guest_access_token is missing".to_owned(),
+            ));
+        };
+        let guest = self.authenticate(token).await?;
+        let name = request.username.as_deref();
+        let name = name.ok_or_else(|| Error::MissingParam("username is missing".to_owned()))?;
+        if !guest.is_guest || name != guest.user_id.localpart() {
+            return Err(Error::forbidden(
+                "this is not the access token of that guest",
+            ));
+        }
+        let device = device_of(&request)?;
+        let password = request.password.clone();
+        let password =
+            password.ok_or_else(|| Error::MissingParam("password is missing".to_owned()))?;
+        Passwords::check(&password)?;
+        let user_id = guest.user_id.clone();
+        let proven = self
+            .authorize_registration(&request, Some(&user_id))
+            .await?;
+        let hash = self.inner.passwords.hash(password).await?;
+        let now = self.inner.clock.now_ms();
+        let mut tx = self.inner.db.write().await?;
+        if let Some(token) = proven.registration_token {
+            // An account that a guest made for themselves is never an administrator's.
+            tokens::use_registration(&mut tx, &token, now).await?;
+        }
+        if !accounts::upgrade_guest(&mut tx, guest.user, &hash).await? {
+            return Err(Error::UserInUse);
+        }
+        let devices = crate::storage::devices::of_user(&mut tx, guest.user).await?;
+        let devices = devices.into_iter().map(|device| device.num).collect();
+        crate::storage::devices::delete(&mut tx, guest.user, devices).await?;
+        let login = match request.inhibit_login {
+            true => None,
+            false => Some(first_session(&mut tx, guest.user, &user_id, device, now).await?),
+        };
+        tx.commit().await?;
+        Ok(Registered { user_id, login })
+    }
+}
+
+fn device_of(request: &Request) -> Result<NewDevice> {
+    let device = NewDevice {
+        device_id: request
+            .device_id
+            .clone()
+            .filter(|id| !id.as_str().is_empty()),
+        display_name: request.initial_device_display_name.clone(),
+        refresh_token: request.refresh_token,
+    };
+    device.check()?;
+    Ok(device)
+}
+
+async fn first_session(
+    tx: &mut WriteTx,
+    user: UserNum,
+    user_id: &OwnedUserId,
+    device: NewDevice,
+    now: i64,
+) -> Result<LoggedIn> {
+    let (device_id, issued) = begin_session(tx, user, device, now).await?;
+    Ok(LoggedIn {
+        user_id: user_id.clone(),
+        device_id,
+        issued,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::users::testing::{TestUsers, register_request};
+
+    fn closed(config: &mut crate::config::Config) {
+        config.registration.open = false;
+    }
+
+    fn with_token(name: &str, token: &str) -> Value {
+        json!({
+            "username": name, "password": "password",
+            "auth": {"type": "m.login.registration_token", "token": token},
+        })
+    }
+
+    async fn flows(test: &TestUsers, body: Value) -> (Vec<Vec<AuthType>>, String) {
+        match test.register_with(body).await {
+            Err(Error::Uia(info)) => {
+                let stages = info.flows.iter().map(|flow| flow.stages.clone());
+                (stages.collect(), info.session.unwrap())
+            }
+            other => panic!("expected to be asked for authentication, got {other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn probes_get_the_flows() {
+        let test = TestUsers::new(|_| {}).await;
+
+        let (stages, session) = flows(&test, json!({})).await;
+        assert_eq!(stages[0], [AuthType::Dummy]);
+        let (again, same) = flows(&test, json!({"auth": {"session": session}})).await;
+
+        assert_eq!((again, same), (stages, session.clone()));
+        let finish = json!({
+            "username": "alice", "password": "password",
+            "auth": {"type": "m.login.dummy", "session": session},
+        });
+        assert!(test.register_with(finish).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn closed_registration_takes_a_token_and_nothing_else() {
+        let test = TestUsers::new(closed).await;
+        let dummy = json!({"username": "alice", "auth": {"type": "m.login.dummy"}});
+
+        let (stages, _) = flows(&test, dummy).await;
+
+        assert_eq!(stages, [[AuthType::RegistrationToken]]);
+        flows(&test, with_token("alice", "wrong")).await;
+    }
+
+    #[tokio::test]
+    async fn of_two_concurrent_first_registrations_exactly_one_becomes_administrator() {
+        let test = TestUsers::new(closed).await;
+        let token = test.users.first_admin_token().await.unwrap().unwrap();
+        let again = test.users.first_admin_token().await.unwrap().unwrap();
+        assert_eq!(token, again);
+
+        let (one, other) = tokio::join!(
+            test.register_with(with_token("alice", &token)),
+            test.register_with(with_token("bob", &token)),
+        );
+
+        assert!(one.is_ok() ^ other.is_ok());
+        let login = one.or(other).unwrap();
+        let session = test.users.authenticate(&login.issued.access_token).await;
+        assert!(session.unwrap().is_admin);
+        assert_eq!(test.users.first_admin_token().await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn others_do_not_become_administrator() {
+        let test = TestUsers::new(|_| {}).await;
+
+        let session = test.session("alice").await;
+
+        assert!(!session.is_admin);
+        assert!(test.users.first_admin_token().await.unwrap().is_some());
+    }
+
+    #[tokio::test]
+    async fn of_two_registrations_of_a_name_one_succeeds() {
+        let test = TestUsers::new(|_| {}).await;
+        let body = json!({"username": "alice", "auth": {"type": "m.login.dummy"}});
+
+        let (one, other) = tokio::join!(
+            test.register_with(body.clone()),
+            test.register_with(body.clone()),
+        );
+
+        assert!(one.is_ok() ^ other.is_ok());
+        let refused = test.register_with(body).await;
+        assert!(matches!(refused, Err(Error::UserInUse)));
+        let refused = test.users.available("ALICE").await;
+        assert!(matches!(refused, Err(Error::UserInUse)));
+        assert!(test.users.available("bob").await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn the_server_chooses_a_name_and_login_can_be_inhibited() {
+        let test = TestUsers::new(|_| {}).await;
+        let body = json!({"inhibit_login": true, "auth": {"type": "m.login.dummy"}});
+
+        let registered = test.users.register(register_request(&body)).await.unwrap();
+
+        assert!(registered.login.is_none());
+        assert!(!registered.user_id.localpart().is_empty());
+    }
+
+    #[tokio::test]
+    async fn guests_register_only_where_they_may_and_can_become_users() {
+        let test = TestUsers::new(|_| {}).await;
+        let mut guest = Request::new();
+        guest.kind = RegistrationKind::Guest;
+        let refused = test.users.register(guest.clone()).await;
+        assert!(matches!(refused, Err(Error::GuestAccessForbidden)));
+
+        let test = TestUsers::new(|config| config.registration.guests = true).await;
+        let guest = test.users.register(guest).await.unwrap().login.unwrap();
+        let session = test.users.authenticate(&guest.issued.access_token).await;
+        assert!(session.unwrap().is_guest);
+
+        let upgrade = json!({
+            "username": guest.user_id.localpart(), "password": "password",
+            "guest_access_token": guest.issued.access_token, "auth": {"type": "m.login.dummy"},
+        });
+        let login = test.register_with(upgrade).await.unwrap();
+        assert_eq!(login.user_id, guest.user_id);
+        let session = test.users.authenticate(&login.issued.access_token).await;
+        assert!(!session.unwrap().is_guest);
+        assert!(
+            test.users
+                .authenticate(&guest.issued.access_token)
+                .await
+                .is_err()
+        );
+    }
+}

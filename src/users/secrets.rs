@@ -1,0 +1,56 @@
+//! Random texts that open something, and the hashes that are kept of them.
+
+use ruma::serde::{Base64, base64::UrlSafe};
+use sha2::{Digest, Sha256};
+
+use crate::storage::tokens::TokenHash;
+
+/// Letters of a device id that the server chooses.
+const DEVICE_ID_LETTERS: usize = 10;
+
+/// Returns a token that nobody can guess.
+pub(super) fn token() -> String {
+    Base64::<UrlSafe, _>::new(rand::random::<[u8; 32]>().to_vec()).encode()
+}
+
+/// Returns the hash under which a token is stored.
+///
+/// A token is 256 random bits: a fast hash is enough, and an index over hashes tells nothing by its timing.
+pub(super) fn hash(token: &str) -> TokenHash {
+    Sha256::digest(token.as_bytes()).into()
+}
+
+/// Returns a device id.
+pub(super) fn device_id() -> String {
+    letters(b'A', DEVICE_ID_LETTERS)
+}
+
+/// Returns random letters of the alphabet that begins with `first`.
+pub(super) fn letters(first: u8, count: usize) -> String {
+    (0..count)
+        .map(|_| char::from(first + rand::random_range(0..26_u8)))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_differ_and_can_stand_in_an_address() {
+        let (one, other) = (token(), token());
+
+        assert_ne!(one, other);
+        assert_eq!(one.len(), 43);
+        let fits = |c: char| c.is_ascii_alphanumeric() || "._~-".contains(c);
+        assert!(one.chars().all(fits));
+    }
+
+    #[test]
+    fn device_ids_are_capital_letters() {
+        let id = device_id();
+
+        assert_eq!(id.len(), 10);
+        assert!(id.chars().all(|c| c.is_ascii_uppercase()));
+    }
+}

@@ -1,0 +1,233 @@
+//! Registration by whoever knows the server's shared secret, as other homeservers' tools do it.
+//!
+//! See <https://element-hq.github.io/synapse/latest/admin_api/register_api.html>.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use hmac::{Hmac, KeyInit, Mac};
+use ruma::profile::ProfileFieldValue;
+use serde::Deserialize;
+use sha1::Sha1;
+
+use super::{NewDevice, Registered, Users, passwords::Passwords, register::NewAccount, secrets};
+use crate::error::{Error, Result};
+
+/// How long a nonce lasts, in milliseconds.
+const NONCE_LIFETIME_MS: i64 = 60 * 1000;
+/// Nonces at a time: strangers may ask for them.
+const NONCES: usize = 1000;
+
+/// The body of a registration with the shared secret.
+#[derive(Deserialize)]
+pub struct SharedSecretRegistration {
+    nonce: String,
+    username: String,
+    password: String,
+    #[serde(default)]
+    displayname: Option<String>,
+    #[serde(default)]
+    admin: bool,
+    #[serde(default)]
+    user_type: Option<String>,
+    mac: String,
+}
+
+/// The nonces that were given out.
+#[derive(Default)]
+pub(super) struct Nonces {
+    expire_ms: Mutex<HashMap<String, i64>>,
+}
+
+impl Nonces {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, i64>> {
+        self.expire_ms
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn issue(&self, now: i64) -> Result<String> {
+        let mut nonces = self.lock();
+        nonces.retain(|_, expires| *expires > now);
+        if nonces.len() >= NONCES {
+            return Err(Error::Unavailable("too many nonces are in use".to_owned()));
+        }
+        let nonce = secrets::token();
+        nonces.insert(nonce.clone(), now.saturating_add(NONCE_LIFETIME_MS));
+        Ok(nonce)
+    }
+
+    fn redeem(&self, nonce: &str, now: i64) -> bool {
+        self.lock()
+            .remove(nonce)
+            .is_some_and(|expires| expires > now)
+    }
+}
+
+impl Users {
+    /// Returns a nonce for one registration with the shared secret.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unrecognized`] when the server has no shared secret.
+    pub fn shared_secret_nonce(&self) -> Result<String> {
+        self.shared_secret()?;
+        self.inner.nonces.issue(self.inner.clock.now_ms())
+    }
+
+    /// Registers a user for somebody who knows the shared secret.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unrecognized`] when the server has none, [`Error::Forbidden`] when they do not know it.
+    pub async fn register_with_shared_secret(
+        &self,
+        request: SharedSecretRegistration,
+    ) -> Result<Registered> {
+        let secret = self.shared_secret()?;
+        let now = self.inner.clock.now_ms();
+        if !self.inner.nonces.redeem(&request.nonce, now) {
+            return Err(Error::invalid_param("the nonce is unknown or has expired"));
+        }
+        if !is_authentic(secret, &request) {
+            return Err(Error::forbidden("the MAC is wrong"));
+        }
+        let user_id = self.available(&request.username).await?;
+        Passwords::check(&request.password)?;
+        let hash = self.inner.passwords.hash(request.password).await?;
+        let account = NewAccount {
+            user_id,
+            password_hash: Some(hash),
+            admin: request.admin,
+            guest: false,
+            device: Some(NewDevice::default()),
+        };
+        let registered = self.create_account(account, None).await?;
+        if let (Some(name), Some(login)) = (request.displayname, &registered.login) {
+            let session = self.authenticate(&login.issued.access_token).await?;
+            let name = ProfileFieldValue::DisplayName(name);
+            self.set_profile_field(&session, &session.user_id, &name)
+                .await?;
+        }
+        Ok(registered)
+    }
+
+    fn shared_secret(&self) -> Result<&str> {
+        let secret = self.inner.registration.shared_secret.as_ref();
+        let secret = secret.map(crate::config::Secret::expose);
+        let known = secret.filter(|secret| !secret.is_empty());
+        known.ok_or_else(|| Error::Unrecognized("there is no such endpoint".to_owned()))
+    }
+}
+
+/// Checks the MAC over the request's fields, which NUL separates, in constant time.
+fn is_authentic(secret: &str, request: &SharedSecretRegistration) -> bool {
+    let Ok(mut mac) = Hmac::<Sha1>::new_from_slice(secret.as_bytes()) else {
+        return false;
+    };
+    let role = if request.admin { "admin" } else { "notadmin" };
+    let fields = [&request.nonce, &request.username, &request.password, role];
+    mac.update(fields.join("\0").as_bytes());
+    if let Some(user_type) = &request.user_type {
+        mac.update(b"\0");
+        mac.update(user_type.as_bytes());
+    }
+    let Some(claimed) = from_hex(&request.mac) else {
+        return false;
+    };
+    mac.verify_slice(&claimed).is_ok()
+}
+
+fn from_hex(text: &str) -> Option<Vec<u8>> {
+    let digits: Option<Vec<u8>> = text
+        .chars()
+        .map(|c| c.to_digit(16).and_then(|digit| u8::try_from(digit).ok()))
+        .collect();
+    let digits = digits.filter(|digits| digits.len() % 2 == 0)?;
+    let pairs = digits.chunks_exact(2);
+    Some(
+        pairs
+            .map(|pair| pair.iter().fold(0, |byte, digit| (byte << 4) | digit))
+            .collect(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::{config::Secret, users::testing::TestUsers};
+
+    async fn with_secret() -> TestUsers {
+        TestUsers::new(|config| {
+            config.registration.open = false;
+            config.registration.shared_secret = Some(Secret::new("swordfish"));
+        })
+        .await
+    }
+
+    fn request(nonce: &str, secret: &str, admin: bool) -> SharedSecretRegistration {
+        let mut mac = Hmac::<Sha1>::new_from_slice(secret.as_bytes()).unwrap();
+        let role = if admin { "admin" } else { "notadmin" };
+        mac.update(format!("{nonce}\0alice\0password\0{role}").as_bytes());
+        let bytes = mac.finalize().into_bytes();
+        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let body = json!({
+            "nonce": nonce, "username": "alice", "password": "password", "admin": admin,
+            "displayname": "Alice", "mac": hex,
+        });
+        serde_json::from_value(body).unwrap()
+    }
+
+    #[tokio::test]
+    async fn who_knows_the_secret_registers_an_administrator() {
+        let test = with_secret().await;
+        let nonce = test.users.shared_secret_nonce().unwrap();
+
+        let registered = test
+            .users
+            .register_with_shared_secret(request(&nonce, "swordfish", true));
+        let registered = registered.await.unwrap();
+
+        let token = registered.login.unwrap().issued.access_token;
+        let session = test.users.authenticate(&token).await.unwrap();
+        assert!(session.is_admin);
+        let profile = test.users.profile(&session.user_id).await.unwrap();
+        assert_eq!(profile.get("displayname"), Some(&json!("Alice")));
+        assert_eq!(test.users.first_admin_token().await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_wrong_secret_or_a_used_nonce_is_refused() {
+        let test = with_secret().await;
+        let nonce = test.users.shared_secret_nonce().unwrap();
+
+        let wrong = test
+            .users
+            .register_with_shared_secret(request(&nonce, "guess", true));
+        assert!(matches!(wrong.await, Err(Error::Forbidden(_))));
+        let again = test
+            .users
+            .register_with_shared_secret(request(&nonce, "swordfish", true));
+        assert!(matches!(again.await, Err(Error::InvalidParam(_))));
+    }
+
+    #[tokio::test]
+    async fn without_a_secret_there_is_no_such_endpoint() {
+        let test = TestUsers::new(|_| {}).await;
+
+        let refused = test.users.shared_secret_nonce();
+
+        assert!(matches!(refused, Err(Error::Unrecognized(_))));
+    }
+
+    #[test]
+    fn hexadecimal_is_read_in_either_case() {
+        assert_eq!(from_hex("00fFa1"), Some(vec![0, 255, 161]));
+        assert_eq!(from_hex("0"), None);
+        assert_eq!(from_hex("zz"), None);
+    }
+}

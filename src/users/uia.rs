@@ -1,0 +1,421 @@
+//! User-interactive authentication: sessions in memory, stages, and what a request still needs.
+//!
+//! See <https://spec.matrix.org/v1.19/client-server-api/#user-interactive-authentication-api>.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use ruma::api::{
+    client::uiaa::{AuthData, AuthFlow, AuthType, UiaaInfo, UserIdentifier},
+    error::{ErrorKind, StandardErrorBody},
+};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use super::{Session, Users, secrets};
+use crate::{
+    error::{Error, Result},
+    storage::{UserNum, tokens},
+};
+
+/// How long a session lasts, in milliseconds: time to find a password or a token.
+const LIFETIME_MS: i64 = 15 * 60 * 1000;
+/// Sessions at a time; the oldest make room for new ones.
+const SESSIONS: usize = 10_000;
+
+/// What a request asks to be authenticated for.
+pub(super) struct Ask<'a> {
+    /// The endpoint.
+    pub(super) endpoint: &'static str,
+    /// Who asks, where somebody is logged in.
+    pub(super) session: Option<&'a Session>,
+    /// The request's parameters, without `auth`; `None` when it only asks for the flows.
+    pub(super) operation: Option<Operation>,
+    /// The ways to authenticate.
+    pub(super) flows: Vec<AuthFlow>,
+}
+
+/// A digest of the parameters of a request: a session authenticates one request, not its likes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Operation([u8; 32]);
+
+impl Operation {
+    pub(super) fn of(parameters: &impl Serialize) -> Result<Self> {
+        let json = serde_json::to_vec(parameters)?;
+        Ok(Self(Sha256::digest(json).into()))
+    }
+}
+
+/// What was proven on the way.
+#[derive(Debug, Default)]
+pub(super) struct Proven {
+    /// The registration token that was shown.
+    pub(super) registration_token: Option<String>,
+}
+
+/// The sessions that go on.
+#[derive(Default)]
+pub(super) struct UiaSessions {
+    sessions: Mutex<HashMap<String, UiaSession>>,
+}
+
+struct UiaSession {
+    endpoint: &'static str,
+    user: Option<UserNum>,
+    operation: Option<Operation>,
+    completed: Vec<AuthType>,
+    proven: Proven,
+    expires_ms: i64,
+}
+
+impl UiaSessions {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, UiaSession>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begin(&self, ask: &Ask<'_>, now: i64) -> String {
+        let id = secrets::token();
+        let mut sessions = self.lock();
+        if sessions.len() >= SESSIONS {
+            sessions.retain(|_, session| session.expires_ms > now);
+        }
+        if sessions.len() >= SESSIONS {
+            let oldest = sessions
+                .iter()
+                .min_by_key(|(_, session)| session.expires_ms);
+            if let Some(oldest) = oldest.map(|(id, _)| id.clone()) {
+                sessions.remove(&oldest);
+            }
+        }
+        let session = UiaSession {
+            endpoint: ask.endpoint,
+            user: ask.session.map(|session| session.user),
+            operation: ask.operation.clone(),
+            completed: Vec::new(),
+            proven: Proven::default(),
+            expires_ms: now.saturating_add(LIFETIME_MS),
+        };
+        sessions.insert(id.clone(), session);
+        id
+    }
+
+    /// Returns whether the session goes on and is of this request.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Forbidden`] when the session is of another request.
+    fn resume(&self, id: &str, ask: &Ask<'_>, now: i64) -> Result<bool> {
+        let mut sessions = self.lock();
+        let Some(session) = sessions.get_mut(id).filter(|s| s.expires_ms > now) else {
+            return Ok(false);
+        };
+        let user = ask.session.map(|session| session.user);
+        let changed =
+            || Error::forbidden("the request is not the one that this session began with");
+        if session.endpoint != ask.endpoint || session.user != user {
+            return Err(changed());
+        }
+        match (&session.operation, &ask.operation) {
+            (Some(begun), Some(asked)) if begun != asked => return Err(changed()),
+            // A session that began by asking for the flows is of the first real request.
+            (None, Some(asked)) => session.operation = Some(asked.clone()),
+            _ => {}
+        }
+        Ok(true)
+    }
+
+    fn completed(&self, id: &str) -> Vec<AuthType> {
+        let sessions = self.lock();
+        let session = sessions.get(id);
+        session.map_or_else(Vec::new, |session| session.completed.clone())
+    }
+
+    /// Notes that a stage is complete; ends the session and returns what was proven once a flow is complete.
+    fn complete(
+        &self,
+        id: &str,
+        stage: AuthType,
+        proven: Proven,
+        flows: &[AuthFlow],
+    ) -> Option<Proven> {
+        let mut sessions = self.lock();
+        let session = sessions.get_mut(id)?;
+        session.completed.push(stage);
+        if proven.registration_token.is_some() {
+            session.proven = proven;
+        }
+        let is_done = flows.iter().any(|flow| flow.stages == session.completed);
+        if !is_done {
+            return None;
+        }
+        sessions.remove(id).map(|session| session.proven)
+    }
+}
+
+impl Users {
+    /// Has a user who is logged in prove once more who they are, with their password.
+    ///
+    /// `parameters` are those of the request: the session is good for this request alone.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Uia`] until they have; [`Error::Forbidden`] when they prove to be somebody else.
+    pub async fn reauthenticate(
+        &self,
+        endpoint: &'static str,
+        session: &Session,
+        parameters: &(impl Serialize + Sync),
+        auth: Option<&AuthData>,
+    ) -> Result<()> {
+        let ask = Ask {
+            endpoint,
+            session: Some(session),
+            operation: Some(Operation::of(parameters)?),
+            flows: vec![AuthFlow::new(vec![AuthType::Password])],
+        };
+        self.authorize(&ask, auth).await.map(drop)
+    }
+
+    /// Takes a request one stage further and returns what was proven once all stages are complete.
+    pub(super) async fn authorize(&self, ask: &Ask<'_>, auth: Option<&AuthData>) -> Result<Proven> {
+        let now = self.inner.clock.now_ms();
+        let sessions = &self.inner.uia;
+        let Some(auth) = auth else {
+            let id = sessions.begin(ask, now);
+            return Err(self.needs(ask, id, None));
+        };
+        let id = match auth.session() {
+            None => sessions.begin(ask, now),
+            Some(id) if sessions.resume(id, ask, now)? => id.to_owned(),
+            Some(_) => {
+                let id = sessions.begin(ask, now);
+                let error = (ErrorKind::Forbidden, "the session is unknown or has ended");
+                return Err(self.needs(ask, id, Some(error)));
+            }
+        };
+        let Some(stage) = auth.auth_type() else {
+            return Err(self.needs(ask, id, None));
+        };
+        if !is_next(&stage, &sessions.completed(&id), &ask.flows) {
+            let error = (ErrorKind::Forbidden, "this stage is not the next one");
+            return Err(self.needs(ask, id, Some(error)));
+        }
+        let Some(proven) = self.try_stage(ask, auth).await? else {
+            let error = (ErrorKind::Forbidden, "the authentication failed");
+            return Err(self.needs(ask, id, Some(error)));
+        };
+        match sessions.complete(&id, stage, proven, &ask.flows) {
+            Some(proven) => Ok(proven),
+            None => Err(self.needs(ask, id, None)),
+        }
+    }
+
+    /// Returns what a stage proves, or `None` when it fails.
+    async fn try_stage(&self, ask: &Ask<'_>, auth: &AuthData) -> Result<Option<Proven>> {
+        match auth {
+            AuthData::Dummy(_) => Ok(Some(Proven::default())),
+            AuthData::RegistrationToken(shown) => {
+                let is_valid = self.registration_token_is_valid(&shown.token).await?;
+                Ok(is_valid.then(|| Proven {
+                    registration_token: Some(shown.token.clone()),
+                }))
+            }
+            AuthData::Password(shown) => {
+                let UserIdentifier::Matrix(identifier) = &shown.identifier else {
+                    return Ok(None);
+                };
+                let password = shown.password.clone();
+                match self.check_password(&identifier.user, password).await {
+                    Ok((user, _)) if ask.session.is_some_and(|s| s.user == user) => {
+                        Ok(Some(Proven::default()))
+                    }
+                    Ok(_) => Err(Error::forbidden("this is the password of another user")),
+                    Err(Error::Forbidden(_) | Error::UserDeactivated) => Ok(None),
+                    Err(error) => Err(error),
+                }
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Returns whether somebody may register with a token.
+    pub async fn registration_token_is_valid(&self, token: &str) -> Result<bool> {
+        if token.contains('\0') {
+            return Ok(false);
+        }
+        let now = self.inner.clock.now_ms();
+        let mut db = self.inner.db.read().await?;
+        let found = tokens::valid_registration(&mut db, token, now).await?;
+        Ok(found.is_some())
+    }
+
+    fn needs(&self, ask: &Ask<'_>, id: String, error: Option<(ErrorKind, &str)>) -> Error {
+        let mut info = UiaaInfo::new(ask.flows.clone());
+        info.completed = self.inner.uia.completed(&id);
+        info.params = serde_json::value::to_raw_value(&serde_json::json!({})).ok();
+        info.session = Some(id);
+        info.auth_error =
+            error.map(|(kind, text)| Box::new(StandardErrorBody::new(kind, text.to_owned())));
+        Error::Uia(Box::new(info))
+    }
+}
+
+/// "The flow's stages must be completed in order."
+fn is_next(stage: &AuthType, completed: &[AuthType], flows: &[AuthFlow]) -> bool {
+    flows.iter().any(|flow| {
+        let next = flow.stages.get(completed.len());
+        flow.stages.starts_with(completed) && next == Some(stage)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::users::testing::TestUsers;
+
+    fn auth(value: Value) -> AuthData {
+        serde_json::from_value(value).unwrap()
+    }
+
+    fn password(user: &str, password: &str, session: Option<&str>) -> AuthData {
+        auth(json!({
+            "type": "m.login.password", "password": password, "session": session,
+            "identifier": {"type": "m.id.user", "user": user},
+        }))
+    }
+
+    fn info(result: Result<()>) -> UiaaInfo {
+        match result {
+            Err(Error::Uia(info)) => *info,
+            other => panic!("expected to be asked for authentication, got {other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_password_authenticates_with_and_without_a_session() {
+        let test = TestUsers::new(|_| {}).await;
+        let alice = test.session("alice").await;
+        let ask = async |auth: Option<&AuthData>| {
+            test.users
+                .reauthenticate("e", &alice, &json!({}), auth)
+                .await
+        };
+
+        let begun = info(ask(None).await);
+        assert_eq!(begun.flows[0].stages, [AuthType::Password]);
+        assert!(begun.params.is_some());
+        let right = password("alice", "password", begun.session.as_deref());
+        ask(Some(&right)).await.unwrap();
+        // The session was good for one request.
+        info(ask(Some(&right)).await);
+        ask(Some(&password("@alice:localhost", "password", None)))
+            .await
+            .unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_wrong_password_can_be_tried_again_in_the_same_session() {
+        let test = TestUsers::new(|_| {}).await;
+        let alice = test.session("alice").await;
+        let ask = async |auth: &AuthData| {
+            test.users
+                .reauthenticate("e", &alice, &json!({}), Some(auth))
+                .await
+        };
+
+        let failed = info(ask(&password("alice", "wrong", None)).await);
+        let error = failed.auth_error.clone().unwrap();
+        assert_eq!(error.kind, ErrorKind::Forbidden);
+
+        let again = password("alice", "password", failed.session.as_deref());
+        ask(&again).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn another_users_password_is_forbidden() {
+        let test = TestUsers::new(|_| {}).await;
+        let alice = test.session("alice").await;
+        test.register("bob").await;
+        let bobs = password("bob", "password", None);
+
+        let refused = test
+            .users
+            .reauthenticate("e", &alice, &json!({}), Some(&bobs))
+            .await;
+
+        assert!(matches!(refused, Err(Error::Forbidden(_))));
+    }
+
+    #[tokio::test]
+    async fn a_session_is_bound_to_endpoint_user_and_parameters() {
+        let test = TestUsers::new(|_| {}).await;
+        let alice = test.session("alice").await;
+        let bob = test.session("bob").await;
+        let users = &test.users;
+        let (one, two) = (json!({"a": 1}), json!({"a": 2}));
+        let begun = info(users.reauthenticate("e", &alice, &one, None).await);
+        let alices = password("alice", "password", begun.session.as_deref());
+        let bobs = password("bob", "password", begun.session.as_deref());
+
+        let other_endpoint = users.reauthenticate("f", &alice, &one, Some(&alices));
+        assert!(matches!(other_endpoint.await, Err(Error::Forbidden(_))));
+        let other_user = users.reauthenticate("e", &bob, &one, Some(&bobs));
+        assert!(matches!(other_user.await, Err(Error::Forbidden(_))));
+        let other_parameters = users.reauthenticate("e", &alice, &two, Some(&alices));
+        assert!(matches!(other_parameters.await, Err(Error::Forbidden(_))));
+
+        let same = users.reauthenticate("e", &alice, &one, Some(&alices));
+        same.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_session_ends_with_its_time() {
+        let test = TestUsers::new(|_| {}).await;
+        let alice = test.session("alice").await;
+        let ask = async |auth: Option<&AuthData>| {
+            test.users
+                .reauthenticate("e", &alice, &json!({}), auth)
+                .await
+        };
+        let begun = info(ask(None).await);
+
+        test.later(Duration::from_hours(1));
+
+        let late = password("alice", "password", begun.session.as_deref());
+        let fresh = info(ask(Some(&late)).await);
+        assert_ne!(fresh.session, begun.session);
+    }
+
+    #[tokio::test]
+    async fn sessions_are_bounded() {
+        let sessions = UiaSessions::default();
+        let ask = Ask {
+            endpoint: "e",
+            session: None,
+            operation: None,
+            flows: vec![],
+        };
+
+        for now in 0..10_010 {
+            sessions.begin(&ask, now);
+        }
+
+        assert_eq!(sessions.lock().len(), SESSIONS);
+    }
+
+    #[test]
+    fn stages_are_completed_in_order() {
+        let flows = [AuthFlow::new(vec![AuthType::Dummy, AuthType::Password])];
+
+        assert!(is_next(&AuthType::Dummy, &[], &flows));
+        assert!(!is_next(&AuthType::Password, &[], &flows));
+        assert!(is_next(&AuthType::Password, &[AuthType::Dummy], &flows));
+        assert!(!is_next(&AuthType::Dummy, &[AuthType::Dummy], &flows));
+    }
+}
