@@ -10,6 +10,7 @@ pub mod config;
 pub mod devices;
 pub mod error;
 pub mod matrix;
+pub mod media;
 pub mod rooms;
 pub mod storage;
 pub mod tasks;
