@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::extract::FromRef;
 
 use super::{limits::Limits, metrics::Metrics};
-use crate::{clock::Clock, config::Config, tasks::Tasks};
+use crate::{clock::Clock, config::Config, devices::Devices, tasks::Tasks, users::Users};
 
 /// The services, each of which a handler takes with `State`. Built in `cli::serve`.
 #[derive(Clone, FromRef)]
@@ -20,4 +20,8 @@ pub struct App {
     pub limits: Limits,
     /// The counts of requests.
     pub metrics: Metrics,
+    /// The accounts.
+    pub users: Users,
+    /// The devices.
+    pub devices: Devices,
 }

@@ -1,25 +1,21 @@
 //! Who is asking: an endpoint's own metadata decides how that is proved, so it cannot be forgotten.
 
-use axum::http::{Request, header::AUTHORIZATION, request::Parts};
-use ruma::{
-    OwnedDeviceId, OwnedUserId,
-    api::auth_scheme::{
-        AccessToken, AccessTokenOptional, AppserviceTokenOptional, AuthScheme, NoAccessToken,
-        NoAuthentication, extract_bearer_or_query_token,
-    },
+use std::sync::Arc;
+
+use axum::{
+    extract::ConnectInfo,
+    http::{Request, header::AUTHORIZATION, request::Parts},
+};
+use ruma::api::auth_scheme::{
+    AccessToken, AccessTokenOptional, AppserviceTokenOptional, AuthScheme, NoAccessToken,
+    NoAuthentication, extract_bearer_or_query_token,
 };
 
-use super::app::App;
-use crate::error::{Error, Result};
-
-/// The local user, and the device, that an access token belongs to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sender {
-    /// The user.
-    pub user_id: OwnedUserId,
-    /// The device that logged in.
-    pub device_id: OwnedDeviceId,
-}
+use super::{app::App, limits::Peer};
+use crate::{
+    error::{Error, Result},
+    users::Session,
+};
 
 /// A way to prove who asks, and what that proves.
 pub trait Authenticate: AuthScheme {
@@ -44,20 +40,20 @@ pub trait Authenticate: AuthScheme {
 }
 
 impl Authenticate for AccessToken {
-    type Identity = Sender;
+    type Identity = Arc<Session>;
 
-    async fn authenticate(app: &App, parts: &Parts, _: &[u8]) -> Result<Sender> {
+    async fn authenticate(app: &App, parts: &Parts, _: &[u8]) -> Result<Arc<Session>> {
         let token = token(parts).ok_or(Error::MissingToken)?;
-        sender(app, &token).await
+        session(app, parts, &token).await
     }
 }
 
 impl Authenticate for AccessTokenOptional {
-    type Identity = Option<Sender>;
+    type Identity = Option<Arc<Session>>;
 
-    async fn authenticate(app: &App, parts: &Parts, _: &[u8]) -> Result<Option<Sender>> {
+    async fn authenticate(app: &App, parts: &Parts, _: &[u8]) -> Result<Option<Arc<Session>>> {
         match token(parts) {
-            Some(token) => sender(app, &token).await.map(Some),
+            Some(token) => session(app, parts, &token).await.map(Some),
             None => Ok(None),
         }
     }
@@ -99,11 +95,11 @@ fn token(parts: &Parts) -> Option<String> {
     extract_bearer_or_query_token(&request).ok().flatten()
 }
 
-/// Returns whom the token belongs to.
-#[expect(
-    clippy::unused_async,
-    reason = "there are no accounts yet, so no token is known"
-)]
-async fn sender(_app: &App, _token: &str) -> Result<Sender> {
-    Err(Error::UnknownToken { soft_logout: false })
+/// Returns the session that the token belongs to, and notes that its device was seen.
+async fn session(app: &App, parts: &Parts, token: &str) -> Result<Arc<Session>> {
+    let session = app.users.authenticate(token).await?;
+    let peer = parts.extensions.get::<ConnectInfo<Peer>>();
+    let ip = peer.map(|ConnectInfo(Peer(address))| address.ip().to_canonical());
+    app.users.note_seen(&session, ip);
+    Ok(session)
 }

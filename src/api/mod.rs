@@ -18,7 +18,7 @@ use axum::Router;
 
 pub use self::{
     app::App,
-    auth::{Authenticate, Sender},
+    auth::Authenticate,
     endpoint::{Incoming, Outgoing, endpoint},
     limits::{Class, Key, Limits, Peer},
     metrics::Metrics,

@@ -68,6 +68,11 @@ async fn serve_until_told(config: Config) -> Result<(), Failure> {
         tracing::info!(%address, "listening");
     }
     say(&format!("Parlour serves {name} at {url}"))?;
+    if let Some(url) = running.first_admin_url() {
+        say(&format!(
+            "Register the first account, an administrator, at {url}"
+        ))?;
+    }
     signals.next().await;
     tracing::info!("stopping");
     let all_ended = tokio::select! {

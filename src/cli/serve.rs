@@ -13,20 +13,28 @@ use crate::{
     api::{self, App, Limits, Metrics, Peer},
     clock::Clock,
     config::{BaseUrl, Config, Listen},
+    devices::Devices,
     error::{Error, Result},
+    storage::Db,
     tasks::Tasks,
+    users::Users,
 };
 
 /// How long a stop waits for what is running. The process has to be gone after ten seconds.
-const STOP_TIMEOUT: Duration = Duration::from_secs(9);
+const STOP_TIMEOUT: Duration = Duration::from_secs(8);
+/// How long the database may take to close, once nobody uses it.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A server that runs.
-#[derive(Debug)]
 pub struct Running {
     addresses: Vec<SocketAddr>,
     metrics_address: Option<SocketAddr>,
     public_url: BaseUrl,
+    registration_token: Option<String>,
     tasks: Tasks,
+    db: Db,
+    /// What the database needs until the last request has been answered.
+    storage_tasks: Tasks,
 }
 
 /// Starts a server: when this returns, it answers.
@@ -59,12 +67,20 @@ pub async fn start_at(mut config: Config, clock: Clock) -> Result<Running> {
     let metrics = Metrics::new(&registry)?;
     let config = Arc::new(config);
     let limits = Limits::new(&config.limits, clock.clone());
+    let (url, folder) = (config.database.url.expose(), &config.server.data_dir);
+    let storage_tasks = Tasks::default();
+    let db = Db::open(url, folder, &storage_tasks).await?;
+    let users = Users::new(&db, &clock, &config, &tasks);
+    let devices = Devices::new(&db, &config);
+    let registration_token = users.first_admin_token().await?;
     let app = App {
         config,
         clock,
         tasks: tasks.clone(),
         limits,
         metrics: metrics.clone(),
+        users,
+        devices,
     };
 
     let router = api::router(app);
@@ -78,7 +94,10 @@ pub async fn start_at(mut config: Config, clock: Clock) -> Result<Running> {
         addresses,
         metrics_address,
         public_url,
+        registration_token,
         tasks,
+        db,
+        storage_tasks,
     })
 }
 
@@ -98,9 +117,21 @@ impl Running {
         &self.public_url
     }
 
+    /// Returns the one-time address at which the first account, an administrator, registers.
+    pub fn first_admin_url(&self) -> Option<String> {
+        let token = self.registration_token.as_ref()?;
+        Some(format!("{}/?registration_token={token}", self.public_url))
+    }
+
     /// Stops to accept, lets what is running finish, and returns whether all of it did.
     pub async fn stop(&self) -> bool {
-        self.tasks.stop(STOP_TIMEOUT).await
+        let all_ended = self.tasks.stop(STOP_TIMEOUT).await;
+        let is_closed = async {
+            self.db.close().await;
+            self.storage_tasks.stop(CLOSE_TIMEOUT).await
+        };
+        let is_closed = tokio::time::timeout(CLOSE_TIMEOUT, is_closed).await;
+        all_ended && is_closed.unwrap_or(false)
     }
 
     /// Waits until the server has stopped.

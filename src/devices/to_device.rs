@@ -289,7 +289,7 @@ mod tests {
     use super::*;
     use crate::{config::Config, storage::testing::TestDb};
 
-    fn request(txn_id: &str, messages: Value) -> Request {
+    fn request(txn_id: &str, messages: &Value) -> Request {
         let body = serde_json::to_vec(&json!({"messages": messages})).unwrap();
         let request = axum::http::Request::put("/").body(&body[..]).unwrap();
         Request::try_from_http_request(request, &["org.example", txn_id]).unwrap()
@@ -325,7 +325,7 @@ mod tests {
     impl Two {
         async fn send(&self, txn_id: &str, messages: Value) -> Result<()> {
             let alice = user_id!("@alice:localhost");
-            let request = request(txn_id, messages);
+            let request = request(txn_id, &messages);
             self.service
                 .send_to_device(alice, self.desk, &request)
                 .await

@@ -33,7 +33,12 @@ const PUSH_RULES: &str = "m.push_rules";
 /// The push rules of those users who changed theirs.
 #[derive(Default)]
 pub(super) struct CustomRules {
-    by_user: RwLock<HashMap<UserNum, Arc<Ruleset>>>,
+    by_user: RwLock<HashMap<UserNum, Arc<Custom>>>,
+}
+
+struct Custom {
+    user_id: OwnedUserId,
+    rules: Ruleset,
 }
 
 /// What an event adds to the counts.
@@ -70,23 +75,21 @@ impl CustomRules {
             .await?;
         let rules = Self::default();
         for (user, user_id, content) in rows {
-            let usual = OwnedUserId::try_from(user_id)
-                .ok()
-                .map(|user_id| Ruleset::server_default(&user_id));
-            rules.set(user, &content, usual.as_ref());
+            if let Ok(user_id) = OwnedUserId::try_from(user_id) {
+                rules.set(user, user_id, &content);
+            }
         }
         Ok(rules)
     }
 
-    /// Remembers someone's rules, unless they are the usual ones.
-    fn set(&self, user: UserNum, content: &str, usual: Option<&Ruleset>) {
+    fn set(&self, user: UserNum, user_id: OwnedUserId, content: &str) {
         let rules = serde_json::from_str::<PushRulesContent>(content)
             .ok()
             .map(|content| content.global);
         let mut by_user = self.by_user.write().unwrap_or_else(PoisonError::into_inner);
         match rules {
-            Some(rules) if usual.is_none_or(|usual| json(usual) != json(&rules)) => {
-                by_user.insert(user, Arc::new(rules));
+            Some(rules) if !is_default(&rules, &user_id) => {
+                by_user.insert(user, Arc::new(Custom { user_id, rules }));
             }
             _ => drop(by_user.remove(&user)),
         }
@@ -96,37 +99,37 @@ impl CustomRules {
     pub(super) fn committed(&self, change: &Change) {
         if let Change::AccountData {
             user,
+            user_id,
             room: None,
             kind,
             content,
         } = change
             && &**kind == PUSH_RULES
         {
-            self.set(*user, content, None);
+            self.set(*user, user_id.clone(), content);
         }
     }
 
-    /// Returns the members of a room who have rules of their own.
-    fn of_members(&self, room: &Room) -> Vec<(OwnedUserId, Arc<Ruleset>)> {
+    fn of_members(&self, room: &Room) -> Vec<Arc<Custom>> {
         let by_user = self.by_user.read().unwrap_or_else(PoisonError::into_inner);
         let view = room.view();
-        let members = &view.local_members;
-        if by_user.len() < members.len() {
-            let own = by_user
+        if by_user.len() < view.local_members.len() {
+            let members = by_user
                 .iter()
-                .filter_map(|(user, rules)| Some((members.get(user)?.clone(), rules.clone())));
-            own.collect()
+                .filter(|(user, _)| view.local_members.contains_key(user));
+            members.map(|(_, custom)| custom.clone()).collect()
         } else {
-            let own = members
-                .iter()
-                .filter_map(|(user, user_id)| Some((user_id.clone(), by_user.get(user)?.clone())));
-            own.collect()
+            view.local_members
+                .keys()
+                .filter_map(|user| by_user.get(user).cloned())
+                .collect()
         }
     }
 }
 
-fn json(rules: &Ruleset) -> Option<serde_json::Value> {
-    serde_json::to_value(rules).ok()
+fn is_default(rules: &Ruleset, user_id: &UserId) -> bool {
+    let json = |rules: &Ruleset| serde_json::to_value(rules).ok();
+    json(rules) == json(&Ruleset::server_default(user_id))
 }
 
 /// Returns what an event adds to the counts of the members of a room.
@@ -149,14 +152,14 @@ pub(super) async fn count(
     let usual = matrix::default_notice(&event, &facts).await;
     let mut exceptions = Vec::new();
     let custom = rules.of_members(room);
-    for (user_id, rules) in &custom {
-        let own = own_notice(rules, user_id, tip, &event, &facts).await;
-        add_exception(&mut exceptions, user_id, &pdu.sender, usual, own);
+    for member in &custom {
+        let own = own_notice(&member.rules, &member.user_id, tip, &event, &facts).await;
+        add_exception(&mut exceptions, &member.user_id, &pdu.sender, usual, own);
     }
     for user_id in mentions.user_ids.iter().take(MENTIONS) {
         let is_member = user_id.server_name() == local
             && tip.state.membership(user_id) == MembershipState::Join;
-        if is_member && !custom.iter().any(|(member, _)| member == user_id) {
+        if is_member && !custom.iter().any(|custom| custom.user_id == *user_id) {
             let rules = Ruleset::server_default(user_id);
             let own = own_notice(&rules, user_id, tip, &event, &facts).await;
             add_exception(&mut exceptions, user_id, &pdu.sender, usual, own);

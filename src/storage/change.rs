@@ -65,8 +65,10 @@ pub enum Change {
     },
     /// A user's account data changed, globally or in a room.
     AccountData {
-        /// Whose.
+        /// Whose, by number.
         user: UserNum,
+        /// Whose.
+        user_id: OwnedUserId,
         /// In which room; `None` is global.
         room: Option<RoomNum>,
         /// The type of the account data event.

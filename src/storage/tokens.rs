@@ -73,7 +73,7 @@ pub async fn delete_access_except(tx: &mut WriteTx, device: DeviceNum, kept: &[u
          WHERE device = $1 AND hash <> $2",
     )
     .bind(device)
-    .bind(&kept[..])
+    .bind(kept)
     .execute()
     .await?;
     Ok(())
@@ -82,7 +82,7 @@ pub async fn delete_access_except(tx: &mut WriteTx, device: DeviceNum, kept: &[u
 /// Deletes one access token.
 pub async fn delete_access(tx: &mut WriteTx, hash: &[u8]) -> Result<()> {
     tx.query("DELETE FROM access_tokens WHERE hash = $1")
-        .bind(&hash[..])
+        .bind(hash)
         .execute()
         .await?;
     Ok(())
@@ -157,7 +157,7 @@ pub async fn delete_refresh_except(tx: &mut WriteTx, device: DeviceNum, kept: &[
          WHERE device = $1 AND hash <> $2",
     )
     .bind(device)
-    .bind(&kept[..])
+    .bind(kept)
     .execute()
     .await?;
     Ok(())
@@ -166,7 +166,7 @@ pub async fn delete_refresh_except(tx: &mut WriteTx, device: DeviceNum, kept: &[
 /// Deletes one refresh token.
 pub async fn delete_refresh(tx: &mut WriteTx, hash: &[u8]) -> Result<()> {
     tx.query("DELETE FROM refresh_tokens WHERE hash = $1")
-        .bind(&hash[..])
+        .bind(hash)
         .execute()
         .await?;
     Ok(())

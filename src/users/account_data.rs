@@ -2,15 +2,20 @@
 //!
 //! See <https://spec.matrix.org/v1.19/client-server-api/#client-config>.
 
-use ruma::events::tag::{TagEventContent, TagInfo, TagName, Tags};
+use ruma::{
+    RoomId, UserId,
+    events::tag::{TagEventContent, TagInfo, TagName, Tags},
+    push::Ruleset,
+};
 use serde_json::{Map, Value};
 
-use super::{Session, Users, check_text};
+use super::{Session, Users, check_text, push_rules};
 use crate::{
     error::{Error, Result},
     storage::{
-        Change, Position, RoomNum, UserNum, WriteTx,
+        Change, Position, Read, RoomNum, UserNum, WriteTx,
         account_data::{self, AccountData},
+        rooms,
     },
 };
 
@@ -19,7 +24,9 @@ const NAME_BYTES: usize = 255;
 /// The most tags of a room: far more than a list of rooms can show.
 const TAGS: usize = 100;
 /// The account data that the server keeps itself.
-const OWN: [&str; 2] = ["m.fully_read", "m.push_rules"];
+const OWN: [&str; 2] = ["m.fully_read", PUSH_RULES];
+/// The account data that holds the push rules.
+pub(super) const PUSH_RULES: &str = "m.push_rules";
 /// The account data that holds the tags of a room.
 const TAG: &str = "m.tag";
 
@@ -28,42 +35,62 @@ impl Users {
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`] when there is none.
+    /// [`Error::NotFound`] when there is none, [`Error::Forbidden`] for that of another.
     pub async fn account_data(
         &self,
-        user: UserNum,
-        room: Option<RoomNum>,
+        session: &Session,
+        owner: &UserId,
+        room_id: Option<&RoomId>,
         kind: &str,
     ) -> Result<String> {
+        session.must_be(owner)?;
         check_text("type", kind, NAME_BYTES)?;
+        if room_id.is_none() && kind == PUSH_RULES {
+            let rules = self.push_rules(session.user, &session.user_id).await?;
+            return push_rules::to_content(rules);
+        }
         let mut db = self.inner.db.read().await?;
-        let content = account_data::get(&mut db, user, room, kind).await?;
+        let room = room_number(&mut db, room_id).await?;
+        let content = account_data::get(&mut db, session.user, room, kind).await?;
         content.ok_or_else(|| Error::not_found("there is no such account data"))
     }
 
-    /// Returns a user's account data that changed after one position, up to another, in order.
+    /// Returns a user's account data that changed after a position, or all of it, up to a position, in order.
+    ///
+    /// All of it includes the default push rules, if the user has no others: they are stored nowhere.
     pub async fn account_data_changed(
         &self,
         user: UserNum,
-        after: Position,
+        user_id: &UserId,
+        after: Option<Position>,
         up_to: Position,
     ) -> Result<Vec<AccountData>> {
         let mut db = self.inner.db.read().await?;
-        account_data::changed(&mut db, user, after, up_to).await
+        let first = after.unwrap_or_default();
+        let mut changed = account_data::changed(&mut db, user, first, up_to).await?;
+        let is_rules = |data: &AccountData| data.room().is_none() && data.kind == PUSH_RULES;
+        if after.is_none() && !changed.iter().any(is_rules) {
+            let content = push_rules::to_content(Ruleset::server_default(user_id))?;
+            changed.insert(0, AccountData::global(PUSH_RULES, content));
+        }
+        Ok(changed)
     }
 
     /// Sets a piece of account data.
     ///
     /// # Errors
     ///
-    /// [`Error::ReadOnly`] for what the server keeps, [`Error::BadJson`] when the content is no object.
+    /// [`Error::ReadOnly`] for what the server keeps, [`Error::BadJson`] when the content is no object,
+    /// [`Error::Forbidden`] for that of another.
     pub async fn set_account_data(
         &self,
         session: &Session,
-        room: Option<RoomNum>,
-        kind: &str,
-        content: &str,
+        owner: &UserId,
+        room_id: Option<&RoomId>,
+        event: (&str, &str),
     ) -> Result<()> {
+        let (kind, content) = event;
+        session.must_be(owner)?;
         check_text("type", kind, NAME_BYTES)?;
         if OWN.contains(&kind) {
             return Err(Error::ReadOnly(format!(
@@ -73,14 +100,21 @@ impl Users {
         serde_json::from_str::<Map<String, Value>>(content)
             .map_err(|_| Error::BadJson("the content is no JSON object".to_owned()))?;
         let mut tx = self.inner.db.write().await?;
-        store(&mut tx, session.user, room, kind, content).await?;
+        let room = room_number(&mut tx, room_id).await?;
+        store(&mut tx, session, room, kind, content).await?;
         tx.commit().await
     }
 
     /// Returns the tags of a room.
-    pub async fn tags(&self, user: UserNum, room: RoomNum) -> Result<Tags> {
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Forbidden`] for those of another.
+    pub async fn tags(&self, session: &Session, owner: &UserId, room_id: &RoomId) -> Result<Tags> {
+        session.must_be(owner)?;
         let mut db = self.inner.db.read().await?;
-        let content = account_data::get(&mut db, user, Some(room), TAG).await?;
+        let room = room_number(&mut db, Some(room_id)).await?;
+        let content = account_data::get(&mut db, session.user, room, TAG).await?;
         Ok(read_tags(content.as_deref()))
     }
 
@@ -88,18 +122,20 @@ impl Users {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidParam`] when the tag is too long or the room has too many.
+    /// [`Error::InvalidParam`] when the tag is too long or the room has too many, [`Error::Forbidden`] for
+    /// those of another.
     pub async fn set_tag(
         &self,
         session: &Session,
-        room: RoomNum,
-        tag: &str,
-        info: TagInfo,
+        owner: &UserId,
+        room_id: &RoomId,
+        tag: (&str, TagInfo),
     ) -> Result<()> {
-        check_text("tag", tag, NAME_BYTES)?;
-        let tag = TagName::from(tag);
-        self.change_tags(session, room, |tags| {
-            tags.insert(tag, info);
+        let (name, info) = tag;
+        session.must_be(owner)?;
+        check_text("tag", name, NAME_BYTES)?;
+        self.change_tags(session, room_id, |tags| {
+            tags.insert(TagName::from(name), info);
             if tags.len() > TAGS {
                 return Err(Error::invalid_param("the room has too many tags"));
             }
@@ -109,10 +145,20 @@ impl Users {
     }
 
     /// Takes a tag from a room.
-    pub async fn remove_tag(&self, session: &Session, room: RoomNum, tag: &str) -> Result<()> {
-        let tag = TagName::from(tag);
-        self.change_tags(session, room, |tags| {
-            tags.remove(&tag);
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Forbidden`] for those of another.
+    pub async fn remove_tag(
+        &self,
+        session: &Session,
+        owner: &UserId,
+        room_id: &RoomId,
+        tag: &str,
+    ) -> Result<()> {
+        session.must_be(owner)?;
+        self.change_tags(session, room_id, |tags| {
+            tags.remove(&TagName::from(tag));
             Ok(())
         })
         .await
@@ -121,16 +167,32 @@ impl Users {
     async fn change_tags(
         &self,
         session: &Session,
-        room: RoomNum,
+        room_id: &RoomId,
         change: impl FnOnce(&mut Tags) -> Result<()>,
     ) -> Result<()> {
         let mut tx = self.inner.db.write().await?;
-        let content = account_data::get(&mut tx, session.user, Some(room), TAG).await?;
+        let room = room_number(&mut tx, Some(room_id)).await?;
+        let content = account_data::get(&mut tx, session.user, room, TAG).await?;
         let mut tags = read_tags(content.as_deref());
         change(&mut tags)?;
         let content = serde_json::to_string(&TagEventContent::new(tags))?;
-        store(&mut tx, session.user, Some(room), TAG, &content).await?;
+        store(&mut tx, session, room, TAG, &content).await?;
         tx.commit().await
+    }
+}
+
+/// Returns the number of a room.
+///
+/// # Errors
+///
+/// [`Error::NotFound`] when this server does not know it.
+async fn room_number(db: &mut impl Read, room_id: Option<&RoomId>) -> Result<Option<RoomNum>> {
+    let Some(room_id) = room_id else {
+        return Ok(None);
+    };
+    match rooms::number(db, room_id.as_str()).await? {
+        Some(room) => Ok(Some(room)),
+        None => Err(Error::not_found("the room is not known here")),
     }
 }
 
@@ -145,14 +207,15 @@ fn read_tags(content: Option<&str>) -> Tags {
 /// Stores a piece of account data and tells of it.
 pub(super) async fn store(
     tx: &mut WriteTx,
-    user: UserNum,
+    session: &Session,
     room: Option<RoomNum>,
     kind: &str,
     content: &str,
 ) -> Result<()> {
-    let position = account_data::set(tx, user, room, kind, content).await?;
+    let position = account_data::set(tx, session.user, room, kind, content).await?;
     let change = Change::AccountData {
-        user,
+        user: session.user,
+        user_id: session.user_id.clone(),
         room,
         kind: kind.into(),
         content: content.into(),
@@ -163,91 +226,116 @@ pub(super) async fn store(
 
 #[cfg(test)]
 mod tests {
+    use ruma::room_id;
     use serde_json::json;
 
     use super::*;
     use crate::users::testing::TestUsers;
 
+    /// Makes a room that this server knows.
+    async fn room(test: &TestUsers) -> &'static RoomId {
+        let room_id = room_id!("!a:localhost");
+        let mut tx = test.test.db.write().await.unwrap();
+        let made = rooms::insert(&mut tx, room_id.as_str(), "12").await;
+        assert!(made.unwrap().is_some());
+        tx.commit().await.unwrap();
+        room_id
+    }
+
     #[tokio::test]
     async fn account_data_is_an_object_and_not_the_servers_own() {
         let test = TestUsers::new(|_| {}).await;
         let alice = test.session("alice").await;
+        let id = &alice.user_id;
         let set = async |kind: &str, content: &str| {
-            test.users
-                .set_account_data(&alice, None, kind, content)
-                .await
+            let set = test
+                .users
+                .set_account_data(&alice, id, None, (kind, content));
+            set.await
         };
 
         set("org.example", r#"{"a":1}"#).await.unwrap();
-        assert!(matches!(
-            set("org.example", "[]").await,
-            Err(Error::BadJson(_))
-        ));
-        assert!(matches!(
-            set("m.push_rules", "{}").await,
-            Err(Error::ReadOnly(_))
-        ));
-        assert!(matches!(
-            set("m.fully_read", "{}").await,
-            Err(Error::ReadOnly(_))
-        ));
+        let list = set("org.example", "[]").await;
+        assert!(matches!(list, Err(Error::BadJson(_))));
+        for own in OWN {
+            assert!(matches!(set(own, "{}").await, Err(Error::ReadOnly(_))));
+        }
 
-        let content = test
-            .users
-            .account_data(alice.user, None, "org.example")
-            .await;
-        assert_eq!(content.unwrap(), r#"{"a":1}"#);
+        let content = test.users.account_data(&alice, id, None, "org.example");
+        assert_eq!(content.await.unwrap(), r#"{"a":1}"#);
+        let room_id = room(&test).await;
         let none = test
             .users
-            .account_data(alice.user, Some(1), "org.example")
-            .await;
-        assert!(matches!(none, Err(Error::NotFound(_))));
+            .account_data(&alice, id, Some(room_id), "org.example");
+        assert!(matches!(none.await, Err(Error::NotFound(_))));
     }
 
     #[tokio::test]
     async fn account_data_has_a_position() {
         let test = TestUsers::new(|_| {}).await;
         let alice = test.session("alice").await;
+        let id = &alice.user_id;
+        let room_id = room(&test).await;
         let before = test.test.db.journal().published();
 
-        let set = test.users.set_account_data(&alice, Some(3), "k", "{}");
+        let set = test
+            .users
+            .set_account_data(&alice, id, Some(room_id), ("k", "{}"));
         set.await.unwrap();
 
         let now = test.test.db.journal().published();
         let changed = test
             .users
-            .account_data_changed(alice.user, before, now)
-            .await;
-        let changed = changed.unwrap();
+            .account_data_changed(alice.user, id, Some(before), now);
+        let changed = changed.await.unwrap();
         assert_eq!(changed.len(), 1);
-        assert_eq!(
-            (changed[0].kind.as_str(), changed[0].room()),
-            ("k", Some(3))
-        );
-        let none = test.users.account_data_changed(alice.user, now, now).await;
-        assert!(none.unwrap().is_empty());
+        assert!(changed[0].kind == "k" && changed[0].room().is_some());
+        let none = test
+            .users
+            .account_data_changed(alice.user, id, Some(now), now);
+        assert!(none.await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn all_account_data_includes_the_default_push_rules() {
+        let test = TestUsers::new(|_| {}).await;
+        let alice = test.session("alice").await;
+        let id = &alice.user_id;
+
+        let all = test.users.account_data_changed(alice.user, id, None, 100);
+        let all = all.await.unwrap();
+
+        assert_eq!(all.len(), 1);
+        assert_eq!(all[0].kind, PUSH_RULES);
+        let content = test.users.account_data(&alice, id, None, PUSH_RULES).await;
+        assert_eq!(content.unwrap(), all[0].content);
     }
 
     #[tokio::test]
     async fn tags_are_room_account_data() {
         let test = TestUsers::new(|_| {}).await;
         let alice = test.session("alice").await;
+        let id = &alice.user_id;
+        let room_id = room(&test).await;
         let mut info = TagInfo::new();
         info.order = Some(0.5);
+        let users = &test.users;
 
-        test.users.set_tag(&alice, 3, "u.work", info).await.unwrap();
-        test.users
-            .set_tag(&alice, 3, "m.favourite", TagInfo::new())
+        users
+            .set_tag(&alice, id, room_id, ("u.work", info))
             .await
             .unwrap();
-        test.users
-            .remove_tag(&alice, 3, "m.favourite")
+        let favourite = ("m.favourite", TagInfo::new());
+        users.set_tag(&alice, id, room_id, favourite).await.unwrap();
+        users
+            .remove_tag(&alice, id, room_id, "m.favourite")
             .await
             .unwrap();
 
-        assert_eq!(test.users.tags(alice.user, 3).await.unwrap().len(), 1);
-        assert!(test.users.tags(alice.user, 4).await.unwrap().is_empty());
-        let content = test.users.account_data(alice.user, Some(3), "m.tag").await;
+        assert_eq!(users.tags(&alice, id, room_id).await.unwrap().len(), 1);
+        let unknown = users.tags(&alice, id, room_id!("!b:localhost")).await;
+        assert!(matches!(unknown, Err(Error::NotFound(_))));
+        let content = users.account_data(&alice, id, Some(room_id), "m.tag").await;
         let content: Value = serde_json::from_str(&content.unwrap()).unwrap();
         assert_eq!(content, json!({"tags": {"u.work": {"order": 0.5}}}));
     }

@@ -2,7 +2,7 @@
 //!
 //! See <https://spec.matrix.org/v1.19/client-server-api/#filtering>.
 
-use ruma::{api::client::filter::FilterDefinition, canonical_json::to_canonical_value};
+use ruma::{UserId, api::client::filter::FilterDefinition, canonical_json::to_canonical_value};
 
 use super::{Session, Users};
 use crate::{
@@ -20,12 +20,14 @@ impl Users {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidParam`] when it is too large, or the user has too many.
+    /// [`Error::InvalidParam`] when it is too large, or the user has too many; [`Error::Forbidden`] for another.
     pub async fn create_filter(
         &self,
         session: &Session,
+        owner: &UserId,
         filter: &FilterDefinition,
     ) -> Result<String> {
+        session.must_be(owner)?;
         let definition = to_canonical_value(filter)
             .map_err(|e| Error::invalid_param(format!("the filter is not canonical: {e}")))?
             .to_string();
@@ -76,9 +78,21 @@ mod tests {
         let one = read(json!({"room": {"timeline": {"limit": 10}}}));
         let other = read(json!({"room": {"timeline": {"limit": 20}}}));
 
-        let first = test.users.create_filter(&alice, &one).await.unwrap();
-        let again = test.users.create_filter(&alice, &one).await.unwrap();
-        let second = test.users.create_filter(&alice, &other).await.unwrap();
+        let first = test
+            .users
+            .create_filter(&alice, &alice.user_id, &one)
+            .await
+            .unwrap();
+        let again = test
+            .users
+            .create_filter(&alice, &alice.user_id, &one)
+            .await
+            .unwrap();
+        let second = test
+            .users
+            .create_filter(&alice, &alice.user_id, &other)
+            .await
+            .unwrap();
 
         assert_eq!(first, again);
         assert_ne!(first, second);

@@ -1,6 +1,7 @@
 //! The push rules of users: the server's default ones, and what users make of them.
 //!
-//! They are account data of the type `m.push_rules`, so `/sync` brings them to every device.
+//! They are account data of the type `m.push_rules`, so `/sync` brings them to every device. Rules that nobody
+//! changed are stored nowhere, so that they can be better tomorrow.
 //!
 //! See <https://spec.matrix.org/v1.19/client-server-api/#push-rules>.
 
@@ -11,14 +12,15 @@ use ruma::{
     push::{Action, AnyPushRule, InsertPushRuleError, RemovePushRuleError, RuleKind, Ruleset},
 };
 
-use super::{Session, Users, account_data::store};
+use super::{
+    Session, Users,
+    account_data::{PUSH_RULES, store},
+};
 use crate::{
     error::{Error, Result},
-    storage::{Read, UserNum, WriteTx, account_data},
+    storage::{Read, UserNum, account_data},
 };
 
-/// The account data that holds the rules.
-const PUSH_RULES: &str = "m.push_rules";
 /// The largest set of rules, in bytes: each event is held against all of them.
 const RULES_BYTES: usize = 256 * 1024;
 
@@ -137,18 +139,17 @@ impl Users {
         let mut tx = self.inner.db.write().await?;
         let mut rules = read(&mut tx, session.user, &session.user_id).await?;
         change(&mut rules)?;
-        write(&mut tx, session.user, rules).await?;
+        let content = to_content(rules)?;
+        if content.len() > RULES_BYTES {
+            return Err(Error::TooLarge("these are too many push rules".to_owned()));
+        }
+        store(&mut tx, session, None, PUSH_RULES, &content).await?;
         tx.commit().await
     }
 }
 
 fn unknown_rule() -> Error {
     Error::not_found("there is no such push rule")
-}
-
-/// Stores the default rules of an account that begins.
-pub(super) async fn store_default(tx: &mut WriteTx, user: UserNum, user_id: &UserId) -> Result<()> {
-    write(tx, user, Ruleset::server_default(user_id)).await
 }
 
 /// Reads the rules of a user, with the server's default rules as they are today.
@@ -162,12 +163,9 @@ async fn read(db: &mut impl Read, user: UserNum, user_id: &UserId) -> Result<Rul
     Ok(rules)
 }
 
-async fn write(tx: &mut WriteTx, user: UserNum, rules: Ruleset) -> Result<()> {
-    let content = serde_json::to_string(&PushRulesEventContent::new(rules))?;
-    if content.len() > RULES_BYTES {
-        return Err(Error::TooLarge("these are too many push rules".to_owned()));
-    }
-    store(tx, user, None, PUSH_RULES, &content).await
+/// Returns push rules as account data.
+pub(super) fn to_content(rules: Ruleset) -> Result<String> {
+    Ok(serde_json::to_string(&PushRulesEventContent::new(rules))?)
 }
 
 #[cfg(test)]
@@ -183,20 +181,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_account_begins_with_the_default_rules_as_account_data() {
+    async fn a_user_has_the_default_rules_until_they_change_them() {
         let test = TestUsers::new(|_| {}).await;
         let alice = test.session("alice").await;
-
-        let rules = test
-            .users
-            .push_rules(alice.user, &alice.user_id)
-            .await
-            .unwrap();
+        let users = &test.users;
         let default = Ruleset::server_default(&alice.user_id);
 
+        let rules = users.push_rules(alice.user, &alice.user_id).await.unwrap();
         assert_eq!(rules.iter().count(), default.iter().count());
-        let content = test.users.account_data(alice.user, None, PUSH_RULES).await;
-        assert!(content.unwrap().starts_with(r#"{"global":{"#));
+
+        users.set_push_rule(&alice, rule("cake")).await.unwrap();
+        let rules = users.push_rules(alice.user, &alice.user_id).await.unwrap();
+        assert_eq!(rules.iter().count(), default.iter().count() + 1);
     }
 
     #[tokio::test]

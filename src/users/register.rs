@@ -15,7 +15,7 @@ use super::{
     login::begin_session,
     names,
     passwords::Passwords,
-    push_rules, secrets,
+    secrets,
     uia::{Ask, Operation, Proven},
 };
 use crate::{
@@ -163,7 +163,6 @@ impl Users {
             // The link for the first administrator has served.
             tokens::delete_unused_admin_registrations(&mut tx).await?;
         }
-        push_rules::store_default(&mut tx, user, &account.user_id).await?;
         let login = match account.device {
             Some(device) => {
                 Some(first_session(&mut tx, user, &account.user_id, device, now).await?)
@@ -258,9 +257,10 @@ impl Users {
         let devices = crate::storage::devices::of_user(&mut tx, guest.user).await?;
         let devices = devices.into_iter().map(|device| device.num).collect();
         crate::storage::devices::delete(&mut tx, guest.user, devices).await?;
-        let login = match request.inhibit_login {
-            true => None,
-            false => Some(first_session(&mut tx, guest.user, &user_id, device, now).await?),
+        let login = if request.inhibit_login {
+            None
+        } else {
+            Some(first_session(&mut tx, guest.user, &user_id, device, now).await?)
         };
         tx.commit().await?;
         Ok(Registered { user_id, login })

@@ -360,7 +360,7 @@ mod tests {
 
         test.users.note_seen(&session, Some(ip));
         assert_eq!(session.noted_ts.load(Ordering::Relaxed), 1_000_000);
-        test.later(Duration::from_secs(600));
+        test.later(Duration::from_mins(10));
         test.users.note_seen(&session, Some(ip));
 
         // The write runs beside; the next turns of the journal come after it.

@@ -174,7 +174,10 @@ mod tests {
         let role = if admin { "admin" } else { "notadmin" };
         mac.update(format!("{nonce}\0alice\0password\0{role}").as_bytes());
         let bytes = mac.finalize().into_bytes();
-        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+        let hex: String = digits
+            .filter_map(|digit| char::from_digit(digit.into(), 16))
+            .collect();
         let body = json!({
             "nonce": nonce, "username": "alice", "password": "password", "admin": admin,
             "displayname": "Alice", "mac": hex,

@@ -8,7 +8,7 @@ use parlour::{
     config::Config,
 };
 use reqwest::{Method, header::HeaderMap};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::database::Database;
 
@@ -39,6 +39,22 @@ pub(crate) struct Answer {
     pub(crate) text: String,
 }
 
+/// A user who is logged in on a device.
+pub(crate) struct User {
+    pub(crate) client: Client,
+    pub(crate) id: String,
+    pub(crate) device_id: String,
+    pub(crate) token: String,
+}
+
+/// The password of a user, as a login or an authentication shows it.
+pub(crate) fn password_of(name: &str) -> Value {
+    json!({
+        "type": "m.login.password", "password": "password",
+        "identifier": { "type": "m.id.user", "user": name },
+    })
+}
+
 impl Server {
     /// Starts a server with the configuration that suits most tests.
     pub(crate) async fn start() -> Self {
@@ -61,6 +77,7 @@ impl Server {
         config.limits.enabled = false;
         config.passwords.memory_kib = 8;
         config.passwords.iterations = 1;
+        config.registration.open = true;
         change(&mut config);
         let running = serve::start_at(config, clock)
             .await
@@ -77,6 +94,34 @@ impl Server {
     /// Returns a client of this server.
     pub(crate) fn client(&self) -> Client {
         self.client.clone()
+    }
+
+    /// Registers a user whose password is "password".
+    pub(crate) async fn register(&self, name: &str) -> User {
+        let body = json!({
+            "username": name, "password": "password", "auth": { "type": "m.login.dummy" },
+        });
+        let registered = self.post("/_matrix/client/v3/register", body).await;
+        self.user(&registered.expect_ok())
+    }
+
+    /// Logs a user in on another device.
+    pub(crate) async fn log_in(&self, name: &str) -> User {
+        let login = self
+            .post("/_matrix/client/v3/login", password_of(name))
+            .await;
+        self.user(&login.expect_ok())
+    }
+
+    /// Returns the user that a registration or login answered.
+    pub(crate) fn user(&self, answer: &Value) -> User {
+        let text = |key: &str| answer[key].as_str().expect("is a text").to_owned();
+        User {
+            client: self.client.with_token(&text("access_token")),
+            id: text("user_id"),
+            device_id: text("device_id"),
+            token: text("access_token"),
+        }
     }
 
     pub(crate) async fn get(&self, path: &str) -> Answer {

@@ -7,11 +7,20 @@
     reason = "a test fails by panicking"
 )]
 
+mod account;
+mod account_data;
 mod architecture;
 mod database;
+mod devices;
 mod discovery;
 mod errors;
+mod filters;
 mod harness;
+mod login;
 mod operator;
+mod profile;
+mod push_rules;
+mod register;
 mod shutdown;
 mod tls;
+mod to_device;

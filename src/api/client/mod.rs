@@ -1,11 +1,36 @@
 //! The client-server API, one file a chapter of the specification.
 
+mod account;
+mod account_data;
+mod admin_register;
+mod capabilities;
+mod devices;
 mod discovery;
+mod filters;
+mod login;
+mod profile;
+mod push_rules;
+mod register;
+mod tags;
+mod to_device;
 
 use axum::Router;
 
 use super::app::App;
 
 pub(super) fn routes() -> Router<App> {
-    Router::new().merge(discovery::routes())
+    Router::new()
+        .merge(account::routes())
+        .merge(account_data::routes())
+        .merge(admin_register::routes())
+        .merge(capabilities::routes())
+        .merge(devices::routes())
+        .merge(discovery::routes())
+        .merge(filters::routes())
+        .merge(login::routes())
+        .merge(profile::routes())
+        .merge(push_rules::routes())
+        .merge(register::routes())
+        .merge(tags::routes())
+        .merge(to_device::routes())
 }

@@ -21,7 +21,9 @@ use crate::{
     api::{Limits, Metrics, layers},
     clock::Clock,
     config::Config,
+    devices::Devices,
     tasks::Tasks,
+    users::testing::TestUsers,
 };
 
 fn paths<R: Metadata>() -> Vec<String> {
@@ -108,7 +110,10 @@ fn a_wrong_type_is_bad_json_and_broken_json_is_not_json() {
 async fn answer(request: http::Request<Body>) -> (u16, Value) {
     let clock = Clock::system();
     let config = Config::default();
+    let test = TestUsers::new(|_| {}).await;
     let app = App {
+        users: test.users.clone(),
+        devices: Devices::new(&test.test.db, &config),
         limits: Limits::new(&config.limits, clock.clone()),
         metrics: Metrics::new(&Registry::new()).expect("is new"),
         config: Arc::new(config),
@@ -142,7 +147,7 @@ async fn answer(request: http::Request<Body>) -> (u16, Value) {
 async fn whoami(
     Incoming { from, .. }: Incoming<whoami::v3::Request>,
 ) -> Outgoing<whoami::v3::Response> {
-    Outgoing(whoami::v3::Response::new(from.user_id, false))
+    Outgoing(whoami::v3::Response::new(from.user_id.clone(), false))
 }
 
 async fn refresh(

@@ -1,0 +1,76 @@
+//! One's own account: who one is, another password, and giving it up.
+
+use axum::{Router, extract::State};
+use ruma::api::client::account::{
+    ThirdPartyIdRemovalStatus, change_password, deactivate, get_3pids, whoami,
+};
+
+use crate::{
+    api::{App, Class, Incoming, Limits, Outgoing, endpoint},
+    error::{Error, Result},
+    users::Users,
+};
+
+pub(super) fn routes() -> Router<App> {
+    Router::new()
+        .merge(endpoint::<whoami::v3::Request, _>(whoami))
+        .merge(endpoint::<change_password::v3::Request, _>(change_password))
+        .merge(endpoint::<deactivate::v3::Request, _>(deactivate))
+        .merge(endpoint::<get_3pids::v3::Request, _>(get_3pids))
+}
+
+/// `GET /_matrix/client/*/account/whoami`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3accountwhoami
+async fn whoami(
+    Incoming { from, .. }: Incoming<whoami::v3::Request>,
+) -> Outgoing<whoami::v3::Response> {
+    let mut response = whoami::v3::Response::new(from.user_id.clone(), from.is_guest);
+    response.device_id = Some(from.device_id.clone());
+    Outgoing(response)
+}
+
+/// `POST /_matrix/client/*/account/password`
+///
+/// Who has no access token could prove by an e-mail address who they are; here are none.
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3accountpassword
+async fn change_password(
+    State(users): State<Users>,
+    State(limits): State<Limits>,
+    Incoming { from, request }: Incoming<change_password::v3::Request>,
+) -> Result<Outgoing<change_password::v3::Response>> {
+    let from = from.ok_or(Error::MissingToken)?;
+    limits.check(Class::Login, &*from.user_id)?;
+    users.change_password(&from, request).await?;
+    Ok(Outgoing(change_password::v3::Response::new()))
+}
+
+/// `POST /_matrix/client/*/account/deactivate`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3accountdeactivate
+async fn deactivate(
+    State(users): State<Users>,
+    State(limits): State<Limits>,
+    Incoming { from, request }: Incoming<deactivate::v3::Request>,
+) -> Result<Outgoing<deactivate::v3::Response>> {
+    let from = from.ok_or(Error::MissingToken)?;
+    limits.check(Class::Login, &*from.user_id)?;
+    from.must_not_be_guest()?;
+    users
+        .reauthenticate("deactivate", &from, &request.erase, request.auth.as_ref())
+        .await?;
+    users.deactivate(&from, request.erase).await?;
+    // There are no third-party ids that an identity server could know.
+    let response = deactivate::v3::Response::new(ThirdPartyIdRemovalStatus::Success);
+    Ok(Outgoing(response))
+}
+
+/// `GET /_matrix/client/*/account/3pid`
+///
+/// Accounts have no third-party ids here.
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3account3pid
+async fn get_3pids(_: Incoming<get_3pids::v3::Request>) -> Outgoing<get_3pids::v3::Response> {
+    Outgoing(get_3pids::v3::Response::new(Vec::new()))
+}

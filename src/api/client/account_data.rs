@@ -1,0 +1,94 @@
+//! Client config: account data, globally and by room.
+
+use axum::{Router, extract::State};
+use ruma::{
+    api::client::config::{
+        get_global_account_data, get_room_account_data, set_global_account_data,
+        set_room_account_data,
+    },
+    serde::Raw,
+};
+
+use crate::{
+    api::{App, Incoming, Outgoing, endpoint},
+    error::Result,
+    users::Users,
+};
+
+pub(super) fn routes() -> Router<App> {
+    Router::new()
+        .merge(endpoint::<get_global_account_data::v3::Request, _>(
+            get_global_account_data,
+        ))
+        .merge(endpoint::<set_global_account_data::v3::Request, _>(
+            set_global_account_data,
+        ))
+        .merge(endpoint::<get_room_account_data::v3::Request, _>(
+            get_room_account_data,
+        ))
+        .merge(endpoint::<set_room_account_data::v3::Request, _>(
+            set_room_account_data,
+        ))
+}
+
+/// `GET /_matrix/client/*/user/{userId}/account_data/{type}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3useruseridaccount_datatype
+async fn get_global_account_data(
+    State(users): State<Users>,
+    Incoming { from, request }: Incoming<get_global_account_data::v3::Request>,
+) -> Result<Outgoing<get_global_account_data::v3::Response>> {
+    let kind = request.event_type.to_string();
+    let content = users
+        .account_data(&from, &request.user_id, None, &kind)
+        .await?;
+    let content = Raw::from_json_string(content)?;
+    Ok(Outgoing(get_global_account_data::v3::Response::new(
+        content,
+    )))
+}
+
+/// `PUT /_matrix/client/*/user/{userId}/account_data/{type}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3useruseridaccount_datatype
+async fn set_global_account_data(
+    State(users): State<Users>,
+    Incoming { from, request }: Incoming<set_global_account_data::v3::Request>,
+) -> Result<Outgoing<set_global_account_data::v3::Response>> {
+    let kind = request.event_type.to_string();
+    let event = (kind.as_str(), request.data.json().get());
+    users
+        .set_account_data(&from, &request.user_id, None, event)
+        .await?;
+    Ok(Outgoing(set_global_account_data::v3::Response::new()))
+}
+
+/// `GET /_matrix/client/*/user/{userId}/rooms/{roomId}/account_data/{type}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3useruseridroomsroomidaccount_datatype
+async fn get_room_account_data(
+    State(users): State<Users>,
+    Incoming { from, request }: Incoming<get_room_account_data::v3::Request>,
+) -> Result<Outgoing<get_room_account_data::v3::Response>> {
+    let kind = request.event_type.to_string();
+    let content = users
+        .account_data(&from, &request.user_id, Some(&request.room_id), &kind)
+        .await?;
+    let content = Raw::from_json_string(content)?;
+    Ok(Outgoing(get_room_account_data::v3::Response::new(content)))
+}
+
+/// `PUT /_matrix/client/*/user/{userId}/rooms/{roomId}/account_data/{type}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3useruseridroomsroomidaccount_datatype
+async fn set_room_account_data(
+    State(users): State<Users>,
+    Incoming { from, request }: Incoming<set_room_account_data::v3::Request>,
+) -> Result<Outgoing<set_room_account_data::v3::Response>> {
+    let kind = request.event_type.to_string();
+    let event = (kind.as_str(), request.data.json().get());
+    users
+        .set_account_data(&from, &request.user_id, Some(&request.room_id), event)
+        .await?;
+    Ok(Outgoing(set_room_account_data::v3::Response::new()))
+}

@@ -1,0 +1,63 @@
+//! Registration with the shared secret, at the path where other homeservers' tools look for it.
+
+use axum::{
+    Json, Router,
+    body::Bytes,
+    extract::State,
+    routing::{MethodRouter, get},
+};
+use ruma::{OwnedDeviceId, OwnedServerName, OwnedUserId};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::{
+    api::{App, Class, Limits, Peer},
+    error::{Error, Result},
+    users::Users,
+};
+
+pub(super) fn routes() -> Router<App> {
+    let register: MethodRouter<App> = get(nonce).post(register);
+    Router::new().route("/_synapse/admin/v1/register", register)
+}
+
+#[derive(Serialize)]
+struct Registration {
+    user_id: OwnedUserId,
+    home_server: OwnedServerName,
+    access_token: String,
+    device_id: OwnedDeviceId,
+}
+
+/// `GET /_synapse/admin/v1/register`
+async fn nonce(
+    State(users): State<Users>,
+    State(limits): State<Limits>,
+    peer: Peer,
+) -> Result<Json<Value>> {
+    limits.check(Class::Login, &peer)?;
+    let nonce = users.shared_secret_nonce()?;
+    Ok(Json(json!({ "nonce": nonce })))
+}
+
+/// `POST /_synapse/admin/v1/register`
+async fn register(
+    State(users): State<Users>,
+    State(limits): State<Limits>,
+    peer: Peer,
+    body: Bytes,
+) -> Result<Json<Registration>> {
+    limits.check(Class::Login, &peer)?;
+    let body: Value = serde_json::from_slice(&body).map_err(|e| Error::NotJson(e.to_string()))?;
+    let request = serde_json::from_value(body).map_err(|e| Error::BadJson(e.to_string()))?;
+    let registered = users.register_with_shared_secret(request).await?;
+    let login = registered
+        .login
+        .ok_or_else(|| Error::internal("log in", "the registration began no session"))?;
+    Ok(Json(Registration {
+        home_server: login.user_id.server_name().to_owned(),
+        user_id: login.user_id,
+        access_token: login.issued.access_token,
+        device_id: login.device_id,
+    }))
+}

@@ -1,0 +1,44 @@
+//! Capabilities negotiation.
+
+use std::sync::Arc;
+
+use axum::{Json, Router, extract::State};
+use ruma::api::client::discovery::get_capabilities;
+use serde_json::{Value, json};
+
+use crate::{
+    api::{App, Incoming, endpoint},
+    config::Config,
+};
+
+pub(super) fn routes() -> Router<App> {
+    endpoint::<get_capabilities::v3::Request, _>(get_capabilities)
+}
+
+/// `GET /_matrix/client/*/capabilities`
+///
+/// ruma's response leaves out what is as clients assume; some clients want to read it all the same.
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3capabilities
+async fn get_capabilities(
+    State(config): State<Arc<Config>>,
+    _: Incoming<get_capabilities::v3::Request>,
+) -> Json<Value> {
+    Json(json!({
+        "capabilities": {
+            "m.room_versions": {
+                "default": config.server.default_room_version,
+                "available": {
+                    "6": "stable", "7": "stable", "8": "stable", "9": "stable",
+                    "10": "stable", "11": "stable", "12": "stable",
+                },
+            },
+            "m.change_password": { "enabled": true },
+            "m.set_displayname": { "enabled": true },
+            "m.set_avatar_url": { "enabled": true },
+            "m.profile_fields": { "enabled": true },
+            "m.3pid_changes": { "enabled": false },
+            "m.get_login_token": { "enabled": false },
+        },
+    }))
+}

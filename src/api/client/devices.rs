@@ -1,0 +1,95 @@
+//! Device management.
+
+use axum::{Router, extract::State};
+use ruma::{
+    DeviceId,
+    api::client::device::{delete_device, delete_devices, get_device, get_devices, update_device},
+};
+
+use crate::{
+    api::{App, Class, Incoming, Limits, Outgoing, endpoint},
+    devices::Devices,
+    error::Result,
+    users::Users,
+};
+
+pub(super) fn routes() -> Router<App> {
+    Router::new()
+        .merge(endpoint::<get_devices::v3::Request, _>(get_devices))
+        .merge(endpoint::<get_device::v3::Request, _>(get_device))
+        .merge(endpoint::<update_device::v3::Request, _>(update_device))
+        .merge(endpoint::<delete_device::v3::Request, _>(delete_device))
+        .merge(endpoint::<delete_devices::v3::Request, _>(delete_devices))
+}
+
+/// `GET /_matrix/client/*/devices`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3devices
+async fn get_devices(
+    State(devices): State<Devices>,
+    Incoming { from, .. }: Incoming<get_devices::v3::Request>,
+) -> Result<Outgoing<get_devices::v3::Response>> {
+    let devices = devices.list(from.user).await?;
+    Ok(Outgoing(get_devices::v3::Response::new(devices)))
+}
+
+/// `GET /_matrix/client/*/devices/{deviceId}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3devicesdeviceid
+async fn get_device(
+    State(devices): State<Devices>,
+    Incoming { from, request }: Incoming<get_device::v3::Request>,
+) -> Result<Outgoing<get_device::v3::Response>> {
+    let device = devices.get(from.user, &request.device_id).await?;
+    Ok(Outgoing(get_device::v3::Response::new(device)))
+}
+
+/// `PUT /_matrix/client/*/devices/{deviceId}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3devicesdeviceid
+async fn update_device(
+    State(devices): State<Devices>,
+    Incoming { from, request }: Incoming<update_device::v3::Request>,
+) -> Result<Outgoing<update_device::v3::Response>> {
+    devices
+        .rename(from.user, &request.device_id, request.display_name)
+        .await?;
+    Ok(Outgoing(update_device::v3::Response::new()))
+}
+
+/// `DELETE /_matrix/client/*/devices/{deviceId}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#delete_matrixclientv3devicesdeviceid
+async fn delete_device(
+    State(users): State<Users>,
+    State(devices): State<Devices>,
+    State(limits): State<Limits>,
+    Incoming { from, request }: Incoming<delete_device::v3::Request>,
+) -> Result<Outgoing<delete_device::v3::Response>> {
+    limits.check(Class::Login, &*from.user_id)?;
+    let (device_id, auth) = (&request.device_id, request.auth.as_ref());
+    users
+        .reauthenticate("delete_device", &from, device_id, auth)
+        .await?;
+    devices.delete(from.user, &[device_id]).await?;
+    Ok(Outgoing(delete_device::v3::Response::new()))
+}
+
+/// `POST /_matrix/client/*/delete_devices`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3delete_devices
+async fn delete_devices(
+    State(users): State<Users>,
+    State(devices): State<Devices>,
+    State(limits): State<Limits>,
+    Incoming { from, request }: Incoming<delete_devices::v3::Request>,
+) -> Result<Outgoing<delete_devices::v3::Response>> {
+    limits.check(Class::Login, &*from.user_id)?;
+    let (ids, auth) = (&request.devices, request.auth.as_ref());
+    users
+        .reauthenticate("delete_devices", &from, ids, auth)
+        .await?;
+    let ids: Vec<&DeviceId> = ids.iter().map(AsRef::as_ref).collect();
+    devices.delete(from.user, &ids).await?;
+    Ok(Outgoing(delete_devices::v3::Response::new()))
+}

@@ -1,0 +1,41 @@
+//! Filtering.
+
+use axum::{Router, extract::State};
+use ruma::api::client::filter::{create_filter, get_filter};
+
+use crate::{
+    api::{App, Incoming, Outgoing, endpoint},
+    error::Result,
+    users::Users,
+};
+
+pub(super) fn routes() -> Router<App> {
+    Router::new()
+        .merge(endpoint::<create_filter::v3::Request, _>(create_filter))
+        .merge(endpoint::<get_filter::v3::Request, _>(get_filter))
+}
+
+/// `POST /_matrix/client/*/user/{userId}/filter`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3useruseridfilter
+async fn create_filter(
+    State(users): State<Users>,
+    Incoming { from, request }: Incoming<create_filter::v3::Request>,
+) -> Result<Outgoing<create_filter::v3::Response>> {
+    let id = users
+        .create_filter(&from, &request.user_id, &request.filter)
+        .await?;
+    Ok(Outgoing(create_filter::v3::Response::new(id)))
+}
+
+/// `GET /_matrix/client/*/user/{userId}/filter/{filterId}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3useruseridfilterfilterid
+async fn get_filter(
+    State(users): State<Users>,
+    Incoming { from, request }: Incoming<get_filter::v3::Request>,
+) -> Result<Outgoing<get_filter::v3::Response>> {
+    from.must_be(&request.user_id)?;
+    let filter = users.filter(from.user, &request.filter_id).await?;
+    Ok(Outgoing(get_filter::v3::Response::new(filter)))
+}

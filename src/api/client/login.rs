@@ -1,0 +1,134 @@
+//! Login, logout, and refreshing access tokens.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    body::{Body, to_bytes},
+    extract::{FromRequest, Request, State},
+};
+use ruma::api::client::session::{
+    get_login_types::{
+        self,
+        v3::{LoginType, PasswordLoginType},
+    },
+    login::{
+        self,
+        v3::{DiscoveryInfo, HomeserverInfo},
+    },
+    logout, logout_all, refresh_token,
+};
+
+use serde_json::Value;
+
+use crate::{
+    api::{App, Class, Incoming, Limits, Outgoing, Peer, endpoint},
+    config::Config,
+    error::{Error, Result},
+    users::Users,
+};
+
+pub(super) fn routes() -> Router<App> {
+    Router::new()
+        .merge(endpoint::<get_login_types::v3::Request, _>(get_login_types))
+        .merge(endpoint::<login::v3::Request, _>(login))
+        .merge(endpoint::<refresh_token::v3::Request, _>(refresh_token))
+        .merge(endpoint::<logout::v3::Request, _>(logout))
+        .merge(endpoint::<logout_all::v3::Request, _>(logout_all))
+}
+
+/// `GET /_matrix/client/*/login`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3login
+async fn get_login_types(
+    _: Incoming<get_login_types::v3::Request>,
+) -> Outgoing<get_login_types::v3::Response> {
+    let password = LoginType::Password(PasswordLoginType::new());
+    Outgoing(get_login_types::v3::Response::new(vec![password]))
+}
+
+/// `POST /_matrix/client/*/login`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3login
+async fn login(
+    State(users): State<Users>,
+    State(limits): State<Limits>,
+    State(config): State<Arc<Config>>,
+    peer: Peer,
+    Login(request): Login,
+) -> Result<Outgoing<login::v3::Response>> {
+    limits.check(Class::Login, &peer)?;
+    let login = users.login(request).await?;
+    let issued = login.issued;
+    let mut response =
+        login::v3::Response::new(login.user_id, issued.access_token, login.device_id);
+    let homeserver = HomeserverInfo::new(config.public_url().to_string());
+    response.well_known = Some(DiscoveryInfo::new(homeserver));
+    response.refresh_token = issued.refresh_token;
+    response.expires_in = issued.expires_in;
+    Ok(Outgoing(response))
+}
+
+/// `POST /_matrix/client/*/refresh`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3refresh
+async fn refresh_token(
+    State(users): State<Users>,
+    State(limits): State<Limits>,
+    peer: Peer,
+    Incoming { request, .. }: Incoming<refresh_token::v3::Request>,
+) -> Result<Outgoing<refresh_token::v3::Response>> {
+    limits.check(Class::Login, &peer)?;
+    let issued = users.refresh(&request.refresh_token).await?;
+    let mut response = refresh_token::v3::Response::new(issued.access_token);
+    response.refresh_token = issued.refresh_token;
+    response.expires_in_ms = issued.expires_in;
+    Ok(Outgoing(response))
+}
+
+/// `POST /_matrix/client/*/logout`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3logout
+async fn logout(
+    State(users): State<Users>,
+    Incoming { from, .. }: Incoming<logout::v3::Request>,
+) -> Result<Outgoing<logout::v3::Response>> {
+    users.logout(&from).await?;
+    Ok(Outgoing(logout::v3::Response::new()))
+}
+
+/// `POST /_matrix/client/*/logout/all`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3logoutall
+async fn logout_all(
+    State(users): State<Users>,
+    Incoming { from, .. }: Incoming<logout_all::v3::Request>,
+) -> Result<Outgoing<logout_all::v3::Response>> {
+    users.logout_all(&from).await?;
+    Ok(Outgoing(logout_all::v3::Response::new()))
+}
+
+/// The request of a login, once it is known to have a `type`: ruma panics without one.
+struct Login(login::v3::Request);
+
+impl FromRequest<App> for Login {
+    type Rejection = Error;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self> {
+        let (parts, body) = request.into_parts();
+        let limit = app.config.limits.max_request_bytes;
+        let body = to_bytes(body, limit).await.map_err(|_| {
+            Error::TooLarge(format!(
+                "the body is larger than {limit} bytes, or broke off"
+            ))
+        })?;
+        let has_type = serde_json::from_slice::<Value>(&body)
+            .map_or(true, |body| body.get("type").is_some() || !body.is_object());
+        if !has_type {
+            return Err(Error::BadJson("missing field `type`".to_owned()));
+        }
+        let request = Request::from_parts(parts, Body::from(body));
+        let incoming = Incoming::from_request(request, app).await?;
+        Ok(Self(incoming.request))
+    }
+}

@@ -1,0 +1,76 @@
+//! Profiles.
+
+use axum::{Router, extract::State};
+use ruma::api::client::profile::{
+    delete_profile_field, get_profile, get_profile_field, set_profile_field,
+};
+
+use crate::{
+    api::{App, Incoming, Outgoing, endpoint},
+    error::Result,
+    users::Users,
+};
+
+pub(super) fn routes() -> Router<App> {
+    Router::new()
+        .merge(endpoint::<get_profile::v3::Request, _>(get_profile))
+        .merge(endpoint::<get_profile_field::v3::Request, _>(
+            get_profile_field,
+        ))
+        .merge(endpoint::<set_profile_field::v3::Request, _>(
+            set_profile_field,
+        ))
+        .merge(endpoint::<delete_profile_field::v3::Request, _>(
+            delete_profile_field,
+        ))
+}
+
+/// `GET /_matrix/client/*/profile/{userId}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3profileuserid
+async fn get_profile(
+    State(users): State<Users>,
+    Incoming { request, .. }: Incoming<get_profile::v3::Request>,
+) -> Result<Outgoing<get_profile::v3::Response>> {
+    let profile = users.profile(&request.user_id).await?;
+    Ok(Outgoing(profile.into()))
+}
+
+/// `GET /_matrix/client/*/profile/{userId}/{keyName}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3profileuseridkeyname
+async fn get_profile_field(
+    State(users): State<Users>,
+    Incoming { request, .. }: Incoming<get_profile_field::v3::Request>,
+) -> Result<Outgoing<get_profile_field::v3::Response>> {
+    let value = users
+        .profile_field(&request.user_id, &request.field)
+        .await?;
+    Ok(Outgoing(get_profile_field::v3::Response::new(value)))
+}
+
+/// `PUT /_matrix/client/*/profile/{userId}/{keyName}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3profileuseridkeyname
+async fn set_profile_field(
+    State(users): State<Users>,
+    Incoming { from, request }: Incoming<set_profile_field::v3::Request>,
+) -> Result<Outgoing<set_profile_field::v3::Response>> {
+    users
+        .set_profile_field(&from, &request.user_id, &request.value)
+        .await?;
+    Ok(Outgoing(set_profile_field::v3::Response::new()))
+}
+
+/// `DELETE /_matrix/client/*/profile/{userId}/{keyName}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#delete_matrixclientv3profileuseridkeyname
+async fn delete_profile_field(
+    State(users): State<Users>,
+    Incoming { from, request }: Incoming<delete_profile_field::v3::Request>,
+) -> Result<Outgoing<delete_profile_field::v3::Response>> {
+    users
+        .remove_profile_field(&from, &request.user_id, request.field)
+        .await?;
+    Ok(Outgoing(delete_profile_field::v3::Response::new()))
+}

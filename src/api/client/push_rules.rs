@@ -1,0 +1,152 @@
+//! Push rules.
+
+use axum::{Router, extract::State};
+use ruma::api::client::push::{
+    delete_pushrule, get_pushrule, get_pushrule_actions, get_pushrule_enabled, get_pushrules_all,
+    get_pushrules_global_scope, set_pushrule, set_pushrule_actions, set_pushrule_enabled,
+};
+
+use crate::{
+    api::{App, Incoming, Outgoing, endpoint},
+    error::Result,
+    users::Users,
+};
+
+pub(super) fn routes() -> Router<App> {
+    Router::new()
+        .merge(endpoint::<get_pushrules_all::v3::Request, _>(
+            get_pushrules_all,
+        ))
+        .merge(endpoint::<get_pushrules_global_scope::v3::Request, _>(
+            get_pushrules_global_scope,
+        ))
+        .merge(endpoint::<get_pushrule::v3::Request, _>(get_pushrule))
+        .merge(endpoint::<set_pushrule::v3::Request, _>(set_pushrule))
+        .merge(endpoint::<delete_pushrule::v3::Request, _>(delete_pushrule))
+        .merge(endpoint::<get_pushrule_enabled::v3::Request, _>(
+            get_pushrule_enabled,
+        ))
+        .merge(endpoint::<set_pushrule_enabled::v3::Request, _>(
+            set_pushrule_enabled,
+        ))
+        .merge(endpoint::<get_pushrule_actions::v3::Request, _>(
+            get_pushrule_actions,
+        ))
+        .merge(endpoint::<set_pushrule_actions::v3::Request, _>(
+            set_pushrule_actions,
+        ))
+}
+
+/// `GET /_matrix/client/*/pushrules/`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3pushrules
+async fn get_pushrules_all(
+    State(users): State<Users>,
+    Incoming { from, .. }: Incoming<get_pushrules_all::v3::Request>,
+) -> Result<Outgoing<get_pushrules_all::v3::Response>> {
+    let rules = users.push_rules(from.user, &from.user_id).await?;
+    Ok(Outgoing(get_pushrules_all::v3::Response::new(rules)))
+}
+
+/// `GET /_matrix/client/*/pushrules/global/`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3pushrulesglobal
+async fn get_pushrules_global_scope(
+    State(users): State<Users>,
+    Incoming { from, .. }: Incoming<get_pushrules_global_scope::v3::Request>,
+) -> Result<Outgoing<get_pushrules_global_scope::v3::Response>> {
+    let rules = users.push_rules(from.user, &from.user_id).await?;
+    let response = get_pushrules_global_scope::v3::Response::new(rules);
+    Ok(Outgoing(response))
+}
+
+/// `GET /_matrix/client/*/pushrules/global/{kind}/{ruleId}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3pushrulesglobalkindruleid
+async fn get_pushrule(
+    State(users): State<Users>,
+    Incoming { from, request }: Incoming<get_pushrule::v3::Request>,
+) -> Result<Outgoing<get_pushrule::v3::Response>> {
+    let rule = users
+        .push_rule(&from, request.kind, &request.rule_id)
+        .await?;
+    Ok(Outgoing(get_pushrule::v3::Response::new(rule.into())))
+}
+
+/// `PUT /_matrix/client/*/pushrules/global/{kind}/{ruleId}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3pushrulesglobalkindruleid
+async fn set_pushrule(
+    State(users): State<Users>,
+    Incoming { from, request }: Incoming<set_pushrule::v3::Request>,
+) -> Result<Outgoing<set_pushrule::v3::Response>> {
+    users.set_push_rule(&from, request).await?;
+    Ok(Outgoing(set_pushrule::v3::Response::new()))
+}
+
+/// `DELETE /_matrix/client/*/pushrules/global/{kind}/{ruleId}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#delete_matrixclientv3pushrulesglobalkindruleid
+async fn delete_pushrule(
+    State(users): State<Users>,
+    Incoming { from, request }: Incoming<delete_pushrule::v3::Request>,
+) -> Result<Outgoing<delete_pushrule::v3::Response>> {
+    users
+        .remove_push_rule(&from, request.kind, &request.rule_id)
+        .await?;
+    Ok(Outgoing(delete_pushrule::v3::Response::new()))
+}
+
+/// `GET /_matrix/client/*/pushrules/global/{kind}/{ruleId}/enabled`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3pushrulesglobalkindruleidenabled
+async fn get_pushrule_enabled(
+    State(users): State<Users>,
+    Incoming { from, request }: Incoming<get_pushrule_enabled::v3::Request>,
+) -> Result<Outgoing<get_pushrule_enabled::v3::Response>> {
+    let rule = users
+        .push_rule(&from, request.kind, &request.rule_id)
+        .await?;
+    let response = get_pushrule_enabled::v3::Response::new(rule.enabled());
+    Ok(Outgoing(response))
+}
+
+/// `PUT /_matrix/client/*/pushrules/global/{kind}/{ruleId}/enabled`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3pushrulesglobalkindruleidenabled
+async fn set_pushrule_enabled(
+    State(users): State<Users>,
+    Incoming { from, request }: Incoming<set_pushrule_enabled::v3::Request>,
+) -> Result<Outgoing<set_pushrule_enabled::v3::Response>> {
+    users
+        .enable_push_rule(&from, request.kind, &request.rule_id, request.enabled)
+        .await?;
+    Ok(Outgoing(set_pushrule_enabled::v3::Response::new()))
+}
+
+/// `GET /_matrix/client/*/pushrules/global/{kind}/{ruleId}/actions`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3pushrulesglobalkindruleidactions
+async fn get_pushrule_actions(
+    State(users): State<Users>,
+    Incoming { from, request }: Incoming<get_pushrule_actions::v3::Request>,
+) -> Result<Outgoing<get_pushrule_actions::v3::Response>> {
+    let rule = users
+        .push_rule(&from, request.kind, &request.rule_id)
+        .await?;
+    let response = get_pushrule_actions::v3::Response::new(rule.actions().to_vec());
+    Ok(Outgoing(response))
+}
+
+/// `PUT /_matrix/client/*/pushrules/global/{kind}/{ruleId}/actions`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3pushrulesglobalkindruleidactions
+async fn set_pushrule_actions(
+    State(users): State<Users>,
+    Incoming { from, request }: Incoming<set_pushrule_actions::v3::Request>,
+) -> Result<Outgoing<set_pushrule_actions::v3::Response>> {
+    users
+        .set_push_rule_actions(&from, request.kind, &request.rule_id, request.actions)
+        .await?;
+    Ok(Outgoing(set_pushrule_actions::v3::Response::new()))
+}

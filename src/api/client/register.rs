@@ -1,0 +1,75 @@
+//! Account registration.
+
+use axum::{Router, extract::State};
+use ruma::api::client::account::{
+    check_registration_token_validity, get_username_availability, register,
+};
+
+use crate::{
+    api::{App, Class, Incoming, Limits, Outgoing, Peer, endpoint},
+    error::Result,
+    users::Users,
+};
+
+pub(super) fn routes() -> Router<App> {
+    Router::new()
+        .merge(endpoint::<register::v3::Request, _>(register))
+        .merge(endpoint::<get_username_availability::v3::Request, _>(
+            get_username_availability,
+        ))
+        .merge(
+            endpoint::<check_registration_token_validity::v1::Request, _>(
+                check_registration_token_validity,
+            ),
+        )
+}
+
+/// `POST /_matrix/client/*/register`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3register
+async fn register(
+    State(users): State<Users>,
+    State(limits): State<Limits>,
+    peer: Peer,
+    Incoming { request, .. }: Incoming<register::v3::Request>,
+) -> Result<Outgoing<register::v3::Response>> {
+    limits.check(Class::Register, &peer)?;
+    let registered = users.register(request).await?;
+    let mut response = register::v3::Response::new(registered.user_id);
+    if let Some(login) = registered.login {
+        response.device_id = Some(login.device_id);
+        response.access_token = Some(login.issued.access_token);
+        response.refresh_token = login.issued.refresh_token;
+        response.expires_in = login.issued.expires_in;
+    }
+    Ok(Outgoing(response))
+}
+
+/// `GET /_matrix/client/*/register/available`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3registeravailable
+async fn get_username_availability(
+    State(users): State<Users>,
+    State(limits): State<Limits>,
+    peer: Peer,
+    Incoming { request, .. }: Incoming<get_username_availability::v3::Request>,
+) -> Result<Outgoing<get_username_availability::v3::Response>> {
+    limits.check(Class::Login, &peer)?;
+    users.available(&request.username).await?;
+    Ok(Outgoing(get_username_availability::v3::Response::new(true)))
+}
+
+/// `GET /_matrix/client/v1/register/m.login.registration_token/validity`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1registermloginregistration_tokenvalidity
+async fn check_registration_token_validity(
+    State(users): State<Users>,
+    State(limits): State<Limits>,
+    peer: Peer,
+    Incoming { request, .. }: Incoming<check_registration_token_validity::v1::Request>,
+) -> Result<Outgoing<check_registration_token_validity::v1::Response>> {
+    limits.check(Class::Login, &peer)?;
+    let is_valid = users.registration_token_is_valid(&request.token).await?;
+    let response = check_registration_token_validity::v1::Response::new(is_valid);
+    Ok(Outgoing(response))
+}

@@ -1,0 +1,27 @@
+//! Send-to-device messaging.
+
+use axum::{Router, extract::State};
+use ruma::api::client::to_device::send_event_to_device;
+
+use crate::{
+    api::{App, Incoming, Outgoing, endpoint},
+    devices::Devices,
+    error::Result,
+};
+
+pub(super) fn routes() -> Router<App> {
+    endpoint::<send_event_to_device::v3::Request, _>(send_event_to_device)
+}
+
+/// `PUT /_matrix/client/*/sendToDevice/{eventType}/{txnId}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3sendtodeviceeventtypetxnid
+async fn send_event_to_device(
+    State(devices): State<Devices>,
+    Incoming { from, request }: Incoming<send_event_to_device::v3::Request>,
+) -> Result<Outgoing<send_event_to_device::v3::Response>> {
+    devices
+        .send_to_device(&from.user_id, from.device, &request)
+        .await?;
+    Ok(Outgoing(send_event_to_device::v3::Response::new()))
+}

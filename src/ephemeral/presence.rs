@@ -1,0 +1,379 @@
+//! Who is there, and when they were last active.
+//!
+//! Presence is kept in memory alone. A user who syncs is online, or what the sync says; one who has done
+//! nothing for a while is unavailable, and one who no longer syncs is offline.
+//!
+//! [Presence](https://spec.matrix.org/v1.19/client-server-api/#presence)
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use ruma::{OwnedUserId, UInt, events::presence::PresenceEvent, presence::PresenceState};
+
+use super::{Stir, Tick, Ticks};
+use crate::{clock::Clock, storage::UserNum, tasks::Tasks};
+
+/// After how long without a sync a user is offline.
+const OFFLINE_AFTER_MS: i64 = 30_000;
+/// After how long without any action a user is unavailable.
+const IDLE_AFTER_MS: i64 = 5 * 60_000;
+/// For how long after an action a user counts as currently active.
+const ACTIVE_FOR_MS: i64 = 60_000;
+/// How often it is looked who has gone.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// Changes remembered in order; whoever asks for older ones is told everything.
+const RECENT: usize = 16_384;
+/// Users remembered; the offline ones are forgotten first.
+const USERS: usize = 100_000;
+
+/// Who is there.
+pub struct Presence {
+    known: Mutex<Known>,
+    clock: Clock,
+    ticks: Ticks,
+}
+
+#[derive(Default)]
+struct Known {
+    users: HashMap<UserNum, Record>,
+    recent: VecDeque<(Tick, UserNum)>,
+    /// Changes up to this tick are in `recent` no more.
+    forgotten: Tick,
+}
+
+#[derive(Clone, Debug)]
+struct Record {
+    user_id: OwnedUserId,
+    state: PresenceState,
+    status_msg: Option<String>,
+    last_active: i64,
+    last_sync: i64,
+    /// Syncs that wait, and channels that are open.
+    waiting: usize,
+    changed: Tick,
+}
+
+/// What a user does that bears on presence.
+#[derive(Clone, Debug)]
+pub enum PresenceUpdate {
+    /// Says so, with a message for others.
+    Set(PresenceState, Option<String>),
+    /// Syncs, and shall be shown like this meanwhile.
+    Sync(PresenceState),
+    /// Sends, types or reads.
+    Active,
+}
+
+impl Presence {
+    pub(super) fn start(ticks: Ticks, clock: Clock, tasks: &Tasks) -> Arc<Self> {
+        let presence = Arc::new(Self {
+            known: Mutex::default(),
+            clock,
+            ticks,
+        });
+        let (watched, stopping) = (presence.clone(), tasks.stopping().clone());
+        drop(tasks.spawn(async move {
+            let mut look = tokio::time::interval(LOOK_EVERY);
+            loop {
+                tokio::select! {
+                    () = stopping.cancelled() => break,
+                    _ = look.tick() => watched.look(),
+                }
+            }
+        }));
+        presence
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes what a user does.
+    pub fn update(&self, user: UserNum, user_id: &OwnedUserId, update: PresenceUpdate) {
+        let now = self.clock.now_ms();
+        let changed = {
+            let mut known = self.known();
+            known.make_room();
+            let record = known
+                .users
+                .entry(user)
+                .or_insert_with(|| Record::new(user_id.clone()));
+            let before = record.shown();
+            record.take(update, now);
+            let changed = record.shown() != before;
+            if changed {
+                known.mark(user, self.ticks.next());
+            }
+            changed
+        };
+        if changed {
+            self.ticks.stir(Stir::Presence(user));
+        }
+    }
+
+    /// Notes that a user begins to wait for news; until the guard is dropped they do not go offline.
+    pub fn waits(self: &Arc<Self>, user: UserNum) -> Waiting {
+        if let Some(record) = self.known().users.get_mut(&user) {
+            record.waiting += 1;
+        }
+        Waiting {
+            presence: self.clone(),
+            user,
+        }
+    }
+
+    /// Returns a user's presence, if anything is known of it.
+    pub fn get(&self, user: UserNum) -> Option<PresenceEvent> {
+        let now = self.clock.now_ms();
+        self.known()
+            .users
+            .get(&user)
+            .map(|record| record.event(now))
+    }
+
+    /// Returns whose presence changed after a tick; `None` when that is too long ago to know.
+    pub fn changed(&self, after: Tick, up_to: Tick) -> Option<Vec<UserNum>> {
+        let known = self.known();
+        if after < known.forgotten {
+            return None;
+        }
+        let recent = known
+            .recent
+            .iter()
+            .rev()
+            .take_while(|(tick, _)| *tick > after);
+        let mut users: Vec<UserNum> = recent
+            .filter(|(tick, _)| *tick <= up_to)
+            .map(|(_, user)| *user)
+            .collect();
+        users.sort_unstable();
+        users.dedup();
+        Some(users)
+    }
+
+    /// Returns everyone of whom anything is known.
+    pub fn everyone(&self) -> Vec<UserNum> {
+        self.known().users.keys().copied().collect()
+    }
+
+    /// Finds who has gone, and who does nothing.
+    fn look(&self) {
+        let now = self.clock.now_ms();
+        let mut gone = Vec::new();
+        {
+            let mut known = self.known();
+            for (user, record) in &mut known.users {
+                let before = record.shown();
+                record.age(now);
+                if record.shown() != before {
+                    gone.push(*user);
+                }
+            }
+            for user in &gone {
+                known.mark(*user, self.ticks.next());
+            }
+        }
+        for user in gone {
+            self.ticks.stir(Stir::Presence(user));
+        }
+    }
+}
+
+impl Known {
+    fn mark(&mut self, user: UserNum, tick: Tick) {
+        if let Some(record) = self.users.get_mut(&user) {
+            record.changed = tick;
+        }
+        self.recent.push_back((tick, user));
+        if self.recent.len() > RECENT
+            && let Some((forgotten, _)) = self.recent.pop_front()
+        {
+            self.forgotten = forgotten;
+        }
+    }
+
+    fn make_room(&mut self) {
+        if self.users.len() > USERS {
+            self.users
+                .retain(|_, record| record.state != PresenceState::Offline || record.waiting > 0);
+        }
+    }
+}
+
+impl Record {
+    fn new(user_id: OwnedUserId) -> Self {
+        Self {
+            user_id,
+            state: PresenceState::Offline,
+            status_msg: None,
+            last_active: 0,
+            last_sync: 0,
+            waiting: 0,
+            changed: 0,
+        }
+    }
+
+    fn take(&mut self, update: PresenceUpdate, now: i64) {
+        match update {
+            PresenceUpdate::Set(state, status_msg) => {
+                self.state = state;
+                self.status_msg = status_msg;
+                self.last_active = now;
+                self.last_sync = now;
+            }
+            PresenceUpdate::Sync(state) => {
+                self.last_sync = now;
+                let comes = self.state == PresenceState::Offline && state != PresenceState::Offline;
+                if comes {
+                    self.last_active = now;
+                }
+                // A sync does not wake one who is idle: only an action does.
+                let idles =
+                    self.state == PresenceState::Unavailable && state == PresenceState::Online;
+                if state != PresenceState::Offline && !idles {
+                    self.state = state;
+                }
+            }
+            PresenceUpdate::Active => {
+                self.last_active = now;
+                if self.state == PresenceState::Unavailable {
+                    self.state = PresenceState::Online;
+                }
+            }
+        }
+    }
+
+    fn age(&mut self, now: i64) {
+        if self.waiting > 0 {
+            self.last_sync = now;
+        }
+        if now - self.last_sync > OFFLINE_AFTER_MS {
+            self.state = PresenceState::Offline;
+        } else if self.state == PresenceState::Online && now - self.last_active > IDLE_AFTER_MS {
+            self.state = PresenceState::Unavailable;
+        }
+    }
+
+    /// What others would notice.
+    fn shown(&self) -> (PresenceState, Option<String>) {
+        (self.state.clone(), self.status_msg.clone())
+    }
+
+    fn event(&self, now: i64) -> PresenceEvent {
+        let mut content = ruma::events::presence::PresenceEventContent::new(self.state.clone());
+        content.status_msg.clone_from(&self.status_msg);
+        let ago = now.saturating_sub(self.last_active);
+        if self.last_active > 0 {
+            content.last_active_ago = UInt::try_from(ago).ok();
+        }
+        content.currently_active = Some(self.state == PresenceState::Online && ago < ACTIVE_FOR_MS);
+        PresenceEvent {
+            sender: self.user_id.clone(),
+            content,
+        }
+    }
+}
+
+/// Somebody waits for news.
+pub struct Waiting {
+    presence: Arc<Presence>,
+    user: UserNum,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let now = self.presence.clock.now_ms();
+        if let Some(record) = self.presence.known().users.get_mut(&self.user) {
+            record.waiting = record.waiting.saturating_sub(1);
+            record.last_sync = now;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::user_id;
+
+    use super::*;
+    use crate::ephemeral::Ephemeral;
+
+    struct Scene {
+        clock: Clock,
+        ephemeral: Ephemeral,
+    }
+
+    impl Scene {
+        fn new() -> Self {
+            let clock = Clock::manual(1_000_000);
+            Self {
+                ephemeral: Ephemeral::new(clock.clone(), &Tasks::default()),
+                clock,
+            }
+        }
+
+        fn alice(&self, update: PresenceUpdate) {
+            self.ephemeral
+                .presence
+                .update(1, &user_id!("@alice:here").to_owned(), update);
+        }
+
+        fn state(&self) -> PresenceState {
+            self.ephemeral.presence.get(1).unwrap().content.presence
+        }
+
+        fn pass(&self, seconds: u64) {
+            self.clock.advance(Duration::from_secs(seconds));
+            self.ephemeral.presence.look();
+        }
+    }
+
+    #[tokio::test]
+    async fn whoever_syncs_is_online_and_goes_offline_some_time_after_the_last_sync() {
+        let scene = Scene::new();
+
+        scene.alice(PresenceUpdate::Sync(PresenceState::Online));
+        assert_eq!(scene.state(), PresenceState::Online);
+        scene.pass(31);
+
+        assert_eq!(scene.state(), PresenceState::Offline);
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_for_news_stays_and_is_unavailable_after_doing_nothing() {
+        let scene = Scene::new();
+        scene.alice(PresenceUpdate::Sync(PresenceState::Online));
+
+        let waiting = scene.ephemeral.presence.waits(1);
+        scene.pass(31);
+        assert_eq!(scene.state(), PresenceState::Online);
+        scene.pass(300);
+        assert_eq!(scene.state(), PresenceState::Unavailable);
+        scene.alice(PresenceUpdate::Active);
+        assert_eq!(scene.state(), PresenceState::Online);
+        drop(waiting);
+    }
+
+    #[tokio::test]
+    async fn only_a_change_that_others_would_notice_is_told() {
+        let scene = Scene::new();
+        scene.alice(PresenceUpdate::Sync(PresenceState::Online));
+        let tick = scene.ephemeral.now();
+
+        scene.alice(PresenceUpdate::Active);
+        assert_eq!(
+            scene.ephemeral.presence.changed(tick, i64::MAX),
+            Some(vec![])
+        );
+        scene.alice(PresenceUpdate::Set(
+            PresenceState::Online,
+            Some("tea".to_owned()),
+        ));
+        assert_eq!(
+            scene.ephemeral.presence.changed(tick, i64::MAX),
+            Some(vec![1])
+        );
+    }
+}

@@ -1,0 +1,117 @@
+//! Filters: which events a client wants.
+//!
+//! [Filtering](https://spec.matrix.org/v1.19/client-server-api/#filtering)
+
+use ruma::{
+    RoomId, UserId,
+    api::client::filter::{Filter, RoomEventFilter, RoomFilter, UrlFilter},
+};
+
+use super::Pdu;
+
+/// Returns whether a filter lets an event of a room's timeline or state through.
+pub fn wants_event(filter: &RoomEventFilter, pdu: &Pdu) -> bool {
+    wants_room_in(filter.rooms.as_deref(), &filter.not_rooms, &pdu.room_id)
+        && wants_type(
+            filter.types.as_deref(),
+            &filter.not_types,
+            &pdu.kind.to_string(),
+        )
+        && wants_sender(filter.senders.as_deref(), &filter.not_senders, &pdu.sender)
+        && match filter.url_filter {
+            None => true,
+            Some(UrlFilter::EventsWithUrl) => has_url(pdu),
+            Some(UrlFilter::EventsWithoutUrl) => !has_url(pdu),
+        }
+}
+
+/// Returns whether a filter lets something of a room through that is no event: typing, receipts, account data.
+pub fn wants_room_data(filter: &RoomEventFilter, room_id: &RoomId, kind: &str) -> bool {
+    wants_room_in(filter.rooms.as_deref(), &filter.not_rooms, room_id)
+        && wants_type(filter.types.as_deref(), &filter.not_types, kind)
+}
+
+/// Returns whether a filter lets something through that belongs to no room.
+pub fn wants_global(filter: &Filter, kind: &str, sender: Option<&UserId>) -> bool {
+    wants_type(filter.types.as_deref(), &filter.not_types, kind)
+        && sender.is_none_or(|sender| {
+            wants_sender(filter.senders.as_deref(), &filter.not_senders, sender)
+        })
+}
+
+/// Returns whether a filter lets a room through.
+pub fn wants_room(filter: &RoomFilter, room_id: &RoomId) -> bool {
+    wants_room_in(filter.rooms.as_deref(), &filter.not_rooms, room_id)
+}
+
+fn wants_room_in<R: AsRef<RoomId>>(rooms: Option<&[R]>, not_rooms: &[R], room_id: &RoomId) -> bool {
+    let names = |rooms: &[R]| rooms.iter().any(|room| room.as_ref() == room_id);
+    !names(not_rooms) && rooms.is_none_or(names)
+}
+
+fn wants_sender<U: AsRef<UserId>>(
+    senders: Option<&[U]>,
+    not_senders: &[U],
+    sender: &UserId,
+) -> bool {
+    let names = |senders: &[U]| senders.iter().any(|named| named.as_ref() == sender);
+    !names(not_senders) && senders.is_none_or(names)
+}
+
+fn wants_type(types: Option<&[String]>, not_types: &[String], kind: &str) -> bool {
+    let names = |types: &[String]| types.iter().any(|pattern| matches(pattern, kind));
+    !names(not_types) && types.is_none_or(names)
+}
+
+/// Returns whether a type fits a pattern in which `*` stands for any text.
+fn matches(pattern: &str, kind: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let Some(mut rest) = parts.next().and_then(|first| kind.strip_prefix(first)) else {
+        return false;
+    };
+    let mut parts = parts.peekable();
+    if parts.peek().is_none() {
+        return rest.is_empty();
+    }
+    while let Some(part) = parts.next() {
+        if parts.peek().is_none() {
+            return rest.ends_with(part);
+        }
+        match rest.find(part) {
+            Some(at) => rest = rest.get(at + part.len()..).unwrap_or_default(),
+            None => return false,
+        }
+    }
+    true
+}
+
+fn has_url(pdu: &Pdu) -> bool {
+    pdu.content_str("url").is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_star_stands_for_any_text() {
+        assert!(matches("m.room.*", "m.room.message"));
+        assert!(matches("*", "anything"));
+        assert!(matches("m.*.message", "m.room.message"));
+        assert!(matches("m.room.message", "m.room.message"));
+        assert!(!matches("m.room.*", "m.reaction"));
+        assert!(!matches("m.room", "m.room.message"));
+        assert!(!matches("*.name", "m.room.message"));
+    }
+
+    #[test]
+    fn what_is_named_on_both_lists_is_not_wanted() {
+        let types = ["m.room.*".to_owned()];
+        let not_types = ["m.room.name".to_owned()];
+
+        assert!(wants_type(Some(&types), &not_types, "m.room.topic"));
+        assert!(!wants_type(Some(&types), &not_types, "m.room.name"));
+        assert!(!wants_type(Some(&[]), &[], "m.room.topic"));
+        assert!(wants_type(None, &[], "m.room.topic"));
+    }
+}

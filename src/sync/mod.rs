@@ -1,0 +1,198 @@
+//! What changed for a user between two positions of the journal: one engine, and the ways to present it.
+//!
+//! `moment` takes what memory holds at one position; `room_view` makes of it what one user may see of a room;
+//! `response` puts an answer of `/sync` together; `waiter` lets clients wait for news, and `channel` pushes
+//! the same answers through a WebSocket.
+
+mod event_fields;
+mod lazy;
+mod moment;
+mod recent;
+mod response;
+mod room_view;
+mod token;
+mod waiter;
+
+use std::{sync::Arc, time::Duration};
+
+use ruma::{
+    api::client::{filter::FilterDefinition, sync::sync_events::v3::Response},
+    presence::PresenceState,
+};
+use tokio::time::Instant;
+
+use self::{lazy::LazyMembers, recent::Recent};
+pub use self::{
+    room_view::client_event,
+    token::{Token, place_of, place_token},
+    waiter::Waiters,
+};
+use crate::{
+    clock::Clock,
+    devices::Devices,
+    ephemeral::{Ephemeral, PresenceUpdate},
+    error::Result,
+    rooms::Rooms,
+    storage::Db,
+    tasks::Tasks,
+    users::{Session, Users},
+};
+
+/// The longest that a client may wait for news.
+const LONGEST_WAIT: Duration = Duration::from_mins(3);
+
+/// Answers what changed. Cheap to clone.
+#[derive(Clone)]
+pub struct Sync {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    db: Db,
+    clock: Clock,
+    users: Users,
+    devices: Devices,
+    rooms: Rooms,
+    ephemeral: Ephemeral,
+    recent: Arc<Recent>,
+    waiters: Arc<Waiters>,
+    lazy: LazyMembers,
+    tasks: Tasks,
+}
+
+/// What a client asks of a sync.
+#[derive(Clone, Debug)]
+pub struct SyncRequest {
+    /// From where on; `None` for everything.
+    pub since: Option<Token>,
+    /// What the client wants.
+    pub filter: Arc<FilterDefinition>,
+    /// Whether all state is wanted, even where nothing changed.
+    pub full_state: bool,
+    /// How long to wait for news.
+    pub timeout: Duration,
+    /// What the user is shown as meanwhile.
+    pub set_presence: PresenceState,
+    /// Whether state is wanted as it is after the timeline, not before.
+    pub use_state_after: bool,
+}
+
+/// The services that a sync reads from.
+pub struct Sources {
+    /// The database.
+    pub db: Db,
+    /// The time.
+    pub clock: Clock,
+    /// The accounts.
+    pub users: Users,
+    /// The devices.
+    pub devices: Devices,
+    /// The rooms.
+    pub rooms: Rooms,
+    /// What lives in memory alone.
+    pub ephemeral: Ephemeral,
+}
+
+impl Sync {
+    /// Begins to follow the journal. The rooms must follow it already: they are told first.
+    pub fn new(sources: Sources, tasks: &Tasks) -> Self {
+        let Sources {
+            db,
+            clock,
+            users,
+            devices,
+            rooms,
+            ephemeral,
+        } = sources;
+        let recent = Arc::new(Recent::new(db.journal().published()));
+        db.journal().follow(recent.clone());
+        let waiters = Waiters::start(rooms.clone(), &ephemeral, tasks);
+        db.journal().follow(waiters.clone());
+        let inner = Inner {
+            db,
+            clock,
+            users,
+            devices,
+            rooms,
+            ephemeral,
+            recent,
+            waiters,
+            lazy: LazyMembers::default(),
+            tasks: tasks.clone(),
+        };
+        Self {
+            inner: Arc::new(inner),
+        }
+    }
+
+    /// Returns what changed since the client's token, and waits for something to change if nothing has.
+    ///
+    /// [`GET /sync`](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3sync)
+    pub async fn sync(&self, session: &Session, request: SyncRequest) -> Result<Response> {
+        self.inner.begin(session, &request).await?;
+        let _waiting = self.inner.ephemeral.presence.waits(session.user);
+        let deadline = Instant::now() + request.timeout.min(LONGEST_WAIT);
+        loop {
+            let mut news = self.inner.waiters.register(session.user);
+            let (response, _) = self.inner.respond(session, &request).await?;
+            let is_due =
+                request.since.is_none() || request.full_state || Instant::now() >= deadline;
+            if is_due || !response::is_empty(&response) {
+                return Ok(response);
+            }
+            tokio::select! {
+                () = news.come() => {}
+                () = tokio::time::sleep_until(deadline) => return Ok(response),
+                () = self.inner.tasks.stopping().cancelled() => return Ok(response),
+            }
+        }
+    }
+
+    /// Returns what changed since a token, at once, and the token up to which it tells.
+    pub async fn changes(
+        &self,
+        session: &Session,
+        request: &SyncRequest,
+    ) -> Result<(Response, Token)> {
+        self.inner.respond(session, request).await
+    }
+
+    /// Notes that a client has all that came before a token.
+    pub async fn acknowledge(&self, session: &Session, token: &Token) -> Result<()> {
+        self.inner
+            .devices
+            .acknowledge(session.device, token.to_device)
+            .await
+    }
+
+    /// Returns where to wait for news of a user.
+    pub fn waiters(&self) -> &Arc<Waiters> {
+        &self.inner.waiters
+    }
+
+    /// Returns whether a client has nothing to learn from a response.
+    pub fn is_empty(response: &Response) -> bool {
+        response::is_empty(response)
+    }
+}
+
+impl Inner {
+    /// Notes that the client is there, and that it has what came before its token.
+    async fn begin(&self, session: &Session, request: &SyncRequest) -> Result<()> {
+        let update = PresenceUpdate::Sync(request.set_presence.clone());
+        self.ephemeral
+            .presence
+            .update(session.user, &session.user_id, update);
+        match &request.since {
+            Some(since) => {
+                self.devices
+                    .acknowledge(session.device, since.to_device)
+                    .await
+            }
+            None => {
+                self.lazy.forget(session.device);
+                Ok(())
+            }
+        }
+    }
+}

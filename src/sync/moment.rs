@@ -1,0 +1,245 @@
+//! What memory holds for a user at one position of the journal.
+//!
+//! Everything is taken while the journal is held still, so that no change between two tokens is missed or told
+//! twice; what is not in memory is loaded before.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use ruma::{OwnedUserId, events::room::member::MembershipState};
+
+use super::{Inner, Token};
+use crate::{
+    ephemeral::Tick,
+    error::{Error, Result},
+    matrix::{StateMap, TimelineEvent},
+    rooms::{Room, UserRoom, UserRooms},
+    storage::{Position, Receipt, RoomNum, UserNum},
+};
+
+/// How often rooms are loaded again because memory dropped them meanwhile.
+const ATTEMPTS: usize = 16;
+
+/// What memory holds at one position.
+#[derive(Debug)]
+pub(super) struct Moment {
+    /// The position.
+    pub(super) now: Position,
+    /// The tick.
+    pub(super) tick: Tick,
+    /// The rooms of the user in which something happened.
+    pub(super) rooms: Vec<RoomMoment>,
+}
+
+/// What memory holds of a room.
+#[derive(Debug)]
+pub(super) struct RoomMoment {
+    pub(super) num: RoomNum,
+    /// What the user is to the room.
+    pub(super) mine: UserRoom,
+    /// `None` for a room that this server may not know from within: the user is only invited.
+    pub(super) inside: Option<Inside>,
+}
+
+/// A room as those see it who are, or were, in it.
+#[derive(Debug)]
+pub(super) struct Inside {
+    pub(super) room: Arc<Room>,
+    pub(super) state: StateMap,
+    /// The latest events after the client's token, the oldest first.
+    pub(super) ring: Vec<Arc<TimelineEvent>>,
+    /// Whether `ring` holds every event after the client's token.
+    pub(super) is_complete: bool,
+    pub(super) notified: i64,
+    pub(super) mentioned: i64,
+    pub(super) joined_members: i64,
+    pub(super) invited_members: i64,
+    /// Receipts after the client's token.
+    pub(super) receipts: Vec<Arc<Receipt>>,
+    /// Who types, if that changed.
+    pub(super) typing: Option<Vec<OwnedUserId>>,
+}
+
+impl Inner {
+    /// Takes the moment for a user: every room, or those in which something happened since a token.
+    ///
+    /// Rooms that the user has left belong to it only where they left after the token, or with `with_left`.
+    pub(super) async fn moment(
+        &self,
+        user: UserNum,
+        since: Option<&Token>,
+        with_left: bool,
+    ) -> Result<Moment> {
+        let older = self.changed_long_ago(user, since).await?;
+        for _ in 0..ATTEMPTS {
+            let mine = self.rooms.of_user(user).await?;
+            // Loads what is not in memory, and keeps it there until the moment is taken.
+            let asked = Asked {
+                since,
+                older: &older,
+                with_left,
+            };
+            let mut held = Vec::new();
+            for (num, room) in self.wanted(&mine, &asked) {
+                if is_inside(&room) {
+                    held.push(self.rooms.room_by_number(num).await?);
+                }
+            }
+            if let Some(moment) = self.take(user, &mine, &asked) {
+                return Ok(moment);
+            }
+        }
+        Err(Error::Unavailable(
+            "the rooms do not stay in memory".to_owned(),
+        ))
+    }
+
+    /// Returns the rooms in which something happened before memory begins to know it.
+    async fn changed_long_ago(&self, user: UserNum, since: Option<&Token>) -> Result<Older> {
+        let Some(since) = since else {
+            return Ok(Older::default());
+        };
+        let up_to = self.db.journal().published();
+        if self.recent.rooms(since.position).is_some() {
+            return Ok(Older {
+                up_to: since.position,
+                rooms: Vec::new(),
+            });
+        }
+        let rooms = self.rooms.changed_since(user, since.position).await?;
+        let with_account_data = self
+            .users
+            .account_data_changed(user, since.position, up_to)
+            .await?;
+        let rooms = rooms
+            .into_iter()
+            .chain(with_account_data.into_iter().filter_map(|data| data.room()));
+        Ok(Older {
+            up_to,
+            rooms: rooms.collect(),
+        })
+    }
+
+    fn changed(&self, since: &Token, older: &Older) -> HashSet<RoomNum> {
+        let mut changed: HashSet<RoomNum> = older.rooms.iter().copied().collect();
+        changed.extend(self.recent.rooms(older.up_to).unwrap_or_default());
+        changed.extend(self.ephemeral.typing.changed_rooms(self.tick_of(since)));
+        changed
+    }
+
+    /// Returns the tick of a token; one from an earlier run of the server knows nothing of this one.
+    pub(super) fn tick_of(&self, since: &Token) -> Tick {
+        if since.boot == self.ephemeral.boot() {
+            since.tick
+        } else {
+            0
+        }
+    }
+
+    /// Returns the user's rooms that belong to the moment.
+    fn wanted(&self, mine: &UserRooms, asked: &Asked<'_>) -> HashMap<RoomNum, UserRoom> {
+        let all = mine.all();
+        let is_wanted = |room: &UserRoom| {
+            let has_left = matches!(
+                room.membership,
+                MembershipState::Leave | MembershipState::Ban
+            );
+            let is_news = asked
+                .since
+                .is_some_and(|since| room.position > since.position);
+            !room.forgotten && (!has_left || is_news || (asked.since.is_none() && asked.with_left))
+        };
+        let found: HashMap<RoomNum, UserRoom> = match asked.since {
+            None => all.iter().map(|(num, room)| (*num, room.clone())).collect(),
+            Some(since) => {
+                let changed = self.changed(since, asked.older);
+                changed
+                    .into_iter()
+                    .filter_map(|num| Some((num, all.get(&num)?.clone())))
+                    .collect()
+            }
+        };
+        found
+            .into_iter()
+            .filter(|(_, room)| is_wanted(room))
+            .collect()
+    }
+
+    /// Takes the moment; `None` when something is not in memory.
+    fn take(&self, user: UserNum, mine: &Arc<UserRooms>, asked: &Asked<'_>) -> Option<Moment> {
+        let _still = self.db.journal().still();
+        let is_current = self
+            .rooms
+            .peek_user(user)
+            .is_some_and(|current| Arc::ptr_eq(&current, mine));
+        if !is_current {
+            return None;
+        }
+        let (now, tick) = (self.db.journal().published(), self.ephemeral.now());
+        let mut rooms = Vec::new();
+        for (num, mine) in self.wanted(mine, asked) {
+            let inside = if is_inside(&mine) {
+                Some(self.inside(num, asked.since, tick)?)
+            } else {
+                None
+            };
+            rooms.push(RoomMoment { num, mine, inside });
+        }
+        Some(Moment { now, tick, rooms })
+    }
+
+    fn inside(&self, num: RoomNum, since: Option<&Token>, tick: Tick) -> Option<Inside> {
+        let room = self.rooms.peek(num)?;
+        let after = since.map_or(0, |since| since.position);
+        let view = room.view();
+        Some(Inside {
+            state: view.state.clone(),
+            ring: view
+                .ring
+                .iter()
+                .filter(|event| event.position > after)
+                .cloned()
+                .collect(),
+            is_complete: view.ring_after <= after,
+            notified: view.notified,
+            mentioned: view.mentioned,
+            joined_members: view.joined_members,
+            invited_members: view.invited_members,
+            receipts: view
+                .receipts
+                .range(after + 1..)
+                .map(|(_, receipt)| receipt.clone())
+                .collect(),
+            typing: self.ephemeral.typing.changed(
+                num,
+                since.map_or(0, |since| self.tick_of(since)),
+                tick,
+            ),
+            room: room.clone(),
+        })
+    }
+}
+
+/// Rooms in which something happened before memory begins to know it, and up to where the database said so.
+#[derive(Debug, Default)]
+struct Older {
+    up_to: Position,
+    rooms: Vec<RoomNum>,
+}
+
+/// What a moment is taken for.
+struct Asked<'a> {
+    since: Option<&'a Token>,
+    older: &'a Older,
+    with_left: bool,
+}
+
+/// Returns whether a user knows a room from within: not one who is only invited.
+fn is_inside(room: &UserRoom) -> bool {
+    !matches!(
+        room.membership,
+        MembershipState::Invite | MembershipState::Knock
+    )
+}

@@ -1,0 +1,112 @@
+//! The latest changes in memory, so that a sync finds the rooms in which something happened without looking
+//! at all that the user has joined.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::{PoisonError, RwLock},
+};
+
+use crate::storage::{Change, Follower, Position, RoomNum, UserNum};
+
+/// Changes remembered.
+const CHANGES: usize = 65_536;
+/// Users of whom it is remembered when their account data changed.
+const USERS: usize = 200_000;
+
+/// The latest changes.
+pub(super) struct Recent {
+    log: RwLock<Log>,
+}
+
+struct Log {
+    rooms: VecDeque<(Position, RoomNum)>,
+    /// The log holds every change after this position.
+    rooms_after: Position,
+    account_data: HashMap<UserNum, Position>,
+    account_data_after: Position,
+}
+
+impl Recent {
+    pub(super) fn new(now: Position) -> Self {
+        let log = Log {
+            rooms: VecDeque::new(),
+            rooms_after: now,
+            account_data: HashMap::new(),
+            account_data_after: now,
+        };
+        Self {
+            log: RwLock::new(log),
+        }
+    }
+
+    /// Returns the rooms in which something happened after a position; `None` when that is too long ago.
+    pub(super) fn rooms(&self, after: Position) -> Option<HashSet<RoomNum>> {
+        let log = self.log.read().unwrap_or_else(PoisonError::into_inner);
+        if after < log.rooms_after {
+            return None;
+        }
+        let recent = log
+            .rooms
+            .iter()
+            .rev()
+            .take_while(|(position, _)| *position > after);
+        Some(recent.map(|(_, room)| *room).collect())
+    }
+
+    /// Returns whether a user's account data may have changed after a position.
+    pub(super) fn account_data_changed(&self, user: UserNum, after: Position) -> bool {
+        let log = self.log.read().unwrap_or_else(PoisonError::into_inner);
+        after < log.account_data_after
+            || log
+                .account_data
+                .get(&user)
+                .is_some_and(|changed| *changed > after)
+    }
+}
+
+impl Follower for Recent {
+    fn committed(&self, changes: &[(Position, Change)]) {
+        let mut log = self.log.write().unwrap_or_else(PoisonError::into_inner);
+        for (position, change) in changes {
+            match change {
+                Change::Event { room, .. }
+                | Change::Membership { room, .. }
+                | Change::Receipt { room, .. }
+                | Change::Read { room, .. } => log.note_room(*position, *room),
+                Change::AccountData { user, room, .. } => {
+                    log.note_account_data(*position, *user);
+                    if let Some(room) = room {
+                        log.note_room(*position, *room);
+                    }
+                }
+                Change::Redacted { .. }
+                | Change::ToDevice { .. }
+                | Change::SessionsEnded { .. } => {}
+            }
+        }
+    }
+
+    fn failed(&self) {}
+}
+
+impl Log {
+    fn note_room(&mut self, position: Position, room: RoomNum) {
+        if self.rooms.back() == Some(&(position, room)) {
+            return;
+        }
+        self.rooms.push_back((position, room));
+        if self.rooms.len() > CHANGES
+            && let Some((forgotten, _)) = self.rooms.pop_front()
+        {
+            self.rooms_after = forgotten;
+        }
+    }
+
+    fn note_account_data(&mut self, position: Position, user: UserNum) {
+        if self.account_data.len() > USERS {
+            self.account_data.clear();
+            self.account_data_after = position;
+        }
+        self.account_data.insert(user, position);
+    }
+}

@@ -1,0 +1,356 @@
+//! An answer of `/sync`.
+
+use std::collections::{BTreeMap, HashSet};
+
+use ruma::{
+    OwnedRoomId,
+    api::client::sync::sync_events::v3::{InvitedRoom, JoinedRoom, KnockedRoom, Response},
+    events::{AnySyncEphemeralRoomEvent, receipt::ReceiptThread, room::member::MembershipState},
+    serde::Raw,
+};
+use serde_json::{
+    Value, json,
+    value::{RawValue, to_raw_value},
+};
+
+use super::{
+    Inner, SyncRequest, Token,
+    moment::{Inside, Moment, RoomMoment},
+    room_view::{Viewer, room_id},
+};
+use crate::{
+    error::Result,
+    matrix::{wants_global, wants_room, wants_room_data},
+    storage::{Receipt, UserNum, account_data::AccountData},
+    users::Session,
+};
+
+/// Messages to a device that one answer carries.
+const TO_DEVICE: usize = 100;
+
+/// Returns whether an answer tells nothing.
+pub(super) fn is_empty(response: &Response) -> bool {
+    response.rooms.is_empty()
+        && response.presence.is_empty()
+        && response.account_data.is_empty()
+        && response.to_device.is_empty()
+        && response.device_lists.is_empty()
+}
+
+impl Inner {
+    /// Returns what changed since the client's token, and the token up to which it tells.
+    pub(super) async fn respond(
+        &self,
+        session: &Session,
+        request: &SyncRequest,
+    ) -> Result<(Response, Token)> {
+        let since = request.since.as_ref();
+        let with_left = request.filter.room.include_leave;
+        let moment = self.moment(session.user, since, with_left).await?;
+        let viewer = Viewer {
+            session,
+            request,
+            now: moment.now,
+            now_ms: self.clock.now_ms(),
+        };
+        let mut response = Response::new(String::new());
+        let account_data = self.account_data(&viewer).await?;
+        for room in &moment.rooms {
+            self.add_room(&viewer, room, &account_data, &mut response)
+                .await?;
+        }
+        self.add_global_account_data(&viewer, &account_data, &mut response)
+            .await?;
+        self.add_presence(&viewer, &moment, &mut response).await?;
+        let to_device = self.add_to_device(&viewer, &mut response).await?;
+        let token = Token {
+            position: moment.now,
+            to_device,
+            tick: moment.tick,
+            boot: self.ephemeral.boot(),
+        };
+        response.next_batch = token.to_string();
+        Ok((response, token))
+    }
+
+    async fn account_data(&self, viewer: &Viewer<'_>) -> Result<Vec<AccountData>> {
+        let user = viewer.session.user;
+        let after = viewer.request.since.map_or(0, |since| since.position);
+        if !self.recent.account_data_changed(user, after) {
+            return Ok(Vec::new());
+        }
+        self.users
+            .account_data_changed(user, after, viewer.now)
+            .await
+    }
+
+    async fn add_room(
+        &self,
+        viewer: &Viewer<'_>,
+        moment: &RoomMoment,
+        account_data: &[AccountData],
+        response: &mut Response,
+    ) -> Result<()> {
+        let room_id = room_id(self, moment).await?;
+        let filter = &viewer.request.filter.room;
+        if !wants_room(filter, &room_id) {
+            return Ok(());
+        }
+        let since = viewer.request.since.map_or(0, |since| since.position);
+        let is_news = moment.mine.position > since;
+        match (&moment.mine.membership, &moment.inside) {
+            (MembershipState::Join, Some(inside)) => {
+                let mut joined = self.joined_room(viewer, &moment.mine, inside).await?;
+                joined.account_data.events =
+                    room_account_data(viewer, moment, &room_id, account_data);
+                joined.ephemeral.events = ephemeral(viewer, inside, &room_id);
+                let tells =
+                    viewer.request.since.is_none() || tells_something(&joined, moment, since);
+                if tells {
+                    response.rooms.join.insert(room_id, joined);
+                }
+            }
+            (MembershipState::Leave | MembershipState::Ban, Some(inside)) => {
+                let mut left = self.left_room(viewer, &moment.mine, inside).await?;
+                left.account_data.events =
+                    room_account_data(viewer, moment, &room_id, account_data);
+                response.rooms.leave.insert(room_id, left);
+            }
+            (MembershipState::Invite, _) if is_news => {
+                let mut invited = InvitedRoom::new();
+                invited.invite_state.events = stripped(moment);
+                response.rooms.invite.insert(room_id, invited);
+            }
+            (MembershipState::Knock, _) if is_news => {
+                let mut knocked = KnockedRoom::new();
+                knocked.knock_state.events = stripped(moment);
+                response.rooms.knock.insert(room_id, knocked);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    async fn add_global_account_data(
+        &self,
+        viewer: &Viewer<'_>,
+        account_data: &[AccountData],
+        response: &mut Response,
+    ) -> Result<()> {
+        let filter = &viewer.request.filter.account_data;
+        let global = account_data.iter().filter(|data| data.room().is_none());
+        let wanted = global.filter(|data| wants_global(filter, &data.kind, None));
+        response.account_data.events = wanted
+            .filter_map(|data| Some(Raw::from_json(typed(&data.kind, &data.content)?)))
+            .collect();
+        let has_rules = account_data
+            .iter()
+            .any(|data| data.room().is_none() && data.kind == "m.push_rules");
+        if viewer.request.since.is_none()
+            && !has_rules
+            && wants_global(filter, "m.push_rules", None)
+        {
+            let session = viewer.session;
+            let rules = self
+                .users
+                .push_rules(session.user, &session.user_id)
+                .await?;
+            let event = json!({ "type": "m.push_rules", "content": { "global": rules } });
+            response
+                .account_data
+                .events
+                .push(Raw::from_json(to_raw_value(&event)?));
+        }
+        Ok(())
+    }
+
+    /// Adds the presence of those with whom the user shares a room.
+    async fn add_presence(
+        &self,
+        viewer: &Viewer<'_>,
+        moment: &Moment,
+        response: &mut Response,
+    ) -> Result<()> {
+        let since = viewer.request.since.as_ref();
+        let changed = since.and_then(|since| {
+            self.ephemeral
+                .presence
+                .changed(self.tick_of(since), moment.tick)
+        });
+        let mut users: HashSet<UserNum> = match changed {
+            Some(changed) => changed.into_iter().collect(),
+            None => self.ephemeral.presence.everyone().into_iter().collect(),
+        };
+        users.extend(self.newcomers(viewer, moment));
+        if users.is_empty() {
+            return Ok(());
+        }
+        let mine: HashSet<i64> = self
+            .rooms
+            .of_user(viewer.session.user)
+            .await?
+            .joined()
+            .into_iter()
+            .collect();
+        let filter = &viewer.request.filter.presence;
+        for user in users {
+            let shares = user == viewer.session.user
+                || self
+                    .rooms
+                    .of_user(user)
+                    .await?
+                    .joined()
+                    .iter()
+                    .any(|room| mine.contains(room));
+            if let Some(event) = self.ephemeral.presence.get(user).filter(|_| shares)
+                && wants_global(filter, "m.presence", Some(&event.sender))
+            {
+                response.presence.events.push(Raw::new(&event)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns with whom the user shares a room only now: their presence is news, however old it is.
+    fn newcomers(&self, viewer: &Viewer<'_>, moment: &Moment) -> Vec<UserNum> {
+        let Some(since) = viewer.request.since else {
+            return Vec::new();
+        };
+        let mut found = Vec::new();
+        for room in &moment.rooms {
+            let Some(inside) = &room.inside else { continue };
+            if room.mine.membership != MembershipState::Join {
+                continue;
+            }
+            let view = inside.room.view();
+            if room.mine.position > since.position {
+                found.extend(view.local_members.keys().copied());
+                continue;
+            }
+            for event in &inside.ring {
+                if let Some(member) = event.pdu.member()
+                    && let Some((user, _)) = view.local_members.iter().find(|(_, id)| *id == member)
+                {
+                    found.push(*user);
+                }
+            }
+        }
+        found
+    }
+
+    /// Adds the messages to the device; returns up to which position they were handed out.
+    async fn add_to_device(&self, viewer: &Viewer<'_>, response: &mut Response) -> Result<i64> {
+        let after = viewer.request.since.map_or(0, |since| since.to_device);
+        let pending = self
+            .devices
+            .pending(viewer.session.device, after, viewer.now, TO_DEVICE)
+            .await?;
+        let up_to = match pending.last() {
+            Some(last) if pending.len() == TO_DEVICE => last.position,
+            _ => viewer.now,
+        };
+        for message in pending {
+            response
+                .to_device
+                .events
+                .push(Raw::from_json(RawValue::from_string(message.message)?));
+        }
+        Ok(up_to)
+    }
+}
+
+/// A room belongs into an answer when something is told of it, or only its counts changed.
+fn tells_something(joined: &JoinedRoom, moment: &RoomMoment, since: i64) -> bool {
+    let has_receipts = moment
+        .inside
+        .as_ref()
+        .is_some_and(|inside| !inside.receipts.is_empty());
+    !joined.timeline.events.is_empty()
+        || joined.timeline.limited
+        || !joined.state.is_empty()
+        || !joined.account_data.is_empty()
+        || !joined.ephemeral.is_empty()
+        || has_receipts
+        || moment.mine.position > since
+}
+
+fn stripped<T>(moment: &RoomMoment) -> Vec<Raw<T>> {
+    let json = moment.mine.stripped_state.as_deref().unwrap_or("[]");
+    serde_json::from_str(json).unwrap_or_default()
+}
+
+/// Writes account data as an event; content that is no JSON, which cannot be stored, is passed over.
+fn typed(kind: &str, content: &str) -> Option<Box<RawValue>> {
+    let kind = Value::String(kind.to_owned());
+    RawValue::from_string(format!(r#"{{"type":{kind},"content":{content}}}"#)).ok()
+}
+
+fn room_account_data<T>(
+    viewer: &Viewer<'_>,
+    moment: &RoomMoment,
+    room_id: &OwnedRoomId,
+    account_data: &[AccountData],
+) -> Vec<Raw<T>> {
+    let filter = &viewer.request.filter.room.account_data;
+    account_data
+        .iter()
+        .filter(|data| {
+            data.room() == Some(moment.num) && wants_room_data(filter, room_id, &data.kind)
+        })
+        .filter_map(|data| Some(Raw::from_json(typed(&data.kind, &data.content)?)))
+        .collect()
+}
+
+fn ephemeral(
+    viewer: &Viewer<'_>,
+    inside: &Inside,
+    room_id: &OwnedRoomId,
+) -> Vec<Raw<AnySyncEphemeralRoomEvent>> {
+    let filter = &viewer.request.filter.room.ephemeral;
+    let mut events = Vec::new();
+    if let Some(typing) = &inside.typing
+        && wants_room_data(filter, room_id, "m.typing")
+        // In a first answer only those who type are news.
+        && (viewer.request.since.is_some() || !typing.is_empty())
+    {
+        events.push(json!({ "type": "m.typing", "content": { "user_ids": typing } }));
+    }
+    if wants_room_data(filter, room_id, "m.receipt")
+        && let Some(content) = receipts(viewer.session, inside)
+    {
+        events.push(json!({ "type": "m.receipt", "content": content }));
+    }
+    events
+        .iter()
+        .filter_map(|event| to_raw_value(event).ok())
+        .map(Raw::from_json)
+        .collect()
+}
+
+/// Returns the content of `m.receipt`; private receipts are for their owner alone.
+fn receipts(session: &Session, inside: &Inside) -> Option<Value> {
+    let is_visible = |receipt: &&std::sync::Arc<Receipt>| {
+        receipt.kind == "m.read" || receipt.user_id == session.user_id
+    };
+    let mut content: BTreeMap<String, BTreeMap<String, BTreeMap<String, Value>>> = BTreeMap::new();
+    for receipt in inside.receipts.iter().filter(is_visible) {
+        let mut data = json!({ "ts": receipt.ts });
+        if let (Some(fields), Some(thread)) = (data.as_object_mut(), thread_id(&receipt.thread)) {
+            fields.insert("thread_id".to_owned(), thread.into());
+        }
+        let by_kind = content.entry(receipt.event_id.to_string()).or_default();
+        by_kind
+            .entry(receipt.kind.clone())
+            .or_default()
+            .insert(receipt.user_id.to_string(), data);
+    }
+    (!content.is_empty()).then(|| json!(content))
+}
+
+fn thread_id(thread: &str) -> Option<String> {
+    let thread = match thread {
+        "" => ReceiptThread::Unthreaded,
+        other => ReceiptThread::try_from(Some(other)).ok()?,
+    };
+    thread.as_str().map(ToOwned::to_owned)
+}

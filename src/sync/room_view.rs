@@ -1,0 +1,545 @@
+//! What one user is told of one room.
+
+use std::{collections::HashSet, sync::Arc};
+
+use ruma::{
+    OwnedRoomId, OwnedUserId, RoomId, UInt, UserId,
+    api::{
+        Direction,
+        client::{
+            filter::{LazyLoadOptions, RoomEventFilter},
+            sync::sync_events::{
+                UnreadNotificationsCount,
+                v3::{JoinedRoom, LeftRoom, RoomSummary, State, StateEvents, Timeline},
+            },
+        },
+    },
+    events::{StateEventType, TimelineEventType, room::member::MembershipState},
+    serde::Raw,
+};
+use serde_json::value::RawValue;
+
+use super::{
+    Inner, SyncRequest, event_fields,
+    moment::{Inside, RoomMoment},
+    place_token,
+};
+use crate::{
+    error::Result,
+    matrix::{self, Pdu, StateMap, TimelineEvent, Unsigned, wants_event},
+    rooms::{Access, PageRequest, Room, UserRoom},
+    storage::Position,
+    users::Session,
+};
+
+/// Events of a timeline where the client names no number.
+const DEFAULT_LIMIT: usize = 10;
+/// Events of a timeline at most.
+const MAX_LIMIT: usize = 1_000;
+/// Members named in the summary of a room.
+const HEROES: usize = 5;
+
+/// For whom a room is looked at.
+pub(super) struct Viewer<'a> {
+    pub(super) session: &'a Session,
+    pub(super) request: &'a SyncRequest,
+    /// Up to which position.
+    pub(super) now: Position,
+    pub(super) now_ms: i64,
+}
+
+/// A part of a room's timeline, and what the viewer was when its events were sent.
+struct Span {
+    events: Vec<Arc<TimelineEvent>>,
+    is_limited: bool,
+    /// The place before the first event.
+    start: i64,
+    access: Option<Access>,
+}
+
+impl Viewer<'_> {
+    fn since(&self) -> Option<Position> {
+        self.request.since.map(|since| since.position)
+    }
+
+    fn timeline_filter(&self) -> &RoomEventFilter {
+        &self.request.filter.room.timeline
+    }
+
+    fn limit(&self) -> usize {
+        let limit = self.timeline_filter().limit.map(u64::from);
+        limit.map_or(DEFAULT_LIMIT, |limit| {
+            usize::try_from(limit).unwrap_or(MAX_LIMIT).min(MAX_LIMIT)
+        })
+    }
+
+    fn lazy(&self) -> Option<bool> {
+        match &self.request.filter.room.state.lazy_load_options {
+            LazyLoadOptions::Enabled {
+                include_redundant_members,
+            } => Some(*include_redundant_members),
+            LazyLoadOptions::Disabled => None,
+        }
+    }
+
+    /// Writes an event of the timeline as this viewer sees it.
+    fn show(&self, event: &TimelineEvent, span: &Span) -> Box<RawValue> {
+        let membership = match &span.access {
+            Some(access) => access.membership_at(event.timeline),
+            None => MembershipState::Join,
+        };
+        let json = with_unsigned(event, self.session, &membership, self.now_ms, None);
+        event_fields::keep(json, self.request.filter.event_fields.as_deref())
+    }
+
+    fn show_state(&self, pdu: &Pdu, room: &Room) -> Box<RawValue> {
+        let age = (self.now_ms - i64::from(pdu.origin_server_ts.0)).max(0);
+        let unsigned = Unsigned {
+            age: Some(age),
+            ..Unsigned::default()
+        };
+        let json = matrix::sync_event(&matrix::head(pdu, &room.rules), &unsigned);
+        event_fields::keep(json, self.request.filter.event_fields.as_deref())
+    }
+}
+
+/// Writes an event as a client sees it outside of `/sync`.
+pub fn client_event(
+    event: &TimelineEvent,
+    session: &Session,
+    access: &Access,
+    now_ms: i64,
+) -> Box<RawValue> {
+    let membership = access.membership_at(event.timeline);
+    with_unsigned(
+        event,
+        session,
+        &membership,
+        now_ms,
+        Some(&event.pdu.room_id),
+    )
+}
+
+fn with_unsigned(
+    event: &TimelineEvent,
+    session: &Session,
+    membership: &MembershipState,
+    now_ms: i64,
+    room_id: Option<&RoomId>,
+) -> Box<RawValue> {
+    let redaction = event.redacted_by.as_ref().map(|redaction| {
+        // Whatever the room version: a redaction's own content has only a reason, and its target.
+        let head = matrix::head(redaction, &ruma::room_version_rules::RoomVersionRules::V10);
+        matrix::client_event(&head, redaction.room_id.as_str(), &Unsigned::default())
+    });
+    let unsigned = Unsigned {
+        age: Some((now_ms - i64::from(event.pdu.origin_server_ts.0)).max(0)),
+        transaction_id: event
+            .txn_id
+            .as_deref()
+            .filter(|_| event.device == Some(session.device)),
+        replaces: event.replaces().map(|pdu| &**pdu),
+        membership: Some(membership.as_str()),
+        redacted_because: redaction.as_deref(),
+    };
+    match room_id {
+        Some(room_id) => matrix::client_event(&event.head, room_id.as_str(), &unsigned),
+        None => matrix::sync_event(&event.head, &unsigned),
+    }
+}
+
+impl Inner {
+    /// Returns what a member is told of a room.
+    pub(super) async fn joined_room(
+        &self,
+        viewer: &Viewer<'_>,
+        mine: &UserRoom,
+        inside: &Inside,
+    ) -> Result<JoinedRoom> {
+        let (room, user) = (&inside.room, viewer.session.user);
+        let user_id = &viewer.session.user_id;
+        let access = self.access_if_needed(viewer, mine, inside).await?;
+        let is_new = viewer.since().is_some_and(|since| {
+            access
+                .as_ref()
+                .is_some_and(|access| access.membership_at(since) != MembershipState::Join)
+        });
+        let since = viewer.since().filter(|_| !is_new);
+        let span = self.span(viewer, inside, since, access).await?;
+        let mut joined = JoinedRoom::new();
+        joined.timeline = timeline(viewer, &span);
+        joined.state = self.state(viewer, inside, since, &span).await?;
+        if since.is_none()
+            || viewer.request.full_state
+            || has_members(&span.events)
+            || span.is_limited
+        {
+            joined.summary = summary(inside, user_id);
+        }
+        let (notifications, highlights) = mine.unread(inside.notified, inside.mentioned);
+        joined.unread_notifications = unread(notifications, highlights);
+        tracing::trace!(room_id = %room.room_id, user, count = span.events.len(), "room looked at");
+        Ok(joined)
+    }
+
+    /// Returns what one who has left is told of a room.
+    pub(super) async fn left_room(
+        &self,
+        viewer: &Viewer<'_>,
+        mine: &UserRoom,
+        inside: &Inside,
+    ) -> Result<LeftRoom> {
+        let (room, session) = (&inside.room, viewer.session);
+        let access = self
+            .rooms
+            .access(room, session.user, &session.user_id)
+            .await?;
+        let was_in = viewer
+            .since()
+            .is_some_and(|since| access.membership_at(since) == MembershipState::Join);
+        let since = viewer.since().filter(|_| was_in);
+        let mut left = LeftRoom::new();
+        if !access.ever_joined() {
+            // Turned an invitation down: only that is theirs to know.
+            let own =
+                |pdu: &Pdu| pdu.is_state(&TimelineEventType::RoomMember, session.user_id.as_str());
+            let span = self
+                .left_span(viewer, room, mine.position, since, access, &own)
+                .await?;
+            left.timeline = timeline(viewer, &span);
+            left.timeline.limited = false;
+            return Ok(left);
+        }
+        let filter = viewer.timeline_filter();
+        let wanted = |pdu: &Pdu| wants_event(filter, pdu);
+        let span = self
+            .left_span(viewer, room, mine.position, since, access, &wanted)
+            .await?;
+        left.timeline = timeline(viewer, &span);
+        let end = self.rooms.state_at(room, mine.position).await?;
+        left.state = self
+            .state_of(viewer, room, since, &span, (mine.position, &end))
+            .await?;
+        Ok(left)
+    }
+
+    async fn left_span(
+        &self,
+        viewer: &Viewer<'_>,
+        room: &Room,
+        left_at: Position,
+        since: Option<Position>,
+        access: Access,
+        wanted: &(dyn Fn(&Pdu) -> bool + Sync),
+    ) -> Result<Span> {
+        let limit = viewer.limit();
+        let request = PageRequest {
+            from: left_at,
+            to: since,
+            dir: Direction::Backward,
+            limit: limit + 1,
+        };
+        let page = self.rooms.page(room, &access, request, wanted).await?;
+        Ok(Span::of_page(page.events, limit, left_at, Some(access)))
+    }
+
+    /// Returns the viewer's access, unless the viewer was in the room all the time and may see all of it.
+    async fn access_if_needed(
+        &self,
+        viewer: &Viewer<'_>,
+        mine: &UserRoom,
+        inside: &Inside,
+    ) -> Result<Option<Access>> {
+        let first = inside
+            .ring
+            .iter()
+            .rev()
+            .take(viewer.limit())
+            .last()
+            .map_or(i64::MAX, |event| event.position);
+        let was_there = match viewer.since() {
+            Some(since) => mine.position <= since,
+            None => mine.position <= first && viewer.timeline_filter().is_empty(),
+        };
+        if was_there && inside.is_complete || was_there && inside.ring.len() > viewer.limit() {
+            return Ok(None);
+        }
+        let session = viewer.session;
+        self.rooms
+            .access(&inside.room, session.user, &session.user_id)
+            .await
+            .map(Some)
+    }
+
+    /// Returns the events to show: the newest that the viewer wants and may see.
+    async fn span(
+        &self,
+        viewer: &Viewer<'_>,
+        inside: &Inside,
+        since: Option<Position>,
+        access: Option<Access>,
+    ) -> Result<Span> {
+        let (limit, filter) = (viewer.limit(), viewer.timeline_filter());
+        let lower = since.unwrap_or(i64::MIN);
+        let may_see =
+            |event: &TimelineEvent| access.as_ref().is_none_or(|access| access.may_see(event));
+        let wanted = |event: &&Arc<TimelineEvent>| {
+            event.position > lower && may_see(event) && wants_event(filter, &event.pdu)
+        };
+        let mut newest: Vec<_> = inside
+            .ring
+            .iter()
+            .rev()
+            .filter(wanted)
+            .take(limit + 1)
+            .cloned()
+            .collect();
+        // A new member is told of more than what came after the token, so the ring may begin too late.
+        let holds_all = inside.is_complete && (since.is_some() || viewer.since().is_none());
+        if newest.len() <= limit && !holds_all {
+            let access = match access {
+                Some(access) => access,
+                None => {
+                    let session = viewer.session;
+                    self.rooms
+                        .access(&inside.room, session.user, &session.user_id)
+                        .await?
+                }
+            };
+            let request = PageRequest {
+                from: viewer.now,
+                to: since,
+                dir: Direction::Backward,
+                limit: limit + 1,
+            };
+            let wanted = |pdu: &Pdu| wants_event(filter, pdu);
+            newest = self
+                .rooms
+                .page(&inside.room, &access, request, &wanted)
+                .await?
+                .events;
+            return Ok(Span::of_page(newest, limit, viewer.now, Some(access)));
+        }
+        Ok(Span::of_page(newest, limit, viewer.now, access))
+    }
+
+    async fn state(
+        &self,
+        viewer: &Viewer<'_>,
+        inside: &Inside,
+        since: Option<Position>,
+        span: &Span,
+    ) -> Result<State> {
+        self.state_of(
+            viewer,
+            &inside.room,
+            since,
+            span,
+            (viewer.now, &inside.state),
+        )
+        .await
+    }
+
+    /// Returns the state that the client needs beside the timeline.
+    ///
+    /// `end` is the position up to which the timeline goes, and the state there.
+    async fn state_of(
+        &self,
+        viewer: &Viewer<'_>,
+        room: &Room,
+        since: Option<Position>,
+        span: &Span,
+        (end, end_state): (Position, &StateMap),
+    ) -> Result<State> {
+        let is_after = viewer.request.use_state_after;
+        let start = match span.events.first() {
+            Some(first) if !is_after => match &first.state_before {
+                Some(state) if state.get(&StateEventType::RoomCreate, "").is_some() => {
+                    state.clone()
+                }
+                _ => self.rooms.state_at(room, span.start).await?,
+            },
+            _ => end_state.clone(),
+        };
+        let mut events: Vec<Arc<Pdu>> = match since.filter(|_| !viewer.request.full_state) {
+            None => start.iter().cloned().collect(),
+            Some(since) => {
+                let up_to = if is_after || span.events.is_empty() {
+                    end
+                } else {
+                    span.start
+                };
+                let mut changed = self.rooms.state_changes(room, &start, since, up_to).await?;
+                if !is_after && !viewer.timeline_filter().is_empty() {
+                    changed.extend(self.filtered_out(room, span, end_state, end).await?);
+                }
+                changed
+            }
+        };
+        if let Some(with_redundant) = viewer.lazy() {
+            self.load_lazily(viewer, &mut events, (span, &start), with_redundant);
+        }
+        let filter = &viewer.request.filter.room.state;
+        events.retain(|pdu| wants_event(filter, pdu));
+        let shown = events
+            .iter()
+            .map(|pdu| Raw::from_json(viewer.show_state(pdu, room)))
+            .collect::<Vec<_>>();
+        let shown = StateEvents::with_events(shown);
+        Ok(if is_after {
+            State::After(shown)
+        } else {
+            State::Before(shown)
+        })
+    }
+
+    /// Returns the state that changed within the timeline, but that the filter keeps out of it.
+    async fn filtered_out(
+        &self,
+        room: &Room,
+        span: &Span,
+        end_state: &StateMap,
+        end: Position,
+    ) -> Result<Vec<Arc<Pdu>>> {
+        let mut changed = self
+            .rooms
+            .state_changes(room, end_state, span.start, end)
+            .await?;
+        changed.retain(|pdu| {
+            !span
+                .events
+                .iter()
+                .any(|event| event.pdu.event_id == pdu.event_id)
+        });
+        Ok(changed)
+    }
+
+    /// Leaves of the members only those whose events the client sees, and itself.
+    fn load_lazily(
+        &self,
+        viewer: &Viewer<'_>,
+        events: &mut Vec<Arc<Pdu>>,
+        (span, state): (&Span, &StateMap),
+        with_redundant: bool,
+    ) {
+        let session = viewer.session;
+        let mut needed: HashSet<OwnedUserId> = span
+            .events
+            .iter()
+            .map(|event| event.pdu.sender.clone())
+            .collect();
+        events.retain(|pdu| match pdu.member() {
+            Some(member) => member == session.user_id || needed.contains(member),
+            None => true,
+        });
+        for pdu in events.iter() {
+            if let Some(member) = pdu.member() {
+                needed.remove(member);
+                self.lazy.give(session.device, &pdu.event_id);
+            }
+        }
+        for member in needed {
+            if let Some(pdu) = state.member(&member)
+                && (self.lazy.give(session.device, &pdu.event_id) || with_redundant)
+            {
+                events.push(pdu.clone());
+            }
+        }
+    }
+}
+
+impl Span {
+    /// Makes a span of events that stand newest first, one more than `limit` if there are more.
+    fn of_page(
+        mut events: Vec<Arc<TimelineEvent>>,
+        limit: usize,
+        end: i64,
+        access: Option<Access>,
+    ) -> Self {
+        let is_limited = events.len() > limit;
+        events.truncate(limit);
+        events.reverse();
+        let start = events.first().map_or(end, |first| first.timeline - 1);
+        Self {
+            events,
+            is_limited,
+            start,
+            access,
+        }
+    }
+}
+
+fn timeline(viewer: &Viewer<'_>, span: &Span) -> Timeline {
+    let mut timeline = Timeline::new();
+    timeline.limited = span.is_limited;
+    timeline.prev_batch = Some(place_token(span.start));
+    timeline.events = span
+        .events
+        .iter()
+        .map(|event| Raw::from_json(viewer.show(event, span)))
+        .collect();
+    timeline
+}
+
+fn has_members(events: &[Arc<TimelineEvent>]) -> bool {
+    events.iter().any(|event| event.pdu.member().is_some())
+}
+
+fn unread(notifications: u64, highlights: u64) -> UnreadNotificationsCount {
+    let mut count = UnreadNotificationsCount::new();
+    count.notification_count = Some(UInt::new_saturating(notifications));
+    count.highlight_count = Some(UInt::new_saturating(highlights));
+    count
+}
+
+/// [Room summary](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3sync)
+fn summary(inside: &Inside, user_id: &UserId) -> RoomSummary {
+    let mut summary = RoomSummary::new();
+    let count = |number: i64| u64::try_from(number).ok().map(UInt::new_saturating);
+    summary.joined_member_count = count(inside.joined_members);
+    summary.invited_member_count = count(inside.invited_members);
+    let has = |kind: StateEventType, field: &str| {
+        inside
+            .state
+            .get(&kind, "")
+            .and_then(|pdu| pdu.content_str(field))
+            .is_some_and(|text| !text.is_empty())
+    };
+    if !has(StateEventType::RoomName, "name") && !has(StateEventType::RoomCanonicalAlias, "alias") {
+        summary.heroes = heroes(&inside.state, user_id);
+    }
+    summary
+}
+
+/// Returns the first other members, or where nobody else is left, the first who have left.
+fn heroes(state: &StateMap, user_id: &UserId) -> Vec<OwnedUserId> {
+    let mut present = Vec::new();
+    let mut gone = Vec::new();
+    for pdu in state.of_type(&StateEventType::RoomMember) {
+        let Some(member) = pdu.member().filter(|member| *member != user_id) else {
+            continue;
+        };
+        match pdu.membership() {
+            Some(MembershipState::Join | MembershipState::Invite) => {
+                present.push((pdu.origin_server_ts, member.to_owned()));
+            }
+            Some(_) => gone.push((pdu.origin_server_ts, member.to_owned())),
+            None => {}
+        }
+    }
+    let mut heroes = if present.is_empty() { gone } else { present };
+    heroes.sort();
+    heroes
+        .into_iter()
+        .take(HEROES)
+        .map(|(_, member)| member)
+        .collect()
+}
+
+/// A room's id, for the maps of an answer.
+pub(super) async fn room_id(inner: &Inner, moment: &RoomMoment) -> Result<OwnedRoomId> {
+    match &moment.inside {
+        Some(inside) => Ok(inside.room.room_id.clone()),
+        None => inner.rooms.room_id(moment.num).await,
+    }
+}

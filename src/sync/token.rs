@@ -1,0 +1,107 @@
+//! Tokens: places in the journal, and in a room's timeline, as clients carry them.
+
+use std::{fmt, str::FromStr};
+
+use crate::{
+    ephemeral::Tick,
+    error::{Error, Result},
+    storage::Position,
+};
+
+/// Up to where a client knows everything. Opaque to clients, and valid across restarts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Token {
+    /// The place in the journal.
+    pub position: Position,
+    /// The place up to which messages to the device were handed out; behind `position` when there were many.
+    pub to_device: Position,
+    /// The place in what lives in memory alone …
+    pub tick: Tick,
+    /// … in this run of the server.
+    pub boot: u32,
+}
+
+impl fmt::Display for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            position,
+            to_device,
+            tick,
+            boot,
+        } = self;
+        write!(f, "s{position}_{to_device}_{tick}_{boot:x}")
+    }
+}
+
+impl FromStr for Token {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let parse = || {
+            let mut parts = text.strip_prefix('s')?.split('_');
+            let token = Self {
+                position: parts.next()?.parse().ok()?,
+                to_device: parts.next()?.parse().ok()?,
+                tick: parts.next()?.parse().ok()?,
+                boot: u32::from_str_radix(parts.next()?, 16).ok()?,
+            };
+            parts.next().is_none().then_some(token)
+        };
+        parse().ok_or_else(|| Error::invalid_param("this is no sync token of this server"))
+    }
+}
+
+/// Returns the token of a place in a room's timeline: between the event with this number and the next.
+pub fn place_token(place: i64) -> String {
+    format!("t{place}")
+}
+
+/// Returns the place in a room's timeline that a token stands for; a sync token stands for one, too.
+///
+/// # Errors
+///
+/// [`Error::InvalidParam`] for anything that this server did not give.
+pub fn place_of(token: &str) -> Result<i64> {
+    match token.strip_prefix('t') {
+        Some(place) => place
+            .parse()
+            .map_err(|_| Error::invalid_param("this is no token of this server")),
+        None => token.parse::<Token>().map(|token| token.position),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_comes_back_as_it_was_given() {
+        let token = Token {
+            position: 12,
+            to_device: 10,
+            tick: 3,
+            boot: 0xbeef,
+        };
+
+        assert_eq!(token.to_string().parse::<Token>().unwrap(), token);
+        assert_eq!(place_of(&token.to_string()).unwrap(), 12);
+        assert_eq!(place_of(&place_token(-4)).unwrap(), -4);
+    }
+
+    #[test]
+    fn what_is_no_token_is_refused() {
+        for text in [
+            "",
+            "s",
+            "s1",
+            "s1_2_3",
+            "s1_2_3_x",
+            "s1_2_3_4_5",
+            "t",
+            "tx",
+            "42",
+        ] {
+            assert!(place_of(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! Clients that wait for news, and who wakes them.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::{Notify, futures::OwnedNotified};
+
+use crate::{
+    ephemeral::{Ephemeral, Stir},
+    rooms::Rooms,
+    storage::{Change, Follower, Position, RoomNum, UserNum},
+    tasks::Tasks,
+};
+
+/// How long changes of presence are gathered before they wake anybody.
+const PRESENCE_PAUSE: Duration = Duration::from_secs(2);
+
+/// Who waits for news.
+pub struct Waiters {
+    by_user: Mutex<HashMap<UserNum, Waiting>>,
+    rooms: Rooms,
+    /// Whose presence changed since it was last told.
+    stirred: Mutex<HashSet<UserNum>>,
+    presence: Notify,
+}
+
+struct Waiting {
+    notify: Arc<Notify>,
+    count: usize,
+}
+
+/// A place in the queue of those who wait.
+pub struct News {
+    waiters: Arc<Waiters>,
+    user: UserNum,
+    notified: std::pin::Pin<Box<OwnedNotified>>,
+}
+
+impl Waiters {
+    pub(super) fn start(rooms: Rooms, ephemeral: &Ephemeral, tasks: &Tasks) -> Arc<Self> {
+        let waiters = Arc::new(Self {
+            by_user: Mutex::default(),
+            rooms,
+            stirred: Mutex::default(),
+            presence: Notify::new(),
+        });
+        let listener = Arc::downgrade(&waiters);
+        ephemeral.listen(Arc::new(move |stir| {
+            if let Some(waiters) = listener.upgrade() {
+                waiters.stir(stir);
+            }
+        }));
+        let (teller, stopping) = (waiters.clone(), tasks.stopping().clone());
+        drop(tasks.spawn(async move {
+            tokio::select! {
+                () = stopping.cancelled() => {}
+                () = teller.tell_presence() => {}
+            }
+        }));
+        waiters
+    }
+
+    fn by_user(&self) -> MutexGuard<'_, HashMap<UserNum, Waiting>> {
+        self.by_user.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins to wait for news of a user: whatever comes from now on is not missed.
+    pub fn register(self: &Arc<Self>, user: UserNum) -> News {
+        let notify = {
+            let mut by_user = self.by_user();
+            let waiting = by_user.entry(user).or_insert_with(|| Waiting {
+                notify: Arc::default(),
+                count: 0,
+            });
+            waiting.count += 1;
+            waiting.notify.clone()
+        };
+        let mut notified = Box::pin(notify.notified_owned());
+        notified.as_mut().enable();
+        News {
+            waiters: self.clone(),
+            user,
+            notified,
+        }
+    }
+
+    fn wake(&self, user: UserNum) {
+        if let Some(waiting) = self.by_user().get(&user) {
+            waiting.notify.notify_waiters();
+        }
+    }
+
+    /// Wakes the members of a room, by whichever list is shorter.
+    fn wake_room(&self, room: RoomNum) {
+        let Some(room) = self.rooms.peek(room) else {
+            return;
+        };
+        let by_user = self.by_user();
+        let view = room.view();
+        if by_user.len() < view.local_members.len() {
+            for (user, waiting) in by_user.iter() {
+                if view.local_members.contains_key(user) {
+                    waiting.notify.notify_waiters();
+                }
+            }
+        } else {
+            for waiting in view
+                .local_members
+                .keys()
+                .filter_map(|user| by_user.get(user))
+            {
+                waiting.notify.notify_waiters();
+            }
+        }
+    }
+
+    fn stir(&self, stir: Stir) {
+        match stir {
+            Stir::Typing(room) => self.wake_room(room),
+            Stir::Presence(user) => {
+                self.stirred
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .insert(user);
+                self.presence.notify_one();
+            }
+        }
+    }
+
+    /// Tells changes of presence, many at a time.
+    async fn tell_presence(&self) {
+        loop {
+            self.presence.notified().await;
+            tokio::time::sleep(PRESENCE_PAUSE).await;
+            let users =
+                std::mem::take(&mut *self.stirred.lock().unwrap_or_else(PoisonError::into_inner));
+            let rooms: HashSet<RoomNum> = users
+                .iter()
+                .filter_map(|user| self.rooms.peek_user(*user))
+                .flat_map(|user| user.joined())
+                .collect();
+            for room in rooms {
+                self.wake_room(room);
+            }
+        }
+    }
+}
+
+impl Follower for Waiters {
+    fn committed(&self, changes: &[(Position, Change)]) {
+        for (_, change) in changes {
+            match change {
+                Change::Event { room, .. } | Change::Receipt { room, .. } => self.wake_room(*room),
+                Change::Membership { user, .. }
+                | Change::Read { user, .. }
+                | Change::AccountData { user, .. }
+                | Change::ToDevice { user, .. }
+                | Change::SessionsEnded { user, .. } => self.wake(*user),
+                Change::Redacted { .. } => {}
+            }
+        }
+    }
+
+    fn failed(&self) {}
+}
+
+impl News {
+    /// Returns when there may be news.
+    pub async fn come(&mut self) {
+        self.notified.as_mut().await;
+    }
+}
+
+impl Drop for News {
+    fn drop(&mut self) {
+        let mut by_user = self.waiters.by_user();
+        if let Some(waiting) = by_user.get_mut(&self.user) {
+            waiting.count -= 1;
+            if waiting.count == 0 {
+                by_user.remove(&self.user);
+            }
+        }
+    }
+}

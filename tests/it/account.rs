@@ -1,0 +1,142 @@
+//! One's own account: who one is, another password, the end, and what the server can do.
+
+use serde_json::json;
+
+use crate::harness::{Server, password_of};
+
+const LOGIN: &str = "/_matrix/client/v3/login";
+const PASSWORD: &str = "/_matrix/client/v3/account/password";
+const DEACTIVATE: &str = "/_matrix/client/v3/account/deactivate";
+const WHOAMI: &str = "/_matrix/client/v3/account/whoami";
+
+#[tokio::test]
+async fn another_password_is_set_after_showing_the_old_one() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let other = server.log_in("alice").await;
+
+    let asked = alice
+        .client
+        .post(PASSWORD, json!({ "new_password": "second" }))
+        .await;
+    assert_eq!(asked.status, 401);
+    assert_eq!(
+        asked.body["flows"],
+        json!([{ "stages": ["m.login.password"] }])
+    );
+    let mut auth = password_of("alice");
+    auth["session"] = asked.body["session"].clone();
+    let body = json!({ "new_password": "second", "auth": auth });
+    alice.client.post(PASSWORD, body).await.expect_ok();
+
+    alice.client.get(WHOAMI).await.expect_ok();
+    other
+        .client
+        .get(WHOAMI)
+        .await
+        .expect_error(401, "M_UNKNOWN_TOKEN");
+    let old = server.post(LOGIN, password_of("alice")).await;
+    old.expect_error(403, "M_FORBIDDEN");
+    let mut new = password_of("alice");
+    new["password"] = json!("second");
+    server.post(LOGIN, new).await.expect_ok();
+}
+
+#[tokio::test]
+async fn other_devices_can_stay_logged_in() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let other = server.log_in("alice").await;
+
+    let body = json!({
+        "new_password": "second", "logout_devices": false, "auth": password_of("alice"),
+    });
+    alice.client.post(PASSWORD, body).await.expect_ok();
+
+    other.client.get(WHOAMI).await.expect_ok();
+}
+
+#[tokio::test]
+async fn a_session_is_good_for_the_request_it_began_with() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let asked = alice
+        .client
+        .post(PASSWORD, json!({ "new_password": "second" }))
+        .await;
+
+    let mut auth = password_of("alice");
+    auth["session"] = asked.body["session"].clone();
+    let other = json!({ "new_password": "third", "auth": auth });
+    let refused = alice.client.post(PASSWORD, other).await;
+
+    refused.expect_error(403, "M_FORBIDDEN");
+}
+
+#[tokio::test]
+async fn without_a_token_nothing_is_changed() {
+    let server = Server::start().await;
+
+    let password = server.post(PASSWORD, json!({ "new_password": "x" })).await;
+    password.expect_error(401, "M_MISSING_TOKEN");
+    let deactivated = server.post(DEACTIVATE, json!({})).await;
+    deactivated.expect_error(401, "M_MISSING_TOKEN");
+}
+
+#[tokio::test]
+async fn a_deactivated_account_is_gone_for_good() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let mut wrong = password_of("alice");
+    wrong["password"] = json!("wrong");
+    let refused = alice
+        .client
+        .post(DEACTIVATE, json!({ "auth": wrong }))
+        .await;
+    refused.expect_error(401, "M_FORBIDDEN");
+
+    let body = json!({ "auth": password_of("alice"), "erase": true });
+    let answer = alice.client.post(DEACTIVATE, body).await.expect_ok();
+
+    assert_eq!(answer["id_server_unbind_result"], "success");
+    alice
+        .client
+        .get(WHOAMI)
+        .await
+        .expect_error(401, "M_UNKNOWN_TOKEN");
+    let login = server.post(LOGIN, password_of("alice")).await;
+    login.expect_error(403, "M_USER_DEACTIVATED");
+    let profile = server
+        .get("/_matrix/client/v3/profile/@alice:localhost")
+        .await;
+    profile.expect_error(404, "M_NOT_FOUND");
+    let name = server
+        .get("/_matrix/client/v3/register/available?username=alice")
+        .await;
+    name.expect_error(400, "M_USER_IN_USE");
+}
+
+#[tokio::test]
+async fn capabilities_are_for_users() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let path = "/_matrix/client/v3/capabilities";
+
+    let capabilities = alice.client.get(path).await.expect_ok()["capabilities"].clone();
+
+    assert_eq!(capabilities["m.change_password"]["enabled"], true);
+    assert_eq!(capabilities["m.3pid_changes"]["enabled"], false);
+    assert_eq!(capabilities["m.room_versions"]["default"], "12");
+    assert_eq!(capabilities["m.room_versions"]["available"]["6"], "stable");
+    server.get(path).await.expect_error(401, "M_MISSING_TOKEN");
+}
+
+#[tokio::test]
+async fn an_account_has_no_third_party_ids() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+
+    let answer = alice.client.get("/_matrix/client/v3/account/3pid").await;
+
+    assert_eq!(answer.expect_ok(), json!({ "threepids": [] }));
+}

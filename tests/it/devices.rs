@@ -1,0 +1,126 @@
+//! The devices of a user.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::harness::{Answer, Server, User, password_of};
+
+const DEVICES: &str = "/_matrix/client/v3/devices";
+const DELETE: &str = "/_matrix/client/v3/delete_devices";
+
+async fn delete(user: &User, device_id: &str, body: Value) -> Answer {
+    let path = format!("{DEVICES}/{device_id}");
+    user.client
+        .send(Method::DELETE, &path, &body.to_string())
+        .await
+}
+
+#[tokio::test]
+async fn devices_are_listed_and_renamed() {
+    let server = Server::start().await;
+    let phone = server.register("alice").await;
+    let desk = server.log_in("alice").await;
+    let path = format!("{DEVICES}/{}", desk.device_id);
+
+    phone
+        .client
+        .put(&path, json!({ "display_name": "Desk" }))
+        .await
+        .expect_ok();
+    phone.client.put(&path, json!({})).await.expect_ok();
+
+    let device = phone.client.get(&path).await.expect_ok();
+    assert_eq!(device["display_name"], "Desk");
+    assert_eq!(device["device_id"], desk.device_id);
+    let all = phone.client.get(DEVICES).await.expect_ok();
+    assert_eq!(all["devices"].as_array().map(Vec::len), Some(2));
+}
+
+#[tokio::test]
+async fn a_device_that_is_not_ones_own_is_not_found() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let path = format!("{DEVICES}/{}", bob.device_id);
+
+    alice
+        .client
+        .get(&path)
+        .await
+        .expect_error(404, "M_NOT_FOUND");
+    let renamed = alice
+        .client
+        .put(&path, json!({ "display_name": "Mine" }))
+        .await;
+    renamed.expect_error(404, "M_NOT_FOUND");
+    server
+        .get(DEVICES)
+        .await
+        .expect_error(401, "M_MISSING_TOKEN");
+}
+
+#[tokio::test]
+async fn a_device_is_deleted_after_showing_the_password() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let other = server.log_in("alice").await;
+    let mut wrong = password_of("alice");
+    wrong["password"] = json!("wrong");
+
+    let asked = delete(&alice, &other.device_id, json!({})).await;
+    assert_eq!(asked.status, 401);
+    assert!(asked.body["session"].is_string() && asked.body["params"].is_object());
+    let refused = delete(&alice, &other.device_id, json!({ "auth": wrong })).await;
+    let refused = refused.expect_error(401, "M_FORBIDDEN");
+    assert!(refused["session"].is_string() && refused["flows"].is_array());
+    let body = json!({ "auth": password_of("alice") });
+    delete(&alice, &other.device_id, body).await.expect_ok();
+
+    let gone = alice
+        .client
+        .get(&format!("{DEVICES}/{}", other.device_id))
+        .await;
+    gone.expect_error(404, "M_NOT_FOUND");
+    other
+        .client
+        .get(DEVICES)
+        .await
+        .expect_error(401, "M_UNKNOWN_TOKEN");
+}
+
+#[tokio::test]
+async fn the_password_of_another_deletes_nothing() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let other = server.log_in("alice").await;
+    server.register("bob").await;
+
+    let body = json!({ "auth": password_of("bob") });
+    let refused = delete(&alice, &other.device_id, body).await;
+
+    refused.expect_error(403, "M_FORBIDDEN");
+    other.client.get(DEVICES).await.expect_ok();
+}
+
+#[tokio::test]
+async fn devices_are_deleted_in_bulk() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let (one, two) = (server.log_in("alice").await, server.log_in("alice").await);
+    let devices = json!([one.device_id, two.device_id, "UNKNOWN"]);
+
+    let asked = alice
+        .client
+        .post(DELETE, json!({ "devices": devices }))
+        .await;
+    assert_eq!(asked.status, 401);
+    let body = json!({ "devices": devices, "auth": password_of("alice") });
+    alice.client.post(DELETE, body).await.expect_ok();
+
+    let left = alice.client.get(DEVICES).await.expect_ok();
+    assert_eq!(left["devices"].as_array().map(Vec::len), Some(1));
+    one.client
+        .get(DEVICES)
+        .await
+        .expect_error(401, "M_UNKNOWN_TOKEN");
+}

@@ -1,0 +1,185 @@
+//! Logging in and out, and refreshing tokens.
+
+use std::time::Duration;
+
+use parlour::clock::Clock;
+use serde_json::json;
+
+use crate::harness::{Server, password_of};
+
+const LOGIN: &str = "/_matrix/client/v3/login";
+const REFRESH: &str = "/_matrix/client/v3/refresh";
+const WHOAMI: &str = "/_matrix/client/v3/account/whoami";
+
+#[tokio::test]
+async fn login_is_by_password() {
+    let server = Server::start().await;
+
+    let flows = server.get(LOGIN).await.expect_ok();
+    assert_eq!(flows, json!({ "flows": [{ "type": "m.login.password" }] }));
+
+    let other = json!({ "type": "m.login.token", "token": "x" });
+    server
+        .post(LOGIN, other)
+        .await
+        .expect_error(404, "M_UNRECOGNIZED");
+    server
+        .post(LOGIN, json!({}))
+        .await
+        .expect_error(400, "M_BAD_JSON");
+}
+
+#[tokio::test]
+async fn a_user_logs_in_by_localpart_or_full_id_or_the_old_way() {
+    let server = Server::start().await;
+    server.register("alice").await;
+    let old = json!({ "type": "m.login.password", "password": "password", "user": "alice" });
+
+    for body in [password_of("alice"), password_of("@ALICE:localhost"), old] {
+        let answer = server.post(LOGIN, body).await.expect_ok();
+        assert_eq!(answer["user_id"], "@alice:localhost");
+        let well_known = &answer["well_known"]["m.homeserver"]["base_url"];
+        assert_eq!(*well_known, server.running.public_url().as_str());
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_user_or_password_is_forbidden() {
+    let server = Server::start().await;
+    server.register("alice").await;
+    let mut wrong = password_of("alice");
+    wrong["password"] = json!("wrong");
+
+    for body in [wrong, password_of("bob"), password_of("@alice:other.org")] {
+        server
+            .post(LOGIN, body)
+            .await
+            .expect_error(403, "M_FORBIDDEN");
+    }
+}
+
+#[tokio::test]
+async fn a_login_to_a_known_device_replaces_its_token() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+
+    let mut body = password_of("alice");
+    body["device_id"] = json!(alice.device_id);
+    let again = server.post(LOGIN, body).await.expect_ok();
+
+    assert_eq!(again["device_id"], alice.device_id);
+    alice
+        .client
+        .get(WHOAMI)
+        .await
+        .expect_error(401, "M_UNKNOWN_TOKEN");
+    server.user(&again).client.get(WHOAMI).await.expect_ok();
+}
+
+#[tokio::test]
+async fn a_token_is_taken_from_the_header_or_the_query() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+
+    let query = server
+        .get(&format!("{WHOAMI}?access_token={}", alice.token))
+        .await;
+    assert_eq!(query.expect_ok()["user_id"], alice.id);
+    server
+        .get(WHOAMI)
+        .await
+        .expect_error(401, "M_MISSING_TOKEN");
+    let unknown = server.client().with_token("unknown").get(WHOAMI).await;
+    let body = unknown.expect_error(401, "M_UNKNOWN_TOKEN");
+    assert_eq!(body["soft_logout"], false);
+}
+
+#[tokio::test]
+async fn logout_ends_one_device_and_logout_all_every_one() {
+    let server = Server::start().await;
+    let phone = server.register("alice").await;
+    let (desk, third) = (server.log_in("alice").await, server.log_in("alice").await);
+
+    let out = desk
+        .client
+        .post("/_matrix/client/v3/logout", json!({}))
+        .await;
+    assert_eq!(out.expect_ok(), json!({}));
+    desk.client
+        .get(WHOAMI)
+        .await
+        .expect_error(401, "M_UNKNOWN_TOKEN");
+    let devices = phone
+        .client
+        .get("/_matrix/client/v3/devices")
+        .await
+        .expect_ok();
+    assert_eq!(devices["devices"].as_array().map(Vec::len), Some(2));
+
+    phone
+        .client
+        .post("/_matrix/client/v3/logout/all", json!({}))
+        .await
+        .expect_ok();
+    phone
+        .client
+        .get(WHOAMI)
+        .await
+        .expect_error(401, "M_UNKNOWN_TOKEN");
+    third
+        .client
+        .get(WHOAMI)
+        .await
+        .expect_error(401, "M_UNKNOWN_TOKEN");
+    let again = phone
+        .client
+        .post("/_matrix/client/v3/logout", json!({}))
+        .await;
+    again.expect_error(401, "M_UNKNOWN_TOKEN");
+}
+
+#[tokio::test]
+async fn an_expired_token_is_refreshed() {
+    let clock = Clock::manual(1_700_000_000_000);
+    let server = Server::with_clock(clock.clone(), |_| {}).await;
+    server.register("alice").await;
+    let mut body = password_of("alice");
+    body["refresh_token"] = json!(true);
+    let login = server.post(LOGIN, body).await.expect_ok();
+    let lifetime = login["expires_in_ms"].as_u64().expect("it expires");
+    let old = server.user(&login);
+    old.client.get(WHOAMI).await.expect_ok();
+
+    clock.advance(Duration::from_millis(lifetime));
+    let expired = old
+        .client
+        .get(WHOAMI)
+        .await
+        .expect_error(401, "M_UNKNOWN_TOKEN");
+    assert_eq!(expired["soft_logout"], true);
+
+    let refresh = json!({ "refresh_token": login["refresh_token"] });
+    let new = server.post(REFRESH, refresh.clone()).await.expect_ok();
+    let token = new["access_token"].as_str().expect("a token");
+    server
+        .client()
+        .with_token(token)
+        .get(WHOAMI)
+        .await
+        .expect_ok();
+    let again = server.post(REFRESH, refresh).await;
+    again.expect_error(401, "M_UNKNOWN_TOKEN");
+}
+
+#[tokio::test]
+async fn guessing_passwords_is_slow() {
+    let server = Server::with(|config| config.limits.enabled = true).await;
+
+    for _ in 0..10 {
+        let guess = server.post(LOGIN, password_of("alice")).await;
+        guess.expect_error(403, "M_FORBIDDEN");
+    }
+
+    let limited = server.post(LOGIN, password_of("alice")).await;
+    limited.expect_error(429, "M_LIMIT_EXCEEDED");
+}

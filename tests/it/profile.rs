@@ -1,0 +1,99 @@
+//! What users show of themselves.
+
+use serde_json::json;
+
+use crate::harness::Server;
+
+fn path(user_id: &str, field: &str) -> String {
+    format!("/_matrix/client/v3/profile/{user_id}{field}")
+}
+
+#[tokio::test]
+async fn a_name_and_an_avatar_are_set_and_seen_by_all() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let (name, avatar) = (
+        json!({ "displayname": "Alice" }),
+        json!({ "avatar_url": "mxc://a.b/c" }),
+    );
+
+    let set = alice
+        .client
+        .put(&path(&alice.id, "/displayname"), name.clone())
+        .await;
+    set.expect_ok();
+    let set = alice
+        .client
+        .put(&path(&alice.id, "/avatar_url"), avatar)
+        .await;
+    set.expect_ok();
+
+    let field = server.get(&path(&alice.id, "/displayname")).await;
+    assert_eq!(field.expect_ok(), name);
+    let whole = server.get(&path(&alice.id, "")).await;
+    let expected = json!({ "displayname": "Alice", "avatar_url": "mxc://a.b/c" });
+    assert_eq!(whole.expect_ok(), expected);
+}
+
+#[tokio::test]
+async fn any_field_is_set_and_removed() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let field = path(&alice.id, "/org.example.pronouns");
+    let value = json!({ "org.example.pronouns": ["she", "her"] });
+
+    alice.client.put(&field, value.clone()).await.expect_ok();
+    assert_eq!(server.get(&field).await.expect_ok(), value);
+    alice.client.delete(&field).await.expect_ok();
+    alice.client.delete(&field).await.expect_ok();
+
+    server.get(&field).await.expect_error(404, "M_NOT_FOUND");
+}
+
+#[tokio::test]
+async fn unknown_users_have_no_profile() {
+    let server = Server::start().await;
+
+    for user in ["@nobody:localhost", "@somebody:elsewhere.org"] {
+        server
+            .get(&path(user, ""))
+            .await
+            .expect_error(404, "M_NOT_FOUND");
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_allowed_is_refused() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let name = json!({ "displayname": "Bob" });
+
+    let others = alice
+        .client
+        .put(&path(&bob.id, "/displayname"), name.clone())
+        .await;
+    others.expect_error(403, "M_FORBIDDEN");
+    let stranger = server.put(&path(&bob.id, "/displayname"), name).await;
+    stranger.expect_error(401, "M_MISSING_TOKEN");
+    let wrong = alice
+        .client
+        .put(
+            &path(&alice.id, "/displayname"),
+            json!({ "displayname": 1 }),
+        )
+        .await;
+    wrong.expect_error(400, "M_BAD_JSON");
+    let key = "k".repeat(256);
+    let long = alice
+        .client
+        .put(&path(&alice.id, &format!("/{key}")), json!({ key: 1 }))
+        .await;
+    long.expect_error(400, "M_KEY_TOO_LARGE");
+    let large = json!({ "org.example": "x".repeat(70_000) });
+    let large = alice
+        .client
+        .put(&path(&alice.id, "/org.example"), large)
+        .await;
+    large.expect_error(400, "M_PROFILE_TOO_LARGE");
+}

@@ -1,0 +1,101 @@
+//! The push rules of a user.
+
+use serde_json::json;
+
+use crate::harness::Server;
+
+const RULES: &str = "/_matrix/client/v3/pushrules";
+const MASTER: &str = "/_matrix/client/v3/pushrules/global/override/.m.rule.master";
+const CAKE: &str = "/_matrix/client/v3/pushrules/global/content/cake";
+
+#[tokio::test]
+async fn a_user_begins_with_the_default_rules() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+
+    for path in [RULES.to_owned(), format!("{RULES}/")] {
+        let rules = alice.client.get(&path).await.expect_ok();
+        assert_eq!(rules["global"]["override"][0]["rule_id"], ".m.rule.master");
+    }
+    let global = alice
+        .client
+        .get(&format!("{RULES}/global/"))
+        .await
+        .expect_ok();
+    assert!(global["underride"].is_array());
+    let master = alice.client.get(MASTER).await.expect_ok();
+    assert_eq!(master["enabled"], false);
+    server.get(RULES).await.expect_error(401, "M_MISSING_TOKEN");
+}
+
+#[tokio::test]
+async fn a_rule_is_added_changed_and_removed() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let rule = json!({ "pattern": "cake", "actions": ["notify"] });
+    let (enabled, actions) = (format!("{CAKE}/enabled"), format!("{CAKE}/actions"));
+
+    alice.client.put(CAKE, rule).await.expect_ok();
+    alice
+        .client
+        .put(&enabled, json!({ "enabled": false }))
+        .await
+        .expect_ok();
+    alice
+        .client
+        .put(&actions, json!({ "actions": [] }))
+        .await
+        .expect_ok();
+
+    let stored = alice.client.get(CAKE).await.expect_ok();
+    assert_eq!(
+        (&stored["pattern"], &stored["enabled"]),
+        (&json!("cake"), &json!(false))
+    );
+    let answer = alice.client.get(&enabled).await.expect_ok();
+    assert_eq!(answer, json!({ "enabled": false }));
+    let answer = alice.client.get(&actions).await.expect_ok();
+    assert_eq!(answer, json!({ "actions": [] }));
+    alice.client.delete(CAKE).await.expect_ok();
+    alice
+        .client
+        .get(CAKE)
+        .await
+        .expect_error(404, "M_NOT_FOUND");
+}
+
+#[tokio::test]
+async fn the_servers_rules_can_be_turned_on_but_not_replaced() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+
+    let enabled = format!("{MASTER}/enabled");
+    alice
+        .client
+        .put(&enabled, json!({ "enabled": true }))
+        .await
+        .expect_ok();
+    assert_eq!(alice.client.get(MASTER).await.expect_ok()["enabled"], true);
+    let rule = json!({ "conditions": [], "actions": [] });
+    alice
+        .client
+        .put(MASTER, rule)
+        .await
+        .expect_error(400, "M_INVALID_PARAM");
+    alice
+        .client
+        .delete(MASTER)
+        .await
+        .expect_error(400, "M_INVALID_PARAM");
+    let unknown = alice
+        .client
+        .put(&format!("{CAKE}/enabled"), json!({ "enabled": true }))
+        .await;
+    unknown.expect_error(404, "M_NOT_FOUND");
+    let before = json!({ "pattern": "cake", "actions": [] });
+    let misplaced = alice
+        .client
+        .put(&format!("{CAKE}?before=unknown"), before)
+        .await;
+    misplaced.expect_error(404, "M_NOT_FOUND");
+}

@@ -1,0 +1,232 @@
+//! Making accounts: openly, by token, as a guest, and by the shared secret.
+
+use hmac::{Hmac, KeyInit, Mac};
+use parlour::config::Secret;
+use serde_json::{Value, json};
+use sha1::Sha1;
+
+use crate::harness::Server;
+
+const REGISTER: &str = "/_matrix/client/v3/register";
+const SHARED_SECRET: &str = "/_synapse/admin/v1/register";
+
+async fn closed() -> Server {
+    Server::with(|config| config.registration.open = false).await
+}
+
+fn dummy(name: &str) -> Value {
+    json!({ "username": name, "password": "password", "auth": { "type": "m.login.dummy" } })
+}
+
+fn with_token(name: &str, token: &str) -> Value {
+    let auth = json!({ "type": "m.login.registration_token", "token": token });
+    json!({ "username": name, "password": "password", "auth": auth })
+}
+
+/// The token of the link that the server tells at its start.
+fn first_token(server: &Server) -> String {
+    let url = server
+        .running
+        .first_admin_url()
+        .expect("there is no account");
+    let (_, token) = url.split_once("/?registration_token=").expect("a token");
+    token.to_owned()
+}
+
+#[tokio::test]
+async fn a_registration_logs_in() {
+    let server = Server::start().await;
+
+    let body = json!({
+        "username": "Alice", "password": "password", "device_id": "PHONE",
+        "initial_device_display_name": "Phone", "auth": { "type": "m.login.dummy" },
+    });
+    let answer = server.post(REGISTER, body).await.expect_ok();
+
+    assert_eq!(answer["user_id"], "@alice:localhost");
+    assert_eq!(answer["device_id"], "PHONE");
+    let alice = server.user(&answer);
+    let who = alice.client.get("/_matrix/client/v3/account/whoami").await;
+    let expected = json!({ "user_id": "@alice:localhost", "device_id": "PHONE" });
+    assert_eq!(who.expect_ok(), expected);
+    let device = alice.client.get("/_matrix/client/v3/devices/PHONE").await;
+    assert_eq!(device.expect_ok()["display_name"], "Phone");
+}
+
+#[tokio::test]
+async fn probes_get_the_flows_and_a_session() {
+    let server = Server::start().await;
+
+    let probe = server.post(REGISTER, json!({})).await;
+    assert_eq!(probe.status, 401);
+    let stages = json!([
+        { "stages": ["m.login.dummy"] }, { "stages": ["m.login.registration_token"] },
+    ]);
+    assert_eq!(probe.body["flows"], stages);
+    assert_eq!(probe.body["params"], json!({}));
+
+    let session = &probe.body["session"];
+    let again = server
+        .post(REGISTER, json!({ "auth": { "session": session } }))
+        .await;
+    assert_eq!((again.status, &again.body["session"]), (401, session));
+
+    let mut body = dummy("alice");
+    body["auth"]["session"] = session.clone();
+    server.post(REGISTER, body).await.expect_ok();
+}
+
+#[tokio::test]
+async fn a_login_can_be_inhibited() {
+    let server = Server::start().await;
+
+    let mut body = dummy("alice");
+    body["inhibit_login"] = json!(true);
+    let answer = server.post(REGISTER, body).await.expect_ok();
+
+    assert_eq!(answer["user_id"], "@alice:localhost");
+    assert_eq!(answer["access_token"], Value::Null);
+}
+
+#[tokio::test]
+async fn names_that_are_taken_or_not_allowed_are_refused() {
+    let server = Server::start().await;
+    server.register("alice").await;
+
+    let taken = server.post(REGISTER, dummy("alice")).await;
+    taken.expect_error(400, "M_USER_IN_USE");
+    for name in ["user name", "user:name", "£", "", &"x".repeat(300)] {
+        let refused = server.post(REGISTER, dummy(name)).await;
+        refused.expect_error(400, "M_INVALID_USERNAME");
+    }
+    let mut weak = dummy("bob");
+    weak["password"] = json!("");
+    let weak = server.post(REGISTER, weak).await;
+    weak.expect_error(400, "M_WEAK_PASSWORD");
+}
+
+#[tokio::test]
+async fn a_name_can_be_asked_for() {
+    let server = Server::start().await;
+    server.register("alice").await;
+    let ask = async |name: &str| {
+        server
+            .get(&format!("{REGISTER}/available?username={name}"))
+            .await
+    };
+
+    assert_eq!(ask("bob").await.expect_ok(), json!({ "available": true }));
+    ask("alice").await.expect_error(400, "M_USER_IN_USE");
+    ask("a,b").await.expect_error(400, "M_INVALID_USERNAME");
+}
+
+#[tokio::test]
+async fn guests_register_only_where_they_may() {
+    let server = Server::start().await;
+    let kind = format!("{REGISTER}?kind=guest");
+    let refused = server.post(&kind, json!({})).await;
+    refused.expect_error(403, "M_GUEST_ACCESS_FORBIDDEN");
+
+    let server = Server::with(|config| config.registration.guests = true).await;
+    let guest = server.post(&kind, json!({})).await.expect_ok();
+    let guest = server.user(&guest);
+    let who = guest.client.get("/_matrix/client/v3/account/whoami").await;
+    assert_eq!(who.expect_ok()["is_guest"], true);
+    let change = json!({ "new_password": "other" });
+    let refused = guest
+        .client
+        .post("/_matrix/client/v3/account/password", change)
+        .await;
+    refused.expect_error(403, "M_GUEST_ACCESS_FORBIDDEN");
+}
+
+#[tokio::test]
+async fn closed_registration_is_by_token() {
+    let server = closed().await;
+    let token = first_token(&server);
+    let path = "/_matrix/client/v1/register/m.login.registration_token/validity";
+    let is_valid = async |token: &str| {
+        let answer = server.get(&format!("{path}?token={token}")).await;
+        answer.expect_ok()["valid"].clone()
+    };
+    assert_eq!(is_valid(&token).await, true);
+    assert_eq!(is_valid("guess").await, false);
+
+    let refused = server.post(REGISTER, dummy("alice")).await;
+    assert_eq!(refused.status, 401);
+    let refused = server.post(REGISTER, with_token("alice", "guess")).await;
+    refused.expect_error(401, "M_FORBIDDEN");
+    server
+        .post(REGISTER, with_token("alice", &token))
+        .await
+        .expect_ok();
+
+    assert_eq!(is_valid(&token).await, false);
+}
+
+#[tokio::test]
+async fn of_two_concurrent_first_registrations_exactly_one_succeeds() {
+    let server = closed().await;
+    let token = first_token(&server);
+
+    let (alice, bob) = tokio::join!(
+        server.post(REGISTER, with_token("alice", &token)),
+        server.post(REGISTER, with_token("bob", &token)),
+    );
+
+    let succeeded = [alice.status, bob.status]
+        .iter()
+        .filter(|s| **s == 200)
+        .count();
+    assert_eq!(succeeded, 1, "{} {}", alice.text, bob.text);
+}
+
+fn signed(nonce: &str, secret: &str) -> Value {
+    let mut mac = Hmac::<Sha1>::new_from_slice(secret.as_bytes()).expect("any key");
+    mac.update(format!("{nonce}\0alice\0password\0admin").as_bytes());
+    let bytes = mac.finalize().into_bytes();
+    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    let hex: String = digits
+        .filter_map(|digit| char::from_digit(digit.into(), 16))
+        .collect();
+    json!({
+        "nonce": nonce, "username": "alice", "password": "password", "admin": true, "mac": hex,
+    })
+}
+
+#[tokio::test]
+async fn the_shared_secret_registers_an_administrator() {
+    let server = Server::with(|config| {
+        config.registration.shared_secret = Some(Secret::new("swordfish"));
+    })
+    .await;
+    let nonce = async || {
+        let answer = server.get(SHARED_SECRET).await.expect_ok();
+        answer["nonce"].as_str().expect("a nonce").to_owned()
+    };
+
+    let wrong = signed(&nonce().await, "guess");
+    let refused = server.post(SHARED_SECRET, wrong).await;
+    refused.expect_error(403, "M_FORBIDDEN");
+    let right = signed(&nonce().await, "swordfish");
+    let answer = server.post(SHARED_SECRET, right).await.expect_ok();
+
+    assert_eq!(answer["user_id"], "@alice:localhost");
+    assert_eq!(answer["home_server"], "localhost");
+    let alice = server.user(&answer);
+    alice
+        .client
+        .get("/_matrix/client/v3/account/whoami")
+        .await
+        .expect_ok();
+}
+
+#[tokio::test]
+async fn without_a_shared_secret_there_is_no_such_endpoint() {
+    let server = Server::start().await;
+
+    let asked = server.get(SHARED_SECRET).await;
+    asked.expect_error(404, "M_UNRECOGNIZED");
+    let posted = server.post(SHARED_SECRET, signed("x", "y")).await;
+    posted.expect_error(404, "M_UNRECOGNIZED");
+}

@@ -1,0 +1,50 @@
+//! Messages from device to device. That they arrive, once, is tested beside the code.
+
+use serde_json::json;
+
+use crate::harness::Server;
+
+const SEND: &str = "/_matrix/client/v3/sendToDevice/org.example.type";
+
+#[tokio::test]
+async fn messages_are_taken_for_devices_that_are_and_are_not() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+
+    let messages = json!({
+        bob.id: { bob.device_id: { "n": 1 } },
+        "@nobody:localhost": { "*": {} },
+        "@elsewhere:example.org": { "*": {} },
+    });
+    let body = json!({ "messages": messages });
+    let first = alice.client.put(&format!("{SEND}/1"), body.clone()).await;
+    let again = alice.client.put(&format!("{SEND}/1"), body).await;
+
+    assert_eq!(first.expect_ok(), json!({}));
+    assert_eq!(again.expect_ok(), json!({}));
+}
+
+#[tokio::test]
+async fn what_is_no_message_is_refused() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let path = format!("{SEND}/1");
+
+    let no_messages = alice.client.put(&path, json!({})).await;
+    no_messages.expect_error(400, "M_BAD_JSON");
+    let no_user = json!({ "messages": { "nobody": { "*": {} } } });
+    alice
+        .client
+        .put(&path, no_user)
+        .await
+        .expect_error(400, "M_BAD_JSON");
+    let large = json!({ "messages": { alice.id: { "*": { "x": "x".repeat(70_000) } } } });
+    alice
+        .client
+        .put(&path, large)
+        .await
+        .expect_error(413, "M_TOO_LARGE");
+    let stranger = server.put(&path, json!({ "messages": {} })).await;
+    stranger.expect_error(401, "M_MISSING_TOKEN");
+}
