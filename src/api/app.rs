@@ -5,7 +5,9 @@ use std::sync::Arc;
 use axum::extract::FromRef;
 
 use super::{limits::Limits, metrics::Metrics};
-use crate::{clock::Clock, config::Config, devices::Devices, tasks::Tasks, users::Users};
+use crate::{
+    clock::Clock, config::Config, devices::Devices, media::Media, tasks::Tasks, users::Users,
+};
 
 /// The services, each of which a handler takes with `State`. Built in `cli::serve`.
 #[derive(Clone, FromRef)]
@@ -24,4 +26,6 @@ pub struct App {
     pub users: Users,
     /// The devices.
     pub devices: Devices,
+    /// The files that users upload.
+    pub media: Media,
 }

@@ -15,6 +15,7 @@ use crate::{
     config::{BaseUrl, Config, Listen},
     devices::Devices,
     error::{Error, Result},
+    media::{self, Media},
     storage::Db,
     tasks::Tasks,
     users::Users,
@@ -72,6 +73,7 @@ pub async fn start_at(mut config: Config, clock: Clock) -> Result<Running> {
     let db = Db::open(url, folder, &storage_tasks).await?;
     let users = Users::new(&db, &clock, &config, &tasks);
     let devices = Devices::new(&db, &config);
+    let media = Media::open(&db, &clock, &tasks, media::Settings::of(&config))?;
     let registration_token = users.first_admin_token().await?;
     let app = App {
         config,
@@ -81,6 +83,7 @@ pub async fn start_at(mut config: Config, clock: Clock) -> Result<Running> {
         metrics: metrics.clone(),
         users,
         devices,
+        media,
     };
 
     let router = api::router(app);

@@ -15,7 +15,7 @@ use std::{error::Error as StdError, path::PathBuf, time::Duration};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use rand::{Rng, distr::Alphanumeric};
-use ruma::{OwnedMxcUri, OwnedServerName, ServerName, UserId};
+use ruma::{OwnedMxcUri, OwnedServerName, ServerName};
 use tokio::fs::File;
 
 use self::{
@@ -26,9 +26,10 @@ use self::{
 pub use self::{files::ContentHash, thumbnail::Wanted};
 use crate::{
     clock::Clock,
+    config::Config,
     error::{Error, Result},
     storage::{
-        Db,
+        Db, UserNum,
         media::{self as rows, MediaRow, NewMedia},
     },
     tasks::Tasks,
@@ -57,6 +58,17 @@ pub struct Settings {
     pub max_upload_bytes: u64,
 }
 
+impl Settings {
+    /// Returns what this configuration says.
+    pub fn of(config: &Config) -> Self {
+        Self {
+            server_name: config.server.name.clone(),
+            directory: config.media_directory(),
+            max_upload_bytes: config.media.max_upload_bytes,
+        }
+    }
+}
+
 /// The content repository: cheap to clone.
 #[derive(Clone)]
 pub struct Media {
@@ -74,7 +86,7 @@ pub struct Media {
 #[derive(Debug)]
 pub struct Upload<'a> {
     /// Who uploads it.
-    pub uploader: &'a UserId,
+    pub uploader: UserNum,
     /// What it is said to be.
     pub content_type: Option<&'a str>,
     /// Its name.
@@ -128,7 +140,7 @@ impl Media {
     /// # Errors
     ///
     /// [`Error::TooLarge`] as soon as that shows; [`Error::InvalidParam`] when the parts stop to come.
-    #[tracing::instrument(skip_all, fields(user_id = %upload.uploader), err(level = "debug"))]
+    #[tracing::instrument(skip_all, err(level = "debug"))]
     pub async fn upload<E>(
         &self,
         upload: Upload<'_>,
@@ -141,7 +153,7 @@ impl Media {
             return Err(self.too_large());
         }
         let arriving = self.receive(parts).await?;
-        let uploader = upload.uploader.to_owned();
+        let uploader = upload.uploader;
         let content_type = clean_content_type(upload.content_type);
         let file_name = clean_file_name(upload.file_name);
         // A task of its own: a client that hangs up now cannot leave a file that nobody knows of.
@@ -149,7 +161,7 @@ impl Media {
         let keeping = self.tasks.spawn(async move {
             let stored = arriving.keep().await?;
             media
-                .remember(&uploader, stored, &content_type, file_name.as_deref())
+                .remember(uploader, stored, &content_type, file_name.as_deref())
                 .await
         });
         keeping
@@ -258,7 +270,7 @@ impl Media {
 
     async fn remember(
         &self,
-        uploader: &UserId,
+        uploader: UserNum,
         stored: Stored,
         content_type: &str,
         file_name: Option<&str>,
@@ -266,7 +278,6 @@ impl Media {
         let media_id = new_media_id();
         let mut tx = self.db.write().await?;
         let server = tx.intern(self.server_name.as_str()).await?;
-        let uploader = tx.intern(uploader.as_str()).await?;
         let media = NewMedia {
             server,
             media_id: &media_id,

@@ -2,7 +2,7 @@ use std::{fs, io::Cursor, path::Path};
 
 use futures_util::stream;
 use image::{ImageFormat, RgbImage};
-use ruma::{MxcUri, server_name, user_id};
+use ruma::{MxcUri, server_name};
 use tokio::io::AsyncReadExt;
 
 use super::*;
@@ -25,7 +25,7 @@ fn parts(parts: Vec<Vec<u8>>) -> impl Stream<Item = Result<Bytes, std::io::Error
 
 async fn upload(media: &Media, content: &[u8]) -> OwnedMxcUri {
     let upload = Upload {
-        uploader: user_id!("@alice:a.example"),
+        uploader: 7,
         content_type: Some("text/plain"),
         file_name: Some("notes\u{0}.txt"),
         announced_size: None,
@@ -94,7 +94,7 @@ async fn an_upload_that_is_too_large_or_breaks_off_leaves_nothing() {
     let test = TestDb::new().await;
     let media = open(&test, &Clock::system());
     let upload = |announced_size| Upload {
-        uploader: user_id!("@alice:a.example"),
+        uploader: 7,
         content_type: None,
         file_name: None,
         announced_size,
@@ -117,7 +117,7 @@ async fn the_largest_file_that_may_be_uploaded_is() {
     let test = TestDb::new().await;
     let media = open(&test, &Clock::system());
 
-    let uri = upload(&media, &[1; 100_000]).await;
+    let uri = upload(&media, &vec![1; 100_000]).await;
 
     assert_eq!(content(&media, &uri).await.size, MAX);
 }

@@ -8,6 +8,7 @@ mod devices;
 mod discovery;
 mod filters;
 mod login;
+mod media;
 mod profile;
 mod push_rules;
 mod register;
@@ -28,6 +29,7 @@ pub(super) fn routes() -> Router<App> {
         .merge(discovery::routes())
         .merge(filters::routes())
         .merge(login::routes())
+        .merge(media::routes())
         .merge(profile::routes())
         .merge(push_rules::routes())
         .merge(register::routes())

@@ -6,6 +6,7 @@ use ruma::api::{
     client::{
         account::{check_registration_token_validity, whoami},
         alias::get_alias,
+        media::get_media_config,
         push::get_pushrules_all,
         room::create_room,
         session::refresh_token,
@@ -22,6 +23,7 @@ use crate::{
     clock::Clock,
     config::Config,
     devices::Devices,
+    media::{self, Media},
     tasks::Tasks,
     users::testing::TestUsers,
 };
@@ -43,6 +45,15 @@ fn every_v3_path_has_its_r0_alias() {
             "/_matrix/client/v3/createRoom"
         ]
     );
+}
+
+#[test]
+#[expect(deprecated, reason = "its path is served still")]
+fn media_is_found_where_the_oldest_clients_look() {
+    let paths = paths::<get_media_config::v3::Request>();
+
+    let of = |version| format!("/_matrix/media/{version}/config");
+    assert_eq!(paths, ["r0", "v1", "v3"].map(of));
 }
 
 #[test]
@@ -109,8 +120,12 @@ fn a_wrong_type_is_bad_json_and_broken_json_is_not_json() {
 /// Answers a request as the server would that had these endpoints only.
 async fn answer(request: http::Request<Body>) -> (u16, Value) {
     let clock = Clock::system();
-    let config = Config::default();
+    let mut config = Config::default();
+    let tasks = Tasks::default();
     let test = TestUsers::new(|_| {}).await;
+    config.media.directory = Some(test.test.dir.path().join("media"));
+    let media = media::Settings::of(&config);
+    let media = Media::open(&test.test.db, &clock, &tasks, media).expect("is a new folder");
     let app = App {
         users: test.users.clone(),
         devices: Devices::new(&test.test.db, &config),
@@ -118,7 +133,8 @@ async fn answer(request: http::Request<Body>) -> (u16, Value) {
         metrics: Metrics::new(&Registry::new()).expect("is new"),
         config: Arc::new(config),
         clock,
-        tasks: Tasks::default(),
+        tasks,
+        media,
     };
     let routes = Router::new()
         .merge(endpoint::<whoami::v3::Request, _>(whoami))

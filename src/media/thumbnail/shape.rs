@@ -190,8 +190,8 @@ fn of_ratio(side: u32, numerator: u32, denominator: u32) -> u32 {
 mod tests {
     use super::*;
 
-    fn shape(width: u64, height: u64, method: Method) -> (&'static str, u32, u32) {
-        let wanted = Wanted::new(width, height, Some(&method)).unwrap();
+    fn shape(width: u64, height: u64, method: &Method) -> (&'static str, u32, u32) {
+        let wanted = Wanted::new(width, height, Some(method)).unwrap();
         let (name, size) = Shape::of(wanted).key();
         (name, size.width, size.height)
     }
@@ -204,14 +204,14 @@ mod tests {
 
     #[test]
     fn the_next_larger_size_is_made() {
-        assert_eq!(shape(1, 1, Method::Crop), ("crop", 32, 32));
-        assert_eq!(shape(33, 20, Method::Crop), ("crop", 96, 96));
-        assert_eq!(shape(32, 32, Method::Scale), ("scale", 320, 240));
-        assert_eq!(shape(320, 240, Method::Scale), ("scale", 320, 240));
-        assert_eq!(shape(320, 241, Method::Scale), ("scale", 640, 480));
-        assert_eq!(shape(800, 600, Method::Scale), ("scale", 800, 600));
-        assert_eq!(shape(1601, 1, Method::Scale), ("whole", 0, 0));
-        assert_eq!(shape(u64::MAX, 1, Method::Crop), ("whole", 0, 0));
+        assert_eq!(shape(1, 1, &Method::Crop), ("crop", 32, 32));
+        assert_eq!(shape(33, 20, &Method::Crop), ("crop", 96, 96));
+        assert_eq!(shape(32, 32, &Method::Scale), ("scale", 320, 240));
+        assert_eq!(shape(320, 240, &Method::Scale), ("scale", 320, 240));
+        assert_eq!(shape(320, 241, &Method::Scale), ("scale", 640, 480));
+        assert_eq!(shape(800, 600, &Method::Scale), ("scale", 800, 600));
+        assert_eq!(shape(1601, 1, &Method::Scale), ("whole", 0, 0));
+        assert_eq!(shape(u64::MAX, 1, &Method::Crop), ("whole", 0, 0));
     }
 
     #[test]
