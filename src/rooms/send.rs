@@ -124,7 +124,7 @@ impl Rooms {
             else {
                 return first_answer(tx, &room, &event).await;
             };
-            let pending = self.inner.release(tx, &room, stored.position).await?;
+            let pending = self.inner.release(tx, &room, stored.position)?;
             *tip = next;
             drop(tip);
             pending.durable().await?;
@@ -200,8 +200,8 @@ impl Inner {
     }
 
     /// Leaves a write in the journal's batch, and notes that the room has something on its way to the disk.
-    pub(super) async fn release(&self, tx: WriteTx, room: &Room, newest: i64) -> Result<Pending> {
-        let pending = tx.release().await?;
+    pub(super) fn release(&self, tx: WriteTx, room: &Room, newest: i64) -> Result<Pending> {
+        let pending = tx.release()?;
         room.released.store(newest, Ordering::SeqCst);
         Ok(pending)
     }

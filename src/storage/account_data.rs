@@ -20,16 +20,6 @@ pub struct AccountData {
 }
 
 impl AccountData {
-    /// Returns a piece of global account data that is stored nowhere.
-    pub fn global(kind: &str, content: String) -> Self {
-        Self {
-            room: GLOBAL,
-            kind: kind.to_owned(),
-            content,
-            position: 0,
-        }
-    }
-
     /// Returns the room that it belongs to; `None` is global.
     pub fn room(&self) -> Option<RoomNum> {
         (self.room != GLOBAL).then_some(self.room)

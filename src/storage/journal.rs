@@ -62,13 +62,26 @@ struct Writer {
     lost: bool,
     next_position: Position,
     open: Option<Batch>,
-    /// The last holder of a turn neither committed nor rolled back: it failed or vanished.
-    abandoned: bool,
+    savepoint: Savepoint,
     /// A caller vanished while it opened a batch: the transaction may or may not have begun.
     opening: bool,
     closed: bool,
     flush: mpsc::UnboundedSender<()>,
     shared: Arc<Shared>,
+}
+
+/// The savepoint of the latest turn in the open batch.
+///
+/// Every state is set before the statement that leads to it is awaited, or holds whether or not it ran: a
+/// caller may vanish at any await.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Savepoint {
+    /// None was made, or nobody knows whether it was; in either case nothing was written in it.
+    None,
+    /// A turn writes in it. Found like this by the next, it is of one who failed or vanished.
+    Open,
+    /// The turn is over and what it wrote stays.
+    Kept,
 }
 
 struct Batch {
@@ -93,7 +106,7 @@ impl Journal {
             lost: false,
             next_position: 1,
             open: None,
-            abandoned: false,
+            savepoint: Savepoint::None,
             opening: false,
             closed: false,
             flush,
@@ -218,24 +231,30 @@ impl Writer {
             // The flusher queues behind those who wait already.
             let _ = self.flush.send(());
         }
-        self.conn.run("SAVEPOINT turn").await?;
-        self.abandoned = true; // until `release` says otherwise
+        let was_kept = std::mem::replace(&mut self.savepoint, Savepoint::None) == Savepoint::Kept;
+        let make = if was_kept {
+            "RELEASE SAVEPOINT turn; SAVEPOINT turn"
+        } else {
+            "SAVEPOINT turn"
+        };
+        self.conn.run(make).await?;
+        self.savepoint = Savepoint::Open; // until `release` says otherwise
         Ok(())
     }
 
     /// Undoes what a caller left behind that failed or vanished.
     async fn settle(&mut self) -> Result<()> {
         if self.opening {
-            self.opening = false;
             // SQLite refuses when nothing had begun; then nothing is to be undone.
             if let Err(error) = self.conn.run("ROLLBACK").await {
                 tracing::debug!(%error, "no transaction to roll back");
             }
+            self.opening = false;
         }
-        if self.abandoned {
+        if self.savepoint == Savepoint::Open {
             self.conn.run("ROLLBACK TO SAVEPOINT turn").await?;
-            self.conn.run("RELEASE SAVEPOINT turn").await?;
-            self.abandoned = false;
+            // The savepoint itself stays, empty; the next turn lies in it.
+            self.savepoint = Savepoint::None;
         }
         Ok(())
     }
@@ -250,6 +269,7 @@ impl Writer {
             self.lose(&error).await;
             return;
         }
+        self.savepoint = Savepoint::None;
         let Some(batch) = self.open.take() else {
             return;
         };
@@ -272,7 +292,7 @@ impl Writer {
 
     /// Gives up the open batch and the connection: whether the database still answers is not known.
     async fn lose(&mut self, error: &Error) {
-        self.abandoned = false;
+        self.savepoint = Savepoint::None;
         self.opening = false;
         self.lost = true;
         let _ = self.conn.run("ROLLBACK").await;
@@ -328,28 +348,30 @@ impl WriteTx {
     }
 
     /// Leaves the write in the batch and lets the next one have its turn; it is not on disk yet.
-    pub async fn release(mut self) -> Result<Pending> {
-        self.writer.conn.run("RELEASE SAVEPOINT turn").await?;
-        self.writer.abandoned = false;
+    ///
+    /// # Errors
+    ///
+    /// When the batch was lost meanwhile.
+    pub fn release(mut self) -> Result<Pending> {
         let interned = std::mem::take(&mut self.interned);
         let mut changes = std::mem::take(&mut self.changes);
-        if !interned.is_empty() {
-            self.writer.shared.strings.remember(interned);
-        }
         let Some(batch) = self.writer.open.as_mut() else {
             return Err(Error::Unavailable(
                 "the journal has no open batch".to_owned(),
             ));
         };
         batch.changes.append(&mut changes);
-        Ok(Pending {
-            outcome: batch.outcome.subscribe(),
-        })
+        let outcome = batch.outcome.subscribe();
+        self.writer.savepoint = Savepoint::Kept;
+        if !interned.is_empty() {
+            self.writer.shared.strings.remember(interned);
+        }
+        Ok(Pending { outcome })
     }
 
     /// Returns when the write is on disk, applied to memory and told to the followers.
     pub async fn commit(self) -> Result<()> {
-        self.release().await?.durable().await
+        self.release()?.durable().await
     }
 
     pub(super) fn strings(&self) -> &Strings {
@@ -461,7 +483,7 @@ mod tests {
 
         let mut before = test.db.write().await.unwrap();
         store(&mut before, "before").await;
-        let before = before.release().await.unwrap();
+        let before = before.release().unwrap();
         let mut dropped = test.db.write().await.unwrap();
         store(&mut dropped, "dropped").await;
         drop(dropped);

@@ -5,7 +5,6 @@
 use ruma::{
     RoomId, UserId,
     events::tag::{TagEventContent, TagInfo, TagName, Tags},
-    push::Ruleset,
 };
 use serde_json::{Map, Value};
 
@@ -55,25 +54,17 @@ impl Users {
         content.ok_or_else(|| Error::not_found("there is no such account data"))
     }
 
-    /// Returns a user's account data that changed after a position, or all of it, up to a position, in order.
+    /// Returns a user's account data that changed after one position, up to another, in order.
     ///
-    /// All of it includes the default push rules, if the user has no others: they are stored nowhere.
+    /// Push rules that the user never changed are not among it: see [`Users::push_rules`].
     pub async fn account_data_changed(
         &self,
         user: UserNum,
-        user_id: &UserId,
-        after: Option<Position>,
+        after: Position,
         up_to: Position,
     ) -> Result<Vec<AccountData>> {
         let mut db = self.inner.db.read().await?;
-        let first = after.unwrap_or_default();
-        let mut changed = account_data::changed(&mut db, user, first, up_to).await?;
-        let is_rules = |data: &AccountData| data.room().is_none() && data.kind == PUSH_RULES;
-        if after.is_none() && !changed.iter().any(is_rules) {
-            let content = push_rules::to_content(Ruleset::server_default(user_id))?;
-            changed.insert(0, AccountData::global(PUSH_RULES, content));
-        }
-        Ok(changed)
+        account_data::changed(&mut db, user, after, up_to).await
     }
 
     /// Sets a piece of account data.
@@ -284,31 +275,25 @@ mod tests {
         set.await.unwrap();
 
         let now = test.test.db.journal().published();
-        let changed = test
-            .users
-            .account_data_changed(alice.user, id, Some(before), now);
+        let changed = test.users.account_data_changed(alice.user, before, now);
         let changed = changed.await.unwrap();
         assert_eq!(changed.len(), 1);
         assert!(changed[0].kind == "k" && changed[0].room().is_some());
-        let none = test
-            .users
-            .account_data_changed(alice.user, id, Some(now), now);
+        let none = test.users.account_data_changed(alice.user, now, now);
         assert!(none.await.unwrap().is_empty());
     }
 
     #[tokio::test]
-    async fn all_account_data_includes_the_default_push_rules() {
+    async fn the_default_push_rules_can_be_read_but_are_no_change() {
         let test = TestUsers::new(|_| {}).await;
         let alice = test.session("alice").await;
-        let id = &alice.user_id;
 
-        let all = test.users.account_data_changed(alice.user, id, None, 100);
-        let all = all.await.unwrap();
-
-        assert_eq!(all.len(), 1);
-        assert_eq!(all[0].kind, PUSH_RULES);
-        let content = test.users.account_data(&alice, id, None, PUSH_RULES).await;
-        assert_eq!(content.unwrap(), all[0].content);
+        let rules = test
+            .users
+            .account_data(&alice, &alice.user_id, None, PUSH_RULES);
+        assert!(rules.await.unwrap().starts_with(r#"{"global":{"#));
+        let changed = test.users.account_data_changed(alice.user, 0, i64::MAX);
+        assert!(changed.await.unwrap().is_empty());
     }
 
     #[tokio::test]
