@@ -88,7 +88,7 @@ pub(super) fn draw(path: &Path, shape: Shape, motion: Motion) -> Result<Drawn> {
     }
     let mut image = DynamicImage::from_decoder(decoder).map_err(refusal)?;
     image.apply_orientation(orientation);
-    encode(&resize(&image, cut), format).map_err(refusal)
+    encode(&resize(image, cut), format).map_err(refusal)
 }
 
 fn open(path: &Path) -> Result<(Reader, ImageFormat)> {
@@ -160,11 +160,14 @@ fn upright((width, height): (u32, u32), orientation: Orientation) -> Size {
     }
 }
 
-fn resize(image: &DynamicImage, cut: Cut) -> DynamicImage {
+/// Takes the image, so that no more than two of its size are in memory at once.
+fn resize(mut image: DynamicImage, cut: Cut) -> DynamicImage {
     let (take, to) = (cut.take, cut.scaled_to);
-    let left = image.width().saturating_sub(take.width) / 2;
-    let top = image.height().saturating_sub(take.height) / 2;
-    let mut image = image.crop_imm(left, top, take.width, take.height);
+    if (image.width(), image.height()) != (take.width, take.height) {
+        let left = image.width().saturating_sub(take.width) / 2;
+        let top = image.height().saturating_sub(take.height) / 2;
+        image = image.crop_imm(left, top, take.width, take.height);
+    }
     let (rough_width, rough_height) = (
         to.width.saturating_mul(ROUGH),
         to.height.saturating_mul(ROUGH),
@@ -230,7 +233,7 @@ fn try_draw_moving(path: &Path, format: ImageFormat, cut: Cut) -> Result<Option<
             return Ok(None);
         }
         let delay = frame.delay();
-        let image = resize(&DynamicImage::from(frame.into_buffer()), cut).into_rgba8();
+        let image = resize(DynamicImage::from(frame.into_buffer()), cut).into_rgba8();
         gif.encode_frame(Frame::from_parts(image, 0, 0, delay))
             .map_err(refusal)?;
     }
