@@ -106,6 +106,9 @@ pub enum Error {
     /// The media exists already.
     #[error("{0}")]
     CannotOverwriteMedia(String),
+    /// No thumbnail can be made of the media.
+    #[error("{0}")]
+    CannotThumbnail(String),
     /// Another server could not be reached, or answered badly.
     #[error("{0}")]
     Unreachable(String),

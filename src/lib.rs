@@ -11,6 +11,7 @@ pub mod devices;
 pub mod ephemeral;
 pub mod error;
 pub mod matrix;
+pub mod media;
 pub mod rooms;
 pub mod storage;
 pub mod sync;

@@ -6,8 +6,8 @@ use axum::extract::FromRef;
 
 use super::{limits::Limits, metrics::Metrics};
 use crate::{
-    clock::Clock, config::Config, devices::Devices, ephemeral::Ephemeral, rooms::Rooms, sync::Sync,
-    tasks::Tasks, users::Users, workflows::Workflows,
+    clock::Clock, config::Config, devices::Devices, ephemeral::Ephemeral, media::Media,
+    rooms::Rooms, sync::Sync, tasks::Tasks, users::Users, workflows::Workflows,
 };
 
 /// The services, each of which a handler takes with `State`. Built in `cli::serve`.
@@ -35,4 +35,6 @@ pub struct App {
     pub workflows: Workflows,
     /// What changed for whom.
     pub sync: Sync,
+    /// The files that users upload.
+    pub media: Media,
 }

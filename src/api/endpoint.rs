@@ -69,10 +69,14 @@ fn with_aliases(paths: impl Iterator<Item = &'static str>) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for path in paths {
         found.insert(path.to_owned());
-        // There are clients that know nothing but r0.
-        for api in ["/_matrix/client", "/_matrix/media"] {
-            if let Some(rest) = path.strip_prefix(&format!("{api}/v3/")) {
-                found.insert(format!("{api}/r0/{rest}"));
+        // There are clients that know nothing but r0, and for media even v1.
+        for (present, past) in [
+            ("/_matrix/client/v3/", "/_matrix/client/r0/"),
+            ("/_matrix/media/v3/", "/_matrix/media/r0/"),
+            ("/_matrix/media/v3/", "/_matrix/media/v1/"),
+        ] {
+            if let Some(rest) = path.strip_prefix(present) {
+                found.insert(format!("{past}{rest}"));
             }
         }
     }
@@ -151,7 +155,7 @@ fn check_is_object(body: &[u8]) -> Result<()> {
 }
 
 /// Says what is wrong with a request that ruma could not read.
-fn refusal(error: FromHttpRequestError, body: &[u8]) -> Error {
+pub(super) fn refusal(error: FromHttpRequestError, body: &[u8]) -> Error {
     let error = match error {
         FromHttpRequestError::Deserialization(error) => error,
         other => return Error::MethodNotAllowed(other.to_string()),

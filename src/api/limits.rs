@@ -35,6 +35,8 @@ pub enum Class {
     Register,
     /// An event sent to a room.
     Send,
+    /// A file uploaded.
+    Upload,
 }
 
 impl Class {
@@ -44,6 +46,7 @@ impl Class {
             Self::Login => (10.0, Duration::from_secs(5)),
             Self::Register => (5.0, Duration::from_secs(20)),
             Self::Send => (100.0, Duration::from_millis(100)),
+            Self::Upload => (50.0, Duration::from_secs(1)),
         }
     }
 }

@@ -16,6 +16,7 @@ use crate::{
     devices::Devices,
     ephemeral::Ephemeral,
     error::{Error, Result},
+    media::{self, Media},
     rooms::Rooms,
     storage::Db,
     sync::{Sources, Sync},
@@ -105,6 +106,7 @@ pub(crate) async fn build(
     let limits = Limits::new(&config.limits, clock.clone());
     let users = Users::new(&db, &clock, &config, &tasks);
     let devices = Devices::new(&db, &config);
+    let media = Media::open(&db, &clock, &tasks, media::Settings::of(&config))?;
     let key = signing_key::load(&config.server)?;
     let version = config.server.default_room_version.clone();
     let rooms = Rooms::open(db.clone(), clock.clone(), key, tasks.clone(), version).await?;
@@ -128,6 +130,7 @@ pub(crate) async fn build(
         users,
         devices,
         rooms,
+        media,
         ephemeral,
         workflows,
         sync,

@@ -228,6 +228,8 @@ pub struct Media {
     /// The folder of the files; `media` in `server.data_dir` when unset.
     #[serde(with = "empty_is_none")]
     pub directory: Option<PathBuf>,
+    /// Whether the deprecated paths serve files to those without an access token.
+    pub legacy_unauthenticated: bool,
 }
 
 impl Default for Media {
@@ -235,6 +237,7 @@ impl Default for Media {
         Self {
             max_upload_bytes: 100 * 1024 * 1024,
             directory: None,
+            legacy_unauthenticated: true,
         }
     }
 }

@@ -20,6 +20,10 @@ const MIGRATIONS: &[(&str, &str)] = &[
         "0002_foundation.sql",
         include_str!("../../migrations/0002_foundation.sql"),
     ),
+    (
+        "0003_media.sql",
+        include_str!("../../migrations/0003_media.sql"),
+    ),
 ];
 
 /// What the tokens in a migration stand for, and which files belong to the database.

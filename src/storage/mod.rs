@@ -17,6 +17,7 @@ pub mod aliases;
 pub mod devices;
 pub mod events;
 pub mod filters;
+pub mod media;
 pub mod memberships;
 pub mod profiles;
 pub mod receipts;

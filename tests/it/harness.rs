@@ -37,6 +37,8 @@ pub(crate) struct Answer {
     pub(crate) body: Value,
     /// The body as it came, for what is not JSON.
     pub(crate) text: String,
+    /// The same, for what is no text.
+    pub(crate) bytes: Vec<u8>,
 }
 
 /// A user who is logged in on a device.
@@ -187,8 +189,19 @@ impl Client {
         body: &str,
         headers: &[(&'static str, &str)],
     ) -> Answer {
+        self.send_file(method, path, body.to_owned(), headers).await
+    }
+
+    /// Sends a request whose body may be anything.
+    pub(crate) async fn send_file(
+        &self,
+        method: Method,
+        path: &str,
+        body: impl Into<reqwest::Body>,
+        headers: &[(&'static str, &str)],
+    ) -> Answer {
         let url = format!("{}{path}", self.base);
-        let mut request = self.http.request(method, url).body(body.to_owned());
+        let mut request = self.http.request(method, url).body(body);
         if let Some(token) = &self.token {
             request = request.bearer_auth(token);
         }
@@ -198,12 +211,18 @@ impl Client {
         let response = request.send().await.expect("the server answers");
         let status = response.status().as_u16();
         let headers = response.headers().clone();
-        let text = response.text().await.expect("the answer is whole");
+        let bytes = response
+            .bytes()
+            .await
+            .expect("the answer is whole")
+            .to_vec();
+        let text = String::from_utf8_lossy(&bytes).into_owned();
         Answer {
             status,
             headers,
             body: serde_json::from_str(&text).unwrap_or_default(),
             text,
+            bytes,
         }
     }
 }

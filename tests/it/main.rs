@@ -17,6 +17,7 @@ mod errors;
 mod filters;
 mod harness;
 mod login;
+mod media;
 mod operator;
 mod profile;
 mod push_rules;

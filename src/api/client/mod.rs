@@ -10,6 +10,7 @@ mod discovery;
 mod ephemeral;
 mod filters;
 mod login;
+mod media;
 mod membership;
 mod messages;
 mod profile;
@@ -40,6 +41,7 @@ pub(super) fn routes() -> Router<App> {
         .merge(login::routes())
         .merge(membership::routes())
         .merge(messages::routes())
+        .merge(media::routes())
         .merge(profile::routes())
         .merge(push_rules::routes())
         .merge(register::routes())

@@ -6,6 +6,7 @@ use ruma::api::{
     client::{
         account::{check_registration_token_validity, whoami},
         alias::get_alias,
+        media::get_media_config,
         push::get_pushrules_all,
         room::create_room,
         session::refresh_token,
@@ -43,6 +44,15 @@ fn every_v3_path_has_its_r0_alias() {
             "/_matrix/client/v3/createRoom"
         ]
     );
+}
+
+#[test]
+#[expect(deprecated, reason = "its path is served still")]
+fn media_is_found_where_the_oldest_clients_look() {
+    let paths = paths::<get_media_config::v3::Request>();
+
+    let of = |version| format!("/_matrix/media/{version}/config");
+    assert_eq!(paths, ["r0", "v1", "v3"].map(of));
 }
 
 #[test]

@@ -1,0 +1,296 @@
+//! What is said with a file, so that no browser does with it what it must not, and how it is sent.
+
+use std::io::SeekFrom;
+
+use axum::{
+    body::Body,
+    http::{
+        HeaderMap, HeaderName, HeaderValue, StatusCode,
+        header::{
+            ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_RANGE,
+            CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_NONE_MATCH, IF_RANGE, RANGE,
+            X_CONTENT_TYPE_OPTIONS,
+        },
+    },
+    response::{IntoResponse, Response},
+};
+use ruma::http_headers::{
+    CROSS_ORIGIN_RESOURCE_POLICY, ContentDisposition, ContentDispositionType,
+};
+use tokio::io::{AsyncReadExt, AsyncSeekExt};
+use tokio_util::io::ReaderStream;
+
+use crate::{
+    error::{Error, Result},
+    media::Content,
+};
+
+/// How much of a file is in memory for one who downloads it.
+const BUFFER: usize = 64 * 1024;
+/// "The recommended policy"
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#content-repository
+const POLICY: &str = "sandbox; default-src 'none'; script-src 'none'; plugin-types application/pdf; \
+                      style-src 'unsafe-inline'; object-src 'self';";
+/// "Servers SHOULD restrict `Content-Type` headers to one of the following values when serving content with
+/// `Content-Disposition: inline`"
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#serving-inline-content
+const INLINE: [&str; 26] = [
+    "text/css",
+    "text/plain",
+    "text/csv",
+    "application/json",
+    "application/ld+json",
+    "image/jpeg",
+    "image/gif",
+    "image/png",
+    "image/apng",
+    "image/webp",
+    "image/avif",
+    "video/mp4",
+    "video/webm",
+    "video/ogg",
+    "video/quicktime",
+    "audio/mp4",
+    "audio/webm",
+    "audio/aac",
+    "audio/mpeg",
+    "audio/ogg",
+    "audio/wave",
+    "audio/wav",
+    "audio/x-wav",
+    "audio/x-pn-wav",
+    "audio/flac",
+    "audio/x-flac",
+];
+
+/// Who may see the file, and so whose caches may keep it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Audience {
+    Public,
+    Private,
+}
+
+/// A file, and what is said with it.
+pub(super) struct Answer {
+    content: Content,
+    disposition: ContentDisposition,
+    audience: Audience,
+}
+
+/// Which bytes are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Span {
+    Whole,
+    /// From the first, so many.
+    Part {
+        first: u64,
+        length: u64,
+    },
+    Nothing,
+}
+
+impl Answer {
+    /// An upload; a name in the request replaces the one that it was uploaded with.
+    pub(super) fn file(
+        mut content: Content,
+        file_name: Option<String>,
+        audience: Audience,
+    ) -> Self {
+        let kind = if is_inline(&content.content_type) {
+            ContentDispositionType::Inline
+        } else {
+            ContentDispositionType::Attachment
+        };
+        let file_name = file_name.or_else(|| content.file_name.take());
+        Self {
+            content,
+            disposition: ContentDisposition::new(kind).with_filename(file_name),
+            audience,
+        }
+    }
+
+    /// A thumbnail: an image of a type that this server chose.
+    pub(super) fn thumbnail(content: Content, audience: Audience) -> Self {
+        let extension = content.content_type.trim_start_matches("image/");
+        let file_name = format!("thumbnail.{extension}");
+        let inline = ContentDisposition::new(ContentDispositionType::Inline);
+        Self {
+            disposition: inline.with_filename(Some(file_name)),
+            content,
+            audience,
+        }
+    }
+
+    /// Answers a request with these headers.
+    pub(super) async fn to(self, request: &HeaderMap) -> Result<Response> {
+        let etag = format!("\"{}\"", self.content.hash);
+        let mut headers = self.headers(&etag)?;
+        if names(request, &IF_NONE_MATCH, &etag) {
+            headers.remove(CONTENT_LENGTH);
+            return Ok((StatusCode::NOT_MODIFIED, headers).into_response());
+        }
+        let size = self.content.size;
+        let mut file = self.content.file;
+        let is_other = request.contains_key(IF_RANGE) && !names(request, &IF_RANGE, &etag);
+        let span = match request.get(RANGE).and_then(|range| range.to_str().ok()) {
+            Some(range) if !is_other => span(range, size),
+            _ => Span::Whole,
+        };
+        let (status, length) = match span {
+            Span::Whole => (StatusCode::OK, size),
+            Span::Nothing => return Ok(not_in_file(size)),
+            Span::Part { first, length } => {
+                file.seek(SeekFrom::Start(first))
+                    .await
+                    .map_err(|source| Error::internal("read a media file", source))?;
+                let last = first.saturating_add(length).saturating_sub(1);
+                let range = format!("bytes {first}-{last}/{size}");
+                headers.insert(CONTENT_RANGE, value(range)?);
+                headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+                (StatusCode::PARTIAL_CONTENT, length)
+            }
+        };
+        let bytes = ReaderStream::with_capacity(file.take(length), BUFFER);
+        Ok((status, headers, Body::from_stream(bytes)).into_response())
+    }
+
+    fn headers(&self, etag: &str) -> Result<HeaderMap> {
+        // A content never changes under its id.
+        let cache = match self.audience {
+            Audience::Public => "public, max-age=31536000, immutable",
+            Audience::Private => "private, max-age=31536000, immutable",
+        };
+        let fixed = [
+            (CONTENT_SECURITY_POLICY, POLICY),
+            (CROSS_ORIGIN_RESOURCE_POLICY, "cross-origin"),
+            (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+            (CACHE_CONTROL, cache),
+            (ACCEPT_RANGES, "bytes"),
+        ];
+        let mut headers: HeaderMap = fixed
+            .map(|(name, text)| (name, HeaderValue::from_static(text)))
+            .into_iter()
+            .collect();
+        headers.insert(CONTENT_TYPE, value(&self.content.content_type)?);
+        headers.insert(CONTENT_DISPOSITION, value(self.disposition.to_string())?);
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(self.content.size));
+        headers.insert(ETAG, value(etag)?);
+        Ok(headers)
+    }
+}
+
+fn value(text: impl AsRef<str>) -> Result<HeaderValue> {
+    HeaderValue::from_str(text.as_ref()).map_err(|source| Error::internal("write a header", source))
+}
+
+/// Whether a browser may show a file of this type by itself: parameters and case do not matter.
+fn is_inline(content_type: &str) -> bool {
+    let essence = content_type.split(';').next().unwrap_or_default().trim();
+    INLINE
+        .iter()
+        .any(|allowed| essence.eq_ignore_ascii_case(allowed))
+}
+
+/// Whether a header names this content.
+fn names(request: &HeaderMap, header: &HeaderName, etag: &str) -> bool {
+    let named = request.get(header).and_then(|named| named.to_str().ok());
+    named.is_some_and(|named| {
+        named.split(',').any(|tag| {
+            let tag = tag.trim();
+            tag == "*" || tag.trim_start_matches("W/") == etag
+        })
+    })
+}
+
+/// Reads a `Range`. What is no single range of bytes is answered with the whole file, as HTTP allows.
+fn span(range: &str, size: u64) -> Span {
+    let Some((first, last)) = range
+        .strip_prefix("bytes=")
+        .and_then(|range| range.split_once('-'))
+    else {
+        return Span::Whole;
+    };
+    let (first, last) = match (first.parse::<u64>(), last.parse::<u64>()) {
+        (Ok(first), Ok(last)) if first <= last => (first, last),
+        (Ok(first), Err(_)) if last.is_empty() => (first, u64::MAX),
+        (Err(_), Ok(0)) if first.is_empty() => return Span::Nothing,
+        // The last so many bytes.
+        (Err(_), Ok(length)) if first.is_empty() => (size.saturating_sub(length), u64::MAX),
+        _ => return Span::Whole,
+    };
+    if first >= size {
+        return Span::Nothing;
+    }
+    let end = last.saturating_add(1).min(size);
+    Span::Part {
+        first,
+        length: end - first,
+    }
+}
+
+fn not_in_file(size: u64) -> Response {
+    let mut response = Error::invalid_param("the range is not in the file").into_response();
+    *response.status_mut() = StatusCode::RANGE_NOT_SATISFIABLE;
+    if let Ok(range) = HeaderValue::try_from(format!("bytes */{size}")) {
+        response.headers_mut().insert(CONTENT_RANGE, range);
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_single_range_is_read() {
+        let part = |first, length| Span::Part { first, length };
+
+        assert_eq!(span("bytes=0-3", 10), part(0, 4));
+        assert_eq!(span("bytes=4-", 10), part(4, 6));
+        assert_eq!(span("bytes=-3", 10), part(7, 3));
+        assert_eq!(span("bytes=-30", 10), part(0, 10));
+        assert_eq!(span("bytes=8-99", 10), part(8, 2));
+        assert_eq!(span(&format!("bytes=0-{}", u64::MAX), 10), part(0, 10));
+    }
+
+    #[test]
+    fn a_range_outside_the_file_is_not_there() {
+        for range in ["bytes=10-", "bytes=10-20", "bytes=-0"] {
+            assert_eq!(span(range, 10), Span::Nothing, "{range}");
+        }
+        assert_eq!(span("bytes=0-", 0), Span::Nothing);
+        assert_eq!(span("bytes=-1", 0), Span::Nothing);
+    }
+
+    #[test]
+    fn what_is_no_single_range_means_the_whole_file() {
+        for range in [
+            "",
+            "bytes=",
+            "bytes=-",
+            "bytes=3-1",
+            "bytes=0-1,4-5",
+            "lines=1-2",
+        ] {
+            assert_eq!(span(range, 10), Span::Whole, "{range}");
+        }
+    }
+
+    #[test]
+    fn only_types_that_run_nothing_are_inline() {
+        for inline in ["image/png", "Text/Plain; charset=utf-8", "text/css;a=b"] {
+            assert!(is_inline(inline), "{inline}");
+        }
+        for attached in [
+            "text/html",
+            "image/svg+xml",
+            "img/png",
+            "",
+            "image/png,text/html",
+        ] {
+            assert!(!is_inline(attached), "{attached}");
+        }
+    }
+}

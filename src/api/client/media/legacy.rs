@@ -1,0 +1,129 @@
+//! The deprecated paths, on which a server can serve files to those without an access token.
+
+#![expect(
+    deprecated,
+    reason = "the specification keeps these endpoints for clients that know no others"
+)]
+
+use axum::{
+    Router,
+    extract::{FromRequest, Request, State},
+    http::HeaderMap,
+    response::Response,
+};
+use ruma::api::{
+    IncomingRequest, Metadata,
+    auth_scheme::{AccessToken, NoAccessToken},
+    client::media::{
+        get_content, get_content_as_filename, get_content_thumbnail, get_media_config,
+    },
+};
+
+use super::{
+    Thumbnail,
+    answer::{Answer, Audience},
+    upload_size,
+};
+use crate::{
+    api::{App, Authenticate, Incoming, Outgoing, endpoint},
+    error::{Error, Result},
+    media::Media,
+};
+
+pub(super) fn routes() -> Router<App> {
+    Router::new()
+        .merge(endpoint::<get_content::v3::Request, _>(get_content))
+        .merge(endpoint::<get_content_as_filename::v3::Request, _>(
+            get_content_as_filename,
+        ))
+        .merge(endpoint::<get_content_thumbnail::v3::Request, _>(
+            get_content_thumbnail,
+        ))
+        .merge(endpoint::<get_media_config::v3::Request, _>(
+            get_media_config,
+        ))
+}
+
+/// A request that needs no access token unless the configuration wants one.
+struct Legacy<R> {
+    request: R,
+    audience: Audience,
+}
+
+impl<R> FromRequest<App> for Legacy<R>
+where
+    R: IncomingRequest + Metadata<Authentication = NoAccessToken> + Send,
+{
+    type Rejection = Error;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self> {
+        let (parts, body) = request.into_parts();
+        let audience = if app.config.media.legacy_unauthenticated {
+            Audience::Public
+        } else {
+            AccessToken::authenticate(app, &parts, &[]).await?;
+            Audience::Private
+        };
+        let request = Request::from_parts(parts, body);
+        let Incoming { request, .. } = Incoming::<R>::from_request(request, app).await?;
+        Ok(Self { request, audience })
+    }
+}
+
+/// `GET /_matrix/media/*/download/{serverName}/{mediaId}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixmediav3downloadservernamemediaid
+async fn get_content(
+    State(media): State<Media>,
+    headers: HeaderMap,
+    Legacy { request, audience }: Legacy<get_content::v3::Request>,
+) -> Result<Response> {
+    let content = media
+        .content(&request.server_name, &request.media_id)
+        .await?;
+    Answer::file(content, None, audience).to(&headers).await
+}
+
+/// `GET /_matrix/media/*/download/{serverName}/{mediaId}/{fileName}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixmediav3downloadservernamemediaidfilename
+async fn get_content_as_filename(
+    State(media): State<Media>,
+    headers: HeaderMap,
+    Legacy { request, audience }: Legacy<get_content_as_filename::v3::Request>,
+) -> Result<Response> {
+    let content = media
+        .content(&request.server_name, &request.media_id)
+        .await?;
+    let answer = Answer::file(content, Some(request.filename), audience);
+    answer.to(&headers).await
+}
+
+/// `GET /_matrix/media/*/thumbnail/{serverName}/{mediaId}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixmediav3thumbnailservernamemediaid
+async fn get_content_thumbnail(
+    State(media): State<Media>,
+    headers: HeaderMap,
+    Legacy { request, audience }: Legacy<get_content_thumbnail::v3::Request>,
+) -> Result<Response> {
+    let thumbnail = Thumbnail {
+        server_name: request.server_name,
+        media_id: request.media_id,
+        width: request.width,
+        height: request.height,
+        method: request.method,
+        animated: request.animated,
+    };
+    thumbnail.answer(&media, audience, &headers).await
+}
+
+/// `GET /_matrix/media/*/config`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixmediav3config
+async fn get_media_config(
+    State(media): State<Media>,
+    _: Incoming<get_media_config::v3::Request>,
+) -> Outgoing<get_media_config::v3::Response> {
+    Outgoing(get_media_config::v3::Response::new(upload_size(&media)))
+}

@@ -1,0 +1,70 @@
+//! An upload as it arrives: who sends it is known before its first byte is read.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    body::{BodyDataStream, HttpBody},
+    extract::{FromRequest, Request},
+    http,
+};
+use futures_util::StreamExt;
+use ruma::api::{IncomingRequestExt, auth_scheme::AccessToken, client::media::create_content::v3};
+
+use crate::{
+    api::{App, Authenticate, endpoint::refusal},
+    error::{Error, Result},
+    users::Session,
+};
+
+/// How much is read, and thrown away, of an upload that is refused, and for how long: a client that is still
+/// writing when the connection closes does not see the answer.
+const MAX_DRAINED: usize = 16 * 1024 * 1024;
+const MAX_DRAINING: Duration = Duration::from_secs(5);
+
+/// An upload whose bytes have not been read.
+pub(super) struct Arriving {
+    /// Who sends it.
+    pub(super) from: Arc<Session>,
+    /// What is said of it; the file itself is in `parts`.
+    pub(super) request: v3::Request,
+    /// How many bytes are announced.
+    pub(super) announced_size: Option<u64>,
+    /// The bytes.
+    pub(super) parts: BodyDataStream,
+}
+
+impl FromRequest<App> for Arriving {
+    type Rejection = Error;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self> {
+        let (parts, body) = request.into_parts();
+        let from = AccessToken::authenticate(app, &parts, &[]).await?;
+        let announced_size = body.size_hint().exact();
+        let without_file = http::Request::from_parts(parts, &[] as &[u8]);
+        let request = v3::Request::try_from_http_request(without_file, &[])
+            .map_err(|error| refusal(error, &[]))?;
+        Ok(Self {
+            from,
+            request,
+            announced_size,
+            parts: body.into_data_stream(),
+        })
+    }
+}
+
+impl Arriving {
+    /// Lets a client that is still writing come to the end.
+    pub(super) async fn drain(&mut self) {
+        let draining = async {
+            let mut drained = 0_usize;
+            while let Some(Ok(part)) = self.parts.next().await {
+                drained = drained.saturating_add(part.len());
+                if drained > MAX_DRAINED {
+                    break;
+                }
+            }
+        };
+        // Whoever takes longer does without the answer.
+        let _ = tokio::time::timeout(MAX_DRAINING, draining).await;
+    }
+}

@@ -1,0 +1,343 @@
+//! The files: each content once, under the name of its SHA-256.
+//!
+//! A file is written under a temporary name, brought to the disk, and only then given its place. So what has a
+//! place is whole, whenever the machine stops; and what was on its way then is removed at the next start.
+
+use std::{
+    fmt,
+    fs::{self, DirBuilder, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use sha2::{Digest, Sha256};
+use tokio::io::AsyncWriteExt;
+
+use crate::error::{Error, Result};
+
+/// The folder of what is on its way; no hash begins like this.
+const ARRIVING: &str = "arriving";
+/// Others on the machine may not read what users keep here.
+const PRIVATE_FOLDER: u32 = 0o700;
+const PRIVATE_FILE: u32 = 0o600;
+
+/// The SHA-256 of a content.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ContentHash([u8; 32]);
+
+/// A content that has its place on the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stored {
+    pub(super) hash: ContentHash,
+    /// In bytes.
+    pub(super) size: u64,
+}
+
+/// The folder of the files: cheap to clone.
+#[derive(Clone)]
+pub(super) struct Files {
+    directory: Arc<Path>,
+}
+
+/// A content on its way. Dropped without [`Arriving::keep`], it leaves no trace.
+pub(super) struct Arriving {
+    file: tokio::fs::File,
+    temporary: Temporary,
+    hasher: Sha256,
+    size: u64,
+    directory: Arc<Path>,
+}
+
+/// The name of a file that is not whole yet; the file goes with it.
+struct Temporary(PathBuf);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_file(&self.0)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(%error, "an unfinished file could not be removed");
+        }
+    }
+}
+
+impl ContentHash {
+    /// Reads a hash as the database has it; `None` if it is not of 32 bytes.
+    pub(super) fn from_slice(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(Self)
+    }
+
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    fn path_in(&self, directory: &Path) -> PathBuf {
+        let name = self.to_string();
+        let (first, rest) = name.split_at(2);
+        let (second, rest) = rest.split_at(2);
+        directory.join(first).join(second).join(rest)
+    }
+}
+
+impl fmt::Display for ContentHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for byte in self.0 {
+            write!(f, "{byte:02x}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for ContentHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Files {
+    /// Makes the folder if it is not there, and removes what was on its way when the server last stopped.
+    pub(super) fn open(directory: &Path) -> Result<Self> {
+        prepare(directory).map_err(|source| {
+            let source = format!("{}: {source}", directory.display());
+            Error::internal("prepare the media directory", source)
+        })?;
+        Ok(Self {
+            directory: Arc::from(directory),
+        })
+    }
+
+    /// Begins to write a content.
+    pub(super) async fn receive(&self) -> Result<Arriving> {
+        let temporary = self.temporary();
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true).mode(PRIVATE_FILE);
+        let file = tokio::fs::OpenOptions::from(options)
+            .open(&temporary.0)
+            .await
+            .map_err(cannot_store)?;
+        Ok(Arriving {
+            file,
+            temporary,
+            hasher: Sha256::new(),
+            size: 0,
+            directory: self.directory.clone(),
+        })
+    }
+
+    /// Stores a content that is in memory. This blocks.
+    pub(super) fn store(&self, content: &[u8]) -> Result<Stored> {
+        let hash = ContentHash(Sha256::digest(content).into());
+        let temporary = self.temporary();
+        let write = || {
+            let mut options = OpenOptions::new();
+            options.write(true).create_new(true).mode(PRIVATE_FILE);
+            let mut file = options.open(&temporary.0)?;
+            file.write_all(content)?;
+            file.sync_all()?;
+            place(&temporary.0, hash, &self.directory)
+        };
+        write().map_err(cannot_store)?;
+        let size = u64::try_from(content.len()).unwrap_or(u64::MAX);
+        Ok(Stored { hash, size })
+    }
+
+    /// Opens a content for reading.
+    ///
+    /// # Errors
+    ///
+    /// Also when the file is not there, or is not as long as it was: the database knows of it, so it should be.
+    pub(super) async fn read(&self, stored: Stored) -> Result<tokio::fs::File> {
+        let open = async {
+            let file = tokio::fs::File::open(self.path(stored.hash)).await?;
+            let size = file.metadata().await?.len();
+            if size == stored.size {
+                Ok(file)
+            } else {
+                Err(io::Error::other(format!("it has {size} bytes")))
+            }
+        };
+        open.await.map_err(|source| {
+            Error::internal("read a media file", format!("{}: {source}", stored.hash))
+        })
+    }
+
+    /// Returns where a content is.
+    pub(super) fn path(&self, hash: ContentHash) -> PathBuf {
+        hash.path_in(&self.directory)
+    }
+
+    fn temporary(&self) -> Temporary {
+        let name = format!("{:032x}", rand::random::<u128>());
+        Temporary(self.directory.join(ARRIVING).join(name))
+    }
+}
+
+impl Arriving {
+    /// Returns how many bytes have arrived.
+    pub(super) fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Takes the next part.
+    pub(super) async fn write(&mut self, part: &[u8]) -> Result<()> {
+        self.file.write_all(part).await.map_err(cannot_store)?;
+        self.hasher.update(part);
+        let length = u64::try_from(part.len()).unwrap_or(u64::MAX);
+        self.size = self.size.saturating_add(length);
+        Ok(())
+    }
+
+    /// Brings the content to the disk and gives it its place.
+    pub(super) async fn keep(mut self) -> Result<Stored> {
+        // The first reports writes that failed in the background, the second waits for the disk.
+        self.file.flush().await.map_err(cannot_store)?;
+        self.file.sync_all().await.map_err(cannot_store)?;
+        let hash = ContentHash(self.hasher.finalize().into());
+        let (temporary, directory) = (self.temporary, self.directory);
+        let placing =
+            tokio::task::spawn_blocking(move || place(&temporary.0, hash, &directory)).await;
+        placing
+            .map_err(|source| Error::internal("place a media file", source))?
+            .map_err(cannot_store)?;
+        let size = self.size;
+        Ok(Stored { hash, size })
+    }
+}
+
+fn cannot_store(source: io::Error) -> Error {
+    Error::internal("store a media file", source)
+}
+
+fn prepare(directory: &Path) -> io::Result<()> {
+    let arriving = directory.join(ARRIVING);
+    make_folder(&arriving)?;
+    for left in fs::read_dir(&arriving)? {
+        fs::remove_file(left?.path())?;
+    }
+    sync_folder(directory)
+}
+
+/// Gives a file that is whole its name.
+///
+/// A file that has the name already is replaced by its equal: that costs no more than to look, and mends what
+/// somebody may have damaged.
+fn place(temporary: &Path, hash: ContentHash, directory: &Path) -> io::Result<()> {
+    let path = hash.path_in(directory);
+    // Every folder on the way is brought to the disk, also one that is there already: whoever made it may not
+    // have got that far.
+    let mut folders: Vec<&Path> = path
+        .ancestors()
+        .skip(1)
+        .take_while(|folder| folder.starts_with(directory))
+        .collect();
+    if let Some(folder) = folders.first() {
+        make_folder(folder)?;
+    }
+    fs::rename(temporary, &path)?;
+    folders.drain(..).try_for_each(sync_folder)
+}
+
+fn make_folder(path: &Path) -> io::Result<()> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(PRIVATE_FOLDER)
+        .create(path)
+}
+
+fn sync_folder(path: &Path) -> io::Result<()> {
+    fs::File::open(path)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+
+    fn files_under(path: &Path) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(path).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                found.extend(files_under(&path));
+            } else {
+                found.push(path);
+            }
+        }
+        found
+    }
+
+    async fn receive(files: &Files, parts: &[&[u8]]) -> Stored {
+        let mut arriving = files.receive().await.unwrap();
+        for part in parts {
+            arriving.write(part).await.unwrap();
+        }
+        arriving.keep().await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_content_lies_under_its_hash_and_is_read_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = Files::open(folder.path()).unwrap();
+
+        let stored = receive(&files, &[b"ab", b"c"]).await;
+
+        let mut text = String::new();
+        let mut file = files.read(stored).await.unwrap();
+        file.read_to_string(&mut text).await.unwrap();
+        assert_eq!((text.as_str(), stored.size), ("abc", 3));
+        let place = "ba/78/16bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        assert_eq!(files_under(folder.path()), [folder.path().join(place)]);
+    }
+
+    #[tokio::test]
+    async fn one_content_is_one_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = Files::open(folder.path()).unwrap();
+
+        let received = receive(&files, &[b"abc"]).await;
+        let stored = files.store(b"abc").unwrap();
+
+        assert_eq!(received, stored);
+        assert_eq!(files_under(folder.path()).len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_content_that_broke_off_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = Files::open(folder.path()).unwrap();
+        let mut arriving = files.receive().await.unwrap();
+        arriving.write(b"half").await.unwrap();
+        assert_eq!(files_under(folder.path()).len(), 1);
+
+        drop(arriving);
+
+        assert!(files_under(folder.path()).is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_a_crash_left_on_its_way_is_removed_at_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = Files::open(folder.path()).unwrap();
+        let stored = receive(&files, &[b"whole"]).await;
+        fs::write(folder.path().join(ARRIVING).join("0123"), "half").unwrap();
+
+        let files = Files::open(folder.path()).unwrap();
+
+        assert_eq!(files_under(folder.path()), [files.path(stored.hash)]);
+    }
+
+    #[tokio::test]
+    async fn a_file_that_was_cut_is_not_served() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = Files::open(folder.path()).unwrap();
+        let stored = receive(&files, &[b"whole"]).await;
+        fs::write(files.path(stored.hash), "who").unwrap();
+
+        assert!(files.read(stored).await.is_err());
+        receive(&files, &[b"whole"]).await;
+        assert!(files.read(stored).await.is_ok());
+    }
+}

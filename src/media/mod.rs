@@ -1,0 +1,341 @@
+//! The content repository: files that users upload, and thumbnails of them.
+//!
+//! `files` keeps the bytes, each content once, named by its hash; `thumbnail` makes smaller images; `accesses`
+//! notes when media was last asked for. The database has what is known of a file. Nothing here holds a whole
+//! file in memory but an image that is being made smaller.
+//!
+//! [spec]: https://spec.matrix.org/v1.19/client-server-api/#content-repository
+
+mod accesses;
+mod files;
+mod thumbnail;
+
+use std::{error::Error as StdError, path::PathBuf, time::Duration};
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use rand::{Rng, distr::Alphanumeric};
+use ruma::{OwnedMxcUri, OwnedServerName, ServerName};
+use tokio::fs::File;
+
+use self::{
+    accesses::Accesses,
+    files::{Arriving, Files, Stored},
+    thumbnail::Thumbnails,
+};
+pub use self::{files::ContentHash, thumbnail::Wanted};
+use crate::{
+    clock::Clock,
+    config::Config,
+    error::{Error, Result},
+    storage::{
+        Db, UserNum,
+        media::{self as rows, MediaRow, NewMedia},
+    },
+    tasks::Tasks,
+};
+
+/// Nobody guesses an id of so many letters and digits.
+const MEDIA_ID_LENGTH: usize = 32;
+/// The longest id that is looked for.
+const MAX_MEDIA_ID: usize = 255;
+/// The longest file name that is kept, in characters, and the longest content type.
+const MAX_FILE_NAME: usize = 255;
+const MAX_CONTENT_TYPE: usize = 255;
+/// What a file is of which nothing is said.
+const UNKNOWN_TYPE: &str = "application/octet-stream";
+/// How long an upload may stand still.
+const MAX_STANDSTILL: Duration = Duration::from_mins(1);
+
+/// What the configuration says of media.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The name of this server.
+    pub server_name: OwnedServerName,
+    /// The folder of the files.
+    pub directory: PathBuf,
+    /// The largest file that can be uploaded.
+    pub max_upload_bytes: u64,
+}
+
+impl Settings {
+    /// Returns what this configuration says.
+    pub fn of(config: &Config) -> Self {
+        Self {
+            server_name: config.server.name.clone(),
+            directory: config.media_directory(),
+            max_upload_bytes: config.media.max_upload_bytes,
+        }
+    }
+}
+
+/// The content repository: cheap to clone.
+#[derive(Clone)]
+pub struct Media {
+    server_name: OwnedServerName,
+    max_upload_bytes: u64,
+    db: Db,
+    clock: Clock,
+    tasks: Tasks,
+    files: Files,
+    thumbnails: Thumbnails,
+    accesses: Accesses,
+}
+
+/// What is known of a file before it arrives.
+#[derive(Debug)]
+pub struct Upload<'a> {
+    /// Who uploads it.
+    pub uploader: UserNum,
+    /// What it is said to be.
+    pub content_type: Option<&'a str>,
+    /// Its name.
+    pub file_name: Option<&'a str>,
+    /// How many bytes are announced.
+    pub announced_size: Option<u64>,
+}
+
+/// A file to be served.
+#[derive(Debug)]
+pub struct Content {
+    /// The bytes, to be read from the beginning.
+    pub file: File,
+    /// How many there are.
+    pub size: u64,
+    /// What names these bytes and no others.
+    pub hash: ContentHash,
+    /// What the uploader says that it is; of a thumbnail, what it is.
+    pub content_type: String,
+    /// The name under which it was uploaded.
+    pub file_name: Option<String>,
+}
+
+impl Media {
+    /// Opens the repository, and removes what was half uploaded when the server last stopped.
+    ///
+    /// # Errors
+    ///
+    /// When the directory cannot be used.
+    pub fn open(db: &Db, clock: &Clock, tasks: &Tasks, settings: Settings) -> Result<Self> {
+        let files = Files::open(&settings.directory)?;
+        Ok(Self {
+            server_name: settings.server_name,
+            max_upload_bytes: settings.max_upload_bytes,
+            thumbnails: Thumbnails::new(db.clone(), files.clone(), tasks.clone()),
+            accesses: Accesses::start(db.clone(), clock.clone(), tasks),
+            db: db.clone(),
+            clock: clock.clone(),
+            tasks: tasks.clone(),
+            files,
+        })
+    }
+
+    /// Returns the size of the largest file that can be uploaded.
+    pub fn max_upload_bytes(&self) -> u64 {
+        self.max_upload_bytes
+    }
+
+    /// Stores a file as it arrives, and returns where it is when it is on the disk.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TooLarge`] as soon as that shows; [`Error::InvalidParam`] when the parts stop to come.
+    #[tracing::instrument(skip_all, err(level = "debug"))]
+    pub async fn upload<E>(
+        &self,
+        upload: Upload<'_>,
+        parts: impl Stream<Item = Result<Bytes, E>> + Unpin,
+    ) -> Result<OwnedMxcUri>
+    where
+        E: Into<Box<dyn StdError + Send + Sync>>,
+    {
+        if upload.announced_size > Some(self.max_upload_bytes) {
+            return Err(self.too_large());
+        }
+        let arriving = self.receive(parts).await?;
+        let uploader = upload.uploader;
+        let content_type = clean_content_type(upload.content_type);
+        let file_name = clean_file_name(upload.file_name);
+        // A task of its own: a client that hangs up now cannot leave a file that nobody knows of.
+        let media = self.clone();
+        let keeping = self.tasks.spawn(async move {
+            let stored = arriving.keep().await?;
+            media
+                .remember(uploader, stored, &content_type, file_name.as_deref())
+                .await
+        });
+        keeping
+            .await
+            .map_err(|source| Error::internal("store a media file", source))?
+    }
+
+    /// Returns the media with this id of this server.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`].
+    #[tracing::instrument(skip_all, fields(server = %server), err(level = "debug"))]
+    pub async fn content(&self, server: &ServerName, media_id: &str) -> Result<Content> {
+        let row = self.find(server, media_id).await?;
+        let stored = stored(&row.sha256, row.size)?;
+        Ok(Content {
+            file: self.files.read(stored).await?,
+            size: stored.size,
+            hash: stored.hash,
+            content_type: row.content_type,
+            file_name: row.file_name,
+        })
+    }
+
+    /// Returns a thumbnail of the media, which does not move unless it may.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`]; [`Error::CannotThumbnail`] and [`Error::TooLarge`] of the image;
+    /// [`Error::LimitExceeded`] when too many are being made.
+    #[tracing::instrument(skip_all, fields(server = %server), err(level = "debug"))]
+    pub async fn thumbnail(
+        &self,
+        server: &ServerName,
+        media_id: &str,
+        wanted: Wanted,
+        animated: bool,
+    ) -> Result<Content> {
+        let row = self.find(server, media_id).await?;
+        let original = stored(&row.sha256, row.size)?;
+        let thumbnail = self
+            .thumbnails
+            .of(row.num, original, wanted, animated)
+            .await?;
+        let stored = stored(&thumbnail.sha256, thumbnail.size)?;
+        Ok(Content {
+            file: self.files.read(stored).await?,
+            size: stored.size,
+            hash: stored.hash,
+            content_type: thumbnail.content_type,
+            file_name: None,
+        })
+    }
+
+    async fn find(&self, server: &ServerName, media_id: &str) -> Result<MediaRow> {
+        let found = if is_media_id(media_id) {
+            let mut db = self.db.read().await?;
+            match self.db.strings.find(&mut db, server.as_str()).await? {
+                Some(server) => rows::find(&mut db, server, media_id).await?,
+                None => None,
+            }
+        } else {
+            None
+        };
+        match found {
+            Some(row) => {
+                self.accesses.note(&row);
+                Ok(row)
+            }
+            None if server == self.server_name => {
+                Err(Error::not_found("there is no media with this id"))
+            }
+            // Media of other servers is found once it has been fetched, which needs federation.
+            None => Err(Error::not_found("this media has not been fetched")),
+        }
+    }
+
+    async fn receive<E>(
+        &self,
+        mut parts: impl Stream<Item = Result<Bytes, E>> + Unpin,
+    ) -> Result<Arriving>
+    where
+        E: Into<Box<dyn StdError + Send + Sync>>,
+    {
+        let mut arriving = self.files.receive().await?;
+        loop {
+            let next = tokio::time::timeout(MAX_STANDSTILL, parts.next()).await;
+            let part = match next {
+                Ok(None) => return Ok(arriving),
+                Ok(Some(Ok(part))) => part,
+                Ok(Some(Err(source))) => {
+                    let source: Box<dyn StdError + Send + Sync> = source.into();
+                    tracing::debug!(error = %source, "an upload broke off");
+                    return Err(Error::invalid_param("the upload broke off"));
+                }
+                Err(_) => return Err(Error::invalid_param("the upload stood still")),
+            };
+            let length = u64::try_from(part.len()).unwrap_or(u64::MAX);
+            if arriving.size().saturating_add(length) > self.max_upload_bytes {
+                return Err(self.too_large());
+            }
+            arriving.write(&part).await?;
+        }
+    }
+
+    async fn remember(
+        &self,
+        uploader: UserNum,
+        stored: Stored,
+        content_type: &str,
+        file_name: Option<&str>,
+    ) -> Result<OwnedMxcUri> {
+        let media_id = new_media_id();
+        let mut tx = self.db.write().await?;
+        let server = tx.intern(self.server_name.as_str()).await?;
+        let media = NewMedia {
+            server,
+            media_id: &media_id,
+            uploader: Some(uploader),
+            sha256: stored.hash.as_bytes(),
+            size: i64::try_from(stored.size).unwrap_or(i64::MAX),
+            content_type,
+            file_name,
+            created_ts: self.clock.now_ms(),
+        };
+        rows::insert(&mut tx, &media).await?;
+        tx.commit().await?;
+        Ok(format!("mxc://{}/{media_id}", self.server_name).into())
+    }
+
+    fn too_large(&self) -> Error {
+        let limit = self.max_upload_bytes;
+        Error::TooLarge(format!("the file is larger than {limit} bytes"))
+    }
+}
+
+fn stored(sha256: &[u8], size: i64) -> Result<Stored> {
+    let hash = ContentHash::from_slice(sha256);
+    match (hash, u64::try_from(size)) {
+        (Some(hash), Ok(size)) => Ok(Stored { hash, size }),
+        _ => Err(Error::internal("read a media file", "its hash is damaged")),
+    }
+}
+
+fn new_media_id() -> String {
+    let letters = rand::rng().sample_iter(Alphanumeric).map(char::from);
+    letters.take(MEDIA_ID_LENGTH).collect()
+}
+
+/// "allowing only alphanumeric (`A-Za-z0-9`), `_` and `-` characters in the `media-id` segment"
+fn is_media_id(text: &str) -> bool {
+    (1..=MAX_MEDIA_ID).contains(&text.len())
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
+}
+
+/// Returns the content type if it can be sent as a header.
+fn clean_content_type(content_type: Option<&str>) -> String {
+    let is_sane = |text: &&str| {
+        (1..=MAX_CONTENT_TYPE).contains(&text.len())
+            && text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
+    };
+    let sane = content_type.map(str::trim).filter(is_sane);
+    sane.unwrap_or(UNKNOWN_TYPE).to_owned()
+}
+
+/// Returns the name without what no file name has; `None` if nothing is left.
+fn clean_file_name(file_name: Option<&str>) -> Option<String> {
+    let characters = file_name?.chars().filter(|c| !c.is_control());
+    let name: String = characters.take(MAX_FILE_NAME).collect();
+    (!name.is_empty()).then_some(name)
+}
+
+#[cfg(test)]
+mod tests;

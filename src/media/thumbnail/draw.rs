@@ -1,0 +1,297 @@
+//! Making the image. All of this blocks, and all that a hostile file could swell is bounded before it is read.
+
+use std::{
+    fs::File,
+    io::{self, BufReader, Write},
+    path::Path,
+};
+
+use image::{
+    AnimationDecoder, DynamicImage, Frame, Frames, ImageDecoder, ImageError, ImageFormat,
+    ImageReader, ImageResult, Limits,
+    codecs::{
+        gif::{GifDecoder, GifEncoder, Repeat},
+        jpeg::JpegEncoder,
+        png::PngDecoder,
+        webp::WebPDecoder,
+    },
+    imageops::FilterType,
+    metadata::Orientation,
+};
+
+use super::shape::{Cut, Shape, Size};
+use crate::error::{Error, Result};
+
+/// The largest file that is read: a decoder may hold all of it in memory.
+const MAX_FILE: u64 = 64 * 1024 * 1024;
+/// The most that an image may take in memory once it is decoded: 40 million pixels of four bytes.
+const MAX_DECODED: u64 = 160 * 1024 * 1024;
+/// The longest side of an image.
+const MAX_SIDE: u32 = 32_768;
+/// How many frames, and how many of their pixels, are decoded for a thumbnail that moves.
+const MAX_FRAMES: usize = 300;
+const MAX_MOVING_PIXELS: u64 = 200_000_000;
+/// The largest thumbnail that moves; one that would be larger stands still.
+const MAX_MOVING_OUTPUT: usize = 8 * 1024 * 1024;
+/// Between 1 (careful) and 30 (quick).
+const GIF_SPEED: i32 = 10;
+/// Of 100; more is not seen at these sizes.
+const JPEG_QUALITY: u8 = 85;
+/// A large image is first brought to so many times its new size, roughly but quickly.
+const ROUGH: u32 = 3;
+
+/// Whether a thumbnail may move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Motion {
+    Still,
+    Animated,
+}
+
+/// What serves as the thumbnail.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Drawn {
+    /// The original, which is of this type.
+    Original(&'static str),
+    /// A new image.
+    Anew {
+        image: Vec<u8>,
+        content_type: &'static str,
+    },
+}
+
+type Reader = ImageReader<BufReader<File>>;
+
+/// Makes a thumbnail of the image in a file.
+///
+/// # Errors
+///
+/// [`Error::TooLarge`] and [`Error::CannotThumbnail`].
+pub(super) fn draw(path: &Path, shape: Shape, motion: Motion) -> Result<Drawn> {
+    let (reader, format) = open(path)?;
+    let moves = is_animated(path, format)?;
+    let mut decoder = reader.into_decoder().map_err(refusal)?;
+    check(&decoder)?;
+    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    let size = upright(decoder.dimensions(), orientation);
+    let cut = match (shape.cut(size), moves, motion) {
+        (None, false, _) | (None, true, Motion::Animated) => {
+            return Ok(Drawn::Original(format.to_mime_type()));
+        }
+        (None, true, Motion::Still) => Cut::anew(size),
+        (Some(cut), ..) => cut,
+    };
+    if moves
+        && motion == Motion::Animated
+        && let Some(image) = draw_moving(path, format, cut)
+    {
+        return Ok(anew(image, ImageFormat::Gif));
+    }
+    let mut image = DynamicImage::from_decoder(decoder).map_err(refusal)?;
+    image.apply_orientation(orientation);
+    encode(&resize(image, cut), format).map_err(refusal)
+}
+
+fn open(path: &Path) -> Result<(Reader, ImageFormat)> {
+    let unreadable = |source| Error::internal("read an image", source);
+    let file = File::open(path).map_err(unreadable)?;
+    if file.metadata().map_err(unreadable)?.len() > MAX_FILE {
+        return Err(too_large());
+    }
+    let reader = ImageReader::new(BufReader::new(file));
+    let mut reader = reader.with_guessed_format().map_err(unreadable)?;
+    reader.limits(limits());
+    match reader.format() {
+        // What clients show, and what may be served inline.
+        Some(
+            format @ (ImageFormat::Png | ImageFormat::Jpeg | ImageFormat::Gif | ImageFormat::WebP),
+        ) => Ok((reader, format)),
+        _ => Err(cannot_thumbnail()),
+    }
+}
+
+fn limits() -> Limits {
+    let mut limits = Limits::default();
+    limits.max_image_width = Some(MAX_SIDE);
+    limits.max_image_height = Some(MAX_SIDE);
+    limits.max_alloc = Some(MAX_DECODED);
+    limits
+}
+
+/// Refuses an image before its pixels are decoded.
+fn check(decoder: &impl ImageDecoder) -> Result<()> {
+    let (width, height) = decoder.dimensions();
+    if width == 0 || height == 0 {
+        return Err(cannot_thumbnail());
+    }
+    let is_small = width <= MAX_SIDE && height <= MAX_SIDE;
+    if is_small && decoder.total_bytes() <= MAX_DECODED {
+        Ok(())
+    } else {
+        Err(too_large())
+    }
+}
+
+/// Whether the image may move; of a GIF that is not known before it is decoded.
+fn is_animated(path: &Path, format: ImageFormat) -> Result<bool> {
+    let animated = match format {
+        ImageFormat::Gif => Ok(true),
+        ImageFormat::WebP => WebPDecoder::new(buffered(path)?).map(|webp| webp.has_animation()),
+        ImageFormat::Png => {
+            PngDecoder::with_limits(buffered(path)?, limits()).and_then(|png| png.is_apng())
+        }
+        _ => Ok(false),
+    };
+    animated.map_err(refusal)
+}
+
+fn buffered(path: &Path) -> Result<BufReader<File>> {
+    let file = File::open(path).map_err(|source| Error::internal("read an image", source))?;
+    Ok(BufReader::new(file))
+}
+
+/// The size of an image as it is meant to be seen.
+fn upright((width, height): (u32, u32), orientation: Orientation) -> Size {
+    match orientation {
+        Orientation::Rotate90
+        | Orientation::Rotate270
+        | Orientation::Rotate90FlipH
+        | Orientation::Rotate270FlipH => Size::new(height, width),
+        _ => Size::new(width, height),
+    }
+}
+
+/// Takes the image, so that no more than two of its size are in memory at once.
+fn resize(mut image: DynamicImage, cut: Cut) -> DynamicImage {
+    let (take, to) = (cut.take, cut.scaled_to);
+    if (image.width(), image.height()) != (take.width, take.height) {
+        let left = image.width().saturating_sub(take.width) / 2;
+        let top = image.height().saturating_sub(take.height) / 2;
+        image = image.crop_imm(left, top, take.width, take.height);
+    }
+    let (rough_width, rough_height) = (
+        to.width.saturating_mul(ROUGH),
+        to.height.saturating_mul(ROUGH),
+    );
+    if take.width > rough_width && take.height > rough_height {
+        image = image.thumbnail_exact(rough_width, rough_height);
+    }
+    if (image.width(), image.height()) == (to.width, to.height) {
+        return image;
+    }
+    image.resize_exact(to.width, to.height, FilterType::CatmullRom)
+}
+
+/// A photograph becomes a JPEG, all else, and what can be seen through, a PNG.
+fn encode(image: &DynamicImage, original: ImageFormat) -> ImageResult<Drawn> {
+    let mut output = Vec::new();
+    let is_photograph = matches!(original, ImageFormat::Jpeg | ImageFormat::WebP);
+    if is_photograph && !image.color().has_alpha() {
+        image
+            .to_rgb8()
+            .write_with_encoder(JpegEncoder::new_with_quality(&mut output, JPEG_QUALITY))?;
+        return Ok(anew(output, ImageFormat::Jpeg));
+    }
+    let mut cursor = io::Cursor::new(&mut output);
+    if image.color().has_alpha() {
+        image.to_rgba8().write_to(&mut cursor, ImageFormat::Png)?;
+    } else {
+        image.to_rgb8().write_to(&mut cursor, ImageFormat::Png)?;
+    }
+    Ok(anew(output, ImageFormat::Png))
+}
+
+fn anew(image: Vec<u8>, format: ImageFormat) -> Drawn {
+    Drawn::Anew {
+        image,
+        content_type: format.to_mime_type(),
+    }
+}
+
+/// Makes a GIF that moves; `None` when that would be too much, or a frame is broken.
+fn draw_moving(path: &Path, format: ImageFormat, cut: Cut) -> Option<Vec<u8>> {
+    match try_draw_moving(path, format, cut) {
+        Ok(image) => image,
+        Err(error) => {
+            tracing::debug!(%error, "a thumbnail that should move stands still");
+            None
+        }
+    }
+}
+
+fn try_draw_moving(path: &Path, format: ImageFormat, cut: Cut) -> Result<Option<Vec<u8>>> {
+    let frames = frames(path, format)?;
+    let mut output = Vec::new();
+    let bounded = Bounded(&mut output);
+    let mut gif = GifEncoder::new_with_speed(bounded, GIF_SPEED);
+    gif.set_repeat(Repeat::Infinite).map_err(refusal)?;
+    let mut pixels = 0_u64;
+    for (count, frame) in frames.enumerate() {
+        let frame = frame.map_err(refusal)?;
+        let (width, height) = frame.buffer().dimensions();
+        pixels = pixels.saturating_add(u64::from(width) * u64::from(height));
+        if count >= MAX_FRAMES || pixels > MAX_MOVING_PIXELS {
+            return Ok(None);
+        }
+        let delay = frame.delay();
+        let image = resize(DynamicImage::from(frame.into_buffer()), cut).into_rgba8();
+        gif.encode_frame(Frame::from_parts(image, 0, 0, delay))
+            .map_err(refusal)?;
+    }
+    drop(gif);
+    Ok(Some(output))
+}
+
+fn frames(path: &Path, format: ImageFormat) -> Result<Frames<'static>> {
+    let input = buffered(path)?;
+    let frames = match format {
+        ImageFormat::Gif => GifDecoder::new(input).and_then(|mut gif| {
+            gif.set_limits(limits())?;
+            Ok(gif.into_frames())
+        }),
+        ImageFormat::WebP => WebPDecoder::new(input).and_then(|mut webp| {
+            webp.set_limits(limits())?;
+            Ok(webp.into_frames())
+        }),
+        _ => PngDecoder::with_limits(input, limits())
+            .and_then(PngDecoder::apng)
+            .map(AnimationDecoder::into_frames),
+    };
+    frames.map_err(refusal)
+}
+
+/// Takes no more than a thumbnail that moves may have.
+struct Bounded<'a>(&'a mut Vec<u8>);
+
+impl Write for Bounded<'_> {
+    fn write(&mut self, part: &[u8]) -> io::Result<usize> {
+        if self.0.len().saturating_add(part.len()) > MAX_MOVING_OUTPUT {
+            return Err(io::Error::other("the thumbnail becomes too large"));
+        }
+        self.0.write(part)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn refusal(error: ImageError) -> Error {
+    match error {
+        ImageError::Limits(_) => too_large(),
+        error => {
+            tracing::debug!(%error, "an image cannot be read");
+            cannot_thumbnail()
+        }
+    }
+}
+
+fn too_large() -> Error {
+    Error::TooLarge("the image is too large to make a thumbnail of it".to_owned())
+}
+
+fn cannot_thumbnail() -> Error {
+    Error::CannotThumbnail("cannot make a thumbnail of this content".to_owned())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,175 @@
+//! Thumbnails: asked for, made once, and remembered.
+//!
+//! `shape` says how large one becomes, `draw` makes it. Here is who waits for whom.
+
+mod draw;
+mod shape;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
+
+use tokio::sync::{Mutex as AsyncMutex, Semaphore};
+
+use self::{
+    draw::{Drawn, Motion, draw},
+    shape::Shape,
+};
+use super::files::{Files, Stored};
+use crate::{
+    error::{Error, Result},
+    storage::{
+        Db,
+        media::{self, ThumbnailKey, ThumbnailRow},
+    },
+    tasks::Tasks,
+};
+
+pub use self::shape::Wanted;
+
+/// How many are made at once: each may take some hundred megabytes for a moment.
+const AT_ONCE: usize = 2;
+/// How many are made or wait for that; who comes then has to come again.
+const MAX_WAITING: usize = 64;
+/// When to come again.
+const COME_AGAIN: Duration = Duration::from_secs(2);
+
+/// Makes thumbnails: cheap to clone.
+#[derive(Clone)]
+pub(super) struct Thumbnails {
+    db: Db,
+    files: Files,
+    tasks: Tasks,
+    making: Arc<Semaphore>,
+    waiting: Arc<Semaphore>,
+    turns: Turns,
+}
+
+impl Thumbnails {
+    pub(super) fn new(db: Db, files: Files, tasks: Tasks) -> Self {
+        Self {
+            db,
+            files,
+            tasks,
+            making: Arc::new(Semaphore::new(AT_ONCE)),
+            waiting: Arc::new(Semaphore::new(MAX_WAITING)),
+            turns: Turns::default(),
+        }
+    }
+
+    /// Returns the thumbnail of this media, which is made unless it is there.
+    pub(super) async fn of(
+        &self,
+        media: i64,
+        original: Stored,
+        wanted: Wanted,
+        animated: bool,
+    ) -> Result<ThumbnailRow> {
+        let shape = Shape::of(wanted);
+        let (method, size) = shape.key();
+        let key = ThumbnailKey {
+            media,
+            width: i64::from(size.width),
+            height: i64::from(size.height),
+            method,
+            animated,
+        };
+        if let Some(known) = self.known(&key).await? {
+            return Ok(known);
+        }
+        let Ok(place) = self.waiting.clone().try_acquire_owned() else {
+            return Err(Error::LimitExceeded {
+                retry_after: COME_AGAIN,
+            });
+        };
+        // A task of its own: the thumbnail is remembered also when nobody waits for it any more.
+        let thumbnails = self.clone();
+        let making = self.tasks.spawn(async move {
+            let made = thumbnails.make_once(key, original, shape).await;
+            drop(place);
+            made
+        });
+        making
+            .await
+            .map_err(|source| Error::internal("make a thumbnail", source))?
+    }
+
+    async fn known(&self, key: &ThumbnailKey) -> Result<Option<ThumbnailRow>> {
+        let mut db = self.db.read().await?;
+        media::find_thumbnail(&mut db, key).await
+    }
+
+    /// Makes the thumbnail, unless another request did while this one waited for its turn.
+    async fn make_once(
+        &self,
+        key: ThumbnailKey,
+        original: Stored,
+        shape: Shape,
+    ) -> Result<ThumbnailRow> {
+        let turn = self.turns.of(key);
+        let _turn = turn.lock().await;
+        if let Some(known) = self.known(&key).await? {
+            return Ok(known);
+        }
+        let motion = if key.animated {
+            Motion::Animated
+        } else {
+            Motion::Still
+        };
+        let made = self.make(original, shape, motion).await?;
+        let mut tx = self.db.write().await?;
+        media::insert_thumbnail(&mut tx, &key, &made).await?;
+        tx.commit().await?;
+        Ok(made)
+    }
+
+    async fn make(&self, original: Stored, shape: Shape, motion: Motion) -> Result<ThumbnailRow> {
+        let permit = self.making.clone().acquire_owned().await;
+        let permit = permit.map_err(|source| Error::internal("make a thumbnail", source))?;
+        let files = self.files.clone();
+        let drawing = tokio::task::spawn_blocking(move || {
+            let drawn = draw(&files.path(original.hash), shape, motion);
+            // What is drawn is small; the next one may begin.
+            drop(permit);
+            match drawn? {
+                Drawn::Original(content_type) => Ok((original, content_type)),
+                Drawn::Anew {
+                    image,
+                    content_type,
+                } => Ok((files.store(&image)?, content_type)),
+            }
+        });
+        let drawn: Result<(Stored, &'static str)> = drawing.await.map_err(|error| {
+            // A decoder that panics has met a file that it cannot read.
+            tracing::warn!(%error, "an image broke its decoder");
+            Error::CannotThumbnail("cannot make a thumbnail of this content".to_owned())
+        })?;
+        let (stored, content_type) = drawn?;
+        Ok(ThumbnailRow {
+            sha256: stored.hash.as_bytes().to_vec(),
+            size: i64::try_from(stored.size).unwrap_or(i64::MAX),
+            content_type: content_type.to_owned(),
+        })
+    }
+}
+
+/// One turn after another for those who want the same.
+#[derive(Clone, Default)]
+struct Turns(Arc<Mutex<HashMap<ThumbnailKey, Weak<AsyncMutex<()>>>>>);
+
+impl Turns {
+    /// Returns the lock of a thumbnail; it is forgotten when nobody holds it.
+    fn of(&self, key: ThumbnailKey) -> Arc<AsyncMutex<()>> {
+        let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // There are no more than wait.
+        turns.retain(|_, turn| turn.strong_count() > 0);
+        if let Some(turn) = turns.get(&key).and_then(Weak::upgrade) {
+            return turn;
+        }
+        let turn = Arc::new(AsyncMutex::new(()));
+        turns.insert(key, Arc::downgrade(&turn));
+        turn
+    }
+}

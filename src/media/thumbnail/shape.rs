@@ -1,0 +1,254 @@
+//! How large a thumbnail becomes: a few sizes only, so that nobody can have a thousand made of one image.
+//!
+//! [spec]: https://spec.matrix.org/v1.19/client-server-api/#thumbnails
+
+use ruma::media::Method;
+
+/// Squares for faces. The first two are the specification's, the others are for screens with many pixels.
+const CROPS: [Size; 4] = [
+    Size::new(32, 32),
+    Size::new(96, 96),
+    Size::new(320, 320),
+    Size::new(640, 640),
+];
+/// Boxes that an image must fit into. The last one is for screens with many pixels.
+const SCALES: [Size; 4] = [
+    Size::new(320, 240),
+    Size::new(640, 480),
+    Size::new(800, 600),
+    LARGEST,
+];
+/// The largest image that is made where the original cannot be served.
+const LARGEST: Size = Size::new(1600, 1200);
+
+/// The size of an image in pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Size {
+    pub(super) width: u32,
+    pub(super) height: u32,
+}
+
+/// What a client wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    width: u32,
+    height: u32,
+    crop: bool,
+}
+
+/// Which of the few sizes that is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// Filling the box, with what juts out cut off.
+    Crop(Size),
+    /// Within the box.
+    Scale(Size),
+    /// As large as the original: every box is too small.
+    Whole,
+}
+
+/// What to make of an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Cut {
+    /// How much of it to take, from the middle.
+    pub(super) take: Size,
+    /// How large that becomes; it is never enlarged.
+    pub(super) scaled_to: Size,
+}
+
+impl Wanted {
+    /// Reads a wish; `None` when it makes no sense.
+    pub fn new(width: u64, height: u64, method: Option<&Method>) -> Option<Self> {
+        let crop = match method {
+            Some(Method::Crop) => true,
+            Some(Method::Scale) | None => false,
+            Some(_) => return None,
+        };
+        (width > 0 && height > 0).then(|| Self {
+            width: u32::try_from(width).unwrap_or(u32::MAX),
+            height: u32::try_from(height).unwrap_or(u32::MAX),
+            crop,
+        })
+    }
+}
+
+impl Size {
+    pub(super) const fn new(width: u32, height: u32) -> Self {
+        Self { width, height }
+    }
+
+    /// Whether an image of this size fits into the box.
+    fn fits(self, bounds: Self) -> bool {
+        self.width <= bounds.width && self.height <= bounds.height
+    }
+
+    /// Whether this is flatter than the other.
+    fn is_flatter(self, other: Self) -> bool {
+        u64::from(self.width) * u64::from(other.height)
+            > u64::from(other.width) * u64::from(self.height)
+    }
+}
+
+impl Shape {
+    /// "Servers must never return thumbnails smaller than the client's requested dimensions": the next larger
+    /// size.
+    pub(super) fn of(wanted: Wanted) -> Self {
+        let size = Size::new(wanted.width, wanted.height);
+        let next = |boxes: &[Size]| boxes.iter().copied().find(|bounds| size.fits(*bounds));
+        if wanted.crop {
+            next(&CROPS).map_or(Self::Whole, Self::Crop)
+        } else {
+            next(&SCALES).map_or(Self::Whole, Self::Scale)
+        }
+    }
+
+    /// Returns the name of the method and the box, as the database has them.
+    pub(super) fn key(self) -> (&'static str, Size) {
+        match self {
+            Self::Crop(size) => ("crop", size),
+            Self::Scale(size) => ("scale", size),
+            Self::Whole => ("whole", Size::new(0, 0)),
+        }
+    }
+
+    /// Returns what to make of an image; `None` when it serves as it is.
+    ///
+    /// "Servers MUST NOT upscale thumbnails under any circumstance."
+    pub(super) fn cut(self, image: Size) -> Option<Cut> {
+        match self {
+            Self::Whole => None,
+            Self::Crop(bounds) | Self::Scale(bounds) if image.fits(bounds) => None,
+            Self::Crop(bounds) => Some(crop(image, bounds)),
+            Self::Scale(bounds) => Some(scale(image, bounds)),
+        }
+    }
+}
+
+impl Cut {
+    /// Returns what to make of an image that cannot be served as it is, although no box asks for less.
+    pub(super) fn anew(image: Size) -> Self {
+        Shape::Scale(LARGEST).cut(image).unwrap_or(Self {
+            take: image,
+            scaled_to: image,
+        })
+    }
+}
+
+/// "Scale" keeps the aspect ratio.
+fn scale(image: Size, bounds: Size) -> Cut {
+    let scaled_to = if image.is_flatter(bounds) {
+        let height = of_ratio(image.height, bounds.width, image.width);
+        Size::new(bounds.width, height)
+    } else {
+        let width = of_ratio(image.width, bounds.height, image.height);
+        Size::new(width, bounds.height)
+    };
+    Cut {
+        take: image,
+        scaled_to,
+    }
+}
+
+/// "Crop" has the aspect ratio of the box, unless the image is too small for that in one direction.
+fn crop(image: Size, bounds: Size) -> Cut {
+    if image.width <= bounds.width || image.height <= bounds.height {
+        let take = Size::new(
+            image.width.min(bounds.width),
+            image.height.min(bounds.height),
+        );
+        return Cut {
+            take,
+            scaled_to: take,
+        };
+    }
+    let take = if image.is_flatter(bounds) {
+        Size::new(
+            of_ratio(image.height, bounds.width, bounds.height),
+            image.height,
+        )
+    } else {
+        Size::new(
+            image.width,
+            of_ratio(image.width, bounds.height, bounds.width),
+        )
+    };
+    Cut {
+        take,
+        scaled_to: bounds,
+    }
+}
+
+/// Returns `side * numerator / denominator`, rounded, and one pixel at least.
+fn of_ratio(side: u32, numerator: u32, denominator: u32) -> u32 {
+    let (side, numerator) = (u64::from(side), u64::from(numerator));
+    let denominator = u64::from(denominator).max(1);
+    let pixels = (side * numerator + denominator / 2) / denominator;
+    u32::try_from(pixels.max(1)).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shape(width: u64, height: u64, method: &Method) -> (&'static str, u32, u32) {
+        let wanted = Wanted::new(width, height, Some(method)).unwrap();
+        let (name, size) = Shape::of(wanted).key();
+        (name, size.width, size.height)
+    }
+
+    fn cut(shape: Shape, width: u32, height: u32) -> Option<((u32, u32), (u32, u32))> {
+        let pair = |size: Size| (size.width, size.height);
+        let cut = shape.cut(Size::new(width, height))?;
+        Some((pair(cut.take), pair(cut.scaled_to)))
+    }
+
+    #[test]
+    fn the_next_larger_size_is_made() {
+        assert_eq!(shape(1, 1, &Method::Crop), ("crop", 32, 32));
+        assert_eq!(shape(33, 20, &Method::Crop), ("crop", 96, 96));
+        assert_eq!(shape(32, 32, &Method::Scale), ("scale", 320, 240));
+        assert_eq!(shape(320, 240, &Method::Scale), ("scale", 320, 240));
+        assert_eq!(shape(320, 241, &Method::Scale), ("scale", 640, 480));
+        assert_eq!(shape(800, 600, &Method::Scale), ("scale", 800, 600));
+        assert_eq!(shape(1601, 1, &Method::Scale), ("whole", 0, 0));
+        assert_eq!(shape(u64::MAX, 1, &Method::Crop), ("whole", 0, 0));
+    }
+
+    #[test]
+    fn a_wish_without_extent_or_with_an_unknown_method_makes_no_sense() {
+        assert_eq!(Wanted::new(0, 10, None), None);
+        assert_eq!(Wanted::new(10, 0, None), None);
+        assert_eq!(Wanted::new(10, 10, Some(&Method::from("stretch"))), None);
+    }
+
+    #[test]
+    fn scaling_keeps_the_aspect_ratio_within_the_box() {
+        let bounds = Shape::Scale(Size::new(320, 240));
+
+        assert_eq!(cut(bounds, 640, 480), Some(((640, 480), (320, 240))));
+        assert_eq!(cut(bounds, 1000, 100), Some(((1000, 100), (320, 32))));
+        assert_eq!(cut(bounds, 100, 1000), Some(((100, 1000), (24, 240))));
+        assert_eq!(cut(bounds, 30_000, 1), Some(((30_000, 1), (320, 1))));
+    }
+
+    #[test]
+    fn cropping_fills_the_box_from_the_middle() {
+        let bounds = Shape::Crop(Size::new(96, 96));
+
+        assert_eq!(cut(bounds, 400, 200), Some(((200, 200), (96, 96))));
+        assert_eq!(cut(bounds, 200, 400), Some(((200, 200), (96, 96))));
+    }
+
+    #[test]
+    fn nothing_is_ever_enlarged() {
+        let (crop, scale) = (
+            Shape::Crop(Size::new(96, 96)),
+            Shape::Scale(Size::new(320, 240)),
+        );
+
+        assert_eq!(cut(crop, 96, 96), None);
+        assert_eq!(cut(scale, 320, 240), None);
+        assert_eq!(cut(crop, 1000, 20), Some(((96, 20), (96, 20))));
+        assert_eq!(cut(Shape::Whole, 5000, 5000), None);
+    }
+}

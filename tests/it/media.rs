@@ -1,0 +1,460 @@
+//! Files are uploaded, downloaded and made smaller, and no browser is led to run them.
+
+use std::io::Cursor;
+
+use bytes::Bytes;
+use futures_util::stream;
+use image::{DynamicImage, ImageFormat, RgbImage};
+use reqwest::{Body, Method};
+use serde_json::json;
+
+use crate::harness::{Answer, Client, Server};
+
+const DOWNLOAD: &str = "/_matrix/client/v1/media/download";
+const LEGACY_DOWNLOAD: &str = "/_matrix/media/v3/download";
+const THUMBNAIL: &str = "/_matrix/client/v1/media/thumbnail";
+
+async fn upload(client: &Client, query: &str, content_type: &str, file: impl Into<Body>) -> Answer {
+    let path = format!("/_matrix/media/v3/upload{query}");
+    let headers = [("content-type", content_type)];
+    client.send_file(Method::POST, &path, file, &headers).await
+}
+
+/// Uploads a file and returns its server and id, as they stand in paths.
+async fn uploaded(client: &Client, query: &str, content_type: &str, file: &[u8]) -> String {
+    let answer = upload(client, query, content_type, file.to_vec()).await;
+    let answer = answer.expect_ok();
+    let uri = answer["content_uri"].as_str().expect("is a text");
+    uri.strip_prefix("mxc://")
+        .expect("is an mxc URI")
+        .to_owned()
+}
+
+async fn disposition(client: &Client, path: &str) -> String {
+    let answer = client.get(path).await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    answer.header("content-disposition").to_owned()
+}
+
+fn png(width: u32, height: u32) -> Vec<u8> {
+    let image = RgbImage::from_fn(width, height, |x, y| {
+        let shade = |n: u32| u8::try_from(n % 256).expect("is a byte");
+        [shade(x), shade(y), 90].into()
+    });
+    let mut bytes = Cursor::new(Vec::new());
+    image
+        .write_to(&mut bytes, ImageFormat::Png)
+        .expect("is written");
+    bytes.into_inner()
+}
+
+fn image_of(answer: &Answer) -> DynamicImage {
+    image::load_from_memory(&answer.bytes).expect("is an image")
+}
+
+/// A body whose length nobody announces.
+fn in_chunks(count: usize, size: usize) -> Body {
+    let chunks = (0..count).map(move |_| Ok::<_, std::io::Error>(Bytes::from(vec![b'x'; size])));
+    Body::wrap_stream(stream::iter(chunks))
+}
+
+#[tokio::test]
+async fn a_file_comes_back_as_it_was_uploaded() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let file: Vec<u8> = (0..300_000_u32).flat_map(u32::to_le_bytes).collect();
+
+    let place = uploaded(&alice.client, "", "application/x-own", &file).await;
+
+    for path in [DOWNLOAD, LEGACY_DOWNLOAD] {
+        let answer = bob.client.get(&format!("{path}/{place}")).await;
+        assert_eq!(answer.status, 200);
+        assert_eq!(answer.header("content-type"), "application/x-own");
+        assert!(answer.bytes == file, "{path} answered another file");
+    }
+}
+
+#[tokio::test]
+async fn a_file_without_a_type_is_only_bytes() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+
+    let answer = alice
+        .client
+        .send_file(Method::POST, "/_matrix/media/r0/upload", "text", &[])
+        .await;
+    let uri = answer.expect_ok()["content_uri"].clone();
+    let place = uri.as_str().and_then(|uri| uri.strip_prefix("mxc://"));
+
+    let path = format!("{DOWNLOAD}/{}", place.expect("is an mxc URI"));
+    let answer = alice.client.get(&path).await;
+    assert_eq!(answer.header("content-type"), "application/octet-stream");
+    assert_eq!(answer.header("content-disposition"), "attachment");
+}
+
+#[tokio::test]
+async fn a_file_of_no_bytes_is_a_file() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+
+    let place = uploaded(&alice.client, "", "text/plain", b"").await;
+
+    let answer = alice.client.get(&format!("{DOWNLOAD}/{place}")).await;
+    assert_eq!((answer.status, answer.text.as_str()), (200, ""));
+    assert_eq!(answer.header("content-length"), "0");
+}
+
+#[tokio::test]
+async fn a_download_says_how_browsers_must_take_it() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let place = uploaded(&alice.client, "", "text/plain", b"text").await;
+
+    let answer = alice.client.get(&format!("{DOWNLOAD}/{place}")).await;
+    let legacy = server.get(&format!("{LEGACY_DOWNLOAD}/{place}")).await;
+
+    assert_eq!(
+        answer.header("content-security-policy"),
+        "sandbox; default-src 'none'; script-src 'none'; plugin-types application/pdf; \
+         style-src 'unsafe-inline'; object-src 'self';"
+    );
+    assert_eq!(
+        answer.header("cross-origin-resource-policy"),
+        "cross-origin"
+    );
+    assert_eq!(answer.header("x-content-type-options"), "nosniff");
+    assert_eq!(answer.header("access-control-allow-origin"), "*");
+    assert_eq!(answer.header("content-length"), "4");
+    let kept = |whose| format!("{whose}, max-age=31536000, immutable");
+    assert_eq!(answer.header("cache-control"), kept("private"));
+    assert_eq!(legacy.header("cache-control"), kept("public"));
+}
+
+#[tokio::test]
+async fn a_file_keeps_its_name() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+
+    for (name, expected) in [
+        ("ascii", "inline; filename=ascii"),
+        (
+            "name%20with%20spaces",
+            r#"inline; filename="name with spaces""#,
+        ),
+        (
+            "name;with;semicolons",
+            r#"inline; filename="name;with;semicolons""#,
+        ),
+        ("%22quoted%22%5C", r#"inline; filename="\"quoted\"\\""#),
+        ("%F0%9F%90%94", "inline; filename*=utf-8''%F0%9F%90%94"),
+        ("a%0D%0Ab", "inline; filename=ab"),
+        ("", "inline"),
+    ] {
+        let query = format!("?filename={name}");
+        let place = uploaded(&alice.client, &query, "image/png", b"png").await;
+
+        for path in [DOWNLOAD, LEGACY_DOWNLOAD] {
+            let found = disposition(&alice.client, &format!("{path}/{place}")).await;
+            assert_eq!(found, expected, "{name} at {path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_name_in_the_path_replaces_that_of_the_upload() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let place = uploaded(&alice.client, "?filename=old", "image/png", b"png").await;
+
+    for path in [DOWNLOAD, LEGACY_DOWNLOAD] {
+        let ascii = disposition(&alice.client, &format!("{path}/{place}/file.png")).await;
+        let other = disposition(&alice.client, &format!("{path}/{place}/%E2%98%95")).await;
+
+        assert_eq!(ascii, "inline; filename=file.png");
+        assert_eq!(other, "inline; filename*=utf-8''%E2%98%95");
+    }
+}
+
+#[tokio::test]
+async fn only_what_runs_nothing_is_shown_inline() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+
+    for (content_type, expected) in [
+        ("image/png", "inline"),
+        ("Text/Plain; charset=utf-8", "inline"),
+        ("text/html", "attachment"),
+        ("image/svg+xml", "attachment"),
+        ("application/pdf", "attachment"),
+    ] {
+        let place = uploaded(&alice.client, "", content_type, b"<script>").await;
+
+        let answer = alice.client.get(&format!("{DOWNLOAD}/{place}")).await;
+        assert_eq!(answer.header("content-type"), content_type);
+        assert_eq!(
+            answer.header("content-disposition"),
+            expected,
+            "{content_type}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_file_over_the_limit_is_refused_whether_announced_or_not() {
+    let server = Server::with(|config| config.media.max_upload_bytes = 100_000).await;
+    let alice = server.register("alice").await;
+
+    let largest = upload(&alice.client, "", "text/plain", in_chunks(10, 10_000)).await;
+    let announced = upload(&alice.client, "", "text/plain", vec![b'x'; 100_001]).await;
+    let unannounced = upload(&alice.client, "", "text/plain", in_chunks(50, 10_000)).await;
+
+    largest.expect_ok();
+    announced.expect_error(413, "M_TOO_LARGE");
+    unannounced.expect_error(413, "M_TOO_LARGE");
+}
+
+#[tokio::test]
+async fn the_configuration_tells_the_limit() {
+    let server = Server::with(|config| config.media.max_upload_bytes = 12_345).await;
+    let alice = server.register("alice").await;
+
+    for path in [
+        "/_matrix/client/v1/media/config",
+        "/_matrix/media/v3/config",
+        "/_matrix/media/r0/config",
+    ] {
+        let config = alice.client.get(path).await.expect_ok();
+        assert_eq!(config, json!({ "m.upload.size": 12_345 }), "{path}");
+        server.get(path).await.expect_error(401, "M_MISSING_TOKEN");
+    }
+}
+
+#[tokio::test]
+async fn strangers_and_guests_upload_nothing() {
+    let server = Server::with(|config| config.registration.guests = true).await;
+    let guest = server
+        .post("/_matrix/client/v3/register?kind=guest", json!({}))
+        .await;
+    let guest = server.user(&guest.expect_ok());
+
+    let stranger = upload(&server.client(), "", "text/plain", "text").await;
+    let unknown = server.client().with_token("unknown");
+    let unknown = upload(&unknown, "", "text/plain", "text").await;
+    let guest = upload(&guest.client, "", "text/plain", "text").await;
+
+    stranger.expect_error(401, "M_MISSING_TOKEN");
+    unknown.expect_error(401, "M_UNKNOWN_TOKEN");
+    guest.expect_error(403, "M_GUEST_ACCESS_FORBIDDEN");
+}
+
+#[tokio::test]
+async fn the_present_paths_always_want_a_token() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let place = uploaded(&alice.client, "", "image/png", &png(8, 8)).await;
+
+    for path in [
+        format!("{DOWNLOAD}/{place}"),
+        format!("{DOWNLOAD}/{place}/file.png"),
+        format!("{THUMBNAIL}/{place}?width=32&height=32"),
+    ] {
+        server.get(&path).await.expect_error(401, "M_MISSING_TOKEN");
+    }
+}
+
+/// The deprecated paths of an image.
+fn legacy_paths(place: &str) -> Vec<String> {
+    let paths = ["r0", "v1", "v3"].map(|version| {
+        let media = format!("/_matrix/media/{version}");
+        [
+            format!("{media}/download/{place}"),
+            format!("{media}/download/{place}/file.png"),
+            format!("{media}/thumbnail/{place}?width=32&height=32"),
+        ]
+    });
+    paths.concat()
+}
+
+#[tokio::test]
+async fn the_deprecated_paths_want_no_token() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let file = png(8, 8);
+    let place = uploaded(&alice.client, "", "image/png", &file).await;
+
+    for path in legacy_paths(&place) {
+        let answer = server.get(&path).await;
+        assert_eq!(answer.status, 200, "{path}: {}", answer.text);
+        assert_eq!(answer.bytes, file);
+    }
+}
+
+#[tokio::test]
+async fn the_deprecated_paths_want_a_token_where_the_configuration_does() {
+    let server = Server::with(|config| config.media.legacy_unauthenticated = false).await;
+    let alice = server.register("alice").await;
+    let file = png(8, 8);
+    let place = uploaded(&alice.client, "", "image/png", &file).await;
+
+    for path in legacy_paths(&place) {
+        let answer = alice.client.get(&path).await;
+        assert_eq!(answer.bytes, file, "{path}: {}", answer.text);
+        assert!(answer.header("cache-control").starts_with("private"));
+        server.get(&path).await.expect_error(401, "M_MISSING_TOKEN");
+    }
+}
+
+#[tokio::test]
+async fn media_that_is_not_there_is_not_found() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+
+    for place in [
+        "localhost/unknown",
+        "elsewhere.org/unknown",
+        "localhost/..%2F..%2Fparlour.db",
+        "localhost/%2Fetc%2Fpasswd",
+        "localhost/..%5C..%5Cparlour.db",
+        "localhost/%00",
+    ] {
+        let download = alice.client.get(&format!("{DOWNLOAD}/{place}")).await;
+        let path = format!("{THUMBNAIL}/{place}?width=32&height=32");
+        let thumbnail = alice.client.get(&path).await;
+
+        download.expect_error(404, "M_NOT_FOUND");
+        thumbnail.expect_error(404, "M_NOT_FOUND");
+    }
+    let no_server = alice
+        .client
+        .get(&format!("{DOWNLOAD}/..%2F..%2Fx/id"))
+        .await;
+    no_server.expect_error(400, "M_INVALID_PARAM");
+}
+
+#[tokio::test]
+async fn head_tells_of_a_file_without_sending_it() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let place = uploaded(&alice.client, "", "text/plain", b"text").await;
+
+    let path = format!("{DOWNLOAD}/{place}");
+    let answer = alice.client.send(Method::HEAD, &path, "").await;
+
+    assert_eq!((answer.status, answer.text.as_str()), (200, ""));
+    assert_eq!(answer.header("content-length"), "4");
+    assert_eq!(answer.header("content-type"), "text/plain");
+}
+
+#[tokio::test]
+async fn part_of_a_file_is_sent_to_who_asks_for_it() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let place = uploaded(&alice.client, "", "video/mp4", b"0123456789").await;
+    let path = format!("{DOWNLOAD}/{place}");
+    let get = |name, value: &'static str| {
+        let (client, path) = (alice.client.clone(), path.clone());
+        async move {
+            let headers = [(name, value)];
+            client.send_with(Method::GET, &path, "", &headers).await
+        }
+    };
+
+    let part = get("range", "bytes=2-4").await;
+    let outside = get("range", "bytes=10-").await;
+
+    assert_eq!((part.status, part.text.as_str()), (206, "234"));
+    assert_eq!(part.header("content-range"), "bytes 2-4/10");
+    assert_eq!(part.header("content-length"), "3");
+    assert_eq!(outside.status, 416);
+    assert_eq!(outside.header("content-range"), "bytes */10");
+}
+
+#[tokio::test]
+async fn who_has_a_file_already_is_not_sent_it_again() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let place = uploaded(&alice.client, "", "text/plain", b"text").await;
+    let path = format!("{DOWNLOAD}/{place}");
+    let etag = alice.client.get(&path).await.header("etag").to_owned();
+
+    let headers = [("if-none-match", etag.as_str())];
+    let known = alice
+        .client
+        .send_with(Method::GET, &path, "", &headers)
+        .await;
+    let headers = [("if-none-match", "\"another\"")];
+    let changed = alice
+        .client
+        .send_with(Method::GET, &path, "", &headers)
+        .await;
+
+    assert_eq!((known.status, known.text.as_str()), (304, ""));
+    assert_eq!((changed.status, changed.text.as_str()), (200, "text"));
+}
+
+#[tokio::test]
+async fn thumbnails_have_the_next_larger_size() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let place = uploaded(&alice.client, "", "image/png", &png(1000, 500)).await;
+
+    for (query, expected) in [
+        ("width=32&height=32&method=scale", (320, 160)),
+        ("width=32&height=32", (320, 160)),
+        ("width=30&height=30&method=crop", (32, 32)),
+        ("width=50&height=40&method=crop&animated=true", (96, 96)),
+        ("width=500&height=300", (640, 320)),
+        ("width=641&height=1&timeout_ms=1000", (800, 400)),
+        ("width=900&height=500", (1000, 500)),
+        ("width=99999&height=99999&method=crop", (1000, 500)),
+    ] {
+        let path = format!("{THUMBNAIL}/{place}?{query}");
+        let answer = alice.client.get(&path).await;
+
+        assert_eq!(answer.status, 200, "{query}: {}", answer.text);
+        assert_eq!(answer.header("content-type"), "image/png");
+        let name = "inline; filename=thumbnail.png";
+        assert_eq!(answer.header("content-disposition"), name);
+        let image = image_of(&answer);
+        assert_eq!((image.width(), image.height()), expected, "{query}");
+    }
+}
+
+#[tokio::test]
+async fn a_thumbnail_is_what_it_is_and_not_what_the_upload_was_said_to_be() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let file = png(8, 8);
+    let place = uploaded(&alice.client, "?filename=a.html", "text/html", &file).await;
+
+    let path = format!("{THUMBNAIL}/{place}?width=32&height=32");
+    let answer = alice.client.get(&path).await;
+
+    assert_eq!(answer.header("content-type"), "image/png");
+    assert_eq!(
+        answer.header("content-disposition"),
+        "inline; filename=thumbnail.png"
+    );
+    assert_eq!(answer.bytes, file);
+}
+
+#[tokio::test]
+async fn what_is_no_image_and_what_makes_no_sense_has_no_thumbnail() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let text = uploaded(&alice.client, "", "image/png", b"not an image").await;
+    let image = uploaded(&alice.client, "", "image/png", &png(8, 8)).await;
+
+    for query in [
+        format!("{text}?width=32&height=32"),
+        format!("{image}?width=0&height=32"),
+        format!("{image}?width=32&height=32&method=stretch"),
+    ] {
+        let answer = alice.client.get(&format!("{THUMBNAIL}/{query}")).await;
+        answer.expect_error(400, "M_UNKNOWN");
+    }
+    let path = format!("{THUMBNAIL}/{image}?width=32");
+    let answer = alice.client.get(&path).await;
+    answer.expect_error(400, "M_MISSING_PARAM");
+}
