@@ -130,10 +130,10 @@ pub(crate) async fn build(
         users,
         devices,
         rooms,
-        media,
         ephemeral,
         workflows,
         sync,
+        media,
     })
 }
 

@@ -99,7 +99,7 @@ impl MemberChange {
         let content = to_raw_value(&content)?;
         Ok(NewEvent::state(
             self.sender,
-            StateEventType::RoomMember,
+            &StateEventType::RoomMember,
             self.target.as_str(),
             content,
         ))

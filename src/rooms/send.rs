@@ -61,7 +61,7 @@ impl NewEvent {
     /// Returns a state event.
     pub fn state(
         sender: OwnedUserId,
-        kind: StateEventType,
+        kind: &StateEventType,
         state_key: &str,
         content: Box<RawValue>,
     ) -> Self {
@@ -141,7 +141,7 @@ impl Rooms {
             else {
                 return first_answer(tx, &room, &event).await;
             };
-            let pending = self.inner.release(tx, &room, stored.position)?;
+            let pending = release(tx, &room, stored.position)?;
             *tip = next;
             drop(tip);
             pending.durable().await?;
@@ -216,13 +216,6 @@ impl Inner {
         })
     }
 
-    /// Leaves a write in the journal's batch, and notes that the room has something on its way to the disk.
-    pub(super) fn release(&self, tx: WriteTx, room: &Room, newest: i64) -> Result<Pending> {
-        let pending = tx.release()?;
-        room.released.store(newest, Ordering::SeqCst);
-        Ok(pending)
-    }
-
     /// One may redact one's own events; those of others only with the power for it.
     async fn check_redaction(
         &self,
@@ -275,4 +268,11 @@ impl Inner {
             .and_then(|event_id| OwnedEventId::try_from(event_id).ok())
             .ok_or(refused)
     }
+}
+
+/// Leaves a write in the journal's batch, and notes that the room has something on its way to the disk.
+fn release(tx: WriteTx, room: &Room, newest: i64) -> Result<Pending> {
+    let pending = tx.release()?;
+    room.released.store(newest, Ordering::SeqCst);
+    Ok(pending)
 }

@@ -112,7 +112,7 @@ impl Rooms {
         let keys = events::state_keys_changed(&mut conn, room.num, after, up_to).await?;
         let numbers: Vec<i64> = keys.iter().flat_map(|(kind, key)| [*kind, *key]).collect();
         let texts = self.inner.db.strings.texts(&mut conn, &numbers).await?;
-        let text = |number: i64| texts.get(&number).map(|text| text.to_string());
+        let text = |number: i64| texts.get(&number).map(ToString::to_string);
         Ok(keys
             .into_iter()
             .filter_map(|(kind, key)| Some((StateEventType::from(text(kind)?), text(key)?)))

@@ -556,21 +556,15 @@ mod tests {
                 store(&mut tx, &format!("text {n}")).await;
                 tx.commit().await.unwrap();
             };
-            test.tasks.spawn(async move {
-                if n % 5 == 0 {
-                    let polls = n / 5;
-                    vanish_after(write, polls).await;
-                } else {
-                    write.await;
-                }
-            })
+            let polls = if n % 5 == 0 { n / 5 } else { u64::MAX };
+            test.tasks.spawn(vanish_after(write, polls))
         });
         futures_util::future::join_all(writers).await;
 
         assert!(stored(&test).await >= 80);
     }
 
-    /// Polls a future a number of times and drops it wherever it is.
+    /// Polls a future a number of times at most, and drops it wherever it is then.
     async fn vanish_after(future: impl Future<Output = ()>, polls: u64) {
         let mut future = Box::pin(future);
         let mut left = polls;

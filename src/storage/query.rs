@@ -1,5 +1,7 @@
 //! The seam to the two drivers: a statement is built once and runs on whichever database is open.
 
+use std::fmt::Write as _;
+
 use sqlx::{
     Decode, Encode, FromRow, Postgres, SqlSafeStr, Sqlite, Type,
     postgres::{PgArguments, PgRow},
@@ -154,11 +156,8 @@ pub fn values(rows: usize, columns: usize) -> String {
         sql.push_str(if row == 0 { "(" } else { ", (" });
         for column in 0..columns {
             let n = row * columns + column + 1;
-            sql.push_str(&if column == 0 {
-                format!("${n}")
-            } else {
-                format!(", ${n}")
-            });
+            let separator = if column == 0 { "" } else { ", " };
+            let _ = write!(sql, "{separator}${n}");
         }
         sql.push(')');
     }

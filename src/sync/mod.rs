@@ -183,16 +183,13 @@ impl Inner {
         self.ephemeral
             .presence
             .update(session.user, &session.user_id, update);
-        match &request.since {
-            Some(since) => {
-                self.devices
-                    .acknowledge(session.device, since.to_device)
-                    .await
-            }
-            None => {
-                self.lazy.forget(session.device);
-                Ok(())
-            }
+        if let Some(since) = &request.since {
+            self.devices
+                .acknowledge(session.device, since.to_device)
+                .await
+        } else {
+            self.lazy.forget(session.device);
+            Ok(())
         }
     }
 }

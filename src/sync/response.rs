@@ -181,7 +181,7 @@ impl Inner {
             Some(changed) => changed.into_iter().collect(),
             None => self.ephemeral.presence.everyone().into_iter().collect(),
         };
-        users.extend(self.newcomers(viewer, moment));
+        users.extend(newcomers(viewer, moment));
         if users.is_empty() {
             return Ok(());
         }
@@ -209,33 +209,6 @@ impl Inner {
             }
         }
         Ok(())
-    }
-
-    /// Returns with whom the user shares a room only now: their presence is news, however old it is.
-    fn newcomers(&self, viewer: &Viewer<'_>, moment: &Moment) -> Vec<UserNum> {
-        let Some(since) = viewer.request.since else {
-            return Vec::new();
-        };
-        let mut found = Vec::new();
-        for room in &moment.rooms {
-            let Some(inside) = &room.inside else { continue };
-            if room.mine.membership != MembershipState::Join {
-                continue;
-            }
-            let view = inside.room.view();
-            if room.mine.position > since.position {
-                found.extend(view.local_members.keys().copied());
-                continue;
-            }
-            for event in &inside.ring {
-                if let Some(member) = event.pdu.member()
-                    && let Some((user, _)) = view.local_members.iter().find(|(_, id)| *id == member)
-                {
-                    found.push(*user);
-                }
-            }
-        }
-        found
     }
 
     /// Adds the messages to the device; returns up to which position they were handed out.
@@ -353,4 +326,31 @@ fn thread_id(thread: &str) -> Option<String> {
         other => ReceiptThread::try_from(Some(other)).ok()?,
     };
     thread.as_str().map(ToOwned::to_owned)
+}
+
+/// Returns with whom the user shares a room only now: their presence is news, however old it is.
+fn newcomers(viewer: &Viewer<'_>, moment: &Moment) -> Vec<UserNum> {
+    let Some(since) = viewer.request.since else {
+        return Vec::new();
+    };
+    let mut found = Vec::new();
+    for room in &moment.rooms {
+        let Some(inside) = &room.inside else { continue };
+        if room.mine.membership != MembershipState::Join {
+            continue;
+        }
+        let view = inside.room.view();
+        if room.mine.position > since.position {
+            found.extend(view.local_members.keys().copied());
+            continue;
+        }
+        for event in &inside.ring {
+            if let Some(member) = event.pdu.member()
+                && let Some((user, _)) = view.local_members.iter().find(|(_, id)| *id == member)
+            {
+                found.push(*user);
+            }
+        }
+    }
+    found
 }

@@ -204,7 +204,7 @@ impl Inner {
             let own =
                 |pdu: &Pdu| pdu.is_state(&TimelineEventType::RoomMember, session.user_id.as_str());
             let span = self
-                .left_span(viewer, room, mine.position, since, access, &own)
+                .left_span(room, (since, mine.position), viewer.limit(), access, &own)
                 .await?;
             left.timeline = timeline(viewer, &span);
             left.timeline.limited = false;
@@ -213,7 +213,13 @@ impl Inner {
         let filter = viewer.timeline_filter();
         let wanted = |pdu: &Pdu| wants_event(filter, pdu);
         let span = self
-            .left_span(viewer, room, mine.position, since, access, &wanted)
+            .left_span(
+                room,
+                (since, mine.position),
+                viewer.limit(),
+                access,
+                &wanted,
+            )
             .await?;
         left.timeline = timeline(viewer, &span);
         let end = self.rooms.state_at(room, mine.position).await?;
@@ -225,14 +231,12 @@ impl Inner {
 
     async fn left_span(
         &self,
-        viewer: &Viewer<'_>,
         room: &Room,
-        left_at: Position,
-        since: Option<Position>,
+        (since, left_at): (Option<Position>, Position),
+        limit: usize,
         access: Access,
         wanted: &(dyn Fn(&Pdu) -> bool + Sync),
     ) -> Result<Span> {
-        let limit = viewer.limit();
         let request = PageRequest {
             from: left_at,
             to: since,
@@ -250,18 +254,16 @@ impl Inner {
         mine: &UserRoom,
         inside: &Inside,
     ) -> Result<Option<Access>> {
+        let first = inside.ring.len().saturating_sub(viewer.limit());
         let first = inside
             .ring
-            .iter()
-            .rev()
-            .take(viewer.limit())
-            .last()
+            .get(first)
             .map_or(i64::MAX, |event| event.position);
         let was_there = match viewer.since() {
             Some(since) => mine.position <= since,
             None => mine.position <= first && viewer.timeline_filter().is_empty(),
         };
-        if was_there && inside.is_complete || was_there && inside.ring.len() > viewer.limit() {
+        if was_there && (inside.is_complete || inside.ring.len() > viewer.limit()) {
             return Ok(None);
         }
         let session = viewer.session;
@@ -297,14 +299,13 @@ impl Inner {
         // A new member is told of more than what came after the token, so the ring may begin too late.
         let holds_all = inside.is_complete && (since.is_some() || viewer.since().is_none());
         if newest.len() <= limit && !holds_all {
-            let access = match access {
-                Some(access) => access,
-                None => {
-                    let session = viewer.session;
-                    self.rooms
-                        .access(&inside.room, session.user, &session.user_id)
-                        .await?
-                }
+            let access = if let Some(access) = access {
+                access
+            } else {
+                let session = viewer.session;
+                self.rooms
+                    .access(&inside.room, session.user, &session.user_id)
+                    .await?
             };
             let request = PageRequest {
                 from: viewer.now,

@@ -69,7 +69,7 @@ async fn send_state_event(
             .await?;
     }
     let sender = from.user_id.clone();
-    let event = NewEvent::state(sender, request.event_type, &request.state_key, content);
+    let event = NewEvent::state(sender, &request.event_type, &request.state_key, content);
     let event_id: OwnedEventId = rooms.send(&request.room_id, event).await?;
     Ok(Outgoing(send_state_event::v3::Response::new(event_id)))
 }

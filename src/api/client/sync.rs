@@ -45,9 +45,8 @@ pub(in crate::api) async fn filter(
     filter: Option<Filter>,
 ) -> Result<Arc<FilterDefinition>> {
     Ok(Arc::new(match filter {
-        None => FilterDefinition::default(),
         Some(Filter::FilterId(id)) => users.filter(session.user, &id).await?,
         Some(Filter::FilterDefinition(definition)) => definition,
-        Some(_) => FilterDefinition::default(),
+        _ => FilterDefinition::default(),
     }))
 }

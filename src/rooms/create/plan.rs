@@ -84,8 +84,7 @@ pub(super) fn events(
     }
     let rules = version
         .rules()
-        .map(|rules| rules.authorization)
-        .unwrap_or(AuthorizationRules::V12);
+        .map_or(AuthorizationRules::V12, |rules| rules.authorization);
     let plan = Plan { create, rules };
     // 1. The m.room.create event itself.
     let mut events = vec![plan.create_event(version)?];
@@ -97,7 +96,7 @@ pub(super) fn events(
     if let Some(alias) = alias {
         let mut content = RoomCanonicalAliasEventContent::new();
         content.alias = Some(alias.clone());
-        events.push(plan.state(StateEventType::RoomCanonicalAlias, &content)?);
+        events.push(plan.state(&StateEventType::RoomCanonicalAlias, &content)?);
     }
     // 5. Events set by the preset.
     plan.preset_events(&mut events)?;
@@ -107,7 +106,7 @@ pub(super) fn events(
             .map_err(|e| Error::BadJson(format!("initial_state: {e}")))?;
         events.push(NewEvent::state(
             create.creator.clone(),
-            state.kind,
+            &state.kind,
             &state.state_key,
             state.content,
         ));
@@ -115,13 +114,13 @@ pub(super) fn events(
     // 7. Events implied by name and topic.
     if let Some(name) = &request.name {
         events.push(plan.state(
-            StateEventType::RoomName,
+            &StateEventType::RoomName,
             &RoomNameEventContent::new(name.clone()),
         )?);
     }
     if let Some(topic) = &request.topic {
         events.push(plan.state(
-            StateEventType::RoomTopic,
+            &StateEventType::RoomTopic,
             &RoomTopicEventContent::new(topic.clone()),
         )?);
     }
@@ -150,7 +149,7 @@ impl Plan<'_> {
             .unwrap_or_else(by_visibility)
     }
 
-    fn state(&self, kind: StateEventType, content: &impl Serialize) -> Result<NewEvent> {
+    fn state(&self, kind: &StateEventType, content: &impl Serialize) -> Result<NewEvent> {
         Ok(NewEvent::state(
             self.create.creator.clone(),
             kind,
@@ -174,7 +173,7 @@ impl Plan<'_> {
         if self.rules.additional_room_creators && self.preset() == RoomPreset::TrustedPrivateChat {
             self.add_creators(&mut content)?;
         }
-        self.state(StateEventType::RoomCreate, &content)
+        self.state(&StateEventType::RoomCreate, &content)
     }
 
     /// In a trusted private chat all who are invited are as powerful as the creator.
@@ -269,7 +268,7 @@ impl Plan<'_> {
                 .map_err(|e| Error::BadJson(format!("power_level_content_override: {e}")))?;
             content.extend(wished);
         }
-        self.state(StateEventType::RoomPowerLevels, &content)
+        self.state(&StateEventType::RoomPowerLevels, &content)
     }
 
     /// [Presets](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3createroom)
@@ -281,9 +280,9 @@ impl Plan<'_> {
         let rules = json!({ "join_rule": join_rule });
         let history = json!({ "history_visibility": "shared" });
         let guests = json!({ "guest_access": guest_access });
-        events.push(self.state(StateEventType::RoomJoinRules, &rules)?);
-        events.push(self.state(StateEventType::RoomHistoryVisibility, &history)?);
-        events.push(self.state(StateEventType::RoomGuestAccess, &guests)?);
+        events.push(self.state(&StateEventType::RoomJoinRules, &rules)?);
+        events.push(self.state(&StateEventType::RoomHistoryVisibility, &history)?);
+        events.push(self.state(&StateEventType::RoomGuestAccess, &guests)?);
         Ok(())
     }
 }
