@@ -25,3 +25,4 @@ mod register;
 mod shutdown;
 mod tls;
 mod to_device;
+mod websocket;

@@ -130,9 +130,13 @@ impl Call {
     pub(super) fn parse(text: &str) -> Result<Self> {
         let value: &RawValue = serde_json::from_str(text)
             .map_err(|_| Error::NotJson("the frame is not JSON".to_owned()))?;
-        let call: Self = serde_json::from_str(value.get()).map_err(|_| {
-            Error::BadJson("a request is an object with id, method and params".to_owned())
-        })?;
+        let no_request =
+            || Error::BadJson("a request is an object with id, method and params".to_owned());
+        // serde would read a list as an object, too.
+        if !value.get().starts_with('{') {
+            return Err(no_request());
+        }
+        let call: Self = serde_json::from_str(value.get()).map_err(|_| no_request())?;
         match &call.id {
             Value::Null => Ok(call),
             Value::String(id) if id.len() <= MAX_ID => Ok(call),
