@@ -145,14 +145,15 @@ struct Connection {
 impl Connection {
     async fn run(self, mut socket: WebSocket, known: Option<Identity>) {
         let stopping = self.app.tasks.stopping().clone();
-        let identity = match known {
-            Some(identity) => Ok(identity),
-            None => tokio::select! {
+        let identity = if let Some(identity) = known {
+            Ok(identity)
+        } else {
+            let authenticating = timeout(AUTHENTICATE_WITHIN, self.authenticate(&mut socket));
+            let late = End::Close(CLOSE_UNAUTHORIZED, "authenticate within 10 s");
+            tokio::select! {
                 () = stopping.cancelled() => Err(End::Close(close_code::AWAY, "the server stops")),
-                identity = timeout(AUTHENTICATE_WITHIN, self.authenticate(&mut socket)) => {
-                    identity.unwrap_or(Err(End::Close(CLOSE_UNAUTHORIZED, "authenticate within 10 s")))
-                }
-            },
+                identity = authenticating => identity.unwrap_or(Err(late)),
+            }
         };
         match identity {
             Ok(identity) => self.serve(socket, identity).await,
