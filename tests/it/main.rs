@@ -10,6 +10,7 @@
 mod account;
 mod account_data;
 mod architecture;
+mod crash;
 mod database;
 mod devices;
 mod discovery;
@@ -19,7 +20,9 @@ mod harness;
 mod login;
 mod media;
 mod operator;
+mod portable_sql;
 mod profile;
+mod program;
 mod push_rules;
 mod register;
 mod shutdown;
