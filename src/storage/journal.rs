@@ -317,14 +317,19 @@ impl Writer {
     }
 
     async fn recall_position(&mut self) -> Result<()> {
-        let last: i64 = self
-            .query("SELECT position FROM journal")
-            .fetch_scalar()
-            .await?
-            .unwrap_or_default();
+        let last = position(self).await?;
         self.next_position = self.next_position.max(last + 1);
         Ok(())
     }
+}
+
+/// Returns the position of the last change that a connection sees.
+pub async fn position(db: &mut impl Read) -> Result<Position> {
+    let last = db
+        .query("SELECT position FROM journal")
+        .fetch_scalar()
+        .await?;
+    Ok(last.unwrap_or_default())
 }
 
 impl Read for Writer {

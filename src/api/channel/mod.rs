@@ -21,7 +21,6 @@ use futures_util::{
     stream::{FuturesUnordered, SplitSink, SplitStream},
 };
 use ruma::{
-    api::OutgoingResponseExt,
     api::client::{filter::FilterDefinition, sync::sync_events::v3::Filter},
     presence::PresenceState,
 };
@@ -325,10 +324,9 @@ impl Channel {
         if Sync::is_empty(&response) && !is_first {
             return Ok(());
         }
-        let body = response.try_into_http_response::<Vec<u8>>().ok();
-        let text = body.and_then(|response| String::from_utf8(response.into_body()).ok());
-        self.send(text.ok_or(End::Close(close_code::ERROR, "internal server error"))?)
-            .await
+        let text = client::sync_body(response)
+            .map_err(|_| End::Close(close_code::ERROR, "internal server error"))?;
+        self.send(text).await
     }
 
     /// Sends a text; meanwhile a client that takes nothing is given up, and one whose token ends is closed.
