@@ -328,8 +328,12 @@ impl Inner {
                 .await?;
             return Ok(Span::of_page(page, limit, viewer.now, Some(access)));
         }
+        let seen = |event| match &access {
+            Some(access) => access.seen(event, &inside.room.rules),
+            None => event,
+        };
         let page = Page {
-            events: newest,
+            events: newest.into_iter().map(seen).collect(),
             end: None,
         };
         Ok(Span::of_page(page, limit, viewer.now, access))
