@@ -94,9 +94,12 @@ pub enum Error {
     /// The server does not support the version of the room to be joined.
     #[error("the room has version {0}, which this server does not support")]
     IncompatibleRoomVersion(RoomVersionId),
-    /// The change cannot be made to the present state, for example an alias that points elsewhere.
+    /// The room cannot be forgotten: the user is in it.
     #[error("{0}")]
-    BadState(String),
+    NotLeft(String),
+    /// The alias that shall point to a room points to one already.
+    #[error("{0}")]
+    AliasInUse(String),
     /// The alias does not point to this room, or does not exist.
     #[error("{0}")]
     BadAlias(String),

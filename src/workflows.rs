@@ -7,6 +7,8 @@ use ruma::{
     api::client::room::create_room, events::receipt::ReceiptThread,
 };
 
+use serde_json::{Map, Value};
+
 use crate::{
     ephemeral::{Ephemeral, PresenceUpdate},
     error::{Error, Result},
@@ -31,6 +33,20 @@ pub struct Wish {
     pub action: Action,
     /// Why.
     pub reason: Option<String>,
+    /// What else shall be in the member event of one who joins.
+    pub extra: Map<String, Value>,
+}
+
+impl Wish {
+    /// Returns a wish without anything else in the member event.
+    pub fn new(target: OwnedUserId, action: Action, reason: Option<String>) -> Self {
+        Self {
+            target,
+            action,
+            reason,
+            extra: Map::new(),
+        }
+    }
 }
 
 impl Workflows {
@@ -80,6 +96,7 @@ impl Workflows {
         } else {
             MemberProfile::default()
         };
+        let (target, is_gone) = (wish.target.clone(), !is_shown);
         let change = MemberChange {
             sender: session.user_id.clone(),
             target: wish.target,
@@ -87,8 +104,14 @@ impl Workflows {
             profile,
             reason: wish.reason,
             is_direct: false,
+            extra: wish.extra,
         };
-        self.rooms.change_membership(room_id, change).await
+        self.rooms.change_membership(room_id, change).await?;
+        if is_gone {
+            let room = self.rooms.number(room_id).await?;
+            self.ephemeral.typing.set(room, &target, None);
+        }
+        Ok(())
     }
 
     /// Lets a user join a room by its id or an alias.
@@ -97,15 +120,15 @@ impl Workflows {
         session: &Session,
         room: &RoomOrAliasId,
         reason: Option<String>,
+        extra: Map<String, Value>,
     ) -> Result<OwnedRoomId> {
         let room_id = match <&RoomId>::try_from(room) {
             Ok(room_id) => room_id.to_owned(),
             Err(alias) => self.rooms.resolve_alias(alias).await?,
         };
         let wish = Wish {
-            target: session.user_id.clone(),
-            action: Action::Join,
-            reason,
+            extra,
+            ..Wish::new(session.user_id.clone(), Action::Join, reason)
         };
         self.change_membership(session, &room_id, wish).await?;
         Ok(room_id)

@@ -21,6 +21,7 @@ use ruma::api::{
     path_builder::PathBuilder,
 };
 use serde::de::IgnoredAny;
+use serde_json::{Map, Value};
 
 use super::{app::App, auth::Authenticate};
 use crate::error::{Error, Result};
@@ -37,6 +38,16 @@ pub struct Incoming<R: Metadata<Authentication: Authenticate>> {
     pub from: <R::Authentication as Authenticate>::Identity,
     /// What they ask.
     pub request: R,
+}
+
+/// A request whose body may hold more than the specification names, with the whole of it.
+pub struct WithBody<R: Metadata<Authentication: Authenticate>> {
+    /// Who asks.
+    pub from: <R::Authentication as Authenticate>::Identity,
+    /// What they ask.
+    pub request: R,
+    /// All that the body holds.
+    pub body: Map<String, Value>,
 }
 
 /// A response of the Matrix APIs.
@@ -100,21 +111,51 @@ where
     type Rejection = Error;
 
     async fn from_request(request: Request, app: &App) -> Result<Self> {
-        let (mut parts, body) = request.into_parts();
-        let params = RawPathParams::from_request_parts(&mut parts, app)
+        read_request(request, app)
             .await
-            .map_err(|e| Error::InvalidParam(e.to_string()))?;
-        let body = read(body, R::Authentication::max_body_bytes(app)).await?;
-        let from = R::Authentication::authenticate(app, &parts, &body).await?;
-        let body: &[u8] = if body.is_empty() { b"{}" } else { &body };
-        if !matches!(parts.method, Method::GET | Method::HEAD) {
-            check_is_object(body)?;
-        }
-        let params: Vec<&str> = params.iter().map(|(_, value)| value).collect();
-        let request = R::try_from_http_request(http::Request::from_parts(parts, body), &params)
-            .map_err(|error| refusal(error, body))?;
-        Ok(Self { from, request })
+            .map(|(incoming, _)| incoming)
     }
+}
+
+impl<R> FromRequest<App> for WithBody<R>
+where
+    R: IncomingRequest + Metadata<Authentication: Authenticate> + Send,
+{
+    type Rejection = Error;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self> {
+        let (Incoming { from, request }, body) = read_request(request, app).await?;
+        let body = match &*body {
+            [] => Map::new(),
+            body => serde_json::from_slice(body).map_err(|e| Error::BadJson(e.to_string()))?,
+        };
+        Ok(Self {
+            from,
+            request,
+            body,
+        })
+    }
+}
+
+/// Reads a request, and proves who sent it; returns its body, too.
+async fn read_request<R>(request: Request, app: &App) -> Result<(Incoming<R>, Bytes)>
+where
+    R: IncomingRequest + Metadata<Authentication: Authenticate> + Send,
+{
+    let (mut parts, body) = request.into_parts();
+    let params = RawPathParams::from_request_parts(&mut parts, app)
+        .await
+        .map_err(|e| Error::InvalidParam(e.to_string()))?;
+    let whole = read(body, R::Authentication::max_body_bytes(app)).await?;
+    let from = R::Authentication::authenticate(app, &parts, &whole).await?;
+    let body: &[u8] = if whole.is_empty() { b"{}" } else { &whole };
+    if !matches!(parts.method, Method::GET | Method::HEAD) {
+        check_is_object(body)?;
+    }
+    let params: Vec<&str> = params.iter().map(|(_, value)| value).collect();
+    let request = R::try_from_http_request(http::Request::from_parts(parts, body), &params)
+        .map_err(|error| refusal(error, body))?;
+    Ok((Incoming { from, request }, whole))
 }
 
 /// Reads a body of at most `limit` bytes.

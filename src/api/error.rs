@@ -76,7 +76,9 @@ fn kind(error: &Error) -> (StatusCode, &'static str) {
         Error::IncompatibleRoomVersion(_) => {
             (StatusCode::BAD_REQUEST, "M_INCOMPATIBLE_ROOM_VERSION")
         }
-        Error::BadState(_) => (StatusCode::FORBIDDEN, "M_BAD_STATE"),
+        // The specification gives these no code of their own.
+        Error::NotLeft(_) => (StatusCode::BAD_REQUEST, "M_UNKNOWN"),
+        Error::AliasInUse(_) => (StatusCode::CONFLICT, "M_UNKNOWN"),
         Error::BadAlias(_) => (StatusCode::BAD_REQUEST, "M_BAD_ALIAS"),
         Error::NotYetUploaded(_) => (StatusCode::GATEWAY_TIMEOUT, "M_NOT_YET_UPLOADED"),
         Error::CannotOverwriteMedia(_) => (StatusCode::CONFLICT, "M_CANNOT_OVERWRITE_MEDIA"),

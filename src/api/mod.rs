@@ -20,7 +20,7 @@ use axum::Router;
 pub use self::{
     app::App,
     auth::{Authenticate, MaybeSession},
-    endpoint::{Incoming, Outgoing, endpoint},
+    endpoint::{Incoming, Outgoing, WithBody, endpoint},
     limits::{Class, Key, Limits, Peer},
     metrics::Metrics,
     operator::metrics_router,

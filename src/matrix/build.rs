@@ -1,6 +1,6 @@
 //! Building, authorizing and signing an event of our own.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use ruma::{
     MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedUserId, UInt,
@@ -9,9 +9,10 @@ use ruma::{
     room_version_rules::RoomVersionRules,
     state_res::{
         auth_types_for_event, check_pdu_format, check_state_dependent_auth_rules,
-        check_state_independent_auth_rules,
+        check_state_independent_auth_rules, events::RoomCreateEvent,
     },
 };
+use serde::{Deserialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 
 use super::{Pdu, SigningKey, StateMap};
@@ -49,6 +50,13 @@ pub struct Site<'a> {
     pub depth: UInt,
 }
 
+/// Who has a level of their own.
+#[derive(Default, Deserialize)]
+struct Levels {
+    #[serde(default)]
+    users: BTreeMap<String, IgnoredAny>,
+}
+
 /// Builds, authorizes and signs an event; returns it with its canonical JSON.
 ///
 /// # Errors
@@ -67,6 +75,7 @@ pub fn build(draft: Draft, site: Site<'_>, key: &SigningKey) -> Result<(Pdu, Str
         }
     })?;
     let (pdu, json) = Pdu::from_object(&object, site.rules)?;
+    check_no_creator_has_a_level(&pdu, site)?;
     check_state_independent_auth_rules(&site.rules.authorization, &pdu, |event_id| {
         let create = site.state.get(&StateEventType::RoomCreate, "");
         auth_events
@@ -78,6 +87,28 @@ pub fn build(draft: Draft, site: Site<'_>, key: &SigningKey) -> Result<(Pdu, Str
     .map_err(Error::Forbidden)?;
     authorize(&pdu, site.rules, site.state)?;
     Ok((pdu, json))
+}
+
+/// A creator stands above all levels: whoever gives one a level made a mistake, rather than lacks the right.
+fn check_no_creator_has_a_level(pdu: &Pdu, site: Site<'_>) -> Result<()> {
+    let is_known = site.rules.authorization.explicitly_privilege_room_creators;
+    let create = site.state.get(&StateEventType::RoomCreate, "");
+    let (Some(create), true) = (
+        create,
+        is_known && pdu.is_state(&TimelineEventType::RoomPowerLevels, ""),
+    ) else {
+        return Ok(());
+    };
+    let creators = RoomCreateEvent::new(&**create).creators(&site.rules.authorization);
+    let levels: Levels = pdu.content_as().unwrap_or_default();
+    for creator in creators.map_err(Error::BadJson)? {
+        if levels.users.contains_key(creator.as_str()) {
+            return Err(Error::BadJson(format!(
+                "{creator} created the room, and has no power level"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Checks an event against a state by the authorization rules of its room version.

@@ -83,18 +83,16 @@ pub struct Membership {
 /// `history` holds the user's memberships in order; `visibility` is the one before the event, and for an
 /// `m.room.history_visibility` event the laxer of the one before and the one that it sets.
 pub fn may_see(visibility: Visibility, timeline: i64, history: &[Membership]) -> bool {
-    // The member event at this very place counts as well: one sees one's own join, and one's own leave.
+    // One's own member events are one's own to know: also the invitation, and that it was turned down.
+    if history.iter().any(|entry| entry.from == timeline) {
+        return true;
+    }
     let at = history
-        .iter()
-        .rev()
-        .find(|entry| entry.from <= timeline)
-        .map(|entry| &entry.membership);
-    let before = history
         .iter()
         .rev()
         .find(|entry| entry.from < timeline)
         .map(|entry| &entry.membership);
-    let was = |state: MembershipState| at == Some(&state) || before == Some(&state);
+    let was = |state: MembershipState| at == Some(&state);
     match visibility {
         // 1. If the history_visibility was set to world_readable, allow.
         Visibility::WorldReadable => true,
@@ -166,18 +164,15 @@ mod tests {
     }
 
     #[test]
-    fn joined_history_is_visible_from_the_join_on() {
-        assert_eq!(
-            visible(Visibility::Joined, &visitor()),
-            (5..=7).collect::<Vec<_>>()
-        );
+    fn joined_history_is_visible_from_the_join_on_and_so_is_the_invitation() {
+        assert_eq!(visible(Visibility::Joined, &visitor()), [3, 5, 6, 7]);
     }
 
     #[test]
-    fn whoever_was_only_invited_sees_nothing_of_shared_history() {
+    fn whoever_was_only_invited_sees_of_shared_history_their_own_part() {
         let invited = history(&[(3, MembershipState::Invite), (6, MembershipState::Leave)]);
 
-        assert!(visible(Visibility::Shared, &invited).is_empty());
+        assert_eq!(visible(Visibility::Shared, &invited), [3, 6]);
         assert_eq!(
             visible(Visibility::Invited, &invited),
             (3..=6).collect::<Vec<_>>()

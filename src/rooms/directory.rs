@@ -3,13 +3,18 @@
 use ruma::{
     OwnedMxcUri, OwnedRoomAliasId, OwnedRoomId, RoomAliasId, RoomId, UInt, UserId,
     directory::{PublicRoomsChunk, PublicRoomsChunkInit},
-    events::{StateEventType, room::canonical_alias::RoomCanonicalAliasEventContent},
+    events::{
+        StateEventType,
+        room::{canonical_alias::RoomCanonicalAliasEventContent, member::MembershipState},
+    },
     room::{JoinRuleKind, RoomType},
 };
+use serde_json::{
+    Map, Value,
+    value::{RawValue, to_raw_value},
+};
 
-use serde_json::value::RawValue;
-
-use super::{Rooms, warm::Room};
+use super::{NewEvent, Rooms, warm::Room};
 use crate::{
     error::{Error, Result},
     matrix,
@@ -67,27 +72,32 @@ impl Rooms {
         }
     }
 
-    /// Lets an alias of this server point to a room.
+    /// Lets an alias of this server point to a room, as a member of it asks.
     ///
     /// # Errors
     ///
-    /// [`Error::RoomInUse`] when the alias is taken.
+    /// [`Error::AliasInUse`] when the alias is taken; [`Error::Forbidden`] for one who is not in the room.
     pub async fn create_alias(
         &self,
         alias: &RoomAliasId,
         room_id: &RoomId,
         creator: &UserId,
     ) -> Result<()> {
-        let room = self.number(room_id).await?;
+        let room = self.room_of_member(room_id).await?;
+        if room.view().state.membership(creator) != MembershipState::Join {
+            return Err(Error::forbidden("you are not in this room"));
+        }
         let mut tx = self.inner.db.write().await?;
         let creator = tx.intern(creator.as_str()).await?;
-        if !aliases::insert(&mut tx, alias.as_str(), room, creator).await? {
-            return Err(Error::RoomInUse(format!("the alias {alias} is taken")));
+        if !aliases::insert(&mut tx, alias.as_str(), room.num, creator).await? {
+            return Err(Error::AliasInUse(format!("the alias {alias} is taken")));
         }
         tx.commit().await
     }
 
     /// Removes an alias; its creator may, and whoever may change the room's canonical alias.
+    ///
+    /// The room's own list of its aliases follows, if the user may change that.
     ///
     /// # Errors
     ///
@@ -105,15 +115,24 @@ impl Rooms {
         };
         let (room, creator) = found
             .ok_or_else(|| Error::not_found(format!("there is no room with the alias {alias}")))?;
-        if creator != user && !is_admin {
-            let room = self.room_by_number(room).await?;
-            if !may_set_alias(&room, user_id) {
-                return Err(Error::forbidden("you may not remove this alias"));
-            }
+        let room = self.room_by_number(room).await?;
+        if creator != user && !is_admin && !may_set_alias(&room, user_id) {
+            return Err(Error::forbidden("you may not remove this alias"));
         }
         let mut tx = self.inner.db.write().await?;
         aliases::delete(&mut tx, alias.as_str()).await?;
-        tx.commit().await
+        tx.commit().await?;
+        let Some(content) = without_alias(&room, alias) else {
+            return Ok(());
+        };
+        let content = to_raw_value(&content)?;
+        let kind = StateEventType::RoomCanonicalAlias;
+        let event = NewEvent::state(user_id.to_owned(), &kind, "", content);
+        match self.send(&room.room_id, event).await {
+            // Removing an alias takes less than changing the room does.
+            Ok(_) | Err(Error::Forbidden(_)) => Ok(()),
+            Err(other) => Err(other),
+        }
     }
 
     /// Checks what a client wants to make the canonical alias of a room, and its alternatives: those that are
@@ -228,9 +247,29 @@ impl Rooms {
     }
 }
 
+/// Returns the content of the room's `m.room.canonical_alias` without an alias; `None` if it does not name it.
+fn without_alias(room: &Room, alias: &RoomAliasId) -> Option<Map<String, Value>> {
+    let kind = StateEventType::RoomCanonicalAlias;
+    let mut content: Map<String, Value> = room.view().state.content(&kind)?;
+    let before = content.clone();
+    if content
+        .get("alias")
+        .is_some_and(|named| *named == alias.as_str())
+    {
+        content.remove("alias");
+    }
+    if let Some(Value::Array(others)) = content.get_mut("alt_aliases") {
+        others.retain(|named| *named != alias.as_str());
+        if others.is_empty() {
+            content.remove("alt_aliases");
+        }
+    }
+    (content != before).then_some(content)
+}
+
 fn may_set_alias(room: &Room, user_id: &UserId) -> bool {
     let state = room.view().state.clone();
-    state.membership(user_id) == ruma::events::room::member::MembershipState::Join
+    state.membership(user_id) == MembershipState::Join
         && matrix::power_levels(&state, &room.rules)
             .user_can_send_state(user_id, StateEventType::RoomCanonicalAlias)
 }

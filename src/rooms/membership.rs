@@ -9,7 +9,7 @@ use ruma::{
         room::member::{MembershipState, RoomMemberEventContent},
     },
 };
-use serde_json::value::to_raw_value;
+use serde_json::{Map, Value, value::to_raw_value};
 
 use super::{NewEvent, Rooms, UserRoom, send::not_in_room, warm::Room};
 use crate::{
@@ -73,7 +73,20 @@ pub struct MemberChange {
     pub reason: Option<String>,
     /// Whether an invitation is to a direct chat.
     pub is_direct: bool,
+    /// What else the client wants in the content of the member event.
+    pub extra: Map<String, Value>,
 }
+
+/// What a client cannot put into a member event by joining: the server says it, or it is no content at all.
+const OWN_FIELDS: [&str; 7] = [
+    "membership",
+    "displayname",
+    "avatar_url",
+    "is_direct",
+    "join_authorised_via_users_server",
+    "third_party_signed",
+    "third_party_invite",
+];
 
 impl MemberChange {
     /// Returns a change of one's own membership.
@@ -86,6 +99,7 @@ impl MemberChange {
             profile,
             reason: None,
             is_direct: false,
+            extra: Map::new(),
         }
     }
 
@@ -96,7 +110,14 @@ impl MemberChange {
         content.avatar_url = self.profile.avatar_url;
         content.reason = self.reason;
         content.is_direct = self.is_direct.then_some(true);
-        let content = to_raw_value(&content)?;
+        let mut whole = self.extra;
+        for field in OWN_FIELDS {
+            whole.remove(field);
+        }
+        if let Value::Object(content) = serde_json::to_value(&content)? {
+            whole.extend(content);
+        }
+        let content = to_raw_value(&whole)?;
         Ok(NewEvent::state(
             self.sender,
             &StateEventType::RoomMember,
@@ -111,15 +132,24 @@ impl Rooms {
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`] for an unknown room; [`Error::Forbidden`] with the rule that refuses it.
+    /// [`Error::Forbidden`] with the rule that refuses it, and for an unknown room; only who wants to join one is
+    /// told [`Error::NotFound`].
     pub async fn change_membership(&self, room_id: &RoomId, change: MemberChange) -> Result<()> {
-        let num = self.number(room_id).await?;
-        let room = self.room_by_number(num).await?;
-        let before = room
-            .view()
-            .state
-            .member(&change.target)
-            .and_then(|pdu| pdu.membership());
+        let room = match change.action {
+            Action::Join | Action::Knock => self.room(room_id).await?,
+            _ => self.room_of_member(room_id).await?,
+        };
+        let num = room.num;
+        let (sender, before) = {
+            let state = &room.view().state;
+            let before = state.member(&change.target);
+            let before = before.and_then(|pdu| pdu.membership());
+            (state.membership(&change.sender), before)
+        };
+        if change.sender != change.target && sender != MembershipState::Join {
+            // Who is in the room is nobody's business either.
+            return Err(Error::forbidden("you are not in this room"));
+        }
         if is_void(before.as_ref(), change.action)? {
             return Ok(());
         }
@@ -133,7 +163,7 @@ impl Rooms {
     ///
     /// # Errors
     ///
-    /// [`Error::BadState`] while the user is in the room.
+    /// [`Error::NotLeft`] while the user is in the room.
     pub async fn forget(&self, room_id: &RoomId, user: UserNum, user_id: &UserId) -> Result<()> {
         let room = self
             .number(room_id)
@@ -147,7 +177,7 @@ impl Rooms {
         {
             Some(MembershipState::Leave | MembershipState::Ban) => {}
             Some(_) => {
-                return Err(Error::BadState(
+                return Err(Error::NotLeft(
                     "leave the room before you forget it".to_owned(),
                 ));
             }
@@ -251,8 +281,7 @@ fn is_void(before: Option<&MembershipState>, action: Action) -> Result<bool> {
     let refuse = |reason: &str| Err(Error::forbidden(reason));
     match (action, before) {
         (Action::Join, Some(MembershipState::Join))
-        | (Action::Leave, Some(MembershipState::Leave))
-        | (Action::Ban, Some(MembershipState::Ban)) => Ok(true),
+        | (Action::Leave, Some(MembershipState::Leave)) => Ok(true),
         (Action::Leave, None) => refuse("you are not in this room"),
         (Action::Kick, None | Some(MembershipState::Leave | MembershipState::Ban)) => {
             refuse("the user is not in this room")

@@ -144,11 +144,7 @@ impl Rooms {
     ) -> Result<(Arc<Room>, Access)> {
         let room = self.room_of_member(room_id).await?;
         let access = self.access(&room, user, user_id).await?;
-        let is_forgotten = self
-            .of_user(user)
-            .await?
-            .get(room.num)
-            .is_some_and(|room| room.forgotten);
+        let is_forgotten = self.has_forgotten(user, &room).await?;
         let is_open = Visibility::of_state(&room.view().state) == Visibility::WorldReadable;
         if is_open || (access.ever_joined() && !is_forgotten) {
             return Ok((room, access));
@@ -159,6 +155,12 @@ impl Rooms {
     /// Returns whether a user has joined a room.
     pub async fn is_joined(&self, user: UserNum, room: &Room) -> Result<bool> {
         Ok(self.of_user(user).await?.membership(room.num) == MembershipState::Join)
+    }
+
+    /// Returns whether a user has left a room and asked to forget it.
+    pub async fn has_forgotten(&self, user: UserNum, room: &Room) -> Result<bool> {
+        let mine = self.of_user(user).await?.get(room.num);
+        Ok(mine.is_some_and(|room| room.forgotten))
     }
 
     /// Returns whether two users have joined the same room.

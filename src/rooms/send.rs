@@ -6,6 +6,7 @@ use ruma::{
     EventId, OwnedEventId, OwnedUserId, RoomId, UInt,
     events::{StateEventType, TimelineEventType},
 };
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{
@@ -16,7 +17,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    matrix::{self, Draft, Site},
+    matrix::{self, Draft, Pdu, Site},
     storage::{DeviceNum, Pending, WriteTx, events},
 };
 
@@ -40,20 +41,32 @@ pub struct NewEvent {
     pub transaction: Option<Transaction>,
 }
 
+#[derive(Deserialize)]
+struct Redaction {
+    redacts: Option<OwnedEventId>,
+}
+
 impl NewEvent {
-    /// Returns an event that is no state event.
+    /// Returns an event that is no state event. A redaction names its target in the content.
     pub fn message(
         sender: OwnedUserId,
         kind: TimelineEventType,
         content: Box<RawValue>,
         transaction: Option<Transaction>,
     ) -> Self {
+        let redacts = (kind == TimelineEventType::RoomRedaction)
+            .then(|| {
+                serde_json::from_str::<Redaction>(content.get())
+                    .ok()?
+                    .redacts
+            })
+            .flatten();
         Self {
             sender,
             kind,
             state_key: None,
             content,
-            redacts: None,
+            redacts,
             transaction,
         }
     }
@@ -122,15 +135,13 @@ impl Rooms {
             if room.is_stale() {
                 continue;
             }
-            if let Some(target) = &event.redacts {
-                self.inner
-                    .check_redaction(&room, &tip, &event.sender, target)
-                    .await?;
-            }
-            let accepted = match self.inner.accept(&room, &tip, event.clone()).await {
+            let accepted = match self.inner.accept_allowed(&room, &tip, &event).await {
                 Ok(accepted) => accepted,
                 Err(refused) => return self.inner.already_sent(&room, &event, refused).await,
             };
+            if let Some(same) = same_state(&room, &tip, &accepted.pdu) {
+                return Ok(same);
+            }
             let event_id = accepted.pdu.event_id.clone();
             let mut tx = self.inner.db.write().await?;
             if room.is_stale() {
@@ -151,6 +162,21 @@ impl Rooms {
             "the database does not accept the event".to_owned(),
         ))
     }
+}
+
+/// Returns the state event that says already what a new one would, by the same sender.
+///
+/// One that is not on disk yet may still be lost: then the new one is sent as well.
+fn same_state(room: &Room, tip: &Tip, pdu: &Pdu) -> Option<OwnedEventId> {
+    let (kind, state_key) = (pdu.state_type(), pdu.state_key.as_deref()?);
+    let known = tip.state.get(&kind, state_key)?;
+    let is_same = known.sender == pdu.sender && known.content.get() == pdu.content.get();
+    let is_on_disk = room
+        .view()
+        .state
+        .get(&kind, state_key)
+        .is_some_and(|on_disk| on_disk.event_id == known.event_id);
+    (is_same && is_on_disk).then(|| known.event_id.clone())
 }
 
 /// Whether a room exists is nobody's business who is not in it.
@@ -214,6 +240,20 @@ impl Inner {
             counting,
             transaction,
         })
+    }
+
+    /// As [`Inner::accept`], and checks what the rules of rooms leave to the server of the sender.
+    async fn accept_allowed(
+        &self,
+        room: &Arc<Room>,
+        tip: &Tip,
+        event: &NewEvent,
+    ) -> Result<Accepted> {
+        if let Some(target) = &event.redacts {
+            self.check_redaction(room, tip, &event.sender, target)
+                .await?;
+        }
+        self.accept(room, tip, event.clone()).await
     }
 
     /// One may redact one's own events; those of others only with the power for it.

@@ -36,11 +36,7 @@ impl Rooms {
                 None => Ok(current),
             };
         }
-        let is_forgotten = self
-            .of_user(user)
-            .await?
-            .get(room.num)
-            .is_some_and(|room| room.forgotten);
+        let is_forgotten = self.has_forgotten(user, room).await?;
         let access = self.access(room, user, user_id).await?;
         match access.left_at() {
             Some(left_at) if !is_forgotten => {

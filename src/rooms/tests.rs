@@ -119,6 +119,7 @@ impl House {
             profile: MemberProfile::default(),
             reason: None,
             is_direct: false,
+            extra: serde_json::Map::new(),
         };
         self.rooms.change_membership(room_id, change).await
     }

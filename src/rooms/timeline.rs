@@ -88,6 +88,18 @@ impl Access {
             .any(|entry| entry.membership == MembershipState::Join)
     }
 
+    /// Returns how often the user came into the room.
+    pub fn stays(&self) -> usize {
+        let mut stays = 0;
+        let mut was_in = false;
+        for entry in &self.history {
+            let is_in = entry.membership == MembershipState::Join;
+            stays += usize::from(is_in && !was_in);
+            was_in = is_in;
+        }
+        stays
+    }
+
     /// Returns the place at which the user left for the last time; `None` for one who is in the room.
     pub fn left_at(&self) -> Option<i64> {
         let last_joined = self

@@ -129,6 +129,7 @@ impl Sync {
     ///
     /// [`GET /sync`](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3sync)
     pub async fn sync(&self, session: &Session, request: SyncRequest) -> Result<Response> {
+        let request = self.inner.clamped(&request);
         self.inner.begin(session, &request).await?;
         let _waiting = self.inner.ephemeral.presence.waits(session.user);
         let deadline = Instant::now() + request.timeout.min(LONGEST_WAIT);
@@ -177,6 +178,20 @@ impl Sync {
 }
 
 impl Inner {
+    /// Returns a request whose token names nothing that is still to come: no client has what does not exist.
+    fn clamped(&self, request: &SyncRequest) -> SyncRequest {
+        let now = self.db.journal().published();
+        let clamp = |since: Token| Token {
+            position: since.position.clamp(0, now),
+            to_device: since.to_device.clamp(0, now),
+            ..since
+        };
+        SyncRequest {
+            since: request.since.map(clamp),
+            ..request.clone()
+        }
+    }
+
     /// Notes that the client is there, and that it has what came before its token.
     async fn begin(&self, session: &Session, request: &SyncRequest) -> Result<()> {
         let update = PresenceUpdate::Sync(request.set_presence.clone());

@@ -10,7 +10,7 @@ use std::{
 
 use ruma::{OwnedUserId, events::room::member::MembershipState};
 
-use super::{Inner, Token};
+use super::{Inner, SyncRequest, Token};
 use crate::{
     ephemeral::Tick,
     error::{Error, Result},
@@ -66,13 +66,9 @@ pub(super) struct Inside {
 impl Inner {
     /// Takes the moment for a user: every room, or those in which something happened since a token.
     ///
-    /// Rooms that the user has left belong to it only where they left after the token, or with `with_left`.
-    pub(super) async fn moment(
-        &self,
-        session: &Session,
-        since: Option<&Token>,
-        with_left: bool,
-    ) -> Result<Moment> {
+    /// Rooms that the user has left belong to it only where they left after the token, or with `include_leave`.
+    pub(super) async fn moment(&self, session: &Session, request: &SyncRequest) -> Result<Moment> {
+        let since = request.since.as_ref();
         let older = self.changed_long_ago(session, since).await?;
         for _ in 0..ATTEMPTS {
             let mine = self.rooms.of_user(session.user).await?;
@@ -80,7 +76,8 @@ impl Inner {
             let asked = Asked {
                 since,
                 older: &older,
-                with_left,
+                everything: since.is_none() || request.full_state,
+                with_left: request.filter.room.include_leave,
             };
             let mut held = Vec::new();
             for (num, room) in self.wanted(&mine, &asked) {
@@ -151,9 +148,10 @@ impl Inner {
             let is_news = asked
                 .since
                 .is_some_and(|since| room.position > since.position);
-            !room.forgotten && (!has_left || is_news || (asked.since.is_none() && asked.with_left))
+            // Even who has forgotten the room meanwhile must learn on each device that they left.
+            !has_left || is_news || (asked.everything && asked.with_left && !room.forgotten)
         };
-        let found: HashMap<RoomNum, UserRoom> = match asked.since {
+        let found: HashMap<RoomNum, UserRoom> = match asked.since.filter(|_| !asked.everything) {
             None => all.iter().map(|(num, room)| (*num, room.clone())).collect(),
             Some(since) => {
                 let changed = self.changed(since, asked.older);
@@ -235,6 +233,8 @@ struct Older {
 struct Asked<'a> {
     since: Option<&'a Token>,
     older: &'a Older,
+    /// Whether rooms are wanted in which nothing happened, too.
+    everything: bool,
     with_left: bool,
 }
 

@@ -46,9 +46,8 @@ impl Inner {
         session: &Session,
         request: &SyncRequest,
     ) -> Result<(Response, Token)> {
-        let since = request.since.as_ref();
-        let with_left = request.filter.room.include_leave;
-        let moment = self.moment(session, since, with_left).await?;
+        let request = &self.clamped(request);
+        let moment = self.moment(session, request).await?;
         let viewer = Viewer {
             session,
             request,
@@ -99,16 +98,15 @@ impl Inner {
             return Ok(());
         }
         let since = viewer.request.since.map_or(0, |since| since.position);
-        let is_news = moment.mine.position > since;
+        let is_news = moment.mine.position > since || viewer.request.full_state;
         match (&moment.mine.membership, &moment.inside) {
             (MembershipState::Join, Some(inside)) => {
                 let mut joined = self.joined_room(viewer, &moment.mine, inside).await?;
                 joined.account_data.events =
                     room_account_data(viewer, moment, &room_id, account_data);
                 joined.ephemeral.events = ephemeral(viewer, inside, &room_id);
-                let tells =
-                    viewer.request.since.is_none() || tells_something(&joined, moment, since);
-                if tells {
+                let tells_all = viewer.request.since.is_none() || viewer.request.full_state;
+                if tells_all || tells_something(viewer, &joined, moment) {
                     response.rooms.join.insert(room_id, joined);
                 }
             }
@@ -233,17 +231,19 @@ impl Inner {
 }
 
 /// A room belongs into an answer when something is told of it, or only its counts changed.
-fn tells_something(joined: &JoinedRoom, moment: &RoomMoment, since: i64) -> bool {
-    let has_receipts = moment
-        .inside
-        .as_ref()
-        .is_some_and(|inside| !inside.receipts.is_empty());
+fn tells_something(viewer: &Viewer<'_>, joined: &JoinedRoom, moment: &RoomMoment) -> bool {
+    let since = viewer.request.since.map_or(0, |since| since.position);
+    // One's own receipt, on whatever device, changes the counts; those of others are told, or private.
+    let has_read = moment.inside.as_ref().is_some_and(|inside| {
+        let mut receipts = inside.receipts.iter();
+        receipts.any(|receipt| receipt.user_id == viewer.session.user_id)
+    });
     !joined.timeline.events.is_empty()
         || joined.timeline.limited
         || !joined.state.is_empty()
         || !joined.account_data.is_empty()
         || !joined.ephemeral.is_empty()
-        || has_receipts
+        || has_read
         || moment.mine.position > since
 }
 

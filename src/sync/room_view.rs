@@ -27,7 +27,7 @@ use super::{
 use crate::{
     error::Result,
     matrix::{self, Pdu, StateMap, TimelineEvent, Unsigned, wants_event},
-    rooms::{Access, PageRequest, Room, UserRoom},
+    rooms::{Access, Page, PageRequest, Room, UserRoom},
     storage::Position,
     users::Session,
 };
@@ -165,13 +165,15 @@ impl Inner {
                 .is_some_and(|access| access.membership_at(since) != MembershipState::Join)
         });
         let since = viewer.since().filter(|_| !is_new);
-        let span = self.span(viewer, inside, since, access).await?;
+        let mut span = self.span(viewer, inside, since, access).await?;
+        // What a client may have of the room from an earlier stay does not adjoin this timeline.
+        span.is_limited |= is_new && !is_whole(&span);
         let mut joined = JoinedRoom::new();
         joined.timeline = timeline(viewer, &span);
         joined.state = self.state(viewer, inside, since, &span).await?;
         if since.is_none()
             || viewer.request.full_state
-            || has_members(&span.events)
+            || changes_summary(&inside.ring)
             || span.is_limited
         {
             joined.summary = summary(inside, user_id);
@@ -199,12 +201,18 @@ impl Inner {
             .is_some_and(|since| access.membership_at(since) == MembershipState::Join);
         let since = viewer.since().filter(|_| was_in);
         let mut left = LeftRoom::new();
-        if !access.ever_joined() {
-            // Turned an invitation down: only that is theirs to know.
+        if !access.ever_joined() || mine.forgotten {
+            // Turned an invitation down, or forgot the room: only that they left is theirs to know.
             let own =
                 |pdu: &Pdu| pdu.is_state(&TimelineEventType::RoomMember, session.user_id.as_str());
             let span = self
-                .left_span(room, (since, mine.position), viewer.limit(), access, &own)
+                .left_span(
+                    room,
+                    (viewer.since(), mine.position),
+                    viewer.limit(),
+                    access,
+                    &own,
+                )
                 .await?;
             left.timeline = timeline(viewer, &span);
             left.timeline.limited = false;
@@ -244,7 +252,7 @@ impl Inner {
             limit: limit + 1,
         };
         let page = self.rooms.page(room, &access, request, wanted).await?;
-        Ok(Span::of_page(page.events, limit, left_at, Some(access)))
+        Ok(Span::of_page(page, limit, left_at, Some(access)))
     }
 
     /// Returns the viewer's access, unless the viewer was in the room all the time and may see all of it.
@@ -288,7 +296,7 @@ impl Inner {
         let wanted = |event: &&Arc<TimelineEvent>| {
             event.position > lower && may_see(event) && wants_event(filter, &event.pdu)
         };
-        let mut newest: Vec<_> = inside
+        let newest: Vec<_> = inside
             .ring
             .iter()
             .rev()
@@ -314,14 +322,17 @@ impl Inner {
                 limit: limit + 1,
             };
             let wanted = |pdu: &Pdu| wants_event(filter, pdu);
-            newest = self
+            let page = self
                 .rooms
                 .page(&inside.room, &access, request, &wanted)
-                .await?
-                .events;
-            return Ok(Span::of_page(newest, limit, viewer.now, Some(access)));
+                .await?;
+            return Ok(Span::of_page(page, limit, viewer.now, Some(access)));
         }
-        Ok(Span::of_page(newest, limit, viewer.now, access))
+        let page = Page {
+            events: newest,
+            end: None,
+        };
+        Ok(Span::of_page(page, limit, viewer.now, access))
     }
 
     async fn state(
@@ -362,7 +373,8 @@ impl Inner {
             },
             _ => end_state.clone(),
         };
-        let mut events: Vec<Arc<Pdu>> = match since.filter(|_| !viewer.request.full_state) {
+        let since = since.filter(|_| !viewer.request.full_state);
+        let mut events: Vec<Arc<Pdu>> = match since {
             None => start.iter().cloned().collect(),
             Some(since) => {
                 let up_to = if is_after || span.events.is_empty() {
@@ -370,15 +382,17 @@ impl Inner {
                 } else {
                     span.start
                 };
-                let mut changed = self.rooms.state_changes(room, &start, since, up_to).await?;
-                if !is_after && !viewer.timeline_filter().is_empty() {
-                    changed.extend(self.filtered_out(room, span, end_state, end).await?);
-                }
-                changed
+                self.rooms.state_changes(room, &start, since, up_to).await?
             }
         };
-        if let Some(with_redundant) = viewer.lazy() {
-            self.load_lazily(viewer, &mut events, (span, &start), with_redundant);
+        if !is_after && !viewer.timeline_filter().is_empty() {
+            for pdu in self.filtered_out(room, span, end_state, end).await? {
+                events.retain(|older| !is_same_place(older, &pdu));
+                events.push(pdu);
+            }
+        }
+        if viewer.lazy().is_some() {
+            self.load_lazily(viewer, &mut events, (span, &start), since);
         }
         let filter = &viewer.request.filter.room.state;
         events.retain(|pdu| wants_event(filter, pdu));
@@ -415,33 +429,39 @@ impl Inner {
         Ok(changed)
     }
 
-    /// Leaves of the members only those whose events the client sees, and itself.
+    /// Adds the members whose events the client sees; and of all members, where the client is told all the state,
+    /// leaves only those, and the client itself.
     fn load_lazily(
         &self,
         viewer: &Viewer<'_>,
         events: &mut Vec<Arc<Pdu>>,
         (span, state): (&Span, &StateMap),
-        with_redundant: bool,
+        since: Option<Position>,
     ) {
         let session = viewer.session;
-        let mut needed: HashSet<OwnedUserId> = span
-            .events
-            .iter()
-            .map(|event| event.pdu.sender.clone())
-            .collect();
-        events.retain(|pdu| match pdu.member() {
-            Some(member) => member == session.user_id || needed.contains(member),
-            None => true,
-        });
+        let senders = span.events.iter().map(|event| event.pdu.sender.clone());
+        let mut needed: HashSet<OwnedUserId> = senders.collect();
+        if since.is_none() {
+            events.retain(|pdu| match pdu.member() {
+                Some(member) => member == session.user_id || needed.contains(member),
+                None => true,
+            });
+        }
+        let known_at = viewer.since().unwrap_or(0);
+        let give = |pdu: &Pdu| {
+            self.lazy
+                .give(session.device, &pdu.event_id, known_at, viewer.now)
+        };
         for pdu in events.iter() {
             if let Some(member) = pdu.member() {
                 needed.remove(member);
-                self.lazy.give(session.device, &pdu.event_id);
+                give(pdu);
             }
         }
+        let with_redundant = viewer.lazy() == Some(true);
         for member in needed {
             if let Some(pdu) = state.member(&member)
-                && (self.lazy.give(session.device, &pdu.event_id) || with_redundant)
+                && (give(pdu) || with_redundant)
             {
                 events.push(pdu.clone());
             }
@@ -450,17 +470,16 @@ impl Inner {
 }
 
 impl Span {
-    /// Makes a span of events that stand newest first, one more than `limit` if there are more.
-    fn of_page(
-        mut events: Vec<Arc<TimelineEvent>>,
-        limit: usize,
-        end: i64,
-        access: Option<Access>,
-    ) -> Self {
-        let is_limited = events.len() > limit;
+    /// Makes a span of events that stand newest first, one more than `limit` if there are more. A page that ended
+    /// before it had so many, because it looked at too much that was not wanted, is limited, too.
+    fn of_page(page: Page, limit: usize, end: i64, access: Option<Access>) -> Self {
+        let mut events = page.events;
+        let is_limited = events.len() > limit || page.end.is_some();
+        let cut_at = page.end.filter(|_| events.len() <= limit);
         events.truncate(limit);
         events.reverse();
-        let start = events.first().map_or(end, |first| first.timeline - 1);
+        let first = events.first().map_or(end, |first| first.timeline - 1);
+        let start = cut_at.unwrap_or(first);
         Self {
             events,
             is_limited,
@@ -468,6 +487,10 @@ impl Span {
             access,
         }
     }
+}
+
+fn is_same_place(one: &Pdu, other: &Pdu) -> bool {
+    one.kind == other.kind && one.state_key == other.state_key
 }
 
 fn timeline(viewer: &Viewer<'_>, span: &Span) -> Timeline {
@@ -482,8 +505,22 @@ fn timeline(viewer: &Viewer<'_>, span: &Span) -> Timeline {
     timeline
 }
 
-fn has_members(events: &[Arc<TimelineEvent>]) -> bool {
-    events.iter().any(|event| event.pdu.member().is_some())
+/// Returns whether a timeline begins with the room, and is a newcomer's whose first stay this is.
+fn is_whole(span: &Span) -> bool {
+    let first = span.events.first().map(|event| &event.pdu);
+    let begins = first.is_some_and(|pdu| pdu.is_state(&TimelineEventType::RoomCreate, ""));
+    let stays = span.access.as_ref().map_or(1, Access::stays);
+    begins && stays <= 1
+}
+
+/// Returns whether one of the events changes what the summary of the room says.
+fn changes_summary(events: &[Arc<TimelineEvent>]) -> bool {
+    events.iter().any(|event| {
+        let pdu = &event.pdu;
+        pdu.member().is_some()
+            || pdu.is_state(&TimelineEventType::RoomName, "")
+            || pdu.is_state(&TimelineEventType::RoomCanonicalAlias, "")
+    })
 }
 
 fn unread(notifications: u64, highlights: u64) -> UnreadNotificationsCount {

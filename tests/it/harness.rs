@@ -16,9 +16,11 @@ use crate::database::Database;
 pub(crate) struct Server {
     pub(crate) running: Running,
     client: Client,
+    config: Config,
+    clock: Clock,
     // Dropped after the server, in this order.
-    _database: Database,
-    _folder: tempfile::TempDir,
+    database: Database,
+    folder: tempfile::TempDir,
 }
 
 /// Speaks HTTP to a server.
@@ -81,16 +83,34 @@ impl Server {
         config.passwords.iterations = 1;
         config.registration.open = true;
         change(&mut config);
-        let running = serve::start_at(config, clock)
+        Self::on(config, clock, database, folder).await
+    }
+
+    async fn on(
+        config: Config,
+        clock: Clock,
+        database: Database,
+        folder: tempfile::TempDir,
+    ) -> Self {
+        let running = serve::start_at(config.clone(), clock.clone())
             .await
             .expect("the server starts");
         let address = running.addresses()[0];
         Self {
             client: Client::of(&format!("http://{address}")),
             running,
-            _database: database,
-            _folder: folder,
+            config,
+            clock,
+            database,
+            folder,
         }
+    }
+
+    /// Stops the server and starts it again on the same data, at another port.
+    pub(crate) async fn restart(self) -> Self {
+        self.running.stop().await;
+        self.running.finished().await;
+        Self::on(self.config, self.clock, self.database, self.folder).await
     }
 
     /// Returns a client of this server.

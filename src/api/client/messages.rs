@@ -22,7 +22,7 @@ use super::state::state_event;
 use crate::{
     api::{App, Incoming, Outgoing, endpoint},
     clock::Clock,
-    error::Result,
+    error::{Error, Result},
     matrix::{Pdu, StateMap, TimelineEvent, wants_event},
     rooms::{Access, PageRequest, Room, Rooms},
     sync::{client_event, place_of, place_token},
@@ -92,7 +92,7 @@ async fn get_context(
         .enter(&request.room_id, from.user, &from.user_id)
         .await?;
     let filter = &request.filter;
-    let limit = limited(request.limit.into());
+    let limit = usize::try_from(u64::from(request.limit).min(MAX_LIMIT)).unwrap_or(0);
     let wanted = |pdu: &Pdu| wants_event(filter, pdu);
     let context = rooms
         .context(&room, &access, &request.event_id, limit, &wanted)
@@ -146,6 +146,9 @@ async fn get_room_event(
 ) -> Result<Outgoing<get_room_event::v3::Response>> {
     let room = rooms.room(&request.room_id).await?;
     let access = rooms.access(&room, from.user, &from.user_id).await?;
+    if rooms.has_forgotten(from.user, &room).await? {
+        return Err(Error::not_found("you have forgotten this room"));
+    }
     let event = rooms.event(&room, &access, &request.event_id).await?;
     let event = Raw::from_json(shown(&event, &from, &access, clock.now_ms()));
     Ok(Outgoing(get_room_event::v3::Response::new(event)))

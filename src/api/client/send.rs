@@ -87,18 +87,15 @@ async fn redact_event(
     if let (Some(content), Some(reason)) = (content.as_object_mut(), request.reason) {
         content.insert("reason".to_owned(), reason.into());
     }
-    let event = NewEvent {
-        redacts: Some(request.event_id),
-        ..NewEvent::message(
-            from.user_id.clone(),
-            TimelineEventType::RoomRedaction,
-            to_raw_value(&content)?,
-            Some(Transaction {
-                device: from.device,
-                txn_id: request.txn_id.to_string(),
-            }),
-        )
-    };
+    let event = NewEvent::message(
+        from.user_id.clone(),
+        TimelineEventType::RoomRedaction,
+        to_raw_value(&content)?,
+        Some(Transaction {
+            device: from.device,
+            txn_id: request.txn_id.to_string(),
+        }),
+    );
     let event_id = rooms.send(&request.room_id, event).await?;
     Ok(Outgoing(redact_event::v3::Response::new(event_id)))
 }

@@ -1,16 +1,16 @@
 //! Which events a new room begins with.
 
 use ruma::{
-    Int, OwnedRoomAliasId, OwnedUserId, RoomVersionId,
+    OwnedRoomAliasId, OwnedUserId, RoomVersionId,
     api::client::room::{
         Visibility,
         create_room::v3::{Request, RoomPreset},
     },
     events::{
-        StateEventType, TimelineEventType,
+        StateEventType,
         room::{
             canonical_alias::RoomCanonicalAliasEventContent, name::RoomNameEventContent,
-            power_levels::RoomPowerLevelsEventContent, topic::RoomTopicEventContent,
+            topic::RoomTopicEventContent,
         },
     },
     room_version_rules::AuthorizationRules,
@@ -209,6 +209,7 @@ impl Plan<'_> {
             profile: self.profile(target),
             reason: None,
             is_direct: self.create.request.is_direct,
+            extra: Map::new(),
         }
         .event()
     }
@@ -221,49 +222,33 @@ impl Plan<'_> {
             .unwrap_or_default()
     }
 
+    /// Every level is spelled out, the defaults too: there are clients that read no defaults.
     fn power_levels(&self) -> Result<NewEvent> {
-        const LEVELS: [(TimelineEventType, i32); 7] = [
-            (TimelineEventType::RoomName, 50),
-            (TimelineEventType::RoomPowerLevels, 100),
-            (TimelineEventType::RoomHistoryVisibility, 100),
-            (TimelineEventType::RoomCanonicalAlias, 50),
-            (TimelineEventType::RoomAvatar, 50),
-            (TimelineEventType::RoomServerAcl, 100),
-            (TimelineEventType::RoomEncryption, 100),
-        ];
-        let mut levels = RoomPowerLevelsEventContent::new(&self.rules);
-        levels.events.extend(
-            LEVELS
-                .into_iter()
-                .map(|(kind, level)| (kind, Int::from(level))),
-        );
-        let tombstone = if self.rules.explicitly_privilege_room_creators {
-            150
-        } else {
-            100
-        };
-        levels
-            .events
-            .insert(TimelineEventType::RoomTombstone, Int::from(tombstone));
-        if !self.rules.explicitly_privilege_room_creators {
-            levels
-                .users
-                .insert(self.create.creator.clone(), Int::from(100));
+        let has_almighty_creators = self.rules.explicitly_privilege_room_creators;
+        let tombstone = if has_almighty_creators { 150 } else { 100 };
+        let mut users = Map::new();
+        if !has_almighty_creators {
+            users.insert(self.create.creator.to_string(), json!(100));
             if self.preset() == RoomPreset::TrustedPrivateChat {
-                levels.users.extend(
-                    self.create
-                        .request
-                        .invite
-                        .iter()
-                        .map(|user| (user.clone(), Int::from(100))),
-                );
+                let invited = self.create.request.invite.iter();
+                users.extend(invited.map(|user_id| (user_id.to_string(), json!(100))));
             }
         }
-        let mut content = match serde_json::to_value(&levels)? {
-            Value::Object(content) => content,
-            _ => Map::new(),
-        };
-        if let Some(raw) = &self.create.request.power_level_content_override {
+        let mut content = json!({
+            "ban": 50, "kick": 50, "redact": 50, "invite": 0,
+            "state_default": 50, "events_default": 0, "users_default": 0,
+            "notifications": { "room": 50 },
+            "events": {
+                "m.room.name": 50, "m.room.avatar": 50, "m.room.canonical_alias": 50,
+                "m.room.power_levels": 100, "m.room.history_visibility": 100,
+                "m.room.server_acl": 100, "m.room.encryption": 100, "m.room.tombstone": tombstone,
+            },
+            "users": users,
+        });
+        if let (Some(raw), Some(content)) = (
+            &self.create.request.power_level_content_override,
+            content.as_object_mut(),
+        ) {
             let wished: Map<String, Value> = serde_json::from_str(raw.json().get())
                 .map_err(|e| Error::BadJson(format!("power_level_content_override: {e}")))?;
             content.extend(wished);

@@ -1,0 +1,268 @@
+//! What users do in rooms, and what they are told of them, as the tests say it.
+
+use std::{
+    fmt::Write as _,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use serde_json::{Value, json};
+
+use crate::harness::{Answer, Server, User};
+
+/// Makes each transaction id another one.
+static TRANSACTIONS: AtomicU64 = AtomicU64::new(0);
+
+/// Returns a transaction id that nobody used before.
+pub(crate) fn new_transaction() -> String {
+    format!("txn{}", TRANSACTIONS.fetch_add(1, Ordering::SeqCst))
+}
+
+/// Returns the path of something in a room.
+pub(crate) fn in_room(room: &str, rest: &str) -> String {
+    format!("/_matrix/client/v3/rooms/{room}/{rest}")
+}
+
+/// Writes a text so that it can stand in a path or a query.
+pub(crate) fn encoded(text: &str) -> String {
+    let mut encoded = String::new();
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() {
+            encoded.push(char::from(byte));
+        } else {
+            write!(encoded, "%{byte:02X}").expect("a string takes everything");
+        }
+    }
+    encoded
+}
+
+/// Returns a filter as it stands in a query.
+pub(crate) fn filtered(filter: &Value) -> String {
+    format!("filter={}", encoded(&filter.to_string()))
+}
+
+/// Returns the text in a field of each event.
+pub(crate) fn each<'a>(events: &'a Value, field: &str) -> Vec<&'a str> {
+    let events = events.as_array().map(Vec::as_slice).unwrap_or_default();
+    let texts = events.iter().map(|event| event.pointer(field));
+    texts.filter_map(|text| text?.as_str()).collect()
+}
+
+/// Returns what the messages among the events say.
+pub(crate) fn said(events: &Value) -> Vec<&str> {
+    each(events, "/content/body")
+}
+
+/// Returns the types of the events.
+pub(crate) fn types(events: &Value) -> Vec<&str> {
+    each(events, "/type")
+}
+
+/// Returns the ids of the events.
+pub(crate) fn ids(events: &Value) -> Vec<&str> {
+    each(events, "/event_id")
+}
+
+/// Returns the event of this type and state key.
+pub(crate) fn find<'a>(events: &'a Value, kind: &str, state_key: &str) -> &'a Value {
+    let events = events.as_array().map(Vec::as_slice).unwrap_or_default();
+    let is_it = |event: &&Value| event["type"] == kind && event["state_key"] == state_key;
+    events.iter().find(is_it).unwrap_or(&Value::Null)
+}
+
+/// Returns the events of a room's timeline in a sync.
+pub(crate) fn timeline<'a>(sync: &'a Value, room: &str) -> &'a Value {
+    &sync["rooms"]["join"][room]["timeline"]["events"]
+}
+
+/// Returns the events of a room's state in a sync.
+pub(crate) fn state<'a>(sync: &'a Value, room: &str) -> &'a Value {
+    &sync["rooms"]["join"][room]["state"]["events"]
+}
+
+/// Returns the content of something ephemeral of a room in a sync.
+pub(crate) fn ephemeral<'a>(sync: &'a Value, room: &str, kind: &str) -> &'a Value {
+    let events = sync["rooms"]["join"][room]["ephemeral"]["events"].as_array();
+    let events = events.map(Vec::as_slice).unwrap_or_default();
+    let found = events.iter().find(|event| event["type"] == kind);
+    found.map_or(&Value::Null, |event| &event["content"])
+}
+
+/// Returns how many unread messages of a room a sync tells, and how many of them are highlights.
+pub(crate) fn unread(sync: &Value, room: &str) -> (u64, u64) {
+    let counts = &sync["rooms"]["join"][room]["unread_notifications"];
+    let count = |name: &str| counts[name].as_u64().expect("a count");
+    (count("notification_count"), count("highlight_count"))
+}
+
+/// Returns the token up to which a sync tells.
+pub(crate) fn next(sync: &Value) -> &str {
+    sync["next_batch"].as_str().expect("a token")
+}
+
+impl User {
+    /// Returns this user at a server that was started again.
+    pub(crate) fn at(self, server: &Server) -> Self {
+        Self {
+            client: server.client().with_token(&self.token),
+            ..self
+        }
+    }
+
+    pub(crate) async fn creates(&self, request: Value) -> String {
+        let created = self.tries_to_create(request).await.expect_ok();
+        created["room_id"].as_str().expect("an id").to_owned()
+    }
+
+    pub(crate) async fn tries_to_create(&self, request: Value) -> Answer {
+        self.client
+            .post("/_matrix/client/v3/createRoom", request)
+            .await
+    }
+
+    /// Creates a room that anyone may join.
+    pub(crate) async fn creates_open_room(&self) -> String {
+        self.creates(json!({ "preset": "public_chat" })).await
+    }
+
+    /// Creates a room that anyone may join, with this history visibility.
+    pub(crate) async fn creates_room_with_history(&self, visibility: &str) -> String {
+        let history = json!({
+            "type": "m.room.history_visibility",
+            "content": { "history_visibility": visibility },
+        });
+        self.creates(json!({ "preset": "public_chat", "initial_state": [history] }))
+            .await
+    }
+
+    /// Does something in a room that needs no more than a body.
+    pub(crate) async fn tries(&self, room: &str, what: &str, body: Value) -> Answer {
+        self.client.post(&in_room(room, what), body).await
+    }
+
+    pub(crate) async fn joins(&self, room: &str) {
+        self.tries(room, "join", json!({})).await.expect_ok();
+    }
+
+    pub(crate) async fn leaves(&self, room: &str) {
+        self.tries(room, "leave", json!({})).await.expect_ok();
+    }
+
+    pub(crate) async fn forgets(&self, room: &str) {
+        self.tries(room, "forget", json!({})).await.expect_ok();
+    }
+
+    pub(crate) async fn invites(&self, room: &str, guest: &User) {
+        let body = json!({ "user_id": guest.id });
+        self.tries(room, "invite", body).await.expect_ok();
+    }
+
+    pub(crate) async fn kicks(&self, room: &str, target: &User) {
+        let body = json!({ "user_id": target.id });
+        self.tries(room, "kick", body).await.expect_ok();
+    }
+
+    pub(crate) async fn bans(&self, room: &str, target: &User) {
+        let body = json!({ "user_id": target.id });
+        self.tries(room, "ban", body).await.expect_ok();
+    }
+
+    /// Sends a message and returns its event id.
+    pub(crate) async fn says(&self, room: &str, text: &str) -> String {
+        let content = json!({ "msgtype": "m.text", "body": text });
+        let sent = self.tries_to_send(room, "m.room.message", content).await;
+        event_id(&sent.expect_ok())
+    }
+
+    pub(crate) async fn tries_to_send(&self, room: &str, kind: &str, content: Value) -> Answer {
+        let path = in_room(room, &format!("send/{kind}/{}", new_transaction()));
+        self.client.put(&path, content).await
+    }
+
+    /// Sets state and returns the event id; `kind` is the type, with a slash and the state key if there is one.
+    pub(crate) async fn sets(&self, room: &str, kind: &str, content: Value) -> String {
+        event_id(&self.tries_to_set(room, kind, content).await.expect_ok())
+    }
+
+    pub(crate) async fn tries_to_set(&self, room: &str, kind: &str, content: Value) -> Answer {
+        let path = in_room(room, &format!("state/{kind}"));
+        self.client.put(&path, content).await
+    }
+
+    /// Redacts an event and returns the id of the redaction.
+    pub(crate) async fn redacts(&self, room: &str, target: &str) -> String {
+        event_id(&self.tries_to_redact(room, target).await.expect_ok())
+    }
+
+    pub(crate) async fn tries_to_redact(&self, room: &str, target: &str) -> Answer {
+        let path = in_room(room, &format!("redact/{target}/{}", new_transaction()));
+        self.client.put(&path, json!({ "reason": "spam" })).await
+    }
+
+    /// Sends a read receipt.
+    pub(crate) async fn has_read(&self, room: &str, event_id: &str) {
+        let path = format!("receipt/m.read/{event_id}");
+        self.tries(room, &path, json!({})).await.expect_ok();
+    }
+
+    pub(crate) async fn types(&self, room: &str) {
+        let path = in_room(room, &format!("typing/{}", self.id));
+        let body = json!({ "typing": true, "timeout": 30_000 });
+        self.client.put(&path, body).await.expect_ok();
+    }
+
+    /// Gets something of a room.
+    pub(crate) async fn asks(&self, room: &str, what: &str) -> Answer {
+        self.client.get(&in_room(room, what)).await
+    }
+
+    /// Returns the content of a state event.
+    pub(crate) async fn state(&self, room: &str, kind: &str) -> Value {
+        self.asks(room, &format!("state/{kind}")).await.expect_ok()
+    }
+
+    /// Returns the content of somebody's member event.
+    pub(crate) async fn member(&self, room: &str, user: &User) -> Value {
+        self.state(room, &format!("m.room.member/{}", user.id))
+            .await
+    }
+
+    pub(crate) async fn event(&self, room: &str, event_id: &str) -> Answer {
+        self.asks(room, &format!("event/{event_id}")).await
+    }
+
+    /// Returns a page of a room's messages.
+    pub(crate) async fn messages(&self, room: &str, query: &str) -> Value {
+        self.asks(room, &format!("messages?{query}"))
+            .await
+            .expect_ok()
+    }
+
+    /// Syncs for the first time.
+    pub(crate) async fn syncs(&self) -> Value {
+        self.syncs_with("").await
+    }
+
+    /// Syncs from where another sync ended, without waiting for news.
+    pub(crate) async fn syncs_after(&self, sync: &Value) -> Value {
+        self.syncs_with(&format!("since={}", next(sync))).await
+    }
+
+    /// Syncs from where another sync ended, and waits for news.
+    pub(crate) async fn waits_after(&self, sync: &Value) -> Value {
+        self.syncs_with(&format!("since={}&timeout=30000", next(sync)))
+            .await
+    }
+
+    pub(crate) async fn syncs_with(&self, query: &str) -> Value {
+        self.tries_to_sync(query).await.expect_ok()
+    }
+
+    pub(crate) async fn tries_to_sync(&self, query: &str) -> Answer {
+        let path = format!("/_matrix/client/v3/sync?{query}");
+        self.client.get(&path).await
+    }
+}
+
+fn event_id(sent: &Value) -> String {
+    sent["event_id"].as_str().expect("an id").to_owned()
+}

@@ -1,0 +1,477 @@
+//! Joining, inviting, leaving, kicking, banning, forgetting.
+
+use serde_json::{Value, json};
+
+use crate::{
+    chat::{each, encoded, find, ids, said},
+    harness::Server,
+};
+
+#[tokio::test]
+async fn a_room_is_joined_by_its_id_and_by_an_alias() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let request = json!({ "preset": "public_chat", "room_alias_name": "pub" });
+    let room = alice.creates(request).await;
+    let paths = [
+        format!("/_matrix/client/v3/rooms/{room}/join"),
+        format!("/_matrix/client/v3/join/{room}"),
+        format!("/_matrix/client/v3/join/{}", encoded("#pub:localhost")),
+    ];
+
+    for path in paths {
+        let joined = bob.client.post(&path, json!({})).await;
+        assert_eq!(joined.expect_ok(), json!({ "room_id": room }));
+        let rooms = bob.client.get("/_matrix/client/v3/joined_rooms").await;
+        assert_eq!(rooms.expect_ok(), json!({ "joined_rooms": [room] }));
+        bob.leaves(&room).await;
+    }
+}
+
+#[tokio::test]
+async fn a_join_needs_no_body() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let room = alice.creates_open_room().await;
+
+    let path = format!("/_matrix/client/v3/join/{room}");
+    let joined = bob.client.send(reqwest::Method::POST, &path, "").await;
+
+    assert_eq!(joined.expect_ok(), json!({ "room_id": room }));
+}
+
+#[tokio::test]
+async fn joining_twice_changes_nothing() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let room = alice.creates_open_room().await;
+    let member = format!("state/m.room.member/{}?format=event", bob.id);
+
+    bob.joins(&room).await;
+    let first = bob.asks(&room, &member).await.expect_ok();
+    bob.joins(&room).await;
+    let second = bob.asks(&room, &member).await.expect_ok();
+
+    assert_eq!(first["event_id"], second["event_id"]);
+}
+
+#[tokio::test]
+async fn a_join_shows_the_profile_and_carries_the_reason_and_what_the_client_adds() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let name = json!({ "displayname": "Bob" });
+    let profile = format!("/_matrix/client/v3/profile/{}/displayname", bob.id);
+    bob.client.put(&profile, name).await.expect_ok();
+    let room = alice.creates_open_room().await;
+
+    let body = json!({
+        "reason": "hello", "org.example": "more", "membership": "ban", "displayname": "Eve",
+    });
+    bob.tries(&room, "join", body).await.expect_ok();
+
+    let member = alice.member(&room, &bob).await;
+    let expected = json!({
+        "membership": "join", "displayname": "Bob", "reason": "hello", "org.example": "more",
+    });
+    assert_eq!(member, expected);
+}
+
+#[tokio::test]
+async fn a_private_room_is_joined_by_the_invited_alone() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let room = alice.creates(json!({})).await;
+
+    let uninvited = bob.tries(&room, "join", json!({})).await;
+    alice.invites(&room, &bob).await;
+    bob.joins(&room).await;
+
+    uninvited.expect_error(403, "M_FORBIDDEN");
+    let members = alice.asks(&room, "joined_members").await.expect_ok();
+    let unnamed = json!({ "display_name": null, "avatar_url": null });
+    let expected = json!({ "joined": { &*alice.id: unnamed, &*bob.id: unnamed } });
+    assert_eq!(members, expected);
+}
+
+#[tokio::test]
+async fn invitations_that_the_rules_forbid_are_refused() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let carol = server.register("carol").await;
+    let room = alice.creates_open_room().await;
+    bob.joins(&room).await;
+    let levels = json!({ "invite": 50 });
+    alice.sets(&room, "m.room.power_levels", levels).await;
+    let invitation = |user_id: &str| json!({ "user_id": user_id });
+
+    let oneself = alice.tries(&room, "invite", invitation(&alice.id)).await;
+    let member = alice.tries(&room, "invite", invitation(&bob.id)).await;
+    let powerless = bob.tries(&room, "invite", invitation(&carol.id)).await;
+    let outside = carol.tries(&room, "invite", invitation(&carol.id)).await;
+    alice.bans(&room, &carol).await;
+    let banned = alice.tries(&room, "invite", invitation(&carol.id)).await;
+
+    for refused in [oneself, member, powerless, outside, banned] {
+        refused.expect_error(403, "M_FORBIDDEN");
+    }
+    let nobody = alice.tries(&room, "invite", json!({})).await;
+    nobody.expect_error(400, "M_BAD_JSON");
+    let no_id = alice.tries(&room, "invite", invitation("carol")).await;
+    no_id.expect_error(400, "M_BAD_JSON");
+}
+
+#[tokio::test]
+async fn an_invitation_can_be_declined_even_to_an_empty_room() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let room = alice.creates(json!({})).await;
+    alice.invites(&room, &bob).await;
+    let invited = bob.syncs().await;
+    alice.leaves(&room).await;
+
+    bob.leaves(&room).await;
+
+    let declined = bob.syncs_after(&invited).await;
+    let left = &declined["rooms"]["leave"][&room];
+    let own = find(&left["timeline"]["events"], "m.room.member", &bob.id);
+    assert_eq!(own["content"]["membership"], "leave");
+    assert_eq!(declined["rooms"]["invite"], Value::Null);
+    let later = bob.syncs_after(&declined).await;
+    assert_eq!(later["rooms"], Value::Null);
+}
+
+#[tokio::test]
+async fn leaving_is_for_those_who_are_in_and_leaving_twice_changes_nothing() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let room = alice.creates_open_room().await;
+
+    let outside = bob.tries(&room, "leave", json!({})).await;
+    bob.joins(&room).await;
+    let body = json!({ "reason": "bye" });
+    bob.tries(&room, "leave", body).await.expect_ok();
+    bob.leaves(&room).await;
+
+    outside.expect_error(403, "M_FORBIDDEN");
+    let member = alice.member(&room, &bob).await;
+    let expected = json!({ "membership": "leave", "reason": "bye" });
+    assert_eq!(member, expected);
+    let unknown = bob.tries("!unknown:localhost", "leave", json!({})).await;
+    unknown.expect_error(403, "M_FORBIDDEN");
+}
+
+#[tokio::test]
+async fn whoever_created_a_room_can_leave_it_and_be_invited_again() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let room = alice.creates(json!({ "invite": [bob.id] })).await;
+    bob.joins(&room).await;
+    let levels = json!({ "invite": 100, "users": { &*bob.id: 100 } });
+    alice.sets(&room, "m.room.power_levels", levels).await;
+
+    alice.leaves(&room).await;
+    bob.invites(&room, &alice).await;
+    alice.joins(&room).await;
+
+    let member = bob.member(&room, &alice).await;
+    assert_eq!(member["membership"], "join");
+}
+
+#[tokio::test]
+async fn a_kick_takes_power_and_somebody_who_is_there() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let carol = server.register("carol").await;
+    let room = alice.creates_open_room().await;
+    let kick = |user_id: &str| json!({ "user_id": user_id, "reason": "rude" });
+
+    let absent = alice.tries(&room, "kick", kick(&bob.id)).await;
+    bob.joins(&room).await;
+    carol.joins(&room).await;
+    let powerless = bob.tries(&room, "kick", kick(&carol.id)).await;
+    bob.leaves(&room).await;
+    let gone = alice.tries(&room, "kick", kick(&bob.id)).await;
+    let outside = bob.tries(&room, "kick", kick(&carol.id)).await;
+    alice
+        .tries(&room, "kick", kick(&carol.id))
+        .await
+        .expect_ok();
+
+    for refused in [absent, powerless, gone, outside] {
+        refused.expect_error(403, "M_FORBIDDEN");
+    }
+    let member = alice.member(&room, &carol).await;
+    let expected = json!({ "membership": "leave", "reason": "rude" });
+    assert_eq!(member, expected);
+    carol.joins(&room).await;
+}
+
+#[tokio::test]
+async fn an_invitation_is_withdrawn_by_a_kick() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let room = alice.creates(json!({ "invite": [bob.id] })).await;
+    let invited = bob.syncs().await;
+
+    alice.kicks(&room, &bob).await;
+
+    let sync = bob.syncs_after(&invited).await;
+    let events = &sync["rooms"]["leave"][&room]["timeline"]["events"];
+    assert_eq!(find(events, "m.room.member", &bob.id)["sender"], alice.id);
+    let uninvited = bob.tries(&room, "join", json!({})).await;
+    uninvited.expect_error(403, "M_FORBIDDEN");
+}
+
+#[tokio::test]
+async fn the_banned_stay_out_until_the_ban_is_lifted() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let room = alice.creates_open_room().await;
+    bob.joins(&room).await;
+    let ban = json!({ "user_id": bob.id, "reason": "rude" });
+    alice.tries(&room, "ban", ban).await.expect_ok();
+
+    let join = bob.tries(&room, "join", json!({})).await;
+    let leave = bob.tries(&room, "leave", json!({})).await;
+    let member = alice.member(&room, &bob).await;
+    let target = json!({ "user_id": bob.id });
+    let unban = alice.tries(&room, "unban", target).await;
+    bob.joins(&room).await;
+
+    join.expect_error(403, "M_FORBIDDEN");
+    leave.expect_error(403, "M_FORBIDDEN");
+    assert_eq!(member, json!({ "membership": "ban", "reason": "rude" }));
+    assert_eq!(unban.expect_ok(), json!({}));
+}
+
+#[tokio::test]
+async fn bans_take_power_and_presence_and_an_unban_takes_a_ban() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let carol = server.register("carol").await;
+    let room = alice.creates_open_room().await;
+    bob.joins(&room).await;
+    let levels = json!({ "users": { &*carol.id: 100 } });
+    alice.sets(&room, "m.room.power_levels", levels).await;
+    let target = |user_id: &str| json!({ "user_id": user_id });
+
+    let not_present = carol.tries(&room, "ban", target(&bob.id)).await;
+    let powerless = bob.tries(&room, "ban", target(&alice.id)).await;
+    let not_banned = alice.tries(&room, "unban", target(&bob.id)).await;
+    alice.bans(&room, &bob).await;
+    let banned_already = carol.tries(&room, "ban", target(&bob.id)).await;
+    let own_unban = bob.tries(&room, "unban", target(&bob.id)).await;
+
+    for refused in [
+        not_present,
+        powerless,
+        not_banned,
+        banned_already,
+        own_unban,
+    ] {
+        refused.expect_error(403, "M_FORBIDDEN");
+    }
+}
+
+#[tokio::test]
+async fn a_room_that_one_is_in_cannot_be_forgotten() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let room = alice.creates(json!({ "invite": [bob.id] })).await;
+
+    let inside = alice.tries(&room, "forget", json!({})).await;
+    let invited = bob.tries(&room, "forget", json!({})).await;
+    let unknown = alice.tries("!unknown:localhost", "forget", json!({})).await;
+
+    inside.expect_error(400, "M_UNKNOWN");
+    invited.expect_error(400, "M_UNKNOWN");
+    unknown.expect_error(403, "M_FORBIDDEN");
+}
+
+#[tokio::test]
+async fn nothing_is_told_of_a_forgotten_room() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let room = alice.creates_open_room().await;
+    bob.joins(&room).await;
+    let message = alice.says(&room, "hello").await;
+    bob.leaves(&room).await;
+
+    bob.forgets(&room).await;
+    bob.forgets(&room).await;
+    alice.says(&room, "gone").await;
+
+    for what in ["messages?dir=b", "state", "members", "joined_members"] {
+        let asked = bob.asks(&room, what).await;
+        asked.expect_error(403, "M_FORBIDDEN");
+    }
+    let event = bob.event(&room, &message).await;
+    event.expect_error(404, "M_NOT_FOUND");
+    let with_left = "filter=%7B%22room%22%3A%7B%22include_leave%22%3Atrue%7D%7D";
+    let sync = bob.syncs_with(with_left).await;
+    assert_eq!(sync["rooms"], Value::Null);
+}
+
+#[tokio::test]
+async fn a_device_that_was_away_learns_that_a_forgotten_room_was_left() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let room = alice.creates_open_room().await;
+    bob.joins(&room).await;
+    let before = bob.syncs().await;
+    alice.says(&room, "hello").await;
+    bob.leaves(&room).await;
+    bob.forgets(&room).await;
+
+    let sync = bob.syncs_after(&before).await;
+
+    let events = &sync["rooms"]["leave"][&room]["timeline"]["events"];
+    assert_eq!(each(events, "/content/membership"), ["leave"]);
+    assert_eq!(said(events), Vec::<&str>::new());
+}
+
+#[tokio::test]
+async fn whoever_comes_back_to_a_forgotten_room_remembers_it() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let room = alice.creates(json!({ "invite": [bob.id] })).await;
+    bob.joins(&room).await;
+    let before = alice.says(&room, "before").await;
+    bob.leaves(&room).await;
+    bob.forgets(&room).await;
+
+    let uninvited = bob.tries(&room, "join", json!({})).await;
+    alice.invites(&room, &bob).await;
+    bob.joins(&room).await;
+    let after = alice.says(&room, "after").await;
+
+    uninvited.expect_error(403, "M_FORBIDDEN");
+    let page = bob.messages(&room, "dir=b&limit=100").await;
+    assert_eq!(said(&page["chunk"]), ["after", "before"]);
+    assert!(ids(&page["chunk"]).contains(&&*after));
+    assert!(ids(&page["chunk"]).contains(&&*before));
+}
+
+#[tokio::test]
+async fn the_kicked_and_those_who_declined_can_forget_a_room() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let carol = server.register("carol").await;
+    let room = alice.creates(json!({ "invite": [bob.id, carol.id] })).await;
+    bob.joins(&room).await;
+
+    alice.kicks(&room, &bob).await;
+    carol.leaves(&room).await;
+    alice.leaves(&room).await;
+
+    for user in [alice, bob, carol] {
+        user.forgets(&room).await;
+    }
+}
+
+#[tokio::test]
+async fn members_are_listed_by_membership_and_at_a_point() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let room = alice.creates_open_room().await;
+    let before = alice.syncs().await;
+    bob.joins(&room).await;
+    bob.leaves(&room).await;
+    let prev_batch = &before["rooms"]["join"][&room]["timeline"]["prev_batch"];
+    assert!(prev_batch.is_string());
+    let at = before["next_batch"].as_str().expect("a token");
+
+    let cases = [
+        ("", vec![&*alice.id, &*bob.id]),
+        ("?membership=join", vec![&*alice.id]),
+        ("?membership=leave", vec![&*bob.id]),
+        ("?not_membership=leave", vec![&*alice.id]),
+        (&format!("?at={at}"), vec![&*alice.id]),
+    ];
+
+    for (query, expected) in cases {
+        let members = alice.asks(&room, &format!("members{query}")).await;
+        let members = members.expect_ok();
+        let mut found = each(&members["chunk"], "/state_key");
+        found.sort_unstable();
+        assert_eq!(found, expected, "{query}");
+        let rooms = each(&members["chunk"], "/room_id");
+        assert!(rooms.iter().all(|found| *found == room));
+    }
+}
+
+#[tokio::test]
+async fn the_room_as_it_was_stays_readable_for_those_who_left() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let carol = server.register("carol").await;
+    let room = alice.creates_room_with_history("joined").await;
+    bob.joins(&room).await;
+    alice
+        .sets(&room, "m.room.name", json!({ "name": "before" }))
+        .await;
+    alice.says(&room, "one").await;
+    bob.leaves(&room).await;
+    let left = bob.syncs().await;
+    alice
+        .sets(&room, "m.room.name", json!({ "name": "after" }))
+        .await;
+    alice.says(&room, "two").await;
+    carol.joins(&room).await;
+
+    let name = bob.state(&room, "m.room.name").await;
+    let members = bob.asks(&room, "members").await.expect_ok();
+    let from = crate::chat::next(&left);
+    let back = format!("dir=b&limit=2&from={from}");
+    let back = bob.messages(&room, &back).await;
+    let on = bob.messages(&room, &format!("dir=f&from={from}")).await;
+
+    assert_eq!(name, json!({ "name": "before" }));
+    let mut found = each(&members["chunk"], "/state_key");
+    found.sort_unstable();
+    assert_eq!(found, [&*alice.id, &*bob.id]);
+    let own = find(&members["chunk"], "m.room.member", &bob.id);
+    assert_eq!(own["content"]["membership"], "leave");
+    assert_eq!(said(&back["chunk"]), ["one"]);
+    assert_eq!(each(&back["chunk"], "/content/membership"), ["leave"]);
+    assert_eq!(on["chunk"], json!([]));
+    let joined = bob.asks(&room, "joined_members").await;
+    joined.expect_error(403, "M_FORBIDDEN");
+}
+
+#[tokio::test]
+async fn joining_what_is_not_there_is_refused() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let cases = [
+        ("!unknown:localhost", 404, "M_NOT_FOUND"),
+        ("#unknown:localhost", 404, "M_NOT_FOUND"),
+        ("unknown", 400, "M_INVALID_PARAM"),
+    ];
+
+    for (room, status, errcode) in cases {
+        let path = format!("/_matrix/client/v3/join/{}", encoded(room));
+        let refused = alice.client.post(&path, json!({})).await;
+        refused.expect_error(status, errcode);
+    }
+}

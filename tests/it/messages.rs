@@ -1,0 +1,370 @@
+//! Reading a room's messages, page by page and around an event.
+
+use serde_json::{Value, json};
+
+use crate::{
+    chat::{each, encoded, filtered, ids, in_room, next, said, timeline, types},
+    harness::{Server, User},
+};
+
+/// Sends this many messages and returns their event ids.
+async fn says_many(user: &User, room: &str, count: usize) -> Vec<String> {
+    let mut sent = Vec::new();
+    for n in 0..count {
+        sent.push(user.says(room, &format!("message {n}")).await);
+    }
+    sent
+}
+
+/// Returns the ids of all events, page by page to the end.
+async fn pages(user: &User, room: &str, query: &str) -> Vec<Vec<String>> {
+    let mut pages = Vec::new();
+    let mut from = String::new();
+    loop {
+        let page = user.messages(room, &format!("{query}{from}")).await;
+        let events = ids(&page["chunk"]).into_iter().map(str::to_owned);
+        pages.push(events.collect());
+        match page["end"].as_str() {
+            Some(end) => from = format!("&from={end}"),
+            None => return pages,
+        }
+    }
+}
+
+#[tokio::test]
+async fn paging_back_and_forth_tells_every_event_once() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let room = alice.creates(json!({})).await;
+    let sent = says_many(&alice, &room, 130).await;
+    let whole = alice.messages(&room, "dir=f&limit=1000").await;
+    let whole = ids(&whole["chunk"]);
+
+    for limit in [1, 7, 10, 100, 1000] {
+        let back = pages(&alice, &room, &format!("dir=b&limit={limit}")).await;
+        let forth = pages(&alice, &room, &format!("dir=f&limit={limit}")).await;
+
+        let mut back = back.concat();
+        back.reverse();
+        assert_eq!(back, whole);
+        assert_eq!(forth.concat(), whole);
+    }
+    assert!(whole.ends_with(&sent.iter().map(String::as_str).collect::<Vec<_>>()));
+}
+
+#[tokio::test]
+async fn a_page_begins_where_its_token_says_and_ends_where_the_next_begins() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let room = alice.creates(json!({})).await;
+    says_many(&alice, &room, 3).await;
+    let sync = alice.syncs().await;
+    says_many(&alice, &room, 4).await;
+    let token = next(&sync);
+
+    let forth = alice
+        .messages(&room, &format!("dir=f&limit=2&from={token}"))
+        .await;
+    let back = alice
+        .messages(&room, &format!("dir=b&limit=2&from={token}"))
+        .await;
+    let end = forth["end"].as_str().expect("there is more");
+    let further = alice
+        .messages(&room, &format!("dir=f&limit=5&from={end}"))
+        .await;
+    let returned = alice
+        .messages(&room, &format!("dir=b&limit=3&from={end}"))
+        .await;
+
+    assert_eq!(said(&forth["chunk"]), ["message 0", "message 1"]);
+    assert_eq!(forth["start"], token);
+    assert_eq!(said(&back["chunk"]), ["message 2", "message 1"]);
+    assert_eq!(said(&further["chunk"]), ["message 2", "message 3"]);
+    assert_eq!(further["end"], Value::Null);
+    let expected = ["message 1", "message 0", "message 2"];
+    assert_eq!(said(&returned["chunk"]), expected);
+}
+
+#[tokio::test]
+async fn a_page_stops_at_its_to_token() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let room = alice.creates(json!({})).await;
+    let first = alice.syncs().await;
+    says_many(&alice, &room, 3).await;
+    let second = alice.syncs_after(&first).await;
+    says_many(&alice, &room, 3).await;
+    let (first, second) = (next(&first), next(&second));
+
+    let forth = format!("dir=f&limit=50&from={first}&to={second}");
+    let forth = alice.messages(&room, &forth).await;
+    let back = format!("dir=b&limit=50&to={second}");
+    let back = alice.messages(&room, &back).await;
+
+    let expected = ["message 0", "message 1", "message 2"];
+    assert_eq!(said(&forth["chunk"]), expected);
+    let expected = ["message 2", "message 1", "message 0"];
+    assert_eq!(said(&back["chunk"]), expected);
+}
+
+#[tokio::test]
+async fn what_comes_before_a_limited_timeline_is_found_at_its_prev_batch() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let room = alice.creates(json!({})).await;
+    says_many(&alice, &room, 30).await;
+    let sync = alice.syncs().await;
+    let prev_batch = &sync["rooms"]["join"][&room]["timeline"]["prev_batch"];
+    let prev_batch = prev_batch.as_str().expect("a token");
+
+    let before = format!("dir=b&limit=1000&from={prev_batch}");
+    let before = alice.messages(&room, &before).await;
+
+    let mut found = ids(&before["chunk"]);
+    found.reverse();
+    found.extend(ids(timeline(&sync, &room)));
+    let whole = alice.messages(&room, "dir=f&limit=1000").await;
+    assert_eq!(found, ids(&whole["chunk"]));
+    assert_eq!(ids(timeline(&sync, &room)).len(), 10);
+}
+
+#[tokio::test]
+async fn filters_leave_out_what_is_not_wanted() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let room = alice.creates_open_room().await;
+    bob.joins(&room).await;
+    alice.says(&room, "one").await;
+    bob.says(&room, "two").await;
+    let image = json!({ "body": "three", "url": "mxc://localhost/a" });
+    alice
+        .tries_to_send(&room, "m.room.message", image)
+        .await
+        .expect_ok();
+    let cases = [
+        (
+            json!({ "types": ["m.room.message"] }),
+            vec!["three", "two", "one"],
+        ),
+        (
+            json!({ "types": ["m.room.m*"], "not_types": ["*.member"] }),
+            vec!["three", "two", "one"],
+        ),
+        (
+            json!({ "not_types": ["m.room.message"], "types": [] }),
+            vec![],
+        ),
+        (json!({ "senders": [bob.id] }), vec!["two"]),
+        (json!({ "not_senders": [bob.id] }), vec!["three", "one"]),
+        (json!({ "contains_url": true }), vec!["three"]),
+        (
+            json!({ "contains_url": false, "types": ["m.room.message"] }),
+            vec!["two", "one"],
+        ),
+        (json!({ "rooms": [] }), vec![]),
+        (json!({ "not_rooms": [room] }), vec![]),
+        (json!({ "rooms": [room], "limit": 1 }), vec!["three"]),
+    ];
+
+    for (filter, expected) in cases {
+        let query = format!("dir=b&limit=100&{}", filtered(&filter));
+        let page = alice.messages(&room, &query).await;
+
+        assert_eq!(said(&page["chunk"]), expected, "{filter}");
+    }
+}
+
+#[tokio::test]
+async fn lazily_loaded_members_are_those_who_sent_the_events_of_the_page() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let carol = server.register("carol").await;
+    let room = alice.creates_open_room().await;
+    bob.joins(&room).await;
+    carol.joins(&room).await;
+    bob.says(&room, "one").await;
+    let sync = alice.syncs().await;
+    carol.says(&room, "two").await;
+    let lazy = filtered(&json!({ "lazy_load_members": true }));
+
+    let query = format!("dir=f&from={}&{lazy}", next(&sync));
+    let page = alice.messages(&room, &query).await;
+    let eager = alice.messages(&room, "dir=b").await;
+
+    assert_eq!(types(&page["state"]), ["m.room.member"]);
+    assert_eq!(each(&page["state"], "/state_key"), [&*carol.id]);
+    assert_eq!(page["state"][0]["content"]["membership"], "join");
+    assert_eq!(ids(&eager["state"]), Vec::<&str>::new());
+}
+
+#[tokio::test]
+async fn pages_are_the_same_after_a_restart() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let room = alice.creates(json!({})).await;
+    let sent = says_many(&alice, &room, 120).await;
+    alice.redacts(&room, &sent[3]).await;
+    alice
+        .sets(&room, "m.room.name", json!({ "name": "one" }))
+        .await;
+    alice
+        .sets(&room, "m.room.name", json!({ "name": "two" }))
+        .await;
+    let strip = |mut page: Value| {
+        for event in page["chunk"].as_array_mut().expect("a list") {
+            event["unsigned"]["age"] = Value::Null;
+        }
+        page
+    };
+    let first = alice.messages(&room, "dir=b&limit=50").await;
+    let end = first["end"].as_str().expect("there is more").to_owned();
+    let rest = format!("dir=b&limit=200&from={end}");
+    let second = alice.messages(&room, &rest).await;
+
+    let server = server.restart().await;
+    let alice = alice.at(&server);
+
+    let again = alice.messages(&room, "dir=b&limit=50").await;
+    assert_eq!(strip(again), strip(first));
+    let again = alice.messages(&room, &rest).await;
+    assert_eq!(strip(again), strip(second));
+}
+
+#[tokio::test]
+async fn an_event_is_shown_with_what_stands_around_it() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let room = alice.creates(json!({})).await;
+    let sent = says_many(&alice, &room, 9).await;
+    alice
+        .sets(&room, "m.room.name", json!({ "name": "late" }))
+        .await;
+
+    let context = alice
+        .asks(&room, &format!("context/{}?limit=4", sent[4]))
+        .await
+        .expect_ok();
+
+    assert_eq!(context["event"]["event_id"], sent[4]);
+    let before = ["message 3", "message 2"];
+    assert_eq!(said(&context["events_before"]), before);
+    let after = ["message 5", "message 6"];
+    assert_eq!(said(&context["events_after"]), after);
+    assert!(types(&context["state"]).contains(&"m.room.create"));
+    assert!(!types(&context["state"]).contains(&"m.room.name"));
+    let start = context["start"].as_str().expect("a token");
+    let back = alice
+        .messages(&room, &format!("dir=b&limit=2&from={start}"))
+        .await;
+    assert_eq!(said(&back["chunk"]), ["message 1", "message 0"]);
+    let end = context["end"].as_str().expect("a token");
+    let forth = alice
+        .messages(&room, &format!("dir=f&limit=2&from={end}"))
+        .await;
+    assert_eq!(said(&forth["chunk"]), ["message 7", "message 8"]);
+}
+
+#[tokio::test]
+async fn a_context_may_be_the_event_alone_or_filtered_and_lazy() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let room = alice.creates_open_room().await;
+    bob.joins(&room).await;
+    let first = alice.says(&room, "one").await;
+    alice.sets(&room, "org.example", json!({})).await;
+    bob.says(&room, "two").await;
+    alice.says(&room, "three").await;
+
+    let alone = alice.asks(&room, &format!("context/{first}?limit=0")).await;
+    let filter = json!({
+        "types": ["m.room.message"], "not_senders": [bob.id], "lazy_load_members": true,
+    });
+    let query = format!("context/{first}?limit=10&{}", filtered(&filter));
+    let filtered = alice.asks(&room, &query).await.expect_ok();
+
+    let alone = alone.expect_ok();
+    assert_eq!(alone["event"]["event_id"], first);
+    assert_eq!(alone["events_before"], Value::Null);
+    assert_eq!(alone["events_after"], Value::Null);
+    assert_eq!(said(&filtered["events_after"]), ["three"]);
+    let members = each(&filtered["state"], "/content/membership");
+    assert_eq!(members.len(), 1);
+}
+
+#[tokio::test]
+async fn only_those_who_are_or_were_in_a_room_read_it() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let carol = server.register("carol").await;
+    let room = alice.creates(json!({ "invite": [carol.id] })).await;
+    let event_id = alice.says(&room, "secret").await;
+    let context = format!("context/{event_id}");
+
+    for stranger in [&bob, &carol] {
+        for what in [
+            "messages?dir=b",
+            &context,
+            "state",
+            "members",
+            "joined_members",
+            "aliases",
+        ] {
+            let asked = stranger.asks(&room, what).await;
+            asked.expect_error(403, "M_FORBIDDEN");
+        }
+        let asked = stranger.event(&room, &event_id).await;
+        asked.expect_error(404, "M_NOT_FOUND");
+    }
+    for what in ["messages?dir=b", "state", "members", "context/$x"] {
+        let asked = alice.asks("!unknown:localhost", what).await;
+        asked.expect_error(403, "M_FORBIDDEN");
+    }
+    for what in ["event/$unknown", "context/$unknown"] {
+        let asked = alice.asks(&room, what).await;
+        asked.expect_error(404, "M_NOT_FOUND");
+    }
+}
+
+#[tokio::test]
+async fn an_event_of_another_room_is_not_found() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let one = alice.creates(json!({})).await;
+    let other = alice.creates(json!({})).await;
+    let event_id = alice.says(&one, "here").await;
+
+    let event = alice.event(&other, &event_id).await;
+    let context = alice.asks(&other, &format!("context/{event_id}")).await;
+
+    event.expect_error(404, "M_NOT_FOUND");
+    context.expect_error(404, "M_NOT_FOUND");
+}
+
+#[tokio::test]
+async fn tokens_and_filters_that_are_none_are_refused() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let room = alice.creates(json!({})).await;
+    let not_json = format!("dir=b&filter={}", encoded("{"));
+    let not_a_list = format!("dir=b&{}", filtered(&json!({ "types": 1 })));
+    let cases = [
+        ("from=x", "M_MISSING_PARAM"),
+        ("dir=x", "M_INVALID_PARAM"),
+        ("dir=b&from=x", "M_INVALID_PARAM"),
+        ("dir=b&to=x", "M_INVALID_PARAM"),
+        ("dir=b&limit=-1", "M_INVALID_PARAM"),
+        ("dir=b&limit=x", "M_INVALID_PARAM"),
+        (&not_json, "M_INVALID_PARAM"),
+        (&not_a_list, "M_INVALID_PARAM"),
+    ];
+
+    for (query, errcode) in cases {
+        let path = in_room(&room, &format!("messages?{query}"));
+        let refused = alice.client.get(&path).await;
+        refused.expect_error(400, errcode);
+    }
+}

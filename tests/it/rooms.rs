@@ -1,0 +1,399 @@
+//! Creating rooms.
+
+use serde_json::{Value, json};
+
+use crate::{
+    chat::{each, find, types},
+    harness::Server,
+};
+
+/// The versions that rooms may have here.
+const VERSIONS: [&str; 7] = ["6", "7", "8", "9", "10", "11", "12"];
+
+#[tokio::test]
+async fn a_room_begins_with_the_events_in_the_order_of_the_specification() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let request = json!({
+        "name": "Pub", "topic": "Hours", "room_alias_name": "pub", "invite": [bob.id],
+        "initial_state": [{ "type": "org.example", "state_key": "key", "content": { "a": 1 } }],
+    });
+
+    let room = alice.creates(request).await;
+
+    let page = alice.messages(&room, "dir=f&limit=20").await;
+    let expected = [
+        "m.room.create",
+        "m.room.member",
+        "m.room.power_levels",
+        "m.room.canonical_alias",
+        "m.room.join_rules",
+        "m.room.history_visibility",
+        "m.room.guest_access",
+        "org.example",
+        "m.room.name",
+        "m.room.topic",
+        "m.room.member",
+    ];
+    assert_eq!(types(&page["chunk"]), expected);
+    assert_eq!(each(&page["chunk"], "/sender"), [&*alice.id; 11]);
+}
+
+#[tokio::test]
+async fn rooms_of_every_version_are_created_and_used() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+
+    for version in VERSIONS {
+        let room = alice.creates(json!({ "room_version": version })).await;
+        alice.says(&room, "hello").await;
+
+        let create = alice.state(&room, "m.room.create").await;
+        assert_eq!(create["room_version"], version);
+    }
+}
+
+#[tokio::test]
+async fn version_12_is_the_default_and_names_no_creator_in_the_content() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+
+    let new = alice.creates(json!({})).await;
+    let old = alice.creates(json!({ "room_version": "10" })).await;
+
+    let create = alice.state(&new, "m.room.create").await;
+    assert_eq!(create, json!({ "room_version": "12" }));
+    assert!(!new.contains(':'), "{new} has no server name");
+    let create = alice.state(&old, "m.room.create").await;
+    assert_eq!(create, json!({ "room_version": "10", "creator": alice.id }));
+    assert!(old.ends_with(":localhost"), "{old} has a server name");
+}
+
+#[tokio::test]
+async fn presets_decide_who_may_join_and_read() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let cases = [
+        (json!({}), "invite", "can_join"),
+        (json!({ "visibility": "private" }), "invite", "can_join"),
+        (json!({ "visibility": "public" }), "public", "forbidden"),
+        (json!({ "preset": "private_chat" }), "invite", "can_join"),
+        (
+            json!({ "preset": "trusted_private_chat" }),
+            "invite",
+            "can_join",
+        ),
+        (json!({ "preset": "public_chat" }), "public", "forbidden"),
+        (
+            json!({ "preset": "private_chat", "visibility": "public" }),
+            "invite",
+            "can_join",
+        ),
+    ];
+
+    for (request, join_rule, guest_access) in cases {
+        let room = alice.creates(request).await;
+
+        let rules = alice.state(&room, "m.room.join_rules").await;
+        assert_eq!(rules, json!({ "join_rule": join_rule }));
+        let guests = alice.state(&room, "m.room.guest_access").await;
+        assert_eq!(guests, json!({ "guest_access": guest_access }));
+        let history = alice.state(&room, "m.room.history_visibility").await;
+        assert_eq!(history, json!({ "history_visibility": "shared" }));
+    }
+}
+
+#[tokio::test]
+async fn initial_state_overrides_the_preset_and_is_overridden_by_name_and_topic() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let request = json!({
+        "preset": "private_chat", "name": "Name", "topic": "Topic",
+        "initial_state": [
+            { "type": "m.room.join_rules", "content": { "join_rule": "public" } },
+            { "type": "m.room.name", "state_key": "", "content": { "name": "other" } },
+            { "type": "m.room.topic", "state_key": "", "content": { "topic": "other" } },
+        ],
+    });
+
+    let room = alice.creates(request).await;
+
+    let rules = alice.state(&room, "m.room.join_rules").await;
+    assert_eq!(rules["join_rule"], "public");
+    let name = alice.state(&room, "m.room.name").await;
+    assert_eq!(name, json!({ "name": "Name" }));
+    let topic = alice.state(&room, "m.room.topic").await;
+    let text = json!({ "m.text": [{ "body": "Topic" }] });
+    assert_eq!(topic, json!({ "topic": "Topic", "m.topic": text }));
+}
+
+#[tokio::test]
+async fn a_topic_in_initial_state_stays_as_it_is_given() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let topic = json!({ "type": "m.room.topic", "state_key": "", "content": { "topic": "Topic" } });
+
+    let room = alice.creates(json!({ "initial_state": [topic] })).await;
+
+    let topic = alice.state(&room, "m.room.topic").await;
+    assert_eq!(topic, json!({ "topic": "Topic" }));
+}
+
+#[tokio::test]
+async fn power_levels_are_spelled_out_and_know_no_creator_from_version_12_on() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+
+    let new = alice.creates(json!({})).await;
+    let old = alice.creates(json!({ "room_version": "11" })).await;
+
+    let events = |tombstone: i64| {
+        json!({
+            "m.room.name": 50, "m.room.power_levels": 100, "m.room.history_visibility": 100,
+            "m.room.canonical_alias": 50, "m.room.avatar": 50, "m.room.server_acl": 100,
+            "m.room.encryption": 100, "m.room.tombstone": tombstone,
+        })
+    };
+    let levels = |users: Value, events: Value| {
+        json!({
+            "ban": 50, "kick": 50, "redact": 50, "invite": 0, "state_default": 50,
+            "events_default": 0, "users_default": 0, "notifications": { "room": 50 },
+            "users": users, "events": events,
+        })
+    };
+    let found = alice.state(&new, "m.room.power_levels").await;
+    assert_eq!(found, levels(json!({}), events(150)));
+    let found = alice.state(&old, "m.room.power_levels").await;
+    assert_eq!(found, levels(json!({ &*alice.id: 100 }), events(100)));
+}
+
+#[tokio::test]
+async fn an_override_replaces_the_power_levels_that_it_names() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let request = |version: &str, users: Value| {
+        let levels = json!({ "users": users, "invite": 50, "events": {} });
+        json!({ "room_version": version, "power_level_content_override": levels })
+    };
+
+    let users = json!({ &*bob.id: 100 });
+    let new = alice.creates(request("12", users.clone())).await;
+    let both = json!({ &*alice.id: 100, &*bob.id: 100 });
+    let old = alice.creates(request("11", both.clone())).await;
+
+    for (room, users) in [(new, users), (old, both)] {
+        let levels = alice.state(&room, "m.room.power_levels").await;
+        assert_eq!(levels["users"], users);
+        assert_eq!(levels["events"], json!({}));
+        assert_eq!(
+            (&levels["invite"], &levels["ban"]),
+            (&json!(50), &json!(50))
+        );
+    }
+}
+
+#[tokio::test]
+async fn levels_that_the_rules_of_the_room_refuse_make_no_room() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let creator_named = json!({ "users": { &*alice.id: 100 } });
+    let too_large = json!({ "users": { &*bob.id: 9_007_199_254_740_992_i64 } });
+    let no_power_left = json!({ "users": { &*bob.id: 100 } });
+    let cases = [
+        ("12", creator_named, "M_BAD_JSON"),
+        ("12", too_large, "M_BAD_JSON"),
+        ("11", no_power_left, "M_INVALID_ROOM_STATE"),
+    ];
+
+    for (version, levels, errcode) in cases {
+        let request = json!({ "room_version": version, "power_level_content_override": levels });
+        let refused = alice.tries_to_create(request).await;
+        refused.expect_error(400, errcode);
+    }
+}
+
+#[tokio::test]
+async fn creation_content_is_kept_but_for_what_is_the_servers_to_say() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let content = json!({
+        "m.federate": false, "type": "m.space", "org.example": 1,
+        "room_version": "1", "creator": "@eve:localhost",
+    });
+
+    let new = alice.creates(json!({ "creation_content": content })).await;
+    let request = json!({ "creation_content": content, "room_version": "9" });
+    let old = alice.creates(request).await;
+
+    let create = alice.state(&new, "m.room.create").await;
+    let mut expected = json!({
+        "m.federate": false, "type": "m.space", "org.example": 1, "room_version": "12",
+    });
+    assert_eq!(create, expected);
+    let create = alice.state(&old, "m.room.create").await;
+    expected["creator"] = json!(alice.id);
+    expected["room_version"] = json!("9");
+    assert_eq!(create, expected);
+}
+
+#[tokio::test]
+async fn the_invited_are_told_and_a_direct_chat_is_called_one() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+
+    let direct = json!({ "invite": [bob.id], "is_direct": true });
+    let direct = alice.creates(direct).await;
+    let usual = alice.creates(json!({ "invite": [bob.id] })).await;
+
+    let sync = bob.syncs().await;
+    let invitation = |room: &str| {
+        let events = &sync["rooms"]["invite"][room]["invite_state"]["events"];
+        find(events, "m.room.member", &bob.id)["content"].clone()
+    };
+    assert_eq!(invitation(&direct)["membership"], "invite");
+    assert_eq!(invitation(&direct)["is_direct"], true);
+    assert_eq!(invitation(&usual)["is_direct"], Value::Null);
+}
+
+#[tokio::test]
+async fn in_a_trusted_private_chat_the_invited_have_the_creators_power() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let carol = server.register("carol").await;
+    let request = |version: &str| {
+        json!({
+            "preset": "trusted_private_chat", "room_version": version, "invite": [bob.id],
+            "creation_content": { "additional_creators": [carol.id] },
+        })
+    };
+
+    let new = alice.creates(request("12")).await;
+    let old = alice.creates(request("11")).await;
+
+    let create = alice.state(&new, "m.room.create").await;
+    assert_eq!(create["additional_creators"], json!([carol.id, bob.id]));
+    let levels = alice.state(&new, "m.room.power_levels").await;
+    assert_eq!(levels["users"], json!({}));
+    let levels = alice.state(&old, "m.room.power_levels").await;
+    assert_eq!(levels["users"], json!({ &*alice.id: 100, &*bob.id: 100 }));
+}
+
+#[tokio::test]
+async fn an_additional_creator_is_as_powerful_as_the_creator() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let content = json!({ "additional_creators": [bob.id] });
+    let request = json!({ "preset": "public_chat", "creation_content": content });
+    let room = alice.creates(request).await;
+    bob.joins(&room).await;
+
+    let name = json!({ "name": "Bob's" });
+    bob.sets(&room, "m.room.name", name).await;
+
+    let target = json!({ "user_id": bob.id });
+    let kick = alice.tries(&room, "kick", target).await;
+    kick.expect_error(403, "M_FORBIDDEN");
+    let levels = json!({ "users": { &*bob.id: 100 } });
+    let named = alice.tries_to_set(&room, "m.room.power_levels", levels);
+    named.await.expect_error(400, "M_BAD_JSON");
+}
+
+#[tokio::test]
+async fn the_creator_stands_above_every_power_level() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let room = alice.creates_open_room().await;
+    bob.joins(&room).await;
+    let levels = json!({ "users": { &*bob.id: 9_007_199_254_740_991_i64 } });
+    alice.sets(&room, "m.room.power_levels", levels).await;
+
+    let target = json!({ "user_id": alice.id });
+    let kick = bob.tries(&room, "kick", target).await;
+
+    kick.expect_error(403, "M_FORBIDDEN");
+    alice.kicks(&room, &bob).await;
+}
+
+#[tokio::test]
+async fn additional_creators_that_are_no_users_are_refused() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let cases = [
+        json!("not-a-list"),
+        json!(["@foo:example.com", 42]),
+        json!(["@foo:example.com", "not-a-user-id"]),
+        json!(["@invalid:dom$ain$.com"]),
+    ];
+
+    for creators in cases {
+        let content = json!({ "additional_creators": creators });
+        let request = json!({ "preset": "public_chat", "creation_content": content });
+        let refused = alice.tries_to_create(request).await;
+        refused.expect_error(400, "M_INVALID_ROOM_STATE");
+    }
+    let content = json!({ "additional_creators": ["@foo:example.com", "@bar:baz.code"] });
+    alice.creates(json!({ "creation_content": content })).await;
+}
+
+#[tokio::test]
+async fn an_alias_is_made_with_the_room_or_neither_is() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let room = alice.creates(json!({ "room_alias_name": "pub" })).await;
+
+    let taken = json!({ "room_alias_name": "pub" });
+    let taken = alice.tries_to_create(taken).await;
+
+    taken.expect_error(400, "M_ROOM_IN_USE");
+    let alias = alice.state(&room, "m.room.canonical_alias").await;
+    assert_eq!(alias, json!({ "alias": "#pub:localhost" }));
+    let resolved = server
+        .get("/_matrix/client/v3/directory/room/%23pub%3Alocalhost")
+        .await;
+    assert_eq!(resolved.expect_ok()["room_id"], room);
+    let joined = alice.client.get("/_matrix/client/v3/joined_rooms").await;
+    assert_eq!(joined.expect_ok(), json!({ "joined_rooms": [room] }));
+}
+
+#[tokio::test]
+async fn requests_that_make_no_room_are_refused() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let state = |event: Value| json!({ "initial_state": [event] });
+    let create = json!({ "type": "m.room.create", "content": {} });
+    let invite =
+        json!({ "id_server": "a.b", "id_access_token": "t", "medium": "email", "address": "a@b" });
+    let cases = [
+        (json!({ "room_version": "1" }), "M_UNSUPPORTED_ROOM_VERSION"),
+        (json!({ "room_version": "x" }), "M_UNSUPPORTED_ROOM_VERSION"),
+        (json!({ "room_version": 1 }), "M_BAD_JSON"),
+        (json!({ "invite": ["bob"] }), "M_BAD_JSON"),
+        (json!({ "invite": [alice.id] }), "M_INVALID_ROOM_STATE"),
+        (json!({ "name": 1 }), "M_BAD_JSON"),
+        (json!({ "room_alias_name": "a:b" }), "M_INVALID_PARAM"),
+        (json!({ "room_alias_name": "a b" }), "M_INVALID_PARAM"),
+        (json!({ "creation_content": [] }), "M_BAD_JSON"),
+        (json!({ "power_level_content_override": 1 }), "M_BAD_JSON"),
+        (state(json!({ "content": {} })), "M_BAD_JSON"),
+        (state(json!({ "type": "t" })), "M_BAD_JSON"),
+        (state(create), "M_INVALID_ROOM_STATE"),
+        (state(json!({ "type": "t", "content": 1 })), "M_BAD_JSON"),
+    ];
+
+    for (request, errcode) in cases {
+        let refused = alice.tries_to_create(request).await;
+        refused.expect_error(400, errcode);
+    }
+    let by_address = json!({ "invite_3pid": [invite] });
+    let refused = alice.tries_to_create(by_address).await;
+    refused.expect_error(403, "M_FORBIDDEN");
+    let stranger = server.post("/_matrix/client/v3/createRoom", json!({}));
+    stranger.await.expect_error(401, "M_MISSING_TOKEN");
+}

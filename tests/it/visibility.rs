@@ -1,0 +1,195 @@
+//! History visibility: who may read which event.
+
+use serde_json::json;
+
+use crate::{
+    chat::said,
+    harness::{Server, User},
+};
+
+/// Returns which of the events a user is shown one by one.
+async fn readable(user: &User, room: &str, events: &[(&str, String)]) -> Vec<String> {
+    let mut readable = Vec::new();
+    for (name, event_id) in events {
+        let event = user.event(room, event_id).await;
+        match event.status {
+            200 => readable.push((*name).to_owned()),
+            _ => drop(event.expect_error(404, "M_NOT_FOUND")),
+        }
+    }
+    readable
+}
+
+/// A room in which a message was sent at each stage of Bob's way through it.
+struct Story {
+    server: Server,
+    room: String,
+    bob: User,
+    events: Vec<(&'static str, String)>,
+}
+
+async fn tell_story(visibility: &str) -> Story {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let room = alice.creates_room_with_history(visibility).await;
+    let mut events = vec![("before", alice.says(&room, "before").await)];
+    alice.invites(&room, &bob).await;
+    events.push(("invited", alice.says(&room, "invited").await));
+    bob.joins(&room).await;
+    events.push(("joined", alice.says(&room, "joined").await));
+    bob.leaves(&room).await;
+    events.push(("left", alice.says(&room, "left").await));
+    Story {
+        server,
+        room,
+        bob,
+        events,
+    }
+}
+
+#[tokio::test]
+async fn a_visitor_reads_what_the_visibility_allows_one_by_one_and_in_pages() {
+    let cases = [
+        (
+            "world_readable",
+            vec!["before", "invited", "joined", "left"],
+        ),
+        ("shared", vec!["before", "invited", "joined"]),
+        ("invited", vec!["invited", "joined"]),
+        ("joined", vec!["joined"]),
+    ];
+
+    for (visibility, expected) in cases {
+        let story = tell_story(visibility).await;
+
+        let one_by_one = readable(&story.bob, &story.room, &story.events).await;
+        let page = story.bob.messages(&story.room, "dir=f&limit=100").await;
+        assert_eq!(one_by_one, expected, "{visibility}");
+        assert_eq!(said(&page["chunk"]), expected, "{visibility}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_visitor_may_read_is_the_same_after_a_restart() {
+    let story = tell_story("invited").await;
+
+    let server = story.server.restart().await;
+    let bob = story.bob.at(&server);
+
+    let page = bob.messages(&story.room, "dir=f&limit=100").await;
+    assert_eq!(said(&page["chunk"]), ["invited", "joined"]);
+}
+
+#[tokio::test]
+async fn the_invited_read_before_they_join_what_is_for_the_invited() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let cases = [
+        ("world_readable", vec!["before", "after"]),
+        ("shared", vec![]),
+        ("invited", vec!["after"]),
+        ("joined", vec![]),
+    ];
+
+    for (visibility, expected) in cases {
+        let room = alice.creates_room_with_history(visibility).await;
+        let before = alice.says(&room, "before").await;
+        alice.invites(&room, &bob).await;
+        let after = alice.says(&room, "after").await;
+
+        let events = [("before", before), ("after", after)];
+        let found = readable(&bob, &room, &events).await;
+        assert_eq!(found, expected, "{visibility}");
+    }
+}
+
+#[tokio::test]
+async fn strangers_read_world_readable_rooms_alone() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+
+    for visibility in ["shared", "invited", "joined"] {
+        let room = alice.creates_room_with_history(visibility).await;
+        let message = alice.says(&room, "hello").await;
+
+        let event = bob.event(&room, &message).await;
+        event.expect_error(404, "M_NOT_FOUND");
+        for what in ["messages?dir=b", "state", "members", "aliases"] {
+            let asked = bob.asks(&room, what).await;
+            asked.expect_error(403, "M_FORBIDDEN");
+        }
+    }
+    let room = alice.creates_room_with_history("world_readable").await;
+    let message = alice.says(&room, "hello").await;
+    bob.event(&room, &message).await.expect_ok();
+    for what in [
+        "messages?dir=b",
+        "state",
+        "members",
+        "aliases",
+        "state/m.room.create",
+    ] {
+        bob.asks(&room, what).await.expect_ok();
+    }
+}
+
+#[tokio::test]
+async fn each_event_has_the_visibility_of_its_own_time() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let room = alice.creates_room_with_history("joined").await;
+    let kind = "m.room.history_visibility";
+    let set = |visibility: &str| json!({ "history_visibility": visibility });
+    alice.says(&room, "joined").await;
+    alice.sets(&room, kind, set("shared")).await;
+    alice.says(&room, "shared").await;
+    alice.sets(&room, kind, set("invited")).await;
+    alice.says(&room, "invited").await;
+    alice.sets(&room, kind, set("world_readable")).await;
+    alice.says(&room, "world readable").await;
+
+    let by_stranger = bob.messages(&room, "dir=f&limit=100").await;
+    bob.joins(&room).await;
+    let by_member = bob.messages(&room, "dir=f&limit=100").await;
+
+    assert_eq!(said(&by_stranger["chunk"]), ["world readable"]);
+    let expected = ["shared", "world readable"];
+    assert_eq!(said(&by_member["chunk"]), expected);
+}
+
+#[tokio::test]
+async fn whoever_comes_back_reads_shared_history_of_the_time_between() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let cases = [
+        ("shared", vec!["one", "two", "three"]),
+        ("joined", vec!["one", "three"]),
+    ];
+
+    for (visibility, expected) in cases {
+        let room = alice.creates_room_with_history(visibility).await;
+        bob.joins(&room).await;
+        alice.says(&room, "one").await;
+        bob.leaves(&room).await;
+        alice.says(&room, "two").await;
+        bob.joins(&room).await;
+        alice.says(&room, "three").await;
+
+        let page = bob.messages(&room, "dir=f&limit=100").await;
+        assert_eq!(said(&page["chunk"]), expected, "{visibility}");
+    }
+}
+
+#[tokio::test]
+async fn an_unknown_visibility_counts_as_shared() {
+    let story = tell_story("org.example.unknown").await;
+
+    let found = readable(&story.bob, &story.room, &story.events).await;
+
+    assert_eq!(found, ["before", "invited", "joined"]);
+}
