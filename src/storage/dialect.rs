@@ -133,6 +133,14 @@ impl Conn {
         }
     }
 
+    /// Ends what the connection was doing and lets go of the writer's lock, which the next connection takes.
+    pub(super) async fn give_up(&mut self) -> Result<()> {
+        match self {
+            Self::Sqlite(_) => self.run("ROLLBACK").await,
+            Self::Postgres(_) => self.run("ROLLBACK; SELECT pg_advisory_unlock_all()").await,
+        }
+    }
+
     /// Leaves the database as the next start wants it: no log to read back, nobody writing.
     pub(super) async fn retire(&mut self) -> Result<()> {
         match self {
