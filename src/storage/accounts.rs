@@ -5,10 +5,6 @@ use crate::error::Result;
 
 /// An account.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is a column of the table"
-)]
 pub struct Account {
     /// Whose.
     pub user_num: UserNum,
