@@ -98,7 +98,7 @@ impl FromRequestParts<App> for MaybeSession {
 }
 
 /// Returns the access token of the request; one that cannot be read counts as missing.
-fn token(parts: &Parts) -> Option<String> {
+pub(super) fn token(parts: &Parts) -> Option<String> {
     let mut request = Request::new(());
     request.uri_mut().clone_from(&parts.uri);
     if let Some(authorization) = parts.headers.get(AUTHORIZATION) {
@@ -109,7 +109,7 @@ fn token(parts: &Parts) -> Option<String> {
 }
 
 /// Returns the session that the token belongs to, and notes that its device was seen.
-async fn session(app: &App, parts: &Parts, token: &str) -> Result<Arc<Session>> {
+pub(super) async fn session(app: &App, parts: &Parts, token: &str) -> Result<Arc<Session>> {
     let session = app.users.authenticate(token).await?;
     let peer = parts.extensions.get::<ConnectInfo<Peer>>();
     let ip = peer.map(|ConnectInfo(Peer(address))| address.ip().to_canonical());

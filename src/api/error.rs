@@ -13,23 +13,11 @@ use crate::error::Error;
 
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
-        if let Self::Internal { doing, source } = &self {
-            tracing::error!(error = %source, "could not {doing}");
-        }
         if let Self::Uia(info) = &self {
             return (StatusCode::UNAUTHORIZED, Json(info)).into_response();
         }
-        let (status, errcode) = kind(&self);
-        let text = match &self {
-            // What broke concerns the operator, not the caller.
-            Self::Internal { .. } => "internal server error".to_owned(),
-            other => other.to_string(),
-        };
-        let mut body = json!({ "errcode": errcode, "error": text });
-        if let (Value::Object(body), Some((key, value))) = (&mut body, detail(&self)) {
-            body.insert(key.to_owned(), value);
-        }
-        let mut response = (status, Json(body)).into_response();
+        let (status, _) = kind(&self);
+        let mut response = (status, Json(body(&self))).into_response();
         if let Self::LimitExceeded { retry_after } = &self {
             let seconds = retry_after.as_millis().div_ceil(1000);
             if let Ok(seconds) = HeaderValue::try_from(seconds.to_string()) {
@@ -38,6 +26,24 @@ impl IntoResponse for Error {
         }
         response
     }
+}
+
+/// Returns the standard error body, and logs what broke here.
+pub(super) fn body(error: &Error) -> Value {
+    if let Error::Internal { doing, source } = error {
+        tracing::error!(error = %source, "could not {doing}");
+    }
+    let (_, errcode) = kind(error);
+    let text = match error {
+        // What broke concerns the operator, not the caller.
+        Error::Internal { .. } => "internal server error".to_owned(),
+        other => other.to_string(),
+    };
+    let mut body = json!({ "errcode": errcode, "error": text });
+    if let (Value::Object(body), Some((key, value))) = (&mut body, detail(error)) {
+        body.insert(key.to_owned(), value);
+    }
+    body
 }
 
 fn kind(error: &Error) -> (StatusCode, &'static str) {
@@ -71,12 +77,12 @@ fn kind(error: &Error) -> (StatusCode, &'static str) {
             (StatusCode::BAD_REQUEST, "M_INCOMPATIBLE_ROOM_VERSION")
         }
         // The specification gives these no code of their own.
-        Error::NotLeft(_) => (StatusCode::BAD_REQUEST, "M_UNKNOWN"),
+        Error::NotLeft(_) | Error::CannotThumbnail(_) => (StatusCode::BAD_REQUEST, "M_UNKNOWN"),
         Error::AliasInUse(_) => (StatusCode::CONFLICT, "M_UNKNOWN"),
+        Error::BadState(_) => (StatusCode::FORBIDDEN, "M_BAD_STATE"),
         Error::BadAlias(_) => (StatusCode::BAD_REQUEST, "M_BAD_ALIAS"),
         Error::NotYetUploaded(_) => (StatusCode::GATEWAY_TIMEOUT, "M_NOT_YET_UPLOADED"),
         Error::CannotOverwriteMedia(_) => (StatusCode::CONFLICT, "M_CANNOT_OVERWRITE_MEDIA"),
-        Error::CannotThumbnail(_) => (StatusCode::BAD_REQUEST, "M_UNKNOWN"),
         Error::Unreachable(_) => (StatusCode::BAD_GATEWAY, "M_UNKNOWN"),
         Error::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "M_UNKNOWN"),
         Error::Internal { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "M_UNKNOWN"),

@@ -5,6 +5,7 @@
 
 mod app;
 mod auth;
+mod channel;
 mod client;
 mod endpoint;
 mod error;
@@ -29,6 +30,7 @@ pub use self::{
 pub fn router(app: App) -> Router {
     let routes = Router::new()
         .merge(client::routes())
+        .merge(channel::routes())
         .merge(operator::routes())
         .merge(web::routes(&app.config));
     layers::wrap(routes, &app).with_state(app)

@@ -14,7 +14,12 @@ use std::{
 use ruma::{OwnedUserId, UInt, events::presence::PresenceEvent, presence::PresenceState};
 
 use super::{Stir, Tick, Ticks};
-use crate::{clock::Clock, storage::UserNum, tasks::Tasks};
+use crate::{
+    clock::Clock,
+    error::{Error, Result},
+    storage::UserNum,
+    tasks::Tasks,
+};
 
 /// After how long without a sync a user is offline.
 const OFFLINE_AFTER_MS: i64 = 30_000;
@@ -65,6 +70,24 @@ pub enum PresenceUpdate {
     Sync(PresenceState),
     /// Sends, types or reads.
     Active,
+}
+
+impl PresenceUpdate {
+    /// Returns what a user says of themselves.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidParam`] for a state that the specification does not know.
+    pub fn said(state: PresenceState, status_msg: Option<String>) -> Result<Self> {
+        match state {
+            PresenceState::Online | PresenceState::Offline | PresenceState::Unavailable => {
+                Ok(Self::Set(state, status_msg))
+            }
+            _ => Err(Error::invalid_param(
+                "presence is online, offline or unavailable",
+            )),
+        }
+    }
 }
 
 impl Presence {

@@ -11,8 +11,7 @@ async fn versions_lists_what_is_supported() {
 
     let body = server.get("/_matrix/client/versions").await.expect_ok();
 
-    assert_eq!(body["versions"][0], "v1.1");
-    assert_eq!(body["versions"][11], "v1.12");
+    assert_eq!(body["versions"], json!(["v1.1"]));
     let features = json!({ "dev.parlour.websocket_stream": true });
     assert_eq!(body["unstable_features"], features);
 }

@@ -21,13 +21,17 @@ use crate::{
     error::{Error, Result},
 };
 
-/// The versions of the specification that the server follows.
-const VERSIONS: [&str; 12] = [
-    "v1.1", "v1.2", "v1.3", "v1.4", "v1.5", "v1.6", "v1.7", "v1.8", "v1.9", "v1.10", "v1.11",
-    "v1.12",
+/// The versions of the specification that clients may count on.
+///
+/// A version is listed once every endpoint that it made stable is served; until then what is there of newer
+/// ones is listed by feature, so that no client asks for what is missing.
+const VERSIONS: [&str; 1] = ["v1.1"];
+/// What it can do beyond them: private read receipts, authenticated media, and the push channel.
+const UNSTABLE_FEATURES: [&str; 3] = [
+    "org.matrix.msc2285.stable",
+    "org.matrix.msc3916.stable",
+    "dev.parlour.websocket_stream",
 ];
-/// What it can do beyond them.
-const UNSTABLE_FEATURES: [&str; 1] = ["dev.parlour.websocket_stream"];
 
 pub(super) fn routes() -> Router<App> {
     Router::new()

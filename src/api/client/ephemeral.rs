@@ -100,16 +100,7 @@ async fn set_presence(
     Incoming { from, request }: Incoming<set_presence::v3::Request>,
 ) -> Result<Outgoing<set_presence::v3::Response>> {
     from.must_be(&request.user_id)?;
-    let is_known = matches!(
-        request.presence,
-        PresenceState::Online | PresenceState::Offline | PresenceState::Unavailable
-    );
-    if !is_known {
-        return Err(Error::invalid_param(
-            "presence is online, offline or unavailable",
-        ));
-    }
-    let update = PresenceUpdate::Set(request.presence, request.status_msg);
+    let update = PresenceUpdate::said(request.presence, request.status_msg)?;
     ephemeral.presence.update(from.user, &from.user_id, update);
     Ok(Outgoing(set_presence::v3::Response::new()))
 }

@@ -25,6 +25,8 @@ mod to_device;
 
 use axum::Router;
 
+pub(super) use self::sync::filter as sync_filter;
+
 use super::app::App;
 
 pub(super) fn routes() -> Router<App> {

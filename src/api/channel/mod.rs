@@ -1,0 +1,397 @@
+//! The WebSocket push channel: the answers of `/sync`, pushed as things happen, and requests the other way.
+//!
+//! `docs/websocket.md` describes it for clients. `requests` does what a client asks for; here are the
+//! connection and its life.
+
+mod requests;
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    extract::{
+        FromRequestParts, Query, Request, State,
+        ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code},
+    },
+    response::Response,
+    routing::get,
+};
+use futures_util::{
+    SinkExt, StreamExt,
+    stream::{FuturesUnordered, SplitSink, SplitStream},
+};
+use ruma::{
+    api::client::{filter::FilterDefinition, sync::sync_events::v3::Filter},
+    presence::PresenceState,
+};
+use serde::Deserialize;
+use serde_json::Value;
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
+
+use self::requests::{Call, Outcome};
+use super::{App, auth, client};
+use crate::{
+    ephemeral::PresenceUpdate,
+    error::{Error, Result},
+    sync::{Sync, SyncRequest, Token, write},
+    users::Session,
+};
+
+/// The sub-protocol: JSON in text frames.
+const PROTOCOL: &str = "m.json";
+/// The largest message of a client: an event of the largest size, with room for the frame around it.
+const MAX_MESSAGE: usize = 128 * 1024;
+/// How long a client may take to say who it is.
+const AUTHENTICATE_WITHIN: Duration = Duration::from_secs(10);
+/// How often the server pings.
+const PING_EVERY: Duration = Duration::from_secs(20);
+/// After how long without a sign of life a client is given up.
+const DEAD_AFTER: Duration = Duration::from_secs(50);
+/// Requests of one client that are worked on at once; until one is done, no more are read.
+const REQUESTS: usize = 32;
+/// The close code for an access token that is not, or no longer, valid.
+const CLOSE_UNAUTHORIZED: u16 = 4401;
+
+pub(super) fn routes() -> Router<App> {
+    Router::new().route("/_matrix/client/unstable/stream", get(stream))
+}
+
+/// What a client asks for when it connects.
+#[derive(Debug, Default, Deserialize)]
+struct Params {
+    since: Option<String>,
+    filter: Option<String>,
+    set_presence: Option<PresenceState>,
+}
+
+/// `GET /_matrix/client/unstable/stream`: `docs/websocket.md`
+async fn stream(State(app): State<App>, request: Request) -> Result<Response> {
+    let (mut parts, _) = request.into_parts();
+    let Query(params) = Query::<Params>::from_request_parts(&mut parts, &app)
+        .await
+        .map_err(|e| Error::invalid_param(e.to_string()))?;
+    let since = params
+        .since
+        .as_deref()
+        .map(str::parse::<Token>)
+        .transpose()?;
+    let known = match auth::token(&parts) {
+        Some(token) => {
+            let session = auth::session(&app, &parts, &token).await?;
+            Some(Identity {
+                filter: filter(&app, &session, params.filter.as_deref()).await?,
+                session,
+                token,
+            })
+        }
+        None => None,
+    };
+    let upgrade = WebSocketUpgrade::from_request_parts(&mut parts, &app)
+        .await
+        .map_err(|_| {
+            Error::invalid_param("this endpoint speaks WebSocket only; use /sync instead")
+        })?;
+    let tasks = app.tasks.clone();
+    let connection = Connection {
+        app,
+        since,
+        params,
+        parts: Arc::new(parts),
+    };
+    Ok(upgrade
+        .protocols([PROTOCOL])
+        .max_message_size(MAX_MESSAGE)
+        .max_frame_size(MAX_MESSAGE)
+        .on_upgrade(move |socket| tasks.track(connection.run(socket, known))))
+}
+
+/// Who is at the other end.
+struct Identity {
+    session: Arc<Session>,
+    token: String,
+    filter: Arc<FilterDefinition>,
+}
+
+/// Reads a filter as `/sync` does: an id, or the definition itself.
+async fn filter(app: &App, session: &Session, text: Option<&str>) -> Result<Arc<FilterDefinition>> {
+    let filter = match text {
+        Some(json) if json.starts_with('{') => {
+            let definition = serde_json::from_str(json)
+                .map_err(|e| Error::invalid_param(format!("filter: {e}")))?;
+            Some(Filter::FilterDefinition(definition))
+        }
+        other => other.map(|id| Filter::FilterId(id.to_owned())),
+    };
+    client::sync_filter(&app.users, session, filter).await
+}
+
+/// Why a connection ends.
+enum End {
+    /// The client closed it, or the network did.
+    Gone,
+    /// The server closes it: the code and the reason.
+    Close(u16, &'static str),
+}
+
+/// A connection before it is known who is at the other end.
+struct Connection {
+    app: App,
+    since: Option<Token>,
+    params: Params,
+    parts: Arc<axum::http::request::Parts>,
+}
+
+impl Connection {
+    async fn run(self, mut socket: WebSocket, known: Option<Identity>) {
+        let stopping = self.app.tasks.stopping().clone();
+        let identity = if let Some(identity) = known {
+            Ok(identity)
+        } else {
+            let authenticating = timeout(AUTHENTICATE_WITHIN, self.authenticate(&mut socket));
+            let late = End::Close(CLOSE_UNAUTHORIZED, "authenticate within 10 s");
+            tokio::select! {
+                () = stopping.cancelled() => Err(End::Close(close_code::AWAY, "the server stops")),
+                identity = authenticating => identity.unwrap_or(Err(late)),
+            }
+        };
+        match identity {
+            Ok(identity) => self.serve(socket, identity).await,
+            Err(End::Close(code, reason)) => {
+                let frame = CloseFrame {
+                    code,
+                    reason: reason.into(),
+                };
+                let _ = timeout(PING_EVERY, socket.send(Message::Close(Some(frame)))).await;
+            }
+            Err(End::Gone) => {}
+        }
+    }
+
+    /// Waits for the first frame of a client that cannot send headers.
+    async fn authenticate(&self, socket: &mut WebSocket) -> Result<Identity, End> {
+        loop {
+            let text = match socket.recv().await {
+                Some(Ok(Message::Text(text))) => text,
+                Some(Ok(Message::Ping(_) | Message::Pong(_))) => continue,
+                _ => return Err(End::Gone),
+            };
+            let call = Call::parse(&text);
+            let outcome = match &call {
+                Ok(call) => self.identify(call).await,
+                Err(_) => Err(Error::MissingToken),
+            };
+            let id = call.as_ref().map_or(Value::Null, |call| call.id.clone());
+            let (answer, identity) = match outcome {
+                Ok(identity) => (Outcome::done(id).into_text(), Ok(identity)),
+                Err(error) => {
+                    let refused = End::Close(CLOSE_UNAUTHORIZED, "the access token is not valid");
+                    (Outcome::failed(id, &error).into_text(), Err(refused))
+                }
+            };
+            socket
+                .send(Message::Text(answer.into()))
+                .await
+                .map_err(|_| End::Gone)?;
+            return identity;
+        }
+    }
+
+    async fn identify(&self, call: &Call) -> Result<Identity> {
+        let token = call.access_token().ok_or(Error::MissingToken)?;
+        let session = auth::session(&self.app, &self.parts, &token).await?;
+        let filter = filter(&self.app, &session, self.params.filter.as_deref()).await?;
+        Ok(Identity {
+            session,
+            token,
+            filter,
+        })
+    }
+
+    async fn serve(self, socket: WebSocket, identity: Identity) {
+        let Identity {
+            session,
+            token,
+            filter,
+        } = identity;
+        let (sink, stream) = socket.split();
+        let request = SyncRequest {
+            since: self.since,
+            filter,
+            full_state: false,
+            timeout: Duration::ZERO,
+            set_presence: self.params.set_presence.unwrap_or(PresenceState::Online),
+            use_state_after: false,
+        };
+        let presence = self.app.ephemeral.presence.clone();
+        let update = PresenceUpdate::Sync(request.set_presence.clone());
+        presence.update(session.user, &session.user_id, update);
+        let _waiting = presence.waits(session.user);
+        let channel = Channel {
+            app: self.app,
+            session,
+            token,
+            request,
+            sink,
+        };
+        channel.run(stream).await;
+    }
+}
+
+/// A connection whose other end is known.
+struct Channel {
+    app: App,
+    session: Arc<Session>,
+    token: String,
+    /// What is pushed; its `since` moves with every push.
+    request: SyncRequest,
+    sink: SplitSink<WebSocket, Message>,
+}
+
+impl Channel {
+    async fn run(mut self, stream: SplitStream<WebSocket>) {
+        if let Err(error) = self.begin().await {
+            tracing::debug!(%error, "a channel could not begin");
+        }
+        if let End::Close(code, reason) = self.converse(stream).await {
+            let frame = CloseFrame {
+                code,
+                reason: reason.into(),
+            };
+            let _ = timeout(
+                Duration::from_secs(2),
+                self.sink.send(Message::Close(Some(frame))),
+            )
+            .await;
+        }
+    }
+
+    /// A client that comes back with a token has all that came before it.
+    async fn begin(&self) -> Result<()> {
+        match &self.request.since {
+            Some(since) => self.app.sync.acknowledge(&self.session, since).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Pushes what happens and answers what is asked, until the connection ends.
+    ///
+    /// The next update is made only when the socket has taken the one before: a slow client gets one bigger
+    /// update instead of a queue.
+    async fn converse(&mut self, mut stream: SplitStream<WebSocket>) -> End {
+        let stopping = self.app.tasks.stopping().clone();
+        let (mut pings, mut heard) = (pings(), Instant::now());
+        let mut working = FuturesUnordered::new();
+        loop {
+            let mut news = self.app.sync.waiters().register(self.session.user);
+            if let Err(end) = self.push().await {
+                return end;
+            }
+            loop {
+                let step = tokio::select! {
+                    () = stopping.cancelled() => return End::Close(close_code::AWAY, "the server stops"),
+                    () = news.come() => break,
+                    Some(outcome) = working.next() => self.send(outcome).await,
+                    frame = stream.next(), if working.len() < REQUESTS => {
+                        heard = Instant::now();
+                        match read(frame) {
+                            Ok(Some(text)) => {
+                                working.push(requests::answer(self.app.clone(), self.session.clone(), text));
+                                Ok(())
+                            }
+                            Ok(None) => Ok(()),
+                            Err(end) => Err(end),
+                        }
+                    }
+                    _ = pings.tick() => self.ping(heard).await,
+                };
+                if let Err(end) = step {
+                    return end;
+                }
+            }
+        }
+    }
+
+    /// Pushes what changed since the last push, if anything did.
+    async fn push(&mut self) -> Result<(), End> {
+        self.check_token().await?;
+        let changes = self.app.sync.changes(&self.session, &self.request).await;
+        let (response, token) = changes.map_err(|error| {
+            tracing::warn!(%error, "an update of a channel could not be made");
+            End::Close(close_code::ERROR, "internal server error")
+        })?;
+        let is_first = self.request.since.is_none();
+        self.request.since = Some(token);
+        if Sync::is_empty(&response) && !is_first {
+            return Ok(());
+        }
+        let text = write(&response);
+        self.send(text.map_err(|_| End::Close(close_code::ERROR, "internal server error"))?)
+            .await
+    }
+
+    /// Sends a text; meanwhile a client that takes nothing is given up, and one whose token ends is closed.
+    async fn send(&mut self, text: String) -> Result<(), End> {
+        let stopping = self.app.tasks.stopping().clone();
+        let (app, session, token) = (self.app.clone(), self.session.clone(), self.token.clone());
+        let sending = timeout(DEAD_AFTER, self.sink.send(Message::Text(text.into())));
+        tokio::pin!(sending);
+        loop {
+            let mut news = app.sync.waiters().register(session.user);
+            tokio::select! {
+                biased;
+                sent = &mut sending => {
+                    return match sent {
+                        Ok(Ok(())) => Ok(()),
+                        Ok(Err(_)) | Err(_) => Err(End::Gone),
+                    };
+                }
+                () = stopping.cancelled() => return Err(End::Gone),
+                () = news.come() => {
+                    if app.users.authenticate(&token).await.is_err() {
+                        return Err(End::Gone);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn ping(&mut self, heard: Instant) -> Result<(), End> {
+        if heard.elapsed() > DEAD_AFTER {
+            return Err(End::Gone);
+        }
+        self.check_token().await?;
+        let sent = timeout(DEAD_AFTER, self.sink.send(Message::Ping(Vec::new().into()))).await;
+        sent.ok().and_then(Result::ok).ok_or(End::Gone)
+    }
+
+    /// A token that was revoked, or has expired, closes the connection.
+    async fn check_token(&self) -> Result<(), End> {
+        match self.app.users.authenticate(&self.token).await {
+            Ok(_) => Ok(()),
+            Err(Error::UnknownToken { .. }) => Err(End::Close(
+                CLOSE_UNAUTHORIZED,
+                "the access token is not valid",
+            )),
+            Err(error) => {
+                tracing::warn!(%error, "a token could not be checked");
+                Err(End::Close(close_code::ERROR, "internal server error"))
+            }
+        }
+    }
+}
+
+fn pings() -> Interval {
+    let mut pings = interval(PING_EVERY);
+    pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    pings
+}
+
+/// Returns the text of a frame; `None` for one that only shows that the client is there.
+fn read(frame: Option<Result<Message, axum::Error>>) -> Result<Option<String>, End> {
+    match frame {
+        Some(Ok(Message::Text(text))) => Ok(Some(text.to_string())),
+        Some(Ok(Message::Binary(_))) => Err(End::Close(close_code::UNSUPPORTED, "m.json is text")),
+        Some(Ok(Message::Ping(_) | Message::Pong(_))) => Ok(None),
+        Some(Ok(Message::Close(_)) | Err(_)) | None => Err(End::Gone),
+    }
+}

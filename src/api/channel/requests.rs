@@ -1,0 +1,277 @@
+//! What a client asks for through the channel.
+
+use std::{sync::Arc, time::Duration};
+
+use ruma::{
+    OwnedEventId, OwnedRoomId,
+    events::{StateEventType, TimelineEventType, receipt::ReceiptThread},
+    presence::PresenceState,
+};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Value, json, value::RawValue};
+
+use crate::{
+    api::{App, Class, error::body},
+    ephemeral::PresenceUpdate,
+    error::{Error, Result},
+    rooms::{NewEvent, Transaction},
+    sync::Token,
+    users::Session,
+};
+
+/// How long typing lasts where a client does not say.
+const TYPING: Duration = Duration::from_secs(30);
+/// The longest id of a request: it is a transaction id, too.
+const MAX_ID: usize = 255;
+
+/// A request of a client.
+#[derive(Debug, Deserialize)]
+pub(super) struct Call {
+    /// With which the answer is found again.
+    #[serde(default)]
+    pub(super) id: Value,
+    #[serde(default)]
+    method: String,
+    #[serde(default)]
+    params: Option<Box<RawValue>>,
+}
+
+#[derive(Deserialize)]
+struct Authenticate {
+    access_token: String,
+}
+
+#[derive(Deserialize)]
+struct SendParams {
+    room_id: OwnedRoomId,
+    event_type: TimelineEventType,
+    content: Box<RawValue>,
+}
+
+#[derive(Deserialize)]
+struct StateParams {
+    room_id: OwnedRoomId,
+    event_type: StateEventType,
+    #[serde(default)]
+    state_key: String,
+    content: Box<RawValue>,
+}
+
+#[derive(Deserialize)]
+struct TypingParams {
+    room_id: OwnedRoomId,
+    typing: bool,
+    timeout: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct ReceiptParams {
+    room_id: OwnedRoomId,
+    event_id: OwnedEventId,
+    #[serde(default = "read")]
+    receipt_type: String,
+    #[serde(default)]
+    thread_id: ReceiptThread,
+}
+
+fn read() -> String {
+    "m.read".to_owned()
+}
+
+#[derive(Deserialize)]
+struct PresenceParams {
+    presence: PresenceState,
+    status_msg: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct AckParams {
+    since: String,
+}
+
+/// The answer to a request.
+pub(super) struct Outcome {
+    id: Value,
+    result: Result<Value, Value>,
+}
+
+impl Outcome {
+    /// Says that a request is done.
+    pub(super) fn done(id: Value) -> Self {
+        Self {
+            id,
+            result: Ok(json!({})),
+        }
+    }
+
+    /// Says why a request is not done.
+    pub(super) fn failed(id: Value, error: &Error) -> Self {
+        Self {
+            id,
+            result: Err(body(error)),
+        }
+    }
+
+    /// Returns the text of the frame.
+    pub(super) fn into_text(self) -> String {
+        match self.result {
+            Ok(result) => json!({ "id": self.id, "result": result }).to_string(),
+            Err(error) => json!({ "id": self.id, "error": error }).to_string(),
+        }
+    }
+}
+
+impl Call {
+    /// Reads a frame.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotJson`] or [`Error::BadJson`] when it is no request.
+    pub(super) fn parse(text: &str) -> Result<Self> {
+        let value: &RawValue = serde_json::from_str(text)
+            .map_err(|_| Error::NotJson("the frame is not JSON".to_owned()))?;
+        let no_request =
+            || Error::BadJson("a request is an object with id, method and params".to_owned());
+        // serde would read a list as an object, too.
+        if !value.get().starts_with('{') {
+            return Err(no_request());
+        }
+        let call: Self = serde_json::from_str(value.get()).map_err(|_| no_request())?;
+        match &call.id {
+            Value::Null => Ok(call),
+            Value::String(id) if id.len() <= MAX_ID => Ok(call),
+            _ => Err(Error::BadJson(format!(
+                "id is a string of at most {MAX_ID} bytes"
+            ))),
+        }
+    }
+
+    /// Returns the token of an `authenticate` request.
+    pub(super) fn access_token(&self) -> Option<String> {
+        let is_authenticate = self.method == "authenticate";
+        let params = is_authenticate
+            .then(|| self.params::<Authenticate>().ok())
+            .flatten();
+        params.map(|params| params.access_token)
+    }
+
+    fn params<T: DeserializeOwned>(&self) -> Result<T> {
+        let params = self.params.as_ref().map_or("{}", |params| params.get());
+        serde_json::from_str(params).map_err(|e| Error::BadJson(format!("params: {e}")))
+    }
+
+    fn transaction(&self, session: &Session) -> Result<Transaction> {
+        match &self.id {
+            Value::String(id) => Ok(Transaction {
+                device: session.device,
+                txn_id: id.clone(),
+            }),
+            _ => Err(Error::MissingParam(
+                "a request that sends needs an id".to_owned(),
+            )),
+        }
+    }
+}
+
+/// Does what a frame asks for, and returns the answer.
+pub(super) async fn answer(app: App, session: Arc<Session>, text: String) -> String {
+    let call = match Call::parse(&text) {
+        Ok(call) => call,
+        Err(error) => return Outcome::failed(Value::Null, &error).into_text(),
+    };
+    let result = perform(&app, &session, &call)
+        .await
+        .map_err(|error| body(&error));
+    Outcome {
+        id: call.id,
+        result,
+    }
+    .into_text()
+}
+
+async fn perform(app: &App, session: &Session, call: &Call) -> Result<Value> {
+    match call.method.as_str() {
+        "ping" => Ok(json!({})),
+        "send" => send(app, session, call).await,
+        "state" => state(app, session, call).await,
+        "typing" => typing(app, session, call).await,
+        "receipt" => receipt(app, session, call).await,
+        "presence" => presence(app, session, call),
+        "ack" => ack(app, session, call).await,
+        "authenticate" => Err(Error::BadState("you are authenticated already".to_owned())),
+        other => Err(Error::Unrecognized(format!("unknown method {other:?}"))),
+    }
+}
+
+async fn send(app: &App, session: &Session, call: &Call) -> Result<Value> {
+    app.limits.check(Class::Send, &*session.user_id)?;
+    let transaction = call.transaction(session)?;
+    let params: SendParams = call.params()?;
+    acts(app, session);
+    let sender = session.user_id.clone();
+    let event = NewEvent::message(sender, params.event_type, params.content, Some(transaction));
+    let event_id = app.rooms.send(&params.room_id, event).await?;
+    Ok(json!({ "event_id": event_id }))
+}
+
+async fn state(app: &App, session: &Session, call: &Call) -> Result<Value> {
+    app.limits.check(Class::Send, &*session.user_id)?;
+    let params: StateParams = call.params()?;
+    acts(app, session);
+    if params.event_type == StateEventType::RoomCanonicalAlias {
+        app.rooms
+            .check_canonical_alias(&params.room_id, &params.content)
+            .await?;
+    }
+    let sender = session.user_id.clone();
+    let event = NewEvent::state(
+        sender,
+        &params.event_type,
+        &params.state_key,
+        params.content,
+    );
+    let event_id = app.rooms.send(&params.room_id, event).await?;
+    Ok(json!({ "event_id": event_id }))
+}
+
+async fn typing(app: &App, session: &Session, call: &Call) -> Result<Value> {
+    let params: TypingParams = call.params()?;
+    let lasting = params
+        .typing
+        .then(|| params.timeout.map_or(TYPING, Duration::from_millis));
+    app.workflows
+        .types(session, &params.room_id, lasting)
+        .await?;
+    Ok(json!({}))
+}
+
+async fn receipt(app: &App, session: &Session, call: &Call) -> Result<Value> {
+    let params: ReceiptParams = call.params()?;
+    let (kind, thread) = (&params.receipt_type, &params.thread_id);
+    app.workflows
+        .read(session, &params.room_id, kind, &params.event_id, thread)
+        .await?;
+    Ok(json!({}))
+}
+
+fn presence(app: &App, session: &Session, call: &Call) -> Result<Value> {
+    let params: PresenceParams = call.params()?;
+    let update = PresenceUpdate::said(params.presence, params.status_msg)?;
+    app.ephemeral
+        .presence
+        .update(session.user, &session.user_id, update);
+    Ok(json!({}))
+}
+
+async fn ack(app: &App, session: &Session, call: &Call) -> Result<Value> {
+    let params: AckParams = call.params()?;
+    let token: Token = params.since.parse()?;
+    app.sync.acknowledge(session, &token).await?;
+    Ok(json!({}))
+}
+
+fn acts(app: &App, session: &Session) {
+    app.ephemeral
+        .presence
+        .update(session.user, &session.user_id, PresenceUpdate::Active);
+}

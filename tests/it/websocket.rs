@@ -1,0 +1,521 @@
+//! The WebSocket push channel: `docs/websocket.md`, as a client sees it.
+
+use futures_util::{SinkExt, StreamExt};
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio_tungstenite::{
+    MaybeTlsStream, WebSocketStream, connect_async,
+    tungstenite::{
+        Error, Message,
+        client::IntoClientRequest,
+        http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL},
+    },
+};
+
+use crate::harness::{Server, User};
+
+const STREAM: &str = "/_matrix/client/unstable/stream";
+
+/// A connection of a client.
+struct Channel {
+    socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    /// Updates that came while an answer was awaited.
+    updates: Vec<Value>,
+}
+
+impl Channel {
+    /// Connects as a native client does: with the token in a header.
+    async fn connect(server: &Server, user: &User, query: &str) -> Self {
+        let mut channel = Self::connect_with(server, query, Some(&user.token))
+            .await
+            .expect("connects");
+        channel.updates.clear();
+        channel
+    }
+
+    async fn connect_with(
+        server: &Server,
+        query: &str,
+        token: Option<&str>,
+    ) -> Result<Self, Error> {
+        let address = server.running.addresses()[0];
+        let url = format!("ws://{address}{STREAM}{query}");
+        let mut request = url.into_client_request().expect("is an address");
+        let headers = request.headers_mut();
+        headers.insert(
+            SEC_WEBSOCKET_PROTOCOL,
+            "m.json".parse().expect("is a header"),
+        );
+        if let Some(token) = token {
+            headers.insert(
+                AUTHORIZATION,
+                format!("Bearer {token}").parse().expect("is a header"),
+            );
+        }
+        let (socket, response) = connect_async(request).await?;
+        assert_eq!(response.headers()[SEC_WEBSOCKET_PROTOCOL], "m.json");
+        Ok(Self {
+            socket,
+            updates: Vec::new(),
+        })
+    }
+
+    async fn says(&mut self, text: &str) {
+        self.socket
+            .send(Message::text(text))
+            .await
+            .expect("the frame is sent");
+    }
+
+    /// Sends a request and returns its answer.
+    async fn asks(&mut self, id: &str, method: &str, params: Value) -> Value {
+        let request = json!({ "id": id, "method": method, "params": params });
+        self.says(&request.to_string()).await;
+        self.answer().await
+    }
+
+    async fn answer(&mut self) -> Value {
+        loop {
+            let frame = self.frame().await.expect("the channel is open");
+            if frame.get("id").is_some() {
+                return frame;
+            }
+            self.updates.push(frame);
+        }
+    }
+
+    /// Returns the next update.
+    async fn update(&mut self) -> Value {
+        if !self.updates.is_empty() {
+            return self.updates.remove(0);
+        }
+        let frame = self.frame().await.expect("the channel is open");
+        assert!(frame.get("id").is_none(), "an answer came: {frame}");
+        frame
+    }
+
+    /// Returns the first update that tells what `wanted` looks for.
+    async fn update_with(&mut self, wanted: impl Fn(&Value) -> bool) -> Value {
+        loop {
+            let update = self.update().await;
+            if wanted(&update) {
+                return update;
+            }
+        }
+    }
+
+    /// Returns the next frame, or the code with which the server closed.
+    async fn frame(&mut self) -> Result<Value, u16> {
+        loop {
+            match self.socket.next().await {
+                Some(Ok(Message::Text(text))) => {
+                    return Ok(serde_json::from_str(&text).expect("is JSON"));
+                }
+                Some(Ok(Message::Close(frame))) => {
+                    return Err(frame.map_or(0, |frame| frame.code.into()));
+                }
+                Some(Ok(_)) => {}
+                Some(Err(_)) | None => return Err(0),
+            }
+        }
+    }
+
+    /// Returns the code with which the server closes the channel.
+    async fn close_code(&mut self) -> u16 {
+        loop {
+            if let Err(code) = self.frame().await {
+                return code;
+            }
+        }
+    }
+}
+
+async fn room_of(alice: &User, bob: &User) -> String {
+    let body = json!({ "preset": "public_chat" });
+    let created = alice
+        .client
+        .post("/_matrix/client/v3/createRoom", body)
+        .await
+        .expect_ok();
+    let room_id = created["room_id"].as_str().expect("is a room").to_owned();
+    let join = format!("/_matrix/client/v3/rooms/{room_id}/join");
+    bob.client.post(&join, json!({})).await.expect_ok();
+    room_id
+}
+
+async fn send(user: &User, room_id: &str, txn_id: &str, body: &str) -> String {
+    let path = format!("/_matrix/client/v3/rooms/{room_id}/send/m.room.message/{txn_id}");
+    let content = json!({ "msgtype": "m.text", "body": body });
+    let sent = user.client.put(&path, content).await.expect_ok();
+    sent["event_id"].as_str().expect("is an event").to_owned()
+}
+
+async fn send_to_device(from: &User, to: &User, txn_id: &str) {
+    let path = format!("/_matrix/client/v3/sendToDevice/org.example/{txn_id}");
+    let body = json!({ "messages": { &to.id: { &to.device_id: { "txn": txn_id } } } });
+    from.client.put(&path, body).await.expect_ok();
+}
+
+fn bodies(update: &Value, room_id: &str) -> Vec<String> {
+    let events = update["rooms"]["join"][room_id]["timeline"]["events"].as_array();
+    let bodies = events
+        .into_iter()
+        .flatten()
+        .filter_map(|event| event["content"]["body"].as_str());
+    bodies.map(ToOwned::to_owned).collect()
+}
+
+fn to_device(update: &Value) -> Vec<String> {
+    let events = update["to_device"]["events"].as_array();
+    let txns = events
+        .into_iter()
+        .flatten()
+        .filter_map(|event| event["content"]["txn"].as_str());
+    txns.map(ToOwned::to_owned).collect()
+}
+
+fn next_batch(update: &Value) -> String {
+    update["next_batch"]
+        .as_str()
+        .expect("is a token")
+        .to_owned()
+}
+
+#[tokio::test]
+async fn the_first_update_is_an_initial_sync_and_the_next_tells_what_happens() {
+    let server = Server::start().await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let room_id = room_of(&alice, &bob).await;
+    let mut channel = Channel::connect(&server, &bob, "").await;
+
+    let first = channel.update().await;
+    send(&alice, &room_id, "1", "hello").await;
+    let second = channel
+        .update_with(|update| !bodies(update, &room_id).is_empty())
+        .await;
+
+    assert!(first["rooms"]["join"][&room_id].is_object());
+    assert!(first.get("id").is_none());
+    assert_eq!(bodies(&second, &room_id), ["hello"]);
+    assert_ne!(next_batch(&first), next_batch(&second));
+}
+
+#[tokio::test]
+async fn a_browser_authenticates_by_its_first_frame() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let mut channel = Channel::connect_with(&server, "", None)
+        .await
+        .expect("connects");
+
+    let answer = channel
+        .asks("1", "authenticate", json!({ "access_token": alice.token }))
+        .await;
+    let update = channel.update().await;
+
+    assert_eq!(answer, json!({ "id": "1", "result": {} }));
+    assert!(update["next_batch"].is_string());
+}
+
+#[tokio::test]
+async fn a_wrong_token_is_refused_by_header_and_by_frame() {
+    let server = Server::start().await;
+    let mut channel = Channel::connect_with(&server, "", None)
+        .await
+        .expect("connects");
+
+    let by_header = Channel::connect_with(&server, "", Some("wrong")).await;
+    let by_frame = channel
+        .asks("1", "authenticate", json!({ "access_token": "wrong" }))
+        .await;
+
+    let Err(Error::Http(response)) = by_header else {
+        panic!("the header was taken")
+    };
+    assert_eq!(response.status(), 401);
+    assert_eq!(by_frame["error"]["errcode"], "M_UNKNOWN_TOKEN");
+    assert_eq!(channel.close_code().await, 4401);
+}
+
+#[tokio::test]
+async fn another_first_frame_than_authenticate_is_refused() {
+    let server = Server::start().await;
+    let mut channel = Channel::connect_with(&server, "", None)
+        .await
+        .expect("connects");
+
+    let answer = channel.asks("1", "ping", json!({})).await;
+
+    assert_eq!(answer["error"]["errcode"], "M_MISSING_TOKEN");
+    assert_eq!(channel.close_code().await, 4401);
+}
+
+#[tokio::test]
+async fn a_bad_since_is_refused_before_the_upgrade() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+
+    let refused = Channel::connect_with(&server, "?since=nonsense", Some(&alice.token)).await;
+
+    let Err(Error::Http(response)) = refused else {
+        panic!("the token was taken")
+    };
+    assert_eq!(response.status(), 400);
+}
+
+#[tokio::test]
+async fn what_is_no_websocket_is_told_to_use_sync() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+
+    let answer = alice.client.get(STREAM).await;
+
+    answer.expect_error(400, "M_INVALID_PARAM");
+}
+
+#[tokio::test]
+async fn a_client_that_comes_back_is_told_what_it_missed_and_nothing_twice() {
+    let server = Server::start().await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let room_id = room_of(&alice, &bob).await;
+    let mut channel = Channel::connect(&server, &bob, "").await;
+    channel.update().await;
+    send(&alice, &room_id, "1", "seen").await;
+    let seen = channel
+        .update_with(|update| !bodies(update, &room_id).is_empty())
+        .await;
+    drop(channel);
+
+    send(&alice, &room_id, "2", "missed").await;
+    let query = format!("?since={}", next_batch(&seen));
+    let mut channel = Channel::connect(&server, &bob, &query).await;
+    let update = channel
+        .update_with(|update| !bodies(update, &room_id).is_empty())
+        .await;
+
+    assert_eq!(bodies(&update, &room_id), ["missed"]);
+}
+
+#[tokio::test]
+async fn a_token_of_sync_goes_on_in_the_channel() {
+    let server = Server::start().await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let room_id = room_of(&alice, &bob).await;
+    let synced = bob.client.get("/_matrix/client/v3/sync").await.expect_ok();
+
+    send(&alice, &room_id, "1", "after").await;
+    let query = format!("?since={}", next_batch(&synced));
+    let mut channel = Channel::connect(&server, &bob, &query).await;
+    let update = channel
+        .update_with(|update| !bodies(update, &room_id).is_empty())
+        .await;
+
+    assert_eq!(bodies(&update, &room_id), ["after"]);
+}
+
+#[tokio::test]
+async fn an_event_is_sent_once_for_an_id_also_through_http() {
+    let server = Server::start().await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let room_id = room_of(&alice, &bob).await;
+    let mut channel = Channel::connect(&server, &alice, "").await;
+    let params = json!({
+        "room_id": room_id, "event_type": "m.room.message",
+        "content": { "msgtype": "m.text", "body": "hello" },
+    });
+
+    let first = channel.asks("t1", "send", params.clone()).await;
+    let again = channel.asks("t1", "send", params).await;
+    let by_http = send(&alice, &room_id, "t1", "hello").await;
+
+    assert_eq!(first, again);
+    assert_eq!(first["result"]["event_id"], by_http.as_str());
+}
+
+#[tokio::test]
+async fn the_sender_finds_its_own_id_in_the_update() {
+    let server = Server::start().await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let room_id = room_of(&alice, &bob).await;
+    let mut channel = Channel::connect(&server, &alice, "").await;
+    channel.update().await;
+
+    let content = json!({ "msgtype": "m.text", "body": "hello" });
+    let params = json!({ "room_id": room_id, "event_type": "m.room.message", "content": content });
+    channel.asks("t1", "send", params).await;
+    let update = channel
+        .update_with(|update| !bodies(update, &room_id).is_empty())
+        .await;
+
+    let events = &update["rooms"]["join"][&room_id]["timeline"]["events"];
+    assert_eq!(events[0]["unsigned"]["transaction_id"], "t1");
+}
+
+#[tokio::test]
+async fn state_typing_receipts_and_presence_go_through_the_channel() {
+    let server = Server::start().await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let room_id = room_of(&alice, &bob).await;
+    let said = send(&alice, &room_id, "1", "hello").await;
+    let mut channel = Channel::connect(&server, &bob, "").await;
+    let mut watching = Channel::connect(&server, &alice, "").await;
+    watching.update().await;
+
+    let name =
+        json!({ "room_id": room_id, "event_type": "m.room.name", "content": { "name": "tea" } });
+    let refused = channel.asks("1", "state", name.clone()).await;
+    let typing = channel
+        .asks("2", "typing", json!({ "room_id": room_id, "typing": true }))
+        .await;
+    let receipt = channel
+        .asks(
+            "3",
+            "receipt",
+            json!({ "room_id": room_id, "event_id": said }),
+        )
+        .await;
+    let presence = channel
+        .asks(
+            "4",
+            "presence",
+            json!({ "presence": "online", "status_msg": "tea" }),
+        )
+        .await;
+    let named = watching.asks("5", "state", name).await;
+
+    assert_eq!(refused["error"]["errcode"], "M_FORBIDDEN");
+    for done in [typing, receipt, presence] {
+        assert_eq!(done["result"], json!({}));
+    }
+    assert!(named["result"]["event_id"].is_string());
+    let ephemeral =
+        |update: &Value| update["rooms"]["join"][&room_id]["ephemeral"]["events"].clone();
+    let typing = watching
+        .update_with(|update| ephemeral(update).to_string().contains("m.typing"))
+        .await;
+    assert_eq!(
+        ephemeral(&typing)[0]["content"]["user_ids"],
+        json!([bob.id])
+    );
+}
+
+#[tokio::test]
+async fn bad_frames_are_answered_and_the_channel_stays_open() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let mut channel = Channel::connect(&server, &alice, "").await;
+
+    channel.says("nonsense").await;
+    let not_json = channel.answer().await;
+    channel.says("[]").await;
+    let no_object = channel.answer().await;
+    let unknown = channel.asks("1", "dance", json!({})).await;
+    let no_params = channel.asks("2", "send", json!({})).await;
+    channel.says(r#"{"method":"send","params":{}}"#).await;
+    let no_id = channel.answer().await;
+    let ping = channel.asks("3", "ping", json!({})).await;
+
+    assert_eq!(not_json["error"]["errcode"], "M_NOT_JSON");
+    assert_eq!(not_json["id"], Value::Null);
+    assert_eq!(no_object["error"]["errcode"], "M_BAD_JSON");
+    assert_eq!(unknown["error"]["errcode"], "M_UNRECOGNIZED");
+    assert_eq!(no_params["error"]["errcode"], "M_BAD_JSON");
+    assert_eq!(no_id["error"]["errcode"], "M_MISSING_PARAM");
+    assert_eq!(ping, json!({ "id": "3", "result": {} }));
+}
+
+#[tokio::test]
+async fn a_message_to_the_device_comes_again_until_it_is_acknowledged() {
+    let server = Server::start().await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let mut channel = Channel::connect(&server, &bob, "").await;
+    let before = next_batch(&channel.update().await);
+    send_to_device(&alice, &bob, "1").await;
+    let pushed = channel
+        .update_with(|update| !to_device(update).is_empty())
+        .await;
+    drop(channel);
+
+    let query = format!("?since={before}");
+    let mut channel = Channel::connect(&server, &bob, &query).await;
+    let again = channel
+        .update_with(|update| !to_device(update).is_empty())
+        .await;
+    let ack = channel
+        .asks("1", "ack", json!({ "since": next_batch(&again) }))
+        .await;
+    send_to_device(&alice, &bob, "2").await;
+    drop(channel);
+    let mut channel = Channel::connect(&server, &bob, &query).await;
+    let after = channel
+        .update_with(|update| !to_device(update).is_empty())
+        .await;
+
+    assert_eq!(to_device(&pushed), ["1"]);
+    assert_eq!(to_device(&again), ["1"]);
+    assert_eq!(ack["result"], json!({}));
+    assert_eq!(to_device(&after), ["2"]);
+}
+
+#[tokio::test]
+async fn a_revoked_token_closes_the_channel_at_once() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let mut channel = Channel::connect(&server, &alice, "").await;
+    channel.update().await;
+
+    alice
+        .client
+        .post("/_matrix/client/v3/logout", json!({}))
+        .await
+        .expect_ok();
+
+    assert_eq!(channel.close_code().await, 4401);
+}
+
+#[tokio::test]
+async fn a_server_that_stops_closes_its_channels() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let mut channel = Channel::connect(&server, &alice, "").await;
+    channel.update().await;
+
+    let (code, all_ended) = tokio::join!(channel.close_code(), server.running.stop());
+
+    assert_eq!(code, 1001);
+    assert!(all_ended);
+}
+
+#[tokio::test]
+async fn a_slow_reader_gets_one_big_update_instead_of_a_queue() {
+    const MESSAGES: usize = 300;
+    let server = Server::start().await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let room_id = room_of(&alice, &bob).await;
+    let mut channel = Channel::connect(&server, &bob, "").await;
+    channel.update().await;
+
+    // Nobody reads meanwhile; each message is as large as the socket's buffers are not.
+    let large = "x".repeat(50_000);
+    for n in 0..MESSAGES {
+        send(&alice, &room_id, &format!("t{n}"), &large).await;
+    }
+    send(&alice, &room_id, "last", "the last").await;
+    let (mut told, mut updates) = (0, 0);
+    let last = loop {
+        let update = channel.update().await;
+        let bodies = bodies(&update, &room_id);
+        told += bodies.len();
+        updates += 1;
+        if bodies.last().is_some_and(|body| body == "the last") {
+            break update;
+        }
+    };
+
+    assert!(
+        updates < MESSAGES,
+        "{updates} updates were kept for a reader that did not read"
+    );
+    assert!(told <= MESSAGES, "nothing was left out");
+    assert_eq!(last["rooms"]["join"][&room_id]["timeline"]["limited"], true);
+}
