@@ -55,7 +55,7 @@ struct Rooms<'a> {
 
 #[derive(Serialize)]
 struct Left<'a> {
-    timeline: Events<'a>,
+    timeline: Told<'a>,
     #[serde(flatten, skip_serializing_if = "is_left_out")]
     state: &'a State,
     #[serde(skip_serializing_if = "RoomAccountData::is_empty")]
@@ -69,7 +69,7 @@ struct Joined<'a> {
     unread_notifications: &'a UnreadNotificationsCount,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     unread_thread_notifications: &'a BTreeMap<OwnedEventId, UnreadNotificationsCount>,
-    timeline: Events<'a>,
+    timeline: Told<'a>,
     #[serde(flatten, skip_serializing_if = "is_left_out")]
     state: &'a State,
     #[serde(skip_serializing_if = "RoomAccountData::is_empty")]
@@ -79,7 +79,7 @@ struct Joined<'a> {
 }
 
 #[derive(Serialize)]
-struct Events<'a> {
+struct Told<'a> {
     limited: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     prev_batch: Option<&'a str>,
@@ -132,7 +132,7 @@ impl Rooms<'_> {
 impl<'a> Left<'a> {
     fn of(room: &'a LeftRoom) -> Self {
         Self {
-            timeline: Events::of(&room.timeline),
+            timeline: Told::of(&room.timeline),
             state: &room.state,
             account_data: &room.account_data,
         }
@@ -145,7 +145,7 @@ impl<'a> Joined<'a> {
             summary: &room.summary,
             unread_notifications: &room.unread_notifications,
             unread_thread_notifications: &room.unread_thread_notifications,
-            timeline: Events::of(&room.timeline),
+            timeline: Told::of(&room.timeline),
             state: &room.state,
             account_data: &room.account_data,
             ephemeral: &room.ephemeral,
@@ -153,7 +153,7 @@ impl<'a> Joined<'a> {
     }
 }
 
-impl<'a> Events<'a> {
+impl<'a> Told<'a> {
     fn of(timeline: &'a Timeline) -> Self {
         Self {
             limited: timeline.limited,

@@ -125,11 +125,11 @@ async fn threads_have_receipts_of_their_own() {
     let bob = server.register("bob").await;
     let room = alice.creates_open_room().await;
     bob.joins(&room).await;
-    let root = alice.says(&room, "root").await;
+    let thread_root = alice.says(&room, "root").await;
     let message = alice.says(&room, "hello").await;
     let receipt = format!("m.read/{message}");
 
-    sends_receipt(&bob, &room, &receipt, json!({ "thread_id": root })).await;
+    sends_receipt(&bob, &room, &receipt, json!({ "thread_id": thread_root })).await;
     let in_thread = alice.syncs().await;
     sends_receipt(&bob, &room, &receipt, json!({ "thread_id": "main" })).await;
     let in_main = alice.syncs_after(&in_thread).await;
@@ -138,11 +138,28 @@ async fn threads_have_receipts_of_their_own() {
         let receipts = &ephemeral(sync, &room, "m.receipt")[&message]["m.read"];
         receipts[&bob.id]["thread_id"].clone()
     };
-    assert_eq!(thread(&in_thread), root);
+    assert_eq!(thread(&in_thread), thread_root);
     assert_eq!(thread(&in_main), "main");
-    for wrong in [json!({ "thread_id": "" }), json!({ "thread_id": "x" }), json!({ "thread_id": 1 })] {
-        let refused = bob.tries(&room, &format!("receipt/{receipt}"), wrong).await;
-        assert_eq!(refused.status, 400);
+}
+
+#[tokio::test]
+async fn threads_that_are_none_are_refused() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let room = alice.creates(json!({})).await;
+    let message = alice.says(&room, "hello").await;
+    let cases = [
+        ("m.read", json!(""), "M_INVALID_PARAM"),
+        ("m.read", json!("x"), "M_INVALID_PARAM"),
+        ("m.read", json!(1), "M_BAD_JSON"),
+        ("m.fully_read", json!("main"), "M_INVALID_PARAM"),
+    ];
+
+    for (kind, thread, errcode) in cases {
+        let path = format!("receipt/{kind}/{message}");
+        let body = json!({ "thread_id": thread });
+        let refused = alice.tries(&room, &path, body).await;
+        refused.expect_error(400, errcode);
     }
 }
 
@@ -190,7 +207,10 @@ async fn the_fully_read_marker_is_set_by_a_receipt_and_counts_for_nothing() {
     );
     let marker = bob.client.get(&path).await.expect_ok();
     assert_eq!(marker, json!({ "event_id": message }));
-    assert_eq!(*ephemeral(&alice.syncs().await, &room, "m.receipt"), Value::Null);
+    assert_eq!(
+        *ephemeral(&alice.syncs().await, &room, "m.receipt"),
+        Value::Null
+    );
 }
 
 #[tokio::test]
@@ -204,12 +224,24 @@ async fn receipts_that_cannot_be_are_refused() {
     let elsewhere = alice.says(&other, "hello").await;
     let receipt = |kind: &str, event_id: &str| format!("receipt/{kind}/{event_id}");
 
-    let by_stranger = bob.tries(&room, &receipt("m.read", &message), json!({})).await;
-    let unknown = alice.tries(&room, &receipt("m.read", "$unknown"), json!({})).await;
-    let of_other = alice.tries(&room, &receipt("m.read", &elsewhere), json!({})).await;
-    let no_kind = alice.tries(&room, &receipt("m.example", &message), json!({})).await;
+    let by_stranger = bob
+        .tries(&room, &receipt("m.read", &message), json!({}))
+        .await;
+    let unknown = alice
+        .tries(&room, &receipt("m.read", "$unknown"), json!({}))
+        .await;
+    let of_other = alice
+        .tries(&room, &receipt("m.read", &elsewhere), json!({}))
+        .await;
+    let no_kind = alice
+        .tries(&room, &receipt("m.example", &message), json!({}))
+        .await;
     let in_nothing = alice
-        .tries("!unknown:localhost", &receipt("m.read", &message), json!({}))
+        .tries(
+            "!unknown:localhost",
+            &receipt("m.read", &message),
+            json!({}),
+        )
         .await;
 
     by_stranger.expect_error(403, "M_FORBIDDEN");

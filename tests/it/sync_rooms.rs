@@ -286,10 +286,10 @@ async fn an_invitation_comes_once_with_the_stripped_state() {
         for kind in ["m.room.create", "m.room.join_rules", "m.room.topic"] {
             assert!(find(events, kind, "").is_object(), "{kind}");
         }
-        let inviter = find(events, "m.room.member", &alice.id);
-        assert_eq!(inviter["content"]["membership"], "join");
-        let invited = find(events, "m.room.member", &bob.id);
-        assert_eq!(invited["content"]["membership"], "invite");
+        let of_alice = find(events, "m.room.member", &alice.id);
+        assert_eq!(of_alice["content"]["membership"], "join");
+        let of_bob = find(events, "m.room.member", &bob.id);
+        assert_eq!(of_bob["content"]["membership"], "invite");
         assert_eq!(sync["rooms"]["join"], Value::Null);
     }
     assert_eq!(third["rooms"], Value::Null);
