@@ -100,6 +100,9 @@ pub enum Error {
     /// The alias that shall point to a room points to one already.
     #[error("{0}")]
     AliasInUse(String),
+    /// The change cannot be made to the present state.
+    #[error("{0}")]
+    BadState(String),
     /// The alias does not point to this room, or does not exist.
     #[error("{0}")]
     BadAlias(String),

@@ -200,6 +200,15 @@ impl Workflows {
         self.ephemeral
             .presence
             .update(session.user, &session.user_id, PresenceUpdate::Active);
+        let is_known = matches!(
+            thread,
+            ReceiptThread::Unthreaded | ReceiptThread::Main | ReceiptThread::Thread(_)
+        );
+        if !is_known || (kind == "m.fully_read" && *thread != ReceiptThread::Unthreaded) {
+            return Err(Error::invalid_param(
+                "thread_id is no thread for this receipt",
+            ));
+        }
         match kind {
             "m.fully_read" => return self.users.set_fully_read(session, room.num, event_id).await,
             "m.read" | "m.read.private" => {}

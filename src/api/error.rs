@@ -77,12 +77,12 @@ fn kind(error: &Error) -> (StatusCode, &'static str) {
             (StatusCode::BAD_REQUEST, "M_INCOMPATIBLE_ROOM_VERSION")
         }
         // The specification gives these no code of their own.
-        Error::NotLeft(_) => (StatusCode::BAD_REQUEST, "M_UNKNOWN"),
+        Error::NotLeft(_) | Error::CannotThumbnail(_) => (StatusCode::BAD_REQUEST, "M_UNKNOWN"),
         Error::AliasInUse(_) => (StatusCode::CONFLICT, "M_UNKNOWN"),
+        Error::BadState(_) => (StatusCode::FORBIDDEN, "M_BAD_STATE"),
         Error::BadAlias(_) => (StatusCode::BAD_REQUEST, "M_BAD_ALIAS"),
         Error::NotYetUploaded(_) => (StatusCode::GATEWAY_TIMEOUT, "M_NOT_YET_UPLOADED"),
         Error::CannotOverwriteMedia(_) => (StatusCode::CONFLICT, "M_CANNOT_OVERWRITE_MEDIA"),
-        Error::CannotThumbnail(_) => (StatusCode::BAD_REQUEST, "M_UNKNOWN"),
         Error::Unreachable(_) => (StatusCode::BAD_GATEWAY, "M_UNKNOWN"),
         Error::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "M_UNKNOWN"),
         Error::Internal { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "M_UNKNOWN"),

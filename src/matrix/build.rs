@@ -12,8 +12,8 @@ use ruma::{
         check_state_independent_auth_rules, events::RoomCreateEvent,
     },
 };
-use serde::{Deserialize, de::IgnoredAny};
-use serde_json::value::RawValue;
+use serde::Deserialize;
+use serde_json::{Value, value::RawValue};
 
 use super::{Pdu, SigningKey, StateMap};
 use crate::error::{Error, Result};
@@ -54,7 +54,7 @@ pub struct Site<'a> {
 #[derive(Default, Deserialize)]
 struct Levels {
     #[serde(default)]
-    users: BTreeMap<String, IgnoredAny>,
+    users: BTreeMap<String, Value>,
 }
 
 /// Builds, authorizes and signs an event; returns it with its canonical JSON.

@@ -24,6 +24,10 @@ const MIGRATIONS: &[(&str, &str)] = &[
         "0003_media.sql",
         include_str!("../../migrations/0003_media.sql"),
     ),
+    (
+        "0004_directory_search.sql",
+        include_str!("../../migrations/0004_directory_search.sql"),
+    ),
 ];
 
 /// What the tokens in a migration stand for, and which files belong to the database.

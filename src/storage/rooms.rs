@@ -108,7 +108,8 @@ pub async fn advance(
 pub async fn set_listing(tx: &mut WriteTx, room: RoomNum, listing: &Listing) -> Result<()> {
     tx.query(
         "UPDATE rooms SET name = $2, topic = $3, canonical_alias = $4, avatar_url = $5, join_rule = $6,
-                          room_type = $7, world_readable = $8, guest_can_join = $9, joined_members = $10
+                          room_type = $7, world_readable = $8, guest_can_join = $9, joined_members = $10,
+                          search_text = $11
          WHERE num = $1",
     )
     .bind(room)
@@ -121,6 +122,7 @@ pub async fn set_listing(tx: &mut WriteTx, room: RoomNum, listing: &Listing) -> 
     .bind(listing.world_readable)
     .bind(listing.guest_can_join)
     .bind(listing.joined_members)
+    .bind(search_text(listing))
     .execute()
     .await?;
     Ok(())
@@ -174,8 +176,7 @@ pub async fn directory(db: &mut impl Read, query: &DirectoryQuery) -> Result<Vec
          FROM rooms
          WHERE published
            AND (joined_members < $1 OR (joined_members = $1 AND num > $2))
-           AND ($3 = '' OR LOWER(name) LIKE $4 ESCAPE '\\' OR LOWER(topic) LIKE $4 ESCAPE '\\'
-                OR LOWER(canonical_alias) LIKE $4 ESCAPE '\\')
+           AND ($3 = '' OR search_text LIKE $4 ESCAPE '\\')
            AND ($5 = '' OR COALESCE(room_type, '') IN (SELECT value FROM json_each($6)))
          ORDER BY joined_members DESC, num LIMIT $7",
     )
@@ -202,8 +203,7 @@ pub async fn directory_before(
          FROM rooms
          WHERE published
            AND (joined_members > $1 OR (joined_members = $1 AND num <= $2))
-           AND ($3 = '' OR LOWER(name) LIKE $4 ESCAPE '\\' OR LOWER(topic) LIKE $4 ESCAPE '\\'
-                OR LOWER(canonical_alias) LIKE $4 ESCAPE '\\')
+           AND ($3 = '' OR search_text LIKE $4 ESCAPE '\\')
            AND ($5 = '' OR COALESCE(room_type, '') IN (SELECT value FROM json_each($6)))
          ORDER BY joined_members, num DESC LIMIT $7",
     )
@@ -225,6 +225,14 @@ pub async fn count_published(db: &mut impl Read) -> Result<i64> {
         .fetch_scalar()
         .await?;
     Ok(count.unwrap_or(0))
+}
+
+/// The databases lower letters each in their own way; so it is done here.
+fn search_text(listing: &Listing) -> String {
+    let texts = [&listing.name, &listing.topic, &listing.canonical_alias];
+    texts
+        .map(|text| text.as_deref().unwrap_or_default().to_lowercase())
+        .join("\n")
 }
 
 fn like(term: &str) -> String {

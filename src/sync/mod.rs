@@ -10,8 +10,10 @@ mod moment;
 mod recent;
 mod response;
 mod room_view;
+mod summary;
 mod token;
 mod waiter;
+mod written;
 
 use std::{sync::Arc, time::Duration};
 
@@ -26,6 +28,7 @@ pub use self::{
     room_view::client_event,
     token::{Token, place_of, place_token},
     waiter::Waiters,
+    written::write,
 };
 use crate::{
     clock::Clock,

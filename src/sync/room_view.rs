@@ -3,14 +3,14 @@
 use std::{collections::HashSet, sync::Arc};
 
 use ruma::{
-    OwnedRoomId, OwnedUserId, RoomId, UInt, UserId,
+    OwnedRoomId, OwnedUserId, RoomId, UInt,
     api::{
         Direction,
         client::{
             filter::{LazyLoadOptions, RoomEventFilter},
             sync::sync_events::{
                 UnreadNotificationsCount,
-                v3::{JoinedRoom, LeftRoom, RoomSummary, State, StateEvents, Timeline},
+                v3::{JoinedRoom, LeftRoom, State, StateEvents, Timeline},
             },
         },
     },
@@ -23,6 +23,7 @@ use super::{
     Inner, SyncRequest, event_fields,
     moment::{Inside, RoomMoment},
     place_token,
+    summary::{changes_summary, summary},
 };
 use crate::{
     error::Result,
@@ -36,8 +37,6 @@ use crate::{
 const DEFAULT_LIMIT: usize = 10;
 /// Events of a timeline at most.
 const MAX_LIMIT: usize = 1_000;
-/// Members named in the summary of a room.
-const HEROES: usize = 5;
 
 /// For whom a room is looked at.
 pub(super) struct Viewer<'a> {
@@ -517,65 +516,11 @@ fn is_whole(span: &Span) -> bool {
     begins && stays <= 1
 }
 
-/// Returns whether one of the events changes what the summary of the room says.
-fn changes_summary(events: &[Arc<TimelineEvent>]) -> bool {
-    events.iter().any(|event| {
-        let pdu = &event.pdu;
-        pdu.member().is_some()
-            || pdu.is_state(&TimelineEventType::RoomName, "")
-            || pdu.is_state(&TimelineEventType::RoomCanonicalAlias, "")
-    })
-}
-
 fn unread(notifications: u64, highlights: u64) -> UnreadNotificationsCount {
     let mut count = UnreadNotificationsCount::new();
     count.notification_count = Some(UInt::new_saturating(notifications));
     count.highlight_count = Some(UInt::new_saturating(highlights));
     count
-}
-
-/// [Room summary](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3sync)
-fn summary(inside: &Inside, user_id: &UserId) -> RoomSummary {
-    let mut summary = RoomSummary::new();
-    let count = |number: i64| u64::try_from(number).ok().map(UInt::new_saturating);
-    summary.joined_member_count = count(inside.joined_members);
-    summary.invited_member_count = count(inside.invited_members);
-    let has = |kind: StateEventType, field: &str| {
-        inside
-            .state
-            .get(&kind, "")
-            .and_then(|pdu| pdu.content_str(field))
-            .is_some_and(|text| !text.is_empty())
-    };
-    if !has(StateEventType::RoomName, "name") && !has(StateEventType::RoomCanonicalAlias, "alias") {
-        summary.heroes = heroes(&inside.state, user_id);
-    }
-    summary
-}
-
-/// Returns the first other members, or where nobody else is left, the first who have left.
-fn heroes(state: &StateMap, user_id: &UserId) -> Vec<OwnedUserId> {
-    let mut present = Vec::new();
-    let mut gone = Vec::new();
-    for pdu in state.of_type(&StateEventType::RoomMember) {
-        let Some(member) = pdu.member().filter(|member| *member != user_id) else {
-            continue;
-        };
-        match pdu.membership() {
-            Some(MembershipState::Join | MembershipState::Invite) => {
-                present.push((pdu.origin_server_ts, member.to_owned()));
-            }
-            Some(_) => gone.push((pdu.origin_server_ts, member.to_owned())),
-            None => {}
-        }
-    }
-    let mut heroes = if present.is_empty() { gone } else { present };
-    heroes.sort();
-    heroes
-        .into_iter()
-        .take(HEROES)
-        .map(|(_, member)| member)
-        .collect()
 }
 
 /// A room's id, for the maps of an answer.

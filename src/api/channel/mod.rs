@@ -33,7 +33,7 @@ use super::{App, auth, client};
 use crate::{
     ephemeral::PresenceUpdate,
     error::{Error, Result},
-    sync::{Sync, SyncRequest, Token},
+    sync::{Sync, SyncRequest, Token, write},
     users::Session,
 };
 
@@ -324,9 +324,9 @@ impl Channel {
         if Sync::is_empty(&response) && !is_first {
             return Ok(());
         }
-        let text = client::sync_body(response)
-            .map_err(|_| End::Close(close_code::ERROR, "internal server error"))?;
-        self.send(text).await
+        let text = write(&response);
+        self.send(text.map_err(|_| End::Close(close_code::ERROR, "internal server error"))?)
+            .await
     }
 
     /// Sends a text; meanwhile a client that takes nothing is given up, and one whose token ends is closed.

@@ -25,7 +25,7 @@ mod to_device;
 
 use axum::Router;
 
-pub(super) use self::sync::{filter as sync_filter, sync_body};
+pub(super) use self::sync::filter as sync_filter;
 
 use super::app::App;
 

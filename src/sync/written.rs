@@ -1,0 +1,185 @@
+//! An answer as JSON.
+//!
+//! As ruma would write it, except that a timeline always says whether it is limited, and a room that was left has
+//! its lists even if they are empty: there are clients, and tests, that do not take a missing field for the default.
+
+use std::collections::BTreeMap;
+
+use ruma::{
+    OneTimeKeyAlgorithm, OwnedEventId, OwnedRoomId, RoomId, UInt,
+    api::client::sync::sync_events::UnreadNotificationsCount,
+    api::client::sync::sync_events::{
+        DeviceLists,
+        v3::{
+            Ephemeral, GlobalAccountData, InvitedRoom, JoinedRoom, KnockedRoom, LeftRoom, Presence,
+            Response, RoomAccountData, RoomSummary, State, StateEvents, Timeline, ToDevice,
+        },
+    },
+    events::{AnySyncStateEvent, AnySyncTimelineEvent},
+    serde::Raw,
+};
+use serde::Serialize;
+
+use crate::error::Result;
+
+#[derive(Serialize)]
+struct Answer<'a> {
+    next_batch: &'a str,
+    #[serde(skip_serializing_if = "Rooms::is_empty")]
+    rooms: Rooms<'a>,
+    #[serde(skip_serializing_if = "Presence::is_empty")]
+    presence: &'a Presence,
+    #[serde(skip_serializing_if = "GlobalAccountData::is_empty")]
+    account_data: &'a GlobalAccountData,
+    #[serde(skip_serializing_if = "ToDevice::is_empty")]
+    to_device: &'a ToDevice,
+    #[serde(skip_serializing_if = "DeviceLists::is_empty")]
+    device_lists: &'a DeviceLists,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    device_one_time_keys_count: &'a BTreeMap<OneTimeKeyAlgorithm, UInt>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    device_unused_fallback_key_types: &'a Option<Vec<OneTimeKeyAlgorithm>>,
+}
+
+#[derive(Serialize)]
+struct Rooms<'a> {
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    leave: BTreeMap<&'a RoomId, Left<'a>>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    join: BTreeMap<&'a RoomId, Joined<'a>>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    invite: &'a BTreeMap<OwnedRoomId, InvitedRoom>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    knock: &'a BTreeMap<OwnedRoomId, KnockedRoom>,
+}
+
+#[derive(Serialize)]
+struct Left<'a> {
+    timeline: Told<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state: Option<Listed<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state_after: Option<Listed<'a>>,
+    #[serde(skip_serializing_if = "RoomAccountData::is_empty")]
+    account_data: &'a RoomAccountData,
+}
+
+/// State events, with their list even if it is empty.
+#[derive(Serialize)]
+struct Listed<'a> {
+    events: &'a [Raw<AnySyncStateEvent>],
+}
+
+#[derive(Serialize)]
+struct Joined<'a> {
+    #[serde(skip_serializing_if = "RoomSummary::is_empty")]
+    summary: &'a RoomSummary,
+    unread_notifications: &'a UnreadNotificationsCount,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    unread_thread_notifications: &'a BTreeMap<OwnedEventId, UnreadNotificationsCount>,
+    timeline: Told<'a>,
+    #[serde(flatten, skip_serializing_if = "is_left_out")]
+    state: &'a State,
+    #[serde(skip_serializing_if = "RoomAccountData::is_empty")]
+    account_data: &'a RoomAccountData,
+    #[serde(skip_serializing_if = "Ephemeral::is_empty")]
+    ephemeral: &'a Ephemeral,
+}
+
+#[derive(Serialize)]
+struct Told<'a> {
+    limited: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prev_batch: Option<&'a str>,
+    events: &'a [Raw<AnySyncTimelineEvent>],
+}
+
+/// Writes an answer.
+///
+/// # Errors
+///
+/// When it cannot be written, which has no reason that a client could act on.
+pub fn write(response: &Response) -> Result<String> {
+    let answer = Answer {
+        next_batch: &response.next_batch,
+        rooms: Rooms {
+            leave: borrowed(&response.rooms.leave, Left::of),
+            join: borrowed(&response.rooms.join, Joined::of),
+            invite: &response.rooms.invite,
+            knock: &response.rooms.knock,
+        },
+        presence: &response.presence,
+        account_data: &response.account_data,
+        to_device: &response.to_device,
+        device_lists: &response.device_lists,
+        device_one_time_keys_count: &response.device_one_time_keys_count,
+        device_unused_fallback_key_types: &response.device_unused_fallback_key_types,
+    };
+    Ok(serde_json::to_string(&answer)?)
+}
+
+fn borrowed<'a, T, W>(
+    rooms: &'a BTreeMap<OwnedRoomId, T>,
+    of: impl Fn(&'a T) -> W,
+) -> BTreeMap<&'a RoomId, W> {
+    rooms
+        .iter()
+        .map(|(room_id, room)| (&**room_id, of(room)))
+        .collect()
+}
+
+impl Rooms<'_> {
+    fn is_empty(&self) -> bool {
+        self.leave.is_empty()
+            && self.join.is_empty()
+            && self.invite.is_empty()
+            && self.knock.is_empty()
+    }
+}
+
+impl<'a> Left<'a> {
+    fn of(room: &'a LeftRoom) -> Self {
+        let (state, state_after) = match &room.state {
+            State::Before(state) => (Some(state), None),
+            State::After(state) => (None, Some(state)),
+            _ => (None, None),
+        };
+        let listed = |state: &'a StateEvents| Listed {
+            events: &state.events,
+        };
+        Self {
+            timeline: Told::of(&room.timeline),
+            state: state.map(listed),
+            state_after: state_after.map(listed),
+            account_data: &room.account_data,
+        }
+    }
+}
+
+impl<'a> Joined<'a> {
+    fn of(room: &'a JoinedRoom) -> Self {
+        Self {
+            summary: &room.summary,
+            unread_notifications: &room.unread_notifications,
+            unread_thread_notifications: &room.unread_thread_notifications,
+            timeline: Told::of(&room.timeline),
+            state: &room.state,
+            account_data: &room.account_data,
+            ephemeral: &room.ephemeral,
+        }
+    }
+}
+
+impl<'a> Told<'a> {
+    fn of(timeline: &'a Timeline) -> Self {
+        Self {
+            limited: timeline.limited,
+            prev_batch: timeline.prev_batch.as_deref(),
+            events: &timeline.events,
+        }
+    }
+}
+
+fn is_left_out(state: &State) -> bool {
+    matches!(state, State::Before(events) if events.is_empty())
+}

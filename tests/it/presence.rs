@@ -1,0 +1,207 @@
+//! Presence.
+
+use std::time::Duration;
+
+use parlour::clock::Clock;
+use serde_json::{Value, json};
+
+use crate::{
+    chat::next,
+    harness::{Answer, Server, User},
+};
+
+fn path(user: &User) -> String {
+    format!("/_matrix/client/v3/presence/{}/status", user.id)
+}
+
+/// Returns what a sync tells of somebody's presence.
+fn told<'a>(sync: &'a Value, user: &User) -> &'a Value {
+    let events = sync["presence"]["events"].as_array();
+    let events = events.map(Vec::as_slice).unwrap_or_default();
+    let found = events.iter().find(|event| event["sender"] == user.id);
+    found.map_or(&Value::Null, |event| &event["content"])
+}
+
+impl User {
+    async fn sets_presence(&self, presence: &str) {
+        let body = json!({ "presence": presence });
+        self.client.put(&path(self), body).await.expect_ok();
+    }
+
+    async fn presence_of(&self, other: &User) -> Answer {
+        self.client.get(&path(other)).await
+    }
+}
+
+#[tokio::test]
+async fn presence_is_set_and_seen_by_those_who_share_a_room() {
+    let clock = Clock::manual(1_000_000_000);
+    let server = Server::with_clock(clock.clone(), |_| {}).await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let carol = server.register("carol").await;
+    let room = alice.creates_open_room().await;
+    bob.joins(&room).await;
+    let initial = alice.presence_of(&alice).await;
+
+    let body = json!({ "presence": "online", "status_msg": "tea" });
+    let set = alice.client.put(&path(&alice), body).await;
+    clock.advance(Duration::from_secs(7));
+
+    assert!(initial.expect_ok()["presence"].is_string());
+    assert_eq!(set.expect_ok(), json!({}));
+    let seen = bob.presence_of(&alice).await.expect_ok();
+    let expected = json!({
+        "presence": "online", "status_msg": "tea",
+        "currently_active": true, "last_active_ago": 7000,
+    });
+    assert_eq!(seen, expected);
+    let stranger = carol.presence_of(&alice).await;
+    stranger.expect_error(403, "M_FORBIDDEN");
+}
+
+#[tokio::test]
+async fn a_sync_sets_presence() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let room = alice.creates_open_room().await;
+    bob.joins(&room).await;
+    let first = bob.syncs().await;
+
+    alice.syncs_with("set_presence=unavailable").await;
+    let second = bob.syncs_after(&first).await;
+    alice.syncs_with("set_presence=online").await;
+    alice.says(&room, "awake").await;
+    let third = bob.syncs_after(&second).await;
+
+    assert_eq!(told(&second, &alice)["presence"], "unavailable");
+    assert_eq!(told(&third, &alice)["presence"], "online");
+}
+
+#[tokio::test]
+async fn a_sync_that_says_offline_leaves_presence_alone() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+
+    alice.syncs_with("set_presence=offline").await;
+    let before = alice.presence_of(&alice).await.expect_ok();
+    alice.sets_presence("online").await;
+    alice.syncs_with("set_presence=offline").await;
+    let after = alice.presence_of(&alice).await.expect_ok();
+
+    assert_eq!(before["presence"], "offline");
+    assert_eq!(after["presence"], "online");
+}
+
+#[tokio::test]
+async fn a_change_of_presence_is_told_once_and_wakes_a_waiting_sync() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let room = alice.creates_open_room().await;
+    bob.joins(&room).await;
+    let first = bob.syncs().await;
+
+    let body = json!({ "presence": "online", "status_msg": "tea" });
+    let path = path(&alice);
+    let (second, set) = tokio::join!(bob.waits_after(&first), alice.client.put(&path, body));
+    let third = bob.syncs_after(&second).await;
+
+    set.expect_ok();
+    assert_eq!(told(&second, &alice)["presence"], "online");
+    assert_eq!(told(&second, &alice)["status_msg"], "tea");
+    assert_eq!(third["presence"], Value::Null);
+}
+
+#[tokio::test]
+async fn strangers_are_told_nothing() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    bob.creates_open_room().await;
+    let first = bob.syncs().await;
+
+    alice.sets_presence("online").await;
+
+    assert_eq!(*told(&bob.syncs_after(&first).await, &alice), Value::Null);
+    assert_eq!(*told(&bob.syncs().await, &alice), Value::Null);
+}
+
+#[tokio::test]
+async fn the_presence_of_new_companions_is_news_to_both() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let room = alice.creates_open_room().await;
+    alice.sets_presence("online").await;
+    bob.sets_presence("unavailable").await;
+    let (of_alice, of_bob) = (alice.syncs().await, bob.syncs().await);
+    let of_alice = alice.syncs_after(&of_alice).await;
+
+    bob.joins(&room).await;
+
+    let told_to_bob = bob.syncs_after(&of_bob).await;
+    assert_eq!(told(&told_to_bob, &alice)["presence"], "online");
+    let told_to_alice = alice.syncs_after(&of_alice).await;
+    assert!(told(&told_to_alice, &bob)["presence"].is_string());
+    let later = alice.syncs_after(&told_to_alice).await;
+    assert_eq!(later["presence"], Value::Null);
+}
+
+#[tokio::test]
+async fn presence_comes_from_every_shared_room() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let carol = server.register("carol").await;
+    let with_bob = alice.creates(json!({ "invite": [bob.id] })).await;
+    let with_carol = alice.creates(json!({ "invite": [carol.id] })).await;
+    bob.joins(&with_bob).await;
+    carol.joins(&with_carol).await;
+    let first = alice.syncs().await;
+
+    bob.sets_presence("online").await;
+    carol.sets_presence("online").await;
+
+    let second = alice.syncs_after(&first).await;
+    for user in [&bob, &carol] {
+        assert_eq!(told(&second, user)["presence"], "online");
+    }
+}
+
+#[tokio::test]
+async fn a_restart_knows_nobodys_presence_and_old_tokens_still_work() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    alice.sets_presence("unavailable").await;
+    let first = alice.syncs_with("set_presence=offline").await;
+
+    let server = server.restart().await;
+    let alice = alice.at(&server);
+    let query = format!("since={}&set_presence=offline", next(&first));
+    alice.syncs_with(&query).await;
+
+    let now = alice.presence_of(&alice).await.expect_ok();
+    assert_eq!(now["presence"], "offline");
+}
+
+#[tokio::test]
+async fn presence_that_cannot_be_is_refused() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let online = json!({ "presence": "online" });
+
+    let of_another = bob.client.put(&path(&alice), online).await;
+    let unknown = json!({ "presence": "dreaming" });
+    let unknown = alice.client.put(&path(&alice), unknown).await;
+    let none = alice.client.put(&path(&alice), json!({})).await;
+    let nobody = "/_matrix/client/v3/presence/@nobody:localhost/status";
+    let nobody = alice.client.get(nobody).await;
+
+    of_another.expect_error(403, "M_FORBIDDEN");
+    unknown.expect_error(400, "M_INVALID_PARAM");
+    none.expect_error(400, "M_BAD_JSON");
+    nobody.expect_error(404, "M_NOT_FOUND");
+}

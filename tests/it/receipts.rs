@@ -1,0 +1,252 @@
+//! Read receipts, read markers, and the counts of what is unread.
+
+use serde_json::{Value, json};
+
+use crate::{
+    chat::{ephemeral, unread},
+    harness::{Server, User},
+};
+
+/// Returns the receipts of a kind that a sync tells for an event.
+fn readers(sync: &Value, room: &str, event_id: &str, kind: &str) -> Vec<String> {
+    let receipts = &ephemeral(sync, room, "m.receipt")[event_id][kind];
+    let receipts = receipts.as_object().into_iter().flatten();
+    receipts.map(|(user_id, _)| user_id.clone()).collect()
+}
+
+async fn sends_receipt(user: &User, room: &str, receipt: &str, body: Value) {
+    let path = format!("receipt/{receipt}");
+    user.tries(room, &path, body).await.expect_ok();
+}
+
+#[tokio::test]
+async fn a_receipt_is_told_to_the_members() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let room = alice.creates_open_room().await;
+    bob.joins(&room).await;
+    let message = alice.says(&room, "hello").await;
+    let first = alice.syncs().await;
+
+    let (second, ()) = tokio::join!(alice.waits_after(&first), bob.has_read(&room, &message));
+    let third = alice.syncs_after(&second).await;
+    let anew = alice.syncs().await;
+
+    assert_eq!(readers(&second, &room, &message, "m.read"), [&*bob.id]);
+    let receipt = &ephemeral(&second, &room, "m.receipt")[&message]["m.read"][&bob.id];
+    assert!(receipt["ts"].is_u64());
+    let events = &second["rooms"]["join"][&room]["ephemeral"]["events"];
+    assert_eq!(events[0]["room_id"], Value::Null);
+    assert_eq!(third["rooms"], Value::Null);
+    assert_eq!(readers(&anew, &room, &message, "m.read"), [&*bob.id]);
+}
+
+#[tokio::test]
+async fn a_receipt_moves_forward_alone() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let room = alice.creates_open_room().await;
+    bob.joins(&room).await;
+    let one = alice.says(&room, "one").await;
+    let two = alice.says(&room, "two").await;
+
+    bob.has_read(&room, &two).await;
+    bob.has_read(&room, &one).await;
+
+    let sync = alice.syncs().await;
+    assert_eq!(readers(&sync, &room, &two, "m.read"), [&*bob.id]);
+    assert_eq!(readers(&sync, &room, &one, "m.read"), Vec::<String>::new());
+    assert_eq!(unread(&bob.syncs().await, &room), (0, 0));
+}
+
+#[tokio::test]
+async fn a_private_receipt_clears_the_counts_and_is_told_to_nobody_else() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let phone = server.log_in("bob").await;
+    let room = alice.creates_open_room().await;
+    bob.joins(&room).await;
+    let message = alice.says(&room, "hello").await;
+    let (first, of_phone) = (alice.syncs().await, phone.syncs().await);
+
+    let receipt = format!("m.read.private/{message}");
+    sends_receipt(&bob, &room, &receipt, json!({})).await;
+    let second = alice.syncs_after(&first).await;
+    let later = phone.syncs_after(&of_phone).await;
+
+    assert_eq!(second["rooms"], Value::Null);
+    assert_eq!(unread(&of_phone, &room), (1, 0));
+    assert_eq!(unread(&later, &room), (0, 0));
+    let told = readers(&later, &room, &message, "m.read.private");
+    assert_eq!(told, [&*bob.id]);
+}
+
+#[tokio::test]
+async fn counts_reach_up_to_the_receipt_or_the_last_own_message() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let room = alice.creates_open_room().await;
+    bob.joins(&room).await;
+    bob.says(&room, "ready").await;
+    let mention = json!({
+        "msgtype": "m.text", "body": "Bob!", "m.mentions": { "user_ids": [bob.id] },
+    });
+    let sent = alice.tries_to_send(&room, "m.room.message", mention).await;
+    let mention = sent.expect_ok()["event_id"].as_str().map(str::to_owned);
+    let mention = mention.expect("an id");
+    alice.says(&room, "one").await;
+    alice.says(&room, "two").await;
+
+    let before = bob.syncs().await;
+    bob.has_read(&room, &mention).await;
+    let read = bob.syncs_after(&before).await;
+    bob.says(&room, "answer").await;
+    let answered = bob.syncs_after(&read).await;
+    alice.says(&room, "three").await;
+    let more = bob.syncs_after(&answered).await;
+
+    assert_eq!(unread(&before, &room), (3, 1));
+    assert_eq!(unread(&read, &room), (2, 0));
+    assert_eq!(unread(&answered, &room), (0, 0));
+    assert_eq!(unread(&more, &room), (1, 0));
+    let server = server.restart().await;
+    let bob = bob.at(&server);
+    assert_eq!(unread(&bob.syncs().await, &room), (1, 0));
+}
+
+#[tokio::test]
+async fn threads_have_receipts_of_their_own() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let room = alice.creates_open_room().await;
+    bob.joins(&room).await;
+    let thread_root = alice.says(&room, "root").await;
+    let message = alice.says(&room, "hello").await;
+    let receipt = format!("m.read/{message}");
+
+    sends_receipt(&bob, &room, &receipt, json!({ "thread_id": thread_root })).await;
+    let in_thread = alice.syncs().await;
+    sends_receipt(&bob, &room, &receipt, json!({ "thread_id": "main" })).await;
+    let in_main = alice.syncs_after(&in_thread).await;
+
+    let thread = |sync: &Value| {
+        let receipts = &ephemeral(sync, &room, "m.receipt")[&message]["m.read"];
+        receipts[&bob.id]["thread_id"].clone()
+    };
+    assert_eq!(thread(&in_thread), thread_root);
+    assert_eq!(thread(&in_main), "main");
+}
+
+#[tokio::test]
+async fn threads_that_are_none_are_refused() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let room = alice.creates(json!({})).await;
+    let message = alice.says(&room, "hello").await;
+    let cases = [
+        ("m.read", json!(""), "M_INVALID_PARAM"),
+        ("m.read", json!("x"), "M_INVALID_PARAM"),
+        ("m.read", json!(1), "M_BAD_JSON"),
+        ("m.fully_read", json!("main"), "M_INVALID_PARAM"),
+    ];
+
+    for (kind, thread, errcode) in cases {
+        let path = format!("receipt/{kind}/{message}");
+        let body = json!({ "thread_id": thread });
+        let refused = alice.tries(&room, &path, body).await;
+        refused.expect_error(400, errcode);
+    }
+}
+
+#[tokio::test]
+async fn read_markers_set_all_that_they_name() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let room = alice.creates_open_room().await;
+    bob.joins(&room).await;
+    let one = alice.says(&room, "one").await;
+    let two = alice.says(&room, "two").await;
+    let first = bob.syncs().await;
+
+    let markers = json!({ "m.fully_read": one, "m.read": one, "m.read.private": two });
+    let set = bob.tries(&room, "read_markers", markers).await;
+    let second = bob.syncs_after(&first).await;
+
+    assert_eq!(set.expect_ok(), json!({}));
+    assert_eq!(readers(&second, &room, &one, "m.read"), [&*bob.id]);
+    assert_eq!(readers(&second, &room, &two, "m.read.private"), [&*bob.id]);
+    let data = &second["rooms"]["join"][&room]["account_data"]["events"];
+    let expected = json!([{ "type": "m.fully_read", "content": { "event_id": one } }]);
+    assert_eq!(*data, expected);
+    assert_eq!(unread(&second, &room), (0, 0));
+}
+
+#[tokio::test]
+async fn the_fully_read_marker_is_set_by_a_receipt_and_counts_for_nothing() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let room = alice.creates_open_room().await;
+    bob.joins(&room).await;
+    let message = alice.says(&room, "hello").await;
+
+    let receipt = format!("m.fully_read/{message}");
+    sends_receipt(&bob, &room, &receipt, json!({})).await;
+
+    let sync = bob.syncs().await;
+    assert_eq!(unread(&sync, &room), (1, 0));
+    let path = format!(
+        "/_matrix/client/v3/user/{}/rooms/{room}/account_data/m.fully_read",
+        bob.id
+    );
+    let marker = bob.client.get(&path).await.expect_ok();
+    assert_eq!(marker, json!({ "event_id": message }));
+    assert_eq!(
+        *ephemeral(&alice.syncs().await, &room, "m.receipt"),
+        Value::Null
+    );
+}
+
+#[tokio::test]
+async fn receipts_that_cannot_be_are_refused() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let room = alice.creates_open_room().await;
+    let other = alice.creates(json!({})).await;
+    let message = alice.says(&room, "hello").await;
+    let elsewhere = alice.says(&other, "hello").await;
+    let receipt = |kind: &str, event_id: &str| format!("receipt/{kind}/{event_id}");
+
+    let by_stranger = bob
+        .tries(&room, &receipt("m.read", &message), json!({}))
+        .await;
+    let unknown = alice
+        .tries(&room, &receipt("m.read", "$unknown"), json!({}))
+        .await;
+    let of_other = alice
+        .tries(&room, &receipt("m.read", &elsewhere), json!({}))
+        .await;
+    let no_kind = alice
+        .tries(&room, &receipt("m.example", &message), json!({}))
+        .await;
+    let in_nothing = alice
+        .tries(
+            "!unknown:localhost",
+            &receipt("m.read", &message),
+            json!({}),
+        )
+        .await;
+
+    by_stranger.expect_error(403, "M_FORBIDDEN");
+    unknown.expect_error(404, "M_NOT_FOUND");
+    of_other.expect_error(404, "M_NOT_FOUND");
+    no_kind.expect_error(400, "M_INVALID_PARAM");
+    in_nothing.expect_error(403, "M_FORBIDDEN");
+}

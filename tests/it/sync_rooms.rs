@@ -1,0 +1,469 @@
+//! What a sync tells of a room to those who are in it, are invited, or have left.
+
+use serde_json::{Value, json};
+
+use crate::{
+    chat::{each, filtered, find, ids, next, said, state, timeline, types, unread},
+    harness::{Server, User},
+};
+
+async fn says_many(user: &User, room: &str, count: usize) {
+    for n in 0..count {
+        user.says(room, &format!("message {n}")).await;
+    }
+}
+
+fn lazily() -> String {
+    let lazy = json!({ "lazy_load_members": true });
+    filtered(&json!({ "room": { "state": lazy, "timeline": { "limit": 3 } } }))
+}
+
+/// Returns whose member events the state of a room tells.
+fn members<'a>(sync: &'a Value, room: &str) -> Vec<&'a str> {
+    let events = state(sync, room).as_array().map(Vec::as_slice);
+    let events = events.unwrap_or_default().iter();
+    let members = events.filter(|event| event["type"] == "m.room.member");
+    let mut found: Vec<&str> = members
+        .filter_map(|event| event["state_key"].as_str())
+        .collect();
+    found.sort_unstable();
+    found
+}
+
+#[tokio::test]
+async fn a_limited_timeline_comes_with_the_state_before_it() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let room = alice.creates(json!({ "name": "One" })).await;
+    let first = alice.syncs().await;
+    alice
+        .sets(&room, "m.room.name", json!({ "name": "Two" }))
+        .await;
+    alice
+        .sets(&room, "m.room.topic", json!({ "topic": "Topic" }))
+        .await;
+    says_many(&alice, &room, 8).await;
+    alice
+        .sets(&room, "m.room.name", json!({ "name": "Three" }))
+        .await;
+    says_many(&alice, &room, 9).await;
+
+    let anew = alice.syncs().await;
+    let second = alice.syncs_after(&first).await;
+
+    for sync in [&anew, &second] {
+        let limited = &sync["rooms"]["join"][&room]["timeline"]["limited"];
+        assert_eq!(*limited, true);
+        let names = each(timeline(sync, &room), "/content/name");
+        assert_eq!(names, ["Three"]);
+        let names = each(state(sync, &room), "/content/name");
+        assert_eq!(names, ["Two"]);
+        assert!(types(state(sync, &room)).contains(&"m.room.topic"));
+    }
+    assert_eq!(state(&second, &room).as_array().map(Vec::len), Some(2));
+    assert!(types(state(&anew, &room)).contains(&"m.room.create"));
+}
+
+#[tokio::test]
+async fn state_after_tells_the_state_at_the_end_of_the_timeline() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let room = alice.creates(json!({ "name": "One" })).await;
+    let first = alice.syncs().await;
+    alice
+        .sets(&room, "m.room.name", json!({ "name": "Two" }))
+        .await;
+
+    let query = format!("since={}&use_state_after=true", next(&first));
+    let sync = alice.syncs_with(&query).await;
+
+    let joined = &sync["rooms"]["join"][&room];
+    let names = each(&joined["state_after"]["events"], "/content/name");
+    assert_eq!(names, ["Two"]);
+    assert_eq!(joined["state"], Value::Null);
+}
+
+#[tokio::test]
+async fn a_newly_joined_room_comes_with_all_its_state() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let room = alice.creates_open_room().await;
+    says_many(&alice, &room, 8).await;
+    let first = bob.syncs().await;
+    says_many(&alice, &room, 8).await;
+    bob.joins(&room).await;
+
+    let second = bob.syncs_after(&first).await;
+    let third = bob.syncs_after(&second).await;
+
+    let joined = &second["rooms"]["join"][&room];
+    assert_eq!(joined["timeline"]["limited"], true);
+    assert_eq!(timeline(&second, &room).as_array().map(Vec::len), Some(10));
+    assert!(types(state(&second, &room)).contains(&"m.room.create"));
+    assert_eq!(third["rooms"], Value::Null);
+}
+
+#[tokio::test]
+async fn the_timeline_of_a_newcomer_does_not_adjoin_what_came_before() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let filter = json!({ "room": { "timeline": { "types": ["m.room.message"] } } });
+    let filter = filtered(&filter);
+    let room = alice.creates_open_room().await;
+    says_many(&alice, &room, 4).await;
+    let first = bob.syncs_with(&filter).await;
+    bob.joins(&room).await;
+
+    let query = format!("since={}&{filter}", next(&first));
+    let joined = bob.syncs_with(&query).await;
+
+    let timeline = &joined["rooms"]["join"][&room]["timeline"];
+    assert_eq!(said(&timeline["events"]).len(), 4);
+    assert_eq!(timeline["limited"], true);
+}
+
+#[tokio::test]
+async fn a_room_of_ones_own_is_told_from_its_beginning() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let first = alice.syncs().await;
+    let room = alice.creates(json!({})).await;
+
+    let sync = alice.syncs_after(&first).await;
+
+    let told = &sync["rooms"]["join"][&room]["timeline"];
+    assert_eq!(types(&told["events"])[0], "m.room.create");
+    assert_eq!(told["limited"], false);
+}
+
+#[tokio::test]
+async fn lazily_loaded_members_are_those_who_speak_and_oneself() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let carol = server.register("carol").await;
+    let room = alice.creates_open_room().await;
+    bob.joins(&room).await;
+    carol.joins(&room).await;
+    says_many(&bob, &room, 3).await;
+
+    let first = alice.syncs_with(&lazily()).await;
+    carol.says(&room, "hello").await;
+    bob.says(&room, "hello").await;
+    let query = format!("since={}&{}", next(&first), lazily());
+    let second = alice.syncs_with(&query).await;
+    let second_again = alice.syncs_with(&query).await;
+    carol.says(&room, "again").await;
+    let query = format!("since={}&{}", next(&second), lazily());
+    let third = alice.syncs_with(&query).await;
+
+    assert_eq!(members(&first, &room), [&*alice.id, &*bob.id]);
+    assert_eq!(members(&second, &room), [&*carol.id]);
+    // Who asks again never got the first answer.
+    assert_eq!(members(&second_again, &room), [&*carol.id]);
+    assert_eq!(members(&third, &room), Vec::<&str>::new());
+}
+
+#[tokio::test]
+async fn redundant_members_come_to_those_who_want_them() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let room = alice.creates_open_room().await;
+    bob.joins(&room).await;
+    says_many(&bob, &room, 12).await;
+    let lazy = json!({ "lazy_load_members": true, "include_redundant_members": true });
+    let filter = filtered(&json!({ "room": { "state": lazy } }));
+
+    let first = alice.syncs_with(&filter).await;
+    bob.says(&room, "hello").await;
+    let query = format!("since={}&{filter}", next(&first));
+    let second = alice.syncs_with(&query).await;
+
+    assert_eq!(members(&first, &room), [&*alice.id, &*bob.id]);
+    assert_eq!(members(&second, &room), [&*bob.id]);
+}
+
+#[tokio::test]
+async fn a_change_of_membership_in_a_gap_is_told_also_to_the_lazy() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let room = alice.creates_open_room().await;
+    bob.joins(&room).await;
+    let first = alice.syncs_with(&lazily()).await;
+    bob.leaves(&room).await;
+    says_many(&alice, &room, 5).await;
+
+    let query = format!("since={}&{}", next(&first), lazily());
+    let sync = alice.syncs_with(&query).await;
+
+    let member = find(state(&sync, &room), "m.room.member", &bob.id);
+    assert_eq!(member["content"]["membership"], "leave");
+}
+
+#[tokio::test]
+async fn the_summary_counts_members_and_names_heroes_where_the_room_has_no_name() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let carol = server.register("carol").await;
+    let first = alice.syncs().await;
+    let request = json!({ "preset": "public_chat", "invite": [bob.id] });
+    let room = alice.creates(request).await;
+    let summary = |sync: &Value| sync["rooms"]["join"][&room]["summary"].clone();
+
+    let invited = alice.syncs_after(&first).await;
+    bob.joins(&room).await;
+    carol.joins(&room).await;
+    let joined = alice.syncs_after(&invited).await;
+    carol.leaves(&room).await;
+    let left = alice.syncs_after(&joined).await;
+    alice.says(&room, "hello").await;
+    let unchanged = alice.syncs_after(&left).await;
+    alice
+        .sets(&room, "m.room.name", json!({ "name": "Pub" }))
+        .await;
+    let named = alice.syncs_after(&unchanged).await;
+
+    let counts = |joined: u64, invited: u64, heroes: Value| {
+        let mut counts = json!({
+            "m.joined_member_count": joined, "m.invited_member_count": invited,
+        });
+        if heroes != Value::Null {
+            counts["m.heroes"] = heroes;
+        }
+        counts
+    };
+    assert_eq!(summary(&invited), counts(1, 1, json!([bob.id])));
+    let heroes = json!([bob.id, carol.id]);
+    assert_eq!(summary(&joined), counts(3, 0, heroes));
+    assert_eq!(summary(&left), counts(2, 0, json!([bob.id])));
+    assert_eq!(summary(&unchanged), Value::Null);
+    assert_eq!(summary(&named), counts(2, 0, Value::Null));
+}
+
+#[tokio::test]
+async fn where_everyone_has_left_the_heroes_are_those_who_were_there() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let room = alice.creates_open_room().await;
+    bob.joins(&room).await;
+    bob.leaves(&room).await;
+
+    let sync = alice.syncs().await;
+
+    let summary = &sync["rooms"]["join"][&room]["summary"];
+    assert_eq!(summary["m.heroes"], json!([bob.id]));
+}
+
+#[tokio::test]
+async fn an_invitation_comes_once_with_the_stripped_state() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let room = alice
+        .creates(json!({ "name": "Pub", "topic": "Hours" }))
+        .await;
+    let first = bob.syncs().await;
+    alice.invites(&room, &bob).await;
+
+    let second = bob.syncs_after(&first).await;
+    alice.says(&room, "not for bob yet").await;
+    let third = bob.syncs_after(&second).await;
+    let anew = bob.syncs().await;
+
+    for sync in [&second, &anew] {
+        let events = &sync["rooms"]["invite"][&room]["invite_state"]["events"];
+        let name = json!({
+            "type": "m.room.name", "state_key": "", "sender": alice.id,
+            "content": { "name": "Pub" },
+        });
+        assert_eq!(*find(events, "m.room.name", ""), name);
+        for kind in ["m.room.create", "m.room.join_rules", "m.room.topic"] {
+            assert!(find(events, kind, "").is_object(), "{kind}");
+        }
+        let of_alice = find(events, "m.room.member", &alice.id);
+        assert_eq!(of_alice["content"]["membership"], "join");
+        let of_bob = find(events, "m.room.member", &bob.id);
+        assert_eq!(of_bob["content"]["membership"], "invite");
+        assert_eq!(sync["rooms"]["join"], Value::Null);
+    }
+    assert_eq!(third["rooms"], Value::Null);
+}
+
+#[tokio::test]
+async fn a_room_that_was_left_is_told_once_and_up_to_the_leave() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let room = alice.creates_open_room().await;
+    bob.joins(&room).await;
+    let first = bob.syncs().await;
+    alice.says(&room, "before").await;
+    bob.leaves(&room).await;
+    alice.says(&room, "after").await;
+
+    let second = bob.syncs_after(&first).await;
+    alice
+        .sets(&room, "m.room.name", json!({ "name": "Later" }))
+        .await;
+    let third = bob.syncs_after(&second).await;
+    let anew = bob.syncs().await;
+
+    let left = &second["rooms"]["leave"][&room];
+    assert_eq!(said(&left["timeline"]["events"]), ["before"]);
+    let own = find(&left["timeline"]["events"], "m.room.member", &bob.id);
+    assert_eq!(own["content"]["membership"], "leave");
+    assert_eq!(second["rooms"]["join"], Value::Null);
+    assert_eq!(third["rooms"], Value::Null);
+    assert_eq!(anew["rooms"], Value::Null);
+}
+
+#[tokio::test]
+async fn rooms_left_long_ago_are_told_to_those_who_ask_for_them() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let room = alice.creates_open_room().await;
+    bob.joins(&room).await;
+    alice
+        .sets(&room, "org.example", json!({ "n": "before" }))
+        .await;
+    bob.leaves(&room).await;
+    alice
+        .sets(&room, "org.example", json!({ "n": "after" }))
+        .await;
+    alice.says(&room, "after").await;
+    let with_left = filtered(&json!({ "room": { "include_leave": true } }));
+    let empty = json!({ "room": { "include_leave": true, "timeline": { "limit": 0 } } });
+
+    let first = bob.syncs_with(&with_left).await;
+    let query = format!("since={}&{with_left}", next(&first));
+    let second = bob.syncs_with(&query).await;
+    let full = bob.syncs_with(&format!("{query}&full_state=true")).await;
+    let stateful = bob.syncs_with(&filtered(&empty)).await;
+
+    let left = &first["rooms"]["leave"][&room]["timeline"]["events"];
+    assert_eq!(each(left, "/content/n"), ["before"]);
+    assert_eq!(said(left), Vec::<&str>::new());
+    assert_eq!(second["rooms"], Value::Null);
+    assert!(full["rooms"]["leave"][&room].is_object());
+    let left = &stateful["rooms"]["leave"][&room];
+    assert_eq!(left["timeline"]["events"], json!([]));
+    let own = find(&left["state"]["events"], "m.room.member", &bob.id);
+    assert_eq!(own["content"]["membership"], "leave");
+    let content = &find(&left["state"]["events"], "org.example", "")["content"];
+    assert_eq!(*content, json!({ "n": "before" }));
+}
+
+#[tokio::test]
+async fn whoever_left_and_came_back_has_only_joined() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let room = alice.creates_open_room().await;
+    let outside = bob.syncs().await;
+    bob.joins(&room).await;
+    let inside = bob.syncs_after(&outside).await;
+    bob.leaves(&room).await;
+    alice.says(&room, "between").await;
+    bob.joins(&room).await;
+
+    let from_outside = bob.syncs_after(&outside).await;
+    let from_inside = bob.syncs_after(&inside).await;
+
+    for sync in [&from_outside, &from_inside] {
+        assert_eq!(sync["rooms"]["leave"], Value::Null);
+        assert_eq!(said(timeline(sync, &room)), ["between"]);
+    }
+    let memberships = each(timeline(&from_inside, &room), "/content/membership");
+    assert_eq!(memberships, ["leave", "join"]);
+}
+
+#[tokio::test]
+async fn events_say_what_the_reader_was_when_they_were_sent() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let request = json!({ "preset": "public_chat", "name": "Pub" });
+    let room = alice.creates(request).await;
+    alice.says(&room, "before").await;
+    bob.joins(&room).await;
+    alice.says(&room, "after").await;
+    alice
+        .sets(&room, "m.room.name", json!({ "name": "Bar" }))
+        .await;
+
+    let sync = bob.syncs().await;
+
+    let events = timeline(&sync, &room);
+    let memberships = each(events, "/unsigned/membership");
+    let mut expected = vec!["leave"; memberships.len() - 3];
+    expected.extend(["join"; 3]);
+    assert_eq!(memberships, expected);
+    let name = events.as_array().and_then(|events| events.last());
+    let name = name.expect("an event");
+    assert_eq!(name["content"]["name"], "Bar");
+    assert_eq!(name["unsigned"]["prev_content"], json!({ "name": "Pub" }));
+    let ages = events.as_array().expect("a list").iter();
+    let mut ages = ages.map(|event| &event["unsigned"]["age"]);
+    assert!(ages.all(Value::is_u64));
+    assert_eq!(each(events, "/room_id"), Vec::<&str>::new());
+}
+
+#[tokio::test]
+async fn a_redaction_and_what_it_has_left_are_told() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let room = alice.creates(json!({})).await;
+    let first = alice.syncs().await;
+    let target = alice.says(&room, "secret").await;
+    let redaction = alice.redacts(&room, &target).await;
+
+    let sync = alice.syncs_after(&first).await;
+
+    let events = timeline(&sync, &room);
+    assert_eq!(ids(events), [&*target, &*redaction]);
+    assert_eq!(events[0]["content"], json!({}));
+    let because = &events[0]["unsigned"]["redacted_because"];
+    assert_eq!(because["event_id"], redaction);
+    assert_eq!(events[1]["redacts"], target);
+}
+
+#[tokio::test]
+async fn messages_count_as_unread_and_mentions_as_highlights() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let carol = server.register("carol").await;
+    let room = alice.creates_open_room().await;
+    bob.joins(&room).await;
+    carol.joins(&room).await;
+    bob.says(&room, "ready").await;
+    carol.says(&room, "ready, too").await;
+    let mention = json!({
+        "msgtype": "m.text", "body": "Bob!", "m.mentions": { "user_ids": [bob.id] },
+    });
+    alice.says(&room, "hello").await;
+    alice
+        .tries_to_send(&room, "m.room.message", mention)
+        .await
+        .expect_ok();
+    alice
+        .tries_to_send(&room, "org.example", json!({}))
+        .await
+        .expect_ok();
+
+    assert_eq!(unread(&alice.syncs().await, &room), (0, 0));
+    assert_eq!(unread(&bob.syncs().await, &room), (3, 1));
+    assert_eq!(unread(&carol.syncs().await, &room), (2, 0));
+
+    let server = server.restart().await;
+    let (bob, carol) = (bob.at(&server), carol.at(&server));
+    assert_eq!(unread(&bob.syncs().await, &room), (3, 1));
+    assert_eq!(unread(&carol.syncs().await, &room), (2, 0));
+}
