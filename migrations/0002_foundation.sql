@@ -20,8 +20,9 @@ CREATE TABLE accounts (
     admin BOOLEAN NOT NULL,
     guest BOOLEAN NOT NULL,
     deactivated BOOLEAN NOT NULL,
-    -- deactivated with the wish that messages be hidden from those who join later
-    erased BOOLEAN NOT NULL,
+    -- the journal position at which it was deactivated with the wish to be erased: whoever joins a room after it
+    -- sees this user's events redacted; NULL for all others
+    erased_position BIGINT,
     created_ts BIGINT NOT NULL
 );
 

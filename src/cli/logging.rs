@@ -9,9 +9,13 @@ use tracing_subscriber::{EnvFilter, fmt, util::SubscriberInitExt};
 
 use crate::config::{LogFormat, Logging};
 
+/// What the filter of the configuration is added to: the state resolution tells at "info" of every event that it
+/// allows, which only somebody who asks for it wants to read.
+const QUIET: &str = "ruma_state_res=warn";
+
 /// Starts the log, and sends the panics there.
 pub(super) fn init(config: &Logging) -> Result<(), Box<dyn std::error::Error>> {
-    let filter = EnvFilter::try_new(&config.filter)?;
+    let filter = EnvFilter::try_new(format!("{QUIET},{}", config.filter))?;
     let log = fmt::fmt().with_env_filter(filter).with_writer(io::stderr);
     match config.format {
         LogFormat::Human => log

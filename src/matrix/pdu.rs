@@ -3,7 +3,7 @@
 use ruma::{
     EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UInt,
     UserId,
-    canonical_json::CanonicalJsonObject,
+    canonical_json::{CanonicalJsonObject, redact_content_in_place},
     events::{StateEventType, TimelineEventType},
     room_version_rules::RoomVersionRules,
     serde::Raw,
@@ -11,7 +11,7 @@ use ruma::{
     state_res::Event,
 };
 use serde::{Deserialize, de::DeserializeOwned};
-use serde_json::value::RawValue;
+use serde_json::value::{RawValue, to_raw_value};
 
 use crate::error::{Error, Result};
 
@@ -119,6 +119,18 @@ impl Pdu {
             .map_err(|e| Error::BadJson(format!("not an event: {e}")))?;
         let json = serde_json::to_string(object)?;
         Ok((Self::parse(event_id, &json)?, json))
+    }
+
+    /// Returns the event without what a redaction takes from its content.
+    #[must_use]
+    pub fn redacted(&self, rules: &RoomVersionRules) -> Self {
+        let mut redacted = self.clone();
+        let mut content: CanonicalJsonObject = self.content_as().unwrap_or_default();
+        redact_content_in_place(&mut content, &rules.redaction, self.kind.to_string());
+        if let Ok(content) = to_raw_value(&content) {
+            redacted.content = content;
+        }
+        redacted
     }
 
     /// Returns the content as `T`, or `None` if it does not have that form.

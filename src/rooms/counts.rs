@@ -21,7 +21,7 @@ use super::warm::{Room, Tip};
 use crate::{
     error::Result,
     matrix::{self, Notice, Pdu, RoomFacts, Unsigned},
-    storage::{Change, Db, Read, UserNum},
+    storage::{Change, Db, UserNum, account_data},
 };
 
 /// How many mentioned users of one event are looked at.
@@ -60,14 +60,7 @@ impl CustomRules {
     /// Loads the rules of all who changed theirs.
     pub(super) async fn load(db: &Db) -> Result<Self> {
         let mut conn = db.read().await?;
-        let rows: Vec<(UserNum, String, String)> = conn
-            .query(
-                "SELECT a.user_num, s.text, a.content FROM account_data a JOIN strings s ON s.num = a.user_num
-                 WHERE a.room = 0 AND a.kind = $1",
-            )
-            .bind(PUSH_RULES)
-            .fetch_all()
-            .await?;
+        let rows = account_data::of_all_users(&mut conn, PUSH_RULES).await?;
         let rules = Self::default();
         for (user, user_id, content) in rows {
             let usual = OwnedUserId::try_from(user_id)

@@ -19,7 +19,7 @@ use crate::{
     error::{Error, Result},
     matrix::{Pdu, StateMap, TimelineEvent},
     storage::{
-        Db, Position, Read, Receipt, RoomNum,
+        self, Db, Position, Read, Receipt, RoomNum,
         events::{self, EventRow},
         receipts,
         rooms::{self, RoomRow},
@@ -35,11 +35,7 @@ pub(super) async fn room(
     num: RoomNum,
 ) -> Result<(Room, Position)> {
     let mut tx = db.snapshot().await?;
-    let known: Position = tx
-        .query("SELECT position FROM journal")
-        .fetch_scalar()
-        .await?
-        .unwrap_or_default();
+    let known = storage::position(&mut tx).await?;
     let row = rooms::get(&mut tx, num).await?;
     let row = row.ok_or_else(|| Error::not_found(format!("there is no room with number {num}")))?;
     let version = RoomVersionId::try_from(row.version.as_str())

@@ -11,7 +11,7 @@ use super::followed::Follows;
 use crate::{
     error::Result,
     matrix::Exception,
-    storage::{Change, Db, Position, Read, ReadMarker, RoomNum, UserNum, memberships, unread},
+    storage::{self, Change, Db, Position, ReadMarker, RoomNum, UserNum, memberships, unread},
 };
 
 /// The rooms of a user, in memory.
@@ -72,11 +72,7 @@ impl UserRoom {
 impl UserRooms {
     pub(super) async fn load(db: &Db, user: UserNum) -> Result<(Self, Position)> {
         let mut tx = db.snapshot().await?;
-        let known = tx
-            .query("SELECT position FROM journal")
-            .fetch_scalar()
-            .await?
-            .unwrap_or_default();
+        let known = storage::position(&mut tx).await?;
         let mut rooms: HashMap<RoomNum, UserRoom> = HashMap::new();
         for row in memberships::of_user(&mut tx, user).await? {
             let room = rooms.entry(row.room).or_default();

@@ -62,6 +62,9 @@ pub struct Rooms {
     inner: Arc<Inner>,
 }
 
+/// The users who wished to be erased, and at which position.
+type Erased = HashMap<OwnedUserId, Position>;
+
 pub(crate) struct Inner {
     db: Db,
     clock: Clock,
@@ -70,6 +73,8 @@ pub(crate) struct Inner {
     default_version: RoomVersionId,
     /// The numbers of rooms, which never change.
     numbers: RwLock<HashMap<OwnedRoomId, RoomNum>>,
+    /// The users who wished to be erased, and at which position.
+    erased: RwLock<Arc<Erased>>,
     rooms: Followed<Room>,
     users: Followed<UserRooms>,
     rules: CustomRules,
@@ -92,6 +97,7 @@ impl Rooms {
             tasks,
             default_version,
             numbers: RwLock::default(),
+            erased: RwLock::new(Arc::new(timeline::erased(&db).await?)),
             rooms: Followed::new(WARM_ROOMS),
             users: Followed::new(WARM_USERS),
             rules,
@@ -291,6 +297,10 @@ impl Follower for Inner {
                     self.users.committed(*user, *position, change);
                 }
                 Change::Read { user, .. } => self.users.committed(*user, *position, change),
+                Change::Erased { user_id } => {
+                    let mut erased = self.erased.write().unwrap_or_else(PoisonError::into_inner);
+                    Arc::make_mut(&mut erased).insert(user_id.clone(), *position);
+                }
                 Change::AccountData { .. }
                 | Change::ToDevice { .. }
                 | Change::SessionsEnded { .. } => {}

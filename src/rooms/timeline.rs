@@ -1,20 +1,20 @@
 //! Reading the timeline of a room, as far as a user may see it.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use ruma::{
-    EventId, OwnedEventId, UserId,
+    EventId, OwnedEventId, OwnedUserId, UserId,
     api::Direction,
     events::{TimelineEventType, room::member::MembershipState},
     room_version_rules::RoomVersionRules,
 };
 
-use super::{Rooms, load, warm::Room};
+use super::{Erased, Rooms, load, warm::Room};
 use crate::{
     error::{Error, Result},
     matrix::{Membership, Pdu, StateMap, TimelineEvent, Visibility, head, may_see},
     storage::{
-        Read, UserNum,
+        Db, Read, UserNum, accounts,
         events::{self, EventRow},
         state,
     },
@@ -47,6 +47,13 @@ pub struct Page {
     pub end: Option<i64>,
 }
 
+/// What becomes of a page that comes to an event which the user may not see.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Hidden {
+    PassedOver,
+    EndsThePage,
+}
+
 /// An event and what stands around it.
 #[derive(Debug)]
 pub struct Context {
@@ -63,12 +70,32 @@ pub struct Context {
 pub struct Access {
     /// The user's memberships, in order.
     history: Vec<Membership>,
+    /// Whose events the user may see only redacted, unless the user was in the room already.
+    erased: Arc<Erased>,
 }
 
 impl Access {
     /// Returns whether the user may see an event.
     pub fn may_see(&self, event: &TimelineEvent) -> bool {
         may_see(event.visibility, event.timeline, &self.history)
+    }
+
+    /// Returns an event as the user may see it: redacted, if its sender was erased before the user came.
+    ///
+    /// [Deactivation](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3accountdeactivate)
+    pub fn seen(&self, event: Arc<TimelineEvent>, rules: &RoomVersionRules) -> Arc<TimelineEvent> {
+        let Some(erased) = self.erased.get(&event.pdu.sender) else {
+            return event;
+        };
+        let was_there =
+            |entry: &Membership| entry.membership == MembershipState::Join && entry.from <= *erased;
+        if self.history.iter().any(was_there) {
+            return event;
+        }
+        let mut redacted = TimelineEvent::clone(&event);
+        redacted.pdu = Arc::new(event.pdu.redacted(rules));
+        redacted.head = head(&redacted.pdu, rules);
+        Arc::new(redacted)
     }
 
     /// Returns what the user was at a place of the timeline.
@@ -113,6 +140,12 @@ impl Access {
 impl Rooms {
     /// Returns what a user may see of a room.
     pub async fn access(&self, room: &Room, user: UserNum, user_id: &UserId) -> Result<Access> {
+        let erased = self
+            .inner
+            .erased
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         let mut tx = self.inner.db.read().await?;
         let snapshot = current_snapshot(room);
         let kind = self
@@ -124,6 +157,7 @@ impl Rooms {
         let Some(kind) = kind else {
             return Ok(Access {
                 history: Vec::new(),
+                erased,
             });
         };
         let rows = state::history(&mut tx, snapshot, kind, user).await?;
@@ -135,7 +169,7 @@ impl Rooms {
             }
         }
         tracing::trace!(room_id = %room.room_id, %user_id, count = history.len(), "membership history read");
-        Ok(Access { history })
+        Ok(Access { history, erased })
     }
 
     /// Returns a page of a room's timeline, without what the user may not see or `wanted` does not want.
@@ -143,6 +177,30 @@ impl Rooms {
         &self,
         room: &Room,
         access: &Access,
+        request: PageRequest,
+        wanted: &(dyn Fn(&Pdu) -> bool + Sync),
+    ) -> Result<Page> {
+        self.read_page(room, (access, Hidden::PassedOver), request, wanted)
+            .await
+    }
+
+    /// As [`Rooms::page`], but ends at the first event that the user may not see: no state that the user has not
+    /// been told of changes within.
+    pub async fn page_without_gap(
+        &self,
+        room: &Room,
+        access: &Access,
+        request: PageRequest,
+        wanted: &(dyn Fn(&Pdu) -> bool + Sync),
+    ) -> Result<Page> {
+        self.read_page(room, (access, Hidden::EndsThePage), request, wanted)
+            .await
+    }
+
+    async fn read_page(
+        &self,
+        room: &Room,
+        (access, hidden): (&Access, Hidden),
         request: PageRequest,
         wanted: &(dyn Fn(&Pdu) -> bool + Sync),
     ) -> Result<Page> {
@@ -160,15 +218,17 @@ impl Rooms {
                     });
                 }
                 looked_at += 1;
-                from = match request.dir {
-                    Direction::Backward => row.timeline - 1,
-                    Direction::Forward => row.timeline,
-                };
+                let before = std::mem::replace(&mut from, after(&row, request.dir));
                 let event = self.event_of(room, row).await?;
-                if access.may_see(&event) && wanted(&event.pdu) {
-                    found.push(event);
+                let is_visible = access.may_see(&event);
+                if is_visible && wanted(&event.pdu) {
+                    found.push(access.seen(event, &room.rules));
                 }
-                if found.len() >= request.limit {
+                let is_at_gap = !is_visible && hidden == Hidden::EndsThePage;
+                if is_at_gap {
+                    from = before;
+                }
+                if is_at_gap || found.len() >= request.limit {
                     return Ok(Page {
                         events: found,
                         end: Some(from),
@@ -261,7 +321,7 @@ impl Rooms {
     ) -> Result<Arc<TimelineEvent>> {
         let event = self.find_event(room, event_id).await?;
         match event {
-            Some(event) if access.may_see(&event) => Ok(event),
+            Some(event) if access.may_see(&event) => Ok(access.seen(event, &room.rules)),
             _ => Err(Error::not_found(
                 "there is no such event, or you may not see it",
             )),
@@ -340,12 +400,28 @@ impl Rooms {
     }
 }
 
+/// Returns the place at which to go on after an event.
+fn after(row: &EventRow, dir: Direction) -> i64 {
+    match dir {
+        Direction::Backward => row.timeline - 1,
+        Direction::Forward => row.timeline,
+    }
+}
+
 fn passes(to: Option<i64>, timeline: i64, dir: Direction) -> bool {
     match (to, dir) {
         (None, _) => false,
         (Some(to), Direction::Backward) => timeline <= to,
         (Some(to), Direction::Forward) => timeline > to,
     }
+}
+
+/// Returns the users who wished to be erased, and at which position.
+pub(super) async fn erased(db: &Db) -> Result<Erased> {
+    let mut conn = db.read().await?;
+    let erased = accounts::erased(&mut conn).await?;
+    let typed = |(user_id, position)| Some((OwnedUserId::try_from(user_id).ok()?, position));
+    Ok(erased.into_iter().filter_map(typed).collect())
 }
 
 /// Returns the snapshot of the state that readers see.

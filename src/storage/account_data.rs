@@ -45,6 +45,24 @@ pub async fn get(
     .await
 }
 
+/// Returns the global account data of a type of everybody who has any: the number, the id, the content.
+pub async fn of_all_users(
+    db: &mut impl Read,
+    kind: &str,
+) -> Result<Vec<(UserNum, String, String)>> {
+    // Joined here, since there may be a row for every user.
+    db.query(
+        "SELECT a.user_num, s.text, a.content
+         FROM account_data a
+         JOIN strings s ON s.num = a.user_num
+         WHERE a.room = $1 AND a.kind = $2",
+    )
+    .bind(GLOBAL)
+    .bind(kind)
+    .fetch_all()
+    .await
+}
+
 /// Stores a piece of account data.
 pub async fn set(
     tx: &mut WriteTx,

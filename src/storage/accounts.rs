@@ -1,14 +1,10 @@
 //! Accounts: who has one, with which password, and what they may.
 
-use super::{Read, UserNum, WriteTx};
+use super::{Position, Read, UserNum, WriteTx};
 use crate::error::Result;
 
 /// An account.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is a column of the table"
-)]
 pub struct Account {
     /// Whose.
     pub user_num: UserNum,
@@ -20,8 +16,8 @@ pub struct Account {
     pub guest: bool,
     /// Whether it was given up.
     pub deactivated: bool,
-    /// Whether it was given up with the wish to be forgotten.
-    pub erased: bool,
+    /// The journal position at which it was given up with the wish to be erased.
+    pub erased_position: Option<Position>,
     /// When it was made.
     pub created_ts: i64,
 }
@@ -29,7 +25,7 @@ pub struct Account {
 /// Returns the account of a user.
 pub async fn find(db: &mut impl Read, user: UserNum) -> Result<Option<Account>> {
     db.query(
-        "SELECT user_num, password_hash, admin, guest, deactivated, erased, created_ts
+        "SELECT user_num, password_hash, admin, guest, deactivated, erased_position, created_ts
          FROM accounts
          WHERE user_num = $1",
     )
@@ -43,7 +39,7 @@ pub async fn insert(tx: &mut WriteTx, account: &Account) -> Result<bool> {
     let inserted = tx
         .query(
             "INSERT INTO accounts
-                 (user_num, password_hash, admin, guest, deactivated, erased, created_ts)
+                 (user_num, password_hash, admin, guest, deactivated, erased_position, created_ts)
              VALUES ($1, $2, $3, $4, $5, $6, $7)
              ON CONFLICT (user_num) DO NOTHING",
         )
@@ -52,7 +48,7 @@ pub async fn insert(tx: &mut WriteTx, account: &Account) -> Result<bool> {
         .bind(account.admin)
         .bind(account.guest)
         .bind(account.deactivated)
-        .bind(account.erased)
+        .bind(account.erased_position)
         .bind(account.created_ts)
         .execute()
         .await?;
@@ -115,17 +111,31 @@ pub async fn upgrade_guest(tx: &mut WriteTx, user: UserNum, password_hash: &str)
 }
 
 /// Marks an account as given up, and forgets its password.
-pub async fn deactivate(tx: &mut WriteTx, user: UserNum, erased: bool) -> Result<()> {
+pub async fn deactivate(
+    tx: &mut WriteTx,
+    user: UserNum,
+    erased_position: Option<Position>,
+) -> Result<()> {
     tx.query(
         "UPDATE accounts
-         SET deactivated = TRUE, erased = $2, password_hash = NULL
+         SET deactivated = TRUE, erased_position = $2, password_hash = NULL
          WHERE user_num = $1",
     )
     .bind(user)
-    .bind(erased)
+    .bind(erased_position)
     .execute()
     .await?;
     Ok(())
+}
+
+/// Returns the users who wished to be erased, and at which position.
+pub async fn erased(db: &mut impl Read) -> Result<Vec<(String, Position)>> {
+    db.query(
+        "SELECT s.text, a.erased_position FROM accounts a JOIN strings s ON s.num = a.user_num
+         WHERE a.erased_position IS NOT NULL",
+    )
+    .fetch_all()
+    .await
 }
 
 #[cfg(test)]
@@ -140,7 +150,7 @@ mod tests {
             admin: false,
             guest: false,
             deactivated: false,
-            erased: false,
+            erased_position: None,
             created_ts: 5,
         }
     }
@@ -169,13 +179,13 @@ mod tests {
         insert(&mut tx, &admin).await.unwrap();
         assert!(has_admin(&mut tx).await.unwrap());
         assert_eq!(active(&mut tx, "[1,2]").await.unwrap(), [1]);
-        deactivate(&mut tx, 1, true).await.unwrap();
+        deactivate(&mut tx, 1, Some(7)).await.unwrap();
 
         assert!(!has_admin(&mut tx).await.unwrap());
         assert!(active(&mut tx, "[1,2]").await.unwrap().is_empty());
         let gone = find(&mut tx, 1).await.unwrap().unwrap();
         assert_eq!(gone.password_hash, None);
-        assert!(gone.deactivated && gone.erased);
+        assert!(gone.deactivated && gone.erased_position == Some(7));
     }
 
     #[tokio::test]

@@ -81,6 +81,11 @@ pub enum Change {
         /// Which one.
         device: DeviceNum,
     },
+    /// A user has gone and wishes to be erased: whoever joins a room after this sees their events redacted.
+    Erased {
+        /// The user.
+        user_id: OwnedUserId,
+    },
     /// The access tokens of devices are valid no more: what they have open must be closed.
     SessionsEnded {
         /// Whose devices.

@@ -4,6 +4,7 @@ use std::{path::Path, str::FromStr};
 
 use sqlx::{
     ConnectOptions, Executor, PgConnection, SqliteConnection,
+    error::DatabaseError,
     postgres::PgConnectOptions,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
 };
@@ -16,6 +17,10 @@ const STATEMENTS: usize = 512;
 const CHECKPOINT_PAGES: &str = "4000";
 /// The key of PostgreSQL's advisory lock that the one writer holds: "parlour" in ASCII.
 const WRITER_LOCK: i64 = 0x70_61_72_6c_6f_75_72;
+/// PostgreSQL notices a while after a server was killed that its connection, which holds the lock, is dead.
+const WAIT_FOR_LOCK: &str = "SET lock_timeout = '10s'";
+/// What PostgreSQL calls a lock that another connection holds for too long.
+const LOCK_NOT_AVAILABLE: &str = "55P03";
 
 /// How a read-only transaction that sees one moment begins.
 pub(super) const POSTGRES_SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
@@ -80,11 +85,13 @@ impl Target {
             Self::Sqlite(options) => Ok(Conn::Sqlite(options.connect().await?)),
             Self::Postgres(options) => {
                 let mut conn = options.connect().await?;
-                let locked: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock($1)")
-                    .bind(WRITER_LOCK)
-                    .fetch_one(&mut conn)
-                    .await?;
-                if !locked {
+                conn.execute(WAIT_FOR_LOCK).await?;
+                let locking = sqlx::query("SELECT pg_advisory_lock($1)").bind(WRITER_LOCK);
+                if let Err(error) = locking.execute(&mut conn).await {
+                    let code = error.as_database_error().and_then(DatabaseError::code);
+                    if code.as_deref() != Some(LOCK_NOT_AVAILABLE) {
+                        return Err(error.into());
+                    }
                     return Err(Error::Unavailable(
                         "another server writes to this database".to_owned(),
                     ));
@@ -123,6 +130,14 @@ impl Conn {
         match self {
             Self::Sqlite(_) => self.run("BEGIN IMMEDIATE").await,
             Self::Postgres(_) => self.run("BEGIN").await,
+        }
+    }
+
+    /// Ends what the connection was doing and lets go of the writer's lock, which the next connection takes.
+    pub(super) async fn give_up(&mut self) -> Result<()> {
+        match self {
+            Self::Sqlite(_) => self.run("ROLLBACK").await,
+            Self::Postgres(_) => self.run("ROLLBACK; SELECT pg_advisory_unlock_all()").await,
         }
     }
 

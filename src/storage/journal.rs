@@ -307,7 +307,9 @@ impl Writer {
         self.savepoint = Savepoint::None;
         self.opening = false;
         self.lost = true;
-        let _ = self.conn.run("ROLLBACK").await;
+        if let Err(error) = self.conn.give_up().await {
+            tracing::debug!(%error, "a lost connection does not answer");
+        }
         self.shared.tell_failure();
         if let Some(batch) = self.open.take() {
             batch
@@ -317,14 +319,19 @@ impl Writer {
     }
 
     async fn recall_position(&mut self) -> Result<()> {
-        let last: i64 = self
-            .query("SELECT position FROM journal")
-            .fetch_scalar()
-            .await?
-            .unwrap_or_default();
+        let last = position(self).await?;
         self.next_position = self.next_position.max(last + 1);
         Ok(())
     }
+}
+
+/// Returns the position of the last change that a connection sees.
+pub async fn position(db: &mut impl Read) -> Result<Position> {
+    let last = db
+        .query("SELECT position FROM journal")
+        .fetch_scalar()
+        .await?;
+    Ok(last.unwrap_or_default())
 }
 
 impl Read for Writer {
@@ -543,6 +550,22 @@ mod tests {
         let mut tx = test.db.write().await.unwrap();
 
         assert_eq!(tx.position(), 2);
+    }
+
+    #[tokio::test]
+    async fn after_a_batch_was_lost_the_next_write_connects_anew() {
+        let test = TestDb::new().await;
+        let mut tx = test.db.write().await.unwrap();
+        store(&mut tx, "lost").await;
+        let broken = Error::Unavailable("the disk is full".to_owned());
+        tx.writer.lose(&broken).await;
+        drop(tx);
+
+        let mut tx = test.db.write().await.unwrap();
+        store(&mut tx, "kept").await;
+        tx.commit().await.unwrap();
+
+        assert_eq!(stored(&test).await, 1);
     }
 
     #[tokio::test]

@@ -38,7 +38,7 @@ use sqlx::{
 pub use self::{
     change::{Change, DeviceNum, ReadMarker, Receipt, RoomNum, UserNum},
     dialect::{Raw, Target},
-    journal::{Follower, Journal, Pending, Position, WriteTx},
+    journal::{Follower, Journal, Pending, Position, WriteTx, position},
     query::{Query, Read, list, list_of_numbers, values},
 };
 use crate::{

@@ -80,6 +80,7 @@ impl Follower for Recent {
                     }
                 }
                 Change::Redacted { .. }
+                | Change::Erased { .. }
                 | Change::ToDevice { .. }
                 | Change::SessionsEnded { .. } => {}
             }

@@ -159,7 +159,7 @@ impl Follower for Waiters {
                 | Change::AccountData { user, .. }
                 | Change::ToDevice { user, .. }
                 | Change::SessionsEnded { user, .. } => self.wake(*user),
-                Change::Redacted { .. } => {}
+                Change::Redacted { .. } | Change::Erased { .. } => {}
             }
         }
     }

@@ -6,7 +6,7 @@ use serde_json::json;
 use super::{Session, Users, passwords::Passwords};
 use crate::{
     error::Result,
-    storage::{UserNum, WriteTx, account_data, accounts, devices, profiles},
+    storage::{Change, UserNum, WriteTx, account_data, accounts, devices, profiles},
 };
 
 impl Users {
@@ -56,7 +56,12 @@ impl Users {
     pub async fn deactivate(&self, session: &Session, erase: bool) -> Result<()> {
         let user = session.user;
         let mut tx = self.inner.db.write().await?;
-        accounts::deactivate(&mut tx, user, erase).await?;
+        let position = erase.then(|| tx.position());
+        accounts::deactivate(&mut tx, user, position).await?;
+        if let Some(position) = position {
+            let user_id = session.user_id.clone();
+            tx.publish(position, Change::Erased { user_id });
+        }
         delete_devices_except(&mut tx, user, None).await?;
         profiles::remove_all(&mut tx, user).await?;
         account_data::remove_all(&mut tx, user).await?;

@@ -153,7 +153,7 @@ impl Users {
             admin,
             guest: account.guest,
             deactivated: false,
-            erased: false,
+            erased_position: None,
             created_ts: now,
         };
         if !accounts::insert(&mut tx, &row).await? {

@@ -102,7 +102,7 @@ fn imports_are_found_in_groups_and_alone() {
     assert_eq!(imports(code), ["api", "clock", "error", "rooms"]);
 }
 
-fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
 }
 
@@ -114,7 +114,7 @@ fn files_of(module: &str) -> Vec<PathBuf> {
     files
 }
 
-fn sources(folder: &Path) -> Vec<PathBuf> {
+pub(crate) fn sources(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let Ok(entries) = fs::read_dir(folder) else {
         return found;
@@ -131,7 +131,7 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
 }
 
 /// The code of a file, without its inline tests and comments.
-fn code(path: &Path) -> String {
+pub(crate) fn code(path: &Path) -> String {
     let text = fs::read_to_string(path).expect("source is UTF-8");
     let code = text.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
     let lines = code

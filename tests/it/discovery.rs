@@ -12,7 +12,11 @@ async fn versions_lists_what_is_supported() {
     let body = server.get("/_matrix/client/versions").await.expect_ok();
 
     assert_eq!(body["versions"], json!(["v1.1"]));
-    let features = json!({ "dev.parlour.websocket_stream": true });
+    let features = json!({
+        "dev.parlour.websocket_stream": true,
+        "org.matrix.msc2285.stable": true,
+        "org.matrix.msc3916.stable": true,
+    });
     assert_eq!(body["unstable_features"], features);
 }
 

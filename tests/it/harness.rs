@@ -220,6 +220,18 @@ impl Client {
         body: impl Into<reqwest::Body>,
         headers: &[(&'static str, &str)],
     ) -> Answer {
+        let answer = self.try_send(method, path, body, headers).await;
+        answer.expect("the server answers")
+    }
+
+    /// Sends a request that the server may be too dead to answer.
+    pub(crate) async fn try_send(
+        &self,
+        method: Method,
+        path: &str,
+        body: impl Into<reqwest::Body>,
+        headers: &[(&'static str, &str)],
+    ) -> reqwest::Result<Answer> {
         let url = format!("{}{path}", self.base);
         let mut request = self.http.request(method, url).body(body);
         if let Some(token) = &self.token {
@@ -228,22 +240,18 @@ impl Client {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let response = request.send().await.expect("the server answers");
+        let response = request.send().await?;
         let status = response.status().as_u16();
         let headers = response.headers().clone();
-        let bytes = response
-            .bytes()
-            .await
-            .expect("the answer is whole")
-            .to_vec();
+        let bytes = response.bytes().await?.to_vec();
         let text = String::from_utf8_lossy(&bytes).into_owned();
-        Answer {
+        Ok(Answer {
             status,
             headers,
             body: serde_json::from_str(&text).unwrap_or_default(),
             text,
             bytes,
-        }
+        })
     }
 }
 

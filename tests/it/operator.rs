@@ -52,14 +52,15 @@ async fn metrics_are_not_shown_to_clients() {
 }
 
 #[tokio::test]
-async fn the_page_says_how_to_connect_and_runs_nothing() {
+async fn the_page_says_how_to_connect_and_runs_nothing_but_its_own_script() {
     let server = Server::start().await;
 
     let page = server.get("/").await;
 
     let policy = page.header("content-security-policy");
     assert!(
-        policy.starts_with("default-src 'none'; style-src 'sha256-"),
+        policy.starts_with("default-src 'none'; style-src 'sha256-")
+            && policy.contains("; script-src 'sha256-"),
         "{policy}"
     );
     assert_eq!(page.header("content-type"), "text/html; charset=utf-8");

@@ -1,9 +1,9 @@
 //! The program from outside: it starts, says where it is, and ends when it is told.
 
 use std::{
-    io::{BufRead, BufReader, Read},
+    io::Read,
     path::Path,
-    process::{Child, Command, Output, Stdio},
+    process::{Child, Command, Output},
 };
 
 use serde_json::Value;
@@ -11,18 +11,8 @@ use serde_json::Value;
 use crate::{
     database::Database,
     harness::{Client, Server},
+    program::{parlour, told_address},
 };
-
-fn parlour(folder: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_parlour"));
-    command
-        .current_dir(folder)
-        .env("PARLOUR__LISTEN__0__ADDRESS", "127.0.0.1:0")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    command
-}
 
 fn output(folder: &Path, arguments: &[&str]) -> Output {
     let run = parlour(folder).args(arguments).output();
@@ -44,18 +34,6 @@ fn start(folder: &Path, database: &Database) -> (Child, String) {
         .expect("the program starts");
     let address = told_address(&mut child);
     (child, address)
-}
-
-/// Waits until the program tells its address.
-fn told_address(child: &mut Child) -> String {
-    let mut line = String::new();
-    let told = child.stdout.as_mut().expect("its output is ours");
-    BufReader::new(told)
-        .read_line(&mut line)
-        .expect("it tells its address");
-    let address = line.trim().rsplit(' ').next().expect("the line has words");
-    assert!(address.starts_with("http://127.0.0.1:"), "{line}");
-    address.to_owned()
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::{
     chat::said,
-    harness::{Server, User},
+    harness::{Server, User, password_of},
 };
 
 /// Returns which of the events a user is shown one by one.
@@ -192,4 +192,34 @@ async fn an_unknown_visibility_counts_as_shared() {
     let found = readable(&story.bob, &story.room, &story.events).await;
 
     assert_eq!(found, ["before", "invited", "joined"]);
+}
+
+#[tokio::test]
+async fn whoever_joins_after_an_erasure_sees_the_events_of_the_erased_redacted() {
+    let server = Server::start().await;
+    let (alice, bob, carol) = (
+        server.register("alice").await,
+        server.register("bob").await,
+        server.register("carol").await,
+    );
+    let room = alice.creates(json!({ "preset": "public_chat" })).await;
+    bob.joins(&room).await;
+    let said = alice.says(&room, "remember me").await;
+
+    let goodbye = json!({ "erase": true, "auth": password_of("alice") });
+    let path = "/_matrix/client/v3/account/deactivate";
+    alice.client.post(path, goodbye).await.expect_ok();
+    carol.joins(&room).await;
+
+    let path = format!("/_matrix/client/v3/rooms/{room}/event/{said}");
+    let for_bob = bob.client.get(&path).await.expect_ok();
+    let for_carol = carol.client.get(&path).await.expect_ok();
+    assert_eq!(for_bob["content"]["body"], "remember me");
+    assert_eq!(for_carol["content"], json!({}));
+    let synced = carol
+        .client
+        .get("/_matrix/client/v3/sync")
+        .await
+        .expect_ok();
+    assert!(!synced.to_string().contains("remember me"));
 }

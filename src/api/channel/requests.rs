@@ -198,7 +198,7 @@ async fn perform(app: &App, session: &Session, call: &Call) -> Result<Value> {
         "receipt" => receipt(app, session, call).await,
         "presence" => presence(app, session, call),
         "ack" => ack(app, session, call).await,
-        "authenticate" => Err(Error::BadState("you are authenticated already".to_owned())),
+        "authenticate" => Err(Error::forbidden("you are authenticated already")),
         other => Err(Error::Unrecognized(format!("unknown method {other:?}"))),
     }
 }

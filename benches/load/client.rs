@@ -1,0 +1,196 @@
+//! Clients: they send, and they wait for what others send.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::StreamExt;
+use reqwest::RequestBuilder;
+use serde_json::{Value, json};
+use tokio::{net::TcpStream, task::JoinSet};
+use tokio_tungstenite::{
+    MaybeTlsStream, WebSocketStream, connect_async,
+    tungstenite::{
+        Message,
+        client::IntoClientRequest,
+        http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL},
+    },
+};
+
+/// What is said: as long as people's messages are.
+const TEXT: &str = "A message of the length that people send, with a word or two more in it.";
+
+/// A room and those who are in it.
+pub(crate) struct Room {
+    pub(crate) id: Arc<str>,
+    pub(crate) members: Vec<Client>,
+}
+
+impl Room {
+    pub(crate) async fn of(members: Vec<Client>) -> Self {
+        let body = json!({ "preset": "public_chat" });
+        let created = members[0].post("createRoom", body).await;
+        let id: Arc<str> = text(&created["room_id"]).into();
+        for member in &members[1..] {
+            member.post(&format!("join/{id}"), json!({})).await;
+        }
+        Self { id, members }
+    }
+}
+
+/// Somebody who is logged in.
+#[derive(Clone)]
+pub(crate) struct Client {
+    http: reqwest::Client,
+    address: String,
+    token: String,
+    transactions: Arc<AtomicU64>,
+}
+
+impl Client {
+    pub(crate) async fn register(address: &str, name: &str) -> Self {
+        let mut client = Self {
+            http: reqwest::Client::new(),
+            address: address.to_owned(),
+            token: String::new(),
+            transactions: Arc::default(),
+        };
+        let body = json!({
+            "username": name, "password": "password", "auth": { "type": "m.login.dummy" },
+        });
+        let registered = client.post("register", body).await;
+        text(&registered["access_token"]).clone_into(&mut client.token);
+        client
+    }
+
+    /// Sends a message and waits until it is on disk.
+    pub(crate) async fn send(&self, room_id: &str) {
+        let n = self.transactions.fetch_add(1, Ordering::Relaxed);
+        let url = self.url(&format!("rooms/{room_id}/send/m.room.message/{n}"));
+        let body = json!({ "msgtype": "m.text", "body": TEXT });
+        self.ask(self.http.put(url).json(&body)).await;
+    }
+
+    async fn sync(&self, since: Option<&str>) -> Value {
+        let since = since.map_or_else(String::new, |since| format!("&since={since}"));
+        let url = self.url(&format!("sync?timeout=30000{since}"));
+        self.ask(self.http.get(url)).await
+    }
+
+    async fn post(&self, path: &str, body: Value) -> Value {
+        self.ask(self.http.post(self.url(path)).json(&body)).await
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("{}/_matrix/client/v3/{path}", self.address)
+    }
+
+    async fn ask(&self, request: RequestBuilder) -> Value {
+        let request = if self.token.is_empty() {
+            request
+        } else {
+            request.bearer_auth(&self.token)
+        };
+        let answer = request.send().await.expect("the server answers");
+        let status = answer.status();
+        let body: Value = answer.json().await.expect("the answer is JSON");
+        assert!(status.is_success(), "{status}: {body}");
+        body
+    }
+}
+
+type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+
+/// A client that knows everything up to now.
+pub(crate) enum Listener {
+    Sync { client: Client, since: String },
+    Socket(Box<Socket>),
+}
+
+/// A client that waits for what comes next.
+pub(crate) enum Waiting {
+    Sync {
+        client: Client,
+        answer: JoinSet<Value>,
+    },
+    Socket(Box<Socket>),
+}
+
+impl Listener {
+    pub(crate) async fn sync(client: &Client) -> Self {
+        let answer = client.sync(None).await;
+        Self::Sync {
+            client: client.clone(),
+            since: text(&answer["next_batch"]).to_owned(),
+        }
+    }
+
+    pub(crate) async fn socket(client: &Client) -> Self {
+        let answer = client.sync(None).await;
+        let address = client.address.replace("http://", "ws://");
+        let since = text(&answer["next_batch"]);
+        let url = format!("{address}/_matrix/client/unstable/stream?since={since}");
+        let mut request = url.into_client_request().expect("is an address");
+        let headers = request.headers_mut();
+        let bearer = format!("Bearer {}", client.token);
+        headers.insert(AUTHORIZATION, bearer.parse().expect("is a header"));
+        let protocol = "m.json".parse().expect("is a header");
+        headers.insert(SEC_WEBSOCKET_PROTOCOL, protocol);
+        let connected = connect_async(request).await;
+        let (socket, _) = connected.expect("the server takes the WebSocket");
+        Self::Socket(Box::new(socket))
+    }
+
+    /// Begins to wait, and returns when the server knows.
+    pub(crate) async fn wait(self) -> Waiting {
+        match self {
+            Self::Sync { client, since } => {
+                let (mut answer, waiting) = (JoinSet::new(), client.clone());
+                answer.spawn(async move { waiting.sync(Some(&since)).await });
+                // Nothing tells when a request has begun to wait; this is enough for it on the loopback address.
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                Waiting::Sync { client, answer }
+            }
+            Self::Socket(socket) => Waiting::Socket(socket),
+        }
+    }
+}
+
+impl Waiting {
+    /// Waits until a message of the room is there.
+    pub(crate) async fn message(self, room_id: &str) -> Listener {
+        match self {
+            Self::Sync { client, mut answer } => {
+                let answer = answer.join_next().await.expect("it waits");
+                let mut answer = answer.expect("the sync ends");
+                while !has_message(&answer, room_id) {
+                    answer = client.sync(Some(text(&answer["next_batch"]))).await;
+                }
+                let since = text(&answer["next_batch"]).to_owned();
+                Listener::Sync { client, since }
+            }
+            Self::Socket(mut socket) => loop {
+                let frame = socket.next().await.expect("the channel is open");
+                if let Message::Text(update) = frame.expect("the channel is open") {
+                    let update = serde_json::from_str(&update).expect("is JSON");
+                    if has_message(&update, room_id) {
+                        return Listener::Socket(socket);
+                    }
+                }
+            },
+        }
+    }
+}
+
+fn has_message(update: &Value, room_id: &str) -> bool {
+    let events = update["rooms"]["join"][room_id]["timeline"]["events"].as_array();
+    events.is_some_and(|events| events.iter().any(|event| event["type"] == "m.room.message"))
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().expect("is a text")
+}

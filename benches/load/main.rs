@@ -1,0 +1,168 @@
+//! How fast the server is, on this machine: `cargo bench --bench load`.
+//!
+//! It starts the program with SQLite on a fresh folder (full durability, as always) and without rate limits, and
+//! measures it from outside, over HTTP and WebSocket on the loopback address. The load comes from the same machine
+//! and takes its part of the processor: what is said here is less than the server can do alone.
+
+#![expect(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "a measurement ends where it fails, and says what it found"
+)]
+
+mod client;
+mod server;
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    task::JoinSet,
+    time::{Instant, timeout},
+};
+
+use self::{
+    client::{Client, Listener, Room},
+    server::Server,
+};
+
+/// How often the start is measured.
+const STARTS: usize = 10;
+/// Messages that one sender sends, one after the other.
+const SENT_BY_ONE: usize = 1_000;
+/// Messages that many senders send together.
+const SENT_BY_MANY: usize = 9_000;
+const SENDERS: usize = 32;
+const ROOMS: usize = 4;
+/// Messages whose way to a waiting client is measured.
+const DELIVERED: usize = 300;
+/// Messages that are sent before anything is measured.
+const WARM_UP: usize = 100;
+/// How long the sending of one part may take; it is measured over what was sent by then.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+#[tokio::main]
+async fn main() {
+    let done = timeout(PATIENCE * 10, measure()).await;
+    done.expect("the measurement ends in time");
+}
+
+async fn measure() {
+    start().await;
+    let server = Server::start().await;
+    println!("resident memory, idle: {:.1} MiB", server.memory_mib());
+    let rooms = gather(&server).await;
+    send_all(&rooms[..1], 1, WARM_UP).await;
+
+    sending(&server, &rooms, 1, SENT_BY_ONE).await;
+    sending(&server, &rooms, SENDERS, SENT_BY_MANY).await;
+    let sent = SENT_BY_ONE + SENT_BY_MANY;
+    println!(
+        "resident memory, after {sent} messages: {:.1} MiB",
+        server.memory_mib()
+    );
+
+    let room = &rooms[0];
+    let by_sync = Listener::sync(&room.members[1]).await;
+    delivery("a waiting /sync", room, by_sync).await;
+    let by_socket = Listener::socket(&room.members[1]).await;
+    delivery("a WebSocket", room, by_socket).await;
+}
+
+/// Measures how long it takes from the start of the program to its first answer.
+async fn start() {
+    let mut fresh = Vec::new();
+    let mut again = Vec::new();
+    for _ in 0..STARTS {
+        let mut server = Server::start().await;
+        fresh.push(server.started_in);
+        server.restart().await;
+        again.push(server.started_in);
+    }
+    println!(
+        "start to first answer, new data directory: {}",
+        told(&mut fresh)
+    );
+    println!(
+        "start to first answer, old data directory: {}",
+        told(&mut again)
+    );
+}
+
+/// Registers everybody and makes the rooms, each with its share of the people.
+async fn gather(server: &Server) -> Vec<Room> {
+    let mut rooms = Vec::new();
+    for room in 0..ROOMS {
+        let mut members = Vec::new();
+        for n in 0..SENDERS / ROOMS {
+            members.push(Client::register(&server.address, &format!("user-{room}-{n}")).await);
+        }
+        rooms.push(Room::of(members).await);
+    }
+    rooms
+}
+
+/// Measures how fast `senders` people send `count` messages, each waiting for its answer before the next.
+async fn sending(server: &Server, rooms: &[Room], senders: usize, count: usize) {
+    let cpu_before = server.cpu_ms();
+    let begin = Instant::now();
+    let mut took = send_all(rooms, senders, count).await;
+    let seconds = begin.elapsed().as_secs_f64();
+    let cpu = (server.cpu_ms() - cpu_before) / number(took.len());
+    println!(
+        "{senders} sending: {:.0} sends/s; one send: {}; server CPU per event: {cpu:.2} ms",
+        number(took.len()) / seconds,
+        told(&mut took),
+    );
+}
+
+/// Lets `senders` people, spread over the rooms, send `count` messages together; returns how long each took.
+async fn send_all(rooms: &[Room], senders: usize, count: usize) -> Vec<Duration> {
+    let until = Instant::now() + PATIENCE;
+    let mut sending = JoinSet::new();
+    for n in 0..senders {
+        let room = &rooms[n % rooms.len()];
+        let (room_id, sender) = (Arc::clone(&room.id), room.members[n / rooms.len()].clone());
+        sending.spawn(async move {
+            let mut took = Vec::new();
+            while took.len() < count / senders && Instant::now() < until {
+                let begin = Instant::now();
+                sender.send(&room_id).await;
+                took.push(begin.elapsed());
+            }
+            took
+        });
+    }
+    sending.join_all().await.concat()
+}
+
+/// Measures how long a message takes from its sending until a client that waits has it.
+async fn delivery(to: &str, room: &Room, mut listener: Listener) {
+    let mut took = Vec::new();
+    for _ in 0..DELIVERED {
+        let (id, sender) = (Arc::clone(&room.id), room.members[0].clone());
+        let waiting = listener.wait().await;
+        let begin = Instant::now();
+        let mut sending = JoinSet::new();
+        sending.spawn(async move { sender.send(&id).await });
+        listener = waiting.message(&room.id).await;
+        took.push(begin.elapsed());
+        sending.join_all().await;
+    }
+    println!("from the sending to {to}: {}", told(&mut took));
+}
+
+/// The median and the 99th percentile.
+fn told(took: &mut [Duration]) -> String {
+    took.sort();
+    let at = |percent: usize| ms(took[(took.len() - 1) * percent / 100]);
+    format!("median {:.2} ms, p99 {:.2} ms", at(50), at(99))
+}
+
+fn ms(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1_000.0
+}
+
+fn number(count: usize) -> f64 {
+    u32::try_from(count).map_or(f64::MAX, f64::from)
+}

@@ -1,0 +1,99 @@
+//! The program as a child process, and what the system tells of it.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+/// What one tick of a processor's time is in milliseconds, on every Linux that is in use.
+const TICK_MS: f64 = 10.0;
+
+pub(crate) struct Server {
+    child: Child,
+    pub(crate) address: String,
+    /// How long it took from the start of the program to its first answer.
+    pub(crate) started_in: Duration,
+    folder: tempfile::TempDir,
+}
+
+impl Server {
+    /// Starts a server with a new data directory.
+    pub(crate) async fn start() -> Self {
+        // Beside what cargo builds: the system's folder for temporary files may be in memory.
+        let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
+        let (child, address, started_in) = run(&folder).await;
+        Self {
+            child,
+            address,
+            started_in,
+            folder,
+        }
+    }
+
+    /// Stops the server in order, and starts it again on the same data.
+    pub(crate) async fn restart(&mut self) {
+        let kill = format!("kill -TERM {}", self.child.id());
+        let told = Command::new("sh").args(["-c", &kill]).status();
+        assert!(told.expect("a shell").success());
+        let ended = self.child.wait().expect("the server ends");
+        assert!(ended.success(), "it ended with {ended}");
+        (self.child, self.address, self.started_in) = run(&self.folder).await;
+    }
+
+    /// The memory that the process holds.
+    pub(crate) fn memory_mib(&self) -> f64 {
+        let status = self.about("status");
+        let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+        let kib = line.and_then(|line| line.split_whitespace().nth(1));
+        kib.and_then(|kib| kib.parse::<f64>().ok()).expect("a size") / 1024.0
+    }
+
+    /// The processor's time that the process has used, in milliseconds.
+    pub(crate) fn cpu_ms(&self) -> f64 {
+        let stat = self.about("stat");
+        // The name of the program, in brackets, may hold spaces.
+        let (_, fields) = stat.rsplit_once(") ").expect("the name is in brackets");
+        let fields: Vec<&str> = fields.split(' ').collect();
+        let ticks = |at: usize| fields[at].parse::<f64>().expect("a count of ticks");
+        let (user, system) = (11, 12);
+        (ticks(user) + ticks(system)) * TICK_MS
+    }
+
+    fn about(&self, what: &str) -> String {
+        let path = format!("/proc/{}/{what}", self.child.id());
+        fs::read_to_string(path).expect("the system tells of the process")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+async fn run(folder: &tempfile::TempDir) -> (Child, String, Duration) {
+    let begin = Instant::now();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_parlour"))
+        .current_dir(folder.path())
+        .env("PARLOUR__LISTEN__0__ADDRESS", "127.0.0.1:0")
+        .env("PARLOUR__REGISTRATION__OPEN", "true")
+        .env("PARLOUR__LIMITS__ENABLED", "false")
+        .env("PARLOUR__LOGGING__FILTER", "warn")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    let mut line = String::new();
+    let told = child.stdout.as_mut().expect("its output is ours");
+    let read = BufReader::new(told).read_line(&mut line);
+    read.expect("it tells its address");
+    let address = line.trim().rsplit(' ').next().expect("the line has words");
+    let answer = reqwest::get(format!("{address}/_matrix/client/versions")).await;
+    assert!(answer.expect("it answers").status().is_success());
+    (child, address.to_owned(), begin.elapsed())
+}

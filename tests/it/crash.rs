@@ -1,0 +1,449 @@
+//! What was answered with success survives `kill -9`, and everybody hears of it once.
+//!
+//! Some people send to rooms and devices as fast as they can, and synchronise, until the server is killed in the
+//! middle of it; then it is started again on the same data. That is done in rounds with what is learnt in one held
+//! against all that come.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    process::{Child, Stdio},
+    time::Duration,
+};
+
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio::{sync::mpsc, task::JoinSet};
+
+use crate::{
+    database::Database,
+    harness::Client,
+    program::{parlour, told_address},
+};
+
+const ROUNDS: usize = 30;
+const NAMES: [&str; 4] = ["alice", "bob", "carol", "dave"];
+const ROOMS: usize = 3;
+/// Each sends one letter after the other.
+const SENDERS_OF_EACH: usize = 2;
+/// The server is killed after so many answers at most.
+const MOST_ANSWERS: usize = 80;
+/// Of so many letters, one goes to a person's devices; the others go to rooms.
+const TO_DEVICE_EVERY: usize = 4;
+/// Decides when the server is killed.
+const SEED: u64 = 1_957;
+/// How long all of it may take; what waits for longer waits for ever.
+const PATIENCE: Duration = Duration::from_mins(10);
+/// `{"room":{"timeline":{"limit":1000}}}`: more than is sent in a round, so that nothing is left out.
+const FILTER: &str = "%7B%22room%22:%7B%22timeline%22:%7B%22limit%22:1000%7D%7D%7D";
+
+/// An event's id and its text.
+type Said = (String, String);
+
+#[tokio::test]
+async fn what_was_acknowledged_survives_a_kill_and_is_told_once() {
+    let all = async {
+        let mut site = Site::new().await;
+        let server = site.start();
+        let mut people = People::gather(&server).await;
+        let mut moments = StdRng::seed_from_u64(SEED);
+        for _ in 0..ROUNDS {
+            let answers = moments.random_range(1..=MOST_ANSWERS);
+            people = site.kill_while(people, answers).await;
+            let server = site.start();
+            people.retry_what_was_lost(&server).await;
+            people.catch_up(&server).await;
+            people.check(&server).await;
+        }
+        assert!(people.letters().count() > ROUNDS * 8, "little was sent");
+        site.kill();
+    };
+
+    let in_time = tokio::time::timeout(PATIENCE, all).await;
+
+    in_time.expect("it ends in time");
+}
+
+/// The data, and the server that works on it.
+struct Site {
+    child: Option<Child>,
+    address: String,
+    // They go last, in this order.
+    database: Database,
+    folder: tempfile::TempDir,
+}
+
+impl Site {
+    async fn new() -> Self {
+        Self {
+            child: None,
+            address: String::new(),
+            database: Database::new().await,
+            folder: tempfile::tempdir().expect("a folder"),
+        }
+    }
+
+    fn start(&mut self) -> Client {
+        let log = self.folder.path().join("log");
+        let log = std::fs::File::options().create(true).append(true).open(log);
+        let mut child = parlour(self.folder.path())
+            .env("PARLOUR__DATABASE__URL", self.database.url().expose())
+            .env("PARLOUR__REGISTRATION__OPEN", "true")
+            .env("PARLOUR__LIMITS__ENABLED", "false")
+            .env("PARLOUR__PASSWORDS__MEMORY_KIB", "8")
+            .env("PARLOUR__PASSWORDS__ITERATIONS", "1")
+            .stderr(log.map(Stdio::from).expect("a file for the log"))
+            .spawn()
+            .expect("the program starts");
+        self.address = told_address(&mut child);
+        self.child = Some(child);
+        Client::of(&self.address)
+    }
+
+    /// Lets everybody send and synchronise, and kills the server after so many answers to what was sent.
+    async fn kill_while(&mut self, people: People, answers: usize) -> People {
+        let server = Client::of(&self.address);
+        let (answered, mut counted) = mpsc::unbounded_channel();
+        let (mut inboxes, mut outboxes) = (JoinSet::new(), JoinSet::new());
+        for inbox in people.inboxes {
+            inboxes.spawn(inbox.listen(server.clone()));
+        }
+        for outbox in people.outboxes {
+            outboxes.spawn(outbox.send_on_and_on(server.clone(), answered.clone()));
+        }
+        for _ in 0..answers {
+            counted.recv().await.expect("somebody sends");
+        }
+        self.kill();
+        People {
+            rooms: people.rooms,
+            inboxes: inboxes.join_all().await,
+            outboxes: outboxes.join_all().await,
+        }
+    }
+
+    fn kill(&mut self) {
+        let child = self.child.as_mut().expect("the server runs");
+        child.kill().expect("the server is killed");
+        child.wait().expect("the server is gone");
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        // A test that failed leaves no server behind.
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Everybody, and the rooms that all of them are in.
+struct People {
+    rooms: Vec<String>,
+    inboxes: Vec<Inbox>,
+    outboxes: Vec<Outbox>,
+}
+
+impl People {
+    async fn gather(server: &Client) -> Self {
+        let mut users = Vec::new();
+        for name in NAMES {
+            let body = json!({
+                "username": name, "password": "password", "auth": { "type": "m.login.dummy" },
+            });
+            let registered = server.post("/_matrix/client/v3/register", body).await;
+            users.push(registered.expect_ok());
+        }
+        let tokens: Vec<&str> = users
+            .iter()
+            .map(|user| text(&user["access_token"]))
+            .collect();
+        let ids: Vec<String> = users
+            .iter()
+            .map(|user| text(&user["user_id"]).to_owned())
+            .collect();
+        let mut rooms = Vec::new();
+        for owner in tokens.iter().take(ROOMS) {
+            let body = json!({ "preset": "public_chat" });
+            let owner = server.with_token(owner);
+            let created = owner.post("/_matrix/client/v3/createRoom", body).await;
+            let room = text(&created.expect_ok()["room_id"]).to_owned();
+            for token in &tokens {
+                let join = format!("/_matrix/client/v3/rooms/{room}/join");
+                server
+                    .with_token(token)
+                    .post(&join, json!({}))
+                    .await
+                    .expect_ok();
+            }
+            rooms.push(room);
+        }
+        let mut inboxes = Vec::new();
+        let mut outboxes = Vec::new();
+        for (me, token) in tokens.iter().enumerate() {
+            let mut inbox = Inbox::of(&ids[me], token);
+            inbox.sync(server, 0).await.expect("the first sync");
+            inboxes.push(inbox);
+            for n in 0..SENDERS_OF_EACH {
+                let name = format!("{}-{n}", NAMES[me]);
+                outboxes.push(Outbox::of(&name, token, &rooms, &ids));
+            }
+        }
+        Self {
+            rooms,
+            inboxes,
+            outboxes,
+        }
+    }
+
+    /// Sends again, with the same transaction ids, what nobody answered.
+    async fn retry_what_was_lost(&mut self, server: &Client) {
+        for outbox in &mut self.outboxes {
+            if let Some(letter) = outbox.lost.take() {
+                let is_answered = outbox.send(server, letter).await;
+                assert!(is_answered, "{} has no answer to its retry", outbox.name);
+            }
+        }
+    }
+
+    /// Everybody synchronises once: that has to be enough.
+    async fn catch_up(&mut self, server: &Client) {
+        for inbox in &mut self.inboxes {
+            inbox.sync(server, 0).await.expect("the server answers");
+        }
+    }
+
+    /// Holds what everybody sent against the history of the rooms and against what everybody heard.
+    async fn check(&self, server: &Client) {
+        let reader = server.with_token(&self.inboxes[0].token);
+        for room in &self.rooms {
+            let history = history(&reader, room).await;
+            check_is_once(history.iter().map(|(event_id, _)| event_id));
+            check_is_once(history.iter().map(|(_, text)| text));
+            let in_history: BTreeMap<&str, &str> = history
+                .iter()
+                .map(|(id, text)| (text.as_str(), id.as_str()))
+                .collect();
+            let sent = self
+                .letters()
+                .filter(|letter| letter.to == To::Room(room.clone()));
+            for letter in sent {
+                let found = in_history.get(letter.name.as_str()).copied();
+                assert_eq!(found, letter.event_id.as_deref(), "{}", letter.name);
+            }
+            for inbox in &self.inboxes {
+                let heard = inbox.heard.get(room);
+                let heard = heard.map_or(&[][..], Vec::as_slice);
+                assert_eq!(heard, history, "what {} heard of {room}", inbox.user_id);
+            }
+        }
+        for inbox in &self.inboxes {
+            check_is_once(inbox.letters.iter());
+            let to_me = To::Person(inbox.user_id.clone());
+            let sent = self.letters().filter(|letter| letter.to == to_me);
+            let sent: BTreeSet<&str> = sent.map(|letter| letter.name.as_str()).collect();
+            let got: BTreeSet<&str> = inbox.letters.iter().map(String::as_str).collect();
+            assert_eq!(got, sent, "the letters to {}", inbox.user_id);
+        }
+    }
+
+    /// Every letter that the server acknowledged.
+    fn letters(&self) -> impl Iterator<Item = &Letter> {
+        self.outboxes.iter().flat_map(|outbox| &outbox.sent)
+    }
+}
+
+/// Where a letter goes.
+#[derive(Clone, PartialEq, Eq)]
+enum To {
+    Room(String),
+    Person(String),
+}
+
+/// Something sent once; its name is its transaction id and its text.
+struct Letter {
+    name: String,
+    to: To,
+    /// What the server called it, if it went to a room.
+    event_id: Option<String>,
+}
+
+/// What one of a person's senders sends.
+struct Outbox {
+    name: String,
+    token: String,
+    rooms: Vec<String>,
+    people: Vec<String>,
+    written: usize,
+    sent: Vec<Letter>,
+    lost: Option<Letter>,
+}
+
+impl Outbox {
+    fn of(name: &str, token: &str, rooms: &[String], people: &[String]) -> Self {
+        Self {
+            name: name.to_owned(),
+            token: token.to_owned(),
+            rooms: rooms.to_owned(),
+            people: people.to_owned(),
+            written: 0,
+            sent: Vec::new(),
+            lost: None,
+        }
+    }
+
+    /// Sends one letter after the other until the server is gone.
+    async fn send_on_and_on(mut self, server: Client, answered: mpsc::UnboundedSender<()>) -> Self {
+        loop {
+            let letter = self.write();
+            if !self.send(&server, letter).await {
+                return self;
+            }
+            // Nobody counts any more once the server is to be killed.
+            let _ = answered.send(());
+        }
+    }
+
+    fn write(&mut self) -> Letter {
+        let n = self.written;
+        self.written += 1;
+        let to = if n.is_multiple_of(TO_DEVICE_EVERY) {
+            let turn = n / TO_DEVICE_EVERY;
+            To::Person(self.people[turn % self.people.len()].clone())
+        } else {
+            To::Room(self.rooms[n % self.rooms.len()].clone())
+        };
+        Letter {
+            name: format!("{}-{n}", self.name),
+            to,
+            event_id: None,
+        }
+    }
+
+    /// Sends a letter and returns whether the server acknowledged it.
+    async fn send(&mut self, server: &Client, mut letter: Letter) -> bool {
+        let name = &letter.name;
+        let (path, body) = match &letter.to {
+            To::Room(room) => (
+                format!("/_matrix/client/v3/rooms/{room}/send/m.room.message/{name}"),
+                json!({ "msgtype": "m.text", "body": name }),
+            ),
+            To::Person(user_id) => (
+                format!("/_matrix/client/v3/sendToDevice/org.example.letter/{name}"),
+                json!({ "messages": { user_id: { "*": { "name": name } } } }),
+            ),
+        };
+        let server = server.with_token(&self.token);
+        let Ok(answer) = server
+            .try_send(Method::PUT, &path, body.to_string(), &[])
+            .await
+        else {
+            self.lost = Some(letter);
+            return false;
+        };
+        letter.event_id = answer.expect_ok()["event_id"].as_str().map(str::to_owned);
+        self.sent.push(letter);
+        true
+    }
+}
+
+/// What a person's client heard.
+struct Inbox {
+    user_id: String,
+    token: String,
+    since: Option<String>,
+    /// By room, in order.
+    heard: BTreeMap<String, Vec<Said>>,
+    /// The names of the letters to its device.
+    letters: Vec<String>,
+}
+
+impl Inbox {
+    fn of(user_id: &str, token: &str) -> Self {
+        Self {
+            user_id: user_id.to_owned(),
+            token: token.to_owned(),
+            since: None,
+            heard: BTreeMap::new(),
+            letters: Vec::new(),
+        }
+    }
+
+    /// Synchronises until the server is gone.
+    async fn listen(mut self, server: Client) -> Self {
+        while self.sync(&server, 30_000).await.is_ok() {}
+        self
+    }
+
+    /// Synchronises once.
+    async fn sync(&mut self, server: &Client, timeout: u64) -> reqwest::Result<()> {
+        let mut path = format!("/_matrix/client/v3/sync?timeout={timeout}&filter={FILTER}");
+        if let Some(since) = &self.since {
+            path.push_str("&since=");
+            path.push_str(since);
+        }
+        let server = server.with_token(&self.token);
+        let answer = server
+            .try_send(Method::GET, &path, "", &[])
+            .await?
+            .expect_ok();
+        let joined = answer["rooms"]["join"].as_object();
+        for (room, tells) in joined.into_iter().flatten() {
+            let timeline = &tells["timeline"];
+            let is_whole = timeline["limited"] != json!(true) || self.since.is_none();
+            assert!(is_whole, "{} misses something of {room}", self.user_id);
+            let heard = self.heard.entry(room.clone()).or_default();
+            heard.extend(messages(&timeline["events"]));
+        }
+        for letter in answer["to_device"]["events"]
+            .as_array()
+            .into_iter()
+            .flatten()
+        {
+            self.letters
+                .push(text(&letter["content"]["name"]).to_owned());
+        }
+        self.since = Some(text(&answer["next_batch"]).to_owned());
+        Ok(())
+    }
+}
+
+/// Returns every message of a room, oldest first.
+async fn history(reader: &Client, room: &str) -> Vec<Said> {
+    let mut said = Vec::new();
+    let mut from = String::new();
+    loop {
+        let path = format!("/_matrix/client/v3/rooms/{room}/messages?dir=b&limit=500{from}");
+        let page = reader.get(&path).await.expect_ok();
+        said.extend(messages(&page["chunk"]));
+        let Some(end) = page["end"].as_str() else {
+            break;
+        };
+        from = format!("&from={end}");
+    }
+    said.reverse();
+    said
+}
+
+fn messages(events: &Value) -> impl Iterator<Item = Said> {
+    let events = events.as_array().into_iter().flatten();
+    let messages = events.filter(|event| event["type"] == "m.room.message");
+    messages.map(|event| {
+        let said = (&event["event_id"], &event["content"]["body"]);
+        (text(said.0).to_owned(), text(said.1).to_owned())
+    })
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().expect("is a text")
+}
+
+#[track_caller]
+fn check_is_once<'a>(names: impl Iterator<Item = &'a String>) {
+    let mut seen = BTreeSet::new();
+    for name in names {
+        assert!(seen.insert(name), "{name} is there twice");
+    }
+}
