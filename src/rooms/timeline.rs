@@ -47,6 +47,13 @@ pub struct Page {
     pub end: Option<i64>,
 }
 
+/// What becomes of a page that comes to an event which the user may not see.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Hidden {
+    PassedOver,
+    EndsThePage,
+}
+
 /// An event and what stands around it.
 #[derive(Debug)]
 pub struct Context {
@@ -173,6 +180,30 @@ impl Rooms {
         request: PageRequest,
         wanted: &(dyn Fn(&Pdu) -> bool + Sync),
     ) -> Result<Page> {
+        self.read_page(room, (access, Hidden::PassedOver), request, wanted)
+            .await
+    }
+
+    /// As [`Rooms::page`], but ends at the first event that the user may not see: no state that the user has not
+    /// been told of changes within.
+    pub async fn page_without_gap(
+        &self,
+        room: &Room,
+        access: &Access,
+        request: PageRequest,
+        wanted: &(dyn Fn(&Pdu) -> bool + Sync),
+    ) -> Result<Page> {
+        self.read_page(room, (access, Hidden::EndsThePage), request, wanted)
+            .await
+    }
+
+    async fn read_page(
+        &self,
+        room: &Room,
+        (access, hidden): (&Access, Hidden),
+        request: PageRequest,
+        wanted: &(dyn Fn(&Pdu) -> bool + Sync),
+    ) -> Result<Page> {
         let mut found = Vec::new();
         let mut from = request.from;
         let mut looked_at = 0;
@@ -187,15 +218,17 @@ impl Rooms {
                     });
                 }
                 looked_at += 1;
-                from = match request.dir {
-                    Direction::Backward => row.timeline - 1,
-                    Direction::Forward => row.timeline,
-                };
+                let before = std::mem::replace(&mut from, after(&row, request.dir));
                 let event = self.event_of(room, row).await?;
-                if access.may_see(&event) && wanted(&event.pdu) {
+                let is_visible = access.may_see(&event);
+                if is_visible && wanted(&event.pdu) {
                     found.push(access.seen(event, &room.rules));
                 }
-                if found.len() >= request.limit {
+                let is_at_gap = !is_visible && hidden == Hidden::EndsThePage;
+                if is_at_gap {
+                    from = before;
+                }
+                if is_at_gap || found.len() >= request.limit {
                     return Ok(Page {
                         events: found,
                         end: Some(from),
@@ -364,6 +397,14 @@ impl Rooms {
             });
         }
         self.page(room, access, request, wanted).await
+    }
+}
+
+/// Returns the place at which to go on after an event.
+fn after(row: &EventRow, dir: Direction) -> i64 {
+    match dir {
+        Direction::Backward => row.timeline - 1,
+        Direction::Forward => row.timeline,
     }
 }
 

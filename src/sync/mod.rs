@@ -10,6 +10,7 @@ mod moment;
 mod recent;
 mod response;
 mod room_view;
+mod span;
 mod summary;
 mod token;
 mod waiter;

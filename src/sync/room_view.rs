@@ -23,6 +23,7 @@ use super::{
     Inner, SyncRequest, event_fields,
     moment::{Inside, RoomMoment},
     place_token,
+    span::{Span, is_whole, newest},
     summary::{changes_summary, summary},
 };
 use crate::{
@@ -45,15 +46,6 @@ pub(super) struct Viewer<'a> {
     /// Up to which position.
     pub(super) now: Position,
     pub(super) now_ms: i64,
-}
-
-/// A part of a room's timeline, and what the viewer was when its events were sent.
-struct Span {
-    events: Vec<Arc<TimelineEvent>>,
-    is_limited: bool,
-    /// The place before the first event.
-    start: i64,
-    access: Option<Access>,
 }
 
 impl Viewer<'_> {
@@ -250,7 +242,10 @@ impl Inner {
             dir: Direction::Backward,
             limit: limit + 1,
         };
-        let page = self.rooms.page(room, &access, request, wanted).await?;
+        let page = self
+            .rooms
+            .page_without_gap(room, &access, request, wanted)
+            .await?;
         Ok(Span::of_page(page, limit, left_at, Some(access)))
     }
 
@@ -289,23 +284,13 @@ impl Inner {
         access: Option<Access>,
     ) -> Result<Span> {
         let (limit, filter) = (viewer.limit(), viewer.timeline_filter());
-        let lower = since.unwrap_or(i64::MIN);
-        let may_see =
-            |event: &TimelineEvent| access.as_ref().is_none_or(|access| access.may_see(event));
-        let wanted = |event: &&Arc<TimelineEvent>| {
-            event.position > lower && may_see(event) && wants_event(filter, &event.pdu)
-        };
-        let newest: Vec<_> = inside
-            .ring
-            .iter()
-            .rev()
-            .filter(wanted)
-            .take(limit + 1)
-            .cloned()
-            .collect();
+        let page = newest(inside, since, limit + 1, |event| {
+            let is_visible = access.as_ref().is_none_or(|access| access.may_see(event));
+            is_visible.then(|| wants_event(filter, &event.pdu))
+        });
         // A new member is told of more than what came after the token, so the ring may begin too late.
         let holds_all = inside.is_complete && (since.is_some() || viewer.since().is_none());
-        if newest.len() <= limit && !holds_all {
+        if page.events.len() <= limit && page.end.is_none() && !holds_all {
             let access = if let Some(access) = access {
                 access
             } else {
@@ -323,7 +308,7 @@ impl Inner {
             let wanted = |pdu: &Pdu| wants_event(filter, pdu);
             let page = self
                 .rooms
-                .page(&inside.room, &access, request, &wanted)
+                .page_without_gap(&inside.room, &access, request, &wanted)
                 .await?;
             return Ok(Span::of_page(page, limit, viewer.now, Some(access)));
         }
@@ -332,8 +317,8 @@ impl Inner {
             None => event,
         };
         let page = Page {
-            events: newest.into_iter().map(seen).collect(),
-            end: None,
+            events: page.events.into_iter().map(seen).collect(),
+            end: page.end,
         };
         Ok(Span::of_page(page, limit, viewer.now, access))
     }
@@ -472,26 +457,6 @@ impl Inner {
     }
 }
 
-impl Span {
-    /// Makes a span of events that stand newest first, one more than `limit` if there are more. A page that ended
-    /// before it had so many, because it looked at too much that was not wanted, is limited, too.
-    fn of_page(page: Page, limit: usize, end: i64, access: Option<Access>) -> Self {
-        let mut events = page.events;
-        let is_limited = events.len() > limit || page.end.is_some();
-        let cut_at = page.end.filter(|_| events.len() <= limit);
-        events.truncate(limit);
-        events.reverse();
-        let first = events.first().map_or(end, |first| first.timeline - 1);
-        let start = cut_at.unwrap_or(first);
-        Self {
-            events,
-            is_limited,
-            start,
-            access,
-        }
-    }
-}
-
 fn is_same_place(one: &Pdu, other: &Pdu) -> bool {
     one.kind == other.kind && one.state_key == other.state_key
 }
@@ -506,14 +471,6 @@ fn timeline(viewer: &Viewer<'_>, span: &Span) -> Timeline {
         .map(|event| Raw::from_json(viewer.show(event, span)))
         .collect();
     timeline
-}
-
-/// Returns whether a timeline begins with the room, and is a newcomer's whose first stay this is.
-fn is_whole(span: &Span) -> bool {
-    let first = span.events.first().map(|event| &event.pdu);
-    let begins = first.is_some_and(|pdu| pdu.is_state(&TimelineEventType::RoomCreate, ""));
-    let stays = span.access.as_ref().map_or(1, Access::stays);
-    begins && stays <= 1
 }
 
 fn unread(notifications: u64, highlights: u64) -> UnreadNotificationsCount {

@@ -1,7 +1,8 @@
 //! An answer as JSON.
 //!
-//! As ruma would write it, except that a timeline always says whether it is limited, and a room that was left has
-//! its lists even if they are empty: there are clients, and tests, that do not take a missing field for the default.
+//! As ruma would write it, except that a timeline always says whether it is limited, and that a room that was
+//! left always has its lists: there are clients (matrix-nio), and tests, that do not take what is missing for the
+//! default.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +13,7 @@ use ruma::{
         DeviceLists,
         v3::{
             Ephemeral, GlobalAccountData, InvitedRoom, JoinedRoom, KnockedRoom, LeftRoom, Presence,
-            Response, RoomAccountData, RoomSummary, State, StateEvents, Timeline, ToDevice,
+            Response, RoomAccountData, RoomSummary, State, Timeline, ToDevice,
         },
     },
     events::{AnySyncStateEvent, AnySyncTimelineEvent},
@@ -56,18 +57,10 @@ struct Rooms<'a> {
 #[derive(Serialize)]
 struct Left<'a> {
     timeline: Told<'a>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    state: Option<Listed<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    state_after: Option<Listed<'a>>,
+    #[serde(flatten)]
+    state: Option<ToldState<'a>>,
     #[serde(skip_serializing_if = "RoomAccountData::is_empty")]
     account_data: &'a RoomAccountData,
-}
-
-/// State events, with their list even if it is empty.
-#[derive(Serialize)]
-struct Listed<'a> {
-    events: &'a [Raw<AnySyncStateEvent>],
 }
 
 #[derive(Serialize)]
@@ -78,8 +71,8 @@ struct Joined<'a> {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     unread_thread_notifications: &'a BTreeMap<OwnedEventId, UnreadNotificationsCount>,
     timeline: Told<'a>,
-    #[serde(flatten, skip_serializing_if = "is_left_out")]
-    state: &'a State,
+    #[serde(flatten)]
+    state: Option<ToldState<'a>>,
     #[serde(skip_serializing_if = "RoomAccountData::is_empty")]
     account_data: &'a RoomAccountData,
     #[serde(skip_serializing_if = "Ephemeral::is_empty")]
@@ -92,6 +85,18 @@ struct Told<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     prev_batch: Option<&'a str>,
     events: &'a [Raw<AnySyncTimelineEvent>],
+}
+
+#[derive(Serialize)]
+enum ToldState<'a> {
+    #[serde(rename = "state")]
+    Before {
+        events: &'a [Raw<AnySyncStateEvent>],
+    },
+    #[serde(rename = "state_after")]
+    After {
+        events: &'a [Raw<AnySyncStateEvent>],
+    },
 }
 
 /// Writes an answer.
@@ -139,18 +144,9 @@ impl Rooms<'_> {
 
 impl<'a> Left<'a> {
     fn of(room: &'a LeftRoom) -> Self {
-        let (state, state_after) = match &room.state {
-            State::Before(state) => (Some(state), None),
-            State::After(state) => (None, Some(state)),
-            _ => (None, None),
-        };
-        let listed = |state: &'a StateEvents| Listed {
-            events: &state.events,
-        };
         Self {
             timeline: Told::of(&room.timeline),
-            state: state.map(listed),
-            state_after: state_after.map(listed),
+            state: ToldState::of(&room.state),
             account_data: &room.account_data,
         }
     }
@@ -163,7 +159,7 @@ impl<'a> Joined<'a> {
             unread_notifications: &room.unread_notifications,
             unread_thread_notifications: &room.unread_thread_notifications,
             timeline: Told::of(&room.timeline),
-            state: &room.state,
+            state: ToldState::of(&room.state).filter(|state| !state.is_empty()),
             account_data: &room.account_data,
             ephemeral: &room.ephemeral,
         }
@@ -180,6 +176,53 @@ impl<'a> Told<'a> {
     }
 }
 
-fn is_left_out(state: &State) -> bool {
-    matches!(state, State::Before(events) if events.is_empty())
+impl<'a> ToldState<'a> {
+    fn of(state: &'a State) -> Option<Self> {
+        match state {
+            State::Before(state) => Some(Self::Before {
+                events: &state.events,
+            }),
+            State::After(state) => Some(Self::After {
+                events: &state.events,
+            }),
+            _ => None,
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        matches!(self, Self::Before { events: [] })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn timelines_and_rooms_that_were_left_are_whole_even_if_they_are_empty() {
+        let room = |id: &str| OwnedRoomId::try_from(id).unwrap();
+        let mut response = Response::new("t".to_owned());
+        response.rooms.join.insert(room("!a:b"), JoinedRoom::new());
+        response.rooms.leave.insert(room("!b:b"), LeftRoom::new());
+        let mut after = LeftRoom::new();
+        after.state = State::After(ruma::api::client::sync::sync_events::v3::StateEvents::new());
+        response.rooms.leave.insert(room("!c:b"), after);
+
+        let written: Value = serde_json::from_str(&write(&response).unwrap()).unwrap();
+
+        let timeline = json!({ "limited": false, "events": [] });
+        let expected = json!({
+            "next_batch": "t",
+            "rooms": {
+                "join": { "!a:b": { "unread_notifications": {}, "timeline": timeline } },
+                "leave": {
+                    "!b:b": { "timeline": timeline, "state": { "events": [] } },
+                    "!c:b": { "timeline": timeline, "state_after": { "events": [] } },
+                },
+            },
+        });
+        assert_eq!(written, expected);
+    }
 }

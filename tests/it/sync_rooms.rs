@@ -385,6 +385,30 @@ async fn whoever_left_and_came_back_has_only_joined() {
 }
 
 #[tokio::test]
+async fn a_timeline_does_not_reach_over_what_the_reader_may_not_see() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let request = json!({ "preset": "public_chat", "name": "One" });
+    let room = alice.creates(request).await;
+    let kind = "m.room.history_visibility";
+    let joined = json!({ "history_visibility": "joined" });
+    alice.sets(&room, kind, joined).await;
+    let two = json!({ "name": "Two" });
+    alice.sets(&room, "m.room.name", two).await;
+    let outside = bob.syncs().await;
+    bob.joins(&room).await;
+
+    for sync in [bob.syncs().await, bob.syncs_after(&outside).await] {
+        let events = timeline(&sync, &room);
+        assert_eq!(types(events), ["m.room.member"]);
+        assert_eq!(each(state(&sync, &room), "/content/name"), ["Two"]);
+        let limited = &sync["rooms"]["join"][&room]["timeline"]["limited"];
+        assert_eq!(*limited, true);
+    }
+}
+
+#[tokio::test]
 async fn events_say_what_the_reader_was_when_they_were_sent() {
     let server = Server::start().await;
     let alice = server.register("alice").await;

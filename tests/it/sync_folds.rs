@@ -1,0 +1,259 @@
+//! A client that syncs now and then knows in the end what one knows that syncs for the first time.
+
+use std::collections::{BTreeMap, HashMap};
+
+use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
+use serde_json::{Value, json};
+
+use crate::{
+    chat::{filtered, next},
+    harness::{Server, User},
+};
+
+/// What users do between two looks at the room.
+const STEPS: usize = 60;
+
+/// What a client knows of a room.
+#[derive(Debug, Default, PartialEq)]
+struct Known {
+    section: String,
+    /// The latest events of the timeline, without a gap.
+    timeline: Vec<String>,
+    /// The event ids of the state.
+    state: BTreeMap<(String, String), String>,
+    counts: Value,
+    summary: BTreeMap<String, Value>,
+}
+
+/// What a client knows of all rooms.
+#[derive(Debug, Default, PartialEq)]
+struct Client {
+    rooms: BTreeMap<String, Known>,
+}
+
+impl Client {
+    fn take(&mut self, sync: &Value) {
+        for section in ["join", "leave", "invite"] {
+            let rooms = sync["rooms"][section].as_object().into_iter().flatten();
+            for (room_id, room) in rooms {
+                let known = self.rooms.entry(room_id.clone()).or_default();
+                section.clone_into(&mut known.section);
+                known.take(room);
+            }
+        }
+    }
+
+    /// Forgets what a first sync does not tell: of rooms that the user is not in, no more than that, and the
+    /// heroes of a room that has a name.
+    fn in_brief(mut self) -> Self {
+        self.rooms.retain(|_, room| room.section != "leave");
+        for room in self
+            .rooms
+            .values_mut()
+            .filter(|room| room.section == "invite")
+        {
+            *room = Known {
+                section: "invite".to_owned(),
+                ..Known::default()
+            };
+        }
+        let name = ("m.room.name".to_owned(), String::new());
+        for room in self.rooms.values_mut() {
+            if room.state.contains_key(&name) {
+                room.summary.remove("m.heroes");
+            }
+        }
+        self
+    }
+}
+
+impl Known {
+    fn take(&mut self, room: &Value) {
+        let timeline = &room["timeline"];
+        if timeline["limited"] == true {
+            self.timeline.clear();
+        }
+        for event in events(&room["state"]["events"]) {
+            self.take_state(event);
+        }
+        for event in events(&timeline["events"]) {
+            self.timeline.push(text(&event["event_id"]));
+            self.take_state(event);
+        }
+        if room["unread_notifications"].is_object() {
+            self.counts = room["unread_notifications"].clone();
+        }
+        for (key, value) in room["summary"].as_object().into_iter().flatten() {
+            self.summary.insert(key.clone(), value.clone());
+        }
+    }
+
+    fn take_state(&mut self, event: &Value) {
+        if let Some(state_key) = event["state_key"].as_str() {
+            let key = (text(&event["type"]), state_key.to_owned());
+            self.state.insert(key, text(&event["event_id"]));
+        }
+    }
+}
+
+fn events(list: &Value) -> &[Value] {
+    list.as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().expect("a text").to_owned()
+}
+
+/// Those who talk, those who watch, and where.
+struct Scene {
+    users: Vec<User>,
+    rooms: Vec<String>,
+    last: HashMap<String, String>,
+    random: StdRng,
+}
+
+impl Scene {
+    /// Somebody does something; what the rules forbid at that moment just does not happen.
+    async fn goes_on(&mut self) {
+        let room = self.rooms.choose(&mut self.random).expect("a room").clone();
+        let user = self.users.choose(&mut self.random).expect("a user");
+        let other = self.users.choose(&mut self.random).expect("a user");
+        let target = json!({ "user_id": other.id });
+        let last = self.last.get(&room).cloned().unwrap_or_default();
+        let n: u32 = self.random.random();
+        let mention = json!({
+            "msgtype": "m.text", "body": "you", "m.mentions": { "user_ids": [other.id] },
+        });
+        let done = match self.random.random_range(0..16) {
+            0..=3 => {
+                user.tries_to_send(
+                    &room,
+                    "m.room.message",
+                    json!({ "msgtype": "m.text", "body": "hi" }),
+                )
+                .await
+            }
+            4 => user.tries_to_send(&room, "m.room.message", mention).await,
+            5 => {
+                user.tries_to_set(&room, "m.room.name", json!({ "name": n.to_string() }))
+                    .await
+            }
+            6 => {
+                user.tries_to_set(&room, "org.example/key", json!({ "n": n }))
+                    .await
+            }
+            7 | 8 => user.tries(&room, "join", json!({})).await,
+            9 => user.tries(&room, "leave", json!({})).await,
+            10 => user.tries(&room, "invite", target).await,
+            11 => user.tries(&room, "kick", target).await,
+            12 => user.tries_to_redact(&room, &last).await,
+            13 => {
+                user.tries(&room, &format!("receipt/m.read/{last}"), json!({}))
+                    .await
+            }
+            14 => {
+                user.tries(&room, &format!("receipt/m.read.private/{last}"), json!({}))
+                    .await
+            }
+            _ => {
+                let visibility = ["shared", "joined", "invited", "world_readable"];
+                let visibility = visibility.choose(&mut self.random).expect("one of them");
+                let content = json!({ "history_visibility": visibility });
+                user.tries_to_set(&room, "m.room.history_visibility", content)
+                    .await
+            }
+        };
+        if let Some(event_id) = done.body["event_id"].as_str() {
+            self.last.insert(room, event_id.to_owned());
+        }
+    }
+}
+
+async fn set_scene(server: &Server, seed: u64) -> Scene {
+    let mut users = Vec::new();
+    for name in ["alice", "bob", "carol"] {
+        users.push(server.register(name).await);
+    }
+    let levels = json!({
+        "users": { &*users[1].id: 100 }, "events": { "org.example": 0, "m.room.name": 0 },
+    });
+    let request = json!({ "preset": "public_chat", "power_level_content_override": levels });
+    let mut rooms = Vec::new();
+    for _ in 0..2 {
+        rooms.push(users[0].creates(request.clone()).await);
+    }
+    Scene {
+        users,
+        rooms,
+        last: HashMap::new(),
+        random: StdRng::seed_from_u64(seed),
+    }
+}
+
+/// Checks what one who synced all along knows against what a first sync says.
+///
+/// A redaction changes an event, not its id; and where both know the end of a timeline, they know the same.
+fn compare(folded: Client, first: Client, seed: u64) {
+    let (mut folded, mut first) = (folded.in_brief(), first.in_brief());
+    for (room_id, room) in &mut folded.rooms {
+        let fresh = first.rooms.get_mut(room_id).expect("a room that both know");
+        let both = room.timeline.len().min(fresh.timeline.len());
+        room.timeline.drain(..room.timeline.len() - both);
+        fresh.timeline.drain(..fresh.timeline.len() - both);
+    }
+    assert_eq!(folded, first, "seed {seed}");
+}
+
+/// A user who syncs now and then, and what they know by that.
+struct Watcher {
+    client: Client,
+    token: String,
+}
+
+impl Watcher {
+    async fn begin(user: &User, filter: &str) -> Self {
+        let sync = user.syncs_with(filter).await;
+        let mut client = Client::default();
+        client.take(&sync);
+        let token = next(&sync).to_owned();
+        Self { client, token }
+    }
+
+    async fn look(&mut self, user: &User, filter: &str) {
+        let query = format!("since={}&{filter}", self.token);
+        let sync = user.syncs_with(&query).await;
+        self.client.take(&sync);
+        next(&sync).clone_into(&mut self.token);
+    }
+}
+
+async fn check_folding(seed: u64, limit: u64) {
+    let server = Server::start().await;
+    let mut scene = set_scene(&server, seed).await;
+    let filter = filtered(&json!({ "room": { "timeline": { "limit": limit } } }));
+    let mut watchers = Vec::new();
+    for user in &scene.users {
+        watchers.push(Watcher::begin(user, &filter).await);
+    }
+    for step in 1..=STEPS {
+        scene.goes_on().await;
+        for (user, watcher) in scene.users.iter().zip(&mut watchers) {
+            if step == STEPS || scene.random.random_ratio(1, 4) {
+                watcher.look(user, &filter).await;
+            }
+        }
+    }
+    for (user, watcher) in scene.users.iter().zip(watchers) {
+        let first = Watcher::begin(user, &filter).await;
+        compare(watcher.client, first.client, seed);
+    }
+}
+
+#[tokio::test]
+async fn syncs_of_any_chopping_fold_into_what_a_first_sync_says() {
+    for seed in 0..6 {
+        for limit in [1, 3, 10] {
+            check_folding(seed, limit).await;
+        }
+    }
+}
