@@ -131,6 +131,8 @@ impl Rooms {
     pub(super) async fn send_now(&self, num: i64, event: NewEvent) -> Result<OwnedEventId> {
         for _ in 0..ATTEMPTS {
             let room = self.room_by_number(num).await?;
+            // Others of this room wait for its lock: their events shall come into one batch with this one.
+            let intent = self.inner.db.journal().intent();
             let mut tip = room.tip.lock().await;
             if room.is_stale() {
                 continue;
@@ -152,6 +154,7 @@ impl Rooms {
             else {
                 return first_answer(tx, &room, &event).await;
             };
+            drop(intent);
             let pending = release(tx, &room, stored.position)?;
             *tip = next;
             drop(tip);
