@@ -12,6 +12,7 @@ pub mod ephemeral;
 pub mod error;
 pub mod matrix;
 pub mod media;
+pub mod outbound;
 pub mod rooms;
 pub mod storage;
 pub mod sync;

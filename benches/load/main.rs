@@ -43,6 +43,7 @@ const PATIENCE: Duration = Duration::from_mins(1);
 
 #[tokio::main]
 async fn main() {
+    parlour::outbound::choose_cryptography();
     let done = timeout(PATIENCE * 10, measure()).await;
     done.expect("the measurement ends in time");
 }

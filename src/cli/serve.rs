@@ -17,6 +17,7 @@ use crate::{
     ephemeral::Ephemeral,
     error::{Error, Result},
     media::{self, Media},
+    outbound,
     rooms::Rooms,
     storage::Db,
     sync::{Sources, Sync},
@@ -57,6 +58,7 @@ pub async fn start(config: Config) -> Result<Running> {
 ///
 /// As [`start`].
 pub async fn start_at(mut config: Config, clock: Clock) -> Result<Running> {
+    outbound::choose_cryptography();
     make_private_folder(&config.server.data_dir)?;
     let listeners = bind_all(&mut config.listen).await?;
     let metrics_listener = match config.metrics.address {

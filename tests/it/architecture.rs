@@ -6,14 +6,15 @@ use std::{
 };
 
 /// What lies at the bottom: every layer may import these.
-const BASE: [&str; 4] = ["error", "clock", "config", "tasks"];
+const BASE: [&str; 5] = ["error", "clock", "config", "tasks", "outbound"];
 
 /// Every other top-level module, lowest first, and the modules it may import beside `BASE`.
-const LAYERS: [(&str, &[&str]); 17] = [
+const LAYERS: [(&str, &[&str]); 18] = [
     ("error", &[]),
     ("clock", &[]),
     ("config", &[]),
     ("tasks", &[]),
+    ("outbound", &[]),
     ("matrix", &[]),
     ("storage", &["matrix"]),
     ("users", &["matrix", "storage"]),

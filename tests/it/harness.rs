@@ -6,6 +6,7 @@ use parlour::{
     cli::serve::{self, Running},
     clock::Clock,
     config::Config,
+    outbound,
 };
 use reqwest::{Method, header::HeaderMap};
 use serde_json::{Value, json};
@@ -165,6 +166,7 @@ impl Server {
 
 impl Client {
     pub(crate) fn of(base: &str) -> Self {
+        outbound::choose_cryptography();
         Self {
             http: reqwest::Client::new(),
             base: base.to_owned(),
