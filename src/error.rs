@@ -79,6 +79,15 @@ pub enum Error {
     /// Guests may not do this.
     #[error("guests may not do this")]
     GuestAccessForbidden,
+    /// An administrator has suspended the account.
+    #[error("you cannot do this while your account is suspended")]
+    UserSuspended,
+    /// An administrator has locked the account.
+    #[error("this account has been locked")]
+    UserLocked,
+    /// Third-party ids are not for this server.
+    #[error("{0}")]
+    ThreepidDenied(String),
     /// The account was deactivated.
     #[error("this account has been deactivated")]
     UserDeactivated,

@@ -1,5 +1,7 @@
 //! Operations that need several services: what happens in a room because of what happens to an account.
 
+mod guests;
+
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use ruma::{
@@ -13,6 +15,7 @@ use crate::{
     ephemeral::{Ephemeral, PresenceUpdate},
     error::{Error, Result},
     rooms::{Action, CreateRoom, MemberChange, MemberProfile, NewReceipt, Room, Rooms},
+    tasks::Tasks,
     users::{ProfileChange, Session, Users},
 };
 
@@ -22,6 +25,7 @@ pub struct Workflows {
     users: Users,
     rooms: Rooms,
     ephemeral: Ephemeral,
+    tasks: Tasks,
 }
 
 /// What a user wants to change of a membership.
@@ -51,11 +55,12 @@ impl Wish {
 
 impl Workflows {
     /// Builds the operations on services that exist already.
-    pub fn new(users: Users, rooms: Rooms, ephemeral: Ephemeral) -> Self {
+    pub fn new(users: Users, rooms: Rooms, ephemeral: Ephemeral, tasks: Tasks) -> Self {
         Self {
             users,
             rooms,
             ephemeral,
+            tasks,
         }
     }
 
@@ -126,6 +131,7 @@ impl Workflows {
             Ok(room_id) => room_id.to_owned(),
             Err(alias) => self.rooms.resolve_alias(alias).await?,
         };
+        self.check_guest(session, &room_id).await?;
         let wish = Wish {
             extra,
             ..Wish::new(session.user_id.clone(), Action::Join, reason)

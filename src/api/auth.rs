@@ -11,7 +11,7 @@ use ruma::api::auth_scheme::{
     NoAuthentication, extract_bearer_or_query_token,
 };
 
-use super::{app::App, limits::Peer};
+use super::{app::App, limits::Peer, standing};
 use crate::{
     error::{Error, Result},
     users::Session,
@@ -97,6 +97,17 @@ impl FromRequestParts<App> for MaybeSession {
     }
 }
 
+/// Who asks, for endpoints that ruma does not know.
+pub struct Asker(pub Arc<Session>);
+
+impl FromRequestParts<App> for Asker {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self> {
+        AccessToken::authenticate(app, parts, &[]).await.map(Self)
+    }
+}
+
 /// Returns the access token of the request; one that cannot be read counts as missing.
 pub(super) fn token(parts: &Parts) -> Option<String> {
     let mut request = Request::new(());
@@ -108,9 +119,10 @@ pub(super) fn token(parts: &Parts) -> Option<String> {
     extract_bearer_or_query_token(&request).ok().flatten()
 }
 
-/// Returns the session that the token belongs to, and notes that its device was seen.
+/// Returns the session that the token belongs to, if the user may ask for this, and notes that its device was seen.
 pub(super) async fn session(app: &App, parts: &Parts, token: &str) -> Result<Arc<Session>> {
     let session = app.users.authenticate(token).await?;
+    standing::check(&session, parts)?;
     let peer = parts.extensions.get::<ConnectInfo<Peer>>();
     let ip = peer.map(|ConnectInfo(Peer(address))| address.ip().to_canonical());
     app.users.note_seen(&session, ip);

@@ -69,6 +69,9 @@ fn kind(error: &Error) -> (StatusCode, &'static str) {
         Error::ReadOnly(_) => (StatusCode::METHOD_NOT_ALLOWED, "M_BAD_JSON"),
         Error::ProfileTooLarge(_) => (StatusCode::BAD_REQUEST, "M_PROFILE_TOO_LARGE"),
         Error::KeyTooLarge(_) => (StatusCode::BAD_REQUEST, "M_KEY_TOO_LARGE"),
+        Error::UserSuspended => (StatusCode::FORBIDDEN, "M_USER_SUSPENDED"),
+        Error::UserLocked => (StatusCode::UNAUTHORIZED, "M_USER_LOCKED"),
+        Error::ThreepidDenied(_) => (StatusCode::FORBIDDEN, "M_THREEPID_DENIED"),
         Error::UserDeactivated => (StatusCode::FORBIDDEN, "M_USER_DEACTIVATED"),
         Error::RoomInUse(_) => (StatusCode::BAD_REQUEST, "M_ROOM_IN_USE"),
         Error::InvalidRoomState(_) => (StatusCode::BAD_REQUEST, "M_INVALID_ROOM_STATE"),
@@ -93,6 +96,8 @@ fn kind(error: &Error) -> (StatusCode, &'static str) {
 fn detail(error: &Error) -> Option<(&'static str, Value)> {
     match error {
         Error::UnknownToken { soft_logout } => Some(("soft_logout", json!(soft_logout))),
+        // The client may keep its data: the account may be unlocked.
+        Error::UserLocked => Some(("soft_logout", json!(true))),
         Error::IncompatibleRoomVersion(version) => Some(("room_version", json!(version))),
         Error::LimitExceeded { retry_after } => {
             let ms = u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX);

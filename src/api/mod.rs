@@ -9,17 +9,19 @@ mod channel;
 mod client;
 mod endpoint;
 mod error;
+mod federation;
 mod layers;
 mod limits;
 mod metrics;
 mod operator;
+mod standing;
 mod web;
 
 use axum::Router;
 
 pub use self::{
     app::App,
-    auth::{Authenticate, MaybeSession},
+    auth::{Asker, Authenticate, MaybeSession},
     endpoint::{Incoming, Outgoing, WithBody, endpoint},
     limits::{Class, Key, Limits, Peer},
     metrics::Metrics,
@@ -30,6 +32,7 @@ pub use self::{
 pub fn router(app: App) -> Router {
     let routes = Router::new()
         .merge(client::routes())
+        .merge(federation::routes())
         .merge(channel::routes())
         .merge(operator::routes())
         .merge(web::routes(&app.config));

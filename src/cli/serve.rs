@@ -113,7 +113,12 @@ pub(crate) async fn build(
     let version = config.server.default_room_version.clone();
     let rooms = Rooms::open(db.clone(), clock.clone(), key, tasks.clone(), version).await?;
     let ephemeral = Ephemeral::new(clock.clone(), &tasks);
-    let workflows = Workflows::new(users.clone(), rooms.clone(), ephemeral.clone());
+    let workflows = Workflows::new(
+        users.clone(),
+        rooms.clone(),
+        ephemeral.clone(),
+        tasks.clone(),
+    );
     let sources = Sources {
         db: db.clone(),
         clock: clock.clone(),

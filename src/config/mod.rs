@@ -15,7 +15,7 @@ pub use self::{
     load::ConfigError,
     sections::{
         Config, Database, Directory, Federation, Limits, Listen, LogFormat, Logging, Media,
-        Metrics, Passwords, Registration, Server, Support,
+        Metrics, Passwords, Registration, Server, Support, Turn, UrlPreviews,
     },
     values::{BaseUrl, DatabaseUrl, Secret},
 };

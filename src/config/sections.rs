@@ -34,6 +34,10 @@ pub struct Config {
     pub limits: Limits,
     /// What it stores of files.
     pub media: Media,
+    /// Whether it looks at the pages that messages link to.
+    pub url_previews: UrlPreviews,
+    /// Where calls find a relay.
+    pub turn: Turn,
     /// What it logs.
     pub logging: Logging,
     /// Where it shows its metrics.
@@ -54,6 +58,8 @@ impl Default for Config {
             federation: Federation::default(),
             limits: Limits::default(),
             media: Media::default(),
+            url_previews: UrlPreviews::default(),
+            turn: Turn::default(),
             logging: Logging::default(),
             metrics: Metrics::default(),
             support: Support::default(),
@@ -238,6 +244,40 @@ impl Default for Media {
             max_upload_bytes: 100 * 1024 * 1024,
             directory: None,
             legacy_unauthenticated: true,
+        }
+    }
+}
+
+/// `[url_previews]`: whether this server looks at the pages that messages link to.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct UrlPreviews {
+    /// Whether it does.
+    pub enabled: bool,
+    /// Whether the pages may be at loopback and private addresses.
+    pub allow_private_addresses: bool,
+}
+
+/// `[turn]`: where calls find a relay.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Turn {
+    /// The addresses of TURN servers.
+    pub uris: Vec<String>,
+    /// The secret that is shared with them, from which each user gets a name and password of their own.
+    #[serde(with = "empty_is_none")]
+    pub shared_secret: Option<Secret>,
+    /// How long these last.
+    #[serde(deserialize_with = "between::<60, 31_536_000, _, _>")]
+    pub lifetime_seconds: u64,
+}
+
+impl Default for Turn {
+    fn default() -> Self {
+        Self {
+            uris: Vec::new(),
+            shared_secret: None,
+            lifetime_seconds: 86_400,
         }
     }
 }

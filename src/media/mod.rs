@@ -1,22 +1,23 @@
 //! The content repository: files that users upload, and thumbnails of them.
 //!
 //! `files` keeps the bytes, each content once, named by its hash; `thumbnail` makes smaller images; `accesses`
-//! notes when media was last asked for. The database has what is known of a file. Nothing here holds a whole
+//! notes when media was last asked for; `promised` gives out ids before the bytes arrive. The database has what is known of a file. Nothing here holds a whole
 //! file in memory but an image that is being made smaller.
 //!
 //! [spec]: https://spec.matrix.org/v1.19/client-server-api/#content-repository
 
 mod accesses;
 mod files;
+mod promised;
 mod thumbnail;
 
-use std::{error::Error as StdError, path::PathBuf, time::Duration};
+use std::{error::Error as StdError, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use rand::{Rng, distr::Alphanumeric};
 use ruma::{OwnedMxcUri, OwnedServerName, ServerName};
-use tokio::fs::File;
+use tokio::{fs::File, sync::Notify};
 
 use self::{
     accesses::Accesses,
@@ -29,7 +30,7 @@ use crate::{
     config::Config,
     error::{Error, Result},
     storage::{
-        Db, UserNum,
+        Db, UserNum, WriteTx,
         media::{self as rows, MediaRow, NewMedia},
     },
     tasks::Tasks,
@@ -80,6 +81,8 @@ pub struct Media {
     files: Files,
     thumbnails: Thumbnails,
     accesses: Accesses,
+    /// Wakes those who wait for media whose id was given out before.
+    arrived: Arc<Notify>,
 }
 
 /// What is known of a file before it arrives.
@@ -127,6 +130,7 @@ impl Media {
             clock: clock.clone(),
             tasks: tasks.clone(),
             files,
+            arrived: Arc::default(),
         })
     }
 
@@ -149,9 +153,7 @@ impl Media {
     where
         E: Into<Box<dyn StdError + Send + Sync>>,
     {
-        if upload.announced_size > Some(self.max_upload_bytes) {
-            return Err(self.too_large());
-        }
+        self.check_announced(&upload)?;
         let arriving = self.receive(parts).await?;
         let uploader = upload.uploader;
         let content_type = clean_content_type(upload.content_type);
@@ -160,23 +162,40 @@ impl Media {
         let media = self.clone();
         let keeping = self.tasks.spawn(async move {
             let stored = arriving.keep().await?;
+            let media_id = new_media_id();
+            let described = (content_type.as_str(), file_name.as_deref());
+            let mut tx = media.db.write().await?;
             media
-                .remember(uploader, stored, &content_type, file_name.as_deref())
-                .await
+                .remember(&mut tx, &media_id, uploader, stored, described)
+                .await?;
+            tx.commit().await?;
+            Ok(format!("mxc://{}/{media_id}", media.server_name).into())
         });
         keeping
             .await
             .map_err(|source| Error::internal("store a media file", source))?
     }
 
-    /// Returns the media with this id of this server.
+    fn check_announced(&self, upload: &Upload<'_>) -> Result<()> {
+        if upload.announced_size > Some(self.max_upload_bytes) {
+            return Err(self.too_large());
+        }
+        Ok(())
+    }
+
+    /// Returns the media with this id of this server; waits for it where only the id was given out.
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`].
+    /// [`Error::NotFound`]; [`Error::NotYetUploaded`].
     #[tracing::instrument(skip_all, fields(server = %server), err(level = "debug"))]
-    pub async fn content(&self, server: &ServerName, media_id: &str) -> Result<Content> {
-        let row = self.find(server, media_id).await?;
+    pub async fn content(
+        &self,
+        server: &ServerName,
+        media_id: &str,
+        wait: Duration,
+    ) -> Result<Content> {
+        let row = self.find(server, media_id, wait).await?;
         let stored = stored(&row.sha256, row.size)?;
         Ok(Content {
             file: self.files.read(stored).await?,
@@ -193,15 +212,16 @@ impl Media {
     ///
     /// [`Error::NotFound`]; [`Error::CannotThumbnail`] and [`Error::TooLarge`] of the image;
     /// [`Error::LimitExceeded`] when too many are being made.
-    #[tracing::instrument(skip_all, fields(server = %server), err(level = "debug"))]
+    #[tracing::instrument(skip_all, fields(server = %address.0), err(level = "debug"))]
     pub async fn thumbnail(
         &self,
-        server: &ServerName,
-        media_id: &str,
+        address: (&ServerName, &str),
         wanted: Wanted,
         animated: bool,
+        wait: Duration,
     ) -> Result<Content> {
-        let row = self.find(server, media_id).await?;
+        let (server, media_id) = address;
+        let row = self.find(server, media_id, wait).await?;
         let original = stored(&row.sha256, row.size)?;
         let thumbnail = self
             .thumbnails
@@ -217,26 +237,25 @@ impl Media {
         })
     }
 
-    async fn find(&self, server: &ServerName, media_id: &str) -> Result<MediaRow> {
-        let found = if is_media_id(media_id) {
-            let mut db = self.db.read().await?;
-            match self.db.strings.find(&mut db, server.as_str()).await? {
-                Some(server) => rows::find(&mut db, server, media_id).await?,
-                None => None,
-            }
-        } else {
-            None
-        };
-        match found {
-            Some(row) => {
-                self.accesses.note(&row);
-                Ok(row)
-            }
-            None if server == self.server_name => {
-                Err(Error::not_found("there is no media with this id"))
-            }
+    async fn find(&self, server: &ServerName, media_id: &str, wait: Duration) -> Result<MediaRow> {
+        let row = match self.row(server, media_id).await? {
+            Some(row) => row,
+            None if server == self.server_name => self.await_upload(server, media_id, wait).await?,
             // Media of other servers is found once it has been fetched, which needs federation.
-            None => Err(Error::not_found("this media has not been fetched")),
+            None => return Err(Error::not_found("this media has not been fetched")),
+        };
+        self.accesses.note(&row);
+        Ok(row)
+    }
+
+    async fn row(&self, server: &ServerName, media_id: &str) -> Result<Option<MediaRow>> {
+        if !is_media_id(media_id) {
+            return Ok(None);
+        }
+        let mut db = self.db.read().await?;
+        match self.db.strings.find(&mut db, server.as_str()).await? {
+            Some(server) => rows::find(&mut db, server, media_id).await,
+            None => Ok(None),
         }
     }
 
@@ -270,17 +289,16 @@ impl Media {
 
     async fn remember(
         &self,
+        tx: &mut WriteTx,
+        media_id: &str,
         uploader: UserNum,
         stored: Stored,
-        content_type: &str,
-        file_name: Option<&str>,
-    ) -> Result<OwnedMxcUri> {
-        let media_id = new_media_id();
-        let mut tx = self.db.write().await?;
+        (content_type, file_name): (&str, Option<&str>),
+    ) -> Result<()> {
         let server = tx.intern(self.server_name.as_str()).await?;
         let media = NewMedia {
             server,
-            media_id: &media_id,
+            media_id,
             uploader: Some(uploader),
             sha256: stored.hash.as_bytes(),
             size: i64::try_from(stored.size).unwrap_or(i64::MAX),
@@ -288,9 +306,7 @@ impl Media {
             file_name,
             created_ts: self.clock.now_ms(),
         };
-        rows::insert(&mut tx, &media).await?;
-        tx.commit().await?;
-        Ok(format!("mxc://{}/{media_id}", self.server_name).into())
+        rows::insert(tx, &media).await
     }
 
     fn too_large(&self) -> Error {

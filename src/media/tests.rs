@@ -36,7 +36,10 @@ async fn upload(media: &Media, content: &[u8]) -> OwnedMxcUri {
 
 async fn content(media: &Media, uri: &MxcUri) -> Content {
     let (server, media_id) = uri.parts().unwrap();
-    media.content(server, media_id).await.unwrap()
+    media
+        .content(server, media_id, Duration::ZERO)
+        .await
+        .unwrap()
 }
 
 fn png(width: u32, height: u32) -> Vec<u8> {
@@ -130,7 +133,7 @@ async fn a_thumbnail_that_many_ask_for_is_made_once_and_remembered() {
     let (server, id) = uri.parts().unwrap();
     let wanted = Wanted::new(300, 200, None).unwrap();
 
-    let asking = (0..8).map(|_| media.thumbnail(server, id, wanted, false));
+    let asking = (0..8).map(|_| media.thumbnail((server, id), wanted, false, Duration::ZERO));
     let made = futures_util::future::join_all(asking).await;
     let hashes: Vec<ContentHash> = made.into_iter().map(|made| made.unwrap().hash).collect();
 
@@ -138,7 +141,10 @@ async fn a_thumbnail_that_many_ask_for_is_made_once_and_remembered() {
     assert_eq!(count_files(&test.dir.path().join("media")), 2);
     let original = content(&media, &uri).await;
     fs::write(media.files.path(original.hash), "broken").unwrap();
-    let again = media.thumbnail(server, id, wanted, false).await.unwrap();
+    let again = media
+        .thumbnail((server, id), wanted, false, Duration::ZERO)
+        .await
+        .unwrap();
     assert_eq!(again.hash, hashes[0]);
     assert_eq!(again.content_type, "image/png");
 }
@@ -153,11 +159,19 @@ async fn an_access_is_written_down_to_the_hour() {
 
     content(&media, &uri).await;
     media.accesses.write().await.unwrap();
-    let soon = media.find(server, id).await.unwrap().last_access_ts;
+    let soon = media
+        .find(server, id, Duration::ZERO)
+        .await
+        .unwrap()
+        .last_access_ts;
     clock.advance(Duration::from_hours(2));
     content(&media, &uri).await;
     media.accesses.write().await.unwrap();
-    let later = media.find(server, id).await.unwrap().last_access_ts;
+    let later = media
+        .find(server, id, Duration::ZERO)
+        .await
+        .unwrap()
+        .last_access_ts;
 
     assert_eq!((soon, later), (1_000_000, 8_200_000));
 }

@@ -3,6 +3,8 @@
 use super::{Position, Read, RoomNum, UserNum, WriteTx};
 use crate::error::Result;
 
+/// The content of account data that was removed: later syncs have to tell of it.
+pub const REMOVED: &str = "{}";
 /// The room of account data that belongs to none.
 const GLOBAL: RoomNum = 0;
 
@@ -88,7 +90,8 @@ pub async fn set(
     Ok(position)
 }
 
-/// Returns a user's account data that changed after one position, up to another, in order.
+/// Returns a user's account data that changed after one position, up to another, in order. From the beginning,
+/// what was removed is left out.
 pub async fn changed(
     db: &mut impl Read,
     user: UserNum,
@@ -98,12 +101,13 @@ pub async fn changed(
     db.query(
         "SELECT room, kind, content, position
          FROM account_data
-         WHERE user_num = $1 AND position > $2 AND position <= $3
+         WHERE user_num = $1 AND position > $2 AND position <= $3 AND ($2 > 0 OR content <> $4)
          ORDER BY position",
     )
     .bind(user)
     .bind(after)
     .bind(up_to)
+    .bind(REMOVED)
     .fetch_all()
     .await
 }

@@ -1,9 +1,13 @@
 //! Accounts: who has one, with which password, and what they may.
 
-use super::{Position, Read, UserNum, WriteTx};
+use super::{Position, Read, UserNum, WriteTx, list_of_numbers};
 use crate::error::Result;
 
 /// An account.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a column, and independent of the others"
+)]
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
 pub struct Account {
     /// Whose.
@@ -16,6 +20,10 @@ pub struct Account {
     pub guest: bool,
     /// Whether it was given up.
     pub deactivated: bool,
+    /// Whether an administrator has suspended it: the user may read, but not write.
+    pub suspended: bool,
+    /// Whether an administrator has locked it: the user may do nothing but log out.
+    pub locked: bool,
     /// The journal position at which it was given up with the wish to be erased.
     pub erased_position: Option<Position>,
     /// When it was made.
@@ -25,7 +33,8 @@ pub struct Account {
 /// Returns the account of a user.
 pub async fn find(db: &mut impl Read, user: UserNum) -> Result<Option<Account>> {
     db.query(
-        "SELECT user_num, password_hash, admin, guest, deactivated, erased_position, created_ts
+        "SELECT user_num, password_hash, admin, guest, deactivated, suspended, locked, erased_position,
+                created_ts
          FROM accounts
          WHERE user_num = $1",
     )
@@ -81,6 +90,19 @@ pub async fn active(db: &mut impl Read, users: &str) -> Result<Vec<UserNum>> {
     .await
 }
 
+/// Returns those of the users who are guests.
+pub async fn guests(db: &mut impl Read, users: &[UserNum]) -> Result<Vec<UserNum>> {
+    db.query(
+        "SELECT user_num
+         FROM accounts
+         WHERE user_num IN (SELECT CAST(value AS BIGINT) FROM json_each($1)) AND guest
+           AND NOT deactivated",
+    )
+    .bind(list_of_numbers(users.iter().copied()))
+    .fetch_scalars()
+    .await
+}
+
 /// Gives an account another password.
 pub async fn set_password(tx: &mut WriteTx, user: UserNum, password_hash: &str) -> Result<()> {
     tx.query(
@@ -108,6 +130,26 @@ pub async fn upgrade_guest(tx: &mut WriteTx, user: UserNum, password_hash: &str)
         .execute()
         .await?;
     Ok(changed == 1)
+}
+
+/// Suspends an account, or ends that.
+pub async fn set_suspended(tx: &mut WriteTx, user: UserNum, suspended: bool) -> Result<()> {
+    tx.query("UPDATE accounts SET suspended = $2 WHERE user_num = $1")
+        .bind(user)
+        .bind(suspended)
+        .execute()
+        .await?;
+    Ok(())
+}
+
+/// Locks an account, or ends that.
+pub async fn set_locked(tx: &mut WriteTx, user: UserNum, locked: bool) -> Result<()> {
+    tx.query("UPDATE accounts SET locked = $2 WHERE user_num = $1")
+        .bind(user)
+        .bind(locked)
+        .execute()
+        .await?;
+    Ok(())
 }
 
 /// Marks an account as given up, and forgets its password.
@@ -150,6 +192,8 @@ mod tests {
             admin: false,
             guest: false,
             deactivated: false,
+            suspended: false,
+            locked: false,
             erased_position: None,
             created_ts: 5,
         }

@@ -19,7 +19,9 @@ pub mod events;
 pub mod filters;
 pub mod media;
 pub mod memberships;
+pub mod passing_tokens;
 pub mod profiles;
+pub mod promised_media;
 pub mod receipts;
 pub mod rooms;
 pub mod state;
@@ -27,6 +29,7 @@ pub mod strings;
 pub mod to_device;
 pub mod tokens;
 pub mod unread;
+pub mod user_directory;
 
 use std::path::Path;
 

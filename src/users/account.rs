@@ -6,7 +6,9 @@ use serde_json::json;
 use super::{Session, Users, passwords::Passwords};
 use crate::{
     error::Result,
-    storage::{Change, UserNum, WriteTx, account_data, accounts, devices, profiles},
+    storage::{
+        Change, UserNum, WriteTx, account_data, accounts, devices, passing_tokens, profiles,
+    },
 };
 
 impl Users {
@@ -63,6 +65,7 @@ impl Users {
             tx.publish(position, Change::Erased { user_id });
         }
         delete_devices_except(&mut tx, user, None).await?;
+        passing_tokens::remove_all(&mut tx, user).await?;
         profiles::remove_all(&mut tx, user).await?;
         account_data::remove_all(&mut tx, user).await?;
         tx.commit().await?;

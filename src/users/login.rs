@@ -1,4 +1,4 @@
-//! Logging in with a password, and the session that begins then.
+//! Logging in with a password or a login token, and the session that begins then.
 //!
 //! See <https://spec.matrix.org/v1.19/client-server-api/#login>.
 
@@ -56,7 +56,8 @@ impl Users {
     /// # Errors
     ///
     /// [`Error::Forbidden`] when the user or the password is wrong, which takes the same time;
-    /// [`Error::UserDeactivated`]; [`Error::Unrecognized`] for other ways to log in than a password.
+    /// [`Error::UserDeactivated`]; [`Error::UserLocked`]; [`Error::Unrecognized`] for other ways to log in than
+    /// a password or a login token.
     #[tracing::instrument(skip_all, err(level = "debug"))]
     pub async fn login(&self, request: login::v3::Request) -> Result<LoggedIn> {
         let device = NewDevice {
@@ -65,15 +66,19 @@ impl Users {
             refresh_token: request.refresh_token,
         };
         device.check()?;
-        let login::v3::LoginInfo::Password(credentials) = request.login_info else {
-            return Err(Error::Unrecognized("unknown type of login".to_owned()));
+        let (user, user_id) = match request.login_info {
+            login::v3::LoginInfo::Password(credentials) => {
+                let name = named_user(&credentials)?;
+                self.check_password(&name, credentials.password).await?
+            }
+            login::v3::LoginInfo::Token(login) => self.take_login_token(&login.token).await?,
+            _ => return Err(Error::Unrecognized("unknown type of login".to_owned())),
         };
-        let name = named_user(&credentials)?;
-        let (user, user_id) = self.check_password(&name, credentials.password).await?;
         let now = self.inner.clock.now_ms();
         let mut tx = self.inner.db.write().await?;
         // The account may have been given up while the password was checked.
         match accounts::find(&mut tx, user).await? {
+            Some(account) if account.locked => return Err(Error::UserLocked),
             Some(account) if !account.deactivated => {}
             _ => return Err(Error::UserDeactivated),
         }
@@ -230,7 +235,7 @@ mod tests {
     #[tokio::test]
     async fn an_unknown_way_to_log_in_is_unrecognized() {
         let test = TestUsers::new(|_| {}).await;
-        let request = request(&json!({"type": "m.login.token", "token": "x"}));
+        let request = request(&json!({"type": "org.example.smile"}));
 
         let refused = test.users.login(request).await;
 

@@ -7,9 +7,11 @@
 
 mod account;
 mod account_data;
+mod directory;
 mod filters;
 mod login;
 mod names;
+mod passing;
 mod passwords;
 mod profile;
 mod push_rules;
@@ -18,6 +20,7 @@ mod register;
 mod secrets;
 mod sessions;
 mod shared_secret;
+mod standing;
 mod uia;
 
 use std::sync::Arc;
@@ -25,12 +28,14 @@ use std::sync::Arc;
 use ruma::{OwnedServerName, UserId};
 
 pub use self::{
+    directory::Found,
     login::{LoggedIn, NewDevice},
     profile::ProfileChange,
     refresh::{ACCESS_TOKEN_LIFETIME, Issued},
     register::Registered,
     sessions::Session,
     shared_secret::SharedSecretRegistration,
+    standing::Restriction,
 };
 use self::{
     passwords::Passwords, sessions::LastSeen, sessions::Sessions, shared_secret::Nonces,
@@ -55,6 +60,7 @@ struct Inner {
     clock: Clock,
     server_name: OwnedServerName,
     registration: Registration,
+    all_users_searchable: bool,
     passwords: Passwords,
     sessions: Arc<Sessions>,
     last_seen: LastSeen,
@@ -73,6 +79,7 @@ impl Users {
                 clock: clock.clone(),
                 server_name: config.server.name.clone(),
                 registration: config.registration.clone(),
+                all_users_searchable: config.directory.all_users_searchable,
                 passwords: Passwords::new(&config.passwords),
                 sessions,
                 last_seen: LastSeen::start(db, tasks),
@@ -80,6 +87,12 @@ impl Users {
                 nonces: Nonces::default(),
             }),
         }
+    }
+
+    /// Returns those of the users who are guests.
+    pub async fn guests_among(&self, users: &[UserNum]) -> Result<Vec<UserNum>> {
+        let mut db = self.inner.db.read().await?;
+        crate::storage::accounts::guests(&mut db, users).await
     }
 
     /// Returns the number of a user of this server who has an account in use.

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::{Session, Users, check_text};
 use crate::{
     error::{Error, Result},
-    storage::profiles,
+    storage::{profiles, user_directory},
 };
 
 /// "The whole profile MUST NOT exceed 64 KiB as canonical JSON."
@@ -106,6 +106,11 @@ impl Users {
             ));
         }
         profiles::set(&mut tx, session.user, field.as_str(), &json).await?;
+        if field == ProfileFieldName::DisplayName {
+            let name = value.as_str();
+            let user_id = session.user_id.as_str();
+            user_directory::set_search_text(&mut tx, session.user, user_id, name).await?;
+        }
         tx.commit().await?;
         let value = Some(value);
         Ok(Some(ProfileChange { field, value }))
@@ -127,6 +132,10 @@ impl Users {
         let mut tx = self.inner.db.write().await?;
         if !profiles::remove(&mut tx, session.user, field.as_str()).await? {
             return Ok(None);
+        }
+        if field == ProfileFieldName::DisplayName {
+            let user_id = session.user_id.as_str();
+            user_directory::set_search_text(&mut tx, session.user, user_id, None).await?;
         }
         tx.commit().await?;
         Ok(Some(ProfileChange { field, value: None }))

@@ -8,7 +8,7 @@ use super::{Users, secrets};
 use crate::{
     error::{Error, Result},
     storage::{
-        DeviceNum, WriteTx,
+        DeviceNum, WriteTx, accounts, devices,
         tokens::{self, TokenHash},
     },
 };
@@ -61,7 +61,7 @@ impl Users {
     ///
     /// # Errors
     ///
-    /// [`Error::UnknownToken`] when the refresh token is not, or no longer, valid.
+    /// [`Error::UnknownToken`] when the refresh token is not, or no longer, valid; [`Error::UserLocked`].
     pub async fn refresh(&self, refresh_token: &str) -> Result<Issued> {
         let hash = secrets::hash(refresh_token);
         let now = self.inner.clock.now_ms();
@@ -69,6 +69,12 @@ impl Users {
         let Some(old) = tokens::find_refresh(&mut tx, &hash).await? else {
             return Err(Error::UnknownToken { soft_logout: false });
         };
+        if let Some(device) = devices::get(&mut tx, old.device).await?
+            && let Some(account) = accounts::find(&mut tx, device.user_num).await?
+            && account.locked
+        {
+            return Err(Error::UserLocked);
+        }
         revoke_predecessor(&mut tx, old.device, &hash).await?;
         // Tokens given for it before were never used: whoever asks again did not get them.
         if let (Some(access), Some(refresh)) = (&old.next_access, &old.next_refresh) {

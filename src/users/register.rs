@@ -24,6 +24,7 @@ use crate::{
         UserNum, WriteTx,
         accounts::{self, Account},
         tokens::{self, RegistrationToken},
+        user_directory,
     },
 };
 
@@ -153,12 +154,15 @@ impl Users {
             admin,
             guest: account.guest,
             deactivated: false,
+            suspended: false,
+            locked: false,
             erased_position: None,
             created_ts: now,
         };
         if !accounts::insert(&mut tx, &row).await? {
             return Err(Error::UserInUse);
         }
+        user_directory::set_search_text(&mut tx, user, account.user_id.as_str(), None).await?;
         if admin {
             // The link for the first administrator has served.
             tokens::delete_unused_admin_registrations(&mut tx).await?;

@@ -32,6 +32,10 @@ const SEEN_QUEUE: usize = 4096;
 const SEEN_BATCH: usize = 64;
 
 /// A device that is logged in, and its user.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is told of the account, and independent of the others"
+)]
 #[derive(Debug)]
 pub struct Session {
     /// The user.
@@ -46,6 +50,10 @@ pub struct Session {
     pub is_admin: bool,
     /// Whether the user is a guest.
     pub is_guest: bool,
+    /// Whether an administrator has suspended the user.
+    pub is_suspended: bool,
+    /// Whether an administrator has locked the user's account.
+    pub is_locked: bool,
     /// When the access token expires; `None` is never.
     expires_ts: Option<i64>,
     /// When it was last noted that the device was seen.
@@ -73,6 +81,18 @@ impl Session {
     pub fn must_not_be_guest(&self) -> Result<()> {
         if self.is_guest {
             return Err(Error::GuestAccessForbidden);
+        }
+        Ok(())
+    }
+
+    /// Checks that no administrator has suspended the user.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UserSuspended`] for one who is.
+    pub fn must_not_be_suspended(&self) -> Result<()> {
+        if self.is_suspended {
+            return Err(Error::UserSuspended);
         }
         Ok(())
     }
@@ -153,6 +173,8 @@ impl Users {
             device: num,
             is_admin: account.admin,
             is_guest: account.guest,
+            is_suspended: account.suspended,
+            is_locked: account.locked,
             expires_ts,
             noted_ts: AtomicI64::new(device.last_seen_ts),
         }))

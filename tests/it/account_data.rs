@@ -82,3 +82,67 @@ async fn account_data_and_tags_are_for_rooms_that_are_known() {
         .await;
     removed.expect_error(404, "M_NOT_FOUND");
 }
+
+#[tokio::test]
+async fn what_is_removed_is_told_once_and_gone() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let room = alice.creates(json!({})).await;
+    let unstable = format!(
+        "/_matrix/client/unstable/org.matrix.msc3391/user/{}",
+        alice.id
+    );
+    let of_room = format!("rooms/{room}/account_data/org.example");
+    for (place, removal) in [
+        ("account_data/org.example", None),
+        ("account_data/org.example", Some(json!({}))),
+        (of_room.as_str(), None),
+    ] {
+        let path = format!("/_matrix/client/v3/user/{}/{place}", alice.id);
+        alice.client.put(&path, json!({ "a": 1 })).await.expect_ok();
+        let first = alice.syncs().await;
+
+        match removal {
+            Some(empty) => alice.client.put(&path, empty).await.expect_ok(),
+            None => alice
+                .client
+                .delete(&format!("{unstable}/{place}"))
+                .await
+                .expect_ok(),
+        };
+
+        let told = alice.syncs_after(&first).await.to_string();
+        assert!(
+            told.contains(r#"{"content":{},"type":"org.example"}"#),
+            "{told}"
+        );
+        alice
+            .client
+            .get(&path)
+            .await
+            .expect_error(404, "M_NOT_FOUND");
+        let anew = alice.syncs().await.to_string();
+        assert!(!anew.contains("org.example"), "{anew}");
+    }
+}
+
+#[tokio::test]
+async fn nobody_removes_the_account_data_of_another() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+
+    let path = format!(
+        "/_matrix/client/unstable/org.matrix.msc3391/user/{}/account_data/org.example",
+        bob.id
+    );
+    alice
+        .client
+        .delete(&path)
+        .await
+        .expect_error(403, "M_FORBIDDEN");
+    server
+        .delete(&path)
+        .await
+        .expect_error(401, "M_MISSING_TOKEN");
+}

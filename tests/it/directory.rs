@@ -91,8 +91,6 @@ async fn aliases_that_cannot_be_made_are_refused() {
 #[tokio::test]
 async fn an_alias_is_removed_by_whoever_made_it_or_has_the_power() {
     let server = Server::start().await;
-    // Who registers first is the server's administrator, who may remove every alias.
-    server.register("admin").await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
     let room = alice.creates_open_room().await;
@@ -138,7 +136,6 @@ async fn a_removed_alias_leaves_the_canonical_alias_of_the_room() {
 #[tokio::test]
 async fn one_may_remove_an_alias_of_ones_own_though_it_is_canonical() {
     let server = Server::start().await;
-    server.register("admin").await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
     let room = alice.creates_open_room().await;

@@ -128,6 +128,29 @@ impl Server {
         self.user(&registered.expect_ok())
     }
 
+    /// Registers the administrator by the link that the server tells at its start.
+    pub(crate) async fn register_admin(&self, name: &str) -> User {
+        let auth = json!({ "type": "m.login.registration_token", "token": self.first_token() });
+        let body = json!({ "username": name, "password": "password", "auth": auth });
+        let registered = self.post("/_matrix/client/v3/register", body).await;
+        self.user(&registered.expect_ok())
+    }
+
+    /// Returns the token of the link that the server tells at its start.
+    pub(crate) fn first_token(&self) -> String {
+        let url = self.running.first_admin_url();
+        let url = url.expect("there is no administrator yet");
+        let (_, token) = url.split_once("/?registration_token=").expect("a token");
+        token.to_owned()
+    }
+
+    /// Registers a guest.
+    pub(crate) async fn register_guest(&self) -> User {
+        let path = "/_matrix/client/v3/register?kind=guest";
+        let registered = self.post(path, json!({})).await;
+        self.user(&registered.expect_ok())
+    }
+
     /// Logs a user in on another device.
     pub(crate) async fn log_in(&self, name: &str) -> User {
         let login = self

@@ -12,13 +12,15 @@ const REFRESH: &str = "/_matrix/client/v3/refresh";
 const WHOAMI: &str = "/_matrix/client/v3/account/whoami";
 
 #[tokio::test]
-async fn login_is_by_password() {
+async fn login_is_by_password_or_by_a_token_of_another_device() {
     let server = Server::start().await;
 
     let flows = server.get(LOGIN).await.expect_ok();
-    assert_eq!(flows, json!({ "flows": [{ "type": "m.login.password" }] }));
+    let token = json!({ "type": "m.login.token", "get_login_token": true });
+    let password = json!({ "type": "m.login.password" });
+    assert_eq!(flows, json!({ "flows": [password, token] }));
 
-    let other = json!({ "type": "m.login.token", "token": "x" });
+    let other = json!({ "type": "org.example.smile" });
     server
         .post(LOGIN, other)
         .await

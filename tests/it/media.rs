@@ -233,10 +233,7 @@ async fn the_configuration_tells_the_limit() {
 #[tokio::test]
 async fn strangers_and_guests_upload_nothing() {
     let server = Server::with(|config| config.registration.guests = true).await;
-    let guest = server
-        .post("/_matrix/client/v3/register?kind=guest", json!({}))
-        .await;
-    let guest = server.user(&guest.expect_ok());
+    let guest = server.register_guest().await;
 
     let stranger = upload(&server.client(), "", "text/plain", "text").await;
     let unknown = server.client().with_token("unknown");
@@ -457,4 +454,76 @@ async fn what_is_no_image_and_what_makes_no_sense_has_no_thumbnail() {
     let path = format!("{THUMBNAIL}/{image}?width=32");
     let answer = alice.client.get(&path).await;
     answer.expect_error(400, "M_MISSING_PARAM");
+}
+
+async fn promised(user: &Client) -> String {
+    let created = user.post("/_matrix/media/v1/create", json!({})).await;
+    let created = created.expect_ok();
+    assert!(created["unused_expires_at"].is_u64());
+    let uri = created["content_uri"].as_str().expect("is a text");
+    uri.strip_prefix("mxc://")
+        .expect("is an mxc URI")
+        .to_owned()
+}
+
+async fn upload_to(client: &Client, place: &str, file: &str) -> Answer {
+    let path = format!("/_matrix/media/v3/upload/{place}?filename=a.txt");
+    let headers = [("content-type", "text/plain")];
+    client
+        .send_file(Method::PUT, &path, file.to_owned(), &headers)
+        .await
+}
+
+#[tokio::test]
+async fn whoever_asks_for_a_promised_file_waits_for_it() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let place = promised(&alice.client).await;
+    let path = format!("{DOWNLOAD}/{place}");
+
+    let at_once = alice.client.get(&format!("{path}?timeout_ms=0")).await;
+    let (waited, uploaded) = tokio::join!(
+        alice.client.get(&path),
+        upload_to(&alice.client, &place, "text")
+    );
+    let later = alice.client.get(&path).await;
+
+    at_once.expect_error(504, "M_NOT_YET_UPLOADED");
+    assert_eq!(uploaded.expect_ok(), json!({}));
+    assert_eq!(
+        (waited.text.as_str(), later.text.as_str()),
+        ("text", "text")
+    );
+    assert_eq!(later.header("content-type"), "text/plain");
+    assert!(later.header("content-disposition").contains("a.txt"));
+}
+
+#[tokio::test]
+async fn a_promised_id_is_used_once_and_by_its_owner() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let place = promised(&alice.client).await;
+
+    let stranger = upload_to(&bob.client, &place, "text").await;
+    upload_to(&alice.client, &place, "text").await.expect_ok();
+    let again = upload_to(&alice.client, &place, "other").await;
+    let unknown = upload_to(&alice.client, "localhost/unknown", "text").await;
+
+    stranger.expect_error(403, "M_FORBIDDEN");
+    again.expect_error(409, "M_CANNOT_OVERWRITE_MEDIA");
+    unknown.expect_error(404, "M_NOT_FOUND");
+}
+
+#[tokio::test]
+async fn a_user_has_only_so_many_promised_ids() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+
+    for _ in 0..50 {
+        promised(&alice.client).await;
+    }
+    let refused = alice.client.post("/_matrix/media/v1/create", json!({}));
+
+    refused.await.expect_error(429, "M_LIMIT_EXCEEDED");
 }

@@ -23,16 +23,6 @@ fn with_token(name: &str, token: &str) -> Value {
     json!({ "username": name, "password": "password", "auth": auth })
 }
 
-/// The token of the link that the server tells at its start.
-fn first_token(server: &Server) -> String {
-    let url = server
-        .running
-        .first_admin_url()
-        .expect("there is no account");
-    let (_, token) = url.split_once("/?registration_token=").expect("a token");
-    token.to_owned()
-}
-
 #[tokio::test]
 async fn a_registration_logs_in() {
     let server = Server::start().await;
@@ -143,7 +133,7 @@ async fn guests_register_only_where_they_may() {
 #[tokio::test]
 async fn closed_registration_is_by_token() {
     let server = closed().await;
-    let token = first_token(&server);
+    let token = server.first_token();
     let path = "/_matrix/client/v1/register/m.login.registration_token/validity";
     let is_valid = async |token: &str| {
         let answer = server.get(&format!("{path}?token={token}")).await;
@@ -167,7 +157,7 @@ async fn closed_registration_is_by_token() {
 #[tokio::test]
 async fn of_two_concurrent_first_registrations_exactly_one_succeeds() {
     let server = closed().await;
-    let token = first_token(&server);
+    let token = server.first_token();
 
     let (alice, bob) = tokio::join!(
         server.post(REGISTER, with_token("alice", &token)),

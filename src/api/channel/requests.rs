@@ -205,6 +205,7 @@ async fn perform(app: &App, session: &Session, call: &Call) -> Result<Value> {
 
 async fn send(app: &App, session: &Session, call: &Call) -> Result<Value> {
     app.limits.check(Class::Send, &*session.user_id)?;
+    session.must_not_be_suspended()?;
     let transaction = call.transaction(session)?;
     let params: SendParams = call.params()?;
     acts(app, session);
@@ -216,6 +217,7 @@ async fn send(app: &App, session: &Session, call: &Call) -> Result<Value> {
 
 async fn state(app: &App, session: &Session, call: &Call) -> Result<Value> {
     app.limits.check(Class::Send, &*session.user_id)?;
+    session.must_not_be_suspended()?;
     let params: StateParams = call.params()?;
     acts(app, session);
     if params.event_type == StateEventType::RoomCanonicalAlias {
@@ -231,6 +233,9 @@ async fn state(app: &App, session: &Session, call: &Call) -> Result<Value> {
         params.content,
     );
     let event_id = app.rooms.send(&params.room_id, event).await?;
+    if params.event_type == StateEventType::RoomGuestAccess {
+        app.workflows.expel_guests(&params.room_id).await?;
+    }
     Ok(json!({ "event_id": event_id }))
 }
 

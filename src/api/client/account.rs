@@ -1,9 +1,7 @@
 //! One's own account: who one is, another password, and giving it up.
 
 use axum::{Router, extract::State};
-use ruma::api::client::account::{
-    ThirdPartyIdRemovalStatus, change_password, deactivate, get_3pids, whoami,
-};
+use ruma::api::client::account::{ThirdPartyIdRemovalStatus, change_password, deactivate, whoami};
 
 use crate::{
     api::{App, Class, Incoming, Limits, Outgoing, endpoint},
@@ -17,7 +15,6 @@ pub(super) fn routes() -> Router<App> {
         .merge(endpoint::<whoami::v3::Request, _>(whoami))
         .merge(endpoint::<change_password::v3::Request, _>(change_password))
         .merge(endpoint::<deactivate::v3::Request, _>(deactivate))
-        .merge(endpoint::<get_3pids::v3::Request, _>(get_3pids))
 }
 
 /// `GET /_matrix/client/*/account/whoami`
@@ -66,13 +63,4 @@ async fn deactivate(
     // There are no third-party ids that an identity server could know.
     let response = deactivate::v3::Response::new(ThirdPartyIdRemovalStatus::Success);
     Ok(Outgoing(response))
-}
-
-/// `GET /_matrix/client/*/account/3pid`
-///
-/// Accounts have no third-party ids here.
-///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3account3pid
-async fn get_3pids(_: Incoming<get_3pids::v3::Request>) -> Outgoing<get_3pids::v3::Response> {
-    Outgoing(get_3pids::v3::Response::new(Vec::new()))
 }

@@ -1,17 +1,23 @@
 //! Client config: account data, globally and by room.
 
-use axum::{Router, extract::State};
+use axum::{
+    Json, Router,
+    extract::{Path, State},
+    routing::delete,
+};
 use ruma::{
+    OwnedRoomId, OwnedUserId,
     api::client::config::{
         get_global_account_data, get_room_account_data, set_global_account_data,
         set_room_account_data,
     },
     serde::Raw,
 };
+use serde_json::{Value, json};
 
 use crate::{
-    api::{App, Incoming, Outgoing, endpoint},
-    error::Result,
+    api::{App, Asker, Incoming, Outgoing, endpoint},
+    error::{Error, Result},
     users::Users,
 };
 
@@ -29,6 +35,14 @@ pub(super) fn routes() -> Router<App> {
         .merge(endpoint::<set_room_account_data::v3::Request, _>(
             set_room_account_data,
         ))
+        .route(
+            "/_matrix/client/unstable/org.matrix.msc3391/user/{user_id}/account_data/{type}",
+            delete(delete_global_account_data),
+        )
+        .route(
+            "/_matrix/client/unstable/org.matrix.msc3391/user/{user_id}/rooms/{room_id}/account_data/{type}",
+            delete(delete_room_account_data),
+        )
 }
 
 /// `GET /_matrix/client/*/user/{userId}/account_data/{type}`
@@ -91,4 +105,38 @@ async fn set_room_account_data(
         .set_account_data(&from, &request.user_id, Some(&request.room_id), event)
         .await?;
     Ok(Outgoing(set_room_account_data::v3::Response::new()))
+}
+
+/// `DELETE /_matrix/client/unstable/org.matrix.msc3391/user/{userId}/account_data/{type}`
+///
+/// [MSC3391](https://github.com/matrix-org/matrix-spec-proposals/pull/3391)
+async fn delete_global_account_data(
+    State(users): State<Users>,
+    Asker(from): Asker,
+    Path((user_id, kind)): Path<(String, String)>,
+) -> Result<Json<Value>> {
+    users
+        .set_account_data(&from, &user(&user_id)?, None, (&kind, "{}"))
+        .await?;
+    Ok(Json(json!({})))
+}
+
+/// `DELETE /_matrix/client/unstable/org.matrix.msc3391/user/{userId}/rooms/{roomId}/account_data/{type}`
+///
+/// [MSC3391](https://github.com/matrix-org/matrix-spec-proposals/pull/3391)
+async fn delete_room_account_data(
+    State(users): State<Users>,
+    Asker(from): Asker,
+    Path((user_id, room_id, kind)): Path<(String, String, String)>,
+) -> Result<Json<Value>> {
+    let room_id =
+        OwnedRoomId::try_from(room_id).map_err(|e| Error::invalid_param(e.to_string()))?;
+    users
+        .set_account_data(&from, &user(&user_id)?, Some(&room_id), (&kind, "{}"))
+        .await?;
+    Ok(Json(json!({})))
+}
+
+fn user(text: &str) -> Result<OwnedUserId> {
+    OwnedUserId::try_from(text).map_err(|e| Error::invalid_param(e.to_string()))
 }

@@ -22,7 +22,7 @@ pub(super) fn routes() -> Router<App> {
 /// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3capabilities
 async fn get_capabilities(
     State(config): State<Arc<Config>>,
-    _: Incoming<get_capabilities::v3::Request>,
+    Incoming { from, .. }: Incoming<get_capabilities::v3::Request>,
 ) -> Json<Value> {
     Json(json!({
         "capabilities": {
@@ -38,7 +38,8 @@ async fn get_capabilities(
             "m.set_avatar_url": { "enabled": true },
             "m.profile_fields": { "enabled": true },
             "m.3pid_changes": { "enabled": false },
-            "m.get_login_token": { "enabled": false },
+            "m.account_moderation": { "suspend": from.is_admin, "lock": from.is_admin },
+            "m.get_login_token": { "enabled": !from.is_guest },
         },
     }))
 }

@@ -8,9 +8,10 @@ use axum::{
     extract::{FromRequest, Request, State},
 };
 use ruma::api::client::session::{
+    get_login_token,
     get_login_types::{
         self,
-        v3::{LoginType, PasswordLoginType},
+        v3::{LoginType, PasswordLoginType, TokenLoginType},
     },
     login::{
         self,
@@ -31,6 +32,7 @@ use crate::{
 pub(super) fn routes() -> Router<App> {
     Router::new()
         .merge(endpoint::<get_login_types::v3::Request, _>(get_login_types))
+        .merge(endpoint::<get_login_token::v1::Request, _>(get_login_token))
         .merge(endpoint::<login::v3::Request, _>(login))
         .merge(endpoint::<refresh_token::v3::Request, _>(refresh_token))
         .merge(endpoint::<logout::v3::Request, _>(logout))
@@ -44,7 +46,23 @@ async fn get_login_types(
     _: Incoming<get_login_types::v3::Request>,
 ) -> Outgoing<get_login_types::v3::Response> {
     let password = LoginType::Password(PasswordLoginType::new());
-    Outgoing(get_login_types::v3::Response::new(vec![password]))
+    let mut token = TokenLoginType::new();
+    token.get_login_token = true;
+    let flows = vec![password, LoginType::Token(token)];
+    Outgoing(get_login_types::v3::Response::new(flows))
+}
+
+/// `POST /_matrix/client/*/login/get_token`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv1loginget_token
+async fn get_login_token(
+    State(users): State<Users>,
+    State(limits): State<Limits>,
+    Incoming { from, request }: Incoming<get_login_token::v1::Request>,
+) -> Result<Outgoing<get_login_token::v1::Response>> {
+    limits.check(Class::Login, &*from.user_id)?;
+    let response = users.login_token(&from, request.auth.as_ref()).await?;
+    Ok(Outgoing(response))
 }
 
 /// `POST /_matrix/client/*/login`

@@ -6,21 +6,26 @@ mod answer;
 mod legacy;
 mod upload;
 
-use axum::{Router, extract::State, http::HeaderMap, response::Response};
+use std::time::Duration;
+
+use axum::{Json, Router, extract::State, http::HeaderMap, response::Response};
 use ruma::{
     OwnedServerName, UInt,
     api::client::{
         authenticated_media::{
             get_content, get_content_as_filename, get_content_thumbnail, get_media_config,
         },
-        media::create_content,
+        media::{create_content, create_content_async, create_mxc_uri},
     },
     media::Method,
 };
 
+use serde_json::{Value, json};
+
 use self::answer::{Answer, Audience};
 use crate::{
     api::{App, Class, Incoming, Limits, Outgoing, endpoint},
+    clock::timestamp,
     error::{Error, Result},
     media::{self, Media, Wanted},
 };
@@ -28,6 +33,10 @@ use crate::{
 pub(super) fn routes() -> Router<App> {
     Router::new()
         .merge(endpoint::<create_content::v3::Request, _>(create_content))
+        .merge(endpoint::<create_mxc_uri::v1::Request, _>(create_mxc_uri))
+        .merge(endpoint::<create_content_async::v3::Request, _>(
+            create_content_async,
+        ))
         .merge(endpoint::<get_content::v1::Request, _>(get_content))
         .merge(endpoint::<get_content_as_filename::v1::Request, _>(
             get_content_as_filename,
@@ -47,9 +56,8 @@ pub(super) fn routes() -> Router<App> {
 async fn create_content(
     State(media): State<Media>,
     State(limits): State<Limits>,
-    mut arriving: upload::Arriving,
+    mut arriving: upload::Arriving<create_content::v3::Request>,
 ) -> Result<Outgoing<create_content::v3::Response>> {
-    arriving.from.must_not_be_guest()?;
     limits.check(Class::Upload, &*arriving.from.user_id)?;
     let upload = media::Upload {
         uploader: arriving.from.user,
@@ -64,6 +72,48 @@ async fn create_content(
     Ok(Outgoing(create_content::v3::Response::new(uploaded?)))
 }
 
+/// `POST /_matrix/media/v1/create`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixmediav1create
+async fn create_mxc_uri(
+    State(media): State<Media>,
+    State(limits): State<Limits>,
+    Incoming { from, .. }: Incoming<create_mxc_uri::v1::Request>,
+) -> Result<Outgoing<create_mxc_uri::v1::Response>> {
+    limits.check(Class::Upload, &*from.user_id)?;
+    let (address, expires_ts) = media.promise(from.user).await?;
+    let mut response = create_mxc_uri::v1::Response::new(address);
+    response.unused_expires_at = Some(timestamp(expires_ts));
+    Ok(Outgoing(response))
+}
+
+/// `PUT /_matrix/media/*/upload/{serverName}/{mediaId}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#put_matrixmediav3uploadservernamemediaid
+async fn create_content_async(
+    State(media): State<Media>,
+    State(limits): State<Limits>,
+    mut arriving: upload::Arriving<create_content_async::v3::Request>,
+) -> Result<Json<Value>> {
+    limits.check(Class::Upload, &*arriving.from.user_id)?;
+    let request = &arriving.request;
+    let upload = media::Upload {
+        uploader: arriving.from.user,
+        content_type: request.content_type.as_deref(),
+        file_name: request.filename.as_deref(),
+        announced_size: arriving.announced_size,
+    };
+    let address = (&*request.server_name, request.media_id.as_str());
+    let uploaded = media
+        .upload_promised(address, upload, &mut arriving.parts)
+        .await;
+    if uploaded.is_err() {
+        arriving.drain().await;
+    }
+    uploaded?;
+    Ok(Json(json!({})))
+}
+
 /// `GET /_matrix/client/*/media/download/{serverName}/{mediaId}`
 ///
 /// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1mediadownloadservernamemediaid
@@ -73,7 +123,7 @@ async fn get_content(
     Incoming { request, .. }: Incoming<get_content::v1::Request>,
 ) -> Result<Response> {
     let content = media
-        .content(&request.server_name, &request.media_id)
+        .content(&request.server_name, &request.media_id, request.timeout_ms)
         .await?;
     let answer = Answer::file(content, None, Audience::Private);
     answer.to(&headers).await
@@ -88,7 +138,7 @@ async fn get_content_as_filename(
     Incoming { request, .. }: Incoming<get_content_as_filename::v1::Request>,
 ) -> Result<Response> {
     let content = media
-        .content(&request.server_name, &request.media_id)
+        .content(&request.server_name, &request.media_id, request.timeout_ms)
         .await?;
     let answer = Answer::file(content, Some(request.filename), Audience::Private);
     answer.to(&headers).await
@@ -109,6 +159,7 @@ async fn get_content_thumbnail(
         height: request.height,
         method: request.method,
         animated: request.animated,
+        timeout: request.timeout_ms,
     };
     thumbnail.answer(&media, Audience::Private, &headers).await
 }
@@ -135,6 +186,7 @@ struct Thumbnail {
     height: UInt,
     method: Option<Method>,
     animated: Option<bool>,
+    timeout: Duration,
 }
 
 impl Thumbnail {
@@ -150,8 +202,9 @@ impl Thumbnail {
         })?;
         // "When not provided, the server SHOULD NOT return an animated thumbnail."
         let animated = self.animated.unwrap_or(false);
+        let address = (&*self.server_name, self.media_id.as_str());
         let content = media
-            .thumbnail(&self.server_name, &self.media_id, wanted, animated)
+            .thumbnail(address, wanted, animated, self.timeout)
             .await?;
         Answer::thumbnail(content, audience).to(headers).await
     }

@@ -3,6 +3,7 @@
 mod account;
 mod account_data;
 mod admin_register;
+mod administration;
 mod capabilities;
 mod devices;
 mod directory;
@@ -13,6 +14,7 @@ mod login;
 mod media;
 mod membership;
 mod messages;
+mod openid;
 mod profile;
 mod push_rules;
 mod register;
@@ -21,7 +23,10 @@ mod send;
 mod state;
 mod sync;
 mod tags;
+mod third_party;
 mod to_device;
+mod user_directory;
+mod voip;
 
 use axum::Router;
 
@@ -34,6 +39,7 @@ pub(super) fn routes() -> Router<App> {
         .merge(account::routes())
         .merge(account_data::routes())
         .merge(admin_register::routes())
+        .merge(administration::routes())
         .merge(capabilities::routes())
         .merge(devices::routes())
         .merge(directory::routes())
@@ -43,6 +49,7 @@ pub(super) fn routes() -> Router<App> {
         .merge(login::routes())
         .merge(membership::routes())
         .merge(messages::routes())
+        .merge(openid::routes())
         .merge(media::routes())
         .merge(profile::routes())
         .merge(push_rules::routes())
@@ -52,5 +59,8 @@ pub(super) fn routes() -> Router<App> {
         .merge(state::routes())
         .merge(sync::routes())
         .merge(tags::routes())
+        .merge(third_party::routes())
         .merge(to_device::routes())
+        .merge(user_directory::routes())
+        .merge(voip::routes())
 }

@@ -1,14 +1,17 @@
 //! Profiles.
 
 use axum::{Router, extract::State};
-use ruma::api::client::profile::{
-    delete_profile_field, get_profile, get_profile_field, set_profile_field,
+use ruma::{
+    api::client::profile::{
+        delete_profile_field, get_profile, get_profile_field, set_profile_field,
+    },
+    profile::ProfileFieldName,
 };
 
 use crate::{
     api::{App, Incoming, Outgoing, endpoint},
     error::Result,
-    users::Users,
+    users::{Session, Users},
     workflows::Workflows,
 };
 
@@ -58,6 +61,7 @@ async fn set_profile_field(
     State(workflows): State<Workflows>,
     Incoming { from, request }: Incoming<set_profile_field::v3::Request>,
 ) -> Result<Outgoing<set_profile_field::v3::Response>> {
+    must_be_open_to(&from, &request.value.field_name())?;
     let change = users
         .set_profile_field(&from, &request.user_id, &request.value)
         .await?;
@@ -73,9 +77,18 @@ async fn delete_profile_field(
     State(workflows): State<Workflows>,
     Incoming { from, request }: Incoming<delete_profile_field::v3::Request>,
 ) -> Result<Outgoing<delete_profile_field::v3::Response>> {
+    must_be_open_to(&from, &request.field)?;
     let change = users
         .remove_profile_field(&from, &request.user_id, request.field)
         .await?;
     workflows.show_profile(&from, change).await?;
     Ok(Outgoing(delete_profile_field::v3::Response::new()))
+}
+
+/// "Guest users may only modify their display name; other profile fields may not be changed."
+fn must_be_open_to(session: &Session, field: &ProfileFieldName) -> Result<()> {
+    match field {
+        ProfileFieldName::DisplayName => Ok(()),
+        _ => session.must_not_be_guest(),
+    }
 }

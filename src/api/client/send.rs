@@ -14,6 +14,7 @@ use crate::{
     error::Result,
     rooms::{NewEvent, Rooms, Transaction},
     users::Session,
+    workflows::Workflows,
 };
 
 pub(super) fn routes() -> Router<App> {
@@ -56,6 +57,7 @@ async fn send_message_event(
 /// [spec]: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3roomsroomidstateeventtypestatekey
 async fn send_state_event(
     State(rooms): State<Rooms>,
+    State(workflows): State<Workflows>,
     State(ephemeral): State<Ephemeral>,
     State(limits): State<Limits>,
     Incoming { from, request }: Incoming<send_state_event::v3::Request>,
@@ -71,6 +73,9 @@ async fn send_state_event(
     let sender = from.user_id.clone();
     let event = NewEvent::state(sender, &request.event_type, &request.state_key, content);
     let event_id: OwnedEventId = rooms.send(&request.room_id, event).await?;
+    if request.event_type == StateEventType::RoomGuestAccess {
+        workflows.expel_guests(&request.room_id).await?;
+    }
     Ok(Outgoing(send_state_event::v3::Response::new(event_id)))
 }
 
@@ -83,6 +88,9 @@ async fn redact_event(
     Incoming { from, request }: Incoming<redact_event::v3::Request>,
 ) -> Result<Outgoing<redact_event::v3::Response>> {
     limits.check(Class::Send, &*from.user_id)?;
+    if from.is_suspended {
+        must_be_own(&rooms, &from, &request).await?;
+    }
     let mut content = json!({ "redacts": request.event_id });
     if let (Some(content), Some(reason)) = (content.as_object_mut(), request.reason) {
         content.insert("reason".to_owned(), reason.into());
@@ -98,6 +106,22 @@ async fn redact_event(
     );
     let event_id = rooms.send(&request.room_id, event).await?;
     Ok(Outgoing(redact_event::v3::Response::new(event_id)))
+}
+
+/// One who is suspended may redact their own events alone.
+async fn must_be_own(
+    rooms: &Rooms,
+    session: &Session,
+    request: &redact_event::v3::Request,
+) -> Result<()> {
+    let (room, access) = rooms
+        .enter(&request.room_id, session.user, &session.user_id)
+        .await?;
+    let event = rooms.event(&room, &access, &request.event_id).await?;
+    if event.pdu.sender != session.user_id {
+        return session.must_not_be_suspended();
+    }
+    Ok(())
 }
 
 fn acted(ephemeral: &Ephemeral, session: &Session) {

@@ -79,7 +79,7 @@ async fn get_content(
     Legacy { request, audience }: Legacy<get_content::v3::Request>,
 ) -> Result<Response> {
     let content = media
-        .content(&request.server_name, &request.media_id)
+        .content(&request.server_name, &request.media_id, request.timeout_ms)
         .await?;
     Answer::file(content, None, audience).to(&headers).await
 }
@@ -93,7 +93,7 @@ async fn get_content_as_filename(
     Legacy { request, audience }: Legacy<get_content_as_filename::v3::Request>,
 ) -> Result<Response> {
     let content = media
-        .content(&request.server_name, &request.media_id)
+        .content(&request.server_name, &request.media_id, request.timeout_ms)
         .await?;
     let answer = Answer::file(content, Some(request.filename), audience);
     answer.to(&headers).await
@@ -114,6 +114,7 @@ async fn get_content_thumbnail(
         height: request.height,
         method: request.method,
         animated: request.animated,
+        timeout: request.timeout_ms,
     };
     thumbnail.answer(&media, audience, &headers).await
 }

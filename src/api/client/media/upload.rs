@@ -4,11 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     body::{BodyDataStream, HttpBody},
-    extract::{FromRequest, Request},
+    extract::{FromRequest, FromRequestParts, RawPathParams, Request},
     http,
 };
 use futures_util::StreamExt;
-use ruma::api::{IncomingRequestExt, auth_scheme::AccessToken, client::media::create_content::v3};
+use ruma::api::{IncomingRequest, IncomingRequestExt, auth_scheme::AccessToken};
 
 use crate::{
     api::{App, Authenticate, endpoint::refusal},
@@ -22,27 +22,31 @@ const MAX_DRAINED: usize = 16 * 1024 * 1024;
 const MAX_DRAINING: Duration = Duration::from_secs(5);
 
 /// An upload whose bytes have not been read.
-pub(super) struct Arriving {
+pub(super) struct Arriving<R> {
     /// Who sends it.
     pub(super) from: Arc<Session>,
     /// What is said of it; the file itself is in `parts`.
-    pub(super) request: v3::Request,
+    pub(super) request: R,
     /// How many bytes are announced.
     pub(super) announced_size: Option<u64>,
     /// The bytes.
     pub(super) parts: BodyDataStream,
 }
 
-impl FromRequest<App> for Arriving {
+impl<R: IncomingRequest> FromRequest<App> for Arriving<R> {
     type Rejection = Error;
 
     async fn from_request(request: Request, app: &App) -> Result<Self> {
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
+        let params = RawPathParams::from_request_parts(&mut parts, app)
+            .await
+            .map_err(|e| Error::InvalidParam(e.to_string()))?;
         let from = AccessToken::authenticate(app, &parts, &[]).await?;
         let announced_size = body.size_hint().exact();
         let without_file = http::Request::from_parts(parts, &[] as &[u8]);
-        let request = v3::Request::try_from_http_request(without_file, &[])
-            .map_err(|error| refusal(error, &[]))?;
+        let params: Vec<&str> = params.iter().map(|(_, value)| value).collect();
+        let request =
+            R::try_from_http_request(without_file, &params).map_err(|error| refusal(error, &[]))?;
         Ok(Self {
             from,
             request,
@@ -52,7 +56,7 @@ impl FromRequest<App> for Arriving {
     }
 }
 
-impl Arriving {
+impl<R> Arriving<R> {
     /// Lets a client that is still writing come to the end.
     pub(super) async fn drain(&mut self) {
         let draining = async {

@@ -1,0 +1,106 @@
+//! Server administration: where somebody is logged in, and suspended and locked accounts.
+
+use axum::{Router, extract::State};
+use ruma::api::client::admin::{
+    get_user_info::{
+        self,
+        v3::{ConnectionInfo, DeviceInfo, SessionInfo},
+    },
+    is_user_locked, is_user_suspended, lock_user, suspend_user,
+};
+
+use crate::{
+    api::{App, Incoming, Outgoing, endpoint},
+    devices::Devices,
+    error::Result,
+    users::{Restriction, Users},
+};
+
+pub(super) fn routes() -> Router<App> {
+    Router::new()
+        .merge(endpoint::<get_user_info::v3::Request, _>(get_user_info))
+        .merge(endpoint::<is_user_suspended::v1::Request, _>(
+            is_user_suspended,
+        ))
+        .merge(endpoint::<suspend_user::v1::Request, _>(suspend_user))
+        .merge(endpoint::<is_user_locked::v1::Request, _>(is_user_locked))
+        .merge(endpoint::<lock_user::v1::Request, _>(lock_user))
+}
+
+/// `GET /_matrix/client/*/admin/whois/{userId}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3adminwhoisuserid
+async fn get_user_info(
+    State(users): State<Users>,
+    State(devices): State<Devices>,
+    Incoming { from, request }: Incoming<get_user_info::v3::Request>,
+) -> Result<Outgoing<get_user_info::v3::Response>> {
+    let user = users.may_inspect(&from, &request.user_id).await?;
+    let mut response = get_user_info::v3::Response::new();
+    response.user_id = Some(request.user_id);
+    for device in devices.list(user).await? {
+        let mut connection = ConnectionInfo::new();
+        connection.ip = device.last_seen_ip;
+        connection.last_seen = device.last_seen_ts;
+        let mut session = SessionInfo::new();
+        session.connections = vec![connection];
+        let mut info = DeviceInfo::new();
+        info.sessions = vec![session];
+        response.devices.insert(device.device_id.to_string(), info);
+    }
+    Ok(Outgoing(response))
+}
+
+/// `GET /_matrix/client/v1/admin/suspend/{userId}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1adminsuspenduserid
+async fn is_user_suspended(
+    State(users): State<Users>,
+    Incoming { from, request }: Incoming<is_user_suspended::v1::Request>,
+) -> Result<Outgoing<is_user_suspended::v1::Response>> {
+    let suspended = users
+        .restriction(&from, &request.user_id, Restriction::Suspended)
+        .await?;
+    Ok(Outgoing(is_user_suspended::v1::Response::new(suspended)))
+}
+
+/// `PUT /_matrix/client/v1/admin/suspend/{userId}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv1adminsuspenduserid
+async fn suspend_user(
+    State(users): State<Users>,
+    Incoming { from, request }: Incoming<suspend_user::v1::Request>,
+) -> Result<Outgoing<suspend_user::v1::Response>> {
+    let (user_id, suspended) = (&request.user_id, request.suspended);
+    users
+        .restrict(&from, user_id, Restriction::Suspended, suspended)
+        .await?;
+    Ok(Outgoing(suspend_user::v1::Response::new(suspended)))
+}
+
+/// `GET /_matrix/client/v1/admin/lock/{userId}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1adminlockuserid
+async fn is_user_locked(
+    State(users): State<Users>,
+    Incoming { from, request }: Incoming<is_user_locked::v1::Request>,
+) -> Result<Outgoing<is_user_locked::v1::Response>> {
+    let locked = users
+        .restriction(&from, &request.user_id, Restriction::Locked)
+        .await?;
+    Ok(Outgoing(is_user_locked::v1::Response::new(locked)))
+}
+
+/// `PUT /_matrix/client/v1/admin/lock/{userId}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv1adminlockuserid
+async fn lock_user(
+    State(users): State<Users>,
+    Incoming { from, request }: Incoming<lock_user::v1::Request>,
+) -> Result<Outgoing<lock_user::v1::Response>> {
+    let (user_id, locked) = (&request.user_id, request.locked);
+    users
+        .restrict(&from, user_id, Restriction::Locked, locked)
+        .await?;
+    Ok(Outgoing(lock_user::v1::Response::new(locked)))
+}

@@ -1,0 +1,106 @@
+//! E-mail addresses, telephone numbers and other networks: accounts have none here, and nothing is bridged yet.
+//!
+//! Clients ask all the same, and the specification has an answer for each.
+
+use std::collections::BTreeMap;
+
+use axum::Router;
+use ruma::api::{
+    IncomingRequest, Metadata,
+    client::{
+        account::{
+            ThirdPartyIdRemovalStatus, add_3pid, bind_3pid, delete_3pid, get_3pids,
+            request_3pid_management_token_via_email, request_3pid_management_token_via_msisdn,
+            request_password_change_token_via_email, request_password_change_token_via_msisdn,
+            request_registration_token_via_email, request_registration_token_via_msisdn,
+            unbind_3pid,
+        },
+        thirdparty::{
+            get_location_for_protocol, get_location_for_room_alias, get_protocol, get_protocols,
+            get_user_for_protocol, get_user_for_user_id,
+        },
+    },
+};
+
+use crate::{
+    api::{App, Authenticate, Incoming, Outgoing, endpoint},
+    error::Error,
+};
+
+pub(super) fn routes() -> Router<App> {
+    Router::new()
+        .merge(endpoint::<get_3pids::v3::Request, _>(get_3pids))
+        .merge(denied::<add_3pid::v3::Request>())
+        .merge(denied::<bind_3pid::v3::Request>())
+        .merge(endpoint::<delete_3pid::v3::Request, _>(delete_3pid))
+        .merge(endpoint::<unbind_3pid::v3::Request, _>(unbind_3pid))
+        .merge(denied::<request_registration_token_via_email::v3::Request>())
+        .merge(denied::<request_registration_token_via_msisdn::v3::Request>())
+        .merge(denied::<request_password_change_token_via_email::v3::Request>())
+        .merge(denied::<
+            request_password_change_token_via_msisdn::v3::Request,
+        >())
+        .merge(denied::<request_3pid_management_token_via_email::v3::Request>())
+        .merge(denied::<
+            request_3pid_management_token_via_msisdn::v3::Request,
+        >())
+        .merge(endpoint::<get_protocols::v3::Request, _>(get_protocols))
+        .merge(not_found::<get_protocol::v3::Request>())
+        .merge(not_found::<get_location_for_protocol::v3::Request>())
+        .merge(not_found::<get_location_for_room_alias::v3::Request>())
+        .merge(not_found::<get_user_for_protocol::v3::Request>())
+        .merge(not_found::<get_user_for_user_id::v3::Request>())
+}
+
+/// `GET /_matrix/client/*/account/3pid`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3account3pid
+async fn get_3pids(_: Incoming<get_3pids::v3::Request>) -> Outgoing<get_3pids::v3::Response> {
+    Outgoing(get_3pids::v3::Response::new(Vec::new()))
+}
+
+/// `POST /_matrix/client/*/account/3pid/delete`
+///
+/// What is not there is removed; there is no identity server that could know it.
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3account3piddelete
+async fn delete_3pid(_: Incoming<delete_3pid::v3::Request>) -> Outgoing<delete_3pid::v3::Response> {
+    let status = ThirdPartyIdRemovalStatus::NoSupport;
+    Outgoing(delete_3pid::v3::Response::new(status))
+}
+
+/// `POST /_matrix/client/*/account/3pid/unbind`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3account3pidunbind
+async fn unbind_3pid(_: Incoming<unbind_3pid::v3::Request>) -> Outgoing<unbind_3pid::v3::Response> {
+    let status = ThirdPartyIdRemovalStatus::NoSupport;
+    Outgoing(unbind_3pid::v3::Response::new(status))
+}
+
+/// `GET /_matrix/client/*/thirdparty/protocols`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3thirdpartyprotocols
+async fn get_protocols(
+    _: Incoming<get_protocols::v3::Request>,
+) -> Outgoing<get_protocols::v3::Response> {
+    Outgoing(get_protocols::v3::Response::new(BTreeMap::new()))
+}
+
+/// Routes an endpoint that would add an address to an account: "The homeserver does not allow the third-party
+/// identifier as a contact option."
+fn denied<R>() -> Router<App>
+where
+    R: IncomingRequest + Metadata<Authentication: Authenticate> + Send + 'static,
+{
+    endpoint::<R, _>(async |_: Incoming<R>| {
+        Error::ThreepidDenied("accounts have no addresses on this server".to_owned())
+    })
+}
+
+/// Routes an endpoint that looks something up in another network.
+fn not_found<R>() -> Router<App>
+where
+    R: IncomingRequest + Metadata<Authentication: Authenticate> + Send + 'static,
+{
+    endpoint::<R, _>(async |_: Incoming<R>| Error::not_found("no other networks are bridged here"))
+}

@@ -1,0 +1,36 @@
+//! Finding people.
+
+use axum::{Router, extract::State};
+use ruma::api::client::user_directory::search_users::{self, v3::User};
+
+use crate::{
+    api::{App, Class, Incoming, Limits, Outgoing, endpoint},
+    error::Result,
+    users::{Found, Users},
+};
+
+pub(super) fn routes() -> Router<App> {
+    endpoint::<search_users::v3::Request, _>(search_users)
+}
+
+/// `POST /_matrix/client/*/user_directory/search`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3user_directorysearch
+async fn search_users(
+    State(users): State<Users>,
+    State(limits): State<Limits>,
+    Incoming { from, request }: Incoming<search_users::v3::Request>,
+) -> Result<Outgoing<search_users::v3::Response>> {
+    limits.check(Class::Send, &*from.user_id)?;
+    let limit = u64::from(request.limit);
+    let (found, is_limited) = users.search(&from, &request.search_term, limit).await?;
+    let found = found.into_iter().map(described).collect();
+    Ok(Outgoing(search_users::v3::Response::new(found, is_limited)))
+}
+
+fn described(found: Found) -> User {
+    let mut user = User::new(found.user_id);
+    user.display_name = found.displayname;
+    user.avatar_url = found.avatar_url;
+    user
+}

@@ -1,0 +1,95 @@
+//! Where calls find a relay.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{Router, extract::State};
+use hmac::{Hmac, KeyInit, Mac};
+use ruma::{
+    UserId,
+    api::client::voip::get_turn_server_info,
+    serde::{Base64, base64::Standard},
+};
+use sha1::Sha1;
+
+use crate::{
+    api::{App, Incoming, Outgoing, endpoint},
+    clock::Clock,
+    config::{Config, Turn},
+    error::{Error, Result},
+};
+
+pub(super) fn routes() -> Router<App> {
+    endpoint::<get_turn_server_info::v3::Request, _>(get_turn_server_info)
+}
+
+/// `GET /_matrix/client/*/voip/turnServer`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3voipturnserver
+async fn get_turn_server_info(
+    State(config): State<Arc<Config>>,
+    State(clock): State<Clock>,
+    Incoming { from, .. }: Incoming<get_turn_server_info::v3::Request>,
+) -> Result<Outgoing<get_turn_server_info::v3::Response>> {
+    let turn = &config.turn;
+    let Some((username, password)) = credentials(turn, &from.user_id, clock.now_ms())? else {
+        return Err(Error::not_found("this server names no TURN server"));
+    };
+    Ok(Outgoing(get_turn_server_info::v3::Response::new(
+        username,
+        password,
+        turn.uris.clone(),
+        Duration::from_secs(turn.lifetime_seconds),
+    )))
+}
+
+/// Returns the name and password that TURN servers accept from a user until they expire.
+///
+/// The name is the time of expiry and the user, the password an HMAC of it, as in
+/// <https://datatracker.ietf.org/doc/html/draft-uberti-behave-turn-rest-00>.
+fn credentials(turn: &Turn, user_id: &UserId, now_ms: i64) -> Result<Option<(String, String)>> {
+    let Some(secret) = turn
+        .shared_secret
+        .as_ref()
+        .filter(|_| !turn.uris.is_empty())
+    else {
+        return Ok(None);
+    };
+    let lifetime = i64::try_from(turn.lifetime_seconds).unwrap_or(i64::MAX);
+    let username = format!("{}:{user_id}", (now_ms / 1000).saturating_add(lifetime));
+    let mut mac = Hmac::<Sha1>::new_from_slice(secret.expose().as_bytes())
+        .map_err(|e| Error::internal("make a TURN password", e.to_string()))?;
+    mac.update(username.as_bytes());
+    let tag = mac.finalize().into_bytes();
+    let password = Base64::<Standard, _>::new(tag.as_slice()).encode();
+    Ok(Some((username, password)))
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::user_id;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_password_is_an_hmac_of_the_name_which_says_when_it_expires() {
+        let turn = json!({ "uris": ["turn:a"], "shared_secret": "secret", "lifetime_seconds": 60 });
+        let turn: Turn = serde_json::from_value(turn).unwrap();
+
+        let found = credentials(&turn, user_id!("@a:b"), 1_000_000).unwrap();
+
+        // printf 1060:@a:b | openssl dgst -sha1 -hmac secret -binary | base64
+        let (name, password) = (
+            "1060:@a:b".to_owned(),
+            "2a3nsmTMlw/TjuvY49XrHlH9XQo=".to_owned(),
+        );
+        assert_eq!(found, Some((name, password)));
+    }
+
+    #[test]
+    fn without_servers_or_a_secret_there_are_none() {
+        let found = credentials(&Turn::default(), user_id!("@a:b"), 0).unwrap();
+
+        assert_eq!(found, None);
+    }
+}

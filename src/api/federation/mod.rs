@@ -1,0 +1,11 @@
+//! The server-server API, one file a chapter of the specification.
+
+mod openid;
+
+use axum::Router;
+
+use super::app::App;
+
+pub(super) fn routes() -> Router<App> {
+    openid::routes()
+}

@@ -1,0 +1,25 @@
+//! Who somebody is who shows an `OpenID` token to another service.
+
+use axum::{Router, extract::State};
+use ruma::api::federation::openid::get_openid_userinfo;
+
+use crate::{
+    api::{App, Incoming, Outgoing, endpoint},
+    error::Result,
+    users::Users,
+};
+
+pub(super) fn routes() -> Router<App> {
+    endpoint::<get_openid_userinfo::v1::Request, _>(get_openid_userinfo)
+}
+
+/// `GET /_matrix/federation/v1/openid/userinfo`
+///
+/// [spec]: https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1openiduserinfo
+async fn get_openid_userinfo(
+    State(users): State<Users>,
+    Incoming { request, .. }: Incoming<get_openid_userinfo::v1::Request>,
+) -> Result<Outgoing<get_openid_userinfo::v1::Response>> {
+    let user_id = users.openid_user(&request.access_token).await?;
+    Ok(Outgoing(get_openid_userinfo::v1::Response::new(user_id)))
+}

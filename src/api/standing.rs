@@ -1,0 +1,151 @@
+//! What guests, and users whom an administrator holds back, may not ask for.
+//!
+//! It is checked where every request is authenticated, by the endpoint's path: what is new is closed to guests
+//! until it is named here.
+
+use axum::{
+    extract::MatchedPath,
+    http::{Method, request::Parts},
+};
+
+use crate::{
+    error::{Error, Result},
+    users::Session,
+};
+
+/// What a locked account may still do.
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#account-locking
+const LOCKED_MAY: [(&str, &str); 2] = [("POST", "logout"), ("POST", "logout/all")];
+
+/// What a suspended account may not do; whose events it may redact, the endpoint itself looks at.
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#account-suspension
+const SUSPENDED_MAY_NOT: [(&str, &str); 15] = [
+    ("POST", "createRoom"),
+    ("POST", "join/{}"),
+    ("POST", "knock/{}"),
+    ("POST", "rooms/{}/ban"),
+    ("POST", "rooms/{}/invite"),
+    ("POST", "rooms/{}/join"),
+    ("POST", "rooms/{}/kick"),
+    ("POST", "rooms/{}/unban"),
+    ("POST", "rooms/{}/upgrade"),
+    ("PUT", "directory/room/{}"),
+    ("PUT", "profile/{}/{}"),
+    ("DELETE", "profile/{}/{}"),
+    ("PUT", "rooms/{}/send/{}/{}"),
+    ("PUT", "rooms/{}/state/{}/{}"),
+    ("PUT", "rooms/{}/state/{}"),
+];
+
+/// What guests may do, in the specification's order; and what every client needs to run at all.
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#guest-access
+const GUESTS_MAY: [(&str, &str); 43] = [
+    ("GET", "rooms/{}/state"),
+    ("GET", "rooms/{}/context/{}"),
+    ("GET", "rooms/{}/event/{}"),
+    ("GET", "rooms/{}/state/{}/{}"),
+    ("GET", "rooms/{}/state/{}"),
+    ("GET", "rooms/{}/messages"),
+    ("GET", "rooms/{}/members"),
+    ("GET", "rooms/{}/initialSync"),
+    ("GET", "sync"),
+    ("GET", "stream"),
+    ("GET", "events"),
+    ("GET", "media/download/{}/{}"),
+    ("GET", "media/download/{}/{}/{}"),
+    ("GET", "media/thumbnail/{}/{}"),
+    ("POST", "rooms/{}/join"),
+    ("POST", "join/{}"),
+    ("POST", "rooms/{}/leave"),
+    ("PUT", "rooms/{}/send/{}/{}"),
+    ("PUT", "rooms/{}/state/{}/{}"),
+    ("PUT", "rooms/{}/state/{}"),
+    ("PUT", "sendToDevice/{}/{}"),
+    ("PUT", "profile/{}/{}"),
+    ("DELETE", "profile/{}/{}"),
+    ("GET", "devices"),
+    ("GET", "devices/{}"),
+    ("PUT", "devices/{}"),
+    ("GET", "account/whoami"),
+    ("POST", "keys/upload"),
+    ("POST", "keys/query"),
+    ("POST", "keys/claim"),
+    ("GET", "capabilities"),
+    ("GET", "pushrules"),
+    ("GET", "media/config"),
+    ("GET", "joined_rooms"),
+    ("GET", "rooms/{}/joined_members"),
+    ("GET", "room_summary/{}"),
+    ("POST", "rooms/{}/forget"),
+    ("PUT", "rooms/{}/typing/{}"),
+    ("POST", "rooms/{}/receipt/{}/{}"),
+    ("POST", "rooms/{}/read_markers"),
+    ("POST", "user/{}/filter"),
+    ("GET", "user/{}/filter/{}"),
+    ("POST", "logout"),
+];
+
+/// Checks that the user's standing lets them ask for this.
+///
+/// # Errors
+///
+/// [`Error::UserLocked`], [`Error::UserSuspended`], [`Error::GuestAccessForbidden`].
+pub(super) fn check(session: &Session, parts: &Parts) -> Result<()> {
+    if !(session.is_locked || session.is_suspended || session.is_guest) {
+        return Ok(());
+    }
+    let path = parts.extensions.get::<MatchedPath>();
+    let path = path.map_or("", MatchedPath::as_str);
+    check_path(session, &parts.method, path)
+}
+
+fn check_path(session: &Session, method: &Method, path: &str) -> Result<()> {
+    let pattern = pattern(path);
+    let is_in = |list: &[(&str, &str)]| list.contains(&(method.as_str(), pattern.as_str()));
+    if session.is_locked && !is_in(&LOCKED_MAY) {
+        return Err(Error::UserLocked);
+    }
+    if session.is_suspended && is_in(&SUSPENDED_MAY_NOT) {
+        return Err(Error::UserSuspended);
+    }
+    if session.is_guest && !is_in(&GUESTS_MAY) {
+        return Err(Error::GuestAccessForbidden);
+    }
+    Ok(())
+}
+
+/// Returns an endpoint's path without its version and the names of its parameters.
+fn pattern(path: &str) -> String {
+    let path = path
+        .strip_prefix("/_matrix/client/")
+        .and_then(|rest| rest.split_once('/'))
+        .map_or(path, |(_version, rest)| rest);
+    let segments = path.trim_end_matches('/').split('/');
+    let segments: Vec<&str> = segments
+        .map(|segment| {
+            if segment.starts_with('{') {
+                "{}"
+            } else {
+                segment
+            }
+        })
+        .collect();
+    segments.join("/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_and_the_names_of_parameters_do_not_matter() {
+        let path = "/_matrix/client/r0/rooms/{room_id}/state/{event_type}/";
+
+        assert_eq!(pattern(path), "rooms/{}/state/{}");
+        assert_eq!(pattern("/_matrix/client/v3/sync"), "sync");
+        assert_eq!(pattern("/_parlour/health"), "/_parlour/health");
+    }
+}

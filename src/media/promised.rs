@@ -1,0 +1,161 @@
+//! Ids that are given out before the bytes arrive, so that a message can be sent while its file is uploaded.
+//!
+//! [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixmediav1create
+
+use std::{error::Error as StdError, time::Duration};
+
+use bytes::Bytes;
+use futures_util::Stream;
+use ruma::{OwnedMxcUri, ServerName};
+use tokio::time::{Instant, timeout_at};
+
+use super::{Media, Upload, clean_content_type, clean_file_name, new_media_id};
+use crate::{
+    error::{Error, Result},
+    storage::{
+        UserNum,
+        media::MediaRow,
+        promised_media::{self, Promise},
+    },
+};
+
+/// How long an id waits for its upload: as long as the specification recommends.
+const LIFETIME: Duration = Duration::from_hours(24);
+/// Ids of a user that wait at a time.
+const PROMISES: i64 = 50;
+/// When a user with too many of them may try again.
+const RETRY_AFTER: Duration = Duration::from_mins(1);
+/// The longest that somebody who asks for the media waits for it.
+const MAX_WAIT: Duration = Duration::from_mins(1);
+
+impl Media {
+    /// Returns an id to which the user may upload, and until when.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::LimitExceeded`] when too many ids of the user wait for their uploads.
+    pub async fn promise(&self, uploader: UserNum) -> Result<(OwnedMxcUri, i64)> {
+        let now = self.clock.now_ms();
+        let lifetime = i64::try_from(LIFETIME.as_millis()).unwrap_or(i64::MAX);
+        let promise = Promise {
+            uploader,
+            expires_ts: now.saturating_add(lifetime),
+        };
+        let media_id = new_media_id();
+        let mut tx = self.db.write().await?;
+        if promised_media::count(&mut tx, uploader, now).await? >= PROMISES {
+            return Err(Error::LimitExceeded {
+                retry_after: RETRY_AFTER,
+            });
+        }
+        promised_media::insert(&mut tx, &media_id, promise, now).await?;
+        tx.commit().await?;
+        let address = format!("mxc://{}/{media_id}", self.server_name);
+        Ok((address.into(), promise.expires_ts))
+    }
+
+    /// Stores a file under an id that was promised to the uploader.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::CannotOverwriteMedia`] when it was uploaded already; [`Error::Forbidden`] for others;
+    /// [`Error::NotFound`] when nothing, or nothing any more, was promised; and as [`Media::upload`].
+    #[tracing::instrument(skip_all, err(level = "debug"))]
+    pub async fn upload_promised<E>(
+        &self,
+        address: (&ServerName, &str),
+        upload: Upload<'_>,
+        parts: impl Stream<Item = Result<Bytes, E>> + Unpin,
+    ) -> Result<()>
+    where
+        E: Into<Box<dyn StdError + Send + Sync>>,
+    {
+        let (server, media_id) = address;
+        self.check_promise(server, media_id, upload.uploader)
+            .await?;
+        self.check_announced(&upload)?;
+        let arriving = self.receive(parts).await?;
+        let uploader = upload.uploader;
+        let content_type = clean_content_type(upload.content_type);
+        let file_name = clean_file_name(upload.file_name);
+        let (media, media_id) = (self.clone(), media_id.to_owned());
+        // A task of its own: a client that hangs up now cannot leave a file that nobody knows of.
+        let keeping = self.tasks.spawn(async move {
+            let stored = arriving.keep().await?;
+            let mut tx = media.db.write().await?;
+            if !promised_media::remove(&mut tx, &media_id).await? {
+                return Err(already_there());
+            }
+            let described = (content_type.as_str(), file_name.as_deref());
+            media
+                .remember(&mut tx, &media_id, uploader, stored, described)
+                .await?;
+            tx.commit().await?;
+            media.arrived.notify_waiters();
+            Ok(())
+        });
+        keeping
+            .await
+            .map_err(|source| Error::internal("store a media file", source))?
+    }
+
+    async fn check_promise(
+        &self,
+        server: &ServerName,
+        media_id: &str,
+        uploader: UserNum,
+    ) -> Result<()> {
+        let unknown = || Error::not_found("nothing can be uploaded to this id");
+        if server != self.server_name {
+            return Err(unknown());
+        }
+        if self.row(server, media_id).await?.is_some() {
+            return Err(already_there());
+        }
+        let promise = self.promise_of(media_id).await?.ok_or_else(unknown)?;
+        if promise.uploader != uploader {
+            return Err(Error::forbidden("this id was given to another user"));
+        }
+        Ok(())
+    }
+
+    /// Waits for media whose id was given out, as long as the one who asks wants.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotYetUploaded`] when it does not arrive in time; [`Error::NotFound`] when nothing was promised.
+    pub(super) async fn await_upload(
+        &self,
+        server: &ServerName,
+        media_id: &str,
+        wait: Duration,
+    ) -> Result<MediaRow> {
+        let until = Instant::now() + wait.min(MAX_WAIT);
+        loop {
+            let arrival = self.arrived.notified();
+            tokio::pin!(arrival);
+            // Before the look, so that what arrives meanwhile is not missed.
+            arrival.as_mut().enable();
+            if let Some(row) = self.row(server, media_id).await? {
+                return Ok(row);
+            }
+            if self.promise_of(media_id).await?.is_none() {
+                return Err(Error::not_found("there is no media with this id"));
+            }
+            if timeout_at(until, arrival).await.is_err() {
+                return Err(Error::NotYetUploaded(
+                    "the media has not been uploaded yet".to_owned(),
+                ));
+            }
+        }
+    }
+
+    async fn promise_of(&self, media_id: &str) -> Result<Option<Promise>> {
+        let mut db = self.db.read().await?;
+        promised_media::find(&mut db, media_id, self.clock.now_ms()).await
+    }
+}
+
+fn already_there() -> Error {
+    Error::CannotOverwriteMedia("this media has been uploaded already".to_owned())
+}

@@ -1,0 +1,74 @@
+//! Finding people.
+//!
+//! See <https://spec.matrix.org/v1.19/client-server-api/#user-directory>.
+
+use ruma::{OwnedMxcUri, OwnedUserId, UserId};
+
+use super::{Session, Users, check_text};
+use crate::{
+    error::Result,
+    storage::user_directory::{self, PeopleQuery, Person},
+};
+
+/// People in one answer, whatever the client asks for.
+const MAX_FOUND: u64 = 50;
+/// The longest text to look for, in bytes, and the most words of it.
+const TERM_BYTES: usize = 255;
+const WORDS: usize = 8;
+
+/// Somebody who was found, as they show themselves to everybody.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Who.
+    pub user_id: OwnedUserId,
+    /// The display name.
+    pub displayname: Option<String>,
+    /// The avatar.
+    pub avatar_url: Option<OwnedMxcUri>,
+}
+
+impl Users {
+    /// Returns people whose user id or display name has every word of `term`, and whether there are more.
+    ///
+    /// They are of this server, and share a room with the searcher or are in a room that everyone may join or
+    /// read, unless the configuration lets everybody be found.
+    ///
+    /// # Errors
+    ///
+    /// [`crate::error::Error::InvalidParam`] when the text is too long.
+    pub async fn search(
+        &self,
+        session: &Session,
+        term: &str,
+        limit: u64,
+    ) -> Result<(Vec<Found>, bool)> {
+        check_text("search_term", term, TERM_BYTES)?;
+        let limit = usize::try_from(limit.min(MAX_FOUND)).unwrap_or_default();
+        let words = term.to_lowercase();
+        let query = PeopleQuery {
+            searcher: session.user,
+            // People search for "@alice" as well as for "alice".
+            words: words
+                .split_whitespace()
+                .map(|word| word.trim_start_matches('@').to_owned())
+                .take(WORDS)
+                .collect(),
+            everybody: self.inner.all_users_searchable,
+            limit: i64::try_from(limit).unwrap_or_default().saturating_add(1),
+        };
+        let mut db = self.inner.db.read().await?;
+        let found = user_directory::search(&mut db, &query).await?;
+        let is_limited = found.len() > limit;
+        let found = found.into_iter().take(limit).filter_map(shown);
+        Ok((found.collect(), is_limited))
+    }
+}
+
+fn shown(person: Person) -> Option<Found> {
+    let text = |json: Option<String>| json.and_then(|json| serde_json::from_str(&json).ok());
+    Some(Found {
+        user_id: UserId::parse(&person.user_id).ok()?,
+        displayname: text(person.displayname),
+        avatar_url: text(person.avatar_url).map(OwnedMxcUri::from),
+    })
+}

@@ -1,0 +1,104 @@
+//! What administrators may do to an account: suspend it, lock it, and see where it is logged in.
+//!
+//! See <https://spec.matrix.org/v1.19/client-server-api/#account-moderation>.
+
+use ruma::UserId;
+
+use super::{Session, Users};
+use crate::{
+    error::{Error, Result},
+    storage::{
+        UserNum,
+        accounts::{self, Account},
+        devices,
+    },
+};
+
+/// What holds an account back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Restriction {
+    /// The user may read and leave, but not write.
+    Suspended,
+    /// The user may do nothing but log out.
+    Locked,
+}
+
+impl Users {
+    /// Returns whether an account is under a restriction, for an administrator.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Forbidden`] for others, and about administrators; [`Error::InvalidParam`] for users of other
+    /// servers; [`Error::NotFound`].
+    pub async fn restriction(
+        &self,
+        session: &Session,
+        user_id: &UserId,
+        restriction: Restriction,
+    ) -> Result<bool> {
+        let (_, account) = self.moderated(session, user_id).await?;
+        Ok(match restriction {
+            Restriction::Suspended => account.suspended,
+            Restriction::Locked => account.locked,
+        })
+    }
+
+    /// Puts an account under a restriction, or takes it off. It holds for what is open, too.
+    ///
+    /// # Errors
+    ///
+    /// As [`Users::restriction`].
+    #[tracing::instrument(skip_all, fields(user_id = %user_id), err(level = "debug"))]
+    pub async fn restrict(
+        &self,
+        session: &Session,
+        user_id: &UserId,
+        restriction: Restriction,
+        is_on: bool,
+    ) -> Result<()> {
+        let (user, _) = self.moderated(session, user_id).await?;
+        let mut tx = self.inner.db.write().await?;
+        match restriction {
+            Restriction::Suspended => accounts::set_suspended(&mut tx, user, is_on).await?,
+            Restriction::Locked => accounts::set_locked(&mut tx, user, is_on).await?,
+        }
+        let devices = devices::of_user(&mut tx, user).await?;
+        let devices = devices.into_iter().map(|device| device.num).collect();
+        // The tokens stay; what memory knows of their sessions does not.
+        devices::end_sessions(&mut tx, user, devices);
+        tx.commit().await?;
+        tracing::info!(user_id = %user_id, ?restriction, is_on, "an account's restriction changed");
+        Ok(())
+    }
+
+    /// Returns the number of a user whose devices the asker may look at: their own, or as administrator.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Forbidden`] for others; [`Error::NotFound`].
+    pub async fn may_inspect(&self, session: &Session, user_id: &UserId) -> Result<UserNum> {
+        if session.user_id != user_id && !session.is_admin {
+            return Err(Error::forbidden("only administrators may do this"));
+        }
+        self.number_of(user_id).await
+    }
+
+    /// Returns the account that an administrator is about to moderate.
+    async fn moderated(&self, session: &Session, user_id: &UserId) -> Result<(UserNum, Account)> {
+        // First, so that nobody else learns who has an account.
+        if !session.is_admin {
+            return Err(Error::forbidden("only administrators may do this"));
+        }
+        if user_id.server_name() != self.inner.server_name {
+            return Err(Error::invalid_param("the user is of another server"));
+        }
+        let user = self.number_of(user_id).await?;
+        let mut db = self.inner.db.read().await?;
+        let account = accounts::find(&mut db, user).await?;
+        let account = account.ok_or_else(|| Error::not_found("there is no such user"))?;
+        if account.admin {
+            return Err(Error::forbidden("administrators cannot be restricted"));
+        }
+        Ok((user, account))
+    }
+}

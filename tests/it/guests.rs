@@ -1,0 +1,71 @@
+//! Guests: what they may do, and in which rooms they may be.
+
+use serde_json::json;
+
+use crate::harness::{Server, User};
+
+const GUEST_ACCESS: &str = "m.room.guest_access";
+
+async fn room_for_guests(owner: &User, access: &str) -> String {
+    let access = json!({ "type": GUEST_ACCESS, "content": { "guest_access": access } });
+    let room = json!({ "preset": "public_chat", "initial_state": [access] });
+    owner.creates(room).await
+}
+
+#[tokio::test]
+async fn a_guest_talks_in_rooms_that_admit_guests() {
+    let server = Server::with(|config| config.registration.guests = true).await;
+    let alice = server.register("alice").await;
+    let guest = server.register_guest().await;
+    let open = room_for_guests(&alice, "can_join").await;
+    let closed = room_for_guests(&alice, "forbidden").await;
+
+    guest.joins(&open).await;
+    guest.says(&open, "hello").await;
+    guest.syncs().await;
+
+    let refused = guest.tries(&closed, "join", json!({})).await;
+    refused.expect_error(403, "M_GUEST_ACCESS_FORBIDDEN");
+}
+
+#[tokio::test]
+async fn a_room_that_admits_guests_no_more_loses_them() {
+    let server = Server::with(|config| config.registration.guests = true).await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let guest = server.register_guest().await;
+    let room = room_for_guests(&alice, "can_join").await;
+    guest.joins(&room).await;
+    bob.joins(&room).await;
+
+    let closed = json!({ "guest_access": "forbidden" });
+    alice.sets(&room, GUEST_ACCESS, closed).await;
+
+    let members = alice.asks(&room, "joined_members").await.expect_ok();
+    let joined = members["joined"].as_object().expect("is an object");
+    assert_eq!(joined.len(), 2, "{members}");
+    assert!(!joined.contains_key(&guest.id));
+}
+
+#[tokio::test]
+async fn what_is_not_for_guests_is_refused() {
+    let server = Server::with(|config| config.registration.guests = true).await;
+    let guest = server.register_guest().await;
+
+    let created = guest.tries_to_create(json!({})).await;
+    created.expect_error(403, "M_GUEST_ACCESS_FORBIDDEN");
+    let search = json!({ "search_term": "a" });
+    let found = guest
+        .client
+        .post("/_matrix/client/v3/user_directory/search", search);
+    found.await.expect_error(403, "M_GUEST_ACCESS_FORBIDDEN");
+    let profile = format!("/_matrix/client/v3/profile/{}", guest.id);
+    let avatar = json!({ "avatar_url": "mxc://a/b" });
+    let path = format!("{profile}/avatar_url");
+    let set = guest.client.put(&path, avatar).await;
+    set.expect_error(403, "M_GUEST_ACCESS_FORBIDDEN");
+    let name = json!({ "displayname": "Guest" });
+    let path = format!("{profile}/displayname");
+    let set = guest.client.put(&path, name).await;
+    set.expect_ok();
+}
