@@ -1,7 +1,245 @@
-//! What leaves this server: connections to others.
+//! What leaves this server: connections to others, which must not be led into the network that it stands in.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use reqwest::{
+    Client, ClientBuilder, Url,
+    dns::{Addrs, Name, Resolve, Resolving},
+    redirect::Policy,
+};
+use url::Host;
+
+use crate::error::{Error, Result};
+
+/// How long a connection may take to be made.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a server may send us elsewhere.
+const REDIRECTS: usize = 5;
+/// What this server calls itself.
+const USER_AGENT: &str = concat!("Parlour/", env!("CARGO_PKG_VERSION"));
+
+/// Which addresses may be reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Those of the public network alone.
+    Public,
+    /// Loopback and private addresses, too: for tests and closed networks.
+    Everywhere,
+}
 
 /// Chooses which code does the cryptography of TLS, for the whole process; a choice that was made stays.
 pub fn choose_cryptography() {
     // An error says only that it was chosen before.
     let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
+/// Returns a client for pages that users name: it goes to HTTP and HTTPS addresses within reach, wherever names
+/// resolve to and redirects lead.
+///
+/// An address has to be [checked](check) before it is asked for.
+///
+/// # Errors
+///
+/// When the system's certificates cannot be used.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place where clients are made"
+)]
+pub fn client(reach: Reach) -> Result<Client> {
+    choose_cryptography();
+    let redirects = Policy::custom(move |attempt| {
+        if attempt.previous().len() > REDIRECTS {
+            attempt.error("too many redirects")
+        } else if check(attempt.url(), reach).is_err() {
+            attempt.error("the redirect leads where this server does not go")
+        } else {
+            attempt.follow()
+        }
+    });
+    ClientBuilder::new()
+        .user_agent(USER_AGENT)
+        .connect_timeout(CONNECT_TIMEOUT)
+        .redirect(redirects)
+        .referer(false)
+        .no_proxy()
+        .dns_resolver(Arc::new(Resolver { reach }))
+        .build()
+        .map_err(|source| Error::internal("set up an HTTP client", source))
+}
+
+/// Checks that an address is one to go to; names are resolved, and checked, when they are used.
+///
+/// # Errors
+///
+/// [`Error::Forbidden`] when it is not.
+pub fn check(url: &Url, reach: Reach) -> Result<()> {
+    let refused = || Error::forbidden("this server does not go to such an address");
+    if !matches!(url.scheme(), "http" | "https")
+        || !url.username().is_empty()
+        || url.password().is_some()
+    {
+        return Err(refused());
+    }
+    let ip = match url.host() {
+        Some(Host::Domain(_)) => return Ok(()),
+        Some(Host::Ipv4(ip)) => IpAddr::V4(ip),
+        Some(Host::Ipv6(ip)) => IpAddr::V6(ip),
+        None => return Err(refused()),
+    };
+    if is_within(ip, reach) {
+        Ok(())
+    } else {
+        Err(refused())
+    }
+}
+
+/// Resolves names to the addresses that may be reached. The connection is made to what it answers, so a name
+/// cannot resolve to something else between the check and the connection.
+struct Resolver {
+    reach: Reach,
+}
+
+impl Resolve for Resolver {
+    fn resolve(&self, name: Name) -> Resolving {
+        let reach = self.reach;
+        Box::pin(async move {
+            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
+            let within: Vec<SocketAddr> = found.filter(|to| is_within(to.ip(), reach)).collect();
+            if within.is_empty() {
+                let text = "the name has no address that this server goes to";
+                return Err(io::Error::other(text).into());
+            }
+            Ok(Box::new(within.into_iter()) as Addrs)
+        })
+    }
+}
+
+fn is_within(ip: IpAddr, reach: Reach) -> bool {
+    let is_public = match ip {
+        IpAddr::V4(ip) => is_public_v4(ip),
+        IpAddr::V6(ip) => is_public_v6(ip),
+    };
+    reach == Reach::Everywhere || is_public
+}
+
+/// Returns whether an address is of the public network, as the registry of special addresses has it
+/// (<https://www.iana.org/assignments/iana-ipv4-special-registry>).
+fn is_public_v4(ip: Ipv4Addr) -> bool {
+    let [a, b, c, _] = ip.octets();
+    let is_special = ip.is_private()
+        || ip.is_loopback()
+        || ip.is_link_local()
+        || ip.is_multicast()
+        || ip.is_documentation()
+        // "this network", shared by providers, protocol assignments, 6to4 relays, benchmarks, reserved
+        || a == 0
+        || (a == 100 && (64..128).contains(&b))
+        || (a == 192 && b == 0 && c == 0)
+        || (a == 192 && b == 88 && c == 99)
+        || (a == 198 && (18..20).contains(&b))
+        || a >= 240;
+    !is_special
+}
+
+/// Returns whether an address is of the public network; one that stands for an IPv4 address, if that is.
+fn is_public_v6(ip: Ipv6Addr) -> bool {
+    let segments = ip.segments();
+    let embedded = |high: u16, low: u16| {
+        let bits = (u32::from(high) << 16) | u32::from(low);
+        is_public_v4(Ipv4Addr::from_bits(bits))
+    };
+    match segments {
+        // mapped, compatible (with loopback and unspecified), translated
+        [0, 0, 0, 0, 0, 0xffff | 0, high, low] => embedded(high, low),
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => embedded(high, low),
+        // documentation, Teredo and other protocol assignments
+        [0x2001, 0xdb8 | 0..=0x1ff, ..] => false,
+        // global unicast is 2000::/3, and nothing else is of the public network
+        [first, ..] => first & 0xe000 == 0x2000,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_public_addresses_are_public() {
+        for public in [
+            "1.1.1.1",
+            "100.63.0.1",
+            "172.32.0.1",
+            "2606:4700::1111",
+            "::ffff:1.1.1.1",
+        ] {
+            assert!(
+                is_within(public.parse().unwrap(), Reach::Public),
+                "{public}"
+            );
+        }
+        for special in [
+            "127.0.0.1",
+            "10.1.2.3",
+            "172.16.0.1",
+            "192.168.1.1",
+            "169.254.169.254",
+            "100.64.0.1",
+            "0.0.0.0",
+            "255.255.255.255",
+            "224.0.0.1",
+            "198.18.0.1",
+            "192.0.0.8",
+            "203.0.113.5",
+            "240.0.0.1",
+            "::",
+            "::1",
+            "fe80::1",
+            "fc00::1",
+            "ff02::1",
+            "::ffff:127.0.0.1",
+            "::127.0.0.1",
+            "64:ff9b::10.0.0.1",
+            "2002:7f00:1::",
+            "2001:db8::1",
+            "2001::1",
+            "100::1",
+        ] {
+            let ip = special.parse().unwrap();
+            assert!(!is_within(ip, Reach::Public), "{special}");
+            assert!(is_within(ip, Reach::Everywhere), "{special}");
+        }
+    }
+
+    #[test]
+    fn only_web_addresses_without_a_login_are_gone_to() {
+        let check = |text: &str| check(&text.parse().unwrap(), Reach::Public).is_ok();
+
+        assert!(check("https://example.org/a?b"));
+        assert!(check("http://1.1.1.1:8080/"));
+        for refused in [
+            "file:///etc/passwd",
+            "ftp://example.org/",
+            "http://user@example.org/",
+            "http://127.0.0.1/",
+            "http://[::1]/",
+            "http://2130706433/",
+            "http://0x7f.1/",
+        ] {
+            assert!(!check(refused), "{refused}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_name_that_resolves_to_this_machine_is_refused() {
+        let resolver = |reach| Resolver { reach };
+        let name = || "localhost".parse::<Name>().unwrap();
+
+        assert!(resolver(Reach::Public).resolve(name()).await.is_err());
+        assert!(resolver(Reach::Everywhere).resolve(name()).await.is_ok());
+    }
 }

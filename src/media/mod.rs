@@ -1,13 +1,16 @@
 //! The content repository: files that users upload, and thumbnails of them.
 //!
 //! `files` keeps the bytes, each content once, named by its hash; `thumbnail` makes smaller images; `accesses`
-//! notes when media was last asked for; `promised` gives out ids before the bytes arrive. The database has what is known of a file. Nothing here holds a whole
+//! notes when media was last asked for; `promised` gives out ids before the bytes arrive; `preview`
+//! looks at the pages that messages link to. The database has what is known of a file. Nothing here holds a whole
 //! file in memory but an image that is being made smaller.
 //!
 //! [spec]: https://spec.matrix.org/v1.19/client-server-api/#content-repository
 
 mod accesses;
 mod files;
+mod page;
+mod preview;
 mod promised;
 mod thumbnail;
 
@@ -22,12 +25,13 @@ use tokio::{fs::File, sync::Notify};
 use self::{
     accesses::Accesses,
     files::{Arriving, Files, Stored},
+    preview::Previews,
     thumbnail::Thumbnails,
 };
 pub use self::{files::ContentHash, thumbnail::Wanted};
 use crate::{
     clock::Clock,
-    config::Config,
+    config::{Config, UrlPreviews},
     error::{Error, Result},
     storage::{
         Db, UserNum, WriteTx,
@@ -57,6 +61,8 @@ pub struct Settings {
     pub directory: PathBuf,
     /// The largest file that can be uploaded.
     pub max_upload_bytes: u64,
+    /// Whether pages are looked at that messages link to.
+    pub url_previews: UrlPreviews,
 }
 
 impl Settings {
@@ -66,6 +72,7 @@ impl Settings {
             server_name: config.server.name.clone(),
             directory: config.media_directory(),
             max_upload_bytes: config.media.max_upload_bytes,
+            url_previews: config.url_previews.clone(),
         }
     }
 }
@@ -81,6 +88,7 @@ pub struct Media {
     files: Files,
     thumbnails: Thumbnails,
     accesses: Accesses,
+    previews: Option<Previews>,
     /// Wakes those who wait for media whose id was given out before.
     arrived: Arc<Notify>,
 }
@@ -125,6 +133,7 @@ impl Media {
             server_name: settings.server_name,
             max_upload_bytes: settings.max_upload_bytes,
             thumbnails: Thumbnails::new(db.clone(), files.clone(), tasks.clone()),
+            previews: Previews::open(&settings.url_previews)?,
             accesses: Accesses::start(db.clone(), clock.clone(), tasks),
             db: db.clone(),
             clock: clock.clone(),
@@ -166,7 +175,7 @@ impl Media {
             let described = (content_type.as_str(), file_name.as_deref());
             let mut tx = media.db.write().await?;
             media
-                .remember(&mut tx, &media_id, uploader, stored, described)
+                .remember(&mut tx, &media_id, Some(uploader), stored, described)
                 .await?;
             tx.commit().await?;
             Ok(format!("mxc://{}/{media_id}", media.server_name).into())
@@ -291,7 +300,7 @@ impl Media {
         &self,
         tx: &mut WriteTx,
         media_id: &str,
-        uploader: UserNum,
+        uploader: Option<UserNum>,
         stored: Stored,
         (content_type, file_name): (&str, Option<&str>),
     ) -> Result<()> {
@@ -299,7 +308,7 @@ impl Media {
         let media = NewMedia {
             server,
             media_id,
-            uploader: Some(uploader),
+            uploader,
             sha256: stored.hash.as_bytes(),
             size: i64::try_from(stored.size).unwrap_or(i64::MAX),
             content_type,

@@ -88,7 +88,7 @@ impl Media {
             }
             let described = (content_type.as_str(), file_name.as_deref());
             media
-                .remember(&mut tx, &media_id, uploader, stored, described)
+                .remember(&mut tx, &media_id, Some(uploader), stored, described)
                 .await?;
             tx.commit().await?;
             media.arrived.notify_waiters();

@@ -15,6 +15,7 @@ fn open(test: &TestDb, clock: &Clock) -> Media {
         server_name: server_name!("a.example").to_owned(),
         directory: test.dir.path().join("media"),
         max_upload_bytes: MAX,
+        url_previews: UrlPreviews::default(),
     };
     Media::open(&test.db, clock, &test.tasks, settings).unwrap()
 }

@@ -293,7 +293,7 @@ mod tests {
 
         let set = test
             .users
-            .set_account_data(&alice, id, Some(room_id), ("k", "{}"));
+            .set_account_data(&alice, id, Some(room_id), ("k", r#"{"a":1}"#));
         set.await.unwrap();
 
         let now = test.test.db.journal().published();

@@ -14,6 +14,7 @@ use ruma::{
     api::client::{
         authenticated_media::{
             get_content, get_content_as_filename, get_content_thumbnail, get_media_config,
+            get_media_preview,
         },
         media::{create_content, create_content_async, create_mxc_uri},
     },
@@ -46,6 +47,9 @@ pub(super) fn routes() -> Router<App> {
         ))
         .merge(endpoint::<get_media_config::v1::Request, _>(
             get_media_config,
+        ))
+        .merge(endpoint::<get_media_preview::v1::Request, _>(
+            get_media_preview,
         ))
         .merge(legacy::routes())
 }
@@ -172,6 +176,18 @@ async fn get_media_config(
     _: Incoming<get_media_config::v1::Request>,
 ) -> Outgoing<get_media_config::v1::Response> {
     Outgoing(get_media_config::v1::Response::new(upload_size(&media)))
+}
+
+/// `GET /_matrix/client/*/media/preview_url`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1mediapreview_url
+async fn get_media_preview(
+    State(media): State<Media>,
+    State(limits): State<Limits>,
+    Incoming { from, request }: Incoming<get_media_preview::v1::Request>,
+) -> Result<Json<Value>> {
+    limits.check(Class::Upload, &*from.user_id)?;
+    Ok(Json(media.preview(&request.url).await?.into()))
 }
 
 fn upload_size(media: &Media) -> UInt {

@@ -60,7 +60,8 @@ fn credentials(turn: &Turn, user_id: &UserId, now_ms: i64) -> Result<Option<(Str
         .map_err(|e| Error::internal("make a TURN password", e.to_string()))?;
     mac.update(username.as_bytes());
     let tag = mac.finalize().into_bytes();
-    let password = Base64::<Standard, _>::new(tag.as_slice()).encode();
+    // Unpadded, while TURN servers compare it with padding: twenty bytes take one sign of it.
+    let password = Base64::<Standard, _>::new(tag.as_slice()).encode() + "=";
     Ok(Some((username, password)))
 }
 

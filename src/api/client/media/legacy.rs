@@ -6,7 +6,7 @@
 )]
 
 use axum::{
-    Router,
+    Json, Router,
     extract::{FromRequest, Request, State},
     http::HeaderMap,
     response::Response,
@@ -16,8 +16,11 @@ use ruma::api::{
     auth_scheme::{AccessToken, NoAccessToken},
     client::media::{
         get_content, get_content_as_filename, get_content_thumbnail, get_media_config,
+        get_media_preview,
     },
 };
+
+use serde_json::Value;
 
 use super::{
     Thumbnail,
@@ -25,7 +28,7 @@ use super::{
     upload_size,
 };
 use crate::{
-    api::{App, Authenticate, Incoming, Outgoing, endpoint},
+    api::{App, Authenticate, Class, Incoming, Limits, Outgoing, endpoint},
     error::{Error, Result},
     media::Media,
 };
@@ -41,6 +44,9 @@ pub(super) fn routes() -> Router<App> {
         ))
         .merge(endpoint::<get_media_config::v3::Request, _>(
             get_media_config,
+        ))
+        .merge(endpoint::<get_media_preview::v3::Request, _>(
+            get_media_preview,
         ))
 }
 
@@ -127,4 +133,16 @@ async fn get_media_config(
     _: Incoming<get_media_config::v3::Request>,
 ) -> Outgoing<get_media_config::v3::Response> {
     Outgoing(get_media_config::v3::Response::new(upload_size(&media)))
+}
+
+/// `GET /_matrix/media/*/preview_url`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixmediav3preview_url
+async fn get_media_preview(
+    State(media): State<Media>,
+    State(limits): State<Limits>,
+    Incoming { from, request }: Incoming<get_media_preview::v3::Request>,
+) -> Result<Json<Value>> {
+    limits.check(Class::Upload, &*from.user_id)?;
+    Ok(Json(media.preview(&request.url).await?.into()))
 }

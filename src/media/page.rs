@@ -1,0 +1,113 @@
+//! What a web page says of itself, in the words of Open Graph (<https://ogp.me>).
+
+use std::collections::BTreeMap;
+
+use html5gum::{DefaultEmitter, StartTag, Token, Tokenizer};
+
+/// The longest value that is kept, in characters.
+const VALUE: usize = 1_000;
+/// Properties that are kept of a page.
+const PROPERTIES: usize = 50;
+
+/// What a page says of itself: `og:title`, `og:description` and so on.
+pub(super) type Properties = BTreeMap<String, String>;
+
+/// Reads a page. Where it has no Open Graph, its title and description stand in.
+pub(super) fn read(html: &str) -> Properties {
+    let mut found = Properties::new();
+    let mut title = String::new();
+    let mut is_in_title = false;
+    let mut emitter = DefaultEmitter::<()>::default();
+    // Otherwise what stands in a script would be read as a part of the page.
+    emitter.naively_switch_states(true);
+    for Ok(token) in Tokenizer::new_with_emitter(html, emitter) {
+        match token {
+            Token::StartTag(tag) if *tag.name == *b"title" => is_in_title = title.is_empty(),
+            Token::StartTag(tag) if *tag.name == *b"meta" => note(&tag, &mut found),
+            Token::EndTag(tag) if *tag.name == *b"title" => is_in_title = false,
+            Token::String(text) if is_in_title => title.push_str(&String::from_utf8_lossy(&text)),
+            _ => {}
+        }
+    }
+    let described = found.remove("description");
+    for (property, value) in [("og:title", Some(title)), ("og:description", described)] {
+        let value = value.map(|value| clean(&value));
+        if let Some(value) = value.filter(|value| !value.is_empty()) {
+            found.entry(property.to_owned()).or_insert(value);
+        }
+    }
+    found
+}
+
+/// Keeps what a `meta` element says; the first of several counts.
+fn note(tag: &StartTag<()>, found: &mut Properties) {
+    let attribute = |name: &[u8]| {
+        let value = tag.attributes.get(name)?;
+        Some(String::from_utf8_lossy(value).into_owned())
+    };
+    let property = attribute(b"property").or_else(|| attribute(b"name"));
+    let (Some(property), Some(value)) = (property, attribute(b"content")) else {
+        return;
+    };
+    let property = property.trim().to_lowercase();
+    let property = match property.strip_prefix("twitter:") {
+        Some(name @ ("title" | "description" | "image")) => format!("og:{name}"),
+        _ => property,
+    };
+    let value = clean(&value);
+    let is_wanted = property == "description" || property.starts_with("og:");
+    if is_wanted && !value.is_empty() && found.len() < PROPERTIES {
+        found.entry(property).or_insert(value);
+    }
+}
+
+/// Returns a text with its white space in order, and not too long.
+fn clean(text: &str) -> String {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    words.join(" ").chars().take(VALUE).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn open_graph_wins_over_the_title() {
+        let found = read(
+            r#"<html><head><title>The page</title>
+               <meta property="og:title" content="The &amp; title"><meta name="description" content=" a
+               b ">
+               <meta property="og:image" content="/a.png"></head></html>"#,
+        );
+
+        assert_eq!(found["og:title"], "The & title");
+        assert_eq!(found["og:description"], "a b");
+        assert_eq!(found["og:image"], "/a.png");
+        assert_eq!(found.len(), 3);
+    }
+
+    #[test]
+    fn a_page_without_open_graph_has_its_title() {
+        let found = read("<title>One\n two</title><svg><title>no</title></svg><p>Text");
+
+        assert_eq!(found["og:title"], "One two");
+        assert_eq!(found.len(), 1);
+    }
+
+    #[test]
+    fn what_stands_in_scripts_is_no_part_of_the_page() {
+        let found = read(r#"<script>"<meta property='og:title' content='x'>"</script>"#);
+
+        assert!(found.is_empty());
+    }
+
+    #[test]
+    fn a_page_that_never_ends_or_makes_no_sense_is_read_as_far_as_it_goes() {
+        let found =
+            read("<meta property=og:title content='x'><title>unended <meta <<< \u{0} &#xD800;");
+
+        assert_eq!(found["og:title"], "x");
+        let long = format!("<title>{}</title>", "x".repeat(10_000));
+        assert_eq!(read(&long)["og:title"].len(), VALUE);
+    }
+}

@@ -1,0 +1,272 @@
+//! What stands behind the links in messages: this server looks, so that clients need not.
+//!
+//! [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1mediapreview_url
+
+use std::{
+    collections::HashMap,
+    io::Cursor,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use encoding_rs::{Encoding, UTF_8};
+use futures_util::stream;
+use image::ImageReader;
+use reqwest::{Client, Response, Url, header::CONTENT_TYPE};
+use serde_json::{Map, Value};
+use tokio::sync::Semaphore;
+
+use super::{Media, clean_content_type, new_media_id, page};
+use crate::{
+    config::UrlPreviews,
+    error::{Error, Result},
+    outbound::{self, Reach},
+};
+
+/// How much of a page is read: what it says of itself stands at its beginning.
+const MAX_PAGE: usize = 1024 * 1024;
+/// The largest image that is shown with a page.
+const MAX_IMAGE: usize = 8 * 1024 * 1024;
+/// How long a page, and then its image, may take.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest address.
+const MAX_ADDRESS: usize = 4096;
+/// Pages looked at together; more have to wait.
+const TOGETHER: usize = 8;
+/// What is remembered, and for how long, in milliseconds.
+const REMEMBERED: usize = 1_000;
+const LIFETIME_MS: i64 = 60 * 60 * 1000;
+
+/// Looks at pages, and remembers what it saw.
+#[derive(Clone)]
+pub(super) struct Previews {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    client: Client,
+    reach: Reach,
+    together: Semaphore,
+    seen: Mutex<HashMap<String, Seen>>,
+}
+
+struct Seen {
+    preview: Map<String, Value>,
+    until: i64,
+}
+
+impl Previews {
+    /// Begins to look at pages; `None` where the configuration does not want it.
+    pub(super) fn open(config: &UrlPreviews) -> Result<Option<Self>> {
+        if !config.enabled {
+            return Ok(None);
+        }
+        let reach = if config.allow_private_addresses {
+            Reach::Everywhere
+        } else {
+            Reach::Public
+        };
+        let inner = Inner {
+            client: outbound::client(reach)?,
+            reach,
+            together: Semaphore::new(TOGETHER),
+            seen: Mutex::default(),
+        };
+        Ok(Some(Self {
+            inner: Arc::new(inner),
+        }))
+    }
+
+    fn seen(&self) -> MutexGuard<'_, HashMap<String, Seen>> {
+        let seen = self.inner.seen.lock();
+        seen.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn recall(&self, url: &Url, now: i64) -> Option<Map<String, Value>> {
+        let seen = self.seen();
+        let seen = seen.get(url.as_str()).filter(|seen| seen.until > now);
+        seen.map(|seen| seen.preview.clone())
+    }
+
+    fn remember(&self, url: &Url, preview: &Map<String, Value>, now: i64) {
+        let mut seen = self.seen();
+        if seen.len() >= REMEMBERED {
+            seen.retain(|_, seen| seen.until > now);
+        }
+        if seen.len() >= REMEMBERED {
+            seen.clear();
+        }
+        let preview = preview.clone();
+        let until = now.saturating_add(LIFETIME_MS);
+        seen.insert(url.to_string(), Seen { preview, until });
+    }
+
+    /// Asks for an address within reach.
+    async fn get(&self, url: &Url) -> Result<Response> {
+        outbound::check(url, self.inner.reach)?;
+        let unreachable = |error: reqwest::Error| {
+            tracing::debug!(%error, "a page cannot be looked at");
+            Error::Unreachable("the page cannot be reached".to_owned())
+        };
+        let request = self.inner.client.get(url.clone()).timeout(TIMEOUT);
+        let response = request.send().await.map_err(unreachable)?;
+        response.error_for_status().map_err(unreachable)
+    }
+}
+
+impl Media {
+    /// Returns what a page says of itself; its image becomes media of this server.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] where previews are switched off; [`Error::InvalidParam`] when it is no address;
+    /// [`Error::Forbidden`] for an address to which this server does not go; [`Error::Unreachable`].
+    #[tracing::instrument(skip_all, err(level = "debug"))]
+    pub async fn preview(&self, url: &str) -> Result<Map<String, Value>> {
+        let previews = self.previews.as_ref();
+        let previews =
+            previews.ok_or_else(|| Error::not_found("this server makes no URL previews"))?;
+        let mut url = Some(url)
+            .filter(|url| url.len() <= MAX_ADDRESS)
+            .and_then(|url| Url::parse(url).ok())
+            .ok_or_else(|| Error::invalid_param("url is no address"))?;
+        url.set_fragment(None);
+        let now = self.clock.now_ms();
+        if let Some(preview) = previews.recall(&url, now) {
+            return Ok(preview);
+        }
+        // The semaphore is never closed.
+        let _place = previews.inner.together.acquire().await.ok();
+        let preview = self.look_at(previews, &url).await?;
+        previews.remember(&url, &preview, now);
+        Ok(preview)
+    }
+
+    async fn look_at(&self, previews: &Previews, url: &Url) -> Result<Map<String, Value>> {
+        let response = previews.get(url).await?;
+        let content_type = content_type(&response);
+        // Where redirects led to: what is relative is so to that.
+        let base = response.url().clone();
+        let mut preview = Map::new();
+        if content_type.starts_with("image/") {
+            let image = read(response, MAX_IMAGE, TooLong::Refused).await?;
+            self.add_image(&mut preview, &content_type, image).await?;
+        } else if content_type.starts_with("text/html") || content_type.contains("xhtml") {
+            let html = read(response, MAX_PAGE, TooLong::Cut).await?;
+            let properties = page::read(&decode(&html, &content_type));
+            let image = properties.get("og:image").cloned();
+            let texts = properties.into_iter();
+            let texts = texts.filter(|(property, _)| !property.starts_with("og:image"));
+            preview.extend(texts.map(|(property, value)| (property, value.into())));
+            if let Some(image) = image.and_then(|image| base.join(&image).ok())
+                && let Err(error) = self.look_at_image(previews, &image, &mut preview).await
+            {
+                // A page without its image is still worth showing.
+                tracing::debug!(%error, "the image of a page cannot be shown");
+            }
+        }
+        Ok(preview)
+    }
+
+    async fn look_at_image(
+        &self,
+        previews: &Previews,
+        url: &Url,
+        preview: &mut Map<String, Value>,
+    ) -> Result<()> {
+        let response = previews.get(url).await?;
+        let content_type = content_type(&response);
+        if !content_type.starts_with("image/") {
+            return Err(Error::not_found("what the page names is no image"));
+        }
+        let image = read(response, MAX_IMAGE, TooLong::Refused).await?;
+        self.add_image(preview, &content_type, image).await
+    }
+
+    /// Stores an image and says of it where it is and how large.
+    async fn add_image(
+        &self,
+        preview: &mut Map<String, Value>,
+        content_type: &str,
+        image: Bytes,
+    ) -> Result<()> {
+        let size = image.len();
+        let mut add = |name: &str, value: Value| preview.insert(name.to_owned(), value);
+        let reader = ImageReader::new(Cursor::new(&image)).with_guessed_format();
+        if let Some((width, height)) = reader.ok().and_then(|image| image.into_dimensions().ok()) {
+            add("og:image:width", width.into());
+            add("og:image:height", height.into());
+        }
+        let address = self.keep(content_type, image).await?;
+        add("og:image", address.into());
+        add("og:image:type", content_type.into());
+        add("matrix:image:size", size.into());
+        Ok(())
+    }
+
+    /// Stores a file that no user uploaded.
+    async fn keep(&self, content_type: &str, file: Bytes) -> Result<String> {
+        let parts = stream::iter([Ok::<_, std::io::Error>(file)]);
+        let stored = self.receive(parts).await?.keep().await?;
+        let (media_id, content_type) = (new_media_id(), clean_content_type(Some(content_type)));
+        let mut tx = self.db.write().await?;
+        self.remember(&mut tx, &media_id, None, stored, (&content_type, None))
+            .await?;
+        tx.commit().await?;
+        Ok(format!("mxc://{}/{media_id}", self.server_name))
+    }
+}
+
+/// What becomes of more than is read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum TooLong {
+    Cut,
+    Refused,
+}
+
+async fn read(mut response: Response, limit: usize, too_long: TooLong) -> Result<Bytes> {
+    let mut whole = Vec::new();
+    loop {
+        let part = response.chunk().await;
+        let part = part.map_err(|_| Error::Unreachable("the page broke off".to_owned()))?;
+        let Some(part) = part else {
+            return Ok(whole.into());
+        };
+        whole.extend_from_slice(&part);
+        if whole.len() > limit {
+            if too_long == TooLong::Refused {
+                return Err(Error::Unreachable("the image is too large".to_owned()));
+            }
+            whole.truncate(limit);
+            return Ok(whole.into());
+        }
+    }
+}
+
+fn content_type(response: &Response) -> String {
+    let value = response.headers().get(CONTENT_TYPE);
+    let value = value.and_then(|value| value.to_str().ok());
+    value.unwrap_or_default().to_lowercase()
+}
+
+/// Returns the text of a page in the encoding that its type tells, or that the page itself does.
+fn decode(page: &[u8], content_type: &str) -> String {
+    let told = content_type.split_once("charset=").map(|(_, label)| label);
+    let told = told.map(|label| label.trim_matches(['"', '\'', ' ']).to_owned());
+    let told = told.or_else(|| told_by(page));
+    let encoding = told.and_then(|label| Encoding::for_label(label.as_bytes()));
+    let (text, _, _) = encoding.unwrap_or(UTF_8).decode(page);
+    text.into_owned()
+}
+
+/// Finds `<meta charset=…>` at the beginning of a page.
+fn told_by(page: &[u8]) -> Option<String> {
+    const BEGINNING: usize = 1024;
+    let beginning = page.get(..BEGINNING).unwrap_or(page);
+    let beginning = String::from_utf8_lossy(beginning).to_lowercase();
+    let (_, rest) = beginning.split_once("charset=")?;
+    let label = rest.trim_start_matches(['"', '\'']);
+    let end = label.find(|c: char| !(c.is_ascii_alphanumeric() || "-_:".contains(c)))?;
+    label.get(..end).map(ToOwned::to_owned)
+}

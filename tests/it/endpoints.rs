@@ -1,0 +1,90 @@
+//! Every endpoint of the client-server API is there.
+//!
+//! The table has those of version 1.19 of the specification: method, path, operation, and whether it is deprecated.
+
+use reqwest::Method;
+
+use crate::harness::Server;
+
+const TABLE: &str = include_str!("client_server_endpoints.tsv");
+
+/// What is not served, and why.
+const MISSING: [(&str, &str); 8] = [
+    ("post3PIDs", "deprecated; accounts have no addresses here"),
+    ("pingAppservice", "there are no application services yet"),
+    (
+        "updateAppserviceRoomDirectoryVisibility",
+        "there are no application services yet",
+    ),
+    (
+        "getAuthMetadata",
+        "there is no OAuth 2.0 API, which this answer says",
+    ),
+    ("redirectToSSO", "there is no single sign-on"),
+    ("redirectToIdP", "there is no single sign-on"),
+    ("getWellknownPolicy", "this server is no policy server"),
+    (
+        "getOneEvent",
+        "deprecated, and of no use without the stream that it belongs to",
+    ),
+];
+
+#[tokio::test]
+async fn every_endpoint_is_served() {
+    let server = Server::with(|config| config.registration.guests = true).await;
+    let alice = server.register("alice").await;
+    let mut missing = Vec::new();
+    let mut served_after_all = Vec::new();
+
+    for line in TABLE.lines() {
+        let columns: Vec<&str> = line.split('\t').collect();
+        let (method, path, operation) = (columns[0], columns[1], columns[2]);
+        let method = Method::from_bytes(method.as_bytes()).expect("is a method");
+        // The token is spent by these two.
+        if operation.starts_with("logout") || operation == "deactivateAccount" {
+            continue;
+        }
+        let answer = alice.client.send(method, &filled(path), "{}").await;
+        let is_missing = answer.body["errcode"] == "M_UNRECOGNIZED";
+        let is_excused = MISSING.iter().any(|(excused, _)| *excused == operation);
+        match (is_missing, is_excused) {
+            (true, false) => missing.push(format!("{operation} {path}")),
+            (false, true) => served_after_all.push(operation.to_owned()),
+            _ => {}
+        }
+        assert!(
+            answer.status < 500 || answer.status == 504,
+            "{path}: {}",
+            answer.text
+        );
+    }
+
+    assert!(missing.is_empty(), "not served:\n{}", missing.join("\n"));
+    assert!(
+        served_after_all.is_empty(),
+        "excused, but served: {served_after_all:?}"
+    );
+}
+
+/// Puts something into the places of a path.
+fn filled(path: &str) -> String {
+    let mut filled = String::new();
+    for segment in path.split('/').skip(1) {
+        let value = match segment {
+            "{userId}" => "@alice:localhost",
+            "{roomId}" | "{roomIdOrAlias}" => "!room:localhost",
+            "{roomAlias}" => "%23room:localhost",
+            "{eventId}" => "$event",
+            "{serverName}" => "localhost",
+            "{kind}" => "override",
+            "{keyName}" => "displayname",
+            "{relType}" => "m.thread",
+            "{receiptType}" => "m.read",
+            place if place.starts_with('{') => "one",
+            fixed => fixed,
+        };
+        filled.push('/');
+        filled.push_str(value);
+    }
+    filled
+}
