@@ -16,14 +16,18 @@ pub mod accounts;
 pub mod aliases;
 pub mod devices;
 pub mod events;
+pub mod fills;
 pub mod filters;
 pub mod media;
 pub mod memberships;
 pub mod profiles;
 pub mod receipts;
+pub mod relations;
 pub mod rooms;
 pub mod state;
 pub mod strings;
+pub mod thread_subscriptions;
+pub mod threads;
 pub mod to_device;
 pub mod tokens;
 pub mod unread;
@@ -36,7 +40,7 @@ use sqlx::{
 };
 
 pub use self::{
-    change::{Change, DeviceNum, ReadMarker, Receipt, RoomNum, UserNum},
+    change::{Change, DeviceNum, ReadMarker, Reading, Receipt, RoomNum, ThreadMarker, UserNum},
     dialect::{Raw, Target},
     journal::{Follower, Journal, Pending, Position, WriteTx, position},
     query::{Query, Read, list, list_of_numbers, values},

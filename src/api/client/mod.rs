@@ -16,11 +16,13 @@ mod messages;
 mod profile;
 mod push_rules;
 mod register;
+mod relations;
 mod rooms;
 mod send;
 mod state;
 mod sync;
 mod tags;
+mod threads;
 mod to_device;
 
 use axum::Router;
@@ -47,10 +49,12 @@ pub(super) fn routes() -> Router<App> {
         .merge(profile::routes())
         .merge(push_rules::routes())
         .merge(register::routes())
+        .merge(relations::routes())
         .merge(rooms::routes())
         .merge(send::routes())
         .merge(state::routes())
         .merge(sync::routes())
         .merge(tags::routes())
+        .merge(threads::routes())
         .merge(to_device::routes())
 }
