@@ -40,6 +40,18 @@ pub enum Error {
     /// A parameter has a value that is not allowed.
     #[error("{0}")]
     InvalidParam(String),
+    /// The request breaks a rule for which the specification has no code.
+    #[error("{0}")]
+    Refused(String),
+    /// The user has reacted to the event with this key already.
+    #[error("you have annotated this event with this key already")]
+    DuplicateAnnotation,
+    /// The event that shall subscribe the user to a thread is not in that thread.
+    #[error("{0}")]
+    NotInThread(String),
+    /// The user unsubscribed from the thread after the event that would subscribe them.
+    #[error("you have unsubscribed from this thread since")]
+    ConflictingUnsubscription,
     /// A parameter is missing.
     #[error("{0}")]
     MissingParam(String),

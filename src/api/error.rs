@@ -80,7 +80,18 @@ fn kind(error: &Error) -> (StatusCode, &'static str) {
             (StatusCode::BAD_REQUEST, "M_INCOMPATIBLE_ROOM_VERSION")
         }
         // The specification gives these no code of their own.
-        Error::NotLeft(_) | Error::CannotThumbnail(_) => (StatusCode::BAD_REQUEST, "M_UNKNOWN"),
+        Error::NotLeft(_) | Error::CannotThumbnail(_) | Error::Refused(_) => {
+            (StatusCode::BAD_REQUEST, "M_UNKNOWN")
+        }
+        Error::DuplicateAnnotation => (StatusCode::BAD_REQUEST, "M_DUPLICATE_ANNOTATION"),
+        Error::NotInThread(_) => (
+            StatusCode::BAD_REQUEST,
+            "IO.ELEMENT.MSC4306.M_NOT_IN_THREAD",
+        ),
+        Error::ConflictingUnsubscription => (
+            StatusCode::CONFLICT,
+            "IO.ELEMENT.MSC4306.M_CONFLICTING_UNSUBSCRIPTION",
+        ),
         Error::AliasInUse(_) => (StatusCode::CONFLICT, "M_UNKNOWN"),
         Error::BadState(_) => (StatusCode::FORBIDDEN, "M_BAD_STATE"),
         Error::BadAlias(_) => (StatusCode::BAD_REQUEST, "M_BAD_ALIAS"),

@@ -22,6 +22,8 @@ pub struct Unsigned<'a> {
     pub membership: Option<&'a str>,
     /// The redaction that took effect on it, as clients see it.
     pub redacted_because: Option<&'a RawValue>,
+    /// The aggregations of the events that relate to it.
+    pub relations: Option<&'a RawValue>,
 }
 
 /// Writes the part of an event that is the same for all: a JSON object without its closing brace.
@@ -108,6 +110,9 @@ fn write_unsigned(json: &mut String, unsigned: &Unsigned<'_>) {
     }
     if let Some(redaction) = unsigned.redacted_because {
         fields.push(format!(r#""redacted_because":{}"#, redaction.get()));
+    }
+    if let Some(relations) = unsigned.relations {
+        fields.push(format!(r#""m.relations":{}"#, relations.get()));
     }
     if !fields.is_empty() {
         let _ = write!(json, r#","unsigned":{{{}}}"#, fields.join(","));

@@ -8,6 +8,7 @@ mod filter;
 mod pdu;
 mod power_levels;
 mod push;
+mod relation;
 mod signing_key;
 mod state;
 mod timeline_event;
@@ -20,9 +21,10 @@ pub use self::{
     pdu::Pdu,
     power_levels::power_levels,
     push::{Notice, RoomFacts, default_notice, notice},
+    relation::{RelatesTo, rel_type},
     signing_key::SigningKey,
     state::StateMap,
-    timeline_event::{Exception, TimelineEvent},
+    timeline_event::{Counters, Exception, InThread, TimelineEvent},
     visibility::{Membership, Visibility, may_see},
 };
 

@@ -13,6 +13,7 @@ use ruma::{
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::value::{RawValue, to_raw_value};
 
+use super::RelatesTo;
 use crate::error::{Error, Result};
 
 /// A persistent data unit: an event of a room, without signatures and hashes.
@@ -38,6 +39,8 @@ pub struct Pdu {
     pub auth_events: Vec<OwnedEventId>,
     /// The event that it redacts, wherever its room version writes that.
     pub redacts: Option<OwnedEventId>,
+    /// The event that it relates to, and how.
+    pub relates_to: Option<RelatesTo>,
     /// The content.
     pub content: Box<RawValue>,
     /// Whether it failed the checks on receipt.
@@ -98,6 +101,7 @@ impl Pdu {
             prev_events: wire.prev_events,
             auth_events: wire.auth_events,
             redacts,
+            relates_to: RelatesTo::of_content(&wire.content),
             content: wire.content,
             rejected: false,
             names_room,
@@ -129,6 +133,7 @@ impl Pdu {
         redact_content_in_place(&mut content, &rules.redaction, self.kind.to_string());
         if let Ok(content) = to_raw_value(&content) {
             redacted.content = content;
+            redacted.relates_to = None;
         }
         redacted
     }

@@ -1,6 +1,11 @@
 //! An event in its room's timeline, with what readers need to show it.
 
-use std::sync::Arc;
+use std::{
+    ops::{Add, Sub},
+    sync::Arc,
+};
+
+use ruma::{OwnedEventId, events::room::member::MembershipState};
 
 use super::{Pdu, StateMap, Visibility};
 
@@ -25,6 +30,10 @@ pub struct TimelineEvent {
     pub notified: i64,
     /// How many events up to this one mention the whole room.
     pub mentioned: i64,
+    /// How many of these are in threads.
+    pub threaded: Counters,
+    /// The thread that it is in.
+    pub thread: Option<InThread>,
     /// For whom it counts otherwise than the running counters say.
     pub exceptions: Vec<Exception>,
     /// The device here that sent it.
@@ -35,13 +44,57 @@ pub struct TimelineEvent {
     pub redacted_by: Option<Arc<Pdu>>,
 }
 
+/// Running counters: how many events notify, and how many mention the whole room.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Events that notify by the default rules.
+    pub notified: i64,
+    /// Events that mention the whole room.
+    pub mentioned: i64,
+}
+
+impl Add for Counters {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            notified: self.notified + other.notified,
+            mentioned: self.mentioned + other.mentioned,
+        }
+    }
+}
+
+impl Sub for Counters {
+    type Output = Self;
+
+    fn sub(self, other: Self) -> Self {
+        Self {
+            notified: self.notified - other.notified,
+            mentioned: self.mentioned - other.mentioned,
+        }
+    }
+}
+
+/// The place of an event in a thread.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InThread {
+    /// The event that the thread began with.
+    pub root: OwnedEventId,
+    /// The counters of the thread up to this event.
+    pub counters: Counters,
+    /// What the event itself adds to them, as far as memory knows.
+    pub added: Counters,
+}
+
 /// An event that counts otherwise for a user than the room's running counters say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exception {
     /// The user's number.
     pub user: i64,
     /// The event's place in the timeline.
     pub timeline: i64,
+    /// The thread that the event is in; `None` is the main timeline.
+    pub thread: Option<OwnedEventId>,
     /// What to add to the notifications.
     pub notify: i64,
     /// What to add to the highlights.
@@ -49,6 +102,25 @@ pub struct Exception {
 }
 
 impl TimelineEvent {
+    /// Returns the running counters of the room.
+    pub fn counters(&self) -> Counters {
+        Counters {
+            notified: self.notified,
+            mentioned: self.mentioned,
+        }
+    }
+
+    /// Returns whether with it its sender comes into the room, as far as memory knows the state before.
+    pub fn begins_stay(&self) -> bool {
+        let was_in = || {
+            let before = self.state_before.as_ref()?;
+            before.member(&self.pdu.sender)?.membership()
+        };
+        self.pdu.member() == Some(&*self.pdu.sender)
+            && self.pdu.membership() == Some(MembershipState::Join)
+            && was_in() != Some(MembershipState::Join)
+    }
+
     /// Returns the state event that it replaced, as far as memory knows.
     pub fn replaces(&self) -> Option<&Arc<Pdu>> {
         let state_key = self.pdu.state_key.as_deref()?;

@@ -14,13 +14,15 @@ use serde_json::value::RawValue;
 use super::{
     Inner,
     counts::Counting,
+    reading::{self, Reader},
+    relations::{self, Stored},
     warm::{Room, Tip, joined, put_redacted},
 };
 use crate::{
     error::{Error, Result},
-    matrix::{self, Exception, Pdu, StateMap, TimelineEvent, Visibility},
+    matrix::{self, Counters, Exception, Pdu, StateMap, TimelineEvent, Visibility},
     storage::{
-        Change, DeviceNum, ReadMarker, WriteTx,
+        Change, DeviceNum, WriteTx,
         events::{self, NewEvent, Status},
         memberships,
         rooms::{self, Listing},
@@ -60,6 +62,7 @@ pub(super) async fn append(
     if !store_event(tx, room, &numbers, &event, &accepted.json).await? {
         return Ok(None);
     }
+    store_relation(tx, room, &numbers, &event).await?;
     advance_tip(tip, &event);
     if let Some(state_key) = numbers.state_key {
         store_state(tx, room, tip, (&numbers, state_key), &event).await?;
@@ -73,12 +76,12 @@ pub(super) async fn append(
     let extremities = serde_json::to_string(&tip.forward_extremities)?;
     rooms::advance(tx, room.num, &extremities, tip.snapshot, event.position).await?;
     if event.pdu.sender.server_name() == inner.key.server_name() {
-        let marker = ReadMarker {
-            timeline: event.timeline,
-            notified: event.notified,
-            mentioned: event.mentioned,
+        let reader = Reader {
+            user: numbers.sender,
+            room: room.num,
+            position: numbers.position,
         };
-        unread::mark_read(tx, numbers.sender, room.num, marker).await?;
+        reading::read_by_sending(tx, reader, &event).await?;
     }
     unread::insert_exceptions(tx, room.num, &event.exceptions).await?;
     let event = Arc::new(event);
@@ -116,11 +119,17 @@ async fn place(
     numbers: &Numbers,
     accepted: &Accepted,
 ) -> Result<TimelineEvent> {
+    let added = Counters {
+        notified: i64::from(accepted.counting.notify),
+        mentioned: i64::from(accepted.counting.mention),
+    };
+    let thread = relations::thread_of(tx, room.num, &accepted.pdu, added).await?;
     let mut exceptions = Vec::with_capacity(accepted.counting.exceptions.len());
     for (user_id, notify, highlight) in &accepted.counting.exceptions {
         exceptions.push(Exception {
             user: tx.intern(user_id.as_str()).await?,
             timeline: numbers.position,
+            thread: thread.as_ref().map(|thread| thread.root.clone()),
             notify: *notify,
             highlight: *highlight,
         });
@@ -141,8 +150,14 @@ async fn place(
         visibility,
         snapshot: tip.snapshot,
         state_before: Some(tip.state.clone()),
-        notified: tip.notified + i64::from(accepted.counting.notify),
-        mentioned: tip.mentioned + i64::from(accepted.counting.mention),
+        notified: tip.notified + added.notified,
+        mentioned: tip.mentioned + added.mentioned,
+        threaded: tip.threaded
+            + thread
+                .as_ref()
+                .map(|thread| thread.added)
+                .unwrap_or_default(),
+        thread,
         exceptions,
         device: accepted.transaction.as_ref().map(|(device, _)| *device),
         txn_id: accepted
@@ -173,10 +188,32 @@ async fn store_event(
         status: Status::Accepted,
         notified: event.notified,
         mentioned: event.mentioned,
+        threaded: event.threaded,
+        thread: event
+            .thread
+            .as_ref()
+            .map(|thread| (thread.root.as_str(), thread.counters)),
+        origin_server_ts: event.pdu.origin_server_ts.0.into(),
         transaction: event.device.zip(event.txn_id.as_deref()),
         json,
     };
     events::insert(tx, &row).await
+}
+
+async fn store_relation(
+    tx: &mut WriteTx,
+    room: &Room,
+    numbers: &Numbers,
+    event: &TimelineEvent,
+) -> Result<()> {
+    let stored = Stored {
+        room: room.num,
+        position: numbers.position,
+        timeline: event.timeline,
+        kind: numbers.kind,
+        sender: numbers.sender,
+    };
+    relations::store(tx, stored, &event.pdu, event.thread.as_ref()).await
 }
 
 fn advance_tip(tip: &mut Tip, event: &TimelineEvent) {
@@ -184,6 +221,7 @@ fn advance_tip(tip: &mut Tip, event: &TimelineEvent) {
     tip.depth = u64::from(event.pdu.depth);
     tip.notified = event.notified;
     tip.mentioned = event.mentioned;
+    tip.threaded = event.threaded;
     if event.pdu.state_key.is_some() {
         let replaced = tip.state.insert(event.pdu.clone());
         if event.pdu.member().is_some() {
@@ -345,6 +383,7 @@ async fn redact(tx: &mut WriteTx, room: &Room, tip: &mut Tip, redaction: &Arc<Pd
         redaction.event_id.as_str(),
     )
     .await?;
+    relations::redact(tx, &row, &target).await?;
     let pdu = Arc::new(Pdu::parse(target.event_id, &json)?);
     put_redacted(&mut tip.state, &pdu);
     let redacted = TimelineEvent {

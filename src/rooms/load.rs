@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    matrix::{Pdu, StateMap, TimelineEvent},
+    matrix::{Counters, Pdu, StateMap, TimelineEvent},
     storage::{
         self, Db, Position, Read, Receipt, RoomNum,
         events::{self, EventRow},
@@ -66,6 +66,7 @@ async fn tip(db: &mut impl Read, row: &RoomRow, view: &View) -> Result<Tip> {
         depth,
         notified: view.notified,
         mentioned: view.mentioned,
+        threaded: view.threaded,
         joined_members: view.joined_members,
     })
 }
@@ -84,6 +85,9 @@ async fn view(
         last_position: row.last_position,
         notified: ring.back().map_or(0, |event| event.notified),
         mentioned: ring.back().map_or(0, |event| event.mentioned),
+        threaded: ring
+            .back()
+            .map_or(Counters::default(), |event| event.threaded),
         ring,
         ..View::default()
     };
@@ -153,10 +157,11 @@ async fn ring(
     let limit = i64::try_from(RING).unwrap_or(i64::MAX);
     let mut rows: Vec<EventRow> = events::before(db, room, i64::MAX, limit + 1).await?;
     rows.reverse();
-    let complete_after = if rows.len() > RING {
-        rows.remove(0).timeline
+    let (complete_after, mut threaded) = if rows.len() > RING {
+        let row = rows.remove(0);
+        (row.timeline, row.threaded())
     } else {
-        0
+        (0, Counters::default())
     };
     let mut ring = VecDeque::with_capacity(RING);
     // Along a line of events the state is carried forward; only where it forks is it read again.
@@ -166,7 +171,11 @@ async fn ring(
             Some((snapshot, state)) if snapshot == row.state => state,
             _ => state_map(db, row.state).await?,
         };
-        let event = event_with_state(db, row, state.clone(), rules).await?;
+        let mut event = event_with_state(db, row, state.clone(), rules).await?;
+        if let Some(thread) = &mut event.thread {
+            thread.added = event.threaded - threaded;
+        }
+        threaded = event.threaded;
         carried = Some(match event.pdu.state_key {
             Some(_) => {
                 let mut after = state;

@@ -5,13 +5,16 @@ use std::{
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
 };
 
-use ruma::events::room::member::MembershipState;
+use ruma::{OwnedEventId, events::room::member::MembershipState};
 
-use super::followed::Follows;
+use super::{followed::Follows, reading::ThreadMarkers};
 use crate::{
     error::Result,
     matrix::Exception,
-    storage::{self, Change, Db, Position, ReadMarker, RoomNum, UserNum, memberships, unread},
+    storage::{
+        self, Change, Db, Position, ReadMarker, Reading, RoomNum, UserNum, memberships, threads,
+        unread,
+    },
 };
 
 /// The rooms of a user, in memory.
@@ -32,9 +35,11 @@ pub struct UserRoom {
     pub stripped_state: Option<Arc<str>>,
     /// Whether the user asked to forget the room.
     pub forgotten: bool,
-    /// How far the user has read.
+    /// Up to where the user has read everything.
     pub marker: ReadMarker,
-    /// What counts otherwise than the room's counters say, after the marker.
+    /// Which threads, or the main timeline, the user has read beyond that.
+    pub(super) threads: Arc<ThreadMarkers>,
+    /// What counts otherwise than the room's counters say, after the markers.
     pub exceptions: Vec<Exception>,
 }
 
@@ -46,26 +51,9 @@ impl Default for UserRoom {
             stripped_state: None,
             forgotten: false,
             marker: ReadMarker::default(),
+            threads: Arc::default(),
             exceptions: Vec::new(),
         }
-    }
-}
-
-impl UserRoom {
-    /// Returns the numbers of notifications and of highlights, given the room's running counters.
-    pub fn unread(&self, notified: i64, mentioned: i64) -> (u64, u64) {
-        let (mut notify, mut highlight) = (
-            notified - self.marker.notified,
-            mentioned - self.marker.mentioned,
-        );
-        for exception in &self.exceptions {
-            notify += exception.notify;
-            highlight += exception.highlight;
-        }
-        (
-            u64::try_from(notify).unwrap_or(0),
-            u64::try_from(highlight).unwrap_or(0),
-        )
     }
 }
 
@@ -81,21 +69,28 @@ impl UserRooms {
             room.stripped_state = row.stripped_state.map(Arc::from);
             room.forgotten = row.forgotten;
         }
-        for (room, timeline, notified, mentioned) in unread::markers(&mut tx, user).await? {
-            rooms.entry(room).or_default().marker = ReadMarker {
-                timeline,
-                notified,
-                mentioned,
-            };
+        for (room, marker) in unread::markers(&mut tx, user).await? {
+            rooms.entry(room).or_default().marker = marker;
         }
-        for (room, timeline, notify, highlight) in unread::exceptions(&mut tx, user).await? {
+        for row in threads::markers(&mut tx, user).await? {
+            if let Some(marker) = row.marker() {
+                let room = rooms.entry(row.room).or_default();
+                room.read(&Reading::Thread(marker));
+            }
+        }
+        for (room, timeline, thread, notify, highlight) in unread::exceptions(&mut tx, user).await?
+        {
             let exception = Exception {
                 user,
                 timeline,
+                thread: thread.and_then(|root| OwnedEventId::try_from(root).ok()),
                 notify,
                 highlight,
             };
             rooms.entry(room).or_default().exceptions.push(exception);
+        }
+        for room in rooms.values_mut() {
+            room.drop_read_exceptions();
         }
         Ok((
             Self {
@@ -157,7 +152,7 @@ impl Follows for UserRooms {
             } => {
                 rooms.entry(*room).or_default().forgotten = true;
             }
-            Change::Read { room, marker, .. } => rooms.entry(*room).or_default().read(*marker),
+            Change::Read { room, reading, .. } => rooms.entry(*room).or_default().read(reading),
             Change::Event {
                 room,
                 sender,
@@ -165,30 +160,17 @@ impl Follows for UserRooms {
             } => {
                 let room = rooms.entry(*room).or_default();
                 if *sender == self.user {
-                    room.read(ReadMarker {
-                        timeline: event.timeline,
-                        notified: event.notified,
-                        mentioned: event.mentioned,
-                    });
+                    room.sent(event);
                 }
                 room.exceptions.extend(
                     event
                         .exceptions
                         .iter()
-                        .filter(|exception| exception.user == self.user),
+                        .filter(|exception| exception.user == self.user)
+                        .cloned(),
                 );
             }
             _ => {}
-        }
-    }
-}
-
-impl UserRoom {
-    fn read(&mut self, marker: ReadMarker) {
-        if marker.timeline > self.marker.timeline {
-            self.marker = marker;
-            self.exceptions
-                .retain(|exception| exception.timeline > marker.timeline);
         }
     }
 }

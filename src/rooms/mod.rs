@@ -4,19 +4,24 @@
 //! memory; `send`, `create` and `membership` build events; `timeline` and `state` read; `directory` has
 //! aliases and the public list; `receipts` and `counts` know what was read.
 
+mod aggregations;
 mod append;
 mod counts;
 mod create;
 mod directory;
+mod fill;
 mod followed;
 mod load;
 mod members;
 mod membership;
+mod reading;
 mod receipts;
+mod relations;
 mod send;
 mod state;
 #[cfg(test)]
 mod tests;
+mod threads;
 mod timeline;
 mod warm;
 
@@ -30,17 +35,20 @@ use ruma::{
     events::room::member::MembershipState,
 };
 
-use self::{counts::CustomRules, followed::Followed};
 pub use self::{
+    aggregations::{Audience, Bundle, Bundles, ThreadSummary},
     create::CreateRoom,
     directory::{DirectoryPage, DirectorySearch},
     members::{UserRoom, UserRooms},
     membership::{Action, MemberChange, MemberProfile},
     receipts::NewReceipt,
+    relations::{Related, RelatedRequest},
     send::{NewEvent, Transaction},
+    threads::{SubscriptionChange, ThreadCount, Threads},
     timeline::{Access, Context, Page, PageRequest},
     warm::{Room, View},
 };
+use self::{counts::CustomRules, followed::Followed};
 use crate::{
     clock::Clock,
     error::{Error, Result},
@@ -89,6 +97,7 @@ impl Rooms {
         tasks: Tasks,
         default_version: RoomVersionId,
     ) -> Result<Self> {
+        fill::fill_relations(&db).await?;
         let rules = CustomRules::load(&db).await?;
         let inner = Arc::new(Inner {
             db: db.clone(),

@@ -1,11 +1,19 @@
 //! Receipts: who has read how far.
 
-use ruma::{EventId, OwnedUserId};
+use ruma::{
+    EventId, OwnedUserId,
+    events::receipt::ReceiptThread::{self, Main, Thread, Unthreaded},
+};
 
-use super::{Rooms, warm::Room};
+use super::{
+    Rooms,
+    reading::{self, Reader},
+    warm::Room,
+};
 use crate::{
     error::{Error, Result},
-    storage::{Change, ReadMarker, Receipt, UserNum, receipts, unread},
+    matrix::TimelineEvent,
+    storage::{Change, Receipt, UserNum, receipts},
 };
 
 /// A receipt to be noted.
@@ -28,15 +36,11 @@ impl Rooms {
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`] when the room has no such event.
+    /// [`Error::NotFound`] when the room has no such event, [`Error::InvalidParam`] when it is of another thread.
     pub async fn receive_receipt(&self, room: &Room, new: NewReceipt<'_>) -> Result<()> {
         let event = self.find_event(room, new.event_id).await?;
         let event = event.ok_or_else(|| Error::not_found("the room has no such event"))?;
-        let marker = ReadMarker {
-            timeline: event.timeline,
-            notified: event.notified,
-            mentioned: event.mentioned,
-        };
+        let thread = self.thread_of_receipt(room, &event, new.thread).await?;
         let mut tx = self.inner.db.write().await?;
         let position = tx.position();
         let ts = self.inner.clock.now_ms();
@@ -53,17 +57,18 @@ impl Rooms {
         if !receipts::advance(&mut tx, &row).await? {
             return Ok(());
         }
-        if matches!(new.thread, "" | "main") {
-            unread::mark_read(&mut tx, new.user, room.num, marker).await?;
-            unread::clear_exceptions(&mut tx, new.user, room.num, marker.timeline).await?;
-            tx.publish(
-                position,
-                Change::Read {
-                    user: new.user,
-                    room: room.num,
-                    marker,
-                },
-            );
+        let reader = Reader {
+            user: new.user,
+            room: room.num,
+            position,
+        };
+        match &thread {
+            Unthreaded => reading::read_all(&mut tx, reader, &event).await?,
+            Main => reading::read_thread(&mut tx, reader, None, &event).await?,
+            Thread(thread_root) => {
+                reading::read_thread(&mut tx, reader, Some(thread_root), &event).await?
+            }
+            _ => {}
         }
         let receipt = Receipt {
             user_id: new.user_id.clone(),
@@ -81,5 +86,26 @@ impl Rooms {
             },
         );
         tx.commit().await
+    }
+
+    /// Returns the thread of a receipt, if the event is of it.
+    ///
+    /// [Threaded read receipts](https://spec.matrix.org/v1.19/client-server-api/#threaded-read-receipts)
+    async fn thread_of_receipt(
+        &self,
+        room: &Room,
+        event: &TimelineEvent,
+        thread: &str,
+    ) -> Result<ReceiptThread> {
+        let is_of_it = match ReceiptThread::try_from(Some(thread).filter(|it| !it.is_empty())) {
+            Ok(Unthreaded) => return Ok(Unthreaded),
+            Ok(Main) => event.thread.is_none().then_some(Main),
+            Ok(Thread(thread_root)) => {
+                let is_of_it = self.is_of_thread(room, event, &thread_root).await?;
+                is_of_it.then_some(Thread(thread_root))
+            }
+            _ => None,
+        };
+        is_of_it.ok_or_else(|| Error::invalid_param("the event is not related to the thread"))
     }
 }

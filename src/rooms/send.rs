@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use super::{
     Inner, Rooms,
     append::{Accepted, append},
-    counts, load,
+    counts, load, relations,
     warm::{Room, Tip},
 };
 use crate::{
@@ -148,6 +148,10 @@ impl Rooms {
             let mut tx = self.inner.db.write().await?;
             if room.is_stale() {
                 continue;
+            }
+            if let Err(refused) = relations::check(&mut tx, room.num, &event).await {
+                drop(tx);
+                return self.inner.already_sent(&room, &event, refused).await;
             }
             let mut next = tip.clone();
             let Some(stored) = append(&self.inner, &mut tx, &room, &mut next, accepted).await?

@@ -1,6 +1,9 @@
 //! Reading the timeline of a room, as far as a user may see it.
 
-use std::sync::{Arc, PoisonError};
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError},
+};
 
 use ruma::{
     EventId, OwnedEventId, OwnedUserId, UserId,
@@ -96,6 +99,18 @@ impl Access {
         redacted.pdu = Arc::new(event.pdu.redacted(rules));
         redacted.head = head(&redacted.pdu, rules);
         Arc::new(redacted)
+    }
+
+    /// Returns whether the user may see what has this history visibility at a place of the timeline.
+    pub fn may_see_at(&self, visibility: i64, timeline: i64) -> bool {
+        may_see(Visibility::from_number(visibility), timeline, &self.history)
+    }
+
+    /// Returns whether the user is in the room, and was at a place and ever since: there is nothing hidden after it.
+    pub fn was_there_since(&self, timeline: i64) -> bool {
+        self.history.last().is_some_and(|entry| {
+            entry.membership == MembershipState::Join && entry.from <= timeline
+        })
     }
 
     /// Returns what the user was at a place of the timeline.
@@ -256,6 +271,23 @@ impl Rooms {
             }
             Direction::Forward => events::after(&mut conn, room.num, from, CHUNK).await,
         }
+    }
+
+    /// Returns the events at places of a room's timeline, whoever may see them.
+    pub(super) async fn at_places(
+        &self,
+        room: &Room,
+        places: &[i64],
+    ) -> Result<HashMap<i64, Arc<TimelineEvent>>> {
+        let mut found = HashMap::with_capacity(places.len());
+        let rows = {
+            let mut conn = self.inner.db.read().await?;
+            events::at(&mut conn, room.num, places).await?
+        };
+        for row in rows {
+            found.insert(row.timeline, self.event_of(room, row).await?);
+        }
+        Ok(found)
     }
 
     /// Returns an event with the state event that it replaced and the redaction that hit it.
@@ -452,6 +484,8 @@ pub(super) fn event_of_row(
         state_before: None,
         notified: row.notified,
         mentioned: row.mentioned,
+        threaded: row.threaded(),
+        thread: row.in_thread(),
         exceptions: Vec::new(),
         device: row.device,
         txn_id: row.txn_id,

@@ -16,7 +16,7 @@ use tokio::sync::Mutex;
 
 use super::followed::Follows;
 use crate::{
-    matrix::{Pdu, StateMap, TimelineEvent},
+    matrix::{Counters, Pdu, StateMap, TimelineEvent},
     storage::{Change, Position, Receipt, RoomNum, UserNum},
 };
 
@@ -54,6 +54,8 @@ pub(super) struct Tip {
     pub(super) depth: u64,
     pub(super) notified: i64,
     pub(super) mentioned: i64,
+    /// How many of these are in threads.
+    pub(super) threaded: Counters,
     pub(super) joined_members: i64,
 }
 
@@ -72,6 +74,8 @@ pub struct View {
     pub notified: i64,
     /// Events that mention the whole room, ever.
     pub mentioned: i64,
+    /// How many of these are in threads.
+    pub threaded: Counters,
     /// How many have joined.
     pub joined_members: i64,
     /// How many are invited.
@@ -153,6 +157,7 @@ impl View {
     pub(super) fn push(&mut self, event: Arc<TimelineEvent>) {
         self.notified = event.notified;
         self.mentioned = event.mentioned;
+        self.threaded = event.threaded;
         if event.pdu.state_key.is_some() {
             let replaced = self.state.insert(event.pdu.clone());
             self.count(replaced.as_deref(), &event.pdu);

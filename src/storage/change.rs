@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ruma::{OwnedEventId, OwnedUserId, events::room::member::MembershipState};
 
-use crate::matrix::TimelineEvent;
+use crate::matrix::{Counters, TimelineEvent};
 
 /// The number of a user in the table `strings`.
 pub type UserNum = i64;
@@ -60,8 +60,8 @@ pub enum Change {
         user: UserNum,
         /// The room.
         room: RoomNum,
-        /// How far, and what the room's counters were there.
-        marker: ReadMarker,
+        /// How far, and what the counters were there.
+        reading: Reading,
     },
     /// A user's account data changed, globally or in a room.
     AccountData {
@@ -114,13 +114,47 @@ pub struct Receipt {
     pub position: i64,
 }
 
-/// How far a user has read a room, and what the room's running counters were there.
+/// What a user has read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// Everything up to a place, with the markers of threads that have been read further.
+    All {
+        /// The place.
+        marker: ReadMarker,
+        /// The markers after it.
+        threads: Vec<ThreadMarker>,
+    },
+    /// A thread, or the main timeline.
+    Thread(ThreadMarker),
+}
+
+/// Up to which place a user has read all of a room, and what the room's running counters were there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReadMarker {
     /// The place in the timeline.
     pub timeline: i64,
-    /// The events that notify, up to there.
-    pub notified: i64,
-    /// The events that mention the whole room, up to there.
-    pub mentioned: i64,
+    /// The counters of the room.
+    pub counters: Counters,
+    /// How many of these are in threads.
+    pub threaded: Counters,
+}
+
+impl ReadMarker {
+    /// Returns the counters of the main timeline.
+    pub fn main(&self) -> Counters {
+        self.counters - self.threaded
+    }
+}
+
+/// How far a user has read a thread, or the main timeline.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ThreadMarker {
+    /// The root of the thread; `None` is the main timeline.
+    pub thread: Option<OwnedEventId>,
+    /// The place in the timeline.
+    pub timeline: i64,
+    /// The counters of the thread there.
+    pub counters: Counters,
+    /// The same at the place up to which everything was read.
+    pub base: Counters,
 }

@@ -1,7 +1,12 @@
 //! Events and their places in the timelines.
 
-use super::{DeviceNum, Read, RoomNum, WriteTx, list};
-use crate::error::Result;
+use ruma::OwnedEventId;
+
+use super::{DeviceNum, Read, RoomNum, WriteTx, list, list_of_numbers};
+use crate::{
+    error::Result,
+    matrix::{Counters, InThread},
+};
 
 /// How an event fared in the checks on receipt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +56,12 @@ pub struct NewEvent<'a> {
     pub notified: i64,
     /// The room's counter of events that mention everybody.
     pub mentioned: i64,
+    /// The same counters of all threads of the room.
+    pub threaded: Counters,
+    /// The thread that it is in, and the same counters of it.
+    pub thread: Option<(&'a str, Counters)>,
+    /// When it was made, in milliseconds since the Unix epoch.
+    pub origin_server_ts: i64,
     /// Which device sent it under which transaction id.
     pub transaction: Option<(DeviceNum, &'a str)>,
     /// Canonical JSON.
@@ -76,6 +87,16 @@ pub struct EventRow {
     pub notified: i64,
     /// The room's counter of events that mention everybody.
     pub mentioned: i64,
+    /// The same counters of all threads of the room.
+    pub threaded_notified: i64,
+    /// As `threaded_notified`, of those that mention everybody.
+    pub threaded_mentioned: i64,
+    /// The thread that it is in.
+    pub thread: Option<String>,
+    /// The same counters of its thread.
+    pub thread_notified: i64,
+    /// As `thread_notified`, of those that mention everybody.
+    pub thread_mentioned: i64,
     /// Which device here sent it.
     pub device: Option<DeviceNum>,
     /// Under which transaction id.
@@ -86,13 +107,38 @@ pub struct EventRow {
     pub json: String,
 }
 
+impl EventRow {
+    /// Returns the counters of all threads of the room.
+    pub fn threaded(&self) -> Counters {
+        Counters {
+            notified: self.threaded_notified,
+            mentioned: self.threaded_mentioned,
+        }
+    }
+
+    /// Returns the thread that it is in.
+    pub fn in_thread(&self) -> Option<InThread> {
+        let root = OwnedEventId::try_from(self.thread.as_deref()?).ok()?;
+        let counters = Counters {
+            notified: self.thread_notified,
+            mentioned: self.thread_mentioned,
+        };
+        Some(InThread {
+            root,
+            counters,
+            added: Counters::default(),
+        })
+    }
+}
+
 /// Stores an event. Returns `false`, and stores nothing, if the device used the transaction id for this before.
 pub async fn insert(tx: &mut WriteTx, event: &NewEvent<'_>) -> Result<bool> {
     let stored = tx
         .query(
             "INSERT INTO events (position, room, event_id, timeline, kind, state_key, sender, state, visibility,
-                                 status, notified, mentioned, device, txn_id, json)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
+                                 status, notified, mentioned, threaded_notified, threaded_mentioned, thread,
+                                 thread_notified, thread_mentioned, origin_server_ts, device, txn_id, json)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)
              ON CONFLICT (device, room, kind, txn_id) WHERE txn_id IS NOT NULL DO NOTHING",
         )
         .bind(event.position)
@@ -107,6 +153,12 @@ pub async fn insert(tx: &mut WriteTx, event: &NewEvent<'_>) -> Result<bool> {
         .bind(event.status.number())
         .bind(event.notified)
         .bind(event.mentioned)
+        .bind(event.threaded.notified)
+        .bind(event.threaded.mentioned)
+        .bind(event.thread.map(|(root, _)| root))
+        .bind(event.thread.map_or(0, |(_, counters)| counters.notified))
+        .bind(event.thread.map_or(0, |(_, counters)| counters.mentioned))
+        .bind(event.origin_server_ts)
         .bind(event.transaction.map(|(device, _)| device))
         .bind(event.transaction.map(|(_, txn_id)| txn_id))
         .bind(event.json)
@@ -149,12 +201,71 @@ pub async fn redact(tx: &mut WriteTx, event_id: &str, json: &str, redaction: &st
 /// Returns an event that a timeline shows.
 pub async fn get(db: &mut impl Read, event_id: &str) -> Result<Option<EventRow>> {
     db.query(
-        "SELECT position, room, event_id, timeline, state, visibility, notified, mentioned, device, txn_id,
-                redacted_by, json
+        "SELECT position, room, event_id, timeline, state, visibility, notified, mentioned, threaded_notified,
+                threaded_mentioned, thread, thread_notified, thread_mentioned, device, txn_id, redacted_by, json
          FROM events WHERE event_id = $1 AND timeline IS NOT NULL AND state IS NOT NULL",
     )
     .bind(event_id)
     .fetch_optional()
+    .await
+}
+
+/// Returns events that a timeline shows, by their places in it, in no particular order.
+pub async fn at(db: &mut impl Read, room: RoomNum, places: &[i64]) -> Result<Vec<EventRow>> {
+    if places.is_empty() {
+        return Ok(Vec::new());
+    }
+    db.query(
+        "SELECT position, room, event_id, timeline, state, visibility, notified, mentioned, threaded_notified,
+                threaded_mentioned, thread, thread_notified, thread_mentioned, device, txn_id, redacted_by, json
+         FROM events
+         WHERE room = $1 AND timeline IN (SELECT CAST(value AS BIGINT) FROM json_each($2)) AND state IS NOT NULL",
+    )
+    .bind(room)
+    .bind(list_of_numbers(places.iter().copied()))
+    .fetch_all()
+    .await
+}
+
+/// Returns the events made at a time or before it, the latest first: (place, visibility, time, id).
+pub async fn made_before(
+    db: &mut impl Read,
+    room: RoomNum,
+    (ts, place): (i64, i64),
+    limit: i64,
+) -> Result<Vec<(i64, i64, i64, String)>> {
+    db.query(
+        "SELECT timeline, visibility, origin_server_ts, event_id FROM events
+         WHERE room = $1 AND timeline IS NOT NULL
+           AND origin_server_ts <= $2 AND (origin_server_ts < $2 OR timeline < $3)
+         ORDER BY origin_server_ts DESC, timeline DESC LIMIT $4",
+    )
+    .bind(room)
+    .bind(ts)
+    .bind(place)
+    .bind(limit)
+    .fetch_all()
+    .await
+}
+
+/// Returns the events made at a time or after it, the earliest first: (place, visibility, time, id).
+pub async fn made_after(
+    db: &mut impl Read,
+    room: RoomNum,
+    (ts, place): (i64, i64),
+    limit: i64,
+) -> Result<Vec<(i64, i64, i64, String)>> {
+    db.query(
+        "SELECT timeline, visibility, origin_server_ts, event_id FROM events
+         WHERE room = $1 AND timeline IS NOT NULL
+           AND origin_server_ts >= $2 AND (origin_server_ts > $2 OR timeline > $3)
+         ORDER BY origin_server_ts, timeline LIMIT $4",
+    )
+    .bind(room)
+    .bind(ts)
+    .bind(place)
+    .bind(limit)
+    .fetch_all()
     .await
 }
 
@@ -180,8 +291,8 @@ pub async fn before(
     limit: i64,
 ) -> Result<Vec<EventRow>> {
     db.query(
-        "SELECT position, room, event_id, timeline, state, visibility, notified, mentioned, device, txn_id,
-                redacted_by, json
+        "SELECT position, room, event_id, timeline, state, visibility, notified, mentioned, threaded_notified,
+                threaded_mentioned, thread, thread_notified, thread_mentioned, device, txn_id, redacted_by, json
          FROM events WHERE room = $1 AND timeline < $2
          ORDER BY timeline DESC LIMIT $3",
     )
@@ -200,8 +311,8 @@ pub async fn after(
     limit: i64,
 ) -> Result<Vec<EventRow>> {
     db.query(
-        "SELECT position, room, event_id, timeline, state, visibility, notified, mentioned, device, txn_id,
-                redacted_by, json
+        "SELECT position, room, event_id, timeline, state, visibility, notified, mentioned, threaded_notified,
+                threaded_mentioned, thread, thread_notified, thread_mentioned, device, txn_id, redacted_by, json
          FROM events WHERE room = $1 AND timeline > $2
          ORDER BY timeline LIMIT $3",
     )

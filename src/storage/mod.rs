@@ -16,6 +16,7 @@ pub mod accounts;
 pub mod aliases;
 pub mod devices;
 pub mod events;
+pub mod fills;
 pub mod filters;
 pub mod media;
 pub mod memberships;
@@ -23,9 +24,12 @@ pub mod passing_tokens;
 pub mod profiles;
 pub mod promised_media;
 pub mod receipts;
+pub mod relations;
 pub mod rooms;
 pub mod state;
 pub mod strings;
+pub mod thread_subscriptions;
+pub mod threads;
 pub mod to_device;
 pub mod tokens;
 pub mod unread;
@@ -39,7 +43,7 @@ use sqlx::{
 };
 
 pub use self::{
-    change::{Change, DeviceNum, ReadMarker, Receipt, RoomNum, UserNum},
+    change::{Change, DeviceNum, ReadMarker, Reading, Receipt, RoomNum, ThreadMarker, UserNum},
     dialect::{Raw, Target},
     journal::{Follower, Journal, Pending, Position, WriteTx, position},
     query::{Query, Read, list, list_of_numbers, values},

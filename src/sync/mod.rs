@@ -10,9 +10,11 @@ mod moment;
 mod recent;
 mod response;
 mod room_view;
+mod show;
 mod span;
 mod summary;
 mod token;
+mod unread;
 mod waiter;
 mod written;
 
@@ -24,9 +26,9 @@ use ruma::{
 };
 use tokio::time::Instant;
 
-use self::{lazy::LazyMembers, recent::Recent};
+use self::{lazy::LazyMembers, recent::Recent, unread::ThreadCache};
 pub use self::{
-    room_view::client_event,
+    show::client_event,
     token::{Token, place_of, place_token},
     waiter::Waiters,
     written::write,
@@ -61,6 +63,7 @@ struct Inner {
     recent: Arc<Recent>,
     waiters: Arc<Waiters>,
     lazy: LazyMembers,
+    threads: ThreadCache,
     tasks: Tasks,
 }
 
@@ -122,6 +125,7 @@ impl Sync {
             recent,
             waiters,
             lazy: LazyMembers::default(),
+            threads: ThreadCache::default(),
             tasks: tasks.clone(),
         };
         Self {

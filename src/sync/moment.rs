@@ -14,7 +14,7 @@ use super::{Inner, SyncRequest, Token};
 use crate::{
     ephemeral::Tick,
     error::{Error, Result},
-    matrix::{StateMap, TimelineEvent},
+    matrix::{Counters, StateMap, TimelineEvent},
     rooms::{Room, UserRoom, UserRooms},
     storage::{Position, Receipt, RoomNum, UserNum},
     users::Session,
@@ -53,8 +53,9 @@ pub(super) struct Inside {
     pub(super) ring: Vec<Arc<TimelineEvent>>,
     /// Whether `ring` holds every event after the client's token.
     pub(super) is_complete: bool,
-    pub(super) notified: i64,
-    pub(super) mentioned: i64,
+    /// The running counters of the room, and how much of them is in threads.
+    pub(super) counters: Counters,
+    pub(super) threaded: Counters,
     pub(super) joined_members: i64,
     pub(super) invited_members: i64,
     /// Receipts after the client's token.
@@ -203,8 +204,11 @@ impl Inner {
                 .cloned()
                 .collect(),
             is_complete: view.ring_after <= after,
-            notified: view.notified,
-            mentioned: view.mentioned,
+            counters: Counters {
+                notified: view.notified,
+                mentioned: view.mentioned,
+            },
+            threaded: view.threaded,
             joined_members: view.joined_members,
             invited_members: view.invited_members,
             receipts: view

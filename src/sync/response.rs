@@ -312,10 +312,12 @@ fn receipts(session: &Session, inside: &Inside) -> Option<Value> {
             fields.insert("thread_id".to_owned(), thread.into());
         }
         let by_kind = content.entry(receipt.event_id.to_string()).or_default();
-        by_kind
-            .entry(receipt.kind.clone())
-            .or_default()
-            .insert(receipt.user_id.to_string(), data);
+        let by_user = by_kind.entry(receipt.kind.clone()).or_default();
+        // There is room for one at an event, and one that is of no thread says most: MSC4102.
+        let known = by_user.get(receipt.user_id.as_str());
+        if known.is_none_or(|known| known.get("thread_id").is_some()) {
+            by_user.insert(receipt.user_id.to_string(), data);
+        }
     }
     (!content.is_empty()).then(|| json!(content))
 }

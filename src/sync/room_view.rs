@@ -3,15 +3,12 @@
 use std::{collections::HashSet, sync::Arc};
 
 use ruma::{
-    OwnedRoomId, OwnedUserId, RoomId, UInt,
+    OwnedRoomId, OwnedUserId,
     api::{
         Direction,
         client::{
             filter::{LazyLoadOptions, RoomEventFilter},
-            sync::sync_events::{
-                UnreadNotificationsCount,
-                v3::{JoinedRoom, LeftRoom, State, StateEvents, Timeline},
-            },
+            sync::sync_events::v3::{JoinedRoom, LeftRoom, State, StateEvents, Timeline},
         },
     },
     events::{StateEventType, TimelineEventType, room::member::MembershipState},
@@ -23,13 +20,14 @@ use super::{
     Inner, SyncRequest, event_fields,
     moment::{Inside, RoomMoment},
     place_token,
+    show::Showing,
     span::{Span, is_whole, newest},
     summary::{changes_summary, summary},
 };
 use crate::{
     error::Result,
     matrix::{self, Pdu, StateMap, TimelineEvent, Unsigned, wants_event},
-    rooms::{Access, Page, PageRequest, Room, UserRoom},
+    rooms::{Access, Audience, Page, PageRequest, Room, UserRoom},
     storage::Position,
     users::Session,
 };
@@ -75,12 +73,17 @@ impl Viewer<'_> {
 
     /// Writes an event of the timeline as this viewer sees it.
     fn show(&self, event: &TimelineEvent, span: &Span) -> Box<RawValue> {
-        let membership = match &span.access {
-            Some(access) => access.membership_at(event.timeline),
-            None => MembershipState::Join,
+        let showing = Showing {
+            session: self.session,
+            access: span.access.as_ref(),
+            bundles: &span.bundles,
+            now_ms: self.now_ms,
+            room_id: None,
         };
-        let json = with_unsigned(event, self.session, &membership, self.now_ms, None);
-        event_fields::keep(json, self.request.filter.event_fields.as_deref())
+        event_fields::keep(
+            showing.whole(event),
+            self.request.filter.event_fields.as_deref(),
+        )
     }
 
     fn show_state(&self, pdu: &Pdu, room: &Room) -> Box<RawValue> {
@@ -91,51 +94,6 @@ impl Viewer<'_> {
         };
         let json = matrix::sync_event(&matrix::head(pdu, &room.rules), &unsigned);
         event_fields::keep(json, self.request.filter.event_fields.as_deref())
-    }
-}
-
-/// Writes an event as a client sees it outside of `/sync`.
-pub fn client_event(
-    event: &TimelineEvent,
-    session: &Session,
-    access: &Access,
-    now_ms: i64,
-) -> Box<RawValue> {
-    let membership = access.membership_at(event.timeline);
-    with_unsigned(
-        event,
-        session,
-        &membership,
-        now_ms,
-        Some(&event.pdu.room_id),
-    )
-}
-
-fn with_unsigned(
-    event: &TimelineEvent,
-    session: &Session,
-    membership: &MembershipState,
-    now_ms: i64,
-    room_id: Option<&RoomId>,
-) -> Box<RawValue> {
-    let redaction = event.redacted_by.as_ref().map(|redaction| {
-        // Whatever the room version: a redaction's own content has only a reason, and its target.
-        let head = matrix::head(redaction, &ruma::room_version_rules::RoomVersionRules::V10);
-        matrix::client_event(&head, redaction.room_id.as_str(), &Unsigned::default())
-    });
-    let unsigned = Unsigned {
-        age: Some((now_ms - i64::from(event.pdu.origin_server_ts.0)).max(0)),
-        transaction_id: event
-            .txn_id
-            .as_deref()
-            .filter(|_| event.device == Some(session.device)),
-        replaces: event.replaces().map(|pdu| &**pdu),
-        membership: Some(membership.as_str()),
-        redacted_because: redaction.as_deref(),
-    };
-    match room_id {
-        Some(room_id) => matrix::client_event(&event.head, room_id.as_str(), &unsigned),
-        None => matrix::sync_event(&event.head, &unsigned),
     }
 }
 
@@ -159,6 +117,7 @@ impl Inner {
         let mut span = self.span(viewer, inside, since, access).await?;
         // What a client may have of the room from an earlier stay does not adjoin this timeline.
         span.is_limited |= is_new && !is_whole(&span);
+        self.add_bundles(viewer, room, &mut span).await?;
         let mut joined = JoinedRoom::new();
         joined.timeline = timeline(viewer, &span);
         joined.state = self.state(viewer, inside, since, &span).await?;
@@ -169,8 +128,7 @@ impl Inner {
         {
             joined.summary = summary(inside, user_id);
         }
-        let (notifications, highlights) = mine.unread(inside.notified, inside.mentioned);
-        joined.unread_notifications = unread(notifications, highlights);
+        self.add_unread(viewer, (mine, inside), &mut joined).await?;
         tracing::trace!(room_id = %room.room_id, user, count = span.events.len(), "room looked at");
         Ok(joined)
     }
@@ -211,7 +169,7 @@ impl Inner {
         }
         let filter = viewer.timeline_filter();
         let wanted = |pdu: &Pdu| wants_event(filter, pdu);
-        let span = self
+        let mut span = self
             .left_span(
                 room,
                 (since, mine.position),
@@ -220,12 +178,29 @@ impl Inner {
                 &wanted,
             )
             .await?;
+        self.add_bundles(viewer, room, &mut span).await?;
         left.timeline = timeline(viewer, &span);
         let end = self.rooms.state_at(room, mine.position).await?;
         left.state = self
             .state_of(viewer, room, since, &span, (mine.position, &end))
             .await?;
         Ok(left)
+    }
+
+    /// Adds the aggregations of the events that relate to those of a timeline.
+    async fn add_bundles(
+        &self,
+        viewer: &Viewer<'_>,
+        room: &Arc<Room>,
+        span: &mut Span,
+    ) -> Result<()> {
+        let audience = Audience {
+            access: span.access.as_ref(),
+            user: viewer.session.user,
+            user_id: &viewer.session.user_id,
+        };
+        span.bundles = self.rooms.bundles(room, audience, &span.events).await?;
+        Ok(())
     }
 
     async fn left_span(
@@ -471,13 +446,6 @@ fn timeline(viewer: &Viewer<'_>, span: &Span) -> Timeline {
         .map(|event| Raw::from_json(viewer.show(event, span)))
         .collect();
     timeline
-}
-
-fn unread(notifications: u64, highlights: u64) -> UnreadNotificationsCount {
-    let mut count = UnreadNotificationsCount::new();
-    count.notification_count = Some(UInt::new_saturating(notifications));
-    count.highlight_count = Some(UInt::new_saturating(highlights));
-    count
 }
 
 /// A room's id, for the maps of an answer.

@@ -7,7 +7,7 @@ use ruma::events::TimelineEventType;
 use super::moment::Inside;
 use crate::{
     matrix::TimelineEvent,
-    rooms::{Access, Page},
+    rooms::{Access, Bundles, Page},
     storage::Position,
 };
 
@@ -18,6 +18,8 @@ pub(super) struct Span {
     /// The place before the first event.
     pub(super) start: i64,
     pub(super) access: Option<Access>,
+    /// What is told of the events that relate to these.
+    pub(super) bundles: Bundles,
 }
 
 /// Returns the newest events of memory that the viewer wants, the newest first, as far as the viewer may see them
@@ -62,6 +64,7 @@ impl Span {
             is_limited,
             start,
             access,
+            bundles: Bundles::default(),
         }
     }
 }

@@ -24,7 +24,7 @@ use crate::{
     clock::Clock,
     error::{Error, Result},
     matrix::{Pdu, StateMap, TimelineEvent, wants_event},
-    rooms::{Access, PageRequest, Room, Rooms},
+    rooms::{Access, Audience, PageRequest, Room, Rooms},
     sync::{client_event, place_of, place_token},
     users::Session,
 };
@@ -68,8 +68,12 @@ async fn get_message_events(
     let page = rooms
         .page(&room, &access, page, &|pdu: &Pdu| wants_event(filter, pdu))
         .await?;
+    let bundles = rooms
+        .bundles(&room, audience(&from, &access), &page.events)
+        .await?;
     let show = |event: &Arc<TimelineEvent>| {
-        Raw::from_json(client_event(event, &from, &access, clock.now_ms()))
+        let now = clock.now_ms();
+        Raw::from_json(client_event(event, &from, &access, &bundles, now))
     };
     let mut response = get_message_events::v3::Response::new();
     response.start = request.from.clone().unwrap_or_else(|| place_token(start));
@@ -98,7 +102,12 @@ async fn get_context(
         .context(&room, &access, &request.event_id, limit, &wanted)
         .await?;
     let now = clock.now_ms();
-    let show = |event: &Arc<TimelineEvent>| Raw::from_json(shown(event, &from, &access, now));
+    let all = context.before.events.iter().chain(&context.after.events);
+    let all = all.chain([&context.event]);
+    let bundles = rooms.bundles(&room, audience(&from, &access), all).await?;
+    let show = |event: &Arc<TimelineEvent>| {
+        Raw::from_json(client_event(event, &from, &access, &bundles, now))
+    };
     let last = context.after.events.last().unwrap_or(&context.event);
     let state = rooms.state_at(&room, last.timeline).await?;
     let mut response = get_context::v3::Response::new();
@@ -150,17 +159,21 @@ async fn get_room_event(
         return Err(Error::not_found("you have forgotten this room"));
     }
     let event = rooms.event(&room, &access, &request.event_id).await?;
-    let event = Raw::from_json(shown(&event, &from, &access, clock.now_ms()));
+    let bundles = rooms
+        .bundles(&room, audience(&from, &access), [&event])
+        .await?;
+    let event = client_event(&event, &from, &access, &bundles, clock.now_ms());
+    let event = Raw::from_json(event);
     Ok(Outgoing(get_room_event::v3::Response::new(event)))
 }
 
-fn shown(
-    event: &TimelineEvent,
-    session: &Session,
-    access: &Access,
-    now_ms: i64,
-) -> Box<serde_json::value::RawValue> {
-    client_event(event, session, access, now_ms)
+/// Returns whom aggregations are made for.
+pub(super) fn audience<'a>(session: &'a Session, access: &'a Access) -> Audience<'a> {
+    Audience {
+        access: Some(access),
+        user: session.user,
+        user_id: &session.user_id,
+    }
 }
 
 fn limited(limit: u64) -> usize {

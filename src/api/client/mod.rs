@@ -18,12 +18,14 @@ mod openid;
 mod profile;
 mod push_rules;
 mod register;
+mod relations;
 mod rooms;
 mod send;
 mod state;
 mod sync;
 mod tags;
 mod third_party;
+mod threads;
 mod to_device;
 mod user_directory;
 mod voip;
@@ -47,19 +49,21 @@ pub(super) fn routes() -> Router<App> {
         .merge(ephemeral::routes())
         .merge(filters::routes())
         .merge(login::routes())
+        .merge(media::routes())
         .merge(membership::routes())
         .merge(messages::routes())
         .merge(openid::routes())
-        .merge(media::routes())
         .merge(profile::routes())
         .merge(push_rules::routes())
         .merge(register::routes())
+        .merge(relations::routes())
         .merge(rooms::routes())
         .merge(send::routes())
         .merge(state::routes())
         .merge(sync::routes())
         .merge(tags::routes())
         .merge(third_party::routes())
+        .merge(threads::routes())
         .merge(to_device::routes())
         .merge(user_directory::routes())
         .merge(voip::routes())

@@ -1,0 +1,175 @@
+//! Events that relate to an event, and threads.
+
+use std::sync::Arc;
+
+use axum::{Router, extract::State};
+use ruma::{
+    OwnedRoomId, UInt,
+    api::{
+        Direction,
+        client::relations::{
+            get_relating_events, get_relating_events_with_rel_type,
+            get_relating_events_with_rel_type_and_event_type,
+        },
+    },
+    serde::Raw,
+};
+
+use super::messages::audience;
+use crate::{
+    api::{App, Incoming, Outgoing, endpoint},
+    clock::Clock,
+    error::Result,
+    rooms::{RelatedRequest, Rooms},
+    sync::{client_event, place_of, place_token},
+    users::Session,
+};
+
+/// Events of one page, whatever the client asks for, and where it asks for no number.
+const MAX_LIMIT: u64 = 100;
+const DEFAULT_LIMIT: u64 = 20;
+
+pub(super) fn routes() -> Router<App> {
+    Router::new()
+        .merge(endpoint::<get_relating_events::v1::Request, _>(
+            get_relating_events,
+        ))
+        .merge(
+            endpoint::<get_relating_events_with_rel_type::v1::Request, _>(
+                get_relating_events_with_rel_type,
+            ),
+        )
+        .merge(endpoint::<
+            get_relating_events_with_rel_type_and_event_type::v1::Request,
+            _,
+        >(get_relating_events_with_rel_type_and_event_type))
+}
+
+/// A page of events that relate to another.
+struct Found<T> {
+    chunk: Vec<Raw<T>>,
+    next_batch: Option<String>,
+    recursion_depth: Option<UInt>,
+}
+
+/// Returns how many events, or threads, a page holds.
+pub(super) fn limited(limit: Option<UInt>) -> usize {
+    let limit = limit.map_or(DEFAULT_LIMIT, u64::from);
+    usize::try_from(limit.clamp(1, MAX_LIMIT)).unwrap_or(1)
+}
+
+fn span(
+    from: Option<&str>,
+    to: Option<&str>,
+    dir: Direction,
+) -> Result<(Option<i64>, Option<i64>, Direction)> {
+    let from = from.map(place_of).transpose()?;
+    Ok((from, to.map(place_of).transpose()?, dir))
+}
+
+async fn find<T>(
+    (rooms, clock): (&Rooms, &Clock),
+    session: &Session,
+    room_id: &OwnedRoomId,
+    request: &RelatedRequest,
+) -> Result<Found<T>> {
+    let (room, access) = rooms.enter(room_id, session.user, &session.user_id).await?;
+    let related = rooms.related(&room, &access, request).await?;
+    let events = &related.page.events;
+    let bundles = rooms
+        .bundles(&room, audience(session, &access), events)
+        .await?;
+    let now = clock.now_ms();
+    let show =
+        |event: &Arc<_>| Raw::from_json(client_event(event, session, &access, &bundles, now));
+    let depth = u64::try_from(related.depth).unwrap_or(0);
+    Ok(Found {
+        chunk: events.iter().map(show).collect(),
+        next_batch: related.page.end.map(place_token),
+        recursion_depth: request.recurse.then(|| UInt::new_saturating(depth)),
+    })
+}
+
+/// `GET /_matrix/client/*/rooms/{roomId}/relations/{eventId}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1roomsroomidrelationseventid
+async fn get_relating_events(
+    State(rooms): State<Rooms>,
+    State(clock): State<Clock>,
+    Incoming { from, request }: Incoming<get_relating_events::v1::Request>,
+) -> Result<Outgoing<get_relating_events::v1::Response>> {
+    let (start, to, dir) = span(request.from.as_deref(), request.to.as_deref(), request.dir)?;
+    let wanted = RelatedRequest {
+        parent: request.event_id,
+        rel_type: None,
+        kind: None,
+        recurse: request.recurse,
+        from: start,
+        to,
+        dir,
+        limit: limited(request.limit),
+    };
+    let found = find((&rooms, &clock), &from, &request.room_id, &wanted).await?;
+    let mut response = get_relating_events::v1::Response::new(found.chunk);
+    response.next_batch = found.next_batch;
+    response.prev_batch = request.from;
+    response.recursion_depth = found.recursion_depth;
+    Ok(Outgoing(response))
+}
+
+/// `GET /_matrix/client/*/rooms/{roomId}/relations/{eventId}/{relType}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1roomsroomidrelationseventidreltype
+async fn get_relating_events_with_rel_type(
+    State(rooms): State<Rooms>,
+    State(clock): State<Clock>,
+    Incoming { from, request }: Incoming<get_relating_events_with_rel_type::v1::Request>,
+) -> Result<Outgoing<get_relating_events_with_rel_type::v1::Response>> {
+    let (start, to, dir) = span(request.from.as_deref(), request.to.as_deref(), request.dir)?;
+    let wanted = RelatedRequest {
+        parent: request.event_id,
+        rel_type: Some(request.rel_type.to_string()),
+        kind: None,
+        recurse: request.recurse,
+        from: start,
+        to,
+        dir,
+        limit: limited(request.limit),
+    };
+    let found = find((&rooms, &clock), &from, &request.room_id, &wanted).await?;
+    let mut response = get_relating_events_with_rel_type::v1::Response::new(found.chunk);
+    response.next_batch = found.next_batch;
+    response.prev_batch = request.from;
+    response.recursion_depth = found.recursion_depth;
+    Ok(Outgoing(response))
+}
+
+/// `GET /_matrix/client/*/rooms/{roomId}/relations/{eventId}/{relType}/{eventType}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1roomsroomidrelationseventidreltypeeventtype
+async fn get_relating_events_with_rel_type_and_event_type(
+    State(rooms): State<Rooms>,
+    State(clock): State<Clock>,
+    Incoming { from, request }: Incoming<
+        get_relating_events_with_rel_type_and_event_type::v1::Request,
+    >,
+) -> Result<Outgoing<get_relating_events_with_rel_type_and_event_type::v1::Response>> {
+    let (start, to, dir) = span(request.from.as_deref(), request.to.as_deref(), request.dir)?;
+    let wanted = RelatedRequest {
+        parent: request.event_id,
+        rel_type: Some(request.rel_type.to_string()),
+        kind: Some(request.event_type.to_string()),
+        recurse: request.recurse,
+        from: start,
+        to,
+        dir,
+        limit: limited(request.limit),
+    };
+    let found = find((&rooms, &clock), &from, &request.room_id, &wanted).await?;
+    let mut response =
+        get_relating_events_with_rel_type_and_event_type::v1::Response::new(found.chunk);
+    response.next_batch = found.next_batch;
+    response.prev_batch = request.from;
+    response.recursion_depth = found.recursion_depth;
+    Ok(Outgoing(response))
+}

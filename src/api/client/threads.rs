@@ -1,0 +1,162 @@
+//! Threads of a room, and subscriptions to them.
+
+use std::sync::Arc;
+
+use axum::{Router, extract::State};
+use ruma::{
+    UInt,
+    api::client::threads::{
+        get_thread_subscription,
+        get_thread_subscriptions_changes::{
+            self,
+            unstable::{ThreadSubscription, ThreadUnsubscription},
+        },
+        get_threads::{self, v1::IncludeThreads},
+        subscribe_thread, unsubscribe_thread,
+    },
+    serde::Raw,
+};
+
+use super::{messages::audience, relations::limited};
+use crate::{
+    api::{App, Incoming, Outgoing, endpoint},
+    clock::Clock,
+    error::{Error, Result},
+    matrix::TimelineEvent,
+    rooms::{Rooms, Threads},
+    sync::{client_event, place_of, place_token},
+};
+
+pub(super) fn routes() -> Router<App> {
+    Router::new()
+        .merge(endpoint::<get_threads::v1::Request, _>(get_threads))
+        .merge(endpoint::<get_thread_subscription::unstable::Request, _>(
+            get_thread_subscription,
+        ))
+        .merge(endpoint::<subscribe_thread::unstable::Request, _>(
+            subscribe_thread,
+        ))
+        .merge(endpoint::<unsubscribe_thread::unstable::Request, _>(
+            unsubscribe_thread,
+        ))
+        .merge(endpoint::<
+            get_thread_subscriptions_changes::unstable::Request,
+            _,
+        >(get_thread_subscriptions_changes))
+}
+
+/// `GET /_matrix/client/*/rooms/{roomId}/threads`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1roomsroomidthreads
+async fn get_threads(
+    State(rooms): State<Rooms>,
+    State(clock): State<Clock>,
+    Incoming { from, request }: Incoming<get_threads::v1::Request>,
+) -> Result<Outgoing<get_threads::v1::Response>> {
+    let include = match request.include {
+        IncludeThreads::All => Threads::All,
+        IncludeThreads::Participated => Threads::Participated,
+        _ => {
+            return Err(Error::invalid_param("include must be all or participated"));
+        }
+    };
+    let (room, access) = rooms
+        .enter(&request.room_id, from.user, &from.user_id)
+        .await?;
+    let start = request.from.as_deref().map(place_of).transpose()?;
+    let audience = audience(&from, &access);
+    let wanted = (include, start, limited(request.limit));
+    let page = rooms.threads(&room, &access, audience, wanted).await?;
+    let bundles = rooms.bundles(&room, audience, &page.events).await?;
+    let now = clock.now_ms();
+    let show = |event: &Arc<TimelineEvent>| {
+        Raw::from_json(client_event(event, &from, &access, &bundles, now))
+    };
+    let mut response = get_threads::v1::Response::new(page.events.iter().map(show).collect());
+    response.next_batch = page.end.map(place_token);
+    Ok(Outgoing(response))
+}
+
+/// `GET /_matrix/client/unstable/io.element.msc4306/rooms/{roomId}/thread/{eventId}/subscription`
+///
+/// [spec]: https://github.com/matrix-org/matrix-spec-proposals/pull/4306
+async fn get_thread_subscription(
+    State(rooms): State<Rooms>,
+    Incoming { from, request }: Incoming<get_thread_subscription::unstable::Request>,
+) -> Result<Outgoing<get_thread_subscription::unstable::Response>> {
+    let (room, access) = rooms
+        .enter(&request.room_id, from.user, &from.user_id)
+        .await?;
+    let automatic = rooms
+        .subscription((&room, &access), from.user, &request.thread_root)
+        .await?;
+    Ok(Outgoing(get_thread_subscription::unstable::Response::new(
+        automatic,
+    )))
+}
+
+/// `PUT /_matrix/client/unstable/io.element.msc4306/rooms/{roomId}/thread/{eventId}/subscription`
+///
+/// [spec]: https://github.com/matrix-org/matrix-spec-proposals/pull/4306
+async fn subscribe_thread(
+    State(rooms): State<Rooms>,
+    Incoming { from, request }: Incoming<subscribe_thread::unstable::Request>,
+) -> Result<Outgoing<subscribe_thread::unstable::Response>> {
+    let (room, access) = rooms
+        .enter(&request.room_id, from.user, &from.user_id)
+        .await?;
+    let (thread_root, automatic) = (&request.thread_root, request.automatic.as_deref());
+    rooms
+        .subscribe((&room, &access), from.user, thread_root, automatic)
+        .await?;
+    Ok(Outgoing(subscribe_thread::unstable::Response::new()))
+}
+
+/// `DELETE /_matrix/client/unstable/io.element.msc4306/rooms/{roomId}/thread/{eventId}/subscription`
+///
+/// [spec]: https://github.com/matrix-org/matrix-spec-proposals/pull/4306
+async fn unsubscribe_thread(
+    State(rooms): State<Rooms>,
+    Incoming { from, request }: Incoming<unsubscribe_thread::unstable::Request>,
+) -> Result<Outgoing<unsubscribe_thread::unstable::Response>> {
+    let (room, access) = rooms
+        .enter(&request.room_id, from.user, &from.user_id)
+        .await?;
+    rooms
+        .unsubscribe((&room, &access), from.user, &request.thread_root)
+        .await?;
+    Ok(Outgoing(unsubscribe_thread::unstable::Response::new()))
+}
+
+/// `GET /_matrix/client/unstable/io.element.msc4308/thread_subscriptions`
+///
+/// [spec]: https://github.com/matrix-org/matrix-spec-proposals/pull/4308
+async fn get_thread_subscriptions_changes(
+    State(rooms): State<Rooms>,
+    Incoming { from, request }: Incoming<get_thread_subscriptions_changes::unstable::Request>,
+) -> Result<Outgoing<get_thread_subscriptions_changes::unstable::Response>> {
+    let before = request.from.as_deref().map(place_of).transpose()?;
+    let after = request.to.as_deref().map(place_of).transpose()?;
+    let limit = limited(request.limit);
+    let span = (before.unwrap_or(i64::MAX), after.unwrap_or(0));
+    let changes = rooms
+        .subscription_changes(from.user, span, limit + 1)
+        .await?;
+    let mut response = get_thread_subscriptions_changes::unstable::Response::new();
+    let page = changes.iter().take(limit);
+    if changes.len() > limit {
+        response.end = page.clone().last().map(|last| place_token(last.position));
+    }
+    for change in page.cloned() {
+        let bump_stamp = UInt::new_saturating(u64::try_from(change.position).unwrap_or(0));
+        if let Some(automatic) = change.automatic {
+            let subscription = ThreadSubscription::new(automatic, bump_stamp);
+            let subscribed = response.subscribed.entry(change.room_id).or_default();
+            subscribed.insert(change.root, subscription);
+        } else {
+            let unsubscribed = response.unsubscribed.entry(change.room_id).or_default();
+            unsubscribed.insert(change.root, ThreadUnsubscription::new(bump_stamp));
+        }
+    }
+    Ok(Outgoing(response))
+}

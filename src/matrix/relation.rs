@@ -1,0 +1,151 @@
+//! Relationships between events, as the one that relates says them.
+//!
+//! [Forming relationships between events](https://spec.matrix.org/v1.19/client-server-api/#forming-relationships-between-events)
+
+use ruma::OwnedEventId;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::Pdu;
+
+/// The relationship types that this server knows the meaning of.
+pub mod rel_type {
+    /// The event replaces the content of another.
+    pub const REPLACE: &str = "m.replace";
+    /// The event belongs to the thread of another.
+    pub const THREAD: &str = "m.thread";
+    /// The event refers to another.
+    pub const REFERENCE: &str = "m.reference";
+    /// The event is a reaction to another.
+    pub const ANNOTATION: &str = "m.annotation";
+}
+
+/// The longest relationship type or key that is kept.
+const MAX_LENGTH: usize = 255;
+
+/// `m.relates_to` with a `rel_type`: rich replies have none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RelatesTo {
+    /// How it relates.
+    pub rel_type: String,
+    /// To which event.
+    pub event_id: OwnedEventId,
+    /// The key of an annotation.
+    pub key: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Content {
+    #[serde(rename = "m.relates_to")]
+    relates_to: serde_json::Map<String, serde_json::Value>,
+}
+
+#[derive(Deserialize)]
+struct Replacement {
+    #[serde(rename = "m.new_content")]
+    new_content: Option<serde_json::Map<String, serde_json::Value>>,
+}
+
+impl RelatesTo {
+    /// Returns the relationship in a content; one that does not have the proper form counts as none.
+    pub fn of_content(content: &RawValue) -> Option<Self> {
+        // Most events relate to nothing, and need not be parsed to know it.
+        if !content.get().contains("m.relates_to") {
+            return None;
+        }
+        let content: Content = serde_json::from_str(content.get()).ok()?;
+        let text = |field: &str| {
+            content
+                .relates_to
+                .get(field)?
+                .as_str()
+                .map(ToOwned::to_owned)
+        };
+        let relates_to = Self {
+            rel_type: text("rel_type")?,
+            event_id: OwnedEventId::try_from(text("event_id")?).ok()?,
+            key: text("key"),
+        };
+        let is_short = |text: &str| text.len() <= MAX_LENGTH && !text.contains('\0');
+        (is_short(&relates_to.rel_type) && is_short(relates_to.event_id.as_str()))
+            .then_some(relates_to)
+    }
+
+    /// Returns the key of an annotation that can be kept.
+    pub fn annotation(&self) -> Option<&str> {
+        let key = self.key.as_deref()?;
+        let is_kept = key.len() <= MAX_LENGTH && !key.contains('\0');
+        (self.rel_type == rel_type::ANNOTATION && is_kept).then_some(key)
+    }
+}
+
+impl Pdu {
+    /// Returns whether this relates to another event in a way.
+    pub fn relates_by(&self, rel_type: &str) -> Option<&OwnedEventId> {
+        let relates_to = self.relates_to.as_ref()?;
+        (relates_to.rel_type == rel_type).then_some(&relates_to.event_id)
+    }
+
+    /// Returns whether this has the form of a valid replacement, whatever it replaces.
+    ///
+    /// [Validity](https://spec.matrix.org/v1.19/client-server-api/#validity-of-replacement-events)
+    pub fn is_edit(&self) -> bool {
+        if self.relates_by(rel_type::REPLACE).is_none() || self.state_key.is_some() {
+            return false;
+        }
+        // Of an encrypted event the new content is within what this server cannot read.
+        self.kind == ruma::events::TimelineEventType::RoomEncrypted
+            || self
+                .content_as::<Replacement>()
+                .is_some_and(|content| content.new_content.is_some())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json, value::to_raw_value};
+
+    use super::*;
+
+    fn relation(relates_to: &Value) -> Option<RelatesTo> {
+        let content = json!({ "body": "x", "m.relates_to": relates_to });
+        RelatesTo::of_content(&to_raw_value(&content).unwrap())
+    }
+
+    #[test]
+    fn a_relationship_has_a_type_and_an_event() {
+        let thread = relation(&json!({ "rel_type": "m.thread", "event_id": "$a" })).unwrap();
+
+        assert_eq!(thread.rel_type, "m.thread");
+        assert_eq!(thread.event_id, "$a");
+        assert_eq!(thread.annotation(), None);
+    }
+
+    #[test]
+    fn what_has_no_proper_form_is_no_relationship() {
+        for relates_to in [
+            json!({ "m.in_reply_to": { "event_id": "$a" } }),
+            json!({ "rel_type": "m.thread" }),
+            json!({ "rel_type": "m.thread", "event_id": "no id" }),
+            json!({ "rel_type": 1, "event_id": "$a" }),
+            json!({ "rel_type": "x".repeat(256), "event_id": "$a" }),
+            json!(["m.thread", "$a"]),
+            json!("$a"),
+        ] {
+            assert_eq!(relation(&relates_to), None, "{relates_to}");
+        }
+    }
+
+    #[test]
+    fn only_an_annotation_has_a_key() {
+        let key = |rel_type: &str| {
+            relation(&json!({ "rel_type": rel_type, "event_id": "$a", "key": "+1" }))
+                .unwrap()
+                .annotation()
+                .map(ToOwned::to_owned)
+        };
+
+        assert_eq!(key("m.annotation").as_deref(), Some("+1"));
+        assert_eq!(key("m.reference"), None);
+    }
+}

@@ -1,0 +1,112 @@
+//! Events as one client sees them: with what is the recipient's own in `unsigned`.
+
+use ruma::{RoomId, events::room::member::MembershipState};
+use serde_json::{
+    Value, json,
+    value::{RawValue, to_raw_value},
+};
+
+use crate::{
+    matrix::{self, TimelineEvent, Unsigned},
+    rooms::{Access, Bundle, Bundles},
+    users::Session,
+};
+
+/// For whom events are written, and how.
+#[derive(Clone, Copy)]
+pub(super) struct Showing<'a> {
+    pub(super) session: &'a Session,
+    /// `None` for a member who was there all the time.
+    pub(super) access: Option<&'a Access>,
+    pub(super) bundles: &'a Bundles,
+    pub(super) now_ms: i64,
+    /// Given where the answer does not name the room elsewhere.
+    pub(super) room_id: Option<&'a RoomId>,
+}
+
+/// Writes an event as a client sees it outside of `/sync`.
+pub fn client_event(
+    event: &TimelineEvent,
+    session: &Session,
+    access: &Access,
+    bundles: &Bundles,
+    now_ms: i64,
+) -> Box<RawValue> {
+    let showing = Showing {
+        session,
+        access: Some(access),
+        bundles,
+        now_ms,
+        room_id: Some(&event.pdu.room_id),
+    };
+    showing.whole(event)
+}
+
+impl Showing<'_> {
+    /// Writes an event with its bundled aggregations.
+    pub(super) fn whole(&self, event: &TimelineEvent) -> Box<RawValue> {
+        let bundle = self.bundles.get(&event.pdu.event_id);
+        self.with(event, bundle.map(|bundle| self.relations(bundle)).as_ref())
+    }
+
+    /// Writes the newest reply of a thread: what relates to it makes no thread in the thread.
+    fn reply(&self, event: &TimelineEvent) -> Box<RawValue> {
+        let bundle = self.bundles.get(&event.pdu.event_id).cloned();
+        let bundle = bundle.map(|bundle| Bundle {
+            thread: None,
+            ..bundle
+        });
+        self.with(event, bundle.map(|bundle| self.relations(&bundle)).as_ref())
+    }
+
+    fn relations(&self, bundle: &Bundle) -> Value {
+        let mut relations = serde_json::Map::new();
+        if let Some(edit) = &bundle.edit {
+            relations.insert("m.replace".to_owned(), json!(self.with(edit, None)));
+        }
+        if let Some(thread) = &bundle.thread {
+            let summary = json!({
+                "count": thread.count,
+                "latest_event": self.reply(&thread.latest),
+                "current_user_participated": thread.participated,
+            });
+            relations.insert("m.thread".to_owned(), summary);
+        }
+        if !bundle.references.is_empty() {
+            let chunk = bundle.references.iter();
+            let chunk: Vec<Value> = chunk.map(|id| json!({ "event_id": id })).collect();
+            relations.insert("m.reference".to_owned(), json!({ "chunk": chunk }));
+        }
+        Value::Object(relations)
+    }
+
+    fn with(&self, event: &TimelineEvent, relations: Option<&Value>) -> Box<RawValue> {
+        let redaction = event.redacted_by.as_ref().map(|redaction| {
+            // Whatever the room version: a redaction's own content has only a reason, and its target.
+            let head = matrix::head(redaction, &ruma::room_version_rules::RoomVersionRules::V10);
+            matrix::client_event(&head, redaction.room_id.as_str(), &Unsigned::default())
+        });
+        let membership = match self.access {
+            Some(access) => access.membership_at(event.timeline),
+            None => MembershipState::Join,
+        };
+        let is_empty = |relations: &Value| relations.as_object().is_none_or(|map| map.is_empty());
+        let relations = relations.filter(|relations| !is_empty(relations));
+        let relations = relations.and_then(|relations| to_raw_value(relations).ok());
+        let unsigned = Unsigned {
+            age: Some((self.now_ms - i64::from(event.pdu.origin_server_ts.0)).max(0)),
+            transaction_id: event
+                .txn_id
+                .as_deref()
+                .filter(|_| event.device == Some(self.session.device)),
+            replaces: event.replaces().map(|pdu| &**pdu),
+            membership: Some(membership.as_str()),
+            redacted_because: redaction.as_deref(),
+            relations: relations.as_deref(),
+        };
+        match self.room_id {
+            Some(room_id) => matrix::client_event(&event.head, room_id.as_str(), &unsigned),
+            None => matrix::sync_event(&event.head, &unsigned),
+        }
+    }
+}

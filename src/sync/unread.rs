@@ -1,0 +1,173 @@
+//! Unread counts: of a room, and of each of its threads where a client asks for them.
+//!
+//! How much of a thread is unread follows from its counters now, and where the user had read everything. Both are
+//! read from disk once for a user and a room, and from then on brought up to date by the events in memory.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use ruma::{
+    OwnedEventId, UInt,
+    api::client::sync::sync_events::{UnreadNotificationsCount, v3::JoinedRoom},
+};
+
+use super::{Inner, moment::Inside, room_view::Viewer};
+use crate::{
+    error::Result,
+    matrix::Counters,
+    rooms::{Room, ThreadCount, UserRoom, View},
+    storage::{RoomNum, UserNum},
+};
+
+/// Rooms of users of which the unread threads are remembered.
+const REMEMBERED: usize = 10_000;
+
+/// The unread threads of the users who ask for them.
+#[derive(Default)]
+pub(super) struct ThreadCache {
+    known: Mutex<HashMap<(UserNum, RoomNum), Known>>,
+}
+
+/// The threads of a room in which something happened since a user had read everything.
+#[derive(Clone, Debug, Default)]
+struct Known {
+    /// The place up to which the user had read everything.
+    since: i64,
+    /// The place up to which this is brought up to date.
+    up_to: i64,
+    threads: HashMap<OwnedEventId, Count>,
+}
+
+/// The counters of a thread, where everything was read and now.
+#[derive(Clone, Copy, Debug)]
+struct Count {
+    base: Counters,
+    now: Counters,
+}
+
+impl Known {
+    /// Knows of nothing: nothing can have happened since a place that memory reaches back to.
+    fn anew(since: i64, view: &View) -> Option<Self> {
+        (since >= view.ring_after).then(|| Self {
+            since,
+            up_to: since,
+            threads: HashMap::new(),
+        })
+    }
+
+    fn loaded(since: i64, up_to: i64, threads: Vec<ThreadCount>) -> Self {
+        let counts = threads.into_iter().map(|thread| {
+            let (base, now) = (thread.base, thread.now);
+            (thread.root, Count { base, now })
+        });
+        Self {
+            since,
+            up_to,
+            threads: counts.collect(),
+        }
+    }
+
+    /// Takes in what happened since, if memory holds all of it.
+    fn follow(mut self, view: &View) -> Option<Self> {
+        if self.up_to < view.ring_after {
+            return None;
+        }
+        let start = view
+            .ring
+            .partition_point(|event| event.timeline <= self.up_to);
+        for thread in view
+            .ring
+            .range(start..)
+            .filter_map(|event| event.thread.as_ref())
+        {
+            let count = self.threads.entry(thread.root.clone()).or_insert(Count {
+                base: thread.counters - thread.added,
+                now: thread.counters,
+            });
+            count.now = thread.counters;
+        }
+        self.up_to = view.newest_place();
+        Some(self)
+    }
+}
+
+impl ThreadCache {
+    fn known(&self) -> MutexGuard<'_, HashMap<(UserNum, RoomNum), Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn get(&self, user: UserNum, room: &Room, since: i64) -> Option<Known> {
+        let known = self.known().get(&(user, room.num)).cloned();
+        let view = room.view();
+        known
+            .filter(|known| known.since == since)
+            .or_else(|| Known::anew(since, &view))?
+            .follow(&view)
+    }
+
+    fn put(&self, user: UserNum, room: RoomNum, known: Known) {
+        let mut all = self.known();
+        if all.len() >= REMEMBERED && !all.contains_key(&(user, room)) {
+            all.clear();
+        }
+        all.insert((user, room), known);
+    }
+}
+
+impl Inner {
+    /// Adds how much of a room is unread; and where the client wants it, of the main timeline and each thread.
+    ///
+    /// [Receiving notifications](https://spec.matrix.org/v1.19/client-server-api/#receiving-notifications)
+    pub(super) async fn add_unread(
+        &self,
+        viewer: &Viewer<'_>,
+        (mine, inside): (&UserRoom, &Inside),
+        joined: &mut JoinedRoom,
+    ) -> Result<()> {
+        if !viewer
+            .request
+            .filter
+            .room
+            .timeline
+            .unread_thread_notifications
+        {
+            joined.unread_notifications = count(mine.unread(inside.counters));
+            return Ok(());
+        }
+        let main = inside.counters - inside.threaded;
+        joined.unread_notifications = count(mine.unread_in_main(main));
+        let known = self
+            .known_threads(viewer.session.user, &inside.room, mine.marker.timeline)
+            .await?;
+        for (thread_root, thread) in known.threads {
+            let unread = mine.unread_in_thread(&thread_root, thread.now, thread.base);
+            if unread != (0, 0) {
+                joined
+                    .unread_thread_notifications
+                    .insert(thread_root, count(unread));
+            }
+        }
+        Ok(())
+    }
+
+    async fn known_threads(&self, user: UserNum, room: &Room, since: i64) -> Result<Known> {
+        let known = if let Some(known) = self.threads.get(user, room, since) {
+            known
+        } else {
+            let up_to = room.view().newest_place();
+            let threads = self.rooms.active_threads(room, since).await?;
+            Known::loaded(since, up_to, threads)
+        };
+        self.threads.put(user, room.num, known.clone());
+        Ok(known)
+    }
+}
+
+fn count((notifications, highlights): (u64, u64)) -> UnreadNotificationsCount {
+    let mut count = UnreadNotificationsCount::new();
+    count.notification_count = Some(UInt::new_saturating(notifications));
+    count.highlight_count = Some(UInt::new_saturating(highlights));
+    count
+}
