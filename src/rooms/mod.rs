@@ -13,11 +13,14 @@ mod load;
 mod members;
 mod membership;
 mod receipts;
+mod restricted;
 mod send;
+mod shields;
 mod state;
 #[cfg(test)]
 mod tests;
 mod timeline;
+mod upgrade;
 mod warm;
 
 use std::{
@@ -30,7 +33,7 @@ use ruma::{
     events::room::member::MembershipState,
 };
 
-use self::{counts::CustomRules, followed::Followed};
+use self::{counts::CustomRules, followed::Followed, shields::Shields};
 pub use self::{
     create::CreateRoom,
     directory::{DirectoryPage, DirectorySearch},
@@ -39,6 +42,7 @@ pub use self::{
     receipts::NewReceipt,
     send::{NewEvent, Transaction},
     timeline::{Access, Context, Page, PageRequest},
+    upgrade::Upgrade,
     warm::{Room, View},
 };
 use crate::{
@@ -78,6 +82,7 @@ pub(crate) struct Inner {
     rooms: Followed<Room>,
     users: Followed<UserRooms>,
     rules: CustomRules,
+    shields: Shields,
 }
 
 impl Rooms {
@@ -90,6 +95,7 @@ impl Rooms {
         default_version: RoomVersionId,
     ) -> Result<Self> {
         let rules = CustomRules::load(&db).await?;
+        let shields = Shields::load(&db).await?;
         let inner = Arc::new(Inner {
             db: db.clone(),
             clock,
@@ -101,6 +107,7 @@ impl Rooms {
             rooms: Followed::new(WARM_ROOMS),
             users: Followed::new(WARM_USERS),
             rules,
+            shields,
         });
         db.journal().follow(inner.clone());
         Ok(Self { inner })
@@ -273,6 +280,7 @@ impl Follower for Inner {
     fn committed(&self, changes: &[(Position, Change)]) {
         for (position, change) in changes {
             self.rules.committed(change);
+            self.shields.committed(change);
             match change {
                 Change::Event {
                     room,

@@ -9,6 +9,7 @@ mod directory;
 mod discovery;
 mod ephemeral;
 mod filters;
+mod knock;
 mod login;
 mod media;
 mod membership;
@@ -22,6 +23,7 @@ mod state;
 mod sync;
 mod tags;
 mod to_device;
+mod upgrade;
 
 use axum::Router;
 
@@ -40,6 +42,7 @@ pub(super) fn routes() -> Router<App> {
         .merge(discovery::routes())
         .merge(ephemeral::routes())
         .merge(filters::routes())
+        .merge(knock::routes())
         .merge(login::routes())
         .merge(membership::routes())
         .merge(messages::routes())
@@ -53,4 +56,5 @@ pub(super) fn routes() -> Router<App> {
         .merge(sync::routes())
         .merge(tags::routes())
         .merge(to_device::routes())
+        .merge(upgrade::routes())
 }
