@@ -139,6 +139,12 @@ pub enum Error {
     /// Another server could not be reached, or answered badly.
     #[error("{0}")]
     Unreachable(String),
+    /// The user takes no invitations.
+    #[error("the user does not take invitations")]
+    InviteBlocked,
+    /// A rule of the user refuses the invitation.
+    #[error("the user does not take this invitation")]
+    InviteFiltered,
     /// The server is stopping, or too busy for this.
     #[error("{0}")]
     Unavailable(String),

@@ -97,6 +97,8 @@ fn kind(error: &Error) -> (StatusCode, &'static str) {
         Error::BadAlias(_) => (StatusCode::BAD_REQUEST, "M_BAD_ALIAS"),
         Error::NotYetUploaded(_) => (StatusCode::GATEWAY_TIMEOUT, "M_NOT_YET_UPLOADED"),
         Error::CannotOverwriteMedia(_) => (StatusCode::CONFLICT, "M_CANNOT_OVERWRITE_MEDIA"),
+        Error::InviteBlocked => (StatusCode::FORBIDDEN, "M_INVITE_BLOCKED"),
+        Error::InviteFiltered => (StatusCode::FORBIDDEN, "ORG.MATRIX.MSC4155.M_INVITE_BLOCKED"),
         Error::Unreachable(_) => (StatusCode::BAD_GATEWAY, "M_UNKNOWN"),
         Error::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "M_UNKNOWN"),
         Error::Internal { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "M_UNKNOWN"),

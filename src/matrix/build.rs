@@ -15,7 +15,7 @@ use ruma::{
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 
-use super::{Pdu, SigningKey, StateMap};
+use super::{Pdu, SigningKey, StateMap, owned_state::as_own};
 use crate::error::{Error, Result};
 
 /// What a user wants to say, before the room has given it its place.
@@ -33,6 +33,8 @@ pub struct Draft {
     pub redacts: Option<OwnedEventId>,
     /// When it was said.
     pub timestamp: MilliSecondsSinceUnixEpoch,
+    /// Its id, for versions in which the sender's server chooses it.
+    pub event_id: Option<OwnedEventId>,
 }
 
 /// Where in a room the next event stands.
@@ -46,6 +48,8 @@ pub struct Site<'a> {
     pub state: &'a StateMap,
     /// The forward extremities.
     pub prev_events: &'a [OwnedEventId],
+    /// Their hashes, for versions that name them.
+    pub prev_hashes: &'a [String],
     /// One more than the greatest depth among them.
     pub depth: UInt,
 }
@@ -117,6 +121,8 @@ fn check_no_creator_has_a_level(pdu: &Pdu, site: Site<'_>) -> Result<()> {
 ///
 /// [`Error::Forbidden`] with the rule that refuses it.
 pub fn authorize(pdu: &Pdu, rules: &RoomVersionRules, state: &StateMap) -> Result<()> {
+    let own = as_own(pdu, rules, state)?;
+    let pdu = own.as_ref().unwrap_or(pdu);
     check_state_dependent_auth_rules(&rules.authorization, pdu, |kind, state_key| {
         state.get(kind, state_key).map(|event| &**event)
     })
@@ -148,12 +154,6 @@ fn unsigned_object(
     if content.as_object().is_none() {
         return Err(Error::BadJson("the content is no JSON object".to_owned()));
     }
-    let ids = |ids: &mut dyn Iterator<Item = &OwnedEventId>| {
-        CanonicalJsonValue::Array(
-            ids.map(|id| CanonicalJsonValue::String(id.to_string()))
-                .collect(),
-        )
-    };
     let mut object = CanonicalJsonObject::new();
     let mut put = |field: &str, value: CanonicalJsonValue| object.insert(field.to_owned(), value);
     put("content", content);
@@ -161,11 +161,20 @@ fn unsigned_object(
     put("type", draft.kind.to_string().into());
     put("origin_server_ts", integer(draft.timestamp.0)?);
     put("depth", integer(site.depth)?);
-    put("prev_events", ids(&mut site.prev_events.iter()));
+    let mut hashes = site.prev_hashes.iter();
+    let prev_events = site.prev_events.iter();
+    put(
+        "prev_events",
+        references(prev_events.map(|id| (id, hashes.next()))),
+    );
+    let auth_events = auth_events.iter();
     put(
         "auth_events",
-        ids(&mut auth_events.iter().map(|event| &event.event_id)),
+        references(auth_events.map(|event| (&event.event_id, event.reference_hash.as_ref()))),
     );
+    if let Some(event_id) = draft.event_id {
+        put("event_id", event_id.to_string().into());
+    }
     if let Some(room_id) = site.room_id {
         put("room_id", room_id.to_string().into());
     }
@@ -178,6 +187,19 @@ fn unsigned_object(
         put("redacts", redacts.to_string().into());
     }
     Ok(object)
+}
+
+/// Names events by their ids, and where they have hashes that their ids do not say, by these, too.
+fn references<'a>(
+    events: impl Iterator<Item = (&'a OwnedEventId, Option<&'a String>)>,
+) -> CanonicalJsonValue {
+    let reference = |(id, hash): (&OwnedEventId, Option<&String>)| {
+        let id = CanonicalJsonValue::String(id.to_string());
+        let Some(hash) = hash else { return id };
+        let hashes = CanonicalJsonObject::from([("sha256".to_owned(), hash.clone().into())]);
+        CanonicalJsonValue::Array(vec![id, CanonicalJsonValue::Object(hashes)])
+    };
+    CanonicalJsonValue::Array(events.map(reference).collect())
 }
 
 fn integer(value: UInt) -> Result<CanonicalJsonValue> {

@@ -5,13 +5,17 @@
 mod build;
 mod client_event;
 mod filter;
+mod glob;
+mod owned_state;
 mod pdu;
 mod power_levels;
 mod push;
 mod relation;
+mod shield;
 mod signing_key;
 mod state;
 mod timeline_event;
+mod versions;
 mod visibility;
 
 pub use self::{
@@ -22,19 +26,10 @@ pub use self::{
     power_levels::power_levels,
     push::{Notice, RoomFacts, default_notice, notice},
     relation::{RelatesTo, rel_type},
+    shield::{Invitation, Shield},
     signing_key::SigningKey,
     state::StateMap,
     timeline_event::{Counters, Exception, InThread, TimelineEvent},
+    versions::{OWNED_STATE_VERSIONS, STABLE_VERSIONS, rules},
     visibility::{Membership, Visibility, may_see},
 };
-
-/// The room versions that this server supports.
-pub const SUPPORTED_VERSIONS: [ruma::RoomVersionId; 7] = [
-    ruma::RoomVersionId::V6,
-    ruma::RoomVersionId::V7,
-    ruma::RoomVersionId::V8,
-    ruma::RoomVersionId::V9,
-    ruma::RoomVersionId::V10,
-    ruma::RoomVersionId::V11,
-    ruma::RoomVersionId::V12,
-];

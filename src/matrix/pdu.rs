@@ -3,14 +3,17 @@
 use ruma::{
     EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UInt,
     UserId,
-    canonical_json::{CanonicalJsonObject, redact_content_in_place},
+    canonical_json::{CanonicalJsonObject, CanonicalJsonValue, redact_content_in_place},
     events::{StateEventType, TimelineEventType},
     room_version_rules::RoomVersionRules,
     serde::Raw,
     signatures::reference_hash,
     state_res::Event,
 };
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::{
+    Deserialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::RelatesTo;
@@ -45,8 +48,10 @@ pub struct Pdu {
     pub content: Box<RawValue>,
     /// Whether it failed the checks on receipt.
     pub rejected: bool,
+    /// The reference hash, for versions whose event ids say nothing of it.
+    pub reference_hash: Option<String>,
     /// Whether the event itself names its room: all do but the create event of version 12.
-    names_room: bool,
+    pub(super) names_room: bool,
 }
 
 #[derive(Deserialize)]
@@ -58,10 +63,28 @@ struct Wire {
     state_key: Option<String>,
     origin_server_ts: MilliSecondsSinceUnixEpoch,
     depth: UInt,
-    prev_events: Vec<OwnedEventId>,
-    auth_events: Vec<OwnedEventId>,
+    prev_events: Vec<Reference>,
+    auth_events: Vec<Reference>,
     redacts: Option<OwnedEventId>,
     content: Box<RawValue>,
+    event_id: Option<IgnoredAny>,
+}
+
+/// How an event names another; versions 1 and 2 add its hash.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Reference {
+    Id(OwnedEventId),
+    Pair(OwnedEventId, IgnoredAny),
+}
+
+impl Reference {
+    fn ids(references: Vec<Self>) -> Vec<OwnedEventId> {
+        let id = |reference| match reference {
+            Self::Id(id) | Self::Pair(id, _) => id,
+        };
+        references.into_iter().map(id).collect()
+    }
 }
 
 #[derive(Deserialize)]
@@ -90,6 +113,10 @@ impl Pdu {
                 .ok()
                 .and_then(|content| content.redacts);
         }
+        let reference_hash = match wire.event_id {
+            Some(_) => Some(hash(&serde_json::from_str(json)?, &RoomVersionRules::V2)?),
+            None => None,
+        };
         Ok(Self {
             event_id,
             room_id,
@@ -98,12 +125,13 @@ impl Pdu {
             state_key: wire.state_key,
             origin_server_ts: wire.origin_server_ts,
             depth: wire.depth,
-            prev_events: wire.prev_events,
-            auth_events: wire.auth_events,
+            prev_events: Reference::ids(wire.prev_events),
+            auth_events: Reference::ids(wire.auth_events),
             redacts,
             relates_to: RelatesTo::of_content(&wire.content),
             content: wire.content,
             rejected: false,
+            reference_hash,
             names_room,
         })
     }
@@ -117,10 +145,13 @@ impl Pdu {
         object: &CanonicalJsonObject,
         rules: &RoomVersionRules,
     ) -> Result<(Self, String)> {
-        let hash = reference_hash(object, rules)
-            .map_err(|e| Error::BadJson(format!("not an event: {e}")))?;
-        let event_id = EventId::parse(format!("${hash}"))
-            .map_err(|e| Error::BadJson(format!("not an event: {e}")))?;
+        let own_id = object.get("event_id").and_then(CanonicalJsonValue::as_str);
+        let event_id = match own_id {
+            Some(event_id) if rules.event_format.require_event_id => event_id.to_owned(),
+            _ => format!("${}", hash(object, rules)?),
+        };
+        let event_id =
+            EventId::parse(event_id).map_err(|e| Error::BadJson(format!("not an event: {e}")))?;
         let json = serde_json::to_string(object)?;
         Ok((Self::parse(event_id, &json)?, json))
     }
@@ -183,6 +214,10 @@ impl Pdu {
     pub fn raw_content<T>(&self) -> Raw<T> {
         Raw::from_json(self.content.clone())
     }
+}
+
+fn hash(object: &CanonicalJsonObject, rules: &RoomVersionRules) -> Result<String> {
+    reference_hash(object, rules).map_err(|e| Error::BadJson(format!("not an event: {e}")))
 }
 
 impl Event for Pdu {

@@ -218,6 +218,7 @@ async fn store_relation(
 
 fn advance_tip(tip: &mut Tip, event: &TimelineEvent) {
     tip.forward_extremities = vec![event.pdu.event_id.clone()];
+    tip.hashes = event.pdu.reference_hash.iter().cloned().collect();
     tip.depth = u64::from(event.pdu.depth);
     tip.notified = event.notified;
     tip.mentioned = event.mentioned;

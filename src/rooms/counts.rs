@@ -17,7 +17,10 @@ use ruma::{
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::warm::{Room, Tip};
+use super::{
+    shields::Shields,
+    warm::{Room, Tip},
+};
 use crate::{
     error::Result,
     matrix::{self, Notice, Pdu, RoomFacts, Unsigned},
@@ -124,7 +127,7 @@ fn json(rules: &Ruleset) -> Option<serde_json::Value> {
 
 /// Returns what an event adds to the counts of the members of a room.
 pub(super) async fn count(
-    rules: &CustomRules,
+    (rules, shields): (&CustomRules, &Shields),
     room: &Room,
     tip: &Tip,
     pdu: &Pdu,
@@ -141,13 +144,26 @@ pub(super) async fn count(
     };
     let usual = matrix::default_notice(&event, &facts).await;
     let mut exceptions = Vec::new();
-    let custom = rules.of_members(room);
+    let deaf = shields.of_members_who_ignore(room, &pdu.sender);
+    let is_deaf = |user_id: &UserId| deaf.iter().any(|deaf| deaf == user_id);
+    for user_id in &deaf {
+        add_exception(
+            &mut exceptions,
+            user_id,
+            &pdu.sender,
+            usual,
+            Notice::default(),
+        );
+    }
+    let mut custom = rules.of_members(room);
+    custom.retain(|(user_id, _)| !is_deaf(user_id));
     for (user_id, rules) in &custom {
         let own = own_notice(rules, user_id, tip, &event, &facts).await;
         add_exception(&mut exceptions, user_id, &pdu.sender, usual, own);
     }
     for user_id in mentions.user_ids.iter().take(MENTIONS) {
         let is_member = user_id.server_name() == local
+            && !is_deaf(user_id)
             && tip.state.membership(user_id) == MembershipState::Join;
         if is_member && !custom.iter().any(|(member, _)| member == user_id) {
             let rules = Ruleset::server_default(user_id);

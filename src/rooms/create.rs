@@ -22,11 +22,11 @@ use crate::{
     clock::timestamp,
     error::{Error, Result},
     matrix::{self, Draft, Pdu, Site},
-    storage::{aliases, rooms},
+    storage::{WriteTx, aliases, rooms},
 };
 
 /// How often a room is built anew because its id is taken.
-const ATTEMPTS: i64 = 16;
+pub(super) const ATTEMPTS: i64 = 16;
 
 impl Rooms {
     /// Creates a room and returns its id.
@@ -44,6 +44,9 @@ impl Rooms {
         let version = plan::version(&create.request, &self.inner.default_version)?;
         let alias = self.alias(&create.request)?;
         let planned = plan::events(&create, &version, alias.as_ref())?;
+        for event in &planned {
+            self.inner.check_invitation(event).await?;
+        }
         // From version 12 on the id is the hash of the create event: whoever creates two equal rooms within a
         // millisecond would name them alike, were the second not a millisecond younger.
         for later in 0..ATTEMPTS {
@@ -60,7 +63,8 @@ impl Rooms {
         Err(Error::internal("create a room", "its id is taken"))
     }
 
-    async fn build(
+    /// Builds a room's first events, and stores nothing.
+    pub(super) async fn build(
         &self,
         version: &RoomVersionId,
         planned: Vec<NewEvent>,
@@ -120,7 +124,7 @@ impl Inner {
         create: NewEvent,
         timestamp: MilliSecondsSinceUnixEpoch,
     ) -> Result<(Room, Accepted)> {
-        let rules = version.rules().ok_or_else(|| {
+        let rules = matrix::rules(&version).ok_or_else(|| {
             Error::UnsupportedRoomVersion(format!("version {version} is not supported"))
         })?;
         let named_before = rules.event_format.require_room_create_room_id;
@@ -132,12 +136,14 @@ impl Inner {
             content: create.content,
             redacts: None,
             timestamp,
+            event_id: self.new_event_id(&rules),
         };
         let site = Site {
             room_id: room_id.as_ref(),
             rules: &rules,
             state: &matrix::StateMap::default(),
             prev_events: &[],
+            prev_hashes: &[],
             depth: 1_u32.into(),
         };
         let (pdu, json) = matrix::build(draft, site, &self.key).map_err(invalid_state)?;
@@ -167,18 +173,14 @@ impl Inner {
         create: &CreateRoom,
     ) -> Result<bool> {
         let mut tx = self.db.write().await?;
-        let num = rooms::insert(&mut tx, room.room_id.as_str(), room.version.as_str()).await?;
-        let Some(num) = num else { return Ok(false) };
-        room.num = num;
+        if !self.insert_room(&mut tx, room, events).await? {
+            return Ok(false);
+        }
         if let Some(alias) = alias {
             let creator = tx.intern(create.creator.as_str()).await?;
             if !aliases::insert(&mut tx, alias.as_str(), room.num, creator).await? {
                 return Err(Error::RoomInUse(format!("the alias {alias} is taken")));
             }
-        }
-        let mut tip = Tip::default();
-        for accepted in events {
-            append(self, &mut tx, room, &mut tip, accepted).await?;
         }
         if create.request.visibility == Visibility::Public {
             rooms::set_published(&mut tx, room.num, true).await?;
@@ -186,11 +188,29 @@ impl Inner {
         tx.commit().await?;
         Ok(true)
     }
+
+    /// Stores a room with its first events; returns `false` if its id is taken.
+    pub(super) async fn insert_room(
+        &self,
+        tx: &mut WriteTx,
+        room: &mut Room,
+        events: Vec<Accepted>,
+    ) -> Result<bool> {
+        let num = rooms::insert(tx, room.room_id.as_str(), room.version.as_str()).await?;
+        let Some(num) = num else { return Ok(false) };
+        room.num = num;
+        let mut tip = Tip::default();
+        for accepted in events {
+            append(self, tx, room, &mut tip, accepted).await?;
+        }
+        Ok(true)
+    }
 }
 
 /// Moves a tip past an event that is built, but not stored yet.
-fn advance_scratch(tip: &mut Tip, pdu: &Pdu) {
+pub(super) fn advance_scratch(tip: &mut Tip, pdu: &Pdu) {
     tip.forward_extremities = vec![pdu.event_id.clone()];
+    tip.hashes = pdu.reference_hash.iter().cloned().collect();
     tip.depth = u64::from(pdu.depth);
     // Not the number of a snapshot: it only says that the room has begun.
     tip.snapshot = -1;

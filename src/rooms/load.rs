@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    matrix::{Counters, Pdu, StateMap, TimelineEvent},
+    matrix::{self, Counters, Pdu, StateMap, TimelineEvent},
     storage::{
         self, Db, Position, Read, Receipt, RoomNum,
         events::{self, EventRow},
@@ -40,7 +40,7 @@ pub(super) async fn room(
     let row = row.ok_or_else(|| Error::not_found(format!("there is no room with number {num}")))?;
     let version = RoomVersionId::try_from(row.version.as_str())
         .map_err(|source| Error::internal("read the version of a room", source))?;
-    let rules = version.rules().ok_or_else(|| {
+    let rules = matrix::rules(&version).ok_or_else(|| {
         Error::UnsupportedRoomVersion(format!("version {version} is not supported"))
     })?;
     let room_id = OwnedRoomId::try_from(row.room_id.as_str())
@@ -53,12 +53,17 @@ pub(super) async fn room(
 async fn tip(db: &mut impl Read, row: &RoomRow, view: &View) -> Result<Tip> {
     let forward_extremities: Vec<OwnedEventId> = serde_json::from_str(&row.forward_extremities)?;
     let mut depth = 0;
+    let mut hashes = HashMap::new();
     for (event_id, _, json) in events::by_ids(db, &forward_extremities).await? {
         let event_id = OwnedEventId::try_from(event_id)
             .map_err(|source| Error::internal("read an event id", source))?;
-        depth = depth.max(u64::from(Pdu::parse(event_id, &json)?.depth));
+        let pdu = Pdu::parse(event_id, &json)?;
+        depth = depth.max(u64::from(pdu.depth));
+        hashes.extend(pdu.reference_hash.map(|hash| (pdu.event_id, hash)));
     }
+    let extremities = forward_extremities.iter();
     Ok(Tip {
+        hashes: extremities.filter_map(|id| hashes.remove(id)).collect(),
         state: view.state.clone(),
         snapshot: row.state,
         chain: state::chain_of(db, row.state).await?.unwrap_or(0),

@@ -17,12 +17,15 @@ mod membership;
 mod reading;
 mod receipts;
 mod relations;
+mod restricted;
 mod send;
+mod shields;
 mod state;
 #[cfg(test)]
 mod tests;
 mod threads;
 mod timeline;
+mod upgrade;
 mod warm;
 
 use std::{
@@ -46,9 +49,10 @@ pub use self::{
     send::{NewEvent, Transaction},
     threads::{SubscriptionChange, ThreadCount, Threads},
     timeline::{Access, Context, Page, PageRequest},
+    upgrade::Upgrade,
     warm::{Room, View},
 };
-use self::{counts::CustomRules, followed::Followed};
+use self::{counts::CustomRules, followed::Followed, shields::Shields};
 use crate::{
     clock::Clock,
     error::{Error, Result},
@@ -86,6 +90,7 @@ pub(crate) struct Inner {
     rooms: Followed<Room>,
     users: Followed<UserRooms>,
     rules: CustomRules,
+    shields: Shields,
 }
 
 impl Rooms {
@@ -99,6 +104,7 @@ impl Rooms {
     ) -> Result<Self> {
         fill::fill_relations(&db).await?;
         let rules = CustomRules::load(&db).await?;
+        let shields = Shields::load(&db).await?;
         let inner = Arc::new(Inner {
             db: db.clone(),
             clock,
@@ -110,6 +116,7 @@ impl Rooms {
             rooms: Followed::new(WARM_ROOMS),
             users: Followed::new(WARM_USERS),
             rules,
+            shields,
         });
         db.journal().follow(inner.clone());
         Ok(Self { inner })
@@ -282,6 +289,7 @@ impl Follower for Inner {
     fn committed(&self, changes: &[(Position, Change)]) {
         for (position, change) in changes {
             self.rules.committed(change);
+            self.shields.committed(change);
             match change {
                 Change::Event {
                     room,

@@ -4,7 +4,8 @@ use std::sync::{Arc, atomic::Ordering};
 
 use ruma::{
     EventId, OwnedEventId, OwnedUserId, RoomId, UInt,
-    events::{StateEventType, TimelineEventType},
+    events::{StateEventType, TimelineEventType, room::member::MembershipState},
+    room_version_rules::RoomVersionRules,
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -69,6 +70,19 @@ impl NewEvent {
             redacts,
             transaction,
         }
+    }
+
+    /// Returns the membership that it gives somebody.
+    pub(super) fn membership(&self) -> Option<MembershipState> {
+        #[derive(Deserialize)]
+        struct Content {
+            membership: MembershipState,
+        }
+        if self.kind != TimelineEventType::RoomMember {
+            return None;
+        }
+        let content: Content = serde_json::from_str(self.content.get()).ok()?;
+        Some(content.membership)
     }
 
     /// Returns a state event.
@@ -137,7 +151,7 @@ impl Rooms {
             if room.is_stale() {
                 continue;
             }
-            let accepted = match self.inner.accept_allowed(&room, &tip, &event).await {
+            let accepted = match self.accept_allowed(&room, &tip, &event).await {
                 Ok(accepted) => accepted,
                 Err(refused) => return self.inner.already_sent(&room, &event, refused).await,
             };
@@ -168,6 +182,26 @@ impl Rooms {
         Err(Error::Unavailable(
             "the database does not accept the event".to_owned(),
         ))
+    }
+
+    /// Builds, authorizes and signs an event, and checks what the rules of rooms leave to the server of the sender.
+    async fn accept_allowed(
+        &self,
+        room: &Arc<Room>,
+        tip: &Tip,
+        event: &NewEvent,
+    ) -> Result<Accepted> {
+        if let Some(target) = &event.redacts {
+            self.inner
+                .check_redaction(room, tip, &event.sender, target)
+                .await?;
+        }
+        let mut event = event.clone();
+        if event.kind == TimelineEventType::RoomMember {
+            self.inner.check_invitation(&event).await?;
+            self.authorise_join(room, &tip.state, &mut event).await?;
+        }
+        self.inner.accept(room, tip, event).await
     }
 }
 
@@ -218,6 +252,12 @@ async fn first_answer(mut tx: WriteTx, room: &Room, event: &NewEvent) -> Result<
 }
 
 impl Inner {
+    /// Returns an id for a new event, in versions in which it is no hash.
+    pub(super) fn new_event_id(&self, rules: &RoomVersionRules) -> Option<OwnedEventId> {
+        let is_chosen = rules.event_format.require_event_id;
+        is_chosen.then(|| EventId::new_v1(self.key.server_name()))
+    }
+
     /// Builds, authorizes and signs an event at the tip of a room.
     pub(super) async fn accept(&self, room: &Room, tip: &Tip, event: NewEvent) -> Result<Accepted> {
         let transaction = event
@@ -230,6 +270,7 @@ impl Inner {
             content: event.content,
             redacts: event.redacts,
             timestamp: self.clock.now(),
+            event_id: self.new_event_id(&room.rules),
         };
         let site = Site {
             room_id: (tip.snapshot != 0 || room.rules.event_format.require_room_create_room_id)
@@ -237,30 +278,24 @@ impl Inner {
             rules: &room.rules,
             state: &tip.state,
             prev_events: &tip.forward_extremities,
+            prev_hashes: &tip.hashes,
             depth: UInt::new_saturating(tip.depth + 1),
         };
         let (pdu, json) = matrix::build(draft, site, &self.key)?;
-        let counting = counts::count(&self.rules, room, tip, &pdu, self.key.server_name()).await;
+        let counting = counts::count(
+            (&self.rules, &self.shields),
+            room,
+            tip,
+            &pdu,
+            self.key.server_name(),
+        )
+        .await;
         Ok(Accepted {
             pdu,
             json,
             counting,
             transaction,
         })
-    }
-
-    /// As [`Inner::accept`], and checks what the rules of rooms leave to the server of the sender.
-    async fn accept_allowed(
-        &self,
-        room: &Arc<Room>,
-        tip: &Tip,
-        event: &NewEvent,
-    ) -> Result<Accepted> {
-        if let Some(target) = &event.redacts {
-            self.check_redaction(room, tip, &event.sender, target)
-                .await?;
-        }
-        self.accept(room, tip, event.clone()).await
     }
 
     /// One may redact one's own events; those of others only with the power for it.
@@ -318,7 +353,7 @@ impl Inner {
 }
 
 /// Leaves a write in the journal's batch, and notes that the room has something on its way to the disk.
-fn release(tx: WriteTx, room: &Room, newest: i64) -> Result<Pending> {
+pub(super) fn release(tx: WriteTx, room: &Room, newest: i64) -> Result<Pending> {
     let pending = tx.release()?;
     room.released.store(newest, Ordering::SeqCst);
     Ok(pending)

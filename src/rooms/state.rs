@@ -14,6 +14,9 @@ use crate::{
     storage::{UserNum, events},
 };
 
+/// The create event, and the creator's own join.
+const FIRST_EVENTS: i64 = 2;
+
 impl Rooms {
     /// Returns the state of a room that a user may see, at a place of the timeline or now: the current one for
     /// members and for everyone where history is world readable; that at their leave for those who have left.
@@ -61,6 +64,17 @@ impl Rooms {
             .map_err(|source| Error::internal("read an event id", source))?;
         let is_state = Pdu::parse(event_id, &last.json)?.state_key.is_some();
         state_map(&mut tx, if is_state { last.position } else { last.state }).await
+    }
+
+    /// Returns the state of a room when its creator had just joined it.
+    pub async fn first_state(&self, room: &Room) -> Result<StateMap> {
+        let mut conn = self.inner.db.read().await?;
+        let first = events::after(&mut conn, room.num, i64::MIN, FIRST_EVENTS).await?;
+        drop(conn);
+        match first.last() {
+            Some(last) => self.state_at(room, last.timeline).await,
+            None => Ok(StateMap::default()),
+        }
     }
 
     /// Returns the state events that changed in a room between two positions, as they stand in `state`.

@@ -13,7 +13,11 @@ use ruma::{
 use serde_json::{json, value::to_raw_value};
 
 use super::*;
-use crate::{error::Error, matrix::Pdu, storage::testing::TestDb};
+use crate::{
+    error::Error,
+    matrix::{Counters, Pdu},
+    storage::testing::TestDb,
+};
 
 struct House {
     test: TestDb,
@@ -161,10 +165,11 @@ impl House {
         let room = self.rooms.room(room_id).await.unwrap();
         let rooms = self.rooms.of_user(self.number_of(who).await).await.unwrap();
         let view = room.view();
-        rooms
-            .get(room.num)
-            .unwrap()
-            .unread(view.notified, view.mentioned)
+        let counters = Counters {
+            notified: view.notified,
+            mentioned: view.mentioned,
+        };
+        rooms.get(room.num).unwrap().unread(counters)
     }
 }
 
@@ -191,7 +196,7 @@ async fn a_room_of_every_version_can_be_created_and_written_to() {
 async fn an_unknown_version_is_refused() {
     let house = House::new().await;
 
-    for version in ["1", "5", "99"] {
+    for version in ["1", "99"] {
         let refused = house.creates(json!({"room_version": version})).await;
         assert!(matches!(refused, Err(Error::UnsupportedRoomVersion(_))));
     }

@@ -15,7 +15,7 @@ use ruma::{
 use super::{Erased, Rooms, load, warm::Room};
 use crate::{
     error::{Error, Result},
-    matrix::{Membership, Pdu, StateMap, TimelineEvent, Visibility, head, may_see},
+    matrix::{Membership, Pdu, Shield, StateMap, TimelineEvent, Visibility, head, may_see},
     storage::{
         Db, Read, UserNum, accounts,
         events::{self, EventRow},
@@ -75,9 +75,16 @@ pub struct Access {
     history: Vec<Membership>,
     /// Whose events the user may see only redacted, unless the user was in the room already.
     erased: Arc<Erased>,
+    /// What the user does not want to see.
+    shield: Option<Arc<Shield>>,
 }
 
 impl Access {
+    /// Returns whether the user does not want to see an event, which they may see.
+    pub fn hides(&self, pdu: &Pdu) -> bool {
+        self.shield.as_ref().is_some_and(|shield| shield.hides(pdu))
+    }
+
     /// Returns whether the user may see an event.
     pub fn may_see(&self, event: &TimelineEvent) -> bool {
         may_see(event.visibility, event.timeline, &self.history)
@@ -161,6 +168,7 @@ impl Rooms {
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
+        let shield = self.shield(user);
         let mut tx = self.inner.db.read().await?;
         let snapshot = current_snapshot(room);
         let kind = self
@@ -173,6 +181,7 @@ impl Rooms {
             return Ok(Access {
                 history: Vec::new(),
                 erased,
+                shield,
             });
         };
         let rows = state::history(&mut tx, snapshot, kind, user).await?;
@@ -184,7 +193,11 @@ impl Rooms {
             }
         }
         tracing::trace!(room_id = %room.room_id, %user_id, count = history.len(), "membership history read");
-        Ok(Access { history, erased })
+        Ok(Access {
+            history,
+            erased,
+            shield,
+        })
     }
 
     /// Returns a page of a room's timeline, without what the user may not see or `wanted` does not want.
@@ -236,7 +249,7 @@ impl Rooms {
                 let before = std::mem::replace(&mut from, after(&row, request.dir));
                 let event = self.event_of(room, row).await?;
                 let is_visible = access.may_see(&event);
-                if is_visible && wanted(&event.pdu) {
+                if is_visible && !access.hides(&event.pdu) && wanted(&event.pdu) {
                     found.push(access.seen(event, &room.rules));
                 }
                 let is_at_gap = !is_visible && hidden == Hidden::EndsThePage;
@@ -353,7 +366,9 @@ impl Rooms {
     ) -> Result<Arc<TimelineEvent>> {
         let event = self.find_event(room, event_id).await?;
         match event {
-            Some(event) if access.may_see(&event) => Ok(access.seen(event, &room.rules)),
+            Some(event) if access.may_see(&event) && !access.hides(&event.pdu) => {
+                Ok(access.seen(event, &room.rules))
+            }
             _ => Err(Error::not_found(
                 "there is no such event, or you may not see it",
             )),

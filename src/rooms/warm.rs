@@ -50,6 +50,8 @@ pub(super) struct Tip {
     pub(super) snapshot: i64,
     pub(super) chain: i64,
     pub(super) forward_extremities: Vec<OwnedEventId>,
+    /// Their hashes, for versions whose ids do not say them.
+    pub(super) hashes: Vec<String>,
     /// The greatest depth among the extremities.
     pub(super) depth: u64,
     pub(super) notified: i64,

@@ -45,3 +45,13 @@ pub async fn of_room(db: &mut impl Read, room: RoomNum) -> Result<Vec<String>> {
         .fetch_scalars()
         .await
 }
+
+/// Lets all aliases of a room point to another.
+pub async fn move_all(tx: &mut WriteTx, from: RoomNum, to: RoomNum) -> Result<()> {
+    tx.query("UPDATE aliases SET room = $2 WHERE room = $1")
+        .bind(from)
+        .bind(to)
+        .execute()
+        .await?;
+    Ok(())
+}

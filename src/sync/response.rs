@@ -3,9 +3,12 @@
 use std::collections::{BTreeMap, HashSet};
 
 use ruma::{
-    OwnedRoomId,
+    OwnedRoomId, OwnedUserId,
     api::client::sync::sync_events::v3::{InvitedRoom, JoinedRoom, KnockedRoom, Response},
-    events::{AnySyncEphemeralRoomEvent, receipt::ReceiptThread, room::member::MembershipState},
+    events::{
+        AnyStrippedStateEvent, AnySyncEphemeralRoomEvent, receipt::ReceiptThread,
+        room::member::MembershipState,
+    },
     serde::Raw,
 };
 use serde_json::{
@@ -20,7 +23,7 @@ use super::{
 };
 use crate::{
     error::Result,
-    matrix::{wants_global, wants_room, wants_room_data},
+    matrix::{Invitation, wants_global, wants_room, wants_room_data},
     storage::{Receipt, UserNum, account_data::AccountData},
     users::Session,
 };
@@ -53,6 +56,7 @@ impl Inner {
             request,
             now: moment.now,
             now_ms: self.clock.now_ms(),
+            shield: self.rooms.shield(session.user),
         };
         let mut response = Response::new(String::new());
         let account_data = self.account_data(&viewer).await?;
@@ -116,7 +120,7 @@ impl Inner {
                     room_account_data(viewer, moment, &room_id, account_data);
                 response.rooms.leave.insert(room_id, left);
             }
-            (MembershipState::Invite, _) if is_news => {
+            (MembershipState::Invite, _) if is_news && is_welcome(viewer, moment) => {
                 let mut invited = InvitedRoom::new();
                 invited.invite_state.events = stripped(moment);
                 response.rooms.invite.insert(room_id, invited);
@@ -245,6 +249,24 @@ fn tells_something(viewer: &Viewer<'_>, joined: &JoinedRoom, moment: &RoomMoment
         || !joined.ephemeral.is_empty()
         || has_read
         || moment.mine.position > since
+}
+
+/// Returns whether the user takes the invitation.
+fn is_welcome(viewer: &Viewer<'_>, moment: &RoomMoment) -> bool {
+    let Some(shield) = &viewer.shield else {
+        return true;
+    };
+    let user_id = viewer.session.user_id.as_str();
+    let state: Vec<Raw<AnyStrippedStateEvent>> = stripped(moment);
+    let text =
+        |event: &Raw<AnyStrippedStateEvent>, field| event.get_field::<String>(field).ok().flatten();
+    let is_invitation = |event: &&Raw<AnyStrippedStateEvent>| {
+        text(event, "type").as_deref() == Some("m.room.member")
+            && text(event, "state_key").as_deref() == Some(user_id)
+    };
+    let inviter = state.iter().find(is_invitation);
+    let inviter = inviter.and_then(|event| OwnedUserId::try_from(text(event, "sender")?).ok());
+    inviter.is_none_or(|inviter| shield.invitation(&inviter) == Invitation::Shown)
 }
 
 fn stripped<T>(moment: &RoomMoment) -> Vec<Raw<T>> {

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     error::Result,
-    matrix::{self, Pdu, StateMap, TimelineEvent, Unsigned, wants_event},
+    matrix::{self, Pdu, Shield, StateMap, TimelineEvent, Unsigned, wants_event},
     rooms::{Access, Audience, Page, PageRequest, Room, UserRoom},
     storage::Position,
     users::Session,
@@ -44,9 +44,23 @@ pub(super) struct Viewer<'a> {
     /// Up to which position.
     pub(super) now: Position,
     pub(super) now_ms: i64,
+    /// What the user does not want to see.
+    pub(super) shield: Option<Arc<Shield>>,
 }
 
 impl Viewer<'_> {
+    /// Returns whether an event belongs into a timeline.
+    fn wants(&self, pdu: &Pdu) -> bool {
+        wants_event(self.timeline_filter(), pdu)
+            && !self.shield.as_ref().is_some_and(|shield| shield.hides(pdu))
+    }
+
+    /// Returns whether every event belongs into a timeline.
+    fn wants_all(&self) -> bool {
+        let ignores = |shield: &Arc<Shield>| shield.ignores_somebody();
+        self.timeline_filter().is_empty() && !self.shield.as_ref().is_some_and(ignores)
+    }
+
     fn since(&self) -> Option<Position> {
         self.request.since.map(|since| since.position)
     }
@@ -167,8 +181,7 @@ impl Inner {
             left.timeline.limited = false;
             return Ok(left);
         }
-        let filter = viewer.timeline_filter();
-        let wanted = |pdu: &Pdu| wants_event(filter, pdu);
+        let wanted = |pdu: &Pdu| viewer.wants(pdu);
         let mut span = self
             .left_span(
                 room,
@@ -238,7 +251,7 @@ impl Inner {
             .map_or(i64::MAX, |event| event.position);
         let was_there = match viewer.since() {
             Some(since) => mine.position <= since,
-            None => mine.position <= first && viewer.timeline_filter().is_empty(),
+            None => mine.position <= first && viewer.wants_all(),
         };
         if was_there && (inside.is_complete || inside.ring.len() > viewer.limit()) {
             return Ok(None);
@@ -258,10 +271,10 @@ impl Inner {
         since: Option<Position>,
         access: Option<Access>,
     ) -> Result<Span> {
-        let (limit, filter) = (viewer.limit(), viewer.timeline_filter());
+        let limit = viewer.limit();
         let page = newest(inside, since, limit + 1, |event| {
             let is_visible = access.as_ref().is_none_or(|access| access.may_see(event));
-            is_visible.then(|| wants_event(filter, &event.pdu))
+            is_visible.then(|| viewer.wants(&event.pdu))
         });
         // A new member is told of more than what came after the token, so the ring may begin too late.
         let holds_all = inside.is_complete && (since.is_some() || viewer.since().is_none());
@@ -280,7 +293,7 @@ impl Inner {
                 dir: Direction::Backward,
                 limit: limit + 1,
             };
-            let wanted = |pdu: &Pdu| wants_event(filter, pdu);
+            let wanted = |pdu: &Pdu| viewer.wants(pdu);
             let page = self
                 .rooms
                 .page_without_gap(&inside.room, &access, request, &wanted)

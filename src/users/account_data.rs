@@ -29,7 +29,7 @@ const OWN: [&str; 2] = [FULLY_READ, PUSH_RULES];
 /// The account data that holds the push rules.
 pub(super) const PUSH_RULES: &str = "m.push_rules";
 /// The account data that holds the tags of a room.
-const TAG: &str = "m.tag";
+pub(super) const TAG: &str = "m.tag";
 
 impl Users {
     /// Returns the content of a piece of account data as JSON.
@@ -226,9 +226,20 @@ pub(super) async fn store(
     kind: &str,
     content: &str,
 ) -> Result<()> {
-    let position = account_data::set(tx, session.user, room, kind, content).await?;
+    store_for(tx, session.user, room, kind, content).await
+}
+
+/// Stores a piece of a user's account data and tells of it.
+pub(super) async fn store_for(
+    tx: &mut WriteTx,
+    user: UserNum,
+    room: Option<RoomNum>,
+    kind: &str,
+    content: &str,
+) -> Result<()> {
+    let position = account_data::set(tx, user, room, kind, content).await?;
     let change = Change::AccountData {
-        user: session.user,
+        user,
         room,
         kind: kind.into(),
         content: content.into(),

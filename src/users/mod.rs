@@ -17,6 +17,7 @@ mod profile;
 mod push_rules;
 mod refresh;
 mod register;
+mod replaced_rooms;
 mod secrets;
 mod sessions;
 mod shared_secret;

@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// The largest set of rules, in bytes: each event is held against all of them.
-const RULES_BYTES: usize = 256 * 1024;
+pub(super) const RULES_BYTES: usize = 256 * 1024;
 
 impl Users {
     /// Returns the push rules of a user.
@@ -153,7 +153,7 @@ fn unknown_rule() -> Error {
 }
 
 /// Reads the rules of a user, with the server's default rules as they are today.
-async fn read(db: &mut impl Read, user: UserNum, user_id: &UserId) -> Result<Ruleset> {
+pub(super) async fn read(db: &mut impl Read, user: UserNum, user_id: &UserId) -> Result<Ruleset> {
     let default = Ruleset::server_default(user_id);
     let Some(content) = account_data::get(db, user, None, PUSH_RULES).await? else {
         return Ok(default);

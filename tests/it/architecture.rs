@@ -14,7 +14,7 @@ const LAYERS: [(&str, &[&str]); 18] = [
     ("clock", &[]),
     ("config", &[]),
     ("tasks", &[]),
-    ("outbound", &[]),
+    ("outbound", &["error"]),
     ("matrix", &[]),
     ("storage", &["matrix"]),
     ("users", &["matrix", "storage"]),

@@ -232,7 +232,7 @@ async fn the_directory_shows_what_a_room_says_of_itself() {
         "room_id": room, "name": "un nom français", "topic": "à la française",
         "canonical_alias": "#pub:localhost", "avatar_url": "mxc://localhost/a",
         "num_joined_members": 2, "room_type": "m.space",
-        "world_readable": true, "guest_can_join": false,
+        "world_readable": true, "guest_can_join": false, "join_rule": "public",
     });
     assert_eq!(list["chunk"], json!([expected]));
     assert_eq!(list["total_room_count_estimate"], 1);

@@ -475,3 +475,21 @@ async fn joining_what_is_not_there_is_refused() {
         refused.expect_error(status, errcode);
     }
 }
+
+#[tokio::test]
+async fn before_a_room_began_its_creator_was_its_only_member() {
+    let server = Server::start().await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let room = alice.creates_open_room().await;
+    let sync = alice.syncs().await;
+    let token = &sync["rooms"]["join"][&room]["timeline"]["prev_batch"];
+    let token = token.as_str().expect("a token");
+    bob.joins(&room).await;
+
+    let members = alice
+        .asks(&room, &format!("members?at={token}"))
+        .await
+        .expect_ok();
+
+    assert_eq!(each(&members["chunk"], "/state_key"), [&alice.id]);
+}

@@ -352,7 +352,7 @@ async fn tokens_and_filters_that_are_none_are_refused() {
     let not_json = format!("dir=b&filter={}", encoded("{"));
     let not_a_list = format!("dir=b&{}", filtered(&json!({ "types": 1 })));
     let cases = [
-        ("from=x", "M_MISSING_PARAM"),
+        ("from=x", "M_INVALID_PARAM"),
         ("dir=x", "M_INVALID_PARAM"),
         ("dir=b&from=x", "M_INVALID_PARAM"),
         ("dir=b&to=x", "M_INVALID_PARAM"),
@@ -367,4 +367,35 @@ async fn tokens_and_filters_that_are_none_are_refused() {
         let refused = alice.client.get(&path).await;
         refused.expect_error(400, errcode);
     }
+}
+
+#[tokio::test]
+async fn messages_are_read_backwards_where_no_direction_is_named() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let room = alice.creates(json!({})).await;
+    alice.says(&room, "one").await;
+    alice.says(&room, "two").await;
+
+    let page = alice.messages(&room, "limit=2").await;
+
+    assert_eq!(said(&page["chunk"]), ["two", "one"]);
+}
+
+#[tokio::test]
+async fn a_page_that_a_filter_made_short_says_where_it_ends() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let room = alice.creates(json!({})).await;
+    alice.says(&room, "one").await;
+    let filter = filtered(&json!({ "types": ["m.room.message"] }));
+
+    let page = alice.messages(&room, &format!("dir=b&{filter}")).await;
+    let end = page["end"].as_str().expect("a token");
+    let rest = alice
+        .messages(&room, &format!("dir=b&{filter}&from={end}"))
+        .await;
+
+    assert_eq!(said(&page["chunk"]), ["one"]);
+    assert_eq!((&rest["chunk"], &rest["end"]), (&json!([]), &Value::Null));
 }

@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use crate::{
-    chat::{each, find, types},
-    harness::Server,
+    chat::{each, encoded, find, types},
+    harness::{Server, User},
 };
 
 /// The versions that rooms may have here.
@@ -396,4 +396,53 @@ async fn requests_that_make_no_room_are_refused() {
     refused.expect_error(403, "M_FORBIDDEN");
     let stranger = server.post("/_matrix/client/v3/createRoom", json!({}));
     stranger.await.expect_error(401, "M_MISSING_TOKEN");
+}
+
+#[tokio::test]
+async fn rooms_of_every_supported_version_work_and_outlast_a_restart() {
+    let server = Server::start().await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let mut rooms = Vec::new();
+    for version in 2..=12 {
+        let request = json!({ "preset": "public_chat", "room_version": version.to_string() });
+        let room = alice.creates(request).await;
+        bob.joins(&room).await;
+        let said = bob.says(&room, "hello").await;
+        alice.redacts(&room, &said).await;
+        rooms.push((room, said));
+    }
+
+    let server = server.restart().await;
+    let (alice, bob) = (alice.at(&server), bob.at(&server));
+
+    for (room, said) in rooms {
+        alice.says(&room, "again").await;
+        let event = bob.event(&room, &said).await.expect_ok();
+        assert_eq!(event["content"], json!({}));
+    }
+}
+
+#[tokio::test]
+async fn in_rooms_with_owned_state_a_user_has_many_keys() {
+    let server = Server::start().await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let levels = json!({ "events": { "org.example": 0 } });
+    let request = json!({
+        "preset": "public_chat", "room_version": "org.matrix.msc3757.10",
+        "power_level_content_override": levels,
+    });
+    let room = alice.creates(request).await;
+    bob.joins(&room).await;
+    let set = async |user: &User, key: &str| {
+        let path = format!("org.example/{}", encoded(key));
+        user.tries_to_set(&room, &path, json!({})).await
+    };
+
+    set(&bob, &format!("{}_device", bob.id)).await.expect_ok();
+    set(&alice, &format!("{}_device", bob.id)).await.expect_ok();
+    let refused = set(&bob, &format!("{}_x", alice.id)).await;
+    refused.expect_error(403, "M_FORBIDDEN");
+    set(&alice, "@oops").await.expect_error(400, "M_BAD_JSON");
+    let long = format!("{}_{}", bob.id, "x".repeat(250));
+    set(&bob, &long).await.expect_error(413, "M_TOO_LARGE");
 }

@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use axum::{Json, Router, extract::State};
 use ruma::api::client::discovery::get_capabilities;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::{
     api::{App, Incoming, endpoint},
     config::Config,
+    matrix::{OWNED_STATE_VERSIONS, STABLE_VERSIONS},
 };
 
 pub(super) fn routes() -> Router<App> {
@@ -28,10 +29,7 @@ async fn get_capabilities(
         "capabilities": {
             "m.room_versions": {
                 "default": config.server.default_room_version,
-                "available": {
-                    "6": "stable", "7": "stable", "8": "stable", "9": "stable",
-                    "10": "stable", "11": "stable", "12": "stable",
-                },
+                "available": room_versions(),
             },
             "m.change_password": { "enabled": true },
             "m.set_displayname": { "enabled": true },
@@ -42,4 +40,10 @@ async fn get_capabilities(
             "m.get_login_token": { "enabled": !from.is_guest },
         },
     }))
+}
+
+fn room_versions() -> Map<String, Value> {
+    let stable = STABLE_VERSIONS.map(|version| (version.to_string(), json!("stable")));
+    let unstable = OWNED_STATE_VERSIONS.map(|version| (version.to_owned(), json!("unstable")));
+    stable.into_iter().chain(unstable).collect()
 }

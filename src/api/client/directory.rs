@@ -1,6 +1,6 @@
 //! Room aliases and the public room directory.
 
-use axum::{Router, extract::State};
+use axum::{Json, Router, extract::State};
 use ruma::{
     OwnedServerName, UInt,
     api::client::{
@@ -16,11 +16,13 @@ use ruma::{
 
 use std::sync::Arc;
 
+use serde_json::{Value, json};
+
 use crate::{
     api::{App, Incoming, MaybeSession, Outgoing, endpoint},
     config::Config,
     error::{Error, Result},
-    rooms::{DirectoryPage, DirectorySearch, Rooms},
+    rooms::{DirectorySearch, Rooms},
 };
 
 pub(super) fn routes() -> Router<App> {
@@ -120,7 +122,7 @@ async fn get_public_rooms(
     State(config): State<Arc<Config>>,
     MaybeSession(session): MaybeSession,
     Incoming { request, .. }: Incoming<get_public_rooms::v3::Request>,
-) -> Result<Outgoing<get_public_rooms::v3::Response>> {
+) -> Result<Json<Value>> {
     if session.is_none() && !config.directory.public_without_login {
         return Err(Error::MissingToken);
     }
@@ -129,12 +131,7 @@ async fn get_public_rooms(
         limit: request.limit.map(u64::from),
         ..DirectorySearch::default()
     };
-    let page = directory(&rooms, request.server, search).await?;
-    let mut response = get_public_rooms::v3::Response::new(page.chunk);
-    response.total_room_count_estimate = Some(UInt::new_saturating(page.total));
-    response.next_batch = page.next_batch;
-    response.prev_batch = page.prev_batch;
-    Ok(Outgoing(response))
+    directory(&rooms, request.server, search).await
 }
 
 /// `POST /_matrix/client/*/publicRooms`
@@ -143,7 +140,7 @@ async fn get_public_rooms(
 async fn get_public_rooms_filtered(
     State(rooms): State<Rooms>,
     Incoming { request, .. }: Incoming<get_public_rooms_filtered::v3::Request>,
-) -> Result<Outgoing<get_public_rooms_filtered::v3::Response>> {
+) -> Result<Json<Value>> {
     let types = &request.filter.room_types;
     let search = DirectorySearch {
         term: request.filter.generic_search_term,
@@ -151,13 +148,7 @@ async fn get_public_rooms_filtered(
         since: request.since,
         limit: request.limit.map(u64::from),
     };
-    let page = directory(&rooms, request.server, search).await?;
-    let mut response = get_public_rooms_filtered::v3::Response::new();
-    response.total_room_count_estimate = Some(UInt::new_saturating(page.total));
-    response.chunk = page.chunk;
-    response.next_batch = page.next_batch;
-    response.prev_batch = page.prev_batch;
-    Ok(Outgoing(response))
+    directory(&rooms, request.server, search).await
 }
 
 fn room_type(filter: &RoomTypeFilter) -> Option<RoomType> {
@@ -171,11 +162,42 @@ async fn directory(
     rooms: &Rooms,
     server: Option<OwnedServerName>,
     search: DirectorySearch,
-) -> Result<DirectoryPage> {
+) -> Result<Json<Value>> {
     if server.is_some_and(|server| server != rooms.server_name()) {
         return Err(Error::not_found(
             "the directory of another server cannot be asked from here",
         ));
     }
-    rooms.directory(search).await
+    let page = rooms.directory(search).await?;
+    let mut response = get_public_rooms::v3::Response::new(page.chunk);
+    response.total_room_count_estimate = Some(UInt::new_saturating(page.total));
+    response.next_batch = page.next_batch;
+    response.prev_batch = page.prev_batch;
+    written(&response)
+}
+
+/// Writes a page of the directory. The join rule of a public room may be left out, and ruma does; yet there are
+/// clients that do not take what is missing for the default.
+fn written(response: &get_public_rooms::v3::Response) -> Result<Json<Value>> {
+    let mut chunk = Vec::with_capacity(response.chunk.len());
+    for room in &response.chunk {
+        let mut shown = serde_json::to_value(room)?;
+        if let Some(shown) = shown.as_object_mut() {
+            shown.insert("join_rule".to_owned(), json!(room.join_rule));
+        }
+        chunk.push(shown);
+    }
+    let mut page = json!({ "chunk": chunk });
+    if let Some(page) = page.as_object_mut() {
+        let tokens = [
+            ("next_batch", &response.next_batch),
+            ("prev_batch", &response.prev_batch),
+        ];
+        for (name, token) in tokens {
+            page.extend(token.iter().map(|token| (name.to_owned(), json!(token))));
+        }
+        let total = response.total_room_count_estimate;
+        page.insert("total_room_count_estimate".to_owned(), json!(total));
+    }
+    Ok(Json(page))
 }

@@ -207,9 +207,13 @@ async fn get_member_events(
 ) -> Result<Outgoing<get_member_events::v3::Response>> {
     let room = rooms.room_of_member(&request.room_id).await?;
     let at = request.at.as_deref().map(place_of).transpose()?;
-    let state = rooms
+    let mut state = rooms
         .visible_state_at(&room, from.user, &from.user_id, at)
         .await?;
+    if state.is_empty() {
+        // A timeline that begins with the room begins before anybody was there: its creator was the first.
+        state = rooms.first_state(&room).await?;
+    }
     let is_wanted = |membership: &MembershipState| {
         request
             .membership

@@ -2,7 +2,11 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use axum::{Router, extract::State};
+use axum::{
+    Router,
+    extract::{Request, State},
+    middleware::map_request,
+};
 use ruma::{
     OwnedUserId,
     api::{
@@ -34,11 +38,29 @@ const MAX_LIMIT: u64 = 1_000;
 
 pub(super) fn routes() -> Router<App> {
     Router::new()
-        .merge(endpoint::<get_message_events::v3::Request, _>(
-            get_message_events,
-        ))
+        .merge(
+            endpoint::<get_message_events::v3::Request, _>(get_message_events)
+                .layer(map_request(with_direction)),
+        )
         .merge(endpoint::<get_context::v3::Request, _>(get_context))
         .merge(endpoint::<get_room_event::v3::Request, _>(get_room_event))
+}
+
+/// Makes a request that names no direction read backwards, as whoever asks for messages mostly means it.
+async fn with_direction(mut request: Request) -> Request {
+    let query = request.uri().query().unwrap_or_default();
+    if query.split('&').any(|field| field.starts_with("dir=")) {
+        return request;
+    }
+    let path = request.uri().path();
+    let with_direction = match query {
+        "" => format!("{path}?dir=b"),
+        query => format!("{path}?{query}&dir=b"),
+    };
+    if let Ok(uri) = with_direction.parse() {
+        *request.uri_mut() = uri;
+    }
+    request
 }
 
 /// `GET /_matrix/client/*/rooms/{roomId}/messages`
@@ -71,13 +93,18 @@ async fn get_message_events(
     let bundles = rooms
         .bundles(&room, audience(&from, &access), &page.events)
         .await?;
+    let far_end = (chooses(filter) && !page.events.is_empty()).then(|| match request.dir {
+        Direction::Backward => 0,
+        Direction::Forward => room.view().newest_place(),
+    });
     let show = |event: &Arc<TimelineEvent>| {
         let now = clock.now_ms();
         Raw::from_json(client_event(event, &from, &access, &bundles, now))
     };
     let mut response = get_message_events::v3::Response::new();
     response.start = request.from.clone().unwrap_or_else(|| place_token(start));
-    response.end = page.end.map(place_token);
+    // A page that a filter made short says where it ends all the same: clients expect it of one that is not empty.
+    response.end = page.end.or(far_end).map(place_token);
     let state = room.view().state.clone();
     response.state = senders(&room, &state, filter, page.events.iter(), clock.now_ms());
     response.chunk = page.events.iter().map(show).collect();
@@ -174,6 +201,15 @@ pub(super) fn audience<'a>(session: &'a Session, access: &'a Access) -> Audience
         user: session.user,
         user_id: &session.user_id,
     }
+}
+
+/// Returns whether a filter leaves events out.
+fn chooses(filter: &RoomEventFilter) -> bool {
+    filter.types.is_some()
+        || filter.senders.is_some()
+        || filter.url_filter.is_some()
+        || !filter.not_types.is_empty()
+        || !filter.not_senders.is_empty()
 }
 
 fn limited(limit: u64) -> usize {

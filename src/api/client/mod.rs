@@ -10,6 +10,7 @@ mod directory;
 mod discovery;
 mod ephemeral;
 mod filters;
+mod knock;
 mod login;
 mod media;
 mod membership;
@@ -27,6 +28,7 @@ mod tags;
 mod third_party;
 mod threads;
 mod to_device;
+mod upgrade;
 mod user_directory;
 mod voip;
 
@@ -48,6 +50,7 @@ pub(super) fn routes() -> Router<App> {
         .merge(discovery::routes())
         .merge(ephemeral::routes())
         .merge(filters::routes())
+        .merge(knock::routes())
         .merge(login::routes())
         .merge(media::routes())
         .merge(membership::routes())
@@ -65,6 +68,7 @@ pub(super) fn routes() -> Router<App> {
         .merge(third_party::routes())
         .merge(threads::routes())
         .merge(to_device::routes())
+        .merge(upgrade::routes())
         .merge(user_directory::routes())
         .merge(voip::routes())
 }

@@ -11,7 +11,7 @@ use serde_json::{json, value::to_raw_value};
 use crate::{
     api::{App, Class, Incoming, Limits, Outgoing, endpoint},
     ephemeral::{Ephemeral, PresenceUpdate},
-    error::Result,
+    error::{Error, Result},
     rooms::{NewEvent, Rooms, Transaction},
     users::Session,
     workflows::Workflows,
@@ -64,6 +64,9 @@ async fn send_state_event(
 ) -> Result<Outgoing<send_state_event::v3::Response>> {
     limits.check(Class::Send, &*from.user_id)?;
     acted(&ephemeral, &from);
+    if request.event_type == StateEventType::RoomCreate {
+        return Err(Error::invalid_param("a room is created only once"));
+    }
     let content = request.body.into_json();
     if request.event_type == StateEventType::RoomCanonicalAlias {
         rooms

@@ -24,7 +24,7 @@ use serde_json::{
 use super::Profiles;
 use crate::{
     error::{Error, Result},
-    matrix::SUPPORTED_VERSIONS,
+    matrix,
     rooms::{Action, MemberChange, MemberProfile, NewEvent},
 };
 
@@ -56,7 +56,7 @@ struct InitialState {
 /// Returns the version that the room will have.
 pub(super) fn version(request: &Request, default: &RoomVersionId) -> Result<RoomVersionId> {
     let version = request.room_version.as_ref().unwrap_or(default);
-    if SUPPORTED_VERSIONS.contains(version) {
+    if matrix::rules(version).is_some() {
         Ok(version.clone())
     } else {
         Err(Error::UnsupportedRoomVersion(format!(
@@ -82,9 +82,7 @@ pub(super) fn events(
             "this server has no identity server to invite by address",
         ));
     }
-    let rules = version
-        .rules()
-        .map_or(AuthorizationRules::V12, |rules| rules.authorization);
+    let rules = matrix::rules(version).map_or(AuthorizationRules::V12, |rules| rules.authorization);
     let plan = Plan { create, rules };
     // 1. The m.room.create event itself.
     let mut events = vec![plan.create_event(version)?];

@@ -1,6 +1,8 @@
 //! Operations that need several services: what happens in a room because of what happens to an account.
 
 mod guests;
+mod knock;
+mod upgrade;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -75,13 +77,14 @@ impl Workflows {
         for user_id in request.invite.iter().chain([&creator]) {
             profiles.insert(user_id.clone(), self.member_profile(user_id).await);
         }
-        self.rooms
-            .create(CreateRoom {
-                creator,
-                request,
-                profiles,
-            })
-            .await
+        let created = CreateRoom {
+            creator,
+            request,
+            profiles,
+        };
+        let room_id = self.rooms.create(created).await?;
+        self.settle(session, &room_id).await?;
+        Ok(room_id)
     }
 
     /// Changes a membership as a user wishes.
@@ -137,6 +140,7 @@ impl Workflows {
             ..Wish::new(session.user_id.clone(), Action::Join, reason)
         };
         self.change_membership(session, &room_id, wish).await?;
+        self.settle(session, &room_id).await?;
         Ok(room_id)
     }
 

@@ -1,0 +1,30 @@
+//! Knocking on rooms.
+
+use axum::{Router, extract::State};
+use ruma::api::client::knock::knock_room;
+
+use crate::{
+    api::{App, Class, Incoming, Limits, Outgoing, endpoint},
+    error::Result,
+    workflows::Workflows,
+};
+
+pub(super) fn routes() -> Router<App> {
+    endpoint::<knock_room::v3::Request, _>(knock_room)
+}
+
+/// `POST /_matrix/client/*/knock/{roomIdOrAlias}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3knockroomidoralias
+async fn knock_room(
+    State(workflows): State<Workflows>,
+    State(limits): State<Limits>,
+    Incoming { from, request }: Incoming<knock_room::v3::Request>,
+) -> Result<Outgoing<knock_room::v3::Response>> {
+    limits.check(Class::Send, &*from.user_id)?;
+    from.must_not_be_guest()?;
+    let room_id = workflows
+        .knock(&from, &request.room_id_or_alias, request.reason)
+        .await?;
+    Ok(Outgoing(knock_room::v3::Response::new(room_id)))
+}

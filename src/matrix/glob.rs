@@ -1,0 +1,56 @@
+//! Patterns in which `*` stands for any text, and `?` for one character.
+//!
+//! [Glob-style matching](https://spec.matrix.org/v1.19/appendices/#glob-style-matching)
+
+/// Returns whether a text fits a pattern, in time that grows with the product of their lengths at most.
+pub(super) fn matches(pattern: &str, text: &str) -> bool {
+    let pattern: Vec<char> = pattern.chars().collect();
+    let text: Vec<char> = text.chars().collect();
+    let (mut p, mut t) = (0, 0);
+    // The latest star, and where the text stood that it does not swallow yet.
+    let mut star: Option<(usize, usize)> = None;
+    while let Some(c) = text.get(t) {
+        match pattern.get(p) {
+            Some('*') => {
+                star = Some((p, t));
+                p += 1;
+            }
+            Some(wanted) if *wanted == '?' || wanted == c => {
+                p += 1;
+                t += 1;
+            }
+            _ => {
+                let Some((at, swallowed)) = star else {
+                    return false;
+                };
+                star = Some((at, swallowed + 1));
+                p = at + 1;
+                t = swallowed + 1;
+            }
+        }
+    }
+    pattern.iter().skip(p).all(|rest| *rest == '*')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::matches;
+
+    #[test]
+    fn stars_and_question_marks_stand_for_what_they_should() {
+        for (pattern, text, expected) in [
+            ("*", "", true),
+            ("a*b*c", "a__b__c", true),
+            ("a*b*c", "a__c__b", false),
+            ("hs?", "hs1", true),
+            ("hs?", "hs", false),
+            ("@user-?*", "@user-12:hs1", true),
+            ("*.org", "matrix.org", true),
+            ("*.org", "matrix.org.uk", false),
+            ("abc", "abc", true),
+            ("", "a", false),
+        ] {
+            assert_eq!(matches(pattern, text), expected, "{pattern} {text}");
+        }
+    }
+}

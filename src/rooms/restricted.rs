@@ -1,0 +1,113 @@
+//! Rooms that one may join because one is in another.
+//!
+//! [Restricted rooms](https://spec.matrix.org/v1.19/client-server-api/#restricted-rooms)
+
+use ruma::{
+    OwnedUserId, UserId,
+    events::{
+        StateEventType,
+        room::{member::MembershipState, power_levels::UserPowerLevel},
+    },
+    room::{AllowRule, JoinRule, Restricted},
+};
+use serde_json::{Map, Value, value::to_raw_value};
+
+use super::{NewEvent, Rooms, warm::Room};
+use crate::{
+    error::{Error, Result},
+    matrix::{self, StateMap},
+};
+
+/// How many conditions of a room are looked at.
+const CONDITIONS: usize = 64;
+/// What names the user whose right to invite lets somebody in.
+const AUTHORISED_VIA: &str = "join_authorised_via_users_server";
+
+impl Rooms {
+    /// Says in the member event of one who joins who lets them in, where that is needed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Forbidden`] when they may join, but nobody of this server may let them in.
+    pub(super) async fn authorise_join(
+        &self,
+        room: &Room,
+        state: &StateMap,
+        event: &mut NewEvent,
+    ) -> Result<()> {
+        let is_own = event.state_key.as_deref() == Some(event.sender.as_str());
+        if !is_own || event.membership() != Some(MembershipState::Join) {
+            return Ok(());
+        }
+        let mut content: Map<String, Value> =
+            serde_json::from_str(event.content.get()).map_err(|e| Error::BadJson(e.to_string()))?;
+        // Whatever a client says there, it is the server's to say.
+        let is_said = content.remove(AUTHORISED_VIA).is_some();
+        let before = state.membership(&event.sender);
+        let is_free = matches!(before, MembershipState::Join | MembershipState::Invite);
+        let is_let_in = !is_free && self.meets_condition(room, state, &event.sender).await?;
+        if is_let_in {
+            let authoriser = authoriser(room, state).ok_or_else(|| {
+                Error::forbidden("nobody of this server who may invite is in the room")
+            })?;
+            content.insert(AUTHORISED_VIA.to_owned(), Value::String(authoriser.into()));
+        }
+        if is_said || is_let_in {
+            event.content = to_raw_value(&content)?;
+        }
+        Ok(())
+    }
+
+    /// Returns whether a user may join a restricted room because of a room that they are in.
+    pub(super) async fn meets_condition(
+        &self,
+        room: &Room,
+        state: &StateMap,
+        user_id: &UserId,
+    ) -> Result<bool> {
+        let Some(restricted) = restriction(room, state) else {
+            return Ok(false);
+        };
+        for rule in restricted.allow.iter().take(CONDITIONS) {
+            let AllowRule::RoomMembership(condition) = rule else {
+                continue;
+            };
+            match self.room(&condition.room_id).await {
+                Ok(other) if other.view().state.membership(user_id) == MembershipState::Join => {
+                    return Ok(true);
+                }
+                Ok(_) | Err(Error::NotFound(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// Returns the most powerful member of this server who may invite.
+fn authoriser(room: &Room, state: &StateMap) -> Option<OwnedUserId> {
+    let levels = matrix::power_levels(state, &room.rules);
+    let view = room.view();
+    let may_invite = view.local_members.values().filter(|user_id| {
+        state.membership(user_id) == MembershipState::Join && levels.user_can_invite(user_id)
+    });
+    let power = |user_id: &&OwnedUserId| -> (UserPowerLevel, std::cmp::Reverse<OwnedUserId>) {
+        (
+            levels.for_user(user_id),
+            std::cmp::Reverse((*user_id).clone()),
+        )
+    };
+    may_invite.max_by_key(power).cloned()
+}
+
+/// Returns on which conditions one may join a room; `None` where there are none.
+pub(super) fn restriction(room: &Room, state: &StateMap) -> Option<Restricted> {
+    let rules = &room.rules.authorization;
+    match state.content::<JoinRule>(&StateEventType::RoomJoinRules)? {
+        JoinRule::Restricted(restricted) if rules.restricted_join_rule => Some(restricted),
+        JoinRule::KnockRestricted(restricted) if rules.knock_restricted_join_rule => {
+            Some(restricted)
+        }
+        _ => None,
+    }
+}

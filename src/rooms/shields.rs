@@ -1,0 +1,113 @@
+//! Whom users ignore, and whose invitations they take.
+//!
+//! Kept in memory for those few who do either, so that no message and no sync reads it from the disk.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use ruma::{OwnedUserId, UserId, events::room::member::MembershipState};
+
+use super::{Inner, NewEvent, Rooms, warm::Room};
+use crate::{
+    error::{Error, Result},
+    matrix::{Invitation, Shield},
+    storage::{Change, Db, UserNum, account_data},
+};
+
+/// What users do not want to see.
+#[derive(Default)]
+pub(super) struct Shields {
+    by_user: RwLock<HashMap<UserNum, Arc<Shield>>>,
+}
+
+impl Shields {
+    /// Loads what all users have said.
+    pub(super) async fn load(db: &Db) -> Result<Self> {
+        let mut conn = db.read().await?;
+        let shields = Self::default();
+        for kind in Shield::KINDS {
+            for (user, _, content) in account_data::of_all_users(&mut conn, kind).await? {
+                shields.set(user, kind, &content);
+            }
+        }
+        Ok(shields)
+    }
+
+    fn set(&self, user: UserNum, kind: &str, content: &str) {
+        if !Shield::KINDS.contains(&kind) {
+            return;
+        }
+        let mut by_user = self.by_user.write().unwrap_or_else(PoisonError::into_inner);
+        let mut shield = by_user
+            .get(&user)
+            .map_or_else(Shield::default, |shield| Shield::clone(shield));
+        shield.set(kind, content);
+        if shield.is_empty() {
+            by_user.remove(&user);
+        } else {
+            by_user.insert(user, Arc::new(shield));
+        }
+    }
+
+    /// Follows a change of someone's account data.
+    pub(super) fn committed(&self, change: &Change) {
+        if let Change::AccountData {
+            user,
+            room: None,
+            kind,
+            content,
+        } = change
+        {
+            self.set(*user, kind, content);
+        }
+    }
+
+    fn of(&self, user: UserNum) -> Option<Arc<Shield>> {
+        let by_user = self.by_user.read().unwrap_or_else(PoisonError::into_inner);
+        by_user.get(&user).cloned()
+    }
+
+    /// Returns the members of a room who ignore a user.
+    pub(super) fn of_members_who_ignore(&self, room: &Room, sender: &UserId) -> Vec<OwnedUserId> {
+        let by_user = self.by_user.read().unwrap_or_else(PoisonError::into_inner);
+        let view = room.view();
+        let deaf = by_user
+            .iter()
+            .filter(|(_, shield)| shield.ignores_user(sender))
+            .filter_map(|(user, _)| view.local_members.get(user).cloned());
+        deaf.collect()
+    }
+}
+
+impl Rooms {
+    /// Returns what a user does not want to see, if there is anything.
+    pub fn shield(&self, user: UserNum) -> Option<Arc<Shield>> {
+        self.inner.shields.of(user)
+    }
+}
+
+impl Inner {
+    /// Checks an invitation against what the invited has said.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InviteBlocked`] and [`Error::InviteFiltered`] when they take none of the sender.
+    pub(super) async fn check_invitation(&self, event: &NewEvent) -> Result<()> {
+        if event.membership() != Some(MembershipState::Invite) {
+            return Ok(());
+        }
+        let mut conn = self.db.read().await?;
+        let invited = event.state_key.as_deref().unwrap_or_default();
+        let Some(invited) = self.db.strings.find(&mut conn, invited).await? else {
+            return Ok(());
+        };
+        let shield = self.shields.of(invited);
+        match shield.map(|shield| shield.invitation(&event.sender)) {
+            Some(Invitation::Blocked) => Err(Error::InviteBlocked),
+            Some(Invitation::Filtered) => Err(Error::InviteFiltered),
+            Some(Invitation::Shown | Invitation::Hidden) | None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Replacing a room by one of another version: the new room, the tombstone and the aliases in one write.
+//!
+//! [Room upgrades](https://spec.matrix.org/v1.19/client-server-api/#room-upgrades)
+
+mod plan;
+
+use ruma::{
+    OwnedRoomId, OwnedUserId, RoomVersionId, UInt,
+    events::{
+        StateEventType,
+        room::{member::MembershipState, tombstone::RoomTombstoneEventContent},
+    },
+};
+use serde_json::{Map, Value, json, value::to_raw_value};
+
+use super::{
+    MemberProfile, NewEvent, Rooms,
+    append::{Accepted, append},
+    create::{ATTEMPTS, advance_scratch},
+    send::release,
+    warm::{Room, Tip},
+};
+use crate::{
+    clock::timestamp,
+    error::{Error, Result},
+    matrix,
+    storage::{aliases, rooms},
+};
+
+/// Whoever has less power than this may neither speak nor invite in a room that was replaced.
+const QUIET_LEVEL: i64 = 50;
+/// What whoever comes to the old room reads.
+const BODY: &str = "This room has been replaced";
+
+/// A room to be replaced.
+#[derive(Clone, Debug)]
+pub struct Upgrade {
+    /// Who replaces it, and creates the new one.
+    pub user_id: OwnedUserId,
+    /// How they are shown.
+    pub profile: MemberProfile,
+    /// The version of the new room.
+    pub version: RoomVersionId,
+    /// Who else shall be a creator of the new room, where the version knows such.
+    pub additional_creators: Vec<OwnedUserId>,
+}
+
+impl Rooms {
+    /// Replaces a room; returns the id of the new one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnsupportedRoomVersion`]; [`Error::Forbidden`] for one who may not send the tombstone.
+    pub async fn upgrade(&self, room_id: &ruma::RoomId, upgrade: Upgrade) -> Result<OwnedRoomId> {
+        if matrix::rules(&upgrade.version).is_none() {
+            let text = format!("room version {} is not supported", upgrade.version);
+            return Err(Error::UnsupportedRoomVersion(text));
+        }
+        let num = self.room_of_member(room_id).await?.num;
+        self.detached(async move |rooms: Rooms| rooms.upgrade_now(num, &upgrade).await)
+            .await
+    }
+
+    async fn upgrade_now(&self, num: i64, upgrade: &Upgrade) -> Result<OwnedRoomId> {
+        for later in 0..ATTEMPTS {
+            let old = self.room_by_number(num).await?;
+            let mut tip = old.tip.lock().await;
+            if old.is_stale() {
+                continue;
+            }
+            check_may_replace(&old, &tip, upgrade)?;
+            let planned = plan::events(&old, &tip, upgrade)?;
+            let now = timestamp(self.inner.clock.now_ms() + later);
+            let (mut new, events) = self.build(&upgrade.version, planned, now).await?;
+            let farewell = self.farewell(&old, &tip, upgrade, &new.room_id).await?;
+            let mut tx = self.inner.db.write().await?;
+            if old.is_stale() || !self.inner.insert_room(&mut tx, &mut new, events).await? {
+                continue;
+            }
+            aliases::move_all(&mut tx, num, new.num).await?;
+            if rooms::is_published(&mut tx, num).await? {
+                rooms::set_published(&mut tx, new.num, true).await?;
+                rooms::set_published(&mut tx, num, false).await?;
+            }
+            let mut next = tip.clone();
+            let mut newest = 0;
+            for accepted in farewell {
+                let stored = append(&self.inner, &mut tx, &old, &mut next, accepted).await?;
+                newest = stored.map_or(newest, |event| event.position);
+            }
+            let pending = release(tx, &old, newest)?;
+            *tip = next;
+            drop(tip);
+            pending.durable().await?;
+            return Ok(new.room_id);
+        }
+        Err(Error::Unavailable(
+            "the room cannot be replaced now".to_owned(),
+        ))
+    }
+
+    /// Builds the last events of a room: the tombstone, and what the user may do to make the room quiet.
+    async fn farewell(
+        &self,
+        old: &Room,
+        tip: &Tip,
+        upgrade: &Upgrade,
+        new: &OwnedRoomId,
+    ) -> Result<Vec<Accepted>> {
+        let user_id = &upgrade.user_id;
+        let tombstone = RoomTombstoneEventContent::new(BODY.to_owned(), new.clone());
+        let tombstone = NewEvent::state(
+            user_id.clone(),
+            &StateEventType::RoomTombstone,
+            "",
+            to_raw_value(&tombstone)?,
+        );
+        let mut scratch = tip.clone();
+        let accepted = self.inner.accept(old, &scratch, tombstone).await?;
+        advance_scratch(&mut scratch, &accepted.pdu);
+        let mut farewell = vec![accepted];
+        let kinds = [
+            (StateEventType::RoomPowerLevels, quiet_levels(tip)),
+            (
+                StateEventType::RoomCanonicalAlias,
+                plan::aliases_of_others(tip, self.server_name()),
+            ),
+        ];
+        for (kind, content) in kinds {
+            let Some(content) = content else { continue };
+            let event = NewEvent::state(user_id.clone(), &kind, "", to_raw_value(&content)?);
+            match self.inner.accept(old, &scratch, event).await {
+                Ok(accepted) => {
+                    advance_scratch(&mut scratch, &accepted.pdu);
+                    farewell.push(accepted);
+                }
+                // "If possible": who may replace a room may not always do this, too.
+                Err(Error::Forbidden(reason)) => {
+                    tracing::debug!(room_id = %old.room_id, reason, "the old room stays as it is");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(farewell)
+    }
+}
+
+fn check_may_replace(old: &Room, tip: &Tip, upgrade: &Upgrade) -> Result<()> {
+    let levels = matrix::power_levels(&tip.state, &old.rules);
+    let is_member = tip.state.membership(&upgrade.user_id) == MembershipState::Join;
+    if is_member && levels.user_can_send_state(&upgrade.user_id, StateEventType::RoomTombstone) {
+        return Ok(());
+    }
+    Err(Error::forbidden("you may not replace this room"))
+}
+
+/// Returns power levels with which only the powerful speak and invite; `None` if it is so already.
+fn quiet_levels(tip: &Tip) -> Option<Map<String, Value>> {
+    let kind = StateEventType::RoomPowerLevels;
+    let mut content: Map<String, Value> = tip.state.content(&kind)?;
+    let level = |content: &Map<String, Value>, field: &str| {
+        content.get(field).and_then(Value::as_i64).unwrap_or(0)
+    };
+    let quiet = QUIET_LEVEL.max(level(&content, "users_default").saturating_add(1));
+    let quiet = quiet.min(i64::from(UInt::MAX));
+    let mut is_changed = false;
+    for field in ["events_default", "invite"] {
+        if level(&content, field) < quiet {
+            content.insert(field.to_owned(), json!(quiet));
+            is_changed = true;
+        }
+    }
+    is_changed.then_some(content)
+}

@@ -1,0 +1,127 @@
+//! What a user keeps about a room that another one replaces: tags, push rules, and whether it is a direct chat.
+//!
+//! [Room upgrades](https://spec.matrix.org/v1.19/client-server-api/#room-upgrades)
+
+use ruma::{
+    OwnedRoomId, RoomId, UserId,
+    events::push_rules::PushRulesEventContent,
+    push::{ConditionalPushRule, Ruleset, SimplePushRule, SimplePushRuleInit},
+};
+use serde_json::{Map, Value, json};
+
+use super::{
+    Users,
+    account_data::{PUSH_RULES, TAG, store_for},
+    push_rules::{self, RULES_BYTES},
+};
+use crate::{
+    error::Result,
+    storage::{RoomNum, UserNum, WriteTx, account_data, rooms},
+};
+
+/// The account data that lists direct chats by user.
+const DIRECT: &str = "m.direct";
+
+impl Users {
+    /// Lets what a user keeps about a room hold for the room that replaces it.
+    ///
+    /// What the user has said of the new room already stays as it is.
+    pub async fn follow_room(
+        &self,
+        user: UserNum,
+        user_id: &UserId,
+        old: &RoomId,
+        new: &RoomId,
+    ) -> Result<()> {
+        let mut tx = self.inner.db.write().await?;
+        let numbers = (
+            rooms::number(&mut tx, old.as_str()).await?,
+            rooms::number(&mut tx, new.as_str()).await?,
+        );
+        if let (Some(old), Some(new)) = numbers {
+            copy_tags(&mut tx, user, old, new).await?;
+        }
+        copy_push_rules(&mut tx, user, user_id, (old, new)).await?;
+        copy_direct(&mut tx, user, old, new).await?;
+        tx.commit().await
+    }
+}
+
+async fn copy_tags(tx: &mut WriteTx, user: UserNum, old: RoomNum, new: RoomNum) -> Result<()> {
+    let is_tagged = account_data::get(tx, user, Some(new), TAG).await?.is_some();
+    if let Some(tags) = account_data::get(tx, user, Some(old), TAG).await?
+        && !is_tagged
+    {
+        store_for(tx, user, Some(new), TAG, &tags).await?;
+    }
+    Ok(())
+}
+
+async fn copy_push_rules(
+    tx: &mut WriteTx,
+    user: UserNum,
+    user_id: &UserId,
+    (old, new): (&RoomId, &RoomId),
+) -> Result<()> {
+    let mut rules = push_rules::read(tx, user, user_id).await?;
+    let has_room = copy_room_rule(&mut rules, old, new);
+    let has_override = copy_override(&mut rules, old, new);
+    if !has_room && !has_override {
+        return Ok(());
+    }
+    let content = serde_json::to_string(&PushRulesEventContent::new(rules))?;
+    if content.len() <= RULES_BYTES {
+        store_for(tx, user, None, PUSH_RULES, &content).await?;
+    }
+    Ok(())
+}
+
+fn copy_room_rule(rules: &mut Ruleset, old: &RoomId, new: &RoomId) -> bool {
+    let Some(rule) = rules.room.get(old.as_str()).cloned() else {
+        return false;
+    };
+    let rule: SimplePushRule<OwnedRoomId> = SimplePushRuleInit {
+        actions: rule.actions,
+        default: rule.default,
+        enabled: rule.enabled,
+        rule_id: new.to_owned(),
+    }
+    .into();
+    rules.room.get(new.as_str()).is_none() && rules.room.insert(rule)
+}
+
+/// Clients mute a room by an override that has its id, and a condition with its id.
+fn copy_override(rules: &mut Ruleset, old: &RoomId, new: &RoomId) -> bool {
+    let copy = || -> Option<ConditionalPushRule> {
+        let rule = serde_json::to_string(rules.override_.get(old.as_str())?).ok()?;
+        let (old, new) = (json!(old).to_string(), json!(new).to_string());
+        serde_json::from_str(&rule.replace(&old, &new)).ok()
+    };
+    match copy() {
+        Some(rule) if rules.override_.get(new.as_str()).is_none() => {
+            rules.override_.shift_insert(0, rule)
+        }
+        _ => false,
+    }
+}
+
+async fn copy_direct(tx: &mut WriteTx, user: UserNum, old: &RoomId, new: &RoomId) -> Result<()> {
+    let Some(content) = account_data::get(tx, user, None, DIRECT).await? else {
+        return Ok(());
+    };
+    let mut direct: Map<String, Value> = serde_json::from_str(&content).unwrap_or_default();
+    let mut is_changed = false;
+    for chats in direct.values_mut().filter_map(Value::as_array_mut) {
+        if chats.iter().any(|chat| chat == old.as_str())
+            && !chats.iter().any(|chat| chat == new.as_str())
+        {
+            chats.push(json!(new));
+            is_changed = true;
+        }
+    }
+    if is_changed {
+        let content = serde_json::to_string(&direct)?;
+        store_for(tx, user, None, DIRECT, &content).await?;
+    }
+    Ok(())
+}

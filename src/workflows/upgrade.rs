@@ -1,0 +1,71 @@
+//! Replacing a room, and what its members keep of it.
+
+use ruma::{OwnedRoomId, OwnedUserId, RoomId, RoomVersionId, events::StateEventType};
+use serde::Deserialize;
+
+use super::Workflows;
+use crate::{
+    error::{Error, Result},
+    rooms::Upgrade,
+    users::Session,
+};
+
+#[derive(Deserialize)]
+struct Created {
+    predecessor: Option<Predecessor>,
+}
+
+#[derive(Deserialize)]
+struct Predecessor {
+    room_id: OwnedRoomId,
+}
+
+impl Workflows {
+    /// Replaces a room by one of another version.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnsupportedRoomVersion`]; [`Error::Forbidden`] for one who may not send the tombstone.
+    pub async fn upgrade_room(
+        &self,
+        session: &Session,
+        room_id: &RoomId,
+        version: RoomVersionId,
+        additional_creators: Vec<OwnedUserId>,
+    ) -> Result<OwnedRoomId> {
+        let upgrade = Upgrade {
+            user_id: session.user_id.clone(),
+            profile: self.member_profile(&session.user_id).await,
+            version,
+            additional_creators,
+        };
+        let new = self.rooms.upgrade(room_id, upgrade).await?;
+        self.settle(session, &new).await?;
+        Ok(new)
+    }
+
+    /// Lets what a user keeps about a room hold for the one that replaces it, which the user has just joined.
+    pub(super) async fn settle(&self, session: &Session, room_id: &RoomId) -> Result<()> {
+        let room = self.rooms.room(room_id).await?;
+        let created: Option<Created> = room.view().state.content(&StateEventType::RoomCreate);
+        let Some(predecessor) = created.and_then(|created| created.predecessor) else {
+            return Ok(());
+        };
+        let old = match self.rooms.number(&predecessor.room_id).await {
+            Ok(old) => old,
+            Err(Error::NotFound(_)) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        if self.rooms.of_user(session.user).await?.get(old).is_none() {
+            return Ok(());
+        }
+        self.users
+            .follow_room(
+                session.user,
+                &session.user_id,
+                &predecessor.room_id,
+                room_id,
+            )
+            .await
+    }
+}
