@@ -31,3 +31,10 @@ CREATE TABLE promised_media (
     expires_ts BIGINT NOT NULL
 );
 CREATE INDEX promised_media_by_uploader ON promised_media (uploader, expires_ts);
+
+-- The rooms in which users get notices of the server.
+CREATE TABLE server_notice_rooms (
+    user_num {key},
+    room BIGINT NOT NULL
+);
+CREATE INDEX server_notice_rooms_by_room ON server_notice_rooms (room);

@@ -97,6 +97,9 @@ pub enum Error {
     /// An administrator has locked the account.
     #[error("this account has been locked")]
     UserLocked,
+    /// Whoever is invited to the notices of the server must read them first.
+    #[error("the invitation to the notices of the server cannot be declined")]
+    CannotLeaveServerNoticeRoom,
     /// Third-party ids are not for this server.
     #[error("{0}")]
     ThreepidDenied(String),

@@ -71,6 +71,9 @@ fn kind(error: &Error) -> (StatusCode, &'static str) {
         Error::KeyTooLarge(_) => (StatusCode::BAD_REQUEST, "M_KEY_TOO_LARGE"),
         Error::UserSuspended => (StatusCode::FORBIDDEN, "M_USER_SUSPENDED"),
         Error::UserLocked => (StatusCode::UNAUTHORIZED, "M_USER_LOCKED"),
+        Error::CannotLeaveServerNoticeRoom => {
+            (StatusCode::FORBIDDEN, "M_CANNOT_LEAVE_SERVER_NOTICE_ROOM")
+        }
         Error::ThreepidDenied(_) => (StatusCode::FORBIDDEN, "M_THREEPID_DENIED"),
         Error::UserDeactivated => (StatusCode::FORBIDDEN, "M_USER_DEACTIVATED"),
         Error::RoomInUse(_) => (StatusCode::BAD_REQUEST, "M_ROOM_IN_USE"),

@@ -15,9 +15,9 @@ pub use self::{
     load::ConfigError,
     sections::{
         Config, Database, Directory, Federation, Limits, Listen, LogFormat, Logging, Media,
-        Metrics, Passwords, Registration, Server, Support, Turn, UrlPreviews,
+        Metrics, Passwords, Registration, Server, ServerNotices, Support, Turn, UrlPreviews,
     },
-    values::{BaseUrl, DatabaseUrl, Secret},
+    values::{BaseUrl, DatabaseUrl, Localpart, Secret},
 };
 
 impl Config {

@@ -9,7 +9,7 @@ use ruma::{OwnedServerName, OwnedUserId, RoomVersionId};
 use serde::{Deserialize, Serialize};
 
 use super::values::{
-    BaseUrl, DatabaseUrl, Secret, between, empty_is_none, filter, path, room_version,
+    BaseUrl, DatabaseUrl, Localpart, Secret, between, empty_is_none, filter, path, room_version,
 };
 
 /// The configuration of a server.
@@ -38,6 +38,8 @@ pub struct Config {
     pub url_previews: UrlPreviews,
     /// Where calls find a relay.
     pub turn: Turn,
+    /// Who tells users what the server has to say.
+    pub server_notices: ServerNotices,
     /// What it logs.
     pub logging: Logging,
     /// Where it shows its metrics.
@@ -60,6 +62,7 @@ impl Default for Config {
             media: Media::default(),
             url_previews: UrlPreviews::default(),
             turn: Turn::default(),
+            server_notices: ServerNotices::default(),
             logging: Logging::default(),
             metrics: Metrics::default(),
             support: Support::default(),
@@ -280,6 +283,15 @@ impl Default for Turn {
             lifetime_seconds: 86_400,
         }
     }
+}
+
+/// `[server_notices]`: who tells users what the server has to say.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ServerNotices {
+    /// The name of the user who does, which nobody can register; unset, there are no notices.
+    #[serde(with = "empty_is_none")]
+    pub localpart: Option<Localpart>,
 }
 
 /// `[logging]`: what is logged, to standard error.

@@ -134,6 +134,37 @@ impl<'de> Deserialize<'de> for BaseUrl {
     }
 }
 
+/// The part of a user id before the colon.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Localpart(String);
+
+impl Localpart {
+    /// The longest, which leaves room for the name of the server.
+    const BYTES: usize = 100;
+
+    /// Reads a localpart; `None` when new user ids may not begin so.
+    pub fn parse(text: &str) -> Option<Self> {
+        let is_allowed =
+            |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._=-/+".contains(&b);
+        let fits = (1..=Self::BYTES).contains(&text.len()) && text.bytes().all(is_allowed);
+        fits.then(|| Self(text.to_owned()))
+    }
+
+    /// Returns the localpart as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl<'de> Deserialize<'de> for Localpart {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::parse(&String::deserialize(deserializer)?).ok_or_else(|| {
+            D::Error::custom("expected at most 100 of a-z, 0-9, ., _, =, -, / and +")
+        })
+    }
+}
+
 /// A key that is not set is written as an empty text, so that an environment variable can unset it, too.
 pub(super) mod empty_is_none {
     use serde::{Deserialize, Deserializer, Serialize, Serializer, de::IntoDeserializer};

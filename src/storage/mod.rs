@@ -26,6 +26,7 @@ pub mod promised_media;
 pub mod receipts;
 pub mod relations;
 pub mod rooms;
+pub mod server_notices;
 pub mod state;
 pub mod strings;
 pub mod thread_subscriptions;

@@ -1,7 +1,7 @@
 //! An answer as JSON.
 //!
-//! As ruma would write it, except that a timeline always says whether it is limited, and that a room that was
-//! left always has its lists: there are clients (matrix-nio), and tests, that do not take what is missing for the
+//! As ruma would write it, except that a timeline always says whether it is limited, that a room that was left
+//! always has its lists, and a room that was joined that of its account data: there are clients (matrix-nio), and tests, that do not take what is missing for the
 //! default.
 
 use std::collections::BTreeMap;
@@ -16,7 +16,7 @@ use ruma::{
             Response, RoomAccountData, RoomSummary, State, Timeline, ToDevice,
         },
     },
-    events::{AnySyncStateEvent, AnySyncTimelineEvent},
+    events::{AnyRoomAccountDataEvent, AnySyncStateEvent, AnySyncTimelineEvent},
     serde::Raw,
 };
 use serde::Serialize;
@@ -73,10 +73,14 @@ struct Joined<'a> {
     timeline: Told<'a>,
     #[serde(flatten)]
     state: Option<ToldState<'a>>,
-    #[serde(skip_serializing_if = "RoomAccountData::is_empty")]
-    account_data: &'a RoomAccountData,
+    account_data: Listed<'a>,
     #[serde(skip_serializing_if = "Ephemeral::is_empty")]
     ephemeral: &'a Ephemeral,
+}
+
+#[derive(Serialize)]
+struct Listed<'a> {
+    events: &'a [Raw<AnyRoomAccountDataEvent>],
 }
 
 #[derive(Serialize)]
@@ -160,7 +164,9 @@ impl<'a> Joined<'a> {
             unread_thread_notifications: &room.unread_thread_notifications,
             timeline: Told::of(&room.timeline),
             state: ToldState::of(&room.state).filter(|state| !state.is_empty()),
-            account_data: &room.account_data,
+            account_data: Listed {
+                events: &room.account_data.events,
+            },
             ephemeral: &room.ephemeral,
         }
     }

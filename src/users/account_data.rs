@@ -218,6 +218,20 @@ fn read_tags(content: Option<&str>) -> Tags {
         .unwrap_or_default()
 }
 
+/// Puts a tag on a room of a user, for the server.
+pub(super) async fn add_tag(
+    tx: &mut WriteTx,
+    user: UserNum,
+    room: RoomNum,
+    (name, info): (&str, TagInfo),
+) -> Result<()> {
+    let content = account_data::get(tx, user, Some(room), TAG).await?;
+    let mut tags = read_tags(content.as_deref());
+    tags.insert(TagName::from(name), info);
+    let content = serde_json::to_string(&TagEventContent::new(tags))?;
+    store_for(tx, user, Some(room), TAG, &content).await
+}
+
 /// Stores a piece of account data and tells of it.
 pub(super) async fn store(
     tx: &mut WriteTx,

@@ -19,6 +19,7 @@ mod refresh;
 mod register;
 mod replaced_rooms;
 mod secrets;
+mod server_notices;
 mod sessions;
 mod shared_secret;
 mod standing;
@@ -26,7 +27,7 @@ mod uia;
 
 use std::sync::Arc;
 
-use ruma::{OwnedServerName, UserId};
+use ruma::{OwnedServerName, OwnedUserId, UserId};
 
 pub use self::{
     directory::Found,
@@ -62,6 +63,7 @@ struct Inner {
     server_name: OwnedServerName,
     registration: Registration,
     all_users_searchable: bool,
+    notices_sender: Option<OwnedUserId>,
     passwords: Passwords,
     sessions: Arc<Sessions>,
     last_seen: LastSeen,
@@ -80,6 +82,7 @@ impl Users {
                 clock: clock.clone(),
                 server_name: config.server.name.clone(),
                 registration: config.registration.clone(),
+                notices_sender: notices_sender(config),
                 all_users_searchable: config.directory.all_users_searchable,
                 passwords: Passwords::new(&config.passwords),
                 sessions,
@@ -115,6 +118,12 @@ impl Users {
             _ => Err(unknown()),
         }
     }
+}
+
+/// Returns the user who sends notices of the server.
+fn notices_sender(config: &Config) -> Option<OwnedUserId> {
+    let localpart = config.server_notices.localpart.as_ref()?;
+    UserId::parse_with_server_name(localpart.as_str(), &config.server.name).ok()
 }
 
 /// Checks a text that is stored and sought as it is: not too long, and nothing that a database refuses.

@@ -98,6 +98,9 @@ impl Users {
     /// [`Error::InvalidUsername`] or [`Error::UserInUse`] when it cannot.
     pub async fn available(&self, name: &str) -> Result<OwnedUserId> {
         let user_id = names::registrable(name, &self.inner.server_name)?;
+        if self.inner.notices_sender.as_ref() == Some(&user_id) {
+            return Err(Error::UserInUse);
+        }
         let mut db = self.inner.db.read().await?;
         let strings = &self.inner.db.strings;
         let Some(user) = strings.find(&mut db, user_id.as_str()).await? else {

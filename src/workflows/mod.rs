@@ -2,6 +2,7 @@
 
 mod guests;
 mod knock;
+mod server_notices;
 mod upgrade;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -12,7 +13,9 @@ use ruma::{
 };
 
 use serde_json::{Map, Value};
+use tokio::sync::Mutex;
 
+pub use self::server_notices::Notice;
 use crate::{
     ephemeral::{Ephemeral, PresenceUpdate},
     error::{Error, Result},
@@ -28,6 +31,8 @@ pub struct Workflows {
     rooms: Rooms,
     ephemeral: Ephemeral,
     tasks: Tasks,
+    /// Held while a notice finds or makes its room.
+    notices: Arc<Mutex<()>>,
 }
 
 /// What a user wants to change of a membership.
@@ -63,6 +68,7 @@ impl Workflows {
             rooms,
             ephemeral,
             tasks,
+            notices: Arc::default(),
         }
     }
 
@@ -98,6 +104,9 @@ impl Workflows {
         room_id: &RoomId,
         wish: Wish,
     ) -> Result<()> {
+        if wish.action == Action::Leave {
+            self.check_leave(session, room_id).await?;
+        }
         let is_shown = matches!(wish.action, Action::Join | Action::Invite | Action::Knock);
         let profile = if is_shown {
             self.member_profile(&wish.target).await

@@ -42,6 +42,7 @@ mod register;
 mod relations;
 mod rooms;
 mod send;
+mod server_notices;
 mod shutdown;
 mod sync;
 mod sync_folds;

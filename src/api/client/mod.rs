@@ -22,6 +22,7 @@ mod register;
 mod relations;
 mod rooms;
 mod send;
+mod server_notices;
 mod state;
 mod sync;
 mod tags;
@@ -62,6 +63,7 @@ pub(super) fn routes() -> Router<App> {
         .merge(relations::routes())
         .merge(rooms::routes())
         .merge(send::routes())
+        .merge(server_notices::routes())
         .merge(state::routes())
         .merge(sync::routes())
         .merge(tags::routes())

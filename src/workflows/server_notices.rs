@@ -1,0 +1,142 @@
+//! Notices of the server to its users, each in a room of their own.
+//!
+//! See <https://spec.matrix.org/v1.19/client-server-api/#server-notices>.
+
+use std::collections::HashMap;
+
+use ruma::{
+    OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UserId,
+    api::client::room::create_room::{self, v3::RoomPreset},
+    events::{TimelineEventType, room::member::MembershipState},
+    serde::Raw,
+};
+use serde_json::{json, value::RawValue};
+
+use super::Workflows;
+use crate::{
+    error::{Error, Result},
+    rooms::{Action, CreateRoom, MemberChange, MemberProfile, NewEvent, Transaction},
+    storage::UserNum,
+    users::Session,
+};
+
+/// What the sender and the rooms are called.
+const NAME: &str = "Server Notices";
+
+/// A notice to a user.
+#[derive(Debug)]
+pub struct Notice {
+    /// To whom.
+    pub user_id: OwnedUserId,
+    /// The type of the event.
+    pub kind: TimelineEventType,
+    /// Its content.
+    pub content: Box<RawValue>,
+    /// With which a notice that is sent again is known.
+    pub txn_id: Option<String>,
+}
+
+impl Workflows {
+    /// Sends a notice to a user, as an administrator asks; the user is invited to the room of their notices.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Forbidden`] for everybody else; [`Error::NotFound`] when there is no such user;
+    /// [`Error::Unrecognized`] where the configuration names no sender.
+    pub async fn send_server_notice(
+        &self,
+        session: &Session,
+        notice: Notice,
+    ) -> Result<OwnedEventId> {
+        let sender = self.users.notices_sender().ok_or_else(|| {
+            Error::Unrecognized("the configuration names nobody who sends notices".to_owned())
+        })?;
+        let user = self.users.number(&notice.user_id).await?;
+        let room_is_settled = self.notices.lock().await;
+        let room_id = match self.users.notice_room(user).await? {
+            Some(room) => self.rooms.room_id(room).await?,
+            None => {
+                self.create_notice_room(sender, user, &notice.user_id)
+                    .await?
+            }
+        };
+        self.invite_to_notices(sender, &notice.user_id, &room_id)
+            .await?;
+        drop(room_is_settled);
+        let transaction = notice.txn_id.map(|txn_id| Transaction {
+            device: session.device,
+            txn_id: format!("server_notice:{}:{txn_id}", notice.user_id),
+        });
+        let event = NewEvent::message(sender.clone(), notice.kind, notice.content, transaction);
+        self.rooms.send(&room_id, event).await
+    }
+
+    /// Checks that a room may be left: whoever is only invited to their notices must read them first.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::CannotLeaveServerNoticeRoom`].
+    pub(super) async fn check_leave(&self, session: &Session, room_id: &RoomId) -> Result<()> {
+        if self.users.notices_sender().is_none() {
+            return Ok(());
+        }
+        let Ok(room) = self.rooms.number(room_id).await else {
+            return Ok(());
+        };
+        let mine = self.rooms.of_user(session.user).await?.get(room);
+        let is_invited = mine.is_some_and(|mine| mine.membership == MembershipState::Invite);
+        if is_invited && self.users.is_notice_room(room).await? {
+            return Err(Error::CannotLeaveServerNoticeRoom);
+        }
+        Ok(())
+    }
+
+    async fn create_notice_room(
+        &self,
+        sender: &UserId,
+        user: UserNum,
+        user_id: &UserId,
+    ) -> Result<OwnedRoomId> {
+        let mut request = create_room::v3::Request::new();
+        request.preset = Some(RoomPreset::PrivateChat);
+        request.name = Some(NAME.to_owned());
+        request.invite = vec![user_id.to_owned()];
+        // Nobody answers notices.
+        let levels = json!({ "users_default": -10 });
+        request.power_level_content_override = Some(Raw::new(&levels)?.cast_unchecked());
+        let shown = MemberProfile {
+            displayname: Some(NAME.to_owned()),
+            avatar_url: None,
+        };
+        let profiles = HashMap::from([
+            (sender.to_owned(), shown),
+            (user_id.to_owned(), self.member_profile(user_id).await),
+        ]);
+        let created = CreateRoom {
+            creator: sender.to_owned(),
+            request,
+            profiles,
+        };
+        let room_id = self.rooms.create(created).await?;
+        self.users.set_notice_room(user, &room_id).await?;
+        Ok(room_id)
+    }
+
+    /// Invites a user who has left the room of their notices.
+    async fn invite_to_notices(
+        &self,
+        sender: &UserId,
+        user_id: &UserId,
+        room_id: &RoomId,
+    ) -> Result<()> {
+        let room = self.rooms.room(room_id).await?;
+        let membership = room.view().state.membership(user_id);
+        if matches!(membership, MembershipState::Join | MembershipState::Invite) {
+            return Ok(());
+        }
+        let profile = self.member_profile(user_id).await;
+        let mut invitation = MemberChange::own(user_id, Action::Invite, profile);
+        sender.clone_into(&mut invitation.sender);
+        self.rooms.change_membership(room_id, invitation).await
+    }
+}
