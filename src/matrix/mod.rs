@@ -8,6 +8,7 @@ mod filter;
 mod pdu;
 mod power_levels;
 mod push;
+mod signed_json;
 mod signing_key;
 mod state;
 mod timeline_event;
@@ -20,6 +21,7 @@ pub use self::{
     pdu::Pdu,
     power_levels::power_levels,
     push::{Notice, RoomFacts, default_notice, notice},
+    signed_json::{is_signed_by, says_the_same, signature},
     signing_key::SigningKey,
     state::StateMap,
     timeline_event::{Exception, TimelineEvent},

@@ -14,12 +14,18 @@ pub(crate) mod testing;
 pub mod account_data;
 pub mod accounts;
 pub mod aliases;
+pub mod cross_signing;
+pub mod device_keys;
+pub mod device_lists;
 pub mod devices;
 pub mod events;
 pub mod filters;
+pub mod key_backups;
 pub mod media;
 pub mod memberships;
+pub mod one_time_keys;
 pub mod profiles;
+pub mod pushers;
 pub mod receipts;
 pub mod rooms;
 pub mod state;
@@ -36,7 +42,7 @@ use sqlx::{
 };
 
 pub use self::{
-    change::{Change, DeviceNum, ReadMarker, Receipt, RoomNum, UserNum},
+    change::{Change, DeviceNum, KeyCounts, ReadMarker, Receipt, RoomNum, UserNum},
     dialect::{Raw, Target},
     journal::{Follower, Journal, Pending, Position, WriteTx, position},
     query::{Query, Read, list, list_of_numbers, values},

@@ -6,7 +6,10 @@ use serde_json::json;
 use super::{Session, Users, passwords::Passwords};
 use crate::{
     error::Result,
-    storage::{Change, UserNum, WriteTx, account_data, accounts, devices, profiles},
+    storage::{
+        Change, UserNum, WriteTx, account_data, accounts, cross_signing, device_lists, devices,
+        key_backups, profiles,
+    },
 };
 
 impl Users {
@@ -63,6 +66,10 @@ impl Users {
             tx.publish(position, Change::Erased { user_id });
         }
         delete_devices_except(&mut tx, user, None).await?;
+        if cross_signing::remove_all(&mut tx, user).await? > 0 {
+            device_lists::note_change(&mut tx, user, None).await?;
+        }
+        key_backups::remove_all(&mut tx, user).await?;
         profiles::remove_all(&mut tx, user).await?;
         account_data::remove_all(&mut tx, user).await?;
         tx.commit().await?;

@@ -9,6 +9,8 @@ mod directory;
 mod discovery;
 mod ephemeral;
 mod filters;
+mod key_backup;
+mod keys;
 mod login;
 mod media;
 mod membership;
@@ -40,6 +42,8 @@ pub(super) fn routes() -> Router<App> {
         .merge(discovery::routes())
         .merge(ephemeral::routes())
         .merge(filters::routes())
+        .merge(key_backup::routes())
+        .merge(keys::routes())
         .merge(login::routes())
         .merge(membership::routes())
         .merge(messages::routes())
