@@ -105,6 +105,3 @@ CREATE TABLE pushers (
 );
 CREATE INDEX pushers_by_key ON pushers (app_id, pushkey);
 CREATE INDEX pushers_by_device ON pushers (device);
-
--- Account data that is gone is kept as an empty object, so that every device hears of its end.
-ALTER TABLE account_data ADD COLUMN deleted BOOLEAN NOT NULL DEFAULT FALSE;

@@ -3,10 +3,10 @@
 use super::{Position, Read, RoomNum, UserNum, WriteTx, list};
 use crate::error::Result;
 
+/// The content of account data that was removed: later syncs have to tell of it.
+pub const REMOVED: &str = "{}";
 /// The room of account data that belongs to none.
 const GLOBAL: RoomNum = 0;
-/// The content of account data that was deleted.
-pub const DELETED: &str = "{}";
 
 /// A piece of account data as the table has it.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
@@ -38,7 +38,7 @@ pub async fn get(
     db.query(
         "SELECT content
          FROM account_data
-         WHERE user_num = $1 AND room = $2 AND kind = $3 AND NOT deleted",
+         WHERE user_num = $1 AND room = $2 AND kind = $3",
     )
     .bind(user)
     .bind(room.unwrap_or(GLOBAL))
@@ -75,10 +75,10 @@ pub async fn set(
 ) -> Result<Position> {
     let position = tx.position();
     tx.query(
-        "INSERT INTO account_data (user_num, room, kind, content, position, deleted)
-         VALUES ($1, $2, $3, $4, $5, FALSE)
+        "INSERT INTO account_data (user_num, room, kind, content, position)
+         VALUES ($1, $2, $3, $4, $5)
          ON CONFLICT (user_num, room, kind) DO UPDATE
-         SET content = excluded.content, position = excluded.position, deleted = FALSE",
+         SET content = excluded.content, position = excluded.position",
     )
     .bind(user)
     .bind(room.unwrap_or(GLOBAL))
@@ -90,36 +90,8 @@ pub async fn set(
     Ok(position)
 }
 
-/// Deletes those pieces of a user's global account data that there are, and returns their types.
-///
-/// What is left is an empty object, so that every device hears of it.
-pub async fn delete_global(
-    tx: &mut WriteTx,
-    user: UserNum,
-    kinds: &[String],
-) -> Result<(Position, Vec<String>)> {
-    let position = tx.position();
-    let deleted = tx
-        .query(
-            "UPDATE account_data
-             SET content = $4, position = $5, deleted = TRUE
-             WHERE user_num = $1 AND room = $2 AND NOT deleted
-               AND kind IN (SELECT value FROM json_each($3))
-             RETURNING kind",
-        )
-        .bind(user)
-        .bind(GLOBAL)
-        .bind(list(kinds))
-        .bind(DELETED)
-        .bind(position)
-        .fetch_scalars()
-        .await?;
-    Ok((position, deleted))
-}
-
-/// Returns a user's account data that changed after one position, up to another, in order.
-///
-/// What was deleted is an empty object; who asks from the beginning is not told of it.
+/// Returns a user's account data that changed after one position, up to another, in order. From the beginning,
+/// what was removed is left out.
 pub async fn changed(
     db: &mut impl Read,
     user: UserNum,
@@ -129,15 +101,40 @@ pub async fn changed(
     db.query(
         "SELECT room, kind, content, position
          FROM account_data
-         WHERE user_num = $1 AND position > $2 AND position <= $3
-           AND (NOT deleted OR $2 > 0)
+         WHERE user_num = $1 AND position > $2 AND position <= $3 AND ($2 > 0 OR content <> $4)
          ORDER BY position",
     )
     .bind(user)
     .bind(after)
     .bind(up_to)
+    .bind(REMOVED)
     .fetch_all()
     .await
+}
+
+/// Removes those pieces of a user's global account data that there are, and returns their types.
+pub async fn remove_global(
+    tx: &mut WriteTx,
+    user: UserNum,
+    kinds: &[String],
+) -> Result<(Position, Vec<String>)> {
+    let position = tx.position();
+    let removed = tx
+        .query(
+            "UPDATE account_data
+             SET content = $4, position = $5
+             WHERE user_num = $1 AND room = $2 AND content <> $4
+               AND kind IN (SELECT value FROM json_each($3))
+             RETURNING kind",
+        )
+        .bind(user)
+        .bind(GLOBAL)
+        .bind(list(kinds))
+        .bind(REMOVED)
+        .bind(position)
+        .fetch_scalars()
+        .await?;
+    Ok((position, removed))
 }
 
 /// Removes all of a user's account data.
@@ -172,24 +169,6 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_deleted_is_told_once_more() {
-        let test = TestDb::new().await;
-        let mut tx = test.db.write().await.unwrap();
-        let before = set(&mut tx, 1, None, "k", "1").await.unwrap();
-
-        let kinds = ["k".to_owned(), "unknown".to_owned()];
-        let (position, deleted) = delete_global(&mut tx, 1, &kinds).await.unwrap();
-
-        assert_eq!(deleted, ["k"]);
-        assert_eq!(get(&mut tx, 1, None, "k").await.unwrap(), None);
-        let told = changed(&mut tx, 1, before, position).await.unwrap();
-        assert_eq!(told[0].content, "{}");
-        assert!(changed(&mut tx, 1, 0, position).await.unwrap().is_empty());
-        let (_, again) = delete_global(&mut tx, 1, &kinds).await.unwrap();
-        assert!(again.is_empty());
-    }
-
-    #[tokio::test]
     async fn a_change_takes_a_new_position() {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
@@ -201,5 +180,22 @@ mod tests {
         let all = changed(&mut tx, 1, 0, second).await.unwrap();
         assert_eq!(all.len(), 1);
         assert_eq!((all[0].content.as_str(), all[0].room()), ("2", None));
+    }
+
+    #[tokio::test]
+    async fn what_was_removed_is_told_once_more() {
+        let test = TestDb::new().await;
+        let mut tx = test.db.write().await.unwrap();
+        let before = set(&mut tx, 1, None, "k", "1").await.unwrap();
+
+        let kinds = ["k".to_owned(), "unknown".to_owned()];
+        let (position, removed) = remove_global(&mut tx, 1, &kinds).await.unwrap();
+
+        assert_eq!(removed, ["k"]);
+        let told = changed(&mut tx, 1, before, position).await.unwrap();
+        assert_eq!(told[0].content, REMOVED);
+        assert!(changed(&mut tx, 1, 0, position).await.unwrap().is_empty());
+        let (_, again) = remove_global(&mut tx, 1, &kinds).await.unwrap();
+        assert!(again.is_empty());
     }
 }

@@ -183,24 +183,24 @@ pub async fn delete(tx: &mut WriteTx, user: UserNum, devices: Vec<DeviceNum>) ->
         cross_signing::remove_signatures_of(tx, user, &with_keys).await?;
         device_lists::note_change(tx, user, None).await?;
     }
-    delete_settings(tx, user, &device_ids).await?;
+    remove_settings(tx, user, &device_ids).await?;
     end_sessions(tx, user, devices);
     Ok(())
 }
 
-/// Deletes the account data that says how devices notify: it is theirs alone.
-async fn delete_settings(tx: &mut WriteTx, user: UserNum, device_ids: &[String]) -> Result<()> {
+/// Removes the account data that says how devices notify: it is theirs alone.
+async fn remove_settings(tx: &mut WriteTx, user: UserNum, device_ids: &[String]) -> Result<()> {
     let kinds: Vec<String> = device_ids
         .iter()
         .flat_map(|id| NOTIFICATION_SETTINGS.map(|prefix| format!("{prefix}{id}")))
         .collect();
-    let (position, deleted) = account_data::delete_global(tx, user, &kinds).await?;
-    for kind in deleted {
+    let (position, removed) = account_data::remove_global(tx, user, &kinds).await?;
+    for kind in removed {
         let change = Change::AccountData {
             user,
             room: None,
             kind: kind.into(),
-            content: account_data::DELETED.into(),
+            content: account_data::REMOVED.into(),
         };
         tx.publish(position, change);
     }

@@ -53,6 +53,7 @@ impl Users {
         let mut db = self.inner.db.read().await?;
         let room = room_number(&mut db, room_id).await?;
         let content = account_data::get(&mut db, session.user, room, kind).await?;
+        let content = content.filter(|content| content != account_data::REMOVED);
         content.ok_or_else(|| Error::not_found("there is no such account data"))
     }
 
@@ -69,7 +70,7 @@ impl Users {
         account_data::changed(&mut db, user, after, up_to).await
     }
 
-    /// Sets a piece of account data.
+    /// Sets a piece of account data; an empty object removes it (MSC3391).
     ///
     /// # Errors
     ///
@@ -90,8 +91,13 @@ impl Users {
                 "{kind} cannot be set through this endpoint"
             )));
         }
-        serde_json::from_str::<Map<String, Value>>(content)
+        let object = serde_json::from_str::<Map<String, Value>>(content)
             .map_err(|_| Error::BadJson("the content is no JSON object".to_owned()))?;
+        let content = if object.is_empty() {
+            account_data::REMOVED
+        } else {
+            content
+        };
         let mut tx = self.inner.db.write().await?;
         let room = room_number(&mut tx, room_id).await?;
         store(&mut tx, session, room, kind, content).await?;
@@ -287,7 +293,7 @@ mod tests {
 
         let set = test
             .users
-            .set_account_data(&alice, id, Some(room_id), ("k", "{}"));
+            .set_account_data(&alice, id, Some(room_id), ("k", r#"{"a":1}"#));
         set.await.unwrap();
 
         let now = test.test.db.journal().published();
