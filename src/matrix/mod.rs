@@ -4,6 +4,7 @@
 
 mod build;
 mod client_event;
+mod default_rules;
 mod filter;
 mod pdu;
 mod power_levels;
@@ -17,10 +18,11 @@ mod visibility;
 pub use self::{
     build::{Draft, Site, authorize, build, redact_json},
     client_event::{Unsigned, client_event, head, stripped, sync_event},
+    default_rules::default_rules,
     filter::{wants_event, wants_global, wants_room, wants_room_data},
     pdu::Pdu,
     power_levels::power_levels,
-    push::{Notice, RoomFacts, default_notice, notice},
+    push::{Notice, RoomFacts, actions, default_notice, notice},
     signed_json::{is_signed_by, says_the_same, signature},
     signing_key::SigningKey,
     state::StateMap,
