@@ -184,6 +184,12 @@ impl Rooms {
         memberships::sharing(&mut conn, user, others).await
     }
 
+    /// Returns the places of the newest events of rooms.
+    pub async fn last_positions(&self, rooms: &[RoomNum]) -> Result<Vec<(RoomNum, Position)>> {
+        let mut conn = self.inner.db.read().await?;
+        rooms::last_positions(&mut conn, rooms).await
+    }
+
     /// Returns the number of a room.
     pub async fn number(&self, room_id: &RoomId) -> Result<RoomNum> {
         let known = self

@@ -8,6 +8,7 @@ mod device_lists;
 mod event_fields;
 mod lazy;
 mod moment;
+mod notifications;
 mod recent;
 mod response;
 mod room_view;
@@ -27,6 +28,7 @@ use tokio::time::Instant;
 
 use self::{lazy::LazyMembers, recent::Recent};
 pub use self::{
+    notifications::Only,
     response::Answer,
     room_view::client_event,
     token::{Token, place_of, place_token},

@@ -111,7 +111,8 @@ pub fn client_event(
     )
 }
 
-fn with_unsigned(
+/// Writes an event with what differs for each reader; without a room id where that stands beside it.
+pub(super) fn with_unsigned(
     event: &TimelineEvent,
     session: &Session,
     membership: &MembershipState,

@@ -13,6 +13,7 @@ mod names;
 mod passwords;
 mod profile;
 mod push_rules;
+mod pushers;
 mod refresh;
 mod register;
 mod secrets;

@@ -33,6 +33,7 @@ mod portable_sql;
 mod presence;
 mod profile;
 mod program;
+mod push;
 mod push_rules;
 mod receipts;
 mod register;

@@ -16,6 +16,7 @@ mod media;
 mod membership;
 mod messages;
 mod profile;
+mod push;
 mod push_rules;
 mod register;
 mod rooms;
@@ -49,6 +50,7 @@ pub(super) fn routes() -> Router<App> {
         .merge(messages::routes())
         .merge(media::routes())
         .merge(profile::routes())
+        .merge(push::routes())
         .merge(push_rules::routes())
         .merge(register::routes())
         .merge(rooms::routes())
