@@ -14,6 +14,7 @@ mod chat;
 mod crash;
 mod cross_signing;
 mod database;
+mod device_list_folds;
 mod device_lists;
 mod devices;
 mod directory;
