@@ -55,6 +55,15 @@ pub enum Error {
     /// A parameter is missing.
     #[error("{0}")]
     MissingParam(String),
+    /// A signature is missing or wrong.
+    #[error("{0}")]
+    InvalidSignature(String),
+    /// The version of the key backup is not the current one.
+    #[error("this is not the current version of the backup")]
+    WrongRoomKeysVersion {
+        /// The one that is.
+        current: String,
+    },
     /// The body, event or file is too large.
     #[error("{0}")]
     TooLarge(String),

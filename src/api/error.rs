@@ -57,6 +57,8 @@ fn kind(error: &Error) -> (StatusCode, &'static str) {
         Error::BadJson(_) => (StatusCode::BAD_REQUEST, "M_BAD_JSON"),
         Error::InvalidParam(_) => (StatusCode::BAD_REQUEST, "M_INVALID_PARAM"),
         Error::MissingParam(_) => (StatusCode::BAD_REQUEST, "M_MISSING_PARAM"),
+        Error::InvalidSignature(_) => (StatusCode::BAD_REQUEST, "M_INVALID_SIGNATURE"),
+        Error::WrongRoomKeysVersion { .. } => (StatusCode::FORBIDDEN, "M_WRONG_ROOM_KEYS_VERSION"),
         Error::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "M_TOO_LARGE"),
         Error::Unrecognized(_) => (StatusCode::NOT_FOUND, "M_UNRECOGNIZED"),
         Error::MethodNotAllowed(_) => (StatusCode::METHOD_NOT_ALLOWED, "M_UNRECOGNIZED"),
@@ -114,6 +116,7 @@ fn detail(error: &Error) -> Option<(&'static str, Value)> {
         Error::UnknownToken { soft_logout } => Some(("soft_logout", json!(soft_logout))),
         // The client may keep its data: the account may be unlocked.
         Error::UserLocked => Some(("soft_logout", json!(true))),
+        Error::WrongRoomKeysVersion { current } => Some(("current_version", json!(current))),
         Error::IncompatibleRoomVersion(version) => Some(("room_version", json!(version))),
         Error::LimitExceeded { retry_after } => {
             let ms = u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX);

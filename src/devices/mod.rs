@@ -1,21 +1,34 @@
-//! The devices of users, and the messages that wait for them.
+//! The devices of users, the messages that wait for them, and the keys with which they encrypt.
 //!
 //! See <https://spec.matrix.org/v1.19/client-server-api/#device-management>.
 
+mod backups;
+mod cross_signing;
+mod key_counts;
+mod keys;
+mod lists;
+mod signatures;
 mod to_device;
 
 use std::sync::Arc;
 
 use ruma::{DeviceId, OwnedServerName, api::client::device::Device as DeviceInfo};
 
-pub use self::to_device::Pending;
-use self::to_device::Queues;
+pub use self::{
+    backups::{BackedUp, Backup, BackupPart, BackupState},
+    cross_signing::Proof,
+    key_counts::KeysLeft,
+    keys::Owner,
+    lists::Viewer,
+    to_device::Pending,
+};
+use self::{key_counts::CountsInMemory, to_device::Queues};
 use crate::{
     clock::timestamp,
     config::Config,
     error::{Error, Result},
     storage::{
-        Db, UserNum,
+        Db, UserNum, device_keys, device_lists,
         devices::{self, Device},
     },
 };
@@ -29,6 +42,7 @@ pub struct Devices {
     db: Db,
     server_name: OwnedServerName,
     queues: Arc<Queues>,
+    key_counts: Arc<CountsInMemory>,
 }
 
 impl Devices {
@@ -36,10 +50,13 @@ impl Devices {
     pub fn new(db: &Db, config: &Config) -> Self {
         let queues = Arc::new(Queues::default());
         db.journal().follow(queues.clone());
+        let key_counts = Arc::new(CountsInMemory::default());
+        db.journal().follow(key_counts.clone());
         Self {
             db: db.clone(),
             server_name: config.server.name.clone(),
             queues,
+            key_counts,
         }
     }
 
@@ -79,13 +96,20 @@ impl Devices {
         check_text("device_id", device_id.as_str())?;
         check_text("display_name", &display_name)?;
         let mut tx = self.db.write().await?;
-        if !devices::rename(&mut tx, user, device_id.as_str(), Some(display_name)).await? {
-            return Err(unknown());
+        let device = devices::find(&mut tx, user, device_id.as_str()).await?;
+        let device = device.ok_or_else(unknown)?;
+        if device.display_name.as_deref() == Some(&*display_name) {
+            return Ok(());
+        }
+        devices::rename(&mut tx, user, device_id.as_str(), Some(display_name)).await?;
+        // The name is told with the keys.
+        if device_keys::get(&mut tx, device.num).await?.is_some() {
+            device_lists::note_change(&mut tx, user, None).await?;
         }
         tx.commit().await
     }
 
-    /// Deletes devices of a user, with their tokens and messages; those that the user has not are passed over.
+    /// Deletes devices of a user, with all that belongs to them; those that the user has not are passed over.
     ///
     /// The caller has had the user prove who they are.
     pub async fn delete(&self, user: UserNum, device_ids: &[&DeviceId]) -> Result<()> {

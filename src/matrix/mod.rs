@@ -4,6 +4,7 @@
 
 mod build;
 mod client_event;
+mod default_rules;
 mod filter;
 mod glob;
 mod owned_state;
@@ -12,6 +13,7 @@ mod power_levels;
 mod push;
 mod relation;
 mod shield;
+mod signed_json;
 mod signing_key;
 mod state;
 mod timeline_event;
@@ -21,12 +23,14 @@ mod visibility;
 pub use self::{
     build::{Draft, Site, authorize, build, redact_json},
     client_event::{Unsigned, client_event, head, stripped, sync_event},
+    default_rules::default_rules,
     filter::{wants_event, wants_global, wants_room, wants_room_data},
     pdu::Pdu,
     power_levels::power_levels,
-    push::{Notice, RoomFacts, default_notice, notice},
+    push::{Notice, RoomFacts, actions, default_notice, notice},
     relation::{RelatesTo, rel_type},
     shield::{Invitation, Shield},
+    signed_json::{is_signed_by, says_the_same, signature},
     signing_key::SigningKey,
     state::StateMap,
     timeline_event::{Counters, Exception, InThread, TimelineEvent},

@@ -11,6 +11,8 @@ use ruma::{
 };
 use serde_json::value::RawValue;
 
+use super::default_rules;
+
 /// What the rules say of an event for one user.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Notice {
@@ -39,6 +41,22 @@ pub async fn notice(
     event: &RawValue,
     room: &RoomFacts,
 ) -> Notice {
+    let actions = actions(rules, user_id, name, event, room).await;
+    let notify = actions.iter().any(Action::should_notify);
+    Notice {
+        notify,
+        highlight: notify && actions.iter().any(Action::is_highlight),
+    }
+}
+
+/// Returns what `rules` say that is to be done about an event, which has the form that clients see, for a user.
+pub async fn actions<'a>(
+    rules: &'a Ruleset,
+    user_id: &UserId,
+    name: &str,
+    event: &RawValue,
+    room: &RoomFacts,
+) -> &'a [Action] {
     let mut context = PushConditionRoomCtx::new(
         room.room_id.clone(),
         UInt::new_saturating(room.member_count),
@@ -47,17 +65,12 @@ pub async fn notice(
     );
     context.power_levels = room.power_levels.clone().map(Into::into);
     let event: Raw<()> = Raw::from_json(event.to_owned());
-    let actions = rules.get_actions(&event, &context).await;
-    let notify = actions.iter().any(Action::should_notify);
-    Notice {
-        notify,
-        highlight: notify && actions.iter().any(Action::is_highlight),
-    }
+    rules.get_actions(&event, &context).await
 }
 
 /// Returns what the default rules say of an event for a member whom it does not mention.
 pub async fn default_notice(event: &RawValue, room: &RoomFacts) -> Notice {
     // The default rules look at the user only to see whether they are mentioned or invited.
     let anyone = user_id!("@:nobody.invalid");
-    notice(&Ruleset::server_default(anyone), anyone, "", event, room).await
+    notice(&default_rules(anyone), anyone, "", event, room).await
 }

@@ -68,7 +68,7 @@ impl CustomRules {
         for (user, user_id, content) in rows {
             let usual = OwnedUserId::try_from(user_id)
                 .ok()
-                .map(|user_id| Ruleset::server_default(&user_id));
+                .map(|user_id| matrix::default_rules(&user_id));
             rules.set(user, &content, usual.as_ref());
         }
         Ok(rules)
@@ -166,7 +166,7 @@ pub(super) async fn count(
             && !is_deaf(user_id)
             && tip.state.membership(user_id) == MembershipState::Join;
         if is_member && !custom.iter().any(|(member, _)| member == user_id) {
-            let rules = Ruleset::server_default(user_id);
+            let rules = matrix::default_rules(user_id);
             let own = own_notice(&rules, user_id, tip, &event, &facts).await;
             add_exception(&mut exceptions, user_id, &pdu.sender, usual, own);
         }

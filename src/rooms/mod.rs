@@ -194,6 +194,18 @@ impl Rooms {
             .any(|room| other.membership(room) == MembershipState::Join))
     }
 
+    /// Returns those of some users who have joined a room that a user has joined, too, as the database has it.
+    pub async fn sharing_a_room(&self, user: UserNum, others: &[UserNum]) -> Result<Vec<UserNum>> {
+        let mut conn = self.inner.db.read().await?;
+        memberships::sharing(&mut conn, user, others).await
+    }
+
+    /// Returns the places of the newest events of rooms.
+    pub async fn last_positions(&self, rooms: &[RoomNum]) -> Result<Vec<(RoomNum, Position)>> {
+        let mut conn = self.inner.db.read().await?;
+        rooms::last_positions(&mut conn, rooms).await
+    }
+
     /// Returns the number of a room.
     pub async fn number(&self, room_id: &RoomId) -> Result<RoomNum> {
         let known = self
@@ -320,6 +332,8 @@ impl Follower for Inner {
                 }
                 Change::AccountData { .. }
                 | Change::ToDevice { .. }
+                | Change::DeviceList { .. }
+                | Change::KeyCounts { .. }
                 | Change::SessionsEnded { .. } => {}
             }
         }

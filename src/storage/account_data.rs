@@ -1,6 +1,6 @@
 //! What clients keep on the server about a user, globally and by room.
 
-use super::{Position, Read, RoomNum, UserNum, WriteTx};
+use super::{Position, Read, RoomNum, UserNum, WriteTx, list};
 use crate::error::Result;
 
 /// The content of account data that was removed: later syncs have to tell of it.
@@ -112,6 +112,31 @@ pub async fn changed(
     .await
 }
 
+/// Removes those pieces of a user's global account data that there are, and returns their types.
+pub async fn remove_global(
+    tx: &mut WriteTx,
+    user: UserNum,
+    kinds: &[String],
+) -> Result<(Position, Vec<String>)> {
+    let position = tx.position();
+    let removed = tx
+        .query(
+            "UPDATE account_data
+             SET content = $4, position = $5
+             WHERE user_num = $1 AND room = $2 AND content <> $4
+               AND kind IN (SELECT value FROM json_each($3))
+             RETURNING kind",
+        )
+        .bind(user)
+        .bind(GLOBAL)
+        .bind(list(kinds))
+        .bind(REMOVED)
+        .bind(position)
+        .fetch_scalars()
+        .await?;
+    Ok((position, removed))
+}
+
 /// Removes all of a user's account data.
 pub async fn remove_all(tx: &mut WriteTx, user: UserNum) -> Result<()> {
     tx.query("DELETE FROM account_data WHERE user_num = $1")
@@ -155,5 +180,22 @@ mod tests {
         let all = changed(&mut tx, 1, 0, second).await.unwrap();
         assert_eq!(all.len(), 1);
         assert_eq!((all[0].content.as_str(), all[0].room()), ("2", None));
+    }
+
+    #[tokio::test]
+    async fn what_was_removed_is_told_once_more() {
+        let test = TestDb::new().await;
+        let mut tx = test.db.write().await.unwrap();
+        let before = set(&mut tx, 1, None, "k", "1").await.unwrap();
+
+        let kinds = ["k".to_owned(), "unknown".to_owned()];
+        let (position, removed) = remove_global(&mut tx, 1, &kinds).await.unwrap();
+
+        assert_eq!(removed, ["k"]);
+        let told = changed(&mut tx, 1, before, position).await.unwrap();
+        assert_eq!(told[0].content, REMOVED);
+        assert!(changed(&mut tx, 1, 0, position).await.unwrap().is_empty());
+        let (_, again) = remove_global(&mut tx, 1, &kinds).await.unwrap();
+        assert!(again.is_empty());
     }
 }

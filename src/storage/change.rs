@@ -81,6 +81,24 @@ pub enum Change {
         /// Which one.
         device: DeviceNum,
     },
+    /// The keys of a user's devices changed, or the user's own, or the signatures of either.
+    DeviceList {
+        /// Whose.
+        user: UserNum,
+        /// Who alone is told of it; `None` is everyone who shares a room with the user.
+        watcher: Option<UserNum>,
+    },
+    /// The one-time or fallback keys of a device changed.
+    KeyCounts {
+        /// Whose device.
+        user: UserNum,
+        /// Which one.
+        device: DeviceNum,
+        /// What is left of them.
+        counts: Arc<KeyCounts>,
+        /// Whether somebody claimed one, so that the device has something to do.
+        claimed: bool,
+    },
     /// A user has gone and wishes to be erased: whoever joins a room after this sees their events redacted.
     Erased {
         /// The user.
@@ -93,6 +111,15 @@ pub enum Change {
         /// Which ones.
         devices: Vec<DeviceNum>,
     },
+}
+
+/// How many keys a device has left that others can claim.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeyCounts {
+    /// One-time keys by algorithm.
+    pub one_time: Vec<(String, i64)>,
+    /// The algorithms whose fallback key nobody was given.
+    pub unused_fallback: Vec<String>,
 }
 
 /// A receipt: who has read how far.

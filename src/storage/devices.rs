@@ -1,7 +1,18 @@
-//! The devices of users. Their tokens, messages and transactions go with them.
+//! The devices of users. All that belongs to them goes with them.
 
-use super::{Change, DeviceNum, Read, UserNum, WriteTx, list, list_of_numbers};
+use super::{
+    Change, DeviceNum, Read, UserNum, WriteTx, account_data, cross_signing, device_keys,
+    device_lists, list, list_of_numbers,
+};
 use crate::error::{Error, Result};
+
+/// How the types of account data begin that say how a device notifies; its id follows.
+///
+/// [MSC3890](https://github.com/matrix-org/matrix-spec-proposals/pull/3890)
+const NOTIFICATION_SETTINGS: [&str; 2] = [
+    "m.local_notification_settings.",
+    "org.matrix.msc3890.local_notification_settings.",
+];
 
 /// A device.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
@@ -152,19 +163,47 @@ pub async fn seen(tx: &mut WriteTx, num: DeviceNum, ts: i64, ip: Option<String>)
     Ok(())
 }
 
-/// Deletes devices of a user, and with them their tokens, messages and transactions; tells that they ended.
+/// Deletes devices of a user, and with them their tokens, messages, transactions, keys, pushers and settings;
+/// tells that they ended.
 pub async fn delete(tx: &mut WriteTx, user: UserNum, devices: Vec<DeviceNum>) -> Result<()> {
     if devices.is_empty() {
         return Ok(());
     }
-    tx.query(
-        "DELETE FROM devices
-         WHERE num IN (SELECT CAST(value AS BIGINT) FROM json_each($1))",
-    )
-    .bind(list_of_numbers(devices.iter().copied()))
-    .execute()
-    .await?;
+    let with_keys = device_keys::ids_with_keys(tx, &devices).await?;
+    let device_ids: Vec<String> = tx
+        .query(
+            "DELETE FROM devices
+             WHERE num IN (SELECT CAST(value AS BIGINT) FROM json_each($1))
+             RETURNING device_id",
+        )
+        .bind(list_of_numbers(devices.iter().copied()))
+        .fetch_scalars()
+        .await?;
+    if !with_keys.is_empty() {
+        cross_signing::remove_signatures_of(tx, user, &with_keys).await?;
+        device_lists::note_change(tx, user, None).await?;
+    }
+    remove_settings(tx, user, &device_ids).await?;
     end_sessions(tx, user, devices);
+    Ok(())
+}
+
+/// Removes the account data that says how devices notify: it is theirs alone.
+async fn remove_settings(tx: &mut WriteTx, user: UserNum, device_ids: &[String]) -> Result<()> {
+    let kinds: Vec<String> = device_ids
+        .iter()
+        .flat_map(|id| NOTIFICATION_SETTINGS.map(|prefix| format!("{prefix}{id}")))
+        .collect();
+    let (position, removed) = account_data::remove_global(tx, user, &kinds).await?;
+    for kind in removed {
+        let change = Change::AccountData {
+            user,
+            room: None,
+            kind: kind.into(),
+            content: account_data::REMOVED.into(),
+        };
+        tx.publish(position, change);
+    }
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! Who is what in which room.
 
-use super::{Read, RoomNum, UserNum, WriteTx};
+use super::{Read, RoomNum, UserNum, WriteTx, list_of_numbers};
 use crate::error::Result;
 
 /// A user's membership of a room.
@@ -76,6 +76,25 @@ pub async fn changed_since(db: &mut impl Read, user: UserNum, after: i64) -> Res
     )
     .bind(user)
     .bind(after)
+    .fetch_scalars()
+    .await
+}
+
+/// Returns those of some users who have joined a room that a user has joined, too.
+pub async fn sharing(
+    db: &mut impl Read,
+    user: UserNum,
+    others: &[UserNum],
+) -> Result<Vec<UserNum>> {
+    db.query(
+        "SELECT DISTINCT theirs.user_num
+         FROM memberships theirs
+         JOIN memberships mine ON mine.room = theirs.room AND mine.user_num = $1
+         WHERE theirs.user_num IN (SELECT CAST(value AS BIGINT) FROM json_each($2))
+           AND theirs.membership = 'join' AND mine.membership = 'join'",
+    )
+    .bind(user)
+    .bind(list_of_numbers(others.iter().copied()))
     .fetch_scalars()
     .await
 }

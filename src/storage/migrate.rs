@@ -29,6 +29,10 @@ const MIGRATIONS: &[(&str, &str)] = &[
         include_str!("../../migrations/0004_directory_search.sql"),
     ),
     (
+        "0005_keys.sql",
+        include_str!("../../migrations/0005_keys.sql"),
+    ),
+    (
         "0006_relations.sql",
         include_str!("../../migrations/0006_relations.sql"),
     ),

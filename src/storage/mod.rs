@@ -14,15 +14,21 @@ pub(crate) mod testing;
 pub mod account_data;
 pub mod accounts;
 pub mod aliases;
+pub mod cross_signing;
+pub mod device_keys;
+pub mod device_lists;
 pub mod devices;
 pub mod events;
 pub mod fills;
 pub mod filters;
+pub mod key_backups;
 pub mod media;
 pub mod memberships;
+pub mod one_time_keys;
 pub mod passing_tokens;
 pub mod profiles;
 pub mod promised_media;
+pub mod pushers;
 pub mod receipts;
 pub mod relations;
 pub mod rooms;
@@ -44,7 +50,9 @@ use sqlx::{
 };
 
 pub use self::{
-    change::{Change, DeviceNum, ReadMarker, Reading, Receipt, RoomNum, ThreadMarker, UserNum},
+    change::{
+        Change, DeviceNum, KeyCounts, ReadMarker, Reading, Receipt, RoomNum, ThreadMarker, UserNum,
+    },
     dialect::{Raw, Target},
     journal::{Follower, Journal, Pending, Position, WriteTx, position},
     query::{Query, Read, list, list_of_numbers, values},

@@ -1,6 +1,6 @@
 //! Rooms: their versions, tips, and what the public directory shows of them.
 
-use super::{Read, RoomNum, WriteTx};
+use super::{Position, Read, RoomNum, WriteTx, list_of_numbers};
 use crate::error::Result;
 
 /// A room as it is stored.
@@ -144,6 +144,21 @@ pub async fn get(db: &mut impl Read, room: RoomNum) -> Result<Option<RoomRow>> {
     )
     .bind(room)
     .fetch_optional()
+    .await
+}
+
+/// Returns the positions of the newest events of rooms.
+pub async fn last_positions(
+    db: &mut impl Read,
+    rooms: &[RoomNum],
+) -> Result<Vec<(RoomNum, Position)>> {
+    db.query(
+        "SELECT num, last_position
+         FROM rooms
+         WHERE num IN (SELECT CAST(value AS BIGINT) FROM json_each($1))",
+    )
+    .bind(list_of_numbers(rooms.iter().copied()))
+    .fetch_all()
     .await
 }
 

@@ -4,9 +4,11 @@
 //! `response` puts an answer of `/sync` together; `waiter` lets clients wait for news, and `channel` pushes
 //! the same answers through a WebSocket.
 
+mod device_lists;
 mod event_fields;
 mod lazy;
 mod moment;
+mod notifications;
 mod recent;
 mod response;
 mod room_view;
@@ -28,6 +30,8 @@ use tokio::time::Instant;
 
 use self::{lazy::LazyMembers, recent::Recent, unread::ThreadCache};
 pub use self::{
+    notifications::Only,
+    response::Answer,
     show::client_event,
     token::{Token, place_of, place_token},
     waiter::Waiters,
@@ -143,26 +147,22 @@ impl Sync {
         let deadline = Instant::now() + request.timeout.min(LONGEST_WAIT);
         loop {
             let mut news = self.inner.waiters.register(session.user);
-            let (response, _) = self.inner.respond(session, &request).await?;
+            let answer = self.inner.respond(session, &request).await?;
             let is_due =
                 request.since.is_none() || request.full_state || Instant::now() >= deadline;
-            if is_due || !response::is_empty(&response) {
-                return Ok(response);
+            if is_due || answer.is_news {
+                return Ok(answer.response);
             }
             tokio::select! {
                 () = news.come() => {}
-                () = tokio::time::sleep_until(deadline) => return Ok(response),
-                () = self.inner.tasks.stopping().cancelled() => return Ok(response),
+                () = tokio::time::sleep_until(deadline) => return Ok(answer.response),
+                () = self.inner.tasks.stopping().cancelled() => return Ok(answer.response),
             }
         }
     }
 
-    /// Returns what changed since a token, at once, and the token up to which it tells.
-    pub async fn changes(
-        &self,
-        session: &Session,
-        request: &SyncRequest,
-    ) -> Result<(Response, Token)> {
+    /// Returns what changed since a token, at once.
+    pub async fn changes(&self, session: &Session, request: &SyncRequest) -> Result<Answer> {
         self.inner.respond(session, request).await
     }
 
@@ -177,11 +177,6 @@ impl Sync {
     /// Returns where to wait for news of a user.
     pub fn waiters(&self) -> &Arc<Waiters> {
         &self.inner.waiters
-    }
-
-    /// Returns whether a client has nothing to learn from a response.
-    pub fn is_empty(response: &Response) -> bool {
-        response::is_empty(response)
     }
 }
 

@@ -24,7 +24,13 @@ struct Log {
     rooms_after: Position,
     account_data: HashMap<UserNum, Position>,
     account_data_after: Position,
+    /// Whose keys changed, and who alone is told of it.
+    lists: VecDeque<(Position, ListChange)>,
+    lists_after: Position,
 }
+
+/// Whose keys changed, and who alone is told of it; `None` is everyone who shares a room with the user.
+pub(super) type ListChange = (UserNum, Option<UserNum>);
 
 impl Recent {
     pub(super) fn new(now: Position) -> Self {
@@ -33,6 +39,8 @@ impl Recent {
             rooms_after: now,
             account_data: HashMap::new(),
             account_data_after: now,
+            lists: VecDeque::new(),
+            lists_after: now,
         };
         Self {
             log: RwLock::new(log),
@@ -51,6 +59,20 @@ impl Recent {
             .rev()
             .take_while(|(position, _)| *position > after);
         Some(recent.map(|(_, room)| *room).collect())
+    }
+
+    /// Returns whose keys changed after a position; `None` when that is too long ago.
+    pub(super) fn lists(&self, after: Position) -> Option<HashSet<ListChange>> {
+        let log = self.log.read().unwrap_or_else(PoisonError::into_inner);
+        if after < log.lists_after {
+            return None;
+        }
+        let recent = log
+            .lists
+            .iter()
+            .rev()
+            .take_while(|(position, _)| *position > after);
+        Some(recent.map(|(_, change)| *change).collect())
     }
 
     /// Returns whether a user's account data may have changed after a position.
@@ -79,9 +101,13 @@ impl Follower for Recent {
                         log.note_room(*position, *room);
                     }
                 }
+                Change::DeviceList { user, watcher } => {
+                    log.note_list(*position, (*user, *watcher));
+                }
                 Change::Redacted { .. }
                 | Change::Erased { .. }
                 | Change::ToDevice { .. }
+                | Change::KeyCounts { .. }
                 | Change::SessionsEnded { .. } => {}
             }
         }
@@ -100,6 +126,15 @@ impl Log {
             && let Some((forgotten, _)) = self.rooms.pop_front()
         {
             self.rooms_after = forgotten;
+        }
+    }
+
+    fn note_list(&mut self, position: Position, change: ListChange) {
+        self.lists.push_back((position, change));
+        if self.lists.len() > CHANGES
+            && let Some((forgotten, _)) = self.lists.pop_front()
+        {
+            self.lists_after = forgotten;
         }
     }
 

@@ -33,8 +33,19 @@ const PUSH_RULES: &str = "m.push_rules";
 /// Messages to a device that one answer carries.
 const TO_DEVICE: usize = 100;
 
+/// What changed for a user.
+#[derive(Debug)]
+pub struct Answer {
+    /// All of it.
+    pub response: Response,
+    /// The token up to which it tells.
+    pub token: Token,
+    /// Whether the client learns anything from it.
+    pub is_news: bool,
+}
+
 /// Returns whether an answer tells nothing.
-pub(super) fn is_empty(response: &Response) -> bool {
+fn is_empty(response: &Response) -> bool {
     response.rooms.is_empty()
         && response.presence.is_empty()
         && response.account_data.is_empty()
@@ -43,12 +54,8 @@ pub(super) fn is_empty(response: &Response) -> bool {
 }
 
 impl Inner {
-    /// Returns what changed since the client's token, and the token up to which it tells.
-    pub(super) async fn respond(
-        &self,
-        session: &Session,
-        request: &SyncRequest,
-    ) -> Result<(Response, Token)> {
+    /// Returns what changed since the client's token.
+    pub(super) async fn respond(&self, session: &Session, request: &SyncRequest) -> Result<Answer> {
         let request = &self.clamped(request);
         let moment = self.moment(session, request).await?;
         let viewer = Viewer {
@@ -67,6 +74,7 @@ impl Inner {
         self.add_global_account_data(&viewer, &account_data, &mut response)
             .await?;
         self.add_presence(&viewer, &moment, &mut response).await?;
+        let has_lost_keys = self.add_encryption(&viewer, &moment, &mut response).await?;
         let to_device = self.add_to_device(&viewer, &mut response).await?;
         let token = Token {
             position: moment.now,
@@ -75,7 +83,11 @@ impl Inner {
             boot: self.ephemeral.boot(),
         };
         response.next_batch = token.to_string();
-        Ok((response, token))
+        Ok(Answer {
+            is_news: has_lost_keys || !is_empty(&response),
+            response,
+            token,
+        })
     }
 
     async fn account_data(&self, viewer: &Viewer<'_>) -> Result<Vec<AccountData>> {

@@ -6,11 +6,12 @@ use std::{
     time::Duration,
 };
 
+use ruma::events::room::member::MembershipState;
 use tokio::sync::{Notify, futures::OwnedNotified};
 
 use crate::{
     ephemeral::{Ephemeral, Stir},
-    rooms::Rooms,
+    rooms::{Rooms, UserRooms},
     storage::{Change, Follower, Position, RoomNum, UserNum},
     tasks::Tasks,
 };
@@ -25,6 +26,9 @@ pub struct Waiters {
     /// Whose presence changed since it was last told.
     stirred: Mutex<HashSet<UserNum>>,
     presence: Notify,
+    /// Whose keys changed since it was last told.
+    relisted: Mutex<HashSet<UserNum>>,
+    lists: Notify,
 }
 
 struct Waiting {
@@ -46,6 +50,8 @@ impl Waiters {
             rooms,
             stirred: Mutex::default(),
             presence: Notify::new(),
+            relisted: Mutex::default(),
+            lists: Notify::new(),
         });
         let listener = Arc::downgrade(&waiters);
         ephemeral.listen(Arc::new(move |stir| {
@@ -58,6 +64,7 @@ impl Waiters {
             tokio::select! {
                 () = stopping.cancelled() => {}
                 () = teller.tell_presence() => {}
+                () = teller.tell_lists() => {}
             }
         }));
         waiters
@@ -117,6 +124,44 @@ impl Waiters {
         }
     }
 
+    /// Wakes those who share a room with a user; rooms that are not in memory are sought from the other side.
+    fn wake_neighbours(&self, rooms: &UserRooms) {
+        let (known, unknown): (Vec<RoomNum>, Vec<RoomNum>) = rooms
+            .joined()
+            .into_iter()
+            .partition(|room| self.rooms.peek(*room).is_some());
+        for room in known {
+            self.wake_room(room);
+        }
+        if unknown.is_empty() {
+            return;
+        }
+        for (user, waiting) in self.by_user().iter() {
+            let is_in = |rooms: Arc<UserRooms>| {
+                let mut unknown = unknown.iter();
+                unknown.any(|room| rooms.membership(*room) == MembershipState::Join)
+            };
+            if self.rooms.peek_user(*user).is_none_or(is_in) {
+                waiting.notify.notify_waiters();
+            }
+        }
+    }
+
+    /// Tells of changed keys; who shares a room with a user may have to be read first.
+    async fn tell_lists(&self) {
+        loop {
+            self.lists.notified().await;
+            let users =
+                std::mem::take(&mut *self.relisted.lock().unwrap_or_else(PoisonError::into_inner));
+            for user in users {
+                match self.rooms.of_user(user).await {
+                    Ok(rooms) => self.wake_neighbours(&rooms),
+                    Err(error) => tracing::warn!(%error, "could not tell of changed keys"),
+                }
+            }
+        }
+    }
+
     fn stir(&self, stir: Stir) {
         match stir {
             Stir::Typing(room) => self.wake_room(room),
@@ -158,8 +203,26 @@ impl Follower for Waiters {
                 | Change::Read { user, .. }
                 | Change::AccountData { user, .. }
                 | Change::ToDevice { user, .. }
+                | Change::KeyCounts {
+                    user,
+                    claimed: true,
+                    ..
+                }
+                | Change::DeviceList {
+                    watcher: Some(user),
+                    ..
+                }
                 | Change::SessionsEnded { user, .. } => self.wake(*user),
-                Change::Redacted { .. } | Change::Erased { .. } => {}
+                Change::DeviceList {
+                    user,
+                    watcher: None,
+                } => {
+                    self.wake(*user);
+                    let mut relisted = self.relisted.lock().unwrap_or_else(PoisonError::into_inner);
+                    relisted.insert(*user);
+                    self.lists.notify_one();
+                }
+                Change::Redacted { .. } | Change::Erased { .. } | Change::KeyCounts { .. } => {}
             }
         }
     }

@@ -7,7 +7,8 @@ use super::{Session, Users, passwords::Passwords};
 use crate::{
     error::Result,
     storage::{
-        Change, UserNum, WriteTx, account_data, accounts, devices, passing_tokens, profiles,
+        Change, UserNum, WriteTx, account_data, accounts, cross_signing, device_lists, devices,
+        key_backups, passing_tokens, profiles,
     },
 };
 
@@ -66,6 +67,10 @@ impl Users {
         }
         delete_devices_except(&mut tx, user, None).await?;
         passing_tokens::remove_all(&mut tx, user).await?;
+        if cross_signing::remove_all(&mut tx, user).await? > 0 {
+            device_lists::note_change(&mut tx, user, None).await?;
+        }
+        key_backups::remove_all(&mut tx, user).await?;
         profiles::remove_all(&mut tx, user).await?;
         account_data::remove_all(&mut tx, user).await?;
         tx.commit().await?;

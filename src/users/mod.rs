@@ -15,6 +15,7 @@ mod passing;
 mod passwords;
 mod profile;
 mod push_rules;
+mod pushers;
 mod refresh;
 mod register;
 mod replaced_rooms;

@@ -124,3 +124,30 @@ async fn devices_are_deleted_in_bulk() {
         .await
         .expect_error(401, "M_UNKNOWN_TOKEN");
 }
+
+#[tokio::test]
+async fn how_a_device_notifies_is_forgotten_with_it() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let (phone, desk) = (server.log_in("alice").await, server.log_in("alice").await);
+    let kind = |device: &User| format!("m.local_notification_settings.{}", device.device_id);
+    let path = |kind: &str| format!("/_matrix/client/v3/user/{}/account_data/{kind}", alice.id);
+    for device in [&phone, &desk] {
+        let silent = json!({ "is_silenced": true });
+        let set = alice.client.put(&path(&kind(device)), silent).await;
+        set.expect_ok();
+    }
+    let before = alice.syncs().await;
+
+    let logout = "/_matrix/client/v3/logout";
+    phone.client.post(logout, json!({})).await.expect_ok();
+
+    let gone = alice.client.get(&path(&kind(&phone))).await;
+    gone.expect_error(404, "M_NOT_FOUND");
+    alice.client.get(&path(&kind(&desk))).await.expect_ok();
+    let told = alice.syncs_after(&before).await;
+    let expected = json!([{ "type": kind(&phone), "content": {} }]);
+    assert_eq!(told["account_data"]["events"], expected);
+    let fresh = alice.syncs().await["account_data"].to_string();
+    assert!(!fresh.contains(&kind(&phone)) && fresh.contains(&kind(&desk)));
+}

@@ -197,6 +197,11 @@ async fn the_first_update_is_an_initial_sync_and_the_next_tells_what_happens() {
     assert!(first["rooms"]["join"][&room_id].is_object());
     assert!(first.get("id").is_none());
     assert_eq!(bodies(&second, &room_id), ["hello"]);
+    for update in [&first, &second] {
+        let keys = json!({ "signed_curve25519": 0 });
+        assert_eq!(update["device_one_time_keys_count"], keys);
+        assert_eq!(update["device_unused_fallback_key_types"], json!([]));
+    }
     assert_ne!(next_batch(&first), next_batch(&second));
 }
 

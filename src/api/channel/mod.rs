@@ -33,7 +33,7 @@ use super::{App, auth, client};
 use crate::{
     ephemeral::PresenceUpdate,
     error::{Error, Result},
-    sync::{Sync, SyncRequest, Token, write},
+    sync::{SyncRequest, Token, write},
     users::Session,
 };
 
@@ -315,16 +315,16 @@ impl Channel {
     async fn push(&mut self) -> Result<(), End> {
         self.check_token().await?;
         let changes = self.app.sync.changes(&self.session, &self.request).await;
-        let (response, token) = changes.map_err(|error| {
+        let answer = changes.map_err(|error| {
             tracing::warn!(%error, "an update of a channel could not be made");
             End::Close(close_code::ERROR, "internal server error")
         })?;
         let is_first = self.request.since.is_none();
-        self.request.since = Some(token);
-        if Sync::is_empty(&response) && !is_first {
+        self.request.since = Some(answer.token);
+        if !answer.is_news && !is_first {
             return Ok(());
         }
-        let text = write(&response);
+        let text = write(&answer.response);
         self.send(text.map_err(|_| End::Close(close_code::ERROR, "internal server error"))?)
             .await
     }

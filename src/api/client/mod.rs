@@ -10,6 +10,8 @@ mod directory;
 mod discovery;
 mod ephemeral;
 mod filters;
+mod key_backup;
+mod keys;
 mod knock;
 mod login;
 mod media;
@@ -17,6 +19,7 @@ mod membership;
 mod messages;
 mod openid;
 mod profile;
+mod push;
 mod push_rules;
 mod register;
 mod relations;
@@ -51,6 +54,8 @@ pub(super) fn routes() -> Router<App> {
         .merge(discovery::routes())
         .merge(ephemeral::routes())
         .merge(filters::routes())
+        .merge(key_backup::routes())
+        .merge(keys::routes())
         .merge(knock::routes())
         .merge(login::routes())
         .merge(media::routes())
@@ -58,6 +63,7 @@ pub(super) fn routes() -> Router<App> {
         .merge(messages::routes())
         .merge(openid::routes())
         .merge(profile::routes())
+        .merge(push::routes())
         .merge(push_rules::routes())
         .merge(register::routes())
         .merge(relations::routes())

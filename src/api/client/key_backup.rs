@@ -1,0 +1,279 @@
+//! Server-side key backups.
+
+use std::collections::BTreeMap;
+
+use axum::{Router, extract::State};
+use ruma::{
+    api::client::backup::{
+        RoomKeyBackup, add_backup_keys, add_backup_keys_for_room, add_backup_keys_for_session,
+        create_backup_version, delete_backup_keys, delete_backup_keys_for_room,
+        delete_backup_keys_for_session, delete_backup_version, get_backup_info, get_backup_keys,
+        get_backup_keys_for_room, get_backup_keys_for_session, get_latest_backup_info,
+        update_backup_version,
+    },
+    serde::Raw,
+};
+
+use crate::{
+    api::{App, Incoming, Outgoing, endpoint},
+    devices::{BackedUp, BackupPart, Devices},
+    error::{Error, Result},
+};
+
+pub(super) fn routes() -> Router<App> {
+    Router::new()
+        .merge(endpoint::<create_backup_version::v3::Request, _>(
+            create_backup_version,
+        ))
+        .merge(endpoint::<get_latest_backup_info::v3::Request, _>(
+            get_latest_backup_info,
+        ))
+        .merge(endpoint::<get_backup_info::v3::Request, _>(get_backup_info))
+        .merge(endpoint::<update_backup_version::v3::Request, _>(
+            update_backup_version,
+        ))
+        .merge(endpoint::<delete_backup_version::v3::Request, _>(
+            delete_backup_version,
+        ))
+        .merge(of_all())
+        .merge(of_room())
+        .merge(of_session())
+}
+
+fn of_all() -> Router<App> {
+    Router::new()
+        .merge(endpoint::<add_backup_keys::v3::Request, _>(add_backup_keys))
+        .merge(endpoint::<get_backup_keys::v3::Request, _>(get_backup_keys))
+        .merge(endpoint::<delete_backup_keys::v3::Request, _>(
+            delete_backup_keys,
+        ))
+}
+
+fn of_room() -> Router<App> {
+    Router::new()
+        .merge(endpoint::<add_backup_keys_for_room::v3::Request, _>(
+            add_backup_keys_for_room,
+        ))
+        .merge(endpoint::<get_backup_keys_for_room::v3::Request, _>(
+            get_backup_keys_for_room,
+        ))
+        .merge(endpoint::<delete_backup_keys_for_room::v3::Request, _>(
+            delete_backup_keys_for_room,
+        ))
+}
+
+fn of_session() -> Router<App> {
+    Router::new()
+        .merge(endpoint::<add_backup_keys_for_session::v3::Request, _>(
+            add_backup_keys_for_session,
+        ))
+        .merge(endpoint::<get_backup_keys_for_session::v3::Request, _>(
+            get_backup_keys_for_session,
+        ))
+        .merge(endpoint::<delete_backup_keys_for_session::v3::Request, _>(
+            delete_backup_keys_for_session,
+        ))
+}
+
+/// `POST /_matrix/client/*/room_keys/version`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3room_keysversion
+async fn create_backup_version(
+    State(devices): State<Devices>,
+    Incoming { from, request }: Incoming<create_backup_version::v3::Request>,
+) -> Result<Outgoing<create_backup_version::v3::Response>> {
+    let definition = request.algorithm.json().get();
+    let version = devices.create_backup(from.user, definition).await?;
+    Ok(Outgoing(create_backup_version::v3::Response::new(version)))
+}
+
+/// `GET /_matrix/client/*/room_keys/version`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3room_keysversion
+async fn get_latest_backup_info(
+    State(devices): State<Devices>,
+    Incoming { from, .. }: Incoming<get_latest_backup_info::v3::Request>,
+) -> Result<Outgoing<get_latest_backup_info::v3::Response>> {
+    let backup = devices.backup(from.user, None).await?;
+    let definition = Raw::from_json_string(backup.definition)?;
+    let (count, etag) = (backup.state.count, backup.state.etag);
+    let response =
+        get_latest_backup_info::v3::Response::new(definition, count, etag, backup.version);
+    Ok(Outgoing(response))
+}
+
+/// `GET /_matrix/client/*/room_keys/version/{version}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3room_keysversionversion
+async fn get_backup_info(
+    State(devices): State<Devices>,
+    Incoming { from, request }: Incoming<get_backup_info::v3::Request>,
+) -> Result<Outgoing<get_backup_info::v3::Response>> {
+    let backup = devices.backup(from.user, Some(&request.version)).await?;
+    let definition = Raw::from_json_string(backup.definition)?;
+    let (count, etag) = (backup.state.count, backup.state.etag);
+    let response = get_backup_info::v3::Response::new(definition, count, etag, backup.version);
+    Ok(Outgoing(response))
+}
+
+/// `PUT /_matrix/client/*/room_keys/version/{version}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3room_keysversionversion
+async fn update_backup_version(
+    State(devices): State<Devices>,
+    Incoming { from, request }: Incoming<update_backup_version::v3::Request>,
+) -> Result<Outgoing<update_backup_version::v3::Response>> {
+    let definition = request.algorithm.json().get();
+    devices
+        .update_backup(from.user, &request.version, definition)
+        .await?;
+    Ok(Outgoing(update_backup_version::v3::Response::new()))
+}
+
+/// `DELETE /_matrix/client/*/room_keys/version/{version}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#delete_matrixclientv3room_keysversionversion
+async fn delete_backup_version(
+    State(devices): State<Devices>,
+    Incoming { from, request }: Incoming<delete_backup_version::v3::Request>,
+) -> Result<Outgoing<delete_backup_version::v3::Response>> {
+    devices.delete_backup(from.user, &request.version).await?;
+    Ok(Outgoing(delete_backup_version::v3::Response::new()))
+}
+
+/// `PUT /_matrix/client/*/room_keys/keys`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3room_keyskeys
+async fn add_backup_keys(
+    State(devices): State<Devices>,
+    Incoming { from, request }: Incoming<add_backup_keys::v3::Request>,
+) -> Result<Outgoing<add_backup_keys::v3::Response>> {
+    let rooms = request.rooms.into_iter();
+    let keys = rooms.map(|(room_id, room)| (room_id, room.sessions));
+    let keys: BackedUp = keys.collect();
+    let state = devices.back_up(from.user, &request.version, &keys).await?;
+    let response = add_backup_keys::v3::Response::new(state.etag, state.count);
+    Ok(Outgoing(response))
+}
+
+/// `GET /_matrix/client/*/room_keys/keys`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3room_keyskeys
+async fn get_backup_keys(
+    State(devices): State<Devices>,
+    Incoming { from, request }: Incoming<get_backup_keys::v3::Request>,
+) -> Result<Outgoing<get_backup_keys::v3::Response>> {
+    let keys = devices
+        .backed_up(from.user, &request.version, BackupPart::all())
+        .await?;
+    let rooms = keys
+        .into_iter()
+        .map(|(room_id, sessions)| (room_id, RoomKeyBackup::new(sessions)));
+    Ok(Outgoing(get_backup_keys::v3::Response::new(
+        rooms.collect(),
+    )))
+}
+
+/// `DELETE /_matrix/client/*/room_keys/keys`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#delete_matrixclientv3room_keyskeys
+async fn delete_backup_keys(
+    State(devices): State<Devices>,
+    Incoming { from, request }: Incoming<delete_backup_keys::v3::Request>,
+) -> Result<Outgoing<delete_backup_keys::v3::Response>> {
+    let state = devices
+        .delete_backed_up(from.user, &request.version, BackupPart::all())
+        .await?;
+    let response = delete_backup_keys::v3::Response::new(state.etag, state.count);
+    Ok(Outgoing(response))
+}
+
+/// `PUT /_matrix/client/*/room_keys/keys/{roomId}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3room_keyskeysroomid
+async fn add_backup_keys_for_room(
+    State(devices): State<Devices>,
+    Incoming { from, request }: Incoming<add_backup_keys_for_room::v3::Request>,
+) -> Result<Outgoing<add_backup_keys_for_room::v3::Response>> {
+    let keys = BackedUp::from([(request.room_id, request.sessions)]);
+    let state = devices.back_up(from.user, &request.version, &keys).await?;
+    let response = add_backup_keys_for_room::v3::Response::new(state.etag, state.count);
+    Ok(Outgoing(response))
+}
+
+/// `GET /_matrix/client/*/room_keys/keys/{roomId}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3room_keyskeysroomid
+async fn get_backup_keys_for_room(
+    State(devices): State<Devices>,
+    Incoming { from, request }: Incoming<get_backup_keys_for_room::v3::Request>,
+) -> Result<Outgoing<get_backup_keys_for_room::v3::Response>> {
+    let part = BackupPart::room(&request.room_id);
+    let mut keys = devices.backed_up(from.user, &request.version, part).await?;
+    let sessions = keys.remove(&request.room_id).unwrap_or_default();
+    Ok(Outgoing(get_backup_keys_for_room::v3::Response::new(
+        sessions,
+    )))
+}
+
+/// `DELETE /_matrix/client/*/room_keys/keys/{roomId}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#delete_matrixclientv3room_keyskeysroomid
+async fn delete_backup_keys_for_room(
+    State(devices): State<Devices>,
+    Incoming { from, request }: Incoming<delete_backup_keys_for_room::v3::Request>,
+) -> Result<Outgoing<delete_backup_keys_for_room::v3::Response>> {
+    let part = BackupPart::room(&request.room_id);
+    let state = devices
+        .delete_backed_up(from.user, &request.version, part)
+        .await?;
+    let response = delete_backup_keys_for_room::v3::Response::new(state.etag, state.count);
+    Ok(Outgoing(response))
+}
+
+/// `PUT /_matrix/client/*/room_keys/keys/{roomId}/{sessionId}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3room_keyskeysroomidsessionid
+async fn add_backup_keys_for_session(
+    State(devices): State<Devices>,
+    Incoming { from, request }: Incoming<add_backup_keys_for_session::v3::Request>,
+) -> Result<Outgoing<add_backup_keys_for_session::v3::Response>> {
+    let sessions = BTreeMap::from([(request.session_id, request.session_data)]);
+    let keys = BackedUp::from([(request.room_id, sessions)]);
+    let state = devices.back_up(from.user, &request.version, &keys).await?;
+    let response = add_backup_keys_for_session::v3::Response::new(state.etag, state.count);
+    Ok(Outgoing(response))
+}
+
+/// `GET /_matrix/client/*/room_keys/keys/{roomId}/{sessionId}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3room_keyskeysroomidsessionid
+async fn get_backup_keys_for_session(
+    State(devices): State<Devices>,
+    Incoming { from, request }: Incoming<get_backup_keys_for_session::v3::Request>,
+) -> Result<Outgoing<get_backup_keys_for_session::v3::Response>> {
+    let part = BackupPart::session(&request.room_id, &request.session_id);
+    let mut keys = devices.backed_up(from.user, &request.version, part).await?;
+    let key = keys
+        .remove(&request.room_id)
+        .and_then(|mut sessions| sessions.remove(&request.session_id))
+        .ok_or_else(|| Error::not_found("there is no such key in the backup"))?;
+    Ok(Outgoing(get_backup_keys_for_session::v3::Response::new(
+        key,
+    )))
+}
+
+/// `DELETE /_matrix/client/*/room_keys/keys/{roomId}/{sessionId}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#delete_matrixclientv3room_keyskeysroomidsessionid
+async fn delete_backup_keys_for_session(
+    State(devices): State<Devices>,
+    Incoming { from, request }: Incoming<delete_backup_keys_for_session::v3::Request>,
+) -> Result<Outgoing<delete_backup_keys_for_session::v3::Response>> {
+    let part = BackupPart::session(&request.room_id, &request.session_id);
+    let state = devices
+        .delete_backed_up(from.user, &request.version, part)
+        .await?;
+    let response = delete_backup_keys_for_session::v3::Response::new(state.etag, state.count);
+    Ok(Outgoing(response))
+}

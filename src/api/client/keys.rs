@@ -1,0 +1,126 @@
+//! End-to-end encryption: the keys of devices and users.
+
+use axum::{Router, extract::State};
+use ruma::api::client::keys::{
+    claim_keys, get_key_changes, get_keys, upload_keys, upload_signatures, upload_signing_keys,
+};
+use serde_json::json;
+
+use crate::{
+    api::{App, Class, Incoming, Limits, Outgoing, endpoint},
+    devices::{Devices, Owner, Proof, Viewer},
+    error::Result,
+    sync::Sync,
+    users::{Session, Users},
+};
+
+pub(super) fn routes() -> Router<App> {
+    Router::new()
+        .merge(endpoint::<upload_keys::v3::Request, _>(upload_keys))
+        .merge(endpoint::<get_keys::v3::Request, _>(get_keys))
+        .merge(endpoint::<claim_keys::v3::Request, _>(claim_keys))
+        .merge(endpoint::<get_key_changes::v3::Request, _>(get_key_changes))
+        .merge(endpoint::<upload_signing_keys::v3::Request, _>(
+            upload_signing_keys,
+        ))
+        .merge(endpoint::<upload_signatures::v3::Request, _>(
+            upload_signatures,
+        ))
+}
+
+fn owner(session: &Session) -> Owner<'_> {
+    Owner {
+        user: session.user,
+        user_id: &session.user_id,
+        device: session.device,
+        device_id: &session.device_id,
+    }
+}
+
+/// `POST /_matrix/client/*/keys/upload`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3keysupload
+async fn upload_keys(
+    State(devices): State<Devices>,
+    Incoming { from, request }: Incoming<upload_keys::v3::Request>,
+) -> Result<Outgoing<upload_keys::v3::Response>> {
+    let counts = devices.upload_keys(&owner(&from), &request).await?;
+    Ok(Outgoing(upload_keys::v3::Response::new(counts)))
+}
+
+/// `POST /_matrix/client/*/keys/query`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3keysquery
+async fn get_keys(
+    State(devices): State<Devices>,
+    Incoming { from, request }: Incoming<get_keys::v3::Request>,
+) -> Result<Outgoing<get_keys::v3::Response>> {
+    let viewer = Viewer {
+        user: from.user,
+        user_id: &from.user_id,
+    };
+    let response = devices.query_keys(viewer, &request).await?;
+    Ok(Outgoing(response))
+}
+
+/// `POST /_matrix/client/*/keys/claim`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3keysclaim
+async fn claim_keys(
+    State(devices): State<Devices>,
+    Incoming { request, .. }: Incoming<claim_keys::v3::Request>,
+) -> Result<Outgoing<claim_keys::v3::Response>> {
+    Ok(Outgoing(devices.claim_keys(&request).await?))
+}
+
+/// `GET /_matrix/client/*/keys/changes`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3keyschanges
+async fn get_key_changes(
+    State(sync): State<Sync>,
+    Incoming { from, request }: Incoming<get_key_changes::v3::Request>,
+) -> Result<Outgoing<get_key_changes::v3::Response>> {
+    let (start, end) = (request.from.parse()?, request.to.parse()?);
+    let lists = sync.key_changes(&from, start, end).await?;
+    let response = get_key_changes::v3::Response::new(lists.changed, lists.left);
+    Ok(Outgoing(response))
+}
+
+/// `POST /_matrix/client/*/keys/device_signing/upload`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3keysdevice_signingupload
+async fn upload_signing_keys(
+    State(users): State<Users>,
+    State(devices): State<Devices>,
+    State(limits): State<Limits>,
+    Incoming { from, request }: Incoming<upload_signing_keys::v3::Request>,
+) -> Result<Outgoing<upload_signing_keys::v3::Response>> {
+    let owner = owner(&from);
+    let mut proof = Proof::Missing;
+    if devices.signing_keys_need_proof(&owner, &request).await? {
+        limits.check(Class::Login, &*from.user_id)?;
+        let parameters = json!([
+            request.master_key,
+            request.self_signing_key,
+            request.user_signing_key
+        ]);
+        let auth = request.auth.as_ref();
+        users
+            .reauthenticate("device_signing", &from, &parameters, auth)
+            .await?;
+        proof = Proof::Given;
+    }
+    devices.upload_signing_keys(&owner, &request, proof).await?;
+    Ok(Outgoing(upload_signing_keys::v3::Response::new()))
+}
+
+/// `POST /_matrix/client/*/keys/signatures/upload`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3keyssignaturesupload
+async fn upload_signatures(
+    State(devices): State<Devices>,
+    Incoming { from, request }: Incoming<upload_signatures::v3::Request>,
+) -> Result<Outgoing<upload_signatures::v3::Response>> {
+    let response = devices.upload_signatures(&owner(&from), &request).await?;
+    Ok(Outgoing(response))
+}

@@ -1,0 +1,59 @@
+//! Push notifications: the pushers of a user, and what they were notified of.
+
+use axum::{Router, extract::State};
+use ruma::api::client::push::{get_notifications, get_pushers, set_pusher};
+
+use crate::{
+    api::{App, Incoming, Outgoing, endpoint},
+    error::Result,
+    sync::{Only, Sync, place_of},
+    users::Users,
+};
+
+pub(super) fn routes() -> Router<App> {
+    Router::new()
+        .merge(endpoint::<get_pushers::v3::Request, _>(get_pushers))
+        .merge(endpoint::<set_pusher::v3::Request, _>(set_pusher))
+        .merge(endpoint::<get_notifications::v3::Request, _>(
+            get_notifications,
+        ))
+}
+
+/// `GET /_matrix/client/*/pushers`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3pushers
+async fn get_pushers(
+    State(users): State<Users>,
+    Incoming { from, .. }: Incoming<get_pushers::v3::Request>,
+) -> Result<Outgoing<get_pushers::v3::Response>> {
+    let pushers = users.pushers(&from).await?;
+    Ok(Outgoing(get_pushers::v3::Response::new(pushers)))
+}
+
+/// `POST /_matrix/client/*/pushers/set`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3pushersset
+async fn set_pusher(
+    State(users): State<Users>,
+    Incoming { from, request }: Incoming<set_pusher::v3::Request>,
+) -> Result<Outgoing<set_pusher::v3::Response>> {
+    users.set_pusher(&from, request.action).await?;
+    Ok(Outgoing(set_pusher::v3::Response::new()))
+}
+
+/// `GET /_matrix/client/*/notifications`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3notifications
+async fn get_notifications(
+    State(sync): State<Sync>,
+    Incoming { from, request }: Incoming<get_notifications::v3::Request>,
+) -> Result<Outgoing<get_notifications::v3::Response>> {
+    let only = match request.only.as_deref() {
+        Some("highlight") => Only::Highlights,
+        _ => Only::Everything,
+    };
+    let start = request.from.as_deref().map(place_of).transpose()?;
+    let limit = request.limit.map(u64::from);
+    let response = sync.notifications(&from, start, limit, only).await?;
+    Ok(Outgoing(response))
+}

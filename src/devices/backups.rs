@@ -1,0 +1,440 @@
+//! Backups of room keys: encrypted by the clients, kept by version, room and session.
+//!
+//! See <https://spec.matrix.org/v1.19/client-server-api/#server-side-key-backups>.
+
+use std::collections::{BTreeMap, HashMap};
+
+use ruma::{OwnedRoomId, UInt, api::client::backup::KeyBackupData, serde::Raw};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, value::RawValue};
+
+use super::{Devices, check_text};
+use crate::{
+    error::{Error, Result},
+    storage::{
+        Read, UserNum, WriteTx,
+        key_backups::{self, BackupKeyRow, BackupRow, Part},
+    },
+};
+
+/// The longest algorithm, room id and session id, in bytes.
+const NAME_BYTES: usize = 255;
+/// The largest `auth_data`, in bytes.
+const AUTH_DATA_BYTES: usize = 64 * 1024;
+/// The largest key, in bytes.
+const KEY_BYTES: usize = 64 * 1024;
+/// The most keys of a backup: many years of a busy user.
+const KEYS: i64 = 500_000;
+/// The most versions of a user's backup.
+const VERSIONS: i64 = 50;
+/// Newer versions after which it is forgotten that a version existed.
+const DELETED_KEPT: i64 = 1_000;
+
+/// A version of a backup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backup {
+    /// Its name.
+    pub version: String,
+    /// How the keys are encrypted: `algorithm` and `auth_data`, as JSON.
+    pub definition: String,
+    /// How many keys it holds, and which state of them this is.
+    pub state: BackupState,
+}
+
+/// How many keys a backup holds, and which state of them this is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackupState {
+    /// Another text for each change of the keys.
+    pub etag: String,
+    /// How many keys there are.
+    pub count: UInt,
+}
+
+/// The keys of sessions by room.
+pub type BackedUp = BTreeMap<OwnedRoomId, BTreeMap<String, Raw<KeyBackupData>>>;
+
+/// A key as clients send and get it.
+#[derive(Debug, Deserialize, Serialize)]
+struct Key {
+    first_message_index: UInt,
+    forwarded_count: UInt,
+    is_verified: bool,
+    session_data: Box<RawValue>,
+}
+
+/// How the keys of a backup are encrypted.
+#[derive(Deserialize)]
+struct Definition {
+    algorithm: String,
+    auth_data: Map<String, Value>,
+    #[serde(default)]
+    version: Option<String>,
+}
+
+#[derive(Serialize)]
+struct ShownDefinition<'a> {
+    algorithm: &'a str,
+    auth_data: &'a RawValue,
+}
+
+impl Devices {
+    /// Begins a new version of a user's backup and returns its name; `definition` is what the client sent.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::BadJson`] for what is none, [`Error::InvalidParam`] when the user has too many versions.
+    pub async fn create_backup(&self, user: UserNum, definition: &str) -> Result<String> {
+        let (definition, auth_data) = read_definition(definition)?;
+        let mut tx = self.db.write().await?;
+        if key_backups::count(&mut tx, user).await? >= VERSIONS {
+            return Err(Error::invalid_param(
+                "there are too many backups: delete some that you do not need",
+            ));
+        }
+        let newest = key_backups::newest_version(&mut tx, user).await?;
+        let version = newest.unwrap_or(0) + 1;
+        key_backups::insert(&mut tx, user, version, &definition.algorithm, &auth_data).await?;
+        tx.commit().await?;
+        Ok(version.to_string())
+    }
+
+    /// Returns a version of a user's backup, or the latest.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] when there is none.
+    pub async fn backup(&self, user: UserNum, version: Option<&str>) -> Result<Backup> {
+        let mut db = self.db.read().await?;
+        let row = match version {
+            Some(version) => existing(&mut db, user, version).await?,
+            None => key_backups::latest(&mut db, user)
+                .await?
+                .ok_or_else(unknown_version)?,
+        };
+        let shown = ShownDefinition {
+            algorithm: &row.algorithm,
+            auth_data: serde_json::from_str(&row.auth_data)?,
+        };
+        Ok(Backup {
+            version: row.version.to_string(),
+            definition: serde_json::to_string(&shown)?,
+            state: state_of(row.etag, row.key_count),
+        })
+    }
+
+    /// Changes the `auth_data` of a version.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidParam`] when the algorithm or the version in the body is another.
+    pub async fn update_backup(&self, user: UserNum, version: &str, body: &str) -> Result<()> {
+        let (definition, auth_data) = read_definition(body)?;
+        if definition.version.is_some_and(|named| named != version) {
+            return Err(Error::invalid_param("version is not the one of the path"));
+        }
+        let mut tx = self.db.write().await?;
+        let row = existing(&mut tx, user, version).await?;
+        if row.algorithm != definition.algorithm {
+            return Err(Error::invalid_param("algorithm is not that of the backup"));
+        }
+        key_backups::set_auth_data(&mut tx, user, row.version, &auth_data).await?;
+        tx.commit().await
+    }
+
+    /// Deletes a version with its keys; one that was deleted before, too.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] when there never was such a version.
+    pub async fn delete_backup(&self, user: UserNum, version: &str) -> Result<()> {
+        let number = number_of(version)?;
+        let mut tx = self.db.write().await?;
+        let row = key_backups::get(&mut tx, user, number).await?;
+        if row.ok_or_else(unknown_version)?.deleted {
+            return Ok(());
+        }
+        key_backups::delete(&mut tx, user, number, DELETED_KEPT).await?;
+        tx.commit().await
+    }
+
+    /// Stores keys in the current version; of two for one session, the better one is kept.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::WrongRoomKeysVersion`] when the version is not the current one, [`Error::BadJson`],
+    /// [`Error::TooLarge`] or [`Error::InvalidParam`] for keys that are malformed, too large or too many.
+    pub async fn back_up(
+        &self,
+        user: UserNum,
+        version: &str,
+        keys: &BackedUp,
+    ) -> Result<BackupState> {
+        let offered = read_keys(keys)?;
+        let mut tx = self.db.write().await?;
+        let row = current(&mut tx, user, version).await?;
+        let (better, added) = better_ones(&mut tx, user, row.version, offered).await?;
+        let (mut etag, mut count) = (row.etag, row.key_count);
+        if better.is_empty() {
+            return Ok(state_of(etag, count));
+        }
+        (etag, count) = (etag + 1, count + added);
+        if count > KEYS {
+            return Err(Error::invalid_param(format!(
+                "the backup would hold more than {KEYS} keys"
+            )));
+        }
+        key_backups::set_keys(&mut tx, user, row.version, &better).await?;
+        key_backups::set_counts(&mut tx, user, row.version, (etag, count)).await?;
+        tx.commit().await?;
+        Ok(state_of(etag, count))
+    }
+
+    /// Returns keys of a version by room and session.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] when there is no such version.
+    pub async fn backed_up(
+        &self,
+        user: UserNum,
+        version: &str,
+        part: BackupPart<'_>,
+    ) -> Result<BackedUp> {
+        let mut db = self.db.snapshot().await?;
+        let row = existing(&mut db, user, version).await?;
+        let keys = key_backups::keys(&mut db, user, row.version, part.checked()?).await?;
+        drop(db);
+        let mut by_room = BackedUp::new();
+        for key in keys {
+            let room_id = OwnedRoomId::try_from(key.room_id.as_str())
+                .map_err(|source| Error::internal("read a stored room id", source))?;
+            let of_room = by_room.entry(room_id).or_default();
+            of_room.insert(key.session_id.clone(), shown(key)?);
+        }
+        Ok(by_room)
+    }
+
+    /// Deletes keys of a version.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] when there is no such version.
+    pub async fn delete_backed_up(
+        &self,
+        user: UserNum,
+        version: &str,
+        part: BackupPart<'_>,
+    ) -> Result<BackupState> {
+        let mut tx = self.db.write().await?;
+        let row = existing(&mut tx, user, version).await?;
+        let deleted = key_backups::delete_keys(&mut tx, user, row.version, part.checked()?).await?;
+        if deleted == 0 {
+            return Ok(state_of(row.etag, row.key_count));
+        }
+        let count = row.key_count - i64::try_from(deleted).unwrap_or(row.key_count);
+        let etag = row.etag + 1;
+        key_backups::set_counts(&mut tx, user, row.version, (etag, count)).await?;
+        tx.commit().await?;
+        Ok(state_of(etag, count))
+    }
+}
+
+/// Which keys of a backup are meant.
+#[derive(Clone, Copy, Debug)]
+pub struct BackupPart<'a>(Part<'a>);
+
+impl<'a> BackupPart<'a> {
+    /// All keys.
+    pub fn all() -> Self {
+        Self(Part::All)
+    }
+
+    /// The keys of a room.
+    pub fn room(room_id: &'a ruma::RoomId) -> Self {
+        Self(Part::Room(room_id.as_str()))
+    }
+
+    /// The key of a session of a room.
+    pub fn session(room_id: &'a ruma::RoomId, session_id: &'a str) -> Self {
+        Self(Part::Session(room_id.as_str(), session_id))
+    }
+
+    fn checked(self) -> Result<Part<'a>> {
+        if let Part::Session(_, session_id) = self.0 {
+            check_text("sessionId", session_id)?;
+        }
+        Ok(self.0)
+    }
+}
+
+fn unknown_version() -> Error {
+    Error::not_found("there is no such backup")
+}
+
+fn number_of(version: &str) -> Result<i64> {
+    version.parse().map_err(|_| unknown_version())
+}
+
+fn state_of(etag: i64, count: i64) -> BackupState {
+    BackupState {
+        etag: etag.to_string(),
+        count: UInt::new_saturating(u64::try_from(count).unwrap_or_default()),
+    }
+}
+
+/// Returns a version that is not deleted.
+async fn existing(db: &mut impl Read, user: UserNum, version: &str) -> Result<BackupRow> {
+    let row = key_backups::get(db, user, number_of(version)?).await?;
+    row.filter(|row| !row.deleted).ok_or_else(unknown_version)
+}
+
+/// Returns a version that must be the current one.
+async fn current(tx: &mut WriteTx, user: UserNum, version: &str) -> Result<BackupRow> {
+    let row = existing(tx, user, version).await?;
+    let latest = key_backups::latest(tx, user).await?;
+    let latest = latest.map_or(row.version, |latest| latest.version);
+    if row.version != latest {
+        return Err(Error::WrongRoomKeysVersion {
+            current: latest.to_string(),
+        });
+    }
+    Ok(row)
+}
+
+fn read_definition(json: &str) -> Result<(Definition, String)> {
+    if json.len() > AUTH_DATA_BYTES {
+        return Err(Error::TooLarge("auth_data is too large".to_owned()));
+    }
+    let read: Definition =
+        serde_json::from_str(json).map_err(|error| Error::BadJson(error.to_string()))?;
+    check_text("algorithm", &read.algorithm)?;
+    check_nul(json)?;
+    let auth_data = serde_json::to_string(&read.auth_data)?;
+    Ok((read, auth_data))
+}
+
+/// PostgreSQL takes no U+0000 in texts.
+fn check_nul(json: &str) -> Result<()> {
+    if json.contains("\\u0000") {
+        return Err(Error::invalid_param("the data contains U+0000"));
+    }
+    Ok(())
+}
+
+fn read_keys(keys: &BackedUp) -> Result<Vec<BackupKeyRow>> {
+    let mut rows = Vec::new();
+    for (room_id, sessions) in keys {
+        for (session_id, raw) in sessions {
+            rows.push(read_key(room_id.as_str(), session_id, raw.json())?);
+        }
+    }
+    Ok(rows)
+}
+
+fn read_key(room_id: &str, session_id: &str, json: &RawValue) -> Result<BackupKeyRow> {
+    if session_id.is_empty() || session_id.len().max(room_id.len()) > NAME_BYTES {
+        return Err(Error::invalid_param(format!(
+            "a session id or room id is empty or longer than {NAME_BYTES} bytes"
+        )));
+    }
+    check_text("a session id", session_id)?;
+    if json.get().len() > KEY_BYTES {
+        return Err(Error::TooLarge(format!(
+            "a key is larger than {KEY_BYTES} bytes"
+        )));
+    }
+    check_nul(json.get())?;
+    let key: Key = serde_json::from_str(json.get())
+        .map_err(|error| Error::BadJson(format!("the key of {session_id}: {error}")))?;
+    if !key.session_data.get().starts_with('{') {
+        return Err(Error::BadJson("session_data is no object".to_owned()));
+    }
+    Ok(BackupKeyRow {
+        room_id: room_id.to_owned(),
+        session_id: session_id.to_owned(),
+        first_message_index: i64::from(key.first_message_index),
+        forwarded_count: i64::from(key.forwarded_count),
+        is_verified: key.is_verified,
+        session_data: key.session_data.get().to_owned(),
+    })
+}
+
+fn shown(row: BackupKeyRow) -> Result<Raw<KeyBackupData>> {
+    let unsigned = |number: i64| UInt::new_saturating(u64::try_from(number).unwrap_or_default());
+    let key = Key {
+        first_message_index: unsigned(row.first_message_index),
+        forwarded_count: unsigned(row.forwarded_count),
+        is_verified: row.is_verified,
+        session_data: RawValue::from_string(row.session_data)?,
+    };
+    Ok(Raw::from_json_string(serde_json::to_string(&key)?)?)
+}
+
+/// Returns those of the offered keys that are better than what is stored, and how many are for new sessions.
+async fn better_ones(
+    tx: &mut WriteTx,
+    user: UserNum,
+    version: i64,
+    offered: Vec<BackupKeyRow>,
+) -> Result<(Vec<BackupKeyRow>, i64)> {
+    let mut room_ids: Vec<&str> = offered.iter().map(|key| key.room_id.as_str()).collect();
+    room_ids.dedup();
+    let session_ids: Vec<&str> = offered.iter().map(|key| key.session_id.as_str()).collect();
+    let known = key_backups::known(tx, user, version, (&room_ids, &session_ids)).await?;
+    let known: HashMap<(&str, &str), &BackupKeyRow> = known
+        .iter()
+        .map(|key| ((key.room_id.as_str(), key.session_id.as_str()), key))
+        .collect();
+    let (mut better, mut added) = (Vec::new(), 0);
+    for key in offered {
+        match known.get(&(key.room_id.as_str(), key.session_id.as_str())) {
+            Some(known) if !is_better(&key, known) => {}
+            Some(_) => better.push(key),
+            None => {
+                added += 1;
+                better.push(key);
+            }
+        }
+    }
+    Ok((better, added))
+}
+
+/// "if the keys have different values for `is_verified`, then it will keep the key that has `is_verified` set to
+/// `true`; if they have the same values for `is_verified`, then it will keep the key with a lower
+/// `first_message_index`; and finally, if `is_verified` and `first_message_index` are equal, then it will keep the key
+/// with a lower `forwarded_count`."
+fn is_better(offered: &BackupKeyRow, known: &BackupKeyRow) -> bool {
+    let rank = |key: &BackupKeyRow| {
+        (
+            !key.is_verified,
+            key.first_message_index,
+            key.forwarded_count,
+        )
+    };
+    rank(offered) < rank(known)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(is_verified: bool, first_message_index: i64, forwarded_count: i64) -> BackupKeyRow {
+        BackupKeyRow {
+            room_id: String::new(),
+            session_id: String::new(),
+            first_message_index,
+            forwarded_count,
+            is_verified,
+            session_data: String::new(),
+        }
+    }
+
+    #[test]
+    fn a_verified_then_an_earlier_then_a_less_forwarded_key_is_better() {
+        assert!(is_better(&key(true, 9, 9), &key(false, 1, 1)));
+        assert!(!is_better(&key(false, 1, 1), &key(true, 9, 9)));
+        assert!(is_better(&key(true, 1, 9), &key(true, 2, 1)));
+        assert!(is_better(&key(false, 1, 1), &key(false, 1, 2)));
+        assert!(!is_better(&key(false, 1, 1), &key(false, 1, 1)));
+    }
+}

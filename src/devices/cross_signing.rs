@@ -1,0 +1,228 @@
+//! The keys with which users sign their devices and each other, and the signatures.
+//!
+//! See <https://spec.matrix.org/v1.19/client-server-api/#cross-signing>.
+
+use std::collections::HashMap;
+
+use ruma::{
+    UserId,
+    api::client::keys::upload_signing_keys::v3::Request,
+    canonical_json::CanonicalJsonObject,
+    encryption::{CrossSigningKey, KeyUsage},
+    serde::{Base64, Raw, base64::Standard},
+};
+
+use super::{Devices, Owner};
+use crate::{
+    error::{Error, Result},
+    matrix,
+    storage::{
+        Read, UserNum, WriteTx,
+        cross_signing::{self, CrossSigningKeyRow},
+        device_lists, devices,
+    },
+};
+
+/// The largest key, in bytes.
+const KEY_BYTES: usize = 16 * 1024;
+/// The bytes of an ed25519 key.
+const PUBLIC_KEY_BYTES: usize = 32;
+
+/// Whether the user has just proven who they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// By their password, or what else is asked for.
+    Given,
+    /// Only by their access token.
+    Missing,
+}
+
+/// A cross-signing key that was uploaded.
+struct NewKey {
+    usage: KeyUsage,
+    public_key: String,
+    object: CanonicalJsonObject,
+}
+
+impl Devices {
+    /// Returns whether an upload of cross-signing keys needs more than an access token.
+    ///
+    /// The first one does not, nor one that brings nothing new.
+    pub async fn signing_keys_need_proof(
+        &self,
+        owner: &Owner<'_>,
+        request: &Request,
+    ) -> Result<bool> {
+        let new = read_all(owner.user_id, request)?;
+        let mut db = self.db.read().await?;
+        let stored = stored(&mut db, owner.user).await?;
+        need_proof(&stored, &new)
+    }
+
+    /// Stores the cross-signing keys of a user.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidSignature`] for keys that the master key did not sign, [`Error::MissingParam`] where there is
+    /// none, [`Error::Forbidden`] for one whose name is that of a device, or without proof where it is needed.
+    #[tracing::instrument(skip_all, fields(user_id = %owner.user_id), err(level = "debug"))]
+    pub async fn upload_signing_keys(
+        &self,
+        owner: &Owner<'_>,
+        request: &Request,
+        proof: Proof,
+    ) -> Result<()> {
+        let new = read_all(owner.user_id, request)?;
+        let mut tx = self.db.write().await?;
+        let stored = stored(&mut tx, owner.user).await?;
+        let changed = changed(&stored, &new)?;
+        if changed.is_empty() {
+            return Ok(());
+        }
+        if proof == Proof::Missing && need_proof(&stored, &new)? {
+            return Err(Error::forbidden("the keys were changed at the same time"));
+        }
+        check_signatures(owner.user_id, &stored, &new)?;
+        check_names(&mut tx, owner.user, &changed).await?;
+        store(&mut tx, owner.user, &stored, &changed).await?;
+        device_lists::note_change(&mut tx, owner.user, None).await?;
+        tx.commit().await
+    }
+}
+
+/// The stored keys of a user by usage.
+pub(super) type Stored = HashMap<String, CrossSigningKeyRow>;
+
+pub(super) async fn stored(db: &mut impl Read, user: UserNum) -> Result<Stored> {
+    let rows = cross_signing::of_users(db, &[user]).await?.into_iter();
+    Ok(rows.map(|row| (row.usage.clone(), row)).collect())
+}
+
+fn read_all(user_id: &UserId, request: &Request) -> Result<Vec<NewKey>> {
+    let given = [
+        (KeyUsage::Master, &request.master_key),
+        (KeyUsage::SelfSigning, &request.self_signing_key),
+        (KeyUsage::UserSigning, &request.user_signing_key),
+    ];
+    given
+        .into_iter()
+        .filter_map(|(usage, raw)| Some(read(user_id, usage, raw.as_ref()?)))
+        .collect()
+}
+
+fn read(user_id: &UserId, usage: KeyUsage, raw: &Raw<CrossSigningKey>) -> Result<NewKey> {
+    let json = raw.json().get();
+    if json.len() > KEY_BYTES {
+        return Err(Error::TooLarge(format!(
+            "a key is larger than {KEY_BYTES} bytes"
+        )));
+    }
+    let bad = |error: serde_json::Error| Error::BadJson(format!("{}_key: {error}", usage.as_str()));
+    let wrong = |what: &str| Error::invalid_param(format!("{}_key: {what}", usage.as_str()));
+    let key = raw.deserialize().map_err(bad)?;
+    if key.user_id != user_id {
+        return Err(wrong("user_id is another user"));
+    }
+    if !key.usage.contains(&usage) {
+        return Err(wrong("usage is another"));
+    }
+    let mut keys = key.keys.iter();
+    let (Some((key_id, public_key)), None) = (keys.next(), keys.next()) else {
+        return Err(wrong("there has to be one key"));
+    };
+    let is_ed25519 = key_id.as_str().strip_prefix("ed25519:") == Some(&**public_key);
+    let bytes = Base64::<Standard>::parse(public_key).ok();
+    let is_whole = bytes.is_some_and(|bytes| bytes.as_bytes().len() == PUBLIC_KEY_BYTES);
+    if !is_ed25519 || !is_whole || json.contains("\\u0000") {
+        return Err(wrong("this is no ed25519 key named by itself"));
+    }
+    let mut object: CanonicalJsonObject = serde_json::from_str(json).map_err(bad)?;
+    object.remove("unsigned");
+    Ok(NewKey {
+        public_key: public_key.clone(),
+        usage,
+        object,
+    })
+}
+
+/// Returns the keys that say something else than those that are stored.
+fn changed<'a>(stored: &Stored, new: &'a [NewKey]) -> Result<Vec<&'a NewKey>> {
+    let mut changed = Vec::new();
+    for key in new {
+        let is_known = match stored.get(key.usage.as_str()) {
+            Some(row) => {
+                let known: CanonicalJsonObject = serde_json::from_str(&row.key)?;
+                matrix::says_the_same(&known, &key.object)
+            }
+            None => false,
+        };
+        if !is_known {
+            changed.push(key);
+        }
+    }
+    Ok(changed)
+}
+
+/// "User-Interactive Authentication MUST be performed, except […] there is no existing master signing key uploaded to
+/// the homeserver, OR […] the request contains no new keys."
+fn need_proof(stored: &Stored, new: &[NewKey]) -> Result<bool> {
+    let has_master = stored.contains_key(KeyUsage::Master.as_str());
+    Ok(has_master && !changed(stored, new)?.is_empty())
+}
+
+/// "Must be signed by the accompanying master signing key, or by the user's most recently uploaded master signing
+/// key if no master signing key is included in the request."
+fn check_signatures(user_id: &UserId, stored: &Stored, new: &[NewKey]) -> Result<()> {
+    let accompanying = new.iter().find(|key| key.usage == KeyUsage::Master);
+    let recent = stored.get(KeyUsage::Master.as_str());
+    let master = accompanying
+        .map(|key| &*key.public_key)
+        .or_else(|| recent.map(|row| &*row.public_key))
+        .ok_or_else(|| Error::MissingParam("there is no master_key".to_owned()))?;
+    let key_id = format!("ed25519:{master}");
+    for key in new.iter().filter(|key| key.usage != KeyUsage::Master) {
+        if !matrix::is_signed_by(&key.object, user_id, &key_id, master) {
+            return Err(Error::InvalidSignature(format!(
+                "{}_key is not signed by the master key",
+                key.usage.as_str()
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// "The public key of one of the keys is the same as one of the user's device IDs": refused, since signatures name
+/// either alike.
+async fn check_names(tx: &mut WriteTx, user: UserNum, changed: &[&NewKey]) -> Result<()> {
+    let names: Vec<&str> = changed.iter().map(|key| &*key.public_key).collect();
+    if devices::find_all(tx, user, &names).await?.is_empty() {
+        return Ok(());
+    }
+    Err(Error::forbidden("a key has the name of a device"))
+}
+
+/// Stores keys, and removes with a master key what it signed.
+async fn store(
+    tx: &mut WriteTx,
+    user: UserNum,
+    stored: &Stored,
+    changed: &[&NewKey],
+) -> Result<()> {
+    let is_new = |usage: &str| changed.iter().any(|key| key.usage.as_str() == usage);
+    let all_go = is_new(KeyUsage::Master.as_str());
+    for row in stored.values() {
+        if all_go || is_new(&row.usage) {
+            cross_signing::remove(tx, user, &row.usage, &row.public_key).await?;
+        }
+    }
+    for key in changed {
+        let row = CrossSigningKeyRow {
+            user_num: user,
+            usage: key.usage.as_str().to_owned(),
+            public_key: key.public_key.clone(),
+            key: serde_json::to_string(&key.object)?,
+        };
+        cross_signing::set(tx, &row).await?;
+    }
+    Ok(())
+}

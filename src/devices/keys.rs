@@ -1,0 +1,383 @@
+//! The keys with which devices encrypt for each other: uploading and claiming them.
+//!
+//! See <https://spec.matrix.org/v1.19/client-server-api/#key-management-api>.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use ruma::{
+    DeviceId, OneTimeKeyAlgorithm, OwnedDeviceId, OwnedOneTimeKeyId, OwnedUserId, UInt, UserId,
+    api::client::keys::{
+        claim_keys::v3::{OneTimeKeys, Request as ClaimRequest, Response as Claimed},
+        upload_keys::v3::Request as UploadRequest,
+    },
+    canonical_json::{CanonicalJsonObject, CanonicalJsonValue},
+    encryption::{DeviceKeys, OneTimeKey},
+    serde::Raw,
+};
+use serde_json::{Value, json};
+
+use super::{Devices, check_text, key_counts};
+use crate::{
+    error::{Error, Result},
+    matrix,
+    storage::{
+        Change, DeviceNum, KeyCounts, UserNum, WriteTx, cross_signing, device_keys, device_lists,
+        devices,
+        one_time_keys::{self, KeyRow},
+    },
+};
+
+/// The largest key, in bytes: keys that resist quantum computers are some thousand.
+const KEY_BYTES: usize = 16 * 1024;
+/// The most one-time keys of a device: clients keep about a hundred.
+const ONE_TIME_KEYS: i64 = 2_000;
+/// Claimed keys of a device that are remembered, so that an upload that comes twice brings none of them back.
+const CLAIMED_KEPT: i64 = 1_000;
+/// The most fallback keys that one upload brings: one for each algorithm that there could be.
+const FALLBACK_KEYS: usize = 16;
+
+/// A device, and whose it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Owner<'a> {
+    /// The user's number.
+    pub user: UserNum,
+    /// The user.
+    pub user_id: &'a UserId,
+    /// The device's number.
+    pub device: DeviceNum,
+    /// The device.
+    pub device_id: &'a DeviceId,
+}
+
+/// A one-time or fallback key that was uploaded.
+struct Uploaded {
+    algorithm: String,
+    key_id: String,
+    key: String,
+}
+
+impl Uploaded {
+    fn row(&self) -> KeyRow<'_> {
+        KeyRow {
+            algorithm: &self.algorithm,
+            key_id: &self.key_id,
+            key: &self.key,
+        }
+    }
+}
+
+impl Devices {
+    /// Stores the keys of a device and returns how many one-time keys it has then.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::BadJson`] or [`Error::InvalidParam`] for keys that are malformed, another's, too many, or have the
+    /// id of a different one; [`Error::TooLarge`] for those that are too large.
+    #[tracing::instrument(skip_all, fields(user_id = %owner.user_id, device_id = %owner.device_id), err(level = "debug"))]
+    pub async fn upload_keys(
+        &self,
+        owner: &Owner<'_>,
+        request: &UploadRequest,
+    ) -> Result<BTreeMap<OneTimeKeyAlgorithm, UInt>> {
+        let device_keys = match &request.device_keys {
+            Some(keys) => Some(read_device_keys(owner, keys)?),
+            None => None,
+        };
+        let one_time = read_keys(&request.one_time_keys)?;
+        let fallback = read_keys(&request.fallback_keys)?;
+        check_fallback(&fallback)?;
+        if device_keys.is_none() && one_time.is_empty() && fallback.is_empty() {
+            return Ok(self.keys_left(owner.device).await?.one_time());
+        }
+        let mut tx = self.db.write().await?;
+        if devices::get(&mut tx, owner.device).await?.is_none() {
+            return Err(Error::UnknownToken { soft_logout: false });
+        }
+        if let Some(keys) = device_keys {
+            store_device_keys(&mut tx, owner, &keys).await?;
+        }
+        store_one_time(&mut tx, owner.device, &one_time).await?;
+        store_fallback(&mut tx, owner.device, &fallback).await?;
+        let counts = publish_counts(&mut tx, &[(owner.user, owner.device)], false).await?;
+        let counts = counts.get(&owner.device).cloned().unwrap_or_default();
+        if counts
+            .one_time
+            .iter()
+            .any(|(_, count)| *count > ONE_TIME_KEYS)
+        {
+            return Err(Error::invalid_param(format!(
+                "the device has more than {ONE_TIME_KEYS} one-time keys"
+            )));
+        }
+        tx.commit().await?;
+        Ok(key_counts::one_time(&counts))
+    }
+
+    /// Gives out a one-time key of each device that is named, or its fallback key where none is left.
+    ///
+    /// Each one-time key is given out once, ever: it is taken in the journal's transaction.
+    #[tracing::instrument(skip_all, err(level = "debug"))]
+    pub async fn claim_keys(&self, request: &ClaimRequest) -> Result<Claimed> {
+        let (wanted, failures) = self.local(&request.one_time_keys);
+        let mut response = Claimed::new(BTreeMap::new());
+        response.failures = failures;
+        if wanted.is_empty() {
+            return Ok(response);
+        }
+        let mut tx = self.db.write().await?;
+        let found = self.find_wanted(&mut tx, &wanted).await?;
+        let mut touched = Vec::new();
+        for (algorithm, named) in found {
+            let nums: Vec<DeviceNum> = named.keys().copied().collect();
+            let mut claimed = one_time_keys::claim(&mut tx, &nums, &algorithm).await?;
+            let left: Vec<DeviceNum> = nums
+                .into_iter()
+                .filter(|num| !claimed.iter().any(|(device, ..)| device == num))
+                .collect();
+            claimed.extend(one_time_keys::use_fallback(&mut tx, &left, &algorithm).await?);
+            for (device, key_id, key) in claimed {
+                let Some(named) = named.get(&device) else {
+                    continue;
+                };
+                touched.push((named.user, device));
+                let of_user = response
+                    .one_time_keys
+                    .entry(named.user_id.clone())
+                    .or_default();
+                add_key(of_user, named, &format!("{algorithm}:{key_id}"), key)?;
+            }
+        }
+        if touched.is_empty() {
+            return Ok(response);
+        }
+        publish_counts(&mut tx, &touched, true).await?;
+        tx.commit().await?;
+        Ok(response)
+    }
+
+    /// Splits what is asked of users by whether they are of this server; what others know cannot be had yet.
+    pub(super) fn local<'a, T>(
+        &self,
+        by_user: &'a BTreeMap<OwnedUserId, T>,
+    ) -> (BTreeMap<&'a UserId, &'a T>, BTreeMap<String, Value>) {
+        let (mut local, mut failures) = (BTreeMap::new(), BTreeMap::new());
+        for (user_id, asked) in by_user {
+            if user_id.server_name() == self.server_name {
+                local.insert(&**user_id, asked);
+            } else {
+                let failure = json!({
+                    "errcode": "M_UNKNOWN",
+                    "error": "this server cannot ask other servers for keys yet",
+                });
+                failures.insert(user_id.server_name().to_string(), failure);
+            }
+        }
+        (local, failures)
+    }
+
+    /// Returns the devices from which keys are wanted, by algorithm.
+    async fn find_wanted(
+        &self,
+        tx: &mut WriteTx,
+        wanted: &BTreeMap<&UserId, &BTreeMap<OwnedDeviceId, OneTimeKeyAlgorithm>>,
+    ) -> Result<BTreeMap<String, HashMap<DeviceNum, Named>>> {
+        let user_ids: Vec<&str> = wanted.keys().map(|user_id| user_id.as_str()).collect();
+        let users = self.db.strings.find_all(tx, &user_ids).await?;
+        let texts = self.db.strings.texts(tx, &users).await?;
+        let mut found: BTreeMap<String, HashMap<DeviceNum, Named>> = BTreeMap::new();
+        for (device, user, device_id) in devices::of_users(tx, &users).await? {
+            let user_id = texts
+                .get(&user)
+                .and_then(|id| <&UserId>::try_from(&**id).ok());
+            let Some((user_id, asked)) = user_id.and_then(|id| Some((id, wanted.get(id)?))) else {
+                continue;
+            };
+            let device_id = OwnedDeviceId::from(device_id);
+            if let Some(algorithm) = asked.get(&device_id) {
+                check_text("the algorithm", algorithm.as_str())?;
+                let named = Named {
+                    user,
+                    user_id: user_id.to_owned(),
+                    device_id,
+                };
+                let of_algorithm = found.entry(algorithm.to_string()).or_default();
+                of_algorithm.insert(device, named);
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// A device as a claim names it.
+struct Named {
+    user: UserNum,
+    user_id: OwnedUserId,
+    device_id: OwnedDeviceId,
+}
+
+fn add_key(of_user: &mut OneTimeKeys, named: &Named, key_id: &str, key: String) -> Result<()> {
+    let key_id = OwnedOneTimeKeyId::try_from(key_id)
+        .map_err(|source| Error::internal("read the id of a stored key", source))?;
+    let key = Raw::from_json_string(key)?;
+    of_user
+        .entry(named.device_id.clone())
+        .or_default()
+        .insert(key_id, key);
+    Ok(())
+}
+
+/// Reads the identity keys of a device: the canonical form, without what servers add.
+fn read_device_keys(owner: &Owner<'_>, raw: &Raw<DeviceKeys>) -> Result<CanonicalJsonObject> {
+    let bad = |error: serde_json::Error| Error::BadJson(format!("device_keys: {error}"));
+    check_size(raw.json().get())?;
+    let keys = raw.deserialize().map_err(bad)?;
+    if keys.user_id != owner.user_id || keys.device_id != owner.device_id {
+        return Err(Error::invalid_param(
+            "device_keys: user_id or device_id is not that of the device that uploads",
+        ));
+    }
+    let mut object: CanonicalJsonObject = serde_json::from_str(raw.json().get()).map_err(bad)?;
+    object.remove("unsigned");
+    Ok(object)
+}
+
+fn read_keys(keys: &BTreeMap<OwnedOneTimeKeyId, Raw<OneTimeKey>>) -> Result<Vec<Uploaded>> {
+    keys.iter()
+        .map(|(id, raw)| {
+            let bad = |error: serde_json::Error| Error::BadJson(format!("{id}: {error}"));
+            check_text("the id of a key", id.as_str())?;
+            check_size(raw.json().get())?;
+            let key: CanonicalJsonValue = serde_json::from_str(raw.json().get()).map_err(bad)?;
+            let (algorithm, key_id) = id.as_str().split_once(':').unwrap_or_default();
+            Ok(Uploaded {
+                algorithm: algorithm.to_owned(),
+                key_id: key_id.to_owned(),
+                key: serde_json::to_string(&key)?,
+            })
+        })
+        .collect()
+}
+
+fn check_size(json: &str) -> Result<()> {
+    if json.len() > KEY_BYTES {
+        return Err(Error::TooLarge(format!(
+            "a key is larger than {KEY_BYTES} bytes"
+        )));
+    }
+    // PostgreSQL takes no U+0000 in texts.
+    if json.contains("\\u0000") {
+        return Err(Error::invalid_param("a key contains U+0000"));
+    }
+    Ok(())
+}
+
+/// "There can only be at most one key per algorithm uploaded."
+fn check_fallback(keys: &[Uploaded]) -> Result<()> {
+    let mut algorithms: Vec<&str> = keys.iter().map(|key| key.algorithm.as_str()).collect();
+    algorithms.dedup();
+    if algorithms.len() != keys.len() || keys.len() > FALLBACK_KEYS {
+        return Err(Error::invalid_param(
+            "there can be one fallback key for an algorithm",
+        ));
+    }
+    Ok(())
+}
+
+async fn store_device_keys(
+    tx: &mut WriteTx,
+    owner: &Owner<'_>,
+    keys: &CanonicalJsonObject,
+) -> Result<()> {
+    let json = serde_json::to_string(keys)?;
+    let before = device_keys::get(tx, owner.device).await?;
+    if before.as_deref() == Some(&*json) {
+        return Ok(());
+    }
+    if let Some(before) = before {
+        let before: CanonicalJsonObject = serde_json::from_str(&before)?;
+        if !matrix::says_the_same(&before, keys) {
+            cross_signing::remove_signatures_of(tx, owner.user, &[owner.device_id]).await?;
+        }
+    }
+    device_keys::set(tx, owner.user, owner.device, &json).await?;
+    device_lists::note_change(tx, owner.user, None).await?;
+    Ok(())
+}
+
+async fn store_one_time(tx: &mut WriteTx, device: DeviceNum, keys: &[Uploaded]) -> Result<()> {
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let key_ids: Vec<&str> = keys.iter().map(|key| key.key_id.as_str()).collect();
+    let known = one_time_keys::known(tx, device, &key_ids).await?;
+    let known: HashMap<(&str, &str), (&str, bool)> = known
+        .iter()
+        .map(|(algorithm, key_id, key, claimed)| {
+            (
+                (algorithm.as_str(), key_id.as_str()),
+                (key.as_str(), *claimed),
+            )
+        })
+        .collect();
+    let mut new = Vec::new();
+    for key in keys {
+        match known.get(&(&key.algorithm, &key.key_id)) {
+            // Uploaded twice; if it was claimed meanwhile, it is not to come back.
+            Some((same, _)) if *same == key.key => {}
+            Some((_, false)) => {
+                // Clients look for these words.
+                return Err(Error::invalid_param(format!(
+                    "One time key {}:{} already exists, and is another",
+                    key.algorithm, key.key_id
+                )));
+            }
+            _ => new.push((tx.position(), key.row())),
+        }
+    }
+    one_time_keys::insert(tx, device, &new).await?;
+    one_time_keys::forget_claimed(tx, device, CLAIMED_KEPT).await
+}
+
+async fn store_fallback(tx: &mut WriteTx, device: DeviceNum, keys: &[Uploaded]) -> Result<()> {
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let known = one_time_keys::fallback_keys(tx, device).await?;
+    for key in keys {
+        let is_known = known.iter().any(|(algorithm, key_id, known)| {
+            (algorithm, key_id, known) == (&key.algorithm, &key.key_id, &key.key)
+        });
+        if !is_known {
+            one_time_keys::set_fallback(tx, device, &key.row()).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Tells what these devices have left, and returns it.
+async fn publish_counts(
+    tx: &mut WriteTx,
+    devices: &[(UserNum, DeviceNum)],
+    claimed: bool,
+) -> Result<HashMap<DeviceNum, Arc<KeyCounts>>> {
+    let nums: Vec<DeviceNum> = devices.iter().map(|(_, device)| *device).collect();
+    let counts = one_time_keys::counts(tx, &nums).await?;
+    let counts: HashMap<DeviceNum, Arc<KeyCounts>> = counts
+        .into_iter()
+        .map(|(device, counts)| (device, Arc::new(counts)))
+        .collect();
+    for (user, device) in devices {
+        let position = tx.position();
+        let change = Change::KeyCounts {
+            user: *user,
+            device: *device,
+            counts: counts.get(device).cloned().unwrap_or_default(),
+            claimed,
+        };
+        tx.publish(position, change);
+    }
+    Ok(counts)
+}

@@ -1,0 +1,73 @@
+//! The push rules that everybody has to begin with.
+
+use ruma::{
+    UserId,
+    push::{ConditionalPushRule, EventMatchConditionData, PushCondition, Ruleset},
+};
+
+/// Returns the default push rules of a user: the specification's, and those for polls.
+///
+/// [Predefined rules](https://spec.matrix.org/v1.19/client-server-api/#predefined-rules),
+/// [MSC3930](https://github.com/matrix-org/matrix-spec-proposals/pull/3930)
+pub fn default_rules(user_id: &UserId) -> Ruleset {
+    let mut rules = Ruleset::server_default(user_id);
+    for set in [&mut rules.override_, &mut rules.underride] {
+        let of_polls: Vec<ConditionalPushRule> = set
+            .iter()
+            .filter(|rule| rule.rule_id.contains(".msc3930."))
+            .cloned()
+            .collect();
+        for mut rule in of_polls {
+            rule.conditions = rule.conditions.into_iter().map(as_proposed).collect();
+            set.replace(rule);
+        }
+    }
+    rules
+}
+
+/// Writes the condition on the type as the proposal does: `event_match`, which means the same for a type without
+/// wildcards.
+fn as_proposed(condition: PushCondition) -> PushCondition {
+    match condition {
+        PushCondition::EventPropertyIs(condition) => {
+            let pattern = condition.value.as_str().unwrap_or_default().to_owned();
+            PushCondition::EventMatch(EventMatchConditionData::new(condition.key, pattern))
+        }
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::{push::RuleKind, user_id};
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn polls_are_matched_by_their_type() {
+        let rules = default_rules(user_id!("@alice:localhost"));
+
+        let rule = rules.get(RuleKind::Underride, ".org.matrix.msc3930.rule.poll_end");
+        let rule = rule.unwrap().to_owned();
+        let conditions = match rule {
+            ruma::push::AnyPushRule::Underride(rule) => rule.conditions,
+            _ => Vec::new(),
+        };
+        let expected = json!([{
+            "kind": "event_match", "key": "type", "pattern": "org.matrix.msc3381.poll.end",
+        }]);
+        assert_eq!(serde_json::to_value(conditions).unwrap(), expected);
+    }
+
+    #[test]
+    fn the_other_rules_are_those_of_the_specification() {
+        let alice = user_id!("@alice:localhost");
+        let (ours, usual) = (default_rules(alice), Ruleset::server_default(alice));
+
+        let ids = |rules: &Ruleset| -> Vec<String> {
+            rules.iter().map(|rule| rule.rule_id().to_owned()).collect()
+        };
+        assert_eq!(ids(&ours), ids(&usual));
+    }
+}

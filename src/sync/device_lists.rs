@@ -1,0 +1,269 @@
+//! What a client that encrypts is told: whose keys changed, with whom it shares a room now or no longer, and what is
+//! left of its own keys.
+//!
+//! [End-to-end encryption extensions](https://spec.matrix.org/v1.19/client-server-api/#e2e-extensions-to-sync)
+
+use std::collections::{HashMap, HashSet};
+
+use ruma::{
+    OwnedUserId, UserId,
+    api::client::{
+        filter::FilterDefinition,
+        sync::sync_events::{DeviceLists, v3::Response},
+    },
+    events::{StateEventType, room::member::MembershipState},
+    presence::PresenceState,
+};
+
+use super::{
+    Inner, Sync, SyncRequest, Token,
+    moment::{Inside, Moment, RoomMoment},
+    room_view::Viewer,
+};
+use crate::{
+    error::{Error, Result},
+    matrix::{Pdu, StateMap},
+    rooms::Room,
+    storage::{Position, UserNum},
+    users::Session,
+};
+
+/// Changed lists that are looked at one by one; for more of them the database is asked once.
+const ONE_BY_ONE: usize = 64;
+
+/// Who came into a room between two positions, or went, as the one who asks is concerned.
+#[derive(Debug, Default)]
+struct Turnover {
+    came: Vec<OwnedUserId>,
+    went: Vec<OwnedUserId>,
+}
+
+impl Sync {
+    /// Returns whose keys changed since a token, and with whom the user shares no room any more.
+    ///
+    /// What happened after `to` may be among it: a client that learns of that twice loses nothing.
+    ///
+    /// [`GET /keys/changes`](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3keyschanges)
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidParam`] when `to` comes before `from`.
+    pub async fn key_changes(
+        &self,
+        session: &Session,
+        from: Token,
+        to: Token,
+    ) -> Result<DeviceLists> {
+        if to.position < from.position {
+            return Err(Error::invalid_param("to comes before from"));
+        }
+        let request = SyncRequest {
+            since: Some(from),
+            filter: std::sync::Arc::new(FilterDefinition::default()),
+            full_state: false,
+            timeout: std::time::Duration::ZERO,
+            set_presence: PresenceState::Offline,
+            use_state_after: false,
+        };
+        let request = self.inner.clamped(&request);
+        let moment = self.inner.moment(session, &request).await?;
+        let since = request.since.map_or(0, |since| since.position);
+        self.inner.device_lists(session, &moment, since).await
+    }
+}
+
+impl Inner {
+    /// Adds what a client that encrypts is told; returns whether it has lost a key that it should replace.
+    pub(super) async fn add_encryption(
+        &self,
+        viewer: &Viewer<'_>,
+        moment: &Moment,
+        response: &mut Response,
+    ) -> Result<bool> {
+        let left = self.devices.keys_left(viewer.session.device).await?;
+        response.device_one_time_keys_count = left.one_time();
+        response.device_unused_fallback_key_types = Some(left.unused_fallback());
+        let Some(since) = viewer.request.since else {
+            return Ok(false);
+        };
+        let lists = self.device_lists(viewer.session, moment, since.position);
+        response.device_lists = lists.await?;
+        Ok(left.claimed_at > since.position)
+    }
+
+    async fn device_lists(
+        &self,
+        session: &Session,
+        moment: &Moment,
+        since: Position,
+    ) -> Result<DeviceLists> {
+        let changed = self.lists_changed(session.user, since).await?;
+        let mut lists = DeviceLists::new();
+        lists.changed = self.user_ids(changed).await?;
+        let mut turnover = Turnover::default();
+        for room in &moment.rooms {
+            let of_room = self.turnover(session, moment, room, since).await?;
+            turnover.came.extend(of_room.came);
+            turnover.went.extend(of_room.went);
+        }
+        let me = &session.user_id;
+        lists
+            .changed
+            .extend(turnover.came.into_iter().filter(|user_id| user_id != me));
+        lists.changed.sort_unstable();
+        lists.changed.dedup();
+        let went: HashSet<OwnedUserId> = turnover.went.into_iter().collect();
+        lists.left = self.strangers(session, went).await?;
+        lists.left.sort_unstable();
+        Ok(lists)
+    }
+
+    /// Returns whose keys changed, of those who concern a user; from memory unless that is long ago.
+    async fn lists_changed(&self, user: UserNum, since: Position) -> Result<Vec<UserNum>> {
+        let recent = self.recent.lists(since);
+        let Some(recent) = recent.filter(|recent| recent.len() <= ONE_BY_ONE) else {
+            return self.devices.lists_changed(user, since).await;
+        };
+        let mut changed = Vec::new();
+        for (whose, watcher) in recent {
+            let concerns = match watcher {
+                Some(watcher) => watcher == user,
+                None => whose == user || self.rooms.share_a_room(user, whose).await?,
+            };
+            if concerns {
+                changed.push(whose);
+            }
+        }
+        Ok(changed)
+    }
+
+    async fn user_ids(&self, users: Vec<UserNum>) -> Result<Vec<OwnedUserId>> {
+        if users.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut db = self.db.read().await?;
+        let texts = self.db.strings.texts(&mut db, &users).await?;
+        let user_ids = texts
+            .values()
+            .filter_map(|text| UserId::parse(&**text).ok());
+        Ok(user_ids.collect())
+    }
+
+    /// Returns who came into a room and who went: what the user is now compared with what the user was at a position.
+    async fn turnover(
+        &self,
+        session: &Session,
+        moment: &Moment,
+        room: &RoomMoment,
+        since: Position,
+    ) -> Result<Turnover> {
+        let is_in = room.mine.membership == MembershipState::Join;
+        let has_moved = room.mine.position > since;
+        if !is_in && !has_moved {
+            return Ok(Turnover::default());
+        }
+        let Some(inside) = &room.inside else {
+            // Who is only invited may have been in the room before.
+            let known = match self.rooms.room_by_number(room.num).await {
+                Err(Error::NotFound(_)) => return Ok(Turnover::default()),
+                known => known?,
+            };
+            let before = self.rooms.state_at(&known, since).await?;
+            return Ok(Turnover::between(session, &before, None));
+        };
+        if !is_in {
+            let before = self.rooms.state_at(&inside.room, since).await?;
+            return Ok(Turnover::between(session, &before, None));
+        }
+        let touched = self.members_touched(moment, inside, since).await?;
+        if touched.is_empty() && !has_moved {
+            return Ok(Turnover::default());
+        }
+        let before = self.rooms.state_at(&inside.room, since).await?;
+        if has_moved && before.membership(&session.user_id) != MembershipState::Join {
+            return Ok(Turnover::between(session, &before, Some(&inside.state)));
+        }
+        Ok(Turnover::of(&touched, &before, &inside.state))
+    }
+
+    /// Returns the users whose member events in a room are newer than a position.
+    async fn members_touched(
+        &self,
+        moment: &Moment,
+        inside: &Inside,
+        since: Position,
+    ) -> Result<Vec<OwnedUserId>> {
+        let member = |pdu: &Pdu| pdu.member().map(ToOwned::to_owned);
+        if inside.is_complete {
+            let events = inside.ring.iter();
+            return Ok(events.filter_map(|event| member(&event.pdu)).collect());
+        }
+        let room: &Room = &inside.room;
+        let changed = self
+            .rooms
+            .state_changes(room, &inside.state, since, moment.now)
+            .await?;
+        Ok(changed.iter().filter_map(|pdu| member(pdu)).collect())
+    }
+
+    /// Returns those of the users with whom a user shares no room now.
+    async fn strangers(
+        &self,
+        session: &Session,
+        mut users: HashSet<OwnedUserId>,
+    ) -> Result<Vec<OwnedUserId>> {
+        users.remove(&session.user_id);
+        if users.is_empty() {
+            return Ok(Vec::new());
+        }
+        let texts: Vec<&str> = users.iter().map(|user_id| user_id.as_str()).collect();
+        let mut db = self.db.read().await?;
+        let numbers = self.db.strings.find_all(&mut db, &texts).await?;
+        let known: HashMap<UserNum, _> = self.db.strings.texts(&mut db, &numbers).await?;
+        drop(db);
+        let sharing = self.rooms.sharing_a_room(session.user, &numbers).await?;
+        for user in sharing {
+            if let Some(text) = known.get(&user)
+                && let Ok(user_id) = UserId::parse(&**text)
+            {
+                users.remove(&user_id);
+            }
+        }
+        Ok(users.into_iter().collect())
+    }
+}
+
+impl Turnover {
+    /// Compares all members, where the one who asks came or went: `now` is what a member knows.
+    fn between(session: &Session, before: &StateMap, now: Option<&StateMap>) -> Self {
+        let was_in = before.membership(&session.user_id) == MembershipState::Join;
+        Self {
+            came: now.map_or_else(Vec::new, joined),
+            went: if was_in { joined(before) } else { Vec::new() },
+        }
+    }
+
+    /// Compares those whose membership may have changed.
+    fn of(users: &[OwnedUserId], before: &StateMap, now: &StateMap) -> Self {
+        let mut turnover = Self::default();
+        let is_in =
+            |state: &StateMap, user_id: &UserId| state.membership(user_id) == MembershipState::Join;
+        for user_id in users {
+            match (is_in(before, user_id), is_in(now, user_id)) {
+                (false, true) => turnover.came.push(user_id.clone()),
+                (true, false) => turnover.went.push(user_id.clone()),
+                _ => {}
+            }
+        }
+        turnover
+    }
+}
+
+/// Returns who has joined, by the state of a room.
+fn joined(state: &StateMap) -> Vec<OwnedUserId> {
+    state
+        .of_type(&StateEventType::RoomMember)
+        .filter(|pdu| pdu.membership() == Some(MembershipState::Join))
+        .filter_map(|pdu| pdu.member().map(ToOwned::to_owned))
+        .collect()
+}

@@ -1,0 +1,98 @@
+//! Pushers: where users want to be notified while their clients are not there.
+//!
+//! They are kept here; nothing is sent yet. A pusher belongs to the device that set it, and goes with it.
+//!
+//! See <https://spec.matrix.org/v1.19/client-server-api/#push-notifications>.
+
+use ruma::api::client::push::{Pusher, PusherKind, set_pusher::v3::PusherAction};
+use url::Url;
+
+use super::{Session, Users, check_text};
+use crate::{
+    error::{Error, Result},
+    storage::pushers,
+};
+
+/// The longest pushkey, in bytes.
+const PUSHKEY_BYTES: usize = 512;
+/// The longest application id, in bytes: 64 characters.
+const APP_ID_BYTES: usize = 64;
+/// The largest pusher, in bytes.
+const PUSHER_BYTES: usize = 16 * 1024;
+/// The most pushers of a user: more devices than anyone has.
+const PUSHERS: usize = 200;
+/// The path of a push gateway.
+const GATEWAY_PATH: &str = "/_matrix/push/v1/notify";
+
+impl Users {
+    /// Returns the pushers of a user.
+    pub async fn pushers(&self, session: &Session) -> Result<Vec<Pusher>> {
+        let mut db = self.inner.db.read().await?;
+        let stored = pushers::of_user(&mut db, session.user).await?;
+        let read = |json: &String| Ok(serde_json::from_str(json)?);
+        stored.iter().map(read).collect()
+    }
+
+    /// Adds, replaces or removes a pusher of a user.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidParam`] for one that this server could never use, or one too many.
+    pub async fn set_pusher(&self, session: &Session, action: PusherAction) -> Result<()> {
+        match action {
+            PusherAction::Post(data) => self.add_pusher(session, &data.pusher, data.append).await,
+            PusherAction::Delete(ids) => {
+                check_ids(&ids.app_id, &ids.pushkey)?;
+                let mut tx = self.inner.db.write().await?;
+                pushers::remove(&mut tx, session.user, &ids.app_id, &ids.pushkey).await?;
+                tx.commit().await
+            }
+            _ => Err(Error::invalid_param("this cannot be done with pushers")),
+        }
+    }
+
+    async fn add_pusher(&self, session: &Session, pusher: &Pusher, append: bool) -> Result<()> {
+        let (app_id, pushkey) = (&*pusher.ids.app_id, &*pusher.ids.pushkey);
+        check_ids(app_id, pushkey)?;
+        check_kind(&pusher.kind)?;
+        let json = serde_json::to_string(pusher)?;
+        if json.len() > PUSHER_BYTES || json.contains("\\u0000") {
+            return Err(Error::invalid_param(
+                "the pusher is too large, or contains U+0000",
+            ));
+        }
+        let (user, device) = (session.user, session.device);
+        let mut tx = self.inner.db.write().await?;
+        pushers::remove(&mut tx, user, app_id, pushkey).await?;
+        if pushers::of_user(&mut tx, user).await?.len() >= PUSHERS {
+            return Err(Error::invalid_param("there are too many pushers"));
+        }
+        if !append {
+            pushers::remove_of_others(&mut tx, user, app_id, pushkey).await?;
+        }
+        pushers::set(&mut tx, (user, device), (app_id, pushkey), &json).await?;
+        tx.commit().await
+    }
+}
+
+fn check_ids(app_id: &str, pushkey: &str) -> Result<()> {
+    check_text("app_id", app_id, APP_ID_BYTES)?;
+    check_text("pushkey", pushkey, PUSHKEY_BYTES)
+}
+
+/// "MUST be an HTTPS URL with a path of `/_matrix/push/v1/notify`."
+fn check_kind(kind: &PusherKind) -> Result<()> {
+    let PusherKind::Http(data) = kind else {
+        return Err(Error::invalid_param(
+            "this server knows only pushers of the kind http",
+        ));
+    };
+    let is_gateway = Url::parse(&data.url)
+        .is_ok_and(|url| url.scheme() == "https" && url.path() == GATEWAY_PATH);
+    if is_gateway {
+        return Ok(());
+    }
+    Err(Error::invalid_param(format!(
+        "url is no HTTPS address with the path {GATEWAY_PATH}"
+    )))
+}

@@ -1,0 +1,162 @@
+//! A client that tracks the keys of others by its syncs, however they are chopped, tracks those with whom it shares a
+//! room, and hears of each change of their keys.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
+use serde_json::{Value, json};
+
+use crate::{
+    chat::next,
+    harness::{Server, User},
+};
+
+/// What users do in one run.
+const STEPS: usize = 60;
+
+/// What one who tracks the others knows.
+struct Tracker {
+    token: Value,
+    /// Whose keys are known, in which version.
+    known: BTreeMap<String, u32>,
+}
+
+/// Those who come and go, where, and the version of each one's keys.
+struct Scene {
+    users: Vec<User>,
+    rooms: Vec<String>,
+    keys: Vec<u32>,
+    random: StdRng,
+}
+
+impl Scene {
+    async fn set(server: &Server, seed: u64) -> Self {
+        let mut users = Vec::new();
+        for name in ["alice", "bob", "carol", "dave"] {
+            users.push(server.register(name).await);
+        }
+        let mut rooms = Vec::new();
+        for _ in 0..3 {
+            let levels = json!({ "users": { &*users[0].id: 100, &*users[1].id: 100 } });
+            let request = json!({
+                "preset": "public_chat", "power_level_content_override": levels,
+                "room_version": "11",
+            });
+            rooms.push(users[0].creates(request).await);
+        }
+        Self {
+            keys: vec![0; users.len()],
+            users,
+            rooms,
+            random: StdRng::seed_from_u64(seed),
+        }
+    }
+
+    /// Somebody does something; what the rules forbid at that moment just does not happen.
+    async fn goes_on(&mut self) {
+        let room = self.rooms.choose(&mut self.random).expect("a room");
+        let who = self.random.random_range(0..self.users.len());
+        let user = &self.users[who];
+        let other = self.users.choose(&mut self.random).expect("a user");
+        let target = json!({ "user_id": other.id });
+        match self.random.random_range(0..12) {
+            0..=3 => drop(user.tries(room, "join", json!({})).await),
+            4 | 5 => drop(user.tries(room, "leave", json!({})).await),
+            6 => drop(user.tries(room, "invite", target).await),
+            7 => drop(user.tries(room, "kick", target).await),
+            8 => {
+                let content = json!({ "msgtype": "m.text", "body": "hi" });
+                drop(user.tries_to_send(room, "m.room.message", content).await);
+            }
+            9 => {
+                let name = json!({ "displayname": self.keys[who].to_string() });
+                let path = format!("/_matrix/client/v3/profile/{}/displayname", user.id);
+                user.client.put(&path, name).await.expect_ok();
+            }
+            _ => {
+                self.keys[who] += 1;
+                user.has_keys(self.keys[who]).await;
+            }
+        }
+    }
+
+    /// Returns with whom a user shares a room, and which keys those have.
+    async fn neighbours(&self, user: &User) -> BTreeMap<String, u32> {
+        let joined = user.client.get("/_matrix/client/v3/joined_rooms").await;
+        let joined = joined.expect_ok();
+        let mut found = BTreeSet::new();
+        for room in joined["joined_rooms"].as_array().expect("a list") {
+            let room = room.as_str().expect("an id");
+            let members = user.asks(room, "joined_members").await.expect_ok();
+            found.extend(
+                members["joined"]
+                    .as_object()
+                    .expect("a map")
+                    .keys()
+                    .cloned(),
+            );
+        }
+        found.remove(&user.id);
+        let all = self.users.iter().zip(&self.keys);
+        all.filter(|(other, _)| found.contains(&other.id))
+            .map(|(other, version)| (other.id.clone(), *version))
+            .collect()
+    }
+
+    fn version(&self, user_id: &str) -> u32 {
+        let at = self.users.iter().position(|user| user.id == user_id);
+        self.keys[at.expect("a user of the scene")]
+    }
+}
+
+impl Tracker {
+    async fn look(&mut self, scene: &Scene, who: usize) {
+        let user = &scene.users[who];
+        let sync = user.syncs_after(&self.token).await;
+        let list = |name: &str| -> Vec<String> {
+            let list = sync["device_lists"][name].as_array();
+            let ids = list.into_iter().flatten().filter_map(Value::as_str);
+            ids.map(ToOwned::to_owned).collect()
+        };
+        for user_id in list("changed").into_iter().filter(|id| *id != user.id) {
+            let version = scene.version(&user_id);
+            self.known.insert(user_id, version);
+        }
+        for user_id in list("left") {
+            self.known.remove(&user_id);
+        }
+        assert!(!next(&sync).is_empty());
+        self.token = sync;
+    }
+}
+
+async fn check_tracking(seed: u64) {
+    let server = Server::start().await;
+    let mut scene = Scene::set(&server, seed).await;
+    let mut trackers = Vec::new();
+    for user in &scene.users {
+        let token = user.syncs().await;
+        let known = scene.neighbours(user).await;
+        trackers.push(Tracker { token, known });
+    }
+    for step in 1..=STEPS {
+        scene.goes_on().await;
+        for (who, tracker) in trackers.iter_mut().enumerate() {
+            if step == STEPS || scene.random.random_ratio(1, 4) {
+                tracker.look(&scene, who).await;
+                let neighbours = scene.neighbours(&scene.users[who]).await;
+                assert_eq!(
+                    tracker.known, neighbours,
+                    "seed {seed}, step {step}, user {who}"
+                );
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn syncs_of_any_chopping_tell_whose_keys_to_track() {
+    for seed in 0..8 {
+        check_tracking(seed).await;
+    }
+}

@@ -1,0 +1,257 @@
+//! The keys of devices: uploading, querying and claiming them, and what syncs tell of them.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Map, Value, json};
+
+use crate::harness::{Answer, Server, User};
+
+pub(crate) const UPLOAD: &str = "/_matrix/client/v3/keys/upload";
+pub(crate) const QUERY: &str = "/_matrix/client/v3/keys/query";
+const CLAIM: &str = "/_matrix/client/v3/keys/claim";
+const DEVICES: &str = "/_matrix/client/v3/devices";
+const LOGOUT: &str = "/_matrix/client/v3/logout";
+
+/// Returns keys of a user's device; `n` tells one set from another.
+pub(crate) fn device_keys(user: &User, n: u32) -> Value {
+    let id = &user.device_id;
+    json!({
+        "user_id": user.id, "device_id": id, "algorithms": ["m.olm.v1.curve25519-aes-sha2"],
+        "keys": { format!("ed25519:{id}"): format!("key{n}") }, "signatures": {},
+    })
+}
+
+impl User {
+    /// Uploads identity keys of the device.
+    pub(crate) async fn has_keys(&self, n: u32) {
+        let body = json!({ "device_keys": device_keys(self, n) });
+        self.client.post(UPLOAD, body).await.expect_ok();
+    }
+
+    /// Uploads one-time keys with these ids, in one request each.
+    async fn has_one_time_keys(&self, ids: &[&str]) {
+        for id in ids {
+            self.uploads_one_time_key(id, "k").await.expect_ok();
+        }
+    }
+
+    async fn uploads_one_time_key(&self, id: &str, key: &str) -> Answer {
+        let keys = json!({ format!("signed_curve25519:{id}"): { "key": key, "signatures": {} } });
+        let body = json!({ "one_time_keys": keys });
+        self.client.post(UPLOAD, body).await
+    }
+
+    async fn has_fallback_key(&self, id: &str) {
+        let key = json!({ "key": "f", "fallback": true, "signatures": {} });
+        let body = json!({ "fallback_keys": { format!("signed_curve25519:{id}"): key } });
+        self.client.post(UPLOAD, body).await.expect_ok();
+    }
+
+    /// Returns what is known of the keys of a user.
+    pub(crate) async fn queries(&self, user_id: &str) -> Value {
+        let body = json!({ "device_keys": { user_id: [] } });
+        self.client.post(QUERY, body).await.expect_ok()
+    }
+
+    /// Claims a key of a device and returns its id.
+    async fn claims(&self, user: &User) -> Option<String> {
+        let wanted = json!({ &*user.id: { &*user.device_id: "signed_curve25519" } });
+        let body = json!({ "one_time_keys": wanted });
+        let claimed = self.client.post(CLAIM, body).await.expect_ok();
+        let keys = &claimed["one_time_keys"][&user.id][&user.device_id];
+        keys.as_object().map(Map::keys)?.next().cloned()
+    }
+}
+
+fn left(sync: &Value) -> (u64, &Value) {
+    let count = &sync["device_one_time_keys_count"]["signed_curve25519"];
+    let count = count.as_u64().expect("a count");
+    (count, &sync["device_unused_fallback_key_types"])
+}
+
+#[tokio::test]
+async fn keys_are_told_with_the_name_of_the_device() {
+    let server = Server::start().await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let silent = server.log_in("alice").await;
+
+    alice.has_keys(1).await;
+    let path = format!("{DEVICES}/{}", alice.device_id);
+    let name = json!({ "display_name": "Phone" });
+    alice.client.put(&path, name).await.expect_ok();
+    let told = bob.queries(&alice.id).await;
+
+    let mut expected = device_keys(&alice, 1);
+    expected["unsigned"] = json!({ "device_display_name": "Phone" });
+    assert_eq!(
+        told["device_keys"],
+        json!({ &*alice.id: { &*alice.device_id: expected } })
+    );
+    let of_another = json!({ "device_keys": { &*alice.id: [silent.device_id] } });
+    let told = bob.client.post(QUERY, of_another).await.expect_ok();
+    assert_eq!(told["device_keys"], json!({ &*alice.id: {} }));
+}
+
+#[tokio::test]
+async fn who_has_no_keys_is_told_and_who_does_not_exist_is_not() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let wanted = json!({ &*alice.id: [], "@nobody:localhost": [], "@bob:elsewhere.org": [] });
+
+    let query = json!({ "device_keys": wanted });
+    let told = alice.client.post(QUERY, query).await.expect_ok();
+
+    assert_eq!(told["device_keys"], json!({ &*alice.id: {} }));
+    assert!(told["failures"]["elsewhere.org"]["error"].is_string());
+    let claim = json!({ "one_time_keys": { "@bob:elsewhere.org": { "A": "signed_curve25519" } } });
+    let claimed = alice.client.post(CLAIM, claim).await.expect_ok();
+    assert_eq!(claimed["one_time_keys"], json!({}));
+    assert!(claimed["failures"]["elsewhere.org"].is_object());
+}
+
+#[tokio::test]
+async fn keys_of_another_and_malformed_ones_are_refused() {
+    let server = Server::start().await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let upload = async |body: Value| bob.client.post(UPLOAD, body).await;
+
+    let of_another = json!({ "device_keys": device_keys(&alice, 1) });
+    upload(of_another)
+        .await
+        .expect_error(400, "M_INVALID_PARAM");
+    let mut other_device = device_keys(&bob, 1);
+    other_device["device_id"] = json!("OTHER");
+    let other_device = upload(json!({ "device_keys": other_device })).await;
+    other_device.expect_error(400, "M_INVALID_PARAM");
+    let bare = json!({ "device_keys": { "user_id": bob.id, "device_id": bob.device_id } });
+    upload(bare).await.expect_error(400, "M_BAD_JSON");
+    let mut large = device_keys(&bob, 1);
+    large["padding"] = json!("x".repeat(20_000));
+    let large = upload(json!({ "device_keys": large })).await;
+    large.expect_error(413, "M_TOO_LARGE");
+    let nameless = json!({ "one_time_keys": { "signed_curve25519": {} } });
+    upload(nameless).await.expect_error(400, "M_BAD_JSON");
+    let objects = json!({ "device_keys": { &*alice.id: { "A": true } } });
+    let query = bob.client.post(QUERY, objects).await;
+    query.expect_error(400, "M_BAD_JSON");
+    assert_eq!(
+        bob.queries(&bob.id).await["device_keys"][&bob.id],
+        json!({})
+    );
+}
+
+#[tokio::test]
+async fn keys_are_for_users() {
+    let server = Server::start().await;
+
+    for path in [UPLOAD, QUERY, CLAIM] {
+        let refused = server.post(path, json!({})).await;
+        refused.expect_error(401, "M_MISSING_TOKEN");
+    }
+}
+
+#[tokio::test]
+async fn a_one_time_key_can_be_uploaded_again_but_not_changed() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+
+    alice.has_one_time_keys(&["A", "A", "B"]).await;
+    let changed = alice.uploads_one_time_key("A", "other").await;
+
+    changed.expect_error(400, "M_INVALID_PARAM");
+    let counts = alice.client.post(UPLOAD, json!({})).await.expect_ok();
+    let expected = json!({ "one_time_key_counts": { "signed_curve25519": 2 } });
+    assert_eq!(counts, expected);
+}
+
+#[tokio::test]
+async fn keys_are_claimed_in_the_order_of_their_upload_then_the_fallback_key() {
+    let server = Server::start().await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    alice.has_one_time_keys(&["Z", "A"]).await;
+    alice.has_fallback_key("F").await;
+
+    let mut claimed = Vec::new();
+    for _ in 0..4 {
+        claimed.push(bob.claims(&alice).await.expect("a key"));
+    }
+
+    let ids: Vec<&str> = claimed
+        .iter()
+        .filter_map(|id| id.split(':').nth(1))
+        .collect();
+    assert_eq!(ids, ["Z", "A", "F", "F"]);
+    // An answer that was lost makes a client upload once more.
+    alice.has_one_time_keys(&["Z"]).await;
+    assert_eq!(left(&alice.syncs().await).0, 0);
+}
+
+#[tokio::test]
+async fn no_key_is_claimed_twice_at_the_same_time() {
+    let server = Server::start().await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let ids: Vec<String> = (0..20).map(|n| format!("K{n}")).collect();
+    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+    alice.has_one_time_keys(&ids).await;
+
+    let claims = (0..25).map(|_| bob.claims(&alice));
+    let claimed = futures_util::future::join_all(claims).await;
+
+    let claimed: Vec<String> = claimed.into_iter().flatten().collect();
+    assert_eq!(claimed.len(), 20);
+    assert_eq!(claimed.iter().collect::<BTreeSet<_>>().len(), 20);
+}
+
+#[tokio::test]
+async fn every_sync_tells_what_is_left() {
+    let server = Server::start().await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+
+    let empty = alice.syncs().await;
+    assert_eq!(left(&empty), (0, &json!([])));
+    alice.has_one_time_keys(&["A", "B"]).await;
+    alice.has_fallback_key("F").await;
+    let stocked = alice.syncs_after(&empty).await;
+    assert_eq!(left(&stocked), (2, &json!(["signed_curve25519"])));
+    assert_eq!(left(&bob.syncs().await), (0, &json!([])));
+    bob.claims(&alice).await;
+    bob.claims(&alice).await;
+    bob.claims(&alice).await;
+    let spent = alice.syncs_after(&stocked).await;
+    assert_eq!(left(&spent), (0, &json!([])));
+
+    let server = server.restart().await;
+    let alice = alice.at(&server);
+    assert_eq!(left(&alice.syncs_after(&spent).await), (0, &json!([])));
+    alice.has_fallback_key("G").await;
+    let told = alice.syncs_after(&spent).await;
+    assert_eq!(left(&told).1, &json!(["signed_curve25519"]));
+}
+
+#[tokio::test]
+async fn a_claim_wakes_the_device() {
+    let server = Server::start().await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    alice.has_one_time_keys(&["A"]).await;
+    let before = alice.syncs().await;
+
+    let (told, claimed) = tokio::join!(alice.waits_after(&before), bob.claims(&alice));
+
+    assert!(claimed.is_some());
+    assert_eq!(left(&told).0, 0);
+}
+
+#[tokio::test]
+async fn keys_go_with_their_device() {
+    let server = Server::start().await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let phone = server.log_in("alice").await;
+    phone.has_keys(1).await;
+    phone.has_one_time_keys(&["A"]).await;
+
+    phone.client.post(LOGOUT, json!({})).await.expect_ok();
+
+    let told = bob.queries(&alice.id).await;
+    assert_eq!(told["device_keys"], json!({ &*alice.id: {} }));
+    assert_eq!(bob.claims(&phone).await, None);
+}

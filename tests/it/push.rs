@@ -1,0 +1,219 @@
+//! Pushers, and the list of what a user was notified of.
+
+use serde_json::{Value, json};
+
+use crate::{
+    chat::{each, new_transaction},
+    harness::{Answer, Server, User, password_of},
+};
+
+const PUSHERS: &str = "/_matrix/client/v3/pushers";
+const SET: &str = "/_matrix/client/v3/pushers/set";
+const NOTIFICATIONS: &str = "/_matrix/client/v3/notifications";
+
+fn pusher(pushkey: &str) -> Value {
+    json!({
+        "pushkey": pushkey, "app_id": "org.example", "kind": "http", "lang": "en",
+        "app_display_name": "Example", "device_display_name": "Phone", "profile_tag": "tag",
+        "data": { "url": "https://push.example.org/_matrix/push/v1/notify", "custom": 1 },
+    })
+}
+
+impl User {
+    async fn sets_pusher(&self, pusher: Value) -> Answer {
+        self.client.post(SET, pusher).await
+    }
+
+    async fn pushers(&self) -> Value {
+        self.client.get(PUSHERS).await.expect_ok()["pushers"].clone()
+    }
+
+    async fn mentions(&self, room: &str, user: &User, text: &str) {
+        let content = json!({
+            "msgtype": "m.text", "body": text, "m.mentions": { "user_ids": [user.id] },
+        });
+        let sent = self.tries_to_send(room, "m.room.message", content).await;
+        sent.expect_ok();
+    }
+
+    /// Returns of what the user was notified.
+    async fn notifications(&self, query: &str) -> Value {
+        let path = format!("{NOTIFICATIONS}?{query}");
+        self.client.get(&path).await.expect_ok()
+    }
+}
+
+fn texts(page: &Value) -> Vec<&str> {
+    each(&page["notifications"], "/event/content/body")
+}
+
+#[tokio::test]
+async fn pushers_are_set_replaced_and_removed() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    assert_eq!(alice.pushers().await, json!([]));
+
+    alice.sets_pusher(pusher("a")).await.expect_ok();
+    let mut other = pusher("a");
+    other["lang"] = json!("de");
+    alice.sets_pusher(other.clone()).await.expect_ok();
+    alice.sets_pusher(pusher("b")).await.expect_ok();
+
+    assert_eq!(alice.pushers().await, json!([other, pusher("b")]));
+    let gone = json!({ "pushkey": "a", "app_id": "org.example", "kind": null });
+    alice.sets_pusher(gone.clone()).await.expect_ok();
+    alice.sets_pusher(gone).await.expect_ok();
+    assert_eq!(alice.pushers().await, json!([pusher("b")]));
+}
+
+#[tokio::test]
+async fn a_pusher_moves_to_another_user_unless_it_is_added() {
+    let server = Server::start().await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    alice.sets_pusher(pusher("a")).await.expect_ok();
+
+    let mut added = pusher("a");
+    added["append"] = json!(true);
+    bob.sets_pusher(added).await.expect_ok();
+    assert_eq!(alice.pushers().await, json!([pusher("a")]));
+    bob.sets_pusher(pusher("a")).await.expect_ok();
+
+    assert_eq!(alice.pushers().await, json!([]));
+    assert_eq!(bob.pushers().await, json!([pusher("a")]));
+}
+
+#[tokio::test]
+async fn a_pusher_goes_with_the_session_that_set_it() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let (phone, desk) = (server.log_in("alice").await, server.log_in("alice").await);
+    alice.sets_pusher(pusher("a")).await.expect_ok();
+    phone.sets_pusher(pusher("p")).await.expect_ok();
+    desk.sets_pusher(pusher("d")).await.expect_ok();
+
+    let logout = "/_matrix/client/v3/logout";
+    phone.client.post(logout, json!({})).await.expect_ok();
+    assert_eq!(alice.pushers().await, json!([pusher("a"), pusher("d")]));
+    let body = json!({ "new_password": "second", "auth": password_of("alice") });
+    let path = "/_matrix/client/v3/account/password";
+    alice.client.post(path, body).await.expect_ok();
+
+    assert_eq!(alice.pushers().await, json!([pusher("a")]));
+}
+
+#[tokio::test]
+async fn a_pusher_that_could_never_push_is_refused() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let refused = async |path: &str, value: Value| {
+        let mut pusher = pusher("a");
+        *pusher.pointer_mut(path).expect("a field") = value;
+        alice.sets_pusher(pusher).await
+    };
+
+    for url in [
+        "http://push.example.org/_matrix/push/v1/notify",
+        "https://push.example.org/elsewhere",
+        "nonsense",
+    ] {
+        let refused = refused("/data/url", json!(url)).await;
+        refused.expect_error(400, "M_INVALID_PARAM");
+    }
+    let long = json!("x".repeat(513));
+    let long = refused("/pushkey", long).await;
+    long.expect_error(400, "M_INVALID_PARAM");
+    let email = refused("/kind", json!("email")).await;
+    email.expect_error(400, "M_INVALID_PARAM");
+    let bare = json!({ "pushkey": "a", "app_id": "b", "kind": "http" });
+    let bare = alice.sets_pusher(bare).await;
+    bare.expect_error(400, "M_BAD_JSON");
+    let stranger = server.post(SET, pusher("a")).await;
+    stranger.expect_error(401, "M_MISSING_TOKEN");
+    assert_eq!(alice.pushers().await, json!([]));
+}
+
+#[tokio::test]
+async fn a_user_sees_of_what_they_were_notified() {
+    let server = Server::start().await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let room = alice.creates_open_room().await;
+    alice.says(&room, "before").await;
+    bob.joins(&room).await;
+    let other = alice.creates_open_room().await;
+    bob.joins(&other).await;
+
+    let one = alice.says(&room, "one").await;
+    alice.says(&other, "two").await;
+    bob.says(&room, "own").await;
+    alice.mentions(&room, &bob, "three").await;
+    bob.has_read(&room, &one).await;
+
+    let all = bob.notifications("").await;
+    assert_eq!(texts(&all), ["three", "two", "one"]);
+    assert_eq!(all["next_token"], Value::Null);
+    let reads = all["notifications"].as_array().expect("a list");
+    let reads: Vec<&Value> = reads.iter().map(|found| &found["read"]).collect();
+    assert_eq!(reads, [&json!(false), &json!(false), &json!(true)]);
+    let first = &all["notifications"][0];
+    assert_eq!(first["room_id"], room);
+    assert!(first["ts"].is_u64() && first["event"]["event_id"].is_string());
+    assert_eq!(first["actions"][0], "notify");
+    let highlights = bob.notifications("only=highlight").await;
+    assert_eq!(texts(&highlights), ["three"]);
+    assert_eq!(texts(&alice.notifications("").await), ["own"]);
+}
+
+#[tokio::test]
+async fn notifications_come_by_pages() {
+    let server = Server::start().await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let mut rooms = Vec::new();
+    for _ in 0..3 {
+        let room = alice.creates_open_room().await;
+        bob.joins(&room).await;
+        rooms.push(room);
+    }
+    let mut said = Vec::new();
+    for n in 0..60 {
+        alice.says(&rooms[n % 3], &n.to_string()).await;
+        said.push(n.to_string());
+    }
+    said.reverse();
+
+    let (mut seen, mut query) = (Vec::new(), "limit=7".to_owned());
+    loop {
+        let page = bob.notifications(&query).await;
+        seen.extend(texts(&page).into_iter().map(ToOwned::to_owned));
+        let Some(token) = page["next_token"].as_str() else {
+            break;
+        };
+        query = format!("limit=7&from={token}");
+    }
+
+    assert_eq!(seen, said);
+    let garbage = bob.client.get(&format!("{NOTIFICATIONS}?from=x")).await;
+    garbage.expect_error(400, "M_INVALID_PARAM");
+    let stranger = server.get(NOTIFICATIONS).await;
+    stranger.expect_error(401, "M_MISSING_TOKEN");
+}
+
+#[tokio::test]
+async fn rooms_that_were_left_and_silenced_ones_notify_of_nothing() {
+    let server = Server::start().await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let (left, silenced) = (
+        alice.creates_open_room().await,
+        alice.creates_open_room().await,
+    );
+    bob.joins(&left).await;
+    bob.joins(&silenced).await;
+    alice.says(&left, "one").await;
+    bob.leaves(&left).await;
+
+    let rule = format!("/_matrix/client/v3/pushrules/global/room/{silenced}");
+    let set = bob.client.put(&rule, json!({ "actions": [] })).await;
+    set.expect_ok();
+    alice.says(&silenced, &new_transaction()).await;
+
+    assert_eq!(bob.notifications("").await, json!({ "notifications": [] }));
+}
