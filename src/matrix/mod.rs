@@ -17,10 +17,12 @@ mod visibility;
 pub use self::{
     build::{Draft, Site, authorize, build, redact_json},
     client_event::{Unsigned, client_event, head, stripped, sync_event},
-    filter::{wants_event, wants_global, wants_room, wants_room_data},
+    filter::{
+        RelationFilter, wants_event, wants_global, wants_room, wants_room_data, wants_type_of,
+    },
     pdu::Pdu,
     power_levels::power_levels,
-    push::{Notice, RoomFacts, default_notice, notice},
+    push::{Notice, RoomFacts, default_notice, default_rules, notice, possible_names},
     relation::{RelatesTo, rel_type},
     signing_key::SigningKey,
     state::StateMap,

@@ -6,6 +6,8 @@
 
 mod aggregations;
 mod append;
+mod at_time;
+mod by_relations;
 mod counts;
 mod create;
 mod directory;
@@ -17,6 +19,7 @@ mod membership;
 mod reading;
 mod receipts;
 mod relations;
+mod search;
 mod send;
 mod state;
 #[cfg(test)]
@@ -43,6 +46,7 @@ pub use self::{
     membership::{Action, MemberChange, MemberProfile},
     receipts::NewReceipt,
     relations::{Related, RelatedRequest},
+    search::{Hit, SearchKey, SearchPage, SearchQuery},
     send::{NewEvent, Transaction},
     threads::{SubscriptionChange, ThreadCount, Threads},
     timeline::{Access, Context, Page, PageRequest},
@@ -112,7 +116,9 @@ impl Rooms {
             rules,
         });
         db.journal().follow(inner.clone());
-        Ok(Self { inner })
+        let rooms = Self { inner };
+        drop(rooms.inner.tasks.spawn(rooms.clone().keep_indexing()));
+        Ok(rooms)
     }
 
     /// Returns the name of this server.

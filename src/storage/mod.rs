@@ -24,6 +24,7 @@ pub mod profiles;
 pub mod receipts;
 pub mod relations;
 pub mod rooms;
+pub mod search;
 pub mod state;
 pub mod strings;
 pub mod thread_subscriptions;

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
+    matrix::default_rules,
     storage::{Read, UserNum, account_data},
 };
 
@@ -154,7 +155,7 @@ fn unknown_rule() -> Error {
 
 /// Reads the rules of a user, with the server's default rules as they are today.
 async fn read(db: &mut impl Read, user: UserNum, user_id: &UserId) -> Result<Ruleset> {
-    let default = Ruleset::server_default(user_id);
+    let default = default_rules(user_id);
     let Some(content) = account_data::get(db, user, None, PUSH_RULES).await? else {
         return Ok(default);
     };
@@ -185,7 +186,7 @@ mod tests {
         let test = TestUsers::new(|_| {}).await;
         let alice = test.session("alice").await;
         let users = &test.users;
-        let default = Ruleset::server_default(&alice.user_id);
+        let default = default_rules(&alice.user_id);
 
         let rules = users.push_rules(alice.user, &alice.user_id).await.unwrap();
         assert_eq!(rules.iter().count(), default.iter().count());

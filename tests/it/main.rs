@@ -34,6 +34,7 @@ mod receipts;
 mod register;
 mod relations;
 mod rooms;
+mod search;
 mod send;
 mod shutdown;
 mod sync;

@@ -18,6 +18,7 @@ mod push_rules;
 mod register;
 mod relations;
 mod rooms;
+mod search;
 mod send;
 mod state;
 mod sync;
@@ -51,6 +52,7 @@ pub(super) fn routes() -> Router<App> {
         .merge(register::routes())
         .merge(relations::routes())
         .merge(rooms::routes())
+        .merge(search::routes())
         .merge(send::routes())
         .merge(state::routes())
         .merge(sync::routes())
