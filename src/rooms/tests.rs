@@ -468,13 +468,17 @@ async fn what_was_stored_before_relations_were_kept_is_filled_in() {
 
     let (user, user_id) = (house.number_of(&alice()).await, alice());
     let (room, access) = house.rooms.enter(&room_id, user, &user_id).await.unwrap();
-    let root = house.rooms.event(&room, &access, &thread).await.unwrap();
+    let begun = house.rooms.event(&room, &access, &thread).await.unwrap();
     let audience = Audience {
         access: Some(&access),
         user,
         user_id: &user_id,
     };
-    let bundles = house.rooms.bundles(&room, audience, [&root]).await.unwrap();
+    let bundles = house
+        .rooms
+        .bundles(&room, audience, [&begun])
+        .await
+        .unwrap();
     let summary = bundles.get(&thread).unwrap().thread.as_ref().unwrap();
     assert_eq!((summary.count, &summary.latest.pdu.event_id), (1, &reply));
     let in_thread = house.rooms.event(&room, &access, &reply).await.unwrap();
