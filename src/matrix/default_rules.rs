@@ -2,10 +2,17 @@
 
 use ruma::{
     UserId,
-    push::{ConditionalPushRule, EventMatchConditionData, PushCondition, Ruleset},
+    push::{
+        Action, ConditionalPushRule, EventMatchConditionData, HighlightTweakValue,
+        PatternedPushRule, PatternedPushRuleInit, PushCondition, Ruleset, SoundTweakValue, Tweak,
+    },
 };
 
-/// Returns the default push rules of a user: the specification's, and those for polls.
+/// The rule for whoever is named in the text of a message.
+const USER_NAME: &str = ".m.rule.contains_user_name";
+
+/// Returns the default push rules of a user: the specification's, those for polls, and one that it had before
+/// there were `m.mentions`: bridges and bots still name people in the text alone.
 ///
 /// [Predefined rules](https://spec.matrix.org/v1.19/client-server-api/#predefined-rules),
 /// [MSC3930](https://github.com/matrix-org/matrix-spec-proposals/pull/3930)
@@ -22,7 +29,25 @@ pub fn default_rules(user_id: &UserId) -> Ruleset {
             set.replace(rule);
         }
     }
+    // What subscriptions to threads (MSC4306) are worth is not decided here yet.
+    rules.postcontent.clear();
+    rules.content.insert(named_in_text(user_id));
     rules
+}
+
+fn named_in_text(user_id: &UserId) -> PatternedPushRule {
+    PatternedPushRuleInit {
+        actions: vec![
+            Action::Notify,
+            Action::SetTweak(Tweak::Sound(SoundTweakValue::Default)),
+            Action::SetTweak(Tweak::Highlight(HighlightTweakValue::Yes)),
+        ],
+        default: true,
+        enabled: true,
+        rule_id: USER_NAME.to_owned(),
+        pattern: user_id.localpart().to_owned(),
+    }
+    .into()
 }
 
 /// Writes the condition on the type as the proposal does: `event_match`, which means the same for a type without
@@ -63,11 +88,14 @@ mod tests {
     #[test]
     fn the_other_rules_are_those_of_the_specification() {
         let alice = user_id!("@alice:localhost");
-        let (ours, usual) = (default_rules(alice), Ruleset::server_default(alice));
+        let (ours, mut usual) = (default_rules(alice), Ruleset::server_default(alice));
+        usual.postcontent.clear();
 
         let ids = |rules: &Ruleset| -> Vec<String> {
             rules.iter().map(|rule| rule.rule_id().to_owned()).collect()
         };
-        assert_eq!(ids(&ours), ids(&usual));
+        let mut ours = ids(&ours);
+        ours.retain(|rule| rule != USER_NAME);
+        assert_eq!(ours, ids(&usual));
     }
 }

@@ -3,9 +3,10 @@
 //! [Filtering](https://spec.matrix.org/v1.19/client-server-api/#filtering)
 
 use ruma::{
-    RoomId, UserId,
+    OwnedUserId, RoomId, UserId,
     api::client::filter::{Filter, RoomEventFilter, RoomFilter, UrlFilter},
 };
+use serde::Deserialize;
 
 use super::Pdu;
 
@@ -23,6 +24,49 @@ pub fn wants_event(filter: &RoomEventFilter, pdu: &Pdu) -> bool {
             Some(UrlFilter::EventsWithUrl) => has_url(pdu),
             Some(UrlFilter::EventsWithoutUrl) => !has_url(pdu),
         }
+}
+
+/// What a filter says of the relationships of events.
+///
+/// [MSC3874](https://github.com/matrix-org/matrix-spec-proposals/pull/3874), and what came with threads:
+/// [MSC3440](https://github.com/matrix-org/matrix-spec-proposals/pull/3440).
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct RelationFilter {
+    /// Only events that relate to others in one of these ways.
+    #[serde(alias = "org.matrix.msc3874.rel_types")]
+    pub rel_types: Option<Vec<String>>,
+    /// No events that relate to others in one of these ways.
+    #[serde(alias = "org.matrix.msc3874.not_rel_types")]
+    pub not_rel_types: Vec<String>,
+    /// Only events to which others relate in one of these ways.
+    #[serde(alias = "io.element.relation_types")]
+    pub related_by_rel_types: Option<Vec<String>>,
+    /// Only events to which events of one of these users relate.
+    #[serde(alias = "io.element.relation_senders")]
+    pub related_by_senders: Option<Vec<OwnedUserId>>,
+}
+
+impl RelationFilter {
+    /// Returns whether the filter lets an event through, as far as that depends on what it relates to.
+    pub fn wants(&self, pdu: &Pdu) -> bool {
+        let names = |types: &[String]| {
+            let relates_to = pdu.relates_to.as_ref();
+            relates_to.is_some_and(|relates_to| types.contains(&relates_to.rel_type))
+        };
+        !names(&self.not_rel_types) && self.rel_types.as_deref().is_none_or(names)
+    }
+
+    /// Returns whether it matters what relates to an event.
+    pub fn looks_at_children(&self) -> bool {
+        self.related_by_rel_types.is_some() || self.related_by_senders.is_some()
+    }
+}
+
+/// Returns whether a filter lets events of a type and a sender through, as far as that is all it depends on.
+pub fn wants_type_of(filter: &RoomEventFilter, kind: &str, sender: &UserId) -> bool {
+    wants_type(filter.types.as_deref(), &filter.not_types, kind)
+        && wants_sender(filter.senders.as_deref(), &filter.not_senders, sender)
 }
 
 /// Returns whether a filter lets something of a room through that is no event: typing, receipts, account data.

@@ -2,6 +2,8 @@
 //!
 //! [Push rules](https://spec.matrix.org/v1.19/client-server-api/#push-rules)
 
+use std::collections::BTreeSet;
+
 use ruma::{
     OwnedRoomId, UInt, UserId,
     events::room::power_levels::RoomPowerLevels,
@@ -31,6 +33,40 @@ pub struct RoomFacts {
     pub member_count: u64,
     /// Who may mention the whole room.
     pub power_levels: Option<RoomPowerLevels>,
+}
+
+/// The longest text that is searched for names, in bytes.
+const MAX_BODY: usize = 4_096;
+/// Words joined by punctuation that may make up one name.
+const WORDS: usize = 6;
+
+/// Returns what stands in a text and could be the localpart of a user, in lower case.
+pub fn possible_names(body: &str) -> BTreeSet<String> {
+    let end = body.floor_char_boundary(MAX_BODY);
+    let body = body.get(..end).unwrap_or_default().to_lowercase();
+    let is_of_word = |c: char| c.is_alphanumeric() || c == '_';
+    let is_of_name = |c: char| is_of_word(c) || matches!(c, '.' | '=' | '-' | '/' | '+');
+    let mut names = BTreeSet::new();
+    for run in body.split(|c| !is_of_name(c)) {
+        let starts = run.char_indices().scan(false, |was_in, (at, c)| {
+            let starts = is_of_word(c) && !*was_in;
+            *was_in = is_of_word(c);
+            Some(starts.then_some(at))
+        });
+        let words: Vec<(usize, &str)> = starts
+            .flatten()
+            .zip(
+                run.split(|c| !is_of_word(c))
+                    .filter(|word| !word.is_empty()),
+            )
+            .collect();
+        for (first, (start, _)) in words.iter().enumerate() {
+            for (at, word) in words.iter().skip(first).take(WORDS) {
+                names.extend(run.get(*start..at + word.len()).map(ToOwned::to_owned));
+            }
+        }
+    }
+    names
 }
 
 /// Returns what `rules` say of an event, which has the form that clients see, for a user.
@@ -70,7 +106,31 @@ pub async fn actions<'a>(
 
 /// Returns what the default rules say of an event for a member whom it does not mention.
 pub async fn default_notice(event: &RawValue, room: &RoomFacts) -> Notice {
-    // The default rules look at the user only to see whether they are mentioned or invited.
+    // The default rules look at the user only to see whether they are mentioned, named or invited.
     let anyone = user_id!("@:nobody.invalid");
-    notice(&default_rules(anyone), anyone, "", event, room).await
+    let mut rules = default_rules(anyone);
+    rules.content.clear();
+    notice(&rules, anyone, "", event, room).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_found_between_words_and_within_their_punctuation() {
+        let names = possible_names("Hello @user-1-Bob:hs1, and Zoë. x");
+
+        for name in ["hello", "user-1-bob", "bob", "user-1", "zoë", "x", "hs1"] {
+            assert!(names.contains(name), "{name} of {names:?}");
+        }
+        assert!(!names.contains("ser-1"));
+    }
+
+    #[test]
+    fn a_text_that_is_all_names_stays_within_bounds() {
+        let names = possible_names(&"a.".repeat(100_000));
+
+        assert!(names.len() <= WORDS);
+    }
 }

@@ -26,7 +26,7 @@ use crate::{
         events::{self, NewEvent, Status},
         memberships,
         rooms::{self, Listing},
-        state, unread,
+        search, state, unread,
     },
 };
 
@@ -385,6 +385,7 @@ async fn redact(tx: &mut WriteTx, room: &Room, tip: &mut Tip, redaction: &Arc<Pd
     )
     .await?;
     relations::redact(tx, &row, &target).await?;
+    search::remove(tx, row.position).await?;
     let pdu = Arc::new(Pdu::parse(target.event_id, &json)?);
     put_redacted(&mut tip.state, &pdu);
     let redacted = TimelineEvent {

@@ -5,7 +5,7 @@
 //! own, are looked at one by one.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{Arc, PoisonError, RwLock},
 };
 
@@ -161,7 +161,7 @@ pub(super) async fn count(
         let own = own_notice(rules, user_id, tip, &event, &facts).await;
         add_exception(&mut exceptions, user_id, &pdu.sender, usual, own);
     }
-    for user_id in mentions.user_ids.iter().take(MENTIONS) {
+    for user_id in concerned(pdu, &mentions, tip, local).iter().take(MENTIONS) {
         let is_member = user_id.server_name() == local
             && !is_deaf(user_id)
             && tip.state.membership(user_id) == MembershipState::Join;
@@ -176,6 +176,26 @@ pub(super) async fn count(
         mention: usual.highlight,
         exceptions,
     }
+}
+
+/// Returns whom an event mentions; where it has no `m.mentions`, the members whom its text names.
+fn concerned(
+    pdu: &Pdu,
+    mentions: &Mentions,
+    tip: &Tip,
+    local: &ServerName,
+) -> BTreeSet<OwnedUserId> {
+    if pdu.state_key.is_some() || pdu.content.get().contains("m.mentions") {
+        return mentions.user_ids.clone();
+    }
+    let body = pdu.content_str("body").unwrap_or_default();
+    let names = matrix::possible_names(&body);
+    let users = names
+        .iter()
+        .filter_map(|name| UserId::parse_with_server_name(name.as_str(), local).ok());
+    users
+        .filter(|user_id| tip.state.membership(user_id) == MembershipState::Join)
+        .collect()
 }
 
 fn mentions(pdu: &Pdu) -> Mentions {

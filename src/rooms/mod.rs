@@ -6,6 +6,8 @@
 
 mod aggregations;
 mod append;
+mod at_time;
+mod by_relations;
 mod counts;
 mod create;
 mod directory;
@@ -18,6 +20,7 @@ mod reading;
 mod receipts;
 mod relations;
 mod restricted;
+mod search;
 mod send;
 mod shields;
 mod state;
@@ -46,6 +49,7 @@ pub use self::{
     membership::{Action, MemberChange, MemberProfile},
     receipts::NewReceipt,
     relations::{Related, RelatedRequest},
+    search::{Hit, SearchKey, SearchPage, SearchQuery},
     send::{NewEvent, Transaction},
     threads::{SubscriptionChange, ThreadCount, Threads},
     timeline::{Access, Context, Page, PageRequest},
@@ -119,7 +123,9 @@ impl Rooms {
             shields,
         });
         db.journal().follow(inner.clone());
-        Ok(Self { inner })
+        let rooms = Self { inner };
+        drop(rooms.inner.tasks.spawn(rooms.clone().keep_indexing()));
+        Ok(rooms)
     }
 
     /// Returns the name of this server.

@@ -130,14 +130,12 @@ pub(super) async fn read_by_sending(
     if event.begins_stay() {
         return read_all(tx, reader, event).await;
     }
-    match &event.thread {
-        Some(thread) => read_thread(tx, reader, Some(&thread.root), event).await,
-        // Memory follows the event itself.
-        None => {
-            let counters = event.counters() - event.threaded;
-            unread::mark_main_read(tx, reader.user, reader.room, (event.timeline, counters)).await
-        }
+    if let Some(thread) = &event.thread {
+        return read_thread(tx, reader, Some(&thread.root), event).await;
     }
+    // Memory follows the event itself.
+    let counters = event.counters() - event.threaded;
+    unread::mark_main_read(tx, reader.user, reader.room, (event.timeline, counters)).await
 }
 
 impl UserRoom {

@@ -66,7 +66,7 @@ impl Rooms {
             Unthreaded => reading::read_all(&mut tx, reader, &event).await?,
             Main => reading::read_thread(&mut tx, reader, None, &event).await?,
             Thread(thread_root) => {
-                reading::read_thread(&mut tx, reader, Some(thread_root), &event).await?
+                reading::read_thread(&mut tx, reader, Some(thread_root), &event).await?;
             }
             _ => {}
         }

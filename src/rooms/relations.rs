@@ -6,7 +6,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use ruma::{EventId, OwnedEventId, api::Direction};
 
-use super::{Access, NewEvent, Page, Rooms, warm::Room};
+use super::{Access, NewEvent, Page, Rooms, timeline::passes, warm::Room};
 use crate::{
     error::{Error, Result},
     matrix::{Counters, InThread, Pdu, RelatesTo, TimelineEvent, rel_type},
@@ -216,12 +216,7 @@ impl Rooms {
             let is_last = i64::try_from(places.len()).unwrap_or(0) < CHUNK;
             let events = self.events_at(room, &places).await?;
             for (place, depth) in places {
-                let passes = match (request.to, request.dir) {
-                    (None, _) => false,
-                    (Some(to), Direction::Backward) => place <= to,
-                    (Some(to), Direction::Forward) => place > to,
-                };
-                if passes {
+                if passes(request.to, place, request.dir) {
                     found.page.end = None;
                     return Ok(found);
                 }
@@ -268,10 +263,6 @@ impl Rooms {
     }
 
     /// Returns the numbers of what a request names; `None` if something of it was never heard of.
-    #[expect(
-        clippy::type_complexity,
-        reason = "two optional numbers, or nothing at all"
-    )]
     async fn numbers_of(
         &self,
         request: &RelatedRequest,

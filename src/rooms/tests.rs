@@ -448,3 +448,47 @@ async fn a_taken_alias_leaves_no_half_made_room() {
     let user = house.number_of(&alice()).await;
     assert_eq!(house.rooms.of_user(user).await.unwrap().joined().len(), 1);
 }
+
+#[tokio::test]
+async fn what_was_stored_before_relations_were_kept_is_filled_in() {
+    let house = House::new().await;
+    let room_id = house.creates(json!({})).await.unwrap();
+    let thread = house.says(&room_id, alice(), "root", None).await.unwrap();
+    let content = json!({
+        "body": "reply", "m.relates_to": { "rel_type": "m.thread", "event_id": thread },
+    });
+    let reply = NewEvent::message(
+        alice(),
+        TimelineEventType::RoomMessage,
+        to_raw_value(&content).unwrap(),
+        None,
+    );
+    let reply = house.rooms.send(&room_id, reply).await.unwrap();
+    house.test.forget_relations().await;
+
+    let house = house.restart().await;
+
+    let (user, user_id) = (house.number_of(&alice()).await, alice());
+    let (room, access) = house.rooms.enter(&room_id, user, &user_id).await.unwrap();
+    let begun = house.rooms.event(&room, &access, &thread).await.unwrap();
+    let audience = Audience {
+        access: Some(&access),
+        user,
+        user_id: &user_id,
+    };
+    let bundles = house
+        .rooms
+        .bundles(&room, audience, [&begun])
+        .await
+        .unwrap();
+    let summary = bundles.get(&thread).unwrap().thread.as_ref().unwrap();
+    assert_eq!((summary.count, &summary.latest.pdu.event_id), (1, &reply));
+    let in_thread = house.rooms.event(&room, &access, &reply).await.unwrap();
+    assert_eq!(in_thread.thread.as_ref().unwrap().root, thread);
+    let at = house
+        .rooms
+        .event_at_time(&room, &access, 1_000, Direction::Backward)
+        .await
+        .unwrap();
+    assert_eq!(at, (reply, 1_000));
+}

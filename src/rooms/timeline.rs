@@ -414,14 +414,26 @@ impl Rooms {
         wanted: &(dyn Fn(&Pdu) -> bool + Sync),
     ) -> Result<Context> {
         let event = self.event(room, access, event_id).await?;
+        let limits = (limit / 2, limit - limit / 2);
+        self.around((room, access), event, limits, wanted).await
+    }
+
+    /// Returns what stands around an event that the user may see: so many before, and so many after it.
+    pub async fn around(
+        &self,
+        (room, access): (&Room, &Access),
+        event: Arc<TimelineEvent>,
+        limits: (usize, usize),
+        wanted: &(dyn Fn(&Pdu) -> bool + Sync),
+    ) -> Result<Context> {
         let page = |from, dir, limit| PageRequest {
             from,
             to: None,
             dir,
             limit,
         };
-        let before = page(event.timeline - 1, Direction::Backward, limit / 2);
-        let after = page(event.timeline, Direction::Forward, limit - limit / 2);
+        let before = page(event.timeline - 1, Direction::Backward, limits.0);
+        let after = page(event.timeline, Direction::Forward, limits.1);
         Ok(Context {
             before: self.short_page(room, access, before, wanted).await?,
             after: self.short_page(room, access, after, wanted).await?,
@@ -455,7 +467,7 @@ fn after(row: &EventRow, dir: Direction) -> i64 {
     }
 }
 
-fn passes(to: Option<i64>, timeline: i64, dir: Direction) -> bool {
+pub(super) fn passes(to: Option<i64>, timeline: i64, dir: Direction) -> bool {
     match (to, dir) {
         (None, _) => false,
         (Some(to), Direction::Backward) => timeline <= to,

@@ -32,6 +32,7 @@ pub mod pushers;
 pub mod receipts;
 pub mod relations;
 pub mod rooms;
+pub mod search;
 pub mod server_notices;
 pub mod state;
 pub mod strings;

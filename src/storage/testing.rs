@@ -2,7 +2,7 @@
 
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
-use super::Db;
+use super::{Db, Read};
 use crate::tasks::Tasks;
 
 /// A database that a test has for itself.
@@ -38,6 +38,21 @@ impl TestDb {
             url,
             dir,
         }
+    }
+
+    /// Takes away what older versions of the server did not keep of the events that are stored.
+    pub(crate) async fn forget_relations(&self) {
+        let mut tx = self.db.write().await.unwrap();
+        for sql in [
+            "DELETE FROM relations",
+            "DELETE FROM threads",
+            "UPDATE events SET thread = NULL, origin_server_ts = 0",
+            "UPDATE fills SET done = 0, up_to = (SELECT MAX(position) FROM events)
+             WHERE name = 'relations'",
+        ] {
+            tx.query(sql).execute().await.unwrap();
+        }
+        tx.commit().await.unwrap();
     }
 
     /// Closes the database and opens it again, as a restart would.

@@ -59,7 +59,7 @@ pub async fn get(
     db: &mut impl Read,
     user: UserNum,
     room: RoomNum,
-    root: &str,
+    thread_root: &str,
 ) -> Result<Option<Subscription>> {
     db.query(
         "SELECT room, root, subscribed, automatic, position FROM thread_subscriptions
@@ -67,7 +67,7 @@ pub async fn get(
     )
     .bind(user)
     .bind(room)
-    .bind(root)
+    .bind(thread_root)
     .fetch_optional()
     .await
 }

@@ -74,7 +74,7 @@ impl MarkerRow {
     pub fn marker(&self) -> Option<ThreadMarker> {
         let thread = match self.thread.as_str() {
             MAIN => None,
-            root => Some(OwnedEventId::try_from(root).ok()?),
+            thread_root => Some(OwnedEventId::try_from(thread_root).ok()?),
         };
         Some(ThreadMarker {
             thread,
@@ -92,11 +92,11 @@ impl MarkerRow {
 }
 
 /// Returns the counters of a thread.
-pub async fn counters(db: &mut impl Read, room: RoomNum, root: &str) -> Result<Counters> {
+pub async fn counters(db: &mut impl Read, room: RoomNum, thread_root: &str) -> Result<Counters> {
     let row: Option<(i64, i64)> = db
         .query("SELECT notified, mentioned FROM threads WHERE room = $1 AND root = $2")
         .bind(room)
-        .bind(root)
+        .bind(thread_root)
         .fetch_optional()
         .await?;
     let (notified, mentioned) = row.unwrap_or_default();
@@ -109,7 +109,7 @@ pub async fn counters(db: &mut impl Read, room: RoomNum, root: &str) -> Result<C
 /// Adds an event to a thread; `is_reply` is one that says `m.thread`.
 pub async fn advance(
     tx: &mut WriteTx,
-    (room, root): (RoomNum, &str),
+    (room, thread_root): (RoomNum, &str),
     timeline: i64,
     is_reply: bool,
     counters: Counters,
@@ -122,7 +122,7 @@ pub async fn advance(
              active = excluded.active, notified = excluded.notified, mentioned = excluded.mentioned",
     )
     .bind(room)
-    .bind(root)
+    .bind(thread_root)
     .bind(i64::from(is_reply))
     .bind(is_reply.then_some(timeline))
     .bind(timeline)
@@ -137,7 +137,7 @@ pub async fn advance(
 pub async fn remove_reply(
     tx: &mut WriteTx,
     room: RoomNum,
-    root: &str,
+    thread_root: &str,
     rel_type: i64,
 ) -> Result<()> {
     tx.query(
@@ -147,7 +147,7 @@ pub async fn remove_reply(
          WHERE room = $1 AND root = $2",
     )
     .bind(room)
-    .bind(root)
+    .bind(thread_root)
     .bind(rel_type)
     .execute()
     .await?;
@@ -192,7 +192,7 @@ pub async fn before(
 /// Returns the replies of a thread, the newest first: (place, the number of the history visibility before it).
 pub async fn replies(
     db: &mut impl Read,
-    (room, root): (RoomNum, &str),
+    (room, thread_root): (RoomNum, &str),
     rel_type: i64,
     limit: i64,
 ) -> Result<Vec<(i64, i64)>> {
@@ -202,7 +202,7 @@ pub async fn replies(
          ORDER BY r.timeline DESC LIMIT $4",
     )
     .bind(room)
-    .bind(root)
+    .bind(thread_root)
     .bind(rel_type)
     .bind(limit)
     .fetch_all()
@@ -239,7 +239,7 @@ pub async fn active_after(
 pub async fn counters_at(
     db: &mut impl Read,
     room: RoomNum,
-    root: &str,
+    thread_root: &str,
     place: i64,
 ) -> Result<Counters> {
     let row: Option<(i64, i64)> = db
@@ -249,7 +249,7 @@ pub async fn counters_at(
              ORDER BY timeline DESC LIMIT 1",
         )
         .bind(room)
-        .bind(root)
+        .bind(thread_root)
         .bind(place)
         .fetch_optional()
         .await?;

@@ -90,8 +90,7 @@ impl Showing<'_> {
             Some(access) => access.membership_at(event.timeline),
             None => MembershipState::Join,
         };
-        let is_empty = |relations: &Value| relations.as_object().is_none_or(|map| map.is_empty());
-        let relations = relations.filter(|relations| !is_empty(relations));
+        let relations = relations.filter(|relations| **relations != json!({}));
         let relations = relations.and_then(|relations| to_raw_value(relations).ok());
         let unsigned = Unsigned {
             age: Some((self.now_ms - i64::from(event.pdu.origin_server_ts.0)).max(0)),

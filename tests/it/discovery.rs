@@ -15,7 +15,15 @@ async fn versions_lists_what_is_supported() {
     let features = json!({
         "dev.parlour.websocket_stream": true,
         "org.matrix.msc2285.stable": true,
+        "org.matrix.msc3030": true,
+        "org.matrix.msc3030.stable": true,
+        "org.matrix.msc3440.stable": true,
+        "org.matrix.msc3715.stable": true,
+        "org.matrix.msc3771": true,
+        "org.matrix.msc3773": true,
+        "org.matrix.msc3856.stable": true,
         "org.matrix.msc3916.stable": true,
+        "org.matrix.msc3981": true,
     });
     assert_eq!(body["unstable_features"], features);
 }

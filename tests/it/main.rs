@@ -47,6 +47,7 @@ mod receipts;
 mod register;
 mod relations;
 mod rooms;
+mod search;
 mod send;
 mod server_notices;
 mod shutdown;

@@ -1,5 +1,8 @@
 //! Reading a room's messages, page by page and around an event.
 
+use std::time::Duration;
+
+use parlour::clock::Clock;
 use serde_json::{Value, json};
 
 use crate::{
@@ -398,4 +401,82 @@ async fn a_page_that_a_filter_made_short_says_where_it_ends() {
 
     assert_eq!(said(&page["chunk"]), ["one"]);
     assert_eq!((&rest["chunk"], &rest["end"]), (&json!([]), &Value::Null));
+}
+
+#[tokio::test]
+async fn a_filter_picks_events_by_what_they_relate_to_and_what_relates_to_them() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let room = alice.creates_open_room().await;
+    bob.joins(&room).await;
+    let parent = alice.says(&room, "parent").await;
+    for (user, rel_type) in [(&alice, "m.thread"), (&bob, "m.reference")] {
+        let content = json!({
+            "msgtype": "m.text", "body": rel_type,
+            "m.relates_to": { "rel_type": rel_type, "event_id": parent },
+        });
+        let sent = user.tries_to_send(&room, "m.room.message", content).await;
+        sent.expect_ok();
+    }
+    let cases = [
+        (json!({ "rel_types": ["m.thread"] }), vec!["m.thread"]),
+        (
+            json!({ "org.matrix.msc3874.rel_types": ["m.reference"] }),
+            vec!["m.reference"],
+        ),
+        (
+            json!({ "not_rel_types": ["m.thread"], "types": ["m.room.message"] }),
+            vec!["m.reference", "parent"],
+        ),
+        (
+            json!({ "related_by_rel_types": ["m.thread"] }),
+            vec!["parent"],
+        ),
+        (json!({ "related_by_rel_types": ["m.replace"] }), vec![]),
+        (json!({ "related_by_senders": [bob.id] }), vec!["parent"]),
+        (
+            json!({ "related_by_senders": [bob.id], "related_by_rel_types": ["m.thread"] }),
+            vec![],
+        ),
+    ];
+
+    for (filter, expected) in cases {
+        let query = format!("dir=b&{}", filtered(&filter));
+        let page = alice.messages(&room, &query).await;
+        assert_eq!(said(&page["chunk"]), expected, "{filter}");
+    }
+    let query = format!("messages?dir=b&{}", filtered(&json!({ "rel_types": 1 })));
+    let refused = alice.asks(&room, &query).await;
+    refused.expect_error(400, "M_INVALID_PARAM");
+}
+
+#[tokio::test]
+async fn the_event_closest_to_a_time_is_found_either_way() {
+    let clock = Clock::manual(1_000_000);
+    let server = Server::with_clock(clock.clone(), |_| {}).await;
+    let alice = server.register("alice").await;
+    let eve = server.register("eve").await;
+    let room = alice.creates_open_room().await;
+    clock.advance(Duration::from_secs(10));
+    let one = alice.says(&room, "one").await;
+    clock.advance(Duration::from_secs(10));
+    let two = alice.says(&room, "two").await;
+    let path = format!("/_matrix/client/v1/rooms/{room}/timestamp_to_event");
+    let at = |ts: i64, dir: &str| format!("{path}?ts={ts}&dir={dir}");
+
+    let forward = alice.client.get(&at(1_010_001, "f")).await.expect_ok();
+    let backward = alice.client.get(&at(1_019_999, "b")).await.expect_ok();
+    let exact = alice.client.get(&at(1_010_000, "f")).await.expect_ok();
+    let later = alice.client.get(&at(1_020_001, "f")).await;
+    let earlier = alice.client.get(&at(1, "b")).await;
+    let of_stranger = eve.client.get(&at(1, "f")).await;
+
+    assert_eq!(forward["event_id"], two);
+    assert_eq!(forward["origin_server_ts"], 1_020_000);
+    assert_eq!(backward["event_id"], one);
+    assert_eq!(exact["event_id"], one);
+    later.expect_error(404, "M_NOT_FOUND");
+    earlier.expect_error(404, "M_NOT_FOUND");
+    of_stranger.expect_error(403, "M_FORBIDDEN");
 }

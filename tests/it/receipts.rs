@@ -249,3 +249,22 @@ async fn receipts_that_cannot_be_are_refused() {
     no_kind.expect_error(400, "M_INVALID_PARAM");
     in_nothing.expect_error(403, "M_FORBIDDEN");
 }
+
+#[tokio::test]
+async fn whom_a_text_names_is_told_so_unless_it_says_whom_it_mentions() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let room = alice.creates_open_room().await;
+    bob.joins(&room).await;
+
+    alice.says(&room, "Hello Bob!").await;
+    alice.says(&room, "bobsleigh").await;
+    let content = json!({ "msgtype": "m.text", "body": "bob", "m.mentions": {} });
+    alice
+        .tries_to_send(&room, "m.room.message", content)
+        .await
+        .expect_ok();
+
+    assert_eq!(unread(&bob.syncs().await, &room), (3, 1));
+}

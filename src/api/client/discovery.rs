@@ -26,10 +26,19 @@ use crate::{
 /// A version is listed once every endpoint that it made stable is served; until then what is there of newer
 /// ones is listed by feature, so that no client asks for what is missing.
 const VERSIONS: [&str; 1] = ["v1.1"];
-/// What it can do beyond them: private read receipts, authenticated media, and the push channel.
-const UNSTABLE_FEATURES: [&str; 3] = [
+/// What it can do beyond them: private read receipts, finding an event by its time, threads with their list, counts
+/// and receipts, relations both ways and of relations, authenticated media, and the push channel.
+const UNSTABLE_FEATURES: [&str; 11] = [
     "org.matrix.msc2285.stable",
+    "org.matrix.msc3030",
+    "org.matrix.msc3030.stable",
+    "org.matrix.msc3440.stable",
+    "org.matrix.msc3715.stable",
+    "org.matrix.msc3771",
+    "org.matrix.msc3773",
+    "org.matrix.msc3856.stable",
     "org.matrix.msc3916.stable",
+    "org.matrix.msc3981",
     "dev.parlour.websocket_stream",
 ];
 

@@ -4,18 +4,18 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use axum::{
     Router,
-    extract::{Request, State},
+    extract::{RawQuery, Request, State},
     middleware::map_request,
 };
 use ruma::{
-    OwnedUserId,
+    MilliSecondsSinceUnixEpoch, OwnedUserId, UInt,
     api::{
         Direction,
         client::{
             context::get_context,
             filter::{LazyLoadOptions, RoomEventFilter},
             message::get_message_events,
-            room::get_room_event,
+            room::{get_event_by_timestamp, get_room_event},
         },
     },
     events::AnyStateEvent,
@@ -27,7 +27,7 @@ use crate::{
     api::{App, Incoming, Outgoing, endpoint},
     clock::Clock,
     error::{Error, Result},
-    matrix::{Pdu, StateMap, TimelineEvent, wants_event},
+    matrix::{Pdu, RelationFilter, StateMap, TimelineEvent, wants_event},
     rooms::{Access, Audience, PageRequest, Room, Rooms},
     sync::{client_event, place_of, place_token},
     users::Session,
@@ -44,6 +44,9 @@ pub(super) fn routes() -> Router<App> {
         )
         .merge(endpoint::<get_context::v3::Request, _>(get_context))
         .merge(endpoint::<get_room_event::v3::Request, _>(get_room_event))
+        .merge(endpoint::<get_event_by_timestamp::v1::Request, _>(
+            get_event_by_timestamp,
+        ))
 }
 
 /// Makes a request that names no direction read backwards, as whoever asks for messages mostly means it.
@@ -69,6 +72,7 @@ async fn with_direction(mut request: Request) -> Request {
 async fn get_message_events(
     State(rooms): State<Rooms>,
     State(clock): State<Clock>,
+    RawQuery(query): RawQuery,
     Incoming { from, request }: Incoming<get_message_events::v3::Request>,
 ) -> Result<Outgoing<get_message_events::v3::Response>> {
     let (room, access) = rooms
@@ -87,8 +91,10 @@ async fn get_message_events(
         dir: request.dir,
         limit: limited(limit.into()),
     };
+    let wanted = |pdu: &Pdu| wants_event(filter, pdu);
+    let relations = relation_filter(query.as_deref().unwrap_or_default())?;
     let page = rooms
-        .page(&room, &access, page, &|pdu: &Pdu| wants_event(filter, pdu))
+        .page_by_relations(&room, &access, page, (&wanted, &relations))
         .await?;
     let bundles = rooms
         .bundles(&room, audience(&from, &access), &page.events)
@@ -192,6 +198,32 @@ async fn get_room_event(
     let event = client_event(&event, &from, &access, &bundles, clock.now_ms());
     let event = Raw::from_json(event);
     Ok(Outgoing(get_room_event::v3::Response::new(event)))
+}
+
+/// Reads what the filter in a query says of relationships, which ruma does not know.
+fn relation_filter(query: &str) -> Result<RelationFilter> {
+    let mut pairs = url::form_urlencoded::parse(query.as_bytes());
+    let Some((_, filter)) = pairs.find(|(name, _)| name == "filter") else {
+        return Ok(RelationFilter::default());
+    };
+    serde_json::from_str(&filter).map_err(|e| Error::invalid_param(format!("filter: {e}")))
+}
+
+/// `GET /_matrix/client/*/rooms/{roomId}/timestamp_to_event`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1roomsroomidtimestamp_to_event
+async fn get_event_by_timestamp(
+    State(rooms): State<Rooms>,
+    Incoming { from, request }: Incoming<get_event_by_timestamp::v1::Request>,
+) -> Result<Outgoing<get_event_by_timestamp::v1::Response>> {
+    let (room, access) = rooms
+        .enter(&request.room_id, from.user, &from.user_id)
+        .await?;
+    let ts = i64::from(request.ts.0);
+    let (event_id, ts) = rooms.event_at_time(&room, &access, ts, request.dir).await?;
+    let ts = MilliSecondsSinceUnixEpoch(UInt::new_saturating(u64::try_from(ts).unwrap_or(0)));
+    let response = get_event_by_timestamp::v1::Response::new(event_id, ts);
+    Ok(Outgoing(response))
 }
 
 /// Returns whom aggregations are made for.

@@ -24,6 +24,7 @@ mod push_rules;
 mod register;
 mod relations;
 mod rooms;
+mod search;
 mod send;
 mod server_notices;
 mod state;
@@ -68,6 +69,7 @@ pub(super) fn routes() -> Router<App> {
         .merge(register::routes())
         .merge(relations::routes())
         .merge(rooms::routes())
+        .merge(search::routes())
         .merge(send::routes())
         .merge(server_notices::routes())
         .merge(state::routes())

@@ -139,15 +139,15 @@ async fn get_thread_subscriptions_changes(
     let after = request.to.as_deref().map(place_of).transpose()?;
     let limit = limited(request.limit);
     let span = (before.unwrap_or(i64::MAX), after.unwrap_or(0));
-    let changes = rooms
+    let mut changes = rooms
         .subscription_changes(from.user, span, limit + 1)
         .await?;
     let mut response = get_thread_subscriptions_changes::unstable::Response::new();
-    let page = changes.iter().take(limit);
     if changes.len() > limit {
-        response.end = page.clone().last().map(|last| place_token(last.position));
+        changes.truncate(limit);
+        response.end = changes.last().map(|last| place_token(last.position));
     }
-    for change in page.cloned() {
+    for change in changes {
         let bump_stamp = UInt::new_saturating(u64::try_from(change.position).unwrap_or(0));
         if let Some(automatic) = change.automatic {
             let subscription = ThreadSubscription::new(automatic, bump_stamp);

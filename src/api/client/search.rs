@@ -1,0 +1,273 @@
+//! Searching.
+
+use std::{collections::HashMap, sync::Arc};
+
+use axum::{Json, Router, extract::State};
+use ruma::{
+    OwnedRoomId,
+    api::client::search::search_events::{
+        self,
+        v3::{Criteria, GroupingKey, OrderBy, SearchKeys},
+    },
+};
+use serde_json::{Map, Value, json};
+
+use super::{messages::audience, state::state_event};
+use crate::{
+    api::{App, WithBody, endpoint},
+    clock::Clock,
+    error::{Error, Result},
+    matrix::{Pdu, wants_event},
+    rooms::{Bundles, Hit, Rooms, SearchKey, SearchPage, SearchQuery},
+    sync::{client_event, place_token},
+    users::Session,
+};
+
+/// Events of one page, where the client names no number, and whatever it asks for.
+const DEFAULT_LIMIT: u64 = 10;
+const MAX_LIMIT: u64 = 100;
+/// Events around each, on either side.
+const MAX_CONTEXT: u64 = 20;
+
+pub(super) fn routes() -> Router<App> {
+    endpoint::<search_events::v3::Request, _>(search_events)
+}
+
+/// `POST /_matrix/client/*/search`
+///
+/// The answer has its list even if that is empty, which ruma would leave out.
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3search
+async fn search_events(
+    State(rooms): State<Rooms>,
+    State(clock): State<Clock>,
+    WithBody {
+        from,
+        request,
+        body,
+    }: WithBody<search_events::v3::Request>,
+) -> Result<Json<Value>> {
+    let Some(criteria) = &request.search_categories.room_events else {
+        return Ok(Json(json!({ "search_categories": {} })));
+    };
+    let limit = criteria.filter.limit.map_or(DEFAULT_LIMIT, u64::from);
+    let query = SearchQuery {
+        term: &criteria.search_term,
+        keys: keys(criteria)?,
+        filter: &criteria.filter,
+        by_rank: match &criteria.order_by {
+            None | Some(OrderBy::Rank) => true,
+            Some(OrderBy::Recent) => false,
+            Some(_) => return Err(Error::invalid_param("order_by must be rank or recent")),
+        },
+        from: request.next_batch.as_deref().map(place_in).transpose()?,
+        limit: usize::try_from(limit.clamp(1, MAX_LIMIT)).unwrap_or(1),
+    };
+    let page = rooms.search(from.user, &from.user_id, &query).await?;
+    let answer = Answer {
+        rooms: &rooms,
+        session: &from,
+        criteria,
+        // What is left out means none here, and something else to ruma.
+        has_context: body
+            .get("search_categories")
+            .and_then(|categories| categories.get("room_events")?.get("event_context"))
+            .is_some_and(Value::is_object),
+        now_ms: clock.now_ms(),
+    };
+    let found = answer.of(&page).await?;
+    Ok(Json(
+        json!({ "search_categories": { "room_events": found } }),
+    ))
+}
+
+fn keys(criteria: &Criteria) -> Result<Vec<SearchKey>> {
+    let Some(keys) = &criteria.keys else {
+        return Ok(vec![SearchKey::Body, SearchKey::Name, SearchKey::Topic]);
+    };
+    let known = keys.iter().map(|key| match key {
+        SearchKeys::ContentBody => Ok(SearchKey::Body),
+        SearchKeys::ContentName => Ok(SearchKey::Name),
+        SearchKeys::ContentTopic => Ok(SearchKey::Topic),
+        other => Err(Error::invalid_param(format!("there is no key {other}"))),
+    });
+    known.collect()
+}
+
+/// Reads where a page of a search begins.
+fn place_in(token: &str) -> Result<(i64, usize)> {
+    let parse = || {
+        let (up_to, skipped) = token.strip_prefix('q')?.split_once('_')?;
+        Some((up_to.parse().ok()?, skipped.parse().ok()?))
+    };
+    parse().ok_or_else(|| Error::invalid_param("this is no token of a search"))
+}
+
+fn token_of((up_to, skipped): (i64, usize)) -> String {
+    format!("q{up_to}_{skipped}")
+}
+
+/// What it takes to write an answer.
+struct Answer<'a> {
+    rooms: &'a Rooms,
+    session: &'a Session,
+    criteria: &'a Criteria,
+    has_context: bool,
+    now_ms: i64,
+}
+
+impl Answer<'_> {
+    async fn of(&self, page: &SearchPage) -> Result<Value> {
+        let bundles = self.bundles(&page.hits).await?;
+        let mut results = Vec::with_capacity(page.hits.len());
+        for hit in &page.hits {
+            let bundles = bundles.get(&hit.place.0.room_id);
+            results.push(self.result(hit, bundles).await?);
+        }
+        let mut found = Map::new();
+        found.insert("count".to_owned(), json!(page.count));
+        found.insert("highlights".to_owned(), json!(page.words));
+        found.insert("results".to_owned(), Value::Array(results));
+        if let Some(next) = page.next {
+            found.insert("next_batch".to_owned(), json!(token_of(next)));
+        }
+        let groups = self.groups(page);
+        if !groups.is_empty() {
+            found.insert("groups".to_owned(), Value::Object(groups));
+        }
+        if self.criteria.include_state == Some(true) {
+            found.insert("state".to_owned(), self.state(&page.hits).await?);
+        }
+        Ok(Value::Object(found))
+    }
+
+    /// Returns the aggregations of what was found, room by room.
+    async fn bundles(&self, hits: &[Hit]) -> Result<HashMap<OwnedRoomId, Bundles>> {
+        let mut by_room: HashMap<&OwnedRoomId, Vec<&Hit>> = HashMap::new();
+        for hit in hits {
+            by_room.entry(&hit.place.0.room_id).or_default().push(hit);
+        }
+        let mut bundles = HashMap::new();
+        for (room_id, hits) in by_room {
+            let Some(place) = hits.first().map(|hit| &hit.place) else {
+                continue;
+            };
+            let events = hits.iter().map(|hit| &hit.event);
+            let audience = audience(self.session, &place.1);
+            let of_room = self.rooms.bundles(&place.0, audience, events).await?;
+            bundles.insert(room_id.clone(), of_room);
+        }
+        Ok(bundles)
+    }
+
+    async fn result(&self, hit: &Hit, bundles: Option<&Bundles>) -> Result<Value> {
+        let none = Bundles::default();
+        let bundles = bundles.unwrap_or(&none);
+        let show =
+            |event: &Arc<_>| client_event(event, self.session, &hit.place.1, bundles, self.now_ms);
+        let mut result = Map::new();
+        result.insert("rank".to_owned(), json!(hit.rank));
+        result.insert("result".to_owned(), json!(show(&hit.event)));
+        if !self.has_context {
+            return Ok(Value::Object(result));
+        }
+        let wanted = &self.criteria.event_context;
+        let limit = |limit: ruma::UInt| {
+            usize::try_from(u64::from(limit).min(MAX_CONTEXT)).unwrap_or_default()
+        };
+        let limits = (limit(wanted.before_limit), limit(wanted.after_limit));
+        let filter = &self.criteria.filter;
+        let is_wanted = |pdu: &Pdu| wants_event(filter, pdu);
+        let (room, access) = (&*hit.place.0, &hit.place.1);
+        let context = self
+            .rooms
+            .around((room, access), hit.event.clone(), limits, &is_wanted)
+            .await?;
+        let (before, after) = (&context.before, &context.after);
+        let around = before.events.iter().chain(&after.events);
+        let first = before.events.last().unwrap_or(&hit.event).timeline - 1;
+        let last = after.events.last().unwrap_or(&hit.event).timeline;
+        let shown = |events: &[Arc<_>]| json!(events.iter().map(show).collect::<Vec<_>>());
+        let mut shown = Map::from_iter([
+            (
+                "start".to_owned(),
+                json!(place_token(before.end.unwrap_or(first))),
+            ),
+            (
+                "end".to_owned(),
+                json!(place_token(after.end.unwrap_or(last))),
+            ),
+            ("events_before".to_owned(), shown(&before.events)),
+            ("events_after".to_owned(), shown(&after.events)),
+        ]);
+        if wanted.include_profile {
+            let state = self.rooms.state_at(room, last).await?;
+            let mut profiles = Map::new();
+            for event in around.chain([&hit.event]) {
+                let member = state.member(&event.pdu.sender);
+                let fields = ["displayname", "avatar_url"]
+                    .into_iter()
+                    .filter_map(|field| {
+                        let text = member?.content_str(field)?;
+                        Some((field.to_owned(), Value::String(text)))
+                    });
+                let profile = Value::Object(fields.collect());
+                profiles.insert(event.pdu.sender.to_string(), profile);
+            }
+            shown.insert("profile_info".to_owned(), Value::Object(profiles));
+        }
+        result.insert("context".to_owned(), Value::Object(shown));
+        Ok(Value::Object(result))
+    }
+
+    /// Returns which of the results belong to which room, or sender.
+    fn groups(&self, page: &SearchPage) -> Map<String, Value> {
+        let mut groups = Map::new();
+        for grouping in &self.criteria.groupings.group_by {
+            let key_of = |hit: &Hit| match grouping.key {
+                Some(GroupingKey::RoomId) => Some(("room_id", hit.place.0.room_id.to_string())),
+                Some(GroupingKey::Sender) => Some(("sender", hit.event.pdu.sender.to_string())),
+                _ => None,
+            };
+            let mut members: Vec<(String, Vec<&str>)> = Vec::new();
+            let mut name = None;
+            for hit in &page.hits {
+                let Some((kind, key)) = key_of(hit) else {
+                    continue;
+                };
+                name = Some(kind);
+                let event_id = hit.event.pdu.event_id.as_str();
+                match members.iter_mut().find(|(known, _)| *known == key) {
+                    Some((_, ids)) => ids.push(event_id),
+                    None => members.push((key, vec![event_id])),
+                }
+            }
+            let members = members
+                .into_iter()
+                .enumerate()
+                .map(|(order, (key, ids))| (key, json!({ "order": order, "results": ids })));
+            if let Some(name) = name {
+                groups.insert(name.to_owned(), Value::Object(members.collect()));
+            }
+        }
+        groups
+    }
+
+    async fn state(&self, hits: &[Hit]) -> Result<Value> {
+        let mut states = Map::new();
+        for hit in hits {
+            let room = &hit.place.0;
+            if states.contains_key(room.room_id.as_str()) {
+                continue;
+            }
+            let (user, user_id) = (self.session.user, &self.session.user_id);
+            let state = self
+                .rooms
+                .visible_state_at(room, user, user_id, None)
+                .await?;
+            let events = state.iter().map(|pdu| state_event(room, pdu, self.now_ms));
+            states.insert(room.room_id.to_string(), json!(events.collect::<Vec<_>>()));
+        }
+        Ok(Value::Object(states))
+    }
+}
