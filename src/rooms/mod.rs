@@ -21,6 +21,7 @@ mod receipts;
 mod relations;
 mod search;
 mod send;
+mod some_events;
 mod state;
 #[cfg(test)]
 mod tests;
