@@ -63,7 +63,9 @@ impl Rooms {
         let strings = &self.inner.db.strings;
         let mut rel_types = None;
         if let Some(names) = &filter.related_by_rel_types {
-            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            // What PostgreSQL cannot hold is nowhere.
+            let names = names.iter().map(String::as_str);
+            let names: Vec<&str> = names.filter(|name| !name.contains('\0')).collect();
             rel_types = Some(strings.find_all(&mut conn, &names).await?);
         }
         let mut senders = None;

@@ -23,6 +23,7 @@ mod restricted;
 mod search;
 mod send;
 mod shields;
+mod some_events;
 mod state;
 #[cfg(test)]
 mod tests;

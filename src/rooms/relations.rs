@@ -272,7 +272,12 @@ impl Rooms {
         let mut numbers = [None, None];
         for (number, text) in numbers.iter_mut().zip([&request.rel_type, &request.kind]) {
             if let Some(text) = text {
-                *number = strings.find(&mut conn, text).await?;
+                // What PostgreSQL cannot hold is nowhere.
+                *number = if text.contains('\0') {
+                    None
+                } else {
+                    strings.find(&mut conn, text).await?
+                };
                 if number.is_none() {
                     return Ok(None);
                 }

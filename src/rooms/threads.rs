@@ -75,6 +75,14 @@ impl Rooms {
         while looked_at < LOOKED_AT {
             let (rows, replied) = self.thread_rows(room, audience.user, from).await?;
             let is_last = i64::try_from(rows.len()).unwrap_or(0) < CHUNK;
+            let roots = self
+                .with_ids(room, rows.iter().map(|row| &row.root))
+                .await?;
+            let hidden = rows.iter().map(|row| row.latest);
+            let hidden: Vec<i64> = hidden
+                .filter(|place| !access.was_there_since(*place))
+                .collect();
+            let latest = self.at_places(room, &hidden).await?;
             for row in rows {
                 if page.events.len() == limit {
                     page.end = Some(from);
@@ -82,25 +90,15 @@ impl Rooms {
                 }
                 looked_at += 1;
                 from = row.latest;
-                let Ok(thread_root) = OwnedEventId::try_from(row.root.as_str()) else {
+                let Some(begun) = roots.get(&row.root).filter(|event| access.may_see(event)) else {
                     continue;
                 };
-                let thread_root = self.find_event(room, &thread_root).await?;
-                let Some(thread_root) =
-                    thread_root.filter(|thread_root| access.may_see(thread_root))
-                else {
-                    continue;
-                };
-                let is_own =
-                    thread_root.pdu.sender == audience.user_id || replied.contains(&row.root);
-                let is_visible = access.was_there_since(row.latest)
-                    || self
-                        .at_places(room, &[row.latest])
-                        .await?
-                        .values()
-                        .any(|latest| access.may_see(latest));
+                let is_own = begun.pdu.sender == audience.user_id || replied.contains(&row.root);
+                let is_visible = latest
+                    .get(&row.latest)
+                    .is_none_or(|event| access.may_see(event));
                 if is_visible && (is_own || include == Threads::All) {
-                    page.events.push(access.seen(thread_root, &room.rules));
+                    page.events.push(access.seen(begun.clone(), &room.rules));
                 }
             }
             if is_last {

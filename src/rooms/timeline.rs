@@ -1,9 +1,6 @@
 //! Reading the timeline of a room, as far as a user may see it.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, PoisonError},
-};
+use std::sync::{Arc, PoisonError};
 
 use ruma::{
     EventId, OwnedEventId, OwnedUserId, UserId,
@@ -286,25 +283,8 @@ impl Rooms {
         }
     }
 
-    /// Returns the events at places of a room's timeline, whoever may see them.
-    pub(super) async fn at_places(
-        &self,
-        room: &Room,
-        places: &[i64],
-    ) -> Result<HashMap<i64, Arc<TimelineEvent>>> {
-        let mut found = HashMap::with_capacity(places.len());
-        let rows = {
-            let mut conn = self.inner.db.read().await?;
-            events::at(&mut conn, room.num, places).await?
-        };
-        for row in rows {
-            found.insert(row.timeline, self.event_of(room, row).await?);
-        }
-        Ok(found)
-    }
-
     /// Returns an event with the state event that it replaced and the redaction that hit it.
-    async fn event_of(&self, room: &Room, row: EventRow) -> Result<Arc<TimelineEvent>> {
+    pub(super) async fn event_of(&self, room: &Room, row: EventRow) -> Result<Arc<TimelineEvent>> {
         let in_memory = {
             let view = room.view();
             (row.timeline > view.ring_after)

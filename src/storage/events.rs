@@ -227,6 +227,25 @@ pub async fn at(db: &mut impl Read, room: RoomNum, places: &[i64]) -> Result<Vec
     .await
 }
 
+/// Returns events that a timeline shows, by their ids, in no particular order.
+pub async fn with_ids<S: AsRef<str>>(
+    db: &mut impl Read,
+    room: RoomNum,
+    ids: impl IntoIterator<Item = S>,
+) -> Result<Vec<EventRow>> {
+    db.query(
+        "SELECT position, room, event_id, timeline, state, visibility, notified, mentioned, threaded_notified,
+                threaded_mentioned, thread, thread_notified, thread_mentioned, device, txn_id, redacted_by, json
+         FROM events
+         WHERE event_id IN (SELECT value FROM json_each($2)) AND room = $1
+           AND timeline IS NOT NULL AND state IS NOT NULL",
+    )
+    .bind(room)
+    .bind(list(ids))
+    .fetch_all()
+    .await
+}
+
 /// Returns the events made at a time or before it, the latest first: (place, visibility, time, id).
 pub async fn made_before(
     db: &mut impl Read,

@@ -207,7 +207,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn timelines_and_rooms_that_were_left_are_whole_even_if_they_are_empty() {
+    fn lists_that_clients_count_on_are_there_even_if_they_are_empty() {
         let room = |id: &str| OwnedRoomId::try_from(id).unwrap();
         let mut response = Response::new("t".to_owned());
         response.rooms.join.insert(room("!a:b"), JoinedRoom::new());
@@ -222,7 +222,9 @@ mod tests {
         let expected = json!({
             "next_batch": "t",
             "rooms": {
-                "join": { "!a:b": { "unread_notifications": {}, "timeline": timeline } },
+                "join": { "!a:b": {
+                    "unread_notifications": {}, "timeline": timeline, "account_data": { "events": [] },
+                } },
                 "leave": {
                     "!b:b": { "timeline": timeline, "state": { "events": [] } },
                     "!c:b": { "timeline": timeline, "state_after": { "events": [] } },

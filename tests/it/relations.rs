@@ -74,6 +74,7 @@ async fn related_events_are_listed_by_relationship_and_type() {
     let of_messages = format!("{parent}/m.thread/m.room.message");
     let messages = alice.relations(&room, &of_messages).await.expect_ok();
     let unknown = alice.relations(&room, &format!("{parent}/org.x")).await;
+    let strange = alice.relations(&room, &format!("{parent}/a%00b")).await;
 
     assert_eq!(ids(&all["chunk"]), [&*edit, dummy, &reply]);
     assert_eq!(all["recursion_depth"], Value::Null);
@@ -81,6 +82,7 @@ async fn related_events_are_listed_by_relationship_and_type() {
     assert_eq!(ids(&threaded["chunk"]), [dummy, &reply]);
     assert_eq!(ids(&messages["chunk"]), [&reply]);
     assert_eq!(unknown.expect_ok(), json!({ "chunk": [] }));
+    assert_eq!(strange.expect_ok(), json!({ "chunk": [] }));
 }
 
 #[tokio::test]

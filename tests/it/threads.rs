@@ -125,6 +125,28 @@ async fn threads_are_not_for_strangers_and_need_a_proper_request() {
 }
 
 #[tokio::test]
+async fn threads_are_listed_as_far_as_one_may_see_them() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let room = alice.creates_room_with_history("joined").await;
+    let before = alice.says(&room, "before").await;
+    bob.joins(&room).await;
+    let during = alice.says(&room, "during").await;
+    let later = alice.says(&room, "later").await;
+    alice.replies(&room, &before, "a").await;
+    alice.replies(&room, &during, "b").await;
+    bob.leaves(&room).await;
+    alice.replies(&room, &later, "c").await;
+
+    let of_bob = bob.threads(&room, "").await.expect_ok();
+    let of_alice = alice.threads(&room, "").await.expect_ok();
+
+    assert_eq!(ids(&of_bob["chunk"]), [&during]);
+    assert_eq!(ids(&of_alice["chunk"]), [&later, &during, &before]);
+}
+
+#[tokio::test]
 async fn a_thread_cannot_begin_with_an_event_that_relates_to_another() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
