@@ -1,22 +1,27 @@
 //! Rooms: a log of events each, and the state that follows from it.
 //!
 //! `append` is the only code that stores an event. Everyone else follows the journal. `warm` keeps rooms in
-//! memory; `send`, `create` and `membership` build events; `timeline` and `state` read; `directory` has
-//! aliases and the public list; `receipts` and `counts` know what was read.
+//! memory; `send`, `create`, `upgrade`, `membership` and `restricted` build events, and `delayed` sends them
+//! later; `timeline` and `state` read; `directory` has aliases and the public list, `hierarchy` and `summary` show
+//! rooms to those outside; `receipts` and `counts` know what was read, and `shields` what users do not want to see.
 
 mod append;
 mod counts;
 mod create;
+mod delayed;
 mod directory;
 mod followed;
+mod hierarchy;
 mod load;
 mod members;
 mod membership;
 mod receipts;
+mod reports;
 mod restricted;
 mod send;
 mod shields;
 mod state;
+mod summary;
 #[cfg(test)]
 mod tests;
 mod timeline;
@@ -33,14 +38,18 @@ use ruma::{
     events::room::member::MembershipState,
 };
 
-use self::{counts::CustomRules, followed::Followed, shields::Shields};
+use self::{counts::CustomRules, delayed::Schedule, followed::Followed, shields::Shields};
 pub use self::{
     create::CreateRoom,
+    delayed::{Delay, DelayAction, Delayed, MAX_DELAY, MAX_SCHEDULED},
     directory::{DirectoryPage, DirectorySearch},
+    hierarchy::{HierarchyPage, HierarchyRequest},
     members::{UserRoom, UserRooms},
     membership::{Action, MemberChange, MemberProfile},
     receipts::NewReceipt,
+    reports::Reporter,
     send::{NewEvent, Transaction},
+    summary::{MutualRooms, Summary},
     timeline::{Access, Context, Page, PageRequest},
     upgrade::Upgrade,
     warm::{Room, View},
@@ -83,6 +92,7 @@ pub(crate) struct Inner {
     users: Followed<UserRooms>,
     rules: CustomRules,
     shields: Shields,
+    schedule: Schedule,
 }
 
 impl Rooms {
@@ -96,6 +106,7 @@ impl Rooms {
     ) -> Result<Self> {
         let rules = CustomRules::load(&db).await?;
         let shields = Shields::load(&db).await?;
+        let schedule = Schedule::load(&db).await?;
         let inner = Arc::new(Inner {
             db: db.clone(),
             clock,
@@ -108,6 +119,7 @@ impl Rooms {
             users: Followed::new(WARM_USERS),
             rules,
             shields,
+            schedule,
         });
         db.journal().follow(inner.clone());
         Ok(Self { inner })

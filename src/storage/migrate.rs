@@ -28,6 +28,10 @@ const MIGRATIONS: &[(&str, &str)] = &[
         "0004_directory_search.sql",
         include_str!("../../migrations/0004_directory_search.sql"),
     ),
+    (
+        "0007_rooms.sql",
+        include_str!("../../migrations/0007_rooms.sql"),
+    ),
 ];
 
 /// What the tokens in a migration stand for, and which files belong to the database.

@@ -7,6 +7,7 @@
 mod event_fields;
 mod lazy;
 mod moment;
+mod old_sync;
 mod recent;
 mod response;
 mod room_view;
@@ -29,7 +30,7 @@ pub use self::{
     room_view::client_event,
     token::{Token, place_of, place_token},
     waiter::Waiters,
-    written::write,
+    written::{StateAfter, write},
 };
 use crate::{
     clock::Clock,

@@ -33,7 +33,7 @@ use super::{App, auth, client};
 use crate::{
     ephemeral::PresenceUpdate,
     error::{Error, Result},
-    sync::{Sync, SyncRequest, Token, write},
+    sync::{StateAfter, Sync, SyncRequest, Token, write},
     users::Session,
 };
 
@@ -324,7 +324,7 @@ impl Channel {
         if Sync::is_empty(&response) && !is_first {
             return Ok(());
         }
-        let text = write(&response);
+        let text = write(&response, StateAfter::Stable);
         self.send(text.map_err(|_| End::Close(close_code::ERROR, "internal server error"))?)
             .await
     }

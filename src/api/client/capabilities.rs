@@ -10,6 +10,7 @@ use crate::{
     api::{App, Incoming, endpoint},
     config::Config,
     matrix::{OWNED_STATE_VERSIONS, STABLE_VERSIONS},
+    rooms::{MAX_DELAY, MAX_SCHEDULED},
 };
 
 pub(super) fn routes() -> Router<App> {
@@ -37,6 +38,10 @@ async fn get_capabilities(
             "m.profile_fields": { "enabled": true },
             "m.3pid_changes": { "enabled": false },
             "m.get_login_token": { "enabled": false },
+            "org.matrix.msc4140.delayed_events": {
+                "max_delay_ms": u64::try_from(MAX_DELAY.as_millis()).unwrap_or(u64::MAX),
+                "max_scheduled": MAX_SCHEDULED,
+            },
         },
     }))
 }

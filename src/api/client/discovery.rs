@@ -26,10 +26,18 @@ use crate::{
 /// A version is listed once every endpoint that it made stable is served; until then what is there of newer
 /// ones is listed by feature, so that no client asks for what is missing.
 const VERSIONS: [&str; 1] = ["v1.1"];
-/// What it can do beyond them: private read receipts, authenticated media, and the push channel.
-const UNSTABLE_FEATURES: [&str; 3] = [
+/// What it can do beyond them: private read receipts, authenticated media, mutual rooms, types of rooms in the
+/// directory, delayed events, rules for invitations, state after the timeline, and the push channel.
+const UNSTABLE_FEATURES: &[&str] = &[
     "org.matrix.msc2285.stable",
     "org.matrix.msc3916.stable",
+    "uk.half-shot.msc2666.query_mutual_rooms",
+    "uk.half-shot.msc2666.query_mutual_rooms.stable",
+    "org.matrix.msc3827.stable",
+    "org.matrix.msc4140",
+    "org.matrix.msc4155",
+    "org.matrix.msc4222",
+    "org.matrix.msc4380.stable",
     "dev.parlour.websocket_stream",
 ];
 
@@ -53,9 +61,10 @@ pub(super) fn routes() -> Router<App> {
 async fn get_supported_versions() -> Outgoing<get_supported_versions::Response> {
     let versions = VERSIONS.map(str::to_owned).to_vec();
     let mut response = get_supported_versions::Response::new(versions);
-    response.unstable_features = UNSTABLE_FEATURES
-        .map(|feature| (feature.to_owned(), true))
-        .into();
+    let features = UNSTABLE_FEATURES.iter();
+    response.unstable_features = features
+        .map(|feature| ((*feature).to_owned(), true))
+        .collect();
     Outgoing(response)
 }
 

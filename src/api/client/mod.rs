@@ -4,6 +4,7 @@ mod account;
 mod account_data;
 mod admin_register;
 mod capabilities;
+mod delayed_events;
 mod devices;
 mod directory;
 mod discovery;
@@ -14,11 +15,14 @@ mod login;
 mod media;
 mod membership;
 mod messages;
+mod peeking;
 mod profile;
 mod push_rules;
 mod register;
+mod reporting;
 mod rooms;
 mod send;
+mod spaces;
 mod state;
 mod sync;
 mod tags;
@@ -37,6 +41,7 @@ pub(super) fn routes() -> Router<App> {
         .merge(account_data::routes())
         .merge(admin_register::routes())
         .merge(capabilities::routes())
+        .merge(delayed_events::routes())
         .merge(devices::routes())
         .merge(directory::routes())
         .merge(discovery::routes())
@@ -47,11 +52,14 @@ pub(super) fn routes() -> Router<App> {
         .merge(membership::routes())
         .merge(messages::routes())
         .merge(media::routes())
+        .merge(peeking::routes())
         .merge(profile::routes())
         .merge(push_rules::routes())
         .merge(register::routes())
+        .merge(reporting::routes())
         .merge(rooms::routes())
         .merge(send::routes())
+        .merge(spaces::routes())
         .merge(state::routes())
         .merge(sync::routes())
         .merge(tags::routes())
