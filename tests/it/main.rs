@@ -41,6 +41,7 @@ mod rooms;
 mod send;
 mod shutdown;
 mod spaces;
+mod state_after;
 mod sync;
 mod sync_folds;
 mod sync_rooms;
