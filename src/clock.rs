@@ -11,12 +11,24 @@ use std::{
 };
 
 use ruma::{MilliSecondsSinceUnixEpoch, UInt};
+use tokio::sync::watch;
+
+/// The longest sleep without a look at the clock, which may be set while one sleeps.
+const LONGEST_SLEEP: Duration = Duration::from_mins(1);
 
 /// A source of the present time.
 #[derive(Clone, Debug, Default)]
 pub struct Clock {
     /// Milliseconds since the Unix epoch of a clock that a test moves; `None` is the system's clock.
-    manual: Option<Arc<AtomicU64>>,
+    manual: Option<Arc<Manual>>,
+}
+
+/// A clock that a test moves.
+#[derive(Debug)]
+struct Manual {
+    now: AtomicU64,
+    /// Told of every move.
+    moved: watch::Sender<()>,
 }
 
 impl Clock {
@@ -28,27 +40,47 @@ impl Clock {
     /// Returns a clock that stands still until [`Clock::advance`] moves it.
     pub fn manual(start: u64) -> Self {
         Self {
-            manual: Some(Arc::new(AtomicU64::new(start))),
+            manual: Some(Arc::new(Manual {
+                now: AtomicU64::new(start),
+                moved: watch::Sender::new(()),
+            })),
         }
     }
 
     /// Moves a manual clock forward; the system's clock goes its own way.
     pub fn advance(&self, by: Duration) {
         if let Some(manual) = &self.manual {
-            manual.fetch_add(
-                u64::try_from(by.as_millis()).unwrap_or(u64::MAX),
-                Ordering::SeqCst,
-            );
+            let by = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
+            manual.now.fetch_add(by, Ordering::SeqCst);
+            manual.moved.send_replace(());
         }
     }
 
     /// Returns the milliseconds since the Unix epoch.
     pub fn now_ms(&self) -> i64 {
         let ms = match &self.manual {
-            Some(manual) => manual.load(Ordering::SeqCst),
+            Some(manual) => manual.now.load(Ordering::SeqCst),
             None => system_ms(),
         };
         i64::try_from(ms).unwrap_or(i64::MAX)
+    }
+
+    /// Waits until a time, in milliseconds since the Unix epoch.
+    pub async fn sleep_until(&self, ms: i64) {
+        let mut moved = self.manual.as_ref().map(|manual| manual.moved.subscribe());
+        loop {
+            let left = ms.saturating_sub(self.now_ms());
+            if left <= 0 {
+                return;
+            }
+            if let Some(moved) = &mut moved {
+                // The sender lives as long as the clock.
+                drop(moved.changed().await);
+            } else {
+                let left = Duration::from_millis(u64::try_from(left).unwrap_or(0));
+                tokio::time::sleep(left.min(LONGEST_SLEEP)).await;
+            }
+        }
     }
 
     /// Returns the present time as Matrix writes it.
@@ -81,5 +113,17 @@ mod tests {
         assert_eq!(clock.now_ms(), 1_000);
         clock.advance(Duration::from_secs(2));
         assert_eq!(clock.now_ms(), 3_000);
+    }
+
+    #[tokio::test]
+    async fn whoever_sleeps_by_a_manual_clock_wakes_when_it_is_moved_far_enough() {
+        let clock = Clock::manual(1_000);
+        let sleep = clock.sleep_until(3_000);
+        tokio::pin!(sleep);
+
+        clock.advance(Duration::from_secs(1));
+        assert!(futures_util::poll!(sleep.as_mut()).is_pending());
+        clock.advance(Duration::from_secs(1));
+        sleep.await;
     }
 }

@@ -151,6 +151,12 @@ pub enum Error {
     /// Another server could not be reached, or answered badly.
     #[error("{0}")]
     Unreachable(String),
+    /// Something else has become of the delayed event.
+    #[error("{0}")]
+    Finalised(String),
+    /// The event shall be delayed for longer than this.
+    #[error("events cannot be delayed for so long")]
+    MaxDelayExceeded(Duration),
     /// The user takes no invitations.
     #[error("the user does not take invitations")]
     InviteBlocked,

@@ -2,6 +2,8 @@
 //!
 //! [spec]: https://spec.matrix.org/v1.19/client-server-api/#standard-error-response
 
+use std::time::Duration;
+
 use axum::{
     Json,
     http::{HeaderValue, StatusCode, header::RETRY_AFTER},
@@ -40,15 +42,16 @@ pub(super) fn body(error: &Error) -> Value {
         other => other.to_string(),
     };
     let mut body = json!({ "errcode": errcode, "error": text });
-    if let (Value::Object(body), Some((key, value))) = (&mut body, detail(error)) {
-        body.insert(key.to_owned(), value);
+    if let Value::Object(body) = &mut body {
+        let details = details(error).into_iter();
+        body.extend(details.map(|(key, value)| (key.to_owned(), value)));
     }
     body
 }
 
 fn kind(error: &Error) -> (StatusCode, &'static str) {
     match error {
-        Error::Forbidden(_) => (StatusCode::FORBIDDEN, "M_FORBIDDEN"),
+        Error::Forbidden(_) | Error::MaxDelayExceeded(_) => (StatusCode::FORBIDDEN, "M_FORBIDDEN"),
         Error::NotFound(_) => (StatusCode::NOT_FOUND, "M_NOT_FOUND"),
         Error::MissingToken => (StatusCode::UNAUTHORIZED, "M_MISSING_TOKEN"),
         Error::UnknownToken { .. } => (StatusCode::UNAUTHORIZED, "M_UNKNOWN_TOKEN"),
@@ -97,7 +100,7 @@ fn kind(error: &Error) -> (StatusCode, &'static str) {
             StatusCode::CONFLICT,
             "IO.ELEMENT.MSC4306.M_CONFLICTING_UNSUBSCRIPTION",
         ),
-        Error::AliasInUse(_) => (StatusCode::CONFLICT, "M_UNKNOWN"),
+        Error::AliasInUse(_) | Error::Finalised(_) => (StatusCode::CONFLICT, "M_UNKNOWN"),
         Error::BadState(_) => (StatusCode::FORBIDDEN, "M_BAD_STATE"),
         Error::BadAlias(_) => (StatusCode::BAD_REQUEST, "M_BAD_ALIAS"),
         Error::NotYetUploaded(_) => (StatusCode::GATEWAY_TIMEOUT, "M_NOT_YET_UPLOADED"),
@@ -111,25 +114,29 @@ fn kind(error: &Error) -> (StatusCode, &'static str) {
 }
 
 /// Returns what some errors tell beside their code and text.
-fn detail(error: &Error) -> Option<(&'static str, Value)> {
+fn details(error: &Error) -> Vec<(&'static str, Value)> {
     match error {
-        Error::UnknownToken { soft_logout } => Some(("soft_logout", json!(soft_logout))),
+        Error::UnknownToken { soft_logout } => vec![("soft_logout", json!(soft_logout))],
         // The client may keep its data: the account may be unlocked.
-        Error::UserLocked => Some(("soft_logout", json!(true))),
-        Error::WrongRoomKeysVersion { current } => Some(("current_version", json!(current))),
-        Error::IncompatibleRoomVersion(version) => Some(("room_version", json!(version))),
-        Error::LimitExceeded { retry_after } => {
-            let ms = u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX);
-            Some(("retry_after_ms", json!(ms)))
-        }
-        _ => None,
+        Error::UserLocked => vec![("soft_logout", json!(true))],
+        Error::WrongRoomKeysVersion { current } => vec![("current_version", json!(current))],
+        Error::IncompatibleRoomVersion(version) => vec![("room_version", json!(version))],
+        Error::LimitExceeded { retry_after } => vec![("retry_after_ms", ms(*retry_after))],
+        // As clients look for it that know earlier drafts of MSC4140.
+        Error::MaxDelayExceeded(longest) => vec![
+            ("org.matrix.msc4140.errcode", json!("M_MAX_DELAY_EXCEEDED")),
+            ("org.matrix.msc4140.max_delay", ms(*longest)),
+        ],
+        _ => Vec::new(),
     }
+}
+
+fn ms(duration: Duration) -> Value {
+    json!(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use axum::body::to_bytes;
     use ruma::api::client::uiaa::{AuthFlow, AuthType, UiaaInfo};
 

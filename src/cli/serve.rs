@@ -112,6 +112,7 @@ pub(crate) async fn build(
     let key = signing_key::load(&config.server)?;
     let version = config.server.default_room_version.clone();
     let rooms = Rooms::open(db.clone(), clock.clone(), key, tasks.clone(), version).await?;
+    rooms.send_delayed_events();
     let ephemeral = Ephemeral::new(clock.clone(), &tasks);
     let workflows = Workflows::new(
         users.clone(),

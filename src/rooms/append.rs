@@ -23,6 +23,7 @@ use crate::{
     matrix::{self, Counters, Exception, Pdu, StateMap, TimelineEvent, Visibility},
     storage::{
         Change, DeviceNum, WriteTx,
+        delayed::{self, Ending},
         events::{self, NewEvent, Status},
         memberships,
         rooms::{self, Listing},
@@ -37,6 +38,8 @@ pub(super) struct Accepted {
     pub(super) json: String,
     pub(super) counting: Counting,
     pub(super) transaction: Option<(DeviceNum, String)>,
+    /// The number under which it was scheduled.
+    pub(super) delayed: Option<i64>,
 }
 
 /// Where an event stands, in numbers.
@@ -63,6 +66,7 @@ pub(super) async fn append(
         return Ok(None);
     }
     store_relation(tx, room, &numbers, &event).await?;
+    settle_delayed(inner, tx, room, (&accepted, numbers.sender)).await?;
     advance_tip(tip, &event);
     if let Some(state_key) = numbers.state_key {
         store_state(tx, room, tip, (&numbers, state_key), &event).await?;
@@ -70,7 +74,8 @@ pub(super) async fn append(
             store_membership(inner, tx, room, (&numbers, state_key), &event).await?;
         }
         if is_listed(&event.pdu.kind) {
-            rooms::set_listing(tx, room.num, &listing(tip)).await?;
+            let listing = listing(&tip.state, tip.joined_members);
+            rooms::set_listing(tx, room.num, &listing).await?;
         }
     }
     let extremities = serde_json::to_string(&tip.forward_extremities)?;
@@ -97,6 +102,36 @@ pub(super) async fn append(
         redact(tx, room, tip, &event.pdu).await?;
     }
     Ok(Some(event))
+}
+
+/// Notes that a delayed event is sent, and cancels what others have scheduled for the same piece of state.
+async fn settle_delayed(
+    inner: &Inner,
+    tx: &mut WriteTx,
+    room: &Room,
+    (accepted, sender): (&Accepted, i64),
+) -> Result<()> {
+    if !inner.schedule.is_used() {
+        return Ok(());
+    }
+    let (pdu, now) = (&accepted.pdu, inner.clock.now_ms());
+    if let Some(num) = accepted.delayed {
+        let ending = Ending {
+            ts: now,
+            event_id: Some(pdu.event_id.as_str()),
+            error: None,
+        };
+        if !delayed::finish(tx, num, ending).await? {
+            return Err(Error::Finalised(
+                "the event was sent or cancelled already".to_owned(),
+            ));
+        }
+    }
+    if let Some(state_key) = &pdu.state_key {
+        let kind = pdu.kind.to_string();
+        delayed::cancel_state(tx, room.num, (&kind, state_key), sender, now).await?;
+    }
+    Ok(())
 }
 
 async fn intern(tx: &mut WriteTx, pdu: &Pdu) -> Result<Numbers> {
@@ -337,9 +372,9 @@ fn is_listed(kind: &TimelineEventType) -> bool {
 }
 
 /// What the public directory shows of a room in this state.
-fn listing(tip: &Tip) -> Listing {
+pub(super) fn listing(state: &StateMap, joined_members: i64) -> Listing {
     let text = |kind: StateEventType, field: &str| {
-        tip.state
+        state
             .get(&kind, "")
             .and_then(|pdu| pdu.content_str(field))
             .filter(|text| !text.is_empty())
@@ -352,10 +387,10 @@ fn listing(tip: &Tip) -> Listing {
         join_rule: text(StateEventType::RoomJoinRules, "join_rule")
             .unwrap_or_else(|| "invite".to_owned()),
         room_type: text(StateEventType::RoomCreate, "type"),
-        world_readable: Visibility::of_state(&tip.state) == Visibility::WorldReadable,
+        world_readable: Visibility::of_state(state) == Visibility::WorldReadable,
         guest_can_join: text(StateEventType::RoomGuestAccess, "guest_access").as_deref()
             == Some(GuestAccess::CanJoin.as_str()),
-        joined_members: tip.joined_members,
+        joined_members,
     }
 }
 

@@ -153,6 +153,7 @@ impl Inner {
             json,
             counting: super::counts::Counting::default(),
             transaction: None,
+            delayed: None,
         };
         let room = Room::new(
             0,

@@ -1,8 +1,9 @@
 //! Rooms: a log of events each, and the state that follows from it.
 //!
 //! `append` is the only code that stores an event. Everyone else follows the journal. `warm` keeps rooms in
-//! memory; `send`, `create` and `membership` build events; `timeline` and `state` read; `directory` has
-//! aliases and the public list; `receipts` and `counts` know what was read.
+//! memory; `send`, `create`, `upgrade`, `membership` and `restricted` build events, and `delayed` sends them
+//! later; `timeline` and `state` read; `directory` has aliases and the public list, `hierarchy` and `summary` show
+//! rooms to those outside; `receipts` and `counts` know what was read, and `shields` what users do not want to see.
 
 mod aggregations;
 mod append;
@@ -10,21 +11,25 @@ mod at_time;
 mod by_relations;
 mod counts;
 mod create;
+mod delayed;
 mod directory;
 mod fill;
 mod followed;
+mod hierarchy;
 mod load;
 mod members;
 mod membership;
 mod reading;
 mod receipts;
 mod relations;
+mod reports;
 mod restricted;
 mod search;
 mod send;
 mod shields;
 mod some_events;
 mod state;
+mod summary;
 #[cfg(test)]
 mod tests;
 mod threads;
@@ -45,19 +50,23 @@ use ruma::{
 pub use self::{
     aggregations::{Audience, Bundle, Bundles, ThreadSummary},
     create::CreateRoom,
+    delayed::{Delay, DelayAction, Delayed, MAX_DELAY, MAX_SCHEDULED},
     directory::{DirectoryPage, DirectorySearch},
+    hierarchy::{HierarchyPage, HierarchyRequest},
     members::{UserRoom, UserRooms},
     membership::{Action, MemberChange, MemberProfile},
     receipts::NewReceipt,
     relations::{Related, RelatedRequest},
+    reports::Reporter,
     search::{Hit, SearchKey, SearchPage, SearchQuery},
     send::{NewEvent, Transaction},
+    summary::{MutualRooms, Summary},
     threads::{SubscriptionChange, ThreadCount, Threads},
     timeline::{Access, Context, Page, PageRequest},
     upgrade::Upgrade,
     warm::{Room, View},
 };
-use self::{counts::CustomRules, followed::Followed, shields::Shields};
+use self::{counts::CustomRules, delayed::Schedule, followed::Followed, shields::Shields};
 use crate::{
     clock::Clock,
     error::{Error, Result},
@@ -96,6 +105,7 @@ pub(crate) struct Inner {
     users: Followed<UserRooms>,
     rules: CustomRules,
     shields: Shields,
+    schedule: Schedule,
 }
 
 impl Rooms {
@@ -110,6 +120,7 @@ impl Rooms {
         fill::fill_relations(&db).await?;
         let rules = CustomRules::load(&db).await?;
         let shields = Shields::load(&db).await?;
+        let schedule = Schedule::load(&db).await?;
         let inner = Arc::new(Inner {
             db: db.clone(),
             clock,
@@ -122,6 +133,7 @@ impl Rooms {
             users: Followed::new(WARM_USERS),
             rules,
             shields,
+            schedule,
         });
         db.journal().follow(inner.clone());
         let rooms = Self { inner };

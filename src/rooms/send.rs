@@ -143,6 +143,16 @@ impl Rooms {
     }
 
     pub(super) async fn send_now(&self, num: i64, event: NewEvent) -> Result<OwnedEventId> {
+        self.send_scheduled(num, event, None).await
+    }
+
+    /// As [`Rooms::send_now`], for an event that may have been scheduled under a number.
+    pub(super) async fn send_scheduled(
+        &self,
+        num: i64,
+        event: NewEvent,
+        delayed: Option<i64>,
+    ) -> Result<OwnedEventId> {
         for _ in 0..ATTEMPTS {
             let room = self.room_by_number(num).await?;
             // Others of this room wait for its lock: their events shall come into one batch with this one.
@@ -151,13 +161,14 @@ impl Rooms {
             if room.is_stale() {
                 continue;
             }
-            let accepted = match self.accept_allowed(&room, &tip, &event).await {
+            let mut accepted = match self.accept_allowed(&room, &tip, &event).await {
                 Ok(accepted) => accepted,
                 Err(refused) => return self.inner.already_sent(&room, &event, refused).await,
             };
             if let Some(same) = same_state(&room, &tip, &accepted.pdu) {
                 return Ok(same);
             }
+            accepted.delayed = delayed;
             let event_id = accepted.pdu.event_id.clone();
             let mut tx = self.inner.db.write().await?;
             if room.is_stale() {
@@ -295,6 +306,7 @@ impl Inner {
             json,
             counting,
             transaction,
+            delayed: None,
         })
     }
 

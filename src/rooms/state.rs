@@ -4,8 +4,12 @@ use std::sync::Arc;
 
 use ruma::{
     UserId,
-    events::{StateEventType, room::member::MembershipState},
+    events::{
+        StateEventType,
+        room::{member::MembershipState, server_acl::RoomServerAclEventContent},
+    },
 };
+use serde_json::value::RawValue;
 
 use super::{Rooms, load::state_map, warm::Room};
 use crate::{
@@ -64,6 +68,22 @@ impl Rooms {
             .map_err(|source| Error::internal("read an event id", source))?;
         let is_state = Pdu::parse(event_id, &last.json)?.state_key.is_some();
         state_map(&mut tx, if is_state { last.position } else { last.state }).await
+    }
+
+    /// Checks that a server ACL does not shut this server out, whose users could never lift it again.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidParam`] when it does; [`Error::BadJson`] when it is none.
+    pub fn check_server_acl(&self, content: &RawValue) -> Result<()> {
+        let acl: RoomServerAclEventContent = serde_json::from_str(content.get())
+            .map_err(|e| Error::BadJson(format!("m.room.server_acl: {e}")))?;
+        if acl.is_allowed(self.server_name()) {
+            return Ok(());
+        }
+        Err(Error::invalid_param(
+            "the list would shut out this server itself",
+        ))
     }
 
     /// Returns the state of a room when its creator had just joined it.

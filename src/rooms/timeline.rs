@@ -344,15 +344,38 @@ impl Rooms {
         access: &Access,
         event_id: &EventId,
     ) -> Result<Arc<TimelineEvent>> {
-        let event = self.find_event(room, event_id).await?;
-        match event {
-            Some(event) if access.may_see(&event) && !access.hides(&event.pdu) => {
-                Ok(access.seen(event, &room.rules))
-            }
-            _ => Err(Error::not_found(
-                "there is no such event, or you may not see it",
-            )),
+        let event = self.visible_event(room, access, event_id).await?;
+        if access.hides(&event.pdu) {
+            return Err(no_such_event());
         }
+        Ok(event)
+    }
+
+    /// As [`Rooms::event`], also where the user ignores whoever sent it.
+    pub(super) async fn visible_event(
+        &self,
+        room: &Room,
+        access: &Access,
+        event_id: &EventId,
+    ) -> Result<Arc<TimelineEvent>> {
+        match self.find_event(room, event_id).await? {
+            Some(event) if access.may_see(&event) => Ok(access.seen(event, &room.rules)),
+            _ => Err(no_such_event()),
+        }
+    }
+
+    /// Returns the room that an event is in.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] when there is no such event.
+    pub async fn room_of_event(&self, event_id: &EventId) -> Result<Arc<Room>> {
+        let row = {
+            let mut conn = self.inner.db.read().await?;
+            events::get(&mut conn, event_id.as_str()).await?
+        };
+        let row = row.ok_or_else(no_such_event)?;
+        self.room_by_number(row.room).await
     }
 
     /// Returns an event of a room's timeline, whoever may see it.
@@ -437,6 +460,10 @@ impl Rooms {
         }
         self.page(room, access, request, wanted).await
     }
+}
+
+fn no_such_event() -> Error {
+    Error::not_found("there is no such event, or you may not see it")
 }
 
 /// Returns the place at which to go on after an event.

@@ -37,6 +37,10 @@ const MIGRATIONS: &[(&str, &str)] = &[
         include_str!("../../migrations/0006_relations.sql"),
     ),
     (
+        "0007_rooms.sql",
+        include_str!("../../migrations/0007_rooms.sql"),
+    ),
+    (
         "0008_accounts.sql",
         include_str!("../../migrations/0008_accounts.sql"),
     ),

@@ -9,6 +9,7 @@ mod event_fields;
 mod lazy;
 mod moment;
 mod notifications;
+mod old_sync;
 mod recent;
 mod response;
 mod room_view;
@@ -35,7 +36,7 @@ pub use self::{
     show::client_event,
     token::{Token, place_of, place_token},
     waiter::Waiters,
-    written::write,
+    written::{StateAfter, write},
 };
 use crate::{
     clock::Clock,

@@ -22,6 +22,8 @@ const PRESENCE_PAUSE: Duration = Duration::from_secs(2);
 /// Who waits for news.
 pub struct Waiters {
     by_user: Mutex<HashMap<UserNum, Waiting>>,
+    /// Rooms that somebody looks into, who need not be in them.
+    watched: Mutex<HashMap<RoomNum, Arc<Notify>>>,
     rooms: Rooms,
     /// Whose presence changed since it was last told.
     stirred: Mutex<HashSet<UserNum>>,
@@ -47,6 +49,7 @@ impl Waiters {
     pub(super) fn start(rooms: Rooms, ephemeral: &Ephemeral, tasks: &Tasks) -> Arc<Self> {
         let waiters = Arc::new(Self {
             by_user: Mutex::default(),
+            watched: Mutex::default(),
             rooms,
             stirred: Mutex::default(),
             presence: Notify::new(),
@@ -94,6 +97,18 @@ impl Waiters {
         }
     }
 
+    /// Begins to wait for news of a room: whatever comes from now on is not missed.
+    pub fn watch(&self, room: RoomNum) -> impl Future<Output = ()> + use<> {
+        let notify = {
+            let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+            watched.retain(|_, notify| Arc::strong_count(notify) > 1);
+            watched.entry(room).or_default().clone()
+        };
+        let mut notified = Box::pin(notify.notified_owned());
+        notified.as_mut().enable();
+        notified
+    }
+
     fn wake(&self, user: UserNum) {
         if let Some(waiting) = self.by_user().get(&user) {
             waiting.notify.notify_waiters();
@@ -102,6 +117,11 @@ impl Waiters {
 
     /// Wakes the members of a room, by whichever list is shorter.
     fn wake_room(&self, room: RoomNum) {
+        let watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(notify) = watched.get(&room) {
+            notify.notify_waiters();
+        }
+        drop(watched);
         let Some(room) = self.rooms.peek(room) else {
             return;
         };

@@ -101,6 +101,20 @@ enum ToldState<'a> {
     After {
         events: &'a [Raw<AnySyncStateEvent>],
     },
+    #[serde(rename = "org.matrix.msc4222.state_after")]
+    AfterUnstable {
+        events: &'a [Raw<AnySyncStateEvent>],
+    },
+}
+
+/// Under which name the state after a timeline is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StateAfter {
+    /// As the specification names it.
+    #[default]
+    Stable,
+    /// As [MSC4222](https://github.com/matrix-org/matrix-spec-proposals/pull/4222) did before.
+    Unstable,
 }
 
 /// Writes an answer.
@@ -108,12 +122,12 @@ enum ToldState<'a> {
 /// # Errors
 ///
 /// When it cannot be written, which has no reason that a client could act on.
-pub fn write(response: &Response) -> Result<String> {
+pub fn write(response: &Response, state_after: StateAfter) -> Result<String> {
     let answer = Answer {
         next_batch: &response.next_batch,
         rooms: Rooms {
-            leave: borrowed(&response.rooms.leave, Left::of),
-            join: borrowed(&response.rooms.join, Joined::of),
+            leave: borrowed(&response.rooms.leave, |room| Left::of(room, state_after)),
+            join: borrowed(&response.rooms.join, |room| Joined::of(room, state_after)),
             invite: &response.rooms.invite,
             knock: &response.rooms.knock,
         },
@@ -147,23 +161,23 @@ impl Rooms<'_> {
 }
 
 impl<'a> Left<'a> {
-    fn of(room: &'a LeftRoom) -> Self {
+    fn of(room: &'a LeftRoom, state_after: StateAfter) -> Self {
         Self {
             timeline: Told::of(&room.timeline),
-            state: ToldState::of(&room.state),
+            state: ToldState::of(&room.state, state_after),
             account_data: &room.account_data,
         }
     }
 }
 
 impl<'a> Joined<'a> {
-    fn of(room: &'a JoinedRoom) -> Self {
+    fn of(room: &'a JoinedRoom, state_after: StateAfter) -> Self {
         Self {
             summary: &room.summary,
             unread_notifications: &room.unread_notifications,
             unread_thread_notifications: &room.unread_thread_notifications,
             timeline: Told::of(&room.timeline),
-            state: ToldState::of(&room.state).filter(|state| !state.is_empty()),
+            state: ToldState::of(&room.state, state_after).filter(|state| !state.is_empty()),
             account_data: Listed {
                 events: &room.account_data.events,
             },
@@ -183,8 +197,13 @@ impl<'a> Told<'a> {
 }
 
 impl<'a> ToldState<'a> {
-    fn of(state: &'a State) -> Option<Self> {
+    fn of(state: &'a State, state_after: StateAfter) -> Option<Self> {
         match state {
+            State::After(state) if state_after == StateAfter::Unstable => {
+                Some(Self::AfterUnstable {
+                    events: &state.events,
+                })
+            }
             State::Before(state) => Some(Self::Before {
                 events: &state.events,
             }),
@@ -216,7 +235,8 @@ mod tests {
         after.state = State::After(ruma::api::client::sync::sync_events::v3::StateEvents::new());
         response.rooms.leave.insert(room("!c:b"), after);
 
-        let written: Value = serde_json::from_str(&write(&response).unwrap()).unwrap();
+        let written: Value =
+            serde_json::from_str(&write(&response, StateAfter::Stable).unwrap()).unwrap();
 
         let timeline = json!({ "limited": false, "events": [] });
         let expected = json!({
@@ -232,5 +252,11 @@ mod tests {
             },
         });
         assert_eq!(written, expected);
+        let unstable = write(&response, StateAfter::Unstable).unwrap();
+        let unstable: Value = serde_json::from_str(&unstable).unwrap();
+        assert_eq!(
+            unstable["rooms"]["leave"]["!c:b"]["org.matrix.msc4222.state_after"],
+            json!({ "events": [] })
+        );
     }
 }

@@ -24,6 +24,14 @@ async fn versions_lists_what_is_supported() {
         "org.matrix.msc3856.stable": true,
         "org.matrix.msc3916.stable": true,
         "org.matrix.msc3981": true,
+        "org.matrix.msc3827.stable": true,
+        "org.matrix.msc3916.stable": true,
+        "org.matrix.msc4140": true,
+        "org.matrix.msc4155": true,
+        "org.matrix.msc4222": true,
+        "org.matrix.msc4380.stable": true,
+        "uk.half-shot.msc2666.query_mutual_rooms": true,
+        "uk.half-shot.msc2666.query_mutual_rooms.stable": true,
     });
     assert_eq!(body["unstable_features"], features);
 }

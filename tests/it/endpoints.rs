@@ -9,7 +9,7 @@ use crate::harness::Server;
 const TABLE: &str = include_str!("client_server_endpoints.tsv");
 
 /// What is not served, and why.
-const MISSING: [(&str, &str); 8] = [
+const MISSING: [(&str, &str); 7] = [
     ("post3PIDs", "deprecated; accounts have no addresses here"),
     ("pingAppservice", "there are no application services yet"),
     (
@@ -23,10 +23,6 @@ const MISSING: [(&str, &str); 8] = [
     ("redirectToSSO", "there is no single sign-on"),
     ("redirectToIdP", "there is no single sign-on"),
     ("getWellknownPolicy", "this server is no policy server"),
-    (
-        "getOneEvent",
-        "deprecated, and of no use without the stream that it belongs to",
-    ),
 ];
 
 #[tokio::test]

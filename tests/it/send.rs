@@ -466,3 +466,22 @@ async fn a_new_profile_is_shown_in_the_rooms_of_the_user() {
     assert_eq!(events[0]["content"]["displayname"], "Alice");
     assert_eq!(events[1]["content"], expected);
 }
+
+#[tokio::test]
+async fn a_room_cannot_shut_out_its_own_server() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let room = alice.creates(json!({})).await;
+    let kind = "m.room.server_acl";
+
+    for acl in [
+        json!({ "allow": ["*"], "deny": ["local*"] }),
+        json!({ "allow": ["else.where"] }),
+        json!({}),
+    ] {
+        let refused = alice.tries_to_set(&room, kind, acl).await;
+        refused.expect_error(400, "M_INVALID_PARAM");
+    }
+    let acl = json!({ "allow": ["*"], "deny": ["evil.org"] });
+    alice.sets(&room, kind, acl).await;
+}

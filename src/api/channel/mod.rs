@@ -33,7 +33,7 @@ use super::{App, auth, client};
 use crate::{
     ephemeral::PresenceUpdate,
     error::{Error, Result},
-    sync::{SyncRequest, Token, write},
+    sync::{StateAfter, SyncRequest, Token, write},
     users::Session,
 };
 
@@ -324,7 +324,7 @@ impl Channel {
         if !answer.is_news && !is_first {
             return Ok(());
         }
-        let text = write(&answer.response);
+        let text = write(&answer.response, StateAfter::Stable);
         self.send(text.map_err(|_| End::Close(close_code::ERROR, "internal server error"))?)
             .await
     }

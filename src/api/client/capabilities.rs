@@ -10,6 +10,7 @@ use crate::{
     api::{App, Incoming, endpoint},
     config::Config,
     matrix::{OWNED_STATE_VERSIONS, STABLE_VERSIONS},
+    rooms::{MAX_DELAY, MAX_SCHEDULED},
 };
 
 pub(super) fn routes() -> Router<App> {
@@ -38,6 +39,10 @@ async fn get_capabilities(
             "m.3pid_changes": { "enabled": false },
             "m.account_moderation": { "suspend": from.is_admin, "lock": from.is_admin },
             "m.get_login_token": { "enabled": !from.is_guest },
+            "org.matrix.msc4140.delayed_events": {
+                "max_delay_ms": u64::try_from(MAX_DELAY.as_millis()).unwrap_or(u64::MAX),
+                "max_scheduled": MAX_SCHEDULED,
+            },
         },
     }))
 }

@@ -26,9 +26,9 @@ use crate::{
 /// A version is listed once every endpoint that it made stable is served; until then what is there of newer
 /// ones is listed by feature, so that no client asks for what is missing.
 const VERSIONS: [&str; 1] = ["v1.1"];
-/// What it can do beyond them: private read receipts, finding an event by its time, threads with their list, counts
-/// and receipts, relations both ways and of relations, authenticated media, and the push channel.
-const UNSTABLE_FEATURES: [&str; 11] = [
+/// What it can do beyond them, by the names that clients look for: what unstable proposals bring, what clients of
+/// the time before a version ask for by its feature, and the push channel.
+const UNSTABLE_FEATURES: &[&str] = &[
     "org.matrix.msc2285.stable",
     "org.matrix.msc3030",
     "org.matrix.msc3030.stable",
@@ -39,6 +39,13 @@ const UNSTABLE_FEATURES: [&str; 11] = [
     "org.matrix.msc3856.stable",
     "org.matrix.msc3916.stable",
     "org.matrix.msc3981",
+    "uk.half-shot.msc2666.query_mutual_rooms",
+    "uk.half-shot.msc2666.query_mutual_rooms.stable",
+    "org.matrix.msc3827.stable",
+    "org.matrix.msc4140",
+    "org.matrix.msc4155",
+    "org.matrix.msc4222",
+    "org.matrix.msc4380.stable",
     "dev.parlour.websocket_stream",
 ];
 
@@ -62,9 +69,10 @@ pub(super) fn routes() -> Router<App> {
 async fn get_supported_versions() -> Outgoing<get_supported_versions::Response> {
     let versions = VERSIONS.map(str::to_owned).to_vec();
     let mut response = get_supported_versions::Response::new(versions);
-    response.unstable_features = UNSTABLE_FEATURES
-        .map(|feature| (feature.to_owned(), true))
-        .into();
+    let features = UNSTABLE_FEATURES.iter();
+    response.unstable_features = features
+        .map(|feature| ((*feature).to_owned(), true))
+        .collect();
     Outgoing(response)
 }
 

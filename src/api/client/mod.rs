@@ -5,6 +5,7 @@ mod account_data;
 mod admin_register;
 mod administration;
 mod capabilities;
+mod delayed_events;
 mod devices;
 mod directory;
 mod discovery;
@@ -18,15 +19,18 @@ mod media;
 mod membership;
 mod messages;
 mod openid;
+mod peeking;
 mod profile;
 mod push;
 mod push_rules;
 mod register;
 mod relations;
+mod reporting;
 mod rooms;
 mod search;
 mod send;
 mod server_notices;
+mod spaces;
 mod state;
 mod sync;
 mod tags;
@@ -50,6 +54,7 @@ pub(super) fn routes() -> Router<App> {
         .merge(admin_register::routes())
         .merge(administration::routes())
         .merge(capabilities::routes())
+        .merge(delayed_events::routes())
         .merge(devices::routes())
         .merge(directory::routes())
         .merge(discovery::routes())
@@ -63,15 +68,18 @@ pub(super) fn routes() -> Router<App> {
         .merge(membership::routes())
         .merge(messages::routes())
         .merge(openid::routes())
+        .merge(peeking::routes())
         .merge(profile::routes())
         .merge(push::routes())
         .merge(push_rules::routes())
         .merge(register::routes())
         .merge(relations::routes())
+        .merge(reporting::routes())
         .merge(rooms::routes())
         .merge(search::routes())
         .merge(send::routes())
         .merge(server_notices::routes())
+        .merge(spaces::routes())
         .merge(state::routes())
         .merge(sync::routes())
         .merge(tags::routes())

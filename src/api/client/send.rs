@@ -1,18 +1,23 @@
 //! Sending events to a room.
 
-use axum::{Router, extract::State};
+use axum::{
+    Json, Router,
+    extract::State,
+    response::{IntoResponse, Response},
+};
 use ruma::{
-    OwnedEventId,
+    OwnedEventId, RoomId,
     api::client::{message::send_message_event, redact::redact_event, state::send_state_event},
     events::{StateEventType, TimelineEventType},
 };
 use serde_json::{json, value::to_raw_value};
 
+use super::delayed_events::DelayMs;
 use crate::{
     api::{App, Class, Incoming, Limits, Outgoing, endpoint},
     ephemeral::{Ephemeral, PresenceUpdate},
     error::{Error, Result},
-    rooms::{NewEvent, Rooms, Transaction},
+    rooms::{Delay, NewEvent, Rooms, Transaction},
     users::Session,
     workflows::Workflows,
 };
@@ -35,10 +40,24 @@ async fn send_message_event(
     State(rooms): State<Rooms>,
     State(ephemeral): State<Ephemeral>,
     State(limits): State<Limits>,
+    DelayMs(delay_ms): DelayMs,
     Incoming { from, request }: Incoming<send_message_event::v3::Request>,
-) -> Result<Outgoing<send_message_event::v3::Response>> {
+) -> Result<Response> {
     limits.check(Class::Send, &*from.user_id)?;
     acted(&ephemeral, &from);
+    if let Some(delay_ms) = delay_ms {
+        let delay = Delay {
+            user: from.user,
+            user_id: from.user_id.clone(),
+            device: from.device,
+            txn_id: Some(request.txn_id.to_string()),
+            kind: request.event_type.to_string(),
+            state_key: None,
+            content: request.body.into_json(),
+            delay_ms,
+        };
+        return delayed(&rooms, &request.room_id, delay).await;
+    }
     let event = NewEvent::message(
         from.user_id.clone(),
         request.event_type.to_string().into(),
@@ -49,7 +68,7 @@ async fn send_message_event(
         }),
     );
     let event_id = rooms.send(&request.room_id, event).await?;
-    Ok(Outgoing(send_message_event::v3::Response::new(event_id)))
+    Ok(Outgoing(send_message_event::v3::Response::new(event_id)).into_response())
 }
 
 /// `PUT /_matrix/client/*/rooms/{roomId}/state/{eventType}/{stateKey}`
@@ -60,8 +79,9 @@ async fn send_state_event(
     State(workflows): State<Workflows>,
     State(ephemeral): State<Ephemeral>,
     State(limits): State<Limits>,
+    DelayMs(delay_ms): DelayMs,
     Incoming { from, request }: Incoming<send_state_event::v3::Request>,
-) -> Result<Outgoing<send_state_event::v3::Response>> {
+) -> Result<Response> {
     limits.check(Class::Send, &*from.user_id)?;
     acted(&ephemeral, &from);
     if request.event_type == StateEventType::RoomCreate {
@@ -73,13 +93,29 @@ async fn send_state_event(
             .check_canonical_alias(&request.room_id, &content)
             .await?;
     }
+    if request.event_type == StateEventType::RoomServerAcl {
+        rooms.check_server_acl(&content)?;
+    }
+    if let Some(delay_ms) = delay_ms {
+        let delay = Delay {
+            user: from.user,
+            user_id: from.user_id.clone(),
+            device: from.device,
+            txn_id: None,
+            kind: request.event_type.to_string(),
+            state_key: Some(request.state_key),
+            content,
+            delay_ms,
+        };
+        return delayed(&rooms, &request.room_id, delay).await;
+    }
     let sender = from.user_id.clone();
     let event = NewEvent::state(sender, &request.event_type, &request.state_key, content);
     let event_id: OwnedEventId = rooms.send(&request.room_id, event).await?;
     if request.event_type == StateEventType::RoomGuestAccess {
         workflows.expel_guests(&request.room_id).await?;
     }
-    Ok(Outgoing(send_state_event::v3::Response::new(event_id)))
+    Ok(Outgoing(send_state_event::v3::Response::new(event_id)).into_response())
 }
 
 /// `PUT /_matrix/client/*/rooms/{roomId}/redact/{eventId}/{txnId}`
@@ -125,6 +161,11 @@ async fn must_be_own(
         return session.must_not_be_suspended();
     }
     Ok(())
+}
+
+async fn delayed(rooms: &Rooms, room_id: &RoomId, delay: Delay) -> Result<Response> {
+    let delay_id = rooms.delay(room_id, delay).await?;
+    Ok(Json(json!({ "delay_id": delay_id })).into_response())
 }
 
 fn acted(ephemeral: &Ephemeral, session: &Session) {

@@ -2,7 +2,12 @@
 
 use std::sync::Arc;
 
-use axum::{Router, extract::State, http::header::CONTENT_TYPE, response::IntoResponse};
+use axum::{
+    Router,
+    extract::State,
+    http::{Uri, header::CONTENT_TYPE},
+    response::IntoResponse,
+};
 use ruma::api::client::{
     filter::FilterDefinition,
     sync::sync_events::{self, v3::Filter},
@@ -11,7 +16,7 @@ use ruma::api::client::{
 use crate::{
     api::{App, Incoming, endpoint},
     error::{Error, Result},
-    sync::{Sync, SyncRequest, write},
+    sync::{StateAfter, Sync, SyncRequest, write},
     users::{Session, Users},
 };
 
@@ -25,18 +30,34 @@ pub(super) fn routes() -> Router<App> {
 async fn sync_events(
     State(users): State<Users>,
     State(sync): State<Sync>,
+    uri: Uri,
     Incoming { from, request }: Incoming<sync_events::v3::Request>,
 ) -> Result<impl IntoResponse> {
+    let is_unstable = asks_for_unstable_state_after(&uri) && !request.use_state_after;
     let request = SyncRequest {
         since: request.since.as_deref().map(str::parse).transpose()?,
         filter: filter(&users, &from, request.filter).await?,
         full_state: request.full_state,
         timeout: request.timeout.unwrap_or_default(),
         set_presence: request.set_presence,
-        use_state_after: request.use_state_after,
+        use_state_after: request.use_state_after || is_unstable,
     };
     let response = sync.sync(&from, request).await?;
-    Ok(([(CONTENT_TYPE, "application/json")], write(&response)?))
+    let state_after = if is_unstable {
+        StateAfter::Unstable
+    } else {
+        StateAfter::Stable
+    };
+    let body = write(&response, state_after)?;
+    Ok(([(CONTENT_TYPE, "application/json")], body))
+}
+
+/// Clients of [MSC4222](https://github.com/matrix-org/matrix-spec-proposals/pull/4222) ask by its own name.
+fn asks_for_unstable_state_after(uri: &Uri) -> bool {
+    let query = uri.query().unwrap_or_default();
+    query
+        .split('&')
+        .any(|field| field == "org.matrix.msc4222.use_state_after=true")
 }
 
 /// Returns the filter that a client gives, or names by its id.

@@ -1,0 +1,170 @@
+//! Events that are sent later.
+//!
+//! [MSC4140](https://github.com/matrix-org/matrix-spec-proposals/pull/4140), and what came before its latest draft:
+//! the clients that are there speak both.
+
+use axum::{
+    Json, Router,
+    extract::{FromRequestParts, State},
+    http::request::Parts,
+};
+use ruma::api::client::delayed_events::{
+    get_all_delayed_events, get_delayed_event, send_delayed_event,
+    update_delayed_event::{UpdateAction, unstable_v1, unstable_v2},
+};
+use serde_json::{Value, json};
+
+use crate::{
+    api::{App, Class, Incoming, Limits, Outgoing, Peer, WithBody, endpoint},
+    error::{Error, Result},
+    rooms::{Delay, DelayAction, Delayed, Rooms},
+};
+
+/// What delays an event that is sent on the usual path.
+const DELAY: &str = "org.matrix.msc4140.delay";
+
+/// For how long an event shall be delayed that is sent on the usual path.
+pub(super) struct DelayMs(pub(super) Option<i64>);
+
+impl FromRequestParts<App> for DelayMs {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self> {
+        let query = parts.uri.query().unwrap_or_default();
+        let mut fields = url::form_urlencoded::parse(query.as_bytes());
+        let Some((_, delay)) = fields.find(|(name, _)| name == DELAY) else {
+            return Ok(Self(None));
+        };
+        let delay = delay.parse();
+        let delay = delay.map_err(|_| Error::invalid_param(format!("{DELAY} is no number")))?;
+        Ok(Self(Some(delay)))
+    }
+}
+
+pub(super) fn routes() -> Router<App> {
+    Router::new()
+        .merge(endpoint::<send_delayed_event::unstable::Request, _>(
+            send_delayed_event,
+        ))
+        .merge(endpoint::<get_all_delayed_events::unstable::Request, _>(
+            get_all_delayed_events,
+        ))
+        .merge(endpoint::<get_delayed_event::unstable::Request, _>(
+            get_delayed_event,
+        ))
+        .merge(endpoint::<unstable_v1::Request, _>(
+            update_delayed_event_of_session,
+        ))
+        .merge(endpoint::<unstable_v2::Request, _>(update_delayed_event))
+}
+
+/// `PUT /_matrix/client/unstable/org.matrix.msc4140/rooms/{roomId}/delayed_event/{eventType}/{txnId}`
+///
+/// [MSC4140](https://github.com/matrix-org/matrix-spec-proposals/pull/4140)
+async fn send_delayed_event(
+    State(rooms): State<Rooms>,
+    State(limits): State<Limits>,
+    Incoming { from, request }: Incoming<send_delayed_event::unstable::Request>,
+) -> Result<Json<Value>> {
+    limits.check(Class::Send, &*from.user_id)?;
+    let delay = Delay {
+        user: from.user,
+        user_id: from.user_id.clone(),
+        device: from.device,
+        txn_id: Some(request.txn_id.to_string()),
+        kind: request.event_type.to_string(),
+        state_key: request.state_key,
+        content: request.content.into_json(),
+        delay_ms: i64::try_from(request.delay.as_millis()).unwrap_or(i64::MAX),
+    };
+    let delay_id = rooms.delay(&request.room_id, delay).await?;
+    Ok(Json(json!({ "delay_id": delay_id })))
+}
+
+/// `GET /_matrix/client/unstable/org.matrix.msc4140/delayed_events`
+///
+/// [MSC4140](https://github.com/matrix-org/matrix-spec-proposals/pull/4140)
+async fn get_all_delayed_events(
+    State(rooms): State<Rooms>,
+    Incoming { from, .. }: Incoming<get_all_delayed_events::unstable::Request>,
+) -> Result<Json<Value>> {
+    let events = rooms.delayed_events(from.user).await?;
+    let events: Vec<Value> = events.iter().map(shown).collect();
+    Ok(Json(json!({ "delayed_events": events })))
+}
+
+/// `GET /_matrix/client/unstable/org.matrix.msc4140/delayed_events/{delayId}`
+///
+/// [MSC4140](https://github.com/matrix-org/matrix-spec-proposals/pull/4140)
+async fn get_delayed_event(
+    State(rooms): State<Rooms>,
+    Incoming { from, request }: Incoming<get_delayed_event::unstable::Request>,
+) -> Result<Json<Value>> {
+    let event = rooms.delayed_event(from.user, &request.delay_id).await?;
+    Ok(Json(shown(&event)))
+}
+
+/// `POST /_matrix/client/unstable/org.matrix.msc4140/delayed_events/{delayId}`, with the action in the body
+///
+/// [MSC4140](https://github.com/matrix-org/matrix-spec-proposals/pull/4140)
+async fn update_delayed_event_of_session(
+    State(rooms): State<Rooms>,
+    State(limits): State<Limits>,
+    WithBody { from, request, .. }: WithBody<unstable_v1::Request>,
+) -> Result<Outgoing<unstable_v1::Response>> {
+    limits.check(Class::Send, &*from.user_id)?;
+    let action = action(&request.action)?;
+    rooms.update_delayed(&request.delay_id, action).await?;
+    Ok(Outgoing(unstable_v1::Response::new()))
+}
+
+/// `POST /_matrix/client/unstable/org.matrix.msc4140/delayed_events/{delayId}/{action}`
+///
+/// Whoever knows the id may do it: a call's own server does so for those who have lost their connection.
+///
+/// [MSC4140](https://github.com/matrix-org/matrix-spec-proposals/pull/4140)
+async fn update_delayed_event(
+    State(rooms): State<Rooms>,
+    State(limits): State<Limits>,
+    peer: Peer,
+    Incoming { request, .. }: Incoming<unstable_v2::Request>,
+) -> Result<Outgoing<unstable_v2::Response>> {
+    limits.check(Class::Send, &peer)?;
+    let action = action(&request.action)?;
+    rooms.update_delayed(&request.delay_id, action).await?;
+    Ok(Outgoing(unstable_v2::Response::new()))
+}
+
+fn action(action: &UpdateAction) -> Result<DelayAction> {
+    match action {
+        UpdateAction::Restart => Ok(DelayAction::Restart),
+        UpdateAction::Send => Ok(DelayAction::Send),
+        UpdateAction::Cancel => Ok(DelayAction::Cancel),
+        other => Err(Error::Unrecognized(format!(
+            "a delayed event cannot be made to {other}"
+        ))),
+    }
+}
+
+/// Both drafts name the delay and its beginning, each in its own way.
+fn shown(event: &Delayed) -> Value {
+    let row = &event.row;
+    let parsed = |text: &str| serde_json::from_str::<Value>(text).unwrap_or_default();
+    let mut shown = json!({
+        "delay_id": row.delay_id, "room_id": event.room_id, "type": row.kind, "content": parsed(&row.content),
+        "delay": row.delay_ms, "delay_ms": row.delay_ms,
+        "running_since": row.running_since, "scheduled_at": row.running_since,
+    });
+    let optional = [
+        ("state_key", row.state_key.as_ref().map(|key| json!(key))),
+        ("finalised_ts", row.finalised_ts.map(|ts| json!(ts))),
+        ("event_id", row.event_id.as_ref().map(|id| json!(id))),
+        ("error", row.error.as_deref().map(parsed)),
+    ];
+    if let Some(shown) = shown.as_object_mut() {
+        for (name, value) in optional {
+            shown.extend(value.map(|value| (name.to_owned(), value)));
+        }
+    }
+    shown
+}

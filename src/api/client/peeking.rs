@@ -1,0 +1,180 @@
+//! What clients did before there was `/sync`, and looking into rooms that one is not in.
+
+use std::{slice, time::Duration};
+
+use axum::{
+    Json, Router,
+    extract::{Path, Query, State, rejection::QueryRejection},
+    routing::get,
+};
+use ruma::{
+    EventId, OwnedRoomId,
+    api::{
+        Direction,
+        client::{
+            peeking::get_current_state::{self, v3::PaginationChunk},
+            room::Visibility,
+        },
+    },
+    serde::Raw,
+};
+use serde::Deserialize;
+use serde_json::{Value, json, value::to_raw_value};
+
+use super::{messages::audience, state::state_event};
+use crate::{
+    api::{App, Incoming, MaybeSession, Outgoing, endpoint},
+    clock::Clock,
+    error::{Error, Result},
+    rooms::{PageRequest, Rooms},
+    sync::{Sync, client_event, place_of, place_token},
+    users::Users,
+};
+
+/// The latest messages of a room that is looked into.
+const MESSAGES: usize = 20;
+
+#[derive(Deserialize)]
+struct EventsQuery {
+    from: Option<String>,
+    timeout: Option<u64>,
+    room_id: Option<OwnedRoomId>,
+}
+
+#[derive(Deserialize)]
+struct InitialSyncQuery {
+    limit: Option<u32>,
+    #[serde(default)]
+    archived: bool,
+}
+
+pub(super) fn routes() -> Router<App> {
+    let mut router = endpoint::<get_current_state::v3::Request, _>(get_current_state);
+    for version in ["v3", "r0"] {
+        let path = |rest: &str| format!("/_matrix/client/{version}/{rest}");
+        router = router
+            .route(&path("events"), get(get_events))
+            .route(&path("events/{event_id}"), get(get_one_event))
+            .route(&path("initialSync"), get(initial_sync));
+    }
+    router
+}
+
+/// `GET /_matrix/client/*/rooms/{roomId}/initialSync`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3roomsroomidinitialsync
+async fn get_current_state(
+    State(rooms): State<Rooms>,
+    State(users): State<Users>,
+    State(clock): State<Clock>,
+    Incoming { from, request }: Incoming<get_current_state::v3::Request>,
+) -> Result<Outgoing<get_current_state::v3::Response>> {
+    let (room, access) = rooms
+        .enter(&request.room_id, from.user, &from.user_id)
+        .await?;
+    let state = rooms
+        .visible_state_at(&room, from.user, &from.user_id, None)
+        .await?;
+    let place = room.view().newest_place();
+    let page = PageRequest {
+        from: place,
+        to: None,
+        dir: Direction::Backward,
+        limit: MESSAGES,
+    };
+    let page = rooms.page(&room, &access, page, &|_| true).await?;
+    let bundles = rooms
+        .bundles(&room, audience(&from, &access), &page.events)
+        .await?;
+    let now = clock.now_ms();
+    let show = |event| Raw::from_json(client_event(event, &from, &access, &bundles, now));
+    let events = page.events.iter().rev().map(|event| show(event)).collect();
+    let mut messages = PaginationChunk::new(events, place_token(place));
+    messages.start = page.end.map(place_token);
+    let mut response = get_current_state::v3::Response::new(request.room_id);
+    response.membership = Some(state.membership(&from.user_id));
+    response.messages = Some(messages);
+    let state = state.iter();
+    response.state = state
+        .map(|pdu| Raw::from_json(state_event(&room, pdu, now)))
+        .collect();
+    response.visibility = Some(if rooms.is_published(&room).await? {
+        Visibility::Public
+    } else {
+        Visibility::Private
+    });
+    for data in users.account_data_changed(from.user, 0, i64::MAX).await? {
+        if data.room() == Some(room.num) {
+            let content: Value = serde_json::from_str(&data.content)?;
+            let event = json!({ "type": data.kind, "content": content });
+            response
+                .account_data
+                .push(Raw::from_json(to_raw_value(&event)?));
+        }
+    }
+    Ok(Outgoing(response))
+}
+
+/// `GET /_matrix/client/*/events`
+///
+/// With a room it looks into that room alone, which the user need not be in.
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#peeking_get_matrixclientv3events
+async fn get_events(
+    State(sync): State<Sync>,
+    MaybeSession(session): MaybeSession,
+    query: Result<Query<EventsQuery>, QueryRejection>,
+) -> Result<Json<Value>> {
+    let session = session.ok_or(Error::MissingToken)?;
+    let Query(query) = query.map_err(|rejection| malformed(&rejection))?;
+    let timeout = Duration::from_millis(query.timeout.unwrap_or(0));
+    let events = if let Some(room_id) = query.room_id {
+        let from = query.from.as_deref().map(place_of).transpose()?;
+        sync.peek(&session, &room_id, from, timeout).await?
+    } else {
+        let from = query.from.as_deref().map(str::parse).transpose()?;
+        sync.events(&session, from, timeout).await?
+    };
+    Ok(Json(events))
+}
+
+/// `GET /_matrix/client/*/events/{eventId}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3eventseventid
+async fn get_one_event(
+    State(rooms): State<Rooms>,
+    State(clock): State<Clock>,
+    MaybeSession(session): MaybeSession,
+    Path(event_id): Path<String>,
+) -> Result<Json<Value>> {
+    let session = session.ok_or(Error::MissingToken)?;
+    let event_id = EventId::parse(event_id).map_err(|e| Error::invalid_param(e.to_string()))?;
+    let room = rooms.room_of_event(&event_id).await?;
+    let access = rooms.access(&room, session.user, &session.user_id).await?;
+    let event = rooms.event(&room, &access, &event_id).await?;
+    let bundles = rooms
+        .bundles(&room, audience(&session, &access), slice::from_ref(&event))
+        .await?;
+    let event = client_event(&event, &session, &access, &bundles, clock.now_ms());
+    Ok(Json(serde_json::from_str(event.get())?))
+}
+
+/// `GET /_matrix/client/*/initialSync`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3initialsync
+async fn initial_sync(
+    State(sync): State<Sync>,
+    MaybeSession(session): MaybeSession,
+    query: Result<Query<InitialSyncQuery>, QueryRejection>,
+) -> Result<Json<Value>> {
+    let session = session.ok_or(Error::MissingToken)?;
+    let Query(query) = query.map_err(|rejection| malformed(&rejection))?;
+    let answer = sync
+        .initial_sync(&session, query.limit, query.archived)
+        .await?;
+    Ok(Json(answer))
+}
+
+fn malformed(rejection: &QueryRejection) -> Error {
+    Error::InvalidParam(rejection.body_text())
+}

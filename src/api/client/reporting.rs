@@ -1,0 +1,76 @@
+//! Reporting events, rooms and users to those who run the server.
+
+use axum::{Router, extract::State};
+use ruma::api::client::{
+    reporting::report_user,
+    room::{report_content, report_room},
+};
+
+use crate::{
+    api::{App, Class, Incoming, Limits, Outgoing, endpoint},
+    error::Result,
+    rooms::{Reporter, Rooms},
+    users::Session,
+};
+
+pub(super) fn routes() -> Router<App> {
+    Router::new()
+        .merge(endpoint::<report_content::v3::Request, _>(report_content))
+        .merge(endpoint::<report_room::v3::Request, _>(report_room))
+        .merge(endpoint::<report_user::v3::Request, _>(report_user))
+}
+
+/// `POST /_matrix/client/*/rooms/{roomId}/report/{eventId}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3roomsroomidreporteventid
+async fn report_content(
+    State(rooms): State<Rooms>,
+    State(limits): State<Limits>,
+    Incoming { from, request }: Incoming<report_content::v3::Request>,
+) -> Result<Outgoing<report_content::v3::Response>> {
+    limits.check(Class::Send, &*from.user_id)?;
+    let reason = request.reason.unwrap_or_default();
+    let reporter = reporter(&from, &reason);
+    rooms
+        .report_event(reporter, &request.room_id, &request.event_id)
+        .await?;
+    Ok(Outgoing(report_content::v3::Response::new()))
+}
+
+/// `POST /_matrix/client/*/rooms/{roomId}/report`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3roomsroomidreport
+async fn report_room(
+    State(rooms): State<Rooms>,
+    State(limits): State<Limits>,
+    Incoming { from, request }: Incoming<report_room::v3::Request>,
+) -> Result<Outgoing<report_room::v3::Response>> {
+    limits.check(Class::Send, &*from.user_id)?;
+    rooms
+        .report_room(reporter(&from, &request.reason), &request.room_id)
+        .await?;
+    Ok(Outgoing(report_room::v3::Response::new()))
+}
+
+/// `POST /_matrix/client/*/users/{userId}/report`
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3usersuseridreport
+async fn report_user(
+    State(rooms): State<Rooms>,
+    State(limits): State<Limits>,
+    Incoming { from, request }: Incoming<report_user::v3::Request>,
+) -> Result<Outgoing<report_user::v3::Response>> {
+    limits.check(Class::Send, &*from.user_id)?;
+    rooms
+        .report_user(reporter(&from, &request.reason), &request.user_id)
+        .await?;
+    Ok(Outgoing(report_user::v3::Response::new()))
+}
+
+fn reporter<'a>(session: &'a Session, reason: &'a str) -> Reporter<'a> {
+    Reporter {
+        user: session.user,
+        user_id: &session.user_id,
+        reason,
+    }
+}

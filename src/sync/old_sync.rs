@@ -1,0 +1,269 @@
+//! What clients asked for before there was `/sync`: the same answers in another form, and a look into one room.
+//!
+//! See `GET /initialSync` and `GET /events` of the
+//! [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3initialsync).
+
+use std::{sync::Arc, time::Duration};
+
+use ruma::{
+    RoomId, UInt,
+    api::{
+        Direction,
+        client::{filter::FilterDefinition, sync::sync_events::v3::Response},
+    },
+    presence::PresenceState,
+};
+use serde_json::{Map, Value, json};
+use tokio::time::Instant;
+
+use super::{
+    Answer, LONGEST_WAIT, StateAfter, Sync, SyncRequest, Token, client_event, place_token, write,
+};
+use crate::{
+    error::Result,
+    rooms::{Audience, PageRequest},
+    users::Session,
+};
+
+/// Messages of each room where the client names no number, and at most.
+const DEFAULT_LIMIT: u32 = 20;
+const MAX_LIMIT: u32 = 1_000;
+/// Events of one answer, of each room.
+const EVENTS: u32 = 100;
+
+impl Sync {
+    /// Returns the rooms of a user with their latest messages, and what else there is to know.
+    pub async fn initial_sync(
+        &self,
+        session: &Session,
+        limit: Option<u32>,
+        with_left: bool,
+    ) -> Result<Value> {
+        let limit = limit.unwrap_or(DEFAULT_LIMIT).min(MAX_LIMIT);
+        let mut request = request(None, limit);
+        let filter = Arc::make_mut(&mut request.filter);
+        filter.room.include_leave = with_left;
+        let Answer {
+            response, token, ..
+        } = self.changes(session, &request).await?;
+        let end = unacknowledged(token, 0).to_string();
+        let answer = written(&response)?;
+        let mut rooms = Vec::new();
+        for (section, rooms_of) in sections(&answer) {
+            for (room_id, room) in rooms_of {
+                let mut shown = shown_room(session, section, room_id, room, &end);
+                let visibility = self.visibility(room_id).await?;
+                if let Some(shown) = shown.as_object_mut() {
+                    shown.insert("visibility".to_owned(), visibility.into());
+                }
+                rooms.push(shown);
+            }
+        }
+        Ok(json!({
+            "end": end, "rooms": rooms, "presence": list(at(&answer, "/presence/events")),
+            "account_data": list(at(&answer, "/account_data/events")),
+        }))
+    }
+
+    async fn visibility(&self, room_id: &str) -> Result<&'static str> {
+        let Ok(room_id) = <&RoomId>::try_from(room_id) else {
+            return Ok("private");
+        };
+        let room = self.inner.rooms.room(room_id).await?;
+        let is_public = self.inner.rooms.is_published(&room).await?;
+        Ok(if is_public { "public" } else { "private" })
+    }
+
+    /// Returns what happened since a token, and waits for something to happen if nothing has.
+    pub async fn events(
+        &self,
+        session: &Session,
+        from: Option<Token>,
+        timeout: Duration,
+    ) -> Result<Value> {
+        let since = from.unwrap_or_else(|| self.here());
+        let request = request(Some(since), EVENTS);
+        let deadline = Instant::now() + timeout.min(LONGEST_WAIT);
+        loop {
+            let mut news = self.inner.waiters.register(session.user);
+            let Answer {
+                response, token, ..
+            } = self.changes(session, &request).await?;
+            let chunk = flat(&written(&response)?);
+            let is_over = Instant::now() >= deadline || self.inner.tasks.stopping().is_cancelled();
+            if !chunk.is_empty() || is_over {
+                let end = unacknowledged(token, since.to_device);
+                return Ok(json!({
+                    "start": since.to_string(), "end": end.to_string(), "chunk": chunk,
+                }));
+            }
+            tokio::select! {
+                () = news.come() => {}
+                () = tokio::time::sleep_until(deadline) => {}
+                () = self.inner.tasks.stopping().cancelled() => {}
+            }
+        }
+    }
+
+    /// Returns what happened in a room that a user may read, after a place of its timeline, and waits for something
+    /// to happen if nothing has.
+    ///
+    /// # Errors
+    ///
+    /// [`crate::error::Error::Forbidden`] for a room that the user may not read.
+    pub async fn peek(
+        &self,
+        session: &Session,
+        room_id: &RoomId,
+        from: Option<i64>,
+        timeout: Duration,
+    ) -> Result<Value> {
+        let rooms = &self.inner.rooms;
+        let deadline = Instant::now() + timeout.min(LONGEST_WAIT);
+        let mut from = from;
+        loop {
+            let (room, access) = rooms.enter(room_id, session.user, &session.user_id).await?;
+            let news = self.inner.waiters.watch(room.num);
+            let start = *from.get_or_insert_with(|| room.view().newest_place());
+            let page = PageRequest {
+                from: start,
+                to: None,
+                dir: Direction::Forward,
+                limit: usize::try_from(EVENTS).unwrap_or(1),
+            };
+            let page = rooms.page(&room, &access, page, &|_| true).await?;
+            let is_over = Instant::now() >= deadline || self.inner.tasks.stopping().is_cancelled();
+            if !page.events.is_empty() || is_over {
+                let audience = Audience {
+                    access: Some(&access),
+                    user: session.user,
+                    user_id: &session.user_id,
+                };
+                let bundles = rooms.bundles(&room, audience, &page.events).await?;
+                let now = self.inner.clock.now_ms();
+                let chunk = page.events.iter();
+                let chunk: Vec<_> = chunk
+                    .map(|event| client_event(event, session, &access, &bundles, now))
+                    .collect();
+                let end = page.events.last().map_or(start, |event| event.timeline);
+                return Ok(json!({
+                    "start": place_token(start), "end": place_token(end), "chunk": chunk,
+                }));
+            }
+            tokio::select! {
+                () = news => {}
+                () = tokio::time::sleep_until(deadline) => {}
+                () = self.inner.tasks.stopping().cancelled() => {}
+            }
+        }
+    }
+
+    /// Returns the token of this moment.
+    fn here(&self) -> Token {
+        Token {
+            position: self.inner.db.journal().published(),
+            to_device: 0,
+            tick: self.inner.ephemeral.now(),
+            boot: self.inner.ephemeral.boot(),
+        }
+    }
+}
+
+fn request(since: Option<Token>, limit: u32) -> SyncRequest {
+    let mut filter = FilterDefinition::default();
+    filter.room.timeline.limit = Some(UInt::from(limit));
+    SyncRequest {
+        since,
+        filter: Arc::new(filter),
+        full_state: false,
+        timeout: Duration::ZERO,
+        set_presence: PresenceState::Online,
+        use_state_after: true,
+    }
+}
+
+/// These endpoints carry no messages to devices: nobody has got any, so a token must not say so.
+fn unacknowledged(token: Token, to_device: i64) -> Token {
+    Token { to_device, ..token }
+}
+
+fn written(response: &Response) -> Result<Value> {
+    Ok(serde_json::from_str(&write(response, StateAfter::Stable)?)?)
+}
+
+/// Returns the rooms of an answer by what the user is to them.
+fn sections(answer: &Value) -> impl Iterator<Item = (&'static str, &Map<String, Value>)> {
+    let sections = ["join", "leave", "invite", "knock"].into_iter();
+    sections.filter_map(|section| {
+        let rooms = answer.pointer(&format!("/rooms/{section}"))?;
+        Some((section, rooms.as_object()?))
+    })
+}
+
+fn shown_room(session: &Session, section: &str, room_id: &str, room: &Value, end: &str) -> Value {
+    let user_id = session.user_id.as_str();
+    if let "invite" | "knock" = section {
+        let state = list(at(room, &format!("/{section}_state/events")));
+        let own = own_member(&state, user_id).cloned();
+        return json!({
+            "room_id": room_id, "membership": section, "invite": own, "state": state,
+        });
+    }
+    let state = in_room(at(room, "/state_after/events"), room_id);
+    let membership = own_member(&state, user_id)
+        .and_then(|member| at(member, "/content/membership").as_str())
+        .unwrap_or(section);
+    json!({
+        "room_id": room_id,
+        "membership": membership,
+        "messages": {
+            "chunk": in_room(at(room, "/timeline/events"), room_id),
+            "start": at(room, "/timeline/prev_batch"),
+            "end": end,
+        },
+        "account_data": list(at(room, "/account_data/events")),
+        "state": state,
+    })
+}
+
+fn own_member<'a>(state: &'a [Value], user_id: &str) -> Option<&'a Value> {
+    state
+        .iter()
+        .find(|event| at(event, "/type") == "m.room.member" && at(event, "/state_key") == user_id)
+}
+
+/// Returns everything that an answer tells, as one list.
+fn flat(answer: &Value) -> Vec<Value> {
+    let mut chunk = Vec::new();
+    for (section, rooms) in sections(answer) {
+        for (room_id, room) in rooms {
+            let lists = match section {
+                "invite" | "knock" => [at(room, &format!("/{section}_state/events")), &Value::Null],
+                _ => [at(room, "/timeline/events"), at(room, "/ephemeral/events")],
+            };
+            chunk.extend(
+                lists
+                    .into_iter()
+                    .flat_map(|events| in_room(events, room_id)),
+            );
+        }
+    }
+    chunk.extend(list(at(answer, "/presence/events")));
+    chunk
+}
+
+fn at<'a>(value: &'a Value, path: &str) -> &'a Value {
+    value.pointer(path).unwrap_or(&Value::Null)
+}
+
+fn list(events: &Value) -> Vec<Value> {
+    events.as_array().cloned().unwrap_or_default()
+}
+
+fn in_room(events: &Value, room_id: &str) -> Vec<Value> {
+    let mut events = list(events);
+    for event in events.iter_mut().filter_map(Value::as_object_mut) {
+        event.insert("room_id".to_owned(), room_id.into());
+    }
+    events
+}

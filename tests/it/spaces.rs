@@ -1,0 +1,278 @@
+//! Spaces, and what rooms are like for those who are not in them.
+
+use serde_json::{Value, json};
+
+use crate::{
+    chat::{each, encoded, ids},
+    harness::{Answer, Server, User},
+};
+
+async fn creates_space(user: &User, name: &str) -> String {
+    let content = json!({ "type": "m.space" });
+    let request = json!({ "preset": "public_chat", "name": name, "creation_content": content });
+    user.creates(request).await
+}
+
+async fn links(user: &User, space: &str, child: &str, more: Value) {
+    let mut content = json!({ "via": ["localhost"] });
+    let more = more.as_object().expect("an object").clone();
+    content.as_object_mut().expect("an object").extend(more);
+    let kind = format!("m.space.child/{}", encoded(child));
+    user.sets(space, &kind, content).await;
+}
+
+async fn tries_hierarchy(user: &User, space: &str, query: &str) -> Answer {
+    let path = format!("/_matrix/client/v1/rooms/{space}/hierarchy?{query}");
+    user.client.get(&path).await
+}
+
+async fn hierarchy(user: &User, space: &str, query: &str) -> Value {
+    tries_hierarchy(user, space, query).await.expect_ok()
+}
+
+fn room_ids(page: &Value) -> Vec<&str> {
+    each(&page["rooms"], "/room_id")
+}
+
+async fn tries_summary(user: &User, room: &str) -> Answer {
+    let path = format!("/_matrix/client/v1/room_summary/{}", encoded(room));
+    user.client.get(&path).await
+}
+
+#[tokio::test]
+async fn a_space_is_read_depth_first_in_the_order_of_its_children() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let root = creates_space(&alice, "root").await;
+    let sub = creates_space(&alice, "sub").await;
+    let (one, two) = (
+        alice.creates_open_room().await,
+        alice.creates_open_room().await,
+    );
+    let inner = alice.creates_open_room().await;
+    links(&alice, &root, &two, json!({ "suggested": true })).await;
+    links(&alice, &root, &sub, json!({})).await;
+    links(&alice, &root, &one, json!({ "order": "a" })).await;
+    links(&alice, &sub, &inner, json!({})).await;
+    links(&alice, &sub, &root, json!({})).await;
+    links(&alice, &one, &inner, json!({})).await;
+
+    let whole = hierarchy(&alice, &root, "").await;
+    let shallow = hierarchy(&alice, &root, "max_depth=1").await;
+    let suggested = hierarchy(&alice, &root, "suggested_only=true").await;
+
+    assert_eq!(room_ids(&whole), [&root, &one, &two, &sub, &inner]);
+    assert_eq!(whole["next_batch"], Value::Null);
+    let children = &whole["rooms"][0]["children_state"];
+    assert_eq!(each(children, "/state_key"), [&one, &two, &sub]);
+    assert!(children[0]["origin_server_ts"].is_u64());
+    assert!(ids(children).is_empty());
+    assert_eq!(whole["rooms"][1]["children_state"], json!([]));
+    assert_eq!(whole["rooms"][1]["join_rule"], "public");
+    assert_eq!(room_ids(&shallow), [&root, &one, &two, &sub]);
+    assert_eq!(
+        each(&shallow["rooms"][3]["children_state"], "/state_key").len(),
+        2
+    );
+    assert_eq!(room_ids(&suggested), [&root, &two]);
+    assert_eq!(
+        each(&suggested["rooms"][0]["children_state"], "/state_key"),
+        [&two]
+    );
+}
+
+#[tokio::test]
+async fn a_space_is_read_page_by_page() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let root = creates_space(&alice, "root").await;
+    let mut expected = vec![root.clone()];
+    for _ in 0..4 {
+        let child = alice.creates_open_room().await;
+        links(&alice, &root, &child, json!({})).await;
+        expected.push(child);
+    }
+
+    let first = hierarchy(&alice, &root, "limit=2").await;
+    let token = first["next_batch"]
+        .as_str()
+        .expect("there is more")
+        .to_owned();
+    let second = hierarchy(&alice, &root, &format!("from={token}")).await;
+
+    let found: Vec<&str> = room_ids(&first)
+        .into_iter()
+        .chain(room_ids(&second))
+        .collect();
+    assert_eq!(found, expected);
+    assert_eq!(second["next_batch"], Value::Null);
+    let changed = tries_hierarchy(&alice, &root, &format!("from={token}&max_depth=1")).await;
+    changed.expect_error(400, "M_INVALID_PARAM");
+    tries_hierarchy(&alice, &root, "from=x")
+        .await
+        .expect_error(400, "M_INVALID_PARAM");
+}
+
+#[tokio::test]
+async fn rooms_that_one_may_not_enter_are_left_out_with_all_that_is_below() {
+    let server = Server::start().await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let root = creates_space(&alice, "root").await;
+    let content = json!({ "type": "m.space" });
+    let hidden = alice.creates(json!({ "creation_content": content })).await;
+    let below = alice.creates_open_room().await;
+    let allow = json!([{ "type": "m.room_membership", "room_id": &root }]);
+    let rule = json!({ "type": "m.room.join_rules", "content": { "join_rule": "restricted", "allow": allow } });
+    let restricted = alice.creates(json!({ "initial_state": [rule] })).await;
+    let knock = json!({ "type": "m.room.join_rules", "content": { "join_rule": "knock" } });
+    let knockable = alice.creates(json!({ "initial_state": [knock] })).await;
+    for child in [
+        &hidden,
+        &restricted,
+        &knockable,
+        &"!unknown:localhost".to_owned(),
+    ] {
+        links(&alice, &root, child, json!({})).await;
+    }
+    links(&alice, &hidden, &below, json!({})).await;
+
+    assert_eq!(
+        room_ids(&hierarchy(&bob, &root, "").await),
+        [&root, &knockable]
+    );
+    bob.joins(&root).await;
+    let inside = hierarchy(&bob, &root, "").await;
+    assert_eq!(room_ids(&inside), [&root, &restricted, &knockable]);
+    assert_eq!(inside["rooms"][1]["allowed_room_ids"], json!([&root]));
+    alice.invites(&hidden, &bob).await;
+    let invited = hierarchy(&bob, &root, "").await;
+    assert_eq!(
+        room_ids(&invited),
+        [&root, &hidden, &below, &restricted, &knockable]
+    );
+    alice.bans(&knockable, &bob).await;
+    assert_eq!(
+        room_ids(&hierarchy(&bob, &root, "max_depth=1").await).len(),
+        3
+    );
+
+    let closed = alice.creates(json!({})).await;
+    tries_hierarchy(&bob, &closed, "")
+        .await
+        .expect_error(403, "M_FORBIDDEN");
+    tries_hierarchy(&bob, "!x:localhost", "")
+        .await
+        .expect_error(403, "M_FORBIDDEN");
+}
+
+#[tokio::test]
+async fn a_child_without_servers_is_no_child() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let root = creates_space(&alice, "root").await;
+    let child = alice.creates_open_room().await;
+    links(&alice, &root, &child, json!({})).await;
+    alice
+        .sets(&root, &format!("m.space.child/{child}"), json!({}))
+        .await;
+
+    let page = hierarchy(&alice, &root, "").await;
+
+    assert_eq!(room_ids(&page), [&root]);
+    assert_eq!(page["rooms"][0]["children_state"], json!([]));
+}
+
+#[tokio::test]
+async fn a_summary_tells_what_a_room_is_like() {
+    let server = Server::start().await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let encryption = json!({
+        "type": "m.room.encryption", "content": { "algorithm": "m.megolm.v1.aes-sha2" },
+    });
+    let room = alice
+        .creates(json!({
+            "preset": "public_chat", "name": "Name", "room_alias_name": "den", "room_version": "11",
+            "initial_state": [encryption],
+        }))
+        .await;
+
+    let mut expected = json!({
+        "room_id": room, "canonical_alias": "#den:localhost", "name": "Name", "num_joined_members": 1,
+        "join_rule": "public", "world_readable": false, "guest_can_join": false,
+        "encryption": "m.megolm.v1.aes-sha2", "room_version": "11",
+    });
+    let by_stranger = server
+        .get(&format!(
+            "/_matrix/client/v1/room_summary/{}",
+            encoded(&room)
+        ))
+        .await;
+    assert_eq!(by_stranger.expect_ok(), expected);
+    expected["membership"] = json!("leave");
+    assert_eq!(tries_summary(&bob, &room).await.expect_ok(), expected);
+    assert_eq!(
+        tries_summary(&bob, "#den:localhost").await.expect_ok(),
+        expected
+    );
+    for path in ["rooms/{}/summary", "summary/{}"] {
+        let path = path.replace("{}", &encoded(&room));
+        let path = format!("/_matrix/client/unstable/im.nheko.summary/{path}");
+        let summary = alice.client.get(&path).await.expect_ok();
+        assert_eq!(summary["im.nheko.summary.version"], "11");
+        assert_eq!(summary["membership"], "join");
+    }
+}
+
+#[tokio::test]
+async fn the_summary_of_a_closed_room_is_for_its_members() {
+    let server = Server::start().await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let room = alice.creates(json!({})).await;
+
+    tries_summary(&bob, &room)
+        .await
+        .expect_error(404, "M_NOT_FOUND");
+    tries_summary(&bob, "!x:localhost")
+        .await
+        .expect_error(404, "M_NOT_FOUND");
+    tries_summary(&bob, "#x:localhost")
+        .await
+        .expect_error(404, "M_NOT_FOUND");
+    let path = format!("/_matrix/client/v1/room_summary/{}", encoded(&room));
+    server.get(&path).await.expect_error(404, "M_NOT_FOUND");
+    alice.invites(&room, &bob).await;
+    let summary = tries_summary(&bob, &room).await.expect_ok();
+    assert_eq!(summary["membership"], "invite");
+    assert_eq!(summary["allowed_room_ids"], Value::Null);
+}
+
+#[tokio::test]
+async fn two_users_know_the_rooms_that_they_share() {
+    let server = Server::start().await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let mut shared = Vec::new();
+    for _ in 0..2 {
+        let room = alice.creates_open_room().await;
+        bob.joins(&room).await;
+        shared.push(room);
+    }
+    let left = alice.creates_open_room().await;
+    bob.joins(&left).await;
+    bob.leaves(&left).await;
+    let ask = async |query: &str| {
+        let path = format!("/_matrix/client/v1/mutual_rooms?{query}");
+        alice.client.get(&path).await
+    };
+
+    let found = ask(&format!("user_id={}", encoded(&bob.id)))
+        .await
+        .expect_ok();
+    assert_eq!(found, json!({ "joined": shared, "count": 2 }));
+    let nobody = ask("user_id=%40nobody%3Alocalhost").await.expect_ok();
+    assert_eq!(nobody, json!({ "joined": [], "count": 0 }));
+    let own = ask(&format!("user_id={}", encoded(&alice.id))).await;
+    own.expect_error(400, "M_INVALID_PARAM");
+    let token = ask(&format!("user_id={}&from=x", encoded(&bob.id))).await;
+    token.expect_error(400, "M_INVALID_PARAM");
+    ask("").await.expect_error(400, "M_MISSING_PARAM");
+}
