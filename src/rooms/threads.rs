@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ruma::{EventId, OwnedEventId, OwnedRoomId};
 
-use super::{Access, Audience, Page, Rooms, warm::Room};
+use super::{Access, Audience, Bundles, Page, Rooms, warm::Room};
 use crate::{
     error::{Error, Result},
     matrix::{Counters, rel_type},
@@ -58,8 +58,25 @@ pub struct SubscriptionChange {
 }
 
 impl Rooms {
-    /// Returns the events with which the threads of a room began, that with the newest reply first.
+    /// Returns the events with which the threads of a room began, that with the newest reply first, and what is told
+    /// of the threads. Those are left out of which the user may see no reply.
     pub async fn threads(
+        &self,
+        room: &Arc<Room>,
+        access: &Access,
+        audience: Audience<'_>,
+        wanted: (Threads, Option<i64>, usize),
+    ) -> Result<(Page, Bundles)> {
+        let mut page = self.thread_roots(room, access, audience, wanted).await?;
+        let bundles = self.bundles(room, audience, &page.events).await?;
+        page.events.retain(|event| {
+            let bundle = bundles.get(&event.pdu.event_id);
+            bundle.is_some_and(|bundle| bundle.thread.is_some())
+        });
+        Ok((page, bundles))
+    }
+
+    async fn thread_roots(
         &self,
         room: &Arc<Room>,
         access: &Access,
@@ -78,11 +95,6 @@ impl Rooms {
             let roots = self
                 .with_ids(room, rows.iter().map(|row| &row.root))
                 .await?;
-            let hidden = rows.iter().map(|row| row.latest);
-            let hidden: Vec<i64> = hidden
-                .filter(|place| !access.was_there_since(*place))
-                .collect();
-            let latest = self.at_places(room, &hidden).await?;
             for row in rows {
                 if page.events.len() == limit {
                     page.end = Some(from);
@@ -94,10 +106,7 @@ impl Rooms {
                     continue;
                 };
                 let is_own = begun.pdu.sender == audience.user_id || replied.contains(&row.root);
-                let is_visible = latest
-                    .get(&row.latest)
-                    .is_none_or(|event| access.may_see(event));
-                if is_visible && (is_own || include == Threads::All) {
+                if is_own || include == Threads::All {
                     page.events.push(access.seen(begun.clone(), &room.rules));
                 }
             }

@@ -138,12 +138,15 @@ async fn threads_are_listed_as_far_as_one_may_see_them() {
     alice.replies(&room, &during, "b").await;
     bob.leaves(&room).await;
     alice.replies(&room, &later, "c").await;
+    alice.replies(&room, &during, "d").await;
 
     let of_bob = bob.threads(&room, "").await.expect_ok();
     let of_alice = alice.threads(&room, "").await.expect_ok();
 
     assert_eq!(ids(&of_bob["chunk"]), [&during]);
-    assert_eq!(ids(&of_alice["chunk"]), [&later, &during, &before]);
+    let thread = &of_bob["chunk"][0]["unsigned"]["m.relations"]["m.thread"];
+    assert_eq!(thread["count"], 1);
+    assert_eq!(ids(&of_alice["chunk"]), [&during, &later, &before]);
 }
 
 #[tokio::test]

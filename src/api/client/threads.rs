@@ -66,8 +66,7 @@ async fn get_threads(
     let start = request.from.as_deref().map(place_of).transpose()?;
     let audience = audience(&from, &access);
     let wanted = (include, start, limited(request.limit));
-    let page = rooms.threads(&room, &access, audience, wanted).await?;
-    let bundles = rooms.bundles(&room, audience, &page.events).await?;
+    let (page, bundles) = rooms.threads(&room, &access, audience, wanted).await?;
     let now = clock.now_ms();
     let show = |event: &Arc<TimelineEvent>| {
         Raw::from_json(client_event(event, &from, &access, &bundles, now))
