@@ -46,10 +46,6 @@ pub fn choose_cryptography() {
 /// # Errors
 ///
 /// When the system's certificates cannot be used.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the one place where clients are made"
-)]
 pub fn client(reach: Reach) -> Result<Client> {
     choose_cryptography();
     let redirects = Policy::custom(move |attempt| {
@@ -154,9 +150,10 @@ fn is_public_v6(ip: Ipv6Addr) -> bool {
         is_public_v4(Ipv4Addr::from_bits(bits))
     };
     match segments {
-        // mapped, compatible (with loopback and unspecified), translated
-        [0, 0, 0, 0, 0, 0xffff | 0, high, low] => embedded(high, low),
-        [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => embedded(high, low),
+        // mapped, compatible (with loopback and unspecified), translated, 6to4
+        [0, 0, 0, 0, 0, 0xffff | 0, high, low]
+        | [0x64, 0xff9b, 0, 0, 0, 0, high, low]
+        | [0x2002, high, low, ..] => embedded(high, low),
         // documentation, Teredo and other protocol assignments
         [0x2001, 0xdb8 | 0..=0x1ff, ..] => false,
         // global unicast is 2000::/3, and nothing else is of the public network

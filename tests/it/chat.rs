@@ -194,8 +194,7 @@ impl User {
     }
 
     pub(crate) async fn tries_to_redact(&self, room: &str, target: &str) -> Answer {
-        // The event ids of room version 3 are in the alphabet of base64 that has slashes.
-        let target = target.replace('/', "%2F");
+        let target = encoded(target); // ids of room version 3 have slashes
         let path = in_room(room, &format!("redact/{target}/{}", new_transaction()));
         self.client.put(&path, json!({ "reason": "spam" })).await
     }
@@ -229,7 +228,8 @@ impl User {
     }
 
     pub(crate) async fn event(&self, room: &str, event_id: &str) -> Answer {
-        self.asks(room, &format!("event/{event_id}")).await
+        self.asks(room, &format!("event/{}", encoded(event_id)))
+            .await
     }
 
     /// Returns a page of a room's messages.

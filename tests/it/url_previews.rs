@@ -26,6 +26,7 @@ fn picture() -> Vec<u8> {
 }
 
 /// Serves pages on this machine and returns their address.
+#[expect(clippy::disallowed_methods, reason = "it ends with the test")]
 async fn web_server() -> String {
     let html = [(CONTENT_TYPE, "text/html; charset=utf-8")];
     let endless = "<title>Long</title>".to_owned() + &"x".repeat(3 * 1024 * 1024);
