@@ -10,7 +10,7 @@ ALTER TABLE accounts ADD COLUMN search_text TEXT NOT NULL DEFAULT '';
 
 UPDATE accounts
 SET search_text = (SELECT LOWER(s.text) FROM strings s WHERE s.num = accounts.user_num) || '
-' || COALESCE((SELECT LOWER(p.value) FROM profiles p
+' || COALESCE((SELECT REPLACE(LOWER(p.value), '"', '') FROM profiles p
                WHERE p.user_num = accounts.user_num AND p.field = 'displayname'), '');
 
 -- Tokens that serve one purpose for a while: to log another device in, or to tell another service who one is.

@@ -21,7 +21,7 @@ const LOCKED_MAY: [(&str, &str); 2] = [("POST", "logout"), ("POST", "logout/all"
 /// What a suspended account may not do; whose events it may redact, the endpoint itself looks at.
 ///
 /// [spec]: https://spec.matrix.org/v1.19/client-server-api/#account-suspension
-const SUSPENDED_MAY_NOT: [(&str, &str); 15] = [
+const SUSPENDED_MAY_NOT: [(&str, &str); 16] = [
     ("POST", "createRoom"),
     ("POST", "join/{}"),
     ("POST", "knock/{}"),
@@ -37,6 +37,7 @@ const SUSPENDED_MAY_NOT: [(&str, &str); 15] = [
     ("PUT", "rooms/{}/send/{}/{}"),
     ("PUT", "rooms/{}/state/{}/{}"),
     ("PUT", "rooms/{}/state/{}"),
+    ("PUT", "rooms/{}/delayed_event/{}/{}"),
 ];
 
 /// What guests may do, in the specification's order; and what every client needs to run at all.
@@ -122,7 +123,11 @@ fn pattern(path: &str) -> String {
     let path = path
         .strip_prefix("/_matrix/client/")
         .and_then(|rest| rest.split_once('/'))
-        .map_or(path, |(_version, rest)| rest);
+        .map_or(path, |(version, rest)| match rest.split_once('/') {
+            // Unstable endpoints stand under the name of their proposal.
+            Some((proposal, rest)) if version == "unstable" && proposal.contains('.') => rest,
+            _ => rest,
+        });
     let segments = path.trim_end_matches('/').split('/');
     let segments: Vec<&str> = segments
         .map(|segment| {
@@ -146,6 +151,9 @@ mod tests {
 
         assert_eq!(pattern(path), "rooms/{}/state/{}");
         assert_eq!(pattern("/_matrix/client/v3/sync"), "sync");
+        let unstable = "/_matrix/client/unstable/xyz.amorgan.knock/knock/{room}";
+        assert_eq!(pattern(unstable), "knock/{}");
+        assert_eq!(pattern("/_matrix/client/unstable/stream"), "stream");
         assert_eq!(pattern("/_parlour/health"), "/_parlour/health");
     }
 }

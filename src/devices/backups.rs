@@ -29,6 +29,8 @@ const KEYS: i64 = 500_000;
 const VERSIONS: i64 = 50;
 /// Newer versions after which it is forgotten that a version existed.
 const DELETED_KEPT: i64 = 1_000;
+/// Keys that are looked for at a time: the statement tries every room with every session.
+const LOOKED_FOR: usize = 64;
 
 /// A version of a backup.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -377,10 +379,13 @@ async fn better_ones(
     version: i64,
     offered: Vec<BackupKeyRow>,
 ) -> Result<(Vec<BackupKeyRow>, i64)> {
-    let mut room_ids: Vec<&str> = offered.iter().map(|key| key.room_id.as_str()).collect();
-    room_ids.dedup();
-    let session_ids: Vec<&str> = offered.iter().map(|key| key.session_id.as_str()).collect();
-    let known = key_backups::known(tx, user, version, (&room_ids, &session_ids)).await?;
+    let mut known = Vec::new();
+    for chunk in offered.chunks(LOOKED_FOR) {
+        let mut room_ids: Vec<&str> = chunk.iter().map(|key| key.room_id.as_str()).collect();
+        room_ids.dedup();
+        let session_ids: Vec<&str> = chunk.iter().map(|key| key.session_id.as_str()).collect();
+        known.extend(key_backups::known(tx, user, version, (&room_ids, &session_ids)).await?);
+    }
     let known: HashMap<(&str, &str), &BackupKeyRow> = known
         .iter()
         .map(|key| ((key.room_id.as_str(), key.session_id.as_str()), key))

@@ -145,7 +145,7 @@ fn read(user_id: &UserId, usage: KeyUsage, raw: &Raw<CrossSigningKey>) -> Result
     })
 }
 
-/// Returns the keys that say something else than those that are stored.
+/// Returns the keys that say something else than those that are stored; with another master key, all of them.
 fn changed<'a>(stored: &Stored, new: &'a [NewKey]) -> Result<Vec<&'a NewKey>> {
     let mut changed = Vec::new();
     for key in new {
@@ -159,6 +159,11 @@ fn changed<'a>(stored: &Stored, new: &'a [NewKey]) -> Result<Vec<&'a NewKey>> {
         if !is_known {
             changed.push(key);
         }
+    }
+    if changed.iter().any(|key| key.usage == KeyUsage::Master) {
+        // What the former master key signed goes with it: keys that stay as they are have its signature, and must be
+        // stored anew with that of this one.
+        return Ok(new.iter().collect());
     }
     Ok(changed)
 }

@@ -32,7 +32,7 @@ use crate::{
 
 /// The largest key, in bytes: keys that resist quantum computers are some thousand.
 const KEY_BYTES: usize = 16 * 1024;
-/// The most one-time keys of a device: clients keep about a hundred.
+/// The most one-time keys of a device, whatever their algorithms: clients keep about a hundred.
 const ONE_TIME_KEYS: i64 = 2_000;
 /// Claimed keys of a device that are remembered, so that an upload that comes twice brings none of them back.
 const CLAIMED_KEPT: i64 = 1_000;
@@ -103,11 +103,8 @@ impl Devices {
         store_fallback(&mut tx, owner.device, &fallback).await?;
         let counts = publish_counts(&mut tx, &[(owner.user, owner.device)], false).await?;
         let counts = counts.get(&owner.device).cloned().unwrap_or_default();
-        if counts
-            .one_time
-            .iter()
-            .any(|(_, count)| *count > ONE_TIME_KEYS)
-        {
+        let left: i64 = counts.one_time.iter().map(|(_, count)| *count).sum();
+        if left > ONE_TIME_KEYS {
             return Err(Error::invalid_param(format!(
                 "the device has more than {ONE_TIME_KEYS} one-time keys"
             )));

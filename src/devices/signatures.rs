@@ -26,7 +26,7 @@ use crate::{
     },
 };
 
-/// The most keys that one request signs.
+/// The most keys that one request signs; a user without any counts as one, who is looked for all the same.
 const SIGNED: usize = 1_000;
 
 /// What a signer knows of the keys that could be signed, and of those to sign with.
@@ -54,7 +54,8 @@ impl Devices {
         owner: &Owner<'_>,
         request: &Request,
     ) -> Result<Response> {
-        let signed = request.signed_keys.values().map(|keys| keys.iter().count());
+        let signed = request.signed_keys.values();
+        let signed = signed.map(|keys| keys.iter().count().max(1));
         if signed.sum::<usize>() > SIGNED {
             return Err(Error::invalid_param(format!(
                 "more than {SIGNED} keys are signed"
@@ -73,7 +74,7 @@ impl Devices {
             for (key_id, key) in keys {
                 match desk.check(user, user_id, (key_id, key), &theirs) {
                     Ok(found) => rows.extend(found),
-                    Err(error) => note(&mut response.failures, user_id, key_id, &error)?,
+                    Err(error) => note(&mut response.failures, user_id, key_id, error)?,
                 }
             }
             desk.store(&mut tx, &rows).await?;
@@ -219,16 +220,38 @@ fn note(
     failures: &mut BTreeMap<OwnedUserId, BTreeMap<String, Failure>>,
     user_id: &UserId,
     key_id: &str,
-    error: &Error,
+    error: Error,
 ) -> Result<()> {
-    let errcode = match error {
+    let errcode = match &error {
         Error::NotFound(_) => "M_NOT_FOUND",
         Error::BadJson(_) => "M_BAD_JSON",
         Error::InvalidParam(_) => "M_INVALID_PARAM",
-        _ => "M_INVALID_SIGNATURE",
+        Error::InvalidSignature(_) => "M_INVALID_SIGNATURE",
+        _ => return Err(error),
     };
     let failure = json!({ "errcode": errcode, "error": error.to_string() });
     let of_user = failures.entry(user_id.to_owned()).or_default();
     of_user.insert(key_id.to_owned(), serde_json::from_value(failure)?);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::user_id;
+
+    use super::*;
+
+    #[test]
+    fn what_breaks_here_is_not_told_of_the_signature() {
+        let mut failures = BTreeMap::new();
+        let mut noted = |error: Error| note(&mut failures, user_id!("@a:b"), "KEY", error);
+
+        assert!(noted(invalid()).is_ok());
+        let broken = noted(Error::internal("read a key", "it is broken"));
+
+        assert!(matches!(broken, Err(Error::Internal { .. })));
+        let failure = serde_json::to_value(&failures).unwrap();
+        let errcode = &failure["@a:b"]["KEY"]["errcode"];
+        assert_eq!(errcode, "M_INVALID_SIGNATURE");
+    }
 }

@@ -6,8 +6,10 @@ use html5gum::{DefaultEmitter, StartTag, Token, Tokenizer};
 
 /// The longest value that is kept, in characters.
 const VALUE: usize = 1_000;
+/// The longest name of a property that is kept, in bytes.
+const NAME: usize = 64;
 /// Properties that are kept of a page.
-const PROPERTIES: usize = 50;
+const PROPERTIES: usize = 20;
 
 /// What a page says of itself: `og:title`, `og:description` and so on.
 pub(super) type Properties = BTreeMap<String, String>;
@@ -56,7 +58,8 @@ fn note(tag: &StartTag<()>, found: &mut Properties) {
     };
     let value = clean(&value);
     let is_wanted = property == "description" || property.starts_with("og:");
-    if is_wanted && !value.is_empty() && found.len() < PROPERTIES {
+    let is_named = is_wanted && property.len() <= NAME;
+    if is_named && !value.is_empty() && found.len() < PROPERTIES {
         found.entry(property).or_insert(value);
     }
 }
@@ -109,5 +112,14 @@ mod tests {
         assert_eq!(found["og:title"], "x");
         let long = format!("<title>{}</title>", "x".repeat(10_000));
         assert_eq!(read(&long)["og:title"].len(), VALUE);
+    }
+    #[test]
+    fn a_page_does_not_say_more_than_is_wanted() {
+        let meta = |name: &str| format!("<meta property='og:{name}' content='x'>");
+        let long = read(&meta(&"x".repeat(NAME)));
+        let many: String = (0..100).map(|n| meta(&n.to_string())).collect();
+
+        assert!(long.is_empty());
+        assert_eq!(read(&many).len(), PROPERTIES);
     }
 }

@@ -132,12 +132,16 @@ impl Media {
             .and_then(|url| Url::parse(url).ok())
             .ok_or_else(|| Error::invalid_param("url is no address"))?;
         url.set_fragment(None);
-        let now = self.clock.now_ms();
-        if let Some(preview) = previews.recall(&url, now) {
+        if let Some(preview) = previews.recall(&url, self.clock.now_ms()) {
             return Ok(preview);
         }
         // The semaphore is never closed.
         let _place = previews.inner.together.acquire().await.ok();
+        // Somebody may have looked while this request waited.
+        let now = self.clock.now_ms();
+        if let Some(preview) = previews.recall(&url, now) {
+            return Ok(preview);
+        }
         let preview = self.look_at(previews, &url).await?;
         previews.remember(&url, &preview, now);
         Ok(preview)

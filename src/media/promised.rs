@@ -109,10 +109,12 @@ impl Media {
         if server != self.server_name {
             return Err(unknown());
         }
+        // Before the row, as in `await_upload`.
+        let promise = self.promise_of(media_id).await?;
         if self.row(server, media_id).await?.is_some() {
             return Err(already_there());
         }
-        let promise = self.promise_of(media_id).await?.ok_or_else(unknown)?;
+        let promise = promise.ok_or_else(unknown)?;
         if promise.uploader != uploader {
             return Err(Error::forbidden("this id was given to another user"));
         }
@@ -136,10 +138,13 @@ impl Media {
             tokio::pin!(arrival);
             // Before the look, so that what arrives meanwhile is not missed.
             arrival.as_mut().enable();
+            // Before the row: an upload stores that and takes the promise away in one turn, so that whoever looked
+            // in the other order could miss both.
+            let promise = self.promise_of(media_id).await?;
             if let Some(row) = self.row(server, media_id).await? {
                 return Ok(row);
             }
-            if self.promise_of(media_id).await?.is_none() {
+            if promise.is_none() {
                 return Err(Error::not_found("there is no media with this id"));
             }
             if timeout_at(until, arrival).await.is_err() {

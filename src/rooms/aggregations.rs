@@ -17,7 +17,7 @@ use crate::{
     error::Result,
     matrix::{TimelineEvent, rel_type},
     storage::{
-        UserNum,
+        Read, UserNum,
         relations::{self, Bundled},
         threads::{self, ThreadRow},
     },
@@ -25,7 +25,7 @@ use crate::{
 
 /// Replacements of an event that are looked at, and references to it that are told: of each the latest.
 const CHILDREN: i64 = 100;
-/// Replies of a thread that are looked at one by one where the user may not see all of them.
+/// Replies of a thread that are looked at one by one where the user may not, or does not want to, see all of them.
 const REPLIES: i64 = 1_000;
 
 /// Who is told.
@@ -171,7 +171,7 @@ impl Rooms {
         Ok(())
     }
 
-    /// Takes those replies out of a thread that the user may not see.
+    /// Takes those replies out of a thread that the user may not see, or of senders whom the user ignores.
     async fn limit_to_visible(
         &self,
         room: &Room,
@@ -179,10 +179,10 @@ impl Rooms {
         thread_root: &TimelineEvent,
         thread: &mut ThreadRow,
     ) -> Result<()> {
-        let Some(access) = audience.access else {
-            return Ok(());
-        };
-        if access.was_there_since(thread_root.timeline) {
+        let is_there = |access: &Access| access.was_there_since(thread_root.timeline);
+        let shield = self.shield(audience.user);
+        let wants_all = !shield.is_some_and(|shield| shield.ignores_somebody());
+        if wants_all && audience.access.is_none_or(is_there) {
             return Ok(());
         }
         let mut conn = self.inner.db.read().await?;
@@ -191,10 +191,14 @@ impl Rooms {
         let rel_type = rel_type.unwrap_or_default();
         let thread_of = (room.num, thread.root.as_str());
         let replies = threads::replies(&mut conn, thread_of, rel_type, REPLIES).await?;
-        let mut visible = replies
-            .into_iter()
-            .filter(|(place, visibility)| access.may_see_at(*visibility, *place));
-        thread.latest = visible.next().map_or(0, |(place, _)| place);
+        let senders: Vec<UserNum> = replies.iter().map(|(_, _, sender)| *sender).collect();
+        let ignored = self
+            .ignored_among(&mut conn, audience.user, &senders)
+            .await?;
+        let mut visible = replies.into_iter().filter(|(place, visibility, sender)| {
+            audience.may_see_at(*visibility, *place) && !ignored.contains(sender)
+        });
+        thread.latest = visible.next().map_or(0, |(place, _, _)| place);
         thread.replies = match thread.latest {
             0 => 0,
             _ => 1 + i64::try_from(visible.count()).unwrap_or(0),
@@ -209,17 +213,24 @@ impl Rooms {
         parents: &HashMap<&EventId, &Arc<TimelineEvent>>,
         bundles: &mut Bundles,
     ) -> Result<()> {
-        let children = {
+        let (children, ignored) = {
             let mut conn = self.inner.db.read().await?;
             let strings = &self.inner.db.strings;
             let reference = strings.find(&mut conn, rel_type::REFERENCE).await?;
             let reference = reference.unwrap_or_default();
-            relations::bundled(&mut conn, room.num, parents.keys(), reference, CHILDREN).await?
+            let children =
+                relations::bundled(&mut conn, room.num, parents.keys(), reference, CHILDREN)
+                    .await?;
+            let senders: Vec<UserNum> = children.iter().map(|child| child.sender).collect();
+            let ignored = self
+                .ignored_among(&mut conn, audience.user, &senders)
+                .await?;
+            (children, ignored)
         };
+        // An edit has the sender of its parent: of a parent that the user does not want to see, none is told.
         let is_visible = |child: &&Bundled| {
-            audience
-                .access
-                .is_none_or(|access| access.may_see_at(child.visibility, child.timeline))
+            audience.may_see_at(child.visibility, child.timeline)
+                && !ignored.contains(&child.sender)
         };
         let mut edits: HashMap<&EventId, i64> = HashMap::new();
         let mut references: Vec<(&EventId, &Bundled)> = Vec::new();
@@ -250,9 +261,33 @@ impl Rooms {
         }
         Ok(())
     }
+
+    /// Returns those of some senders whom the user ignores.
+    async fn ignored_among(
+        &self,
+        conn: &mut impl Read,
+        user: UserNum,
+        senders: &[UserNum],
+    ) -> Result<HashSet<UserNum>> {
+        let shield = self.shield(user);
+        let Some(shield) = shield.filter(|shield| shield.ignores_somebody()) else {
+            return Ok(HashSet::new());
+        };
+        let texts = self.inner.db.strings.texts(conn, senders).await?;
+        let ignored = texts.into_iter().filter(|(_, text)| {
+            let sender = <&UserId>::try_from(&**text);
+            sender.is_ok_and(|sender| shield.ignores_user(sender))
+        });
+        Ok(ignored.map(|(number, _)| number).collect())
+    }
 }
 
 impl Audience<'_> {
+    fn may_see_at(&self, visibility: i64, timeline: i64) -> bool {
+        self.access
+            .is_none_or(|access| access.may_see_at(visibility, timeline))
+    }
+
     fn seen(&self, event: &Arc<TimelineEvent>, room: &Room) -> Arc<TimelineEvent> {
         match self.access {
             Some(access) => access.seen(event.clone(), &room.rules),

@@ -33,7 +33,9 @@ impl Rooms {
         for _ in 0..SEARCHED {
             let page = self.page(room, access, request, &wanted).await?;
             found.end = page.end;
-            let parents = self.parents_among(room, &page.events, filter).await?;
+            let parents = self
+                .parents_among(room, access, &page.events, filter)
+                .await?;
             let is_parent = |event: &Arc<TimelineEvent>| {
                 parents.iter().any(|id| id == event.pdu.event_id.as_str())
             };
@@ -49,10 +51,12 @@ impl Rooms {
         Ok(found)
     }
 
-    /// Returns those of the events to which others relate as a filter says.
+    /// Returns those of the events to which others relate as a filter says; of those others, whoever left the room
+    /// learns only what was there before.
     async fn parents_among(
         &self,
         room: &Room,
+        access: &Access,
         events: &[Arc<TimelineEvent>],
         filter: &RelationFilter,
     ) -> Result<Vec<String>> {
@@ -74,6 +78,8 @@ impl Rooms {
             senders = Some(strings.find_all(&mut conn, &users).await?);
         }
         let ids = events.iter().map(|event| &event.pdu.event_id);
-        relations::parents_among(&mut conn, room.num, ids, rel_types, senders).await
+        let before = access.left_at().unwrap_or(i64::MAX);
+        let related_by = (rel_types, senders);
+        relations::parents_among(&mut conn, room.num, ids, related_by, before).await
     }
 }

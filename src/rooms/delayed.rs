@@ -130,12 +130,10 @@ impl Rooms {
         let delay_id = TransactionId::new().to_string();
         let mut tx = self.inner.db.write().await?;
         delayed::prune(&mut tx, delay.user, now - KEPT_MS, KEPT).await?;
-        let scheduled = delayed::scheduled(&mut tx, delay.user).await?;
-        if scheduled.len() >= MAX_SCHEDULED {
-            let next = scheduled
-                .first()
-                .map_or(now, |row| row.running_since + row.delay_ms);
-            let left = u64::try_from(next - now).unwrap_or(0).max(1);
+        let (waiting, next) = delayed::waiting(&mut tx, delay.user).await?;
+        if usize::try_from(waiting).unwrap_or(usize::MAX) >= MAX_SCHEDULED {
+            let left = next.map_or(0, |next| next - now);
+            let left = u64::try_from(left).unwrap_or(0).max(1);
             return Err(Error::LimitExceeded {
                 retry_after: Duration::from_millis(left),
             });
@@ -363,6 +361,12 @@ impl Delay {
         }
         if self.kind == TimelineEventType::RoomCreate.to_string() {
             return Err(Error::invalid_param("a room is created only once"));
+        }
+        // Guests have to leave when it changes, at the request of whoever changed it.
+        if self.kind == TimelineEventType::RoomGuestAccess.to_string() {
+            return Err(Error::invalid_param(
+                "who may come as a guest cannot be changed later",
+            ));
         }
         Ok(())
     }

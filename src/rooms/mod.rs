@@ -46,6 +46,7 @@ use ruma::{
     OwnedRoomId, OwnedUserId, RoomId, RoomVersionId, ServerName, UserId,
     events::room::member::MembershipState,
 };
+use tokio::sync::Semaphore;
 
 pub use self::{
     aggregations::{Audience, Bundle, Bundles, ThreadSummary},
@@ -81,6 +82,8 @@ const WARM_ROOMS: usize = 2_000;
 const KNOWN_NUMBERS: usize = 50_000;
 /// Users whose memberships are kept in memory.
 const WARM_USERS: usize = 20_000;
+/// Searches that read the database at once.
+const SEARCHES: usize = 2;
 
 /// The rooms of this server. Cheap to clone.
 #[derive(Clone)]
@@ -106,6 +109,8 @@ pub(crate) struct Inner {
     rules: CustomRules,
     shields: Shields,
     schedule: Schedule,
+    /// A search may look at every text: others shall find a connection meanwhile.
+    searching: Semaphore,
 }
 
 impl Rooms {
@@ -134,6 +139,7 @@ impl Rooms {
             rules,
             shields,
             schedule,
+            searching: Semaphore::new(SEARCHES),
         });
         db.journal().follow(inner.clone());
         let rooms = Self { inner };

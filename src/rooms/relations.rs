@@ -229,11 +229,12 @@ impl Rooms {
                     Direction::Backward => place - 1,
                     Direction::Forward => place,
                 };
-                if let Some(event) = events.get(&place).filter(|event| access.may_see(event)) {
-                    found
-                        .page
-                        .events
-                        .push(access.seen(event.clone(), &room.rules));
+                let shown = events
+                    .get(&place)
+                    .filter(|event| access.may_see(event) && !access.hides(&event.pdu));
+                if let Some(event) = shown {
+                    let event = access.seen(event.clone(), &room.rules);
+                    found.page.events.push(event);
                     found.depth = found.depth.max(depth);
                 }
             }

@@ -122,11 +122,13 @@ impl Rooms {
         parts.sort_by_key(|word| std::cmp::Reverse(word.chars().count()));
         parts.truncate(PATTERNS);
         let mut found = {
+            let turn = self.inner.searching.acquire().await;
+            let _turn = turn.map_err(|source| Error::internal("wait to search", source))?;
             let mut conn = self.inner.db.read().await?;
             search::find(&mut conn, rooms, &parts, up_to, FOUND).await?
         };
         found.retain(|found| words.iter().all(|word| found.text.contains(word)));
-        self.keep_wanted(query, &mut found).await?;
+        self.keep_wanted(user, query, &mut found).await?;
         let places = self.keep_visible(user, user_id, &mut found).await?;
         let mut ranked: Vec<(f64, Found)> = found
             .into_iter()
@@ -182,8 +184,14 @@ impl Rooms {
         Ok(rooms)
     }
 
-    /// Keeps what has one of the keys, and a type and sender that the filter wants.
-    async fn keep_wanted(&self, query: &SearchQuery<'_>, found: &mut Vec<Found>) -> Result<()> {
+    /// Keeps what has one of the keys, and a type and sender that the filter wants; of senders whom the user ignores
+    /// only state, which is never hidden.
+    async fn keep_wanted(
+        &self,
+        user: UserNum,
+        query: &SearchQuery<'_>,
+        found: &mut Vec<Found>,
+    ) -> Result<()> {
         let numbers: HashSet<i64> = found
             .iter()
             .flat_map(|found| [found.kind, found.sender])
@@ -191,6 +199,11 @@ impl Rooms {
         let numbers: Vec<i64> = numbers.into_iter().collect();
         let mut conn = self.inner.db.read().await?;
         let texts = self.inner.db.strings.texts(&mut conn, &numbers).await?;
+        let shield = self.shield(user);
+        let ignores = |sender: &UserId| {
+            let shield = shield.as_ref();
+            shield.is_some_and(|shield| shield.ignores_user(sender))
+        };
         found.retain(|found| {
             let (Some(kind), Some(sender)) = (texts.get(&found.kind), texts.get(&found.sender))
             else {
@@ -201,9 +214,11 @@ impl Rooms {
                 "m.room.topic" => SearchKey::Topic,
                 _ => SearchKey::Body,
             };
-            let sender = <&UserId>::try_from(&**sender);
-            query.keys.contains(&key)
-                && sender.is_ok_and(|sender| wants_type_of(query.filter, kind, sender))
+            let Ok(sender) = <&UserId>::try_from(&**sender) else {
+                return false;
+            };
+            let is_hidden = key == SearchKey::Body && ignores(sender);
+            query.keys.contains(&key) && !is_hidden && wants_type_of(query.filter, kind, sender)
         });
         Ok(())
     }
@@ -253,9 +268,10 @@ impl Rooms {
             let Some((place, event)) = places.get(&found.room).zip(event) else {
                 continue;
             };
-            // Redacted meanwhile, or by a user who was erased.
+            // Redacted meanwhile, or by a user who was erased; or hidden, and no state though its type says so.
             let event = place.1.seen(event, &place.0.rules);
-            if text_of(&event.pdu).is_some() && wants_event(filter, &event.pdu) {
+            let is_there = text_of(&event.pdu).is_some() && !place.1.hides(&event.pdu);
+            if is_there && wants_event(filter, &event.pdu) {
                 hits.push(Hit {
                     place: place.clone(),
                     event,

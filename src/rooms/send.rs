@@ -175,8 +175,12 @@ impl Rooms {
                 continue;
             }
             if let Err(refused) = relations::check(&mut tx, room.num, &event).await {
-                drop(tx);
-                return self.inner.already_sent(&room, &event, refused).await;
+                if event.transaction.is_none() {
+                    return Err(refused);
+                }
+                // The first time may be in the same batch, which no reader sees yet.
+                let first = first_answer(tx, &room, &event).await;
+                return first.map_err(|_| refused);
             }
             let mut next = tip.clone();
             let Some(stored) = append(&self.inner, &mut tx, &room, &mut next, accepted).await?

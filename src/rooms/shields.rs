@@ -73,6 +73,15 @@ impl Shields {
     pub(super) fn of_members_who_ignore(&self, room: &Room, sender: &UserId) -> Vec<OwnedUserId> {
         let by_user = self.by_user.read().unwrap_or_else(PoisonError::into_inner);
         let view = room.view();
+        let members = &view.local_members;
+        if members.len() < by_user.len() {
+            let ignores = |user: &UserNum| {
+                let shield = by_user.get(user);
+                shield.is_some_and(|shield| shield.ignores_user(sender))
+            };
+            let deaf = members.iter().filter(|(user, _)| ignores(user));
+            return deaf.map(|(_, user_id)| user_id.clone()).collect();
+        }
         let deaf = by_user
             .iter()
             .filter(|(_, shield)| shield.ignores_user(sender))

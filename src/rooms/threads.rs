@@ -107,7 +107,9 @@ impl Rooms {
                 };
                 let is_own = begun.pdu.sender == audience.user_id || replied.contains(&row.root);
                 if is_own || include == Threads::All {
-                    page.events.push(access.seen(begun.clone(), &room.rules));
+                    // One that an ignored user began is listed, with nothing of what they said.
+                    let event = access.seen_or_redacted(begun.clone(), &room.rules);
+                    page.events.push(event);
                 }
             }
             if is_last {

@@ -99,10 +99,19 @@ impl Access {
         if self.history.iter().any(was_there) {
             return event;
         }
-        let mut redacted = TimelineEvent::clone(&event);
-        redacted.pdu = Arc::new(event.pdu.redacted(rules));
-        redacted.head = head(&redacted.pdu, rules);
-        Arc::new(redacted)
+        redacted(&event, rules)
+    }
+
+    /// As [`Access::seen`], and redacted also where the user does not want to see the event.
+    pub fn seen_or_redacted(
+        &self,
+        event: Arc<TimelineEvent>,
+        rules: &RoomVersionRules,
+    ) -> Arc<TimelineEvent> {
+        if self.hides(&event.pdu) {
+            return redacted(&event, rules);
+        }
+        self.seen(event, rules)
     }
 
     /// Returns whether the user may see what has this history visibility at a place of the timeline.
@@ -112,9 +121,13 @@ impl Access {
 
     /// Returns whether the user is in the room, and was at a place and ever since: there is nothing hidden after it.
     pub fn was_there_since(&self, timeline: i64) -> bool {
-        self.history.last().is_some_and(|entry| {
-            entry.membership == MembershipState::Join && entry.from <= timeline
-        })
+        // Whoever changes their name joins once more: the first join of the unbroken run at the end counts.
+        let stay = self
+            .history
+            .iter()
+            .rev()
+            .take_while(|entry| entry.membership == MembershipState::Join);
+        stay.last().is_some_and(|entry| entry.from <= timeline)
     }
 
     /// Returns what the user was at a place of the timeline.
@@ -460,6 +473,14 @@ impl Rooms {
         }
         self.page(room, access, request, wanted).await
     }
+}
+
+/// Returns an event as it were if it had been redacted.
+fn redacted(event: &TimelineEvent, rules: &RoomVersionRules) -> Arc<TimelineEvent> {
+    let mut redacted = event.clone();
+    redacted.pdu = Arc::new(event.pdu.redacted(rules));
+    redacted.head = head(&redacted.pdu, rules);
+    Arc::new(redacted)
 }
 
 fn no_such_event() -> Error {

@@ -113,6 +113,32 @@ pub async fn by_transaction(
     .await
 }
 
+/// Returns how many events of a user are still to be sent, and when the next is.
+pub async fn waiting(db: &mut impl Read, user: UserNum) -> Result<(i64, Option<i64>)> {
+    let row = db
+        .query(
+            "SELECT COUNT(*), MIN(due_ts) FROM delayed_events
+             WHERE user_num = $1 AND due_ts IS NOT NULL",
+        )
+        .bind(user)
+        .fetch_optional()
+        .await?;
+    Ok(row.unwrap_or((0, None)))
+}
+
+/// Cancels everything that a user has scheduled.
+pub async fn cancel_of(tx: &mut WriteTx, user: UserNum, now: i64) -> Result<()> {
+    tx.query(
+        "UPDATE delayed_events SET due_ts = NULL, finalised_ts = $2
+         WHERE user_num = $1 AND due_ts IS NOT NULL",
+    )
+    .bind(user)
+    .bind(now)
+    .execute()
+    .await?;
+    Ok(())
+}
+
 /// Returns a delayed event.
 pub async fn get(db: &mut impl Read, delay_id: &str) -> Result<Option<DelayedRow>> {
     db.query(

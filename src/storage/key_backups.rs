@@ -221,7 +221,8 @@ pub async fn keys(
     query.fetch_all().await
 }
 
-/// Returns the keys of a version that are of these rooms and sessions.
+/// Returns the keys of a version that are of these rooms and sessions; it tries every room with every session, so
+/// there must not be many of both.
 pub async fn known(
     db: &mut impl Read,
     user: UserNum,

@@ -56,6 +56,8 @@ pub struct Bundled {
     pub visibility: i64,
     /// The child's id.
     pub event_id: String,
+    /// The number of its sender.
+    pub sender: UserNum,
     /// Whether it is a replacement.
     pub is_edit: bool,
 }
@@ -94,6 +96,9 @@ pub async fn remove(tx: &mut WriteTx, child: i64) -> Result<bool> {
 
 /// Returns the places of the events that relate to another, the newest first, with the steps that lie between.
 pub async fn before(db: &mut impl Read, query: &RelationQuery<'_>) -> Result<Vec<(i64, i64)>> {
+    if query.depth == 1 {
+        return children_before(db, query).await;
+    }
     db.query(
         "WITH RECURSIVE related (child, timeline, depth) AS (
              SELECT child, timeline, CAST(1 AS BIGINT) FROM relations
@@ -122,6 +127,9 @@ pub async fn before(db: &mut impl Read, query: &RelationQuery<'_>) -> Result<Vec
 
 /// As [`before`], but the events after a place, the oldest first.
 pub async fn after(db: &mut impl Read, query: &RelationQuery<'_>) -> Result<Vec<(i64, i64)>> {
+    if query.depth == 1 {
+        return children_after(db, query).await;
+    }
     db.query(
         "WITH RECURSIVE related (child, timeline, depth) AS (
              SELECT child, timeline, CAST(1 AS BIGINT) FROM relations
@@ -148,6 +156,42 @@ pub async fn after(db: &mut impl Read, query: &RelationQuery<'_>) -> Result<Vec<
     .await
 }
 
+/// As [`before`] for one step: ends as soon as it has enough, however many children there are.
+async fn children_before(db: &mut impl Read, query: &RelationQuery<'_>) -> Result<Vec<(i64, i64)>> {
+    db.query(
+        "SELECT timeline, CAST(1 AS BIGINT) FROM relations
+         WHERE room = $1 AND parent = $2
+           AND rel_type = COALESCE($3, rel_type) AND kind = COALESCE($4, kind) AND timeline <= $5
+         ORDER BY timeline DESC LIMIT $6",
+    )
+    .bind(query.room)
+    .bind(query.parent)
+    .bind(query.rel_type)
+    .bind(query.kind)
+    .bind(query.from)
+    .bind(query.limit)
+    .fetch_all()
+    .await
+}
+
+/// As [`children_before`], but the events after a place, the oldest first.
+async fn children_after(db: &mut impl Read, query: &RelationQuery<'_>) -> Result<Vec<(i64, i64)>> {
+    db.query(
+        "SELECT timeline, CAST(1 AS BIGINT) FROM relations
+         WHERE room = $1 AND parent = $2
+           AND rel_type = COALESCE($3, rel_type) AND kind = COALESCE($4, kind) AND timeline > $5
+         ORDER BY timeline LIMIT $6",
+    )
+    .bind(query.room)
+    .bind(query.parent)
+    .bind(query.rel_type)
+    .bind(query.kind)
+    .bind(query.from)
+    .bind(query.limit)
+    .fetch_all()
+    .await
+}
+
 /// Returns the valid replacements of the parents, and the events that refer to them: of each kind the latest.
 ///
 /// [Event replacements](https://spec.matrix.org/v1.19/client-server-api/#validity-of-replacement-events)
@@ -159,8 +203,8 @@ pub async fn bundled<S: AsRef<str>>(
     limit: i64,
 ) -> Result<Vec<Bundled>> {
     db.query(
-        "SELECT parent, timeline, visibility, event_id, is_edit FROM (
-             SELECT r.parent, r.timeline, e.visibility, e.event_id, r.is_edit,
+        "SELECT parent, timeline, visibility, event_id, sender, is_edit FROM (
+             SELECT r.parent, r.timeline, e.visibility, e.event_id, r.sender, r.is_edit,
                     ROW_NUMBER() OVER (
                         PARTITION BY r.parent, r.is_edit ORDER BY e.origin_server_ts DESC, e.event_id DESC
                     ) AS nth
@@ -202,20 +246,22 @@ pub async fn related_by<S: AsRef<str>>(
     .await
 }
 
-/// Returns those of the parents to which events of these types or senders relate; `None` stands for all.
+/// Returns those of the parents to which events of these types and senders relate that stand before a place; `None`
+/// stands for all.
 pub async fn parents_among<S: AsRef<str>>(
     db: &mut impl Read,
     room: RoomNum,
     parents: impl IntoIterator<Item = S>,
-    rel_types: Option<Vec<i64>>,
-    senders: Option<Vec<i64>>,
+    (rel_types, senders): (Option<Vec<i64>>, Option<Vec<i64>>),
+    before: i64,
 ) -> Result<Vec<String>> {
     let any = (rel_types.is_none(), senders.is_none());
     db.query(
         "SELECT DISTINCT parent FROM relations
          WHERE room = $1 AND parent IN (SELECT value FROM json_each($2))
            AND ($3 OR rel_type IN (SELECT CAST(value AS BIGINT) FROM json_each($4)))
-           AND ($5 OR sender IN (SELECT CAST(value AS BIGINT) FROM json_each($6)))",
+           AND ($5 OR sender IN (SELECT CAST(value AS BIGINT) FROM json_each($6)))
+           AND timeline < $7",
     )
     .bind(room)
     .bind(list(parents))
@@ -223,6 +269,7 @@ pub async fn parents_among<S: AsRef<str>>(
     .bind(list_of_numbers(rel_types.unwrap_or_default()))
     .bind(any.1)
     .bind(list_of_numbers(senders.unwrap_or_default()))
+    .bind(before)
     .fetch_scalars()
     .await
 }

@@ -189,15 +189,16 @@ pub async fn before(
     .await
 }
 
-/// Returns the replies of a thread, the newest first: (place, the number of the history visibility before it).
+/// Returns the replies of a thread, the newest first: (place, the number of the history visibility before it, the
+/// number of its sender).
 pub async fn replies(
     db: &mut impl Read,
     (room, thread_root): (RoomNum, &str),
     rel_type: i64,
     limit: i64,
-) -> Result<Vec<(i64, i64)>> {
+) -> Result<Vec<(i64, i64, UserNum)>> {
     db.query(
-        "SELECT r.timeline, e.visibility FROM relations r JOIN events e ON e.position = r.child
+        "SELECT r.timeline, e.visibility, r.sender FROM relations r JOIN events e ON e.position = r.child
          WHERE r.room = $1 AND r.parent = $2 AND r.rel_type = $3
          ORDER BY r.timeline DESC LIMIT $4",
     )

@@ -132,6 +132,12 @@ impl Sync {
                 limit: usize::try_from(EVENTS).unwrap_or(1),
             };
             let page = rooms.page(&room, &access, page, &|_| true).await?;
+            if page.events.is_empty()
+                && let Some(end) = page.end
+            {
+                // What the user may not see lies behind.
+                from = Some(end);
+            }
             let is_over = Instant::now() >= deadline || self.inner.tasks.stopping().is_cancelled();
             if !page.events.is_empty() || is_over {
                 let audience = Audience {

@@ -144,11 +144,7 @@ impl Users {
         let mut tx = self.inner.db.write().await?;
         let mut admin = account.admin;
         if let Some(token) = registration_token {
-            let used = tokens::use_registration(&mut tx, &token, now).await?;
-            let makes_admin = used.ok_or_else(|| {
-                Error::forbidden("the registration token has been used up in the meantime")
-            })?;
-            admin |= makes_admin;
+            admin |= use_token(&mut tx, &token, now).await?;
         }
         let user = tx.intern(account.user_id.as_str()).await?;
         let row = Account {
@@ -256,7 +252,7 @@ impl Users {
         let mut tx = self.inner.db.write().await?;
         if let Some(token) = proven.registration_token {
             // An account that a guest made for themselves is never an administrator's.
-            tokens::use_registration(&mut tx, &token, now).await?;
+            use_token(&mut tx, &token, now).await?;
         }
         if !accounts::upgrade_guest(&mut tx, guest.user, &hash).await? {
             return Err(Error::UserInUse);
@@ -285,6 +281,12 @@ fn device_of(request: &Request) -> Result<NewDevice> {
     };
     device.check()?;
     Ok(device)
+}
+
+/// Uses a registration token, and returns whether it makes an administrator.
+async fn use_token(tx: &mut WriteTx, token: &str, now: i64) -> Result<bool> {
+    let used = tokens::use_registration(tx, token, now).await?;
+    used.ok_or_else(|| Error::forbidden("the registration token has been used up in the meantime"))
 }
 
 async fn first_session(
@@ -442,5 +444,27 @@ mod tests {
                 .await
                 .is_err()
         );
+    }
+    #[tokio::test]
+    async fn of_two_guests_with_a_token_for_one_exactly_one_becomes_a_user() {
+        let test = TestUsers::new(|config| {
+            closed(config);
+            config.registration.guests = true;
+        })
+        .await;
+        let token = test.users.first_admin_token().await.unwrap().unwrap();
+        let upgrade = async || {
+            let mut guest = Request::new();
+            guest.kind = RegistrationKind::Guest;
+            let guest = test.users.register(guest).await.unwrap().login.unwrap();
+            let mut upgrade = with_token(guest.user_id.localpart(), &token);
+            upgrade["guest_access_token"] = json!(guest.issued.access_token);
+            upgrade
+        };
+        let (one, other) = (upgrade().await, upgrade().await);
+
+        let (one, other) = tokio::join!(test.register_with(one), test.register_with(other));
+
+        assert!(one.is_ok() ^ other.is_ok());
     }
 }

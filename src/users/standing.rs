@@ -10,7 +10,7 @@ use crate::{
     storage::{
         UserNum,
         accounts::{self, Account},
-        devices,
+        delayed, devices,
     },
 };
 
@@ -43,7 +43,8 @@ impl Users {
         })
     }
 
-    /// Puts an account under a restriction, or takes it off. It holds for what is open, too.
+    /// Puts an account under a restriction, or takes it off. It holds for what is open, too, and what the user has
+    /// scheduled is cancelled.
     ///
     /// # Errors
     ///
@@ -61,6 +62,9 @@ impl Users {
         match restriction {
             Restriction::Suspended => accounts::set_suspended(&mut tx, user, is_on).await?,
             Restriction::Locked => accounts::set_locked(&mut tx, user, is_on).await?,
+        }
+        if is_on {
+            delayed::cancel_of(&mut tx, user, self.inner.clock.now_ms()).await?;
         }
         let devices = devices::of_user(&mut tx, user).await?;
         let devices = devices.into_iter().map(|device| device.num).collect();

@@ -3,6 +3,7 @@
 mod guests;
 mod knock;
 mod server_notices;
+mod state;
 mod upgrade;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};

@@ -52,17 +52,9 @@ impl Workflows {
             Error::Unrecognized("the configuration names nobody who sends notices".to_owned())
         })?;
         let user = self.users.number(&notice.user_id).await?;
-        let room_is_settled = self.notices.lock().await;
-        let room_id = match self.users.notice_room(user).await? {
-            Some(room) => self.rooms.room_id(room).await?,
-            None => {
-                self.create_notice_room(sender, user, &notice.user_id)
-                    .await?
-            }
-        };
-        self.invite_to_notices(sender, &notice.user_id, &room_id)
+        let room_id = self
+            .settle_notice_room(sender, user, &notice.user_id)
             .await?;
-        drop(room_is_settled);
         let transaction = notice.txn_id.map(|txn_id| Transaction {
             device: session.device,
             txn_id: format!("server_notice:{}:{txn_id}", notice.user_id),
@@ -89,6 +81,35 @@ impl Workflows {
             return Err(Error::CannotLeaveServerNoticeRoom);
         }
         Ok(())
+    }
+
+    /// Finds or makes the room of a user's notices, and invites them.
+    async fn settle_notice_room(
+        &self,
+        sender: &UserId,
+        user: UserNum,
+        user_id: &UserId,
+    ) -> Result<OwnedRoomId> {
+        let (workflows, sender, user_id) = (self.clone(), sender.to_owned(), user_id.to_owned());
+        // A task of its own: a client that hangs up now cannot leave a room that nobody knows of.
+        let settling = self.tasks.spawn(async move {
+            let _turn = workflows.notices.lock().await;
+            let room_id = match workflows.users.notice_room(user).await? {
+                Some(room) => workflows.rooms.room_id(room).await?,
+                None => {
+                    workflows
+                        .create_notice_room(&sender, user, &user_id)
+                        .await?
+                }
+            };
+            workflows
+                .invite_to_notices(&sender, &user_id, &room_id)
+                .await?;
+            Ok(room_id)
+        });
+        settling
+            .await
+            .map_err(|source| Error::internal("settle the room of notices", source))?
     }
 
     async fn create_notice_room(

@@ -59,6 +59,21 @@ impl Workflows {
         if self.rooms.of_user(session.user).await?.get(old).is_none() {
             return Ok(());
         }
+        // Anybody can claim to replace a room. The old one says who does; and one's own rooms one may trust.
+        let old = self.rooms.room(&predecessor.room_id).await?;
+        let replacement = {
+            let view = old.view();
+            let tombstone = view.state.get(&StateEventType::RoomTombstone, "");
+            tombstone.and_then(|pdu| pdu.content_str("replacement_room"))
+        };
+        let is_own = {
+            let view = room.view();
+            let create = view.state.get(&StateEventType::RoomCreate, "");
+            create.is_some_and(|create| create.sender == session.user_id)
+        };
+        if !is_own && replacement.as_deref() != Some(room_id.as_str()) {
+            return Ok(());
+        }
         self.users
             .follow_room(
                 session.user,

@@ -2,7 +2,10 @@
 
 use serde_json::json;
 
-use crate::harness::{Server, User, password_of};
+use crate::{
+    chat::in_room,
+    harness::{Server, User, password_of},
+};
 
 const ADMIN: &str = "/_matrix/client/v1/admin";
 
@@ -67,6 +70,34 @@ async fn a_suspended_user_reads_leaves_and_redacts_what_is_theirs() {
     joined.expect_error(403, "M_USER_SUSPENDED");
     restrict(&admin, "suspend", &alice, false).await;
     alice.joins(&room).await;
+}
+
+#[tokio::test]
+async fn a_suspended_user_does_not_speak_later_either() {
+    let server = Server::start().await;
+    let admin = server.register_admin("admin").await;
+    let alice = server.register("alice").await;
+    let room = alice.creates(json!({})).await;
+    let text = json!({ "msgtype": "m.text", "body": "later" });
+    let delayed = "?org.matrix.msc4140.delay=60000";
+    let path = in_room(&room, &format!("send/m.room.message/one{delayed}"));
+    alice.client.put(&path, text.clone()).await.expect_ok();
+
+    restrict(&admin, "suspend", &alice, true).await;
+
+    let unstable = "/_matrix/client/unstable/org.matrix.msc4140";
+    let scheduled = alice
+        .client
+        .get(&format!("{unstable}/delayed_events"))
+        .await;
+    assert_eq!(scheduled.expect_ok()["delayed_events"], json!([]));
+    let path = in_room(&room, &format!("send/m.room.message/two{delayed}"));
+    let again = alice.client.put(&path, text.clone()).await;
+    again.expect_error(403, "M_USER_SUSPENDED");
+    let path = format!("{unstable}/rooms/{room}/delayed_event/m.room.message/three");
+    let body = json!({ "delay_ms": 1, "content": text });
+    let again = alice.client.put(&path, body).await;
+    again.expect_error(403, "M_USER_SUSPENDED");
 }
 
 #[tokio::test]

@@ -297,3 +297,41 @@ async fn the_keys_of_a_deactivated_account_are_gone() {
     let told = bob.queries(&alice.id).await;
     assert_eq!(told, json!({ "device_keys": { &*alice.id: {} } }));
 }
+
+#[tokio::test]
+async fn another_master_key_can_take_over_the_other_keys() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let first = Signer::of(&alice).await;
+    let second = Signer {
+        master: Key::new(),
+        ..first
+    };
+
+    let keys = second.upload(&alice);
+    let mut body = keys.clone();
+    body["auth"] = password_of("alice");
+    alice.client.post(SIGNING, body).await.expect_ok();
+
+    let told = alice.queries(&alice.id).await;
+    for usage in ["master", "self_signing", "user_signing"] {
+        let key = &told[format!("{usage}_keys")][&alice.id];
+        assert_eq!(*key, keys[format!("{usage}_key")], "{usage}");
+    }
+}
+
+#[tokio::test]
+async fn users_without_keys_count_among_the_signed() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let users = |count: u32| -> Value {
+        let users = (0..count).map(|n| (format!("@u{n}:localhost"), json!({})));
+        Value::Object(users.collect())
+    };
+
+    let allowed = alice.client.post(SIGNATURES, users(10)).await;
+    let refused = alice.client.post(SIGNATURES, users(1_001)).await;
+
+    allowed.expect_ok();
+    refused.expect_error(400, "M_INVALID_PARAM");
+}

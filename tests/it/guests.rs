@@ -26,6 +26,10 @@ async fn a_guest_talks_in_rooms_that_admit_guests() {
 
     let refused = guest.tries(&closed, "join", json!({})).await;
     refused.expect_error(403, "M_GUEST_ACCESS_FORBIDDEN");
+    let member = format!("m.room.member/{}", guest.id);
+    let joined = json!({ "membership": "join" });
+    let refused = guest.tries_to_set(&closed, &member, joined).await;
+    refused.expect_error(403, "M_GUEST_ACCESS_FORBIDDEN");
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::{
-    chat::{said, timeline, types, unread},
+    chat::{ids, said, timeline, types, unread},
     harness::{Server, User},
 };
 
@@ -19,6 +19,17 @@ async fn ignores(user: &User, ignored: &[&User]) {
         .collect();
     let content = json!({ "ignored_users": ignored });
     says_of_itself(user, "m.ignored_user_list", content).await;
+}
+
+/// Sends a message that relates to an event and returns its id.
+async fn relates(user: &User, room: &str, rel_type: &str, parent: &str) -> String {
+    let content = json!({
+        "msgtype": "m.text", "body": "related", "m.new_content": { "msgtype": "m.text", "body": "new" },
+        "m.relates_to": { "rel_type": rel_type, "event_id": parent },
+    });
+    let sent = user.tries_to_send(room, "m.room.message", content).await;
+    let sent = sent.expect_ok();
+    sent["event_id"].as_str().expect("an id").to_owned()
 }
 
 #[tokio::test]
@@ -93,6 +104,72 @@ async fn whoever_is_ignored_no_more_is_heard_from_then_on() {
         said(timeline(&alice.syncs().await, &room)),
         ["missed", "heard"]
     );
+}
+
+#[tokio::test]
+async fn what_ignored_users_relate_to_an_event_is_neither_listed_nor_told() {
+    let server = Server::start().await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let carol = server.register("carol").await;
+    let room = alice.creates_open_room().await;
+    bob.joins(&room).await;
+    carol.joins(&room).await;
+    ignores(&alice, &[&bob]).await;
+    let before = alice.syncs().await;
+
+    let message = alice.says(&room, "message").await;
+    let reply = relates(&carol, &room, "m.thread", &message).await;
+    let hidden_reply = relates(&bob, &room, "m.thread", &message).await;
+    let reference = relates(&carol, &room, "m.reference", &message).await;
+    let hidden_reference = relates(&bob, &room, "m.reference", &message).await;
+
+    let path = format!("/_matrix/client/v1/rooms/{room}/relations/{message}");
+    let of_alice = alice.client.get(&path).await.expect_ok();
+    let of_carol = carol.client.get(&path).await.expect_ok();
+    assert_eq!(ids(&of_alice["chunk"]), [&reference, &reply]);
+    let all = [&hidden_reference, &reference, &hidden_reply, &reply];
+    assert_eq!(ids(&of_carol["chunk"]), all);
+    let event = alice.event(&room, &message).await.expect_ok();
+    let sync = alice.syncs_after(&before).await;
+    for event in [&event, &timeline(&sync, &room)[0]] {
+        let told = &event["unsigned"]["m.relations"];
+        assert_eq!(event["event_id"], message);
+        assert_eq!(told["m.thread"]["count"], 1);
+        assert_eq!(told["m.thread"]["latest_event"]["event_id"], reply);
+        let chunk = json!([{ "event_id": reference }]);
+        assert_eq!(told["m.reference"]["chunk"], chunk);
+    }
+    let event = carol.event(&room, &message).await.expect_ok();
+    let told = &event["unsigned"]["m.relations"];
+    assert_eq!(told["m.thread"]["count"], 2);
+    assert_eq!(told["m.thread"]["latest_event"]["event_id"], hidden_reply);
+}
+
+#[tokio::test]
+async fn a_thread_that_an_ignored_user_began_is_listed_without_what_they_said() {
+    let server = Server::start().await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let room = alice.creates_open_room().await;
+    bob.joins(&room).await;
+    ignores(&alice, &[&bob]).await;
+    let begun = bob.says(&room, "hidden").await;
+    let reply = relates(&alice, &room, "m.thread", &begun).await;
+    relates(&bob, &room, "m.replace", &begun).await;
+    let unheard = alice.says(&room, "unheard").await;
+    relates(&bob, &room, "m.thread", &unheard).await;
+
+    let path = format!("/_matrix/client/v1/rooms/{room}/threads");
+    let of_alice = alice.client.get(&path).await.expect_ok();
+    let of_bob = bob.client.get(&path).await.expect_ok();
+
+    assert_eq!(ids(&of_alice["chunk"]), [&begun]);
+    let event = &of_alice["chunk"][0];
+    assert_eq!(event["content"], json!({}));
+    let told = &event["unsigned"]["m.relations"];
+    assert_eq!(told["m.thread"]["latest_event"]["event_id"], reply);
+    assert_eq!(told["m.replace"], Value::Null);
+    assert_eq!(ids(&of_bob["chunk"]), [&unheard, &begun]);
+    assert_eq!(said(&of_bob["chunk"]), ["unheard", "hidden"]);
 }
 
 #[tokio::test]

@@ -245,3 +245,24 @@ async fn a_backup_is_for_its_owner_and_ends_with_the_account() {
     let path = "/_matrix/client/v3/account/deactivate";
     alice.client.post(path, body).await.expect_ok();
 }
+
+#[tokio::test]
+async fn many_keys_that_are_offered_again_are_the_same_keys() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let version = alice.begins_a_backup().await;
+    let sessions = |first: u64| -> Value {
+        let sessions = (0..100).map(|n| (format!("s{n}"), key(true, first, 0)));
+        json!({ "sessions": Value::Object(sessions.collect()) })
+    };
+    let rooms =
+        |first: u64| json!({ "rooms": { "!a:b": sessions(first), "!c:d": sessions(first) } });
+
+    let stored = alice.backs_up("", &version, rooms(1)).await.expect_ok();
+    let worse = alice.backs_up("", &version, rooms(2)).await.expect_ok();
+
+    assert_eq!(stored["count"], 200);
+    assert_eq!(worse, stored);
+    let all = alice.backed_up("", &version).await.expect_ok();
+    assert_eq!(all, rooms(1));
+}

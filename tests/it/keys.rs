@@ -255,3 +255,20 @@ async fn keys_go_with_their_device() {
     assert_eq!(told["device_keys"], json!({ &*alice.id: {} }));
     assert_eq!(bob.claims(&phone).await, None);
 }
+
+#[tokio::test]
+async fn a_device_has_only_so_many_keys_of_all_algorithms() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let keys = |algorithm: &str| -> Value {
+        let key = json!({ "key": "k", "signatures": {} });
+        let keys = (0..1_001).map(|n| (format!("{algorithm}:{n}"), key.clone()));
+        json!({ "one_time_keys": Value::Object(keys.collect()) })
+    };
+
+    let first = alice.client.post(UPLOAD, keys("signed_curve25519")).await;
+    let second = alice.client.post(UPLOAD, keys("org.example")).await;
+
+    first.expect_ok();
+    second.expect_error(400, "M_INVALID_PARAM");
+}

@@ -452,6 +452,37 @@ async fn a_filter_picks_events_by_what_they_relate_to_and_what_relates_to_them()
 }
 
 #[tokio::test]
+async fn whoever_was_kicked_does_not_learn_what_relates_to_an_event_since() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let room = alice.creates_open_room().await;
+    bob.joins(&room).await;
+    let early = alice.says(&room, "early").await;
+    let late = alice.says(&room, "late").await;
+    let reaction = |event_id: &str| {
+        let relates_to = json!({ "rel_type": "m.annotation", "event_id": event_id, "key": "+1" });
+        json!({ "m.relates_to": relates_to })
+    };
+    let sent = alice
+        .tries_to_send(&room, "m.reaction", reaction(&early))
+        .await;
+    sent.expect_ok();
+    alice.kicks(&room, &bob).await;
+    let sent = alice
+        .tries_to_send(&room, "m.reaction", reaction(&late))
+        .await;
+    sent.expect_ok();
+
+    let filter = filtered(&json!({ "related_by_rel_types": ["m.annotation"] }));
+    let of_alice = alice.messages(&room, &format!("dir=b&{filter}")).await;
+    let of_bob = bob.messages(&room, &format!("dir=b&{filter}")).await;
+
+    assert_eq!(said(&of_alice["chunk"]), ["late", "early"]);
+    assert_eq!(said(&of_bob["chunk"]), ["early"]);
+}
+
+#[tokio::test]
 async fn the_event_closest_to_a_time_is_found_either_way() {
     let clock = Clock::manual(1_000_000);
     let server = Server::with_clock(clock.clone(), |_| {}).await;

@@ -183,6 +183,30 @@ async fn one_finds_only_what_one_may_see() {
 }
 
 #[tokio::test]
+async fn messages_of_ignored_users_are_not_found_but_their_state_is() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let room = bob
+        .creates(json!({ "preset": "public_chat", "topic": "word of the day" }))
+        .await;
+    alice.joins(&room).await;
+    alice.says(&room, "word of alice").await;
+    bob.says(&room, "word of bob").await;
+    let path = format!("/_matrix/client/v3/user/{}/account_data", alice.id);
+    let path = format!("{path}/m.ignored_user_list");
+    let bob_alone: Value = [(bob.id.clone(), json!({}))].into_iter().collect();
+    let ignored = json!({ "ignored_users": bob_alone });
+    alice.client.put(&path, ignored).await.expect_ok();
+
+    let found = alice.looks_for(json!({ "search_term": "word" })).await;
+
+    assert_eq!(found["count"], 2);
+    assert_eq!(bodies(&found), ["word of alice"]);
+    assert_eq!(bob.finds("word").await, ["word of bob", "word of alice"]);
+}
+
+#[tokio::test]
 async fn the_filter_says_which_rooms_senders_and_types() {
     let server = Server::start().await;
     let alice = server.register("alice").await;

@@ -1,8 +1,21 @@
 //! What stands behind the links in messages, and where this server does not go to look.
 
-use std::{io::Cursor, net::Ipv4Addr};
+use std::{
+    io::Cursor,
+    net::Ipv4Addr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
-use axum::{Router, http::header::CONTENT_TYPE, response::Redirect, routing::get};
+use axum::{
+    Router,
+    http::{HeaderName, header::CONTENT_TYPE},
+    response::Redirect,
+    routing::get,
+};
 use image::{ImageFormat, RgbImage};
 use parlour::config::Config;
 use serde_json::json;
@@ -25,19 +38,16 @@ fn picture() -> Vec<u8> {
     bytes.into_inner()
 }
 
+fn html() -> [(HeaderName, &'static str); 1] {
+    [(CONTENT_TYPE, "text/html; charset=utf-8")]
+}
+
 /// Serves pages on this machine and returns their address.
 #[expect(clippy::disallowed_methods, reason = "it ends with the test")]
 async fn web_server() -> String {
-    let html = [(CONTENT_TYPE, "text/html; charset=utf-8")];
     let endless = "<title>Long</title>".to_owned() + &"x".repeat(3 * 1024 * 1024);
     let pages = Router::new()
-        .route(
-            "/page.html",
-            get({
-                let html = html.clone();
-                async move || (html, PAGE)
-            }),
-        )
+        .route("/page.html", get(async || (html(), PAGE)))
         .route(
             "/latin",
             get(async || {
@@ -47,10 +57,21 @@ async fn web_server() -> String {
                 )
             }),
         )
-        .route("/endless", get(async move || (html, endless)))
+        .route("/endless", get(async move || (html(), endless)))
         .route(
             "/picture.png",
             get(async || ([(CONTENT_TYPE, "image/png")], picture())),
+        )
+        .route(
+            "/visits",
+            get({
+                let visits = Arc::new(AtomicUsize::new(0));
+                async move || {
+                    let visit = visits.fetch_add(1, Ordering::Relaxed) + 1;
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    (html(), format!("<title>{visit}</title>"))
+                }
+            }),
         )
         .route("/text", get(async || "text"))
         .route("/elsewhere", get(async || Redirect::to("/page.html")))
@@ -149,4 +170,22 @@ async fn previews_are_off_unless_the_configuration_wants_them() {
     let answer = previews(&alice, "https://example.org/").await;
 
     answer.expect_error(404, "M_NOT_FOUND");
+}
+
+#[tokio::test]
+async fn who_waited_while_others_looked_is_shown_what_they_saw() {
+    let web = web_server().await;
+    let server = Server::with(everywhere).await;
+    let alice = server.register("alice").await;
+    let url = format!("{web}/visits");
+
+    let shown = (0..20).map(|_| previews(&alice, &url));
+    let shown = futures_util::future::join_all(shown).await;
+
+    for answer in shown {
+        let shown = answer.expect_ok();
+        let visit = shown["og:title"].as_str().and_then(|n| n.parse().ok());
+        let visit: usize = visit.expect("a number");
+        assert!(visit <= 8, "{visit} looked");
+    }
 }

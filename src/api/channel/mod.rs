@@ -347,7 +347,8 @@ impl Channel {
                 }
                 () = stopping.cancelled() => return Err(End::Gone),
                 () = news.come() => {
-                    if app.users.authenticate(&token).await.is_err() {
+                    let session = app.users.authenticate(&token).await;
+                    if !session.is_ok_and(|session| !session.is_locked) {
                         return Err(End::Gone);
                     }
                 }
@@ -364,10 +365,17 @@ impl Channel {
         sent.ok().and_then(Result::ok).ok_or(End::Gone)
     }
 
-    /// A token that was revoked, or has expired, closes the connection.
-    async fn check_token(&self) -> Result<(), End> {
+    /// A token that was revoked, or has expired, closes the connection, and so does an account that was locked.
+    async fn check_token(&mut self) -> Result<(), End> {
         match self.app.users.authenticate(&self.token).await {
-            Ok(_) => Ok(()),
+            Ok(session) if session.is_locked => {
+                Err(End::Close(CLOSE_UNAUTHORIZED, "the account is locked"))
+            }
+            Ok(session) => {
+                // What its user may do can have changed.
+                self.session = session;
+                Ok(())
+            }
             Err(Error::UnknownToken { .. }) => Err(End::Close(
                 CLOSE_UNAUTHORIZED,
                 "the access token is not valid",

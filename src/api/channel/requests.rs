@@ -220,11 +220,10 @@ async fn state(app: &App, session: &Session, call: &Call) -> Result<Value> {
     session.must_not_be_suspended()?;
     let params: StateParams = call.params()?;
     acts(app, session);
-    if params.event_type == StateEventType::RoomCanonicalAlias {
-        app.rooms
-            .check_canonical_alias(&params.room_id, &params.content)
-            .await?;
-    }
+    let key = (&params.event_type, params.state_key.as_str());
+    app.workflows
+        .check_state(session, &params.room_id, key, &params.content)
+        .await?;
     let sender = session.user_id.clone();
     let event = NewEvent::state(
         sender,

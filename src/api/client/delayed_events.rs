@@ -8,9 +8,12 @@ use axum::{
     extract::{FromRequestParts, State},
     http::request::Parts,
 };
-use ruma::api::client::delayed_events::{
-    get_all_delayed_events, get_delayed_event, send_delayed_event,
-    update_delayed_event::{UpdateAction, unstable_v1, unstable_v2},
+use ruma::{
+    api::client::delayed_events::{
+        get_all_delayed_events, get_delayed_event, send_delayed_event,
+        update_delayed_event::{UpdateAction, unstable_v1, unstable_v2},
+    },
+    events::StateEventType,
 };
 use serde_json::{Value, json};
 
@@ -18,6 +21,7 @@ use crate::{
     api::{App, Class, Incoming, Limits, Outgoing, Peer, WithBody, endpoint},
     error::{Error, Result},
     rooms::{Delay, DelayAction, Delayed, Rooms},
+    workflows::Workflows,
 };
 
 /// What delays an event that is sent on the usual path.
@@ -63,10 +67,19 @@ pub(super) fn routes() -> Router<App> {
 /// [MSC4140](https://github.com/matrix-org/matrix-spec-proposals/pull/4140)
 async fn send_delayed_event(
     State(rooms): State<Rooms>,
+    State(workflows): State<Workflows>,
     State(limits): State<Limits>,
     Incoming { from, request }: Incoming<send_delayed_event::unstable::Request>,
 ) -> Result<Json<Value>> {
     limits.check(Class::Send, &*from.user_id)?;
+    if let Some(state_key) = &request.state_key {
+        let kind = StateEventType::from(request.event_type.to_string());
+        let key = (&kind, state_key.as_str());
+        let content = request.content.json();
+        workflows
+            .check_state(&from, &request.room_id, key, content)
+            .await?;
+    }
     let delay = Delay {
         user: from.user,
         user_id: from.user_id.clone(),
@@ -114,6 +127,9 @@ async fn update_delayed_event_of_session(
 ) -> Result<Outgoing<unstable_v1::Response>> {
     limits.check(Class::Send, &*from.user_id)?;
     let action = action(&request.action)?;
+    if action != DelayAction::Cancel {
+        from.must_not_be_suspended()?;
+    }
     rooms.update_delayed(&request.delay_id, action).await?;
     Ok(Outgoing(unstable_v1::Response::new()))
 }

@@ -150,6 +150,11 @@ async fn get_one_event(
     let session = session.ok_or(Error::MissingToken)?;
     let event_id = EventId::parse(event_id).map_err(|e| Error::invalid_param(e.to_string()))?;
     let room = rooms.room_of_event(&event_id).await?;
+    if rooms.has_forgotten(session.user, &room).await? {
+        return Err(Error::not_found(
+            "there is no such event, or you may not see it",
+        ));
+    }
     let access = rooms.access(&room, session.user, &session.user_id).await?;
     let event = rooms.event(&room, &access, &event_id).await?;
     let bundles = rooms

@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 
 use super::{messages::audience, state::state_event};
 use crate::{
-    api::{App, WithBody, endpoint},
+    api::{App, Class, Limits, WithBody, endpoint},
     clock::Clock,
     error::{Error, Result},
     matrix::{Pdu, wants_event},
@@ -41,12 +41,14 @@ pub(super) fn routes() -> Router<App> {
 async fn search_events(
     State(rooms): State<Rooms>,
     State(clock): State<Clock>,
+    State(limits): State<Limits>,
     WithBody {
         from,
         request,
         body,
     }: WithBody<search_events::v3::Request>,
 ) -> Result<Json<Value>> {
+    limits.check(Class::Send, &*from.user_id)?;
     let Some(criteria) = &request.search_categories.room_events else {
         return Ok(Json(json!({ "search_categories": {} })));
     };

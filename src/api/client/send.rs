@@ -16,7 +16,7 @@ use super::delayed_events::DelayMs;
 use crate::{
     api::{App, Class, Incoming, Limits, Outgoing, endpoint},
     ephemeral::{Ephemeral, PresenceUpdate},
-    error::{Error, Result},
+    error::Result,
     rooms::{Delay, NewEvent, Rooms, Transaction},
     users::Session,
     workflows::Workflows,
@@ -84,18 +84,11 @@ async fn send_state_event(
 ) -> Result<Response> {
     limits.check(Class::Send, &*from.user_id)?;
     acted(&ephemeral, &from);
-    if request.event_type == StateEventType::RoomCreate {
-        return Err(Error::invalid_param("a room is created only once"));
-    }
     let content = request.body.into_json();
-    if request.event_type == StateEventType::RoomCanonicalAlias {
-        rooms
-            .check_canonical_alias(&request.room_id, &content)
-            .await?;
-    }
-    if request.event_type == StateEventType::RoomServerAcl {
-        rooms.check_server_acl(&content)?;
-    }
+    let key = (&request.event_type, request.state_key.as_str());
+    workflows
+        .check_state(&from, &request.room_id, key, &content)
+        .await?;
     if let Some(delay_ms) = delay_ms {
         let delay = Delay {
             user: from.user,

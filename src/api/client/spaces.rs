@@ -8,7 +8,7 @@ use ruma::{
 use serde_json::{Value, json};
 
 use crate::{
-    api::{App, Incoming, endpoint},
+    api::{App, Class, Incoming, Limits, Peer, endpoint},
     error::{Error, Result},
     rooms::{HierarchyRequest, Rooms, Summary},
     users::Session,
@@ -58,9 +58,12 @@ async fn get_hierarchy(
 /// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1room_summaryroomidoralias
 async fn get_summary(
     State(rooms): State<Rooms>,
+    State(limits): State<Limits>,
+    peer: Peer,
     uri: Uri,
     Incoming { from, request }: Incoming<get_summary::v1::Request>,
 ) -> Result<Json<Value>> {
+    limits.check(Class::Send, &peer)?;
     let unknown = || Error::not_found("there is no such room, or you may not see it");
     let room_id = match <&RoomId>::try_from(&*request.room_id_or_alias) {
         Ok(room_id) => room_id.to_owned(),
