@@ -9,7 +9,7 @@ use futures_util::Stream;
 use ruma::{OwnedMxcUri, ServerName};
 use tokio::time::{Instant, timeout_at};
 
-use super::{Media, Upload, clean_content_type, clean_file_name, new_media_id};
+use super::{Media, Upload, clean_content_type, clean_file_name, is_media_id, new_media_id};
 use crate::{
     error::{Error, Result},
     storage::{
@@ -156,6 +156,9 @@ impl Media {
     }
 
     async fn promise_of(&self, media_id: &str) -> Result<Option<Promise>> {
+        if !is_media_id(media_id) {
+            return Ok(None);
+        }
         let mut db = self.db.read().await?;
         promised_media::find(&mut db, media_id, self.clock.now_ms()).await
     }
