@@ -2,9 +2,11 @@
 //!
 //! `append` is the only code that stores an event. Everyone else follows the journal. `warm` keeps rooms in
 //! memory; `send`, `create`, `upgrade`, `membership` and `restricted` build events, and `delayed` sends them
-//! later; `timeline` and `state` read; `directory` has aliases and the public list, `hierarchy` and `summary` show
-//! rooms to those outside; `receipts` and `counts` know what was read, and `shields` what users do not want to see.
+//! later; `timeline` and `state` read what `access` lets a user see; `directory` has aliases and the public list,
+//! `hierarchy` and `summary` show rooms to those outside; `receipts` and `counts` know what was read, and `shields`
+//! what users do not want to see.
 
+mod access;
 mod aggregations;
 mod append;
 mod at_time;
@@ -49,6 +51,7 @@ use ruma::{
 use tokio::sync::Semaphore;
 
 pub use self::{
+    access::Access,
     aggregations::{Audience, Bundle, Bundles, ThreadSummary},
     create::CreateRoom,
     delayed::{Delay, DelayAction, Delayed, MAX_DELAY, MAX_SCHEDULED},
@@ -63,7 +66,7 @@ pub use self::{
     send::{NewEvent, Transaction},
     summary::{MutualRooms, Summary},
     threads::{SubscriptionChange, ThreadCount, Threads},
-    timeline::{Access, Context, Page, PageRequest},
+    timeline::{Context, Page, PageRequest},
     upgrade::Upgrade,
     warm::{Room, View},
 };
@@ -133,7 +136,7 @@ impl Rooms {
             tasks,
             default_version,
             numbers: RwLock::default(),
-            erased: RwLock::new(Arc::new(timeline::erased(&db).await?)),
+            erased: RwLock::new(Arc::new(access::erased(&db).await?)),
             rooms: Followed::new(WARM_ROOMS),
             users: Followed::new(WARM_USERS),
             rules,

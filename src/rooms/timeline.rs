@@ -1,20 +1,15 @@
 //! Reading the timeline of a room, as far as a user may see it.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
-use ruma::{
-    EventId, OwnedEventId, OwnedUserId, UserId,
-    api::Direction,
-    events::{TimelineEventType, room::member::MembershipState},
-    room_version_rules::RoomVersionRules,
-};
+use ruma::{EventId, OwnedEventId, api::Direction, room_version_rules::RoomVersionRules};
 
-use super::{Erased, Rooms, load, warm::Room};
+use super::{Access, Rooms, load, warm::Room};
 use crate::{
     error::{Error, Result},
-    matrix::{Membership, Pdu, Shield, StateMap, TimelineEvent, Visibility, head, may_see},
+    matrix::{Pdu, StateMap, TimelineEvent, Visibility, head},
     storage::{
-        Db, Read, UserNum, accounts,
+        Read,
         events::{self, EventRow},
         state,
     },
@@ -65,151 +60,7 @@ pub struct Context {
     pub after: Page,
 }
 
-/// What a user may see of a room.
-#[derive(Clone, Debug)]
-pub struct Access {
-    /// The user's memberships, in order.
-    history: Vec<Membership>,
-    /// Whose events the user may see only redacted, unless the user was in the room already.
-    erased: Arc<Erased>,
-    /// What the user does not want to see.
-    shield: Option<Arc<Shield>>,
-}
-
-impl Access {
-    /// Returns whether the user does not want to see an event, which they may see.
-    pub fn hides(&self, pdu: &Pdu) -> bool {
-        self.shield.as_ref().is_some_and(|shield| shield.hides(pdu))
-    }
-
-    /// Returns whether the user may see an event.
-    pub fn may_see(&self, event: &TimelineEvent) -> bool {
-        may_see(event.visibility, event.timeline, &self.history)
-    }
-
-    /// Returns an event as the user may see it: redacted, if its sender was erased before the user came.
-    ///
-    /// [Deactivation](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3accountdeactivate)
-    pub fn seen(&self, event: Arc<TimelineEvent>, rules: &RoomVersionRules) -> Arc<TimelineEvent> {
-        let Some(erased) = self.erased.get(&event.pdu.sender) else {
-            return event;
-        };
-        let was_there =
-            |entry: &Membership| entry.membership == MembershipState::Join && entry.from <= *erased;
-        if self.history.iter().any(was_there) {
-            return event;
-        }
-        redacted(&event, rules)
-    }
-
-    /// As [`Access::seen`], and redacted also where the user does not want to see the event.
-    pub fn seen_or_redacted(
-        &self,
-        event: Arc<TimelineEvent>,
-        rules: &RoomVersionRules,
-    ) -> Arc<TimelineEvent> {
-        if self.hides(&event.pdu) {
-            return redacted(&event, rules);
-        }
-        self.seen(event, rules)
-    }
-
-    /// Returns whether the user may see what has this history visibility at a place of the timeline.
-    pub fn may_see_at(&self, visibility: i64, timeline: i64) -> bool {
-        may_see(Visibility::from_number(visibility), timeline, &self.history)
-    }
-
-    /// Returns whether the user is in the room, and was at a place and ever since: there is nothing hidden after it.
-    pub fn was_there_since(&self, timeline: i64) -> bool {
-        // Whoever changes their name joins once more: the first join of the unbroken run at the end counts.
-        let stay = self
-            .history
-            .iter()
-            .rev()
-            .take_while(|entry| entry.membership == MembershipState::Join);
-        stay.last().is_some_and(|entry| entry.from <= timeline)
-    }
-
-    /// Returns what the user was at a place of the timeline.
-    pub fn membership_at(&self, timeline: i64) -> MembershipState {
-        let entry = self
-            .history
-            .iter()
-            .rev()
-            .find(|entry| entry.from <= timeline);
-        entry.map_or(MembershipState::Leave, |entry| entry.membership.clone())
-    }
-
-    /// Returns whether the user was ever in the room, and what for: to read what others may not.
-    pub fn ever_joined(&self) -> bool {
-        self.history
-            .iter()
-            .any(|entry| entry.membership == MembershipState::Join)
-    }
-
-    /// Returns how often the user came into the room.
-    pub fn stays(&self) -> usize {
-        let mut stays = 0;
-        let mut was_in = false;
-        for entry in &self.history {
-            let is_in = entry.membership == MembershipState::Join;
-            stays += usize::from(is_in && !was_in);
-            was_in = is_in;
-        }
-        stays
-    }
-
-    /// Returns the place at which the user left for the last time; `None` for one who is in the room.
-    pub fn left_at(&self) -> Option<i64> {
-        let last_joined = self
-            .history
-            .iter()
-            .rposition(|entry| entry.membership == MembershipState::Join)?;
-        self.history.get(last_joined + 1).map(|entry| entry.from)
-    }
-}
-
 impl Rooms {
-    /// Returns what a user may see of a room.
-    pub async fn access(&self, room: &Room, user: UserNum, user_id: &UserId) -> Result<Access> {
-        let erased = self
-            .inner
-            .erased
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        let shield = self.shield(user);
-        let mut tx = self.inner.db.read().await?;
-        let snapshot = current_snapshot(room);
-        let kind = self
-            .inner
-            .db
-            .strings
-            .find(&mut tx, &TimelineEventType::RoomMember.to_string())
-            .await?;
-        let Some(kind) = kind else {
-            return Ok(Access {
-                history: Vec::new(),
-                erased,
-                shield,
-            });
-        };
-        let rows = state::history(&mut tx, snapshot, kind, user).await?;
-        let mut history = Vec::with_capacity(rows.len());
-        for (from, json) in rows {
-            let pdu = Pdu::parse(placeholder(), &json)?;
-            if let Some(membership) = pdu.membership() {
-                history.push(Membership { from, membership });
-            }
-        }
-        tracing::trace!(room_id = %room.room_id, %user_id, count = history.len(), "membership history read");
-        Ok(Access {
-            history,
-            erased,
-            shield,
-        })
-    }
-
     /// Returns a page of a room's timeline, without what the user may not see or `wanted` does not want.
     pub async fn page(
         &self,
@@ -475,14 +326,6 @@ impl Rooms {
     }
 }
 
-/// Returns an event as it were if it had been redacted.
-fn redacted(event: &TimelineEvent, rules: &RoomVersionRules) -> Arc<TimelineEvent> {
-    let mut redacted = event.clone();
-    redacted.pdu = Arc::new(event.pdu.redacted(rules));
-    redacted.head = head(&redacted.pdu, rules);
-    Arc::new(redacted)
-}
-
 fn no_such_event() -> Error {
     Error::not_found("there is no such event, or you may not see it")
 }
@@ -501,14 +344,6 @@ pub(super) fn passes(to: Option<i64>, timeline: i64, dir: Direction) -> bool {
         (Some(to), Direction::Backward) => timeline <= to,
         (Some(to), Direction::Forward) => timeline > to,
     }
-}
-
-/// Returns the users who wished to be erased, and at which position.
-pub(super) async fn erased(db: &Db) -> Result<Erased> {
-    let mut conn = db.read().await?;
-    let erased = accounts::erased(&mut conn).await?;
-    let typed = |(user_id, position)| Some((OwnedUserId::try_from(user_id).ok()?, position));
-    Ok(erased.into_iter().filter_map(typed).collect())
 }
 
 /// Returns the snapshot of the state that readers see.
@@ -550,9 +385,4 @@ pub(super) fn event_of_row(
 
 fn parse_event_id(event_id: &str) -> Result<OwnedEventId> {
     OwnedEventId::try_from(event_id).map_err(|source| Error::internal("read an event id", source))
-}
-
-/// An event id for an event whose id does not matter.
-fn placeholder() -> OwnedEventId {
-    ruma::event_id!("$unnamed").to_owned()
 }
