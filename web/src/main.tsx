@@ -1,0 +1,14 @@
+import "./styles/tokens.css";
+import "./styles/base.css";
+import "./views/parts/controls.css";
+import { render } from "preact";
+import { Api } from "./model/api.ts";
+import { Sessions } from "./model/session.ts";
+import { App } from "./views/App.tsx";
+
+const api = new Api(location.origin);
+const sessions = new Sessions(localStorage, api);
+api.onUnknownToken = (error) => sessions.lost(error.body["soft_logout"] === true);
+addEventListener("storage", () => sessions.changedElsewhere());
+
+render(<App api={api} sessions={sessions} />, document.getElementById("app")!);

@@ -1,0 +1,171 @@
+// The HTTP side of the Matrix client-server API.
+
+/** An answer of the server that is an error, in the specification's form. */
+export class MatrixError extends Error {
+  constructor(
+    readonly status: number,
+    readonly errcode: string,
+    message: string,
+    readonly body: Record<string, unknown> = {},
+  ) {
+    super(message);
+    this.name = "MatrixError";
+  }
+
+  /** Whether the access token was refused for good or until the next login. */
+  get isUnknownToken(): boolean {
+    return this.status === 401 && (this.errcode === "M_UNKNOWN_TOKEN" || this.errcode === "M_MISSING_TOKEN");
+  }
+}
+
+/** The server could not be reached, or answered with something that is not Matrix. */
+export class NetworkError extends Error {
+  override name = "NetworkError";
+}
+
+export type Query = Record<string, string | number | boolean | undefined | null>;
+
+export interface RequestOptions {
+  query?: Query | undefined;
+  body?: unknown;
+  /** Asks without the access token. */
+  anonymous?: boolean;
+  signal?: AbortSignal | undefined;
+  /** How often an answer of 429 is waited out. */
+  patience?: number;
+}
+
+/** A path of the Matrix API whose parts are encoded: `` path`/rooms/${id}/send` ``. */
+export function path(parts: TemplateStringsArray, ...values: string[]): string {
+  return parts.reduce((all, part, at) => all + encodeURIComponent(values[at - 1] ?? "") + part);
+}
+
+/** Sends requests to one server, as one session or as nobody. */
+export class Api {
+  /** Called when the server refuses the access token. */
+  onUnknownToken: ((error: MatrixError) => void) | null = null;
+
+  constructor(
+    readonly base: string,
+    public accessToken: string | null = null,
+  ) {}
+
+  url(path: string, query: Query = {}): string {
+    const url = new URL(path, this.base);
+    for (const [key, value] of Object.entries(query)) {
+      if (value !== undefined && value !== null) url.searchParams.set(key, String(value));
+    }
+    return url.href;
+  }
+
+  /** Headers that say who asks; for what does not go through `request`, such as uploads. */
+  authorization(): Record<string, string> {
+    return this.accessToken === null ? {} : { Authorization: `Bearer ${this.accessToken}` };
+  }
+
+  async get<T>(path: string, query?: Query, options: RequestOptions = {}): Promise<T> {
+    return this.request<T>("GET", path, { ...options, query });
+  }
+
+  async post<T>(path: string, body: unknown = {}, options: RequestOptions = {}): Promise<T> {
+    return this.request<T>("POST", path, { ...options, body });
+  }
+
+  async put<T>(path: string, body: unknown = {}, options: RequestOptions = {}): Promise<T> {
+    return this.request<T>("PUT", path, { ...options, body });
+  }
+
+  async delete<T>(path: string, body?: unknown, options: RequestOptions = {}): Promise<T> {
+    return this.request<T>("DELETE", path, { ...options, body });
+  }
+
+  async request<T>(method: string, path: string, options: RequestOptions = {}): Promise<T> {
+    const { query, body, anonymous = false, signal = null, patience = 3 } = options;
+    for (let attempt = 0; ; attempt++) {
+      const response = await this.fetch(this.url(path, query), {
+        method,
+        signal,
+        headers: {
+          ...(anonymous ? {} : this.authorization()),
+          ...(body === undefined ? {} : { "Content-Type": "application/json" }),
+        },
+        ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+      });
+      if (response.ok) return (await this.json(response)) as T;
+      const error = await this.error(response);
+      if (error.status === 429 && attempt < patience) {
+        await pause(waitOf(error), signal);
+        continue;
+      }
+      if (error.isUnknownToken && !anonymous) this.onUnknownToken?.(error);
+      throw error;
+    }
+  }
+
+  /** Fetches bytes as this session. */
+  async blob(path: string, query?: Query, signal: AbortSignal | null = null): Promise<Blob> {
+    const response = await this.fetch(this.url(path, query), { headers: this.authorization(), signal });
+    if (!response.ok) throw await this.error(response);
+    return response.blob();
+  }
+
+  private async fetch(url: string, init: RequestInit): Promise<Response> {
+    try {
+      return await fetch(url, init);
+    } catch (cause) {
+      if (init.signal?.aborted) throw cause;
+      throw new NetworkError("The server could not be reached.", { cause });
+    }
+  }
+
+  private async json(response: Response): Promise<unknown> {
+    try {
+      return await response.json();
+    } catch (cause) {
+      throw new NetworkError("The server's answer broke off.", { cause });
+    }
+  }
+
+  private async error(response: Response): Promise<MatrixError> {
+    const body: unknown = await response.json().catch(() => null);
+    if (typeof body !== "object" || body === null) {
+      if (response.status >= 500) throw new NetworkError(`The server answered ${response.status}.`);
+      return new MatrixError(response.status, "M_UNKNOWN", `The server answered ${response.status}.`);
+    }
+    const { errcode, error } = body as Record<string, unknown>;
+    return new MatrixError(
+      response.status,
+      typeof errcode === "string" ? errcode : "M_UNKNOWN",
+      typeof error === "string" ? error : `The server answered ${response.status}.`,
+      body as Record<string, unknown>,
+    );
+  }
+}
+
+/** What to show a person of an error. */
+export function messageOf(error: unknown): string {
+  if (error instanceof MatrixError || error instanceof NetworkError) return error.message;
+  console.error(error);
+  return "Something went wrong.";
+}
+
+function waitOf(error: MatrixError): number {
+  const wait = error.body["retry_after_ms"];
+  return Math.min(typeof wait === "number" ? wait : 1_000, 30_000);
+}
+
+/** Waits so many milliseconds, or less if it is aborted: then it throws. */
+export async function pause(milliseconds: number, signal: AbortSignal | null = null): Promise<void> {
+  await new Promise<void>((resolve, reject) => {
+    if (signal?.aborted) return reject(signal.reason as Error);
+    const timer = setTimeout(resolve, milliseconds);
+    signal?.addEventListener(
+      "abort",
+      () => {
+        clearTimeout(timer);
+        reject(signal.reason as Error);
+      },
+      { once: true },
+    );
+  });
+}

@@ -1,0 +1,125 @@
+// The shapes of Matrix events and of /sync, as far as the page reads them. What comes from other people is
+// unknown until it was looked at: contents are records of unknown values.
+
+export type Content = Record<string, unknown>;
+
+export interface Unsigned {
+  transaction_id?: string;
+  redacted_because?: RawEvent;
+  prev_content?: Content;
+  membership?: string;
+  "m.relations"?: Record<string, unknown>;
+  [key: string]: unknown;
+}
+
+/** An event as the server sends it. */
+export interface RawEvent {
+  event_id: string;
+  type: string;
+  sender: string;
+  origin_server_ts: number;
+  content: Content;
+  state_key?: string;
+  redacts?: string;
+  unsigned?: Unsigned;
+}
+
+/** An event of which only type, sender, key and content are told, as in an invitation. */
+export interface StrippedEvent {
+  type: string;
+  sender: string;
+  state_key?: string;
+  content: Content;
+}
+
+export interface Ephemeral {
+  type: string;
+  content: Content;
+}
+
+export interface Counts {
+  notification_count?: number;
+  highlight_count?: number;
+}
+
+export interface JoinedRoom {
+  summary?: {
+    "m.heroes"?: string[];
+    "m.joined_member_count"?: number;
+    "m.invited_member_count"?: number;
+  };
+  state?: { events?: RawEvent[] };
+  timeline?: { events?: RawEvent[]; limited?: boolean; prev_batch?: string };
+  ephemeral?: { events?: Ephemeral[] };
+  account_data?: { events?: Ephemeral[] };
+  unread_notifications?: Counts;
+}
+
+export interface InvitedRoom {
+  invite_state?: { events?: StrippedEvent[] };
+}
+
+export interface KnockedRoom {
+  knock_state?: { events?: StrippedEvent[] };
+}
+
+export interface LeftRoom {
+  state?: { events?: RawEvent[] };
+  timeline?: { events?: RawEvent[]; limited?: boolean; prev_batch?: string };
+}
+
+export interface SyncUpdate {
+  next_batch: string;
+  rooms?: {
+    join?: Record<string, JoinedRoom>;
+    invite?: Record<string, InvitedRoom>;
+    knock?: Record<string, KnockedRoom>;
+    leave?: Record<string, LeftRoom>;
+  };
+  presence?: { events?: { type: string; sender: string; content: Content }[] };
+  account_data?: { events?: Ephemeral[] };
+  to_device?: { events?: unknown[] };
+}
+
+export function text(value: unknown): string | undefined {
+  return typeof value === "string" ? value : undefined;
+}
+
+export function number(value: unknown): number | undefined {
+  return typeof value === "number" && Number.isFinite(value) ? value : undefined;
+}
+
+export function record(value: unknown): Record<string, unknown> | undefined {
+  return typeof value === "object" && value !== null && !Array.isArray(value)
+    ? (value as Record<string, unknown>)
+    : undefined;
+}
+
+export function list(value: unknown): unknown[] {
+  return Array.isArray(value) ? value : [];
+}
+
+export function strings(value: unknown): string[] {
+  return list(value).filter((item): item is string => typeof item === "string");
+}
+
+/** What the event's content relates to, as `m.relates_to` says. */
+export interface Relation {
+  type: string | undefined;
+  target: string | undefined;
+  key: string | undefined;
+  /** The event that is replied to, unless this is only a thread's fallback. */
+  replyTo: string | undefined;
+}
+
+export function relationOf(content: Content): Relation {
+  const relation = record(content["m.relates_to"]) ?? {};
+  const type = text(relation["rel_type"]);
+  const isFallback = type === "m.thread" && relation["is_falling_back"] === true;
+  return {
+    type,
+    target: text(relation["event_id"]),
+    key: text(relation["key"]),
+    replyTo: isFallback ? undefined : text(record(relation["m.in_reply_to"])?.["event_id"]),
+  };
+}

@@ -1,0 +1,240 @@
+// What happens, as it happens: through the WebSocket channel (docs/websocket.md), or by /sync where there is none.
+
+import { signal } from "@preact/signals";
+import { MatrixError, NetworkError, pause, type Api } from "./api.ts";
+import type { SyncUpdate } from "./events.ts";
+
+export type Connection = "connecting" | "online" | "offline";
+
+/** The parts of a WebSocket that are used; tests have their own. */
+export type Socket = Pick<WebSocket, "send" | "close" | "readyState" | "onopen" | "onmessage" | "onclose" | "onerror">;
+
+export interface LiveOptions {
+  /** The filter for /sync, as JSON. */
+  filter: unknown;
+  /** Whether others see that one is here. */
+  presence: () => "online" | "offline" | "unavailable";
+  openSocket?: (url: string, protocol: string) => Socket;
+}
+
+interface Waiting {
+  resolve: (result: unknown) => void;
+  reject: (error: Error) => void;
+}
+
+const PING_MS = 25_000;
+const ANSWER_MS = 15_000;
+const POLL_MS = 30_000;
+/** After so many connections that broke before anything came, /sync is used for a while. */
+const SOCKET_TRIES = 2;
+const SOCKET_AGAIN_MS = 120_000;
+const LONGEST_WAIT_MS = 20_000;
+
+const UNAUTHENTICATED = 4401;
+const OPEN = 1;
+
+export class Live {
+  readonly connection = signal<Connection>("connecting");
+  readonly transport = signal<"websocket" | "sync" | null>(null);
+  /** Up to where everything is known. */
+  since: string | null = null;
+
+  private socket: Socket | null = null;
+  private waiting = new Map<string, Waiting>();
+  private nextId = 1;
+  private failedSockets = 0;
+  private socketsAgainAt = 0;
+  private running: AbortController | null = null;
+  private nudge = new AbortController();
+  /** Set while messages to the device were handed over that the server still keeps. */
+  private owesAck = false;
+
+  constructor(
+    private readonly api: Api,
+    private readonly options: LiveOptions,
+    private readonly onUpdate: (update: SyncUpdate, initial: boolean) => void,
+  ) {}
+
+  start(): void {
+    if (this.running !== null) return;
+    this.running = new AbortController();
+    void this.run(this.running.signal);
+  }
+
+  stop(): void {
+    this.running?.abort();
+    this.running = null;
+    this.socket?.close();
+  }
+
+  /** Tries at once what is waiting to be tried again: the network came back, or the page to the front. */
+  wake(): void {
+    this.nudge.abort();
+    this.nudge = new AbortController();
+    if (this.socket?.readyState === OPEN) void this.checkSocket(this.socket);
+  }
+
+  /** Whether requests can go through the channel now. */
+  get canRequest(): boolean {
+    return this.socket?.readyState === OPEN && this.transport.value === "websocket";
+  }
+
+  /**
+   * Asks through the channel. An answer of the server that is an error is thrown as a `MatrixError`; a channel that
+   * breaks before the answer, as a `NetworkError`: then it is not known whether it was done.
+   */
+  async request<T>(method: string, params: unknown = {}, id?: string): Promise<T> {
+    const socket = this.socket;
+    if (socket === null || socket.readyState !== OPEN) throw new NetworkError("There is no connection.");
+    return (await this.ask(socket, method, params, id ?? this.freshId())) as T;
+  }
+
+  private freshId(): string {
+    return `r${this.nextId++}`;
+  }
+
+  private async run(stopped: AbortSignal): Promise<void> {
+    for (let failures = 0; !stopped.aborted; ) {
+      try {
+        const useSocket = this.failedSockets < SOCKET_TRIES || Date.now() >= this.socketsAgainAt;
+        if (useSocket) await this.runSocket(stopped);
+        else await this.poll(stopped);
+        failures = 0;
+      } catch (error) {
+        if (stopped.aborted) return;
+        if (error instanceof MatrixError && error.isUnknownToken) return;
+        failures += 1;
+        this.connection.value = "offline";
+        const wait = Math.min(500 * 2 ** failures, LONGEST_WAIT_MS) * (0.75 + Math.random() / 2);
+        await this.sleep(wait, stopped);
+      }
+    }
+  }
+
+  /** Sleeps, but not longer than until `wake`. */
+  private async sleep(milliseconds: number, stopped: AbortSignal): Promise<void> {
+    const signal = AbortSignal.any([stopped, this.nudge.signal]);
+    await pause(milliseconds, signal).catch(() => {});
+  }
+
+  /** Keeps one WebSocket until it ends. Throws where it ended badly. */
+  private async runSocket(stopped: AbortSignal): Promise<void> {
+    const open = this.options.openSocket ?? ((url, protocol) => new WebSocket(url, protocol));
+    const url = this.api.url("/_matrix/client/unstable/stream", {
+      filter: JSON.stringify(this.options.filter),
+      set_presence: this.options.presence(),
+      since: this.since,
+    });
+    const socket = open(url.replace(/^http/, "ws"), "m.json");
+    this.socket = socket;
+    let told = false;
+    let ping: ReturnType<typeof setInterval> | undefined;
+    try {
+      const closed = new Promise<number>((resolve) => {
+        socket.onclose = (event) => resolve(event.code);
+        socket.onerror = () => {};
+      });
+      stopped.addEventListener("abort", () => socket.close(), { once: true });
+      const opened = new Promise<void>((resolve) => (socket.onopen = () => resolve()));
+      const late = pause(ANSWER_MS, stopped).then(() => socket.close(), () => {});
+      await Promise.race([opened, closed, late]);
+      if (socket.readyState === OPEN) {
+        socket.onmessage = ({ data }) => this.received(String(data));
+        await this.ask(socket, "authenticate", { access_token: this.api.accessToken }, this.freshId());
+        told = true;
+        this.failedSockets = 0;
+        this.transport.value = "websocket";
+        this.connection.value = "online";
+        ping = setInterval(() => void this.checkSocket(socket), PING_MS);
+      }
+      const code = await closed;
+      if (code === UNAUTHENTICATED) await this.api.get("/_matrix/client/v3/account/whoami");
+    } finally {
+      clearInterval(ping);
+      if (this.socket === socket) this.socket = null;
+      if (this.transport.value === "websocket") this.transport.value = null;
+      this.giveUpWaiting();
+      socket.close();
+      if (!told) this.countFailedSocket();
+    }
+    if (!stopped.aborted && told) throw new NetworkError("The connection broke.");
+  }
+
+  private countFailedSocket(): void {
+    this.failedSockets += 1;
+    if (this.failedSockets >= SOCKET_TRIES) this.socketsAgainAt = Date.now() + SOCKET_AGAIN_MS;
+  }
+
+  private async checkSocket(socket: Socket): Promise<void> {
+    try {
+      await this.ask(socket, "ping", {}, this.freshId());
+    } catch {
+      socket.close();
+    }
+  }
+
+  private async ask(socket: Socket, method: string, params: unknown, id: string): Promise<unknown> {
+    const answer = new Promise<unknown>((resolve, reject) => this.waiting.set(id, { resolve, reject }));
+    const timer = setTimeout(() => {
+      this.waiting.get(id)?.reject(new NetworkError("The server does not answer."));
+      this.waiting.delete(id);
+      socket.close();
+    }, ANSWER_MS);
+    try {
+      socket.send(JSON.stringify({ id, method, params }));
+      return await answer;
+    } finally {
+      clearTimeout(timer);
+      this.waiting.delete(id);
+    }
+  }
+
+  private received(data: string): void {
+    const frame = JSON.parse(data) as Record<string, unknown>;
+    if ("id" in frame) {
+      const waiting = this.waiting.get(String(frame["id"]));
+      const error = frame["error"] as { errcode: string; error: string } | undefined;
+      if (error === undefined) waiting?.resolve(frame["result"]);
+      else waiting?.reject(new MatrixError(error.errcode === "M_LIMIT_EXCEEDED" ? 429 : 400, error.errcode, error.error, { ...error }));
+    } else if (typeof frame["next_batch"] === "string") {
+      this.took(frame as unknown as SyncUpdate);
+    }
+  }
+
+  private giveUpWaiting(): void {
+    for (const { reject } of this.waiting.values()) reject(new NetworkError("The connection broke."));
+    this.waiting.clear();
+  }
+
+  private took(update: SyncUpdate): void {
+    const initial = this.since === null;
+    this.since = update.next_batch;
+    this.onUpdate(update, initial);
+    if ((update.to_device?.events?.length ?? 0) > 0) this.owesAck = true;
+    if (this.owesAck && this.socket?.readyState === OPEN) {
+      this.owesAck = false;
+      this.request("ack", { since: update.next_batch }).catch(() => (this.owesAck = true));
+    }
+  }
+
+  /** Asks /sync until it is time to try a WebSocket again. */
+  private async poll(stopped: AbortSignal): Promise<void> {
+    this.transport.value = "sync";
+    // After a break the first answer comes at once, and says that the server is there.
+    for (let timeout = 0; !stopped.aborted && Date.now() < this.socketsAgainAt; timeout = POLL_MS) {
+      const late = AbortSignal.timeout(timeout + 2 * ANSWER_MS);
+      const update = await this.api
+        .get<SyncUpdate>(
+          "/_matrix/client/v3/sync",
+          { timeout, since: this.since, filter: JSON.stringify(this.options.filter), set_presence: this.options.presence() },
+          { signal: AbortSignal.any([stopped, late]) },
+        )
+        .catch((error: unknown) => {
+          if (late.aborted) throw new NetworkError("The server does not answer.");
+          throw error;
+        });
+      this.connection.value = "online";
+      this.took(update);
+    }
+  }
+}

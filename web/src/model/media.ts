@@ -1,0 +1,76 @@
+// Pictures and files of the server. They need the access token, so they are fetched and shown from memory.
+
+import { MatrixError, NetworkError, path, type Api } from "./api.ts";
+
+export interface Size {
+  width: number;
+  height: number;
+  method: "crop" | "scale";
+}
+
+/** So many pictures are kept in memory. */
+const KEPT = 300;
+
+export class Media {
+  private readonly kept = new Map<string, Promise<string>>();
+
+  constructor(private readonly api: Api) {}
+
+  /** The address of a thumbnail in memory. */
+  async thumbnail(mxc: string, size: Size): Promise<string> {
+    return this.load(mxc, "thumbnail", { ...size, animated: "true" }, `${mxc} ${size.width} ${size.height} ${size.method}`);
+  }
+
+  /** The address of a whole file in memory. */
+  async file(mxc: string): Promise<string> {
+    return this.load(mxc, "download", {}, mxc);
+  }
+
+  /** Uploads a file; `onProgress` is told which part of it is through, from 0 to 1. Returns its `mxc:` address. */
+  async upload(file: Blob, name: string, onProgress?: (part: number) => void, signal?: AbortSignal): Promise<string> {
+    return new Promise((resolve, reject) => {
+      // fetch does not tell how far an upload is.
+      const request = new XMLHttpRequest();
+      request.open("POST", this.api.url("/_matrix/media/v3/upload", { filename: name }));
+      for (const [key, value] of Object.entries(this.api.authorization())) request.setRequestHeader(key, value);
+      request.setRequestHeader("Content-Type", file.type || "application/octet-stream");
+      request.responseType = "json";
+      request.upload.onprogress = ({ loaded, total }) => onProgress?.(total === 0 ? 1 : loaded / total);
+      request.onerror = () => reject(new NetworkError("The upload broke off."));
+      request.onabort = () => reject(new NetworkError("The upload was given up."));
+      request.onload = () => {
+        const body = (request.response ?? {}) as Record<string, unknown>;
+        if (request.status === 200 && typeof body["content_uri"] === "string") resolve(body["content_uri"]);
+        else reject(new MatrixError(request.status, String(body["errcode"] ?? "M_UNKNOWN"), String(body["error"] ?? "The server refused the file.")));
+      };
+      signal?.addEventListener("abort", () => request.abort(), { once: true });
+      request.send(file);
+    });
+  }
+
+  private async load(mxc: string, kind: "thumbnail" | "download", query: Record<string, string | number>, key: string): Promise<string> {
+    const known = this.kept.get(key);
+    if (known !== undefined) {
+      this.kept.delete(key);
+      this.kept.set(key, known);
+      return known;
+    }
+    const [, server, id] = /^mxc:\/\/([^/]+)\/([^/?#]+)$/.exec(mxc) ?? [];
+    if (server === undefined || id === undefined) throw new NetworkError("This is not the address of a file.");
+    const loading = this.api
+      .blob(path`/_matrix/client/v1/media/${kind}/${server}/${id}`, query)
+      .then((blob) => URL.createObjectURL(blob));
+    this.kept.set(key, loading);
+    loading.catch(() => this.kept.delete(key));
+    this.dropOldest();
+    return loading;
+  }
+
+  private dropOldest(): void {
+    for (const [key, url] of this.kept) {
+      if (this.kept.size <= KEPT) return;
+      this.kept.delete(key);
+      void url.then((address) => URL.revokeObjectURL(address), () => {});
+    }
+  }
+}

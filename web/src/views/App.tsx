@@ -1,0 +1,50 @@
+import { useEffect, useMemo } from "preact/hooks";
+import type { Api } from "../model/api.ts";
+import { Chat } from "../model/chat.ts";
+import type { Session, Sessions } from "../model/session.ts";
+import { ChatContext } from "./context.ts";
+import { Toasts } from "./parts/Toasts.tsx";
+import { Shell } from "./shell/Shell.tsx";
+import { Welcome } from "./welcome/Welcome.tsx";
+
+interface Props {
+  api: Api;
+  sessions: Sessions;
+}
+
+export function App({ api, sessions }: Props) {
+  const session = sessions.current.value;
+  return (
+    <>
+      {session === null ? <Welcome api={api} sessions={sessions} /> : <LoggedIn key={session.accessToken} api={api} session={session} sessions={sessions} />}
+      <Toasts />
+    </>
+  );
+}
+
+function LoggedIn({ api, session, sessions }: Props & { session: Session }) {
+  const chat = useMemo(() => new Chat(api, session.userId, session.deviceId), []);
+  useEffect(() => {
+    chat.start();
+    const wake = () => {
+      if (document.visibilityState === "visible") chat.live.wake();
+    };
+    addEventListener("online", wake);
+    document.addEventListener("visibilitychange", wake);
+    return () => {
+      removeEventListener("online", wake);
+      document.removeEventListener("visibilitychange", wake);
+      chat.stop();
+    };
+  }, []);
+  const theme = chat.account.settings.value.theme;
+  useEffect(() => {
+    if (theme === "system") delete document.documentElement.dataset["theme"];
+    else document.documentElement.dataset["theme"] = theme;
+  }, [theme]);
+  return (
+    <ChatContext.Provider value={chat}>
+      <Shell sessions={sessions} />
+    </ChatContext.Provider>
+  );
+}

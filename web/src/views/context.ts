@@ -1,0 +1,43 @@
+// What views find without being given it.
+
+import { createContext } from "preact";
+import { useContext, useEffect, useState } from "preact/hooks";
+import type { Chat } from "../model/chat.ts";
+
+export const ChatContext = createContext<Chat | null>(null);
+
+/** Everything of the user who is logged in. */
+export function useChat(): Chat {
+  const chat = useContext(ChatContext);
+  if (chat === null) throw new Error("This view stands outside of a session.");
+  return chat;
+}
+
+/** The address of a thumbnail, once it is loaded. */
+export function useThumbnail(mxc: string | undefined, width: number, height: number, method: "crop" | "scale"): string | undefined {
+  const { media } = useChat();
+  return useLoaded(mxc, async (address) => media.thumbnail(address, { width, height, method }), `${width} ${height} ${method}`);
+}
+
+/** The address of a whole file, once it is loaded. */
+export function useFile(mxc: string | undefined): string | undefined {
+  const { media } = useChat();
+  return useLoaded(mxc, async (address) => media.file(address), "file");
+}
+
+function useLoaded(mxc: string | undefined, load: (mxc: string) => Promise<string>, what: string): string | undefined {
+  const [loaded, setLoaded] = useState<{ mxc: string; url: string }>();
+  useEffect(() => {
+    let wanted = true;
+    if (mxc !== undefined && mxc !== "") {
+      load(mxc).then(
+        (url) => wanted && setLoaded({ mxc, url }),
+        () => {},
+      );
+    }
+    return () => {
+      wanted = false;
+    };
+  }, [mxc, what]);
+  return loaded?.mxc === mxc ? loaded?.url : undefined;
+}

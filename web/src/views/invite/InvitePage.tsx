@@ -1,0 +1,3 @@
+export function InvitePage({ token }: { token: string }) {
+  return <div class="empty">{token}</div>;
+}

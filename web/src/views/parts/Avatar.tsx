@@ -1,0 +1,43 @@
+import "./Avatar.css";
+import { useChat, useThumbnail } from "../context.ts";
+
+interface Props {
+  /** What the colour follows: a user's or a room's id. */
+  id: string;
+  name: string;
+  mxc?: string | undefined;
+  size?: "small" | "medium" | "large";
+  /** Rooms have corners, people do not. */
+  square?: boolean;
+  /** Shows whether the user is there. */
+  presenceOf?: string | undefined;
+}
+
+const EDGE = { small: 56, medium: 80, large: 144 };
+
+/** A picture, or the first letter where there is none. The name stands beside it, so screen readers pass it over. */
+export function Avatar({ id, name, mxc, size = "medium", square = false, presenceOf }: Props) {
+  const url = useThumbnail(mxc, EDGE[size], EDGE[size], "crop");
+  return (
+    <span class={`avatar ${size} hue-${hueOf(id)}${square ? " square" : ""}`} aria-hidden="true">
+      {url === undefined ? initialOf(name) : <img src={url} alt="" />}
+      {presenceOf !== undefined && <Dot userId={presenceOf} />}
+    </span>
+  );
+}
+
+function Dot({ userId }: { userId: string }) {
+  const presence = useChat().people.get(userId)?.presence ?? "offline";
+  return presence === "offline" ? null : <span class={`dot ${presence}`} />;
+}
+
+function hueOf(id: string): number {
+  let sum = 0;
+  for (const char of id) sum = (sum * 31 + (char.codePointAt(0) ?? 0)) % 9973;
+  return sum % 8;
+}
+
+function initialOf(name: string): string {
+  const letter = /[\p{L}\p{N}]/u.exec(name)?.[0] ?? "#";
+  return letter.toLocaleUpperCase();
+}

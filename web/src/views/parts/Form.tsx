@@ -1,0 +1,85 @@
+// The parts of forms: fields with their labels, and a form that says what went wrong.
+
+import type { AllHTMLAttributes, ComponentChildren, InputHTMLAttributes } from "preact";
+import { useId, useState } from "preact/hooks";
+import { messageOf } from "../../model/api.ts";
+
+type FieldProps = Omit<AllHTMLAttributes<HTMLInputElement>, "label" | "role"> & {
+  label: string;
+  hint?: string;
+};
+
+/** Preact's types tell the kinds of inputs apart; the fields here take any. */
+type Input = InputHTMLAttributes<HTMLInputElement>;
+
+export function Field({ label, hint, ...rest }: FieldProps) {
+  const id = useId();
+  return (
+    <div class="field">
+      <label class="label" for={id}>
+        {label}
+      </label>
+      <input id={id} class="input" aria-describedby={hint === undefined ? undefined : `${id}-hint`} {...(rest as Input)} />
+      {hint !== undefined && (
+        <span class="hint" id={`${id}-hint`}>
+          {hint}
+        </span>
+      )}
+    </div>
+  );
+}
+
+export function Check({ label, hint, ...rest }: FieldProps) {
+  return (
+    <label class="check">
+      <input {...({ ...rest, type: "checkbox" } as Input)} />
+      <span>
+        {label}
+        {hint !== undefined && <span class="hint">{hint}</span>}
+      </span>
+    </label>
+  );
+}
+
+interface FormProps {
+  /** Does what the form is for; what it throws is shown. */
+  onSubmit: (data: FormData) => Promise<void>;
+  submit: string;
+  danger?: boolean;
+  disabled?: boolean;
+  children?: ComponentChildren;
+  /** Stands beside the button. */
+  beside?: ComponentChildren;
+}
+
+export function Form({ onSubmit, submit, danger = false, disabled = false, children, beside }: FormProps) {
+  const [busy, setBusy] = useState(false);
+  const [problem, setProblem] = useState<string | null>(null);
+  const run = async (event: SubmitEvent) => {
+    event.preventDefault();
+    if (busy) return;
+    setBusy(true);
+    setProblem(null);
+    try {
+      await onSubmit(new FormData(event.currentTarget as HTMLFormElement));
+    } catch (error) {
+      setProblem(messageOf(error));
+    } finally {
+      setBusy(false);
+    }
+  };
+  return (
+    <form class="stack" onSubmit={(event) => void run(event as unknown as SubmitEvent)}>
+      {children}
+      <p class="problem" role="alert" hidden={problem === null}>
+        {problem}
+      </p>
+      <div class="row end">
+        {beside}
+        <button class={`button ${danger ? "danger" : "primary"}`} disabled={busy || disabled}>
+          {submit}
+        </button>
+      </div>
+    </form>
+  );
+}

@@ -1,0 +1,42 @@
+import "./Toasts.css";
+import { signal } from "@preact/signals";
+import { messageOf } from "../../model/api.ts";
+
+interface Toast {
+  id: number;
+  text: string;
+}
+
+const toasts = signal<Toast[]>([]);
+const SHOWN_MS = 6_000;
+let nextId = 1;
+
+/** Says something in passing. */
+export function tell(text: string): void {
+  const toast = { id: nextId++, text };
+  toasts.value = [...toasts.value.slice(-2), toast];
+  setTimeout(() => (toasts.value = toasts.value.filter(({ id }) => id !== toast.id)), SHOWN_MS);
+}
+
+/** Does something, and says so if it fails. Returns whether it worked. */
+export async function attempt(work: () => Promise<unknown>): Promise<boolean> {
+  try {
+    await work();
+    return true;
+  } catch (error) {
+    tell(messageOf(error));
+    return false;
+  }
+}
+
+export function Toasts() {
+  return (
+    <div class="toasts" role="status" aria-live="polite">
+      {toasts.value.map(({ id, text }) => (
+        <div key={id} class="toast">
+          {text}
+        </div>
+      ))}
+    </div>
+  );
+}

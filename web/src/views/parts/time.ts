@@ -1,0 +1,53 @@
+// Times, in the words of the reader's language and region.
+
+const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
+const weekday = new Intl.DateTimeFormat(undefined, { weekday: "short" });
+const shortDate = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short" });
+const longDate = new Intl.DateTimeFormat(undefined, { weekday: "long", day: "numeric", month: "long" });
+const fullDate = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "long", year: "numeric" });
+const exact = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "medium" });
+const relative = new Intl.RelativeTimeFormat(undefined, { numeric: "auto" });
+
+const MINUTE = 60_000;
+const HOUR = 60 * MINUTE;
+const DAY = 24 * HOUR;
+
+export function timeOfDay(time: number): string {
+  return clock.format(time);
+}
+
+export function exactTime(time: number): string {
+  return exact.format(time);
+}
+
+/** For lists: the time today, the weekday this week, the date before. */
+export function shortTime(time: number, now = Date.now()): string {
+  if (isSameDay(time, now)) return clock.format(time);
+  if (now - time < 6 * DAY && now > time) return weekday.format(time);
+  return shortDate.format(time);
+}
+
+/** For the lines between the days of a conversation. */
+export function dayName(time: number, now = Date.now()): string {
+  if (isSameDay(time, now)) return capitalised(relative.format(0, "day"));
+  if (isSameDay(time, now - DAY)) return capitalised(relative.format(-1, "day"));
+  return now - time < 300 * DAY ? longDate.format(time) : fullDate.format(time);
+}
+
+/** "5 minutes ago", "in 2 days". */
+export function fromNow(time: number, now = Date.now()): string {
+  const away = time - now;
+  const size = Math.abs(away);
+  if (size < MINUTE) return away <= 0 ? "just now" : "in a moment";
+  if (size < HOUR) return relative.format(Math.round(away / MINUTE), "minute");
+  if (size < DAY) return relative.format(Math.round(away / HOUR), "hour");
+  return relative.format(Math.round(away / DAY), "day");
+}
+
+export function isSameDay(one: number, other: number): boolean {
+  return new Date(one).toDateString() === new Date(other).toDateString();
+}
+
+function capitalised(text: string): string {
+  return text.charAt(0).toLocaleUpperCase() + text.slice(1);
+}

@@ -1,0 +1,3 @@
+export function People() {
+  return <div class="empty">People</div>;
+}

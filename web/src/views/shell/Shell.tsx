@@ -1,0 +1,56 @@
+import "./Shell.css";
+import type { Sessions } from "../../model/session.ts";
+import { useChat } from "../context.ts";
+import { Explore } from "../explore/Explore.tsx";
+import { InvitePage } from "../invite/InvitePage.tsx";
+import { People } from "../people/People.tsx";
+import { Icon } from "../parts/Icon.tsx";
+import { RoomPage } from "../room/RoomPage.tsx";
+import { route } from "../routing.ts";
+import { Settings } from "../settings/Settings.tsx";
+import { Sidebar } from "../sidebar/Sidebar.tsx";
+import { Home } from "./Home.tsx";
+
+/** The page of somebody who is logged in: the list of conversations, and what was chosen. */
+export function Shell({ sessions }: { sessions: Sessions }) {
+  const at = route.value;
+  return (
+    <div class={`shell${at.at === "home" ? "" : " showing-main"}`}>
+      <ConnectionNotice />
+      <Sidebar />
+      <main class="main">{mainView(at, sessions)}</main>
+    </div>
+  );
+}
+
+function mainView(at: typeof route.value, sessions: Sessions) {
+  switch (at.at) {
+    case "room":
+      return <RoomPage key={at.id} id={at.id} event={at.event} />;
+    case "people":
+      return <People />;
+    case "explore":
+      return <Explore />;
+    case "settings":
+      return <Settings tab={at.tab} sessions={sessions} />;
+    case "invite":
+      return <InvitePage key={at.token} token={at.token} />;
+    default:
+      return <Home />;
+  }
+}
+
+function ConnectionNotice() {
+  const { live, rooms } = useChat();
+  const offline = live.connection.value === "offline";
+  return (
+    <div class="connection" role="status" hidden={!offline}>
+      {offline && (
+        <>
+          <Icon name="warning" />
+          {rooms.ready.value ? "No connection. What you write is sent when it is back." : "The server cannot be reached. Trying again."}
+        </>
+      )}
+    </div>
+  );
+}

@@ -1,0 +1,184 @@
+// A server of its own for each file of tests, and people with browsers who use it.
+
+import { spawn, type ChildProcess } from "node:child_process";
+import { existsSync } from "node:fs";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
+import { createInterface } from "node:readline";
+import { chromium, type Browser, type BrowserContext, type BrowserContextOptions, type Page } from "playwright-core";
+import { afterAll, beforeAll } from "vitest";
+
+const ROOT = resolve(import.meta.dirname, "../..");
+const SERVER = process.env["PARLOUR_BIN"] ?? join(process.env["CARGO_TARGET_DIR"] ?? join(ROOT, "target"), "debug/parlour");
+const CHROMIUM = process.env["CHROMIUM"] ?? "/usr/bin/chromium";
+
+export interface Server {
+  /** Where the page is. */
+  url: string;
+  /** The link with the token for the first account. */
+  firstLink: string;
+  /** Stops the server in order and starts it again, with the same data, at the same address. */
+  restart(): Promise<void>;
+  stop(): Promise<void>;
+}
+
+/** Starts a server with this environment beside the defaults. Registration is open. */
+export async function startServer(environment: Record<string, string> = {}): Promise<Server> {
+  if (!existsSync(SERVER)) throw new Error(`There is no ${SERVER}: build it with cargo build.`);
+  const folder = await mkdtemp(join(tmpdir(), "parlour-page-"));
+  let address = "127.0.0.1:0";
+  let child: ChildProcess;
+  let firstLink = "";
+  const start = async (): Promise<string> => {
+    child = spawn(SERVER, {
+      stdio: ["ignore", "pipe", process.env["SERVER_LOG"] === undefined ? "ignore" : "inherit"],
+      env: {
+        ...process.env,
+        PARLOUR__LISTEN__0__ADDRESS: address,
+        PARLOUR__SERVER__DATA_DIR: folder,
+        PARLOUR__REGISTRATION__OPEN: "true",
+        PARLOUR__LIMITS__ENABLED: "false",
+        ...environment,
+      },
+    });
+    const died = new Promise<never>((_, reject) => child.once("exit", (code) => reject(new Error(`The server ended with ${code}.`))));
+    died.catch(() => {});
+    const lines = createInterface({ input: child.stdout! })[Symbol.asyncIterator]();
+    const line = async (): Promise<string> => ((await Promise.race([lines.next(), died])).value as string | undefined) ?? "";
+    const url = /https?:\/\/\S+/.exec(await line())?.[0];
+    if (url === undefined) throw new Error("The server did not say where it is.");
+    if (firstLink === "") firstLink = /https?:\/\/\S+/.exec(await line())?.[0] ?? "";
+    return url.replace(/\/$/, "");
+  };
+  const end = async (): Promise<void> => {
+    const ended = new Promise((done) => child.once("exit", done));
+    child.kill("SIGTERM");
+    await ended;
+  };
+  const backend = await start();
+  address = new URL(backend).host;
+  const front = await frontOf(backend);
+  return {
+    url: front.url,
+    firstLink: firstLink.replace(backend, front.url),
+    restart: async () => {
+      await end();
+      await start();
+    },
+    stop: async () => {
+      await front.stop();
+      await end();
+      await rm(folder, { recursive: true, force: true });
+    },
+  };
+}
+
+/**
+ * Where the page is served. The server has it built in; with PAGE=built the files in web/dist are taken, through a
+ * proxy, so that a change of the page needs no build of the server. Then its Content-Security-Policy is not tested.
+ */
+async function frontOf(backend: string): Promise<{ url: string; stop: () => Promise<void> }> {
+  if (process.env["PAGE"] !== "built") return { url: backend, stop: async () => {} };
+  const { preview } = await import("vite");
+  const proxy = { "/_matrix": { target: backend, ws: true }, "/_parlour": { target: backend } };
+  const server = await preview({ root: join(ROOT, "web"), preview: { port: 0, host: "127.0.0.1", proxy }, logLevel: "silent" });
+  return { url: server.resolvedUrls!.local[0]!.replace(/\/$/, ""), stop: async () => server.close() };
+}
+
+/** Somebody with a browser of their own. */
+export interface Person {
+  name: string;
+  password: string;
+  userId: string;
+  page: Page;
+  context: BrowserContext;
+  /** What went wrong in the page's console. */
+  problems: string[];
+}
+
+export const PASSWORD = "correct horse battery";
+
+/** The server and the browser of one file of tests. */
+export class World {
+  server!: Server;
+  browser!: Browser;
+  private readonly contexts: BrowserContext[] = [];
+
+  /** Opens a browser that nobody is logged in to. */
+  async stranger(options: BrowserContextOptions = {}): Promise<Person> {
+    const context = await this.browser.newContext({ viewport: { width: 1280, height: 800 }, locale: "en-GB", baseURL: this.server.url, ...options });
+    this.contexts.push(context);
+    const page = await context.newPage();
+    const problems: string[] = [];
+    page.on("pageerror", (error) => problems.push(String(error)));
+    page.on("console", (message) => {
+      if (message.type() === "error" && !message.text().startsWith("Failed to load resource")) problems.push(message.text());
+    });
+    return { name: "", password: PASSWORD, userId: "", page, context, problems };
+  }
+
+  /** Registers an account through the API and logs in to it in a browser. */
+  async person(name: string, options: BrowserContextOptions = {}): Promise<Person> {
+    const person = await this.stranger(options);
+    const { user_id, device_id, access_token } = await this.register(name);
+    const session = JSON.stringify({ userId: user_id, deviceId: device_id, accessToken: access_token });
+    await person.context.addInitScript((stored) => {
+      // Once for the context: what the page does to it later stays, also over reloads.
+      if (sessionStorage.getItem("begun") === null && window.top === window) {
+        sessionStorage.setItem("begun", "yes");
+        localStorage.setItem("parlour.session", stored);
+      }
+    }, session);
+    await person.page.goto("/");
+    return Object.assign(person, { name, userId: user_id });
+  }
+
+  /** Makes an account and a session. */
+  async register(name: string): Promise<{ user_id: string; device_id: string; access_token: string }> {
+    return (await this.api("", "POST", "/_matrix/client/v3/register", {
+      username: name,
+      password: PASSWORD,
+      auth: { type: "m.login.dummy" },
+    })) as { user_id: string; device_id: string; access_token: string };
+  }
+
+  /** The access token of a person's browser. */
+  async token(person: Person): Promise<string> {
+    return person.page.evaluate(() => (JSON.parse(localStorage.getItem("parlour.session")!) as { accessToken: string }).accessToken);
+  }
+
+  /** Asks the server what a test needs to have, or to know. */
+  async api(token: string, method: string, path: string, body?: unknown): Promise<Record<string, unknown>> {
+    const response = await fetch(this.server.url + path, {
+      method,
+      headers: { ...(token === "" ? {} : { Authorization: `Bearer ${token}` }), "Content-Type": "application/json" },
+      ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+    });
+    const answer = (await response.json()) as Record<string, unknown>;
+    if (!response.ok) throw new Error(`${method} ${path}: ${response.status} ${JSON.stringify(answer)}`);
+    return answer;
+  }
+
+  async start(environment: Record<string, string>): Promise<void> {
+    this.server = await startServer(environment);
+    this.browser = await chromium.launch({
+      executablePath: CHROMIUM,
+      args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"],
+    });
+  }
+
+  async stop(): Promise<void> {
+    for (const context of this.contexts) await context.close();
+    await this.browser?.close();
+    await this.server?.stop();
+  }
+}
+
+/** Gives a file of tests its world. */
+export function world(environment: Record<string, string> = {}): World {
+  const made = new World();
+  beforeAll(async () => made.start(environment));
+  afterAll(async () => made.stop());
+  return made;
+}

@@ -1,0 +1,41 @@
+import { readdir, readFile, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { gzipSync } from "node:zlib";
+import { defineConfig, type Plugin } from "vite";
+
+// Where `npm run dev` finds a server: cargo run, beside it.
+const server = process.env["PARLOUR_URL"] ?? "http://127.0.0.1:8008";
+const proxy = { "/_matrix": { target: server, ws: true }, "/_parlour": { target: server } };
+
+export default defineConfig({
+  // build.rs embeds what is built, and src/api/web.rs serves it at `/` and `/assets/`.
+  build: {
+    target: "es2022",
+    // Everything that is loaded is a file: the Content-Security-Policy allows nothing inline.
+    assetsInlineLimit: 0,
+    modulePreload: { polyfill: false },
+    reportCompressedSize: false,
+  },
+  plugins: [compressed()],
+  server: { proxy },
+  preview: { proxy },
+});
+
+/** Writes each file that is text once more, compressed, for the server to send. */
+function compressed(): Plugin {
+  let folder = "dist";
+  return {
+    name: "parlour-compressed",
+    apply: "build",
+    configResolved: (config) => {
+      folder = config.build.outDir;
+    },
+    closeBundle: async () => {
+      for (const entry of await readdir(folder, { recursive: true, withFileTypes: true })) {
+        if (!entry.isFile() || !/\.(js|css|html|svg|json|webmanifest)$/.test(entry.name)) continue;
+        const file = join(entry.parentPath, entry.name);
+        await writeFile(`${file}.gz`, gzipSync(await readFile(file), { level: 9 }));
+      }
+    },
+  };
+}
