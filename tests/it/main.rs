@@ -38,6 +38,7 @@ mod membership;
 mod messages;
 mod openid;
 mod operator;
+mod page;
 mod peeking;
 mod portable_sql;
 mod presence;
