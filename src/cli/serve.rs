@@ -107,6 +107,7 @@ pub(crate) async fn build(
 ) -> Result<App> {
     let limits = Limits::new(&config.limits, clock.clone());
     let users = Users::new(&db, &clock, &config, &tasks);
+    users.complete_list().await?;
     let devices = Devices::new(&db, &config);
     let media = Media::open(&db, &clock, &tasks, media::Settings::of(&config))?;
     let key = signing_key::load(&config.server)?;

@@ -173,13 +173,25 @@ impl Default for Passwords {
 }
 
 /// `[directory]`: what can be searched.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Directory {
     /// Whether strangers and other servers see the public room list.
     pub public_without_login: bool,
     /// Whether a user finds all users, or only those who share a room with them or are in a public one.
     pub all_users_searchable: bool,
+    /// Whether the list of people of the chat page has all users, or only those who can be found.
+    pub all_users_listed: bool,
+}
+
+impl Default for Directory {
+    fn default() -> Self {
+        Self {
+            public_without_login: false,
+            all_users_searchable: false,
+            all_users_listed: true,
+        }
+    }
 }
 
 /// `[federation]`: how this server talks to others.

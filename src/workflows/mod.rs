@@ -2,6 +2,7 @@
 
 mod guests;
 mod knock;
+mod people;
 mod server_notices;
 mod state;
 mod upgrade;
@@ -16,7 +17,10 @@ use ruma::{
 use serde_json::{Map, Value};
 use tokio::sync::Mutex;
 
-pub use self::server_notices::Notice;
+pub use self::{
+    people::{Seen, SeenPage},
+    server_notices::Notice,
+};
 use crate::{
     ephemeral::{Ephemeral, PresenceUpdate},
     error::{Error, Result},

@@ -39,6 +39,7 @@ mod messages;
 mod openid;
 mod operator;
 mod page;
+mod parlour_people;
 mod peeking;
 mod portable_sql;
 mod presence;
