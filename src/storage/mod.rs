@@ -20,6 +20,7 @@ pub mod device_keys;
 pub mod device_lists;
 pub mod devices;
 pub mod events;
+pub mod expiring_invitations;
 pub mod fills;
 pub mod filters;
 pub mod key_backups;

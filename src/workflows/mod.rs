@@ -1,6 +1,7 @@
 //! Operations that need several services: what happens in a room because of what happens to an account.
 
 mod guests;
+mod invitations;
 mod knock;
 mod people;
 mod server_notices;

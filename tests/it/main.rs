@@ -38,6 +38,7 @@ mod membership;
 mod messages;
 mod openid;
 mod operator;
+mod parlour_invitations;
 mod parlour_people;
 mod peeking;
 mod portable_sql;
