@@ -20,6 +20,7 @@ mod fill;
 mod followed;
 mod hierarchy;
 mod invitations;
+mod invite_links;
 mod load;
 mod members;
 mod membership;
@@ -60,6 +61,7 @@ pub use self::{
     delayed::{Delay, DelayAction, Delayed, MAX_DELAY, MAX_SCHEDULED},
     directory::{DirectoryPage, DirectorySearch},
     hierarchy::{HierarchyPage, HierarchyRequest},
+    invite_links::{InviteLink, NewLink},
     members::{UserRoom, UserRooms},
     membership::{Action, MemberChange, MemberProfile},
     receipts::NewReceipt,
@@ -118,6 +120,8 @@ pub(crate) struct Inner {
     schedule: Timetable,
     /// Of invitations.
     expiring: Timetable,
+    /// Of links into rooms.
+    links: Timetable,
     /// A search may look at every text: others shall find a connection meanwhile.
     searching: Semaphore,
 }
@@ -136,6 +140,7 @@ impl Rooms {
         let shields = Shields::load(&db).await?;
         let schedule = delayed::timetable(&db).await?;
         let expiring = invitations::timetable(&db).await?;
+        let links = invite_links::timetable(&db).await?;
         let inner = Arc::new(Inner {
             db: db.clone(),
             clock,
@@ -150,6 +155,7 @@ impl Rooms {
             shields,
             schedule,
             expiring,
+            links,
             searching: Semaphore::new(SEARCHES),
         });
         db.journal().follow(inner.clone());

@@ -2,6 +2,7 @@
 
 mod guests;
 mod invitations;
+mod invite_links;
 mod knock;
 mod people;
 mod server_notices;
@@ -19,6 +20,7 @@ use serde_json::{Map, Value};
 use tokio::sync::Mutex;
 
 pub use self::{
+    invite_links::LinkPreview,
     people::{Seen, SeenPage},
     server_notices::Notice,
 };

@@ -39,6 +39,7 @@ mod messages;
 mod openid;
 mod operator;
 mod parlour_invitations;
+mod parlour_invite_links;
 mod parlour_people;
 mod peeking;
 mod portable_sql;

@@ -3,6 +3,7 @@
 //! ruma does not know these endpoints; how a request is read stands here, and is the same for all of them.
 
 mod invitations;
+mod invite_links;
 mod people;
 
 use std::sync::Arc;
@@ -28,6 +29,7 @@ use crate::{
 pub(super) fn routes() -> Router<App> {
     Router::new()
         .merge(invitations::routes())
+        .merge(invite_links::routes())
         .merge(people::routes())
 }
 
