@@ -114,6 +114,8 @@ pub(crate) async fn build(
     let version = config.server.default_room_version.clone();
     let rooms = Rooms::open(db.clone(), clock.clone(), key, tasks.clone(), version).await?;
     rooms.send_delayed_events();
+    rooms.withdraw_expired_invitations();
+    rooms.remove_expired_links();
     let ephemeral = Ephemeral::new(clock.clone(), &tasks);
     let workflows = Workflows::new(
         users.clone(),

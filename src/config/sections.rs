@@ -139,16 +139,29 @@ impl Default for Database {
 }
 
 /// `[registration]`: who may register.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Registration {
     /// Whether anybody may; else a registration token is needed.
     pub open: bool,
+    /// Whether a link into a room is such a token.
+    pub invite_links: bool,
     /// Whether guests may.
     pub guests: bool,
     /// The secret of `/_synapse/admin/v1/register`; unset, there is no such endpoint.
     #[serde(with = "empty_is_none")]
     pub shared_secret: Option<Secret>,
+}
+
+impl Default for Registration {
+    fn default() -> Self {
+        Self {
+            open: false,
+            invite_links: true,
+            guests: false,
+            shared_secret: None,
+        }
+    }
 }
 
 /// `[passwords]`: what argon2id spends on a password.

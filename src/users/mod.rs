@@ -104,6 +104,15 @@ impl Users {
         crate::storage::accounts::guests(&mut db, users).await
     }
 
+    /// Returns whether an account is in use, and no administrator holds it back.
+    pub async fn may_act(&self, user: UserNum) -> Result<bool> {
+        let mut db = self.inner.db.read().await?;
+        let account = crate::storage::accounts::find(&mut db, user).await?;
+        Ok(account.is_some_and(|account| {
+            !(account.deactivated || account.suspended || account.locked || account.guest)
+        }))
+    }
+
     /// Returns the number of a user of this server who has an account in use.
     ///
     /// # Errors

@@ -1,6 +1,8 @@
 //! Operations that need several services: what happens in a room because of what happens to an account.
 
 mod guests;
+mod invitations;
+mod invite_links;
 mod knock;
 mod people;
 mod server_notices;
@@ -18,6 +20,7 @@ use serde_json::{Map, Value};
 use tokio::sync::Mutex;
 
 pub use self::{
+    invite_links::LinkPreview,
     people::{Seen, SeenPage},
     server_notices::Notice,
 };

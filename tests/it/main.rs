@@ -39,6 +39,8 @@ mod messages;
 mod openid;
 mod operator;
 mod page;
+mod parlour_invitations;
+mod parlour_invite_links;
 mod parlour_people;
 mod peeking;
 mod portable_sql;
