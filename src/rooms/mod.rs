@@ -379,6 +379,7 @@ impl Follower for Inner {
                 | Change::ToDevice { .. }
                 | Change::DeviceList { .. }
                 | Change::KeyCounts { .. }
+                | Change::ThreadSubscription { .. }
                 | Change::SessionsEnded { .. } => {}
             }
         }

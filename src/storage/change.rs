@@ -104,6 +104,11 @@ pub enum Change {
         /// The user.
         user_id: OwnedUserId,
     },
+    /// A user's subscription to a thread began, changed or ended.
+    ThreadSubscription {
+        /// Whose.
+        user: UserNum,
+    },
     /// The access tokens of devices are valid no more: what they have open must be closed.
     SessionsEnded {
         /// Whose devices.

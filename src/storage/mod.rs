@@ -36,6 +36,7 @@ pub mod receipts;
 pub mod relations;
 pub mod reports;
 pub mod rooms;
+pub mod roster;
 pub mod search;
 pub mod server_notices;
 pub mod state;

@@ -91,7 +91,8 @@ impl Inner {
         Ok(left.claimed_at > since.position)
     }
 
-    async fn device_lists(
+    /// Returns whose keys changed since a position, and with whom the user shares no room any more.
+    pub(super) async fn device_lists(
         &self,
         session: &Session,
         moment: &Moment,

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// How often rooms are loaded again because memory dropped them meanwhile.
-const ATTEMPTS: usize = 16;
+pub(super) const ATTEMPTS: usize = 16;
 
 /// What memory holds at one position.
 #[derive(Debug)]
@@ -96,7 +96,11 @@ impl Inner {
     }
 
     /// Returns the rooms in which something happened before memory begins to know it.
-    async fn changed_long_ago(&self, session: &Session, since: Option<&Token>) -> Result<Older> {
+    pub(super) async fn changed_long_ago(
+        &self,
+        session: &Session,
+        since: Option<&Token>,
+    ) -> Result<Older> {
         let Some(since) = since else {
             return Ok(Older::default());
         };
@@ -122,7 +126,8 @@ impl Inner {
         })
     }
 
-    fn changed(&self, since: &Token, older: &Older) -> HashSet<RoomNum> {
+    /// Returns the rooms in which something happened since a token, whoever is in them.
+    pub(super) fn changed(&self, since: &Token, older: &Older) -> HashSet<RoomNum> {
         let mut changed: HashSet<RoomNum> = older.rooms.iter().copied().collect();
         changed.extend(self.recent.rooms(older.up_to).unwrap_or_default());
         changed.extend(self.ephemeral.typing.changed_rooms(self.tick_of(since)));
@@ -191,7 +196,7 @@ impl Inner {
         Some(Moment { now, tick, rooms })
     }
 
-    fn inside(&self, num: RoomNum, since: Option<&Token>, tick: Tick) -> Option<Inside> {
+    pub(super) fn inside(&self, num: RoomNum, since: Option<&Token>, tick: Tick) -> Option<Inside> {
         let room = self.rooms.peek(num)?;
         let after = since.map_or(0, |since| since.position);
         let view = room.view();
@@ -228,7 +233,7 @@ impl Inner {
 
 /// Rooms in which something happened before memory begins to know it, and up to where the database said so.
 #[derive(Debug, Default)]
-struct Older {
+pub(super) struct Older {
     up_to: Position,
     rooms: Vec<RoomNum>,
 }
@@ -243,7 +248,7 @@ struct Asked<'a> {
 }
 
 /// Returns whether a user knows a room from within: not one who is only invited.
-fn is_inside(room: &UserRoom) -> bool {
+pub(super) fn is_inside(room: &UserRoom) -> bool {
     !matches!(
         room.membership,
         MembershipState::Invite | MembershipState::Knock

@@ -223,6 +223,7 @@ impl Follower for Waiters {
                 | Change::Read { user, .. }
                 | Change::AccountData { user, .. }
                 | Change::ToDevice { user, .. }
+                | Change::ThreadSubscription { user }
                 | Change::KeyCounts {
                     user,
                     claimed: true,
