@@ -23,6 +23,11 @@ export class NetworkError extends Error {
   override name = "NetworkError";
 }
 
+/** What the page itself does not do, in words for the person. */
+export class Refusal extends Error {
+  override name = "Refusal";
+}
+
 export type Query = Record<string, string | number | boolean | undefined | null>;
 
 export interface RequestOptions {
@@ -144,7 +149,7 @@ export class Api {
 
 /** What to show a person of an error. */
 export function messageOf(error: unknown): string {
-  if (error instanceof MatrixError || error instanceof NetworkError) return error.message;
+  if (error instanceof MatrixError || error instanceof NetworkError || error instanceof Refusal) return error.message;
   console.error(error);
   return "Something went wrong.";
 }
