@@ -159,7 +159,7 @@ where
 }
 
 /// Reads a body of at most `limit` bytes.
-async fn read(body: Body, limit: usize) -> Result<Bytes> {
+pub(super) async fn read(body: Body, limit: usize) -> Result<Bytes> {
     let reading = async {
         let mut chunks = body.into_data_stream();
         let (mut read, mut size) = (BytesMut::new(), 0_usize);
@@ -186,7 +186,7 @@ async fn read(body: Body, limit: usize) -> Result<Bytes> {
 }
 
 /// Checks that the body could be an object: serde would read a list as a struct, too.
-fn check_is_object(body: &[u8]) -> Result<()> {
+pub(super) fn check_is_object(body: &[u8]) -> Result<()> {
     // serde passes over what nobody asks for without a look at its encoding.
     std::str::from_utf8(body).map_err(|e| Error::NotJson(e.to_string()))?;
     let first = body.iter().find(|byte| !byte.is_ascii_whitespace());

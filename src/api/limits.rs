@@ -31,6 +31,8 @@ const MAX_BUCKETS: usize = 100_000;
 pub enum Class {
     /// An attempt to log in: guessing passwords must be slow.
     Login,
+    /// A look at what a link leads to: guessing them must be slow, too.
+    Link,
     /// A registration.
     Register,
     /// An event sent to a room.
@@ -44,6 +46,7 @@ impl Class {
     fn rate(self) -> (f64, Duration) {
         match self {
             Self::Login => (10.0, Duration::from_secs(5)),
+            Self::Link => (30.0, Duration::from_secs(2)),
             Self::Register => (5.0, Duration::from_secs(20)),
             Self::Send => (100.0, Duration::from_millis(100)),
             Self::Upload => (50.0, Duration::from_secs(1)),

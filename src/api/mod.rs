@@ -14,6 +14,7 @@ mod layers;
 mod limits;
 mod metrics;
 mod operator;
+mod parlour;
 mod standing;
 mod web;
 
@@ -35,6 +36,7 @@ pub fn router(app: App) -> Router {
         .merge(federation::routes())
         .merge(channel::routes())
         .merge(operator::routes())
+        .merge(parlour::routes())
         .merge(web::routes(&app.config));
     layers::wrap(routes, &app).with_state(app)
 }

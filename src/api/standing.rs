@@ -21,7 +21,7 @@ const LOCKED_MAY: [(&str, &str); 2] = [("POST", "logout"), ("POST", "logout/all"
 /// What a suspended account may not do; whose events it may redact, the endpoint itself looks at.
 ///
 /// [spec]: https://spec.matrix.org/v1.19/client-server-api/#account-suspension
-const SUSPENDED_MAY_NOT: [(&str, &str); 16] = [
+const SUSPENDED_MAY_NOT: [(&str, &str); 20] = [
     ("POST", "createRoom"),
     ("POST", "join/{}"),
     ("POST", "knock/{}"),
@@ -38,6 +38,10 @@ const SUSPENDED_MAY_NOT: [(&str, &str); 16] = [
     ("PUT", "rooms/{}/state/{}/{}"),
     ("PUT", "rooms/{}/state/{}"),
     ("PUT", "rooms/{}/delayed_event/{}/{}"),
+    ("POST", "parlour/rooms/{}/invite"),
+    ("POST", "parlour/rooms/{}/invite_links"),
+    ("POST", "parlour/invite_links/{}/redeem"),
+    ("DELETE", "parlour/rooms/{}"),
 ];
 
 /// What guests may do, in the specification's order; and what every client needs to run at all.
@@ -120,6 +124,10 @@ fn check_path(session: &Session, method: &Method, path: &str) -> Result<()> {
 
 /// Returns an endpoint's path without its version and the names of its parameters.
 fn pattern(path: &str) -> String {
+    let path = match path.strip_prefix("/_parlour/client/v1/") {
+        Some(rest) => &format!("parlour/{rest}"),
+        None => path,
+    };
     let path = path
         .strip_prefix("/_matrix/client/")
         .and_then(|rest| rest.split_once('/'))
@@ -155,5 +163,7 @@ mod tests {
         assert_eq!(pattern(unstable), "knock/{}");
         assert_eq!(pattern("/_matrix/client/unstable/stream"), "stream");
         assert_eq!(pattern("/_parlour/health"), "/_parlour/health");
+        let own = "/_parlour/client/v1/rooms/{room_id}/invite";
+        assert_eq!(pattern(own), "parlour/rooms/{}/invite");
     }
 }

@@ -1,97 +1,193 @@
-//! The page at `/`: what this is, and how to connect a client.
+//! The chat page at `/`, which `build.rs` made of what is in `web/`; or a short page that says how to connect a
+//! client, where the server was built without it.
+
+mod welcome;
 
 use axum::{
     Router,
+    extract::Path,
     http::{
-        HeaderName,
+        HeaderMap, HeaderName, HeaderValue,
         header::{
-            CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY,
-            X_CONTENT_TYPE_OPTIONS,
+            ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY,
+            CONTENT_TYPE, ETAG, IF_NONE_MATCH, REFERRER_POLICY, VARY, X_CONTENT_TYPE_OPTIONS,
         },
     },
+    response::{IntoResponse, Response},
     routing::get,
 };
-use ruma::serde::{Base64, base64::Standard};
+use ruma::serde::{Base64, base64::UrlSafe};
 use sha2::{Digest, Sha256};
 
-use super::app::App;
+use super::{app::App, endpoint::unknown_path};
 use crate::config::Config;
 
-const PAGE: &str = include_str!("web/welcome.html");
-const STYLE: &str = include_str!("web/welcome.css");
-const SCRIPT: &str = include_str!("web/welcome.js");
+/// A file of the page: its path below `/`, and its bytes.
+type File = (&'static str, &'static [u8]);
+
+/// What Vite built, each file that is text a second time with `.gz` at its end; empty without Node.
+const FILES: &[File] = include!(concat!(env!("OUT_DIR"), "/page.rs"));
+
+/// The page runs its own scripts and styles, shows what it fetched from this server, and cannot be framed.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; \
+                      media-src 'self' blob:; connect-src 'self'; manifest-src 'self'; base-uri 'none'; \
+                      form-action 'none'; frame-ancestors 'none'";
+/// Vite puts a hash of the content into these names: what stands there never changes.
+const IMMUTABLE: &str = "public, max-age=31536000, immutable";
+const REVALIDATED: &str = "no-cache";
 
 pub(super) fn routes(config: &Config) -> Router<App> {
-    let page = page(config);
-    let headers = headers();
-    Router::new().route("/", get(move || async move { (headers, page) }))
+    if find("index.html").is_none() {
+        return welcome::routes(config);
+    }
+    Router::new()
+        .route("/", get(index))
+        .route("/assets/{*name}", get(asset))
 }
 
-fn page(config: &Config) -> String {
-    let registration = if config.registration.open {
-        "Registration is open: anybody can make an account."
-    } else {
-        "Registration is closed: the administrator of this server can give you a registration token."
+/// `GET /`
+async fn index(headers: HeaderMap) -> Response {
+    let mut response = serve("index.html", &headers);
+    response
+        .headers_mut()
+        .insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+    response
+}
+
+/// `GET /assets/…`
+async fn asset(Path(name): Path<String>, headers: HeaderMap) -> Response {
+    let path = format!("assets/{name}");
+    // The compressed twins have no address of their own.
+    if find(&path).is_none() || is_compressed(&path) {
+        return unknown_path().await.into_response();
+    }
+    serve(&path, &headers)
+}
+
+fn serve(path: &str, headers: &HeaderMap) -> Response {
+    let Some(plain) = find(path) else {
+        return axum::http::StatusCode::NOT_FOUND.into_response();
     };
-    PAGE.replace("{{style}}", STYLE)
-        .replace("{{script}}", SCRIPT)
-        .replace("{{server_name}}", &escaped(config.server.name.as_str()))
-        .replace("{{public_url}}", &escaped(config.public_url().as_str()))
-        .replace("{{registration}}", registration)
-}
-
-/// The page loads nothing and cannot be framed; its one style and its one script are named by their hashes, and
-/// the script may speak to this server only.
-fn headers() -> [(HeaderName, String); 5] {
-    let policy = format!(
-        "default-src 'none'; style-src {}; script-src {}; connect-src 'self'; base-uri 'none'; \
-         form-action 'none'; frame-ancestors 'none'",
-        hash(STYLE),
-        hash(SCRIPT)
-    );
-    [
-        (CONTENT_SECURITY_POLICY, policy),
-        (CONTENT_TYPE, "text/html; charset=utf-8".to_owned()),
-        (CACHE_CONTROL, "no-cache".to_owned()),
+    let etag = etag(plain);
+    let mut response = if headers
+        .get(IF_NONE_MATCH)
+        .is_some_and(|known| known == &*etag)
+    {
+        axum::http::StatusCode::NOT_MODIFIED.into_response()
+    } else {
+        body(path, plain, headers)
+    };
+    let told = [
+        (ETAG, etag),
+        (CACHE_CONTROL, cache_control(path).to_owned()),
+        (VARY, "accept-encoding".to_owned()),
         (REFERRER_POLICY, "no-referrer".to_owned()),
         (X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
-    ]
+    ];
+    for (name, value) in told {
+        insert(&mut response, name, &value);
+    }
+    response
 }
 
-fn hash(text: &str) -> String {
-    let hash: Base64<Standard, _> = Base64::new(Sha256::digest(text).to_vec());
-    // Matrix writes Base64 without padding; a hash of 32 bytes has one sign of it.
-    format!("'sha256-{}='", hash.encode())
+fn body(path: &str, plain: &'static [u8], headers: &HeaderMap) -> Response {
+    let compressed = takes_gzip(headers)
+        .then(|| find(&format!("{path}.gz")))
+        .flatten();
+    let mut response = compressed.unwrap_or(plain).into_response();
+    insert(&mut response, CONTENT_TYPE, content_type(path));
+    if compressed.is_some() {
+        insert(&mut response, CONTENT_ENCODING, "gzip");
+    }
+    response
 }
 
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-        .replace('"', "&quot;")
+fn insert(response: &mut Response, name: HeaderName, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        response.headers_mut().insert(name, value);
+    }
+}
+
+fn find(path: &str) -> Option<&'static [u8]> {
+    let at = FILES.binary_search_by_key(&path, |(name, _)| name).ok()?;
+    FILES.get(at).map(|(_, bytes)| *bytes)
+}
+
+fn takes_gzip(headers: &HeaderMap) -> bool {
+    let all = headers.get_all(ACCEPT_ENCODING);
+    all.iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|coding| {
+            matches!(coding.split(';').next().map(str::trim), Some("gzip" | "*"))
+                && !is_refused(coding)
+        })
+}
+
+fn is_refused(coding: &str) -> bool {
+    let weight = coding.split(';').nth(1).map(str::trim);
+    weight.is_some_and(|weight| matches!(weight, "q=0" | "q=0.0" | "q=0.00" | "q=0.000"))
+}
+
+fn cache_control(path: &str) -> &'static str {
+    let is_hashed = path.starts_with("assets/") && path.contains('-');
+    if is_hashed { IMMUTABLE } else { REVALIDATED }
+}
+
+fn etag(bytes: &[u8]) -> String {
+    let hash: Base64<UrlSafe, _> = Base64::new(Sha256::digest(bytes).to_vec());
+    format!("\"{}\"", hash.encode())
+}
+
+fn is_compressed(path: &str) -> bool {
+    extension(path) == "gz"
+}
+
+fn extension(path: &str) -> &str {
+    path.rsplit_once('.').map_or("", |(_, extension)| extension)
+}
+
+fn content_type(path: &str) -> &'static str {
+    match extension(path) {
+        "html" => "text/html; charset=utf-8",
+        "js" => "text/javascript; charset=utf-8",
+        "css" => "text/css; charset=utf-8",
+        "svg" => "image/svg+xml",
+        "json" => "application/json",
+        "webmanifest" => "application/manifest+json",
+        "png" => "image/png",
+        _ => "application/octet-stream",
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_page_names_the_server_and_loads_nothing() {
-        let page = page(&Config::default());
-
-        assert!(page.contains("http://127.0.0.1:8008"));
-        assert!(page.contains("Registration is closed"));
-        assert!(!page.contains("{{"));
-        for loading in ["src=", "url(", "@import", "<link"] {
-            assert!(!page.contains(loading), "{loading}");
-        }
+    fn with_encoding(value: &'static str) -> HeaderMap {
+        HeaderMap::from_iter([(ACCEPT_ENCODING, HeaderValue::from_static(value))])
     }
 
     #[test]
-    fn markup_in_a_value_is_only_text() {
-        assert_eq!(
-            escaped(r#"<a href="&">"#),
-            "&lt;a href=&quot;&amp;&quot;&gt;"
-        );
+    fn compressed_files_go_to_those_who_take_them() {
+        assert!(takes_gzip(&with_encoding("br, gzip;q=0.8")));
+        assert!(takes_gzip(&with_encoding("*")));
+        assert!(!takes_gzip(&with_encoding("br, gzip;q=0")));
+        assert!(!takes_gzip(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn only_what_never_changes_is_cached_for_long() {
+        assert_eq!(cache_control("assets/index-CqZ1.js"), IMMUTABLE);
+        assert_eq!(cache_control("assets/icon.svg"), REVALIDATED);
+        assert_eq!(cache_control("index.html"), REVALIDATED);
+    }
+
+    #[test]
+    fn the_files_are_sorted_so_that_they_are_found() {
+        assert!(FILES.is_sorted_by_key(|(name, _)| *name));
+        assert!(FILES.iter().all(
+            |(name, _)| content_type(name) != "application/octet-stream" || is_compressed(name)
+        ));
     }
 }

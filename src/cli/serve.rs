@@ -107,12 +107,15 @@ pub(crate) async fn build(
 ) -> Result<App> {
     let limits = Limits::new(&config.limits, clock.clone());
     let users = Users::new(&db, &clock, &config, &tasks);
+    users.complete_list().await?;
     let devices = Devices::new(&db, &config);
     let media = Media::open(&db, &clock, &tasks, media::Settings::of(&config))?;
     let key = signing_key::load(&config.server)?;
     let version = config.server.default_room_version.clone();
     let rooms = Rooms::open(db.clone(), clock.clone(), key, tasks.clone(), version).await?;
     rooms.send_delayed_events();
+    rooms.withdraw_expired_invitations();
+    rooms.remove_expired_links();
     let ephemeral = Ephemeral::new(clock.clone(), &tasks);
     let workflows = Workflows::new(
         users.clone(),

@@ -139,16 +139,29 @@ impl Default for Database {
 }
 
 /// `[registration]`: who may register.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Registration {
     /// Whether anybody may; else a registration token is needed.
     pub open: bool,
+    /// Whether a link into a room is such a token.
+    pub invite_links: bool,
     /// Whether guests may.
     pub guests: bool,
     /// The secret of `/_synapse/admin/v1/register`; unset, there is no such endpoint.
     #[serde(with = "empty_is_none")]
     pub shared_secret: Option<Secret>,
+}
+
+impl Default for Registration {
+    fn default() -> Self {
+        Self {
+            open: false,
+            invite_links: true,
+            guests: false,
+            shared_secret: None,
+        }
+    }
 }
 
 /// `[passwords]`: what argon2id spends on a password.
@@ -173,13 +186,25 @@ impl Default for Passwords {
 }
 
 /// `[directory]`: what can be searched.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Directory {
     /// Whether strangers and other servers see the public room list.
     pub public_without_login: bool,
     /// Whether a user finds all users, or only those who share a room with them or are in a public one.
     pub all_users_searchable: bool,
+    /// Whether the list of people of the chat page has all users, or only those who can be found.
+    pub all_users_listed: bool,
+}
+
+impl Default for Directory {
+    fn default() -> Self {
+        Self {
+            public_without_login: false,
+            all_users_searchable: false,
+            all_users_listed: true,
+        }
+    }
 }
 
 /// `[federation]`: how this server talks to others.

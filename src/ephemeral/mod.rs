@@ -11,7 +11,7 @@ use std::sync::{
 };
 
 pub use self::{
-    presence::{Presence, PresenceUpdate},
+    presence::{Presence, PresenceUpdate, Shown},
     typing::Typing,
 };
 use crate::{

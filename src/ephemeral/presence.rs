@@ -61,6 +61,17 @@ struct Record {
     changed: Tick,
 }
 
+/// What a user shows of themselves.
+#[derive(Clone, Debug)]
+pub struct Shown {
+    /// Whether they are there.
+    pub state: PresenceState,
+    /// What they tell others.
+    pub status_msg: Option<String>,
+    /// When they last did something, in milliseconds since the Unix epoch.
+    pub last_active: Option<i64>,
+}
+
 /// What a user does that bears on presence.
 #[derive(Clone, Debug)]
 pub enum PresenceUpdate {
@@ -155,6 +166,18 @@ impl Presence {
             .users
             .get(&user)
             .map(|record| record.event(now))
+    }
+
+    /// Returns what a user shows of themselves now, if anything is known of it.
+    pub fn shown(&self, user: UserNum) -> Option<Shown> {
+        let known = self.known();
+        let record = known.users.get(&user)?;
+        let (state, status_msg) = record.shown();
+        Some(Shown {
+            state,
+            status_msg,
+            last_active: Some(record.last_active).filter(|ts| *ts > 0),
+        })
     }
 
     /// Returns whose presence changed after a tick; `None` when that is too long ago to know.

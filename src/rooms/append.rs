@@ -14,6 +14,7 @@ use serde_json::value::RawValue;
 use super::{
     Inner,
     counts::Counting,
+    invitations,
     reading::{self, Reader},
     relations::{self, Stored},
     warm::{Room, Tip, joined, put_redacted},
@@ -321,6 +322,7 @@ async fn store_membership(
         stripped.as_deref(),
     )
     .await?;
+    invitations::note(inner, tx, (room.num, user), event).await?;
     let local = user_id.server_name() == inner.key.server_name();
     let change = Change::Membership {
         user,

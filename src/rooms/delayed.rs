@@ -2,19 +2,15 @@
 //!
 //! [MSC4140](https://github.com/matrix-org/matrix-spec-proposals/pull/4140)
 
-use std::{
-    sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
-};
+use std::time::Duration;
 
 use ruma::{
     OwnedRoomId, OwnedUserId, RoomId, TransactionId,
     events::{StateEventType, TimelineEventType, room::member::MembershipState},
 };
 use serde_json::{json, value::RawValue};
-use tokio::sync::Notify;
 
-use super::{NewEvent, Rooms};
+use super::{NewEvent, Rooms, due::Timetable, send::Occasion};
 use crate::{
     error::{Error, Result},
     storage::{
@@ -35,17 +31,6 @@ const KEPT: i64 = 1_000;
 const CONTENT_BYTES: usize = 65_536;
 /// Events sent in one go.
 const BATCH: i64 = 64;
-/// When it is tried again where the database failed, in milliseconds.
-const RETRY_MS: i64 = 10_000;
-
-/// What is known in memory of delayed events.
-#[derive(Default)]
-pub(super) struct Schedule {
-    /// Something is to be sent sooner than what was known.
-    changed: Notify,
-    /// Whether there may be any: without, no state event has to look for those that it cancels.
-    is_used: AtomicBool,
-}
 
 /// An event to be sent later.
 #[derive(Debug)]
@@ -88,18 +73,12 @@ pub enum DelayAction {
     Send,
 }
 
-impl Schedule {
-    pub(super) async fn load(db: &Db) -> Result<Self> {
-        let mut conn = db.read().await?;
-        let schedule = Self::default();
-        let next = delayed::next_due(&mut conn).await?;
-        schedule.is_used.store(next.is_some(), Ordering::SeqCst);
-        Ok(schedule)
-    }
-
-    pub(super) fn is_used(&self) -> bool {
-        self.is_used.load(Ordering::SeqCst)
-    }
+/// Returns the timetable of the events that are scheduled: without any, no state event has to look for those that it
+/// cancels.
+pub(super) async fn timetable(db: &Db) -> Result<Timetable> {
+    let mut conn = db.read().await?;
+    let next = delayed::next_due(&mut conn).await?;
+    Ok(Timetable::new(next.is_some()))
 }
 
 impl Rooms {
@@ -125,7 +104,7 @@ impl Rooms {
             return Err(Error::forbidden("you are not in this room"));
         }
         delay.check()?;
-        self.inner.schedule.is_used.store(true, Ordering::SeqCst);
+        self.inner.schedule.begin_to_use();
         let now = self.inner.clock.now_ms();
         let delay_id = TransactionId::new().to_string();
         let mut tx = self.inner.db.write().await?;
@@ -155,7 +134,7 @@ impl Rooms {
         let known =
             delayed::by_transaction(&mut tx, delay.device, room.num, &delay.kind, txn_id).await?;
         tx.commit().await?;
-        self.inner.schedule.changed.notify_one();
+        self.inner.schedule.changed();
         Ok(known.filter(|_| !is_new).unwrap_or(delay_id))
     }
 
@@ -214,7 +193,7 @@ impl Rooms {
                 let mut tx = self.inner.db.write().await?;
                 let is_done = delayed::restart(&mut tx, row.num, now).await?;
                 tx.commit().await?;
-                self.inner.schedule.changed.notify_one();
+                self.inner.schedule.changed();
                 is_done
             }
             DelayAction::Cancel => {
@@ -267,8 +246,9 @@ impl Rooms {
             None => NewEvent::message(sender, TimelineEventType::from(&*row.kind), content, None),
         };
         let (num, room) = (row.num, row.room);
-        let sent = self
-            .detached(async move |rooms: Rooms| rooms.send_scheduled(room, event, Some(num)).await);
+        let sent = self.detached(async move |rooms: Rooms| {
+            rooms.send_on(room, event, Occasion::Delayed(num)).await
+        });
         let event_id = sent.await?;
         // State that is already as the event wants it makes no new event.
         let ending = Ending {
@@ -282,28 +262,15 @@ impl Rooms {
 
     /// Begins to send delayed events when their time has come.
     pub fn send_delayed_events(&self) {
-        let rooms = self.clone();
-        drop(self.inner.tasks.spawn(async move {
-            let stopping = rooms.inner.tasks.stopping().clone();
-            loop {
-                let next = match rooms.send_due().await {
-                    Ok(next) => next,
-                    Err(error) => {
-                        tracing::warn!(%error, "delayed events cannot be sent now");
-                        Some(rooms.inner.clock.now_ms() + RETRY_MS)
-                    }
-                };
-                tokio::select! {
-                    () = stopping.cancelled() => return,
-                    () = rooms.inner.schedule.changed.notified() => {}
-                    () = rooms.inner.clock.sleep_until(next.unwrap_or(i64::MAX)) => {}
-                }
-            }
-        }));
+        self.do_in_time(
+            "send delayed events",
+            |inner| &inner.schedule,
+            Self::send_due,
+        );
     }
 
     /// Sends what is due; returns when the next is.
-    async fn send_due(&self) -> Result<Option<i64>> {
+    async fn send_due(self) -> Result<Option<i64>> {
         loop {
             let now = self.inner.clock.now_ms();
             let rows = {

@@ -139,6 +139,9 @@ impl Rooms {
             Action::Join | Action::Knock => self.room(room_id).await?,
             _ => self.room_of_member(room_id).await?,
         };
+        if matches!(change.action, Action::Join | Action::Knock) {
+            self.withdraw_if_expired(&room, &change.target).await?;
+        }
         let num = room.num;
         let (sender, before) = {
             let state = &room.view().state;

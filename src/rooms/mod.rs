@@ -1,8 +1,8 @@
 //! Rooms: a log of events each, and the state that follows from it.
 //!
 //! `append` is the only code that stores an event. Everyone else follows the journal. `warm` keeps rooms in
-//! memory; `send`, `create`, `upgrade`, `membership` and `restricted` build events, and `delayed` sends them
-//! later; `timeline` and `state` read what `access` lets a user see; `directory` has aliases and the public list,
+//! memory; `send`, `create`, `upgrade`, `membership` and `restricted` build events, `delayed` sends them later, and
+//! `invitations` withdraws what has expired, each when it is `due`; `timeline` and `state` read what `access` lets a user see; `directory` has aliases and the public list,
 //! `hierarchy` and `summary` show rooms to those outside; `receipts` and `counts` know what was read, and `shields`
 //! what users do not want to see.
 
@@ -15,15 +15,19 @@ mod counts;
 mod create;
 mod delayed;
 mod directory;
+mod due;
 mod fill;
 mod followed;
 mod hierarchy;
+mod invitations;
+mod invite_links;
 mod load;
 mod members;
 mod membership;
 mod reading;
 mod receipts;
 mod relations;
+mod removal;
 mod reports;
 mod restricted;
 mod search;
@@ -57,6 +61,7 @@ pub use self::{
     delayed::{Delay, DelayAction, Delayed, MAX_DELAY, MAX_SCHEDULED},
     directory::{DirectoryPage, DirectorySearch},
     hierarchy::{HierarchyPage, HierarchyRequest},
+    invite_links::{InviteLink, NewLink},
     members::{UserRoom, UserRooms},
     membership::{Action, MemberChange, MemberProfile},
     receipts::NewReceipt,
@@ -70,7 +75,7 @@ pub use self::{
     upgrade::Upgrade,
     warm::{Room, View},
 };
-use self::{counts::CustomRules, delayed::Schedule, followed::Followed, shields::Shields};
+use self::{counts::CustomRules, due::Timetable, followed::Followed, shields::Shields};
 use crate::{
     clock::Clock,
     error::{Error, Result},
@@ -111,7 +116,12 @@ pub(crate) struct Inner {
     users: Followed<UserRooms>,
     rules: CustomRules,
     shields: Shields,
-    schedule: Schedule,
+    /// Of delayed events.
+    schedule: Timetable,
+    /// Of invitations.
+    expiring: Timetable,
+    /// Of links into rooms.
+    links: Timetable,
     /// A search may look at every text: others shall find a connection meanwhile.
     searching: Semaphore,
 }
@@ -128,7 +138,9 @@ impl Rooms {
         fill::fill_relations(&db).await?;
         let rules = CustomRules::load(&db).await?;
         let shields = Shields::load(&db).await?;
-        let schedule = Schedule::load(&db).await?;
+        let schedule = delayed::timetable(&db).await?;
+        let expiring = invitations::timetable(&db).await?;
+        let links = invite_links::timetable(&db).await?;
         let inner = Arc::new(Inner {
             db: db.clone(),
             clock,
@@ -142,6 +154,8 @@ impl Rooms {
             rules,
             shields,
             schedule,
+            expiring,
+            links,
             searching: Semaphore::new(SEARCHES),
         });
         db.journal().follow(inner.clone());
@@ -336,6 +350,9 @@ impl Follower for Inner {
                     sender,
                     event,
                 } => {
+                    if invitations::expiry(&event.pdu).is_some() {
+                        self.expiring.changed();
+                    }
                     self.rooms.committed(*room, *position, change);
                     self.users.committed(*sender, *position, change);
                     for exception in event

@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 use super::{
     Inner, Rooms,
     append::{Accepted, append},
-    counts, load, relations,
+    counts, invitations, load, relations,
     warm::{Room, Tip},
 };
 use crate::{
@@ -112,6 +112,34 @@ pub struct Transaction {
     pub txn_id: String,
 }
 
+/// Why the server sends an event.
+#[derive(Clone, Debug)]
+pub(super) enum Occasion {
+    /// Somebody asks for it.
+    Request,
+    /// The time of the delayed event with this number has come.
+    Delayed(i64),
+    /// The time of this invitation is over.
+    Expiry(OwnedEventId),
+}
+
+impl Occasion {
+    /// Checks, at the tip of the room, that there is still reason for the event.
+    fn check(&self, tip: &Tip, event: &NewEvent) -> Result<()> {
+        match self {
+            Self::Expiry(invitation) => invitations::check_stands(&tip.state, event, invitation),
+            Self::Request | Self::Delayed(_) => Ok(()),
+        }
+    }
+
+    fn delayed(&self) -> Option<i64> {
+        match self {
+            Self::Delayed(num) => Some(*num),
+            Self::Request | Self::Expiry(_) => None,
+        }
+    }
+}
+
 impl Rooms {
     /// Sends an event to a room; returns its id when it is on disk.
     ///
@@ -143,15 +171,15 @@ impl Rooms {
     }
 
     pub(super) async fn send_now(&self, num: i64, event: NewEvent) -> Result<OwnedEventId> {
-        self.send_scheduled(num, event, None).await
+        self.send_on(num, event, Occasion::Request).await
     }
 
-    /// As [`Rooms::send_now`], for an event that may have been scheduled under a number.
-    pub(super) async fn send_scheduled(
+    /// As [`Rooms::send_now`], on an occasion that decides on whether the event is still wanted.
+    pub(super) async fn send_on(
         &self,
         num: i64,
         event: NewEvent,
-        delayed: Option<i64>,
+        occasion: Occasion,
     ) -> Result<OwnedEventId> {
         for _ in 0..ATTEMPTS {
             let room = self.room_by_number(num).await?;
@@ -161,6 +189,7 @@ impl Rooms {
             if room.is_stale() {
                 continue;
             }
+            occasion.check(&tip, &event)?;
             let mut accepted = match self.accept_allowed(&room, &tip, &event).await {
                 Ok(accepted) => accepted,
                 Err(refused) => return self.inner.already_sent(&room, &event, refused).await,
@@ -168,7 +197,7 @@ impl Rooms {
             if let Some(same) = same_state(&room, &tip, &accepted.pdu) {
                 return Ok(same);
             }
-            accepted.delayed = delayed;
+            accepted.delayed = occasion.delayed();
             let event_id = accepted.pdu.event_id.clone();
             let mut tx = self.inner.db.write().await?;
             if room.is_stale() {
@@ -214,6 +243,7 @@ impl Rooms {
         let mut event = event.clone();
         if event.kind == TimelineEventType::RoomMember {
             self.inner.check_invitation(&event).await?;
+            invitations::check_not_expired(&tip.state, &event, self.inner.clock.now_ms())?;
             self.authorise_join(room, &tip.state, &mut event).await?;
         }
         self.inner.accept(room, tip, event).await

@@ -152,6 +152,16 @@ pub async fn set_locked(tx: &mut WriteTx, user: UserNum, locked: bool) -> Result
     Ok(())
 }
 
+/// Notes when a user was last seen, as far as their devices do not say it any more.
+pub async fn note_last_seen(tx: &mut WriteTx, user: UserNum, ts: i64) -> Result<()> {
+    tx.query("UPDATE accounts SET last_seen_ts = $2 WHERE user_num = $1 AND last_seen_ts < $2")
+        .bind(user)
+        .bind(ts)
+        .execute()
+        .await?;
+    Ok(())
+}
+
 /// Marks an account as given up, and forgets its password.
 pub async fn deactivate(
     tx: &mut WriteTx,

@@ -1,7 +1,7 @@
 //! The devices of users. All that belongs to them goes with them.
 
 use super::{
-    Change, DeviceNum, Read, UserNum, WriteTx, account_data, cross_signing, device_keys,
+    Change, DeviceNum, Read, UserNum, WriteTx, account_data, accounts, cross_signing, device_keys,
     device_lists, list, list_of_numbers,
 };
 use crate::error::{Error, Result};
@@ -170,6 +170,7 @@ pub async fn delete(tx: &mut WriteTx, user: UserNum, devices: Vec<DeviceNum>) ->
         return Ok(());
     }
     let with_keys = device_keys::ids_with_keys(tx, &devices).await?;
+    remember_last_seen(tx, user, &devices).await?;
     let device_ids: Vec<String> = tx
         .query(
             "DELETE FROM devices
@@ -186,6 +187,22 @@ pub async fn delete(tx: &mut WriteTx, user: UserNum, devices: Vec<DeviceNum>) ->
     remove_settings(tx, user, &device_ids).await?;
     end_sessions(tx, user, devices);
     Ok(())
+}
+
+/// Keeps of devices that go when their user was last there.
+async fn remember_last_seen(tx: &mut WriteTx, user: UserNum, devices: &[DeviceNum]) -> Result<()> {
+    let last: Option<Option<i64>> = tx
+        .query(
+            "SELECT MAX(last_seen_ts) FROM devices
+             WHERE num IN (SELECT CAST(value AS BIGINT) FROM json_each($1))",
+        )
+        .bind(list_of_numbers(devices.iter().copied()))
+        .fetch_scalar()
+        .await?;
+    match last.flatten() {
+        Some(last) => accounts::note_last_seen(tx, user, last).await,
+        None => Ok(()),
+    }
 }
 
 /// Removes the account data that says how devices notify: it is theirs alone.

@@ -44,6 +44,10 @@ const MIGRATIONS: &[(&str, &str)] = &[
         "0008_accounts.sql",
         include_str!("../../migrations/0008_accounts.sql"),
     ),
+    (
+        "0009_parlour.sql",
+        include_str!("../../migrations/0009_parlour.sql"),
+    ),
 ];
 
 /// What the tokens in a migration stand for, and which files belong to the database.

@@ -8,7 +8,7 @@ use crate::{
     error::Result,
     storage::{
         Change, UserNum, WriteTx, account_data, accounts, cross_signing, delayed, device_lists,
-        devices, key_backups, passing_tokens, profiles,
+        devices, invite_links, key_backups, passing_tokens, profiles,
     },
 };
 
@@ -73,6 +73,7 @@ impl Users {
         key_backups::remove_all(&mut tx, user).await?;
         profiles::remove_all(&mut tx, user).await?;
         account_data::remove_all(&mut tx, user).await?;
+        invite_links::remove_of_creator(&mut tx, user).await?;
         delayed::cancel_of(&mut tx, user, self.inner.clock.now_ms()).await?;
         tx.commit().await?;
         tracing::info!(user_id = %session.user_id, "an account was deactivated");

@@ -13,6 +13,7 @@ mod login;
 mod names;
 mod passing;
 mod passwords;
+mod people;
 mod profile;
 mod push_rules;
 mod pushers;
@@ -33,6 +34,7 @@ use ruma::{OwnedServerName, OwnedUserId, UserId};
 pub use self::{
     directory::Found,
     login::{LoggedIn, NewDevice},
+    people::{PeoplePage, PeopleRequest, Person},
     profile::ProfileChange,
     refresh::{ACCESS_TOKEN_LIFETIME, Issued},
     register::Registered,
@@ -64,6 +66,7 @@ struct Inner {
     server_name: OwnedServerName,
     registration: Registration,
     all_users_searchable: bool,
+    all_users_listed: bool,
     notices_sender: Option<OwnedUserId>,
     passwords: Passwords,
     sessions: Arc<Sessions>,
@@ -85,6 +88,7 @@ impl Users {
                 registration: config.registration.clone(),
                 notices_sender: notices_sender(config),
                 all_users_searchable: config.directory.all_users_searchable,
+                all_users_listed: config.directory.all_users_listed,
                 passwords: Passwords::new(&config.passwords),
                 sessions,
                 last_seen: LastSeen::start(db, tasks),
@@ -98,6 +102,15 @@ impl Users {
     pub async fn guests_among(&self, users: &[UserNum]) -> Result<Vec<UserNum>> {
         let mut db = self.inner.db.read().await?;
         crate::storage::accounts::guests(&mut db, users).await
+    }
+
+    /// Returns whether an account is in use, and no administrator holds it back.
+    pub async fn may_act(&self, user: UserNum) -> Result<bool> {
+        let mut db = self.inner.db.read().await?;
+        let account = crate::storage::accounts::find(&mut db, user).await?;
+        Ok(account.is_some_and(|account| {
+            !(account.deactivated || account.suspended || account.locked || account.guest)
+        }))
     }
 
     /// Returns the number of a user of this server who has an account in use.

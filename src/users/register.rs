@@ -23,6 +23,7 @@ use crate::{
     storage::{
         UserNum, WriteTx,
         accounts::{self, Account},
+        invite_links::{self, Use},
         tokens::{self, RegistrationToken},
         user_directory,
     },
@@ -143,10 +144,10 @@ impl Users {
         let now = self.inner.clock.now_ms();
         let mut tx = self.inner.db.write().await?;
         let mut admin = account.admin;
-        if let Some(token) = registration_token {
-            admin |= use_token(&mut tx, &token, now).await?;
-        }
         let user = tx.intern(account.user_id.as_str()).await?;
+        if let Some(token) = registration_token {
+            admin |= self.use_token(&mut tx, &token, user).await?;
+        }
         let row = Account {
             user_num: user,
             password_hash: account.password_hash,
@@ -178,6 +179,28 @@ impl Users {
             user_id: account.user_id,
             login,
         })
+    }
+
+    /// Uses a registration token, and returns whether it makes an administrator.
+    ///
+    /// That of a link into a room makes none; the account holds one of the link's uses from then on.
+    async fn use_token(&self, tx: &mut WriteTx, token: &str, user: UserNum) -> Result<bool> {
+        let now = self.inner.clock.now_ms();
+        if let Some(makes_admin) = tokens::use_registration(tx, token, now).await? {
+            return Ok(makes_admin);
+        }
+        let takes_links = self.inner.registration.invite_links;
+        if takes_links && invite_links::take(tx, token, user, now).await? != Use::Refused {
+            return Ok(false);
+        }
+        Err(Error::forbidden(
+            "the registration token has been used up in the meantime",
+        ))
+    }
+
+    /// Returns whether one may register with a link into a room, or with anything.
+    pub fn takes_links(&self) -> bool {
+        self.inner.registration.open || self.inner.registration.invite_links
     }
 
     async fn authorize_registration(
@@ -252,7 +275,7 @@ impl Users {
         let mut tx = self.inner.db.write().await?;
         if let Some(token) = proven.registration_token {
             // An account that a guest made for themselves is never an administrator's.
-            use_token(&mut tx, &token, now).await?;
+            self.use_token(&mut tx, &token, guest.user).await?;
         }
         if !accounts::upgrade_guest(&mut tx, guest.user, &hash).await? {
             return Err(Error::UserInUse);
@@ -281,12 +304,6 @@ fn device_of(request: &Request) -> Result<NewDevice> {
     };
     device.check()?;
     Ok(device)
-}
-
-/// Uses a registration token, and returns whether it makes an administrator.
-async fn use_token(tx: &mut WriteTx, token: &str, now: i64) -> Result<bool> {
-    let used = tokens::use_registration(tx, token, now).await?;
-    used.ok_or_else(|| Error::forbidden("the registration token has been used up in the meantime"))
 }
 
 async fn first_session(

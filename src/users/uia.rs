@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 use super::{Session, Users, secrets};
 use crate::{
     error::{Error, Result},
-    storage::{UserNum, tokens},
+    storage::{UserNum, invite_links, tokens},
 };
 
 /// How long a session lasts, in milliseconds: time to find a password or a token.
@@ -248,7 +248,11 @@ impl Users {
         let now = self.inner.clock.now_ms();
         let mut db = self.inner.db.read().await?;
         let found = tokens::valid_registration(&mut db, token, now).await?;
-        Ok(found.is_some())
+        if found.is_some() || !self.inner.registration.invite_links {
+            return Ok(found.is_some());
+        }
+        let link = invite_links::find(&mut db, token, now).await?;
+        Ok(link.is_some_and(|link| link.has_uses_left()))
     }
 
     fn needs(&self, ask: &Ask<'_>, id: String, error: Option<(ErrorKind, &str)>) -> Error {

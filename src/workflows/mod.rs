@@ -1,7 +1,10 @@
 //! Operations that need several services: what happens in a room because of what happens to an account.
 
 mod guests;
+mod invitations;
+mod invite_links;
 mod knock;
+mod people;
 mod server_notices;
 mod state;
 mod upgrade;
@@ -16,7 +19,11 @@ use ruma::{
 use serde_json::{Map, Value};
 use tokio::sync::Mutex;
 
-pub use self::server_notices::Notice;
+pub use self::{
+    invite_links::LinkPreview,
+    people::{Seen, SeenPage},
+    server_notices::Notice,
+};
 use crate::{
     ephemeral::{Ephemeral, PresenceUpdate},
     error::{Error, Result},

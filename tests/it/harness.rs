@@ -114,6 +114,12 @@ impl Server {
         Self::on(self.config, self.clock, self.database, self.folder).await
     }
 
+    /// As [`Server::restart`], with another configuration.
+    pub(crate) async fn restart_with(mut self, change: impl FnOnce(&mut Config)) -> Self {
+        change(&mut self.config);
+        self.restart().await
+    }
+
     /// Returns a client of this server.
     pub(crate) fn client(&self) -> Client {
         self.client.clone()

@@ -50,19 +50,3 @@ async fn metrics_are_not_shown_to_clients() {
 
     answer.expect_error(404, "M_UNRECOGNIZED");
 }
-
-#[tokio::test]
-async fn the_page_says_how_to_connect_and_runs_nothing_but_its_own_script() {
-    let server = Server::start().await;
-
-    let page = server.get("/").await;
-
-    let policy = page.header("content-security-policy");
-    assert!(
-        policy.starts_with("default-src 'none'; style-src 'sha256-")
-            && policy.contains("; script-src 'sha256-"),
-        "{policy}"
-    );
-    assert_eq!(page.header("content-type"), "text/html; charset=utf-8");
-    assert!(page.text.contains(server.running.public_url().as_str()));
-}

@@ -9,6 +9,7 @@ use crate::{
     api::{App, Class, Incoming, Limits, Outgoing, Peer, endpoint},
     error::Result,
     users::Users,
+    workflows::Workflows,
 };
 
 pub(super) fn routes() -> Router<App> {
@@ -28,13 +29,13 @@ pub(super) fn routes() -> Router<App> {
 ///
 /// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3register
 async fn register(
-    State(users): State<Users>,
+    State(workflows): State<Workflows>,
     State(limits): State<Limits>,
     peer: Peer,
     Incoming { request, .. }: Incoming<register::v3::Request>,
 ) -> Result<Outgoing<register::v3::Response>> {
     limits.check(Class::Register, &peer)?;
-    let registered = users.register(request).await?;
+    let registered = workflows.register(request).await?;
     let mut response = register::v3::Response::new(registered.user_id);
     if let Some(login) = registered.login {
         response.device_id = Some(login.device_id);
@@ -63,13 +64,15 @@ async fn get_username_availability(
 ///
 /// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1registermloginregistration_tokenvalidity
 async fn check_registration_token_validity(
-    State(users): State<Users>,
+    State(workflows): State<Workflows>,
     State(limits): State<Limits>,
     peer: Peer,
     Incoming { request, .. }: Incoming<check_registration_token_validity::v1::Request>,
 ) -> Result<Outgoing<check_registration_token_validity::v1::Response>> {
     limits.check(Class::Login, &peer)?;
-    let is_valid = users.registration_token_is_valid(&request.token).await?;
+    let is_valid = workflows
+        .registration_token_is_valid(&request.token)
+        .await?;
     let response = check_registration_token_validity::v1::Response::new(is_valid);
     Ok(Outgoing(response))
 }

@@ -50,6 +50,14 @@ export class Account {
     await this.put("m.direct", direct);
   }
 
+  /** Stops or starts to see what somebody writes. */
+  async setIgnored(userId: string, ignored: boolean): Promise<void> {
+    const others = this.ignored.value.filter((other) => other !== userId);
+    const all = ignored ? [...others, userId] : others;
+    await this.put("m.ignored_user_list", { ignored_users: Object.fromEntries(all.map((id) => [id, {}])) });
+    this.ignored.value = all;
+  }
+
   private async put(type: string, content: Content): Promise<void> {
     await this.api.put(path`/_matrix/client/v3/user/${this.me}/account_data/${type}`, content);
   }

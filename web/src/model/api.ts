@@ -23,7 +23,7 @@ export class NetworkError extends Error {
   override name = "NetworkError";
 }
 
-/** What the page itself does not do, in words for the person. */
+/** What the page itself refuses; the message is for the person. */
 export class Refusal extends Error {
   override name = "Refusal";
 }

@@ -3,10 +3,18 @@
 import { effect } from "@preact/signals";
 import { Account } from "./account.ts";
 import type { Api } from "./api.ts";
+import { Security } from "./devices.ts";
+import { Directory } from "./directory.ts";
 import type { SyncUpdate } from "./events.ts";
+import { Founding } from "./founding.ts";
 import { Live } from "./live.ts";
 import { Media } from "./media.ts";
+import { announcePresence, Moderation } from "./moderation.ts";
+import { Parlour } from "./parlour.ts";
 import { People } from "./presence.ts";
+import { Profile } from "./profile.ts";
+import { Profiles } from "./profiles.ts";
+import { PushRules } from "./push_rules.ts";
 import { Rooms } from "./rooms.ts";
 import { Sending } from "./sending.ts";
 
@@ -24,6 +32,14 @@ export class Chat {
   readonly media: Media;
   readonly live: Live;
   readonly sending: Sending;
+  readonly parlour: Parlour;
+  readonly directory: Directory;
+  readonly founding: Founding;
+  readonly moderation: Moderation;
+  readonly profile: Profile;
+  readonly profiles: Profiles;
+  readonly security: Security;
+  readonly push: PushRules;
   private readonly ended: (() => void)[] = [];
 
   constructor(
@@ -37,6 +53,14 @@ export class Chat {
     const presence = () => (this.account.settings.value.showPresence ? "online" : "offline");
     this.live = new Live(api, { filter: FILTER, presence }, (update) => this.update(update));
     this.sending = new Sending(api, this.live, me);
+    this.parlour = new Parlour(api);
+    this.directory = new Directory(api);
+    this.founding = new Founding(api, this.rooms, this.account, this.directory, this.parlour);
+    this.moderation = new Moderation(api, this.parlour);
+    this.profile = new Profile(api, me);
+    this.profiles = new Profiles(api);
+    this.security = new Security(api, me);
+    this.push = new PushRules(api);
   }
 
   start(): void {
@@ -47,6 +71,8 @@ export class Chat {
       }),
     );
     this.live.start();
+    // The name that stands in the id is shown until then; a change of the profile asks again.
+    this.profile.load().catch(() => {});
   }
 
   stop(): void {
@@ -54,9 +80,16 @@ export class Chat {
     this.live.stop();
   }
 
+  /** Lets others see when this user is here, or not, from now on. */
+  async showPresence(shown: boolean): Promise<void> {
+    await this.account.changeSettings({ showPresence: shown });
+    await announcePresence(this.api, this.live, this.me, shown);
+  }
+
   private update(update: SyncUpdate): void {
     this.account.update(update);
     this.rooms.update(update);
     this.people.update(update);
+    this.profile.update(update);
   }
 }

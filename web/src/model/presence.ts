@@ -24,6 +24,12 @@ export class People {
     this.changed.value += 1;
   }
 
+  /** Takes what the list of the server's people says. */
+  setAll(all: Iterable<[string, Presence]>): void {
+    for (const [userId, presence] of all) this.known.set(userId, presence);
+    this.changed.value += 1;
+  }
+
   update(update: SyncUpdate): void {
     const events = update.presence?.events ?? [];
     for (const { sender, content } of events) {

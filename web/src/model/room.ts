@@ -291,6 +291,11 @@ export function localpart(userId: string): string {
   return userId.replace(/^@/, "").replace(/:.*$/s, "");
 }
 
+/** The server's name in an id. */
+export function serverOf(id: string): string {
+  return id.slice(id.indexOf(":") + 1);
+}
+
 /** Whether an event is a message, as people see it. */
 export function isShown({ type }: { type: string }): boolean {
   return type === "m.room.message" || type === "m.room.encrypted" || type === "m.sticker" || type.endsWith("poll.start");

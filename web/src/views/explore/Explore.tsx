@@ -1,3 +1,113 @@
+import "./Explore.css";
+import { useEffect, useState } from "preact/hooks";
+import { messageOf } from "../../model/api.ts";
+import { parseAddress, type PublicRoom } from "../../model/directory.ts";
+import { useChat } from "../context.ts";
+import { Icon } from "../parts/Icon.tsx";
+import { Page } from "../parts/Page.tsx";
+import { CreateRoom } from "./CreateRoom.tsx";
+import { ByAddress, PublicRoomCard } from "./PublicRoomCard.tsx";
+
+const TYPING_MS = 250;
+
+/** The public rooms of the server, and the way into any room whose address one has. */
 export function Explore() {
-  return <div class="empty">Explore</div>;
+  const { directory } = useChat();
+  const [search, setSearch] = useState("");
+  const [rooms, setRooms] = useState<PublicRoom[] | null>(null);
+  const [next, setNext] = useState<string | undefined>();
+  const [problem, setProblem] = useState<string | null>(null);
+  const [creating, setCreating] = useState(false);
+  const address = parseAddress(search);
+
+  const failed = (error: unknown) => setProblem(messageOf(error));
+  useEffect(() => {
+    let wanted = true;
+    const timer = setTimeout(
+      () => {
+        directory.publicRooms(address === null ? search.trim() : "").then(
+          ({ chunk, next_batch }) => {
+            if (!wanted) return;
+            setRooms(chunk);
+            setNext(next_batch);
+            setProblem(null);
+          },
+          (error: unknown) => wanted && failed(error),
+        );
+      },
+      rooms === null ? 0 : TYPING_MS,
+    );
+    return () => {
+      wanted = false;
+      clearTimeout(timer);
+    };
+  }, [search]);
+  const more = async () => {
+    const page = await directory.publicRooms(address === null ? search.trim() : "", next);
+    setRooms([...(rooms ?? []), ...page.chunk]);
+    setNext(page.next_batch);
+  };
+  return (
+    <Page
+      title="Explore rooms"
+      tools={
+        <button type="button" class="button primary small" onClick={() => setCreating(true)}>
+          New room
+        </button>
+      }
+      head={
+        <div class="search-field">
+          <Icon name="search" />
+          <input
+            type="search"
+            class="input"
+            aria-label="Search public rooms"
+            placeholder="Search, or paste an address like #tea:example.org"
+            value={search}
+            onInput={(event) => setSearch(event.currentTarget.value)}
+          />
+        </div>
+      }
+    >
+      {problem !== null && (
+        <p class="problem" role="alert">
+          {problem}
+        </p>
+      )}
+      {address !== null && <ByAddress address={address} />}
+      {rooms === null && problem === null && <WaitingRooms />}
+      {address === null && rooms !== null && (
+        <ul class="public-rooms" role="list" aria-label="Public rooms">
+          {rooms.map((room) => (
+            <PublicRoomCard key={room.room_id} room={room} />
+          ))}
+        </ul>
+      )}
+      {address === null && rooms?.length === 0 && (
+        <div class="empty">
+          <Icon name="compass" />
+          <h2>{search.trim() === "" ? "No public rooms yet" : "No public room is called that"}</h2>
+          <p>{search.trim() === "" ? "Make the first one: everybody on this server will find it here." : "Try another word, or the room's address."}</p>
+        </div>
+      )}
+      {address === null && next !== undefined && (
+        <p class="public-more">
+          <button type="button" class="button" onClick={() => void more().catch(failed)}>
+            Show more
+          </button>
+        </p>
+      )}
+      {creating && <CreateRoom onClose={() => setCreating(false)} />}
+    </Page>
+  );
+}
+
+function WaitingRooms() {
+  return (
+    <div class="public-rooms" role="status" aria-label="Loading the rooms">
+      {[1, 2, 3, 4].map((key) => (
+        <div key={key} class="public-room skeleton" />
+      ))}
+    </div>
+  );
 }

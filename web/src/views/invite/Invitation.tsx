@@ -1,11 +1,69 @@
+import "./Invitation.css";
+import { useState } from "preact/hooks";
+import { isDirectInvitation } from "../../model/founding.ts";
+import { invitationEnds } from "../../model/moderation.ts";
 import type { Room } from "../../model/room.ts";
+import { useChat } from "../context.ts";
+import { Avatar } from "../parts/Avatar.tsx";
+import { Icon } from "../parts/Icon.tsx";
+import { BackLink } from "../parts/Page.tsx";
+import { exactTime, fromNow } from "../parts/time.ts";
+import { attempt } from "../parts/Toasts.tsx";
+import { go } from "../routing.ts";
 
-/** What somebody sees who is invited to a room. */
+/** Stands in place of the conversation in a room that one is invited to. */
 export function Invitation({ room }: { room: Room }) {
+  const { founding, moderation } = useChat();
+  const [busy, setBusy] = useState(false);
+  const own = room.ownMember.value;
+  const inviter = own?.sender ?? "";
+  const ends = invitationEnds(room, room.me);
+  const answer = async (work: () => Promise<unknown>) => {
+    setBusy(true);
+    await attempt(work);
+    setBusy(false);
+  };
+  const decline = async () => {
+    await moderation.leave(room.id);
+    go({ at: "home" }, true);
+  };
+  const isDirect = isDirectInvitation(room);
   return (
-    <div class="empty">
-      <h1>{room.name.value}</h1>
-      <p>You are invited.</p>
-    </div>
+    <section class="invitation-page" aria-labelledby="invitation-title">
+      <BackLink />
+      <div class="invitation-card">
+        <Avatar id={room.id} name={room.name.value} mxc={room.avatar.value} size="large" square={!isDirect} />
+        <h1 id="invitation-title" dir="auto">
+          {room.name}
+        </h1>
+        <p>
+          <strong dir="auto">{room.memberName(inviter)}</strong> {isDirect ? "wants to talk with you" : "invites you to this room"}
+        </p>
+        <p class="soft small-text">{inviter}</p>
+        {room.topic.value !== undefined && (
+          <p class="soft" dir="auto">
+            {room.topic}
+          </p>
+        )}
+        {room.members.get(room.me)?.reason !== undefined && (
+          <blockquote class="invitation-reason" dir="auto">
+            {room.members.get(room.me)?.reason}
+          </blockquote>
+        )}
+        {ends !== undefined && (
+          <p class="invitation-ends" title={exactTime(ends)}>
+            <Icon name="clock" /> This invitation ends {fromNow(ends)}
+          </p>
+        )}
+        <div class="invitation-answers">
+          <button type="button" class="button" disabled={busy} onClick={() => void answer(decline)}>
+            Decline
+          </button>
+          <button type="button" class="button primary" disabled={busy} onClick={() => void answer(async () => founding.accept(room))}>
+            Accept
+          </button>
+        </div>
+      </div>
+    </section>
   );
 }

@@ -1,3 +1,85 @@
+import "./Invitation.css";
+import { useEffect, useState } from "preact/hooks";
+import { MatrixError, messageOf } from "../../model/api.ts";
+import type { LinkPreview } from "../../model/parlour.ts";
+import { localpart } from "../../model/room.ts";
+import { useChat } from "../context.ts";
+import { Avatar } from "../parts/Avatar.tsx";
+import { Icon } from "../parts/Icon.tsx";
+import { BackLink } from "../parts/Page.tsx";
+import { fromNow } from "../parts/time.ts";
+import { attempt } from "../parts/Toasts.tsx";
+import { go } from "../routing.ts";
+import { arriving } from "./arrival.ts";
+
+/** An invite link that somebody opens who is logged in. Whoever came through the link goes on into the room at once. */
 export function InvitePage({ token }: { token: string }) {
-  return <div class="empty">{token}</div>;
+  const { parlour, founding } = useChat();
+  const [link, setLink] = useState<LinkPreview | null>(null);
+  const [problem, setProblem] = useState<string | null>(null);
+  const [busy, setBusy] = useState(arriving.peek() === token);
+  const redeem = async () => go({ at: "room", id: await founding.redeem(token) }, true);
+  useEffect(() => {
+    if (arriving.peek() === token) {
+      arriving.value = null;
+      redeem().catch((error: unknown) => {
+        setBusy(false);
+        setProblem(messageOf(error));
+      });
+      return;
+    }
+    parlour.lookUpLink(token).then(setLink, (error: unknown) => {
+      setProblem(error instanceof MatrixError && error.status === 404 ? "This link was taken back, used up, or its time is over." : messageOf(error));
+    });
+  }, []);
+  const join = async () => {
+    setBusy(true);
+    await attempt(redeem);
+    setBusy(false);
+  };
+  return (
+    <section class="invitation-page" aria-label="Invitation">
+      <BackLink />
+      {problem !== null && (
+        <div class="empty">
+          <Icon name="link" />
+          <h1>This invitation is over</h1>
+          <p>{problem}</p>
+        </div>
+      )}
+      {problem === null && link === null && <div class="spinner" role="status" aria-label="Opening the invitation" />}
+      {problem === null && link !== null && <Preview link={link} busy={busy} onJoin={() => void join()} />}
+    </section>
+  );
+}
+
+function Preview({ link: { room, inviter, expires_at }, busy, onJoin }: { link: LinkPreview; busy: boolean; onJoin: () => void }) {
+  const name = room.name ?? "A room";
+  const people = room.joined_members ?? 0;
+  return (
+    <div class="invitation-card">
+      <Avatar id={room.room_id} name={name} mxc={room.avatar_url ?? undefined} size="large" square />
+      <h1 dir="auto">{name}</h1>
+      <p>
+        <strong dir="auto">{inviter.displayname ?? localpart(inviter.user_id)}</strong> invites you to this room
+      </p>
+      {room.topic && (
+        <p class="soft" dir="auto">
+          {room.topic}
+        </p>
+      )}
+      <p class="soft small-text">
+        {people === 1 ? "1 person is there" : `${people} people are there`}
+        {typeof expires_at === "number" && ` · ends ${fromNow(expires_at)}`}
+      </p>
+      <div class="invitation-answers">
+        <button type="button" class="button" onClick={() => go({ at: "home" }, true)}>
+          Not now
+        </button>
+        <button type="button" class="button primary" disabled={busy} onClick={onJoin}>
+          Join
+        </button>
+      </div>
+    </div>
+  );
 }

@@ -1,5 +1,6 @@
 import "./Menu.css";
-import { useEffect, useRef, useState } from "preact/hooks";
+import type { ComponentChildren } from "preact";
+import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { Icon, type IconName } from "./Icon.tsx";
 import { IconButton } from "./IconButton.tsx";
 
@@ -16,20 +17,38 @@ interface Props {
   items: MenuItem[];
   side?: "left" | "right";
   above?: boolean;
+  /** What stands on the button instead of an icon. */
+  children?: ComponentChildren;
 }
 
+/** Distances in pixels: to the button, and to the edge of the window. */
+const GAP = 4;
+const EDGE = 8;
+
 /** A button that opens a list of things to do. Arrow keys move in it, Escape and a click elsewhere close it. */
-export function Menu({ label, icon = "more", items, side = "right", above = false }: Props) {
+export function Menu({ label, icon = "more", items, side = "right", above = false, children }: Props) {
   const [open, setOpen] = useState(false);
   const anchor = useRef<HTMLSpanElement>(null);
+  const menu = useRef<HTMLDivElement>(null);
+  useLayoutEffect(() => {
+    if (open && anchor.current !== null && menu.current !== null) place(menu.current, anchor.current, side, above);
+  }, [open]);
   useEffect(() => {
     if (!open) return;
-    entries(anchor.current)[0]?.focus();
+    entries(anchor.current)[0]?.focus({ preventScroll: true });
     const outside = (event: Event) => {
       if (!anchor.current?.contains(event.target as Node)) setOpen(false);
     };
+    // What is scrolled leaves its menu behind.
+    const scrolled = (event: Event) => {
+      if (event.target instanceof Node && event.target.contains(anchor.current)) setOpen(false);
+    };
     document.addEventListener("pointerdown", outside);
-    return () => document.removeEventListener("pointerdown", outside);
+    document.addEventListener("scroll", scrolled, true);
+    return () => {
+      document.removeEventListener("pointerdown", outside);
+      document.removeEventListener("scroll", scrolled, true);
+    };
   }, [open]);
 
   const close = () => {
@@ -50,9 +69,15 @@ export function Menu({ label, icon = "more", items, side = "right", above = fals
   };
   return (
     <span class="menu-anchor" ref={anchor} onKeyDown={onKeyDown}>
-      <IconButton icon={icon} label={label} aria-haspopup="menu" aria-expanded={open} onClick={() => setOpen(!open)} />
+      {children === undefined ? (
+        <IconButton icon={icon} label={label} aria-haspopup="menu" aria-expanded={open} onClick={() => setOpen(!open)} />
+      ) : (
+        <button type="button" class="menu-button" aria-label={label} aria-haspopup="menu" aria-expanded={open} onClick={() => setOpen(!open)}>
+          {children}
+        </button>
+      )}
       {open && (
-        <div class={`menu ${side}${above ? " above" : ""}`} role="menu" aria-label={label}>
+        <div ref={menu} class="menu" role="menu" aria-label={label}>
           {items.map((item) => (
             <button
               key={item.label}
@@ -72,6 +97,19 @@ export function Menu({ label, icon = "more", items, side = "right", above = fals
       )}
     </span>
   );
+}
+
+/** Puts the menu where it has room: it stands over everything, so that no scrolled list cuts it off. */
+function place(menu: HTMLElement, anchor: HTMLElement, side: "left" | "right", above: boolean): void {
+  const { top, bottom, left, right } = anchor.getBoundingClientRect();
+  const { offsetWidth: width, offsetHeight: height } = menu;
+  const over = top - height - GAP;
+  const under = bottom + GAP;
+  const fitsUnder = under + height <= innerHeight - EDGE;
+  const y = (above && over >= EDGE) || (!fitsUnder && over >= EDGE) ? over : Math.min(under, innerHeight - height - EDGE);
+  const x = side === "right" ? right - width : left;
+  menu.style.top = `${Math.max(y, EDGE)}px`;
+  menu.style.left = `${Math.max(EDGE, Math.min(x, innerWidth - width - EDGE))}px`;
 }
 
 function entries(anchor: HTMLElement | null): HTMLElement[] {

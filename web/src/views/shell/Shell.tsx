@@ -1,24 +1,43 @@
 import "./Shell.css";
+import { useEffect, useRef } from "preact/hooks";
 import type { Sessions } from "../../model/session.ts";
 import { useChat } from "../context.ts";
 import { Explore } from "../explore/Explore.tsx";
 import { InvitePage } from "../invite/InvitePage.tsx";
 import { People } from "../people/People.tsx";
 import { Icon } from "../parts/Icon.tsx";
+import { ProfileCard } from "../people/ProfileCard.tsx";
 import { RoomPage } from "../room/RoomPage.tsx";
 import { route } from "../routing.ts";
 import { Settings } from "../settings/Settings.tsx";
 import { Sidebar } from "../sidebar/Sidebar.tsx";
 import { Home } from "./Home.tsx";
+import { Notifier } from "./Notifier.tsx";
+import { SignOut } from "./SignOut.tsx";
+import { Title } from "./Title.tsx";
 
 /** The page of somebody who is logged in: the list of conversations, and what was chosen. */
 export function Shell({ sessions }: { sessions: Sessions }) {
   const at = route.value;
+  const main = useRef<HTMLElement>(null);
+  useEffect(() => {
+    // On a phone the link that was followed is hidden now; whoever uses the keyboard goes on where the page does.
+    if (at.at !== "home" && document.activeElement === document.body) main.current?.focus({ preventScroll: true });
+  }, [at]);
   return (
     <div class={`shell${at.at === "home" ? "" : " showing-main"}`}>
+      <button type="button" class="skip-link" onClick={() => main.current?.focus()}>
+        Skip to conversation
+      </button>
       <ConnectionNotice />
       <Sidebar />
-      <main class="main">{mainView(at, sessions)}</main>
+      <main class="main" ref={main} tabIndex={-1}>
+        {mainView(at, sessions)}
+      </main>
+      <Title />
+      <Notifier />
+      <SignOut sessions={sessions} />
+      <ProfileCard />
     </div>
   );
 }

@@ -1,17 +1,118 @@
+import "./Sidebar.css";
+import { useEffect, useRef, useState } from "preact/hooks";
 import { hrefOf } from "../../model/route.ts";
+import { shownRooms, type RoomFilter } from "../../model/room_list.ts";
 import { useChat } from "../context.ts";
-import { Avatar } from "../parts/Avatar.tsx";
+import { Icon, type IconName } from "../parts/Icon.tsx";
+import { route } from "../routing.ts";
+import { Found } from "./Found.tsx";
+import { Invitations } from "./Invitations.tsx";
+import { NewMenu } from "./NewMenu.tsx";
+import { OwnMenu } from "./OwnMenu.tsx";
+import { RoomList } from "./RoomList.tsx";
 
+const FILTERS: { id: RoomFilter; label: string }[] = [
+  { id: "all", label: "All" },
+  { id: "unread", label: "Unread" },
+  { id: "direct", label: "Direct" },
+  { id: "rooms", label: "Rooms" },
+];
+
+/** The list of conversations, and the ways to everything else. */
 export function Sidebar() {
   const { rooms } = useChat();
+  const [filter, setFilter] = useState<RoomFilter>("all");
+  const [search, setSearch] = useState("");
+  const shown = shownRooms(rooms.joined.value, filter, search);
   return (
     <nav class="sidebar" aria-label="Conversations">
-      {rooms.joined.value.map((room) => (
-        <a key={room.id} href={hrefOf({ at: "room", id: room.id })}>
-          <Avatar id={room.id} name={room.name.value} mxc={room.avatar.value} square />
-          {room.name}
-        </a>
-      ))}
+      <div class="sidebar-top">
+        <OwnMenu />
+        <Place at="people" icon="people" label="People" />
+        <Place at="explore" icon="compass" label="Explore rooms" />
+        <NewMenu />
+      </div>
+      <div class="sidebar-search">
+        <SearchField value={search} onChange={setSearch} />
+        <div class="chips" role="group" aria-label="Show">
+          {FILTERS.map(({ id, label }) => (
+            <button key={id} type="button" class="chip" aria-pressed={filter === id} onClick={() => setFilter(id)}>
+              {label}
+            </button>
+          ))}
+        </div>
+      </div>
+      <div class="sidebar-list">
+        {search === "" && <Invitations />}
+        {rooms.ready.value ? <RoomList rooms={shown} /> : <Waiting />}
+        {rooms.ready.value && shown.length === 0 && <Nothing filter={filter} search={search} />}
+        {search.trim() !== "" && <Found search={search.trim()} onFound={() => setSearch("")} />}
+      </div>
     </nav>
   );
+}
+
+function Place({ at, icon, label }: { at: "people" | "explore"; icon: IconName; label: string }) {
+  const here = route.value.at === at;
+  return (
+    <a class="icon-button place" href={hrefOf({ at })} aria-label={label} title={label} aria-current={here ? "page" : undefined}>
+      <Icon name={icon} />
+    </a>
+  );
+}
+
+function SearchField({ value, onChange }: { value: string; onChange: (value: string) => void }) {
+  const input = useRef<HTMLInputElement>(null);
+  useEffect(() => {
+    const focus = (event: KeyboardEvent) => {
+      if (!(event.ctrlKey || event.metaKey) || event.key !== "k") return;
+      event.preventDefault();
+      input.current?.focus();
+      input.current?.select();
+    };
+    addEventListener("keydown", focus);
+    return () => removeEventListener("keydown", focus);
+  }, []);
+  return (
+    <div class="search-field">
+      <Icon name="search" />
+      <input
+        ref={input}
+        type="search"
+        class="input"
+        placeholder="Search"
+        aria-label="Search rooms and people"
+        aria-keyshortcuts="Control+K"
+        value={value}
+        onInput={(event) => onChange(event.currentTarget.value)}
+        onKeyDown={(event) => {
+          if (event.key === "Escape") onChange("");
+          if (event.key === "ArrowDown") {
+            event.preventDefault();
+            document.querySelector<HTMLElement>(".sidebar-list .room-row, .sidebar-list .found-row")?.focus();
+          }
+        }}
+      />
+    </div>
+  );
+}
+
+/** Stands where the rooms will, in their size. */
+function Waiting() {
+  return (
+    <div role="status" aria-label="Loading the conversations">
+      {[62, 48, 70, 55, 66, 40].map((width) => (
+        <div key={width} class="room-row waiting">
+          <span class="skeleton circle" />
+          <span class="skeleton line" style={{ width: `${width}%` }} />
+        </div>
+      ))}
+    </div>
+  );
+}
+
+function Nothing({ filter, search }: { filter: RoomFilter; search: string }) {
+  if (search.trim() !== "") return <p class="sidebar-nothing">None of your conversations is called that.</p>;
+  if (filter === "unread") return <p class="sidebar-nothing">You have read everything.</p>;
+  return <p class="sidebar-nothing">No conversations yet. Begin one with +, or look around among the people and rooms of this server.</p>;
 }

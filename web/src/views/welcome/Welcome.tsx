@@ -1,28 +1,88 @@
-import type { Api } from "../../model/api.ts";
-import type { LoginAnswer, Sessions } from "../../model/session.ts";
-import { Field, Form } from "../parts/Form.tsx";
+import "./Welcome.css";
+import { useEffect, useState } from "preact/hooks";
+import { messageOf, type Api } from "../../model/api.ts";
+import { registrationOf, serverName, type Registration } from "../../model/registering.ts";
+import type { Sessions } from "../../model/session.ts";
+import { Icon } from "../parts/Icon.tsx";
+import { registrationToken, route } from "../routing.ts";
+import { Invited } from "./Invited.tsx";
+import { Register } from "./Register.tsx";
+import { SignIn } from "./SignIn.tsx";
+import { SignInAgain } from "./SignInAgain.tsx";
+
+interface Props {
+  api: Api;
+  sessions: Sessions;
+}
 
 /** What somebody sees who is not logged in. */
-export function Welcome({ api, sessions }: { api: Api; sessions: Sessions }) {
-  const login = async (data: FormData) => {
-    const answer = await api.post<LoginAnswer>(
-      "/_matrix/client/v3/login",
-      {
-        type: "m.login.password",
-        identifier: { type: "m.id.user", user: data.get("username") },
-        password: data.get("password"),
-      },
-      { anonymous: true },
-    );
-    sessions.begin(answer);
+export function Welcome({ api, sessions }: Props) {
+  const [server, setServer] = useState(location.host);
+  const [registration, setRegistration] = useState<Registration | null>(null);
+  const [problem, setProblem] = useState<string | null>(null);
+  const find = () => {
+    setProblem(null);
+    registrationOf(api).then(setRegistration, (error: unknown) => setProblem(messageOf(error)));
   };
+  useEffect(() => {
+    document.title = "Parlour";
+    void serverName(api).then(setServer);
+    find();
+  }, []);
   return (
-    <main>
-      <h1>Sign in</h1>
-      <Form onSubmit={login} submit="Sign in">
-        <Field label="User name" name="username" autocomplete="username" required />
-        <Field label="Password" name="password" type="password" autocomplete="current-password" required />
-      </Form>
-    </main>
+    <div class="welcome">
+      <Brand />
+      <main class="welcome-main">
+        <div class="welcome-card">
+          <p class="welcome-server">
+            <img src="/assets/icon.svg" alt="" width="28" height="28" />
+            <span class="ellipsis">{server}</span>
+          </p>
+          {problem !== null && (
+            <p class="problem" role="alert">
+              {problem}{" "}
+              <button type="button" class="button small" onClick={find}>
+                Try again
+              </button>
+            </p>
+          )}
+          <Card api={api} sessions={sessions} server={server} registration={registration} />
+        </div>
+        <p class="welcome-note">
+          <Icon name="devices" />
+          <span>
+            Any Matrix client works here, too. Where it asks for your homeserver, enter <code>{location.origin}</code>
+          </span>
+        </p>
+      </main>
+    </div>
+  );
+}
+
+function Card({ api, sessions, server, registration }: Props & { server: string; registration: Registration | null }) {
+  const expired = sessions.expired.value;
+  const at = route.value;
+  const token = registrationToken();
+  if (expired !== null) return <SignInAgain api={api} sessions={sessions} expired={expired} />;
+  if (at.at === "invite") return <Invited key={at.token} api={api} sessions={sessions} server={server} token={at.token} />;
+  if (at.at === "register" || (token !== null && at.at !== "login")) {
+    return <Register api={api} sessions={sessions} server={server} registration={registration} token={token} />;
+  }
+  return <SignIn api={api} sessions={sessions} server={server} canRegister={registration === "open" || registration === "token" || token !== null} />;
+}
+
+/** A few lines of a conversation, to look at. */
+function Brand() {
+  return (
+    <div class="welcome-brand" aria-hidden="true">
+      <p class="welcome-name">Parlour</p>
+      <p class="welcome-motto">A room of your own to talk in.</p>
+      <div class="welcome-talk">
+        <span class="bubble">Tea at four?</span>
+        <span class="bubble own">Gladly. The garden, or by the fire?</span>
+        <span class="bubble">By the fire. I bring the biscuits.</span>
+        <span class="bubble own short">✓✓</span>
+      </div>
+    </div>
   );
 }

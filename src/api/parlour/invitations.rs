@@ -1,0 +1,39 @@
+//! Invitations that expire.
+
+use axum::{Json, Router, extract::State, routing::post};
+use ruma::OwnedUserId;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{Asked, InRoom, path};
+use crate::{
+    api::{App, Class, Limits},
+    error::Result,
+    workflows::Workflows,
+};
+
+pub(super) fn routes() -> Router<App> {
+    Router::new().route(&path("rooms/{room_id}/invite"), post(invite))
+}
+
+#[derive(Deserialize)]
+struct Invite {
+    user_id: OwnedUserId,
+    reason: Option<String>,
+    expires_at: i64,
+}
+
+/// `POST /_parlour/client/v1/rooms/{roomId}/invite`
+async fn invite(
+    State(workflows): State<Workflows>,
+    State(limits): State<Limits>,
+    InRoom(room_id): InRoom,
+    Asked { from, body }: Asked<Invite>,
+) -> Result<Json<Value>> {
+    limits.check(Class::Send, &*from.user_id)?;
+    let until = (&body.user_id, body.expires_at);
+    let event_id = workflows
+        .invite_until(&from, &room_id, until, body.reason)
+        .await?;
+    Ok(Json(json!({ "event_id": event_id })))
+}

@@ -1,0 +1,144 @@
+//! Links that let people into rooms.
+
+use std::sync::Arc;
+
+use axum::{
+    Json, Router,
+    extract::{FromRequestParts, State},
+    http::request::Parts,
+    routing::{MethodRouter, delete, get, post},
+};
+use ruma::events::StateEventType;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{Asked, InRoom, in_path, path};
+use crate::{
+    api::{App, Asker, Class, Limits, Peer},
+    config::Config,
+    error::{Error, Result},
+    rooms::{InviteLink, NewLink, Rooms},
+    workflows::Workflows,
+};
+
+pub(super) fn routes() -> Router<App> {
+    let of_room: MethodRouter<App> = get(list_links).post(create_link);
+    Router::new()
+        .route(&path("rooms/{room_id}/invite_links"), of_room)
+        .route(
+            &path("rooms/{room_id}/invite_links/{token}"),
+            delete(revoke_link),
+        )
+        .route(&path("invite_links/{token}"), get(preview_link))
+        .route(&path("invite_links/{token}/redeem"), post(redeem_link))
+}
+
+/// The token of a link, in the path of a request.
+struct Token(String);
+
+impl FromRequestParts<App> for Token {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self> {
+        in_path(parts, app, "token").await.map(Self)
+    }
+}
+
+#[derive(Deserialize)]
+struct CreateLink {
+    expires_at: Option<i64>,
+    max_uses: Option<i64>,
+    label: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Nothing {}
+
+/// `POST /_parlour/client/v1/rooms/{roomId}/invite_links`
+async fn create_link(
+    State(rooms): State<Rooms>,
+    State(limits): State<Limits>,
+    State(config): State<Arc<Config>>,
+    InRoom(room_id): InRoom,
+    Asked { from, body }: Asked<CreateLink>,
+) -> Result<Json<Value>> {
+    limits.check(Class::Send, &*from.user_id)?;
+    let link = NewLink {
+        expires_at: body.expires_at,
+        max_uses: body.max_uses,
+        label: body.label.filter(|label| !label.is_empty()),
+    };
+    let creator = (from.user, &*from.user_id);
+    let link = rooms.create_link(&room_id, creator, link).await?;
+    Ok(Json(shown(&link, &config)))
+}
+
+/// `GET /_parlour/client/v1/rooms/{roomId}/invite_links`
+async fn list_links(
+    State(rooms): State<Rooms>,
+    State(config): State<Arc<Config>>,
+    InRoom(room_id): InRoom,
+    Asker(from): Asker,
+) -> Result<Json<Value>> {
+    let links = rooms.links(&room_id, (from.user, &from.user_id)).await?;
+    let links: Vec<Value> = links.iter().map(|link| shown(link, &config)).collect();
+    Ok(Json(json!({ "links": links })))
+}
+
+/// `DELETE /_parlour/client/v1/rooms/{roomId}/invite_links/{token}`
+async fn revoke_link(
+    State(rooms): State<Rooms>,
+    InRoom(room_id): InRoom,
+    Token(token): Token,
+    Asker(from): Asker,
+) -> Result<Json<Value>> {
+    let user = (from.user, &*from.user_id);
+    rooms.revoke_link(&room_id, &token, user).await?;
+    Ok(Json(json!({})))
+}
+
+/// `GET /_parlour/client/v1/invite_links/{token}`
+async fn preview_link(
+    State(workflows): State<Workflows>,
+    State(limits): State<Limits>,
+    peer: Peer,
+    Token(token): Token,
+) -> Result<Json<Value>> {
+    limits.check(Class::Link, &peer)?;
+    let preview = workflows.preview_link(&token).await?;
+    let room = json!({
+        "room_id": preview.room.room_id,
+        "name": preview.text(&StateEventType::RoomName, "name"),
+        "avatar_url": preview.text(&StateEventType::RoomAvatar, "url"),
+        "topic": preview.text(&StateEventType::RoomTopic, "topic"),
+        "joined_members": preview.room.view().joined_members,
+    });
+    Ok(Json(json!({
+        "room": room,
+        "inviter": { "user_id": preview.inviter, "displayname": preview.inviter_name },
+        "expires_at": preview.expires_at,
+        "registration": preview.registration,
+    })))
+}
+
+/// `POST /_parlour/client/v1/invite_links/{token}/redeem`
+async fn redeem_link(
+    State(workflows): State<Workflows>,
+    State(limits): State<Limits>,
+    Token(token): Token,
+    Asked { from, .. }: Asked<Nothing>,
+) -> Result<Json<Value>> {
+    limits.check(Class::Send, &*from.user_id)?;
+    let room_id = workflows.redeem_link(&from, &token).await?;
+    Ok(Json(json!({ "room_id": room_id })))
+}
+
+fn shown(link: &InviteLink, config: &Config) -> Value {
+    let row = &link.row;
+    // After the hash: the token goes to no server but this one, and into no server's log.
+    let url = format!("{}/#/invite/{}", config.public_url(), row.token);
+    json!({
+        "token": row.token, "room_id": link.room_id, "creator": link.creator, "created_at": row.created_ts,
+        "expires_at": row.expires_ts, "max_uses": row.max_uses, "uses": row.uses, "label": row.label, "url": url,
+    })
+}

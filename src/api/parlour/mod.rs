@@ -1,0 +1,97 @@
+//! What the chat page asks for beside the Matrix API: `/_parlour/client/v1/`, described in `docs/parlour-api.md`.
+//!
+//! ruma does not know these endpoints; how a request is read stands here, and is the same for all of them.
+
+mod invitations;
+mod invite_links;
+mod people;
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::{FromRequest, FromRequestParts, Query, RawPathParams, Request},
+    http::request::Parts,
+};
+use ruma::{OwnedRoomId, RoomId, api::auth_scheme::AccessToken};
+use serde::de::DeserializeOwned;
+
+use super::{
+    app::App,
+    auth::Authenticate,
+    endpoint::{check_is_object, read},
+};
+use crate::{
+    error::{Error, Result},
+    users::Session,
+};
+
+pub(super) fn routes() -> Router<App> {
+    Router::new()
+        .merge(invitations::routes())
+        .merge(invite_links::routes())
+        .merge(people::routes())
+}
+
+/// Returns the path of an endpoint.
+fn path(rest: &str) -> String {
+    format!("/_parlour/client/v1/{rest}")
+}
+
+/// A request with a body, which may be missing where all of it is optional, and who proved to have sent it.
+struct Asked<T> {
+    from: Arc<Session>,
+    body: T,
+}
+
+impl<T: DeserializeOwned + Send> FromRequest<App> for Asked<T> {
+    type Rejection = Error;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self> {
+        let (parts, body) = request.into_parts();
+        let whole = read(body, app.config.limits.max_request_bytes).await?;
+        let from = AccessToken::authenticate(app, &parts, &whole).await?;
+        let body: &[u8] = if whole.is_empty() { b"{}" } else { &whole };
+        check_is_object(body)?;
+        let body = serde_json::from_slice(body).map_err(|e| Error::BadJson(e.to_string()))?;
+        Ok(Self { from, body })
+    }
+}
+
+/// The parameters in the query of a request.
+struct Parameters<T>(T);
+
+impl<T: DeserializeOwned + Send> FromRequestParts<App> for Parameters<T> {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self> {
+        let query = Query::try_from_uri(&parts.uri);
+        let Query(parameters) = query.map_err(|e| Error::invalid_param(e.to_string()))?;
+        Ok(Self(parameters))
+    }
+}
+
+/// The room that the path of a request names.
+struct InRoom(OwnedRoomId);
+
+impl FromRequestParts<App> for InRoom {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self> {
+        let room_id = in_path(parts, app, "room_id").await?;
+        let room_id = RoomId::parse(room_id).map_err(|e| Error::invalid_param(e.to_string()))?;
+        Ok(Self(room_id))
+    }
+}
+
+/// Returns a parameter of a request's path.
+async fn in_path(parts: &mut Parts, app: &App, name: &str) -> Result<String> {
+    let params = RawPathParams::from_request_parts(parts, app)
+        .await
+        .map_err(|e| Error::invalid_param(e.to_string()))?;
+    let mut params = params.iter();
+    let found = params.find(|(known, _)| *known == name);
+    found
+        .map(|(_, value)| value.to_owned())
+        .ok_or_else(|| Error::MissingParam(format!("{name} is missing")))
+}

@@ -1,0 +1,97 @@
+//! The page at `/` of a server that was built without the chat page: what this is, and how to connect a client.
+
+use axum::{
+    Router,
+    http::{
+        HeaderName,
+        header::{
+            CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY,
+            X_CONTENT_TYPE_OPTIONS,
+        },
+    },
+    routing::get,
+};
+use ruma::serde::{Base64, base64::Standard};
+use sha2::{Digest, Sha256};
+
+use crate::{api::app::App, config::Config};
+
+const PAGE: &str = include_str!("welcome.html");
+const STYLE: &str = include_str!("welcome.css");
+const SCRIPT: &str = include_str!("welcome.js");
+
+/// Serves the one page.
+pub(super) fn routes(config: &Config) -> Router<App> {
+    let page = page(config);
+    let headers = headers();
+    Router::new().route("/", get(move || async move { (headers, page) }))
+}
+
+fn page(config: &Config) -> String {
+    let registration = if config.registration.open {
+        "Registration is open: anybody can make an account."
+    } else {
+        "Registration is closed: the administrator of this server can give you a registration token."
+    };
+    PAGE.replace("{{style}}", STYLE)
+        .replace("{{script}}", SCRIPT)
+        .replace("{{server_name}}", &escaped(config.server.name.as_str()))
+        .replace("{{public_url}}", &escaped(config.public_url().as_str()))
+        .replace("{{registration}}", registration)
+}
+
+/// The page loads nothing and cannot be framed; its one style and its one script are named by their hashes, and
+/// the script may speak to this server only.
+fn headers() -> [(HeaderName, String); 5] {
+    let policy = format!(
+        "default-src 'none'; style-src {}; script-src {}; connect-src 'self'; base-uri 'none'; \
+         form-action 'none'; frame-ancestors 'none'",
+        hash(STYLE),
+        hash(SCRIPT)
+    );
+    [
+        (CONTENT_SECURITY_POLICY, policy),
+        (CONTENT_TYPE, "text/html; charset=utf-8".to_owned()),
+        (CACHE_CONTROL, "no-cache".to_owned()),
+        (REFERRER_POLICY, "no-referrer".to_owned()),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
+    ]
+}
+
+fn hash(text: &str) -> String {
+    let hash: Base64<Standard, _> = Base64::new(Sha256::digest(text).to_vec());
+    // Matrix writes Base64 without padding; a hash of 32 bytes has one sign of it.
+    format!("'sha256-{}='", hash.encode())
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_names_the_server_and_loads_nothing() {
+        let page = page(&Config::default());
+
+        assert!(page.contains("http://127.0.0.1:8008"));
+        assert!(page.contains("Registration is closed"));
+        assert!(!page.contains("{{"));
+        for loading in ["src=", "url(", "@import", "<link"] {
+            assert!(!page.contains(loading), "{loading}");
+        }
+    }
+
+    #[test]
+    fn markup_in_a_value_is_only_text() {
+        assert_eq!(
+            escaped(r#"<a href="&">"#),
+            "&lt;a href=&quot;&amp;&quot;&gt;"
+        );
+    }
+}

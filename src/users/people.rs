@@ -1,0 +1,175 @@
+//! The people of this server, in the order of their names.
+
+use ruma::{
+    OwnedMxcUri, OwnedUserId, UserId,
+    serde::{Base64, base64::UrlSafe},
+};
+
+use super::{Session, Users, check_text};
+use crate::{
+    error::{Error, Result},
+    storage::{
+        UserNum,
+        user_directory::{self, ListQuery, Listed},
+    },
+};
+
+/// People on a page where the client names no number, and at most.
+const DEFAULT_LIMIT: u64 = 100;
+const MAX_LIMIT: u64 = 500;
+/// The longest text to look for, in bytes.
+const TERM_BYTES: usize = 255;
+/// The longest token of a page.
+const TOKEN_BYTES: usize = 2_048;
+/// Accounts that get their place in the list in one write.
+const CHUNK: i64 = 500;
+
+/// A request for a page of people.
+#[derive(Clone, Debug, Default)]
+pub struct PeopleRequest {
+    /// A part of their names or ids.
+    pub search: Option<String>,
+    /// The token of the page.
+    pub from: Option<String>,
+    /// How many at most.
+    pub limit: Option<u64>,
+}
+
+/// A page of people.
+#[derive(Debug)]
+pub struct PeoplePage {
+    /// The people.
+    pub people: Vec<Person>,
+    /// The token of the next page.
+    pub next_batch: Option<String>,
+    /// How many there are on all pages.
+    pub total: u64,
+}
+
+/// Somebody in the list, as they show themselves to everybody.
+#[derive(Clone, Debug)]
+pub struct Person {
+    /// The number.
+    pub user: UserNum,
+    /// Who.
+    pub user_id: OwnedUserId,
+    /// The display name.
+    pub displayname: Option<String>,
+    /// The avatar.
+    pub avatar_url: Option<OwnedMxcUri>,
+    /// When a device of theirs was last seen, in milliseconds since the Unix epoch.
+    pub last_seen_ts: Option<i64>,
+}
+
+impl Users {
+    /// Returns a page of the people of this server, by name and then by id.
+    ///
+    /// Where the configuration does not list everybody, they are those whom the user would find, and the user.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidParam`] for a token that this server did not give, and when the text is too long.
+    pub async fn people(&self, session: &Session, request: &PeopleRequest) -> Result<PeoplePage> {
+        let term = request.search.as_deref().unwrap_or_default();
+        check_text("search", term, TERM_BYTES)?;
+        let limit = request.limit.unwrap_or(DEFAULT_LIMIT).clamp(1, MAX_LIMIT);
+        let limit = usize::try_from(limit).unwrap_or(1);
+        let mut db = self.inner.db.read().await?;
+        let except = match &self.inner.notices_sender {
+            Some(sender) => self.inner.db.strings.find(&mut db, sender.as_str()).await?,
+            None => None,
+        };
+        let query = ListQuery {
+            asker: session.user,
+            term: term.trim().to_lowercase(),
+            everybody: self.inner.all_users_listed || self.inner.all_users_searchable,
+            except: except.unwrap_or_default(),
+            after: request.from.as_deref().map_or(Ok(Vec::new()), place)?,
+            limit: i64::try_from(limit).unwrap_or(1).saturating_add(1),
+        };
+        let total = user_directory::count_people(&mut db, &query).await?;
+        let mut listed = user_directory::list_people(&mut db, &query).await?;
+        let has_more = listed.len() > limit;
+        listed.truncate(limit);
+        let last = listed.last().filter(|_| has_more);
+        Ok(PeoplePage {
+            next_batch: last.map(|last| token(&last.list_key)),
+            people: listed.into_iter().filter_map(person).collect(),
+            total: u64::try_from(total).unwrap_or(0),
+        })
+    }
+
+    /// Gives everybody a place in the list who is there from before there was one.
+    pub async fn complete_list(&self) -> Result<()> {
+        loop {
+            let mut tx = self.inner.db.write().await?;
+            let unlisted = user_directory::unlisted(&mut tx, CHUNK).await?;
+            if unlisted.is_empty() {
+                return Ok(());
+            }
+            for (user, user_id, name) in unlisted {
+                let name = name.and_then(|json| serde_json::from_str::<String>(&json).ok());
+                user_directory::set_search_text(&mut tx, user, &user_id, name.as_deref()).await?;
+            }
+            tx.commit().await?;
+        }
+    }
+}
+
+fn person(listed: Listed) -> Option<Person> {
+    let text = |json: Option<String>| -> Option<String> { serde_json::from_str(&json?).ok() };
+    let last_seen_ts = listed.last_seen_ts.max(listed.device_seen_ts);
+    Some(Person {
+        user: listed.user_num,
+        user_id: UserId::parse(&listed.user_id).ok()?,
+        displayname: text(listed.displayname),
+        avatar_url: text(listed.avatar_url).map(OwnedMxcUri::from),
+        last_seen_ts: Some(last_seen_ts).filter(|ts| *ts > 0),
+    })
+}
+
+/// Writes a place in the list as a token.
+fn token(list_key: &[u8]) -> String {
+    Base64::<UrlSafe, _>::new(list_key).encode()
+}
+
+fn place(token: &str) -> Result<Vec<u8>> {
+    let unknown = || Error::invalid_param("from is no token of this list");
+    if token.len() > TOKEN_BYTES {
+        return Err(unknown());
+    }
+    let place = Base64::<UrlSafe>::parse(token).map_err(|_| unknown())?;
+    Ok(place.into_inner())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{storage::Read, users::testing::TestUsers};
+
+    #[test]
+    fn a_token_is_the_place_that_it_stands_for() {
+        let key = b"alice\0@alice:here".to_vec();
+
+        assert_eq!(place(&token(&key)).unwrap(), key);
+        assert!(place("%").is_err());
+    }
+
+    #[tokio::test]
+    async fn accounts_from_before_the_list_get_their_place() {
+        let test = TestUsers::new(|_| {}).await;
+        let alice = test.session("alice").await;
+        let mut tx = test.test.db.write().await.unwrap();
+        let forget = tx.query("UPDATE accounts SET list_key = NULL");
+        forget.execute().await.unwrap();
+        tx.commit().await.unwrap();
+        let request = PeopleRequest::default();
+
+        let before = test.users.people(&alice, &request).await.unwrap();
+        test.users.complete_list().await.unwrap();
+        let after = test.users.people(&alice, &request).await.unwrap();
+
+        assert!(before.people.is_empty());
+        assert_eq!(after.people[0].user_id, alice.user_id);
+    }
+}

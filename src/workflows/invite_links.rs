@@ -1,0 +1,160 @@
+//! Links that let people into rooms, and onto the server.
+
+use std::sync::Arc;
+
+use ruma::{
+    OwnedRoomId, OwnedUserId,
+    api::client::{account::register::v3::Request, uiaa::AuthData},
+    events::{StateEventType, room::member::MembershipState},
+};
+
+use super::{Wish, Workflows};
+use crate::{
+    error::{Error, Result},
+    rooms::{Action, InviteLink, MemberChange, Room},
+    users::{Registered, Session},
+};
+
+/// What whoever has a link is told of it.
+#[derive(Debug)]
+pub struct LinkPreview {
+    /// The room.
+    pub room: Arc<Room>,
+    /// Who invites.
+    pub inviter: OwnedUserId,
+    /// What they are called in the room.
+    pub inviter_name: Option<String>,
+    /// Until when the link serves.
+    pub expires_at: i64,
+    /// Whether one may register with it.
+    pub registration: bool,
+}
+
+impl Workflows {
+    /// Returns what whoever has a link is told of it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] for a link that lets nobody in any more, whyever.
+    pub async fn preview_link(&self, token: &str) -> Result<LinkPreview> {
+        let unknown = || Error::not_found("there is no such link, or it serves no more");
+        let link = self.rooms.link(token).await?;
+        if link.is_used_up() {
+            return Err(unknown());
+        }
+        let room = match self.room_of_link(&link).await {
+            Err(Error::Forbidden(_) | Error::NotFound(_)) => return Err(unknown()),
+            room => room?,
+        };
+        let member = {
+            let view = room.view();
+            view.state.member(&link.creator).cloned()
+        };
+        Ok(LinkPreview {
+            inviter_name: member.and_then(|member| member.content_str("displayname")),
+            inviter: link.creator,
+            expires_at: link.row.expires_ts,
+            registration: self.users.takes_links(),
+            room,
+        })
+    }
+
+    /// Lets a user into a room by a link: invites them in the name of its creator, and joins them.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] for a link that serves no more; [`Error::Forbidden`] for one who is banned, and where the
+    /// creator may not invite any more.
+    pub async fn redeem_link(&self, session: &Session, token: &str) -> Result<OwnedRoomId> {
+        let link = self.rooms.link(token).await?;
+        let room = self.rooms.room(&link.room_id).await?;
+        let membership = room.view().state.membership(&session.user_id);
+        match membership {
+            MembershipState::Join => return Ok(link.room_id),
+            MembershipState::Ban => {
+                return Err(Error::forbidden("you are banned from this room"));
+            }
+            _ => {}
+        }
+        let room = self.room_of_link(&link).await?;
+        let is_taken = self.rooms.take_link(&link, session.user).await?;
+        match self.let_in(session, &room, &link).await {
+            Ok(()) => Ok(link.room_id),
+            Err(refused) => {
+                if is_taken {
+                    self.rooms.give_link_back(&link, session.user).await?;
+                }
+                Err(refused)
+            }
+        }
+    }
+
+    async fn let_in(&self, session: &Session, room: &Room, link: &InviteLink) -> Result<()> {
+        let user_id = &session.user_id;
+        self.rooms.withdraw_if_expired(room, user_id).await?;
+        let is_invited = room.view().state.membership(user_id) == MembershipState::Invite;
+        if !is_invited && !room.is_public() {
+            let profile = self.member_profile(user_id).await;
+            let mut invitation = MemberChange::own(user_id, Action::Invite, profile);
+            invitation.sender.clone_from(&link.creator);
+            self.rooms
+                .change_membership(&room.room_id, invitation)
+                .await?;
+        }
+        let wish = Wish::new(user_id.clone(), Action::Join, None);
+        self.change_membership(session, &room.room_id, wish).await?;
+        self.settle(session, &room.room_id).await
+    }
+
+    /// Returns the room of a link whose creator may still invite to it.
+    async fn room_of_link(&self, link: &InviteLink) -> Result<Arc<Room>> {
+        if !self.users.may_act(link.row.creator).await? {
+            return Err(Error::forbidden(
+                "whoever made this link may not invite any more",
+            ));
+        }
+        self.rooms.room_of_link(link).await
+    }
+
+    /// Makes an account; a link into a room is as good as a registration token, if the configuration says so.
+    ///
+    /// # Errors
+    ///
+    /// As [`crate::users::Users::register`]; and [`Error::Forbidden`] for a link that lets nobody in any more.
+    pub async fn register(&self, request: Request) -> Result<Registered> {
+        if let Some(AuthData::RegistrationToken(shown)) = &request.auth
+            && !self.link_serves(&shown.token).await?
+        {
+            return Err(Error::forbidden(
+                "whoever made this link may not invite any more",
+            ));
+        }
+        self.users.register(request).await
+    }
+
+    /// Returns whether somebody may register with a token.
+    pub async fn registration_token_is_valid(&self, token: &str) -> Result<bool> {
+        Ok(self.users.registration_token_is_valid(token).await? && self.link_serves(token).await?)
+    }
+
+    /// Returns whether a token is not that of a link whose creator may not invite any more.
+    async fn link_serves(&self, token: &str) -> Result<bool> {
+        let link = match self.rooms.link(token).await {
+            Err(Error::NotFound(_)) => return Ok(true),
+            link => link?,
+        };
+        match self.room_of_link(&link).await {
+            Err(Error::Forbidden(_) | Error::NotFound(_)) => Ok(false),
+            room => room.map(|_| true),
+        }
+    }
+}
+
+impl LinkPreview {
+    /// Returns the text in a field of a state event of the room.
+    pub fn text(&self, kind: &StateEventType, field: &str) -> Option<String> {
+        let view = self.room.view();
+        let text = view.state.get(kind, "")?.content_str(field);
+        text.filter(|text| !text.is_empty())
+    }
+}

@@ -1,0 +1,59 @@
+//! The page at `/`. What people do in it is tested in `web/tests`, with a browser.
+
+use crate::harness::Server;
+
+#[tokio::test]
+async fn the_page_runs_nothing_but_its_own_scripts() {
+    let server = Server::start().await;
+
+    let page = server.get("/").await;
+
+    let policy = page.header("content-security-policy");
+    assert!(policy.starts_with("default-src 'none'; "), "{policy}");
+    assert!(!policy.contains("unsafe"), "{policy}");
+    assert!(policy.contains("frame-ancestors 'none'"), "{policy}");
+    assert_eq!(page.header("content-type"), "text/html; charset=utf-8");
+    assert_eq!(page.header("x-content-type-options"), "nosniff");
+    assert!(!page.text.contains("https://cdn"), "{}", page.text);
+}
+
+#[tokio::test]
+async fn what_the_page_loads_is_there_and_says_what_it_is() {
+    let server = Server::start().await;
+    let page = server.get("/").await.text;
+
+    for file in loaded_by(&page) {
+        let answer = server.get(file).await;
+
+        assert_eq!(answer.status, 200, "{file}");
+        let wanted = match file.rsplit_once('.') {
+            Some((_, "js")) => "text/javascript; charset=utf-8",
+            Some((_, "css")) => "text/css; charset=utf-8",
+            Some((_, "svg")) => "image/svg+xml",
+            Some((_, "webmanifest")) => "application/manifest+json",
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(answer.header("content-type"), wanted);
+    }
+}
+
+#[tokio::test]
+async fn other_files_are_unknown_paths() {
+    let server = Server::start().await;
+
+    for path in [
+        "/assets/nothing.js",
+        "/assets/icon.svg.gz",
+        "/assets/../index.html",
+        "/index.html",
+    ] {
+        server.get(path).await.expect_error(404, "M_UNRECOGNIZED");
+    }
+}
+
+/// The addresses in the page's tags. A server that was built without Node has none.
+fn loaded_by(page: &str) -> Vec<&str> {
+    page.split('"')
+        .filter(|part| part.starts_with("/assets/"))
+        .collect()
+}

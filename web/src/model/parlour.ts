@@ -1,0 +1,118 @@
+// What this server can do beside the Matrix API: docs/parlour-api.md.
+
+import { path, Refusal, type Api } from "./api.ts";
+
+export interface ServerUser {
+  user_id: string;
+  displayname?: string | null;
+  avatar_url?: string | null;
+  presence?: string;
+  last_active_ts?: number | null;
+  status_msg?: string | null;
+}
+
+export interface UsersPage {
+  users: ServerUser[];
+  next_batch?: string | null;
+  total?: number;
+}
+
+export interface InviteLink {
+  token: string;
+  room_id: string;
+  creator: string;
+  created_at: number;
+  expires_at?: number | null;
+  max_uses?: number | null;
+  uses: number;
+  label?: string | null;
+  url?: string | null;
+}
+
+export interface NewLink {
+  expires_at?: number | undefined;
+  max_uses?: number | undefined;
+  label?: string | undefined;
+}
+
+/** What an invite link tells to those who hold it, also before they have an account. */
+export interface LinkPreview {
+  room: { room_id: string; name?: string | null; avatar_url?: string | null; topic?: string | null; joined_members?: number };
+  inviter: { user_id: string; displayname?: string | null };
+  expires_at?: number | null;
+  /** Whether an account can be made with it. */
+  registration: boolean;
+}
+
+/** What stands in the content of an invitation that expires. */
+export const EXPIRES_AT = "dev.parlour.expires_at";
+
+const BASE = "/_parlour/client/v1";
+
+export class Parlour {
+  constructor(private readonly api: Api) {}
+
+  async users(search: string, from?: string, limit = 100): Promise<UsersPage> {
+    return this.api.get(`${BASE}/users`, { search: search === "" ? undefined : search, from, limit });
+  }
+
+  /** Invites somebody until a time; then the server withdraws the invitation. */
+  async inviteUntil(roomId: string, userId: string, expiresAt: number, reason?: string): Promise<void> {
+    const body = { user_id: userId, expires_at: expiresAt, ...(reason === undefined ? {} : { reason }) };
+    await this.api.post(BASE + path`/rooms/${roomId}/invite`, body);
+  }
+
+  async links(roomId: string): Promise<InviteLink[]> {
+    return (await this.api.get<{ links: InviteLink[] }>(BASE + path`/rooms/${roomId}/invite_links`)).links;
+  }
+
+  async createLink(roomId: string, link: NewLink): Promise<InviteLink> {
+    return this.api.post(BASE + path`/rooms/${roomId}/invite_links`, link);
+  }
+
+  async revokeLink(roomId: string, token: string): Promise<void> {
+    await this.api.delete(BASE + path`/rooms/${roomId}/invite_links/${token}`);
+  }
+
+  async lookUpLink(token: string): Promise<LinkPreview> {
+    return this.api.get(BASE + path`/invite_links/${token}`, {}, { anonymous: true });
+  }
+
+  /** Joins the room that a link is for. Returns its id. */
+  async redeemLink(token: string): Promise<string> {
+    return (await this.api.post<{ room_id: string }>(BASE + path`/invite_links/${token}/redeem`)).room_id;
+  }
+
+  async deleteRoom(roomId: string, reason?: string): Promise<void> {
+    await this.api.delete(BASE + path`/rooms/${roomId}`, reason === undefined ? {} : { reason });
+  }
+}
+
+/** How often a link can still be used; null where that has no limit. */
+export function usesLeft({ max_uses, uses }: InviteLink): number | null {
+  return typeof max_uses === "number" ? Math.max(max_uses - uses, 0) : null;
+}
+
+/** Whether a link lets nobody in any more. */
+export function isSpent(link: InviteLink, now = Date.now()): boolean {
+  return usesLeft(link) === 0 || (typeof link.expires_at === "number" && link.expires_at <= now);
+}
+
+export type Expiry = "never" | "hour" | "day" | "week" | "custom";
+
+const HOUR = 3_600_000;
+const AFTER = { hour: HOUR, day: 24 * HOUR, week: 7 * 24 * HOUR };
+
+/**
+ * The time that was chosen; undefined for never. `custom` is what an input for a local date and time holds.
+ *
+ * Throws where the time is missing or over, in words for the person who chose it.
+ */
+export function expiresAt(choice: Expiry, custom: string, now = Date.now()): number | undefined {
+  if (choice === "never") return undefined;
+  if (choice !== "custom") return now + AFTER[choice];
+  const time = new Date(custom).getTime();
+  if (Number.isNaN(time)) throw new Refusal("Choose a date and a time.");
+  if (time <= now) throw new Refusal("That time is over. Choose a later one.");
+  return time;
+}

@@ -1,0 +1,34 @@
+// Which rooms the list shows.
+
+import type { Room } from "./room.ts";
+
+export type RoomFilter = "all" | "unread" | "direct" | "rooms";
+
+export function shownRooms(rooms: Room[], filter: RoomFilter, search: string): Room[] {
+  const words = folded(search).split(/\s+/).filter((word) => word !== "");
+  return rooms.filter((room) => passes(room, filter) && hasWords(room, words));
+}
+
+function passes(room: Room, filter: RoomFilter): boolean {
+  switch (filter) {
+    case "unread":
+      return room.unread.value.count > 0;
+    case "direct":
+      return room.directWith.value !== null;
+    case "rooms":
+      return room.directWith.value === null;
+    default:
+      return true;
+  }
+}
+
+function hasWords(room: Room, words: string[]): boolean {
+  if (words.length === 0) return true;
+  const names = folded(`${room.name.value} ${room.alias.value ?? ""} ${room.directWith.value ?? ""}`);
+  return words.every((word) => names.includes(word));
+}
+
+/** Without case and accents, so that "uber" finds "Über". */
+export function folded(text: string): string {
+  return text.normalize("NFKD").replace(/\p{M}/gu, "").toLocaleLowerCase();
+}

@@ -1,0 +1,94 @@
+import { useState } from "preact/hooks";
+import type { Address, PublicRoom } from "../../model/directory.ts";
+import { hrefOf } from "../../model/route.ts";
+import { useChat } from "../context.ts";
+import { Avatar } from "../parts/Avatar.tsx";
+import { Icon } from "../parts/Icon.tsx";
+import { attempt, tell } from "../parts/Toasts.tsx";
+import { openDirect } from "../people/openDirect.ts";
+import { go } from "../routing.ts";
+
+/** A public room, and the way into it. */
+export function PublicRoomCard({ room }: { room: PublicRoom }) {
+  const name = room.name ?? room.canonical_alias ?? room.room_id;
+  return (
+    <li class="public-room">
+      <Avatar id={room.room_id} name={name} mxc={room.avatar_url} square />
+      <div class="grow">
+        <h2 class="ellipsis" dir="auto">
+          {name}
+        </h2>
+        <p class="public-topic soft small-text" dir="auto">
+          {room.topic ?? ""}
+        </p>
+        <p class="public-facts soft small-text">
+          <span class="row">
+            <Icon name="people" /> {room.num_joined_members} {room.num_joined_members === 1 ? "person" : "people"}
+          </span>
+          {room.canonical_alias !== undefined && <span class="ellipsis">{room.canonical_alias}</span>}
+        </p>
+      </div>
+      <Enter room={room} name={name} />
+    </li>
+  );
+}
+
+function Enter({ room, name }: { room: PublicRoom; name: string }) {
+  const { rooms, founding, directory } = useChat();
+  const [busy, setBusy] = useState(false);
+  rooms.changed.value;
+  const membership = rooms.get(room.room_id)?.membership.value;
+  if (membership === "join") {
+    return (
+      <a class="button small" href={hrefOf({ at: "room", id: room.room_id })} aria-label={`Open ${name}`}>
+        Open
+      </a>
+    );
+  }
+  const run = async (work: () => Promise<unknown>) => {
+    setBusy(true);
+    await attempt(work);
+    setBusy(false);
+  };
+  if (room.join_rule === "knock" || room.join_rule === "knock_restricted") {
+    const ask = async () => {
+      await directory.knock(room.room_id);
+      tell(`You have asked to join ${name}.`);
+    };
+    const asked = membership === "knock";
+    return (
+      <button type="button" class="button small" disabled={busy || asked} aria-label={`Ask to join ${name}`} onClick={() => void run(ask)}>
+        {asked ? "Asked" : "Ask to join"}
+      </button>
+    );
+  }
+  return (
+    <button type="button" class="button primary small" disabled={busy} aria-label={`Join ${name}`} onClick={() => void run(async () => go({ at: "room", id: await founding.join(room.room_id) }))}>
+      Join
+    </button>
+  );
+}
+
+/** The room or person that the typed address stands for. */
+export function ByAddress({ address }: { address: Address }) {
+  const chat = useChat();
+  const [busy, setBusy] = useState(false);
+  const run = async () => {
+    setBusy(true);
+    if (address.kind === "user") await openDirect(chat, address.id);
+    else await attempt(async () => go({ at: "room", id: await chat.founding.join(address.id, address.via) }));
+    setBusy(false);
+  };
+  return (
+    <div class="public-room">
+      <Avatar id={address.id} name={address.id} square={address.kind === "room"} />
+      <div class="grow">
+        <h2 class="ellipsis">{address.id}</h2>
+        <p class="soft small-text">{address.kind === "user" ? "Somebody with this id" : "The room with this address"}</p>
+      </div>
+      <button type="button" class="button primary small" disabled={busy} onClick={() => void run()}>
+        {address.kind === "user" ? "Message" : "Join"}
+      </button>
+    </div>
+  );
+}

@@ -1,0 +1,34 @@
+import type { ComponentChildren } from "preact";
+import { Dialog } from "./Dialog.tsx";
+import { Form } from "./Form.tsx";
+
+interface Props {
+  title: string;
+  /** What the button says, which does it. */
+  submit: string;
+  danger?: boolean;
+  disabled?: boolean;
+  onConfirm: (data: FormData) => Promise<void>;
+  onClose: () => void;
+  children: ComponentChildren;
+}
+
+/** A question before something happens; it closes when that is done. */
+export function Confirm({ title, submit, danger = false, disabled = false, onConfirm, onClose, children }: Props) {
+  const run = async (data: FormData) => {
+    await onConfirm(data);
+    onClose();
+  };
+  const cancel = (
+    <button type="button" class="button" onClick={onClose}>
+      Cancel
+    </button>
+  );
+  return (
+    <Dialog title={title} onClose={onClose}>
+      <Form onSubmit={run} submit={submit} danger={danger} disabled={disabled} beside={cancel}>
+        {children}
+      </Form>
+    </Dialog>
+  );
+}

@@ -1,0 +1,28 @@
+import type { ComponentType } from "preact";
+import { useEffect, useState } from "preact/hooks";
+import { messageOf } from "../../model/api.ts";
+
+interface Props<P> {
+  /** Fetches the component: an `import()`. */
+  load: () => Promise<ComponentType<P>>;
+  props: P;
+}
+
+/** A part of the page that is fetched when it is needed. */
+export function Lazy<P>({ load, props }: Props<P>) {
+  const [loaded, setLoaded] = useState<{ component: ComponentType<P> } | { problem: string }>();
+  useEffect(() => {
+    let wanted = true;
+    load().then(
+      (component) => wanted && setLoaded({ component }),
+      (error: unknown) => wanted && setLoaded({ problem: messageOf(error) }),
+    );
+    return () => {
+      wanted = false;
+    };
+  }, []);
+  if (loaded === undefined) return null;
+  if ("problem" in loaded) return <p class="problem">This part could not be loaded. {loaded.problem}</p>;
+  const Component = loaded.component as ComponentType<unknown>;
+  return <Component {...(props as object)} />;
+}

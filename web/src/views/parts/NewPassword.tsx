@@ -1,0 +1,30 @@
+import { useState } from "preact/hooks";
+import { Refusal } from "../../model/api.ts";
+import { passwordProblem, SHORTEST_PASSWORD } from "../../model/registering.ts";
+import { PasswordField } from "./PasswordField.tsx";
+
+/** A new password, typed twice, with the rules for it. */
+export function NewPassword({ label = "Password" }: { label?: string }) {
+  const [first, setFirst] = useState("");
+  const [second, setSecond] = useState("");
+  const differs = second !== "" && !first.startsWith(second);
+  return (
+    <>
+      <PasswordField label={label} name="new-password" autocomplete="new-password" hint={`At least ${SHORTEST_PASSWORD} characters. A few words are good.`} onInput={setFirst} />
+      <div class="stack tight">
+        <PasswordField label="Repeat the password" name="repeated" autocomplete="new-password" onInput={setSecond} />
+        <p class="problem" role="status">
+          {differs ? "This is not the same yet." : ""}
+        </p>
+      </div>
+    </>
+  );
+}
+
+/** The new password of a form; throws where it cannot be taken. */
+export function newPassword(data: FormData): string {
+  const password = String(data.get("new-password") ?? "");
+  const problem = passwordProblem(password, String(data.get("repeated") ?? ""));
+  if (problem !== null) throw new Refusal(problem);
+  return password;
+}

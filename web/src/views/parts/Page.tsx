@@ -1,0 +1,41 @@
+import "./Page.css";
+import type { ComponentChildren } from "preact";
+import { useId } from "preact/hooks";
+import { hrefOf } from "../../model/route.ts";
+import { Icon } from "./Icon.tsx";
+
+interface Props {
+  title: string;
+  /** Stands at the right of the title. */
+  tools?: ComponentChildren;
+  /** Stands under the title and stays when the rest is scrolled. */
+  head?: ComponentChildren;
+  children: ComponentChildren;
+}
+
+/** A screen beside the list: a bar with its title, and what is scrolled. */
+export function Page({ title, tools, head, children }: Props) {
+  const id = useId();
+  return (
+    <section class="page" aria-labelledby={id}>
+      <header class="page-bar">
+        <BackLink />
+        <h1 id={id} class="grow ellipsis">
+          {title}
+        </h1>
+        {tools}
+      </header>
+      {head !== undefined && <div class="page-head">{head}</div>}
+      <div class="page-body">{children}</div>
+    </section>
+  );
+}
+
+/** On a phone, the way back to the list. */
+export function BackLink() {
+  return (
+    <a class="icon-button back-link" href={hrefOf({ at: "home" })} aria-label="Back to conversations" title="Back to conversations">
+      <Icon name="back" />
+    </a>
+  );
+}

@@ -1,0 +1,31 @@
+import type { Found } from "../../model/finding.ts";
+import { useChat } from "../context.ts";
+import { Avatar } from "../parts/Avatar.tsx";
+import { IconButton } from "../parts/IconButton.tsx";
+import { showProfile } from "./card.ts";
+import { openDirect } from "./openDirect.ts";
+import { presenceText } from "./presence.ts";
+
+/** Somebody of this server; a click opens the direct chat. */
+export function PersonRow({ person: { id, name, avatar } }: { person: Found }) {
+  const chat = useChat();
+  const presence = chat.people.get(id);
+  return (
+    <div class="person-row">
+      <button type="button" class="person" onClick={() => void openDirect(chat, id)}>
+        <Avatar id={id} name={name} mxc={avatar} presenceOf={id} />
+        <span class="grow">
+          <span class="person-name ellipsis" dir="auto">
+            {name}
+          </span>
+          <span class="person-detail ellipsis">
+            <span class={presence?.presence === "online" ? "is-online" : ""}>{presenceText(presence)}</span>
+            {presence?.status && <span dir="auto"> · {presence.status}</span>}
+          </span>
+        </span>
+        <span class="person-id ellipsis soft small-text">{id}</span>
+      </button>
+      <IconButton icon="info" label={`Profile of ${name}`} onClick={() => showProfile(id)} />
+    </div>
+  );
+}

@@ -1,0 +1,127 @@
+import "./ProfileCard.css";
+import { useEffect, useState } from "preact/hooks";
+import { Confirm } from "../parts/Confirm.tsx";
+import { localpart, type Room } from "../../model/room.ts";
+import { hrefOf } from "../../model/route.ts";
+import { useChat } from "../context.ts";
+import { Avatar } from "../parts/Avatar.tsx";
+import { CopyButton } from "../parts/CopyButton.tsx";
+import { Dialog } from "../parts/Dialog.tsx";
+import { Icon } from "../parts/Icon.tsx";
+import { Select } from "../parts/Select.tsx";
+import { attempt, tell } from "../parts/Toasts.tsx";
+import { profileShown } from "./card.ts";
+import { openDirect } from "./openDirect.ts";
+import { presenceText } from "./presence.ts";
+
+export function ProfileCard() {
+  const userId = profileShown.value;
+  return userId === null ? null : <Card key={userId} userId={userId} />;
+}
+
+/** Somebody's profile: who they are, what one shares with them, and what one can do about them. */
+function Card({ userId }: { userId: string }) {
+  const chat = useChat();
+  const { account, me } = chat;
+  const [person, setPerson] = useState<{ name: string; avatar: string | undefined }>({ name: localpart(userId), avatar: undefined });
+  const [inviting, setInviting] = useState(false);
+  useEffect(() => {
+    void chat.profiles.of(userId).then(setPerson, () => {});
+  }, []);
+  const close = () => (profileShown.value = null);
+  const ignored = account.ignored.value.includes(userId);
+  const presence = chat.people.get(userId);
+  return (
+    <Dialog title="Profile" onClose={close}>
+      <div class="profile-card">
+        <Avatar id={userId} name={person.name} mxc={person.avatar} size="large" presenceOf={userId} />
+        <h3 dir="auto">{person.name}</h3>
+        <p class="row profile-id">
+          <span class="soft ellipsis">{userId}</span>
+          <CopyButton text={userId} label="Copy the user id" />
+        </p>
+        <p class="soft small-text">
+          {presenceText(presence)}
+          {presence?.status && <span dir="auto"> · {presence.status}</span>}
+        </p>
+        {userId !== me && (
+          <div class="profile-actions">
+            <button
+              type="button"
+              class="button primary"
+              onClick={() => {
+                close();
+                void openDirect(chat, userId);
+              }}
+            >
+              <Icon name="chat" /> Message
+            </button>
+            <button type="button" class="button" onClick={() => setInviting(true)}>
+              <Icon name="user-add" /> Invite to a room
+            </button>
+            <button type="button" class="button" onClick={() => void attempt(async () => account.setIgnored(userId, !ignored))}>
+              {ignored ? "Stop ignoring" : "Ignore"}
+            </button>
+          </div>
+        )}
+        {ignored && <p class="soft small-text">You do not see what this person writes.</p>}
+        {userId !== me && <Shared userId={userId} onGo={close} />}
+      </div>
+      {inviting && <InviteTo userId={userId} name={person.name} onClose={() => setInviting(false)} />}
+    </Dialog>
+  );
+}
+
+function Shared({ userId, onGo }: { userId: string; onGo: () => void }) {
+  const { profiles, rooms } = useChat();
+  const [ids, setIds] = useState<string[]>([]);
+  useEffect(() => {
+    void profiles.sharedRooms(userId).then(setIds, () => {});
+  }, []);
+  const shared = ids.map((id) => rooms.get(id)).filter((room): room is Room => room?.membership.value === "join");
+  if (shared.length === 0) return null;
+  return (
+    <section class="profile-shared" aria-labelledby="shared-rooms">
+      <h3 id="shared-rooms">Rooms you share</h3>
+      <ul role="list">
+        {shared.map((room) => (
+          <li key={room.id}>
+            <a class="shared-room" href={hrefOf({ at: "room", id: room.id })} onClick={onGo}>
+              <Avatar id={room.id} name={room.name.value} mxc={room.avatar.value} size="small" square />
+              <span class="ellipsis" dir="auto">
+                {room.name}
+              </span>
+            </a>
+          </li>
+        ))}
+      </ul>
+    </section>
+  );
+}
+
+function InviteTo({ userId, name, onClose }: { userId: string; name: string; onClose: () => void }) {
+  const { rooms, moderation, me } = useChat();
+  const open = rooms.joined.value.filter((room) => {
+    const theirs = room.members.get(userId)?.membership;
+    return room.directWith.value === null && room.powers.value.may(me, "invite") && theirs !== "join" && theirs !== "invite";
+  });
+  const [chosen, setChosen] = useState(open[0]?.id ?? "");
+  return (
+    <Confirm
+      title={`Invite ${name}`}
+      submit="Invite"
+      disabled={chosen === ""}
+      onClose={onClose}
+      onConfirm={async () => {
+        await moderation.invite(chosen, [userId]);
+        tell(`${name} is invited.`);
+      }}
+    >
+      {open.length === 0 ? (
+        <p>There is no room to which you could invite them.</p>
+      ) : (
+        <Select label="Room" value={chosen} onChange={setChosen} options={open.map((room) => ({ value: room.id, label: room.name.value }))} />
+      )}
+    </Confirm>
+  );
+}

@@ -1,0 +1,16 @@
+import { signal } from "@preact/signals";
+import type { Sessions } from "../../model/session.ts";
+import { Confirm } from "../parts/Confirm.tsx";
+
+export const signOutAsked = signal(false);
+
+/** Asks before it signs out: whoever has no password at hand could not come back. */
+export function SignOut({ sessions }: { sessions: Sessions }) {
+  if (!signOutAsked.value) return null;
+  const close = () => (signOutAsked.value = false);
+  return (
+    <Confirm title="Sign out?" submit="Sign out" onConfirm={async () => sessions.logout()} onClose={close}>
+      <p>You need your password to sign in again. Messages that are still being sent are lost.</p>
+    </Confirm>
+  );
+}

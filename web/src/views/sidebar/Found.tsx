@@ -1,0 +1,92 @@
+import { useEffect, useState } from "preact/hooks";
+import { messageOf } from "../../model/api.ts";
+import type { PublicRoom } from "../../model/directory.ts";
+import { findPeople, type Found as Person } from "../../model/finding.ts";
+import { useChat } from "../context.ts";
+import { Avatar } from "../parts/Avatar.tsx";
+import { attempt } from "../parts/Toasts.tsx";
+import { go } from "../routing.ts";
+
+const TYPING_MS = 250;
+
+interface Results {
+  people: Person[];
+  rooms: PublicRoom[];
+  problem: string | null;
+}
+
+/** What else is called so: people to talk to, and public rooms to join. */
+export function Found({ search, onFound }: { search: string; onFound: () => void }) {
+  const { api, parlour, directory, founding, rooms, me } = useChat();
+  const [results, setResults] = useState<Results | null>(null);
+  useEffect(() => {
+    let wanted = true;
+    const timer = setTimeout(() => {
+      Promise.all([findPeople(api, parlour, search), directory.publicRooms(search, undefined, 8)]).then(
+        ([people, { chunk }]) => wanted && setResults({ people, rooms: chunk, problem: null }),
+        (error: unknown) => wanted && setResults({ people: [], rooms: [], problem: messageOf(error) }),
+      );
+    }, TYPING_MS);
+    return () => {
+      wanted = false;
+      clearTimeout(timer);
+    };
+  }, [search]);
+  if (results === null) return null;
+  const open = async (work: () => Promise<string>) => {
+    await attempt(async () => {
+      go({ at: "room", id: await work() });
+      onFound();
+    });
+  };
+  const people = results.people.filter(({ id }) => id !== me);
+  const others = results.rooms.filter(({ room_id }) => rooms.get(room_id)?.membership.value !== "join");
+  return (
+    <>
+      {results.problem !== null && <p class="problem sidebar-nothing">{results.problem}</p>}
+      <Section name="People">
+        {people.map(({ id, name, avatar }) => (
+          <Row key={id} name={name} detail={id} onClick={() => void open(async () => founding.direct(id))}>
+            <Avatar id={id} name={name} mxc={avatar} presenceOf={id} />
+          </Row>
+        ))}
+      </Section>
+      <Section name="Public rooms">
+        {others.map(({ room_id, name, canonical_alias, avatar_url, num_joined_members: count }) => {
+          const title = name ?? canonical_alias ?? room_id;
+          return (
+            <Row key={room_id} name={title} detail={`${count} ${count === 1 ? "person" : "people"} · join`} onClick={() => void open(async () => founding.join(room_id))}>
+              <Avatar id={room_id} name={title} mxc={avatar_url} square />
+            </Row>
+          );
+        })}
+      </Section>
+    </>
+  );
+}
+
+function Section({ name, children }: { name: string; children: preact.ComponentChild[] }) {
+  if (children.length === 0) return null;
+  return (
+    <section aria-label={name}>
+      <h2 class="section-name">{name}</h2>
+      <ul role="list">{children}</ul>
+    </section>
+  );
+}
+
+function Row({ name, detail, onClick, children }: { name: string; detail: string; onClick: () => void; children: preact.ComponentChildren }) {
+  return (
+    <li>
+      <button type="button" class="room-row found-row" onClick={onClick}>
+        {children}
+        <span class="room-text">
+          <span class="room-name ellipsis" dir="auto">
+            {name}
+          </span>
+          <span class="room-preview ellipsis">{detail}</span>
+        </span>
+      </button>
+    </li>
+  );
+}

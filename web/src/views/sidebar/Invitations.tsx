@@ -1,0 +1,62 @@
+import { useState } from "preact/hooks";
+import { isDirectInvitation } from "../../model/founding.ts";
+import { invitationEnds } from "../../model/moderation.ts";
+import type { Room } from "../../model/room.ts";
+import { hrefOf } from "../../model/route.ts";
+import { useChat } from "../context.ts";
+import { Avatar } from "../parts/Avatar.tsx";
+import { IconButton } from "../parts/IconButton.tsx";
+import { fromNow } from "../parts/time.ts";
+import { attempt } from "../parts/Toasts.tsx";
+import { go, route } from "../routing.ts";
+
+/** The rooms that one is invited to; each can be answered at once. */
+export function Invitations() {
+  const { rooms } = useChat();
+  const invitations = rooms.invitations.value;
+  if (invitations.length === 0) return null;
+  return (
+    <section class="invitations" aria-labelledby="invitations">
+      <h2 id="invitations" class="section-name">
+        Invitations <span class="badge highlight">{invitations.length}</span>
+      </h2>
+      <ul role="list">
+        {invitations.map((room) => (
+          <Invited key={room.id} room={room} />
+        ))}
+      </ul>
+    </section>
+  );
+}
+
+function Invited({ room }: { room: Room }) {
+  const { founding, moderation } = useChat();
+  const [busy, setBusy] = useState(false);
+  const inviter = room.ownMember.value?.sender;
+  const ends = invitationEnds(room, room.me);
+  const answer = async (work: () => Promise<unknown>) => {
+    setBusy(true);
+    await attempt(work);
+    setBusy(false);
+  };
+  const accept = async () => go({ at: "room", id: await founding.accept(room) });
+  const here = route.value.at === "room" && route.value.id === room.id;
+  const by = inviter === undefined ? "" : room.memberName(inviter);
+  return (
+    <li class="invited-row">
+      <a class="room-row" href={hrefOf({ at: "room", id: room.id })} aria-current={here ? "page" : undefined}>
+        <Avatar id={room.id} name={room.name.value} mxc={room.avatar.value} square={!isDirectInvitation(room)} />
+        <span class="room-text">
+          <span class="room-name ellipsis" dir="auto">
+            {room.name}
+          </span>
+          <span class="room-preview ellipsis" dir="auto">
+            {ends === undefined ? `${by} invites you` : `${by} · ends ${fromNow(ends)}`}
+          </span>
+        </span>
+      </a>
+      <IconButton icon="check" label={`Accept: ${room.name.value}`} disabled={busy} onClick={() => void answer(accept)} />
+      <IconButton icon="close" label={`Decline: ${room.name.value}`} disabled={busy} onClick={() => void answer(async () => moderation.leave(room.id))} />
+    </li>
+  );
+}

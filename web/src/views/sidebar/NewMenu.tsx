@@ -1,0 +1,24 @@
+import { useState } from "preact/hooks";
+import { CreateRoom } from "../explore/CreateRoom.tsx";
+import { Menu } from "../parts/Menu.tsx";
+import { NewChat } from "../people/NewChat.tsx";
+
+/** The ways to begin a conversation. */
+export function NewMenu() {
+  const [open, setOpen] = useState<"chat" | "room" | null>(null);
+  const close = () => setOpen(null);
+  return (
+    <>
+      <Menu
+        label="New conversation"
+        icon="add"
+        items={[
+          { label: "New chat", icon: "user-add", action: () => setOpen("chat") },
+          { label: "New room", icon: "hash", action: () => setOpen("room") },
+        ]}
+      />
+      {open === "chat" && <NewChat onClose={close} />}
+      {open === "room" && <CreateRoom onClose={close} />}
+    </>
+  );
+}

@@ -1,0 +1,25 @@
+import { useChat } from "../context.ts";
+import { Avatar } from "../parts/Avatar.tsx";
+import { Menu } from "../parts/Menu.tsx";
+import { go } from "../routing.ts";
+import { signOutAsked } from "../shell/SignOut.tsx";
+
+/** Who one is here, and what belongs to that. */
+export function OwnMenu() {
+  const { me, profile, account } = useChat();
+  const items = [
+    { label: "Profile", icon: "user", action: () => go({ at: "settings", tab: "profile" }) },
+    { label: "Settings", icon: "gear", action: () => go({ at: "settings", tab: "appearance" }) },
+    { label: "Sign out", icon: "door", action: () => (signOutAsked.value = true) },
+  ] as const;
+  return (
+    <span class="own-menu">
+      <Menu label={`${profile.name.value}: account`} items={[...items]} side="left">
+        <Avatar id={me} name={profile.name.value} mxc={profile.avatar.value} presenceOf={account.settings.value.showPresence ? me : undefined} />
+        <span class="own-name ellipsis" dir="auto">
+          {profile.name}
+        </span>
+      </Menu>
+    </span>
+  );
+}

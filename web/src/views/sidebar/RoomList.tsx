@@ -1,0 +1,27 @@
+import { useRef } from "preact/hooks";
+import type { Room } from "../../model/room.ts";
+import { Windowed } from "../parts/Windowed.tsx";
+import { RoomRow } from "./RoomRow.tsx";
+
+/** The height of a row, in rem; Sidebar.css says the same. */
+const ROW = 3.75;
+
+/** The joined rooms. Arrow keys go from one to the next. */
+export function RoomList({ rooms }: { rooms: Room[] }) {
+  const list = useRef<HTMLDivElement>(null);
+  const onKeyDown = (event: KeyboardEvent) => {
+    const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+    if (step === undefined) return;
+    const rows = [...(list.current?.querySelectorAll<HTMLElement>(".room-row") ?? [])];
+    const at = rows.indexOf(document.activeElement as HTMLElement);
+    const next = rows[at + step];
+    event.preventDefault();
+    if (next !== undefined) next.focus();
+    else if (step < 0) document.querySelector<HTMLElement>(".sidebar-search .input")?.focus();
+  };
+  return (
+    <div ref={list} class="room-list" onKeyDown={onKeyDown}>
+      <Windowed items={rooms} keyOf={(room) => room.id} row={ROW} label="Rooms and chats" render={(room) => <RoomRow room={room} />} />
+    </div>
+  );
+}

@@ -1,0 +1,69 @@
+import { levelOf } from "../../model/push_rules.ts";
+import { previewOf, typingIn } from "../../model/preview.ts";
+import type { Room } from "../../model/room.ts";
+import { hrefOf } from "../../model/route.ts";
+import { useChat } from "../context.ts";
+import { Avatar } from "../parts/Avatar.tsx";
+import { Icon } from "../parts/Icon.tsx";
+import { shortTime } from "../parts/time.ts";
+import { route } from "../routing.ts";
+
+/** A room in the list: who and what it is, what was said last, and how much of it is unread. */
+export function RoomRow({ room }: { room: Room }) {
+  const { me, account } = useChat();
+  const { count } = room.unread.value;
+  const here = route.value.at === "room" && route.value.id === room.id;
+  const muted = levelOf(account.pushRules.value, room.id) === "mute";
+  const other = room.directWith.value;
+  return (
+    <a class={`room-row${count > 0 ? " unread" : ""}`} href={hrefOf({ at: "room", id: room.id })} aria-current={here ? "page" : undefined}>
+      <Avatar id={other ?? room.id} name={room.name.value} mxc={room.avatar.value} square={other === null} presenceOf={other ?? undefined} />
+      <span class="room-text">
+        <span class="room-line">
+          <span class="room-name ellipsis grow" dir="auto">
+            {room.name}
+          </span>
+          {muted && <Muted />}
+          {room.activity.value > 0 && <time class="room-time">{shortTime(room.activity.value)}</time>}
+        </span>
+        <span class="room-line">
+          <Preview room={room} me={me} />
+          <Unread room={room} />
+        </span>
+      </span>
+    </a>
+  );
+}
+
+function Preview({ room, me }: { room: Room; me: string }) {
+  const typing = typingIn(room);
+  if (typing !== null) return <span class="room-preview typing ellipsis grow">{typing}</span>;
+  room.timeline.changed.value;
+  room.preview.value?.changed.value;
+  return (
+    <span class="room-preview ellipsis grow" dir="auto">
+      {previewOf(room, me)}
+    </span>
+  );
+}
+
+function Unread({ room }: { room: Room }) {
+  const { count, highlights } = room.unread.value;
+  if (count === 0) return null;
+  const what = highlights > 0 ? `${count} unread, you are mentioned` : `${count} unread`;
+  return (
+    <span class={`badge${highlights > 0 ? " highlight" : ""}`}>
+      <span aria-hidden="true">{count > 99 ? "99+" : count}</span>
+      <span class="visually-hidden">{what}</span>
+    </span>
+  );
+}
+
+function Muted() {
+  return (
+    <span class="room-muted">
+      <Icon name="bell-off" />
+      <span class="visually-hidden">muted</span>
+    </span>
+  );
+}

@@ -1,0 +1,91 @@
+import { useEffect, useState } from "preact/hooks";
+import { MatrixError, messageOf, type Api } from "../../model/api.ts";
+import { Parlour, type LinkPreview } from "../../model/parlour.ts";
+import { localpart } from "../../model/room.ts";
+import { hrefOf } from "../../model/route.ts";
+import type { Sessions } from "../../model/session.ts";
+import { arriving } from "../invite/arrival.ts";
+import { Icon } from "../parts/Icon.tsx";
+import { fromNow } from "../parts/time.ts";
+import { RegisterForm } from "./Register.tsx";
+import { SignInForm } from "./SignIn.tsx";
+
+interface Props {
+  api: Api;
+  sessions: Sessions;
+  server: string;
+  token: string;
+}
+
+/** What an invite link shows to somebody who is not logged in. */
+export function Invited({ api, sessions, server, token }: Props) {
+  const [link, setLink] = useState<LinkPreview | null>(null);
+  const [problem, setProblem] = useState<string | null>(null);
+  const [way, setWay] = useState<"register" | "login" | null>(null);
+  useEffect(() => {
+    new Parlour(api).lookUpLink(token).then(setLink, (error: unknown) => {
+      setProblem(error instanceof MatrixError && error.status === 404 ? "This link was taken back, used up, or its time is over." : messageOf(error));
+    });
+  }, []);
+  if (problem !== null) {
+    return (
+      <>
+        <h1>This invitation is over</h1>
+        <p class="soft">{problem} Ask for a new one.</p>
+        <p class="welcome-other">
+          Have an account? <a href={hrefOf({ at: "login" })}>Sign in</a>
+        </p>
+      </>
+    );
+  }
+  if (link === null) return <div class="skeleton welcome-room" role="status" aria-label="Loading the invitation" />;
+  const begin = () => (arriving.value = token);
+  const back = (
+    <button type="button" class="button" onClick={() => setWay(null)}>
+      Back
+    </button>
+  );
+  return (
+    <>
+      <h1>You are invited</h1>
+      <RoomOfLink link={link} />
+      {way === null && (
+        <div class="stack">
+          {link.registration && (
+            <button type="button" class="button primary wide" onClick={() => setWay("register")}>
+              Create an account
+            </button>
+          )}
+          <button type="button" class={`button wide${link.registration ? "" : " primary"}`} onClick={() => setWay("login")}>
+            Sign in
+          </button>
+        </div>
+      )}
+      {way === "register" && <RegisterForm api={api} sessions={sessions} server={server} token={token} onBegin={begin} />}
+      {way === "login" && <SignInForm api={api} sessions={sessions} onBegin={begin} />}
+      {way !== null && <div class="row">{back}</div>}
+    </>
+  );
+}
+
+function RoomOfLink({ link: { room, inviter, expires_at } }: { link: LinkPreview }) {
+  const people = room.joined_members ?? 0;
+  return (
+    <div class="welcome-room">
+      <Icon name="chat" />
+      <div class="grow">
+        <strong dir="auto">{room.name ?? "A room"}</strong>
+        {room.topic && (
+          <p class="soft small-text" dir="auto">
+            {room.topic}
+          </p>
+        )}
+        <p class="soft small-text">
+          <span dir="auto">{inviter.displayname ?? localpart(inviter.user_id)}</span> invites you
+          {people > 0 && ` · ${people} ${people === 1 ? "person" : "people"} there`}
+          {typeof expires_at === "number" && ` · ends ${fromNow(expires_at)}`}
+        </p>
+      </div>
+    </div>
+  );
+}

@@ -1,0 +1,89 @@
+import { useEffect, useState } from "preact/hooks";
+import type { Api } from "../../model/api.ts";
+import { register, tokenIsValid, type Registration } from "../../model/registering.ts";
+import { hrefOf } from "../../model/route.ts";
+import type { Sessions } from "../../model/session.ts";
+import { Field, Form } from "../parts/Form.tsx";
+import { NewPassword, newPassword } from "../parts/NewPassword.tsx";
+import { forgetRegistrationToken, go } from "../routing.ts";
+import { UsernameField } from "./UsernameField.tsx";
+
+interface Props {
+  api: Api;
+  sessions: Sessions;
+  server: string;
+  /** null while it is not known. */
+  registration: Registration | null;
+  /** The token of the link, if one was followed. */
+  token: string | null;
+}
+
+export function Register({ api, sessions, server, registration, token }: Props) {
+  const [usable, setUsable] = useState(true);
+  useEffect(() => {
+    if (token !== null) tokenIsValid(api, token).then(setUsable, () => {});
+  }, [token]);
+  const signIn = (
+    <p class="welcome-other">
+      Have an account? <a href={hrefOf({ at: "login" })}>Sign in</a>
+    </p>
+  );
+  if (!usable || (registration === "closed" && token === null)) {
+    return (
+      <>
+        <h1>Create an account</h1>
+        <p class="soft">
+          {usable ? "Accounts on this server are made by invitation. Ask somebody who is here for an invite link." : "This link was used already, or its time is over. Ask for a new one."}
+        </p>
+        {signIn}
+      </>
+    );
+  }
+  return (
+    <>
+      <h1>Create an account</h1>
+      <p class="soft">{token === null ? `Choose a name and a password, and you are in.` : `This link lets you in. Choose a name and a password.`}</p>
+      <RegisterForm
+        api={api}
+        sessions={sessions}
+        server={server}
+        token={token}
+        asksToken={token === null && registration === "token"}
+        onBegin={() => {
+          forgetRegistrationToken();
+          go({ at: "home" }, true);
+        }}
+      />
+      {signIn}
+    </>
+  );
+}
+
+interface FormProps {
+  api: Api;
+  sessions: Sessions;
+  server: string;
+  token: string | null;
+  asksToken?: boolean;
+  onBegin?: () => void;
+}
+
+export function RegisterForm({ api, sessions, server, token, asksToken = false, onBegin }: FormProps) {
+  const submit = async (data: FormData) => {
+    const typed = String(data.get("token") ?? "").trim();
+    const answer = await register(api, {
+      username: String(data.get("username")),
+      password: newPassword(data),
+      token: typed === "" ? token : typed,
+    });
+    onBegin?.();
+    sessions.begin(answer);
+  };
+  return (
+    <Form onSubmit={submit} submit="Create account">
+      {asksToken && <Field label="Registration token" name="token" autocomplete="off" hint="Whoever runs the server gives it to you." required />}
+      <UsernameField api={api} server={server} />
+      <NewPassword />
+    </Form>
+  );
+}

@@ -1,0 +1,42 @@
+import { login } from "../../model/registering.ts";
+import type { Api } from "../../model/api.ts";
+import { hrefOf } from "../../model/route.ts";
+import type { Sessions } from "../../model/session.ts";
+import { Field, Form } from "../parts/Form.tsx";
+import { PasswordField } from "../parts/PasswordField.tsx";
+
+interface Props {
+  api: Api;
+  sessions: Sessions;
+  server: string;
+  canRegister: boolean;
+}
+
+export function SignIn({ api, sessions, server, canRegister }: Props) {
+  return (
+    <>
+      <h1>Sign in</h1>
+      <p class="soft">Good to see you. Sign in with your account on {server}.</p>
+      <SignInForm api={api} sessions={sessions} />
+      {canRegister && (
+        <p class="welcome-other">
+          New here? <a href={hrefOf({ at: "register" })}>Create an account</a>
+        </p>
+      )}
+    </>
+  );
+}
+
+export function SignInForm({ api, sessions, onBegin }: { api: Api; sessions: Sessions; onBegin?: () => void }) {
+  const submit = async (data: FormData) => {
+    const answer = await login(api, { username: String(data.get("username")).trim(), password: String(data.get("password")) });
+    onBegin?.();
+    sessions.begin(answer);
+  };
+  return (
+    <Form onSubmit={submit} submit="Sign in">
+      <Field label="User name" name="username" autocomplete="username" autocapitalize="none" spellcheck={false} required />
+      <PasswordField label="Password" name="password" autocomplete="current-password" />
+    </Form>
+  );
+}

@@ -1,0 +1,60 @@
+import { useEffect, useId, useState } from "preact/hooks";
+import type { Api } from "../../model/api.ts";
+import { asUsername, availability, type Availability } from "../../model/registering.ts";
+
+const TYPING_MS = 350;
+
+/** The name of a new account, which is looked up while it is typed. */
+export function UsernameField({ api, server }: { api: Api; server: string }) {
+  const id = useId();
+  const [name, setName] = useState("");
+  const [found, setFound] = useState<(Availability & { name: string }) | null>(null);
+  useEffect(() => {
+    if (name === "") return;
+    const gone = new AbortController();
+    const timer = setTimeout(() => {
+      // A failure here says nothing about the name; the form itself will tell.
+      availability(api, name, gone.signal).then((answer) => setFound({ ...answer, name }), () => {});
+    }, TYPING_MS);
+    return () => {
+      clearTimeout(timer);
+      gone.abort();
+    };
+  }, [name]);
+  const known = found?.name === name && name !== "" ? found : null;
+  return (
+    <div class="field">
+      <label class="label" for={id}>
+        User name
+      </label>
+      <div class="affixed">
+        <span class="affix before" aria-hidden="true">
+          @
+        </span>
+        <input
+          id={id}
+          class="input"
+          name="username"
+          value={name}
+          autocomplete="username"
+          autocapitalize="none"
+          spellcheck={false}
+          required
+          aria-describedby={`${id}-hint`}
+          aria-invalid={known?.free === false}
+          onInput={(event) => {
+            const typed = asUsername(event.currentTarget.value);
+            event.currentTarget.value = typed;
+            setName(typed);
+          }}
+        />
+        <span class="affix" aria-hidden="true">
+          :{server}
+        </span>
+      </div>
+      <span id={`${id}-hint`} role="status" class={known === null ? "hint" : known.free ? "good" : "problem"}>
+        {known === null ? "Small letters, digits and . _ - = / +" : known.free ? `@${name}:${server} is free.` : known.why}
+      </span>
+    </div>
+  );
+}
