@@ -103,7 +103,7 @@ export class Live {
       } catch (error) {
         if (stopped.aborted) return;
         if (error instanceof MatrixError && error.isUnknownToken) return;
-        failures += 1;
+        failures = this.connection.value === "online" ? 1 : failures + 1;
         this.connection.value = "offline";
         const wait = Math.min(500 * 2 ** failures, LONGEST_WAIT_MS) * (0.75 + Math.random() / 2);
         await this.sleep(wait, stopped);
@@ -129,18 +129,21 @@ export class Live {
     this.socket = socket;
     let told = false;
     let ping: ReturnType<typeof setInterval> | undefined;
+    const giveUp = () => socket.close();
+    const late = setTimeout(giveUp, ANSWER_MS);
     try {
       const closed = new Promise<number>((resolve) => {
-        socket.onclose = (event) => resolve(event.code);
+        socket.onclose = (event) => {
+          this.giveUpWaiting();
+          resolve(event.code);
+        };
         socket.onerror = () => {};
       });
-      stopped.addEventListener("abort", () => socket.close(), { once: true });
+      stopped.addEventListener("abort", giveUp, { once: true });
       const opened = new Promise<void>((resolve) => (socket.onopen = () => resolve()));
-      const late = pause(ANSWER_MS, stopped).then(() => socket.close(), () => {});
-      await Promise.race([opened, closed, late]);
-      if (socket.readyState === OPEN) {
-        socket.onmessage = ({ data }) => this.received(String(data));
-        await this.ask(socket, "authenticate", { access_token: this.api.accessToken }, this.freshId());
+      await Promise.race([opened, closed]);
+      clearTimeout(late);
+      if (socket.readyState === OPEN && (await this.authenticate(socket))) {
         told = true;
         this.failedSockets = 0;
         this.transport.value = "websocket";
@@ -148,9 +151,11 @@ export class Live {
         ping = setInterval(() => void this.checkSocket(socket), PING_MS);
       }
       const code = await closed;
-      if (code === UNAUTHENTICATED) await this.api.get("/_matrix/client/v3/account/whoami");
+      if (code === UNAUTHENTICATED) await this.whoami();
     } finally {
+      clearTimeout(late);
       clearInterval(ping);
+      stopped.removeEventListener("abort", giveUp);
       if (this.socket === socket) this.socket = null;
       if (this.transport.value === "websocket") this.transport.value = null;
       this.giveUpWaiting();
@@ -158,6 +163,23 @@ export class Live {
       if (!told) this.countFailedSocket();
     }
     if (!stopped.aborted && told) throw new NetworkError("The connection broke.");
+  }
+
+  private async authenticate(socket: Socket): Promise<boolean> {
+    socket.onmessage = ({ data }) => this.received(String(data));
+    try {
+      await this.ask(socket, "authenticate", { access_token: this.api.accessToken }, this.freshId());
+      return true;
+    } catch (error) {
+      socket.close();
+      // Whether the token is to blame, the HTTP side says: where it is, this throws.
+      if (error instanceof MatrixError) await this.whoami();
+      return false;
+    }
+  }
+
+  private async whoami(): Promise<void> {
+    await this.api.get("/_matrix/client/v3/account/whoami");
   }
 
   private countFailedSocket(): void {
@@ -230,6 +252,8 @@ export class Live {
           { signal: AbortSignal.any([stopped, late]) },
         )
         .catch((error: unknown) => {
+          // Where the server is away altogether, WebSockets are not to blame.
+          this.failedSockets = 0;
           if (late.aborted) throw new NetworkError("The server does not answer.");
           throw error;
         });

@@ -1,6 +1,7 @@
 // Pictures and files of the server. They need the access token, so they are fetched and shown from memory.
 
 import { MatrixError, NetworkError, path, type Api } from "./api.ts";
+import { number } from "./events.ts";
 
 export interface Size {
   width: number;
@@ -14,6 +15,8 @@ const KEPT = 300;
 export class Media {
   private readonly kept = new Map<string, Promise<string>>();
 
+  private limit: Promise<number | undefined> | null = null;
+
   constructor(private readonly api: Api) {}
 
   /** The address of a thumbnail in memory. */
@@ -24,6 +27,15 @@ export class Media {
   /** The address of a whole file in memory. */
   async file(mxc: string): Promise<string> {
     return this.load(mxc, "download", {}, mxc);
+  }
+
+  /** How many bytes a file may have; undefined where the server does not say. */
+  async uploadLimit(): Promise<number | undefined> {
+    this.limit ??= this.api
+      .get<Record<string, unknown>>("/_matrix/client/v1/media/config")
+      .then((config) => number(config["m.upload.size"]));
+    this.limit.catch(() => (this.limit = null));
+    return this.limit;
   }
 
   /** Uploads a file; `onProgress` is told which part of it is through, from 0 to 1. Returns its `mxc:` address. */

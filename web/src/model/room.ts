@@ -67,6 +67,7 @@ export class Room {
     readonly me: string,
   ) {
     this.timeline = new Timeline(api, id);
+    this.timeline.onState = (events) => this.takeHistoricState(events);
   }
 
   // What the state says. Views that read these are told of changes.
@@ -153,16 +154,6 @@ export class Room {
     this.membersChanged.value += 1;
   }
 
-  /** Who has read up to this event, this user apart. */
-  readersOf(eventId: string): string[] {
-    const events = this.timeline.events;
-    const at = events.findIndex(({ id }) => id === eventId);
-    if (at === -1) return [];
-    const after = new Set(events.slice(at).map(({ id }) => id));
-    const readers = [...this.receipts].filter(([userId, receipt]) => userId !== this.me && after.has(receipt.eventId));
-    return readers.map(([userId]) => userId);
-  }
-
   // What the server says.
 
   joined(update: JoinedRoom): void {
@@ -199,6 +190,13 @@ export class Room {
     this.membership.value = own === "ban" ? "ban" : "leave";
     this.typing.value = [];
     this.unread.value = { count: 0, highlights: 0 };
+  }
+
+  /** Takes members that come with the history: what is known already is newer. */
+  takeHistoricState(events: RawEvent[]): void {
+    for (const event of events) {
+      if (event.type === "m.room.member" && !this.members.has(event.state_key ?? "")) this.takeState(event);
+    }
   }
 
   /** Notes the own receipt at once, before the server tells it. */

@@ -1,14 +1,14 @@
 // Sends events: an echo stands in the timeline at once, and says how it goes. What fails can be sent again; the
 // transaction id makes sure that it arrives once.
 
-import { MatrixError, NetworkError, messageOf, path, type Api } from "./api.ts";
+import { MatrixError, NetworkError, Refusal, messageOf, path, type Api } from "./api.ts";
 import type { Content } from "./events.ts";
 import type { Live } from "./live.ts";
 import type { Room } from "./room.ts";
 import { TimelineEvent } from "./timeline.ts";
 
 /** The parts of the live connection that are needed; tests have their own. */
-export type Channel = Pick<Live, "canRequest" | "request">;
+export type Channel = Pick<Live, "canRequest" | "request" | "connection">;
 
 interface Job {
   room: Room;
@@ -25,8 +25,12 @@ export class Sending {
     private readonly me: string,
   ) {}
 
-  /** Sends a message-like event and shows it at once. */
+  /**
+   * Sends a message-like event and shows it at once. Where the room is encrypted it throws: nothing may be said there
+   * for everyone to read.
+   */
   send(room: Room, content: Content, type = "m.room.message"): TimelineEvent {
+    refuseEncrypted(room);
     const key = crypto.randomUUID();
     const event = new TimelineEvent(
       { event_id: `~${key}`, type, sender: this.me, origin_server_ts: Date.now(), content },
@@ -55,8 +59,9 @@ export class Sending {
   }
 
   /** Sends without an echo: reactions, redactions. Returns the event's id. */
-  async quietly(roomId: string, type: string, content: Content): Promise<string> {
-    return this.put(roomId, type, content, crypto.randomUUID());
+  async quietly(room: Room, type: string, content: Content): Promise<string> {
+    refuseEncrypted(room);
+    return this.put(room.id, type, content, crypto.randomUUID());
   }
 
   async redact(roomId: string, eventId: string, reason?: string): Promise<void> {
@@ -79,15 +84,27 @@ export class Sending {
     for (let job = queue[0]; job !== undefined; queue.shift(), job = queue[0]) {
       const { room, event } = job;
       try {
+        // The room may have become encrypted while the event waited.
+        refuseEncrypted(room);
         const eventId = await this.put(roomId, event.raw.type, event.raw.content, event.key);
         room.timeline.stored(event, eventId);
       } catch (error) {
-        event.sendState = "failed";
-        event.problem = error instanceof NetworkError ? OFFLINE : messageOf(error);
-        event.touch();
+        if (error instanceof NetworkError) {
+          // What comes after it must not arrive before it.
+          for (const { event } of queue.splice(0)) fail(event, OFFLINE);
+          this.retryLater(room);
+          break;
+        }
+        fail(event, messageOf(error));
       }
     }
     this.queues.delete(roomId);
+  }
+
+  /** A single request may fail while the connection stands; otherwise its return brings everything on its way again. */
+  private retryLater(room: Room): void {
+    if (this.live.connection.value !== "online") return;
+    setTimeout(() => this.retryAll([room]), RETRY_MS);
   }
 
   private async put(roomId: string, type: string, content: Content, transaction: string): Promise<string> {
@@ -107,3 +124,14 @@ export class Sending {
 }
 
 const OFFLINE = "There is no connection.";
+const RETRY_MS = 5_000;
+
+function fail(event: TimelineEvent, problem: string): void {
+  event.sendState = "failed";
+  event.problem = problem;
+  event.touch();
+}
+
+function refuseEncrypted(room: Room): void {
+  if (room.encrypted.value) throw new Refusal("This room is encrypted, and this page cannot encrypt yet.");
+}

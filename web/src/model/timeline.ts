@@ -2,82 +2,22 @@
 
 import { signal, type Signal } from "@preact/signals";
 import { path, type Api } from "./api.ts";
-import { record, relationOf, text, type Content, type RawEvent, type Relation } from "./events.ts";
+import { relationOf, text, type RawEvent } from "./events.ts";
+import { TimelineEvent, type SendState } from "./timelineEvent.ts";
 
-export type SendState = "sending" | "sent" | "failed";
+export { TimelineEvent, type SendState };
 
-/** One event of a timeline. Views read `changed` to be told when something about it changes. */
-export class TimelineEvent {
-  readonly changed = signal(0);
-  /** Names the event for as long as the page is open: the local echo and the event that it becomes are one. */
-  readonly key: string;
-  sendState: SendState = "sent";
-  /** Why it could not be sent. */
-  problem: string | null = null;
-  /** The newest edit, by the event's own sender. */
-  edit: RawEvent | null = null;
-  /** Reactions: key → sender → the reaction's event id. */
-  reactions = new Map<string, Map<string, string>>();
-  /** What a thread's root knows of its thread. */
-  thread: { count: number; latest: RawEvent | null } | null = null;
-
-  constructor(
-    public raw: RawEvent,
-    key?: string,
-  ) {
-    this.key = key ?? raw.event_id;
-  }
-
-  get id(): string {
-    return this.raw.event_id;
-  }
-
-  get sender(): string {
-    return this.raw.sender;
-  }
-
-  get time(): number {
-    return this.raw.origin_server_ts;
-  }
-
-  get isState(): boolean {
-    return this.raw.state_key !== undefined;
-  }
-
-  get isRedacted(): boolean {
-    return this.raw.unsigned?.redacted_because !== undefined;
-  }
-
-  get isEdited(): boolean {
-    return this.edit !== null && !this.isRedacted;
-  }
-
-  get isEncrypted(): boolean {
-    return this.raw.type === "m.room.encrypted" && !this.isRedacted;
-  }
-
-  get relation(): Relation {
-    return relationOf(this.raw.content);
-  }
-
-  /** The content to show: that of the newest edit, if there is one. */
-  get content(): Content {
-    const edited = this.isEdited ? record(this.edit?.content["m.new_content"]) : undefined;
-    return edited ?? this.raw.content;
-  }
-
-  touch(): void {
-    this.changed.value += 1;
-  }
-}
-
-interface Messages {
+/** A part of the history, newest first where it was asked for backwards. */
+export interface Messages {
   chunk: RawEvent[];
-  start: string;
   end?: string;
+  /** Members whom lazy loading left out of the syncs. */
+  state?: RawEvent[];
 }
 
 const PAGE = 50;
+/** The order of events that are not at the server begins here: after all others. */
+const PENDING_ORDER = 1e12;
 /** How many pages are fetched to close the gap that a limited sync leaves; then the older part is let go. */
 const GAP_PAGES = 10;
 
@@ -90,19 +30,30 @@ export class Timeline {
   readonly loadingBack: Signal<boolean> = signal(false);
   readonly loadingForward: Signal<boolean> = signal(false);
   events: TimelineEvent[] = [];
+  /** Goes up when the events were let go, since too much is missing between them and the new ones. */
+  readonly resets = signal(0);
+  /** Are told of each new event. */
+  readonly followers = new Set<(raw: RawEvent) => void>();
+  /** Is told of the state that comes with the history. */
+  onState: ((events: RawEvent[]) => void) | null = null;
   /** Own events that are not back from the server yet, in the order of sending. */
   pending: TimelineEvent[] = [];
 
-  private readonly byId = new Map<string, TimelineEvent>();
+  protected readonly byId = new Map<string, TimelineEvent>();
+  /** The order of the last event of each sender. */
+  readonly lastBy = new Map<string, number>();
+
   /** What came before the event that it is about: by the target's id. */
   private readonly early = new Map<string, RawEvent[]>();
-  private back: Edge = { token: null, loading: false };
+  protected back: Edge = { token: null, loading: false };
+  private oldest = 0;
+  private newest = 0;
   private forward: Edge = { token: null, loading: false };
   /** The updates that came while a gap is being closed: they go after it. */
   private heldUp: [RawEvent[], boolean, string | undefined][] | null = null;
 
   constructor(
-    private readonly api: Api,
+    protected readonly api: Api,
     readonly roomId: string,
     /** Whether new events are appended; a timeline around an old event is not, until it reaches the present. */
     public live = true,
@@ -143,10 +94,34 @@ export class Timeline {
   /** Adds events at the end. What is there already stays as it is. */
   append(events: RawEvent[]): void {
     for (const raw of events) {
+      const isNew = !this.byId.has(raw.event_id);
       this.settlePending(raw);
       this.place(raw, "end");
+      if (isNew) for (const follower of this.followers) follower(raw);
     }
     this.changed.value += 1;
+  }
+
+  /** Takes what is said about the events here by an event that has no place here itself. */
+  hear(raw: RawEvent): void {
+    const target = targetOf(raw);
+    if (target === undefined || !this.byId.has(target) || this.byId.has(raw.event_id)) return;
+    this.byId.set(raw.event_id, new TimelineEvent(raw));
+    this.relateTo(raw);
+  }
+
+  /**
+   * Takes the older events of a timeline that reaches into this one. Returns false where they do not meet.
+   */
+  adopt(other: Timeline): boolean {
+    const meeting = other.events.findIndex(({ id }) => this.byId.has(id));
+    if (meeting === -1) return false;
+    if (meeting > 0) {
+      for (const event of other.events.slice(0, meeting).reverse()) this.place(event.raw, "start");
+      this.back = { token: other.back.token, loading: false };
+      this.changed.value += 1;
+    }
+    return true;
   }
 
   async loadBack(): Promise<void> {
@@ -155,23 +130,25 @@ export class Timeline {
 
   async loadForward(): Promise<void> {
     await this.load(this.forward, "f", this.loadingForward);
-    if (this.forward.token === null) this.live = true;
   }
 
   /** Loads what surrounds an event into a timeline of its own. */
-  static async around(api: Api, roomId: string, eventId: string): Promise<Timeline> {
+  static async around(api: Api, roomId: string, eventId: string, onState: Timeline["onState"] = null): Promise<Timeline> {
     interface Context {
       event: RawEvent;
       events_before?: RawEvent[];
       events_after?: RawEvent[];
       start?: string;
       end?: string;
+      state?: RawEvent[];
     }
     const context = await api.get<Context>(path`/_matrix/client/v3/rooms/${roomId}/context/${eventId}`, {
       limit: PAGE,
       filter: JSON.stringify({ lazy_load_members: true }),
     });
     const timeline = new Timeline(api, roomId, false);
+    timeline.onState = onState;
+    onState?.(context.state ?? []);
     timeline.append([...(context.events_before ?? []).reverse(), context.event, ...(context.events_after ?? [])]);
     timeline.back.token = context.start ?? null;
     timeline.forward.token = context.end ?? null;
@@ -180,13 +157,19 @@ export class Timeline {
 
   /** Adds a local echo. */
   echo(event: TimelineEvent): void {
+    event.order = PENDING_ORDER + ++this.newest;
     this.pending.push(event);
+    const edited = this.editedBy(event);
+    if (edited !== undefined) {
+      edited.pendingEdit = event;
+      edited.touch();
+    }
     this.changed.value += 1;
   }
 
   /** Takes a local echo away: it was given up. */
   drop(event: TimelineEvent): void {
-    this.pending = this.pending.filter((other) => other !== event);
+    this.settle(event);
     this.changed.value += 1;
   }
 
@@ -203,7 +186,7 @@ export class Timeline {
     const transaction = raw.unsigned?.transaction_id;
     const echo = this.pending.find(({ key, id }) => key === transaction || id === raw.event_id);
     if (echo === undefined) return;
-    this.pending = this.pending.filter((other) => other !== echo);
+    this.settle(echo);
     if (this.byId.has(raw.event_id)) return;
     echo.raw = raw;
     echo.sendState = "sent";
@@ -211,76 +194,59 @@ export class Timeline {
     echo.touch();
   }
 
-  private place(raw: RawEvent, end: "start" | "end"): void {
+  private settle(echo: TimelineEvent): void {
+    this.pending = this.pending.filter((other) => other !== echo);
+    const edited = this.editedBy(echo);
+    if (edited?.pendingEdit === echo) {
+      edited.pendingEdit = null;
+      edited.touch();
+    }
+  }
+
+  private editedBy(echo: TimelineEvent): TimelineEvent | undefined {
+    const { type, target } = echo.relation;
+    return type === "m.replace" && target !== undefined ? this.byId.get(target) : undefined;
+  }
+
+  protected place(raw: RawEvent, end: "start" | "end"): void {
     if (this.byId.has(raw.event_id)) return;
     this.insert(new TimelineEvent(raw), end);
   }
 
   private insert(event: TimelineEvent, end: "start" | "end"): void {
     this.byId.set(event.id, event);
+    event.order = end === "end" ? ++this.newest : --this.oldest;
     if (end === "end") this.events.push(event);
     else this.events.unshift(event);
-    this.takeBundled(event);
+    if (end === "end") this.lastBy.set(event.sender, event.order);
+    else if (!this.lastBy.has(event.sender)) this.lastBy.set(event.sender, event.order);
+    event.takeBundled();
     for (const about of this.early.get(event.id) ?? []) this.relate(about, event);
     this.early.delete(event.id);
     this.relateTo(event.raw);
   }
 
-  private takeBundled(event: TimelineEvent): void {
-    const bundled = event.raw.unsigned?.["m.relations"];
-    const edit = record(bundled?.["m.replace"]);
-    if (edit?.["content"] !== undefined) this.relate(edit as unknown as RawEvent, event);
-    const thread = record(bundled?.["m.thread"]);
-    if (thread !== undefined) {
-      const latest = thread["latest_event"] as RawEvent | undefined;
-      event.thread = { count: Number(thread["count"] ?? 0), latest: latest ?? null };
-    }
-  }
-
   private relateTo(raw: RawEvent): void {
-    const target = raw.type === "m.room.redaction" ? redactedBy(raw) : relationOf(raw.content).target;
+    const target = targetOf(raw);
     if (target === undefined) return;
     const event = this.byId.get(target);
     if (event !== undefined) this.relate(raw, event);
-    else if (raw.type === "m.room.redaction" || isAnnotation(raw)) {
-      this.early.set(target, [...(this.early.get(target) ?? []), raw]);
-    }
+    else this.early.set(target, [...(this.early.get(target) ?? []), raw]);
   }
 
   private relate(raw: RawEvent, event: TimelineEvent): void {
     const { type, key } = relationOf(raw.content);
     if (raw.type === "m.room.redaction") this.redact(event, raw);
-    else if (type === "m.replace" && raw.sender === event.sender) {
-      if (event.edit === null || event.edit.origin_server_ts <= raw.origin_server_ts) event.edit = raw;
-    } else if (type === "m.annotation" && key !== undefined && !raw.unsigned?.redacted_because) {
-      const senders = event.reactions.get(key) ?? new Map<string, string>();
-      event.reactions.set(key, senders.set(raw.sender, raw.event_id));
-    } else if (type === "m.thread" && event.thread?.latest?.event_id !== raw.event_id) {
-      // What is bundled counts what was there when the root was fetched; only later replies are added.
-      if ((event.thread?.latest?.origin_server_ts ?? 0) <= raw.origin_server_ts) {
-        event.thread = { count: (event.thread?.count ?? 0) + 1, latest: raw };
-      }
-    }
-    event.touch();
+    else if (type === "m.replace") event.addEdit(raw);
+    else if (type === "m.thread") event.addReply(raw);
+    else if (key !== undefined) event.addReaction(key, raw.sender, raw.event_id);
   }
 
   private redact(event: TimelineEvent, redaction: RawEvent): void {
-    const { target, key } = event.relation;
-    const about = target === undefined ? undefined : this.byId.get(target);
-    if (about !== undefined && key !== undefined) {
-      const senders = about.reactions.get(key);
-      if (senders?.get(event.sender) === event.id) senders.delete(event.sender);
-      if (senders?.size === 0) about.reactions.delete(key);
-    }
-    if (about?.edit?.event_id === event.id) about.edit = null;
-    about?.touch();
-    if (event.isState && event.raw.type !== "m.room.member") {
-      event.raw = { ...event.raw, unsigned: { ...event.raw.unsigned, redacted_because: redaction } };
-    } else {
-      event.raw = { ...event.raw, content: {}, unsigned: { redacted_because: redaction } };
-    }
-    event.edit = null;
-    event.reactions.clear();
+    if (event.isRedacted) return;
+    const { target } = event.relation;
+    if (target !== undefined) this.byId.get(target)?.forgetRelation(event);
+    event.redact(redaction);
   }
 
   private async load(edge: Edge, dir: "b" | "f", loading: Signal<boolean>): Promise<void> {
@@ -289,6 +255,8 @@ export class Timeline {
     loading.value = true;
     try {
       const page = await this.messages(dir, edge.token);
+      // Meanwhile everything may have been let go.
+      if (edge !== this.back && edge !== this.forward) return;
       for (const raw of page.chunk) this.place(raw, dir === "b" ? "start" : "end");
       edge.token = page.end ?? null;
     } finally {
@@ -298,13 +266,15 @@ export class Timeline {
     }
   }
 
-  private async messages(dir: "b" | "f", from: string): Promise<Messages> {
-    return this.api.get<Messages>(path`/_matrix/client/v3/rooms/${this.roomId}/messages`, {
+  protected async messages(dir: "b" | "f", from: string): Promise<Messages> {
+    const messages = await this.api.get<Messages>(path`/_matrix/client/v3/rooms/${this.roomId}/messages`, {
       dir,
       from,
       limit: PAGE,
       filter: JSON.stringify({ lazy_load_members: true }),
     });
+    this.onState?.(messages.state ?? []);
+    return messages;
   }
 
   /** The sync left something out before `events`: it is fetched, or everything older is let go. */
@@ -340,7 +310,10 @@ export class Timeline {
     this.events = [];
     this.byId.clear();
     this.early.clear();
+    this.lastBy.clear();
     this.back = { token, loading: false };
+    this.loadingBack.value = false;
+    this.resets.value += 1;
   }
 }
 
@@ -349,7 +322,9 @@ export function redactedBy(raw: RawEvent): string | undefined {
   return text(raw.content["redacts"]) ?? raw.redacts;
 }
 
-function isAnnotation(raw: RawEvent): boolean {
-  const { type } = relationOf(raw.content);
-  return type === "m.annotation" || type === "m.replace" || type === "m.thread";
+/** The event that this one says something about; a reply says nothing about what it answers. */
+function targetOf(raw: RawEvent): string | undefined {
+  if (raw.type === "m.room.redaction") return redactedBy(raw);
+  const { type, target } = relationOf(raw.content);
+  return type === "m.annotation" || type === "m.replace" || type === "m.thread" ? target : undefined;
 }

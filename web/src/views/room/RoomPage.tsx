@@ -1,21 +1,45 @@
+import "./RoomPage.css";
 import { useChat } from "../context.ts";
-import { Details } from "../details/Details.tsx";
 import { Invitation } from "../invite/Invitation.tsx";
-import { panel } from "../panel.ts";
+import { Icon } from "../parts/Icon.tsx";
+import { hrefOf } from "../../model/route.ts";
+import { Gone } from "./Gone.tsx";
+import { JoinedRoom } from "./JoinedRoom.tsx";
 
-export function RoomPage({ id }: { id: string; event?: string | undefined }) {
+/** A conversation, or why there is none. */
+export function RoomPage({ id, event }: { id: string; event?: string | undefined }) {
   const { rooms } = useChat();
   rooms.changed.value;
   const room = rooms.get(id);
-  if (room === undefined) return <div class="empty">{rooms.ready.value ? "There is no such room." : null}</div>;
-  if (room.membership.value === "invite") return <Invitation room={room} />;
+  if (room === undefined) return rooms.ready.value ? <NotFound /> : <Loading />;
+  switch (room.membership.value) {
+    case "join":
+      return <JoinedRoom key={room.id} room={room} event={event} />;
+    case "invite":
+      return <Invitation room={room} />;
+    default:
+      return <Gone room={room} />;
+  }
+}
+
+function Loading() {
   return (
-    <>
-      <h1 class="grow">{room.name}</h1>
-      <button type="button" class="button" onClick={() => (panel.value = panel.value === null ? { show: "details" } : null)}>
-        Details
-      </button>
-      {panel.value?.show === "details" && <Details room={room} />}
-    </>
+    <div class="empty" role="status">
+      <span class="spinner" />
+      <p>Loading your conversations…</p>
+    </div>
+  );
+}
+
+function NotFound() {
+  return (
+    <div class="empty">
+      <Icon name="compass" />
+      <h1>There is no such room</h1>
+      <p>It may have been deleted, or you are not in it.</p>
+      <a class="button" href={hrefOf({ at: "home" })}>
+        Back to my conversations
+      </a>
+    </div>
   );
 }

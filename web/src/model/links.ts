@@ -1,0 +1,79 @@
+// Addresses in what people write.
+
+export interface Piece {
+  text: string;
+  /** Where it leads; undefined for plain text. */
+  href?: string;
+}
+
+const SCHEMES = new Set(["http:", "https:", "mailto:", "matrix:"]);
+const ADDRESS = /\b(?:https?:\/\/|www\.|mailto:|matrix:)[^\s<>"“”]+/giu;
+/** What ends a sentence does not belong to the address before it. */
+const TRAILING = /[.,;:!?'*_~]+$/u;
+
+/** Splits plain text into what is an address and what is not. */
+export function pieces(plain: string): Piece[] {
+  const found: Piece[] = [];
+  let end = 0;
+  for (const match of plain.matchAll(ADDRESS)) {
+    const shown = trimmed(match[0]);
+    const href = safeHref(/^www\./i.test(shown) ? `https://${shown}` : shown);
+    if (href === undefined) continue;
+    if (match.index > end) found.push({ text: plain.slice(end, match.index) });
+    found.push({ text: shown, href });
+    end = match.index + shown.length;
+  }
+  if (end < plain.length) found.push({ text: plain.slice(end) });
+  return found;
+}
+
+/** The address, if it is one that may be opened. */
+export function safeHref(href: string): string | undefined {
+  try {
+    const url = new URL(href);
+    return SCHEMES.has(url.protocol) ? url.href : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+export interface Mentioned {
+  kind: "user" | "room";
+  id: string;
+  event?: string;
+}
+
+/** What a link of matrix.to, or a matrix: address, is about. */
+export function mentionedBy(href: string): Mentioned | undefined {
+  const [, first = "", second = ""] = /^https:\/\/matrix\.to\/#\/([^/?]+)(?:\/([^?]+))?/.exec(href) ?? [];
+  const id = decoded(first);
+  if (id.startsWith("@")) return { kind: "user", id };
+  if (id.startsWith("!") || id.startsWith("#")) return { kind: "room", id, ...(second === "" ? {} : { event: decoded(second) }) };
+  const [, kind, path = ""] = /^matrix:(u|roomid|r)\/([^/?]+)/.exec(href) ?? [];
+  if (kind === "u") return { kind: "user", id: `@${decoded(path)}` };
+  if (kind !== undefined) return { kind: "room", id: `${kind === "r" ? "#" : "!"}${decoded(path)}` };
+  return undefined;
+}
+
+export function userLink(userId: string): string {
+  return `https://matrix.to/#/${encodeURIComponent(userId)}`;
+}
+
+function decoded(part: string): string {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
+}
+
+function trimmed(address: string): string {
+  let shown = address.replace(TRAILING, "");
+  // A closing bracket belongs to the text around, unless it was opened in the address.
+  while (/[)\]}]$/.test(shown) && count(shown, /[([{]/g) < count(shown, /[)\]}]/g)) shown = shown.slice(0, -1).replace(TRAILING, "");
+  return shown;
+}
+
+function count(text: string, what: RegExp): number {
+  return text.match(what)?.length ?? 0;
+}

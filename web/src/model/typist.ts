@@ -1,0 +1,45 @@
+// Tells a room that this user is typing.
+
+import { path, type Api } from "./api.ts";
+import type { Channel } from "./sending.ts";
+
+const TIMEOUT_MS = 30_000;
+/** It is told again before the server forgets it, and taken back when nothing was typed for a while. */
+const AGAIN_MS = 20_000;
+const IDLE_MS = 8_000;
+
+export class Typist {
+  private toldAt = 0;
+  private idle: ReturnType<typeof setTimeout> | undefined;
+
+  constructor(
+    private readonly api: Api,
+    private readonly live: Channel,
+    private readonly roomId: string,
+    private readonly me: string,
+  ) {}
+
+  typed(): void {
+    clearTimeout(this.idle);
+    this.idle = setTimeout(() => this.stopped(), IDLE_MS);
+    if (Date.now() - this.toldAt < AGAIN_MS) return;
+    this.toldAt = Date.now();
+    this.tell(true);
+  }
+
+  stopped(): void {
+    clearTimeout(this.idle);
+    if (this.toldAt === 0) return;
+    this.toldAt = 0;
+    this.tell(false);
+  }
+
+  /** It is said in passing: if it is lost, nothing is. */
+  private tell(typing: boolean): void {
+    const params = { typing, ...(typing ? { timeout: TIMEOUT_MS } : {}) };
+    const told = this.live.canRequest
+      ? this.live.request("typing", { room_id: this.roomId, ...params })
+      : this.api.put(path`/_matrix/client/v3/rooms/${this.roomId}/typing/${this.me}`, params);
+    told.catch(() => {});
+  }
+}

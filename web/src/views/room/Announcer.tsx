@@ -1,0 +1,29 @@
+import { useEffect, useState } from "preact/hooks";
+import type { RawEvent } from "../../model/events.ts";
+import { relationOf } from "../../model/events.ts";
+import { isShown } from "../../model/room.ts";
+import { TimelineEvent } from "../../model/timeline.ts";
+import { useChat } from "../context.ts";
+import { plainText } from "./message/plain.ts";
+import { usePlace } from "./place.ts";
+
+/** Tells screen readers of new messages, while the page is looked at. */
+export function Announcer() {
+  const { room } = usePlace();
+  const { me } = useChat();
+  const [said, setSaid] = useState("");
+  useEffect(() => {
+    const follower = (raw: RawEvent) => {
+      if (raw.sender === me || !isShown(raw) || document.visibilityState !== "visible") return;
+      if (relationOf(raw.content).type === "m.replace") return;
+      setSaid(`${room.memberName(raw.sender)}: ${plainText(new TimelineEvent(raw))}`);
+    };
+    room.timeline.followers.add(follower);
+    return () => room.timeline.followers.delete(follower) as unknown as void;
+  }, [room]);
+  return (
+    <div class="visually-hidden" role="status" aria-live="polite" aria-label="New messages">
+      {said}
+    </div>
+  );
+}

@@ -1,0 +1,41 @@
+import { hrefOf } from "../../model/route.ts";
+import type { Room } from "../../model/room.ts";
+import { text } from "../../model/events.ts";
+import { useChat } from "../context.ts";
+import { Avatar } from "../parts/Avatar.tsx";
+import { attempt } from "../parts/Toasts.tsx";
+import { conversationOf } from "./place.ts";
+
+/** A room that one is not in any more, or waits to be let into. */
+export function Gone({ room }: { room: Room }) {
+  const chat = useChat();
+  const own = room.ownMember.value;
+  const by = own === undefined || own.sender === chat.me ? null : room.memberName(own.sender);
+  const reason = text(own?.content["reason"]);
+  const membership = room.membership.value;
+  const isOpen = room.joinRule.value === "public" && membership === "leave";
+  return (
+    <div class="empty">
+      <Avatar id={room.id} name={room.name.value} mxc={room.avatar.value} size="large" square={room.directWith.value === null} />
+      <h1 dir="auto">{room.name.value}</h1>
+      <p>{whatHappened(membership, by)}</p>
+      {reason !== undefined && by !== null && <blockquote dir="auto">{reason}</blockquote>}
+      <div class="row">
+        {isOpen && (
+          <button type="button" class="button primary" onClick={() => void attempt(async () => conversationOf(chat, room).joinAgain())}>
+            Join again
+          </button>
+        )}
+        <a class="button" href={hrefOf({ at: "home" })}>
+          Back to my conversations
+        </a>
+      </div>
+    </div>
+  );
+}
+
+function whatHappened(membership: string, by: string | null): string {
+  if (membership === "knock") return "You asked to be let in. As soon as somebody lets you in, the conversation is here.";
+  if (membership === "ban") return by === null ? "You are banned from this room." : `${by} banned you from this room.`;
+  return by === null ? "You left this room." : `${by} removed you from this room.`;
+}

@@ -1,0 +1,71 @@
+import { useEffect, useMemo } from "preact/hooks";
+import { Composer as ComposerModel } from "../../model/composer.ts";
+import { hrefOf } from "../../model/route.ts";
+import type { Room } from "../../model/room.ts";
+import { useChat } from "../context.ts";
+import { Details } from "../details/Details.tsx";
+import { panel } from "../panel.ts";
+import { attempt } from "../parts/Toasts.tsx";
+import { go } from "../routing.ts";
+import { Announcer } from "./Announcer.tsx";
+import { ComposerArea } from "./composer/ComposerArea.tsx";
+import { DropZone } from "./composer/DropZone.tsx";
+import { conversationOf, draftsOf, PlaceContext, type Place } from "./place.ts";
+import { RoomHeader } from "./RoomHeader.tsx";
+import { SearchPanel } from "./search/SearchPanel.tsx";
+import { ThreadPanel } from "./threads/ThreadPanel.tsx";
+import { MainList } from "./timeline/MainList.tsx";
+import { TypingLine } from "./TypingLine.tsx";
+
+/** A room that one is in: the conversation, and the panel beside it. */
+export function JoinedRoom({ room, event }: { room: Room; event?: string | undefined }) {
+  const chat = useChat();
+  const conversation = conversationOf(chat, room);
+  const composer = useMemo(() => new ComposerModel(chat, conversation, draftsOf(chat)), [conversation]);
+
+  const goTo = (eventId: string) =>
+    void attempt(async () => {
+      const root = await conversation.goTo(eventId);
+      if (root !== null) panel.value = { show: "thread", root };
+    });
+  useEffect(() => {
+    if (event === undefined) return;
+    goTo(event);
+    // The address of the room stays; a reload begins at the newest again.
+    go({ at: "room", id: room.id }, true);
+  }, [event]);
+  // A panel belongs to its room; search alone goes on from room to room.
+  useEffect(() => {
+    return () => {
+      if (panel.peek()?.show === "thread") panel.value = null;
+      conversation.typist.stopped();
+      conversation.goToNewest();
+    };
+  }, [conversation]);
+
+  const place: Place = useMemo(() => ({ room, conversation, composer, goTo }), [composer]);
+  const shown = panel.value;
+  return (
+    <PlaceContext.Provider value={place}>
+      <div class={`room${shown === null ? "" : " with-panel"}`}>
+        <section class="conversation" aria-label="Conversation">
+          <RoomHeader />
+          <DropZone>
+            <MainList />
+            <TypingLine />
+            <ComposerArea />
+          </DropZone>
+          <Announcer />
+        </section>
+        {shown?.show === "details" && <Details room={room} />}
+        {shown?.show === "search" && <SearchPanel />}
+        {shown?.show === "thread" && <ThreadPanel key={shown.root} root={shown.root} />}
+      </div>
+    </PlaceContext.Provider>
+  );
+}
+
+/** The address of a room, for links. */
+export function roomHref(id: string): string {
+  return hrefOf({ at: "room", id });
+}

@@ -1,0 +1,65 @@
+import { hrefOf } from "../../model/route.ts";
+import { useChat } from "../context.ts";
+import { panel, type Panel } from "../panel.ts";
+import { Avatar } from "../parts/Avatar.tsx";
+import { Icon } from "../parts/Icon.tsx";
+import { IconButton } from "../parts/IconButton.tsx";
+import { fromNow } from "../parts/time.ts";
+import { usePlace } from "./place.ts";
+
+/** Where one is, with whom, and the ways to the panels. */
+export function RoomHeader() {
+  const { room } = usePlace();
+  const other = room.directWith.value;
+  return (
+    <header class="room-header">
+      <a class="icon-button back" href={hrefOf({ at: "home" })} aria-label="Back to the list" title="Back to the list">
+        <Icon name="back" />
+      </a>
+      <div class="about">
+        <Avatar id={other ?? room.id} name={room.name.value} mxc={room.avatar.value} square={other === null} presenceOf={other ?? undefined} />
+        <div class="words">
+          <h1 class="ellipsis" dir="auto">
+            {room.name.value}
+          </h1>
+          <Sub />
+        </div>
+      </div>
+      <PanelButton icon="search" label="Search messages" show="search" />
+      <PanelButton icon="info" label="Details" show="details" />
+    </header>
+  );
+}
+
+function PanelButton({ icon, label, show }: { icon: "search" | "info"; label: string; show: "search" | "details" }) {
+  const isOpen = panel.value?.show === show;
+  const next: Panel | null = isOpen ? null : { show };
+  return <IconButton icon={icon} label={label} aria-pressed={isOpen} onClick={() => (panel.value = next)} />;
+}
+
+function Sub() {
+  const { room } = usePlace();
+  const { people } = useChat();
+  const other = room.directWith.value;
+  const count = room.joinedCount.value;
+  const topic = room.topic.value;
+  if (other !== null && count <= 2) return <span class="sub ellipsis">{presenceText(people.get(other))}</span>;
+  const members = count === 1 ? "1 participant" : `${count.toLocaleString()} participants`;
+  return (
+    <span class="sub ellipsis" title={topic}>
+      {members}
+      {topic !== undefined && topic !== "" && (
+        <>
+          {" · "}
+          <bdi>{topic}</bdi>
+        </>
+      )}
+    </span>
+  );
+}
+
+function presenceText(presence: { presence: string; lastActive: number | undefined } | undefined): string {
+  if (presence === undefined) return "";
+  if (presence.presence === "online") return "online";
+  return presence.lastActive === undefined ? "" : `last seen ${fromNow(presence.lastActive)}`;
+}

@@ -1,0 +1,27 @@
+import { usePlace } from "./place.ts";
+
+/** Who is typing. Its place is kept free, so that nothing moves. */
+export function TypingLine() {
+  const { room } = usePlace();
+  const names = room.typing.value.map((userId) => room.memberName(userId));
+  return (
+    <div class="typing">
+      {names.length > 0 && (
+        <>
+          <span class="dots" aria-hidden="true">
+            <i />
+            <i />
+            <i />
+          </span>
+          <span class="ellipsis">{typingText(names)}</span>
+        </>
+      )}
+    </div>
+  );
+}
+
+function typingText(names: string[]): string {
+  const [first, second] = names;
+  if (names.length === 1) return `${first} is typing…`;
+  return names.length === 2 ? `${first} and ${second} are typing…` : `${first}, ${second} and others are typing…`;
+}

@@ -1,0 +1,24 @@
+import { Icon } from "../../parts/Icon.tsx";
+import { IconButton } from "../../parts/IconButton.tsx";
+import { QuotedText } from "../message/Quote.tsx";
+import { usePlace } from "../place.ts";
+
+/** What is answered or edited. */
+export function AboutBar() {
+  const { composer, conversation } = usePlace();
+  const { editing, replyTo } = composer.draft.value;
+  const eventId = editing ?? replyTo;
+  if (eventId === null) return null;
+  const event = composer.find(eventId) ?? conversation.event(eventId).value;
+  const label = editing === null ? "Reply to" : "Edit message";
+  return (
+    <div class="about-bar" role="group" aria-label={label}>
+      <Icon name={editing === null ? "reply" : "edit"} />
+      <div class="about-text">
+        {editing !== null && <span class="quoted-name">Edit message</span>}
+        {event !== undefined && event !== null && <QuotedText event={event} />}
+      </div>
+      <IconButton icon="close" label={editing === null ? "Cancel reply" : "Cancel edit"} onClick={() => composer.cancel()} />
+    </div>
+  );
+}

@@ -1,0 +1,27 @@
+import { Avatar } from "../../parts/Avatar.tsx";
+import { Icon } from "../../parts/Icon.tsx";
+import type { useCompletion } from "./useCompletion.ts";
+
+/** The people whose names begin with what is written. */
+export function Completion({ completion }: { completion: ReturnType<typeof useCompletion> }) {
+  const { choices, chosen, listId, choose } = completion;
+  return (
+    <ul class="completion" id={listId} role="listbox" aria-label="People">
+      {choices.map((choice, at) => (
+        <li
+          key={choice.id}
+          id={`${listId}-${at}`}
+          role="option"
+          aria-selected={at === chosen}
+          // The field keeps the focus.
+          onPointerDown={(event) => event.preventDefault()}
+          onClick={() => choose(choice)}
+        >
+          {choice.member === null ? <Icon name="people" /> : <Avatar id={choice.id} name={choice.name} mxc={choice.member.avatar} size="small" />}
+          <bdi class="ellipsis">{choice.member === null ? "@room" : choice.name}</bdi>
+          <span class="completion-id ellipsis">{choice.member === null ? "Everyone in the room" : choice.id}</span>
+        </li>
+      ))}
+    </ul>
+  );
+}

@@ -1,0 +1,125 @@
+import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
+import { IconButton } from "../../parts/IconButton.tsx";
+import { attempt } from "../../parts/Toasts.tsx";
+import { EmojiButton } from "../emoji/EmojiButton.tsx";
+import { cleanForSending } from "../message/html.ts";
+import { usePlace } from "../place.ts";
+import { AboutBar } from "./AboutBar.tsx";
+import { Completion } from "./Completion.tsx";
+import { Files } from "./Files.tsx";
+import { useAddFiles } from "./useAddFiles.ts";
+import { useCompletion } from "./useCompletion.ts";
+
+/** The field for a message, with all that belongs to it. */
+export function ComposerBox() {
+  const { room, conversation, composer, thread } = usePlace();
+  const field = useRef<HTMLTextAreaElement>(null);
+  const picker = useRef<HTMLInputElement>(null);
+  const addFiles = useAddFiles();
+  const [isSending, setSending] = useState(false);
+  const draft = composer.draft.value;
+  const files = conversation.filesIn(thread).value;
+  const completion = useCompletion(field);
+  useGrowing(field, draft.text);
+
+  const wanted = composer.wanted.value;
+  useEffect(() => {
+    // On a phone the keyboard comes only when one asks for it.
+    if (wanted === 0 && matchMedia("(hover: none)").matches) return;
+    const { current } = field;
+    current?.focus();
+    current?.setSelectionRange(current.value.length, current.value.length);
+  }, [wanted]);
+
+  const send = async () => {
+    if (isSending) return;
+    await attempt(async () => {
+      if (files.length === 0) return composer.send(cleanForSending);
+      setSending(true);
+      await composer.sendFiles();
+    });
+    setSending(false);
+    field.current?.focus();
+  };
+  const onKeyDown = (event: KeyboardEvent) => {
+    if (event.isComposing || completion.onKeyDown(event)) return;
+    const isPlain = !event.shiftKey && !event.ctrlKey && !event.altKey && !event.metaKey;
+    if (event.key === "Enter" && isPlain && !matchMedia("(hover: none)").matches) {
+      event.preventDefault();
+      void send();
+    } else if (event.key === "ArrowUp" && isPlain && draft.text === "" && draft.editing === null) {
+      if (composer.editLast()) event.preventDefault();
+    } else if (event.key === "Escape" && (draft.editing !== null || draft.replyTo !== null)) {
+      event.preventDefault();
+      event.stopPropagation();
+      composer.cancel();
+    }
+  };
+  const insert = (text: string) => {
+    const { selectionStart = draft.text.length, selectionEnd = draft.text.length } = field.current ?? {};
+    composer.write(draft.text.slice(0, selectionStart) + text + draft.text.slice(selectionEnd));
+    requestAnimationFrame(() => {
+      field.current?.focus();
+      field.current?.setSelectionRange(selectionStart + text.length, selectionStart + text.length);
+    });
+  };
+  const name = thread === undefined ? room.name.value : "the thread";
+  const isEmpty = draft.text.trim() === "" && files.length === 0;
+  return (
+    <div class="composer">
+      <AboutBar />
+      <Files isSending={isSending} />
+      <div class="composer-row">
+        <IconButton icon="paperclip" label="Attach files" onClick={() => picker.current?.click()} />
+        <input
+          ref={picker}
+          type="file"
+          multiple
+          hidden
+          aria-label="Files to attach"
+          onChange={(event) => {
+            addFiles([...(event.currentTarget.files ?? [])]);
+            event.currentTarget.value = "";
+          }}
+        />
+        <div class="composer-field">
+          {completion.isOpen && <Completion completion={completion} />}
+          <textarea
+            ref={field}
+            rows={1}
+            dir="auto"
+            aria-label={`Message to ${name}`}
+            placeholder={files.length > 0 ? "Add a caption" : draft.editing === null ? "Write a message" : "Edit the message"}
+            value={draft.text}
+            {...completion.aria}
+            onInput={(event) => {
+              composer.write(event.currentTarget.value);
+              completion.look();
+            }}
+            onSelect={() => completion.look()}
+            onBlur={() => completion.close()}
+            onKeyDown={onKeyDown}
+            onPaste={(event) => {
+              const pasted = [...(event.clipboardData?.files ?? [])];
+              if (pasted.length === 0) return;
+              event.preventDefault();
+              addFiles(pasted);
+            }}
+          />
+        </div>
+        <EmojiButton label="Emoji" onChoose={insert} above />
+        <IconButton icon="send" label={draft.editing === null ? "Send" : "Save"} class="icon-button send" disabled={isEmpty || isSending} onClick={() => void send()} />
+      </div>
+    </div>
+  );
+}
+
+/** The field is as high as its text, up to a limit that the style sets. */
+function useGrowing(field: { current: HTMLTextAreaElement | null }, text: string): void {
+  useLayoutEffect(() => {
+    const { current } = field;
+    if (current === null) return;
+    current.style.height = "auto";
+    current.style.height = `${current.scrollHeight}px`;
+  }, [text]);
+}

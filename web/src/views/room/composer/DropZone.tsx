@@ -1,0 +1,54 @@
+import type { ComponentChildren } from "preact";
+import { useRef, useState } from "preact/hooks";
+import { useChat } from "../../context.ts";
+import { Icon } from "../../parts/Icon.tsx";
+import { usePlace } from "../place.ts";
+import { useAddFiles } from "./useAddFiles.ts";
+
+/** Takes files that are dropped on the conversation. */
+export function DropZone({ children }: { children: ComponentChildren }) {
+  const { room } = usePlace();
+  const { me } = useChat();
+  const [isOver, setOver] = useState(false);
+  // Every element that is entered or left tells of it.
+  const depth = useRef(0);
+  const addFiles = useAddFiles();
+  const maySend = !room.encrypted.value && room.successor.value === undefined && room.powers.value.maySend(me, "m.room.message");
+  const hasFiles = (event: DragEvent) => maySend && (event.dataTransfer?.types.includes("Files") ?? false);
+  const end = () => {
+    depth.current = 0;
+    setOver(false);
+  };
+  return (
+    <div
+      class="drop-zone"
+      onDragEnter={(event) => {
+        if (!hasFiles(event)) return;
+        depth.current += 1;
+        setOver(true);
+      }}
+      onDragLeave={(event) => {
+        if (hasFiles(event) && --depth.current <= 0) end();
+      }}
+      onDragOver={(event) => {
+        if (hasFiles(event)) event.preventDefault();
+      }}
+      onDrop={(event) => {
+        if (!hasFiles(event)) return;
+        event.preventDefault();
+        end();
+        addFiles([...(event.dataTransfer?.files ?? [])]);
+      }}
+    >
+      {children}
+      {isOver && (
+        <div class="drop-hint">
+          <Icon name="paperclip" />
+          <p>
+            Drop files to send them to <bdi>{room.name.value}</bdi>
+          </p>
+        </div>
+      )}
+    </div>
+  );
+}

@@ -1,0 +1,62 @@
+// Finds out what the event of a file should say: how big a picture is, how long a film, and what it looks like.
+
+import type { Measured } from "../../../model/attachments.ts";
+
+const THUMBNAIL = { width: 800, height: 600 };
+/** Smaller pictures are their own thumbnails. */
+const SMALL_BYTES = 300_000;
+const PATIENCE_MS = 8_000;
+
+export async function measure(file: File): Promise<Measured> {
+  try {
+    if (file.type.startsWith("image/")) return await measureImage(file);
+    if (file.type.startsWith("video/")) return await measureVideo(file);
+  } catch {
+    // What the browser cannot show is sent as a file like any other.
+  }
+  return {};
+}
+
+async function measureImage(file: File): Promise<Measured> {
+  const bitmap = await createImageBitmap(file);
+  const { width, height } = bitmap;
+  const isBig = file.size > SMALL_BYTES && (width > THUMBNAIL.width || height > THUMBNAIL.height) && file.type !== "image/gif";
+  const thumbnail = isBig ? await shrink(bitmap, width, height) : undefined;
+  bitmap.close();
+  return { width, height, ...(thumbnail === undefined ? {} : { thumbnail }) };
+}
+
+async function measureVideo(file: File): Promise<Measured> {
+  const video = document.createElement("video");
+  const url = URL.createObjectURL(file);
+  try {
+    video.muted = true;
+    video.preload = "auto";
+    video.src = url;
+    await new Promise((resolve, reject) => {
+      video.onloadeddata = resolve;
+      video.onerror = reject;
+      setTimeout(reject, PATIENCE_MS);
+    });
+    const { videoWidth: width, videoHeight: height, duration } = video;
+    const thumbnail = await shrink(video, width, height);
+    return {
+      width,
+      height,
+      ...(Number.isFinite(duration) ? { duration: Math.round(duration * 1000) } : {}),
+      ...(thumbnail === undefined ? {} : { thumbnail }),
+    };
+  } finally {
+    URL.revokeObjectURL(url);
+  }
+}
+
+async function shrink(picture: CanvasImageSource, width: number, height: number): Promise<Measured["thumbnail"]> {
+  const scale = Math.min(THUMBNAIL.width / width, THUMBNAIL.height / height, 1);
+  const canvas = document.createElement("canvas");
+  canvas.width = Math.max(Math.round(width * scale), 1);
+  canvas.height = Math.max(Math.round(height * scale), 1);
+  canvas.getContext("2d")?.drawImage(picture, 0, 0, canvas.width, canvas.height);
+  const blob = await new Promise<Blob | null>((resolve) => canvas.toBlob(resolve, "image/webp", 0.8));
+  return blob === null ? undefined : { blob, width: canvas.width, height: canvas.height };
+}

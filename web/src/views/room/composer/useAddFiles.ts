@@ -1,0 +1,21 @@
+import { Attachment } from "../../../model/attachments.ts";
+import { useChat } from "../../context.ts";
+import { tell } from "../../parts/Toasts.tsx";
+import { usePlace } from "../place.ts";
+import { measure } from "./measure.ts";
+
+/** So many files are sent at once. */
+const MOST = 20;
+
+/** Puts files into the composer. */
+export function useAddFiles(): (files: File[]) => void {
+  const { media } = useChat();
+  const { conversation, thread, composer } = usePlace();
+  return (added) => {
+    const files = conversation.filesIn(thread);
+    const free = MOST - files.value.length;
+    if (added.length > free) tell(`At most ${MOST} files can be sent at once.`);
+    files.value = [...files.value, ...added.slice(0, free).map((file) => new Attachment(file, media, measure))];
+    composer.wanted.value += 1;
+  };
+}

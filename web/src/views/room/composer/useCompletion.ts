@@ -1,0 +1,98 @@
+// Completes the names of people after an @.
+
+import { useId, useState } from "preact/hooks";
+import type { Member } from "../../../model/room.ts";
+import { useChat } from "../../context.ts";
+import { usePlace } from "../place.ts";
+
+export interface Choice {
+  id: string;
+  name: string;
+  member: Member | null;
+}
+
+/** So many names are offered. */
+const OFFERED = 6;
+const LONGEST = 40;
+
+export function useCompletion(field: { current: HTMLTextAreaElement | null }) {
+  const { room, composer } = usePlace();
+  const { me } = useChat();
+  const [word, setWord] = useState<string | null>(null);
+  const [at, setAt] = useState(0);
+  const listId = useId();
+  if (word !== null) room.membersChanged.value;
+  const choices = word === null ? [] : choicesFor(word);
+  const isOpen = choices.length > 0;
+  const chosen = Math.min(at, choices.length - 1);
+
+  function choicesFor(begun: string): Choice[] {
+    const wanted = begun.toLocaleLowerCase();
+    const members = room.membersWith("join").filter(({ userId }) => userId !== me);
+    const found: Choice[] = members
+      .filter(({ name, userId }) => begins(name, wanted) || userId.slice(1).toLocaleLowerCase().startsWith(wanted))
+      .slice(0, OFFERED)
+      .map((member) => ({ id: member.userId, name: member.name, member }));
+    const mayAll = room.powers.value.of(me) >= Number((room.content("m.room.power_levels")?.["notifications"] as { room?: number } | undefined)?.room ?? 50);
+    if (mayAll && "room".startsWith(wanted)) found.push({ id: "@room", name: "room", member: null });
+    return found;
+  }
+
+  /** Looks whether a name is being written before the cursor. */
+  const look = () => {
+    const { current } = field;
+    if (current === null || current.selectionStart !== current.selectionEnd) return setWord(null);
+    const before = current.value.slice(0, current.selectionStart);
+    const found = /(?:^|\s)@([^\s@][^@\n]*|)$/u.exec(before)?.[1];
+    if (found !== undefined && word === null) void room.loadMembers().catch(() => {});
+    if (found !== word) setAt(0);
+    setWord(found === undefined || found.length > LONGEST ? null : found);
+  };
+  const choose = (choice: Choice) => {
+    const { current } = field;
+    if (current === null || word === null) return;
+    const label = `@${choice.name}`;
+    const start = current.selectionStart - word.length - 1;
+    const text = `${current.value.slice(0, start)}${label} ${current.value.slice(current.selectionStart)}`;
+    composer.write(text);
+    composer.mention({ label, id: choice.id });
+    setWord(null);
+    requestAnimationFrame(() => {
+      current.focus();
+      current.setSelectionRange(start + label.length + 1, start + label.length + 1);
+    });
+  };
+  const onKeyDown = (event: KeyboardEvent): boolean => {
+    if (!isOpen) return false;
+    const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+    if (step !== undefined) setAt((chosen + step + choices.length) % choices.length);
+    else if (event.key === "Enter" || event.key === "Tab") choose(choices[chosen]!);
+    else if (event.key === "Escape") setWord(null);
+    else return false;
+    event.preventDefault();
+    event.stopPropagation();
+    return true;
+  };
+  return {
+    isOpen,
+    choices,
+    chosen,
+    listId,
+    look,
+    choose,
+    onKeyDown,
+    close: () => setWord(null),
+    aria: {
+      "aria-autocomplete": "list",
+      "aria-haspopup": "listbox",
+      "aria-controls": isOpen ? listId : undefined,
+      "aria-activedescendant": isOpen ? `${listId}-${chosen}` : undefined,
+    } as const,
+  };
+}
+
+/** Whether a name, or a word in it, begins so. */
+function begins(name: string, wanted: string): boolean {
+  const lower = name.toLocaleLowerCase();
+  return lower.startsWith(wanted) || lower.split(/\s+/).some((part) => part.startsWith(wanted));
+}

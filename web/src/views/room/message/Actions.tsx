@@ -1,0 +1,62 @@
+import { useEffect, useRef, useState } from "preact/hooks";
+import { bodyOf } from "../../../model/composing.ts";
+import type { TimelineEvent } from "../../../model/timeline.ts";
+import { useChat } from "../../context.ts";
+import { panel } from "../../panel.ts";
+import { Dialog } from "../../parts/Dialog.tsx";
+import { Form } from "../../parts/Form.tsx";
+import { IconButton } from "../../parts/IconButton.tsx";
+import { Menu, type MenuItem } from "../../parts/Menu.tsx";
+import { attempt, tell } from "../../parts/Toasts.tsx";
+import { EmojiButton } from "../emoji/EmojiButton.tsx";
+import { usePlace } from "../place.ts";
+
+/** What one can do with a message. */
+export function Actions({ event, menuAsked }: { event: TimelineEvent; menuAsked: number }) {
+  const { room, conversation, composer, thread } = usePlace();
+  const { me } = useChat();
+  const [deleting, setDeleting] = useState(false);
+  const bar = useRef<HTMLDivElement>(null);
+  useEffect(() => {
+    if (menuAsked > 0) bar.current?.querySelector<HTMLElement>("[aria-haspopup=menu]")?.click();
+  }, [menuAsked]);
+
+  const powers = room.powers.value;
+  const maySpeak = powers.maySend(me, "m.room.message") && !room.encrypted.value && room.successor.value === undefined;
+  const mayDelete = event.sender === me ? powers.maySend(me, "m.room.redaction") : powers.may(me, "redact");
+  const mayEdit = maySpeak && composer.mayEdit(event);
+  const body = bodyOf(event.content);
+
+  const items: MenuItem[] = [];
+  if (maySpeak) items.push({ label: "Reply", icon: "reply", action: () => composer.reply(event) });
+  if (thread === undefined && !event.isEncrypted) items.push({ label: "Open thread", icon: "thread", action: () => (panel.value = { show: "thread", root: event.id }) });
+  if (mayEdit) items.push({ label: "Edit", icon: "edit", action: () => composer.edit(event) });
+  if (body !== "") items.push({ label: "Copy text", icon: "copy", action: () => void copy(body) });
+  if (mayDelete) items.push({ label: "Delete", icon: "trash", danger: true, action: () => setDeleting(true) });
+  return (
+    <div ref={bar} class="actions" role="toolbar" aria-label="Message actions">
+      {maySpeak && <EmojiButton label="React" onChoose={(emoji) => void attempt(async () => conversation.react(event, emoji))} />}
+      {maySpeak && <IconButton icon="reply" label="Reply" onClick={() => composer.reply(event)} />}
+      {mayEdit && <IconButton icon="edit" label="Edit" onClick={() => composer.edit(event)} />}
+      {items.length > 0 && <Menu label="More" items={items} />}
+      {deleting && (
+        <Dialog title="Delete this message?" onClose={() => setDeleting(false)}>
+          <Form
+            submit="Delete"
+            danger
+            onSubmit={async () => {
+              await conversation.delete(event);
+              setDeleting(false);
+            }}
+          >
+            <p>{event.sender === me ? "It is taken away for everyone." : `The message of ${room.memberName(event.sender)} is taken away for everyone.`}</p>
+          </Form>
+        </Dialog>
+      )}
+    </div>
+  );
+}
+
+async function copy(text: string): Promise<void> {
+  await attempt(async () => navigator.clipboard.writeText(text).then(() => tell("Copied.")));
+}

@@ -1,0 +1,82 @@
+import type { ComponentChildren } from "preact";
+import { text, record } from "../../../model/events.ts";
+import type { TimelineEvent } from "../../../model/timeline.ts";
+import { Icon } from "../../parts/Icon.tsx";
+import { FileBody, ImageBody, SoundBody, VideoBody } from "./MediaBody.tsx";
+import { captionOf, pollOf } from "./plain.ts";
+import { TextBody } from "./TextBody.tsx";
+
+/** What a message says, by its kind. */
+export function Body({ event, name }: { event: TimelineEvent; name: string }) {
+  event.changed.value;
+  const { content } = event;
+  if (event.isRedacted) return <Note icon="trash">Message deleted</Note>;
+  if (event.isEncrypted) return <Note icon="lock">This message is encrypted and cannot be shown here yet.</Note>;
+  if (event.raw.type === "m.sticker") return <ImageBody content={content} />;
+  if (event.raw.type.endsWith("poll.start")) return <Poll event={event} />;
+  switch (content["msgtype"]) {
+    case "m.image":
+      return <WithCaption event={event} media={<ImageBody content={content} />} />;
+    case "m.video":
+      return <WithCaption event={event} media={<VideoBody content={content} />} />;
+    case "m.audio":
+      return <WithCaption event={event} media={<SoundBody content={content} />} />;
+    case "m.file":
+      return <WithCaption event={event} media={<FileBody content={content} />} />;
+    case "m.emote":
+      return (
+        <div class="emote">
+          <bdi class="emoter">{name}</bdi> <TextBody content={content} />
+        </div>
+      );
+    case "m.notice":
+      return (
+        <div class="notice">
+          <TextBody content={content} />
+        </div>
+      );
+    case "m.location":
+      return <Note icon="compass">{text(content["body"]) ?? text(content["geo_uri"]) ?? "A place"}</Note>;
+    default:
+      return <TextBody content={content} />;
+  }
+}
+
+function Note({ icon, children }: { icon: "trash" | "lock" | "compass" | "info"; children: ComponentChildren }) {
+  return (
+    <p class="note">
+      <Icon name={icon} />
+      <span dir="auto">{children}</span>
+    </p>
+  );
+}
+
+function WithCaption({ event, media }: { event: TimelineEvent; media: ComponentChildren }) {
+  const caption = captionOf(event.content);
+  return (
+    <>
+      {media}
+      {caption !== undefined && <TextBody content={{ ...event.content, body: caption }} />}
+    </>
+  );
+}
+
+function Poll({ event }: { event: TimelineEvent }) {
+  const { question, answers } = pollOf(event.content);
+  const fallback = text(record(event.content)?.["body"]);
+  return (
+    <div class="poll">
+      <p class="question" dir="auto">
+        {question || fallback || "A poll"}
+      </p>
+      <ul>
+        {answers.map((answer, at) => (
+          <li key={at} dir="auto">
+            {answer}
+          </li>
+        ))}
+      </ul>
+      <p class="hint">One cannot vote here yet.</p>
+    </div>
+  );
+}

@@ -1,0 +1,20 @@
+import type { TimelineEvent } from "../../../model/timeline.ts";
+import { Icon } from "../../parts/Icon.tsx";
+import { usePlace } from "../place.ts";
+
+/** Why a message was not sent, and what can be done. */
+export function Failed({ event }: { event: TimelineEvent }) {
+  const { conversation } = usePlace();
+  return (
+    <div class="failed-line" role="alert">
+      <Icon name="warning" />
+      <span>Not sent. {event.problem}</span>
+      <button type="button" class="link-button" onClick={() => conversation.retry(event)}>
+        Try again
+      </button>
+      <button type="button" class="link-button" onClick={() => conversation.giveUp(event)}>
+        Delete
+      </button>
+    </div>
+  );
+}

@@ -1,0 +1,114 @@
+import "./MediaBody.css";
+import { useState } from "preact/hooks";
+import { sizeText } from "../../../model/attachments.ts";
+import { number, record, text, type Content } from "../../../model/events.ts";
+import { useChat, useFile, useThumbnail } from "../../context.ts";
+import { Icon } from "../../parts/Icon.tsx";
+import { attempt } from "../../parts/Toasts.tsx";
+import { Lightbox } from "./Lightbox.tsx";
+import { fileName } from "./plain.ts";
+
+/** The box that a picture gets before it is there, in pixels. */
+const WIDEST = 352;
+const HIGHEST = 320;
+const SMALLEST = 56;
+
+/** The size of a picture's box by what the event says, so that nothing moves when it comes. */
+export function boxOf(content: Content): { width: number; height: number } {
+  const info = record(content["info"]);
+  const width = number(info?.["w"]) ?? 0;
+  const height = number(info?.["h"]) ?? 0;
+  if (width < 1 || height < 1) return { width: 320, height: 240 };
+  const scale = Math.min(WIDEST / width, HIGHEST / height, 1);
+  return { width: Math.max(Math.round(width * scale), SMALLEST), height: Math.max(Math.round(height * scale), SMALLEST) };
+}
+
+function boxStyle(content: Content): Record<string, string> {
+  const { width, height } = boxOf(content);
+  return { width: `${width}px`, aspectRatio: `${width} / ${height}` };
+}
+
+export function ImageBody({ content }: { content: Content }) {
+  const [open, setOpen] = useState(false);
+  const url = text(content["url"]);
+  const thumbnail = useThumbnail(url, 800, 600, "scale");
+  const name = fileName(content);
+  return (
+    <>
+      <button type="button" class="media image" style={boxStyle(content)} aria-label={`Open picture ${name}`} onClick={() => setOpen(true)}>
+        {thumbnail !== undefined && <img src={thumbnail} alt={name} />}
+      </button>
+      {open && url !== undefined && <Lightbox mxc={url} name={name} onClose={() => setOpen(false)} />}
+    </>
+  );
+}
+
+export function VideoBody({ content }: { content: Content }) {
+  const [wanted, setWanted] = useState(false);
+  const file = useFile(wanted ? text(content["url"]) : undefined);
+  const poster = useThumbnail(text(record(content["info"])?.["thumbnail_url"]), 800, 600, "scale");
+  const name = fileName(content);
+  if (file !== undefined) {
+    return <video class="media" style={boxStyle(content)} src={file} poster={poster} controls autoplay aria-label={name} />;
+  }
+  return (
+    <button type="button" class="media video" style={boxStyle(content)} aria-busy={wanted} aria-label={`Play video ${name}`} onClick={() => setWanted(true)}>
+      {poster !== undefined && <img src={poster} alt="" />}
+      <span class="play">{wanted ? <span class="spinner" /> : <Icon name="play" />}</span>
+      <span class="media-size">{sizeOf(content)}</span>
+    </button>
+  );
+}
+
+export function SoundBody({ content }: { content: Content }) {
+  const [wanted, setWanted] = useState(false);
+  const file = useFile(wanted ? text(content["url"]) : undefined);
+  if (file !== undefined) return <audio class="sound" src={file} controls autoplay aria-label={fileName(content)} />;
+  return <FileCard content={content} icon="play" label="Play" busy={wanted} onClick={() => setWanted(true)} />;
+}
+
+export function FileBody({ content }: { content: Content }) {
+  const { media } = useChat();
+  const [busy, setBusy] = useState(false);
+  const url = text(content["url"]);
+  const save = async () => {
+    setBusy(true);
+    await attempt(async () => download(await media.file(url ?? ""), fileName(content)));
+    setBusy(false);
+  };
+  return <FileCard content={content} icon="file" label="Download" busy={busy} onClick={() => void save()} />;
+}
+
+interface CardProps {
+  content: Content;
+  icon: "file" | "play";
+  label: string;
+  busy: boolean;
+  onClick: () => void;
+}
+
+function FileCard({ content, icon, label, busy, onClick }: CardProps) {
+  const name = fileName(content);
+  return (
+    <button type="button" class="file-card" aria-label={`${label} ${name}`} aria-busy={busy} onClick={onClick}>
+      <span class="file-icon">{busy ? <span class="spinner" /> : <Icon name={icon} />}</span>
+      <span class="file-words">
+        <bdi class="ellipsis">{name}</bdi>
+        <span class="file-size">{sizeOf(content)}</span>
+      </span>
+    </button>
+  );
+}
+
+function sizeOf(content: Content): string {
+  const size = number(record(content["info"])?.["size"]);
+  return size === undefined ? "" : sizeText(size);
+}
+
+/** Saves what is in memory as a file. */
+export function download(url: string, name: string): void {
+  const link = document.createElement("a");
+  link.href = url;
+  link.download = name;
+  link.click();
+}

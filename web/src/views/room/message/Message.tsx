@@ -1,0 +1,91 @@
+import "./Message.css";
+import { useRef, useState } from "preact/hooks";
+import { record, strings } from "../../../model/events.ts";
+import type { TimelineEvent } from "../../../model/timeline.ts";
+import { useChat } from "../../context.ts";
+import { Avatar } from "../../parts/Avatar.tsx";
+import { dayName, timeOfDay } from "../../parts/time.ts";
+import { usePlace } from "../place.ts";
+import { Actions } from "./Actions.tsx";
+import { Body } from "./Body.tsx";
+import { Failed } from "./Failed.tsx";
+import { Meta } from "./Meta.tsx";
+import { hueOf, Quote } from "./Quote.tsx";
+import { Reactions } from "./Reactions.tsx";
+import { ThreadChip } from "./ThreadChip.tsx";
+import { useLongPress } from "./useLongPress.ts";
+
+interface Props {
+  event: TimelineEvent;
+  rowKey: string;
+  isFirst: boolean;
+  isLast: boolean;
+  /** Whether the tab key comes to it. */
+  isCurrent: boolean;
+  isHighlighted: boolean;
+}
+
+/** One message: who says it, what, when, and what others made of it. */
+export function Message({ event, isFirst, isLast, isCurrent, isHighlighted }: Props) {
+  const { room } = usePlace();
+  const { me } = useChat();
+  const [isTouched, setTouched] = useState(false);
+  const [menuAsked, setMenuAsked] = useState(0);
+  const article = useRef<HTMLElement>(null);
+  const longPress = useLongPress(() => {
+    setTouched(true);
+    setMenuAsked((times) => times + 1);
+  });
+  event.changed.value;
+  room.membersChanged.value;
+
+  const isOwn = event.sender === me;
+  const name = room.memberName(event.sender);
+  const { replyTo } = event.relation;
+  const classes = ["message", isOwn ? "own" : "", isFirst ? "first" : "", isLast ? "last" : "", isHighlighted ? "highlighted" : "", mentions(event, me) ? "mentions-me" : "", kindOf(event)];
+  return (
+    <article
+      ref={article}
+      class={classes.filter(Boolean).join(" ")}
+      tabIndex={isCurrent ? 0 : -1}
+      aria-label={`${isOwn ? "You" : name}, ${dayName(event.time)} ${timeOfDay(event.time)}`}
+      onPointerEnter={(touch) => touch.pointerType === "mouse" && setTouched(true)}
+      onPointerLeave={(touch) => touch.pointerType === "mouse" && !article.current?.contains(document.activeElement) && setTouched(false)}
+      onFocusCapture={() => setTouched(true)}
+      onBlurCapture={(blur) => !article.current?.contains(blur.relatedTarget as Node | null) && !article.current?.matches(":hover") && setTouched(false)}
+      {...longPress}
+    >
+      {!isOwn && <span class="face">{isFirst && <Avatar id={event.sender} name={name} mxc={room.members.get(event.sender)?.avatar} size="small" />}</span>}
+      <div class="column">
+        {!isOwn && isFirst && (
+          <bdi class={`who name-${hueOf(event.sender)}`} title={event.sender}>
+            {name}
+          </bdi>
+        )}
+        <div class="bubble">
+          {replyTo !== undefined && !event.isRedacted && <Quote eventId={replyTo} />}
+          <div class="said">
+            <Body event={event} name={name} />
+          </div>
+          <Meta event={event} />
+        </div>
+        {event.sendState === "failed" && <Failed event={event} />}
+        <Reactions event={event} />
+        <ThreadChip event={event} />
+      </div>
+      {isTouched && event.isStored && !event.isRedacted && <Actions event={event} menuAsked={menuAsked} />}
+    </article>
+  );
+}
+
+/** Pictures fill their bubble, and what is deleted or encrypted has none. */
+function kindOf(event: TimelineEvent): string {
+  if (event.isRedacted || event.isEncrypted) return "without-text";
+  if (event.raw.type === "m.sticker" || event.content["msgtype"] === "m.image" || event.content["msgtype"] === "m.video") return "picture";
+  return "";
+}
+
+function mentions(event: TimelineEvent, me: string): boolean {
+  const mentioned = record(event.content["m.mentions"]);
+  return event.sender !== me && (mentioned?.["room"] === true || strings(mentioned?.["user_ids"]).includes(me));
+}

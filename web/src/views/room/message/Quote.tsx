@@ -1,0 +1,39 @@
+import type { TimelineEvent } from "../../../model/timeline.ts";
+import { usePlace } from "../place.ts";
+import { plainText } from "./plain.ts";
+
+/** The message that is answered, in short. A click goes to it. */
+export function Quote({ eventId }: { eventId: string }) {
+  const { conversation, goTo } = usePlace();
+  const event = conversation.event(eventId).value;
+  if (event === undefined || event === null) {
+    return <span class="quote">{event === null ? "The message that is answered cannot be shown." : "…"}</span>;
+  }
+  return (
+    <button type="button" class="quote" onClick={() => goTo(eventId)}>
+      <span class="visually-hidden">Answers: </span>
+      <QuotedText event={event} />
+    </button>
+  );
+}
+
+export function QuotedText({ event }: { event: TimelineEvent }) {
+  const { room } = usePlace();
+  event.changed.value;
+  room.membersChanged.value;
+  return (
+    <>
+      <bdi class={`quoted-name name-${hueOf(event.sender)}`}>{room.memberName(event.sender)}</bdi>
+      <span class="quoted-text" dir="auto">
+        {plainText(event).slice(0, 300)}
+      </span>
+    </>
+  );
+}
+
+/** Which of the colours a name has: the same as its picture. */
+export function hueOf(id: string): number {
+  let sum = 0;
+  for (const char of id) sum = (sum * 31 + (char.codePointAt(0) ?? 0)) % 9973;
+  return sum % 8;
+}

@@ -1,0 +1,37 @@
+import type { TimelineEvent } from "../../../model/timeline.ts";
+import { useChat } from "../../context.ts";
+import { attempt } from "../../parts/Toasts.tsx";
+import { usePlace } from "../place.ts";
+
+/** So many kinds of reactions are shown. */
+const MOST = 30;
+
+export function Reactions({ event }: { event: TimelineEvent }) {
+  const { room, conversation } = usePlace();
+  const { me } = useChat();
+  event.changed.value;
+  if (event.reactions.size === 0) return null;
+  return (
+    <ul class="reactions" aria-label="Reactions">
+      {[...event.reactions].slice(0, MOST).map(([key, senders]) => {
+        const names = [...senders.keys()].slice(0, 20).map((userId) => (userId === me ? "you" : room.memberName(userId)));
+        const said = `${key}: ${names.join(", ")}`;
+        return (
+          <li key={key}>
+            <button
+              type="button"
+              class="reaction"
+              aria-pressed={senders.has(me)}
+              aria-label={`${said}. ${senders.size}`}
+              title={said}
+              onClick={() => void attempt(async () => conversation.react(event, key))}
+            >
+              <span class="reaction-key">{key.slice(0, 20)}</span>
+              {senders.size}
+            </button>
+          </li>
+        );
+      })}
+    </ul>
+  );
+}

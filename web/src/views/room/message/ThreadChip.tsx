@@ -1,0 +1,33 @@
+import { relationOf } from "../../../model/events.ts";
+import { TimelineEvent } from "../../../model/timeline.ts";
+import { panel } from "../../panel.ts";
+import { Icon } from "../../parts/Icon.tsx";
+import { shortTime } from "../../parts/time.ts";
+import { usePlace } from "../place.ts";
+import { plainText } from "./plain.ts";
+
+/** What a thread has come to, under its first message. */
+export function ThreadChip({ event }: { event: TimelineEvent }) {
+  const { room, thread } = usePlace();
+  event.changed.value;
+  if (event.thread === null || event.thread.count === 0 || thread !== undefined) return null;
+  const { count, latest } = event.thread;
+  const isOpen = panel.value?.show === "thread" && panel.value.root === event.id;
+  return (
+    <button
+      type="button"
+      class="thread-chip"
+      aria-expanded={isOpen}
+      onClick={() => (panel.value = isOpen ? null : { show: "thread", root: event.id })}
+    >
+      <Icon name="thread" />
+      <span class="thread-count">{count === 1 ? "1 reply" : `${count} replies`}</span>
+      {latest !== null && relationOf(latest.content).type !== undefined && (
+        <span class="thread-latest ellipsis">
+          <bdi>{room.memberName(latest.sender)}</bdi>: <bdi>{plainText(new TimelineEvent(latest)).slice(0, 100)}</bdi>
+        </span>
+      )}
+      {latest !== null && <time class="thread-time">{shortTime(latest.origin_server_ts)}</time>}
+    </button>
+  );
+}

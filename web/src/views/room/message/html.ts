@@ -1,0 +1,85 @@
+// Cleans the HTML of messages. This is the only way by which HTML gets into the page.
+
+import DOMPurify, { type DOMPurify as Purifier } from "dompurify";
+import { mentionedBy, safeHref } from "../../../model/links.ts";
+import { hrefOf } from "../../../model/route.ts";
+
+/** What the specification allows, pictures and fonts apart. */
+const TAGS =
+  "del h1 h2 h3 h4 h5 h6 blockquote p a ul ol sup sub li b i u strong em s strike code hr br div table thead tbody tr th td caption pre span details summary".split(" ");
+const CONFIG = {
+  ALLOWED_TAGS: TAGS,
+  ALLOWED_ATTR: ["href", "start", "class", "data-mx-spoiler"],
+  ALLOW_DATA_ATTR: false,
+  ALLOW_ARIA_ATTR: false,
+  ALLOWED_URI_REGEXP: /^(?:https?|mailto|matrix):/i,
+};
+
+/** Cleans what is sent. */
+export function cleanForSending(html: string): string {
+  return outgoing().sanitize(html, CONFIG);
+}
+
+/** Cleans what is shown, and makes links, mentions and spoilers work. */
+export function cleanForShowing(html: string, me: string): string {
+  reader = me;
+  return incoming().sanitize(html, CONFIG);
+}
+
+let reader = "";
+const outgoing = once(() => strict(DOMPurify(window)));
+const incoming = once(() => {
+  const purifier = strict(DOMPurify(window));
+  purifier.addHook("afterSanitizeAttributes", (node) => {
+    if (node.tagName === "A") finishLink(node);
+    if (node.hasAttribute("data-mx-spoiler")) finishSpoiler(node);
+  });
+  return purifier;
+});
+
+function strict(purifier: Purifier): Purifier {
+  purifier.addHook("uponSanitizeElement", (node, { tagName }) => {
+    // Old clients quote what they answer; the page does it itself.
+    if (tagName === "mx-reply") (node as Element).remove();
+  });
+  purifier.addHook("uponSanitizeAttribute", (node, data) => {
+    const { attrName, attrValue } = data;
+    if (attrName === "class") {
+      const kept = node.tagName === "CODE" ? attrValue.split(/\s+/).filter((name) => /^language-[\w+-]+$/.test(name)) : [];
+      data.attrValue = kept.join(" ");
+      data.keepAttr = kept.length > 0;
+    }
+    if (attrName === "start") data.keepAttr = node.tagName === "OL" && /^\d+$/.test(attrValue);
+    if (attrName === "href") data.keepAttr = node.tagName === "A" && safeHref(attrValue) !== undefined;
+    if (attrName === "data-mx-spoiler") data.keepAttr = node.tagName === "SPAN";
+  });
+  return purifier;
+}
+
+function finishLink(link: Element): void {
+  const href = link.getAttribute("href");
+  if (href === null) return;
+  const mentioned = mentionedBy(href);
+  if (mentioned?.kind === "user") {
+    link.setAttribute("class", mentioned.id === reader ? "pill me" : "pill");
+    link.setAttribute("data-user", mentioned.id);
+  } else if (mentioned?.kind === "room" && mentioned.id.startsWith("!")) {
+    link.setAttribute("href", hrefOf({ at: "room", id: mentioned.id, ...(mentioned.event === undefined ? {} : { event: mentioned.event }) }));
+    return;
+  }
+  link.setAttribute("target", "_blank");
+  link.setAttribute("rel", "noreferrer noopener");
+}
+
+function finishSpoiler(span: Element): void {
+  span.setAttribute("class", "spoiler");
+  span.setAttribute("role", "button");
+  span.setAttribute("tabindex", "0");
+  const reason = span.getAttribute("data-mx-spoiler");
+  span.setAttribute("aria-label", reason ? `Spoiler: ${reason}. Show it` : "Spoiler. Show it");
+}
+
+function once<T>(make: () => T): () => T {
+  let made: T | undefined;
+  return () => (made ??= make());
+}

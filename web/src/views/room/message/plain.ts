@@ -1,0 +1,46 @@
+// A message in one line of words, for quotations, previews and announcements.
+
+import { bodyOf } from "../../../model/composing.ts";
+import { list, record, text, type Content } from "../../../model/events.ts";
+import type { TimelineEvent } from "../../../model/timeline.ts";
+
+export function plainText(event: TimelineEvent): string {
+  if (event.isRedacted) return "Message deleted";
+  if (event.isEncrypted) return "Encrypted message";
+  const { content } = event;
+  if (event.raw.type === "m.sticker") return `Sticker: ${text(content["body"]) ?? ""}`;
+  if (event.raw.type.endsWith("poll.start")) return `Poll: ${pollOf(content).question}`;
+  switch (content["msgtype"]) {
+    case "m.image":
+      return `Picture: ${fileName(content)}`;
+    case "m.video":
+      return `Video: ${fileName(content)}`;
+    case "m.audio":
+      return `Audio: ${fileName(content)}`;
+    case "m.file":
+      return `File: ${fileName(content)}`;
+    default:
+      return bodyOf(content);
+  }
+}
+
+export function fileName(content: Content): string {
+  return text(content["filename"]) || text(content["body"]) || "file";
+}
+
+/** What stands under a file, where it says more than its name. */
+export function captionOf(content: Content): string | undefined {
+  const name = text(content["filename"]);
+  const body = bodyOf(content);
+  return name !== undefined && body !== "" && body !== name ? body : undefined;
+}
+
+export function pollOf(content: Content): { question: string; answers: string[] } {
+  const poll = record(content["m.poll"]) ?? record(content["org.matrix.msc3381.poll.start"]) ?? {};
+  const said = (value: unknown): string => {
+    const part = record(value) ?? {};
+    const modern = record(list(part["m.text"])[0]);
+    return text(part["body"]) ?? text(modern?.["body"]) ?? text(part["org.matrix.msc1767.text"]) ?? text(part["m.text"]) ?? "";
+  };
+  return { question: said(poll["question"]), answers: list(poll["answers"]).slice(0, 20).map(said) };
+}

@@ -1,0 +1,28 @@
+// A finger that rests on something.
+
+import { useRef } from "preact/hooks";
+
+const LONG_MS = 450;
+/** A finger is not still; beyond so many pixels it scrolls. */
+const SLACK = 10;
+
+export function useLongPress(onLongPress: () => void) {
+  const press = useRef<{ timer: ReturnType<typeof setTimeout>; x: number; y: number } | null>(null);
+  const end = () => {
+    clearTimeout(press.current?.timer);
+    press.current = null;
+  };
+  return {
+    onPointerDown: (event: PointerEvent) => {
+      if (event.pointerType === "mouse") return;
+      end();
+      press.current = { timer: setTimeout(onLongPress, LONG_MS), x: event.clientX, y: event.clientY };
+    },
+    onPointerMove: (event: PointerEvent) => {
+      const at = press.current;
+      if (at !== null && Math.hypot(event.clientX - at.x, event.clientY - at.y) > SLACK) end();
+    },
+    onPointerUp: end,
+    onPointerCancel: end,
+  };
+}

@@ -1,0 +1,32 @@
+import { emphasised, type Hit } from "../../../model/search.ts";
+import { TimelineEvent } from "../../../model/timeline.ts";
+import { useChat } from "../../context.ts";
+import { exactTime, shortTime } from "../../parts/time.ts";
+import { go } from "../../routing.ts";
+import { plainText } from "../message/plain.ts";
+import { hueOf } from "../message/Quote.tsx";
+import { usePlace } from "../place.ts";
+
+/** A message that was found. A click goes to it. */
+export function HitView({ hit, words }: { hit: Hit; words: string[] }) {
+  const { room, goTo } = usePlace();
+  const { rooms } = useChat();
+  const { event, roomId } = hit;
+  const where = rooms.get(roomId);
+  const body = plainText(new TimelineEvent(event)).slice(0, 500);
+  const show = () => (roomId === room.id ? goTo(event.event_id) : go({ at: "room", id: roomId, event: event.event_id }));
+  return (
+    <button type="button" class="hit" onClick={show}>
+      <span class="hit-head">
+        <bdi class={`hit-name ellipsis name-${hueOf(event.sender)}`}>{(where ?? room).memberName(event.sender)}</bdi>
+        <time dateTime={new Date(event.origin_server_ts).toISOString()} title={exactTime(event.origin_server_ts)}>
+          {shortTime(event.origin_server_ts)}
+        </time>
+      </span>
+      {roomId !== room.id && <span class="hit-room ellipsis">in {where?.name.value ?? roomId}</span>}
+      <span class="hit-text" dir="auto">
+        {emphasised(body, words).map(({ text, found }, at) => (found ? <mark key={at}>{text}</mark> : text))}
+      </span>
+    </button>
+  );
+}

@@ -1,0 +1,67 @@
+import { useEffect, useMemo, useState } from "preact/hooks";
+import { messageOf } from "../../../model/api.ts";
+import { Composer as ComposerModel } from "../../../model/composer.ts";
+import { useChat } from "../../context.ts";
+import { panel } from "../../panel.ts";
+import { IconButton } from "../../parts/IconButton.tsx";
+import { ComposerArea } from "../composer/ComposerArea.tsx";
+import { draftsOf, PlaceContext, usePlace, type Place } from "../place.ts";
+import { usePendingList } from "../timeline/MainList.tsx";
+import { MessageList } from "../timeline/MessageList.tsx";
+
+/** A thread beside its room. */
+export function ThreadPanel({ root }: { root: string }) {
+  const chat = useChat();
+  const around = usePlace();
+  const { room, conversation } = around;
+  // Where too much was missed, the thread is fetched anew.
+  const resets = room.timeline.resets.value;
+  const thread = useMemo(() => conversation.thread(root), [root, resets]);
+  const [problem, setProblem] = useState<string | null>(null);
+  useEffect(() => thread.follow(), [thread]);
+  thread.changed.value;
+  room.timeline.changed.value;
+
+  const place: Place = useMemo(() => {
+    const last = () => thread.events.findLast((event) => event.relation.type === "m.thread" && !event.isRedacted)?.id ?? root;
+    const composer = new ComposerModel(chat, conversation, draftsOf(chat), { root, last, get: (id) => thread.get(id) });
+    return { ...around, composer, thread: root };
+  }, [thread]);
+  const pending = room.timeline.pending.filter(({ relation }) => relation.type === "m.thread" && relation.target === root);
+  const load = () => void thread.loadBack().catch((error: unknown) => setProblem(messageOf(error)));
+  return (
+    <PlaceContext.Provider value={place}>
+      <aside class="side-panel" aria-label="Thread">
+        <header>
+          <h2>Thread</h2>
+          <IconButton icon="close" label="Close thread" onClick={() => (panel.value = null)} />
+        </header>
+        <MessageList
+          timeline={thread}
+          pending={usePendingList(pending)}
+          isLive
+          label="Messages of the thread"
+          thread={root}
+          loadBack={thread.canGoBack && problem === null ? load : null}
+          beginning={
+            problem !== null ? (
+              <div class="more" role="alert">
+                {problem}{" "}
+                <button type="button" class="button small" onClick={() => setProblem(null)}>
+                  Try again
+                </button>
+              </div>
+            ) : (
+              thread.canGoBack && (
+                <div class="more">
+                  <span class="spinner" />
+                </div>
+              )
+            )
+          }
+        />
+        <ComposerArea />
+      </aside>
+    </PlaceContext.Provider>
+  );
+}

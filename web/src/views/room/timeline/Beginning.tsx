@@ -1,0 +1,47 @@
+import { useChat } from "../../context.ts";
+import { Avatar } from "../../parts/Avatar.tsx";
+import { usePlace } from "../place.ts";
+
+interface Props {
+  /** Whether there is more above. */
+  isLoading: boolean;
+  problem: string | null;
+  onRetry: () => void;
+}
+
+/** What stands above the first message: a sign that more comes, or how it began. */
+export function Beginning({ isLoading, problem, onRetry }: Props) {
+  const { room } = usePlace();
+  const { me } = useChat();
+  if (problem !== null) {
+    return (
+      <div class="more" role="alert">
+        {problem}{" "}
+        <button type="button" class="button small" onClick={onRetry}>
+          Try again
+        </button>
+      </div>
+    );
+  }
+  if (isLoading) {
+    return (
+      <div class="more">
+        <span class="spinner" />
+        <span class="visually-hidden">Loading older messages</span>
+      </div>
+    );
+  }
+  const other = room.directWith.value;
+  const name = room.name.value;
+  return (
+    <div class="begins">
+      <Avatar id={other ?? room.id} name={name} mxc={room.avatar.value} size="large" square={other === null} />
+      <p class="begins-name" dir="auto">
+        {name}
+      </p>
+      <p>
+        {other === null ? (room.creator.value === me ? "You created this room. " : "") + "This is where it begins." : "This is where your conversation begins. Say hello!"}
+      </p>
+    </div>
+  );
+}

@@ -1,0 +1,46 @@
+import { useState } from "preact/hooks";
+import { describe } from "../../../model/describe.ts";
+import type { TimelineEvent } from "../../../model/timeline.ts";
+import { timeOfDay, exactTime } from "../../parts/time.ts";
+import { usePlace } from "../place.ts";
+
+/** More changes in a row than this are folded. */
+const FOLDED_FROM = 4;
+const MOST_SHOWN = 200;
+
+/** What changed in the room, in small lines. `count` tells the view of changes that join the list. */
+export function Changes({ events, count }: { events: TimelineEvent[]; count: number }) {
+  const { room } = usePlace();
+  const [isOpen, setOpen] = useState(false);
+  room.membersChanged.value;
+  const nameOf = (userId: string) => room.memberName(userId);
+  const lines = isOpen || count < FOLDED_FROM ? events.slice(-MOST_SHOWN) : [];
+  return (
+    <div class="changes">
+      {count >= FOLDED_FROM && (
+        <button type="button" class="fold" aria-expanded={isOpen} onClick={() => setOpen(!isOpen)}>
+          {isOpen ? "Hide" : ""} {summary(events, nameOf)}
+        </button>
+      )}
+      {lines.map((event) => (
+        <p key={event.key} class="change">
+          <span dir="auto">{describe(event, nameOf)}</span>{" "}
+          <time dateTime={new Date(event.time).toISOString()} title={exactTime(event.time)}>
+            {timeOfDay(event.time)}
+          </time>
+        </p>
+      ))}
+    </div>
+  );
+}
+
+/** Many changes in one line. */
+function summary(events: TimelineEvent[], nameOf: (userId: string) => string): string {
+  const joined = events.filter(({ raw }) => raw.type === "m.room.member" && raw.content["membership"] === "join");
+  if (joined.length === events.length) {
+    const names = [...new Set(joined.map(({ raw }) => nameOf(raw.state_key ?? "")))];
+    const [first, second] = names;
+    if (names.length > 2) return `${first}, ${second} and ${names.length - 2} more joined`;
+  }
+  return `${events.length} changes of the room`;
+}

@@ -1,0 +1,103 @@
+// Keeps what one looks at where it is, whatever comes and goes around it.
+
+/** So near to the end, in pixels, one is at it. */
+const AT_END = 40;
+
+export class Keeper {
+  /** Whether the view follows the end of the list. */
+  isStuck = true;
+  scroller: HTMLElement | null = null;
+  content: HTMLElement | null = null;
+  /** The rows that were visible, and how far below the top of the view they were. */
+  private anchors: { key: string; offset: number }[] = [];
+  private lastTop = 0;
+
+  constructor(
+    /** Whether the end of what is there is the end of the conversation. */
+    private readonly isEnd: () => boolean,
+  ) {}
+
+  /** The keys of the rows in view, from the top. */
+  get visibleKeys(): string[] {
+    return this.anchors.map(({ key }) => key);
+  }
+
+  /** Pixels that are hidden above and below. */
+  get hidden(): { above: number; below: number } {
+    const { scroller } = this;
+    if (scroller === null) return { above: 0, below: 0 };
+    return { above: scroller.scrollTop, below: scroller.scrollHeight - scroller.clientHeight - scroller.scrollTop };
+  }
+
+  /** Called before the rows change: a scroll that was not told yet counts. */
+  capture(): void {
+    if (this.scroller !== null && Math.abs(this.scroller.scrollTop - this.lastTop) > 1) this.measure();
+  }
+
+  /** Notes where everything is. */
+  measure(): void {
+    const { scroller } = this;
+    if (scroller === null) return;
+    this.lastTop = scroller.scrollTop;
+    this.isStuck = this.hidden.below <= AT_END && this.isEnd();
+    const view = scroller.getBoundingClientRect();
+    this.anchors = [];
+    const rows = this.rows();
+    for (let at = this.firstVisible(rows, view.top); at < rows.length; at++) {
+      const { top } = rows[at]!.getBoundingClientRect();
+      if (top >= view.bottom) break;
+      this.anchors.push({ key: rows[at]!.dataset["key"]!, offset: top - view.top });
+    }
+  }
+
+  /** Called after the rows changed, or their sizes: brings everything back to where it was. */
+  restore(): void {
+    const { scroller } = this;
+    if (scroller === null) return;
+    if (this.isStuck) {
+      if (this.hidden.below > 0) scroller.scrollTop = scroller.scrollHeight;
+    } else {
+      const found = this.anchors.map(({ key, offset }) => ({ row: this.find(key), offset })).find(({ row }) => row !== null);
+      if (found?.row) {
+        const moved = found.row.getBoundingClientRect().top - scroller.getBoundingClientRect().top - found.offset;
+        if (Math.abs(moved) >= 0.5) scroller.scrollTop += moved;
+      }
+    }
+    this.measureTop();
+  }
+
+  /** Scrolls to a row, so that so much of the view is above it. Returns whether it is there. */
+  show(key: string, above: number): boolean {
+    const row = this.find(key);
+    const { scroller } = this;
+    if (row === null || scroller === null) return false;
+    const top = row.getBoundingClientRect().top - scroller.getBoundingClientRect().top;
+    scroller.scrollTop += top - scroller.clientHeight * above;
+    this.measure();
+    return true;
+  }
+
+  find(key: string): HTMLElement | null {
+    return this.content?.querySelector<HTMLElement>(`[data-key="${CSS.escape(key)}"]`) ?? null;
+  }
+
+  private rows(): HTMLElement[] {
+    return [...(this.content?.children ?? [])].filter((row): row is HTMLElement => (row as HTMLElement).dataset["key"] !== undefined);
+  }
+
+  private measureTop(): void {
+    this.lastTop = this.scroller?.scrollTop ?? 0;
+  }
+
+  /** The rows stand under each other, so half of the rest is left out each time. */
+  private firstVisible(rows: HTMLElement[], top: number): number {
+    let low = 0;
+    let high = rows.length;
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (rows[middle]!.getBoundingClientRect().bottom > top) high = middle;
+      else low = middle + 1;
+    }
+    return low;
+  }
+}

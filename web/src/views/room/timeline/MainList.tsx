@@ -1,0 +1,100 @@
+import { useEffect, useRef, useState } from "preact/hooks";
+import { messageOf } from "../../../model/api.ts";
+import type { Room } from "../../../model/room.ts";
+import { useChat } from "../../context.ts";
+import { attempt } from "../../parts/Toasts.tsx";
+import { usePlace } from "../place.ts";
+import { Beginning } from "./Beginning.tsx";
+import { MessageList } from "./MessageList.tsx";
+import { useAttention } from "./useAttention.ts";
+
+/** So many pages are loaded to find where the new messages begin. */
+const PAGES_BACK = 4;
+
+/** The messages of the room, apart from those in threads. */
+export function MainList() {
+  const { room, conversation } = usePlace();
+  const { live } = useChat();
+  const timeline = conversation.timeline.value;
+  const isLive = conversation.isLive;
+  room.timeline.changed.value;
+  room.timeline.resets.value;
+  const [readUpTo, setReadUpTo] = useState<number | null | undefined>(undefined);
+  const [problem, setProblem] = useState<string | null>(null);
+  const isAtEnd = useRef(false);
+
+  useEffect(() => {
+    void findUnread(room).then((order) => setReadUpTo(order));
+  }, [room]);
+  const readIfSeen = () => {
+    if (isAtEnd.current && isAttentive()) conversation.reading.seen();
+  };
+  useAttention(readIfSeen, () => {
+    // What comes while nobody looks is new when they come back.
+    const last = room.timeline.last?.order;
+    if (isAtEnd.current && last !== undefined) setReadUpTo(last);
+  });
+
+  // After a failure the next try is the user's, or comes with the connection.
+  useEffect(() => setProblem(null), [live.connection.value]);
+  const load = (work: () => Promise<void>) => () => void work().catch((error: unknown) => setProblem(messageOf(error)));
+  const loadBack = load(async () => timeline.loadBack());
+  const pending = isLive ? room.timeline.pending.filter(({ relation }) => relation.type !== "m.thread") : [];
+  return (
+    <MessageList
+      timeline={timeline}
+      pending={usePendingList(pending)}
+      isLive={isLive}
+      label="Messages"
+      readUpTo={readUpTo ?? null}
+      isReady={readUpTo !== undefined}
+      target={conversation.target.value}
+      loadBack={timeline.canGoBack && problem === null ? loadBack : null}
+      loadForward={timeline.canGoForward && problem === null ? load(async () => conversation.loadForward()) : null}
+      onNewest={() => {
+        setReadUpTo(null);
+        conversation.goToNewest();
+      }}
+      onEnd={(atEnd) => {
+        isAtEnd.current = atEnd;
+        readIfSeen();
+      }}
+      beginning={
+        <Beginning
+          isLoading={timeline.canGoBack}
+          problem={problem}
+          onRetry={() => {
+            setProblem(null);
+            void attempt(async () => timeline.loadBack());
+          }}
+        />
+      }
+    />
+  );
+}
+
+/** Keeps the list the same object while the same messages are in it. */
+export function usePendingList<T>(pending: T[]): T[] {
+  const kept = useRef(pending);
+  if (kept.current.length !== pending.length || pending.some((event, at) => event !== kept.current[at])) kept.current = pending;
+  return kept.current;
+}
+
+function isAttentive(): boolean {
+  return document.visibilityState === "visible" && document.hasFocus();
+}
+
+/** The order of the last event that was read before, if there is something new after it. */
+async function findUnread(room: Room): Promise<number | null> {
+  const eventId = room.fullyRead.peek();
+  if (eventId === null) return null;
+  try {
+    for (let page = 0; page < PAGES_BACK && room.unread.peek().count > 0; page++) {
+      if (room.timeline.get(eventId) !== undefined || !room.timeline.canGoBack) break;
+      await room.timeline.loadBack();
+    }
+  } catch {
+    // Then one begins at the newest; the list itself says that there is no connection.
+  }
+  return room.timeline.get(eventId)?.order ?? null;
+}

@@ -1,0 +1,154 @@
+import "./MessageList.css";
+import type { ComponentChildren } from "preact";
+import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
+import type { Target } from "../../../model/conversation.ts";
+import { rowsOf, type Row } from "../../../model/rows.ts";
+import type { Timeline, TimelineEvent } from "../../../model/timeline.ts";
+import { useChat } from "../../context.ts";
+import { usePlace } from "../place.ts";
+import { JumpButton } from "./JumpButton.tsx";
+import { RowView } from "./RowView.tsx";
+import { useArrows } from "./useArrows.ts";
+import { useWindowedList } from "./useWindowedList.ts";
+
+interface Props {
+  timeline: Timeline;
+  /** Own messages that are on their way. */
+  pending: TimelineEvent[];
+  /** Whether the timeline goes up to the newest. */
+  isLive: boolean;
+  label: string;
+  thread?: string;
+  readUpTo?: number | null;
+  /** Tells that it is known where the new messages begin; before that nothing is scrolled. */
+  isReady?: boolean;
+  target?: Target | null;
+  loadBack: (() => void) | null;
+  loadForward?: (() => void) | null;
+  onNewest?: () => void;
+  /** The newest is in view, or no longer is. */
+  onEnd?: (isAtEnd: boolean) => void;
+  /** Stands above the first message. */
+  beginning: ComponentChildren;
+}
+
+/** The messages of a room, or of a thread: of many, those around what one looks at are in the page. */
+export function MessageList(props: Props) {
+  const { timeline, pending, isLive, thread, readUpTo = null, isReady = true, target = null, onEnd } = props;
+  const { me } = useChat();
+  const place = usePlace();
+  const version = timeline.changed.value;
+  const rows = useMemo(() => rowsOf([...timeline.events, ...pending], { me, thread, readUpTo }), [timeline, version, pending, pending.length, readUpTo]);
+  const list = useWindowedList(rows, {
+    of: timeline,
+    isNewest: isLive,
+    loadBack: props.loadBack,
+    loadForward: props.loadForward ?? null,
+  });
+  const { keeper } = list;
+  const [current, setCurrent] = useState<string | null>(null);
+  const [highlighted, setHighlighted] = useState<string | null>(null);
+  const onKeyDown = useArrows(list.content, () => place.composer.wanted.value++);
+
+  // A row to scroll to, as soon as it is in the page.
+  const wanted = useRef<{ at: number; key: string; above: number; isBrought: boolean; then: () => void } | null>(null);
+  const begun = useRef(false);
+  useLayoutEffect(() => {
+    if (isReady && !begun.current && rows.length > 0) {
+      begun.current = true;
+      // Once it is known what is new, the view begins there.
+      const at = rows.findIndex(({ isUnread }) => isUnread);
+      if (at !== -1 && target === null) wanted.current = { at, key: rows[at]!.key, above: 0.15, isBrought: false, then: () => {} };
+    }
+    const { current } = wanted;
+    if (current === null) return;
+    if (keeper.show(current.key, current.above)) {
+      wanted.current = null;
+      current.then();
+      list.redraw();
+    } else if (!current.isBrought) {
+      current.isBrought = true;
+      list.bring(current.at);
+    } else {
+      wanted.current = null;
+    }
+  });
+
+  useLayoutEffect(() => {
+    if (target === null) return;
+    const at = positionOf(rows, timeline.get(target.eventId)?.order);
+    const row = rows[at];
+    if (row === undefined) return;
+    const then = () => {
+      setHighlighted(row.key);
+      setCurrent(row.key);
+      keeper.find(row.key)?.querySelector<HTMLElement>("article")?.focus({ preventScroll: true });
+    };
+    wanted.current = { at, key: row.key, above: 0.3, isBrought: false, then };
+    list.redraw();
+  }, [target?.jump]);
+
+  // An own message brings the view to the end, wherever it is.
+  const newestPending = pending.at(-1)?.key;
+  useEffect(() => {
+    if (newestPending === undefined) return;
+    props.onNewest?.();
+    list.toEnd();
+  }, [newestPending]);
+
+  // Where the view is, is known only after the rows are placed.
+  const seenUpTo = useRef(-Infinity);
+  useEffect(() => {
+    const isAtEnd = keeper.isStuck && isLive && isReady;
+    if (isAtEnd) seenUpTo.current = rows.at(-1)?.last ?? -Infinity;
+    onEnd?.(isAtEnd);
+  });
+
+  const currentKey = current !== null && list.shown.some(({ key }) => key === current) ? current : (list.shown.findLast(({ kind }) => kind === "message")?.key ?? null);
+  return (
+    <div class="message-list">
+      <div class="scroller" ref={list.scroller}>
+        <div
+          class="content"
+          ref={list.content}
+          role="log"
+          aria-live="off"
+          aria-label={props.label}
+          aria-busy={timeline.loadingBack.value}
+          onKeyDown={onKeyDown}
+          onFocusIn={(event) => setCurrent((event.target as Element).closest<HTMLElement>("[data-key]")?.dataset["key"] ?? null)}
+        >
+          <div class="beginning">{props.beginning}</div>
+          {list.shown.map((row) => (
+            <RowView key={row.key} row={row} isCurrent={row.key === currentKey} isHighlighted={row.key === highlighted} />
+          ))}
+        </div>
+      </div>
+      {!(keeper.isStuck && isLive) && rows.length > 0 && (
+        <JumpButton
+          count={isLive ? newSince(rows, seenUpTo.current, me) : 0}
+          onClick={() => {
+            props.onNewest?.();
+            list.toEnd();
+          }}
+        />
+      )}
+    </div>
+  );
+}
+
+function positionOf(rows: Row[], order: number | undefined): number {
+  if (order === undefined) return -1;
+  const at = rows.findIndex(({ last }) => last >= order);
+  return at === -1 ? rows.length - 1 : at;
+}
+
+/** How many messages of others came since the end was in view. */
+function newSince(rows: Row[], order: number, me: string): number {
+  let count = 0;
+  for (let at = rows.length - 1; at >= 0 && rows[at]!.last > order; at--) {
+    const row = rows[at]!;
+    if (row.kind === "message" && row.event.sender !== me) count += 1;
+  }
+  return count;
+}

@@ -1,0 +1,32 @@
+import type { Row } from "../../../model/rows.ts";
+import { dayName } from "../../parts/time.ts";
+import { Message } from "../message/Message.tsx";
+import { Changes } from "./Changes.tsx";
+
+interface Props {
+  row: Row;
+  isCurrent: boolean;
+  isHighlighted: boolean;
+}
+
+export function RowView({ row, isCurrent, isHighlighted }: Props) {
+  return (
+    <div class="list-row" data-key={row.key}>
+      {row.day !== null && (
+        <h2 class="day">
+          <time dateTime={new Date(row.day).toISOString().slice(0, 10)}>{dayName(row.day)}</time>
+        </h2>
+      )}
+      {row.isUnread && (
+        <div class="unread-line" role="separator" aria-label="New messages">
+          <span>New messages</span>
+        </div>
+      )}
+      {row.kind === "message" ? (
+        <Message event={row.event} rowKey={row.key} isFirst={row.isFirst} isLast={row.isLast} isCurrent={isCurrent} isHighlighted={isHighlighted} />
+      ) : (
+        <Changes events={row.events} count={row.events.length} />
+      )}
+    </div>
+  );
+}
