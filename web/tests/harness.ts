@@ -109,6 +109,8 @@ export class World {
   async stranger(options: BrowserContextOptions = {}): Promise<Person> {
     const context = await this.browser.newContext({ viewport: { width: 1280, height: 800 }, locale: "en-GB", baseURL: this.server.url, ...options });
     this.contexts.push(context);
+    // Shorter than a test may take, so that it is told what was waited for.
+    context.setDefaultTimeout(15_000);
     const page = await context.newPage();
     const problems: string[] = [];
     page.on("pageerror", (error) => problems.push(String(error)));

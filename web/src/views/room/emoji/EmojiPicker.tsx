@@ -90,7 +90,12 @@ export function EmojiPicker({ onChoose }: { onChoose: (emoji: string) => void })
 
 function inGroup(group: number, recent: string[]): Emoji[] {
   if (group !== RECENT) return ALL.filter((emoji) => emoji.group === group);
-  return recent.map((unicode) => ALL.find((emoji) => emoji.unicode === unicode) ?? { unicode, label: unicode });
+  return recent.map((unicode) => ALL.find((emoji) => bare(emoji.unicode) === bare(unicode)) ?? { unicode, label: unicode });
+}
+
+/** An emoji without the sign that says that it is one. */
+function bare(unicode: string): string {
+  return unicode.replace(/\ufe0f/g, "");
 }
 
 function matching(term: string): Emoji[] {

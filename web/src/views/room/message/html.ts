@@ -10,6 +10,8 @@ const TAGS =
 const CONFIG = {
   ALLOWED_TAGS: TAGS,
   ALLOWED_ATTR: ["href", "start", "class", "data-mx-spoiler"],
+  // Their values are no addresses.
+  ADD_URI_SAFE_ATTR: ["start", "data-mx-spoiler"],
   ALLOW_DATA_ATTR: false,
   ALLOW_ARIA_ATTR: false,
   ALLOWED_URI_REGEXP: /^(?:https?|mailto|matrix):/i,

@@ -19,7 +19,7 @@ export function Changes({ events, count }: { events: TimelineEvent[]; count: num
     <div class="changes">
       {count >= FOLDED_FROM && (
         <button type="button" class="fold" aria-expanded={isOpen} onClick={() => setOpen(!isOpen)}>
-          {isOpen ? "Hide" : ""} {summary(events, nameOf)}
+          {summary(events, nameOf)}
         </button>
       )}
       {lines.map((event) => (
@@ -42,5 +42,7 @@ function summary(events: TimelineEvent[], nameOf: (userId: string) => string): s
     const [first, second] = names;
     if (names.length > 2) return `${first}, ${second} and ${names.length - 2} more joined`;
   }
+  const created = events[0]?.raw.type === "m.room.create" ? events[0] : undefined;
+  if (created !== undefined) return `${nameOf(created.sender)} created this room and set it up`;
   return `${events.length} changes of the room`;
 }

@@ -1,0 +1,158 @@
+import { beforeAll, expect, test } from "vitest";
+import { world, type Person } from "./harness.ts";
+import { actions, field, message, roomOf, write, type TestRoom } from "./talking.ts";
+
+const here = world();
+let alice: Person;
+let bob: Person;
+let tokens: { alice: string; bob: string };
+let room: TestRoom;
+
+beforeAll(async () => {
+  alice = await here.person("alice");
+  bob = await here.person("bob");
+  tokens = { alice: await here.token(alice), bob: await here.token(bob) };
+  room = await roomOf(here, [tokens.alice, tokens.bob]);
+  await room.open(alice);
+  await room.open(bob);
+});
+
+/** The content of the newest message of the room. */
+async function newest(): Promise<Record<string, unknown>> {
+  const { chunk } = await here.api(tokens.alice, "GET", `${room.path}/messages?dir=b&limit=5`);
+  return (chunk as { type: string; content: Record<string, unknown> }[]).find(({ type }) => type === "m.room.message")!.content;
+}
+
+test("plain text is sent without HTML, Markdown with it", async () => {
+  await write(alice.page, "just text & <b>more</b>");
+  await message(bob.page, "just text & <b>more</b>").waitFor();
+  expect(await newest()).not.toHaveProperty("formatted_body");
+
+  await write(alice.page, "some **bold** words");
+  await message(bob.page, "some bold words").getByText("bold", { exact: true }).waitFor();
+  expect(await newest()).toMatchObject({ body: "some **bold** words", formatted_body: "some <strong>bold</strong> words" });
+});
+
+test("Shift and Enter begin a new line", async () => {
+  await field(alice.page).fill("line one");
+  await field(alice.page).press("Shift+Enter");
+  await field(alice.page).pressSequentially("line two");
+  await field(alice.page).press("Enter");
+  await message(bob.page, "line two").waitFor();
+  expect((await newest())["body"]).toBe("line one\nline two");
+});
+
+test("a draft is kept over a reload, for its room only", async () => {
+  const other = await roomOf(here, [tokens.alice], { name: "Another" });
+  await field(alice.page).fill("not finished");
+  await alice.page.reload();
+  await expect.poll(async () => field(alice.page).inputValue()).toBe("not finished");
+  await other.open(alice);
+  expect(await alice.page.getByRole("textbox", { name: "Message to Another" }).inputValue()).toBe("");
+  await room.open(alice);
+  expect(await field(alice.page).inputValue()).toBe("not finished");
+  await field(alice.page).fill("");
+});
+
+test("an answer that was begun is kept over a reload", async () => {
+  await room.says(tokens.bob, "Answer me");
+  await (await actions(alice.page, "Answer me")).getByRole("button", { name: "Reply" }).click();
+  await field(alice.page).fill("In a moment");
+  await alice.page.reload();
+  await alice.page.getByRole("group", { name: "Reply to" }).getByText("Answer me").waitFor();
+  await field(alice.page).press("Enter");
+  await message(bob.page, "In a moment").getByRole("button", { name: /Answers: bob/ }).waitFor();
+});
+
+test("a name is completed, and whoever is meant is told", async () => {
+  await field(alice.page).pressSequentially("Hello @bo");
+  const people = alice.page.getByRole("listbox", { name: "People" });
+  await people.getByRole("option", { name: /bob/ }).waitFor();
+  await field(alice.page).press("Enter");
+  expect(await field(alice.page).inputValue()).toBe("Hello @bob ");
+  await field(alice.page).press("Enter");
+
+  await message(bob.page, "Hello bob").getByRole("link", { name: "bob" }).waitFor();
+  expect(await newest()).toMatchObject({
+    body: "Hello @bob",
+    "m.mentions": { user_ids: [bob.userId] },
+    formatted_body: `Hello <a href="https://matrix.to/#/${encodeURIComponent(bob.userId)}">bob</a>`,
+  });
+});
+
+test("the whole room can be mentioned by those who may", async () => {
+  await field(alice.page).pressSequentially("@ro");
+  await alice.page.getByRole("option", { name: /@room/ }).click();
+  await field(alice.page).press("Enter");
+  await expect.poll(async () => (await newest())["m.mentions"]).toEqual({ room: true });
+
+  await field(bob.page).pressSequentially("@ro");
+  expect(await bob.page.getByRole("option", { name: /@room/ }).count()).toBe(0);
+  await field(bob.page).fill("");
+});
+
+test("the arrow up in an empty field edits the last own message, Escape gives it up", async () => {
+  await write(alice.page, "First version");
+  await message(bob.page, "First version").waitFor();
+  await field(alice.page).press("ArrowUp");
+  await alice.page.getByRole("group", { name: "Edit message" }).waitFor();
+  expect(await field(alice.page).inputValue()).toBe("First version");
+  await field(alice.page).press("Escape");
+  expect(await field(alice.page).inputValue()).toBe("");
+});
+
+test("an emoji is found and put where the cursor is", async () => {
+  await field(alice.page).fill("ab");
+  await field(alice.page).press("ArrowLeft");
+  await alice.page.getByRole("button", { name: "Emoji", exact: true }).click();
+  await alice.page.getByRole("searchbox", { name: "Search emoji" }).fill("octopus");
+  await alice.page.keyboard.press("ArrowDown");
+  await alice.page.keyboard.press("Enter");
+  await expect.poll(async () => field(alice.page).inputValue()).toBe("a🐙b");
+  await field(alice.page).fill("");
+
+  await alice.page.getByRole("button", { name: "Emoji", exact: true }).click();
+  await alice.page.getByRole("button", { name: "Recent" }).click();
+  await alice.page.getByRole("button", { name: "octopus" }).waitFor();
+  await alice.page.keyboard.press("Escape");
+});
+
+test("a message that cannot be sent says so, and is sent once when one tries again", async () => {
+  await alice.page.routeWebSocket(/stream/, (socket) => void socket.close());
+  await room.open(alice);
+  await alice.page.reload();
+  let isBroken = true;
+  await alice.page.route(/\/send\/m\.room\.message\//, async (route) =>
+    isBroken ? route.fulfill({ status: 403, json: { errcode: "M_FORBIDDEN", error: "Not now" } }) : route.continue(),
+  );
+  await write(alice.page, "At last");
+  const mine = message(alice.page, "At last");
+  await mine.getByText("Not sent. Not now").waitFor();
+  isBroken = false;
+  await mine.getByRole("button", { name: "Try again" }).click();
+  await mine.getByRole("img", { name: "Sent" }).waitFor();
+  await message(bob.page, "At last").waitFor();
+  expect(await message(bob.page, "At last").count()).toBe(1);
+});
+
+test("on a touch screen Enter is a new line, and the button sends", async () => {
+  const carol = await here.person("carol", { viewport: { width: 390, height: 844 }, hasTouch: true, isMobile: true });
+  await here.api(await here.token(carol), "POST", `/_matrix/client/v3/join/${encodeURIComponent(room.id)}`, {});
+  await room.open(carol);
+  await field(carol.page).fill("one");
+  await field(carol.page).press("Enter");
+  await field(carol.page).pressSequentially("two");
+  await carol.page.getByRole("button", { name: "Send" }).tap();
+  await message(bob.page, "two").last().waitFor();
+  expect((await newest())["body"]).toBe("one\ntwo");
+
+  // What one does with a message is behind a long press.
+  const touched = message(carol.page, "At last");
+  await touched.dispatchEvent("pointerdown", { pointerType: "touch", clientX: 100, clientY: 100 });
+  await carol.page.getByRole("menuitem", { name: "Reply" }).waitFor();
+});
+
+test("nothing went wrong in the consoles", () => {
+  expect(alice.problems.filter((problem) => !problem.includes("WebSocket"))).toEqual([]);
+  expect(bob.problems).toEqual([]);
+});

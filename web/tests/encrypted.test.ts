@@ -1,0 +1,54 @@
+import { beforeAll, expect, test } from "vitest";
+import { world, type Person } from "./harness.ts";
+import { field, message, roomOf, write, type TestRoom } from "./talking.ts";
+
+const ENCRYPTION = { type: "m.room.encryption", state_key: "", content: { algorithm: "m.megolm.v1.aes-sha2" } };
+
+const here = world();
+let alice: Person;
+let tokens: { alice: string; bob: string };
+
+beforeAll(async () => {
+  alice = await here.person("alice");
+  tokens = { alice: await here.token(alice), bob: (await here.register("bob")).access_token };
+});
+
+/** What was said in a room for everyone to read. */
+async function plain(room: TestRoom): Promise<unknown[]> {
+  const { chunk } = await here.api(tokens.alice, "GET", `${room.path}/messages?dir=b&limit=50`);
+  return (chunk as { type: string }[]).filter(({ type }) => type === "m.room.message" || type === "m.reaction");
+}
+
+test("an encrypted room says that it cannot be shown, and takes no text", async () => {
+  const room = await roomOf(here, [tokens.alice, tokens.bob], { initial_state: [ENCRYPTION] });
+  await room.says(tokens.bob, { algorithm: "m.megolm.v1.aes-sha2", ciphertext: "AwgAEn", session_id: "s", sender_key: "k", device_id: "d" }, "m.room.encrypted");
+  await room.open(alice);
+  await message(alice.page, "This message is encrypted and cannot be shown here yet.").waitFor();
+  await alice.page.getByText("This room is encrypted. This page cannot encrypt yet").waitFor();
+  expect(await field(alice.page).count()).toBe(0);
+  expect(await alice.page.getByRole("button", { name: "Attach files" }).count()).toBe(0);
+
+  await message(alice.page, "encrypted").hover();
+  expect(await alice.page.getByRole("button", { name: "React" }).count()).toBe(0);
+  expect(await alice.page.getByRole("button", { name: "Reply" }).count()).toBe(0);
+});
+
+test("a message that waits when a room becomes encrypted is not sent", async () => {
+  const room = await roomOf(here, [tokens.alice, tokens.bob]);
+  await room.open(alice);
+  await message(alice.page, "").first().waitFor({ state: "detached" });
+  await alice.page.routeWebSocket(/stream/, (socket) => void socket.close());
+  await alice.page.reload();
+  await field(alice.page).waitFor();
+  await alice.page.route(/\/send\//, async (route) => route.abort());
+  await write(alice.page, "Do not leak");
+  const mine = message(alice.page, "Do not leak");
+  await mine.getByText("Not sent.").waitFor();
+  await room.setState(tokens.alice, "m.room.encryption", ENCRYPTION.content);
+  await alice.page.getByText("This room is encrypted. This page cannot encrypt yet").waitFor();
+  await alice.page.unroute(/\/send\//);
+
+  await mine.getByRole("button", { name: "Try again" }).click();
+  await mine.getByText("This room is encrypted, and this page cannot encrypt yet.").waitFor();
+  expect(await plain(room)).toEqual([]);
+});

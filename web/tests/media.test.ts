@@ -1,0 +1,145 @@
+import { beforeAll, expect, test } from "vitest";
+import { world, type Person } from "./harness.ts";
+import { field, log, message, roomOf, type TestRoom } from "./talking.ts";
+
+const here = world({ PARLOUR__MEDIA__MAX_UPLOAD_BYTES: "2000000" });
+let alice: Person;
+let bob: Person;
+let tokens: { alice: string; bob: string };
+let room: TestRoom;
+
+beforeAll(async () => {
+  alice = await here.person("alice");
+  bob = await here.person("bob");
+  tokens = { alice: await here.token(alice), bob: await here.token(bob) };
+  room = await roomOf(here, [tokens.alice, tokens.bob]);
+  await room.open(alice);
+  await room.open(bob);
+});
+
+/** Draws a picture in a browser. */
+async function picture(width: number, height: number): Promise<Buffer> {
+  const bytes = await alice.page.evaluate(
+    async ([width, height]) => {
+      const canvas = document.createElement("canvas");
+      canvas.width = width!;
+      canvas.height = height!;
+      const context = canvas.getContext("2d")!;
+      const gradient = context.createLinearGradient(0, 0, width!, height!);
+      gradient.addColorStop(0, "teal");
+      gradient.addColorStop(1, "orange");
+      context.fillStyle = gradient;
+      context.fillRect(0, 0, width!, height!);
+      const blob = await new Promise<Blob>((done) => canvas.toBlob((blob) => done(blob!), "image/png"));
+      return [...new Uint8Array(await blob.arrayBuffer())];
+    },
+    [width, height],
+  );
+  return Buffer.from(bytes);
+}
+
+async function newest(): Promise<Record<string, unknown>> {
+  const { chunk } = await here.api(tokens.alice, "GET", `${room.path}/messages?dir=b&limit=5`);
+  return (chunk as { type: string; content: Record<string, unknown> }[]).find(({ type }) => type === "m.room.message")!.content;
+}
+
+/** Gives files to the field as a drag or a paste does. */
+async function handOver(how: "paste" | "drop", name: string, type: string, content: Buffer): Promise<void> {
+  const transfer = await alice.page.evaluateHandle(
+    ([name, type, content]) => {
+      const transfer = new DataTransfer();
+      transfer.items.add(new File([new Uint8Array(content as number[])], name as string, { type: type as string }));
+      return transfer;
+    },
+    [name, type, [...content]] as const,
+  );
+  if (how === "paste") {
+    await field(alice.page).evaluate((element, clipboardData) => element.dispatchEvent(new ClipboardEvent("paste", { clipboardData, bubbles: true, cancelable: true })), transfer);
+  } else {
+    for (const event of ["dragenter", "dragover", "drop"]) await log(alice.page).dispatchEvent(event, { dataTransfer: transfer });
+  }
+}
+
+test("a picture is chosen, previewed, captioned and sent with its size", async () => {
+  await alice.page.getByLabel("Files to attach").setInputFiles({ name: "sunset.png", mimeType: "image/png", buffer: await picture(400, 200) });
+  const waiting = alice.page.getByRole("list", { name: "Files to send" });
+  await waiting.getByText("sunset.png").waitFor();
+  await field(alice.page).fill("Look at this");
+  await field(alice.page).press("Enter");
+
+  const shown = message(bob.page, "Look at this");
+  const button = shown.getByRole("button", { name: "Open picture sunset.png" });
+  await button.getByRole("img").waitFor();
+  expect(await newest()).toMatchObject({ msgtype: "m.image", filename: "sunset.png", body: "Look at this", info: { w: 400, h: 200, mimetype: "image/png" } });
+  const box = (await button.boundingBox())!;
+  expect(box.width / box.height).toBeCloseTo(2, 1);
+  await waiting.waitFor({ state: "detached" });
+  expect(await field(alice.page).inputValue()).toBe("");
+});
+
+test("a picture opens over the page, and Escape closes it", async () => {
+  await bob.page.getByRole("button", { name: "Open picture sunset.png" }).click();
+  const dialog = bob.page.getByRole("dialog", { name: "sunset.png" });
+  await expect.poll(async () => dialog.getByRole("img").evaluate((image: HTMLImageElement) => image.naturalWidth)).toBe(400);
+  const download = bob.page.waitForEvent("download");
+  await dialog.getByRole("button", { name: "Download" }).click();
+  expect((await download).suggestedFilename()).toBe("sunset.png");
+  await bob.page.keyboard.press("Escape");
+  await dialog.waitFor({ state: "detached" });
+});
+
+test("a big picture is sent with a thumbnail", async () => {
+  // Noise does not compress, so that the file is big, too.
+  const bytes = await alice.page.evaluate(async () => {
+    const canvas = new OffscreenCanvas(1000, 700);
+    const context = canvas.getContext("2d")!;
+    const image = context.createImageData(1000, 700);
+    for (let at = 0; at < image.data.length; at += 1) image.data[at] = at % 4 === 3 ? 255 : (Math.random() * 256) & 0xf0;
+    context.putImageData(image, 0, 0);
+    return [...new Uint8Array(await (await canvas.convertToBlob({ type: "image/jpeg", quality: 0.9 })).arrayBuffer())];
+  });
+  await handOver("drop", "noise.jpg", "image/jpeg", Buffer.from(bytes));
+  await alice.page.getByRole("button", { name: "Send" }).click();
+  await message(bob.page, "").getByRole("button", { name: "Open picture noise.jpg" }).waitFor();
+  expect(await newest()).toMatchObject({ info: { w: 1000, h: 700, thumbnail_url: expect.stringMatching(/^mxc:/), thumbnail_info: { w: 800, h: 560 } } });
+});
+
+test("a pasted picture waits to be sent, and can be taken away", async () => {
+  await handOver("paste", "pasted.png", "image/png", await picture(50, 50));
+  const waiting = alice.page.getByRole("list", { name: "Files to send" });
+  await waiting.getByText("pasted.png").waitFor();
+  await waiting.getByRole("button", { name: "Remove pasted.png" }).click();
+  await waiting.waitFor({ state: "detached" });
+});
+
+test("files are offered for download by name and size", async () => {
+  await handOver("drop", "notes.txt", "text/plain", Buffer.from("hello file"));
+  await alice.page.getByRole("button", { name: "Send" }).click();
+  const button = log(bob.page).getByRole("button", { name: "Download notes.txt" });
+  await button.getByText("10 bytes").waitFor();
+  const download = bob.page.waitForEvent("download");
+  await button.click();
+  expect((await download).suggestedFilename()).toBe("notes.txt");
+});
+
+test("an upload shows how far it is, and can be given up", async () => {
+  await alice.page.route("**/_matrix/media/v3/upload**", async () => new Promise(() => {}));
+  await handOver("drop", "slow.txt", "text/plain", Buffer.from("slow"));
+  await alice.page.getByRole("button", { name: "Send" }).click();
+  await alice.page.getByRole("progressbar", { name: "Uploading slow.txt" }).waitFor();
+  await alice.page.getByRole("button", { name: "Cancel slow.txt" }).click();
+  await alice.page.getByRole("list", { name: "Files to send" }).waitFor({ state: "detached" });
+  await alice.page.unroute("**/_matrix/media/v3/upload**");
+  expect(await log(bob.page).getByText("slow.txt").count()).toBe(0);
+});
+
+test("a file that is too big for the server is refused with the limit", async () => {
+  await alice.page.getByLabel("Files to attach").setInputFiles({ name: "big.bin", mimeType: "application/octet-stream", buffer: Buffer.alloc(3_000_000) });
+  await alice.page.getByRole("button", { name: "Send" }).click();
+  await alice.page.getByText("This file has 3 MB. The server takes files of up to 2 MB.").waitFor();
+});
+
+test("nothing went wrong in the consoles", () => {
+  expect(alice.problems).toEqual([]);
+  expect(bob.problems).toEqual([]);
+});
