@@ -52,7 +52,7 @@ test("where registration is open, somebody makes an account, signs out and in ag
   await ann.page.getByRole("button", { name: "Create account" }).click();
   await isIn(ann);
 
-  await ann.page.getByRole("button", { name: "ann: account" }).click();
+  await ann.page.getByRole("button", { name: "ann account" }).click();
   await ann.page.getByRole("menuitem", { name: "Sign out" }).click();
   await ann.page.getByRole("button", { name: "Sign out" }).click();
   await ann.page.getByRole("heading", { name: "Sign in" }).waitFor();

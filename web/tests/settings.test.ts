@@ -24,7 +24,7 @@ test("the display name and the picture are changed, and others see them", async 
   await opens(ann, "Profile");
   await ann.page.getByLabel("Display name").fill("Ann Lee");
   await ann.page.getByRole("button", { name: "Save name" }).click();
-  await ann.page.getByRole("button", { name: "Ann Lee: account" }).waitFor();
+  await ann.page.getByRole("button", { name: "Ann Lee account" }).waitFor();
   await ann.page.getByLabel("Picture").setInputFiles({ name: "dot.png", mimeType: "image/png", buffer: DOT });
   await ann.page.locator(".own-menu .avatar img").waitFor();
 

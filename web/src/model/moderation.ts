@@ -95,9 +95,9 @@ export function rolesToGive(powers: Powers, me: string, userId: string): (typeof
   return ROLES.filter(({ level }) => level <= own && level !== theirs);
 }
 
-/** Who made the room, in the sense of who may delete it. */
+/** Who made the room, and may delete it; the other creators that new room versions know may not. */
 export function isCreator(room: Room, userId: string): boolean {
-  return room.creator.value === userId || room.powers.value.of(userId) === Infinity;
+  return room.creator.value === userId;
 }
 
 /** Marks one as here, or as not here, at once. */
