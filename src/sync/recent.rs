@@ -94,6 +94,7 @@ impl Follower for Recent {
                 Change::Event { room, .. }
                 | Change::Membership { room, .. }
                 | Change::Receipt { room, .. }
+                | Change::Removed { room, .. }
                 | Change::Read { room, .. } => log.note_room(*position, *room),
                 Change::AccountData { user, room, .. } => {
                     log.note_account_data(*position, *user);
@@ -105,6 +106,7 @@ impl Follower for Recent {
                     log.note_list(*position, (*user, *watcher));
                 }
                 Change::Redacted { .. }
+                | Change::RoomDeleted { .. }
                 | Change::Erased { .. }
                 | Change::ToDevice { .. }
                 | Change::KeyCounts { .. }
