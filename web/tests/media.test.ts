@@ -90,15 +90,20 @@ test("a picture opens over the page, and Escape closes it", async () => {
 
 test("a big picture is sent with a thumbnail", async () => {
   // Noise does not compress, so that the file is big, too.
-  const bytes = await alice.page.evaluate(async () => {
+  const noise = await alice.page.evaluate(async () => {
     const canvas = new OffscreenCanvas(1000, 700);
     const context = canvas.getContext("2d")!;
     const image = context.createImageData(1000, 700);
-    for (let at = 0; at < image.data.length; at += 1) image.data[at] = at % 4 === 3 ? 255 : (Math.random() * 256) & 0xf0;
+    for (let at = 0; at < image.data.length; at += 1) image.data[at] = at % 4 === 3 ? 255 : Math.random() * 256;
     context.putImageData(image, 0, 0);
-    return [...new Uint8Array(await (await canvas.convertToBlob({ type: "image/jpeg", quality: 0.9 })).arrayBuffer())];
+    const blob = await canvas.convertToBlob({ type: "image/jpeg", quality: 0.8 });
+    return new Promise<string>((done) => {
+      const reader = new FileReader();
+      reader.onload = () => done((reader.result as string).split(",")[1]!);
+      reader.readAsDataURL(blob);
+    });
   });
-  await handOver("drop", "noise.jpg", "image/jpeg", Buffer.from(bytes));
+  await alice.page.getByLabel("Files to attach").setInputFiles({ name: "noise.jpg", mimeType: "image/jpeg", buffer: Buffer.from(noise, "base64") });
   await alice.page.getByRole("button", { name: "Send" }).click();
   await message(bob.page, "").getByRole("button", { name: "Open picture noise.jpg" }).waitFor();
   expect(await newest()).toMatchObject({ info: { w: 1000, h: 700, thumbnail_url: expect.stringMatching(/^mxc:/), thumbnail_info: { w: 800, h: 560 } } });
