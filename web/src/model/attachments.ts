@@ -84,6 +84,7 @@ export class Attachment {
 
 /** A number of bytes, for people. */
 export function sizeText(bytes: number): string {
+  if (bytes === 1) return "1 byte";
   const units = ["bytes", "kB", "MB", "GB"];
   let value = bytes;
   let unit = 0;

@@ -81,7 +81,7 @@ export function Message({ event, isFirst, isLast, isCurrent, isHighlighted }: Pr
 /** Pictures fill their bubble, and what is deleted or encrypted has none. */
 function kindOf(event: TimelineEvent): string {
   if (event.isRedacted || event.isEncrypted) return "without-text";
-  if (event.raw.type === "m.sticker" || event.content["msgtype"] === "m.image" || event.content["msgtype"] === "m.video") return "picture";
+  if (event.raw.type === "m.sticker" || event.content["msgtype"] === "m.image" || event.content["msgtype"] === "m.video") return "with-picture";
   return "";
 }
 
