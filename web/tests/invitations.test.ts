@@ -45,7 +45,7 @@ test("an invitation that has an end shows it to both sides, and can be withdrawn
   const [dan, eve] = [await here.person("dan"), await here.person("eve")];
   const dialog = await opensInvite(dan, await makes(dan, "Hike"), "People");
   await dialog.getByRole("combobox", { name: "Whom?" }).fill("eve");
-  await dialog.getByRole("option", { name: /eve/ }).click();
+  await dialog.getByRole("option", { name: /^eve/ }).click();
   await dialog.getByLabel("Invitation ends").selectOption("In 1 day");
   await dialog.getByRole("button", { name: "Send invitation" }).click();
   await invitation(eve, "Hike").getByText(/ends (tomorrow|in 1 day|in 24 hours)/).waitFor();
@@ -69,10 +69,10 @@ test("an invitation whose time is over vanishes by itself", async () => {
   await expect.poll(async () => invitation(gus, "Short").count(), { timeout: 30_000 }).toBe(0);
 });
 
-test("an end in the past is refused before anything is sent", async () => {
+test("an end that is too far away is refused before anything is sent", async () => {
   const hana = await here.person("hana");
   await here.register("ida");
-  const dialog = await opensInvite(hana, await makes(hana, "Past"), "People");
+  const dialog = await opensInvite(hana, await makes(hana, "Far"), "People");
   await dialog.getByRole("combobox", { name: "Whom?" }).fill("ida");
   await dialog.getByRole("option", { name: /ida/ }).click();
   await dialog.getByLabel("Invitation ends").selectOption("At a date…");
