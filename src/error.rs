@@ -52,6 +52,9 @@ pub enum Error {
     /// The user unsubscribed from the thread after the event that would subscribe them.
     #[error("you have unsubscribed from this thread since")]
     ConflictingUnsubscription,
+    /// The place in a sliding sync is unknown, or known no more: the client has to begin anew.
+    #[error("this position is not known, or known no more")]
+    UnknownPos,
     /// A parameter is missing.
     #[error("{0}")]
     MissingParam(String),

@@ -2,12 +2,14 @@ import { readdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { gzipSync } from "node:zlib";
 import { defineConfig, type Plugin } from "vite";
+import { version } from "./package.json";
 
 // Where `npm run dev` finds a server: cargo run, beside it.
 const server = process.env["PARLOUR_URL"] ?? "http://127.0.0.1:8008";
 const proxy = { "/_matrix": { target: server, ws: true }, "/_parlour": { target: server } };
 
 export default defineConfig({
+  define: { __VERSION__: JSON.stringify(version) },
   // build.rs embeds what is built, and src/api/web.rs serves it at `/` and `/assets/`.
   build: {
     target: "es2022",

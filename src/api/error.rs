@@ -60,6 +60,7 @@ fn kind(error: &Error) -> (StatusCode, &'static str) {
         Error::BadJson(_) => (StatusCode::BAD_REQUEST, "M_BAD_JSON"),
         Error::InvalidParam(_) => (StatusCode::BAD_REQUEST, "M_INVALID_PARAM"),
         Error::MissingParam(_) => (StatusCode::BAD_REQUEST, "M_MISSING_PARAM"),
+        Error::UnknownPos => (StatusCode::BAD_REQUEST, "M_UNKNOWN_POS"),
         Error::InvalidSignature(_) => (StatusCode::BAD_REQUEST, "M_INVALID_SIGNATURE"),
         Error::WrongRoomKeysVersion { .. } => (StatusCode::FORBIDDEN, "M_WRONG_ROOM_KEYS_VERSION"),
         Error::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "M_TOO_LARGE"),

@@ -47,7 +47,7 @@ const SUSPENDED_MAY_NOT: [(&str, &str); 20] = [
 /// What guests may do, in the specification's order; and what every client needs to run at all.
 ///
 /// [spec]: https://spec.matrix.org/v1.19/client-server-api/#guest-access
-const GUESTS_MAY: [(&str, &str); 43] = [
+const GUESTS_MAY: [(&str, &str); 44] = [
     ("GET", "rooms/{}/state"),
     ("GET", "rooms/{}/context/{}"),
     ("GET", "rooms/{}/event/{}"),
@@ -57,6 +57,7 @@ const GUESTS_MAY: [(&str, &str); 43] = [
     ("GET", "rooms/{}/members"),
     ("GET", "rooms/{}/initialSync"),
     ("GET", "sync"),
+    ("POST", "sync"),
     ("GET", "stream"),
     ("GET", "events"),
     ("GET", "media/download/{}/{}"),

@@ -11,7 +11,7 @@ use crate::{
     error::{Error, Result},
     matrix::{Counters, rel_type},
     storage::{
-        Position, UserNum, relations,
+        Change, Position, UserNum, relations,
         thread_subscriptions::{self, NewSubscription},
         threads,
     },
@@ -196,6 +196,7 @@ impl Rooms {
             position,
         };
         thread_subscriptions::set(&mut tx, &new).await?;
+        tx.publish(position, Change::ThreadSubscription { user });
         tx.commit().await
     }
 
@@ -246,6 +247,7 @@ impl Rooms {
             position,
         };
         thread_subscriptions::set(&mut tx, &ended).await?;
+        tx.publish(position, Change::ThreadSubscription { user });
         tx.commit().await
     }
 

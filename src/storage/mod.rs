@@ -35,7 +35,9 @@ pub mod pushers;
 pub mod receipts;
 pub mod relations;
 pub mod reports;
+pub mod room_deletion;
 pub mod rooms;
+pub mod roster;
 pub mod search;
 pub mod server_notices;
 pub mod state;
@@ -56,7 +58,8 @@ use sqlx::{
 
 pub use self::{
     change::{
-        Change, DeviceNum, KeyCounts, ReadMarker, Reading, Receipt, RoomNum, ThreadMarker, UserNum,
+        Change, DeviceNum, KeyCounts, ReadMarker, Reading, Receipt, Removed, RoomNum, ThreadMarker,
+        UserNum,
     },
     dialect::{Raw, Target},
     journal::{Follower, Journal, Pending, Position, WriteTx, position},

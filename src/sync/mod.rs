@@ -2,7 +2,7 @@
 //!
 //! `moment` takes what memory holds at one position; `room_view` makes of it what one user may see of a room;
 //! `response` puts an answer of `/sync` together; `waiter` lets clients wait for news, and `channel` pushes
-//! the same answers through a WebSocket.
+//! the same answers through a WebSocket; `sliding` tells of those rooms alone that a client looks at.
 
 mod device_lists;
 mod event_fields;
@@ -11,10 +11,13 @@ mod moment;
 mod notifications;
 mod old_sync;
 mod recent;
+mod removed;
 mod response;
 mod room_view;
 mod show;
+mod sliding;
 mod span;
+mod subscriptions;
 mod summary;
 mod token;
 mod unread;
@@ -29,11 +32,13 @@ use ruma::{
 };
 use tokio::time::Instant;
 
-use self::{lazy::LazyMembers, recent::Recent, unread::ThreadCache};
+use self::{lazy::LazyMembers, recent::Recent, sliding::Sliding, unread::ThreadCache};
 pub use self::{
     notifications::Only,
     response::Answer,
     show::client_event,
+    sliding::{Request as SlidingRequest, Response as SlidingResponse},
+    subscriptions::subscriptions,
     token::{Token, place_of, place_token},
     waiter::Waiters,
     written::{StateAfter, write},
@@ -69,6 +74,7 @@ struct Inner {
     waiters: Arc<Waiters>,
     lazy: LazyMembers,
     threads: ThreadCache,
+    sliding: Sliding,
     tasks: Tasks,
 }
 
@@ -120,6 +126,7 @@ impl Sync {
         db.journal().follow(recent.clone());
         let waiters = Waiters::start(rooms.clone(), &ephemeral, tasks);
         db.journal().follow(waiters.clone());
+        let sliding = Sliding::following(db.journal());
         let inner = Inner {
             db,
             clock,
@@ -131,6 +138,7 @@ impl Sync {
             waiters,
             lazy: LazyMembers::default(),
             threads: ThreadCache::default(),
+            sliding,
             tasks: tasks.clone(),
         };
         Self {

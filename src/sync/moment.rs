@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// How often rooms are loaded again because memory dropped them meanwhile.
-const ATTEMPTS: usize = 16;
+pub(super) const ATTEMPTS: usize = 16;
 
 /// What memory holds at one position.
 #[derive(Debug)]
@@ -80,23 +80,38 @@ impl Inner {
                 everything: since.is_none() || request.full_state,
                 with_left: request.filter.room.include_leave,
             };
-            let mut held = Vec::new();
-            for (num, room) in self.wanted(&mine, &asked) {
-                if is_inside(&room) {
-                    held.push(self.rooms.room_by_number(num).await?);
-                }
-            }
+            let held = self.hold(&mine, &asked).await?;
             if let Some(moment) = self.take(session.user, &mine, &asked) {
                 return Ok(moment);
             }
+            drop(held);
         }
         Err(Error::Unavailable(
             "the rooms do not stay in memory".to_owned(),
         ))
     }
 
+    /// Loads the rooms that belong to the moment; one that was deleted meanwhile is passed over.
+    async fn hold(&self, mine: &UserRooms, asked: &Asked<'_>) -> Result<Vec<Arc<Room>>> {
+        let mut held = Vec::new();
+        for (num, room) in self.wanted(mine, asked) {
+            if !is_inside(&room) {
+                continue;
+            }
+            match self.rooms.room_by_number(num).await {
+                Err(Error::NotFound(_)) => {}
+                room => held.push(room?),
+            }
+        }
+        Ok(held)
+    }
+
     /// Returns the rooms in which something happened before memory begins to know it.
-    async fn changed_long_ago(&self, session: &Session, since: Option<&Token>) -> Result<Older> {
+    pub(super) async fn changed_long_ago(
+        &self,
+        session: &Session,
+        since: Option<&Token>,
+    ) -> Result<Older> {
         let Some(since) = since else {
             return Ok(Older::default());
         };
@@ -122,7 +137,8 @@ impl Inner {
         })
     }
 
-    fn changed(&self, since: &Token, older: &Older) -> HashSet<RoomNum> {
+    /// Returns the rooms in which something happened since a token, whoever is in them.
+    pub(super) fn changed(&self, since: &Token, older: &Older) -> HashSet<RoomNum> {
         let mut changed: HashSet<RoomNum> = older.rooms.iter().copied().collect();
         changed.extend(self.recent.rooms(older.up_to).unwrap_or_default());
         changed.extend(self.ephemeral.typing.changed_rooms(self.tick_of(since)));
@@ -191,7 +207,7 @@ impl Inner {
         Some(Moment { now, tick, rooms })
     }
 
-    fn inside(&self, num: RoomNum, since: Option<&Token>, tick: Tick) -> Option<Inside> {
+    pub(super) fn inside(&self, num: RoomNum, since: Option<&Token>, tick: Tick) -> Option<Inside> {
         let room = self.rooms.peek(num)?;
         let after = since.map_or(0, |since| since.position);
         let view = room.view();
@@ -228,7 +244,7 @@ impl Inner {
 
 /// Rooms in which something happened before memory begins to know it, and up to where the database said so.
 #[derive(Debug, Default)]
-struct Older {
+pub(super) struct Older {
     up_to: Position,
     rooms: Vec<RoomNum>,
 }
@@ -242,10 +258,11 @@ struct Asked<'a> {
     with_left: bool,
 }
 
-/// Returns whether a user knows a room from within: not one who is only invited.
-fn is_inside(room: &UserRoom) -> bool {
-    !matches!(
-        room.membership,
-        MembershipState::Invite | MembershipState::Knock
-    )
+/// Returns whether a user knows a room from within: not one who is only invited, and no room that was deleted.
+pub(super) fn is_inside(room: &UserRoom) -> bool {
+    room.removed.is_none()
+        && !matches!(
+            room.membership,
+            MembershipState::Invite | MembershipState::Knock
+        )
 }

@@ -10,7 +10,7 @@ use crate::storage::{Change, Follower, Position, RoomNum, UserNum};
 
 /// Changes remembered.
 const CHANGES: usize = 65_536;
-/// Users of whom it is remembered when their account data changed.
+/// Users of whom it is remembered when their account data, or their subscriptions to threads, changed.
 const USERS: usize = 200_000;
 
 /// The latest changes.
@@ -22,8 +22,8 @@ struct Log {
     rooms: VecDeque<(Position, RoomNum)>,
     /// The log holds every change after this position.
     rooms_after: Position,
-    account_data: HashMap<UserNum, Position>,
-    account_data_after: Position,
+    account_data: Latest,
+    subscriptions: Latest,
     /// Whose keys changed, and who alone is told of it.
     lists: VecDeque<(Position, ListChange)>,
     lists_after: Position,
@@ -32,13 +32,42 @@ struct Log {
 /// Whose keys changed, and who alone is told of it; `None` is everyone who shares a room with the user.
 pub(super) type ListChange = (UserNum, Option<UserNum>);
 
+/// When something of users last changed.
+struct Latest {
+    by_user: HashMap<UserNum, Position>,
+    /// Every change after this position is known.
+    known_after: Position,
+}
+
+impl Latest {
+    fn new(now: Position) -> Self {
+        Self {
+            by_user: HashMap::new(),
+            known_after: now,
+        }
+    }
+
+    fn note(&mut self, position: Position, user: UserNum) {
+        if self.by_user.len() > USERS {
+            self.by_user.clear();
+            self.known_after = position;
+        }
+        self.by_user.insert(user, position);
+    }
+
+    fn may_have_changed(&self, user: UserNum, after: Position) -> bool {
+        let changed = self.by_user.get(&user);
+        after < self.known_after || changed.is_some_and(|changed| *changed > after)
+    }
+}
+
 impl Recent {
     pub(super) fn new(now: Position) -> Self {
         let log = Log {
             rooms: VecDeque::new(),
             rooms_after: now,
-            account_data: HashMap::new(),
-            account_data_after: now,
+            account_data: Latest::new(now),
+            subscriptions: Latest::new(now),
             lists: VecDeque::new(),
             lists_after: now,
         };
@@ -78,11 +107,13 @@ impl Recent {
     /// Returns whether a user's account data may have changed after a position.
     pub(super) fn account_data_changed(&self, user: UserNum, after: Position) -> bool {
         let log = self.log.read().unwrap_or_else(PoisonError::into_inner);
-        after < log.account_data_after
-            || log
-                .account_data
-                .get(&user)
-                .is_some_and(|changed| *changed > after)
+        log.account_data.may_have_changed(user, after)
+    }
+
+    /// Returns whether a user's subscriptions to threads may have changed after a position.
+    pub(super) fn subscriptions_changed(&self, user: UserNum, after: Position) -> bool {
+        let log = self.log.read().unwrap_or_else(PoisonError::into_inner);
+        log.subscriptions.may_have_changed(user, after)
     }
 }
 
@@ -94,9 +125,10 @@ impl Follower for Recent {
                 Change::Event { room, .. }
                 | Change::Membership { room, .. }
                 | Change::Receipt { room, .. }
+                | Change::Removed { room, .. }
                 | Change::Read { room, .. } => log.note_room(*position, *room),
                 Change::AccountData { user, room, .. } => {
-                    log.note_account_data(*position, *user);
+                    log.account_data.note(*position, *user);
                     if let Some(room) = room {
                         log.note_room(*position, *room);
                     }
@@ -104,7 +136,9 @@ impl Follower for Recent {
                 Change::DeviceList { user, watcher } => {
                     log.note_list(*position, (*user, *watcher));
                 }
+                Change::ThreadSubscription { user } => log.subscriptions.note(*position, *user),
                 Change::Redacted { .. }
+                | Change::RoomDeleted { .. }
                 | Change::Erased { .. }
                 | Change::ToDevice { .. }
                 | Change::KeyCounts { .. }
@@ -136,13 +170,5 @@ impl Log {
         {
             self.lists_after = forgotten;
         }
-    }
-
-    fn note_account_data(&mut self, position: Position, user: UserNum) {
-        if self.account_data.len() > USERS {
-            self.account_data.clear();
-            self.account_data_after = position;
-        }
-        self.account_data.insert(user, position);
     }
 }

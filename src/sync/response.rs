@@ -1,13 +1,16 @@
 //! An answer of `/sync`.
 
-use std::collections::{BTreeMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
 use ruma::{
     OwnedRoomId, OwnedUserId,
     api::client::sync::sync_events::v3::{InvitedRoom, JoinedRoom, KnockedRoom, Response},
     events::{
-        AnyStrippedStateEvent, AnySyncEphemeralRoomEvent, receipt::ReceiptThread,
-        room::member::MembershipState,
+        AnyGlobalAccountDataEvent, AnyStrippedStateEvent, AnySyncEphemeralRoomEvent,
+        receipt::ReceiptThread, room::member::MembershipState,
     },
     serde::Raw,
 };
@@ -19,19 +22,21 @@ use serde_json::{
 use super::{
     Inner, SyncRequest, Token,
     moment::{Inside, Moment, RoomMoment},
+    removed::removed_room,
     room_view::{Viewer, room_id},
 };
 use crate::{
     error::Result,
-    matrix::{Invitation, wants_global, wants_room, wants_room_data},
+    matrix::{Invitation, Shield, wants_global, wants_room, wants_room_data},
+    rooms::UserRoom,
     storage::{Receipt, UserNum, account_data::AccountData},
     users::Session,
 };
 
 /// The account data that holds the push rules.
-const PUSH_RULES: &str = "m.push_rules";
+pub(super) const PUSH_RULES: &str = "m.push_rules";
 /// Messages to a device that one answer carries.
-const TO_DEVICE: usize = 100;
+pub(super) const TO_DEVICE: usize = 100;
 
 /// What changed for a user.
 #[derive(Debug)]
@@ -68,7 +73,9 @@ impl Inner {
         let mut response = Response::new(String::new());
         let account_data = self.account_data(&viewer).await?;
         for room in &moment.rooms {
-            self.add_room(&viewer, room, &account_data, &mut response)
+            let added = self.add_room(&viewer, room, &account_data, &mut response);
+            let added = added.await;
+            self.unless_removed(&viewer, room, added, &mut response)
                 .await?;
         }
         self.add_global_account_data(&viewer, &account_data, &mut response)
@@ -115,6 +122,11 @@ impl Inner {
         }
         let since = viewer.request.since.map_or(0, |since| since.position);
         let is_news = moment.mine.position > since || viewer.request.full_state;
+        if let Some(removed) = &moment.mine.removed {
+            let left = removed_room(viewer, moment.mine.position, removed)?;
+            response.rooms.leave.insert(room_id, left);
+            return Ok(());
+        }
         match (&moment.mine.membership, &moment.inside) {
             (MembershipState::Join, Some(inside)) => {
                 let mut joined = self.joined_room(viewer, &moment.mine, inside).await?;
@@ -132,14 +144,17 @@ impl Inner {
                     room_account_data(viewer, moment, &room_id, account_data);
                 response.rooms.leave.insert(room_id, left);
             }
-            (MembershipState::Invite, _) if is_news && is_welcome(viewer, moment) => {
+            (MembershipState::Invite, _)
+                if is_news
+                    && is_welcome(viewer.shield.as_deref(), viewer.session, &moment.mine) =>
+            {
                 let mut invited = InvitedRoom::new();
-                invited.invite_state.events = stripped(moment);
+                invited.invite_state.events = stripped(&moment.mine);
                 response.rooms.invite.insert(room_id, invited);
             }
             (MembershipState::Knock, _) if is_news => {
                 let mut knocked = KnockedRoom::new();
-                knocked.knock_state.events = stripped(moment);
+                knocked.knock_state.events = stripped(&moment.mine);
                 response.rooms.knock.insert(room_id, knocked);
             }
             _ => {}
@@ -164,18 +179,23 @@ impl Inner {
             .iter()
             .any(|data| data.room().is_none() && data.kind == PUSH_RULES);
         if viewer.request.since.is_none() && !has_rules && wants_global(filter, PUSH_RULES, None) {
-            let session = viewer.session;
-            let rules = self
-                .users
-                .push_rules(session.user, &session.user_id)
-                .await?;
-            let event = json!({ "type": PUSH_RULES, "content": { "global": rules } });
-            response
-                .account_data
-                .events
-                .push(Raw::from_json(to_raw_value(&event)?));
+            let rules = self.push_rules(viewer.session).await?;
+            response.account_data.events.push(rules);
         }
         Ok(())
+    }
+
+    /// Writes the push rules of a user as account data.
+    pub(super) async fn push_rules(
+        &self,
+        session: &Session,
+    ) -> Result<Raw<AnyGlobalAccountDataEvent>> {
+        let rules = self
+            .users
+            .push_rules(session.user, &session.user_id)
+            .await?;
+        let event = json!({ "type": PUSH_RULES, "content": { "global": rules } });
+        Ok(Raw::from_json(to_raw_value(&event)?))
     }
 
     /// Adds the presence of those with whom the user shares a room.
@@ -264,12 +284,12 @@ fn tells_something(viewer: &Viewer<'_>, joined: &JoinedRoom, moment: &RoomMoment
 }
 
 /// Returns whether the user takes the invitation.
-fn is_welcome(viewer: &Viewer<'_>, moment: &RoomMoment) -> bool {
-    let Some(shield) = &viewer.shield else {
+pub(super) fn is_welcome(shield: Option<&Shield>, session: &Session, mine: &UserRoom) -> bool {
+    let Some(shield) = shield else {
         return true;
     };
-    let user_id = viewer.session.user_id.as_str();
-    let state: Vec<Raw<AnyStrippedStateEvent>> = stripped(moment);
+    let user_id = session.user_id.as_str();
+    let state: Vec<Raw<AnyStrippedStateEvent>> = stripped(mine);
     let text =
         |event: &Raw<AnyStrippedStateEvent>, field| event.get_field::<String>(field).ok().flatten();
     let is_invitation = |event: &&Raw<AnyStrippedStateEvent>| {
@@ -281,13 +301,14 @@ fn is_welcome(viewer: &Viewer<'_>, moment: &RoomMoment) -> bool {
     inviter.is_none_or(|inviter| shield.invitation(&inviter) == Invitation::Shown)
 }
 
-fn stripped<T>(moment: &RoomMoment) -> Vec<Raw<T>> {
-    let json = moment.mine.stripped_state.as_deref().unwrap_or("[]");
+/// Returns what one who is invited, or knocks, is told of a room.
+pub(super) fn stripped<T>(mine: &UserRoom) -> Vec<Raw<T>> {
+    let json = mine.stripped_state.as_deref().unwrap_or("[]");
     serde_json::from_str(json).unwrap_or_default()
 }
 
 /// Writes account data as an event; content that is no JSON, which cannot be stored, is passed over.
-fn typed(kind: &str, content: &str) -> Option<Box<RawValue>> {
+pub(super) fn typed(kind: &str, content: &str) -> Option<Box<RawValue>> {
     let kind = Value::String(kind.to_owned());
     RawValue::from_string(format!(r#"{{"type":{kind},"content":{content}}}"#)).ok()
 }
@@ -323,7 +344,7 @@ fn ephemeral(
         events.push(json!({ "type": "m.typing", "content": { "user_ids": typing } }));
     }
     if wants_room_data(filter, room_id, "m.receipt")
-        && let Some(content) = receipts(viewer.session, inside)
+        && let Some(content) = receipts(viewer.session, &inside.receipts)
     {
         events.push(json!({ "type": "m.receipt", "content": content }));
     }
@@ -335,12 +356,11 @@ fn ephemeral(
 }
 
 /// Returns the content of `m.receipt`; private receipts are for their owner alone.
-fn receipts(session: &Session, inside: &Inside) -> Option<Value> {
-    let is_visible = |receipt: &&std::sync::Arc<Receipt>| {
-        receipt.kind == "m.read" || receipt.user_id == session.user_id
-    };
+pub(super) fn receipts(session: &Session, receipts: &[Arc<Receipt>]) -> Option<Value> {
+    let is_visible =
+        |receipt: &&Arc<Receipt>| receipt.kind == "m.read" || receipt.user_id == session.user_id;
     let mut content: BTreeMap<String, BTreeMap<String, BTreeMap<String, Value>>> = BTreeMap::new();
-    for receipt in inside.receipts.iter().filter(is_visible) {
+    for receipt in receipts.iter().filter(is_visible) {
         let mut data = json!({ "ts": receipt.ts });
         if let (Some(fields), Some(thread)) = (data.as_object_mut(), thread_id(&receipt.thread)) {
             fields.insert("thread_id".to_owned(), thread.into());

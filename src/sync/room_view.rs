@@ -50,7 +50,7 @@ pub(super) struct Viewer<'a> {
 
 impl Viewer<'_> {
     /// Returns whether an event belongs into a timeline.
-    fn wants(&self, pdu: &Pdu) -> bool {
+    pub(super) fn wants(&self, pdu: &Pdu) -> bool {
         wants_event(self.timeline_filter(), pdu)
             && !self.shield.as_ref().is_some_and(|shield| shield.hides(pdu))
     }
@@ -58,7 +58,10 @@ impl Viewer<'_> {
     /// Returns whether every event belongs into a timeline.
     fn wants_all(&self) -> bool {
         let ignores = |shield: &Arc<Shield>| shield.ignores_somebody();
-        self.timeline_filter().is_empty() && !self.shield.as_ref().is_some_and(ignores)
+        // How many there are to be decides nothing about one of them.
+        let mut filter = self.timeline_filter().clone();
+        filter.limit = None;
+        filter.is_empty() && !self.shield.as_ref().is_some_and(ignores)
     }
 
     fn since(&self) -> Option<Position> {
@@ -69,7 +72,8 @@ impl Viewer<'_> {
         &self.request.filter.room.timeline
     }
 
-    fn limit(&self) -> usize {
+    /// Returns how many events a timeline has at most.
+    pub(super) fn limit(&self) -> usize {
         let limit = self.timeline_filter().limit.map(u64::from);
         limit.map_or(DEFAULT_LIMIT, |limit| {
             usize::try_from(limit).unwrap_or(MAX_LIMIT).min(MAX_LIMIT)
@@ -100,7 +104,8 @@ impl Viewer<'_> {
         )
     }
 
-    fn show_state(&self, pdu: &Pdu, room: &Room) -> Box<RawValue> {
+    /// Writes a state event.
+    pub(super) fn show_state(&self, pdu: &Pdu, room: &Room) -> Box<RawValue> {
         let age = (self.now_ms - i64::from(pdu.origin_server_ts.0)).max(0);
         let unsigned = Unsigned {
             age: Some(age),
@@ -120,7 +125,29 @@ impl Inner {
         inside: &Inside,
     ) -> Result<JoinedRoom> {
         let (room, user) = (&inside.room, viewer.session.user);
-        let user_id = &viewer.session.user_id;
+        let (span, since) = self.joined_span(viewer, mine, inside).await?;
+        let mut joined = JoinedRoom::new();
+        joined.timeline = timeline(viewer, &span);
+        joined.state = self.state(viewer, inside, since, &span).await?;
+        if since.is_none()
+            || viewer.request.full_state
+            || changes_summary(&inside.ring)
+            || span.is_limited
+        {
+            joined.summary = summary(inside, &viewer.session.user_id);
+        }
+        self.add_unread(viewer, (mine, inside), &mut joined).await?;
+        tracing::trace!(room_id = %room.room_id, user, count = span.events.len(), "room looked at");
+        Ok(joined)
+    }
+
+    /// Returns what of a room's timeline is news to a member, and since when the member knows the room.
+    pub(super) async fn joined_span(
+        &self,
+        viewer: &Viewer<'_>,
+        mine: &UserRoom,
+        inside: &Inside,
+    ) -> Result<(Span, Option<Position>)> {
         let access = self.access_if_needed(viewer, mine, inside).await?;
         let is_new = viewer.since().is_some_and(|since| {
             access
@@ -131,20 +158,8 @@ impl Inner {
         let mut span = self.span(viewer, inside, since, access).await?;
         // What a client may have of the room from an earlier stay does not adjoin this timeline.
         span.is_limited |= is_new && !is_whole(&span);
-        self.add_bundles(viewer, room, &mut span).await?;
-        let mut joined = JoinedRoom::new();
-        joined.timeline = timeline(viewer, &span);
-        joined.state = self.state(viewer, inside, since, &span).await?;
-        if since.is_none()
-            || viewer.request.full_state
-            || changes_summary(&inside.ring)
-            || span.is_limited
-        {
-            joined.summary = summary(inside, user_id);
-        }
-        self.add_unread(viewer, (mine, inside), &mut joined).await?;
-        tracing::trace!(room_id = %room.room_id, user, count = span.events.len(), "room looked at");
-        Ok(joined)
+        self.add_bundles(viewer, &inside.room, &mut span).await?;
+        Ok((span, since))
     }
 
     /// Returns what one who has left is told of a room.
@@ -201,7 +216,7 @@ impl Inner {
     }
 
     /// Adds the aggregations of the events that relate to those of a timeline.
-    async fn add_bundles(
+    pub(super) async fn add_bundles(
         &self,
         viewer: &Viewer<'_>,
         room: &Arc<Room>,
@@ -216,7 +231,8 @@ impl Inner {
         Ok(())
     }
 
-    async fn left_span(
+    /// Returns what of a room's timeline is news to one who has left, up to where they left.
+    pub(super) async fn left_span(
         &self,
         room: &Room,
         (since, left_at): (Option<Position>, Position),
@@ -449,7 +465,8 @@ fn is_same_place(one: &Pdu, other: &Pdu) -> bool {
     one.kind == other.kind && one.state_key == other.state_key
 }
 
-fn timeline(viewer: &Viewer<'_>, span: &Span) -> Timeline {
+/// Writes a part of a room's timeline.
+pub(super) fn timeline(viewer: &Viewer<'_>, span: &Span) -> Timeline {
     let mut timeline = Timeline::new();
     timeline.limited = span.is_limited;
     timeline.prev_batch = Some(place_token(span.start));
@@ -463,8 +480,9 @@ fn timeline(viewer: &Viewer<'_>, span: &Span) -> Timeline {
 
 /// A room's id, for the maps of an answer.
 pub(super) async fn room_id(inner: &Inner, moment: &RoomMoment) -> Result<OwnedRoomId> {
-    match &moment.inside {
-        Some(inside) => Ok(inside.room.room_id.clone()),
-        None => inner.rooms.room_id(moment.num).await,
+    match (&moment.inside, &moment.mine.removed) {
+        (Some(inside), _) => Ok(inside.room.room_id.clone()),
+        (None, Some(removed)) => Ok(removed.room_id.clone()),
+        (None, None) => inner.rooms.room_id(moment.num).await,
     }
 }

@@ -44,7 +44,7 @@ pub(super) fn summary(inside: &Inside, user_id: &UserId) -> RoomSummary {
 }
 
 /// Returns the first other members, or where nobody else is left, the first who have left.
-fn heroes(state: &StateMap, user_id: &UserId) -> Vec<OwnedUserId> {
+pub(super) fn heroes(state: &StateMap, user_id: &UserId) -> Vec<OwnedUserId> {
     let mut present = Vec::new();
     let mut gone = Vec::new();
     for pdu in state.of_type(&StateEventType::RoomMember) {

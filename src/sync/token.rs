@@ -56,18 +56,24 @@ pub fn place_token(place: i64) -> String {
     format!("t{place}")
 }
 
-/// Returns the place in a room's timeline that a token stands for; a sync token stands for one, too.
+/// Returns the place in a room's timeline that a token stands for; that of a sync, sliding or not, stands for
+/// one, too.
 ///
 /// # Errors
 ///
 /// [`Error::InvalidParam`] for anything that this server did not give.
 pub fn place_of(token: &str) -> Result<i64> {
-    match token.strip_prefix('t') {
-        Some(place) => place
-            .parse()
-            .map_err(|_| Error::invalid_param("this is no token of this server")),
-        None => token.parse::<Token>().map(|token| token.position),
+    let number = |text: &str| {
+        let number = text.parse();
+        number.map_err(|_| Error::invalid_param("this is no token of this server"))
+    };
+    if let Some(place) = token.strip_prefix('t') {
+        return number(place);
     }
+    if let Some((position, _)) = token.strip_prefix('p').and_then(|pos| pos.split_once('_')) {
+        return number(position);
+    }
+    token.parse::<Token>().map(|token| token.position)
 }
 
 #[cfg(test)]
@@ -86,6 +92,7 @@ mod tests {
         assert_eq!(token.to_string().parse::<Token>().unwrap(), token);
         assert_eq!(place_of(&token.to_string()).unwrap(), 12);
         assert_eq!(place_of(&place_token(-4)).unwrap(), -4);
+        assert_eq!(place_of("p12_beef").unwrap(), 12);
     }
 
     #[test]
@@ -99,6 +106,8 @@ mod tests {
             "s1_2_3_4_5",
             "t",
             "tx",
+            "p12",
+            "px_1",
             "42",
         ] {
             assert!(place_of(text).is_err(), "{text}");

@@ -30,6 +30,7 @@ mod rooms;
 mod search;
 mod send;
 mod server_notices;
+mod sliding_sync;
 mod spaces;
 mod state;
 mod sync;
@@ -79,6 +80,7 @@ pub(super) fn routes() -> Router<App> {
         .merge(search::routes())
         .merge(send::routes())
         .merge(server_notices::routes())
+        .merge(sliding_sync::routes())
         .merge(spaces::routes())
         .merge(state::routes())
         .merge(sync::routes())

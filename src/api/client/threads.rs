@@ -4,13 +4,8 @@ use std::sync::Arc;
 
 use axum::{Router, extract::State};
 use ruma::{
-    UInt,
     api::client::threads::{
-        get_thread_subscription,
-        get_thread_subscriptions_changes::{
-            self,
-            unstable::{ThreadSubscription, ThreadUnsubscription},
-        },
+        get_thread_subscription, get_thread_subscriptions_changes,
         get_threads::{self, v1::IncludeThreads},
         subscribe_thread, unsubscribe_thread,
     },
@@ -24,7 +19,7 @@ use crate::{
     error::{Error, Result},
     matrix::TimelineEvent,
     rooms::{Rooms, Threads},
-    sync::{client_event, place_of, place_token},
+    sync::{client_event, place_of, place_token, subscriptions},
 };
 
 pub(super) fn routes() -> Router<App> {
@@ -146,16 +141,6 @@ async fn get_thread_subscriptions_changes(
         changes.truncate(limit);
         response.end = changes.last().map(|last| place_token(last.position));
     }
-    for change in changes {
-        let bump_stamp = UInt::new_saturating(u64::try_from(change.position).unwrap_or(0));
-        if let Some(automatic) = change.automatic {
-            let subscription = ThreadSubscription::new(automatic, bump_stamp);
-            let subscribed = response.subscribed.entry(change.room_id).or_default();
-            subscribed.insert(change.root, subscription);
-        } else {
-            let unsubscribed = response.unsubscribed.entry(change.room_id).or_default();
-            unsubscribed.insert(change.root, ThreadUnsubscription::new(bump_stamp));
-        }
-    }
+    (response.subscribed, response.unsubscribed) = subscriptions(changes);
     Ok(Outgoing(response))
 }

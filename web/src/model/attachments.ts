@@ -3,6 +3,7 @@
 import { signal } from "@preact/signals";
 import { messageOf, NetworkError } from "./api.ts";
 import type { Content } from "./events.ts";
+import { freshId } from "./ids.ts";
 import type { Media } from "./media.ts";
 
 /** What the page finds out about a file before it is sent. */
@@ -21,7 +22,7 @@ export class Attachment {
   /** Which part of it is uploaded, from 0 to 1. */
   readonly progress = signal(0);
   readonly problem = signal<string | null>(null);
-  readonly key = crypto.randomUUID();
+  readonly key = freshId();
   private abort = new AbortController();
 
   constructor(

@@ -38,6 +38,12 @@ export class Drafts {
     };
   }
 
+  /** What was begun in each place. */
+  texts(): Map<string, string> {
+    const texts = Object.keys(this.all()).map((place) => [place, this.get(place).text.trim()] as const);
+    return new Map(texts.filter(([, begun]) => begun !== ""));
+  }
+
   set(place: string, draft: Draft): void {
     const { [place]: _, ...others } = this.all();
     const isEmpty = draft.text === "" && draft.replyTo === null && draft.editing === null;

@@ -24,6 +24,22 @@ export class Moderation {
     await this.api.put(path`/_matrix/client/v3/rooms/${roomId}/state/${type}/${key}`, content);
   }
 
+  /** Gives a room an address, and makes it the one to show. */
+  async setAlias(roomId: string, alias: string): Promise<void> {
+    await this.api.put(path`/_matrix/client/v3/directory/room/${alias}`, { room_id: roomId });
+    await this.setState(roomId, "m.room.canonical_alias", { alias });
+  }
+
+  /** Whether a room stands in the list of public rooms. */
+  async isListed(roomId: string): Promise<boolean> {
+    const { visibility } = await this.api.get<{ visibility?: string }>(path`/_matrix/client/v3/directory/list/room/${roomId}`);
+    return visibility === "public";
+  }
+
+  async setListed(roomId: string, listed: boolean): Promise<void> {
+    await this.api.put(path`/_matrix/client/v3/directory/list/room/${roomId}`, { visibility: listed ? "public" : "private" });
+  }
+
   /** Invites people, each until a time if there is one. */
   async invite(roomId: string, userIds: string[], until?: number): Promise<void> {
     for (const userId of userIds) {

@@ -44,6 +44,9 @@ export interface LinkPreview {
   registration: boolean;
 }
 
+/** How far ahead the server takes a time. */
+export const LONGEST_MS = 366 * 24 * 3_600_000;
+
 /** What stands in the content of an invitation that expires. */
 export const EXPIRES_AT = "dev.parlour.expires_at";
 
@@ -114,5 +117,6 @@ export function expiresAt(choice: Expiry, custom: string, now = Date.now()): num
   const time = new Date(custom).getTime();
   if (Number.isNaN(time)) throw new Refusal("Choose a date and a time.");
   if (time <= now) throw new Refusal("That time is over. Choose a later one.");
+  if (time > now + LONGEST_MS) throw new Refusal("That is too far away. A year is the most.");
   return time;
 }

@@ -84,13 +84,13 @@ export function passwordProblem(password: string, repeated: string): string | nu
   return password === repeated ? null : "The two passwords are not the same.";
 }
 
-/** The name of the server, as it stands in ids; the address that the page came from where it does not tell. */
-export async function serverName(api: Api): Promise<string> {
+/** The name of the server, as it stands in ids; null where it does not tell strangers. */
+export async function serverName(api: Api): Promise<string | null> {
   try {
     const keys = await api.get<Record<string, unknown>>("/_matrix/key/v2/server", {}, { anonymous: true });
-    return text(keys["server_name"]) ?? new URL(api.base).host;
+    return text(keys["server_name"]) ?? null;
   } catch {
-    return new URL(api.base).host;
+    return null;
   }
 }
 

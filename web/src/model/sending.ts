@@ -3,6 +3,7 @@
 
 import { MatrixError, NetworkError, Refusal, messageOf, path, type Api } from "./api.ts";
 import type { Content } from "./events.ts";
+import { freshId } from "./ids.ts";
 import type { Live } from "./live.ts";
 import type { Room } from "./room.ts";
 import { TimelineEvent } from "./timeline.ts";
@@ -31,7 +32,7 @@ export class Sending {
    */
   send(room: Room, content: Content, type = "m.room.message"): TimelineEvent {
     refuseEncrypted(room);
-    const key = crypto.randomUUID();
+    const key = freshId();
     const event = new TimelineEvent(
       { event_id: `~${key}`, type, sender: this.me, origin_server_ts: Date.now(), content },
       key,
@@ -61,12 +62,12 @@ export class Sending {
   /** Sends without an echo: reactions, redactions. Returns the event's id. */
   async quietly(room: Room, type: string, content: Content): Promise<string> {
     refuseEncrypted(room);
-    return this.put(room.id, type, content, crypto.randomUUID());
+    return this.put(room.id, type, content, freshId());
   }
 
   async redact(roomId: string, eventId: string, reason?: string): Promise<void> {
     const body = reason === undefined ? {} : { reason };
-    await this.api.put(path`/_matrix/client/v3/rooms/${roomId}/redact/${eventId}/${crypto.randomUUID()}`, body);
+    await this.api.put(path`/_matrix/client/v3/rooms/${roomId}/redact/${eventId}/${freshId()}`, body);
   }
 
   private enqueue(job: Job): void {

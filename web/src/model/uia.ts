@@ -17,6 +17,12 @@ export const PASSWORD = "m.login.password";
 export const TOKEN = "m.login.registration_token";
 export const DUMMY = "m.login.dummy";
 
+/** What a stage that was refused means to the person. */
+const REFUSED: Record<string, string> = {
+  [PASSWORD]: "This is not the right password.",
+  [TOKEN]: "This token is not valid, or it was used already.",
+};
+
 /** Reads the challenge out of an answer of 401; null where it is something else. */
 export function challengeOf(error: unknown): Challenge | null {
   if (!(error instanceof MatrixError) || error.status !== 401) return null;
@@ -31,7 +37,7 @@ export function challengeOf(error: unknown): Challenge | null {
 
 /**
  * Sends a request, and goes through the stages that the server asks for with the answers given. An answer that the
- * server refuses is thrown with what it says; a server that asks for something else, too.
+ * server refuses is thrown with what that means; a server that asks for something else, too.
  */
 export async function throughStages<T>(send: (auth: Content | undefined) => Promise<T>, answers: Answers): Promise<T> {
   const known: Answers = { [DUMMY]: {}, ...answers };
@@ -44,7 +50,7 @@ export async function throughStages<T>(send: (auth: Content | undefined) => Prom
       if (challenge === null) throw error;
       const stage = nextStage(challenge, known);
       if (stage === undefined) throw new MatrixError(401, "M_UNAUTHORIZED", "The server wants a proof that this page cannot give.");
-      if (tried.has(stage)) throw error;
+      if (tried.has(stage)) throw new MatrixError(401, (error as MatrixError).errcode, REFUSED[stage] ?? (error as MatrixError).message);
       tried.add(stage);
       auth = { ...known[stage], type: stage, ...(challenge.session === undefined ? {} : { session: challenge.session }) };
     }

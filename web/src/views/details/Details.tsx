@@ -1,6 +1,48 @@
+import "./Details.css";
+import { useEffect, useRef, useState } from "preact/hooks";
 import type { Room } from "../../model/room.ts";
+import { panel } from "../panel.ts";
+import { IconButton } from "../parts/IconButton.tsx";
+import { Tabs } from "../parts/Tabs.tsx";
+import { About } from "./About.tsx";
+import { Members } from "./Members.tsx";
+import { RoomSettings } from "./RoomSettings.tsx";
 
-/** The panel with the members, settings and invitations of a room. */
+const TABS = [
+  { id: "about", label: "About" },
+  { id: "members", label: "Members" },
+  { id: "room-settings", label: "Settings" },
+];
+
+/** The panel with what a room is, who is in it, and how it is set. */
 export function Details({ room }: { room: Room }) {
-  return <aside aria-label={`Details of ${room.name.value}`}>{room.joinedCount.value}</aside>;
+  const [tab, setTab] = useState("about");
+  const aside = useRef<HTMLElement>(null);
+  useEffect(() => {
+    const before = document.activeElement;
+    // Whoever has just pressed the button goes on in the panel; who only came to another room with it open does not.
+    if (before instanceof HTMLButtonElement) aside.current?.querySelector<HTMLElement>(".close")?.focus();
+    return () => {
+      if (before instanceof HTMLElement && before.isConnected && document.activeElement === document.body) before.focus();
+    };
+  }, []);
+  const close = () => (panel.value = null);
+  const onKeyDown = (event: KeyboardEvent) => {
+    if (event.key !== "Escape" || (event.target as Element).closest("dialog") !== null) return;
+    event.stopPropagation();
+    close();
+  };
+  return (
+    <aside ref={aside} class="details" aria-label={`Details of ${room.name.value}`} onKeyDown={onKeyDown}>
+      <header class="details-bar">
+        <h2 class="grow">Details</h2>
+        <IconButton icon="close" label="Close details" class="icon-button close" onClick={close} />
+      </header>
+      <Tabs label="Details" tabs={TABS} chosen={tab} onChoose={setTab}>
+        {tab === "about" && <About room={room} onMembers={() => setTab("members")} />}
+        {tab === "members" && <Members room={room} />}
+        {tab === "room-settings" && <RoomSettings room={room} />}
+      </Tabs>
+    </aside>
+  );
 }

@@ -46,7 +46,7 @@ export function CreateRoom({ onClose }: { onClose: () => void }) {
       </fieldset>
       {isPublic && <AliasField server={serverOf(me)} value={alias} onChange={setAlias} />}
       <Select label="Who can read what was said before" value={history} onChange={setHistory} options={isPublic ? HISTORY : HISTORY.slice(0, 3)} />
-      <PeoplePicker label="Invite people" chosen={chosen} onChange={setChosen} />
+      <PeoplePicker label="Invite people" compact chosen={chosen} onChange={setChosen} />
     </Confirm>
   );
 }

@@ -17,7 +17,7 @@ interface Props {
   items: MenuItem[];
   side?: "left" | "right";
   above?: boolean;
-  /** What stands on the button instead of an icon. */
+  /** What stands on the button instead of an icon, and names it. */
   children?: ComponentChildren;
 }
 
@@ -72,7 +72,7 @@ export function Menu({ label, icon = "more", items, side = "right", above = fals
       {children === undefined ? (
         <IconButton icon={icon} label={label} aria-haspopup="menu" aria-expanded={open} onClick={() => setOpen(!open)} />
       ) : (
-        <button type="button" class="menu-button" aria-label={label} aria-haspopup="menu" aria-expanded={open} onClick={() => setOpen(!open)}>
+        <button type="button" class="menu-button" aria-haspopup="menu" aria-expanded={open} onClick={() => setOpen(!open)}>
           {children}
         </button>
       )}

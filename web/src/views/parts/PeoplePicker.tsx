@@ -11,6 +11,8 @@ interface Props {
   hint?: string;
   chosen: Found[];
   onChange: (chosen: Found[]) => void;
+  /** Suggests only when something is typed. */
+  compact?: boolean;
   /** Who cannot be chosen. */
   without?: (userId: string) => boolean;
 }
@@ -18,7 +20,7 @@ interface Props {
 const TYPING_MS = 200;
 
 /** Chooses people by their names: what is typed is looked up, arrow keys and Enter choose. */
-export function PeoplePicker({ label, hint = "A name, or a whole id like @ann:example.org", chosen, onChange, without }: Props) {
+export function PeoplePicker({ label, hint = "A name, or a whole id like @ann:example.org", chosen, onChange, compact = false, without }: Props) {
   const { api, parlour, me } = useChat();
   const id = useId();
   const [typed, setTyped] = useState("");
@@ -93,7 +95,7 @@ export function PeoplePicker({ label, hint = "A name, or a whole id like @ann:ex
         onInput={(event) => setTyped(event.currentTarget.value)}
         onKeyDown={onKeyDown}
       />
-      <ul class="picker-list" id={`${id}-list`} role="listbox" aria-label="Suggestions">
+      <ul class="picker-list" id={`${id}-list`} role="listbox" aria-label="Suggestions" hidden={compact && typed.trim() === ""}>
         {open.map((person, at) => (
           <li key={person.id} id={`${id}-${at}`} class="picker-option" role="option" aria-selected={at === active} onClick={() => choose(person)}>
             <Avatar id={person.id} name={person.name} mxc={person.avatar} size="small" presenceOf={person.id} />

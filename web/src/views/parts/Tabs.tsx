@@ -1,5 +1,6 @@
 import "./Tabs.css";
 import type { ComponentChildren } from "preact";
+import { useEffect, useRef } from "preact/hooks";
 import { Icon, type IconName } from "./Icon.tsx";
 
 export interface Tab {
@@ -30,9 +31,13 @@ export function Tabs({ label, tabs, chosen, onChoose, children, upright = false 
     onChoose(tab.id);
     document.getElementById(`tab-${tab.id}`)?.focus();
   };
+  const list = useRef<HTMLDivElement>(null);
+  useEffect(() => {
+    list.current?.querySelector("[aria-selected=true]")?.scrollIntoView({ block: "nearest", inline: "nearest" });
+  }, [chosen]);
   return (
     <div class={`tabs${upright ? " upright" : ""}`}>
-      <div class="tab-list" role="tablist" aria-label={label} onKeyDown={onKeyDown}>
+      <div ref={list} class="tab-list" role="tablist" aria-label={label} onKeyDown={onKeyDown}>
         {tabs.map(({ id, label: name, icon }) => (
           <button
             key={id}

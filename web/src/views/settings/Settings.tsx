@@ -1,12 +1,7 @@
 import type { Sessions } from "../../model/session.ts";
+import { Lazy } from "../parts/Lazy.tsx";
 
+/** The settings, which are fetched when they are opened first. */
 export function Settings({ tab, sessions }: { tab: string; sessions: Sessions }) {
-  return (
-    <div class="empty">
-      {tab}
-      <button type="button" class="button" onClick={() => void sessions.logout()}>
-        Sign out
-      </button>
-    </div>
-  );
+  return <Lazy load={async () => (await import("./SettingsPage.tsx")).SettingsPage} props={{ tab, sessions }} />;
 }

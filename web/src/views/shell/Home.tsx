@@ -5,7 +5,7 @@ export function Home() {
   return (
     <div class="empty">
       <Icon name="chat" />
-      <h2>Choose a conversation</h2>
+      <h1>Choose a conversation</h1>
       <p>Your rooms and direct chats are in the list. Find somebody to talk to among the people of this server.</p>
     </div>
   );

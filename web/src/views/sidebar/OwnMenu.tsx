@@ -18,6 +18,7 @@ export function OwnMenu() {
         <Avatar id={me} name={profile.name.value} mxc={profile.avatar.value} presenceOf={account.settings.value.showPresence ? me : undefined} />
         <span class="own-name ellipsis" dir="auto">
           {profile.name}
+          <span class="visually-hidden">: account</span>
         </span>
       </Menu>
     </span>

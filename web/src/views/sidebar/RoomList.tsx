@@ -1,6 +1,9 @@
-import { useRef } from "preact/hooks";
+import { useMemo, useRef } from "preact/hooks";
+import { Drafts } from "../../model/drafts.ts";
 import type { Room } from "../../model/room.ts";
+import { useChat } from "../context.ts";
 import { Windowed } from "../parts/Windowed.tsx";
+import { route } from "../routing.ts";
 import { RoomRow } from "./RoomRow.tsx";
 
 /** The height of a row, in rem; Sidebar.css says the same. */
@@ -8,7 +11,10 @@ const ROW = 3.75;
 
 /** The joined rooms. Arrow keys go from one to the next. */
 export function RoomList({ rooms }: { rooms: Room[] }) {
+  const { me } = useChat();
   const list = useRef<HTMLDivElement>(null);
+  // Drafts are written in a room that is open; the list shows them when one has left it.
+  const drafts = useMemo(() => new Drafts(localStorage, me).texts(), [route.value]);
   const onKeyDown = (event: KeyboardEvent) => {
     const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
     if (step === undefined) return;
@@ -21,7 +27,7 @@ export function RoomList({ rooms }: { rooms: Room[] }) {
   };
   return (
     <div ref={list} class="room-list" onKeyDown={onKeyDown}>
-      <Windowed items={rooms} keyOf={(room) => room.id} row={ROW} label="Rooms and chats" render={(room) => <RoomRow room={room} />} />
+      <Windowed items={rooms} keyOf={(room) => room.id} row={ROW} label="Rooms and chats" render={(room) => <RoomRow room={room} draft={drafts.get(room.id)} />} />
     </div>
   );
 }

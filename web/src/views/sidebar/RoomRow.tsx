@@ -9,7 +9,7 @@ import { shortTime } from "../parts/time.ts";
 import { route } from "../routing.ts";
 
 /** A room in the list: who and what it is, what was said last, and how much of it is unread. */
-export function RoomRow({ room }: { room: Room }) {
+export function RoomRow({ room, draft }: { room: Room; draft: string | undefined }) {
   const { me, account } = useChat();
   const { count } = room.unread.value;
   const here = route.value.at === "room" && route.value.id === room.id;
@@ -27,7 +27,7 @@ export function RoomRow({ room }: { room: Room }) {
           {room.activity.value > 0 && <time class="room-time">{shortTime(room.activity.value)}</time>}
         </span>
         <span class="room-line">
-          <Preview room={room} me={me} />
+          <Preview room={room} me={me} draft={here ? undefined : draft} />
           <Unread room={room} />
         </span>
       </span>
@@ -35,9 +35,16 @@ export function RoomRow({ room }: { room: Room }) {
   );
 }
 
-function Preview({ room, me }: { room: Room; me: string }) {
+function Preview({ room, me, draft }: { room: Room; me: string; draft: string | undefined }) {
   const typing = typingIn(room);
   if (typing !== null) return <span class="room-preview typing ellipsis grow">{typing}</span>;
+  if (draft !== undefined) {
+    return (
+      <span class="room-preview ellipsis grow" dir="auto">
+        <span class="room-draft">Draft:</span> {draft}
+      </span>
+    );
+  }
   room.timeline.changed.value;
   room.preview.value?.changed.value;
   return (

@@ -13,7 +13,7 @@ import { SignInForm } from "./SignIn.tsx";
 interface Props {
   api: Api;
   sessions: Sessions;
-  server: string;
+  server: string | null;
   token: string;
 }
 

@@ -11,7 +11,7 @@ import { UsernameField } from "./UsernameField.tsx";
 interface Props {
   api: Api;
   sessions: Sessions;
-  server: string;
+  server: string | null;
   /** null while it is not known. */
   registration: Registration | null;
   /** The token of the link, if one was followed. */
@@ -62,7 +62,7 @@ export function Register({ api, sessions, server, registration, token }: Props) 
 interface FormProps {
   api: Api;
   sessions: Sessions;
-  server: string;
+  server: string | null;
   token: string | null;
   asksToken?: boolean;
   onBegin?: () => void;

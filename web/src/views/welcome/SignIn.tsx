@@ -8,7 +8,7 @@ import { PasswordField } from "../parts/PasswordField.tsx";
 interface Props {
   api: Api;
   sessions: Sessions;
-  server: string;
+  server: string | null;
   canRegister: boolean;
 }
 
@@ -16,7 +16,7 @@ export function SignIn({ api, sessions, server, canRegister }: Props) {
   return (
     <>
       <h1>Sign in</h1>
-      <p class="soft">Good to see you. Sign in with your account on {server}.</p>
+      <p class="soft">Good to see you. Sign in with your account{server === null ? "" : ` on ${server}`}.</p>
       <SignInForm api={api} sessions={sessions} />
       {canRegister && (
         <p class="welcome-other">

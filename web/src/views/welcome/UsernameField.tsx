@@ -5,7 +5,7 @@ import { asUsername, availability, type Availability } from "../../model/registe
 const TYPING_MS = 350;
 
 /** The name of a new account, which is looked up while it is typed. */
-export function UsernameField({ api, server }: { api: Api; server: string }) {
+export function UsernameField({ api, server }: { api: Api; server: string | null }) {
   const id = useId();
   const [name, setName] = useState("");
   const [found, setFound] = useState<(Availability & { name: string }) | null>(null);
@@ -48,12 +48,14 @@ export function UsernameField({ api, server }: { api: Api; server: string }) {
             setName(typed);
           }}
         />
-        <span class="affix" aria-hidden="true">
-          :{server}
-        </span>
+        {server !== null && (
+          <span class="affix" aria-hidden="true">
+            :{server}
+          </span>
+        )}
       </div>
       <span id={`${id}-hint`} role="status" class={known === null ? "hint" : known.free ? "good" : "problem"}>
-        {known === null ? "Small letters, digits and . _ - = / +" : known.free ? `@${name}:${server} is free.` : known.why}
+        {known === null ? "Small letters, digits and . _ - = / +" : known.free ? `@${name} is free.` : known.why}
       </span>
     </div>
   );

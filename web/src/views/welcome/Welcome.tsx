@@ -17,7 +17,7 @@ interface Props {
 
 /** What somebody sees who is not logged in. */
 export function Welcome({ api, sessions }: Props) {
-  const [server, setServer] = useState(location.host);
+  const [server, setServer] = useState<string | null>(null);
   const [registration, setRegistration] = useState<Registration | null>(null);
   const [problem, setProblem] = useState<string | null>(null);
   const find = () => {
@@ -36,7 +36,7 @@ export function Welcome({ api, sessions }: Props) {
         <div class="welcome-card">
           <p class="welcome-server">
             <img src="/assets/icon.svg" alt="" width="28" height="28" />
-            <span class="ellipsis">{server}</span>
+            <span class="ellipsis">{server ?? location.host}</span>
           </p>
           {problem !== null && (
             <p class="problem" role="alert">
@@ -59,7 +59,7 @@ export function Welcome({ api, sessions }: Props) {
   );
 }
 
-function Card({ api, sessions, server, registration }: Props & { server: string; registration: Registration | null }) {
+function Card({ api, sessions, server, registration }: Props & { server: string | null; registration: Registration | null }) {
   const expired = sessions.expired.value;
   const at = route.value;
   const token = registrationToken();

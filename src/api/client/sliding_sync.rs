@@ -1,0 +1,70 @@
+//! Sliding sync.
+
+use axum::{Json, Router, extract::State, http};
+use ruma::{
+    api::{
+        IncomingRequest, Metadata, auth_scheme::AccessToken, client::sync::sync_events::v5,
+        error::DeserializationError,
+    },
+    presence::PresenceState,
+};
+use serde::Deserialize;
+
+use crate::{
+    api::{App, Incoming, endpoint},
+    error::Result,
+    sync::{SlidingRequest, SlidingResponse, Sync},
+};
+
+/// A request in the form of the proposal, or in that of its drafts, which ruma has: those give some of it in the
+/// query.
+struct Request(SlidingRequest);
+
+/// What the drafts give in the query.
+#[derive(Deserialize)]
+struct Query {
+    pos: Option<String>,
+    timeout: Option<u64>,
+    set_presence: Option<PresenceState>,
+}
+
+impl Metadata for Request {
+    const METHOD: http::Method = v5::Request::METHOD;
+    const RATE_LIMITED: bool = v5::Request::RATE_LIMITED;
+    type Authentication = AccessToken;
+    type PathBuilder = <v5::Request as Metadata>::PathBuilder;
+    const PATH_BUILDER: Self::PathBuilder = v5::Request::PATH_BUILDER;
+}
+
+impl IncomingRequest for Request {
+    type EndpointError = <v5::Request as IncomingRequest>::EndpointError;
+    type OutgoingResponse = v5::Response;
+
+    fn try_from_http_request_inner(
+        request: http::Request<&[u8]>,
+        _: &[&str],
+    ) -> Result<Self, DeserializationError> {
+        let query = request.uri().query().unwrap_or_default();
+        let query: Query = ruma::exports::serde_html_form::from_str(query)?;
+        let mut asked: SlidingRequest = serde_json::from_slice(request.body())?;
+        asked.bytes = request.body().len();
+        asked.pos = query.pos.or(asked.pos);
+        asked.timeout = query.timeout.or(asked.timeout);
+        asked.set_presence = query.set_presence.or(asked.set_presence);
+        Ok(Self(asked))
+    }
+}
+
+pub(super) fn routes() -> Router<App> {
+    endpoint::<Request, _>(sliding_sync)
+}
+
+/// `POST /_matrix/client/unstable/org.matrix.simplified_msc3575/sync`
+///
+/// [spec]: https://github.com/matrix-org/matrix-spec-proposals/pull/4186
+async fn sliding_sync(
+    State(sync): State<Sync>,
+    Incoming { from, request }: Incoming<Request>,
+) -> Result<Json<SlidingResponse>> {
+    sync.sliding_sync(&from, request.0).await.map(Json)
+}

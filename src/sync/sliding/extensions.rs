@@ -1,0 +1,213 @@
+//! What a client is told beside rooms: messages to its device, keys, account data, subscriptions to threads.
+//!
+//! [MSC3885](https://github.com/matrix-org/matrix-spec-proposals/pull/3885),
+//! [MSC3884](https://github.com/matrix-org/matrix-spec-proposals/pull/3884),
+//! [MSC3959](https://github.com/matrix-org/matrix-spec-proposals/pull/3959),
+//! [MSC4308](https://github.com/matrix-org/matrix-spec-proposals/pull/4308)
+
+use std::sync::Arc;
+
+use ruma::{
+    UInt,
+    api::client::{
+        filter::FilterDefinition,
+        sync::sync_events::v5::{
+            request,
+            response::{Extensions, ToDevice},
+        },
+    },
+    events::AnyGlobalAccountDataEvent,
+    presence::PresenceState,
+    serde::Raw,
+};
+use serde_json::value::RawValue;
+
+use super::{
+    super::{
+        Inner, SyncRequest, place_token,
+        response::{PUSH_RULES, TO_DEVICE, typed},
+        subscriptions::subscriptions,
+    },
+    request::Request,
+    room::Eye,
+    state::Asked,
+};
+use crate::{
+    error::{Error, Result},
+    storage::Position,
+    users::Session,
+};
+
+/// Subscriptions to threads that one answer tells of.
+const SUBSCRIPTIONS: usize = 100;
+
+impl Inner {
+    /// Notes that a client has the messages to its device before its token.
+    pub(super) async fn acknowledge(&self, session: &Session, request: &Request) -> Result<()> {
+        let since = to_device_since(&request.extensions.to_device)?;
+        if !is_enabled(request.extensions.to_device.enabled) || since == 0 {
+            return Ok(());
+        }
+        let up_to = since.min(self.db.journal().published());
+        self.devices.acknowledge(session.device, up_to).await
+    }
+
+    /// Adds what belongs to no room; returns whether the client learns anything from it.
+    pub(super) async fn add_extensions(
+        &self,
+        eye: &Eye<'_>,
+        asked_before: &Asked,
+        extensions: &mut Extensions,
+    ) -> Result<bool> {
+        let asked = &eye.request.extensions;
+        let mut is_news = false;
+        if is_enabled(asked.to_device.enabled) {
+            let told = self.to_device(eye, &asked.to_device).await?;
+            is_news |= !told.events.is_empty();
+            extensions.to_device = Some(told);
+        }
+        if is_enabled(asked.e2ee.enabled) {
+            is_news |= self.add_keys(eye, extensions).await?;
+        }
+        // Whoever asks for something for the first time is told all of it.
+        let since = |was_enabled: Option<bool>| {
+            let since = eye.since.filter(|_| is_enabled(was_enabled));
+            since.map(|since| since.position)
+        };
+        if is_enabled(asked.account_data.enabled) {
+            let since = since(asked_before.extensions.account_data.enabled);
+            extensions.account_data.global = self.global_account_data(eye, since).await?;
+            is_news |= !extensions.account_data.global.is_empty();
+        }
+        let threads = &asked.thread_subscriptions;
+        if is_enabled(threads.enabled) {
+            let since = since(asked_before.extensions.thread_subscriptions.enabled);
+            self.add_subscriptions(eye, since.unwrap_or(0), extensions)
+                .await?;
+            is_news |= !extensions.thread_subscriptions.is_empty();
+        }
+        Ok(is_news)
+    }
+
+    async fn to_device(&self, eye: &Eye<'_>, asked: &request::ToDevice) -> Result<ToDevice> {
+        let now = self.db.journal().published();
+        let after = to_device_since(asked)?.min(now);
+        let limit = limited(asked.limit, TO_DEVICE);
+        let pending = self
+            .devices
+            .pending(eye.session.device, after, now, limit)
+            .await?;
+        let up_to = match pending.last() {
+            Some(last) if pending.len() == limit => last.position,
+            _ => now,
+        };
+        let mut told = ToDevice::default();
+        told.next_batch = up_to.to_string();
+        for message in pending {
+            let message = RawValue::from_string(message.message)?;
+            told.events.push(Raw::from_json(message));
+        }
+        Ok(told)
+    }
+
+    /// Adds what a client that encrypts is told; returns whether any of it is news.
+    async fn add_keys(&self, eye: &Eye<'_>, extensions: &mut Extensions) -> Result<bool> {
+        let left = self.devices.keys_left(eye.session.device).await?;
+        let e2ee = &mut extensions.e2ee;
+        e2ee.device_one_time_keys_count = left.one_time();
+        e2ee.device_unused_fallback_key_types = Some(left.unused_fallback());
+        let Some(since) = eye.since else {
+            return Ok(false);
+        };
+        // What came after the plan was made may be told twice, which harms nobody.
+        let request = SyncRequest {
+            since: Some(self.token_of(since)),
+            filter: Arc::new(FilterDefinition::default()),
+            full_state: false,
+            timeout: std::time::Duration::ZERO,
+            set_presence: PresenceState::Offline,
+            use_state_after: false,
+        };
+        let moment = self.moment(eye.session, &request).await?;
+        let lists = self.device_lists(eye.session, &moment, since.position);
+        e2ee.device_lists = lists.await?;
+        Ok(!e2ee.device_lists.is_empty() || left.claimed_at > since.position)
+    }
+
+    async fn global_account_data(
+        &self,
+        eye: &Eye<'_>,
+        since: Option<Position>,
+    ) -> Result<Vec<Raw<AnyGlobalAccountDataEvent>>> {
+        let user = eye.session.user;
+        if since.is_some_and(|since| !self.recent.account_data_changed(user, since)) {
+            return Ok(Vec::new());
+        }
+        let now = eye.plan.now.position;
+        let changed = self
+            .users
+            .account_data_changed(user, since.unwrap_or(0), now)
+            .await?;
+        let global = changed.iter().filter(|data| data.room().is_none());
+        let mut told: Vec<_> = global
+            .filter_map(|data| Some(Raw::from_json(typed(&data.kind, &data.content)?)))
+            .collect();
+        let has_rules = changed
+            .iter()
+            .any(|data| data.room().is_none() && data.kind == PUSH_RULES);
+        if since.is_none() && !has_rules {
+            told.push(self.push_rules(eye.session).await?);
+        }
+        Ok(told)
+    }
+
+    async fn add_subscriptions(
+        &self,
+        eye: &Eye<'_>,
+        since: Position,
+        extensions: &mut Extensions,
+    ) -> Result<()> {
+        let user = eye.session.user;
+        if since > 0 && !self.recent.subscriptions_changed(user, since) {
+            return Ok(());
+        }
+        let limit = limited(
+            eye.request.extensions.thread_subscriptions.limit,
+            SUBSCRIPTIONS,
+        );
+        let span = (eye.plan.now.position + 1, since);
+        let mut changes = self
+            .rooms
+            .subscription_changes(user, span, limit + 1)
+            .await?;
+        let told = &mut extensions.thread_subscriptions;
+        if changes.len() > limit {
+            changes.truncate(limit);
+            told.prev_batch = changes.last().map(|last| place_token(last.position));
+        }
+        (told.subscribed, told.unsubscribed) = subscriptions(changes);
+        Ok(())
+    }
+}
+
+pub(super) fn is_enabled(enabled: Option<bool>) -> bool {
+    enabled == Some(true)
+}
+
+fn limited(limit: Option<UInt>, most: usize) -> usize {
+    let limit = limit.map_or(most, |limit| {
+        usize::try_from(u64::from(limit)).unwrap_or(most)
+    });
+    limit.clamp(1, most)
+}
+
+/// Returns up to where a client has the messages to its device.
+fn to_device_since(asked: &request::ToDevice) -> Result<Position> {
+    let Some(since) = asked.since.as_deref() else {
+        return Ok(0);
+    };
+    let since: Option<Position> = since.parse().ok();
+    since
+        .filter(|since| *since >= 0)
+        .ok_or_else(|| Error::invalid_param("this is no token of messages to a device"))
+}

@@ -1,0 +1,149 @@
+//! What a room is: its name, who is in it, how much of it is unread, and when somebody said something last.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use ruma::{
+    JsOption,
+    events::{StateEventType, room::member::MembershipState},
+};
+
+use super::{
+    super::{
+        moment::{Inside, RoomMoment},
+        room_view::Viewer,
+        span::Span,
+        summary::{changes_summary, heroes},
+    },
+    response::{Hero, Room},
+    room::bumps,
+    state::Digest,
+};
+use crate::storage::Position;
+
+/// What a room is to a member.
+#[derive(Debug)]
+pub(super) struct Facts {
+    name: Option<String>,
+    avatar: Option<String>,
+    /// Who may stand for a name; `None` where nothing of it changed.
+    heroes: Option<Vec<Hero>>,
+    pub(super) digest: Digest,
+}
+
+impl Facts {
+    /// Returns what a room is; `before` is what the client was told of it.
+    pub(super) fn of(
+        viewer: &Viewer<'_>,
+        (moment, inside): (&RoomMoment, &Inside),
+        is_dm: bool,
+        before: Option<&Digest>,
+        span: &Span,
+    ) -> Self {
+        let name = text(inside, &StateEventType::RoomName, "name");
+        let avatar = text(inside, &StateEventType::RoomAvatar, "url");
+        // To find them, all members are looked at.
+        let may_differ = before.is_none()
+            || span.is_limited
+            || !inside.is_complete
+            || changes_summary(&inside.ring);
+        let heroes = match &name {
+            Some(_) => Some(Vec::new()),
+            None => may_differ.then(|| named_heroes(viewer, inside)),
+        };
+        let same_heroes = before.map_or(0, |before| before.heroes);
+        let digest = Digest {
+            membership: Some(MembershipState::Join),
+            member_since: moment.mine.position,
+            name: hash(&name),
+            avatar: hash(&avatar),
+            heroes: heroes.as_ref().map_or(same_heroes, hash),
+            is_dm,
+            joined: inside.joined_members,
+            invited: inside.invited_members,
+            bump_stamp: bump_stamp(viewer, inside, before),
+            unread: moment.mine.unread(inside.counters),
+        };
+        Self {
+            name,
+            avatar,
+            heroes,
+            digest,
+        }
+    }
+
+    /// Tells what the client does not know; how much is unread, and when somebody said something last, in any case.
+    pub(super) fn tell(self, room: &mut Room, before: Option<&Digest>) {
+        let digest = self.digest;
+        let (notifications, highlights) = digest.unread;
+        room.notification_count = Some(notifications);
+        room.highlight_count = Some(highlights);
+        room.bump_stamp = Some(digest.bump_stamp);
+        let differs =
+            |is: fn(&Digest) -> u64| before.is_none_or(|before| is(before) != is(&digest));
+        let known = |text: Option<String>| match (text, before) {
+            (Some(text), _) => JsOption::Some(text),
+            // To whoever gets to know the room what is left out is not there.
+            (None, None) => JsOption::Undefined,
+            (None, Some(_)) => JsOption::Null,
+        };
+        if differs(|digest| digest.name) {
+            room.name = known(self.name);
+        }
+        if differs(|digest| digest.avatar) {
+            room.avatar = known(self.avatar);
+        }
+        if differs(|digest| digest.heroes) {
+            room.heroes = self.heroes.filter(|heroes| !heroes.is_empty());
+        }
+        if before.map_or(digest.is_dm, |before| before.is_dm != digest.is_dm) {
+            room.is_dm = Some(digest.is_dm);
+        }
+        let has_moved =
+            |before: &Digest| (before.joined, before.invited) != (digest.joined, digest.invited);
+        if before.is_none_or(has_moved) {
+            room.joined_count = Some(digest.joined);
+            room.invited_count = Some(digest.invited);
+        }
+    }
+}
+
+/// Returns a text of the room's state, unless it is empty.
+fn text(inside: &Inside, kind: &StateEventType, field: &str) -> Option<String> {
+    let pdu = inside.state.get(kind, "")?;
+    pdu.content_str(field).filter(|text| !text.is_empty())
+}
+
+fn named_heroes(viewer: &Viewer<'_>, inside: &Inside) -> Vec<Hero> {
+    let heroes = heroes(&inside.state, &viewer.session.user_id).into_iter();
+    let named = heroes.map(|user_id| {
+        let member = inside.state.member(&user_id);
+        let field = |name| member.and_then(|pdu| pdu.content_str(name));
+        Hero {
+            displayname: field("displayname"),
+            avatar_url: field("avatar_url"),
+            user_id,
+        }
+    });
+    named.collect()
+}
+
+/// Returns when somebody said something last, as far as memory knows.
+fn bump_stamp(viewer: &Viewer<'_>, inside: &Inside, before: Option<&Digest>) -> Position {
+    let mut ring = inside.ring.iter().rev();
+    let last = ring.find(|event| {
+        let hides = |shield: &std::sync::Arc<crate::matrix::Shield>| shield.hides(&event.pdu);
+        bumps(&event.pdu.kind) && !viewer.shield.as_ref().is_some_and(hides)
+    });
+    let oldest = || inside.ring.first().map_or(1, |event| event.position);
+    match (last, before) {
+        (Some(event), _) => event.position,
+        (None, Some(before)) => before.bump_stamp,
+        (None, None) => oldest(),
+    }
+}
+
+fn hash(value: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
+}

@@ -1,0 +1,176 @@
+//! Sliding sync: a client says which rooms it looks at, and is told what is news of those.
+//!
+//! `request` is what a client asks and `required_state` which state; `roster` has a user's rooms in order; `plan`
+//! finds the rooms to look at, `room` and `facts` tell what is news of one, `extensions` and `room_extensions`
+//! what is told beside; `state` is what a client has been told, and `connections` keeps it.
+//!
+//! [MSC4186](https://github.com/matrix-org/matrix-spec-proposals/pull/4186)
+
+mod connections;
+mod extensions;
+mod facts;
+mod plan;
+mod request;
+mod required_state;
+mod response;
+mod room;
+mod room_extensions;
+mod roster;
+mod state;
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use self::{
+    connections::Connections, plan::Plan, response::ListResult, room::Eye, roster::Rosters,
+    state::State,
+};
+pub use self::{request::Request, response::Response};
+use super::{Inner, LONGEST_WAIT, Sync};
+use crate::{
+    ephemeral::PresenceUpdate,
+    error::{Error, Result},
+    storage::Journal,
+    users::Session,
+};
+
+/// What sliding sync keeps in memory.
+#[derive(Default)]
+pub(super) struct Sliding {
+    connections: Arc<Connections>,
+    rosters: Rosters,
+}
+
+/// What a client is told.
+struct Answer {
+    response: Response,
+    state: State,
+    /// Whether the client learns anything from it.
+    is_news: bool,
+}
+
+impl Sliding {
+    /// Begins to follow the journal.
+    pub(super) fn following(journal: &Journal) -> Self {
+        let sliding = Self::default();
+        journal.follow(sliding.connections.clone());
+        sliding
+    }
+}
+
+impl Sync {
+    /// Returns what is news of the rooms that a client looks at, and waits for something to be if nothing is.
+    ///
+    /// [MSC4186](https://github.com/matrix-org/matrix-spec-proposals/pull/4186)
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownPos`] when the connection is unknown, or was forgotten; [`Error::InvalidParam`] when the
+    /// client asks for too much.
+    pub async fn sliding_sync(&self, session: &Session, request: Request) -> Result<Response> {
+        request.check()?;
+        let inner = &self.inner;
+        let update = PresenceUpdate::Sync(request.presence()?);
+        let presence = &inner.ephemeral.presence;
+        presence.update(session.user, &session.user_id, update);
+        let _waiting = presence.waits(session.user);
+        let conn_id = request.conn_id.as_deref().unwrap_or_default();
+        let connections = &inner.sliding.connections;
+        let mut turn = connections.begin(session.device, conn_id, request.pos.as_deref())?;
+        inner.acknowledge(session, &request).await?;
+        let timeout = Duration::from_millis(request.timeout.unwrap_or(0));
+        let deadline = Instant::now() + timeout.min(LONGEST_WAIT);
+        let answer = loop {
+            let mut news = inner.waiters.register(session.user);
+            let answer = inner.slide(session, &request, &turn.state).await?;
+            let is_first = turn.state.since.is_none();
+            if is_first || answer.is_news || Instant::now() >= deadline {
+                break answer;
+            }
+            tokio::select! {
+                () = news.come() => {}
+                () = tokio::time::sleep_until(deadline) => break answer,
+                () = inner.tasks.stopping().cancelled() => break answer,
+                () = turn.superseded.cancelled() => break answer,
+            }
+        };
+        let mut response = answer.response;
+        turn.state = answer.state;
+        match (connections.finish(turn), request.pos) {
+            (Some(pos), _) => response.pos = pos,
+            // The client has asked anew, and does not wait for this: nothing is told, and the place stays the same.
+            (None, Some(pos)) => {
+                response = Response {
+                    pos,
+                    ..Response::default()
+                }
+            }
+            (None, None) => return Err(Error::UnknownPos),
+        }
+        Ok(response)
+    }
+}
+
+impl Inner {
+    /// Returns what is news to a client that has been told what `state` says.
+    async fn slide(&self, session: &Session, request: &Request, before: &State) -> Result<Answer> {
+        let (plan, moments) = self.plan(session, request, before).await?;
+        let eye = Eye {
+            session,
+            request,
+            plan: &plan,
+            since: before.since,
+            now_ms: self.clock.now_ms(),
+            shield: self.rooms.shield(session.user),
+        };
+        let mut response = Response::default();
+        let mut state = before.clone();
+        let data = self.room_data(&eye).await?;
+        let extensions = &mut response.extensions;
+        for (look, moment) in plan.looks.iter().zip(&moments) {
+            let (room, mut told) = self.look(&eye, look, moment).await?;
+            self.add_beside(&eye, (look, moment), &data, &mut told, extensions);
+            state.put(look.room, told);
+            if let Some(room) = room {
+                response.rooms.insert(look.room_id.clone(), room);
+            }
+        }
+        let has_beside = !extensions.account_data.is_empty()
+            || !extensions.receipts.is_empty()
+            || !extensions.typing.is_empty();
+        let has_more = self.add_extensions(&eye, &before.asked, extensions).await?;
+        let counts = plan.counts.iter();
+        response.lists = counts
+            .map(|(name, count)| (name.clone(), ListResult { count: *count }))
+            .collect();
+        let has_counted = *before.counts != plan.counts;
+        state.move_on(plan);
+        Ok(Answer {
+            is_news: has_beside || has_more || has_counted || !response.rooms.is_empty(),
+            response,
+            state,
+        })
+    }
+}
+
+impl State {
+    /// Notes up to where the client knows everything now, and which rooms went out of sight.
+    fn move_on(&mut self, plan: Plan) {
+        let gone: Vec<_> = self
+            .rooms
+            .iter()
+            .filter(|(room, told)| told.out_of_sight.is_none() && !plan.in_sight.contains_key(room))
+            .map(|(room, told)| (*room, told.clone()))
+            .collect();
+        for (room, mut told) in gone {
+            told.out_of_sight = self.since;
+            self.put(room, told);
+        }
+        self.note_required(plan.looks.iter().map(|look| &look.rule.required));
+        self.since = Some(plan.now);
+        self.asked = plan.asked;
+        self.generation = plan.generation;
+        self.counts = Arc::new(plan.counts);
+    }
+}

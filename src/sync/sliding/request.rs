@@ -1,0 +1,277 @@
+//! What a client asks of sliding sync: in the form of the proposal, and in that of its drafts, which clients use.
+
+use std::collections::BTreeMap;
+
+use ruma::{
+    OwnedRoomId, api::client::sync::sync_events::v5::request::Extensions, presence::PresenceState,
+};
+use serde::Deserialize;
+
+use super::required_state::RequiredState;
+use crate::error::{Error, Result};
+
+/// Lists of a request, and subscriptions to rooms, as the proposal limits them.
+pub(super) const LISTS: usize = 100;
+const SUBSCRIPTIONS: usize = 100;
+/// Ranges of a list.
+const RANGES: usize = 100;
+/// Entries of each part of a filter.
+const FILTER_ENTRIES: usize = 100;
+/// State that is named of a room.
+const STATE: usize = 200;
+/// Lists or rooms that an extension names.
+const EXTENSION_ENTRIES: usize = 200;
+/// The longest id of a connection, and the longest name of a list, in bytes.
+const NAME_BYTES: usize = 255;
+/// Events of a timeline at most.
+const TIMELINE: u64 = 100;
+
+/// What a client asks.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Request {
+    /// Which of the device's connections this is.
+    #[serde(default)]
+    pub conn_id: Option<String>,
+    /// Up to where the client knows everything; `None` begins a connection.
+    #[serde(default)]
+    pub pos: Option<String>,
+    /// How long to wait for news, in milliseconds.
+    #[serde(default)]
+    pub timeout: Option<u64>,
+    /// What the user is shown as meanwhile.
+    #[serde(default)]
+    pub set_presence: Option<PresenceState>,
+    /// Which rooms are wanted, by their place among the user's rooms.
+    #[serde(default)]
+    pub lists: BTreeMap<String, List>,
+    /// Which rooms are wanted in any case.
+    #[serde(default)]
+    pub room_subscriptions: BTreeMap<OwnedRoomId, RoomConfig>,
+    /// What is wanted beside rooms.
+    #[serde(default)]
+    pub extensions: Extensions,
+    /// How long the request is: so much of it is remembered.
+    #[serde(skip)]
+    pub bytes: usize,
+}
+
+/// A list of rooms.
+#[derive(Clone, Debug, Deserialize)]
+pub struct List {
+    #[serde(default)]
+    range: Option<(u64, u64)>,
+    /// As the drafts have it.
+    #[serde(default)]
+    ranges: Option<Vec<(u64, u64)>>,
+    #[serde(flatten)]
+    pub(super) config: RoomConfig,
+    #[serde(default)]
+    pub(super) filters: Option<Filters>,
+}
+
+/// What is wanted of a room.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct RoomConfig {
+    timeline_limit: u64,
+    #[serde(default)]
+    pub(super) required_state: RequiredState,
+}
+
+/// Which rooms belong into a list.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub(super) struct Filters {
+    pub(super) is_dm: Option<bool>,
+    pub(super) spaces: Option<Vec<String>>,
+    pub(super) is_encrypted: Option<bool>,
+    #[serde(alias = "is_invite")]
+    pub(super) is_invited: Option<bool>,
+    pub(super) room_types: Option<Vec<Option<String>>>,
+    pub(super) not_room_types: Option<Vec<Option<String>>>,
+    pub(super) tags: Option<Vec<String>>,
+    pub(super) not_tags: Option<Vec<String>>,
+}
+
+impl Request {
+    /// Checks that the request stays within what this server does for one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidParam`] when it does not.
+    pub(super) fn check(&self) -> Result<()> {
+        let too_many = |what: &str| Err(Error::invalid_param(format!("there are too many {what}")));
+        if self.lists.len() > LISTS {
+            return too_many("lists");
+        }
+        if self.room_subscriptions.len() > SUBSCRIPTIONS {
+            return too_many("room_subscriptions");
+        }
+        if self
+            .conn_id
+            .as_ref()
+            .is_some_and(|id| id.len() > NAME_BYTES)
+        {
+            return Err(Error::invalid_param("conn_id is too long"));
+        }
+        self.presence()?;
+        for (name, list) in &self.lists {
+            if !is_opaque_id(name) {
+                return Err(Error::invalid_param("the name of a list is no opaque id"));
+            }
+            list.check()?;
+        }
+        let configs = self.room_subscriptions.values();
+        let configs = configs.chain(self.lists.values().map(|list| &list.config));
+        for config in configs {
+            if config.required_state.len() > STATE {
+                return too_many("elements in required_state");
+            }
+        }
+        if entries(&self.extensions).any(|entries| entries > EXTENSION_ENTRIES) {
+            return too_many("lists or rooms in an extension");
+        }
+        Ok(())
+    }
+
+    /// Returns what the user is to be shown as.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidParam`] for a state that the specification does not know.
+    pub(super) fn presence(&self) -> Result<PresenceState> {
+        let state = self.set_presence.clone().unwrap_or(PresenceState::Online);
+        match state {
+            PresenceState::Online | PresenceState::Offline | PresenceState::Unavailable => {
+                Ok(state)
+            }
+            _ => Err(Error::invalid_param("set_presence is not known")),
+        }
+    }
+}
+
+impl List {
+    fn check(&self) -> Result<()> {
+        let ranges = self.ranges.as_deref().unwrap_or_default();
+        let mut all = ranges.iter().chain(&self.range);
+        if ranges.len() > RANGES || all.any(|(start, end)| start > end) {
+            return Err(Error::invalid_param("a list has too many or wrong ranges"));
+        }
+        let longest = self.filters.as_ref().map_or(0, Filters::longest);
+        if longest > FILTER_ENTRIES {
+            return Err(Error::invalid_param("the filters of a list are too long"));
+        }
+        Ok(())
+    }
+
+    /// Returns whether the room at an index is wanted. Without any range all are.
+    pub(super) fn shows(&self, index: u64) -> bool {
+        let within = |(start, end): &(u64, u64)| (*start..=*end).contains(&index);
+        match (&self.range, &self.ranges) {
+            (None, None) => true,
+            (range, ranges) => range.iter().chain(ranges.iter().flatten()).any(within),
+        }
+    }
+
+    /// Returns whether two lists show the same of the same rooms, wherever they stand.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        self.config == other.config && self.filters == other.filters
+    }
+}
+
+impl RoomConfig {
+    /// Returns how many events a timeline has at most.
+    pub(super) fn timeline_limit(&self) -> u32 {
+        u32::try_from(self.timeline_limit.min(TIMELINE)).unwrap_or(u32::MAX)
+    }
+}
+
+impl Filters {
+    fn longest(&self) -> usize {
+        let texts = [&self.spaces, &self.tags, &self.not_tags];
+        let texts = texts.into_iter().flatten().map(Vec::len);
+        let types = [&self.room_types, &self.not_room_types];
+        let types = types.into_iter().flatten().map(Vec::len);
+        texts.chain(types).max().unwrap_or(0)
+    }
+}
+
+fn entries(extensions: &Extensions) -> impl Iterator<Item = usize> {
+    let lists = [
+        &extensions.account_data.lists,
+        &extensions.receipts.lists,
+        &extensions.typing.lists,
+    ];
+    let rooms = [
+        &extensions.account_data.rooms,
+        &extensions.receipts.rooms,
+        &extensions.typing.rooms,
+    ];
+    let lists = lists.into_iter().flatten().map(Vec::len);
+    lists.chain(rooms.into_iter().flatten().map(Vec::len))
+}
+
+/// [Opaque identifiers](https://spec.matrix.org/v1.19/appendices/#opaque-identifiers)
+fn is_opaque_id(text: &str) -> bool {
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    (1..=NAME_BYTES).contains(&text.len()) && text.bytes().all(is_allowed)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn list(fields: &Value) -> List {
+        let mut list = json!({ "timeline_limit": 1 });
+        list.as_object_mut()
+            .unwrap()
+            .extend(fields.as_object().unwrap().clone());
+        serde_json::from_value(list).unwrap()
+    }
+
+    fn shown(list: &List) -> Vec<u64> {
+        (0..6).filter(|index| list.shows(*index)).collect()
+    }
+
+    #[test]
+    fn a_list_has_one_range_or_several_or_shows_all() {
+        assert_eq!(shown(&list(&json!({ "range": [1, 2] }))), [1, 2]);
+        let ranges = json!({ "ranges": [[0, 0], [4, 9]] });
+        assert_eq!(shown(&list(&ranges)), [0, 4, 5]);
+        assert!(shown(&list(&json!({ "ranges": [] }))).is_empty());
+        assert_eq!(shown(&list(&json!({}))).len(), 6);
+    }
+
+    #[test]
+    fn both_names_of_a_filter_are_known() {
+        let draft = list(&json!({ "filters": { "is_invite": true } }));
+        let proposed = list(&json!({ "filters": { "is_invited": true }, "range": [0, 1] }));
+
+        assert!(draft.is_like(&proposed));
+    }
+
+    #[test]
+    fn what_is_too_much_is_refused() {
+        let refused = |request: Value| {
+            let request: Request = serde_json::from_value(request).unwrap();
+            request.check().is_err()
+        };
+        let lists = |name: &str, list: Value| json!({ "lists": { name: list } });
+        let many: Vec<Value> = (0..=200)
+            .map(|n| json!(["m.room.name", n.to_string()]))
+            .collect();
+
+        assert!(!refused(lists("a-z_0.9~", json!({ "timeline_limit": 1 }))));
+        assert!(refused(lists("a list", json!({ "timeline_limit": 1 }))));
+        let turned = json!({ "timeline_limit": 1, "range": [2, 1] });
+        assert!(refused(lists("a", turned)));
+        let named = json!({ "timeline_limit": 1, "required_state": many });
+        assert!(refused(lists("a", named)));
+        assert!(refused(json!({ "conn_id": "x".repeat(256) })));
+        assert!(refused(json!({ "set_presence": "asleep" })));
+        let tags: Vec<String> = (0..=100).map(|n| n.to_string()).collect();
+        let tagged = json!({ "timeline_limit": 1, "filters": { "tags": tags } });
+        assert!(refused(lists("a", tagged)));
+    }
+}

@@ -1,0 +1,319 @@
+//! Which state of a room a client wants.
+
+use std::{collections::HashSet, sync::Arc};
+
+use ruma::{EventId, UserId, events::StateEventType};
+use serde::Deserialize;
+
+use crate::matrix::{Pdu, StateMap};
+
+/// State that is wanted of a room, by one of the rules that the room matches.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(from = "Wire")]
+pub(super) struct RequiredState {
+    include: Vec<Element>,
+    exclude: Vec<Element>,
+    /// Whether members are wanted as the timeline needs them.
+    lazy_members: bool,
+}
+
+/// What is wanted by all the rules that a room matches.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Combined {
+    parts: Vec<RequiredState>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(from = "WireElement")]
+struct Element {
+    /// `None` is every type.
+    kind: Option<StateEventType>,
+    state_key: StateKey,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum StateKey {
+    Any,
+    /// The id of whoever asks.
+    Me,
+    Exactly(String),
+}
+
+/// The proposal has an object, its drafts have pairs of a type and a state key.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Wire {
+    Pairs(Vec<(String, String)>),
+    Object {
+        #[serde(default)]
+        include: Vec<Element>,
+        #[serde(default)]
+        exclude: Vec<Element>,
+        #[serde(default)]
+        lazy_members: bool,
+    },
+}
+
+#[derive(Deserialize)]
+struct WireElement {
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    state_key: Option<String>,
+}
+
+impl From<WireElement> for Element {
+    fn from(wire: WireElement) -> Self {
+        Self {
+            kind: wire.kind.map(StateEventType::from),
+            state_key: wire.state_key.map_or(StateKey::Any, StateKey::Exactly),
+        }
+    }
+}
+
+impl From<Wire> for RequiredState {
+    fn from(wire: Wire) -> Self {
+        let pairs = match wire {
+            Wire::Object {
+                include,
+                exclude,
+                lazy_members,
+            } => {
+                return Self {
+                    include,
+                    exclude,
+                    lazy_members,
+                };
+            }
+            Wire::Pairs(pairs) => pairs,
+        };
+        let mut required = Self::default();
+        for (kind, state_key) in pairs {
+            if kind == "m.room.member" && state_key == "$LAZY" {
+                required.lazy_members = true;
+                continue;
+            }
+            let state_key = match state_key.as_str() {
+                "*" => StateKey::Any,
+                "$ME" => StateKey::Me,
+                _ => StateKey::Exactly(state_key),
+            };
+            required.include.push(Element {
+                kind: (kind != "*").then(|| StateEventType::from(kind)),
+                state_key,
+            });
+        }
+        required
+    }
+}
+
+impl Element {
+    fn matches(&self, kind: &StateEventType, state_key: &str, me: &UserId) -> bool {
+        self.kind.as_ref().is_none_or(|wanted| wanted == kind)
+            && self.key(me).is_none_or(|wanted| wanted == state_key)
+    }
+
+    /// Returns the state key that is meant; `None` is every one.
+    fn key<'a>(&'a self, me: &'a UserId) -> Option<&'a str> {
+        match &self.state_key {
+            StateKey::Any => None,
+            StateKey::Me => Some(me.as_str()),
+            StateKey::Exactly(state_key) => Some(state_key),
+        }
+    }
+
+    /// Returns whether all members are meant.
+    fn is_all_members(&self) -> bool {
+        let is_member = |kind: &StateEventType| *kind == StateEventType::RoomMember;
+        self.state_key == StateKey::Any && self.kind.as_ref().is_none_or(is_member)
+    }
+}
+
+impl RequiredState {
+    /// Returns how many elements it has.
+    pub(super) fn len(&self) -> usize {
+        self.include.len() + self.exclude.len()
+    }
+
+    fn wants(&self, kind: &StateEventType, state_key: &str, me: &UserId) -> bool {
+        let is_member = *kind == StateEventType::RoomMember;
+        // Whoever loads members lazily gets those of "everything" when the timeline needs them.
+        let counts =
+            |element: &&Element| !(is_member && self.lazy_members && element.is_all_members());
+        let mut include = self.include.iter().filter(counts);
+        include.any(|element| element.matches(kind, state_key, me))
+            && !self
+                .exclude
+                .iter()
+                .any(|element| element.matches(kind, state_key, me))
+    }
+}
+
+impl Combined {
+    /// Returns roughly how much memory it takes, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        let element = |element: &Element| {
+            let state_key = match &element.state_key {
+                StateKey::Exactly(state_key) => state_key.len(),
+                StateKey::Any | StateKey::Me => 0,
+            };
+            let kind = element.kind.as_ref().map(ToString::to_string);
+            size_of::<Element>() + kind.map_or(0, |kind| kind.len()) + state_key
+        };
+        let elements = |part: &RequiredState| -> usize {
+            part.include.iter().chain(&part.exclude).map(element).sum()
+        };
+        self.parts.iter().map(elements).sum()
+    }
+
+    pub(super) fn of<'a>(parts: impl IntoIterator<Item = &'a RequiredState>) -> Self {
+        let mut combined = Self::default();
+        for part in parts {
+            if !combined.parts.contains(part) {
+                combined.parts.push(part.clone());
+            }
+        }
+        combined
+    }
+
+    /// Returns whether members are wanted as the timeline needs them: not if all are wanted anyway.
+    pub(super) fn is_lazy(&self) -> bool {
+        let wants_all = |part: &RequiredState| {
+            !part.lazy_members && part.include.iter().any(Element::is_all_members)
+        };
+        self.parts.iter().any(|part| part.lazy_members) && !self.parts.iter().any(wants_all)
+    }
+
+    /// Returns whether a state event is wanted in any case.
+    pub(super) fn wants(&self, pdu: &Pdu, me: &UserId) -> bool {
+        let (kind, state_key) = (pdu.state_type(), pdu.state_key.as_deref());
+        let state_key = state_key.unwrap_or_default();
+        self.parts
+            .iter()
+            .any(|part| part.wants(&kind, state_key, me))
+    }
+
+    /// Returns what is wanted of a state. What is named is looked up; only for wildcards the state is searched.
+    pub(super) fn select(&self, state: &StateMap, me: &UserId) -> Vec<Arc<Pdu>> {
+        let mut found: Vec<Arc<Pdu>> = Vec::new();
+        let mut seen: HashSet<&EventId> = HashSet::new();
+        let include = self.parts.iter().flat_map(|part| &part.include);
+        for element in include {
+            let matching: Box<dyn Iterator<Item = &Arc<Pdu>>> =
+                match (&element.kind, element.key(me)) {
+                    (Some(kind), Some(state_key)) => {
+                        Box::new(state.get(kind, state_key).into_iter())
+                    }
+                    (Some(kind), None) => Box::new(state.of_type(kind)),
+                    (None, _) => Box::new(state.iter()),
+                };
+            for pdu in matching {
+                if self.wants(pdu, me) && seen.insert(&pdu.event_id) {
+                    found.push(pdu.clone());
+                }
+            }
+        }
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::user_id;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn state() -> StateMap {
+        let mut state = StateMap::default();
+        let events = [
+            ("m.room.create", ""),
+            ("m.room.name", ""),
+            ("m.room.member", "@me:a"),
+            ("m.room.member", "@you:a"),
+            ("org.example", "@me:a"),
+        ];
+        for (kind, state_key) in events {
+            let json = json!({
+                "room_id": "!r:a", "sender": "@me:a", "type": kind, "state_key": state_key, "depth": 1,
+                "origin_server_ts": 1, "prev_events": [], "auth_events": [], "content": {},
+            });
+            let id = format!("${kind}{state_key}").try_into().unwrap();
+            state.insert(Arc::new(Pdu::parse(id, &json.to_string()).unwrap()));
+        }
+        state
+    }
+
+    fn combined(parts: &[Value]) -> Combined {
+        let parts: Vec<RequiredState> = parts
+            .iter()
+            .map(|part| serde_json::from_value(part.clone()).unwrap())
+            .collect();
+        Combined::of(&parts)
+    }
+
+    fn selected(parts: &[Value]) -> Vec<String> {
+        let selected = combined(parts).select(&state(), user_id!("@me:a"));
+        let mut ids: Vec<String> = selected
+            .iter()
+            .map(|pdu| pdu.event_id.to_string())
+            .collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    #[test]
+    fn pairs_name_a_type_and_a_key_with_their_wildcards() {
+        let pairs = json!([
+            ["m.room.name", ""],
+            ["m.room.member", "$ME"],
+            ["m.room.topic", ""]
+        ]);
+        assert_eq!(selected(&[pairs]), ["$m.room.member@me:a", "$m.room.name"]);
+        let members = json!([["m.room.member", "*"]]);
+        assert_eq!(selected(&[members]).len(), 2);
+        assert_eq!(selected(&[json!([["*", "$ME"]])]).len(), 2);
+        assert_eq!(selected(&[json!([["*", "*"]])]).len(), 5);
+        assert!(selected(&[json!([])]).is_empty());
+    }
+
+    #[test]
+    fn an_object_includes_and_excludes() {
+        let all_but_create = json!({ "include": [{}], "exclude": [{ "type": "m.room.create" }] });
+        assert_eq!(selected(&[all_but_create]).len(), 4);
+        let of_key = json!({ "include": [{ "state_key": "@me:a" }] });
+        assert_eq!(
+            selected(&[of_key]),
+            ["$m.room.member@me:a", "$org.example@me:a"]
+        );
+    }
+
+    #[test]
+    fn lazily_everything_is_everything_but_members() {
+        let me = json!({ "type": "m.room.member", "state_key": "@me:a" });
+        let lazily = json!({ "include": [{}, me], "lazy_members": true });
+        assert_eq!(
+            selected(&[lazily]),
+            [
+                "$m.room.create",
+                "$m.room.member@me:a",
+                "$m.room.name",
+                "$org.example@me:a"
+            ]
+        );
+        let lazily = json!([["*", "*"], ["m.room.member", "$LAZY"]]);
+        // The key of another event is that of the member, which is no member event.
+        assert_eq!(selected(&[lazily]).len(), 3);
+    }
+
+    #[test]
+    fn together_they_want_what_any_of_them_wants() {
+        let name = json!([["m.room.name", ""]]);
+        let all_but_name = json!({ "include": [{}], "exclude": [{ "type": "m.room.name" }] });
+        assert_eq!(selected(&[name.clone(), all_but_name]).len(), 5);
+
+        let lazily = json!([["m.room.member", "$LAZY"]]);
+        let all = json!([["m.room.member", "*"]]);
+        assert!(combined(&[lazily.clone(), name]).is_lazy());
+        assert!(!combined(&[lazily, all]).is_lazy());
+    }
+}

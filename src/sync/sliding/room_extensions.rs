@@ -1,0 +1,245 @@
+//! What a client is told beside each room: account data, receipts, and who types.
+//!
+//! [MSC3959](https://github.com/matrix-org/matrix-spec-proposals/pull/3959),
+//! [MSC3960](https://github.com/matrix-org/matrix-spec-proposals/pull/3960),
+//! [MSC3961](https://github.com/matrix-org/matrix-spec-proposals/pull/3961)
+
+use std::{collections::HashSet, sync::Arc};
+
+use ruma::{
+    EventId,
+    api::client::sync::sync_events::v5::{request::ExtensionRoomConfig, response::Extensions},
+    events::room::member::MembershipState,
+    serde::Raw,
+};
+use serde_json::{json, value::to_raw_value};
+
+use super::{
+    super::{
+        Inner,
+        moment::RoomMoment,
+        response::{receipts, typed},
+    },
+    extensions::is_enabled,
+    plan::{Look, SUBSCRIBED},
+    room::Eye,
+    state::{Since, Told},
+};
+use crate::{
+    error::Result,
+    storage::{Position, Receipt, account_data::AccountData},
+};
+
+/// The bits of the extensions that told of a room.
+const ACCOUNT_DATA: u8 = 1;
+const RECEIPTS: u8 = 2;
+const TYPING: u8 = 4;
+
+/// The account data of a user.
+#[derive(Default)]
+pub(super) struct RoomData {
+    /// All of it, for the rooms of which the client has none.
+    all: Vec<AccountData>,
+    /// What changed, for the others.
+    changed: Vec<AccountData>,
+}
+
+/// Whether an extension tells of a room, and since when.
+enum Telling {
+    /// It does not.
+    Nothing,
+    /// It did not before.
+    All,
+    /// It did, up to a place.
+    Since(Since),
+}
+
+impl Inner {
+    /// Returns the account data of which the answer may tell.
+    pub(super) async fn room_data(&self, eye: &Eye<'_>) -> Result<RoomData> {
+        let (mut needs_all, mut since) = (false, None);
+        for look in &eye.plan.looks {
+            match telling(eye, look, ACCOUNT_DATA) {
+                Telling::Nothing => {}
+                Telling::All => needs_all = true,
+                Telling::Since(known) => {
+                    let earliest: &mut Position = since.get_or_insert(known.position);
+                    *earliest = (*earliest).min(known.position);
+                }
+            }
+        }
+        let (user, now) = (eye.session.user, eye.plan.now.position);
+        let mut data = RoomData::default();
+        if needs_all {
+            data.all = self.users.account_data_changed(user, 0, now).await?;
+        }
+        if let Some(since) = since.filter(|since| self.recent.account_data_changed(user, *since)) {
+            data.changed = self.users.account_data_changed(user, since, now).await?;
+        }
+        Ok(data)
+    }
+
+    /// Adds what the extensions tell of a room, and notes which did.
+    pub(super) fn add_beside(
+        &self,
+        eye: &Eye<'_>,
+        (look, moment): (&Look, &RoomMoment),
+        data: &RoomData,
+        told: &mut Told,
+        extensions: &mut Extensions,
+    ) {
+        told.extensions = 0;
+        let mut tells = |bit: u8| {
+            let telling = telling(eye, look, bit);
+            if !matches!(telling, Telling::Nothing) {
+                told.extensions |= bit;
+            }
+            telling
+        };
+        let (account_data, of_receipts, of_typing) =
+            (tells(ACCOUNT_DATA), tells(RECEIPTS), tells(TYPING));
+        let of_room = data.of(look, &account_data);
+        if !of_room.is_empty() {
+            let events = of_room.iter();
+            let events =
+                events.filter_map(|data| Some(Raw::from_json(typed(&data.kind, &data.content)?)));
+            let rooms = &mut extensions.account_data.rooms;
+            rooms.insert(look.room_id.clone(), events.collect());
+        }
+        if moment.mine.membership != MembershipState::Join {
+            return;
+        }
+        let receipts = receipts(
+            eye.session,
+            &recent_receipts(eye, moment, told.count, &of_receipts),
+        );
+        if let Some(content) = receipts {
+            let event = json!({ "type": "m.receipt", "content": content });
+            if let Ok(event) = to_raw_value(&event) {
+                let rooms = &mut extensions.receipts.rooms;
+                rooms.insert(look.room_id.clone(), Raw::from_json(event));
+            }
+        }
+        let after = match of_typing {
+            Telling::Nothing => return,
+            Telling::All => None,
+            Telling::Since(since) => Some(since.tick),
+        };
+        let now = eye.plan.now.tick;
+        let typing = &self.ephemeral.typing;
+        let typing = typing.changed(look.room, after.unwrap_or(0), now);
+        // To whoever knew nothing only those who type are news.
+        let typing = typing.filter(|users| after.is_some() || !users.is_empty());
+        if let Some(users) = typing {
+            let event = json!({ "type": "m.typing", "content": { "user_ids": users } });
+            if let Ok(event) = to_raw_value(&event) {
+                let rooms = &mut extensions.typing.rooms;
+                rooms.insert(look.room_id.clone(), Raw::from_json(event));
+            }
+        }
+    }
+}
+
+impl RoomData {
+    fn of(&self, look: &Look, telling: &Telling) -> Vec<&AccountData> {
+        let (data, after) = match telling {
+            Telling::Nothing => return Vec::new(),
+            Telling::All => (&self.all, 0),
+            Telling::Since(since) => (&self.changed, since.position),
+        };
+        data.iter()
+            .filter(|data| data.room() == Some(look.room) && data.position > after)
+            .collect()
+    }
+}
+
+/// Returns the receipts that are news. Whoever has none of a room gets those at the events that they have, and
+/// their own.
+fn recent_receipts(
+    eye: &Eye<'_>,
+    moment: &RoomMoment,
+    count: u32,
+    telling: &Telling,
+) -> Vec<Arc<Receipt>> {
+    let Some(inside) = &moment.inside else {
+        return Vec::new();
+    };
+    let now = eye.plan.now.position;
+    let view = inside.room.view();
+    match telling {
+        Telling::Nothing => Vec::new(),
+        Telling::Since(since) => {
+            let later = view
+                .receipts
+                .range(since.position + 1..=now.max(since.position + 1));
+            later.map(|(_, receipt)| receipt.clone()).collect()
+        }
+        Telling::All => {
+            let events = view.ring.iter().rev();
+            let events = events.filter(|event| event.position <= now);
+            let shown: HashSet<&EventId> = events
+                .take(usize::try_from(count).unwrap_or(usize::MAX))
+                .map(|event| &*event.pdu.event_id)
+                .collect();
+            let is_wanted = |receipt: &&Arc<Receipt>| {
+                receipt.user_id == eye.session.user_id || shown.contains(&*receipt.event_id)
+            };
+            let all = view.receipts.range(..=now).map(|(_, receipt)| receipt);
+            all.filter(is_wanted).cloned().collect()
+        }
+    }
+}
+
+/// Returns whether an extension tells of a room, and since when.
+fn telling(eye: &Eye<'_>, look: &Look, bit: u8) -> Telling {
+    let asked = &eye.request.extensions;
+    let (enabled, lists, rooms) = match bit {
+        ACCOUNT_DATA => {
+            let asked = &asked.account_data;
+            (asked.enabled, &asked.lists, &asked.rooms)
+        }
+        RECEIPTS => {
+            let asked = &asked.receipts;
+            (asked.enabled, &asked.lists, &asked.rooms)
+        }
+        _ => (
+            asked.typing.enabled,
+            &asked.typing.lists,
+            &asked.typing.rooms,
+        ),
+    };
+    let is_meant = is_enabled(enabled)
+        && (by_lists(eye, look, lists.as_deref()) || by_rooms(look, rooms.as_deref()));
+    let told = look.told.as_ref();
+    match (is_meant, look.since) {
+        (false, _) => Telling::Nothing,
+        (true, Some(since)) if told.is_some_and(|told| told.extensions & bit != 0) => {
+            Telling::Since(since)
+        }
+        (true, _) => Telling::All,
+    }
+}
+
+/// An extension that names no lists is of all of them.
+fn by_lists(eye: &Eye<'_>, look: &Look, lists: Option<&[String]>) -> bool {
+    let Some(lists) = lists else {
+        return look.lists & !SUBSCRIBED != 0;
+    };
+    let named = eye.request.lists.keys().enumerate();
+    let is_named = |name: &String| lists.iter().any(|list| list == name || list == "*");
+    let mut named = named.filter(|(_, name)| is_named(name));
+    named.any(|(bit, _)| look.lists & (1 << bit) != 0)
+}
+
+/// An extension that names no rooms is of all to which the client has subscribed.
+fn by_rooms(look: &Look, rooms: Option<&[ExtensionRoomConfig]>) -> bool {
+    let is_subscribed = look.lists & SUBSCRIBED != 0;
+    let Some(rooms) = rooms else {
+        return is_subscribed;
+    };
+    rooms.iter().any(|room| match room {
+        ExtensionRoomConfig::AllSubscribed => is_subscribed,
+        ExtensionRoomConfig::Room(room_id) => *room_id == look.room_id,
+        _ => false,
+    })
+}

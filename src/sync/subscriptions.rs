@@ -1,0 +1,36 @@
+//! Changes of subscriptions to threads, as clients are told of them.
+//!
+//! [MSC4308](https://github.com/matrix-org/matrix-spec-proposals/pull/4308)
+
+use std::collections::BTreeMap;
+
+use ruma::{
+    OwnedEventId, OwnedRoomId, UInt,
+    api::client::threads::get_thread_subscriptions_changes::unstable::{
+        ThreadSubscription, ThreadUnsubscription,
+    },
+};
+
+use crate::rooms::SubscriptionChange;
+
+/// Something of threads, by room.
+type ByThread<T> = BTreeMap<OwnedRoomId, BTreeMap<OwnedEventId, T>>;
+
+/// Returns the subscriptions that there are, and those that are no more.
+pub fn subscriptions(
+    changes: Vec<SubscriptionChange>,
+) -> (ByThread<ThreadSubscription>, ByThread<ThreadUnsubscription>) {
+    let mut subscribed: ByThread<ThreadSubscription> = BTreeMap::new();
+    let mut unsubscribed: ByThread<ThreadUnsubscription> = BTreeMap::new();
+    for change in changes {
+        let bump_stamp = UInt::new_saturating(u64::try_from(change.position).unwrap_or(0));
+        if let Some(automatic) = change.automatic {
+            let threads = subscribed.entry(change.room_id).or_default();
+            threads.insert(change.root, ThreadSubscription::new(automatic, bump_stamp));
+        } else {
+            let threads = unsubscribed.entry(change.room_id).or_default();
+            threads.insert(change.root, ThreadUnsubscription::new(bump_stamp));
+        }
+    }
+    (subscribed, unsubscribed)
+}

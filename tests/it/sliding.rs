@@ -1,0 +1,106 @@
+//! A client of sliding sync, as the tests say it.
+
+use serde_json::{Value, json};
+
+use crate::harness::{Answer, User};
+
+pub(crate) const PATH: &str = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync";
+
+/// A connection that goes on with the position of the last answer.
+pub(crate) struct Connection<'a> {
+    user: &'a User,
+    /// What is asked, apart from the position.
+    pub(crate) body: Value,
+    pub(crate) pos: Option<String>,
+}
+
+/// Returns a list of the first rooms, with a timeline of so many events and this state.
+pub(crate) fn list(range: [u64; 2], timeline_limit: u64, required_state: &Value) -> Value {
+    json!({ "ranges": [range], "timeline_limit": timeline_limit, "required_state": required_state })
+}
+
+impl User {
+    /// Begins a connection that asks for one list, called `all`.
+    pub(crate) fn lists(&self, list: &Value) -> Connection<'_> {
+        self.asks_for(json!({ "lists": { "all": list } }))
+    }
+
+    /// Begins a connection that asks for one list of all rooms, with one event of each.
+    pub(crate) fn lists_all(&self) -> Connection<'_> {
+        self.lists(&list([0, 99], 1, &json!([])))
+    }
+
+    /// Begins a connection that has one extension only.
+    pub(crate) fn extends(&self, name: &str, config: &Value) -> Connection<'_> {
+        self.asks_for(json!({ "extensions": { name: config } }))
+    }
+
+    pub(crate) fn asks_for(&self, body: Value) -> Connection<'_> {
+        Connection {
+            user: self,
+            body,
+            pos: None,
+        }
+    }
+
+    pub(crate) async fn slides(&self, query: &str, body: Value) -> Answer {
+        self.client.post(&format!("{PATH}?{query}"), body).await
+    }
+}
+
+impl Connection<'_> {
+    /// Returns what is news, without waiting for any.
+    pub(crate) async fn next(&mut self) -> Value {
+        self.goes_on("timeout=0").await
+    }
+
+    /// Returns what is news, and waits for it.
+    pub(crate) async fn waits(&mut self) -> Value {
+        self.goes_on("timeout=30000").await
+    }
+
+    async fn goes_on(&mut self, query: &str) -> Value {
+        let answer = self.tries(query).await.expect_ok();
+        self.pos = Some(answer["pos"].as_str().expect("a position").to_owned());
+        answer
+    }
+
+    /// Asks, and stays where it is.
+    pub(crate) async fn peeks(&self) -> Value {
+        self.tries("timeout=0").await.expect_ok()
+    }
+
+    pub(crate) async fn tries(&self, query: &str) -> Answer {
+        let pos = self.pos.as_ref();
+        let pos = pos.map_or_else(String::new, |pos| format!("&pos={pos}"));
+        self.user
+            .slides(&format!("{query}{pos}"), self.body.clone())
+            .await
+    }
+}
+
+/// Returns the ids of the rooms of an answer.
+pub(crate) fn rooms(answer: &Value) -> Vec<&str> {
+    let rooms = answer["rooms"].as_object().into_iter().flatten();
+    rooms.map(|(room_id, _)| room_id.as_str()).collect()
+}
+
+/// Returns the types and keys of the state that an answer tells of a room.
+pub(crate) fn state_keys(answer: &Value, room: &str) -> Vec<(String, String)> {
+    let events = answer["rooms"][room]["required_state"].as_array();
+    let text = |value: &Value| value.as_str().expect("a text").to_owned();
+    let events = events.map(Vec::as_slice).unwrap_or_default().iter();
+    let mut keys: Vec<(String, String)> = events
+        .map(|event| (text(&event["type"]), text(&event["state_key"])))
+        .collect();
+    keys.sort_unstable();
+    keys
+}
+
+/// Returns whose member events an answer tells of a room.
+pub(crate) fn members(answer: &Value, room: &str) -> Vec<String> {
+    let keys = state_keys(answer, room).into_iter();
+    keys.filter(|(kind, _)| kind == "m.room.member")
+        .map(|(_, key)| key)
+        .collect()
+}

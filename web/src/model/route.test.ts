@@ -1,0 +1,25 @@
+import { expect, test } from "vitest";
+import { hrefOf, parseRoute, type Route } from "./route.ts";
+
+test("every place has an address that leads back to it", () => {
+  const places: Route[] = [
+    { at: "home" },
+    { at: "room", id: "!a/b#c:example.org" },
+    { at: "room", id: "!a", event: "$e/1" },
+    { at: "people" },
+    { at: "explore" },
+    { at: "settings", tab: "devices" },
+    { at: "invite", token: "a-b_c/d" },
+    { at: "register" },
+    { at: "login" },
+  ];
+  for (const place of places) expect(parseRoute(hrefOf(place))).toEqual(place);
+});
+
+test("an address that is no place leads home", () => {
+  for (const hash of ["", "#", "#/", "#/nowhere", "#/room/", "#/invite", "#/%E0%A4%A"]) expect(parseRoute(hash)).toEqual({ at: "home" });
+});
+
+test("settings without a tab begin with the profile", () => {
+  expect(parseRoute("#/settings")).toEqual({ at: "settings", tab: "profile" });
+});

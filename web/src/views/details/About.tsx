@@ -1,0 +1,64 @@
+import { useState } from "preact/hooks";
+import type { Room } from "../../model/room.ts";
+import { useChat } from "../context.ts";
+import { Avatar } from "../parts/Avatar.tsx";
+import { CopyButton } from "../parts/CopyButton.tsx";
+import { Icon } from "../parts/Icon.tsx";
+import { presenceText } from "../people/presence.ts";
+import { EditRoom } from "./EditRoom.tsx";
+import { InviteDialog } from "./InviteDialog.tsx";
+import { LeaveRoom } from "./LeaveRoom.tsx";
+
+/** What the room is called and about, and the first things to do in it. */
+export function About({ room, onMembers }: { room: Room; onMembers: () => void }) {
+  const { me, people } = useChat();
+  const [open, setOpen] = useState<"edit" | "invite" | "leave" | null>(null);
+  const close = () => setOpen(null);
+  const powers = room.powers.value;
+  const mayEdit = ["m.room.name", "m.room.topic", "m.room.avatar"].some((type) => powers.maySend(me, type, true));
+  const other = room.directWith.value;
+  const count = room.joinedCount.value;
+  return (
+    <div class="about">
+      <Avatar id={other ?? room.id} name={room.name.value} mxc={room.avatar.value} size="large" square={other === null} presenceOf={other ?? undefined} />
+      <h3 class="about-name" dir="auto">
+        {room.name}
+      </h3>
+      {room.alias.value !== undefined && (
+        <p class="row about-alias">
+          <span class="soft ellipsis">{room.alias}</span>
+          <CopyButton text={room.alias.value} label="Copy the address" />
+        </p>
+      )}
+      {other !== null && <p class="soft small-text">{presenceText(people.get(other))}</p>}
+      {room.topic.value !== undefined && (
+        <p class="about-topic" dir="auto">
+          {room.topic}
+        </p>
+      )}
+      <div class="about-actions">
+        {powers.may(me, "invite") && (
+          <button type="button" class="button primary wide" onClick={() => setOpen("invite")}>
+            <Icon name="user-add" /> Invite people
+          </button>
+        )}
+        {mayEdit && (
+          <button type="button" class="button wide" onClick={() => setOpen("edit")}>
+            <Icon name="edit" /> Edit room
+          </button>
+        )}
+      </div>
+      <div class="about-actions">
+        <button type="button" class="about-row" onClick={onMembers}>
+          <Icon name="people" /> Participants <span class="value">{count}</span>
+        </button>
+        <button type="button" class="about-row danger" onClick={() => setOpen("leave")}>
+          <Icon name="door" /> Leave
+        </button>
+      </div>
+      {open === "edit" && <EditRoom room={room} onClose={close} />}
+      {open === "invite" && <InviteDialog room={room} onClose={close} />}
+      {open === "leave" && <LeaveRoom room={room} onClose={close} />}
+    </div>
+  );
+}

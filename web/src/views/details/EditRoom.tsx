@@ -1,0 +1,46 @@
+import { useState } from "preact/hooks";
+import { asUsername } from "../../model/registering.ts";
+import { serverOf, type Room } from "../../model/room.ts";
+import { useChat } from "../context.ts";
+import { AliasField } from "../explore/AliasField.tsx";
+import { Confirm } from "../parts/Confirm.tsx";
+import { Field } from "../parts/Form.tsx";
+import { PictureButton } from "../parts/PictureButton.tsx";
+
+/** Changes what a room is called and about, as far as one may. */
+export function EditRoom({ room, onClose }: { room: Room; onClose: () => void }) {
+  const { moderation, me } = useChat();
+  const may = (type: string) => room.powers.value.maySend(me, type, true);
+  const [alias, setAlias] = useState("");
+  const name = String(room.content("m.room.name")?.["name"] ?? "");
+  const topic = room.topic.value ?? "";
+  const mayAlias = may("m.room.canonical_alias") && room.alias.value === undefined;
+  const save = async (data: FormData) => {
+    const nextName = String(data.get("name") ?? name).trim();
+    const nextTopic = String(data.get("topic") ?? topic).trim();
+    if (nextName !== name) await moderation.setState(room.id, "m.room.name", { name: nextName });
+    if (nextTopic !== topic) await moderation.setState(room.id, "m.room.topic", { topic: nextTopic });
+    if (mayAlias && alias !== "") await moderation.setAlias(room.id, `#${asUsername(alias)}:${serverOf(me)}`);
+  };
+  return (
+    <Confirm title="Edit room" submit="Save" onConfirm={save} onClose={onClose}>
+      {may("m.room.avatar") && (
+        <PictureButton
+          id={room.id}
+          name={room.name.value}
+          mxc={room.avatar.value}
+          square
+          onChange={async (mxc) => moderation.setState(room.id, "m.room.avatar", mxc === undefined ? {} : { url: mxc })}
+        />
+      )}
+      <Field label="Name" name="name" defaultValue={name} dir="auto" autocomplete="off" disabled={!may("m.room.name")} />
+      <div class="field">
+        <label class="label" for="edit-topic">
+          Topic
+        </label>
+        <textarea id="edit-topic" class="input" name="topic" rows={3} dir="auto" defaultValue={topic} disabled={!may("m.room.topic")} />
+      </div>
+      {mayAlias && <AliasField server={serverOf(me)} value={alias} onChange={setAlias} />}
+    </Confirm>
+  );
+}

@@ -1,0 +1,35 @@
+import type { Expiry } from "../../model/parlour.ts";
+import { Field } from "../parts/Form.tsx";
+import { Select } from "../parts/Select.tsx";
+
+const CHOICES: { value: Expiry; label: string }[] = [
+  { value: "never", label: "Never" },
+  { value: "hour", label: "In 1 hour" },
+  { value: "day", label: "In 1 day" },
+  { value: "week", label: "In 1 week" },
+  { value: "custom", label: "At a date…" },
+];
+
+interface Props {
+  label: string;
+  value: Expiry;
+  onChange: (value: Expiry) => void;
+  /** Whether it can stand without an end. */
+  endless?: boolean;
+}
+
+/** Until when something holds. The date, where one is chosen, is the form's `until`. */
+export function ExpiryField({ label, value, onChange, endless = true }: Props) {
+  return (
+    <>
+      <Select label={label} value={value} onChange={(next) => onChange(next as Expiry)} options={endless ? CHOICES : CHOICES.slice(1)} />
+      {value === "custom" && <Field label="Date and time" name="until" type="datetime-local" min={localTime(Date.now())} required />}
+    </>
+  );
+}
+
+/** A time as an input for a local date and time takes it. */
+function localTime(time: number): string {
+  const date = new Date(time);
+  return new Date(time - date.getTimezoneOffset() * 60_000).toISOString().slice(0, 16);
+}

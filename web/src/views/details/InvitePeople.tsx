@@ -1,0 +1,36 @@
+import { useState } from "preact/hooks";
+import type { Found } from "../../model/finding.ts";
+import { expiresAt, type Expiry } from "../../model/parlour.ts";
+import type { Room } from "../../model/room.ts";
+import { useChat } from "../context.ts";
+import { Form } from "../parts/Form.tsx";
+import { PeoplePicker } from "../parts/PeoplePicker.tsx";
+import { tell } from "../parts/Toasts.tsx";
+import { ExpiryField } from "./ExpiryField.tsx";
+
+/** Invites people by their names, for good or until a time. */
+export function InvitePeople({ room, onDone }: { room: Room; onDone: () => void }) {
+  const { moderation } = useChat();
+  const [chosen, setChosen] = useState<Found[]>([]);
+  const [expiry, setExpiry] = useState<Expiry>("never");
+  const isThere = (userId: string) => ["join", "invite", "ban"].includes(room.members.get(userId)?.membership ?? "");
+  const invite = async (data: FormData) => {
+    const until = expiresAt(expiry, String(data.get("until") ?? ""));
+    for (const person of [...chosen]) {
+      await moderation.invite(room.id, [person.id], until);
+      // Where one cannot be invited, those before are done.
+      setChosen((rest) => rest.filter((other) => other.id !== person.id));
+    }
+    tell(chosen.length === 1 ? `${chosen[0]!.name} is invited.` : `${chosen.length} people are invited.`);
+    onDone();
+  };
+  const submit = chosen.length > 1 ? `Invite ${chosen.length} people` : "Send invitation";
+  return (
+    <div class="invite-panel">
+      <Form onSubmit={invite} submit={submit} disabled={chosen.length === 0}>
+        <PeoplePicker label="Whom?" chosen={chosen} onChange={setChosen} without={isThere} />
+        <ExpiryField label="Invitation ends" value={expiry} onChange={setExpiry} />
+      </Form>
+    </div>
+  );
+}

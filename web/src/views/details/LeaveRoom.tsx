@@ -1,0 +1,23 @@
+import type { Room } from "../../model/room.ts";
+import { useChat } from "../context.ts";
+import { panel } from "../panel.ts";
+import { Confirm } from "../parts/Confirm.tsx";
+import { go } from "../routing.ts";
+
+export function LeaveRoom({ room, onClose }: { room: Room; onClose: () => void }) {
+  const { moderation } = useChat();
+  const leave = async () => {
+    await moderation.leave(room.id);
+    panel.value = null;
+    go({ at: "home" }, true);
+  };
+  return (
+    <Confirm title="Leave this room?" submit="Leave" danger onConfirm={leave} onClose={onClose}>
+      <p>
+        You leave <strong dir="auto">{room.name}</strong> and no longer see what is written there.{" "}
+        {room.joinRule.value !== "public" && "To come back you need an invitation."}
+        {room.joinedCount.value === 1 && " You are the last one: nobody could come in again."}
+      </p>
+    </Confirm>
+  );
+}

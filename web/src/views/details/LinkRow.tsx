@@ -1,0 +1,43 @@
+import { useState } from "preact/hooks";
+import { isSpent, usesLeft, type InviteLink } from "../../model/parlour.ts";
+import { hrefOf } from "../../model/route.ts";
+import { CopyButton } from "../parts/CopyButton.tsx";
+import { IconButton } from "../parts/IconButton.tsx";
+import { Lazy } from "../parts/Lazy.tsx";
+import { exactTime, fromNow } from "../parts/time.ts";
+import { attempt } from "../parts/Toasts.tsx";
+
+/** An invite link: what is left of it, and the ways to hand it on or take it back. */
+export function LinkRow({ link, onRevoke }: { link: InviteLink; onRevoke: () => Promise<void> }) {
+  const [showsCode, setShowsCode] = useState(false);
+  const [busy, setBusy] = useState(false);
+  // The page's own address is one that surely works here.
+  const url = `${location.origin}/${hrefOf({ at: "invite", token: link.token })}`;
+  const name = link.label ?? "Link";
+  const left = usesLeft(link);
+  const revoke = async () => {
+    setBusy(true);
+    await attempt(onRevoke);
+    setBusy(false);
+  };
+  return (
+    <li class={`invite-link${isSpent(link) ? " spent" : ""}`}>
+      <div class="row">
+        <div class="grow">
+          <p class="ellipsis" dir="auto">
+            <strong>{name}</strong>
+          </p>
+          <p class="soft small-text">
+            {left === null ? `${link.uses} ${link.uses === 1 ? "use" : "uses"}, no limit` : `${left} of ${link.max_uses} uses left`}
+            {typeof link.expires_at === "number" && <span title={exactTime(link.expires_at)}> · ends {fromNow(link.expires_at)}</span>}
+          </p>
+        </div>
+        <CopyButton text={url} label={`Copy ${name}`} />
+        <IconButton icon="qr" label={`QR code of ${name}`} aria-expanded={showsCode} onClick={() => setShowsCode(!showsCode)} />
+        <IconButton icon="trash" label={`Revoke ${name}`} disabled={busy} onClick={() => void revoke()} />
+      </div>
+      <input class="input invite-url" readOnly value={url} aria-label={`Address of ${name}`} onFocus={(event) => event.currentTarget.select()} />
+      {showsCode && <Lazy load={async () => (await import("./Qr.tsx")).Qr} props={{ text: url, label: `QR code of ${name}` }} />}
+    </li>
+  );
+}

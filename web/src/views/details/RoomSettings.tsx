@@ -1,0 +1,91 @@
+import { useEffect, useState } from "preact/hooks";
+import { isCreator } from "../../model/moderation.ts";
+import { levelOf, type RoomLevel } from "../../model/push_rules.ts";
+import type { Room } from "../../model/room.ts";
+import { useChat } from "../context.ts";
+import { HISTORY } from "../explore/CreateRoom.tsx";
+import { Check } from "../parts/Form.tsx";
+import { Select } from "../parts/Select.tsx";
+import { attempt } from "../parts/Toasts.tsx";
+import { DeleteRoom } from "./DeleteRoom.tsx";
+import { LeaveRoom } from "./LeaveRoom.tsx";
+
+const LEVELS: { value: RoomLevel; label: string }[] = [
+  { value: "default", label: "As in my settings" },
+  { value: "all", label: "Every message" },
+  { value: "mentions", label: "Only mentions" },
+  { value: "mute", label: "Nothing" },
+];
+
+const JOIN_RULES = [
+  { value: "invite", label: "Only who is invited" },
+  { value: "knock", label: "Who asks and is let in" },
+  { value: "public", label: "Everybody" },
+];
+
+/** How the room is set: for oneself, and for all. */
+export function RoomSettings({ room }: { room: Room }) {
+  const { account, push, moderation, me } = useChat();
+  const [open, setOpen] = useState<"leave" | "delete" | null>(null);
+  const close = () => setOpen(null);
+  const rules = account.pushRules.value;
+  const may = (type: string) => room.powers.value.maySend(me, type, true);
+  const joinRule = room.joinRule.value;
+  const joinRules = JOIN_RULES.some(({ value }) => value === joinRule) ? JOIN_RULES : [...JOIN_RULES, { value: joinRule, label: "Members of certain rooms" }];
+  const set = (type: string, key: string) => (value: string) => void attempt(async () => moderation.setState(room.id, type, { ...room.content(type), [key]: value }));
+  return (
+    <>
+      <section class="stack details-section" aria-labelledby="for-me">
+        <h3 id="for-me">For me</h3>
+        <Select
+          label="Notifications"
+          value={levelOf(rules, room.id)}
+          options={LEVELS}
+          onChange={(level) => void attempt(async () => push.setLevel(room.id, level as RoomLevel, rules))}
+        />
+      </section>
+      <section class="stack details-section" aria-labelledby="for-all">
+        <h3 id="for-all">For everybody</h3>
+        <Select label="Who can join" value={joinRule} options={joinRules} disabled={!may("m.room.join_rules")} onChange={set("m.room.join_rules", "join_rule")} />
+        <Select
+          label="Who can read what was said before"
+          value={room.historyVisibility.value}
+          options={HISTORY}
+          disabled={!may("m.room.history_visibility")}
+          onChange={set("m.room.history_visibility", "history_visibility")}
+        />
+        <Listed room={room} disabled={!may("m.room.canonical_alias")} />
+      </section>
+      <section class="stack details-section" aria-labelledby="ending">
+        <h3 id="ending">Ending it</h3>
+        <button type="button" class="button wide" onClick={() => setOpen("leave")}>
+          Leave room
+        </button>
+        {isCreator(room, me) && (
+          <button type="button" class="button danger wide" onClick={() => setOpen("delete")}>
+            Delete room
+          </button>
+        )}
+      </section>
+      {open === "leave" && <LeaveRoom room={room} onClose={close} />}
+      {open === "delete" && <DeleteRoom room={room} onClose={close} />}
+    </>
+  );
+}
+
+function Listed({ room, disabled }: { room: Room; disabled: boolean }) {
+  const { moderation } = useChat();
+  const [listed, setListed] = useState(false);
+  const [known, setKnown] = useState(false);
+  useEffect(() => {
+    void attempt(async () => {
+      setListed(await moderation.isListed(room.id));
+      setKnown(true);
+    });
+  }, []);
+  const change = async (next: boolean) => {
+    setListed(next);
+    if (!(await attempt(async () => moderation.setListed(room.id, next)))) setListed(!next);
+  };
+  return <Check label="In the list of public rooms" checked={listed} disabled={disabled || !known} onChange={(event) => void change(event.currentTarget.checked)} />;
+}

@@ -1,0 +1,37 @@
+import { serverOf } from "../../model/room.ts";
+import { useChat } from "../context.ts";
+
+/** What runs here, and how other clients come in. */
+export function AboutTab() {
+  const { me, deviceId, live } = useChat();
+  return (
+    <>
+      <section class="settings-section" aria-labelledby="about-heading">
+        <h2 id="about-heading">About</h2>
+        <dl class="facts">
+          <dt>Server</dt>
+          <dd>{serverOf(me)}</dd>
+          <dt>Address</dt>
+          <dd>
+            <code>{location.origin}</code>
+          </dd>
+          <dt>Your id</dt>
+          <dd>{me}</dd>
+          <dt>This device</dt>
+          <dd>{deviceId}</dd>
+          <dt>Connection</dt>
+          <dd>{live.transport.value === "websocket" ? "WebSocket" : live.transport.value === "sync" ? "Polling" : "None"}</dd>
+          <dt>Version</dt>
+          <dd>Parlour {__VERSION__}</dd>
+        </dl>
+      </section>
+      <section class="settings-section" aria-labelledby="clients-heading">
+        <h2 id="clients-heading">Other clients</h2>
+        <p>
+          Parlour speaks <a href="https://matrix.org" rel="noreferrer" target="_blank">Matrix</a>: any Matrix client works with your account, on the phone and on the desktop. Where it asks for your homeserver, enter{" "}
+          <code>{location.origin}</code>
+        </p>
+      </section>
+    </>
+  );
+}

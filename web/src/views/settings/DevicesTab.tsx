@@ -1,0 +1,117 @@
+import { useEffect, useState } from "preact/hooks";
+import { messageOf } from "../../model/api.ts";
+import type { Device } from "../../model/devices.ts";
+import { useChat } from "../context.ts";
+import { Confirm } from "../parts/Confirm.tsx";
+import { Field } from "../parts/Form.tsx";
+import { Icon } from "../parts/Icon.tsx";
+import { IconButton } from "../parts/IconButton.tsx";
+import { PasswordField } from "../parts/PasswordField.tsx";
+import { exactTime, fromNow } from "../parts/time.ts";
+
+type Open = { what: "rename"; device: Device } | { what: "sign-out"; devices: Device[] } | null;
+
+/** Where one is logged in. */
+export function DevicesTab() {
+  const { security, deviceId } = useChat();
+  const [devices, setDevices] = useState<Device[] | null>(null);
+  const [problem, setProblem] = useState<string | null>(null);
+  const [open, setOpen] = useState<Open>(null);
+  const load = async () => setDevices(await security.devices());
+  useEffect(() => {
+    load().catch((error: unknown) => setProblem(messageOf(error)));
+  }, []);
+  const own = devices?.find(({ device_id }) => device_id === deviceId);
+  const others = devices?.filter(({ device_id }) => device_id !== deviceId) ?? [];
+  const row = (device: Device) => (
+    <DeviceRow
+      key={device.device_id}
+      device={device}
+      isOwn={device === own}
+      onRename={() => setOpen({ what: "rename", device })}
+      onSignOut={() => setOpen({ what: "sign-out", devices: [device] })}
+    />
+  );
+  return (
+    <section class="settings-section" aria-labelledby="devices-heading">
+      <h2 id="devices-heading">Devices</h2>
+      <p class="soft">Everywhere you are signed in. Sign out what you do not know.</p>
+      {problem !== null && (
+        <p class="problem" role="alert">
+          {problem}
+        </p>
+      )}
+      {devices === null && problem === null && <div class="device skeleton" role="status" aria-label="Loading the devices" />}
+      <ul class="devices" role="list">
+        {own !== undefined && row(own)}
+        {others.map(row)}
+      </ul>
+      {others.length > 1 && (
+        <div>
+          <button type="button" class="button" onClick={() => setOpen({ what: "sign-out", devices: others })}>
+            Sign out all others
+          </button>
+        </div>
+      )}
+      {open?.what === "rename" && <Rename device={open.device} onDone={load} onClose={() => setOpen(null)} />}
+      {open?.what === "sign-out" && <SignOutDevices devices={open.devices} onDone={load} onClose={() => setOpen(null)} />}
+    </section>
+  );
+}
+
+function nameOf({ display_name, device_id }: Device): string {
+  return display_name?.trim() || device_id;
+}
+
+function DeviceRow({ device, isOwn, onRename, onSignOut }: { device: Device; isOwn: boolean; onRename: () => void; onSignOut: () => void }) {
+  const seen = device.last_seen_ts ?? undefined;
+  const details = [seen === undefined ? null : `seen ${fromNow(seen)}`, device.last_seen_ip ?? null, device.device_id];
+  return (
+    <li class="device">
+      <Icon name="devices" />
+      <div class="grow">
+        <p class="ellipsis">
+          <strong dir="auto">{nameOf(device)}</strong>
+          {isOwn && <span class="soft"> · this one</span>}
+        </p>
+        <p class="soft small-text ellipsis" title={seen === undefined ? undefined : exactTime(seen)}>
+          {details.filter((detail) => detail !== null).join(" · ")}
+        </p>
+      </div>
+      <IconButton icon="edit" label={`Rename ${nameOf(device)}`} onClick={onRename} />
+      {!isOwn && <IconButton icon="door" label={`Sign out ${nameOf(device)}`} onClick={onSignOut} />}
+    </li>
+  );
+}
+
+interface DialogProps {
+  onDone: () => Promise<void>;
+  onClose: () => void;
+}
+
+function Rename({ device, onDone, onClose }: DialogProps & { device: Device }) {
+  const { security } = useChat();
+  const run = async (data: FormData) => {
+    await security.rename(device.device_id, String(data.get("name")).trim());
+    await onDone();
+  };
+  return (
+    <Confirm title="Rename device" submit="Save" onConfirm={run} onClose={onClose}>
+      <Field label="Name" name="name" defaultValue={device.display_name ?? ""} autocomplete="off" dir="auto" maxLength={100} required />
+    </Confirm>
+  );
+}
+
+function SignOutDevices({ devices, onDone, onClose }: DialogProps & { devices: Device[] }) {
+  const { security } = useChat();
+  const run = async (data: FormData) => {
+    await security.signOut(devices.map(({ device_id }) => device_id), String(data.get("password")));
+    await onDone();
+  };
+  return (
+    <Confirm title={devices.length === 1 ? "Sign out this device?" : `Sign out ${devices.length} devices?`} submit="Sign out" danger onConfirm={run} onClose={onClose}>
+      <p dir="auto">{devices.map(nameOf).join(", ")}</p>
+      <PasswordField label="Your password" name="password" autocomplete="current-password" />
+    </Confirm>
+  );
+}

@@ -1,0 +1,52 @@
+import { useChat } from "../context.ts";
+import { Check } from "../parts/Form.tsx";
+import { attempt } from "../parts/Toasts.tsx";
+import { showProfile } from "../people/card.ts";
+
+/** What others learn of one, and whom one does not want to hear. */
+export function PrivacyTab() {
+  const chat = useChat();
+  const { account } = chat;
+  const { showPresence, sendReceipts } = account.settings.value;
+  return (
+    <>
+      <section class="settings-section" aria-labelledby="privacy-heading">
+        <h2 id="privacy-heading">What others see</h2>
+        <Check
+          label="When I am here"
+          hint="A green dot beside your name, and when you were last seen."
+          checked={showPresence}
+          onChange={(event) => {
+            const { checked } = event.currentTarget;
+            void attempt(async () => chat.showPresence(checked));
+          }}
+        />
+        <Check
+          label="What I have read"
+          hint="Two ticks on the messages of others. Without this you still see theirs."
+          checked={sendReceipts}
+          onChange={(event) => {
+            const { checked } = event.currentTarget;
+            void attempt(async () => account.changeSettings({ sendReceipts: checked }));
+          }}
+        />
+      </section>
+      <section class="settings-section" aria-labelledby="ignored-heading">
+        <h2 id="ignored-heading">Ignored people</h2>
+        {account.ignored.value.length === 0 && <p class="soft">You ignore nobody. You can from the profile of a person.</p>}
+        <ul class="plain-list" role="list">
+          {account.ignored.value.map((userId) => (
+            <li key={userId}>
+              <button type="button" class="button small" onClick={() => showProfile(userId)}>
+                {userId}
+              </button>
+              <button type="button" class="button small" aria-label={`Stop ignoring ${userId}`} onClick={() => void attempt(async () => account.setIgnored(userId, false))}>
+                Stop ignoring
+              </button>
+            </li>
+          ))}
+        </ul>
+      </section>
+    </>
+  );
+}

@@ -1,0 +1,32 @@
+import { useChat } from "../context.ts";
+import { CopyButton } from "../parts/CopyButton.tsx";
+import { Field, Form } from "../parts/Form.tsx";
+import { PictureButton } from "../parts/PictureButton.tsx";
+import { tell } from "../parts/Toasts.tsx";
+
+/** How others see one. */
+export function ProfileTab() {
+  const { me, profile } = useChat();
+  const save = async (data: FormData) => {
+    await profile.setName(String(data.get("name")).trim());
+    tell("Your name is saved.");
+  };
+  return (
+    <section class="settings-section" aria-labelledby="profile-heading">
+      <h2 id="profile-heading">Profile</h2>
+      <p class="soft">This is how others see you.</p>
+      <PictureButton id={me} name={profile.name.value} mxc={profile.avatar.value} onChange={async (mxc) => profile.setAvatar(mxc)} />
+      <Form onSubmit={save} submit="Save name">
+        <Field key={profile.name.value} label="Display name" name="name" defaultValue={profile.name.value} dir="auto" autocomplete="name" maxLength={255} />
+      </Form>
+      <div class="field">
+        <span class="label">User id</span>
+        <div class="row">
+          <code class="ellipsis">{me}</code>
+          <CopyButton text={me} label="Copy the user id" />
+        </div>
+        <span class="hint">People on other servers find you by this.</span>
+      </div>
+    </section>
+  );
+}

@@ -1,0 +1,62 @@
+import { useState } from "preact/hooks";
+import type { Sessions } from "../../model/session.ts";
+import { useChat } from "../context.ts";
+import { Confirm } from "../parts/Confirm.tsx";
+import { Check, Field, Form } from "../parts/Form.tsx";
+import { NewPassword, newPassword } from "../parts/NewPassword.tsx";
+import { PasswordField } from "../parts/PasswordField.tsx";
+import { tell } from "../parts/Toasts.tsx";
+
+/** The password, and the end of the account. */
+export function SecurityTab({ sessions }: { sessions: Sessions }) {
+  const { me, security } = useChat();
+  const [ending, setEnding] = useState(false);
+  const [round, setRound] = useState(0);
+  const change = async (data: FormData) => {
+    await security.changePassword(String(data.get("password")), newPassword(data), data.get("others") === "on");
+    setRound(round + 1);
+    tell("Your password is changed.");
+  };
+  return (
+    <>
+      <section class="settings-section" aria-labelledby="password-heading">
+        <h2 id="password-heading">Password</h2>
+        <Form key={round} onSubmit={change} submit="Change password">
+          <input type="text" name="username" autocomplete="username" value={me} readOnly hidden />
+          <PasswordField label="Current password" name="password" autocomplete="current-password" />
+          <NewPassword label="New password" />
+          <Check label="Sign out my other devices" name="others" defaultChecked />
+        </Form>
+      </section>
+      <section class="settings-section" aria-labelledby="deactivate-heading">
+        <h2 id="deactivate-heading">Deactivate account</h2>
+        <p class="soft">You leave all rooms and can never sign in again. Your name cannot be used by anybody else.</p>
+        <div>
+          <button type="button" class="button danger" onClick={() => setEnding(true)}>
+            Deactivate account…
+          </button>
+        </div>
+      </section>
+      {ending && <Deactivate sessions={sessions} onClose={() => setEnding(false)} />}
+    </>
+  );
+}
+
+function Deactivate({ sessions, onClose }: { sessions: Sessions; onClose: () => void }) {
+  const { me, security } = useChat();
+  const [typed, setTyped] = useState("");
+  const run = async (data: FormData) => {
+    await security.deactivate(String(data.get("password")), data.get("erase") === "on");
+    sessions.lost(false);
+  };
+  return (
+    <Confirm title="Deactivate your account?" submit="Deactivate for ever" danger disabled={typed.trim() !== me} onConfirm={run} onClose={onClose}>
+      <p>
+        This ends <strong>{me}</strong> for good. Nobody can bring it back.
+      </p>
+      <Field label="Type your user id to go on" name="id" autocomplete="off" autocapitalize="none" placeholder={me} onInput={(event) => setTyped(event.currentTarget.value)} />
+      <Check label="Hide what I wrote from people who join later" name="erase" />
+      <PasswordField label="Password" name="password" autocomplete="current-password" />
+    </Confirm>
+  );
+}

@@ -1,0 +1,41 @@
+import "./Settings.css";
+import type { Sessions } from "../../model/session.ts";
+import { Page } from "../parts/Page.tsx";
+import { Tabs } from "../parts/Tabs.tsx";
+import { go } from "../routing.ts";
+import { AboutTab } from "./AboutTab.tsx";
+import { AppearanceTab } from "./AppearanceTab.tsx";
+import { DevicesTab } from "./DevicesTab.tsx";
+import { NotificationsTab } from "./NotificationsTab.tsx";
+import { PrivacyTab } from "./PrivacyTab.tsx";
+import { ProfileTab } from "./ProfileTab.tsx";
+import { SecurityTab } from "./SecurityTab.tsx";
+
+const TABS = [
+  { id: "profile", label: "Profile", icon: "user" },
+  { id: "security", label: "Account", icon: "key" },
+  { id: "devices", label: "Devices", icon: "devices" },
+  { id: "appearance", label: "Appearance", icon: "moon" },
+  { id: "notifications", label: "Notifications", icon: "bell" },
+  { id: "privacy", label: "Privacy", icon: "eye" },
+  { id: "about", label: "About", icon: "info" },
+] as const;
+
+export function SettingsPage({ tab, sessions }: { tab: string; sessions: Sessions }) {
+  const chosen = TABS.find(({ id }) => id === tab)?.id ?? "profile";
+  return (
+    <Page title="Settings">
+      <div class="settings">
+        <Tabs label="Settings" tabs={[...TABS]} chosen={chosen} onChoose={(next) => go({ at: "settings", tab: next }, true)} upright>
+          {chosen === "profile" && <ProfileTab />}
+          {chosen === "security" && <SecurityTab sessions={sessions} />}
+          {chosen === "devices" && <DevicesTab />}
+          {chosen === "appearance" && <AppearanceTab />}
+          {chosen === "notifications" && <NotificationsTab />}
+          {chosen === "privacy" && <PrivacyTab />}
+          {chosen === "about" && <AboutTab />}
+        </Tabs>
+      </div>
+    </Page>
+  );
+}

@@ -1,0 +1,130 @@
+import { expect, test } from "vitest";
+import { world, type Person } from "./harness.ts";
+
+const here = world();
+
+async function begins({ page }: Person, what: "New room" | "New chat"): Promise<void> {
+  await page.getByRole("button", { name: "New conversation" }).click();
+  await page.getByRole("menuitem", { name: what }).click();
+}
+
+function list({ page }: Person) {
+  return page.getByRole("list", { name: "Rooms and chats" }).getByRole("link");
+}
+
+test("somebody makes a public room, and another finds and joins it, and leaves", async () => {
+  const [ann, bob] = [await here.person("ann"), await here.person("bob")];
+  await begins(ann, "New room");
+  const dialog = ann.page.getByRole("dialog", { name: "New room" });
+  await dialog.getByLabel("Name").fill("Garden club");
+  await dialog.getByLabel("Topic").fill("Seeds and soil");
+  await dialog.getByRole("radio", { name: /Public/ }).check();
+  await dialog.getByLabel("Address").fill("garden");
+  await dialog.getByRole("button", { name: "Create room" }).click();
+  await ann.page.getByRole("main").getByRole("heading", { name: "Garden club" }).waitFor();
+
+  await bob.page.getByRole("link", { name: "Explore rooms" }).click();
+  await bob.page.getByRole("searchbox", { name: "Search public rooms" }).fill("garden");
+  const card = bob.page.getByRole("main").getByRole("listitem").filter({ hasText: "Garden club" });
+  await card.getByText("Seeds and soil").waitFor();
+  await card.getByText("#garden:localhost").waitFor();
+  await card.getByText("1 person").waitFor();
+  await card.getByRole("button", { name: "Join Garden club" }).click();
+  await bob.page.getByRole("main").getByRole("heading", { name: "Garden club" }).waitFor();
+  await list(bob).filter({ hasText: "Garden club" }).waitFor();
+
+  await bob.page.getByRole("button", { name: "Details", exact: true }).click();
+  await bob.page.getByRole("complementary", { name: /Garden club/ }).getByRole("button", { name: "Leave" }).click();
+  await bob.page.getByRole("dialog", { name: "Leave this room?" }).getByRole("button", { name: "Leave" }).click();
+  await bob.page.getByText("Choose a conversation").waitFor();
+  await expect.poll(async () => list(bob).count()).toBe(0);
+  expect(ann.problems).toEqual([]);
+  expect(bob.problems).toEqual([]);
+});
+
+test("somebody makes a private room and invites people at once", async () => {
+  const [carol, dan] = [await here.person("carol"), await here.person("dan")];
+  await begins(carol, "New room");
+  const dialog = carol.page.getByRole("dialog", { name: "New room" });
+  await dialog.getByLabel("Name").fill("Surprise party");
+  await dialog.getByLabel("Who can read what was said before").selectOption({ label: "Members, since they joined" });
+  await dialog.getByRole("combobox", { name: "Invite people" }).fill("dan");
+  await dialog.getByRole("option", { name: /dan/ }).click();
+  await dialog.getByRole("button", { name: "Create room" }).click();
+  await carol.page.getByRole("main").getByRole("heading", { name: "Surprise party" }).waitFor();
+
+  await dan.page.getByRole("region", { name: /Invitations/ }).getByRole("link", { name: /Surprise party/ }).click();
+  await dan.page.getByText("carol invites you to this room").waitFor();
+  const room = decodeURIComponent(dan.page.url().split("#/room/")[1]!);
+  const where = `/_matrix/client/v3/rooms/${encodeURIComponent(room)}/state/m.room.history_visibility/`;
+  expect(await here.api(await here.token(carol), "GET", where)).toEqual({ history_visibility: "joined" });
+});
+
+test("a chat with several people is a room named after them", async () => {
+  const eve = await here.person("eve");
+  for (const name of ["finn", "gus"]) await here.register(name);
+  await begins(eve, "New chat");
+  const dialog = eve.page.getByRole("dialog", { name: "New chat" });
+  for (const name of ["finn", "gus"]) {
+    await dialog.getByRole("combobox", { name: "With whom?" }).fill(name);
+    await dialog.getByRole("option", { name: new RegExp(name) }).waitFor();
+    await eve.page.keyboard.press("Enter");
+    await dialog.getByRole("button", { name: `Remove ${name}` }).waitFor();
+  }
+  await dialog.getByRole("button", { name: "Start group chat" }).click();
+  await eve.page.getByRole("main").getByRole("heading", { name: "finn and gus" }).waitFor();
+});
+
+test("a pasted address joins the room behind it, or opens a chat", async () => {
+  const hana = await here.person("hana");
+  const maker = await here.register("maker");
+  await here.api(maker.access_token, "POST", "/_matrix/client/v3/createRoom", { name: "Hidden", preset: "public_chat", room_alias_name: "hidden" });
+  await hana.page.getByRole("link", { name: "Explore rooms" }).click();
+  const search = hana.page.getByRole("searchbox", { name: "Search public rooms" });
+  await search.fill("matrix:r/hidden:localhost?action=join");
+  await hana.page.getByRole("main").getByRole("button", { name: "Join" }).click();
+  await hana.page.getByRole("main").getByRole("heading", { name: "Hidden" }).waitFor();
+
+  await hana.page.getByRole("link", { name: "Explore rooms" }).click();
+  await search.fill("#nowhere:localhost");
+  await hana.page.getByRole("main").getByRole("button", { name: "Join" }).click();
+  await hana.page.getByRole("status").filter({ hasText: /\S/ }).last().waitFor();
+  await search.fill("@maker:localhost");
+  await hana.page.getByRole("main").getByRole("button", { name: "Message" }).click();
+  await hana.page.getByRole("main").getByRole("heading", { name: "maker" }).waitFor();
+});
+
+test("one asks to come into a room where that is asked for, and is let in", async () => {
+  const [ida, jo] = [await here.person("ida"), await here.person("jo")];
+  await here.api(await here.token(ida), "POST", "/_matrix/client/v3/createRoom", {
+    name: "Quiet room",
+    visibility: "public",
+    initial_state: [{ type: "m.room.join_rules", state_key: "", content: { join_rule: "knock" } }],
+  });
+  await jo.page.getByRole("link", { name: "Explore rooms" }).click();
+  await jo.page.getByRole("button", { name: "Ask to join Quiet room" }).click();
+  await jo.page.getByText("Asked", { exact: true }).waitFor();
+
+  await list(ida).filter({ hasText: "Quiet room" }).click();
+  await ida.page.getByRole("button", { name: "Details", exact: true }).click();
+  await ida.page.getByRole("tab", { name: "Members" }).click();
+  await ida.page.getByRole("region", { name: "Asking to join" }).getByRole("button", { name: "Actions for jo" }).click();
+  await ida.page.getByRole("menuitem", { name: "Let in" }).click();
+  await jo.page.getByRole("region", { name: /Invitations/ }).getByRole("button", { name: "Accept: Quiet room" }).click();
+  await jo.page.getByRole("main").getByRole("heading", { name: "Quiet room" }).waitFor();
+});
+
+test("the list of public rooms goes on page after page", async () => {
+  const kim = await here.person("kim");
+  const token = (await here.register("builder")).access_token;
+  for (let batch = 0; batch < 4; batch++) {
+    const names = Array.from({ length: 10 }, (_, at) => `Hall ${batch * 10 + at}`);
+    await Promise.all(names.map(async (name) => here.api(token, "POST", "/_matrix/client/v3/createRoom", { name, preset: "public_chat", visibility: "public" })));
+  }
+  await kim.page.getByRole("link", { name: "Explore rooms" }).click();
+  await kim.page.getByRole("searchbox", { name: "Search public rooms" }).fill("Hall");
+  const halls = kim.page.getByRole("list", { name: "Public rooms" }).getByRole("heading", { name: /^Hall/ });
+  await expect.poll(async () => halls.count()).toBe(30);
+  await kim.page.getByRole("button", { name: "Show more" }).click();
+  await expect.poll(async () => halls.count()).toBe(40);
+});

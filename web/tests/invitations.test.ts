@@ -1,0 +1,155 @@
+import { expect, test } from "vitest";
+import { PASSWORD, world, type Person } from "./harness.ts";
+
+const here = world();
+
+async function opensInvite({ page }: Person, roomId: string, tab: "People" | "Links") {
+  await page.goto(`/#/room/${encodeURIComponent(roomId)}`);
+  await page.getByRole("button", { name: "Details", exact: true }).click();
+  await page.getByRole("button", { name: "Invite people" }).click();
+  const dialog = page.getByRole("dialog", { name: "Invite people" });
+  await dialog.getByRole("tab", { name: tab }).click();
+  return dialog;
+}
+
+async function makes(person: Person, name: string): Promise<string> {
+  const { room_id } = await here.api(await here.token(person), "POST", "/_matrix/client/v3/createRoom", { name, preset: "private_chat" });
+  return String(room_id);
+}
+
+function invitation({ page }: Person, name: string) {
+  return page.getByRole("region", { name: /Invitations/ }).getByRole("link", { name: new RegExp(name) });
+}
+
+test("several people are invited by name; one accepts and one declines", async () => {
+  const [ann, bob, cara] = [await here.person("ann"), await here.person("bob"), await here.person("cara")];
+  const dialog = await opensInvite(ann, await makes(ann, "Tea"), "People");
+  for (const name of ["bob", "cara"]) {
+    await dialog.getByRole("combobox", { name: "Whom?" }).fill(name);
+    await dialog.getByRole("option", { name: new RegExp(name) }).click();
+  }
+  await dialog.getByRole("button", { name: "Invite 2 people" }).click();
+  await expect.poll(async () => dialog.count()).toBe(0);
+
+  await invitation(bob, "Tea").click();
+  await bob.page.getByRole("main").getByText("ann invites you to this room").waitFor();
+  await bob.page.getByRole("main").getByRole("button", { name: "Accept" }).click();
+  await bob.page.getByRole("list", { name: "Rooms and chats" }).getByRole("link", { name: /Tea/ }).waitFor();
+  await cara.page.getByRole("button", { name: "Decline: Tea" }).click();
+  await expect.poll(async () => invitation(cara, "Tea").count()).toBe(0);
+  await ann.page.getByRole("button", { name: "Participants 2" }).waitFor();
+  expect(bob.problems).toEqual([]);
+});
+
+test("an invitation that has an end shows it to both sides, and can be withdrawn", async () => {
+  const [dan, eve] = [await here.person("dan"), await here.person("eve")];
+  const dialog = await opensInvite(dan, await makes(dan, "Hike"), "People");
+  await dialog.getByRole("combobox", { name: "Whom?" }).fill("eve");
+  await dialog.getByRole("option", { name: /^eve/ }).click();
+  await dialog.getByLabel("Invitation ends").selectOption("In 1 day");
+  await dialog.getByRole("button", { name: "Send invitation" }).click();
+  await invitation(eve, "Hike").getByText(/ends (tomorrow|in 1 day|in 24 hours)/).waitFor();
+  await invitation(eve, "Hike").click();
+  await eve.page.getByText(/This invitation ends/).waitFor();
+
+  await dan.page.getByRole("complementary").getByRole("tab", { name: "Members" }).click();
+  const invited = dan.page.getByRole("region", { name: "Invited" });
+  await invited.getByText(/Expires (tomorrow|in 1 day|in 24 hours)/).waitFor();
+  await invited.getByRole("button", { name: "Actions for eve" }).click();
+  await dan.page.getByRole("menuitem", { name: "Withdraw invitation" }).click();
+  await expect.poll(async () => invitation(eve, "Hike").count()).toBe(0);
+});
+
+test("an invitation whose time is over vanishes by itself", async () => {
+  const [finn, gus] = [await here.person("finn"), await here.person("gus")];
+  const id = await makes(finn, "Short");
+  const body = { user_id: gus.userId, expires_at: Date.now() + 4_000 };
+  await here.api(await here.token(finn), "POST", `/_parlour/client/v1/rooms/${encodeURIComponent(id)}/invite`, body);
+  await invitation(gus, "Short").waitFor();
+  await expect.poll(async () => invitation(gus, "Short").count(), { timeout: 30_000 }).toBe(0);
+});
+
+test("an end that is too far away is refused before anything is sent", async () => {
+  const hana = await here.person("hana");
+  await here.register("ida");
+  const dialog = await opensInvite(hana, await makes(hana, "Far"), "People");
+  await dialog.getByRole("combobox", { name: "Whom?" }).fill("ida");
+  await dialog.getByRole("option", { name: /ida/ }).click();
+  await dialog.getByLabel("Invitation ends").selectOption("At a date…");
+  await dialog.getByLabel("Date and time").fill("2040-01-01T00:00");
+  await dialog.getByRole("button", { name: "Send invitation" }).click();
+  await dialog.getByText("A year is the most.").waitFor();
+});
+
+test("a link is made with its limits, shown as address and QR code, and revoked", async () => {
+  const jo = await here.person("jo", { permissions: ["clipboard-read", "clipboard-write"] });
+  const dialog = await opensInvite(jo, await makes(jo, "Linked"), "Links");
+  await dialog.getByLabel("Link ends").selectOption("In 1 day");
+  await dialog.getByLabel("Number of uses").fill("3");
+  await dialog.getByLabel("Label").fill("Tennis club");
+  await dialog.getByRole("button", { name: "Create link" }).click();
+  const link = dialog.getByRole("listitem").filter({ hasText: "Tennis club" });
+  await link.getByText("3 of 3 uses left").waitFor();
+  const address = await link.getByLabel("Address of Tennis club").inputValue();
+  expect(address).toMatch(/\/#\/invite\/.+/);
+  await link.getByRole("button", { name: "Copy Tennis club" }).click();
+  await expect.poll(async () => jo.page.evaluate(async () => navigator.clipboard.readText())).toBe(address);
+  await link.getByRole("button", { name: "QR code of Tennis club" }).click();
+  await link.getByRole("img", { name: "QR code of Tennis club" }).waitFor();
+
+  await link.getByRole("button", { name: "Revoke Tennis club" }).click();
+  await expect.poll(async () => link.count()).toBe(0);
+  const stranger = await here.stranger();
+  await stranger.page.goto(address);
+  await stranger.page.getByRole("heading", { name: "This invitation is over" }).waitFor();
+  expect(jo.problems).toEqual([]);
+});
+
+test("a new person registers by a link and lands in the room", async () => {
+  const kim = await here.person("kim");
+  const id = await makes(kim, "Welcome room");
+  const link = await here.api(await here.token(kim), "POST", `/_parlour/client/v1/rooms/${encodeURIComponent(id)}/invite_links`, { max_uses: 1 });
+  const lea = await here.stranger();
+  await lea.page.goto(`/#/invite/${String(link["token"])}`);
+  await lea.page.getByText("Welcome room").waitFor();
+  await lea.page.getByText("kim invites you").waitFor();
+  await lea.page.getByRole("button", { name: "Create an account" }).click();
+  await lea.page.getByLabel("User name").fill("lea");
+  await lea.page.getByLabel("Password", { exact: true }).fill(PASSWORD);
+  await lea.page.getByLabel("Repeat the password", { exact: true }).fill(PASSWORD);
+  await lea.page.getByRole("button", { name: "Create account" }).click();
+  await lea.page.getByRole("main").getByRole("heading", { name: "Welcome room" }).waitFor();
+  expect(decodeURIComponent(lea.page.url())).toContain(id);
+
+  const late = await here.stranger();
+  await late.page.goto(`/#/invite/${String(link["token"])}`);
+  await late.page.getByRole("heading", { name: "This invitation is over" }).waitFor();
+  expect(lea.problems).toEqual([]);
+});
+
+test("somebody with an account signs in by a link and lands in the room", async () => {
+  const max = await here.person("max");
+  const id = await makes(max, "Reading");
+  await here.register("nina");
+  const link = await here.api(await here.token(max), "POST", `/_parlour/client/v1/rooms/${encodeURIComponent(id)}/invite_links`, {});
+  const nina = await here.stranger();
+  await nina.page.goto(`/#/invite/${String(link["token"])}`);
+  await nina.page.getByRole("button", { name: "Sign in" }).click();
+  await nina.page.getByLabel("User name").fill("nina");
+  await nina.page.getByLabel("Password", { exact: true }).fill(PASSWORD);
+  await nina.page.getByRole("button", { name: "Sign in" }).click();
+  await nina.page.getByRole("main").getByRole("heading", { name: "Reading" }).waitFor();
+});
+
+test("whoever is logged in sees the room of a link first, and joins", async () => {
+  const [olga, pia] = [await here.person("olga"), await here.person("pia")];
+  const id = await makes(olga, "Orchestra");
+  const link = await here.api(await here.token(olga), "POST", `/_parlour/client/v1/rooms/${encodeURIComponent(id)}/invite_links`, {});
+  await pia.page.goto(`/#/invite/${String(link["token"])}`);
+  await pia.page.getByRole("main").getByRole("heading", { name: "Orchestra" }).waitFor();
+  await pia.page.getByText("olga invites you to this room").waitFor();
+  await pia.page.getByRole("main").getByRole("button", { name: "Join" }).click();
+  await pia.page.getByRole("list", { name: "Rooms and chats" }).getByRole("link", { name: /Orchestra/ }).waitFor();
+  await pia.page.goto("/#/invite/nosuchtoken");
+  await pia.page.getByRole("heading", { name: "This invitation is over" }).waitFor();
+});

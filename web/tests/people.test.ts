@@ -1,0 +1,102 @@
+import { expect, test } from "vitest";
+import { world, type Person } from "./harness.ts";
+
+const here = world();
+
+async function opensPeople({ page }: Person): Promise<void> {
+  await page.getByRole("link", { name: "People" }).click();
+  await page.getByRole("heading", { name: "People" }).waitFor();
+}
+
+function group({ page }: Person, name: string) {
+  return page.getByRole("region", { name, exact: true });
+}
+
+test("who is there has a green dot, and who is not was last seen", async () => {
+  const [ann, bob] = [await here.person("ann"), await here.person("bob")];
+  await bob.page.getByText("Choose a conversation").waitFor();
+  await opensPeople(ann);
+  const row = group(ann, "Here now").getByRole("button", { name: /^bob/ });
+  await row.getByText("Online").waitFor();
+  await expect.poll(async () => row.locator(".dot.online").isVisible()).toBe(true);
+
+  const token = await here.token(bob);
+  await bob.context.close();
+  await here.api(token, "PUT", `/_matrix/client/v3/presence/${encodeURIComponent(bob.userId)}/status`, { presence: "offline" });
+  await ann.page.getByRole("main").getByRole("button", { name: /^bob Last seen/ }).waitFor();
+  await expect.poll(async () => group(ann, "Here now").getByRole("button", { name: /^bob/ }).count()).toBe(0);
+  expect(ann.problems).toEqual([]);
+});
+
+test("somebody who hides is not seen", async () => {
+  const [carol, dan] = [await here.person("carol"), await here.person("dan")];
+  await dan.page.getByText("Choose a conversation").waitFor();
+  await opensPeople(carol);
+  await group(carol, "Here now").getByRole("button", { name: /^dan/ }).waitFor();
+  await dan.page.goto("/#/settings/privacy");
+  await dan.page.getByRole("checkbox", { name: /When I am here/ }).click();
+  await expect
+    .poll(async () => {
+      await carol.page.evaluate(() => document.dispatchEvent(new Event("visibilitychange")));
+      return group(carol, "Here now").getByRole("button", { name: /^dan/ }).count();
+    })
+    .toBe(0);
+});
+
+test("a click on somebody opens a direct chat, and finds it again", async () => {
+  const eve = await here.person("eve");
+  await here.register("finn");
+  await opensPeople(eve);
+  await eve.page.getByRole("button", { name: /^finn/ }).click();
+  await eve.page.getByRole("main").getByRole("heading", { name: "finn" }).waitFor();
+  const first = eve.page.url();
+
+  await opensPeople(eve);
+  await eve.page.getByRole("button", { name: /^finn/ }).click();
+  await expect.poll(() => eve.page.url()).toBe(first);
+  await expect.poll(async () => eve.page.getByRole("list", { name: "Rooms and chats" }).getByRole("link").count()).toBe(1);
+  const direct = await here.api(await here.token(eve), "GET", `/_matrix/client/v3/user/${encodeURIComponent(eve.userId)}/account_data/m.direct`);
+  expect(Object.keys(direct)).toEqual(["@finn:localhost"]);
+});
+
+test("the invited one accepts a direct chat, and has it as one, too", async () => {
+  const [gus, hana] = [await here.person("gus"), await here.person("hana")];
+  await opensPeople(gus);
+  await gus.page.getByRole("button", { name: /^hana/ }).click();
+  await hana.page.getByRole("region", { name: /Invitations/ }).getByRole("button", { name: "Accept: gus" }).click();
+  await hana.page.getByRole("list", { name: "Rooms and chats" }).getByRole("link", { name: /gus/ }).waitFor();
+  await opensPeople(hana);
+  const before = hana.page.url();
+  await hana.page.getByRole("main").getByRole("button", { name: /^gus/ }).click();
+  await expect.poll(() => hana.page.url()).not.toBe(before);
+  await expect.poll(async () => hana.page.getByRole("list", { name: "Rooms and chats" }).getByRole("link").count()).toBe(1);
+});
+
+test("people are found by a part of their name", async () => {
+  const ida = await here.person("ida");
+  for (const name of ["jonas", "jonathan", "kim"]) await here.register(name);
+  await opensPeople(ida);
+  await ida.page.getByRole("searchbox", { name: "Search people" }).fill("jon");
+  await expect.poll(async () => ida.page.getByRole("main").getByRole("button", { name: /^(jonas|jonathan|kim)/ }).count()).toBe(2);
+});
+
+test("the profile card shows shared rooms, invites, and ignores", async () => {
+  const [lea, max] = [await here.person("lea"), await here.person("max")];
+  const token = await here.token(lea);
+  const { room_id } = await here.api(token, "POST", "/_matrix/client/v3/createRoom", { name: "Shared", preset: "public_chat" });
+  await here.api(token, "POST", "/_matrix/client/v3/createRoom", { name: "Only mine" });
+  await here.api(await here.token(max), "POST", `/_matrix/client/v3/join/${encodeURIComponent(String(room_id))}`, {});
+  await opensPeople(lea);
+  await lea.page.getByRole("button", { name: "Profile of max" }).click();
+  const card = lea.page.getByRole("dialog", { name: "Profile" });
+  await card.getByRole("link", { name: "Shared" }).waitFor();
+
+  await card.getByRole("button", { name: "Invite to a room" }).click();
+  await lea.page.getByRole("dialog", { name: "Invite max" }).getByRole("button", { name: "Invite" }).click();
+  await max.page.getByRole("link", { name: /Only mine/ }).waitFor();
+
+  await card.getByRole("button", { name: "Ignore" }).click();
+  await card.getByText("You do not see what this person writes.").waitFor();
+  await card.getByRole("button", { name: "Stop ignoring" }).click();
+  await expect.poll(async () => card.getByText("You do not see what this person writes.").count()).toBe(0);
+});
