@@ -64,13 +64,13 @@ test("a picture is chosen, previewed, captioned and sent with its size", async (
   await alice.page.getByLabel("Files to attach").setInputFiles({ name: "sunset.png", mimeType: "image/png", buffer: await picture(400, 200) });
   const waiting = alice.page.getByRole("list", { name: "Files to send" });
   await waiting.getByText("sunset.png").waitFor();
-  await field(alice.page).fill("Look at this");
+  await field(alice.page).fill("Look at *this*");
   await field(alice.page).press("Enter");
 
   const shown = message(bob.page, "Look at this");
   const button = shown.getByRole("button", { name: "Open picture sunset.png" });
   await button.getByRole("img").waitFor();
-  expect(await newest()).toMatchObject({ msgtype: "m.image", filename: "sunset.png", body: "Look at this", info: { w: 400, h: 200, mimetype: "image/png" } });
+  expect(await newest()).toMatchObject({ msgtype: "m.image", filename: "sunset.png", body: "Look at *this*", formatted_body: "Look at <em>this</em>", info: { w: 400, h: 200, mimetype: "image/png" } });
   const box = (await button.boundingBox())!;
   expect(box.width / box.height).toBeCloseTo(2, 1);
   await waiting.waitFor({ state: "detached" });

@@ -72,8 +72,8 @@ export function Message({ event, isFirst, isLast, isCurrent, isHighlighted }: Pr
         {event.sendState === "failed" && <Failed event={event} />}
         <Reactions event={event} />
         <ThreadChip event={event} />
+        {isTouched && event.isStored && !event.isRedacted && <Actions event={event} menuAsked={menuAsked} />}
       </div>
-      {isTouched && event.isStored && !event.isRedacted && <Actions event={event} menuAsked={menuAsked} />}
     </article>
   );
 }
