@@ -5,10 +5,12 @@ import { render } from "preact";
 import { Api } from "./model/api.ts";
 import { Sessions } from "./model/session.ts";
 import { App } from "./views/App.tsx";
+import { applyKeptTheme } from "./views/theme.ts";
 
 const api = new Api(location.origin);
 const sessions = new Sessions(localStorage, api);
 api.onUnknownToken = (error) => sessions.lost(error.body["soft_logout"] === true);
 addEventListener("storage", () => sessions.changedElsewhere());
 
+applyKeptTheme();
 render(<App api={api} sessions={sessions} />, document.getElementById("app")!);

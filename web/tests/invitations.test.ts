@@ -63,7 +63,7 @@ test("an invitation that has an end shows it to both sides, and can be withdrawn
 test("an invitation whose time is over vanishes by itself", async () => {
   const [finn, gus] = [await here.person("finn"), await here.person("gus")];
   const id = await makes(finn, "Short");
-  const body = { user_id: gus.userId, expires_at: Date.now() + 4_000 };
+  const body = { user_id: gus.userId, expires_at: Date.now() + 8_000 };
   await here.api(await here.token(finn), "POST", `/_parlour/client/v1/rooms/${encodeURIComponent(id)}/invite`, body);
   await invitation(gus, "Short").waitFor();
   await expect.poll(async () => invitation(gus, "Short").count(), { timeout: 30_000 }).toBe(0);

@@ -26,3 +26,19 @@ test("a token that is wrong is said to be", async () => {
   await bob.page.getByRole("button", { name: "Create account" }).click();
   await bob.page.getByRole("alert").filter({ hasText: /token/i }).waitFor();
 });
+
+test("an invite link lets a new person in, though registration is closed", async () => {
+  const login = { type: "m.login.password", identifier: { type: "m.id.user", user: "ann" }, password: PASSWORD };
+  const token = String((await here.api("", "POST", "/_matrix/client/v3/login", login))["access_token"]);
+  const { room_id } = await here.api(token, "POST", "/_matrix/client/v3/createRoom", { name: "Tennis", preset: "private_chat" });
+  const link = await here.api(token, "POST", `/_parlour/client/v1/rooms/${encodeURIComponent(String(room_id))}/invite_links`, {});
+  const cara = await here.stranger();
+  await cara.page.goto(`/#/invite/${String(link["token"])}`);
+  await cara.page.getByRole("button", { name: "Create an account" }).click();
+  await cara.page.getByLabel("User name").fill("cara");
+  await cara.page.getByLabel("Password", { exact: true }).fill(PASSWORD);
+  await cara.page.getByLabel("Repeat the password", { exact: true }).fill(PASSWORD);
+  await cara.page.getByRole("button", { name: "Create account" }).click();
+  await cara.page.getByRole("main").getByRole("heading", { name: "Tennis" }).waitFor();
+  expect(cara.problems).toEqual([]);
+});

@@ -4,6 +4,7 @@ import { Chat } from "../model/chat.ts";
 import type { Session, Sessions } from "../model/session.ts";
 import { ChatContext } from "./context.ts";
 import { Toasts } from "./parts/Toasts.tsx";
+import { applyTheme } from "./theme.ts";
 import { Shell } from "./shell/Shell.tsx";
 import { Welcome } from "./welcome/Welcome.tsx";
 
@@ -40,10 +41,10 @@ function LoggedIn({ api, session, sessions }: Props & { session: Session }) {
     };
   }, []);
   const theme = chat.account.settings.value.theme;
+  const isKnown = chat.rooms.ready.value;
   useEffect(() => {
-    if (theme === "system") delete document.documentElement.dataset["theme"];
-    else document.documentElement.dataset["theme"] = theme;
-  }, [theme]);
+    if (isKnown) applyTheme(theme);
+  }, [theme, isKnown]);
   return (
     <ChatContext.Provider value={chat}>
       <Shell sessions={sessions} />

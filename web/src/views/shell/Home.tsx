@@ -1,3 +1,4 @@
+import { hrefOf } from "../../model/route.ts";
 import { Icon } from "../parts/Icon.tsx";
 
 /** What stands beside the list while nothing is chosen. */
@@ -6,7 +7,15 @@ export function Home() {
     <div class="empty">
       <Icon name="chat" />
       <h1>Choose a conversation</h1>
-      <p>Your rooms and direct chats are in the list. Find somebody to talk to among the people of this server.</p>
+      <p>Your rooms and direct chats are in the list. Find somebody to talk to, or a room that is open to everybody.</p>
+      <p class="row">
+        <a class="button" href={hrefOf({ at: "people" })}>
+          <Icon name="people" /> See who is here
+        </a>
+        <a class="button" href={hrefOf({ at: "explore" })}>
+          <Icon name="compass" /> Find rooms
+        </a>
+      </p>
     </div>
   );
 }

@@ -1,0 +1,21 @@
+// Light or dark, as the user chose. This browser keeps it, so that the page does not change its colours when the
+// account's settings arrive.
+
+import type { Settings } from "../model/account.ts";
+
+const KEY = "parlour.theme";
+
+export function applyTheme(theme: Settings["theme"]): void {
+  if (theme === "system") {
+    delete document.documentElement.dataset["theme"];
+    localStorage.removeItem(KEY);
+  } else {
+    document.documentElement.dataset["theme"] = theme;
+    localStorage.setItem(KEY, theme);
+  }
+}
+
+export function applyKeptTheme(): void {
+  const kept = localStorage.getItem(KEY);
+  if (kept === "light" || kept === "dark") document.documentElement.dataset["theme"] = kept;
+}
