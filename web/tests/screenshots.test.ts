@@ -56,6 +56,8 @@ async function build(): Promise<Stage> {
   await here.api(b, "POST", "/_matrix/client/v3/createRoom", { name: "Surprise for Chloé", invite: [alice.userId] });
   const room = await roomOf(here, [token, b, c, d], { name: "Garden club", topic: "Seeds, tools, and who brings the cake", room_alias_name: "garden", visibility: "public" });
   await converse(room, alice, [token, b, c, d]);
+  // Two of them are there.
+  for (const present of [b, d]) await here.api(present, "GET", "/_matrix/client/v3/sync?timeout=0");
   await alice.page.reload();
   return { alice, room };
 }
