@@ -116,6 +116,7 @@ pub(crate) async fn build(
     rooms.send_delayed_events();
     rooms.withdraw_expired_invitations();
     rooms.remove_expired_links();
+    rooms.finish_deletions();
     let ephemeral = Ephemeral::new(clock.clone(), &tasks);
     let workflows = Workflows::new(
         users.clone(),

@@ -169,6 +169,17 @@ impl<V: Follows> Followed<V> {
         value.apply(position, change);
     }
 
+    /// Forgets a value and returns it, if it is in memory.
+    pub(super) fn remove(&self, number: i64) -> Option<Arc<V>> {
+        match self.entries().by_number.remove(&number)? {
+            Entry::Ready { value, .. } => Some(value),
+            Entry::Loading { done, .. } => {
+                done.notify_waiters();
+                None
+            }
+        }
+    }
+
     /// Forgets every value and returns them.
     pub(super) fn clear(&self) -> Vec<Arc<V>> {
         let mut forgotten = Vec::new();

@@ -5,15 +5,15 @@ use std::{
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
 };
 
-use ruma::{OwnedEventId, events::room::member::MembershipState};
+use ruma::{OwnedEventId, OwnedRoomId, events::room::member::MembershipState};
 
 use super::{followed::Follows, reading::ThreadMarkers};
 use crate::{
-    error::Result,
+    error::{Error, Result},
     matrix::Exception,
     storage::{
-        self, Change, Db, Position, ReadMarker, Reading, RoomNum, UserNum, memberships, threads,
-        unread,
+        self, Change, Db, Position, ReadMarker, Reading, Removed, RoomNum, UserNum, memberships,
+        room_deletion, threads, unread,
     },
 };
 
@@ -35,6 +35,8 @@ pub struct UserRoom {
     pub stripped_state: Option<Arc<str>>,
     /// Whether the user asked to forget the room.
     pub forgotten: bool,
+    /// How the room ended, where it was deleted.
+    pub removed: Option<Arc<Removed>>,
     /// Up to where the user has read everything.
     pub marker: ReadMarker,
     /// Which threads, or the main timeline, the user has read beyond that.
@@ -50,9 +52,23 @@ impl Default for UserRoom {
             position: 0,
             stripped_state: None,
             forgotten: false,
+            removed: None,
             marker: ReadMarker::default(),
             threads: Arc::default(),
             exceptions: Vec::new(),
+        }
+    }
+}
+
+impl UserRoom {
+    /// Returns what a user is to a room that was deleted.
+    fn removed(left_at: Position, removed: Arc<Removed>) -> Self {
+        Self {
+            position: left_at,
+            // Nothing of it is shown any more, but that it ended.
+            forgotten: true,
+            removed: Some(removed),
+            ..Self::default()
         }
     }
 }
@@ -92,6 +108,13 @@ impl UserRooms {
         for room in rooms.values_mut() {
             room.drop_read_exceptions();
         }
+        for row in room_deletion::removed(&mut tx, user).await? {
+            let room_id = OwnedRoomId::try_from(row.room_id)
+                .map_err(|source| Error::internal("read the id of a room", source))?;
+            let event = row.event;
+            let removed = Arc::new(Removed { room_id, event });
+            rooms.insert(row.room, UserRoom::removed(row.position, removed));
+        }
         Ok((
             Self {
                 user,
@@ -116,6 +139,13 @@ impl UserRooms {
         self.all()
             .get(&room)
             .map_or(MembershipState::Leave, |room| room.membership.clone())
+    }
+
+    /// Returns how a room ended that was deleted, and at which position the user ceased to be a member.
+    pub fn removed(&self, room: RoomNum) -> Option<(Position, Arc<Removed>)> {
+        let all = self.all();
+        let room = all.get(&room)?;
+        Some((room.position, room.removed.clone()?))
     }
 
     /// Returns the rooms that the user has joined.
@@ -151,6 +181,14 @@ impl Follows for UserRooms {
                 ..
             } => {
                 rooms.entry(*room).or_default().forgotten = true;
+            }
+            Change::Removed {
+                room,
+                left_at,
+                removed,
+                ..
+            } => {
+                rooms.insert(*room, UserRoom::removed(*left_at, removed.clone()));
             }
             Change::Read { room, reading, .. } => rooms.entry(*room).or_default().read(reading),
             Change::Event {

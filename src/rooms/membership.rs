@@ -239,7 +239,11 @@ impl Rooms {
         profile: MemberProfile,
     ) -> Result<()> {
         for num in self.of_user(user).await?.joined() {
-            let room = self.room_by_number(num).await?;
+            let room = match self.room_by_number(num).await {
+                // It was deleted meanwhile.
+                Err(Error::NotFound(_)) => continue,
+                room => room?,
+            };
             if !shows(&room, user_id, &profile) {
                 self.change_quietly(
                     num,

@@ -14,6 +14,7 @@ mod by_relations;
 mod counts;
 mod create;
 mod delayed;
+mod deletion;
 mod directory;
 mod due;
 mod fill;
@@ -75,12 +76,16 @@ pub use self::{
     upgrade::Upgrade,
     warm::{Room, View},
 };
-use self::{counts::CustomRules, due::Timetable, followed::Followed, shields::Shields};
+use self::{
+    counts::CustomRules, deletion::Deletions, due::Timetable, followed::Followed, shields::Shields,
+};
 use crate::{
     clock::Clock,
     error::{Error, Result},
     matrix::{SigningKey, Visibility},
-    storage::{Change, Db, Follower, Position, RoomNum, UserNum, memberships, rooms},
+    storage::{
+        Change, Db, Follower, Position, RoomNum, UserNum, memberships, room_deletion, rooms,
+    },
     tasks::Tasks,
 };
 
@@ -122,6 +127,7 @@ pub(crate) struct Inner {
     expiring: Timetable,
     /// Of links into rooms.
     links: Timetable,
+    deletions: Deletions,
     /// A search may look at every text: others shall find a connection meanwhile.
     searching: Semaphore,
 }
@@ -141,6 +147,7 @@ impl Rooms {
         let schedule = delayed::timetable(&db).await?;
         let expiring = invitations::timetable(&db).await?;
         let links = invite_links::timetable(&db).await?;
+        let deletions = Deletions::load(&db).await?;
         let inner = Arc::new(Inner {
             db: db.clone(),
             clock,
@@ -156,6 +163,7 @@ impl Rooms {
             schedule,
             expiring,
             links,
+            deletions,
             searching: Semaphore::new(SEARCHES),
         });
         db.journal().follow(inner.clone());
@@ -258,12 +266,14 @@ impl Rooms {
             .get(room_id)
             .copied();
         if let Some(num) = known {
+            self.inner.check_stays(num)?;
             return Ok(num);
         }
         let mut conn = self.inner.db.read().await?;
         let num = rooms::number(&mut conn, room_id.as_str()).await?;
         let num =
             num.ok_or_else(|| Error::not_found(format!("the room {room_id} is not known here")))?;
+        self.inner.check_stays(num)?;
         let mut numbers = self
             .inner
             .numbers
@@ -310,7 +320,9 @@ impl Rooms {
     /// Returns the rooms of a user in which something happened after a position, as the database has it.
     pub async fn changed_since(&self, user: UserNum, after: Position) -> Result<Vec<RoomNum>> {
         let mut conn = self.inner.db.read().await?;
-        memberships::changed_since(&mut conn, user, after).await
+        let mut changed = memberships::changed_since(&mut conn, user, after).await?;
+        changed.extend(room_deletion::removed_since(&mut conn, user, after).await?);
+        Ok(changed)
     }
 
     /// Returns the number of a user, or `None` if nobody here ever heard of them.
@@ -327,7 +339,11 @@ impl Rooms {
     pub async fn neighbours(&self, user: UserNum) -> Result<Vec<(UserNum, OwnedUserId)>> {
         let mut neighbours = HashMap::new();
         for room in self.of_user(user).await?.joined() {
-            let room = self.room_by_number(room).await?;
+            let room = match self.room_by_number(room).await {
+                // It was deleted meanwhile.
+                Err(Error::NotFound(_)) => continue,
+                room => room?,
+            };
             neighbours.extend(
                 room.view()
                     .local_members
@@ -370,7 +386,10 @@ impl Follower for Inner {
                     self.rooms.committed(*room, *position, change);
                     self.users.committed(*user, *position, change);
                 }
-                Change::Read { user, .. } => self.users.committed(*user, *position, change),
+                Change::RoomDeleted { room } => self.forget_room(*room),
+                Change::Read { user, .. } | Change::Removed { user, .. } => {
+                    self.users.committed(*user, *position, change);
+                }
                 Change::Erased { user_id } => {
                     let mut erased = self.erased.write().unwrap_or_else(PoisonError::into_inner);
                     Arc::make_mut(&mut erased).insert(user_id.clone(), *position);

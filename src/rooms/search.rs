@@ -232,7 +232,11 @@ impl Rooms {
     ) -> Result<Places> {
         let mut places = Places::new();
         for room in found.iter().map(|found| found.room).collect::<HashSet<_>>() {
-            let in_memory = self.room_by_number(room).await?;
+            let in_memory = match self.room_by_number(room).await {
+                // It was deleted meanwhile.
+                Err(Error::NotFound(_)) => continue,
+                room => room?,
+            };
             let access = self.access(&in_memory, user, user_id).await?;
             if access.ever_joined() {
                 places.insert(room, Arc::new((in_memory, access)));

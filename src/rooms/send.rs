@@ -121,6 +121,8 @@ pub(super) enum Occasion {
     Delayed(i64),
     /// The time of this invitation is over.
     Expiry(OwnedEventId),
+    /// The room is being deleted.
+    Deletion,
 }
 
 impl Occasion {
@@ -128,14 +130,14 @@ impl Occasion {
     fn check(&self, tip: &Tip, event: &NewEvent) -> Result<()> {
         match self {
             Self::Expiry(invitation) => invitations::check_stands(&tip.state, event, invitation),
-            Self::Request | Self::Delayed(_) => Ok(()),
+            Self::Request | Self::Delayed(_) | Self::Deletion => Ok(()),
         }
     }
 
     fn delayed(&self) -> Option<i64> {
         match self {
             Self::Delayed(num) => Some(*num),
-            Self::Request | Self::Expiry(_) => None,
+            Self::Request | Self::Expiry(_) | Self::Deletion => None,
         }
     }
 }
@@ -188,6 +190,10 @@ impl Rooms {
             let mut tip = room.tip.lock().await;
             if room.is_stale() {
                 continue;
+            }
+            if !matches!(occasion, Occasion::Deletion) {
+                let stays = self.inner.check_stays(num);
+                stays.map_err(|error| not_in_room(error, &room.room_id))?;
             }
             occasion.check(&tip, &event)?;
             let mut accepted = match self.accept_allowed(&room, &tip, &event).await {

@@ -68,6 +68,7 @@ impl Rooms {
             if old.is_stale() {
                 continue;
             }
+            self.inner.check_stays(num)?;
             check_may_replace(&old, &tip, upgrade)?;
             let planned = plan::events(&old, &tip, upgrade)?;
             let now = timestamp(self.inner.clock.now_ms() + later);

@@ -46,6 +46,15 @@ pub async fn of_room(db: &mut impl Read, room: RoomNum) -> Result<Vec<String>> {
         .await
 }
 
+/// Removes all aliases of a room.
+pub async fn remove_of_room(tx: &mut WriteTx, room: RoomNum) -> Result<()> {
+    tx.query("DELETE FROM aliases WHERE room = $1")
+        .bind(room)
+        .execute()
+        .await?;
+    Ok(())
+}
+
 /// Lets all aliases of a room point to another.
 pub async fn move_all(tx: &mut WriteTx, from: RoomNum, to: RoomNum) -> Result<()> {
     tx.query("UPDATE aliases SET room = $2 WHERE room = $1")

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ruma::{OwnedEventId, OwnedUserId, events::room::member::MembershipState};
+use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId, events::room::member::MembershipState};
 
 use crate::matrix::{Counters, TimelineEvent};
 
@@ -46,6 +46,22 @@ pub enum Change {
         membership: Option<MembershipState>,
         /// JSON list of stripped state, with an invitation or a knock.
         stripped_state: Option<Arc<str>>,
+    },
+    /// A room that a user was something to is deleted, and all that is left of it for them is how it ended.
+    Removed {
+        /// The user.
+        user: UserNum,
+        /// The number that the room had.
+        room: RoomNum,
+        /// The journal position at which the user ceased to be a member.
+        left_at: i64,
+        /// What they are told.
+        removed: Arc<Removed>,
+    },
+    /// A room is gone.
+    RoomDeleted {
+        /// The number that it had.
+        room: RoomNum,
     },
     /// A user has read a room up to an event.
     Receipt {
@@ -116,6 +132,15 @@ pub enum Change {
         /// Which ones.
         devices: Vec<DeviceNum>,
     },
+}
+
+/// What is left of a deleted room for one who was something to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Removed {
+    /// The room.
+    pub room_id: OwnedRoomId,
+    /// The user's last member event, as clients see it; `None` where there is none.
+    pub event: Option<String>,
 }
 
 /// How many keys a device has left that others can claim.

@@ -35,6 +35,7 @@ pub mod pushers;
 pub mod receipts;
 pub mod relations;
 pub mod reports;
+pub mod room_deletion;
 pub mod rooms;
 pub mod roster;
 pub mod search;
@@ -57,7 +58,8 @@ use sqlx::{
 
 pub use self::{
     change::{
-        Change, DeviceNum, KeyCounts, ReadMarker, Reading, Receipt, RoomNum, ThreadMarker, UserNum,
+        Change, DeviceNum, KeyCounts, ReadMarker, Reading, Receipt, Removed, RoomNum, ThreadMarker,
+        UserNum,
     },
     dialect::{Raw, Target},
     journal::{Follower, Journal, Pending, Position, WriteTx, position},

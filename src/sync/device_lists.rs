@@ -103,7 +103,11 @@ impl Inner {
         lists.changed = self.user_ids(changed).await?;
         let mut turnover = Turnover::default();
         for room in &moment.rooms {
-            let of_room = self.turnover(session, moment, room, since).await?;
+            let of_room = match self.turnover(session, moment, room, since).await {
+                // Who was in a room that is gone is known no more.
+                Err(_) if self.is_removed(session.user, room.num).await? => continue,
+                of_room => of_room?,
+            };
             turnover.came.extend(of_room.came);
             turnover.went.extend(of_room.went);
         }
@@ -160,7 +164,7 @@ impl Inner {
     ) -> Result<Turnover> {
         let is_in = room.mine.membership == MembershipState::Join;
         let has_moved = room.mine.position > since;
-        if !is_in && !has_moved {
+        if (!is_in && !has_moved) || room.mine.removed.is_some() {
             return Ok(Turnover::default());
         }
         let Some(inside) = &room.inside else {

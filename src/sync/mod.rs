@@ -11,6 +11,7 @@ mod moment;
 mod notifications;
 mod old_sync;
 mod recent;
+mod removed;
 mod response;
 mod room_view;
 mod show;

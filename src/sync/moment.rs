@@ -80,19 +80,30 @@ impl Inner {
                 everything: since.is_none() || request.full_state,
                 with_left: request.filter.room.include_leave,
             };
-            let mut held = Vec::new();
-            for (num, room) in self.wanted(&mine, &asked) {
-                if is_inside(&room) {
-                    held.push(self.rooms.room_by_number(num).await?);
-                }
-            }
+            let held = self.hold(&mine, &asked).await?;
             if let Some(moment) = self.take(session.user, &mine, &asked) {
                 return Ok(moment);
             }
+            drop(held);
         }
         Err(Error::Unavailable(
             "the rooms do not stay in memory".to_owned(),
         ))
+    }
+
+    /// Loads the rooms that belong to the moment; one that was deleted meanwhile is passed over.
+    async fn hold(&self, mine: &UserRooms, asked: &Asked<'_>) -> Result<Vec<Arc<Room>>> {
+        let mut held = Vec::new();
+        for (num, room) in self.wanted(mine, asked) {
+            if !is_inside(&room) {
+                continue;
+            }
+            match self.rooms.room_by_number(num).await {
+                Err(Error::NotFound(_)) => {}
+                room => held.push(room?),
+            }
+        }
+        Ok(held)
     }
 
     /// Returns the rooms in which something happened before memory begins to know it.
@@ -247,10 +258,11 @@ struct Asked<'a> {
     with_left: bool,
 }
 
-/// Returns whether a user knows a room from within: not one who is only invited.
+/// Returns whether a user knows a room from within: not one who is only invited, and no room that was deleted.
 pub(super) fn is_inside(room: &UserRoom) -> bool {
-    !matches!(
-        room.membership,
-        MembershipState::Invite | MembershipState::Knock
-    )
+    room.removed.is_none()
+        && !matches!(
+            room.membership,
+            MembershipState::Invite | MembershipState::Knock
+        )
 }

@@ -20,7 +20,7 @@ use super::{
     Answer, LONGEST_WAIT, StateAfter, Sync, SyncRequest, Token, client_event, place_token, write,
 };
 use crate::{
-    error::Result,
+    error::{Error, Result},
     rooms::{Audience, PageRequest},
     users::Session,
 };
@@ -69,7 +69,11 @@ impl Sync {
         let Ok(room_id) = <&RoomId>::try_from(room_id) else {
             return Ok("private");
         };
-        let room = self.inner.rooms.room(room_id).await?;
+        let room = match self.inner.rooms.room(room_id).await {
+            // It was deleted meanwhile.
+            Err(Error::NotFound(_)) => return Ok("private"),
+            room => room?,
+        };
         let is_public = self.inner.rooms.is_published(&room).await?;
         Ok(if is_public { "public" } else { "private" })
     }

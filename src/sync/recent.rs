@@ -125,6 +125,7 @@ impl Follower for Recent {
                 Change::Event { room, .. }
                 | Change::Membership { room, .. }
                 | Change::Receipt { room, .. }
+                | Change::Removed { room, .. }
                 | Change::Read { room, .. } => log.note_room(*position, *room),
                 Change::AccountData { user, room, .. } => {
                     log.account_data.note(*position, *user);
@@ -137,6 +138,7 @@ impl Follower for Recent {
                 }
                 Change::ThreadSubscription { user } => log.subscriptions.note(*position, *user),
                 Change::Redacted { .. }
+                | Change::RoomDeleted { .. }
                 | Change::Erased { .. }
                 | Change::ToDevice { .. }
                 | Change::KeyCounts { .. }

@@ -22,6 +22,7 @@ use serde_json::{
 use super::{
     Inner, SyncRequest, Token,
     moment::{Inside, Moment, RoomMoment},
+    removed::removed_room,
     room_view::{Viewer, room_id},
 };
 use crate::{
@@ -72,7 +73,9 @@ impl Inner {
         let mut response = Response::new(String::new());
         let account_data = self.account_data(&viewer).await?;
         for room in &moment.rooms {
-            self.add_room(&viewer, room, &account_data, &mut response)
+            let added = self.add_room(&viewer, room, &account_data, &mut response);
+            let added = added.await;
+            self.unless_removed(&viewer, room, added, &mut response)
                 .await?;
         }
         self.add_global_account_data(&viewer, &account_data, &mut response)
@@ -119,6 +122,11 @@ impl Inner {
         }
         let since = viewer.request.since.map_or(0, |since| since.position);
         let is_news = moment.mine.position > since || viewer.request.full_state;
+        if let Some(removed) = &moment.mine.removed {
+            let left = removed_room(viewer, moment.mine.position, removed)?;
+            response.rooms.leave.insert(room_id, left);
+            return Ok(());
+        }
         match (&moment.mine.membership, &moment.inside) {
             (MembershipState::Join, Some(inside)) => {
                 let mut joined = self.joined_room(viewer, &moment.mine, inside).await?;

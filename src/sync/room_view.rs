@@ -480,8 +480,9 @@ pub(super) fn timeline(viewer: &Viewer<'_>, span: &Span) -> Timeline {
 
 /// A room's id, for the maps of an answer.
 pub(super) async fn room_id(inner: &Inner, moment: &RoomMoment) -> Result<OwnedRoomId> {
-    match &moment.inside {
-        Some(inside) => Ok(inside.room.room_id.clone()),
-        None => inner.rooms.room_id(moment.num).await,
+    match (&moment.inside, &moment.mine.removed) {
+        (Some(inside), _) => Ok(inside.room.room_id.clone()),
+        (None, Some(removed)) => Ok(removed.room_id.clone()),
+        (None, None) => inner.rooms.room_id(moment.num).await,
     }
 }

@@ -221,6 +221,7 @@ impl Follower for Waiters {
                 Change::Event { room, .. } | Change::Receipt { room, .. } => self.wake_room(*room),
                 Change::Membership { user, .. }
                 | Change::Read { user, .. }
+                | Change::Removed { user, .. }
                 | Change::AccountData { user, .. }
                 | Change::ToDevice { user, .. }
                 | Change::ThreadSubscription { user }
@@ -243,7 +244,10 @@ impl Follower for Waiters {
                     relisted.insert(*user);
                     self.lists.notify_one();
                 }
-                Change::Redacted { .. } | Change::Erased { .. } | Change::KeyCounts { .. } => {}
+                Change::Redacted { .. }
+                | Change::RoomDeleted { .. }
+                | Change::Erased { .. }
+                | Change::KeyCounts { .. } => {}
             }
         }
     }

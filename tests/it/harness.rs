@@ -1,11 +1,11 @@
 //! A server for each test, and a client that reads as the test means it.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::PathBuf};
 
 use parlour::{
     cli::serve::{self, Running},
     clock::Clock,
-    config::Config,
+    config::{Config, DatabaseUrl},
     outbound,
 };
 use reqwest::{Method, header::HeaderMap};
@@ -118,6 +118,20 @@ impl Server {
     pub(crate) async fn restart_with(mut self, change: impl FnOnce(&mut Config)) -> Self {
         change(&mut self.config);
         self.restart().await
+    }
+
+    /// Returns the address of the database, and the folder that a file of SQLite's is in.
+    pub(crate) fn data(&self) -> (DatabaseUrl, PathBuf) {
+        let folder = self.config.server.data_dir.clone();
+        (self.config.database.url.clone(), folder)
+    }
+
+    /// Stops the server, and starts it again once the test has done something to its data.
+    pub(crate) async fn restart_after(self, change: impl AsyncFnOnce(&Self)) -> Self {
+        self.running.stop().await;
+        self.running.finished().await;
+        change(&self).await;
+        Self::on(self.config, self.clock, self.database, self.folder).await
     }
 
     /// Returns a client of this server.

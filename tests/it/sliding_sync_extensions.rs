@@ -176,6 +176,26 @@ async fn account_data_is_told_globally_and_of_the_rooms_in_sight() {
 }
 
 #[tokio::test]
+async fn account_data_of_a_room_that_one_is_not_in_is_told_as_well() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let room = alice.creates(json!({})).await;
+    alice.invites(&room, &bob).await;
+    let mut connection = bob.lists_all();
+    connection.body["extensions"] = json!({ "account_data": { "enabled": true } });
+    connection.next().await;
+
+    let path = format!("rooms/{room}/account_data/org.example");
+    set_account_data(&bob, &path, json!({ "n": 1 })).await;
+    let told = connection.next().await;
+
+    let data = &told["extensions"]["account_data"]["rooms"][&room];
+    assert_eq!(types(data), ["org.example"]);
+    assert!(rooms(&told).is_empty());
+}
+
+#[tokio::test]
 async fn an_extension_tells_of_the_lists_and_rooms_that_it_names() {
     let server = Server::start().await;
     let alice = server.register("alice").await;

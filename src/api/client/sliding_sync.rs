@@ -47,6 +47,7 @@ impl IncomingRequest for Request {
         let query = request.uri().query().unwrap_or_default();
         let query: Query = ruma::exports::serde_html_form::from_str(query)?;
         let mut asked: SlidingRequest = serde_json::from_slice(request.body())?;
+        asked.bytes = request.body().len();
         asked.pos = query.pos.or(asked.pos);
         asked.timeout = query.timeout.or(asked.timeout);
         asked.set_presence = query.set_presence.or(asked.set_presence);

@@ -5,6 +5,7 @@
 mod invitations;
 mod invite_links;
 mod people;
+mod room_deletion;
 
 use std::sync::Arc;
 
@@ -31,6 +32,7 @@ pub(super) fn routes() -> Router<App> {
         .merge(invitations::routes())
         .merge(invite_links::routes())
         .merge(people::routes())
+        .merge(room_deletion::routes())
 }
 
 /// Returns the path of an endpoint.

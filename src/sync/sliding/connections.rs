@@ -236,10 +236,9 @@ mod tests {
     const PHONE: DeviceNum = 1;
 
     fn state(position: Position) -> State {
-        State {
-            since: Some(Since { position, tick: 0 }),
-            ..State::default()
-        }
+        let mut state = State::default();
+        state.since = Some(Since { position, tick: 0 });
+        state
     }
 
     /// Answers a request with a state up to a place; returns the position, and up to where the client had been told.

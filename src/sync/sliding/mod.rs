@@ -131,7 +131,7 @@ impl Inner {
         for (look, moment) in plan.looks.iter().zip(&moments) {
             let (room, mut told) = self.look(&eye, look, moment).await?;
             self.add_beside(&eye, (look, moment), &data, &mut told, extensions);
-            state.rooms.insert_mut(look.room, told);
+            state.put(look.room, told);
             if let Some(room) = room {
                 response.rooms.insert(look.room_id.clone(), room);
             }
@@ -165,8 +165,9 @@ impl State {
             .collect();
         for (room, mut told) in gone {
             told.out_of_sight = self.since;
-            self.rooms.insert_mut(room, told);
+            self.put(room, told);
         }
+        self.note_required(plan.looks.iter().map(|look| &look.rule.required));
         self.since = Some(plan.now);
         self.asked = plan.asked;
         self.generation = plan.generation;

@@ -79,6 +79,8 @@ struct Link {
 /// The rules of a request.
 struct Rules<'a> {
     request: &'a Request,
+    /// The states that were asked for, before or now.
+    required: Vec<Arc<Combined>>,
     /// Those of lists, by the lists.
     known: HashMap<u128, Rule>,
 }
@@ -124,12 +126,15 @@ impl<'a> Rules<'a> {
         let of_lists = of_lists.map(|(_, list)| &list.config);
         let configs: Vec<&'a RoomConfig> = of_lists.chain(subscription).collect();
         let limits = configs.iter().map(|config| config.timeline_limit());
-        let rule = Rule {
-            limit: limits.max().unwrap_or(0),
-            required: Arc::new(Combined::of(
-                configs.iter().map(|config| &config.required_state),
-            )),
-        };
+        let limit = limits.max().unwrap_or(0);
+        let required = Combined::of(configs.iter().map(|config| &config.required_state));
+        let known = self.required.iter().find(|known| ***known == required);
+        let required = known.cloned().unwrap_or_else(|| {
+            let required = Arc::new(required);
+            self.required.push(required.clone());
+            required
+        });
+        let rule = Rule { limit, required };
         if subscription.is_none() {
             self.known.insert(lists, rule.clone());
         }
@@ -155,6 +160,7 @@ impl Scene<'_> {
         self.add_subscriptions(&mut plan);
         let mut rules = Rules {
             request: self.request,
+            required: self.state.required.to_vec(),
             known: HashMap::new(),
         };
         let asks_otherwise = plan.asked.extensions != self.state.asked.extensions;
@@ -192,11 +198,10 @@ impl Scene<'_> {
         plan
     }
 
-    /// Returns whether something happened in a room that the client knows; to whoever is not in it that is only
-    /// what happens to themselves.
+    /// Returns whether something happened in a room that the client knows. Also of rooms that the user is not in
+    /// account data may change.
     fn has_changed(&self, room: RoomNum, entry: &Entry, told: &Told) -> bool {
-        entry.since != told.digest.member_since
-            || (entry.membership == MembershipState::Join && self.changed.contains(&room))
+        entry.since != told.digest.member_since || self.changed.contains(&room)
     }
 
     fn add_lists(&self, plan: &mut Plan) {

@@ -50,6 +50,9 @@ pub struct Request {
     /// What is wanted beside rooms.
     #[serde(default)]
     pub extensions: Extensions,
+    /// How long the request is: so much of it is remembered.
+    #[serde(skip)]
+    pub bytes: usize,
 }
 
 /// A list of rooms.

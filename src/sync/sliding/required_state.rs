@@ -149,6 +149,22 @@ impl RequiredState {
 }
 
 impl Combined {
+    /// Returns roughly how much memory it takes, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        let element = |element: &Element| {
+            let state_key = match &element.state_key {
+                StateKey::Exactly(state_key) => state_key.len(),
+                StateKey::Any | StateKey::Me => 0,
+            };
+            let kind = element.kind.as_ref().map(ToString::to_string);
+            size_of::<Element>() + kind.map_or(0, |kind| kind.len()) + state_key
+        };
+        let elements = |part: &RequiredState| -> usize {
+            part.include.iter().chain(&part.exclude).map(element).sum()
+        };
+        self.parts.iter().map(elements).sum()
+    }
+
     pub(super) fn of<'a>(parts: impl IntoIterator<Item = &'a RequiredState>) -> Self {
         let mut combined = Self::default();
         for part in parts {

@@ -260,7 +260,8 @@ impl Inner {
             }
         }
         roster.up_to = Some(now);
-        roster.size.store(roster.rooms.len(), Ordering::Relaxed);
+        let size = roster.rooms.len() + roster.direct.len() + roster.tags.len();
+        roster.size.store(size, Ordering::Relaxed);
         Ok(roster)
     }
 

@@ -1,6 +1,9 @@
 //! What a client has been told on a connection.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
 use rpds::HashTrieMapSync;
 use ruma::{
@@ -19,6 +22,11 @@ use crate::{
 
 /// Members of a room of which it is remembered that the client has them; with more it is told of them again.
 const MEMBERS: usize = 200;
+/// Different states asked for of rooms, beyond which those are forgotten that no room has any more.
+const REQUIRED: usize = 64;
+/// How much memory a room of a connection takes, and each member of it that is remembered.
+const ROOM_BYTES: usize = 400;
+const MEMBER_BYTES: usize = 64;
 
 /// What a client has been told, up to a place. A clone costs nothing much.
 #[derive(Clone, Debug, Default)]
@@ -33,6 +41,10 @@ pub(super) struct State {
     pub(super) generation: u32,
     /// The numbers of rooms in the lists.
     pub(super) counts: Arc<BTreeMap<String, u64>>,
+    /// The different states that were asked for of rooms: few, since rooms are asked for by lists.
+    pub(super) required: Arc<Vec<Arc<Combined>>>,
+    /// How many members are remembered in all rooms.
+    members: usize,
 }
 
 /// A place in the journal, and in what lives in memory alone.
@@ -47,6 +59,7 @@ pub(super) struct Since {
 pub(super) struct Asked {
     lists: BTreeMap<String, List>,
     pub(super) extensions: Extensions,
+    bytes: usize,
 }
 
 /// What a client has been told of a room.
@@ -95,6 +108,7 @@ impl Asked {
         Self {
             lists: request.lists.clone(),
             extensions,
+            bytes: request.bytes,
         }
     }
 
@@ -112,9 +126,40 @@ impl Asked {
 }
 
 impl State {
+    /// Notes what the client has been told of a room.
+    pub(super) fn put(&mut self, room: RoomNum, told: Told) {
+        let before = self.rooms.get(&room);
+        self.members -= before.map_or(0, |before| before.members.len());
+        self.members += told.members.len();
+        self.rooms.insert_mut(room, told);
+    }
+
+    /// Notes which state was asked for of rooms.
+    pub(super) fn note_required<'a>(&mut self, asked: impl Iterator<Item = &'a Arc<Combined>>) {
+        let mut added: Vec<Arc<Combined>> = Vec::new();
+        for required in asked {
+            let is_it = |known: &Arc<Combined>| Arc::ptr_eq(known, required);
+            if !self.required.iter().any(is_it) && !added.iter().any(is_it) {
+                added.push(required.clone());
+            }
+        }
+        if added.is_empty() {
+            return;
+        }
+        let known = Arc::make_mut(&mut self.required);
+        known.extend(added);
+        if known.len() > REQUIRED {
+            let used = self.rooms.values().map(|told| Arc::as_ptr(&told.required));
+            let used: HashSet<*const Combined> = used.collect();
+            known.retain(|required| used.contains(&Arc::as_ptr(required)));
+        }
+    }
+
     /// Returns roughly how much memory it takes, in rooms.
     pub(super) fn weight(&self) -> usize {
-        self.rooms.size() + 1
+        let required: usize = self.required.iter().map(|required| required.bytes()).sum();
+        let bytes = self.asked.bytes + required + self.members * MEMBER_BYTES;
+        1 + self.rooms.size() + bytes / ROOM_BYTES
     }
 }
 
@@ -173,6 +218,36 @@ mod tests {
         told.add_members([member(MEMBERS)].into_iter());
 
         assert!(told.has_member(&member(MEMBERS)) && !told.has_member(&member(0)));
+    }
+
+    #[test]
+    fn a_state_weighs_what_it_remembers() {
+        let mut state = State::default();
+        let told = |members: usize| Told {
+            members: Arc::new(vec![ruma::user_id!("@u:a").to_owned(); members]),
+            ..Told::default()
+        };
+
+        state.put(1, told(70));
+        state.put(2, told(0));
+        assert_eq!(state.weight(), 3 + 70 * MEMBER_BYTES / ROOM_BYTES);
+        state.put(1, told(0));
+        assert_eq!(state.weight(), 3);
+    }
+
+    #[test]
+    fn what_no_room_asks_for_any_more_is_forgotten() {
+        let mut state = State::default();
+        let required: Vec<_> = (0..=REQUIRED).map(|_| Arc::<Combined>::default()).collect();
+        let kept = Told {
+            required: required[0].clone(),
+            ..Told::default()
+        };
+        state.put(1, kept);
+
+        state.note_required(required.iter());
+
+        assert_eq!(state.required.len(), 1);
     }
 
     #[test]

@@ -35,8 +35,11 @@ export class Attachment {
     return /^image\/(png|jpe?g|gif|webp|avif)$/.test(this.file.type);
   }
 
-  /** Uploads the file. Returns the content of the message, or null where it failed or was given up. */
-  async upload(caption: string): Promise<Content | null> {
+  /**
+   * Uploads the file. Returns the content of the message, or null where it failed or was given up. `caption` is what
+   * the message says beside the file's name.
+   */
+  async upload(caption: Content | null): Promise<Content | null> {
     this.abort = new AbortController();
     this.problem.value = null;
     this.progress.value = 0;
@@ -46,7 +49,7 @@ export class Attachment {
       const measured = await this.measure(this.file);
       const info = await this.info(measured);
       const url = await this.media.upload(this.file, this.file.name, (part) => (this.progress.value = part), this.abort.signal);
-      return { msgtype: this.kind(measured), url, filename: this.file.name, body: caption || this.file.name, info, "m.mentions": {} };
+      return { body: this.file.name, "m.mentions": {}, ...caption, msgtype: this.kind(measured), filename: this.file.name, url, info };
     } catch (error) {
       this.state.value = "failed";
       this.problem.value = this.abort.signal.aborted ? null : messageOf(error);
@@ -85,6 +88,7 @@ export class Attachment {
 
 /** A number of bytes, for people. */
 export function sizeText(bytes: number): string {
+  if (bytes === 1) return "1 byte";
   const units = ["bytes", "kB", "MB", "GB"];
   let value = bytes;
   let unit = 0;

@@ -2,7 +2,7 @@
 
 import { signal, type Signal } from "@preact/signals";
 import type { Chat } from "./chat.ts";
-import { bodyOf, editContent, messageContent, relationTo } from "./composing.ts";
+import { bodyOf, captionContent, editContent, messageContent, relationTo } from "./composing.ts";
 import type { Conversation } from "./conversation.ts";
 import { EMPTY, type Draft, type Drafts } from "./drafts.ts";
 import { record, strings, text } from "./events.ts";
@@ -104,21 +104,22 @@ export class Composer {
     this.conversation.typist.stopped();
   }
 
-  /** Uploads the files and sends them, in their order. What fails stays. */
-  async sendFiles(): Promise<void> {
+  /** Uploads the files and sends them, in their order. What fails stays. The text stands under the first of them. */
+  async sendFiles(clean: (html: string) => string): Promise<void> {
     const { room } = this.conversation;
     const files = this.conversation.filesIn(this.thread?.root);
-    // The text stands under the first of them.
-    let caption = this.draft.value.editing === null ? this.draft.value.text.trim() : "";
+    const { text, mentions, editing } = this.draft.value;
+    let caption = text.trim() === "" || editing !== null ? null : captionContent({ text, mentions, clean });
     const relation = relationTo({ replyTo: this.answered(), thread: this.threadPlace() });
     for (const file of files.value) {
       const content = await file.upload(caption);
       if (content === null) continue;
       this.chat.sending.send(room, { ...content, ...(relation === undefined ? {} : { "m.relates_to": relation }) });
       files.value = files.value.filter((other) => other !== file);
-      if (caption !== "" && this.draft.value.text.trim() === caption) this.set({ ...EMPTY });
-      caption = "";
+      if (editing === null && this.draft.value.text === text) this.set(EMPTY);
+      caption = null;
     }
+    this.conversation.typist.stopped();
   }
 
   find(eventId: string): TimelineEvent | undefined {

@@ -28,6 +28,13 @@ export function messageContent(written: Written): Content {
   };
 }
 
+/** What a file says beside its name. */
+export function captionContent(written: Written): Content {
+  const { content, mentioned } = textContent(written);
+  const { msgtype: _, ...caption } = content;
+  return { ...caption, "m.mentions": mentions(new Set(mentioned.user_ids), mentioned.room) };
+}
+
 /** The content that replaces that of an older message. */
 export function editContent(written: Written, edited: TimelineEvent): Content {
   const { content, mentioned } = textContent(written);

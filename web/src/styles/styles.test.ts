@@ -4,22 +4,45 @@ import { expect, test } from "vitest";
 
 const ROOT = join(import.meta.dirname, "..");
 
-test("a class belongs to one style sheet", () => {
+const sheets = readdirSync(ROOT, { recursive: true, encoding: "utf8" })
+  .filter((file) => file.endsWith(".css"))
+  .map((file) => ({ file, selectors: selectorsOf(readFileSync(join(ROOT, file), "utf8")) }));
+
+/** The style sheets that say how a class looks by itself. */
+function owners(): Map<string, Set<string>> {
   const owners = new Map<string, Set<string>>();
-  for (const file of readdirSync(ROOT, { recursive: true, encoding: "utf8" })) {
-    if (!file.endsWith(".css")) continue;
-    for (const name of classesOf(readFileSync(join(ROOT, file), "utf8"))) {
-      owners.set(name, (owners.get(name) ?? new Set()).add(file));
+  for (const { file, selectors } of sheets) {
+    for (const selector of selectors) {
+      const name = /^\.([\w-]+)/.exec(selector)?.[1];
+      if (name !== undefined) owners.set(name, (owners.get(name) ?? new Set()).add(file));
     }
   }
-  const shared = [...owners].filter(([, files]) => files.size > 1).map(([name, files]) => `.${name}: ${[...files].join(", ")}`);
-  expect(shared).toEqual([]);
+  return owners;
+}
+
+test("a class belongs to one style sheet", () => {
+  const shared = [...owners()].filter(([, files]) => files.size > 1);
+  expect(shared.map(([name, files]) => `.${name}: ${[...files].join(", ")}`)).toEqual([]);
 });
 
-/** The classes with which selectors begin: what stands after them belongs to them. */
-function classesOf(css: string): Set<string> {
+test("what varies a class is no class of another style sheet", () => {
+  const owned = owners();
+  const mixed = sheets.flatMap(({ file, selectors }) =>
+    selectors.flatMap((selector) => {
+      const variants = [...selector.matchAll(/\.[\w-]+\.([\w-]+)/g)].map(([, name = ""]) => name);
+      return variants.filter((name) => isForeign(name, file, owned)).map((name) => `${file}: .${name} in ${selector}`);
+    }),
+  );
+  expect(mixed).toEqual([]);
+});
+
+/** Whether a class is another sheet's own. What stands in parts is there to be used by all. */
+function isForeign(name: string, file: string, owned: Map<string, Set<string>>): boolean {
+  const files = [...(owned.get(name) ?? [])];
+  return files.length > 0 && !files.some((owner) => owner === file || owner.startsWith("views/parts/"));
+}
+
+function selectorsOf(css: string): string[] {
   const rules = css.replace(/\/\*.*?\*\//gs, "").matchAll(/([^{};]+)\{/g);
-  const selectors = [...rules].flatMap(([, selectors = ""]) => selectors.split(","));
-  const names = selectors.map((selector) => /^\.([\w-]+)/.exec(selector.trim())?.[1]);
-  return new Set(names.filter((name) => name !== undefined));
+  return [...rules].flatMap(([, selectors = ""]) => selectors.split(",").map((selector) => selector.trim()));
 }

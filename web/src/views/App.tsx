@@ -31,9 +31,11 @@ function LoggedIn({ api, session, sessions }: Props & { session: Session }) {
       if (document.visibilityState === "visible") chat.live.wake();
     };
     addEventListener("online", wake);
+    addEventListener("offline", wake);
     document.addEventListener("visibilitychange", wake);
     return () => {
       removeEventListener("online", wake);
+      removeEventListener("offline", wake);
       document.removeEventListener("visibilitychange", wake);
       chat.stop();
     };

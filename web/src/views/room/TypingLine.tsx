@@ -5,7 +5,7 @@ export function TypingLine() {
   const { room } = usePlace();
   const names = room.typing.value.map((userId) => room.memberName(userId));
   return (
-    <div class="typing">
+    <div class="typing-line">
       {names.length > 0 && (
         <>
           <span class="dots" aria-hidden="true">

@@ -36,7 +36,7 @@ export function ComposerBox() {
     await attempt(async () => {
       if (files.length === 0) return composer.send(cleanForSending);
       setSending(true);
-      await composer.sendFiles();
+      await composer.sendFiles(cleanForSending);
     });
     setSending(false);
     field.current?.focus();

@@ -56,7 +56,7 @@ function WithCaption({ event, media }: { event: TimelineEvent; media: ComponentC
   return (
     <>
       {media}
-      {caption !== undefined && <TextBody content={{ ...event.content, body: caption }} />}
+      {caption !== undefined && <TextBody content={event.content} />}
     </>
   );
 }

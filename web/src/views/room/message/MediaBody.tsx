@@ -52,7 +52,8 @@ export function VideoBody({ content }: { content: Content }) {
     return <video class="media" style={boxStyle(content)} src={file} poster={poster} controls autoplay aria-label={name} />;
   }
   return (
-    <button type="button" class="media video" style={boxStyle(content)} aria-busy={wanted} aria-label={`Play video ${name}`} onClick={() => setWanted(true)}>
+    <button type="button" class="media video" style={boxStyle(content)} aria-busy={wanted} onClick={() => setWanted(true)}>
+      <span class="visually-hidden">Play video {name}</span>
       {poster !== undefined && <img src={poster} alt="" />}
       <span class="play">{wanted ? <span class="spinner" /> : <Icon name="play" />}</span>
       <span class="media-size">{sizeOf(content)}</span>
@@ -90,10 +91,13 @@ interface CardProps {
 function FileCard({ content, icon, label, busy, onClick }: CardProps) {
   const name = fileName(content);
   return (
-    <button type="button" class="file-card" aria-label={`${label} ${name}`} aria-busy={busy} onClick={onClick}>
+    <button type="button" class="file-card" aria-busy={busy} onClick={onClick}>
       <span class="file-icon">{busy ? <span class="spinner" /> : <Icon name={icon} />}</span>
       <span class="file-words">
-        <bdi class="ellipsis">{name}</bdi>
+        <span class="ellipsis">
+          <span class="visually-hidden">{label} </span>
+          <bdi>{name}</bdi>
+        </span>
         <span class="file-size">{sizeOf(content)}</span>
       </span>
     </button>

@@ -72,8 +72,8 @@ export function Message({ event, isFirst, isLast, isCurrent, isHighlighted }: Pr
         {event.sendState === "failed" && <Failed event={event} />}
         <Reactions event={event} />
         <ThreadChip event={event} />
+        {isTouched && event.isStored && !event.isRedacted && <Actions event={event} menuAsked={menuAsked} />}
       </div>
-      {isTouched && event.isStored && !event.isRedacted && <Actions event={event} menuAsked={menuAsked} />}
     </article>
   );
 }
@@ -81,7 +81,7 @@ export function Message({ event, isFirst, isLast, isCurrent, isHighlighted }: Pr
 /** Pictures fill their bubble, and what is deleted or encrypted has none. */
 function kindOf(event: TimelineEvent): string {
   if (event.isRedacted || event.isEncrypted) return "without-text";
-  if (event.raw.type === "m.sticker" || event.content["msgtype"] === "m.image" || event.content["msgtype"] === "m.video") return "picture";
+  if (event.raw.type === "m.sticker" || event.content["msgtype"] === "m.image" || event.content["msgtype"] === "m.video") return "with-picture";
   return "";
 }
 

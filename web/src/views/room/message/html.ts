@@ -74,6 +74,10 @@ function finishLink(link: Element): void {
 }
 
 function finishSpoiler(span: Element): void {
+  // What is hidden is hidden from everybody, until it is asked for.
+  const spoiled = document.createElement("span");
+  spoiled.append(...span.childNodes);
+  span.append(spoiled);
   span.setAttribute("class", "spoiler");
   span.setAttribute("role", "button");
   span.setAttribute("tabindex", "0");

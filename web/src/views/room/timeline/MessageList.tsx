@@ -89,9 +89,11 @@ export function MessageList(props: Props) {
   }, [target?.jump]);
 
   // An own message brings the view to the end, wherever it is.
-  const newestPending = pending.at(-1)?.key;
+  const newestPending = pending.findLast(({ relation }) => relation.type !== "m.replace")?.key;
+  const sentBefore = useRef(newestPending);
   useEffect(() => {
-    if (newestPending === undefined) return;
+    if (newestPending === undefined || newestPending === sentBefore.current) return;
+    sentBefore.current = newestPending;
     props.onNewest?.();
     list.toEnd();
   }, [newestPending]);

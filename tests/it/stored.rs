@@ -1,0 +1,221 @@
+//! What is stored, row by row: to see that something is there no more.
+
+use parlour::{
+    storage::{
+        Db, Raw, Read, WriteTx,
+        room_deletion::{self, Deletion},
+        rooms,
+    },
+    tasks::Tasks,
+};
+use sqlx::{AssertSqlSafe, Connection, Row, SqlSafeStr};
+
+use crate::harness::Server;
+
+/// What is kept of a deleted room: that it was, and how it ended for its members; and what users reported.
+const KEPT: [&str; 3] = ["deleted_rooms", "removed_members", "reports"];
+
+/// What an ordinary room that still is leaves empty.
+const UNUSED: [&str; 2] = ["removed_members", "server_notice_rooms"];
+
+/// The rows of the database of a server that has stopped.
+pub(crate) struct Rows {
+    db: Db,
+}
+
+impl Rows {
+    pub(crate) async fn of(server: &Server) -> Self {
+        let (url, folder) = server.data();
+        let db = Db::open(url.expose(), &folder, &Tasks::default()).await;
+        Self {
+            db: db.expect("the database opens"),
+        }
+    }
+
+    pub(crate) async fn begin_deletion(&mut self, room_id: &str, remover: &str) {
+        let mut tx = self.db.write().await.expect("a turn");
+        let deletion = deletion_of(&mut tx, room_id, remover).await;
+        assert!(
+            room_deletion::begin(&mut tx, &deletion)
+                .await
+                .expect("is written")
+        );
+        tx.commit().await.expect("is on disk");
+        self.close().await;
+    }
+
+    /// Leaves a room as it is when its members were told, and the server was killed then.
+    pub(crate) async fn begin_purge(&mut self, room_id: &str, remover: &str) {
+        let mut tx = self.db.write().await.expect("a turn");
+        let deletion = deletion_of(&mut tx, room_id, remover).await;
+        let num = deletion.num;
+        assert!(
+            room_deletion::begin(&mut tx, &deletion)
+                .await
+                .expect("is written")
+        );
+        let members = room_deletion::members(&mut tx, num, 100)
+            .await
+            .expect("is read");
+        let users: Vec<i64> = members.iter().map(|member| member.user_num).collect();
+        for user in &users {
+            let told = room_deletion::tell(&mut tx, *user, num, (1, None)).await;
+            told.expect("is written");
+        }
+        let left = room_deletion::remove_memberships(&mut tx, num, &users).await;
+        left.expect("is written");
+        room_deletion::remove_room(&mut tx, num)
+            .await
+            .expect("is written");
+        let stage = room_deletion::set_stage(&mut tx, num, Deletion::PURGING).await;
+        stage.expect("is written");
+        tx.commit().await.expect("is on disk");
+        self.close().await;
+    }
+
+    pub(crate) async fn close(&mut self) {
+        self.db.close().await;
+    }
+
+    /// Checks that every table that can have something of a room has something of this one.
+    pub(crate) async fn check_everything_mentions(&mut self, room_id: &str) {
+        let sql = format!("SELECT num FROM rooms WHERE room_id = '{room_id}'");
+        let num = self.numbers(&sql).await[0];
+        for (table, columns) in self.tables().await {
+            let is_used = columns.iter().any(|column| column == "room");
+            if is_used && !UNUSED.contains(&&*table) {
+                let sql = format!("SELECT room FROM {table} WHERE room IS NOT NULL");
+                let rooms = self.numbers(&sql).await;
+                assert!(rooms.contains(&num), "nothing is in {table}");
+            }
+        }
+    }
+
+    /// Checks that no table but the documented ones has a text or the number of a deleted room.
+    pub(crate) async fn check_nothing_mentions(&mut self, needles: &[&str]) {
+        let gone = self.numbers("SELECT num FROM deleted_rooms").await;
+        assert!(!gone.is_empty());
+        for (table, columns) in self.tables().await {
+            if KEPT.contains(&&*table) {
+                continue;
+            }
+            for row in self.texts(&table).await {
+                for needle in needles {
+                    assert!(!row.contains(needle), "{table} has {needle}: {row}");
+                }
+            }
+            if columns.iter().any(|column| column == "room") {
+                let rooms = self
+                    .numbers(&format!("SELECT room FROM {table} WHERE room IS NOT NULL"))
+                    .await;
+                assert!(rooms.iter().all(|room| !gone.contains(room)), "{table}");
+            }
+        }
+    }
+
+    async fn numbers(&mut self, sql: &str) -> Vec<i64> {
+        let mut conn = self.db.read().await.expect("a connection");
+        let found = conn
+            .query(AssertSqlSafe(sql.to_owned()))
+            .fetch_scalars()
+            .await;
+        found.expect("the query runs")
+    }
+
+    /// Returns the tables with their columns.
+    async fn tables(&mut self) -> Vec<(String, Vec<String>)> {
+        let mut conn = self.db.read().await.expect("a connection");
+        let sql = match conn.raw() {
+            Raw::Sqlite(_) => {
+                "SELECT m.name, c.name FROM sqlite_master m JOIN pragma_table_info(m.name) c
+                 WHERE m.type = 'table' AND m.name NOT LIKE 'sqlite%' AND m.name NOT LIKE 'text_index_%'
+                   AND m.name NOT LIKE '_sqlx%' ORDER BY m.name"
+            }
+            Raw::Postgres(_) => {
+                "SELECT table_name::text, column_name::text FROM information_schema.columns
+                 WHERE table_schema = 'public' AND table_name NOT LIKE '\\_sqlx%' ORDER BY table_name"
+            }
+        };
+        let found: Vec<(String, String)> =
+            conn.query(sql).fetch_all().await.expect("the query runs");
+        let mut tables: Vec<(String, Vec<String>)> = Vec::new();
+        for (table, column) in found {
+            match tables.last_mut() {
+                Some((last, columns)) if *last == table => columns.push(column),
+                _ => tables.push((table, vec![column])),
+            }
+        }
+        assert!(tables.len() > 30, "{tables:?}");
+        tables
+    }
+
+    /// Returns the rows of a table as texts.
+    pub(crate) async fn texts(&mut self, table: &str) -> Vec<String> {
+        let tables = self.tables().await;
+        let (_, columns) = tables
+            .iter()
+            .find(|(name, _)| name == table)
+            .expect("is a table");
+        let mut conn = self.db.read().await.expect("a connection");
+        let sql = match conn.raw() {
+            Raw::Sqlite(_) => {
+                let columns: Vec<String> = columns.iter().map(|c| format!("quote({c})")).collect();
+                format!("SELECT {} FROM {table}", columns.join(" || ' ' || "))
+            }
+            Raw::Postgres(_) => format!("SELECT t::text FROM {table} t"),
+        };
+        let found = conn.query(AssertSqlSafe(sql)).fetch_scalars().await;
+        found.expect("the query runs")
+    }
+}
+
+async fn deletion_of(tx: &mut WriteTx, room_id: &str, remover: &str) -> Deletion {
+    let num = rooms::number(tx, room_id).await.expect("is read");
+    Deletion {
+        num: num.expect("the room is there"),
+        room_id: room_id.to_owned(),
+        remover: remover.to_owned(),
+        reason: "begun before".to_owned(),
+        stage: Deletion::EMPTYING,
+    }
+}
+
+/// How far deletions are, of a server that runs.
+pub(crate) enum Stages {
+    Sqlite(sqlx::SqliteConnection),
+    Postgres(sqlx::PgConnection),
+}
+
+impl Stages {
+    pub(crate) async fn of(server: &Server) -> Self {
+        let (url, folder) = server.data();
+        if let Some(file) = url.expose().strip_prefix("sqlite:") {
+            let file = format!("sqlite:{}", folder.join(file).display());
+            let conn = sqlx::SqliteConnection::connect(&file).await;
+            return Self::Sqlite(conn.expect("the database opens"));
+        }
+        let conn = sqlx::PgConnection::connect(url.expose()).await;
+        Self::Postgres(conn.expect("the database opens"))
+    }
+
+    pub(crate) async fn wait_until_done(mut self) {
+        let sql =
+            || AssertSqlSafe("SELECT COUNT(*) FROM deleted_rooms WHERE stage < 2").into_sql_str();
+        loop {
+            let left: i64 = match &mut self {
+                Self::Sqlite(conn) => {
+                    let row = sqlx::query(sql()).fetch_one(conn).await;
+                    row.expect("the query runs").get(0)
+                }
+                Self::Postgres(conn) => {
+                    let row = sqlx::query(sql()).fetch_one(conn).await;
+                    row.expect("the query runs").get(0)
+                }
+            };
+            if left == 0 {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+}
