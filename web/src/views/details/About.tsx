@@ -19,7 +19,7 @@ export function About({ room, onMembers }: { room: Room; onMembers: () => void }
   const other = room.directWith.value;
   const count = room.joinedCount.value;
   return (
-    <div class="about">
+    <div class="about-room">
       <Avatar id={other ?? room.id} name={room.name.value} mxc={room.avatar.value} size="large" square={other === null} presenceOf={other ?? undefined} />
       <h3 class="about-name" dir="auto">
         {room.name}
