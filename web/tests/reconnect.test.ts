@@ -1,7 +1,7 @@
 import type { WebSocketRoute } from "playwright-core";
 import { beforeAll, expect, test } from "vitest";
 import { world, type Person } from "./harness.ts";
-import { log, message, roomOf, write, type TestRoom } from "./talking.ts";
+import { field, log, message, roomOf, write, type TestRoom } from "./talking.ts";
 
 const here = world();
 let alice: Person;
@@ -99,7 +99,7 @@ test("without WebSockets everything works by /sync", async () => {
   await write(bob.page, "I hear you");
   await message(carol.page, "I hear you").waitFor();
   await message(carol.page, "Without a socket").getByRole("img", { name: /Read by/ }).waitFor();
-  await bob.page.getByRole("textbox").last().pressSequentially("x");
+  await field(bob.page).pressSequentially("x");
   await carol.page.getByText("bob is typing…").first().waitFor();
   expect(await counts(carol, ["Without a socket", "I hear you"])).toEqual([1, 1]);
 });

@@ -10,6 +10,8 @@ const IDLE_MS = 8_000;
 
 export class Typist {
   private toldAt = 0;
+  /** One after the other: what is said last must arrive last. */
+  private telling: Promise<unknown> = Promise.resolve();
   private idle: ReturnType<typeof setTimeout> | undefined;
 
   constructor(
@@ -36,10 +38,12 @@ export class Typist {
 
   /** It is said in passing: if it is lost, nothing is. */
   private tell(typing: boolean): void {
+    this.telling = this.telling.then(async () => this.request(typing)).catch(() => {});
+  }
+
+  private async request(typing: boolean): Promise<unknown> {
     const params = { typing, ...(typing ? { timeout: TIMEOUT_MS } : {}) };
-    const told = this.live.canRequest
-      ? this.live.request("typing", { room_id: this.roomId, ...params })
-      : this.api.put(path`/_matrix/client/v3/rooms/${this.roomId}/typing/${this.me}`, params);
-    told.catch(() => {});
+    if (this.live.canRequest) return this.live.request("typing", { room_id: this.roomId, ...params });
+    return this.api.put(path`/_matrix/client/v3/rooms/${this.roomId}/typing/${this.me}`, params);
   }
 }
