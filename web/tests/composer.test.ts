@@ -54,6 +54,19 @@ test("a draft is kept over a reload, for its room only", async () => {
   await field(alice.page).fill("");
 });
 
+test("whoever signs out leaves no draft behind", async () => {
+  const dora = await here.person("dora");
+  await here.api(await here.token(dora), "POST", `/_matrix/client/v3/join/${encodeURIComponent(room.id)}`, {});
+  await room.open(dora);
+  await field(dora.page).fill("nobody shall read this");
+  await expect.poll(async () => dora.page.evaluate(() => localStorage.getItem("parlour.drafts"))).toContain("nobody");
+  await dora.page.getByRole("button", { name: "dora account" }).click();
+  await dora.page.getByRole("menuitem", { name: "Sign out" }).click();
+  await dora.page.getByRole("dialog").getByRole("button", { name: "Sign out" }).click();
+  await dora.page.getByRole("heading", { name: "Sign in" }).waitFor();
+  expect(await dora.page.evaluate(() => JSON.stringify(localStorage))).not.toContain("nobody");
+});
+
 test("an answer that was begun is kept over a reload", async () => {
   await room.says(tokens.bob, "Answer me");
   await (await actions(alice.page, "Answer me")).getByRole("button", { name: "Reply" }).click();
@@ -137,8 +150,8 @@ test("a message that cannot be sent says so, and is sent once when one tries aga
 
 test("on a touch screen Enter is a new line, and the button sends", async () => {
   const carol = await here.person("carol", { viewport: { width: 390, height: 844 }, hasTouch: true, isMobile: true });
-  await here.api(await here.token(carol), "POST", `/_matrix/client/v3/join/${encodeURIComponent(room.id)}`, {});
-  await room.open(carol);
+  await here.api(await here.token(dora), "POST", `/_matrix/client/v3/join/${encodeURIComponent(room.id)}`, {});
+  await room.open(dora);
   await field(carol.page).fill("one");
   await field(carol.page).press("Enter");
   await field(carol.page).pressSequentially("two");

@@ -24,6 +24,14 @@ test("what one writes is there for the other", async () => {
   expect(await field(alice.page).inputValue()).toBe("");
 });
 
+test("who says something is a click away", async () => {
+  await room.says(tokens.bob, "Who am I?");
+  await message(alice.page, "Who am I?").getByRole("button", { name: "bob" }).click();
+  const card = alice.page.getByRole("dialog", { name: "Profile" });
+  await card.getByText("@bob:localhost").waitFor();
+  await card.getByRole("button", { name: "Close" }).click();
+});
+
 test("a reaction is seen by the other, and can be taken back", async () => {
   await write(alice.page, "React to this");
   const bar = await actions(bob.page, "React to this");

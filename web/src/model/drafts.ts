@@ -18,6 +18,11 @@ const KEY = "parlour.drafts";
 /** The oldest drafts are let go beyond so many. */
 const KEPT = 100;
 
+/** Lets go of everything that was begun in this browser: whoever signs out leaves nothing behind. */
+export function forgetDrafts(storage: Storage): void {
+  storage.removeItem(KEY);
+}
+
 export class Drafts {
   constructor(
     private readonly storage: Storage,

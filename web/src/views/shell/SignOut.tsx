@@ -1,4 +1,5 @@
 import { signal } from "@preact/signals";
+import { forgetDrafts } from "../../model/drafts.ts";
 import type { Sessions } from "../../model/session.ts";
 import { Confirm } from "../parts/Confirm.tsx";
 
@@ -8,8 +9,12 @@ export const signOutAsked = signal(false);
 export function SignOut({ sessions }: { sessions: Sessions }) {
   if (!signOutAsked.value) return null;
   const close = () => (signOutAsked.value = false);
+  const signOut = async () => {
+    forgetDrafts(localStorage);
+    await sessions.logout();
+  };
   return (
-    <Confirm title="Sign out?" submit="Sign out" onConfirm={async () => sessions.logout()} onClose={close}>
+    <Confirm title="Sign out?" submit="Sign out" onConfirm={signOut} onClose={close}>
       <p>You need your password to sign in again. Messages that are still being sent are lost.</p>
     </Confirm>
   );

@@ -5,6 +5,7 @@ import type { TimelineEvent } from "../../../model/timeline.ts";
 import { useChat } from "../../context.ts";
 import { Avatar } from "../../parts/Avatar.tsx";
 import { dayName, timeOfDay } from "../../parts/time.ts";
+import { showProfile } from "../../people/card.ts";
 import { usePlace } from "../place.ts";
 import { Actions } from "./Actions.tsx";
 import { Body } from "./Body.tsx";
@@ -58,9 +59,9 @@ export function Message({ event, isFirst, isLast, isCurrent, isHighlighted }: Pr
       {!isOwn && <span class="face">{isFirst && <Avatar id={event.sender} name={name} mxc={room.members.get(event.sender)?.avatar} size="small" />}</span>}
       <div class="column">
         {!isOwn && isFirst && (
-          <bdi class={`who name-${hueOf(event.sender)}`} title={event.sender}>
-            {name}
-          </bdi>
+          <button type="button" class={`who name-${hueOf(event.sender)}`} title={event.sender} tabIndex={isCurrent ? 0 : -1} onClick={() => showProfile(event.sender)}>
+            <bdi>{name}</bdi>
+          </button>
         )}
         <div class="bubble">
           {replyTo !== undefined && !event.isRedacted && <Quote eventId={replyTo} />}

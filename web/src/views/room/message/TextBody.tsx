@@ -3,7 +3,7 @@ import { bodyOf } from "../../../model/composing.ts";
 import { text, type Content } from "../../../model/events.ts";
 import { pieces } from "../../../model/links.ts";
 import { useChat } from "../../context.ts";
-import { panel } from "../../panel.ts";
+import { showProfile } from "../../people/card.ts";
 import { cleanForShowing } from "./html.ts";
 
 /** So much of a text is shown. */
@@ -46,9 +46,10 @@ function Html({ html }: { html: string }) {
 
 function onClick(event: MouseEvent): void {
   const target = event.target as Element;
-  if (target.closest("a[data-user]") !== null) {
+  const mentioned = target.closest("a[data-user]")?.getAttribute("data-user");
+  if (typeof mentioned === "string") {
     event.preventDefault();
-    panel.value = { show: "details" };
+    showProfile(mentioned);
   }
   reveal(target.closest(".spoiler"), event);
 }
