@@ -150,8 +150,8 @@ test("a message that cannot be sent says so, and is sent once when one tries aga
 
 test("on a touch screen Enter is a new line, and the button sends", async () => {
   const carol = await here.person("carol", { viewport: { width: 390, height: 844 }, hasTouch: true, isMobile: true });
-  await here.api(await here.token(dora), "POST", `/_matrix/client/v3/join/${encodeURIComponent(room.id)}`, {});
-  await room.open(dora);
+  await here.api(await here.token(carol), "POST", `/_matrix/client/v3/join/${encodeURIComponent(room.id)}`, {});
+  await room.open(carol);
   await field(carol.page).fill("one");
   await field(carol.page).press("Enter");
   await field(carol.page).pressSequentially("two");
