@@ -172,6 +172,7 @@ test("the screens on a phone", async () => {
   await log(page).getByText("I have put it into the calendar.").waitFor();
   await take(page, "room-phone");
   await look(page, "#/people");
+  await page.getByRole("main").getByText("Chloé Lefèvre").waitFor();
   await take(page, "people-phone");
   expect(alice.problems).toEqual([]);
 });
