@@ -28,6 +28,9 @@ pub enum Error {
         /// Whether the client may keep its data and log in again to the same device.
         soft_logout: bool,
     },
+    /// The request is not proven to be of the server that it says.
+    #[error("{0}")]
+    Unauthorized(String),
     /// User-interactive authentication has to go on before this is done.
     #[error("authentication is required")]
     Uia(Box<UiaaInfo>),

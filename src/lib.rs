@@ -10,6 +10,7 @@ pub mod config;
 pub mod devices;
 pub mod ephemeral;
 pub mod error;
+pub mod federation;
 pub mod matrix;
 pub mod media;
 pub mod outbound;

@@ -1,14 +1,15 @@
 //! What leaves this server: connections to others, which must not be led into the network that it stands in.
 
 use std::{
-    io,
+    fs, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
 
 use reqwest::{
-    Client, ClientBuilder, Url,
+    Certificate, Client, ClientBuilder, Url,
     dns::{Addrs, Name, Resolve, Resolving},
     redirect::Policy,
 };
@@ -20,6 +21,11 @@ use crate::error::{Error, Result};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a server may send us elsewhere.
 const REDIRECTS: usize = 5;
+/// How long a connection to another server is kept without a request, and how many of them.
+const IDLE_TIMEOUT: Duration = Duration::from_mins(5);
+const IDLE_CONNECTIONS: usize = 4;
+/// How often a connection is asked whether it still lives while an answer is awaited, and how long it may take.
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// What this server calls itself.
 const USER_AGENT: &str = concat!("Parlour/", env!("CARGO_PKG_VERSION"));
 
@@ -30,6 +36,51 @@ pub enum Reach {
     Public,
     /// Loopback and private addresses, too: for tests and closed networks.
     Everywhere,
+}
+
+/// Whose certificates are believed.
+#[derive(Clone, Debug)]
+pub struct Trust {
+    authorities: Vec<Certificate>,
+    verify: bool,
+}
+
+impl Default for Trust {
+    fn default() -> Self {
+        Self {
+            authorities: Vec::new(),
+            verify: true,
+        }
+    }
+}
+
+impl Trust {
+    /// Reads the PEM files of authorities that are believed beside those that the system knows; without `verify`,
+    /// everybody is.
+    ///
+    /// # Errors
+    ///
+    /// When a file cannot be read, or holds no certificate.
+    pub fn read(files: &[PathBuf], verify: bool) -> Result<Self> {
+        let mut authorities = Vec::new();
+        for file in files {
+            let failed = |source: String| {
+                let source = format!("{}: {source}", file.display());
+                Error::internal("read a trusted authority", source)
+            };
+            let pem = fs::read(file).map_err(|error| failed(error.to_string()))?;
+            let found =
+                Certificate::from_pem_bundle(&pem).map_err(|error| failed(error.to_string()))?;
+            if found.is_empty() {
+                return Err(failed("it holds no certificate".to_owned()));
+            }
+            authorities.extend(found);
+        }
+        Ok(Self {
+            authorities,
+            verify,
+        })
+    }
 }
 
 /// Chooses which code does the cryptography of TLS, for the whole process; a choice that was made stays.
@@ -47,7 +98,15 @@ pub fn choose_cryptography() {
 ///
 /// When the system's certificates cannot be used.
 pub fn client(reach: Reach) -> Result<Client> {
-    choose_cryptography();
+    client_that_trusts(reach, &Trust::default())
+}
+
+/// Returns a client as [`client`] does, which believes other certificates, too.
+///
+/// # Errors
+///
+/// When the certificates cannot be used.
+pub fn client_that_trusts(reach: Reach, trust: &Trust) -> Result<Client> {
     let redirects = Policy::custom(move |attempt| {
         if attempt.previous().len() > REDIRECTS {
             attempt.error("too many redirects")
@@ -57,15 +116,59 @@ pub fn client(reach: Reach) -> Result<Client> {
             attempt.follow()
         }
     });
+    let resolver = Arc::new(Resolver { reach });
+    built(builder(trust, resolver).redirect(redirects))
+}
+
+/// Returns a client for requests to other servers, which keeps its connections. The resolver has to see to it that
+/// no name leads [out of reach](addresses).
+///
+/// # Errors
+///
+/// When the certificates cannot be used.
+pub fn server_client(trust: &Trust, resolver: Arc<dyn Resolve>) -> Result<Client> {
+    let builder = builder(trust, resolver)
+        .redirect(Policy::none())
+        .pool_idle_timeout(IDLE_TIMEOUT)
+        .pool_max_idle_per_host(IDLE_CONNECTIONS)
+        .tcp_keepalive(KEEP_ALIVE)
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .http2_keep_alive_timeout(KEEP_ALIVE)
+        .http2_adaptive_window(true);
+    built(builder)
+}
+
+fn builder(trust: &Trust, resolver: Arc<dyn Resolve>) -> ClientBuilder {
+    choose_cryptography();
     ClientBuilder::new()
         .user_agent(USER_AGENT)
         .connect_timeout(CONNECT_TIMEOUT)
-        .redirect(redirects)
         .referer(false)
         .no_proxy()
-        .dns_resolver(Arc::new(Resolver { reach }))
+        .dns_resolver(resolver)
+        .tls_certs_merge(trust.authorities.iter().cloned())
+        .tls_danger_accept_invalid_certs(!trust.verify)
+}
+
+fn built(builder: ClientBuilder) -> Result<Client> {
+    builder
         .build()
         .map_err(|source| Error::internal("set up an HTTP client", source))
+}
+
+/// Resolves a name to the addresses within reach.
+///
+/// # Errors
+///
+/// When it has none.
+pub async fn addresses(name: &str, port: u16, reach: Reach) -> io::Result<Vec<SocketAddr>> {
+    let found = tokio::net::lookup_host((name, port)).await?;
+    let within: Vec<SocketAddr> = found.filter(|to| is_within(to.ip(), reach)).collect();
+    if within.is_empty() {
+        let text = "the name has no address that this server goes to";
+        return Err(io::Error::other(text));
+    }
+    Ok(within)
 }
 
 /// Checks that an address is one to go to; names are resolved, and checked, when they are used.
@@ -104,13 +207,8 @@ impl Resolve for Resolver {
     fn resolve(&self, name: Name) -> Resolving {
         let reach = self.reach;
         Box::pin(async move {
-            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
-            let within: Vec<SocketAddr> = found.filter(|to| is_within(to.ip(), reach)).collect();
-            if within.is_empty() {
-                let text = "the name has no address that this server goes to";
-                return Err(io::Error::other(text).into());
-            }
-            Ok(Box::new(within.into_iter()) as Addrs)
+            let found = addresses(name.as_str(), 0, reach).await?;
+            Ok(Box::new(found.into_iter()) as Addrs)
         })
     }
 }

@@ -6,8 +6,8 @@ use axum::extract::FromRef;
 
 use super::{limits::Limits, metrics::Metrics};
 use crate::{
-    clock::Clock, config::Config, devices::Devices, ephemeral::Ephemeral, media::Media,
-    rooms::Rooms, sync::Sync, tasks::Tasks, users::Users, workflows::Workflows,
+    clock::Clock, config::Config, devices::Devices, ephemeral::Ephemeral, federation::Federation,
+    media::Media, rooms::Rooms, sync::Sync, tasks::Tasks, users::Users, workflows::Workflows,
 };
 
 /// The services, each of which a handler takes with `State`. Built in `cli::serve`.
@@ -31,6 +31,8 @@ pub struct App {
     pub rooms: Rooms,
     /// What lives in memory alone.
     pub ephemeral: Ephemeral,
+    /// The other servers.
+    pub federation: Federation,
     /// Operations that need several services.
     pub workflows: Workflows,
     /// What changed for whom.

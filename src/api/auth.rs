@@ -33,6 +33,15 @@ pub trait Authenticate: AuthScheme {
         body: &[u8],
     ) -> impl Future<Output = Result<Self::Identity>> + Send;
 
+    /// Looks at a request before its body is read.
+    ///
+    /// # Errors
+    ///
+    /// When nothing in the body could make it one to be answered.
+    fn check_head(_: &App, _: &Parts) -> Result<()> {
+        Ok(())
+    }
+
     /// Returns the largest body that is read before anything is proved.
     fn max_body_bytes(app: &App) -> usize {
         app.config.limits.max_request_bytes

@@ -146,6 +146,7 @@ where
     let params = RawPathParams::from_request_parts(&mut parts, app)
         .await
         .map_err(|e| Error::InvalidParam(e.to_string()))?;
+    R::Authentication::check_head(app, &parts)?;
     let whole = read(body, R::Authentication::max_body_bytes(app)).await?;
     let from = R::Authentication::authenticate(app, &parts, &whole).await?;
     let body: &[u8] = if whole.is_empty() { b"{}" } else { &whole };

@@ -55,7 +55,7 @@ fn kind(error: &Error) -> (StatusCode, &'static str) {
         Error::NotFound(_) => (StatusCode::NOT_FOUND, "M_NOT_FOUND"),
         Error::MissingToken => (StatusCode::UNAUTHORIZED, "M_MISSING_TOKEN"),
         Error::UnknownToken { .. } => (StatusCode::UNAUTHORIZED, "M_UNKNOWN_TOKEN"),
-        Error::Uia(_) => (StatusCode::UNAUTHORIZED, "M_UNAUTHORIZED"),
+        Error::Uia(_) | Error::Unauthorized(_) => (StatusCode::UNAUTHORIZED, "M_UNAUTHORIZED"),
         Error::NotJson(_) => (StatusCode::BAD_REQUEST, "M_NOT_JSON"),
         Error::BadJson(_) => (StatusCode::BAD_REQUEST, "M_BAD_JSON"),
         Error::InvalidParam(_) => (StatusCode::BAD_REQUEST, "M_INVALID_PARAM"),

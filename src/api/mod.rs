@@ -33,7 +33,7 @@ pub use self::{
 pub fn router(app: App) -> Router {
     let routes = Router::new()
         .merge(client::routes())
-        .merge(federation::routes())
+        .merge(federation::routes(&app.config))
         .merge(channel::routes())
         .merge(operator::routes())
         .merge(parlour::routes())

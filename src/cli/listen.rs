@@ -3,7 +3,7 @@
 use std::{
     fmt, io,
     net::SocketAddr,
-    path::{Path, PathBuf},
+    path::PathBuf,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -14,8 +14,6 @@ use axum::{
     extract::connect_info::Connected,
     serve::{IncomingStream, Listener},
 };
-use rustls::ServerConfig;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
@@ -23,6 +21,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
+use super::certificates::Certificates;
 use crate::{api::Peer, config::Listen, error::Result, tasks::Tasks};
 
 /// Connections that a listener holds at once: each costs some kilobytes and a file descriptor, and a waiting
@@ -40,7 +39,7 @@ pub(super) struct Bound {
     /// The address, with the port that the system chose if it was 0.
     pub(super) address: SocketAddr,
     listener: TcpListener,
-    tls: Option<Arc<ServerConfig>>,
+    tls: Option<Certificates>,
 }
 
 /// A listener whose connections are ready for HTTP.
@@ -64,7 +63,11 @@ impl Bound {
     /// Reads the certificate, if there is one, and binds the address.
     pub(super) async fn bind(config: &Listen) -> Result<Self, ListenError> {
         let tls = match (&config.tls_certificate, &config.tls_key) {
-            (Some(certificate), Some(key)) => Some(Arc::new(tls_config(certificate, key)?)),
+            (Some(certificate), Some(key)) => {
+                let read = Certificates::read(certificate, key);
+                let unusable = |(path, source)| ListenError::Certificate { path, source };
+                Some(read.map_err(unusable)?)
+            }
             _ => None,
         };
         let failed = |source| ListenError::Bind {
@@ -88,9 +91,9 @@ impl Bound {
         };
         let source = match self.tls {
             None => Source::Plain(accept),
-            Some(config) => {
+            Some(certificates) => {
                 let (send, receive) = mpsc::channel(1);
-                tasks.spawn(shake_hands(accept, config.into(), send, tasks.clone()));
+                tasks.spawn(shake_hands(accept, certificates, send, tasks.clone()));
                 Source::Tls(receive)
             }
         };
@@ -139,7 +142,7 @@ fn is_of_the_peer(error: &io::Error) -> bool {
 /// Accepts connections and hands them on once they speak TLS, until the server stops.
 async fn shake_hands(
     mut accept: TcpAccept,
-    acceptor: TlsAcceptor,
+    certificates: Certificates,
     ready: mpsc::Sender<(Connection, SocketAddr)>,
     tasks: Tasks,
 ) {
@@ -151,6 +154,7 @@ async fn shake_hands(
     while let Some((turn, (stream, peer, permit))) =
         tasks.stopping().run_until_cancelled(next()).await
     {
+        let acceptor = TlsAcceptor::from(certificates.current());
         let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream));
         let (ready, stopping) = (ready.clone(), tasks.stopping().clone());
         tasks.spawn(stopping.run_until_cancelled_owned(async move {
@@ -295,27 +299,6 @@ pub(super) enum ListenError {
         /// Why.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-}
-
-fn tls_config(certificate: &Path, key: &Path) -> Result<ServerConfig, ListenError> {
-    let failed =
-        |path: &Path, source: Box<dyn std::error::Error + Send + Sync>| ListenError::Certificate {
-            path: path.to_owned(),
-            source,
-        };
-    let chain = CertificateDer::pem_file_iter(certificate)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|e| failed(certificate, e.into()))?;
-    let private_key = PrivateKeyDer::from_pem_file(key).map_err(|e| failed(key, e.into()))?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|e| failed(certificate, e.into()))?
-        .with_no_client_auth()
-        .with_single_cert(chain, private_key)
-        .map_err(|e| failed(certificate, e.into()))?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(config)
 }
 
 impl fmt::Debug for Ready {

@@ -3,6 +3,7 @@
 //! `serve` is the composition root. Nothing imports this module but `main` and the integration tests.
 
 mod arguments;
+mod certificates;
 mod listen;
 mod logging;
 pub mod serve;

@@ -16,6 +16,7 @@ use crate::{
     devices::Devices,
     ephemeral::Ephemeral,
     error::{Error, Result},
+    federation::Federation,
     media::{self, Media},
     outbound,
     rooms::Rooms,
@@ -109,19 +110,27 @@ pub(crate) async fn build(
     let users = Users::new(&db, &clock, &config, &tasks);
     users.complete_list().await?;
     let devices = Devices::new(&db, &config);
-    let media = Media::open(&db, &clock, &tasks, media::Settings::of(&config))?;
     let key = signing_key::load(&config.server)?;
     let version = config.server.default_room_version.clone();
+    let federation = Federation::new(&db, &clock, &config, key.clone())?;
     let rooms = Rooms::open(db.clone(), clock.clone(), key, tasks.clone(), version).await?;
     rooms.send_delayed_events();
     rooms.withdraw_expired_invitations();
     rooms.remove_expired_links();
     rooms.finish_deletions();
+    let media = Media::open(
+        &db,
+        &clock,
+        &tasks,
+        media::Settings::of(&config),
+        &federation,
+    )?;
     let ephemeral = Ephemeral::new(clock.clone(), &tasks);
     let workflows = Workflows::new(
-        users.clone(),
+        (users.clone(), devices.clone()),
         rooms.clone(),
         ephemeral.clone(),
+        federation.clone(),
         tasks.clone(),
     );
     let sources = Sources {
@@ -143,6 +152,7 @@ pub(crate) async fn build(
         devices,
         rooms,
         ephemeral,
+        federation,
         workflows,
         sync,
         media,

@@ -219,11 +219,14 @@ pub struct Federation {
     pub verify_certificates: bool,
     /// Whether other servers may be at loopback and private addresses.
     pub allow_private_addresses: bool,
+    /// The servers that are asked for the keys of servers that do not answer.
+    pub notaries: Vec<OwnedServerName>,
 }
 
 impl Default for Federation {
     fn default() -> Self {
         Self {
+            notaries: vec![ruma::server_name!("matrix.org").to_owned()],
             enabled: true,
             trusted_ca: Vec::new(),
             verify_certificates: true,
@@ -264,6 +267,9 @@ pub struct Media {
     pub directory: Option<PathBuf>,
     /// Whether the deprecated paths serve files to those without an access token.
     pub legacy_unauthenticated: bool,
+    /// The largest file that is fetched from another server.
+    #[serde(deserialize_with = "between::<1, 1_099_511_627_776, _, _>")]
+    pub max_remote_bytes: u64,
 }
 
 impl Default for Media {
@@ -272,6 +278,7 @@ impl Default for Media {
             max_upload_bytes: 100 * 1024 * 1024,
             directory: None,
             legacy_unauthenticated: true,
+            max_remote_bytes: 100 * 1024 * 1024,
         }
     }
 }

@@ -2,10 +2,10 @@
 //!
 //! See <https://spec.matrix.org/v1.19/client-server-api/#cross-signing>.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use ruma::{
-    UserId,
+    OwnedUserId, UserId,
     api::client::keys::upload_signing_keys::v3::Request,
     canonical_json::CanonicalJsonObject,
     encryption::{CrossSigningKey, KeyUsage},
@@ -86,6 +86,51 @@ impl Devices {
         check_names(&mut tx, owner.user, &changed).await?;
         store(&mut tx, owner.user, &stored, &changed).await?;
         device_lists::note_change(&mut tx, owner.user, None).await?;
+        tx.commit().await
+    }
+}
+
+impl Devices {
+    /// Remembers the keys with which users of other servers sign, as their servers told them, so that this server's
+    /// users can sign them. What is malformed, or not signed by the master key, is passed over.
+    pub async fn learn_signing_keys(
+        &self,
+        masters: BTreeMap<OwnedUserId, Raw<CrossSigningKey>>,
+        self_signing: BTreeMap<OwnedUserId, Raw<CrossSigningKey>>,
+    ) -> Result<()> {
+        for (user_id, master) in masters {
+            if user_id.server_name() == self.server_name {
+                continue;
+            }
+            let Ok(master) = read(&user_id, KeyUsage::Master, &master) else {
+                continue;
+            };
+            let of_self = self_signing.get(&user_id);
+            let of_self = of_self.and_then(|raw| read(&user_id, KeyUsage::SelfSigning, raw).ok());
+            let mut new = vec![master];
+            new.extend(of_self);
+            if check_signatures(&user_id, &Stored::new(), &new).is_err() {
+                new.truncate(1);
+            }
+            self.learn(&user_id, &new).await?;
+        }
+        Ok(())
+    }
+
+    async fn learn(&self, user_id: &UserId, new: &[NewKey]) -> Result<()> {
+        {
+            let mut db = self.db.read().await?;
+            if let Some(user) = self.db.strings.find(&mut db, user_id.as_str()).await?
+                && changed(&stored(&mut db, user).await?, new)?.is_empty()
+            {
+                return Ok(());
+            }
+        }
+        let mut tx = self.db.write().await?;
+        let user = tx.intern(user_id.as_str()).await?;
+        let stored = stored(&mut tx, user).await?;
+        let changed = changed(&stored, new)?;
+        store(&mut tx, user, &stored, &changed).await?;
         tx.commit().await
     }
 }

@@ -9,15 +9,11 @@ use std::{
 
 use ruma::{
     DeviceId, OneTimeKeyAlgorithm, OwnedDeviceId, OwnedOneTimeKeyId, OwnedUserId, UInt, UserId,
-    api::client::keys::{
-        claim_keys::v3::{OneTimeKeys, Request as ClaimRequest, Response as Claimed},
-        upload_keys::v3::Request as UploadRequest,
-    },
+    api::client::keys::{claim_keys::v3::OneTimeKeys, upload_keys::v3::Request as UploadRequest},
     canonical_json::{CanonicalJsonObject, CanonicalJsonValue},
     encryption::{DeviceKeys, OneTimeKey},
     serde::Raw,
 };
-use serde_json::{Value, json};
 
 use super::{Devices, check_text, key_counts};
 use crate::{
@@ -116,13 +112,16 @@ impl Devices {
     /// Gives out a one-time key of each device that is named, or its fallback key where none is left.
     ///
     /// Each one-time key is given out once, ever: it is taken in the journal's transaction.
+    /// Those of users of other servers are not for this one to give.
     #[tracing::instrument(skip_all, err(level = "debug"))]
-    pub async fn claim_keys(&self, request: &ClaimRequest) -> Result<Claimed> {
-        let (wanted, failures) = self.local(&request.one_time_keys);
-        let mut response = Claimed::new(BTreeMap::new());
-        response.failures = failures;
+    pub async fn claim_keys(
+        &self,
+        asked: &BTreeMap<OwnedUserId, BTreeMap<OwnedDeviceId, OneTimeKeyAlgorithm>>,
+    ) -> Result<BTreeMap<OwnedUserId, OneTimeKeys>> {
+        let wanted = self.local(asked);
+        let mut given = BTreeMap::new();
         if wanted.is_empty() {
-            return Ok(response);
+            return Ok(given);
         }
         let mut tx = self.db.write().await?;
         let found = self.find_wanted(&mut tx, &wanted).await?;
@@ -140,39 +139,29 @@ impl Devices {
                     continue;
                 };
                 touched.push((named.user, device));
-                let of_user = response
-                    .one_time_keys
-                    .entry(named.user_id.clone())
-                    .or_default();
+                let of_user = given.entry(named.user_id.clone()).or_default();
                 add_key(of_user, named, &format!("{algorithm}:{key_id}"), key)?;
             }
         }
         if touched.is_empty() {
-            return Ok(response);
+            return Ok(given);
         }
         publish_counts(&mut tx, &touched, true).await?;
         tx.commit().await?;
-        Ok(response)
+        Ok(given)
     }
 
-    /// Splits what is asked of users by whether they are of this server; what others know cannot be had yet.
+    /// Returns what is asked of users of this server.
     pub(super) fn local<'a, T>(
         &self,
         by_user: &'a BTreeMap<OwnedUserId, T>,
-    ) -> (BTreeMap<&'a UserId, &'a T>, BTreeMap<String, Value>) {
-        let (mut local, mut failures) = (BTreeMap::new(), BTreeMap::new());
-        for (user_id, asked) in by_user {
-            if user_id.server_name() == self.server_name {
-                local.insert(&**user_id, asked);
-            } else {
-                let failure = json!({
-                    "errcode": "M_UNKNOWN",
-                    "error": "this server cannot ask other servers for keys yet",
-                });
-                failures.insert(user_id.server_name().to_string(), failure);
-            }
-        }
-        (local, failures)
+    ) -> BTreeMap<&'a UserId, &'a T> {
+        let of_this = by_user
+            .iter()
+            .filter(|(user_id, _)| user_id.server_name() == self.server_name);
+        of_this
+            .map(|(user_id, asked)| (&**user_id, asked))
+            .collect()
     }
 
     /// Returns the devices from which keys are wanted, by algorithm.

@@ -2,13 +2,17 @@
 //!
 //! See <https://spec.matrix.org/v1.19/client-server-api/#tracking-the-device-list-for-a-user>.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use ruma::{
-    OwnedDeviceId, OwnedUserId, UserId,
-    api::client::keys::get_keys::v3::{Request, Response},
+    OwnedDeviceId, OwnedUserId, UInt, UserId,
+    api::{client::keys::get_keys::v3::Response, federation::device::get_devices},
     serde::Raw,
 };
+use serde::Deserialize;
 use serde_json::{Map, Value, json, value::to_raw_value};
 
 use super::Devices;
@@ -34,31 +38,43 @@ pub struct Viewer<'a> {
 /// Signatures by the user and the key that they sign.
 type Signatures<'a> = HashMap<(UserNum, &'a str), Vec<&'a SignatureRow>>;
 
+/// The number of a viewer who is of another server: nobody's.
+const NOBODY: UserNum = 0;
+
+/// What is told with the keys of a device.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Shown {
+    unsigned: Unsigned,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Unsigned {
+    device_display_name: Option<String>,
+}
+
 impl Devices {
     /// Returns the keys of devices and users as a user may see them.
     ///
     /// Users of this server who have none are in the answer, those who do not exist are not.
-    pub async fn query_keys(&self, viewer: Viewer<'_>, request: &Request) -> Result<Response> {
-        let (wanted, failures) = self.local(&request.device_keys);
+    /// Of users of other servers nothing is told. Without a viewer it is what other servers may know.
+    pub async fn query_keys(
+        &self,
+        viewer: Option<Viewer<'_>>,
+        asked: &BTreeMap<OwnedUserId, Vec<OwnedDeviceId>>,
+    ) -> Result<Response> {
+        let wanted = self.local(asked);
         let mut response = Response::new();
-        response.failures = failures;
         let user_ids: Vec<&str> = wanted.keys().map(|user_id| user_id.as_str()).collect();
         let mut db = self.db.snapshot().await?;
         let users = self.db.strings.find_all(&mut db, &user_ids).await?;
         let texts = self.db.strings.texts(&mut db, &users).await?;
         let devices = device_keys::of_users(&mut db, &users).await?;
-        let keys = cross_signing::of_users(&mut db, &users).await?;
-        let rows = cross_signing::signatures(&mut db, &users, viewer.user).await?;
+        let rows = cross_signing::signatures(&mut db, &users, num(viewer)).await?;
         drop(db);
-        let mut signatures = Signatures::new();
-        for row in &rows {
-            let of_key = signatures.entry((row.user_num, &row.target)).or_default();
-            of_key.push(row);
-        }
-        let user_ids: HashMap<UserNum, OwnedUserId> = texts
-            .into_iter()
-            .filter_map(|(user, text)| Some((user, UserId::parse(&*text).ok()?)))
-            .collect();
+        let signatures = by_key(&rows);
+        let user_ids = user_ids_of(texts);
         for user_id in user_ids.values() {
             response
                 .device_keys
@@ -76,12 +92,64 @@ impl Devices {
                 of_user.insert(device_id, keys);
             }
         }
+        self.add_signing_keys(viewer, wanted.keys().copied(), &mut response)
+            .await?;
+        Ok(response)
+    }
+
+    /// Adds to an answer the keys with which users sign, as far as they are known here, with the viewer's signatures.
+    pub async fn add_signing_keys(
+        &self,
+        viewer: Option<Viewer<'_>>,
+        users: impl IntoIterator<Item = &UserId>,
+        response: &mut Response,
+    ) -> Result<()> {
+        let user_ids: Vec<&str> = users.into_iter().map(UserId::as_str).collect();
+        if user_ids.is_empty() {
+            return Ok(());
+        }
+        let mut db = self.db.snapshot().await?;
+        let users = self.db.strings.find_all(&mut db, &user_ids).await?;
+        let texts = self.db.strings.texts(&mut db, &users).await?;
+        let keys = cross_signing::of_users(&mut db, &users).await?;
+        let rows = cross_signing::signatures(&mut db, &users, num(viewer)).await?;
+        drop(db);
+        let signatures = by_key(&rows);
+        let user_ids = user_ids_of(texts);
         for row in &keys {
             if let Some(owner) = user_ids.get(&row.user_num) {
-                add_cross_signing_key(&mut response, row, owner, viewer, &signatures)?;
+                add_cross_signing_key(response, row, owner, viewer, &signatures)?;
             }
         }
+        Ok(())
+    }
+
+    /// Returns the devices of a user of this server with their keys, as other servers are told of them.
+    pub async fn told_of(&self, user_id: &UserId) -> Result<get_devices::v1::Response> {
+        let asked = BTreeMap::from([(user_id.to_owned(), Vec::new())]);
+        // Before the keys: what changes meanwhile is told again, and nothing is missed.
+        let stream_id = self.stream_id(user_id).await?;
+        let mut found = self.query_keys(None, &asked).await?;
+        let stream_id = UInt::try_from(stream_id).unwrap_or_default();
+        let mut response = get_devices::v1::Response::new(user_id.to_owned(), stream_id);
+        response.master_key = found.master_keys.remove(user_id);
+        response.self_signing_key = found.self_signing_keys.remove(user_id);
+        for (device_id, keys) in found.device_keys.remove(user_id).unwrap_or_default() {
+            let shown: Shown = serde_json::from_str(keys.json().get())?;
+            let mut device = get_devices::v1::UserDevice::new(device_id, keys);
+            device.device_display_name = shown.unsigned.device_display_name;
+            response.devices.push(device);
+        }
         Ok(response)
+    }
+
+    /// Returns the version of the list of a user's devices: the position of its last change.
+    async fn stream_id(&self, user_id: &UserId) -> Result<Position> {
+        let mut db = self.db.read().await?;
+        let Some(user) = self.db.strings.find(&mut db, user_id.as_str()).await? else {
+            return Ok(0);
+        };
+        Ok(device_lists::last_change(&mut db, user).await?.unwrap_or(0))
     }
 
     /// Returns the users of whose changed keys a user is told, since a position.
@@ -91,10 +159,30 @@ impl Devices {
     }
 }
 
+fn num(viewer: Option<Viewer<'_>>) -> UserNum {
+    viewer.map_or(NOBODY, |viewer| viewer.user)
+}
+
+fn by_key(rows: &[SignatureRow]) -> Signatures<'_> {
+    let mut signatures = Signatures::new();
+    for row in rows {
+        let of_key = signatures.entry((row.user_num, &*row.target)).or_default();
+        of_key.push(row);
+    }
+    signatures
+}
+
+fn user_ids_of(texts: HashMap<UserNum, Arc<str>>) -> HashMap<UserNum, OwnedUserId> {
+    let user_ids = texts.into_iter();
+    user_ids
+        .filter_map(|(user, text)| Some((user, UserId::parse(&*text).ok()?)))
+        .collect()
+}
+
 fn shown_device<T>(
     row: &DeviceKeysRow,
     owner: &UserId,
-    viewer: Viewer<'_>,
+    viewer: Option<Viewer<'_>>,
     signatures: &Signatures<'_>,
 ) -> Result<Raw<T>> {
     let mut keys: Map<String, Value> = serde_json::from_str(&row.keys)?;
@@ -111,13 +199,15 @@ fn add_cross_signing_key(
     response: &mut Response,
     row: &CrossSigningKeyRow,
     owner: &UserId,
-    viewer: Viewer<'_>,
+    viewer: Option<Viewer<'_>>,
     signatures: &Signatures<'_>,
 ) -> Result<()> {
     let keys = match row.usage.as_str() {
         "master" => &mut response.master_keys,
         "self_signing" => &mut response.self_signing_keys,
-        "user_signing" if viewer.user_id == owner => &mut response.user_signing_keys,
+        "user_signing" if viewer.is_some_and(|viewer| viewer.user_id == owner) => {
+            &mut response.user_signing_keys
+        }
         _ => return Ok(()),
     };
     let mut key: Map<String, Value> = serde_json::from_str(&row.key)?;
@@ -132,17 +222,16 @@ fn add_signatures(
     key: &mut Map<String, Value>,
     signatures: Option<&Vec<&SignatureRow>>,
     owner: &UserId,
-    viewer: Viewer<'_>,
+    viewer: Option<Viewer<'_>>,
 ) {
     let Some(signatures) = signatures else {
         return;
     };
     let all = key.entry("signatures").or_insert_with(|| json!({}));
     for row in signatures {
-        let signer = if row.signer == viewer.user {
-            viewer.user_id
-        } else {
-            owner
+        let signer = match viewer {
+            Some(viewer) if row.signer == viewer.user => viewer.user_id,
+            _ => owner,
         };
         let Some(all) = all.as_object_mut() else {
             return;

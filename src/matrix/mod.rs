@@ -12,6 +12,7 @@ mod pdu;
 mod power_levels;
 mod push;
 mod relation;
+mod server_keys;
 mod shield;
 mod signed_json;
 mod signing_key;
@@ -31,6 +32,7 @@ pub use self::{
     power_levels::power_levels,
     push::{Notice, RoomFacts, actions, default_notice, notice, possible_names},
     relation::{RelatesTo, rel_type},
+    server_keys::{KnownKey, ServerKeys},
     shield::{Invitation, Shield},
     signed_json::{is_signed_by, says_the_same, signature},
     signing_key::SigningKey,

@@ -1,10 +1,12 @@
 //! The server's ed25519 key.
 
 use ruma::{
-    OwnedServerName, ServerName,
+    OwnedServerName, OwnedServerSigningKeyId, ServerName, ServerSigningKeyId,
+    api::federation::authentication::XMatrixSigningInput,
     canonical_json::CanonicalJsonObject,
     room_version_rules::RoomVersionRules,
-    signatures::{Ed25519KeyPair, hash_and_sign_event},
+    serde::Base64,
+    signatures::{Ed25519KeyPair, hash_and_sign_event, sign_json},
 };
 
 use crate::error::{Error, Result};
@@ -13,6 +15,7 @@ use crate::error::{Error, Result};
 #[derive(Debug)]
 pub struct SigningKey {
     server_name: OwnedServerName,
+    key_id: OwnedServerSigningKeyId,
     pair: Ed25519KeyPair,
 }
 
@@ -21,16 +24,48 @@ impl SigningKey {
     ///
     /// # Errors
     ///
-    /// When the document is no ed25519 key.
+    /// When the document is no ed25519 key, or the version is none that a key can have.
     pub fn from_der(server_name: OwnedServerName, document: &[u8], version: &str) -> Result<Self> {
+        let key_id = ServerSigningKeyId::parse(format!("ed25519:{version}"))
+            .map_err(|source| Error::internal("read the version of the signing key", source))?;
         let pair = Ed25519KeyPair::from_der(document, version.to_owned())
             .map_err(|source| Error::internal("read the signing key", source))?;
-        Ok(Self { server_name, pair })
+        Ok(Self {
+            server_name,
+            key_id,
+            pair,
+        })
     }
 
     /// Returns the name of the server.
     pub fn server_name(&self) -> &ServerName {
         &self.server_name
+    }
+
+    /// Returns the id by which others know the key.
+    pub fn key_id(&self) -> &ServerSigningKeyId {
+        &self.key_id
+    }
+
+    /// Returns what others verify its signatures with.
+    pub fn public_key(&self) -> Base64 {
+        Base64::new(self.pair.public_key().to_vec())
+    }
+
+    /// Returns with what a request to another server is signed.
+    pub fn signing_input(&self, destination: &ServerName) -> XMatrixSigningInput<'_> {
+        let origin = self.server_name.clone();
+        XMatrixSigningInput::new(origin, destination.to_owned(), &self.pair)
+    }
+
+    /// Adds this server's signature to an object that is no event.
+    ///
+    /// # Errors
+    ///
+    /// When the object has `signatures` that are none.
+    pub fn sign(&self, object: &mut CanonicalJsonObject) -> Result<()> {
+        sign_json(self.server_name.as_str(), &self.pair, object)
+            .map_err(|source| Error::internal("sign an object", source))
     }
 
     /// Adds the content hash and this server's signature to an event.

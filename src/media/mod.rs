@@ -2,7 +2,7 @@
 //!
 //! `files` keeps the bytes, each content once, named by its hash; `thumbnail` makes smaller images; `accesses`
 //! notes when media was last asked for; `promised` gives out ids before the bytes arrive; `preview`
-//! looks at the pages that messages link to. The database has what is known of a file. Nothing here holds a whole
+//! looks at the pages that messages link to, and `remote` fetches media of other servers. The database has what is known of a file. Nothing here holds a whole
 //! file in memory but an image that is being made smaller.
 //!
 //! [spec]: https://spec.matrix.org/v1.19/client-server-api/#content-repository
@@ -12,6 +12,7 @@ mod files;
 mod page;
 mod preview;
 mod promised;
+mod remote;
 mod thumbnail;
 
 use std::{error::Error as StdError, path::PathBuf, sync::Arc, time::Duration};
@@ -26,13 +27,15 @@ use self::{
     accesses::Accesses,
     files::{Arriving, Files, Stored},
     preview::Previews,
+    remote::Remotes,
     thumbnail::Thumbnails,
 };
-pub use self::{files::ContentHash, thumbnail::Wanted};
+pub use self::{files::ContentHash, remote::Remote, thumbnail::Wanted};
 use crate::{
     clock::Clock,
     config::{Config, UrlPreviews},
     error::{Error, Result},
+    federation::Federation,
     storage::{
         Db, UserNum, WriteTx,
         media::{self as rows, MediaRow, NewMedia},
@@ -61,6 +64,8 @@ pub struct Settings {
     pub directory: PathBuf,
     /// The largest file that can be uploaded.
     pub max_upload_bytes: u64,
+    /// The largest file that is fetched from another server.
+    pub max_remote_bytes: u64,
     /// Whether pages are looked at that messages link to.
     pub url_previews: UrlPreviews,
 }
@@ -72,6 +77,7 @@ impl Settings {
             server_name: config.server.name.clone(),
             directory: config.media_directory(),
             max_upload_bytes: config.media.max_upload_bytes,
+            max_remote_bytes: config.media.max_remote_bytes,
             url_previews: config.url_previews.clone(),
         }
     }
@@ -89,6 +95,7 @@ pub struct Media {
     thumbnails: Thumbnails,
     accesses: Accesses,
     previews: Option<Previews>,
+    remotes: Remotes,
     /// Wakes those who wait for media whose id was given out before.
     arrived: Arc<Notify>,
 }
@@ -127,13 +134,20 @@ impl Media {
     /// # Errors
     ///
     /// When the directory cannot be used.
-    pub fn open(db: &Db, clock: &Clock, tasks: &Tasks, settings: Settings) -> Result<Self> {
+    pub fn open(
+        db: &Db,
+        clock: &Clock,
+        tasks: &Tasks,
+        settings: Settings,
+        federation: &Federation,
+    ) -> Result<Self> {
         let files = Files::open(&settings.directory)?;
         Ok(Self {
             server_name: settings.server_name,
             max_upload_bytes: settings.max_upload_bytes,
             thumbnails: Thumbnails::new(db.clone(), files.clone(), tasks.clone()),
             previews: Previews::open(&settings.url_previews)?,
+            remotes: Remotes::new(federation, clock, settings.max_remote_bytes),
             accesses: Accesses::start(db.clone(), clock.clone(), tasks),
             db: db.clone(),
             clock: clock.clone(),
@@ -163,7 +177,7 @@ impl Media {
         E: Into<Box<dyn StdError + Send + Sync>>,
     {
         self.check_announced(&upload)?;
-        let arriving = self.receive(parts).await?;
+        let arriving = self.receive(parts, self.max_upload_bytes).await?;
         let uploader = upload.uploader;
         let content_type = clean_content_type(upload.content_type);
         let file_name = clean_file_name(upload.file_name);
@@ -174,8 +188,9 @@ impl Media {
             let media_id = new_media_id();
             let described = (content_type.as_str(), file_name.as_deref());
             let mut tx = media.db.write().await?;
+            let address = (&*media.server_name, media_id.as_str());
             media
-                .remember(&mut tx, &media_id, Some(uploader), stored, described)
+                .remember(&mut tx, address, Some(uploader), stored, described)
                 .await?;
             tx.commit().await?;
             Ok(format!("mxc://{}/{media_id}", media.server_name).into())
@@ -187,24 +202,27 @@ impl Media {
 
     fn check_announced(&self, upload: &Upload<'_>) -> Result<()> {
         if upload.announced_size > Some(self.max_upload_bytes) {
-            return Err(self.too_large());
+            return Err(too_large(self.max_upload_bytes));
         }
         Ok(())
     }
 
-    /// Returns the media with this id of this server; waits for it where only the id was given out.
+    /// Returns the media with this id; waits for it where only the id was given out, and fetches it from another
+    /// server if it may.
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`]; [`Error::NotYetUploaded`].
+    /// [`Error::NotFound`]; [`Error::NotYetUploaded`]; [`Error::Unreachable`] and [`Error::TooLarge`] where it is to
+    /// be fetched.
     #[tracing::instrument(skip_all, fields(server = %server), err(level = "debug"))]
     pub async fn content(
         &self,
         server: &ServerName,
         media_id: &str,
         wait: Duration,
+        remote: Remote,
     ) -> Result<Content> {
-        let row = self.find(server, media_id, wait).await?;
+        let row = self.find((server, media_id), wait, remote).await?;
         let stored = stored(&row.sha256, row.size)?;
         Ok(Content {
             file: self.files.read(stored).await?,
@@ -228,9 +246,9 @@ impl Media {
         wanted: Wanted,
         animated: bool,
         wait: Duration,
+        remote: Remote,
     ) -> Result<Content> {
-        let (server, media_id) = address;
-        let row = self.find(server, media_id, wait).await?;
+        let row = self.find(address, wait, remote).await?;
         let original = stored(&row.sha256, row.size)?;
         let thumbnail = self
             .thumbnails
@@ -246,11 +264,16 @@ impl Media {
         })
     }
 
-    async fn find(&self, server: &ServerName, media_id: &str, wait: Duration) -> Result<MediaRow> {
+    async fn find(
+        &self,
+        (server, media_id): (&ServerName, &str),
+        wait: Duration,
+        remote: Remote,
+    ) -> Result<MediaRow> {
         let row = match self.row(server, media_id).await? {
             Some(row) => row,
             None if server == self.server_name => self.await_upload(server, media_id, wait).await?,
-            // Media of other servers is found once it has been fetched, which needs federation.
+            None if remote == Remote::Fetch => self.fetch(server, media_id, wait).await?,
             None => return Err(Error::not_found("this media has not been fetched")),
         };
         self.accesses.note(&row);
@@ -271,6 +294,7 @@ impl Media {
     async fn receive<E>(
         &self,
         mut parts: impl Stream<Item = Result<Bytes, E>> + Unpin,
+        max_bytes: u64,
     ) -> Result<Arriving>
     where
         E: Into<Box<dyn StdError + Send + Sync>>,
@@ -289,8 +313,8 @@ impl Media {
                 Err(_) => return Err(Error::invalid_param("the upload stood still")),
             };
             let length = u64::try_from(part.len()).unwrap_or(u64::MAX);
-            if arriving.size().saturating_add(length) > self.max_upload_bytes {
-                return Err(self.too_large());
+            if arriving.size().saturating_add(length) > max_bytes {
+                return Err(too_large(max_bytes));
             }
             arriving.write(&part).await?;
         }
@@ -299,12 +323,12 @@ impl Media {
     async fn remember(
         &self,
         tx: &mut WriteTx,
-        media_id: &str,
+        (server, media_id): (&ServerName, &str),
         uploader: Option<UserNum>,
         stored: Stored,
         (content_type, file_name): (&str, Option<&str>),
     ) -> Result<()> {
-        let server = tx.intern(self.server_name.as_str()).await?;
+        let server = tx.intern(server.as_str()).await?;
         let media = NewMedia {
             server,
             media_id,
@@ -317,11 +341,10 @@ impl Media {
         };
         rows::insert(tx, &media).await
     }
+}
 
-    fn too_large(&self) -> Error {
-        let limit = self.max_upload_bytes;
-        Error::TooLarge(format!("the file is larger than {limit} bytes"))
-    }
+fn too_large(limit: u64) -> Error {
+    Error::TooLarge(format!("the file is larger than {limit} bytes"))
 }
 
 fn stored(sha256: &[u8], size: i64) -> Result<Stored> {

@@ -212,10 +212,12 @@ impl Media {
     /// Stores a file that no user uploaded.
     async fn keep(&self, content_type: &str, file: Bytes) -> Result<String> {
         let parts = stream::iter([Ok::<_, std::io::Error>(file)]);
-        let stored = self.receive(parts).await?.keep().await?;
+        let arriving = self.receive(parts, self.max_upload_bytes).await?;
+        let stored = arriving.keep().await?;
         let (media_id, content_type) = (new_media_id(), clean_content_type(Some(content_type)));
         let mut tx = self.db.write().await?;
-        self.remember(&mut tx, &media_id, None, stored, (&content_type, None))
+        let address = (&*self.server_name, &*media_id);
+        self.remember(&mut tx, address, None, stored, (&content_type, None))
             .await?;
         tx.commit().await?;
         Ok(format!("mxc://{}/{media_id}", self.server_name))

@@ -74,7 +74,7 @@ impl Media {
         self.check_promise(server, media_id, upload.uploader)
             .await?;
         self.check_announced(&upload)?;
-        let arriving = self.receive(parts).await?;
+        let arriving = self.receive(parts, self.max_upload_bytes).await?;
         let uploader = upload.uploader;
         let content_type = clean_content_type(upload.content_type);
         let file_name = clean_file_name(upload.file_name);
@@ -87,8 +87,9 @@ impl Media {
                 return Err(already_there());
             }
             let described = (content_type.as_str(), file_name.as_deref());
+            let address = (&*media.server_name, media_id.as_str());
             media
-                .remember(&mut tx, &media_id, Some(uploader), stored, described)
+                .remember(&mut tx, address, Some(uploader), stored, described)
                 .await?;
             tx.commit().await?;
             media.arrived.notify_waiters();

@@ -2,11 +2,11 @@ use std::{fs, io::Cursor, path::Path};
 
 use futures_util::stream;
 use image::{ImageFormat, RgbImage};
-use ruma::{MxcUri, server_name};
+use ruma::{MxcUri, server_name, signatures::Ed25519KeyPair};
 use tokio::io::AsyncReadExt;
 
 use super::*;
-use crate::storage::testing::TestDb;
+use crate::{matrix::SigningKey, storage::testing::TestDb};
 
 const MAX: u64 = 100_000;
 
@@ -15,9 +15,14 @@ fn open(test: &TestDb, clock: &Clock) -> Media {
         server_name: server_name!("a.example").to_owned(),
         directory: test.dir.path().join("media"),
         max_upload_bytes: MAX,
+        max_remote_bytes: MAX,
         url_previews: UrlPreviews::default(),
     };
-    Media::open(&test.db, clock, &test.tasks, settings).unwrap()
+    let document = Ed25519KeyPair::generate();
+    let key = SigningKey::from_der(settings.server_name.clone(), &document, "1").unwrap();
+    let config = Config::default();
+    let federation = Federation::new(&test.db, clock, &config, Arc::new(key)).unwrap();
+    Media::open(&test.db, clock, &test.tasks, settings, &federation).unwrap()
 }
 
 fn parts(parts: Vec<Vec<u8>>) -> impl Stream<Item = Result<Bytes, std::io::Error>> + Unpin {
@@ -38,7 +43,7 @@ async fn upload(media: &Media, content: &[u8]) -> OwnedMxcUri {
 async fn content(media: &Media, uri: &MxcUri) -> Content {
     let (server, media_id) = uri.parts().unwrap();
     media
-        .content(server, media_id, Duration::ZERO)
+        .content(server, media_id, Duration::ZERO, Remote::Leave)
         .await
         .unwrap()
 }
@@ -134,7 +139,8 @@ async fn a_thumbnail_that_many_ask_for_is_made_once_and_remembered() {
     let (server, id) = uri.parts().unwrap();
     let wanted = Wanted::new(300, 200, None).unwrap();
 
-    let asking = (0..8).map(|_| media.thumbnail((server, id), wanted, false, Duration::ZERO));
+    let asking =
+        (0..8).map(|_| media.thumbnail((server, id), wanted, false, Duration::ZERO, Remote::Leave));
     let made = futures_util::future::join_all(asking).await;
     let hashes: Vec<ContentHash> = made.into_iter().map(|made| made.unwrap().hash).collect();
 
@@ -143,7 +149,7 @@ async fn a_thumbnail_that_many_ask_for_is_made_once_and_remembered() {
     let original = content(&media, &uri).await;
     fs::write(media.files.path(original.hash), "broken").unwrap();
     let again = media
-        .thumbnail((server, id), wanted, false, Duration::ZERO)
+        .thumbnail((server, id), wanted, false, Duration::ZERO, Remote::Leave)
         .await
         .unwrap();
     assert_eq!(again.hash, hashes[0]);
@@ -161,7 +167,7 @@ async fn an_access_is_written_down_to_the_hour() {
     content(&media, &uri).await;
     media.accesses.write().await.unwrap();
     let soon = media
-        .find(server, id, Duration::ZERO)
+        .find((server, id), Duration::ZERO, Remote::Leave)
         .await
         .unwrap()
         .last_access_ts;
@@ -169,7 +175,7 @@ async fn an_access_is_written_down_to_the_hour() {
     content(&media, &uri).await;
     media.accesses.write().await.unwrap();
     let later = media
-        .find(server, id, Duration::ZERO)
+        .find((server, id), Duration::ZERO, Remote::Leave)
         .await
         .unwrap()
         .last_access_ts;

@@ -28,6 +28,14 @@ pub async fn note_change(
     Ok(position)
 }
 
+/// Returns when the keys of a user last changed for everyone who may see them.
+pub async fn last_change(db: &mut impl Read, user: UserNum) -> Result<Option<Position>> {
+    db.query("SELECT position FROM device_list_changes WHERE user_num = $1 AND watcher = 0")
+        .bind(user)
+        .fetch_scalar()
+        .await
+}
+
 /// Returns the users whose keys changed after a position and of whom a user is told: the user, those who share a
 /// room with the user, and those whose keys the user signed.
 pub async fn changed(db: &mut impl Read, user: UserNum, after: Position) -> Result<Vec<UserNum>> {
@@ -83,6 +91,8 @@ mod tests {
         assert_eq!(changed(&mut tx, 2, 0).await.unwrap(), [1, 2]);
         assert_eq!(changed(&mut tx, 2, first).await.unwrap(), [2]);
         assert!(changed(&mut tx, 2, second).await.unwrap().is_empty());
+        assert_eq!(last_change(&mut tx, 2).await.unwrap(), Some(second));
+        assert_eq!(last_change(&mut tx, 3).await.unwrap(), None);
         assert!(changed(&mut tx, 3, 0).await.unwrap().is_empty());
     }
 }

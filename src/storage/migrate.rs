@@ -48,6 +48,10 @@ const MIGRATIONS: &[(&str, &str)] = &[
         "0009_parlour.sql",
         include_str!("../../migrations/0009_parlour.sql"),
     ),
+    (
+        "0011_server_keys.sql",
+        include_str!("../../migrations/0011_server_keys.sql"),
+    ),
 ];
 
 /// What the tokens in a migration stand for, and which files belong to the database.

@@ -39,6 +39,7 @@ pub mod room_deletion;
 pub mod rooms;
 pub mod roster;
 pub mod search;
+pub mod server_keys;
 pub mod server_notices;
 pub mod state;
 pub mod strings;

@@ -19,7 +19,7 @@ impl Workflows {
     ) -> Result<OwnedRoomId> {
         let room_id = match <&RoomId>::try_from(room) {
             Ok(room_id) => room_id.to_owned(),
-            Err(alias) => self.rooms.resolve_alias(alias).await?,
+            Err(alias) => self.resolve_alias(alias).await?.0,
         };
         let wish = Wish::new(session.user_id.clone(), Action::Knock, reason);
         self.change_membership(session, &room_id, wish).await?;

@@ -1,10 +1,13 @@
 //! Operations that need several services: what happens in a room because of what happens to an account.
 
+mod aliases;
 mod guests;
 mod invitations;
 mod invite_links;
 mod knock;
 mod people;
+mod profiles;
+mod remote_keys;
 mod server_notices;
 mod state;
 mod upgrade;
@@ -25,8 +28,10 @@ pub use self::{
     server_notices::Notice,
 };
 use crate::{
+    devices::Devices,
     ephemeral::{Ephemeral, PresenceUpdate},
     error::{Error, Result},
+    federation::Federation,
     rooms::{Action, CreateRoom, MemberChange, MemberProfile, NewReceipt, Room, Rooms},
     tasks::Tasks,
     users::{ProfileChange, Session, Users},
@@ -36,8 +41,10 @@ use crate::{
 #[derive(Clone)]
 pub struct Workflows {
     users: Users,
+    devices: Devices,
     rooms: Rooms,
     ephemeral: Ephemeral,
+    federation: Federation,
     tasks: Tasks,
     /// Held while a notice finds or makes its room.
     notices: Arc<Mutex<()>>,
@@ -70,11 +77,19 @@ impl Wish {
 
 impl Workflows {
     /// Builds the operations on services that exist already.
-    pub fn new(users: Users, rooms: Rooms, ephemeral: Ephemeral, tasks: Tasks) -> Self {
+    pub fn new(
+        (users, devices): (Users, Devices),
+        rooms: Rooms,
+        ephemeral: Ephemeral,
+        federation: Federation,
+        tasks: Tasks,
+    ) -> Self {
         Self {
             users,
+            devices,
             rooms,
             ephemeral,
+            federation,
             tasks,
             notices: Arc::default(),
         }
@@ -149,7 +164,7 @@ impl Workflows {
     ) -> Result<OwnedRoomId> {
         let room_id = match <&RoomId>::try_from(room) {
             Ok(room_id) => room_id.to_owned(),
-            Err(alias) => self.rooms.resolve_alias(alias).await?,
+            Err(alias) => self.resolve_alias(alias).await?.0,
         };
         self.check_guest(session, &room_id).await?;
         let wish = Wish {

@@ -15,9 +15,9 @@ const SIGNING: &str = "/_matrix/client/v3/keys/device_signing/upload";
 const SIGNATURES: &str = "/_matrix/client/v3/keys/signatures/upload";
 
 /// A key that can sign.
-struct Key {
+pub(crate) struct Key {
     pair: Ed25519KeyPair,
-    public: String,
+    pub(crate) public: String,
 }
 
 impl Key {
@@ -30,17 +30,17 @@ impl Key {
         Self { pair, public }
     }
 
-    fn id(&self) -> String {
+    pub(crate) fn id(&self) -> String {
         format!("ed25519:{}", self.public)
     }
 
     /// Returns this as a cross-signing key of a user.
-    fn of(&self, user: &User, usage: &str) -> Value {
+    pub(crate) fn of(&self, user: &User, usage: &str) -> Value {
         json!({ "user_id": user.id, "usage": [usage], "keys": { self.id(): self.public } })
     }
 
     /// Signs an object as a user, with the key of this id.
-    fn signs(&self, user: &User, id: &str, mut object: Value) -> Value {
+    pub(crate) fn signs(&self, user: &User, id: &str, mut object: Value) -> Value {
         let signed: CanonicalJsonObject =
             serde_json::from_value(object.clone()).expect("an object");
         let json = to_canonical_json_string_for_signing(&signed).expect("JSON");
@@ -51,10 +51,10 @@ impl Key {
 }
 
 /// A user with a set of cross-signing keys.
-struct Signer {
-    master: Key,
+pub(crate) struct Signer {
+    pub(crate) master: Key,
     self_signing: Key,
-    user_signing: Key,
+    pub(crate) user_signing: Key,
 }
 
 impl Signer {
@@ -79,7 +79,7 @@ impl Signer {
     }
 
     /// Uploads a fresh set of keys for a user who has none.
-    async fn of(user: &User) -> Self {
+    pub(crate) async fn of(user: &User) -> Self {
         let signer = Self::new();
         let uploaded = user.client.post(SIGNING, signer.upload(user)).await;
         uploaded.expect_ok();
@@ -88,7 +88,7 @@ impl Signer {
 }
 
 impl User {
-    async fn publishes(&self, whose: &User, key: &str, signed: Value) -> Value {
+    pub(crate) async fn publishes(&self, whose: &User, key: &str, signed: Value) -> Value {
         let body = json!({ &*whose.id: { key: signed } });
         self.client.post(SIGNATURES, body).await.expect_ok()
     }

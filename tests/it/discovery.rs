@@ -75,6 +75,7 @@ async fn without_a_public_url_a_client_is_told_the_first_listener() {
 #[tokio::test]
 async fn another_server_is_told_host_and_port() {
     let server = Server::with(|config| {
+        config.federation.enabled = true;
         config.server.public_url = BaseUrl::parse("https://matrix.example.org");
     })
     .await;

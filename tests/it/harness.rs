@@ -83,6 +83,9 @@ impl Server {
         config.passwords.memory_kib = 8;
         config.passwords.iterations = 1;
         config.registration.open = true;
+        // Whoever tests it says so; others shall not look for servers that are not there.
+        config.federation.enabled = false;
+        config.federation.notaries = Vec::new();
         change(&mut config);
         Self::on(config, clock, database, folder).await
     }
@@ -137,6 +140,11 @@ impl Server {
     /// Returns a client of this server.
     pub(crate) fn client(&self) -> Client {
         self.client.clone()
+    }
+
+    /// Returns the name of this server.
+    pub(crate) fn name(&self) -> &str {
+        self.config.server.name.as_str()
     }
 
     /// Registers a user whose password is "password".

@@ -8,7 +8,7 @@ use crate::harness::{Answer, Server, User};
 
 pub(crate) const UPLOAD: &str = "/_matrix/client/v3/keys/upload";
 pub(crate) const QUERY: &str = "/_matrix/client/v3/keys/query";
-const CLAIM: &str = "/_matrix/client/v3/keys/claim";
+pub(crate) const CLAIM: &str = "/_matrix/client/v3/keys/claim";
 const DEVICES: &str = "/_matrix/client/v3/devices";
 const LOGOUT: &str = "/_matrix/client/v3/logout";
 
@@ -29,7 +29,7 @@ impl User {
     }
 
     /// Uploads one-time keys with these ids, in one request each.
-    async fn has_one_time_keys(&self, ids: &[&str]) {
+    pub(crate) async fn has_one_time_keys(&self, ids: &[&str]) {
         for id in ids {
             self.uploads_one_time_key(id, "k").await.expect_ok();
         }
@@ -54,7 +54,7 @@ impl User {
     }
 
     /// Claims a key of a device and returns its id.
-    async fn claims(&self, user: &User) -> Option<String> {
+    pub(crate) async fn claims(&self, user: &User) -> Option<String> {
         let wanted = json!({ &*user.id: { &*user.device_id: "signed_curve25519" } });
         let body = json!({ "one_time_keys": wanted });
         let claimed = self.client.post(CLAIM, body).await.expect_ok();

@@ -23,6 +23,7 @@ mod directory;
 mod discovery;
 mod endpoints;
 mod errors;
+mod federation;
 mod filters;
 mod garbage;
 mod guests;

@@ -86,6 +86,18 @@ async fn http_2_is_agreed_on_over_tls() {
 }
 
 #[tokio::test]
+async fn a_new_certificate_is_used_without_a_restart() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (_, listen) = tls_listener(folder.path());
+    let server = Server::with(|config| config.listen.push(listen)).await;
+
+    let (renewed, _) = tls_listener(folder.path());
+    let stream = connect(server.running.addresses()[1], renewed, "http/1.1").await;
+
+    assert!(stream.get_ref().0.peer_addr().is_ok());
+}
+
+#[tokio::test]
 async fn a_connection_that_says_nothing_does_not_hold_up_the_next() {
     let folder = tempfile::tempdir().expect("a folder");
     let (certificate, listen) = tls_listener(folder.path());

@@ -10,7 +10,7 @@ use ruma::{
         },
         room::Visibility,
     },
-    directory::RoomTypeFilter,
+    directory::{RoomNetwork, RoomTypeFilter},
     room::RoomType,
 };
 
@@ -23,6 +23,7 @@ use crate::{
     config::Config,
     error::{Error, Result},
     rooms::{DirectorySearch, Rooms},
+    workflows::Workflows,
 };
 
 pub(super) fn routes() -> Router<App> {
@@ -64,11 +65,10 @@ async fn create_alias(
 ///
 /// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3directoryroomroomalias
 async fn get_alias(
-    State(rooms): State<Rooms>,
+    State(workflows): State<Workflows>,
     Incoming { request, .. }: Incoming<get_alias::v3::Request>,
 ) -> Result<Outgoing<get_alias::v3::Response>> {
-    let room_id = rooms.resolve_alias(&request.room_alias).await?;
-    let servers = vec![rooms.server_name().to_owned()];
+    let (room_id, servers) = workflows.resolve_alias(&request.room_alias).await?;
     Ok(Outgoing(get_alias::v3::Response::new(room_id, servers)))
 }
 
@@ -118,6 +118,7 @@ async fn set_room_visibility(
 ///
 /// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3publicrooms
 async fn get_public_rooms(
+    State(workflows): State<Workflows>,
     State(rooms): State<Rooms>,
     State(config): State<Arc<Config>>,
     MaybeSession(session): MaybeSession,
@@ -131,13 +132,15 @@ async fn get_public_rooms(
         limit: request.limit.map(u64::from),
         ..DirectorySearch::default()
     };
-    directory(&rooms, request.server, search).await
+    let asked = (request.server, RoomNetwork::default());
+    directory((&rooms, &workflows), asked, search).await
 }
 
 /// `POST /_matrix/client/*/publicRooms`
 ///
 /// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3publicrooms
 async fn get_public_rooms_filtered(
+    State(workflows): State<Workflows>,
     State(rooms): State<Rooms>,
     Incoming { request, .. }: Incoming<get_public_rooms_filtered::v3::Request>,
 ) -> Result<Json<Value>> {
@@ -148,7 +151,8 @@ async fn get_public_rooms_filtered(
         since: request.since,
         limit: request.limit.map(u64::from),
     };
-    directory(&rooms, request.server, search).await
+    let asked = (request.server, request.room_network);
+    directory((&rooms, &workflows), asked, search).await
 }
 
 fn room_type(filter: &RoomTypeFilter) -> Option<RoomType> {
@@ -159,16 +163,15 @@ fn room_type(filter: &RoomTypeFilter) -> Option<RoomType> {
 }
 
 async fn directory(
-    rooms: &Rooms,
-    server: Option<OwnedServerName>,
+    (rooms, workflows): (&Rooms, &Workflows),
+    (server, network): (Option<OwnedServerName>, RoomNetwork),
     search: DirectorySearch,
 ) -> Result<Json<Value>> {
-    if server.is_some_and(|server| server != rooms.server_name()) {
-        return Err(Error::not_found(
-            "the directory of another server cannot be asked from here",
-        ));
-    }
-    let page = rooms.directory(search).await?;
+    let other = server.filter(|server| server != rooms.server_name());
+    let page = match other {
+        Some(server) => workflows.directory_of(&server, search, network).await?,
+        None => rooms.directory(search).await?,
+    };
     let mut response = get_public_rooms::v3::Response::new(page.chunk);
     response.total_room_count_estimate = Some(UInt::new_saturating(page.total));
     response.next_batch = page.next_batch;

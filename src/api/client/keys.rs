@@ -12,6 +12,7 @@ use crate::{
     error::Result,
     sync::Sync,
     users::{Session, Users},
+    workflows::Workflows,
 };
 
 pub(super) fn routes() -> Router<App> {
@@ -52,14 +53,14 @@ async fn upload_keys(
 ///
 /// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3keysquery
 async fn get_keys(
-    State(devices): State<Devices>,
+    State(workflows): State<Workflows>,
     Incoming { from, request }: Incoming<get_keys::v3::Request>,
 ) -> Result<Outgoing<get_keys::v3::Response>> {
     let viewer = Viewer {
         user: from.user,
         user_id: &from.user_id,
     };
-    let response = devices.query_keys(viewer, &request).await?;
+    let response = workflows.query_keys(viewer, &request).await?;
     Ok(Outgoing(response))
 }
 
@@ -67,10 +68,10 @@ async fn get_keys(
 ///
 /// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3keysclaim
 async fn claim_keys(
-    State(devices): State<Devices>,
+    State(workflows): State<Workflows>,
     Incoming { request, .. }: Incoming<claim_keys::v3::Request>,
 ) -> Result<Outgoing<claim_keys::v3::Response>> {
-    Ok(Outgoing(devices.claim_keys(&request).await?))
+    Ok(Outgoing(workflows.claim_keys(&request).await?))
 }
 
 /// `GET /_matrix/client/*/keys/changes`

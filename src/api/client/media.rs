@@ -23,12 +23,14 @@ use ruma::{
 
 use serde_json::{Value, json};
 
+pub(in crate::api) use self::answer::{disposition_of_file, disposition_of_thumbnail};
+
 use self::answer::{Answer, Audience};
 use crate::{
     api::{App, Class, Incoming, Limits, Outgoing, endpoint},
     clock::timestamp,
     error::{Error, Result},
-    media::{self, Media, Wanted},
+    media::{self, Media, Remote, Wanted},
 };
 
 pub(super) fn routes() -> Router<App> {
@@ -126,8 +128,9 @@ async fn get_content(
     headers: HeaderMap,
     Incoming { request, .. }: Incoming<get_content::v1::Request>,
 ) -> Result<Response> {
+    let (server, media_id) = (&request.server_name, &request.media_id);
     let content = media
-        .content(&request.server_name, &request.media_id, request.timeout_ms)
+        .content(server, media_id, request.timeout_ms, Remote::Fetch)
         .await?;
     let answer = Answer::file(content, None, Audience::Private);
     answer.to(&headers).await
@@ -141,8 +144,9 @@ async fn get_content_as_filename(
     headers: HeaderMap,
     Incoming { request, .. }: Incoming<get_content_as_filename::v1::Request>,
 ) -> Result<Response> {
+    let (server, media_id) = (&request.server_name, &request.media_id);
     let content = media
-        .content(&request.server_name, &request.media_id, request.timeout_ms)
+        .content(server, media_id, request.timeout_ms, Remote::Fetch)
         .await?;
     let answer = Answer::file(content, Some(request.filename), Audience::Private);
     answer.to(&headers).await
@@ -164,6 +168,7 @@ async fn get_content_thumbnail(
         method: request.method,
         animated: request.animated,
         timeout: request.timeout_ms,
+        remote: Remote::Fetch,
     };
     thumbnail.answer(&media, Audience::Private, &headers).await
 }
@@ -203,6 +208,7 @@ struct Thumbnail {
     method: Option<Method>,
     animated: Option<bool>,
     timeout: Duration,
+    remote: Remote,
 }
 
 impl Thumbnail {
@@ -220,7 +226,7 @@ impl Thumbnail {
         let animated = self.animated.unwrap_or(false);
         let address = (&*self.server_name, self.media_id.as_str());
         let content = media
-            .thumbnail(address, wanted, animated, self.timeout)
+            .thumbnail(address, wanted, animated, self.timeout, self.remote)
             .await?;
         Answer::thumbnail(content, audience).to(headers).await
     }

@@ -44,7 +44,10 @@ mod voip;
 
 use axum::Router;
 
-pub(super) use self::sync::filter as sync_filter;
+pub(super) use self::{
+    media::{disposition_of_file, disposition_of_thumbnail},
+    sync::filter as sync_filter,
+};
 
 use super::app::App;
 

@@ -33,10 +33,10 @@ pub(super) fn routes() -> Router<App> {
 ///
 /// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3profileuserid
 async fn get_profile(
-    State(users): State<Users>,
+    State(workflows): State<Workflows>,
     Incoming { request, .. }: Incoming<get_profile::v3::Request>,
 ) -> Result<Outgoing<get_profile::v3::Response>> {
-    let profile = users.profile(&request.user_id).await?;
+    let profile = workflows.profile(&request.user_id).await?;
     Ok(Outgoing(profile.into()))
 }
 
@@ -44,10 +44,10 @@ async fn get_profile(
 ///
 /// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3profileuseridkeyname
 async fn get_profile_field(
-    State(users): State<Users>,
+    State(workflows): State<Workflows>,
     Incoming { request, .. }: Incoming<get_profile_field::v3::Request>,
 ) -> Result<Outgoing<get_profile_field::v3::Response>> {
-    let value = users
+    let value = workflows
         .profile_field(&request.user_id, &request.field)
         .await?;
     Ok(Outgoing(get_profile_field::v3::Response::new(value)))

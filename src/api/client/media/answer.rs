@@ -98,26 +98,18 @@ impl Answer {
         file_name: Option<String>,
         audience: Audience,
     ) -> Self {
-        let kind = if is_inline(&content.content_type) {
-            ContentDispositionType::Inline
-        } else {
-            ContentDispositionType::Attachment
-        };
-        let file_name = file_name.or_else(|| content.file_name.take());
+        content.file_name = file_name.or(content.file_name);
         Self {
+            disposition: disposition_of_file(&content),
             content,
-            disposition: ContentDisposition::new(kind).with_filename(file_name),
             audience,
         }
     }
 
     /// A thumbnail: an image of a type that this server chose.
     pub(super) fn thumbnail(content: Content, audience: Audience) -> Self {
-        let extension = content.content_type.trim_start_matches("image/");
-        let file_name = format!("thumbnail.{extension}");
-        let inline = ContentDisposition::new(ContentDispositionType::Inline);
         Self {
-            disposition: inline.with_filename(Some(file_name)),
+            disposition: disposition_of_thumbnail(&content),
             content,
             audience,
         }
@@ -179,6 +171,24 @@ impl Answer {
         headers.insert(ETAG, value(etag)?);
         Ok(headers)
     }
+}
+
+/// Returns what a browser shall do with an upload.
+pub(in crate::api) fn disposition_of_file(content: &Content) -> ContentDisposition {
+    let kind = if is_inline(&content.content_type) {
+        ContentDispositionType::Inline
+    } else {
+        ContentDispositionType::Attachment
+    };
+    ContentDisposition::new(kind).with_filename(content.file_name.clone())
+}
+
+/// Returns what a browser shall do with a thumbnail.
+pub(in crate::api) fn disposition_of_thumbnail(content: &Content) -> ContentDisposition {
+    let extension = content.content_type.trim_start_matches("image/");
+    let file_name = format!("thumbnail.{extension}");
+    let inline = ContentDisposition::new(ContentDispositionType::Inline);
+    inline.with_filename(Some(file_name))
 }
 
 fn value(text: impl AsRef<str>) -> Result<HeaderValue> {

@@ -30,7 +30,7 @@ use super::{
 use crate::{
     api::{App, Authenticate, Class, Incoming, Limits, Outgoing, endpoint},
     error::{Error, Result},
-    media::Media,
+    media::{Media, Remote},
 };
 
 pub(super) fn routes() -> Router<App> {
@@ -84,8 +84,10 @@ async fn get_content(
     headers: HeaderMap,
     Legacy { request, audience }: Legacy<get_content::v3::Request>,
 ) -> Result<Response> {
+    let (server, media_id) = (&request.server_name, &request.media_id);
+    let remote = remote(request.allow_remote);
     let content = media
-        .content(&request.server_name, &request.media_id, request.timeout_ms)
+        .content(server, media_id, request.timeout_ms, remote)
         .await?;
     Answer::file(content, None, audience).to(&headers).await
 }
@@ -98,8 +100,10 @@ async fn get_content_as_filename(
     headers: HeaderMap,
     Legacy { request, audience }: Legacy<get_content_as_filename::v3::Request>,
 ) -> Result<Response> {
+    let (server, media_id) = (&request.server_name, &request.media_id);
+    let remote = remote(request.allow_remote);
     let content = media
-        .content(&request.server_name, &request.media_id, request.timeout_ms)
+        .content(server, media_id, request.timeout_ms, remote)
         .await?;
     let answer = Answer::file(content, Some(request.filename), audience);
     answer.to(&headers).await
@@ -121,8 +125,17 @@ async fn get_content_thumbnail(
         method: request.method,
         animated: request.animated,
         timeout: request.timeout_ms,
+        remote: remote(request.allow_remote),
     };
     thumbnail.answer(&media, audience, &headers).await
+}
+
+fn remote(is_allowed: bool) -> Remote {
+    if is_allowed {
+        Remote::Fetch
+    } else {
+        Remote::Leave
+    }
 }
 
 /// `GET /_matrix/media/*/config`

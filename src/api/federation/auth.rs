@@ -1,0 +1,51 @@
+//! Which server asks: requests are signed.
+//!
+//! [spec]: https://spec.matrix.org/v1.19/server-server-api/#request-authentication
+
+use axum::http::{Request, request::Parts};
+use ruma::{
+    OwnedServerName,
+    api::federation::authentication::{ServerSignatures, XMatrix},
+};
+
+use crate::{
+    api::{App, Authenticate},
+    error::{Error, Result},
+};
+
+/// The largest body: a transaction of 50 PDUs and 100 EDUs, each as large as it may be.
+const MAX_BODY: usize = 10 * 1024 * 1024;
+
+impl Authenticate for ServerSignatures {
+    type Identity = OwnedServerName;
+
+    async fn authenticate(app: &App, parts: &Parts, body: &[u8]) -> Result<OwnedServerName> {
+        let proof = proof(parts)?;
+        let mut request = Request::new(body);
+        request.method_mut().clone_from(&parts.method);
+        request.uri_mut().clone_from(&parts.uri);
+        app.federation.authenticate(&proof, &request).await?;
+        Ok(proof.origin)
+    }
+
+    fn check_head(app: &App, parts: &Parts) -> Result<()> {
+        let proof = proof(parts)?;
+        // "If this property is included, but the value does not match the receiving server's name, the receiving
+        // server must deny the request with an HTTP status code `401 Unauthorized`."
+        let destination = proof.destination.as_ref();
+        if destination.is_some_and(|destination| !app.federation.is_own(destination)) {
+            let text = "the request is meant for another server";
+            return Err(Error::Unauthorized(text.to_owned()));
+        }
+        Ok(())
+    }
+
+    fn max_body_bytes(app: &App) -> usize {
+        app.config.limits.max_request_bytes.max(MAX_BODY)
+    }
+}
+
+fn proof(parts: &Parts) -> Result<XMatrix> {
+    XMatrix::extract_from_http_headers(&parts.headers)
+        .map_err(|error| Error::Unauthorized(error.to_string()))
+}

@@ -1,0 +1,79 @@
+//! The devices of this server's users, and the keys with which they encrypt, for other servers.
+
+use std::collections::BTreeMap;
+
+use axum::{Router, extract::State};
+use ruma::{
+    OwnedUserId,
+    api::federation::{
+        device::get_devices,
+        keys::{claim_keys, get_keys},
+    },
+};
+
+use crate::{
+    api::{App, Incoming, Outgoing, endpoint},
+    devices::Devices,
+    error::{Error, Result},
+    rooms::Rooms,
+};
+
+/// Users of whom one request may ask.
+const MAX_USERS: usize = 10_000;
+
+pub(super) fn routes() -> Router<App> {
+    Router::new()
+        .merge(endpoint::<get_devices::v1::Request, _>(get_devices))
+        .merge(endpoint::<get_keys::v1::Request, _>(get_keys))
+        .merge(endpoint::<claim_keys::v1::Request, _>(claim_keys))
+}
+
+/// `GET /_matrix/federation/v1/user/devices/{userId}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1userdevicesuserid
+async fn get_devices(
+    State(devices): State<Devices>,
+    State(rooms): State<Rooms>,
+    Incoming { request, .. }: Incoming<get_devices::v1::Request>,
+) -> Result<Outgoing<get_devices::v1::Response>> {
+    if !rooms.is_local(&request.user_id) {
+        return Err(Error::invalid_param("the user is of another server"));
+    }
+    Ok(Outgoing(devices.told_of(&request.user_id).await?))
+}
+
+/// `POST /_matrix/federation/v1/user/keys/query`
+///
+/// [spec]: https://spec.matrix.org/v1.19/server-server-api/#post_matrixfederationv1userkeysquery
+async fn get_keys(
+    State(devices): State<Devices>,
+    Incoming { request, .. }: Incoming<get_keys::v1::Request>,
+) -> Result<Outgoing<get_keys::v1::Response>> {
+    check_number(&request.device_keys)?;
+    let found = devices.query_keys(None, &request.device_keys).await?;
+    let mut response = get_keys::v1::Response::new(found.device_keys);
+    response.master_keys = found.master_keys;
+    response.self_signing_keys = found.self_signing_keys;
+    Ok(Outgoing(response))
+}
+
+/// `POST /_matrix/federation/v1/user/keys/claim`
+///
+/// [spec]: https://spec.matrix.org/v1.19/server-server-api/#post_matrixfederationv1userkeysclaim
+async fn claim_keys(
+    State(devices): State<Devices>,
+    Incoming { request, .. }: Incoming<claim_keys::v1::Request>,
+) -> Result<Outgoing<claim_keys::v1::Response>> {
+    check_number(&request.one_time_keys)?;
+    let claimed = devices.claim_keys(&request.one_time_keys).await?;
+    Ok(Outgoing(claim_keys::v1::Response::new(claimed)))
+}
+
+fn check_number<T>(users: &BTreeMap<OwnedUserId, T>) -> Result<()> {
+    if users.len() > MAX_USERS {
+        return Err(Error::TooLarge(format!(
+            "one request may ask of {MAX_USERS} users"
+        )));
+    }
+    Ok(())
+}

@@ -1,0 +1,103 @@
+//! This server's media, for other servers.
+
+use axum::{
+    Router,
+    body::{Body, Bytes},
+    extract::State,
+    http::{HeaderValue, header::CONTENT_LENGTH, header::CONTENT_TYPE},
+    response::Response,
+};
+use futures_util::{StreamExt, stream};
+use rand::{Rng, distr::Alphanumeric};
+use ruma::{
+    api::federation::authenticated_media::{get_content, get_content_thumbnail},
+    http_headers::ContentDisposition,
+};
+use tokio_util::io::ReaderStream;
+
+use crate::{
+    api::{
+        App, Incoming,
+        client::{disposition_of_file, disposition_of_thumbnail},
+        endpoint,
+    },
+    error::{Error, Result},
+    media::{Content, Media, Remote, Wanted},
+    rooms::Rooms,
+};
+
+/// How much of a file is in memory for a server that downloads it.
+const BUFFER: usize = 64 * 1024;
+/// A boundary of so many letters and digits stands in no file by chance.
+const BOUNDARY_LENGTH: usize = 40;
+
+pub(super) fn routes() -> Router<App> {
+    Router::new()
+        .merge(endpoint::<get_content::v1::Request, _>(get_content))
+        .merge(endpoint::<get_content_thumbnail::v1::Request, _>(
+            get_content_thumbnail,
+        ))
+}
+
+/// `GET /_matrix/federation/v1/media/download/{mediaId}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1mediadownloadmediaid
+async fn get_content(
+    State(media): State<Media>,
+    State(rooms): State<Rooms>,
+    Incoming { request, .. }: Incoming<get_content::v1::Request>,
+) -> Result<Response> {
+    let (own, wait) = (rooms.server_name(), request.timeout_ms);
+    let content = media
+        .content(own, &request.media_id, wait, Remote::Leave)
+        .await?;
+    let disposition = disposition_of_file(&content);
+    in_parts(content, &disposition)
+}
+
+/// `GET /_matrix/federation/v1/media/thumbnail/{mediaId}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1mediathumbnailmediaid
+async fn get_content_thumbnail(
+    State(media): State<Media>,
+    State(rooms): State<Rooms>,
+    Incoming { request, .. }: Incoming<get_content_thumbnail::v1::Request>,
+) -> Result<Response> {
+    let (width, height) = (request.width.into(), request.height.into());
+    let wanted = Wanted::new(width, height, request.method.as_ref()).ok_or_else(|| {
+        Error::CannotThumbnail("there is no thumbnail of this size and method".to_owned())
+    })?;
+    // "When not provided, the server SHOULD NOT return an animated thumbnail."
+    let animated = request.animated.unwrap_or(false);
+    let address = (rooms.server_name(), request.media_id.as_str());
+    let content = media
+        .thumbnail(address, wanted, animated, request.timeout_ms, Remote::Leave)
+        .await?;
+    let disposition = disposition_of_thumbnail(&content);
+    in_parts(content, &disposition)
+}
+
+/// Answers with a file as `multipart/mixed`: an object about it, which is empty, and the file.
+fn in_parts(content: Content, disposition: &ContentDisposition) -> Result<Response> {
+    let letters = rand::rng().sample_iter(Alphanumeric).map(char::from);
+    let boundary: String = letters.take(BOUNDARY_LENGTH).collect();
+    let before = format!(
+        "--{boundary}\r\nContent-Type: application/json\r\n\r\n{{}}\r\n--{boundary}\r\n\
+         Content-Type: {}\r\nContent-Disposition: {disposition}\r\n\r\n",
+        content.content_type
+    );
+    let after = format!("\r\n--{boundary}--\r\n");
+    let around = u64::try_from(before.len() + after.len()).unwrap_or(u64::MAX);
+    let length = content.size.saturating_add(around);
+    let file = ReaderStream::with_capacity(content.file, BUFFER);
+    let text = |text: String| stream::once(async { Ok(Bytes::from(text)) });
+    let parts = text(before).chain(file).chain(text(after));
+    let content_type = format!("multipart/mixed; boundary={boundary}");
+    let content_type = HeaderValue::try_from(content_type)
+        .map_err(|source| Error::internal("write a header", source))?;
+    let mut response = Response::new(Body::from_stream(parts));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, content_type);
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    Ok(response)
+}

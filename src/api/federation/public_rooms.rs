@@ -1,0 +1,97 @@
+//! The list of public rooms, for those who may read it.
+
+use std::sync::Arc;
+
+use axum::{Router, extract::State};
+use ruma::{
+    UInt,
+    api::federation::directory::{get_public_rooms, get_public_rooms_filtered},
+    directory::RoomTypeFilter,
+    room::RoomType,
+};
+
+use crate::{
+    api::{App, Incoming, Outgoing, endpoint},
+    config::Config,
+    error::{Error, Result},
+    rooms::{DirectorySearch, Rooms},
+};
+
+pub(super) fn routes() -> Router<App> {
+    Router::new()
+        .merge(endpoint::<get_public_rooms::v1::Request, _>(
+            get_public_rooms,
+        ))
+        .merge(endpoint::<get_public_rooms_filtered::v1::Request, _>(
+            get_public_rooms_filtered,
+        ))
+}
+
+/// `GET /_matrix/federation/v1/publicRooms`
+///
+/// [spec]: https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1publicrooms
+async fn get_public_rooms(
+    State(rooms): State<Rooms>,
+    State(config): State<Arc<Config>>,
+    Incoming { request, .. }: Incoming<get_public_rooms::v1::Request>,
+) -> Result<Outgoing<get_public_rooms::v1::Response>> {
+    must_be_open(&config)?;
+    let search = DirectorySearch {
+        since: request.since,
+        limit: limit(request.limit),
+        ..DirectorySearch::default()
+    };
+    let page = rooms.directory(search).await?;
+    let mut response = get_public_rooms::v1::Response::new();
+    response.chunk = page.chunk;
+    response.next_batch = page.next_batch;
+    response.prev_batch = page.prev_batch;
+    response.total_room_count_estimate = Some(UInt::new_saturating(page.total));
+    Ok(Outgoing(response))
+}
+
+/// `POST /_matrix/federation/v1/publicRooms`
+///
+/// [spec]: https://spec.matrix.org/v1.19/server-server-api/#post_matrixfederationv1publicrooms
+async fn get_public_rooms_filtered(
+    State(rooms): State<Rooms>,
+    State(config): State<Arc<Config>>,
+    Incoming { request, .. }: Incoming<get_public_rooms_filtered::v1::Request>,
+) -> Result<Outgoing<get_public_rooms_filtered::v1::Response>> {
+    must_be_open(&config)?;
+    let types = &request.filter.room_types;
+    let search = DirectorySearch {
+        term: request.filter.generic_search_term,
+        room_types: (!types.is_empty()).then(|| types.iter().map(room_type).collect()),
+        since: request.since,
+        limit: limit(request.limit),
+    };
+    let page = rooms.directory(search).await?;
+    let mut response = get_public_rooms_filtered::v1::Response::new();
+    response.chunk = page.chunk;
+    response.next_batch = page.next_batch;
+    response.prev_batch = page.prev_batch;
+    response.total_room_count_estimate = Some(UInt::new_saturating(page.total));
+    Ok(Outgoing(response))
+}
+
+fn must_be_open(config: &Config) -> Result<()> {
+    if config.directory.public_without_login {
+        return Ok(());
+    }
+    Err(Error::forbidden(
+        "the list of public rooms is only for users of this server",
+    ))
+}
+
+/// "Defaults to 0 (no limit)."
+fn limit(asked: Option<UInt>) -> Option<u64> {
+    asked.map(u64::from).filter(|limit| *limit > 0)
+}
+
+fn room_type(filter: &RoomTypeFilter) -> Option<RoomType> {
+    match filter {
+        RoomTypeFilter::Default => None,
+        other => other.as_str().map(RoomType::from),
+    }
+}

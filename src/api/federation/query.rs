@@ -1,0 +1,67 @@
+//! What other servers ask of users and rooms.
+
+use axum::{Router, extract::State};
+use ruma::{
+    api::federation::query::{get_profile_information, get_room_information},
+    profile::UserProfile,
+};
+
+use crate::{
+    api::{App, Incoming, Outgoing, endpoint},
+    error::{Error, Result},
+    rooms::Rooms,
+    users::Users,
+    workflows::Workflows,
+};
+
+pub(super) fn routes() -> Router<App> {
+    Router::new()
+        .merge(endpoint::<get_profile_information::v1::Request, _>(
+            get_profile_information,
+        ))
+        .merge(endpoint::<get_room_information::v1::Request, _>(
+            get_room_information,
+        ))
+}
+
+/// `GET /_matrix/federation/v1/query/profile`
+///
+/// [spec]: https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1queryprofile
+async fn get_profile_information(
+    State(users): State<Users>,
+    State(rooms): State<Rooms>,
+    Incoming { request, .. }: Incoming<get_profile_information::v1::Request>,
+) -> Result<Outgoing<get_profile_information::v1::Response>> {
+    let user_id = &request.user_id;
+    if !rooms.is_local(user_id) {
+        return Err(Error::invalid_param("the user is of another server"));
+    }
+    let mut profile = users.profile(user_id).await?;
+    if let Some(field) = &request.field {
+        // "If the user does not have a particular field set on their profile, the server MUST either exclude it
+        // from the response body or give it the value `null`."
+        let value = profile.get(field.as_str()).cloned();
+        profile = UserProfile::new();
+        if let Some(value) = value {
+            profile.set(field.to_string(), value);
+        }
+    }
+    Ok(Outgoing(profile.into()))
+}
+
+/// `GET /_matrix/federation/v1/query/directory`
+///
+/// [spec]: https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1querydirectory
+async fn get_room_information(
+    State(workflows): State<Workflows>,
+    State(rooms): State<Rooms>,
+    Incoming { request, .. }: Incoming<get_room_information::v1::Request>,
+) -> Result<Outgoing<get_room_information::v1::Response>> {
+    let alias = &request.room_alias;
+    if alias.server_name() != rooms.server_name() {
+        return Err(Error::invalid_param("the alias belongs to another server"));
+    }
+    let (room_id, servers) = workflows.resolve_alias(alias).await?;
+    let response = get_room_information::v1::Response::new(room_id, servers);
+    Ok(Outgoing(response))
+}

@@ -1,0 +1,133 @@
+//! The certificate of a listener, which is read anew when its files change.
+
+use std::{
+    error::Error,
+    fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use rustls::ServerConfig;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+
+/// A file that cannot be used, and why.
+pub(super) type Unusable = (PathBuf, Box<dyn Error + Send + Sync>);
+
+/// The files of a certificate, and what they held when it was last good.
+pub(super) struct Certificates {
+    certificate: PathBuf,
+    key: PathBuf,
+    current: Mutex<Current>,
+}
+
+struct Current {
+    stamps: [Stamp; 2],
+    config: Arc<ServerConfig>,
+}
+
+/// What tells a file from the one that was there before: its number, time and size; `None` if it cannot be looked at.
+type Stamp = Option<(u64, i64, i64, u64)>;
+
+impl Certificates {
+    /// Reads a certificate chain and its private key.
+    pub(super) fn read(certificate: &Path, key: &Path) -> Result<Self, Unusable> {
+        // Before they are read: what changes meanwhile is read again.
+        let stamps = [certificate, key].map(stamp);
+        let config = Arc::new(tls_config(certificate, key)?);
+        Ok(Self {
+            certificate: certificate.to_owned(),
+            key: key.to_owned(),
+            current: Mutex::new(Current { stamps, config }),
+        })
+    }
+
+    /// Returns how connections are made by what the files hold now, or held when they were last good.
+    ///
+    /// To look whether they changed costs next to nothing beside the handshake.
+    pub(super) fn current(&self) -> Arc<ServerConfig> {
+        let stamps = [&*self.certificate, &*self.key].map(stamp);
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if current.stamps != stamps {
+            current.stamps = stamps;
+            match tls_config(&self.certificate, &self.key) {
+                Ok(config) => {
+                    tracing::info!(path = %self.certificate.display(), "read a new certificate");
+                    current.config = Arc::new(config);
+                }
+                // One of the two may be new and the other not yet.
+                Err((path, error)) => {
+                    tracing::warn!(path = %path.display(), %error, "the former certificate stays in use");
+                }
+            }
+        }
+        current.config.clone()
+    }
+}
+
+fn stamp(path: &Path) -> Stamp {
+    let metadata = fs::metadata(path).ok()?;
+    Some((
+        metadata.ino(),
+        metadata.mtime(),
+        metadata.mtime_nsec(),
+        metadata.len(),
+    ))
+}
+
+fn tls_config(certificate: &Path, key: &Path) -> Result<ServerConfig, Unusable> {
+    let failed = |path: &Path, source: Box<dyn Error + Send + Sync>| -> Unusable {
+        (path.to_owned(), source)
+    };
+    let chain = CertificateDer::pem_file_iter(certificate)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|e| failed(certificate, e.into()))?;
+    let private_key = PrivateKeyDer::from_pem_file(key).map_err(|e| failed(key, e.into()))?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| failed(certificate, e.into()))?
+        .with_no_client_auth()
+        .with_single_cert(chain, private_key)
+        .map_err(|e| failed(certificate, e.into()))?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertifiedKey, generate_simple_self_signed};
+
+    use super::*;
+
+    fn write(folder: &Path) -> (String, String) {
+        let CertifiedKey { cert, signing_key } =
+            generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        let (certificate, key) = (cert.pem(), signing_key.serialize_pem());
+        fs::write(folder.join("crt"), &certificate).unwrap();
+        fs::write(folder.join("key"), &key).unwrap();
+        (certificate, key)
+    }
+
+    #[test]
+    fn a_new_certificate_is_used_once_both_files_are_new() {
+        let folder = tempfile::tempdir().unwrap();
+        let (crt, key) = (folder.path().join("crt"), folder.path().join("key"));
+        let (_, old_key) = write(folder.path());
+        let certificates = Certificates::read(&crt, &key).unwrap();
+        let first = certificates.current();
+        assert!(Arc::ptr_eq(&first, &certificates.current()));
+
+        let (_, new_key) = write(folder.path());
+        fs::write(&key, old_key).unwrap();
+        let halfway = certificates.current();
+        fs::remove_file(&key).unwrap();
+        let without_key = certificates.current();
+        fs::write(&key, new_key).unwrap();
+        let last = certificates.current();
+
+        assert!(Arc::ptr_eq(&first, &halfway));
+        assert!(Arc::ptr_eq(&first, &without_key));
+        assert!(!Arc::ptr_eq(&first, &last));
+    }
+}

@@ -1,0 +1,145 @@
+//! What was looked up, for as long as it holds.
+
+use std::{
+    collections::HashMap,
+    hash::Hash,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::Mutex as AsyncMutex;
+
+use crate::clock::Clock;
+
+/// What was found, and until when it holds, in milliseconds since the Unix epoch.
+type Slot<V> = Arc<AsyncMutex<Option<(V, i64)>>>;
+
+/// Remembers what was looked up. Those who look for the same at the same time wait for one look-up.
+pub struct Cache<K, V> {
+    clock: Clock,
+    limit: usize,
+    slots: Mutex<HashMap<K, Slot<V>>>,
+}
+
+impl<K: Clone + Eq + Hash, V: Clone> Cache<K, V> {
+    /// Returns an empty cache for so many keys.
+    pub fn new(clock: &Clock, limit: usize) -> Self {
+        Self {
+            clock: clock.clone(),
+            limit,
+            slots: Mutex::default(),
+        }
+    }
+
+    /// Returns what is known of a key, or what a look-up finds; it says for how long that holds.
+    pub async fn get(&self, key: &K, look_up: impl Future<Output = (V, Duration)>) -> V {
+        let slot = self.slot(key);
+        // Whoever looks up holds this; if they give up, the next one looks up.
+        let mut known = slot.lock().await;
+        if let Some((value, until)) = &*known
+            && *until > self.clock.now_ms()
+        {
+            return value.clone();
+        }
+        let (value, lifetime) = look_up.await;
+        let lifetime = i64::try_from(lifetime.as_millis()).unwrap_or(i64::MAX);
+        let until = self.clock.now_ms().saturating_add(lifetime);
+        *known = Some((value.clone(), until));
+        value
+    }
+
+    /// Forgets what is known of a key.
+    pub fn forget(&self, key: &K) {
+        self.lock().remove(key);
+    }
+
+    fn slot(&self, key: &K) -> Slot<V> {
+        let mut slots = self.lock();
+        if slots.len() >= self.limit && !slots.contains_key(key) {
+            let now = self.clock.now_ms();
+            slots.retain(|_, slot| is_needed(slot, now));
+            // Where all still hold, half of them go.
+            let mut turn = slots.len() >= self.limit;
+            slots.retain(|_, _| {
+                turn = !turn;
+                !turn
+            });
+        }
+        slots.entry(key.clone()).or_default().clone()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<K, Slot<V>>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether somebody looks it up now, or what was found still holds.
+fn is_needed<V>(slot: &Slot<V>, now: i64) -> bool {
+    let Ok(known) = slot.try_lock() else {
+        return true;
+    };
+    known.as_ref().is_some_and(|(_, until)| *until > now)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    const MINUTE: Duration = Duration::from_mins(1);
+
+    #[tokio::test]
+    async fn a_value_is_looked_up_again_when_it_no_longer_holds() {
+        let clock = Clock::manual(1_000_000);
+        let cache = Cache::new(&clock, 8);
+        let found = async |value: u32| cache.get(&"a", async { (value, MINUTE) }).await;
+
+        assert_eq!(found(1).await, 1);
+        assert_eq!(found(2).await, 1);
+        clock.advance(MINUTE);
+        assert_eq!(found(3).await, 3);
+        cache.forget(&"a");
+        assert_eq!(found(4).await, 4);
+    }
+
+    #[tokio::test]
+    async fn those_who_look_for_the_same_wait_for_one_look_up() {
+        let cache = Cache::new(&Clock::system(), 8);
+        let look_ups = AtomicUsize::new(0);
+        let look_up = || async {
+            look_ups.fetch_add(1, Ordering::SeqCst);
+            tokio::task::yield_now().await;
+            (7, MINUTE)
+        };
+
+        let (one, other) = tokio::join!(cache.get(&"a", look_up()), cache.get(&"a", look_up()));
+
+        assert_eq!((one, other), (7, 7));
+        assert_eq!(look_ups.load(Ordering::SeqCst), 1);
+    }
+
+    #[tokio::test]
+    async fn a_look_up_that_is_given_up_is_done_by_the_next() {
+        let cache = Cache::new(&Clock::system(), 8);
+        {
+            let endless = cache.get(&"a", std::future::pending::<(u32, Duration)>());
+            tokio::pin!(endless);
+            assert!(futures_util::poll!(endless.as_mut()).is_pending());
+        }
+
+        assert_eq!(cache.get(&"a", async { (1, MINUTE) }).await, 1);
+    }
+
+    #[tokio::test]
+    async fn the_memory_of_a_cache_is_bounded() {
+        let cache = Cache::new(&Clock::system(), 100);
+
+        for key in 0..1_000 {
+            cache.get(&key, async { (key, MINUTE) }).await;
+        }
+
+        assert!(cache.lock().len() <= 100);
+        assert!(cache.lock().contains_key(&999));
+    }
+}

@@ -1,0 +1,341 @@
+//! The keys with which other servers sign: asked of them, or of notaries, and remembered.
+//!
+//! [spec]: https://spec.matrix.org/v1.19/server-server-api/#retrieving-server-keys
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use futures_util::{StreamExt, stream};
+use ruma::{
+    OwnedServerName, ServerName,
+    api::federation::discovery::{
+        ServerSigningKeys, get_remote_server_keys_batch::v2 as batch, get_server_keys::v2 as direct,
+    },
+    canonical_json::CanonicalJsonObject,
+    serde::{Base64, Raw},
+    signatures::PublicKeyMap,
+};
+
+use super::{
+    cache::Cache,
+    client::{Allowance, Client},
+};
+use crate::{
+    clock::Clock,
+    error::Result,
+    matrix::{KnownKey, ServerKeys, SigningKey},
+    storage::{
+        Db,
+        server_keys::{self, DocumentRow, ServerKeyRow},
+    },
+};
+
+/// What a list of keys may cost.
+const ALLOWANCE: Allowance = Allowance {
+    time: Duration::from_secs(10),
+    bytes: 64 * 1024,
+};
+/// How long this server's own keys are valid once somebody asked: as long as others believe them at most, so that
+/// what it said can be verified while it is away.
+const OWN_VALIDITY: Duration = Duration::from_hours(7 * 24);
+/// How long a server is not asked again: keys that nobody has are asked for again and again.
+const PAUSE: Duration = Duration::from_mins(1);
+const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(10);
+/// How long keys that were read from the database stay in memory.
+const IN_MEMORY: Duration = Duration::from_hours(1);
+/// Servers whose keys are in memory (about 10 MB).
+const SERVERS: usize = 10_000;
+/// Servers that are asked at once for the keys of one request.
+const AT_ONCE: usize = 16;
+
+/// The keys of other servers. Cheap to clone.
+#[derive(Clone)]
+pub struct Keys {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    db: Db,
+    clock: Clock,
+    own: Arc<SigningKey>,
+    client: Client,
+    notaries: Vec<OwnedServerName>,
+    known: Cache<OwnedServerName, Arc<ServerKeys>>,
+    asked: Cache<OwnedServerName, ()>,
+}
+
+/// A key that is needed to verify a signature.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct WantedKey {
+    /// Whose signature.
+    pub server: OwnedServerName,
+    /// With which key.
+    pub key_id: String,
+    /// When it was signed, in milliseconds since the Unix epoch: the key has to be valid then. 0 for room versions
+    /// that do not care.
+    pub valid_at: i64,
+}
+
+impl Keys {
+    pub(super) fn new(
+        db: &Db,
+        clock: &Clock,
+        own: Arc<SigningKey>,
+        client: Client,
+        notaries: Vec<OwnedServerName>,
+    ) -> Self {
+        let inner = Inner {
+            db: db.clone(),
+            clock: clock.clone(),
+            own,
+            client,
+            notaries,
+            known: Cache::new(clock, SERVERS),
+            asked: Cache::new(clock, SERVERS),
+        };
+        Self {
+            inner: Arc::new(inner),
+        }
+    }
+
+    /// Returns what this server publishes of its own keys.
+    pub(super) fn published(&self) -> Result<CanonicalJsonObject> {
+        let validity = i64::try_from(OWN_VALIDITY.as_millis()).unwrap_or(i64::MAX);
+        let until = self.inner.clock.now_ms().saturating_add(validity);
+        self.inner.own.published(until)
+    }
+
+    /// Returns a key of a server, which has to be valid at a time; it is asked for where it is not known. `None` if
+    /// nobody has it.
+    ///
+    /// # Errors
+    ///
+    /// When what is known cannot be read or stored.
+    pub async fn key(
+        &self,
+        server: &ServerName,
+        key_id: &str,
+        valid_at: i64,
+    ) -> Result<Option<Base64>> {
+        let own = &self.inner.own;
+        if server == own.server_name() {
+            return Ok((key_id == own.key_id().as_str()).then(|| own.public_key()));
+        }
+        if let Some(key) = self.known(server).await?.at(key_id, valid_at) {
+            return Ok(Some(key.clone()));
+        }
+        self.ask(server).await;
+        let known = self.known(server).await?;
+        Ok(known.at(key_id, valid_at).cloned())
+    }
+
+    /// Returns those of the keys that are needed which can be had.
+    ///
+    /// # Errors
+    ///
+    /// As [`Keys::key`].
+    pub async fn public_keys(
+        &self,
+        wanted: impl IntoIterator<Item = WantedKey>,
+    ) -> Result<PublicKeyMap> {
+        let looking = stream::iter(wanted).map(async |wanted: WantedKey| {
+            let key = self.key(&wanted.server, &wanted.key_id, wanted.valid_at);
+            (key.await, wanted)
+        });
+        let mut looking = std::pin::pin!(looking.buffer_unordered(AT_ONCE));
+        let mut found = PublicKeyMap::new();
+        while let Some((key, wanted)) = looking.next().await {
+            if let Some(key) = key? {
+                let of_server = found.entry(wanted.server.to_string()).or_default();
+                of_server.insert(wanted.key_id, key);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Returns what a server published of its keys. It is asked for anew if that is not valid until a time; if it
+    /// does not answer, what is known is better than nothing.
+    pub(super) async fn document(
+        &self,
+        server: &ServerName,
+        valid_until_ms: i64,
+    ) -> Result<Option<CanonicalJsonObject>> {
+        let stored = self.stored_document(server).await?;
+        let is_valid = |row: &DocumentRow| row.valid_until_ts >= valid_until_ms;
+        let row = if let Some(row) = stored.filter(is_valid) {
+            Some(row)
+        } else {
+            self.ask(server).await;
+            self.stored_document(server).await?
+        };
+        match row {
+            Some(row) => Ok(Some(serde_json::from_str(&row.document)?)),
+            None => Ok(None),
+        }
+    }
+
+    async fn stored_document(&self, server: &ServerName) -> Result<Option<DocumentRow>> {
+        let db = &self.inner.db;
+        let mut conn = db.read().await?;
+        match db.strings.find(&mut conn, server.as_str()).await? {
+            Some(server) => server_keys::document(&mut conn, server).await,
+            None => Ok(None),
+        }
+    }
+
+    async fn known(&self, server: &ServerName) -> Result<Arc<ServerKeys>> {
+        let key = server.to_owned();
+        let mut failure = None;
+        let load = async {
+            let loaded = self.load(server).await.map(Arc::new);
+            let lifetime = if loaded.is_ok() {
+                IN_MEMORY
+            } else {
+                Duration::ZERO
+            };
+            let loaded = loaded.unwrap_or_else(|error| {
+                failure = Some(error);
+                Arc::default()
+            });
+            (loaded, lifetime)
+        };
+        let known = self.inner.known.get(&key, load).await;
+        match failure {
+            Some(error) => Err(error),
+            None => Ok(known),
+        }
+    }
+
+    async fn load(&self, server: &ServerName) -> Result<ServerKeys> {
+        let db = &self.inner.db;
+        let mut conn = db.read().await?;
+        let Some(server) = db.strings.find(&mut conn, server.as_str()).await? else {
+            return Ok(ServerKeys::default());
+        };
+        let mut known = ServerKeys::default();
+        for row in server_keys::of_server(&mut conn, server).await? {
+            if let Ok(key) = Base64::parse(&row.public_key) {
+                let valid_until_ts = row.valid_until_ts;
+                let key = KnownKey {
+                    key,
+                    valid_until_ts,
+                };
+                known.keys.insert(row.key_id, key);
+            }
+        }
+        Ok(known)
+    }
+
+    /// Asks a server for its keys, or notaries if it does not answer; what is learned is stored. All who ask at the
+    /// same time wait for one answer.
+    async fn ask(&self, server: &ServerName) {
+        let asking = async {
+            let asked = match self.ask_server(server).await {
+                Ok(false) => self.ask_notaries(server).await,
+                asked => asked,
+            };
+            match asked {
+                Ok(true) => return ((), PAUSE),
+                Ok(false) => tracing::debug!(server = %server, "nobody told the keys of a server"),
+                Err(error) => tracing::warn!(%error, "the keys of a server were not stored"),
+            }
+            ((), PAUSE_AFTER_FAILURE)
+        };
+        // In a box: whoever asks a notary asks for the notary's keys first.
+        self.inner
+            .asked
+            .get(&server.to_owned(), Box::pin(asking))
+            .await;
+    }
+
+    async fn ask_server(&self, server: &ServerName) -> Result<bool> {
+        let request = direct::Request::new();
+        let asked = self.inner.client.ask(server, request, ALLOWANCE).await;
+        let Ok(answer) = asked else {
+            return Ok(false);
+        };
+        self.take(server, &answer.server_key).await
+    }
+
+    async fn ask_notaries(&self, server: &ServerName) -> Result<bool> {
+        for notary in &self.inner.notaries {
+            if server == notary || notary == self.inner.own.server_name() {
+                continue;
+            }
+            let wanted = BTreeMap::from([(server.to_owned(), BTreeMap::new())]);
+            let request = batch::Request::new(wanted);
+            let asked = self.inner.client.ask(notary, request, ALLOWANCE).await;
+            let Ok(answer) = asked else {
+                continue;
+            };
+            for document in answer.server_keys {
+                if self.is_of_notary(notary, &document).await?
+                    && self.take(server, &document).await?
+                {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// Returns whether a notary signed what it is said to tell.
+    async fn is_of_notary(
+        &self,
+        notary: &OwnedServerName,
+        document: &Raw<ServerSigningKeys>,
+    ) -> Result<bool> {
+        let Ok(object) = serde_json::from_str(document.json().get()) else {
+            return Ok(false);
+        };
+        let now = self.inner.clock.now_ms();
+        if self
+            .known(notary)
+            .await?
+            .is_signed_by_notary(notary, &object, now)
+        {
+            return Ok(true);
+        }
+        let asking = async {
+            let asked = self.ask_server(notary).await;
+            drop(asked.inspect_err(|error| tracing::warn!(%error, "no keys of the notary")));
+            ((), PAUSE)
+        };
+        self.inner.asked.get(notary, asking).await;
+        let known = self.known(notary).await?;
+        Ok(known.is_signed_by_notary(notary, &object, now))
+    }
+
+    /// Stores what a server published, if it did.
+    async fn take(&self, server: &ServerName, document: &Raw<ServerSigningKeys>) -> Result<bool> {
+        let now = self.inner.clock.now_ms();
+        let Ok(object) = serde_json::from_str::<CanonicalJsonObject>(document.json().get()) else {
+            return Ok(false);
+        };
+        let mut keys = match ServerKeys::read(server, &object, now) {
+            Ok(keys) => keys,
+            Err(error) => {
+                tracing::debug!(%error, "keys are not believed");
+                return Ok(false);
+            }
+        };
+        keys.keep_old(&*self.known(server).await?);
+        let mut tx = self.inner.db.write().await?;
+        let num = tx.intern(server.as_str()).await?;
+        for (key_id, known) in &keys.keys {
+            let row = ServerKeyRow {
+                key_id: key_id.clone(),
+                public_key: known.key.encode(),
+                valid_until_ts: known.valid_until_ts,
+            };
+            server_keys::set(&mut tx, num, &row).await?;
+        }
+        let row = DocumentRow {
+            document: serde_json::to_string(&object)?,
+            valid_until_ts: keys.valid_until_ts,
+        };
+        server_keys::set_document(&mut tx, num, &row).await?;
+        tx.commit().await?;
+        self.inner.known.forget(&server.to_owned());
+        Ok(true)
+    }
+}

@@ -1,0 +1,271 @@
+//! `multipart/mixed`, the form in which other servers send media, read as it arrives.
+//!
+//! [spec]: https://spec.matrix.org/v1.19/server-server-api/#content-repository
+
+use bytes::{Bytes, BytesMut};
+use futures_util::{Stream, StreamExt, stream::BoxStream};
+use reqwest::{
+    Response,
+    header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
+};
+
+use super::Failure;
+
+/// The longest headers of a part.
+const MAX_HEADERS: usize = 16 * 1024;
+/// The longest boundary ("no more than 70 characters" by RFC 2046, and some to spare).
+const MAX_BOUNDARY: usize = 200;
+
+/// The parts of an answer.
+pub struct Parts {
+    bytes: BoxStream<'static, reqwest::Result<Bytes>>,
+    /// What stands between parts: a line's end, two dashes and the boundary.
+    delimiter: Vec<u8>,
+    /// What has arrived and was not handed out.
+    buffer: BytesMut,
+    is_complete: bool,
+}
+
+/// What is said of a part.
+#[derive(Clone, Debug, Default)]
+pub struct Part {
+    /// Its headers.
+    pub headers: HeaderMap,
+}
+
+impl Parts {
+    /// Begins to read the parts of an answer.
+    ///
+    /// # Errors
+    ///
+    /// When it has another form.
+    pub fn of(response: Response) -> Result<Self, Failure> {
+        let content_type = response.headers().get(CONTENT_TYPE);
+        let content_type = content_type.and_then(|value| value.to_str().ok());
+        let boundary = content_type
+            .and_then(boundary)
+            .ok_or_else(|| broken("it is no multipart/mixed"))?;
+        Ok(Self::new(&boundary, response.bytes_stream()))
+    }
+
+    fn new(
+        boundary: &str,
+        bytes: impl Stream<Item = reqwest::Result<Bytes>> + Send + 'static,
+    ) -> Self {
+        Self {
+            bytes: bytes.boxed(),
+            delimiter: format!("\r\n--{boundary}").into_bytes(),
+            // The first delimiter may stand at the very beginning, without a line's end before it.
+            buffer: BytesMut::from(&b"\r\n"[..]),
+            is_complete: false,
+        }
+    }
+
+    /// Goes on to the next part, past what is left of this one; `None` after the last.
+    ///
+    /// # Errors
+    ///
+    /// When the answer breaks off, or is malformed.
+    pub async fn next(&mut self) -> Result<Option<Part>, Failure> {
+        while self.chunk().await?.is_some() {}
+        self.skip(self.delimiter.len());
+        while self.buffer.len() < 2 && self.read_more().await? {}
+        // After the last one there are two dashes; some servers leave them out.
+        if self.buffer.len() < 2 || self.buffer.starts_with(b"--") {
+            return Ok(None);
+        }
+        let mut part = Part::default();
+        // The rest of the delimiter's line, which is blank.
+        self.line().await?;
+        let mut size = 0_usize;
+        loop {
+            let line = self.line().await?;
+            size = size.saturating_add(line.len());
+            if size > MAX_HEADERS {
+                return Err(broken("a part has too many headers"));
+            }
+            let line = line.trim_ascii();
+            if line.is_empty() {
+                return Ok(Some(part));
+            }
+            if let Some((name, value)) = header(line) {
+                part.headers.insert(name, value);
+            }
+        }
+    }
+
+    /// Returns the next bytes of this part; `None` after the last.
+    ///
+    /// # Errors
+    ///
+    /// When the answer breaks off.
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>, Failure> {
+        loop {
+            let end = find(&self.buffer, &self.delimiter);
+            if end == Some(0) {
+                return Ok(None);
+            }
+            // Of what could be the beginning of a delimiter nothing is handed out.
+            let open = self.delimiter.len() - 1;
+            let ready = end.unwrap_or_else(|| self.buffer.len().saturating_sub(open));
+            if ready > 0 {
+                return Ok(Some(self.buffer.split_to(ready).freeze()));
+            }
+            if !self.read_more().await? {
+                return Err(broken("it breaks off"));
+            }
+        }
+    }
+
+    /// Returns the next line, with its end.
+    async fn line(&mut self) -> Result<Bytes, Failure> {
+        loop {
+            if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
+                return Ok(self.buffer.split_to(end + 1).freeze());
+            }
+            if self.buffer.len() > MAX_HEADERS {
+                return Err(broken("a part has too many headers"));
+            }
+            if !self.read_more().await? {
+                return Err(broken("it breaks off"));
+            }
+        }
+    }
+
+    fn skip(&mut self, length: usize) {
+        drop(self.buffer.split_to(length.min(self.buffer.len())));
+    }
+
+    /// Waits for more; returns whether there was any.
+    async fn read_more(&mut self) -> Result<bool, Failure> {
+        if self.is_complete {
+            return Ok(false);
+        }
+        match self.bytes.next().await {
+            Some(Ok(bytes)) => {
+                self.buffer.extend_from_slice(&bytes);
+                Ok(true)
+            }
+            Some(Err(error)) => Err(broken(&error.without_url().to_string())),
+            None => {
+                self.is_complete = true;
+                Ok(false)
+            }
+        }
+    }
+}
+
+fn broken(what: &str) -> Failure {
+    Failure::Unreachable(format!("the other server's answer cannot be read: {what}"))
+}
+
+/// Returns the boundary that a content type names.
+fn boundary(content_type: &str) -> Option<String> {
+    let mut parameters = content_type.split(';');
+    let essence = parameters.next()?.trim();
+    if !essence.eq_ignore_ascii_case("multipart/mixed") {
+        return None;
+    }
+    let boundary = parameters.find_map(|parameter| {
+        let (name, value) = parameter.split_once('=')?;
+        name.trim()
+            .eq_ignore_ascii_case("boundary")
+            .then(|| value.trim().trim_matches('"').to_owned())
+    })?;
+    (1..=MAX_BOUNDARY)
+        .contains(&boundary.len())
+        .then_some(boundary)
+}
+
+fn header(line: &[u8]) -> Option<(HeaderName, HeaderValue)> {
+    let colon = line.iter().position(|byte| *byte == b':')?;
+    let (name, value) = line.split_at(colon);
+    let name = HeaderName::from_bytes(name.trim_ascii()).ok()?;
+    let value = HeaderValue::from_bytes(value.get(1..)?.trim_ascii()).ok()?;
+    Some((name, value))
+}
+
+/// Returns where a delimiter, which begins with a line's end, first stands.
+fn find(bytes: &[u8], delimiter: &[u8]) -> Option<usize> {
+    let mut from = 0;
+    loop {
+        let rest = bytes.get(from..)?;
+        let next = rest.iter().position(|byte| *byte == b'\r')?;
+        if rest.get(next..)?.starts_with(delimiter) {
+            return Some(from + next);
+        }
+        from += next + 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+
+    use super::*;
+
+    /// Reads an answer that arrives in pieces of so many bytes.
+    async fn read(text: &str, size: usize) -> Result<Vec<(Part, String)>, Failure> {
+        let pieces: Vec<_> = text
+            .as_bytes()
+            .chunks(size)
+            .map(|piece| Ok(Bytes::copy_from_slice(piece)))
+            .collect();
+        let mut parts = Parts::new("abc", stream::iter(pieces));
+        let mut found = Vec::new();
+        while let Some(part) = parts.next().await? {
+            let mut body = Vec::new();
+            while let Some(chunk) = parts.chunk().await? {
+                body.extend_from_slice(&chunk);
+            }
+            found.push((part, String::from_utf8(body).unwrap()));
+        }
+        Ok(found)
+    }
+
+    #[tokio::test]
+    async fn parts_are_read_however_they_arrive() {
+        let text = "--abc\r\nContent-Type: application/json\r\n\r\n{}\r\n--abc\r\n\
+                    Content-Type: text/plain\r\nX-A:  b \r\n\r\none\r\n--ab\rtwo\r\n--abc--\r\n";
+        for size in 1..=text.len() {
+            let parts = read(text, size).await.unwrap();
+
+            let bodies: Vec<&str> = parts.iter().map(|(_, body)| &**body).collect();
+            assert_eq!(bodies, ["{}", "one\r\n--ab\rtwo"], "{size}");
+            assert_eq!(parts[1].0.headers["x-a"], "b");
+            assert_eq!(parts[1].0.headers[CONTENT_TYPE], "text/plain");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_preamble_is_passed_over_and_the_last_dashes_may_be_missing() {
+        let parts = read("hello\r\n--abc\r\n\r\none\r\n--abc", 4).await.unwrap();
+
+        assert_eq!(parts.len(), 1);
+        assert_eq!(parts[0].1, "one");
+        let empty = read("--abc\n\n\r\n--abc--", 3).await.unwrap();
+        assert_eq!(empty[0].1, "");
+    }
+
+    #[tokio::test]
+    async fn what_breaks_off_is_no_answer() {
+        let long = format!("--abc\r\n{}", "A: b\r\n".repeat(MAX_HEADERS));
+        for text in ["", "--abc", "--abc\r\nA: b", "--abc\r\n\r\none", &long] {
+            let read = read(text, 1_000).await;
+            // After a delimiter there may be nothing more.
+            assert!(read.is_err() || text == "--abc", "{text}");
+        }
+    }
+
+    #[test]
+    fn the_boundary_stands_in_the_content_type() {
+        let found = |content_type| boundary(content_type);
+
+        assert_eq!(found("multipart/mixed; boundary=a").as_deref(), Some("a"));
+        let quoted = "Multipart/Mixed;charset=x; Boundary=\"a b\"";
+        assert_eq!(found(quoted).as_deref(), Some("a b"));
+        assert_eq!(found("multipart/mixed"), None);
+        assert_eq!(found("multipart/form-data; boundary=a"), None);
+        assert_eq!(found("multipart/mixed; boundary="), None);
+    }
+}

@@ -1,0 +1,274 @@
+//! The addresses of host names, and of the records that say where a server is.
+//!
+//! Addresses are asked of the system, which knows the files and services that its administrator chose; SRV records,
+//! which it has no words for, of the name servers that it is set up with.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use futures_util::future::join_all;
+use hickory_resolver::{
+    TokioResolver,
+    proto::rr::{RData, RecordType},
+};
+use rand::Rng;
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use tokio::sync::OnceCell;
+
+use super::cache::Cache;
+use crate::{
+    clock::Clock,
+    outbound::{self, Reach},
+};
+
+/// Where servers listen of which nothing else is known.
+const PORT: u16 = 8448;
+/// "An SRV record is looked up for `_matrix-fed._tcp.<hostname>`", and then by the name of old.
+const SERVICES: [&str; 2] = ["_matrix-fed._tcp", "_matrix._tcp"];
+/// How long a name server may take, and how often it is asked: whoever sends a message waits for it.
+const LOOK_UP_TIMEOUT: Duration = Duration::from_secs(2);
+const LOOK_UP_ATTEMPTS: usize = 2;
+/// Hosts of a server that are tried at most.
+const MAX_TARGETS: usize = 8;
+/// How long addresses are remembered: the system does not say how long they hold.
+const LIFETIME: Duration = Duration::from_mins(5);
+/// How long it is remembered that there are none.
+const LIFETIME_OF_NOTHING: Duration = Duration::from_secs(30);
+/// Names that are remembered (about 2 MB).
+const NAMES: usize = 10_000;
+
+/// The addresses of a name, or why there are none.
+type Found = Result<Arc<[SocketAddr]>, Arc<str>>;
+
+/// Resolves names, and remembers what it found.
+pub(super) struct Names {
+    reach: Reach,
+    hosts: Cache<String, Found>,
+    servers: Cache<String, Found>,
+    records: OnceCell<Option<TokioResolver>>,
+}
+
+/// A host and a port to which a record points.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Target {
+    priority: u16,
+    weight: u16,
+    host: String,
+    port: u16,
+}
+
+impl Names {
+    pub(super) fn new(clock: &Clock, reach: Reach) -> Arc<Self> {
+        Arc::new(Self {
+            reach,
+            hosts: Cache::new(clock, NAMES),
+            servers: Cache::new(clock, NAMES),
+            records: OnceCell::new(),
+        })
+    }
+
+    /// Returns the addresses of a host; the port is that which the caller has.
+    async fn host(&self, name: &str) -> Found {
+        let key = name.to_ascii_lowercase();
+        self.hosts.get(&key, self.look_up_host(&key)).await
+    }
+
+    async fn look_up_host(&self, name: &str) -> (Found, Duration) {
+        remembered(
+            outbound::addresses(name, 0, self.reach)
+                .await
+                .map(Arc::from)
+                .map_err(|error| Arc::from(error.to_string())),
+        )
+    }
+
+    /// Returns the addresses and ports of a server whose name has no port.
+    async fn server(&self, name: &str) -> Found {
+        let key = name.to_ascii_lowercase();
+        self.servers.get(&key, self.look_up_server(&key)).await
+    }
+
+    async fn look_up_server(&self, name: &str) -> (Found, Duration) {
+        let mut targets = self.targets(name).await;
+        if targets.is_empty() {
+            let target = Target {
+                priority: 0,
+                weight: 0,
+                host: name.to_owned(),
+                port: PORT,
+            };
+            targets.push(target);
+        }
+        let looked_up = targets.iter().map(|target| self.host(&target.host));
+        let (mut found, mut failure) = (Vec::new(), Arc::from("there is no such name"));
+        for (target, addresses) in targets.iter().zip(join_all(looked_up).await) {
+            match addresses {
+                Ok(addresses) => found.extend(addresses.iter().map(|address| {
+                    let mut address = *address;
+                    address.set_port(target.port);
+                    address
+                })),
+                Err(error) => failure = error,
+            }
+        }
+        remembered(if found.is_empty() {
+            Err(failure)
+        } else {
+            Ok(Arc::from(found))
+        })
+    }
+
+    /// Returns the hosts to which the records of a server point, in the order in which they are to be tried.
+    async fn targets(&self, name: &str) -> Vec<Target> {
+        let records = self.records.get_or_init(async || resolver()).await;
+        let Some(records) = records else {
+            return Vec::new();
+        };
+        // Both at once: most servers have neither.
+        let look_ups = SERVICES.map(|service| async move {
+            let name = format!("{service}.{name}.");
+            let found = records.lookup(name, RecordType::SRV).await;
+            found.inspect_err(|error| tracing::debug!(%error, "no SRV record"))
+        });
+        for found in join_all(look_ups).await.into_iter().flatten() {
+            let targets: Vec<Target> = found
+                .answers()
+                .iter()
+                .filter_map(|record| match &record.data {
+                    RData::SRV(srv) if !srv.target.is_root() => Some(Target {
+                        priority: srv.priority,
+                        weight: srv.weight,
+                        host: srv.target.to_utf8().trim_end_matches('.').to_owned(),
+                        port: srv.port,
+                    }),
+                    _ => None,
+                })
+                .collect();
+            if !targets.is_empty() {
+                return in_order(targets, || rand::rng().random());
+            }
+        }
+        Vec::new()
+    }
+}
+
+/// Returns what asks name servers, as the system is set up; `None` if it is not.
+fn resolver() -> Option<TokioResolver> {
+    let build = || {
+        let mut builder = TokioResolver::builder_tokio()?;
+        let options = builder.options_mut();
+        options.timeout = LOOK_UP_TIMEOUT;
+        options.attempts = LOOK_UP_ATTEMPTS;
+        builder.build()
+    };
+    build()
+        .inspect_err(|error| tracing::warn!(%error, "SRV records cannot be looked up"))
+        .ok()
+}
+
+/// Orders targets by priority, and those of one priority by chance: twice the weight, twice the chance to be first.
+fn in_order(targets: Vec<Target>, mut chance: impl FnMut() -> f64) -> Vec<Target> {
+    let mut keyed: Vec<(u16, f64, Target)> = targets
+        .into_iter()
+        .map(|target| {
+            // A weight of 0 shall have "a very small chance of being selected".
+            let weight = f64::from(target.weight).max(0.01);
+            let key = -chance().max(f64::MIN_POSITIVE).ln() / weight;
+            (target.priority, key, target)
+        })
+        .collect();
+    keyed.sort_by(|(one, a, _), (other, b, _)| one.cmp(other).then(a.total_cmp(b)));
+    keyed.truncate(MAX_TARGETS);
+    keyed.into_iter().map(|(_, _, target)| target).collect()
+}
+
+fn remembered(found: Found) -> (Found, Duration) {
+    let lifetime = if found.is_ok() {
+        LIFETIME
+    } else {
+        LIFETIME_OF_NOTHING
+    };
+    (found, lifetime)
+}
+
+/// Resolves the host of an address that has a port.
+pub(super) struct Hosts(pub(super) Arc<Names>);
+
+/// Resolves the host of an address without a port as the name of a server.
+pub(super) struct ServersByRecords(pub(super) Arc<Names>);
+
+impl Resolve for Hosts {
+    fn resolve(&self, name: Name) -> Resolving {
+        let names = self.0.clone();
+        Box::pin(async move { addresses(names.host(name.as_str()).await) })
+    }
+}
+
+impl Resolve for ServersByRecords {
+    fn resolve(&self, name: Name) -> Resolving {
+        let names = self.0.clone();
+        Box::pin(async move { addresses(names.server(name.as_str()).await) })
+    }
+}
+
+fn addresses(found: Found) -> Result<Addrs, Box<dyn std::error::Error + Send + Sync>> {
+    match found {
+        Ok(found) => Ok(Box::new(Vec::from(&*found).into_iter())),
+        Err(error) => Err(io::Error::other(error.to_string()).into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target(priority: u16, weight: u16, host: &str) -> Target {
+        Target {
+            priority,
+            weight,
+            host: host.to_owned(),
+            port: 1,
+        }
+    }
+
+    #[test]
+    fn targets_are_tried_by_priority_and_weight() {
+        let targets = vec![
+            target(2, 100, "last"),
+            target(1, 0, "seldom"),
+            target(1, 10, "first"),
+        ];
+
+        let ordered = in_order(targets, || 0.5);
+
+        let hosts: Vec<&str> = ordered.iter().map(|target| &*target.host).collect();
+        assert_eq!(hosts, ["first", "seldom", "last"]);
+    }
+
+    #[test]
+    fn not_every_target_of_many_is_tried() {
+        let many = (0..100).map(|n| target(n, 0, "a")).collect();
+
+        assert_eq!(in_order(many, || 0.0).len(), MAX_TARGETS);
+    }
+
+    #[tokio::test]
+    async fn a_server_without_records_listens_at_8448() {
+        let names = Names::new(&Clock::system(), Reach::Everywhere);
+        // No name server is asked.
+        names.records.set(None).unwrap();
+
+        let found = names.server("localhost").await.unwrap();
+
+        assert!(found.iter().all(|address| address.port() == PORT));
+        assert!(found.iter().any(|address| address.ip().is_loopback()));
+    }
+
+    #[tokio::test]
+    async fn a_name_out_of_reach_has_no_address() {
+        let names = Names::new(&Clock::system(), Reach::Public);
+
+        let found = names.host("localhost").await;
+
+        assert!(found.is_err());
+    }
+}

@@ -1,0 +1,185 @@
+//! Where a server is: the specification's steps, up to the names that are resolved when a connection is made.
+//!
+//! [spec]: https://spec.matrix.org/v1.19/server-server-api/#resolving-server-names
+
+use reqwest::{Client, Url};
+use ruma::{OwnedServerName, ServerName};
+use tokio::sync::OnceCell;
+
+use super::{cache::Cache, well_known};
+use crate::{
+    clock::Clock,
+    error::{Error, Result},
+    outbound::{self, Reach, Trust},
+};
+
+/// Where servers listen of which nothing else is known.
+const PORT: u16 = 8448;
+/// Hosts whose answers are remembered (about 2 MB).
+const HOSTS: usize = 10_000;
+
+/// Where requests to a server go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    /// The host and port of the address: for the host there has to be a certificate.
+    pub(super) authority: String,
+    /// What `Host` says, where it is something else.
+    pub(super) host: Option<String>,
+    /// Whether SRV records of the host say where it is; otherwise it has a port.
+    pub(super) by_records: bool,
+}
+
+/// Finds servers, and remembers what hosts say of where they are.
+pub(super) struct Servers {
+    reach: Reach,
+    trust: Trust,
+    /// Made when it is first needed: the system's certificates take a while to read.
+    client: OnceCell<Client>,
+    delegated: Cache<String, Option<OwnedServerName>>,
+}
+
+impl Servers {
+    pub(super) fn new(clock: &Clock, reach: Reach, trust: Trust) -> Self {
+        Self {
+            reach,
+            trust,
+            client: OnceCell::new(),
+            delegated: Cache::new(clock, HOSTS),
+        }
+    }
+
+    /// Returns where requests to a server go.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unreachable`] for an address that this server does not go to.
+    pub(super) async fn place(&self, server: &ServerName) -> Result<Place> {
+        // Steps 1 and 2: the name says it.
+        if server.is_ip_literal() || server.port().is_some() {
+            return self.within_reach(server);
+        }
+        // Step 3: the host says it.
+        let client = self
+            .client
+            .get_or_try_init(async || outbound::client_that_trusts(self.reach, &self.trust))
+            .await?;
+        let host = server.host().to_ascii_lowercase();
+        self.within_reach(server)?;
+        let asked = self
+            .delegated
+            .get(&host, well_known::ask(client, &host))
+            .await;
+        match asked {
+            Some(delegated) => self.within_reach(&delegated),
+            // Steps 4 to 6: the name servers say it.
+            None => self.within_reach(server),
+        }
+    }
+
+    fn within_reach(&self, name: &ServerName) -> Result<Place> {
+        let place = place(name);
+        // As an address, since some names are read as numbers there.
+        let url = Url::parse(&format!("https://{}/", place.authority));
+        let is_within = url.is_ok_and(|url| outbound::check(&url, self.reach).is_ok());
+        if is_within {
+            return Ok(place);
+        }
+        let text = "the server is at an address that this server does not go to";
+        Err(Error::Unreachable(text.to_owned()))
+    }
+}
+
+/// Returns where the server is that a name names, without asking the host.
+fn place(name: &ServerName) -> Place {
+    if name.port().is_some() {
+        return Place {
+            authority: name.to_string(),
+            host: None,
+            by_records: false,
+        };
+    }
+    if name.is_ip_literal() {
+        return Place {
+            authority: format!("{name}:{PORT}"),
+            host: Some(name.to_string()),
+            by_records: false,
+        };
+    }
+    Place {
+        authority: name.to_string(),
+        host: None,
+        by_records: true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::server_name;
+
+    use super::*;
+
+    fn servers(reach: Reach) -> Servers {
+        Servers::new(&Clock::system(), reach, Trust::default())
+    }
+
+    #[test]
+    fn a_name_with_an_address_or_a_port_says_where_the_server_is() {
+        let place = |name: &str| {
+            let name: OwnedServerName = name.try_into().unwrap();
+            let place = place(&name);
+            (place.authority, place.host, place.by_records)
+        };
+        let text = str::to_owned;
+
+        let literal = (text("1.2.3.4:8448"), Some(text("1.2.3.4")), false);
+        assert_eq!(place("1.2.3.4"), literal);
+        assert_eq!(place("1.2.3.4:80"), (text("1.2.3.4:80"), None, false));
+        let literal = (text("[::1]:8448"), Some(text("[::1]")), false);
+        assert_eq!(place("[::1]"), literal);
+        let named = (text("a.example:443"), None, false);
+        assert_eq!(place("a.example:443"), named);
+        assert_eq!(place("a.example"), (text("a.example"), None, true));
+    }
+
+    #[tokio::test]
+    async fn an_address_out_of_reach_is_no_place() {
+        for refused in ["127.0.0.1", "10.0.0.1:443", "[::1]:8448", "0x7f.1:443"] {
+            let name: OwnedServerName = refused.try_into().unwrap();
+            let place = servers(Reach::Public).place(&name).await;
+            assert!(matches!(place, Err(Error::Unreachable(_))), "{refused}");
+            assert!(servers(Reach::Everywhere).place(&name).await.is_ok());
+        }
+        let servers = servers(Reach::Public);
+        let number = servers.place(server_name!("2130706433")).await;
+        assert!(number.is_err());
+    }
+
+    #[tokio::test]
+    async fn what_a_host_says_goes_before_its_records() {
+        let servers = servers(Reach::Public);
+        let says = async |host: &str, delegated: &str| {
+            let delegated = ServerName::parse(delegated).ok();
+            let lifetime = std::time::Duration::from_mins(1);
+            let key = host.to_owned();
+            servers
+                .delegated
+                .get(&key, async { (delegated, lifetime) })
+                .await;
+        };
+        says("a.example", "b.example:443").await;
+        says("c.example", "127.0.0.1:443").await;
+        says("d.example", "").await;
+        says("e.example", "f.example").await;
+
+        let place = async |name| servers.place(name).await;
+        let a = place(server_name!("A.example")).await.unwrap();
+        assert_eq!(a.authority, "b.example:443");
+        assert!(place(server_name!("c.example")).await.is_err());
+        let d = place(server_name!("d.example")).await.unwrap();
+        assert_eq!((&*d.authority, d.by_records), ("d.example", true));
+        let e = place(server_name!("e.example")).await.unwrap();
+        assert_eq!((&*e.authority, e.by_records), ("f.example", true));
+        let own_port = place(server_name!("a.example:1")).await.unwrap();
+        assert_eq!(own_port.authority, "a.example:1");
+    }
+}

@@ -1,0 +1,157 @@
+//! `/.well-known/matrix/server`, by which a server says that it is elsewhere.
+//!
+//! [spec]: https://spec.matrix.org/v1.19/server-server-api/#resolving-server-names
+
+use std::time::Duration;
+
+use reqwest::{
+    Client, Response,
+    header::{CACHE_CONTROL, HeaderMap},
+};
+use ruma::{OwnedServerName, ServerName};
+
+/// How long the answer may take.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest answer that is read; usual ones have fifty bytes.
+const MAX_BYTES: usize = 50 * 1024;
+/// "The recommended sensible default is 24 hours. Servers should additionally impose a maximum cache time for
+/// responses: 48 hours is recommended."
+const DEFAULT_LIFETIME: Duration = Duration::from_hours(24);
+const LONGEST_LIFETIME: Duration = Duration::from_hours(48);
+/// What a server cannot fall below.
+const SHORTEST_LIFETIME: Duration = Duration::from_mins(5);
+/// "Errors are recommended to be cached for up to an hour": not as long where the server could not be reached.
+const LIFETIME_OF_ERRORS: Duration = Duration::from_hours(1);
+const LIFETIME_OF_FAILURES: Duration = Duration::from_mins(5);
+
+/// Asks a host where its server is, and returns how long the answer holds; `None` if it does not say.
+pub(super) async fn ask(client: &Client, host: &str) -> (Option<OwnedServerName>, Duration) {
+    ask_at(client, &format!("https://{host}/.well-known/matrix/server")).await
+}
+
+async fn ask_at(client: &Client, address: &str) -> (Option<OwnedServerName>, Duration) {
+    let asking = async {
+        let response = client.get(address).send().await?;
+        let headers = response.headers().clone();
+        let is_success = response.status() == reqwest::StatusCode::OK;
+        let body = if is_success {
+            read(response).await?
+        } else {
+            None
+        };
+        Ok::<_, reqwest::Error>((headers, body.and_then(|body| parse(&body))))
+    };
+    match tokio::time::timeout(TIMEOUT, asking).await {
+        Ok(Ok((headers, Some(server)))) => (Some(server), lifetime(&headers)),
+        Ok(Ok((headers, None))) => (None, lifetime(&headers).min(LIFETIME_OF_ERRORS)),
+        Ok(Err(error)) => {
+            tracing::debug!(address, %error, "the host could not be asked");
+            (None, LIFETIME_OF_FAILURES)
+        }
+        Err(_) => (None, LIFETIME_OF_FAILURES),
+    }
+}
+
+/// Reads the body; `None` if it is too long.
+async fn read(mut response: Response) -> reqwest::Result<Option<Vec<u8>>> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await? {
+        body.extend_from_slice(&chunk);
+        if body.len() > MAX_BYTES {
+            return Ok(None);
+        }
+    }
+    Ok(Some(body))
+}
+
+fn parse(body: &[u8]) -> Option<OwnedServerName> {
+    let value: serde_json::Value = serde_json::from_slice(body).ok()?;
+    ServerName::parse(value.get("m.server")?.as_str()?).ok()
+}
+
+/// Returns how long an answer holds by its headers.
+fn lifetime(headers: &HeaderMap) -> Duration {
+    let directives = headers.get_all(CACHE_CONTROL).into_iter();
+    let directives = directives.filter_map(|value| value.to_str().ok());
+    let mut lifetime = DEFAULT_LIFETIME;
+    for directive in directives.flat_map(|value| value.split(',')) {
+        let directive = directive.trim().to_ascii_lowercase();
+        if directive == "no-store" || directive == "no-cache" {
+            return SHORTEST_LIFETIME;
+        }
+        if let Some(seconds) = directive.strip_prefix("max-age=")
+            && let Ok(seconds) = seconds.trim_matches('"').parse()
+        {
+            lifetime = Duration::from_secs(seconds);
+        }
+    }
+    lifetime.clamp(SHORTEST_LIFETIME, LONGEST_LIFETIME)
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::{Router, response::Redirect, routing::get};
+
+    use super::*;
+    use crate::{
+        outbound::{self, Reach},
+        tasks::Tasks,
+    };
+
+    fn with(cache_control: &'static str) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(CACHE_CONTROL, cache_control.parse().unwrap());
+        headers
+    }
+
+    #[test]
+    fn an_answer_holds_as_long_as_its_headers_say_within_bounds() {
+        assert_eq!(lifetime(&HeaderMap::new()), DEFAULT_LIFETIME);
+        assert_eq!(
+            lifetime(&with("public, max-age=3600")),
+            Duration::from_hours(1)
+        );
+        assert_eq!(lifetime(&with("max-age=999999999")), LONGEST_LIFETIME);
+        assert_eq!(lifetime(&with("max-age=0")), SHORTEST_LIFETIME);
+        assert_eq!(lifetime(&with("No-Store")), SHORTEST_LIFETIME);
+        assert_eq!(lifetime(&with("max-age=x")), DEFAULT_LIFETIME);
+    }
+
+    #[test]
+    fn only_a_server_name_is_an_answer() {
+        let parsed = |body: &str| parse(body.as_bytes()).map(|server| server.to_string());
+
+        let good = r#"{"m.server":"b.example:443"}"#;
+        assert_eq!(parsed(good).as_deref(), Some("b.example:443"));
+        for bad in ["", "{}", r#"{"m.server":1}"#, r#"{"m.server":"a b"}"#] {
+            assert_eq!(parsed(bad), None, "{bad}");
+        }
+    }
+
+    #[tokio::test]
+    async fn redirects_are_followed_but_not_for_ever_and_long_answers_not_read() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        let answer = r#"{"m.server":"b.example"}"#;
+        let long = format!("{answer}{}", " ".repeat(MAX_BYTES));
+        let router = Router::new()
+            .route(
+                "/good",
+                get(async move || ([("cache-control", "max-age=600")], answer)),
+            )
+            .route("/there", get(async || Redirect::temporary("/good")))
+            .route("/round", get(async || Redirect::temporary("/round")))
+            .route("/long", get(async move || long));
+        let tasks = Tasks::default();
+        drop(tasks.spawn(async move { axum::serve(listener, router).await }));
+        let client = outbound::client(Reach::Everywhere).unwrap();
+        let asked = async |path: &str| ask_at(&client, &format!("{base}/{path}")).await;
+
+        let (server, lifetime) = asked("there").await;
+        assert_eq!(server.unwrap(), "b.example");
+        assert_eq!(lifetime, Duration::from_mins(10));
+        assert_eq!(asked("round").await, (None, LIFETIME_OF_FAILURES));
+        assert_eq!(asked("long").await, (None, LIFETIME_OF_ERRORS));
+        assert_eq!(asked("nothing").await, (None, LIFETIME_OF_ERRORS));
+    }
+}

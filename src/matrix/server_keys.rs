@@ -1,0 +1,287 @@
+//! The keys with which another server signs, as it publishes them.
+//!
+//! [spec]: https://spec.matrix.org/v1.19/server-server-api/#publishing-keys
+
+use std::{collections::BTreeMap, time::Duration};
+
+use ruma::{
+    ServerName, UInt,
+    api::federation::discovery::ServerSigningKeys,
+    canonical_json::{CanonicalJsonObject, CanonicalJsonValue},
+    serde::Base64,
+    signatures::{PublicKeyMap, verify_json},
+};
+
+use super::SigningKey;
+use crate::error::{Error, Result};
+
+/// "Servers MUST use the lesser of this field and 7 days into the future when determining if a key is valid."
+const LONGEST_VALIDITY: Duration = Duration::from_hours(7 * 24);
+/// The most keys of a server, present and past: whoever changes them every month has as many after five years.
+const MAX_KEYS: usize = 64;
+/// The longest id of a key, and the bytes of an ed25519 key.
+const KEY_ID_BYTES: usize = 255;
+const PUBLIC_KEY_BYTES: usize = 32;
+
+/// A key of another server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KnownKey {
+    /// The public key.
+    pub key: Base64,
+    /// Until when what it signs is believed, in milliseconds since the Unix epoch.
+    pub valid_until_ts: i64,
+}
+
+/// The keys of another server.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServerKeys {
+    /// By their ids.
+    pub keys: BTreeMap<String, KnownKey>,
+    /// When these are to be asked for again.
+    pub valid_until_ts: i64,
+}
+
+impl ServerKeys {
+    /// Reads what a server published, which has to be signed by a key that it has now.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidSignature`] where it is not; [`Error::BadJson`] for what is no list of this server's keys.
+    pub fn read(server: &ServerName, document: &CanonicalJsonObject, now_ms: i64) -> Result<Self> {
+        let bad = |what: &str| Error::BadJson(format!("the keys of {server}: {what}"));
+        let value = serde_json::to_value(document)?;
+        let published: ServerSigningKeys =
+            serde_json::from_value(value).map_err(|error| bad(&error.to_string()))?;
+        if published.server_name != server {
+            return Err(bad("they are those of another server"));
+        }
+        let count = published.verify_keys.len() + published.old_verify_keys.len();
+        if count > MAX_KEYS {
+            return Err(bad("there are too many"));
+        }
+        let (present, past) = (published.verify_keys, published.old_verify_keys);
+        let is_key = |key: &Base64| key.as_bytes().len() == PUBLIC_KEY_BYTES;
+        let present: BTreeMap<String, Base64> = present
+            .into_iter()
+            .map(|(id, key)| (id.to_string(), key.key))
+            .filter(|(id, key)| id.len() <= KEY_ID_BYTES && is_key(key))
+            .collect();
+        if !is_signed(server, document, &present) {
+            return Err(Error::InvalidSignature(format!(
+                "the keys of {server} are not signed by one of them"
+            )));
+        }
+        let longest = i64::try_from(LONGEST_VALIDITY.as_millis()).unwrap_or(i64::MAX);
+        let valid_until_ts = ms(published.valid_until_ts.0).min(now_ms.saturating_add(longest));
+        let past = past
+            .into_iter()
+            .filter(|(id, key)| id.as_str().len() <= KEY_ID_BYTES && is_key(&key.key))
+            .map(|(id, key)| {
+                let known = KnownKey {
+                    key: key.key,
+                    // What has gone cannot go on to be valid.
+                    valid_until_ts: ms(key.expired_ts.0).min(now_ms),
+                };
+                (id.to_string(), known)
+            });
+        let mut keys: BTreeMap<String, KnownKey> = past.collect();
+        keys.extend(present.into_iter().map(|(id, key)| {
+            let known = KnownKey {
+                key,
+                valid_until_ts,
+            };
+            (id, known)
+        }));
+        Ok(Self {
+            keys,
+            valid_until_ts,
+        })
+    }
+
+    /// Returns the key with this id if what it signs at a time is believed.
+    pub fn at(&self, key_id: &str, time_ms: i64) -> Option<&Base64> {
+        let known = self.keys.get(key_id)?;
+        (time_ms <= known.valid_until_ts).then_some(&known.key)
+    }
+
+    /// Takes over what is known of keys that are not published any more: events of old may be signed by them.
+    pub fn keep_old(&mut self, before: &Self) {
+        for (id, key) in &before.keys {
+            if self.keys.len() < MAX_KEYS && !self.keys.contains_key(id) {
+                self.keys.insert(id.clone(), key.clone());
+            }
+        }
+    }
+
+    /// Returns whether a notary signed what it tells of another server.
+    pub fn is_signed_by_notary(
+        &self,
+        notary: &ServerName,
+        document: &CanonicalJsonObject,
+        now_ms: i64,
+    ) -> bool {
+        let valid = self.keys.iter().filter(|(_, k)| now_ms <= k.valid_until_ts);
+        let keys = valid.map(|(id, known)| (id.clone(), known.key.clone()));
+        is_signed(notary, document, &keys.collect())
+    }
+}
+
+/// Returns whether a server signed an object with one of these keys, and with none of them wrongly.
+fn is_signed(
+    server: &ServerName,
+    object: &CanonicalJsonObject,
+    keys: &BTreeMap<String, Base64>,
+) -> bool {
+    let signatures = object.get("signatures").and_then(|all| all.as_object());
+    let of_server = signatures.and_then(|all| all.get(server.as_str())?.as_object());
+    let mut by_these = of_server.cloned().unwrap_or_default();
+    by_these.retain(|id, _| keys.contains_key(id));
+    if by_these.is_empty() {
+        return false;
+    }
+    // Whoever else signed it is another question.
+    let mut object = object.clone();
+    let signatures = [(
+        server.to_string(),
+        CanonicalJsonValue::Object(by_these.clone()),
+    )];
+    let signatures = CanonicalJsonValue::Object(signatures.into_iter().collect());
+    object.insert("signatures".to_owned(), signatures);
+    by_these.keys().all(|id| {
+        let key = keys.get(id).cloned().unwrap_or_else(Base64::empty);
+        let set = [(id.clone(), key)].into_iter().collect();
+        let map: PublicKeyMap = [(server.to_string(), set)].into_iter().collect();
+        verify_json(&map, &object).is_ok()
+    })
+}
+
+impl SigningKey {
+    /// Returns the keys of this server as it publishes them, signed.
+    ///
+    /// # Errors
+    ///
+    /// When they cannot be signed.
+    pub fn published(&self, valid_until_ts: i64) -> Result<CanonicalJsonObject> {
+        let key = [(
+            self.key_id().to_string(),
+            serde_json::json!({ "key": self.public_key() }),
+        )];
+        let verify_keys: serde_json::Map<_, _> = key.into_iter().collect();
+        let document = serde_json::json!({
+            "server_name": self.server_name(),
+            "verify_keys": verify_keys,
+            "old_verify_keys": {},
+            "valid_until_ts": valid_until_ts,
+        });
+        let mut document: CanonicalJsonObject = serde_json::from_value(document)?;
+        self.sign(&mut document)?;
+        Ok(document)
+    }
+}
+
+fn ms(time: UInt) -> i64 {
+    i64::from(time)
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::{server_name, signatures::Ed25519KeyPair};
+    use serde_json::json;
+
+    use super::*;
+
+    const NOW: i64 = 1_700_000_000_000;
+
+    fn key(server: &str, version: &str) -> SigningKey {
+        let document = Ed25519KeyPair::generate();
+        SigningKey::from_der(server.try_into().unwrap(), &document, version).unwrap()
+    }
+
+    fn object(value: serde_json::Value) -> CanonicalJsonObject {
+        serde_json::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn what_a_server_publishes_is_read_by_others() {
+        let key = key("a.example", "1");
+        let document = key.published(NOW + 1_000).unwrap();
+
+        let keys = ServerKeys::read(server_name!("a.example"), &document, NOW).unwrap();
+
+        assert_eq!(keys.valid_until_ts, NOW + 1_000);
+        assert_eq!(keys.at("ed25519:1", NOW), Some(&key.public_key()));
+        assert_eq!(keys.at("ed25519:1", NOW + 1_001), None);
+        assert_eq!(keys.at("ed25519:2", NOW), None);
+    }
+
+    #[test]
+    fn no_key_is_believed_for_more_than_a_week() {
+        let document = key("a.example", "1").published(NOW * 2).unwrap();
+
+        let keys = ServerKeys::read(server_name!("a.example"), &document, NOW).unwrap();
+
+        assert_eq!(keys.valid_until_ts, NOW + 7 * 24 * 3_600_000);
+    }
+
+    #[test]
+    fn keys_without_a_signature_of_their_own_are_refused() {
+        let (one, other) = (key("a.example", "1"), key("a.example", "2"));
+        let read =
+            |document: &CanonicalJsonObject| ServerKeys::read(one.server_name(), document, NOW);
+        let good = one.published(NOW).unwrap();
+
+        let mut changed = good.clone();
+        changed.insert("valid_until_ts".to_owned(), CanonicalJsonValue::Bool(true));
+        assert!(matches!(read(&changed), Err(Error::BadJson(_))));
+        let mut changed = good.clone();
+        changed.insert("more".to_owned(), CanonicalJsonValue::Bool(true));
+        assert!(matches!(read(&changed), Err(Error::InvalidSignature(_))));
+        let mut unsigned = good.clone();
+        unsigned.insert("signatures".to_owned(), object(json!({})).into());
+        other.sign(&mut unsigned).unwrap();
+        assert!(matches!(read(&unsigned), Err(Error::InvalidSignature(_))));
+        let of_another = ServerKeys::read(server_name!("b.example"), &good, NOW);
+        assert!(matches!(of_another, Err(Error::BadJson(_))));
+    }
+
+    #[test]
+    fn a_notary_signs_beside_the_server() {
+        let (server, notary) = (key("a.example", "1"), key("n.example", "n"));
+        let mut document = server.published(NOW).unwrap();
+        let of_notary = notary.published(NOW).unwrap();
+        let of_notary = ServerKeys::read(notary.server_name(), &of_notary, NOW).unwrap();
+        let is_signed = |document: &CanonicalJsonObject| {
+            of_notary.is_signed_by_notary(notary.server_name(), document, NOW)
+        };
+
+        assert!(!is_signed(&document));
+        notary.sign(&mut document).unwrap();
+
+        assert!(is_signed(&document));
+        assert!(ServerKeys::read(server.server_name(), &document, NOW).is_ok());
+    }
+
+    #[test]
+    fn a_key_of_old_is_good_for_what_it_signed_then() {
+        let key = key("a.example", "1");
+        let mut document = object(json!({
+            "server_name": "a.example",
+            "verify_keys": { "ed25519:1": { "key": key.public_key() } },
+            "old_verify_keys": {
+                "ed25519:0": { "key": key.public_key(), "expired_ts": NOW - 5 },
+                "ed25519:x": { "key": "AAAA", "expired_ts": NOW - 5 },
+            },
+            "valid_until_ts": NOW + 5,
+        }));
+        key.sign(&mut document).unwrap();
+
+        let keys = ServerKeys::read(key.server_name(), &document, NOW).unwrap();
+
+        assert!(keys.at("ed25519:0", NOW - 5).is_some());
+        assert!(keys.at("ed25519:0", NOW).is_none());
+        assert!(!keys.keys.contains_key("ed25519:x"));
+        let mut later = ServerKeys::default();
+        later.keep_old(&keys);
+        assert_eq!(later.keys, keys.keys);
+    }
+}

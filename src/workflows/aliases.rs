@@ -1,0 +1,118 @@
+//! Room aliases and lists of public rooms, of this server and of others.
+
+use std::collections::HashMap;
+
+use ruma::{
+    OwnedRoomId, OwnedServerName, RoomAliasId, ServerName, UInt,
+    api::federation::{
+        directory::{get_public_rooms, get_public_rooms_filtered},
+        query::get_room_information,
+    },
+    directory::{Filter, RoomNetwork, RoomTypeFilter},
+    events::{StateEventType, room::member::MembershipState},
+};
+
+use super::Workflows;
+use crate::{
+    error::Result,
+    federation::Allowance,
+    rooms::{DirectoryPage, DirectorySearch, Room},
+};
+
+/// The most servers that are told of a room: whoever wants to join needs one that answers.
+const MAX_SERVERS: usize = 50;
+
+impl Workflows {
+    /// Returns the room that an alias points to, and servers that are in it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] when there is no such alias; [`Error::Unreachable`] when its server does not answer.
+    ///
+    /// [`Error::NotFound`]: crate::error::Error::NotFound
+    /// [`Error::Unreachable`]: crate::error::Error::Unreachable
+    pub async fn resolve_alias(
+        &self,
+        alias: &RoomAliasId,
+    ) -> Result<(OwnedRoomId, Vec<OwnedServerName>)> {
+        let server = alias.server_name();
+        if server == self.rooms.server_name() {
+            let room_id = self.rooms.resolve_alias(alias).await?;
+            let room = self.rooms.room(&room_id).await?;
+            return Ok((room_id, servers_in(&room, self.rooms.server_name())));
+        }
+        let request = get_room_information::v1::Request::new(alias.to_owned());
+        let client = self.federation.client();
+        let found = client.send(server, request, Allowance::QUICK).await?;
+        let mut servers = found.servers;
+        servers.truncate(MAX_SERVERS);
+        if !servers.iter().any(|known| known == server) {
+            servers.push(server.to_owned());
+        }
+        Ok((found.room_id, servers))
+    }
+
+    /// Returns a page of the public rooms of another server.
+    ///
+    /// # Errors
+    ///
+    /// When it does not answer, or refuses.
+    pub async fn directory_of(
+        &self,
+        server: &ServerName,
+        search: DirectorySearch,
+        room_network: RoomNetwork,
+    ) -> Result<DirectoryPage> {
+        let client = self.federation.client();
+        let limit = search.limit.map(UInt::new_saturating);
+        if search.term.is_none() && search.room_types.is_none() {
+            let mut request = get_public_rooms::v1::Request::new();
+            request.limit = limit;
+            request.since = search.since;
+            request.room_network = room_network;
+            let page = client.send(server, request, Allowance::QUICK).await?;
+            return Ok(DirectoryPage {
+                chunk: page.chunk,
+                next_batch: page.next_batch,
+                prev_batch: page.prev_batch,
+                total: page.total_room_count_estimate.unwrap_or_default().into(),
+            });
+        }
+        let mut request = get_public_rooms_filtered::v1::Request::new();
+        request.limit = limit;
+        request.since = search.since;
+        request.room_network = room_network;
+        request.filter = Filter::new();
+        request.filter.generic_search_term = search.term;
+        let types = search.room_types.unwrap_or_default().into_iter();
+        request.filter.room_types = types.map(RoomTypeFilter::from).collect();
+        let page = client.send(server, request, Allowance::QUICK).await?;
+        Ok(DirectoryPage {
+            chunk: page.chunk,
+            next_batch: page.next_batch,
+            prev_batch: page.prev_batch,
+            total: page.total_room_count_estimate.unwrap_or_default().into(),
+        })
+    }
+}
+
+/// Returns servers whose users are in a room: this one first, and then those with most of them.
+fn servers_in(room: &Room, own: &ServerName) -> Vec<OwnedServerName> {
+    let state = room.view().state.clone();
+    let mut members: HashMap<OwnedServerName, usize> = HashMap::new();
+    for pdu in state.of_type(&StateEventType::RoomMember) {
+        let server = pdu.state_key.as_deref().and_then(|id| id.split_once(':'));
+        let server = server.and_then(|(_, name)| OwnedServerName::try_from(name).ok());
+        if pdu.membership() == Some(MembershipState::Join)
+            && let Some(server) = server
+        {
+            *members.entry(server).or_default() += 1;
+        }
+    }
+    members.remove(own);
+    let mut others: Vec<(OwnedServerName, usize)> = members.into_iter().collect();
+    others.sort_by(|(a, one), (b, other)| other.cmp(one).then_with(|| a.cmp(b)));
+    let others = others.into_iter().map(|(server, _)| server);
+    let all = std::iter::once(own.to_owned()).chain(others);
+    all.take(MAX_SERVERS).collect()
+}

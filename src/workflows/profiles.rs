@@ -1,0 +1,47 @@
+//! Profiles, of this server's users and of others.
+
+use ruma::{
+    UserId,
+    profile::{ProfileFieldName, ProfileFieldValue, UserProfile},
+};
+
+use super::Workflows;
+use crate::error::{Error, Result};
+
+impl Workflows {
+    /// Returns the profile of a user, wherever the user is.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] when there is no such user; [`Error::Unreachable`] when their server does not answer.
+    pub async fn profile(&self, user_id: &UserId) -> Result<UserProfile> {
+        if self.rooms.is_local(user_id) {
+            return self.users.profile(user_id).await;
+        }
+        self.federation.profile(user_id, None).await
+    }
+
+    /// Returns a field of the profile of a user, wherever the user is.
+    ///
+    /// # Errors
+    ///
+    /// As [`Workflows::profile`]; [`Error::NotFound`] when the field is not set.
+    pub async fn profile_field(
+        &self,
+        user_id: &UserId,
+        field: &ProfileFieldName,
+    ) -> Result<ProfileFieldValue> {
+        if self.rooms.is_local(user_id) {
+            return self.users.profile_field(user_id, field).await;
+        }
+        let profile = self
+            .federation
+            .profile(user_id, Some(field.clone()))
+            .await?;
+        let value = profile.get(field.as_str()).filter(|value| !value.is_null());
+        let value = value.ok_or_else(|| Error::not_found("the user has not set this"))?;
+        ProfileFieldValue::new(field.as_str(), value.clone()).map_err(|error| {
+            Error::Unreachable(format!("the other server answered badly: {error}"))
+        })
+    }
+}

@@ -1,0 +1,125 @@
+//! Requests of other servers have to prove who sent them.
+
+use axum::Router;
+use reqwest::Method;
+use serde_json::json;
+
+use super::{Network, Peer};
+
+const QUERY: &str = "/_matrix/federation/v1/query/profile?user_id=@a:b";
+
+#[tokio::test]
+async fn a_request_without_a_signature_is_refused() {
+    let server = Network::new().server().await;
+
+    server.get(QUERY).await.expect_error(401, "M_UNAUTHORIZED");
+    for nonsense in ["Bearer token", "X-Matrix", "X-Matrix origin=a,key=b,sig=c"] {
+        let headers = [("authorization", nonsense)];
+        let client = server.client();
+        let answer = client.send_with(Method::GET, QUERY, "", &headers).await;
+        answer.expect_error(401, "M_UNAUTHORIZED");
+    }
+}
+
+#[tokio::test]
+async fn only_what_was_signed_is_believed() {
+    let network = Network::new();
+    let server = network.server().await;
+    let peer = network.peer(Router::new()).await;
+    let path = "/_matrix/federation/v1/user/keys/query";
+    let body = json!({ "device_keys": {} }).to_string();
+    let sends = async |method: Method, path: &str, body: &str, proof: &str| {
+        let headers = [("authorization", proof)];
+        server
+            .client()
+            .send_with(method, path, body, &headers)
+            .await
+    };
+
+    let proof = peer.proof(server.name(), &Method::POST, path, &body);
+    sends(Method::POST, path, &body, &proof).await.expect_ok();
+
+    let other_body = json!({ "device_keys": { "@a:b": [] } }).to_string();
+    let changed = sends(Method::POST, path, &other_body, &proof).await;
+    changed.expect_error(401, "M_UNAUTHORIZED");
+    let other_path = "/_matrix/federation/v1/user/keys/claim";
+    let changed = sends(Method::POST, other_path, &body, &proof).await;
+    changed.expect_error(401, "M_UNAUTHORIZED");
+    let for_another = peer.proof("example.org", &Method::POST, path, &body);
+    let answer = sends(Method::POST, path, &body, &for_another).await;
+    answer.expect_error(401, "M_UNAUTHORIZED");
+}
+
+#[tokio::test]
+async fn nobody_signs_in_the_name_of_another() {
+    let network = Network::new();
+    let server = network.server().await;
+    let peer = network.peer(Router::new()).await;
+
+    let impostor = Peer::new(&peer.name);
+    let answer = impostor.gets(&server, QUERY).await;
+    answer.expect_error(401, "M_UNAUTHORIZED");
+    let own = Peer::new(server.name());
+    let answer = own.gets(&server, QUERY).await;
+    answer.expect_error(401, "M_UNAUTHORIZED");
+}
+
+#[tokio::test]
+async fn what_comes_from_a_server_whose_keys_cannot_be_had_is_refused() {
+    let server = Network::new().server().await;
+    let nobody = Peer::new(&super::unused_address().to_string());
+
+    let answer = nobody.gets(&server, QUERY).await;
+
+    answer.expect_error(401, "M_UNAUTHORIZED");
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_federate_answers_and_asks_nobody() {
+    let network = Network::new();
+    let peer = network.peer(Router::new()).await;
+    let server = network
+        .server_with(|config| config.federation.enabled = false)
+        .await;
+
+    for path in [
+        QUERY,
+        "/_matrix/federation/v1/version",
+        "/_matrix/key/v2/server",
+    ] {
+        let answer = peer.gets(&server, path).await;
+        answer.expect_error(404, "M_UNRECOGNIZED");
+    }
+    let profile = format!("/_matrix/client/v3/profile/@a:{}", peer.name);
+    server.get(&profile).await.expect_error(502, "M_UNKNOWN");
+    assert_eq!(peer.requests(), 0);
+}
+
+#[tokio::test]
+async fn unknown_endpoints_and_methods_are_told_apart() {
+    let server = Network::new().server().await;
+
+    for path in [
+        "federation/unknown",
+        "federation/v1/unknown",
+        "key/v2/unknown",
+    ] {
+        let answer = server.get(&format!("/_matrix/{path}")).await;
+        answer.expect_error(404, "M_UNRECOGNIZED");
+    }
+    for path in ["federation/v1/version", "key/v2/query", "key/v2/server"] {
+        let answer = server.put(&format!("/_matrix/{path}"), json!({})).await;
+        answer.expect_error(405, "M_UNRECOGNIZED");
+    }
+}
+
+#[tokio::test]
+async fn a_server_says_what_it_is() {
+    let server = Network::new().server().await;
+
+    let version = server.get("/_matrix/federation/v1/version").await;
+
+    let version = version.expect_ok();
+    assert_eq!(version["server"]["name"], "Parlour");
+    assert_eq!(version["server"]["version"], env!("CARGO_PKG_VERSION"));
+}

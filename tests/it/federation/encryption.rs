@@ -1,0 +1,173 @@
+//! Keys of end-to-end encryption across servers.
+
+use axum::{Json, Router, routing::post};
+use serde_json::{Value, json};
+
+use super::{Network, unused_address};
+use crate::{
+    cross_signing::Signer,
+    harness::{Server, User},
+    keys::{CLAIM, QUERY, device_keys},
+};
+
+/// Two servers, a user on each, and the servers' network.
+async fn pair(network: &Network) -> (Server, User, Server, User) {
+    let (home, away) = (network.server().await, network.server().await);
+    let (alice, bob) = (home.register("alice").await, away.register("bob").await);
+    (home, alice, away, bob)
+}
+
+#[tokio::test]
+async fn the_keys_of_users_of_another_server_are_told() {
+    let network = Network::new();
+    let (_home, alice, _away, bob) = pair(&network).await;
+    alice.has_keys(1).await;
+
+    let told = bob.queries(&alice.id).await;
+    let none = json!({ "device_keys": { &*alice.id: ["OTHER"] } });
+    let none = bob.client.post(QUERY, none).await.expect_ok();
+
+    let keys = &told["device_keys"][&alice.id][&alice.device_id];
+    assert_eq!(keys["keys"], device_keys(&alice, 1)["keys"]);
+    assert_eq!(told["failures"], Value::Null);
+    assert_eq!(none["device_keys"], json!({ &*alice.id: {} }));
+}
+
+#[tokio::test]
+async fn a_one_time_key_of_another_server_is_claimed_once() {
+    let network = Network::new();
+    let (_home, alice, _away, bob) = pair(&network).await;
+    alice.has_one_time_keys(&["one", "two"]).await;
+
+    let claimed = [
+        bob.claims(&alice).await,
+        bob.claims(&alice).await,
+        bob.claims(&alice).await,
+    ];
+
+    let key = |id: &str| Some(format!("signed_curve25519:{id}"));
+    assert_eq!(claimed, [key("one"), key("two"), None]);
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_answer_is_told_and_holds_up_nobody() {
+    let network = Network::new();
+    let (_home, alice, _away, bob) = pair(&network).await;
+    alice.has_keys(1).await;
+    alice.has_one_time_keys(&["one"]).await;
+    let silent = Router::new()
+        .route(
+            "/_matrix/federation/v1/user/keys/query",
+            post(std::future::pending::<()>),
+        )
+        .route(
+            "/_matrix/federation/v1/user/keys/claim",
+            post(std::future::pending::<()>),
+        );
+    let silent = network.peer(silent).await;
+    let gone = unused_address().to_string();
+    let (of_silent, of_gone) = (format!("@a:{}", silent.name), format!("@b:{gone}"));
+
+    let query = json!({
+        "timeout": 500,
+        "device_keys": { &*alice.id: [], &*bob.id: [], &*of_silent: [], &*of_gone: [] },
+    });
+    let told = bob.client.post(QUERY, query).await.expect_ok();
+    let wanted = json!({ "A": "signed_curve25519" });
+    let claim = json!({
+        "timeout": 500,
+        "one_time_keys": {
+            &*alice.id: { &*alice.device_id: "signed_curve25519" },
+            &*of_silent: wanted, &*of_gone: wanted,
+        },
+    });
+    let claimed = bob.client.post(CLAIM, claim).await.expect_ok();
+
+    let users = told["device_keys"].as_object().expect("users").len();
+    assert_eq!(users, 2, "{told}");
+    assert!(claimed["one_time_keys"][&alice.id].is_object(), "{claimed}");
+    for failures in [&told["failures"], &claimed["failures"]] {
+        assert!(failures[&silent.name]["error"].is_string(), "{failures}");
+        assert!(failures[&gone]["error"].is_string(), "{failures}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_tells_keys_of_its_own_users_alone() {
+    let network = Network::new();
+    let server = network.server().await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let stolen = json!({ "A": device_keys(&alice, 7) });
+    let keys = json!({ "device_keys": { &*alice.id: stolen.clone() } });
+    let answer = Router::new().route(
+        "/_matrix/federation/v1/user/keys/query",
+        post(async move |Json(asked): Json<Value>| {
+            let asked = asked["device_keys"].as_object().expect("users");
+            let mut keys = keys;
+            for user_id in asked.keys() {
+                keys["device_keys"][user_id] = stolen.clone();
+            }
+            Json(keys)
+        }),
+    );
+    let peer = network.peer(answer).await;
+
+    let mallory = format!("@mallory:{}", peer.name);
+    let told = bob.queries(&mallory).await;
+
+    assert_eq!(told["device_keys"], json!({ &*mallory: {} }));
+}
+
+#[tokio::test]
+async fn a_user_of_another_server_can_be_verified() {
+    let network = Network::new();
+    let (_home, alice, _away, bob) = pair(&network).await;
+    let (alices, bobs) = (Signer::of(&alice).await, Signer::of(&bob).await);
+    let master = alices.master.of(&alice, "master");
+    let told = bob.queries(&alice.id).await;
+    assert_eq!(told["master_keys"][&alice.id], master);
+    assert!(told["self_signing_keys"][&alice.id].is_object());
+    assert_eq!(told["user_signing_keys"], Value::Null);
+
+    let by = bobs.user_signing.id();
+    let signed = bobs.user_signing.signs(&bob, &by, master);
+    let failures = bob.publishes(&alice, &alices.master.public, signed.clone());
+    assert_eq!(failures.await, json!({}));
+
+    let told = bob.queries(&alice.id).await;
+    assert_eq!(told["master_keys"][&alice.id], signed);
+}
+
+#[tokio::test]
+async fn another_server_learns_what_it_may_of_a_users_devices() {
+    let network = Network::new();
+    let server = network.server().await;
+    let alice = server.register("alice").await;
+    let peer = network.peer(Router::new()).await;
+    let path = format!("/_matrix/federation/v1/user/devices/{}", alice.id);
+    let before = peer.gets(&server, &path).await.expect_ok();
+    alice.has_keys(1).await;
+    let signer = Signer::of(&alice).await;
+    let device = format!("/_matrix/client/v3/devices/{}", alice.device_id);
+    let name = json!({ "display_name": "Phone" });
+    alice.client.put(&device, name).await.expect_ok();
+
+    let told = peer.gets(&server, &path).await.expect_ok();
+
+    assert_eq!(before["devices"], json!([]));
+    assert_eq!(told["user_id"], alice.id);
+    assert!(told["stream_id"].as_u64() > before["stream_id"].as_u64());
+    assert_eq!(told["devices"][0]["device_id"], alice.device_id);
+    assert_eq!(told["devices"][0]["device_display_name"], "Phone");
+    assert_eq!(told["master_key"], signer.master.of(&alice, "master"));
+    assert!(told["self_signing_key"].is_object());
+    let query = json!({ "device_keys": { &*alice.id: [], "@b:example.org": [] } });
+    let path = "/_matrix/federation/v1/user/keys/query";
+    let queried = peer.posts(&server, path, &query).await.expect_ok();
+    let users = queried["device_keys"].as_object().expect("users").len();
+    assert_eq!(users, 1);
+    assert_eq!(queried["user_signing_keys"], Value::Null);
+    let elsewhere = "/_matrix/federation/v1/user/devices/@b:example.org";
+    let elsewhere = peer.gets(&server, elsewhere).await;
+    elsewhere.expect_error(400, "M_INVALID_PARAM");
+}

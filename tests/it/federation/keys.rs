@@ -1,0 +1,178 @@
+//! The keys with which servers sign.
+
+use axum::{Json, Router, routing::post};
+use ruma::{canonical_json::CanonicalJsonObject, serde::Base64, signatures::verify_json};
+use serde_json::{Value, json};
+
+use super::{FAR_AWAY, Network, Peer};
+
+const PROFILE: &str = "/_matrix/federation/v1/query/profile?user_id=@a:b";
+
+/// Asserts that a server signed a list of keys with a key of its own.
+fn assert_signed(document: &Value, server: &str, keys: &Value) {
+    let object: CanonicalJsonObject = serde_json::from_value(document.clone()).expect("canonical");
+    let signatures = document["signatures"][server].as_object();
+    let key_id = signatures.expect("it signed").keys().next().expect("a key");
+    let key = keys["verify_keys"][key_id]["key"].as_str().expect("a key");
+    let key = Base64::parse(key).expect("base64");
+    let mut only = object.clone();
+    let of_server = document["signatures"][server].clone();
+    let of_server = json!({ server: of_server });
+    let of_server = serde_json::from_value(of_server).expect("canonical");
+    only.insert("signatures".to_owned(), of_server);
+    let set = [(key_id.clone(), key)].into_iter().collect();
+    let map = [(server.to_owned(), set)].into_iter().collect();
+    verify_json(&map, &only).expect("the signature is good");
+}
+
+#[tokio::test]
+async fn a_server_publishes_its_keys_signed() {
+    let server = Network::new().server().await;
+
+    let keys = server.get("/_matrix/key/v2/server").await.expect_ok();
+
+    assert_eq!(keys["server_name"], server.name());
+    assert_eq!(keys["old_verify_keys"], json!({}));
+    assert!(keys["valid_until_ts"].as_i64().expect("a time") > 1_700_000_000_000);
+    assert_signed(&keys, server.name(), &keys);
+}
+
+#[tokio::test]
+async fn a_notary_tells_the_keys_of_others_and_signs_them() {
+    let network = Network::new();
+    let (notary, other) = (network.server().await, network.server().await);
+    let own = notary.get("/_matrix/key/v2/server").await.expect_ok();
+    let others = other.get("/_matrix/key/v2/server").await.expect_ok();
+
+    let path = format!("/_matrix/key/v2/query/{}", other.name());
+    let got = notary.get(&path).await.expect_ok();
+    let wanted = json!({ "server_keys": {
+        other.name(): {}, notary.name(): {}, "127.0.0.9": {},
+    } });
+    let posted = notary.post("/_matrix/key/v2/query", wanted).await;
+    let posted = posted.expect_ok();
+
+    let told = &got["server_keys"][0];
+    assert_eq!(told["server_name"], other.name());
+    assert_signed(told, other.name(), &others);
+    assert_signed(told, notary.name(), &own);
+    let mut names: Vec<&str> = crate::chat::each(&posted["server_keys"], "/server_name");
+    names.sort_unstable();
+    let mut expected = [notary.name(), other.name()];
+    expected.sort_unstable();
+    assert_eq!(names, expected);
+}
+
+#[tokio::test]
+async fn a_notary_asks_again_only_for_keys_that_are_valid_for_too_short() {
+    let network = Network::new();
+    let notary = network.server().await;
+    let peer = network
+        .peer_valid_until(Router::new(), 4_000_000_000_000)
+        .await;
+    let query = format!("/_matrix/key/v2/query/{}", peer.name);
+    let known = async |query: &str| {
+        let known = notary.get(query).await.expect_ok();
+        known["server_keys"].as_array().expect("a list").len()
+    };
+
+    assert_eq!(known(&query).await, 1);
+    assert_eq!(known(&query).await, 1);
+    assert_eq!(peer.requests(), 1);
+    // What is known is better than nothing, and nobody is asked twice in a minute.
+    let later = format!("{query}?minimum_valid_until_ts={FAR_AWAY}");
+    assert_eq!(known(&later).await, 1);
+    assert_eq!(peer.requests(), 1);
+}
+
+#[tokio::test]
+async fn too_many_servers_cannot_be_asked_for_at_once() {
+    let server = Network::new().server().await;
+    let many = (0..101).map(|n| (format!("{n}.example"), json!({})));
+    let many: serde_json::Map<_, _> = many.collect();
+
+    let answer = server
+        .post("/_matrix/key/v2/query", json!({ "server_keys": many }))
+        .await;
+
+    answer.expect_error(413, "M_TOO_LARGE");
+}
+
+#[tokio::test]
+async fn keys_are_asked_for_once_and_survive_a_restart() {
+    let network = Network::new();
+    let peer = network.peer(Router::new()).await;
+    let server = network.server().await;
+
+    for _ in 0..3 {
+        let answer = peer.gets(&server, PROFILE).await;
+        answer.expect_error(400, "M_INVALID_PARAM");
+    }
+    let server = server.restart().await;
+    let answer = peer.gets(&server, PROFILE).await;
+
+    answer.expect_error(400, "M_INVALID_PARAM");
+    assert_eq!(peer.requests(), 1);
+}
+
+#[tokio::test]
+async fn keys_that_are_no_longer_valid_prove_nothing() {
+    let network = Network::new();
+    let peer = network
+        .peer_valid_until(Router::new(), 1_700_000_000_000)
+        .await;
+    let server = network.server().await;
+
+    let answer = peer.gets(&server, PROFILE).await;
+
+    answer.expect_error(401, "M_UNAUTHORIZED");
+}
+
+#[tokio::test]
+async fn a_notary_is_asked_for_the_keys_of_a_server_that_does_not_answer() {
+    let network = Network::new();
+    let silent = Peer::new(&super::unused_address().to_string());
+    let mut told = silent.key.published(FAR_AWAY).expect("it is signed");
+    let unsigned = told.clone();
+    let answers = |document: CanonicalJsonObject| {
+        let answer = json!({ "server_keys": [document] });
+        Router::new().route("/_matrix/key/v2/query", post(async || Json(answer)))
+    };
+    let liar = network.peer(answers(unsigned)).await;
+    let address = super::unused_address();
+    let notary = Peer::new(&address.to_string());
+    notary.key.sign(&mut told).expect("it is signed");
+    let own = notary.key.published(FAR_AWAY).expect("it is signed");
+    let keys = axum::routing::get(async || Json(own));
+    let router = answers(told).route("/_matrix/key/v2/server", keys);
+    network
+        .serve(address, router, notary.requests.clone())
+        .await;
+
+    let trusts = async |peer: &Peer| {
+        let name = peer.name.as_str().try_into().expect("a name");
+        network
+            .server_with(|config| config.federation.notaries = vec![name])
+            .await
+    };
+    let deceived = trusts(&liar).await;
+    let answer = silent.gets(&deceived, PROFILE).await;
+    answer.expect_error(401, "M_UNAUTHORIZED");
+    let helped = trusts(&notary).await;
+    let answer = silent.gets(&helped, PROFILE).await;
+    answer.expect_error(400, "M_INVALID_PARAM");
+}
+
+#[tokio::test]
+async fn many_requests_at_once_ask_for_the_keys_once() {
+    let network = Network::new();
+    let peer = network.peer(Router::new()).await;
+    let server = network.server().await;
+
+    let requests = (0..20).map(|_| peer.gets(&server, PROFILE));
+    for answer in futures_util::future::join_all(requests).await {
+        answer.expect_error(400, "M_INVALID_PARAM");
+    }
+
+    assert_eq!(peer.requests(), 1);
+}

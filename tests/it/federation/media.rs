@@ -1,0 +1,221 @@
+//! Media of other servers.
+
+use axum::{
+    Router,
+    http::{StatusCode, header::CONTENT_TYPE},
+    response::IntoResponse,
+    routing::get,
+};
+use futures_util::future::join_all;
+use serde_json::json;
+
+use super::Network;
+use crate::media::{DOWNLOAD, LEGACY_DOWNLOAD, THUMBNAIL, image_of, png, uploaded};
+
+const FEDERATION: &str = "/_matrix/federation/v1/media";
+
+/// Answers with a file in parts.
+fn in_parts(headers: &str, file: &str) -> impl IntoResponse + Clone + use<> {
+    let body = format!("--b\r\n\r\n{{}}\r\n--b\r\n{headers}\r\n\r\n{file}\r\n--b--");
+    ([(CONTENT_TYPE, "multipart/mixed; boundary=b")], body)
+}
+
+#[tokio::test]
+async fn a_file_of_another_server_comes_with_its_type_and_name() {
+    let network = Network::new();
+    let (home, away) = (network.server().await, network.server().await);
+    let (alice, bob) = (home.register("alice").await, away.register("bob").await);
+    let place = uploaded(
+        &alice.client,
+        "?filename=%E2%98%95.txt",
+        "text/plain",
+        b"tea",
+    )
+    .await;
+
+    let file = bob.client.get(&format!("{DOWNLOAD}/{place}")).await;
+    home.running.stop().await;
+    let again = bob.client.get(&format!("{LEGACY_DOWNLOAD}/{place}")).await;
+
+    assert_eq!((file.status, &*file.text), (200, "tea"));
+    assert_eq!(file.header("content-type"), "text/plain");
+    let disposition = file.header("content-disposition");
+    assert_eq!(disposition, "inline; filename*=utf-8''%E2%98%95.txt");
+    assert_eq!((again.status, &*again.text), (200, "tea"), "it was kept");
+}
+
+#[tokio::test]
+async fn a_thumbnail_is_made_of_a_file_of_another_server() {
+    let network = Network::new();
+    let (home, away) = (network.server().await, network.server().await);
+    let (alice, bob) = (home.register("alice").await, away.register("bob").await);
+    let place = uploaded(&alice.client, "", "image/png", &png(200, 100)).await;
+
+    let path = format!("{THUMBNAIL}/{place}?width=32&height=32&method=crop");
+    let thumbnail = bob.client.get(&path).await;
+
+    assert_eq!(thumbnail.status, 200, "{}", thumbnail.text);
+    assert_eq!(image_of(&thumbnail).width(), 32);
+}
+
+#[tokio::test]
+async fn other_servers_get_files_and_thumbnails_in_parts() {
+    let network = Network::new();
+    let server = network.server().await;
+    let alice = server.register("alice").await;
+    let place = uploaded(
+        &alice.client,
+        "?filename=a.png",
+        "image/png",
+        &png(200, 100),
+    )
+    .await;
+    let (_, id) = place.split_once('/').expect("a server and an id");
+    let peer = network.peer(Router::new()).await;
+
+    let file = peer
+        .gets(&server, &format!("{FEDERATION}/download/{id}"))
+        .await;
+    let path = format!("{FEDERATION}/thumbnail/{id}?width=32&height=32&method=scale");
+    let thumbnail = peer.gets(&server, &path).await;
+
+    for (answer, name) in [(&file, "a.png"), (&thumbnail, "thumbnail.png")] {
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        let content_type = answer.header("content-type");
+        assert!(content_type.starts_with("multipart/mixed; boundary="));
+        assert!(answer.text.contains("\r\n\r\n{}\r\n--"), "{}", answer.text);
+        assert!(answer.text.contains("Content-Type: image/png\r\n"));
+        let disposition = format!("Content-Disposition: inline; filename={name}\r\n");
+        assert!(answer.text.contains(&disposition), "{}", answer.text);
+    }
+    let nothing = peer
+        .gets(&server, &format!("{FEDERATION}/download/nothing"))
+        .await;
+    nothing.expect_error(404, "M_NOT_FOUND");
+    let stranger = server.get(&format!("{FEDERATION}/download/{id}")).await;
+    stranger.expect_error(401, "M_UNAUTHORIZED");
+}
+
+#[tokio::test]
+async fn a_server_that_knows_only_the_endpoint_of_old_is_asked_there() {
+    let network = Network::new();
+    let old = get(async || ([(CONTENT_TYPE, "text/plain")], "old"));
+    let path = "/_matrix/media/v3/download/{server}/file";
+    let peer = network.peer(Router::new().route(path, old)).await;
+    let server = network.server().await;
+    let bob = server.register("bob").await;
+
+    let file = bob
+        .client
+        .get(&format!("{DOWNLOAD}/{}/file", peer.name))
+        .await;
+
+    assert_eq!((file.status, &*file.text), (200, "old"));
+    assert_eq!(file.header("content-type"), "text/plain");
+}
+
+#[tokio::test]
+async fn a_file_is_got_from_where_its_server_says_that_it_is() {
+    let network = Network::new();
+    let elsewhere = get(async || ([(CONTENT_TYPE, "text/plain")], "there"));
+    let cdn = network
+        .peer(Router::new().route("/cdn/file", elsewhere))
+        .await;
+    let location = format!("Location: https://{}:8448/cdn/file", cdn.name);
+    let to = |location: String| get(async move || in_parts(&location, ""));
+    let router = Router::new()
+        .route(&format!("{FEDERATION}/download/good"), to(location))
+        .route(
+            &format!("{FEDERATION}/download/bad"),
+            to("Location: file:///etc/passwd".to_owned()),
+        );
+    let peer = network.peer(router).await;
+    let server = network.server().await;
+    let bob = server.register("bob").await;
+
+    let good = bob
+        .client
+        .get(&format!("{DOWNLOAD}/{}/good", peer.name))
+        .await;
+    let bad = bob
+        .client
+        .get(&format!("{DOWNLOAD}/{}/bad", peer.name))
+        .await;
+
+    assert_eq!((good.status, &*good.text), (200, "there"));
+    bad.expect_error(502, "M_UNKNOWN");
+}
+
+#[tokio::test]
+async fn files_that_are_not_there_too_large_or_cut_are_not_served() {
+    let network = Network::new();
+    let missing = (
+        StatusCode::NOT_FOUND,
+        axum::Json(json!({ "errcode": "M_NOT_FOUND", "error": "no" })),
+    );
+    let large = in_parts("", &"x".repeat(2_000));
+    let cut = (
+        [(CONTENT_TYPE, "multipart/mixed; boundary=b")],
+        "--b\r\n\r\n{}\r\n--b\r\n\r\nhal",
+    );
+    let router = Router::new()
+        .route(
+            &format!("{FEDERATION}/download/missing"),
+            get(async || missing),
+        )
+        .route(&format!("{FEDERATION}/download/large"), get(async || large))
+        .route(
+            &format!("{FEDERATION}/download/cut"),
+            get(async move || cut),
+        );
+    let peer = network.peer(router).await;
+    let server = network
+        .server_with(|config| config.media.max_remote_bytes = 1_000)
+        .await;
+    let bob = server.register("bob").await;
+    let get = async |id: &str| {
+        let path = format!("{DOWNLOAD}/{}/{id}", peer.name);
+        bob.client.get(&path).await
+    };
+
+    get("missing").await.expect_error(404, "M_NOT_FOUND");
+    get("large").await.expect_error(413, "M_TOO_LARGE");
+    get("cut").await.expect_error(502, "M_UNKNOWN");
+    let requests = peer.requests();
+    get("missing").await.expect_error(404, "M_NOT_FOUND");
+    get("large").await.expect_error(413, "M_TOO_LARGE");
+    assert_eq!(peer.requests(), requests, "that they are not is remembered");
+}
+
+#[tokio::test]
+async fn nothing_is_fetched_for_those_who_do_not_want_it() {
+    let network = Network::new();
+    let file = get(async || in_parts("Content-Type: text/plain", "file"));
+    let router = Router::new().route(&format!("{FEDERATION}/download/file"), file);
+    let peer = network.peer(router).await;
+    let server = network.server().await;
+
+    let path = format!("{LEGACY_DOWNLOAD}/{}/file", peer.name);
+    let left = server.get(&format!("{path}?allow_remote=false")).await;
+    left.expect_error(404, "M_NOT_FOUND");
+    assert_eq!(peer.requests(), 0);
+    let fetched = server.get(&path).await;
+    assert_eq!((fetched.status, &*fetched.text), (200, "file"));
+    let left = server.get(&format!("{path}?allow_remote=false")).await;
+    assert_eq!((left.status, &*left.text), (200, "file"));
+}
+
+#[tokio::test]
+async fn a_file_that_many_want_at_once_is_fetched_once() {
+    let network = Network::new();
+    let file = get(async || in_parts("Content-Type: text/plain", "file"));
+    let router = Router::new().route(&format!("{FEDERATION}/download/file"), file);
+    let peer = network.peer(router).await;
+    let server = network.server().await;
+    let path = format!("{LEGACY_DOWNLOAD}/{}/file", peer.name);
+
+    let answers = join_all((0..10).map(|_| server.get(&path))).await;
+
+    assert!(answers.iter().all(|answer| answer.text == "file"));
+    assert_eq!(peer.requests(), 1);
+}

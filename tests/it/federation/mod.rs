@@ -1,0 +1,260 @@
+//! Servers that talk to each other over TLS, each at a loopback address of its own; and a peer that a test plays.
+
+mod access;
+mod directory;
+mod encryption;
+mod keys;
+mod media;
+mod profile;
+
+use std::{
+    fs,
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use axum::{
+    Json, Router,
+    extract::Request,
+    http,
+    middleware::{Next, from_fn},
+    routing::get,
+    serve::Listener,
+};
+use parlour::{
+    config::{Config, Listen},
+    matrix::SigningKey,
+    tasks::Tasks,
+};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use reqwest::Method;
+use ruma::{OwnedServerName, api::federation::authentication::XMatrix, signatures::Ed25519KeyPair};
+use rustls::{ServerConfig, crypto::ring};
+use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use serde_json::Value;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+
+use crate::harness::{Answer, Server};
+
+/// Where servers listen whose names have no port.
+const PORT: u16 = 8448;
+/// Later than any test runs: in 2100.
+const FAR_AWAY: i64 = 4_102_444_800_000;
+
+/// Servers that trust the same authority.
+pub(crate) struct Network {
+    issuer: Issuer<'static, KeyPair>,
+    folder: tempfile::TempDir,
+}
+
+/// A server that the test plays: it answers as the test says, and signs what the test sends.
+pub(crate) struct Peer {
+    pub(crate) name: String,
+    pub(crate) key: Arc<SigningKey>,
+    requests: Arc<AtomicUsize>,
+}
+
+impl Network {
+    pub(crate) fn new() -> Self {
+        let mut params = CertificateParams::new(Vec::new()).expect("no names");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().expect("a key");
+        let authority = params.self_signed(&key).expect("a certificate");
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        fs::write(folder.path().join("ca.pem"), authority.pem()).expect("it is written");
+        Self {
+            issuer: Issuer::new(params, key),
+            folder,
+        }
+    }
+
+    /// Starts a server whose name is its address.
+    pub(crate) async fn server(&self) -> Server {
+        self.server_with(|_| {}).await
+    }
+
+    /// Starts a server whose configuration the test changes.
+    pub(crate) async fn server_with(&self, change: impl FnOnce(&mut Config)) -> Server {
+        let address = unused_address();
+        let (certificate, key) = self.certificate(address);
+        let paths = [("crt", certificate), ("key", key.serialize_pem())].map(|(kind, pem)| {
+            let path = self.folder.path().join(format!("{address}.{kind}"));
+            fs::write(&path, pem).expect("it is written");
+            path
+        });
+        let [tls_certificate, tls_key] = paths.map(Some);
+        Server::with(|config| {
+            config.server.name = address.to_string().try_into().expect("a name");
+            config.listen.push(Listen {
+                address: SocketAddr::from((address, PORT)),
+                tls_certificate,
+                tls_key,
+            });
+            config.federation.enabled = true;
+            config.federation.trusted_ca = vec![self.authority()];
+            config.federation.allow_private_addresses = true;
+            config.directory.public_without_login = true;
+            change(config);
+        })
+        .await
+    }
+
+    /// Starts a peer that answers these requests beside those for its keys.
+    pub(crate) async fn peer(&self, router: Router) -> Peer {
+        self.peer_valid_until(router, FAR_AWAY).await
+    }
+
+    /// Starts a peer whose keys are valid until a time.
+    pub(crate) async fn peer_valid_until(&self, router: Router, until: i64) -> Peer {
+        let address = unused_address();
+        let peer = Peer::new(&address.to_string());
+        let keys = peer.key.published(until).expect("they are signed");
+        let router = router.route("/_matrix/key/v2/server", get(async || Json(keys)));
+        self.serve(address, router, peer.requests.clone()).await;
+        peer
+    }
+
+    /// Returns the file of the authority that all trust.
+    pub(crate) fn authority(&self) -> PathBuf {
+        self.folder.path().join("ca.pem")
+    }
+
+    async fn serve(&self, address: Ipv4Addr, router: Router, requests: Arc<AtomicUsize>) {
+        let router = router.layer(from_fn(move |request: Request, next: Next| {
+            requests.fetch_add(1, Ordering::SeqCst);
+            next.run(request)
+        }));
+        let (certificate, key) = self.certificate_der(address);
+        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("ring has them")
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate], key)
+            .expect("the certificate can be used");
+        let listener = TcpListener::bind((address, PORT)).await;
+        let listener = TlsListener {
+            listener: listener.expect("the address is free"),
+            acceptor: Arc::new(config).into(),
+        };
+        let serving = async move { axum::serve(listener, router).await };
+        drop(Tasks::default().spawn(serving));
+    }
+
+    fn certificate(&self, address: Ipv4Addr) -> (String, KeyPair) {
+        let params = CertificateParams::new(vec![address.to_string()]).expect("an address");
+        let key = KeyPair::generate().expect("a key");
+        let certificate = params.signed_by(&key, &self.issuer).expect("it is signed");
+        (certificate.pem(), key)
+    }
+
+    fn certificate_der(
+        &self,
+        address: Ipv4Addr,
+    ) -> (
+        rustls_pki_types::CertificateDer<'static>,
+        PrivateKeyDer<'static>,
+    ) {
+        let params = CertificateParams::new(vec![address.to_string()]).expect("an address");
+        let key = KeyPair::generate().expect("a key");
+        let certificate = params.signed_by(&key, &self.issuer).expect("it is signed");
+        let key = PrivatePkcs8KeyDer::from(key.serialize_der());
+        (certificate.der().clone(), key.into())
+    }
+}
+
+impl Peer {
+    /// Returns a peer that does not listen.
+    pub(crate) fn new(name: &str) -> Self {
+        let name: OwnedServerName = name.try_into().expect("a name");
+        let document = Ed25519KeyPair::generate();
+        let key = SigningKey::from_der(name.clone(), &document, "peer").expect("a key");
+        Self {
+            name: name.to_string(),
+            key: Arc::new(key),
+            requests: Arc::default(),
+        }
+    }
+
+    /// Returns how many requests the peer got.
+    pub(crate) fn requests(&self) -> usize {
+        self.requests.load(Ordering::SeqCst)
+    }
+
+    /// Gets something of a server.
+    pub(crate) async fn gets(&self, server: &Server, path: &str) -> Answer {
+        self.asks(server, Method::GET, path, "").await
+    }
+
+    /// Posts something to a server.
+    pub(crate) async fn posts(&self, server: &Server, path: &str, body: &Value) -> Answer {
+        self.asks(server, Method::POST, path, &body.to_string())
+            .await
+    }
+
+    /// Sends a signed request to a server.
+    pub(crate) async fn asks(
+        &self,
+        server: &Server,
+        method: Method,
+        path: &str,
+        body: &str,
+    ) -> Answer {
+        let proof = self.proof(server.name(), &method, path, body);
+        let headers = [("authorization", &*proof)];
+        server
+            .client()
+            .send_with(method, path, body, &headers)
+            .await
+    }
+
+    /// Returns what proves that a request to a server is the peer's.
+    pub(crate) fn proof(&self, server: &str, method: &Method, path: &str, body: &str) -> String {
+        let request = http::Request::builder()
+            .method(method.clone())
+            .uri(path)
+            .body(body.as_bytes())
+            .expect("a request");
+        let destination: OwnedServerName = server.try_into().expect("a name");
+        let input = self.key.signing_input(&destination);
+        let proof = XMatrix::sign_http_request(&request, input).expect("it is signed");
+        proof.to_string()
+    }
+}
+
+/// Returns an address of this machine that nobody else has.
+pub(crate) fn unused_address() -> Ipv4Addr {
+    let [a, b, c, _] = rand::random::<u32>().to_be_bytes();
+    // 127.0.0.0/16 is for everybody else.
+    Ipv4Addr::new(127, a.max(1), b, c.clamp(1, 254))
+}
+
+/// A listener that speaks TLS.
+struct TlsListener {
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+}
+
+impl Listener for TlsListener {
+    type Io = TlsStream<TcpStream>;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, SocketAddr) {
+        loop {
+            let Ok((stream, address)) = self.listener.accept().await else {
+                continue;
+            };
+            if let Ok(stream) = self.acceptor.accept(stream).await {
+                return (stream, address);
+            }
+        }
+    }
+
+    fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+}
