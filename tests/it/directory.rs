@@ -423,7 +423,7 @@ async fn pages_that_are_none_are_refused() {
     }
     let elsewhere = format!("{PUBLIC_ROOMS}?server=elsewhere.org");
     let elsewhere = alice.client.get(&elsewhere).await;
-    elsewhere.expect_error(404, "M_NOT_FOUND");
+    elsewhere.expect_error(502, "M_UNKNOWN");
     let wrong = alice
         .client
         .post(PUBLIC_ROOMS, json!({ "filter": 1 }))

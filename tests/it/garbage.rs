@@ -86,8 +86,9 @@ fn method(name: &str) -> Method {
 /// Checks that an answer is a success or an error of the specification.
 #[track_caller]
 fn expect_sense(answer: &Answer, asked: &str) {
+    // 502: what looks like the name of another server may lead there.
     assert!(
-        answer.status < 500,
+        answer.status < 500 || answer.status == 502,
         "{asked}: {} {}",
         answer.status,
         answer.text

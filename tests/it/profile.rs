@@ -54,12 +54,11 @@ async fn any_field_is_set_and_removed() {
 async fn unknown_users_have_no_profile() {
     let server = Server::start().await;
 
-    for user in ["@nobody:localhost", "@somebody:elsewhere.org"] {
-        server
-            .get(&path(user, ""))
-            .await
-            .expect_error(404, "M_NOT_FOUND");
-    }
+    let nobody = server.get(&path("@nobody:localhost", "")).await;
+    let elsewhere = server.get(&path("@somebody:elsewhere.org", "")).await;
+
+    nobody.expect_error(404, "M_NOT_FOUND");
+    elsewhere.expect_error(502, "M_UNKNOWN");
 }
 
 #[tokio::test]
