@@ -43,7 +43,7 @@ pub trait Authenticate: AuthScheme {
     }
 
     /// Returns the largest body that is read before anything is proved.
-    fn max_body_bytes(app: &App) -> usize {
+    fn max_body_bytes(app: &App, _: &Parts) -> usize {
         app.config.limits.max_request_bytes
     }
 }

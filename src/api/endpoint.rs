@@ -147,7 +147,7 @@ where
         .await
         .map_err(|e| Error::InvalidParam(e.to_string()))?;
     R::Authentication::check_head(app, &parts)?;
-    let whole = read(body, R::Authentication::max_body_bytes(app)).await?;
+    let whole = read(body, R::Authentication::max_body_bytes(app, &parts)).await?;
     let from = R::Authentication::authenticate(app, &parts, &whole).await?;
     let body: &[u8] = if whole.is_empty() { b"{}" } else { &whole };
     if !matches!(parts.method, Method::GET | Method::HEAD) {

@@ -28,6 +28,8 @@ use crate::{
     outbound::{self, Reach, Trust},
 };
 
+/// Who is given less time than this has not failed when it is over.
+const FAIR_TIME: Duration = Duration::from_secs(5);
 /// The longest text of another server that is shown.
 const MAX_TEXT: usize = 500;
 /// The longest answer that says what is wrong.
@@ -162,8 +164,8 @@ impl Client {
         let input = self.inner.key.signing_input(server);
         let write = |base: &str| request.try_into_http_request::<Vec<u8>>(base, input, ());
         let exchange = self.exchange(server, write, allowance.bytes);
-        read_answer(server, timeout(allowance.time, exchange).await)
-            .inspect_err(|failure| self.note(server, failure))
+        let answer = self.within(server, allowance.time, exchange).await?;
+        read_answer(server, answer)
     }
 
     /// Sends a request that needs no signature.
@@ -182,8 +184,8 @@ impl Client {
     {
         let write = |base: &str| request.try_into_http_request::<Vec<u8>>(base, (), ());
         let exchange = self.exchange(server, write, allowance.bytes);
-        read_answer(server, timeout(allowance.time, exchange).await)
-            .inspect_err(|failure| self.note(server, failure))
+        let answer = self.within(server, allowance.time, exchange).await?;
+        read_answer(server, answer)
     }
 
     /// Sends a request in the name of this server, and returns its answer to be read bit by bit.
@@ -202,7 +204,7 @@ impl Client {
     {
         let input = self.inner.key.signing_input(server);
         let write = |base: &str| request.try_into_http_request::<Vec<u8>>(base, input, ());
-        self.opened(server, timeout(time, self.begin(server, write)).await)
+        self.within(server, time, self.begin(server, write)).await
     }
 
     /// Gets something without a signature by its path, and returns the answer to be read bit by bit.
@@ -220,7 +222,7 @@ impl Client {
             let request = http::Request::get(format!("{base}{path}"));
             request.body(Vec::new())
         };
-        self.opened(server, timeout(time, self.begin(server, write)).await)
+        self.within(server, time, self.begin(server, write)).await
     }
 
     /// Notes that a server showed life.
@@ -228,20 +230,36 @@ impl Client {
         self.inner.backoff.answered(server);
     }
 
-    fn opened(
+    /// Waits for a request to a server that may be asked, and remembers whether it could be reached.
+    async fn within<T>(
         &self,
         server: &ServerName,
-        begun: Result<Result<reqwest::Response, Failure>, tokio::time::error::Elapsed>,
-    ) -> Result<reqwest::Response, Failure> {
-        let begun = begun.unwrap_or_else(|_| Err(late(server)));
-        begun.inspect_err(|failure| self.note(server, failure))
-    }
-
-    /// Remembers who could not be reached.
-    fn note(&self, server: &ServerName, failure: &Failure) {
-        if matches!(failure, Failure::Unreachable(_)) {
-            self.inner.backoff.failed(server);
+        time: Duration,
+        request: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        let inner = &self.inner;
+        let unreachable = |text: &str| Failure::Unreachable(format!("{server}: {text}"));
+        if !inner.enabled {
+            return Err(unreachable("this server does not federate"));
         }
+        if server == inner.key.server_name() {
+            return Err(unreachable("this is the server itself"));
+        }
+        if !inner.backoff.may_try(server) {
+            return Err(unreachable("it did not answer of late"));
+        }
+        let Ok(answer) = timeout(time, request).await else {
+            if time >= FAIR_TIME {
+                inner.backoff.failed(server);
+            }
+            return Err(unreachable("it did not answer in time"));
+        };
+        match &answer {
+            Err(Failure::Unreachable(_)) => inner.backoff.failed(server),
+            // Whatever it says, it is there.
+            Ok(_) | Err(Failure::Refused(_)) => inner.backoff.answered(server),
+        }
+        answer
     }
 
     /// Sends a request and reads what comes back.
@@ -272,24 +290,12 @@ impl Client {
     where
         E: std::error::Error,
     {
-        let inner = &self.inner;
         let unreachable = |text: String| Failure::Unreachable(format!("{server}: {text}"));
-        if !inner.enabled {
-            return Err(unreachable("this server does not federate".to_owned()));
-        }
-        if server == inner.key.server_name() {
-            return Err(unreachable("this is the server itself".to_owned()));
-        }
-        if !inner.backoff.may_try(server) {
-            return Err(unreachable("it did not answer of late".to_owned()));
-        }
-        let place = inner.servers.place(server).await;
+        let place = self.inner.servers.place(server).await;
         let place = place.map_err(|error| unreachable(error.to_string()))?;
         let request = write(&format!("https://{}", place.authority))
             .map_err(|error| unreachable(error.to_string()))?;
-        let response = inner.http.execute(&place, request).await?;
-        // Whatever it says, it is there.
-        inner.backoff.answered(server);
+        let response = self.inner.http.execute(&place, request).await?;
         if response.status().is_success() {
             return Ok(response);
         }
@@ -369,10 +375,6 @@ fn broken(error: reqwest::Error) -> Failure {
     Failure::Unreachable(text)
 }
 
-fn late(server: &ServerName) -> Failure {
-    Failure::Unreachable(format!("{server} did not answer in time"))
-}
-
 /// Reads a body of at most so many bytes.
 async fn read(mut response: reqwest::Response, max_bytes: usize) -> Result<Bytes, Failure> {
     let mut body = BytesMut::new();
@@ -388,9 +390,9 @@ async fn read(mut response: reqwest::Response, max_bytes: usize) -> Result<Bytes
 
 fn read_answer<T: IncomingResponse>(
     server: &ServerName,
-    answer: Result<Result<http::Response<Bytes>, Failure>, tokio::time::error::Elapsed>,
+    answer: http::Response<Bytes>,
 ) -> Result<T, Failure> {
-    let (parts, body) = answer.unwrap_or_else(|_| Err(late(server)))?.into_parts();
+    let (parts, body) = answer.into_parts();
     let response = http::Response::from_parts(parts, &*body);
     T::try_from_http_response(response).map_err(|error| {
         let text = shortened(&error.to_string());

@@ -14,6 +14,7 @@ use ruma::{
     serde::{Base64, Raw},
     signatures::PublicKeyMap,
 };
+use tokio::sync::Semaphore;
 
 use super::{
     cache::Cache,
@@ -44,8 +45,9 @@ const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(10);
 const IN_MEMORY: Duration = Duration::from_hours(1);
 /// Servers whose keys are in memory (about 10 MB).
 const SERVERS: usize = 10_000;
-/// Servers that are asked at once for the keys of one request.
+/// Servers that are asked at once for the keys of one request, and for all: anybody can claim to be any server.
 const AT_ONCE: usize = 16;
+const ALL_AT_ONCE: usize = 128;
 
 /// The keys of other servers. Cheap to clone.
 #[derive(Clone)]
@@ -61,6 +63,7 @@ struct Inner {
     notaries: Vec<OwnedServerName>,
     known: Cache<OwnedServerName, Arc<ServerKeys>>,
     asked: Cache<OwnedServerName, ()>,
+    turns: Semaphore,
 }
 
 /// A key that is needed to verify a signature.
@@ -91,6 +94,7 @@ impl Keys {
             notaries,
             known: Cache::new(clock, SERVERS),
             asked: Cache::new(clock, SERVERS),
+            turns: Semaphore::new(ALL_AT_ONCE),
         };
         Self {
             inner: Arc::new(inner),
@@ -229,6 +233,8 @@ impl Keys {
     /// same time wait for one answer.
     async fn ask(&self, server: &ServerName) {
         let asking = async {
+            // The semaphore is never closed.
+            let _turn = self.inner.turns.acquire().await;
             let asked = match self.ask_server(server).await {
                 Ok(false) => self.ask_notaries(server).await,
                 asked => asked,

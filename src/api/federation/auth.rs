@@ -13,8 +13,10 @@ use crate::{
     error::{Error, Result},
 };
 
-/// The largest body: a transaction of 50 PDUs and 100 EDUs, each as large as it may be.
-const MAX_BODY: usize = 10 * 1024 * 1024;
+/// The largest transaction: 50 PDUs and 100 EDUs, each as large as it may be.
+const MAX_TRANSACTION: usize = 10 * 1024 * 1024;
+/// Where transactions come in.
+const TRANSACTIONS: &str = "/_matrix/federation/v1/send/";
 
 impl Authenticate for ServerSignatures {
     type Identity = OwnedServerName;
@@ -40,8 +42,13 @@ impl Authenticate for ServerSignatures {
         Ok(())
     }
 
-    fn max_body_bytes(app: &App) -> usize {
-        app.config.limits.max_request_bytes.max(MAX_BODY)
+    fn max_body_bytes(app: &App, parts: &Parts) -> usize {
+        let usual = app.config.limits.max_request_bytes;
+        if parts.uri.path().starts_with(TRANSACTIONS) {
+            usual.max(MAX_TRANSACTION)
+        } else {
+            usual
+        }
     }
 }
 
