@@ -123,6 +123,13 @@ test("only harmless HTML is shown", async () => {
   const spoiler = shown.getByRole("button", { name: "Spoiler: secret. Show it" });
   await spoiler.press("Enter");
   await spoiler.waitFor({ state: "detached" });
+
+  // While the sanitiser reads such a message the browser tells that the policy would not let it run either.
+  await message(bob.page, "good link").waitFor();
+  for (const { problems } of [alice, bob]) {
+    const others = problems.filter((problem) => !problem.includes("Content Security Policy"));
+    problems.splice(0, problems.length, ...others);
+  }
 });
 
 test("addresses in plain text are links, of harmless kinds only", async () => {

@@ -85,6 +85,7 @@ export class Api {
   }
 
   async request<T>(method: string, path: string, options: RequestOptions = {}): Promise<T> {
+    const token = this.accessToken;
     const { query, body, anonymous = false, signal = null, patience = 3 } = options;
     for (let attempt = 0; ; attempt++) {
       const response = await this.fetch(this.url(path, query), {
@@ -102,7 +103,8 @@ export class Api {
         await pause(waitOf(error), signal);
         continue;
       }
-      if (error.isUnknownToken && !anonymous) this.onUnknownToken?.(error);
+      // A late answer to a session that is over says nothing of the one that came after it.
+      if (error.isUnknownToken && !anonymous && token === this.accessToken) this.onUnknownToken?.(error);
       throw error;
     }
   }

@@ -1,0 +1,34 @@
+import { afterEach, expect, test, vi } from "vitest";
+import { Api } from "./api.ts";
+
+afterEach(() => vi.unstubAllGlobals());
+
+function refusal(): Response {
+  return new Response(JSON.stringify({ errcode: "M_UNKNOWN_TOKEN", error: "no", soft_logout: true }), { status: 401 });
+}
+
+test("a refused token is told", async () => {
+  vi.stubGlobal("fetch", async () => refusal());
+  const api = new Api("http://localhost", "old");
+  const told = vi.fn();
+  api.onUnknownToken = told;
+
+  await expect(api.get("/a")).rejects.toMatchObject({ errcode: "M_UNKNOWN_TOKEN" });
+
+  expect(told).toHaveBeenCalledOnce();
+});
+
+test("a late refusal of an old token does not end the session that came after it", async () => {
+  let answer!: (response: Response) => void;
+  vi.stubGlobal("fetch", async () => new Promise<Response>((resolve) => (answer = resolve)));
+  const api = new Api("http://localhost", "old");
+  const told = vi.fn();
+  api.onUnknownToken = told;
+
+  const asking = api.get("/a");
+  api.accessToken = "new";
+  answer(refusal());
+
+  await expect(asking).rejects.toMatchObject({ errcode: "M_UNKNOWN_TOKEN" });
+  expect(told).not.toHaveBeenCalled();
+});
