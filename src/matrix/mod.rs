@@ -12,11 +12,14 @@ mod pdu;
 mod power_levels;
 mod push;
 mod relation;
+mod resolve;
 mod shield;
 mod signed_json;
 mod signing_key;
 mod state;
+mod template;
 mod timeline_event;
+mod verified;
 mod versions;
 mod visibility;
 
@@ -31,11 +34,14 @@ pub use self::{
     power_levels::power_levels,
     push::{Notice, RoomFacts, actions, default_notice, notice, possible_names},
     relation::{RelatesTo, rel_type},
+    resolve::{KnownEvents, Resolution, resolve},
     shield::{Invitation, Shield},
     signed_json::{is_signed_by, says_the_same, signature},
     signing_key::SigningKey,
     state::StateMap,
-    timeline_event::{Counters, Exception, InThread, TimelineEvent},
+    template::{Template, template},
+    timeline_event::{Counters, Exception, InThread, Resolved, TimelineEvent},
+    verified::{NeededKeys, Verified, auth_types, authorize_by_auth_events, needed_keys},
     versions::{OWNED_STATE_VERSIONS, STABLE_VERSIONS, rules},
     visibility::{Membership, Visibility, may_see},
 };

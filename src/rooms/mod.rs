@@ -18,17 +18,25 @@ mod directory;
 mod fill;
 mod followed;
 mod hierarchy;
+mod history;
+mod import;
+mod lately;
 mod load;
 mod members;
 mod membership;
+mod outliers;
 mod reading;
 mod receipts;
+mod receive;
+mod redactions;
 mod relations;
 mod reports;
+mod resolution;
 mod restricted;
 mod search;
 mod send;
 mod shields;
+mod snapshots;
 mod some_events;
 mod state;
 mod summary;
@@ -41,7 +49,7 @@ mod warm;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
 use ruma::{
@@ -57,9 +65,13 @@ pub use self::{
     delayed::{Delay, DelayAction, Delayed, MAX_DELAY, MAX_SCHEDULED},
     directory::{DirectoryPage, DirectorySearch},
     hierarchy::{HierarchyPage, HierarchyRequest},
+    history::{Backfilled, Gap},
+    import::{Import, Imported},
     members::{UserRoom, UserRooms},
     membership::{Action, MemberChange, MemberProfile},
+    outliers::Outlier,
     receipts::NewReceipt,
+    receive::{Help, Received},
     relations::{Related, RelatedRequest},
     reports::Reporter,
     search::{Hit, SearchKey, SearchPage, SearchQuery},
@@ -74,7 +86,7 @@ use self::{counts::CustomRules, delayed::Schedule, followed::Followed, shields::
 use crate::{
     clock::Clock,
     error::{Error, Result},
-    matrix::{SigningKey, Visibility},
+    matrix::{KnownEvents, SigningKey, Visibility},
     storage::{Change, Db, Follower, Position, RoomNum, UserNum, memberships, rooms},
     tasks::Tasks,
 };
@@ -87,6 +99,8 @@ const KNOWN_NUMBERS: usize = 50_000;
 const WARM_USERS: usize = 20_000;
 /// Searches that read the database at once.
 const SEARCHES: usize = 2;
+/// Resolutions of states at once.
+const RESOLUTIONS: usize = 2;
 
 /// The rooms of this server. Cheap to clone.
 #[derive(Clone)]
@@ -114,6 +128,10 @@ pub(crate) struct Inner {
     schedule: Schedule,
     /// A search may look at every text: others shall find a connection meanwhile.
     searching: Semaphore,
+    /// The same holds for resolving states.
+    resolving: Semaphore,
+    /// Events of auth chains that resolutions have looked at.
+    auth_events: Mutex<KnownEvents>,
 }
 
 impl Rooms {
@@ -143,6 +161,8 @@ impl Rooms {
             shields,
             schedule,
             searching: Semaphore::new(SEARCHES),
+            resolving: Semaphore::new(RESOLUTIONS),
+            auth_events: Mutex::default(),
         });
         db.journal().follow(inner.clone());
         let rooms = Self { inner };
@@ -346,8 +366,15 @@ impl Follower for Inner {
                         self.users.committed(exception.user, *position, change);
                     }
                 }
-                Change::Redacted { room, .. } | Change::Receipt { room, .. } => {
+                Change::Redacted { room, .. }
+                | Change::Receipt { room, .. }
+                | Change::Backfilled { room } => {
                     self.rooms.committed(*room, *position, change);
+                }
+                Change::Imported { room } => {
+                    if let Some(room) = self.rooms.forget(*room) {
+                        room.stale.store(true, std::sync::atomic::Ordering::SeqCst);
+                    }
                 }
                 Change::Membership { room, user, .. } => {
                     self.rooms.committed(*room, *position, change);

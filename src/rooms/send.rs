@@ -311,6 +311,7 @@ impl Inner {
             counting,
             transaction,
             delayed: None,
+            arrival: None,
         })
     }
 

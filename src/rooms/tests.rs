@@ -1,5 +1,9 @@
 //! The rooms, tried on a database of their own.
 
+mod importing;
+mod receiving;
+mod remote;
+
 use std::{collections::HashMap, sync::Arc};
 
 use ruma::{
@@ -23,6 +27,7 @@ struct House {
     test: TestDb,
     rooms: Rooms,
     key: Arc<SigningKey>,
+    public_key: Vec<u8>,
 }
 
 fn alice() -> OwnedUserId {
@@ -49,12 +54,14 @@ async fn rooms(test: &TestDb, key: &Arc<SigningKey>) -> Rooms {
 impl House {
     async fn new() -> Self {
         let document = Ed25519KeyPair::generate();
+        let pair = Ed25519KeyPair::from_der(&document, "1".to_owned()).unwrap();
         let key = SigningKey::from_der(server_name!("here").to_owned(), &document, "1").unwrap();
         let (test, key) = (TestDb::new().await, Arc::new(key));
         Self {
             rooms: rooms(&test, &key).await,
             test,
             key,
+            public_key: pair.public_key().to_vec(),
         }
     }
 
@@ -64,6 +71,7 @@ impl House {
             rooms: rooms(&test, &self.key).await,
             test,
             key: self.key,
+            public_key: self.public_key,
         }
     }
 

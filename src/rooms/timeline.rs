@@ -346,18 +346,6 @@ pub(super) fn passes(to: Option<i64>, timeline: i64, dir: Direction) -> bool {
     }
 }
 
-/// Returns the snapshot of the state that readers see.
-pub(super) fn current_snapshot(room: &Room) -> i64 {
-    let view = room.view();
-    view.ring.back().map_or(0, |event| {
-        if event.pdu.state_key.is_some() {
-            event.position
-        } else {
-            event.snapshot
-        }
-    })
-}
-
 /// Returns the event of a stored row, without the state before it.
 pub(super) fn event_of_row(
     row: EventRow,
@@ -365,13 +353,15 @@ pub(super) fn event_of_row(
     rules: &RoomVersionRules,
 ) -> TimelineEvent {
     TimelineEvent {
-        position: row.position,
+        // An event may have been known before it came.
+        position: row.timeline,
         timeline: row.timeline,
         head: head(&pdu, rules),
         pdu,
         visibility: Visibility::from_number(row.visibility),
         snapshot: row.state,
         state_before: None,
+        resolved: None,
         notified: row.notified,
         mentioned: row.mentioned,
         threaded: row.threaded(),

@@ -48,6 +48,10 @@ const MIGRATIONS: &[(&str, &str)] = &[
         "0009_parlour.sql",
         include_str!("../../migrations/0009_parlour.sql"),
     ),
+    (
+        "0012_federation_rooms.sql",
+        include_str!("../../migrations/0012_federation_rooms.sql"),
+    ),
 ];
 
 /// What the tokens in a migration stand for, and which files belong to the database.

@@ -22,6 +22,8 @@ pub mod devices;
 pub mod events;
 pub mod fills;
 pub mod filters;
+pub mod gaps;
+pub mod graph;
 pub mod key_backups;
 pub mod media;
 pub mod memberships;

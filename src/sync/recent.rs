@@ -105,6 +105,8 @@ impl Follower for Recent {
                     log.note_list(*position, (*user, *watcher));
                 }
                 Change::Redacted { .. }
+                | Change::Imported { .. }
+                | Change::Backfilled { .. }
                 | Change::Erased { .. }
                 | Change::ToDevice { .. }
                 | Change::KeyCounts { .. }

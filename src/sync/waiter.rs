@@ -242,7 +242,11 @@ impl Follower for Waiters {
                     relisted.insert(*user);
                     self.lists.notify_one();
                 }
-                Change::Redacted { .. } | Change::Erased { .. } | Change::KeyCounts { .. } => {}
+                Change::Redacted { .. }
+                | Change::Imported { .. }
+                | Change::Backfilled { .. }
+                | Change::Erased { .. }
+                | Change::KeyCounts { .. } => {}
             }
         }
     }
