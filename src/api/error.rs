@@ -87,6 +87,8 @@ fn kind(error: &Error) -> (StatusCode, &'static str) {
         Error::IncompatibleRoomVersion(_) => {
             (StatusCode::BAD_REQUEST, "M_INCOMPATIBLE_ROOM_VERSION")
         }
+        Error::UnableToAuthoriseJoin(_) => (StatusCode::BAD_REQUEST, "M_UNABLE_TO_AUTHORISE_JOIN"),
+        Error::UnableToGrantJoin(_) => (StatusCode::BAD_REQUEST, "M_UNABLE_TO_GRANT_JOIN"),
         // The specification gives these no code of their own.
         Error::NotLeft(_) | Error::CannotThumbnail(_) | Error::Refused(_) => {
             (StatusCode::BAD_REQUEST, "M_UNKNOWN")

@@ -17,6 +17,7 @@ mod delayed;
 mod directory;
 mod fill;
 mod followed;
+mod handshake;
 mod hierarchy;
 mod history;
 mod import;
@@ -25,6 +26,7 @@ mod load;
 mod members;
 mod membership;
 mod outliers;
+mod outside;
 mod reading;
 mod receipts;
 mod receive;
@@ -35,6 +37,8 @@ mod resolution;
 mod restricted;
 mod search;
 mod send;
+mod sending;
+mod serving;
 mod shields;
 mod snapshots;
 mod some_events;
@@ -64,18 +68,22 @@ pub use self::{
     create::CreateRoom,
     delayed::{Delay, DelayAction, Delayed, MAX_DELAY, MAX_SCHEDULED},
     directory::{DirectoryPage, DirectorySearch},
-    hierarchy::{HierarchyPage, HierarchyRequest},
+    handshake::{Applicant, Handshake, Offer},
+    hierarchy::{HierarchyPage, HierarchyRequest, ServerHierarchy},
     history::{Backfilled, Gap},
     import::{Import, Imported},
     members::{UserRoom, UserRooms},
     membership::{Action, MemberChange, MemberProfile},
     outliers::Outlier,
+    outside::FromOutside,
     receipts::NewReceipt,
     receive::{Help, Received},
     relations::{Related, RelatedRequest},
     reports::Reporter,
     search::{Hit, SearchKey, SearchPage, SearchQuery},
     send::{NewEvent, Transaction},
+    sending::{Outgoing, OutgoingPage},
+    serving::StateAnswer,
     summary::{MutualRooms, Summary},
     threads::{SubscriptionChange, ThreadCount, Threads},
     timeline::{Context, Page, PageRequest},

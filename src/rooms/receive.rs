@@ -107,7 +107,12 @@ impl Rooms {
             if room.is_stale() {
                 continue;
             }
-            check_may_send(&room, &tip, origin)?;
+            if room.view().local_members.is_empty() {
+                drop(tip);
+                self.retract(&room, event).await?;
+                return Ok((Received::Accepted, StateMap::default()));
+            }
+            check_acl(&tip.state, origin)?;
             let judged = match self.judge(&room, &tip, (event, help), look).await? {
                 Judgement::Judged(judged) => judged,
                 Judgement::Known => return Ok((Received::Duplicate, StateMap::default())),
@@ -210,14 +215,6 @@ impl Rooms {
         let stored = append(&self.inner, tx, room, tip, accepted).await?;
         Ok(stored.map(|event| event.position))
     }
-}
-
-/// Checks that this server is in a room, and that the room does not shut out another.
-pub(super) fn check_may_send(room: &Room, tip: &Tip, origin: &ServerName) -> Result<()> {
-    if room.view().local_members.is_empty() {
-        return Err(Error::not_found("this server is not in the room"));
-    }
-    check_acl(&tip.state, origin)
 }
 
 /// Checks that a room does not shut out a server.

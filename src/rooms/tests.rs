@@ -1,8 +1,11 @@
 //! The rooms, tried on a database of their own.
 
+mod handshakes;
 mod importing;
+mod outside;
 mod receiving;
 mod remote;
+mod serving;
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -10,7 +13,7 @@ use ruma::{
     OwnedEventId, OwnedRoomId, OwnedUserId, RoomVersionId,
     api::{Direction, client::room::create_room::v3::Request},
     events::{StateEventType, TimelineEventType},
-    room_alias_id, server_name,
+    room_alias_id,
     signatures::Ed25519KeyPair,
     user_id,
 };
@@ -53,9 +56,14 @@ async fn rooms(test: &TestDb, key: &Arc<SigningKey>) -> Rooms {
 
 impl House {
     async fn new() -> Self {
+        Self::named("here").await
+    }
+
+    async fn named(name: &str) -> Self {
         let document = Ed25519KeyPair::generate();
+        let name = ruma::OwnedServerName::try_from(name).unwrap();
         let pair = Ed25519KeyPair::from_der(&document, "1".to_owned()).unwrap();
-        let key = SigningKey::from_der(server_name!("here").to_owned(), &document, "1").unwrap();
+        let key = SigningKey::from_der(name, &document, "1").unwrap();
         let (test, key) = (TestDb::new().await, Arc::new(key));
         Self {
             rooms: rooms(&test, &key).await,

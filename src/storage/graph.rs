@@ -25,6 +25,8 @@ pub struct Node {
     pub state: Option<i64>,
     /// The snapshot of the state after it.
     pub state_after: Option<i64>,
+    /// The number of the history visibility before it.
+    pub visibility: i64,
     /// Canonical JSON.
     pub json: String,
 }
@@ -44,7 +46,7 @@ pub async fn nodes<S: AsRef<str>>(
     db.query(
         "SELECT event_id, position, room, timeline, status, state,
                 COALESCE(state_after, CASE WHEN state_key IS NULL OR state IS NULL OR status = 2 THEN state
-                                           ELSE position END) AS state_after, json
+                                           ELSE position END) AS state_after, visibility, json
          FROM events WHERE event_id IN (SELECT value FROM json_each($1))",
     )
     .bind(list(ids))
@@ -129,20 +131,35 @@ pub async fn set_status(tx: &mut WriteTx, position: i64, status: Status) -> Resu
     Ok(())
 }
 
-/// Returns events of a room's timeline before a place, with the newest first: (id, place, JSON).
-pub async fn before(
+/// An event that may have to be sent to other servers.
+#[derive(Debug, sqlx::FromRow)]
+pub struct Sent {
+    /// The journal position.
+    pub position: i64,
+    /// The room.
+    pub room: RoomNum,
+    /// Its id.
+    pub event_id: String,
+    /// Whether another server gave it to this one to send it on.
+    pub passed_on: bool,
+    /// Canonical JSON.
+    pub json: String,
+}
+
+/// Returns accepted events that were stored after a position and up to another, as they came.
+pub async fn after_position(
     db: &mut impl Read,
-    room: RoomNum,
-    place: i64,
+    after: i64,
+    up_to: i64,
     limit: i64,
-) -> Result<Vec<(String, i64, String)>> {
+) -> Result<Vec<Sent>> {
     db.query(
-        "SELECT event_id, timeline, json FROM events
-         WHERE room = $1 AND timeline < $2
-         ORDER BY timeline DESC LIMIT $3",
+        "SELECT position, room, event_id, passed_on, json FROM events
+         WHERE position > $1 AND position <= $2 AND status = 0 AND timeline IS NOT NULL AND NOT backfilled
+         ORDER BY position LIMIT $3",
     )
-    .bind(room)
-    .bind(place)
+    .bind(after)
+    .bind(up_to)
     .bind(limit)
     .fetch_all()
     .await

@@ -79,6 +79,22 @@ pub async fn set_all(
     Ok(())
 }
 
+/// Returns the member event of a user's membership: (id, JSON).
+pub async fn event_of(
+    db: &mut impl Read,
+    user: UserNum,
+    room: RoomNum,
+) -> Result<Option<(String, String)>> {
+    db.query(
+        "SELECT e.event_id, e.json FROM memberships m JOIN events e ON e.position = m.event
+         WHERE m.user_num = $1 AND m.room = $2",
+    )
+    .bind(user)
+    .bind(room)
+    .fetch_optional()
+    .await
+}
+
 /// Marks a room as forgotten by a user who is not in it.
 pub async fn forget(tx: &mut WriteTx, user: UserNum, room: RoomNum) -> Result<()> {
     tx.query("UPDATE memberships SET forgotten = TRUE WHERE user_num = $1 AND room = $2")

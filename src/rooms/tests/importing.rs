@@ -98,14 +98,6 @@ impl Abroad {
     }
 }
 
-impl House {
-    fn keys(&self) -> ruma::signatures::PublicKeyMap {
-        let key = ruma::serde::Base64::new(self.public_key.clone());
-        let of_server = [("ed25519:1".to_owned(), key)].into();
-        [("here".to_owned(), of_server)].into()
-    }
-}
-
 #[tokio::test]
 async fn a_room_is_taken_over_with_its_state_in_every_version() {
     for version in ["3", "6", "9", "10", "11", "12"] {

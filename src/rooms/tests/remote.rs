@@ -177,6 +177,12 @@ impl Line {
 }
 
 impl House {
+    pub(super) fn keys(&self) -> PublicKeyMap {
+        let key = Base64::new(self.public_key.clone());
+        let of_server = [("ed25519:1".to_owned(), key)].into();
+        [(self.rooms.server_name().to_string(), of_server)].into()
+    }
+
     /// Returns where a room stands here.
     pub(super) async fn line(&self, room_id: &RoomId) -> Line {
         let room = self.rooms.room(room_id).await.unwrap();
