@@ -1,5 +1,6 @@
 //! The rooms, tried on a database of their own.
 
+mod converging;
 mod handshakes;
 mod importing;
 mod outside;
@@ -70,6 +71,17 @@ impl House {
             test,
             key,
             public_key: pair.public_key().to_vec(),
+        }
+    }
+
+    /// Returns the same server with nothing in its database.
+    async fn twin(&self) -> Self {
+        let test = TestDb::new().await;
+        Self {
+            rooms: rooms(&test, &self.key).await,
+            test,
+            key: self.key.clone(),
+            public_key: self.public_key.clone(),
         }
     }
 

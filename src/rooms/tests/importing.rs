@@ -9,17 +9,17 @@ use super::{
 use crate::matrix::Verified;
 
 /// A room on another server, which a user of this one is about to join.
-struct Abroad {
-    house: House,
-    there: Remote,
-    room: RemoteRoom,
+pub(super) struct Abroad {
+    pub(super) house: House,
+    pub(super) there: Remote,
+    pub(super) room: RemoteRoom,
     version: RoomVersionId,
-    line: Line,
-    events: Vec<Verified>,
+    pub(super) line: Line,
+    pub(super) events: Vec<Verified>,
 }
 
 impl Abroad {
-    async fn new(version: &str) -> Self {
+    pub(super) async fn new(version: &str) -> Self {
         let (house, there) = (House::new().await, Remote::new("there"));
         let (room, line, events) = there.creates(version);
         Self {
@@ -32,7 +32,7 @@ impl Abroad {
         }
     }
 
-    fn id(&self) -> OwnedRoomId {
+    pub(super) fn id(&self) -> OwnedRoomId {
         self.room.id.clone().unwrap()
     }
 
@@ -40,7 +40,12 @@ impl Abroad {
         self.there.user("carol")
     }
 
-    fn happens(&mut self, kind: &str, key: Option<&str>, content: serde_json::Value) -> Verified {
+    pub(super) fn happens(
+        &mut self,
+        kind: &str,
+        key: Option<&str>,
+        content: serde_json::Value,
+    ) -> Verified {
         let carol = self.carol();
         let event = (&*carol, kind, key);
         let event = self.there.makes(&self.room, &self.line, event, content);
@@ -54,7 +59,7 @@ impl Abroad {
     }
 
     /// Returns the join of a user of the house, signed by the house.
-    fn join_of(&self, user_id: &UserId) -> Verified {
+    pub(super) fn join_of(&self, user_id: &UserId) -> Verified {
         let event = (user_id, "m.room.member", Some(user_id.as_str()));
         let content = json!({"membership": "join"});
         let draft = self.there.drafts(&self.room, &self.line, event, content);
@@ -64,7 +69,7 @@ impl Abroad {
         Verified::check(object, rules, &self.house.keys()).unwrap()
     }
 
-    fn answer(&self, join: Verified) -> Import {
+    pub(super) fn answer(&self, join: Verified) -> Import {
         let is_state = |event: &&Verified| {
             let pdu = event.pdu();
             let held = pdu.state_key.as_deref();
@@ -302,4 +307,32 @@ async fn history_stands_before_the_join_in_its_order() {
         .await;
     assert_eq!(whole.unwrap().stored, 4);
     assert_eq!(abroad.sees(&bob()).await[0], "m.room.create");
+}
+
+#[tokio::test]
+async fn a_room_with_many_members_is_taken_over_at_once() {
+    const MEMBERS: usize = 1_200;
+    let mut abroad = Abroad::new("11").await;
+    for n in 0..MEMBERS {
+        let member = abroad.there.user(&format!("member{n}"));
+        let event = (&*member, "m.room.member", Some(member.as_str()));
+        let content = json!({"membership": "join"});
+        let join = abroad
+            .there
+            .makes(&abroad.room, &abroad.line, event, content);
+        abroad.line = abroad.line.after(&join);
+        abroad.events.push(join);
+    }
+
+    abroad.joins(&bob()).await.unwrap();
+
+    let room = abroad.house.rooms.room(&abroad.id()).await.unwrap();
+    assert_eq!(room.view().joined_members, 2 + MEMBERS as i64);
+    assert_eq!(room.view().servers.len(), 2);
+    let member = abroad.there.user("member7");
+    let number = abroad.house.number_of(&member).await;
+    let rooms = abroad.house.rooms.of_user(number).await.unwrap();
+    assert_eq!(rooms.membership(room.num), MembershipState::Join);
+    let id = abroad.id();
+    abroad.house.says(&id, bob(), "hello", None).await.unwrap();
 }
