@@ -54,7 +54,7 @@ pub fn resolve(
     rules: &RoomVersionRules,
     sets: &[StateMap],
     known: &KnownEvents,
-    absent: &HashSet<OwnedEventId>,
+    absent: &BTreeSet<OwnedEventId>,
 ) -> Result<Resolution> {
     let Some((first, others)) = sets.split_first() else {
         return Ok(Resolution::Resolved(StateMap::default()));
@@ -88,13 +88,13 @@ struct Conflict<'a> {
     /// The events that stand under these keys.
     held: KnownEvents,
     known: &'a KnownEvents,
-    absent: &'a HashSet<OwnedEventId>,
+    absent: &'a BTreeSet<OwnedEventId>,
     needs: RefCell<BTreeSet<OwnedEventId>>,
 }
 
 impl Conflict<'_> {
     fn resolve(&self, rules: &RoomVersionRules) -> Result<Resolution> {
-        let resolution = rules.state_res.v2_rules().ok_or_else(|| {
+        let resolution = *rules.state_res.v2_rules().ok_or_else(|| {
             Error::UnsupportedRoomVersion("nobody resolves the state of this version".to_owned())
         })?;
         let reach = if resolution.consider_conflicted_state_subgraph {
@@ -310,7 +310,7 @@ impl Conflict<'_> {
     fn run(
         &self,
         rules: &RoomVersionRules,
-        resolution: &StateResolutionV2Rules,
+        resolution: StateResolutionV2Rules,
         sets: &[IdMap<OwnedEventId>],
         (difference, subgraph): (HashSet<OwnedEventId>, HashSet<OwnedEventId>),
     ) -> Result<IdMap<OwnedEventId>> {
@@ -329,7 +329,7 @@ impl Conflict<'_> {
         let subgraph: EventIdSet<OwnedEventId> = subgraph.into_iter().collect();
         ruma::state_res::resolve(
             &rules.authorization,
-            resolution,
+            &resolution,
             sets,
             vec![difference, EventIdSet::new()],
             |event_id| {

@@ -137,6 +137,14 @@ impl TimelineEvent {
             && was_in() != Some(MembershipState::Join)
     }
 
+    /// Returns the keys of the room's state that it changed.
+    pub fn state_keys(&self) -> Vec<(StateEventType, String)> {
+        let own = self.pdu.state_key.clone();
+        let own = own.map(|state_key| (self.pdu.state_type(), state_key));
+        let resolved = self.resolved.iter().flat_map(|resolved| &resolved.keys);
+        own.into_iter().chain(resolved.cloned()).collect()
+    }
+
     /// Returns the state event that it replaced, as far as memory knows.
     pub fn replaces(&self) -> Option<&Arc<Pdu>> {
         let state_key = self.pdu.state_key.as_deref()?;

@@ -120,7 +120,7 @@ async fn view(
         let Some(user_id) = pdu.member().filter(|_| is_joined) else {
             continue;
         };
-        count_server(&mut view.servers, user_id, 1);
+        count_server(&mut view.servers, user_id, (1, 0));
         if user_id.server_name() == server_name
             && let Some(user) = strings.find(db, user_id.as_str()).await?
         {

@@ -88,7 +88,7 @@ pub use self::{
     threads::{SubscriptionChange, ThreadCount, Threads},
     timeline::{Context, Page, PageRequest},
     upgrade::Upgrade,
-    warm::{Room, View},
+    warm::{Room, Stay, View},
 };
 use self::{counts::CustomRules, delayed::Schedule, followed::Followed, shields::Shields};
 use crate::{

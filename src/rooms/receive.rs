@@ -114,7 +114,7 @@ impl Rooms {
             }
             check_acl(&tip.state, origin)?;
             let judged = match self.judge(&room, &tip, (event, help), look).await? {
-                Judgement::Judged(judged) => judged,
+                Judgement::Judged(judged) => *judged,
                 Judgement::Known => return Ok((Received::Duplicate, StateMap::default())),
                 Judgement::Missing { prev, auth } => {
                     return Ok((Received::Missing { prev, auth }, StateMap::default()));

@@ -1,7 +1,7 @@
 //! Resolving the state of a room where its events fork: reading what a resolution needs, and no more.
 
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::BTreeSet,
     sync::{Arc, PoisonError},
 };
 
@@ -40,7 +40,7 @@ impl Rooms {
         let turn = self.inner.resolving.acquire().await;
         let _turn = turn.map_err(|source| Error::internal("wait to resolve a state", source))?;
         let mut known = KnownEvents::new();
-        let mut absent: HashSet<OwnedEventId> = HashSet::new();
+        let mut absent: BTreeSet<OwnedEventId> = BTreeSet::new();
         let sets = Arc::new(sets);
         while known.len() < MAX_EVENTS {
             let (rules, states) = (rules.clone(), sets.clone());
@@ -68,7 +68,7 @@ impl Rooms {
         &self,
         needs: BTreeSet<OwnedEventId>,
         known: &mut KnownEvents,
-        absent: &mut HashSet<OwnedEventId>,
+        absent: &mut BTreeSet<OwnedEventId>,
     ) -> Result<()> {
         let mut next: Vec<OwnedEventId> = needs.into_iter().collect();
         for _ in 0..READ_AHEAD {

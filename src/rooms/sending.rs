@@ -43,7 +43,7 @@ impl Rooms {
     /// Returns the events after a position that other servers are to be sent.
     ///
     /// A server gets what was said while it was in the room, and the event by which it left. Servers that are in the
-    /// room now stand for those that were when the event was sent, unless their first user joined after it.
+    /// room now stand for those that were when the event was sent, unless it is known that they came after it.
     pub async fn outgoing(&self, after: Position) -> Result<OutgoingPage> {
         let up_to = self.inner.db.journal().published();
         let rows = {
@@ -63,7 +63,7 @@ impl Rooms {
             if !self.is_local(&pdu.sender) && !row.passed_on {
                 continue;
             }
-            let servers = self.destinations(row.room, &pdu).await?;
+            let servers = self.destinations(row.room, &pdu, row.position).await?;
             if !servers.is_empty() {
                 page.events.push(Outgoing {
                     position: row.position,
@@ -78,17 +78,23 @@ impl Rooms {
     }
 
     /// Returns the servers that an event of a room goes to: those in the room, and that of the user whom it is about.
-    async fn destinations(&self, room: RoomNum, pdu: &Pdu) -> Result<Vec<OwnedServerName>> {
+    async fn destinations(
+        &self,
+        room: RoomNum,
+        pdu: &Pdu,
+        position: Position,
+    ) -> Result<Vec<OwnedServerName>> {
         let room = self.room_by_number(room).await?;
         let (own, sender) = (self.server_name(), pdu.sender.server_name());
         let is_other = |server: &OwnedServerName| server != own && server != sender;
         let mut servers: Vec<OwnedServerName> = {
             let view = room.view();
-            view.servers
-                .keys()
-                .filter(|server| is_other(server))
-                .cloned()
-                .collect()
+            let there = view
+                .servers
+                .iter()
+                .filter(|(_, stay)| stay.since <= position);
+            let servers = there.map(|(server, _)| server.clone());
+            servers.filter(is_other).collect()
         };
         let target = pdu.member().map(|user_id| user_id.server_name().to_owned());
         if let Some(target) = target.filter(is_other)

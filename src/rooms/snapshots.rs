@@ -194,24 +194,22 @@ pub(super) async fn set_current(
         let Some(pdu) = tip.state.get(kind, key) else {
             continue;
         };
-        match remote_member(inner, pdu) {
-            Some((user_id, membership)) => {
-                many.push((user, membership.to_string(), row.unwrap_or_default()));
-                let change = Change::Membership {
-                    user,
-                    user_id,
-                    local: false,
-                    room: room.num,
-                    membership: Some(membership),
-                    stripped_state: None,
-                };
-                tx.publish(place, change);
-            }
-            None => {
-                let member = (user, Some(pdu), row.unwrap_or_default());
-                store_membership(inner, tx, room, (place, member), &tip.state).await?;
-            }
-        }
+        let row = row.unwrap_or_default();
+        let Some((user_id, membership)) = remote_member(inner, pdu) else {
+            let member = (user, Some(pdu), row);
+            store_membership(inner, tx, room, (place, member), &tip.state).await?;
+            continue;
+        };
+        many.push((user, membership.to_string(), row));
+        let change = Change::Membership {
+            user,
+            user_id,
+            local: false,
+            room: room.num,
+            membership: Some(membership),
+            stripped_state: None,
+        };
+        tx.publish(place, change);
     }
     memberships::set_all(tx, room.num, place, &many).await?;
     if keys.iter().any(|(kind, _)| is_listed(kind)) {

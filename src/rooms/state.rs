@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    matrix::{Pdu, StateMap, TimelineEvent, Visibility},
+    matrix::{Pdu, StateMap, Visibility},
     storage::{UserNum, events, graph, state},
 };
 
@@ -117,7 +117,7 @@ impl Rooms {
             (after >= view.ring_after).then(|| {
                 let within = |place: i64| place > after && place <= up_to;
                 let events = view.ring.iter().filter(|event| within(event.timeline));
-                events.flat_map(|event| keys_changed(event)).collect()
+                events.flat_map(|event| event.state_keys()).collect()
             })
         };
         let keys: Vec<(StateEventType, String)> = match in_memory {
@@ -152,14 +152,6 @@ impl Rooms {
             .filter_map(|(kind, key)| Some((StateEventType::from(text(kind)?), text(key)?)))
             .collect())
     }
-}
-
-/// Returns the keys of the room's state that an event changed.
-fn keys_changed(event: &TimelineEvent) -> Vec<(StateEventType, String)> {
-    let own = event.pdu.state_key.clone();
-    let own = own.map(|state_key| (event.pdu.state_type(), state_key));
-    let resolved = event.resolved.iter().flat_map(|resolved| &resolved.keys);
-    own.into_iter().chain(resolved.cloned()).collect()
 }
 
 /// Returns the state after a place of the timeline, if the events around it are in memory.

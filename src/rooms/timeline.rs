@@ -11,7 +11,7 @@ use crate::{
     storage::{
         Read,
         events::{self, EventRow},
-        state,
+        gaps, state,
     },
 };
 
@@ -96,6 +96,10 @@ impl Rooms {
         let mut found = Vec::new();
         let mut from = request.from;
         let mut looked_at = 0;
+        let gap = match hidden {
+            Hidden::EndsThePage => self.newest_gap(room, request).await?,
+            Hidden::PassedOver => None,
+        };
         while looked_at < LOOKED_AT {
             let rows = self.rows(room, from, request.dir).await?;
             let is_last = i64::try_from(rows.len()).unwrap_or(0) < CHUNK;
@@ -104,6 +108,12 @@ impl Rooms {
                     return Ok(Page {
                         events: found,
                         end: None,
+                    });
+                }
+                if gap.is_some_and(|gap| row.timeline < gap) {
+                    return Ok(Page {
+                        events: found,
+                        end: Some(from),
                     });
                 }
                 looked_at += 1;
@@ -135,6 +145,14 @@ impl Rooms {
             events: found,
             end: Some(from),
         })
+    }
+
+    /// Returns the place of the newest gap that a page may come to: of what precedes it, some is missing.
+    async fn newest_gap(&self, room: &Room, request: PageRequest) -> Result<Option<i64>> {
+        let mut conn = self.inner.db.read().await?;
+        let span = (request.to.unwrap_or(i64::MIN), request.from);
+        let gaps = gaps::within(&mut conn, room.num, span, 1).await?;
+        Ok(gaps.into_iter().next().map(|(_, place)| place))
     }
 
     async fn rows(&self, room: &Room, from: i64, dir: Direction) -> Result<Vec<EventRow>> {

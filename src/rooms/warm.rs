@@ -64,6 +64,15 @@ pub(super) struct Tip {
     pub(super) lately: Lately,
 }
 
+/// A server in a room.
+#[derive(Clone, Copy, Debug)]
+pub struct Stay {
+    /// How many of its users have joined.
+    pub members: i64,
+    /// The place of the timeline at which the first of them came; 0 if that was before memory can tell.
+    pub since: i64,
+}
+
 /// What readers may see: everything that is on disk.
 #[derive(Debug, Default)]
 pub struct View {
@@ -89,8 +98,8 @@ pub struct View {
     pub invited_members: i64,
     /// The users of this server that have joined.
     pub local_members: HashMap<UserNum, OwnedUserId>,
-    /// The servers in the room, and how many of their users have joined.
-    pub servers: BTreeMap<OwnedServerName, i64>,
+    /// The servers in the room.
+    pub servers: BTreeMap<OwnedServerName, Stay>,
     /// The receipts, by position.
     pub receipts: BTreeMap<Position, Arc<Receipt>>,
 }
@@ -175,7 +184,7 @@ impl View {
             self.take_resolved(resolved, event.timeline);
         } else if event.pdu.state_key.is_some() {
             let replaced = self.state.insert(event.pdu.clone());
-            self.count(replaced.as_deref(), Some(&event.pdu));
+            self.count((replaced.as_deref(), Some(&event.pdu)), event.timeline);
             self.snapshot = event.timeline;
         }
         self.ring.push_back(event);
@@ -191,10 +200,8 @@ impl View {
         let before = std::mem::replace(&mut self.state, resolved.state.clone());
         for (kind, key) in &resolved.keys {
             let after = resolved.state.get(kind, key);
-            self.count(
-                before.get(kind, key).map(|pdu| &**pdu),
-                after.map(|pdu| &**pdu),
-            );
+            let before = before.get(kind, key).map(|pdu| &**pdu);
+            self.count((before, after.map(|pdu| &**pdu)), place);
         }
         if !resolved.keys.is_empty() {
             self.snapshot = place;
@@ -212,7 +219,7 @@ impl View {
         }
     }
 
-    fn count(&mut self, before: Option<&Pdu>, after: Option<&Pdu>) {
+    fn count(&mut self, (before, after): (Option<&Pdu>, Option<&Pdu>), place: i64) {
         let Some(user_id) = after.or(before).and_then(Pdu::member) else {
             return;
         };
@@ -223,7 +230,7 @@ impl View {
         };
         self.invited_members += invited(after) - invited(before);
         if change != 0 {
-            count_server(&mut self.servers, user_id, change);
+            count_server(&mut self.servers, user_id, (change, place));
         }
     }
 
@@ -263,14 +270,17 @@ impl View {
 
 /// Counts a user who joined, or left, among those of their server.
 pub(super) fn count_server(
-    servers: &mut BTreeMap<OwnedServerName, i64>,
+    servers: &mut BTreeMap<OwnedServerName, Stay>,
     user_id: &UserId,
-    change: i64,
+    (change, place): (i64, i64),
 ) {
     let server = user_id.server_name();
-    let members = servers.entry(server.to_owned()).or_default();
-    *members += change;
-    if *members <= 0 {
+    let stay = servers.entry(server.to_owned()).or_insert(Stay {
+        members: 0,
+        since: place,
+    });
+    stay.members += change;
+    if stay.members <= 0 {
         servers.remove(server);
     }
 }

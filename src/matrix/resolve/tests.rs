@@ -87,10 +87,11 @@ impl Graph {
         let create = state.get(&StateEventType::RoomCreate, "");
         let prev_events: Vec<_> = create.map(|pdu| pdu.event_id.clone()).into_iter().collect();
         let mut event = json!({
-            "type": kind, "sender": sender, "state_key": key, "content": content, "depth": self.made,
+            "type": kind, "sender": sender, "state_key": key, "depth": self.made,
             "origin_server_ts": self.random.random_range(0..50), "prev_events": prev_events, "auth_events": [],
             "hashes": {"sha256": self.made.to_string()}, "room_id": self.room_id,
         });
+        event["content"] = content;
         if self.room_id.is_none() {
             event.as_object_mut().unwrap().remove("room_id");
         }
@@ -175,7 +176,7 @@ impl Graph {
     /// Returns what comes of resolving states when only what is asked for is given.
     fn resolved(&self, sets: &[StateMap]) -> StateMap {
         let mut known = KnownEvents::new();
-        let mut absent = HashSet::new();
+        let mut absent = BTreeSet::new();
         loop {
             match resolve(&self.rules, sets, &known, &absent).unwrap() {
                 Resolution::Resolved(state) => return state,

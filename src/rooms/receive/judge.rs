@@ -44,7 +44,7 @@ pub(super) enum Look {
 
 /// What came of judging an event.
 pub(super) enum Judgement {
-    Judged(Judged),
+    Judged(Box<Judged>),
     Known,
     Missing {
         prev: Vec<OwnedEventId>,
@@ -131,7 +131,7 @@ impl Rooms {
             && help.state_before.is_none()
             && let Some(judged) = judge_at_the_tip(room, tip, pdu, help)
         {
-            return Ok(Judgement::Judged(judged));
+            return Ok(Judgement::Judged(judged.into()));
         }
         self.judge_around(room, tip, (event, help)).await
     }
@@ -182,7 +182,7 @@ impl Rooms {
             judged.is_as_it_was = is_rejected && own.status() == Status::Rejected;
             judged.stored_at = Some(own.position);
         }
-        Ok(Judgement::Judged(judged))
+        Ok(Judgement::Judged(judged.into()))
     }
 
     /// Judges an event by the state before it and the state of the room.

@@ -29,7 +29,7 @@ impl Door {
             to_raw_value(&rule).unwrap(),
         );
         house.rooms.send(&id, rules).await.unwrap();
-        let room = RemoteRoom::of(&*house.rooms.room(&id).await.unwrap());
+        let room = RemoteRoom::of(&house.rooms.room(&id).await.unwrap());
         Self { house, there, room }
     }
 

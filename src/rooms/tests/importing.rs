@@ -311,7 +311,7 @@ async fn history_stands_before_the_join_in_its_order() {
 
 #[tokio::test]
 async fn a_room_with_many_members_is_taken_over_at_once() {
-    const MEMBERS: usize = 1_200;
+    const MEMBERS: i64 = 1_200;
     let mut abroad = Abroad::new("11").await;
     for n in 0..MEMBERS {
         let member = abroad.there.user(&format!("member{n}"));
@@ -327,7 +327,7 @@ async fn a_room_with_many_members_is_taken_over_at_once() {
     abroad.joins(&bob()).await.unwrap();
 
     let room = abroad.house.rooms.room(&abroad.id()).await.unwrap();
-    assert_eq!(room.view().joined_members, 2 + MEMBERS as i64);
+    assert_eq!(room.view().joined_members, 2 + MEMBERS);
     assert_eq!(room.view().servers.len(), 2);
     let member = abroad.there.user("member7");
     let number = abroad.house.number_of(&member).await;

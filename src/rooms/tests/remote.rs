@@ -84,10 +84,11 @@ impl Remote {
         content: Value,
     ) -> Value {
         let mut event = json!({
-            "type": kind, "sender": sender, "content": content, "depth": line.depth + 1,
+            "type": kind, "sender": sender, "origin": self.name, "depth": line.depth + 1,
             "origin_server_ts": 1_000 + line.depth, "prev_events": line.prev_events, "auth_events": [],
             "hashes": {},
         });
+        event["content"] = content;
         if let Some(room_id) = &room.id {
             event["room_id"] = json!(room_id);
         }
@@ -224,7 +225,7 @@ impl House {
             to_raw_value(&json!({"join_rule": "public"})).unwrap(),
         );
         self.rooms.send(&room_id, public).await.unwrap();
-        let room = RemoteRoom::of(&*self.rooms.room(&room_id).await.unwrap());
+        let room = RemoteRoom::of(&self.rooms.room(&room_id).await.unwrap());
         let dora = remote.user("dora");
         let line = self.line(&room_id).await;
         let join = remote.makes(

@@ -84,7 +84,7 @@ async fn what_was_said_before_the_server_came_is_told_without_its_words() {
         house.rooms.send(&id, event).await.unwrap();
     }
     let secret = house.says(&id, alice(), "secret", None).await.unwrap();
-    let room = RemoteRoom::of(&*house.rooms.room(&id).await.unwrap());
+    let room = RemoteRoom::of(&house.rooms.room(&id).await.unwrap());
     let eve = there.user("eve");
     let line = house.line(&id).await;
     let event = (&*eve, "m.room.member", Some(eve.as_str()));
@@ -128,11 +128,12 @@ async fn missing_events_are_told_between_what_a_server_has_and_what_it_saw() {
         let span = (&earliest[..], &latest[..]);
         let rooms = shared.rooms();
         let told = rooms.missing_events_for(&room, &shared.there.name, span, (0, limit));
-        let body = |json: &Box<serde_json::value::RawValue>| {
+        let body = |json: &serde_json::value::RawValue| {
             let event: serde_json::Value = serde_json::from_str(json.get()).unwrap();
             event["content"]["body"].as_str().unwrap().to_owned()
         };
-        told.await.unwrap().iter().map(body).collect::<Vec<_>>()
+        let told = told.await.unwrap();
+        told.iter().map(|json| body(json)).collect::<Vec<_>>()
     };
 
     assert_eq!(bodies(10).await, ["two", "three", "four"]);
