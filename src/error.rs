@@ -133,6 +133,12 @@ pub enum Error {
     /// The server does not support the version of the room to be joined.
     #[error("the room has version {0}, which this server does not support")]
     IncompatibleRoomVersion(RoomVersionId),
+    /// This server cannot tell whether the user may join the restricted room.
+    #[error("{0}")]
+    UnableToAuthoriseJoin(String),
+    /// The user may join the restricted room, but nobody of this server may let them in.
+    #[error("{0}")]
+    UnableToGrantJoin(String),
     /// The room cannot be forgotten: the user is in it.
     #[error("{0}")]
     NotLeft(String),

@@ -85,9 +85,9 @@ fn kind(error: &Error) -> (StatusCode, &'static str) {
         Error::RoomInUse(_) => (StatusCode::BAD_REQUEST, "M_ROOM_IN_USE"),
         Error::InvalidRoomState(_) => (StatusCode::BAD_REQUEST, "M_INVALID_ROOM_STATE"),
         Error::UnsupportedRoomVersion(_) => (StatusCode::BAD_REQUEST, "M_UNSUPPORTED_ROOM_VERSION"),
-        Error::IncompatibleRoomVersion(_) => {
-            (StatusCode::BAD_REQUEST, "M_INCOMPATIBLE_ROOM_VERSION")
-        }
+        Error::IncompatibleRoomVersion(_) => bad_request("M_INCOMPATIBLE_ROOM_VERSION"),
+        Error::UnableToAuthoriseJoin(_) => bad_request("M_UNABLE_TO_AUTHORISE_JOIN"),
+        Error::UnableToGrantJoin(_) => bad_request("M_UNABLE_TO_GRANT_JOIN"),
         // The specification gives these no code of their own.
         Error::NotLeft(_) | Error::CannotThumbnail(_) | Error::Refused(_) => {
             (StatusCode::BAD_REQUEST, "M_UNKNOWN")
@@ -112,6 +112,10 @@ fn kind(error: &Error) -> (StatusCode, &'static str) {
         Error::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "M_UNKNOWN"),
         Error::Internal { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "M_UNKNOWN"),
     }
+}
+
+fn bad_request(code: &'static str) -> (StatusCode, &'static str) {
+    (StatusCode::BAD_REQUEST, code)
 }
 
 /// Returns what some errors tell beside their code and text.

@@ -129,7 +129,7 @@ pub fn authorize(pdu: &Pdu, rules: &RoomVersionRules, state: &StateMap) -> Resul
     .map_err(Error::Forbidden)
 }
 
-fn select_auth_events(draft: &Draft, site: Site<'_>) -> Result<Vec<Arc<Pdu>>> {
+pub(super) fn select_auth_events(draft: &Draft, site: Site<'_>) -> Result<Vec<Arc<Pdu>>> {
     let types = auth_types_for_event(
         &draft.kind,
         &draft.sender,
@@ -144,7 +144,7 @@ fn select_auth_events(draft: &Draft, site: Site<'_>) -> Result<Vec<Arc<Pdu>>> {
         .collect())
 }
 
-fn unsigned_object(
+pub(super) fn unsigned_object(
     draft: Draft,
     site: Site<'_>,
     auth_events: &[Arc<Pdu>],

@@ -132,6 +132,27 @@ pub fn stripped(pdu: &Pdu) -> Box<RawValue> {
     ))
 }
 
+/// Takes from a state event that another server tells what those may know who are not in the room; `None` if it is no
+/// state event.
+pub fn strip(event: &RawValue) -> Option<Box<RawValue>> {
+    #[derive(serde::Deserialize)]
+    struct Told {
+        #[serde(rename = "type")]
+        kind: String,
+        sender: ruma::OwnedUserId,
+        state_key: String,
+        content: serde_json::Map<String, Value>,
+    }
+    let told: Told = serde_json::from_str(event.get()).ok()?;
+    Some(raw(format!(
+        r#"{{"type":{},"sender":{},"state_key":{},"content":{}}}"#,
+        quoted(&told.kind),
+        quoted(told.sender.as_str()),
+        quoted(&told.state_key),
+        Value::Object(told.content),
+    )))
+}
+
 fn raw(json: String) -> Box<RawValue> {
     #[expect(clippy::expect_used, reason = "every part written above is JSON")]
     RawValue::from_string(json).expect("an event made of JSON parts is JSON")

@@ -12,18 +12,21 @@ mod pdu;
 mod power_levels;
 mod push;
 mod relation;
+mod resolve;
 mod server_keys;
 mod shield;
 mod signed_json;
 mod signing_key;
 mod state;
+mod template;
 mod timeline_event;
+mod verified;
 mod versions;
 mod visibility;
 
 pub use self::{
     build::{Draft, Site, authorize, build, redact_json},
-    client_event::{Unsigned, client_event, head, stripped, sync_event},
+    client_event::{Unsigned, client_event, head, strip, stripped, sync_event},
     default_rules::default_rules,
     filter::{
         RelationFilter, wants_event, wants_global, wants_room, wants_room_data, wants_type_of,
@@ -32,12 +35,15 @@ pub use self::{
     power_levels::power_levels,
     push::{Notice, RoomFacts, actions, default_notice, notice, possible_names},
     relation::{RelatesTo, rel_type},
+    resolve::{KnownEvents, Resolution, resolve},
     server_keys::{KnownKey, ServerKeys},
     shield::{Invitation, Shield},
     signed_json::{is_signed_by, says_the_same, signature},
     signing_key::SigningKey,
     state::StateMap,
-    timeline_event::{Counters, Exception, InThread, TimelineEvent},
+    template::{Template, template},
+    timeline_event::{Counters, Exception, InThread, Resolved, TimelineEvent},
+    verified::{NeededKeys, Verified, auth_types, authorize_by_auth_events, needed_keys},
     versions::{OWNED_STATE_VERSIONS, STABLE_VERSIONS, rules},
     visibility::{Membership, Visibility, may_see},
 };

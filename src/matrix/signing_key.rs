@@ -6,7 +6,7 @@ use ruma::{
     canonical_json::CanonicalJsonObject,
     room_version_rules::RoomVersionRules,
     serde::Base64,
-    signatures::{Ed25519KeyPair, hash_and_sign_event, sign_json},
+    signatures::{Ed25519KeyPair, hash_and_sign_event, sign_event, sign_json},
 };
 
 use crate::error::{Error, Result};
@@ -85,5 +85,24 @@ impl SigningKey {
             &rules.redaction,
         )
         .map_err(|e| Error::TooLarge(format!("the event cannot be signed: {e}")))
+    }
+
+    /// Adds this server's signature to an event that has its hash.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::BadJson`] when it is no event.
+    pub fn sign_event(
+        &self,
+        event: &mut CanonicalJsonObject,
+        rules: &RoomVersionRules,
+    ) -> Result<()> {
+        sign_event(
+            self.server_name.as_str(),
+            &self.pair,
+            event,
+            &rules.redaction,
+        )
+        .map_err(|e| Error::BadJson(format!("the event cannot be signed: {e}")))
     }
 }

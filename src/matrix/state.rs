@@ -48,6 +48,44 @@ impl StateMap {
         }
     }
 
+    /// Puts what a key holds into its place: an event, or nothing.
+    pub fn put(&mut self, kind: &StateEventType, state_key: &str, held: Option<&Arc<Pdu>>) {
+        match held {
+            Some(pdu) => drop(self.insert(pdu.clone())),
+            None => self.remove(kind, state_key),
+        }
+    }
+
+    /// Returns the keys under which another state holds something else.
+    ///
+    /// Types that both share with a common ancestor are passed over at once.
+    pub fn differences(&self, other: &Self) -> Vec<(StateEventType, String)> {
+        let mut keys = Vec::new();
+        if self.by_type.ptr_eq(&other.by_type) {
+            return keys;
+        }
+        let none = HashTrieMapSync::default();
+        for (kind, mine) in &self.by_type {
+            let theirs = other.by_type.get(kind).unwrap_or(&none);
+            if mine.ptr_eq(theirs) {
+                continue;
+            }
+            for (key, pdu) in mine {
+                if theirs.get(key).is_none_or(|theirs| !is_same(pdu, theirs)) {
+                    keys.push((kind.clone(), key.clone()));
+                }
+            }
+            let new = theirs.keys().filter(|key| !mine.contains_key(*key));
+            keys.extend(new.map(|key| (kind.clone(), key.clone())));
+        }
+        for (kind, theirs) in &other.by_type {
+            if !self.by_type.contains_key(kind) {
+                keys.extend(theirs.keys().map(|key| (kind.clone(), key.clone())));
+            }
+        }
+        keys
+    }
+
     /// Returns every state event.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Pdu>> {
         self.by_type.values().flat_map(HashTrieMapSync::values)
@@ -82,6 +120,10 @@ impl StateMap {
             .and_then(|pdu| pdu.membership())
             .unwrap_or(MembershipState::Leave)
     }
+}
+
+fn is_same(one: &Arc<Pdu>, other: &Arc<Pdu>) -> bool {
+    Arc::ptr_eq(one, other) || one.event_id == other.event_id
 }
 
 #[cfg(test)]
@@ -128,5 +170,29 @@ mod tests {
             state.membership(ruma::user_id!("@v:a")),
             MembershipState::Leave
         );
+    }
+
+    #[test]
+    fn two_states_differ_in_the_keys_that_changed_since_they_parted() {
+        let mut one = StateMap::default();
+        one.insert(state_event("m.room.member", "@u:a", "$one"));
+        one.insert(state_event("m.room.name", "", "$name"));
+        let mut other = one.clone();
+        one.insert(state_event("m.room.member", "@v:a", "$two"));
+        other.insert(state_event("m.room.topic", "", "$three"));
+        other.insert(state_event("m.room.member", "@u:a", "$four"));
+
+        let mut keys: Vec<String> = one
+            .differences(&other)
+            .into_iter()
+            .map(|(kind, key)| format!("{kind} {key}"))
+            .collect();
+        keys.sort();
+
+        assert_eq!(
+            keys,
+            ["m.room.member @u:a", "m.room.member @v:a", "m.room.topic "]
+        );
+        assert!(one.differences(&one.clone()).is_empty());
     }
 }

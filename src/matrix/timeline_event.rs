@@ -5,7 +5,10 @@ use std::{
     sync::Arc,
 };
 
-use ruma::{OwnedEventId, events::room::member::MembershipState};
+use ruma::{
+    OwnedEventId,
+    events::{StateEventType, room::member::MembershipState},
+};
 
 use super::{Pdu, StateMap, Visibility};
 
@@ -24,8 +27,10 @@ pub struct TimelineEvent {
     pub visibility: Visibility,
     /// The snapshot of the state before it.
     pub snapshot: i64,
-    /// The state before it, while it is in memory.
+    /// The state of the room when it came, while that is in memory.
     pub state_before: Option<StateMap>,
+    /// What it made of the state of the room, where that is not the event itself.
+    pub resolved: Option<Arc<Resolved>>,
     /// How many events up to this one notify by the default rules.
     pub notified: i64,
     /// How many events up to this one mention the whole room.
@@ -42,6 +47,17 @@ pub struct TimelineEvent {
     pub txn_id: Option<String>,
     /// The redaction that took effect on it.
     pub redacted_by: Option<Arc<Pdu>>,
+}
+
+/// What became of the state of a room when an event came that does not follow all that the room knew.
+#[derive(Clone, Debug)]
+pub struct Resolved {
+    /// The state of the room after it.
+    pub state: StateMap,
+    /// The keys that hold something else since.
+    pub keys: Vec<(StateEventType, String)>,
+    /// Whether the event stands after a gap in the timeline.
+    pub after_gap: bool,
 }
 
 /// Running counters: how many events notify, and how many mention the whole room.
@@ -119,6 +135,14 @@ impl TimelineEvent {
         self.pdu.member() == Some(&*self.pdu.sender)
             && self.pdu.membership() == Some(MembershipState::Join)
             && was_in() != Some(MembershipState::Join)
+    }
+
+    /// Returns the keys of the room's state that it changed.
+    pub fn state_keys(&self) -> Vec<(StateEventType, String)> {
+        let own = self.pdu.state_key.clone();
+        let own = own.map(|state_key| (self.pdu.state_type(), state_key));
+        let resolved = self.resolved.iter().flat_map(|resolved| &resolved.keys);
+        own.into_iter().chain(resolved.cloned()).collect()
     }
 
     /// Returns the state event that it replaced, as far as memory knows.

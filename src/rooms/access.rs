@@ -8,7 +8,7 @@ use ruma::{
     room_version_rules::RoomVersionRules,
 };
 
-use super::{Erased, Rooms, timeline::current_snapshot, warm::Room};
+use super::{Erased, Rooms, warm::Room};
 use crate::{
     error::Result,
     matrix::{Membership, Pdu, Shield, TimelineEvent, Visibility, head, may_see},
@@ -130,7 +130,7 @@ impl Rooms {
             .clone();
         let shield = self.shield(user);
         let mut tx = self.inner.db.read().await?;
-        let snapshot = current_snapshot(room);
+        let snapshot = room.view().snapshot;
         let kind = self
             .inner
             .db

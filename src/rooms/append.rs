@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ruma::{
-    OwnedUserId,
+    OwnedEventId, OwnedUserId,
     events::{
         StateEventType, TimelineEventType,
         room::{guest_access::GuestAccess, member::MembershipState},
@@ -15,22 +15,28 @@ use super::{
     Inner,
     counts::Counting,
     invitations,
+    lately::After,
     reading::{self, Reader},
+    redactions,
     relations::{self, Stored},
-    warm::{Room, Tip, joined, put_redacted},
+    snapshots::{self, Base},
+    warm::{Room, Tip, joined},
 };
 use crate::{
     error::{Error, Result},
-    matrix::{self, Counters, Exception, Pdu, StateMap, TimelineEvent, Visibility},
+    matrix::{self, Counters, Exception, Pdu, Resolved, StateMap, TimelineEvent, Visibility},
     storage::{
         Change, DeviceNum, WriteTx,
         delayed::{self, Ending},
         events::{self, NewEvent, Status},
-        memberships,
+        gaps, memberships,
         rooms::{self, Listing},
-        search, state, unread,
+        state, unread,
     },
 };
+
+/// Places left free in the timeline where events are missing.
+pub(super) const GAP: i64 = 1 << 20;
 
 /// An event that was built and authorized, with what is to be stored beside it.
 #[derive(Debug)]
@@ -41,44 +47,78 @@ pub(super) struct Accepted {
     pub(super) transaction: Option<(DeviceNum, String)>,
     /// The number under which it was scheduled.
     pub(super) delayed: Option<i64>,
+    /// What another server's event brings with it.
+    pub(super) arrival: Option<Arrival>,
+}
+
+/// What is to be known of an event of another server beside the event.
+#[derive(Debug, Default)]
+pub(super) struct Arrival {
+    /// The position at which it is stored already, without a place.
+    pub(super) stored_at: Option<i64>,
+    /// Whether it came here to be sent on to the others in the room.
+    pub(super) passed_on: bool,
+    /// Where it stands, if it does not simply follow the tip.
+    pub(super) fork: Option<Fork>,
+}
+
+/// Where an event stands that does not follow all that the room knows.
+#[derive(Debug)]
+pub(super) struct Fork {
+    /// The snapshot of the state before it.
+    pub(super) base: Base,
+    /// That state.
+    pub(super) before: StateMap,
+    /// The state of the room after it.
+    pub(super) current: StateMap,
+    /// The forward extremities after it, with their hashes where ids do not say them.
+    pub(super) extremities: Vec<(OwnedEventId, Option<String>)>,
+    /// The events that it follows and that nobody here has.
+    pub(super) missing: Vec<OwnedEventId>,
+    /// The place before which these belong, if it was taken already.
+    pub(super) gap_at: Option<i64>,
 }
 
 /// Where an event stands, in numbers.
-struct Numbers {
-    position: i64,
-    kind: i64,
-    sender: i64,
-    state_key: Option<i64>,
+pub(super) struct Numbers {
+    /// The position in the journal, and the place in the timeline.
+    pub(super) position: i64,
+    /// The position at which the event is stored: an earlier one, if it was known before it came.
+    pub(super) row: i64,
+    pub(super) kind: i64,
+    pub(super) sender: i64,
+    pub(super) state_key: Option<i64>,
 }
 
-/// Stores an event at the tip of its room and moves the tip.
+/// Stores an event as the newest of its room and moves the tip.
 ///
-/// Returns `None`, and changes nothing, if the device used the transaction id before.
+/// Returns `None`, and changes nothing, if the device used the transaction id before, or if the event is known.
 pub(super) async fn append(
     inner: &Inner,
     tx: &mut WriteTx,
     room: &Room,
     tip: &mut Tip,
-    accepted: Accepted,
+    mut accepted: Accepted,
 ) -> Result<Option<Arc<TimelineEvent>>> {
-    let numbers = intern(tx, &accepted.pdu).await?;
-    let event = place(tx, room, tip, &numbers, &accepted).await?;
-    if !store_event(tx, room, &numbers, &event, &accepted.json).await? {
+    let arrival = accepted.arrival.take();
+    let is_arrival = arrival.is_some();
+    let arrival = arrival.unwrap_or_default();
+    if arrival.fork.as_ref().is_some_and(needs_places) {
+        tx.leave_room(GAP);
+    }
+    let numbers = intern(tx, &accepted.pdu, arrival.stored_at).await?;
+    let stand = Stand::of(tx, tip, &numbers, arrival).await?;
+    let event = place(tx, room, (tip, &stand), &numbers, &accepted).await?;
+    if !store_event(tx, room, (&numbers, &stand), &event, &accepted.json).await? {
         return Ok(None);
     }
     store_relation(tx, room, &numbers, &event).await?;
     settle_delayed(inner, tx, room, (&accepted, numbers.sender)).await?;
-    advance_tip(tip, &event);
-    if let Some(state_key) = numbers.state_key {
-        store_state(tx, room, tip, (&numbers, state_key), &event).await?;
-        if event.pdu.member().is_some() {
-            store_membership(inner, tx, room, (&numbers, state_key), &event).await?;
-        }
-        if is_listed(&event.pdu.kind) {
-            let listing = listing(&tip.state, tip.joined_members);
-            rooms::set_listing(tx, room.num, &listing).await?;
-        }
+    match &stand.fork {
+        Some(fork) => follow_fork(inner, tx, room, tip, (&numbers, &event, fork)).await?,
+        None => follow(inner, tx, room, tip, (&numbers, &event)).await?,
     }
+    tip.remember(&event, stand.after(tip, &event));
     let extremities = serde_json::to_string(&tip.forward_extremities)?;
     rooms::advance(tx, room.num, &extremities, tip.snapshot, event.position).await?;
     if event.pdu.sender.server_name() == inner.key.server_name() {
@@ -100,9 +140,126 @@ pub(super) async fn append(
         },
     );
     if event.pdu.kind == TimelineEventType::RoomRedaction {
-        redact(tx, room, tip, &event.pdu).await?;
+        redactions::redact(tx, room, tip, &event.pdu).await?;
+    }
+    if is_arrival {
+        redactions::redact_as_awaited(tx, room, tip, &event.pdu).await?;
     }
     Ok(Some(event))
+}
+
+fn needs_places(fork: &Fork) -> bool {
+    has_gap(fork) && fork.gap_at.is_none()
+}
+
+fn has_gap(fork: &Fork) -> bool {
+    !fork.missing.is_empty()
+}
+
+/// What stands before an event and after it, once that is stored.
+struct Stand {
+    before: StateMap,
+    /// The snapshot before it.
+    snapshot: i64,
+    /// The snapshot after it, where it is not what the numbers of the event say.
+    snapshot_after: Option<i64>,
+    passed_on: bool,
+    fork: Option<Fork>,
+}
+
+impl Stand {
+    async fn of(tx: &mut WriteTx, tip: &Tip, numbers: &Numbers, arrival: Arrival) -> Result<Self> {
+        let mut stand = Self {
+            before: tip.state.clone(),
+            snapshot: tip.snapshot,
+            snapshot_after: None,
+            passed_on: arrival.passed_on,
+            fork: arrival.fork,
+        };
+        if let Some(fork) = &stand.fork {
+            stand.before = fork.before.clone();
+            stand.snapshot = snapshots::keep(tx, &fork.base, tip.chain).await?;
+            if let Some(state_key) = numbers.state_key {
+                let entry = (numbers.kind, state_key, Some(numbers.row));
+                let after = snapshots::branch(tx, stand.snapshot, &[entry], tip.chain).await?;
+                stand.snapshot_after = Some(after);
+            }
+        } else if numbers.state_key.is_some() && numbers.row != numbers.position {
+            stand.snapshot_after = Some(numbers.position);
+        }
+        Ok(stand)
+    }
+
+    /// Returns what those see that follow the event.
+    fn after(&self, tip: &Tip, event: &TimelineEvent) -> After {
+        let (mut snapshot, mut state) = (tip.snapshot, tip.state.clone());
+        if self.fork.is_some() {
+            snapshot = self.snapshot_after.unwrap_or(self.snapshot);
+            state = self.before.clone();
+            if event.pdu.state_key.is_some() {
+                state.insert(event.pdu.clone());
+            }
+        }
+        After {
+            status: Status::Accepted,
+            snapshot,
+            state,
+            prev_events: event.pdu.prev_events.clone(),
+        }
+    }
+}
+
+impl Tip {
+    /// Remembers what stands after an event.
+    fn remember(&mut self, event: &TimelineEvent, after: After) {
+        self.lately.push(event.pdu.event_id.clone(), after);
+    }
+}
+
+/// Moves the tip past an event that follows all that the room knows.
+async fn follow(
+    inner: &Inner,
+    tx: &mut WriteTx,
+    room: &Room,
+    tip: &mut Tip,
+    (numbers, event): (&Numbers, &TimelineEvent),
+) -> Result<()> {
+    advance_tip(tip, event);
+    let Some(state_key) = numbers.state_key else {
+        return Ok(());
+    };
+    store_state(tx, room, tip, (numbers, state_key), event).await?;
+    if event.pdu.member().is_some() {
+        let member = (state_key, Some(&event.pdu), numbers.row);
+        store_membership(inner, tx, room, (numbers.position, member), &tip.state).await?;
+    }
+    if is_listed(&event.pdu.state_type()) {
+        let listing = listing(&tip.state, tip.joined_members);
+        rooms::set_listing(tx, room.num, &listing).await?;
+    }
+    Ok(())
+}
+
+/// Moves the tip past an event that stands beside others, to the state that was resolved.
+async fn follow_fork(
+    inner: &Inner,
+    tx: &mut WriteTx,
+    room: &Room,
+    tip: &mut Tip,
+    (numbers, event, fork): (&Numbers, &TimelineEvent, &Fork),
+) -> Result<()> {
+    let gap_at = fork.gap_at.unwrap_or(event.timeline);
+    gaps::insert(tx, room.num, &fork.missing, gap_at).await?;
+    let extremities = fork.extremities.iter();
+    tip.forward_extremities = extremities.map(|(id, _)| id.clone()).collect();
+    let extremities = fork.extremities.iter();
+    tip.hashes = extremities.filter_map(|(_, hash)| hash.clone()).collect();
+    tip.depth = tip.depth.max(u64::from(event.pdu.depth));
+    tip.count(event);
+    let Some(resolved) = &event.resolved else {
+        return Ok(());
+    };
+    snapshots::set_current(inner, tx, room, tip, (numbers.position, resolved)).await
 }
 
 /// Notes that a delayed event is sent, and cancels what others have scheduled for the same piece of state.
@@ -135,9 +292,11 @@ async fn settle_delayed(
     Ok(())
 }
 
-async fn intern(tx: &mut WriteTx, pdu: &Pdu) -> Result<Numbers> {
+pub(super) async fn intern(tx: &mut WriteTx, pdu: &Pdu, stored_at: Option<i64>) -> Result<Numbers> {
+    let position = tx.position();
     Ok(Numbers {
-        position: tx.position(),
+        position,
+        row: stored_at.unwrap_or(position),
         kind: tx.intern(&pdu.kind.to_string()).await?,
         sender: tx.intern(pdu.sender.as_str()).await?,
         state_key: match &pdu.state_key {
@@ -151,7 +310,7 @@ async fn intern(tx: &mut WriteTx, pdu: &Pdu) -> Result<Numbers> {
 async fn place(
     tx: &mut WriteTx,
     room: &Room,
-    tip: &Tip,
+    (tip, stand): (&Tip, &Stand),
     numbers: &Numbers,
     accepted: &Accepted,
 ) -> Result<TimelineEvent> {
@@ -170,22 +329,26 @@ async fn place(
             highlight: *highlight,
         });
     }
-    let mut visibility = Visibility::of_state(&tip.state);
-    if accepted
-        .pdu
-        .is_state(&TimelineEventType::RoomHistoryVisibility, "")
-    {
-        // Such an event may be seen by whoever could see it before or after.
-        visibility = visibility.min(Visibility::of_event(&accepted.pdu));
-    }
+    let resolved = stand.fork.as_ref().map(|fork| {
+        Arc::new(Resolved {
+            state: fork.current.clone(),
+            keys: tip.state.differences(&fork.current),
+            after_gap: has_gap(fork),
+        })
+    });
     Ok(TimelineEvent {
         position: numbers.position,
         timeline: numbers.position,
         head: matrix::head(&accepted.pdu, &room.rules),
         pdu: Arc::new(accepted.pdu.clone()),
-        visibility,
-        snapshot: tip.snapshot,
-        state_before: Some(tip.state.clone()),
+        visibility: visibility_of(&stand.before, &accepted.pdu),
+        snapshot: stand.snapshot,
+        state_before: Some(match &resolved {
+            // What came before is told as history, not as what has changed.
+            Some(resolved) if resolved.after_gap => stand.before.clone(),
+            _ => tip.state.clone(),
+        }),
+        resolved,
         notified: tip.notified + added.notified,
         mentioned: tip.mentioned + added.mentioned,
         threaded: tip.threaded
@@ -204,15 +367,25 @@ async fn place(
     })
 }
 
+/// Returns the history visibility of an event in the state before it.
+pub(super) fn visibility_of(before: &StateMap, pdu: &Pdu) -> Visibility {
+    let visibility = Visibility::of_state(before);
+    if pdu.is_state(&TimelineEventType::RoomHistoryVisibility, "") {
+        // Such an event may be seen by whoever could see it before or after.
+        return visibility.min(Visibility::of_event(pdu));
+    }
+    visibility
+}
+
 async fn store_event(
     tx: &mut WriteTx,
     room: &Room,
-    numbers: &Numbers,
+    (numbers, stand): (&Numbers, &Stand),
     event: &TimelineEvent,
     json: &str,
 ) -> Result<bool> {
     let row = NewEvent {
-        position: event.position,
+        position: numbers.row,
         room: room.num,
         event_id: event.pdu.event_id.as_str(),
         timeline: Some(event.timeline),
@@ -220,6 +393,9 @@ async fn store_event(
         state_key: numbers.state_key,
         sender: numbers.sender,
         state: Some(event.snapshot),
+        state_after: stand.snapshot_after,
+        backfilled: false,
+        passed_on: stand.passed_on,
         visibility: event.visibility.number(),
         status: Status::Accepted,
         notified: event.notified,
@@ -233,7 +409,11 @@ async fn store_event(
         transaction: event.device.zip(event.txn_id.as_deref()),
         json,
     };
-    events::insert(tx, &row).await
+    if numbers.row == numbers.position {
+        return events::insert(tx, &row).await;
+    }
+    events::place(tx, &row).await?;
+    Ok(true)
 }
 
 async fn store_relation(
@@ -244,7 +424,7 @@ async fn store_relation(
 ) -> Result<()> {
     let stored = Stored {
         room: room.num,
-        position: numbers.position,
+        position: numbers.row,
         timeline: event.timeline,
         kind: numbers.kind,
         sender: numbers.sender,
@@ -256,14 +436,21 @@ fn advance_tip(tip: &mut Tip, event: &TimelineEvent) {
     tip.forward_extremities = vec![event.pdu.event_id.clone()];
     tip.hashes = event.pdu.reference_hash.iter().cloned().collect();
     tip.depth = u64::from(event.pdu.depth);
-    tip.notified = event.notified;
-    tip.mentioned = event.mentioned;
-    tip.threaded = event.threaded;
+    tip.count(event);
     if event.pdu.state_key.is_some() {
         let replaced = tip.state.insert(event.pdu.clone());
         if event.pdu.member().is_some() {
             tip.joined_members += joined(Some(&event.pdu)) - joined(replaced.as_deref());
         }
+    }
+}
+
+impl Tip {
+    /// Takes the running counters of an event.
+    fn count(&mut self, event: &TimelineEvent) {
+        self.notified = event.notified;
+        self.mentioned = event.mentioned;
+        self.threaded = event.threaded;
     }
 }
 
@@ -287,42 +474,41 @@ async fn store_state(
         (tip.chain, snapshot),
         numbers.kind,
         state_key,
-        Some(event.position),
+        Some(numbers.row),
     )
     .await?;
     tip.snapshot = snapshot;
     Ok(())
 }
 
-async fn store_membership(
+/// Stores what a user is in a room; `member` has the user's number, their member event, and where that is stored.
+pub(super) async fn store_membership(
     inner: &Inner,
     tx: &mut WriteTx,
     room: &Room,
-    (numbers, user): (&Numbers, i64),
-    event: &TimelineEvent,
+    (position, (user, pdu, row)): (i64, (i64, Option<&Arc<Pdu>>, i64)),
+    state: &StateMap,
 ) -> Result<()> {
-    let Some(membership) = event.pdu.membership() else {
+    let Some((pdu, membership)) = pdu.and_then(|pdu| Some((pdu, pdu.membership()?))) else {
         return Ok(());
     };
-    let user_id = event.pdu.state_key.as_deref().unwrap_or_default();
+    let user_id = pdu.state_key.as_deref().unwrap_or_default();
     let user_id = OwnedUserId::try_from(user_id).map_err(|e| Error::BadJson(e.to_string()))?;
-    let state = event.state_before.clone().unwrap_or_default();
     let stripped: Option<Arc<str>> = match membership {
         MembershipState::Invite | MembershipState::Knock => {
-            Some(serde_json::to_string(&stripped_state(&state, &event.pdu))?.into())
+            Some(serde_json::to_string(&stripped_state(state, pdu))?.into())
         }
         _ => None,
     };
     memberships::set(
         tx,
-        user,
-        room.num,
+        (user, room.num),
         membership.as_str(),
-        numbers.position,
+        (position, Some(row)),
         stripped.as_deref(),
     )
     .await?;
-    invitations::note(inner, tx, (room.num, user), event).await?;
+    invitations::note(inner, tx, (room.num, user), pdu).await?;
     let local = user_id.server_name() == inner.key.server_name();
     let change = Change::Membership {
         user,
@@ -332,7 +518,7 @@ async fn store_membership(
         membership: Some(membership),
         stripped_state: stripped,
     };
-    tx.publish(numbers.position, change);
+    tx.publish(position, change);
     Ok(())
 }
 
@@ -358,18 +544,19 @@ fn stripped_state(state: &StateMap, invitation: &Pdu) -> Vec<Box<RawValue>> {
         .collect()
 }
 
-fn is_listed(kind: &TimelineEventType) -> bool {
+/// Returns whether the public directory shows something of such state.
+pub(super) fn is_listed(kind: &StateEventType) -> bool {
     matches!(
         kind,
-        TimelineEventType::RoomCreate
-            | TimelineEventType::RoomMember
-            | TimelineEventType::RoomName
-            | TimelineEventType::RoomTopic
-            | TimelineEventType::RoomAvatar
-            | TimelineEventType::RoomCanonicalAlias
-            | TimelineEventType::RoomJoinRules
-            | TimelineEventType::RoomHistoryVisibility
-            | TimelineEventType::RoomGuestAccess
+        StateEventType::RoomCreate
+            | StateEventType::RoomMember
+            | StateEventType::RoomName
+            | StateEventType::RoomTopic
+            | StateEventType::RoomAvatar
+            | StateEventType::RoomCanonicalAlias
+            | StateEventType::RoomJoinRules
+            | StateEventType::RoomHistoryVisibility
+            | StateEventType::RoomGuestAccess
     )
 }
 
@@ -394,49 +581,4 @@ pub(super) fn listing(state: &StateMap, joined_members: i64) -> Listing {
             == Some(GuestAccess::CanJoin.as_str()),
         joined_members,
     }
-}
-
-/// Lets an accepted redaction take effect, if its sender may redact the event.
-///
-/// [Redactions](https://spec.matrix.org/v1.19/rooms/v12/#redactions)
-async fn redact(tx: &mut WriteTx, room: &Room, tip: &mut Tip, redaction: &Arc<Pdu>) -> Result<()> {
-    let Some(target) = &redaction.redacts else {
-        return Ok(());
-    };
-    let Some(row) = events::get(tx, target.as_str()).await? else {
-        return Ok(());
-    };
-    let target = Pdu::parse(target.clone(), &row.json)?;
-    let levels = matrix::power_levels(&tip.state, &room.rules);
-    let may = levels.user_can_redact_event_of_other(&redaction.sender)
-        || target.sender.server_name() == redaction.sender.server_name();
-    if row.room != room.num || !may {
-        return Ok(());
-    }
-    let json = matrix::redact_json(&row.json, &room.rules)?;
-    events::redact(
-        tx,
-        target.event_id.as_str(),
-        &json,
-        redaction.event_id.as_str(),
-    )
-    .await?;
-    relations::redact(tx, &row, &target).await?;
-    search::remove(tx, row.position).await?;
-    let pdu = Arc::new(Pdu::parse(target.event_id, &json)?);
-    put_redacted(&mut tip.state, &pdu);
-    let redacted = TimelineEvent {
-        head: matrix::head(&pdu, &room.rules),
-        redacted_by: Some(redaction.clone()),
-        ..super::timeline::event_of_row(row, pdu, &room.rules)
-    };
-    let position = tx.position();
-    tx.publish(
-        position,
-        Change::Redacted {
-            room: room.num,
-            event: Arc::new(redacted),
-        },
-    );
-    Ok(())
 }

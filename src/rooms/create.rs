@@ -154,6 +154,7 @@ impl Inner {
             counting: super::counts::Counting::default(),
             transaction: None,
             delayed: None,
+            arrival: None,
         };
         let room = Room::new(
             0,

@@ -93,7 +93,11 @@ impl<V: Follows> Followed<V> {
                     let (value, known) = load().await?;
                     let value = self.finish(number, value, known);
                     drop(guard);
-                    return Ok(value);
+                    match value {
+                        Some(value) => return Ok(value),
+                        // It was forgotten meanwhile.
+                        None => continue,
+                    }
                 }
             };
             let notified = waiting.notified();
@@ -136,24 +140,26 @@ impl<V: Follows> Followed<V> {
         )
     }
 
-    fn finish(&self, number: i64, value: V, known: Position) -> Arc<V> {
+    fn finish(&self, number: i64, value: V, known: Position) -> Option<Arc<V>> {
         let value = Arc::new(value);
         let mut entries = self.entries();
         let used = entries.uses;
+        let Some(Entry::Loading { missed, done }) = entries.by_number.remove(&number) else {
+            return None;
+        };
+        for (position, change) in missed.iter().filter(|(position, _)| *position > known) {
+            value.apply(*position, change);
+        }
+        done.notify_waiters();
         let ready = Entry::Ready {
             value: value.clone(),
             used,
         };
-        if let Some(Entry::Loading { missed, done }) = entries.by_number.insert(number, ready) {
-            for (position, change) in missed.iter().filter(|(position, _)| *position > known) {
-                value.apply(*position, change);
-            }
-            done.notify_waiters();
-        }
+        entries.by_number.insert(number, ready);
         if entries.by_number.len() > self.capacity {
             entries.evict(self.capacity);
         }
-        value
+        Some(value)
     }
 
     /// Gives a change to a value, if it is in memory or on its way there.
@@ -169,14 +175,15 @@ impl<V: Follows> Followed<V> {
         value.apply(position, change);
     }
 
-    /// Forgets a value and returns it, if it is in memory.
+    /// Forgets a value and returns it. One that is being loaded is loaded once more.
     pub(super) fn remove(&self, number: i64) -> Option<Arc<V>> {
-        match self.entries().by_number.remove(&number)? {
-            Entry::Ready { value, .. } => Some(value),
-            Entry::Loading { done, .. } => {
+        match self.entries().by_number.remove(&number) {
+            Some(Entry::Ready { value, .. }) => Some(value),
+            Some(Entry::Loading { done, .. }) => {
                 done.notify_waiters();
                 None
             }
+            None => None,
         }
     }
 

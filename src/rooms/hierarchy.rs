@@ -4,16 +4,25 @@
 
 use std::{cmp::Ordering, collections::HashSet, str::FromStr, sync::Arc};
 
-use ruma::{MilliSecondsSinceUnixEpoch, OwnedRoomId, RoomId, UserId, events::StateEventType};
+use ruma::{
+    MilliSecondsSinceUnixEpoch, OwnedRoomId, RoomId, ServerName, UserId,
+    events::{StateEventType, room::member::MembershipState},
+    room::AllowRule,
+};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::{Rooms, summary::Summary, warm::Room};
-use crate::error::{Error, Result};
+use super::{Rooms, restricted::restriction, summary::Summary, warm::Room};
+use crate::{
+    error::{Error, Result},
+    matrix::StateMap,
+};
 
 /// Rooms on a page where the client names no number, and at most.
 const DEFAULT_LIMIT: usize = 50;
 const MAX_LIMIT: usize = 100;
+/// Conditions of a room that are looked at.
+const MAX_CONDITIONS: usize = 64;
 /// How deep one may look into a space.
 const MAX_DEPTH: u64 = 32;
 /// Rooms of a space that are looked at, on all pages together.
@@ -49,6 +58,31 @@ pub struct SpaceRoom {
     #[serde(flatten)]
     summary: Summary,
     children_state: Vec<Value>,
+}
+
+/// A room, and the rooms that it leads to, as another server is told.
+///
+/// [`GET /hierarchy`](https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1hierarchyroomid)
+#[derive(Debug, Serialize)]
+pub struct ServerHierarchy {
+    room: SpaceRoom,
+    children: Vec<SpaceRoom>,
+    inaccessible_children: Vec<OwnedRoomId>,
+}
+
+impl SpaceRoom {
+    fn of(room: &Room, suggested_only: bool) -> Self {
+        let summary = Summary::of(room);
+        let children = if summary.is_space() {
+            children(room, suggested_only)
+        } else {
+            Vec::new()
+        };
+        Self {
+            summary,
+            children_state: children.into_iter().map(|child| child.event).collect(),
+        }
+    }
 }
 
 /// Where a page begins, and what was asked for then, which must not change.
@@ -123,6 +157,76 @@ impl Rooms {
             }
         }
         Ok(page)
+    }
+
+    /// Returns a room and the rooms that it leads to, as far as another server may know them.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] when the server may not know the room.
+    pub async fn hierarchy_for(
+        &self,
+        origin: &ServerName,
+        space: &RoomId,
+        suggested_only: bool,
+    ) -> Result<ServerHierarchy> {
+        let room = self.resident(space).await?;
+        if !self.may_know(&room, origin).await? {
+            return Err(Error::not_found("there is no such room that you may see"));
+        }
+        let mut answer = ServerHierarchy {
+            room: SpaceRoom::of(&room, suggested_only),
+            children: Vec::new(),
+            inaccessible_children: Vec::new(),
+        };
+        for child in children(&room, suggested_only).into_iter().take(MAX_ROOMS) {
+            let Ok(known) = self.resident(&child.room_id).await else {
+                continue;
+            };
+            if self.may_know(&known, origin).await? {
+                answer.children.push(SpaceRoom::of(&known, suggested_only));
+            } else {
+                answer.inaccessible_children.push(child.room_id);
+            }
+        }
+        Ok(answer)
+    }
+
+    /// Returns whether another server may know what a room is like: anybody may, or some user of it.
+    async fn may_know(&self, room: &Room, origin: &ServerName) -> Result<bool> {
+        if super::receive::check_acl(&room.view().state, origin).is_err() {
+            return Ok(false);
+        }
+        if self.may_preview(room, None).await? {
+            return Ok(true);
+        }
+        let state = room.view().state.clone();
+        let is_member = |state: &StateMap| {
+            state.of_type(&StateEventType::RoomMember).any(|pdu| {
+                let is_theirs = pdu
+                    .member()
+                    .is_some_and(|user| user.server_name() == origin);
+                let membership = pdu.membership();
+                is_theirs
+                    && matches!(
+                        membership,
+                        Some(MembershipState::Join | MembershipState::Invite)
+                    )
+            })
+        };
+        if is_member(&state) {
+            return Ok(true);
+        }
+        let allowed = restriction(room, &state).map(|restricted| restricted.allow);
+        for rule in allowed.into_iter().flatten().take(MAX_CONDITIONS) {
+            if let AllowRule::RoomMembership(condition) = rule
+                && let Ok(other) = self.resident(&condition.room_id).await
+                && other.view().servers.contains_key(origin)
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Returns a room that is known here, if a user may know what it is like.

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    matrix::{Pdu, StateMap, TimelineEvent},
+    matrix::{Pdu, StateMap},
     storage::{
         Db, RoomNum, UserNum, WriteTx,
         expiring_invitations::{self, Expiring},
@@ -55,19 +55,22 @@ pub(super) async fn timetable(db: &Db) -> Result<Timetable> {
 }
 
 /// Keeps track of until when a user is invited, in the write that changes the membership.
+///
+/// Only whoever is of this server can be made to withdraw an invitation.
 pub(super) async fn note(
     inner: &Inner,
     tx: &mut WriteTx,
     (room, user): (RoomNum, UserNum),
-    event: &TimelineEvent,
+    pdu: &Pdu,
 ) -> Result<()> {
-    match expiry(&event.pdu) {
+    let is_own = pdu.sender.server_name() == inner.key.server_name();
+    match expiry(pdu).filter(|_| is_own) {
         Some(expires_ts) => {
             inner.expiring.begin_to_use();
             let invitation = Expiring {
                 room,
                 user_num: user,
-                event_id: event.pdu.event_id.to_string(),
+                event_id: pdu.event_id.to_string(),
                 expires_ts,
             };
             expiring_invitations::set(tx, &invitation).await

@@ -12,18 +12,19 @@ use ruma::{
 };
 
 use super::{
+    lately::Lately,
     timeline::event_of_row,
-    warm::{RING, Room, Tip, View},
+    warm::{RING, Room, Tip, View, count_server},
 };
 use crate::{
     error::{Error, Result},
-    matrix::{self, Counters, Pdu, StateMap, TimelineEvent},
+    matrix::{self, Counters, Pdu, Resolved, StateMap, TimelineEvent},
     storage::{
         self, Db, Position, Read, Receipt, RoomNum,
         events::{self, EventRow},
-        receipts,
+        gaps, receipts,
         rooms::{self, RoomRow},
-        state,
+        state::{self, StateRow},
         strings::Strings,
     },
 };
@@ -73,6 +74,7 @@ async fn tip(db: &mut impl Read, row: &RoomRow, view: &View) -> Result<Tip> {
         mentioned: view.mentioned,
         threaded: view.threaded,
         joined_members: view.joined_members,
+        lately: Lately::default(),
     })
 }
 
@@ -83,9 +85,10 @@ async fn view(
     rules: &RoomVersionRules,
     server_name: &ServerName,
 ) -> Result<View> {
-    let (ring, ring_after) = ring(db, row.num, rules).await?;
+    let (ring, ring_after, state) = ring(db, row, strings, rules).await?;
     let mut view = View {
-        state: state_map(db, row.state).await?,
+        state,
+        snapshot: row.state,
         ring_after,
         last_position: row.last_position,
         notified: ring.back().map_or(0, |event| event.notified),
@@ -113,9 +116,12 @@ async fn view(
     view.joined_members = with(&MembershipState::Join);
     view.invited_members = with(&MembershipState::Invite);
     for pdu in &members {
-        if let Some(user_id) = pdu.member()
-            && user_id.server_name() == server_name
-            && pdu.membership() == Some(MembershipState::Join)
+        let is_joined = pdu.membership() == Some(MembershipState::Join);
+        let Some(user_id) = pdu.member().filter(|_| is_joined) else {
+            continue;
+        };
+        count_server(&mut view.servers, user_id, (1, 0));
+        if user_id.server_name() == server_name
             && let Some(user) = strings.find(db, user_id.as_str()).await?
         {
             view.local_members.insert(user, user_id.to_owned());
@@ -153,45 +159,140 @@ async fn load_receipts(
     Ok(())
 }
 
-/// Returns the latest events with the state before each, and the place after which they are complete.
+/// Returns the latest events with the state before each, the place after which they are complete, and the state now.
+///
+/// The state is read once, as it was before the first of them, and then carried along what has changed since.
 async fn ring(
     db: &mut impl Read,
-    room: RoomNum,
+    room: &RoomRow,
+    strings: &Strings,
     rules: &RoomVersionRules,
-) -> Result<(VecDeque<Arc<TimelineEvent>>, i64)> {
-    let limit = i64::try_from(RING).unwrap_or(i64::MAX);
-    let mut rows: Vec<EventRow> = events::before(db, room, i64::MAX, limit + 1).await?;
-    rows.reverse();
-    let (complete_after, mut threaded) = if rows.len() > RING {
-        let row = rows.remove(0);
-        (row.timeline, row.threaded())
-    } else {
-        (0, Counters::default())
+) -> Result<(VecDeque<Arc<TimelineEvent>>, i64, StateMap)> {
+    let (rows, complete_after, mut threaded) = latest_rows(db, room.num).await?;
+    let Some(first) = rows.first() else {
+        return Ok((
+            VecDeque::new(),
+            complete_after,
+            state_map(db, room.state).await?,
+        ));
     };
+    let before = first.timeline - 1;
+    let mut state = state_map_at(db, room.state, before).await?;
+    let mut changes = changes_since(db, strings, room.state, before)
+        .await?
+        .into_iter()
+        .peekable();
     let mut ring = VecDeque::with_capacity(RING);
-    // Along a line of events the state is carried forward; only where it forks is it read again.
-    let mut carried: Option<(i64, StateMap)> = None;
     for row in rows {
-        let state = match carried.take() {
-            Some((snapshot, state)) if snapshot == row.state => state,
-            _ => state_map(db, row.state).await?,
-        };
+        while let Some(change) = changes.next_if(|change| change.place < row.timeline) {
+            change.put_into(&mut state);
+        }
         let mut event = event_with_state(db, row, state.clone(), rules).await?;
         if let Some(thread) = &mut event.thread {
             thread.added = event.threaded - threaded;
         }
         threaded = event.threaded;
-        carried = Some(match event.pdu.state_key {
-            Some(_) => {
-                let mut after = state;
-                after.insert(event.pdu.clone());
-                (event.position, after)
-            }
-            None => (event.snapshot, state),
-        });
+        let mut keys = Vec::new();
+        while let Some(change) = changes.next_if(|change| change.place == event.timeline) {
+            change.put_into(&mut state);
+            keys.push((change.kind, change.state_key));
+        }
+        if !is_own(&keys, &event.pdu) {
+            event.resolved = Some(Arc::new(Resolved {
+                state: state.clone(),
+                keys,
+                after_gap: false,
+            }));
+        }
         ring.push_back(Arc::new(event));
     }
-    Ok((ring, complete_after))
+    for change in changes {
+        change.put_into(&mut state);
+    }
+    Ok((ring, complete_after, state))
+}
+
+/// Returns whether an event changed the state of the room by itself alone, as most do.
+fn is_own(keys: &[(StateEventType, String)], pdu: &Pdu) -> bool {
+    match (keys, &pdu.state_key) {
+        ([], None) => true,
+        ([(kind, key)], Some(state_key)) => *kind == pdu.state_type() && key == state_key,
+        _ => false,
+    }
+}
+
+/// Returns the latest events that adjoin each other, the oldest first, the place after which they are complete, and
+/// the counters of threads there.
+async fn latest_rows(db: &mut impl Read, room: RoomNum) -> Result<(Vec<EventRow>, i64, Counters)> {
+    let limit = i64::try_from(RING).unwrap_or(i64::MAX);
+    let mut rows: Vec<EventRow> = events::before(db, room, i64::MAX, limit + 1).await?;
+    let gap = gaps::newest(db, room).await?.unwrap_or(i64::MIN);
+    let is_apart = |row: &EventRow| row.backfilled || row.timeline < gap;
+    let older = match rows.iter().position(is_apart) {
+        Some(apart) => Some(rows.split_off(apart).swap_remove(0)),
+        None if rows.len() > RING => rows.pop(),
+        None => None,
+    };
+    rows.reverse();
+    let threaded = older.as_ref().map(EventRow::threaded).unwrap_or_default();
+    let complete_after = match (&older, rows.first()) {
+        (Some(older), Some(first)) if is_apart(older) => first.timeline - 1,
+        (Some(older), _) => older.timeline,
+        (None, Some(first)) if gap != i64::MIN => first.timeline - 1,
+        (None, _) => 0,
+    };
+    Ok((rows, complete_after, threaded))
+}
+
+/// A change of a room's state.
+struct StateChange {
+    /// The place of the timeline at which it took effect.
+    place: i64,
+    kind: StateEventType,
+    state_key: String,
+    held: Option<Arc<Pdu>>,
+}
+
+impl StateChange {
+    fn put_into(&self, state: &mut StateMap) {
+        state.put(&self.kind, &self.state_key, self.held.as_ref());
+    }
+}
+
+async fn changes_since(
+    db: &mut impl Read,
+    strings: &Strings,
+    snapshot: i64,
+    after: i64,
+) -> Result<Vec<StateChange>> {
+    let rows = state::changes(db, snapshot, (after, i64::MAX)).await?;
+    let numbers: Vec<i64> = rows
+        .iter()
+        .flat_map(|row| [row.kind, row.state_key])
+        .collect();
+    let texts = strings.texts(db, &numbers).await?;
+    let mut changes = Vec::with_capacity(rows.len());
+    for row in rows {
+        let (Some(kind), Some(key)) = (texts.get(&row.kind), texts.get(&row.state_key)) else {
+            continue;
+        };
+        changes.push(StateChange {
+            place: row.snapshot,
+            kind: StateEventType::from(&**kind),
+            state_key: key.to_string(),
+            held: parse_held(row.event_id.zip(row.json))?,
+        });
+    }
+    Ok(changes)
+}
+
+fn parse_held(held: Option<(String, String)>) -> Result<Option<Arc<Pdu>>> {
+    let Some((event_id, json)) = held else {
+        return Ok(None);
+    };
+    let event_id =
+        OwnedEventId::try_from(event_id).map_err(|e| Error::internal("read an event id", e))?;
+    Ok(Some(Arc::new(Pdu::parse(event_id, &json)?)))
 }
 
 async fn event_with_state(
@@ -224,18 +325,31 @@ pub(super) async fn pdu_by_id(db: &mut impl Read, event_id: &str) -> Result<Opti
 
 /// Returns the state of a snapshot.
 pub(super) async fn state_map(db: &mut impl Read, snapshot: i64) -> Result<StateMap> {
+    state_of_rows(state::all(db, snapshot).await?)
+}
+
+/// Returns the state of a room at a place of its timeline, if `snapshot` is that of its state now.
+pub(super) async fn state_map_at(
+    db: &mut impl Read,
+    snapshot: i64,
+    place: i64,
+) -> Result<StateMap> {
+    state_of_rows(state::all_at(db, snapshot, place).await?)
+}
+
+fn state_of_rows(rows: Vec<StateRow>) -> Result<StateMap> {
     let mut map = StateMap::default();
     let mut held: HashMap<(i64, i64), (String, String)> = HashMap::new();
-    for row in state::all(db, snapshot).await? {
+    for row in rows {
         match row.event_id.zip(row.json) {
             Some(event) => drop(held.insert((row.kind, row.state_key), event)),
             None => drop(held.remove(&(row.kind, row.state_key))),
         }
     }
-    for (event_id, json) in held.into_values() {
-        let event_id =
-            OwnedEventId::try_from(event_id).map_err(|e| Error::internal("read an event id", e))?;
-        map.insert(Arc::new(Pdu::parse(event_id, &json)?));
+    for event in held.into_values() {
+        if let Some(pdu) = parse_held(Some(event))? {
+            map.insert(pdu);
+        }
     }
     Ok(map)
 }

@@ -19,21 +19,33 @@ mod directory;
 mod due;
 mod fill;
 mod followed;
+mod handshake;
 mod hierarchy;
+mod history;
+mod import;
 mod invitations;
 mod invite_links;
+mod lately;
 mod load;
 mod members;
 mod membership;
+mod outliers;
+mod outside;
 mod reading;
 mod receipts;
+mod receive;
+mod redactions;
 mod relations;
 mod removal;
 mod reports;
+mod resolution;
 mod restricted;
 mod search;
 mod send;
+mod sending;
+mod serving;
 mod shields;
+mod snapshots;
 mod some_events;
 mod state;
 mod summary;
@@ -46,7 +58,7 @@ mod warm;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
 use ruma::{
@@ -61,20 +73,28 @@ pub use self::{
     create::CreateRoom,
     delayed::{Delay, DelayAction, Delayed, MAX_DELAY, MAX_SCHEDULED},
     directory::{DirectoryPage, DirectorySearch},
-    hierarchy::{HierarchyPage, HierarchyRequest},
+    handshake::{Applicant, Handshake, Offer},
+    hierarchy::{HierarchyPage, HierarchyRequest, ServerHierarchy},
+    history::{Backfilled, Gap},
+    import::{Import, Imported},
     invite_links::{InviteLink, NewLink},
     members::{UserRoom, UserRooms},
     membership::{Action, MemberChange, MemberProfile},
+    outliers::Outlier,
+    outside::FromOutside,
     receipts::NewReceipt,
+    receive::{Help, Received},
     relations::{Related, RelatedRequest},
     reports::Reporter,
     search::{Hit, SearchKey, SearchPage, SearchQuery},
     send::{NewEvent, Transaction},
+    sending::{Outgoing, OutgoingPage},
+    serving::StateAnswer,
     summary::{MutualRooms, Summary},
     threads::{SubscriptionChange, ThreadCount, Threads},
     timeline::{Context, Page, PageRequest},
     upgrade::Upgrade,
-    warm::{Room, View},
+    warm::{Room, Stay, View},
 };
 use self::{
     counts::CustomRules, deletion::Deletions, due::Timetable, followed::Followed, shields::Shields,
@@ -82,7 +102,7 @@ use self::{
 use crate::{
     clock::Clock,
     error::{Error, Result},
-    matrix::{SigningKey, Visibility},
+    matrix::{KnownEvents, SigningKey, Visibility},
     storage::{
         Change, Db, Follower, Position, RoomNum, UserNum, memberships, room_deletion, rooms,
     },
@@ -97,6 +117,8 @@ const KNOWN_NUMBERS: usize = 50_000;
 const WARM_USERS: usize = 20_000;
 /// Searches that read the database at once.
 const SEARCHES: usize = 2;
+/// Resolutions of states at once.
+const RESOLUTIONS: usize = 2;
 
 /// The rooms of this server. Cheap to clone.
 #[derive(Clone)]
@@ -130,6 +152,10 @@ pub(crate) struct Inner {
     deletions: Deletions,
     /// A search may look at every text: others shall find a connection meanwhile.
     searching: Semaphore,
+    /// The same holds for resolving states.
+    resolving: Semaphore,
+    /// Events of auth chains that resolutions have looked at.
+    auth_events: Mutex<KnownEvents>,
 }
 
 impl Rooms {
@@ -165,6 +191,8 @@ impl Rooms {
             links,
             deletions,
             searching: Semaphore::new(SEARCHES),
+            resolving: Semaphore::new(RESOLUTIONS),
+            auth_events: Mutex::default(),
         });
         db.journal().follow(inner.clone());
         let rooms = Self { inner };
@@ -379,8 +407,15 @@ impl Follower for Inner {
                         self.users.committed(exception.user, *position, change);
                     }
                 }
-                Change::Redacted { room, .. } | Change::Receipt { room, .. } => {
+                Change::Redacted { room, .. }
+                | Change::Receipt { room, .. }
+                | Change::Backfilled { room } => {
                     self.rooms.committed(*room, *position, change);
+                }
+                Change::Imported { room } => {
+                    if let Some(room) = self.rooms.remove(*room) {
+                        room.stale.store(true, std::sync::atomic::Ordering::SeqCst);
+                    }
                 }
                 Change::Membership { room, user, .. } => {
                     self.rooms.committed(*room, *position, change);

@@ -85,7 +85,7 @@ impl Rooms {
 }
 
 /// Returns the most powerful member of this server who may invite.
-fn authoriser(room: &Room, state: &StateMap) -> Option<OwnedUserId> {
+pub(super) fn authoriser(room: &Room, state: &StateMap) -> Option<OwnedUserId> {
     let levels = matrix::power_levels(state, &room.rules);
     let view = room.view();
     let may_invite = view.local_members.values().filter(|user_id| {

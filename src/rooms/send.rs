@@ -347,6 +347,7 @@ impl Inner {
             counting,
             transaction,
             delayed: None,
+            arrival: None,
         })
     }
 

@@ -11,11 +11,15 @@ use ruma::{
 };
 use serde_json::value::RawValue;
 
-use super::{Rooms, load::state_map, warm::Room};
+use super::{
+    Rooms,
+    load::{state_map, state_map_at},
+    warm::Room,
+};
 use crate::{
     error::{Error, Result},
     matrix::{Pdu, StateMap, Visibility},
-    storage::{UserNum, events},
+    storage::{UserNum, events, graph, state},
 };
 
 /// The create event, and the creator's own join.
@@ -64,10 +68,13 @@ impl Rooms {
         let Some(last) = last.into_iter().next() else {
             return Ok(StateMap::default());
         };
-        let event_id = ruma::OwnedEventId::try_from(last.event_id.as_str())
-            .map_err(|source| Error::internal("read an event id", source))?;
-        let is_state = Pdu::parse(event_id, &last.json)?.state_key.is_some();
-        state_map(&mut tx, if is_state { last.position } else { last.state }).await
+        if !last.backfilled {
+            let snapshot = room.view().snapshot;
+            return state_map_at(&mut tx, snapshot, place).await;
+        }
+        let node = graph::nodes(&mut tx, [&last.event_id]).await?.pop();
+        let after = node.and_then(|node| node.state_after);
+        state_map(&mut tx, after.unwrap_or(last.state)).await
     }
 
     /// Checks that a server ACL does not shut this server out, whose users could never lift it again.
@@ -108,13 +115,9 @@ impl Rooms {
         let in_memory = {
             let view = room.view();
             (after >= view.ring_after).then(|| {
-                let within = |position: i64| position > after && position <= up_to;
-                let events = view.ring.iter().filter(|event| within(event.position));
-                events
-                    .filter_map(|event| {
-                        Some((event.pdu.state_type(), event.pdu.state_key.clone()?))
-                    })
-                    .collect()
+                let within = |place: i64| place > after && place <= up_to;
+                let events = view.ring.iter().filter(|event| within(event.timeline));
+                events.flat_map(|event| event.state_keys()).collect()
             })
         };
         let keys: Vec<(StateEventType, String)> = match in_memory {
@@ -139,7 +142,8 @@ impl Rooms {
         up_to: i64,
     ) -> Result<Vec<(StateEventType, String)>> {
         let mut conn = self.inner.db.read().await?;
-        let keys = events::state_keys_changed(&mut conn, room.num, after, up_to).await?;
+        let snapshot = room.view().snapshot;
+        let keys = state::keys_changed(&mut conn, snapshot, (after, up_to)).await?;
         let numbers: Vec<i64> = keys.iter().flat_map(|(kind, key)| [*kind, *key]).collect();
         let texts = self.inner.db.strings.texts(&mut conn, &numbers).await?;
         let text = |number: i64| texts.get(&number).map(ToString::to_string);

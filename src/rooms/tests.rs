@@ -1,12 +1,20 @@
 //! The rooms, tried on a database of their own.
 
+mod converging;
+mod handshakes;
+mod importing;
+mod outside;
+mod receiving;
+mod remote;
+mod serving;
+
 use std::{collections::HashMap, sync::Arc};
 
 use ruma::{
     OwnedEventId, OwnedRoomId, OwnedUserId, RoomVersionId,
     api::{Direction, client::room::create_room::v3::Request},
     events::{StateEventType, TimelineEventType},
-    room_alias_id, server_name,
+    room_alias_id,
     signatures::Ed25519KeyPair,
     user_id,
 };
@@ -23,6 +31,7 @@ struct House {
     test: TestDb,
     rooms: Rooms,
     key: Arc<SigningKey>,
+    public_key: Vec<u8>,
 }
 
 fn alice() -> OwnedUserId {
@@ -48,13 +57,31 @@ async fn rooms(test: &TestDb, key: &Arc<SigningKey>) -> Rooms {
 
 impl House {
     async fn new() -> Self {
+        Self::named("here").await
+    }
+
+    async fn named(name: &str) -> Self {
         let document = Ed25519KeyPair::generate();
-        let key = SigningKey::from_der(server_name!("here").to_owned(), &document, "1").unwrap();
+        let name = ruma::OwnedServerName::try_from(name).unwrap();
+        let pair = Ed25519KeyPair::from_der(&document, "1".to_owned()).unwrap();
+        let key = SigningKey::from_der(name, &document, "1").unwrap();
         let (test, key) = (TestDb::new().await, Arc::new(key));
         Self {
             rooms: rooms(&test, &key).await,
             test,
             key,
+            public_key: pair.public_key().to_vec(),
+        }
+    }
+
+    /// Returns the same server with nothing in its database.
+    async fn twin(&self) -> Self {
+        let test = TestDb::new().await;
+        Self {
+            rooms: rooms(&test, &self.key).await,
+            test,
+            key: self.key.clone(),
+            public_key: self.public_key.clone(),
         }
     }
 
@@ -64,6 +91,7 @@ impl House {
             rooms: rooms(&test, &self.key).await,
             test,
             key: self.key,
+            public_key: self.public_key,
         }
     }
 

@@ -11,7 +11,7 @@ use crate::{
     storage::{
         Read,
         events::{self, EventRow},
-        state,
+        gaps, state,
     },
 };
 
@@ -96,6 +96,10 @@ impl Rooms {
         let mut found = Vec::new();
         let mut from = request.from;
         let mut looked_at = 0;
+        let gap = match hidden {
+            Hidden::EndsThePage => self.newest_gap(room, request).await?,
+            Hidden::PassedOver => None,
+        };
         while looked_at < LOOKED_AT {
             let rows = self.rows(room, from, request.dir).await?;
             let is_last = i64::try_from(rows.len()).unwrap_or(0) < CHUNK;
@@ -104,6 +108,12 @@ impl Rooms {
                     return Ok(Page {
                         events: found,
                         end: None,
+                    });
+                }
+                if gap.is_some_and(|gap| row.timeline < gap) {
+                    return Ok(Page {
+                        events: found,
+                        end: Some(from),
                     });
                 }
                 looked_at += 1;
@@ -135,6 +145,14 @@ impl Rooms {
             events: found,
             end: Some(from),
         })
+    }
+
+    /// Returns the place of the newest gap that a page may come to: of what precedes it, some is missing.
+    async fn newest_gap(&self, room: &Room, request: PageRequest) -> Result<Option<i64>> {
+        let mut conn = self.inner.db.read().await?;
+        let span = (request.to.unwrap_or(i64::MIN), request.from);
+        let gaps = gaps::within(&mut conn, room.num, span, 1).await?;
+        Ok(gaps.into_iter().next().map(|(_, place)| place))
     }
 
     async fn rows(&self, room: &Room, from: i64, dir: Direction) -> Result<Vec<EventRow>> {
@@ -346,18 +364,6 @@ pub(super) fn passes(to: Option<i64>, timeline: i64, dir: Direction) -> bool {
     }
 }
 
-/// Returns the snapshot of the state that readers see.
-pub(super) fn current_snapshot(room: &Room) -> i64 {
-    let view = room.view();
-    view.ring.back().map_or(0, |event| {
-        if event.pdu.state_key.is_some() {
-            event.position
-        } else {
-            event.snapshot
-        }
-    })
-}
-
 /// Returns the event of a stored row, without the state before it.
 pub(super) fn event_of_row(
     row: EventRow,
@@ -365,13 +371,15 @@ pub(super) fn event_of_row(
     rules: &RoomVersionRules,
 ) -> TimelineEvent {
     TimelineEvent {
-        position: row.position,
+        // An event may have been known before it came.
+        position: row.timeline,
         timeline: row.timeline,
         head: head(&pdu, rules),
         pdu,
         visibility: Visibility::from_number(row.visibility),
         snapshot: row.state,
         state_before: None,
+        resolved: None,
         notified: row.notified,
         mentioned: row.mentioned,
         threaded: row.threaded(),

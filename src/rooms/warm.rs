@@ -9,14 +9,15 @@ use std::{
 };
 
 use ruma::{
-    OwnedEventId, OwnedRoomId, OwnedUserId, RoomVersionId, events::room::member::MembershipState,
+    OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomVersionId, UserId,
+    events::{StateEventType, room::member::MembershipState},
     room_version_rules::RoomVersionRules,
 };
 use tokio::sync::Mutex;
 
-use super::followed::Follows;
+use super::{followed::Follows, lately::Lately};
 use crate::{
-    matrix::{Counters, Pdu, StateMap, TimelineEvent},
+    matrix::{Counters, Pdu, Resolved, StateMap, TimelineEvent},
     storage::{Change, Position, Receipt, RoomNum, UserNum},
 };
 
@@ -59,6 +60,17 @@ pub(super) struct Tip {
     /// How many of these are in threads.
     pub(super) threaded: Counters,
     pub(super) joined_members: i64,
+    /// The latest events, and the state after each.
+    pub(super) lately: Lately,
+}
+
+/// A server in a room.
+#[derive(Clone, Copy, Debug)]
+pub struct Stay {
+    /// How many of its users have joined.
+    pub members: i64,
+    /// The place of the timeline at which the first of them came; 0 if that was before memory can tell.
+    pub since: i64,
 }
 
 /// What readers may see: everything that is on disk.
@@ -66,6 +78,8 @@ pub(super) struct Tip {
 pub struct View {
     /// The current state.
     pub state: StateMap,
+    /// Its snapshot.
+    pub snapshot: i64,
     /// The latest events, the oldest first.
     pub ring: VecDeque<Arc<TimelineEvent>>,
     /// The ring holds every event after this place of the timeline.
@@ -84,6 +98,8 @@ pub struct View {
     pub invited_members: i64,
     /// The users of this server that have joined.
     pub local_members: HashMap<UserNum, OwnedUserId>,
+    /// The servers in the room.
+    pub servers: BTreeMap<OwnedServerName, Stay>,
     /// The receipts, by position.
     pub receipts: BTreeMap<Position, Arc<Receipt>>,
 }
@@ -138,6 +154,10 @@ impl Follows for Room {
                 }
             }
             Change::Receipt { receipt, .. } => view.add_receipt(receipt.clone()),
+            Change::Backfilled { .. } => {
+                view.end_ring();
+                return;
+            }
             _ => return,
         }
         view.last_position = view.last_position.max(position);
@@ -160,9 +180,12 @@ impl View {
         self.notified = event.notified;
         self.mentioned = event.mentioned;
         self.threaded = event.threaded;
-        if event.pdu.state_key.is_some() {
+        if let Some(resolved) = &event.resolved {
+            self.take_resolved(resolved, event.timeline);
+        } else if event.pdu.state_key.is_some() {
             let replaced = self.state.insert(event.pdu.clone());
-            self.count(replaced.as_deref(), &event.pdu);
+            self.count((replaced.as_deref(), Some(&event.pdu)), event.timeline);
+            self.snapshot = event.timeline;
         }
         self.ring.push_back(event);
         if self.ring.len() > RING
@@ -172,15 +195,43 @@ impl View {
         }
     }
 
-    fn count(&mut self, before: Option<&Pdu>, after: &Pdu) {
-        if after.member().is_none() {
-            return;
+    /// Takes the state that several lines of events came to.
+    fn take_resolved(&mut self, resolved: &Resolved, place: i64) {
+        let before = std::mem::replace(&mut self.state, resolved.state.clone());
+        for (kind, key) in &resolved.keys {
+            let after = resolved.state.get(kind, key);
+            let before = before.get(kind, key).map(|pdu| &**pdu);
+            self.count((before, after.map(|pdu| &**pdu)), place);
         }
-        self.joined_members += joined(Some(after)) - joined(before);
+        if !resolved.keys.is_empty() {
+            self.snapshot = place;
+        }
+        if resolved.after_gap {
+            self.ring.clear();
+            self.ring_after = place - 1;
+        }
+    }
+
+    /// What stands before the events of the ring is not known to memory any more.
+    fn end_ring(&mut self) {
+        if let Some(first) = self.ring.front() {
+            self.ring_after = self.ring_after.max(first.timeline - 1);
+        }
+    }
+
+    fn count(&mut self, (before, after): (Option<&Pdu>, Option<&Pdu>), place: i64) {
+        let Some(user_id) = after.or(before).and_then(Pdu::member) else {
+            return;
+        };
+        let change = joined(after) - joined(before);
+        self.joined_members += change;
         let invited = |pdu: Option<&Pdu>| {
             i64::from(pdu.and_then(Pdu::membership) == Some(MembershipState::Invite))
         };
-        self.invited_members += invited(Some(after)) - invited(before);
+        self.invited_members += invited(after) - invited(before);
+        if change != 0 {
+            count_server(&mut self.servers, user_id, (change, place));
+        }
     }
 
     /// Puts what a redaction has left of an event wherever memory holds the event.
@@ -215,6 +266,40 @@ impl View {
         }
         self.receipts.insert(receipt.position, receipt);
     }
+}
+
+/// Counts a user who joined, or left, among those of their server.
+pub(super) fn count_server(
+    servers: &mut BTreeMap<OwnedServerName, Stay>,
+    user_id: &UserId,
+    (change, place): (i64, i64),
+) {
+    let server = user_id.server_name();
+    let stay = servers.entry(server.to_owned()).or_insert(Stay {
+        members: 0,
+        since: place,
+    });
+    stay.members += change;
+    if stay.members <= 0 {
+        servers.remove(server);
+    }
+}
+
+/// Returns how many more have joined in a state than in another that differs from it under some keys.
+pub(super) fn joined_between(
+    before: &StateMap,
+    after: &StateMap,
+    keys: &[(StateEventType, String)],
+) -> i64 {
+    let members = keys
+        .iter()
+        .filter(|(kind, _)| *kind == StateEventType::RoomMember);
+    members
+        .map(|(kind, key)| {
+            let joined_in = |state: &StateMap| joined(state.get(kind, key).map(|pdu| &**pdu));
+            joined_in(after) - joined_in(before)
+        })
+        .sum()
 }
 
 /// Returns 1 for the member event of someone who has joined, and 0 for any other.

@@ -32,6 +32,16 @@ pub enum Change {
         /// What is left of the event, and why.
         event: Arc<TimelineEvent>,
     },
+    /// A room was stored anew, after another server: what memory holds of it is void.
+    Imported {
+        /// The room.
+        room: RoomNum,
+    },
+    /// History came into a room's timeline, before events that stand there already.
+    Backfilled {
+        /// The room.
+        room: RoomNum,
+    },
     /// A user's membership of a room changed, or the user forgot the room.
     Membership {
         /// The user's number.

@@ -79,7 +79,7 @@ mod tests {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
         for (user, membership) in [(1, "join"), (2, "join"), (3, "leave")] {
-            memberships::set(&mut tx, user, 7, membership, 1, None)
+            memberships::set(&mut tx, (user, 7), membership, (1, None), None)
                 .await
                 .unwrap();
         }

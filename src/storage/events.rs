@@ -20,11 +20,21 @@ pub enum Status {
 }
 
 impl Status {
-    fn number(self) -> i64 {
+    /// Returns the number under which it is stored.
+    pub fn number(self) -> i64 {
         match self {
             Self::Accepted => 0,
             Self::SoftFailed => 1,
             Self::Rejected => 2,
+        }
+    }
+
+    /// Returns the status that is stored under a number.
+    pub fn from_number(number: i64) -> Self {
+        match number {
+            0 => Self::Accepted,
+            1 => Self::SoftFailed,
+            _ => Self::Rejected,
         }
     }
 }
@@ -48,6 +58,12 @@ pub struct NewEvent<'a> {
     pub sender: i64,
     /// The snapshot of the state before it; `None` for an outlier.
     pub state: Option<i64>,
+    /// The snapshot of the state after it, where that is neither the position nor `state`.
+    pub state_after: Option<i64>,
+    /// Whether it is history that came later.
+    pub backfilled: bool,
+    /// Whether another server gave it to this one to send it on.
+    pub passed_on: bool,
     /// The number of the history visibility before it.
     pub visibility: i64,
     /// How it fared in the checks.
@@ -81,6 +97,8 @@ pub struct EventRow {
     pub timeline: i64,
     /// The snapshot of the state before it.
     pub state: i64,
+    /// Whether it is history that came later.
+    pub backfilled: bool,
     /// The number of the history visibility before it.
     pub visibility: i64,
     /// The room's counter of events that notify.
@@ -131,15 +149,18 @@ impl EventRow {
     }
 }
 
-/// Stores an event. Returns `false`, and stores nothing, if the device used the transaction id for this before.
+/// Stores an event. Returns `false`, and stores nothing, if the device used the transaction id for this before, or if
+/// the event is stored already.
 pub async fn insert(tx: &mut WriteTx, event: &NewEvent<'_>) -> Result<bool> {
     let stored = tx
         .query(
             "INSERT INTO events (position, room, event_id, timeline, kind, state_key, sender, state, visibility,
                                  status, notified, mentioned, threaded_notified, threaded_mentioned, thread,
-                                 thread_notified, thread_mentioned, origin_server_ts, device, txn_id, json)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)
-             ON CONFLICT (device, room, kind, txn_id) WHERE txn_id IS NOT NULL DO NOTHING",
+                                 thread_notified, thread_mentioned, origin_server_ts, device, txn_id, state_after,
+                                 backfilled, passed_on, json)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21,
+                     $22, $23, $24)
+             ON CONFLICT DO NOTHING",
         )
         .bind(event.position)
         .bind(event.room)
@@ -161,10 +182,42 @@ pub async fn insert(tx: &mut WriteTx, event: &NewEvent<'_>) -> Result<bool> {
         .bind(event.origin_server_ts)
         .bind(event.transaction.map(|(device, _)| device))
         .bind(event.transaction.map(|(_, txn_id)| txn_id))
+        .bind(event.state_after)
+        .bind(event.backfilled)
+        .bind(event.passed_on)
         .bind(event.json)
         .execute()
         .await?;
     Ok(stored == 1)
+}
+
+/// Gives an event its place that was stored without one: an outlier, or one that was rejected.
+pub async fn place(tx: &mut WriteTx, event: &NewEvent<'_>) -> Result<()> {
+    tx.query(
+        "UPDATE events
+         SET timeline = $2, state = $3, state_after = $4, visibility = $5, status = $6, notified = $7,
+             mentioned = $8, threaded_notified = $9, threaded_mentioned = $10, thread = $11, thread_notified = $12,
+             thread_mentioned = $13, backfilled = $14, passed_on = $15
+         WHERE position = $1",
+    )
+    .bind(event.position)
+    .bind(event.timeline)
+    .bind(event.state)
+    .bind(event.state_after)
+    .bind(event.visibility)
+    .bind(event.status.number())
+    .bind(event.notified)
+    .bind(event.mentioned)
+    .bind(event.threaded.notified)
+    .bind(event.threaded.mentioned)
+    .bind(event.thread.map(|(root, _)| root))
+    .bind(event.thread.map_or(0, |(_, counters)| counters.notified))
+    .bind(event.thread.map_or(0, |(_, counters)| counters.mentioned))
+    .bind(event.backfilled)
+    .bind(event.passed_on)
+    .execute()
+    .await?;
+    Ok(())
 }
 
 /// Returns the event that a device sent under a transaction id.
@@ -201,9 +254,22 @@ pub async fn redact(tx: &mut WriteTx, event_id: &str, json: &str, redaction: &st
 /// Returns an event that a timeline shows.
 pub async fn get(db: &mut impl Read, event_id: &str) -> Result<Option<EventRow>> {
     db.query(
-        "SELECT position, room, event_id, timeline, state, visibility, notified, mentioned, threaded_notified,
+        "SELECT position, room, event_id, timeline, state, backfilled, visibility, notified, mentioned, threaded_notified,
                 threaded_mentioned, thread, thread_notified, thread_mentioned, device, txn_id, redacted_by, json
          FROM events WHERE event_id = $1 AND timeline IS NOT NULL AND state IS NOT NULL",
+    )
+    .bind(event_id)
+    .fetch_optional()
+    .await
+}
+
+/// Returns an event, whether or not a timeline shows it. Where none does, its place is 0.
+pub async fn any(db: &mut impl Read, event_id: &str) -> Result<Option<EventRow>> {
+    db.query(
+        "SELECT position, room, event_id, COALESCE(timeline, 0) AS timeline, COALESCE(state, 0) AS state, backfilled,
+                visibility, notified, mentioned, threaded_notified, threaded_mentioned, thread, thread_notified,
+                thread_mentioned, device, txn_id, redacted_by, json
+         FROM events WHERE event_id = $1",
     )
     .bind(event_id)
     .fetch_optional()
@@ -216,7 +282,7 @@ pub async fn at(db: &mut impl Read, room: RoomNum, places: &[i64]) -> Result<Vec
         return Ok(Vec::new());
     }
     db.query(
-        "SELECT position, room, event_id, timeline, state, visibility, notified, mentioned, threaded_notified,
+        "SELECT position, room, event_id, timeline, state, backfilled, visibility, notified, mentioned, threaded_notified,
                 threaded_mentioned, thread, thread_notified, thread_mentioned, device, txn_id, redacted_by, json
          FROM events
          WHERE room = $1 AND timeline IN (SELECT CAST(value AS BIGINT) FROM json_each($2)) AND state IS NOT NULL",
@@ -234,7 +300,7 @@ pub async fn with_ids<S: AsRef<str>>(
     ids: impl IntoIterator<Item = S>,
 ) -> Result<Vec<EventRow>> {
     db.query(
-        "SELECT position, room, event_id, timeline, state, visibility, notified, mentioned, threaded_notified,
+        "SELECT position, room, event_id, timeline, state, backfilled, visibility, notified, mentioned, threaded_notified,
                 threaded_mentioned, thread, thread_notified, thread_mentioned, device, txn_id, redacted_by, json
          FROM events
          WHERE event_id IN (SELECT value FROM json_each($2)) AND room = $1
@@ -310,7 +376,7 @@ pub async fn before(
     limit: i64,
 ) -> Result<Vec<EventRow>> {
     db.query(
-        "SELECT position, room, event_id, timeline, state, visibility, notified, mentioned, threaded_notified,
+        "SELECT position, room, event_id, timeline, state, backfilled, visibility, notified, mentioned, threaded_notified,
                 threaded_mentioned, thread, thread_notified, thread_mentioned, device, txn_id, redacted_by, json
          FROM events WHERE room = $1 AND timeline < $2
          ORDER BY timeline DESC LIMIT $3",
@@ -330,7 +396,7 @@ pub async fn after(
     limit: i64,
 ) -> Result<Vec<EventRow>> {
     db.query(
-        "SELECT position, room, event_id, timeline, state, visibility, notified, mentioned, threaded_notified,
+        "SELECT position, room, event_id, timeline, state, backfilled, visibility, notified, mentioned, threaded_notified,
                 threaded_mentioned, thread, thread_notified, thread_mentioned, device, txn_id, redacted_by, json
          FROM events WHERE room = $1 AND timeline > $2
          ORDER BY timeline LIMIT $3",
@@ -338,25 +404,6 @@ pub async fn after(
     .bind(room)
     .bind(place)
     .bind(limit)
-    .fetch_all()
-    .await
-}
-
-/// Returns the keys of the state that changed in a span of positions: (type number, state key number).
-pub async fn state_keys_changed(
-    db: &mut impl Read,
-    room: RoomNum,
-    after: i64,
-    up_to: i64,
-) -> Result<Vec<(i64, i64)>> {
-    db.query(
-        "SELECT DISTINCT kind, state_key FROM events
-         WHERE room = $1 AND position > $2 AND position <= $3 AND state_key IS NOT NULL
-           AND timeline IS NOT NULL",
-    )
-    .bind(room)
-    .bind(after)
-    .bind(up_to)
     .fetch_all()
     .await
 }

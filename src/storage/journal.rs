@@ -419,6 +419,11 @@ impl WriteTx {
         position
     }
 
+    /// Leaves places free before the next position, for what belongs there and may come later.
+    pub fn leave_room(&mut self, places: i64) {
+        self.writer.next_position += places;
+    }
+
     /// Says what the commit will tell of a position; not told at all after a roll-back.
     pub fn publish(&mut self, position: Position, change: Change) {
         self.changes.push((position, change));

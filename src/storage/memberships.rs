@@ -1,7 +1,12 @@
 //! Who is what in which room.
 
-use super::{Read, RoomNum, UserNum, WriteTx, list_of_numbers};
+use sqlx::AssertSqlSafe;
+
+use super::{Read, RoomNum, UserNum, WriteTx, list_of_numbers, values};
 use crate::error::Result;
+
+/// Memberships stored by one statement.
+const MEMBERS: usize = 100;
 
 /// A user's membership of a room.
 #[derive(Clone, Debug, sqlx::FromRow)]
@@ -18,18 +23,17 @@ pub struct MembershipRow {
     pub forgotten: bool,
 }
 
-/// Stores a membership.
+/// Stores what a user is in a room since a position, by a member event that is stored at another, if it is.
 pub async fn set(
     tx: &mut WriteTx,
-    user: UserNum,
-    room: RoomNum,
+    (user, room): (UserNum, RoomNum),
     membership: &str,
-    position: i64,
+    (position, event): (i64, Option<i64>),
     stripped_state: Option<&str>,
 ) -> Result<()> {
     tx.query(
         "INSERT INTO memberships (user_num, room, membership, position, event, stripped_state, forgotten)
-         VALUES ($1, $2, $3, $4, $4, $5, FALSE)
+         VALUES ($1, $2, $3, $4, $5, $6, FALSE)
          ON CONFLICT (user_num, room) DO UPDATE
          SET membership = excluded.membership, position = excluded.position, event = excluded.event,
              stripped_state = excluded.stripped_state, forgotten = FALSE",
@@ -38,10 +42,57 @@ pub async fn set(
     .bind(room)
     .bind(membership)
     .bind(position)
+    .bind(event)
     .bind(stripped_state)
     .execute()
     .await?;
     Ok(())
+}
+
+/// Stores the memberships of many users of a room that nobody is told of: (user, membership, event).
+pub async fn set_all(
+    tx: &mut WriteTx,
+    room: RoomNum,
+    position: i64,
+    members: &[(UserNum, String, i64)],
+) -> Result<()> {
+    for chunk in members.chunks(MEMBERS) {
+        let sql = format!(
+            "INSERT INTO memberships (user_num, room, membership, position, event, forgotten) {}
+             ON CONFLICT (user_num, room) DO UPDATE
+             SET membership = excluded.membership, position = excluded.position, event = excluded.event,
+                 stripped_state = NULL, forgotten = FALSE",
+            values(chunk.len(), 6)
+        );
+        let mut query = tx.query(AssertSqlSafe(sql));
+        for (user, membership, event) in chunk {
+            query = query
+                .bind(*user)
+                .bind(room)
+                .bind(membership.as_str())
+                .bind(position)
+                .bind(*event)
+                .bind(false);
+        }
+        query.execute().await?;
+    }
+    Ok(())
+}
+
+/// Returns the member event of a user's membership: (id, JSON).
+pub async fn event_of(
+    db: &mut impl Read,
+    user: UserNum,
+    room: RoomNum,
+) -> Result<Option<(String, String)>> {
+    db.query(
+        "SELECT e.event_id, e.json FROM memberships m JOIN events e ON e.position = m.event
+         WHERE m.user_num = $1 AND m.room = $2",
+    )
+    .bind(user)
+    .bind(room)
+    .fetch_optional()
+    .await
 }
 
 /// Marks a room as forgotten by a user who is not in it.

@@ -52,6 +52,10 @@ const MIGRATIONS: &[(&str, &str)] = &[
         "0011_server_keys.sql",
         include_str!("../../migrations/0011_server_keys.sql"),
     ),
+    (
+        "0012_federation_rooms.sql",
+        include_str!("../../migrations/0012_federation_rooms.sql"),
+    ),
 ];
 
 /// What the tokens in a migration stand for, and which files belong to the database.

@@ -23,6 +23,8 @@ pub mod events;
 pub mod expiring_invitations;
 pub mod fills;
 pub mod filters;
+pub mod gaps;
+pub mod graph;
 pub mod invite_links;
 pub mod key_backups;
 pub mod media;

@@ -245,6 +245,10 @@ pub async fn purge_shared(tx: &mut WriteTx, room: RoomNum) -> Result<u64> {
              SELECT num FROM invite_links WHERE room = $1 LIMIT $2)",
         "DELETE FROM server_notice_rooms WHERE user_num IN (
              SELECT user_num FROM server_notice_rooms WHERE room = $1 LIMIT $2)",
+        "DELETE FROM gaps WHERE (room, event_id) IN (
+             SELECT room, event_id FROM gaps WHERE room = $1 LIMIT $2)",
+        "DELETE FROM waiting_redactions WHERE (room, target, event_id) IN (
+             SELECT room, target, event_id FROM waiting_redactions WHERE room = $1 LIMIT $2)",
     ] {
         removed += tx.query(sql).bind(room).bind(PIECE).execute().await?;
     }

@@ -10,6 +10,8 @@ use crate::error::{Error, Result};
 
 /// Texts remembered in memory; when there are more, the memory starts afresh.
 const REMEMBERED: usize = 200_000;
+/// Texts stored by one statement.
+const INTERNED: usize = 500;
 
 /// The texts that are known in memory.
 #[derive(Clone, Default)]
@@ -141,6 +143,42 @@ impl Strings {
 }
 
 impl WriteTx {
+    /// Returns the numbers of texts and stores those that are new.
+    pub async fn intern_all(&mut self, texts: &[&str]) -> Result<HashMap<String, i64>> {
+        let mut numbers = HashMap::with_capacity(texts.len());
+        let mut unknown = Vec::new();
+        for text in texts {
+            match self.strings().number(text).or_else(|| self.interned(text)) {
+                Some(number) => drop(numbers.insert((*text).to_owned(), number)),
+                None => unknown.push(*text),
+            }
+        }
+        unknown.sort_unstable();
+        unknown.dedup();
+        for chunk in unknown.chunks(INTERNED) {
+            self.query(
+                "INSERT INTO strings (text)
+                 SELECT value FROM json_each($1)
+                 WHERE NOT EXISTS (SELECT 1 FROM strings s WHERE s.text = value)",
+            )
+            .bind(list(chunk))
+            .execute()
+            .await?;
+            let rows: Vec<(String, i64)> = self
+                .query(
+                    "SELECT text, num FROM strings WHERE text IN (SELECT value FROM json_each($1))",
+                )
+                .bind(list(chunk))
+                .fetch_all()
+                .await?;
+            for (text, number) in rows {
+                self.note_interned(&text, number);
+                numbers.insert(text, number);
+            }
+        }
+        Ok(numbers)
+    }
+
     /// Returns the number of a text and stores the text if it is new.
     pub async fn intern(&mut self, text: &str) -> Result<i64> {
         if let Some(number) = self.strings().number(text).or_else(|| self.interned(text)) {

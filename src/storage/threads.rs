@@ -118,8 +118,11 @@ pub async fn advance(
         "INSERT INTO threads (room, root, replies, latest, active, notified, mentioned)
          VALUES ($1, $2, $3, $4, $5, $6, $7)
          ON CONFLICT (room, root) DO UPDATE
-         SET replies = threads.replies + excluded.replies, latest = COALESCE(excluded.latest, threads.latest),
-             active = excluded.active, notified = excluded.notified, mentioned = excluded.mentioned",
+         SET replies = threads.replies + excluded.replies,
+             latest = CASE WHEN threads.latest IS NULL OR excluded.latest > threads.latest
+                           THEN excluded.latest ELSE threads.latest END,
+             active = CASE WHEN excluded.active > threads.active THEN excluded.active ELSE threads.active END,
+             notified = excluded.notified, mentioned = excluded.mentioned",
     )
     .bind(room)
     .bind(thread_root)

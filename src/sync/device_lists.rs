@@ -200,8 +200,11 @@ impl Inner {
     ) -> Result<Vec<OwnedUserId>> {
         let member = |pdu: &Pdu| pdu.member().map(ToOwned::to_owned);
         if inside.is_complete {
-            let events = inside.ring.iter();
-            return Ok(events.filter_map(|event| member(&event.pdu)).collect());
+            let keys = inside.ring.iter().flat_map(|event| event.state_keys());
+            let members = keys.filter(|(kind, _)| *kind == StateEventType::RoomMember);
+            return Ok(members
+                .filter_map(|(_, key)| UserId::parse(key).ok())
+                .collect());
         }
         let room: &Room = &inside.room;
         let changed = self

@@ -139,6 +139,8 @@ impl Follower for Recent {
                 Change::ThreadSubscription { user } => log.subscriptions.note(*position, *user),
                 Change::Redacted { .. }
                 | Change::RoomDeleted { .. }
+                | Change::Imported { .. }
+                | Change::Backfilled { .. }
                 | Change::Erased { .. }
                 | Change::ToDevice { .. }
                 | Change::KeyCounts { .. }

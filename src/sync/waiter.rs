@@ -246,6 +246,8 @@ impl Follower for Waiters {
                 }
                 Change::Redacted { .. }
                 | Change::RoomDeleted { .. }
+                | Change::Imported { .. }
+                | Change::Backfilled { .. }
                 | Change::Erased { .. }
                 | Change::KeyCounts { .. } => {}
             }

@@ -1,0 +1,372 @@
+//! State resolution: `ruma` decides, this gives it the right sets, and not more of them than it takes.
+//!
+//! What a state of a hundred thousand members has in common with another is neither copied nor looked at. The
+//! algorithm looks only at the keys in conflict, and at those that the events in conflict are authorized by; and of
+//! the auth chains only at what tells them apart.
+//!
+//! [State resolution](https://spec.matrix.org/v1.19/rooms/v12/#state-resolution)
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
+
+use ruma::{
+    EventId, OwnedEventId,
+    events::{StateEventType, TimelineEventType},
+    room_version_rules::{RoomVersionRules, StateResolutionV2Rules},
+    state_res::{StateMap as IdMap, utils::event_id_set::EventIdSet},
+};
+
+use super::{Pdu, StateMap, verified::auth_types};
+use crate::error::{Error, Result};
+
+/// The events that a resolution knows beside those in the states themselves.
+pub type KnownEvents = HashMap<OwnedEventId, Arc<Pdu>>;
+
+/// What a resolution came to.
+#[derive(Debug)]
+pub enum Resolution {
+    /// The resolved state.
+    Resolved(StateMap),
+    /// Nothing yet: these events have to be known. Those that nobody has are to be left out when it is tried again.
+    Needs(BTreeSet<OwnedEventId>),
+}
+
+type Key = (StateEventType, String);
+
+/// How far the auth chains of what is in conflict are looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reach {
+    /// Up to what all states hold.
+    Conflict,
+    /// All of it: what lies between the events in conflict may lead through what is not.
+    Whole,
+}
+
+/// Resolves states that differ. `absent` are the events that were asked for and that this server does not have.
+///
+/// # Errors
+///
+/// When the room version resolves its state in a way that nobody implements any more, or an event breaks the rules.
+pub fn resolve(
+    rules: &RoomVersionRules,
+    sets: &[StateMap],
+    known: &KnownEvents,
+    absent: &BTreeSet<OwnedEventId>,
+) -> Result<Resolution> {
+    let Some((first, others)) = sets.split_first() else {
+        return Ok(Resolution::Resolved(StateMap::default()));
+    };
+    let mut keys: HashSet<Key> = HashSet::new();
+    for other in others {
+        keys.extend(first.differences(other));
+    }
+    if keys.is_empty() {
+        return Ok(Resolution::Resolved(first.clone()));
+    }
+    let held = sets.iter().flat_map(|set| {
+        let held = keys.iter().filter_map(|(kind, key)| set.get(kind, key));
+        held.map(|pdu| (pdu.event_id.clone(), pdu.clone()))
+    });
+    let conflict = Conflict {
+        sets,
+        held: held.collect(),
+        keys,
+        known,
+        absent,
+        needs: RefCell::default(),
+    };
+    conflict.resolve(rules)
+}
+
+/// States in conflict.
+struct Conflict<'a> {
+    sets: &'a [StateMap],
+    keys: HashSet<Key>,
+    /// The events that stand under these keys.
+    held: KnownEvents,
+    known: &'a KnownEvents,
+    absent: &'a BTreeSet<OwnedEventId>,
+    needs: RefCell<BTreeSet<OwnedEventId>>,
+}
+
+impl Conflict<'_> {
+    fn resolve(&self, rules: &RoomVersionRules) -> Result<Resolution> {
+        let resolution = *rules.state_res.v2_rules().ok_or_else(|| {
+            Error::UnsupportedRoomVersion("nobody resolves the state of this version".to_owned())
+        })?;
+        let reach = if resolution.consider_conflicted_state_subgraph {
+            Reach::Whole
+        } else {
+            Reach::Conflict
+        };
+        let sets = self.sets.iter();
+        let chains: Vec<HashSet<OwnedEventId>> = sets.map(|set| self.chain(set, reach)).collect();
+        if let Some(needs) = self.take_needs() {
+            return Ok(Resolution::Needs(needs));
+        }
+        let difference = self.difference(&chains);
+        if let Some(needs) = self.take_needs() {
+            return Ok(Resolution::Needs(needs));
+        }
+        let subgraph = match reach {
+            Reach::Whole => self.subgraph(&chains),
+            Reach::Conflict => HashSet::new(),
+        };
+        let sets = self.reduced(rules, (&difference, &subgraph));
+        if let Some(needs) = self.take_needs() {
+            return Ok(Resolution::Needs(needs));
+        }
+        let resolved = self.run(rules, resolution, &sets, (difference, subgraph))?;
+        if let Some(needs) = self.take_needs() {
+            return Ok(Resolution::Needs(needs));
+        }
+        Ok(Resolution::Resolved(self.merge(&resolved)))
+    }
+
+    fn take_needs(&self) -> Option<BTreeSet<OwnedEventId>> {
+        let needs = self.needs.take();
+        (!needs.is_empty()).then_some(needs)
+    }
+
+    /// Returns an event, and remembers that it is needed if it is not here.
+    fn event(&self, event_id: &EventId) -> Option<Arc<Pdu>> {
+        if let Some(pdu) = self.here(event_id) {
+            return Some(pdu.clone());
+        }
+        if !self.absent.contains(event_id) {
+            self.needs.borrow_mut().insert(event_id.to_owned());
+        }
+        None
+    }
+
+    fn here(&self, event_id: &EventId) -> Option<&Arc<Pdu>> {
+        self.held.get(event_id).or_else(|| self.known.get(event_id))
+    }
+
+    /// Returns whether all states hold an event.
+    fn is_in_all(&self, pdu: &Pdu) -> bool {
+        let Some(state_key) = &pdu.state_key else {
+            return false;
+        };
+        let kind = pdu.state_type();
+        self.sets.iter().all(|set| {
+            set.get(&kind, state_key)
+                .is_some_and(|held| held.event_id == pdu.event_id)
+        })
+    }
+
+    /// Returns the events of a state that are in conflict, and all that they are authorized by. That may end at what
+    /// all states hold, since with it they have in common all that lies beneath.
+    fn chain(&self, set: &StateMap, reach: Reach) -> HashSet<OwnedEventId> {
+        let mut chain = HashSet::new();
+        let held = self
+            .keys
+            .iter()
+            .filter_map(|(kind, key)| set.get(kind, key));
+        let mut next: Vec<Arc<Pdu>> = held.cloned().collect();
+        while let Some(pdu) = next.pop() {
+            if (reach == Reach::Conflict && self.is_in_all(&pdu))
+                || !chain.insert(pdu.event_id.clone())
+            {
+                continue;
+            }
+            for auth_event in &pdu.auth_events {
+                if !chain.contains(auth_event) {
+                    next.extend(self.event(auth_event));
+                }
+            }
+        }
+        chain
+    }
+
+    /// Returns the events that not all of the auth chains of the states have in common.
+    ///
+    /// The whole chain of a state is that of its events in conflict, and that of all others, which is the same for
+    /// all states. So an event that is in one chain only may yet be in the common part; what is not, makes a
+    /// difference.
+    fn difference(&self, chains: &[HashSet<OwnedEventId>]) -> HashSet<OwnedEventId> {
+        let all: HashSet<&OwnedEventId> = chains.iter().flatten().collect();
+        let is_apart = |id: &&OwnedEventId| !chains.iter().all(|chain| chain.contains(*id));
+        let mut apart: HashSet<OwnedEventId> = all.into_iter().filter(is_apart).cloned().collect();
+        // The events in conflict are in the full set anyway.
+        let is_other = |id: &&OwnedEventId| !self.held.contains_key(*id);
+        let mut unknown: HashSet<OwnedEventId> = apart.iter().filter(is_other).cloned().collect();
+        if !unknown.is_empty() {
+            self.find_in_common(&mut unknown);
+            apart.retain(|id| self.held.contains_key(id) || unknown.contains(id));
+        }
+        apart
+    }
+
+    /// Removes those events that lie in the auth chains of what all states hold.
+    ///
+    /// Those come first that are most likely to lead to them: what decides about power, then the latest members.
+    fn find_in_common(&self, unknown: &mut HashSet<OwnedEventId>) {
+        let Some(first) = self.sets.first() else {
+            return;
+        };
+        let mut next: Vec<Arc<Pdu>> = first
+            .iter()
+            .filter(|pdu| self.is_in_all(pdu))
+            .cloned()
+            .collect();
+        next.sort_by_key(|pdu| (pdu.kind != TimelineEventType::RoomMember, pdu.depth));
+        let mut seen: HashSet<OwnedEventId> = next.iter().map(|pdu| pdu.event_id.clone()).collect();
+        let mut waiting: Vec<OwnedEventId> = Vec::new();
+        while let Some(pdu) = next.pop() {
+            unknown.remove(&pdu.event_id);
+            if unknown.is_empty() {
+                self.needs.borrow_mut().clear();
+                return;
+            }
+            for auth_event in &pdu.auth_events {
+                if !seen.insert(auth_event.clone()) {
+                    continue;
+                }
+                match self.here(auth_event) {
+                    Some(pdu) => next.push(pdu.clone()),
+                    None => waiting.push(auth_event.clone()),
+                }
+            }
+        }
+        // Only what is left when all that is known was looked at has to be read.
+        let waiting = waiting.into_iter().filter(|id| !self.absent.contains(id));
+        self.needs.borrow_mut().extend(waiting);
+    }
+
+    /// Returns what lies between the events in conflict: what one is authorized by, and leads to another.
+    fn subgraph(&self, chains: &[HashSet<OwnedEventId>]) -> HashSet<OwnedEventId> {
+        let mut leads: HashMap<OwnedEventId, bool> = HashMap::new();
+        for id in self.held.keys() {
+            self.look_for_conflict(id, &mut leads);
+        }
+        let is_reached = |id: &OwnedEventId| chains.iter().any(|chain| chain.contains(id));
+        let between = leads
+            .into_iter()
+            .filter(|(id, leads)| *leads && is_reached(id));
+        between.map(|(id, _)| id).collect()
+    }
+
+    /// Notes of an event, and of all that it is authorized by, whether it is in conflict, or is authorized, however
+    /// far down, by one that is.
+    fn look_for_conflict(&self, id: &OwnedEventId, leads: &mut HashMap<OwnedEventId, bool>) {
+        let mut stack = vec![(id.clone(), false)];
+        while let Some((id, is_back)) = stack.pop() {
+            if leads.contains_key(&id) && !is_back {
+                continue;
+            }
+            let Some(pdu) = self.here(&id) else {
+                leads.insert(id, false);
+                continue;
+            };
+            let found = self.held.contains_key(&id)
+                || (is_back
+                    && pdu
+                        .auth_events
+                        .iter()
+                        .any(|id| leads.get(id) == Some(&true)));
+            leads.insert(id.clone(), found);
+            if !is_back {
+                stack.push((id, true));
+                stack.extend(pdu.auth_events.iter().map(|id| (id.clone(), false)));
+            }
+        }
+    }
+
+    /// Returns of each state the keys in conflict, and those by which the events of the full conflicted set are
+    /// authorized.
+    fn reduced(
+        &self,
+        rules: &RoomVersionRules,
+        (difference, subgraph): (&HashSet<OwnedEventId>, &HashSet<OwnedEventId>),
+    ) -> Vec<IdMap<OwnedEventId>> {
+        let mut keys: HashSet<Key> = self.keys.clone();
+        for kind in [
+            StateEventType::RoomCreate,
+            StateEventType::RoomPowerLevels,
+            StateEventType::RoomJoinRules,
+        ] {
+            keys.insert((kind, String::new()));
+        }
+        let others = difference.iter().chain(subgraph);
+        let others: Vec<Arc<Pdu>> = others.filter_map(|id| self.event(id)).collect();
+        for pdu in self.held.values().chain(&others) {
+            keys.extend(auth_types(pdu, rules).unwrap_or_default());
+            keys.extend(pdu.state_key.clone().map(|key| (pdu.state_type(), key)));
+        }
+        let of_set = |set: &StateMap| -> IdMap<OwnedEventId> {
+            let held = keys.iter().filter_map(|(kind, key)| {
+                let pdu = set.get(kind, key)?;
+                Some(((kind.clone(), key.clone()), pdu.event_id.clone()))
+            });
+            held.collect()
+        };
+        self.sets.iter().map(of_set).collect()
+    }
+
+    fn run(
+        &self,
+        rules: &RoomVersionRules,
+        resolution: StateResolutionV2Rules,
+        sets: &[IdMap<OwnedEventId>],
+        (difference, subgraph): (HashSet<OwnedEventId>, HashSet<OwnedEventId>),
+    ) -> Result<IdMap<OwnedEventId>> {
+        let in_states: KnownEvents = self
+            .sets
+            .iter()
+            .zip(sets)
+            .flat_map(|(set, ids)| {
+                let keys = ids.keys();
+                keys.filter_map(|(kind, key)| set.get(kind, key))
+            })
+            .map(|pdu| (pdu.event_id.clone(), pdu.clone()))
+            .collect();
+        // Its own way of taking the difference shall find what was found already.
+        let difference: EventIdSet<OwnedEventId> = difference.into_iter().collect();
+        let subgraph: EventIdSet<OwnedEventId> = subgraph.into_iter().collect();
+        ruma::state_res::resolve(
+            &rules.authorization,
+            &resolution,
+            sets,
+            vec![difference, EventIdSet::new()],
+            |event_id| {
+                let held = in_states.get(event_id).cloned();
+                held.or_else(|| self.event(event_id))
+            },
+            |_| Some(subgraph.clone()),
+        )
+        .or_else(|error| {
+            if self.needs.borrow().is_empty() {
+                return Err(Error::internal("resolve the state of a room", error));
+            }
+            Ok(IdMap::new())
+        })
+    }
+
+    /// Puts what was resolved into the state that all have in common.
+    fn merge(&self, resolved: &IdMap<OwnedEventId>) -> StateMap {
+        let mut state = self.sets.first().cloned().unwrap_or_default();
+        let mut keys: Vec<Key> = self.keys.iter().cloned().collect();
+        // What was in no state may have come back from the auth chains.
+        keys.extend(resolved.keys().cloned());
+        for key in keys {
+            let (kind, state_key) = &key;
+            let held = resolved.get(&key).and_then(|id| {
+                let mut in_states = self.sets.iter().filter_map(|set| set.get(kind, state_key));
+                let of_id = in_states.find(|pdu| pdu.event_id == *id);
+                of_id.or_else(|| self.here(id)).cloned()
+            });
+            let is_common = !self.keys.contains(&key) && state.get(kind, state_key).is_some();
+            if !is_common {
+                state.put(kind, state_key, held.as_ref());
+            }
+        }
+        state
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,192 @@
+//! Events of other servers: the checks on receipt that need nothing but the event and the keys of who signed it.
+//!
+//! [Checks performed on receipt of a PDU](https://spec.matrix.org/v1.19/server-server-api/#checks-performed-on-receipt-of-a-pdu)
+
+use std::sync::Arc;
+
+use ruma::{
+    OwnedServerName,
+    canonical_json::{CanonicalJsonObject, CanonicalJsonValue, redact},
+    events::{StateEventType, TimelineEventType},
+    room_version_rules::RoomVersionRules,
+    signatures::{
+        PublicKeyMap, Verified as Outcome, required_server_signatures_to_verify_event, verify_event,
+    },
+    state_res::{check_pdu_format, check_state_independent_auth_rules},
+};
+
+use super::{Pdu, StateMap, build::authorize};
+use crate::error::{Error, Result};
+
+/// An event that is well formed and signed by whoever has to sign it. Nothing is said about whether it is allowed.
+#[derive(Clone, Debug)]
+pub struct Verified {
+    pdu: Pdu,
+    json: String,
+    is_redacted: bool,
+}
+
+/// Whose keys it takes to verify an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NeededKeys {
+    /// The server.
+    pub server: OwnedServerName,
+    /// Those of its keys with which it signed the event; one that is good suffices.
+    pub key_ids: Vec<String>,
+}
+
+impl Verified {
+    /// Checks the form, the signatures and the hash of an event, and takes away what the sender vouches for no more:
+    /// all that a redaction takes, if the hash does not match.
+    ///
+    /// `keys` holds, of those that [`needed_keys`] names, the ones that were valid when the event was made.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::BadJson`] or [`Error::TooLarge`] when it is no valid event of this room version, and
+    /// [`Error::InvalidSignature`]; in all cases it is to be dropped.
+    pub fn check(
+        mut object: CanonicalJsonObject,
+        rules: &RoomVersionRules,
+        keys: &PublicKeyMap,
+    ) -> Result<Self> {
+        // What stands there is nobody's word.
+        object.remove("unsigned");
+        // 1. Is a valid event, otherwise it is dropped.
+        check_pdu_format(&object, &rules.event_format).map_err(|reason| {
+            if reason.contains("larger") {
+                Error::TooLarge(reason)
+            } else {
+                Error::BadJson(reason)
+            }
+        })?;
+        check_texts(&object)?;
+        if !matches!(object.get("content"), Some(CanonicalJsonValue::Object(_))) {
+            return Err(Error::BadJson("`content` is no object".to_owned()));
+        }
+        // 2. Passes signature checks, otherwise it is dropped.
+        let outcome = verify_event(keys, &object, rules)
+            .map_err(|e| Error::InvalidSignature(format!("the event is not signed well: {e}")))?;
+        // 3. Passes hash checks, otherwise it is redacted before being processed further.
+        let is_redacted = outcome == Outcome::Signatures;
+        if is_redacted {
+            object = redact(object, &rules.redaction, None)
+                .map_err(|e| Error::BadJson(format!("the event cannot be redacted: {e}")))?;
+        }
+        let (pdu, json) = Pdu::from_object(&object, rules)?;
+        Ok(Self {
+            pdu,
+            json,
+            is_redacted,
+        })
+    }
+
+    /// Returns the event.
+    pub fn pdu(&self) -> &Pdu {
+        &self.pdu
+    }
+
+    /// Returns its canonical JSON.
+    pub fn json(&self) -> &str {
+        &self.json
+    }
+
+    /// Returns whether its hash did not match, so that only what a redaction leaves of it is here.
+    pub fn is_redacted(&self) -> bool {
+        self.is_redacted
+    }
+
+    /// Returns the event and its canonical JSON.
+    pub fn into_parts(self) -> (Pdu, String) {
+        (self.pdu, self.json)
+    }
+}
+
+/// Returns whose keys it takes to verify an event.
+///
+/// # Errors
+///
+/// [`Error::BadJson`] when the event is too broken to tell.
+pub fn needed_keys(
+    object: &CanonicalJsonObject,
+    rules: &RoomVersionRules,
+) -> Result<Vec<NeededKeys>> {
+    let servers = required_server_signatures_to_verify_event(object, &rules.signatures)
+        .map_err(|e| Error::BadJson(format!("not an event: {e}")))?;
+    let signatures = object
+        .get("signatures")
+        .and_then(CanonicalJsonValue::as_object);
+    let key_ids = |server: &OwnedServerName| -> Vec<String> {
+        signatures
+            .and_then(|signatures| signatures.get(server.as_str())?.as_object())
+            .map(|of_server| of_server.keys().cloned().collect())
+            .unwrap_or_default()
+    };
+    let needed = |server: OwnedServerName| NeededKeys {
+        key_ids: key_ids(&server),
+        server,
+    };
+    Ok(servers.into_iter().map(needed).collect())
+}
+
+/// PostgreSQL cannot keep U+0000 in what is a column of its own; no honest event has it there.
+fn check_texts(object: &CanonicalJsonObject) -> Result<()> {
+    for field in ["type", "state_key", "sender", "event_id", "redacts"] {
+        let text = object.get(field).and_then(CanonicalJsonValue::as_str);
+        if text.is_some_and(|text| text.contains('\0')) {
+            return Err(Error::BadJson(format!("`{field}` contains U+0000")));
+        }
+    }
+    Ok(())
+}
+
+/// Checks an event by the events that it names as those that allow it.
+///
+/// `auth_events` holds these, and the create event of the room.
+///
+/// # Errors
+///
+/// [`Error::Forbidden`] with the rule that refuses it.
+pub fn authorize_by_auth_events(
+    pdu: &Pdu,
+    rules: &RoomVersionRules,
+    auth_events: &[Arc<Pdu>],
+) -> Result<()> {
+    check_state_independent_auth_rules(&rules.authorization, pdu, |event_id| {
+        let mut known = auth_events.iter();
+        known
+            .find(|event| event.event_id == event_id)
+            .map(|event| &**event)
+    })
+    .map_err(Error::Forbidden)?;
+    let mut state = StateMap::default();
+    for event in auth_events {
+        let is_named = pdu.auth_events.contains(&event.event_id);
+        let is_create = event.is_state(&TimelineEventType::RoomCreate, "");
+        if is_named || (is_create && rules.authorization.room_create_event_id_as_room_id) {
+            state.insert(event.clone());
+        }
+    }
+    authorize(pdu, rules, &state)
+}
+
+/// Returns the keys of the state by which an event is authorized.
+///
+/// [Auth events selection](https://spec.matrix.org/v1.19/server-server-api/#auth-events-selection)
+///
+/// # Errors
+///
+/// [`Error::Forbidden`] for an event whose content is too broken to tell.
+pub fn auth_types(pdu: &Pdu, rules: &RoomVersionRules) -> Result<Vec<(StateEventType, String)>> {
+    ruma::state_res::auth_types_for_event(
+        &pdu.kind,
+        &pdu.sender,
+        pdu.state_key.as_deref(),
+        &pdu.content,
+        &rules.authorization,
+    )
+    .map_err(Error::Forbidden)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,275 @@
+//! Users of this server and rooms that nobody here is in: invitations, knocks, and turning either down.
+//!
+//! Such a room is known by number, and has neither events nor state here. What the user may know of it came with the
+//! invitation.
+//!
+//! [Inviting to a room](https://spec.matrix.org/v1.19/server-server-api/#inviting-to-a-room)
+
+use std::sync::Arc;
+
+use ruma::{
+    OwnedUserId, RoomId, RoomVersionId, ServerName, UserId, canonical_json::CanonicalJsonObject,
+    events::room::member::MembershipState,
+};
+use serde_json::value::RawValue;
+
+use super::{NewEvent, Rooms, warm::Room};
+use crate::{
+    error::{Error, Result},
+    matrix::{self, Pdu, Verified},
+    storage::{
+        Change, RoomNum, WriteTx,
+        events::{self, Status},
+        graph::{self, Outlier},
+        memberships,
+    },
+};
+
+/// What may be known of a room from outside, at most.
+const MAX_STRIPPED: usize = 100;
+/// The longest that each of these may be, in bytes.
+const MAX_STRIPPED_BYTES: usize = 65_535;
+
+/// A member event of a user of this server, and what came with it of a room that nobody here is in.
+#[derive(Debug)]
+pub struct FromOutside {
+    /// The version of the room.
+    pub version: RoomVersionId,
+    /// The event.
+    pub event: Verified,
+    /// Stripped state.
+    pub stripped_state: Vec<Box<RawValue>>,
+}
+
+impl Rooms {
+    /// Takes an invitation that another server sends to a user of this one, and signs it.
+    ///
+    /// Where this server is in the room, the invitation is only signed: it comes into the room by itself.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidParam`] when it is none, or not for a user of this server; [`Error::Forbidden`] when the room
+    /// shuts out the server; [`Error::InviteBlocked`] when the user takes no invitations.
+    pub async fn receive_invitation(
+        &self,
+        origin: &ServerName,
+        invitation: FromOutside,
+    ) -> Result<Box<RawValue>> {
+        let pdu = invitation.event.pdu();
+        let user_id = self.check_invited(origin, pdu)?;
+        let rules = matrix::rules(&invitation.version)
+            .ok_or_else(|| Error::IncompatibleRoomVersion(invitation.version.clone()))?;
+        let draft = NewEvent::state(
+            pdu.sender.clone(),
+            &pdu.state_type(),
+            user_id.as_str(),
+            pdu.content.clone(),
+        );
+        self.inner.check_invitation(&draft).await?;
+        let mut object: CanonicalJsonObject = serde_json::from_str(invitation.event.json())?;
+        self.inner.key.sign_event(&mut object, &rules)?;
+        let json = serde_json::to_string(&object)?;
+        if let Ok(room) = self.resident(&pdu.room_id).await {
+            super::receive::check_acl(&room.view().state, origin)?;
+        } else {
+            let json = json.clone();
+            self.detached(async move |rooms: Rooms| rooms.store_outside(invitation, json).await)
+                .await?;
+        }
+        Ok(RawValue::from_string(json)?)
+    }
+
+    fn check_invited(&self, origin: &ServerName, pdu: &Pdu) -> Result<OwnedUserId> {
+        let user_id = pdu.member().filter(|user_id| self.is_local(user_id));
+        let is_right =
+            pdu.membership() == Some(MembershipState::Invite) && pdu.sender.server_name() == origin;
+        match user_id.filter(|_| is_right) {
+            Some(user_id) => Ok(user_id.to_owned()),
+            None => Err(Error::invalid_param(
+                "that is no invitation of a user of this server",
+            )),
+        }
+    }
+
+    /// Notes that a user of this server has knocked on a room that nobody here is in.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidParam`] when the event is no knock of a user of this server.
+    pub async fn store_knock(&self, knock: FromOutside) -> Result<()> {
+        let pdu = knock.event.pdu();
+        let is_own = pdu.member() == Some(&*pdu.sender) && self.is_local(&pdu.sender);
+        if !is_own || pdu.membership() != Some(MembershipState::Knock) {
+            return Err(Error::invalid_param(
+                "that is no knock of a user of this server",
+            ));
+        }
+        let json = knock.event.json().to_owned();
+        self.detached(async move |rooms: Rooms| rooms.store_outside(knock, json).await)
+            .await
+    }
+
+    /// Notes that a user of this server has left a room that nobody here is in: an invitation is turned down, or a
+    /// knock taken back. `leave` is the event that says so, if some server of the room took it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Forbidden`] when the user was neither invited to it nor has knocked.
+    pub async fn leave_outside(
+        &self,
+        room_id: &RoomId,
+        user_id: &UserId,
+        leave: Option<Verified>,
+    ) -> Result<()> {
+        let num = self.number(room_id).await?;
+        let user_id = user_id.to_owned();
+        self.detached(async move |rooms: Rooms| rooms.leave_now(num, user_id, leave).await)
+            .await
+    }
+
+    async fn leave_now(
+        &self,
+        num: RoomNum,
+        user_id: OwnedUserId,
+        leave: Option<Verified>,
+    ) -> Result<()> {
+        let room = self.room_by_number(num).await?;
+        // Nobody may come into the room meanwhile.
+        let _tip = room.tip.lock().await;
+        let user = self.user_number(&user_id).await?;
+        let user = user.ok_or_else(|| Error::forbidden("you were never in that room"))?;
+        let membership = self.of_user(user).await?.membership(num);
+        if !matches!(membership, MembershipState::Invite | MembershipState::Knock) {
+            return Err(Error::forbidden("you are not invited to that room"));
+        }
+        let mut tx = self.inner.db.write().await?;
+        let position = tx.position();
+        let row = match &leave {
+            Some(leave) => Some(store_outlier(&mut tx, num, leave.pdu(), leave.json()).await?),
+            None => None,
+        };
+        let gone = leave
+            .as_ref()
+            .and_then(|leave| leave.pdu().membership())
+            .unwrap_or(MembershipState::Leave);
+        memberships::set(&mut tx, (user, num), gone.as_str(), (position, row), None).await?;
+        let change = Change::Membership {
+            user,
+            user_id,
+            local: true,
+            room: num,
+            membership: Some(gone),
+            stripped_state: None,
+        };
+        tx.publish(position, change);
+        tx.commit().await
+    }
+
+    /// Takes back an invitation, or turns down a knock, as a server says that is in the room.
+    ///
+    /// Nobody here can say whether the room allows it; so who invited has to be of that server.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] when the event is about something else.
+    pub(super) async fn retract(&self, room: &Room, event: &Verified) -> Result<()> {
+        let pdu = event.pdu();
+        let not_here = || Error::not_found("this server is not in the room");
+        let user_id = pdu.member().filter(|user_id| self.is_local(user_id));
+        let user_id = user_id.ok_or_else(not_here)?.to_owned();
+        let is_out = matches!(
+            pdu.membership(),
+            Some(MembershipState::Leave | MembershipState::Ban)
+        );
+        let user = self.user_number(&user_id).await?.ok_or_else(not_here)?;
+        let is_asked = match self.of_user(user).await?.membership(room.num) {
+            MembershipState::Knock => true,
+            MembershipState::Invite => {
+                self.inviter_server(room.num, user).await?.as_deref()
+                    == Some(pdu.sender.server_name().as_str())
+            }
+            _ => false,
+        };
+        if !is_out || !is_asked {
+            return Err(not_here());
+        }
+        let (num, leave) = (room.num, Some(event.clone()));
+        self.detached(async move |rooms: Rooms| rooms.leave_now(num, user_id, leave).await)
+            .await
+    }
+
+    async fn inviter_server(&self, room: RoomNum, user: i64) -> Result<Option<String>> {
+        let mut conn = self.inner.db.read().await?;
+        let event = memberships::event_of(&mut conn, user, room).await?;
+        let sender = event.and_then(|(event_id, json)| {
+            let event_id = ruma::OwnedEventId::try_from(event_id).ok()?;
+            Some(Pdu::parse(event_id, &json).ok()?.sender)
+        });
+        Ok(sender.map(|sender| sender.server_name().to_string()))
+    }
+
+    async fn store_outside(&self, from: FromOutside, json: String) -> Result<()> {
+        let pdu = from.event.pdu();
+        let num = self.known_room(&pdu.room_id, &from.version).await?;
+        let room = self.room_by_number(num).await?;
+        let _tip = room.tip.lock().await;
+        let Some((user_id, membership)) = pdu.member().zip(pdu.membership()) else {
+            return Ok(());
+        };
+        let mut stripped: Vec<Box<RawValue>> = from.stripped_state;
+        stripped.retain(|state| state.get().len() <= MAX_STRIPPED_BYTES);
+        stripped.truncate(MAX_STRIPPED);
+        let mut shown: Vec<Box<RawValue>> = stripped
+            .iter()
+            .filter_map(|state| matrix::strip(state))
+            .collect();
+        shown.push(matrix::stripped(pdu));
+        let stripped: Arc<str> = serde_json::to_string(&shown)?.into();
+        let mut tx = self.inner.db.write().await?;
+        let user = tx.intern(user_id.as_str()).await?;
+        let position = tx.position();
+        let row = store_outlier(&mut tx, num, pdu, &json).await?;
+        memberships::set(
+            &mut tx,
+            (user, num),
+            membership.as_str(),
+            (position, Some(row)),
+            Some(&stripped),
+        )
+        .await?;
+        let change = Change::Membership {
+            user,
+            user_id: user_id.to_owned(),
+            local: true,
+            room: num,
+            membership: Some(membership),
+            stripped_state: Some(stripped),
+        };
+        tx.publish(position, change);
+        tx.commit().await
+    }
+}
+
+/// Stores an event without a place; returns the position at which it is.
+async fn store_outlier(tx: &mut WriteTx, room: RoomNum, pdu: &Pdu, json: &str) -> Result<i64> {
+    if let Some(known) = events::any(tx, pdu.event_id.as_str()).await? {
+        return Ok(known.position);
+    }
+    let outlier = Outlier {
+        position: tx.position(),
+        room,
+        event_id: pdu.event_id.as_str(),
+        kind: tx.intern(&pdu.kind.to_string()).await?,
+        state_key: match &pdu.state_key {
+            Some(state_key) => Some(tx.intern(state_key).await?),
+            None => None,
+        },
+        sender: tx.intern(pdu.sender.as_str()).await?,
+        status: Status::Accepted,
+        origin_server_ts: pdu.origin_server_ts.0.into(),
+        json,
+    };
+    let position = outlier.position;
+    graph::insert_outliers(tx, &[outlier]).await?;
+    Ok(position)
+}

@@ -1,0 +1,231 @@
+//! Receiving events of other servers: the checks that need the room, and where the event stands in it.
+//!
+//! What is missing to check an event is named in the answer; who asked fetches it and comes again.
+//!
+//! [Checks performed on receipt of a PDU](https://spec.matrix.org/v1.19/server-server-api/#checks-performed-on-receipt-of-a-pdu)
+
+mod aside;
+mod forks;
+mod judge;
+
+use std::sync::Arc;
+
+use ruma::{
+    OwnedEventId, OwnedServerName, ServerName,
+    events::{StateEventType, room::server_acl::RoomServerAclEventContent},
+};
+use tokio::sync::MutexGuard;
+
+use self::judge::{Judged, Judgement, Look, Verdict};
+use super::{
+    Rooms,
+    append::{Accepted, Arrival, append},
+    counts::{self, Counting},
+    send::release,
+    warm::{Room, Tip},
+};
+use crate::{
+    error::{Error, Result},
+    matrix::{StateMap, Verified},
+    storage::{RoomNum, WriteTx, events::Status},
+};
+
+/// How often an event is tried again because memory was wrong about the room.
+const ATTEMPTS: usize = 4;
+
+/// What became of an event of another server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Received {
+    /// It is in the room.
+    Accepted,
+    /// It is allowed where it stands, but not by the present state, for this reason: nobody is shown it.
+    SoftFailed(String),
+    /// It is not allowed, for this reason. It is kept, so that what rests on it is refused, too.
+    Rejected(String),
+    /// It was here before.
+    Duplicate,
+    /// Nothing yet: events are missing that it takes to say.
+    Missing {
+        /// Those of the events that it follows, of which this server does not know the state after them.
+        prev: Vec<OwnedEventId>,
+        /// Those of the events that allow it.
+        auth: Vec<OwnedEventId>,
+    },
+}
+
+/// What another server said about an event, beside the event.
+#[derive(Clone, Debug, Default)]
+pub struct Help {
+    /// The state before it, which has to be stored: for an event that follows one that cannot be had.
+    pub state_before: Option<Vec<OwnedEventId>>,
+    /// Nobody has those of the events that allow it which are missing: it is to be rejected.
+    pub auth_events_are_lost: bool,
+    /// The policy server of the room does not recommend it: it is to be soft-failed.
+    pub is_not_recommended: bool,
+    /// It was signed for this server to send it on.
+    pub(super) is_passed_on: bool,
+}
+
+impl Rooms {
+    /// Takes an event of another server into its room, if the rules allow it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] when this server is not in the room; [`Error::Forbidden`] when the room shuts out the
+    /// server that sends the event.
+    #[tracing::instrument(skip_all, fields(event_id = %event.pdu().event_id), err(level = "debug"))]
+    pub async fn receive(
+        &self,
+        origin: &ServerName,
+        event: Verified,
+        help: Help,
+    ) -> Result<Received> {
+        let num = self.number(&event.pdu().room_id).await?;
+        let origin = origin.to_owned();
+        let event = Arc::new(event);
+        self.detached(async move |rooms: Rooms| {
+            let received = rooms.receive_now(num, &origin, &event, &help).await?;
+            Ok(received.0)
+        })
+        .await
+    }
+
+    /// Takes an event; returns what became of it, and the state before it.
+    pub(super) async fn receive_now(
+        &self,
+        num: RoomNum,
+        origin: &OwnedServerName,
+        event: &Verified,
+        help: &Help,
+    ) -> Result<(Received, StateMap)> {
+        let mut look = Look::AtTheTip;
+        for _ in 0..ATTEMPTS {
+            let room = self.room_by_number(num).await?;
+            // Others of this room wait for its lock: their events shall come into one batch with this one.
+            let intent = self.inner.db.journal().intent();
+            let tip = room.tip.lock().await;
+            if room.is_stale() {
+                continue;
+            }
+            if room.view().local_members.is_empty() {
+                drop(tip);
+                self.retract(&room, event).await?;
+                return Ok((Received::Accepted, StateMap::default()));
+            }
+            check_acl(&tip.state, origin)?;
+            let judged = match self.judge(&room, &tip, (event, help), look).await? {
+                Judgement::Judged(judged) => *judged,
+                Judgement::Known => return Ok((Received::Duplicate, StateMap::default())),
+                Judgement::Missing { prev, auth } => {
+                    return Ok((Received::Missing { prev, auth }, StateMap::default()));
+                }
+            };
+            drop(intent);
+            let (received, before) = (judged.received(), judged.before.clone());
+            if judged.is_as_it_was {
+                return Ok((received, before));
+            }
+            if self.store(&room, tip, event, (judged, help)).await? {
+                return Ok((received, before));
+            }
+            // It was known, or the room had to be loaded anew.
+            look = Look::Around;
+        }
+        Err(Error::Unavailable(
+            "the database does not accept the event".to_owned(),
+        ))
+    }
+
+    /// Stores an event that was judged; returns `false` if it has to be judged once more.
+    async fn store(
+        &self,
+        room: &Arc<Room>,
+        mut tip: MutexGuard<'_, Tip>,
+        event: &Verified,
+        (judged, help): (Judged, &Help),
+    ) -> Result<bool> {
+        let counting = match judged.verdict {
+            Verdict::Accepted if judged.gap.is_none() => self.counting(room, &tip, event).await,
+            _ => Counting::default(),
+        };
+        let mut tx = self.inner.db.write().await?;
+        if room.is_stale() {
+            return Ok(false);
+        }
+        let mut next = tip.clone();
+        let stored = self
+            .store_in(&mut tx, room, &mut next, event, (judged, help, counting))
+            .await?;
+        let Some(position) = stored else {
+            return Ok(false);
+        };
+        let pending = release(tx, room, position)?;
+        *tip = next;
+        drop(tip);
+        pending.durable().await?;
+        Ok(true)
+    }
+
+    async fn counting(&self, room: &Room, tip: &Tip, event: &Verified) -> Counting {
+        let inner = &self.inner;
+        counts::count(
+            (&inner.rules, &inner.shields),
+            room,
+            tip,
+            event.pdu(),
+            inner.key.server_name(),
+        )
+        .await
+    }
+
+    /// Stores an event in a turn of the journal; returns its position, or `None` if it was known.
+    async fn store_in(
+        &self,
+        tx: &mut WriteTx,
+        room: &Room,
+        tip: &mut Tip,
+        event: &Verified,
+        (judged, help, counting): (Judged, &Help, Counting),
+    ) -> Result<Option<i64>> {
+        let status = match &judged.verdict {
+            Verdict::Accepted => Status::Accepted,
+            Verdict::SoftFailed(_) => Status::SoftFailed,
+            Verdict::Rejected(_) => Status::Rejected,
+        };
+        if status != Status::Accepted {
+            return aside::store(tx, room, tip, event, (judged, status)).await;
+        }
+        if let Some(gap) = judged.gap {
+            let before = (judged.base, judged.before, judged.missing);
+            return super::history::store(tx, room, tip, event, (gap, judged.stored_at, before))
+                .await;
+        }
+        let accepted = Accepted {
+            pdu: event.pdu().clone(),
+            json: event.json().to_owned(),
+            counting,
+            transaction: None,
+            delayed: None,
+            arrival: Some(Arrival {
+                stored_at: judged.stored_at,
+                passed_on: help.is_passed_on,
+                fork: judged.fork,
+            }),
+        };
+        let stored = append(&self.inner, tx, room, tip, accepted).await?;
+        Ok(stored.map(|event| event.position))
+    }
+}
+
+/// Checks that a room does not shut out a server.
+///
+/// [Server ACLs](https://spec.matrix.org/v1.19/server-server-api/#server-access-control-lists-acls)
+pub(super) fn check_acl(state: &StateMap, server: &ServerName) -> Result<()> {
+    let acl = state.content::<RoomServerAclEventContent>(&StateEventType::RoomServerAcl);
+    if acl.is_none_or(|acl| acl.is_allowed(server)) {
+        return Ok(());
+    }
+    Err(Error::forbidden(format!(
+        "the room does not allow the server {server}"
+    )))
+}

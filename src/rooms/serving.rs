@@ -1,0 +1,454 @@
+//! Telling other servers of a room: its state, what that rests on, and its events, as far as they may see them.
+//!
+//! [Retrieving events](https://spec.matrix.org/v1.19/server-server-api/#retrieving-events)
+
+use std::{
+    collections::{BinaryHeap, HashMap, HashSet},
+    sync::Arc,
+};
+
+use ruma::{
+    EventId, OwnedEventId, OwnedServerName, RoomId, ServerName, UserId,
+    api::Direction,
+    events::{StateEventType, room::member::MembershipState},
+};
+use serde_json::value::RawValue;
+
+use super::{Rooms, load::state_map, resolution::pdu_of, warm::Room};
+use crate::{
+    error::{Error, Result},
+    matrix::{self, Pdu, StateMap, Visibility},
+    storage::{
+        events::{self, Status},
+        graph::{self, Node},
+    },
+};
+
+/// Events of an auth chain that are told at most.
+const MAX_CHAIN: usize = 500_000;
+/// Ids in one query.
+const CHUNK: usize = 500;
+/// Events told at once.
+const MAX_BACKFILL: usize = 100;
+const MAX_MISSING: usize = 50;
+/// Events that one request names.
+const MAX_NAMED: usize = 50;
+/// Members that stand for a room without a name.
+const HEROES: usize = 5;
+/// Events that are looked at for one made at a time.
+const LOOKED_AT: i64 = 100;
+
+/// A state of a room, and all that it rests on.
+#[derive(Clone, Debug, Default)]
+pub struct StateAnswer {
+    /// The state events.
+    pub state: Vec<OwnedEventId>,
+    /// The events that allow these, and those that allow them in turn.
+    pub auth_chain: Vec<OwnedEventId>,
+    /// Whether members were left out.
+    pub members_omitted: bool,
+    /// The servers in the room, if members were left out.
+    pub servers_in_room: Vec<OwnedServerName>,
+}
+
+impl Rooms {
+    /// Returns the state before a join, and all that the state and the join rest on.
+    ///
+    /// With `omit_members`, of the members only those are told whom the room cannot be shown without, and nothing is
+    /// told twice.
+    pub async fn join_answer(
+        &self,
+        room: &Room,
+        (join, before): (&Pdu, &StateMap),
+        omit_members: bool,
+    ) -> Result<StateAnswer> {
+        let heroes = if omit_members {
+            heroes(before, &join.sender)
+        } else {
+            Vec::new()
+        };
+        let is_told = |pdu: &&Arc<Pdu>| {
+            let is_hero = || heroes.iter().any(|hero| hero.event_id == pdu.event_id);
+            !omit_members || pdu.state_type() != StateEventType::RoomMember || is_hero()
+        };
+        let told: Vec<Arc<Pdu>> = before.iter().filter(is_told).cloned().collect();
+        let mut chain = self
+            .auth_chain(before, told.iter().map(|pdu| &**pdu).chain([join]))
+            .await?;
+        let mut answer = StateAnswer {
+            state: told.iter().map(|pdu| pdu.event_id.clone()).collect(),
+            members_omitted: omit_members,
+            ..StateAnswer::default()
+        };
+        if omit_members {
+            for id in &answer.state {
+                chain.remove(id);
+            }
+            answer.servers_in_room = room.view().servers.keys().cloned().collect();
+        }
+        answer.auth_chain = chain.into_iter().collect();
+        Ok(answer)
+    }
+
+    /// Returns the state before an event, and all that it rests on.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] when the event, or the state before it, is not known.
+    pub async fn state_answer(&self, room: &Room, event_id: &EventId) -> Result<StateAnswer> {
+        let state = self.state_before_event(room, event_id).await?;
+        let chain = self
+            .auth_chain(&state, state.iter().map(|pdu| &**pdu))
+            .await?;
+        Ok(StateAnswer {
+            state: state.iter().map(|pdu| pdu.event_id.clone()).collect(),
+            auth_chain: chain.into_iter().collect(),
+            ..StateAnswer::default()
+        })
+    }
+
+    /// Returns the state before an event.
+    pub(super) async fn state_before_event(
+        &self,
+        room: &Room,
+        event_id: &EventId,
+    ) -> Result<StateMap> {
+        let mut tx = self.inner.db.snapshot().await?;
+        let node = graph::nodes(&mut tx, [event_id.as_str()]).await?.pop();
+        let node = node.filter(|node| node.room == room.num);
+        let snapshot = node.and_then(|node| node.state);
+        let snapshot =
+            snapshot.ok_or_else(|| Error::not_found("the state before the event is not known"))?;
+        state_map(&mut tx, snapshot).await
+    }
+
+    /// Returns all that an event rests on.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] when there is no such event.
+    pub async fn auth_chain_of(
+        &self,
+        room: &Room,
+        event_id: &EventId,
+    ) -> Result<Vec<OwnedEventId>> {
+        let event = self.auth_chain_events(&[event_id.to_owned()]).await?.pop();
+        let event = event.filter(|pdu| pdu.room_id == room.room_id);
+        let event = event.ok_or_else(|| Error::not_found("there is no such event"))?;
+        let state = room.view().state.clone();
+        let chain = self.auth_chain(&state, [&*event]).await?;
+        Ok(chain.into_iter().collect())
+    }
+
+    /// Returns all that events rest on; `state` is what is in memory already.
+    async fn auth_chain<'a>(
+        &self,
+        state: &StateMap,
+        events: impl IntoIterator<Item = &'a Pdu>,
+    ) -> Result<HashSet<OwnedEventId>> {
+        let here: HashMap<&OwnedEventId, &Arc<Pdu>> =
+            state.iter().map(|pdu| (&pdu.event_id, pdu)).collect();
+        let mut chain: HashSet<OwnedEventId> = HashSet::new();
+        let mut next: Vec<OwnedEventId> = Vec::new();
+        for pdu in events {
+            next.extend(pdu.auth_events.iter().cloned());
+        }
+        // Since version 12, nobody names the create event, on which all rest.
+        let create = state.get(&StateEventType::RoomCreate, "");
+        next.extend(create.map(|create| create.event_id.clone()));
+        while !next.is_empty() && chain.len() < MAX_CHAIN {
+            let mut unread = Vec::new();
+            while let Some(id) = next.pop() {
+                if !chain.insert(id.clone()) {
+                    continue;
+                }
+                match here.get(&id) {
+                    Some(pdu) => next.extend(pdu.auth_events.iter().cloned()),
+                    None => unread.push(id),
+                }
+            }
+            for pdu in self.auth_chain_events(&unread).await? {
+                next.extend(pdu.auth_events.iter().cloned());
+            }
+        }
+        Ok(chain)
+    }
+
+    /// Returns events as they are stored, in the same order; what is not here is left out.
+    pub async fn jsons(&self, ids: &[OwnedEventId]) -> Result<Vec<Box<RawValue>>> {
+        let mut jsons = Vec::with_capacity(ids.len());
+        for chunk in ids.chunks(CHUNK) {
+            let rows = {
+                let mut conn = self.inner.db.read().await?;
+                events::by_ids(&mut conn, chunk.iter().map(|id| id.as_str())).await?
+            };
+            let mut rows: HashMap<String, String> =
+                rows.into_iter().map(|(id, _, json)| (id, json)).collect();
+            for id in chunk {
+                if let Some(json) = rows.remove(id.as_str()) {
+                    jsons.push(RawValue::from_string(json)?);
+                }
+            }
+        }
+        Ok(jsons)
+    }
+
+    /// Returns an event for a server that is in its room, redacted if that server may not see it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] when there is no such event; [`Error::Forbidden`] when the server is not in the room.
+    pub async fn event_for(
+        &self,
+        origin: &ServerName,
+        event_id: &EventId,
+    ) -> Result<Box<RawValue>> {
+        let node = {
+            let mut conn = self.inner.db.read().await?;
+            graph::nodes(&mut conn, [event_id.as_str()]).await?.pop()
+        };
+        let node = node.filter(|node| node.status() != Status::Rejected);
+        let node = node.ok_or_else(|| Error::not_found("there is no such event"))?;
+        let room_id = self.room_id(node.room).await?;
+        let room = self.shared_room(origin, &room_id).await?;
+        self.seen_by(&room, origin, node, &mut HashMap::new()).await
+    }
+
+    /// Returns an event as a server may see it.
+    async fn seen_by(
+        &self,
+        room: &Room,
+        origin: &ServerName,
+        node: Node,
+        states: &mut HashMap<i64, StateMap>,
+    ) -> Result<Box<RawValue>> {
+        let json = node.json.clone();
+        if self.may_see(room, origin, node, states).await? {
+            return Ok(RawValue::from_string(json)?);
+        }
+        Ok(RawValue::from_string(matrix::redact_json(
+            &json,
+            &room.rules,
+        )?)?)
+    }
+
+    /// Returns whether a server may see an event: some user of it may.
+    async fn may_see(
+        &self,
+        room: &Room,
+        origin: &ServerName,
+        node: Node,
+        states: &mut HashMap<i64, StateMap>,
+    ) -> Result<bool> {
+        let (snapshot, visibility) = (node.state, Visibility::from_number(node.visibility));
+        let pdu = pdu_of(node)?;
+        let is_open = matches!(visibility, Visibility::WorldReadable | Visibility::Shared);
+        let Some(snapshot) = snapshot else {
+            // It is part of a state, and told with it anyway.
+            return Ok(pdu.state_key.is_some() && pdu.room_id == room.room_id);
+        };
+        if is_open || pdu.sender.server_name() == origin {
+            return Ok(true);
+        }
+        if !states.contains_key(&snapshot) {
+            let mut conn = self.inner.db.read().await?;
+            let state = state_map(&mut conn, snapshot).await?;
+            // The events of one answer stand close together, mostly with the same few states before them.
+            if states.len() >= MAX_STATES {
+                states.clear();
+            }
+            states.insert(snapshot, state);
+        }
+        let Some(state) = states.get(&snapshot) else {
+            return Ok(false);
+        };
+        let is = |wanted: &[MembershipState]| {
+            state.of_type(&StateEventType::RoomMember).any(|pdu| {
+                let is_theirs = pdu
+                    .member()
+                    .is_some_and(|user| user.server_name() == origin);
+                is_theirs && pdu.membership().is_some_and(|is| wanted.contains(&is))
+            })
+        };
+        // A server sees what it takes to come in itself.
+        let is_own = pdu
+            .member()
+            .is_some_and(|user| user.server_name() == origin);
+        Ok(is_own
+            || is(&[MembershipState::Join])
+            || (visibility == Visibility::Invited && is(&[MembershipState::Invite])))
+    }
+
+    /// Returns events and those that precede them, for a server that is in the room: the newest first.
+    pub async fn backfill_for(
+        &self,
+        room: &Room,
+        origin: &ServerName,
+        from: &[OwnedEventId],
+        limit: usize,
+    ) -> Result<Vec<Box<RawValue>>> {
+        let limit = limit.min(MAX_BACKFILL);
+        let walk = Walk {
+            start: from.iter().take(MAX_NAMED).cloned().collect(),
+            ends: HashSet::new(),
+            min_depth: 0,
+            limit,
+        };
+        self.walk(room, origin, walk).await
+    }
+
+    /// Returns events that precede some, up to others that a server has: the oldest first.
+    pub async fn missing_events_for(
+        &self,
+        room: &Room,
+        origin: &ServerName,
+        (earliest, latest): (&[OwnedEventId], &[OwnedEventId]),
+        (min_depth, limit): (u64, usize),
+    ) -> Result<Vec<Box<RawValue>>> {
+        let latest: Vec<OwnedEventId> = latest.iter().take(MAX_NAMED).cloned().collect();
+        let start: Vec<OwnedEventId> = {
+            let mut conn = self.inner.db.read().await?;
+            let nodes = graph::nodes(&mut conn, latest.iter().map(|id| id.as_str())).await?;
+            let of_room = nodes.into_iter().filter(|node| node.room == room.num);
+            let mut start = Vec::new();
+            for node in of_room {
+                start.extend(pdu_of(node)?.prev_events.iter().cloned());
+            }
+            start
+        };
+        let mut ends: HashSet<OwnedEventId> = earliest.iter().take(MAX_NAMED).cloned().collect();
+        ends.extend(latest);
+        let walk = Walk {
+            start,
+            ends,
+            min_depth,
+            limit: limit.min(MAX_MISSING),
+        };
+        let mut events = self.walk(room, origin, walk).await?;
+        events.reverse();
+        Ok(events)
+    }
+
+    /// Walks back along what events follow, the deepest first.
+    async fn walk(
+        &self,
+        room: &Room,
+        origin: &ServerName,
+        walk: Walk,
+    ) -> Result<Vec<Box<RawValue>>> {
+        let mut seen: HashSet<OwnedEventId> = walk.ends;
+        let mut heap: BinaryHeap<(u64, OwnedEventId)> = BinaryHeap::new();
+        let mut nodes: HashMap<OwnedEventId, (Node, Vec<OwnedEventId>)> = HashMap::new();
+        let mut found = Vec::new();
+        let mut states = HashMap::new();
+        let mut next: Vec<OwnedEventId> = walk.start;
+        while found.len() < walk.limit {
+            next.retain(|id| seen.insert(id.clone()));
+            let read = {
+                let mut conn = self.inner.db.read().await?;
+                graph::nodes(&mut conn, next.drain(..).map(String::from)).await?
+            };
+            for node in read {
+                let is_told = node.room == room.num && node.state.is_some();
+                let pdu = pdu_of(node.clone())?;
+                let depth = u64::from(pdu.depth);
+                if is_told && depth >= walk.min_depth {
+                    heap.push((depth, pdu.event_id.clone()));
+                    let prev_events = pdu.prev_events.clone();
+                    nodes.insert(pdu.event_id.clone(), (node, prev_events));
+                }
+            }
+            let Some((_, id)) = heap.pop() else { break };
+            let Some((node, prev_events)) = nodes.remove(&id) else {
+                continue;
+            };
+            next = prev_events;
+            if node.status() != Status::Rejected {
+                found.push(self.seen_by(room, origin, node, &mut states).await?);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Returns the event closest to a time that a server may see, not after it or not before it, and when it was made.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] when there is none.
+    pub async fn event_at_time_for(
+        &self,
+        room: &Room,
+        origin: &ServerName,
+        ts: i64,
+        dir: Direction,
+    ) -> Result<(OwnedEventId, i64)> {
+        let rows = {
+            let mut conn = self.inner.db.read().await?;
+            match dir {
+                Direction::Forward => {
+                    events::made_after(&mut conn, room.num, (ts, i64::MIN), LOOKED_AT).await?
+                }
+                Direction::Backward => {
+                    events::made_before(&mut conn, room.num, (ts, i64::MAX), LOOKED_AT).await?
+                }
+            }
+        };
+        let mut states = HashMap::new();
+        for (_, _, ts, event_id) in rows {
+            let node = {
+                let mut conn = self.inner.db.read().await?;
+                graph::nodes(&mut conn, [event_id]).await?.pop()
+            };
+            let Some(node) = node else { continue };
+            let event_id = OwnedEventId::try_from(node.event_id.as_str());
+            let event_id =
+                event_id.map_err(|source| Error::internal("read an event id", source))?;
+            if self.may_see(room, origin, node, &mut states).await? {
+                return Ok((event_id, ts));
+            }
+        }
+        Err(Error::not_found("there is no such event"))
+    }
+
+    /// Returns the servers in a room: those of whose users somebody has joined.
+    pub async fn servers_in(&self, room_id: &RoomId) -> Result<Vec<OwnedServerName>> {
+        let room = self.room(room_id).await?;
+        let view = room.view();
+        Ok(view.servers.keys().cloned().collect())
+    }
+}
+
+/// States kept while one answer is made.
+const MAX_STATES: usize = 8;
+
+/// Which events are looked for, by walking back.
+struct Walk {
+    start: Vec<OwnedEventId>,
+    /// Where it ends: these, and what lies behind them, are known.
+    ends: HashSet<OwnedEventId>,
+    min_depth: u64,
+    limit: usize,
+}
+
+/// Returns the members that stand for a room that has no name.
+fn heroes(state: &StateMap, joiner: &UserId) -> Vec<Arc<Pdu>> {
+    let has = |kind: &StateEventType| state.get(kind, "").is_some();
+    if has(&StateEventType::RoomName) || has(&StateEventType::RoomCanonicalAlias) {
+        return Vec::new();
+    }
+    let is_there = |pdu: &&Arc<Pdu>| {
+        let membership = pdu.membership();
+        matches!(
+            membership,
+            Some(MembershipState::Join | MembershipState::Invite)
+        ) && pdu.member() != Some(joiner)
+    };
+    let mut heroes: Vec<Arc<Pdu>> = state
+        .of_type(&StateEventType::RoomMember)
+        .filter(is_there)
+        .cloned()
+        .collect();
+    heroes.sort_by_key(|pdu| (pdu.origin_server_ts, pdu.event_id.clone()));
+    heroes.truncate(HEROES);
+    heroes
+}

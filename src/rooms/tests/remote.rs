@@ -1,0 +1,245 @@
+//! Other servers, whose events are signed with keys of their own.
+
+use ruma::{
+    OwnedServerName,
+    canonical_json::CanonicalJsonObject,
+    room_version_rules::RoomVersionRules,
+    serde::Base64,
+    signatures::{PublicKeyMap, hash_and_sign_event},
+};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::matrix::{self, StateMap, Verified, auth_types};
+
+/// Another server.
+pub(super) struct Remote {
+    pub(super) name: OwnedServerName,
+    pair: Ed25519KeyPair,
+}
+
+/// Where a server stands in a room: what its next event follows, and the state there.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Line {
+    pub(super) state: StateMap,
+    pub(super) prev_events: Vec<OwnedEventId>,
+    pub(super) depth: u64,
+}
+
+/// A room as other servers have it.
+pub(super) struct RemoteRoom {
+    pub(super) id: Option<OwnedRoomId>,
+    pub(super) rules: RoomVersionRules,
+}
+
+impl Remote {
+    pub(super) fn new(name: &str) -> Self {
+        let document = Ed25519KeyPair::generate();
+        Self {
+            name: OwnedServerName::try_from(name).unwrap(),
+            pair: Ed25519KeyPair::from_der(&document, "1".to_owned()).unwrap(),
+        }
+    }
+
+    pub(super) fn user(&self, localpart: &str) -> OwnedUserId {
+        OwnedUserId::try_from(format!("@{localpart}:{}", self.name)).unwrap()
+    }
+
+    pub(super) fn keys(&self) -> PublicKeyMap {
+        let key = Base64::new(self.pair.public_key().to_vec());
+        let of_server = [("ed25519:1".to_owned(), key)].into();
+        [(self.name.to_string(), of_server)].into()
+    }
+
+    /// Signs an event as it is.
+    pub(super) fn signs(&self, event: Value, rules: &RoomVersionRules) -> CanonicalJsonObject {
+        let mut object: CanonicalJsonObject = serde_json::from_value(event).unwrap();
+        let (name, rules) = (self.name.as_str(), &rules.redaction);
+        hash_and_sign_event(name, &self.pair, &mut object, rules).unwrap();
+        object
+    }
+
+    /// Makes an event at a place, with the events that should allow it there.
+    pub(super) fn makes(
+        &self,
+        room: &RemoteRoom,
+        line: &Line,
+        (sender, kind, state_key): (&UserId, &str, Option<&str>),
+        content: Value,
+    ) -> Verified {
+        let event = self.drafts(room, line, (sender, kind, state_key), content);
+        self.vouches_for(event, room)
+    }
+
+    pub(super) fn vouches_for(&self, event: Value, room: &RemoteRoom) -> Verified {
+        let signed = self.signs(event, &room.rules);
+        Verified::check(signed, &room.rules, &self.keys()).unwrap()
+    }
+
+    pub(super) fn drafts(
+        &self,
+        room: &RemoteRoom,
+        line: &Line,
+        (sender, kind, state_key): (&UserId, &str, Option<&str>),
+        content: Value,
+    ) -> Value {
+        let mut event = json!({
+            "type": kind, "sender": sender, "origin": self.name, "depth": line.depth + 1,
+            "origin_server_ts": 1_000 + line.depth, "prev_events": line.prev_events, "auth_events": [],
+            "hashes": {},
+        });
+        event["content"] = content;
+        if let Some(room_id) = &room.id {
+            event["room_id"] = json!(room_id);
+        }
+        if let Some(state_key) = state_key {
+            event["state_key"] = json!(state_key);
+        }
+        let scratch = room.id.clone().unwrap_or_else(|| {
+            let id = "!AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+            OwnedRoomId::try_from(id).unwrap()
+        });
+        let mut named = event.clone();
+        named["room_id"] = json!(scratch);
+        let id = OwnedEventId::try_from("$scratch").unwrap();
+        let pdu = Pdu::parse(id, &named.to_string()).unwrap();
+        let types = auth_types(&pdu, &room.rules).unwrap_or_default();
+        let held = types
+            .iter()
+            .filter_map(|(kind, key)| line.state.get(kind, key));
+        let auth_events: Vec<_> = held.map(|pdu| pdu.event_id.clone()).collect();
+        event["auth_events"] = json!(auth_events);
+        event
+    }
+
+    /// Makes a room with a creator of this server; returns it, where it stands, and its events.
+    pub(super) fn creates(&self, version: &str) -> (RemoteRoom, Line, Vec<Verified>) {
+        let version = RoomVersionId::try_from(version).unwrap();
+        let rules = matrix::rules(&version).unwrap();
+        let named_before = rules.event_format.require_room_create_room_id;
+        let id = named_before.then(|| RoomId::new_v1(&self.name));
+        let mut room = RemoteRoom { id, rules };
+        let carol = self.user("carol");
+        let (mut line, mut events) = (Line::default(), Vec::new());
+        let mut levels = json!({"users": {&carol: 100}});
+        if !named_before {
+            levels = json!({});
+        }
+        let first = [
+            (
+                "m.room.create",
+                String::new(),
+                json!({"room_version": version, "creator": carol}),
+            ),
+            (
+                "m.room.member",
+                carol.to_string(),
+                json!({"membership": "join"}),
+            ),
+            ("m.room.power_levels", String::new(), levels),
+            (
+                "m.room.join_rules",
+                String::new(),
+                json!({"join_rule": "public"}),
+            ),
+        ];
+        for (kind, key, content) in first {
+            let event = self.makes(&room, &line, (&carol, kind, Some(&key)), content);
+            room.id = Some(event.pdu().room_id.clone());
+            line = line.after(&event);
+            events.push(event);
+        }
+        (room, line, events)
+    }
+}
+
+impl RemoteRoom {
+    pub(super) fn of(room: &Room) -> Self {
+        Self {
+            id: Some(room.room_id.clone()),
+            rules: room.rules.clone(),
+        }
+    }
+}
+
+impl Line {
+    /// Returns where a server stands after an event.
+    pub(super) fn after(&self, event: &Verified) -> Self {
+        let mut state = self.state.clone();
+        if event.pdu().state_key.is_some() {
+            state.insert(Arc::new(event.pdu().clone()));
+        }
+        Self {
+            state,
+            prev_events: vec![event.pdu().event_id.clone()],
+            depth: self.depth + 1,
+        }
+    }
+}
+
+impl House {
+    pub(super) fn keys(&self) -> PublicKeyMap {
+        let key = Base64::new(self.public_key.clone());
+        let of_server = [("ed25519:1".to_owned(), key)].into();
+        [(self.rooms.server_name().to_string(), of_server)].into()
+    }
+
+    /// Returns where a room stands here.
+    pub(super) async fn line(&self, room_id: &RoomId) -> Line {
+        let room = self.rooms.room(room_id).await.unwrap();
+        let tip = room.tip.lock().await;
+        Line {
+            state: tip.state.clone(),
+            prev_events: tip.forward_extremities.clone(),
+            depth: tip.depth,
+        }
+    }
+
+    pub(super) async fn receives(&self, from: &Remote, event: &Verified) -> Received {
+        self.takes(from, event, Help::default()).await.unwrap()
+    }
+
+    pub(super) async fn takes(
+        &self,
+        from: &Remote,
+        event: &Verified,
+        help: Help,
+    ) -> Result<Received> {
+        self.rooms.receive(&from.name, event.clone(), help).await
+    }
+
+    /// Makes a room that everyone may join, with a user of another server in it.
+    pub(super) async fn shares_a_room(
+        &self,
+        remote: &Remote,
+        version: &str,
+    ) -> (RemoteRoom, OwnedUserId) {
+        let room_id = self
+            .creates(json!({"room_version": version}))
+            .await
+            .unwrap();
+        let public = NewEvent::state(
+            alice(),
+            &StateEventType::RoomJoinRules,
+            "",
+            to_raw_value(&json!({"join_rule": "public"})).unwrap(),
+        );
+        self.rooms.send(&room_id, public).await.unwrap();
+        let room = RemoteRoom::of(&self.rooms.room(&room_id).await.unwrap());
+        let dora = remote.user("dora");
+        let line = self.line(&room_id).await;
+        let join = remote.makes(
+            &room,
+            &line,
+            (&dora, "m.room.member", Some(dora.as_str())),
+            json!({"membership": "join"}),
+        );
+        assert_eq!(self.receives(remote, &join).await, Received::Accepted);
+        (room, dora)
+    }
+}
+
+/// Returns a message.
+pub(super) fn text(body: &str) -> Value {
+    json!({"msgtype": "m.text", "body": body})
+}
