@@ -12,6 +12,7 @@
 mod backoff;
 mod cache;
 mod client;
+mod events;
 mod keys;
 mod multipart;
 mod names;

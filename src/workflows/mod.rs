@@ -1,6 +1,7 @@
 //! Operations that need several services: what happens in a room because of what happens to an account.
 
 mod aliases;
+mod edus;
 mod guests;
 mod invitations;
 mod invite_links;

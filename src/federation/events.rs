@@ -1,0 +1,78 @@
+//! Events that other servers send: their form, their hashes, and the signatures of those who have to sign them.
+//!
+//! [Checks performed on receipt of a PDU](https://spec.matrix.org/v1.19/server-server-api/#checks-performed-on-receipt-of-a-pdu)
+
+use futures_util::{StreamExt, stream};
+use ruma::{
+    canonical_json::{CanonicalJsonObject, CanonicalJsonValue},
+    room_version_rules::RoomVersionRules,
+};
+use serde_json::value::RawValue;
+
+use super::{Federation, WantedKey};
+use crate::{
+    error::{Error, Result},
+    matrix::{Verified, needed_keys},
+};
+
+/// Events verified at once: those whose keys have to be asked for hold up no others.
+const AT_ONCE: usize = 32;
+
+impl Federation {
+    /// Checks the form, the hash and the signatures of an event, with the keys of whoever has to have signed it.
+    ///
+    /// # Errors
+    ///
+    /// When it is to be dropped: [`Error::BadJson`], [`Error::TooLarge`], [`Error::InvalidSignature`].
+    pub async fn verify(&self, event: &RawValue, rules: &RoomVersionRules) -> Result<Verified> {
+        let object: CanonicalJsonObject =
+            serde_json::from_str(event.get()).map_err(|e| Error::BadJson(e.to_string()))?;
+        let keys = self.keys().public_keys(wanted(&object, rules)?).await?;
+        Verified::check(object, rules, &keys)
+    }
+
+    /// Checks events as [`Federation::verify`] does; those that are to be dropped are left out.
+    pub async fn verify_all<E: AsRef<RawValue>>(
+        &self,
+        events: impl IntoIterator<Item = E>,
+        rules: &RoomVersionRules,
+    ) -> Vec<Verified> {
+        let checking = stream::iter(events)
+            .map(async |event: E| self.verify(event.as_ref(), rules).await)
+            .buffered(AT_ONCE);
+        let mut checking = std::pin::pin!(checking);
+        let mut verified = Vec::new();
+        while let Some(checked) = checking.next().await {
+            match checked {
+                Ok(event) => verified.push(event),
+                Err(error) => tracing::debug!(%error, "an event is dropped"),
+            }
+            // Signatures take long enough to count them.
+            tokio::task::consume_budget().await;
+        }
+        verified
+    }
+}
+
+/// Returns the keys that it takes to verify an event.
+fn wanted(object: &CanonicalJsonObject, rules: &RoomVersionRules) -> Result<Vec<WantedKey>> {
+    let made_at = object.get("origin_server_ts");
+    let made_at = made_at.and_then(CanonicalJsonValue::as_integer);
+    let valid_at = if rules.enforce_key_validity {
+        made_at.map_or(0, i64::from)
+    } else {
+        0
+    };
+    let mut wanted = Vec::new();
+    for needed in needed_keys(object, rules)? {
+        for key_id in needed.key_ids {
+            let server = needed.server.clone();
+            wanted.push(WantedKey {
+                server,
+                key_id,
+                valid_at,
+            });
+        }
+    }
+    Ok(wanted)
+}
