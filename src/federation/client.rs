@@ -13,6 +13,7 @@ use ruma::{
     },
     exports::http,
 };
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::{sync::OnceCell, time::timeout};
 
@@ -166,6 +167,29 @@ impl Client {
         let exchange = self.exchange(server, write, allowance.bytes);
         let answer = self.within(server, allowance.time, exchange).await?;
         read_answer(server, answer)
+    }
+
+    /// Sends a request in the name of this server, and reads its answer into a type of the caller's: for what other
+    /// servers write more freely than ruma reads it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::send`].
+    pub async fn send_for<T, R>(
+        &self,
+        server: &ServerName,
+        request: R,
+        allowance: Allowance,
+    ) -> Result<T, Failure>
+    where
+        T: DeserializeOwned,
+        R: OutgoingRequest + Metadata<Authentication = ServerSignatures, PathBuilder = SinglePath>,
+    {
+        let input = self.inner.key.signing_input(server);
+        let write = |base: &str| request.try_into_http_request::<Vec<u8>>(base, input, ());
+        let exchange = self.exchange(server, write, allowance.bytes);
+        let answer = self.within(server, allowance.time, exchange).await?;
+        serde_json::from_slice(answer.body()).map_err(|error| nonsense(server, &error))
     }
 
     /// Sends a request that needs no signature.
@@ -394,10 +418,12 @@ fn read_answer<T: IncomingResponse>(
 ) -> Result<T, Failure> {
     let (parts, body) = answer.into_parts();
     let response = http::Response::from_parts(parts, &*body);
-    T::try_from_http_response(response).map_err(|error| {
-        let text = shortened(&error.to_string());
-        Failure::Unreachable(format!("{server} answered what makes no sense: {text}"))
-    })
+    T::try_from_http_response(response).map_err(|error| nonsense(server, &error))
+}
+
+fn nonsense(server: &ServerName, error: &impl ToString) -> Failure {
+    let text = shortened(&error.to_string());
+    Failure::Unreachable(format!("{server} answered what makes no sense: {text}"))
 }
 
 /// Reads what a server says who did not do what it was asked.

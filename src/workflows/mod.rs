@@ -9,6 +9,7 @@ mod knock;
 mod people;
 mod profiles;
 mod remote_keys;
+mod remote_lists;
 mod server_notices;
 mod state;
 mod upgrade;
@@ -23,6 +24,7 @@ use ruma::{
 use serde_json::{Map, Value};
 use tokio::sync::Mutex;
 
+use self::remote_lists::RemoteLists;
 pub use self::{
     invite_links::LinkPreview,
     people::{Seen, SeenPage},
@@ -47,6 +49,9 @@ pub struct Workflows {
     ephemeral: Ephemeral,
     federation: Federation,
     tasks: Tasks,
+    remote_lists: RemoteLists,
+    /// Receipts that came before their events.
+    kept: Arc<edus::Kept>,
     /// Held while a notice finds or makes its room.
     notices: Arc<Mutex<()>>,
 }
@@ -85,15 +90,33 @@ impl Workflows {
         federation: Federation,
         tasks: Tasks,
     ) -> Self {
-        Self {
+        let remote_lists = RemoteLists::start((&devices, &rooms), &ephemeral, &federation, &tasks);
+        let kept = Arc::<edus::Kept>::default();
+        devices.follow(kept.clone());
+        let workflows = Self {
             users,
             devices,
             rooms,
             ephemeral,
             federation,
             tasks,
+            remote_lists,
+            kept,
             notices: Arc::default(),
-        }
+        };
+        workflows.start();
+        workflows
+    }
+
+    /// Starts what goes on in the background.
+    fn start(&self) {
+        let (workflows, stopping) = (self.clone(), self.tasks.stopping().clone());
+        drop(self.tasks.spawn(async move {
+            tokio::select! {
+                () = stopping.cancelled() => {}
+                () = workflows.take_kept_receipts() => {}
+            }
+        }));
     }
 
     /// Creates a room for a user.
@@ -272,6 +295,7 @@ impl Workflows {
                     kind,
                     thread,
                     event_id,
+                    ts: None,
                 },
             )
             .await
