@@ -29,6 +29,7 @@ mod lately;
 mod load;
 mod members;
 mod membership;
+mod missing;
 mod outliers;
 mod outside;
 mod reading;

@@ -3,11 +3,14 @@
 mod aliases;
 mod edus;
 mod guests;
+mod handshakes;
+mod inbox;
 mod invitations;
 mod invite_links;
 mod knock;
 mod people;
 mod profiles;
+mod received_invitations;
 mod remote_keys;
 mod remote_lists;
 mod server_notices;
@@ -26,11 +29,15 @@ use tokio::sync::Mutex;
 
 use self::remote_lists::RemoteLists;
 pub use self::{
+    handshakes::{SignedEvent, TakenEvent},
+    inbox::{Outcomes, Transaction},
     invite_links::LinkPreview,
     people::{Seen, SeenPage},
+    received_invitations::ReceivedInvitation,
     server_notices::Notice,
 };
 use crate::{
+    clock::Clock,
     devices::Devices,
     ephemeral::{Ephemeral, PresenceUpdate},
     error::{Error, Result},
@@ -52,6 +59,7 @@ pub struct Workflows {
     remote_lists: RemoteLists,
     /// Receipts that came before their events.
     kept: Arc<edus::Kept>,
+    inbox: Arc<inbox::Inbox>,
     /// Held while a notice finds or makes its room.
     notices: Arc<Mutex<()>>,
 }
@@ -88,12 +96,13 @@ impl Workflows {
         rooms: Rooms,
         ephemeral: Ephemeral,
         federation: Federation,
-        tasks: Tasks,
+        (tasks, clock): (Tasks, &Clock),
     ) -> Self {
         let remote_lists = RemoteLists::start((&devices, &rooms), &ephemeral, &federation, &tasks);
         let kept = Arc::<edus::Kept>::default();
         devices.follow(kept.clone());
         let workflows = Self {
+            inbox: Arc::new(inbox::Inbox::new(clock)),
             users,
             devices,
             rooms,
