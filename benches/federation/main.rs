@@ -108,13 +108,11 @@ async fn miss(server: &mut Server, peer: &Peer) {
     let room_id = peer.has(BigRoom::of(&peer.key, 10));
     server.joins(&room_id, &peer.name).await;
     let since = server.syncs(None).await;
-    server
-        .restarts_after(|| {
-            for _ in 0..MISSED {
-                peer.says(&room_id);
-            }
-        })
-        .await;
+    server.restarts_after(|| {
+        for _ in 0..MISSED {
+            peer.says(&room_id);
+        }
+    });
     let newest = peer.says(&room_id);
     let begin = Instant::now();
     peer.sends(server, &[newest]).await;

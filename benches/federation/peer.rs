@@ -18,7 +18,7 @@ use axum::{
     routing::{get, post, put},
     serve::Listener,
 };
-use parlour::matrix::SigningKey;
+use parlour::{matrix::SigningKey, tasks::Tasks};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use ruma::{
     OwnedServerName, OwnedUserId, api::federation::authentication::XMatrix,
@@ -148,7 +148,7 @@ impl Peer {
             listener: listener.expect("the address is free"),
             acceptor: Arc::new(config).into(),
         };
-        tokio::spawn(async move { axum::serve(listener, router).await });
+        drop(Tasks::default().spawn(async move { axum::serve(listener, router).await }));
     }
 }
 

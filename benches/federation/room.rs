@@ -79,7 +79,7 @@ impl BigRoom {
     /// Returns the join of a user that their server is to sign.
     pub(crate) fn template(&self, user_id: &UserId) -> Value {
         let content = json!({ "membership": "join" });
-        let mut event = self.unsigned((user_id.as_str(), "m.room.member"), content);
+        let mut event = self.unsigned((user_id.as_str(), "m.room.member"), &content);
         event["state_key"] = json!(user_id);
         event
     }
@@ -96,7 +96,7 @@ impl BigRoom {
     pub(crate) fn says(&mut self, key: &SigningKey) -> Event {
         let content = json!({ "msgtype": "m.text", "body": format!("I say this for the {}th time", self.depth) });
         let creator = self.creator.clone();
-        let event = self.unsigned((&creator, "m.room.message"), content);
+        let event = self.unsigned((&creator, "m.room.message"), &content);
         let event = self.signs(key, event);
         self.said.push(event.clone());
         event
@@ -108,13 +108,13 @@ impl BigRoom {
         (sender, kind, state_key): (&str, &str, &str),
         content: Value,
     ) {
-        let mut event = self.unsigned((sender, kind), content);
+        let mut event = self.unsigned((sender, kind), &content);
         event["state_key"] = json!(state_key);
         let event = self.signs(key, event);
         self.state.push(event);
     }
 
-    fn unsigned(&self, (sender, kind): (&str, &str), content: Value) -> Value {
+    fn unsigned(&self, (sender, kind): (&str, &str), content: &Value) -> Value {
         let is_member = kind == "m.room.member";
         // Members are allowed by the create event, the power levels and the join rules, others by their membership.
         let allowing = [0, 2, if is_member { 3 } else { 1 }];

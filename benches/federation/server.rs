@@ -52,7 +52,7 @@ impl Server {
     }
 
     /// Stops the server in order, and starts it again when something is done.
-    pub(crate) async fn restarts_after(&mut self, meanwhile: impl FnOnce()) {
+    pub(crate) fn restarts_after(&mut self, meanwhile: impl FnOnce()) {
         let kill = format!("kill -TERM {}", self.child.id());
         let told = Command::new("sh").args(["-c", &kill]).status();
         assert!(told.expect("a shell").success());
@@ -145,6 +145,7 @@ impl Drop for Server {
 
 fn config(peer: &Peer, address: Ipv4Addr) -> String {
     let [certificate, key] = peer.certificate(address);
+    let (certificate, key) = (certificate.display(), key.display());
     format!(
         r#"
         [server]
@@ -153,12 +154,12 @@ fn config(peer: &Peer, address: Ipv4Addr) -> String {
         address = "127.0.0.1:0"
         [[listen]]
         address = "{address}:8448"
-        tls_certificate = {certificate:?}
-        tls_key = {key:?}
+        tls_certificate = "{certificate}"
+        tls_key = "{key}"
         [registration]
         open = true
         [federation]
-        trusted_ca = [{authority:?}]
+        trusted_ca = ["{authority}"]
         allow_private_addresses = true
         notaries = []
         [limits]
@@ -166,7 +167,7 @@ fn config(peer: &Peer, address: Ipv4Addr) -> String {
         [logging]
         filter = "warn"
         "#,
-        authority = peer.authority(),
+        authority = peer.authority().display(),
     )
 }
 
