@@ -131,7 +131,7 @@ pub(crate) async fn build(
         rooms.clone(),
         ephemeral.clone(),
         federation.clone(),
-        tasks.clone(),
+        (tasks.clone(), &clock),
     );
     let sources = Sources {
         db: db.clone(),

@@ -21,6 +21,7 @@ mod keys;
 mod multipart;
 mod names;
 mod resolve;
+mod signed_text;
 mod well_known;
 
 use std::sync::Arc;
@@ -147,9 +148,12 @@ impl Federation {
         })?;
         let set = [(key_id.to_owned(), key)].into_iter().collect();
         let keys = [(origin.to_string(), set)].into_iter().collect();
-        proof
-            .verify_http_request(request, self.key.server_name(), &keys)
-            .map_err(|error| unauthorized(error.to_string()))?;
+        let own = self.key.server_name();
+        let is_signed = match proof.verify_http_request(request, own, &keys) {
+            Ok(()) => Ok(()),
+            Err(error) => signed_text::verify(proof, request, (own, &keys)).ok_or(error),
+        };
+        is_signed.map_err(|error| unauthorized(error.to_string()))?;
         self.client.heard_from(origin);
         Ok(())
     }

@@ -30,6 +30,7 @@ mod lately;
 mod load;
 mod members;
 mod membership;
+mod missing;
 mod outliers;
 mod outside;
 mod reading;
