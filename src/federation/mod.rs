@@ -6,7 +6,7 @@
 //! `cache` bounds what is remembered, and lets those who look for the same wait for one look-up; `multipart` reads
 //! the form in which media comes.
 //!
-//! Events and transactions will enter here, too: `api/federation` proves who sent them, and hands them down.
+//! `events` verifies what others send, and `sender` sees to it that they are sent what concerns them.
 //!
 //! [spec]: https://spec.matrix.org/v1.19/server-server-api/
 
@@ -21,6 +21,7 @@ mod keys;
 mod multipart;
 mod names;
 mod resolve;
+mod sender;
 mod signed_text;
 mod well_known;
 
@@ -46,6 +47,7 @@ pub use self::{
     key_ring::KeyRing,
     keys::{Keys, WantedKey},
     multipart::{Part, Parts},
+    sender::Sender,
 };
 use self::{client::Http, resolve::Servers};
 use crate::{

@@ -91,7 +91,7 @@ pub use self::{
     reports::Reporter,
     search::{Hit, SearchKey, SearchPage, SearchQuery},
     send::{NewEvent, Transaction},
-    sending::{Outgoing, OutgoingPage},
+    sending::{Arrival, Outgoing, OutgoingPage, RoomPage},
     serving::StateAnswer,
     summary::{MutualRooms, Summary},
     threads::{SubscriptionChange, ThreadCount, Threads},
@@ -434,6 +434,7 @@ impl Follower for Inner {
                 }
                 Change::AccountData { .. }
                 | Change::ToDevice { .. }
+                | Change::ToServer { .. }
                 | Change::DeviceList { .. }
                 | Change::KeyCounts { .. }
                 | Change::ThreadSubscription { .. }
