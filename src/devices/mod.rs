@@ -10,6 +10,7 @@ mod lists;
 mod remote;
 mod signatures;
 mod to_device;
+mod told;
 
 use std::sync::Arc;
 
@@ -23,6 +24,7 @@ pub use self::{
     lists::Viewer,
     remote::{KnownList, ListUpdate, Move, RemoteDevice, RemoteList, Ticket},
     to_device::Pending,
+    told::Telling,
 };
 use self::{key_counts::CountsInMemory, remote::Asking, to_device::Queues};
 use crate::{
@@ -43,6 +45,8 @@ const NAME_BYTES: usize = 255;
 pub struct Devices {
     db: Db,
     server_name: OwnedServerName,
+    /// Whether this server talks to others.
+    federates: bool,
     queues: Arc<Queues>,
     key_counts: Arc<CountsInMemory>,
     asking: Arc<Asking>,
@@ -58,6 +62,7 @@ impl Devices {
         Self {
             db: db.clone(),
             server_name: config.server.name.clone(),
+            federates: config.federation.enabled,
             queues,
             key_counts,
             asking: Arc::default(),
@@ -113,7 +118,7 @@ impl Devices {
         devices::rename(&mut tx, user, device_id.as_str(), Some(display_name)).await?;
         // The name is told with the keys.
         if device_keys::get(&mut tx, device.num).await?.is_some() {
-            device_lists::note_change(&mut tx, user, None).await?;
+            device_lists::note_devices(&mut tx, user, &[device_id]).await?;
         }
         tx.commit().await
     }

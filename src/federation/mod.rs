@@ -1,11 +1,12 @@
 //! Talking to other servers: where they are, the keys with which they sign, and requests to them.
 //!
 //! `resolve` finds a server in the specification's steps, with `well_known` and `names`; `client` sends requests,
-//! signed, and `backoff` remembers who does not answer; `keys` knows with what others sign, and is a notary;
+//! signed, and `backoff` remembers who does not answer; `keys` knows with what others sign, and is a notary; `key_ring`
+//! gathers those of many; `handshake` gets templates of events and completes them;
 //! `cache` bounds what is remembered, and lets those who look for the same wait for one look-up; `multipart` reads
 //! the form in which media comes.
 //!
-//! Events and transactions will enter here, too: `api/federation` proves who sent them, and hands them down.
+//! `events` verifies what others send, and `sender` sees to it that they are sent what concerns them.
 //!
 //! [spec]: https://spec.matrix.org/v1.19/server-server-api/
 
@@ -13,10 +14,14 @@ mod backoff;
 mod cache;
 mod client;
 mod events;
+mod handshake;
+mod join_answer;
+mod key_ring;
 mod keys;
 mod multipart;
 mod names;
 mod resolve;
+mod sender;
 mod signed_text;
 mod well_known;
 
@@ -37,8 +42,12 @@ use serde_json::value::to_raw_value;
 pub use self::{
     cache::Cache,
     client::{Allowance, Client, Failure, Refusal},
+    handshake::{Member, Signed, Template},
+    join_answer::JoinAnswer,
+    key_ring::KeyRing,
     keys::{Keys, WantedKey},
     multipart::{Part, Parts},
+    sender::Sender,
 };
 use self::{client::Http, resolve::Servers};
 use crate::{

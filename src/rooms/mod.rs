@@ -25,6 +25,7 @@ mod history;
 mod import;
 mod invitations;
 mod invite_links;
+mod inviting;
 mod lately;
 mod load;
 mod members;
@@ -79,6 +80,7 @@ pub use self::{
     history::{Backfilled, Gap},
     import::{Import, Imported},
     invite_links::{InviteLink, NewLink},
+    inviting::DraftInvitation,
     members::{UserRoom, UserRooms},
     membership::{Action, MemberChange, MemberProfile},
     outliers::Outlier,
@@ -89,7 +91,7 @@ pub use self::{
     reports::Reporter,
     search::{Hit, SearchKey, SearchPage, SearchQuery},
     send::{NewEvent, Transaction},
-    sending::{Outgoing, OutgoingPage},
+    sending::{Arrival, Outgoing, OutgoingPage, RoomPage},
     serving::StateAnswer,
     summary::{MutualRooms, Summary},
     threads::{SubscriptionChange, ThreadCount, Threads},
@@ -470,6 +472,7 @@ impl Follower for Inner {
                 }
                 Change::AccountData { .. }
                 | Change::ToDevice { .. }
+                | Change::ToServer { .. }
                 | Change::DeviceList { .. }
                 | Change::KeyCounts { .. }
                 | Change::ThreadSubscription { .. }

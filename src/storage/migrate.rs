@@ -57,6 +57,10 @@ const MIGRATIONS: &[(&str, &str)] = &[
         include_str!("../../migrations/0012_federation_rooms.sql"),
     ),
     (
+        "0013_sender.sql",
+        include_str!("../../migrations/0013_sender.sql"),
+    ),
+    (
         "0014_remote_devices.sql",
         include_str!("../../migrations/0014_remote_devices.sql"),
     ),

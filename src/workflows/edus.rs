@@ -54,7 +54,6 @@ impl Workflows {
     /// When it cannot be stored: the server has to tell it again.
     #[tracing::instrument(skip_all, fields(server = %origin, count = edus.len()), err(level = "debug"))]
     pub async fn receive_edus(&self, origin: &ServerName, edus: Vec<Raw<Edu>>) -> Result<()> {
-        self.remote_lists.heard_from(origin);
         let mut sorted = Sorted::default();
         for edu in edus.iter().take(EDUS) {
             let Ok(envelope) = serde_json::from_str::<Envelope<'_>>(edu.json().get()) else {

@@ -41,6 +41,8 @@ const PAGE: i64 = 1_000;
 /// How long a server that does not answer is left alone first, and at most.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_hours(1);
+/// How long it is left alone even though it shows life.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(500);
 
 /// Keeps the lists of devices of users of other servers. Cheap to clone.
 #[derive(Clone)]
@@ -137,6 +139,14 @@ impl RemoteLists {
             asking: Semaphore::new(AT_ONCE),
         });
         devices.follow(inner.clone());
+        let watching = Arc::downgrade(&inner);
+        federation.client().watch(Box::new(move |server| {
+            if let Some(inner) = watching.upgrade()
+                && let Some(wanted) = inner.servers().get(server)
+            {
+                wanted.alive.notify_waiters();
+            }
+        }));
         let lists = Self { inner };
         let (keeper, stopping) = (lists.clone(), tasks.stopping().clone());
         drop(tasks.spawn(async move {
@@ -245,13 +255,6 @@ impl RemoteLists {
         Ok(!unknown.is_empty() && !self.inner.rooms.shares_with_us(user, Some(room)).await?)
     }
 
-    /// Notes that a server showed life.
-    pub(super) fn heard_from(&self, server: &ServerName) {
-        if let Some(wanted) = self.inner.servers().get(server) {
-            wanted.alive.notify_one();
-        }
-    }
-
     /// Begins to ask for the lists of users.
     pub(super) fn want(&self, users: impl IntoIterator<Item = OwnedUserId>) {
         for user_id in users {
@@ -298,6 +301,7 @@ impl RemoteLists {
                     wanted.users().insert(user_id);
                     let pause = FIRST_PAUSE.saturating_mul(1 << failures.min(16));
                     failures += 1;
+                    tokio::time::sleep(SHORTEST_PAUSE).await;
                     tokio::select! {
                         () = tokio::time::sleep(pause.min(LONGEST_PAUSE)) => {}
                         () = wanted.alive.notified() => {}

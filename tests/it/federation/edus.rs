@@ -86,10 +86,8 @@ async fn who_types_on_another_server_is_told() {
     let (peer, server, room) = (&shared.peer, &shared.server, &*shared.room);
     let since = shared.alice.syncs().await;
 
-    let (told, ()) = tokio::join!(
-        shared.alice.waits_after(&since),
-        peer.tells(server, &[typing(room, &shared.bob.id, true)])
-    );
+    let edus = [typing(room, &shared.bob.id, true)];
+    let (told, ()) = tokio::join!(shared.alice.waits_after(&since), peer.tells(server, &edus));
     assert_eq!(typists(&told, room), json!([shared.bob.id]));
     peer.tells(server, &[typing(room, &shared.bob.id, false)])
         .await;
@@ -191,7 +189,9 @@ async fn garbage_is_passed_over_and_the_rest_is_taken() {
         "m.device_list_update",
         "m.signing_key_update",
     ] {
-        edus.extend([json!([]), json!({}), json!({ "user_id": 1, "push": [1] })].map(|it| edu(kind, &it)));
+        edus.extend(
+            [json!([]), json!({}), json!({ "user_id": 1, "push": [1] })].map(|it| edu(kind, &it)),
+        );
     }
     let half = json!([{ "user_id": "x" }, { "user_id": bob, "presence": "online" }]);
     edus.extend([presence(&half), typing(room, bob, true)]);
@@ -269,9 +269,10 @@ async fn presence_of_another_servers_users_is_told_to_those_who_share_a_room() {
         },
         { "user_id": peer.user("stranger"), "presence": "online" },
     ]);
+    let edus = [presence(&push)];
     let (told, ()) = tokio::join!(
         shared.alice.waits_after(&since.0),
-        peer.tells(server, &[presence(&push)])
+        peer.tells(server, &edus)
     );
 
     let content = presence_of(&told, bob);
@@ -279,7 +280,10 @@ async fn presence_of_another_servers_users_is_told_to_those_who_share_a_room() {
     assert_eq!(content["status_msg"], "tea");
     assert_eq!(content["currently_active"], true);
     assert!(content["last_active_ago"].as_u64() >= Some(5_000));
-    assert_eq!(presence_of(&carol.syncs_after(&since.1).await, bob), Value::Null);
+    assert_eq!(
+        presence_of(&carol.syncs_after(&since.1).await, bob),
+        Value::Null
+    );
     let status = |user: &User| {
         let path = format!("/_matrix/client/v3/presence/{}/status", encoded(bob));
         let client = user.client.clone();
@@ -307,7 +311,10 @@ async fn messages_to_devices_come_once_and_in_order() {
     let told = alice.syncs_after(&since.0).await;
     assert_eq!(numbers(&told), [1, 2, 3]);
     let event = &told["to_device"]["events"][0];
-    assert_eq!((&event["sender"], &event["type"]), (&json!(bob), &json!("m.hello")));
+    assert_eq!(
+        (&event["sender"], &event["type"]),
+        (&json!(bob), &json!("m.hello"))
+    );
     let told = phone.syncs_after(&since.1).await;
     assert_eq!(numbers(&told), [1, 3]);
     assert!(numbers(&phone.syncs_after(&told).await).is_empty());

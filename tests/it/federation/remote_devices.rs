@@ -153,9 +153,7 @@ impl Scene {
         let room = alice.creates_open_room().await;
         let (lists, archive) = (Lists::new(), Archive::default());
         lists.changes("PHONE", 1);
-        let peer = network
-            .peer(archive.router().merge(lists.router()))
-            .await;
+        let peer = network.peer(archive.router().merge(lists.router())).await;
         let bob = peer.joins(&server, &room, ("bob", &archive)).await;
         lists.fetched(1).await;
         Self {
@@ -306,7 +304,10 @@ async fn a_list_that_is_wanted_is_asked_for_after_a_restart() {
     scene.tells("DESK", 3, change).await;
     scene.lists.fetched(2).await;
 
-    let server = scene.server.restart_after(async |_| scene.lists.goes_down(false)).await;
+    let server = scene
+        .server
+        .restart_after(async |_| scene.lists.goes_down(false))
+        .await;
     let alice = scene.alice.at(&server);
 
     let mut sync = alice.syncs_after(&since).await;
@@ -331,7 +332,8 @@ async fn nothing_is_kept_of_who_shares_no_room() {
     assert!(lists(&unheard, "changed").is_empty());
     scene.lists.changes("PHONE", 3);
     let (peer, archive) = (&scene.peer, &scene.archive);
-    peer.joins(&scene.server, &scene.room, ("bob", archive)).await;
+    peer.joins(&scene.server, &scene.room, ("bob", archive))
+        .await;
 
     let back = scene.alice.syncs_after(&unheard).await;
     assert_eq!(lists(&back, "changed"), [&*scene.bob.id]);
@@ -358,7 +360,8 @@ async fn who_is_told_of_on_joining_is_told_once() {
     let since = scene.alice.syncs().await;
 
     let (peer, archive) = (&scene.peer, &scene.archive);
-    peer.joins(&scene.server, &scene.room, ("carol", archive)).await;
+    peer.joins(&scene.server, &scene.room, ("carol", archive))
+        .await;
     scene.lists.fetched(2).await;
     let joined = scene.alice.syncs_after(&since).await;
     let content = json!({
