@@ -150,13 +150,12 @@ pub(super) async fn store_told(
     new: &[NewKey],
 ) -> Result<bool> {
     let stored = stored(tx, user).await?;
-    let good = match check_signatures(user_id, &stored, new) {
-        Ok(()) => new,
+    let good = if check_signatures(user_id, &stored, new).is_ok() {
+        new
+    } else {
         // The master key comes first, and needs nobody's signature.
-        Err(_) => {
-            let masters = new.iter().filter(|key| key.usage == KeyUsage::Master);
-            new.get(..masters.count()).unwrap_or_default()
-        }
+        let masters = new.iter().filter(|key| key.usage == KeyUsage::Master);
+        new.get(..masters.count()).unwrap_or_default()
     };
     let changed = changed(&stored, good)?;
     store(tx, user, &stored, &changed).await?;

@@ -114,7 +114,9 @@ impl Rooms {
             match thread {
                 Unthreaded => reading::read_all(tx, reader, event).await?,
                 Main => reading::read_thread(tx, reader, None, event).await?,
-                Thread(root) => reading::read_thread(tx, reader, Some(root), event).await?,
+                Thread(thread_root) => {
+                    reading::read_thread(tx, reader, Some(thread_root), event).await?;
+                }
                 _ => {}
             }
         }

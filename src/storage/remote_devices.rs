@@ -248,8 +248,8 @@ mod tests {
         let (a, b) = (device("A"), device("B"));
 
         set(&mut tx, &list(1, true)).await.unwrap();
-        replace(&mut tx, 1, &[a.clone()]).await.unwrap();
-        replace(&mut tx, 1, &[b.clone()]).await.unwrap();
+        replace(&mut tx, 1, std::slice::from_ref(&a)).await.unwrap();
+        replace(&mut tx, 1, std::slice::from_ref(&b)).await.unwrap();
         set_device(&mut tx, &a).await.unwrap();
         let both = devices(&mut tx, &[1]).await.unwrap();
         assert!(both.len() == 2 && both.contains(&a) && both.contains(&b));

@@ -129,6 +129,10 @@ impl Scene {
     }
 }
 
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "it is compared with what is known, if anything is"
+)]
 fn keys(is_fresh: bool, keys: &[&str]) -> Option<(bool, Vec<String>)> {
     Some((is_fresh, keys.iter().map(ToString::to_string).collect()))
 }

@@ -29,7 +29,7 @@ struct Presences {
 
 /// As the specification has it, except that servers leave out what they do not know.
 #[derive(Deserialize)]
-struct Presence {
+struct OfUser {
     user_id: OwnedUserId,
     presence: PresenceState,
     status_msg: Option<String>,
@@ -71,7 +71,7 @@ impl Workflows {
         for edu in edus {
             let all = parse::<Presences>(edu).map_or_else(Vec::new, |all| all.push);
             for one in all.iter().take(USERS) {
-                let Some(one) = parse::<Presence>(one) else {
+                let Some(one) = parse::<OfUser>(one) else {
                     continue;
                 };
                 let is_known = matches!(

@@ -56,12 +56,12 @@ fn message(sender: &str, id: &str, messages: &Value) -> Value {
 
 /// Returns who types, as a sync tells it.
 fn typists(sync: &Value, room: &str) -> Value {
-    ephemeral(sync, room, "m.typing")["content"]["user_ids"].clone()
+    ephemeral(sync, room, "m.typing")["user_ids"].clone()
 }
 
 /// Returns the receipts that a sync tells.
 fn receipts(sync: &Value, room: &str) -> Value {
-    ephemeral(sync, room, "m.receipt")["content"].clone()
+    ephemeral(sync, room, "m.receipt").clone()
 }
 
 /// Returns the presence of a user as a sync tells it.

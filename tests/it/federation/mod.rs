@@ -2,6 +2,7 @@
 
 pub(crate) mod abroad;
 mod access;
+mod convergence;
 mod directory;
 mod edus;
 mod encryption;
@@ -14,6 +15,7 @@ mod missing;
 mod profile;
 mod remote_devices;
 mod transactions;
+mod two_servers;
 
 use std::{
     fs,

@@ -1,0 +1,343 @@
+//! Three servers, changes on all of them at once, and partitions between them: when these have healed, all agree, and
+//! whatever was acknowledged is everywhere.
+//!
+//! `PARLOUR_TEST_ROUNDS` says how many rounds there are, and `PARLOUR_TEST_SEED` with which one the first begins.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    net::{Ipv4Addr, SocketAddr},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    body::Bytes,
+    extract::{Request, State},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+
+use super::{Network, Peer};
+use crate::{
+    chat::{encoded, in_room, new_transaction},
+    harness::{Server, User},
+};
+
+/// Rounds where nobody says how many.
+const ROUNDS: u64 = 3;
+/// What happens in a round, on all servers together.
+const STEPS: usize = 12;
+/// How long it may take until all agree.
+const PATIENCE: Duration = Duration::from_secs(90);
+/// How long until it is looked again.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Numbers that follow from a seed.
+struct Dice(u64);
+
+impl Dice {
+    /// Returns a number below another.
+    fn roll(&mut self, below: usize) -> usize {
+        // SplitMix64
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        usize::try_from((mixed ^ (mixed >> 31)) % below as u64).expect("it is small")
+    }
+}
+
+/// Which servers do not reach which.
+#[derive(Clone, Default)]
+struct Cuts(Arc<Mutex<HashSet<(String, String)>>>);
+
+impl Cuts {
+    fn cut(&self, from: &str, to: &str) {
+        let mut cuts = self.0.lock().expect("no test panics here");
+        cuts.insert((from.to_owned(), to.to_owned()));
+    }
+
+    fn heal(&self) {
+        self.0.lock().expect("no test panics here").clear();
+    }
+
+    fn has(&self, from: &str, to: &str) -> bool {
+        let cuts = self.0.lock().expect("no test panics here");
+        cuts.contains(&(from.to_owned(), to.to_owned()))
+    }
+}
+
+/// What stands before a server, and lets through whom it may.
+#[derive(Clone)]
+struct Gate {
+    cuts: Cuts,
+    name: String,
+    behind: SocketAddr,
+    http: reqwest::Client,
+}
+
+/// Passes a request on, unless the server that it is of is cut off.
+async fn pass(State(gate): State<Gate>, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    let proof = parts.headers.get("authorization");
+    let proof = proof.and_then(|proof| proof.to_str().ok());
+    if origin(proof.unwrap_or_default()).is_some_and(|origin| gate.cuts.has(origin, &gate.name)) {
+        return StatusCode::BAD_GATEWAY.into_response();
+    }
+    let body = axum::body::to_bytes(body, 64 * 1024 * 1024).await;
+    let path = parts.uri.path_and_query().expect("a path");
+    let url = format!("http://{}{path}", gate.behind);
+    let mut headers = parts.headers;
+    headers.remove("host");
+    let answer = gate
+        .http
+        .request(parts.method, url)
+        .headers(headers)
+        .body(body.expect("a body"))
+        .send()
+        .await;
+    let Ok(answer) = answer else {
+        return StatusCode::BAD_GATEWAY.into_response();
+    };
+    let status = answer.status();
+    let bytes: Bytes = answer.bytes().await.unwrap_or_default();
+    (status, [("content-type", "application/json")], bytes).into_response()
+}
+
+/// Returns whose request it is.
+fn origin(proof: &str) -> Option<&str> {
+    let (_, rest) = proof.split_once("origin=")?;
+    rest.trim_start_matches('"').split(['"', ',']).next()
+}
+
+/// Three servers with a user each, who are in a room together.
+struct Three {
+    servers: Vec<Server>,
+    users: Vec<User>,
+    room: String,
+    cuts: Cuts,
+    /// The events that were acknowledged.
+    acknowledged: BTreeSet<String>,
+    /// Asks what the next event would follow.
+    stranger: Peer,
+    _network: Network,
+}
+
+impl Three {
+    async fn new() -> Self {
+        let (network, cuts) = (Network::new(), Cuts::default());
+        let mut servers = Vec::new();
+        for _ in 0..3 {
+            servers.push(gated(&network, &cuts).await);
+        }
+        let mut users = Vec::new();
+        for (server, name) in servers.iter().zip(["alice", "bob", "carol"]) {
+            users.push(server.register(name).await);
+        }
+        let powers: BTreeMap<&str, u32> = users.iter().map(|user| (&*user.id, 100)).collect();
+        let request = json!({
+            "preset": "public_chat", "room_version": "11",
+            "power_level_content_override": { "users": powers },
+        });
+        let room = users[0].creates(request).await;
+        for user in &users[1..] {
+            let via = servers[0].name();
+            let path = format!("/_matrix/client/v3/join/{}?via={via}", encoded(&room));
+            user.client.post(&path, json!({})).await.expect_ok();
+        }
+        Self {
+            servers,
+            users,
+            room,
+            cuts,
+            acknowledged: BTreeSet::new(),
+            stranger: network.peer(Router::new()).await,
+            _network: network,
+        }
+    }
+
+    /// Cuts some of the servers off from others.
+    fn parts(&self, dice: &mut Dice) {
+        for (n, one) in self.servers.iter().enumerate() {
+            for other in &self.servers[..n] {
+                if dice.roll(3) > 0 {
+                    self.cuts.cut(one.name(), other.name());
+                    self.cuts.cut(other.name(), one.name());
+                }
+            }
+        }
+    }
+
+    /// Does something at random on each server, at once.
+    async fn changes(&mut self, dice: &mut Dice) {
+        let steps: Vec<(usize, usize, usize)> = (0..STEPS)
+            .map(|_| (dice.roll(3), dice.roll(8), dice.roll(1_000)))
+            .collect();
+        let sent = steps
+            .iter()
+            .map(|(user, what, n)| self.change(*user, *what, *n));
+        let sent = join_all(sent).await;
+        self.acknowledged.extend(sent);
+    }
+
+    async fn change(&self, user: usize, what: usize, n: usize) -> String {
+        let user = &self.users[user];
+        let text = format!("{n}");
+        let state = |kind: &str, key: &str| in_room(&self.room, &format!("state/{kind}/{key}"));
+        let (path, content) = match what {
+            0 => (state("m.room.name", ""), json!({ "name": text })),
+            1 => (state("m.room.topic", ""), json!({ "topic": text })),
+            2 => {
+                let key = format!("key{}", n % 3);
+                (state("org.example.state", &key), json!({ "n": n }))
+            }
+            3 => {
+                let key = encoded(&user.id);
+                let content = json!({ "membership": "join", "displayname": text });
+                (state("m.room.member", &key), content)
+            }
+            4 => {
+                let users: BTreeMap<&str, u32> =
+                    self.users.iter().map(|user| (&*user.id, 100)).collect();
+                let content = json!({ "users": users, "events": { "org.example": n % 100 } });
+                (state("m.room.power_levels", ""), content)
+            }
+            5 => {
+                let access = if n.is_multiple_of(2) {
+                    "can_join"
+                } else {
+                    "forbidden"
+                };
+                let content = json!({ "guest_access": access });
+                (state("m.room.guest_access", ""), content)
+            }
+            _ => {
+                let rest = format!("send/m.room.message/{}", new_transaction());
+                let content = json!({ "msgtype": "m.text", "body": text });
+                (in_room(&self.room, &rest), content)
+            }
+        };
+        let sent = user.client.put(&path, content).await.expect_ok();
+        sent["event_id"].as_str().expect("an id").to_owned()
+    }
+
+    /// Waits until all servers have the same state and know of every event; says what is missing if that never comes.
+    async fn agree(&self) {
+        let looks = async {
+            loop {
+                if self.difference().await.is_none() {
+                    return;
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
+        };
+        if tokio::time::timeout(PATIENCE, looks).await.is_err() {
+            assert_eq!(self.difference().await, None);
+        }
+    }
+
+    /// Says in what the servers differ.
+    async fn difference(&self) -> Option<String> {
+        for event_id in &self.acknowledged {
+            let mut without = Vec::new();
+            let mut event = Value::Null;
+            for user in &self.users {
+                let answer = user.event(&self.room, event_id).await;
+                if answer.status == 200 {
+                    event = answer.body;
+                } else {
+                    without.push(&*user.id);
+                }
+            }
+            if !without.is_empty() {
+                return Some(format!("{without:?} do not have {event_id}: {event}"));
+            }
+        }
+        let mut states = Vec::new();
+        for user in &self.users {
+            let path = in_room(&self.room, "state");
+            let state = user.client.get(&path).await.expect_ok();
+            let state = state.as_array().expect("a list").iter().map(|event| {
+                let text = |field: &str| event[field].as_str().expect("a text").to_owned();
+                ((text("type"), text("state_key")), text("event_id"))
+            });
+            states.push(state.collect::<BTreeMap<_, _>>());
+        }
+        for state in &states[1..] {
+            let mut pairs = state.iter().zip(&states[0]);
+            if let Some((one, other)) = pairs.find(|(one, other)| one != other) {
+                return Some(format!("{one:?} is not {other:?}"));
+            }
+        }
+        let mut extremities = Vec::new();
+        for server in &self.servers {
+            extremities.push(self.extremities(server).await);
+        }
+        let differs = extremities.iter().find(|each| **each != extremities[0]);
+        differs.map(|each| format!("{each:?} are not {:?}", extremities[0]))
+    }
+
+    /// Returns what the next event of a server would follow.
+    async fn extremities(&self, server: &Server) -> BTreeSet<String> {
+        let stranger = self.stranger.user("stranger");
+        let prepared = self
+            .stranger
+            .prepares(server, "join", (&self.room, &stranger))
+            .await
+            .expect_ok();
+        let ids = prepared["event"]["prev_events"].as_array();
+        let ids = ids.expect("a list").iter().filter_map(Value::as_str);
+        ids.map(ToOwned::to_owned).collect()
+    }
+}
+
+/// Starts a server that others reach through a gate.
+async fn gated(network: &Network, cuts: &Cuts) -> Server {
+    let server = network
+        .server_with(|config| {
+            // The gate listens in its place.
+            config.listen.truncate(1);
+        })
+        .await;
+    let address: Ipv4Addr = server.name().parse().expect("an address");
+    let gate = Gate {
+        cuts: cuts.clone(),
+        name: server.name().to_owned(),
+        behind: server.running.addresses()[0],
+        http: reqwest::Client::new(),
+    };
+    let router = Router::new().fallback(pass).with_state(gate);
+    network.serve(address, router, Arc::default()).await;
+    server
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a long run is asked for from outside"
+)]
+fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok()?.parse().ok()
+}
+
+#[tokio::test]
+async fn servers_that_were_parted_agree_again() {
+    let rounds = number("PARLOUR_TEST_ROUNDS").unwrap_or(ROUNDS);
+    let seed = number("PARLOUR_TEST_SEED").unwrap_or(1);
+    let mut three = Three::new().await;
+    three.agree().await;
+
+    for round in seed..seed + rounds {
+        println!("round {round}");
+        let mut dice = Dice(round);
+        three.parts(&mut dice);
+        three.changes(&mut dice).await;
+        three.changes(&mut dice).await;
+        three.cuts.heal();
+        three.changes(&mut dice).await;
+        three.agree().await;
+        three.acknowledged.clear();
+    }
+}
