@@ -48,6 +48,7 @@ pub struct Workflows {
     federation: Federation,
     tasks: Tasks,
     joins: remote::Joins,
+    elsewhere: remote::Elsewhere,
     /// Held while a notice finds or makes its room.
     notices: Arc<Mutex<()>>,
 }
@@ -91,6 +92,7 @@ impl Workflows {
             devices,
             rooms,
             ephemeral,
+            elsewhere: remote::Elsewhere::new(&federation),
             federation,
             tasks,
             joins: remote::Joins::default(),

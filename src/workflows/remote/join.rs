@@ -198,7 +198,7 @@ impl Workflows {
             user_id: &join.user_id,
             content,
         };
-        let signed = self.federation.complete(&template, member)?;
+        let signed = self.federation.complete(&template, &member)?;
         self.send_join(server, &join.room_id, (signed, template))
             .await
     }
