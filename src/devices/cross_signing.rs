@@ -85,7 +85,7 @@ impl Devices {
         check_signatures(owner.user_id, &stored, &new)?;
         check_names(&mut tx, owner.user, &changed).await?;
         store(&mut tx, owner.user, &stored, &changed).await?;
-        device_lists::note_change(&mut tx, owner.user, None).await?;
+        device_lists::note_devices(&mut tx, owner.user, &[device_lists::OWN_KEYS]).await?;
         tx.commit().await
     }
 }

@@ -9,6 +9,7 @@ mod keys;
 mod lists;
 mod signatures;
 mod to_device;
+mod told;
 
 use std::sync::Arc;
 
@@ -21,6 +22,7 @@ pub use self::{
     keys::Owner,
     lists::Viewer,
     to_device::Pending,
+    told::Telling,
 };
 use self::{key_counts::CountsInMemory, to_device::Queues};
 use crate::{
@@ -41,6 +43,8 @@ const NAME_BYTES: usize = 255;
 pub struct Devices {
     db: Db,
     server_name: OwnedServerName,
+    /// Whether this server talks to others.
+    federates: bool,
     queues: Arc<Queues>,
     key_counts: Arc<CountsInMemory>,
 }
@@ -55,6 +59,7 @@ impl Devices {
         Self {
             db: db.clone(),
             server_name: config.server.name.clone(),
+            federates: config.federation.enabled,
             queues,
             key_counts,
         }
@@ -104,7 +109,7 @@ impl Devices {
         devices::rename(&mut tx, user, device_id.as_str(), Some(display_name)).await?;
         // The name is told with the keys.
         if device_keys::get(&mut tx, device.num).await?.is_some() {
-            device_lists::note_change(&mut tx, user, None).await?;
+            device_lists::note_devices(&mut tx, user, &[device_id]).await?;
         }
         tx.commit().await
     }

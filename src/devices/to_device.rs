@@ -9,13 +9,19 @@ use std::{
 
 use ruma::{
     OwnedUserId, UserId,
-    api::client::to_device::send_event_to_device::v3::{Messages, Request},
+    api::{
+        client::to_device::send_event_to_device::v3::{Messages, Request},
+        federation::transactions::edu::DirectDeviceMessages,
+    },
     to_device::DeviceIdOrAllDevices,
 };
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::{Devices, check_text};
+use super::{
+    Devices, check_text,
+    told::{self, RemoteLetters},
+};
 use crate::{
     error::{Error, Result},
     storage::{Change, DeviceNum, Follower, Position, UserNum, WriteTx, devices, to_device},
@@ -49,7 +55,9 @@ struct Message<'a> {
 }
 
 impl Devices {
-    /// Sends messages to devices of this server's users; a transaction id that was used is passed over.
+    /// Sends messages to devices; a transaction id that was used is passed over.
+    ///
+    /// Those to devices of other servers' users are stored for the federation sender.
     ///
     /// # Errors
     ///
@@ -65,6 +73,7 @@ impl Devices {
         check_text("eventType", &kind)?;
         check_text("txnId", request.txn_id.as_str())?;
         let letters = self.write_letters(sender, &kind, &request.messages)?;
+        let remote = self.write_remote_letters(sender, &kind, &request.messages)?;
         let endpoint = format!("sendToDevice/{kind}");
         let txn_id = request.txn_id.as_str();
         let mut tx = self.db.write().await?;
@@ -78,6 +87,7 @@ impl Devices {
             )));
         }
         deliver(&mut tx, deliveries).await?;
+        told::post(&mut tx, &remote).await?;
         forget_old_transactions(&mut tx, device).await?;
         tx.commit().await
     }
@@ -135,7 +145,6 @@ impl Devices {
         let mut letters = Letters::new();
         for (user_id, devices) in messages {
             if user_id.server_name() != self.server_name {
-                // Users of other servers are the federation's to reach.
                 continue;
             }
             let mut written = Vec::with_capacity(devices.len());
@@ -153,6 +162,32 @@ impl Devices {
             letters.insert(user_id.clone(), written);
         }
         Ok(letters)
+    }
+
+    /// Writes the messages to devices of users of other servers, by server.
+    fn write_remote_letters(
+        &self,
+        sender: &UserId,
+        kind: &str,
+        messages: &Messages,
+    ) -> Result<Vec<RemoteLetters>> {
+        let mut by_server = BTreeMap::<_, DirectDeviceMessages>::new();
+        for (user_id, devices) in messages {
+            if user_id.server_name() == self.server_name || !self.federates {
+                continue;
+            }
+            let too_large = devices
+                .values()
+                .any(|content| content.json().get().len() > MESSAGE_BYTES);
+            if too_large {
+                return Err(Error::TooLarge("a message is too large".to_owned()));
+            }
+            let of_server = by_server
+                .entry(user_id.server_name().to_owned())
+                .or_default();
+            of_server.insert(user_id.clone(), devices.clone());
+        }
+        told::write_remote(sender, kind, by_server)
     }
 }
 

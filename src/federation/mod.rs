@@ -6,7 +6,7 @@
 //! `cache` bounds what is remembered, and lets those who look for the same wait for one look-up; `multipart` reads
 //! the form in which media comes.
 //!
-//! Events and transactions will enter here, too: `api/federation` proves who sent them, and hands them down.
+//! `events` verifies what others send, and `sender` sees to it that they are sent what concerns them.
 //!
 //! [spec]: https://spec.matrix.org/v1.19/server-server-api/
 
@@ -21,6 +21,8 @@ mod keys;
 mod multipart;
 mod names;
 mod resolve;
+mod sender;
+mod signed_text;
 mod well_known;
 
 use std::sync::Arc;
@@ -45,6 +47,7 @@ pub use self::{
     key_ring::KeyRing,
     keys::{Keys, WantedKey},
     multipart::{Part, Parts},
+    sender::Sender,
 };
 use self::{client::Http, resolve::Servers};
 use crate::{
@@ -152,9 +155,12 @@ impl Federation {
         })?;
         let set = [(key_id.to_owned(), key)].into_iter().collect();
         let keys = [(origin.to_string(), set)].into_iter().collect();
-        proof
-            .verify_http_request(request, self.key.server_name(), &keys)
-            .map_err(|error| unauthorized(error.to_string()))?;
+        let own = self.key.server_name();
+        let is_signed = match proof.verify_http_request(request, own, &keys) {
+            Ok(()) => Ok(()),
+            Err(error) => signed_text::verify(proof, request, (own, &keys)).ok_or(error),
+        };
+        is_signed.map_err(|error| unauthorized(error.to_string()))?;
         self.client.heard_from(origin);
         Ok(())
     }

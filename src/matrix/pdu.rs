@@ -145,15 +145,23 @@ impl Pdu {
         object: &CanonicalJsonObject,
         rules: &RoomVersionRules,
     ) -> Result<(Self, String)> {
+        let event_id = Self::id_of(object, rules)?;
+        let json = serde_json::to_string(object)?;
+        Ok((Self::parse(event_id, &json)?, json))
+    }
+
+    /// Returns the id of an event, whatever else is wrong with it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::BadJson`] when it has none.
+    pub fn id_of(object: &CanonicalJsonObject, rules: &RoomVersionRules) -> Result<OwnedEventId> {
         let own_id = object.get("event_id").and_then(CanonicalJsonValue::as_str);
         let event_id = match own_id {
             Some(event_id) if rules.event_format.require_event_id => event_id.to_owned(),
             _ => format!("${}", hash(object, rules)?),
         };
-        let event_id =
-            EventId::parse(event_id).map_err(|e| Error::BadJson(format!("not an event: {e}")))?;
-        let json = serde_json::to_string(object)?;
-        Ok((Self::parse(event_id, &json)?, json))
+        EventId::parse(event_id).map_err(|e| Error::BadJson(format!("not an event: {e}")))
     }
 
     /// Returns the event without what a redaction takes from its content.

@@ -5,7 +5,8 @@
 use std::sync::Arc;
 
 use ruma::{
-    OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, RoomVersionId, ServerName, UInt, UserId,
+    OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, RoomVersionId, ServerName,
+    UInt, UserId,
     canonical_json::{CanonicalJsonObject, CanonicalJsonValue},
     events::{
         StateEventType, TimelineEventType,
@@ -302,6 +303,14 @@ impl Rooms {
             .filter(|pdu| is_told_to_strangers(&pdu.state_type()));
         let told = told.filter(|pdu| pdu.state_key.as_deref() == Some(""));
         told.map(|pdu| matrix::stripped(pdu)).collect()
+    }
+
+    /// Returns which events of a room's state whoever knocks, or is invited, may know.
+    pub fn told_to_strangers(&self, state: &StateMap) -> Vec<OwnedEventId> {
+        let told = state.iter().filter(|pdu| {
+            pdu.state_key.as_deref() == Some("") && is_told_to_strangers(&pdu.state_type())
+        });
+        told.map(|pdu| pdu.event_id.clone()).collect()
     }
 
     /// Checks that another server is in a room that this server is in, and not shut out.

@@ -30,6 +30,7 @@ mod lately;
 mod load;
 mod members;
 mod membership;
+mod missing;
 mod outliers;
 mod outside;
 mod reading;
@@ -90,7 +91,7 @@ pub use self::{
     reports::Reporter,
     search::{Hit, SearchKey, SearchPage, SearchQuery},
     send::{NewEvent, Transaction},
-    sending::{Outgoing, OutgoingPage},
+    sending::{Arrival, Outgoing, OutgoingPage, RoomPage},
     serving::StateAnswer,
     summary::{MutualRooms, Summary},
     threads::{SubscriptionChange, ThreadCount, Threads},
@@ -433,6 +434,7 @@ impl Follower for Inner {
                 }
                 Change::AccountData { .. }
                 | Change::ToDevice { .. }
+                | Change::ToServer { .. }
                 | Change::DeviceList { .. }
                 | Change::KeyCounts { .. }
                 | Change::ThreadSubscription { .. }

@@ -58,18 +58,6 @@ impl Rooms {
         Ok(checked.outcomes)
     }
 
-    /// Returns those of some events that are not stored here, whatever became of the others.
-    pub async fn absent(&self, ids: &[OwnedEventId]) -> Result<Vec<OwnedEventId>> {
-        let mut known: HashSet<String> = HashSet::new();
-        for chunk in ids.chunks(CHUNK) {
-            let mut conn = self.inner.db.read().await?;
-            let rows = graph::positions(&mut conn, chunk.iter().map(|id| id.as_str())).await?;
-            known.extend(rows.into_iter().map(|(id, ..)| id));
-        }
-        let absent = ids.iter().filter(|id| !known.contains(id.as_str()));
-        Ok(absent.cloned().collect())
-    }
-
     /// Returns the events that allow others, as far as they are stored, and those of the others that are.
     pub(super) async fn known_auth_events(
         &self,

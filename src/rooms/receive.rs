@@ -56,7 +56,8 @@ pub enum Received {
 /// What another server said about an event, beside the event.
 #[derive(Clone, Debug, Default)]
 pub struct Help {
-    /// The state before it, which has to be stored: for an event that follows one that cannot be had.
+    /// The state before it, which has to be stored: for an event that follows one that cannot be had. Of two events
+    /// for the same type and key, the latter counts.
     pub state_before: Option<Vec<OwnedEventId>>,
     /// Nobody has those of the events that allow it which are missing: it is to be rejected.
     pub auth_events_are_lost: bool,

@@ -3,7 +3,7 @@
 //! [Retrieving events](https://spec.matrix.org/v1.19/server-server-api/#retrieving-events)
 
 use std::{
-    collections::{BinaryHeap, HashMap, HashSet},
+    collections::{BTreeSet, BinaryHeap, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -47,7 +47,7 @@ pub struct StateAnswer {
     pub auth_chain: Vec<OwnedEventId>,
     /// Whether members were left out.
     pub members_omitted: bool,
-    /// The servers in the room, if members were left out.
+    /// The servers that were in the room before the join, if members were left out.
     pub servers_in_room: Vec<OwnedServerName>,
 }
 
@@ -58,7 +58,6 @@ impl Rooms {
     /// told twice.
     pub async fn join_answer(
         &self,
-        room: &Room,
         (join, before): (&Pdu, &StateMap),
         omit_members: bool,
     ) -> Result<StateAnswer> {
@@ -84,7 +83,7 @@ impl Rooms {
             for id in &answer.state {
                 chain.remove(id);
             }
-            answer.servers_in_room = room.view().servers.keys().cloned().collect();
+            answer.servers_in_room = servers(before);
         }
         answer.auth_chain = chain.into_iter().collect();
         Ok(answer)
@@ -428,6 +427,15 @@ struct Walk {
     ends: HashSet<OwnedEventId>,
     min_depth: u64,
     limit: usize,
+}
+
+/// Returns the servers of whose users somebody has joined.
+fn servers(state: &StateMap) -> Vec<OwnedServerName> {
+    let members = state.of_type(&StateEventType::RoomMember);
+    let joined = members.filter(|pdu| pdu.membership() == Some(MembershipState::Join));
+    let servers = joined.filter_map(|pdu| Some(pdu.member()?.server_name().to_owned()));
+    let servers: BTreeSet<OwnedServerName> = servers.collect();
+    servers.into_iter().collect()
 }
 
 /// Returns the members that stand for a room that has no name.

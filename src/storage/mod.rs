@@ -30,6 +30,7 @@ pub mod key_backups;
 pub mod media;
 pub mod memberships;
 pub mod one_time_keys;
+pub mod outbox;
 pub mod passing_tokens;
 pub mod profiles;
 pub mod promised_media;
@@ -49,6 +50,7 @@ pub mod thread_subscriptions;
 pub mod threads;
 pub mod to_device;
 pub mod tokens;
+pub mod told_devices;
 pub mod unread;
 pub mod user_directory;
 

@@ -249,6 +249,7 @@ impl Follower for Waiters {
                 | Change::Imported { .. }
                 | Change::Backfilled { .. }
                 | Change::Erased { .. }
+                | Change::ToServer { .. }
                 | Change::KeyCounts { .. } => {}
             }
         }

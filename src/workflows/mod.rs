@@ -3,10 +3,13 @@
 mod aliases;
 mod edus;
 mod guests;
+mod handshakes;
+mod inbox;
 mod invitations;
 mod invite_links;
 mod people;
 mod profiles;
+mod received_invitations;
 mod remote;
 mod remote_keys;
 mod server_notices;
@@ -24,11 +27,15 @@ use serde_json::{Map, Value};
 use tokio::sync::Mutex;
 
 pub use self::{
+    handshakes::{SignedEvent, TakenEvent},
+    inbox::{Outcomes, Transaction},
     invite_links::LinkPreview,
     people::{Seen, SeenPage},
+    received_invitations::ReceivedInvitation,
     server_notices::Notice,
 };
 use crate::{
+    clock::Clock,
     devices::Devices,
     ephemeral::{Ephemeral, PresenceUpdate},
     error::{Error, Result},
@@ -49,6 +56,7 @@ pub struct Workflows {
     tasks: Tasks,
     joins: remote::Joins,
     elsewhere: remote::Elsewhere,
+    inbox: Arc<inbox::Inbox>,
     /// Held while a notice finds or makes its room.
     notices: Arc<Mutex<()>>,
 }
@@ -85,9 +93,10 @@ impl Workflows {
         rooms: Rooms,
         ephemeral: Ephemeral,
         federation: Federation,
-        tasks: Tasks,
+        (tasks, clock): (Tasks, &Clock),
     ) -> Self {
         Self {
+            inbox: Arc::new(inbox::Inbox::new(clock)),
             users,
             devices,
             rooms,

@@ -1,16 +1,20 @@
-//! The server-server API, one file a chapter of the specification.
-//!
-//! Transactions are not taken yet: `PUT /_matrix/federation/v1/send/{txnId}` will stand here, and hand the events
-//! and EDUs of an origin that `auth` has proved down to `federation`.
+//! The server-server API, one file a chapter of the specification. `auth` proves who asks; `signed` reads what ruma
+//! does not, and `written` writes answers that are too large to be in memory.
 
 mod auth;
 mod encryption;
+mod events;
+mod handshakes;
+mod invite;
 mod keys;
 mod media;
 mod openid;
 mod public_rooms;
 mod query;
+mod signed;
+mod transactions;
 mod version;
+mod written;
 
 use axum::Router;
 
@@ -25,9 +29,13 @@ pub(super) fn routes(config: &Config) -> Router<App> {
     }
     always
         .merge(encryption::routes())
+        .merge(events::routes())
+        .merge(handshakes::routes())
+        .merge(invite::routes())
         .merge(keys::routes())
         .merge(media::routes())
         .merge(public_rooms::routes())
         .merge(query::routes())
+        .merge(transactions::routes())
         .merge(version::routes())
 }

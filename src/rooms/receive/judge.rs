@@ -1,7 +1,7 @@
 //! What the rules say about an event, given what is known of its room.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -304,18 +304,19 @@ impl Rooms {
         })
     }
 
-    /// Returns the state that another server gave.
+    /// Returns the state that another server gave; of two events for the same, the latter counts.
     async fn given_state(&self, room: &Room, ids: &[OwnedEventId]) -> Result<StateMap> {
-        let mut state = StateMap::default();
-        let events = self.auth_chain_events(ids).await?;
-        if events.len() < ids.len() {
-            return Err(Error::NotFound(
-                "not all of the state before the event is known".to_owned(),
-            ));
+        let mut events: HashMap<OwnedEventId, Arc<Pdu>> = HashMap::with_capacity(ids.len());
+        for pdu in self.auth_chain_events(ids).await? {
+            events.insert(pdu.event_id.clone(), pdu);
         }
-        for pdu in events {
+        let mut state = StateMap::default();
+        for id in ids {
+            let pdu = events.get(id).ok_or_else(|| {
+                Error::not_found("not all of the state before the event is known")
+            })?;
             if pdu.room_id == room.room_id && !pdu.rejected && pdu.state_key.is_some() {
-                state.insert(pdu);
+                state.insert(pdu.clone());
             }
         }
         Ok(state)

@@ -109,7 +109,7 @@ impl Workflows {
             for _ in 0..ROUNDS {
                 let is_here = self
                     .rooms
-                    .absent(std::slice::from_ref(&told.0))
+                    .unknown(std::slice::from_ref(&told.0))
                     .await?
                     .is_empty();
                 if is_here || !self.fill_newest_gap(room, i64::MIN, i64::MAX).await? {
@@ -250,7 +250,7 @@ impl Workflows {
                 states.insert(event_id.clone(), state);
             }
         }
-        let lacking = self.rooms.absent(&lacking).await?;
+        let lacking = self.rooms.unknown(&lacking).await?;
         let found = self.fetch(room, server, lacking).await?;
         // State events among the history may be what others rest on.
         let of_state = events
@@ -278,7 +278,7 @@ impl Workflows {
             .chain(&ids.auth_chain_ids)
             .cloned()
             .collect();
-        let absent = self.rooms.absent(&all).await?;
+        let absent = self.rooms.unknown(&all).await?;
         let events = if absent.len() > SINGLES {
             let request = get_room_state::v1::Request::new(id, room_id);
             let state = client.send(server, request, STATE).await?;
@@ -289,8 +289,12 @@ impl Workflows {
         };
         self.rooms.store_outliers(room, events).await?;
         // What nobody has cannot be part of it.
-        let absent: HashSet<OwnedEventId> =
-            self.rooms.absent(&ids.pdu_ids).await?.into_iter().collect();
+        let absent: HashSet<OwnedEventId> = self
+            .rooms
+            .unknown(&ids.pdu_ids)
+            .await?
+            .into_iter()
+            .collect();
         let mut state = ids.pdu_ids;
         state.retain(|id| !absent.contains(id));
         Ok(state)

@@ -1,0 +1,162 @@
+//! Events of rooms, what they rest on, and the state around them, for servers that are in these rooms.
+//!
+//! [Retrieving events](https://spec.matrix.org/v1.19/server-server-api/#retrieving-events)
+
+use axum::{Json, Router, extract::State, response::Response};
+use ruma::api::federation::{
+    authorization::get_event_authorization,
+    backfill::get_backfill,
+    event::{
+        get_event, get_event_by_timestamp, get_missing_events, get_room_state, get_room_state_ids,
+    },
+    space::get_hierarchy,
+};
+
+use super::written::Writing;
+use crate::{
+    api::{App, Incoming, Outgoing, endpoint},
+    clock::{Clock, timestamp},
+    error::Result,
+    rooms::{Rooms, ServerHierarchy},
+};
+
+pub(super) fn routes() -> Router<App> {
+    Router::new()
+        .merge(endpoint::<get_event::v1::Request, _>(get_event))
+        .merge(endpoint::<get_room_state::v1::Request, _>(get_room_state))
+        .merge(endpoint::<get_room_state_ids::v1::Request, _>(
+            get_room_state_ids,
+        ))
+        .merge(endpoint::<get_event_authorization::v1::Request, _>(
+            get_event_authorization,
+        ))
+        .merge(endpoint::<get_backfill::v1::Request, _>(get_backfill))
+        .merge(endpoint::<get_missing_events::v1::Request, _>(
+            get_missing_events,
+        ))
+        .merge(endpoint::<get_event_by_timestamp::v1::Request, _>(
+            get_event_by_timestamp,
+        ))
+        .merge(endpoint::<get_hierarchy::v1::Request, _>(get_hierarchy))
+}
+
+/// `GET /_matrix/federation/v1/event/{eventId}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1eventeventid
+async fn get_event(
+    State(rooms): State<Rooms>,
+    State(clock): State<Clock>,
+    Incoming { from, request }: Incoming<get_event::v1::Request>,
+) -> Result<Outgoing<get_event::v1::Response>> {
+    let event = rooms.event_for(&from, &request.event_id).await?;
+    let (own, now) = (rooms.server_name().to_owned(), clock.now());
+    Ok(Outgoing(get_event::v1::Response::new(own, now, event)))
+}
+
+/// `GET /_matrix/federation/v1/state/{roomId}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1stateroomid
+async fn get_room_state(
+    State(rooms): State<Rooms>,
+    Incoming { from, request }: Incoming<get_room_state::v1::Request>,
+) -> Result<Response> {
+    let room = rooms.shared_room(&from, &request.room_id).await?;
+    let answer = rooms.state_answer(&room, &request.event_id).await?;
+    let mut writing = Writing::new(&rooms);
+    writing.text(r#"{"auth_chain":"#);
+    writing.events(&answer.auth_chain);
+    writing.text(r#","pdus":"#);
+    writing.events(&answer.state);
+    writing.text("}");
+    Ok(writing.into_response())
+}
+
+/// `GET /_matrix/federation/v1/state_ids/{roomId}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1state_idsroomid
+async fn get_room_state_ids(
+    State(rooms): State<Rooms>,
+    Incoming { from, request }: Incoming<get_room_state_ids::v1::Request>,
+) -> Result<Outgoing<get_room_state_ids::v1::Response>> {
+    let room = rooms.shared_room(&from, &request.room_id).await?;
+    let answer = rooms.state_answer(&room, &request.event_id).await?;
+    let response = get_room_state_ids::v1::Response::new(answer.auth_chain, answer.state);
+    Ok(Outgoing(response))
+}
+
+/// `GET /_matrix/federation/v1/event_auth/{roomId}/{eventId}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1event_authroomideventid
+async fn get_event_authorization(
+    State(rooms): State<Rooms>,
+    Incoming { from, request }: Incoming<get_event_authorization::v1::Request>,
+) -> Result<Response> {
+    let room = rooms.shared_room(&from, &request.room_id).await?;
+    let chain = rooms.auth_chain_of(&room, &request.event_id).await?;
+    let mut writing = Writing::new(&rooms);
+    writing.text(r#"{"auth_chain":"#);
+    writing.events(&chain);
+    writing.text("}");
+    Ok(writing.into_response())
+}
+
+/// `GET /_matrix/federation/v1/backfill/{roomId}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1backfillroomid
+async fn get_backfill(
+    State(rooms): State<Rooms>,
+    State(clock): State<Clock>,
+    Incoming { from, request }: Incoming<get_backfill::v1::Request>,
+) -> Result<Outgoing<get_backfill::v1::Response>> {
+    let room = rooms.shared_room(&from, &request.room_id).await?;
+    let limit = usize::try_from(u64::from(request.limit)).unwrap_or(usize::MAX);
+    let pdus = rooms.backfill_for(&room, &from, &request.v, limit).await?;
+    let (own, now) = (rooms.server_name().to_owned(), clock.now());
+    Ok(Outgoing(get_backfill::v1::Response::new(own, now, pdus)))
+}
+
+/// `POST /_matrix/federation/v1/get_missing_events/{roomId}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/server-server-api/#post_matrixfederationv1get_missing_eventsroomid
+async fn get_missing_events(
+    State(rooms): State<Rooms>,
+    Incoming { from, request }: Incoming<get_missing_events::v1::Request>,
+) -> Result<Outgoing<get_missing_events::v1::Response>> {
+    let room = rooms.shared_room(&from, &request.room_id).await?;
+    let limit = usize::try_from(u64::from(request.limit)).unwrap_or(usize::MAX);
+    let between = (&*request.earliest_events, &*request.latest_events);
+    let events = rooms
+        .missing_events_for(&room, &from, between, (request.min_depth.into(), limit))
+        .await?;
+    Ok(Outgoing(get_missing_events::v1::Response::new(events)))
+}
+
+/// `GET /_matrix/federation/v1/timestamp_to_event/{roomId}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1timestamp_to_eventroomid
+async fn get_event_by_timestamp(
+    State(rooms): State<Rooms>,
+    Incoming { from, request }: Incoming<get_event_by_timestamp::v1::Request>,
+) -> Result<Outgoing<get_event_by_timestamp::v1::Response>> {
+    let room = rooms.shared_room(&from, &request.room_id).await?;
+    let ts = i64::from(request.ts.0);
+    let (event_id, made_at) = rooms
+        .event_at_time_for(&room, &from, ts, request.dir)
+        .await?;
+    let made_at = timestamp(made_at);
+    Ok(Outgoing(get_event_by_timestamp::v1::Response::new(
+        event_id, made_at,
+    )))
+}
+
+/// `GET /_matrix/federation/v1/hierarchy/{roomId}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1hierarchyroomid
+async fn get_hierarchy(
+    State(rooms): State<Rooms>,
+    Incoming { from, request }: Incoming<get_hierarchy::v1::Request>,
+) -> Result<Json<ServerHierarchy>> {
+    let (space, suggested_only) = (&request.room_id, request.suggested_only);
+    let hierarchy = rooms.hierarchy_for(&from, space, suggested_only).await?;
+    Ok(Json(hierarchy))
+}

@@ -1,0 +1,235 @@
+//! Users of other servers who join a room, leave it, or knock on it: two steps each, a template and what was signed.
+//!
+//! [Joining rooms](https://spec.matrix.org/v1.19/server-server-api/#joining-rooms)
+
+use axum::{Json, Router, extract::State, response::Response, routing::put};
+use ruma::{
+    OwnedEventId, OwnedRoomId,
+    api::federation::membership::{
+        RawStrippedState, create_join_event, create_knock_event, create_leave_event,
+        prepare_join_event, prepare_knock_event, prepare_leave_event,
+    },
+};
+use serde_json::{
+    Value, json,
+    value::{RawValue, to_raw_value},
+};
+
+use super::{signed::Signed, written::Writing};
+use crate::{
+    api::{App, Incoming, Outgoing, endpoint},
+    error::Result,
+    rooms::{Applicant, Handshake, Rooms},
+    workflows::{SignedEvent, Workflows},
+};
+
+pub(super) fn routes() -> Router<App> {
+    Router::new()
+        .merge(endpoint::<prepare_join_event::v1::Request, _>(
+            prepare_join_event,
+        ))
+        .merge(endpoint::<create_join_event::v2::Request, _>(
+            create_join_event,
+        ))
+        .merge(endpoint::<prepare_leave_event::v1::Request, _>(
+            prepare_leave_event,
+        ))
+        .merge(endpoint::<create_leave_event::v2::Request, _>(
+            create_leave_event,
+        ))
+        .merge(endpoint::<prepare_knock_event::v1::Request, _>(
+            prepare_knock_event,
+        ))
+        .merge(endpoint::<create_knock_event::v1::Request, _>(
+            create_knock_event,
+        ))
+        .route(
+            "/_matrix/federation/v1/send_join/{room_id}/{event_id}",
+            put(create_join_event_v1),
+        )
+        .route(
+            "/_matrix/federation/v1/send_leave/{room_id}/{event_id}",
+            put(create_leave_event_v1),
+        )
+}
+
+/// `GET /_matrix/federation/v1/make_join/{roomId}/{userId}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1make_joinroomiduserid
+async fn prepare_join_event(
+    State(rooms): State<Rooms>,
+    Incoming { from, request }: Incoming<prepare_join_event::v1::Request>,
+) -> Result<Outgoing<prepare_join_event::v1::Response>> {
+    let applicant = Applicant {
+        origin: from,
+        user_id: request.user_id,
+        room_id: request.room_id,
+    };
+    let offer = rooms
+        .make_event(Handshake::Join, &applicant, &request.ver)
+        .await?;
+    let mut response = prepare_join_event::v1::Response::new(offer.event);
+    response.room_version = Some(offer.version);
+    Ok(Outgoing(response))
+}
+
+/// `PUT /_matrix/federation/v2/send_join/{roomId}/{eventId}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv2send_joinroomideventid
+async fn create_join_event(
+    State(workflows): State<Workflows>,
+    State(rooms): State<Rooms>,
+    Incoming { from, request }: Incoming<create_join_event::v2::Request>,
+) -> Result<Response> {
+    let join = SignedEvent {
+        origin: from,
+        room_id: request.room_id,
+        event_id: request.event_id,
+        event: request.pdu,
+    };
+    let mut writing = Writing::new(&rooms);
+    let omit_members = request.omit_members;
+    write_join(&workflows, &rooms, (join, omit_members), &mut writing).await?;
+    Ok(writing.into_response())
+}
+
+/// `PUT /_matrix/federation/v1/send_join/{roomId}/{eventId}`, from before the specification corrected its form.
+///
+/// [spec]: https://spec.matrix.org/v1.11/server-server-api/#put_matrixfederationv1send_joinroomideventid
+async fn create_join_event_v1(
+    State(workflows): State<Workflows>,
+    State(rooms): State<Rooms>,
+    signed: Signed<Box<RawValue>>,
+) -> Result<Response> {
+    let join = signed_event(signed)?;
+    let mut writing = Writing::new(&rooms);
+    writing.text("[200,");
+    write_join(&workflows, &rooms, (join, false), &mut writing).await?;
+    writing.text("]");
+    Ok(writing.into_response())
+}
+
+/// Lets a user in, and writes what their server has to know of the room.
+async fn write_join(
+    workflows: &Workflows,
+    rooms: &Rooms,
+    (join, omit_members): (SignedEvent, bool),
+    writing: &mut Writing,
+) -> Result<()> {
+    let taken = workflows.take_signed(Handshake::Join, join).await?;
+    let join = taken.event.pdu();
+    let answer = rooms
+        .join_answer((join, &taken.before), omit_members)
+        .await?;
+    let own = to_raw_value(rooms.server_name())?;
+    writing.text(format!(
+        r#"{{"origin":{own},"event":{},"members_omitted":{},"#,
+        taken.event.json(),
+        answer.members_omitted,
+    ));
+    if answer.members_omitted {
+        let servers = to_raw_value(&answer.servers_in_room)?;
+        writing.text(format!(r#""servers_in_room":{servers},"#));
+    }
+    // Whoever reads this bit by bit can check each event when it comes if those that allow it came before.
+    writing.text(r#""auth_chain":"#);
+    writing.events(&answer.auth_chain);
+    writing.text(r#","state":"#);
+    writing.events(&answer.state);
+    writing.text("}");
+    Ok(())
+}
+
+/// `GET /_matrix/federation/v1/make_leave/{roomId}/{userId}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1make_leaveroomiduserid
+async fn prepare_leave_event(
+    State(rooms): State<Rooms>,
+    Incoming { from, request }: Incoming<prepare_leave_event::v1::Request>,
+) -> Result<Outgoing<prepare_leave_event::v1::Response>> {
+    let applicant = Applicant {
+        origin: from,
+        user_id: request.user_id,
+        room_id: request.room_id,
+    };
+    let offer = rooms.make_event(Handshake::Leave, &applicant, &[]).await?;
+    let response = prepare_leave_event::v1::Response::new(Some(offer.version), offer.event);
+    Ok(Outgoing(response))
+}
+
+/// `PUT /_matrix/federation/v2/send_leave/{roomId}/{eventId}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv2send_leaveroomideventid
+async fn create_leave_event(
+    State(workflows): State<Workflows>,
+    Incoming { from, request }: Incoming<create_leave_event::v2::Request>,
+) -> Result<Outgoing<create_leave_event::v2::Response>> {
+    let leave = SignedEvent {
+        origin: from,
+        room_id: request.room_id,
+        event_id: request.event_id,
+        event: request.pdu,
+    };
+    workflows.take_signed(Handshake::Leave, leave).await?;
+    Ok(Outgoing(create_leave_event::v2::Response::new()))
+}
+
+/// `PUT /_matrix/federation/v1/send_leave/{roomId}/{eventId}`, from before the specification corrected its form.
+///
+/// [spec]: https://spec.matrix.org/v1.11/server-server-api/#put_matrixfederationv1send_leaveroomideventid
+async fn create_leave_event_v1(
+    State(workflows): State<Workflows>,
+    signed: Signed<Box<RawValue>>,
+) -> Result<Json<Value>> {
+    let leave = signed_event(signed)?;
+    workflows.take_signed(Handshake::Leave, leave).await?;
+    Ok(Json(json!([200, {}])))
+}
+
+/// `GET /_matrix/federation/v1/make_knock/{roomId}/{userId}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1make_knockroomiduserid
+async fn prepare_knock_event(
+    State(rooms): State<Rooms>,
+    Incoming { from, request }: Incoming<prepare_knock_event::v1::Request>,
+) -> Result<Outgoing<prepare_knock_event::v1::Response>> {
+    let applicant = Applicant {
+        origin: from,
+        user_id: request.user_id,
+        room_id: request.room_id,
+    };
+    let offer = rooms
+        .make_event(Handshake::Knock, &applicant, &request.ver)
+        .await?;
+    let response = prepare_knock_event::v1::Response::new(offer.version, offer.event);
+    Ok(Outgoing(response))
+}
+
+/// `PUT /_matrix/federation/v1/send_knock/{roomId}/{eventId}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv1send_knockroomideventid
+async fn create_knock_event(
+    State(workflows): State<Workflows>,
+    State(rooms): State<Rooms>,
+    Incoming { from, request }: Incoming<create_knock_event::v1::Request>,
+) -> Result<Outgoing<create_knock_event::v1::Response>> {
+    let knock = SignedEvent {
+        origin: from,
+        room_id: request.room_id,
+        event_id: request.event_id,
+        event: request.pdu,
+    };
+    let taken = workflows.take_signed(Handshake::Knock, knock).await?;
+    let told = rooms.jsons(&rooms.told_to_strangers(&taken.before)).await?;
+    let told = told.into_iter().map(RawStrippedState::Pdu).collect();
+    Ok(Outgoing(create_knock_event::v1::Response::new(told)))
+}
+
+fn signed_event(mut signed: Signed<Box<RawValue>>) -> Result<SignedEvent> {
+    Ok(SignedEvent {
+        room_id: signed.param::<OwnedRoomId>()?,
+        event_id: signed.param::<OwnedEventId>()?,
+        origin: signed.from,
+        event: signed.body,
+    })
+}

@@ -1,0 +1,95 @@
+//! Invitations of users of this server into rooms of others.
+//!
+//! [Inviting to a room](https://spec.matrix.org/v1.19/server-server-api/#inviting-to-a-room)
+
+use axum::{Json, Router, extract::State, routing::put};
+use ruma::{
+    OwnedEventId, OwnedRoomId, RoomVersionId,
+    api::federation::membership::{RawStrippedState, create_invite},
+};
+use serde::Deserialize;
+use serde_json::{
+    Value, json,
+    value::{RawValue, to_raw_value},
+};
+
+use super::signed::Signed;
+use crate::{
+    api::{App, Incoming, Outgoing, endpoint},
+    error::{Error, Result},
+    workflows::{ReceivedInvitation, SignedEvent, Workflows},
+};
+
+pub(super) fn routes() -> Router<App> {
+    endpoint::<create_invite::v2::Request, _>(create_invite).route(
+        "/_matrix/federation/v1/invite/{room_id}/{event_id}",
+        put(create_invite_v1),
+    )
+}
+
+/// What an invitation of the first form holds beside the event.
+#[derive(Deserialize)]
+struct WithUnsigned {
+    #[serde(default)]
+    unsigned: Unsigned,
+}
+
+#[derive(Default, Deserialize)]
+struct Unsigned {
+    #[serde(default)]
+    invite_room_state: Vec<Box<RawValue>>,
+}
+
+/// `PUT /_matrix/federation/v2/invite/{roomId}/{eventId}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv2inviteroomideventid
+async fn create_invite(
+    State(workflows): State<Workflows>,
+    Incoming { from, request }: Incoming<create_invite::v2::Request>,
+) -> Result<Outgoing<create_invite::v2::Response>> {
+    let mut state = Vec::with_capacity(request.invite_room_state.len());
+    for event in request.invite_room_state {
+        state.push(match event {
+            RawStrippedState::Pdu(pdu) => pdu,
+            other => to_raw_value(&other)?,
+        });
+    }
+    let invitation = ReceivedInvitation {
+        version: request.room_version,
+        signed: SignedEvent {
+            origin: from,
+            room_id: request.room_id,
+            event_id: request.event_id,
+            event: request.event,
+        },
+        room_state: state,
+    };
+    let event = workflows.receive_invitation(invitation).await?;
+    Ok(Outgoing(create_invite::v2::Response::new(event)))
+}
+
+/// `PUT /_matrix/federation/v1/invite/{roomId}/{eventId}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv1inviteroomideventid
+async fn create_invite_v1(
+    State(workflows): State<Workflows>,
+    mut signed: Signed<Box<RawValue>>,
+) -> Result<Json<Value>> {
+    let room_id = signed.param::<OwnedRoomId>()?;
+    let event_id = signed.param::<OwnedEventId>()?;
+    let told: WithUnsigned = serde_json::from_str(signed.body.get())
+        .map_err(|error| Error::BadJson(error.to_string()))?;
+    let invitation = ReceivedInvitation {
+        // "This API is for rooms of versions 1 and 2", of which this server knows the second.
+        version: RoomVersionId::V2,
+        signed: SignedEvent {
+            origin: signed.from,
+            room_id,
+            event_id,
+            event: signed.body,
+        },
+        room_state: told.unsigned.invite_room_state,
+    };
+    let event = workflows.receive_invitation(invitation).await?;
+    Ok(Json(json!([200, { "event": event }])))
+}

@@ -1,0 +1,63 @@
+//! Signed requests that ruma has no type for, or reads less of than there is to read.
+
+use axum::extract::{FromRequest, FromRequestParts, RawPathParams, Request};
+use ruma::{OwnedServerName, api::federation::authentication::ServerSignatures};
+use serde::de::DeserializeOwned;
+
+use crate::{
+    api::{
+        App, Authenticate,
+        endpoint::{check_is_object, read},
+    },
+    error::{Error, Result},
+};
+
+/// A request that another server has signed.
+pub(super) struct Signed<T> {
+    /// Who asks.
+    pub(super) from: OwnedServerName,
+    /// The parameters in its path, in their order.
+    params: std::vec::IntoIter<String>,
+    /// Its body.
+    pub(super) body: T,
+}
+
+impl<T> Signed<T> {
+    /// Returns the next of the parameters in the path.
+    pub(super) fn param<P>(&mut self) -> Result<P>
+    where
+        P: TryFrom<String, Error: std::fmt::Display>,
+    {
+        let missing = || Error::MissingParam("a part of the path is missing".to_owned());
+        let param = self.params.next().ok_or_else(missing)?;
+        P::try_from(param).map_err(|error| Error::invalid_param(error.to_string()))
+    }
+}
+
+impl<T: DeserializeOwned + Send> FromRequest<App> for Signed<T> {
+    type Rejection = Error;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self> {
+        let (mut parts, body) = request.into_parts();
+        let params = RawPathParams::from_request_parts(&mut parts, app)
+            .await
+            .map_err(|e| Error::InvalidParam(e.to_string()))?;
+        let params: Vec<String> = params.iter().map(|(_, value)| value.to_owned()).collect();
+        ServerSignatures::check_head(app, &parts)?;
+        let whole = read(body, ServerSignatures::max_body_bytes(app, &parts)).await?;
+        let from = ServerSignatures::authenticate(app, &parts, &whole).await?;
+        check_is_object(&whole)?;
+        let body = serde_json::from_slice(&whole).map_err(|error| {
+            if error.is_data() {
+                Error::BadJson(error.to_string())
+            } else {
+                Error::NotJson(error.to_string())
+            }
+        })?;
+        Ok(Self {
+            from,
+            params: params.into_iter(),
+            body,
+        })
+    }
+}

@@ -1,0 +1,365 @@
+//! Fetching what an event follows and rests on, of the server that sends it.
+//!
+//! [Backfilling and retrieving missing
+//! events](https://spec.matrix.org/v1.19/server-server-api/#backfilling-and-retrieving-missing-events)
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures_util::{StreamExt, stream};
+use ruma::{
+    OwnedEventId, OwnedServerName, ServerName, UInt,
+    api::federation::{
+        authorization::get_event_authorization::v1 as get_event_auth,
+        event::{get_event::v1 as get_event, get_missing_events::v1 as get_missing_events},
+    },
+};
+use serde_json::value::RawValue;
+use tokio::time::timeout;
+
+use crate::{
+    error::{Error, Result},
+    federation::{Allowance, Failure},
+    matrix::Verified,
+    rooms::{Help, Received, Room},
+    workflows::Workflows,
+};
+
+/// How long one event may make this server ask for others.
+const PATIENCE: Duration = Duration::from_mins(2);
+/// How often it is asked for what lies before the events that came: as many as are told at once, and then more.
+const ROUNDS: usize = 30;
+/// Events asked for at first, and then: most servers tell no more than this at once.
+const FIRST: u32 = 10;
+const FURTHER: u32 = 20;
+/// Events that are in memory until it is known what they follow (64 KiB each at most), and that one answer may have.
+const MAX_FOUND: usize = 500;
+const MAX_ANSWER: usize = 50;
+/// Events at the edge of what was found, of which it is asked what lies before them.
+const MAX_EDGE: usize = 20;
+/// Gaps at which another server is asked for the state, for one event.
+const MAX_GAPS: usize = 3;
+/// Events asked for one by one, at once and in all, and how far back along what they rest on.
+const EVENTS_AT_ONCE: usize = 8;
+pub(super) const MAX_SINGLE: usize = 500;
+const MAX_LEVELS: usize = 20;
+
+/// Whether what an event rests on was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Foundation {
+    Found,
+    /// Nobody has it.
+    Lost,
+    /// Somebody who might have it cannot be asked now.
+    Unreachable,
+}
+
+/// Whom to ask about a room.
+pub(super) struct Search<'a> {
+    pub(super) workflows: &'a Workflows,
+    pub(super) origin: &'a ServerName,
+    pub(super) room: &'a Arc<Room>,
+}
+
+/// Events that were asked for one by one.
+#[derive(Default)]
+pub(super) struct Singles {
+    pub(super) events: Vec<Verified>,
+    /// Some could not be asked for.
+    pub(super) is_unreachable: bool,
+}
+
+impl Workflows {
+    /// Takes an event of which something is missing, once that was fetched.
+    pub(super) async fn fetch_and_take(
+        &self,
+        origin: &ServerName,
+        room: &Arc<Room>,
+        event: Verified,
+        help: Help,
+    ) -> Result<Received> {
+        let Some(_turn) = self.inbox.queues.turn(room.num).await else {
+            return Err(Error::LimitExceeded {
+                retry_after: PATIENCE,
+            });
+        };
+        let search = Search {
+            workflows: self,
+            origin,
+            room,
+        };
+        let taking = Box::pin(search.take(event, help));
+        timeout(PATIENCE, taking).await.map_err(|_| {
+            Error::Unreachable("what the event follows did not come in time".to_owned())
+        })?
+    }
+}
+
+impl Search<'_> {
+    /// Takes an event that was pushed: as whoever pushes it has what it follows, there is no other way to learn of
+    /// that than the events themselves. It could become the only one that nothing follows, and what its server says
+    /// of the state before it would be the state of the room.
+    async fn take(&self, event: Verified, mut help: Help) -> Result<Received> {
+        let (mut has_filled, mut has_founded) = (false, false);
+        loop {
+            let received = self.receive(&event, help.clone()).await?;
+            let Received::Missing { prev, auth } = &received else {
+                return Ok(received);
+            };
+            if !prev.is_empty() && !has_filled {
+                has_filled = true;
+                self.fill(&event).await?;
+            } else if !auth.is_empty() && !has_founded {
+                has_founded = true;
+                help.auth_events_are_lost = self.found(&event, auth).await? == Foundation::Lost;
+            } else {
+                return Ok(received);
+            }
+        }
+    }
+
+    async fn receive(&self, event: &Verified, help: Help) -> Result<Received> {
+        let rooms = &self.workflows.rooms;
+        rooms.receive(self.origin, event.clone(), help).await
+    }
+
+    /// Fetches events between those that are here and one that came, and takes them.
+    async fn fill(&self, event: &Verified) -> Result<()> {
+        let found = self.events_before(event).await?;
+        let mut gaps = 0;
+        for event in in_order(found) {
+            let event_id = event.pdu().event_id.clone();
+            let received = self.take_found(event, &mut gaps).await;
+            match received {
+                Err(error @ (Error::Internal { .. } | Error::Unavailable(_))) => return Err(error),
+                received => tracing::debug!(%event_id, ?received, "a missing event came"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes an event that was missing.
+    async fn take_found(&self, event: Verified, gaps: &mut usize) -> Result<Received> {
+        let mut help = self.workflows.policy_help(self.room, &event).await;
+        let mut has_founded = false;
+        loop {
+            let received = self.receive(&event, help.clone()).await?;
+            let Received::Missing { prev, auth } = &received else {
+                return Ok(received);
+            };
+            if !prev.is_empty() && help.state_before.is_none() && *gaps < MAX_GAPS {
+                *gaps += 1;
+                help.state_before = Some(self.state_before(&event).await?);
+            } else if !auth.is_empty() && !has_founded {
+                has_founded = true;
+                help.auth_events_are_lost = self.found(&event, auth).await? == Foundation::Lost;
+            } else {
+                return Ok(received);
+            }
+        }
+    }
+
+    /// Returns events before one, back to such as are here, or as far as the other server tells.
+    async fn events_before(&self, event: &Verified) -> Result<HashMap<OwnedEventId, Verified>> {
+        let earliest = self.workflows.rooms.forward_extremities(self.room).await?;
+        let mut latest = vec![event.pdu().event_id.clone()];
+        let mut found: HashMap<OwnedEventId, Verified> = HashMap::new();
+        let mut limit = FIRST;
+        for _ in 0..ROUNDS {
+            let mut request = get_missing_events::Request::new(
+                self.room.room_id.clone(),
+                earliest.clone(),
+                latest,
+            );
+            request.limit = UInt::from(limit);
+            let client = self.workflows.federation.client();
+            let answer = client.send(self.origin, request, Allowance::USUAL).await;
+            let mut events = match answer {
+                Ok(answer) => answer.events,
+                Err(failure) => {
+                    tracing::debug!(%failure, "missing events cannot be fetched");
+                    break;
+                }
+            };
+            events.truncate(MAX_ANSWER);
+            let is_full = events.len() >= usize::try_from(limit).unwrap_or(usize::MAX);
+            let before = found.len();
+            for event in self.verified(events).await {
+                found.insert(event.pdu().event_id.clone(), event);
+            }
+            // Who tells less than was asked for has no more to tell.
+            if !is_full || found.len() == before || found.len() >= MAX_FOUND {
+                break;
+            }
+            latest = self.edge(&found).await?;
+            if latest.is_empty() {
+                break;
+            }
+            limit = FURTHER;
+        }
+        Ok(found)
+    }
+
+    /// Returns which of the events that were found follow others that are neither among them nor here.
+    async fn edge(&self, found: &HashMap<OwnedEventId, Verified>) -> Result<Vec<OwnedEventId>> {
+        let mut outside: BTreeMap<&OwnedEventId, Vec<&OwnedEventId>> = BTreeMap::new();
+        for (id, event) in found {
+            let prev_events = event.pdu().prev_events.iter();
+            for prev in prev_events.filter(|prev| !found.contains_key(*prev)) {
+                outside.entry(prev).or_default().push(id);
+            }
+        }
+        let ids: Vec<OwnedEventId> = outside.keys().map(|id| (*id).clone()).collect();
+        let placed = self.workflows.rooms.placed(self.room, &ids).await?;
+        outside.retain(|id, _| !placed.contains(*id));
+        let edge: HashSet<&OwnedEventId> = outside.into_values().flatten().collect();
+        Ok(edge.into_iter().take(MAX_EDGE).cloned().collect())
+    }
+
+    /// Fetches and stores what an event rests on.
+    async fn found(&self, event: &Verified, missing: &[OwnedEventId]) -> Result<Foundation> {
+        let mut is_unreachable = false;
+        for server in self.who_has(event) {
+            let request = get_event_auth::Request::new(
+                self.room.room_id.clone(),
+                event.pdu().event_id.clone(),
+            );
+            let client = self.workflows.federation.client();
+            match client.send(&server, request, Allowance::USUAL).await {
+                Ok(answer) => {
+                    let events = self.verified(answer.auth_chain).await;
+                    self.keep(events).await?;
+                }
+                Err(failure) => tracing::debug!(%failure, "an auth chain cannot be fetched"),
+            }
+            let missing = self.workflows.rooms.unknown(missing).await?;
+            if missing.is_empty() {
+                return Ok(Foundation::Found);
+            }
+            let singles = self.singles_with_foundation(&server, missing).await?;
+            is_unreachable |= singles.is_unreachable;
+            self.keep(singles.events).await?;
+        }
+        let missing = self.workflows.rooms.unknown(missing).await?;
+        Ok(match (missing.is_empty(), is_unreachable) {
+            (true, _) => Foundation::Found,
+            (false, true) => Foundation::Unreachable,
+            (false, false) => Foundation::Lost,
+        })
+    }
+
+    /// Returns who should have what an event rests on: who sends it, and who made it.
+    fn who_has(&self, event: &Verified) -> Vec<OwnedServerName> {
+        let maker = event.pdu().sender.server_name();
+        let mut servers = vec![self.origin.to_owned()];
+        if maker != self.origin && maker != self.workflows.rooms.server_name() {
+            servers.push(maker.to_owned());
+        }
+        servers
+    }
+
+    /// Fetches events one by one, and those that these rest on.
+    async fn singles_with_foundation(
+        &self,
+        server: &ServerName,
+        mut ids: Vec<OwnedEventId>,
+    ) -> Result<Singles> {
+        let mut all = Singles::default();
+        let mut asked: HashSet<OwnedEventId> = HashSet::new();
+        for _ in 0..MAX_LEVELS {
+            ids.retain(|id| asked.insert(id.clone()));
+            ids.truncate(MAX_SINGLE.saturating_sub(all.events.len()));
+            if ids.is_empty() {
+                break;
+            }
+            let singles = self.singles(server, ids).await;
+            all.is_unreachable |= singles.is_unreachable;
+            let mut further: HashSet<OwnedEventId> = HashSet::new();
+            for event in &singles.events {
+                further.extend(event.pdu().auth_events.iter().cloned());
+            }
+            all.events.extend(singles.events);
+            let further: Vec<OwnedEventId> = further.into_iter().collect();
+            ids = self.workflows.rooms.unknown(&further).await?;
+        }
+        Ok(all)
+    }
+
+    /// Fetches events one by one.
+    pub(super) async fn singles(&self, server: &ServerName, ids: Vec<OwnedEventId>) -> Singles {
+        let client = self.workflows.federation.client();
+        let asking = stream::iter(ids).map(async |id| {
+            let request = get_event::Request::new(id.clone());
+            (id, client.send(server, request, Allowance::QUICK).await)
+        });
+        let mut asking = std::pin::pin!(asking.buffer_unordered(EVENTS_AT_ONCE));
+        let mut singles = Singles::default();
+        while let Some((id, answer)) = asking.next().await {
+            let event = match answer {
+                Ok(answer) => answer.pdu,
+                Err(failure) => {
+                    singles.is_unreachable |= matches!(failure, Failure::Unreachable(_));
+                    continue;
+                }
+            };
+            let verified = self.verified([event]).await;
+            let is_it = |event: &Verified| event.pdu().event_id == id;
+            singles.events.extend(verified.into_iter().filter(is_it));
+        }
+        singles
+    }
+
+    /// Returns those of some events that are signed well and of the room.
+    pub(super) async fn verified(
+        &self,
+        events: impl IntoIterator<Item = Box<RawValue>>,
+    ) -> Vec<Verified> {
+        let federation = &self.workflows.federation;
+        let mut verified = federation.verify_all(events, &self.room.rules).await;
+        verified.retain(|event| event.pdu().room_id == self.room.room_id);
+        verified
+    }
+
+    /// Keeps events beside the timeline, as far as it can be told whether they are allowed.
+    pub(super) async fn keep(&self, events: Vec<Verified>) -> Result<()> {
+        if events.is_empty() {
+            return Ok(());
+        }
+        let outcomes = self.workflows.rooms.store_outliers(self.room, events);
+        let outcomes = outcomes.await?;
+        tracing::debug!(?outcomes, "events came that others rest on");
+        Ok(())
+    }
+}
+
+/// Returns events so that each stands after those among them that it follows.
+fn in_order(mut waiting: HashMap<OwnedEventId, Verified>) -> Vec<Verified> {
+    let mut ids: Vec<(UInt, OwnedEventId)> = waiting
+        .values()
+        .map(|event| (event.pdu().depth, event.pdu().event_id.clone()))
+        .collect();
+    // The depth is what a server says; it decides where nothing better does.
+    ids.sort_unstable();
+    let mut ordered = Vec::with_capacity(waiting.len());
+    let mut begun: HashSet<OwnedEventId> = HashSet::new();
+    for (_, id) in ids {
+        let mut stack = vec![id];
+        while let Some(id) = stack.last().cloned() {
+            let Some(event) = waiting.get(&id) else {
+                stack.pop();
+                continue;
+            };
+            if begun.insert(id.clone()) {
+                let prev_events = event.pdu().prev_events.iter();
+                stack.extend(prev_events.filter(|id| waiting.contains_key(*id)).cloned());
+                continue;
+            }
+            stack.pop();
+            ordered.extend(waiting.remove(&id));
+        }
+    }
+    ordered
+}

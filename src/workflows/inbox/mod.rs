@@ -1,0 +1,315 @@
+//! Transactions of other servers: the events in them go into their rooms, what they lack is fetched, and every event is
+//! answered for by itself.
+//!
+//! `queue` bounds what is under way; `missing` fetches events that others follow or rest on, and `state` the state
+//! where a gap remains; `policy` asks policy servers.
+//!
+//! [Transactions](https://spec.matrix.org/v1.19/server-server-api/#transactions)
+
+mod missing;
+mod policy;
+mod queue;
+mod state;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures_util::{StreamExt, stream};
+use ruma::{
+    OwnedEventId, OwnedRoomId, OwnedServerName, OwnedTransactionId, ServerName,
+    api::federation::transactions::edu::Edu, canonical_json::CanonicalJsonObject,
+    room_version_rules::RoomVersionRules, serde::Raw,
+};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tokio::time::timeout;
+
+use self::queue::{Crowd, Queues, Underway};
+use super::Workflows;
+use crate::{
+    clock::Clock,
+    error::{Error, Result},
+    federation::Cache,
+    matrix::{Pdu, Verified},
+    rooms::{Received, Room},
+};
+
+/// PDUs and EDUs of one transaction.
+const MAX_PDUS: usize = 50;
+const MAX_EDUS: usize = 100;
+/// How long an answer waits for the events, and then for the EDUs: what takes longer goes on without it.
+const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE_WITH_EDUS: Duration = Duration::from_secs(5);
+/// Events whose signatures are verified at once.
+const AT_ONCE: usize = 8;
+/// Answers that are remembered (about 2 KB each), and for how long: a server that got no answer sends again soon.
+const ANSWERS: usize = 4_096;
+const REMEMBERED: Duration = Duration::from_hours(1);
+
+/// What another server sends at once.
+#[derive(Debug)]
+pub struct Transaction {
+    /// The server.
+    pub origin: OwnedServerName,
+    /// What it calls this.
+    pub id: OwnedTransactionId,
+    /// Events.
+    pub pdus: Vec<Box<RawValue>>,
+    /// What is said beside them.
+    pub edus: Vec<Raw<Edu>>,
+}
+
+/// What became of the events of a transaction: nothing to speak of, or what is wrong with them.
+pub type Outcomes = BTreeMap<OwnedEventId, Result<(), String>>;
+
+/// What is known of transactions, and who is under way for which room.
+pub(super) struct Inbox {
+    answers: Cache<(OwnedServerName, OwnedTransactionId), Option<Arc<Outcomes>>>,
+    crowd: Crowd,
+    queues: Queues,
+}
+
+impl Inbox {
+    pub(super) fn new(clock: &Clock) -> Self {
+        Self {
+            answers: Cache::new(clock, ANSWERS),
+            crowd: Crowd::default(),
+            queues: Queues::default(),
+        }
+    }
+}
+
+/// An event of a transaction.
+struct Arriving {
+    event_id: OwnedEventId,
+    json: Box<RawValue>,
+}
+
+/// Those of one room.
+struct OfRoom {
+    room: Arc<Room>,
+    events: Vec<Arriving>,
+}
+
+/// What is noted of a transaction while its rooms are at it.
+#[derive(Default)]
+struct Notes {
+    outcomes: Outcomes,
+    /// This server cannot do it now.
+    is_broken: bool,
+}
+
+type Shared = Arc<Mutex<Notes>>;
+
+#[derive(Deserialize)]
+struct Head {
+    room_id: OwnedRoomId,
+}
+
+impl Workflows {
+    /// Takes a transaction, and says what became of its events.
+    ///
+    /// A transaction that was taken already is answered as it was then. Whoever asks may go: it is taken all the same.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidParam`] when it is larger than a transaction may be; [`Error::LimitExceeded`] and
+    /// [`Error::Unavailable`] when the server has to send it again.
+    #[tracing::instrument(skip_all, fields(server = %transaction.origin, txn_id = %transaction.id), err(level = "debug"))]
+    pub async fn receive_transaction(&self, transaction: Transaction) -> Result<Arc<Outcomes>> {
+        if transaction.pdus.len() > MAX_PDUS || transaction.edus.len() > MAX_EDUS {
+            return Err(Error::invalid_param(format!(
+                "a transaction has {MAX_PDUS} PDUs and {MAX_EDUS} EDUs at most"
+            )));
+        }
+        let underway = self
+            .inbox
+            .crowd
+            .admit(&transaction.origin, transaction.pdus.len())?;
+        let workflows = self.clone();
+        let taking = self.tasks.spawn(async move {
+            let key = (transaction.origin.clone(), transaction.id.clone());
+            let answers = &workflows.inbox.answers;
+            let take = async {
+                let outcomes = workflows.take_transaction(transaction, underway).await;
+                match outcomes {
+                    Ok(outcomes) => (Some(Arc::new(outcomes)), REMEMBERED),
+                    Err(error) => {
+                        tracing::warn!(%error, "a transaction could not be taken");
+                        (None, Duration::ZERO)
+                    }
+                }
+            };
+            answers.get(&key, take).await
+        });
+        let outcomes = taking
+            .await
+            .map_err(|source| Error::internal("take a transaction", source))?;
+        outcomes.ok_or_else(|| Error::Unavailable("send it again in a while".to_owned()))
+    }
+
+    async fn take_transaction(
+        &self,
+        transaction: Transaction,
+        underway: Underway,
+    ) -> Result<Outcomes> {
+        let Transaction {
+            origin, pdus, edus, ..
+        } = transaction;
+        let notes = Shared::default();
+        let underway = Arc::new(underway);
+        let mut rooms = Vec::new();
+        for of_room in self.by_room(pdus, &notes).await? {
+            let (workflows, origin) = (self.clone(), origin.clone());
+            let (notes, underway) = (notes.clone(), underway.clone());
+            rooms.push(self.tasks.spawn(async move {
+                let stopping = workflows.tasks.stopping().clone();
+                let taking = workflows.take_events(&origin, of_room, &notes);
+                if stopping.run_until_cancelled(taking).await.is_none() {
+                    locked(&notes).is_broken = true;
+                }
+                drop(underway);
+            }));
+        }
+        let all = futures_util::future::join_all(rooms);
+        if timeout(PATIENCE, all).await.is_err() {
+            tracing::debug!("the answer does not wait for all of the events");
+        }
+        if !edus.is_empty() {
+            // After the events, of which they may tell that they have been read.
+            let workflows = self.clone();
+            let edus = self.tasks.spawn(async move {
+                workflows.receive_edus(&origin, edus).await;
+            });
+            drop(timeout(PATIENCE_WITH_EDUS, edus).await);
+        }
+        let notes = locked(&notes);
+        if notes.is_broken {
+            return Err(Error::Unavailable("not all of it was stored".to_owned()));
+        }
+        Ok(notes.outcomes.clone())
+    }
+
+    /// Sorts events by their rooms; what is not of a room that is known here is answered for.
+    async fn by_room(&self, pdus: Vec<Box<RawValue>>, notes: &Shared) -> Result<Vec<OfRoom>> {
+        let mut rooms: Vec<OfRoom> = Vec::new();
+        let mut unknown: HashMap<OwnedRoomId, String> = HashMap::new();
+        for json in pdus {
+            let Ok(Head { room_id }) = serde_json::from_str(json.get()) else {
+                tracing::debug!("an event without a room is dropped");
+                continue;
+            };
+            let held = rooms.iter().position(|of| of.room.room_id == room_id);
+            let held = match held {
+                Some(held) => Some(held),
+                None if unknown.contains_key(&room_id) => None,
+                None => match self.rooms.room(&room_id).await {
+                    Ok(room) => {
+                        let events = Vec::new();
+                        rooms.push(OfRoom { room, events });
+                        Some(rooms.len() - 1)
+                    }
+                    Err(Error::NotFound(reason)) => {
+                        unknown.insert(room_id.clone(), reason);
+                        None
+                    }
+                    Err(error) => return Err(error),
+                },
+            };
+            let of_room = held.and_then(|held| rooms.get_mut(held));
+            // Of a room that is not known the version is not, either; most have the latest rules about ids.
+            let rules = of_room
+                .as_ref()
+                .map_or(&RoomVersionRules::V11, |of| &of.room.rules);
+            let Some(event_id) = id_of(&json, rules) else {
+                tracing::debug!(%room_id, "an event that is no JSON of its room's version is dropped");
+                continue;
+            };
+            let outcome = match unknown.get(&room_id) {
+                Some(reason) => Err(reason.clone()),
+                None => Ok(()),
+            };
+            locked(notes).outcomes.insert(event_id.clone(), outcome);
+            if let Some(of_room) = of_room {
+                of_room.events.push(Arriving { event_id, json });
+            }
+        }
+        Ok(rooms)
+    }
+
+    /// Takes the events of one room, one after the other, and notes what is wrong with them.
+    async fn take_events(&self, origin: &ServerName, of_room: OfRoom, notes: &Shared) {
+        let OfRoom { room, events } = of_room;
+        let room = &room;
+        let checking = stream::iter(events)
+            .map(async |event: Arriving| {
+                let checked = self.federation.verify(&event.json, &room.rules).await;
+                (event.event_id, checked)
+            })
+            .buffered(AT_ONCE);
+        let mut checking = std::pin::pin!(checking);
+        while let Some((event_id, checked)) = checking.next().await {
+            let received = match checked {
+                Ok(event) => self.take_event(origin, room, event).await,
+                Err(error) => Err(error),
+            };
+            let problem = match received {
+                Ok(received) => problem(&received),
+                Err(error) => {
+                    locked(notes).is_broken |= is_our_fault(&error);
+                    Some(error.to_string())
+                }
+            };
+            let Some(problem) = problem else { continue };
+            tracing::debug!(%event_id, problem, "an event was not taken");
+            locked(notes).outcomes.insert(event_id, Err(problem));
+        }
+    }
+
+    /// Takes an event into its room, and fetches what it lacks.
+    pub(super) async fn take_event(
+        &self,
+        origin: &ServerName,
+        room: &Arc<Room>,
+        event: Verified,
+    ) -> Result<Received> {
+        let help = self.policy_help(room, &event).await;
+        let received = self.rooms.receive(origin, event.clone(), help.clone());
+        match received.await? {
+            Received::Missing { .. } => self.fetch_and_take(origin, room, event, help).await,
+            received => Ok(received),
+        }
+    }
+}
+
+/// Returns what to tell the server of an event that was not accepted.
+fn problem(received: &Received) -> Option<String> {
+    match received {
+        // "If an event in an incoming transaction is rejected, this should not cause the transaction request to be
+        // responded to with an error response." The event's own answer may say it.
+        Received::Rejected(reason) => Some(reason.clone()),
+        // That what it follows cannot be had may change, and is not the fault of whoever sends it; and nobody need
+        // know that an event is not shown.
+        Received::Missing { .. }
+        | Received::SoftFailed(_)
+        | Received::Accepted
+        | Received::Duplicate => None,
+    }
+}
+
+/// Returns whether it is this server that cannot do something.
+fn is_our_fault(error: &Error) -> bool {
+    matches!(error, Error::Internal { .. } | Error::Unavailable(_))
+}
+
+fn id_of(json: &RawValue, rules: &RoomVersionRules) -> Option<OwnedEventId> {
+    let object: CanonicalJsonObject = serde_json::from_str(json.get()).ok()?;
+    Pdu::id_of(&object, rules).ok()
+}
+
+fn locked(notes: &Shared) -> std::sync::MutexGuard<'_, Notes> {
+    notes.lock().unwrap_or_else(PoisonError::into_inner)
+}

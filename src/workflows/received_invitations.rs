@@ -1,0 +1,109 @@
+//! Invitations that other servers send to users of this one.
+
+use ruma::{
+    RoomVersionId, ServerName, canonical_json::CanonicalJsonObject, events::TimelineEventType,
+    room_version_rules::RoomVersionRules,
+};
+use serde_json::value::RawValue;
+
+use super::{
+    Workflows,
+    handshakes::{SignedEvent, as_parameter},
+};
+use crate::{
+    error::{Error, Result},
+    matrix::{self, Pdu},
+    rooms::FromOutside,
+};
+
+/// Events of the room that come with an invitation, at most.
+const MAX_STATE: usize = 100;
+
+/// An invitation that another server sends.
+#[derive(Debug)]
+pub struct ReceivedInvitation {
+    /// The version of the room.
+    pub version: RoomVersionId,
+    /// The invitation.
+    pub signed: SignedEvent,
+    /// What the user may know of the room.
+    pub room_state: Vec<Box<RawValue>>,
+}
+
+impl Workflows {
+    /// Takes an invitation for a user of this server, and returns it with this server's signature.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidParam`] when it is not what it should be; [`Error::IncompatibleRoomVersion`];
+    /// [`Error::Forbidden`] and [`Error::InviteBlocked`] when the user may not be invited.
+    pub async fn receive_invitation(
+        &self,
+        invitation: ReceivedInvitation,
+    ) -> Result<Box<RawValue>> {
+        let ReceivedInvitation {
+            version,
+            signed,
+            mut room_state,
+        } = invitation;
+        let rules = matrix::rules(&version)
+            .ok_or_else(|| Error::IncompatibleRoomVersion(version.clone()))?;
+        let event = self
+            .federation
+            .verify(&signed.event, &rules)
+            .await
+            .map_err(as_parameter)?;
+        let pdu = event.pdu();
+        if (&pdu.room_id, &pdu.event_id) != (&signed.room_id, &signed.event_id) {
+            return Err(Error::invalid_param("the event has another room or id"));
+        }
+        room_state.truncate(MAX_STATE);
+        self.check_room_state(&room_state, (pdu, &signed.origin), &rules)
+            .await?;
+        let from = FromOutside {
+            version,
+            event,
+            stripped_state: room_state,
+        };
+        self.rooms.receive_invitation(&signed.origin, from).await
+    }
+
+    /// Checks what the user is shown of the room, where the room's version lets it be checked: the id of the room is
+    /// the hash of the event that creates it, so that nobody can show another room under it.
+    async fn check_room_state(
+        &self,
+        room_state: &[Box<RawValue>],
+        (invitation, origin): (&Pdu, &ServerName),
+        rules: &RoomVersionRules,
+    ) -> Result<()> {
+        if !rules.authorization.room_create_event_id_as_room_id {
+            return Ok(());
+        }
+        let mut has_create = false;
+        for event in self.federation.verify_all(room_state.to_vec(), rules).await {
+            let pdu = event.pdu();
+            if pdu.room_id != invitation.room_id {
+                let text = "the state that comes with the invitation is of another room";
+                return Err(Error::invalid_param(text));
+            }
+            has_create |= pdu.kind == TimelineEventType::RoomCreate;
+        }
+        if has_create {
+            return Ok(());
+        }
+        // Servers that are older than the rule tell stripped state, in which there is nothing to check.
+        tracing::debug!(%origin, "an invitation comes without the event that creates the room");
+        let are_stripped = room_state.iter().all(|event| !is_signed(event));
+        if are_stripped {
+            return Ok(());
+        }
+        Err(Error::invalid_param(
+            "the event that creates the room did not come with the invitation",
+        ))
+    }
+}
+
+fn is_signed(event: &RawValue) -> bool {
+    let object: Option<CanonicalJsonObject> = serde_json::from_str(event.get()).ok();
+    object.is_some_and(|object| object.contains_key("signatures"))
+}

@@ -1,0 +1,402 @@
+//! A user of a peer in a room of a server: the room as the peer has it, the events that its users make, and a peer that
+//! tells of them what it is asked.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::{Arc, Mutex},
+};
+
+use axum::{
+    Json, Router,
+    extract::{Path, Query, State},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use parlour::matrix::{self, Pdu, StateMap, auth_types};
+use reqwest::Method;
+use ruma::{
+    OwnedEventId, RoomVersionId, canonical_json::CanonicalJsonObject,
+    room_version_rules::RoomVersionRules,
+};
+use serde_json::{Value, json};
+
+use super::{Network, Peer};
+use crate::{
+    chat::{encoded, new_transaction},
+    harness::{Answer, Server},
+};
+
+/// What a peer knows of its events, and what it was asked.
+#[derive(Clone, Default)]
+pub(crate) struct Archive {
+    inner: Arc<Mutex<Known>>,
+}
+
+#[derive(Default)]
+struct Known {
+    events: HashMap<String, Value>,
+    /// The state before each event.
+    states: HashMap<String, Vec<String>>,
+    withheld: HashSet<String>,
+    /// Events before this one are told, but not as missing ones.
+    first_told: Option<String>,
+    asked: Vec<String>,
+}
+
+/// A user of a peer in a room: where the peer stands in it.
+#[derive(Clone)]
+pub(crate) struct Guest {
+    pub(crate) id: String,
+    pub(crate) room: String,
+    pub(crate) rules: RoomVersionRules,
+    pub(crate) state: StateMap,
+    pub(crate) prev_events: Vec<String>,
+    pub(crate) depth: u64,
+    archive: Archive,
+}
+
+/// An event that a peer has made.
+#[derive(Clone, Debug)]
+pub(crate) struct Made {
+    pub(crate) id: String,
+    pub(crate) json: Value,
+}
+
+impl Network {
+    /// Starts a peer that tells what it knows of its events.
+    pub(crate) async fn archivist(&self) -> (Peer, Archive) {
+        let archive = Archive::default();
+        (self.peer(archive.router()).await, archive)
+    }
+}
+
+impl Archive {
+    pub(crate) fn router(&self) -> Router {
+        let path = |rest: &str| format!("/_matrix/federation/v1/{rest}");
+        Router::new()
+            .route(&path("event/{event_id}"), get(event))
+            .route(&path("event_auth/{room_id}/{event_id}"), get(event_auth))
+            .route(&path("state/{room_id}"), get(state))
+            .route(&path("state_ids/{room_id}"), get(state_ids))
+            .route(&path("get_missing_events/{room_id}"), post(missing_events))
+            .with_state(self.clone())
+    }
+
+    /// Lets nobody have an event.
+    pub(crate) fn withholds(&self, made: &Made) {
+        self.lock().withheld.insert(made.id.clone());
+    }
+
+    /// Tells missing events no further back than to this one.
+    pub(crate) fn tells_back_to(&self, made: &Made) {
+        self.lock().first_told = Some(made.id.clone());
+    }
+
+    /// Returns what was asked, and forgets it.
+    pub(crate) fn asked(&self) -> Vec<String> {
+        std::mem::take(&mut self.lock().asked)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
+        self.inner.lock().expect("no test panics here")
+    }
+}
+
+impl Known {
+    fn told(&self, ids: &[String]) -> Vec<Value> {
+        let told = ids.iter().filter(|id| !self.withheld.contains(*id));
+        told.filter_map(|id| self.events.get(id).cloned()).collect()
+    }
+
+    fn chain(&self, ids: &[String]) -> Vec<String> {
+        let mut found = Vec::new();
+        let mut next: VecDeque<String> = ids.iter().cloned().collect();
+        while let Some(id) = next.pop_front() {
+            for auth in texts(&self.events[&id]["auth_events"]) {
+                if self.events.contains_key(&auth) && !found.contains(&auth) {
+                    found.push(auth.clone());
+                    next.push_back(auth);
+                }
+            }
+        }
+        found
+    }
+}
+
+fn texts(list: &Value) -> Vec<String> {
+    let list = list.as_array().map(Vec::as_slice).unwrap_or_default();
+    let texts = list.iter().filter_map(Value::as_str);
+    texts.map(ToOwned::to_owned).collect()
+}
+
+fn not_found() -> Response {
+    (
+        StatusCode::NOT_FOUND,
+        Json(json!({ "errcode": "M_NOT_FOUND", "error": "no" })),
+    )
+        .into_response()
+}
+
+async fn event(State(archive): State<Archive>, Path(id): Path<String>) -> Response {
+    let mut known = archive.lock();
+    known.asked.push(format!("event {id}"));
+    match known.told(&[id]).pop() {
+        Some(event) => Json(json!({ "origin": "peer", "origin_server_ts": 1, "pdus": [event] }))
+            .into_response(),
+        None => not_found(),
+    }
+}
+
+async fn event_auth(
+    State(archive): State<Archive>,
+    Path((_, id)): Path<(String, String)>,
+) -> Response {
+    let mut known = archive.lock();
+    known.asked.push(format!("event_auth {id}"));
+    if !known.events.contains_key(&id) {
+        return not_found();
+    }
+    let chain = known.chain(&[id]);
+    Json(json!({ "auth_chain": known.told(&chain) })).into_response()
+}
+
+async fn state_ids(
+    State(archive): State<Archive>,
+    Query(query): Query<HashMap<String, String>>,
+) -> Response {
+    let mut known = archive.lock();
+    let id = &query["event_id"];
+    known.asked.push(format!("state_ids {id}"));
+    let Some(state) = known.states.get(id) else {
+        return not_found();
+    };
+    Json(json!({ "pdu_ids": state, "auth_chain_ids": known.chain(state) })).into_response()
+}
+
+async fn state(
+    State(archive): State<Archive>,
+    Query(query): Query<HashMap<String, String>>,
+) -> Response {
+    let mut known = archive.lock();
+    let id = &query["event_id"];
+    known.asked.push(format!("state {id}"));
+    let Some(state) = known.states.get(id) else {
+        return not_found();
+    };
+    let chain = known.told(&known.chain(state));
+    Json(json!({ "pdus": known.told(state), "auth_chain": chain })).into_response()
+}
+
+async fn missing_events(State(archive): State<Archive>, Json(body): Json<Value>) -> Response {
+    let mut known = archive.lock();
+    let latest = texts(&body["latest_events"]);
+    known.asked.push(format!("missing {}", latest.join(" ")));
+    let limit = body["limit"].as_u64().unwrap_or(10).min(20);
+    let mut seen: HashSet<String> = texts(&body["earliest_events"]).into_iter().collect();
+    let mut next: VecDeque<String> = latest
+        .iter()
+        .flat_map(|id| texts(&known.events[id]["prev_events"]))
+        .collect();
+    let mut found = Vec::new();
+    while let Some(id) = next.pop_front() {
+        if found.len() as u64 == limit {
+            break;
+        }
+        let Some(event) = known.events.get(&id).filter(|_| seen.insert(id.clone())) else {
+            continue;
+        };
+        if known.first_told.as_ref() != Some(&id) {
+            next.extend(texts(&event["prev_events"]));
+        }
+        if !known.withheld.contains(&id) {
+            found.push(event.clone());
+        }
+    }
+    found.reverse();
+    Json(json!({ "events": found })).into_response()
+}
+
+impl Peer {
+    pub(crate) async fn puts(&self, server: &Server, path: &str, body: &Value) -> Answer {
+        self.asks(server, Method::PUT, path, &body.to_string())
+            .await
+    }
+
+    pub(crate) fn user(&self, localpart: &str) -> String {
+        format!("@{localpart}:{}", self.name)
+    }
+
+    /// Signs an event as it is.
+    pub(crate) fn signs(&self, event: &Value, rules: &RoomVersionRules) -> Made {
+        let text = event.to_string();
+        let mut object: CanonicalJsonObject = serde_json::from_str(&text).expect("canonical JSON");
+        let signed = self.key.hash_and_sign(&mut object, rules);
+        signed.expect("it is signed");
+        let id = Pdu::id_of(&object, rules).expect("an id").to_string();
+        let json = serde_json::to_value(object).expect("it is JSON");
+        Made { id, json }
+    }
+
+    /// Asks for the template of an event by which a user comes in, goes or knocks.
+    pub(crate) async fn prepares(
+        &self,
+        server: &Server,
+        what: &str,
+        (room, user): (&str, &str),
+    ) -> Answer {
+        let versions: Vec<String> = (3..=12).map(|n| format!("ver={n}")).collect();
+        let path = format!(
+            "/_matrix/federation/v1/make_{what}/{}/{}?{}",
+            encoded(room),
+            encoded(user),
+            versions.join("&")
+        );
+        self.gets(server, &path).await
+    }
+
+    /// Signs a template.
+    pub(crate) fn completes(&self, prepared: &Value) -> Made {
+        let version: RoomVersionId =
+            serde_json::from_value(prepared["room_version"].clone()).expect("a version");
+        let mut event = prepared["event"].clone();
+        event["origin"] = json!(self.name);
+        self.signs(&event, &matrix::rules(&version).expect("it is known"))
+    }
+
+    /// Hands in a signed event by which a user comes in, goes or knocks.
+    pub(crate) async fn submits(
+        &self,
+        server: &Server,
+        endpoint: &str,
+        (room, made): (&str, &Made),
+    ) -> Answer {
+        let path = submission(endpoint, room, &made.id);
+        self.puts(server, &path, &made.json).await
+    }
+
+    /// Joins a room of a server, and takes over what it is told of it.
+    pub(crate) async fn joins(
+        &self,
+        server: &Server,
+        room: &str,
+        (localpart, archive): (&str, &Archive),
+    ) -> Guest {
+        let id = self.user(localpart);
+        let prepared = self.prepares(server, "join", (room, &id)).await.expect_ok();
+        let join = self.completes(&prepared);
+        let answer = self.submits(server, "v2/send_join", (room, &join)).await;
+        let answer = answer.expect_ok();
+        let version: RoomVersionId =
+            serde_json::from_value(prepared["room_version"].clone()).expect("a version");
+        let mut guest = Guest {
+            id,
+            room: room.to_owned(),
+            rules: matrix::rules(&version).expect("it is known"),
+            state: StateMap::default(),
+            prev_events: Vec::new(),
+            depth: 0,
+            archive: archive.clone(),
+        };
+        for list in ["auth_chain", "state"] {
+            for event in answer[list].as_array().expect("a list") {
+                guest.learns(event, list == "state");
+            }
+        }
+        guest.follows(&join);
+        guest
+    }
+
+    /// Sends events, and returns what the server says of each.
+    pub(crate) async fn sends(&self, server: &Server, events: &[&Made]) -> Value {
+        let events: Vec<&Value> = events.iter().map(|made| &made.json).collect();
+        self.tries_to_send(server, &new_transaction(), &json!(events))
+            .await
+            .expect_ok()["pdus"]
+            .clone()
+    }
+
+    pub(crate) async fn tries_to_send(&self, server: &Server, id: &str, pdus: &Value) -> Answer {
+        let path = format!("/_matrix/federation/v1/send/{id}");
+        let body = json!({ "origin": self.name, "origin_server_ts": 1, "pdus": pdus });
+        self.puts(server, &path, &body).await
+    }
+}
+
+/// Returns where an event is handed in.
+pub(crate) fn submission(endpoint: &str, room: &str, event_id: &str) -> String {
+    let (room, event_id) = (encoded(room), encoded(event_id));
+    format!("/_matrix/federation/{endpoint}/{room}/{event_id}")
+}
+
+impl Guest {
+    /// Takes over an event that somebody told.
+    fn learns(&mut self, event: &Value, is_state: bool) -> Arc<Pdu> {
+        let text = event.to_string();
+        let object: CanonicalJsonObject = serde_json::from_str(&text).expect("canonical JSON");
+        let (pdu, _) = Pdu::from_object(&object, &self.rules).expect("an event");
+        let pdu = Arc::new(pdu);
+        let mut known = self.archive.lock();
+        known.events.insert(pdu.event_id.to_string(), event.clone());
+        if is_state {
+            self.state.insert(pdu.clone());
+        }
+        pdu
+    }
+
+    /// Makes an event the one that the next follows.
+    pub(crate) fn follows(&mut self, made: &Made) {
+        let ids = self.state.iter().map(|pdu| pdu.event_id.to_string());
+        let ids = ids.collect();
+        self.archive.lock().states.insert(made.id.clone(), ids);
+        let is_state = made.json.get("state_key").is_some();
+        let pdu = self.learns(&made.json, is_state);
+        self.prev_events = vec![made.id.clone()];
+        self.depth = u64::from(pdu.depth);
+    }
+
+    /// Makes an event at the place where the peer stands, and does not follow it.
+    pub(crate) fn drafts(&self, kind: &str, state_key: Option<&str>, content: &Value) -> Value {
+        let mut event = json!({
+            "type": kind, "sender": self.id, "room_id": self.room, "depth": self.depth + 1,
+            "origin_server_ts": 1_700_000_000_000_u64 + self.depth, "prev_events": self.prev_events,
+            "auth_events": [], "hashes": {}, "content": content,
+        });
+        if let Some(state_key) = state_key {
+            event["state_key"] = json!(state_key);
+        }
+        let id = OwnedEventId::try_from("$draft").expect("an id");
+        let pdu = Pdu::parse(id, &event.to_string()).expect("an event");
+        let types = auth_types(&pdu, &self.rules).unwrap_or_default();
+        let held = types
+            .iter()
+            .filter_map(|(kind, key)| self.state.get(kind, key));
+        let ids: Vec<_> = held.map(|pdu| pdu.event_id.to_string()).collect();
+        event["auth_events"] = json!(ids);
+        event
+    }
+
+    /// Makes an event, which the next will follow.
+    pub(crate) fn makes(
+        &mut self,
+        peer: &Peer,
+        kind: &str,
+        (state_key, content): (Option<&str>, &Value),
+    ) -> Made {
+        let made = peer.signs(&self.drafts(kind, state_key, content), &self.rules);
+        self.follows(&made);
+        made
+    }
+
+    /// Makes a message, which the next event will follow.
+    pub(crate) fn says(&mut self, peer: &Peer, text: &str) -> Made {
+        let content = json!({ "msgtype": "m.text", "body": text });
+        self.makes(peer, "m.room.message", (None, &content))
+    }
+
+    /// Returns the id of a state event.
+    pub(crate) fn state_event(&self, kind: &str, state_key: &str) -> String {
+        let held = self.state.get(&kind.into(), state_key);
+        held.expect("it is in the state").event_id.to_string()
+    }
+}

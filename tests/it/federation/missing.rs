@@ -1,0 +1,223 @@
+//! Events that come before those which they follow or rest on: what is missing is fetched.
+
+use serde_json::{Value, json};
+
+use super::{guest::Made, transactions::Shared};
+use crate::chat::{encoded, ids, timeline};
+
+impl Shared {
+    /// Returns a message that the server does not get to know by itself.
+    fn keeps(&mut self, text: &str) -> Made {
+        self.bob.says(&self.peer, text)
+    }
+
+    async fn sends(&self, made: &Made) -> Value {
+        self.peer.sends(&self.server, &[made]).await
+    }
+}
+
+#[tokio::test]
+async fn events_between_are_fetched_and_told_in_their_order() {
+    let mut shared = Shared::new().await;
+    let since = shared.alice.syncs().await;
+    let made: Vec<Made> = (0..5).map(|n| shared.keeps(&n.to_string())).collect();
+
+    let told = shared.sends(&made[4]).await;
+
+    assert_eq!(told, json!({ &*made[4].id: {} }));
+    let sync = shared.alice.syncs_after(&since).await;
+    let made: Vec<&str> = made.iter().map(|made| &*made.id).collect();
+    assert_eq!(ids(timeline(&sync, &shared.room)), made);
+    assert_eq!(shared.archive.asked(), [format!("missing {}", made[4])]);
+}
+
+#[tokio::test]
+async fn a_long_gap_is_closed_in_several_rounds() {
+    let mut shared = Shared::new().await;
+    let made: Vec<Made> = (0..60).map(|n| shared.keeps(&n.to_string())).collect();
+
+    let told = shared.sends(&made[59]).await;
+
+    assert_eq!(told[&*made[59].id], json!({}));
+    let wanted: Vec<String> = (0..60).map(|n| n.to_string()).collect();
+    assert_eq!(shared.said().await, wanted);
+    let asked = shared.archive.asked();
+    assert!(asked.iter().all(|asked| asked.starts_with("missing")));
+    assert_eq!(asked.len(), 4, "{asked:?}");
+}
+
+#[tokio::test]
+async fn an_event_whose_past_nobody_tells_is_taken_once_that_is_here() {
+    let mut shared = Shared::new().await;
+    let first = shared.keeps("first");
+    let second = shared.keeps("second");
+    shared.archive.withholds(&first);
+
+    let told = shared.sends(&second).await;
+    assert_eq!(told, json!({ &*second.id: {} }));
+    assert!(shared.said().await.is_empty());
+    shared.sends(&first).await;
+    shared.sends(&second).await;
+
+    assert_eq!(shared.said().await, ["first", "second"]);
+}
+
+#[tokio::test]
+async fn the_state_at_a_gap_is_asked_for() {
+    let mut shared = Shared::new().await;
+    let peer = &shared.peer;
+    let member = json!({ "membership": "join", "displayname": "Bob" });
+    let id = shared.bob.id.clone();
+    let member = shared
+        .bob
+        .makes(peer, "m.room.member", (Some(&id), &member));
+    let lost = shared.keeps("lost");
+    let found = shared.keeps("found");
+    let last = shared.keeps("last");
+    // What lies before the gap is not told as one of the missing events, but as what the state needs.
+    shared.archive.tells_back_to(&found);
+
+    let told = shared.sends(&last).await;
+
+    assert_eq!(told[&*last.id], json!({}));
+    assert_eq!(shared.said().await, ["found", "last"]);
+    let path = format!("m.room.member/{}", shared.bob.id);
+    let state = shared.alice.state(&shared.room, &path).await;
+    assert_eq!(state["displayname"], "Bob");
+    let asked = shared.archive.asked();
+    assert!(
+        asked.contains(&format!("state_ids {}", lost.id)),
+        "{asked:?}"
+    );
+    let one_by_one = asked.contains(&format!("event {}", member.id));
+    assert!(one_by_one || asked.contains(&format!("state {}", lost.id)));
+}
+
+#[tokio::test]
+async fn a_state_that_cannot_be_had_whole_is_not_believed() {
+    let mut shared = Shared::new().await;
+    let id = shared.bob.id.clone();
+    let mut names = Vec::new();
+    for name in ["A", "B", "C"] {
+        let member = json!({ "membership": "join", "displayname": name });
+        let made = shared
+            .bob
+            .makes(&shared.peer, "m.room.member", (Some(&id), &member));
+        names.push(made);
+    }
+    shared.keeps("lost");
+    let found = shared.keeps("found");
+    let last = shared.keeps("last");
+    shared.archive.tells_back_to(&found);
+    shared.archive.withholds(&names[1]);
+
+    let told = shared.sends(&last).await;
+
+    assert_eq!(told[&*last.id], json!({}));
+    assert!(shared.said().await.is_empty());
+    let path = format!("m.room.member/{id}");
+    let state = shared.alice.state(&shared.room, &path).await;
+    assert_eq!(state.get("displayname"), None);
+}
+
+#[tokio::test]
+async fn an_event_that_rests_on_what_is_not_allowed_is_refused() {
+    let mut shared = Shared::new().await;
+    let levels = json!({ "users": {} });
+    let mut apart = shared.bob.clone();
+    let refused = apart.makes(&shared.peer, "m.room.power_levels", (Some(""), &levels));
+    let told = shared.sends(&refused).await;
+    assert!(told[&*refused.id]["error"].is_string());
+    // It rests on an event that was refused, and is fetched with the auth chain of the next.
+    let id = shared.bob.id.clone();
+    let member = json!({ "membership": "join", "test": 1 });
+    let mut outlier = shared.bob.drafts("m.room.member", Some(&id), &member);
+    let rests_on = |event: &mut Value, made: &Made| {
+        let auth_events = event["auth_events"].as_array_mut().expect("a list");
+        auth_events.push(json!(made.id));
+    };
+    outlier["auth_events"] = json!([
+        shared.bob.state_event("m.room.join_rules", ""),
+        refused.id,
+        shared.bob.state_event("m.room.member", &id),
+    ]);
+    let outlier = shared.peer.signs(&outlier, &shared.bob.rules);
+    shared.bob.clone().follows(&outlier);
+    let mut message = shared
+        .bob
+        .drafts("m.room.message", None, &json!({ "body": "one" }));
+    rests_on(&mut message, &outlier);
+    let message = shared.peer.signs(&message, &shared.bob.rules);
+    shared.bob.follows(&message);
+
+    let told = shared.sends(&message).await;
+    let last = shared.keeps("last");
+    shared.sends(&last).await;
+
+    assert!(told[&*message.id]["error"].is_string(), "{told}");
+    assert_eq!(shared.said().await, ["last"]);
+    for hidden in [&refused, &outlier, &message] {
+        let answer = shared.alice.event(&shared.room, &hidden.id).await;
+        answer.expect_error(404, "M_NOT_FOUND");
+    }
+    let asked = shared.archive.asked();
+    let chain = format!("event_auth {}", message.id);
+    assert!(asked.contains(&chain), "{asked:?}");
+}
+
+#[tokio::test]
+async fn an_event_that_rests_on_what_nobody_has_is_refused() {
+    let mut shared = Shared::new().await;
+    let mut message = shared
+        .bob
+        .drafts("m.room.message", None, &json!({ "body": "one" }));
+    let auth_events = message["auth_events"].as_array_mut().expect("a list");
+    let unknown = format!("${}", "a".repeat(43));
+    auth_events.push(json!(unknown));
+    let message = shared.peer.signs(&message, &shared.bob.rules);
+
+    let told = shared.sends(&message).await;
+
+    assert!(told[&*message.id]["error"].is_string(), "{told}");
+    let asked = shared.archive.asked();
+    assert!(asked.contains(&format!("event {unknown}")), "{asked:?}");
+    let tea = shared.keeps("tea");
+    assert_eq!(shared.sends(&tea).await[&*tea.id], json!({}));
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_be_asked_keeps_nothing_from_going_on() {
+    let mut shared = Shared::new().await;
+    let first = shared.keeps("first");
+    let second = shared.keeps("second");
+    // A peer that answers nothing passes it on.
+    let other = shared.network.peer(axum::Router::new()).await;
+
+    let told = other.sends(&shared.server, &[&second]).await;
+
+    assert_eq!(told, json!({ &*second.id: {} }));
+    assert!(shared.said().await.is_empty());
+    shared.sends(&second).await;
+    assert_eq!(shared.said().await, ["first", "second"]);
+    let event = shared.alice.event(&shared.room, &first.id).await;
+    assert_eq!(event.expect_ok()["event_id"], first.id);
+}
+
+#[tokio::test]
+async fn events_that_stand_beside_others_are_both_told_to_other_servers() {
+    let mut shared = Shared::new().await;
+    let mut beside = shared.bob.clone();
+    let one = shared.keeps("one");
+    let other = beside.says(&shared.peer, "other");
+    shared.peer.sends(&shared.server, &[&one, &other]).await;
+    shared.alice.says(&shared.room, "both").await;
+
+    let room = encoded(&shared.room);
+    let from = format!("v={}&limit=10", encoded(&one.id));
+    let path = format!("/_matrix/federation/v1/backfill/{room}?{from}");
+    let told = shared.peer.gets(&shared.server, &path).await.expect_ok();
+
+    assert_eq!(told["origin"], shared.server.name());
+    assert_eq!(told["pdus"][0]["content"]["body"], "one");
+    assert_eq!(told["pdus"][1]["type"], "m.room.member");
+}

@@ -1,0 +1,185 @@
+//! Events of other servers come in transactions.
+
+use axum::Router;
+use serde_json::{Value, json};
+
+use super::{
+    Network, Peer,
+    guest::{Archive, Guest},
+};
+use crate::{
+    chat::{ids, said, timeline},
+    harness::{Server, User},
+};
+
+/// A server with a room that a user of a peer is in.
+pub(super) struct Shared {
+    pub(super) network: Network,
+    pub(super) server: Server,
+    pub(super) alice: User,
+    pub(super) room: String,
+    pub(super) peer: Peer,
+    pub(super) archive: Archive,
+    pub(super) bob: Guest,
+}
+
+impl Shared {
+    pub(super) async fn new() -> Self {
+        Self::of(json!({ "preset": "public_chat" })).await
+    }
+
+    pub(super) async fn of(request: Value) -> Self {
+        let network = Network::new();
+        let server = network.server().await;
+        let alice = server.register("alice").await;
+        let room = alice.creates(request).await;
+        let (peer, archive) = network.archivist().await;
+        let bob = peer.joins(&server, &room, ("bob", &archive)).await;
+        Self {
+            network,
+            server,
+            alice,
+            room,
+            peer,
+            archive,
+            bob,
+        }
+    }
+
+    /// Returns what the messages in the room say.
+    pub(super) async fn said(&self) -> Vec<String> {
+        let page = self.alice.messages(&self.room, "dir=f&limit=100").await;
+        let said = said(&page["chunk"]).into_iter();
+        said.map(ToOwned::to_owned).collect()
+    }
+}
+
+#[tokio::test]
+async fn events_come_into_their_room() {
+    let mut shared = Shared::new().await;
+    let since = shared.alice.syncs().await;
+    let tea = shared.bob.says(&shared.peer, "tea");
+    let topic = json!({ "topic": "tea" });
+    let topic = shared.bob.makes(&shared.peer, "m.custom", (None, &topic));
+
+    let told = shared.peer.sends(&shared.server, &[&tea, &topic]).await;
+
+    assert_eq!(told, json!({ &*tea.id: {}, &*topic.id: {} }));
+    let sync = shared.alice.syncs_after(&since).await;
+    assert_eq!(ids(timeline(&sync, &shared.room)), [&*tea.id, &*topic.id]);
+    assert!(shared.archive.asked().is_empty());
+}
+
+#[tokio::test]
+async fn a_transaction_that_comes_again_is_answered_as_before() {
+    let mut shared = Shared::new().await;
+    let tea = shared.bob.says(&shared.peer, "tea");
+    let pdus = json!([tea.json]);
+    let (peer, server) = (&shared.peer, &shared.server);
+    let first = peer.tries_to_send(server, "t1", &pdus).await.expect_ok();
+    let coffee = shared.bob.says(peer, "coffee");
+
+    let other = json!([coffee.json]);
+    let again = peer.tries_to_send(server, "t1", &other).await.expect_ok();
+
+    assert_eq!(first, again);
+    assert_eq!(shared.said().await, ["tea"]);
+    let as_new = peer.tries_to_send(server, "t2", &pdus).await.expect_ok();
+    assert_eq!(first, as_new);
+    assert_eq!(shared.said().await, ["tea"]);
+}
+
+#[tokio::test]
+async fn each_event_is_answered_for_by_itself() {
+    let mut shared = Shared::new().await;
+    let (peer, server) = (&shared.peer, &shared.server);
+    let mut forged = shared.bob.clone().says(peer, "forged");
+    forged.json["signatures"][&*peer.name] = json!({});
+    let mut elsewhere = shared.bob.drafts("m.room.message", None, &json!({}));
+    elsewhere["room_id"] = json!("!unknown:example.org");
+    let elsewhere = peer.signs(&elsewhere, &shared.bob.rules);
+    let levels = json!({ "users": { &*shared.bob.id: 100 } });
+    let levels = shared
+        .bob
+        .clone()
+        .makes(peer, "m.room.power_levels", (Some(""), &levels));
+    let tea = shared.bob.says(peer, "tea");
+
+    let told = peer
+        .sends(server, &[&forged, &elsewhere, &levels, &tea])
+        .await;
+
+    assert_eq!(told.as_object().expect("an object").len(), 4);
+    for refused in [&forged, &elsewhere, &levels] {
+        assert!(told[&*refused.id]["error"].is_string(), "{told}");
+    }
+    assert_eq!(told[&*tea.id], json!({}));
+    assert_eq!(shared.said().await, ["tea"]);
+}
+
+#[tokio::test]
+async fn what_is_no_event_is_dropped_alone() {
+    let mut shared = Shared::new().await;
+    let mut broken = shared.bob.clone().says(&shared.peer, "broken");
+    broken.json["content"]["float"] = json!(1.5);
+    let tea = shared.bob.says(&shared.peer, "tea");
+    let pdus = json!([{}, { "room_id": 7 }, broken.json, tea.json]);
+    let sent = shared.peer.tries_to_send(&shared.server, "t1", &pdus).await;
+
+    let told = sent.expect_ok();
+
+    assert_eq!(told["pdus"], json!({ &*tea.id: {} }));
+    assert_eq!(shared.said().await, ["tea"]);
+}
+
+#[tokio::test]
+async fn a_transaction_has_a_size() {
+    let shared = Shared::new().await;
+    let (peer, server) = (&shared.peer, &shared.server);
+    let path = "/_matrix/federation/v1/send/t1";
+
+    let many = json!(vec![json!({}); 51]);
+    let answer = peer.tries_to_send(server, "t1", &many).await;
+    answer.expect_error(400, "M_INVALID_PARAM");
+    let many = json!({ "pdus": [], "edus": vec![json!({}); 101] });
+    let answer = peer.puts(server, path, &many).await;
+    answer.expect_error(400, "M_INVALID_PARAM");
+    let wrong = json!({ "pdus": {} });
+    let answer = peer.puts(server, path, &wrong).await;
+    answer.expect_error(400, "M_BAD_JSON");
+    let empty = json!({ "pdus": null });
+    let told = peer.puts(server, path, &empty).await.expect_ok();
+    assert_eq!(told, json!({ "pdus": {} }));
+}
+
+#[tokio::test]
+async fn a_server_that_is_shut_out_sends_nothing() {
+    let mut shared = Shared::new().await;
+    let acl = json!({ "allow": ["*"], "deny": [shared.peer.name] });
+    let room = shared.room.clone();
+    shared.alice.sets(&room, "m.room.server_acl", acl).await;
+    let tea = shared.bob.says(&shared.peer, "tea");
+
+    let told = shared.peer.sends(&shared.server, &[&tea]).await;
+
+    assert!(told[&*tea.id]["error"].is_string());
+    assert!(shared.said().await.is_empty());
+}
+
+#[tokio::test]
+async fn nobody_sends_in_the_name_of_a_server_without_its_signature() {
+    let mut shared = Shared::new().await;
+    let other = shared.network.peer(Router::new()).await;
+    let tea = shared.bob.says(&shared.peer, "tea");
+    let mut foreign = shared.bob.drafts("m.room.message", None, &json!({}));
+    foreign["sender"] = json!(shared.alice.id);
+    let foreign = shared.peer.signs(&foreign, &shared.bob.rules);
+
+    let relayed = other.sends(&shared.server, &[&tea]).await;
+    let told = other.sends(&shared.server, &[&foreign]).await;
+
+    // It does not matter who passes on what is signed well.
+    assert_eq!(relayed[&*tea.id], json!({}));
+    assert!(told[&*foreign.id]["error"].is_string());
+    assert_eq!(shared.said().await, ["tea"]);
+}
