@@ -76,7 +76,7 @@ pub use self::{
     delayed::{Delay, DelayAction, Delayed, MAX_DELAY, MAX_SCHEDULED},
     directory::{DirectoryPage, DirectorySearch},
     handshake::{Applicant, Handshake, Offer},
-    hierarchy::{HierarchyPage, HierarchyRequest, ServerHierarchy},
+    hierarchy::{HierarchyPage, HierarchyRequest, HierarchyStart, ServerHierarchy, SpaceRoom},
     history::{Backfilled, Gap},
     import::{Import, Imported},
     invite_links::{InviteLink, NewLink},

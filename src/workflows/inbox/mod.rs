@@ -272,7 +272,7 @@ impl Workflows {
     }
 
     /// Takes an event into its room, and fetches what it lacks.
-    async fn take_event(
+    pub(super) async fn take_event(
         &self,
         origin: &ServerName,
         room: &Arc<Room>,
