@@ -6,11 +6,14 @@ mod directory;
 mod encryption;
 mod guest;
 mod handshakes;
+mod history;
+mod inviting;
 mod joining;
 mod keys;
 mod media;
 mod missing;
 mod profile;
+mod spaces;
 mod transactions;
 
 use std::{
