@@ -84,7 +84,8 @@ impl Federation {
         let (chunks, body) = channel(CHUNKS);
         let (parts, events) = channel(EVENTS);
         let reading = tokio::task::spawn_blocking(move || read(body, &parts));
-        let verifying = gather(self.key_ring(server.to_owned()), events, rules);
+        let ring = self.key_ring(server.to_owned()).believing_source();
+        let verifying = gather(ring, events, rules);
         let all = async { tokio::join!(pump(response, chunks), reading, verifying) };
         let Ok((pumped, told, gathered)) = timeout(WHOLE, Box::pin(all)).await else {
             return Err(failed("the answer takes too long"));

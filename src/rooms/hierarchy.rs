@@ -80,7 +80,10 @@ pub struct ServerHierarchy {
 
 impl SpaceRoom {
     /// Returns a room as another server tells of it.
-    pub fn elsewhere(summary: Summary, children_state: Vec<Value>) -> Self {
+    pub fn elsewhere(summary: Summary, mut children_state: Vec<Value>) -> Self {
+        if !summary.is_space() {
+            children_state.clear();
+        }
         let mut children: Vec<Child> = children_state.into_iter().filter_map(Child::read).collect();
         children.sort_by(in_order);
         Self {

@@ -20,16 +20,16 @@ const MAKE_JOIN: &str = "/_matrix/federation/v1/make_join/{room}/{user}";
 const SEND_JOIN: &str = "/_matrix/federation/v2/send_join/{room}/{event}";
 
 /// A server with a user, and a room at a peer.
-struct Story {
-    network: Network,
-    server: Server,
-    bob: User,
-    peer: Peer,
-    room: Shared,
+pub(super) struct Story {
+    pub(super) network: Network,
+    pub(super) server: Server,
+    pub(super) bob: User,
+    pub(super) peer: Peer,
+    pub(super) room: Shared,
 }
 
 impl Story {
-    async fn new(version: &str) -> Self {
+    pub(super) async fn new(version: &str) -> Self {
         let network = Network::new();
         let mut room = None;
         let peer = network
@@ -45,12 +45,12 @@ impl Story {
         }
     }
 
-    async fn joins_via(&self, via: &[&str]) -> Answer {
+    pub(super) async fn joins_via(&self, via: &[&str]) -> Answer {
         joins_via(&self.bob, &self.room.id(), via).await
     }
 }
 
-async fn joins_via(user: &User, room: &str, via: &[&str]) -> Answer {
+pub(super) async fn joins_via(user: &User, room: &str, via: &[&str]) -> Answer {
     let via: Vec<String> = via.iter().map(|server| format!("via={server}")).collect();
     let path = format!(
         "/_matrix/client/v3/join/{}?{}",

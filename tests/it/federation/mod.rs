@@ -7,12 +7,15 @@ mod edus;
 mod encryption;
 mod guest;
 mod handshakes;
+mod history;
+mod inviting;
 mod joining;
 mod keys;
 mod media;
 mod missing;
 mod profile;
 mod remote_devices;
+mod spaces;
 mod transactions;
 
 use std::{
