@@ -13,6 +13,7 @@ mod media;
 mod missing;
 mod profile;
 mod remote_devices;
+mod sending;
 mod transactions;
 
 use std::{
