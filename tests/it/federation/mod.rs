@@ -15,6 +15,7 @@ mod media;
 mod missing;
 mod profile;
 mod remote_devices;
+mod sending;
 mod spaces;
 mod transactions;
 
