@@ -102,7 +102,8 @@ pub(super) async fn append(
 ) -> Result<Option<Arc<TimelineEvent>>> {
     let arrival = accepted.arrival.take();
     let is_arrival = arrival.is_some();
-    let arrival = arrival.unwrap_or_default();
+    let mut arrival = arrival.unwrap_or_default();
+    arrival.passed_on |= !is_arrival;
     if arrival.fork.as_ref().is_some_and(needs_places) {
         tx.leave_room(GAP);
     }

@@ -1,6 +1,7 @@
 //! What the federation sender reads of rooms: which events go out, to which servers, and who came into a room.
 //!
-//! Only what comes from here goes out: events of users of this server, and those that others gave it to send on.
+//! Only what comes from here goes out: events that were made here, and those that others gave to this server to send
+//! on. By which a user of this server came into a room through another server, that one tells the others.
 
 use std::collections::BTreeSet;
 
@@ -105,7 +106,7 @@ impl Rooms {
                     user_id: user_id.to_owned(),
                 });
             }
-            if !self.is_local(&pdu.sender) && !passed_on {
+            if !passed_on {
                 continue;
             }
             let servers = match self.room_by_number(room).await {
@@ -234,7 +235,7 @@ impl Rooms {
     fn for_server(&self, room: &Room, row: Sent, server: &ServerName) -> Result<Option<Outgoing>> {
         let (position, passed_on) = (row.position, row.passed_on);
         let (pdu, json) = parse(row)?;
-        if !self.is_local(&pdu.sender) && !passed_on {
+        if !passed_on {
             return Ok(None);
         }
         let servers = self.destinations(room, &pdu, position);

@@ -62,7 +62,7 @@ pub struct NewEvent<'a> {
     pub state_after: Option<i64>,
     /// Whether it is history that came later.
     pub backfilled: bool,
-    /// Whether another server gave it to this one to send it on.
+    /// Whether this server sends it to others: it was made here, or another server gave it to this one to send it on.
     pub passed_on: bool,
     /// The number of the history visibility before it.
     pub visibility: i64,

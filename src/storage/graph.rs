@@ -140,7 +140,7 @@ pub struct Sent {
     pub room: RoomNum,
     /// Its id.
     pub event_id: String,
-    /// Whether another server gave it to this one to send it on.
+    /// Whether this server sends it to others.
     pub passed_on: bool,
     /// Canonical JSON.
     pub json: String,
