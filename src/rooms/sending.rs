@@ -1,6 +1,7 @@
 //! What the federation sender reads of rooms: which events go out, to which servers, and who came into a room.
 //!
-//! Only what comes from here goes out: events of users of this server, and those that others gave it to send on.
+//! Only what comes from here goes out: events that were made here, and those that others gave to this server to send
+//! on. By which a user of this server came into a room through another server, that one tells the others.
 
 use std::collections::BTreeSet;
 
