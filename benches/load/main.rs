@@ -12,6 +12,8 @@
 )]
 
 mod client;
+#[path = "../common/process.rs"]
+mod process;
 mod server;
 
 use std::{sync::Arc, time::Duration};

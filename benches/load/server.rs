@@ -1,7 +1,6 @@
 //! The program as a child process, and what the system tells of it.
 
 use std::{
-    fs,
     io::{BufRead, BufReader},
     process::{Child, Command, Stdio},
     time::Duration,
@@ -9,8 +8,7 @@ use std::{
 
 use tokio::time::Instant;
 
-/// What one tick of a processor's time is in milliseconds, on every Linux that is in use.
-const TICK_MS: f64 = 10.0;
+use crate::process;
 
 pub(crate) struct Server {
     child: Child,
@@ -46,26 +44,12 @@ impl Server {
 
     /// The memory that the process holds.
     pub(crate) fn memory_mib(&self) -> f64 {
-        let status = self.about("status");
-        let line = status.lines().find(|line| line.starts_with("VmRSS:"));
-        let kib = line.and_then(|line| line.split_whitespace().nth(1));
-        kib.and_then(|kib| kib.parse::<f64>().ok()).expect("a size") / 1024.0
+        process::memory_mib(self.child.id())
     }
 
     /// The processor's time that the process has used, in milliseconds.
     pub(crate) fn cpu_ms(&self) -> f64 {
-        let stat = self.about("stat");
-        // The name of the program, in brackets, may hold spaces.
-        let (_, fields) = stat.rsplit_once(") ").expect("the name is in brackets");
-        let fields: Vec<&str> = fields.split(' ').collect();
-        let ticks = |at: usize| fields[at].parse::<f64>().expect("a count of ticks");
-        let (user, system) = (11, 12);
-        (ticks(user) + ticks(system)) * TICK_MS
-    }
-
-    fn about(&self, what: &str) -> String {
-        let path = format!("/proc/{}/{what}", self.child.id());
-        fs::read_to_string(path).expect("the system tells of the process")
+        process::cpu_ms(self.child.id())
     }
 }
 

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::{Bytes, BytesMut};
 use reqwest::header::{HOST, HeaderValue};
 use ruma::{
-    ServerName,
+    RoomVersionId, ServerName,
     api::{
         IncomingResponse, IncomingResponseExt, Metadata, OutgoingRequest, OutgoingRequestExt,
         auth_scheme::NoAuthentication, federation::authentication::ServerSignatures,
@@ -81,6 +81,13 @@ pub enum Failure {
     Refused(Box<Refusal>),
 }
 
+impl Refusal {
+    fn room_version(&self) -> Option<RoomVersionId> {
+        let version = self.body.get("room_version")?.as_str()?;
+        RoomVersionId::try_from(version).ok()
+    }
+}
+
 impl Failure {
     /// Returns whether the server does not know the endpoint.
     pub fn is_unknown_endpoint(&self) -> bool {
@@ -104,6 +111,12 @@ impl From<Failure> for Error {
         match (refusal.status, &*refusal.errcode) {
             (404, "M_NOT_FOUND") => Self::NotFound(refusal.error),
             (403, _) => Self::Forbidden(refusal.error),
+            (400, "M_UNABLE_TO_AUTHORISE_JOIN") => Self::UnableToAuthoriseJoin(refusal.error),
+            (400, "M_UNABLE_TO_GRANT_JOIN") => Self::UnableToGrantJoin(refusal.error),
+            (400, "M_INCOMPATIBLE_ROOM_VERSION") => match refusal.room_version() {
+                Some(version) => Self::IncompatibleRoomVersion(version),
+                None => Self::UnsupportedRoomVersion(refusal.error),
+            },
             (429, _) => Self::LimitExceeded {
                 retry_after: Duration::from_secs(1),
             },

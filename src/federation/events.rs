@@ -55,7 +55,10 @@ impl Federation {
 }
 
 /// Returns the keys that it takes to verify an event.
-fn wanted(object: &CanonicalJsonObject, rules: &RoomVersionRules) -> Result<Vec<WantedKey>> {
+pub(super) fn wanted(
+    object: &CanonicalJsonObject,
+    rules: &RoomVersionRules,
+) -> Result<Vec<WantedKey>> {
     let made_at = object.get("origin_server_ts");
     let made_at = made_at.and_then(CanonicalJsonValue::as_integer);
     let valid_at = if rules.enforce_key_validity {

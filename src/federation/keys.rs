@@ -25,7 +25,7 @@ use crate::{
     error::Result,
     matrix::{KnownKey, ServerKeys, SigningKey},
     storage::{
-        Db,
+        Db, WriteTx,
         server_keys::{self, DocumentRow, ServerKeyRow},
     },
 };
@@ -67,7 +67,7 @@ struct Inner {
 }
 
 /// A key that is needed to verify a signature.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WantedKey {
     /// Whose signature.
     pub server: OwnedServerName,
@@ -229,6 +229,88 @@ impl Keys {
         Ok(known)
     }
 
+    pub(super) fn notaries(&self) -> &[OwnedServerName] {
+        &self.inner.notaries
+    }
+
+    pub(super) fn client(&self) -> &Client {
+        &self.inner.client
+    }
+
+    /// Returns the keys that are known of a server, which may be this one.
+    pub(super) async fn known_or_own(&self, server: &ServerName) -> Result<Arc<ServerKeys>> {
+        let own = &self.inner.own;
+        if server != own.server_name() {
+            return self.known(server).await;
+        }
+        let key = KnownKey {
+            key: own.public_key(),
+            valid_until_ts: i64::MAX,
+        };
+        let keys = BTreeMap::from([(own.key_id().to_string(), key)]);
+        let valid_until_ts = i64::MAX;
+        Ok(Arc::new(ServerKeys {
+            keys,
+            valid_until_ts,
+        }))
+    }
+
+    /// Reads what somebody published, if it is what it says.
+    pub(super) fn read(
+        &self,
+        document: &Raw<ServerSigningKeys>,
+    ) -> Option<(OwnedServerName, ServerKeys)> {
+        let object: CanonicalJsonObject = serde_json::from_str(document.json().get()).ok()?;
+        let server = object.get("server_name")?.as_str()?;
+        let server = OwnedServerName::try_from(server).ok()?;
+        let keys = ServerKeys::read(&server, &object, self.inner.clock.now_ms()).ok()?;
+        Some((server, keys))
+    }
+
+    /// Asks a server for its keys, and nobody else.
+    pub(super) async fn ask_once(&self, server: &ServerName) {
+        let asking = async {
+            // The semaphore is never closed.
+            let _turn = self.inner.turns.acquire().await;
+            match self.ask_server(server).await {
+                Ok(true) => return ((), PAUSE),
+                Ok(false) => {}
+                Err(error) => tracing::warn!(%error, "the keys of a server were not stored"),
+            }
+            ((), PAUSE_AFTER_FAILURE)
+        };
+        self.inner.asked.get(&server.to_owned(), asking).await;
+    }
+
+    /// Stores what a notary tells of servers.
+    pub(super) async fn take_all(
+        &self,
+        notary: &OwnedServerName,
+        documents: Vec<Raw<ServerSigningKeys>>,
+    ) -> Result<()> {
+        let mut read = Vec::with_capacity(documents.len());
+        for document in documents {
+            if let Some((server, mut keys)) = self.read(&document)
+                && self.is_of_notary(notary, &document).await?
+            {
+                keys.keep_old(&*self.known(&server).await?);
+                read.push((server, keys, document));
+            }
+        }
+        if read.is_empty() {
+            return Ok(());
+        }
+        let mut tx = self.inner.db.write().await?;
+        for (server, keys, document) in &read {
+            store(&mut tx, server, keys, document.json().get()).await?;
+        }
+        tx.commit().await?;
+        for (server, ..) in &read {
+            self.inner.known.forget(server);
+        }
+        Ok(())
+    }
+
     /// Asks a server for its keys, or notaries if it does not answer; what is learned is stored. All who ask at the
     /// same time wait for one answer.
     async fn ask(&self, server: &ServerName) {
@@ -326,22 +408,31 @@ impl Keys {
         };
         keys.keep_old(&*self.known(server).await?);
         let mut tx = self.inner.db.write().await?;
-        let num = tx.intern(server.as_str()).await?;
-        for (key_id, known) in &keys.keys {
-            let row = ServerKeyRow {
-                key_id: key_id.clone(),
-                public_key: known.key.encode(),
-                valid_until_ts: known.valid_until_ts,
-            };
-            server_keys::set(&mut tx, num, &row).await?;
-        }
-        let row = DocumentRow {
-            document: serde_json::to_string(&object)?,
-            valid_until_ts: keys.valid_until_ts,
-        };
-        server_keys::set_document(&mut tx, num, &row).await?;
+        store(&mut tx, server, &keys, &serde_json::to_string(&object)?).await?;
         tx.commit().await?;
         self.inner.known.forget(&server.to_owned());
         Ok(true)
     }
+}
+
+async fn store(
+    tx: &mut WriteTx,
+    server: &ServerName,
+    keys: &ServerKeys,
+    document: &str,
+) -> Result<()> {
+    let num = tx.intern(server.as_str()).await?;
+    for (key_id, known) in &keys.keys {
+        let row = ServerKeyRow {
+            key_id: key_id.clone(),
+            public_key: known.key.encode(),
+            valid_until_ts: known.valid_until_ts,
+        };
+        server_keys::set(tx, num, &row).await?;
+    }
+    let row = DocumentRow {
+        document: document.to_owned(),
+        valid_until_ts: keys.valid_until_ts,
+    };
+    server_keys::set_document(tx, num, &row).await
 }

@@ -1,7 +1,8 @@
 //! Talking to other servers: where they are, the keys with which they sign, and requests to them.
 //!
 //! `resolve` finds a server in the specification's steps, with `well_known` and `names`; `client` sends requests,
-//! signed, and `backoff` remembers who does not answer; `keys` knows with what others sign, and is a notary;
+//! signed, and `backoff` remembers who does not answer; `keys` knows with what others sign, and is a notary; `key_ring`
+//! gathers those of many; `handshake` gets templates of events and completes them;
 //! `cache` bounds what is remembered, and lets those who look for the same wait for one look-up; `multipart` reads
 //! the form in which media comes.
 //!
@@ -13,6 +14,9 @@ mod backoff;
 mod cache;
 mod client;
 mod events;
+mod handshake;
+mod join_answer;
+mod key_ring;
 mod keys;
 mod multipart;
 mod names;
@@ -37,6 +41,9 @@ use serde_json::value::to_raw_value;
 pub use self::{
     cache::Cache,
     client::{Allowance, Client, Failure, Refusal},
+    handshake::{Member, Signed, Template},
+    join_answer::JoinAnswer,
+    key_ring::KeyRing,
     keys::{Keys, WantedKey},
     multipart::{Part, Parts},
 };

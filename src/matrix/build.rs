@@ -202,7 +202,7 @@ fn references<'a>(
     CanonicalJsonValue::Array(events.map(reference).collect())
 }
 
-fn integer(value: UInt) -> Result<CanonicalJsonValue> {
+pub(super) fn integer(value: UInt) -> Result<CanonicalJsonValue> {
     let value = ruma::Int::try_from(u64::from(value)).map_err(|e| Error::BadJson(e.to_string()))?;
     Ok(CanonicalJsonValue::Integer(value))
 }

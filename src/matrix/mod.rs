@@ -41,7 +41,7 @@ pub use self::{
     signed_json::{is_signed_by, says_the_same, signature},
     signing_key::SigningKey,
     state::StateMap,
-    template::{Template, template},
+    template::{Signed, Template, complete, template},
     timeline_event::{Counters, Exception, InThread, Resolved, TimelineEvent},
     verified::{NeededKeys, Verified, auth_types, authorize_by_auth_events, needed_keys},
     versions::{OWNED_STATE_VERSIONS, STABLE_VERSIONS, rules},

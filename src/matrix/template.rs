@@ -4,12 +4,18 @@
 
 use std::sync::Arc;
 
-use ruma::{events::StateEventType, state_res::check_pdu_format};
+use ruma::{
+    OwnedEventId, RoomId,
+    canonical_json::{CanonicalJsonObject, CanonicalJsonValue},
+    events::StateEventType,
+    room_version_rules::RoomVersionRules,
+    state_res::check_pdu_format,
+};
 use serde_json::value::RawValue;
 
 use super::{
-    Pdu,
-    build::{Draft, Site, authorize, select_auth_events, unsigned_object},
+    Pdu, SigningKey,
+    build::{Draft, Site, authorize, integer, select_auth_events, unsigned_object},
     verified::authorize_by_auth_events,
 };
 use crate::error::{Error, Result};
@@ -19,6 +25,61 @@ use crate::error::{Error, Result};
 pub struct Template {
     /// The event.
     pub event: Box<RawValue>,
+}
+
+/// An event that this server has signed, and others may have to sign, too.
+#[derive(Clone, Debug)]
+pub struct Signed {
+    /// Its id.
+    pub event_id: OwnedEventId,
+    /// The event.
+    pub event: Box<RawValue>,
+}
+
+/// What of a template is the other server's to say: where in the room the event stands.
+const TAKEN: [&str; 3] = ["auth_events", "prev_events", "depth"];
+
+/// Makes an event of a template that another server made; only its place in the room is taken from the template.
+///
+/// # Errors
+///
+/// [`Error::BadJson`] when the template is none.
+pub fn complete(
+    template: &RawValue,
+    draft: Draft,
+    (room_id, rules): (&RoomId, &RoomVersionRules),
+    key: &SigningKey,
+) -> Result<Signed> {
+    let mut template: CanonicalJsonObject = serde_json::from_str(template.get())
+        .map_err(|e| Error::BadJson(format!("the template is no event: {e}")))?;
+    let content: CanonicalJsonValue = serde_json::from_str(draft.content.get())
+        .map_err(|e| Error::BadJson(format!("the content is no canonical JSON: {e}")))?;
+    let mut object = CanonicalJsonObject::new();
+    for field in TAKEN {
+        let taken = template.remove(field);
+        let taken =
+            taken.ok_or_else(|| Error::BadJson(format!("the template has no `{field}`")))?;
+        object.insert(field.to_owned(), taken);
+    }
+    let mut put = |field: &str, value: CanonicalJsonValue| object.insert(field.to_owned(), value);
+    put("content", content);
+    put("room_id", room_id.to_string().into());
+    put("sender", draft.sender.to_string().into());
+    put("type", draft.kind.to_string().into());
+    put("origin_server_ts", integer(draft.timestamp.0)?);
+    if let Some(state_key) = draft.state_key {
+        put("state_key", state_key.into());
+    }
+    if let Some(event_id) = draft.event_id {
+        put("event_id", event_id.to_string().into());
+    }
+    key.hash_and_sign(&mut object, rules)?;
+    check_pdu_format(&object, &rules.event_format).map_err(Error::BadJson)?;
+    let (pdu, json) = Pdu::from_object(&object, rules)?;
+    Ok(Signed {
+        event_id: pdu.event_id,
+        event: RawValue::from_string(json)?,
+    })
 }
 
 /// Returns the event that another server may sign, if the rules allow it.

@@ -103,8 +103,8 @@ impl MemberChange {
         }
     }
 
-    /// Returns the member event.
-    pub(super) fn event(self) -> Result<NewEvent> {
+    /// Returns the content of the member event.
+    pub fn content(self) -> Result<Map<String, Value>> {
         let mut content = RoomMemberEventContent::new(self.action.membership());
         content.displayname = self.profile.displayname;
         content.avatar_url = self.profile.avatar_url;
@@ -117,11 +117,17 @@ impl MemberChange {
         if let Value::Object(content) = serde_json::to_value(&content)? {
             whole.extend(content);
         }
-        let content = to_raw_value(&whole)?;
+        Ok(whole)
+    }
+
+    /// Returns the member event.
+    pub fn event(self) -> Result<NewEvent> {
+        let (sender, target) = (self.sender.clone(), self.target.clone());
+        let content = to_raw_value(&self.content()?)?;
         Ok(NewEvent::state(
-            self.sender,
+            sender,
             &StateEventType::RoomMember,
-            self.target.as_str(),
+            target.as_str(),
             content,
         ))
     }

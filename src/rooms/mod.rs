@@ -25,6 +25,7 @@ mod history;
 mod import;
 mod invitations;
 mod invite_links;
+mod inviting;
 mod lately;
 mod load;
 mod members;
@@ -79,6 +80,7 @@ pub use self::{
     history::{Backfilled, Gap},
     import::{Import, Imported},
     invite_links::{InviteLink, NewLink},
+    inviting::DraftInvitation,
     members::{UserRoom, UserRooms},
     membership::{Action, MemberChange, MemberProfile},
     outliers::Outlier,

@@ -8,9 +8,10 @@
 use std::sync::Arc;
 
 use ruma::{
-    OwnedUserId, RoomId, RoomVersionId, ServerName, UserId, canonical_json::CanonicalJsonObject,
-    events::room::member::MembershipState,
+    OwnedServerName, OwnedUserId, RoomId, RoomVersionId, ServerName, UserId,
+    canonical_json::CanonicalJsonObject, events::room::member::MembershipState,
 };
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{NewEvent, Rooms, warm::Room};
@@ -18,7 +19,7 @@ use crate::{
     error::{Error, Result},
     matrix::{self, Pdu, Verified},
     storage::{
-        Change, RoomNum, WriteTx,
+        Change, RoomNum, UserNum, WriteTx,
         events::{self, Status},
         graph::{self, Outlier},
         memberships,
@@ -39,6 +40,12 @@ pub struct FromOutside {
     pub event: Verified,
     /// Stripped state.
     pub stripped_state: Vec<Box<RawValue>>,
+}
+
+/// What is looked at of stripped state.
+#[derive(Deserialize)]
+struct Sent {
+    sender: Option<OwnedUserId>,
 }
 
 impl Rooms {
@@ -199,13 +206,51 @@ impl Rooms {
     }
 
     async fn inviter_server(&self, room: RoomNum, user: i64) -> Result<Option<String>> {
+        let sender = self.sender_of_membership(room, user).await?;
+        Ok(sender.map(|sender| sender.server_name().to_string()))
+    }
+
+    async fn sender_of_membership(&self, room: RoomNum, user: i64) -> Result<Option<OwnedUserId>> {
         let mut conn = self.inner.db.read().await?;
         let event = memberships::event_of(&mut conn, user, room).await?;
-        let sender = event.and_then(|(event_id, json)| {
+        Ok(event.and_then(|(event_id, json)| {
             let event_id = ruma::OwnedEventId::try_from(event_id).ok()?;
             Some(Pdu::parse(event_id, &json).ok()?.sender)
-        });
-        Ok(sender.map(|sender| sender.server_name().to_string()))
+        }))
+    }
+
+    /// Returns who has invited a user of this server to a room, if anybody has.
+    pub async fn inviter(&self, room_id: &RoomId, user_id: &UserId) -> Result<Option<OwnedUserId>> {
+        let num = match self.number(room_id).await {
+            Err(Error::NotFound(_)) => return Ok(None),
+            num => num?,
+        };
+        let Some(user) = self.user_number(user_id).await? else {
+            return Ok(None);
+        };
+        match self.of_user(user).await?.membership(num) {
+            MembershipState::Invite => self.sender_of_membership(num, user).await,
+            _ => Ok(None),
+        }
+    }
+
+    /// Returns the servers of whom a user knows from outside that they made the room what it is.
+    pub async fn servers_from_outside(
+        &self,
+        room_id: &RoomId,
+        user: UserNum,
+    ) -> Result<Vec<OwnedServerName>> {
+        let num = self.number(room_id).await?;
+        let mine = self.of_user(user).await?.get(num);
+        let stripped = mine.and_then(|mine| mine.stripped_state);
+        let stripped: Vec<Sent> = stripped
+            .and_then(|stripped| serde_json::from_str(&stripped).ok())
+            .unwrap_or_default();
+        let servers = stripped
+            .into_iter()
+            .filter_map(|event| event.sender)
+            .map(|sender| sender.server_name().to_owned());
+        Ok(servers.collect())
     }
 
     async fn store_outside(&self, from: FromOutside, json: String) -> Result<()> {

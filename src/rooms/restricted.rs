@@ -2,8 +2,10 @@
 //!
 //! [Restricted rooms](https://spec.matrix.org/v1.19/client-server-api/#restricted-rooms)
 
+use std::collections::HashSet;
+
 use ruma::{
-    OwnedUserId, UserId,
+    OwnedServerName, OwnedUserId, UserId,
     events::{
         StateEventType,
         room::{member::MembershipState, power_levels::UserPowerLevel},
@@ -56,6 +58,42 @@ impl Rooms {
             event.content = to_raw_value(&content)?;
         }
         Ok(())
+    }
+
+    /// Returns the servers that may let a user of this server into a restricted room, those of the most powerful first:
+    /// the user meets a condition, but nobody of this server may let them in. There are none where that is not so.
+    pub async fn servers_that_let_in(
+        &self,
+        room: &Room,
+        user_id: &UserId,
+    ) -> Result<Vec<OwnedServerName>> {
+        let state = room.view().state.clone();
+        let is_free = matches!(
+            state.membership(user_id),
+            MembershipState::Join | MembershipState::Invite | MembershipState::Ban
+        );
+        if is_free
+            || !self.meets_condition(room, &state, user_id).await?
+            || authoriser(room, &state).is_some()
+        {
+            return Ok(Vec::new());
+        }
+        let levels = matrix::power_levels(&state, &room.rules);
+        let mut powerful: Vec<(UserPowerLevel, OwnedUserId)> = state
+            .of_type(&StateEventType::RoomMember)
+            .filter(|pdu| pdu.membership() == Some(MembershipState::Join))
+            .filter_map(|pdu| pdu.member())
+            .filter(|member| levels.user_can_invite(member))
+            .map(|member| (levels.for_user(member), member.to_owned()))
+            .collect();
+        powerful.sort_by(|one, other| other.0.cmp(&one.0).then_with(|| one.1.cmp(&other.1)));
+        let servers = powerful
+            .into_iter()
+            .map(|(_, user_id)| user_id.server_name().to_owned());
+        let mut seen = HashSet::new();
+        Ok(servers
+            .filter(|server| seen.insert(server.clone()))
+            .collect())
     }
 
     /// Returns whether a user may join a restricted room because of a room that they are in.

@@ -73,7 +73,7 @@ impl NewEvent {
     }
 
     /// Returns the membership that it gives somebody.
-    pub(super) fn membership(&self) -> Option<MembershipState> {
+    pub fn membership(&self) -> Option<MembershipState> {
         #[derive(Deserialize)]
         struct Content {
             membership: MembershipState,

@@ -7,10 +7,10 @@ mod handshakes;
 mod inbox;
 mod invitations;
 mod invite_links;
-mod knock;
 mod people;
 mod profiles;
 mod received_invitations;
+mod remote;
 mod remote_keys;
 mod server_notices;
 mod state;
@@ -19,8 +19,8 @@ mod upgrade;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use ruma::{
-    EventId, OwnedRoomId, OwnedUserId, RoomId, RoomOrAliasId, UserId,
-    api::client::room::create_room, events::receipt::ReceiptThread,
+    EventId, OwnedRoomId, OwnedUserId, RoomId, UserId, api::client::room::create_room,
+    events::receipt::ReceiptThread,
 };
 
 use serde_json::{Map, Value};
@@ -55,6 +55,7 @@ pub struct Workflows {
     federation: Federation,
     tasks: Tasks,
     inbox: Arc<inbox::Inbox>,
+    joins: remote::Joins,
     /// Held while a notice finds or makes its room.
     notices: Arc<Mutex<()>>,
 }
@@ -101,6 +102,7 @@ impl Workflows {
             ephemeral,
             federation,
             tasks,
+            joins: remote::Joins::default(),
             notices: Arc::default(),
         }
     }
@@ -116,6 +118,7 @@ impl Workflows {
         for user_id in request.invite.iter().chain([&creator]) {
             profiles.insert(user_id.clone(), self.member_profile(user_id).await);
         }
+        let invitations = self.remote_invitations(session, &request, &profiles);
         let created = CreateRoom {
             creator,
             request,
@@ -123,6 +126,7 @@ impl Workflows {
         };
         let room_id = self.rooms.create(created).await?;
         self.settle(session, &room_id).await?;
+        self.invite_all(&room_id, invitations).await;
         Ok(room_id)
     }
 
@@ -139,6 +143,9 @@ impl Workflows {
     ) -> Result<()> {
         if wish.action == Action::Leave {
             self.check_leave(session, room_id).await?;
+            if self.is_outside(session, room_id).await? {
+                return self.leave_outside(session, room_id, wish.reason).await;
+            }
         }
         let is_shown = matches!(wish.action, Action::Join | Action::Invite | Action::Knock);
         let profile = if is_shown {
@@ -156,34 +163,17 @@ impl Workflows {
             is_direct: false,
             extra: wish.extra,
         };
-        self.rooms.change_membership(room_id, change).await?;
+        let is_remote = !self.rooms.is_local(&change.target);
+        if change.action == Action::Invite && is_remote {
+            self.invite_to(room_id, change.event()?).await?;
+        } else {
+            self.rooms.change_membership(room_id, change).await?;
+        }
         if is_gone {
             let room = self.rooms.number(room_id).await?;
             self.ephemeral.typing.set(room, &target, None);
         }
         Ok(())
-    }
-
-    /// Lets a user join a room by its id or an alias.
-    pub async fn join(
-        &self,
-        session: &Session,
-        room: &RoomOrAliasId,
-        reason: Option<String>,
-        extra: Map<String, Value>,
-    ) -> Result<OwnedRoomId> {
-        let room_id = match <&RoomId>::try_from(room) {
-            Ok(room_id) => room_id.to_owned(),
-            Err(alias) => self.resolve_alias(alias).await?.0,
-        };
-        self.check_guest(session, &room_id).await?;
-        let wish = Wish {
-            extra,
-            ..Wish::new(session.user_id.clone(), Action::Join, reason)
-        };
-        self.change_membership(session, &room_id, wish).await?;
-        self.settle(session, &room_id).await?;
-        Ok(room_id)
     }
 
     /// Shows a changed profile in the rooms of the user.
@@ -206,6 +196,7 @@ impl Workflows {
     /// Deactivates an account and takes the user out of every room.
     pub async fn deactivate(&self, session: &Session, erase: bool) -> Result<()> {
         self.users.deactivate(session, erase).await?;
+        self.leave_all_outside(session).await?;
         self.rooms.leave_all(session.user, &session.user_id).await
     }
 

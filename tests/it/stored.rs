@@ -15,8 +15,13 @@ use crate::harness::Server;
 /// What is kept of a deleted room: that it was, and how it ended for its members; and what users reported.
 const KEPT: [&str; 3] = ["deleted_rooms", "removed_members", "reports"];
 
-/// What an ordinary room that still is leaves empty.
-const UNUSED: [&str; 2] = ["removed_members", "server_notice_rooms"];
+/// What a room leaves empty that is of this server alone.
+const UNUSED: [&str; 4] = [
+    "gaps",
+    "removed_members",
+    "server_notice_rooms",
+    "waiting_redactions",
+];
 
 /// The rows of the database of a server that has stopped.
 pub(crate) struct Rows {

@@ -114,13 +114,15 @@ test("an own message brings the view to the end", async () => {
 test("a room opens where the new messages begin", async () => {
   await bob.page.goto("/#/");
   for (let number = 1; number <= 60; number++) await room.says(tokens.alice, `News ${number}.`);
+  // Only when all of them have come is it sure that they fill more than the view.
+  await bob.page.getByRole("navigation").getByText("News 60.").first().waitFor();
   await room.open(bob);
   const line = bob.page.getByRole("separator", { name: "New messages" });
   await line.waitFor();
   const view = (await log(bob.page).locator("xpath=..").boundingBox())!;
   await expect.poll(async () => (await line.boundingBox())!.y - view.y).toBeLessThan(view.height / 2);
   await expect.poll(async () => (await line.boundingBox())!.y - view.y).toBeGreaterThan(0);
-  expect(await below(bob.page)).toBeGreaterThan(500);
+  await expect.poll(async () => below(bob.page)).toBeGreaterThan(500);
   expect(await log(bob.page).getByText("News 1.", { exact: true }).isVisible()).toBe(true);
 });
 

@@ -231,7 +231,7 @@ async fn state(app: &App, session: &Session, call: &Call) -> Result<Value> {
         &params.state_key,
         params.content,
     );
-    let event_id = app.rooms.send(&params.room_id, event).await?;
+    let event_id = app.workflows.send(&params.room_id, event).await?;
     if params.event_type == StateEventType::RoomGuestAccess {
         app.workflows.expel_guests(&params.room_id).await?;
     }

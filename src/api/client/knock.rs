@@ -24,7 +24,11 @@ async fn knock_room(
     limits.check(Class::Send, &*from.user_id)?;
     from.must_not_be_guest()?;
     let room_id = workflows
-        .knock(&from, &request.room_id_or_alias, request.reason)
+        .knock(
+            &from,
+            (&request.room_id_or_alias, request.via),
+            request.reason,
+        )
         .await?;
     Ok(Outgoing(knock_room::v3::Response::new(room_id)))
 }

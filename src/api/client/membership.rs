@@ -53,7 +53,12 @@ async fn join_room_by_id(
 ) -> Result<Outgoing<join_room_by_id::v3::Response>> {
     limits.check(Class::Send, &*from.user_id)?;
     let room_id = workflows
-        .join(&from, (&*request.room_id).into(), request.reason, body)
+        .join(
+            &from,
+            ((&*request.room_id).into(), Vec::new()),
+            request.reason,
+            body,
+        )
         .await?;
     Ok(Outgoing(join_room_by_id::v3::Response::new(room_id)))
 }
@@ -72,7 +77,12 @@ async fn join_room_by_id_or_alias(
 ) -> Result<Outgoing<join_room_by_id_or_alias::v3::Response>> {
     limits.check(Class::Send, &*from.user_id)?;
     let room_id = workflows
-        .join(&from, &request.room_id_or_alias, request.reason, body)
+        .join(
+            &from,
+            (&request.room_id_or_alias, request.via),
+            request.reason,
+            body,
+        )
         .await?;
     Ok(Outgoing(join_room_by_id_or_alias::v3::Response::new(
         room_id,

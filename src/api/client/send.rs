@@ -104,7 +104,7 @@ async fn send_state_event(
     }
     let sender = from.user_id.clone();
     let event = NewEvent::state(sender, &request.event_type, &request.state_key, content);
-    let event_id: OwnedEventId = rooms.send(&request.room_id, event).await?;
+    let event_id: OwnedEventId = workflows.send(&request.room_id, event).await?;
     if request.event_type == StateEventType::RoomGuestAccess {
         workflows.expel_guests(&request.room_id).await?;
     }

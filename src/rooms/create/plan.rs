@@ -123,7 +123,13 @@ pub(super) fn events(
         )?);
     }
     // 8. Invite events implied by invite.
-    for target in &request.invite {
+    // Those of other servers have to be asked first, which takes a room.
+    let own = create.creator.server_name();
+    let here = request
+        .invite
+        .iter()
+        .filter(|user_id| user_id.server_name() == own);
+    for target in here {
         events.push(plan.invite(target)?);
     }
     Ok(events)

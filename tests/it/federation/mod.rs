@@ -1,10 +1,12 @@
 //! Servers that talk to each other over TLS, each at a loopback address of its own; and a peer that a test plays.
 
+pub(crate) mod abroad;
 mod access;
 mod directory;
 mod encryption;
 mod guest;
 mod handshakes;
+mod joining;
 mod keys;
 mod media;
 mod missing;
@@ -120,10 +122,19 @@ impl Network {
 
     /// Starts a peer whose keys are valid until a time.
     pub(crate) async fn peer_valid_until(&self, router: Router, until: i64) -> Peer {
+        self.peer_of(|_| router, until).await
+    }
+
+    /// Starts a peer whose answers need its key.
+    pub(crate) async fn peer_with(&self, router: impl FnOnce(&Peer) -> Router) -> Peer {
+        self.peer_of(router, FAR_AWAY).await
+    }
+
+    async fn peer_of(&self, router: impl FnOnce(&Peer) -> Router, until: i64) -> Peer {
         let address = unused_address();
         let peer = Peer::new(&address.to_string());
         let keys = peer.key.published(until).expect("they are signed");
-        let router = router.route("/_matrix/key/v2/server", get(async || Json(keys)));
+        let router = router(&peer).route("/_matrix/key/v2/server", get(async || Json(keys)));
         self.serve(address, router, peer.requests.clone()).await;
         peer
     }

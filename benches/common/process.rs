@@ -1,0 +1,30 @@
+//! What the system tells of a process.
+
+use std::fs;
+
+/// What one tick of a processor's time is in milliseconds, on every Linux that is in use.
+const TICK_MS: f64 = 10.0;
+
+/// The memory that a process holds.
+pub(crate) fn memory_mib(id: u32) -> f64 {
+    let status = about(id, "status");
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+    let kib = line.and_then(|line| line.split_whitespace().nth(1));
+    kib.and_then(|kib| kib.parse::<f64>().ok()).expect("a size") / 1024.0
+}
+
+/// The processor's time that a process has used, in milliseconds.
+pub(crate) fn cpu_ms(id: u32) -> f64 {
+    let stat = about(id, "stat");
+    // The name of the program, in brackets, may hold spaces.
+    let (_, fields) = stat.rsplit_once(") ").expect("the name is in brackets");
+    let fields: Vec<&str> = fields.split(' ').collect();
+    let ticks = |at: usize| fields[at].parse::<f64>().expect("a count of ticks");
+    let (user, system) = (11, 12);
+    (ticks(user) + ticks(system)) * TICK_MS
+}
+
+fn about(id: u32, what: &str) -> String {
+    let path = format!("/proc/{id}/{what}");
+    fs::read_to_string(path).expect("the system tells of the process")
+}

@@ -1,0 +1,142 @@
+//! How fast rooms of other servers are, on this machine: `cargo bench --bench federation`.
+//!
+//! It starts the program with SQLite on a fresh folder, and plays another server that has big rooms and much to say,
+//! over TLS on the loopback address. What it says is signed beforehand; the rest of its work takes its part of the
+//! processor.
+
+#![expect(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "a measurement ends where it fails, and says what it found"
+)]
+
+mod peer;
+#[path = "../common/process.rs"]
+mod process;
+mod room;
+mod server;
+
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::time::{Instant, timeout};
+
+use self::{peer::Peer, room::BigRoom, server::Server};
+
+/// Members of the rooms that are joined.
+const MEMBERS: [usize; 2] = [1_000, 10_000];
+/// Events that come while everything is well, and the rooms that they are spread over.
+const RECEIVED: usize = 10_000;
+const SPREADS: [usize; 2] = [1, 50];
+/// Events that the server misses.
+const MISSED: usize = 10_000;
+/// PDUs of a transaction: the most that the specification allows.
+const PDUS: usize = 50;
+/// How long all of it may take.
+const PATIENCE: Duration = Duration::from_mins(20);
+
+#[tokio::main]
+async fn main() {
+    parlour::outbound::choose_cryptography();
+    let done = timeout(PATIENCE, measure()).await;
+    done.expect("the measurement ends in time");
+}
+
+async fn measure() {
+    let peer = Peer::start().await;
+    let mut server = Server::start(&peer).await;
+    println!("resident memory, idle: {:.1} MiB", server.memory_mib());
+    for members in MEMBERS {
+        join(&server, &peer, members).await;
+    }
+    for spread in SPREADS {
+        receive(&server, &peer, spread).await;
+    }
+    miss(&mut server, &peer).await;
+}
+
+/// Measures how long it takes to come into a room.
+async fn join(server: &Server, peer: &Peer, members: usize) {
+    let room_id = peer.has(BigRoom::of(&peer.key, members));
+    let begin = Instant::now();
+    server.joins(&room_id, &peer.name).await;
+    let usable = begin.elapsed();
+    let joined = server.joined_members(&room_id).await;
+    assert_eq!(joined, members + 2, "everybody is there");
+    println!(
+        "a room of {members} members: joined in {:.2} s, everybody told after {:.2} s, resident memory {:.1} MiB",
+        usable.as_secs_f64(),
+        begin.elapsed().as_secs_f64(),
+        server.memory_mib()
+    );
+}
+
+/// Measures how many events a second come in from one server, a transaction after the other.
+async fn receive(server: &Server, peer: &Peer, spread: usize) {
+    let mut rooms = Vec::new();
+    for _ in 0..spread {
+        let room_id = peer.has(BigRoom::of(&peer.key, 10));
+        server.joins(&room_id, &peer.name).await;
+        rooms.push(room_id);
+    }
+    let said: Vec<_> = (0..RECEIVED)
+        .map(|n| peer.says(&rooms[n % spread]))
+        .collect();
+    let cpu = server.cpu_ms();
+    let begin = Instant::now();
+    for pdus in said.chunks(PDUS) {
+        let answer = peer.sends(server, pdus).await;
+        let refused = answer["pdus"].as_object().expect("it says how they fared");
+        let refused = refused
+            .values()
+            .find(|of_one| of_one.get("error").is_some());
+        assert_eq!(refused, None);
+    }
+    let took = begin.elapsed().as_secs_f64();
+    let events = f64::from(u32::try_from(RECEIVED).expect("is small"));
+    println!(
+        "{RECEIVED} events into {spread} rooms: {:.0} a second, {:.2} ms of the processor for each, resident memory {:.1} MiB",
+        events / took,
+        (server.cpu_ms() - cpu) / events,
+        server.memory_mib()
+    );
+}
+
+/// Measures how long it takes until a server that was away shows the newest of what it missed.
+async fn miss(server: &mut Server, peer: &Peer) {
+    let room_id = peer.has(BigRoom::of(&peer.key, 10));
+    server.joins(&room_id, &peer.name).await;
+    let since = server.syncs(None).await;
+    server.restarts_after(|| {
+        for _ in 0..MISSED {
+            peer.says(&room_id);
+        }
+    });
+    let newest = peer.says(&room_id);
+    let begin = Instant::now();
+    peer.sends(server, &[newest]).await;
+    let mut since = since["next_batch"].clone();
+    let shown = loop {
+        let update = server.syncs(since.as_str()).await;
+        let events = &update["rooms"]["join"][&room_id]["timeline"]["events"];
+        if events.as_array().is_some_and(|events| !events.is_empty()) {
+            break begin.elapsed();
+        }
+        since = update["next_batch"].clone();
+    };
+    println!(
+        "{MISSED} missed events: the newest is shown after {:.2} s",
+        shown.as_secs_f64()
+    );
+    let read = server.reads_back(&room_id, MISSED).await;
+    println!(
+        "{read} of them were read back after {:.2} s, resident memory {:.1} MiB",
+        begin.elapsed().as_secs_f64(),
+        server.memory_mib()
+    );
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().expect("is a text")
+}

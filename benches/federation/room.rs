@@ -1,0 +1,156 @@
+//! Rooms of the other server: a line of events, each after the other.
+
+use parlour::matrix::{self, SigningKey};
+use ruma::{
+    RoomVersionId, UserId,
+    canonical_json::{CanonicalJsonObject, CanonicalJsonValue},
+    room_version_rules::RoomVersionRules,
+    signatures::reference_hash,
+};
+use serde_json::{Value, json, value::RawValue};
+
+/// The version of the rooms.
+pub(crate) const VERSION: RoomVersionId = RoomVersionId::V11;
+
+/// An event, and its id.
+#[derive(Clone)]
+pub(crate) struct Event {
+    pub(crate) id: String,
+    pub(crate) json: Box<RawValue>,
+}
+
+/// A room with many members.
+pub(crate) struct BigRoom {
+    pub(crate) id: String,
+    rules: RoomVersionRules,
+    creator: String,
+    /// Its state, the first four of which allow everything else.
+    pub(crate) state: Vec<Event>,
+    /// All that was said after the measured server came in, oldest first.
+    pub(crate) said: Vec<Event>,
+    newest: Option<String>,
+    depth: u64,
+}
+
+impl BigRoom {
+    /// Makes a room that a user made, and that others joined.
+    pub(crate) fn of(key: &SigningKey, members: usize) -> Self {
+        let server = key.server_name();
+        let mut room = Self {
+            id: format!("!{:016x}:{server}", rand::random::<u64>()),
+            rules: matrix::rules(&VERSION).expect("is known"),
+            creator: format!("@creator:{server}"),
+            state: Vec::new(),
+            said: Vec::new(),
+            newest: None,
+            depth: 0,
+        };
+        let creator = room.creator.clone();
+        room.changes(
+            key,
+            (&creator, "m.room.create", ""),
+            json!({ "room_version": VERSION }),
+        );
+        room.changes(
+            key,
+            (&creator, "m.room.member", &creator),
+            json!({ "membership": "join" }),
+        );
+        let levels = json!({ "users": { &*creator: 100 } });
+        room.changes(key, (&creator, "m.room.power_levels", ""), levels);
+        room.changes(
+            key,
+            (&creator, "m.room.join_rules", ""),
+            json!({ "join_rule": "public" }),
+        );
+        for n in 0..members {
+            let member = format!("@member{n}:{server}");
+            let content = json!({ "membership": "join", "displayname": format!("Member {n}") });
+            room.changes(key, (&member, "m.room.member", &member), content);
+        }
+        room
+    }
+
+    /// Returns what the state of the room rests on.
+    pub(crate) fn auth_chain(&self) -> &[Event] {
+        &self.state[..4]
+    }
+
+    /// Returns the join of a user that their server is to sign.
+    pub(crate) fn template(&self, user_id: &UserId) -> Value {
+        let content = json!({ "membership": "join" });
+        let mut event = self.unsigned((user_id.as_str(), "m.room.member"), &content);
+        event["state_key"] = json!(user_id);
+        event
+    }
+
+    /// Takes the join of a user of the measured server.
+    pub(crate) fn takes(&mut self, join: &CanonicalJsonObject) {
+        let event = named(join, &self.rules);
+        self.newest = Some(event.id.clone());
+        self.depth += 1;
+        self.state.push(event);
+    }
+
+    /// Says something.
+    pub(crate) fn says(&mut self, key: &SigningKey) -> Event {
+        let content = json!({ "msgtype": "m.text", "body": format!("I say this for the {}th time", self.depth) });
+        let creator = self.creator.clone();
+        let event = self.unsigned((&creator, "m.room.message"), &content);
+        let event = self.signs(key, event);
+        self.said.push(event.clone());
+        event
+    }
+
+    fn changes(
+        &mut self,
+        key: &SigningKey,
+        (sender, kind, state_key): (&str, &str, &str),
+        content: Value,
+    ) {
+        let mut event = self.unsigned((sender, kind), &content);
+        event["state_key"] = json!(state_key);
+        let event = self.signs(key, event);
+        self.state.push(event);
+    }
+
+    fn unsigned(&self, (sender, kind): (&str, &str), content: &Value) -> Value {
+        let is_member = kind == "m.room.member";
+        // Members are allowed by the create event, the power levels and the join rules, others by their membership.
+        let allowing = [0, 2, if is_member { 3 } else { 1 }];
+        let auth_events: Vec<&String> = allowing
+            .into_iter()
+            .filter_map(|at| Some(&self.state.get(at)?.id))
+            .collect();
+        let first_join = is_member && self.state.len() == 1;
+        let auth_events = if first_join {
+            vec![&self.state[0].id]
+        } else {
+            auth_events
+        };
+        json!({
+            "type": kind, "sender": sender, "room_id": self.id, "content": content, "depth": self.depth + 1,
+            "origin_server_ts": 1_700_000_000_000_u64 + self.depth, "auth_events": auth_events,
+            "prev_events": self.newest.iter().collect::<Vec<_>>(),
+        })
+    }
+
+    fn signs(&mut self, key: &SigningKey, event: Value) -> Event {
+        let mut object: CanonicalJsonObject = serde_json::from_value(event).expect("is canonical");
+        key.hash_and_sign(&mut object, &self.rules)
+            .expect("is signed");
+        let event = named(&object, &self.rules);
+        self.newest = Some(event.id.clone());
+        self.depth += 1;
+        event
+    }
+}
+
+fn named(object: &CanonicalJsonObject, rules: &RoomVersionRules) -> Event {
+    let hash = reference_hash(object, rules).expect("has a hash");
+    let json = CanonicalJsonValue::Object(object.clone()).to_string();
+    Event {
+        id: format!("${hash}"),
+        json: RawValue::from_string(json).expect("is JSON"),
+    }
+}

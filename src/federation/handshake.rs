@@ -1,0 +1,299 @@
+//! Coming into rooms of other servers, leaving them, and knocking: templates of events, completed and sent back.
+//!
+//! [Joining rooms](https://spec.matrix.org/v1.19/server-server-api/#joining-rooms)
+
+use std::{sync::Arc, time::Duration};
+
+use ruma::{
+    EventId, OwnedUserId, RoomId, RoomVersionId, ServerName, UserId,
+    api::federation::membership::{
+        RawStrippedState, create_invite, create_join_event, create_knock_event, create_leave_event,
+        prepare_join_event, prepare_knock_event, prepare_leave_event,
+    },
+    canonical_json::{CanonicalJsonObject, CanonicalJsonValue},
+    events::TimelineEventType,
+    room_version_rules::RoomVersionRules,
+};
+use serde::Deserialize;
+use serde_json::{
+    Map, Value, json,
+    value::{RawValue, to_raw_value},
+};
+
+use super::{Allowance, Failure, Federation, JoinAnswer, Refusal};
+use crate::{
+    error::Result,
+    matrix::{self, Draft, OWNED_STATE_VERSIONS, STABLE_VERSIONS},
+};
+
+pub use crate::matrix::Signed;
+
+/// How long a server may think about a join: it may have to find out who is in a large room.
+const JOIN_TIME: Duration = Duration::from_mins(3);
+/// What an invitation may cost: somebody waits for it, and somebody's phone may ring first.
+const INVITING: Allowance = Allowance {
+    time: Duration::from_secs(20),
+    bytes: 1024 * 1024,
+};
+
+/// An event that another server wants to be signed.
+#[derive(Debug)]
+pub struct Template {
+    /// The version of the room.
+    pub version: RoomVersionId,
+    /// Its rules.
+    pub rules: Arc<RoomVersionRules>,
+    event: Box<RawValue>,
+}
+
+/// What a user of this server wants to be to a room.
+#[derive(Clone, Debug)]
+pub struct Member<'a> {
+    /// The room.
+    pub room_id: &'a RoomId,
+    /// The user.
+    pub user_id: &'a UserId,
+    /// The content of the member event.
+    pub content: Map<String, Value>,
+}
+
+#[derive(Deserialize)]
+struct Offered {
+    content: OfferedContent,
+}
+
+#[derive(Deserialize)]
+struct OfferedContent {
+    join_authorised_via_users_server: Option<OwnedUserId>,
+}
+
+impl Template {
+    fn new(version: RoomVersionId, event: Box<RawValue>) -> Result<Self, Failure> {
+        let Some(rules) = matrix::rules(&version) else {
+            return Err(Failure::Refused(Box::new(Refusal {
+                status: 400,
+                errcode: "M_INCOMPATIBLE_ROOM_VERSION".to_owned(),
+                error: format!("this server does not support room version {version}"),
+                body: json!({ "room_version": version }),
+            })));
+        };
+        Ok(Self {
+            version,
+            rules: Arc::new(rules),
+            event,
+        })
+    }
+
+    /// Returns who lets the user in, where that is needed.
+    pub fn authoriser(&self) -> Option<OwnedUserId> {
+        let offered: Offered = serde_json::from_str(self.event.get()).ok()?;
+        offered.content.join_authorised_via_users_server
+    }
+}
+
+/// Returns the room versions that this server can handle.
+fn supported() -> Vec<RoomVersionId> {
+    let owned = OWNED_STATE_VERSIONS.iter();
+    let owned = owned.filter_map(|version| RoomVersionId::try_from(*version).ok());
+    STABLE_VERSIONS.iter().cloned().chain(owned).collect()
+}
+
+impl Federation {
+    /// Asks a server for the event with which a user comes into a room.
+    ///
+    /// # Errors
+    ///
+    /// When it does not answer, or refuses.
+    pub async fn make_join(
+        &self,
+        server: &ServerName,
+        (room_id, user_id): (&RoomId, &UserId),
+    ) -> Result<Template, Failure> {
+        let mut request =
+            prepare_join_event::v1::Request::new(room_id.to_owned(), user_id.to_owned());
+        request.ver = supported();
+        let answer = self
+            .client()
+            .send(server, request, Allowance::QUICK)
+            .await?;
+        let version = answer.room_version.unwrap_or(RoomVersionId::V1);
+        Template::new(version, answer.event)
+    }
+
+    /// Asks a server for the event with which a user knocks.
+    ///
+    /// # Errors
+    ///
+    /// As [`Federation::make_join`].
+    pub async fn make_knock(
+        &self,
+        server: &ServerName,
+        (room_id, user_id): (&RoomId, &UserId),
+    ) -> Result<Template, Failure> {
+        let mut request =
+            prepare_knock_event::v1::Request::new(room_id.to_owned(), user_id.to_owned());
+        request.ver = supported();
+        let answer = self
+            .client()
+            .send(server, request, Allowance::QUICK)
+            .await?;
+        Template::new(answer.room_version, answer.event)
+    }
+
+    /// Asks a server for the event with which a user leaves a room, whose version is known.
+    ///
+    /// # Errors
+    ///
+    /// As [`Federation::make_join`].
+    pub async fn make_leave(
+        &self,
+        server: &ServerName,
+        (room_id, user_id): (&RoomId, &UserId),
+        version: &RoomVersionId,
+    ) -> Result<Template, Failure> {
+        let request = prepare_leave_event::v1::Request::new(room_id.to_owned(), user_id.to_owned());
+        let answer = self
+            .client()
+            .send(server, request, Allowance::QUICK)
+            .await?;
+        let version = answer.room_version.unwrap_or_else(|| version.clone());
+        Template::new(version, answer.event)
+    }
+
+    /// Makes the event of a template, signed by this server.
+    ///
+    /// # Errors
+    ///
+    /// [`crate::error::Error::BadJson`] when the template is none.
+    pub fn complete(&self, template: &Template, member: Member<'_>) -> Result<Signed> {
+        let rules = &template.rules;
+        let is_chosen = rules.event_format.require_event_id;
+        let draft = Draft {
+            sender: member.user_id.to_owned(),
+            kind: TimelineEventType::RoomMember,
+            state_key: Some(member.user_id.to_string()),
+            content: to_raw_value(&member.content)?,
+            redacts: None,
+            timestamp: self.clock.now(),
+            event_id: is_chosen.then(|| EventId::new_v1(self.key.server_name())),
+        };
+        matrix::complete(&template.event, draft, (member.room_id, rules), &self.key)
+    }
+
+    /// Sends a server the join that it made a template of, and reads what it tells of the room as it comes.
+    ///
+    /// # Errors
+    ///
+    /// When it does not answer, refuses, or answers what makes no sense.
+    pub async fn send_join(
+        &self,
+        server: &ServerName,
+        room_id: &RoomId,
+        (join, template): (&Signed, &Template),
+    ) -> Result<JoinAnswer, Failure> {
+        let request = create_join_event::v2::Request::new(
+            room_id.to_owned(),
+            join.event_id.clone(),
+            join.event.clone(),
+        );
+        let response = self.client().open(server, request, JOIN_TIME).await?;
+        self.read_join_answer(server, response, &template.rules)
+            .await
+    }
+
+    /// Sends a server the leave event that it made a template of.
+    ///
+    /// # Errors
+    ///
+    /// As [`Federation::make_join`].
+    pub async fn send_leave(
+        &self,
+        server: &ServerName,
+        room_id: &RoomId,
+        leave: &Signed,
+    ) -> Result<(), Failure> {
+        let request = create_leave_event::v2::Request::new(
+            room_id.to_owned(),
+            leave.event_id.clone(),
+            leave.event.clone(),
+        );
+        let sent = self.client().send(server, request, Allowance::USUAL).await;
+        sent.map(drop)
+    }
+
+    /// Sends a server the knock that it made a template of; returns what those who knock may know of the room.
+    ///
+    /// # Errors
+    ///
+    /// As [`Federation::make_join`].
+    pub async fn send_knock(
+        &self,
+        server: &ServerName,
+        room_id: &RoomId,
+        knock: &Signed,
+    ) -> Result<Vec<Box<RawValue>>, Failure> {
+        let request = create_knock_event::v1::Request::new(
+            room_id.to_owned(),
+            knock.event_id.clone(),
+            knock.event.clone(),
+        );
+        let answer = self
+            .client()
+            .send(server, request, Allowance::USUAL)
+            .await?;
+        Ok(answer
+            .knock_room_state
+            .into_iter()
+            .filter_map(raw)
+            .collect())
+    }
+}
+
+impl Federation {
+    /// Lets the server of a user who is invited take the invitation; returns it with that server's signature.
+    ///
+    /// # Errors
+    ///
+    /// As [`Federation::make_join`].
+    pub async fn send_invite(
+        &self,
+        server: &ServerName,
+        (room_id, version): (&RoomId, &RoomVersionId),
+        invitation: &Signed,
+        room_state: Vec<Box<RawValue>>,
+    ) -> Result<Box<RawValue>, Failure> {
+        let request = create_invite::v2::Request::new(
+            room_id.to_owned(),
+            invitation.event_id.clone(),
+            version.clone(),
+            invitation.event.clone(),
+            room_state.into_iter().map(RawStrippedState::Pdu).collect(),
+        );
+        let answer = self.client().send(server, request, INVITING).await?;
+        let signed = with_signature(&invitation.event, &answer.event, server);
+        signed.ok_or_else(|| {
+            Failure::Unreachable(format!("{server} did not sign the invitation that it took"))
+        })
+    }
+}
+
+/// Returns an event with the signature of a server that another form of it has: nothing else is taken from there.
+fn with_signature(
+    event: &RawValue,
+    signed: &RawValue,
+    server: &ServerName,
+) -> Option<Box<RawValue>> {
+    let mut object: CanonicalJsonObject = serde_json::from_str(event.get()).ok()?;
+    let signed: CanonicalJsonObject = serde_json::from_str(signed.get()).ok()?;
+    let theirs = signed.get("signatures")?.as_object()?;
+    let theirs = theirs.get(server.as_str())?.clone();
+    let CanonicalJsonValue::Object(signatures) = object.get_mut("signatures")? else {
+        return None;
+    };
+    signatures.insert(server.to_string(), theirs);
+    to_raw_value(&object).ok()
+}
+
+fn raw(state: RawStrippedState) -> Option<Box<RawValue>> {
+    to_raw_value(&state).ok()
+}

@@ -1,0 +1,363 @@
+//! Reading what a server tells of a room that it lets somebody into: tens of thousands of events in one answer.
+//!
+//! The answer is never in memory as a whole. A thread reads it as it comes, and hands the events on one by one; they are
+//! verified some at a time, and while that is done the reading waits, and with it the other server.
+//!
+//! [`PUT /send_join`](https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv2send_joinroomideventid)
+
+use std::{
+    cell::Cell,
+    collections::HashMap,
+    fmt,
+    hash::{BuildHasher, RandomState},
+    io::{self, Read},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::{Buf, Bytes};
+use ruma::{ServerName, room_version_rules::RoomVersionRules};
+use serde::{
+    Deserializer,
+    de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor},
+};
+use serde_json::value::RawValue;
+use tokio::{
+    sync::mpsc::{Receiver, Sender, channel},
+    time::timeout,
+};
+
+use super::{Failure, Federation, KeyRing};
+use crate::matrix::Verified;
+
+/// How long nothing may come, and how long it may take all in all.
+const IDLE: Duration = Duration::from_mins(1);
+const WHOLE: Duration = Duration::from_mins(20);
+/// The largest answer; the greatest rooms that there are come close to it.
+const MAX_BYTES: usize = 256 * 1024 * 1024;
+/// The most events in it.
+const MAX_EVENTS: usize = 400_000;
+/// The largest part of it that is looked at as one: an event may have 64 KiB.
+const MAX_PART: usize = 4 * 1024 * 1024;
+/// Events that are verified together.
+const BATCH: usize = 500;
+/// Parts of the body, and events, that wait.
+const CHUNKS: usize = 4;
+const EVENTS: usize = 64;
+
+/// What a server tells of a room that it lets somebody into. Events that are to be dropped are left out.
+#[derive(Debug, Default)]
+pub struct JoinAnswer {
+    /// The join, as that server signed it.
+    pub event: Option<Box<RawValue>>,
+    /// Whether members are missing, which nobody asked for.
+    pub members_omitted: bool,
+    /// The state before the join.
+    pub state: Vec<Verified>,
+    /// What that state and the join rest on, without the state.
+    pub auth_chain: Vec<Verified>,
+}
+
+/// An event of the answer.
+enum Part {
+    State(Box<RawValue>),
+    AuthChain(Box<RawValue>),
+}
+
+/// What is told of the join beside other events.
+#[derive(Default)]
+struct Told {
+    event: Option<Box<RawValue>>,
+    members_omitted: bool,
+}
+
+impl Federation {
+    /// Reads the answer of a server to a join.
+    pub(super) async fn read_join_answer(
+        &self,
+        server: &ServerName,
+        response: reqwest::Response,
+        rules: &Arc<RoomVersionRules>,
+    ) -> Result<JoinAnswer, Failure> {
+        let failed = |what: &str| Failure::Unreachable(format!("{server}: {what}"));
+        let (chunks, body) = channel(CHUNKS);
+        let (parts, events) = channel(EVENTS);
+        let reading = tokio::task::spawn_blocking(move || read(body, &parts));
+        let verifying = gather(self.key_ring(server.to_owned()), events, rules);
+        let all = async { tokio::join!(pump(response, chunks), reading, verifying) };
+        let Ok((pumped, told, gathered)) = timeout(WHOLE, all).await else {
+            return Err(failed("the answer takes too long"));
+        };
+        let gathered = gathered.map_err(|error| failed(&error))?;
+        pumped.map_err(|error| failed(&error))?;
+        let told = told.map_err(|error| failed(&error.to_string()))?;
+        let told = told.map_err(|error| failed(&format!("the answer makes no sense: {error}")))?;
+        Ok(JoinAnswer {
+            event: told.event,
+            members_omitted: told.members_omitted,
+            ..gathered
+        })
+    }
+}
+
+/// Hands on a body as it comes.
+async fn pump(mut response: reqwest::Response, chunks: Sender<Bytes>) -> Result<(), String> {
+    let mut size = 0_usize;
+    loop {
+        let chunk = timeout(IDLE, response.chunk()).await;
+        let chunk = chunk.map_err(|_| "the answer does not go on".to_owned())?;
+        let chunk = chunk.map_err(|error| error.without_url().to_string())?;
+        let Some(chunk) = chunk else { return Ok(()) };
+        size = size.saturating_add(chunk.len());
+        if size > MAX_BYTES {
+            return Err("the answer is too large".to_owned());
+        }
+        if chunks.send(chunk).await.is_err() {
+            // Whoever reads has had enough, and says why.
+            return Ok(());
+        }
+    }
+}
+
+/// Verifies events as they come, those that come twice once.
+async fn gather(
+    mut ring: KeyRing,
+    mut events: Receiver<Part>,
+    rules: &Arc<RoomVersionRules>,
+) -> Result<JoinAnswer, String> {
+    let hasher = RandomState::new();
+    let mut seen: HashMap<u64, usize> = HashMap::new();
+    let mut is_state: Vec<bool> = Vec::new();
+    let mut verified = Vec::new();
+    let mut batch = Vec::new();
+    loop {
+        let part = events.recv().await;
+        let is_last = part.is_none();
+        if let Some(part) = part {
+            let (event, of_state) = match part {
+                Part::State(event) => (event, true),
+                Part::AuthChain(event) => (event, false),
+            };
+            let index = *seen.entry(hasher.hash_one(event.get())).or_insert_with(|| {
+                batch.push(event);
+                is_state.push(false);
+                is_state.len() - 1
+            });
+            if let Some(known) = is_state.get_mut(index) {
+                *known |= of_state;
+            }
+        }
+        if batch.len() >= BATCH || (is_last && !batch.is_empty()) {
+            let checked = ring.verify(std::mem::take(&mut batch), rules).await;
+            verified.extend(checked.map_err(|error| error.to_string())?);
+        }
+        if is_last {
+            break;
+        }
+        if is_state.len() > MAX_EVENTS {
+            return Err("the room has too many events".to_owned());
+        }
+    }
+    let mut answer = JoinAnswer::default();
+    for (event, is_state) in verified.into_iter().zip(is_state) {
+        let list = if is_state {
+            &mut answer.state
+        } else {
+            &mut answer.auth_chain
+        };
+        list.extend(event);
+    }
+    Ok(answer)
+}
+
+/// Reads an answer that comes bit by bit; on a thread that may wait.
+fn read(body: Receiver<Bytes>, parts: &Sender<Part>) -> serde_json::Result<Told> {
+    let left = Rc::new(Cell::new(MAX_PART));
+    let body = Body {
+        body,
+        chunk: Bytes::new(),
+        left: left.clone(),
+    };
+    let mut deserializer = serde_json::Deserializer::from_reader(body);
+    let told = deserializer.deserialize_map(Answer { parts, left })?;
+    deserializer.end()?;
+    Ok(told)
+}
+
+/// A body that comes bit by bit.
+struct Body {
+    body: Receiver<Bytes>,
+    chunk: Bytes,
+    /// How much may be read before the next event has to begin.
+    left: Rc<Cell<usize>>,
+}
+
+impl Read for Body {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while !self.chunk.has_remaining() {
+            match self.body.blocking_recv() {
+                Some(chunk) => self.chunk = chunk,
+                None => return Ok(0),
+            }
+        }
+        let size = buffer.len().min(self.chunk.remaining());
+        let Some(left) = self.left.get().checked_sub(size) else {
+            return Err(io::Error::other("an event is too large"));
+        };
+        self.left.set(left);
+        self.chunk.copy_to_slice(buffer.split_at_mut(size).0);
+        Ok(size)
+    }
+}
+
+/// Reads the object that is the answer.
+struct Answer<'a> {
+    parts: &'a Sender<Part>,
+    left: Rc<Cell<usize>>,
+}
+
+impl<'de> Visitor<'de> for Answer<'_> {
+    type Value = Told;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("the state of a room")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Told, A::Error> {
+        let mut told = Told::default();
+        while let Some(key) = map.next_key::<String>()? {
+            self.left.set(MAX_PART);
+            let list = |wrap| Events {
+                parts: self.parts,
+                left: &self.left,
+                wrap,
+            };
+            match &*key {
+                "state" => map.next_value_seed(list(Part::State))?,
+                "auth_chain" => map.next_value_seed(list(Part::AuthChain))?,
+                "event" => told.event = map.next_value()?,
+                "members_omitted" => told.members_omitted = map.next_value()?,
+                _ => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        Ok(told)
+    }
+}
+
+/// Reads a list of events, and hands each on.
+struct Events<'a> {
+    parts: &'a Sender<Part>,
+    left: &'a Cell<usize>,
+    wrap: fn(Box<RawValue>) -> Part,
+}
+
+impl<'de> DeserializeSeed<'de> for Events<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Events<'_> {
+    type Value = ();
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a list of events")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        while let Some(event) = list.next_element::<Box<RawValue>>()? {
+            self.left.set(MAX_PART);
+            let taken = self.parts.blocking_send((self.wrap)(event));
+            taken.map_err(|_| A::Error::custom("nobody waits for more of it"))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reads an answer that comes in these parts; returns what is told, and how many events of state and chain.
+    async fn reads(chunks: Vec<Bytes>) -> (Result<Told, String>, (usize, usize)) {
+        let (sender, body) = channel(1);
+        let (parts, mut events) = channel(1);
+        let reading = tokio::task::spawn_blocking(move || read(body, &parts));
+        let sending = async move {
+            for chunk in chunks {
+                if sender.send(chunk).await.is_err() {
+                    return;
+                }
+            }
+        };
+        let counting = async {
+            let (mut state, mut chain) = (0, 0);
+            while let Some(part) = events.recv().await {
+                match part {
+                    Part::State(_) => state += 1,
+                    Part::AuthChain(_) => chain += 1,
+                }
+            }
+            (state, chain)
+        };
+        let ((), counted, told) = tokio::join!(sending, counting, reading);
+        (told.unwrap().map_err(|error| error.to_string()), counted)
+    }
+
+    fn bytes_of(text: &str) -> Vec<Bytes> {
+        let byte = |byte: u8| Bytes::copy_from_slice(&[byte]);
+        text.bytes().map(byte).collect()
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_read_byte_by_byte_whatever_else_it_says() {
+        let text = r#"{"origin":"x","state":[{"a":1},{"b":[2,{}]}],"other":{"x":[]},"event":{"e":1},
+            "members_omitted":false,"auth_chain":[{"c":"\u0041"}]}"#;
+
+        let (told, counted) = reads(bytes_of(text)).await;
+
+        assert_eq!(told.unwrap().event.unwrap().get(), r#"{"e":1}"#);
+        assert_eq!(counted, (2, 1));
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_breaks_off_or_is_none_is_an_error() {
+        for text in [
+            "",
+            "[]",
+            "[200,{}]",
+            r#"{"state":[{"a":1}"#,
+            r#"{"state":{}}"#,
+            r#"{"state":[]} x"#,
+            r#"{"event""#,
+        ] {
+            assert!(reads(bytes_of(text)).await.0.is_err(), "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn no_event_is_so_large_that_memory_suffers() {
+        let long = Bytes::from("x".repeat(1024 * 1024));
+        let start = Bytes::from_static(br#"{"state":[{"a":""#);
+        let endless = std::iter::once(start).chain(std::iter::repeat_n(long, 100));
+
+        let (told, counted) = reads(endless.collect()).await;
+
+        assert!(told.err().unwrap().contains("too large"));
+        assert_eq!(counted, (0, 0));
+    }
+
+    #[tokio::test]
+    async fn many_small_events_may_be_more_than_one_large_one() {
+        let event = format!(r#"{{"a":"{}"}}"#, "x".repeat(60_000));
+        let list = vec![event; 100].join(",");
+
+        let (told, counted) = reads(vec![Bytes::from(format!(r#"{{"state":[{list}]}}"#))]).await;
+
+        assert!(told.is_ok());
+        assert_eq!(counted, (100, 0));
+    }
+}

@@ -1,0 +1,257 @@
+//! The keys of the many servers whose events come together, as with the state of a room.
+//!
+//! They are gathered before the events are verified: from notaries, which know those of many servers at once, and from
+//! the servers themselves, all at the same time. So servers that are gone hold up nothing but the first of the events.
+//!
+//! [spec]: https://spec.matrix.org/v1.19/server-server-api/#querying-keys-through-another-server
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures_util::{StreamExt, stream};
+use ruma::{
+    MilliSecondsSinceUnixEpoch, OwnedServerName, UInt,
+    api::federation::discovery::{
+        ServerSigningKeys,
+        get_remote_server_keys_batch::v2::{self as batch, QueryCriteria},
+    },
+    canonical_json::CanonicalJsonObject,
+    room_version_rules::RoomVersionRules,
+    serde::Raw,
+    signatures::PublicKeyMap,
+};
+use serde_json::value::RawValue;
+use tokio::time::timeout;
+
+use super::{Federation, Keys, WantedKey, client::Allowance, events::wanted};
+use crate::{
+    error::{Error, Result},
+    matrix::{ServerKeys, Verified},
+};
+
+/// Servers that one request to a notary asks for.
+const SERVERS_AT_ONCE: usize = 100;
+/// Requests to a notary, and to servers for their own keys, that wait at the same time.
+const REQUESTS_AT_ONCE: usize = 4;
+const ASKED_AT_ONCE: usize = 64;
+/// How long servers have to tell their keys themselves, all in all.
+const DIRECTLY: Duration = Duration::from_secs(12);
+/// What a notary's answer may cost. A notary may have to ask itself.
+const ALLOWANCE: Allowance = Allowance {
+    time: Duration::from_secs(15),
+    bytes: 4 * 1024 * 1024,
+};
+
+/// Keys that are gathered for events that a server sends together; who could not be asked is not asked again.
+pub struct KeyRing {
+    keys: Keys,
+    /// Who sends the events.
+    source: OwnedServerName,
+    known: HashMap<OwnedServerName, Arc<ServerKeys>>,
+    tried: HashSet<OwnedServerName>,
+}
+
+impl Federation {
+    /// Returns an empty ring for the events that a server will send.
+    pub fn key_ring(&self, source: OwnedServerName) -> KeyRing {
+        KeyRing {
+            keys: self.keys().clone(),
+            source,
+            known: HashMap::new(),
+            tried: HashSet::new(),
+        }
+    }
+}
+
+impl KeyRing {
+    /// Checks events as [`Federation::verify`] does, with the keys that can be had in a short while; `None` stands for
+    /// one that is to be dropped.
+    ///
+    /// # Errors
+    ///
+    /// When the keys that are known cannot be read.
+    pub async fn verify(
+        &mut self,
+        events: Vec<Box<RawValue>>,
+        rules: &Arc<RoomVersionRules>,
+    ) -> Result<Vec<Option<Verified>>> {
+        let mut parsed = Vec::with_capacity(events.len());
+        for event in events {
+            let object = serde_json::from_str::<CanonicalJsonObject>(event.get()).ok();
+            let event = object.and_then(|object| {
+                let wanted = wanted(&object, rules).ok()?;
+                Some((object, wanted))
+            });
+            parsed.push(event);
+        }
+        let all = parsed.iter().flatten().flat_map(|(_, wanted)| wanted);
+        self.gather(all).await?;
+        let with_keys = |(object, wanted): (CanonicalJsonObject, Vec<WantedKey>)| {
+            let keys = self.chosen(&wanted);
+            (object, keys)
+        };
+        let parsed: Vec<_> = parsed
+            .into_iter()
+            .map(|event| event.map(with_keys))
+            .collect();
+        let rules = rules.clone();
+        let check = move || {
+            let check = |(object, keys)| match Verified::check(object, &rules, &keys) {
+                Ok(event) => Some(event),
+                Err(error) => {
+                    tracing::debug!(%error, "an event is dropped");
+                    None
+                }
+            };
+            let checked = parsed.into_iter().map(|event| event.and_then(check));
+            checked.collect()
+        };
+        tokio::task::spawn_blocking(check)
+            .await
+            .map_err(|source| Error::internal("verify events", source))
+    }
+
+    /// Returns the keys that are wanted, as far as they are known.
+    fn chosen(&self, wanted: &[WantedKey]) -> PublicKeyMap {
+        let mut chosen = PublicKeyMap::new();
+        for WantedKey {
+            server,
+            key_id,
+            valid_at,
+        } in wanted
+        {
+            let known = self.known.get(server);
+            if let Some(key) = known.and_then(|known| known.at(key_id, *valid_at)) {
+                let of_server = chosen.entry(server.to_string()).or_default();
+                of_server.insert(key_id.clone(), key.clone());
+            }
+        }
+        chosen
+    }
+
+    async fn gather(&mut self, wanted: impl Iterator<Item = &WantedKey>) -> Result<()> {
+        let mut missing: BTreeMap<OwnedServerName, Vec<WantedKey>> = BTreeMap::new();
+        let wanted: HashSet<&WantedKey> = wanted.collect();
+        for wanted in wanted {
+            let server = &wanted.server;
+            if !self.known.contains_key(server) {
+                let known = self.keys.known_or_own(server).await?;
+                self.known.insert(server.clone(), known);
+            }
+            let is_known = self
+                .known
+                .get(server)
+                .is_some_and(|known| known.at(&wanted.key_id, wanted.valid_at).is_some());
+            if !is_known && !self.tried.contains(server) {
+                missing
+                    .entry(server.clone())
+                    .or_default()
+                    .push(wanted.clone());
+            }
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        self.tried.extend(missing.keys().cloned());
+        for notary in self.keys.notaries().to_vec() {
+            let told = self.keys.told_by(&notary, &missing).await;
+            self.keys.take_all(&notary, told).await?;
+            self.look_again(&mut missing).await?;
+        }
+        let servers = missing.keys().cloned().collect();
+        self.keys.ask_directly(servers).await;
+        self.look_again(&mut missing).await?;
+        missing.remove(&self.source);
+        self.believe_source(&missing).await;
+        Ok(())
+    }
+
+    /// Looks up what has been stored meanwhile; what is there is not missing any more.
+    async fn look_again(
+        &mut self,
+        missing: &mut BTreeMap<OwnedServerName, Vec<WantedKey>>,
+    ) -> Result<()> {
+        let servers: Vec<OwnedServerName> = missing.keys().cloned().collect();
+        for server in servers {
+            let known = self.keys.known_or_own(&server).await?;
+            if let Some(wanted) = missing.get_mut(&server) {
+                wanted.retain(|wanted| known.at(&wanted.key_id, wanted.valid_at).is_none());
+            }
+            self.known.insert(server, known);
+        }
+        missing.retain(|_, wanted| !wanted.is_empty());
+        Ok(())
+    }
+
+    /// Takes the word of the server that sends the events for the keys of those that nobody else can tell of, for
+    /// these events alone: it could have left out the events, too, but it must not say for good who signs for whom.
+    async fn believe_source(&mut self, missing: &BTreeMap<OwnedServerName, Vec<WantedKey>>) {
+        if missing.is_empty() {
+            return;
+        }
+        for document in self.keys.told_by(&self.source, missing).await {
+            if let Some((server, keys)) = self.keys.read(&document) {
+                let mut keys = keys;
+                if let Some(known) = self.known.get(&server) {
+                    // What is known from elsewhere stays as it is.
+                    keys.keys.retain(|id, _| !known.keys.contains_key(id));
+                    keys.keep_old(known);
+                }
+                self.known.insert(server, Arc::new(keys));
+            }
+        }
+    }
+}
+
+impl Keys {
+    /// Asks a notary for keys of many servers.
+    async fn told_by(
+        &self,
+        notary: &OwnedServerName,
+        missing: &BTreeMap<OwnedServerName, Vec<WantedKey>>,
+    ) -> Vec<Raw<ServerSigningKeys>> {
+        let servers: Vec<_> = missing.iter().filter(|(name, _)| *name != notary).collect();
+        let requests = servers.chunks(SERVERS_AT_ONCE).map(|some| {
+            let asked = some.iter().map(|(server, wanted)| {
+                let wanted = wanted.iter().filter_map(criteria).collect();
+                ((*server).clone(), wanted)
+            });
+            batch::Request::new(asked.collect())
+        });
+        let requests: Vec<_> = requests.collect();
+        let asking = stream::iter(requests)
+            .map(async |request| self.client().ask(notary, request, ALLOWANCE).await);
+        let mut asking = std::pin::pin!(asking.buffer_unordered(REQUESTS_AT_ONCE));
+        let mut told = Vec::new();
+        while let Some(answer) = asking.next().await {
+            match answer {
+                Ok(answer) => told.extend(answer.server_keys),
+                Err(failure) => tracing::debug!(%notary, %failure, "a notary tells no keys"),
+            }
+        }
+        told
+    }
+
+    /// Asks servers for their keys, as far as that is done in a short while.
+    async fn ask_directly(&self, servers: Vec<OwnedServerName>) {
+        let asking =
+            stream::iter(servers).map(async |server: OwnedServerName| self.ask_once(&server).await);
+        let asking = asking
+            .buffer_unordered(ASKED_AT_ONCE)
+            .for_each(async |()| {});
+        if timeout(DIRECTLY, asking).await.is_err() {
+            tracing::debug!("not all servers told their keys in time");
+        }
+    }
+}
+
+fn criteria(wanted: &WantedKey) -> Option<(ruma::OwnedServerSigningKeyId, QueryCriteria)> {
+    let key_id = ruma::OwnedServerSigningKeyId::try_from(wanted.key_id.as_str()).ok()?;
+    let mut criteria = QueryCriteria::new();
+    let valid_at = UInt::new_saturating(u64::try_from(wanted.valid_at).unwrap_or(0));
+    criteria.minimum_valid_until_ts = Some(MilliSecondsSinceUnixEpoch(valid_at));
+    Some((key_id, criteria))
+}

@@ -1,0 +1,126 @@
+//! Inviting users of other servers.
+//!
+//! [Inviting to a room](https://spec.matrix.org/v1.19/server-server-api/#inviting-to-a-room)
+
+use std::collections::HashMap;
+
+use ruma::{
+    OwnedEventId, OwnedUserId, RoomId, UserId, api::client::room::create_room,
+    events::room::member::MembershipState,
+};
+
+use crate::{
+    error::{Error, Result},
+    federation::Failure,
+    rooms::{Action, MemberChange, MemberProfile, NewEvent},
+    users::Session,
+    workflows::Workflows,
+};
+
+impl Workflows {
+    /// Sends an event into a room; one that invites a user of another server goes to that server first.
+    ///
+    /// # Errors
+    ///
+    /// As [`crate::rooms::Rooms::send`]; and [`Error::Unreachable`] when the server of the invited does not answer.
+    pub async fn send(&self, room_id: &RoomId, event: NewEvent) -> Result<OwnedEventId> {
+        let is_invitation = event.membership() == Some(MembershipState::Invite);
+        if is_invitation && self.invited_elsewhere(&event).is_some() {
+            return self.invite_to(room_id, event).await;
+        }
+        self.rooms.send(room_id, event).await
+    }
+
+    fn invited_elsewhere<'a>(&self, event: &'a NewEvent) -> Option<&'a UserId> {
+        let invited = <&UserId>::try_from(event.state_key.as_deref()?).ok()?;
+        (!self.rooms.is_local(invited)).then_some(invited)
+    }
+
+    /// Invites a user of another server; returns the id of the invitation.
+    pub(in super::super) async fn invite_to(
+        &self,
+        room_id: &RoomId,
+        event: NewEvent,
+    ) -> Result<OwnedEventId> {
+        let (workflows, room_id) = (self.clone(), room_id.to_owned());
+        // A task of its own: what the other server has taken must not be missing in the room.
+        let inviting = self
+            .tasks
+            .spawn(async move { workflows.invite_now(&room_id, event).await });
+        inviting
+            .await
+            .map_err(|source| Error::internal("invite a user of another server", source))?
+    }
+
+    async fn invite_now(&self, room_id: &RoomId, event: NewEvent) -> Result<OwnedEventId> {
+        let invited = self.invited_elsewhere(&event);
+        let invited = invited.ok_or_else(|| Error::invalid_param("that is no other server's"))?;
+        let server = invited.server_name().to_owned();
+        let draft = self.rooms.draft_invitation(room_id, event).await?;
+        let (room, federation) = (&draft.room, &self.federation);
+        let taken = federation
+            .send_invite(
+                &server,
+                (room_id, &room.version),
+                &draft.event,
+                draft.room_state,
+            )
+            .await;
+        let event = taken.map_err(refused)?;
+        let event = federation.verify(&event, &room.rules).await?;
+        self.rooms.accept_invitation(event).await
+    }
+
+    /// Returns the invitations of users of other servers that the creation of a room asks for.
+    pub(in super::super) fn remote_invitations(
+        &self,
+        session: &Session,
+        request: &create_room::v3::Request,
+        profiles: &HashMap<OwnedUserId, MemberProfile>,
+    ) -> Vec<MemberChange> {
+        let elsewhere = request.invite.iter().filter(|id| !self.rooms.is_local(id));
+        let invitation = |user_id: &OwnedUserId| {
+            let profile = profiles.get(user_id).cloned().unwrap_or_default();
+            MemberChange {
+                sender: session.user_id.clone(),
+                is_direct: request.is_direct,
+                ..MemberChange::own(user_id, Action::Invite, profile)
+            }
+        };
+        elsewhere.map(invitation).collect()
+    }
+
+    /// Invites users of other servers to a new room. The room is there already: who cannot be invited is left out.
+    pub(in super::super) async fn invite_all(
+        &self,
+        room_id: &RoomId,
+        invitations: Vec<MemberChange>,
+    ) {
+        for invitation in invitations {
+            let user_id = invitation.target.clone();
+            let invited = match invitation.event() {
+                Ok(event) => self.invite_to(room_id, event).await.map(drop),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = invited {
+                tracing::warn!(%room_id, %user_id, %error, "a user could not be invited to a new room");
+            }
+        }
+    }
+}
+
+/// Tells the one who invites what the server of the invited says, if that is about the invitation.
+fn refused(failure: Failure) -> Error {
+    let code = match &failure {
+        Failure::Refused(refusal) => &*refusal.errcode,
+        Failure::Unreachable(_) => "",
+    };
+    match code {
+        "M_INVITE_BLOCKED" => Error::InviteBlocked,
+        "ORG.MATRIX.MSC4155.M_INVITE_BLOCKED" => Error::InviteFiltered,
+        "M_INCOMPATIBLE_ROOM_VERSION" => Error::UnsupportedRoomVersion(
+            "the server of the invited does not support the version of the room".to_owned(),
+        ),
+        _ => failure.into(),
+    }
+}

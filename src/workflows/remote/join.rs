@@ -1,0 +1,261 @@
+//! Joining rooms that nobody of this server is in, and restricted rooms that nobody of this server may let one into.
+//!
+//! [Joining rooms](https://spec.matrix.org/v1.19/server-server-api/#joining-rooms)
+
+use ruma::{
+    OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, RoomOrAliasId, ServerName,
+    events::room::member::MembershipState,
+};
+use serde_json::{Map, Value};
+
+use super::{Candidates, Refusals, is_final};
+use crate::{
+    error::{Error, Result},
+    federation::{Failure, Member, Signed, Template},
+    rooms::{Action, Import, Imported, MemberChange},
+    users::Session,
+    workflows::{Wish, Workflows},
+};
+
+/// How often one waits for another user's join: then the room is here, or it is one's own turn.
+const TURNS: usize = 16;
+/// What names the user whose right to invite lets somebody in.
+const AUTHORISED_VIA: &str = "join_authorised_via_users_server";
+
+/// How a user comes into a room.
+pub(super) enum Way {
+    /// By an event that this server makes.
+    Here,
+    /// With the help of one of these servers.
+    Through(Candidates),
+}
+
+/// A join of a room of other servers.
+struct RemoteJoin {
+    room_id: OwnedRoomId,
+    user_id: OwnedUserId,
+    content: Map<String, Value>,
+    candidates: Candidates,
+}
+
+impl Workflows {
+    /// Lets a user join a room, named by its id or an alias; servers may be named that are in it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Forbidden`] with the rule that refuses it; [`Error::NotFound`] where nobody knows the room;
+    /// [`Error::Unreachable`] when no server answers that does.
+    pub async fn join(
+        &self,
+        session: &Session,
+        (room, via): (&RoomOrAliasId, Vec<OwnedServerName>),
+        reason: Option<String>,
+        extra: Map<String, Value>,
+    ) -> Result<OwnedRoomId> {
+        let (room_id, named) = self.locate(room, via).await?;
+        let wish = Wish {
+            extra,
+            ..Wish::new(session.user_id.clone(), Action::Join, reason)
+        };
+        for _ in 0..TURNS {
+            let known = named.clone();
+            let way = self
+                .way_into(&room_id, session, (Action::Join, known))
+                .await?;
+            let Way::Through(servers) = way else {
+                self.check_guest(session, &room_id).await?;
+                self.change_membership(session, &room_id, wish.clone())
+                    .await?;
+                self.settle(session, &room_id).await?;
+                return Ok(room_id);
+            };
+            if session.is_guest {
+                // Whether the room admits guests can only be told by those who are in it.
+                return Err(Error::GuestAccessForbidden);
+            }
+            let join = self.remote_join(session, &room_id, &wish, servers).await?;
+            let (workflows, room) = (self.clone(), room_id.clone());
+            let work = async move { workflows.join_through(join).await };
+            let joining = self
+                .joins
+                .begin(&self.tasks, (&room, &session.user_id), work);
+            let is_own = joining.user_id == session.user_id;
+            let outcome = joining.ended().await;
+            if is_own {
+                outcome?;
+                self.settle(session, &room_id).await?;
+                return Ok(room_id);
+            }
+        }
+        Err(Error::Unavailable(
+            "too many users join this room now".to_owned(),
+        ))
+    }
+
+    /// Returns how a user comes into a room.
+    pub(super) async fn way_into(
+        &self,
+        room_id: &RoomId,
+        session: &Session,
+        (action, mut candidates): (Action, Candidates),
+    ) -> Result<Way> {
+        let user_id = &*session.user_id;
+        let room = match self.rooms.room(room_id).await {
+            Err(Error::NotFound(_)) => None,
+            room => Some(room?),
+        };
+        let Some(room) = room else {
+            self.add_known(&mut candidates, room_id, user_id).await?;
+            return Ok(if candidates.is_empty() {
+                Way::Here
+            } else {
+                Way::Through(candidates)
+            });
+        };
+        let (is_resident, is_alone, is_known) = {
+            let view = room.view();
+            let is_resident = !view.local_members.is_empty();
+            let is_alone = view.servers.is_empty();
+            (is_resident, is_alone, view.state.iter().next().is_some())
+        };
+        if is_resident {
+            let servers = match action {
+                Action::Join => self.rooms.servers_that_let_in(&room, user_id).await?,
+                _ => Vec::new(),
+            };
+            if servers.is_empty() {
+                return Ok(Way::Here);
+            }
+            candidates.add(servers);
+            return Ok(Way::Through(candidates));
+        }
+        // A room that everybody has left is here as well as anywhere; unless somebody has come back, and invites.
+        let membership = self.rooms.of_user(session.user).await?.membership(room.num);
+        let inviter = match membership {
+            MembershipState::Invite => self.rooms.inviter(room_id, user_id).await?,
+            _ => None,
+        };
+        if is_known && is_alone && inviter.is_none_or(|inviter| self.rooms.is_local(&inviter)) {
+            return Ok(Way::Here);
+        }
+        self.add_known(&mut candidates, room_id, user_id).await?;
+        Ok(Way::Through(candidates))
+    }
+
+    async fn remote_join(
+        &self,
+        session: &Session,
+        room_id: &RoomId,
+        wish: &Wish,
+        candidates: Candidates,
+    ) -> Result<RemoteJoin> {
+        let profile = self.member_profile(&session.user_id).await;
+        let mut change = MemberChange::own(&session.user_id, Action::Join, profile);
+        change.reason.clone_from(&wish.reason);
+        change.extra.clone_from(&wish.extra);
+        Ok(RemoteJoin {
+            room_id: room_id.to_owned(),
+            user_id: session.user_id.clone(),
+            content: change.content()?,
+            candidates,
+        })
+    }
+
+    /// Asks servers, one after the other, to let a user in.
+    async fn join_through(&self, join: RemoteJoin) -> Result<()> {
+        let mut refusals = Refusals::default();
+        let Candidates {
+            servers, others, ..
+        } = &join.candidates;
+        for (n, server) in servers.iter().chain(others).enumerate() {
+            if n >= servers.len() && !refusals.are_none() {
+                break;
+            }
+            let error = match self.join_by(server, &join).await {
+                Ok(()) => return Ok(()),
+                Err(NotJoined::Failed(failure)) if is_final(&failure) => return Err(failure.into()),
+                Err(NotJoined::Failed(failure)) => failure.into(),
+                Err(NotJoined::Refused(error)) => error,
+            };
+            if matches!(error, Error::Internal { .. } | Error::Unavailable(_)) {
+                return Err(error);
+            }
+            refusals.add(error);
+        }
+        Err(refusals.into_error())
+    }
+
+    #[tracing::instrument(skip_all, fields(server = %server, room_id = %join.room_id), err(level = "debug", Debug))]
+    async fn join_by(&self, server: &ServerName, join: &RemoteJoin) -> Result<(), NotJoined> {
+        let about = (&*join.room_id, &*join.user_id);
+        let template = self.federation.make_join(server, about).await?;
+        let mut content = join.content.clone();
+        if let Some(authoriser) = template.authoriser() {
+            content.insert(AUTHORISED_VIA.to_owned(), authoriser.to_string().into());
+        }
+        let member = Member {
+            room_id: &join.room_id,
+            user_id: &join.user_id,
+            content,
+        };
+        let signed = self.federation.complete(&template, member)?;
+        self.send_join(server, &join.room_id, (signed, template))
+            .await
+    }
+
+    async fn send_join(
+        &self,
+        server: &ServerName,
+        room_id: &RoomId,
+        (signed, template): (Signed, Template),
+    ) -> Result<(), NotJoined> {
+        let sent = (&signed, &template);
+        let answer = self.federation.send_join(server, room_id, sent).await?;
+        if answer.members_omitted {
+            return Err(Error::Unreachable(format!(
+                "{server} left members out, which nobody asked for"
+            ))
+            .into());
+        }
+        // Where somebody there lets the user in, their server has signed the event, too.
+        let event = answer.event.as_deref().unwrap_or(&signed.event);
+        let event = self.federation.verify(event, &template.rules).await?;
+        if event.pdu().event_id != signed.event_id || event.is_redacted() {
+            return Err(Error::Unreachable(format!(
+                "{server} answered with another event than it was sent"
+            ))
+            .into());
+        }
+        let import = Import {
+            origin: server.to_owned(),
+            version: template.version,
+            join: event,
+            state: answer.state,
+            auth_chain: answer.auth_chain,
+        };
+        let imported = self.rooms.import(import).await?;
+        tracing::info!(%server, %room_id, is_new = imported == Imported::New, "a room was joined");
+        Ok(())
+    }
+}
+
+/// Why a server did not let somebody in.
+#[derive(Debug)]
+enum NotJoined {
+    /// It said so, or did not answer.
+    Failed(Failure),
+    /// What it answered cannot be taken.
+    Refused(Error),
+}
+
+impl From<Failure> for NotJoined {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+impl From<Error> for NotJoined {
+    fn from(error: Error) -> Self {
+        Self::Refused(error)
+    }
+}

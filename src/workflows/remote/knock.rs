@@ -1,0 +1,103 @@
+//! Asking to be let into a room.
+
+use ruma::{OwnedRoomId, OwnedServerName, RoomId, RoomOrAliasId, ServerName};
+
+use super::{Candidates, Refusals, is_final, join::Way};
+use crate::{
+    error::{Error, Result},
+    federation::{Failure, Member},
+    rooms::{Action, FromOutside, MemberChange},
+    users::Session,
+    workflows::{Wish, Workflows},
+};
+
+impl Workflows {
+    /// Lets a user knock on a room, named by its id or an alias.
+    ///
+    /// # Errors
+    ///
+    /// [`crate::error::Error::Forbidden`] with the rule that refuses it; as [`Workflows::join`] where nobody of this
+    /// server is in the room.
+    pub async fn knock(
+        &self,
+        session: &Session,
+        (room, via): (&RoomOrAliasId, Vec<OwnedServerName>),
+        reason: Option<String>,
+    ) -> Result<OwnedRoomId> {
+        let (room_id, candidates) = self.locate(room, via).await?;
+        let wish = Wish::new(session.user_id.clone(), Action::Knock, reason);
+        let way = self
+            .way_into(&room_id, session, (Action::Knock, candidates))
+            .await?;
+        match way {
+            Way::Here => self.change_membership(session, &room_id, wish).await?,
+            Way::Through(candidates) => {
+                self.knock_through(session, &room_id, wish, candidates)
+                    .await?;
+            }
+        }
+        Ok(room_id)
+    }
+
+    /// Knocks on a room by the first of some servers that takes the knock.
+    async fn knock_through(
+        &self,
+        session: &Session,
+        room_id: &RoomId,
+        wish: Wish,
+        candidates: Candidates,
+    ) -> Result<()> {
+        let profile = self.member_profile(&session.user_id).await;
+        let mut change = MemberChange::own(&session.user_id, Action::Knock, profile);
+        change.reason = wish.reason;
+        let (workflows, room_id) = (self.clone(), room_id.to_owned());
+        let knocking = self.tasks.spawn(async move {
+            let mut refusals = Refusals::default();
+            let Candidates {
+                servers, others, ..
+            } = &candidates;
+            for (n, server) in servers.iter().chain(others).enumerate() {
+                if n >= servers.len() && !refusals.are_none() {
+                    break;
+                }
+                match workflows.knock_by(server, &room_id, change.clone()).await {
+                    Ok(()) => return Ok(()),
+                    Err(Ok(failure)) if is_final(&failure) => return Err(failure.into()),
+                    Err(Ok(failure)) => refusals.add(failure.into()),
+                    Err(Err(error)) => refusals.add(error),
+                }
+            }
+            Err(refusals.into_error())
+        });
+        knocking
+            .await
+            .map_err(|source| Error::internal("knock on a room", source))?
+    }
+
+    async fn knock_by(
+        &self,
+        server: &ServerName,
+        room_id: &RoomId,
+        change: MemberChange,
+    ) -> Result<(), Result<Failure, Error>> {
+        let user_id = change.target.clone();
+        let federation = &self.federation;
+        let template = federation.make_knock(server, (room_id, &user_id)).await;
+        let template = template.map_err(Ok)?;
+        let member = Member {
+            room_id,
+            user_id: &user_id,
+            content: change.content().map_err(Err)?,
+        };
+        let knock = federation.complete(&template, member).map_err(Err)?;
+        let told = federation.send_knock(server, room_id, &knock).await;
+        let stripped_state = told.map_err(Ok)?;
+        let event = federation.verify(&knock.event, &template.rules).await;
+        let knock = FromOutside {
+            version: template.version,
+            event: event.map_err(Err)?,
+            stripped_state,
+        };
+        self.rooms.store_knock(knock).await.map_err(Err)
+    }
+}

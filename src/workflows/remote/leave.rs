@@ -1,0 +1,124 @@
+//! Leaving rooms that nobody of this server is in: turning down invitations, and taking knocks back.
+//!
+//! [Leaving rooms](https://spec.matrix.org/v1.19/server-server-api/#leaving-rooms-rejecting-invites)
+
+use std::time::Duration;
+
+use ruma::{RoomId, ServerName, UserId, events::room::member::MembershipState};
+use tokio::time::timeout;
+
+use super::Candidates;
+use crate::{
+    error::{Error, Result},
+    federation::Member,
+    matrix::Verified,
+    rooms::{Action, MemberChange, MemberProfile},
+    users::Session,
+    workflows::Workflows,
+};
+
+/// How long servers have to take note that somebody leaves, all in all: one can always get rid of an invitation.
+const LEAVING: Duration = Duration::from_secs(20);
+
+impl Workflows {
+    /// Returns whether a user is invited to a room that nobody of this server is in, or has knocked there.
+    pub(in super::super) async fn is_outside(
+        &self,
+        session: &Session,
+        room_id: &RoomId,
+    ) -> Result<bool> {
+        let room = match self.rooms.room(room_id).await {
+            Err(Error::NotFound(_)) => return Ok(false),
+            room => room?,
+        };
+        let membership = self.rooms.of_user(session.user).await?.membership(room.num);
+        let is_asked = matches!(membership, MembershipState::Invite | MembershipState::Knock);
+        let view = room.view();
+        Ok(is_asked && view.local_members.is_empty())
+    }
+
+    /// Lets a user leave a room that nobody of this server is in. The server of whoever invited is told, or another one
+    /// of the room; where none can be, it is noted here alone.
+    pub(in super::super) async fn leave_outside(
+        &self,
+        session: &Session,
+        room_id: &RoomId,
+        reason: Option<String>,
+    ) -> Result<()> {
+        let (workflows, room_id) = (self.clone(), room_id.to_owned());
+        let (user, user_id) = (session.user, session.user_id.clone());
+        let leaving = self.tasks.spawn(async move {
+            let mut candidates = workflows.candidates();
+            candidates.add(workflows.rooms.servers_from_outside(&room_id, user).await?);
+            workflows
+                .add_known(&mut candidates, &room_id, &user_id)
+                .await?;
+            let telling = workflows.tell_leave(&room_id, &user_id, reason, &candidates);
+            let leave = timeout(LEAVING, telling).await.ok().flatten();
+            workflows
+                .rooms
+                .leave_outside(&room_id, &user_id, leave)
+                .await
+        });
+        leaving
+            .await
+            .map_err(|source| Error::internal("leave a room from outside", source))?
+    }
+
+    /// Tells a server of a room that a user leaves it; returns the event.
+    async fn tell_leave(
+        &self,
+        room_id: &RoomId,
+        user_id: &UserId,
+        reason: Option<String>,
+        candidates: &Candidates,
+    ) -> Option<Verified> {
+        let mut change = MemberChange::own(user_id, Action::Leave, MemberProfile::default());
+        change.reason = reason;
+        for server in candidates.servers.iter().chain(&candidates.others) {
+            match self.leave_by(server, room_id, change.clone()).await {
+                Ok(leave) => return Some(leave),
+                Err(error) => tracing::debug!(%server, %error, "a server takes no leave"),
+            }
+        }
+        None
+    }
+
+    async fn leave_by(
+        &self,
+        server: &ServerName,
+        room_id: &RoomId,
+        change: MemberChange,
+    ) -> Result<Verified> {
+        let user_id = change.target.clone();
+        let version = self.rooms.room(room_id).await?.version.clone();
+        let federation = &self.federation;
+        let about = (room_id, &*user_id);
+        let template = federation.make_leave(server, about, &version).await?;
+        let member = Member {
+            room_id,
+            user_id: &user_id,
+            content: change.content()?,
+        };
+        let leave = federation.complete(&template, member)?;
+        federation.send_leave(server, room_id, &leave).await?;
+        federation.verify(&leave.event, &template.rules).await
+    }
+
+    /// Turns down all invitations to rooms that nobody of this server is in, and takes all knocks back.
+    pub(in super::super) async fn leave_all_outside(&self, session: &Session) -> Result<()> {
+        let rooms = self.rooms.of_user(session.user).await?;
+        let rooms: Vec<_> = rooms.all().keys().copied().collect();
+        for room in rooms {
+            let room_id = match self.rooms.room_id(room).await {
+                // It was deleted meanwhile.
+                Err(Error::NotFound(_)) => continue,
+                room_id => room_id?,
+            };
+            if self.is_outside(session, &room_id).await? {
+                self.leave_outside(session, &room_id, None).await?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,201 @@
+//! Rooms of other servers: coming into them and leaving them, inviting to rooms, and what is told of rooms elsewhere.
+//!
+//! Each of these asks several servers, one after the other, until one does it.
+
+mod invite;
+mod join;
+mod knock;
+mod leave;
+mod under_way;
+
+use ruma::{OwnedRoomId, OwnedServerName, RoomId, RoomOrAliasId, UserId};
+
+pub(super) use self::under_way::Joins;
+use super::Workflows;
+use crate::{
+    error::{Error, Result},
+    federation::Failure,
+};
+
+/// Servers that are tried for one thing.
+const MAX_SERVERS: usize = 20;
+
+/// Servers that may be asked for something, in order, each once.
+#[derive(Clone, Debug)]
+struct Candidates {
+    own: OwnedServerName,
+    /// Who is likely to know: those that somebody has named.
+    servers: Vec<OwnedServerName>,
+    /// Who is asked where none of these can be reached.
+    others: Vec<OwnedServerName>,
+}
+
+impl Candidates {
+    fn add(&mut self, servers: impl IntoIterator<Item = OwnedServerName>) {
+        for server in servers {
+            if self.is_new(&server) && self.servers.len() < MAX_SERVERS {
+                self.servers.push(server);
+            }
+        }
+    }
+
+    fn add_others(&mut self, servers: impl IntoIterator<Item = OwnedServerName>) {
+        for server in servers {
+            if self.is_new(&server) && self.others.len() < MAX_SERVERS {
+                self.others.push(server);
+            }
+        }
+    }
+
+    fn is_new(&self, server: &OwnedServerName) -> bool {
+        let mut known = self.servers.iter().chain(&self.others);
+        *server != self.own && !known.any(|known| known == server)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.servers.is_empty() && self.others.is_empty()
+    }
+}
+
+/// What servers answered that did not do what they were asked: the most telling of it is told.
+#[derive(Debug, Default)]
+struct Refusals {
+    most_telling: Option<Error>,
+}
+
+impl Refusals {
+    fn add(&mut self, error: Error) {
+        tracing::debug!(%error, "a server does not do it");
+        let error = match error {
+            // It is the other server that is wrong, not the one who asks.
+            Error::BadJson(text) | Error::InvalidSignature(text) | Error::InvalidParam(text) => {
+                Error::Unreachable(text)
+            }
+            other => other,
+        };
+        let is_better = self
+            .most_telling
+            .as_ref()
+            .is_none_or(|known| how_telling(&error) >= how_telling(known));
+        if is_better {
+            self.most_telling = Some(error);
+        }
+    }
+
+    /// Returns whether all that were asked could not be reached.
+    fn are_none(&self) -> bool {
+        matches!(self.most_telling, None | Some(Error::Unreachable(_)))
+    }
+
+    fn into_error(self) -> Error {
+        self.most_telling
+            .unwrap_or_else(|| Error::not_found("no server is known that is in the room"))
+    }
+}
+
+fn how_telling(error: &Error) -> u8 {
+    match error {
+        Error::Forbidden(_) => 5,
+        Error::IncompatibleRoomVersion(_) | Error::UnsupportedRoomVersion(_) => 4,
+        Error::UnableToAuthoriseJoin(_) | Error::UnableToGrantJoin(_) => 3,
+        Error::NotFound(_) => 2,
+        Error::Unreachable(_) => 1,
+        _ => 0,
+    }
+}
+
+/// Returns whether a server's refusal is the last word: the others would say the same.
+fn is_final(failure: &Failure) -> bool {
+    match failure {
+        Failure::Unreachable(_) => false,
+        Failure::Refused(refusal) => refusal.status == 403,
+    }
+}
+
+impl Workflows {
+    fn candidates(&self) -> Candidates {
+        Candidates {
+            own: self.rooms.server_name().to_owned(),
+            servers: Vec::new(),
+            others: Vec::new(),
+        }
+    }
+
+    /// Returns the room that somebody names, and servers that may be in it: those named with it come first.
+    async fn locate(
+        &self,
+        room: &RoomOrAliasId,
+        via: Vec<OwnedServerName>,
+    ) -> Result<(OwnedRoomId, Candidates)> {
+        let mut candidates = self.candidates();
+        candidates.add(via);
+        let room_id = match <&RoomId>::try_from(room) {
+            Ok(room_id) => room_id.to_owned(),
+            Err(alias) => {
+                let (room_id, servers) = self.resolve_alias(alias).await?;
+                candidates.add(servers);
+                room_id
+            }
+        };
+        Ok((room_id, candidates))
+    }
+
+    /// Adds the servers that this one knows of: that of whoever invited the user; and as the last resort those that
+    /// were in the room when it was last known, and the one that it is named after, which may have left it long ago.
+    async fn add_known(
+        &self,
+        candidates: &mut Candidates,
+        room_id: &RoomId,
+        user_id: &UserId,
+    ) -> Result<()> {
+        let inviter = self.rooms.inviter(room_id, user_id).await?;
+        candidates.add(inviter.map(|inviter| inviter.server_name().to_owned()));
+        match self.rooms.servers_in(room_id).await {
+            Ok(servers) => candidates.add_others(servers),
+            Err(Error::NotFound(_)) => {}
+            Err(error) => return Err(error),
+        }
+        candidates.add_others(room_id.server_name().map(ToOwned::to_owned));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::{RoomVersionId, server_name};
+
+    use super::*;
+
+    #[test]
+    fn a_refusal_tells_more_than_a_server_that_cannot_be_reached() {
+        let mut refusals = Refusals::default();
+
+        refusals.add(Error::Unreachable("a is down".to_owned()));
+        refusals.add(Error::forbidden("you are banned"));
+        refusals.add(Error::IncompatibleRoomVersion(RoomVersionId::V12));
+        refusals.add(Error::Unreachable("b is down".to_owned()));
+
+        assert!(matches!(refusals.into_error(), Error::Forbidden(_)));
+        let nobody = Refusals::default().into_error();
+        assert!(matches!(nobody, Error::NotFound(_)));
+    }
+
+    #[test]
+    fn each_server_is_asked_once_and_this_one_never() {
+        let own = server_name!("own.example").to_owned();
+        let mut candidates = Candidates {
+            own: own.clone(),
+            servers: Vec::new(),
+            others: Vec::new(),
+        };
+        let other = server_name!("other.example").to_owned();
+
+        candidates.add([own, other.clone(), other.clone()]);
+        candidates.add_others([other.clone()]);
+        candidates.add((0..100).map(|n| OwnedServerName::try_from(format!("n{n}")).unwrap()));
+
+        assert_eq!(candidates.servers.first(), Some(&other));
+        assert_eq!(candidates.servers.len(), MAX_SERVERS);
+        assert!(candidates.others.is_empty());
+    }
+}

@@ -1,0 +1,112 @@
+//! Joins that are under way: whoever wants the same waits for the same.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, Shared},
+};
+use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
+
+use crate::{
+    error::{Error, Result},
+    tasks::Tasks,
+};
+
+type Outcome = std::result::Result<(), Arc<Error>>;
+
+/// A join that is under way, and whose it is.
+#[derive(Clone)]
+pub(super) struct Joining {
+    pub(super) user_id: OwnedUserId,
+    outcome: Shared<BoxFuture<'static, Outcome>>,
+}
+
+/// The joins that are under way: one a room, since the second user of a server needs no other server any more.
+#[derive(Clone, Default)]
+pub(in super::super) struct Joins {
+    by_room: Arc<Mutex<HashMap<OwnedRoomId, Joining>>>,
+}
+
+/// Removes a join from those that are under way, however it ends.
+struct Ended {
+    joins: Joins,
+    room_id: OwnedRoomId,
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.joins.lock().remove(&self.room_id);
+    }
+}
+
+impl Joins {
+    /// Begins to join a room in a task of its own, which goes on when nobody waits for it any more, unless somebody is
+    /// joining it already.
+    pub(super) fn begin(
+        &self,
+        tasks: &Tasks,
+        (room_id, user_id): (&RoomId, &UserId),
+        join: impl Future<Output = Result<()>> + Send + 'static,
+    ) -> Joining {
+        let mut by_room = self.lock();
+        if let Some(joining) = by_room.get(room_id) {
+            return joining.clone();
+        }
+        let ended = Ended {
+            joins: self.clone(),
+            room_id: room_id.to_owned(),
+        };
+        let task = tasks.spawn(async move {
+            let outcome = join.await;
+            drop(ended);
+            outcome
+        });
+        let outcome = async move {
+            let outcome = task.await;
+            let outcome = outcome.map_err(|source| Error::internal("join a room", source));
+            outcome.flatten().map_err(Arc::new)
+        };
+        let joining = Joining {
+            user_id: user_id.to_owned(),
+            outcome: outcome.boxed().shared(),
+        };
+        by_room.insert(room_id.to_owned(), joining.clone());
+        joining
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<OwnedRoomId, Joining>> {
+        self.by_room.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Joining {
+    /// Waits until the join has ended.
+    pub(super) async fn ended(self) -> Result<()> {
+        self.outcome.await.map_err(|error| again(&error))
+    }
+}
+
+/// Returns an error that several are told.
+fn again(error: &Error) -> Error {
+    let text = error.to_string();
+    match error {
+        Error::Forbidden(_) => Error::Forbidden(text),
+        Error::NotFound(_) => Error::NotFound(text),
+        Error::TooLarge(_) => Error::TooLarge(text),
+        Error::BadJson(_) => Error::BadJson(text),
+        Error::Unreachable(_) => Error::Unreachable(text),
+        Error::UnableToAuthoriseJoin(_) => Error::UnableToAuthoriseJoin(text),
+        Error::UnableToGrantJoin(_) => Error::UnableToGrantJoin(text),
+        Error::UnsupportedRoomVersion(_) => Error::UnsupportedRoomVersion(text),
+        Error::IncompatibleRoomVersion(version) => Error::IncompatibleRoomVersion(version.clone()),
+        Error::LimitExceeded { retry_after } => Error::LimitExceeded {
+            retry_after: *retry_after,
+        },
+        Error::Unavailable(_) => Error::Unavailable(text),
+        _ => Error::internal("join a room", text),
+    }
+}

@@ -1,0 +1,381 @@
+//! A room at a peer that the test plays, which lets users of other servers in.
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use axum::{
+    Json, Router,
+    extract::{Path, Query, State},
+    routing::{get, put},
+};
+use parlour::{
+    clock::Clock,
+    matrix::{self, Draft, Pdu, SigningKey, Site, StateMap},
+};
+use ruma::{
+    EventId, OwnedRoomId, OwnedUserId, RoomVersionId, UInt, UserId,
+    room_version_rules::RoomVersionRules,
+};
+use serde_json::{
+    Value, json,
+    value::{RawValue, to_raw_value},
+};
+
+use super::Peer;
+
+/// A room, and whoever made it.
+pub(crate) struct Abroad {
+    key: Arc<SigningKey>,
+    version: RoomVersionId,
+    rules: RoomVersionRules,
+    pub(crate) creator: OwnedUserId,
+    room_id: Option<OwnedRoomId>,
+    state: StateMap,
+    last: Option<Pdu>,
+    /// All events, the oldest first.
+    pub(crate) events: Vec<(Pdu, Value)>,
+    /// How often somebody was let in.
+    pub(crate) joins: usize,
+}
+
+/// A room that the handlers of a peer have in hand, too.
+#[derive(Clone)]
+pub(crate) struct Shared(Arc<Mutex<Abroad>>);
+
+impl Shared {
+    pub(crate) fn new(peer: &Peer, version: &str) -> Self {
+        Self(Arc::new(Mutex::new(Abroad::new(peer, version))))
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Abroad> {
+        self.0.lock().expect("nobody panicked")
+    }
+
+    pub(crate) fn id(&self) -> String {
+        self.lock().id().to_string()
+    }
+
+    /// Returns what lets users of other servers in and out, and tells of the past.
+    pub(crate) fn router(&self) -> Router {
+        Router::new()
+            .route(
+                "/_matrix/federation/v1/make_join/{room}/{user}",
+                get(make_join),
+            )
+            .route(
+                "/_matrix/federation/v2/send_join/{room}/{event}",
+                put(send_join),
+            )
+            .route(
+                "/_matrix/federation/v1/make_leave/{room}/{user}",
+                get(make_leave),
+            )
+            .route(
+                "/_matrix/federation/v2/send_leave/{room}/{event}",
+                put(send_leave),
+            )
+            .route(
+                "/_matrix/federation/v1/make_knock/{room}/{user}",
+                get(make_knock),
+            )
+            .route(
+                "/_matrix/federation/v1/send_knock/{room}/{event}",
+                put(send_knock),
+            )
+            .route("/_matrix/federation/v1/backfill/{room}", get(backfill))
+            .route("/_matrix/federation/v1/state_ids/{room}", get(state_ids))
+            .route("/_matrix/federation/v1/event/{event}", get(event))
+            .route("/_matrix/federation/v1/send/{txn}", put(transaction))
+            .with_state(self.clone())
+    }
+}
+
+impl Abroad {
+    fn new(peer: &Peer, version: &str) -> Self {
+        let version = RoomVersionId::try_from(version).expect("a version");
+        let rules = matrix::rules(&version).expect("it is supported");
+        let creator = OwnedUserId::try_from(format!("@carol:{}", peer.name)).expect("an id");
+        let is_named_before = rules.event_format.require_room_create_room_id;
+        let room_id = is_named_before.then(|| ruma::RoomId::new_v1(peer.key.server_name()));
+        let mut room = Self {
+            key: peer.key.clone(),
+            version,
+            rules,
+            creator: creator.clone(),
+            room_id,
+            state: StateMap::default(),
+            last: None,
+            events: Vec::new(),
+            joins: 0,
+        };
+        let create = json!({ "room_version": room.version, "creator": creator });
+        room.sets("m.room.create", "", create);
+        room.sets(
+            "m.room.member",
+            creator.as_str(),
+            json!({ "membership": "join" }),
+        );
+        let levels = if is_named_before {
+            json!({ "users": { &creator: 100 } })
+        } else {
+            json!({})
+        };
+        room.sets("m.room.power_levels", "", levels);
+        room.sets("m.room.join_rules", "", json!({ "join_rule": "public" }));
+        room
+    }
+
+    pub(crate) fn id(&self) -> &OwnedRoomId {
+        self.room_id.as_ref().expect("it has been created")
+    }
+
+    /// Sets state as the creator; returns the id of the event.
+    pub(crate) fn sets(&mut self, kind: &str, state_key: &str, content: Value) -> String {
+        let sender = self.creator.clone();
+        self.makes(&sender, (kind, Some(state_key)), content)
+    }
+
+    /// Says something as the creator; returns the id of the event.
+    pub(crate) fn says(&mut self, text: &str) -> String {
+        let sender = self.creator.clone();
+        let content = json!({ "msgtype": "m.text", "body": text });
+        self.makes(&sender, ("m.room.message", None), content)
+    }
+
+    fn makes(
+        &mut self,
+        sender: &UserId,
+        (kind, state_key): (&str, Option<&str>),
+        content: Value,
+    ) -> String {
+        let draft = self.draft(sender, (kind, state_key), content);
+        let place = Place::of(self);
+        let site = place.site(self);
+        let (pdu, json) = matrix::build(draft, site, &self.key).expect("it is allowed");
+        self.room_id = Some(pdu.room_id.clone());
+        self.add(pdu, serde_json::from_str(&json).expect("JSON"))
+    }
+
+    fn draft(&self, sender: &UserId, (kind, key): (&str, Option<&str>), content: Value) -> Draft {
+        let is_chosen = self.rules.event_format.require_event_id;
+        Draft {
+            sender: sender.to_owned(),
+            kind: kind.into(),
+            state_key: key.map(ToOwned::to_owned),
+            content: to_raw_value(&content).expect("JSON"),
+            redacts: None,
+            timestamp: Clock::system().now(),
+            event_id: is_chosen.then(|| EventId::new_v1(self.key.server_name())),
+        }
+    }
+
+    /// Adds an event that somebody signed.
+    fn add(&mut self, pdu: Pdu, json: Value) -> String {
+        if pdu.state_key.is_some() {
+            self.state.insert(Arc::new(pdu.clone()));
+        }
+        self.last = Some(pdu.clone());
+        let event_id = pdu.event_id.to_string();
+        self.events.push((pdu, json));
+        event_id
+    }
+
+    /// Adds an event as it came from another server.
+    pub(crate) fn takes(&mut self, json: Value) -> String {
+        let object = serde_json::from_value(json.clone()).expect("canonical JSON");
+        let (pdu, _) = Pdu::from_object(&object, &self.rules).expect("an event");
+        self.add(pdu, json)
+    }
+
+    pub(crate) fn template_of_join(&self, user_id: &str) -> Value {
+        self.template(user_id, "join")
+    }
+
+    fn template(&self, user_id: &str, membership: &str) -> Value {
+        let user_id = UserId::parse(user_id).expect("an id");
+        let content = json!({ "membership": membership });
+        let draft = self.draft(&user_id, ("m.room.member", Some(user_id.as_str())), content);
+        let place = Place::of(self);
+        let template = matrix::template(draft, place.site(self)).expect("it is allowed");
+        let event: &RawValue = &template.event;
+        json!({ "room_version": self.version, "event": event })
+    }
+
+    /// Returns the state now, and all that it rests on.
+    fn state_and_chain(&self) -> (Vec<Value>, Vec<Value>) {
+        let ids: HashSet<_> = self.state.iter().map(|pdu| pdu.event_id.clone()).collect();
+        let of_state = self
+            .events
+            .iter()
+            .filter(|(pdu, _)| pdu.state_key.is_some());
+        let (state, chain): (Vec<_>, Vec<_>) =
+            of_state.partition(|(pdu, _)| ids.contains(&pdu.event_id));
+        let json = |(_, json): &(Pdu, Value)| json.clone();
+        let state: Vec<Value> = state.into_iter().map(json).collect();
+        // Other servers tell events of the state twice.
+        let chain = chain.into_iter().map(json).chain(state.iter().cloned());
+        (state.clone(), chain.collect())
+    }
+
+    /// Returns the state before an event.
+    fn state_before(&self, event_id: &str) -> Vec<String> {
+        let mut state = StateMap::default();
+        for (pdu, _) in self
+            .events
+            .iter()
+            .take_while(|(pdu, _)| pdu.event_id != event_id)
+        {
+            if pdu.state_key.is_some() {
+                state.insert(Arc::new(pdu.clone()));
+            }
+        }
+        state.iter().map(|pdu| pdu.event_id.to_string()).collect()
+    }
+
+    /// Returns the members as the room has them.
+    pub(crate) fn membership(&self, user_id: &str) -> Option<String> {
+        let user_id = UserId::parse(user_id).expect("an id");
+        let pdu = self.state.member(&user_id)?;
+        pdu.content_str("membership")
+    }
+}
+
+/// Where the next event stands.
+struct Place {
+    prev_events: Vec<ruma::OwnedEventId>,
+    hashes: Vec<String>,
+    depth: UInt,
+}
+
+impl Place {
+    fn of(room: &Abroad) -> Self {
+        let last = room.last.as_ref();
+        Self {
+            prev_events: last.map(|last| last.event_id.clone()).into_iter().collect(),
+            hashes: last
+                .and_then(|last| last.reference_hash.clone())
+                .into_iter()
+                .collect(),
+            depth: last.map_or(UInt::MIN, |last| last.depth) + UInt::from(1_u32),
+        }
+    }
+
+    fn site<'a>(&'a self, room: &'a Abroad) -> Site<'a> {
+        Site {
+            room_id: room.room_id.as_ref(),
+            rules: &room.rules,
+            state: &room.state,
+            prev_events: &self.prev_events,
+            prev_hashes: &self.hashes,
+            depth: self.depth,
+        }
+    }
+}
+
+async fn make_join(
+    State(room): State<Shared>,
+    Path((_, user)): Path<(String, String)>,
+) -> Json<Value> {
+    Json(room.lock().template(&user, "join"))
+}
+
+async fn send_join(State(room): State<Shared>, Json(event): Json<Value>) -> Json<Value> {
+    let mut room = room.lock();
+    let (state, auth_chain) = room.state_and_chain();
+    room.takes(event.clone());
+    room.joins += 1;
+    Json(json!({
+        "origin": "x", "state": state, "auth_chain": auth_chain, "event": event,
+        "members_omitted": false,
+    }))
+}
+
+async fn make_leave(
+    State(room): State<Shared>,
+    Path((_, user)): Path<(String, String)>,
+) -> Json<Value> {
+    Json(room.lock().template(&user, "leave"))
+}
+
+async fn send_leave(State(room): State<Shared>, Json(event): Json<Value>) -> Json<Value> {
+    room.lock().takes(event);
+    Json(json!({}))
+}
+
+async fn make_knock(
+    State(room): State<Shared>,
+    Path((_, user)): Path<(String, String)>,
+) -> Json<Value> {
+    Json(room.lock().template(&user, "knock"))
+}
+
+async fn send_knock(State(room): State<Shared>, Json(event): Json<Value>) -> Json<Value> {
+    let mut room = room.lock();
+    let (state, _) = room.state_and_chain();
+    let told = state
+        .into_iter()
+        .filter(|event| event["type"] != "m.room.member");
+    let told: Vec<Value> = told.collect();
+    room.takes(event);
+    Json(json!({ "knock_room_state": told }))
+}
+
+async fn backfill(
+    State(room): State<Shared>,
+    Query(asked): Query<Vec<(String, String)>>,
+) -> Json<Value> {
+    let room = room.lock();
+    let from: Vec<&str> = values(&asked, "v");
+    let limit: usize = values(&asked, "limit")
+        .first()
+        .expect("a limit")
+        .parse()
+        .expect("a number");
+    let last = room
+        .events
+        .iter()
+        .rposition(|(pdu, _)| from.contains(&pdu.event_id.as_str()));
+    let upto = last.map_or(0, |last| last + 1);
+    let told: Vec<&Value> = room.events[..upto]
+        .iter()
+        .rev()
+        .take(limit)
+        .map(|(_, json)| json)
+        .collect();
+    Json(json!({ "origin": "x", "origin_server_ts": 1, "pdus": told }))
+}
+
+async fn state_ids(
+    State(room): State<Shared>,
+    Query(asked): Query<Vec<(String, String)>>,
+) -> Json<Value> {
+    let room = room.lock();
+    let event_id = values(&asked, "event_id")[0].to_owned();
+    let state = room.state_before(&event_id);
+    let chain: Vec<String> = room
+        .events
+        .iter()
+        .take_while(|(pdu, _)| pdu.event_id != event_id)
+        .filter(|(pdu, _)| pdu.state_key.is_some())
+        .map(|(pdu, _)| pdu.event_id.to_string())
+        .collect();
+    Json(json!({ "pdu_ids": state, "auth_chain_ids": chain }))
+}
+
+async fn event(State(room): State<Shared>, Path(event_id): Path<String>) -> Json<Value> {
+    let room = room.lock();
+    let found = room.events.iter().find(|(pdu, _)| pdu.event_id == event_id);
+    let pdus: Vec<&Value> = found.iter().map(|(_, json)| json).collect();
+    Json(json!({ "origin": "x", "origin_server_ts": 1, "pdus": pdus }))
+}
+
+async fn transaction() -> Json<Value> {
+    Json(json!({ "pdus": {} }))
+}
+
+fn values<'a>(asked: &'a [(String, String)], name: &str) -> Vec<&'a str> {
+    let named = asked.iter().filter(|(key, _)| key == name);
+    named.map(|(_, value)| &**value).collect()
+}

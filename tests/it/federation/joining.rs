@@ -1,0 +1,366 @@
+//! Joining rooms that nobody of the server is in.
+
+use axum::{
+    Json, Router,
+    body::{Body, Bytes},
+    extract::{Query, State},
+    http::StatusCode,
+    response::Response,
+    routing::{get, put},
+};
+use serde_json::{Value, json};
+
+use super::{Network, Peer, abroad::Shared};
+use crate::{
+    chat::{encoded, find, said, state, timeline},
+    harness::{Answer, Server, User},
+};
+
+const MAKE_JOIN: &str = "/_matrix/federation/v1/make_join/{room}/{user}";
+const SEND_JOIN: &str = "/_matrix/federation/v2/send_join/{room}/{event}";
+
+/// A server with a user, and a room at a peer.
+struct Story {
+    network: Network,
+    server: Server,
+    bob: User,
+    peer: Peer,
+    room: Shared,
+}
+
+impl Story {
+    async fn new(version: &str) -> Self {
+        let network = Network::new();
+        let mut room = None;
+        let peer = network
+            .peer_with(|peer| room.insert(Shared::new(peer, version)).router())
+            .await;
+        let server = network.server().await;
+        Self {
+            bob: server.register("bob").await,
+            room: room.expect("the peer was made"),
+            network,
+            server,
+            peer,
+        }
+    }
+
+    async fn joins_via(&self, via: &[&str]) -> Answer {
+        joins_via(&self.bob, &self.room.id(), via).await
+    }
+}
+
+async fn joins_via(user: &User, room: &str, via: &[&str]) -> Answer {
+    let via: Vec<String> = via.iter().map(|server| format!("via={server}")).collect();
+    let path = format!(
+        "/_matrix/client/v3/join/{}?{}",
+        encoded(room),
+        via.join("&")
+    );
+    user.client.post(&path, json!({})).await
+}
+
+#[tokio::test]
+async fn a_room_of_another_server_is_joined_in_every_version() {
+    for version in ["2", "3", "6", "10", "11", "12"] {
+        let story = Story::new(version).await;
+        story
+            .room
+            .lock()
+            .sets("m.room.name", "", json!({ "name": "old" }));
+        story
+            .room
+            .lock()
+            .sets("m.room.name", "", json!({ "name": "tea" }));
+        story.room.lock().says("before");
+        let room = story.room.id();
+
+        let joined = story.joins_via(&[&story.peer.name]).await.expect_ok();
+
+        assert_eq!(joined["room_id"], room.as_str());
+        let sync = story.bob.syncs().await;
+        let name = find(state(&sync, &room), "m.room.name", "");
+        assert_eq!(name["content"]["name"], "tea", "{version}");
+        let own = find(timeline(&sync, &room), "m.room.member", &story.bob.id);
+        assert_eq!(own["content"]["membership"], "join", "{version}");
+        story.bob.says(&room, "hello").await;
+        assert_eq!(
+            story.room.lock().membership(&story.bob.id).as_deref(),
+            Some("join")
+        );
+    }
+}
+
+#[tokio::test]
+async fn who_joins_is_shown_as_they_wish() {
+    let story = Story::new("11").await;
+    let name = format!("/_matrix/client/v3/profile/{}/displayname", story.bob.id);
+    let set = story
+        .bob
+        .client
+        .put(&name, json!({ "displayname": "Bob" }))
+        .await;
+    set.expect_ok();
+    let room = story.room.id();
+
+    let path = format!(
+        "/_matrix/client/v3/join/{}?via={}",
+        encoded(&room),
+        story.peer.name
+    );
+    let body = json!({ "reason": "tea", "org.example.flag": true });
+    story.bob.client.post(&path, body).await.expect_ok();
+
+    let member = story.bob.member(&room, &story.bob).await;
+    let wanted = json!({
+        "membership": "join", "displayname": "Bob", "reason": "tea", "org.example.flag": true,
+    });
+    assert_eq!(member, wanted);
+}
+
+#[tokio::test]
+async fn the_server_that_a_room_is_named_after_is_asked_where_no_other_is_known() {
+    let story = Story::new("10").await;
+
+    story.joins_via(&[]).await.expect_ok();
+
+    assert_eq!(story.room.lock().joins, 1);
+}
+
+#[tokio::test]
+async fn a_room_is_joined_by_an_alias_of_another_server() {
+    let network = Network::new();
+    let mut room = None;
+    let peer = network
+        .peer_with(|peer| {
+            let shared = Shared::new(peer, "12");
+            let (id, name) = (shared.id(), peer.name.clone());
+            let found = json!({ "room_id": id, "servers": [name] });
+            let look_up = async |Query(_): Query<Value>| Json(found);
+            let router = shared.router();
+            room = Some(shared);
+            router.route("/_matrix/federation/v1/query/directory", get(look_up))
+        })
+        .await;
+    let server = network.server().await;
+    let bob = server.register("bob").await;
+
+    let joined = joins_via(&bob, &format!("#tea:{}", peer.name), &[]).await;
+
+    let room = room.expect("the peer was made").id();
+    assert_eq!(joined.expect_ok()["room_id"], room.as_str());
+}
+
+#[tokio::test]
+async fn servers_are_tried_one_after_the_other() {
+    let story = Story::new("12").await;
+    let unknown = json!({ "errcode": "M_NOT_FOUND", "error": "no such room" });
+    let answer = async || (StatusCode::NOT_FOUND, Json(unknown));
+    let other = story
+        .network
+        .peer(Router::new().route(MAKE_JOIN, get(answer)))
+        .await;
+    let down = Peer::new(&super::unused_address().to_string());
+
+    let joined = story
+        .joins_via(&[&down.name, &other.name, &story.peer.name])
+        .await;
+
+    joined.expect_ok();
+    assert_eq!(story.room.lock().joins, 1);
+}
+
+#[tokio::test]
+async fn a_refusal_is_told_and_no_other_server_is_asked() {
+    let story = Story::new("12").await;
+    let refusal = json!({ "errcode": "M_FORBIDDEN", "error": "you are banned" });
+    let answer = async || (StatusCode::FORBIDDEN, Json(refusal));
+    let other = story
+        .network
+        .peer(Router::new().route(MAKE_JOIN, get(answer)))
+        .await;
+
+    let refused = story.joins_via(&[&other.name, &story.peer.name]).await;
+
+    let error = refused.expect_error(403, "M_FORBIDDEN");
+    assert_eq!(error["error"], "you are banned");
+    assert_eq!(story.room.lock().joins, 0);
+}
+
+#[tokio::test]
+async fn a_room_version_that_is_not_known_here_is_told() {
+    let network = Network::new();
+    let server = network.server().await;
+    let bob = server.register("bob").await;
+    let unknown = json!({ "room_version": "org.example.99", "event": {} });
+    let refusal = json!({
+        "errcode": "M_INCOMPATIBLE_ROOM_VERSION", "error": "no", "room_version": "org.example.99",
+    });
+    let accepts = get(async || Json(unknown));
+    let refuses = get(async || (StatusCode::BAD_REQUEST, Json(refusal)));
+
+    for answer in [accepts, refuses] {
+        let peer = network.peer(Router::new().route(MAKE_JOIN, answer)).await;
+        let refused = joins_via(&bob, "!room:elsewhere", &[&peer.name]).await;
+        let error = refused.expect_error(400, "M_INCOMPATIBLE_ROOM_VERSION");
+        assert_eq!(error["room_version"], "org.example.99");
+    }
+}
+
+#[tokio::test]
+async fn a_room_that_nobody_knows_is_not_found() {
+    let network = Network::new();
+    let server = network.server().await;
+    let bob = server.register("bob").await;
+
+    let own = joins_via(&bob, &format!("!nowhere:{}", server.name()), &[]).await;
+    let nowhere = joins_via(&bob, "!AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", &[]).await;
+    let down = Peer::new(&super::unused_address().to_string());
+    let unreachable = joins_via(&bob, "!nowhere:elsewhere", &[&down.name]).await;
+
+    own.expect_error(404, "M_NOT_FOUND");
+    nowhere.expect_error(404, "M_NOT_FOUND");
+    unreachable.expect_error(502, "M_UNKNOWN");
+}
+
+/// Answers joins with something else than the room; the room may be joined by another peer.
+async fn with_answer(
+    story: &Story,
+    answer: impl Fn(Value) -> Body + Clone + Send + Sync + 'static,
+) -> Peer {
+    let real = story.room.clone();
+    let send = move |State(()): State<()>, Json(event): Json<Value>| {
+        let body = answer(event);
+        async { Response::new(body) }
+    };
+    let (room, user) = (real.id(), story.bob.id.clone());
+    let template = story.peer_template(&room, &user).await;
+    let router = Router::new()
+        .route(MAKE_JOIN, get(async || Json(template)))
+        .route(SEND_JOIN, put(send));
+    story.network.peer(router).await
+}
+
+impl Story {
+    /// Returns the template that the peer makes of a join.
+    async fn peer_template(&self, _room: &str, user: &str) -> Value {
+        self.room.lock().template_of_join(user)
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_makes_no_sense_leaves_nothing_behind() {
+    let story = Story::new("12").await;
+    let answers: [fn(Value) -> Body; 5] = [
+        |_| Body::from("nonsense"),
+        |_| Body::from("[]"),
+        |_| Body::from(r#"{"state":[],"auth_chain":[]}"#),
+        |_| Body::from(r#"{"state":[{"a":1},"#),
+        |event| Body::from(json!({ "state": [event], "auth_chain": [], "event": {} }).to_string()),
+    ];
+    for answer in answers {
+        let evil = with_answer(&story, answer).await;
+
+        let refused = story.joins_via(&[&evil.name]).await;
+
+        assert!(matches!(refused.status, 403 | 502), "{refused:?}");
+        let sync = story.bob.syncs().await;
+        assert!(sync["rooms"]["join"].get(story.room.id()).is_none());
+    }
+    // And the room can be joined by an honest server.
+    story.joins_via(&[&story.peer.name]).await.expect_ok();
+}
+
+#[tokio::test]
+async fn an_answer_without_end_is_given_up() {
+    let story = Story::new("12").await;
+    let evil = with_answer(&story, |_| {
+        let start = Bytes::from_static(b"{\"state\":[\"");
+        let more = Bytes::from("x".repeat(64 * 1024));
+        let endless = std::iter::once(start).chain(std::iter::repeat(more));
+        Body::from_stream(futures_util::stream::iter(
+            endless.map(Ok::<_, std::io::Error>),
+        ))
+    })
+    .await;
+
+    let refused = story.joins_via(&[&evil.name]).await;
+
+    refused.expect_error(502, "M_UNKNOWN");
+}
+
+#[tokio::test]
+async fn events_that_are_not_signed_well_are_left_out() {
+    let story = Story::new("11").await;
+    {
+        let mut room = story.room.lock();
+        room.sets("m.room.name", "", json!({ "name": "forged" }));
+        room.sets("m.room.topic", "", json!({ "topic": "true" }));
+        let forged = room.events.iter_mut().rev().nth(1).expect("the name");
+        forged.1["signatures"] = json!({});
+    }
+
+    story.joins_via(&[&story.peer.name]).await.expect_ok();
+
+    let room = story.room.id();
+    let topic = story.bob.state(&room, "m.room.topic").await;
+    assert_eq!(topic["topic"], "true");
+    let name = story.bob.asks(&room, "state/m.room.name").await;
+    name.expect_error(404, "M_NOT_FOUND");
+}
+
+#[tokio::test]
+async fn joins_that_are_under_way_are_not_doubled() {
+    let story = Story::new("12").await;
+    let eve = story.server.register("eve").await;
+    let (room, via) = (story.room.id(), [&*story.peer.name]);
+
+    let (one, again, other) = tokio::join!(
+        story.joins_via(&via),
+        story.joins_via(&via),
+        joins_via(&eve, &room, &via),
+    );
+
+    for joined in [one, again, other] {
+        joined.expect_ok();
+    }
+    assert_eq!(story.room.lock().joins, 1);
+    let members = story.bob.asks(&room, "joined_members").await.expect_ok();
+    assert!(members["joined"].get(&eve.id).is_some());
+}
+
+#[tokio::test]
+async fn a_guest_joins_no_room_of_another_server() {
+    let story = Story::new("12").await;
+    let server = story
+        .network
+        .server_with(|config| config.registration.guests = true)
+        .await;
+    let guest = server.register_guest().await;
+
+    let refused = joins_via(&guest, &story.room.id(), &[&story.peer.name]).await;
+
+    refused.expect_error(403, "M_GUEST_ACCESS_FORBIDDEN");
+}
+
+#[tokio::test]
+async fn who_comes_back_is_told_what_the_room_has_become() {
+    let story = Story::new("11").await;
+    story.joins_via(&[&story.peer.name]).await.expect_ok();
+    let room = story.room.id();
+    let before = story.bob.syncs().await;
+    story.bob.leaves(&room).await;
+    story
+        .room
+        .lock()
+        .sets("m.room.name", "", json!({ "name": "new" }));
+    story.room.lock().says("meanwhile");
+
+    story.joins_via(&[]).await.expect_ok();
+
+    let sync = story.bob.syncs_after(&before).await;
+    let name = story.bob.state(&room, "m.room.name").await;
+    assert_eq!(name["name"], "new");
+    assert!(said(timeline(&sync, &room)).is_empty());
+    assert_eq!(sync["rooms"]["join"][&room]["timeline"]["limited"], true);
+}
