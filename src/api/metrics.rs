@@ -59,6 +59,11 @@ impl Metrics {
         add().map_err(|source| Error::internal("set up the metrics", source))
     }
 
+    /// Returns the registry, for what other services count.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
     /// Counts a request that has been answered.
     pub(super) fn count_request(
         &self,

@@ -16,7 +16,7 @@ use crate::{
     devices::Devices,
     ephemeral::Ephemeral,
     error::{Error, Result},
-    federation::Federation,
+    federation::{Federation, Sender},
     media::{self, Media},
     outbound,
     rooms::Rooms,
@@ -126,6 +126,9 @@ pub(crate) async fn build(
         &federation,
     )?;
     let ephemeral = Ephemeral::new(clock.clone(), &tasks);
+    let house = (db.clone(), clock.clone(), tasks.clone());
+    let services = (rooms.clone(), devices.clone(), ephemeral.clone());
+    Sender::start(house, services, &federation, metrics.registry()).await?;
     let workflows = Workflows::new(
         (users.clone(), devices.clone()),
         rooms.clone(),

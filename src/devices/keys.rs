@@ -289,7 +289,7 @@ async fn store_device_keys(
         }
     }
     device_keys::set(tx, owner.user, owner.device, &json).await?;
-    device_lists::note_change(tx, owner.user, None).await?;
+    device_lists::note_devices(tx, owner.user, &[owner.device_id]).await?;
     Ok(())
 }
 

@@ -7,8 +7,10 @@ mod cross_signing;
 mod key_counts;
 mod keys;
 mod lists;
+mod remote;
 mod signatures;
 mod to_device;
+mod told;
 
 use std::sync::Arc;
 
@@ -20,15 +22,17 @@ pub use self::{
     key_counts::KeysLeft,
     keys::Owner,
     lists::Viewer,
+    remote::{KnownList, ListUpdate, Move, RemoteDevice, RemoteList, Ticket},
     to_device::Pending,
+    told::Telling,
 };
-use self::{key_counts::CountsInMemory, to_device::Queues};
+use self::{key_counts::CountsInMemory, remote::Asking, to_device::Queues};
 use crate::{
     clock::timestamp,
     config::Config,
     error::{Error, Result},
     storage::{
-        Db, UserNum, device_keys, device_lists,
+        Db, Follower, UserNum, device_keys, device_lists,
         devices::{self, Device},
     },
 };
@@ -41,8 +45,11 @@ const NAME_BYTES: usize = 255;
 pub struct Devices {
     db: Db,
     server_name: OwnedServerName,
+    /// Whether this server talks to others.
+    federates: bool,
     queues: Arc<Queues>,
     key_counts: Arc<CountsInMemory>,
+    asking: Arc<Asking>,
 }
 
 impl Devices {
@@ -55,9 +62,16 @@ impl Devices {
         Self {
             db: db.clone(),
             server_name: config.server.name.clone(),
+            federates: config.federation.enabled,
             queues,
             key_counts,
+            asking: Arc::default(),
         }
+    }
+
+    /// Tells a follower of what is committed, after those that follow already.
+    pub fn follow(&self, follower: Arc<dyn Follower>) {
+        self.db.journal().follow(follower);
     }
 
     /// Returns the devices of a user.
@@ -104,7 +118,7 @@ impl Devices {
         devices::rename(&mut tx, user, device_id.as_str(), Some(display_name)).await?;
         // The name is told with the keys.
         if device_keys::get(&mut tx, device.num).await?.is_some() {
-            device_lists::note_change(&mut tx, user, None).await?;
+            device_lists::note_devices(&mut tx, user, &[device_id]).await?;
         }
         tx.commit().await
     }

@@ -2,7 +2,7 @@
 //!
 //! See <https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3keyssignaturesupload>.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use ruma::{
     OwnedUserId, UserId,
@@ -180,12 +180,21 @@ impl<'a> Desk<'a> {
         for row in rows {
             cross_signing::set_signature(tx, row).await?;
         }
-        if let Some(row) = rows.first() {
-            let signer = self.owner.user;
-            let watcher = (row.user_num != signer).then_some(signer);
-            device_lists::note_change(tx, row.user_num, watcher).await?;
+        let Some(row) = rows.first() else {
+            return Ok(());
+        };
+        let signer = self.owner.user;
+        if row.user_num != signer {
+            device_lists::note_change(tx, row.user_num, Some(signer)).await?;
+            return Ok(());
         }
-        Ok(())
+        let changed = rows.iter().map(|row| match self.devices.get(&row.target) {
+            Some(_) => &*row.target,
+            None => device_lists::OWN_KEYS,
+        });
+        let changed: BTreeSet<&str> = changed.collect();
+        let changed: Vec<&str> = changed.into_iter().collect();
+        device_lists::note_devices(tx, signer, &changed).await
     }
 }
 

@@ -1,6 +1,9 @@
 //! Requests to other servers: signed, bounded in time and size, over connections that are kept.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
 
 use bytes::{Bytes, BytesMut};
 use reqwest::header::{HOST, HeaderValue};
@@ -13,6 +16,7 @@ use ruma::{
     },
     exports::http,
 };
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::{sync::OnceCell, time::timeout};
 
@@ -137,7 +141,12 @@ struct Inner {
     servers: Servers,
     http: Http,
     backoff: Backoff,
+    /// Are told of every server that shows life.
+    watchers: RwLock<Vec<Watcher>>,
 }
+
+/// Somebody who is told of servers that show life: be quick.
+pub(super) type Watcher = Box<dyn Fn(&ServerName) + Send + Sync>;
 
 impl Client {
     pub(super) fn new(
@@ -153,10 +162,24 @@ impl Client {
             servers,
             http,
             backoff: Backoff::new(clock),
+            watchers: RwLock::default(),
         };
         Self {
             inner: Arc::new(inner),
         }
+    }
+
+    /// Returns whether this server talks to others at all.
+    pub(super) fn is_enabled(&self) -> bool {
+        self.inner.enabled
+    }
+
+    /// Has somebody told from now on of every server that shows life.
+    pub fn watch(&self, watcher: Watcher) {
+        let watchers = self.inner.watchers.write();
+        watchers
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(watcher);
     }
 
     /// Sends a request in the name of this server.
@@ -179,6 +202,59 @@ impl Client {
         let exchange = self.exchange(server, write, allowance.bytes);
         let answer = self.within(server, allowance.time, exchange).await?;
         read_answer(server, answer)
+    }
+
+    /// Sends a request in the name of this server, and reads its answer into a type of the caller's: for what other
+    /// servers write more freely than ruma reads it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::send`].
+    pub async fn send_for<T, R>(
+        &self,
+        server: &ServerName,
+        request: R,
+        allowance: Allowance,
+    ) -> Result<T, Failure>
+    where
+        T: DeserializeOwned,
+        R: OutgoingRequest + Metadata<Authentication = ServerSignatures, PathBuilder = SinglePath>,
+    {
+        let input = self.inner.key.signing_input(server);
+        let write = |base: &str| request.try_into_http_request::<Vec<u8>>(base, input, ());
+        let exchange = self.exchange(server, write, allowance.bytes);
+        let answer = self.within(server, allowance.time, exchange).await?;
+        serde_json::from_slice(answer.body()).map_err(|error| nonsense(server, &error))
+    }
+
+    /// Delivers something to a server, whether or not it answered of late: for those who know themselves when to try
+    /// again. Any answer that is a success will do, and is returned as it is.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::send`].
+    #[tracing::instrument(skip_all, fields(server = %server, endpoint = R::PATH_BUILDER.path()), err(level = "debug", Debug))]
+    pub async fn deliver<R>(
+        &self,
+        server: &ServerName,
+        request: R,
+        allowance: Allowance,
+    ) -> Result<Bytes, Failure>
+    where
+        R: OutgoingRequest + Metadata<Authentication = ServerSignatures, PathBuilder = SinglePath>,
+    {
+        self.check(server)?;
+        let input = self.inner.key.signing_input(server);
+        let write = |base: &str| request.try_into_http_request::<Vec<u8>>(base, input, ());
+        let exchange = self.exchange(server, write, allowance.bytes);
+        let answer = timeout(allowance.time, exchange).await;
+        let answer =
+            answer.unwrap_or_else(|_| Err(unreachable(server, "it did not answer in time")));
+        match &answer {
+            Err(Failure::Unreachable(_)) => self.inner.backoff.failed(server),
+            Ok(_) | Err(Failure::Refused(_)) => self.inner.backoff.answered(server),
+        }
+        Ok(answer?.into_body())
     }
 
     /// Sends a request that needs no signature.
@@ -241,6 +317,10 @@ impl Client {
     /// Notes that a server showed life.
     pub(super) fn heard_from(&self, server: &ServerName) {
         self.inner.backoff.answered(server);
+        let watchers = self.inner.watchers.read();
+        for watcher in watchers.unwrap_or_else(PoisonError::into_inner).iter() {
+            watcher(server);
+        }
     }
 
     /// Waits for a request to a server that may be asked, and remembers whether it could be reached.
@@ -250,29 +330,33 @@ impl Client {
         time: Duration,
         request: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, Failure> {
-        let inner = &self.inner;
-        let unreachable = |text: &str| Failure::Unreachable(format!("{server}: {text}"));
-        if !inner.enabled {
-            return Err(unreachable("this server does not federate"));
-        }
-        if server == inner.key.server_name() {
-            return Err(unreachable("this is the server itself"));
-        }
-        if !inner.backoff.may_try(server) {
-            return Err(unreachable("it did not answer of late"));
+        self.check(server)?;
+        if !self.inner.backoff.may_try(server) {
+            return Err(unreachable(server, "it did not answer of late"));
         }
         let Ok(answer) = timeout(time, request).await else {
             if time >= FAIR_TIME {
-                inner.backoff.failed(server);
+                self.inner.backoff.failed(server);
             }
-            return Err(unreachable("it did not answer in time"));
+            return Err(unreachable(server, "it did not answer in time"));
         };
         match &answer {
-            Err(Failure::Unreachable(_)) => inner.backoff.failed(server),
+            Err(Failure::Unreachable(_)) => self.inner.backoff.failed(server),
             // Whatever it says, it is there.
-            Ok(_) | Err(Failure::Refused(_)) => inner.backoff.answered(server),
+            Ok(_) | Err(Failure::Refused(_)) => self.heard_from(server),
         }
         answer
+    }
+
+    /// Checks that a server may be asked anything.
+    fn check(&self, server: &ServerName) -> Result<(), Failure> {
+        if !self.inner.enabled {
+            return Err(unreachable(server, "this server does not federate"));
+        }
+        if server == self.inner.key.server_name() {
+            return Err(unreachable(server, "this is the server itself"));
+        }
+        Ok(())
     }
 
     /// Sends a request and reads what comes back.
@@ -314,6 +398,10 @@ impl Client {
         }
         Err(refusal(server, response).await)
     }
+}
+
+fn unreachable(server: &ServerName, why: &str) -> Failure {
+    Failure::Unreachable(format!("{server}: {why}"))
 }
 
 /// The connections to other servers.
@@ -407,10 +495,12 @@ fn read_answer<T: IncomingResponse>(
 ) -> Result<T, Failure> {
     let (parts, body) = answer.into_parts();
     let response = http::Response::from_parts(parts, &*body);
-    T::try_from_http_response(response).map_err(|error| {
-        let text = shortened(&error.to_string());
-        Failure::Unreachable(format!("{server} answered what makes no sense: {text}"))
-    })
+    T::try_from_http_response(response).map_err(|error| nonsense(server, &error))
+}
+
+fn nonsense(server: &ServerName, error: &impl ToString) -> Failure {
+    let text = shortened(&error.to_string());
+    Failure::Unreachable(format!("{server} answered what makes no sense: {text}"))
 }
 
 /// Reads what a server says who did not do what it was asked.

@@ -6,7 +6,7 @@
 //! `cache` bounds what is remembered, and lets those who look for the same wait for one look-up; `multipart` reads
 //! the form in which media comes.
 //!
-//! Events and transactions will enter here, too: `api/federation` proves who sent them, and hands them down.
+//! `events` verifies what others send, and `sender` sees to it that they are sent what concerns them.
 //!
 //! [spec]: https://spec.matrix.org/v1.19/server-server-api/
 
@@ -21,6 +21,7 @@ mod keys;
 mod multipart;
 mod names;
 mod resolve;
+mod sender;
 mod signed_text;
 mod well_known;
 
@@ -46,6 +47,7 @@ pub use self::{
     key_ring::KeyRing,
     keys::{Keys, WantedKey},
     multipart::{Part, Parts},
+    sender::Sender,
 };
 use self::{client::Http, resolve::Servers};
 use crate::{
@@ -102,6 +104,11 @@ impl Federation {
         })
     }
 
+    /// Returns the present time, in milliseconds since the Unix epoch.
+    pub fn now_ms(&self) -> i64 {
+        self.clock.now_ms()
+    }
+
     /// Returns which addresses other servers may be at.
     pub fn reach(&self) -> Reach {
         self.reach
@@ -110,6 +117,11 @@ impl Federation {
     /// Returns whose certificates are believed beside those that the system knows.
     pub fn trust(&self) -> &Trust {
         &self.trust
+    }
+
+    /// Returns a cache for what other servers tell.
+    pub fn cache<K: Clone + Eq + std::hash::Hash, V: Clone>(&self, limit: usize) -> Cache<K, V> {
+        Cache::new(&self.clock, limit)
     }
 
     /// Returns what sends requests to other servers.

@@ -1,15 +1,25 @@
-//! What the federation sender reads of rooms: which events go out, and to which servers.
+//! What the federation sender reads of rooms: which events go out, to which servers, and who came into a room.
 //!
 //! Only what comes from here goes out: events of users of this server, and those that others gave it to send on.
 
-use ruma::{OwnedEventId, OwnedServerName};
+use std::collections::BTreeSet;
+
+use ruma::{
+    OwnedEventId, OwnedServerName, OwnedUserId, ServerName,
+    events::room::member::MembershipState::Join,
+};
 use serde_json::value::RawValue;
 
-use super::Rooms;
+use super::{Room, Rooms};
 use crate::{
     error::{Error, Result},
     matrix::Pdu,
-    storage::{Position, RoomNum, graph},
+    storage::{
+        Position, RoomNum, UserNum,
+        events::Status,
+        graph::{self, Sent},
+        rooms,
+    },
 };
 
 /// An event that other servers are to be sent.
@@ -27,17 +37,43 @@ pub struct Outgoing {
     pub servers: Vec<OwnedServerName>,
 }
 
+/// Somebody came into a room, or changed how they are shown in it.
+#[derive(Clone, Debug)]
+pub struct Arrival {
+    /// The position of the member event.
+    pub position: Position,
+    /// The room.
+    pub room: RoomNum,
+    /// Who.
+    pub user_id: OwnedUserId,
+}
+
 /// A part of what goes out.
 #[derive(Debug, Default)]
 pub struct OutgoingPage {
     /// The events, in order.
     pub events: Vec<Outgoing>,
+    /// Who came into which room meanwhile, wherever they are from.
+    pub arrivals: Vec<Arrival>,
     /// The position up to which everything was looked at.
     pub up_to: Position,
+    /// Whether that is all there was.
+    pub is_all: bool,
+}
+
+/// A part of what goes out from one room to one server.
+#[derive(Debug, Default)]
+pub struct RoomPage {
+    /// The events, in order.
+    pub events: Vec<Outgoing>,
+    /// The place from which on the next part is read; `None` after the last.
+    pub next: Option<Position>,
 }
 
 /// Events looked at for one page.
 const CHUNK: i64 = 500;
+/// Events of one room looked at for one page.
+const OF_ROOM: i64 = 200;
 
 impl Rooms {
     /// Returns the events after a position that other servers are to be sent.
@@ -53,23 +89,36 @@ impl Rooms {
         let is_all = i64::try_from(rows.len()).unwrap_or(0) < CHUNK;
         let last = rows.last().map_or(up_to, |row| row.position);
         let mut page = OutgoingPage {
-            events: Vec::new(),
             up_to: if is_all { up_to } else { last },
+            is_all,
+            ..OutgoingPage::default()
         };
         for row in rows {
-            let event_id = OwnedEventId::try_from(row.event_id)
-                .map_err(|source| Error::internal("read an event id", source))?;
-            let pdu = Pdu::parse(event_id, &row.json)?;
-            if !self.is_local(&pdu.sender) && !row.passed_on {
+            let (position, room, passed_on) = (row.position, row.room, row.passed_on);
+            let (pdu, json) = parse(row)?;
+            if pdu.membership() == Some(Join)
+                && let Some(user_id) = pdu.member()
+            {
+                page.arrivals.push(Arrival {
+                    position,
+                    room,
+                    user_id: user_id.to_owned(),
+                });
+            }
+            if !self.is_local(&pdu.sender) && !passed_on {
                 continue;
             }
-            let servers = self.destinations(row.room, &pdu, row.position).await?;
+            let servers = match self.room_by_number(room).await {
+                // It was deleted.
+                Err(Error::NotFound(_)) => continue,
+                room => self.destinations(&*room?, &pdu, position),
+            };
             if !servers.is_empty() {
                 page.events.push(Outgoing {
-                    position: row.position,
-                    room: row.room,
+                    position,
+                    room,
                     event_id: pdu.event_id,
-                    json: RawValue::from_string(row.json)?,
+                    json,
                     servers,
                 });
             }
@@ -77,14 +126,124 @@ impl Rooms {
         Ok(page)
     }
 
-    /// Returns the servers that an event of a room goes to: those in the room, and that of the user whom it is about.
-    async fn destinations(
+    /// Returns the events of a room from a place on that a server is to be sent.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] when the room is gone.
+    pub async fn outgoing_of_room(
         &self,
         room: RoomNum,
-        pdu: &Pdu,
-        position: Position,
-    ) -> Result<Vec<OwnedServerName>> {
+        from: Position,
+        server: &ServerName,
+    ) -> Result<RoomPage> {
         let room = self.room_by_number(room).await?;
+        let rows = {
+            let mut conn = self.inner.db.read().await?;
+            graph::of_room_from(&mut conn, room.num, from, OF_ROOM).await?
+        };
+        let is_all = i64::try_from(rows.len()).unwrap_or(0) < OF_ROOM;
+        let last = rows.last().map_or(from, |row| row.position);
+        let mut page = RoomPage {
+            events: Vec::new(),
+            next: (!is_all).then_some(last + 1),
+        };
+        for row in rows {
+            page.events.extend(self.for_server(&room, row, server)?);
+        }
+        Ok(page)
+    }
+
+    /// Returns the newest events of a room, for a server that missed more than it is sent one by one: those on which
+    /// the next event will build, or where it left, the newest that it is to be sent.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] when the room is gone.
+    pub async fn newest_outgoing(
+        &self,
+        room: RoomNum,
+        from: Position,
+        server: &ServerName,
+    ) -> Result<Vec<Outgoing>> {
+        let room = self.room_by_number(room).await?;
+        let mut conn = self.inner.db.read().await?;
+        if room.view().servers.contains_key(server) {
+            let row = rooms::get(&mut conn, room.num).await?;
+            let row = row.ok_or_else(|| Error::not_found("the room is gone"))?;
+            let ids: Vec<String> = serde_json::from_str(&row.forward_extremities)?;
+            let nodes = graph::nodes(&mut conn, &ids).await?;
+            let mut newest = Vec::new();
+            for node in nodes {
+                let (status, place) = (node.status(), node.timeline.unwrap_or(node.position));
+                let (pdu, json) = parse(Sent {
+                    position: place,
+                    room: node.room,
+                    event_id: node.event_id,
+                    passed_on: false,
+                    json: node.json,
+                })?;
+                if status == Status::Accepted && pdu.sender.server_name() != server {
+                    newest.push(outgoing(&room, (place, pdu.event_id, json), server));
+                }
+            }
+            if !newest.is_empty() {
+                return Ok(newest);
+            }
+        }
+        let rows = graph::newest_of_room(&mut conn, room.num, from, OF_ROOM).await?;
+        drop(conn);
+        for row in rows {
+            let found = self.for_server(&room, row, server)?;
+            if found.is_some() {
+                return Ok(found.into_iter().collect());
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    /// Returns the other servers in a room.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] when the room is gone.
+    pub async fn other_servers(&self, room: RoomNum) -> Result<Vec<OwnedServerName>> {
+        let room = self.room_by_number(room).await?;
+        let view = room.view();
+        let others = view
+            .servers
+            .keys()
+            .filter(|server| *server != self.server_name());
+        Ok(others.cloned().collect())
+    }
+
+    /// Returns the other servers with which a user shares a room.
+    pub async fn servers_with(&self, user: UserNum) -> Result<BTreeSet<OwnedServerName>> {
+        let mut servers = BTreeSet::new();
+        for room in self.of_user(user).await?.joined() {
+            match self.other_servers(room).await {
+                // It was deleted meanwhile.
+                Err(Error::NotFound(_)) => {}
+                others => servers.extend(others?),
+            }
+        }
+        Ok(servers)
+    }
+
+    /// Returns an event as it goes out to a server, if it does.
+    fn for_server(&self, room: &Room, row: Sent, server: &ServerName) -> Result<Option<Outgoing>> {
+        let (position, passed_on) = (row.position, row.passed_on);
+        let (pdu, json) = parse(row)?;
+        if !self.is_local(&pdu.sender) && !passed_on {
+            return Ok(None);
+        }
+        let servers = self.destinations(room, &pdu, position);
+        let is_meant = servers.iter().any(|it| it == server);
+        Ok(is_meant.then(|| outgoing(room, (position, pdu.event_id, json), server)))
+    }
+
+    /// Returns the servers that an event of a room goes to: those in the room, and that of the user whom it is about.
+    fn destinations(&self, room: &Room, pdu: &Pdu, position: Position) -> Vec<OwnedServerName> {
         let (own, sender) = (self.server_name(), pdu.sender.server_name());
         let is_other = |server: &OwnedServerName| server != own && server != sender;
         let mut servers: Vec<OwnedServerName> = {
@@ -102,6 +261,27 @@ impl Rooms {
         {
             servers.push(target);
         }
-        Ok(servers)
+        servers
     }
+}
+
+fn outgoing(
+    room: &Room,
+    (position, event_id, json): (Position, OwnedEventId, Box<RawValue>),
+    server: &ServerName,
+) -> Outgoing {
+    Outgoing {
+        position,
+        room: room.num,
+        event_id,
+        json,
+        servers: vec![server.to_owned()],
+    }
+}
+
+fn parse(row: Sent) -> Result<(Pdu, Box<RawValue>)> {
+    let event_id = OwnedEventId::try_from(row.event_id)
+        .map_err(|source| Error::internal("read an event id", source))?;
+    let pdu = Pdu::parse(event_id, &row.json)?;
+    Ok((pdu, RawValue::from_string(row.json)?))
 }

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId, events::room::member::MembershipState};
+use ruma::{
+    OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, events::room::member::MembershipState,
+};
 
 use crate::matrix::{Counters, TimelineEvent};
 
@@ -106,6 +108,11 @@ pub enum Change {
         user: UserNum,
         /// Which one.
         device: DeviceNum,
+    },
+    /// A message waits for devices of another server's users.
+    ToServer {
+        /// The server.
+        server: OwnedServerName,
     },
     /// The keys of a user's devices changed, or the user's own, or the signatures of either.
     DeviceList {

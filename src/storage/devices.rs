@@ -182,7 +182,7 @@ pub async fn delete(tx: &mut WriteTx, user: UserNum, devices: Vec<DeviceNum>) ->
         .await?;
     if !with_keys.is_empty() {
         cross_signing::remove_signatures_of(tx, user, &with_keys).await?;
-        device_lists::note_change(tx, user, None).await?;
+        device_lists::note_devices(tx, user, &with_keys).await?;
     }
     remove_settings(tx, user, &device_ids).await?;
     end_sessions(tx, user, devices);

@@ -165,6 +165,44 @@ pub async fn after_position(
     .await
 }
 
+/// Returns accepted events of a room from a place of its timeline on, by their places and in their order.
+pub async fn of_room_from(
+    db: &mut impl Read,
+    room: RoomNum,
+    from: i64,
+    limit: i64,
+) -> Result<Vec<Sent>> {
+    db.query(
+        "SELECT timeline AS position, room, event_id, passed_on, json FROM events
+         WHERE room = $1 AND timeline >= $2 AND status = 0 AND NOT backfilled
+         ORDER BY timeline LIMIT $3",
+    )
+    .bind(room)
+    .bind(from)
+    .bind(limit)
+    .fetch_all()
+    .await
+}
+
+/// Returns the newest accepted events of a room from a place of its timeline on, the newest first.
+pub async fn newest_of_room(
+    db: &mut impl Read,
+    room: RoomNum,
+    from: i64,
+    limit: i64,
+) -> Result<Vec<Sent>> {
+    db.query(
+        "SELECT timeline AS position, room, event_id, passed_on, json FROM events
+         WHERE room = $1 AND timeline >= $2 AND status = 0 AND NOT backfilled
+         ORDER BY timeline DESC LIMIT $3",
+    )
+    .bind(room)
+    .bind(from)
+    .bind(limit)
+    .fetch_all()
+    .await
+}
+
 /// Returns the place of the newest event before a place of a room's timeline.
 pub async fn place_before(db: &mut impl Read, room: RoomNum, place: i64) -> Result<Option<i64>> {
     db.query(

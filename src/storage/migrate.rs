@@ -56,6 +56,14 @@ const MIGRATIONS: &[(&str, &str)] = &[
         "0012_federation_rooms.sql",
         include_str!("../../migrations/0012_federation_rooms.sql"),
     ),
+    (
+        "0013_sender.sql",
+        include_str!("../../migrations/0013_sender.sql"),
+    ),
+    (
+        "0014_remote_devices.sql",
+        include_str!("../../migrations/0014_remote_devices.sql"),
+    ),
 ];
 
 /// What the tokens in a migration stand for, and which files belong to the database.

@@ -143,6 +143,7 @@ impl Follower for Recent {
                 | Change::Backfilled { .. }
                 | Change::Erased { .. }
                 | Change::ToDevice { .. }
+                | Change::ToServer { .. }
                 | Change::KeyCounts { .. }
                 | Change::SessionsEnded { .. } => {}
             }

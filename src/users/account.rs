@@ -68,7 +68,7 @@ impl Users {
         delete_devices_except(&mut tx, user, None).await?;
         passing_tokens::remove_all(&mut tx, user).await?;
         if cross_signing::remove_all(&mut tx, user).await? > 0 {
-            device_lists::note_change(&mut tx, user, None).await?;
+            device_lists::note_devices(&mut tx, user, &[device_lists::OWN_KEYS]).await?;
         }
         key_backups::remove_all(&mut tx, user).await?;
         profiles::remove_all(&mut tx, user).await?;

@@ -187,10 +187,12 @@ impl Workflows {
         if !edus.is_empty() {
             // After the events, of which they may tell that they have been read.
             let workflows = self.clone();
-            let edus = self.tasks.spawn(async move {
-                workflows.receive_edus(&origin, edus).await;
-            });
-            self.within(PATIENCE_WITH_EDUS, edus).await;
+            let edus = self
+                .tasks
+                .spawn(async move { workflows.receive_edus(&origin, edus).await });
+            let taken = self.within(PATIENCE_WITH_EDUS, edus).await;
+            // Messages to devices are told nowhere else: they have to come again.
+            locked(&notes).is_broken |= !matches!(taken, Some(Ok(Ok(()))));
         }
         let notes = locked(&notes);
         if notes.is_broken {
@@ -294,7 +296,7 @@ impl Workflows {
     }
 
     /// Takes an event into its room, and fetches what it lacks.
-    async fn take_event(
+    pub(super) async fn take_event(
         &self,
         origin: &ServerName,
         room: &Arc<Room>,

@@ -12,7 +12,7 @@ use super::{Candidates, Refusals, is_final};
 use crate::{
     error::{Error, Result},
     federation::{Failure, Member, Signed, Template},
-    rooms::{Action, Import, Imported, MemberChange},
+    rooms::{Action, Import, Imported, MemberChange, Received},
     users::Session,
     workflows::{Wish, Workflows},
 };
@@ -198,7 +198,7 @@ impl Workflows {
             user_id: &join.user_id,
             content,
         };
-        let signed = self.federation.complete(&template, member)?;
+        let signed = self.federation.complete(&template, &member)?;
         self.send_join(server, &join.room_id, (signed, template))
             .await
     }
@@ -225,6 +225,18 @@ impl Workflows {
                 "{server} answered with another event than it was sent"
             ))
             .into());
+        }
+        if let Ok(room) = self.rooms.resident(room_id).await {
+            // Somebody is in the room: the join is an event like others there.
+            return match self.take_event(server, &room, event).await? {
+                Received::Accepted | Received::Duplicate => Ok(()),
+                Received::SoftFailed(reason) | Received::Rejected(reason) => {
+                    Err(Error::Forbidden(reason).into())
+                }
+                Received::Missing { .. } => {
+                    Err(Error::Unavailable("events of the room are missing".to_owned()).into())
+                }
+            };
         }
         let import = Import {
             origin: server.to_owned(),

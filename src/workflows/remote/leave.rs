@@ -100,7 +100,7 @@ impl Workflows {
             user_id: &user_id,
             content: change.content()?,
         };
-        let leave = federation.complete(&template, member)?;
+        let leave = federation.complete(&template, &member)?;
         federation.send_leave(server, room_id, &leave).await?;
         federation.verify(&leave.event, &template.rules).await
     }

@@ -150,7 +150,7 @@ impl Abroad {
         (kind, state_key): (&str, Option<&str>),
         content: Value,
     ) -> String {
-        let draft = self.draft(sender, (kind, state_key), content);
+        let draft = self.draft(sender, (kind, state_key), &content);
         let place = Place::of(self);
         let site = place.site(self);
         let (pdu, json) = matrix::build(draft, site, &self.key).expect("it is allowed");
@@ -158,13 +158,13 @@ impl Abroad {
         self.add(pdu, serde_json::from_str(&json).expect("JSON"))
     }
 
-    fn draft(&self, sender: &UserId, (kind, key): (&str, Option<&str>), content: Value) -> Draft {
+    fn draft(&self, sender: &UserId, (kind, key): (&str, Option<&str>), content: &Value) -> Draft {
         let is_chosen = self.rules.event_format.require_event_id;
         Draft {
             sender: sender.to_owned(),
             kind: kind.into(),
             state_key: key.map(ToOwned::to_owned),
-            content: to_raw_value(&content).expect("JSON"),
+            content: to_raw_value(content).expect("JSON"),
             redacts: None,
             timestamp: Clock::system().now(),
             event_id: is_chosen.then(|| EventId::new_v1(self.key.server_name())),
@@ -196,7 +196,11 @@ impl Abroad {
     fn template(&self, user_id: &str, membership: &str) -> Value {
         let user_id = UserId::parse(user_id).expect("an id");
         let content = json!({ "membership": membership });
-        let draft = self.draft(&user_id, ("m.room.member", Some(user_id.as_str())), content);
+        let draft = self.draft(
+            &user_id,
+            ("m.room.member", Some(user_id.as_str())),
+            &content,
+        );
         let place = Place::of(self);
         let template = matrix::template(draft, place.site(self)).expect("it is allowed");
         let event: &RawValue = &template.event;

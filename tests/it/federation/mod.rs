@@ -3,6 +3,7 @@
 pub(crate) mod abroad;
 mod access;
 mod directory;
+mod edus;
 mod encryption;
 mod guest;
 mod handshakes;
@@ -14,6 +15,7 @@ mod media;
 mod missing;
 mod policy;
 mod profile;
+mod remote_devices;
 mod transactions;
 
 use std::{

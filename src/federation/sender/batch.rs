@@ -1,0 +1,222 @@
+//! What goes into one transaction: events, from memory or from disk, and EDUs.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    sync::Arc,
+};
+
+use ruma::{OwnedTransactionId, OwnedUserId, api::federation::transactions::edu::Edu, serde::Raw};
+use sha2::{Digest, Sha256};
+
+use super::{
+    Inner,
+    destination::{Destination, ReceiptKey, Unsent},
+    edus,
+    log::Found,
+};
+use crate::{
+    devices::Telling,
+    error::{Error, Result},
+    rooms::Outgoing,
+    storage::{Position, Receipt, RoomNum},
+};
+
+/// Events in a transaction, as the specification limits them.
+pub(super) const PDUS: usize = 50;
+/// Events of one room that a server which was away is sent one by one, and of all rooms; beyond that it is sent the
+/// newest of each, and asks for what lies between.
+const MISSED_IN_ROOM: usize = 50;
+const MISSED: usize = 400;
+/// Parts of a room's timeline that are looked through for what a server missed.
+const PAGES: usize = 4;
+
+/// What goes into one transaction.
+#[derive(Default)]
+pub(super) struct Batch {
+    pub(super) pdus: Vec<Arc<Outgoing>>,
+    pub(super) edus: Vec<Raw<Edu>>,
+    /// Up to which place of each room the server has everything then.
+    pub(super) through: BTreeMap<RoomNum, Position>,
+    /// Up to which position it has the messages to devices then.
+    pub(super) messages: Option<Position>,
+    /// What it is told of devices.
+    pub(super) tellings: Vec<Telling>,
+    pub(super) receipts: Vec<(ReceiptKey, Arc<Receipt>)>,
+    pub(super) presence: BTreeSet<OwnedUserId>,
+    /// Whether it is sent even if nothing is in it.
+    pub(super) greets: bool,
+}
+
+impl Batch {
+    /// Returns whether nothing is to be sent. Something may have to be noted all the same.
+    pub(super) fn is_empty(&self) -> bool {
+        self.pdus.is_empty() && self.edus.is_empty() && !self.greets
+    }
+
+    /// Returns the id of the transaction.
+    ///
+    /// What is sent once alone has the same id whenever it is tried, also after a restart; and since it is never sent
+    /// again once it was taken, no two transactions have the same. The others are told apart by chance.
+    pub(super) fn transaction_id(&self) -> OwnedTransactionId {
+        let mut hash = Sha256::new();
+        for pdu in &self.pdus {
+            hash.update(pdu.event_id.as_bytes());
+            hash.update([0]);
+        }
+        for edu in &self.edus {
+            hash.update(edu.json().get());
+            hash.update([0]);
+        }
+        if self.pdus.is_empty() && self.messages.is_none() {
+            hash.update(rand::random::<u128>().to_be_bytes());
+        }
+        let digest = hash.finalize();
+        let id: String = digest.iter().take(16).fold(String::new(), |mut id, byte| {
+            // A string takes everything.
+            let _ = write!(id, "{byte:02x}");
+            id
+        });
+        id.into()
+    }
+}
+
+impl Inner {
+    /// Gathers what a server is to be sent next.
+    ///
+    /// What is in memory alone is taken; if the transaction fails, it is put back.
+    pub(super) async fn gather(&self, destination: &Destination) -> Result<Batch> {
+        let found = self.gather_pdus(destination).await?;
+        let mut batch = Batch {
+            pdus: found.events,
+            through: found.through,
+            greets: destination.lock().greet,
+            ..Batch::default()
+        };
+        if let Err(error) = edus::gather(self, destination, &mut batch).await {
+            destination.lock().restore(batch);
+            return Err(error);
+        }
+        Ok(batch)
+    }
+
+    async fn gather_pdus(&self, destination: &Destination) -> Result<Found> {
+        let (unsent, catches_up) = {
+            let state = destination.lock();
+            (state.unsent.clone(), state.catches_up)
+        };
+        if unsent.is_empty() {
+            return Ok(Found::default());
+        }
+        if !catches_up {
+            let log = self.log.read();
+            let log = log.unwrap_or_else(std::sync::PoisonError::into_inner);
+            if let Some(found) = log.find(&destination.server, &unsent, PDUS) {
+                return Ok(found);
+            }
+        }
+        let most = if catches_up {
+            Some((MISSED / unsent.len()).clamp(1, MISSED_IN_ROOM))
+        } else {
+            None
+        };
+        let mut rooms: Vec<(RoomNum, Unsent)> = unsent.into_iter().collect();
+        rooms.sort_unstable_by_key(|(_, unsent)| unsent.first);
+        let mut found = Found::default();
+        for (room, unsent) in rooms {
+            let left = PDUS.saturating_sub(found.events.len());
+            if left == 0 {
+                break;
+            }
+            let of_room = self.of_room(destination, (room, unsent), most, left);
+            let (events, through) = match of_room.await {
+                // It was deleted.
+                Err(Error::NotFound(_)) => (Vec::new(), unsent.last),
+                of_room => of_room?,
+            };
+            found.events.extend(events.into_iter().map(Arc::new));
+            found.through.insert(room, through);
+        }
+        Ok(found)
+    }
+
+    /// Returns what a server was not sent of a room, and up to which place that is everything: its newest events alone,
+    /// if it missed more than `most`.
+    async fn of_room(
+        &self,
+        destination: &Destination,
+        (room, unsent): (RoomNum, Unsent),
+        most: Option<usize>,
+        left: usize,
+    ) -> Result<(Vec<Outgoing>, Position)> {
+        let server = &destination.server;
+        let enough = most.map_or(left, |most| most.max(left));
+        let (mut events, mut next, mut pages) = (Vec::new(), Some(unsent.first), 0);
+        while let Some(from) = next
+            && events.len() <= enough
+            && pages < PAGES
+        {
+            let page = self.rooms.outgoing_of_room(room, from, server).await?;
+            events.extend(page.events);
+            next = page.next.filter(|next| *next <= unsent.last);
+            pages += 1;
+        }
+        // What came since waits for its own turn.
+        events.retain(|event| event.position <= unsent.last);
+        let is_too_much = |most| events.len() > most || (next.is_some() && events.len() <= enough);
+        if most.is_some_and(is_too_much) {
+            let newest = self.rooms.newest_outgoing(room, unsent.first, server);
+            let mut newest = newest.await?;
+            if newest.len() > left && left < PDUS {
+                // They go together, next time.
+                return Ok((Vec::new(), unsent.first - 1));
+            }
+            newest.truncate(left);
+            return Ok((newest, unsent.last));
+        }
+        let is_cut = events.len() > left;
+        events.truncate(left);
+        let through = match (is_cut, next) {
+            (true, _) => events.last().map_or(unsent.last, |event| event.position),
+            // What was looked through, had it anything for the server or not.
+            (false, Some(next)) => next - 1,
+            (false, None) => unsent.last,
+        };
+        Ok((events, through))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::value::RawValue;
+
+    use super::*;
+
+    fn batch(ids: &[&str], edus: &[&str]) -> Batch {
+        let pdu = |id: &&str| {
+            Arc::new(Outgoing {
+                position: 1,
+                room: 1,
+                event_id: (*id).try_into().expect("an id"),
+                json: RawValue::from_string("{}".to_owned()).expect("JSON"),
+                servers: Vec::new(),
+            })
+        };
+        let edu = |edu: &&str| Raw::from_json_string((*edu).to_owned()).expect("JSON");
+        Batch {
+            pdus: ids.iter().map(pdu).collect(),
+            edus: edus.iter().map(edu).collect(),
+            ..Batch::default()
+        }
+    }
+
+    #[test]
+    fn the_same_events_go_under_the_same_id_and_others_under_another() {
+        let id = |ids: &[&str], edus: &[&str]| batch(ids, edus).transaction_id();
+
+        assert_eq!(id(&["$a", "$b"], &["1"]), id(&["$a", "$b"], &["1"]));
+        assert_ne!(id(&["$a", "$b"], &["1"]), id(&["$a"], &["1"]));
+        assert_ne!(id(&["$a"], &["1"]), id(&["$a"], &["2"]));
+        assert_ne!(id(&[], &["1"]), id(&[], &["1"]), "somebody types again");
+    }
+}

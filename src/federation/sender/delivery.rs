@@ -1,0 +1,203 @@
+//! The task that sends to one server, while there is something for it: one transaction after the other.
+//!
+//! [Transactions](https://spec.matrix.org/v1.19/server-server-api/#transactions)
+
+use std::{sync::Arc, time::Duration};
+
+use ruma::api::federation::transactions::send_transaction_message;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::{Inner, batch::Batch, destination::Destination};
+use crate::{
+    error::Result,
+    federation::{Allowance, Failure},
+};
+
+/// What a transaction may cost. It may make the other server ask others for what it lacks.
+const ALLOWANCE: Allowance = Allowance {
+    time: Duration::from_mins(1),
+    bytes: 1024 * 1024,
+};
+/// How long a transaction under way may take when this server stops.
+const LAST_MOMENT: Duration = Duration::from_secs(3);
+/// How long a server waits whose batch could not be read or noted.
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// What a server says of a transaction that it took. Whatever else it says, it took it.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Answer {
+    pdus: Map<String, Value>,
+}
+
+/// How it went on.
+enum Step {
+    /// Something was sent, or nothing had to be.
+    Done,
+    /// It did not work: the server waits.
+    Failed,
+    /// This server stops.
+    Stopping,
+}
+
+impl Inner {
+    /// Begins to send to a server, if something waits for it and nobody sends to it yet.
+    pub(super) fn serve(self: &Arc<Self>, destination: &Arc<Destination>) {
+        if destination.lock().begin() {
+            let (inner, destination) = (self.clone(), destination.clone());
+            // Counted before it begins to run, so that a stop waits for it.
+            let served = self.served.subscribe();
+            drop(self.tasks.spawn(async move {
+                inner.send_all(&destination).await;
+                drop(served);
+            }));
+        }
+    }
+
+    async fn send_all(&self, destination: &Destination) {
+        loop {
+            if destination.lock().end() {
+                return;
+            }
+            let step = tokio::select! {
+                biased;
+                () = self.tasks.stopping().cancelled() => Step::Stopping,
+                () = self.wait_for(destination) => self.step(destination).await,
+            };
+            let is_over = match step {
+                Step::Done => false,
+                Step::Failed => self.pauses().await,
+                Step::Stopping => true,
+            };
+            if is_over {
+                destination.lock().abandon();
+                return;
+            }
+        }
+    }
+
+    /// Waits until a server may be tried.
+    async fn wait_for(&self, destination: &Destination) {
+        loop {
+            let retry_at = destination.lock().health.retry_at;
+            if retry_at <= self.clock.now_ms() {
+                return;
+            }
+            tokio::select! {
+                () = self.clock.sleep_until(retry_at) => {}
+                () = destination.woken.notified() => {}
+            }
+        }
+    }
+
+    /// Waits a moment after what is this server's own fault; returns whether it stops.
+    async fn pauses(&self) -> bool {
+        tokio::select! {
+            () = tokio::time::sleep(PAUSE) => false,
+            () = self.tasks.stopping().cancelled() => true,
+        }
+    }
+
+    /// Sends one transaction.
+    async fn step(&self, destination: &Destination) -> Step {
+        let is_slow = {
+            let state = destination.lock();
+            state.health.failures > 0 || state.greet
+        };
+        let lane = if is_slow { &self.slow } else { &self.fast };
+        // It is never closed.
+        let _place = lane.acquire().await;
+        if self.tasks.stopping().is_cancelled() {
+            return Step::Stopping;
+        }
+        let batch = match self.gather(destination).await {
+            Ok(batch) => batch,
+            Err(error) => {
+                tracing::warn!(server = %destination.server, %error, "what is to be sent cannot be read");
+                return Step::Failed;
+            }
+        };
+        if batch.is_empty() {
+            return self.note_taken(destination, batch).await;
+        }
+        let sent = tokio::select! {
+            sent = self.send(destination, &batch) => sent,
+            () = self.moment_after_stop() => {
+                destination.lock().restore(batch);
+                return Step::Stopping;
+            }
+        };
+        match sent {
+            Ok(()) => {
+                self.metrics.count(true);
+                self.note_taken(destination, batch).await
+            }
+            Err(failure) => {
+                self.metrics.count(false);
+                let now = self.clock.now_ms();
+                let mut state = destination.lock();
+                let is_first = state.health.failures == 0;
+                state.refused(batch, now);
+                drop(state);
+                self.changed.notify_one();
+                let server = &destination.server;
+                if is_first {
+                    tracing::info!(%server, %failure, "a server does not take what it is sent");
+                } else {
+                    tracing::debug!(%server, %failure, "a server still takes nothing");
+                }
+                Step::Done
+            }
+        }
+    }
+
+    async fn moment_after_stop(&self) {
+        self.tasks.stopping().cancelled().await;
+        tokio::time::sleep(LAST_MOMENT).await;
+    }
+
+    async fn send(&self, destination: &Destination, batch: &Batch) -> Result<(), Failure> {
+        let mut request = send_transaction_message::v1::Request::new(
+            batch.transaction_id(),
+            self.rooms.server_name().to_owned(),
+            self.clock.now(),
+        );
+        request.pdus = batch.pdus.iter().map(|pdu| pdu.json.clone()).collect();
+        request.edus.clone_from(&batch.edus);
+        let server = &destination.server;
+        let answer = self.client.deliver(server, request, ALLOWANCE).await?;
+        let answer: Answer = serde_json::from_slice(&answer).unwrap_or_default();
+        for (event_id, result) in &answer.pdus {
+            if let Some(error) = result.get("error") {
+                tracing::debug!(%server, event_id, %error, "a server refused an event");
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes that a server has what was sent.
+    async fn note_taken(&self, destination: &Destination, batch: Batch) -> Step {
+        if batch.messages.is_some() || !batch.tellings.is_empty() {
+            let (server, tellings) = (&destination.server, &batch.tellings);
+            let noted = self.devices.note_told(server, batch.messages, tellings);
+            if let Err(error) = noted.await {
+                tracing::warn!(%server, %error, "what was sent cannot be noted");
+                // It knows these by their ids when they come again.
+                destination.lock().restore(batch);
+                return Step::Failed;
+            }
+        }
+        let failed = {
+            let mut state = destination.lock();
+            let failed = state.health.failures;
+            state.took(&batch);
+            failed
+        };
+        if failed > 0 {
+            tracing::info!(server = %destination.server, count = failed, "a server takes what it is sent again");
+        }
+        self.changed.notify_one();
+        Step::Done
+    }
+}

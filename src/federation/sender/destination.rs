@@ -1,0 +1,439 @@
+//! A server that is sent something: what waits for it, and how it fares.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use ruma::{OwnedRoomId, OwnedServerName, OwnedUserId};
+use tokio::sync::Notify;
+
+use super::batch::Batch;
+use crate::storage::{
+    Position, Receipt, RoomNum,
+    outbox::{DestinationRow, UnsentRow},
+};
+
+/// How long a server that fails is left alone first, and at most.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_hours(1);
+/// How soon after a failure a sign of life counts: so long for each failure before, up to a limit. A server may be able
+/// to reach this one and not the other way round.
+const SHORTEST_LIFE: Duration = Duration::from_millis(300);
+const LONGEST_LIFE: Duration = Duration::from_mins(1);
+/// Receipts, users whose presence changed, and users who type, that wait for one server.
+const RECEIPTS: usize = 1_000;
+const PRESENCES: usize = 1_000;
+const TYPISTS: usize = 200;
+
+/// A server that is sent something.
+pub(super) struct Destination {
+    pub(super) server: OwnedServerName,
+    state: Mutex<State>,
+    /// Rung when the server shows life.
+    pub(super) woken: Notify,
+}
+
+/// What waits, and how the server fares.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is of its own kind of work"
+)]
+#[derive(Default)]
+pub(super) struct State {
+    /// The rooms of which not everything was sent.
+    pub(super) unsent: BTreeMap<RoomNum, Unsent>,
+    /// The same, as it is on disk.
+    stored: HashMap<RoomNum, Position>,
+    /// Whether messages to devices may wait on disk.
+    pub(super) has_messages: bool,
+    /// Whether users of whose devices the server is to be told may wait on disk.
+    pub(super) has_lists: bool,
+    /// Whether it is to be told that this server is there again.
+    pub(super) greet: bool,
+    pub(super) receipts: BTreeMap<ReceiptKey, Arc<Receipt>>,
+    pub(super) typing: BTreeMap<(OwnedRoomId, OwnedUserId), bool>,
+    pub(super) presence: BTreeSet<OwnedUserId>,
+    /// It failed, and has not got everything since: what it missed in busy rooms it is sent no more.
+    pub(super) catches_up: bool,
+    pub(super) health: Health,
+    stored_health: Option<Health>,
+    /// Whether a task sends to it.
+    is_served: bool,
+    is_dirty: bool,
+}
+
+/// The room, the user and the thread of a receipt.
+pub(super) type ReceiptKey = (OwnedRoomId, OwnedUserId, String);
+
+/// What was not sent of a room: places of its timeline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Unsent {
+    pub(super) first: Position,
+    pub(super) last: Position,
+}
+
+/// How a server fares.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Health {
+    /// How often in a row it did not take what it was sent.
+    pub(super) failures: u32,
+    /// Since when, in milliseconds since the Unix epoch.
+    pub(super) failing_since: i64,
+    /// When it is tried again.
+    pub(super) retry_at: i64,
+    /// When it was last tried.
+    last_try: i64,
+}
+
+impl Health {
+    /// Notes a failure; `jitter` lies between 0 and 1.
+    fn failed(&mut self, now: i64, jitter: f64) {
+        if self.failures == 0 {
+            self.failing_since = now;
+        }
+        let pause = FIRST_PAUSE.saturating_mul(1 << self.failures.min(16));
+        let pause = pause.min(LONGEST_PAUSE).mul_f64(0.75 + jitter / 4.0);
+        self.failures = self.failures.saturating_add(1);
+        self.last_try = now;
+        self.retry_at = now.saturating_add(milliseconds(pause));
+    }
+
+    /// Notes a sign of life; returns whether the server is tried sooner for it.
+    fn lives(&mut self) -> bool {
+        let pause = SHORTEST_LIFE.saturating_mul(self.failures.saturating_mul(self.failures));
+        let pause = milliseconds(pause.min(LONGEST_LIFE));
+        let soonest = self.last_try.saturating_add(pause);
+        let is_sooner = self.failures > 0 && soonest < self.retry_at;
+        if is_sooner {
+            self.retry_at = soonest;
+        }
+        is_sooner
+    }
+
+    /// Returns whether two of them are the same on disk.
+    fn is_stored_as(&self, other: &Self) -> bool {
+        (self.failures, self.failing_since, self.retry_at)
+            == (other.failures, other.failing_since, other.retry_at)
+    }
+}
+
+fn milliseconds(time: Duration) -> i64 {
+    i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
+}
+
+impl Destination {
+    pub(super) fn new(server: OwnedServerName) -> Self {
+        Self {
+            server,
+            state: Mutex::new(State {
+                is_dirty: true,
+                ..State::default()
+            }),
+            woken: Notify::new(),
+        }
+    }
+
+    /// Returns a server as it was stored.
+    pub(super) fn stored(server: OwnedServerName, row: &DestinationRow) -> Self {
+        let health = Health {
+            failures: u32::try_from(row.failures).unwrap_or(u32::MAX),
+            failing_since: row.failing_since,
+            retry_at: row.retry_ts,
+            last_try: 0,
+        };
+        let state = State {
+            greet: health.failures == 0,
+            catches_up: health.failures > 0,
+            health,
+            stored_health: Some(health),
+            ..State::default()
+        };
+        Self {
+            server,
+            state: Mutex::new(state),
+            woken: Notify::new(),
+        }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that the server showed life: if it failed, it is tried soon.
+    pub(super) fn lives(&self) {
+        if self.lock().health.lives() {
+            self.woken.notify_one();
+        }
+    }
+}
+
+impl State {
+    /// Notes what was stored as not sent when everything up to a position was known.
+    pub(super) fn recall(&mut self, row: &UnsentRow, known: Position) {
+        let (first, last) = (row.since, known.max(row.since));
+        self.unsent.insert(row.room, Unsent { first, last });
+        self.stored.insert(row.room, row.since);
+    }
+
+    /// Notes that an event of a room is to be sent.
+    pub(super) fn note_event(&mut self, room: RoomNum, position: Position) {
+        let unsent = self.unsent.entry(room).or_insert(Unsent {
+            first: position,
+            last: position,
+        });
+        unsent.last = unsent.last.max(position);
+        self.is_dirty = true;
+    }
+
+    pub(super) fn note_receipt(&mut self, room_id: &OwnedRoomId, receipt: &Arc<Receipt>) {
+        if self.receipts.len() < RECEIPTS {
+            let user_id = receipt.user_id.clone();
+            let key = (room_id.clone(), user_id, receipt.thread.clone());
+            self.receipts.insert(key, receipt.clone());
+        }
+    }
+
+    pub(super) fn note_presence(&mut self, user_id: &OwnedUserId) {
+        if self.presence.len() < PRESENCES {
+            self.presence.insert(user_id.clone());
+        }
+    }
+
+    /// Notes that somebody types, or has ceased to. Whoever fails will not care by the time it is back.
+    pub(super) fn note_typing(&mut self, room_id: &OwnedRoomId, user_id: &OwnedUserId, is: bool) {
+        if self.health.failures == 0 && self.typing.len() < TYPISTS {
+            let key = (room_id.clone(), user_id.clone());
+            self.typing.insert(key, is);
+        }
+    }
+
+    /// Returns whether anything waits to be sent.
+    pub(super) fn has_work(&self) -> bool {
+        !self.unsent.is_empty()
+            || self.has_messages
+            || self.has_lists
+            || self.greet
+            || !self.receipts.is_empty()
+            || !self.typing.is_empty()
+            || !self.presence.is_empty()
+    }
+
+    /// Returns whether somebody has to begin to send, and that they did.
+    pub(super) fn begin(&mut self) -> bool {
+        let begins = !self.is_served && self.has_work();
+        self.is_served |= begins;
+        begins
+    }
+
+    /// Returns whether whoever sends may end, and that they did.
+    pub(super) fn end(&mut self) -> bool {
+        if self.has_work() {
+            return false;
+        }
+        self.is_served = false;
+        true
+    }
+
+    /// Notes that the one who sends has to stop, whatever waits.
+    pub(super) fn abandon(&mut self) {
+        self.is_served = false;
+    }
+
+    /// Notes that the server has what was in a batch, which was sent unless it was empty.
+    pub(super) fn took(&mut self, batch: &Batch) {
+        for (room, through) in &batch.through {
+            let Some(unsent) = self.unsent.get_mut(room) else {
+                continue;
+            };
+            if unsent.last <= *through {
+                self.unsent.remove(room);
+            } else {
+                unsent.first = unsent.first.max(through + 1);
+            }
+        }
+        self.catches_up &= !self.unsent.is_empty();
+        if !batch.is_empty() {
+            self.greet = false;
+            self.health = Health::default();
+        }
+        self.is_dirty = true;
+    }
+
+    /// Notes that the server did not take what it was sent: what still matters waits again.
+    pub(super) fn refused(&mut self, batch: Batch, now: i64) {
+        self.restore(batch);
+        self.typing.clear();
+        self.catches_up = true;
+        let jitter = f64::from(rand::random::<u16>()) / f64::from(u16::MAX);
+        self.health.failed(now, jitter);
+        self.is_dirty = true;
+    }
+
+    /// Puts back what was taken for a batch.
+    pub(super) fn restore(&mut self, batch: Batch) {
+        self.has_messages |= batch.messages.is_some();
+        self.has_lists |= !batch.tellings.is_empty();
+        for (key, receipt) in batch.receipts {
+            self.receipts.entry(key).or_insert(receipt);
+        }
+        self.presence.extend(batch.presence);
+    }
+
+    /// Returns what has to be stored of this server, as if it were.
+    pub(super) fn take_changes(&mut self, server: &OwnedServerName) -> Option<ToStore> {
+        if !std::mem::take(&mut self.is_dirty) {
+            return None;
+        }
+        let mut to_store = ToStore::default();
+        for (room, unsent) in &self.unsent {
+            if self.stored.get(room) != Some(&unsent.first) {
+                to_store.unsent.push(UnsentRow {
+                    server: server.to_string(),
+                    room: *room,
+                    since: unsent.first,
+                });
+            }
+        }
+        let sent = self.stored.keys();
+        let sent = sent.filter(|room| !self.unsent.contains_key(room));
+        to_store.sent = sent.copied().collect();
+        let all = self.unsent.iter();
+        self.stored = all.map(|(room, unsent)| (*room, unsent.first)).collect();
+        let is_stored = |stored: Health| self.health.is_stored_as(&stored);
+        if !self.stored_health.is_some_and(is_stored) {
+            to_store.health = Some(DestinationRow {
+                server: server.to_string(),
+                failures: i64::from(self.health.failures),
+                failing_since: self.health.failing_since,
+                retry_ts: self.health.retry_at,
+            });
+            self.stored_health = Some(self.health);
+        }
+        Some(to_store)
+    }
+
+    /// Notes that it is not known what is stored.
+    pub(super) fn forget_stored(&mut self, to_store: &ToStore) {
+        for room in &to_store.sent {
+            self.stored.insert(*room, Position::MAX);
+        }
+        for row in &to_store.unsent {
+            self.stored.insert(row.room, Position::MAX);
+        }
+        self.stored_health = None;
+        self.is_dirty = true;
+    }
+}
+
+/// What has to be stored of a server.
+#[derive(Default)]
+pub(super) struct ToStore {
+    pub(super) unsent: Vec<UnsentRow>,
+    /// The rooms of which everything was sent.
+    pub(super) sent: Vec<RoomNum>,
+    pub(super) health: Option<DestinationRow>,
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::owned_server_name;
+
+    use super::*;
+
+    fn batch(through: &[(RoomNum, Position)]) -> Batch {
+        Batch {
+            through: through.iter().copied().collect(),
+            ..Batch::default()
+        }
+    }
+
+    #[test]
+    fn what_was_said_while_a_batch_was_under_way_waits() {
+        let mut state = State::default();
+        state.note_event(1, 5);
+        state.note_event(2, 6);
+        state.note_event(1, 7);
+
+        state.took(&batch(&[(1, 5), (2, 6)]));
+
+        assert_eq!(
+            state.unsent,
+            BTreeMap::from([(1, Unsent { first: 6, last: 7 })])
+        );
+        state.took(&batch(&[(1, 7)]));
+        assert!(!state.has_work());
+    }
+
+    #[test]
+    fn ten_thousand_events_for_a_server_that_is_gone_are_one_entry_a_room() {
+        let mut state = State::default();
+        state.refused(Batch::default(), 5);
+
+        for position in 0..10_000 {
+            state.note_event(position % 20, position);
+        }
+
+        assert_eq!(state.unsent.len(), 20);
+        let server = owned_server_name!("a.example");
+        let changes = state.take_changes(&server).expect("something");
+        assert_eq!(changes.unsent.len(), 20);
+    }
+
+    #[test]
+    fn only_what_changed_is_stored() {
+        let server = owned_server_name!("a.example");
+        let mut state = State::default();
+        state.note_event(1, 5);
+        state.note_event(2, 6);
+
+        let first = state.take_changes(&server).expect("something");
+        assert_eq!((first.unsent.len(), first.health.is_some()), (2, true));
+        assert!(state.take_changes(&server).is_none());
+        state.took(&batch(&[(1, 5)]));
+        state.note_event(2, 7);
+        let second = state.take_changes(&server).expect("something");
+
+        assert_eq!((second.unsent.len(), second.sent), (0, vec![1]));
+        assert!(second.health.is_none());
+    }
+
+    #[test]
+    fn a_server_is_left_alone_for_longer_and_longer_up_to_an_hour() {
+        let mut health = Health::default();
+        let mut pauses = Vec::new();
+        for _ in 0..30 {
+            health.failed(1_000, 1.0);
+            pauses.push(health.retry_at - 1_000);
+        }
+
+        assert_eq!(pauses[..4], [1_000, 2_000, 4_000, 8_000]);
+        assert_eq!(pauses[29], 3_600_000);
+        assert_eq!((health.failures, health.failing_since), (30, 1_000));
+    }
+
+    #[test]
+    fn a_sign_of_life_ends_the_pause_but_not_again_and_again() {
+        let mut health = Health::default();
+        assert!(!health.lives(), "nobody waits");
+        for _ in 0..20 {
+            health.failed(1_000_000, 1.0);
+        }
+
+        assert!(health.lives());
+        assert_eq!(health.retry_at, 1_060_000);
+        assert!(!health.lives());
+    }
+
+    #[test]
+    fn nobody_who_fails_is_told_who_types() {
+        let mut state = State::default();
+        let (room, user) = (ruma::owned_room_id!("!r:a"), ruma::owned_user_id!("@u:a"));
+        state.note_typing(&room, &user, true);
+        state.refused(Batch::default(), 5);
+        state.note_typing(&room, &user, true);
+
+        assert!(state.typing.is_empty());
+    }
+}

@@ -1,0 +1,364 @@
+//! Says which servers are to be sent what.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{Arc, PoisonError, atomic::Ordering},
+    time::Duration,
+};
+
+use ruma::{OwnedServerName, OwnedUserId, UserId, presence::PresenceState};
+use tokio::time::{Instant, interval, sleep, sleep_until};
+
+use super::{Inner, inbox::News};
+use crate::{
+    ephemeral::Tick,
+    error::{Error, Result},
+    rooms::{Arrival, Outgoing},
+    storage::{Position, Receipt, RoomNum, UserNum},
+};
+
+/// How long receipts are gathered, and changes of presence.
+const RECEIPTS: Duration = Duration::from_millis(300);
+const PRESENCE: Duration = Duration::from_secs(1);
+/// How often others are told of those who type on: they forget it after a minute.
+const TYPING_AGAIN: Duration = Duration::from_secs(40);
+/// How often they are told of those who are there still, in the same measure: they forget that after half an hour.
+const PRESENCE_AGAIN: u32 = 30;
+/// How long it waits after an error.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// What is held back for a moment, and what was told.
+#[derive(Default)]
+struct Held {
+    /// There are events to distribute.
+    events: bool,
+    lists: BTreeSet<UserNum>,
+    receipts: BTreeMap<(RoomNum, OwnedUserId, String), Arc<Receipt>>,
+    receipts_due: Option<Instant>,
+    presence: BTreeSet<UserNum>,
+    presence_due: Option<Instant>,
+    /// Whom others know to type.
+    typing: HashMap<RoomNum, BTreeSet<OwnedUserId>>,
+}
+
+impl Held {
+    /// Takes what may wait a little, and returns what may not.
+    fn take(&mut self, news: News) -> (BTreeSet<OwnedServerName>, BTreeSet<RoomNum>) {
+        let now = Instant::now();
+        self.events |= news.events;
+        self.lists.extend(news.lists);
+        if !news.receipts.is_empty() {
+            self.receipts_due.get_or_insert(now + RECEIPTS);
+            self.receipts.extend(news.receipts);
+        }
+        if !news.presence.is_empty() {
+            self.presence_due.get_or_insert(now + PRESENCE);
+            self.presence.extend(news.presence);
+        }
+        (news.messages, news.typing)
+    }
+
+    /// Returns when something that was held back is due.
+    fn next_due(&self) -> Option<Instant> {
+        self.receipts_due.into_iter().chain(self.presence_due).min()
+    }
+}
+
+fn is_due(due: &mut Option<Instant>) -> bool {
+    let is_due = due.is_some_and(|due| due <= Instant::now());
+    if is_due {
+        *due = None;
+    }
+    is_due
+}
+
+impl Inner {
+    /// Distributes what happens, until the server stops.
+    pub(super) async fn distribute(self: Arc<Self>) {
+        let mut held = Held {
+            events: true,
+            ..Held::default()
+        };
+        let stopping = self.tasks.stopping().clone();
+        // What changed just before the server stopped, or was killed.
+        let cursor = self.distributed.load(Ordering::SeqCst);
+        match self.devices.lists_changed_after(cursor).await {
+            Ok(changed) => held.lists.extend(changed),
+            Err(error) => tracing::warn!(%error, "it cannot be read whose devices changed"),
+        }
+        let mut again = interval(TYPING_AGAIN);
+        let mut rounds: u32 = 0;
+        loop {
+            let done = tokio::select! {
+                () = stopping.cancelled() => return,
+                done = self.distribute_once(&mut held) => done,
+            };
+            if let Err(error) = done {
+                tracing::warn!(%error, "what happened cannot be distributed to other servers");
+                tokio::select! {
+                    () = stopping.cancelled() => return,
+                    () = sleep(PAUSE) => continue,
+                }
+            }
+            let due = held.next_due();
+            tokio::select! {
+                () = stopping.cancelled() => return,
+                () = self.inbox.rung() => {}
+                () = wait_until(due) => {}
+                _ = again.tick() => {
+                    rounds = rounds.wrapping_add(1);
+                    self.tell_again(&mut held, rounds).await;
+                }
+            }
+        }
+    }
+
+    async fn distribute_once(self: &Arc<Self>, held: &mut Held) -> Result<()> {
+        let (messages, typing) = held.take(self.inbox.take());
+        self.note(&messages, |state| state.has_messages = true);
+        for room in typing {
+            self.distribute_typing(held, room).await?;
+        }
+        if held.events {
+            self.distribute_events().await?;
+            held.events = false;
+        }
+        while let Some(user) = held.lists.first().copied() {
+            self.distribute_lists(user).await?;
+            held.lists.remove(&user);
+        }
+        if is_due(&mut held.receipts_due) {
+            let receipts = std::mem::take(&mut held.receipts);
+            self.distribute_receipts(receipts).await?;
+        }
+        if is_due(&mut held.presence_due) {
+            for user in std::mem::take(&mut held.presence) {
+                self.distribute_presence(user).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes for each server the events that it is to be sent.
+    async fn distribute_events(self: &Arc<Self>) -> Result<()> {
+        loop {
+            let after = self.distributed.load(Ordering::SeqCst);
+            let page = self.rooms.outgoing(after).await?;
+            // First what can fail: then all of it is done again.
+            for arrival in page.arrivals {
+                self.welcome(arrival).await?;
+            }
+            let mut servers = BTreeSet::new();
+            for event in page.events {
+                self.note_event(&mut servers, event);
+            }
+            self.distributed.store(page.up_to, Ordering::SeqCst);
+            self.changed.notify_one();
+            self.note(&servers, |_| {});
+            if page.is_all {
+                return Ok(());
+            }
+        }
+    }
+
+    fn note_event(&self, servers: &mut BTreeSet<OwnedServerName>, event: Outgoing) {
+        let (room, position) = (event.room, event.position);
+        let to = event.servers.clone();
+        // Before anybody looks for it there.
+        let log = self.log.write();
+        log.unwrap_or_else(PoisonError::into_inner).push(event);
+        for server in to {
+            let destination = self.destination(&server);
+            destination.lock().note_event(room, position);
+            servers.insert(server);
+        }
+    }
+
+    /// Sees to it that servers know the devices, and the presence, of those with whom their users share a room now.
+    async fn welcome(self: &Arc<Self>, arrival: Arrival) -> Result<()> {
+        let Arrival {
+            position,
+            room,
+            user_id,
+        } = arrival;
+        let (servers, users) = match self.rooms.room_by_number(room).await {
+            // It was deleted.
+            Err(Error::NotFound(_)) => return Ok(()),
+            Err(error) => return Err(error),
+            Ok(_) if self.rooms.is_local(&user_id) => {
+                let user = self.rooms.user_number(&user_id).await?;
+                let users = user.map(|user| (user, user_id)).into_iter().collect();
+                (self.rooms.other_servers(room).await?, users)
+            }
+            Ok(room) => newly_there(&room, &user_id, position),
+        };
+        for server in &servers {
+            // From now on it is to be told when this server is there again.
+            self.destination(server);
+        }
+        if servers.is_empty() || users.is_empty() {
+            return Ok(());
+        }
+        let numbers: Vec<UserNum> = users.iter().map(|(user, _)| *user).collect();
+        let owed = self.devices.owe_lists(&servers, &numbers).await?;
+        let is_there = |(user, _): &&(UserNum, OwnedUserId)| {
+            let presence = self.ephemeral.presence.get(*user);
+            presence.is_some_and(|event| event.content.presence != PresenceState::Offline)
+        };
+        let there: Vec<&OwnedUserId> = users.iter().filter(is_there).map(|(_, id)| id).collect();
+        self.note(&owed, |state| {
+            state.has_lists = true;
+            for user_id in &there {
+                state.note_presence(user_id);
+            }
+        });
+        Ok(())
+    }
+
+    /// Notes that the devices of a user changed, for the servers that share a room with the user.
+    async fn distribute_lists(self: &Arc<Self>, user: UserNum) -> Result<()> {
+        let user_id = {
+            let mut db = self.db.read().await?;
+            self.db.strings.get(&mut db, user).await?
+        };
+        let is_local = <&UserId>::try_from(&*user_id).is_ok_and(|id| self.rooms.is_local(id));
+        if !is_local {
+            return Ok(());
+        }
+        let servers = self.rooms.servers_with(user).await?;
+        let servers: Vec<OwnedServerName> = servers.into_iter().collect();
+        let owed = self.devices.owe_lists(&servers, &[user]).await?;
+        self.note(&owed, |state| state.has_lists = true);
+        Ok(())
+    }
+
+    async fn distribute_receipts(
+        self: &Arc<Self>,
+        receipts: BTreeMap<(RoomNum, OwnedUserId, String), Arc<Receipt>>,
+    ) -> Result<()> {
+        let mut by_room = BTreeMap::<RoomNum, Vec<Arc<Receipt>>>::new();
+        for ((room, ..), receipt) in receipts {
+            by_room.entry(room).or_default().push(receipt);
+        }
+        for (room, receipts) in by_room {
+            let Some(servers) = self.servers_of(room).await? else {
+                continue;
+            };
+            let room_id = self.rooms.room_id(room).await?;
+            self.note(&servers, |state| {
+                for receipt in &receipts {
+                    state.note_receipt(&room_id, receipt);
+                }
+            });
+        }
+        Ok(())
+    }
+
+    /// Notes who began to type in a room, and who ceased.
+    async fn distribute_typing(self: &Arc<Self>, held: &mut Held, room: RoomNum) -> Result<()> {
+        let typists = self.ephemeral.typing.changed(room, Tick::MIN, Tick::MAX);
+        let typists = typists.unwrap_or_default().into_iter();
+        let now: BTreeSet<OwnedUserId> = typists
+            .filter(|user_id| self.rooms.is_local(user_id))
+            .collect();
+        let before = held.typing.remove(&room).unwrap_or_default();
+        let changed: Vec<(OwnedUserId, bool)> = now
+            .symmetric_difference(&before)
+            .map(|user_id| (user_id.clone(), now.contains(user_id)))
+            .collect();
+        if !now.is_empty() {
+            held.typing.insert(room, now);
+        }
+        if changed.is_empty() {
+            return Ok(());
+        }
+        self.note_typists(room, &changed).await
+    }
+
+    async fn note_typists(
+        self: &Arc<Self>,
+        room: RoomNum,
+        typists: &[(OwnedUserId, bool)],
+    ) -> Result<()> {
+        let Some(servers) = self.servers_of(room).await? else {
+            return Ok(());
+        };
+        let room_id = self.rooms.room_id(room).await?;
+        self.note(&servers, |state| {
+            for (user_id, is) in typists {
+                state.note_typing(&room_id, user_id, *is);
+            }
+        });
+        Ok(())
+    }
+
+    async fn distribute_presence(self: &Arc<Self>, user: UserNum) -> Result<()> {
+        let event = self.ephemeral.presence.get(user);
+        let event = event.filter(|event| self.rooms.is_local(&event.sender));
+        if let Some(event) = event {
+            let servers = self.rooms.servers_with(user).await?;
+            self.note(&servers, |state| state.note_presence(&event.sender));
+        }
+        Ok(())
+    }
+
+    /// Tells of those who type on, and now and then of those who are there still.
+    async fn tell_again(self: &Arc<Self>, held: &mut Held, rounds: u32) {
+        for (room, typists) in &held.typing {
+            let typists: Vec<(OwnedUserId, bool)> = typists
+                .iter()
+                .map(|user_id| (user_id.clone(), true))
+                .collect();
+            if let Err(error) = self.note_typists(*room, &typists).await {
+                tracing::debug!(%error, "it cannot be told again who types");
+            }
+        }
+        if rounds.is_multiple_of(PRESENCE_AGAIN) {
+            let presence = &self.ephemeral.presence;
+            let is_there = |user: &UserNum| {
+                let event = presence.get(*user);
+                event.is_some_and(|event| event.content.presence != PresenceState::Offline)
+            };
+            held.presence
+                .extend(presence.everyone().into_iter().filter(is_there));
+            held.presence_due.get_or_insert(Instant::now());
+        }
+    }
+
+    /// Returns the other servers in a room; `None` when it is gone, or nobody else is there.
+    async fn servers_of(&self, room: RoomNum) -> Result<Option<Vec<OwnedServerName>>> {
+        match self.rooms.other_servers(room).await {
+            Err(Error::NotFound(_)) => Ok(None),
+            servers => Ok(Some(servers?).filter(|servers| !servers.is_empty())),
+        }
+    }
+}
+
+/// Returns the server of a user of another one who came into a room, if it was not there before, and the users of this
+/// server who are.
+fn newly_there(
+    room: &crate::rooms::Room,
+    user_id: &UserId,
+    position: Position,
+) -> (Vec<OwnedServerName>, Vec<(UserNum, OwnedUserId)>) {
+    let view = room.view();
+    let server = user_id.server_name();
+    let is_new = view
+        .servers
+        .get(server)
+        // 0: memory cannot tell.
+        .is_some_and(|stay| stay.since == 0 || stay.since == position);
+    if !is_new {
+        return (Vec::new(), Vec::new());
+    }
+    let users = view.local_members.iter();
+    let users = users.map(|(user, user_id)| (*user, user_id.clone()));
+    (vec![server.to_owned()], users.collect())
+}
+
+async fn wait_until(due: Option<Instant>) {
+    match due {
+        Some(due) => sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}

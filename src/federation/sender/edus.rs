@@ -1,0 +1,239 @@
+//! What is told beside events: messages to devices, changed devices, who is there, who has read what, and who types.
+//!
+//! [EDUs](https://spec.matrix.org/v1.19/server-server-api/#edus)
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use ruma::{
+    OwnedRoomId, OwnedUserId, UInt,
+    api::federation::transactions::edu::{
+        Edu, PresenceContent, PresenceUpdate, ReceiptContent, ReceiptData, ReceiptMap,
+        TypingContent,
+    },
+    events::receipt::{Receipt as ReceiptInfo, ReceiptThread},
+    serde::Raw,
+};
+
+use super::{
+    Inner,
+    batch::Batch,
+    destination::{Destination, ReceiptKey},
+};
+use crate::{clock::timestamp, error::Result, storage::Receipt};
+
+/// EDUs in a transaction, as the specification limits them.
+const EDUS: usize = 100;
+/// Messages to devices in a transaction, and about how many bytes they have at most.
+const MESSAGES: i64 = 40;
+const MESSAGE_BYTES: usize = 1024 * 1024;
+/// EDUs about devices in a transaction.
+const LISTS: usize = 40;
+/// Users whose presence one transaction tells.
+const PRESENCES: usize = 100;
+/// EDUs with receipts in a transaction.
+const RECEIPTS: usize = 5;
+
+/// Adds to a batch what waits beside events.
+pub(super) async fn gather(
+    inner: &Inner,
+    destination: &Destination,
+    batch: &mut Batch,
+) -> Result<()> {
+    gather_messages(inner, destination, batch).await?;
+    gather_lists(inner, destination, batch).await?;
+    gather_presence(inner, destination, batch).await?;
+    let (receipts, typing) = {
+        let mut state = destination.lock();
+        let receipts = take_receipts(&mut state.receipts);
+        let left = EDUS.saturating_sub(batch.edus.len() + RECEIPTS);
+        let mut typing = std::mem::take(&mut state.typing);
+        while typing.len() > left {
+            let last = typing.pop_last();
+            state.typing.extend(last);
+        }
+        (receipts, typing)
+    };
+    for content in write_receipts(&receipts) {
+        batch.edus.push(Raw::new(&Edu::Receipt(content))?);
+    }
+    batch.receipts = receipts;
+    for ((room_id, user_id), is) in typing {
+        let content = TypingContent::new(room_id, user_id, is);
+        batch.edus.push(Raw::new(&Edu::Typing(content))?);
+    }
+    Ok(())
+}
+
+async fn gather_messages(
+    inner: &Inner,
+    destination: &Destination,
+    batch: &mut Batch,
+) -> Result<()> {
+    // What comes from here on is noted again.
+    if !std::mem::take(&mut destination.lock().has_messages) {
+        return Ok(());
+    }
+    batch.messages = Some(0);
+    let server = &destination.server;
+    let messages = inner.devices.messages_for(server, MESSAGES + 1).await?;
+    let (mut up_to, mut bytes) = (None, 0);
+    let mut is_more = false;
+    for (count, (position, edu)) in (0..).zip(messages) {
+        bytes += edu.json().get().len();
+        if count == MESSAGES || (count > 0 && bytes > MESSAGE_BYTES) {
+            is_more = true;
+            break;
+        }
+        batch.edus.push(edu);
+        up_to = Some(position);
+    }
+    batch.messages = up_to;
+    destination.lock().has_messages |= is_more;
+    Ok(())
+}
+
+async fn gather_lists(inner: &Inner, destination: &Destination, batch: &mut Batch) -> Result<()> {
+    if !std::mem::take(&mut destination.lock().has_lists) {
+        return Ok(());
+    }
+    let tellings = inner.devices.to_tell(&destination.server, LISTS).await;
+    let tellings = match tellings {
+        Ok(tellings) => tellings,
+        Err(error) => {
+            destination.lock().has_lists = true;
+            return Err(error);
+        }
+    };
+    for telling in &tellings {
+        batch.edus.extend(telling.edus.iter().cloned());
+    }
+    // Whether there is more shows when these are noted.
+    destination.lock().has_lists |= !tellings.is_empty();
+    batch.tellings = tellings;
+    Ok(())
+}
+
+async fn gather_presence(
+    inner: &Inner,
+    destination: &Destination,
+    batch: &mut Batch,
+) -> Result<()> {
+    let taken: Vec<OwnedUserId> = {
+        let mut state = destination.lock();
+        let all = std::iter::from_fn(|| state.presence.pop_first());
+        all.take(PRESENCES).collect()
+    };
+    let mut push = Vec::new();
+    for user_id in &taken {
+        let user = inner.rooms.user_number(user_id).await?;
+        let event = user.and_then(|user| inner.ephemeral.presence.get(user));
+        let Some(event) = event else {
+            continue;
+        };
+        let content = event.content;
+        let last_active = content.last_active_ago.unwrap_or(UInt::MIN);
+        let mut update = PresenceUpdate::new(event.sender, content.presence, last_active);
+        update.status_msg = content.status_msg;
+        update.currently_active = content.currently_active.unwrap_or_default();
+        push.push(update);
+    }
+    if !push.is_empty() {
+        let content = PresenceContent::new(push);
+        batch.edus.push(Raw::new(&Edu::Presence(content))?);
+    }
+    batch.presence = taken.into_iter().collect();
+    Ok(())
+}
+
+/// Takes receipts that fit into the EDUs of one transaction: of each user of a room one goes into each.
+fn take_receipts(
+    waiting: &mut BTreeMap<ReceiptKey, Arc<Receipt>>,
+) -> Vec<(ReceiptKey, Arc<Receipt>)> {
+    let mut of_user = BTreeMap::<(OwnedRoomId, OwnedUserId), usize>::new();
+    let mut taken = Vec::new();
+    let mut left = BTreeMap::new();
+    for (key, receipt) in std::mem::take(waiting) {
+        let count = of_user.entry((key.0.clone(), key.1.clone())).or_default();
+        *count += 1;
+        if *count <= RECEIPTS {
+            taken.push((key, receipt));
+        } else {
+            left.insert(key, receipt);
+        }
+    }
+    *waiting = left;
+    taken
+}
+
+/// Writes receipts into EDUs, each with one receipt of a user in a room at most.
+fn write_receipts(receipts: &[(ReceiptKey, Arc<Receipt>)]) -> Vec<ReceiptContent> {
+    let mut contents: Vec<ReceiptContent> = Vec::new();
+    for ((room_id, user_id, thread), receipt) in receipts {
+        let mut info = ReceiptInfo::new(timestamp(receipt.ts));
+        let thread = Some(&**thread).filter(|thread| !thread.is_empty());
+        info.thread = ReceiptThread::try_from(thread).unwrap_or_default();
+        let data = ReceiptData::new(info, vec![receipt.event_id.clone()]);
+        let is_free = |content: &&mut ReceiptContent| {
+            let of_room = content.receipts.get(room_id);
+            of_room.is_none_or(|of_room| !of_room.read.contains_key(user_id))
+        };
+        if contents.iter_mut().find(is_free).is_none() {
+            contents.push(ReceiptContent::new(BTreeMap::new()));
+        }
+        if let Some(content) = contents.iter_mut().find(is_free) {
+            let of_room = content.receipts.entry(room_id.clone());
+            let of_room = of_room.or_insert_with(|| ReceiptMap::new(BTreeMap::new()));
+            of_room.read.insert(user_id.clone(), data);
+        }
+    }
+    contents
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn receipt(thread: &str, event_id: &str) -> (ReceiptKey, Arc<Receipt>) {
+        let user_id = ruma::owned_user_id!("@u:a");
+        let receipt = Receipt {
+            user_id: user_id.clone(),
+            kind: "m.read".to_owned(),
+            thread: thread.to_owned(),
+            event_id: event_id.try_into().expect("an id"),
+            ts: 5,
+            position: 1,
+        };
+        let key = (ruma::owned_room_id!("!r:a"), user_id, thread.to_owned());
+        (key, receipt.into())
+    }
+
+    #[test]
+    fn receipts_of_one_user_for_several_threads_go_into_several_edus() {
+        let mut waiting: BTreeMap<_, _> = [receipt("", "$a"), receipt("main", "$b")].into();
+
+        let taken = take_receipts(&mut waiting);
+        let contents = write_receipts(&taken);
+
+        assert!(waiting.is_empty());
+        let written = serde_json::to_value(&contents[1]).expect("JSON");
+        let of_user = json!({ "data": { "ts": 5, "thread_id": "main" }, "event_ids": ["$b"] });
+        assert_eq!(
+            written,
+            json!({ "!r:a": { "m.read": { "@u:a": of_user } } })
+        );
+        assert_eq!(contents.len(), 2);
+    }
+
+    #[test]
+    fn no_more_receipts_are_taken_than_fit() {
+        let all = (0..RECEIPTS + 3).map(|n| receipt(&format!("$thread{n}"), "$a"));
+        let mut waiting: BTreeMap<_, _> = all.collect();
+
+        let taken = take_receipts(&mut waiting);
+
+        assert_eq!((taken.len(), waiting.len()), (RECEIPTS, 3));
+        assert_eq!(write_receipts(&taken).len(), RECEIPTS);
+    }
+}
