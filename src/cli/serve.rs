@@ -136,6 +136,7 @@ pub(crate) async fn build(
         federation.clone(),
         (tasks.clone(), &clock),
     );
+    workflows.take_what_was_kept();
     let sources = Sources {
         db: db.clone(),
         clock: clock.clone(),

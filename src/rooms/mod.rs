@@ -9,6 +9,7 @@
 mod access;
 mod aggregations;
 mod append;
+mod arrived;
 mod at_time;
 mod by_relations;
 mod counts;
@@ -72,6 +73,7 @@ use tokio::sync::Semaphore;
 pub use self::{
     access::Access,
     aggregations::{Audience, Bundle, Bundles, ThreadSummary},
+    arrived::Arrived,
     create::CreateRoom,
     delayed::{Delay, DelayAction, Delayed, MAX_DELAY, MAX_SCHEDULED},
     directory::{DirectoryPage, DirectorySearch},

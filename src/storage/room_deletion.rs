@@ -249,6 +249,8 @@ pub async fn purge_shared(tx: &mut WriteTx, room: RoomNum) -> Result<u64> {
              SELECT room, event_id FROM gaps WHERE room = $1 LIMIT $2)",
         "DELETE FROM waiting_redactions WHERE (room, target, event_id) IN (
              SELECT room, target, event_id FROM waiting_redactions WHERE room = $1 LIMIT $2)",
+        "DELETE FROM arrived_events WHERE position IN (
+             SELECT position FROM arrived_events WHERE room = $1 LIMIT $2)",
         "DELETE FROM unsent_rooms WHERE (server, room) IN (
              SELECT server, room FROM unsent_rooms WHERE room = $1 LIMIT $2)",
     ] {
