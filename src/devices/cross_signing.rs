@@ -37,8 +37,8 @@ pub enum Proof {
     Missing,
 }
 
-/// A cross-signing key that was uploaded.
-struct NewKey {
+/// A cross-signing key that was uploaded, or told by another server.
+pub(super) struct NewKey {
     usage: KeyUsage,
     public_key: String,
     object: CanonicalJsonObject,
@@ -102,17 +102,10 @@ impl Devices {
             if user_id.server_name() == self.server_name {
                 continue;
             }
-            let Ok(master) = read(&user_id, KeyUsage::Master, &master) else {
-                continue;
-            };
-            let of_self = self_signing.get(&user_id);
-            let of_self = of_self.and_then(|raw| read(&user_id, KeyUsage::SelfSigning, raw).ok());
-            let mut new = vec![master];
-            new.extend(of_self);
-            if check_signatures(&user_id, &Stored::new(), &new).is_err() {
-                new.truncate(1);
+            let new = read_told(&user_id, Some(&master), self_signing.get(&user_id));
+            if !new.is_empty() {
+                self.learn(&user_id, &new).await?;
             }
-            self.learn(&user_id, &new).await?;
         }
         Ok(())
     }
@@ -128,11 +121,46 @@ impl Devices {
         }
         let mut tx = self.db.write().await?;
         let user = tx.intern(user_id.as_str()).await?;
-        let stored = stored(&mut tx, user).await?;
-        let changed = changed(&stored, new)?;
-        store(&mut tx, user, &stored, &changed).await?;
+        store_told(&mut tx, (user, user_id), new).await?;
         tx.commit().await
     }
+}
+
+/// Reads the keys with which a user of another server signs, as their server told them; what is malformed is passed
+/// over.
+pub(super) fn read_told(
+    user_id: &UserId,
+    master: Option<&Raw<CrossSigningKey>>,
+    self_signing: Option<&Raw<CrossSigningKey>>,
+) -> Vec<NewKey> {
+    let told = [
+        (KeyUsage::Master, master),
+        (KeyUsage::SelfSigning, self_signing),
+    ];
+    told.into_iter()
+        .filter_map(|(usage, raw)| read(user_id, usage, raw?).ok())
+        .collect()
+}
+
+/// Stores keys of a user of another server, as far as the master key signed them; returns whether they are others
+/// than before.
+pub(super) async fn store_told(
+    tx: &mut WriteTx,
+    (user, user_id): (UserNum, &UserId),
+    new: &[NewKey],
+) -> Result<bool> {
+    let stored = stored(tx, user).await?;
+    let good = match check_signatures(user_id, &stored, new) {
+        Ok(()) => new,
+        // The master key comes first, and needs nobody's signature.
+        Err(_) => {
+            let masters = new.iter().filter(|key| key.usage == KeyUsage::Master);
+            new.get(..masters.count()).unwrap_or_default()
+        }
+    };
+    let changed = changed(&stored, good)?;
+    store(tx, user, &stored, &changed).await?;
+    Ok(!changed.is_empty())
 }
 
 /// The stored keys of a user by usage.

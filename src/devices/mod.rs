@@ -7,6 +7,7 @@ mod cross_signing;
 mod key_counts;
 mod keys;
 mod lists;
+mod remote;
 mod signatures;
 mod to_device;
 mod told;
@@ -21,16 +22,17 @@ pub use self::{
     key_counts::KeysLeft,
     keys::Owner,
     lists::Viewer,
+    remote::{KnownList, ListUpdate, Move, RemoteDevice, RemoteList, Ticket},
     to_device::Pending,
     told::Telling,
 };
-use self::{key_counts::CountsInMemory, to_device::Queues};
+use self::{key_counts::CountsInMemory, remote::Asking, to_device::Queues};
 use crate::{
     clock::timestamp,
     config::Config,
     error::{Error, Result},
     storage::{
-        Db, UserNum, device_keys, device_lists,
+        Db, Follower, UserNum, device_keys, device_lists,
         devices::{self, Device},
     },
 };
@@ -47,6 +49,7 @@ pub struct Devices {
     federates: bool,
     queues: Arc<Queues>,
     key_counts: Arc<CountsInMemory>,
+    asking: Arc<Asking>,
 }
 
 impl Devices {
@@ -62,7 +65,13 @@ impl Devices {
             federates: config.federation.enabled,
             queues,
             key_counts,
+            asking: Arc::default(),
         }
+    }
+
+    /// Tells a follower of what is committed, after those that follow already.
+    pub fn follow(&self, follower: Arc<dyn Follower>) {
+        self.db.journal().follow(follower);
     }
 
     /// Returns the devices of a user.

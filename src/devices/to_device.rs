@@ -8,10 +8,10 @@ use std::{
 };
 
 use ruma::{
-    OwnedUserId, UserId,
+    OwnedUserId, ServerName, UserId,
     api::{
         client::to_device::send_event_to_device::v3::{Messages, Request},
-        federation::transactions::edu::DirectDeviceMessages,
+        federation::transactions::edu::{DirectDeviceContent, DirectDeviceMessages},
     },
     to_device::DeviceIdOrAllDevices,
 };
@@ -24,7 +24,10 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    storage::{Change, DeviceNum, Follower, Position, UserNum, WriteTx, devices, to_device},
+    storage::{
+        Change, DeviceNum, Follower, Position, UserNum, WriteTx, devices, received_messages,
+        to_device,
+    },
 };
 
 /// The most devices that one request reaches: each costs a row.
@@ -37,6 +40,8 @@ const REMEMBERED: usize = 100_000;
 const TRANSACTIONS_KEPT: Position = 1_000_000;
 /// Old transactions of a device are forgotten at about one in so many of its requests.
 const FORGET_EVERY: Position = 256;
+/// How long messages of other servers are remembered: for longer than a server tries to send one.
+const RECEIVED_KEPT_MS: i64 = 30 * 24 * 60 * 60 * 1000;
 
 /// A message that waits for a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,6 +94,56 @@ impl Devices {
         deliver(&mut tx, deliveries).await?;
         told::post(&mut tx, &remote).await?;
         forget_old_transactions(&mut tx, device).await?;
+        tx.commit().await
+    }
+
+    /// Takes messages of users of another server, in their order; one that came before is passed over, and so are those
+    /// that are too large or go to too many devices.
+    ///
+    /// # Errors
+    ///
+    /// When they cannot be stored: the server has to send them again.
+    #[tracing::instrument(skip_all, fields(server = %origin, count = messages.len()), err(level = "debug"))]
+    pub async fn receive_messages(
+        &self,
+        origin: &ServerName,
+        messages: &[DirectDeviceContent],
+        now_ms: i64,
+    ) -> Result<()> {
+        let mut written = Vec::with_capacity(messages.len());
+        for message in messages {
+            let kind = message.ev_type.to_string();
+            let (id, sender) = (message.message_id.as_str(), &message.sender);
+            let is_fit = check_text("type", &kind).and_then(|()| check_text("message_id", id));
+            match is_fit.and_then(|()| self.write_letters(sender, &kind, &message.messages)) {
+                Ok(letters) => written.push((id, letters)),
+                Err(error) => tracing::debug!(%error, "a message is passed over"),
+            }
+        }
+        if written.is_empty() {
+            return Ok(());
+        }
+        let mut tx = self.db.write().await?;
+        let server = tx.intern(origin.as_str()).await?;
+        let mut reached = 0;
+        for (id, letters) in written {
+            if reached > TARGETS {
+                tx.commit().await?;
+                tx = self.db.write().await?;
+                reached = 0;
+            }
+            if !received_messages::insert(&mut tx, server, id, now_ms).await? {
+                continue;
+            }
+            let deliveries = address(&mut tx, &self.db, &letters).await?;
+            if deliveries.len() <= TARGETS {
+                reached += deliveries.len();
+                deliver(&mut tx, deliveries).await?;
+            }
+        }
+        if tx.position() % FORGET_EVERY == 0 {
+            received_messages::forget(&mut tx, now_ms - RECEIVED_KEPT_MS).await?;
+        }
         tx.commit().await
     }
 
@@ -433,6 +488,48 @@ mod tests {
 
         assert!(!two.service.queues.is_empty(two.phone));
         assert_eq!(two.waiting(two.phone).await.len(), 1);
+    }
+
+    fn told(message_id: &str, messages: &Value) -> DirectDeviceContent {
+        let content = json!({
+            "sender": "@eve:there", "type": "org.example", "message_id": message_id,
+            "messages": messages,
+        });
+        serde_json::from_value(content).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_message_of_another_server_comes_once() {
+        let two = two_devices().await;
+        let origin = ruma::server_name!("there");
+        let first = told("1", &json!({"@bob:localhost": {"*": {"n": 1}}}));
+        let second = told("2", &json!({"@bob:localhost": {"PHONE": {"n": 2}}}));
+        let large = json!({"@bob:localhost": {"PHONE": {"x": "x".repeat(MESSAGE_BYTES)}}});
+        let messages = [first, told("3", &large), second.clone()];
+
+        let receive = async |two: &Two, messages: &[DirectDeviceContent]| {
+            let received = two.service.receive_messages(origin, messages, 1_000);
+            received.await.unwrap();
+        };
+        receive(&two, &messages).await;
+        receive(&two, &messages).await;
+        let test = two.test.reopen().await;
+        let service = Devices::new(&test.db, &Config::default());
+        let two = Two {
+            test,
+            service,
+            ..two
+        };
+        receive(&two, &[second]).await;
+
+        let waiting = two.waiting(two.phone).await;
+        let numbers = waiting.iter().map(|pending| {
+            let message: Value = serde_json::from_str(&pending.message).unwrap();
+            assert_eq!(message["sender"], "@eve:there");
+            message["content"]["n"].as_u64().unwrap()
+        });
+        assert_eq!(numbers.collect::<Vec<_>>(), [1, 2]);
+        assert_eq!(two.waiting(two.desk).await.len(), 1);
     }
 
     #[tokio::test]

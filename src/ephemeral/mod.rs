@@ -11,7 +11,7 @@ use std::sync::{
 };
 
 pub use self::{
-    presence::{Presence, PresenceUpdate, Shown},
+    presence::{Presence, PresenceUpdate, Shown, Told},
     typing::Typing,
 };
 use crate::{

@@ -1,7 +1,8 @@
 //! Who is there, and when they were last active.
 //!
 //! Presence is kept in memory alone. A user who syncs is online, or what the sync says; one who has done
-//! nothing for a while is unavailable, and one who no longer syncs is offline.
+//! nothing for a while is unavailable, and one who no longer syncs is offline. Of users of other servers it is
+//! what their server tells, for as long as it does.
 //!
 //! [Presence](https://spec.matrix.org/v1.19/client-server-api/#presence)
 
@@ -27,6 +28,8 @@ const OFFLINE_AFTER_MS: i64 = 30_000;
 const IDLE_AFTER_MS: i64 = 5 * 60_000;
 /// For how long after an action a user counts as currently active.
 const ACTIVE_FOR_MS: i64 = 60_000;
+/// After how long without a word of their server a user of another one is offline: servers repeat themselves sooner.
+const SILENT_AFTER_MS: i64 = 30 * 60_000;
 /// How often it is looked who has gone.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Changes remembered in order; whoever asks for older ones is told everything.
@@ -59,6 +62,21 @@ struct Record {
     /// Syncs that wait, and channels that are open.
     waiting: usize,
     changed: Tick,
+    /// Of users of other servers: whether they are currently active, as their server says.
+    told_active: Option<bool>,
+}
+
+/// What another server tells of a user of its own.
+#[derive(Clone, Debug)]
+pub struct Told {
+    /// Whether they are there.
+    pub state: PresenceState,
+    /// What they tell others.
+    pub status_msg: Option<String>,
+    /// How long ago they last did something, in milliseconds.
+    pub last_active_ago: Option<i64>,
+    /// Whether they are currently active.
+    pub currently_active: bool,
 }
 
 /// What a user shows of themselves.
@@ -81,6 +99,8 @@ pub enum PresenceUpdate {
     Sync(PresenceState),
     /// Sends, types or reads.
     Active,
+    /// Is so, as their server tells.
+    Told(Told),
 }
 
 impl PresenceUpdate {
@@ -172,7 +192,7 @@ impl Presence {
     pub fn shown(&self, user: UserNum) -> Option<Shown> {
         let known = self.known();
         let record = known.users.get(&user)?;
-        let (state, status_msg) = record.shown();
+        let (state, status_msg, _) = record.shown();
         Some(Shown {
             state,
             status_msg,
@@ -246,6 +266,10 @@ impl Known {
             self.users
                 .retain(|_, record| record.state != PresenceState::Offline || record.waiting > 0);
         }
+        if self.users.len() > USERS {
+            // The users of this server come first.
+            self.users.retain(|_, record| record.told_active.is_none());
+        }
     }
 }
 
@@ -259,6 +283,7 @@ impl Record {
             last_sync: 0,
             waiting: 0,
             changed: 0,
+            told_active: None,
         }
     }
 
@@ -289,10 +314,26 @@ impl Record {
                     self.state = PresenceState::Online;
                 }
             }
+            PresenceUpdate::Told(told) => {
+                self.state = told.state;
+                self.status_msg = told.status_msg;
+                if let Some(ago) = told.last_active_ago {
+                    self.last_active = now.saturating_sub(ago).max(0);
+                }
+                self.last_sync = now;
+                self.told_active = Some(told.currently_active);
+            }
         }
     }
 
     fn age(&mut self, now: i64) {
+        if let Some(active) = &mut self.told_active {
+            if now - self.last_sync > SILENT_AFTER_MS {
+                self.state = PresenceState::Offline;
+                *active = false;
+            }
+            return;
+        }
         if self.waiting > 0 {
             self.last_sync = now;
         }
@@ -304,8 +345,12 @@ impl Record {
     }
 
     /// What others would notice.
-    fn shown(&self) -> (PresenceState, Option<String>) {
-        (self.state.clone(), self.status_msg.clone())
+    fn shown(&self) -> (PresenceState, Option<String>, Option<bool>) {
+        (
+            self.state.clone(),
+            self.status_msg.clone(),
+            self.told_active,
+        )
     }
 
     fn event(&self, now: i64) -> PresenceEvent {
@@ -315,7 +360,8 @@ impl Record {
         if self.last_active > 0 {
             content.last_active_ago = UInt::try_from(ago).ok();
         }
-        content.currently_active = Some(self.state == PresenceState::Online && ago < ACTIVE_FOR_MS);
+        let is_active = self.told_active.unwrap_or(ago < ACTIVE_FOR_MS);
+        content.currently_active = Some(self.state == PresenceState::Online && is_active);
         PresenceEvent {
             sender: self.user_id.clone(),
             content,
@@ -400,6 +446,33 @@ mod tests {
         scene.alice(PresenceUpdate::Active);
         assert_eq!(scene.state(), PresenceState::Online);
         drop(waiting);
+    }
+
+    #[tokio::test]
+    async fn a_user_of_another_server_is_what_it_tells_until_it_is_silent_for_long() {
+        let scene = Scene::new();
+        let told = |state, currently_active| Told {
+            state,
+            status_msg: Some("tea".to_owned()),
+            last_active_ago: Some(5_000),
+            currently_active,
+        };
+
+        scene.alice(PresenceUpdate::Told(told(PresenceState::Online, true)));
+        scene.pass(20 * 60);
+        assert_eq!(scene.state(), PresenceState::Online);
+        scene.alice(PresenceUpdate::Told(told(
+            PresenceState::Unavailable,
+            false,
+        )));
+        let content = scene.ephemeral.presence.get(1).unwrap().content;
+        assert_eq!(content.presence, PresenceState::Unavailable);
+        assert_eq!(content.status_msg.as_deref(), Some("tea"));
+        assert_eq!(content.last_active_ago, Some(5_000_u32.into()));
+        assert_eq!(content.currently_active, Some(false));
+        scene.pass(31 * 60);
+
+        assert_eq!(scene.state(), PresenceState::Offline);
     }
 
     #[tokio::test]

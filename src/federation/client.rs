@@ -1,7 +1,7 @@
 //! Requests to other servers: signed, bounded in time and size, over connections that are kept.
 
 use std::{
-    sync::{Arc, OnceLock},
+    sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -16,6 +16,7 @@ use ruma::{
     },
     exports::http,
 };
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::{sync::OnceCell, time::timeout};
 
@@ -140,8 +141,8 @@ struct Inner {
     servers: Servers,
     http: Http,
     backoff: Backoff,
-    /// Is told of every server that shows life.
-    watcher: OnceLock<Watcher>,
+    /// Are told of every server that shows life.
+    watchers: RwLock<Vec<Watcher>>,
 }
 
 /// Somebody who is told of servers that show life: be quick.
@@ -161,7 +162,7 @@ impl Client {
             servers,
             http,
             backoff: Backoff::new(clock),
-            watcher: OnceLock::new(),
+            watchers: RwLock::default(),
         };
         Self {
             inner: Arc::new(inner),
@@ -173,10 +174,12 @@ impl Client {
         self.inner.enabled
     }
 
-    /// Has somebody told from now on of every server that shows life; there is one who is told.
-    pub(super) fn watch(&self, watcher: Watcher) {
-        // Who came first stays: there is one sender.
-        drop(self.inner.watcher.set(watcher));
+    /// Has somebody told from now on of every server that shows life.
+    pub fn watch(&self, watcher: Watcher) {
+        let watchers = self.inner.watchers.write();
+        watchers
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(watcher);
     }
 
     /// Sends a request in the name of this server.
@@ -199,6 +202,29 @@ impl Client {
         let exchange = self.exchange(server, write, allowance.bytes);
         let answer = self.within(server, allowance.time, exchange).await?;
         read_answer(server, answer)
+    }
+
+    /// Sends a request in the name of this server, and reads its answer into a type of the caller's: for what other
+    /// servers write more freely than ruma reads it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::send`].
+    pub async fn send_for<T, R>(
+        &self,
+        server: &ServerName,
+        request: R,
+        allowance: Allowance,
+    ) -> Result<T, Failure>
+    where
+        T: DeserializeOwned,
+        R: OutgoingRequest + Metadata<Authentication = ServerSignatures, PathBuilder = SinglePath>,
+    {
+        let input = self.inner.key.signing_input(server);
+        let write = |base: &str| request.try_into_http_request::<Vec<u8>>(base, input, ());
+        let exchange = self.exchange(server, write, allowance.bytes);
+        let answer = self.within(server, allowance.time, exchange).await?;
+        serde_json::from_slice(answer.body()).map_err(|error| nonsense(server, &error))
     }
 
     /// Delivers something to a server, whether or not it answered of late: for those who know themselves when to try
@@ -291,7 +317,8 @@ impl Client {
     /// Notes that a server showed life.
     pub(super) fn heard_from(&self, server: &ServerName) {
         self.inner.backoff.answered(server);
-        if let Some(watcher) = self.inner.watcher.get() {
+        let watchers = self.inner.watchers.read();
+        for watcher in watchers.unwrap_or_else(PoisonError::into_inner).iter() {
             watcher(server);
         }
     }
@@ -468,10 +495,12 @@ fn read_answer<T: IncomingResponse>(
 ) -> Result<T, Failure> {
     let (parts, body) = answer.into_parts();
     let response = http::Response::from_parts(parts, &*body);
-    T::try_from_http_response(response).map_err(|error| {
-        let text = shortened(&error.to_string());
-        Failure::Unreachable(format!("{server} answered what makes no sense: {text}"))
-    })
+    T::try_from_http_response(response).map_err(|error| nonsense(server, &error))
+}
+
+fn nonsense(server: &ServerName, error: &impl ToString) -> Failure {
+    let text = shortened(&error.to_string());
+    Failure::Unreachable(format!("{server} answered what makes no sense: {text}"))
 }
 
 /// Reads what a server says who did not do what it was asked.

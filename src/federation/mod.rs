@@ -104,6 +104,11 @@ impl Federation {
         })
     }
 
+    /// Returns the present time, in milliseconds since the Unix epoch.
+    pub fn now_ms(&self) -> i64 {
+        self.clock.now_ms()
+    }
+
     /// Returns which addresses other servers may be at.
     pub fn reach(&self) -> Reach {
         self.reach

@@ -275,6 +275,31 @@ impl Rooms {
             .any(|room| other.membership(room) == MembershipState::Join))
     }
 
+    /// Returns whether a user has joined a room that a user of this server has joined, leaving one room out.
+    pub async fn shares_with_us(&self, user: UserNum, but: Option<RoomNum>) -> Result<bool> {
+        let mut joined = self.of_user(user).await?.joined();
+        joined.retain(|room| Some(*room) != but);
+        let is_ours = |room: &Room| !room.view().local_members.is_empty();
+        // What is in memory first: that costs nothing.
+        let mut others = Vec::new();
+        for num in joined {
+            match self.peek(num) {
+                Some(room) if is_ours(&room) => return Ok(true),
+                Some(_) => {}
+                None => others.push(num),
+            }
+        }
+        for num in others {
+            match self.room_by_number(num).await {
+                Ok(room) if is_ours(&room) => return Ok(true),
+                // It was deleted meanwhile.
+                Ok(_) | Err(Error::NotFound(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(false)
+    }
+
     /// Returns those of some users who have joined a room that a user has joined, too, as the database has it.
     pub async fn sharing_a_room(&self, user: UserNum, others: &[UserNum]) -> Result<Vec<UserNum>> {
         let mut conn = self.inner.db.read().await?;
@@ -364,6 +389,19 @@ impl Rooms {
             .strings
             .find(&mut conn, user_id.as_str())
             .await
+    }
+
+    /// Returns the ids of users by their numbers, in no particular order.
+    pub async fn user_ids(&self, users: &[UserNum]) -> Result<Vec<OwnedUserId>> {
+        if users.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut conn = self.inner.db.read().await?;
+        let texts = self.inner.db.strings.texts(&mut conn, users).await?;
+        let user_ids = texts
+            .values()
+            .filter_map(|text| UserId::parse(&**text).ok());
+        Ok(user_ids.collect())
     }
 
     /// Returns the users of this server who share a room with a user, and the user.

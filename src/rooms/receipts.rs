@@ -13,7 +13,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     matrix::TimelineEvent,
-    storage::{Change, Receipt, UserNum, receipts},
+    storage::{Change, Receipt, UserNum, WriteTx, receipts},
 };
 
 /// A receipt to be noted.
@@ -29,6 +29,8 @@ pub struct NewReceipt<'a> {
     pub thread: &'a str,
     /// Up to which event.
     pub event_id: &'a EventId,
+    /// When, in milliseconds since the Unix epoch; `None` is now.
+    pub ts: Option<i64>,
 }
 
 impl Rooms {
@@ -42,8 +44,54 @@ impl Rooms {
         let event = event.ok_or_else(|| Error::not_found("the room has no such event"))?;
         let thread = self.thread_of_receipt(room, &event, new.thread).await?;
         let mut tx = self.inner.db.write().await?;
+        if self.advance(&mut tx, room, (&new, &event, &thread)).await? {
+            tx.commit().await?;
+        }
+        Ok(())
+    }
+
+    /// Notes what users of another server have read of a room, in one turn. What is wrong with any of it is passed
+    /// over; returns the receipts whose events are not known here.
+    pub async fn receive_receipts<'a>(
+        &self,
+        room: &Room,
+        all: Vec<NewReceipt<'a>>,
+    ) -> Result<Vec<NewReceipt<'a>>> {
+        let (mut found, mut unknown) = (Vec::new(), Vec::new());
+        for new in all {
+            let Some(event) = self.find_event(room, new.event_id).await? else {
+                unknown.push(new);
+                continue;
+            };
+            match self.thread_of_receipt(room, &event, new.thread).await {
+                Ok(thread) => found.push((new, event, thread)),
+                Err(Error::InvalidParam(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if found.is_empty() {
+            return Ok(unknown);
+        }
+        let mut tx = self.inner.db.write().await?;
+        let mut is_news = false;
+        for (new, event, thread) in &found {
+            is_news |= self.advance(&mut tx, room, (new, event, thread)).await?;
+        }
+        if is_news {
+            tx.commit().await?;
+        }
+        Ok(unknown)
+    }
+
+    /// Moves a receipt forward, and with it what a user of this server has read; `false` if it was already as far.
+    async fn advance(
+        &self,
+        tx: &mut WriteTx,
+        room: &Room,
+        (new, event, thread): (&NewReceipt<'_>, &TimelineEvent, &ReceiptThread),
+    ) -> Result<bool> {
         let position = tx.position();
-        let ts = self.inner.clock.now_ms();
+        let ts = new.ts.unwrap_or_else(|| self.inner.clock.now_ms());
         let row = receipts::NewReceipt {
             room: room.num,
             user: new.user,
@@ -54,21 +102,21 @@ impl Rooms {
             ts,
             position,
         };
-        if !receipts::advance(&mut tx, &row).await? {
-            return Ok(());
+        if !receipts::advance(tx, &row).await? {
+            return Ok(false);
         }
-        let reader = Reader {
-            user: new.user,
-            room: room.num,
-            position,
-        };
-        match &thread {
-            Unthreaded => reading::read_all(&mut tx, reader, &event).await?,
-            Main => reading::read_thread(&mut tx, reader, None, &event).await?,
-            Thread(thread_root) => {
-                reading::read_thread(&mut tx, reader, Some(thread_root), &event).await?;
+        if self.is_local(new.user_id) {
+            let reader = Reader {
+                user: new.user,
+                room: room.num,
+                position,
+            };
+            match thread {
+                Unthreaded => reading::read_all(tx, reader, event).await?,
+                Main => reading::read_thread(tx, reader, None, event).await?,
+                Thread(root) => reading::read_thread(tx, reader, Some(root), event).await?,
+                _ => {}
             }
-            _ => {}
         }
         let receipt = Receipt {
             user_id: new.user_id.clone(),
@@ -85,7 +133,7 @@ impl Rooms {
                 receipt: receipt.into(),
             },
         );
-        tx.commit().await
+        Ok(true)
     }
 
     /// Returns the thread of a receipt, if the event is of it.

@@ -375,6 +375,7 @@ async fn unread_counts_grow_with_messages_and_are_cleared_by_a_receipt_or_an_own
     let room = house.rooms.room(&room_id).await.unwrap();
     let (user, user_id) = (house.number_of(&bob()).await, bob());
     let receipt = NewReceipt {
+        ts: None,
         user,
         user_id: &user_id,
         kind: "m.read",

@@ -60,6 +60,10 @@ const MIGRATIONS: &[(&str, &str)] = &[
         "0013_sender.sql",
         include_str!("../../migrations/0013_sender.sql"),
     ),
+    (
+        "0014_remote_devices.sql",
+        include_str!("../../migrations/0014_remote_devices.sql"),
+    ),
 ];
 
 /// What the tokens in a migration stand for, and which files belong to the database.

@@ -111,10 +111,8 @@ impl Inner {
             turnover.came.extend(of_room.came);
             turnover.went.extend(of_room.went);
         }
-        let me = &session.user_id;
-        lists
-            .changed
-            .extend(turnover.came.into_iter().filter(|user_id| user_id != me));
+        // Who joins is among those who came: their other devices may want to know.
+        lists.changed.extend(turnover.came);
         lists.changed.sort_unstable();
         lists.changed.dedup();
         let went: HashSet<OwnedUserId> = turnover.went.into_iter().collect();

@@ -202,11 +202,14 @@ impl Waiters {
             tokio::time::sleep(PRESENCE_PAUSE).await;
             let users =
                 std::mem::take(&mut *self.stirred.lock().unwrap_or_else(PoisonError::into_inner));
-            let rooms: HashSet<RoomNum> = users
-                .iter()
-                .filter_map(|user| self.rooms.peek_user(*user))
-                .flat_map(|user| user.joined())
-                .collect();
+            let mut rooms: HashSet<RoomNum> = HashSet::new();
+            for user in users {
+                // Of users of other servers it may have to be read where they are.
+                match self.rooms.of_user(user).await {
+                    Ok(user) => rooms.extend(user.joined()),
+                    Err(error) => tracing::warn!(%error, "could not tell of presence"),
+                }
+            }
             for room in rooms {
                 self.wake_room(room);
             }

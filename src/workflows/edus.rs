@@ -1,14 +1,119 @@
 //! What other servers tell beside events: who types, who has read what, who is there, messages to devices, and keys.
 //!
+//! A server speaks for its own users alone. What is of a room concerns those who are in it, and comes only from
+//! servers that the room does not shut out. What makes no sense is passed over, and the rest of it is not.
+//!
 //! [EDUs](https://spec.matrix.org/v1.19/server-server-api/#edus)
 
-use ruma::{ServerName, api::federation::transactions::edu::Edu, serde::Raw};
+mod keys;
+mod people;
+mod receipts;
 
+use std::sync::Arc;
+
+use ruma::{
+    OwnedUserId, RoomId, ServerName, UserId, api::federation::transactions::edu::Edu,
+    events::room::member::MembershipState, serde::Raw,
+};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::value::RawValue;
+
+pub(super) use self::receipts::Kept;
 use super::Workflows;
+use crate::{
+    error::{Error, Result},
+    rooms::Room,
+};
+
+/// "The list must not be more than 100 EDUs."
+const EDUS: usize = 100;
+
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    edu_type: String,
+    #[serde(borrow)]
+    content: &'a RawValue,
+}
+
+/// The contents of the EDUs of each kind, in their order.
+#[derive(Default)]
+struct Sorted<'a> {
+    typing: Vec<&'a RawValue>,
+    receipts: Vec<&'a RawValue>,
+    presence: Vec<&'a RawValue>,
+    to_device: Vec<&'a RawValue>,
+    device_lists: Vec<&'a RawValue>,
+    signing_keys: Vec<&'a RawValue>,
+}
 
 impl Workflows {
     /// Takes what another server tells; what makes no sense is passed over.
-    pub async fn receive_edus(&self, origin: &ServerName, edus: Vec<Raw<Edu>>) {
-        let _ = (origin, edus);
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be stored: the server has to tell it again.
+    #[tracing::instrument(skip_all, fields(server = %origin, count = edus.len()), err(level = "debug"))]
+    pub async fn receive_edus(&self, origin: &ServerName, edus: Vec<Raw<Edu>>) -> Result<()> {
+        let mut sorted = Sorted::default();
+        for edu in edus.iter().take(EDUS) {
+            let Ok(envelope) = serde_json::from_str::<Envelope<'_>>(edu.json().get()) else {
+                continue;
+            };
+            let kind = match &*envelope.edu_type {
+                "m.typing" => &mut sorted.typing,
+                "m.receipt" => &mut sorted.receipts,
+                "m.presence" => &mut sorted.presence,
+                "m.direct_to_device" => &mut sorted.to_device,
+                "m.device_list_update" => &mut sorted.device_lists,
+                "m.signing_key_update" | "org.matrix.signing_key_update" => {
+                    &mut sorted.signing_keys
+                }
+                _ => continue,
+            };
+            kind.push(envelope.content);
+        }
+        self.receive_messages(origin, &sorted.to_device).await?;
+        self.receive_device_lists(origin, &sorted.device_lists)
+            .await?;
+        self.receive_signing_keys(origin, &sorted.signing_keys)
+            .await?;
+        self.receive_typing(origin, &sorted.typing).await?;
+        self.receive_presence(origin, &sorted.presence).await?;
+        self.receive_receipts(origin, &sorted.receipts).await
     }
+
+    /// Returns a room of which a server may tell something; `None` for any other.
+    async fn room_told_of(
+        &self,
+        origin: &ServerName,
+        room_id: &RoomId,
+    ) -> Result<Option<Arc<Room>>> {
+        match self.rooms.shared_room(origin, room_id).await {
+            Ok(room) => Ok(Some(room)),
+            Err(Error::NotFound(_) | Error::Forbidden(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Returns the number of a user if a server speaks for them, and they share a room with a user of this one.
+    async fn neighbour(&self, origin: &ServerName, user_id: &UserId) -> Result<Option<i64>> {
+        if user_id.server_name() != origin {
+            return Ok(None);
+        }
+        let Some(user) = self.rooms.user_number(user_id).await? else {
+            return Ok(None);
+        };
+        let shares = self.rooms.shares_with_us(user, None).await?;
+        Ok(shares.then_some(user))
+    }
+}
+
+/// Returns whether a server speaks for a user who has joined a room.
+fn speaks_for(origin: &ServerName, room: &Room, user_id: &OwnedUserId) -> bool {
+    user_id.server_name() == origin
+        && room.view().state.membership(user_id) == MembershipState::Join
+}
+
+fn parse<T: DeserializeOwned>(content: &RawValue) -> Option<T> {
+    serde_json::from_str(content.get()).ok()
 }

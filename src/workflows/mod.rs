@@ -12,6 +12,7 @@ mod profiles;
 mod received_invitations;
 mod remote;
 mod remote_keys;
+mod remote_lists;
 mod server_notices;
 mod state;
 mod upgrade;
@@ -26,6 +27,7 @@ use ruma::{
 use serde_json::{Map, Value};
 use tokio::sync::Mutex;
 
+use self::remote_lists::RemoteLists;
 pub use self::{
     handshakes::{SignedEvent, TakenEvent},
     inbox::{Outcomes, Transaction},
@@ -54,6 +56,9 @@ pub struct Workflows {
     ephemeral: Ephemeral,
     federation: Federation,
     tasks: Tasks,
+    remote_lists: RemoteLists,
+    /// Receipts that came before their events.
+    kept: Arc<edus::Kept>,
     joins: remote::Joins,
     elsewhere: remote::Elsewhere,
     inbox: Arc<inbox::Inbox>,
@@ -95,7 +100,10 @@ impl Workflows {
         federation: Federation,
         (tasks, clock): (Tasks, &Clock),
     ) -> Self {
-        Self {
+        let remote_lists = RemoteLists::start((&devices, &rooms), &ephemeral, &federation, &tasks);
+        let kept = Arc::<edus::Kept>::default();
+        devices.follow(kept.clone());
+        let workflows = Self {
             inbox: Arc::new(inbox::Inbox::new(clock)),
             users,
             devices,
@@ -104,9 +112,24 @@ impl Workflows {
             elsewhere: remote::Elsewhere::new(&federation),
             federation,
             tasks,
+            remote_lists,
+            kept,
             joins: remote::Joins::default(),
             notices: Arc::default(),
-        }
+        };
+        workflows.start();
+        workflows
+    }
+
+    /// Starts what goes on in the background.
+    fn start(&self) {
+        let (workflows, stopping) = (self.clone(), self.tasks.stopping().clone());
+        drop(self.tasks.spawn(async move {
+            tokio::select! {
+                () = stopping.cancelled() => {}
+                () = workflows.take_kept_receipts() => {}
+            }
+        }));
     }
 
     /// Creates a room for a user.
@@ -274,6 +297,7 @@ impl Workflows {
                     kind,
                     thread,
                     event_id,
+                    ts: None,
                 },
             )
             .await

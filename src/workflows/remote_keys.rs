@@ -7,7 +7,7 @@ use std::{
 
 use futures_util::{StreamExt, stream};
 use ruma::{
-    OwnedDeviceId, OwnedServerName, OwnedUserId,
+    OwnedDeviceId, OwnedServerName, OwnedUserId, UserId,
     api::{
         client::keys::{
             claim_keys::v3::{Request as ClaimRequest, Response as Claimed},
@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 
 use super::Workflows;
 use crate::{
-    devices::Viewer,
+    devices::{RemoteDevice, RemoteList, Ticket, Viewer},
     error::{Error, Result},
     federation::{Allowance, Failure},
 };
@@ -34,8 +34,26 @@ const MAX_TIMEOUT: Duration = Duration::from_secs(30);
 /// The largest answer: that of a thousand users with ten devices each.
 const MAX_BYTES: usize = 32 * 1024 * 1024;
 
+/// Of which devices of users keys are asked for; an empty list is all of them.
+type Asked = BTreeMap<OwnedUserId, Vec<OwnedDeviceId>>;
+type DevicesOfUser = BTreeMap<OwnedDeviceId, Raw<DeviceKeys>>;
+
+/// What is still to be found out of users of other servers.
+#[derive(Default)]
+struct Query {
+    to_ask: BTreeMap<OwnedServerName, Asked>,
+    /// Those who share a room, with the devices that the client asks for.
+    tracked: Asked,
+    /// What was known of them before.
+    stale: BTreeMap<OwnedUserId, DevicesOfUser>,
+    /// Those of whom the answer is complete but for the keys with which they sign.
+    known: HashSet<OwnedUserId>,
+}
+
 impl Workflows {
     /// Returns the keys of devices and users, wherever they are; whose server could not tell them is told.
+    ///
+    /// Of users of other servers who share a room with one of this, they are known here while they are fresh.
     ///
     /// # Errors
     ///
@@ -43,39 +61,129 @@ impl Workflows {
     pub async fn query_keys(&self, viewer: Viewer<'_>, request: &QueryRequest) -> Result<Found> {
         let (local, remote) = self.by_server(&request.device_keys);
         let mut found = self.devices.query_keys(Some(viewer), &local).await?;
+        if remote.is_empty() {
+            return Ok(found);
+        }
+        let remote = remote.into_values().flatten().collect();
+        let mut query = self.look_up(remote, &mut found).await?;
+        let to_ask = std::mem::take(&mut query.to_ask);
         let allowance = allowance(request.timeout);
         let client = self.federation.client();
-        let asking = stream::iter(remote).map(async |(server, wanted)| {
+        let asking = stream::iter(to_ask).map(async |(server, wanted)| {
+            // What happens to the lists from now on makes the answer doubtful.
+            let ticket = self.devices.begin_asking(wanted.keys().map(|id| &**id));
             let request = get_keys::v1::Request::new(wanted.clone());
             let answer = client.send(&server, request, allowance).await;
-            (server, wanted, answer)
+            (server, wanted, answer, ticket)
         });
         let mut asking = std::pin::pin!(asking.buffer_unordered(AT_ONCE));
-        let mut answered = BTreeMap::new();
-        while let Some((server, wanted, answer)) = asking.next().await {
+        while let Some((server, wanted, answer, ticket)) = asking.next().await {
             match answer {
-                Ok(mut answer) => {
-                    answer.master_keys.retain(|id, _| wanted.contains_key(id));
-                    let of_self = &mut answer.self_signing_keys;
-                    of_self.retain(|id, _| wanted.contains_key(id));
-                    for (user_id, keys) in of_users(answer.device_keys, &wanted) {
-                        found.device_keys.insert(user_id, keys);
-                    }
-                    let learned = (answer.master_keys, answer.self_signing_keys);
-                    self.devices
-                        .learn_signing_keys(learned.0, learned.1)
+                Ok(answer) => {
+                    let answer = (wanted, answer);
+                    self.take_keys(&mut query, answer, &ticket, &mut found)
                         .await?;
-                    answered.extend(wanted);
                 }
                 Err(failure) => {
                     found.failures.insert(server.to_string(), told(failure));
+                    self.go_without(&mut query, &wanted, &mut found).await?;
                 }
             }
         }
         self.devices
-            .add_signing_keys(Some(viewer), answered.keys().map(|id| &**id), &mut found)
+            .add_signing_keys(Some(viewer), query.known.iter().map(|id| &**id), &mut found)
             .await?;
         Ok(found)
+    }
+
+    /// Answers what is known here of users of other servers, and says of whom their servers have to be asked.
+    async fn look_up(&self, asked: Asked, found: &mut Found) -> Result<Query> {
+        self.remote_lists.settle().await?;
+        let user_ids: Vec<&UserId> = asked.keys().map(|id| &**id).collect();
+        let mut known = self.devices.known_lists(&user_ids).await?;
+        let mut query = Query::default();
+        for (user_id, device_ids) in asked {
+            let shares = match self.rooms.user_number(&user_id).await? {
+                Some(user) => self.rooms.shares_with_us(user, None).await?,
+                None => false,
+            };
+            let list = known.remove(&user_id).filter(|_| shares);
+            if let Some(list) = list {
+                if list.is_fresh {
+                    let devices = only(list.devices, &device_ids);
+                    found.device_keys.insert(user_id.clone(), devices);
+                    query.known.insert(user_id);
+                    continue;
+                }
+                query.stale.insert(user_id.clone(), list.devices);
+            }
+            // Of those who are tracked all devices are asked for, so that they are known from then on.
+            let server = user_id.server_name().to_owned();
+            let of_server = query.to_ask.entry(server).or_default();
+            if shares {
+                of_server.insert(user_id.clone(), Vec::new());
+                query.tracked.insert(user_id, device_ids);
+            } else {
+                of_server.insert(user_id, device_ids);
+            }
+        }
+        Ok(query)
+    }
+
+    /// Takes the answer of a server, and remembers it of those who share a room.
+    async fn take_keys(
+        &self,
+        query: &mut Query,
+        (wanted, mut answer): (Asked, get_keys::v1::Response),
+        ticket: &Ticket,
+        found: &mut Found,
+    ) -> Result<()> {
+        let mut lists = Vec::new();
+        for (user_id, devices) in of_users(answer.device_keys, &wanted) {
+            let Some(device_ids) = query.tracked.get(&user_id) else {
+                found.device_keys.insert(user_id, devices);
+                continue;
+            };
+            let list = RemoteList {
+                stream_id: None,
+                devices: read(&user_id, &devices),
+                master_key: answer.master_keys.remove(&user_id),
+                self_signing_key: answer.self_signing_keys.remove(&user_id),
+            };
+            let devices = only(devices, device_ids);
+            found.device_keys.insert(user_id.clone(), devices);
+            lists.push((user_id, list));
+        }
+        answer.master_keys.retain(|id, _| wanted.contains_key(id));
+        let of_self = &mut answer.self_signing_keys;
+        of_self.retain(|id, _| wanted.contains_key(id));
+        self.devices
+            .learn_signing_keys(answer.master_keys, answer.self_signing_keys)
+            .await?;
+        if !lists.is_empty() {
+            let doubtful = self.devices.remember_lists(ticket, lists).await?;
+            self.remote_lists.want(doubtful);
+        }
+        query.known.extend(wanted.into_keys());
+        Ok(())
+    }
+
+    /// Answers what was known of users whose server does not answer: better than nothing to encrypt for.
+    async fn go_without(&self, query: &mut Query, wanted: &Asked, found: &mut Found) -> Result<()> {
+        let mut unanswered = Vec::new();
+        for user_id in wanted.keys() {
+            let Some(device_ids) = query.tracked.get(user_id) else {
+                continue;
+            };
+            unanswered.push(&**user_id);
+            let stale = query.stale.remove(user_id);
+            if let Some(devices) = stale.filter(|devices| !devices.is_empty()) {
+                let devices = only(devices, device_ids);
+                found.device_keys.insert(user_id.clone(), devices);
+                query.known.insert(user_id.clone());
+            }
+        }
+        self.devices.note_unanswered(&unanswered).await
     }
 
     /// Claims one-time keys of devices, wherever they are; whose server could not give them is told.
@@ -142,11 +250,25 @@ fn allowance(timeout: Option<Duration>) -> Allowance {
     }
 }
 
+/// Returns those of a user's devices that are asked for.
+fn only(mut devices: DevicesOfUser, asked: &[OwnedDeviceId]) -> DevicesOfUser {
+    let asked: HashSet<&OwnedDeviceId> = asked.iter().collect();
+    devices.retain(|device_id, _| asked.is_empty() || asked.contains(device_id));
+    devices
+}
+
+fn read(user_id: &UserId, devices: &DevicesOfUser) -> Vec<RemoteDevice> {
+    let devices = devices.iter().filter_map(|(device_id, keys)| {
+        RemoteDevice::read(user_id, device_id, Some(keys.json().get()), None)
+    });
+    devices.collect()
+}
+
 /// Returns of an answer what was asked for, and is what it says.
 fn of_users(
-    answer: BTreeMap<OwnedUserId, BTreeMap<OwnedDeviceId, Raw<DeviceKeys>>>,
-    wanted: &BTreeMap<OwnedUserId, Vec<OwnedDeviceId>>,
-) -> Vec<(OwnedUserId, BTreeMap<OwnedDeviceId, Raw<DeviceKeys>>)> {
+    answer: BTreeMap<OwnedUserId, DevicesOfUser>,
+    wanted: &Asked,
+) -> Vec<(OwnedUserId, DevicesOfUser)> {
     let mut found = Vec::new();
     for (user_id, mut devices) in answer {
         let Some(asked) = wanted.get(&user_id) else {

@@ -181,10 +181,12 @@ impl Workflows {
         if !edus.is_empty() {
             // After the events, of which they may tell that they have been read.
             let workflows = self.clone();
-            let edus = self.tasks.spawn(async move {
-                workflows.receive_edus(&origin, edus).await;
-            });
-            drop(timeout(PATIENCE_WITH_EDUS, edus).await);
+            let edus = self
+                .tasks
+                .spawn(async move { workflows.receive_edus(&origin, edus).await });
+            let taken = timeout(PATIENCE_WITH_EDUS, edus).await;
+            // Messages to devices are told nowhere else: they have to come again.
+            locked(&notes).is_broken |= !matches!(taken, Ok(Ok(Ok(()))));
         }
         let notes = locked(&notes);
         if notes.is_broken {

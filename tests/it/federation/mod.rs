@@ -3,6 +3,7 @@
 pub(crate) mod abroad;
 mod access;
 mod directory;
+mod edus;
 mod encryption;
 mod guest;
 mod handshakes;
@@ -13,6 +14,7 @@ mod keys;
 mod media;
 mod missing;
 mod profile;
+mod remote_devices;
 mod spaces;
 mod transactions;
 

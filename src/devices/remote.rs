@@ -1,0 +1,510 @@
+//! The devices of users of other servers who share a room with users of this one.
+//!
+//! A list is *fresh* from when its server told it until something says that it changed: while a room is shared, the
+//! server tells of every change. What comes while a list is being asked for makes the answer doubtful, since nobody
+//! knows which of them is older; then it is asked for again. No list is kept of those who share no room.
+//!
+//! Clients are told that a list changed when it does: when an update says something new, or when an answer differs
+//! from what clients could know. Who comes to share a room is told of by `sync`, and so not here (`is_told`).
+//!
+//! [Device management](https://spec.matrix.org/v1.19/server-server-api/#device-management)
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use ruma::{
+    DeviceId, OwnedDeviceId, OwnedUserId, UserId,
+    canonical_json::{CanonicalJsonObject, CanonicalJsonValue},
+    encryption::{CrossSigningKey, DeviceKeys},
+    serde::Raw,
+};
+use serde_json::{Map, Value, json, value::to_raw_value};
+
+use super::{Devices, NAME_BYTES, check_text, cross_signing};
+use crate::{
+    error::Result,
+    storage::{
+        RoomNum, UserNum, WriteTx, device_lists,
+        remote_devices::{self, DeviceRow, ListRow},
+    },
+};
+
+/// The largest keys of a device, in bytes.
+const KEY_BYTES: usize = 64 * 1024;
+/// The most devices of a user that are known; those beyond are passed over.
+const DEVICES: usize = 5_000;
+
+/// A device as its server tells of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemoteDevice {
+    device_id: OwnedDeviceId,
+    /// Canonical JSON.
+    keys: Option<String>,
+    display_name: Option<String>,
+}
+
+/// The devices and keys of a user as their server tells of them.
+#[derive(Debug, Default)]
+pub struct RemoteList {
+    /// What the server calls this state of the list, if it says so.
+    pub stream_id: Option<i64>,
+    /// The devices.
+    pub devices: Vec<RemoteDevice>,
+    /// The user's master key.
+    pub master_key: Option<Raw<CrossSigningKey>>,
+    /// The key with which the user signs devices.
+    pub self_signing_key: Option<Raw<CrossSigningKey>>,
+}
+
+/// A change of a list, as its server tells of it.
+#[derive(Debug)]
+pub struct ListUpdate {
+    /// Whose list.
+    pub user_id: OwnedUserId,
+    /// What the server calls the list after it.
+    pub stream_id: i64,
+    /// What it called the list before.
+    pub prev_ids: Vec<i64>,
+    /// The device that is new, changed or gone.
+    pub device: RemoteDevice,
+    /// Whether it is gone.
+    pub deleted: bool,
+}
+
+/// What is known here of a user's devices.
+#[derive(Debug)]
+pub struct KnownList {
+    /// Whether it is what the user's server has.
+    pub is_fresh: bool,
+    /// The keys of those that encrypt, as clients see them.
+    pub devices: BTreeMap<OwnedDeviceId, Raw<DeviceKeys>>,
+}
+
+/// What became of those who share rooms with users of this server.
+#[derive(Clone, Debug)]
+pub enum Move {
+    /// They came to share a room: their lists are wanted.
+    Came(Vec<UserNum>),
+    /// They share none any more, or are too many to want the lists of all.
+    Went(Vec<UserNum>),
+    /// The last user of this server left a room: its other members may share none any more.
+    Abandoned(RoomNum),
+    /// Nobody knows exactly.
+    Unclear,
+}
+
+impl RemoteDevice {
+    /// Reads a device; `None` when it is another's, too large, or makes no sense.
+    pub fn read(
+        user_id: &UserId,
+        device_id: &DeviceId,
+        keys: Option<&str>,
+        display_name: Option<String>,
+    ) -> Option<Self> {
+        check_text("device_id", device_id.as_str()).ok()?;
+        let mut display_name = display_name;
+        let keys = match keys {
+            None => None,
+            Some(keys) if keys.len() > KEY_BYTES || keys.contains("\\u0000") => return None,
+            Some(keys) => {
+                let typed: DeviceKeys = serde_json::from_str(keys).ok()?;
+                if (&*typed.user_id, &*typed.device_id) != (user_id, device_id) {
+                    return None;
+                }
+                let mut object: CanonicalJsonObject = serde_json::from_str(keys).ok()?;
+                let named = object.remove("unsigned").and_then(name_in);
+                display_name = display_name.or(named);
+                Some(serde_json::to_string(&object).ok()?)
+            }
+        };
+        let is_fit = |name: &String| name.len() <= NAME_BYTES && !name.contains('\0');
+        Some(Self {
+            device_id: device_id.to_owned(),
+            keys,
+            display_name: display_name.filter(is_fit),
+        })
+    }
+
+    /// Returns the device as it is stored; `None` for one that does not encrypt, which is nothing to clients.
+    fn row(&self, user_num: UserNum) -> Option<DeviceRow> {
+        Some(DeviceRow {
+            user_num,
+            device_id: self.device_id.to_string(),
+            keys: self.keys.clone()?,
+            display_name: self.display_name.clone(),
+        })
+    }
+}
+
+fn name_in(unsigned: CanonicalJsonValue) -> Option<String> {
+    let CanonicalJsonValue::Object(mut unsigned) = unsigned else {
+        return None;
+    };
+    match unsigned.remove("device_display_name")? {
+        CanonicalJsonValue::String(name) => Some(name),
+        _ => None,
+    }
+}
+
+impl Devices {
+    /// Begins to ask for lists: whatever comes for these users from now on makes the answers doubtful.
+    pub fn begin_asking<'a>(&self, users: impl IntoIterator<Item = &'a UserId>) -> Ticket {
+        let mut asked = self.asking.lock();
+        let users = users.into_iter().map(|user_id| {
+            let asked = asked.entry(user_id.to_owned()).or_default();
+            asked.askers += 1;
+            (user_id.to_owned(), asked.touched)
+        });
+        let users = users.collect();
+        Ticket {
+            asking: self.asking.clone(),
+            users,
+        }
+    }
+
+    /// Notes that something happened to a user's list: answers that are on their way may be older, or newer.
+    pub fn touch(&self, user_id: &UserId) {
+        if let Some(asked) = self.asking.lock().get_mut(user_id) {
+            asked.touched += 1;
+        }
+    }
+
+    /// Returns what is known here of the devices of users of other servers.
+    pub async fn known_lists(
+        &self,
+        user_ids: &[&UserId],
+    ) -> Result<HashMap<OwnedUserId, KnownList>> {
+        if user_ids.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let texts: Vec<&str> = user_ids.iter().map(|user_id| user_id.as_str()).collect();
+        let mut db = self.db.snapshot().await?;
+        let users = self.db.strings.find_all(&mut db, &texts).await?;
+        let lists = remote_devices::lists(&mut db, &users).await?;
+        let known: Vec<UserNum> = lists.iter().map(|list| list.user_num).collect();
+        let devices = remote_devices::devices(&mut db, &known).await?;
+        let texts = self.db.strings.texts(&mut db, &known).await?;
+        drop(db);
+        let mut by_user: HashMap<UserNum, BTreeMap<OwnedDeviceId, Raw<DeviceKeys>>> =
+            HashMap::new();
+        for device in devices {
+            let keys = shown(&device)?;
+            let of_user = by_user.entry(device.user_num).or_default();
+            of_user.insert(device.device_id.into(), keys);
+        }
+        let known = lists.into_iter().filter_map(|list| {
+            let user_id = UserId::parse(&**texts.get(&list.user_num)?).ok()?;
+            let known = KnownList {
+                is_fresh: list.is_fresh,
+                devices: by_user.remove(&list.user_num).unwrap_or_default(),
+            };
+            Some((user_id, known))
+        });
+        Ok(known.collect())
+    }
+
+    /// Takes the answers of servers that were asked for lists, and tells clients of what they could not know.
+    ///
+    /// Returns those who have to be asked for again, since something came meanwhile.
+    pub async fn remember_lists(
+        &self,
+        ticket: &Ticket,
+        lists: Vec<(OwnedUserId, RemoteList)>,
+    ) -> Result<Vec<OwnedUserId>> {
+        let mut doubtful = Vec::new();
+        let mut tx = self.db.write().await?;
+        for (user_id, list) in lists {
+            let user = tx.intern(user_id.as_str()).await?;
+            let is_doubtful = ticket.is_doubtful(&user_id);
+            store_list(&mut tx, (user, &user_id), list, is_doubtful).await?;
+            if is_doubtful {
+                doubtful.push(user_id);
+            }
+        }
+        tx.commit().await?;
+        Ok(doubtful)
+    }
+
+    /// Takes changes of lists, in their order, and tells clients of what is new.
+    ///
+    /// Returns those whose lists have to be asked for, since a change is missing before one of these.
+    pub async fn update_lists(&self, updates: &[ListUpdate]) -> Result<Vec<OwnedUserId>> {
+        let mut states: HashMap<&UserId, Updating> = HashMap::new();
+        let mut tx = self.db.write().await?;
+        for update in updates {
+            let user_id = &*update.user_id;
+            self.touch(user_id);
+            if !states.contains_key(user_id) {
+                let user = tx.intern(user_id.as_str()).await?;
+                states.insert(user_id, Updating::of(&mut tx, user).await?);
+            }
+            if let Some(state) = states.get_mut(user_id) {
+                state.take(&mut tx, update).await?;
+            }
+        }
+        let mut to_ask = Vec::new();
+        for (user_id, state) in states {
+            if state.is_new {
+                device_lists::note_change(&mut tx, state.user, None).await?;
+            }
+            let Some(mut list) = state.list else {
+                continue;
+            };
+            if !list.is_fresh {
+                // What the answer is compared with may be what clients know already, if it is on its way.
+                list.is_told &= self.asking.is_asked(user_id);
+                to_ask.push(user_id.to_owned());
+            }
+            remote_devices::set(&mut tx, &list).await?;
+        }
+        tx.commit().await?;
+        Ok(to_ask)
+    }
+
+    /// Takes the keys with which a user of another server signs, and tells clients if they are new.
+    pub async fn update_signing_keys(
+        &self,
+        user_id: &UserId,
+        master_key: Option<&Raw<CrossSigningKey>>,
+        self_signing_key: Option<&Raw<CrossSigningKey>>,
+    ) -> Result<()> {
+        let new = cross_signing::read_told(user_id, master_key, self_signing_key);
+        if new.is_empty() {
+            return Ok(());
+        }
+        self.touch(user_id);
+        let mut tx = self.db.write().await?;
+        let user = tx.intern(user_id.as_str()).await?;
+        if cross_signing::store_told(&mut tx, (user, user_id), &new).await? {
+            device_lists::note_change(&mut tx, user, None).await?;
+        }
+        tx.commit().await
+    }
+
+    /// Notes that lists were asked for in vain: when they are there, clients have to be told.
+    pub async fn note_unanswered(&self, user_ids: &[&UserId]) -> Result<()> {
+        let texts: Vec<&str> = user_ids.iter().map(|user_id| user_id.as_str()).collect();
+        let mut db = self.db.read().await?;
+        let users = self.db.strings.find_all(&mut db, &texts).await?;
+        let lists = remote_devices::lists(&mut db, &users).await?;
+        drop(db);
+        let told = lists.iter().filter(|list| list.is_told);
+        let told: Vec<UserNum> = told.map(|list| list.user_num).collect();
+        if told.is_empty() {
+            return Ok(());
+        }
+        let mut tx = self.db.write().await?;
+        remote_devices::note_asked(&mut tx, &told).await?;
+        tx.commit().await
+    }
+
+    /// Notes who came to share a room with users of this server, and who went, in their order.
+    pub async fn note_moves(&self, moves: &[Move]) -> Result<()> {
+        if moves.is_empty() {
+            return Ok(());
+        }
+        let mut tx = self.db.write().await?;
+        for each in moves {
+            match each {
+                Move::Came(users) => remote_devices::want(&mut tx, users).await?,
+                Move::Went(users) => remote_devices::forget(&mut tx, users).await?,
+                Move::Abandoned(room) => remote_devices::forget_members(&mut tx, *room).await?,
+                Move::Unclear => {
+                    remote_devices::forget_strangers(&mut tx).await?;
+                }
+            }
+        }
+        tx.commit().await
+    }
+
+    /// Returns those of some users of whose lists nothing is known, not even that they are wanted.
+    pub async fn without_list(&self, users: &[UserNum]) -> Result<Vec<UserNum>> {
+        let mut db = self.db.read().await?;
+        let known = remote_devices::lists(&mut db, users).await?;
+        let known: HashSet<UserNum> = known.iter().map(|list| list.user_num).collect();
+        let users = users.iter().copied();
+        Ok(users.filter(|user| !known.contains(user)).collect())
+    }
+
+    /// Returns some of the users whose lists have to be asked for, after a number.
+    pub async fn lists_to_ask(
+        &self,
+        after: UserNum,
+        limit: i64,
+    ) -> Result<Vec<(UserNum, OwnedUserId)>> {
+        let mut db = self.db.read().await?;
+        let rows = remote_devices::to_ask(&mut db, after, limit).await?;
+        let users = rows.into_iter();
+        Ok(users
+            .filter_map(|(user, text)| Some((user, UserId::parse(text).ok()?)))
+            .collect())
+    }
+}
+
+/// Returns the keys of a device as clients see them.
+fn shown(device: &DeviceRow) -> Result<Raw<DeviceKeys>> {
+    let mut keys: Map<String, Value> = serde_json::from_str(&device.keys)?;
+    if let Some(name) = &device.display_name {
+        let unsigned = json!({ "device_display_name": name });
+        keys.insert("unsigned".to_owned(), unsigned);
+    }
+    Ok(Raw::from_json(to_raw_value(&keys)?))
+}
+
+async fn store_list(
+    tx: &mut WriteTx,
+    (user, user_id): (UserNum, &UserId),
+    list: RemoteList,
+    is_doubtful: bool,
+) -> Result<()> {
+    let known = remote_devices::lists(tx, &[user]).await?.pop();
+    let mut before = remote_devices::devices(tx, &[user]).await?;
+    let devices = list.devices.iter().filter_map(|device| device.row(user));
+    let mut after: Vec<DeviceRow> = devices.take(DEVICES).collect();
+    // Databases sort texts in ways of their own.
+    before.sort_by(|one, other| one.device_id.cmp(&other.device_id));
+    after.sort_by(|one, other| one.device_id.cmp(&other.device_id));
+    after.dedup_by(|one, other| one.device_id == other.device_id);
+    let (master, of_self) = (list.master_key.as_ref(), list.self_signing_key.as_ref());
+    let keys = cross_signing::read_told(user_id, master, of_self);
+    let signs_anew = cross_signing::store_told(tx, (user, user_id), &keys).await?;
+    let row = ListRow {
+        user_num: user,
+        stream_id: list.stream_id,
+        is_fresh: !is_doubtful,
+        is_told: false,
+    };
+    remote_devices::set(tx, &row).await?;
+    let is_new = before != after;
+    if is_new {
+        remote_devices::replace(tx, user, &after).await?;
+    }
+    if (is_new || signs_anew) && known.is_some_and(|known| !known.is_told) {
+        device_lists::note_change(tx, user, None).await?;
+    }
+    Ok(())
+}
+
+/// A list that changes are made to.
+struct Updating {
+    user: UserNum,
+    list: Option<ListRow>,
+    devices: HashMap<String, DeviceRow>,
+    /// What the list has been called.
+    stream_ids: HashSet<i64>,
+    /// Whether clients could not know what the changes say.
+    is_new: bool,
+}
+
+impl Updating {
+    async fn of(tx: &mut WriteTx, user: UserNum) -> Result<Self> {
+        let list = remote_devices::lists(tx, &[user]).await?.pop();
+        let devices = remote_devices::devices(tx, &[user]).await?.into_iter();
+        let stream_id = list.as_ref().and_then(|list| list.stream_id);
+        Ok(Self {
+            user,
+            list,
+            devices: devices
+                .map(|device| (device.device_id.clone(), device))
+                .collect(),
+            stream_ids: stream_id.into_iter().collect(),
+            is_new: false,
+        })
+    }
+
+    async fn take(&mut self, tx: &mut WriteTx, update: &ListUpdate) -> Result<()> {
+        let Some(list) = &mut self.list else {
+            // Nobody has asked for the list since the room is shared: there is nothing to compare it with.
+            self.is_new = true;
+            return Ok(());
+        };
+        if !list.is_fresh {
+            return Ok(());
+        }
+        let device = update.device.row(self.user).filter(|_| !update.deleted);
+        let device_id = update.device.device_id.as_str();
+        let is_known = self.devices.get(device_id) == device.as_ref();
+        if is_known && list.stream_id == Some(update.stream_id) {
+            return Ok(());
+        }
+        // "If the receiving server does not recognise any of the prev_ids, it means an EDU has been lost": and so it
+        // does where only some are recognised, since all of them were sent.
+        let mut before = update.prev_ids.iter();
+        if update.prev_ids.is_empty() || !before.all(|id| self.stream_ids.contains(id)) {
+            list.is_fresh = false;
+            list.is_told = false;
+            return Ok(());
+        }
+        self.stream_ids.insert(update.stream_id);
+        list.stream_id = Some(update.stream_id);
+        if is_known {
+            return Ok(());
+        }
+        self.is_new = true;
+        if let Some(device) = device {
+            remote_devices::set_device(tx, &device).await?;
+            self.devices.insert(device.device_id.clone(), device);
+        } else {
+            remote_devices::remove_device(tx, self.user, device_id).await?;
+            self.devices.remove(device_id);
+        }
+        Ok(())
+    }
+}
+
+/// The lists that are being asked for.
+#[derive(Default)]
+pub(super) struct Asking {
+    users: Mutex<HashMap<OwnedUserId, Asked>>,
+}
+
+#[derive(Default)]
+struct Asked {
+    askers: usize,
+    /// How often something happened to the list meanwhile.
+    touched: u64,
+}
+
+impl Asking {
+    fn lock(&self) -> MutexGuard<'_, HashMap<OwnedUserId, Asked>> {
+        self.users.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_asked(&self, user_id: &UserId) -> bool {
+        self.lock().contains_key(user_id)
+    }
+}
+
+/// Somebody asks for lists, until this is dropped.
+pub struct Ticket {
+    asking: Arc<Asking>,
+    users: HashMap<OwnedUserId, u64>,
+}
+
+impl Ticket {
+    /// Returns whether something happened to a user's list since it was asked for.
+    pub fn is_doubtful(&self, user_id: &UserId) -> bool {
+        let asked = self.asking.lock();
+        let touched = asked.get(user_id).map(|asked| asked.touched);
+        touched != self.users.get(user_id).copied()
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let mut asked = self.asking.lock();
+        for user_id in self.users.keys() {
+            if let Some(one) = asked.get_mut(user_id) {
+                one.askers = one.askers.saturating_sub(1);
+                if one.askers == 0 {
+                    asked.remove(user_id);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

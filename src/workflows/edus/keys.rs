@@ -1,0 +1,106 @@
+//! Messages to devices, and the devices and keys of users.
+
+use ruma::{
+    ServerName,
+    api::federation::transactions::edu::{
+        DeviceListUpdateContent, DirectDeviceContent, SigningKeyUpdateContent,
+    },
+};
+use serde_json::value::RawValue;
+
+use super::{super::Workflows, parse};
+use crate::{
+    devices::{ListUpdate, RemoteDevice},
+    error::Result,
+};
+
+/// Versions of a list that one update may name as those before it: servers give up long before there are so many.
+const PREV_IDS: usize = 1_000;
+
+impl Workflows {
+    /// `m.direct_to_device`
+    pub(super) async fn receive_messages(
+        &self,
+        origin: &ServerName,
+        edus: &[&RawValue],
+    ) -> Result<()> {
+        let messages = edus
+            .iter()
+            .filter_map(|edu| parse::<DirectDeviceContent>(edu));
+        let messages: Vec<DirectDeviceContent> = messages
+            .filter(|message| message.sender.server_name() == origin)
+            .collect();
+        if messages.is_empty() {
+            return Ok(());
+        }
+        let now = self.federation.now_ms();
+        self.devices.receive_messages(origin, &messages, now).await
+    }
+
+    /// `m.device_list_update`
+    pub(super) async fn receive_device_lists(
+        &self,
+        origin: &ServerName,
+        edus: &[&RawValue],
+    ) -> Result<()> {
+        if edus.is_empty() {
+            return Ok(());
+        }
+        self.remote_lists.settle().await?;
+        let mut updates = Vec::new();
+        for edu in edus {
+            let Some(content) = parse::<DeviceListUpdateContent>(edu) else {
+                continue;
+            };
+            if self.neighbour(origin, &content.user_id).await?.is_some() {
+                updates.extend(read(content));
+            }
+        }
+        if updates.is_empty() {
+            return Ok(());
+        }
+        let to_ask = self.devices.update_lists(&updates).await?;
+        self.remote_lists.want(to_ask);
+        Ok(())
+    }
+
+    /// `m.signing_key_update`
+    pub(super) async fn receive_signing_keys(
+        &self,
+        origin: &ServerName,
+        edus: &[&RawValue],
+    ) -> Result<()> {
+        for edu in edus {
+            let Some(content) = parse::<SigningKeyUpdateContent>(edu) else {
+                continue;
+            };
+            if self.neighbour(origin, &content.user_id).await?.is_none() {
+                continue;
+            }
+            let (master, of_self) = (&content.master_key, &content.self_signing_key);
+            self.devices
+                .update_signing_keys(&content.user_id, master.as_ref(), of_self.as_ref())
+                .await?;
+        }
+        Ok(())
+    }
+}
+
+/// Reads an update. One whose keys make no sense tells of a device without any.
+fn read(content: DeviceListUpdateContent) -> Option<ListUpdate> {
+    let (user_id, device_id) = (&content.user_id, &content.device_id);
+    let keys = content.keys.as_ref().map(|keys| keys.json().get());
+    let named = |keys| {
+        let name = content.device_display_name.clone();
+        RemoteDevice::read(user_id, device_id, keys, name)
+    };
+    let device = named(keys).or_else(|| named(None))?;
+    let prev_ids = content.prev_id.iter().take(PREV_IDS);
+    Some(ListUpdate {
+        stream_id: content.stream_id.into(),
+        prev_ids: prev_ids.map(|id| i64::from(*id)).collect(),
+        deleted: content.deleted == Some(true),
+        device,
+        user_id: content.user_id,
+    })
+}

@@ -1,0 +1,254 @@
+//! Who has read what. A receipt may come before the event that it names: it is kept for a while, and taken when the
+//! event is there.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use ruma::{
+    OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, ServerName, events::receipt::ReceiptThread,
+};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tokio::sync::Notify;
+
+use super::{super::Workflows, parse, speaks_for};
+use crate::{
+    error::Result,
+    rooms::NewReceipt,
+    storage::{Change, Follower, Position, UserNum},
+};
+
+/// Receipts of one EDU that are looked at.
+const RECEIPTS: usize = 1_000;
+/// Events that are waited for; the oldest are given up first.
+const EVENTS: usize = 2_000;
+/// Receipts that are kept for one event.
+const OF_EVENT: usize = 100;
+
+/// What an EDU says of rooms.
+type Receipts = BTreeMap<String, Box<RawValue>>;
+
+#[derive(Deserialize)]
+struct OfRoom {
+    #[serde(rename = "m.read")]
+    read: BTreeMap<String, Box<RawValue>>,
+}
+
+#[derive(Deserialize)]
+struct OfUser {
+    #[serde(default)]
+    data: Data,
+    event_ids: Vec<OwnedEventId>,
+}
+
+#[derive(Default, Deserialize)]
+struct Data {
+    ts: Option<i64>,
+    thread_id: Option<String>,
+}
+
+/// A receipt as another server tells of it.
+#[derive(Clone, Debug)]
+struct ToldReceipt {
+    user: UserNum,
+    user_id: OwnedUserId,
+    thread: String,
+    event_id: OwnedEventId,
+    ts: Option<i64>,
+}
+
+impl ToldReceipt {
+    fn as_new(&self) -> NewReceipt<'_> {
+        NewReceipt {
+            user: self.user,
+            user_id: &self.user_id,
+            kind: "m.read",
+            thread: &self.thread,
+            event_id: &self.event_id,
+            ts: self.ts,
+        }
+    }
+}
+
+impl Workflows {
+    /// `m.receipt`
+    pub(super) async fn receive_receipts(
+        &self,
+        origin: &ServerName,
+        edus: &[&RawValue],
+    ) -> Result<()> {
+        for edu in edus {
+            let mut left = RECEIPTS;
+            for (room_id, of_room) in parse::<Receipts>(edu).unwrap_or_default() {
+                let (Ok(room_id), Some(of_room)) = (RoomId::parse(room_id), parse(&of_room)) else {
+                    continue;
+                };
+                let told = self.told(origin, &room_id, of_room, &mut left).await?;
+                self.take_receipts(&room_id, told).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns what a server may tell of who has read what of a room.
+    async fn told(
+        &self,
+        origin: &ServerName,
+        room_id: &RoomId,
+        of_room: OfRoom,
+        left: &mut usize,
+    ) -> Result<Vec<ToldReceipt>> {
+        let mut told = Vec::new();
+        let Some(room) = self.room_told_of(origin, room_id).await? else {
+            return Ok(told);
+        };
+        for (user_id, of_user) in of_room.read {
+            let (Ok(user_id), Some(of_user)) =
+                (OwnedUserId::try_from(user_id), parse::<OfUser>(&of_user))
+            else {
+                continue;
+            };
+            if !speaks_for(origin, &room, &user_id) {
+                continue;
+            }
+            let Some(user) = self.rooms.user_number(&user_id).await? else {
+                continue;
+            };
+            let Some(thread) = thread(of_user.data.thread_id) else {
+                continue;
+            };
+            for event_id in of_user.event_ids.into_iter().take(*left) {
+                *left -= 1;
+                told.push(ToldReceipt {
+                    user,
+                    user_id: user_id.clone(),
+                    thread: thread.clone(),
+                    event_id,
+                    ts: of_user.data.ts.filter(|ts| *ts >= 0),
+                });
+            }
+        }
+        Ok(told)
+    }
+
+    /// Notes receipts, and keeps those whose events are not there yet.
+    async fn take_receipts(&self, room_id: &RoomId, told: Vec<ToldReceipt>) -> Result<()> {
+        if told.is_empty() {
+            return Ok(());
+        }
+        let room = self.rooms.room(room_id).await?;
+        let new = told.iter().map(ToldReceipt::as_new).collect();
+        let unknown = self.rooms.receive_receipts(&room, new).await?;
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        for new in &unknown {
+            let is_it = |told: &&ToldReceipt| {
+                (&*told.event_id, &told.user_id) == (new.event_id, new.user_id)
+                    && told.thread == new.thread
+            };
+            if let Some(told) = told.iter().find(is_it) {
+                self.kept.keep(room_id, told.clone());
+            }
+        }
+        // The event may have come between the two.
+        self.rooms.receive_receipts(&room, unknown).await?;
+        Ok(())
+    }
+
+    /// Takes receipts whose events have come.
+    pub(in super::super) async fn take_kept_receipts(&self) {
+        loop {
+            self.kept.news.notified().await;
+            for (room_id, told) in self.kept.take_ready() {
+                if let Err(error) = self.take_receipts(&room_id, told).await {
+                    tracing::debug!(%error, "receipts that were kept are lost");
+                }
+            }
+        }
+    }
+}
+
+/// Returns a thread as receipts are stored with it; `None` for what is no thread.
+fn thread(thread_id: Option<String>) -> Option<String> {
+    let Some(thread_id) = thread_id else {
+        return Some(String::new());
+    };
+    match ReceiptThread::try_from(Some(&*thread_id)).ok()? {
+        ReceiptThread::Main | ReceiptThread::Thread(_) => Some(thread_id),
+        _ => None,
+    }
+}
+
+/// Receipts whose events are not there yet.
+#[derive(Default)]
+pub(in super::super) struct Kept {
+    waiting: Mutex<Waiting>,
+    news: Notify,
+}
+
+#[derive(Default)]
+struct Waiting {
+    by_event: HashMap<OwnedEventId, (OwnedRoomId, Vec<ToldReceipt>)>,
+    /// The events, the one that is waited for longest first.
+    order: VecDeque<OwnedEventId>,
+    /// Those that have come.
+    ready: Vec<(OwnedRoomId, Vec<ToldReceipt>)>,
+}
+
+impl Kept {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn keep(&self, room_id: &RoomId, told: ToldReceipt) {
+        let mut waiting = self.waiting();
+        let event_id = told.event_id.clone();
+        if let Some((_, known)) = waiting.by_event.get_mut(&event_id) {
+            if known.len() < OF_EVENT {
+                known.push(told);
+            }
+            return;
+        }
+        while waiting.by_event.len() >= EVENTS
+            && let Some(oldest) = waiting.order.pop_front()
+        {
+            waiting.by_event.remove(&oldest);
+        }
+        waiting.order.push_back(event_id.clone());
+        let kept = (room_id.to_owned(), vec![told]);
+        waiting.by_event.insert(event_id, kept);
+        // Those that came are in the order still.
+        if waiting.order.len() > 2 * EVENTS {
+            let Waiting {
+                by_event, order, ..
+            } = &mut *waiting;
+            order.retain(|event_id| by_event.contains_key(event_id));
+        }
+    }
+
+    fn take_ready(&self) -> Vec<(OwnedRoomId, Vec<ToldReceipt>)> {
+        std::mem::take(&mut self.waiting().ready)
+    }
+}
+
+impl Follower for Kept {
+    fn committed(&self, changes: &[(Position, Change)]) {
+        for (_, change) in changes {
+            let Change::Event { event, .. } = change else {
+                continue;
+            };
+            let mut waiting = self.waiting();
+            if let Some(kept) = waiting.by_event.remove(&event.pdu.event_id) {
+                waiting.ready.push(kept);
+                self.news.notify_one();
+            }
+        }
+    }
+
+    fn failed(&self) {
+        // Only what is on disk was told.
+    }
+}
