@@ -49,7 +49,7 @@ const SINGLES: usize = 50;
 const SINGLES_AT_ONCE: usize = 10;
 /// What the state of a room may cost.
 const STATE: Allowance = Allowance {
-    time: Duration::from_secs(60),
+    time: Duration::from_mins(1),
     bytes: 64 * 1024 * 1024,
 };
 
