@@ -5,8 +5,8 @@
 ALTER TABLE events ADD COLUMN state_after BIGINT;
 -- whether it came into the timeline as history, when events that follow it stood there already
 ALTER TABLE events ADD COLUMN backfilled BOOLEAN NOT NULL DEFAULT FALSE;
--- whether another server gave it to this one to send it on: it signed an event that was made for it here
-ALTER TABLE events ADD COLUMN passed_on BOOLEAN NOT NULL DEFAULT FALSE;
+-- whether this server sends it to others: it was made here, or signed for this server to send it on
+ALTER TABLE events ADD COLUMN goes_out BOOLEAN NOT NULL DEFAULT FALSE;
 
 -- What changed in a span of time is read from the chain of the room's own state.
 DROP INDEX state_events_by_position;

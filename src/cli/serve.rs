@@ -117,7 +117,6 @@ pub(crate) async fn build(
     rooms.send_delayed_events();
     rooms.withdraw_expired_invitations();
     rooms.remove_expired_links();
-    rooms.finish_deletions();
     let media = Media::open(
         &db,
         &clock,
@@ -128,7 +127,8 @@ pub(crate) async fn build(
     let ephemeral = Ephemeral::new(clock.clone(), &tasks);
     let house = (db.clone(), clock.clone(), tasks.clone());
     let services = (rooms.clone(), devices.clone(), ephemeral.clone());
-    Sender::start(house, services, &federation, metrics.registry()).await?;
+    let sender = Sender::start(house, services, &federation, metrics.registry()).await?;
+    rooms.finish_deletions(move |room| sender.is_sent(room));
     let workflows = Workflows::new(
         (users.clone(), devices.clone()),
         rooms.clone(),
@@ -136,6 +136,7 @@ pub(crate) async fn build(
         federation.clone(),
         (tasks.clone(), &clock),
     );
+    workflows.take_what_was_kept();
     let sources = Sources {
         db: db.clone(),
         clock: clock.clone(),

@@ -165,7 +165,7 @@ impl Federation {
     /// # Errors
     ///
     /// [`crate::error::Error::BadJson`] when the template is none.
-    pub fn complete(&self, template: &Template, member: Member<'_>) -> Result<Signed> {
+    pub fn complete(&self, template: &Template, member: &Member<'_>) -> Result<Signed> {
         let rules = &template.rules;
         let is_chosen = rules.event_format.require_event_id;
         let draft = Draft {
@@ -197,8 +197,8 @@ impl Federation {
             join.event.clone(),
         );
         let response = self.client().open(server, request, JOIN_TIME).await?;
-        self.read_join_answer(server, response, &template.rules)
-            .await
+        // In a box: it holds much at a time.
+        Box::pin(self.read_join_answer(server, response, &template.rules)).await
     }
 
     /// Sends a server the leave event that it made a template of.
@@ -241,11 +241,7 @@ impl Federation {
             .client()
             .send(server, request, Allowance::USUAL)
             .await?;
-        Ok(answer
-            .knock_room_state
-            .into_iter()
-            .filter_map(raw)
-            .collect())
+        Ok(answer.knock_room_state.iter().filter_map(raw).collect())
     }
 }
 
@@ -294,6 +290,6 @@ fn with_signature(
     to_raw_value(&object).ok()
 }
 
-fn raw(state: RawStrippedState) -> Option<Box<RawValue>> {
-    to_raw_value(&state).ok()
+fn raw(state: &RawStrippedState) -> Option<Box<RawValue>> {
+    to_raw_value(state).ok()
 }

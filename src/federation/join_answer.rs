@@ -84,9 +84,10 @@ impl Federation {
         let (chunks, body) = channel(CHUNKS);
         let (parts, events) = channel(EVENTS);
         let reading = tokio::task::spawn_blocking(move || read(body, &parts));
-        let verifying = gather(self.key_ring(server.to_owned()), events, rules);
+        let ring = self.key_ring(server.to_owned()).believing_source();
+        let verifying = gather(ring, events, rules);
         let all = async { tokio::join!(pump(response, chunks), reading, verifying) };
-        let Ok((pumped, told, gathered)) = timeout(WHOLE, all).await else {
+        let Ok((pumped, told, gathered)) = timeout(WHOLE, Box::pin(all)).await else {
             return Err(failed("the answer takes too long"));
         };
         let gathered = gathered.map_err(|error| failed(&error))?;
@@ -175,7 +176,7 @@ async fn gather(
 fn read(body: Receiver<Bytes>, parts: &Sender<Part>) -> serde_json::Result<Told> {
     let left = Rc::new(Cell::new(MAX_PART));
     let body = Body {
-        body,
+        chunks: body,
         chunk: Bytes::new(),
         left: left.clone(),
     };
@@ -187,7 +188,7 @@ fn read(body: Receiver<Bytes>, parts: &Sender<Part>) -> serde_json::Result<Told>
 
 /// A body that comes bit by bit.
 struct Body {
-    body: Receiver<Bytes>,
+    chunks: Receiver<Bytes>,
     chunk: Bytes,
     /// How much may be read before the next event has to begin.
     left: Rc<Cell<usize>>,
@@ -196,7 +197,7 @@ struct Body {
 impl Read for Body {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while !self.chunk.has_remaining() {
-            match self.body.blocking_recv() {
+            match self.chunks.blocking_recv() {
                 Some(chunk) => self.chunk = chunk,
                 None => return Ok(0),
             }

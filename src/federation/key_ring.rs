@@ -50,6 +50,7 @@ pub struct KeyRing {
     keys: Keys,
     /// Who sends the events.
     source: OwnedServerName,
+    believes_source: bool,
     known: HashMap<OwnedServerName, Arc<ServerKeys>>,
     tried: HashSet<OwnedServerName>,
 }
@@ -60,6 +61,7 @@ impl Federation {
         KeyRing {
             keys: self.keys().clone(),
             source,
+            believes_source: false,
             known: HashMap::new(),
             tried: HashSet::new(),
         }
@@ -67,6 +69,16 @@ impl Federation {
 }
 
 impl KeyRing {
+    /// Takes the word of the server that sends the events for the keys of servers that nobody else can tell of: many of
+    /// those that were ever in a large room are gone, and without what they said nobody could come into it.
+    #[must_use]
+    pub(super) fn believing_source(self) -> Self {
+        Self {
+            believes_source: true,
+            ..self
+        }
+    }
+
     /// Checks events as [`Federation::verify`] does, with the keys that can be had in a short while; `None` stands for
     /// one that is to be dropped.
     ///
@@ -165,7 +177,9 @@ impl KeyRing {
         self.keys.ask_directly(servers).await;
         self.look_again(&mut missing).await?;
         missing.remove(&self.source);
-        self.believe_source(&missing).await;
+        if self.believes_source {
+            self.believe_source(&missing).await;
+        }
         Ok(())
     }
 
@@ -186,8 +200,8 @@ impl KeyRing {
         Ok(())
     }
 
-    /// Takes the word of the server that sends the events for the keys of those that nobody else can tell of, for
-    /// these events alone: it could have left out the events, too, but it must not say for good who signs for whom.
+    /// Takes the word of the server that sends the events, for these events alone: what it says is not kept, since it
+    /// must not say for good who signs for whom.
     async fn believe_source(&mut self, missing: &BTreeMap<OwnedServerName, Vec<WantedKey>>) {
         if missing.is_empty() {
             return;

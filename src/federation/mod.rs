@@ -119,6 +119,11 @@ impl Federation {
         &self.trust
     }
 
+    /// Returns a cache for what other servers tell.
+    pub fn cache<K: Clone + Eq + std::hash::Hash, V: Clone>(&self, limit: usize) -> Cache<K, V> {
+        Cache::new(&self.clock, limit)
+    }
+
     /// Returns what sends requests to other servers.
     pub fn client(&self) -> &Client {
         &self.client

@@ -56,8 +56,8 @@ pub(super) struct Accepted {
 pub(super) struct Arrival {
     /// The position at which it is stored already, without a place.
     pub(super) stored_at: Option<i64>,
-    /// Whether it came here to be sent on to the others in the room.
-    pub(super) passed_on: bool,
+    /// Whether this server sends it to the others in the room.
+    pub(super) goes_out: bool,
     /// Where it stands, if it does not simply follow the tip.
     pub(super) fork: Option<Fork>,
 }
@@ -102,7 +102,11 @@ pub(super) async fn append(
 ) -> Result<Option<Arc<TimelineEvent>>> {
     let arrival = accepted.arrival.take();
     let is_arrival = arrival.is_some();
-    let arrival = arrival.unwrap_or_default();
+    let made_here = || Arrival {
+        goes_out: true,
+        ..Arrival::default()
+    };
+    let arrival = arrival.unwrap_or_else(made_here);
     if arrival.fork.as_ref().is_some_and(needs_places) {
         tx.leave_room(GAP);
     }
@@ -163,7 +167,8 @@ struct Stand {
     snapshot: i64,
     /// The snapshot after it, where it is not what the numbers of the event say.
     snapshot_after: Option<i64>,
-    passed_on: bool,
+    /// Whether this server sends the event to others.
+    goes_out: bool,
     fork: Option<Fork>,
 }
 
@@ -173,7 +178,7 @@ impl Stand {
             before: tip.state.clone(),
             snapshot: tip.snapshot,
             snapshot_after: None,
-            passed_on: arrival.passed_on,
+            goes_out: arrival.goes_out,
             fork: arrival.fork,
         };
         if let Some(fork) = &stand.fork {
@@ -395,7 +400,7 @@ async fn store_event(
         state: Some(event.snapshot),
         state_after: stand.snapshot_after,
         backfilled: false,
-        passed_on: stand.passed_on,
+        goes_out: stand.goes_out,
         visibility: event.visibility.number(),
         status: Status::Accepted,
         notified: event.notified,

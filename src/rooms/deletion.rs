@@ -7,7 +7,8 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, OnceLock, atomic::Ordering},
+    time::Duration,
 };
 
 use futures_util::future::join_all;
@@ -38,14 +39,21 @@ const AT_A_TIME: usize = 32;
 const TOLD: i64 = 200;
 /// Users whose own things go in one write.
 const USERS: usize = 200;
+/// How often it is looked whether other servers have been told, and how long between: those that answer take seconds.
+const LOOKS: usize = 300;
+const BETWEEN: Duration = Duration::from_millis(100);
 /// How often the members are gathered: none can come, but one who refuses to go shall not hold it up for ever.
 const ROUNDS: usize = 3;
+
+/// Says whether other servers were told all that happened in a room.
+type IsSent = Box<dyn Fn(RoomNum) -> bool + Send + Sync>;
 
 /// The rooms that are being deleted, or were since the start of the server.
 pub(super) struct Deletions {
     timetable: Timetable,
     /// Each with whether it is done.
     rooms: watch::Sender<HashMap<RoomNum, bool>>,
+    is_sent: OnceLock<IsSent>,
 }
 
 impl Deletions {
@@ -56,6 +64,7 @@ impl Deletions {
         Ok(Self {
             timetable: Timetable::new(true),
             rooms: watch::Sender::new(rooms.collect()),
+            is_sent: OnceLock::new(),
         })
     }
 
@@ -179,7 +188,11 @@ impl Rooms {
     }
 
     /// Begins to finish the deletions that have begun, and those that will.
-    pub fn finish_deletions(&self) {
+    ///
+    /// `is_sent` says whether other servers were told all that happened in a room: they are to know that its members
+    /// have left before nothing is left of it here.
+    pub fn finish_deletions(&self, is_sent: impl Fn(RoomNum) -> bool + Send + Sync + 'static) {
+        drop(self.inner.deletions.is_sent.set(Box::new(is_sent)));
         self.do_in_time(
             "delete rooms",
             |inner| &inner.deletions.timetable,
@@ -217,12 +230,30 @@ impl Rooms {
                     break;
                 }
             }
+            self.wait_until_sent(room.num).await?;
             self.tell_members(&room).await?;
         }
         self.purge(deletion.num).await?;
         let mut tx = self.inner.db.write().await?;
         room_deletion::set_stage(&mut tx, deletion.num, Deletion::DONE).await?;
         tx.commit().await
+    }
+
+    /// Waits until the other servers of a room know that its members have left; not for ever, since one of them may be
+    /// gone.
+    async fn wait_until_sent(&self, room: RoomNum) -> Result<()> {
+        let is_sent = |deletions: &Deletions| {
+            let is_sent = deletions.is_sent.get();
+            is_sent.is_none_or(|is_sent| is_sent(room))
+        };
+        for _ in 0..LOOKS {
+            self.check_goes_on()?;
+            if is_sent(&self.inner.deletions) {
+                break;
+            }
+            tokio::time::sleep(BETWEEN).await;
+        }
+        Ok(())
     }
 
     /// Takes everybody out of a room; returns how many there were.

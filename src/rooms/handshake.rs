@@ -166,7 +166,7 @@ impl Rooms {
                     is_known |= self.resident(&condition.room_id).await.is_ok();
                 }
             }
-            return Err(if is_known {
+            return Err(if is_known || restricted.allow.is_empty() {
                 Error::forbidden("the user is in none of the rooms that would let them in")
             } else {
                 Error::UnableToAuthoriseJoin(

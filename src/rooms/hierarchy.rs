@@ -2,15 +2,15 @@
 //!
 //! [`GET /hierarchy`](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1roomsroomidhierarchy)
 
-use std::{cmp::Ordering, collections::HashSet, str::FromStr, sync::Arc};
+use std::{cmp::Ordering, str::FromStr, sync::Arc};
 
 use ruma::{
-    MilliSecondsSinceUnixEpoch, OwnedRoomId, RoomId, ServerName, UserId,
+    MilliSecondsSinceUnixEpoch, OwnedRoomId, OwnedServerName, RoomId, ServerName, UserId,
     events::{StateEventType, room::member::MembershipState},
     room::AllowRule,
 };
-use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use super::{Rooms, restricted::restriction, summary::Summary, warm::Room};
 use crate::{
@@ -53,11 +53,19 @@ pub struct HierarchyPage {
 }
 
 /// A room of a space.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct SpaceRoom {
     #[serde(flatten)]
     summary: Summary,
     children_state: Vec<Value>,
+}
+
+impl HierarchyRequest {
+    /// Returns how many rooms a page has at most.
+    pub fn page_size(&self) -> usize {
+        let limit = self.limit.and_then(|limit| usize::try_from(limit).ok());
+        limit.unwrap_or(DEFAULT_LIMIT).clamp(1, MAX_LIMIT)
+    }
 }
 
 /// A room, and the rooms that it leads to, as another server is told.
@@ -71,6 +79,39 @@ pub struct ServerHierarchy {
 }
 
 impl SpaceRoom {
+    /// Returns a room as another server tells of it.
+    pub fn elsewhere(summary: Summary, mut children_state: Vec<Value>) -> Self {
+        if !summary.is_space() {
+            children_state.clear();
+        }
+        let mut children: Vec<Child> = children_state.into_iter().filter_map(Child::read).collect();
+        children.sort_by(in_order);
+        Self {
+            summary,
+            children_state: children.into_iter().map(|child| child.event).collect(),
+        }
+    }
+
+    /// Returns what the room is like.
+    pub fn summary(&self) -> &Summary {
+        &self.summary
+    }
+
+    /// Returns the room with those of its children alone that it suggests, if that is wanted.
+    #[must_use]
+    pub fn suggested(&self, suggested_only: bool) -> Self {
+        let mut room = self.clone();
+        room.children_state
+            .retain(|event| !suggested_only || is_suggested(event));
+        room
+    }
+
+    /// Returns its children in their order, and the servers that may know them.
+    pub fn children(&self) -> Vec<(OwnedRoomId, Vec<OwnedServerName>)> {
+        let children = self.children_state.iter().cloned().filter_map(Child::read);
+        children.map(|child| (child.room_id, child.via)).collect()
+    }
+
     fn of(room: &Room, suggested_only: bool) -> Self {
         let summary = Summary::of(room);
         let children = if summary.is_space() {
@@ -87,76 +128,47 @@ impl SpaceRoom {
 
 /// Where a page begins, and what was asked for then, which must not change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Token {
-    skip: usize,
-    max_depth: u64,
-    suggested_only: bool,
+pub struct HierarchyStart {
+    /// After how many rooms.
+    pub skip: usize,
+    /// How deep one looks.
+    pub max_depth: u64,
+    /// Whether only children count that the space suggests.
+    pub suggested_only: bool,
+}
+
+#[derive(Deserialize)]
+struct ChildEvent {
+    state_key: OwnedRoomId,
+    content: ChildContent,
+    origin_server_ts: MilliSecondsSinceUnixEpoch,
+}
+
+#[derive(Deserialize)]
+struct ChildContent {
+    via: Vec<Value>,
+    #[serde(default)]
+    order: Value,
 }
 
 struct Child {
     room_id: OwnedRoomId,
+    via: Vec<OwnedServerName>,
     order: Option<String>,
     origin_server_ts: MilliSecondsSinceUnixEpoch,
     event: Value,
 }
 
 impl Rooms {
-    /// Returns a part of a space, as far as a user may know its rooms.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Forbidden`] when the user may not know the space; [`Error::InvalidParam`] for a token that does not
-    /// belong to the request.
-    pub async fn hierarchy(
+    /// Returns a room that is known here as a room of a space, if a user may know what it is like.
+    pub async fn space_room(
         &self,
         user_id: &UserId,
-        space: &RoomId,
-        request: &HierarchyRequest,
-    ) -> Result<HierarchyPage> {
-        let start = Token::of(request)?;
-        let limit = request.limit.and_then(|limit| usize::try_from(limit).ok());
-        let limit = limit.unwrap_or(DEFAULT_LIMIT).clamp(1, MAX_LIMIT);
-        let mut page = HierarchyPage::default();
-        let mut waiting = vec![(space.to_owned(), 0)];
-        let mut seen = HashSet::new();
-        let mut found = 0;
-        while let Some((room_id, depth)) = waiting.pop() {
-            if seen.len() >= MAX_ROOMS || !seen.insert(room_id.clone()) {
-                continue;
-            }
-            let Some(room) = self.previewed(user_id, &room_id).await? else {
-                if depth == 0 {
-                    return Err(Error::forbidden("you may not see this space"));
-                }
-                continue;
-            };
-            if page.rooms.len() == limit {
-                let next = Token {
-                    skip: found,
-                    ..start
-                };
-                page.next_batch = Some(next.into_text());
-                break;
-            }
-            let summary = Summary::of(&room);
-            let children = if summary.is_space() {
-                children(&room, start.suggested_only)
-            } else {
-                Vec::new()
-            };
-            if depth < start.max_depth {
-                let ids = children.iter().rev().map(|child| child.room_id.clone());
-                waiting.extend(ids.map(|room_id| (room_id, depth + 1)));
-            }
-            found += 1;
-            if found > start.skip {
-                page.rooms.push(SpaceRoom {
-                    summary,
-                    children_state: children.into_iter().map(|child| child.event).collect(),
-                });
-            }
-        }
-        Ok(page)
+        room_id: &RoomId,
+        suggested_only: bool,
+    ) -> Result<Option<SpaceRoom>> {
+        let room = self.previewed(user_id, room_id).await?;
+        Ok(room.map(|room| SpaceRoom::of(&room, suggested_only)))
     }
 
     /// Returns a room and the rooms that it leads to, as far as another server may know them.
@@ -246,28 +258,37 @@ impl Rooms {
 /// [Ordering of children](https://spec.matrix.org/v1.19/client-server-api/#ordering-of-children-within-a-space)
 fn children(space: &Room, suggested_only: bool) -> Vec<Child> {
     let state = space.view().state.clone();
-    let mut children: Vec<Child> = state
-        .of_type(&StateEventType::SpaceChild)
-        .filter_map(|pdu| {
-            let content: Map<String, Value> = pdu.content_as()?;
-            let is_suggested = content.get("suggested") == Some(&Value::Bool(true));
-            let is_link = content.get("via").is_some_and(Value::is_array);
-            if !is_link || (suggested_only && !is_suggested) {
-                return None;
-            }
-            Some(Child {
-                room_id: OwnedRoomId::try_from(pdu.state_key.as_deref()?).ok()?,
-                order: content.get("order").and_then(order),
-                origin_server_ts: pdu.origin_server_ts,
-                event: json!({
-                    "type": pdu.kind, "state_key": pdu.state_key, "content": content,
-                    "sender": pdu.sender, "origin_server_ts": pdu.origin_server_ts,
-                }),
-            })
+    let events = state.of_type(&StateEventType::SpaceChild).map(|pdu| {
+        json!({
+            "type": pdu.kind, "state_key": pdu.state_key, "content": pdu.content,
+            "sender": pdu.sender, "origin_server_ts": pdu.origin_server_ts,
         })
-        .collect();
+    });
+    let wanted = events.filter(|event| !suggested_only || is_suggested(event));
+    let mut children: Vec<Child> = wanted.filter_map(Child::read).collect();
     children.sort_by(in_order);
     children
+}
+
+fn is_suggested(event: &Value) -> bool {
+    event.pointer("/content/suggested") == Some(&Value::Bool(true))
+}
+
+impl Child {
+    /// Reads a link to a child; `None` for what is none, or was taken back.
+    fn read(event: Value) -> Option<Self> {
+        let read = ChildEvent::deserialize(&event).ok()?;
+        let via = read.content.via.iter().filter_map(Value::as_str);
+        Some(Self {
+            room_id: read.state_key,
+            via: via
+                .filter_map(|server| OwnedServerName::try_from(server).ok())
+                .collect(),
+            order: order(&read.content.order),
+            origin_server_ts: read.origin_server_ts,
+            event,
+        })
+    }
 }
 
 /// An `order` counts if it has no more than 50 characters, all of them visible ASCII or spaces.
@@ -289,9 +310,13 @@ fn in_order(one: &Child, other: &Child) -> Ordering {
         .then_with(|| one.room_id.cmp(&other.room_id))
 }
 
-impl Token {
+impl HierarchyStart {
     /// Returns where a request begins.
-    fn of(request: &HierarchyRequest) -> Result<Self> {
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidParam`] for a token that does not belong to the request.
+    pub fn of(request: &HierarchyRequest) -> Result<Self> {
         let asked = Self {
             skip: 0,
             max_depth: request.max_depth.unwrap_or(MAX_DEPTH).min(MAX_DEPTH),
@@ -309,13 +334,18 @@ impl Token {
         Ok(token)
     }
 
+    /// Returns the token of the page after so many rooms.
+    pub fn after(self, skip: usize) -> String {
+        Self { skip, ..self }.into_text()
+    }
+
     fn into_text(self) -> String {
         let suggested = u8::from(self.suggested_only);
         format!("h{}_{}_{suggested}", self.skip, self.max_depth)
     }
 }
 
-impl FromStr for Token {
+impl FromStr for HierarchyStart {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
@@ -339,6 +369,7 @@ mod tests {
     fn child(room_id: &str, order: Option<&str>, ts: u32) -> Child {
         Child {
             room_id: OwnedRoomId::try_from(room_id).unwrap(),
+            via: Vec::new(),
             order: order.map(ToOwned::to_owned),
             origin_server_ts: MilliSecondsSinceUnixEpoch(ts.into()),
             event: Value::Null,
@@ -379,10 +410,12 @@ mod tests {
             max_depth: depth,
             ..HierarchyRequest::default()
         };
-        let text = Token::of(&HierarchyRequest::default()).unwrap().into_text();
+        let text = HierarchyStart::of(&HierarchyRequest::default())
+            .unwrap()
+            .into_text();
 
-        assert!(Token::of(&request(&text, None)).is_ok());
-        assert!(Token::of(&request(&text, Some(1))).is_err());
-        assert!(Token::of(&request("x", None)).is_err());
+        assert!(HierarchyStart::of(&request(&text, None)).is_ok());
+        assert!(HierarchyStart::of(&request(&text, Some(1))).is_err());
+        assert!(HierarchyStart::of(&request("x", None)).is_err());
     }
 }

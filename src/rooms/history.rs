@@ -189,7 +189,7 @@ pub(super) async fn store(
         state: Some(snapshot),
         state_after: Some(snapshot_after),
         backfilled: true,
-        passed_on: false,
+        goes_out: false,
         visibility: visibility_of(&before, pdu).number(),
         status: Status::Accepted,
         notified: 0,

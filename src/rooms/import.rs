@@ -270,7 +270,7 @@ impl Rooms {
             delayed: None,
             arrival: Some(Arrival {
                 stored_at: stored_at.into_values().next(),
-                passed_on: false,
+                goes_out: false,
                 fork: Some(fork),
             }),
             pdu,

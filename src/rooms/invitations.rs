@@ -113,19 +113,33 @@ impl Rooms {
     pub async fn invite_until(
         &self,
         room_id: &RoomId,
-        mut invitation: MemberChange,
+        invitation: MemberChange,
         expires_at: i64,
     ) -> Result<OwnedEventId> {
-        self.check_lifetime(expires_at)?;
+        let event = self.invitation_until(invitation, expires_at)?;
         let room = self.room_of_member(room_id).await?;
-        if room.view().state.membership(&invitation.sender) != MembershipState::Join {
+        if room.view().state.membership(&event.sender) != MembershipState::Join {
             return Err(Error::forbidden("you are not in this room"));
         }
-        let until = Value::from(expires_at);
-        invitation.extra.insert(EXPIRES_AT.to_owned(), until);
-        let (num, event) = (room.num, invitation.event()?);
+        let num = room.num;
         self.detached(async move |rooms: Rooms| rooms.send_now(num, event).await)
             .await
+    }
+
+    /// Returns an invitation that stands until a time.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidParam`] for a time that has passed or is more than a year away.
+    pub fn invitation_until(
+        &self,
+        mut invitation: MemberChange,
+        expires_at: i64,
+    ) -> Result<NewEvent> {
+        self.check_lifetime(expires_at)?;
+        let until = Value::from(expires_at);
+        invitation.extra.insert(EXPIRES_AT.to_owned(), until);
+        invitation.event()
     }
 
     /// Checks until when an invitation, or a link, shall stand.

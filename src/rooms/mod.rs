@@ -9,6 +9,7 @@
 mod access;
 mod aggregations;
 mod append;
+mod arrived;
 mod at_time;
 mod by_relations;
 mod counts;
@@ -72,11 +73,12 @@ use tokio::sync::Semaphore;
 pub use self::{
     access::Access,
     aggregations::{Audience, Bundle, Bundles, ThreadSummary},
+    arrived::Arrived,
     create::CreateRoom,
     delayed::{Delay, DelayAction, Delayed, MAX_DELAY, MAX_SCHEDULED},
     directory::{DirectoryPage, DirectorySearch},
     handshake::{Applicant, Handshake, Offer},
-    hierarchy::{HierarchyPage, HierarchyRequest, ServerHierarchy},
+    hierarchy::{HierarchyPage, HierarchyRequest, HierarchyStart, ServerHierarchy, SpaceRoom},
     history::{Backfilled, Gap},
     import::{Import, Imported},
     invite_links::{InviteLink, NewLink},

@@ -12,12 +12,12 @@ use ruma::{
     canonical_json::CanonicalJsonObject, events::room::member::MembershipState,
 };
 use serde::Deserialize;
-use serde_json::value::RawValue;
+use serde_json::{json, value::RawValue};
 
 use super::{NewEvent, Rooms, warm::Room};
 use crate::{
     error::{Error, Result},
-    matrix::{self, Pdu, Verified},
+    matrix::{self, Pdu, Unsigned, Verified},
     storage::{
         Change, RoomNum, UserNum, WriteTx,
         events::{self, Status},
@@ -149,15 +149,23 @@ impl Rooms {
         if !matches!(membership, MembershipState::Invite | MembershipState::Knock) {
             return Err(Error::forbidden("you are not invited to that room"));
         }
+        let event = match (leave, self.membership_event(num, user).await?) {
+            (Some(leave), _) => Some(leave.into_parts()),
+            // Before version 3 events name others in another way.
+            (None, Some(asked)) if !room.rules.event_format.require_event_id => {
+                Some(self.own_leave(&room, &asked, &user_id)?)
+            }
+            (None, _) => None,
+        };
         let mut tx = self.inner.db.write().await?;
         let position = tx.position();
-        let row = match &leave {
-            Some(leave) => Some(store_outlier(&mut tx, num, leave.pdu(), leave.json()).await?),
+        let row = match &event {
+            Some((pdu, json)) => Some(store_outlier(&mut tx, num, pdu, json).await?),
             None => None,
         };
-        let gone = leave
+        let gone = event
             .as_ref()
-            .and_then(|leave| leave.pdu().membership())
+            .and_then(|(pdu, _)| pdu.membership())
             .unwrap_or(MembershipState::Leave);
         memberships::set(&mut tx, (user, num), gone.as_str(), (position, row), None).await?;
         let change = Change::Membership {
@@ -174,7 +182,7 @@ impl Rooms {
 
     /// Takes back an invitation, or turns down a knock, as a server says that is in the room.
     ///
-    /// Nobody here can say whether the room allows it; so who invited has to be of that server.
+    /// Nobody here can say whether the room allows it; so it has to be who invited, and to rest on the very invitation.
     ///
     /// # Errors
     ///
@@ -189,12 +197,11 @@ impl Rooms {
             Some(MembershipState::Leave | MembershipState::Ban)
         );
         let user = self.user_number(&user_id).await?.ok_or_else(not_here)?;
+        let asked = self.membership_event(room.num, user).await?;
+        let asked = asked.filter(|asked| pdu.auth_events.contains(&asked.event_id));
         let is_asked = match self.of_user(user).await?.membership(room.num) {
-            MembershipState::Knock => true,
-            MembershipState::Invite => {
-                self.inviter_server(room.num, user).await?.as_deref()
-                    == Some(pdu.sender.server_name().as_str())
-            }
+            MembershipState::Knock => asked.is_some(),
+            MembershipState::Invite => asked.is_some_and(|asked| asked.sender == pdu.sender),
             _ => false,
         };
         if !is_out || !is_asked {
@@ -205,18 +212,45 @@ impl Rooms {
             .await
     }
 
-    async fn inviter_server(&self, room: RoomNum, user: i64) -> Result<Option<String>> {
-        let sender = self.sender_of_membership(room, user).await?;
-        Ok(sender.map(|sender| sender.server_name().to_string()))
-    }
-
-    async fn sender_of_membership(&self, room: RoomNum, user: i64) -> Result<Option<OwnedUserId>> {
+    /// Returns the event that made a user what they are to a room.
+    async fn membership_event(&self, room: RoomNum, user: UserNum) -> Result<Option<Pdu>> {
         let mut conn = self.inner.db.read().await?;
         let event = memberships::event_of(&mut conn, user, room).await?;
         Ok(event.and_then(|(event_id, json)| {
             let event_id = ruma::OwnedEventId::try_from(event_id).ok()?;
-            Some(Pdu::parse(event_id, &json).ok()?.sender)
+            Pdu::parse(event_id, &json).ok()
         }))
+    }
+
+    /// Returns the event by which a user left a room that they only saw from outside, as clients see it.
+    pub async fn leave_from_outside(
+        &self,
+        room: &Room,
+        user: UserNum,
+    ) -> Result<Option<Box<RawValue>>> {
+        let event = self.membership_event(room.num, user).await?;
+        let is_out = |pdu: &Pdu| {
+            matches!(
+                pdu.membership(),
+                Some(MembershipState::Leave | MembershipState::Ban)
+            )
+        };
+        Ok(event.filter(is_out).map(|pdu| {
+            let head = matrix::head(&pdu, &room.rules);
+            matrix::sync_event(&head, &Unsigned::default())
+        }))
+    }
+
+    /// Makes the event by which a user turns down what no server of the room could be told of: nobody else sees it.
+    fn own_leave(&self, room: &Room, asked: &Pdu, user_id: &UserId) -> Result<(Pdu, String)> {
+        let event = json!({
+            "type": "m.room.member", "room_id": room.room_id, "sender": user_id, "state_key": user_id,
+            "content": { "membership": "leave" }, "origin_server_ts": self.inner.clock.now(),
+            "depth": asked.depth, "prev_events": [asked.event_id], "auth_events": [asked.event_id],
+        });
+        let mut object: CanonicalJsonObject = serde_json::from_value(event)?;
+        self.inner.key.hash_and_sign(&mut object, &room.rules)?;
+        Pdu::from_object(&object, &room.rules)
     }
 
     /// Returns who has invited a user of this server to a room, if anybody has.
@@ -229,7 +263,10 @@ impl Rooms {
             return Ok(None);
         };
         match self.of_user(user).await?.membership(num) {
-            MembershipState::Invite => self.sender_of_membership(num, user).await,
+            MembershipState::Invite => {
+                let invitation = self.membership_event(num, user).await?;
+                Ok(invitation.map(|invitation| invitation.sender))
+            }
             _ => Ok(None),
         }
     }

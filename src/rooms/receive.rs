@@ -209,7 +209,7 @@ impl Rooms {
             delayed: None,
             arrival: Some(Arrival {
                 stored_at: judged.stored_at,
-                passed_on: help.is_passed_on,
+                goes_out: help.is_passed_on,
                 fork: judged.fork,
             }),
         };

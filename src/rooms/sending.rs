@@ -1,6 +1,7 @@
 //! What the federation sender reads of rooms: which events go out, to which servers, and who came into a room.
 //!
-//! Only what comes from here goes out: events of users of this server, and those that others gave it to send on.
+//! Only what comes from here goes out: events that were made here, and those that others gave to this server to send
+//! on. By which a user of this server came into a room through another server, that one tells the others.
 
 use std::collections::BTreeSet;
 
@@ -94,7 +95,7 @@ impl Rooms {
             ..OutgoingPage::default()
         };
         for row in rows {
-            let (position, room, passed_on) = (row.position, row.room, row.passed_on);
+            let (position, room, goes_out) = (row.position, row.room, row.goes_out);
             let (pdu, json) = parse(row)?;
             if pdu.membership() == Some(Join)
                 && let Some(user_id) = pdu.member()
@@ -105,7 +106,7 @@ impl Rooms {
                     user_id: user_id.to_owned(),
                 });
             }
-            if !self.is_local(&pdu.sender) && !passed_on {
+            if !goes_out {
                 continue;
             }
             let servers = match self.room_by_number(room).await {
@@ -180,7 +181,7 @@ impl Rooms {
                     position: place,
                     room: node.room,
                     event_id: node.event_id,
-                    passed_on: false,
+                    goes_out: true,
                     json: node.json,
                 })?;
                 if status == Status::Accepted && pdu.sender.server_name() != server {
@@ -232,11 +233,11 @@ impl Rooms {
 
     /// Returns an event as it goes out to a server, if it does.
     fn for_server(&self, room: &Room, row: Sent, server: &ServerName) -> Result<Option<Outgoing>> {
-        let (position, passed_on) = (row.position, row.passed_on);
-        let (pdu, json) = parse(row)?;
-        if !self.is_local(&pdu.sender) && !passed_on {
+        if !row.goes_out {
             return Ok(None);
         }
+        let position = row.position;
+        let (pdu, json) = parse(row)?;
         let servers = self.destinations(room, &pdu, position);
         let is_meant = servers.iter().any(|it| it == server);
         Ok(is_meant.then(|| outgoing(room, (position, pdu.event_id, json), server)))

@@ -7,22 +7,24 @@ use ruma::{
     events::{StateEventType, room::member::MembershipState},
     room::{AllowRule, JoinRule},
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Rooms, append::listing, restricted::restriction, warm::Room};
 use crate::{
-    error::Result,
+    error::{Error, Result},
     matrix::{StateMap, Visibility},
     storage::{RoomNum, UserNum},
 };
 
+/// Conditions of a room that are looked at.
+const CONDITIONS: usize = 64;
 /// Rooms on one page of those that two users share.
 const MUTUAL_ROOMS: usize = 100;
 
 /// What a room is like.
 ///
 /// Not ruma's type: that one leaves the join rule of public rooms out, which clients, and tests, look for.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Summary {
     /// Its id.
     pub room_id: OwnedRoomId,
@@ -44,19 +46,27 @@ pub struct Summary {
     /// How many have joined.
     pub num_joined_members: i64,
     /// `m.room.join_rules`.
+    #[serde(default = "public")]
     pub join_rule: String,
     /// The rooms whose members may join.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub allowed_room_ids: Option<Vec<OwnedRoomId>>,
     /// Whether anybody may read it.
+    #[serde(default)]
     pub world_readable: bool,
     /// Whether guests may join.
+    #[serde(default)]
     pub guest_can_join: bool,
     /// With which algorithm it is encrypted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub encryption: Option<String>,
-    /// Its version.
-    pub room_version: RoomVersionId,
+    /// Its version; other servers may not tell it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub room_version: Option<RoomVersionId>,
+}
+
+fn public() -> String {
+    "public".to_owned()
 }
 
 /// Rooms that two users share.
@@ -99,7 +109,7 @@ impl Summary {
             encryption: state
                 .get(&StateEventType::RoomEncryption, "")
                 .and_then(|pdu| pdu.content_str("algorithm")),
-            room_version: room.version.clone(),
+            room_version: Some(room.version.clone()),
         }
     }
 
@@ -133,6 +143,39 @@ impl Rooms {
             Some(user_id) if !is_open => self.meets_condition(room, &state, user_id).await,
             _ => Ok(is_open),
         }
+    }
+
+    /// Returns whether a user may know what a room is like of which another server tells; nobody may whom the room does
+    /// not let in.
+    pub async fn may_preview_elsewhere(
+        &self,
+        user_id: Option<&UserId>,
+        summary: &Summary,
+    ) -> Result<bool> {
+        let join_rule = &*summary.join_rule;
+        if summary.world_readable || matches!(join_rule, "public" | "knock" | "knock_restricted") {
+            return Ok(true);
+        }
+        let Some(user_id) = user_id else {
+            return Ok(false);
+        };
+        if self.inviter(&summary.room_id, user_id).await?.is_some() {
+            return Ok(true);
+        }
+        let allowed = summary.allowed_room_ids.iter().flatten();
+        for room_id in allowed
+            .take(CONDITIONS)
+            .filter(|_| join_rule == "restricted")
+        {
+            match self.room(room_id).await {
+                Ok(room) if room.view().state.membership(user_id) == MembershipState::Join => {
+                    return Ok(true);
+                }
+                Ok(_) | Err(Error::NotFound(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(false)
     }
 
     /// Returns rooms that a user shares with another, after one of them.

@@ -62,8 +62,8 @@ pub struct NewEvent<'a> {
     pub state_after: Option<i64>,
     /// Whether it is history that came later.
     pub backfilled: bool,
-    /// Whether another server gave it to this one to send it on.
-    pub passed_on: bool,
+    /// Whether this server sends it to others.
+    pub goes_out: bool,
     /// The number of the history visibility before it.
     pub visibility: i64,
     /// How it fared in the checks.
@@ -157,7 +157,7 @@ pub async fn insert(tx: &mut WriteTx, event: &NewEvent<'_>) -> Result<bool> {
             "INSERT INTO events (position, room, event_id, timeline, kind, state_key, sender, state, visibility,
                                  status, notified, mentioned, threaded_notified, threaded_mentioned, thread,
                                  thread_notified, thread_mentioned, origin_server_ts, device, txn_id, state_after,
-                                 backfilled, passed_on, json)
+                                 backfilled, goes_out, json)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21,
                      $22, $23, $24)
              ON CONFLICT DO NOTHING",
@@ -184,7 +184,7 @@ pub async fn insert(tx: &mut WriteTx, event: &NewEvent<'_>) -> Result<bool> {
         .bind(event.transaction.map(|(_, txn_id)| txn_id))
         .bind(event.state_after)
         .bind(event.backfilled)
-        .bind(event.passed_on)
+        .bind(event.goes_out)
         .bind(event.json)
         .execute()
         .await?;
@@ -197,7 +197,7 @@ pub async fn place(tx: &mut WriteTx, event: &NewEvent<'_>) -> Result<()> {
         "UPDATE events
          SET timeline = $2, state = $3, state_after = $4, visibility = $5, status = $6, notified = $7,
              mentioned = $8, threaded_notified = $9, threaded_mentioned = $10, thread = $11, thread_notified = $12,
-             thread_mentioned = $13, backfilled = $14, passed_on = $15
+             thread_mentioned = $13, backfilled = $14, goes_out = $15
          WHERE position = $1",
     )
     .bind(event.position)
@@ -214,7 +214,7 @@ pub async fn place(tx: &mut WriteTx, event: &NewEvent<'_>) -> Result<()> {
     .bind(event.thread.map_or(0, |(_, counters)| counters.notified))
     .bind(event.thread.map_or(0, |(_, counters)| counters.mentioned))
     .bind(event.backfilled)
-    .bind(event.passed_on)
+    .bind(event.goes_out)
     .execute()
     .await?;
     Ok(())

@@ -140,8 +140,8 @@ pub struct Sent {
     pub room: RoomNum,
     /// Its id.
     pub event_id: String,
-    /// Whether another server gave it to this one to send it on.
-    pub passed_on: bool,
+    /// Whether this server sends it to others.
+    pub goes_out: bool,
     /// Canonical JSON.
     pub json: String,
 }
@@ -154,7 +154,7 @@ pub async fn after_position(
     limit: i64,
 ) -> Result<Vec<Sent>> {
     db.query(
-        "SELECT position, room, event_id, passed_on, json FROM events
+        "SELECT position, room, event_id, goes_out, json FROM events
          WHERE position > $1 AND position <= $2 AND status = 0 AND timeline IS NOT NULL AND NOT backfilled
          ORDER BY position LIMIT $3",
     )
@@ -173,7 +173,7 @@ pub async fn of_room_from(
     limit: i64,
 ) -> Result<Vec<Sent>> {
     db.query(
-        "SELECT timeline AS position, room, event_id, passed_on, json FROM events
+        "SELECT timeline AS position, room, event_id, goes_out, json FROM events
          WHERE room = $1 AND timeline >= $2 AND status = 0 AND NOT backfilled
          ORDER BY timeline LIMIT $3",
     )
@@ -192,7 +192,7 @@ pub async fn newest_of_room(
     limit: i64,
 ) -> Result<Vec<Sent>> {
     db.query(
-        "SELECT timeline AS position, room, event_id, passed_on, json FROM events
+        "SELECT timeline AS position, room, event_id, goes_out, json FROM events
          WHERE room = $1 AND timeline >= $2 AND status = 0 AND NOT backfilled
          ORDER BY timeline DESC LIMIT $3",
     )

@@ -14,6 +14,7 @@ pub(crate) mod testing;
 pub mod account_data;
 pub mod accounts;
 pub mod aliases;
+pub mod arrived_events;
 pub mod cross_signing;
 pub mod delayed;
 pub mod device_keys;

@@ -249,6 +249,8 @@ pub async fn purge_shared(tx: &mut WriteTx, room: RoomNum) -> Result<u64> {
              SELECT room, event_id FROM gaps WHERE room = $1 LIMIT $2)",
         "DELETE FROM waiting_redactions WHERE (room, target, event_id) IN (
              SELECT room, target, event_id FROM waiting_redactions WHERE room = $1 LIMIT $2)",
+        "DELETE FROM arrived_events WHERE position IN (
+             SELECT position FROM arrived_events WHERE room = $1 LIMIT $2)",
         "DELETE FROM unsent_rooms WHERE (server, room) IN (
              SELECT server, room FROM unsent_rooms WHERE room = $1 LIMIT $2)",
     ] {
@@ -257,24 +259,46 @@ pub async fn purge_shared(tx: &mut WriteTx, room: RoomNum) -> Result<u64> {
     Ok(removed)
 }
 
-/// Returns the chains of state of a room: each has the position of an event for its id.
+/// Returns the chains of state of a room, those first from which others branch: as long as one is there, its events lead
+/// to those that lie under it.
 pub async fn chains(db: &mut impl Read, room: RoomNum) -> Result<Vec<i64>> {
-    db.query("SELECT c.id FROM state_chains c JOIN events e ON e.position = c.id WHERE e.room = $1")
-        .bind(room)
-        .fetch_scalars()
-        .await
+    db.query(
+        "WITH RECURSIVE named (id) AS (
+             SELECT s.chain FROM events e JOIN state_snapshots s ON s.id = e.state WHERE e.room = $1
+             UNION
+             SELECT s.chain FROM events e JOIN state_snapshots s ON s.id = e.state_after WHERE e.room = $1
+             UNION
+             SELECT s.chain FROM events e JOIN state_snapshots s ON s.id = e.position WHERE e.room = $1
+         ), found (id) AS (
+             SELECT id FROM named
+             UNION
+             SELECT s.chain FROM found f
+             JOIN state_chains c ON c.id = f.id
+             JOIN state_snapshots s ON s.id = c.parent
+         )
+         SELECT c.id FROM found f JOIN state_chains c ON c.id = f.id ORDER BY c.depth, c.id",
+    )
+    .bind(room)
+    .fetch_scalars()
+    .await
 }
 
-/// Removes entries of a chain of state.
+/// Removes entries of a chain of state, then its snapshots, and the chain itself when nothing else is left of it.
 pub async fn purge_chain(tx: &mut WriteTx, chain: i64) -> Result<u64> {
-    tx.query(
+    for sql in [
         "DELETE FROM state_entries WHERE (chain, kind, state_key, snapshot) IN (
              SELECT chain, kind, state_key, snapshot FROM state_entries WHERE chain = $1 LIMIT $2)",
-    )
-    .bind(chain)
-    .bind(PIECE)
-    .execute()
-    .await
+        "DELETE FROM state_snapshots WHERE id IN (
+             SELECT id FROM state_snapshots WHERE chain = $1 LIMIT $2)",
+        "DELETE FROM state_chains WHERE id IN (
+             SELECT id FROM state_chains WHERE id = $1 LIMIT $2)",
+    ] {
+        let removed = tx.query(sql).bind(chain).bind(PIECE).execute().await?;
+        if removed > 0 {
+            return Ok(removed);
+        }
+    }
+    Ok(0)
 }
 
 /// Removes events, and what is stored by their positions.
@@ -293,8 +317,6 @@ pub async fn purge_events(tx: &mut WriteTx, room: RoomNum) -> Result<u64> {
     for sql in [
         "DELETE FROM text_index WHERE rowid IN (SELECT CAST(value AS BIGINT) FROM json_each($1))",
         "DELETE FROM relations WHERE child IN (SELECT CAST(value AS BIGINT) FROM json_each($1))",
-        "DELETE FROM state_snapshots WHERE id IN (SELECT CAST(value AS BIGINT) FROM json_each($1))",
-        "DELETE FROM state_chains WHERE id IN (SELECT CAST(value AS BIGINT) FROM json_each($1))",
         "DELETE FROM events WHERE position IN (SELECT CAST(value AS BIGINT) FROM json_each($1))",
     ] {
         tx.query(sql).bind(&*positions).execute().await?;

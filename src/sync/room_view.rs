@@ -194,6 +194,10 @@ impl Inner {
                 .await?;
             left.timeline = timeline(viewer, &span);
             left.timeline.limited = false;
+            if left.timeline.events.is_empty() && !mine.forgotten {
+                let leave = self.rooms.leave_from_outside(room, session.user).await?;
+                left.timeline.events.extend(leave.map(Raw::from_json));
+            }
             return Ok(left);
         }
         let wanted = |pdu: &Pdu| viewer.wants(pdu);

@@ -60,6 +60,7 @@ pub struct Workflows {
     /// Receipts that came before their events.
     kept: Arc<edus::Kept>,
     joins: remote::Joins,
+    elsewhere: remote::Elsewhere,
     inbox: Arc<inbox::Inbox>,
     /// Held while a notice finds or makes its room.
     notices: Arc<Mutex<()>>,
@@ -108,6 +109,7 @@ impl Workflows {
             devices,
             rooms,
             ephemeral,
+            elsewhere: remote::Elsewhere::new(&federation),
             federation,
             tasks,
             remote_lists,

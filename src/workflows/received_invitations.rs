@@ -1,10 +1,17 @@
 //! Invitations that other servers send to users of this one.
 
 use ruma::{
-    RoomVersionId, ServerName, canonical_json::CanonicalJsonObject, events::TimelineEventType,
+    RoomVersionId, ServerName,
+    api::federation::thirdparty::exchange_invite::v1 as exchange_invite,
+    canonical_json::CanonicalJsonObject,
+    events::{StateEventType, TimelineEventType, room::member::MembershipState},
     room_version_rules::RoomVersionRules,
 };
-use serde_json::value::RawValue;
+use serde::{Deserialize, Serialize};
+use serde_json::{
+    Map, Value,
+    value::{RawValue, to_raw_value},
+};
 
 use super::{
     Workflows,
@@ -13,7 +20,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     matrix::{self, Pdu},
-    rooms::FromOutside,
+    rooms::{FromOutside, NewEvent},
 };
 
 /// Events of the room that come with an invitation, at most.
@@ -28,6 +35,13 @@ pub struct ReceivedInvitation {
     pub signed: SignedEvent,
     /// What the user may know of the room.
     pub room_state: Vec<Box<RawValue>>,
+}
+
+/// What there is to tell of an invitation by address.
+#[derive(Deserialize, Serialize)]
+struct ByAddress {
+    membership: MembershipState,
+    third_party_invite: Map<String, Value>,
 }
 
 impl Workflows {
@@ -66,6 +80,43 @@ impl Workflows {
             stripped_state: room_state,
         };
         self.rooms.receive_invitation(&signed.origin, from).await
+    }
+
+    /// Invites a user of another server in the name of one of this server who invited the user by an address, as that
+    /// server asks once it is known whose address it is. Whether that is true is for the rules of the room to say.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidParam`] when it is no such invitation, or not of this server; [`Error::Forbidden`] when the
+    /// rules refuse it.
+    pub async fn exchange_third_party_invite(
+        &self,
+        origin: &ServerName,
+        request: exchange_invite::Request,
+    ) -> Result<()> {
+        let (sender, invited) = (&request.sender, &request.state_key);
+        if request.kind != StateEventType::RoomMember || !self.rooms.is_local(sender) {
+            return Err(Error::invalid_param(
+                "that is no invitation by a user of this server",
+            ));
+        }
+        if invited.server_name() != origin {
+            return Err(Error::forbidden("the user is not of the server that asks"));
+        }
+        self.rooms.resident(&request.room_id).await?;
+        let told: ByAddress = serde_json::from_str(request.content.json().get())
+            .map_err(|error| Error::BadJson(error.to_string()))?;
+        if told.membership != MembershipState::Invite {
+            return Err(Error::invalid_param("that is no invitation"));
+        }
+        let invitation = NewEvent::state(
+            sender.clone(),
+            &StateEventType::RoomMember,
+            invited.as_str(),
+            to_raw_value(&told)?,
+        );
+        self.invite_to(&request.room_id, invitation).await?;
+        Ok(())
     }
 
     /// Checks what the user is shown of the room, where the room's version lets it be checked: the id of the room is

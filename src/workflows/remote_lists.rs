@@ -13,8 +13,10 @@ use std::{
 
 use ruma::{
     OwnedDeviceId, OwnedServerName, OwnedUserId, ServerName, UInt, UserId,
-    api::federation::device::get_devices, encryption::CrossSigningKey,
-    events::room::member::MembershipState, serde::Raw,
+    api::federation::device::get_devices,
+    encryption::CrossSigningKey,
+    events::{StateEventType, room::member::MembershipState},
+    serde::Raw,
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -221,7 +223,7 @@ impl RemoteLists {
             match *moved {
                 Moved::In(user, room) if is_crowd(room) => moves.push(Move::Went(vec![user])),
                 Moved::In(user, room) => {
-                    if self.is_ours(room).await? && self.is_new(user, room).await? {
+                    if self.is_encrypted(room).await? && self.is_new(user, room).await? {
                         moves.push(Move::Came(vec![user]));
                     }
                 }
@@ -246,6 +248,20 @@ impl RemoteLists {
         match self.inner.rooms.room_by_number(room).await {
             Err(Error::NotFound(_)) => Ok(false),
             room => Ok(!room?.view().local_members.is_empty()),
+        }
+    }
+
+    /// Returns whether users of this server are in a room in which messages are encrypted. In others nobody needs the
+    /// keys before somebody asks for them.
+    async fn is_encrypted(&self, room: RoomNum) -> Result<bool> {
+        match self.inner.rooms.room_by_number(room).await {
+            Err(Error::NotFound(_)) => Ok(false),
+            room => {
+                let room = room?;
+                let view = room.view();
+                let encryption = view.state.get(&StateEventType::RoomEncryption, "");
+                Ok(!view.local_members.is_empty() && encryption.is_some())
+            }
         }
     }
 

@@ -1,12 +1,13 @@
-//! Every endpoint of the client-server API is there.
+//! Every endpoint of the client-server API and of the server-server API is there.
 //!
-//! The table has those of version 1.19 of the specification: method, path, operation, and whether it is deprecated.
+//! The tables have those of version 1.19 of the specification: method, path, operation, and whether it is deprecated.
 
 use reqwest::Method;
 
-use crate::harness::Server;
+use crate::{federation::Network, harness::Server};
 
 const TABLE: &str = include_str!("client_server_endpoints.tsv");
+const SERVERS_TABLE: &str = include_str!("server_server_endpoints.tsv");
 
 /// What is not served, and why.
 const MISSING: [(&str, &str); 7] = [
@@ -24,6 +25,34 @@ const MISSING: [(&str, &str); 7] = [
     ("redirectToIdP", "there is no single sign-on"),
     ("getWellknownPolicy", "this server is no policy server"),
 ];
+
+/// What is not served to other servers, and why.
+const MISSING_FOR_SERVERS: [(&str, &str); 1] =
+    [("askPolicyServerToSign", "this server is no policy server")];
+
+#[tokio::test]
+async fn every_endpoint_for_servers_is_served() {
+    let network = Network::new();
+    let server = network.server().await;
+    let peer = network.peer(axum::Router::new()).await;
+    let mut wrong = Vec::new();
+
+    for line in SERVERS_TABLE.lines() {
+        let columns: Vec<&str> = line.split('\t').collect();
+        let (method, path, operation) = (columns[0], columns[1], columns[2]);
+        let method = Method::from_bytes(method.as_bytes()).expect("is a method");
+        let answer = peer.asks(&server, method, &filled(path), "{}").await;
+        let is_missing = answer.body["errcode"] == "M_UNRECOGNIZED";
+        let mut excused = MISSING_FOR_SERVERS.iter();
+        let is_excused = excused.any(|(excused, _)| *excused == operation);
+        // A wrong proof would hide what stands behind it.
+        if is_missing != is_excused || answer.status == 401 || answer.status >= 500 {
+            wrong.push(format!("{operation} {path}: {}", answer.text));
+        }
+    }
+
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
 
 #[tokio::test]
 async fn every_endpoint_is_served() {

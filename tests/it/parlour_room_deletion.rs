@@ -72,7 +72,7 @@ impl Test {
     }
 }
 
-async fn deletes(user: &User, room: &str, body: Value) -> Answer {
+pub(crate) async fn deletes(user: &User, room: &str, body: Value) -> Answer {
     let path = format!("/_parlour/client/v1/rooms/{}", encoded(room));
     let body = body.to_string();
     user.client.send(Method::DELETE, &path, &body).await

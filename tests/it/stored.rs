@@ -16,10 +16,12 @@ use crate::harness::Server;
 const KEPT: [&str; 3] = ["deleted_rooms", "removed_members", "reports"];
 
 /// What a room leaves empty that is of this server alone.
-const UNUSED: [&str; 4] = [
+const UNUSED: [&str; 6] = [
+    "arrived_events",
     "gaps",
     "removed_members",
     "server_notice_rooms",
+    "unsent_rooms",
     "waiting_redactions",
 ];
 

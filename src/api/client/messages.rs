@@ -8,7 +8,7 @@ use axum::{
     middleware::map_request,
 };
 use ruma::{
-    MilliSecondsSinceUnixEpoch, OwnedUserId, UInt,
+    EventId, MilliSecondsSinceUnixEpoch, OwnedUserId, UInt,
     api::{
         Direction,
         client::{
@@ -28,11 +28,14 @@ use crate::{
     clock::Clock,
     error::{Error, Result},
     matrix::{Pdu, RelationFilter, StateMap, TimelineEvent, wants_event},
-    rooms::{Access, Audience, PageRequest, Room, Rooms},
+    rooms::{Access, Audience, Context, Page, PageRequest, Room, Rooms},
     sync::{client_event, place_of, place_token},
     users::Session,
+    workflows::Workflows,
 };
 
+/// How often more history is fetched for one page.
+const MAX_FILLINGS: usize = 3;
 /// Events of one page, whatever the client asks for.
 const MAX_LIMIT: u64 = 1_000;
 
@@ -71,6 +74,7 @@ async fn with_direction(mut request: Request) -> Request {
 /// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3roomsroomidmessages
 async fn get_message_events(
     State(rooms): State<Rooms>,
+    State(workflows): State<Workflows>,
     State(clock): State<Clock>,
     RawQuery(query): RawQuery,
     Incoming { from, request }: Incoming<get_message_events::v3::Request>,
@@ -93,9 +97,13 @@ async fn get_message_events(
     };
     let wanted = |pdu: &Pdu| wants_event(filter, pdu);
     let relations = relation_filter(query.as_deref().unwrap_or_default())?;
-    let page = rooms
-        .page_by_relations(&room, &access, page, (&wanted, &relations))
-        .await?;
+    let page = with_history(
+        (&rooms, &workflows),
+        (&room, &access),
+        page,
+        (&wanted, &relations),
+    )
+    .await?;
     let bundles = rooms
         .bundles(&room, audience(&from, &access), &page.events)
         .await?;
@@ -117,11 +125,53 @@ async fn get_message_events(
     Ok(Outgoing(response))
 }
 
+/// Reads a page, and once more where other servers had what was missing in it.
+async fn with_history(
+    (rooms, workflows): (&Rooms, &Workflows),
+    (room, access): (&Arc<Room>, &Access),
+    request: PageRequest,
+    wanted: (&(dyn Fn(&Pdu) -> bool + Sync), &RelationFilter),
+) -> Result<Page> {
+    let mut page = rooms
+        .page_by_relations(room, access, request, wanted)
+        .await?;
+    for _ in 0..MAX_FILLINGS {
+        let (after, up_to) = span(request, &page);
+        if !workflows.fill(room, after, up_to).await? {
+            break;
+        }
+        page = rooms
+            .page_by_relations(room, access, request, wanted)
+            .await?;
+    }
+    if let (Direction::Backward, None, Some(last)) = (request.dir, page.end, page.events.last())
+        && workflows.lacks_history(room, last.timeline).await?
+    {
+        // Nobody tells now what stands before; one may ask again.
+        page.end = Some(last.timeline - 1);
+    }
+    Ok(page)
+}
+
+/// Returns the span in which what is missing belongs to a page: places lie between events, and what is missing before
+/// an event belongs to a page that ends beyond it.
+fn span(request: PageRequest, page: &Page) -> (i64, i64) {
+    let end = page.end.or(request.to);
+    match request.dir {
+        Direction::Backward => {
+            let stop = end.unwrap_or(i64::MIN).saturating_add(1);
+            (stop, request.from.saturating_add(1))
+        }
+        Direction::Forward => (request.from, end.unwrap_or(i64::MAX)),
+    }
+}
+
 /// `GET /_matrix/client/*/rooms/{roomId}/context/{eventId}`
 ///
 /// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3roomsroomidcontexteventid
 async fn get_context(
     State(rooms): State<Rooms>,
+    State(workflows): State<Workflows>,
     State(clock): State<Clock>,
     Incoming { from, request }: Incoming<get_context::v3::Request>,
 ) -> Result<Outgoing<get_context::v3::Response>> {
@@ -131,9 +181,8 @@ async fn get_context(
     let filter = &request.filter;
     let limit = usize::try_from(u64::from(request.limit).min(MAX_LIMIT)).unwrap_or(0);
     let wanted = |pdu: &Pdu| wants_event(filter, pdu);
-    let context = rooms
-        .context(&room, &access, &request.event_id, limit, &wanted)
-        .await?;
+    let about = (&room, &access, &*request.event_id);
+    let context = context_with_history((&rooms, &workflows), about, limit, &wanted).await?;
     let now = clock.now_ms();
     let all = context.before.events.iter().chain(&context.after.events);
     let all = all.chain([&context.event]);
@@ -178,6 +227,22 @@ async fn get_context(
     Ok(Outgoing(response))
 }
 
+/// Reads what stands around an event, and once more where other servers had what was missing before it.
+async fn context_with_history(
+    (rooms, workflows): (&Rooms, &Workflows),
+    (room, access, event_id): (&Arc<Room>, &Access, &EventId),
+    limit: usize,
+    wanted: &(dyn Fn(&Pdu) -> bool + Sync),
+) -> Result<Context> {
+    let context = rooms.context(room, access, event_id, limit, wanted).await?;
+    let stop = context.before.end.unwrap_or(i64::MIN).saturating_add(1);
+    let place = context.event.timeline;
+    if limit > 1 && workflows.fill(room, stop, place).await? {
+        return rooms.context(room, access, event_id, limit, wanted).await;
+    }
+    Ok(context)
+}
+
 /// `GET /_matrix/client/*/rooms/{roomId}/event/{eventId}`
 ///
 /// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3roomsroomideventeventid
@@ -214,13 +279,15 @@ fn relation_filter(query: &str) -> Result<RelationFilter> {
 /// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1roomsroomidtimestamp_to_event
 async fn get_event_by_timestamp(
     State(rooms): State<Rooms>,
+    State(workflows): State<Workflows>,
     Incoming { from, request }: Incoming<get_event_by_timestamp::v1::Request>,
 ) -> Result<Outgoing<get_event_by_timestamp::v1::Response>> {
     let (room, access) = rooms
         .enter(&request.room_id, from.user, &from.user_id)
         .await?;
-    let ts = i64::from(request.ts.0);
-    let (event_id, ts) = rooms.event_at_time(&room, &access, ts, request.dir).await?;
+    let (event_id, ts) = workflows
+        .event_at_time(&room, &access, (request.ts, request.dir))
+        .await?;
     let ts = MilliSecondsSinceUnixEpoch(UInt::new_saturating(u64::try_from(ts).unwrap_or(0)));
     let response = get_event_by_timestamp::v1::Response::new(event_id, ts);
     Ok(Outgoing(response))

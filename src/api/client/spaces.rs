@@ -2,8 +2,9 @@
 
 use axum::{Json, Router, extract::State, http::Uri};
 use ruma::{
-    RoomId,
+    OwnedServerName, RoomId, UserId,
     api::client::{membership::get_mutual_rooms, room::get_summary, space::get_hierarchy},
+    events::room::member::MembershipState,
 };
 use serde_json::{Value, json};
 
@@ -12,6 +13,7 @@ use crate::{
     error::{Error, Result},
     rooms::{HierarchyRequest, Rooms, Summary},
     users::Session,
+    workflows::Workflows,
 };
 
 /// An older path of the summary, by which there are clients that still ask.
@@ -34,7 +36,7 @@ pub(super) fn routes() -> Router<App> {
 ///
 /// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1roomsroomidhierarchy
 async fn get_hierarchy(
-    State(rooms): State<Rooms>,
+    State(workflows): State<Workflows>,
     Incoming { from, request }: Incoming<get_hierarchy::v1::Request>,
 ) -> Result<Json<Value>> {
     let wish = HierarchyRequest {
@@ -43,7 +45,7 @@ async fn get_hierarchy(
         max_depth: request.max_depth.map(u64::from),
         suggested_only: request.suggested_only,
     };
-    let page = rooms
+    let page = workflows
         .hierarchy(&from.user_id, &request.room_id, &wish)
         .await?;
     let mut body = json!({ "rooms": page.rooms });
@@ -58,6 +60,7 @@ async fn get_hierarchy(
 /// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1room_summaryroomidoralias
 async fn get_summary(
     State(rooms): State<Rooms>,
+    State(workflows): State<Workflows>,
     State(limits): State<Limits>,
     peer: Peer,
     uri: Uri,
@@ -65,23 +68,35 @@ async fn get_summary(
 ) -> Result<Json<Value>> {
     limits.check(Class::Send, &peer)?;
     let unknown = || Error::not_found("there is no such room, or you may not see it");
-    let room_id = match <&RoomId>::try_from(&*request.room_id_or_alias) {
-        Ok(room_id) => room_id.to_owned(),
-        Err(alias) => rooms.resolve_alias(alias).await.map_err(|_| unknown())?,
+    let (room_id, mut via) = match <&RoomId>::try_from(&*request.room_id_or_alias) {
+        Ok(room_id) => (room_id.to_owned(), Vec::new()),
+        Err(alias) => {
+            let found = workflows.resolve_alias(alias).await;
+            found.map_err(|_| unknown())?
+        }
     };
-    let room = rooms.room(&room_id).await.map_err(|error| match error {
-        Error::NotFound(_) => unknown(),
-        other => other,
-    })?;
+    via.extend(request.via);
     let user_id = from.as_ref().map(|session| &*session.user_id);
-    if !rooms.may_preview(&room, user_id).await? {
-        return Err(unknown());
-    }
-    let summary = Summary::of(&room);
+    let (summary, membership) = match rooms.resident(&room_id).await {
+        Ok(room) if rooms.may_preview(&room, user_id).await? => {
+            let membership = user_id.map(|user_id| room.view().state.membership(user_id));
+            (Summary::of(&room), membership)
+        }
+        Ok(_) => return Err(unknown()),
+        Err(Error::NotFound(_)) => {
+            let told = summary_elsewhere(&rooms, &workflows, (user_id, &room_id, &via)).await?;
+            let summary = told.ok_or_else(unknown)?;
+            let membership = match &from {
+                Some(session) => Some(membership_elsewhere(&rooms, session, &room_id).await?),
+                None => None,
+            };
+            (summary, membership)
+        }
+        Err(error) => return Err(error),
+    };
     let mut body = serde_json::to_value(&summary)?;
     if let Some(body) = body.as_object_mut() {
-        if let Some(user_id) = user_id {
-            let membership = room.view().state.membership(user_id);
+        if let Some(membership) = membership {
             body.insert("membership".to_owned(), json!(membership));
         }
         if uri.path().contains("/unstable/") {
@@ -94,6 +109,36 @@ async fn get_summary(
         }
     }
     Ok(Json(body))
+}
+
+/// Returns what a room is like that nobody of this server is in: as others tell, or as it was known last.
+async fn summary_elsewhere(
+    rooms: &Rooms,
+    workflows: &Workflows,
+    (user_id, room_id, via): (Option<&UserId>, &RoomId, &[OwnedServerName]),
+) -> Result<Option<Summary>> {
+    let told = workflows.summary_elsewhere(user_id, room_id, via).await?;
+    if told.is_some() {
+        return Ok(told);
+    }
+    match rooms.room(room_id).await {
+        Ok(room) if rooms.may_preview(&room, user_id).await? => Ok(Some(Summary::of(&room))),
+        Ok(_) | Err(Error::NotFound(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Returns what a user is to a room that nobody of this server is in.
+async fn membership_elsewhere(
+    rooms: &Rooms,
+    session: &Session,
+    room_id: &RoomId,
+) -> Result<MembershipState> {
+    match rooms.number(room_id).await {
+        Ok(num) => Ok(rooms.of_user(session.user).await?.membership(num)),
+        Err(Error::NotFound(_)) => Ok(MembershipState::Leave),
+        Err(error) => Err(error),
+    }
 }
 
 /// `GET /_matrix/client/v1/mutual_rooms`

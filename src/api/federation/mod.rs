@@ -12,6 +12,7 @@ mod openid;
 mod public_rooms;
 mod query;
 mod signed;
+mod third_party;
 mod transactions;
 mod version;
 mod written;
@@ -36,6 +37,7 @@ pub(super) fn routes(config: &Config) -> Router<App> {
         .merge(media::routes())
         .merge(public_rooms::routes())
         .merge(query::routes())
+        .merge(third_party::routes())
         .merge(transactions::routes())
         .merge(version::routes())
 }

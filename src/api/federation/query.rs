@@ -2,7 +2,9 @@
 
 use axum::{Router, extract::State};
 use ruma::{
-    api::federation::query::{get_profile_information, get_room_information},
+    api::federation::query::{
+        get_custom_information, get_profile_information, get_room_information,
+    },
     profile::UserProfile,
 };
 
@@ -22,6 +24,21 @@ pub(super) fn routes() -> Router<App> {
         .merge(endpoint::<get_room_information::v1::Request, _>(
             get_room_information,
         ))
+        .merge(endpoint::<get_custom_information::v1::Request, _>(
+            get_custom_information,
+        ))
+}
+
+/// `GET /_matrix/federation/v1/query/{queryType}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1queryquerytype
+async fn get_custom_information(
+    Incoming { request, .. }: Incoming<get_custom_information::v1::Request>,
+) -> Error {
+    Error::not_found(format!(
+        "there are no queries of type {}",
+        request.query_type
+    ))
 }
 
 /// `GET /_matrix/federation/v1/query/profile`

@@ -262,16 +262,17 @@ impl Plan<'_> {
 
     /// [Presets](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3createroom)
     fn preset_events(&self, events: &mut Vec<NewEvent>) -> Result<()> {
-        let (join_rule, guest_access) = match self.preset() {
-            RoomPreset::PublicChat => ("public", "forbidden"),
-            _ => ("invite", "can_join"),
-        };
+        let is_public = self.preset() == RoomPreset::PublicChat;
+        let join_rule = if is_public { "public" } else { "invite" };
         let rules = json!({ "join_rule": join_rule });
         let history = json!({ "history_visibility": "shared" });
-        let guests = json!({ "guest_access": guest_access });
         events.push(self.state(&StateEventType::RoomJoinRules, &rules)?);
         events.push(self.state(&StateEventType::RoomHistoryVisibility, &history)?);
-        events.push(self.state(&StateEventType::RoomGuestAccess, &guests)?);
+        // Without the event guests are forbidden, so that a public room needs none.
+        if !is_public {
+            let guests = json!({ "guest_access": "can_join" });
+            events.push(self.state(&StateEventType::RoomGuestAccess, &guests)?);
+        }
         Ok(())
     }
 }

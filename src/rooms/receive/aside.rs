@@ -51,7 +51,7 @@ pub(super) async fn store(
         state: is_placed.then_some(snapshot),
         state_after: is_placed.then_some(after.snapshot),
         backfilled: false,
-        passed_on: false,
+        goes_out: false,
         visibility: visibility_of(&judged.before, pdu).number(),
         status,
         notified: 0,

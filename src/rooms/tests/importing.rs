@@ -336,3 +336,19 @@ async fn a_room_with_many_members_is_taken_over_at_once() {
     let id = abroad.id();
     abroad.house.says(&id, bob(), "hello", None).await.unwrap();
 }
+
+#[tokio::test]
+async fn the_join_by_which_a_room_was_taken_over_is_for_the_other_server_to_tell() {
+    let mut abroad = Abroad::new("11").await;
+    let start = abroad.house.rooms.inner.db.journal().published();
+
+    abroad.joins(alice()).await.unwrap();
+    let id = abroad.id();
+    let hello = abroad.house.says(&id, alice(), "hello", None).await;
+
+    let page = abroad.house.rooms.outgoing(start).await.unwrap();
+    let sent: Vec<_> = page.events.iter().map(|sent| &sent.event_id).collect();
+    assert_eq!(sent, [&hello.unwrap()]);
+    let came: Vec<_> = page.arrivals.iter().map(|came| &came.user_id).collect();
+    assert_eq!(came, [alice()], "its devices are for this one to tell");
+}

@@ -2,10 +2,11 @@
 //! answered for by itself.
 //!
 //! `queue` bounds what is under way; `missing` fetches events that others follow or rest on, and `state` the state
-//! where a gap remains; `policy` asks policy servers.
+//! where a gap remains; `policy` asks policy servers; `later` keeps what an answer does not wait for.
 //!
 //! [Transactions](https://spec.matrix.org/v1.19/server-server-api/#transactions)
 
+mod later;
 mod missing;
 mod policy;
 mod queue;
@@ -17,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{StreamExt, stream};
+use futures_util::{StreamExt, future::join_all, stream};
 use ruma::{
     OwnedEventId, OwnedRoomId, OwnedServerName, OwnedTransactionId, ServerName,
     api::federation::transactions::edu::Edu, canonical_json::CanonicalJsonObject,
@@ -25,7 +26,6 @@ use ruma::{
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use tokio::time::timeout;
 
 use self::queue::{Crowd, Queues, Underway};
 use super::Workflows;
@@ -35,6 +35,7 @@ use crate::{
     federation::Cache,
     matrix::{Pdu, Verified},
     rooms::{Received, Room},
+    storage::{Position, RoomNum},
 };
 
 /// PDUs and EDUs of one transaction.
@@ -67,6 +68,7 @@ pub type Outcomes = BTreeMap<OwnedEventId, Result<(), String>>;
 
 /// What is known of transactions, and who is under way for which room.
 pub(super) struct Inbox {
+    clock: Clock,
     answers: Cache<(OwnedServerName, OwnedTransactionId), Option<Arc<Outcomes>>>,
     crowd: Crowd,
     queues: Queues,
@@ -75,6 +77,7 @@ pub(super) struct Inbox {
 impl Inbox {
     pub(super) fn new(clock: &Clock) -> Self {
         Self {
+            clock: clock.clone(),
             answers: Cache::new(clock, ANSWERS),
             crowd: Crowd::default(),
             queues: Queues::default(),
@@ -85,7 +88,7 @@ impl Inbox {
 /// An event of a transaction.
 struct Arriving {
     event_id: OwnedEventId,
-    json: Box<RawValue>,
+    json: Arc<RawValue>,
 }
 
 /// Those of one room.
@@ -98,6 +101,10 @@ struct OfRoom {
 #[derive(Default)]
 struct Notes {
     outcomes: Outcomes,
+    /// The events that are not done with, and the numbers of their rooms.
+    waiting: BTreeMap<OwnedEventId, (RoomNum, Arc<RawValue>)>,
+    /// Where those of them are that are kept for later.
+    kept: BTreeMap<OwnedEventId, Position>,
     /// This server cannot do it now.
     is_broken: bool,
 }
@@ -174,9 +181,8 @@ impl Workflows {
                 drop(underway);
             }));
         }
-        let all = futures_util::future::join_all(rooms);
-        if timeout(PATIENCE, all).await.is_err() {
-            tracing::debug!("the answer does not wait for all of the events");
+        if self.within(PATIENCE, join_all(rooms)).await.is_none() {
+            self.keep_for_later(&origin, &notes).await?;
         }
         if !edus.is_empty() {
             // After the events, of which they may tell that they have been read.
@@ -184,15 +190,26 @@ impl Workflows {
             let edus = self
                 .tasks
                 .spawn(async move { workflows.receive_edus(&origin, edus).await });
-            let taken = timeout(PATIENCE_WITH_EDUS, edus).await;
+            let taken = self.within(PATIENCE_WITH_EDUS, edus).await;
             // Messages to devices are told nowhere else: they have to come again.
-            locked(&notes).is_broken |= !matches!(taken, Ok(Ok(Ok(()))));
+            locked(&notes).is_broken |= !matches!(taken, Some(Ok(Ok(()))));
         }
         let notes = locked(&notes);
         if notes.is_broken {
             return Err(Error::Unavailable("not all of it was stored".to_owned()));
         }
         Ok(notes.outcomes.clone())
+    }
+
+    /// Waits for something, but no longer than so.
+    async fn within<T>(&self, patience: Duration, something: impl Future<Output = T>) -> Option<T> {
+        let clock = &self.inbox.clock;
+        let patience = i64::try_from(patience.as_millis()).unwrap_or(i64::MAX);
+        let until = clock.now_ms().saturating_add(patience);
+        tokio::select! {
+            came = something => Some(came),
+            () = clock.sleep_until(until) => None,
+        }
     }
 
     /// Sorts events by their rooms; what is not of a room that is known here is answered for.
@@ -234,8 +251,12 @@ impl Workflows {
                 Some(reason) => Err(reason.clone()),
                 None => Ok(()),
             };
-            locked(notes).outcomes.insert(event_id.clone(), outcome);
+            let mut notes = locked(notes);
+            notes.outcomes.insert(event_id.clone(), outcome);
             if let Some(of_room) = of_room {
+                let json: Arc<RawValue> = json.into();
+                let waiting = (of_room.room.num, json.clone());
+                notes.waiting.insert(event_id.clone(), waiting);
                 of_room.events.push(Arriving { event_id, json });
             }
         }
@@ -260,11 +281,14 @@ impl Workflows {
             };
             let problem = match received {
                 Ok(received) => problem(&received),
-                Err(error) => {
-                    locked(notes).is_broken |= is_our_fault(&error);
-                    Some(error.to_string())
+                Err(error) if is_our_fault(&error) => {
+                    // It is sent again, or was kept and is taken when the server starts again.
+                    locked(notes).is_broken = true;
+                    continue;
                 }
+                Err(error) => Some(error.to_string()),
             };
+            self.done_with(&event_id, notes).await;
             let Some(problem) = problem else { continue };
             tracing::debug!(%event_id, problem, "an event was not taken");
             locked(notes).outcomes.insert(event_id, Err(problem));
@@ -272,7 +296,7 @@ impl Workflows {
     }
 
     /// Takes an event into its room, and fetches what it lacks.
-    async fn take_event(
+    pub(super) async fn take_event(
         &self,
         origin: &ServerName,
         room: &Arc<Room>,

@@ -2,17 +2,14 @@
 //!
 //! [Joining rooms](https://spec.matrix.org/v1.19/server-server-api/#joining-rooms)
 
-use ruma::{
-    OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, RoomOrAliasId, ServerName,
-    events::room::member::MembershipState,
-};
+use ruma::{OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, RoomOrAliasId, ServerName, UserId};
 use serde_json::{Map, Value};
 
 use super::{Candidates, Refusals, is_final};
 use crate::{
     error::{Error, Result},
     federation::{Failure, Member, Signed, Template},
-    rooms::{Action, Import, Imported, MemberChange},
+    rooms::{Action, Import, Imported, MemberChange, Received, Room},
     users::Session,
     workflows::{Wish, Workflows},
 };
@@ -112,13 +109,7 @@ impl Workflows {
                 Way::Through(candidates)
             });
         };
-        let (is_resident, is_alone, is_known) = {
-            let view = room.view();
-            let is_resident = !view.local_members.is_empty();
-            let is_alone = view.servers.is_empty();
-            (is_resident, is_alone, view.state.iter().next().is_some())
-        };
-        if is_resident {
+        if !room.view().local_members.is_empty() {
             let servers = match action {
                 Action::Join => self.rooms.servers_that_let_in(&room, user_id).await?,
                 _ => Vec::new(),
@@ -129,17 +120,25 @@ impl Workflows {
             candidates.add(servers);
             return Ok(Way::Through(candidates));
         }
-        // A room that everybody has left is here as well as anywhere; unless somebody has come back, and invites.
-        let membership = self.rooms.of_user(session.user).await?.membership(room.num);
-        let inviter = match membership {
-            MembershipState::Invite => self.rooms.inviter(room_id, user_id).await?,
-            _ => None,
-        };
-        if is_known && is_alone && inviter.is_none_or(|inviter| self.rooms.is_local(&inviter)) {
+        if self.is_all_here(&room, user_id).await? {
             return Ok(Way::Here);
         }
         self.add_known(&mut candidates, room_id, user_id).await?;
         Ok(Way::Through(candidates))
+    }
+
+    /// Returns whether a room that nobody of this server is in is here as well as anywhere, because everybody has left;
+    /// unless somebody of another server has come back, and invites.
+    pub(super) async fn is_all_here(&self, room: &Room, user_id: &UserId) -> Result<bool> {
+        let is_left = {
+            let view = room.view();
+            view.servers.is_empty() && view.state.iter().next().is_some()
+        };
+        if !is_left {
+            return Ok(false);
+        }
+        let inviter = self.rooms.inviter(&room.room_id, user_id).await?;
+        Ok(inviter.is_none_or(|inviter| self.rooms.is_local(&inviter)))
     }
 
     async fn remote_join(
@@ -198,7 +197,7 @@ impl Workflows {
             user_id: &join.user_id,
             content,
         };
-        let signed = self.federation.complete(&template, member)?;
+        let signed = self.federation.complete(&template, &member)?;
         self.send_join(server, &join.room_id, (signed, template))
             .await
     }
@@ -225,6 +224,18 @@ impl Workflows {
                 "{server} answered with another event than it was sent"
             ))
             .into());
+        }
+        if let Ok(room) = self.rooms.resident(room_id).await {
+            // Somebody is in the room: the join is an event like others there.
+            return match self.take_event(server, &room, event).await? {
+                Received::Accepted | Received::Duplicate => Ok(()),
+                Received::SoftFailed(reason) | Received::Rejected(reason) => {
+                    Err(Error::Forbidden(reason).into())
+                }
+                Received::Missing { .. } => {
+                    Err(Error::Unavailable("events of the room are missing".to_owned()).into())
+                }
+            };
         }
         let import = Import {
             origin: server.to_owned(),

@@ -89,7 +89,7 @@ impl Workflows {
             user_id: &user_id,
             content: change.content().map_err(Err)?,
         };
-        let knock = federation.complete(&template, member).map_err(Err)?;
+        let knock = federation.complete(&template, &member).map_err(Err)?;
         let told = federation.send_knock(server, room_id, &knock).await;
         let stripped_state = told.map_err(Ok)?;
         let event = federation.verify(&knock.event, &template.rules).await;

@@ -33,8 +33,8 @@ impl Workflows {
         };
         let membership = self.rooms.of_user(session.user).await?.membership(room.num);
         let is_asked = matches!(membership, MembershipState::Invite | MembershipState::Knock);
-        let view = room.view();
-        Ok(is_asked && view.local_members.is_empty())
+        let is_resident = !room.view().local_members.is_empty();
+        Ok(is_asked && !is_resident && !self.is_all_here(&room, &session.user_id).await?)
     }
 
     /// Lets a user leave a room that nobody of this server is in. The server of whoever invited is told, or another one
@@ -100,7 +100,7 @@ impl Workflows {
             user_id: &user_id,
             content: change.content()?,
         };
-        let leave = federation.complete(&template, member)?;
+        let leave = federation.complete(&template, &member)?;
         federation.send_leave(server, room_id, &leave).await?;
         federation.verify(&leave.event, &template.rules).await
     }

@@ -2,6 +2,8 @@
 //!
 //! Each of these asks several servers, one after the other, until one does it.
 
+mod hierarchy;
+mod history;
 mod invite;
 mod join;
 mod knock;
@@ -10,7 +12,7 @@ mod under_way;
 
 use ruma::{OwnedRoomId, OwnedServerName, RoomId, RoomOrAliasId, UserId};
 
-pub(super) use self::under_way::Joins;
+pub(super) use self::{hierarchy::Elsewhere, under_way::Joins};
 use super::Workflows;
 use crate::{
     error::{Error, Result},

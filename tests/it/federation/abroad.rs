@@ -38,6 +38,8 @@ pub(crate) struct Abroad {
     pub(crate) events: Vec<(Pdu, Value)>,
     /// How often somebody was let in.
     pub(crate) joins: usize,
+    /// Whether nothing is told of the past.
+    pub(crate) is_silent: bool,
 }
 
 /// A room that the handlers of a peer have in hand, too.
@@ -87,6 +89,10 @@ impl Shared {
             .route("/_matrix/federation/v1/backfill/{room}", get(backfill))
             .route("/_matrix/federation/v1/state_ids/{room}", get(state_ids))
             .route("/_matrix/federation/v1/event/{event}", get(event))
+            .route(
+                "/_matrix/federation/v1/timestamp_to_event/{room}",
+                get(event_at_time),
+            )
             .route("/_matrix/federation/v1/send/{txn}", put(transaction))
             .with_state(self.clone())
     }
@@ -109,6 +115,7 @@ impl Abroad {
             last: None,
             events: Vec::new(),
             joins: 0,
+            is_silent: false,
         };
         let create = json!({ "room_version": room.version, "creator": creator });
         room.sets("m.room.create", "", create);
@@ -150,7 +157,7 @@ impl Abroad {
         (kind, state_key): (&str, Option<&str>),
         content: Value,
     ) -> String {
-        let draft = self.draft(sender, (kind, state_key), content);
+        let draft = self.draft(sender, (kind, state_key), &content);
         let place = Place::of(self);
         let site = place.site(self);
         let (pdu, json) = matrix::build(draft, site, &self.key).expect("it is allowed");
@@ -158,13 +165,13 @@ impl Abroad {
         self.add(pdu, serde_json::from_str(&json).expect("JSON"))
     }
 
-    fn draft(&self, sender: &UserId, (kind, key): (&str, Option<&str>), content: Value) -> Draft {
+    fn draft(&self, sender: &UserId, (kind, key): (&str, Option<&str>), content: &Value) -> Draft {
         let is_chosen = self.rules.event_format.require_event_id;
         Draft {
             sender: sender.to_owned(),
             kind: kind.into(),
             state_key: key.map(ToOwned::to_owned),
-            content: to_raw_value(&content).expect("JSON"),
+            content: to_raw_value(content).expect("JSON"),
             redacts: None,
             timestamp: Clock::system().now(),
             event_id: is_chosen.then(|| EventId::new_v1(self.key.server_name())),
@@ -196,7 +203,11 @@ impl Abroad {
     fn template(&self, user_id: &str, membership: &str) -> Value {
         let user_id = UserId::parse(user_id).expect("an id");
         let content = json!({ "membership": membership });
-        let draft = self.draft(&user_id, ("m.room.member", Some(user_id.as_str())), content);
+        let draft = self.draft(
+            &user_id,
+            ("m.room.member", Some(user_id.as_str())),
+            &content,
+        );
         let place = Place::of(self);
         let template = matrix::template(draft, place.site(self)).expect("it is allowed");
         let event: &RawValue = &template.event;
@@ -232,6 +243,13 @@ impl Abroad {
             }
         }
         state.iter().map(|pdu| pdu.event_id.to_string()).collect()
+    }
+
+    /// Returns when an event was made.
+    pub(crate) fn time_of(&self, event_id: &str) -> u64 {
+        let mut events = self.events.iter();
+        let found = events.find(|(pdu, _)| pdu.event_id == event_id);
+        found.expect("there is one").0.origin_server_ts.0.into()
     }
 
     /// Returns the members as the room has them.
@@ -337,7 +355,7 @@ async fn backfill(
         .events
         .iter()
         .rposition(|(pdu, _)| from.contains(&pdu.event_id.as_str()));
-    let upto = last.map_or(0, |last| last + 1);
+    let upto = last.filter(|_| !room.is_silent).map_or(0, |last| last + 1);
     let told: Vec<&Value> = room.events[..upto]
         .iter()
         .rev()
@@ -369,6 +387,17 @@ async fn event(State(room): State<Shared>, Path(event_id): Path<String>) -> Json
     let found = room.events.iter().find(|(pdu, _)| pdu.event_id == event_id);
     let pdus: Vec<&Value> = found.iter().map(|(_, json)| json).collect();
     Json(json!({ "origin": "x", "origin_server_ts": 1, "pdus": pdus }))
+}
+
+async fn event_at_time(
+    State(room): State<Shared>,
+    Query(asked): Query<Vec<(String, String)>>,
+) -> Json<Value> {
+    let room = room.lock();
+    let ts: u64 = values(&asked, "ts")[0].parse().expect("a number");
+    let is_after = |(pdu, _): &&(Pdu, Value)| u64::from(pdu.origin_server_ts.0) >= ts;
+    let found = &room.events.iter().find(is_after).expect("there is one").0;
+    Json(json!({ "event_id": found.event_id, "origin_server_ts": found.origin_server_ts }))
 }
 
 async fn transaction() -> Json<Value> {

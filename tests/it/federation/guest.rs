@@ -13,7 +13,10 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use parlour::matrix::{self, Pdu, StateMap, auth_types};
+use parlour::{
+    clock::Clock,
+    matrix::{self, Pdu, StateMap, auth_types},
+};
 use reqwest::Method;
 use ruma::{
     OwnedEventId, RoomVersionId, canonical_json::CanonicalJsonObject,
@@ -113,7 +116,8 @@ impl Known {
         let mut found = Vec::new();
         let mut next: VecDeque<String> = ids.iter().cloned().collect();
         while let Some(id) = next.pop_front() {
-            for auth in texts(&self.events[&id]["auth_events"]) {
+            let event = self.events.get(&id).unwrap_or(&Value::Null);
+            for auth in texts(&event["auth_events"]) {
                 if self.events.contains_key(&auth) && !found.contains(&auth) {
                     found.push(auth.clone());
                     next.push_back(auth);
@@ -196,7 +200,8 @@ async fn missing_events(State(archive): State<Archive>, Json(body): Json<Value>)
     let mut seen: HashSet<String> = texts(&body["earliest_events"]).into_iter().collect();
     let mut next: VecDeque<String> = latest
         .iter()
-        .flat_map(|id| texts(&known.events[id]["prev_events"]))
+        .filter_map(|id| known.events.get(id))
+        .flat_map(|event| texts(&event["prev_events"]))
         .collect();
     let mut found = Vec::new();
     while let Some(id) = next.pop_front() {
@@ -229,13 +234,16 @@ impl Peer {
 
     /// Signs an event as it is.
     pub(crate) fn signs(&self, event: &Value, rules: &RoomVersionRules) -> Made {
-        let text = event.to_string();
-        let mut object: CanonicalJsonObject = serde_json::from_str(&text).expect("canonical JSON");
-        let signed = self.key.hash_and_sign(&mut object, rules);
-        signed.expect("it is signed");
-        let id = Pdu::id_of(&object, rules).expect("an id").to_string();
-        let json = serde_json::to_value(object).expect("it is JSON");
-        Made { id, json }
+        self.tries_to_sign(event, rules).expect("it is an event")
+    }
+
+    /// Signs an event as it is, if it can be signed.
+    pub(crate) fn tries_to_sign(&self, event: &Value, rules: &RoomVersionRules) -> Option<Made> {
+        let mut object: CanonicalJsonObject = serde_json::from_str(&event.to_string()).ok()?;
+        self.key.hash_and_sign(&mut object, rules).ok()?;
+        let id = Pdu::id_of(&object, rules).ok()?.to_string();
+        let json = serde_json::to_value(object).ok()?;
+        Some(Made { id, json })
     }
 
     /// Asks for the template of an event by which a user comes in, goes or knocks.
@@ -359,7 +367,7 @@ impl Guest {
     pub(crate) fn drafts(&self, kind: &str, state_key: Option<&str>, content: &Value) -> Value {
         let mut event = json!({
             "type": kind, "sender": self.id, "room_id": self.room, "depth": self.depth + 1,
-            "origin_server_ts": 1_700_000_000_000_u64 + self.depth, "prev_events": self.prev_events,
+            "origin_server_ts": Clock::system().now_ms(), "prev_events": self.prev_events,
             "auth_events": [], "hashes": {}, "content": content,
         });
         if let Some(state_key) = state_key {

@@ -20,16 +20,16 @@ const MAKE_JOIN: &str = "/_matrix/federation/v1/make_join/{room}/{user}";
 const SEND_JOIN: &str = "/_matrix/federation/v2/send_join/{room}/{event}";
 
 /// A server with a user, and a room at a peer.
-struct Story {
-    network: Network,
-    server: Server,
-    bob: User,
-    peer: Peer,
-    room: Shared,
+pub(super) struct Story {
+    pub(super) network: Network,
+    pub(super) server: Server,
+    pub(super) bob: User,
+    pub(super) peer: Peer,
+    pub(super) room: Shared,
 }
 
 impl Story {
-    async fn new(version: &str) -> Self {
+    pub(super) async fn new(version: &str) -> Self {
         let network = Network::new();
         let mut room = None;
         let peer = network
@@ -45,12 +45,12 @@ impl Story {
         }
     }
 
-    async fn joins_via(&self, via: &[&str]) -> Answer {
+    pub(super) async fn joins_via(&self, via: &[&str]) -> Answer {
         joins_via(&self.bob, &self.room.id(), via).await
     }
 }
 
-async fn joins_via(user: &User, room: &str, via: &[&str]) -> Answer {
+pub(super) async fn joins_via(user: &User, room: &str, via: &[&str]) -> Answer {
     let via: Vec<String> = via.iter().map(|server| format!("via={server}")).collect();
     let path = format!(
         "/_matrix/client/v3/join/{}?{}",
@@ -196,10 +196,10 @@ async fn a_room_version_that_is_not_known_here_is_told() {
     let refusal = json!({
         "errcode": "M_INCOMPATIBLE_ROOM_VERSION", "error": "no", "room_version": "org.example.99",
     });
-    let accepts = get(async || Json(unknown));
-    let refuses = get(async || (StatusCode::BAD_REQUEST, Json(refusal)));
+    let takes = get(async || Json(unknown));
+    let turns_down = get(async || (StatusCode::BAD_REQUEST, Json(refusal)));
 
-    for answer in [accepts, refuses] {
+    for answer in [takes, turns_down] {
         let peer = network.peer(Router::new().route(MAKE_JOIN, answer)).await;
         let refused = joins_via(&bob, "!room:elsewhere", &[&peer.name]).await;
         let error = refused.expect_error(400, "M_INCOMPATIBLE_ROOM_VERSION");
@@ -228,24 +228,15 @@ async fn with_answer(
     story: &Story,
     answer: impl Fn(Value) -> Body + Clone + Send + Sync + 'static,
 ) -> Peer {
-    let real = story.room.clone();
     let send = move |State(()): State<()>, Json(event): Json<Value>| {
         let body = answer(event);
         async { Response::new(body) }
     };
-    let (room, user) = (real.id(), story.bob.id.clone());
-    let template = story.peer_template(&room, &user).await;
+    let template = story.room.lock().template_of_join(&story.bob.id);
     let router = Router::new()
         .route(MAKE_JOIN, get(async || Json(template)))
         .route(SEND_JOIN, put(send));
     story.network.peer(router).await
-}
-
-impl Story {
-    /// Returns the template that the peer makes of a join.
-    async fn peer_template(&self, _room: &str, user: &str) -> Value {
-        self.room.lock().template_of_join(user)
-    }
 }
 
 #[tokio::test]

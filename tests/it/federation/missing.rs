@@ -1,9 +1,21 @@
 //! Events that come before those which they follow or rest on: what is missing is fetched.
 
-use serde_json::{Value, json};
+use std::time::Duration;
 
-use super::{guest::Made, transactions::Shared};
-use crate::chat::{encoded, ids, timeline};
+use axum::{
+    extract::Request,
+    middleware::{Next, from_fn},
+};
+use parlour::clock::Clock;
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, watch};
+
+use super::{
+    Network,
+    guest::{Archive, Made},
+    transactions::Shared,
+};
+use crate::chat::{encoded, ids, said, timeline};
 
 impl Shared {
     /// Returns a message that the server does not get to know by itself.
@@ -73,14 +85,14 @@ async fn the_state_at_a_gap_is_asked_for() {
         .makes(peer, "m.room.member", (Some(&id), &member));
     let lost = shared.keeps("lost");
     let found = shared.keeps("found");
-    let last = shared.keeps("last");
+    let newest = shared.keeps("newest");
     // What lies before the gap is not told as one of the missing events, but as what the state needs.
     shared.archive.tells_back_to(&found);
 
-    let told = shared.sends(&last).await;
+    let told = shared.sends(&newest).await;
 
-    assert_eq!(told[&*last.id], json!({}));
-    assert_eq!(shared.said().await, ["found", "last"]);
+    assert_eq!(told[&*newest.id], json!({}));
+    assert_eq!(shared.said().await, ["found", "newest"]);
     let path = format!("m.room.member/{}", shared.bob.id);
     let state = shared.alice.state(&shared.room, &path).await;
     assert_eq!(state["displayname"], "Bob");
@@ -220,4 +232,48 @@ async fn events_that_stand_beside_others_are_both_told_to_other_servers() {
     assert_eq!(told["origin"], shared.server.name());
     assert_eq!(told["pdus"][0]["content"]["body"], "one");
     assert_eq!(told["pdus"][1]["type"], "m.room.member");
+}
+
+#[tokio::test]
+async fn what_an_answer_did_not_wait_for_is_taken_after_a_restart() {
+    let network = Network::new();
+    let clock = Clock::manual(1_800_000_000_000);
+    let server = network.server_at(clock.clone()).await;
+    let alice = server.register("alice").await;
+    let room = alice.creates(json!({ "preset": "public_chat" })).await;
+    // A peer that tells nothing of missing events before the gate is open.
+    let (archive, (gate, is_open)) = (Archive::default(), watch::channel(false));
+    let (asks, mut asked) = mpsc::unbounded_channel();
+    let waits = from_fn(move |request: Request, next: Next| {
+        let (mut is_open, asks) = (is_open.clone(), asks.clone());
+        async move {
+            if request.uri().path().contains("get_missing_events") {
+                asks.send(()).expect("the test goes on");
+                is_open.wait_for(|open| *open).await.expect("a gate");
+            }
+            next.run(request).await
+        }
+    });
+    let peer = network.peer(archive.router().layer(waits)).await;
+    let mut bob = peer.joins(&server, &room, ("bob", &archive)).await;
+    bob.says(&peer, "lost");
+    let found = bob.says(&peer, "found");
+
+    let pending = [&found];
+    let is_late = async {
+        asked.recv().await.expect("it is asked");
+        clock.advance(Duration::from_secs(30));
+    };
+    let (told, ()) = tokio::join!(peer.sends(&server, &pending), is_late);
+    assert_eq!(told, json!({ &*found.id: {} }));
+    let server = server.restart().await;
+    gate.send(true).expect("somebody waits");
+
+    let alice = alice.at(&server);
+    let mut sync = alice.syncs().await;
+    while !said(timeline(&sync, &room)).contains(&"found") {
+        sync = alice.waits_after(&sync).await;
+    }
+    let page = alice.messages(&room, "dir=f&limit=100").await;
+    assert_eq!(said(&page["chunk"]), ["lost", "found"]);
 }

@@ -8,12 +8,19 @@ mod edus;
 mod encryption;
 mod guest;
 mod handshakes;
+mod history;
+mod hostile;
+mod invitations;
+mod inviting;
 mod joining;
 mod keys;
 mod media;
 mod missing;
+mod policy;
 mod profile;
 mod remote_devices;
+mod sending;
+mod spaces;
 mod transactions;
 mod two_servers;
 
@@ -36,6 +43,7 @@ use axum::{
     serve::Listener,
 };
 use parlour::{
+    clock::Clock,
     config::{Config, Listen},
     matrix::SigningKey,
     tasks::Tasks,
@@ -93,8 +101,17 @@ impl Network {
         self.server_with(|_| {}).await
     }
 
+    /// Starts a server that goes by the clock of the test.
+    pub(crate) async fn server_at(&self, clock: Clock) -> Server {
+        self.start(clock, |_| {}).await
+    }
+
     /// Starts a server whose configuration the test changes.
     pub(crate) async fn server_with(&self, change: impl FnOnce(&mut Config)) -> Server {
+        self.start(Clock::system(), change).await
+    }
+
+    async fn start(&self, clock: Clock, change: impl FnOnce(&mut Config)) -> Server {
         let address = unused_address();
         let (certificate, key) = self.certificate(address);
         let paths = [("crt", certificate), ("key", key.serialize_pem())].map(|(kind, pem)| {
@@ -103,7 +120,7 @@ impl Network {
             path
         });
         let [tls_certificate, tls_key] = paths.map(Some);
-        Server::with(|config| {
+        Server::with_clock(clock, |config| {
             config.server.name = address.to_string().try_into().expect("a name");
             config.listen.push(Listen {
                 address: SocketAddr::from((address, PORT)),

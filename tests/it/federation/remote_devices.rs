@@ -150,7 +150,12 @@ impl Scene {
         let network = Network::new();
         let server = network.server().await;
         let alice = server.register("alice").await;
-        let room = alice.creates_open_room().await;
+        let encryption = json!({
+            "type": "m.room.encryption", "content": { "algorithm": "m.megolm.v1.aes-sha2" },
+        });
+        let room = alice
+            .creates(json!({ "preset": "public_chat", "initial_state": [encryption] }))
+            .await;
         let (lists, archive) = (Lists::new(), Archive::default());
         lists.changes("PHONE", 1);
         let peer = network.peer(archive.router().merge(lists.router())).await;

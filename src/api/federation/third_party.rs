@@ -1,0 +1,40 @@
+//! Users who were invited by an address before anybody knew whose it is.
+//!
+//! [Third-party invites](https://spec.matrix.org/v1.19/server-server-api/#third-party-invites)
+
+use axum::{Router, extract::State};
+use ruma::api::federation::thirdparty::{bind_callback, exchange_invite};
+
+use crate::{
+    api::{App, Incoming, Outgoing, endpoint},
+    error::{Error, Result},
+    workflows::Workflows,
+};
+
+pub(super) fn routes() -> Router<App> {
+    Router::new()
+        .merge(endpoint::<exchange_invite::v1::Request, _>(exchange_invite))
+        .merge(endpoint::<bind_callback::v1::Request, _>(bind_callback))
+}
+
+/// `PUT /_matrix/federation/v1/exchange_third_party_invite/{roomId}`
+///
+/// [spec]: https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv1exchange_third_party_inviteroomid
+async fn exchange_invite(
+    State(workflows): State<Workflows>,
+    Incoming { from, request }: Incoming<exchange_invite::v1::Request>,
+) -> Result<Outgoing<exchange_invite::v1::Response>> {
+    workflows
+        .exchange_third_party_invite(&from, request)
+        .await?;
+    Ok(Outgoing(exchange_invite::v1::Response::new()))
+}
+
+/// `PUT /_matrix/federation/v1/3pid/onbind`
+///
+/// Accounts have no addresses here, so no identity server has one to tell of.
+///
+/// [spec]: https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv13pidonbind
+async fn bind_callback(_: Incoming<bind_callback::v1::Request>) -> Error {
+    Error::ThreepidDenied("accounts have no third-party ids on this server".to_owned())
+}

@@ -1,0 +1,97 @@
+//! Events that an answer does not wait for: they are kept, so that none is lost when the server stops before they are
+//! in their rooms.
+
+use std::collections::BTreeMap;
+
+use ruma::{OwnedEventId, ServerName};
+
+use super::{Shared, is_our_fault, locked};
+use crate::{
+    error::{Error, Result},
+    rooms::Arrived,
+    storage::Position,
+    workflows::Workflows,
+};
+
+impl Workflows {
+    /// Keeps what a transaction still has under way.
+    pub(super) async fn keep_for_later(&self, origin: &ServerName, notes: &Shared) -> Result<()> {
+        let waiting = locked(notes).waiting.clone();
+        let (ids, events): (Vec<_>, Vec<_>) = waiting.into_iter().unzip();
+        let positions = self.rooms.keep_arrived(origin, &events).await?;
+        let kept: BTreeMap<OwnedEventId, Position> = ids.into_iter().zip(positions).collect();
+        let mut done = Vec::new();
+        {
+            let mut notes = locked(notes);
+            for (event_id, position) in kept {
+                if notes.waiting.contains_key(&event_id) {
+                    notes.kept.insert(event_id, position);
+                } else {
+                    done.push(position);
+                }
+            }
+        }
+        self.rooms.forget_arrived(&done).await
+    }
+
+    /// Notes that an event is under way no more.
+    pub(super) async fn done_with(&self, event_id: &OwnedEventId, notes: &Shared) {
+        let kept = {
+            let mut notes = locked(notes);
+            notes.waiting.remove(event_id);
+            notes.kept.remove(event_id)
+        };
+        let Some(position) = kept else { return };
+        if let Err(error) = self.rooms.forget_arrived(&[position]).await {
+            // It will be taken once more, which does no harm.
+            tracing::warn!(%error, "an event that has come into its room is still kept");
+        }
+    }
+
+    /// Takes what was kept when the server stopped, in the background.
+    pub fn take_what_was_kept(&self) {
+        let workflows = self.clone();
+        drop(self.tasks.spawn(async move {
+            let stopping = workflows.tasks.stopping().clone();
+            let taking = Box::pin(workflows.take_kept());
+            if let Some(Err(error)) = stopping.run_until_cancelled(taking).await {
+                tracing::error!(%error, "events of other servers that were kept could not be taken");
+            }
+        }));
+    }
+
+    async fn take_kept(&self) -> Result<()> {
+        let mut after = 0;
+        loop {
+            let page = self.rooms.arrived(after).await?;
+            let Some(last) = page.last() else {
+                return Ok(());
+            };
+            after = last.position;
+            for arrived in page {
+                let position = arrived.position;
+                match self.take_arrived(arrived).await {
+                    Err(error) if is_our_fault(&error) => {
+                        tracing::warn!(%error, "an event that was kept could not be taken");
+                    }
+                    taken => {
+                        tracing::debug!(?taken, "an event that was kept is done with");
+                        self.rooms.forget_arrived(&[position]).await?;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn take_arrived(&self, arrived: Arrived) -> Result<()> {
+        let room = match self.rooms.room_by_number(arrived.room).await {
+            // It was deleted meanwhile.
+            Err(Error::NotFound(_)) => return Ok(()),
+            room => room?,
+        };
+        let event = self.federation.verify(&arrived.json, &room.rules).await?;
+        let received = self.take_event(&arrived.origin, &room, event).await?;
+        tracing::debug!(?received, "an event that was kept was taken");
+        Ok(())
+    }
+}

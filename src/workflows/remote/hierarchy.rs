@@ -1,0 +1,239 @@
+//! Spaces whose rooms are on other servers, and what such rooms are like.
+//!
+//! [Spaces](https://spec.matrix.org/v1.19/server-server-api/#spaces)
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use ruma::{
+    OwnedRoomId, OwnedServerName, RoomId, UserId, api::federation::space::get_hierarchy,
+    room::RoomSummary,
+};
+use serde_json::Value;
+use tokio::time::{Instant, timeout_at};
+
+use crate::{
+    error::{Error, Result},
+    federation::{Allowance, Cache, Federation},
+    rooms::{HierarchyPage, HierarchyRequest, HierarchyStart, SpaceRoom, Summary},
+    workflows::Workflows,
+};
+
+/// How long what other servers told is told on, and how long they are not asked again who told nothing.
+const HOLDS: Duration = Duration::from_mins(5);
+const PAUSE: Duration = Duration::from_mins(1);
+/// Spaces that are remembered, and rooms of each.
+const SPACES: usize = 500;
+const CHILDREN: usize = 1_000;
+/// How long other servers may take for one page, all together.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Servers that are asked for one room.
+const SERVERS: usize = 3;
+/// Rooms of a space that are looked at, on all pages together.
+const MAX_ROOMS: usize = 5_000;
+
+/// What a server told of a room.
+#[derive(Debug)]
+pub(super) struct Told {
+    room: SpaceRoom,
+    children: HashMap<OwnedRoomId, Summary>,
+    inaccessible: HashSet<OwnedRoomId>,
+}
+
+/// What other servers told of rooms that are not here.
+#[derive(Clone)]
+pub(in super::super) struct Elsewhere {
+    told: Arc<Cache<OwnedRoomId, Option<Arc<Told>>>>,
+}
+
+impl Elsewhere {
+    pub(in super::super) fn new(federation: &Federation) -> Self {
+        Self {
+            told: Arc::new(federation.cache(SPACES)),
+        }
+    }
+}
+
+/// A room that is still to be looked at.
+struct Waiting {
+    room_id: OwnedRoomId,
+    depth: u64,
+    via: Vec<OwnedServerName>,
+    /// What the server of the space tells of it.
+    told: Option<Summary>,
+}
+
+impl Workflows {
+    /// Returns a part of a space, as far as a user may know its rooms.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Forbidden`] when the user may not know the space; [`Error::InvalidParam`] for a token that does not
+    /// belong to the request.
+    pub async fn hierarchy(
+        &self,
+        user_id: &UserId,
+        space: &RoomId,
+        request: &HierarchyRequest,
+    ) -> Result<HierarchyPage> {
+        let start = HierarchyStart::of(request)?;
+        let limit = request.page_size();
+        let until = Instant::now() + PATIENCE;
+        let mut page = HierarchyPage::default();
+        let mut waiting = vec![Waiting {
+            room_id: space.to_owned(),
+            depth: 0,
+            via: space
+                .server_name()
+                .map(ToOwned::to_owned)
+                .into_iter()
+                .collect(),
+            told: None,
+        }];
+        let mut seen = HashSet::new();
+        let mut found = 0;
+        while let Some(next) = waiting.pop() {
+            if seen.len() >= MAX_ROOMS || !seen.insert(next.room_id.clone()) {
+                continue;
+            }
+            let depth = next.depth;
+            let Some((room, told)) = self.look_at(user_id, next, (start, until)).await? else {
+                if depth == 0 {
+                    return Err(Error::forbidden("you may not see this space"));
+                }
+                continue;
+            };
+            if page.rooms.len() == limit {
+                page.next_batch = Some(start.after(found));
+                break;
+            }
+            if depth < start.max_depth {
+                waiting.extend(children_of(&room, told.as_deref(), depth + 1));
+            }
+            found += 1;
+            if found > start.skip {
+                page.rooms.push(room);
+            }
+        }
+        Ok(page)
+    }
+
+    /// Returns a room of a space, if the user may know it, and what another server told of its children.
+    async fn look_at(
+        &self,
+        user_id: &UserId,
+        next: Waiting,
+        (start, until): (HierarchyStart, Instant),
+    ) -> Result<Option<(SpaceRoom, Option<Arc<Told>>)>> {
+        let room_id = &next.room_id;
+        let (rooms, suggested_only) = (&self.rooms, start.suggested_only);
+        if rooms.resident(room_id).await.is_ok() {
+            let room = rooms.space_room(user_id, room_id, suggested_only).await?;
+            return Ok(room.map(|room| (room, None)));
+        }
+        if let Some(told) = next.told.filter(|told| !told.is_space()) {
+            let may_know = rooms.may_preview_elsewhere(Some(user_id), &told).await?;
+            let room = SpaceRoom::elsewhere(told, Vec::new());
+            return Ok(may_know.then_some((room, None)));
+        }
+        let asking = self.ask_for_room(room_id, &next.via);
+        let Some(told) = timeout_at(until, asking).await.ok().flatten() else {
+            // What was known of it when somebody was in it is better than nothing.
+            let room = rooms.space_room(user_id, room_id, suggested_only).await?;
+            return Ok(room.map(|room| (room, None)));
+        };
+        let may_know = rooms
+            .may_preview_elsewhere(Some(user_id), told.room.summary())
+            .await?;
+        let room = told.room.suggested(suggested_only);
+        Ok(may_know.then_some((room, Some(told))))
+    }
+
+    /// Returns what a room is like that nobody of this server is in, if the user may know it.
+    ///
+    /// # Errors
+    ///
+    /// When what is known here cannot be read.
+    pub async fn summary_elsewhere(
+        &self,
+        user_id: Option<&UserId>,
+        room_id: &RoomId,
+        via: &[OwnedServerName],
+    ) -> Result<Option<Summary>> {
+        let own = room_id.server_name().map(ToOwned::to_owned);
+        let via: Vec<OwnedServerName> = via.iter().cloned().chain(own).collect();
+        let until = Instant::now() + PATIENCE;
+        let asking = self.ask_for_room(room_id, &via);
+        let Some(told) = timeout_at(until, asking).await.ok().flatten() else {
+            return Ok(None);
+        };
+        let summary = told.room.summary();
+        let may_know = self.rooms.may_preview_elsewhere(user_id, summary).await?;
+        Ok(may_know.then(|| summary.clone()))
+    }
+
+    /// Asks servers what a room is like; what they say is remembered for a while.
+    async fn ask_for_room(&self, room_id: &RoomId, via: &[OwnedServerName]) -> Option<Arc<Told>> {
+        let mut candidates = self.candidates();
+        candidates.add(via.iter().cloned());
+        candidates.servers.truncate(SERVERS);
+        if candidates.servers.is_empty() {
+            return None;
+        }
+        let asking = async {
+            for server in &candidates.servers {
+                let request = get_hierarchy::v1::Request::new(room_id.to_owned());
+                let client = self.federation.client();
+                match client.send(server, request, Allowance::USUAL).await {
+                    Ok(answer) if answer.room.summary.room_id == room_id => {
+                        return (read(answer).map(Arc::new), HOLDS);
+                    }
+                    Ok(_) => {}
+                    Err(error) => tracing::debug!(%server, %error, "a server tells no room"),
+                }
+            }
+            (None, PAUSE)
+        };
+        self.elsewhere.told.get(&room_id.to_owned(), asking).await
+    }
+}
+
+fn children_of(room: &SpaceRoom, told: Option<&Told>, depth: u64) -> Vec<Waiting> {
+    let children = room.children().into_iter().rev();
+    let is_accessible =
+        |room_id: &OwnedRoomId| told.is_none_or(|told| !told.inaccessible.contains(room_id));
+    children
+        .filter(|(room_id, _)| is_accessible(room_id))
+        .map(|(room_id, via)| Waiting {
+            told: told.and_then(|told| told.children.get(&room_id).cloned()),
+            room_id,
+            depth,
+            via,
+        })
+        .collect()
+}
+
+fn read(answer: get_hierarchy::v1::Response) -> Option<Told> {
+    let children = answer.children.iter().take(CHILDREN).filter_map(summary);
+    let children_state = answer.room.children_state.into_iter().take(CHILDREN);
+    let children_state =
+        children_state.filter_map(|event| event.deserialize_as_unchecked::<Value>().ok());
+    Some(Told {
+        children: children
+            .map(|child| (child.room_id.clone(), child))
+            .collect(),
+        inaccessible: answer
+            .inaccessible_children
+            .into_iter()
+            .take(CHILDREN)
+            .collect(),
+        room: SpaceRoom::elsewhere(summary(&answer.room.summary)?, children_state.collect()),
+    })
+}
+
+fn summary(told: &RoomSummary) -> Option<Summary> {
+    serde_json::from_value(serde_json::to_value(told).ok()?).ok()
+}

@@ -1,0 +1,323 @@
+//! History of rooms that this server has come into: fetched from other servers when somebody reads so far back.
+//!
+//! [Backfilling](https://spec.matrix.org/v1.19/server-server-api/#backfilling-and-retrieving-missing-events)
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures_util::{StreamExt, stream};
+use ruma::{
+    MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedServerName, ServerName, UInt,
+    api::{
+        Direction,
+        federation::{
+            backfill::get_backfill,
+            event::{get_event, get_event_by_timestamp, get_room_state, get_room_state_ids},
+        },
+    },
+    events::StateEventType,
+    uint,
+};
+use serde_json::value::RawValue;
+use tokio::time::timeout;
+
+use crate::{
+    error::{Error, Result},
+    federation::Allowance,
+    matrix::Verified,
+    rooms::{Access, Gap, Received, Room},
+    workflows::Workflows,
+};
+
+/// How long whoever reads waits for what others have: then they get what there is.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How often more is asked for while one waits.
+const ROUNDS: usize = 4;
+/// Events that are asked for at once.
+const EVENTS: u32 = 100;
+/// Servers that are asked for the same.
+const SERVERS: usize = 5;
+/// Missing events that one request names.
+const NAMED: usize = 20;
+/// Events of which the state before them is asked for; most often there is one, the oldest.
+const STATES: usize = 10;
+/// Events that are fetched one by one; where more are missing, the whole state is.
+const SINGLES: usize = 50;
+const SINGLES_AT_ONCE: usize = 10;
+/// What the state of a room may cost.
+const STATE: Allowance = Allowance {
+    time: Duration::from_mins(1),
+    bytes: 64 * 1024 * 1024,
+};
+
+impl Workflows {
+    /// Fetches history that is missing in a span of a room's timeline, after one place and up to another. Returns
+    /// whether there is more than before: then it is worth to read again.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be stored; who does not answer is no error.
+    pub async fn fill(&self, room: &Arc<Room>, after: i64, up_to: i64) -> Result<bool> {
+        let filling = self.fill_newest_gap(room, after, up_to);
+        timeout(PATIENCE, filling).await.unwrap_or(Ok(false))
+    }
+
+    /// Returns whether events are missing up to a place of a room's timeline.
+    ///
+    /// # Errors
+    ///
+    /// When that cannot be read.
+    pub async fn lacks_history(&self, room: &Room, up_to: i64) -> Result<bool> {
+        let gaps = self.rooms.gaps(room, i64::MIN, up_to).await?;
+        Ok(!gaps.is_empty())
+    }
+
+    /// Returns the event that was made closest to a time; other servers are asked where this one may lack it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] when there is none that the user may see.
+    pub async fn event_at_time(
+        &self,
+        room: &Arc<Room>,
+        access: &Access,
+        (ts, dir): (MilliSecondsSinceUnixEpoch, Direction),
+    ) -> Result<(OwnedEventId, i64)> {
+        let here = self
+            .rooms
+            .event_at_time(room, access, ts.0.into(), dir)
+            .await;
+        let is_whole = self.rooms.gaps(room, i64::MIN, i64::MAX).await?.is_empty();
+        if is_whole || matches!(&here, Err(error) if !matches!(error, Error::NotFound(_))) {
+            return here;
+        }
+        let asking = self.ask_for_time(room, ts, dir);
+        let Some(told) = timeout(PATIENCE, asking).await.ok().flatten() else {
+            return here;
+        };
+        let distance = |at: i64| at.abs_diff(ts.0.into());
+        if let Ok((_, at)) = &here
+            && distance(*at) <= distance(told.1)
+        {
+            return here;
+        }
+        // Whoever asks will want to read on from there.
+        let filling = async {
+            for _ in 0..ROUNDS {
+                let is_here = self
+                    .rooms
+                    .unknown(std::slice::from_ref(&told.0))
+                    .await?
+                    .is_empty();
+                if is_here || !self.fill_newest_gap(room, i64::MIN, i64::MAX).await? {
+                    break;
+                }
+            }
+            Ok::<(), Error>(())
+        };
+        if let Ok(filled) = timeout(PATIENCE, filling).await {
+            filled?;
+        }
+        match self
+            .rooms
+            .event_at_time(room, access, ts.0.into(), dir)
+            .await
+        {
+            Ok((id, at)) if distance(at) <= distance(told.1) => Ok((id, at)),
+            Ok(_) | Err(Error::NotFound(_)) => Ok(told),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn ask_for_time(
+        &self,
+        room: &Room,
+        ts: MilliSecondsSinceUnixEpoch,
+        dir: Direction,
+    ) -> Option<(OwnedEventId, i64)> {
+        for server in self.servers_of(room) {
+            let request = get_event_by_timestamp::v1::Request::new(room.room_id.clone(), ts, dir);
+            let client = self.federation.client();
+            match client.send(&server, request, Allowance::QUICK).await {
+                Ok(found) => {
+                    let at = found.origin_server_ts;
+                    let is_there = match dir {
+                        Direction::Forward => at >= ts,
+                        Direction::Backward => at <= ts,
+                    };
+                    if is_there {
+                        return Some((found.event_id, at.0.into()));
+                    }
+                }
+                Err(error) => tracing::debug!(%server, %error, "a server knows no event"),
+            }
+        }
+        None
+    }
+
+    async fn fill_newest_gap(&self, room: &Arc<Room>, after: i64, up_to: i64) -> Result<bool> {
+        let gaps = self.rooms.gaps(room, after, up_to).await?;
+        let Some(gap) = gaps.into_iter().next() else {
+            return Ok(false);
+        };
+        for server in self.servers_of(room) {
+            match self.backfill_from(room, &server, &gap).await {
+                Ok(0) => {}
+                Ok(_) => return Ok(true),
+                Err(error @ Error::Internal { .. }) => return Err(error),
+                Err(error) => tracing::debug!(%server, %error, "a server tells no history"),
+            }
+        }
+        Ok(false)
+    }
+
+    /// Returns servers that may know the past of a room: those with most users in it, then those that were in it.
+    fn servers_of(&self, room: &Room) -> Vec<OwnedServerName> {
+        let view = room.view();
+        let mut present: Vec<_> = view.servers.iter().collect();
+        present.sort_by_key(|(_, stay)| std::cmp::Reverse(stay.members));
+        let present = present.into_iter().map(|(server, _)| server.clone());
+        let members = view.state.of_type(&StateEventType::RoomMember);
+        let past = members.filter_map(|pdu| Some(pdu.member()?.server_name().to_owned()));
+        let mut seen = HashSet::from([self.rooms.server_name().to_owned()]);
+        let is_new = |server: &OwnedServerName| seen.insert(server.clone());
+        present.chain(past).filter(is_new).take(SERVERS).collect()
+    }
+
+    /// Asks a server for what is missing; returns how many events there are now that were not.
+    async fn backfill_from(&self, room: &Room, server: &ServerName, gap: &Gap) -> Result<usize> {
+        let missing = gap.missing.iter().take(NAMED).cloned().collect();
+        let mut request = get_backfill::v1::Request::new(room.room_id.clone(), missing, uint!(1));
+        request.limit = UInt::from(EVENTS);
+        let client = self.federation.client();
+        let answer = client.send(server, request, Allowance::USUAL).await?;
+        let mut pdus = answer.pdus;
+        pdus.truncate(2 * usize::try_from(EVENTS).unwrap_or(0));
+        let events = self.verified(room, server, pdus).await?;
+        if events.is_empty() {
+            return Ok(0);
+        }
+        let none = HashMap::new();
+        let first = self
+            .rooms
+            .backfill(room, server, events.clone(), &none)
+            .await?;
+        if first.missing.is_empty() {
+            return Ok(first.stored);
+        }
+        let states = self
+            .states_for(room, server, (&events, &first.missing))
+            .await?;
+        let second = self.rooms.backfill(room, server, events, &states).await?;
+        Ok(first.stored + second.stored)
+    }
+
+    async fn verified(
+        &self,
+        room: &Room,
+        server: &ServerName,
+        events: Vec<Box<RawValue>>,
+    ) -> Result<Vec<Verified>> {
+        let mut ring = self.federation.key_ring(server.to_owned());
+        let rules = Arc::new(room.rules.clone());
+        let verified = ring.verify(events, &rules).await?.into_iter().flatten();
+        let of_room = verified.filter(|event| event.pdu().room_id == room.room_id);
+        Ok(of_room.collect())
+    }
+
+    /// Fetches the states before those events that follow none which is here or comes with them, and all events that
+    /// these states and the others take.
+    async fn states_for(
+        &self,
+        room: &Room,
+        server: &ServerName,
+        (events, missing): (&[Verified], &[(OwnedEventId, Received)]),
+    ) -> Result<HashMap<OwnedEventId, Vec<OwnedEventId>>> {
+        let came: HashSet<&OwnedEventId> = events.iter().map(|e| &e.pdu().event_id).collect();
+        let mut states = HashMap::new();
+        let mut lacking: Vec<OwnedEventId> = Vec::new();
+        for (event_id, why) in missing {
+            let Received::Missing { prev, auth } = why else {
+                continue;
+            };
+            lacking.extend(auth.iter().cloned());
+            let stands_alone = prev.iter().any(|id| !came.contains(id));
+            if stands_alone && states.len() < STATES {
+                let state = self.state_before(room, server, event_id).await?;
+                states.insert(event_id.clone(), state);
+            }
+        }
+        let lacking = self.rooms.unknown(&lacking).await?;
+        let found = self.fetch(room, server, lacking).await?;
+        // State events among the history may be what others rest on.
+        let of_state = events
+            .iter()
+            .filter(|event| event.pdu().state_key.is_some());
+        let found = found.into_iter().chain(of_state.cloned()).collect();
+        self.rooms.store_outliers(room, found).await?;
+        Ok(states)
+    }
+
+    /// Returns the state before an event, whose events are stored then as far as the server tells them.
+    async fn state_before(
+        &self,
+        room: &Room,
+        server: &ServerName,
+        event_id: &OwnedEventId,
+    ) -> Result<Vec<OwnedEventId>> {
+        let client = self.federation.client();
+        let (id, room_id) = (event_id.clone(), room.room_id.clone());
+        let request = get_room_state_ids::v1::Request::new(id.clone(), room_id.clone());
+        let ids = client.send(server, request, STATE).await?;
+        let all: Vec<OwnedEventId> = ids
+            .pdu_ids
+            .iter()
+            .chain(&ids.auth_chain_ids)
+            .cloned()
+            .collect();
+        let absent = self.rooms.unknown(&all).await?;
+        let events = if absent.len() > SINGLES {
+            let request = get_room_state::v1::Request::new(id, room_id);
+            let state = client.send(server, request, STATE).await?;
+            let all = state.auth_chain.into_iter().chain(state.pdus);
+            self.verified(room, server, all.collect()).await?
+        } else {
+            self.fetch(room, server, absent).await?
+        };
+        self.rooms.store_outliers(room, events).await?;
+        // What nobody has cannot be part of it.
+        let absent: HashSet<OwnedEventId> = self
+            .rooms
+            .unknown(&ids.pdu_ids)
+            .await?
+            .into_iter()
+            .collect();
+        let mut state = ids.pdu_ids;
+        state.retain(|id| !absent.contains(id));
+        Ok(state)
+    }
+
+    /// Fetches events one by one.
+    async fn fetch(
+        &self,
+        room: &Room,
+        server: &ServerName,
+        mut ids: Vec<OwnedEventId>,
+    ) -> Result<Vec<Verified>> {
+        ids.truncate(SINGLES);
+        let client = self.federation.client();
+        let asking = stream::iter(ids).map(async |id: OwnedEventId| {
+            let request = get_event::v1::Request::new(id);
+            client.send(server, request, Allowance::QUICK).await
+        });
+        let mut asking = std::pin::pin!(asking.buffer_unordered(SINGLES_AT_ONCE));
+        let mut found = Vec::new();
+        while let Some(answer) = asking.next().await {
+            found.extend(answer.ok().map(|answer| answer.pdu));
+        }
+        self.verified(room, server, found).await
+    }
+}

@@ -1,0 +1,172 @@
+//! What was said in a room before anybody of the server came.
+
+use serde_json::{Value, json};
+
+use super::joining::Story;
+use crate::{
+    chat::{encoded, ids, said},
+    parlour_room_deletion::deletes,
+    stored::Rows,
+};
+
+impl Story {
+    /// Returns all that can be read, the newest first, and how many pages that took.
+    async fn reads_back(&self, limit: usize) -> (Vec<String>, usize) {
+        let (mut all, mut pages) = (Vec::new(), 0);
+        let mut from = String::new();
+        loop {
+            let query = format!("dir=b&limit={limit}{from}");
+            let page = self.bob.messages(&self.room.id(), &query).await;
+            all.extend(said(&page["chunk"]).into_iter().map(ToOwned::to_owned));
+            pages += 1;
+            let Some(end) = page["end"].as_str() else {
+                return (all, pages);
+            };
+            from = format!("&from={end}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn history_is_fetched_page_by_page_up_to_the_beginning() {
+    for version in ["10", "12"] {
+        let story = Story::new(version).await;
+        for n in 0..150 {
+            story.room.lock().says(&n.to_string());
+            if n % 40 == 0 {
+                story
+                    .room
+                    .lock()
+                    .sets("m.room.name", "", json!({ "name": n.to_string() }));
+            }
+        }
+        story.joins_via(&[&story.peer.name]).await.expect_ok();
+
+        let (all, _) = story.reads_back(30).await;
+
+        let wanted: Vec<String> = (0..150).rev().map(|n| n.to_string()).collect();
+        assert_eq!(all, wanted, "{version}");
+        let old = story.room.lock().events[5].0.event_id.to_string();
+        story.bob.event(&story.room.id(), &old).await.expect_ok();
+    }
+}
+
+#[tokio::test]
+async fn what_was_said_while_one_was_away_is_fetched() {
+    let story = Story::new("11").await;
+    story.room.lock().says("before");
+    story.joins_via(&[&story.peer.name]).await.expect_ok();
+    let room = story.room.id();
+    story.bob.leaves(&room).await;
+    for n in 0..20 {
+        story.room.lock().says(&n.to_string());
+    }
+    story.joins_via(&[&story.peer.name]).await.expect_ok();
+
+    let (all, _) = story.reads_back(100).await;
+
+    let wanted: Vec<String> = (0..20).rev().map(|n| n.to_string()).collect();
+    assert_eq!(all, [wanted, vec!["before".to_owned()]].concat());
+}
+
+#[tokio::test]
+async fn a_page_comes_also_when_nobody_tells_history_and_more_may_be_asked_for() {
+    let story = Story::new("11").await;
+    story.room.lock().says("before");
+    story.joins_via(&[&story.peer.name]).await.expect_ok();
+    let room = story.room.id();
+    story.room.lock().is_silent = true;
+
+    let page = story.bob.messages(&room, "dir=b&limit=10").await;
+
+    assert_eq!(ids(&page["chunk"]).len(), 1);
+    let end = page["end"].as_str().expect("one may ask again");
+    story.room.lock().is_silent = false;
+    let page = story
+        .bob
+        .messages(&room, &format!("dir=b&from={end}"))
+        .await;
+    assert_eq!(said(&page["chunk"]), ["before"]);
+}
+
+#[tokio::test]
+async fn forged_history_is_not_taken() {
+    let story = Story::new("11").await;
+    story.room.lock().says("true");
+    let forged = story.room.lock().says("forged");
+    story.joins_via(&[&story.peer.name]).await.expect_ok();
+    for (pdu, json) in &mut story.room.lock().events {
+        if pdu.event_id == *forged {
+            json["content"]["body"] = json!("other words");
+        }
+    }
+
+    let (all, _) = story.reads_back(100).await;
+
+    assert_eq!(all, ["true"]);
+}
+
+#[tokio::test]
+async fn the_event_at_a_time_may_be_older_than_the_join() {
+    let story = Story::new("11").await;
+    let first = story.room.lock().says("first");
+    let at = story.room.lock().time_of(&first);
+    story.room.lock().says("second");
+    story.joins_via(&[&story.peer.name]).await.expect_ok();
+    let room = encoded(&story.room.id());
+
+    let path = format!("/_matrix/client/v1/rooms/{room}/timestamp_to_event?ts={at}&dir=f");
+    let found: Value = story.bob.client.get(&path).await.expect_ok();
+
+    let told = found["event_id"].as_str().expect("an id").to_owned();
+    let at_told = story.room.lock().time_of(&told);
+    assert_eq!(at_told, at);
+    let context = story
+        .bob
+        .asks(&story.room.id(), &format!("context/{}", encoded(&told)))
+        .await;
+    context.expect_ok();
+}
+
+#[tokio::test]
+async fn nothing_is_left_of_a_room_of_another_server_that_is_deleted() {
+    let story = Story::new("11").await;
+    story
+        .room
+        .lock()
+        .sets("m.room.name", "", json!({ "name": "zebra" }));
+    story.room.lock().says("zebra");
+    story
+        .room
+        .lock()
+        .sets("m.room.name", "", json!({ "name": "zebras" }));
+    let server = &story.server;
+    let admin = server.register_admin("admin").await;
+    story.joins_via(&[&story.peer.name]).await.expect_ok();
+    story.reads_back(100).await;
+    let room = story.room.id();
+    story.bob.leaves(&room).await;
+    story
+        .room
+        .lock()
+        .sets("m.room.topic", "", json!({ "topic": "zebra" }));
+    story.joins_via(&[&story.peer.name]).await.expect_ok();
+    story.reads_back(100).await;
+
+    deletes(&admin, &room, json!({})).await.expect_ok();
+
+    server.running.stop().await;
+    server.running.finished().await;
+    let mut rows = Rows::of(server).await;
+    for table in [
+        "events",
+        "state_chains",
+        "state_snapshots",
+        "state_entries",
+        "gaps",
+    ] {
+        let left = rows.texts(table).await;
+        assert!(left.is_empty(), "{table}: {left:?}");
+    }
+    rows.close().await;
+}

@@ -1,0 +1,275 @@
+//! Servers that send nonsense, forge, answer slowly, endlessly or wrongly: every event gets the answer that is right, and
+//! all that this costs is bounded.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{Json, Router, extract::Request, routing::any};
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use serde_json::{Value, json};
+
+use super::{guest::Made, transactions::Shared};
+
+impl Shared {
+    /// The room must take events as ever.
+    async fn still_works(&mut self) {
+        let made = self.bob.says(&self.peer, "still here");
+        let told = self.peer.sends(&self.server, &[&made]).await;
+        assert_eq!(told[&*made.id], json!({}));
+        assert_eq!(self.said().await.last().expect("a message"), "still here");
+    }
+}
+
+/// Returns values that some field, if not all, must not have.
+fn oddities() -> Vec<Value> {
+    let long = "x".repeat(300);
+    vec![
+        Value::Null,
+        json!(true),
+        json!(-1),
+        json!(9_007_199_254_740_991_u64),
+        json!(""),
+        json!("\u{0}"),
+        json!("@:"),
+        json!(long),
+        json!(format!("@{long}:example.org")),
+        json!([]),
+        json!([[]]),
+        json!(["$a", "$a"]),
+        json!([7, null, {}]),
+        json!(vec!["$unknown"; 30]),
+        json!({}),
+        json!({ "a": { "b": [] } }),
+    ]
+}
+
+/// Returns an event with each of its fields missing or odd, signed as it is, or as it was.
+fn variations(shared: &Shared) -> Vec<Made> {
+    let content = json!({ "msgtype": "m.text", "body": "odd" });
+    let event = shared.bob.drafts("m.room.message", None, &content);
+    let signed = shared.peer.signs(&event, &shared.bob.rules);
+    let fields: Vec<String> = signed
+        .json
+        .as_object()
+        .expect("an object")
+        .keys()
+        .cloned()
+        .collect();
+    let mut variations = Vec::new();
+    for field in fields
+        .iter()
+        .map(String::as_str)
+        .chain(["state_key", "redacts"])
+    {
+        let mut changed: Vec<Value> = Vec::new();
+        let mut without = event.clone();
+        without.as_object_mut().expect("an object").remove(field);
+        changed.push(without);
+        for odd in oddities() {
+            let mut with = event.clone();
+            with[field] = odd;
+            changed.push(with);
+        }
+        for event in changed {
+            let mut as_before = signed.clone();
+            for (field, value) in event.as_object().expect("an object") {
+                if !["hashes", "signatures"].contains(&field.as_str()) || value != &json!({}) {
+                    as_before.json[field] = value.clone();
+                }
+            }
+            variations.push(as_before);
+            variations.extend(shared.peer.tries_to_sign(&event, &shared.bob.rules));
+        }
+    }
+    variations
+}
+
+#[tokio::test]
+async fn events_with_missing_odd_or_forged_fields_harm_nobody() {
+    let mut shared = Shared::new().await;
+    let variations = variations(&shared);
+    assert!(variations.len() > 200);
+
+    for (n, some) in variations.chunks(40).enumerate() {
+        let pdus: Vec<&Value> = some.iter().map(|made| &made.json).collect();
+        let id = format!("odd{n}");
+        let answer = shared
+            .peer
+            .tries_to_send(&shared.server, &id, &json!(pdus))
+            .await;
+        let told = answer.expect_ok();
+        assert!(told["pdus"].is_object());
+    }
+
+    // What was signed again may be odd and yet allowed; what was forged is not.
+    for text in shared.said().await {
+        assert_eq!(text, "odd");
+    }
+    shared.still_works().await;
+}
+
+#[tokio::test]
+async fn random_json_is_taken_by_nobody_for_an_event() {
+    let mut shared = Shared::new().await;
+    let mut random = StdRng::seed_from_u64(7);
+    for n in 0..20 {
+        let pdus: Vec<Value> = (0..20)
+            .map(|_| {
+                let mut event = nonsense(&mut random, 4);
+                if event.is_object() && random.random_bool(0.7) {
+                    event["room_id"] = json!(shared.room);
+                }
+                event
+            })
+            .collect();
+        let id = format!("random{n}");
+        let pdus = json!(pdus);
+        let answer = shared.peer.tries_to_send(&shared.server, &id, &pdus).await;
+        answer.expect_ok();
+    }
+
+    assert!(shared.said().await.is_empty());
+    shared.still_works().await;
+}
+
+fn nonsense(random: &mut StdRng, depth: u32) -> Value {
+    let fields = [
+        "type",
+        "sender",
+        "content",
+        "prev_events",
+        "auth_events",
+        "depth",
+        "hashes",
+        "state_key",
+        "signatures",
+        "origin_server_ts",
+        "room_id",
+        "event_id",
+    ];
+    let kind = if depth == 0 { 4 } else { 6 };
+    match random.random_range(0..kind) {
+        0 => Value::Null,
+        1 => json!(random.random::<i32>()),
+        2 => json!(fields[random.random_range(0..fields.len())]),
+        3 => json!(random.random::<bool>()),
+        4 => (0..random.random_range(0..4))
+            .map(|_| nonsense(random, depth - 1))
+            .collect(),
+        _ => {
+            let mut object = json!({});
+            for field in fields {
+                if random.random_bool(0.5) {
+                    object[field] = nonsense(random, depth - 1);
+                }
+            }
+            object
+        }
+    }
+}
+
+/// A peer that always finds something to tell, and how often it was asked.
+fn endless(shared: &Shared, width: usize) -> (Router, Arc<AtomicU64>) {
+    let asked = Arc::new(AtomicU64::new(0));
+    let (bob, peer, count) = (shared.bob.clone(), shared.peer.key.clone(), asked.clone());
+    let missing = move |Json(body): Json<Value>| {
+        let n = count.fetch_add(1, Ordering::SeqCst);
+        let latest = body["latest_events"].as_array().map_or(0, Vec::len);
+        let mut events = Vec::new();
+        for m in 0..20_u64 {
+            let mut event = bob.drafts("m.room.message", None, &json!({ "body": "deep" }));
+            let prev = |k: usize| format!("${n}-{m}-{k}-{}", "a".repeat(43));
+            let prev: Vec<String> = (0..width).map(prev).collect();
+            event["prev_events"] = json!(prev);
+            event["origin_server_ts"] = json!(n * 1_000 + m + latest as u64);
+            let text = event.to_string();
+            let mut object = serde_json::from_str(&text).expect("canonical JSON");
+            peer.hash_and_sign(&mut object, &bob.rules)
+                .expect("it is signed");
+            events.push(object);
+        }
+        std::future::ready(Json(json!({ "events": events })))
+    };
+    let router = Router::new().route(
+        "/_matrix/federation/v1/get_missing_events/{room_id}",
+        axum::routing::post(missing),
+    );
+    (router, asked)
+}
+
+#[tokio::test]
+async fn a_past_without_end_is_not_followed_for_ever() {
+    for width in [1, 20] {
+        let mut shared = Shared::new().await;
+        let (router, asked) = endless(&shared, width);
+        let liar = shared.network.peer(router).await;
+        shared.bob.clone().says(&shared.peer, "lost");
+        let mut apart = shared.bob.clone();
+        apart.says(&shared.peer, "lost");
+        let made = apart.says(&shared.peer, "found");
+
+        let told = liar.sends(&shared.server, &[&made]).await;
+
+        assert_eq!(told, json!({ &*made.id: {} }));
+        let asked = asked.load(Ordering::SeqCst);
+        assert!((1..=30).contains(&asked), "asked {asked} times");
+        assert!(shared.said().await.is_empty());
+        shared.still_works().await;
+    }
+}
+
+#[tokio::test]
+async fn garbage_for_an_answer_is_no_answer() {
+    let mut shared = Shared::new().await;
+    let random = Arc::new(std::sync::Mutex::new(StdRng::seed_from_u64(11)));
+    let garbage = move |_: Request| {
+        let garbage = nonsense(&mut random.lock().expect("no test panics here"), 5);
+        std::future::ready(Json(garbage))
+    };
+    let liar = shared
+        .network
+        .peer(Router::new().fallback(any(garbage)))
+        .await;
+    let mut apart = shared.bob.clone();
+    for n in 0..5 {
+        apart.says(&shared.peer, &format!("lost {n}"));
+        let mut event = apart.drafts("m.room.message", None, &json!({ "body": "found" }));
+        event["auth_events"] = json!([format!("${n}{}", "a".repeat(42))]);
+        let made = shared.peer.signs(&event, &shared.bob.rules);
+        liar.sends(&shared.server, &[&made]).await;
+    }
+
+    assert!(shared.said().await.is_empty());
+    shared.still_works().await;
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_answer_holds_up_nobody_else() {
+    let shared = Shared::new().await;
+    let silent = Router::new().fallback(any(async || {
+        tokio::time::sleep(Duration::from_secs(600)).await;
+    }));
+    let silent = shared.network.peer(silent).await;
+    let mut apart = shared.bob.clone();
+    apart.says(&shared.peer, "lost");
+    let made = apart.says(&shared.peer, "found");
+    let pending = [&made];
+    let mut waiting = Box::pin(silent.sends(&shared.server, &pending));
+    let is_waiting = futures_util::poll!(waiting.as_mut()).is_pending();
+    assert!(is_waiting);
+
+    let tea = shared.bob.clone().says(&shared.peer, "tea");
+    let of_others = [&tea];
+    let sending = shared.peer.sends(&shared.server, &of_others);
+
+    tokio::select! {
+        _ = waiting => panic!("nothing came that it could be answered with"),
+        told = sending => assert_eq!(told[&*tea.id], json!({})),
+    }
+    assert_eq!(shared.said().await, ["tea"]);
+}

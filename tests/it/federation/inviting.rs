@@ -1,0 +1,273 @@
+//! Inviting users of other servers, and turning invitations down.
+
+use axum::{Json, Router, http::StatusCode, routing::put};
+use serde_json::{Value, json};
+
+use super::{Network, Peer, joining::joins_via};
+use crate::{
+    chat::{each, find, timeline},
+    harness::{Server, User},
+};
+
+const INVITE: &str = "/_matrix/federation/v2/invite/{room}/{event}";
+
+/// Two servers with a user each.
+struct Two {
+    network: Network,
+    home: Server,
+    alice: User,
+    away: Server,
+    bob: User,
+}
+
+impl Two {
+    async fn new() -> Self {
+        let network = Network::new();
+        let (home, away) = (network.server().await, network.server().await);
+        Self {
+            alice: home.register("alice").await,
+            bob: away.register("bob").await,
+            network,
+            home,
+            away,
+        }
+    }
+
+    async fn invites_bob(&self, request: Value) -> String {
+        let mut request = request;
+        request["invite"] = json!([self.bob.id]);
+        self.alice.creates(request).await
+    }
+
+    async fn membership(&self, room: &str) -> Value {
+        self.alice.member(room, &self.bob).await["membership"].clone()
+    }
+}
+
+fn invite_state<'a>(sync: &'a Value, room: &str) -> &'a Value {
+    &sync["rooms"]["invite"][room]["invite_state"]["events"]
+}
+
+#[tokio::test]
+async fn who_is_invited_sees_what_the_room_is_like_and_comes_in() {
+    let two = Two::new().await;
+    for version in ["6", "11", "12"] {
+        let room = two
+            .invites_bob(json!({ "name": "tea", "is_direct": true, "room_version": version }))
+            .await;
+
+        let sync = two.bob.syncs().await;
+        let told = invite_state(&sync, &room);
+        let name = find(told, "m.room.name", "");
+        assert_eq!(name["content"]["name"], "tea", "{version}");
+        let own = find(told, "m.room.member", &two.bob.id);
+        assert_eq!(own["content"]["is_direct"], true, "{version}");
+        // The server of whoever invites is known: no other has to be named.
+        joins_via(&two.bob, &room, &[]).await.expect_ok();
+
+        assert_eq!(two.membership(&room).await, "join", "{version}");
+    }
+}
+
+#[tokio::test]
+async fn an_invitation_is_turned_down_where_it_came_from() {
+    let two = Two::new().await;
+    let room = two.invites_bob(json!({})).await;
+    for _ in 0..2 {
+        let since = two.bob.syncs().await;
+        assert!(since["rooms"]["invite"].get(&room).is_some());
+
+        let body = json!({ "reason": "no tea" });
+        two.bob.tries(&room, "leave", body).await.expect_ok();
+
+        assert_eq!(two.membership(&room).await, "leave");
+        assert_eq!(two.alice.member(&room, &two.bob).await["reason"], "no tea");
+        let sync = two.bob.syncs_after(&since).await;
+        assert!(sync["rooms"]["leave"].get(&room).is_some());
+        let sync = two.bob.syncs().await;
+        assert!(sync["rooms"]["invite"].get(&room).is_none());
+        two.alice.invites(&room, &two.bob).await;
+    }
+}
+
+#[tokio::test]
+async fn an_invitation_is_turned_down_also_when_nobody_takes_note() {
+    let two = Two::new().await;
+    let room = two.invites_bob(json!({})).await;
+    two.home.running.stop().await;
+    two.home.running.finished().await;
+
+    two.bob.leaves(&room).await;
+
+    let sync = two.bob.syncs().await;
+    assert!(sync["rooms"]["invite"].get(&room).is_none());
+}
+
+#[tokio::test]
+async fn who_is_in_the_room_already_is_not_asked_for() {
+    let two = Two::new().await;
+    let room = two.invites_bob(json!({})).await;
+    joins_via(&two.bob, &room, &[]).await.expect_ok();
+
+    let again = json!({ "user_id": two.bob.id });
+    let refused = two.alice.tries(&room, "invite", again).await;
+
+    refused.expect_error(403, "M_FORBIDDEN");
+}
+
+#[tokio::test]
+async fn state_that_invites_is_an_invitation_too() {
+    let two = Two::new().await;
+    let room = two.alice.creates(json!({})).await;
+
+    let kind = format!("m.room.member/{}", two.bob.id);
+    two.alice
+        .sets(&room, &kind, json!({ "membership": "invite" }))
+        .await;
+
+    let sync = two.bob.syncs().await;
+    assert!(sync["rooms"]["invite"].get(&room).is_some());
+}
+
+#[tokio::test]
+async fn who_is_not_reached_is_not_invited() {
+    let two = Two::new().await;
+    let room = two.alice.creates(json!({})).await;
+    let down = Peer::new(&super::unused_address().to_string());
+    let refusal = json!({ "errcode": "M_FORBIDDEN", "error": "not here" });
+    let refuses = put(async || (StatusCode::FORBIDDEN, Json(refusal)));
+    let refusing = two.network.peer(Router::new().route(INVITE, refuses)).await;
+    let signs_nothing = put(async |Json(sent): Json<Value>| {
+        let mut event = sent["event"].clone();
+        event["signatures"] = json!({});
+        Json(json!({ "event": event }))
+    });
+    let careless = two
+        .network
+        .peer(Router::new().route(INVITE, signs_nothing))
+        .await;
+
+    for (peer, status, code) in [
+        (&down, 502, "M_UNKNOWN"),
+        (&refusing, 403, "M_FORBIDDEN"),
+        (&careless, 502, "M_UNKNOWN"),
+    ] {
+        let user_id = format!("@eve:{}", peer.name);
+        let invited = two
+            .alice
+            .tries(&room, "invite", json!({ "user_id": user_id }))
+            .await;
+        invited.expect_error(status, code);
+        let member = two
+            .alice
+            .asks(&room, &format!("state/m.room.member/{user_id}"))
+            .await;
+        member.expect_error(404, "M_NOT_FOUND");
+    }
+    // A room is made even so.
+    let user_id = format!("@eve:{}", down.name);
+    two.alice.creates(json!({ "invite": [user_id] })).await;
+}
+
+#[tokio::test]
+async fn one_knocks_on_a_room_of_another_server_and_takes_it_back() {
+    let two = Two::new().await;
+    let knock = json!({ "type": "m.room.join_rules", "content": { "join_rule": "knock" } });
+    let request = json!({ "name": "tea", "initial_state": [knock] });
+    let room = two.alice.creates(request).await;
+
+    let path = format!("/_matrix/client/v3/knock/{room}?via={}", two.home.name());
+    let body = json!({ "reason": "tea" });
+    two.bob.client.post(&path, body).await.expect_ok();
+
+    assert_eq!(two.membership(&room).await, "knock");
+    let sync = two.bob.syncs().await;
+    let told = &sync["rooms"]["knock"][&room]["knock_state"]["events"];
+    assert_eq!(find(told, "m.room.name", "")["content"]["name"], "tea");
+    assert!(each(told, "/type").contains(&"m.room.member"));
+    two.bob.leaves(&room).await;
+    assert_eq!(two.membership(&room).await, "leave");
+}
+
+#[tokio::test]
+async fn a_knock_that_is_refused_is_told() {
+    let two = Two::new().await;
+    let room = two.alice.creates(json!({})).await;
+
+    let path = format!("/_matrix/client/v3/knock/{room}?via={}", two.home.name());
+    let refused = two.bob.client.post(&path, json!({})).await;
+
+    refused.expect_error(403, "M_FORBIDDEN");
+}
+
+#[tokio::test]
+async fn who_leaves_the_server_turns_all_invitations_down() {
+    let two = Two::new().await;
+    let room = two.invites_bob(json!({})).await;
+
+    let body = json!({ "auth": crate::harness::password_of("bob") });
+    let path = "/_matrix/client/v3/account/deactivate";
+    two.bob.client.post(path, body).await.expect_ok();
+
+    assert_eq!(two.membership(&room).await, "leave");
+    let gone = two.away.get("/_matrix/client/v3/sync").await;
+    gone.expect_error(401, "M_MISSING_TOKEN");
+}
+
+/// Makes a room that those may join who are in another.
+async fn restricted(user: &User, allowed: &str) -> String {
+    let rule = json!({
+        "join_rule": "restricted",
+        "allow": [{ "type": "m.room_membership", "room_id": allowed }],
+    });
+    let rules = json!({ "type": "m.room.join_rules", "content": rule });
+    user.creates(json!({ "room_version": "10", "initial_state": [rules] }))
+        .await
+}
+
+#[tokio::test]
+async fn a_restricted_room_lets_users_of_other_servers_in() {
+    let two = Two::new().await;
+    let allowed = two.alice.creates_open_room().await;
+    let room = restricted(&two.alice, &allowed).await;
+    let via = [two.home.name()];
+
+    let refused = joins_via(&two.bob, &room, &via).await;
+    refused.expect_error(403, "M_FORBIDDEN");
+    joins_via(&two.bob, &allowed, &via).await.expect_ok();
+    joins_via(&two.bob, &room, &via).await.expect_ok();
+
+    let member = two.bob.member(&room, &two.bob).await;
+    assert_eq!(
+        member["join_authorised_via_users_server"],
+        two.alice.id.as_str()
+    );
+}
+
+#[tokio::test]
+async fn where_nobody_here_may_let_one_in_another_server_does() {
+    let two = Two::new().await;
+    let allowed = two.alice.creates_open_room().await;
+    let room = restricted(&two.alice, &allowed).await;
+    let via = [two.home.name()];
+    let levels = json!({ "users": { &two.alice.id: 100 }, "invite": 50 });
+    two.alice.sets(&room, "m.room.power_levels", levels).await;
+    for room in [&allowed, &room] {
+        joins_via(&two.bob, room, &via).await.expect_ok();
+    }
+    let eve = two.away.register("eve").await;
+    let mut sync = two.alice.syncs().await;
+    joins_via(&eve, &allowed, &[]).await.expect_ok();
+    // The other server has to know it.
+    while find(timeline(&sync, &allowed), "m.room.member", &eve.id).is_null() {
+        sync = two.alice.waits_after(&sync).await;
+    }
+
+    joins_via(&eve, &room, &[]).await.expect_ok();
+
+    let member = two.bob.member(&room, &eve).await;
+    assert_eq!(
+        member["join_authorised_via_users_server"],
+        two.alice.id.as_str()
+    );
+}
