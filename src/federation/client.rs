@@ -412,6 +412,21 @@ pub(super) struct Http {
     clients: OnceCell<Clients>,
 }
 
+/// Forgets where a name was found, unless somebody answers there.
+struct Doubt<'a> {
+    names: &'a Names,
+    name: &'a str,
+    is_settled: bool,
+}
+
+impl Drop for Doubt<'_> {
+    fn drop(&mut self) {
+        if !self.is_settled {
+            self.names.forget(self.name);
+        }
+    }
+}
+
 struct Clients {
     /// For addresses with a port.
     by_host: reqwest::Client,
@@ -448,7 +463,15 @@ impl Http {
         } else {
             &clients.by_host
         };
-        client.execute(request).await.map_err(broken)
+        // Whoever moved is looked for anew: also when the time is over before somebody answers.
+        let mut doubt = Doubt {
+            names: &self.names,
+            name: place.name(),
+            is_settled: false,
+        };
+        let response = client.execute(request).await.map_err(broken)?;
+        doubt.is_settled = true;
+        Ok(response)
     }
 
     fn connect(&self) -> Result<Clients> {

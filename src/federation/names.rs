@@ -66,6 +66,13 @@ impl Names {
         })
     }
 
+    /// Forgets where a name was found: nobody was there.
+    pub(super) fn forget(&self, name: &str) {
+        let key = name.to_ascii_lowercase();
+        self.hosts.forget(&key);
+        self.servers.forget(&key);
+    }
+
     /// Returns the addresses of a host; the port is that which the caller has.
     async fn host(&self, name: &str) -> Found {
         let key = name.to_ascii_lowercase();

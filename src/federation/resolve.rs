@@ -29,6 +29,17 @@ pub(super) struct Place {
     pub(super) by_records: bool,
 }
 
+impl Place {
+    /// Returns the name that has to be looked up.
+    pub(super) fn name(&self) -> &str {
+        if self.by_records {
+            return &self.authority;
+        }
+        let name = self.authority.rsplit_once(':');
+        name.map_or(&*self.authority, |(name, _)| name)
+    }
+}
+
 /// Finds servers, and remembers what hosts say of where they are.
 pub(super) struct Servers {
     reach: Reach,
