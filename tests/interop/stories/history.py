@@ -1,0 +1,64 @@
+"""What was said before one came."""
+
+import asyncio
+
+import looking
+from client import path
+from harness import in_each_version, once, same, same_state
+
+MANY = 500
+
+
+@in_each_version
+async def backfill(scene):
+    """Bob joins a room with 500 messages and reads them all, each once, in Alice's order."""
+    alice, bob = await scene.pair()
+    room = await scene.creates(alice, preset="public_chat")
+    await say_many(alice, room, MANY)
+    await bob.joins(room, scene.near)
+    await same_state(room, alice, bob)
+    expected = [e["event_id"] async for e in alice.history(room) if e["type"] == "m.room.message"]
+    same(len(expected), MANY, "how many messages Alice has")
+    found = [e["event_id"] async for e in bob.history(room) if e["type"] == "m.room.message"]
+    same(found == expected, True, f"whether Bob's {len(found)} messages are Alice's {MANY}, in their order")
+
+
+async def say_many(person, room, count, prefix="Message"):
+    """Says so many things, some at a time, and returns the ids."""
+    numbers = iter(range(count))
+
+    async def say_some():
+        return [await person.says(room, f"{prefix} {number}") for number in numbers]
+
+    return sum(await asyncio.gather(*(say_some() for _ in range(4))), [])
+
+
+@in_each_version
+async def history_before_the_join(scene):
+    """Where history is for members alone, who joins does not see what was said before."""
+    alice, bob = await scene.pair()
+    visibility = {"type": "m.room.history_visibility", "content": {"history_visibility": "joined"}}
+    room = await scene.creates(alice, preset="public_chat", initial_state=[visibility])
+    before = await alice.says(room, "Before Bob")
+    await bob.joins(room, scene.near)
+    after = await alice.says(room, "After Bob")
+    await bob.sees("what is said after", looking.event_id(room, after))
+    found = [event["event_id"] async for event in bob.history(room)]
+    same((before in found, after in found), (False, True), "what Bob sees of before and after")
+
+
+@once
+async def jump_to_date(scene):
+    """The event of a time is found, though only the other server has it."""
+    alice, bob = await scene.pair()
+    room = await scene.creates(alice, preset="public_chat")
+    wanted = await alice.says(room, "The wanted")
+    time = (await alice.event(room, wanted))["origin_server_ts"]
+    await say_many(alice, room, 60)
+    await bob.joins(room, scene.near)
+    query = {"ts": str(time), "dir": "f"}
+    url = path("rooms", room, "timestamp_to_event").replace("/v3/", "/v1/")
+    found = await bob.ask("GET", url, query=query)
+    same(found["event_id"], wanted, "the event of the time")
+    around = await bob.ask("GET", path("rooms", room, "context", found["event_id"]))
+    same(around["event"]["event_id"], wanted, "the event that the context is about")
