@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import time
 
+import looking
 from client import PATIENCE_SECONDS, NotSeen, Refused
 
 VERSIONS = ("10", "11", "12")
@@ -73,6 +74,9 @@ class Scene:
         alice, bob = await self.pair()
         room = await self.creates(alice, **{"preset": "public_chat"} | what)
         await bob.joins(room, self.near)
+        # A server may answer before it has all of the room.
+        await alice.sees("Bob's join", looking.member(room, bob, "join"))
+        await same_state(room, alice, bob)
         return alice, bob, room
 
 

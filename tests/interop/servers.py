@@ -23,6 +23,9 @@ class Server:
     """A homeserver with a loopback address of its own, where it also keeps its name across restarts."""
 
     kind = None
+    # What a server may leave out; the stories expect it where it is not.
+    federates_withdrawn_knocks = True
+    has_history_at_first_reading = True
 
     def __init__(self, folder, address, authority):
         self.folder = folder
@@ -182,6 +185,9 @@ class Synapse(Server):
 
     kind = "synapse"
     python = None
+    federates_withdrawn_knocks = False
+    # It answers with what it has and looks for the rest in the background.
+    has_history_at_first_reading = False
 
     def _configure(self):
         signing_key = base64.b64encode(os.urandom(32)).decode().rstrip("=")
@@ -232,6 +238,7 @@ class Synapse(Server):
             "macaroon_secret_key": "macaroons",
             "form_secret": "forms",
             "bcrypt_rounds": 4,
+            "room_list_publication_rules": [{"action": "allow"}],
             "allow_public_rooms_over_federation": True,
             "allow_public_rooms_without_auth": True,
             # What it limits is not what is looked at here.

@@ -18,10 +18,15 @@ async def knock_and_be_let_in(scene):
 
 @in_each_version
 async def knock_denied(scene):
-    """Bob knocks and is turned away."""
+    """Bob knocks, is turned away, and knocks again."""
     alice, bob, room = await _someone_knocks(scene)
     await alice.does("kick", room, bob, reason="Not today")
-    await bob.sees("that he was turned away", looking.left(room))
+    await alice.sees("that Bob was turned away", looking.member(room, bob, "leave"))
+    # Nobody needs to tell Bob's server, which is not in the room.
+    alice.forgets()
+    await bob.knocks(room, "And now?", scene.near)
+    knock = await alice.sees("the second knock", looking.member(room, bob, "knock"))
+    same(knock["content"].get("reason"), "And now?", "the reason of the second knock")
 
 
 @in_each_version
@@ -30,7 +35,8 @@ async def knock_withdrawn(scene):
     alice, bob, room = await _someone_knocks(scene)
     await bob.leaves(room)
     await bob.sees("that he is gone", looking.left(room))
-    await alice.sees("that Bob is gone", looking.member(room, bob, "leave"))
+    if scene.far.federates_withdrawn_knocks:
+        await alice.sees("that Bob is gone", looking.member(room, bob, "leave"))
 
 
 @in_each_version
