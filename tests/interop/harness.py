@@ -100,14 +100,14 @@ async def refused(request, what, status=403):
 
 
 async def becomes(what, ask, patience=PATIENCE_SECONDS):
-    """Asks until the answer is true; for what no sync tells. Returns the answer."""
+    """Asks until the answer is true, and returns it; for what no sync tells. A check that fails is a no, too."""
     deadline = time.monotonic() + patience
     problem = "the answer was no"
     while time.monotonic() < deadline:
         try:
             if answer := await ask():
                 return answer
-        except (Refused, NotSeen) as error:
+        except (Failed, Refused, NotSeen) as error:
             problem = error
         await asyncio.sleep(0.2)
     raise NotSeen(f"{what}: not in {patience} s, because {problem}")

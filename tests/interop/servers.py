@@ -26,6 +26,7 @@ class Server:
     # What a server may leave out; the stories expect it where it is not.
     federates_withdrawn_knocks = True
     has_history_at_first_reading = True
+    tells_others_of_its_return = True
 
     def __init__(self, folder, address, authority):
         self.folder = folder
@@ -188,6 +189,7 @@ class Synapse(Server):
     federates_withdrawn_knocks = False
     # It answers with what it has and looks for the rest in the background.
     has_history_at_first_reading = False
+    tells_others_of_its_return = False
 
     def _configure(self):
         signing_key = base64.b64encode(os.urandom(32)).decode().rstrip("=")

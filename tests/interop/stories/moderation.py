@@ -99,9 +99,9 @@ async def server_acl(scene):
     """Nobody joins from a server that is shut out, until it is let in."""
     alice, bob = await scene.pair()
     room = await scene.creates(alice, preset="public_chat")
-    await alice.sets(room, "m.room.server_acl", {"allow": ["*"], "allow_ip_literals": False})
+    await alice.sets(room, "m.room.server_acl", {"allow": ["*"], "deny": [scene.far.address]})
     await refused(bob.joins(room, scene.near), "joining from a server that is shut out")
-    await alice.sets(room, "m.room.server_acl", {"allow": ["*"], "allow_ip_literals": True})
+    await alice.sets(room, "m.room.server_acl", {"allow": ["*"], "deny": []})
     await bob.joins(room, scene.near)
     said = await bob.says(room, "Let in")
     await alice.sees("Bob's message", looking.event_id(room, said))
