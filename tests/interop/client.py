@@ -141,9 +141,13 @@ class Person:
         """Does something to another: invite, kick, ban or unban."""
         await self.ask("POST", path("rooms", room, action), {"user_id": other.id} | more)
 
-    async def sends(self, room, kind, content):
+    def new_transaction(self):
+        """Returns an id with which one event can be sent, however often it is tried."""
+        return f"{self.device}-{next(self._transactions)}"
+
+    async def sends(self, room, kind, content, transaction=None):
         """Sends an event and returns its id."""
-        transaction = f"{self.device}-{next(self._transactions)}"
+        transaction = transaction or self.new_transaction()
         sent = await self.ask("PUT", path("rooms", room, "send", kind, transaction), content)
         return sent["event_id"]
 
@@ -152,7 +156,7 @@ class Person:
         return await self.sends(room, "m.room.message", {"msgtype": "m.text", "body": text} | more)
 
     async def redacts(self, room, event, reason):
-        transaction = f"{self.device}-{next(self._transactions)}"
+        transaction = self.new_transaction()
         sent = await self.ask("PUT", path("rooms", room, "redact", event, transaction), {"reason": reason})
         return sent["event_id"]
 
