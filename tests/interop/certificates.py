@@ -49,7 +49,7 @@ class Authority:
 
 
 def _builder(subject, issuer, key):
-    now = datetime.datetime.now(datetime.timezone.utc)
+    now = datetime.datetime.now(datetime.UTC)
     return (
         x509.CertificateBuilder()
         .subject_name(subject)

@@ -1,4 +1,4 @@
-"""What to look for in the answers of `/sync`: each function returns one that finds something, or nothing, in an answer."""
+"""What to look for in the answers of `/sync`: each function returns one that finds it in an answer, or nothing."""
 
 
 def _joined(answer, room):

@@ -11,12 +11,13 @@ import sys
 import time
 import traceback
 
+import aiohttp
+
 import servers
+import stories  # noqa: F401  (registers them)
 from certificates import Authority
 from client import NotSeen, Refused
 from harness import STORIES, Failed, Scene
-
-import stories  # noqa: F401  (registers them)
 
 
 def arguments():
@@ -76,7 +77,7 @@ class Report:
             await story.play(scene)
             problem = None
             self.passed += 1
-        except (Failed, NotSeen, Refused) as error:
+        except (Failed, NotSeen, Refused, aiohttp.ClientError) as error:
             problem = f"{type(error).__name__}: {error}"
             self.failed += 1
         except Exception:

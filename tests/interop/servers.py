@@ -206,9 +206,7 @@ class Synapse(Server):
             "version": 1,
             "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s [%(request)s] %(message)s"}},
             "filters": {"context": {"()": "synapse.logging.context.LoggingContextFilter"}},
-            "handlers": {
-                "console": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["context"]}
-            },
+            "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["context"]}},
             "loggers": {"synapse.storage.SQL": {"level": "INFO"}},
             "root": {"level": "INFO", "handlers": ["console"]},
             "disable_existing_loggers": False,

@@ -96,7 +96,7 @@ async def unusual_content(scene):
     alice, bob, room = await scene.shared_room()
     odd = {
         "msgtype": "m.text",
-        "body": "\u0000\u001f\u007f\u2028\ufeff 🏴\U000e0067\U000e0062\U000e007f \"\\/ </script>",
+        "body": '\u0000\u001f\u007f\u2028\ufeff 🏴\U000e0067\U000e0062\U000e007f "\\/ </script>',
         "big": 2**53 - 1,
         "small": -(2**53) + 1,
         "nothing": None,

@@ -3,7 +3,7 @@
 import asyncio
 
 import looking
-from harness import becomes, in_each_version, refused, same, same_state
+from harness import becomes, in_each_version, refused, same_state
 
 
 @in_each_version

@@ -76,9 +76,7 @@ class Talk:
     async def agrees(self):
         """Waits until both servers have each event of each room that was acknowledged, and the same state."""
         for room in self.rooms:
-            await becomes(
-                f"the same events in {room}", lambda room=room: self._same_events(room), self._patience
-            )
+            await becomes(f"the same events in {room}", lambda room=room: self._same_events(room), self._patience)
             await same_state(room, self.alice, self.bob, patience=self._patience)
 
     async def _same_events(self, room):
