@@ -56,7 +56,7 @@ class Device:
         """Claims a key of another's device, checks its signature and begins a session with it."""
         wanted = {other.id: {other.device: "signed_curve25519"}}
         claimed = await self.person.ask("POST", path("keys", "claim"), {"one_time_keys": wanted})
-        same(claimed.get("failures"), {}, "the failures of the claim")
+        same(claimed.get("failures", {}), {}, "the failures of the claim")
         (key,) = claimed["one_time_keys"][other.id][other.device].values()
         device = await queried_device(self.person, other, other.device)
         name = f"ed25519:{other.device}"
