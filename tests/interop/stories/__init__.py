@@ -1,0 +1,16 @@
+"""The stories, by topic. Importing this registers them all."""
+
+from stories import (  # noqa: F401
+    encryption,
+    ephemeral,
+    history,
+    invitations,
+    joining,
+    knocking,
+    media,
+    messages,
+    moderation,
+    outages,
+    profiles,
+    rooms,
+)
