@@ -64,6 +64,10 @@ const MIGRATIONS: &[(&str, &str)] = &[
         "0014_remote_devices.sql",
         include_str!("../../migrations/0014_remote_devices.sql"),
     ),
+    (
+        "0015_arrived_events.sql",
+        include_str!("../../migrations/0015_arrived_events.sql"),
+    ),
 ];
 
 /// What the tokens in a migration stand for, and which files belong to the database.
