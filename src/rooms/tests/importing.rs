@@ -342,7 +342,7 @@ async fn the_join_by_which_a_room_was_taken_over_is_for_the_other_server_to_tell
     let mut abroad = Abroad::new("11").await;
     let start = abroad.house.rooms.inner.db.journal().published();
 
-    abroad.joins(alice()).await.unwrap();
+    abroad.joins(&alice()).await.unwrap();
     let id = abroad.id();
     let hello = abroad.house.says(&id, alice(), "hello", None).await;
 
@@ -350,5 +350,5 @@ async fn the_join_by_which_a_room_was_taken_over_is_for_the_other_server_to_tell
     let sent: Vec<_> = page.events.iter().map(|sent| &sent.event_id).collect();
     assert_eq!(sent, [&hello.unwrap()]);
     let came: Vec<_> = page.arrivals.iter().map(|came| &came.user_id).collect();
-    assert_eq!(came, [alice()], "its devices are for this one to tell");
+    assert_eq!(came, [&alice()], "its devices are for this one to tell");
 }
