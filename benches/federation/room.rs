@@ -49,24 +49,24 @@ impl BigRoom {
         room.changes(
             key,
             (&creator, "m.room.create", ""),
-            json!({ "room_version": VERSION }),
+            &json!({ "room_version": VERSION }),
         );
         room.changes(
             key,
             (&creator, "m.room.member", &creator),
-            json!({ "membership": "join" }),
+            &json!({ "membership": "join" }),
         );
         let levels = json!({ "users": { &*creator: 100 } });
-        room.changes(key, (&creator, "m.room.power_levels", ""), levels);
+        room.changes(key, (&creator, "m.room.power_levels", ""), &levels);
         room.changes(
             key,
             (&creator, "m.room.join_rules", ""),
-            json!({ "join_rule": "public" }),
+            &json!({ "join_rule": "public" }),
         );
         for n in 0..members {
             let member = format!("@member{n}:{server}");
             let content = json!({ "membership": "join", "displayname": format!("Member {n}") });
-            room.changes(key, (&member, "m.room.member", &member), content);
+            room.changes(key, (&member, "m.room.member", &member), &content);
         }
         room
     }
@@ -106,9 +106,9 @@ impl BigRoom {
         &mut self,
         key: &SigningKey,
         (sender, kind, state_key): (&str, &str, &str),
-        content: Value,
+        content: &Value,
     ) {
-        let mut event = self.unsigned((sender, kind), &content);
+        let mut event = self.unsigned((sender, kind), content);
         event["state_key"] = json!(state_key);
         let event = self.signs(key, event);
         self.state.push(event);

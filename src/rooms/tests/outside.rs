@@ -36,6 +36,20 @@ impl Outside {
         self.there.makes(&self.room, &self.line, event, content)
     }
 
+    /// Returns the event by which carol takes an invitation back.
+    fn retracts(&self, whom: &UserId, invitation: &Verified) -> Verified {
+        let mut line = self.line.clone();
+        line.state
+            .insert(std::sync::Arc::new(invitation.pdu().clone()));
+        let event = (
+            &*self.there.user("carol"),
+            "m.room.member",
+            Some(whom.as_str()),
+        );
+        let content = json!({"membership": "leave"});
+        self.there.makes(&self.room, &line, event, content)
+    }
+
     fn brings(&self, event: Verified) -> FromOutside {
         let name = json!({
             "type": "m.room.name", "sender": "@carol:there", "state_key": "", "content": {"name": "tea"},
@@ -152,13 +166,13 @@ async fn an_invitation_is_turned_down_though_the_other_server_is_gone() {
 #[tokio::test]
 async fn who_invited_can_take_the_invitation_back_and_nobody_else() {
     let outside = Outside::new("11").await;
-    outside.invites(&bob()).await.unwrap();
+    let invitation = outside.invites(&bob()).await.unwrap();
     let elsewhere = Remote::new("elsewhere");
     let mallory = elsewhere.user("mallory");
     let event = (&*mallory, "m.room.member", Some("@bob:here"));
     let content = json!({"membership": "leave"});
     let forged = elsewhere.makes(&outside.room, &outside.line, event, content);
-    let kick = outside.makes("carol", &bob(), "leave");
+    let kick = outside.retracts(&bob(), &invitation);
 
     let forged = outside
         .house

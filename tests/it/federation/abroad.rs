@@ -139,25 +139,29 @@ impl Abroad {
     }
 
     /// Sets state as the creator; returns the id of the event.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "whoever calls it writes it there"
+    )]
     pub(crate) fn sets(&mut self, kind: &str, state_key: &str, content: Value) -> String {
         let sender = self.creator.clone();
-        self.makes(&sender, (kind, Some(state_key)), content)
+        self.makes(&sender, (kind, Some(state_key)), &content)
     }
 
     /// Says something as the creator; returns the id of the event.
     pub(crate) fn says(&mut self, text: &str) -> String {
         let sender = self.creator.clone();
         let content = json!({ "msgtype": "m.text", "body": text });
-        self.makes(&sender, ("m.room.message", None), content)
+        self.makes(&sender, ("m.room.message", None), &content)
     }
 
     fn makes(
         &mut self,
         sender: &UserId,
         (kind, state_key): (&str, Option<&str>),
-        content: Value,
+        content: &Value,
     ) -> String {
-        let draft = self.draft(sender, (kind, state_key), &content);
+        let draft = self.draft(sender, (kind, state_key), content);
         let place = Place::of(self);
         let site = place.site(self);
         let (pdu, json) = matrix::build(draft, site, &self.key).expect("it is allowed");

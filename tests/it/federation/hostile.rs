@@ -252,7 +252,7 @@ async fn garbage_for_an_answer_is_no_answer() {
 async fn a_server_that_does_not_answer_holds_up_nobody_else() {
     let shared = Shared::new().await;
     let silent = Router::new().fallback(any(async || {
-        tokio::time::sleep(Duration::from_secs(600)).await;
+        tokio::time::sleep(Duration::from_mins(10)).await;
     }));
     let silent = shared.network.peer(silent).await;
     let mut apart = shared.bob.clone();

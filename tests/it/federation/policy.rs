@@ -86,14 +86,14 @@ async fn only_what_the_policy_server_recommends_is_shown() {
 
     let tea = bob.says(&peer, "tea");
     let spam = bob.says(&peer, "spam");
-    let mut signed = bob.says(&peer, "signed before");
-    signed.json = ask(&signed);
-    let sent = [&tea, &spam, &signed];
+    let mut vouched = bob.says(&peer, "signed before");
+    vouched.json = ask(&vouched);
+    let sent = [&tea, &spam, &vouched];
     let told = peer.sends(&server, &sent).await;
 
     assert_eq!(
         told,
-        json!({ &*tea.id: {}, &*spam.id: {}, &*signed.id: {} })
+        json!({ &*tea.id: {}, &*spam.id: {}, &*vouched.id: {} })
     );
     let page = alice.messages(&room, "dir=f&limit=100").await;
     assert_eq!(said(&page["chunk"]), ["tea", "signed before"]);

@@ -81,8 +81,9 @@ impl Ear {
                 news.await;
             }
         };
-        let found = timeout(PATIENCE, waiting).await;
-        found.unwrap_or_else(|_| panic!("not heard; but {:#?}", self.lock().taken))
+        let found = timeout(PATIENCE, waiting).await.ok();
+        assert!(found.is_some(), "not heard; but {:#?}", self.lock().taken);
+        found.expect("it was heard")
     }
 
     /// Waits for a message, and returns all that was said until then.

@@ -115,6 +115,8 @@ async fn changes_of_devices_reach_a_server_that_was_away() {
     let two = Two::new().await;
     let (alice, bob) = (&two.alice, &two.bob);
     let bobs = lists_told(bob, &two.since.1, (&[alice, bob], &[])).await;
+    // From here on it is known what bob knows.
+    assert_eq!(key_of(bob, alice).await, Value::Null);
 
     let (alice, home) = (two.alice, two.home);
     let away = two
