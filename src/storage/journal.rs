@@ -172,6 +172,13 @@ impl Journal {
         self.shared.published.load(Ordering::SeqCst)
     }
 
+    /// Lets go of all who follow: a test is over.
+    #[cfg(test)]
+    pub(super) fn forget_followers(&self) {
+        let followers = self.shared.followers.write();
+        followers.unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// Holds what followers keep in memory still: until the guard is dropped no commit is told.
     ///
     /// For moments only, and never across an await: writes wait for it.

@@ -12,6 +12,16 @@ pub(crate) struct TestDb {
     /// Where the database is, to open it once more.
     pub(crate) url: String,
     pub(crate) dir: tempfile::TempDir,
+    _followed: Followed,
+}
+
+/// Lets go of those who follow a database: they hold it, and it holds them, with all its connections.
+struct Followed(Db);
+
+impl Drop for Followed {
+    fn drop(&mut self) {
+        self.0.journal().forget_followers();
+    }
 }
 
 #[expect(
@@ -33,6 +43,7 @@ impl TestDb {
         let tasks = Tasks::default();
         let db = Db::open(&url, dir.path(), &tasks).await.unwrap();
         Self {
+            _followed: Followed(db.clone()),
             db,
             tasks,
             url,
@@ -60,7 +71,13 @@ impl TestDb {
         self.db.close().await;
         let tasks = Tasks::default();
         let db = Db::open(&self.url, self.dir.path(), &tasks).await.unwrap();
-        Self { db, tasks, ..self }
+        let _followed = Followed(db.clone());
+        Self {
+            db,
+            tasks,
+            _followed,
+            ..self
+        }
     }
 }
 
