@@ -82,7 +82,12 @@ impl Rooms {
     /// A server gets what was said while it was in the room, and the event by which it left. Servers that are in the
     /// room now stand for those that were when the event was sent, unless it is known that they came after it.
     pub async fn outgoing(&self, after: Position) -> Result<OutgoingPage> {
-        let up_to = self.inner.db.journal().published();
+        // Whoever was woken by a commit that is still being told is to find it.
+        let up_to = {
+            let journal = self.inner.db.journal();
+            let _still = journal.still();
+            journal.published()
+        };
         let rows = {
             let mut conn = self.inner.db.read().await?;
             graph::after_position(&mut conn, after, up_to, CHUNK).await?
