@@ -71,9 +71,12 @@ impl Rooms {
     /// [`Error::Forbidden`] when the room does not allow it any more.
     pub async fn accept_invitation(&self, invitation: Verified) -> Result<OwnedEventId> {
         let event_id = invitation.pdu().event_id.clone();
-        let received = self
-            .receive(self.server_name(), invitation, Help::default())
-            .await?;
+        // It was made here.
+        let help = Help {
+            is_passed_on: true,
+            ..Help::default()
+        };
+        let received = self.receive(self.server_name(), invitation, help).await?;
         match received {
             Received::Accepted | Received::Duplicate => Ok(event_id),
             Received::SoftFailed(reason) | Received::Rejected(reason) => {
