@@ -32,3 +32,18 @@ test("a late refusal of an old token does not end the session that came after it
   await expect(asking).rejects.toMatchObject({ errcode: "M_UNKNOWN_TOKEN" });
   expect(told).not.toHaveBeenCalled();
 });
+
+test("a refusal is told of the token that was sent, also when one had to wait before", async () => {
+  const api = new Api("http://localhost", "old");
+  const answers = [new Response(JSON.stringify({ errcode: "M_LIMIT_EXCEEDED", retry_after_ms: 1 }), { status: 429 }), refusal()];
+  vi.stubGlobal("fetch", async () => {
+    api.accessToken = "new";
+    return answers.shift()!;
+  });
+  const told = vi.fn();
+  api.onUnknownToken = told;
+
+  await expect(api.get("/a")).rejects.toMatchObject({ errcode: "M_UNKNOWN_TOKEN" });
+
+  expect(told).toHaveBeenCalledOnce();
+});

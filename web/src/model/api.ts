@@ -85,9 +85,10 @@ export class Api {
   }
 
   async request<T>(method: string, path: string, options: RequestOptions = {}): Promise<T> {
-    const token = this.accessToken;
     const { query, body, anonymous = false, signal = null, patience = 3 } = options;
     for (let attempt = 0; ; attempt++) {
+      // Each attempt is made with the token of its time.
+      const token = this.accessToken;
       const response = await this.fetch(this.url(path, query), {
         method,
         signal,
