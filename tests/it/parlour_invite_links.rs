@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use parlour::{clock::Clock, config::Config};
 use serde_json::{Value, json};
 
@@ -232,10 +233,11 @@ async fn a_user_who_races_with_themselves_takes_one_use() {
     let test = Test::new().await;
     let token = test.makes(&test.alice, json!({ "max_uses": 2 })).await;
 
-    let (one, other) = tokio::join!(redeems(&test.bob, &token), redeems(&test.bob, &token));
+    let asked = (0..8).map(|_| redeems(&test.bob, &token));
+    for answer in join_all(asked).await {
+        answer.expect_ok();
+    }
 
-    one.expect_ok();
-    other.expect_ok();
     assert_eq!(test.uses().await, 1);
 }
 
