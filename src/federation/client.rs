@@ -93,13 +93,14 @@ impl Refusal {
 }
 
 impl Failure {
-    /// Returns whether the server does not know the endpoint.
+    /// Returns whether the server does not know the endpoint: whoever does refuses with an error of Matrix.
     pub fn is_unknown_endpoint(&self) -> bool {
         match self {
             Self::Unreachable(_) => false,
             Self::Refused(refusal) => match refusal.status {
                 405 => true,
                 404 => matches!(&*refusal.errcode, "" | "M_UNRECOGNIZED"),
+                400 => refusal.errcode.is_empty(),
                 _ => false,
             },
         }
@@ -591,6 +592,8 @@ mod tests {
         assert!(refused(404, "M_UNRECOGNIZED").is_unknown_endpoint());
         assert!(refused(404, "").is_unknown_endpoint());
         assert!(refused(405, "M_UNRECOGNIZED").is_unknown_endpoint());
+        assert!(refused(400, "").is_unknown_endpoint());
+        assert!(!refused(400, "M_BAD_JSON").is_unknown_endpoint());
         assert!(!refused(404, "M_NOT_FOUND").is_unknown_endpoint());
         assert!(!Failure::Unreachable(String::new()).is_unknown_endpoint());
     }

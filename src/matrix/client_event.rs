@@ -119,17 +119,35 @@ fn write_unsigned(json: &mut String, unsigned: &Unsigned<'_>) {
     }
 }
 
-/// Writes a state event as those see it who are not in the room yet.
+/// Writes a state event as those see it who are not in the room yet. Clients show since when somebody is invited, and
+/// look for the date of the room, so these come with theirs.
 ///
 /// [Stripped state](https://spec.matrix.org/v1.19/client-server-api/#stripped-state)
 pub fn stripped(pdu: &Pdu) -> Box<RawValue> {
-    raw(format!(
-        r#"{{"type":{},"sender":{},"state_key":{},"content":{}}}"#,
+    let mut json = format!(
+        r#"{{"type":{},"sender":{},"state_key":{},"content":{}"#,
         quoted(&pdu.kind.to_string()),
         quoted(pdu.sender.as_str()),
         quoted(pdu.state_key.as_deref().unwrap_or_default()),
         pdu.content.get(),
-    ))
+    );
+    if is_dated(&pdu.kind) {
+        let _ = write!(
+            json,
+            r#","event_id":{},"origin_server_ts":{}"#,
+            quoted(pdu.event_id.as_str()),
+            pdu.origin_server_ts.0
+        );
+    }
+    json.push('}');
+    raw(json)
+}
+
+fn is_dated(kind: &TimelineEventType) -> bool {
+    matches!(
+        kind,
+        TimelineEventType::RoomCreate | TimelineEventType::RoomMember
+    )
 }
 
 /// Takes from a state event that another server tells what those may know who are not in the room; `None` if it is no
@@ -138,19 +156,27 @@ pub fn strip(event: &RawValue) -> Option<Box<RawValue>> {
     #[derive(serde::Deserialize)]
     struct Told {
         #[serde(rename = "type")]
-        kind: String,
+        kind: TimelineEventType,
         sender: ruma::OwnedUserId,
         state_key: String,
         content: serde_json::Map<String, Value>,
+        #[serde(default)]
+        origin_server_ts: Value,
     }
     let told: Told = serde_json::from_str(event.get()).ok()?;
-    Some(raw(format!(
-        r#"{{"type":{},"sender":{},"state_key":{},"content":{}}}"#,
-        quoted(&told.kind),
+    let mut json = format!(
+        r#"{{"type":{},"sender":{},"state_key":{},"content":{}"#,
+        quoted(&told.kind.to_string()),
         quoted(told.sender.as_str()),
         quoted(&told.state_key),
         Value::Object(told.content),
-    )))
+    );
+    let when = told.origin_server_ts.as_u64();
+    if let Some(when) = when.filter(|_| is_dated(&told.kind)) {
+        let _ = write!(json, r#","origin_server_ts":{when}"#);
+    }
+    json.push('}');
+    Some(raw(json))
 }
 
 fn raw(json: String) -> Box<RawValue> {
@@ -218,5 +244,37 @@ mod tests {
             assert_eq!(value["redacts"], "$x");
             assert_eq!(value["content"]["redacts"], "$x");
         }
+    }
+
+    #[test]
+    fn of_what_strangers_are_told_the_creation_and_memberships_are_dated() {
+        let of = |kind: &str| {
+            json!({
+                "type": kind, "sender": "@a:b", "state_key": "", "content": {}, "room_id": "!r:b",
+                "origin_server_ts": 7, "depth": 1, "prev_events": [], "auth_events": [],
+            })
+        };
+        let read = |event: Box<RawValue>| serde_json::from_str::<Value>(event.get()).unwrap();
+        let told = |event: &Value| {
+            let event = RawValue::from_string(event.to_string()).unwrap();
+            read(strip(&event).unwrap())
+        };
+        let (create, name) = (of("m.room.create"), of("m.room.name"));
+
+        let expected = json!({
+            "type": "m.room.create", "sender": "@a:b", "state_key": "", "content": {},
+            "event_id": "$e", "origin_server_ts": 7,
+        });
+        assert_eq!(read(stripped(&pdu(&create))), expected);
+        assert!(
+            read(stripped(&pdu(&name)))
+                .get("origin_server_ts")
+                .is_none()
+        );
+        assert_eq!(told(&create)["origin_server_ts"], json!(7));
+        assert!(told(&name).get("origin_server_ts").is_none());
+        let mut odd = create;
+        odd["origin_server_ts"] = json!("now");
+        assert!(told(&odd).get("origin_server_ts").is_none());
     }
 }

@@ -110,7 +110,8 @@ impl Rooms {
             let AllowRule::RoomMembership(condition) = rule else {
                 continue;
             };
-            match self.room(&condition.room_id).await {
+            // What is known of a room that everybody here has left is of then.
+            match self.resident(&condition.room_id).await {
                 Ok(other) if other.view().state.membership(user_id) == MembershipState::Join => {
                     return Ok(true);
                 }

@@ -42,12 +42,13 @@ impl TestDb {
         };
         let tasks = Tasks::default();
         let db = Db::open(&url, dir.path(), &tasks).await.unwrap();
+        let followed = Followed(db.clone());
         Self {
-            _followed: Followed(db.clone()),
             db,
             tasks,
             url,
             dir,
+            _followed: followed,
         }
     }
 
@@ -71,11 +72,11 @@ impl TestDb {
         self.db.close().await;
         let tasks = Tasks::default();
         let db = Db::open(&self.url, self.dir.path(), &tasks).await.unwrap();
-        let _followed = Followed(db.clone());
+        let followed = Followed(db.clone());
         Self {
             db,
             tasks,
-            _followed,
+            _followed: followed,
             ..self
         }
     }

@@ -1,8 +1,8 @@
 //! An answer as JSON.
 //!
 //! As ruma would write it, except that a timeline always says whether it is limited, that a room that was left
-//! always has its lists, and a room that was joined that of its account data: there are clients (matrix-nio), and tests, that do not take what is missing for the
-//! default.
+//! always has its lists, and a room that was joined those of its account data and of what passes: there are clients
+//! (matrix-nio), and tests, that do not take what is missing for the default.
 
 use std::collections::BTreeMap;
 
@@ -12,11 +12,13 @@ use ruma::{
     api::client::sync::sync_events::{
         DeviceLists,
         v3::{
-            Ephemeral, GlobalAccountData, InvitedRoom, JoinedRoom, KnockedRoom, LeftRoom, Presence,
-            Response, RoomAccountData, RoomSummary, State, Timeline, ToDevice,
+            GlobalAccountData, InvitedRoom, JoinedRoom, KnockedRoom, LeftRoom, Presence, Response,
+            RoomAccountData, RoomSummary, State, Timeline, ToDevice,
         },
     },
-    events::{AnyRoomAccountDataEvent, AnySyncStateEvent, AnySyncTimelineEvent},
+    events::{
+        AnyRoomAccountDataEvent, AnySyncEphemeralRoomEvent, AnySyncStateEvent, AnySyncTimelineEvent,
+    },
     serde::Raw,
 };
 use serde::Serialize;
@@ -73,14 +75,14 @@ struct Joined<'a> {
     timeline: Told<'a>,
     #[serde(flatten)]
     state: Option<ToldState<'a>>,
-    account_data: Listed<'a>,
-    #[serde(skip_serializing_if = "Ephemeral::is_empty")]
-    ephemeral: &'a Ephemeral,
+    account_data: Listed<'a, AnyRoomAccountDataEvent>,
+    ephemeral: Listed<'a, AnySyncEphemeralRoomEvent>,
 }
 
 #[derive(Serialize)]
-struct Listed<'a> {
-    events: &'a [Raw<AnyRoomAccountDataEvent>],
+#[serde(bound = "")]
+struct Listed<'a, E> {
+    events: &'a [Raw<E>],
 }
 
 #[derive(Serialize)]
@@ -181,7 +183,9 @@ impl<'a> Joined<'a> {
             account_data: Listed {
                 events: &room.account_data.events,
             },
-            ephemeral: &room.ephemeral,
+            ephemeral: Listed {
+                events: &room.ephemeral.events,
+            },
         }
     }
 }
@@ -244,6 +248,7 @@ mod tests {
             "rooms": {
                 "join": { "!a:b": {
                     "unread_notifications": {}, "timeline": timeline, "account_data": { "events": [] },
+                    "ephemeral": { "events": [] },
                 } },
                 "leave": {
                     "!b:b": { "timeline": timeline, "state": { "events": [] } },

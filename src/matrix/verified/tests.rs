@@ -17,10 +17,14 @@ struct Signer {
 
 impl Signer {
     fn new() -> Self {
+        Self::of(&RoomVersionId::V11)
+    }
+
+    fn of(version: &RoomVersionId) -> Self {
         let document = Ed25519KeyPair::generate();
         Self {
             pair: Ed25519KeyPair::from_der(&document, "1".to_owned()).unwrap(),
-            rules: rules(&RoomVersionId::V11).unwrap(),
+            rules: rules(version).unwrap(),
         }
     }
 
@@ -127,6 +131,23 @@ fn an_event_that_is_too_large_is_none() {
 
     assert!(matches!(large, Err(Error::TooLarge(_))), "{large:?}");
     assert!(long_key.is_err(), "{long_key:?}");
+}
+
+#[test]
+fn before_version_11_a_state_key_is_measured_in_characters() {
+    let (old, new) = (Signer::of(&RoomVersionId::V10), Signer::new());
+    let key = |length: usize| with("state_key", json!("💥".repeat(length)));
+    let full = |length: usize| {
+        let mut event = key(255);
+        event["content"] = json!({"body": "x".repeat(length)});
+        event
+    };
+
+    assert!(old.check(key(255)).is_ok());
+    assert!(old.check(key(256)).is_err());
+    assert!(old.check(full(64_000)).is_ok());
+    assert!(old.check(full(65_000)).is_err());
+    assert!(new.check(key(64)).is_err());
 }
 
 #[test]

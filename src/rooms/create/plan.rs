@@ -238,8 +238,10 @@ impl Plan<'_> {
                 users.extend(invited.map(|user_id| (user_id.to_string(), json!(100))));
             }
         }
+        // Nobody needs an invitation to a public room; whom one lets in by one is asked of those with power.
+        let is_public = self.preset() == RoomPreset::PublicChat;
         let mut content = json!({
-            "ban": 50, "kick": 50, "redact": 50, "invite": 0,
+            "ban": 50, "kick": 50, "redact": 50, "invite": if is_public { 50 } else { 0 },
             "state_default": 50, "events_default": 0, "users_default": 0,
             "notifications": { "room": 50 },
             "events": {

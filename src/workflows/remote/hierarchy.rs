@@ -17,12 +17,12 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::{
     error::{Error, Result},
-    federation::{Allowance, Cache, Federation},
+    federation::{Allowance, Cache, Failure, Federation},
     rooms::{HierarchyPage, HierarchyRequest, HierarchyStart, SpaceRoom, Summary},
     workflows::Workflows,
 };
 
-/// How long what other servers told is told on, and how long they are not asked again who told nothing.
+/// How long what other servers told is told on, and how long they are not asked again when none could be reached.
 const HOLDS: Duration = Duration::from_mins(5);
 const PAUSE: Duration = Duration::from_mins(1);
 /// Spaces that are remembered, and rooms of each.
@@ -184,6 +184,8 @@ impl Workflows {
             return None;
         }
         let asking = async {
+            // Whoever refuses is asked again: users join rooms, and then they may know others.
+            let mut is_refused = false;
             for server in &candidates.servers {
                 let request = get_hierarchy::v1::Request::new(room_id.to_owned());
                 let client = self.federation.client();
@@ -192,10 +194,13 @@ impl Workflows {
                         return (read(answer).map(Arc::new), HOLDS);
                     }
                     Ok(_) => {}
-                    Err(error) => tracing::debug!(%server, %error, "a server tells no room"),
+                    Err(error) => {
+                        tracing::debug!(%server, %error, "a server tells no room");
+                        is_refused |= matches!(error, Failure::Refused(_));
+                    }
                 }
             }
-            (None, PAUSE)
+            (None, if is_refused { Duration::ZERO } else { PAUSE })
         };
         self.elsewhere.told.get(&room_id.to_owned(), asking).await
     }

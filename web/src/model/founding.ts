@@ -36,6 +36,8 @@ export class Founding {
     const { room_id } = await this.api.post<{ room_id: string }>("/_matrix/client/v3/createRoom", {
       ...(name === "" ? {} : { name }),
       preset: isPublic ? "public_chat" : "private_chat",
+      // Whoever is in may bring others, into public rooms, too.
+      power_level_content_override: { invite: 0 },
       visibility: isPublic ? "public" : "private",
       ...(topic === "" ? {} : { topic }),
       ...(alias === "" ? {} : { room_alias_name: alias }),
