@@ -114,6 +114,7 @@ pub(crate) async fn build(
     let version = config.server.default_room_version.clone();
     let federation = Federation::new(&db, &clock, &config, key.clone())?;
     let rooms = Rooms::open(db.clone(), clock.clone(), key, tasks.clone(), version).await?;
+    rooms.ask_policy_servers(Arc::new(federation.clone()));
     rooms.send_delayed_events();
     rooms.withdraw_expired_invitations();
     rooms.remove_expired_links();

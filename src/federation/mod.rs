@@ -6,7 +6,7 @@
 //! `cache` bounds what is remembered, and lets those who look for the same wait for one look-up; `multipart` reads
 //! the form in which media comes.
 //!
-//! `events` verifies what others send, and `sender` sees to it that they are sent what concerns them.
+//! `policy` asks policy servers; `events` verifies what others send, and `sender` sees to it that they are sent what concerns them.
 //!
 //! [spec]: https://spec.matrix.org/v1.19/server-server-api/
 
@@ -20,6 +20,7 @@ mod key_ring;
 mod keys;
 mod multipart;
 mod names;
+mod policy;
 mod resolve;
 mod sender;
 mod signed_text;

@@ -34,6 +34,7 @@ mod membership;
 mod missing;
 mod outliers;
 mod outside;
+mod policy;
 mod reading;
 mod receipts;
 mod receive;
@@ -61,7 +62,7 @@ mod warm;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{Arc, Mutex, OnceLock, PoisonError, RwLock},
 };
 
 use ruma::{
@@ -87,6 +88,7 @@ pub use self::{
     membership::{Action, MemberChange, MemberProfile},
     outliers::Outlier,
     outside::FromOutside,
+    policy::Recommends,
     receipts::NewReceipt,
     receive::{Help, Received},
     relations::{Related, RelatedRequest},
@@ -159,6 +161,8 @@ pub(crate) struct Inner {
     searching: Semaphore,
     /// The same holds for resolving states.
     resolving: Semaphore,
+    /// Who asks policy servers.
+    policies: OnceLock<Arc<dyn Recommends>>,
     /// Events of auth chains that resolutions have looked at.
     auth_events: Mutex<KnownEvents>,
 }
@@ -197,6 +201,7 @@ impl Rooms {
             deletions,
             searching: Semaphore::new(SEARCHES),
             resolving: Semaphore::new(RESOLUTIONS),
+            policies: OnceLock::new(),
             auth_events: Mutex::default(),
         });
         db.journal().follow(inner.clone());

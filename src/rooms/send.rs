@@ -13,7 +13,9 @@ use serde_json::value::RawValue;
 use super::{
     Inner, Rooms,
     append::{Accepted, append},
-    counts, invitations, load, relations,
+    counts, invitations, load,
+    policy::Vetting,
+    relations,
     warm::{Room, Tip},
 };
 use crate::{
@@ -22,8 +24,9 @@ use crate::{
     storage::{DeviceNum, Pending, WriteTx, events},
 };
 
-/// How often an event is built anew because a lost batch took the room's tip with it.
-const ATTEMPTS: usize = 3;
+/// How often an event is built anew because a lost batch took the room's tip with it, or the room went on while its
+/// policy server thought about the event.
+const ATTEMPTS: usize = 8;
 
 /// An event to be sent.
 #[derive(Clone, Debug)]
@@ -125,6 +128,15 @@ pub(super) enum Occasion {
     Deletion,
 }
 
+/// What came of an attempt to send an event.
+enum Attempt {
+    Sent(OwnedEventId),
+    /// The room is loaded anew.
+    Again,
+    /// The policy server of the room has to sign it first.
+    Unvetted(Box<Accepted>),
+}
+
 impl Occasion {
     /// Checks, at the tip of the room, that there is still reason for the event.
     fn check(&self, tip: &Tip, event: &NewEvent) -> Result<()> {
@@ -183,55 +195,87 @@ impl Rooms {
         event: NewEvent,
         occasion: Occasion,
     ) -> Result<OwnedEventId> {
+        let mut vetting = Vetting::default();
         for _ in 0..ATTEMPTS {
             let room = self.room_by_number(num).await?;
-            // Others of this room wait for its lock: their events shall come into one batch with this one.
-            let intent = self.inner.db.journal().intent();
-            let mut tip = room.tip.lock().await;
-            if room.is_stale() {
-                continue;
+            vetting.wait_for_turn(&room).await;
+            let attempt = self.attempt(&room, &event, &occasion, &mut vetting).await?;
+            match attempt {
+                Attempt::Sent(event_id) => return Ok(event_id),
+                Attempt::Again => {}
+                Attempt::Unvetted(accepted) => match self.vet(&room, *accepted).await {
+                    Ok(accepted) => vetting.put(accepted),
+                    Err(refused) => return self.inner.already_sent(&room, &event, refused).await,
+                },
             }
-            if !matches!(occasion, Occasion::Deletion) {
-                let stays = self.inner.check_stays(num);
-                stays.map_err(|error| not_in_room(error, &room.room_id))?;
-            }
-            occasion.check(&tip, &event)?;
-            let mut accepted = match self.accept_allowed(&room, &tip, &event).await {
-                Ok(accepted) => accepted,
-                Err(refused) => return self.inner.already_sent(&room, &event, refused).await,
-            };
-            if let Some(same) = same_state(&room, &tip, &accepted.pdu) {
-                return Ok(same);
-            }
-            accepted.delayed = occasion.delayed();
-            let event_id = accepted.pdu.event_id.clone();
-            let mut tx = self.inner.db.write().await?;
-            if room.is_stale() {
-                continue;
-            }
-            if let Err(refused) = relations::check(&mut tx, room.num, &event).await {
-                if event.transaction.is_none() {
-                    return Err(refused);
-                }
-                // The first time may be in the same batch, which no reader sees yet.
-                let first = first_answer(tx, &room, &event).await;
-                return first.map_err(|_| refused);
-            }
-            let mut next = tip.clone();
-            let Some(stored) = append(&self.inner, &mut tx, &room, &mut next, accepted).await?
-            else {
-                return first_answer(tx, &room, &event).await;
-            };
-            drop(intent);
-            let pending = release(tx, &room, stored.position)?;
-            *tip = next;
-            drop(tip);
-            pending.durable().await?;
-            return Ok(event_id);
         }
         Err(Error::Unavailable(
-            "the database does not accept the event".to_owned(),
+            "the room does not accept the event".to_owned(),
         ))
+    }
+
+    /// Sends an event, if the room is as it seems, and its policy server agrees.
+    async fn attempt(
+        &self,
+        room: &Arc<Room>,
+        event: &NewEvent,
+        occasion: &Occasion,
+        vetting: &mut Vetting,
+    ) -> Result<Attempt> {
+        // Others of this room wait for its lock: their events shall come into one batch with this one.
+        let intent = self.inner.db.journal().intent();
+        let mut tip = room.tip.lock().await;
+        if room.is_stale() {
+            return Ok(Attempt::Again);
+        }
+        if !matches!(occasion, Occasion::Deletion) {
+            let stays = self.inner.check_stays(room.num);
+            stays.map_err(|error| not_in_room(error, &room.room_id))?;
+        }
+        occasion.check(&tip, event)?;
+        let vetted = vetting.take(&tip);
+        let is_vetted = vetted.is_some() || !self.is_to_be_vetted(room, occasion);
+        let accepted = match vetted {
+            Some(vetted) => Ok(vetted),
+            None => self.accept_allowed(room, &tip, event).await,
+        };
+        let mut accepted = match accepted {
+            Ok(accepted) => accepted,
+            Err(refused) => {
+                let first = self.inner.already_sent(room, event, refused).await;
+                return first.map(Attempt::Sent);
+            }
+        };
+        if let Some(same) = same_state(room, &tip, &accepted.pdu) {
+            return Ok(Attempt::Sent(same));
+        }
+        if !is_vetted {
+            return Ok(Attempt::Unvetted(accepted.into()));
+        }
+        accepted.delayed = occasion.delayed();
+        let event_id = accepted.pdu.event_id.clone();
+        let mut tx = self.inner.db.write().await?;
+        if room.is_stale() {
+            return Ok(Attempt::Again);
+        }
+        if let Err(refused) = relations::check(&mut tx, room.num, event).await {
+            if event.transaction.is_none() {
+                return Err(refused);
+            }
+            // The first time may be in the same batch, which no reader sees yet.
+            let first = first_answer(tx, room, event).await;
+            return first.map(Attempt::Sent).map_err(|_| refused);
+        }
+        let mut next = tip.clone();
+        let Some(stored) = append(&self.inner, &mut tx, room, &mut next, accepted).await? else {
+            return first_answer(tx, room, event).await.map(Attempt::Sent);
+        };
+        drop(intent);
+        let pending = release(tx, room, stored.position)?;
+        *tip = next;
+        drop(tip);
+        pending.durable().await?;
+        Ok(Attempt::Sent(event_id))
     }
 
     /// Builds, authorizes and signs an event, and checks what the rules of rooms leave to the server of the sender.

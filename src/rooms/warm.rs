@@ -38,6 +38,8 @@ pub struct Room {
     /// Held while an event is built, until it is in the journal's batch.
     pub(super) tip: Mutex<Tip>,
     view: RwLock<View>,
+    /// Held by whoever of this server is about to send, where a policy server has to agree.
+    pub(super) vetting: Arc<Mutex<()>>,
     /// A batch with this room's events was lost: load the room anew.
     pub(super) stale: AtomicBool,
     /// The newest position that was handed to the journal.
@@ -119,6 +121,7 @@ impl Room {
             rules,
             tip: Mutex::new(tip),
             view: RwLock::new(view),
+            vetting: Arc::default(),
             stale: AtomicBool::new(false),
             released: AtomicI64::new(0),
         }

@@ -8,11 +8,12 @@ use ruma::{
     OwnedEventId, OwnedUserId, RoomId, UserId, api::client::room::create_room,
     events::room::member::MembershipState,
 };
+use serde_json::value::RawValue;
 
 use crate::{
     error::{Error, Result},
     federation::Failure,
-    rooms::{Action, MemberChange, MemberProfile, NewEvent},
+    rooms::{Action, MemberChange, MemberProfile, NewEvent, Recommends},
     users::Session,
     workflows::Workflows,
 };
@@ -66,7 +67,11 @@ impl Workflows {
                 draft.room_state,
             )
             .await;
-        let event = taken.map_err(refused)?;
+        let mut event = taken.map_err(refused)?;
+        if let Some(policy) = room.policy() {
+            let asking = federation.recommended(&policy, &room.rules, event.get());
+            event = RawValue::from_string(asking.await?)?;
+        }
         let event = federation.verify(&event, &room.rules).await?;
         self.rooms.accept_invitation(event).await
     }
