@@ -90,7 +90,7 @@ pub use self::{
     outside::FromOutside,
     policy::Recommends,
     receipts::NewReceipt,
-    receive::{Help, Received},
+    receive::{Help, Received, Taken},
     relations::{Related, RelatedRequest},
     reports::Reporter,
     search::{Hit, SearchKey, SearchPage, SearchQuery},

@@ -27,7 +27,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     matrix::{StateMap, Verified},
-    storage::{RoomNum, WriteTx, events::Status},
+    storage::{Intent, Pending, RoomNum, WriteTx, events::Status},
 };
 
 /// How often an event is tried again because memory was wrong about the room.
@@ -53,6 +53,43 @@ pub enum Received {
     },
 }
 
+/// An event of which it is decided what becomes of it: that lasts when it is on disk.
+#[must_use = "nothing may be answered before it is durable"]
+pub struct Taken {
+    received: Received,
+    /// Unless nothing was stored.
+    pending: Option<Pending>,
+}
+
+impl Taken {
+    /// Returns what becomes of the event.
+    pub fn received(&self) -> &Received {
+        &self.received
+    }
+
+    /// Returns what became of the event, when that is on disk.
+    ///
+    /// # Errors
+    ///
+    /// When it could not be written.
+    pub async fn durable(self) -> Result<Received> {
+        if let Some(pending) = self.pending {
+            pending.durable().await?;
+        }
+        Ok(self.received)
+    }
+}
+
+impl From<Received> for Taken {
+    /// What is on disk already, or leaves no trace there.
+    fn from(received: Received) -> Self {
+        Self {
+            received,
+            pending: None,
+        }
+    }
+}
+
 /// What another server said about an event, beside the event.
 #[derive(Clone, Debug, Default)]
 pub struct Help {
@@ -74,24 +111,38 @@ impl Rooms {
     ///
     /// [`Error::NotFound`] when this server is not in the room; [`Error::Forbidden`] when the room shuts out the
     /// server that sends the event.
-    #[tracing::instrument(skip_all, fields(event_id = %event.pdu().event_id), err(level = "debug"))]
     pub async fn receive(
         &self,
         origin: &ServerName,
         event: Verified,
         help: Help,
     ) -> Result<Received> {
+        self.take(origin, event, help).await?.durable().await
+    }
+
+    /// As [`Rooms::receive`], but does not wait for the disk: the events that follow need not, either.
+    ///
+    /// # Errors
+    ///
+    /// As [`Rooms::receive`].
+    #[tracing::instrument(skip_all, fields(event_id = %event.pdu().event_id), err(level = "debug"))]
+    pub async fn take(&self, origin: &ServerName, event: Verified, help: Help) -> Result<Taken> {
         let num = self.number(&event.pdu().room_id).await?;
         let origin = origin.to_owned();
         let event = Arc::new(event);
         self.detached(async move |rooms: Rooms| {
-            let received = rooms.receive_now(num, &origin, &event, &help).await?;
-            Ok(received.0)
+            let taken = rooms.take_now(num, &origin, &event, &help).await?;
+            Ok(taken.0)
         })
         .await
     }
 
-    /// Takes an event; returns what became of it, and the state before it.
+    /// Says that events follow in a moment, which shall come to the disk together with those that were taken.
+    pub fn more_to_come(&self) -> Intent {
+        self.inner.db.journal().intent()
+    }
+
+    /// Takes an event; returns what became of it, when that is on disk, and the state before it.
     pub(super) async fn receive_now(
         &self,
         num: RoomNum,
@@ -99,6 +150,18 @@ impl Rooms {
         event: &Verified,
         help: &Help,
     ) -> Result<(Received, StateMap)> {
+        let (taken, before) = self.take_now(num, origin, event, help).await?;
+        Ok((taken.durable().await?, before))
+    }
+
+    async fn take_now(
+        &self,
+        num: RoomNum,
+        origin: &OwnedServerName,
+        event: &Verified,
+        help: &Help,
+    ) -> Result<(Taken, StateMap)> {
+        let at_once = |received, before| Ok((Taken::from(received), before));
         let mut look = Look::AtTheTip;
         for _ in 0..ATTEMPTS {
             let room = self.room_by_number(num).await?;
@@ -111,23 +174,25 @@ impl Rooms {
             if room.view().local_members.is_empty() {
                 drop(tip);
                 self.retract(&room, event).await?;
-                return Ok((Received::Accepted, StateMap::default()));
+                return at_once(Received::Accepted, StateMap::default());
             }
             check_acl(&tip.state, origin)?;
             let judged = match self.judge(&room, &tip, (event, help), look).await? {
                 Judgement::Judged(judged) => *judged,
-                Judgement::Known => return Ok((Received::Duplicate, StateMap::default())),
+                Judgement::Known => return at_once(Received::Duplicate, StateMap::default()),
                 Judgement::Missing { prev, auth } => {
-                    return Ok((Received::Missing { prev, auth }, StateMap::default()));
+                    return at_once(Received::Missing { prev, auth }, StateMap::default());
                 }
             };
             drop(intent);
             let (received, before) = (judged.received(), judged.before.clone());
             if judged.is_as_it_was {
-                return Ok((received, before));
+                return at_once(received, before);
             }
-            if self.store(&room, tip, event, (judged, help)).await? {
-                return Ok((received, before));
+            let stored = self.store(&room, tip, event, (judged, help)).await?;
+            if stored.is_some() {
+                let pending = stored;
+                return Ok((Taken { received, pending }, before));
             }
             // It was known, or the room had to be loaded anew.
             look = Look::Around;
@@ -137,34 +202,32 @@ impl Rooms {
         ))
     }
 
-    /// Stores an event that was judged; returns `false` if it has to be judged once more.
+    /// Stores an event that was judged; returns `None` if it has to be judged once more.
     async fn store(
         &self,
         room: &Arc<Room>,
         mut tip: MutexGuard<'_, Tip>,
         event: &Verified,
         (judged, help): (Judged, &Help),
-    ) -> Result<bool> {
+    ) -> Result<Option<Pending>> {
         let counting = match judged.verdict {
             Verdict::Accepted if judged.gap.is_none() => self.counting(room, &tip, event).await,
             _ => Counting::default(),
         };
         let mut tx = self.inner.db.write().await?;
         if room.is_stale() {
-            return Ok(false);
+            return Ok(None);
         }
         let mut next = tip.clone();
         let stored = self
             .store_in(&mut tx, room, &mut next, event, (judged, help, counting))
             .await?;
         let Some(position) = stored else {
-            return Ok(false);
+            return Ok(None);
         };
         let pending = release(tx, room, position)?;
         *tip = next;
-        drop(tip);
-        pending.durable().await?;
-        Ok(true)
+        Ok(Some(pending))
     }
 
     async fn counting(&self, room: &Room, tip: &Tip, event: &Verified) -> Counting {

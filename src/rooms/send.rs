@@ -172,6 +172,19 @@ impl Rooms {
             .await
     }
 
+    /// Waits until all of a room is on disk, so that what was handed to the journal can be read.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be written.
+    pub async fn settle(&self, room: &Room) -> Result<()> {
+        let released = room.released.load(Ordering::SeqCst);
+        if released > self.inner.db.journal().published() {
+            self.inner.db.write().await?.commit().await?;
+        }
+        Ok(())
+    }
+
     /// Runs something in a task of its own, so that a client that hangs up cannot cut it in half.
     pub(super) async fn detached<T, F, Work>(&self, work: F) -> Result<T>
     where

@@ -70,7 +70,7 @@ pub use self::{
         UserNum,
     },
     dialect::{Raw, Target},
-    journal::{Follower, Journal, Pending, Position, WriteTx, position},
+    journal::{Follower, Intent, Journal, Pending, Position, WriteTx, position},
     query::{Query, Read, list, list_of_numbers, values},
 };
 use crate::{

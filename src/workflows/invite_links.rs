@@ -77,20 +77,19 @@ impl Workflows {
             _ => {}
         }
         let room = self.room_of_link(&link).await?;
-        let is_in =
-            |room: &Room| room.view().state.membership(&session.user_id) == MembershipState::Join;
         let is_taken = self.rooms.take_link(&link, session.user).await?;
-        match self.let_in(session, &room, &link).await {
-            Ok(()) => Ok(link.room_id),
-            // Another request of theirs let them in at the same time: nobody is invited who is in.
-            Err(_) if is_in(&room) => Ok(link.room_id),
-            Err(refused) => {
-                if is_taken {
-                    self.rooms.give_link_back(&link, session.user).await?;
-                }
-                Err(refused)
-            }
+        let Err(refused) = self.let_in(session, &room, &link).await else {
+            return Ok(link.room_id);
+        };
+        // Another request of theirs may have let them in at the same time: nobody is invited who is in.
+        self.rooms.settle(&room).await?;
+        if room.view().state.membership(&session.user_id) == MembershipState::Join {
+            return Ok(link.room_id);
         }
+        if is_taken {
+            self.rooms.give_link_back(&link, session.user).await?;
+        }
+        Err(refused)
     }
 
     async fn let_in(&self, session: &Session, room: &Room, link: &InviteLink) -> Result<()> {

@@ -225,15 +225,6 @@ impl Rooms {
         Ok(judged)
     }
 
-    /// Waits until all of a room is on disk, so that what was handed to the journal can be read.
-    async fn settle(&self, room: &Room) -> Result<()> {
-        let released = room.released.load(std::sync::atomic::Ordering::SeqCst);
-        if released > self.inner.db.journal().published() {
-            self.inner.db.write().await?.commit().await?;
-        }
-        Ok(())
-    }
-
     async fn surroundings(&self, room: &Room, tip: &Tip, pdu: &Pdu) -> Result<Surroundings> {
         let create = tip.state.get(&StateEventType::RoomCreate, "").cloned();
         let mut ids: BTreeSet<&EventId> = BTreeSet::from([&*pdu.event_id]);

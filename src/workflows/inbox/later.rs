@@ -90,7 +90,7 @@ impl Workflows {
             room => room?,
         };
         let event = self.federation.verify(&arrived.json, &room.rules).await?;
-        let received = self.take_event(&arrived.origin, &room, event).await?;
+        let received = self.receive_event(&arrived.origin, &room, event).await?;
         tracing::debug!(?received, "an event that was kept was taken");
         Ok(())
     }

@@ -20,11 +20,12 @@ use ruma::{
 use serde_json::value::RawValue;
 use tokio::time::timeout;
 
+use super::{is_our_fault, line::Line};
 use crate::{
     error::{Error, Result},
     federation::{Allowance, Failure},
     matrix::Verified,
-    rooms::{Help, Received, Room},
+    rooms::{Help, Received, Room, Taken},
     workflows::Workflows,
 };
 
@@ -130,26 +131,42 @@ impl Search<'_> {
     async fn fill(&self, event: &Verified) -> Result<()> {
         let found = self.events_before(event).await?;
         let mut gaps = 0;
+        let mut line = Line::new(&self.workflows.rooms);
         for event in in_order(found) {
             let event_id = event.pdu().event_id.clone();
-            let received = self.take_found(event, &mut gaps).await;
-            match received {
-                Err(error @ (Error::Internal { .. } | Error::Unavailable(_))) => return Err(error),
-                received => tracing::debug!(%event_id, ?received, "a missing event came"),
+            match self.take_found(event, &mut gaps, &mut line).await {
+                Ok(taken) => line.push(event_id, taken),
+                Err(error) if is_our_fault(&error) => return Err(error),
+                Err(error) => tracing::debug!(%event_id, %error, "a missing event was not taken"),
             }
+        }
+        for (event_id, received) in line.ends().await {
+            let received = received?;
+            tracing::debug!(%event_id, ?received, "a missing event came");
         }
         Ok(())
     }
 
     /// Takes an event that was missing.
-    async fn take_found(&self, event: Verified, gaps: &mut usize) -> Result<Received> {
-        let mut help = self.workflows.policy_help(self.room, &event).await;
+    async fn take_found(
+        &self,
+        event: Verified,
+        gaps: &mut usize,
+        line: &mut Line<'_>,
+    ) -> Result<Taken> {
+        let workflows = self.workflows;
+        let mut help = workflows.policy_help(self.room, &event, line).await;
         let mut has_founded = false;
         loop {
-            let received = self.receive(&event, help.clone()).await?;
-            let Received::Missing { prev, auth } = &received else {
-                return Ok(received);
+            line.hurries();
+            let taking = workflows
+                .rooms
+                .take(self.origin, event.clone(), help.clone());
+            let taken = taking.await?;
+            let Received::Missing { prev, auth } = taken.received() else {
+                return Ok(taken);
             };
+            line.pauses();
             if !prev.is_empty() && help.state_before.is_none() && *gaps < MAX_GAPS {
                 *gaps += 1;
                 help.state_before = Some(self.state_before(&event).await?);
@@ -157,7 +174,7 @@ impl Search<'_> {
                 has_founded = true;
                 help.auth_events_are_lost = self.found(&event, auth).await? == Foundation::Lost;
             } else {
-                return Ok(received);
+                return Ok(taken);
             }
         }
     }

@@ -2,11 +2,13 @@
 //! answered for by itself.
 //!
 //! `queue` bounds what is under way; `missing` fetches events that others follow or rest on, and `state` the state
-//! where a gap remains; `policy` asks policy servers; `later` keeps what an answer does not wait for.
+//! where a gap remains; `policy` asks policy servers; `line` takes events of a room to the disk together; `later` keeps
+//! what an answer does not wait for.
 //!
 //! [Transactions](https://spec.matrix.org/v1.19/server-server-api/#transactions)
 
 mod later;
+mod line;
 mod missing;
 mod policy;
 mod queue;
@@ -18,7 +20,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{StreamExt, future::join_all, stream};
+use futures_util::{FutureExt, StreamExt, future::join_all, stream};
 use ruma::{
     OwnedEventId, OwnedRoomId, OwnedServerName, OwnedTransactionId, ServerName,
     api::federation::transactions::edu::Edu, canonical_json::CanonicalJsonObject,
@@ -27,14 +29,17 @@ use ruma::{
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use self::queue::{Crowd, Queues, Underway};
+use self::{
+    line::Line,
+    queue::{Crowd, Queues, Underway},
+};
 use super::Workflows;
 use crate::{
     clock::Clock,
     error::{Error, Result},
     federation::Cache,
     matrix::{Pdu, Verified},
-    rooms::{Received, Room},
+    rooms::{Received, Room, Taken},
     storage::{Position, RoomNum},
 };
 
@@ -274,40 +279,80 @@ impl Workflows {
             })
             .buffered(AT_ONCE);
         let mut checking = std::pin::pin!(checking);
-        while let Some((event_id, checked)) = checking.next().await {
-            let received = match checked {
-                Ok(event) => self.take_event(origin, room, event).await,
+        let mut line = Line::new(&self.rooms);
+        loop {
+            let next = if let Some(next) = checking.next().now_or_never() {
+                next
+            } else {
+                line.pauses();
+                checking.next().await
+            };
+            let Some((event_id, checked)) = next else {
+                break;
+            };
+            let taken = match checked {
+                Ok(event) => self.take_event(origin, room, event, &mut line).await,
                 Err(error) => Err(error),
             };
-            let problem = match received {
-                Ok(received) => problem(&received),
-                Err(error) if is_our_fault(&error) => {
-                    // It is sent again, or was kept and is taken when the server starts again.
-                    locked(notes).is_broken = true;
-                    continue;
-                }
-                Err(error) => Some(error.to_string()),
-            };
-            self.done_with(&event_id, notes).await;
-            let Some(problem) = problem else { continue };
-            tracing::debug!(%event_id, problem, "an event was not taken");
-            locked(notes).outcomes.insert(event_id, Err(problem));
+            match taken {
+                Ok(taken) => line.push(event_id, taken),
+                Err(error) => self.note(&event_id, Err(error), notes).await,
+            }
+        }
+        for (event_id, received) in line.ends().await {
+            self.note(&event_id, received, notes).await;
         }
     }
 
-    /// Takes an event into its room, and fetches what it lacks.
-    pub(super) async fn take_event(
+    /// Notes what became of an event.
+    async fn note(&self, event_id: &OwnedEventId, received: Result<Received>, notes: &Shared) {
+        let problem = match received {
+            Ok(received) => problem(&received),
+            Err(error) if is_our_fault(&error) => {
+                // It is sent again, or was kept and is taken when the server starts again.
+                locked(notes).is_broken = true;
+                return;
+            }
+            Err(error) => Some(error.to_string()),
+        };
+        self.done_with(event_id, notes).await;
+        let Some(problem) = problem else { return };
+        tracing::debug!(%event_id, problem, "an event was not taken");
+        locked(notes)
+            .outcomes
+            .insert(event_id.clone(), Err(problem));
+    }
+
+    /// Takes an event into its room, and fetches what it lacks; returns what became of it, when that is on disk.
+    pub(super) async fn receive_event(
         &self,
         origin: &ServerName,
         room: &Arc<Room>,
         event: Verified,
     ) -> Result<Received> {
-        let help = self.policy_help(room, &event).await;
-        let received = self.rooms.receive(origin, event.clone(), help.clone());
-        match received.await? {
-            Received::Missing { .. } => self.fetch_and_take(origin, room, event, help).await,
-            received => Ok(received),
+        let mut line = Line::new(&self.rooms);
+        let taken = self.take_event(origin, room, event, &mut line).await?;
+        line.pauses();
+        taken.durable().await
+    }
+
+    /// Takes an event into its room, and fetches what it lacks.
+    async fn take_event(
+        &self,
+        origin: &ServerName,
+        room: &Arc<Room>,
+        event: Verified,
+        line: &mut Line<'_>,
+    ) -> Result<Taken> {
+        let help = self.policy_help(room, &event, line).await;
+        line.hurries();
+        let taken = self.rooms.take(origin, event.clone(), help.clone()).await?;
+        if !matches!(taken.received(), Received::Missing { .. }) {
+            return Ok(taken);
         }
+        line.pauses();
+        let received = self.fetch_and_take(origin, room, event, help).await?;
+        Ok(received.into())
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! [Validating Policy Server signatures](https://spec.matrix.org/v1.19/server-server-api/#validating-policy-server-signatures)
 
+use super::line::Line;
 use crate::{
     matrix::Verified,
     rooms::{Help, Recommends, Room},
@@ -10,9 +11,15 @@ use crate::{
 
 impl Workflows {
     /// Returns what the policy server of a room, if it has one, says of an event.
-    pub(super) async fn policy_help(&self, room: &Room, event: &Verified) -> Help {
+    pub(super) async fn policy_help(
+        &self,
+        room: &Room,
+        event: &Verified,
+        line: &mut Line<'_>,
+    ) -> Help {
         let mut help = Help::default();
         if let Some(policy) = room.policy() {
+            line.pauses();
             let asking = self
                 .federation
                 .recommended(&policy, &room.rules, event.json());

@@ -227,7 +227,7 @@ impl Workflows {
         }
         if let Ok(room) = self.rooms.resident(room_id).await {
             // Somebody is in the room: the join is an event like others there.
-            return match self.take_event(server, &room, event).await? {
+            return match self.receive_event(server, &room, event).await? {
                 Received::Accepted | Received::Duplicate => Ok(()),
                 Received::SoftFailed(reason) | Received::Rejected(reason) => {
                     Err(Error::Forbidden(reason).into())
