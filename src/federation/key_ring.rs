@@ -176,8 +176,12 @@ impl KeyRing {
         let servers = missing.keys().cloned().collect();
         self.keys.ask_directly(servers).await;
         self.look_again(&mut missing).await?;
-        missing.remove(&self.source);
         if self.believes_source {
+            // Of whom a single key is known, this server or another, nobody else tells the keys.
+            missing.retain(|server, _| {
+                let known = self.known.get(server);
+                *server != self.source && known.is_none_or(|known| known.keys.is_empty())
+            });
             self.believe_source(&missing).await;
         }
         Ok(())
@@ -207,13 +211,8 @@ impl KeyRing {
             return;
         }
         for document in self.keys.told_by(&self.source, missing).await {
-            if let Some((server, keys)) = self.keys.read(&document) {
-                let mut keys = keys;
-                if let Some(known) = self.known.get(&server) {
-                    // What is known from elsewhere stays as it is.
-                    keys.keys.retain(|id, _| !known.keys.contains_key(id));
-                    keys.keep_old(known);
-                }
+            let read = self.keys.read(&document);
+            if let Some((server, keys)) = read.filter(|(server, _)| missing.contains_key(server)) {
                 self.known.insert(server, Arc::new(keys));
             }
         }

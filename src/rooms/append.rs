@@ -143,11 +143,10 @@ pub(super) async fn append(
             event: event.clone(),
         },
     );
-    if event.pdu.kind == TimelineEventType::RoomRedaction {
-        redactions::redact(tx, room, tip, &event.pdu).await?;
-    }
     if is_arrival {
-        redactions::redact_as_awaited(tx, room, tip, &event.pdu).await?;
+        redactions::arrived(tx, room, tip, &event.pdu).await?;
+    } else if event.pdu.kind == TimelineEventType::RoomRedaction {
+        redactions::redact(tx, room, tip, &event.pdu).await?;
     }
     Ok(Some(event))
 }
@@ -438,9 +437,8 @@ async fn store_relation(
 }
 
 fn advance_tip(tip: &mut Tip, event: &TimelineEvent) {
-    tip.forward_extremities = vec![event.pdu.event_id.clone()];
-    tip.hashes = event.pdu.reference_hash.iter().cloned().collect();
-    tip.depth = u64::from(event.pdu.depth);
+    tip.replace_followed(&event.pdu);
+    tip.depth = tip.depth.max(u64::from(event.pdu.depth));
     tip.count(event);
     if event.pdu.state_key.is_some() {
         let replaced = tip.state.insert(event.pdu.clone());

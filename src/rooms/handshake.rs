@@ -118,12 +118,13 @@ impl Rooms {
             timestamp: self.inner.clock.now(),
             event_id: self.inner.new_event_id(&room.rules),
         };
+        let (prev_events, prev_hashes) = tip.followed();
         let site = Site {
             room_id: Some(&room.room_id),
             rules: &room.rules,
             state: &tip.state,
-            prev_events: &tip.forward_extremities,
-            prev_hashes: &tip.hashes,
+            prev_events: &prev_events,
+            prev_hashes: &prev_hashes,
             depth: UInt::new_saturating(tip.depth + 1),
         };
         Ok(Offer {
@@ -242,7 +243,10 @@ impl Rooms {
             .await?;
         match taken {
             (Received::Accepted, before) => Ok(before),
-            (Received::Duplicate, _) => self.state_before_event(&room, &id).await,
+            (Received::Duplicate, _) => {
+                self.check_accepted(&id).await?;
+                self.state_before_event(&room, &id).await
+            }
             (Received::SoftFailed(reason) | Received::Rejected(reason), _) => {
                 Err(Error::Forbidden(reason))
             }
@@ -319,14 +323,21 @@ impl Rooms {
     ///
     /// [`Error::Forbidden`] when it is not; [`Error::NotFound`] when this server is not.
     pub async fn shared_room(&self, origin: &ServerName, room_id: &RoomId) -> Result<Arc<Room>> {
-        let room = self.resident(room_id).await?;
-        {
-            let view = room.view();
-            check_acl(&view.state, origin)?;
-            if !view.servers.contains_key(origin) {
-                return Err(Error::forbidden(format!("{origin} is not in the room")));
-            }
+        let room = self.room_open_to(origin, room_id).await?;
+        if !room.view().servers.contains_key(origin) {
+            return Err(Error::forbidden(format!("{origin} is not in the room")));
         }
+        Ok(room)
+    }
+
+    /// Returns a room that this server is in, and that does not shut out another.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Forbidden`] when it does; [`Error::NotFound`] when this server is not in it.
+    pub async fn room_open_to(&self, origin: &ServerName, room_id: &RoomId) -> Result<Arc<Room>> {
+        let room = self.resident(room_id).await?;
+        check_acl(&room.view().state, origin)?;
         Ok(room)
     }
 }

@@ -5,7 +5,10 @@
 //!
 //! [Backfilling](https://spec.matrix.org/v1.19/server-server-api/#backfilling-and-retrieving-missing-events)
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use ruma::{OwnedEventId, OwnedServerName, ServerName};
 
@@ -219,7 +222,7 @@ pub(super) async fn store(
         };
         relations::store(tx, stored, pdu, thread.as_ref()).await?;
     }
-    redactions::redact_as_awaited(tx, room, tip, pdu).await?;
+    redactions::arrived(tx, room, tip, &Arc::new(pdu.clone())).await?;
     tx.publish(numbers.position, Change::Backfilled { room: room.num });
     Ok(Some(numbers.position))
 }

@@ -94,30 +94,51 @@ impl Rooms {
             Error::UnsupportedRoomVersion(format!("version {} is not supported", import.version))
         })?;
         self.check_join(&import)?;
-        let room_id = import.join.pdu().room_id.clone();
-        let num = self.known_room(&room_id, &import.version).await?;
+        let (origin, version) = (import.origin.clone(), import.version.clone());
+        let join = import.join.clone();
+        let num = self.known_room(&join.pdu().room_id, &version).await?;
+        let (mut import, mut checked) = (Some(import), None);
         for _ in 0..ATTEMPTS {
             let room = self.room_by_number(num).await?;
             let tip = room.tip.lock().await;
             if room.is_stale() {
                 continue;
             }
-            if room.version != import.version {
+            if room.version != version && tip.snapshot != 0 {
                 return Err(Error::forbidden("the room has another version here"));
             }
             if !room.view().local_members.is_empty() {
                 drop(tip);
-                return self.join_known(num, import).await;
+                return self.join_known(num, &origin, &join).await;
             }
-            let (taken, checked) = self.check_state(num, &rules, import).await?;
-            self.store_checked(num, &checked.events).await?;
-            drop(checked);
-            self.take_over(&room, tip, taken).await?;
+            if let Some(import) = import.take() {
+                checked = Some(self.check_state(num, &rules, import).await?);
+            }
+            if room.version != version {
+                self.correct_version(&room, &version).await?;
+                continue;
+            }
+            let Some((state, events)) = checked.take() else {
+                break;
+            };
+            self.store_checked(num, &events.events).await?;
+            drop(events);
+            self.take_over(&room, tip, Taken { join, state }).await?;
             return Ok(Imported::New);
         }
         Err(Error::Unavailable(
             "the room cannot be joined now".to_owned(),
         ))
+    }
+
+    /// Notes of which version a room is that this server was never in: whoever told of it before, with an invitation or
+    /// an answer that did not hold, may have said anything.
+    async fn correct_version(&self, room: &Room, version: &RoomVersionId) -> Result<()> {
+        let mut tx = self.inner.db.write().await?;
+        rooms::set_version(&mut tx, room.num, version.as_str()).await?;
+        let position = tx.position();
+        tx.publish(position, Change::Imported { room: room.num });
+        tx.commit().await
     }
 
     /// Checks that it is a user of this server who joins.
@@ -148,12 +169,21 @@ impl Rooms {
         self.number(room_id).await
     }
 
-    async fn join_known(&self, num: RoomNum, import: Import) -> Result<Imported> {
+    async fn join_known(
+        &self,
+        num: RoomNum,
+        origin: &OwnedServerName,
+        join: &Verified,
+    ) -> Result<Imported> {
         let (received, _) = self
-            .receive_now(num, &import.origin, &import.join, &Help::default())
+            .receive_now(num, origin, join, &Help::default())
             .await?;
         match received {
-            Received::Accepted | Received::Duplicate => Ok(Imported::Known),
+            Received::Accepted => Ok(Imported::Known),
+            Received::Duplicate => {
+                self.check_accepted(&join.pdu().event_id).await?;
+                Ok(Imported::Known)
+            }
             Received::SoftFailed(reason) | Received::Rejected(reason) => {
                 Err(Error::Forbidden(reason))
             }
@@ -169,7 +199,7 @@ impl Rooms {
         num: RoomNum,
         rules: &RoomVersionRules,
         import: Import,
-    ) -> Result<(Taken, Checked)> {
+    ) -> Result<(StateMap, Checked)> {
         let room_id = &import.join.pdu().room_id;
         let is_of_room = |event: &Verified| event.pdu().room_id == *room_id;
         let ids: Vec<OwnedEventId> = import
@@ -218,11 +248,7 @@ impl Rooms {
         auth_events.extend(state.get(&StateEventType::RoomCreate, "").cloned());
         matrix::authorize_by_auth_events(pdu, rules, &auth_events)?;
         matrix::authorize(pdu, rules, &state)?;
-        let taken = Taken {
-            join: import.join,
-            state,
-        };
-        Ok((taken, checked))
+        Ok((state, checked))
     }
 
     /// Makes a state the room's own, and the join its newest event.

@@ -78,7 +78,8 @@ impl Rooms {
         };
         let received = self.receive(self.server_name(), invitation, help).await?;
         match received {
-            Received::Accepted | Received::Duplicate => Ok(event_id),
+            Received::Accepted => Ok(event_id),
+            Received::Duplicate => self.check_accepted(&event_id).await.map(|()| event_id),
             Received::SoftFailed(reason) | Received::Rejected(reason) => {
                 Err(Error::Forbidden(reason))
             }

@@ -26,9 +26,9 @@ use crate::{
     },
 };
 
-/// What may be known of a room from outside, at most.
+/// What may be known of a room from outside, at most: so many pieces of state, and so many bytes, all in all. They stay
+/// in memory.
 const MAX_STRIPPED: usize = 100;
-/// The longest that each of these may be, in bytes.
 const MAX_STRIPPED_BYTES: usize = 65_535;
 
 /// A member event of a user of this server, and what came with it of a room that nobody here is in.
@@ -299,8 +299,13 @@ impl Rooms {
             return Ok(());
         };
         let mut stripped: Vec<Box<RawValue>> = from.stripped_state;
-        stripped.retain(|state| state.get().len() <= MAX_STRIPPED_BYTES);
         stripped.truncate(MAX_STRIPPED);
+        let mut left = MAX_STRIPPED_BYTES;
+        stripped.retain(|state| {
+            let fits = state.get().len() <= left;
+            left -= if fits { state.get().len() } else { 0 };
+            fits
+        });
         let mut shown: Vec<Box<RawValue>> = stripped
             .iter()
             .filter_map(|state| matrix::strip(state))

@@ -51,7 +51,7 @@ impl Vetting {
     /// Returns the event that the policy server has signed, if it still follows the tip of the room.
     pub(super) fn take(&mut self, tip: &Tip) -> Option<Accepted> {
         let vetted = self.vetted.take();
-        vetted.filter(|accepted| accepted.pdu.prev_events == tip.forward_extremities)
+        vetted.filter(|accepted| accepted.pdu.prev_events == tip.followed().0)
     }
 
     /// Notes an event that the policy server has signed.

@@ -11,7 +11,7 @@ mod judge;
 use std::sync::Arc;
 
 use ruma::{
-    OwnedEventId, OwnedServerName, ServerName,
+    EventId, OwnedEventId, OwnedServerName, ServerName,
     events::{StateEventType, room::server_acl::RoomServerAclEventContent},
 };
 use tokio::sync::MutexGuard;
@@ -27,7 +27,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     matrix::{StateMap, Verified},
-    storage::{Intent, Pending, RoomNum, WriteTx, events::Status},
+    storage::{Intent, Pending, RoomNum, WriteTx, events::Status, graph},
 };
 
 /// How often an event is tried again because memory was wrong about the room.
@@ -135,6 +135,20 @@ impl Rooms {
             Ok(taken.0)
         })
         .await
+    }
+
+    /// Checks that an event that was here before was accepted then.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Forbidden`] where it was not.
+    pub async fn check_accepted(&self, event_id: &EventId) -> Result<()> {
+        let mut conn = self.inner.db.read().await?;
+        let nodes = graph::nodes(&mut conn, [event_id.as_str()]).await?;
+        if nodes.iter().any(|node| node.status() == Status::Accepted) {
+            return Ok(());
+        }
+        Err(Error::forbidden("the room did not allow the event before"))
     }
 
     /// Says that events follow in a moment, which shall come to the disk together with those that were taken.

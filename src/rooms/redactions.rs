@@ -4,6 +4,8 @@
 
 use std::sync::Arc;
 
+use ruma::events::TimelineEventType;
+
 use super::{
     load, relations,
     timeline::event_of_row,
@@ -69,13 +71,16 @@ pub(super) async fn redact(
     Ok(())
 }
 
-/// Lets those redactions take effect that came before an event.
-pub(super) async fn redact_as_awaited(
+/// Lets an event of another server take effect, if it is a redaction, and those redactions of it that came before.
+pub(super) async fn arrived(
     tx: &mut WriteTx,
     room: &Room,
     tip: &mut Tip,
-    pdu: &Pdu,
+    pdu: &Arc<Pdu>,
 ) -> Result<()> {
+    if pdu.kind == TimelineEventType::RoomRedaction {
+        redact(tx, room, tip, pdu).await?;
+    }
     for redaction in graph::take_waiting(tx, room.num, pdu.event_id.as_str()).await? {
         if let Some(redaction) = load::pdu_by_id(tx, &redaction).await? {
             redact(tx, room, tip, &Arc::new(redaction)).await?;

@@ -380,13 +380,14 @@ impl Inner {
             timestamp: self.clock.now(),
             event_id: self.new_event_id(&room.rules),
         };
+        let (prev_events, prev_hashes) = tip.followed();
         let site = Site {
             room_id: (tip.snapshot != 0 || room.rules.event_format.require_room_create_room_id)
                 .then_some(&room.room_id),
             rules: &room.rules,
             state: &tip.state,
-            prev_events: &tip.forward_extremities,
-            prev_hashes: &tip.hashes,
+            prev_events: &prev_events,
+            prev_hashes: &prev_hashes,
             depth: UInt::new_saturating(tip.depth + 1),
         };
         let (pdu, json) = matrix::build(draft, site, &self.key)?;

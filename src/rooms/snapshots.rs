@@ -153,6 +153,32 @@ fn remote_member(inner: &Inner, pdu: &Pdu) -> Option<(OwnedUserId, MembershipSta
     (is_remote && is_plain).then(|| (user_id.to_owned(), membership))
 }
 
+/// Stores that a user is nothing to the room any more, of whom the resolved state says nothing.
+async fn store_absence(
+    inner: &Inner,
+    tx: &mut WriteTx,
+    room: &Room,
+    (place, user, user_id): (i64, i64, &str),
+) -> Result<()> {
+    // Whoever is no user was no member.
+    let Ok(user_id) = OwnedUserId::try_from(user_id) else {
+        return Ok(());
+    };
+    let membership = MembershipState::Leave;
+    let left = (place, None);
+    memberships::set(tx, (user, room.num), membership.as_str(), left, None).await?;
+    let change = Change::Membership {
+        user,
+        local: user_id.server_name() == inner.key.server_name(),
+        user_id,
+        room: room.num,
+        membership: Some(membership),
+        stripped_state: None,
+    };
+    tx.publish(place, change);
+    Ok(())
+}
+
 /// Makes a state that was resolved the room's own, from a place of the timeline on.
 pub(super) async fn set_current(
     inner: &Inner,
@@ -192,6 +218,7 @@ pub(super) async fn set_current(
             continue;
         }
         let Some(pdu) = tip.state.get(kind, key) else {
+            store_absence(inner, tx, room, (place, user, key)).await?;
             continue;
         };
         let row = row.unwrap_or_default();

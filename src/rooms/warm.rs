@@ -46,6 +46,9 @@ pub struct Room {
     pub(super) released: AtomicI64,
 }
 
+/// How many events an event can name as those that it follows.
+pub(super) const NAMED: usize = 20;
+
 /// What the next event builds on; ahead of the view by what is not on disk yet.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Tip {
@@ -104,6 +107,39 @@ pub struct View {
     pub servers: BTreeMap<OwnedServerName, Stay>,
     /// The receipts, by position.
     pub receipts: BTreeMap<Position, Arc<Receipt>>,
+}
+
+impl Tip {
+    /// Returns the forward extremities, with their hashes where these are kept.
+    pub(super) fn extremities(&self) -> impl Iterator<Item = (&OwnedEventId, Option<&String>)> {
+        let hashes = self.hashes.iter().map(Some).chain(std::iter::repeat(None));
+        self.forward_extremities.iter().zip(hashes)
+    }
+
+    /// Returns which events a new one of this server follows, with their hashes: all, or if they are too many, the
+    /// oldest and the newest. So what an attack puts beside the room soon ends, and what was there before it stays.
+    pub(super) fn followed(&self) -> (Vec<OwnedEventId>, Vec<String>) {
+        let surplus = self.forward_extremities.len().saturating_sub(NAMED);
+        let (from, to) = (NAMED / 2, NAMED / 2 + surplus);
+        let named = self.extremities().enumerate();
+        let named = named.filter(|(nth, _)| surplus == 0 || *nth < from || *nth >= to);
+        let (ids, hashes): (Vec<_>, Vec<_>) = named
+            .map(|(_, (id, hash))| (id.clone(), hash.cloned()))
+            .unzip();
+        (ids, hashes.into_iter().flatten().collect())
+    }
+
+    /// Puts an event in the place of those that it follows.
+    pub(super) fn replace_followed(&mut self, pdu: &Pdu) {
+        let left = self
+            .extremities()
+            .filter(|(id, _)| !pdu.prev_events.contains(*id))
+            .map(|(id, hash)| (id.clone(), hash.cloned()));
+        let own = (pdu.event_id.clone(), pdu.reference_hash.clone());
+        let (ids, hashes): (Vec<_>, Vec<_>) = left.chain([own]).unzip();
+        self.forward_extremities = ids;
+        self.hashes = hashes.into_iter().flatten().collect();
+    }
 }
 
 impl Room {

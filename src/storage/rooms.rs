@@ -83,6 +83,16 @@ pub async fn insert(tx: &mut WriteTx, room_id: &str, version: &str) -> Result<Op
     .await
 }
 
+/// Corrects of which version a room is, of which nothing is stored but that it is.
+pub async fn set_version(tx: &mut WriteTx, room: RoomNum, version: &str) -> Result<()> {
+    tx.query("UPDATE rooms SET version = $2 WHERE num = $1")
+        .bind(room)
+        .bind(version)
+        .execute()
+        .await?;
+    Ok(())
+}
+
 /// Moves a room's tip after an event that is no state event.
 pub async fn advance(
     tx: &mut WriteTx,

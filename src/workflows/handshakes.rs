@@ -6,13 +6,13 @@ use ruma::{
     OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId,
     canonical_json::{CanonicalJsonObject, CanonicalJsonValue},
 };
-use serde_json::value::{RawValue, to_raw_value};
+use serde_json::value::RawValue;
 
 use super::Workflows;
 use crate::{
     error::{Error, Result},
     matrix::{StateMap, Verified},
-    rooms::{Applicant, Handshake, Room},
+    rooms::{Applicant, Handshake, Recommends, Room},
 };
 
 /// An event that another server has signed, and what it says of it.
@@ -63,9 +63,14 @@ impl Workflows {
             .countersign(handshake, &applicant, object)
             .await?;
         let room = self.rooms.resident(&applicant.room_id).await?;
+        let mut event = serde_json::to_string(&object)?;
+        if let Some(policy) = room.policy() {
+            let asking = self.federation.recommended(&policy, &room.rules, &event);
+            event = asking.await?;
+        }
         let event = self
             .federation
-            .verify(&to_raw_value(&object)?, &room.rules)
+            .verify(&RawValue::from_string(event)?, &room.rules)
             .await
             .map_err(as_parameter)?;
         if event.pdu().event_id != signed.event_id {

@@ -50,7 +50,8 @@ impl Workflows {
     /// # Errors
     ///
     /// [`Error::InvalidParam`] when it is not what it should be; [`Error::IncompatibleRoomVersion`];
-    /// [`Error::Forbidden`] and [`Error::InviteBlocked`] when the user may not be invited.
+    /// [`Error::Forbidden`] and [`Error::InviteBlocked`] when the user may not be invited; [`Error::NotFound`] when
+    /// there is no such user.
     pub async fn receive_invitation(
         &self,
         invitation: ReceivedInvitation,
@@ -70,6 +71,9 @@ impl Workflows {
         let pdu = event.pdu();
         if (&pdu.room_id, &pdu.event_id) != (&signed.room_id, &signed.event_id) {
             return Err(Error::invalid_param("the event has another room or id"));
+        }
+        if let Some(user_id) = pdu.member().filter(|user_id| self.rooms.is_local(user_id)) {
+            self.users.number(user_id).await?;
         }
         room_state.truncate(MAX_STATE);
         self.check_room_state(&room_state, (pdu, &signed.origin), &rules)
@@ -103,7 +107,7 @@ impl Workflows {
         if invited.server_name() != origin {
             return Err(Error::forbidden("the user is not of the server that asks"));
         }
-        self.rooms.resident(&request.room_id).await?;
+        self.rooms.room_open_to(origin, &request.room_id).await?;
         let told: ByAddress = serde_json::from_str(request.content.json().get())
             .map_err(|error| Error::BadJson(error.to_string()))?;
         if told.membership != MembershipState::Invite {

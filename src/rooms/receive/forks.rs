@@ -1,6 +1,6 @@
 //! Where an event stands that does not follow all that the room knows, and what becomes of the room's state.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use ruma::OwnedEventId;
 
@@ -13,15 +13,23 @@ use crate::{
         append::Fork,
         resolution::pdu_of,
         snapshots::Base,
-        warm::{Room, Tip},
+        warm::{NAMED, Room, Tip},
     },
     storage::{events::Status, graph},
 };
 
-/// Lines of events that a room follows side by side: an event can name no more as those that it follows.
-const MAX_EXTREMITIES: usize = 20;
+/// Lines of events that a room follows side by side. Of those with the same state, one will do where there are more than
+/// an event can name; the others change nothing.
+const MAX_LINES: usize = 50;
 /// Events that were not accepted, looked through for what an event follows by way of them.
 const MAX_REFUSED: usize = 100;
+
+/// A line of events that others do not follow yet, by its last one.
+struct Line {
+    id: OwnedEventId,
+    hash: Option<String>,
+    after: Option<After>,
+}
 
 /// What is known of the events that an event follows.
 #[derive(Clone, Debug, Default)]
@@ -63,38 +71,31 @@ impl Rooms {
         ))
     }
 
-    /// Returns what becomes of a room when an event is accepted into it.
+    /// Returns what becomes of a room when an event is accepted into it; `None` where too many others stand beside it.
     pub(super) async fn fork(
         &self,
         room: &Room,
         tip: &Tip,
         pdu: &Pdu,
         (judged, followed): (&Judged, &Followed),
-    ) -> Result<Fork> {
+    ) -> Result<Option<Fork>> {
         let covered = self.covered(tip, pdu, followed).await?;
-        let mut extremities: Vec<(OwnedEventId, Option<String>)> = Vec::new();
-        let mut hashes = tip.hashes.iter();
-        for id in &tip.forward_extremities {
-            let hash = hashes.next().cloned();
-            if !covered.contains(id) {
-                extremities.push((id.clone(), hash));
-            }
+        let mut lines = self.lines_beside(tip, &covered).await?;
+        thin_out(&mut lines);
+        if lines.len() >= MAX_LINES {
+            return Ok(None);
         }
-        let surplus = (extremities.len() + 1).saturating_sub(MAX_EXTREMITIES);
-        extremities.drain(..surplus);
-        let others: Vec<&OwnedEventId> = extremities.iter().map(|(id, _)| id).collect();
-        let current = self
-            .current_state(room, tip, (pdu, judged), &others)
-            .await?;
-        extremities.push((pdu.event_id.clone(), pdu.reference_hash.clone()));
-        Ok(Fork {
+        let current = self.current_state(room, (pdu, judged), &lines).await?;
+        let lines = lines.into_iter().map(|line| (line.id, line.hash));
+        let own = (pdu.event_id.clone(), pdu.reference_hash.clone());
+        Ok(Some(Fork {
             base: judged.base.clone(),
             before: judged.before.clone(),
             current,
-            extremities,
+            extremities: lines.chain([own]).collect(),
             missing: judged.missing.clone(),
             gap_at: None,
-        })
+        }))
     }
 
     /// Returns the events that an event follows: by name, or by way of some that were not accepted and so are no
@@ -135,42 +136,75 @@ impl Rooms {
         Ok(covered)
     }
 
-    /// Returns the state of the room after an event: that after it and the other extremities, resolved.
+    /// Returns the lines that end in events which are not covered.
+    async fn lines_beside(&self, tip: &Tip, covered: &HashSet<OwnedEventId>) -> Result<Vec<Line>> {
+        let mut lines = Vec::new();
+        for (id, hash) in tip.extremities() {
+            if covered.contains(id) {
+                continue;
+            }
+            let after = match tip.lately.get(id) {
+                Some(after) => Some(after.clone()),
+                None => self.stored_after(tip, id).await?,
+            };
+            let (id, hash) = (id.clone(), hash.cloned());
+            lines.push(Line { id, hash, after });
+        }
+        Ok(lines)
+    }
+
+    async fn stored_after(&self, tip: &Tip, id: &OwnedEventId) -> Result<Option<After>> {
+        let node = {
+            let mut conn = self.inner.db.read().await?;
+            graph::nodes(&mut conn, [id.as_str()]).await?.pop()
+        };
+        match node.and_then(|node| Some((node.state_after?, node))) {
+            Some((snapshot, node)) => self.after(tip, snapshot, node).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Returns the state of the room after an event: that after it and at the end of the other lines, resolved.
     async fn current_state(
         &self,
         room: &Room,
-        tip: &Tip,
         (pdu, judged): (&Pdu, &Judged),
-        others: &[&OwnedEventId],
+        lines: &[Line],
     ) -> Result<StateMap> {
         let mut after = judged.before.clone();
         if pdu.state_key.is_some() {
             after.insert(pdu.clone().into());
         }
-        if others.is_empty() {
+        if lines.is_empty() {
             return Ok(after);
         }
-        let mut afters = Vec::with_capacity(others.len());
-        for id in others {
-            if let Some(after) = tip.lately.get(id) {
-                afters.push(after.clone());
-                continue;
-            }
-            let node = {
-                let mut conn = self.inner.db.read().await?;
-                graph::nodes(&mut conn, [id.as_str()]).await?.pop()
-            };
-            if let Some((snapshot, node)) = node.and_then(|node| Some((node.state_after?, node))) {
-                afters.push(self.after(tip, snapshot, node).await?);
-            }
-        }
-        let mut sets: Vec<StateMap> = distinct(afters)
+        let afters = lines.iter().filter_map(|line| line.after.clone());
+        let mut sets: Vec<StateMap> = distinct(afters.collect())
             .into_iter()
             .map(|after| after.state)
             .collect();
         sets.push(after);
         self.resolve_states(&room.rules, sets).await
     }
+}
+
+/// Takes away lines, those first that began first, whose state another has as well, until an event can name all.
+fn thin_out(lines: &mut Vec<Line>) {
+    let mut surplus = (lines.len() + 1).saturating_sub(NAMED);
+    let mut with_state: HashMap<i64, usize> = HashMap::new();
+    for after in lines.iter().filter_map(|line| line.after.as_ref()) {
+        *with_state.entry(after.snapshot).or_default() += 1;
+    }
+    lines.retain(|line| {
+        let snapshot = line.after.as_ref().map(|after| after.snapshot);
+        let left = snapshot.and_then(|snapshot| with_state.get_mut(&snapshot));
+        let Some(left) = left.filter(|left| **left > 1 && surplus > 0) else {
+            return true;
+        };
+        *left -= 1;
+        surplus -= 1;
+        false
+    });
 }
 
 /// Of events with the same state after them, one will do.

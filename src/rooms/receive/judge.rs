@@ -219,8 +219,11 @@ impl Rooms {
         // 6. Passes authorisation rules based on the current state of the room, otherwise it is "soft failed".
         judged.verdict = by_current_state(room, tip, pdu, help)?;
         if matches!(judged.verdict, Verdict::Accepted) {
-            let fork = self.fork(room, tip, pdu, (&judged, &followed)).await?;
-            judged.fork = Some(fork);
+            judged.fork = self.fork(room, tip, pdu, (&judged, &followed)).await?;
+            if judged.fork.is_none() {
+                let reason = "too many events stand side by side in the room";
+                judged.verdict = Verdict::SoftFailed(reason.to_owned());
+            }
         }
         Ok(judged)
     }

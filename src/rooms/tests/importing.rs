@@ -98,6 +98,20 @@ impl Abroad {
         imported
     }
 
+    /// Lets a user of the house leave, of which the other server hears.
+    async fn leaves(&mut self, user_id: &UserId) {
+        let (id, user_id) = (self.id(), user_id.to_owned());
+        let leaving = self
+            .house
+            .becomes(&id, user_id.clone(), user_id.clone(), Action::Leave);
+        leaving.await.unwrap();
+        let here = self.house.line(&id).await;
+        let leave = here.state.member(&user_id).unwrap().clone();
+        self.line.state.insert(leave);
+        self.line.prev_events = here.prev_events;
+        self.line.depth = here.depth;
+    }
+
     async fn sees(&self, user_id: &UserId) -> Vec<String> {
         self.house.sees(&self.id(), user_id).await
     }
@@ -200,6 +214,46 @@ async fn an_answer_with_another_version_or_without_what_allows_the_join_is_refus
 }
 
 #[tokio::test]
+async fn what_was_said_wrongly_about_the_version_of_a_room_keeps_nobody_out() {
+    let mut abroad = Abroad::new("11").await;
+    let mut other = abroad.answer(abroad.join_of(&bob()));
+    other.version = RoomVersionId::V10;
+    let refused = abroad.house.rooms.import(other).await;
+    assert!(matches!(refused, Err(Error::Forbidden(_))), "{refused:?}");
+
+    assert_eq!(abroad.joins(&bob()).await.unwrap(), Imported::New);
+
+    let room = abroad.house.rooms.room(&abroad.id()).await.unwrap();
+    assert_eq!(room.version, RoomVersionId::V11);
+    let house = abroad.house.restart().await;
+    let room = house.rooms.room(abroad.room.id.as_ref().unwrap()).await;
+    assert_eq!(room.unwrap().version, RoomVersionId::V11);
+}
+
+#[tokio::test]
+async fn a_redaction_that_comes_as_history_takes_effect() {
+    let mut abroad = Abroad::new("11").await;
+    abroad.joins(&bob()).await.unwrap();
+    let id = abroad.id();
+    let secret = abroad.says("secret");
+    let received = abroad.house.receives(&abroad.there, &secret).await;
+    assert_eq!(received, Received::Accepted);
+    abroad.leaves(&bob()).await;
+    let redacts = json!({"redacts": secret.pdu().event_id});
+    let redaction = abroad.happens("m.room.redaction", None, redacts);
+    abroad.joins(&bob()).await.unwrap();
+    assert!(abroad.sees(&bob()).await.contains(&"secret".to_owned()));
+
+    let room = abroad.house.rooms.room(&id).await.unwrap();
+    let rooms = &abroad.house.rooms;
+    let (name, none) = (&abroad.there.name, HashMap::new());
+    let filled = rooms.backfill(&room, name, vec![redaction], &none).await;
+
+    assert_eq!(filled.unwrap().stored, 1);
+    assert!(!abroad.sees(&bob()).await.contains(&"secret".to_owned()));
+}
+
+#[tokio::test]
 async fn state_that_nothing_allows_is_left_out() {
     let mut abroad = Abroad::new("11").await;
     let eve = abroad.there.user("eve");
@@ -236,16 +290,7 @@ async fn who_comes_back_after_a_while_finds_the_room_as_it_is_now() {
     let mut abroad = Abroad::new("11").await;
     abroad.joins(&bob()).await.unwrap();
     let id = abroad.id();
-    abroad
-        .house
-        .becomes(&id, bob(), bob(), Action::Leave)
-        .await
-        .unwrap();
-    let here = abroad.house.line(&id).await;
-    let leave = here.state.member(&bob()).unwrap().clone();
-    abroad.line.state.insert(leave);
-    abroad.line.prev_events.clone_from(&here.prev_events);
-    abroad.line.depth = here.depth;
+    abroad.leaves(&bob()).await;
     abroad.says("while you were away");
     abroad.happens("m.room.name", Some(""), json!({"name": "new"}));
 

@@ -64,6 +64,11 @@ impl Shared {
         view.state.get(kind, "")?.content_str(field)
     }
 
+    async fn name(&self) -> String {
+        let name = self.state(&StateEventType::RoomName, "name");
+        name.await.unwrap_or_default()
+    }
+
     /// Lets Dora do what a level allows.
     async fn promotes(&self, level: i64) {
         let levels = json!({"users": {"@alice:here": 100, &self.dora: level}});
@@ -314,6 +319,83 @@ async fn two_lines_of_events_come_together_in_the_next_event() {
     };
     let topic = shared.state(&StateEventType::RoomTopic, "topic").await;
     assert_eq!(topic.unwrap(), "theirs");
+}
+
+#[tokio::test]
+async fn many_lines_that_begin_long_ago_do_not_bring_back_the_state_of_then() {
+    let shared = Shared::new().await;
+    let then = shared.line().await;
+    let name = json!({"name": "new"});
+    shared.alice_sets(&StateEventType::RoomName, name).await;
+
+    for n in 0..30 {
+        let hello = shared.says(&then, &n.to_string());
+        assert_eq!(shared.receives(&hello).await, Received::Accepted);
+    }
+
+    assert!(shared.extremities().await.len() <= 20);
+    assert_eq!(shared.name().await, "new");
+    let id = shared.id();
+    shared.house.says(&id, alice(), "all", None).await.unwrap();
+    assert_eq!(shared.extremities().await.len(), 1);
+    let shared = Shared {
+        house: shared.house.restart().await,
+        ..shared
+    };
+    let last = shared.says(&then, "last");
+    assert_eq!(shared.receives(&last).await, Received::Accepted);
+    assert_eq!(shared.name().await, "new");
+}
+
+#[tokio::test]
+async fn of_lines_with_states_of_their_own_more_than_can_be_followed_fail_softly() {
+    let shared = Shared::new().await;
+    let then = shared.line().await;
+    let name = json!({"name": "new"});
+    shared.alice_sets(&StateEventType::RoomName, name).await;
+
+    let mut accepted = 0;
+    for n in 0..60 {
+        let content = json!({"membership": "join", "displayname": n.to_string()});
+        let event = shared.sets(&then, "m.room.member", shared.dora.as_str(), content);
+        accepted += usize::from(shared.receives(&event).await == Received::Accepted);
+    }
+
+    assert!((20..60).contains(&accepted), "{accepted}");
+    assert_eq!(shared.name().await, "new");
+    // What is sent from here names as many of them as an event can, until nothing stands beside it.
+    let id = shared.id();
+    for _ in 0..4 {
+        shared.house.says(&id, alice(), "all", None).await.unwrap();
+    }
+    assert_eq!(shared.extremities().await.len(), 1);
+    assert_eq!(shared.name().await, "new");
+}
+
+#[tokio::test]
+async fn whoever_came_in_beside_a_door_that_was_closed_is_out() {
+    let shared = Shared::new().await;
+    shared.promotes(100).await;
+    let then = shared.line().await;
+    let id = shared.id();
+    let join = shared.house.becomes(&id, bob(), bob(), Action::Join);
+    join.await.unwrap();
+    let closed = json!({"join_rule": "invite"});
+
+    let closed = shared.sets(&then, "m.room.join_rules", "", closed);
+    assert_eq!(shared.receives(&closed).await, Received::Accepted);
+
+    for house in [None, Some(())] {
+        let rooms = match house {
+            None => shared.house.rooms.clone(),
+            Some(()) => rooms(&shared.house.test, &shared.house.key).await,
+        };
+        let room = rooms.room(&id).await.unwrap();
+        assert!(!room.view().local_members.values().any(|id| *id == bob()));
+        let user = rooms.user_number(&bob()).await.unwrap().unwrap();
+        let mine = rooms.of_user(user).await.unwrap();
+        assert_eq!(mine.membership(room.num), MembershipState::Leave);
+    }
 }
 
 #[tokio::test]

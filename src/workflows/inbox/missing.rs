@@ -82,7 +82,7 @@ impl Workflows {
         event: Verified,
         help: Help,
     ) -> Result<Received> {
-        let Some(_turn) = self.inbox.queues.turn(room.num).await else {
+        let Some(_turn) = self.inbox.queues.turn(room.num, origin).await else {
             return Err(Error::LimitExceeded {
                 retry_after: PATIENCE,
             });

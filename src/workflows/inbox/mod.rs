@@ -28,6 +28,7 @@ use ruma::{
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use self::{
     line::Line,
@@ -46,6 +47,10 @@ use crate::{
 /// PDUs and EDUs of one transaction.
 const MAX_PDUS: usize = 50;
 const MAX_EDUS: usize = 100;
+/// How long an event may be, with what stands beside it that is nobody's word.
+const MAX_PDU_BYTES: usize = 128 * 1024;
+/// States of rooms that are fetched at once, of whatever server.
+const STATES_AT_ONCE: usize = 3;
 /// How long an answer waits for the events, and then for the EDUs: what takes longer goes on without it.
 const PATIENCE: Duration = Duration::from_secs(20);
 const PATIENCE_WITH_EDUS: Duration = Duration::from_secs(5);
@@ -77,6 +82,7 @@ pub(super) struct Inbox {
     answers: Cache<(OwnedServerName, OwnedTransactionId), Option<Arc<Outcomes>>>,
     crowd: Crowd,
     queues: Queues,
+    states: Semaphore,
 }
 
 impl Inbox {
@@ -86,7 +92,14 @@ impl Inbox {
             answers: Cache::new(clock, ANSWERS),
             crowd: Crowd::default(),
             queues: Queues::default(),
+            states: Semaphore::new(STATES_AT_ONCE),
         }
+    }
+
+    /// Waits until the state of a room may be fetched: it may be large.
+    pub(super) async fn turn_for_state(&self) -> Result<SemaphorePermit<'_>> {
+        let turn = self.states.acquire().await;
+        turn.map_err(|source| Error::internal("wait for a turn", source))
     }
 }
 
@@ -222,6 +235,10 @@ impl Workflows {
         let mut rooms: Vec<OfRoom> = Vec::new();
         let mut unknown: HashMap<OwnedRoomId, String> = HashMap::new();
         for json in pdus {
+            if json.get().len() > MAX_PDU_BYTES {
+                tracing::debug!("an event that is larger than any may be is dropped");
+                continue;
+            }
             let Ok(Head { room_id }) = serde_json::from_str(json.get()) else {
                 tracing::debug!("an event without a room is dropped");
                 continue;
@@ -373,7 +390,10 @@ fn problem(received: &Received) -> Option<String> {
 
 /// Returns whether it is this server that cannot do something.
 fn is_our_fault(error: &Error) -> bool {
-    matches!(error, Error::Internal { .. } | Error::Unavailable(_))
+    matches!(
+        error,
+        Error::Internal { .. } | Error::Unavailable(_) | Error::LimitExceeded { .. }
+    )
 }
 
 fn id_of(json: &RawValue, rules: &RoomVersionRules) -> Option<OwnedEventId> {

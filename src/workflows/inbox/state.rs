@@ -37,6 +37,7 @@ impl Search<'_> {
     ///
     /// When it cannot be had.
     pub(super) async fn state_before(&self, event: &Verified) -> Result<Vec<OwnedEventId>> {
+        let _turn = self.workflows.inbox.turn_for_state().await?;
         let pdu = event.pdu();
         // The server knows the state before the missing event as surely as that before this one. If there are more
         // that this one follows, only the server can say what their states come to.

@@ -268,6 +268,7 @@ impl Workflows {
         server: &ServerName,
         event_id: &OwnedEventId,
     ) -> Result<Vec<OwnedEventId>> {
+        let _turn = self.inbox.turn_for_state().await?;
         let client = self.federation.client();
         let (id, room_id) = (event_id.clone(), room.room_id.clone());
         let request = get_room_state_ids::v1::Request::new(id.clone(), room_id.clone());

@@ -227,8 +227,10 @@ impl Workflows {
         }
         if let Ok(room) = self.rooms.resident(room_id).await {
             // Somebody is in the room: the join is an event like others there.
+            let event_id = event.pdu().event_id.clone();
             return match self.receive_event(server, &room, event).await? {
-                Received::Accepted | Received::Duplicate => Ok(()),
+                Received::Accepted => Ok(()),
+                Received::Duplicate => Ok(self.rooms.check_accepted(&event_id).await?),
                 Received::SoftFailed(reason) | Received::Rejected(reason) => {
                     Err(Error::Forbidden(reason).into())
                 }

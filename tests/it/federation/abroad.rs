@@ -161,10 +161,22 @@ impl Abroad {
         (kind, state_key): (&str, Option<&str>),
         content: &Value,
     ) -> String {
+        let key = self.key.clone();
+        self.forges(sender, (kind, state_key), content, &key)
+    }
+
+    /// Makes an event of somebody with whatever key.
+    pub(crate) fn forges(
+        &mut self,
+        sender: &UserId,
+        (kind, state_key): (&str, Option<&str>),
+        content: &Value,
+        key: &SigningKey,
+    ) -> String {
         let draft = self.draft(sender, (kind, state_key), content);
         let place = Place::of(self);
         let site = place.site(self);
-        let (pdu, json) = matrix::build(draft, site, &self.key).expect("it is allowed");
+        let (pdu, json) = matrix::build(draft, site, key).expect("it is allowed");
         self.room_id = Some(pdu.room_id.clone());
         self.add(pdu, serde_json::from_str(&json).expect("JSON"))
     }

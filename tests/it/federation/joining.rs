@@ -6,8 +6,10 @@ use axum::{
     extract::{Query, State},
     http::StatusCode,
     response::Response,
-    routing::{get, put},
+    routing::{get, post, put},
 };
+use parlour::matrix::SigningKey;
+use ruma::{UserId, signatures::Ed25519KeyPair};
 use serde_json::{Value, json};
 
 use super::{Network, Peer, abroad::Shared};
@@ -298,6 +300,51 @@ async fn events_that_are_not_signed_well_are_left_out() {
     assert_eq!(topic["topic"], "true");
     let name = story.bob.asks(&room, "state/m.room.name").await;
     name.expect_error(404, "M_NOT_FOUND");
+}
+
+#[tokio::test]
+async fn who_lets_one_in_does_not_say_with_which_keys_others_sign() {
+    let network = Network::new();
+    let server = network.server().await;
+    let honest = network.peer(Router::new()).await;
+    let (bob, alice) = (server.register("bob").await, server.register("alice").await);
+    let victims = [alice.id.clone(), format!("@dora:{}", honest.name)];
+    let (mut room, mut told) = (None, Vec::new());
+    let evil = network.peer_with(|peer| {
+        let shared = Shared::new(peer, "11");
+        for victim in &victims {
+            let victim = UserId::parse(victim).expect("an id");
+            let name = victim.server_name().to_owned();
+            let document = Ed25519KeyPair::generate();
+            let key = SigningKey::from_der(name, &document, "fake").expect("a key");
+            told.push(key.published(4_000_000_000_000).expect("it is signed"));
+            let content = json!({ "membership": "join" });
+            let kind = ("m.room.member", Some(victim.as_str()));
+            shared.lock().forges(&victim, kind, &content, &key);
+        }
+        let answer = json!({ "server_keys": told });
+        room.insert(shared)
+            .router()
+            .route("/_matrix/key/v2/query", post(async || Json(answer)))
+    });
+    let evil = evil.await;
+    let room = room.expect("the peer was made").id();
+
+    joins_via(&bob, &room, &[&evil.name]).await.expect_ok();
+
+    let members = bob.asks(&room, "joined_members").await.expect_ok();
+    let mut members: Vec<&String> = members["joined"]
+        .as_object()
+        .expect("members")
+        .keys()
+        .collect();
+    members.sort();
+    let carol = format!("@carol:{}", evil.name);
+    let mut expected = [&bob.id, &carol];
+    expected.sort();
+    assert_eq!(members, expected);
+    let sync = alice.syncs().await;
+    assert!(sync["rooms"]["join"].get(&room).is_none());
 }
 
 #[tokio::test]

@@ -54,7 +54,7 @@ impl PolicyKey {
 
     /// Signs what is no spam.
     fn answers(&self, event: &Value, server: &str) -> Response {
-        if event["content"]["body"] == "spam" {
+        if event["content"]["body"] == "spam" || event["content"]["displayname"] == "spam" {
             let refusal = json!({ "errcode": "M_FORBIDDEN", "error": "spam" });
             return (StatusCode::FORBIDDEN, Json(refusal)).into_response();
         }
@@ -198,4 +198,29 @@ async fn the_policy_of_a_room_is_changed_though_its_policy_server_is_against_it(
         .await;
 
     test.says("tea", "two").await.expect_ok();
+}
+
+#[tokio::test]
+async fn whom_the_policy_server_does_not_recommend_nobody_lets_in() {
+    let test = Guarded::new().await;
+    let join = async |name: &str, shown: &str| {
+        let user = test.peer.user(name);
+        let prepared = test
+            .peer
+            .prepares(&test.server, "join", (&test.room, &user))
+            .await;
+        let mut prepared = prepared.expect_ok();
+        prepared["event"]["content"]["displayname"] = json!(shown);
+        let made = test.peer.completes(&prepared);
+        let submitted = (&*test.room, &made);
+        test.peer
+            .submits(&test.server, "v2/send_join", submitted)
+            .await
+    };
+
+    join("eve", "spam").await.expect_error(403, "M_FORBIDDEN");
+    let let_in = join("dora", "Dora").await.expect_ok();
+
+    let signatures = &let_in["event"]["signatures"][&test.peer.name];
+    assert!(signatures["ed25519:policy_server"].is_string(), "{let_in}");
 }
