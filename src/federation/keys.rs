@@ -48,6 +48,8 @@ const SERVERS: usize = 10_000;
 /// Servers that are asked at once for the keys of one request, and for all: anybody can claim to be any server.
 const AT_ONCE: usize = 16;
 const ALL_AT_ONCE: usize = 128;
+/// Servers that are asked at once for somebody else, to whom this server is a notary: that must keep nobody waiting.
+const FOR_OTHERS_AT_ONCE: usize = 16;
 
 /// The keys of other servers. Cheap to clone.
 #[derive(Clone)]
@@ -64,6 +66,7 @@ struct Inner {
     known: Cache<OwnedServerName, Arc<ServerKeys>>,
     asked: Cache<OwnedServerName, ()>,
     turns: Semaphore,
+    turns_for_others: Semaphore,
 }
 
 /// A key that is needed to verify a signature.
@@ -95,6 +98,7 @@ impl Keys {
             known: Cache::new(clock, SERVERS),
             asked: Cache::new(clock, SERVERS),
             turns: Semaphore::new(ALL_AT_ONCE),
+            turns_for_others: Semaphore::new(FOR_OTHERS_AT_ONCE),
         };
         Self {
             inner: Arc::new(inner),
@@ -156,8 +160,8 @@ impl Keys {
         Ok(found)
     }
 
-    /// Returns what a server published of its keys. It is asked for anew if that is not valid until a time; if it
-    /// does not answer, what is known is better than nothing.
+    /// Returns what a server published of its keys, for somebody else. It is asked for anew if that is not valid until a
+    /// time; if it does not answer, or too many are asked for others now, what is known is better than nothing.
     pub(super) async fn document(
         &self,
         server: &ServerName,
@@ -165,11 +169,13 @@ impl Keys {
     ) -> Result<Option<CanonicalJsonObject>> {
         let stored = self.stored_document(server).await?;
         let is_valid = |row: &DocumentRow| row.valid_until_ts >= valid_until_ms;
-        let row = if let Some(row) = stored.filter(is_valid) {
-            Some(row)
-        } else {
+        let row = if stored.as_ref().is_some_and(is_valid) {
+            stored
+        } else if let Ok(_turn) = self.inner.turns_for_others.try_acquire() {
             self.ask(server).await;
             self.stored_document(server).await?
+        } else {
+            stored
         };
         match row {
             Some(row) => Ok(Some(serde_json::from_str(&row.document)?)),

@@ -216,7 +216,7 @@ impl Rooms {
         let known = self
             .known_auth_events(num, events.iter().chain(join))
             .await?;
-        let checked = outliers::check(rules, events, known.clone());
+        let checked = outliers::check(rules, events, known.clone()).await?;
         let mut all = known;
         for (event, status) in &checked.events {
             let mut pdu = event.pdu().clone();

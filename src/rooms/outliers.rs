@@ -6,7 +6,7 @@ use ruma::{OwnedEventId, events::TimelineEventType, room_version_rules::RoomVers
 
 use super::{Rooms, warm::Room};
 use crate::{
-    error::Result,
+    error::{Error, Result},
     matrix::{self, KnownEvents, Pdu, Verified},
     storage::{
         RoomNum, WriteTx,
@@ -53,7 +53,7 @@ impl Rooms {
             .cloned();
         let mut known = self.known_auth_events(room.num, &events).await?;
         known.extend(create.map(|create| (create.event_id.clone(), create)));
-        let checked = check(&room.rules, events, known);
+        let checked = check(&room.rules, events, known).await?;
         self.store_checked(room.num, &checked.events).await?;
         Ok(checked.outcomes)
     }
@@ -99,12 +99,20 @@ impl Rooms {
     }
 }
 
-/// Checks events by the events that they name, those first that others name.
-pub(super) fn check(
+/// Checks events by the events that they name, those first that others name: many take their time, in which others go
+/// on.
+pub(super) async fn check(
     rules: &RoomVersionRules,
     events: Vec<Verified>,
-    mut known: KnownEvents,
-) -> Checked {
+    known: KnownEvents,
+) -> Result<Checked> {
+    let rules = rules.clone();
+    tokio::task::spawn_blocking(move || check_all(&rules, events, known))
+        .await
+        .map_err(|source| Error::internal("check events", source))
+}
+
+fn check_all(rules: &RoomVersionRules, events: Vec<Verified>, mut known: KnownEvents) -> Checked {
     let mut outcomes = BTreeMap::new();
     let mut accepted = Vec::with_capacity(events.len());
     for event in in_auth_order(events) {
