@@ -3,7 +3,7 @@
 //! Only what comes from here goes out: events that were made here, and those that others gave to this server to send
 //! on. By which a user of this server came into a room through another server, that one tells the others.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, ops::RangeInclusive};
 
 use ruma::{
     OwnedEventId, OwnedServerName, OwnedUserId, ServerName,
@@ -161,7 +161,8 @@ impl Rooms {
     }
 
     /// Returns the newest events of a room, for a server that missed more than it is sent one by one: those on which
-    /// the next event will build, or where it left, the newest that it is to be sent.
+    /// the next event will build, or else the newest of the places missed that it is to be sent. Only the newest of
+    /// these places are looked at: there may be others where nothing is returned.
     ///
     /// # Errors
     ///
@@ -169,7 +170,7 @@ impl Rooms {
     pub async fn newest_outgoing(
         &self,
         room: RoomNum,
-        from: Position,
+        missed: RangeInclusive<Position>,
         server: &ServerName,
     ) -> Result<Vec<Outgoing>> {
         let room = self.room_by_number(room).await?;
@@ -197,7 +198,7 @@ impl Rooms {
                 return Ok(newest);
             }
         }
-        let rows = graph::newest_of_room(&mut conn, room.num, from, OF_ROOM).await?;
+        let rows = graph::newest_of_room(&mut conn, room.num, missed, OF_ROOM).await?;
         drop(conn);
         for row in rows {
             let found = self.for_server(&room, row, server)?;
@@ -206,6 +207,16 @@ impl Rooms {
             }
         }
         Ok(Vec::new())
+    }
+
+    /// Returns whether a server is in a room.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] when the room is gone.
+    pub async fn has_server(&self, room: RoomNum, server: &ServerName) -> Result<bool> {
+        let room = self.room_by_number(room).await?;
+        Ok(room.view().servers.contains_key(server))
     }
 
     /// Returns the other servers in a room.
