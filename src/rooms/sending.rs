@@ -6,7 +6,7 @@
 use std::{collections::BTreeSet, ops::RangeInclusive};
 
 use ruma::{
-    OwnedEventId, OwnedServerName, OwnedUserId, ServerName,
+    OwnedEventId, OwnedServerName, OwnedUserId, ServerName, UserId,
     events::room::member::MembershipState::Join,
 };
 use serde_json::value::RawValue;
@@ -19,7 +19,7 @@ use crate::{
         Position, RoomNum, UserNum,
         events::Status,
         graph::{self, Sent},
-        rooms,
+        memberships, rooms,
     },
 };
 
@@ -75,6 +75,8 @@ pub struct RoomPage {
 const CHUNK: i64 = 500;
 /// Events of one room looked at for one page.
 const OF_ROOM: i64 = 200;
+/// Members who are read at once.
+const MEMBERS: i64 = 5_000;
 
 impl Rooms {
     /// Returns the events after a position that other servers are to be sent.
@@ -245,6 +247,29 @@ impl Rooms {
             }
         }
         Ok(servers)
+    }
+
+    /// Returns the other servers with which users of this one share rooms.
+    pub async fn servers_with_us(&self) -> Result<BTreeSet<OwnedServerName>> {
+        let (mut servers, mut after) = (BTreeSet::new(), 0);
+        loop {
+            let page = {
+                let mut conn = self.inner.db.read().await?;
+                memberships::with_us(&mut conn, after, MEMBERS).await?
+            };
+            let Some((last, _)) = page.last() else {
+                return Ok(servers);
+            };
+            after = *last;
+            for (_, user_id) in &page {
+                if let Ok(user_id) = <&UserId>::try_from(user_id.as_str())
+                    && !self.is_local(user_id)
+                    && !servers.contains(user_id.server_name())
+                {
+                    servers.insert(user_id.server_name().to_owned());
+                }
+            }
+        }
     }
 
     /// Returns an event as it goes out to a server, if it does.

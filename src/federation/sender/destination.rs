@@ -137,7 +137,7 @@ impl Health {
     }
 }
 
-fn milliseconds(time: Duration) -> i64 {
+pub(super) fn milliseconds(time: Duration) -> i64 {
     i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
 }
 
@@ -226,6 +226,11 @@ impl State {
             let key = (room_id.clone(), user_id.clone());
             self.typing.insert(key, is);
         }
+    }
+
+    /// Returns whether events or messages to devices wait to be sent.
+    pub(super) fn has_letters(&self) -> bool {
+        !self.unsent.is_empty() || self.has_messages
     }
 
     /// Returns whether anything waits to be sent.

@@ -75,7 +75,9 @@ async fn gather_messages(
     }
     batch.messages = Some(0);
     let server = &destination.server;
-    let messages = inner.devices.messages_for(server, MESSAGES + 1).await?;
+    let now = inner.clock.now_ms();
+    let messages = inner.devices.messages_for(server, now, MESSAGES + 1);
+    let messages = messages.await?;
     let (mut up_to, mut bytes) = (None, 0);
     let mut is_more = false;
     for (count, (position, edu)) in (0..).zip(messages) {

@@ -16,6 +16,7 @@ mod inbox;
 mod keeping;
 mod log;
 mod metrics;
+mod tidying;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -195,10 +196,15 @@ impl Sender {
             }
         }));
         for destination in inner.all() {
-            inner.serve(&destination);
+            // The others may be gone for good.
+            let has_letters = destination.lock().has_letters();
+            if has_letters {
+                inner.serve(&destination);
+            }
         }
         drop(inner.tasks.spawn(inner.clone().distribute()));
         drop(inner.tasks.spawn(inner.clone().keep()));
+        drop(inner.tasks.spawn(inner.clone().tidy()));
     }
 }
 

@@ -117,6 +117,11 @@ impl Heard {
             .collect()
     }
 
+    /// Returns how many transactions were taken.
+    pub(super) fn transactions(&self) -> usize {
+        self.taken.len()
+    }
+
     pub(super) fn said(&self) -> Vec<String> {
         let bodies = self.pdus().into_iter();
         bodies
