@@ -37,6 +37,8 @@ pub enum Class {
     Register,
     /// An event sent to a room.
     Send,
+    /// Messages to devices, which go beside the events, as when the key of a room is shared.
+    SendToDevice,
     /// A file uploaded.
     Upload,
 }
@@ -48,7 +50,7 @@ impl Class {
             Self::Login => (10.0, Duration::from_secs(5)),
             Self::Link => (30.0, Duration::from_secs(2)),
             Self::Register => (5.0, Duration::from_secs(20)),
-            Self::Send => (100.0, Duration::from_millis(100)),
+            Self::Send | Self::SendToDevice => (100.0, Duration::from_millis(100)),
             Self::Upload => (50.0, Duration::from_secs(1)),
         }
     }

@@ -33,8 +33,9 @@ use crate::{
 
 /// The largest keys of a device, in bytes.
 const KEY_BYTES: usize = 64 * 1024;
-/// The most devices of a user that are known; those beyond are passed over.
-const DEVICES: usize = 5_000;
+/// The most devices of a user that are known, and the most bytes of their keys; those beyond are passed over.
+const DEVICES: i64 = 1_000;
+const BYTES: i64 = 2 * 1024 * 1024;
 
 /// A device as its server tells of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -171,6 +172,13 @@ impl Devices {
         }
     }
 
+    /// Notes that rooms may be shared no more: nobody will tell of changes of the lists that are on their way.
+    pub fn touch_all(&self) {
+        for asked in self.asking.lock().values_mut() {
+            asked.touched += 1;
+        }
+    }
+
     /// Returns what is known here of the devices of users of other servers.
     pub async fn known_lists(
         &self,
@@ -232,13 +240,19 @@ impl Devices {
     /// Returns those whose lists have to be asked for, since a change is missing before one of these.
     pub async fn update_lists(&self, updates: &[ListUpdate]) -> Result<Vec<OwnedUserId>> {
         let mut states: HashMap<&UserId, Updating> = HashMap::new();
+        let mut named: HashMap<&UserId, Vec<&str>> = HashMap::new();
+        for update in updates {
+            let of_user = named.entry(&update.user_id).or_default();
+            of_user.push(update.device.device_id.as_str());
+        }
         let mut tx = self.db.write().await?;
         for update in updates {
             let user_id = &*update.user_id;
             self.touch(user_id);
-            if !states.contains_key(user_id) {
+            if let Some(device_ids) = named.remove(user_id) {
                 let user = tx.intern(user_id.as_str()).await?;
-                states.insert(user_id, Updating::of(&mut tx, user).await?);
+                let state = Updating::of(&mut tx, user, &device_ids).await?;
+                states.insert(user_id, state);
             }
             if let Some(state) = states.get_mut(user_id) {
                 state.take(&mut tx, update).await?;
@@ -361,8 +375,11 @@ async fn store_list(
 ) -> Result<()> {
     let known = remote_devices::lists(tx, &[user]).await?.pop();
     let mut before = remote_devices::devices(tx, &[user]).await?;
+    let mut extent = Extent::default();
     let devices = list.devices.iter().filter_map(|device| device.row(user));
-    let mut after: Vec<DeviceRow> = devices.take(DEVICES).collect();
+    let mut after: Vec<DeviceRow> = devices
+        .filter(|device| extent.grow(None, Some(device)))
+        .collect();
     // Databases sort texts in ways of their own.
     before.sort_by(|one, other| one.device_id.cmp(&other.device_id));
     after.sort_by(|one, other| one.device_id.cmp(&other.device_id));
@@ -387,11 +404,41 @@ async fn store_list(
     Ok(())
 }
 
+/// How much there is of a list.
+#[derive(Clone, Copy, Default)]
+struct Extent {
+    devices: i64,
+    bytes: i64,
+}
+
+impl Extent {
+    /// Takes another device into account in place of one, unless that is too much.
+    fn grow(&mut self, before: Option<&DeviceRow>, after: Option<&DeviceRow>) -> bool {
+        let count = |device: Option<&DeviceRow>| i64::from(device.is_some());
+        let bytes = |device: Option<&DeviceRow>| {
+            let bytes = device.map_or(0, |device| device.keys.len());
+            i64::try_from(bytes).unwrap_or(i64::MAX)
+        };
+        let grown = Self {
+            devices: self.devices + count(after) - count(before),
+            bytes: self.bytes.saturating_add(bytes(after) - bytes(before)),
+        };
+        let fits = after.is_none() || (grown.devices <= DEVICES && grown.bytes <= BYTES);
+        if fits {
+            *self = grown;
+        }
+        fits
+    }
+}
+
 /// A list that changes are made to.
 struct Updating {
     user: UserNum,
     list: Option<ListRow>,
+    /// Those of its devices that the changes are about.
     devices: HashMap<String, DeviceRow>,
+    /// How much there is of it, once that matters.
+    extent: Option<Extent>,
     /// What the list has been called.
     stream_ids: HashSet<i64>,
     /// Whether clients could not know what the changes say.
@@ -399,9 +446,10 @@ struct Updating {
 }
 
 impl Updating {
-    async fn of(tx: &mut WriteTx, user: UserNum) -> Result<Self> {
+    async fn of(tx: &mut WriteTx, user: UserNum, device_ids: &[&str]) -> Result<Self> {
         let list = remote_devices::lists(tx, &[user]).await?.pop();
-        let devices = remote_devices::devices(tx, &[user]).await?.into_iter();
+        let devices = remote_devices::devices_named(tx, user, device_ids).await?;
+        let devices = devices.into_iter();
         let stream_id = list.as_ref().and_then(|list| list.stream_id);
         Ok(Self {
             user,
@@ -409,6 +457,7 @@ impl Updating {
             devices: devices
                 .map(|device| (device.device_id.clone(), device))
                 .collect(),
+            extent: None,
             stream_ids: stream_id.into_iter().collect(),
             is_new: false,
         })
@@ -439,7 +488,7 @@ impl Updating {
         }
         self.stream_ids.insert(update.stream_id);
         list.stream_id = Some(update.stream_id);
-        if is_known {
+        if is_known || !self.fits(tx, device_id, device.as_ref()).await? {
             return Ok(());
         }
         self.is_new = true;
@@ -451,6 +500,23 @@ impl Updating {
             self.devices.remove(device_id);
         }
         Ok(())
+    }
+
+    /// Returns whether a device may take the place of what is known of it.
+    async fn fits(
+        &mut self,
+        tx: &mut WriteTx,
+        device_id: &str,
+        device: Option<&DeviceRow>,
+    ) -> Result<bool> {
+        let extent = match &mut self.extent {
+            Some(extent) => extent,
+            unknown @ None => {
+                let (devices, bytes) = remote_devices::extent(tx, self.user).await?;
+                unknown.insert(Extent { devices, bytes })
+            }
+        };
+        Ok(extent.grow(self.devices.get(device_id), device))
     }
 }
 

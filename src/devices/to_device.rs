@@ -32,6 +32,9 @@ use crate::{
 
 /// The most devices that one request reaches: each costs a row.
 const TARGETS: usize = 10_000;
+/// The most other servers that one request reaches. Clients share the key of a room with some hundred devices in one
+/// request, some with all.
+const SERVERS: usize = 1_000;
 /// The largest message, in bytes.
 const MESSAGE_BYTES: usize = 64 * 1024;
 /// Devices remembered to have no messages; when there are more, the memory starts afresh.
@@ -73,6 +76,7 @@ impl Devices {
         sender: &UserId,
         device: DeviceNum,
         request: &Request,
+        now_ms: i64,
     ) -> Result<()> {
         let kind = request.event_type.to_string();
         check_text("eventType", &kind)?;
@@ -92,7 +96,7 @@ impl Devices {
             )));
         }
         deliver(&mut tx, deliveries).await?;
-        told::post(&mut tx, &remote).await?;
+        told::post(&mut tx, &remote, now_ms).await?;
         forget_old_transactions(&mut tx, device).await?;
         tx.commit().await
     }
@@ -242,6 +246,11 @@ impl Devices {
                 .or_default();
             of_server.insert(user_id.clone(), devices.clone());
         }
+        if by_server.len() > SERVERS {
+            return Err(Error::invalid_param(format!(
+                "the messages go to more than {SERVERS} servers"
+            )));
+        }
         told::write_remote(sender, kind, by_server)
     }
 }
@@ -377,7 +386,10 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::{config::Config, storage::testing::TestDb};
+    use crate::{
+        config::Config,
+        storage::{outbox, testing::TestDb},
+    };
 
     fn request(txn_id: &str, messages: &Value) -> Request {
         let body = serde_json::to_vec(&json!({"messages": messages})).unwrap();
@@ -417,7 +429,7 @@ mod tests {
             let alice = user_id!("@alice:localhost");
             let request = request(txn_id, &messages);
             self.service
-                .send_to_device(alice, self.desk, &request)
+                .send_to_device(alice, self.desk, &request, 1_000)
                 .await
         }
 
@@ -544,6 +556,44 @@ mod tests {
             .collect();
         let refused = two.send("2", json!({"@bob:localhost": many})).await;
         assert!(matches!(refused, Err(Error::InvalidParam(_))));
+        let servers: BTreeMap<String, Value> = (0..=SERVERS)
+            .map(|n| (format!("@a:s{n}.example"), json!({"*": {}})))
+            .collect();
+        let refused = two.send("3", json!(servers)).await;
+        assert!(matches!(refused, Err(Error::InvalidParam(_))));
+    }
+
+    #[tokio::test]
+    async fn the_oldest_messages_for_a_server_go_when_there_are_too_many() {
+        let two = two_devices().await;
+        let there = ruma::owned_server_name!("there");
+        let mut tx = two.test.db.write().await.unwrap();
+        let first = tx.position();
+        outbox::insert_message(&mut tx, first, "there", ("{}", 1_000))
+            .await
+            .unwrap();
+        for _ in 1..10_000 {
+            let position = tx.position();
+            outbox::insert_message(&mut tx, position, "there", ("{}", 1_000))
+                .await
+                .unwrap();
+        }
+        tx.commit().await.unwrap();
+
+        two.send("1", json!({"@eve:there": {"*": {}}}))
+            .await
+            .unwrap();
+
+        let waiting = two.service.messages_for(&there, 1_000, 20_000).await;
+        let waiting = waiting.unwrap();
+        assert_eq!(waiting.len(), 10_000);
+        assert_eq!(waiting[0].0, first + 1);
+        let later = 1_001 + 30 * 24 * 60 * 60 * 1000;
+        let expired = two.service.messages_for(&there, later, 9).await.unwrap();
+        assert!(expired.is_empty());
+        two.service.remove_old_letters(later).await.unwrap();
+        let left = two.service.messages_for(&there, 1_000, 9).await.unwrap();
+        assert!(left.is_empty());
     }
 
     #[tokio::test]

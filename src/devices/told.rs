@@ -29,6 +29,11 @@ use crate::{
 const FIRST: usize = 20;
 /// About how large a message to devices of another server is at most, in bytes; one to a single device may be larger.
 const LETTER_BYTES: usize = 48 * 1024;
+/// How long messages wait for a server, and how many do: who is gone for longer has to begin anew.
+const LETTERS_KEPT_MS: i64 = 30 * 24 * 60 * 60 * 1000;
+const LETTERS_KEPT: i64 = 10_000;
+/// Messages that are removed in one turn.
+const LETTERS: i64 = 500;
 
 /// What a server is to be told of a user's devices.
 #[derive(Debug)]
@@ -118,9 +123,9 @@ impl Devices {
     async fn first_telling(&self, owed: ToTell, user_id: &UserId) -> Result<Telling> {
         let (devices, newest) = {
             let mut db = self.db.read().await?;
-            let all = device_lists::devices_changed(&mut db, owed.user_num, 0, i64::MAX).await?;
-            let newest = all.last().map_or(0, |(_, position)| *position);
-            (devices::of_user(&mut db, owed.user_num).await?, newest)
+            let newest = device_lists::newest_change(&mut db, owed.user_num).await?;
+            let devices = devices::of_user(&mut db, owed.user_num).await?;
+            (devices, newest.unwrap_or_default())
         };
         let list = self.told_of(user_id).await?;
         let mut keys: BTreeMap<_, _> = list
@@ -207,17 +212,32 @@ impl Devices {
         Ok(telling)
     }
 
-    /// Returns the oldest messages to devices that wait for a server.
+    /// Returns the oldest messages to devices that wait for a server, but for those that waited for too long.
     pub async fn messages_for(
         &self,
         server: &OwnedServerName,
+        now_ms: i64,
         limit: i64,
     ) -> Result<Vec<(Position, Raw<Edu>)>> {
+        let since = now_ms.saturating_sub(LETTERS_KEPT_MS);
         let mut db = self.db.read().await?;
-        let rows = outbox::messages(&mut db, server.as_str(), limit).await?;
+        let rows = outbox::messages(&mut db, server.as_str(), since, limit).await?;
         rows.into_iter()
             .map(|(position, json)| Ok((position, Raw::from_json_string(json)?)))
             .collect()
+    }
+
+    /// Removes messages that waited for their servers for too long.
+    pub async fn remove_old_letters(&self, now_ms: i64) -> Result<()> {
+        let before = now_ms.saturating_sub(LETTERS_KEPT_MS);
+        loop {
+            let mut tx = self.db.write().await?;
+            let removed = outbox::remove_old_messages(&mut tx, before, LETTERS).await?;
+            tx.commit().await?;
+            if removed == 0 {
+                return Ok(());
+            }
+        }
     }
 
     /// Notes what a server has now: the messages up to a position, and what it was told of devices.
@@ -279,15 +299,17 @@ pub(super) fn write_remote(
     Ok(letters)
 }
 
-/// Stores messages for other servers, in the turn that stores all else of the request.
-pub(super) async fn post(tx: &mut WriteTx, letters: &[RemoteLetters]) -> Result<()> {
+/// Stores messages for other servers, in the turn that stores all else of the request; the oldest that wait for a server
+/// go when there are too many.
+pub(super) async fn post(tx: &mut WriteTx, letters: &[RemoteLetters], now_ms: i64) -> Result<()> {
     for RemoteLetters { server, edus } in letters {
         for edu in edus {
             let position = tx.position();
-            outbox::insert_message(tx, position, server.as_str(), edu).await?;
+            outbox::insert_message(tx, position, server.as_str(), (edu, now_ms)).await?;
             let server = server.clone();
             tx.publish(position, Change::ToServer { server });
         }
+        outbox::keep_newest_messages(tx, server.as_str(), LETTERS_KEPT).await?;
     }
     Ok(())
 }

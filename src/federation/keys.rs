@@ -436,6 +436,7 @@ async fn store(
         };
         server_keys::set(tx, num, &row).await?;
     }
+    server_keys::prune(tx, num).await?;
     let row = DocumentRow {
         document: document.to_owned(),
         valid_until_ts: keys.valid_until_ts,

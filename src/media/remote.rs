@@ -2,7 +2,11 @@
 //!
 //! [spec]: https://spec.matrix.org/v1.19/server-server-api/#content-repository
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use futures_util::{
     StreamExt,
@@ -37,6 +41,8 @@ const MAX_WAIT: Duration = Duration::from_mins(1);
 const FILE_TIMEOUT: Duration = Duration::from_mins(7);
 /// Files that are fetched at once.
 const AT_ONCE: usize = 32;
+/// Files of one server that are fetched at once: slow ones hold up its own alone.
+const OF_SERVER: usize = 4;
 /// How long it is remembered that a file cannot be had, and of how many.
 const PAUSE: Duration = Duration::from_secs(20);
 const REMEMBERED: usize = 10_000;
@@ -63,6 +69,8 @@ struct Inner {
     max_bytes: u64,
     fetched: Cache<(OwnedServerName, String), Result<(), Missing>>,
     turns: Semaphore,
+    /// The turns of each server whose files are being fetched.
+    of_servers: Mutex<HashMap<OwnedServerName, Arc<Semaphore>>>,
     /// For files that a server keeps elsewhere.
     elsewhere: OnceCell<reqwest::Client>,
 }
@@ -90,6 +98,7 @@ impl Remotes {
             max_bytes,
             fetched: Cache::new(clock, REMEMBERED),
             turns: Semaphore::new(AT_ONCE),
+            of_servers: Mutex::default(),
             elsewhere: OnceCell::new(),
         };
         Self {
@@ -136,6 +145,10 @@ impl Media {
         if matches!(self.row(server, media_id).await, Ok(Some(_))) {
             return (Ok(()), Duration::ZERO);
         }
+        let of_server = self.remotes.turns_of(server);
+        let Ok(_turn_of_server) = of_server.acquire().await else {
+            return (Ok(()), Duration::ZERO);
+        };
         let Ok(_turn) = self.remotes.inner.turns.acquire().await else {
             return (Ok(()), Duration::ZERO);
         };
@@ -175,6 +188,18 @@ impl Media {
 }
 
 impl Remotes {
+    /// Returns the turns of a server.
+    fn turns_of(&self, server: &ServerName) -> Arc<Semaphore> {
+        let of_servers = self.inner.of_servers.lock();
+        let mut of_servers = of_servers.unwrap_or_else(PoisonError::into_inner);
+        // Those that somebody has a turn of, or waits for.
+        of_servers.retain(|_, turns| Arc::strong_count(turns) > 1);
+        let turns = of_servers.entry(server.to_owned());
+        turns
+            .or_insert_with(|| Arc::new(Semaphore::new(OF_SERVER)))
+            .clone()
+    }
+
     /// Asks a server for a file: by the endpoint that wants to know who asks, and where it is not known, by the one
     /// of old.
     async fn open(

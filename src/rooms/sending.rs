@@ -3,10 +3,10 @@
 //! Only what comes from here goes out: events that were made here, and those that others gave to this server to send
 //! on. By which a user of this server came into a room through another server, that one tells the others.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, ops::RangeInclusive};
 
 use ruma::{
-    OwnedEventId, OwnedServerName, OwnedUserId, ServerName,
+    OwnedEventId, OwnedServerName, OwnedUserId, ServerName, UserId,
     events::room::member::MembershipState::Join,
 };
 use serde_json::value::RawValue;
@@ -19,7 +19,7 @@ use crate::{
         Position, RoomNum, UserNum,
         events::Status,
         graph::{self, Sent},
-        rooms,
+        memberships, rooms,
     },
 };
 
@@ -75,6 +75,8 @@ pub struct RoomPage {
 const CHUNK: i64 = 500;
 /// Events of one room looked at for one page.
 const OF_ROOM: i64 = 200;
+/// Members who are read at once.
+const MEMBERS: i64 = 5_000;
 
 impl Rooms {
     /// Returns the events after a position that other servers are to be sent.
@@ -161,7 +163,8 @@ impl Rooms {
     }
 
     /// Returns the newest events of a room, for a server that missed more than it is sent one by one: those on which
-    /// the next event will build, or where it left, the newest that it is to be sent.
+    /// the next event will build, or else the newest of the places missed that it is to be sent. Only the newest of
+    /// these places are looked at: there may be others where nothing is returned.
     ///
     /// # Errors
     ///
@@ -169,7 +172,7 @@ impl Rooms {
     pub async fn newest_outgoing(
         &self,
         room: RoomNum,
-        from: Position,
+        missed: RangeInclusive<Position>,
         server: &ServerName,
     ) -> Result<Vec<Outgoing>> {
         let room = self.room_by_number(room).await?;
@@ -197,7 +200,7 @@ impl Rooms {
                 return Ok(newest);
             }
         }
-        let rows = graph::newest_of_room(&mut conn, room.num, from, OF_ROOM).await?;
+        let rows = graph::newest_of_room(&mut conn, room.num, missed, OF_ROOM).await?;
         drop(conn);
         for row in rows {
             let found = self.for_server(&room, row, server)?;
@@ -206,6 +209,16 @@ impl Rooms {
             }
         }
         Ok(Vec::new())
+    }
+
+    /// Returns whether a server is in a room.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] when the room is gone.
+    pub async fn has_server(&self, room: RoomNum, server: &ServerName) -> Result<bool> {
+        let room = self.room_by_number(room).await?;
+        Ok(room.view().servers.contains_key(server))
     }
 
     /// Returns the other servers in a room.
@@ -234,6 +247,29 @@ impl Rooms {
             }
         }
         Ok(servers)
+    }
+
+    /// Returns the other servers with which users of this one share rooms.
+    pub async fn servers_with_us(&self) -> Result<BTreeSet<OwnedServerName>> {
+        let (mut servers, mut after) = (BTreeSet::new(), 0);
+        loop {
+            let page = {
+                let mut conn = self.inner.db.read().await?;
+                memberships::with_us(&mut conn, after, MEMBERS).await?
+            };
+            let Some((last, _)) = page.last() else {
+                return Ok(servers);
+            };
+            after = *last;
+            for (_, user_id) in &page {
+                if let Ok(user_id) = <&UserId>::try_from(user_id.as_str())
+                    && !self.is_local(user_id)
+                    && !servers.contains(user_id.server_name())
+                {
+                    servers.insert(user_id.server_name().to_owned());
+                }
+            }
+        }
     }
 
     /// Returns an event as it goes out to a server, if it does.

@@ -78,6 +78,16 @@ pub async fn last_change(db: &mut impl Read, user: UserNum) -> Result<Option<Pos
     Ok(last.flatten())
 }
 
+/// Returns when a device of a user, or the user's own keys, last changed of which other servers are told.
+pub async fn newest_change(db: &mut impl Read, user: UserNum) -> Result<Option<Position>> {
+    let newest: Option<Option<Position>> = db
+        .query("SELECT MAX(position) FROM device_changes WHERE user_num = $1")
+        .bind(user)
+        .fetch_scalar()
+        .await?;
+    Ok(newest.flatten())
+}
+
 /// Returns which devices of a user changed after a position, and when, the oldest change first.
 pub async fn devices_changed(
     db: &mut impl Read,
@@ -177,8 +187,11 @@ mod tests {
         assert_eq!(ids, ["A", "B", OWN_KEYS]);
         let last = last_change(&mut tx, 1).await.unwrap();
         assert_eq!(last, Some(all[1].1), "that of the list of devices");
+        let newest = newest_change(&mut tx, 1).await.unwrap();
+        assert_eq!(newest, Some(all[2].1));
         let newer = devices_changed(&mut tx, 1, all[0].1, 1).await.unwrap();
         assert_eq!(newer, all[1..2]);
         assert_eq!(last_change(&mut tx, 2).await.unwrap(), None);
+        assert_eq!(newest_change(&mut tx, 2).await.unwrap(), None);
     }
 }

@@ -1,5 +1,7 @@
 //! The graph of a room's events: what follows what, whether it was accepted, and what state it leaves behind.
 
+use std::ops::RangeInclusive;
+
 use sqlx::AssertSqlSafe;
 
 use super::{Read, RoomNum, WriteTx, list, values};
@@ -184,20 +186,21 @@ pub async fn of_room_from(
     .await
 }
 
-/// Returns the newest accepted events of a room from a place of its timeline on, the newest first.
+/// Returns the newest accepted events of a room at some places of its timeline, the newest first.
 pub async fn newest_of_room(
     db: &mut impl Read,
     room: RoomNum,
-    from: i64,
+    places: RangeInclusive<i64>,
     limit: i64,
 ) -> Result<Vec<Sent>> {
     db.query(
         "SELECT timeline AS position, room, event_id, goes_out, json FROM events
-         WHERE room = $1 AND timeline >= $2 AND status = 0 AND NOT backfilled
-         ORDER BY timeline DESC LIMIT $3",
+         WHERE room = $1 AND timeline >= $2 AND timeline <= $3 AND status = 0 AND NOT backfilled
+         ORDER BY timeline DESC LIMIT $4",
     )
     .bind(room)
-    .bind(from)
+    .bind(*places.start())
+    .bind(*places.end())
     .bind(limit)
     .fetch_all()
     .await

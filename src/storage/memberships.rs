@@ -49,6 +49,29 @@ pub async fn set(
     Ok(())
 }
 
+/// Returns some of those who are in rooms with users of this server, after a number: number and id.
+pub async fn with_us(
+    db: &mut impl Read,
+    after: UserNum,
+    limit: i64,
+) -> Result<Vec<(UserNum, String)>> {
+    db.query(
+        "SELECT DISTINCT m.user_num, s.text
+         FROM memberships m
+         JOIN strings s ON s.num = m.user_num
+         WHERE m.membership = 'join' AND m.user_num > $1
+           AND m.room IN (SELECT ours.room
+                          FROM memberships ours
+                          JOIN accounts a ON a.user_num = ours.user_num
+                          WHERE ours.membership = 'join')
+         ORDER BY m.user_num LIMIT $2",
+    )
+    .bind(after)
+    .bind(limit)
+    .fetch_all()
+    .await
+}
+
 /// Stores the memberships of many users of a room that nobody is told of: (user, membership, event).
 pub async fn set_all(
     tx: &mut WriteTx,

@@ -68,6 +68,10 @@ const MIGRATIONS: &[(&str, &str)] = &[
         "0015_arrived_events.sql",
         include_str!("../../migrations/0015_arrived_events.sql"),
     ),
+    (
+        "0016_unsent_messages.sql",
+        include_str!("../../migrations/0016_unsent_messages.sql"),
+    ),
 ];
 
 /// What the tokens in a migration stand for, and which files belong to the database.

@@ -2,7 +2,7 @@
 
 use sqlx::AssertSqlSafe;
 
-use super::{Position, Read, RoomNum, WriteTx, list_of_numbers, values};
+use super::{Position, Read, RoomNum, WriteTx, list, list_of_numbers, values};
 use crate::error::Result;
 
 /// Rows that one statement stores.
@@ -50,11 +50,31 @@ pub async fn set_cursor(tx: &mut WriteTx, position: Position) -> Result<()> {
     Ok(())
 }
 
-/// Returns all servers that were ever to be sent something.
+/// Returns the servers that are sent something now and then.
 pub async fn destinations(db: &mut impl Read) -> Result<Vec<DestinationRow>> {
     db.query("SELECT server, failures, failing_since, retry_ts FROM destinations")
         .fetch_all()
         .await
+}
+
+/// Returns the servers for which neither events nor messages to devices wait.
+pub async fn idle_destinations(db: &mut impl Read) -> Result<Vec<String>> {
+    db.query(
+        "SELECT server FROM destinations d
+         WHERE NOT EXISTS (SELECT 1 FROM unsent_rooms u WHERE u.server = d.server)
+           AND NOT EXISTS (SELECT 1 FROM unsent_messages m WHERE m.server = d.server)",
+    )
+    .fetch_scalars()
+    .await
+}
+
+/// Forgets servers that nothing is sent to.
+pub async fn remove_destinations<S: AsRef<str>>(tx: &mut WriteTx, servers: &[S]) -> Result<()> {
+    tx.query("DELETE FROM destinations WHERE server IN (SELECT value FROM json_each($1))")
+        .bind(list(servers))
+        .execute()
+        .await?;
+    Ok(())
 }
 
 /// Stores how servers fare.
@@ -124,28 +144,60 @@ pub async fn insert_message(
     tx: &mut WriteTx,
     position: Position,
     server: &str,
-    edu: &str,
+    (edu, created_ts): (&str, i64),
 ) -> Result<()> {
-    tx.query("INSERT INTO unsent_messages (position, server, edu) VALUES ($1, $2, $3)")
-        .bind(position)
-        .bind(server)
-        .bind(edu)
-        .execute()
-        .await?;
+    tx.query(
+        "INSERT INTO unsent_messages (position, server, edu, created_ts) VALUES ($1, $2, $3, $4)",
+    )
+    .bind(position)
+    .bind(server)
+    .bind(edu)
+    .bind(created_ts)
+    .execute()
+    .await?;
     Ok(())
 }
 
-/// Returns the oldest messages that wait for a server.
+/// Removes the oldest messages for a server beyond so many.
+pub async fn keep_newest_messages(tx: &mut WriteTx, server: &str, most: i64) -> Result<()> {
+    tx.query(
+        "DELETE FROM unsent_messages
+         WHERE server = $1 AND position <= (
+             SELECT position FROM unsent_messages
+             WHERE server = $1 ORDER BY position DESC LIMIT 1 OFFSET $2)",
+    )
+    .bind(server)
+    .bind(most)
+    .execute()
+    .await?;
+    Ok(())
+}
+
+/// Removes some of the messages that were sent before a time; returns how many.
+pub async fn remove_old_messages(tx: &mut WriteTx, before_ts: i64, limit: i64) -> Result<u64> {
+    tx.query(
+        "DELETE FROM unsent_messages
+         WHERE position IN (SELECT position FROM unsent_messages WHERE created_ts < $1 LIMIT $2)",
+    )
+    .bind(before_ts)
+    .bind(limit)
+    .execute()
+    .await
+}
+
+/// Returns the oldest messages that wait for a server and were sent since a time.
 pub async fn messages(
     db: &mut impl Read,
     server: &str,
+    since_ts: i64,
     limit: i64,
 ) -> Result<Vec<(Position, String)>> {
     db.query(
         "SELECT position, edu FROM unsent_messages
-         WHERE server = $1 ORDER BY position LIMIT $2",
+         WHERE server = $1 AND created_ts >= $2 ORDER BY position LIMIT $3",
     )
     .bind(server)
+    .bind(since_ts)
     .bind(limit)
     .fetch_all()
     .await
@@ -215,18 +267,72 @@ mod tests {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
         for (position, server) in [(3, "a"), (4, "b"), (5, "a"), (6, "a")] {
-            insert_message(&mut tx, position, server, "{}")
+            insert_message(&mut tx, position, server, ("{}", position * 10))
                 .await
                 .unwrap();
         }
 
-        let some = messages(&mut tx, "a", 2).await.unwrap();
+        let some = messages(&mut tx, "a", 0, 2).await.unwrap();
         remove_messages(&mut tx, "a", 5).await.unwrap();
 
         assert_eq!(some, [(3, "{}".to_owned()), (5, "{}".to_owned())]);
-        assert_eq!(messages(&mut tx, "a", 9).await.unwrap().len(), 1);
+        assert_eq!(messages(&mut tx, "a", 0, 9).await.unwrap().len(), 1);
         let mut servers = servers_with_messages(&mut tx).await.unwrap();
         servers.sort();
         assert_eq!(servers, ["a", "b"]);
+    }
+
+    #[tokio::test]
+    async fn messages_go_that_are_old_or_too_many() {
+        let test = TestDb::new().await;
+        let mut tx = test.db.write().await.unwrap();
+        for (position, server) in [(3, "a"), (4, "b"), (5, "a"), (6, "a"), (7, "a")] {
+            insert_message(&mut tx, position, server, ("{}", position * 10))
+                .await
+                .unwrap();
+        }
+
+        let recent = messages(&mut tx, "a", 60, 9).await.unwrap();
+        assert_eq!(recent.len(), 2);
+        for (limit, removed) in [(1, 1), (9, 1), (9, 0)] {
+            let done = remove_old_messages(&mut tx, 50, limit).await.unwrap();
+            assert_eq!(done, removed);
+        }
+        keep_newest_messages(&mut tx, "a", 3).await.unwrap();
+        assert_eq!(messages(&mut tx, "a", 0, 9).await.unwrap().len(), 3);
+        keep_newest_messages(&mut tx, "a", 2).await.unwrap();
+
+        assert_eq!(messages(&mut tx, "a", 0, 9).await.unwrap(), recent);
+        assert_eq!(servers_with_messages(&mut tx).await.unwrap(), ["a"]);
+    }
+
+    #[tokio::test]
+    async fn servers_are_forgotten_for_which_nothing_waits() {
+        let test = TestDb::new().await;
+        let mut tx = test.db.write().await.unwrap();
+        let row = |server: &str| DestinationRow {
+            server: server.to_owned(),
+            failures: 0,
+            failing_since: 0,
+            retry_ts: 0,
+        };
+        let rows = ["a", "b", "c", "d"].map(row);
+        set_destinations(&mut tx, &rows).await.unwrap();
+        let unsent = UnsentRow {
+            server: "b".to_owned(),
+            room: 1,
+            since: 5,
+        };
+        set_unsent(&mut tx, &[unsent]).await.unwrap();
+        insert_message(&mut tx, 7, "c", ("{}", 1)).await.unwrap();
+
+        let mut idle = idle_destinations(&mut tx).await.unwrap();
+        idle.sort();
+        assert_eq!(idle, ["a", "d"]);
+        remove_destinations(&mut tx, &["a"]).await.unwrap();
+
+        let left = destinations(&mut tx).await.unwrap();
+        assert_eq!(left.len(), 3);
+        assert!(!left.contains(&row("a")));
     }
 }

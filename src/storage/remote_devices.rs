@@ -2,7 +2,7 @@
 
 use sqlx::AssertSqlSafe;
 
-use super::{Read, RoomNum, UserNum, WriteTx, list_of_numbers, values};
+use super::{Read, RoomNum, UserNum, WriteTx, list, list_of_numbers, values};
 use crate::error::Result;
 
 /// Rows that one statement inserts.
@@ -56,6 +56,37 @@ pub async fn devices(db: &mut impl Read, users: &[UserNum]) -> Result<Vec<Device
     .bind(list_of_numbers(users.iter().copied()))
     .fetch_all()
     .await
+}
+
+/// Returns those of a user's devices that have these ids.
+pub async fn devices_named(
+    db: &mut impl Read,
+    user: UserNum,
+    device_ids: &[&str],
+) -> Result<Vec<DeviceRow>> {
+    db.query(
+        "SELECT user_num, device_id, keys, display_name
+         FROM remote_devices
+         WHERE user_num = $1 AND device_id IN (SELECT value FROM json_each($2))",
+    )
+    .bind(user)
+    .bind(list(device_ids))
+    .fetch_all()
+    .await
+}
+
+/// Returns how many devices of a user there are, and how many bytes their keys have.
+pub async fn extent(db: &mut impl Read, user: UserNum) -> Result<(i64, i64)> {
+    let extent = db
+        .query(
+            "SELECT COUNT(*), COALESCE(SUM(OCTET_LENGTH(keys)), 0)
+             FROM remote_devices
+             WHERE user_num = $1",
+        )
+        .bind(user)
+        .fetch_optional()
+        .await?;
+    Ok(extent.unwrap_or_default())
 }
 
 /// Returns some of the users whose lists have to be asked for, after a number: number and id.
@@ -223,7 +254,7 @@ mod tests {
         testing::TestDb,
     };
 
-    fn list(user_num: UserNum, is_fresh: bool) -> ListRow {
+    fn list_of(user_num: UserNum, is_fresh: bool) -> ListRow {
         ListRow {
             user_num,
             stream_id: is_fresh.then_some(5),
@@ -247,18 +278,22 @@ mod tests {
         let mut tx = test.db.write().await.unwrap();
         let (a, b) = (device("A"), device("B"));
 
-        set(&mut tx, &list(1, true)).await.unwrap();
+        set(&mut tx, &list_of(1, true)).await.unwrap();
         replace(&mut tx, 1, std::slice::from_ref(&a)).await.unwrap();
         replace(&mut tx, 1, std::slice::from_ref(&b)).await.unwrap();
         set_device(&mut tx, &a).await.unwrap();
         let both = devices(&mut tx, &[1]).await.unwrap();
         assert!(both.len() == 2 && both.contains(&a) && both.contains(&b));
+        let named = devices_named(&mut tx, 1, &["B", "C"]).await.unwrap();
+        assert_eq!(named, [b]);
+        assert_eq!(extent(&mut tx, 1).await.unwrap(), (2, 4));
+        assert_eq!(extent(&mut tx, 2).await.unwrap(), (0, 0));
         remove_device(&mut tx, 1, "B").await.unwrap();
         assert_eq!(devices(&mut tx, &[1]).await.unwrap(), [a]);
         note_asked(&mut tx, &[1]).await.unwrap();
         let asked = ListRow {
             is_told: false,
-            ..list(1, true)
+            ..list_of(1, true)
         };
         assert_eq!(lists(&mut tx, &[1, 2]).await.unwrap(), [asked]);
 
@@ -296,7 +331,7 @@ mod tests {
                 .unwrap();
         }
         for user in &users[1..] {
-            set(&mut tx, &list(*user, false)).await.unwrap();
+            set(&mut tx, &list_of(*user, false)).await.unwrap();
         }
         let found = to_ask(&mut tx, users[1], 10).await.unwrap();
         assert_eq!(found.len(), 2);
@@ -304,7 +339,7 @@ mod tests {
 
         assert_eq!(forget_strangers(&mut tx).await.unwrap(), 2);
         let left = lists(&mut tx, &users).await.unwrap();
-        assert_eq!(left, [list(users[1], false)]);
+        assert_eq!(left, [list_of(users[1], false)]);
         forget_members(&mut tx, 7).await.unwrap();
         assert!(lists(&mut tx, &users).await.unwrap().is_empty());
     }

@@ -23,6 +23,9 @@ pub struct DocumentRow {
     pub valid_until_ts: i64,
 }
 
+/// The most keys of a server that are kept: as many as one document has.
+const MAX_KEYS: i64 = 64;
+
 /// Returns what is known of the keys of a server.
 pub async fn of_server(db: &mut impl Read, server: i64) -> Result<Vec<ServerKeyRow>> {
     db.query("SELECT key_id, public_key, valid_until_ts FROM server_keys WHERE server = $1")
@@ -43,6 +46,21 @@ pub async fn set(tx: &mut WriteTx, server: i64, row: &ServerKeyRow) -> Result<()
     .bind(&*row.key_id)
     .bind(&*row.public_key)
     .bind(row.valid_until_ts)
+    .execute()
+    .await?;
+    Ok(())
+}
+
+/// Forgets keys of a server that has had too many: those that ceased to be believed first.
+pub async fn prune(tx: &mut WriteTx, server: i64) -> Result<()> {
+    tx.query(
+        "DELETE FROM server_keys
+         WHERE server = $1 AND key_id NOT IN (
+             SELECT key_id FROM server_keys
+             WHERE server = $1 ORDER BY valid_until_ts DESC, key_id LIMIT $2)",
+    )
+    .bind(server)
+    .bind(MAX_KEYS)
     .execute()
     .await?;
     Ok(())
@@ -103,5 +121,29 @@ mod tests {
         assert_eq!(stored, Some(document_until(4)));
         assert!(of_server(&mut tx, server + 1).await.unwrap().is_empty());
         assert_eq!(document(&mut tx, server + 1).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn of_too_many_keys_those_are_kept_that_are_believed_for_longest() {
+        let test = TestDb::new().await;
+        let mut tx = test.db.write().await.unwrap();
+        for server in [1, 2] {
+            for valid_until_ts in 0..MAX_KEYS + 3 {
+                let key = ServerKeyRow {
+                    key_id: format!("ed25519:{valid_until_ts}"),
+                    public_key: "AAAA".to_owned(),
+                    valid_until_ts,
+                };
+                set(&mut tx, server, &key).await.unwrap();
+            }
+        }
+
+        prune(&mut tx, 1).await.unwrap();
+
+        let left = of_server(&mut tx, 1).await.unwrap();
+        assert_eq!(i64::try_from(left.len()).unwrap(), MAX_KEYS);
+        assert!(left.iter().all(|key| key.valid_until_ts >= 3));
+        let others = of_server(&mut tx, 2).await.unwrap().len();
+        assert_eq!(i64::try_from(others).unwrap(), MAX_KEYS + 3);
     }
 }

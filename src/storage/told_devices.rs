@@ -2,7 +2,7 @@
 
 use sqlx::AssertSqlSafe;
 
-use super::{Position, Read, UserNum, WriteTx, values};
+use super::{Position, Read, UserNum, WriteTx, list, values};
 use crate::error::Result;
 
 /// Rows that one statement stores.
@@ -89,6 +89,19 @@ pub async fn set_told(
     Ok(())
 }
 
+/// Forgets what servers were told, and are to be told of changes up to a position.
+pub async fn forget<S: AsRef<str>>(tx: &mut WriteTx, servers: &[S], up_to: Position) -> Result<()> {
+    tx.query(
+        "DELETE FROM told_devices
+         WHERE server IN (SELECT value FROM json_each($1)) AND changed <= $2",
+    )
+    .bind(list(servers))
+    .bind(up_to)
+    .execute()
+    .await?;
+    Ok(())
+}
+
 /// Returns the servers that are to be told of something.
 pub async fn servers(db: &mut impl Read) -> Result<Vec<String>> {
     db.query("SELECT DISTINCT server FROM told_devices WHERE changed > told")
@@ -124,5 +137,10 @@ mod tests {
         assert_eq!(again, ["a"]);
         assert_eq!(to_tell(&mut tx, "a", 9).await.unwrap()[0].told, 5);
         assert_eq!(servers(&mut tx).await.unwrap().len(), 2);
+
+        forget(&mut tx, &["a", "b"], 5).await.unwrap();
+        assert_eq!(servers(&mut tx).await.unwrap(), ["a"]);
+        forget(&mut tx, &["a"], changed).await.unwrap();
+        assert!(servers(&mut tx).await.unwrap().is_empty());
     }
 }

@@ -62,6 +62,8 @@ pub struct Workflows {
     joins: remote::Joins,
     elsewhere: remote::Elsewhere,
     inbox: Arc<inbox::Inbox>,
+    /// The room for what others answer about keys.
+    answers: Arc<remote_keys::Answers>,
     /// Held while a notice finds or makes its room.
     notices: Arc<Mutex<()>>,
 }
@@ -115,6 +117,7 @@ impl Workflows {
             remote_lists,
             kept,
             joins: remote::Joins::default(),
+            answers: Arc::default(),
             notices: Arc::default(),
         };
         workflows.start();

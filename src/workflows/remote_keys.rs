@@ -1,13 +1,12 @@
 //! The keys with which devices encrypt, of this server's users and of others.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    time::Duration,
-};
+mod answers;
+
+use std::collections::{BTreeMap, HashSet};
 
 use futures_util::{StreamExt, stream};
 use ruma::{
-    OwnedDeviceId, OwnedServerName, OwnedUserId, UserId,
+    OneTimeKeyAlgorithm, OwnedDeviceId, OwnedServerName, OwnedUserId, UserId,
     api::{
         client::keys::{
             claim_keys::v3::{Request as ClaimRequest, Response as Claimed},
@@ -20,22 +19,21 @@ use ruma::{
 };
 use serde_json::{Value, json};
 
+pub(super) use self::answers::Answers;
+use self::answers::{Budget, KEY_BYTES, USER_BYTES, allowance, bytes_for};
 use super::Workflows;
 use crate::{
     devices::{RemoteDevice, RemoteList, Ticket, Viewer},
     error::{Error, Result},
-    federation::{Allowance, Failure},
+    federation::Failure,
 };
 
 /// Servers that are asked at once.
 const AT_ONCE: usize = 32;
-/// The longest that a client may wait for other servers.
-const MAX_TIMEOUT: Duration = Duration::from_secs(30);
-/// The largest answer: that of a thousand users with ten devices each.
-const MAX_BYTES: usize = 32 * 1024 * 1024;
-
 /// Of which devices of users keys are asked for; an empty list is all of them.
 type Asked = BTreeMap<OwnedUserId, Vec<OwnedDeviceId>>;
+/// Of which devices of users one-time keys are claimed, and by which algorithms.
+type Claims = BTreeMap<OwnedUserId, BTreeMap<OwnedDeviceId, OneTimeKeyAlgorithm>>;
 type DevicesOfUser = BTreeMap<OwnedDeviceId, Raw<DeviceKeys>>;
 
 /// What is still to be found out of users of other servers.
@@ -64,20 +62,40 @@ impl Workflows {
         if remote.is_empty() {
             return Ok(found);
         }
+        // What happens to the lists from now on makes the answers doubtful: also that a room is shared no more.
+        let mut tickets: BTreeMap<OwnedServerName, Ticket> = remote
+            .iter()
+            .map(|(server, asked)| {
+                let ticket = self.devices.begin_asking(asked.keys().map(|id| &**id));
+                (server.clone(), ticket)
+            })
+            .collect();
         let remote = remote.into_values().flatten().collect();
         let mut query = self.look_up(remote, &mut found).await?;
-        let to_ask = std::mem::take(&mut query.to_ask);
-        let allowance = allowance(request.timeout);
+        let to_ask = std::mem::take(&mut query.to_ask).into_iter();
+        let to_ask = to_ask.filter_map(|(server, wanted)| {
+            let ticket = tickets.remove(&server)?;
+            Some((server, wanted, ticket))
+        });
+        let to_ask: Vec<(OwnedServerName, Asked, Ticket)> = to_ask.collect();
+        // Of the others everything is known.
+        drop(tickets);
+        let bytes_for = |wanted: &Asked| bytes_for(wanted.len(), USER_BYTES);
+        let mut budget = Budget::of(to_ask.iter().map(|(_, wanted, _)| bytes_for(wanted)));
         let client = self.federation.client();
-        let asking = stream::iter(to_ask).map(async |(server, wanted)| {
-            // What happens to the lists from now on makes the answer doubtful.
-            let ticket = self.devices.begin_asking(wanted.keys().map(|id| &**id));
-            let request = get_keys::v1::Request::new(wanted.clone());
-            let answer = client.send(&server, request, allowance).await;
-            (server, wanted, answer, ticket)
+        let asking = stream::iter(to_ask).map(async |(server, wanted, ticket)| {
+            let asked = get_keys::v1::Request::new(wanted.clone());
+            let allowance = allowance(request.timeout, bytes_for(&wanted));
+            let asking = client.send(&server, asked, allowance);
+            let (answer, room) = self.answers.ask(allowance, asking).await;
+            (server, wanted, answer, (ticket, room))
         });
         let mut asking = std::pin::pin!(asking.buffer_unordered(AT_ONCE));
-        while let Some((server, wanted, answer, ticket)) = asking.next().await {
+        while let Some((server, wanted, answer, (ticket, _room))) = asking.next().await {
+            let answer = answer.and_then(|answer| {
+                let bytes = size_of(&answer);
+                budget.take(answer, bytes)
+            });
             match answer {
                 Ok(answer) => {
                     let answer = (wanted, answer);
@@ -194,15 +212,27 @@ impl Workflows {
     pub async fn claim_keys(&self, request: &ClaimRequest) -> Result<Claimed> {
         let (local, remote) = self.by_server(&request.one_time_keys);
         let mut claimed = Claimed::new(self.devices.claim_keys(&local).await?);
-        let allowance = allowance(request.timeout);
+        let bytes_for = |wanted: &Claims| {
+            let devices = wanted.values().map(BTreeMap::len).sum();
+            bytes_for(devices, KEY_BYTES)
+        };
+        let mut budget = Budget::of(remote.values().map(bytes_for));
         let client = self.federation.client();
         let asking = stream::iter(remote).map(async |(server, wanted)| {
-            let request = claim_keys::v1::Request::new(wanted.clone());
-            let answer = client.send(&server, request, allowance).await;
-            (server, wanted, answer)
+            let asked = claim_keys::v1::Request::new(wanted.clone());
+            let allowance = allowance(request.timeout, bytes_for(&wanted));
+            let asking = client.send(&server, asked, allowance);
+            let (answer, room) = self.answers.ask(allowance, asking).await;
+            (server, wanted, answer, room)
         });
         let mut asking = std::pin::pin!(asking.buffer_unordered(AT_ONCE));
-        while let Some((server, wanted, answer)) = asking.next().await {
+        while let Some((server, wanted, answer, _room)) = asking.next().await {
+            let answer = answer.and_then(|answer| {
+                let keys = answer.one_time_keys.values().flat_map(BTreeMap::values);
+                let keys = keys.flat_map(BTreeMap::values);
+                let bytes = keys.map(|key| key.json().get().len()).sum();
+                budget.take(answer, bytes)
+            });
             match answer {
                 Ok(answer) => {
                     let of_wanted = answer.one_time_keys.into_iter();
@@ -243,11 +273,15 @@ impl Workflows {
     }
 }
 
-fn allowance(timeout: Option<Duration>) -> Allowance {
-    Allowance {
-        time: timeout.unwrap_or(Allowance::QUICK.time).min(MAX_TIMEOUT),
-        bytes: MAX_BYTES,
-    }
+/// Returns how large an answer is, as far as it is taken.
+fn size_of(answer: &get_keys::v1::Response) -> usize {
+    let devices = answer.device_keys.values().flat_map(BTreeMap::values);
+    let devices = devices.map(|keys| keys.json().get().len());
+    let signing = answer.master_keys.values();
+    let signing = signing.chain(answer.self_signing_keys.values());
+    devices
+        .chain(signing.map(|key| key.json().get().len()))
+        .sum()
 }
 
 /// Returns those of a user's devices that are asked for.

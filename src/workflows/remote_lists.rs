@@ -334,6 +334,8 @@ impl RemoteLists {
         let permit = inner.asking.acquire().await;
         let _permit = permit.map_err(|source| Error::internal("ask for devices", source))?;
         self.settle().await?;
+        // Before it is seen that a room is shared: who goes after that makes the answer doubtful.
+        let ticket = inner.devices.begin_asking([user_id]);
         let Some(user) = inner.rooms.user_number(user_id).await? else {
             return Ok(Outcome::Done);
         };
@@ -345,7 +347,6 @@ impl RemoteLists {
         if known.get(user_id).is_none_or(|known| known.is_fresh) {
             return Ok(Outcome::Done);
         }
-        let ticket = inner.devices.begin_asking([user_id]);
         let request = get_devices::v1::Request::new(user_id.to_owned());
         let client = inner.federation.client();
         let answer = client.send_for(user_id.server_name(), request, Allowance::USUAL);
@@ -432,9 +433,15 @@ impl Follower for Inner {
                         self.ephemeral.typing.set(*room, user_id, None);
                         self.note(Moved::Out(*user, *room));
                     }
-                    (true, _) => self.note(Moved::OursOut(*room)),
+                    (true, _) => {
+                        self.devices.touch_all();
+                        self.note(Moved::OursOut(*room));
+                    }
                 },
-                Change::RoomDeleted { .. } => self.note(Moved::Deleted),
+                Change::RoomDeleted { .. } => {
+                    self.devices.touch_all();
+                    self.note(Moved::Deleted);
+                }
                 _ => {}
             }
         }

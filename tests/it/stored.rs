@@ -80,6 +80,14 @@ impl Rows {
         self.close().await;
     }
 
+    /// Changes something.
+    pub(crate) async fn run(&mut self, sql: &str) {
+        let mut tx = self.db.write().await.expect("a turn");
+        let done = tx.query(AssertSqlSafe(sql.to_owned())).execute().await;
+        done.expect("the statement runs");
+        tx.commit().await.expect("is on disk");
+    }
+
     pub(crate) async fn close(&mut self) {
         self.db.close().await;
     }
@@ -120,7 +128,7 @@ impl Rows {
         }
     }
 
-    async fn numbers(&mut self, sql: &str) -> Vec<i64> {
+    pub(crate) async fn numbers(&mut self, sql: &str) -> Vec<i64> {
         let mut conn = self.db.read().await.expect("a connection");
         let found = conn
             .query(AssertSqlSafe(sql.to_owned()))

@@ -48,3 +48,25 @@ async fn what_is_no_message_is_refused() {
     let stranger = server.put(&path, json!({ "messages": {} })).await;
     stranger.expect_error(401, "M_MISSING_TOKEN");
 }
+
+#[tokio::test]
+async fn messages_to_devices_have_a_rate_of_their_own() {
+    let server = Server::with(|config| config.limits.enabled = true).await;
+    let alice = server.register("alice").await;
+    let body = json!({ "messages": {} });
+
+    let mut sent = 0;
+    let refused = loop {
+        let path = format!("{SEND}/{sent}");
+        let answer = alice.client.put(&path, body.clone()).await;
+        if answer.status != 200 || sent > 2_000 {
+            break answer;
+        }
+        sent += 1;
+    };
+
+    refused.expect_error(429, "M_LIMIT_EXCEEDED");
+    assert!(sent >= 100);
+    // Events are not held up by it.
+    alice.creates_open_room().await;
+}

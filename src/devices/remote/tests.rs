@@ -348,3 +348,74 @@ fn devices_that_make_no_sense_are_passed_over() {
     assert_eq!(read("A", &json!("keys")), None);
     assert_eq!(read(&"A".repeat(300), &good), None);
 }
+
+/// Returns a device with large keys.
+fn large(device_id: &str) -> RemoteDevice {
+    let keys = json!({
+        "user_id": bob(), "device_id": device_id, "algorithms": [], "keys": {}, "signatures": {},
+        "x": "x".repeat(60_000),
+    });
+    RemoteDevice::read(bob(), device_id.into(), Some(&keys.to_string()), None).unwrap()
+}
+
+#[tokio::test]
+async fn a_list_grows_to_so_many_devices_by_updates_too() {
+    let many: Vec<RemoteDevice> = (0..DEVICES + 5)
+        .map(|n| device(&format!("D{n}"), Some(1)))
+        .collect();
+    let scene = Scene::with_list(5, many).await;
+    let count = async || scene.known().await.unwrap().1.len();
+    let most = usize::try_from(DEVICES).unwrap();
+    assert_eq!(count().await, most);
+
+    let more = update(6, &[5], device("E1", Some(2)));
+    assert!(!scene.changes(&[more]).await);
+    assert_eq!((count().await, scene.told()), (most, 0));
+    let gone = ListUpdate {
+        deleted: true,
+        ..update(7, &[6], device("D1", None))
+    };
+    let changed = update(8, &[7], device("D2", Some(2)));
+    let one = update(9, &[8], device("E2", Some(2)));
+    let another = update(10, &[9], device("E3", Some(2)));
+    assert!(!scene.changes(&[gone, changed, one, another]).await);
+
+    let (is_fresh, known) = scene.known().await.unwrap();
+    assert!(is_fresh);
+    assert_eq!(known.len(), most);
+    assert_eq!(known.iter().filter(|key| *key == "key2").count(), 2);
+}
+
+#[tokio::test]
+async fn a_list_has_so_many_bytes_at_most() {
+    let most = usize::try_from(BYTES).unwrap() / 60_200;
+    let many: Vec<RemoteDevice> = (0..most + 5).map(|n| large(&format!("D{n}"))).collect();
+    let scene = Scene::with_list(5, many).await;
+    let known = async || {
+        let mut known = scene.devices.known_lists(&[bob()]).await.unwrap();
+        known.remove(bob()).unwrap().devices
+    };
+    assert_eq!(known().await.len(), most);
+
+    let more = update(6, &[5], large("E1"));
+    let small = update(7, &[6], device("E2", Some(1)));
+    assert!(!scene.changes(&[more, small]).await);
+
+    let known = known().await;
+    assert_eq!(known.len(), most + 1);
+    assert!(known.contains_key(<&DeviceId>::from("E2")));
+}
+
+#[tokio::test]
+async fn when_rooms_are_left_every_answer_under_way_is_doubtful() {
+    let scene = Scene::new().await;
+    scene.comes().await;
+    let ticket = scene.devices.begin_asking([bob()]);
+
+    scene.devices.touch_all();
+
+    assert!(ticket.is_doubtful(bob()));
+    let lists = list(Some(5), vec![device("PHONE", Some(1))]);
+    let again = scene.devices.remember_lists(&ticket, lists).await.unwrap();
+    assert_eq!(again, [bob()]);
+}

@@ -141,7 +141,8 @@ impl Inner {
     }
 
     /// Returns what a server was not sent of a room, and up to which place that is everything: its newest events alone,
-    /// if it missed more than `most`.
+    /// if it missed more than `most`. A server that left gets all that it is still to be sent, which is about its own
+    /// users, however much was said in between: nothing that comes later would tell it.
     async fn of_room(
         &self,
         destination: &Destination,
@@ -150,6 +151,10 @@ impl Inner {
         left: usize,
     ) -> Result<(Vec<Outgoing>, Position)> {
         let server = &destination.server;
+        let most = match most {
+            Some(most) if self.rooms.has_server(room, server).await? => Some(most),
+            _ => None,
+        };
         let enough = most.map_or(left, |most| most.max(left));
         let (mut events, mut next, mut pages) = (Vec::new(), Some(unsent.first), 0);
         while let Some(from) = next
@@ -165,14 +170,16 @@ impl Inner {
         events.retain(|event| event.position <= unsent.last);
         let is_too_much = |most| events.len() > most || (next.is_some() && events.len() <= enough);
         if most.is_some_and(is_too_much) {
-            let newest = self.rooms.newest_outgoing(room, unsent.first, server);
-            let mut newest = newest.await?;
+            let missed = unsent.first..=unsent.last;
+            let mut newest = self.rooms.newest_outgoing(room, missed, server).await?;
             if newest.len() > left && left < PDUS {
                 // They go together, next time.
                 return Ok((Vec::new(), unsent.first - 1));
             }
             newest.truncate(left);
-            return Ok((newest, unsent.last));
+            if !newest.is_empty() {
+                return Ok((newest, unsent.last));
+            }
         }
         let is_cut = events.len() > left;
         events.truncate(left);

@@ -7,8 +7,13 @@ use std::{sync::Arc, time::Duration};
 use ruma::api::federation::transactions::send_transaction_message;
 use serde::Deserialize;
 use serde_json::{Map, Value};
+use tokio::time::Instant;
 
-use super::{Inner, batch::Batch, destination::Destination};
+use super::{
+    Inner,
+    batch::Batch,
+    destination::{Destination, LONGEST_PAUSE},
+};
 use crate::{
     error::Result,
     federation::{Allowance, Failure},
@@ -80,12 +85,15 @@ impl Inner {
     /// Waits until a server may be tried.
     async fn wait_for(&self, destination: &Destination) {
         loop {
-            let retry_at = destination.lock().health.retry_at;
-            if retry_at <= self.clock.now_ms() {
+            let now = self.clock.now_ms();
+            let retry_at = destination.lock().health.next_try(now);
+            if retry_at <= now {
                 return;
             }
             tokio::select! {
                 () = self.clock.sleep_until(retry_at) => {}
+                // Whatever the clock says.
+                () = tokio::time::sleep(LONGEST_PAUSE) => return,
                 () = destination.woken.notified() => {}
             }
         }
@@ -101,10 +109,7 @@ impl Inner {
 
     /// Sends one transaction.
     async fn step(&self, destination: &Destination) -> Step {
-        let is_slow = {
-            let state = destination.lock();
-            state.health.failures > 0 || state.greet
-        };
+        let is_slow = destination.lock().is_slow();
         let lane = if is_slow { &self.slow } else { &self.fast };
         // It is never closed.
         let _place = lane.acquire().await;
@@ -121,6 +126,7 @@ impl Inner {
         if batch.is_empty() {
             return self.note_taken(destination, batch).await;
         }
+        let begun = Instant::now();
         let sent = tokio::select! {
             sent = self.send(destination, &batch) => sent,
             () = self.moment_after_stop() => {
@@ -131,6 +137,7 @@ impl Inner {
         match sent {
             Ok(()) => {
                 self.metrics.count(true);
+                destination.lock().answered_after(begun.elapsed());
                 self.note_taken(destination, batch).await
             }
             Err(failure) => {

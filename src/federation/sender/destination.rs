@@ -17,7 +17,9 @@ use crate::storage::{
 
 /// How long a server that fails is left alone first, and at most.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_hours(1);
+pub(super) const LONGEST_PAUSE: Duration = Duration::from_hours(1);
+/// How long a transaction may take that holds up nobody.
+const QUICK: Duration = Duration::from_secs(5);
 /// How soon after a failure a sign of life counts: so long for each failure before, up to a limit. A server may be able
 /// to reach this one and not the other way round.
 const SHORTEST_LIFE: Duration = Duration::from_millis(300);
@@ -58,6 +60,8 @@ pub(super) struct State {
     /// It failed, and has not got everything since: what it missed in busy rooms it is sent no more.
     pub(super) catches_up: bool,
     pub(super) health: Health,
+    /// Whether it took the last transaction quickly; not when it has not been sent any.
+    is_quick: bool,
     stored_health: Option<Health>,
     /// Whether a task sends to it.
     is_served: bool,
@@ -100,8 +104,22 @@ impl Health {
         self.retry_at = now.saturating_add(milliseconds(pause));
     }
 
+    /// Sees to it that the server is not left alone for longer than it may be: the clock may have been set back.
+    fn clamp(&mut self, now: i64) {
+        let latest = now.saturating_add(milliseconds(LONGEST_PAUSE));
+        self.retry_at = self.retry_at.min(latest);
+        self.last_try = self.last_try.min(now);
+    }
+
+    /// Returns when the server is tried again.
+    pub(super) fn next_try(&mut self, now: i64) -> i64 {
+        self.clamp(now);
+        self.retry_at
+    }
+
     /// Notes a sign of life; returns whether the server is tried sooner for it.
-    fn lives(&mut self) -> bool {
+    fn lives(&mut self, now: i64) -> bool {
+        self.clamp(now);
         let pause = SHORTEST_LIFE.saturating_mul(self.failures.saturating_mul(self.failures));
         let pause = milliseconds(pause.min(LONGEST_LIFE));
         let soonest = self.last_try.saturating_add(pause);
@@ -119,7 +137,7 @@ impl Health {
     }
 }
 
-fn milliseconds(time: Duration) -> i64 {
+pub(super) fn milliseconds(time: Duration) -> i64 {
     i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
 }
 
@@ -136,13 +154,14 @@ impl Destination {
     }
 
     /// Returns a server as it was stored.
-    pub(super) fn stored(server: OwnedServerName, row: &DestinationRow) -> Self {
-        let health = Health {
+    pub(super) fn stored(server: OwnedServerName, row: &DestinationRow, now: i64) -> Self {
+        let mut health = Health {
             failures: u32::try_from(row.failures).unwrap_or(u32::MAX),
             failing_since: row.failing_since,
             retry_at: row.retry_ts,
             last_try: 0,
         };
+        health.clamp(now);
         let state = State {
             greet: health.failures == 0,
             catches_up: health.failures > 0,
@@ -162,8 +181,8 @@ impl Destination {
     }
 
     /// Notes that the server showed life: if it failed, it is tried soon.
-    pub(super) fn lives(&self) {
-        if self.lock().health.lives() {
+    pub(super) fn lives(&self, now: i64) {
+        if self.lock().health.lives(now) {
             self.woken.notify_one();
         }
     }
@@ -209,6 +228,11 @@ impl State {
         }
     }
 
+    /// Returns whether events or messages to devices wait to be sent.
+    pub(super) fn has_letters(&self) -> bool {
+        !self.unsent.is_empty() || self.has_messages
+    }
+
     /// Returns whether anything waits to be sent.
     pub(super) fn has_work(&self) -> bool {
         !self.unsent.is_empty()
@@ -234,6 +258,16 @@ impl State {
         }
         self.is_served = false;
         true
+    }
+
+    /// Returns whether a transaction may take long: others shall not wait for its place.
+    pub(super) fn is_slow(&self) -> bool {
+        !self.is_quick || self.greet || self.health.failures > 0
+    }
+
+    /// Notes how long the server took to take a transaction.
+    pub(super) fn answered_after(&mut self, time: Duration) {
+        self.is_quick = time <= QUICK;
     }
 
     /// Notes that the one who sends has to stop, whatever waits.
@@ -416,14 +450,49 @@ mod tests {
     #[test]
     fn a_sign_of_life_ends_the_pause_but_not_again_and_again() {
         let mut health = Health::default();
-        assert!(!health.lives(), "nobody waits");
+        assert!(!health.lives(1_000_000), "nobody waits");
         for _ in 0..20 {
             health.failed(1_000_000, 1.0);
         }
 
-        assert!(health.lives());
+        assert!(health.lives(1_000_000));
         assert_eq!(health.retry_at, 1_060_000);
-        assert!(!health.lives());
+        assert!(!health.lives(1_000_000));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_prolongs_no_pause() {
+        let mut health = Health::default();
+        for _ in 0..20 {
+            health.failed(90_000_000, 1.0);
+        }
+
+        let now = 1_000_000;
+        assert_eq!(health.next_try(now), now + 3_600_000);
+        assert!(health.lives(now));
+        assert_eq!(health.retry_at, now + 60_000);
+        let row = DestinationRow {
+            server: "a.example".to_owned(),
+            failures: 3,
+            failing_since: 90_000_000,
+            retry_ts: 90_000_000,
+        };
+        let stored = Destination::stored(owned_server_name!("a.example"), &row, now);
+        assert_eq!(stored.lock().health.retry_at, now + 3_600_000);
+    }
+
+    #[test]
+    fn who_was_slow_or_is_not_known_is_sent_to_among_the_slow() {
+        let mut state = State::default();
+        assert!(state.is_slow(), "nobody knows");
+        state.answered_after(Duration::from_millis(300));
+        assert!(!state.is_slow());
+
+        state.answered_after(Duration::from_secs(59));
+        assert!(state.is_slow());
+        state.answered_after(Duration::from_secs(1));
+        state.refused(Batch::default(), 5);
+        assert!(state.is_slow(), "it fails");
     }
 
     #[test]

@@ -30,6 +30,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// What is held back for a moment, and what was told.
 #[derive(Default)]
 struct Held {
+    /// The position from which on changes of devices are still to be read that were not told to this run of the server.
+    untold: Option<Position>,
     /// There are events to distribute.
     events: bool,
     lists: BTreeSet<UserNum>,
@@ -76,16 +78,12 @@ impl Inner {
     /// Distributes what happens, until the server stops.
     pub(super) async fn distribute(self: Arc<Self>) {
         let mut held = Held {
+            // What changed just before the server stopped, or was killed.
+            untold: Some(self.settled.load(Ordering::SeqCst)),
             events: true,
             ..Held::default()
         };
         let stopping = self.tasks.stopping().clone();
-        // What changed just before the server stopped, or was killed.
-        let cursor = self.distributed.load(Ordering::SeqCst);
-        match self.devices.lists_changed_after(cursor).await {
-            Ok(changed) => held.lists.extend(changed),
-            Err(error) => tracing::warn!(%error, "it cannot be read whose devices changed"),
-        }
         let mut again = interval(TYPING_AGAIN);
         let mut rounds: u32 = 0;
         loop {
@@ -114,6 +112,12 @@ impl Inner {
     }
 
     async fn distribute_once(self: &Arc<Self>, held: &mut Held) -> Result<()> {
+        // Before the inbox is emptied: all that was told up to there is in it, or was.
+        let ceiling = {
+            let journal = self.db.journal();
+            let _still = journal.still();
+            journal.published()
+        };
         let (messages, typing) = held.take(self.inbox.take());
         self.note(&messages, |state| state.has_messages = true);
         for room in typing {
@@ -123,10 +127,16 @@ impl Inner {
             self.distribute_events().await?;
             held.events = false;
         }
+        if let Some(after) = held.untold {
+            let changed = self.devices.lists_changed_after(after).await?;
+            held.lists.extend(changed);
+            held.untold = None;
+        }
         while let Some(user) = held.lists.first().copied() {
             self.distribute_lists(user).await?;
             held.lists.remove(&user);
         }
+        self.settle(ceiling);
         if is_due(&mut held.receipts_due) {
             let receipts = std::mem::take(&mut held.receipts);
             self.distribute_receipts(receipts).await?;
@@ -137,6 +147,15 @@ impl Inner {
             }
         }
         Ok(())
+    }
+
+    /// Notes that everything up to a position was distributed.
+    fn settle(&self, ceiling: Position) {
+        let position = ceiling.min(self.distributed.load(Ordering::SeqCst));
+        let before = self.settled.fetch_max(position, Ordering::SeqCst);
+        if before < position {
+            self.changed.notify_one();
+        }
     }
 
     /// Notes for each server the events that it is to be sent.

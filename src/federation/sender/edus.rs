@@ -17,7 +17,7 @@ use ruma::{
 use super::{
     Inner,
     batch::Batch,
-    destination::{Destination, ReceiptKey},
+    destination::{Destination, ReceiptKey, State},
 };
 use crate::{clock::timestamp, error::Result, storage::Receipt};
 
@@ -53,10 +53,10 @@ pub(super) async fn gather(
         }
         (receipts, typing)
     };
-    for content in write_receipts(&receipts) {
+    batch.receipts = receipts;
+    for content in write_receipts(&batch.receipts) {
         batch.edus.push(Raw::new(&Edu::Receipt(content))?);
     }
-    batch.receipts = receipts;
     for ((room_id, user_id), is) in typing {
         let content = TypingContent::new(room_id, user_id, is);
         batch.edus.push(Raw::new(&Edu::Typing(content))?);
@@ -75,7 +75,9 @@ async fn gather_messages(
     }
     batch.messages = Some(0);
     let server = &destination.server;
-    let messages = inner.devices.messages_for(server, MESSAGES + 1).await?;
+    let now = inner.clock.now_ms();
+    let messages = inner.devices.messages_for(server, now, MESSAGES + 1);
+    let messages = messages.await?;
     let (mut up_to, mut bytes) = (None, 0);
     let mut is_more = false;
     for (count, (position, edu)) in (0..).zip(messages) {
@@ -118,11 +120,7 @@ async fn gather_presence(
     destination: &Destination,
     batch: &mut Batch,
 ) -> Result<()> {
-    let taken: Vec<OwnedUserId> = {
-        let mut state = destination.lock();
-        let all = std::iter::from_fn(|| state.presence.pop_first());
-        all.take(PRESENCES).collect()
-    };
+    let taken = take_presence(&mut destination.lock(), batch);
     let mut push = Vec::new();
     for user_id in &taken {
         let user = inner.rooms.user_number(user_id).await?;
@@ -141,8 +139,15 @@ async fn gather_presence(
         let content = PresenceContent::new(push);
         batch.edus.push(Raw::new(&Edu::Presence(content))?);
     }
-    batch.presence = taken.into_iter().collect();
     Ok(())
+}
+
+/// Takes users whose presence one transaction tells. They are in the batch before anything can fail: then they wait again.
+fn take_presence(state: &mut State, batch: &mut Batch) -> Vec<OwnedUserId> {
+    let all = std::iter::from_fn(|| state.presence.pop_first());
+    let taken: Vec<OwnedUserId> = all.take(PRESENCES).collect();
+    batch.presence = taken.iter().cloned().collect();
+    taken
 }
 
 /// Takes receipts that fit into the EDUs of one transaction: of each user of a room one goes into each.
@@ -224,6 +229,22 @@ mod tests {
             json!({ "!r:a": { "m.read": { "@u:a": of_user } } })
         );
         assert_eq!(contents.len(), 2);
+    }
+
+    #[test]
+    fn whose_presence_was_taken_waits_again_when_nothing_comes_of_the_batch() {
+        let mut state = State::default();
+        for n in 0..=PRESENCES {
+            let user_id = format!("@u{n}:a").try_into().expect("an id");
+            state.note_presence(&user_id);
+        }
+        let mut batch = Batch::default();
+
+        let taken = take_presence(&mut state, &mut batch);
+        assert_eq!((taken.len(), state.presence.len()), (PRESENCES, 1));
+        state.restore(batch);
+
+        assert_eq!(state.presence.len(), PRESENCES + 1);
     }
 
     #[test]

@@ -26,7 +26,7 @@ impl Inner {
     /// Writes down what waits, whenever that changed, and when the server stops.
     pub(super) async fn keep(self: Arc<Self>) {
         let stopping = self.tasks.stopping().clone();
-        let mut kept = self.distributed.load(Ordering::SeqCst);
+        let mut kept = self.settled.load(Ordering::SeqCst);
         loop {
             tokio::select! {
                 () = self.changed.notified() => {}
@@ -46,7 +46,7 @@ impl Inner {
 
     async fn keep_once(&self, kept: &mut Position) {
         // Before the rest: what was distributed until now is in it.
-        let position = self.distributed.load(Ordering::SeqCst);
+        let position = self.settled.load(Ordering::SeqCst);
         let mut changed: Vec<(Arc<Destination>, ToStore)> = Vec::new();
         let (mut failing, mut waiting) = (0, 0);
         for destination in self.all() {

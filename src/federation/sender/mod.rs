@@ -16,6 +16,7 @@ mod inbox;
 mod keeping;
 mod log;
 mod metrics;
+mod tidying;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -63,8 +64,11 @@ struct Inner {
     log: RwLock<Log>,
     /// What happened and is not distributed yet.
     inbox: Arc<Inbox>,
-    /// Up to which position it is known what goes to whom.
+    /// Up to which position it is known which events go to whom.
     distributed: AtomicI64,
+    /// Up to which position it is known what goes to whom, devices that changed among it: from here on it is looked at
+    /// again after a crash.
+    settled: AtomicI64,
     /// Rung when something is to be written down.
     changed: Notify,
     fast: Semaphore,
@@ -102,6 +106,7 @@ impl Sender {
             destinations: Mutex::default(),
             log: RwLock::new(Log::after(cursor)),
             distributed: AtomicI64::new(cursor),
+            settled: AtomicI64::new(cursor),
             changed: Notify::new(),
             fast: Semaphore::new(FAST),
             slow: Semaphore::new(SLOW),
@@ -142,11 +147,12 @@ impl Sender {
         let with_messages = outbox::servers_with_messages(&mut db).await?;
         let with_lists = told_devices::servers(&mut db).await?;
         drop(db);
+        let now = self.inner.clock.now_ms();
         {
             let mut all = self.inner.destinations();
             for row in rows {
                 if let Ok(server) = OwnedServerName::try_from(row.server.as_str()) {
-                    let destination = Destination::stored(server.clone(), &row);
+                    let destination = Destination::stored(server.clone(), &row, now);
                     all.insert(server, Arc::new(destination));
                 }
             }
@@ -178,17 +184,27 @@ impl Sender {
         inner.ephemeral.listen(Arc::new(listener));
         let watching = Arc::downgrade(inner);
         inner.client.watch(Box::new(move |server| {
-            let inner = watching.upgrade();
-            let found = inner.and_then(|inner| inner.destinations().get(server).cloned());
+            let Some(inner) = watching.upgrade() else {
+                return;
+            };
+            let (found, now) = (
+                inner.destinations().get(server).cloned(),
+                inner.clock.now_ms(),
+            );
             if let Some(destination) = found {
-                destination.lives();
+                destination.lives(now);
             }
         }));
         for destination in inner.all() {
-            inner.serve(&destination);
+            // The others may be gone for good.
+            let has_letters = destination.lock().has_letters();
+            if has_letters {
+                inner.serve(&destination);
+            }
         }
         drop(inner.tasks.spawn(inner.clone().distribute()));
         drop(inner.tasks.spawn(inner.clone().keep()));
+        drop(inner.tasks.spawn(inner.clone().tidy()));
     }
 }
 

@@ -171,3 +171,38 @@ async fn another_server_learns_what_it_may_of_a_users_devices() {
     let elsewhere = peer.gets(&server, elsewhere).await;
     elsewhere.expect_error(400, "M_INVALID_PARAM");
 }
+
+#[tokio::test]
+async fn an_answer_is_no_larger_than_the_users_asked_for_need() {
+    let network = Network::new();
+    let server = network.server().await;
+    let alice = server.register("alice").await;
+    let answer = post(async |Json(asked): Json<Value>| {
+        let users = asked["device_keys"].as_object().expect("users");
+        let mut keys = json!({});
+        for user_id in users.keys() {
+            let size = if user_id.contains("large") {
+                400_000
+            } else {
+                200_000
+            };
+            let device = json!({
+                "user_id": user_id, "device_id": "A", "algorithms": [], "keys": {},
+                "signatures": {}, "x": "x".repeat(size),
+            });
+            keys[user_id] = json!({ "A": device });
+        }
+        Json(json!({ "device_keys": keys }))
+    });
+    let path = "/_matrix/federation/v1/user/keys/query";
+    let peer = network.peer(Router::new().route(path, answer)).await;
+
+    let (small, large) = (peer.user("small"), peer.user("large"));
+    let fits = alice.queries(&small).await;
+    let is_too_large = alice.queries(&large).await;
+
+    assert!(fits["device_keys"][&small]["A"].is_object());
+    assert_eq!(fits["failures"], Value::Null);
+    assert_eq!(is_too_large["device_keys"], Value::Null);
+    assert!(is_too_large["failures"][&peer.name].is_object());
+}

@@ -8,6 +8,7 @@ use axum::{
 };
 use futures_util::future::join_all;
 use serde_json::json;
+use tokio::sync::watch;
 
 use super::Network;
 use crate::media::{DOWNLOAD, LEGACY_DOWNLOAD, THUMBNAIL, image_of, png, uploaded};
@@ -218,4 +219,40 @@ async fn a_file_that_many_want_at_once_is_fetched_once() {
 
     assert!(answers.iter().all(|answer| answer.text == "file"));
     assert_eq!(peer.requests(), 1);
+}
+
+#[tokio::test]
+async fn a_server_whose_files_do_not_come_holds_up_no_other() {
+    let network = Network::new();
+    let path = format!("{FEDERATION}/download/{{file}}");
+    let asked = watch::Sender::new(0);
+    let counter = asked.clone();
+    let never = get(async move || {
+        counter.send_modify(|count| *count += 1);
+        std::future::pending::<()>().await;
+    });
+    let slow = network.peer(Router::new().route(&path, never)).await;
+    let file = get(async || in_parts("Content-Type: text/plain", "tea"));
+    let quick = network.peer(Router::new().route(&path, file)).await;
+    let server = network.server().await;
+    let bob = server.register("bob").await;
+
+    let files = (0..40).map(|n| {
+        let path = format!("{DOWNLOAD}/{}/file{n}", slow.name);
+        let client = bob.client.clone();
+        async move { client.get(&path).await }
+    });
+    let path = format!("{DOWNLOAD}/{}/file", quick.name);
+    let file = async {
+        let mut asked = asked.subscribe();
+        drop(asked.wait_for(|count| *count >= 4).await);
+        bob.client.get(&path).await
+    };
+    let file = tokio::select! {
+        _ = join_all(files) => panic!("they do not come"),
+        file = file => file,
+    };
+
+    assert_eq!((file.status, &*file.text), (200, "tea"));
+    assert_eq!(*asked.borrow(), 4);
 }

@@ -16,6 +16,7 @@ mod joining;
 mod keys;
 mod media;
 mod missing;
+mod outages;
 mod policy;
 mod profile;
 mod remote_devices;

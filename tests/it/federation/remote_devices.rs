@@ -28,6 +28,9 @@ struct Lists {
     inner: Arc<Mutex<Known>>,
     /// How often lists were asked for, one by one.
     fetched: watch::Sender<usize>,
+    /// Whether questions about bob wait, and how often somebody asked one.
+    is_held: watch::Sender<bool>,
+    questions: watch::Sender<usize>,
 }
 
 #[derive(Default)]
@@ -44,6 +47,8 @@ impl Lists {
         Self {
             inner: Arc::default(),
             fetched: watch::Sender::new(0),
+            is_held: watch::Sender::new(false),
+            questions: watch::Sender::new(0),
         }
     }
 
@@ -118,12 +123,17 @@ async fn devices(State(lists): State<Lists>, Path(user_id): Path<String>) -> Res
 }
 
 async fn query(State(lists): State<Lists>, Json(body): Json<Value>) -> Response {
+    let asked = body["device_keys"].as_object().expect("an object");
+    if asked.keys().any(|user_id| user_id.starts_with("@bob:")) {
+        lists.questions.send_modify(|count| *count += 1);
+        let mut is_held = lists.is_held.subscribe();
+        drop(is_held.wait_for(|is_held| !is_held).await);
+    }
     let mut known = lists.lock();
     known.queried += 1;
     if known.is_down {
         return down();
     }
-    let asked = body["device_keys"].as_object().expect("an object");
     let mut answer = serde_json::Map::new();
     for user_id in asked.keys() {
         let devices = known.devices.iter();
@@ -380,4 +390,35 @@ async fn who_is_told_of_on_joining_is_told_once() {
     assert_eq!(lists(&joined, "changed"), [&*carol]);
     let after = scene.alice.syncs_after(&joined).await;
     assert!(lists(&after, "changed").is_empty());
+}
+
+#[tokio::test]
+async fn an_answer_that_comes_when_no_room_is_shared_any_more_is_not_believed_later() {
+    let scene = Scene::new().await;
+    let carol = scene.server.register("carol").await;
+    // Nobody asks for lists in a room that is not encrypted.
+    let room = carol.creates_open_room().await;
+    let bob = scene.peer.user("bob");
+    scene.alice.leaves(&scene.room).await;
+    let (peer, archive) = (&scene.peer, &scene.archive);
+    peer.joins(&scene.server, &room, ("bob", archive)).await;
+
+    scene.lists.is_held.send_replace(true);
+    let gone = async {
+        let mut questions = scene.lists.questions.subscribe();
+        drop(questions.wait_for(|count| *count > 0).await);
+        carol.leaves(&room).await;
+        // By then it is settled who shares a room.
+        carol.queries(&peer.user("dora")).await;
+        scene.lists.is_held.send_replace(false);
+    };
+    let (told, ()) = tokio::join!(carol.queries(&bob), gone);
+    assert!(told["device_keys"][&bob]["PHONE"].is_object());
+    scene.lists.changes("PHONE", 2);
+    let other = carol.creates_open_room().await;
+    peer.joins(&scene.server, &other, ("bob", archive)).await;
+
+    let told = carol.queries(&bob).await;
+    let keys = &told["device_keys"][&bob]["PHONE"]["keys"];
+    assert_eq!(keys["ed25519:PHONE"], "key2");
 }

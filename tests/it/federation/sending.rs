@@ -12,6 +12,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::put,
 };
+use parlour::clock::Clock;
 use serde_json::{Value, json};
 use tokio::{sync::Notify, time::timeout};
 
@@ -31,13 +32,13 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What a peer was sent, and how it answers.
 #[derive(Clone, Default)]
-struct Ear {
+pub(super) struct Ear {
     heard: Arc<Mutex<Heard>>,
     news: Arc<Notify>,
 }
 
 #[derive(Default)]
-struct Heard {
+pub(super) struct Heard {
     /// The transactions that were taken, each with its id.
     taken: Vec<(String, Value)>,
     /// The ids of those that were not.
@@ -47,7 +48,7 @@ struct Heard {
 
 /// How a peer answers.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
-enum Manner {
+pub(super) enum Manner {
     #[default]
     Takes,
     Refuses(u16),
@@ -62,16 +63,16 @@ impl Ear {
             .with_state(self.clone())
     }
 
-    fn lock(&self) -> MutexGuard<'_, Heard> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Heard> {
         self.heard.lock().expect("no test panics here")
     }
 
-    fn answers(&self, manner: Manner) {
+    pub(super) fn answers(&self, manner: Manner) {
         self.lock().manner = manner;
     }
 
     /// Waits until what was heard is enough.
-    async fn waits<T>(&self, enough: impl Fn(&Heard) -> Option<T>) -> T {
+    pub(super) async fn waits<T>(&self, enough: impl Fn(&Heard) -> Option<T>) -> T {
         let waiting = async {
             loop {
                 let news = self.news.notified();
@@ -87,7 +88,7 @@ impl Ear {
     }
 
     /// Waits for a message, and returns all that was said until then.
-    async fn hears(&self, text: &str) -> Vec<String> {
+    pub(super) async fn hears(&self, text: &str) -> Vec<String> {
         self.waits(|heard| {
             let said = heard.said();
             said.iter().any(|it| it == text).then_some(said)
@@ -96,34 +97,39 @@ impl Ear {
     }
 
     /// Waits for so many EDUs of a type, and returns what is in them.
-    async fn hears_edus(&self, kind: &str, count: usize) -> Vec<Value> {
+    pub(super) async fn hears_edus(&self, kind: &str, count: usize) -> Vec<Value> {
         self.waits(|heard| Some(heard.edus(kind)).filter(|edus| edus.len() >= count))
             .await
     }
 
     /// Waits until it has refused so many transactions.
-    async fn refuses(&self, count: usize) {
+    pub(super) async fn refuses(&self, count: usize) {
         self.waits(|heard| (heard.refused.len() >= count).then_some(()))
             .await;
     }
 }
 
 impl Heard {
-    fn pdus(&self) -> Vec<&Value> {
+    pub(super) fn pdus(&self) -> Vec<&Value> {
         let taken = self.taken.iter();
         taken
             .flat_map(|(_, body)| body["pdus"].as_array().expect("a list"))
             .collect()
     }
 
-    fn said(&self) -> Vec<String> {
+    /// Returns how many transactions were taken.
+    pub(super) fn transactions(&self) -> usize {
+        self.taken.len()
+    }
+
+    pub(super) fn said(&self) -> Vec<String> {
         let bodies = self.pdus().into_iter();
         bodies
             .filter_map(|pdu| Some(pdu["content"]["body"].as_str()?.to_owned()))
             .collect()
     }
 
-    fn edus(&self, kind: &str) -> Vec<Value> {
+    pub(super) fn edus(&self, kind: &str) -> Vec<Value> {
         let edus = self.taken.iter().flat_map(|(_, body)| {
             let edus = body["edus"].as_array().map(Vec::as_slice);
             edus.unwrap_or_default()
@@ -165,20 +171,25 @@ async fn transaction(
 }
 
 /// A server with a room that a user of a peer is in, who hears what the peer is sent.
-struct Scene {
-    network: Network,
-    server: Server,
-    alice: User,
-    room: String,
-    peer: Peer,
-    ear: Ear,
-    bob: Guest,
+pub(super) struct Scene {
+    pub(super) network: Network,
+    pub(super) server: Server,
+    pub(super) alice: User,
+    pub(super) room: String,
+    pub(super) peer: Peer,
+    pub(super) ear: Ear,
+    pub(super) bob: Guest,
 }
 
 impl Scene {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
+        Self::at(Clock::system()).await
+    }
+
+    /// A scene that goes by the clock of the test.
+    pub(super) async fn at(clock: Clock) -> Self {
         let network = Network::new();
-        let server = network.server().await;
+        let server = network.server_at(clock).await;
         let alice = server.register("alice").await;
         let room = alice.creates_open_room().await;
         let (peer, ear, bob) = joins(&network, &server, &room).await;
@@ -193,21 +204,25 @@ impl Scene {
         }
     }
 
-    async fn says(&self, texts: impl IntoIterator<Item = &str>) {
+    pub(super) async fn says(&self, texts: impl IntoIterator<Item = &str>) {
         for text in texts {
             self.alice.says(&self.room, text).await;
         }
     }
 
     /// The peer asks the server something.
-    async fn shows_life(&self) -> Answer {
+    pub(super) async fn shows_life(&self) -> Answer {
         let user_id = encoded(&self.alice.id);
         let path = format!("/_matrix/federation/v1/query/profile?user_id={user_id}");
         self.peer.gets(&self.server, &path).await
     }
 
-    async fn restart(self) -> Self {
-        let server = self.server.restart().await;
+    pub(super) async fn restart(self) -> Self {
+        self.restart_after(async |_| {}).await
+    }
+
+    pub(super) async fn restart_after(self, change: impl AsyncFnOnce(&Server)) -> Self {
+        let server = self.server.restart_after(change).await;
         let alice = self.alice.at(&server);
         Self {
             server,
@@ -216,7 +231,7 @@ impl Scene {
         }
     }
 
-    async fn uploads_keys(user: &User) -> Value {
+    pub(super) async fn uploads_keys(user: &User) -> Value {
         let keys = device_keys(user, 1);
         let body = json!({ "device_keys": keys });
         user.client.post(UPLOAD, body).await.expect_ok();

@@ -1,0 +1,80 @@
+//! Clears away what is of no use: messages that waited for too long, and servers that nothing connects with this one.
+
+use std::{sync::Arc, time::Duration};
+
+use ruma::OwnedServerName;
+
+use super::{Inner, destination::milliseconds};
+use crate::{
+    error::Result,
+    storage::{outbox, told_devices},
+};
+
+/// How often it is looked for what can go.
+const PAUSE: Duration = Duration::from_hours(24);
+/// Servers that are forgotten in one turn.
+const SERVERS: usize = 100;
+
+impl Inner {
+    /// Clears away what is of no use, when the server starts and every day. Those that are only to be greeted wait for it.
+    pub(super) async fn tidy(self: Arc<Self>) {
+        let stopping = self.tasks.stopping().clone();
+        loop {
+            let next = self.clock.now_ms().saturating_add(milliseconds(PAUSE));
+            let done = tokio::select! {
+                () = stopping.cancelled() => return,
+                done = self.tidy_once() => done,
+            };
+            if let Err(error) = done {
+                tracing::warn!(%error, "what waits for servers that are gone cannot be cleared away");
+            }
+            for destination in self.all() {
+                self.serve(&destination);
+            }
+            tokio::select! {
+                () = stopping.cancelled() => return,
+                () = self.clock.sleep_until(next) => {}
+            }
+        }
+    }
+
+    async fn tidy_once(&self) -> Result<()> {
+        self.devices.remove_old_letters(self.clock.now_ms()).await?;
+        // Who is told of something after this has come back meanwhile.
+        let up_to = self.db.journal().published();
+        let idle = {
+            let mut db = self.db.read().await?;
+            outbox::idle_destinations(&mut db).await?
+        };
+        if idle.is_empty() {
+            return Ok(());
+        }
+        let there = self.rooms.servers_with_us().await?;
+        let idle = idle.into_iter().filter_map(|it| it.try_into().ok());
+        let gone: Vec<OwnedServerName> = idle.filter(|server| !there.contains(server)).collect();
+        for some in gone.chunks(SERVERS) {
+            let forgotten = self.forget(some);
+            let mut tx = self.db.write().await?;
+            outbox::remove_destinations(&mut tx, &forgotten).await?;
+            told_devices::forget(&mut tx, &forgotten, up_to).await?;
+            tx.commit().await?;
+        }
+        Ok(())
+    }
+
+    /// Forgets those of some servers that nothing waits for and nobody is about to send to.
+    fn forget(&self, servers: &[OwnedServerName]) -> Vec<OwnedServerName> {
+        let mut all = self.destinations();
+        let mut forgotten = Vec::new();
+        for server in servers {
+            let is_used = all.get(server).is_some_and(|destination| {
+                Arc::strong_count(destination) > 1 || destination.lock().has_letters()
+            });
+            if !is_used {
+                all.remove(server);
+                forgotten.push(server.clone());
+            }
+        }
+        forgotten
+    }
+}

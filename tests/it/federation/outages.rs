@@ -1,0 +1,154 @@
+//! What is left to tell other servers after they, or this server, were gone for long.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use parlour::clock::Clock;
+use serde_json::json;
+
+use super::{
+    sending::{Manner, Scene},
+    unused_address,
+};
+use crate::{chat::new_transaction, stored::Rows};
+
+/// Says much in the room of a scene, in whatever order.
+async fn chats(scene: &Scene, count: usize) {
+    for first in (0..count).step_by(50) {
+        let texts: Vec<String> = (first..count.min(first + 50))
+            .map(|n| n.to_string())
+            .collect();
+        let alice = &scene.alice;
+        join_all(texts.iter().map(|text| alice.says(&scene.room, text))).await;
+    }
+}
+
+#[tokio::test]
+async fn who_left_during_a_long_outage_is_told_so_however_much_was_said() {
+    let scene = Scene::new().await;
+    scene.ear.answers(Manner::Refuses(500));
+    scene.says(["first"]).await;
+    scene.ear.refuses(1).await;
+    // More than what is looked through at once, before and after.
+    chats(&scene, 850).await;
+    let bob = json!({ "user_id": scene.bob.id });
+    let kick = scene.alice.tries(&scene.room, "kick", bob);
+    kick.await.expect_ok();
+    chats(&scene, 220).await;
+    scene.ear.answers(Manner::Takes);
+
+    scene.shows_life().await;
+    let leave = scene
+        .ear
+        .waits(|heard| heard.pdus().last().map(|pdu| (*pdu).clone()))
+        .await;
+
+    assert_eq!(leave["state_key"], scene.bob.id);
+    assert_eq!(leave["content"]["membership"], "leave");
+    assert!(scene.ear.lock().said().is_empty());
+}
+
+#[tokio::test]
+async fn a_change_of_devices_that_could_not_be_noted_is_told_after_a_restart() {
+    let scene = Scene::new().await;
+    scene.ear.hears_edus("m.device_list_update", 1).await;
+    let peer = scene.peer.name.clone();
+    // From now on nobody can be owed anything: it would be the second of its kind.
+    let scene = scene
+        .restart_after(async |server| {
+            let mut rows = Rows::of(server).await;
+            let newest = rows.numbers("SELECT MAX(changed) FROM told_devices").await[0];
+            let other = format!("INSERT INTO told_devices VALUES ('{peer}', 0, 1, 1, 0)");
+            rows.run(&other).await;
+            let broken = format!(
+                "CREATE UNIQUE INDEX broken ON told_devices
+                 ((CASE WHEN changed > {newest} THEN 1 ELSE changed END))"
+            );
+            rows.run(&broken).await;
+            rows.close().await;
+        })
+        .await;
+
+    Scene::uploads_keys(&scene.alice).await;
+    scene.says(["one"]).await;
+    scene.ear.hears("one").await;
+    let scene = scene
+        .restart_after(async |server| {
+            let mut rows = Rows::of(server).await;
+            rows.run("DROP INDEX broken").await;
+            rows.close().await;
+        })
+        .await;
+
+    let told = scene.ear.hears_edus("m.device_list_update", 2).await;
+    assert_eq!(told[1]["user_id"], scene.alice.id);
+    assert!(told[1]["keys"].is_object());
+}
+
+#[tokio::test]
+async fn a_message_to_a_device_waits_for_a_month_at_most() {
+    let clock = Clock::manual(1_700_000_000_000);
+    let scene = Scene::at(clock.clone()).await;
+    scene.ear.answers(Manner::Refuses(500));
+    let sends = async |n: u32| {
+        let id = new_transaction();
+        let path = format!("/_matrix/client/v3/sendToDevice/m.test/{id}");
+        let body = json!({ "messages": { &scene.bob.id: { "PHONE": { "n": n } } } });
+        scene.alice.client.put(&path, body).await.expect_ok();
+    };
+    sends(1).await;
+    scene.ear.refuses(1).await;
+    clock.advance(Duration::from_hours(31 * 24));
+    sends(2).await;
+
+    scene.ear.answers(Manner::Takes);
+    clock.advance(Duration::from_hours(1));
+    let letters = scene.ear.hears_edus("m.direct_to_device", 1).await;
+
+    assert_eq!(letters.len(), 1, "{letters:?}");
+    assert_eq!(letters[0]["messages"][&scene.bob.id]["PHONE"]["n"], 2);
+}
+
+#[tokio::test]
+async fn servers_in_no_room_are_forgotten_when_the_server_starts() {
+    let scene = Scene::new().await;
+    scene.ear.hears_edus("m.device_list_update", 1).await;
+    scene.says(["one"]).await;
+    scene.ear.hears("one").await;
+    let before = scene.ear.lock().transactions();
+    let (gone, waits) = (unused_address().to_string(), unused_address().to_string());
+    let scene = scene
+        .restart_after(async |server| {
+            let mut rows = Rows::of(server).await;
+            for name in [&gone, &waits] {
+                let sql = format!("INSERT INTO destinations VALUES ('{name}', 9, 1, 1)");
+                rows.run(&sql).await;
+                let sql = format!("INSERT INTO told_devices VALUES ('{name}', 1, 1, -1, 0)");
+                rows.run(&sql).await;
+            }
+            let sql = format!("INSERT INTO unsent_rooms VALUES ('{waits}', 1, 1)");
+            rows.run(&sql).await;
+            rows.close().await;
+        })
+        .await;
+
+    // It is greeted when that is done.
+    let is_greeted = |count| (count > before).then_some(());
+    scene
+        .ear
+        .waits(|heard| is_greeted(heard.transactions()))
+        .await;
+    let peer = scene.peer.name.clone();
+    scene
+        .restart_after(async |server| {
+            let mut rows = Rows::of(server).await;
+            for table in ["destinations", "told_devices"] {
+                let texts = rows.texts(table).await.join("\n");
+                assert!(!texts.contains(&gone), "{texts}");
+                assert!(texts.contains(&waits), "{texts}");
+                assert!(texts.contains(&peer), "{texts}");
+            }
+            rows.close().await;
+        })
+        .await;
+}
