@@ -390,10 +390,7 @@ fn problem(received: &Received) -> Option<String> {
 
 /// Returns whether it is this server that cannot do something.
 fn is_our_fault(error: &Error) -> bool {
-    matches!(
-        error,
-        Error::Internal { .. } | Error::Unavailable(_) | Error::LimitExceeded { .. }
-    )
+    matches!(error, Error::Internal { .. } | Error::Unavailable(_))
 }
 
 fn id_of(json: &RawValue, rules: &RoomVersionRules) -> Option<OwnedEventId> {

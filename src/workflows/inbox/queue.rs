@@ -21,9 +21,9 @@ const OF_ALL: usize = 4_000;
 /// When a server may send again that was told to wait.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 /// How many may wait for their turn to fetch events of one room, or have it, and how many of those for one server: one
-/// that answers slowly must not keep the others out.
+/// that answers slowly must not keep the others out. An event that finds no place is fetched with those that follow it.
 const WAITING: usize = 50;
-const WAITING_OF_SERVER: usize = 2;
+const WAITING_OF_SERVER: usize = 4;
 
 /// Who has how many events under way.
 #[derive(Default)]
@@ -190,14 +190,17 @@ mod tests {
         let queues = Queues::default();
         let (slow, other) = (server("slow"), server("other"));
         let first = queues.turn(1, &slow).await.unwrap();
-        let mut second = Box::pin(queues.turn(1, &slow));
-        assert!(futures_util::poll!(second.as_mut()).is_pending());
+        let mut waiting: Vec<_> = (1..WAITING_OF_SERVER)
+            .map(|_| Box::pin(queues.turn(1, &slow)))
+            .collect();
+        for waits in &mut waiting {
+            assert!(futures_util::poll!(waits.as_mut()).is_pending());
+        }
 
         assert!(queues.turn(1, &slow).await.is_none());
         let mut others = Box::pin(queues.turn(1, &other));
         assert!(futures_util::poll!(others.as_mut()).is_pending());
-        drop(first);
-        drop(second.await.unwrap());
+        drop((first, waiting));
         assert!(others.await.is_some());
     }
 }
