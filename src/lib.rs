@@ -18,5 +18,6 @@ pub mod rooms;
 pub mod storage;
 pub mod sync;
 pub mod tasks;
+pub mod turns;
 pub mod users;
 pub mod workflows;

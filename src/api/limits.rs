@@ -14,7 +14,7 @@ use axum::{
     extract::{ConnectInfo, FromRequestParts},
     http::request::Parts,
 };
-use ruma::{OwnedUserId, UserId};
+use ruma::{OwnedServerName, OwnedUserId, ServerName, UserId};
 
 use crate::{
     clock::Clock,
@@ -41,6 +41,12 @@ pub enum Class {
     SendToDevice,
     /// A file uploaded.
     Upload,
+    /// A request of a server of which no key is known: it names somebody whom this server then asks.
+    Newcomer,
+    /// An invitation that another server sends, to whomever.
+    Invitation,
+    /// One that it sends to the same user.
+    InvitationTo,
 }
 
 impl Class {
@@ -50,8 +56,10 @@ impl Class {
             Self::Login => (10.0, Duration::from_secs(5)),
             Self::Link => (30.0, Duration::from_secs(2)),
             Self::Register => (5.0, Duration::from_secs(20)),
-            Self::Send | Self::SendToDevice => (100.0, Duration::from_millis(100)),
+            Self::Send | Self::SendToDevice | Self::Newcomer => (100.0, Duration::from_millis(100)),
             Self::Upload => (50.0, Duration::from_secs(1)),
+            Self::Invitation => (100.0, Duration::from_secs(1)),
+            Self::InvitationTo => (30.0, Duration::from_secs(20)),
         }
     }
 }
@@ -63,11 +71,21 @@ pub enum Key {
     Address(IpAddr),
     /// A user.
     User(OwnedUserId),
+    /// Another server.
+    Server(OwnedServerName),
+    /// Another server, in what it does to a user.
+    ServerTo(OwnedServerName, OwnedUserId),
 }
 
 impl From<&UserId> for Key {
     fn from(user_id: &UserId) -> Self {
         Self::User(user_id.to_owned())
+    }
+}
+
+impl From<&ServerName> for Key {
+    fn from(server: &ServerName) -> Self {
+        Self::Server(server.to_owned())
     }
 }
 
@@ -91,10 +109,17 @@ impl<S: Sync> FromRequestParts<S> for Peer {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(Self::of(parts))
+    }
+}
+
+impl Peer {
+    /// Returns the other end of the connection of a request.
+    pub fn of(parts: &Parts) -> Self {
         // Without a connection, as in a test of a handler, all share one address.
         let nobody = Self(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
         let peer = parts.extensions.get::<ConnectInfo<Self>>();
-        Ok(peer.map_or(nobody, |ConnectInfo(peer)| *peer))
+        peer.map_or(nobody, |ConnectInfo(peer)| *peer)
     }
 }
 

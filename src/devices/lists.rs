@@ -17,7 +17,7 @@ use serde_json::{Map, Value, json, value::to_raw_value};
 
 use super::Devices;
 use crate::{
-    error::Result,
+    error::{Error, Result},
     storage::{
         Position, UserNum,
         cross_signing::{self, CrossSigningKeyRow, SignatureRow},
@@ -25,6 +25,9 @@ use crate::{
         device_lists,
     },
 };
+
+/// Users of whom one request may ask.
+const MAX_USERS: usize = 10_000;
 
 /// Who looks at keys.
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +49,20 @@ const NOBODY: UserNum = 0;
 #[serde(default)]
 struct Shown {
     unsigned: Unsigned,
+}
+
+/// Checks how many users a request asks of.
+///
+/// # Errors
+///
+/// [`Error::TooLarge`] when it asks of too many.
+pub fn check_number<T>(users: &BTreeMap<OwnedUserId, T>) -> Result<()> {
+    if users.len() > MAX_USERS {
+        return Err(Error::TooLarge(format!(
+            "one request may ask of {MAX_USERS} users"
+        )));
+    }
+    Ok(())
 }
 
 #[derive(Default, Deserialize)]

@@ -21,7 +21,7 @@ pub use self::{
     cross_signing::Proof,
     key_counts::KeysLeft,
     keys::Owner,
-    lists::Viewer,
+    lists::{Viewer, check_number},
     remote::{KnownList, ListUpdate, Move, RemoteDevice, RemoteList, Ticket},
     to_device::Pending,
     told::Telling,

@@ -14,7 +14,7 @@ use ruma::{
     serde::{Base64, Raw},
     signatures::PublicKeyMap,
 };
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::timeout};
 
 use super::{
     cache::Cache,
@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    error::Result,
+    error::{Error, Result},
     matrix::{KnownKey, ServerKeys, SigningKey},
     storage::{
         Db, WriteTx,
@@ -50,6 +50,10 @@ const AT_ONCE: usize = 16;
 const ALL_AT_ONCE: usize = 128;
 /// Servers that are asked at once for somebody else, to whom this server is a notary: that must keep nobody waiting.
 const FOR_OTHERS_AT_ONCE: usize = 16;
+/// Servers that are asked at once because somebody says to be them, and how long that waits until others were asked:
+/// whoever names many that are slow keeps nobody waiting but those who are as unknown.
+const FOR_CALLERS_AT_ONCE: usize = 64;
+const CALLERS_WAIT: Duration = Duration::from_secs(10);
 
 /// The keys of other servers. Cheap to clone.
 #[derive(Clone)]
@@ -67,6 +71,7 @@ struct Inner {
     asked: Cache<OwnedServerName, ()>,
     turns: Semaphore,
     turns_for_others: Semaphore,
+    turns_for_callers: Semaphore,
 }
 
 /// A key that is needed to verify a signature.
@@ -99,6 +104,7 @@ impl Keys {
             asked: Cache::new(clock, SERVERS),
             turns: Semaphore::new(ALL_AT_ONCE),
             turns_for_others: Semaphore::new(FOR_OTHERS_AT_ONCE),
+            turns_for_callers: Semaphore::new(FOR_CALLERS_AT_ONCE),
         };
         Self {
             inner: Arc::new(inner),
@@ -124,15 +130,49 @@ impl Keys {
         key_id: &str,
         valid_at: i64,
     ) -> Result<Option<Base64>> {
-        let own = &self.inner.own;
-        if server == own.server_name() {
-            return Ok((key_id == own.key_id().as_str()).then(|| own.public_key()));
+        if let Some(key) = self.known_key(server, key_id, valid_at).await? {
+            return Ok(Some(key));
         }
-        if let Some(key) = self.known(server).await?.at(key_id, valid_at) {
-            return Ok(Some(key.clone()));
+        if server != self.inner.own.server_name() {
+            self.ask(server).await;
         }
-        self.ask(server).await;
-        let known = self.known(server).await?;
+        self.known_key(server, key_id, valid_at).await
+    }
+
+    /// Returns a key of a server as [`Keys::key`] does, for somebody who says to be that server.
+    ///
+    /// # Errors
+    ///
+    /// As [`Keys::key`]; [`Error::LimitExceeded`] when too many are asked for callers already.
+    pub(super) async fn key_of_caller(
+        &self,
+        server: &ServerName,
+        key_id: &str,
+        valid_at: i64,
+    ) -> Result<Option<Base64>> {
+        if let Some(key) = self.known_key(server, key_id, valid_at).await? {
+            return Ok(Some(key));
+        }
+        let waiting = timeout(CALLERS_WAIT, self.inner.turns_for_callers.acquire());
+        let _turn = waiting.await.map_err(|_| Error::LimitExceeded {
+            retry_after: CALLERS_WAIT,
+        })?;
+        self.ask_in_turn(server).await;
+        self.known_key(server, key_id, valid_at).await
+    }
+
+    /// Returns a key of a server if it is known here.
+    ///
+    /// # Errors
+    ///
+    /// When what is known cannot be read.
+    pub(super) async fn known_key(
+        &self,
+        server: &ServerName,
+        key_id: &str,
+        valid_at: i64,
+    ) -> Result<Option<Base64>> {
+        let known = self.known_or_own(server).await?;
         Ok(known.at(key_id, valid_at).cloned())
     }
 
@@ -172,7 +212,7 @@ impl Keys {
         let row = if stored.as_ref().is_some_and(is_valid) {
             stored
         } else if let Ok(_turn) = self.inner.turns_for_others.try_acquire() {
-            self.ask(server).await;
+            self.ask_in_turn(server).await;
             self.stored_document(server).await?
         } else {
             stored
@@ -323,22 +363,31 @@ impl Keys {
         let asking = async {
             // The semaphore is never closed.
             let _turn = self.inner.turns.acquire().await;
-            let asked = match self.ask_server(server).await {
-                Ok(false) => self.ask_notaries(server).await,
-                asked => asked,
-            };
-            match asked {
-                Ok(true) => return ((), PAUSE),
-                Ok(false) => tracing::debug!(server = %server, "nobody told the keys of a server"),
-                Err(error) => tracing::warn!(%error, "the keys of a server were not stored"),
-            }
-            ((), PAUSE_AFTER_FAILURE)
+            self.ask_all(server).await
         };
         // In a box: whoever asks a notary asks for the notary's keys first.
-        self.inner
-            .asked
-            .get(&server.to_owned(), Box::pin(asking))
-            .await;
+        let asking = Box::pin(asking);
+        self.inner.asked.get(&server.to_owned(), asking).await;
+    }
+
+    /// Asks as [`Keys::ask`] does, for those who have their turn already.
+    async fn ask_in_turn(&self, server: &ServerName) {
+        let asking = Box::pin(self.ask_all(server));
+        self.inner.asked.get(&server.to_owned(), asking).await;
+    }
+
+    /// Asks a server, and then the notaries; says for how long nobody need be asked again.
+    async fn ask_all(&self, server: &ServerName) -> ((), Duration) {
+        let asked = match self.ask_server(server).await {
+            Ok(false) => self.ask_notaries(server).await,
+            asked => asked,
+        };
+        match asked {
+            Ok(true) => return ((), PAUSE),
+            Ok(false) => tracing::debug!(server = %server, "nobody told the keys of a server"),
+            Err(error) => tracing::warn!(%error, "the keys of a server were not stored"),
+        }
+        ((), PAUSE_AFTER_FAILURE)
     }
 
     async fn ask_server(&self, server: &ServerName) -> Result<bool> {

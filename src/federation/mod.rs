@@ -140,11 +140,24 @@ impl Federation {
         server == self.key.server_name()
     }
 
+    /// Returns whether the key is known with which a request claims to be signed. If it is not, the server that the
+    /// request names has to be asked for it.
+    ///
+    /// # Errors
+    ///
+    /// When what is known cannot be read.
+    pub async fn knows_key(&self, proof: &XMatrix) -> Result<bool> {
+        let (key_id, now) = (proof.key.as_str(), self.clock.now_ms());
+        let known = self.keys.known_key(&proof.origin, key_id, now).await?;
+        Ok(known.is_some())
+    }
+
     /// Proves that a request is of the server that it says, and meant for this one.
     ///
     /// # Errors
     ///
-    /// [`Error::Unauthorized`] where it is not.
+    /// [`Error::Unauthorized`] where it is not; [`Error::LimitExceeded`] when too many servers of which nothing is
+    /// known seem to ask.
     #[tracing::instrument(skip_all, fields(server = %proof.origin), err(level = "debug"))]
     pub async fn authenticate<B: AsRef<[u8]>>(
         &self,
@@ -156,7 +169,8 @@ impl Federation {
             return Err(unauthorized("this server asks itself nothing"));
         }
         let (key_id, now) = (proof.key.as_str(), self.clock.now_ms());
-        let key = self.keys.key(origin, key_id, now).await?.ok_or_else(|| {
+        let key = self.keys.key_of_caller(origin, key_id, now).await?;
+        let key = key.ok_or_else(|| {
             unauthorized("the key with which the request is signed cannot be found")
         })?;
         let set = [(key_id.to_owned(), key)].into_iter().collect();

@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 use super::{Allowance, Federation};
 use crate::{
     error::{Error, Result},
-    rooms::Recommends,
+    rooms::{Recommends, Room},
 };
 
 impl Recommends for Federation {
@@ -31,6 +31,18 @@ impl Recommends for Federation {
 }
 
 impl Federation {
+    /// Returns an event with the signature of the policy server of its room, or as it is if the room uses none.
+    ///
+    /// # Errors
+    ///
+    /// As [`Recommends::recommended`].
+    pub async fn vetted(&self, room: &Room, event: String) -> Result<String> {
+        match room.policy() {
+            Some(policy) => self.recommended(&policy, &room.rules, &event).await,
+            None => Ok(event),
+        }
+    }
+
     async fn signed_by_policy_server(
         &self,
         policy: &RoomPolicyEventContent,

@@ -71,13 +71,7 @@ pub fn build(draft: Draft, site: Site<'_>, key: &SigningKey) -> Result<(Pdu, Str
     let auth_events = select_auth_events(&draft, site)?;
     let mut object = unsigned_object(draft, site, &auth_events)?;
     key.hash_and_sign(&mut object, site.rules)?;
-    check_pdu_format(&object, &site.rules.event_format).map_err(|reason| {
-        if reason.contains("larger") {
-            Error::TooLarge(reason)
-        } else {
-            Error::BadJson(reason)
-        }
-    })?;
+    check_format(&object, site.rules)?;
     let (pdu, json) = Pdu::from_object(&object, site.rules)?;
     check_no_creator_has_a_level(&pdu, site)?;
     check_state_independent_auth_rules(&site.rules.authorization, &pdu, |event_id| {
@@ -91,6 +85,21 @@ pub fn build(draft: Draft, site: Site<'_>, key: &SigningKey) -> Result<(Pdu, Str
     .map_err(Error::Forbidden)?;
     authorize(&pdu, site.rules, site.state)?;
     Ok((pdu, json))
+}
+
+/// Checks which fields an event has, and how large it and they are.
+///
+/// # Errors
+///
+/// [`Error::TooLarge`] or [`Error::BadJson`].
+pub(super) fn check_format(object: &CanonicalJsonObject, rules: &RoomVersionRules) -> Result<()> {
+    check_pdu_format(object, &rules.event_format).map_err(|reason| {
+        if reason.contains("larger") {
+            Error::TooLarge(reason)
+        } else {
+            Error::BadJson(reason)
+        }
+    })
 }
 
 /// A creator stands above all levels: whoever gives one a level made a mistake, rather than lacks the right.

@@ -12,10 +12,13 @@ use ruma::{
     signatures::{
         PublicKeyMap, Verified as Outcome, required_server_signatures_to_verify_event, verify_event,
     },
-    state_res::{check_pdu_format, check_state_independent_auth_rules},
+    state_res::check_state_independent_auth_rules,
 };
 
-use super::{Pdu, StateMap, build::authorize};
+use super::{
+    Pdu, StateMap,
+    build::{authorize, check_format},
+};
 use crate::error::{Error, Result};
 
 /// How long the type and the state key of an event may be, and how many bytes the event may have.
@@ -131,13 +134,6 @@ pub fn needed_keys(
 
 /// Checks which fields an event has, and how large it is.
 fn check_form(object: &CanonicalJsonObject, rules: &RoomVersionRules) -> Result<()> {
-    let as_error = |reason: String| {
-        if reason.contains("larger") {
-            Error::TooLarge(reason)
-        } else {
-            Error::BadJson(reason)
-        }
-    };
     // Before version 11, servers counted characters where the specification counts bytes, and there are rooms that
     // have such events: to drop them would split these rooms.
     let counts_bytes = rules.authorization.use_room_create_sender;
@@ -150,7 +146,7 @@ fn check_form(object: &CanonicalJsonObject, rules: &RoomVersionRules) -> Result<
         .filter(|field| !counts_bytes && is_lengthy(field))
         .collect();
     if lengthy.is_empty() {
-        return check_pdu_format(object, &rules.event_format).map_err(as_error);
+        return check_format(object, rules);
     }
     let json = serde_json::to_string(object)?;
     if json.len() > MAX_BYTES {
@@ -162,7 +158,7 @@ fn check_form(object: &CanonicalJsonObject, rules: &RoomVersionRules) -> Result<
     for field in lengthy {
         shortened.insert(field.to_owned(), CanonicalJsonValue::String(String::new()));
     }
-    check_pdu_format(&shortened, &rules.event_format).map_err(as_error)
+    check_format(&shortened, rules)
 }
 
 /// PostgreSQL cannot keep U+0000 in what is a column of its own; no honest event has it there.

@@ -5,10 +5,7 @@
 //!
 //! [Backfilling](https://spec.matrix.org/v1.19/server-server-api/#backfilling-and-retrieving-missing-events)
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-};
+use std::collections::{HashMap, HashSet};
 
 use ruma::{OwnedEventId, OwnedServerName, ServerName};
 
@@ -222,7 +219,7 @@ pub(super) async fn store(
         };
         relations::store(tx, stored, pdu, thread.as_ref()).await?;
     }
-    redactions::arrived(tx, room, tip, &Arc::new(pdu.clone())).await?;
+    redactions::arrived(tx, room, tip, pdu).await?;
     tx.publish(numbers.position, Change::Backfilled { room: room.num });
     Ok(Some(numbers.position))
 }

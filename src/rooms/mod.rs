@@ -1,10 +1,14 @@
 //! Rooms: a log of events each, and the state that follows from it.
 //!
 //! `append` is the only code that stores an event. Everyone else follows the journal. `warm` keeps rooms in
-//! memory; `send`, `create`, `upgrade`, `membership` and `restricted` build events, `delayed` sends them later, and
-//! `invitations` withdraws what has expired, each when it is `due`; `timeline` and `state` read what `access` lets a user see; `directory` has aliases and the public list,
-//! `hierarchy` and `summary` show rooms to those outside; `receipts` and `counts` know what was read, and `shields`
-//! what users do not want to see.
+//! memory; `send`, `create`, `upgrade`, `membership` and `restricted` build events, which `policy` has looked at;
+//! `delayed` sends them later, and `invitations` withdraws what has expired, each when it is `due`; `timeline` and
+//! `state` read what `access` lets a user see; `directory` has aliases and the public list, `hierarchy` and `summary`
+//! show rooms to those outside; `receipts` and `counts` know what was read, and `shields` what users do not want to
+//! see.
+//!
+//! `handshake`, `receive`, `history`, `outliers` and `import` take what other servers send, and `resolution` decides
+//! between states; `sending` and `serving` tell other servers.
 
 mod access;
 mod aggregations;
@@ -104,7 +108,8 @@ pub use self::{
     warm::{Room, Stay, View},
 };
 use self::{
-    counts::CustomRules, deletion::Deletions, due::Timetable, followed::Followed, shields::Shields,
+    counts::CustomRules, deletion::Deletions, due::Timetable, followed::Followed, serving::Serving,
+    shields::Shields,
 };
 use crate::{
     clock::Clock,
@@ -161,6 +166,7 @@ pub(crate) struct Inner {
     searching: Semaphore,
     /// The same holds for resolving states.
     resolving: Semaphore,
+    serving: Serving,
     /// Who asks policy servers.
     policies: OnceLock<Arc<dyn Recommends>>,
     /// Events of auth chains that resolutions have looked at.
@@ -201,6 +207,7 @@ impl Rooms {
             deletions,
             searching: Semaphore::new(SEARCHES),
             resolving: Semaphore::new(RESOLUTIONS),
+            serving: Serving::default(),
             policies: OnceLock::new(),
             auth_events: Mutex::default(),
         });

@@ -72,14 +72,9 @@ pub(super) async fn redact(
 }
 
 /// Lets an event of another server take effect, if it is a redaction, and those redactions of it that came before.
-pub(super) async fn arrived(
-    tx: &mut WriteTx,
-    room: &Room,
-    tip: &mut Tip,
-    pdu: &Arc<Pdu>,
-) -> Result<()> {
+pub(super) async fn arrived(tx: &mut WriteTx, room: &Room, tip: &mut Tip, pdu: &Pdu) -> Result<()> {
     if pdu.kind == TimelineEventType::RoomRedaction {
-        redact(tx, room, tip, pdu).await?;
+        redact(tx, room, tip, &Arc::new(pdu.clone())).await?;
     }
     for redaction in graph::take_waiting(tx, room.num, pdu.event_id.as_str()).await? {
         if let Some(redaction) = load::pdu_by_id(tx, &redaction).await? {

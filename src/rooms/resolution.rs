@@ -19,7 +19,8 @@ use crate::{
 
 /// Events that one resolution reads at most: no honest room has auth chains of so many.
 const MAX_EVENTS: usize = 100_000;
-/// How many steps down the auth chains are read ahead at once.
+/// How many steps down the auth chains are read ahead at first. Each time it is twice as many: a resolution begins anew
+/// whenever it lacks something, and in an old room the way to the first of the power levels is long.
 const READ_AHEAD: usize = 6;
 /// Ids in one query.
 const CHUNK: usize = 500;
@@ -42,6 +43,7 @@ impl Rooms {
         let mut known = KnownEvents::new();
         let mut absent: BTreeSet<OwnedEventId> = BTreeSet::new();
         let sets = Arc::new(sets);
+        let mut ahead = READ_AHEAD;
         while known.len() < MAX_EVENTS {
             let (rules, states) = (rules.clone(), sets.clone());
             // It may take a while, and other tasks shall go on meanwhile.
@@ -55,7 +57,10 @@ impl Rooms {
                 done.map_err(|source| Error::internal("resolve a state", source))?;
             match resolution? {
                 Resolution::Resolved(state) => return Ok(state),
-                Resolution::Needs(needs) => self.learn(needs, &mut known, &mut absent).await?,
+                Resolution::Needs(needs) => {
+                    self.learn(needs, ahead, &mut known, &mut absent).await?;
+                    ahead = ahead.saturating_mul(2);
+                }
             }
         }
         Err(Error::Unavailable(
@@ -63,26 +68,22 @@ impl Rooms {
         ))
     }
 
-    /// Adds events to those that are known, and some of what they are authorized by.
+    /// Adds events to those that are known, and what they are authorized by, so many steps down.
     async fn learn(
         &self,
         needs: BTreeSet<OwnedEventId>,
+        ahead: usize,
         known: &mut KnownEvents,
         absent: &mut BTreeSet<OwnedEventId>,
     ) -> Result<()> {
         let mut next: Vec<OwnedEventId> = needs.into_iter().collect();
-        for _ in 0..READ_AHEAD {
-            let events = self.auth_chain_events(&next).await?;
-            for id in next {
-                if !events.iter().any(|pdu| pdu.event_id == id) {
-                    absent.insert(id);
-                }
-            }
+        for _ in 0..ahead {
             let mut further: BTreeSet<OwnedEventId> = BTreeSet::new();
-            for pdu in events {
+            for pdu in self.auth_chain_events(&next).await? {
                 further.extend(pdu.auth_events.iter().cloned());
                 known.insert(pdu.event_id.clone(), pdu);
             }
+            absent.extend(next.into_iter().filter(|id| !known.contains_key(id)));
             let is_new = |id: &OwnedEventId| !known.contains_key(id) && !absent.contains(id);
             next = further.into_iter().filter(is_new).collect();
             if next.is_empty() || known.len() >= MAX_EVENTS {

@@ -5,6 +5,7 @@
 use std::{
     collections::{BTreeSet, BinaryHeap, HashMap, HashSet},
     sync::Arc,
+    time::Duration,
 };
 
 use ruma::{
@@ -13,6 +14,7 @@ use ruma::{
     events::{StateEventType, room::member::MembershipState},
 };
 use serde_json::value::RawValue;
+use tokio::sync::Semaphore;
 
 use super::{Rooms, load::state_map, resolution::pdu_of, warm::Room};
 use crate::{
@@ -22,6 +24,7 @@ use crate::{
         events::{self, Status},
         graph::{self, Node},
     },
+    turns::{Turn, Turns},
 };
 
 /// Events of an auth chain that are told at most.
@@ -33,6 +36,13 @@ const MAX_BACKFILL: usize = 100;
 const MAX_MISSING: usize = 50;
 /// Events that one request names.
 const MAX_NAMED: usize = 50;
+/// Answers with a whole state, or all that something rests on, that one server gets at once, and how many more it may
+/// wait for; and those that are looked up at once, whoever asks.
+const AT_ONCE: usize = 3;
+const LATER: usize = 20;
+const CHAINS_AT_ONCE: usize = 4;
+/// When a server may ask again that waits for too many.
+const ASK_AGAIN_AFTER: Duration = Duration::from_secs(5);
 /// Members that stand for a room without a name.
 const HEROES: usize = 5;
 /// Events that are looked at for one made at a time.
@@ -51,7 +61,36 @@ pub struct StateAnswer {
     pub servers_in_room: Vec<OwnedServerName>,
 }
 
+/// Who is told much of rooms now.
+pub(super) struct Serving {
+    turns: Turns<OwnedServerName>,
+    chains: Semaphore,
+}
+
+impl Default for Serving {
+    fn default() -> Self {
+        Self {
+            turns: Turns::new(AT_ONCE, LATER),
+            chains: Semaphore::new(CHAINS_AT_ONCE),
+        }
+    }
+}
+
 impl Rooms {
+    /// Waits for the turn of a server to be told a state of a room, or all that something rests on.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::LimitExceeded`] when the server waits for too many answers already.
+    pub async fn turn_to_be_told(&self, server: &ServerName) -> Result<Turn> {
+        match self.inner.serving.turns.place(&server.to_owned()) {
+            Some(place) => Ok(place.turn().await),
+            None => Err(Error::LimitExceeded {
+                retry_after: ASK_AGAIN_AFTER,
+            }),
+        }
+    }
+
     /// Returns the state before a join, and all that the state and the join rest on.
     ///
     /// With `omit_members`, of the members only those are told whom the room cannot be shown without, and nothing is
@@ -152,6 +191,8 @@ impl Rooms {
         state: &StateMap,
         events: impl IntoIterator<Item = &'a Pdu>,
     ) -> Result<HashSet<OwnedEventId>> {
+        // The semaphore is never closed.
+        let _turn = self.inner.serving.chains.acquire().await;
         let here: HashMap<&OwnedEventId, &Arc<Pdu>> =
             state.iter().map(|pdu| (&pdu.event_id, pdu)).collect();
         let mut chain: HashSet<OwnedEventId> = HashSet::new();

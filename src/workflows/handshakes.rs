@@ -12,7 +12,7 @@ use super::Workflows;
 use crate::{
     error::{Error, Result},
     matrix::{StateMap, Verified},
-    rooms::{Applicant, Handshake, Recommends, Room},
+    rooms::{Applicant, Handshake, Room},
 };
 
 /// An event that another server has signed, and what it says of it.
@@ -63,11 +63,8 @@ impl Workflows {
             .countersign(handshake, &applicant, object)
             .await?;
         let room = self.rooms.resident(&applicant.room_id).await?;
-        let mut event = serde_json::to_string(&object)?;
-        if let Some(policy) = room.policy() {
-            let asking = self.federation.recommended(&policy, &room.rules, &event);
-            event = asking.await?;
-        }
+        let event = serde_json::to_string(&object)?;
+        let event = self.federation.vetted(&room, event).await?;
         let event = self
             .federation
             .verify(&RawValue::from_string(event)?, &room.rules)

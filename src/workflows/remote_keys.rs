@@ -23,13 +23,15 @@ pub(super) use self::answers::Answers;
 use self::answers::{Budget, KEY_BYTES, USER_BYTES, allowance, bytes_for};
 use super::Workflows;
 use crate::{
-    devices::{RemoteDevice, RemoteList, Ticket, Viewer},
+    devices::{RemoteDevice, RemoteList, Ticket, Viewer, check_number},
     error::{Error, Result},
     federation::Failure,
 };
 
 /// Servers that are asked at once.
 const AT_ONCE: usize = 32;
+/// Users of whom what is known is read at once: 2 MiB each at most.
+const LISTS_AT_ONCE: usize = 32;
 /// Of which devices of users keys are asked for; an empty list is all of them.
 type Asked = BTreeMap<OwnedUserId, Vec<OwnedDeviceId>>;
 /// Of which devices of users one-time keys are claimed, and by which algorithms.
@@ -55,8 +57,9 @@ impl Workflows {
     ///
     /// # Errors
     ///
-    /// When what is stored cannot be read.
+    /// [`Error::TooLarge`] when too many users are asked for.
     pub async fn query_keys(&self, viewer: Viewer<'_>, request: &QueryRequest) -> Result<Found> {
+        check_number(&request.device_keys)?;
         let (local, remote) = self.by_server(&request.device_keys);
         let mut found = self.devices.query_keys(Some(viewer), &local).await?;
         if remote.is_empty() {
@@ -117,26 +120,57 @@ impl Workflows {
     /// Answers what is known here of users of other servers, and says of whom their servers have to be asked.
     async fn look_up(&self, asked: Asked, found: &mut Found) -> Result<Query> {
         self.remote_lists.settle().await?;
+        let mut query = Query::default();
+        let mut budget = Budget::of_known();
+        let mut asked = asked.into_iter();
+        loop {
+            let some: Asked = asked.by_ref().take(LISTS_AT_ONCE).collect();
+            if some.is_empty() {
+                return Ok(query);
+            }
+            self.look_up_some(some, &mut budget, &mut query, found)
+                .await?;
+        }
+    }
+
+    async fn look_up_some(
+        &self,
+        asked: Asked,
+        budget: &mut Budget,
+        query: &mut Query,
+        found: &mut Found,
+    ) -> Result<()> {
         let user_ids: Vec<&UserId> = asked.keys().map(|id| &**id).collect();
         let mut known = self.devices.known_lists(&user_ids).await?;
-        let mut query = Query::default();
         for (user_id, device_ids) in asked {
             let shares = match self.rooms.user_number(&user_id).await? {
                 Some(user) => self.rooms.shares_with_us(user, None).await?,
                 None => false,
             };
+            let server = user_id.server_name().to_owned();
             let list = known.remove(&user_id).filter(|_| shares);
             if let Some(list) = list {
-                if list.is_fresh {
-                    let devices = only(list.devices, &device_ids);
-                    found.device_keys.insert(user_id.clone(), devices);
-                    query.known.insert(user_id);
-                    continue;
+                let bytes = size_of_all([&list.devices]);
+                let devices = budget.take(list.devices, bytes);
+                match (list.is_fresh, devices) {
+                    (true, Ok(devices)) => {
+                        let devices = only(devices, &device_ids);
+                        found.device_keys.insert(user_id.clone(), devices);
+                        query.known.insert(user_id);
+                        continue;
+                    }
+                    (true, Err(failure)) => {
+                        found.failures.insert(server.to_string(), told(failure));
+                        continue;
+                    }
+                    (false, devices) => {
+                        query
+                            .stale
+                            .extend(devices.ok().map(|devices| (user_id.clone(), devices)));
+                    }
                 }
-                query.stale.insert(user_id.clone(), list.devices);
             }
             // Of those who are tracked all devices are asked for, so that they are known from then on.
-            let server = user_id.server_name().to_owned();
             let of_server = query.to_ask.entry(server).or_default();
             if shares {
                 of_server.insert(user_id.clone(), Vec::new());
@@ -145,7 +179,7 @@ impl Workflows {
                 of_server.insert(user_id, device_ids);
             }
         }
-        Ok(query)
+        Ok(())
     }
 
     /// Takes the answer of a server, and remembers it of those who share a room.
@@ -208,8 +242,9 @@ impl Workflows {
     ///
     /// # Errors
     ///
-    /// When what is stored cannot be read or written.
+    /// [`Error::TooLarge`] when too many users are asked for.
     pub async fn claim_keys(&self, request: &ClaimRequest) -> Result<Claimed> {
+        check_number(&request.one_time_keys)?;
         let (local, remote) = self.by_server(&request.one_time_keys);
         let mut claimed = Claimed::new(self.devices.claim_keys(&local).await?);
         let bytes_for = |wanted: &Claims| {
@@ -275,13 +310,15 @@ impl Workflows {
 
 /// Returns how large an answer is, as far as it is taken.
 fn size_of(answer: &get_keys::v1::Response) -> usize {
-    let devices = answer.device_keys.values().flat_map(BTreeMap::values);
-    let devices = devices.map(|keys| keys.json().get().len());
     let signing = answer.master_keys.values();
     let signing = signing.chain(answer.self_signing_keys.values());
-    devices
-        .chain(signing.map(|key| key.json().get().len()))
-        .sum()
+    let signing: usize = signing.map(|key| key.json().get().len()).sum();
+    signing + size_of_all(answer.device_keys.values())
+}
+
+fn size_of_all<'a>(devices: impl IntoIterator<Item = &'a DevicesOfUser>) -> usize {
+    let devices = devices.into_iter().flat_map(BTreeMap::values);
+    devices.map(|keys| keys.json().get().len()).sum()
 }
 
 /// Returns those of a user's devices that are asked for.

@@ -6,14 +6,15 @@ use std::{
 };
 
 /// What lies at the bottom: every layer may import these.
-const BASE: [&str; 5] = ["error", "clock", "config", "tasks", "outbound"];
+const BASE: [&str; 6] = ["error", "clock", "config", "tasks", "turns", "outbound"];
 
 /// Every other top-level module, lowest first, and the modules it may import beside `BASE`.
-const LAYERS: [(&str, &[&str]); 18] = [
+const LAYERS: [(&str, &[&str]); 19] = [
     ("error", &[]),
     ("clock", &[]),
     ("config", &[]),
     ("tasks", &[]),
+    ("turns", &[]),
     ("outbound", &["error"]),
     ("matrix", &[]),
     ("storage", &["matrix"]),

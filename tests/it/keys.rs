@@ -129,6 +129,14 @@ async fn keys_of_another_and_malformed_ones_are_refused() {
     large["padding"] = json!("x".repeat(20_000));
     let large = upload(json!({ "device_keys": large })).await;
     large.expect_error(413, "M_TOO_LARGE");
+    let crowd: serde_json::Map<String, Value> = (0..10_001)
+        .map(|n| (format!("@{n}:localhost"), json!([])))
+        .collect();
+    let crowd = bob
+        .client
+        .post(QUERY, json!({ "device_keys": crowd }))
+        .await;
+    crowd.expect_error(413, "M_TOO_LARGE");
     let nameless = json!({ "one_time_keys": { "signed_curve25519": {} } });
     upload(nameless).await.expect_error(400, "M_BAD_JSON");
     let objects = json!({ "device_keys": { &*alice.id: { "A": true } } });

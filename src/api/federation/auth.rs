@@ -9,7 +9,7 @@ use ruma::{
 };
 
 use crate::{
-    api::{App, Authenticate},
+    api::{App, Authenticate, Class, Peer},
     error::{Error, Result},
 };
 
@@ -23,6 +23,9 @@ impl Authenticate for ServerSignatures {
 
     async fn authenticate(app: &App, parts: &Parts, body: &[u8]) -> Result<OwnedServerName> {
         let proof = proof(parts)?;
+        if !app.federation.knows_key(&proof).await? {
+            app.limits.check(Class::Newcomer, &Peer::of(parts))?;
+        }
         let mut request = Request::new(body);
         request.method_mut().clone_from(&parts.method);
         request.uri_mut().clone_from(&parts.uri);

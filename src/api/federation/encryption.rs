@@ -1,25 +1,17 @@
 //! The devices of this server's users, and the keys with which they encrypt, for other servers.
 
-use std::collections::BTreeMap;
-
 use axum::{Router, extract::State};
-use ruma::{
-    OwnedUserId,
-    api::federation::{
-        device::get_devices,
-        keys::{claim_keys, get_keys},
-    },
+use ruma::api::federation::{
+    device::get_devices,
+    keys::{claim_keys, get_keys},
 };
 
 use crate::{
     api::{App, Incoming, Outgoing, endpoint},
-    devices::Devices,
+    devices::{Devices, check_number},
     error::{Error, Result},
     rooms::Rooms,
 };
-
-/// Users of whom one request may ask.
-const MAX_USERS: usize = 10_000;
 
 pub(super) fn routes() -> Router<App> {
     Router::new()
@@ -67,13 +59,4 @@ async fn claim_keys(
     check_number(&request.one_time_keys)?;
     let claimed = devices.claim_keys(&request.one_time_keys).await?;
     Ok(Outgoing(claim_keys::v1::Response::new(claimed)))
-}
-
-fn check_number<T>(users: &BTreeMap<OwnedUserId, T>) -> Result<()> {
-    if users.len() > MAX_USERS {
-        return Err(Error::TooLarge(format!(
-            "one request may ask of {MAX_USERS} users"
-        )));
-    }
-    Ok(())
 }

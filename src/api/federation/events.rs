@@ -61,8 +61,8 @@ async fn get_room_state(
     Incoming { from, request }: Incoming<get_room_state::v1::Request>,
 ) -> Result<Response> {
     let room = rooms.shared_room(&from, &request.room_id).await?;
+    let mut writing = Writing::new(&rooms, rooms.turn_to_be_told(&from).await?);
     let answer = rooms.state_answer(&room, &request.event_id).await?;
-    let mut writing = Writing::new(&rooms);
     writing.text(r#"{"auth_chain":"#);
     writing.events(&answer.auth_chain);
     writing.text(r#","pdus":"#);
@@ -77,11 +77,16 @@ async fn get_room_state(
 async fn get_room_state_ids(
     State(rooms): State<Rooms>,
     Incoming { from, request }: Incoming<get_room_state_ids::v1::Request>,
-) -> Result<Outgoing<get_room_state_ids::v1::Response>> {
+) -> Result<Response> {
     let room = rooms.shared_room(&from, &request.room_id).await?;
+    let mut writing = Writing::new(&rooms, rooms.turn_to_be_told(&from).await?);
     let answer = rooms.state_answer(&room, &request.event_id).await?;
-    let response = get_room_state_ids::v1::Response::new(answer.auth_chain, answer.state);
-    Ok(Outgoing(response))
+    writing.text(r#"{"auth_chain_ids":"#);
+    writing.ids(&answer.auth_chain)?;
+    writing.text(r#","pdu_ids":"#);
+    writing.ids(&answer.state)?;
+    writing.text("}");
+    Ok(writing.into_response())
 }
 
 /// `GET /_matrix/federation/v1/event_auth/{roomId}/{eventId}`
@@ -92,8 +97,8 @@ async fn get_event_authorization(
     Incoming { from, request }: Incoming<get_event_authorization::v1::Request>,
 ) -> Result<Response> {
     let room = rooms.shared_room(&from, &request.room_id).await?;
+    let mut writing = Writing::new(&rooms, rooms.turn_to_be_told(&from).await?);
     let chain = rooms.auth_chain_of(&room, &request.event_id).await?;
-    let mut writing = Writing::new(&rooms);
     writing.text(r#"{"auth_chain":"#);
     writing.events(&chain);
     writing.text("}");

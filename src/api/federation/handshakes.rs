@@ -81,13 +81,13 @@ async fn create_join_event(
     State(rooms): State<Rooms>,
     Incoming { from, request }: Incoming<create_join_event::v2::Request>,
 ) -> Result<Response> {
+    let mut writing = Writing::new(&rooms, rooms.turn_to_be_told(&from).await?);
     let join = SignedEvent {
         origin: from,
         room_id: request.room_id,
         event_id: request.event_id,
         event: request.pdu,
     };
-    let mut writing = Writing::new(&rooms);
     let omit_members = request.omit_members;
     write_join(&workflows, &rooms, (join, omit_members), &mut writing).await?;
     Ok(writing.into_response())
@@ -101,8 +101,8 @@ async fn create_join_event_v1(
     State(rooms): State<Rooms>,
     signed: Signed<Box<RawValue>>,
 ) -> Result<Response> {
+    let mut writing = Writing::new(&rooms, rooms.turn_to_be_told(&signed.from).await?);
     let join = signed_event(signed)?;
-    let mut writing = Writing::new(&rooms);
     writing.text("[200,");
     write_join(&workflows, &rooms, (join, false), &mut writing).await?;
     writing.text("]");

@@ -4,7 +4,7 @@
 
 use axum::{Json, Router, extract::State, routing::put};
 use ruma::{
-    OwnedEventId, OwnedRoomId, RoomVersionId,
+    OwnedEventId, OwnedRoomId, OwnedUserId, RoomVersionId, ServerName,
     api::federation::membership::{RawStrippedState, create_invite},
 };
 use serde::Deserialize;
@@ -15,7 +15,7 @@ use serde_json::{
 
 use super::signed::Signed;
 use crate::{
-    api::{App, Incoming, Outgoing, endpoint},
+    api::{App, Class, Incoming, Key, Limits, Outgoing, endpoint},
     error::{Error, Result},
     workflows::{ReceivedInvitation, SignedEvent, Workflows},
 };
@@ -25,6 +25,12 @@ pub(super) fn routes() -> Router<App> {
         "/_matrix/federation/v1/invite/{room_id}/{event_id}",
         put(create_invite_v1),
     )
+}
+
+/// Whom an event is about.
+#[derive(Deserialize)]
+struct Invited {
+    state_key: OwnedUserId,
 }
 
 /// What an invitation of the first form holds beside the event.
@@ -45,8 +51,10 @@ struct Unsigned {
 /// [spec]: https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv2inviteroomideventid
 async fn create_invite(
     State(workflows): State<Workflows>,
+    State(limits): State<Limits>,
     Incoming { from, request }: Incoming<create_invite::v2::Request>,
 ) -> Result<Outgoing<create_invite::v2::Response>> {
+    check_limits(&limits, &from, &request.event)?;
     let mut state = Vec::with_capacity(request.invite_room_state.len());
     for event in request.invite_room_state {
         state.push(match event {
@@ -73,8 +81,10 @@ async fn create_invite(
 /// [spec]: https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv1inviteroomideventid
 async fn create_invite_v1(
     State(workflows): State<Workflows>,
+    State(limits): State<Limits>,
     mut signed: Signed<Box<RawValue>>,
 ) -> Result<Json<Value>> {
+    check_limits(&limits, &signed.from, &signed.body)?;
     let room_id = signed.param::<OwnedRoomId>()?;
     let event_id = signed.param::<OwnedEventId>()?;
     let told: WithUnsigned = serde_json::from_str(signed.body.get())
@@ -92,4 +102,17 @@ async fn create_invite_v1(
     };
     let event = workflows.receive_invitation(invitation).await?;
     Ok(Json(json!([200, { "event": event }])))
+}
+
+/// Checks that a server does not send too many invitations, nor too many to one user.
+fn check_limits(limits: &Limits, from: &ServerName, invitation: &RawValue) -> Result<()> {
+    limits.check(Class::Invitation, from)?;
+    // What is no invitation is refused with what is wrong with it.
+    if let Ok(Invited { state_key }) = serde_json::from_str(invitation.get()) {
+        limits.check(
+            Class::InvitationTo,
+            Key::ServerTo(from.to_owned(), state_key),
+        )?;
+    }
+    Ok(())
 }

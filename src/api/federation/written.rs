@@ -10,7 +10,7 @@ use axum::{
 use futures_util::stream;
 use ruma::OwnedEventId;
 
-use crate::{error::Result, rooms::Rooms};
+use crate::{error::Result, rooms::Rooms, turns::Turn};
 
 /// Events read and written at once: each has 64 KiB at most.
 const EVENTS: usize = 100;
@@ -21,6 +21,8 @@ pub(super) struct Writing {
     pieces: VecDeque<Piece>,
     /// Whether the list that is written has an event already.
     has_events: bool,
+    /// Whoever asks has a turn until the answer is read.
+    _turn: Turn,
 }
 
 enum Piece {
@@ -29,12 +31,13 @@ enum Piece {
 }
 
 impl Writing {
-    /// Begins an answer with events of these rooms.
-    pub(super) fn new(rooms: &Rooms) -> Self {
+    /// Begins an answer with events of these rooms, to somebody who has a turn to be told much.
+    pub(super) fn new(rooms: &Rooms, turn: Turn) -> Self {
         Self {
             rooms: rooms.clone(),
             pieces: VecDeque::new(),
             has_events: false,
+            _turn: turn,
         }
     }
 
@@ -50,6 +53,12 @@ impl Writing {
         let chunks = chunks.map(|chunk| Piece::Events(chunk.to_vec()));
         self.pieces.extend(chunks);
         self.text("]");
+    }
+
+    /// Adds a list of the ids of events.
+    pub(super) fn ids(&mut self, ids: &[OwnedEventId]) -> Result<()> {
+        self.text(serde_json::to_string(ids)?);
+        Ok(())
     }
 
     /// Returns the answer, which is written as it is read.

@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
+    pin::Pin,
     sync::Arc,
     time::Duration,
 };
@@ -82,10 +83,14 @@ impl Workflows {
         event: Verified,
         help: Help,
     ) -> Result<Received> {
-        let Some(_turn) = self.inbox.queues.turn(room.num, origin).await else {
-            return Err(Error::LimitExceeded {
-                retry_after: PATIENCE,
-            });
+        let place = self.inbox.queues.place(room.num, origin, &event);
+        let turn = match place {
+            Some(place) => place.turn().await,
+            None => {
+                return Err(Error::LimitExceeded {
+                    retry_after: PATIENCE,
+                });
+            }
         };
         let search = Search {
             workflows: self,
@@ -93,9 +98,28 @@ impl Workflows {
             room,
         };
         let taking = Box::pin(search.take(event, help));
-        timeout(PATIENCE, taking).await.map_err(|_| {
+        let taken = timeout(PATIENCE, taking).await;
+        drop(turn);
+        self.take_left(room);
+        taken.map_err(|_| {
             Error::Unreachable("what the event follows did not come in time".to_owned())
         })?
+    }
+
+    /// Takes an event of a room that found no place in the queue, in the background.
+    fn take_left(&self, room: &Arc<Room>) {
+        let Some((origin, event)) = self.inbox.queues.take_left(room.num) else {
+            return;
+        };
+        let (workflows, room) = (self.clone(), room.clone());
+        // In a box of its type's own: when it is done, it takes what was left in turn.
+        let taking: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(async move {
+            let stopping = workflows.tasks.stopping().clone();
+            let taking = workflows.receive_event(&origin, &room, event);
+            let taken = stopping.run_until_cancelled(taking).await;
+            tracing::debug!(?taken, "an event that had found no place is done with");
+        });
+        drop(self.tasks.spawn(taking));
     }
 }
 

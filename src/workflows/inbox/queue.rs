@@ -1,17 +1,18 @@
 //! How much is under way at once: bounded in all, by server and by room.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use ruma::{OwnedServerName, ServerName};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
     error::{Error, Result},
+    matrix::Verified,
     storage::RoomNum,
+    turns::{Place, Turn, Turns},
 };
 
 /// Events under way of one server, and of all (64 KiB each at most). A server sends one transaction after the other;
@@ -21,9 +22,11 @@ const OF_ALL: usize = 4_000;
 /// When a server may send again that was told to wait.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 /// How many may wait for their turn to fetch events of one room, or have it, and how many of those for one server: one
-/// that answers slowly must not keep the others out. An event that finds no place is fetched with those that follow it.
+/// that answers slowly must not keep the others out.
 const WAITING: usize = 50;
 const WAITING_OF_SERVER: usize = 4;
+/// Events that found no place and are kept in memory until there is one (64 KiB each at most).
+const LEFT: usize = 500;
 
 /// Who has how many events under way.
 #[derive(Default)]
@@ -81,61 +84,80 @@ impl Drop for Underway {
 }
 
 /// The queues of those who fetch events, one a room: what the first fetches, the next may need no more.
-#[derive(Default)]
 pub(super) struct Queues {
-    rooms: Mutex<HashMap<RoomNum, Queue>>,
-}
-
-struct Queue {
-    turn: Arc<Semaphore>,
-    places: Arc<Semaphore>,
-    of_servers: HashMap<OwnedServerName, Arc<Semaphore>>,
-}
-
-/// The turn of somebody who fetches events of a room.
-pub(super) struct Turn {
-    _turn: OwnedSemaphorePermit,
-    _place: Place,
+    rooms: Turns<RoomNum>,
+    of_servers: Turns<(RoomNum, OwnedServerName)>,
+    left: Mutex<BTreeMap<(RoomNum, OwnedServerName), Verified>>,
 }
 
 /// A place in the queue of a room, of all and of those for one server.
-struct Place {
-    _of_all: OwnedSemaphorePermit,
-    _of_server: OwnedSemaphorePermit,
+pub(super) struct FetchPlace {
+    of_room: Place,
+    of_server: Place,
+}
+
+/// The turn of somebody who fetches events of a room.
+pub(super) struct FetchTurn {
+    _of_room: Turn,
+    _of_server: Turn,
+}
+
+impl FetchPlace {
+    /// Waits until nobody else fetches events of the room.
+    pub(super) async fn turn(self) -> FetchTurn {
+        FetchTurn {
+            _of_server: self.of_server.turn().await,
+            _of_room: self.of_room.turn().await,
+        }
+    }
+}
+
+impl Default for Queues {
+    fn default() -> Self {
+        Self {
+            rooms: Turns::new(1, WAITING - 1),
+            of_servers: Turns::new(WAITING_OF_SERVER, 0),
+            left: Mutex::default(),
+        }
+    }
 }
 
 impl Queues {
-    /// Waits until nobody else fetches events of a room, to fetch some of a server; `None` if too many wait already.
-    pub(super) async fn turn(&self, room: RoomNum, server: &ServerName) -> Option<Turn> {
-        let (turn, place) = self.place(room, server)?;
-        let turn = turn.acquire_owned().await.ok()?;
-        Some(Turn {
-            _turn: turn,
-            _place: place,
+    /// Returns a place in the queue of a room for an event of a server. If there is none, the event is left for whoever
+    /// is done next: of a server only the last one, which comes with those that it follows.
+    pub(super) fn place(
+        &self,
+        room: RoomNum,
+        server: &ServerName,
+        event: &Verified,
+    ) -> Option<FetchPlace> {
+        // Whoever is done meanwhile looks at what was left after this.
+        let mut left = self.left();
+        let key = (room, server.to_owned());
+        let place = self.free_place(&key);
+        if place.is_none() && (left.len() < LEFT || left.contains_key(&key)) {
+            left.insert(key, event.clone());
+        }
+        place
+    }
+
+    fn free_place(&self, key: &(RoomNum, OwnedServerName)) -> Option<FetchPlace> {
+        Some(FetchPlace {
+            of_server: self.of_servers.place(key)?,
+            of_room: self.rooms.place(&key.0)?,
         })
     }
 
-    fn place(&self, room: RoomNum, server: &ServerName) -> Option<(Arc<Semaphore>, Place)> {
-        let mut rooms = self.rooms.lock().unwrap_or_else(PoisonError::into_inner);
-        // Queues in which nobody stands are forgotten.
-        rooms.retain(|num, queue| *num == room || queue.places.available_permits() < WAITING);
-        let new = || Queue {
-            turn: Arc::new(Semaphore::new(1)),
-            places: Arc::new(Semaphore::new(WAITING)),
-            of_servers: HashMap::new(),
-        };
-        let queue = rooms.entry(room).or_insert_with(new);
-        let is_used = |places: &Arc<Semaphore>| places.available_permits() < WAITING_OF_SERVER;
-        queue.of_servers.retain(|_, places| is_used(places));
-        let of_server = queue
-            .of_servers
-            .entry(server.to_owned())
-            .or_insert_with(|| Arc::new(Semaphore::new(WAITING_OF_SERVER)));
-        let place = Place {
-            _of_server: of_server.clone().try_acquire_owned().ok()?,
-            _of_all: queue.places.clone().try_acquire_owned().ok()?,
-        };
-        Some((queue.turn.clone(), place))
+    /// Returns an event of a room that was left, and the server that sent it.
+    pub(super) fn take_left(&self, room: RoomNum) -> Option<(OwnedServerName, Verified)> {
+        let mut left = self.left();
+        let key = left.keys().find(|(of_room, _)| *of_room == room)?.clone();
+        let event = left.remove(&key)?;
+        Some((key.1, event))
+    }
+
+    fn left(&self) -> MutexGuard<'_, BTreeMap<(RoomNum, OwnedServerName), Verified>> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -163,44 +185,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_queue_of_a_room_is_bounded_and_forgotten() {
+    async fn the_queue_of_a_room_is_bounded_and_one_server_takes_few_places_in_it() {
         let queues = Queues::default();
-        let servers: Vec<_> = (0..WAITING).map(|n| server(&format!("s{n}"))).collect();
-        let first = queues.turn(1, &servers[0]).await.unwrap();
-        let others = servers[1..].iter();
-        let mut waiting: Vec<_> = others
-            .map(|server| Box::pin(queues.turn(1, server)))
+        let place = |room, name: &str| queues.free_place(&(room, server(name)));
+        let slow: Vec<_> = (0..WAITING_OF_SERVER)
+            .map(|_| place(1, "slow").expect("there is a place"))
             .collect();
-        for waits in &mut waiting {
-            assert!(futures_util::poll!(waits.as_mut()).is_pending());
-        }
+        assert!(place(1, "slow").is_none());
 
-        assert!(queues.turn(1, &server("late")).await.is_none());
-        assert!(queues.turn(2, &server("late")).await.is_some());
-        drop(first);
-        let second = waiting.remove(0).await;
-        assert!(second.is_some());
-        drop((waiting, second));
-        drop(queues.turn(3, &servers[0]).await);
-        assert_eq!(queues.rooms.lock().unwrap().len(), 1);
-    }
-
-    #[tokio::test]
-    async fn one_server_takes_few_places_in_the_queue_of_a_room() {
-        let queues = Queues::default();
-        let (slow, other) = (server("slow"), server("other"));
-        let first = queues.turn(1, &slow).await.unwrap();
-        let mut waiting: Vec<_> = (1..WAITING_OF_SERVER)
-            .map(|_| Box::pin(queues.turn(1, &slow)))
-            .collect();
-        for waits in &mut waiting {
-            assert!(futures_util::poll!(waits.as_mut()).is_pending());
-        }
-
-        assert!(queues.turn(1, &slow).await.is_none());
-        let mut others = Box::pin(queues.turn(1, &other));
-        assert!(futures_util::poll!(others.as_mut()).is_pending());
-        drop((first, waiting));
-        assert!(others.await.is_some());
+        let others = (WAITING_OF_SERVER..WAITING).map(|n| place(1, &format!("s{n}")));
+        let others: Vec<_> = others.collect();
+        assert!(others.iter().all(Option::is_some));
+        assert!(place(1, "late").is_none());
+        assert!(place(2, "slow").is_some());
+        drop(slow);
+        assert!(place(1, "late").is_some());
     }
 }

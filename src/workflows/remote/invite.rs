@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 use crate::{
     error::{Error, Result},
     federation::Failure,
-    rooms::{Action, MemberChange, MemberProfile, NewEvent, Recommends},
+    rooms::{Action, MemberChange, MemberProfile, NewEvent},
     users::Session,
     workflows::Workflows,
 };
@@ -67,11 +67,9 @@ impl Workflows {
                 draft.room_state,
             )
             .await;
-        let mut event = taken.map_err(refused)?;
-        if let Some(policy) = room.policy() {
-            let asking = federation.recommended(&policy, &room.rules, event.get());
-            event = RawValue::from_string(asking.await?)?;
-        }
+        let event = taken.map_err(refused)?;
+        let event = federation.vetted(room, event.get().to_owned()).await?;
+        let event = RawValue::from_string(event)?;
         let event = federation.verify(&event, &room.rules).await?;
         self.rooms.accept_invitation(event).await
     }

@@ -66,6 +66,11 @@ impl Budget {
         }
     }
 
+    /// Returns what may be answered of what is known here.
+    pub(super) fn of_known() -> Self {
+        Self { left: MAX_BYTES }
+    }
+
     /// Takes an answer of so many bytes, unless it is too much beside the others.
     pub(super) fn take<T>(&mut self, answer: T, bytes: usize) -> Result<T, Failure> {
         let left = self.left.checked_sub(bytes);

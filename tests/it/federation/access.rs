@@ -123,3 +123,27 @@ async fn a_server_says_what_it_is() {
     assert_eq!(version["server"]["name"], "Parlour");
     assert_eq!(version["server"]["version"], env!("CARGO_PKG_VERSION"));
 }
+
+#[tokio::test]
+async fn who_names_servers_of_which_nothing_is_known_is_told_to_wait() {
+    let network = Network::new();
+    let server = network
+        .server_with(|config| config.limits.enabled = true)
+        .await;
+    let peer = network.peer(Router::new()).await;
+    let known = peer.gets(&server, QUERY).await;
+    known.expect_error(400, "M_INVALID_PARAM");
+    let nobody = Peer::new(&super::unused_address().to_string());
+
+    let mut answer = nobody.gets(&server, QUERY).await;
+    for _ in 0..1_000 {
+        if answer.status != 401 {
+            break;
+        }
+        answer = nobody.gets(&server, QUERY).await;
+    }
+
+    answer.expect_error(429, "M_LIMIT_EXCEEDED");
+    let known = peer.gets(&server, QUERY).await;
+    known.expect_error(400, "M_INVALID_PARAM");
+}

@@ -10,10 +10,13 @@ use std::{
 };
 
 use axum::{Json, Router, extract::Request, routing::any};
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde_json::{Value, json};
 
-use super::{guest::Made, transactions::Shared};
+use tokio::net::TcpListener;
+
+use super::{PORT, Peer, guest::Made, transactions::Shared, unused_address};
 
 impl Shared {
     /// The room must take events as ever.
@@ -272,4 +275,47 @@ async fn a_server_that_does_not_answer_holds_up_nobody_else() {
         told = sending => assert_eq!(told[&*tea.id], json!({})),
     }
     assert_eq!(shared.said().await, ["tea"]);
+}
+
+#[tokio::test]
+async fn requests_that_name_servers_which_do_not_answer_hold_up_no_event() {
+    const MANY: usize = 150;
+    let shared = Shared::new().await;
+    let mut silent = Vec::new();
+    for _ in 0..MANY {
+        let address = unused_address();
+        let listener = TcpListener::bind((address, PORT)).await;
+        silent.push((
+            Peer::new(&address.to_string()),
+            listener.expect("it is free"),
+        ));
+    }
+    let path = "/_matrix/federation/v1/query/profile?user_id=@a:b";
+    let asking = silent
+        .iter()
+        .map(|(peer, _)| peer.gets(&shared.server, path));
+    let mut asking: FuturesUnordered<_> = asking.collect();
+    let mut asked: FuturesUnordered<_> = silent.iter().map(|(_, at)| at.accept()).collect();
+    let mut held = Vec::new();
+    while held.len() < MANY / 3 {
+        tokio::select! {
+            _ = asking.next() => panic!("the servers do not answer"),
+            asked = asked.next() => held.push(asked),
+        }
+    }
+    // It comes from a server whose keys are not known yet.
+    let newcomer = shared.network.peer(Router::new()).await;
+    let mut carol = shared.bob.clone();
+    carol.id = newcomer.user("carol");
+    let member = json!({ "membership": "join" });
+    let join = carol
+        .clone()
+        .makes(&newcomer, "m.room.member", (Some(&carol.id), &member));
+    let pending = [&join];
+
+    let sending = shared.peer.sends(&shared.server, &pending);
+    tokio::select! {
+        _ = asking.next() => panic!("the servers do not answer"),
+        told = sending => assert_eq!(told, json!({ &*join.id: {} })),
+    }
 }

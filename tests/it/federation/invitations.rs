@@ -1,7 +1,7 @@
 //! Invitations of users of this server by users of others.
 
 use axum::Router;
-use parlour::matrix;
+use parlour::{config::Config, matrix};
 use ruma::RoomVersionId;
 use serde_json::{Value, json};
 
@@ -24,8 +24,12 @@ struct House {
 
 impl House {
     async fn new(version: &str) -> Self {
+        Self::with(version, |_| {}).await
+    }
+
+    async fn with(version: &str, change: impl FnOnce(&mut Config)) -> Self {
         let network = Network::new();
-        let server = network.server().await;
+        let server = network.server_with(change).await;
         let alice = server.register("alice").await;
         let peer = network.peer(Router::new()).await;
         let room = abroad::Shared::new(&peer, version);
@@ -215,4 +219,24 @@ async fn nobody_exchanges_an_invitation_that_nobody_made() {
     let path = "/_matrix/federation/v1/3pid/onbind";
     let answer = house.server.put(path, bound).await;
     answer.expect_error(403, "M_THREEPID_DENIED");
+}
+
+#[tokio::test]
+async fn a_server_that_sends_a_user_invitation_after_invitation_is_told_to_wait() {
+    let house = House::with("10", |config| config.limits.enabled = true).await;
+    let state = json!([house.create()]);
+    let mut taken = 0;
+
+    let refused = loop {
+        let answer = house.invites(&house.invitation(), "10", &state).await;
+        if answer.status != 200 {
+            break answer;
+        }
+        taken += 1;
+        assert!(taken < 100, "so many are taken");
+    };
+
+    refused.expect_error(429, "M_LIMIT_EXCEEDED");
+    assert!(taken >= 30, "{taken}");
+    assert!(house.is_invited().await);
 }

@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use axum::{
+    Router,
     extract::Request,
     middleware::{Next, from_fn},
 };
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use parlour::clock::Clock;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
@@ -25,6 +27,44 @@ impl Shared {
 
     async fn sends(&self, made: &Made) -> Value {
         self.peer.sends(&self.server, &[made]).await
+    }
+}
+
+/// Keeps a peer from telling of missing events.
+struct Gate {
+    is_open: watch::Sender<bool>,
+    asks: mpsc::UnboundedSender<()>,
+    /// Every question.
+    asked: mpsc::UnboundedReceiver<()>,
+}
+
+impl Gate {
+    fn new() -> Self {
+        let (asks, asked) = mpsc::unbounded_channel();
+        Self {
+            is_open: watch::Sender::new(false),
+            asks,
+            asked,
+        }
+    }
+
+    fn opens(&self) {
+        self.is_open.send_replace(true);
+    }
+
+    /// Lets nobody ask these for missing events before it is open.
+    fn before(&self, router: Router) -> Router {
+        let (is_open, asks) = (self.is_open.subscribe(), self.asks.clone());
+        router.layer(from_fn(move |request: Request, next: Next| {
+            let (mut is_open, asks) = (is_open.clone(), asks.clone());
+            async move {
+                if request.uri().path().contains("get_missing_events") {
+                    asks.send(()).expect("the test goes on");
+                    is_open.wait_for(|open| *open).await.expect("a gate");
+                }
+                next.run(request).await
+            }
+        }))
     }
 }
 
@@ -241,33 +281,21 @@ async fn what_an_answer_did_not_wait_for_is_taken_after_a_restart() {
     let server = network.server_at(clock.clone()).await;
     let alice = server.register("alice").await;
     let room = alice.creates(json!({ "preset": "public_chat" })).await;
-    // A peer that tells nothing of missing events before the gate is open.
-    let (archive, (gate, is_open)) = (Archive::default(), watch::channel(false));
-    let (asks, mut asked) = mpsc::unbounded_channel();
-    let waits = from_fn(move |request: Request, next: Next| {
-        let (mut is_open, asks) = (is_open.clone(), asks.clone());
-        async move {
-            if request.uri().path().contains("get_missing_events") {
-                asks.send(()).expect("the test goes on");
-                is_open.wait_for(|open| *open).await.expect("a gate");
-            }
-            next.run(request).await
-        }
-    });
-    let peer = network.peer(archive.router().layer(waits)).await;
+    let (archive, mut gate) = (Archive::default(), Gate::new());
+    let peer = network.peer(gate.before(archive.router())).await;
     let mut bob = peer.joins(&server, &room, ("bob", &archive)).await;
     bob.says(&peer, "lost");
     let found = bob.says(&peer, "found");
 
     let pending = [&found];
     let is_late = async {
-        asked.recv().await.expect("it is asked");
+        gate.asked.recv().await.expect("it is asked");
         clock.advance(Duration::from_secs(30));
     };
     let (told, ()) = tokio::join!(peer.sends(&server, &pending), is_late);
     assert_eq!(told, json!({ &*found.id: {} }));
     let server = server.restart().await;
-    gate.send(true).expect("somebody waits");
+    gate.opens();
 
     let alice = alice.at(&server);
     let mut sync = alice.syncs().await;
@@ -276,4 +304,40 @@ async fn what_an_answer_did_not_wait_for_is_taken_after_a_restart() {
     }
     let page = alice.messages(&room, "dir=f&limit=100").await;
     assert_eq!(said(&page["chunk"]), ["lost", "found"]);
+}
+
+#[tokio::test]
+async fn an_event_that_finds_no_place_among_those_that_wait_is_taken_when_there_is_one() {
+    let shared = Shared::new().await;
+    let gate = Gate::new();
+    let router = gate.before(shared.archive.router());
+    let slow = shared.network.peer(router).await;
+    let found: Vec<Made> = (0..5)
+        .map(|n| {
+            let mut apart = shared.bob.clone();
+            apart.says(&shared.peer, &format!("lost {n}"));
+            apart.says(&shared.peer, &format!("found {n}"))
+        })
+        .collect();
+    let sending = found
+        .iter()
+        .map(async |made| slow.sends(&shared.server, &[made]).await);
+    let mut sending: FuturesUnordered<_> = sending.collect();
+
+    let refused = sending.next().await.expect("one finds no place");
+    assert!(refused.to_string().contains("error"), "{refused}");
+    gate.opens();
+    while let Some(told) = sending.next().await {
+        assert!(!told.to_string().contains("error"), "{told}");
+    }
+
+    let mut sync = shared.alice.syncs().await;
+    let mut said = shared.said().await;
+    while said.len() < 10 {
+        sync = shared.alice.waits_after(&sync).await;
+        said = shared.said().await;
+    }
+    for n in 0..5 {
+        assert!(said.contains(&format!("found {n}")), "{said:?}");
+    }
 }

@@ -38,14 +38,7 @@ async fn who_left_during_a_long_outage_is_told_so_however_much_was_said() {
     scene.ear.answers(Manner::Takes);
 
     scene.shows_life().await;
-    let leave = scene
-        .ear
-        .waits(|heard| heard.pdus().last().map(|pdu| (*pdu).clone()))
-        .await;
-
-    assert_eq!(leave["state_key"], scene.bob.id);
-    assert_eq!(leave["content"]["membership"], "leave");
-    assert!(scene.ear.lock().said().is_empty());
+    scene.is_left_with_leave_of_bob().await;
 }
 
 #[tokio::test]

@@ -210,6 +210,17 @@ impl Scene {
         }
     }
 
+    /// Waits until the peer is told that bob has left, and asserts that it was told nothing that was said.
+    pub(super) async fn is_left_with_leave_of_bob(&self) {
+        let leave = self
+            .ear
+            .waits(|heard| heard.pdus().last().map(|pdu| (*pdu).clone()))
+            .await;
+        assert_eq!(leave["state_key"], self.bob.id);
+        assert_eq!(leave["content"]["membership"], "leave");
+        assert!(self.ear.lock().said().is_empty());
+    }
+
     /// The peer asks the server something.
     pub(super) async fn shows_life(&self) -> Answer {
         let user_id = encoded(&self.alice.id);
@@ -403,14 +414,7 @@ async fn who_leaves_is_told_so_and_hears_no_more() {
     scene.says(["hello"]).await;
     ear.hears("hello").await;
 
-    let leave = scene
-        .ear
-        .waits(|heard| heard.pdus().last().map(|pdu| (*pdu).clone()))
-        .await;
-
-    assert_eq!(leave["state_key"], scene.bob.id);
-    assert_eq!(leave["content"]["membership"], "leave");
-    assert!(scene.ear.lock().said().is_empty());
+    scene.is_left_with_leave_of_bob().await;
 }
 
 #[tokio::test]
