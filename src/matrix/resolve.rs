@@ -34,7 +34,12 @@ pub enum Resolution {
     Needs(BTreeSet<OwnedEventId>),
 }
 
+/// States that are resolved at once: more than a room has lines of events.
+const MAX_SETS: usize = InChains::BITS as usize;
+
 type Key = (StateEventType, String);
+/// In the auth chains of which of the states an event is: a bit for each.
+type InChains = u64;
 
 /// How far the auth chains of what is in conflict are looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +54,7 @@ enum Reach {
 ///
 /// # Errors
 ///
-/// When the room version resolves its state in a way that nobody implements any more, or an event breaks the rules.
+/// [`Error::Unavailable`] when there are more than 64 states. Others when the room version resolves its state in a way that nobody implements any more, or an event breaks the rules.
 pub fn resolve(
     rules: &RoomVersionRules,
     sets: &[StateMap],
@@ -65,6 +70,10 @@ pub fn resolve(
     }
     if keys.is_empty() {
         return Ok(Resolution::Resolved(first.clone()));
+    }
+    if sets.len() > MAX_SETS {
+        let text = "the room has forked too often";
+        return Err(Error::Unavailable(text.to_owned()));
     }
     let held = sets.iter().flat_map(|set| {
         let held = keys.iter().filter_map(|(kind, key)| set.get(kind, key));
@@ -102,8 +111,7 @@ impl Conflict<'_> {
         } else {
             Reach::Conflict
         };
-        let sets = self.sets.iter();
-        let chains: Vec<HashSet<OwnedEventId>> = sets.map(|set| self.chain(set, reach)).collect();
+        let chains = self.chains(reach);
         if let Some(needs) = self.take_needs() {
             return Ok(Resolution::Needs(needs));
         }
@@ -158,28 +166,62 @@ impl Conflict<'_> {
         })
     }
 
-    /// Returns the events of a state that are in conflict, and all that they are authorized by. That may end at what
-    /// all states hold, since with it they have in common all that lies beneath.
-    fn chain(&self, set: &StateMap, reach: Reach) -> HashSet<OwnedEventId> {
-        let mut chain = HashSet::new();
-        let held = self
-            .keys
-            .iter()
-            .filter_map(|(kind, key)| set.get(kind, key));
-        let mut next: Vec<Arc<Pdu>> = held.cloned().collect();
-        while let Some(pdu) = next.pop() {
-            if (reach == Reach::Conflict && self.is_in_all(&pdu))
-                || !chain.insert(pdu.event_id.clone())
-            {
-                continue;
-            }
-            for auth_event in &pdu.auth_events {
-                if !chain.contains(auth_event) {
-                    next.extend(self.event(auth_event));
+    /// Returns the events in conflict and all that they are authorized by, and in the chains of which states each is.
+    /// That may end at what all states hold, since with it they have in common all that lies beneath.
+    fn chains(&self, reach: Reach) -> HashMap<OwnedEventId, InChains> {
+        let order = self.in_order(reach);
+        let mut chains: HashMap<OwnedEventId, InChains> =
+            order.iter().map(|pdu| (pdu.event_id.clone(), 0)).collect();
+        for (n, set) in self.sets.iter().enumerate() {
+            for pdu in self.in_conflict(set) {
+                if let Some(chains) = chains.get_mut(&pdu.event_id) {
+                    *chains |= 1 << n;
                 }
             }
         }
-        chain
+        for pdu in order {
+            let of_event = chains.get(&pdu.event_id).copied().unwrap_or_default();
+            for auth_event in &pdu.auth_events {
+                if let Some(chains) = chains.get_mut(auth_event) {
+                    *chains |= of_event;
+                }
+            }
+        }
+        chains
+    }
+
+    /// Returns the events of all chains, each before those that it is authorized by.
+    fn in_order(&self, reach: Reach) -> Vec<Arc<Pdu>> {
+        let mut order = Vec::new();
+        let mut seen: HashSet<OwnedEventId> = HashSet::new();
+        let roots = self.held.values().cloned();
+        let mut stack: Vec<(Arc<Pdu>, bool)> = roots.map(|pdu| (pdu, false)).collect();
+        while let Some((pdu, is_back)) = stack.pop() {
+            if is_back {
+                order.push(pdu);
+                continue;
+            }
+            if !seen.insert(pdu.event_id.clone())
+                || (reach == Reach::Conflict && self.is_in_all(&pdu))
+            {
+                continue;
+            }
+            stack.push((pdu.clone(), true));
+            for auth_event in &pdu.auth_events {
+                if !seen.contains(auth_event) {
+                    let event = self.event(auth_event);
+                    stack.extend(event.map(|event| (event, false)));
+                }
+            }
+        }
+        order.reverse();
+        order
+    }
+
+    /// Returns the events of a state that are in conflict.
+    fn in_conflict<'b>(&'b self, set: &'b StateMap) -> impl Iterator<Item = &'b Arc<Pdu>> {
+        let keys = self.keys.iter();
+        keys.filter_map(|(kind, key)| set.get(kind, key))
     }
 
     /// Returns the events that not all of the auth chains of the states have in common.
@@ -187,10 +229,10 @@ impl Conflict<'_> {
     /// The whole chain of a state is that of its events in conflict, and that of all others, which is the same for
     /// all states. So an event that is in one chain only may yet be in the common part; what is not, makes a
     /// difference.
-    fn difference(&self, chains: &[HashSet<OwnedEventId>]) -> HashSet<OwnedEventId> {
-        let all: HashSet<&OwnedEventId> = chains.iter().flatten().collect();
-        let is_apart = |id: &&OwnedEventId| !chains.iter().all(|chain| chain.contains(*id));
-        let mut apart: HashSet<OwnedEventId> = all.into_iter().filter(is_apart).cloned().collect();
+    fn difference(&self, chains: &HashMap<OwnedEventId, InChains>) -> HashSet<OwnedEventId> {
+        let of_all = InChains::MAX >> (MAX_SETS - self.sets.len());
+        let apart = chains.iter().filter(|(_, chains)| **chains != of_all);
+        let mut apart: HashSet<OwnedEventId> = apart.map(|(id, _)| id.clone()).collect();
         // The events in conflict are in the full set anyway.
         let is_other = |id: &&OwnedEventId| !self.held.contains_key(*id);
         let mut unknown: HashSet<OwnedEventId> = apart.iter().filter(is_other).cloned().collect();
@@ -238,15 +280,14 @@ impl Conflict<'_> {
     }
 
     /// Returns what lies between the events in conflict: what one is authorized by, and leads to another.
-    fn subgraph(&self, chains: &[HashSet<OwnedEventId>]) -> HashSet<OwnedEventId> {
+    fn subgraph(&self, chains: &HashMap<OwnedEventId, InChains>) -> HashSet<OwnedEventId> {
         let mut leads: HashMap<OwnedEventId, bool> = HashMap::new();
         for id in self.held.keys() {
             self.look_for_conflict(id, &mut leads);
         }
-        let is_reached = |id: &OwnedEventId| chains.iter().any(|chain| chain.contains(id));
         let between = leads
             .into_iter()
-            .filter(|(id, leads)| *leads && is_reached(id));
+            .filter(|(id, leads)| *leads && chains.contains_key(id));
         between.map(|(id, _)| id).collect()
     }
 
