@@ -5,7 +5,7 @@
 mod plan;
 
 use ruma::{
-    OwnedRoomId, OwnedUserId, RoomVersionId, UInt,
+    OwnedEventId, OwnedRoomId, OwnedUserId, RoomVersionId, UInt,
     events::{
         StateEventType,
         room::{member::MembershipState, tombstone::RoomTombstoneEventContent},
@@ -17,7 +17,8 @@ use super::{
     MemberProfile, NewEvent, Rooms,
     append::{Accepted, append},
     create::{ATTEMPTS, advance_scratch},
-    send::release,
+    policy::Vetting,
+    send::{Occasion, release},
     warm::{Room, Tip},
 };
 use crate::{
@@ -45,6 +46,17 @@ pub struct Upgrade {
     pub additional_creators: Vec<OwnedUserId>,
 }
 
+/// What is about to replace a room.
+struct Replacement {
+    new: Room,
+    events: Vec<Accepted>,
+    /// The last events of the old room, and what the first of them follows.
+    farewell: Vec<Accepted>,
+    follows: Vec<OwnedEventId>,
+    /// Whether the old room's policy server has signed these, if it has to.
+    is_vetted: bool,
+}
+
 impl Rooms {
     /// Replaces a room; returns the id of the new one.
     ///
@@ -62,18 +74,33 @@ impl Rooms {
     }
 
     async fn upgrade_now(&self, num: i64, upgrade: &Upgrade) -> Result<OwnedRoomId> {
+        let mut vetting = Vetting::default();
+        let mut vetted: Option<Replacement> = None;
         for later in 0..ATTEMPTS {
             let old = self.room_by_number(num).await?;
+            vetting.wait_for_turn(&old).await;
             let mut tip = old.tip.lock().await;
             if old.is_stale() {
                 continue;
             }
             self.inner.check_stays(num)?;
             check_may_replace(&old, &tip, upgrade)?;
-            let planned = plan::events(&old, &tip, upgrade)?;
-            let now = timestamp(self.inner.clock.now_ms() + later);
-            let (mut new, events) = self.build(&upgrade.version, planned, now).await?;
-            let farewell = self.farewell(&old, &tip, upgrade, &new.room_id).await?;
+            let follows = tip.followed().0;
+            let replacement = match vetted.take().filter(|vetted| vetted.follows == follows) {
+                Some(vetted) => vetted,
+                None => self.draft(&old, &tip, upgrade, later).await?,
+            };
+            if !replacement.is_vetted {
+                drop(tip);
+                vetted = Some(self.vet_farewell(&old, replacement).await?);
+                continue;
+            }
+            let Replacement {
+                mut new,
+                events,
+                farewell,
+                ..
+            } = replacement;
             let mut tx = self.inner.db.write().await?;
             if old.is_stale() || !self.inner.insert_room(&mut tx, &mut new, events).await? {
                 continue;
@@ -98,6 +125,38 @@ impl Rooms {
         Err(Error::Unavailable(
             "the room cannot be replaced now".to_owned(),
         ))
+    }
+
+    /// Builds what replaces a room, and the last events of it.
+    async fn draft(
+        &self,
+        old: &Room,
+        tip: &Tip,
+        upgrade: &Upgrade,
+        later: i64,
+    ) -> Result<Replacement> {
+        let planned = plan::events(old, tip, upgrade)?;
+        let now = timestamp(self.inner.clock.now_ms() + later);
+        let (new, events) = self.build(&upgrade.version, planned, now).await?;
+        let farewell = self.farewell(old, tip, upgrade, &new.room_id).await?;
+        Ok(Replacement {
+            new,
+            events,
+            farewell,
+            follows: tip.followed().0,
+            is_vetted: !self.is_to_be_vetted(old, &Occasion::Request),
+        })
+    }
+
+    /// Has the policy server of a room sign the last events of it.
+    async fn vet_farewell(&self, old: &Room, mut replacement: Replacement) -> Result<Replacement> {
+        let mut farewell = Vec::with_capacity(replacement.farewell.len());
+        for accepted in replacement.farewell {
+            farewell.push(self.vet(old, accepted).await?);
+        }
+        replacement.farewell = farewell;
+        replacement.is_vetted = true;
+        Ok(replacement)
     }
 
     /// Builds the last events of a room: the tombstone, and what the user may do to make the room quiet.

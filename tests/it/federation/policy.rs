@@ -25,7 +25,7 @@ use super::{
     guest::{Archive, Guest},
 };
 use crate::{
-    chat::{encoded, said},
+    chat::{encoded, in_room, said},
     harness::{Answer, Server, User},
 };
 
@@ -223,4 +223,23 @@ async fn whom_the_policy_server_does_not_recommend_nobody_lets_in() {
 
     let signatures = &let_in["event"]["signatures"][&test.peer.name];
     assert!(signatures["ed25519:policy_server"].is_string(), "{let_in}");
+}
+
+#[tokio::test]
+async fn what_ends_a_room_that_is_replaced_has_the_signature_of_the_policy_server() {
+    let test = Guarded::new().await;
+    let before = test.asked();
+
+    let path = in_room(&test.room, "upgrade");
+    let version = json!({ "new_version": "12" });
+    test.alice.client.post(&path, version).await.expect_ok();
+
+    assert!(test.asked() > before);
+    let path = in_room(&test.room, "state/m.room.tombstone/?format=event");
+    let tombstone = test.alice.client.get(&path).await.expect_ok();
+    let id = tombstone["event_id"].as_str().expect("an id");
+    let path = format!("/_matrix/federation/v1/event/{}", encoded(id));
+    let got = test.peer.gets(&test.server, &path).await.expect_ok();
+    let signatures = &got["pdus"][0]["signatures"][&test.peer.name];
+    assert!(signatures["ed25519:policy_server"].is_string(), "{got}");
 }
