@@ -100,7 +100,7 @@ pub use self::{
     search::{Hit, SearchKey, SearchPage, SearchQuery},
     send::{NewEvent, Transaction},
     sending::{Arrival, Outgoing, OutgoingPage, RoomPage},
-    serving::StateAnswer,
+    serving::{StateAnswer, Telling},
     summary::{MutualRooms, Summary},
     threads::{SubscriptionChange, ThreadCount, Threads},
     timeline::{Context, Page, PageRequest},

@@ -14,7 +14,7 @@ use ruma::{
     events::{StateEventType, room::member::MembershipState},
 };
 use serde_json::value::RawValue;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 
 use super::{Rooms, load::state_map, resolution::pdu_of, warm::Room};
 use crate::{
@@ -24,7 +24,7 @@ use crate::{
         events::{self, Status},
         graph::{self, Node},
     },
-    turns::{Turn, Turns},
+    turns::Turns,
 };
 
 /// Events of an auth chain that are told at most.
@@ -41,6 +41,8 @@ const MAX_NAMED: usize = 50;
 const AT_ONCE: usize = 3;
 const LATER: usize = 20;
 const CHAINS_AT_ONCE: usize = 4;
+/// In what time a server should have read such an answer.
+const READ_WITHIN: Duration = Duration::from_mins(3);
 /// When a server may ask again that waits for too many.
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(5);
 /// Members that stand for a room without a name.
@@ -59,6 +61,13 @@ pub struct StateAnswer {
     pub members_omitted: bool,
     /// The servers that were in the room before the join, if members were left out.
     pub servers_in_room: Vec<OwnedServerName>,
+}
+
+/// The turn of a server to be told much, until the answer is read, which ends with this. Whoever does not read it, as
+/// after a connection broke off, has the next turn after a while.
+#[derive(Debug)]
+pub struct Telling {
+    _told: oneshot::Sender<()>,
 }
 
 /// Who is told much of rooms now.
@@ -82,13 +91,24 @@ impl Rooms {
     /// # Errors
     ///
     /// [`Error::LimitExceeded`] when the server waits for too many answers already.
-    pub async fn turn_to_be_told(&self, server: &ServerName) -> Result<Turn> {
-        match self.inner.serving.turns.place(&server.to_owned()) {
-            Some(place) => Ok(place.turn().await),
-            None => Err(Error::LimitExceeded {
+    pub async fn turn_to_be_told(&self, server: &ServerName) -> Result<Telling> {
+        let Some(place) = self.inner.serving.turns.place(&server.to_owned()) else {
+            return Err(Error::LimitExceeded {
                 retry_after: ASK_AGAIN_AFTER,
-            }),
-        }
+            });
+        };
+        let turn = place.turn().await;
+        let (telling, is_told) = oneshot::channel();
+        let stopping = self.inner.tasks.stopping().clone();
+        drop(self.inner.tasks.spawn(async move {
+            tokio::select! {
+                _ = is_told => {}
+                () = tokio::time::sleep(READ_WITHIN) => {}
+                () = stopping.cancelled() => {}
+            }
+            drop(turn);
+        }));
+        Ok(Telling { _told: telling })
     }
 
     /// Returns the state before a join, and all that the state and the join rest on.

@@ -10,7 +10,10 @@ use axum::{
 use futures_util::stream;
 use ruma::OwnedEventId;
 
-use crate::{error::Result, rooms::Rooms, turns::Turn};
+use crate::{
+    error::Result,
+    rooms::{Rooms, Telling},
+};
 
 /// Events read and written at once: each has 64 KiB at most.
 const EVENTS: usize = 100;
@@ -21,8 +24,8 @@ pub(super) struct Writing {
     pieces: VecDeque<Piece>,
     /// Whether the list that is written has an event already.
     has_events: bool,
-    /// Whoever asks has a turn until the answer is read.
-    _turn: Turn,
+    /// The turn of whoever asks.
+    _telling: Telling,
 }
 
 enum Piece {
@@ -32,12 +35,12 @@ enum Piece {
 
 impl Writing {
     /// Begins an answer with events of these rooms, to somebody who has a turn to be told much.
-    pub(super) fn new(rooms: &Rooms, turn: Turn) -> Self {
+    pub(super) fn new(rooms: &Rooms, telling: Telling) -> Self {
         Self {
             rooms: rooms.clone(),
             pieces: VecDeque::new(),
             has_events: false,
-            _turn: turn,
+            _telling: telling,
         }
     }
 

@@ -83,15 +83,12 @@ impl Workflows {
         event: Verified,
         help: Help,
     ) -> Result<Received> {
-        let place = self.inbox.queues.place(room.num, origin, &event);
-        let turn = match place {
-            Some(place) => place.turn().await,
-            None => {
-                return Err(Error::LimitExceeded {
-                    retry_after: PATIENCE,
-                });
-            }
+        let Some(place) = self.inbox.queues.place(room.num, origin, &event) else {
+            return Err(Error::LimitExceeded {
+                retry_after: PATIENCE,
+            });
         };
+        let turn = place.turn().await;
         let search = Search {
             workflows: self,
             origin,
