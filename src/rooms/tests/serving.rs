@@ -210,3 +210,21 @@ async fn a_space_is_told_to_servers_that_may_know_it() {
     let hidden = text("nothing");
     assert!(hidden.is_object());
 }
+
+#[tokio::test]
+async fn one_server_is_told_much_three_times_at_once_and_keeps_nobody_else_waiting() {
+    let house = House::new().await;
+    let turn = async |name| house.rooms.turn_to_be_told(name).await;
+    let (there, elsewhere) = (ruma::server_name!("there"), ruma::server_name!("elsewhere"));
+    let mut telling = Vec::new();
+    for _ in 0..3 {
+        telling.push(turn(there).await.unwrap());
+    }
+
+    let mut next = Box::pin(turn(there));
+    assert!(futures_util::poll!(next.as_mut()).is_pending());
+    assert!(turn(elsewhere).await.is_ok());
+    telling.pop();
+
+    assert!(next.await.is_ok());
+}

@@ -13,7 +13,7 @@ use crate::federation::{Allowance, Failure};
 const MAX_TIMEOUT: Duration = Duration::from_secs(30);
 /// The largest answer of a server: so much, and so much for each user of whom it is asked, or for each device of which a
 /// one-time key is claimed.
-const ANSWER_BYTES: usize = 64 * 1024;
+const ANSWER_BYTES: usize = 256 * 1024;
 pub(super) const USER_BYTES: usize = 256 * 1024;
 pub(super) const KEY_BYTES: usize = 16 * 1024;
 /// The largest answer of all, and the most that the answers to one request of a client have together: that of a thousand

@@ -103,10 +103,11 @@ async def _until_answered(send, patience):
 
 
 async def _shows_life(scene, server, talk):
-    """Synapse does not tell others that it is back; it has something to say."""
+    """Synapse neither tells others that it is back, nor takes up what it left undone before it is sent something."""
     if not server.tells_others_of_its_return:
-        speaker = talk.alice if server is scene.near else talk.bob
-        await speaker.says(talk.rooms[0], "I am back")
+        here, there = (talk.alice, talk.bob) if server is scene.near else (talk.bob, talk.alice)
+        await here.says(talk.rooms[0], "I am back")
+        await there.says(talk.rooms[0], "Welcome back")
 
 
 @outage
