@@ -5,10 +5,9 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
-use reqwest::header::{HOST, HeaderValue};
+use bytes::Bytes;
 use ruma::{
-    RoomVersionId, ServerName,
+    ServerName,
     api::{
         IncomingResponse, IncomingResponseExt, Metadata, OutgoingRequest, OutgoingRequestExt,
         auth_scheme::NoAuthentication, federation::authentication::ServerSignatures,
@@ -17,27 +16,18 @@ use ruma::{
     exports::http,
 };
 use serde::de::DeserializeOwned;
-use serde_json::Value;
-use tokio::{sync::OnceCell, time::timeout};
+use tokio::time::timeout;
 
 use super::{
     backoff::Backoff,
-    names::{Hosts, Names, ServersByRecords},
-    resolve::{Place, Servers},
+    connections::{Http, read},
+    failure::{Failure, nonsense, refusal, unreachable},
+    resolve::Servers,
 };
-use crate::{
-    clock::Clock,
-    error::{Error, Result},
-    matrix::SigningKey,
-    outbound::{self, Reach, Trust},
-};
+use crate::{clock::Clock, error::Result, matrix::SigningKey};
 
 /// Who is given less time than this has not failed when it is over.
 const FAIR_TIME: Duration = Duration::from_secs(5);
-/// The longest text of another server that is shown.
-const MAX_TEXT: usize = 500;
-/// The longest answer that says what is wrong.
-const MAX_REFUSAL: usize = 64 * 1024;
 
 /// What an answer may cost.
 #[derive(Clone, Copy, Debug)]
@@ -59,75 +49,6 @@ impl Allowance {
         time: Duration::from_secs(30),
         bytes: 10 * 1024 * 1024,
     };
-}
-
-/// What another server said instead of doing what it was asked.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
-    /// The status of HTTP.
-    pub status: u16,
-    /// The code that says what is wrong; empty where there is none.
-    pub errcode: String,
-    /// What people may read of it.
-    pub error: String,
-    /// The whole answer, if it is JSON.
-    pub body: Value,
-}
-
-/// Why another server did not do what it was asked.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Failure {
-    /// It could not be reached, or what it answered makes no sense.
-    #[error("{0}")]
-    Unreachable(String),
-    /// It refused.
-    #[error("the other server refused: {}", .0.error)]
-    Refused(Box<Refusal>),
-}
-
-impl Refusal {
-    fn room_version(&self) -> Option<RoomVersionId> {
-        let version = self.body.get("room_version")?.as_str()?;
-        RoomVersionId::try_from(version).ok()
-    }
-}
-
-impl Failure {
-    /// Returns whether the server does not know the endpoint: whoever does refuses with an error of Matrix.
-    pub fn is_unknown_endpoint(&self) -> bool {
-        match self {
-            Self::Unreachable(_) => false,
-            Self::Refused(refusal) => match refusal.status {
-                405 => true,
-                404 => matches!(&*refusal.errcode, "" | "M_UNRECOGNIZED"),
-                400 => refusal.errcode.is_empty(),
-                _ => false,
-            },
-        }
-    }
-}
-
-impl From<Failure> for Error {
-    fn from(failure: Failure) -> Self {
-        let refusal = match failure {
-            Failure::Unreachable(text) => return Self::Unreachable(text),
-            Failure::Refused(refusal) => *refusal,
-        };
-        match (refusal.status, &*refusal.errcode) {
-            (404, "M_NOT_FOUND") => Self::NotFound(refusal.error),
-            (403, _) => Self::Forbidden(refusal.error),
-            (400, "M_UNABLE_TO_AUTHORISE_JOIN") => Self::UnableToAuthoriseJoin(refusal.error),
-            (400, "M_UNABLE_TO_GRANT_JOIN") => Self::UnableToGrantJoin(refusal.error),
-            (400, "M_INCOMPATIBLE_ROOM_VERSION") => match refusal.room_version() {
-                Some(version) => Self::IncompatibleRoomVersion(version),
-                None => Self::UnsupportedRoomVersion(refusal.error),
-            },
-            (429, _) => Self::LimitExceeded {
-                retry_after: Duration::from_secs(1),
-            },
-            _ => Self::Unreachable(format!("the other server refused: {}", refusal.error)),
-        }
-    }
 }
 
 /// Sends requests to other servers. Cheap to clone.
@@ -401,118 +322,6 @@ impl Client {
     }
 }
 
-fn unreachable(server: &ServerName, why: &str) -> Failure {
-    Failure::Unreachable(format!("{server}: {why}"))
-}
-
-/// The connections to other servers.
-pub(super) struct Http {
-    names: Arc<Names>,
-    trust: Trust,
-    /// Made when they are first needed: the system's certificates take a while to read.
-    clients: OnceCell<Clients>,
-}
-
-/// Forgets where a name was found, unless somebody answers there.
-struct Doubt<'a> {
-    names: &'a Names,
-    name: &'a str,
-    is_settled: bool,
-}
-
-impl Drop for Doubt<'_> {
-    fn drop(&mut self) {
-        if !self.is_settled {
-            self.names.forget(self.name);
-        }
-    }
-}
-
-struct Clients {
-    /// For addresses with a port.
-    by_host: reqwest::Client,
-    /// For those without: records say where they are.
-    by_records: reqwest::Client,
-}
-
-impl Http {
-    pub(super) fn new(clock: &Clock, reach: Reach, trust: Trust) -> Self {
-        Self {
-            names: Names::new(clock, reach),
-            trust,
-            clients: OnceCell::new(),
-        }
-    }
-
-    async fn execute(
-        &self,
-        place: &Place,
-        request: http::Request<Vec<u8>>,
-    ) -> Result<reqwest::Response, Failure> {
-        let failed = |text: String| Failure::Unreachable(text);
-        let clients = self.clients.get_or_try_init(async || self.connect());
-        let clients = clients.await.map_err(|error| failed(error.to_string()))?;
-        let mut request =
-            reqwest::Request::try_from(request).map_err(|error| failed(error.to_string()))?;
-        if let Some(host) = &place.host
-            && let Ok(host) = HeaderValue::from_str(host)
-        {
-            request.headers_mut().insert(HOST, host);
-        }
-        let client = if place.by_records {
-            &clients.by_records
-        } else {
-            &clients.by_host
-        };
-        // Whoever moved is looked for anew: also when the time is over before somebody answers.
-        let mut doubt = Doubt {
-            names: &self.names,
-            name: place.name(),
-            is_settled: false,
-        };
-        let response = client.execute(request).await.map_err(broken)?;
-        doubt.is_settled = true;
-        Ok(response)
-    }
-
-    fn connect(&self) -> Result<Clients> {
-        let (hosts, servers) = (
-            Hosts(self.names.clone()),
-            ServersByRecords(self.names.clone()),
-        );
-        Ok(Clients {
-            by_host: outbound::server_client(&self.trust, Arc::new(hosts))?,
-            by_records: outbound::server_client(&self.trust, Arc::new(servers))?,
-        })
-    }
-}
-
-/// Says what broke, with its causes, and not with the address, which may hold ids.
-fn broken(error: reqwest::Error) -> Failure {
-    let error = error.without_url();
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(&error);
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    Failure::Unreachable(text)
-}
-
-/// Reads a body of at most so many bytes.
-async fn read(mut response: reqwest::Response, max_bytes: usize) -> Result<Bytes, Failure> {
-    let mut body = BytesMut::new();
-    while let Some(chunk) = response.chunk().await.map_err(broken)? {
-        if body.len() + chunk.len() > max_bytes {
-            let text = format!("the answer is larger than {max_bytes} bytes");
-            return Err(Failure::Unreachable(text));
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(body.freeze())
-}
-
 fn read_answer<T: IncomingResponse>(
     server: &ServerName,
     answer: http::Response<Bytes>,
@@ -520,81 +329,4 @@ fn read_answer<T: IncomingResponse>(
     let (parts, body) = answer.into_parts();
     let response = http::Response::from_parts(parts, &*body);
     T::try_from_http_response(response).map_err(|error| nonsense(server, &error))
-}
-
-fn nonsense(server: &ServerName, error: &impl ToString) -> Failure {
-    let text = shortened(&error.to_string());
-    Failure::Unreachable(format!("{server} answered what makes no sense: {text}"))
-}
-
-/// Reads what a server says who did not do what it was asked.
-async fn refusal(server: &ServerName, response: reqwest::Response) -> Failure {
-    let status = response.status();
-    let body = read(response, MAX_REFUSAL).await.unwrap_or_default();
-    let body: Value = serde_json::from_slice(&body).unwrap_or_default();
-    let text = |key: &str| body.get(key).and_then(Value::as_str).unwrap_or_default();
-    let (errcode, error) = (text("errcode"), text("error"));
-    if status.is_server_error() || status.is_redirection() {
-        let text = format!(
-            "{server} answered {}: {}",
-            status.as_u16(),
-            shortened(error)
-        );
-        return Failure::Unreachable(text);
-    }
-    Failure::Refused(Box::new(Refusal {
-        status: status.as_u16(),
-        errcode: errcode.to_owned(),
-        error: if error.is_empty() {
-            format!("{server} answered {}", status.as_u16())
-        } else {
-            shortened(error)
-        },
-        body,
-    }))
-}
-
-fn shortened(text: &str) -> String {
-    text.chars().take(MAX_TEXT).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn refused(status: u16, errcode: &str) -> Failure {
-        Failure::Refused(Box::new(Refusal {
-            status,
-            errcode: errcode.to_owned(),
-            error: "no".to_owned(),
-            body: Value::Null,
-        }))
-    }
-
-    #[test]
-    fn a_refusal_of_another_server_logs_nobody_out() {
-        let as_error = |status, errcode| Error::from(refused(status, errcode));
-
-        for (status, errcode) in [
-            (401, "M_UNKNOWN_TOKEN"),
-            (400, "M_MISSING_TOKEN"),
-            (404, ""),
-        ] {
-            let error = as_error(status, errcode);
-            assert!(matches!(error, Error::Unreachable(_)), "{errcode}");
-        }
-        assert!(matches!(as_error(404, "M_NOT_FOUND"), Error::NotFound(_)));
-        assert!(matches!(as_error(403, "M_FORBIDDEN"), Error::Forbidden(_)));
-    }
-
-    #[test]
-    fn an_endpoint_that_is_not_known_is_told_from_a_thing_that_is_not() {
-        assert!(refused(404, "M_UNRECOGNIZED").is_unknown_endpoint());
-        assert!(refused(404, "").is_unknown_endpoint());
-        assert!(refused(405, "M_UNRECOGNIZED").is_unknown_endpoint());
-        assert!(refused(400, "").is_unknown_endpoint());
-        assert!(!refused(400, "M_BAD_JSON").is_unknown_endpoint());
-        assert!(!refused(404, "M_NOT_FOUND").is_unknown_endpoint());
-        assert!(!Failure::Unreachable(String::new()).is_unknown_endpoint());
-    }
 }

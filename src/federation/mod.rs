@@ -1,19 +1,22 @@
 //! Talking to other servers: where they are, the keys with which they sign, and requests to them.
 //!
 //! `resolve` finds a server in the specification's steps, with `well_known` and `names`; `client` sends requests,
-//! signed, and `backoff` remembers who does not answer; `keys` knows with what others sign, and is a notary; `key_ring`
-//! gathers those of many; `handshake` gets templates of events and completes them;
-//! `cache` bounds what is remembered, and lets those who look for the same wait for one look-up; `multipart` reads
-//! the form in which media comes.
+//! signed, over `connections` that are kept; `failure` says why nothing came of one, and `backoff` remembers who does
+//! not answer; `keys` knows with what others sign, and is a notary; `key_ring` gathers those of many; `handshake` gets
+//! templates of events and completes them; `cache` bounds what is remembered, and lets those who look for the same wait
+//! for one look-up; `multipart` reads the form in which media comes.
 //!
-//! `policy` asks policy servers; `events` verifies what others send, and `sender` sees to it that they are sent what concerns them.
+//! `policy` asks policy servers; `events` verifies what others send, and `sender` sees to it that they are sent what
+//! concerns them.
 //!
 //! [spec]: https://spec.matrix.org/v1.19/server-server-api/
 
 mod backoff;
 mod cache;
 mod client;
+mod connections;
 mod events;
+mod failure;
 mod handshake;
 mod join_answer;
 mod key_ring;
@@ -42,7 +45,8 @@ use serde_json::value::to_raw_value;
 
 pub use self::{
     cache::Cache,
-    client::{Allowance, Client, Failure, Refusal},
+    client::{Allowance, Client},
+    failure::{Failure, Refusal},
     handshake::{Member, Signed, Template},
     join_answer::JoinAnswer,
     key_ring::KeyRing,
@@ -50,7 +54,7 @@ pub use self::{
     multipart::{Part, Parts},
     sender::Sender,
 };
-use self::{client::Http, resolve::Servers};
+use self::{connections::Http, resolve::Servers};
 use crate::{
     clock::Clock,
     config::{self, Config},

@@ -8,7 +8,7 @@
 //! see.
 //!
 //! `handshake`, `receive`, `history`, `outliers` and `import` take what other servers send, and `resolution` decides
-//! between states; `sending` and `serving` tell other servers.
+//! between states; `sending`, `serving` and `telling` tell other servers.
 
 mod access;
 mod aggregations;
@@ -57,6 +57,7 @@ mod snapshots;
 mod some_events;
 mod state;
 mod summary;
+mod telling;
 #[cfg(test)]
 mod tests;
 mod threads;
@@ -100,7 +101,7 @@ pub use self::{
     search::{Hit, SearchKey, SearchPage, SearchQuery},
     send::{NewEvent, Transaction},
     sending::{Arrival, Outgoing, OutgoingPage, RoomPage},
-    serving::{StateAnswer, Telling},
+    serving::{StateAnswer, TurnToBeTold},
     summary::{MutualRooms, Summary},
     threads::{SubscriptionChange, ThreadCount, Threads},
     timeline::{Context, Page, PageRequest},

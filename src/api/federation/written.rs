@@ -12,7 +12,7 @@ use ruma::OwnedEventId;
 
 use crate::{
     error::Result,
-    rooms::{Rooms, Telling},
+    rooms::{Rooms, TurnToBeTold},
 };
 
 /// Events read and written at once: each has 64 KiB at most.
@@ -25,7 +25,7 @@ pub(super) struct Writing {
     /// Whether the list that is written has an event already.
     has_events: bool,
     /// The turn of whoever asks.
-    _telling: Telling,
+    _turn: TurnToBeTold,
 }
 
 enum Piece {
@@ -35,12 +35,12 @@ enum Piece {
 
 impl Writing {
     /// Begins an answer with events of these rooms, to somebody who has a turn to be told much.
-    pub(super) fn new(rooms: &Rooms, telling: Telling) -> Self {
+    pub(super) fn new(rooms: &Rooms, turn: TurnToBeTold) -> Self {
         Self {
             rooms: rooms.clone(),
             pieces: VecDeque::new(),
             has_events: false,
-            _telling: telling,
+            _turn: turn,
         }
     }
 

@@ -182,9 +182,9 @@ async fn an_answer_is_no_larger_than_the_users_asked_for_need() {
         let mut keys = json!({});
         for user_id in users.keys() {
             let size = if user_id.contains("large") {
-                400_000
+                600_000
             } else {
-                200_000
+                400_000
             };
             let device = json!({
                 "user_id": user_id, "device_id": "A", "algorithms": [], "keys": {},

@@ -1,0 +1,164 @@
+//! Why another server did not do what it was asked.
+
+use std::time::Duration;
+
+use ruma::{RoomVersionId, ServerName};
+use serde_json::Value;
+
+use super::connections::read;
+use crate::error::Error;
+
+/// The longest text of another server that is shown.
+const MAX_TEXT: usize = 500;
+/// The longest answer that says what is wrong.
+const MAX_REFUSAL: usize = 64 * 1024;
+
+/// What another server said instead of doing what it was asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The status of HTTP.
+    pub status: u16,
+    /// The code that says what is wrong; empty where there is none.
+    pub errcode: String,
+    /// What people may read of it.
+    pub error: String,
+    /// The whole answer, if it is JSON.
+    pub body: Value,
+}
+
+/// Why another server did not do what it was asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// It could not be reached, or what it answered makes no sense.
+    #[error("{0}")]
+    Unreachable(String),
+    /// It refused.
+    #[error("the other server refused: {}", .0.error)]
+    Refused(Box<Refusal>),
+}
+
+impl Refusal {
+    fn room_version(&self) -> Option<RoomVersionId> {
+        let version = self.body.get("room_version")?.as_str()?;
+        RoomVersionId::try_from(version).ok()
+    }
+}
+
+impl Failure {
+    /// Returns whether the server does not know the endpoint: whoever does refuses with an error of Matrix.
+    pub fn is_unknown_endpoint(&self) -> bool {
+        match self {
+            Self::Unreachable(_) => false,
+            Self::Refused(refusal) => match refusal.status {
+                405 => true,
+                404 => matches!(&*refusal.errcode, "" | "M_UNRECOGNIZED"),
+                400 => refusal.errcode.is_empty(),
+                _ => false,
+            },
+        }
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        let refusal = match failure {
+            Failure::Unreachable(text) => return Self::Unreachable(text),
+            Failure::Refused(refusal) => *refusal,
+        };
+        match (refusal.status, &*refusal.errcode) {
+            (404, "M_NOT_FOUND") => Self::NotFound(refusal.error),
+            (403, _) => Self::Forbidden(refusal.error),
+            (400, "M_UNABLE_TO_AUTHORISE_JOIN") => Self::UnableToAuthoriseJoin(refusal.error),
+            (400, "M_UNABLE_TO_GRANT_JOIN") => Self::UnableToGrantJoin(refusal.error),
+            (400, "M_INCOMPATIBLE_ROOM_VERSION") => match refusal.room_version() {
+                Some(version) => Self::IncompatibleRoomVersion(version),
+                None => Self::UnsupportedRoomVersion(refusal.error),
+            },
+            (429, _) => Self::LimitExceeded {
+                retry_after: Duration::from_secs(1),
+            },
+            _ => Self::Unreachable(format!("the other server refused: {}", refusal.error)),
+        }
+    }
+}
+
+pub(super) fn unreachable(server: &ServerName, why: &str) -> Failure {
+    Failure::Unreachable(format!("{server}: {why}"))
+}
+
+pub(super) fn nonsense(server: &ServerName, error: &impl ToString) -> Failure {
+    let text = shortened(&error.to_string());
+    Failure::Unreachable(format!("{server} answered what makes no sense: {text}"))
+}
+
+/// Reads what a server says who did not do what it was asked.
+pub(super) async fn refusal(server: &ServerName, response: reqwest::Response) -> Failure {
+    let status = response.status();
+    let body = read(response, MAX_REFUSAL).await.unwrap_or_default();
+    let body: Value = serde_json::from_slice(&body).unwrap_or_default();
+    let text = |key: &str| body.get(key).and_then(Value::as_str).unwrap_or_default();
+    let (errcode, error) = (text("errcode"), text("error"));
+    if status.is_server_error() || status.is_redirection() {
+        let text = format!(
+            "{server} answered {}: {}",
+            status.as_u16(),
+            shortened(error)
+        );
+        return Failure::Unreachable(text);
+    }
+    Failure::Refused(Box::new(Refusal {
+        status: status.as_u16(),
+        errcode: errcode.to_owned(),
+        error: if error.is_empty() {
+            format!("{server} answered {}", status.as_u16())
+        } else {
+            shortened(error)
+        },
+        body,
+    }))
+}
+
+fn shortened(text: &str) -> String {
+    text.chars().take(MAX_TEXT).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(status: u16, errcode: &str) -> Failure {
+        Failure::Refused(Box::new(Refusal {
+            status,
+            errcode: errcode.to_owned(),
+            error: "no".to_owned(),
+            body: Value::Null,
+        }))
+    }
+
+    #[test]
+    fn a_refusal_of_another_server_logs_nobody_out() {
+        let as_error = |status, errcode| Error::from(refused(status, errcode));
+
+        for (status, errcode) in [
+            (401, "M_UNKNOWN_TOKEN"),
+            (400, "M_MISSING_TOKEN"),
+            (404, ""),
+        ] {
+            let error = as_error(status, errcode);
+            assert!(matches!(error, Error::Unreachable(_)), "{errcode}");
+        }
+        assert!(matches!(as_error(404, "M_NOT_FOUND"), Error::NotFound(_)));
+        assert!(matches!(as_error(403, "M_FORBIDDEN"), Error::Forbidden(_)));
+    }
+
+    #[test]
+    fn an_endpoint_that_is_not_known_is_told_from_a_thing_that_is_not() {
+        assert!(refused(404, "M_UNRECOGNIZED").is_unknown_endpoint());
+        assert!(refused(404, "").is_unknown_endpoint());
+        assert!(refused(405, "M_UNRECOGNIZED").is_unknown_endpoint());
+        assert!(refused(400, "").is_unknown_endpoint());
+        assert!(!refused(400, "M_BAD_JSON").is_unknown_endpoint());
+        assert!(!refused(404, "M_NOT_FOUND").is_unknown_endpoint());
+        assert!(!Failure::Unreachable(String::new()).is_unknown_endpoint());
+    }
+}
