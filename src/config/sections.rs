@@ -239,7 +239,8 @@ impl Default for Federation {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// Whether logins, registrations and messages are limited in their rate.
+    /// Whether logins, registrations, messages, and what other servers cause (invitations, and the keys of servers that
+    /// nobody knows) are limited in their rate.
     pub enabled: bool,
     /// The largest JSON body of a request.
     #[serde(deserialize_with = "between::<65_536, 1_073_741_824, _, _>")]

@@ -130,49 +130,55 @@ impl Keys {
         key_id: &str,
         valid_at: i64,
     ) -> Result<Option<Base64>> {
-        if let Some(key) = self.known_key(server, key_id, valid_at).await? {
-            return Ok(Some(key));
-        }
-        if server != self.inner.own.server_name() {
+        let asking = async {
             self.ask(server).await;
-        }
-        self.known_key(server, key_id, valid_at).await
+            Ok(())
+        };
+        self.known_or_asked(server, (key_id, valid_at), asking)
+            .await
     }
 
-    /// Returns a key of a server as [`Keys::key`] does, for somebody who says to be that server.
+    /// Returns a key of a server as [`Keys::key`] does, for somebody who says to be that server. Where it has to be
+    /// asked for, that happens only if the caller is admitted.
     ///
     /// # Errors
     ///
-    /// As [`Keys::key`]; [`Error::LimitExceeded`] when too many are asked for callers already.
+    /// As [`Keys::key`], and those of `admit`; [`Error::LimitExceeded`] when too many are asked for callers already.
     pub(super) async fn key_of_caller(
         &self,
         server: &ServerName,
-        key_id: &str,
-        valid_at: i64,
+        (key_id, valid_at): (&str, i64),
+        admit: impl FnOnce() -> Result<()>,
     ) -> Result<Option<Base64>> {
-        if let Some(key) = self.known_key(server, key_id, valid_at).await? {
-            return Ok(Some(key));
-        }
-        let waiting = timeout(CALLERS_WAIT, self.inner.turns_for_callers.acquire());
-        let _turn = waiting.await.map_err(|_| Error::LimitExceeded {
-            retry_after: CALLERS_WAIT,
-        })?;
-        self.ask_in_turn(server).await;
-        self.known_key(server, key_id, valid_at).await
+        let asking = async {
+            admit()?;
+            let waiting = timeout(CALLERS_WAIT, self.inner.turns_for_callers.acquire());
+            let _turn = waiting.await.map_err(|_| Error::LimitExceeded {
+                retry_after: CALLERS_WAIT,
+            })?;
+            self.ask_in_turn(server).await;
+            Ok(())
+        };
+        self.known_or_asked(server, (key_id, valid_at), asking)
+            .await
     }
 
-    /// Returns a key of a server if it is known here.
-    ///
-    /// # Errors
-    ///
-    /// When what is known cannot be read.
-    pub(super) async fn known_key(
+    /// Returns a key of a server, after it was asked for if it was not known.
+    async fn known_or_asked(
         &self,
         server: &ServerName,
-        key_id: &str,
-        valid_at: i64,
+        (key_id, valid_at): (&str, i64),
+        asking: impl Future<Output = Result<()>>,
     ) -> Result<Option<Base64>> {
         let known = self.known_or_own(server).await?;
+        if let Some(key) = known.at(key_id, valid_at) {
+            return Ok(Some(key.clone()));
+        }
+        if server == self.inner.own.server_name() {
+            return Ok(None);
+        }
+        asking.await?;
+        let known = self.known(server).await?;
         Ok(known.at(key_id, valid_at).cloned())
     }
 

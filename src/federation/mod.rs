@@ -144,36 +144,29 @@ impl Federation {
         server == self.key.server_name()
     }
 
-    /// Returns whether the key is known with which a request claims to be signed. If it is not, the server that the
-    /// request names has to be asked for it.
-    ///
-    /// # Errors
-    ///
-    /// When what is known cannot be read.
-    pub async fn knows_key(&self, proof: &XMatrix) -> Result<bool> {
-        let (key_id, now) = (proof.key.as_str(), self.clock.now_ms());
-        let known = self.keys.known_key(&proof.origin, key_id, now).await?;
-        Ok(known.is_some())
-    }
-
-    /// Proves that a request is of the server that it says, and meant for this one.
+    /// Proves that a request is of the server that it says, and meant for this one. If the server's key is not known,
+    /// `admit` says whether it may be asked for: anybody can name any server.
     ///
     /// # Errors
     ///
     /// [`Error::Unauthorized`] where it is not; [`Error::LimitExceeded`] when too many servers of which nothing is
-    /// known seem to ask.
+    /// known seem to ask; those of `admit`.
     #[tracing::instrument(skip_all, fields(server = %proof.origin), err(level = "debug"))]
     pub async fn authenticate<B: AsRef<[u8]>>(
         &self,
         proof: &XMatrix,
         request: &Request<B>,
+        admit: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
         let origin = &proof.origin;
         if self.is_own(origin) {
             return Err(unauthorized("this server asks itself nothing"));
         }
         let (key_id, now) = (proof.key.as_str(), self.clock.now_ms());
-        let key = self.keys.key_of_caller(origin, key_id, now).await?;
+        let key = self
+            .keys
+            .key_of_caller(origin, (key_id, now), admit)
+            .await?;
         let key = key.ok_or_else(|| {
             unauthorized("the key with which the request is signed cannot be found")
         })?;

@@ -54,7 +54,8 @@ enum Reach {
 ///
 /// # Errors
 ///
-/// [`Error::Unavailable`] when there are more than 64 states. Others when the room version resolves its state in a way that nobody implements any more, or an event breaks the rules.
+/// [`Error::Unavailable`] when there are more than 64 states. Others when the room version resolves its state in a way
+/// that nobody implements any more, or an event breaks the rules.
 pub fn resolve(
     rules: &RoomVersionRules,
     sets: &[StateMap],
@@ -173,7 +174,8 @@ impl Conflict<'_> {
         let mut chains: HashMap<OwnedEventId, InChains> =
             order.iter().map(|pdu| (pdu.event_id.clone(), 0)).collect();
         for (n, set) in self.sets.iter().enumerate() {
-            for pdu in self.in_conflict(set) {
+            let keys = self.keys.iter();
+            for pdu in keys.filter_map(|(kind, key)| set.get(kind, key)) {
                 if let Some(chains) = chains.get_mut(&pdu.event_id) {
                     *chains |= 1 << n;
                 }
@@ -216,12 +218,6 @@ impl Conflict<'_> {
         }
         order.reverse();
         order
-    }
-
-    /// Returns the events of a state that are in conflict.
-    fn in_conflict<'b>(&'b self, set: &'b StateMap) -> impl Iterator<Item = &'b Arc<Pdu>> {
-        let keys = self.keys.iter();
-        keys.filter_map(|(kind, key)| set.get(kind, key))
     }
 
     /// Returns the events that not all of the auth chains of the states have in common.

@@ -57,7 +57,7 @@ impl Workflows {
     ///
     /// # Errors
     ///
-    /// [`Error::TooLarge`] when too many users are asked for.
+    /// [`Error::TooLarge`] when too many users are asked for; others when what is stored cannot be read.
     pub async fn query_keys(&self, viewer: Viewer<'_>, request: &QueryRequest) -> Result<Found> {
         check_number(&request.device_keys)?;
         let (local, remote) = self.by_server(&request.device_keys);
@@ -242,7 +242,7 @@ impl Workflows {
     ///
     /// # Errors
     ///
-    /// [`Error::TooLarge`] when too many users are asked for.
+    /// [`Error::TooLarge`] when too many users are asked for; others when what is stored cannot be read or written.
     pub async fn claim_keys(&self, request: &ClaimRequest) -> Result<Claimed> {
         check_number(&request.one_time_keys)?;
         let (local, remote) = self.by_server(&request.one_time_keys);

@@ -23,13 +23,11 @@ impl Authenticate for ServerSignatures {
 
     async fn authenticate(app: &App, parts: &Parts, body: &[u8]) -> Result<OwnedServerName> {
         let proof = proof(parts)?;
-        if !app.federation.knows_key(&proof).await? {
-            app.limits.check(Class::Newcomer, &Peer::of(parts))?;
-        }
         let mut request = Request::new(body);
         request.method_mut().clone_from(&parts.method);
         request.uri_mut().clone_from(&parts.uri);
-        app.federation.authenticate(&proof, &request).await?;
+        let admit = || app.limits.check(Class::Newcomer, &Peer::of(parts));
+        app.federation.authenticate(&proof, &request, admit).await?;
         Ok(proof.origin)
     }
 
