@@ -14,6 +14,7 @@ use ruma::api::auth_scheme::{
 use super::{app::App, limits::Peer, standing};
 use crate::{
     error::{Error, Result},
+    matrix::MAX_JSON_DEPTH,
     users::Session,
 };
 
@@ -21,6 +22,9 @@ use crate::{
 pub trait Authenticate: AuthScheme {
     /// Who asks, once it is proved.
     type Identity: Send;
+
+    /// The greatest depth of a body.
+    const MAX_BODY_DEPTH: usize = MAX_JSON_DEPTH;
 
     /// Returns who asks.
     ///

@@ -13,6 +13,7 @@ use ruma::{
         client::to_device::send_event_to_device::v3::{Messages, Request},
         federation::transactions::edu::{DirectDeviceContent, DirectDeviceMessages},
     },
+    canonical_json::CanonicalJsonObject,
     to_device::DeviceIdOrAllDevices,
 };
 use serde::Serialize;
@@ -24,6 +25,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
+    matrix::{MAX_JSON_DEPTH, check_depth},
     storage::{
         Change, DeviceNum, Follower, Position, UserNum, WriteTx, devices, received_messages,
         to_device,
@@ -81,6 +83,7 @@ impl Devices {
         let kind = request.event_type.to_string();
         check_text("eventType", &kind)?;
         check_text("txnId", request.txn_id.as_str())?;
+        check_contents(&request.messages)?;
         let letters = self.write_letters(sender, &kind, &request.messages)?;
         let remote = self.write_remote_letters(sender, &kind, &request.messages)?;
         let endpoint = format!("sendToDevice/{kind}");
@@ -118,7 +121,9 @@ impl Devices {
         for message in messages {
             let kind = message.ev_type.to_string();
             let (id, sender) = (message.message_id.as_str(), &message.sender);
-            let is_fit = check_text("type", &kind).and_then(|()| check_text("message_id", id));
+            let is_fit = check_text("type", &kind)
+                .and_then(|()| check_text("message_id", id))
+                .and_then(|()| check_contents(&message.messages));
             match is_fit.and_then(|()| self.write_letters(sender, &kind, &message.messages)) {
                 Ok(letters) => written.push((id, letters)),
                 Err(error) => tracing::debug!(%error, "a message is passed over"),
@@ -171,9 +176,11 @@ impl Devices {
         if rows.is_empty() && to_device::oldest(&mut db, device).await?.is_none() {
             self.queues.remember_empty(generation, device);
         }
-        let pending = rows
+        // Versions of this server that did not bound the depth stored some that no client can read.
+        let readable = rows
             .into_iter()
-            .map(|(position, message)| Pending { position, message });
+            .filter(|(_, message)| check_depth(message, MAX_JSON_DEPTH).is_ok());
+        let pending = readable.map(|(position, message)| Pending { position, message });
         Ok(pending.collect())
     }
 
@@ -235,11 +242,8 @@ impl Devices {
             if user_id.server_name() == self.server_name || !self.federates {
                 continue;
             }
-            let too_large = devices
-                .values()
-                .any(|content| content.json().get().len() > MESSAGE_BYTES);
-            if too_large {
-                return Err(Error::TooLarge("a message is too large".to_owned()));
+            for content in devices.values() {
+                check_can_be_sent(content.json())?;
             }
             let of_server = by_server
                 .entry(user_id.server_name().to_owned())
@@ -253,6 +257,28 @@ impl Devices {
         }
         told::write_remote(sender, kind, by_server)
     }
+}
+
+/// Checks that the content of each message is an object.
+fn check_contents(messages: &Messages) -> Result<()> {
+    let mut contents = messages.values().flat_map(BTreeMap::values);
+    if contents.all(|content| content.json().get().starts_with('{')) {
+        Ok(())
+    } else {
+        Err(Error::BadJson(
+            "the content of a message is not an object".to_owned(),
+        ))
+    }
+}
+
+/// Checks that a message can be part of a transaction, which is signed.
+fn check_can_be_sent(content: &RawValue) -> Result<()> {
+    if content.get().len() > MESSAGE_BYTES {
+        return Err(Error::TooLarge("a message is too large".to_owned()));
+    }
+    serde_json::from_str::<CanonicalJsonObject>(content.get())
+        .map(|_| ())
+        .map_err(|error| Error::BadJson(format!("a message cannot be signed: {error}")))
 }
 
 /// The messages for each user: to one device, or to all.

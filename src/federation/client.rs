@@ -175,6 +175,7 @@ impl Client {
         match &answer {
             Err(Failure::Unreachable(_)) => self.inner.backoff.failed(server),
             Ok(_) | Err(Failure::Refused(_)) => self.inner.backoff.answered(server),
+            Err(Failure::Unwritable(_)) => {}
         }
         Ok(answer?.into_body())
     }
@@ -266,6 +267,7 @@ impl Client {
             Err(Failure::Unreachable(_)) => self.inner.backoff.failed(server),
             // Whatever it says, it is there.
             Ok(_) | Err(Failure::Refused(_)) => self.heard_from(server),
+            Err(Failure::Unwritable(_)) => {}
         }
         answer
     }
@@ -313,7 +315,7 @@ impl Client {
         let place = self.inner.servers.place(server).await;
         let place = place.map_err(|error| unreachable(error.to_string()))?;
         let request = write(&format!("https://{}", place.authority))
-            .map_err(|error| unreachable(error.to_string()))?;
+            .map_err(|error| Failure::Unwritable(error.to_string()))?;
         let response = self.inner.http.execute(&place, request).await?;
         if response.status().is_success() {
             return Ok(response);

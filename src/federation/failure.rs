@@ -35,6 +35,9 @@ pub enum Failure {
     /// It refused.
     #[error("the other server refused: {}", .0.error)]
     Refused(Box<Refusal>),
+    /// The request cannot be written or signed, to whatever server.
+    #[error("the request cannot be written: {0}")]
+    Unwritable(String),
 }
 
 impl Refusal {
@@ -48,7 +51,7 @@ impl Failure {
     /// Returns whether the server does not know the endpoint: whoever does refuses with an error of Matrix.
     pub fn is_unknown_endpoint(&self) -> bool {
         match self {
-            Self::Unreachable(_) => false,
+            Self::Unreachable(_) | Self::Unwritable(_) => false,
             Self::Refused(refusal) => match refusal.status {
                 405 => true,
                 404 => matches!(&*refusal.errcode, "" | "M_UNRECOGNIZED"),
@@ -64,6 +67,7 @@ impl From<Failure> for Error {
         let refusal = match failure {
             Failure::Unreachable(text) => return Self::Unreachable(text),
             Failure::Refused(refusal) => *refusal,
+            Failure::Unwritable(text) => return Self::BadJson(text),
         };
         match (refusal.status, &*refusal.errcode) {
             (404, "M_NOT_FOUND") => Self::NotFound(refusal.error),

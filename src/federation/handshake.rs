@@ -23,7 +23,7 @@ use serde_json::{
 use super::{Allowance, Failure, Federation, JoinAnswer, Refusal};
 use crate::{
     error::Result,
-    matrix::{self, Draft, OWNED_STATE_VERSIONS, STABLE_VERSIONS},
+    matrix::{self, Draft, OWNED_STATE_VERSIONS, STABLE_VERSIONS, canonical_object},
 };
 
 pub use crate::matrix::Signed;
@@ -291,5 +291,5 @@ fn with_signature(
 }
 
 fn raw(state: &RawStrippedState) -> Option<Box<RawValue>> {
-    to_raw_value(state).ok()
+    canonical_object(&to_raw_value(state).ok()?)
 }

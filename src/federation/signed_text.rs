@@ -1,8 +1,9 @@
-//! Requests whose body has no canonical form, since it holds an event with fractions or very large numbers.
+//! Requests that ruma cannot verify, since something in the body has fractions or very large numbers, or is nested very
+//! deeply.
 //!
-//! Such an event is dropped, if not by its room's rules then because this server cannot keep it; but a transaction with
+//! What has them is dropped, if not by its room's rules then because this server cannot keep it; but a transaction with
 //! it must not be refused: its sender would repeat it for ever, and send nothing else. Servers that do not mind such
-//! numbers sign the body as they send it.
+//! numbers sign them as they send them.
 
 use ruma::{
     ServerName, SigningKeyAlgorithm,
@@ -13,18 +14,23 @@ use ruma::{
 };
 use serde_json::Value;
 
-/// Returns `Some` if a body without a canonical form was signed as it is.
+use crate::matrix::canonical_text;
+
+/// The greatest depth of a body. It bounds the memory that a stranger's request takes, and is beyond what an event of the
+/// permitted size can have.
+const MAX_SIGNED_DEPTH: usize = 1_000_000;
+
+/// Returns `Some` if a body that ruma does not read was signed.
 pub(super) fn verify<B: AsRef<[u8]>>(
     proof: &XMatrix,
     request: &Request<B>,
     (own, keys): (&ServerName, &PublicKeyMap),
 ) -> Option<()> {
-    let body = std::str::from_utf8(request.body().as_ref()).ok()?;
-    if serde_json::from_str::<CanonicalJsonObject>(body).is_ok()
-        || !serde_json::from_str::<Value>(body).is_ok_and(|body| body.is_object())
-    {
+    let body = request.body().as_ref();
+    if serde_json::from_slice::<CanonicalJsonObject>(body).is_ok() {
         return None;
     }
+    let body = canonical_text(body, MAX_SIGNED_DEPTH).ok()?;
     let key = keys.get(proof.origin.as_str())?.get(proof.key.as_str())?;
     let quoted = |text: &str| Value::from(text).to_string();
     let uri = request.uri().path_and_query()?.as_str();

@@ -7,6 +7,7 @@ mod client_event;
 mod default_rules;
 mod filter;
 mod glob;
+mod json_text;
 mod owned_state;
 mod pdu;
 mod power_levels;
@@ -30,6 +31,9 @@ pub use self::{
     default_rules::default_rules,
     filter::{
         RelationFilter, wants_event, wants_global, wants_room, wants_room_data, wants_type_of,
+    },
+    json_text::{
+        MAX_JSON_DEPTH, MAX_SERVER_JSON_DEPTH, canonical_object, canonical_text, check_depth,
     },
     pdu::Pdu,
     power_levels::power_levels,

@@ -22,6 +22,7 @@ pub(super) use self::receipts::Kept;
 use super::Workflows;
 use crate::{
     error::{Error, Result},
+    matrix::canonical_object,
     rooms::Room,
 };
 
@@ -37,13 +38,13 @@ struct Envelope<'a> {
 
 /// The contents of the EDUs of each kind, in their order.
 #[derive(Default)]
-struct Sorted<'a> {
-    typing: Vec<&'a RawValue>,
-    receipts: Vec<&'a RawValue>,
-    presence: Vec<&'a RawValue>,
-    to_device: Vec<&'a RawValue>,
-    device_lists: Vec<&'a RawValue>,
-    signing_keys: Vec<&'a RawValue>,
+struct Sorted {
+    typing: Vec<Box<RawValue>>,
+    receipts: Vec<Box<RawValue>>,
+    presence: Vec<Box<RawValue>>,
+    to_device: Vec<Box<RawValue>>,
+    device_lists: Vec<Box<RawValue>>,
+    signing_keys: Vec<Box<RawValue>>,
 }
 
 impl Workflows {
@@ -70,7 +71,13 @@ impl Workflows {
                 }
                 _ => continue,
             };
-            kind.push(envelope.content);
+            match canonical_object(envelope.content) {
+                Some(content) => kind.push(content),
+                None => tracing::debug!(
+                    edu_type = envelope.edu_type,
+                    "an EDU without an object of bounded depth as its content is dropped"
+                ),
+            }
         }
         self.receive_messages(origin, &sorted.to_device).await?;
         self.receive_device_lists(origin, &sorted.device_lists)

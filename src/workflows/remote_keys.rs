@@ -361,7 +361,7 @@ fn of_users(
 /// Returns a failure as clients are told of it.
 fn told(failure: Failure) -> Value {
     let errcode = match &failure {
-        Failure::Unreachable(_) => "M_UNKNOWN",
+        Failure::Unreachable(_) | Failure::Unwritable(_) => "M_UNKNOWN",
         Failure::Refused(refusal) if refusal.errcode.is_empty() => "M_UNKNOWN",
         Failure::Refused(refusal) => &*refusal.errcode,
     };

@@ -37,6 +37,7 @@ mod login_token;
 mod media;
 mod membership;
 mod messages;
+mod nested_json;
 mod openid;
 mod operator;
 mod page;

@@ -11,9 +11,10 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json, value::RawValue};
 
 use crate::{
-    api::{App, Class, error::body},
+    api::{App, Class, endpoint::object_text, error::body},
     ephemeral::PresenceUpdate,
     error::{Error, Result},
+    matrix::MAX_JSON_DEPTH,
     rooms::{NewEvent, Transaction},
     sync::Token,
     users::Session,
@@ -128,15 +129,10 @@ impl Call {
     ///
     /// [`Error::NotJson`] or [`Error::BadJson`] when it is no request.
     pub(super) fn parse(text: &str) -> Result<Self> {
-        let value: &RawValue = serde_json::from_str(text)
-            .map_err(|_| Error::NotJson("the frame is not JSON".to_owned()))?;
-        let no_request =
-            || Error::BadJson("a request is an object with id, method and params".to_owned());
-        // serde would read a list as an object, too.
-        if !value.get().starts_with('{') {
-            return Err(no_request());
-        }
-        let call: Self = serde_json::from_str(value.get()).map_err(|_| no_request())?;
+        let text = object_text(text.as_bytes(), MAX_JSON_DEPTH)?;
+        let call: Self = serde_json::from_str(&text).map_err(|_| {
+            Error::BadJson("a request is an object with id, method and params".to_owned())
+        })?;
         match &call.id {
             Value::Null => Ok(call),
             Value::String(id) if id.len() <= MAX_ID => Ok(call),

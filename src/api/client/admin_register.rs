@@ -11,8 +11,9 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::{
-    api::{App, Class, Limits, Peer},
+    api::{App, Class, Limits, Peer, endpoint::object_text},
     error::{Error, Result},
+    matrix::MAX_JSON_DEPTH,
     users::Users,
 };
 
@@ -48,8 +49,8 @@ async fn register(
     body: Bytes,
 ) -> Result<Json<Registration>> {
     limits.check(Class::Login, &peer)?;
-    let body: Value = serde_json::from_slice(&body).map_err(|e| Error::NotJson(e.to_string()))?;
-    let request = serde_json::from_value(body).map_err(|e| Error::BadJson(e.to_string()))?;
+    let body = object_text(&body, MAX_JSON_DEPTH)?;
+    let request = serde_json::from_str(&body).map_err(|e| Error::BadJson(e.to_string()))?;
     let registered = users.register_with_shared_secret(request).await?;
     let login = registered
         .login

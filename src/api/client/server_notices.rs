@@ -11,8 +11,9 @@ use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 
 use crate::{
-    api::{App, Asker},
+    api::{App, Asker, endpoint::object_text},
     error::{Error, Result},
+    matrix::MAX_JSON_DEPTH,
     users::Session,
     workflows::{Notice, Workflows},
 };
@@ -65,8 +66,8 @@ async fn send(
     if !from.is_admin {
         return Err(Error::forbidden("only administrators may do this"));
     }
-    let body: Value = serde_json::from_slice(body).map_err(|e| Error::NotJson(e.to_string()))?;
-    let body: Body = serde_json::from_value(body).map_err(|e| Error::BadJson(e.to_string()))?;
+    let body = object_text(body, MAX_JSON_DEPTH)?;
+    let body: Body = serde_json::from_str(&body).map_err(|e| Error::BadJson(e.to_string()))?;
     let notice = Notice {
         user_id: body.user_id,
         kind: body.kind,

@@ -11,6 +11,7 @@ use ruma::{
 use crate::{
     api::{App, Authenticate, Class, Peer},
     error::{Error, Result},
+    matrix::MAX_SERVER_JSON_DEPTH,
 };
 
 /// The largest transaction: 50 PDUs and 100 EDUs, each as large as it may be.
@@ -20,6 +21,8 @@ const TRANSACTIONS: &str = "/_matrix/federation/v1/send/";
 
 impl Authenticate for ServerSignatures {
     type Identity = OwnedServerName;
+
+    const MAX_BODY_DEPTH: usize = MAX_SERVER_JSON_DEPTH;
 
     async fn authenticate(app: &App, parts: &Parts, body: &[u8]) -> Result<OwnedServerName> {
         let proof = proof(parts)?;

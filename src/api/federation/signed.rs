@@ -2,15 +2,34 @@
 
 use axum::extract::{FromRequest, FromRequestParts, RawPathParams, Request};
 use ruma::{OwnedServerName, api::federation::authentication::ServerSignatures};
-use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
 
 use crate::{
     api::{
         App, Authenticate,
-        endpoint::{check_is_object, read},
+        endpoint::{object_text, read},
     },
     error::{Error, Result},
+    matrix::MAX_SERVER_JSON_DEPTH,
 };
+
+/// The body of a signed request.
+pub(super) trait SignedBody: Sized + Send {
+    /// Reads a body that was signed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotJson`] or [`Error::BadJson`] when it is not what the endpoint takes.
+    fn read(body: &[u8]) -> Result<Self>;
+}
+
+/// An object whose parts the handler reads.
+impl SignedBody for Box<RawValue> {
+    fn read(body: &[u8]) -> Result<Self> {
+        let text = object_text(body, MAX_SERVER_JSON_DEPTH)?;
+        RawValue::from_string(text).map_err(|error| Error::NotJson(error.to_string()))
+    }
+}
 
 /// A request that another server has signed.
 pub(super) struct Signed<T> {
@@ -34,7 +53,7 @@ impl<T> Signed<T> {
     }
 }
 
-impl<T: DeserializeOwned + Send> FromRequest<App> for Signed<T> {
+impl<T: SignedBody> FromRequest<App> for Signed<T> {
     type Rejection = Error;
 
     async fn from_request(request: Request, app: &App) -> Result<Self> {
@@ -46,18 +65,10 @@ impl<T: DeserializeOwned + Send> FromRequest<App> for Signed<T> {
         ServerSignatures::check_head(app, &parts)?;
         let whole = read(body, ServerSignatures::max_body_bytes(app, &parts)).await?;
         let from = ServerSignatures::authenticate(app, &parts, &whole).await?;
-        check_is_object(&whole)?;
-        let body = serde_json::from_slice(&whole).map_err(|error| {
-            if error.is_data() {
-                Error::BadJson(error.to_string())
-            } else {
-                Error::NotJson(error.to_string())
-            }
-        })?;
         Ok(Self {
             from,
             params: params.into_iter(),
-            body,
+            body: T::read(&whole)?,
         })
     }
 }

@@ -13,10 +13,10 @@ use ruma::{
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::signed::Signed;
+use super::signed::{Signed, SignedBody};
 use crate::{
     api::{App, Outgoing},
-    error::Result,
+    error::{Error, Result},
     workflows::{Transaction, Workflows},
 };
 
@@ -32,6 +32,24 @@ pub(super) fn routes() -> Router<App> {
 struct Sent {
     pdus: Option<Vec<Box<RawValue>>>,
     edus: Option<Vec<Raw<Edu>>>,
+}
+
+/// Whatever is in an event or an EDU, the others are taken: each is held against the limits by itself.
+impl SignedBody for Sent {
+    fn read(body: &[u8]) -> Result<Self> {
+        let first = body.iter().find(|byte| !byte.is_ascii_whitespace());
+        // serde would read a list as a struct, too.
+        if first.is_some_and(|first| *first != b'{') {
+            return Err(Error::BadJson("expected a JSON object".to_owned()));
+        }
+        serde_json::from_slice(body).map_err(|error| {
+            if error.is_data() {
+                Error::BadJson(error.to_string())
+            } else {
+                Error::NotJson(error.to_string())
+            }
+        })
+    }
 }
 
 /// `PUT /_matrix/federation/v1/send/{txnId}`

@@ -20,10 +20,11 @@ use serde::de::DeserializeOwned;
 use super::{
     app::App,
     auth::Authenticate,
-    endpoint::{check_is_object, read},
+    endpoint::{object_text, read},
 };
 use crate::{
     error::{Error, Result},
+    matrix::MAX_JSON_DEPTH,
     users::Session,
 };
 
@@ -54,8 +55,8 @@ impl<T: DeserializeOwned + Send> FromRequest<App> for Asked<T> {
         let whole = read(body, app.config.limits.max_request_bytes).await?;
         let from = AccessToken::authenticate(app, &parts, &whole).await?;
         let body: &[u8] = if whole.is_empty() { b"{}" } else { &whole };
-        check_is_object(body)?;
-        let body = serde_json::from_slice(body).map_err(|e| Error::BadJson(e.to_string()))?;
+        let body = object_text(body, MAX_JSON_DEPTH)?;
+        let body = serde_json::from_str(&body).map_err(|e| Error::BadJson(e.to_string()))?;
         Ok(Self { from, body })
     }
 }

@@ -6,7 +6,11 @@ use std::{
     sync::Arc,
 };
 
-use ruma::{OwnedTransactionId, OwnedUserId, api::federation::transactions::edu::Edu, serde::Raw};
+use ruma::{
+    OwnedTransactionId, OwnedUserId, api::federation::transactions::edu::Edu,
+    canonical_json::CanonicalJsonObject, serde::Raw,
+};
+use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 use super::{
@@ -18,6 +22,7 @@ use super::{
 use crate::{
     devices::Telling,
     error::{Error, Result},
+    matrix::check_depth,
     rooms::Outgoing,
     storage::{Position, Receipt, RoomNum},
 };
@@ -30,6 +35,10 @@ const MISSED_IN_ROOM: usize = 50;
 const MISSED: usize = 400;
 /// Parts of a room's timeline that are looked through for what a server missed.
 const PAGES: usize = 4;
+
+/// The greatest depth of an event or EDU in a transaction: what signs that reads 127 levels, of which the transaction
+/// takes some. All that comes in today is less deep.
+const MAX_SENT_DEPTH: usize = 120;
 
 /// What goes into one transaction.
 #[derive(Default)]
@@ -52,6 +61,28 @@ impl Batch {
     /// Returns whether nothing is to be sent. Something may have to be noted all the same.
     pub(super) fn is_empty(&self) -> bool {
         self.pdus.is_empty() && self.edus.is_empty() && !self.greets
+    }
+
+    /// Removes events and EDUs that cannot be written into a request that is signed; returns the id of each event and the
+    /// type of each EDU. They count as sent.
+    pub(super) fn remove_unwritable(&mut self) -> Vec<String> {
+        let mut removed = Vec::new();
+        self.pdus.retain(|pdu| {
+            let keep = is_writable(&pdu.json);
+            if !keep {
+                removed.push(pdu.event_id.to_string());
+            }
+            keep
+        });
+        self.edus.retain(|edu| {
+            let keep = is_writable(edu.json());
+            if !keep {
+                let kind = edu.get_field::<String>("edu_type").ok().flatten();
+                removed.push(kind.unwrap_or_default());
+            }
+            keep
+        });
+        removed
     }
 
     /// Returns the id of the transaction.
@@ -79,6 +110,12 @@ impl Batch {
         });
         id.into()
     }
+}
+
+/// Returns whether JSON can be part of a request that is signed.
+fn is_writable(json: &RawValue) -> bool {
+    check_depth(json.get(), MAX_SENT_DEPTH).is_ok()
+        && serde_json::from_str::<CanonicalJsonObject>(json.get()).is_ok()
 }
 
 impl Inner {
@@ -195,8 +232,6 @@ impl Inner {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::value::RawValue;
-
     use super::*;
 
     fn batch(ids: &[&str], edus: &[&str]) -> Batch {
@@ -215,6 +250,23 @@ mod tests {
             edus: edus.iter().map(edu).collect(),
             ..Batch::default()
         }
+    }
+
+    #[test]
+    fn what_cannot_be_signed_is_removed_and_its_neighbours_stay() {
+        let deep = format!(
+            r#"{{"edu_type":"org.deep","content":{}{}}}"#,
+            "[".repeat(200),
+            "]".repeat(200)
+        );
+        let fraction = r#"{"edu_type":"org.fraction","content":{"x":0.5}}"#;
+        let fine = r#"{"edu_type":"org.fine","content":{}}"#;
+        let mut batch = batch(&["$a"], &[fine, &deep, fraction, fine]);
+
+        let removed = batch.remove_unwritable();
+
+        assert_eq!(removed, ["org.deep", "org.fraction"]);
+        assert_eq!((batch.pdus.len(), batch.edus.len()), (1, 2));
     }
 
     #[test]

@@ -116,7 +116,7 @@ impl Inner {
         if self.tasks.stopping().is_cancelled() {
             return Step::Stopping;
         }
-        let batch = match self.gather(destination).await {
+        let mut batch = match self.gather(destination).await {
             Ok(batch) => batch,
             Err(error) => {
                 tracing::warn!(server = %destination.server, %error, "what is to be sent cannot be read");
@@ -128,7 +128,7 @@ impl Inner {
         }
         let begun = Instant::now();
         let sent = tokio::select! {
-            sent = self.send(destination, &batch) => sent,
+            sent = self.send(destination, &mut batch) => sent,
             () = self.moment_after_stop() => {
                 destination.lock().restore(batch);
                 return Step::Stopping;
@@ -164,7 +164,28 @@ impl Inner {
         tokio::time::sleep(LAST_MOMENT).await;
     }
 
-    async fn send(&self, destination: &Destination, batch: &Batch) -> Result<(), Failure> {
+    /// Sends a batch. What cannot be sent to any server is left out of it, so that it holds up nothing else.
+    async fn send(&self, destination: &Destination, batch: &mut Batch) -> Result<(), Failure> {
+        let sent = self.try_send(destination, batch).await;
+        let Err(Failure::Unwritable(reason)) = &sent else {
+            return sent;
+        };
+        let removed = batch.remove_unwritable();
+        if removed.is_empty() {
+            return sent;
+        }
+        self.metrics.count_dropped(removed.len());
+        let server = &destination.server;
+        for dropped in removed {
+            tracing::warn!(%server, reason, dropped, "dropped what can be sent to no server");
+        }
+        if batch.is_empty() {
+            return Ok(());
+        }
+        self.try_send(destination, batch).await
+    }
+
+    async fn try_send(&self, destination: &Destination, batch: &Batch) -> Result<(), Failure> {
         let mut request = send_transaction_message::v1::Request::new(
             batch.transaction_id(),
             self.rooms.server_name().to_owned(),

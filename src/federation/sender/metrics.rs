@@ -1,12 +1,14 @@
 //! What is counted of sending.
 
-use prometheus::{IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
 use crate::error::{Error, Result};
 
 /// What is counted.
 pub(super) struct Metrics {
     transactions: IntCounterVec,
+    /// Events and EDUs that can be sent to no server.
+    dropped: IntCounter,
     /// Servers that do not take what they are sent.
     pub(super) failing: IntGauge,
     /// Servers for which something waits.
@@ -22,6 +24,10 @@ impl Metrics {
             );
             let metrics = Self {
                 transactions: IntCounterVec::new(transactions, &["outcome"])?,
+                dropped: IntCounter::new(
+                    "parlour_federation_dropped_total",
+                    "Events and EDUs that were dropped because they can be sent to no server.",
+                )?,
                 failing: IntGauge::new(
                     "parlour_federation_failing_servers",
                     "Other servers that do not take what they are sent.",
@@ -32,11 +38,18 @@ impl Metrics {
                 )?,
             };
             registry.register(Box::new(metrics.transactions.clone()))?;
+            registry.register(Box::new(metrics.dropped.clone()))?;
             registry.register(Box::new(metrics.failing.clone()))?;
             registry.register(Box::new(metrics.waiting.clone()))?;
             Ok(metrics)
         };
         add().map_err(|source| Error::internal("set up the metrics of the sender", source))
+    }
+
+    /// Counts events and EDUs that are dropped.
+    pub(super) fn count_dropped(&self, count: usize) {
+        self.dropped
+            .inc_by(u64::try_from(count).unwrap_or(u64::MAX));
     }
 
     /// Counts a transaction.

@@ -22,7 +22,7 @@ impl Workflows {
     pub(super) async fn receive_messages(
         &self,
         origin: &ServerName,
-        edus: &[&RawValue],
+        edus: &[Box<RawValue>],
     ) -> Result<()> {
         let messages = edus
             .iter()
@@ -41,7 +41,7 @@ impl Workflows {
     pub(super) async fn receive_device_lists(
         &self,
         origin: &ServerName,
-        edus: &[&RawValue],
+        edus: &[Box<RawValue>],
     ) -> Result<()> {
         if edus.is_empty() {
             return Ok(());
@@ -68,7 +68,7 @@ impl Workflows {
     pub(super) async fn receive_signing_keys(
         &self,
         origin: &ServerName,
-        edus: &[&RawValue],
+        edus: &[Box<RawValue>],
     ) -> Result<()> {
         for edu in edus {
             let Some(content) = parse::<SigningKeyUpdateContent>(edu) else {

@@ -43,7 +43,7 @@ impl Workflows {
     pub(super) async fn receive_typing(
         &self,
         origin: &ServerName,
-        edus: &[&RawValue],
+        edus: &[Box<RawValue>],
     ) -> Result<()> {
         for edu in edus {
             let Some(content) = parse::<TypingContent>(edu) else {
@@ -66,7 +66,7 @@ impl Workflows {
     pub(super) async fn receive_presence(
         &self,
         origin: &ServerName,
-        edus: &[&RawValue],
+        edus: &[Box<RawValue>],
     ) -> Result<()> {
         for edu in edus {
             let all = parse::<Presences>(edu).map_or_else(Vec::new, |all| all.push);

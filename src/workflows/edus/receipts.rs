@@ -77,7 +77,7 @@ impl Workflows {
     pub(super) async fn receive_receipts(
         &self,
         origin: &ServerName,
-        edus: &[&RawValue],
+        edus: &[Box<RawValue>],
     ) -> Result<()> {
         for edu in edus {
             let mut left = RECEIPTS;

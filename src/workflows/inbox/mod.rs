@@ -23,8 +23,10 @@ use std::{
 use futures_util::{FutureExt, StreamExt, future::join_all, stream};
 use ruma::{
     OwnedEventId, OwnedRoomId, OwnedServerName, OwnedTransactionId, ServerName,
-    api::federation::transactions::edu::Edu, canonical_json::CanonicalJsonObject,
-    room_version_rules::RoomVersionRules, serde::Raw,
+    api::federation::transactions::edu::Edu,
+    canonical_json::{CanonicalJsonObject, CanonicalJsonValue},
+    room_version_rules::RoomVersionRules,
+    serde::Raw,
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -132,6 +134,11 @@ type Shared = Arc<Mutex<Notes>>;
 #[derive(Deserialize)]
 struct Head {
     room_id: OwnedRoomId,
+}
+
+#[derive(Deserialize)]
+struct Content {
+    content: Box<RawValue>,
 }
 
 impl Workflows {
@@ -393,9 +400,27 @@ fn is_our_fault(error: &Error) -> bool {
     matches!(error, Error::Internal { .. } | Error::Unavailable(_))
 }
 
+/// Returns the id of an event. What is nested too deeply to be read is left out of it: a redaction takes away most of
+/// that, so the id is right all the same for messages and nearly all state.
 fn id_of(json: &RawValue, rules: &RoomVersionRules) -> Option<OwnedEventId> {
-    let object: CanonicalJsonObject = serde_json::from_str(json.get()).ok()?;
-    Pdu::id_of(&object, rules).ok()
+    let read = |object| Pdu::id_of(object, rules).ok();
+    if let Ok(object) = serde_json::from_str::<CanonicalJsonObject>(json.get()) {
+        return read(&object);
+    }
+    let mut object = readable_fields(json)?;
+    let content: Box<RawValue> = serde_json::from_str::<Content>(json.get()).ok()?.content;
+    object.insert("content".to_owned(), readable_fields(&content)?.into());
+    read(&object)
+}
+
+/// Returns those fields of an object that have a canonical form.
+fn readable_fields(json: &RawValue) -> Option<CanonicalJsonObject> {
+    let fields: BTreeMap<String, Box<RawValue>> = serde_json::from_str(json.get()).ok()?;
+    let readable = fields.into_iter().filter_map(|(name, value)| {
+        let value: CanonicalJsonValue = serde_json::from_str(value.get()).ok()?;
+        Some((name, value))
+    });
+    Some(readable.collect())
 }
 
 fn locked(notes: &Shared) -> std::sync::MutexGuard<'_, Notes> {

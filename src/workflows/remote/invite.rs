@@ -116,7 +116,7 @@ impl Workflows {
 fn refused(failure: Failure) -> Error {
     let code = match &failure {
         Failure::Refused(refusal) => &*refusal.errcode,
-        Failure::Unreachable(_) => "",
+        Failure::Unreachable(_) | Failure::Unwritable(_) => "",
     };
     match code {
         "M_INVITE_BLOCKED" => Error::InviteBlocked,

@@ -109,7 +109,7 @@ fn how_telling(error: &Error) -> u8 {
 /// Returns whether a server's refusal is the last word: the others would say the same.
 fn is_final(failure: &Failure) -> bool {
     match failure {
-        Failure::Unreachable(_) => false,
+        Failure::Unreachable(_) | Failure::Unwritable(_) => false,
         Failure::Refused(refusal) => refusal.status == 403,
     }
 }

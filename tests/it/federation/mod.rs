@@ -16,6 +16,7 @@ mod joining;
 mod keys;
 mod media;
 mod missing;
+mod nested_json;
 mod outages;
 mod policy;
 mod profile;

@@ -1,0 +1,473 @@
+//! JSON as text: how deeply it is nested, and its canonical form, whatever its depth and its numbers.
+//!
+//! JSON from clients and servers is brought into this form where it comes in. What is stored and passed on as raw text
+//! is then valid JSON of bounded depth, which has each key once, and which every reader understands in the same way.
+//! Nothing here recurses: text of any depth needs no more stack than flat text.
+//!
+//! [spec]: https://spec.matrix.org/v1.19/appendices/#canonical-json
+
+use std::{borrow::Cow, ops::Range};
+
+use serde_json::value::RawValue;
+
+use crate::error::{Error, Result};
+
+/// The greatest depth of what a client sends, and of each EDU of another server.
+///
+/// The parsers of many clients and servers give up at 128 levels, and what comes in here is wrapped in some twenty
+/// more on its way out: in transactions, in answers to `/sync`, and where one event is bundled with another.
+pub const MAX_JSON_DEPTH: usize = 100;
+
+/// The greatest depth of an event of another server, and of each of its requests but transactions: what a client may
+/// send, in an event, in an invitation.
+pub const MAX_SERVER_JSON_DEPTH: usize = MAX_JSON_DEPTH + 10;
+
+/// Returns the canonical form of JSON text that is at most `max_depth` levels deep.
+///
+/// Keys are sorted, the last value of a key that is given twice is kept, and nothing is escaped that need not be.
+/// Numbers stay as they are written, fractions included: what signs an event refuses these.
+///
+/// # Errors
+///
+/// [`Error::NotJson`] when the text is not JSON, or has a number that is too large for every reader;
+/// [`Error::BadJson`] when it is nested too deeply.
+pub fn canonical_text(text: &[u8], max_depth: usize) -> Result<String> {
+    // The parsers of requests pass over what they do not need without a look at its encoding.
+    let text = std::str::from_utf8(text).map_err(|e| Error::NotJson(e.to_string()))?;
+    let mut reader = Reader::new(text, max_depth);
+    reader.read()?;
+    let Reader {
+        objects, members, ..
+    } = reader;
+    let document = Document {
+        text,
+        objects,
+        members,
+    };
+    document.write()
+}
+
+/// Checks that JSON text is nested at most `max_depth` levels deep. Text that is not JSON passes: its parser refuses it.
+///
+/// # Errors
+///
+/// [`Error::BadJson`] when it is nested more deeply.
+pub fn check_depth(text: &str, max_depth: usize) -> Result<()> {
+    let (mut depth, mut in_string, mut is_escaped) = (0_usize, false, false);
+    for byte in text.bytes() {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' if in_string => is_escaped = true,
+            b'"' => in_string = !in_string,
+            _ if in_string => {}
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > max_depth {
+            return Err(too_deep(max_depth));
+        }
+    }
+    Ok(())
+}
+
+/// Returns the canonical form of an object that another server sent, if it is one and is not nested too deeply.
+pub fn canonical_object(raw: &RawValue) -> Option<Box<RawValue>> {
+    let text = canonical_text(raw.get().as_bytes(), MAX_JSON_DEPTH).ok()?;
+    let is_object = text.starts_with('{');
+    is_object.then(|| RawValue::from_string(text).ok())?
+}
+
+fn too_deep(max_depth: usize) -> Error {
+    Error::BadJson(format!(
+        "the JSON is nested more than {max_depth} levels deep"
+    ))
+}
+
+/// An object in the text.
+struct Object {
+    /// Where its braces stand.
+    opens: usize,
+    closes: usize,
+    /// Its members among those of all objects: sorted, and each key once.
+    members: Range<usize>,
+}
+
+struct Member<'a> {
+    key: Cow<'a, str>,
+    /// The text of its value.
+    value: Range<usize>,
+}
+
+/// A list or object that is not closed yet.
+enum Container<'a> {
+    List,
+    Object {
+        /// Its number among the objects.
+        number: usize,
+        /// Its first member among those of open objects.
+        first_member: usize,
+        /// The key whose value comes, and where that begins.
+        pending: Option<(Cow<'a, str>, usize)>,
+    },
+}
+
+/// Finds the objects of a text and their members, and checks that it is JSON.
+struct Reader<'a> {
+    text: &'a str,
+    at: usize,
+    max_depth: usize,
+    open: Vec<Container<'a>>,
+    open_members: Vec<Member<'a>>,
+    /// In the order in which they open.
+    objects: Vec<Object>,
+    members: Vec<Member<'a>>,
+}
+
+impl<'a> Reader<'a> {
+    fn new(text: &'a str, max_depth: usize) -> Self {
+        Self {
+            text,
+            at: 0,
+            max_depth,
+            open: Vec::new(),
+            open_members: Vec::new(),
+            objects: Vec::new(),
+            members: Vec::new(),
+        }
+    }
+
+    fn read(&mut self) -> Result<()> {
+        self.skip_space();
+        loop {
+            // A value begins here, unless a list or object has none.
+            let is_complete = self.read_value()?;
+            if is_complete && self.finish_values()? {
+                break;
+            }
+        }
+        if self.at < self.text.len() {
+            return Err(self.unexpected());
+        }
+        Ok(())
+    }
+
+    /// Reads a scalar or opens a list or object; returns whether a value is complete.
+    fn read_value(&mut self) -> Result<bool> {
+        match self.peek() {
+            Some(b'{') => self.open_object(),
+            Some(b'[') => self.open_list(),
+            Some(b'"') => self.string().map(|_| true),
+            Some(b't') => self.word("true"),
+            Some(b'f') => self.word("false"),
+            Some(b'n') => self.word("null"),
+            _ => self.number().map(|()| true),
+        }
+    }
+
+    fn open_list(&mut self) -> Result<bool> {
+        self.push(Container::List)?;
+        self.advance();
+        if self.peek() == Some(b']') {
+            self.close_list();
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    fn open_object(&mut self) -> Result<bool> {
+        let number = self.objects.len();
+        self.push(Container::Object {
+            number,
+            first_member: self.open_members.len(),
+            pending: None,
+        })?;
+        self.objects.push(Object {
+            opens: self.at,
+            closes: self.at,
+            members: 0..0,
+        });
+        self.advance();
+        if self.peek() == Some(b'}') {
+            self.close_object();
+            return Ok(true);
+        }
+        self.read_key()?;
+        Ok(false)
+    }
+
+    fn push(&mut self, container: Container<'a>) -> Result<()> {
+        if self.open.len() >= self.max_depth {
+            return Err(too_deep(self.max_depth));
+        }
+        self.open.push(container);
+        Ok(())
+    }
+
+    fn read_key(&mut self) -> Result<()> {
+        if self.peek() != Some(b'"') {
+            return Err(self.unexpected());
+        }
+        let key = self.string()?;
+        self.skip_space();
+        if self.peek() != Some(b':') {
+            return Err(self.unexpected());
+        }
+        self.advance();
+        let begins = self.at;
+        if let Some(Container::Object { pending, .. }) = self.open.last_mut() {
+            *pending = Some((key, begins));
+        }
+        Ok(())
+    }
+
+    /// Goes on after a complete value, and closes what ends with it; returns whether the whole text is complete.
+    fn finish_values(&mut self) -> Result<bool> {
+        loop {
+            let ends = self.at;
+            if let Some(Container::Object { pending, .. }) = self.open.last_mut()
+                && let Some((key, begins)) = pending.take()
+            {
+                let value = begins..ends;
+                self.open_members.push(Member { key, value });
+            }
+            self.skip_space();
+            match (self.open.last(), self.peek()) {
+                (None, _) => return Ok(true),
+                (Some(Container::List), Some(b',')) => {
+                    self.advance();
+                    return Ok(false);
+                }
+                (Some(Container::Object { .. }), Some(b',')) => {
+                    self.advance();
+                    self.read_key()?;
+                    return Ok(false);
+                }
+                (Some(Container::List), Some(b']')) => self.close_list(),
+                (Some(Container::Object { .. }), Some(b'}')) => self.close_object(),
+                _ => return Err(self.unexpected()),
+            }
+        }
+    }
+
+    fn close_list(&mut self) {
+        self.open.pop();
+        self.at += 1;
+    }
+
+    fn close_object(&mut self) {
+        if let Some(Container::Object {
+            number,
+            first_member,
+            ..
+        }) = self.open.pop()
+        {
+            let mut members = self.open_members.split_off(first_member);
+            // The sort keeps the order of equal keys, of which the last one counts.
+            members.reverse();
+            members.sort_by(|a, b| a.key.cmp(&b.key));
+            members.dedup_by(|a, b| a.key == b.key);
+            let first = self.members.len();
+            self.members.extend(members);
+            if let Some(object) = self.objects.get_mut(number) {
+                object.closes = self.at;
+                object.members = first..self.members.len();
+            }
+        }
+        self.at += 1;
+    }
+
+    fn string(&mut self) -> Result<Cow<'a, str>> {
+        let literal = string_literal(self.rest()).ok_or_else(|| self.unexpected())?;
+        let string = unescaped(literal).map_err(|()| self.unexpected())?;
+        self.at += literal.len();
+        Ok(string)
+    }
+
+    fn word(&mut self, word: &str) -> Result<bool> {
+        if !self.rest().starts_with(word) {
+            return Err(self.unexpected());
+        }
+        self.at += word.len();
+        Ok(true)
+    }
+
+    fn number(&mut self) -> Result<()> {
+        let rest = self.rest();
+        let is_part = |c: char| c.is_ascii_digit() || matches!(c, '+' | '-' | '.' | 'e' | 'E');
+        let length = rest.find(|c| !is_part(c)).unwrap_or(rest.len());
+        let number = rest.get(..length).unwrap_or_default();
+        // Readers disagree about numbers that are larger than any floating-point number.
+        let is_valid = serde_json::from_str::<f64>(number).is_ok();
+        if !is_valid {
+            return Err(self.unexpected());
+        }
+        self.at += length;
+        Ok(())
+    }
+
+    fn rest(&self) -> &'a str {
+        self.text.get(self.at..).unwrap_or_default()
+    }
+
+    fn peek(&self) -> Option<u8> {
+        self.text.as_bytes().get(self.at).copied()
+    }
+
+    /// Goes over one character and the space behind it.
+    fn advance(&mut self) {
+        self.at += 1;
+        self.skip_space();
+    }
+
+    fn skip_space(&mut self) {
+        while self.peek().is_some_and(is_space) {
+            self.at += 1;
+        }
+    }
+
+    fn unexpected(&self) -> Error {
+        Error::NotJson(match self.peek() {
+            Some(_) => format!("the text is not JSON at byte {}", self.at),
+            None => "the JSON is not complete".to_owned(),
+        })
+    }
+}
+
+fn is_space(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\n' | b'\r' | b'\t')
+}
+
+/// Returns the string with which a text begins, with its quotes.
+fn string_literal(text: &str) -> Option<&str> {
+    let mut is_escaped = false;
+    for (at, byte) in text.bytes().enumerate().skip(1) {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' => is_escaped = true,
+            b'"' => return text.get(..=at),
+            _ => {}
+        }
+    }
+    None
+}
+
+/// Returns the text of a string.
+fn unescaped(literal: &str) -> Result<Cow<'_, str>, ()> {
+    let inner = literal.get(1..literal.len().saturating_sub(1));
+    let is_plain = |byte: u8| byte >= b' ' && byte != b'\\';
+    match inner {
+        Some(inner) if inner.bytes().all(is_plain) => Ok(Cow::Borrowed(inner)),
+        _ => serde_json::from_str(literal)
+            .map(Cow::Owned)
+            .map_err(|_| ()),
+    }
+}
+
+/// A text with the objects that were found in it.
+struct Document<'a> {
+    text: &'a str,
+    objects: Vec<Object>,
+    members: Vec<Member<'a>>,
+}
+
+/// A part of the canonical form that is still to be written.
+enum Part {
+    Text(Range<usize>),
+    Members { object: usize, next: usize },
+}
+
+impl Document<'_> {
+    fn write(&self) -> Result<String> {
+        let mut out = String::with_capacity(self.text.len());
+        let mut parts = vec![Part::Text(0..self.text.len())];
+        while let Some(part) = parts.pop() {
+            match part {
+                Part::Text(range) => self.write_text(range, &mut parts, &mut out)?,
+                Part::Members { object, next } => {
+                    self.write_member(object, next, &mut parts, &mut out)?;
+                }
+            }
+        }
+        Ok(out)
+    }
+
+    /// Writes text up to the next object, and leaves that and the rest to be written.
+    fn write_text(
+        &self,
+        range: Range<usize>,
+        parts: &mut Vec<Part>,
+        out: &mut String,
+    ) -> Result<()> {
+        let mut at = range.start;
+        while at < range.end {
+            let rest = self.text.get(at..range.end).unwrap_or_default();
+            match rest.as_bytes().first() {
+                Some(b'"') => {
+                    let literal = string_literal(rest).unwrap_or(rest);
+                    write_string(&unescaped(literal).unwrap_or_default(), out)?;
+                    at += literal.len();
+                }
+                Some(b'{') => {
+                    let found = self.objects.binary_search_by(|o| o.opens.cmp(&at));
+                    let object = found.unwrap_or_default();
+                    let closes = self.objects.get(object).map_or(at, |o| o.closes);
+                    parts.push(Part::Text(closes + 1..range.end));
+                    parts.push(Part::Members { object, next: 0 });
+                    return Ok(());
+                }
+                Some(byte) => {
+                    // All that is neither in a string nor space is ASCII.
+                    if !is_space(*byte) {
+                        out.push(char::from(*byte));
+                    }
+                    at += 1;
+                }
+                None => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+
+    fn write_member(
+        &self,
+        object: usize,
+        next: usize,
+        parts: &mut Vec<Part>,
+        out: &mut String,
+    ) -> Result<()> {
+        if next == 0 {
+            out.push('{');
+        }
+        let members = self.objects.get(object).map(|o| o.members.clone());
+        let members = members.and_then(|members| self.members.get(members));
+        let Some(member) = members.and_then(|members| members.get(next)) else {
+            out.push('}');
+            return Ok(());
+        };
+        if next > 0 {
+            out.push(',');
+        }
+        write_string(&member.key, out)?;
+        out.push(':');
+        let next = next + 1;
+        parts.push(Part::Members { object, next });
+        parts.push(Part::Text(member.value.clone()));
+        Ok(())
+    }
+}
+
+fn write_string(text: &str, out: &mut String) -> Result<()> {
+    let is_plain = |byte: u8| byte >= b' ' && byte != b'"' && byte != b'\\';
+    if text.bytes().all(is_plain) {
+        out.push('"');
+        out.push_str(text);
+        out.push('"');
+    } else {
+        out.push_str(&serde_json::to_string(text)?);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,163 @@
+use ruma::canonical_json::CanonicalJsonValue;
+use serde_json::Value;
+
+use super::*;
+
+fn canonical(text: &str) -> String {
+    canonical_text(text.as_bytes(), MAX_JSON_DEPTH).unwrap()
+}
+
+fn lists(depth: usize) -> String {
+    "[".repeat(depth) + &"]".repeat(depth)
+}
+
+fn objects(depth: usize) -> String {
+    r#"{"b":0,"a":"#.repeat(depth) + "1" + &"}".repeat(depth)
+}
+
+#[test]
+fn keys_are_sorted_and_space_is_left_out() {
+    let text = " { \"b\" : [ 1 , { \"d\" : null , \"c\" : true } ] , \"a\" : \"x y\" }\n";
+
+    assert_eq!(
+        canonical(text),
+        r#"{"a":"x y","b":[1,{"c":true,"d":null}]}"#
+    );
+}
+
+#[test]
+fn the_last_value_of_a_key_that_is_given_twice_counts() {
+    assert_eq!(
+        canonical(r#"{"a":{"x":1},"b":2,"a":3}"#),
+        r#"{"a":3,"b":2}"#
+    );
+    assert_eq!(canonical(r#"{"a":1,"\u0061":2}"#), r#"{"a":2}"#);
+}
+
+#[test]
+fn escapes_are_written_in_the_shortest_way() {
+    let text = r#"{"\u00e9":"\u0041\/\n\u0001\"\\\ud83d\ude00"}"#;
+
+    assert_eq!(canonical(text), "{\"é\":\"A/\\n\\u0001\\\"\\\\😀\"}");
+}
+
+#[test]
+fn numbers_stay_as_they_are_written() {
+    let text = r#"[0,-1,1.50,2e3,123456789012345678901234567890]"#;
+
+    assert_eq!(canonical(text), text);
+}
+
+#[test]
+fn the_form_is_that_of_ruma_where_ruma_has_one() {
+    let texts = [
+        r#"{"z":[],"a":{},"m":{"y":[{"k":"v","j":-7}],"x":"\t\u007f"}}"#,
+        r#"{"本":2,"日":1,"":{"":[[[]]]}}"#,
+        r#"[1,[2,[3,{"c":[4],"b":[5]}]]]"#,
+        r#""text""#,
+    ];
+    for text in texts {
+        let expected: CanonicalJsonValue = serde_json::from_str(text).unwrap();
+
+        assert_eq!(canonical(text), serde_json::to_string(&expected).unwrap());
+    }
+}
+
+#[test]
+fn what_is_not_json_is_refused() {
+    let broken = [
+        "",
+        " ",
+        "{",
+        "[",
+        "]",
+        "}",
+        "{]",
+        "[}",
+        "[1",
+        "[1,",
+        "[1,]",
+        "[,1]",
+        "{,}",
+        "{\"a\"}",
+        "{\"a\":}",
+        "{\"a\":1,}",
+        "{a:1}",
+        "{1:1}",
+        "nul",
+        "nulll",
+        "truefalse",
+        "01",
+        "1.",
+        ".5",
+        "+1",
+        "-",
+        "1e",
+        "0x1",
+        "1 2",
+        "\"",
+        "\"\\\"",
+        "\"\n\"",
+        "\"\\ud800\"",
+        "\"\\x\"",
+        "[1]]",
+        "{}{}",
+        "1e999",
+        "NaN",
+        "'a'",
+    ];
+    for text in broken {
+        let result = canonical_text(text.as_bytes(), MAX_JSON_DEPTH);
+
+        assert!(matches!(result, Err(Error::NotJson(_))), "{text:?}");
+        assert!(serde_json::from_str::<Value>(text).is_err(), "{text:?}");
+    }
+    let no_text = canonical_text(b"\"\xff\"", MAX_JSON_DEPTH);
+    assert!(matches!(no_text, Err(Error::NotJson(_))));
+}
+
+#[test]
+fn json_at_the_greatest_depth_is_taken_and_deeper_json_is_refused() {
+    for nested in [lists, objects] {
+        let fits = canonical_text(nested(5).as_bytes(), 5);
+        let deeper = canonical_text(nested(6).as_bytes(), 5);
+
+        assert!(fits.is_ok());
+        assert!(matches!(deeper, Err(Error::BadJson(_))));
+        assert!(check_depth(&nested(5), 5).is_ok());
+        assert!(check_depth(&nested(6), 5).is_err());
+    }
+}
+
+#[test]
+fn brackets_in_strings_add_no_depth() {
+    let text = r#"["[[[[\"[[[[","{{{{{"]"#;
+
+    assert!(check_depth(text, 1).is_ok());
+    assert!(canonical_text(text.as_bytes(), 1).is_ok());
+}
+
+#[test]
+fn text_of_a_million_levels_has_a_canonical_form() {
+    let depth = 1_000_000;
+
+    let deep_lists = canonical_text(lists(depth).as_bytes(), usize::MAX).unwrap();
+    let deep_objects = canonical_text(objects(depth).as_bytes(), usize::MAX).unwrap();
+
+    assert_eq!(deep_lists, lists(depth));
+    assert!(deep_objects.starts_with(r#"{"a":{"a":"#));
+    assert!(deep_objects.ends_with(r#"},"b":0},"b":0}"#));
+}
+
+#[test]
+fn only_objects_of_bounded_depth_are_taken_from_other_servers() {
+    let taken = |text: &str| {
+        let raw = RawValue::from_string(text.to_owned()).unwrap();
+        canonical_object(&raw).map(|taken| taken.get().to_owned())
+    };
+
+    assert_eq!(taken(r#"{"b":1,"a":2}"#).unwrap(), r#"{"a":2,"b":1}"#);
+    assert_eq!(taken("[]"), None);
+    assert_eq!(taken("\"{\""), None);
+    assert_eq!(taken(&objects(MAX_JSON_DEPTH + 1)), None);
+}
