@@ -48,6 +48,9 @@ enum Entry<V> {
     Ready {
         value: Arc<V>,
         used: u64,
+        /// The position up to which the value knew the journal when it was loaded. It may be later than what was told:
+        /// a commit is on disk for a moment, or longer if its answer was lost, before it is told.
+        known: Position,
     },
 }
 
@@ -114,7 +117,7 @@ impl<V: Follows> Followed<V> {
         entries.uses += 1;
         let now = entries.uses;
         match entries.by_number.get_mut(&number) {
-            Some(Entry::Ready { value, used }) => {
+            Some(Entry::Ready { value, used, .. }) => {
                 *used = now;
                 LookUp::Ready(value.clone())
             }
@@ -154,6 +157,7 @@ impl<V: Follows> Followed<V> {
         let ready = Entry::Ready {
             value: value.clone(),
             used,
+            known,
         };
         entries.by_number.insert(number, ready);
         if entries.by_number.len() > self.capacity {
@@ -165,6 +169,7 @@ impl<V: Follows> Followed<V> {
     /// Gives a change to a value, if it is in memory or on its way there.
     pub(super) fn committed(&self, number: i64, position: Position, change: &Change) {
         let value = match self.entries().by_number.get_mut(&number) {
+            Some(Entry::Ready { known, .. }) if position <= *known => return,
             Some(Entry::Ready { value, .. }) => value.clone(),
             Some(Entry::Loading { missed, .. }) => {
                 missed.push((position, change.clone()));
@@ -208,7 +213,7 @@ impl<V: Follows> Entries<V> {
             .by_number
             .iter()
             .filter_map(|(number, entry)| match entry {
-                Entry::Ready { value, used }
+                Entry::Ready { value, used, .. }
                     if Arc::strong_count(value) == 1 && value.is_idle() =>
                 {
                     Some((*used, *number))
@@ -277,6 +282,21 @@ mod tests {
         followed.committed(1, 7, &change());
 
         assert_eq!(*value.0.lock().unwrap(), vec![6, 7]);
+    }
+
+    #[tokio::test]
+    async fn a_change_that_was_loaded_before_it_was_told_is_not_applied_again() {
+        let followed = Followed::<Seen>::new(8);
+
+        let value = followed
+            .get(1, || async { Ok((Seen::default(), 6)) })
+            .await
+            .unwrap();
+        for position in 5..=7 {
+            followed.committed(1, position, &change());
+        }
+
+        assert_eq!(*value.0.lock().unwrap(), vec![7]);
     }
 
     #[tokio::test]
