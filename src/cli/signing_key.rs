@@ -1,7 +1,7 @@
 //! The server's signing key: made once, kept in a file that only this user may read.
 
 use std::{
-    fs::{self, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{ErrorKind, Write},
     os::unix::fs::OpenOptionsExt,
     path::Path,
@@ -62,7 +62,10 @@ fn create(path: &Path) -> Result<String> {
             file.write_all(line.as_bytes())
                 .and_then(|()| file.sync_all())
         });
-    written.map_err(|error| Error::internal(DOING, format!("{}: {error}", path.display())))?;
+    // The file is on disk with its name only when the folder is, too.
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let named = written.and_then(|()| File::open(folder)?.sync_all());
+    named.map_err(|error| Error::internal(DOING, format!("{}: {error}", path.display())))?;
     Ok(line)
 }
 
