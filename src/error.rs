@@ -175,6 +175,9 @@ pub enum Error {
     /// A rule of the user refuses the invitation.
     #[error("the user does not take this invitation")]
     InviteFiltered,
+    /// The disk is full: nothing can be stored.
+    #[error("the server cannot store anything at the moment: its disk is full")]
+    StorageFull,
     /// The server is stopping, or too busy for this.
     #[error("{0}")]
     Unavailable(String),

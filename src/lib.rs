@@ -11,6 +11,7 @@ pub mod devices;
 pub mod ephemeral;
 pub mod error;
 pub mod federation;
+pub mod health;
 pub mod matrix;
 pub mod media;
 pub mod outbound;

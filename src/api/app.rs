@@ -7,7 +7,8 @@ use axum::extract::FromRef;
 use super::{limits::Limits, metrics::Metrics};
 use crate::{
     clock::Clock, config::Config, devices::Devices, ephemeral::Ephemeral, federation::Federation,
-    media::Media, rooms::Rooms, sync::Sync, tasks::Tasks, users::Users, workflows::Workflows,
+    health::Health, media::Media, rooms::Rooms, sync::Sync, tasks::Tasks, users::Users,
+    workflows::Workflows,
 };
 
 /// The services, each of which a handler takes with `State`. Built in `cli::serve`.
@@ -19,6 +20,8 @@ pub struct App {
     pub clock: Clock,
     /// What runs beside requests, and the word that the server stops.
     pub tasks: Tasks,
+    /// Whether anything can be stored.
+    pub health: Health,
     /// The rate limits.
     pub limits: Limits,
     /// The counts of requests.

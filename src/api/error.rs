@@ -13,6 +13,11 @@ use serde_json::{Value, json};
 
 use crate::error::Error;
 
+/// When to try again what the server could not do for a moment.
+const UNAVAILABLE_RETRY_AFTER: Duration = Duration::from_secs(5);
+/// When to try again what there was no space for: somebody has to make some.
+const STORAGE_FULL_RETRY_AFTER: Duration = Duration::from_mins(1);
+
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
         if let Self::Uia(info) = &self {
@@ -20,13 +25,39 @@ impl IntoResponse for Error {
         }
         let (status, _) = kind(&self);
         let mut response = (status, Json(body(&self))).into_response();
-        if let Self::LimitExceeded { retry_after } = &self {
+        if let Some(retry_after) = retry_after(&self) {
             let seconds = retry_after.as_millis().div_ceil(1000);
             if let Ok(seconds) = HeaderValue::try_from(seconds.to_string()) {
                 response.headers_mut().insert(RETRY_AFTER, seconds);
             }
         }
+        if matches!(self, Self::StorageFull) {
+            response.extensions_mut().insert(ResourceLimit);
+        }
         response
+    }
+}
+
+/// Marks an answer that has to say whom users may ask for help, which the configuration knows.
+#[derive(Clone)]
+pub(super) struct ResourceLimit;
+
+/// Returns the body of an answer that is marked with [`ResourceLimit`].
+pub(super) fn resource_limit_body(admin_contact: &str) -> Value {
+    let mut body = body(&Error::StorageFull);
+    if let Value::Object(body) = &mut body {
+        body.insert("admin_contact".to_owned(), json!(admin_contact));
+    }
+    body
+}
+
+/// Returns when the caller may try again, where that is known.
+fn retry_after(error: &Error) -> Option<Duration> {
+    match error {
+        Error::LimitExceeded { retry_after } => Some(*retry_after),
+        Error::Unavailable(_) => Some(UNAVAILABLE_RETRY_AFTER),
+        Error::StorageFull => Some(STORAGE_FULL_RETRY_AFTER),
+        _ => None,
     }
 }
 
@@ -109,6 +140,7 @@ fn kind(error: &Error) -> (StatusCode, &'static str) {
         Error::InviteBlocked => (StatusCode::FORBIDDEN, "M_INVITE_BLOCKED"),
         Error::InviteFiltered => (StatusCode::FORBIDDEN, "ORG.MATRIX.MSC4155.M_INVITE_BLOCKED"),
         Error::Unreachable(_) => (StatusCode::BAD_GATEWAY, "M_UNKNOWN"),
+        Error::StorageFull => (StatusCode::SERVICE_UNAVAILABLE, "M_RESOURCE_LIMIT_EXCEEDED"),
         Error::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "M_UNKNOWN"),
         Error::Internal { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "M_UNKNOWN"),
     }
@@ -183,6 +215,18 @@ mod tests {
         })
         .await;
         assert_eq!(body["retry_after_ms"], 1500);
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_stored_now_may_be_tried_again() {
+        for error in [Error::StorageFull, Error::Unavailable("busy".to_owned())] {
+            let response = error.into_response();
+
+            assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+            assert!(response.headers().contains_key(RETRY_AFTER));
+        }
+        let (_, body) = answer(Error::StorageFull).await;
+        assert_eq!(body["errcode"], "M_RESOURCE_LIMIT_EXCEEDED");
     }
 
     #[tokio::test]

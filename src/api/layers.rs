@@ -1,15 +1,16 @@
 //! What wraps every request: its span, its count, CORS, and the catching of panics.
 
-use std::any::Any;
+use std::{any::Any, sync::Arc};
 
 use axum::{
     Router,
+    body::Body,
     extract::{MatchedPath, Request, State},
     http::{
         HeaderMap, HeaderName, HeaderValue, Method,
         header::{
             ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
-            ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE,
+            ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE, CONTENT_LENGTH,
         },
     },
     middleware::{Next, from_fn, from_fn_with_state},
@@ -23,8 +24,10 @@ use tracing::Instrument;
 use super::{
     app::App,
     endpoint::{panicked, unknown_method, unknown_path},
+    error::{ResourceLimit, resource_limit_body},
     metrics::Metrics,
 };
+use crate::config::Config;
 
 /// The header by which a request is found again in the log.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -37,6 +40,7 @@ pub(super) fn wrap(routes: Router<App>, app: &App) -> Router<App> {
         .fallback(unknown_path)
         .method_not_allowed_fallback(unknown_method)
         .layer(CatchPanicLayer::custom(|_: Box<dyn Any + Send>| panicked()))
+        .layer(from_fn_with_state(app.config.clone(), add_admin_contact))
         .layer(from_fn(cors))
         .layer(from_fn_with_state(app.metrics.clone(), observe))
 }
@@ -62,6 +66,23 @@ async fn cors(request: Request, next: Next) -> Response {
         ACCESS_CONTROL_ALLOW_HEADERS,
         "X-Requested-With, Content-Type, Authorization",
     );
+    response
+}
+
+/// Adds to an answer that tells of a limit of the server whom its users may ask for help.
+///
+/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#common-error-codes
+async fn add_admin_contact(
+    State(config): State<Arc<Config>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let mut response = next.run(request).await;
+    if response.extensions().get::<ResourceLimit>().is_some() {
+        let body = resource_limit_body(&config.admin_contact()).to_string();
+        response.headers_mut().remove(CONTENT_LENGTH);
+        *response.body_mut() = Body::from(body);
+    }
     response
 }
 

@@ -3,14 +3,14 @@
 use axum::{
     Json, Router,
     extract::State,
-    http::header::CONTENT_TYPE,
+    http::{StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
     routing::get,
 };
 use serde_json::{Value, json};
 
 use super::{app::App, endpoint::unknown_path, metrics::Metrics};
-use crate::error::Result;
+use crate::{error::Result, health::Health};
 
 /// The content type of Prometheus' text format.
 const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -28,8 +28,16 @@ pub fn metrics_router(metrics: Metrics) -> Router {
 }
 
 /// `GET /_parlour/health`
-async fn health() -> Json<Value> {
-    Json(json!({ "status": "ok" }))
+///
+/// Answers 503 with what is wrong while nothing can be stored.
+async fn health(State(health): State<Health>) -> (StatusCode, Json<Value>) {
+    match health.problem() {
+        None => (StatusCode::OK, Json(json!({ "status": "ok" }))),
+        Some(problem) => {
+            let body = json!({ "status": "failing", "problem": problem });
+            (StatusCode::SERVICE_UNAVAILABLE, Json(body))
+        }
+    }
 }
 
 /// `GET /metrics`

@@ -151,6 +151,7 @@ pub(crate) async fn build(
         config,
         clock,
         tasks,
+        health: db.health().clone(),
         limits,
         metrics,
         users,

@@ -32,6 +32,21 @@ impl Config {
         first.url(self.server.name.host())
     }
 
+    /// Returns the address at which users can ask the administrator for help.
+    ///
+    /// Where `[support]` has none, it is the document that says whom to ask.
+    pub fn admin_contact(&self) -> String {
+        let support = &self.support;
+        if let Some(email) = &support.admin_email {
+            return format!("mailto:{email}");
+        }
+        if let Some(user_id) = &support.admin_matrix_id {
+            return user_id.matrix_to_uri().to_string();
+        }
+        let document = format!("{}/.well-known/matrix/support", self.public_url());
+        support.page.clone().unwrap_or(document)
+    }
+
     /// Returns the folder of the media.
     pub fn media_directory(&self) -> PathBuf {
         self.media

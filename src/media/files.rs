@@ -207,7 +207,10 @@ impl Arriving {
 }
 
 fn cannot_store(source: io::Error) -> Error {
-    Error::internal("store a media file", source)
+    match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::StorageFull,
+        _ => Error::internal("store a media file", source),
+    }
 }
 
 fn prepare(directory: &Path) -> io::Result<()> {

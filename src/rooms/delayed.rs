@@ -284,7 +284,11 @@ impl Rooms {
             for row in rows {
                 match self.send_delayed(&row).await {
                     Ok(()) | Err(Error::Finalised(_)) => {}
-                    Err(error @ (Error::Internal { .. } | Error::Unavailable(_))) => {
+                    Err(
+                        error @ (Error::Internal { .. }
+                        | Error::StorageFull
+                        | Error::Unavailable(_)),
+                    ) => {
                         return Err(error);
                     }
                     Err(refused) => self.give_up(&row, &refused).await?,

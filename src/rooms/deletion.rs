@@ -309,7 +309,9 @@ impl Rooms {
         for sender in [remover, own].into_iter().flatten() {
             let event = leave(sender.clone(), target, reason)?;
             match self.send_on(room.num, event, Occasion::Deletion).await {
-                Err(error @ (Error::Internal { .. } | Error::Unavailable(_))) => return Err(error),
+                Err(
+                    error @ (Error::Internal { .. } | Error::StorageFull | Error::Unavailable(_)),
+                ) => return Err(error),
                 Err(refused) => tracing::debug!(error = %refused, "a member stays"),
                 Ok(_) => return Ok(true),
             }

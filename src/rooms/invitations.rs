@@ -206,7 +206,9 @@ impl Rooms {
     async fn withdraw(&self, invitation: &Expiring) -> Result<()> {
         match self.send_withdrawal(invitation).await {
             Ok(()) | Err(Error::Finalised(_) | Error::NotFound(_)) => {}
-            Err(error @ (Error::Internal { .. } | Error::Unavailable(_))) => return Err(error),
+            Err(error @ (Error::Internal { .. } | Error::StorageFull | Error::Unavailable(_))) => {
+                return Err(error);
+            }
             Err(refused) => {
                 tracing::debug!(room = invitation.room, error = %refused, "an invitation stays");
             }

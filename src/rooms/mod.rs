@@ -491,6 +491,7 @@ impl Follower for Inner {
                 | Change::DeviceList { .. }
                 | Change::KeyCounts { .. }
                 | Change::ThreadSubscription { .. }
+                | Change::TokensChanged { .. }
                 | Change::SessionsEnded { .. } => {}
             }
         }

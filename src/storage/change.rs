@@ -142,6 +142,11 @@ pub enum Change {
         /// Whose.
         user: UserNum,
     },
+    /// A device has other access tokens than before.
+    TokensChanged {
+        /// The device.
+        device: DeviceNum,
+    },
     /// The access tokens of devices are valid no more: what they have open must be closed.
     SessionsEnded {
         /// Whose devices.

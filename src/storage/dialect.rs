@@ -1,6 +1,9 @@
 //! Where SQLite and PostgreSQL differ; nothing outside this file and `migrate` asks which one is open.
 
-use std::{path::Path, str::FromStr};
+use std::{
+    path::{Path, PathBuf},
+    str::FromStr,
+};
 
 use sqlx::{
     ConnectOptions, Executor, PgConnection, SqliteConnection,
@@ -77,6 +80,14 @@ impl Target {
         Err(Error::invalid_param(
             "database.url must begin with sqlite: or postgres://",
         ))
+    }
+
+    /// Returns the directory of an SQLite file.
+    pub(super) fn sqlite_directory(&self) -> Option<PathBuf> {
+        match self {
+            Self::Sqlite(options) => options.get_filename().parent().map(Path::to_owned),
+            Self::Postgres(_) => None,
+        }
     }
 
     /// Opens the writer's connection; on PostgreSQL it also takes the lock that only one writer can hold.

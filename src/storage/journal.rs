@@ -7,6 +7,11 @@
 //! such as a room's, say so by an intent, and the batch waits a few milliseconds for them.
 //!
 //! A turn that fails, or whose caller vanishes, is rolled back to its savepoint and harms no neighbour.
+//!
+//! A commit that is not answered leaves its batch *in doubt*: the database is asked, again and again until it answers,
+//! whether it stored the batch. Nothing is written, and nobody who wrote in the batch gets an answer, until then.
+
+mod doubt;
 
 use std::{
     sync::{
@@ -18,19 +23,23 @@ use std::{
 
 use tokio::{
     sync::{Mutex, OwnedMutexGuard, mpsc, watch},
-    time::Instant,
+    time::{Instant, timeout},
 };
 
+use self::doubt::{CommitError, DoubtfulBatch};
 use super::{
     Read,
     change::Change,
     dialect::{Conn, Raw, Target},
+    failure::BatchLoss,
+    lock::DirectoryLock,
     migrate,
     strings::Strings,
 };
 
 use crate::{
     error::{Error, Result},
+    health::Health,
     tasks::Tasks,
 };
 
@@ -38,6 +47,10 @@ use crate::{
 const RIPENING: Duration = Duration::from_millis(4);
 /// Changes with which a batch waits for nobody.
 const LARGE: usize = 256;
+/// How long the journal waits before it asks the database once more what became of a batch.
+const DOUBT_INTERVAL: Duration = Duration::from_millis(250);
+/// How often the journal tries whether something can be stored, after it could not.
+const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The place of a change in the one order of all changes; a sync token is one of these.
 pub type Position = i64;
@@ -51,7 +64,7 @@ pub trait Follower: Send + Sync {
 }
 
 /// What a write waits for: `None` while its batch is open, then whether it is on disk.
-type Outcome = Option<Result<(), Arc<str>>>;
+type Outcome = Option<Result<(), BatchLoss>>;
 
 /// The journal's front: cheap to clone.
 #[derive(Clone)]
@@ -74,6 +87,7 @@ struct Shared {
     /// Held while a batch is told, so that a reader can hold memory still.
     telling: RwLock<()>,
     strings: Strings,
+    health: Health,
 }
 
 struct Writer {
@@ -83,12 +97,18 @@ struct Writer {
     lost: bool,
     next_position: Position,
     open: Option<Batch>,
+    /// The batch whose commit was not answered.
+    in_doubt: Option<DoubtfulBatch>,
     savepoint: Savepoint,
     /// A caller vanished while it opened a batch: the transaction may or may not have begun.
     opening: bool,
     closed: bool,
     flush: mpsc::UnboundedSender<()>,
     shared: Arc<Shared>,
+    /// Kept until the journal is closed.
+    locks: Vec<DirectoryLock>,
+    #[cfg(test)]
+    fault: doubt::Fault,
 }
 
 /// The savepoint of the latest turn in the open batch.
@@ -112,7 +132,11 @@ struct Batch {
 
 impl Journal {
     /// Connects the writer, brings the schema up to date and starts the flusher.
-    pub(super) async fn open(target: &Target, strings: Strings, tasks: &Tasks) -> Result<Self> {
+    pub(super) async fn open(
+        target: &Target,
+        strings: Strings,
+        (tasks, locks): (&Tasks, Vec<DirectoryLock>),
+    ) -> Result<Self> {
         let mut conn = target.connect_writer().await?;
         migrate::run(&mut conn).await?;
         let (flush, wanted) = mpsc::unbounded_channel();
@@ -122,6 +146,7 @@ impl Journal {
             followers: RwLock::default(),
             telling: RwLock::default(),
             strings,
+            health: Health::default(),
         });
         let mut writer = Writer {
             target: target.clone(),
@@ -129,11 +154,15 @@ impl Journal {
             lost: false,
             next_position: 1,
             open: None,
+            in_doubt: None,
             savepoint: Savepoint::None,
             opening: false,
             closed: false,
             flush,
             shared: shared.clone(),
+            locks,
+            #[cfg(test)]
+            fault: doubt::Fault::default(),
         };
         writer.recall_position().await?;
         shared
@@ -172,6 +201,11 @@ impl Journal {
         self.shared.published.load(Ordering::SeqCst)
     }
 
+    /// Returns what keeps the journal from storing anything.
+    pub(super) fn health(&self) -> &Health {
+        &self.shared.health
+    }
+
     /// Lets go of all who follow: a test is over.
     #[cfg(test)]
     pub(super) fn forget_followers(&self) {
@@ -202,7 +236,13 @@ impl Journal {
     pub(super) async fn close(&self) {
         let mut writer = self.writer.lock().await;
         writer.flush().await;
+        if let Err(error) = writer.settle_doubt().await {
+            tracing::error!(%error, "it is not known whether the last changes were stored");
+            // Those who wait for it hear that the journal stopped.
+            writer.in_doubt = None;
+        }
         writer.closed = true;
+        writer.locks.clear();
         if let Err(error) = writer.conn.retire().await {
             tracing::warn!(%error, "the database did not close cleanly");
         }
@@ -213,12 +253,32 @@ impl Journal {
 }
 
 async fn flusher(writer: std::sync::Weak<Mutex<Writer>>, mut wanted: mpsc::UnboundedReceiver<()>) {
-    while wanted.recv().await.is_some() {
+    loop {
+        match timeout(PROBE_INTERVAL, wanted.recv()).await {
+            Ok(Some(())) => {}
+            Ok(None) => return,
+            Err(_) => {
+                if let Some(writer) = writer.upgrade() {
+                    writer.lock_owned().await.probe().await;
+                }
+            }
+        }
         let asked = Instant::now();
         while let Some(writer) = writer.upgrade() {
             let mut writer = writer.lock_owned().await;
+            if writer.in_doubt.is_some() {
+                if let Err(error) = writer.settle_doubt().await {
+                    tracing::debug!(%error, "the database does not answer yet");
+                    drop(writer);
+                    tokio::time::sleep(DOUBT_INTERVAL).await;
+                }
+                continue;
+            }
             if writer.is_ripe() || asked.elapsed() > RIPENING {
                 writer.flush().await;
+                if writer.in_doubt.is_some() {
+                    continue;
+                }
                 break;
             }
             // Those who wait by now go first, and those who are on their way get the time to come.
@@ -284,19 +344,29 @@ impl Writer {
         if self.closed {
             return Err(Error::Unavailable("the server is stopping".to_owned()));
         }
+        self.settle_doubt().await?;
         if let Err(error) = self.settle().await {
             self.lose(&error).await;
         }
         if self.lost {
-            self.conn = self.target.connect_writer().await?;
-            self.recall_position().await?;
-            self.lost = false;
+            let connected = self.connect_again().await;
+            if let Err(error) = &connected {
+                self.tell_loss(None, error);
+            }
+            connected?;
         }
         let begun = self.begin().await;
         if let Err(error) = &begun {
             self.lose(error).await;
         }
         begun
+    }
+
+    async fn connect_again(&mut self) -> Result<()> {
+        self.conn = self.target.connect_writer().await?;
+        self.recall_position().await?;
+        self.lost = false;
+        Ok(())
     }
 
     async fn begin(&mut self) -> Result<()> {
@@ -344,27 +414,62 @@ impl Writer {
         if self.open.is_none() {
             return;
         }
-        if let Err(error) = self.commit().await {
-            tracing::error!(%error, "a batch of changes could not be written");
-            self.lose(&error).await;
-            return;
+        match self.commit().await {
+            Ok(()) => {
+                self.savepoint = Savepoint::None;
+                if let Some(batch) = self.open.take() {
+                    self.tell(&batch);
+                }
+            }
+            Err(CommitError::Before(error)) => {
+                tracing::error!(%error, "a batch of changes could not be written");
+                self.lose(&error).await;
+            }
+            Err(CommitError::Unanswered { number, error }) => self.doubt(number, error),
         }
-        self.savepoint = Savepoint::None;
-        let Some(batch) = self.open.take() else {
-            return;
-        };
+    }
+
+    async fn commit(&mut self) -> Result<(), CommitError> {
+        self.settle().await.map_err(CommitError::Before)?;
+        let (last, number) = (self.next_position - 1, rand::random::<i64>());
+        self.query("UPDATE journal SET position = $1, batch = $2")
+            .bind(last)
+            .bind(number)
+            .execute()
+            .await
+            .map_err(CommitError::Before)?;
+        let committed = self.run_commit().await;
+        committed.map_err(|error| CommitError::Unanswered { number, error })
+    }
+
+    /// Tells the changes of a batch that is on disk, and answers all who wait for it.
+    fn tell(&self, batch: &Batch) {
         self.shared.tell(&batch.changes, self.next_position - 1);
+        self.shared.health.clear();
         batch.outcome.send_replace(Some(Ok(())));
     }
 
-    async fn commit(&mut self) -> Result<()> {
-        self.settle().await?;
-        let last = self.next_position - 1;
-        self.query("UPDATE journal SET position = $1")
-            .bind(last)
-            .execute()
-            .await?;
-        self.conn.run("COMMIT").await
+    /// Says that a batch was not stored.
+    fn tell_loss(&self, batch: Option<Batch>, error: &Error) {
+        self.shared.tell_failure();
+        let loss = BatchLoss::from(error);
+        if let Some(problem) = loss.problem() {
+            self.shared.health.set_problem(problem);
+        }
+        if let Some(batch) = batch {
+            batch.outcome.send_replace(Some(Err(loss)));
+        }
+    }
+
+    /// Tries whether something can be stored, if it could not of late.
+    async fn probe(&mut self) {
+        if self.shared.health.problem().is_none() || self.closed {
+            return;
+        }
+        match self.take_turn().await {
+            Ok(()) => self.flush().await,
+            Err(error) => tracing::debug!(%error, "nothing can be stored yet"),
+        }
     }
 
     /// Gives up the open batch and the connection: whether the database still answers is not known.
@@ -375,12 +480,8 @@ impl Writer {
         if let Err(error) = self.conn.give_up().await {
             tracing::debug!(%error, "a lost connection does not answer");
         }
-        self.shared.tell_failure();
-        if let Some(batch) = self.open.take() {
-            batch
-                .outcome
-                .send_replace(Some(Err(error.to_string().into())));
-        }
+        let batch = self.open.take();
+        self.tell_loss(batch, error);
     }
 
     async fn recall_position(&mut self) -> Result<()> {
@@ -495,9 +596,7 @@ impl Pending {
         let outcome = self.outcome.wait_for(Option::is_some).await;
         match outcome.as_deref() {
             Ok(Some(Ok(()))) => Ok(()),
-            Ok(Some(Err(reason))) => {
-                Err(Error::internal("write to the database", reason.to_string()))
-            }
+            Ok(Some(Err(loss))) => Err(loss.clone().into()),
             Ok(None) | Err(_) => Err(Error::Unavailable("the journal stopped".to_owned())),
         }
     }

@@ -5,7 +5,9 @@
 
 mod change;
 mod dialect;
+mod failure;
 mod journal;
+mod lock;
 mod migrate;
 mod query;
 #[cfg(test)]
@@ -64,6 +66,7 @@ use sqlx::{
     postgres::PgPoolOptions, sqlite::SqlitePoolOptions,
 };
 
+use self::lock::DirectoryLock;
 pub use self::{
     change::{
         Change, DeviceNum, KeyCounts, ReadMarker, Reading, Receipt, Removed, RoomNum, ThreadMarker,
@@ -73,19 +76,10 @@ pub use self::{
     journal::{Follower, Intent, Journal, Pending, Position, WriteTx, position},
     query::{Query, Read, list, list_of_numbers, values},
 };
-use crate::{
-    error::{Error, Result},
-    tasks::Tasks,
-};
+use crate::{error::Result, health::Health, tasks::Tasks};
 
 /// Connections that read; SQLite's readers never wait for the writer.
 const READERS: u32 = 6;
-
-impl From<sqlx::Error> for Error {
-    fn from(source: sqlx::Error) -> Self {
-        Self::internal("use the database", source)
-    }
-}
 
 /// The open database: a pool that reads, and the journal that writes.
 #[derive(Clone)]
@@ -146,8 +140,9 @@ impl Db {
     /// When it cannot be opened or migrated, or another process writes to it.
     pub async fn open(url: &str, data_dir: &Path, tasks: &Tasks) -> Result<Self> {
         let target = Target::parse(url, data_dir)?;
+        let locks = lock_directories(&target, data_dir)?;
         let strings = strings::Strings::default();
-        let journal = Journal::open(&target, strings.clone(), tasks).await?;
+        let journal = Journal::open(&target, strings.clone(), (tasks, locks)).await?;
         let readers = match &target {
             Target::Sqlite(options) => Readers::Sqlite(
                 SqlitePoolOptions::new()
@@ -194,6 +189,11 @@ impl Db {
         self.journal.write().await
     }
 
+    /// Returns what keeps the database from storing anything.
+    pub fn health(&self) -> &Health {
+        self.journal.health()
+    }
+
     /// Returns the journal, to follow it.
     pub fn journal(&self) -> &Journal {
         &self.journal
@@ -207,4 +207,16 @@ impl Db {
             Readers::Postgres(pool) => pool.close().await,
         }
     }
+}
+
+/// Locks the data directory, and that of an SQLite file elsewhere.
+fn lock_directories(target: &Target, data_dir: &Path) -> Result<Vec<DirectoryLock>> {
+    let mut locks = vec![DirectoryLock::take(data_dir)?];
+    let canonical = |path: &Path| path.canonicalize().ok();
+    if let Some(other) = target.sqlite_directory()
+        && canonical(&other) != canonical(data_dir)
+    {
+        locks.push(DirectoryLock::take(&other)?);
+    }
+    Ok(locks)
 }

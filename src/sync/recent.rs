@@ -145,6 +145,7 @@ impl Follower for Recent {
                 | Change::ToDevice { .. }
                 | Change::ToServer { .. }
                 | Change::KeyCounts { .. }
+                | Change::TokensChanged { .. }
                 | Change::SessionsEnded { .. } => {}
             }
         }

@@ -253,6 +253,7 @@ impl Follower for Waiters {
                 | Change::Backfilled { .. }
                 | Change::Erased { .. }
                 | Change::ToServer { .. }
+                | Change::TokensChanged { .. }
                 | Change::KeyCounts { .. } => {}
             }
         }

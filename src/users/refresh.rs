@@ -8,7 +8,7 @@ use super::{Users, secrets};
 use crate::{
     error::{Error, Result},
     storage::{
-        DeviceNum, WriteTx, accounts, devices,
+        Change, DeviceNum, WriteTx, accounts, devices,
         tokens::{self, TokenHash},
     },
 };
@@ -86,8 +86,8 @@ impl Users {
             let next_access = secrets::hash(&issued.access_token);
             tokens::set_next(&mut tx, &hash, &next_access, &secrets::hash(next_refresh)).await?;
         }
+        tell_tokens_changed(&mut tx, old.device);
         tx.commit().await?;
-        self.inner.sessions.forget(&[old.device]);
         Ok(issued)
     }
 
@@ -101,10 +101,15 @@ impl Users {
         }
         let mut tx = self.inner.db.write().await?;
         revoke_predecessor(&mut tx, device, access).await?;
-        tx.commit().await?;
-        self.inner.sessions.forget(&[device]);
-        Ok(())
+        tell_tokens_changed(&mut tx, device);
+        tx.commit().await
     }
+}
+
+/// Has memory forget the tokens of a device once the change is on disk.
+fn tell_tokens_changed(tx: &mut WriteTx, device: DeviceNum) {
+    let position = tx.position();
+    tx.publish(position, Change::TokensChanged { device });
 }
 
 /// Revokes the tokens that a token, access or refresh, replaces.

@@ -247,8 +247,10 @@ impl Sessions {
 impl Follower for Sessions {
     fn committed(&self, changes: &[(Position, Change)]) {
         for (_, change) in changes {
-            if let Change::SessionsEnded { devices, .. } = change {
-                self.forget(devices);
+            match change {
+                Change::SessionsEnded { devices, .. } => self.forget(devices),
+                Change::TokensChanged { device } => self.forget(&[*device]),
+                _ => {}
             }
         }
     }

@@ -6,13 +6,16 @@ use std::{
 };
 
 /// What lies at the bottom: every layer may import these.
-const BASE: [&str; 6] = ["error", "clock", "config", "tasks", "turns", "outbound"];
+const BASE: [&str; 7] = [
+    "error", "clock", "config", "health", "tasks", "turns", "outbound",
+];
 
 /// Every other top-level module, lowest first, and the modules it may import beside `BASE`.
-const LAYERS: [(&str, &[&str]); 19] = [
+const LAYERS: [(&str, &[&str]); 20] = [
     ("error", &[]),
     ("clock", &[]),
     ("config", &[]),
+    ("health", &[]),
     ("tasks", &[]),
     ("turns", &[]),
     ("outbound", &["error"]),

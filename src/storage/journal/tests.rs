@@ -3,7 +3,7 @@
 use std::sync::Mutex as StdMutex;
 
 use super::*;
-use crate::storage::testing::TestDb;
+use crate::storage::{Db, testing::TestDb};
 
 #[derive(Default)]
 struct Notes(StdMutex<Vec<Position>>);
@@ -164,4 +164,99 @@ async fn vanish_after(future: impl Future<Output = ()>, polls: u64) {
         future.as_mut().poll(cx)
     })
     .await;
+}
+
+/// Writes something in a batch whose commit fails as `fault` says; returns whether it was said to be stored.
+async fn written_with(test: &TestDb, fault: doubt::Fault) -> Result<()> {
+    let mut tx = test.db.write().await.unwrap();
+    store(&mut tx, "doubtful").await;
+    tx.writer.fault = fault;
+    tx.commit().await
+}
+
+#[tokio::test]
+async fn a_batch_that_was_stored_is_told_although_the_answer_was_lost() {
+    let test = TestDb::new().await;
+    let notes = Arc::new(Notes::default());
+    test.db.journal().follow(notes.clone());
+
+    let written = written_with(&test, doubt::Fault::AnswerLost).await;
+
+    assert!(written.is_ok());
+    assert_eq!(stored(&test).await, 1);
+    assert_eq!(*notes.0.lock().unwrap(), vec![1]);
+    assert_eq!(test.db.journal().published(), 1);
+}
+
+#[tokio::test]
+async fn a_batch_without_answer_that_was_not_stored_is_lost_for_all_who_wrote_in_it() {
+    let test = TestDb::new().await;
+    let notes = Arc::new(Notes::default());
+    test.db.journal().follow(notes.clone());
+
+    let written = written_with(&test, doubt::Fault::NotCommitted).await;
+
+    assert!(matches!(written, Err(Error::Unavailable(_))));
+    assert_eq!(stored(&test).await, 0);
+    assert!(notes.0.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_batch_that_takes_no_position_is_found_out_about_as_well() {
+    let test = TestDb::new().await;
+    for (fault, is_stored) in [
+        (doubt::Fault::AnswerLost, true),
+        (doubt::Fault::NotCommitted, false),
+    ] {
+        let mut tx = test.db.write().await.unwrap();
+        tx.intern(&format!("{is_stored}")).await.unwrap();
+        tx.writer.fault = fault;
+
+        assert_eq!(tx.commit().await.is_ok(), is_stored);
+    }
+}
+
+#[tokio::test]
+async fn writes_go_on_after_a_batch_was_in_doubt() {
+    let test = TestDb::new().await;
+    let notes = Arc::new(Notes::default());
+    test.db.journal().follow(notes.clone());
+    for fault in [doubt::Fault::AnswerLost, doubt::Fault::NotCommitted] {
+        drop(written_with(&test, fault).await);
+
+        let mut tx = test.db.write().await.unwrap();
+        store(&mut tx, "after").await;
+        tx.commit().await.unwrap();
+    }
+
+    let told = notes.0.lock().unwrap().clone();
+    assert!(told.is_sorted(), "{told:?}");
+    assert_eq!(told.len(), 3);
+}
+
+#[tokio::test]
+async fn the_journal_says_that_nothing_can_be_stored_until_something_is() {
+    let test = TestDb::new().await;
+
+    let mut tx = test.db.write().await.unwrap();
+    tx.writer.lose(&Error::StorageFull).await;
+    drop(tx);
+    let problem = test.db.health().problem();
+    let mut tx = test.db.write().await.unwrap();
+    store(&mut tx, "kept").await;
+    tx.commit().await.unwrap();
+
+    assert!(problem.is_some_and(|problem| problem.contains("full")));
+    assert_eq!(test.db.health().problem(), None);
+}
+
+#[tokio::test]
+async fn a_second_server_on_the_same_data_directory_is_refused() {
+    let test = TestDb::new().await;
+
+    let second = Db::open(&test.url, test.dir.path(), &Tasks::default()).await;
+
+    let refused = second.err().expect("it is refused").to_string();
+    assert!(refused.contains("another server is running"), "{refused}");
+    test.reopen().await;
 }

@@ -397,7 +397,10 @@ fn problem(received: &Received) -> Option<String> {
 
 /// Returns whether it is this server that cannot do something.
 fn is_our_fault(error: &Error) -> bool {
-    matches!(error, Error::Internal { .. } | Error::Unavailable(_))
+    matches!(
+        error,
+        Error::Internal { .. } | Error::StorageFull | Error::Unavailable(_)
+    )
 }
 
 /// Returns the id of an event. What is nested too deeply to be read is left out of it: a redaction takes away most of

@@ -167,7 +167,7 @@ impl Workflows {
             match self.backfill_from(room, &server, &gap).await {
                 Ok(0) => {}
                 Ok(_) => return Ok(true),
-                Err(error @ Error::Internal { .. }) => return Err(error),
+                Err(error @ (Error::Internal { .. } | Error::StorageFull)) => return Err(error),
                 Err(error) => tracing::debug!(%server, %error, "a server tells no history"),
             }
         }

@@ -176,7 +176,10 @@ impl Workflows {
                 Err(NotJoined::Failed(failure)) => failure.into(),
                 Err(NotJoined::Refused(error)) => error,
             };
-            if matches!(error, Error::Internal { .. } | Error::Unavailable(_)) {
+            if matches!(
+                error,
+                Error::Internal { .. } | Error::StorageFull | Error::Unavailable(_)
+            ) {
                 return Err(error);
             }
             refusals.add(error);

@@ -107,6 +107,7 @@ fn again(error: &Error) -> Error {
             retry_after: *retry_after,
         },
         Error::Unavailable(_) => Error::Unavailable(text),
+        Error::StorageFull => Error::StorageFull,
         _ => Error::internal("join a room", text),
     }
 }
