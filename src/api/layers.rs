@@ -6,10 +6,10 @@ use axum::{
     Router,
     extract::{MatchedPath, Request, State},
     http::{
-        HeaderMap, HeaderName, HeaderValue, Method,
+        HeaderMap, HeaderName, HeaderValue, Method, Version,
         header::{
             ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
-            ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE,
+            ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE, HOST,
         },
     },
     middleware::{Next, from_fn, from_fn_with_state},
@@ -19,6 +19,8 @@ use rand::Rng;
 use tokio::time::Instant;
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::Instrument;
+
+use crate::error::Error;
 
 use super::{
     app::App,
@@ -37,6 +39,7 @@ pub(super) fn wrap(routes: Router<App>, app: &App) -> Router<App> {
         .fallback(unknown_path)
         .method_not_allowed_fallback(unknown_method)
         .layer(CatchPanicLayer::custom(|_: Box<dyn Any + Send>| panicked()))
+        .layer(from_fn(require_host))
         .layer(from_fn(cors))
         .layer(from_fn_with_state(app.metrics.clone(), observe))
 }
@@ -63,6 +66,18 @@ async fn cors(request: Request, next: Next) -> Response {
         "X-Requested-With, Content-Type, Authorization",
     );
     response
+}
+
+/// Refuses requests that do not say which host they are meant for.
+///
+/// [RFC 9112](https://www.rfc-editor.org/rfc/rfc9112#section-3.2)
+async fn require_host(request: Request, next: Next) -> Response {
+    let hosts = request.headers().get_all(HOST).iter().count();
+    if request.version() == Version::HTTP_11 && hosts != 1 {
+        let text = "the request must have one `Host` header";
+        return Error::Refused(text.to_owned()).into_response();
+    }
+    next.run(request).await
 }
 
 /// Gives the request an id and a span, and counts it.

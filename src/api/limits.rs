@@ -4,18 +4,14 @@
 
 use std::{
     collections::HashMap,
-    convert::Infallible,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use axum::{
-    extract::{ConnectInfo, FromRequestParts},
-    http::request::Parts,
-};
 use ruma::{OwnedServerName, OwnedUserId, ServerName, UserId};
 
+use super::peer::{Peer, network_of};
 use crate::{
     clock::Clock,
     config,
@@ -91,35 +87,7 @@ impl From<&ServerName> for Key {
 
 impl From<&Peer> for Key {
     fn from(peer: &Peer) -> Self {
-        Self::Address(match peer.0.ip().to_canonical() {
-            IpAddr::V6(ip) => {
-                let network = ip.to_bits() & (u128::MAX << 64);
-                IpAddr::V6(Ipv6Addr::from_bits(network))
-            }
-            v4 @ IpAddr::V4(_) => v4,
-        })
-    }
-}
-
-/// The other end of the connection that a request came over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Peer(pub SocketAddr);
-
-impl<S: Sync> FromRequestParts<S> for Peer {
-    type Rejection = Infallible;
-
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        Ok(Self::of(parts))
-    }
-}
-
-impl Peer {
-    /// Returns the other end of the connection of a request.
-    pub fn of(parts: &Parts) -> Self {
-        // Without a connection, as in a test of a handler, all share one address.
-        let nobody = Self(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
-        let peer = parts.extensions.get::<ConnectInfo<Self>>();
-        peer.map_or(nobody, |ConnectInfo(peer)| *peer)
+        Self::Address(network_of(peer.0))
     }
 }
 
@@ -205,6 +173,8 @@ impl Buckets {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use ruma::user_id;
 
     use super::*;
@@ -219,10 +189,7 @@ mod tests {
     }
 
     fn peer(address: &str) -> Peer {
-        Peer(SocketAddr::from((
-            address.parse::<IpAddr>().expect("is an address"),
-            1,
-        )))
+        Peer(address.parse().expect("is an address"))
     }
 
     #[test]
@@ -282,7 +249,7 @@ mod tests {
         let (limits, _) = limits(true);
 
         for host in 0..250_000_u32 {
-            let peer = Peer(SocketAddr::from((Ipv4Addr::from_bits(host), 1)));
+            let peer = Peer(Ipv4Addr::from_bits(host).into());
             limits.check(Class::Login, &peer).expect("is the first");
         }
 

@@ -1,8 +1,10 @@
 //! Registration with the shared secret, at the path where other homeservers' tools look for it.
 
+use std::sync::Arc;
+
 use axum::{
     Json, Router,
-    body::Bytes,
+    body::Body,
     extract::State,
     routing::{MethodRouter, get},
 };
@@ -11,7 +13,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::{
-    api::{App, Class, Limits, Peer},
+    api::{App, Class, Limits, Peer, endpoint::read},
+    config::Config,
     error::{Error, Result},
     users::Users,
 };
@@ -44,10 +47,12 @@ async fn nonce(
 async fn register(
     State(users): State<Users>,
     State(limits): State<Limits>,
+    State(config): State<Arc<Config>>,
     peer: Peer,
-    body: Bytes,
+    body: Body,
 ) -> Result<Json<Registration>> {
     limits.check(Class::Login, &peer)?;
+    let body = read(body, config.limits.max_request_bytes).await?;
     let body: Value = serde_json::from_slice(&body).map_err(|e| Error::NotJson(e.to_string()))?;
     let request = serde_json::from_value(body).map_err(|e| Error::BadJson(e.to_string()))?;
     let registered = users.register_with_shared_secret(request).await?;

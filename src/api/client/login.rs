@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{
     Router,
-    body::{Body, to_bytes},
+    body::Body,
     extract::{FromRequest, Request, State},
 };
 use ruma::api::client::session::{
@@ -23,7 +23,7 @@ use ruma::api::client::session::{
 use serde_json::Value;
 
 use crate::{
-    api::{App, Class, Incoming, Limits, Outgoing, Peer, endpoint},
+    api::{App, Class, Incoming, Limits, Outgoing, Peer, endpoint, endpoint::read},
     config::Config,
     error::{Error, Result},
     users::Users,
@@ -135,11 +135,7 @@ impl FromRequest<App> for Login {
     async fn from_request(request: Request, app: &App) -> Result<Self> {
         let (parts, body) = request.into_parts();
         let limit = app.config.limits.max_request_bytes;
-        let body = to_bytes(body, limit).await.map_err(|_| {
-            Error::TooLarge(format!(
-                "the body is larger than {limit} bytes, or broke off"
-            ))
-        })?;
+        let body = read(body, limit).await?;
         let has_type = serde_json::from_slice::<Value>(&body)
             .map_or(true, |body| body.get("type").is_some() || !body.is_object());
         if !has_type {
