@@ -25,7 +25,7 @@ pub use self::{
     app::App,
     auth::{Asker, Authenticate, MaybeSession},
     endpoint::{Incoming, Outgoing, WithBody, endpoint},
-    limits::{Class, Key, Limits},
+    limits::{Charge, Class, Key, Limits},
     metrics::Metrics,
     operator::metrics_router,
     peer::{KeepOpen, Peer, TrustedProxies, network_of},

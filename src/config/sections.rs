@@ -319,6 +319,24 @@ pub struct Limits {
     /// The largest JSON body of a request.
     #[serde(deserialize_with = "between::<65_536, 1_073_741_824, _, _>")]
     pub max_request_bytes: usize,
+    /// The logins that may come from one address at once.
+    #[serde(deserialize_with = "between::<1, 1_000_000, _, _>")]
+    pub login_burst: u32,
+    /// The logins that may come from one address in a minute after that.
+    #[serde(deserialize_with = "between::<1, 1_000_000, _, _>")]
+    pub login_per_minute: u32,
+    /// The accounts that may be registered from one address at once.
+    #[serde(deserialize_with = "between::<1, 1_000_000, _, _>")]
+    pub registration_burst: u32,
+    /// The accounts that may be registered from one address in a minute after that.
+    #[serde(deserialize_with = "between::<1, 1_000_000, _, _>")]
+    pub registration_per_minute: u32,
+    /// The events that one user may send at once.
+    #[serde(deserialize_with = "between::<1, 1_000_000, _, _>")]
+    pub sending_burst: u32,
+    /// The events that one user may send in a minute after that.
+    #[serde(deserialize_with = "between::<1, 1_000_000, _, _>")]
+    pub sending_per_minute: u32,
 }
 
 impl Default for Limits {
@@ -326,6 +344,12 @@ impl Default for Limits {
         Self {
             enabled: true,
             max_request_bytes: 1024 * 1024,
+            login_burst: 10,
+            login_per_minute: 12,
+            registration_burst: 10,
+            registration_per_minute: 2,
+            sending_burst: 100,
+            sending_per_minute: 600,
         }
     }
 }

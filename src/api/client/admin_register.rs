@@ -38,7 +38,7 @@ async fn nonce(
     State(limits): State<Limits>,
     peer: Peer,
 ) -> Result<Json<Value>> {
-    limits.check(Class::Login, &peer)?;
+    limits.check(Class::Look, &peer)?;
     let nonce = users.shared_secret_nonce()?;
     Ok(Json(json!({ "nonce": nonce })))
 }
@@ -51,11 +51,16 @@ async fn register(
     peer: Peer,
     body: Body,
 ) -> Result<Json<Registration>> {
-    limits.check(Class::Login, &peer)?;
+    // A script may register many users; only a proof that is wrong costs something.
+    let guess = limits.charge(Class::Guess, &peer)?;
     let body = read(body, config.limits.max_request_bytes).await?;
     let body: Value = serde_json::from_slice(&body).map_err(|e| Error::NotJson(e.to_string()))?;
     let request = serde_json::from_value(body).map_err(|e| Error::BadJson(e.to_string()))?;
-    let registered = users.register_with_shared_secret(request).await?;
+    let registered = users.register_with_shared_secret(request).await;
+    if matches!(registered, Err(Error::Forbidden(_))) {
+        guess.keep();
+    }
+    let registered = registered?;
     let login = registered
         .login
         .ok_or_else(|| Error::internal("log in", "the registration began no session"))?;
