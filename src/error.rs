@@ -73,6 +73,9 @@ pub enum Error {
     /// The body, event or file is too large.
     #[error("{0}")]
     TooLarge(String),
+    /// The body did not arrive in time.
+    #[error("the body did not arrive in time")]
+    BodyTimeout,
     /// The endpoint, method or login type is not known.
     #[error("{0}")]
     Unrecognized(String),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::{
-    extract::{ConnectInfo, FromRequestParts},
+    extract::FromRequestParts,
     http::{Request, header::AUTHORIZATION, request::Parts},
 };
 use ruma::api::auth_scheme::{
@@ -11,7 +11,7 @@ use ruma::api::auth_scheme::{
     NoAuthentication, extract_bearer_or_query_token,
 };
 
-use super::{app::App, limits::Peer, standing};
+use super::{app::App, peer::Peer, standing};
 use crate::{
     error::{Error, Result},
     matrix::MAX_JSON_DEPTH,
@@ -136,8 +136,7 @@ pub(super) fn token(parts: &Parts) -> Option<String> {
 pub(super) async fn session(app: &App, parts: &Parts, token: &str) -> Result<Arc<Session>> {
     let session = app.users.authenticate(token).await?;
     standing::check(&session, parts)?;
-    let peer = parts.extensions.get::<ConnectInfo<Peer>>();
-    let ip = peer.map(|ConnectInfo(Peer(address))| address.ip().to_canonical());
-    app.users.note_seen(&session, ip);
+    let Peer(address) = Peer::of(parts);
+    app.users.note_seen(&session, address).await;
     Ok(session)
 }

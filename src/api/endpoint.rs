@@ -2,7 +2,7 @@
 //!
 //! Endpoints whose body is a file are not for [`Incoming`], which holds the whole body in memory.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, io};
 
 use axum::{
     Router,
@@ -29,8 +29,6 @@ use crate::{
     matrix::canonical_text,
 };
 
-/// How long a body may take to arrive: a phone with a bad connection needs less.
-const BODY_TIMEOUT: Duration = Duration::from_mins(1);
 /// How often the limit is read, and thrown away, of a body that is too large: a client that is still writing
 /// when the connection closes does not see the answer.
 const DRAINED: usize = 4;
@@ -162,31 +160,38 @@ where
     Ok((Incoming { from, request }, body))
 }
 
-/// Reads a body of at most `limit` bytes.
+/// Reads a body of at most `limit` bytes. A client that sends nothing for too long ends it with an error.
 pub(super) async fn read(body: Body, limit: usize) -> Result<Bytes> {
-    let reading = async {
-        let mut chunks = body.into_data_stream();
-        let (mut read, mut size) = (BytesMut::new(), 0_usize);
-        while let Some(chunk) = chunks.next().await {
-            let chunk = chunk.map_err(|_| Error::NotJson("the body broke off".to_owned()))?;
-            size = size.saturating_add(chunk.len());
-            if size <= limit {
-                read.extend_from_slice(&chunk);
-            } else if size > limit.saturating_mul(DRAINED) {
-                break;
-            }
+    let mut chunks = body.into_data_stream();
+    let (mut read, mut size) = (BytesMut::new(), 0_usize);
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk.map_err(|error| broken_off(&error))?;
+        size = size.saturating_add(chunk.len());
+        if size <= limit {
+            read.extend_from_slice(&chunk);
+        } else if size > limit.saturating_mul(DRAINED) {
+            break;
         }
-        if size > limit {
-            return Err(Error::TooLarge(format!(
-                "the body is larger than {limit} bytes"
-            )));
+    }
+    if size > limit {
+        return Err(Error::TooLarge(format!(
+            "the body is larger than {limit} bytes"
+        )));
+    }
+    Ok(read.freeze())
+}
+
+/// Says why a body ended before it was complete.
+fn broken_off(error: &axum::Error) -> Error {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        let io_error = error.downcast_ref::<io::Error>();
+        if io_error.is_some_and(|error| error.kind() == io::ErrorKind::TimedOut) {
+            return Error::BodyTimeout;
         }
-        Ok(read.freeze())
-    };
-    let late = || Error::NotJson("the body did not arrive in time".to_owned());
-    tokio::time::timeout(BODY_TIMEOUT, reading)
-        .await
-        .map_err(|_| late())?
+        cause = error.source();
+    }
+    Error::NotJson("the body broke off".to_owned())
 }
 
 /// Returns the canonical form of a body, which has to be an object: serde would read a list as a struct, too.

@@ -94,6 +94,7 @@ fn kind(error: &Error) -> (StatusCode, &'static str) {
         Error::UnknownPos => (StatusCode::BAD_REQUEST, "M_UNKNOWN_POS"),
         Error::InvalidSignature(_) => (StatusCode::BAD_REQUEST, "M_INVALID_SIGNATURE"),
         Error::WrongRoomKeysVersion { .. } => (StatusCode::FORBIDDEN, "M_WRONG_ROOM_KEYS_VERSION"),
+        Error::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, "M_UNKNOWN"),
         Error::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "M_TOO_LARGE"),
         Error::Unrecognized(_) => (StatusCode::NOT_FOUND, "M_UNRECOGNIZED"),
         Error::MethodNotAllowed(_) => (StatusCode::METHOD_NOT_ALLOWED, "M_UNRECOGNIZED"),

@@ -7,10 +7,10 @@ use axum::{
     body::Body,
     extract::{MatchedPath, Request, State},
     http::{
-        HeaderMap, HeaderName, HeaderValue, Method,
+        HeaderMap, HeaderName, HeaderValue, Method, Version,
         header::{
             ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
-            ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE, CONTENT_LENGTH,
+            ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE, CONTENT_LENGTH, HOST,
         },
     },
     middleware::{Next, from_fn, from_fn_with_state},
@@ -27,7 +27,7 @@ use super::{
     error::{ResourceLimit, resource_limit_body},
     metrics::Metrics,
 };
-use crate::config::Config;
+use crate::{config::Config, error::Error};
 
 /// The header by which a request is found again in the log.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -41,6 +41,7 @@ pub(super) fn wrap(routes: Router<App>, app: &App) -> Router<App> {
         .method_not_allowed_fallback(unknown_method)
         .layer(CatchPanicLayer::custom(|_: Box<dyn Any + Send>| panicked()))
         .layer(from_fn_with_state(app.config.clone(), add_admin_contact))
+        .layer(from_fn(require_host))
         .layer(from_fn(cors))
         .layer(from_fn_with_state(app.metrics.clone(), observe))
 }
@@ -84,6 +85,18 @@ async fn add_admin_contact(
         *response.body_mut() = Body::from(body);
     }
     response
+}
+
+/// Refuses requests that do not say which host they are meant for.
+///
+/// [RFC 9112](https://www.rfc-editor.org/rfc/rfc9112#section-3.2)
+async fn require_host(request: Request, next: Next) -> Response {
+    let hosts = request.headers().get_all(HOST).iter().count();
+    if request.version() == Version::HTTP_11 && hosts != 1 {
+        let text = "the request must have one `Host` header";
+        return Error::Refused(text.to_owned()).into_response();
+    }
+    next.run(request).await
 }
 
 /// Gives the request an id and a span, and counts it.

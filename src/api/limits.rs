@@ -4,18 +4,14 @@
 
 use std::{
     collections::HashMap,
-    convert::Infallible,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::{Arc, Mutex, PoisonError},
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use axum::{
-    extract::{ConnectInfo, FromRequestParts},
-    http::request::Parts,
-};
 use ruma::{OwnedServerName, OwnedUserId, ServerName, UserId};
 
+use super::peer::{Peer, network_of};
 use crate::{
     clock::Clock,
     config,
@@ -29,11 +25,13 @@ const MAX_BUCKETS: usize = 100_000;
 /// A kind of request that is limited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Class {
-    /// An attempt to log in: guessing passwords must be slow.
+    /// An attempt to prove who one is with a password: guessing them must be slow.
     Login,
-    /// A look at what a link leads to: guessing them must be slow, too.
-    Link,
-    /// A registration.
+    /// A registration token, a link or another secret that is not one: guessing them must be slow, too.
+    Guess,
+    /// A look at something without an access token, such as whether a user name is free.
+    Look,
+    /// An account that is made.
     Register,
     /// An event sent to a room.
     Send,
@@ -49,17 +47,54 @@ pub enum Class {
     InvitationTo,
 }
 
-impl Class {
-    /// Returns how many requests may come at once, and the time after which one more may.
-    fn rate(self) -> (f64, Duration) {
-        match self {
-            Self::Login => (10.0, Duration::from_secs(5)),
-            Self::Link => (30.0, Duration::from_secs(2)),
-            Self::Register => (5.0, Duration::from_secs(20)),
-            Self::Send | Self::SendToDevice | Self::Newcomer => (100.0, Duration::from_millis(100)),
-            Self::Upload => (50.0, Duration::from_secs(1)),
-            Self::Invitation => (100.0, Duration::from_secs(1)),
-            Self::InvitationTo => (30.0, Duration::from_secs(20)),
+/// How many requests may come at once, and the time after which one more may.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Rate {
+    burst: f64,
+    period: Duration,
+}
+
+impl Rate {
+    const fn new(burst: f64, period: Duration) -> Self {
+        Self { burst, period }
+    }
+
+    fn per_minute(burst: u32, per_minute: u32) -> Self {
+        Self::new(f64::from(burst), Duration::from_mins(1) / per_minute.max(1))
+    }
+}
+
+/// The rates that the configuration sets.
+#[derive(Clone, Copy, Debug)]
+struct Rates {
+    login: Rate,
+    registration: Rate,
+    sending: Rate,
+}
+
+impl Rates {
+    fn new(config: &config::Limits) -> Self {
+        Self {
+            login: Rate::per_minute(config.login_burst, config.login_per_minute),
+            registration: Rate::per_minute(
+                config.registration_burst,
+                config.registration_per_minute,
+            ),
+            sending: Rate::per_minute(config.sending_burst, config.sending_per_minute),
+        }
+    }
+
+    fn of(&self, class: Class) -> Rate {
+        match class {
+            Class::Login => self.login,
+            Class::Register => self.registration,
+            Class::Send | Class::SendToDevice => self.sending,
+            Class::Guess => Rate::new(20.0, Duration::from_secs(30)),
+            Class::Look => Rate::new(100.0, Duration::from_millis(500)),
+            Class::Newcomer => Rate::new(100.0, Duration::from_millis(100)),
+            Class::Upload => Rate::new(50.0, Duration::from_secs(1)),
+            Class::Invitation => Rate::new(100.0, Duration::from_secs(1)),
+            Class::InvitationTo => Rate::new(30.0, Duration::from_secs(20)),
         }
     }
 }
@@ -91,35 +126,7 @@ impl From<&ServerName> for Key {
 
 impl From<&Peer> for Key {
     fn from(peer: &Peer) -> Self {
-        Self::Address(match peer.0.ip().to_canonical() {
-            IpAddr::V6(ip) => {
-                let network = ip.to_bits() & (u128::MAX << 64);
-                IpAddr::V6(Ipv6Addr::from_bits(network))
-            }
-            v4 @ IpAddr::V4(_) => v4,
-        })
-    }
-}
-
-/// The other end of the connection that a request came over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Peer(pub SocketAddr);
-
-impl<S: Sync> FromRequestParts<S> for Peer {
-    type Rejection = Infallible;
-
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        Ok(Self::of(parts))
-    }
-}
-
-impl Peer {
-    /// Returns the other end of the connection of a request.
-    pub fn of(parts: &Parts) -> Self {
-        // Without a connection, as in a test of a handler, all share one address.
-        let nobody = Self(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
-        let peer = parts.extensions.get::<ConnectInfo<Self>>();
-        peer.map_or(nobody, |ConnectInfo(peer)| *peer)
+        Self::Address(network_of(peer.0))
     }
 }
 
@@ -127,8 +134,16 @@ impl Peer {
 #[derive(Clone)]
 pub struct Limits {
     enabled: bool,
+    rates: Rates,
     clock: Clock,
     buckets: Arc<Mutex<Buckets>>,
+}
+
+/// A token that was taken for something that may turn out to cost nothing. Dropping it gives the token back.
+#[must_use]
+pub struct Charge {
+    limits: Limits,
+    bucket: Option<(Class, Key)>,
 }
 
 #[derive(Default)]
@@ -150,6 +165,7 @@ impl Limits {
     pub fn new(config: &config::Limits, clock: Clock) -> Self {
         Self {
             enabled: config.enabled,
+            rates: Rates::new(config),
             clock,
             buckets: Arc::default(),
         }
@@ -161,50 +177,92 @@ impl Limits {
     ///
     /// [`Error::LimitExceeded`] when there is none left.
     pub fn check(&self, class: Class, key: impl Into<Key>) -> Result<()> {
+        self.charge(class, key).map(Charge::keep)
+    }
+
+    /// Takes a token for something that may turn out to cost nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::LimitExceeded`] when there is none left.
+    pub fn charge(&self, class: Class, key: impl Into<Key>) -> Result<Charge> {
         if !self.enabled {
-            return Ok(());
+            return Ok(Charge {
+                limits: self.clone(),
+                bucket: None,
+            });
         }
-        let (burst, period) = class.rate();
-        let now_ms = self.clock.now_ms();
-        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        let full = Bucket {
-            tokens: burst,
-            filled_ms: now_ms,
-        };
-        let bucket = buckets.bucket((class, key.into()), full);
-        bucket.fill(burst, period, now_ms);
+        let key = (class, key.into());
+        let rate = self.rates.of(class);
+        let mut buckets = self.lock();
+        let bucket = buckets.bucket(key.clone(), rate, self.clock.now_ms());
         if bucket.tokens < 1.0 {
-            let retry_after = period.mul_f64(1.0 - bucket.tokens);
+            let retry_after = rate.period.mul_f64(1.0 - bucket.tokens);
             return Err(Error::LimitExceeded { retry_after });
         }
         bucket.tokens -= 1.0;
-        Ok(())
+        Ok(Charge {
+            limits: self.clone(),
+            bucket: Some(key),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Buckets> {
+        self.buckets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Charge {
+    /// Leaves the token taken.
+    pub fn keep(mut self) {
+        self.bucket = None;
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        let Some(key) = self.bucket.take() else {
+            return;
+        };
+        let rate = self.limits.rates.of(key.0);
+        let now_ms = self.limits.clock.now_ms();
+        let mut buckets = self.limits.lock();
+        let bucket = buckets.bucket(key, rate, now_ms);
+        bucket.tokens = (bucket.tokens + 1.0).min(rate.burst);
     }
 }
 
 impl Bucket {
-    fn fill(&mut self, burst: f64, period: Duration, now_ms: i64) {
+    fn fill(&mut self, rate: Rate, now_ms: i64) {
         // A clock that was set back gives nothing.
         let elapsed_ms = u64::try_from(now_ms - self.filled_ms).unwrap_or(0);
-        let gained = Duration::from_millis(elapsed_ms).div_duration_f64(period);
-        self.tokens = (self.tokens + gained).min(burst);
+        let gained = Duration::from_millis(elapsed_ms).div_duration_f64(rate.period);
+        self.tokens = (self.tokens + gained).min(rate.burst);
         self.filled_ms = now_ms;
     }
 }
 
 impl Buckets {
-    /// Returns the bucket of a key, a full one if it is new or forgotten.
-    fn bucket(&mut self, key: (Class, Key), full: Bucket) -> &mut Bucket {
+    /// Returns the bucket of a key as it is now, a full one if it is new or forgotten.
+    fn bucket(&mut self, key: (Class, Key), rate: Rate, now_ms: i64) -> &mut Bucket {
+        let full = Bucket {
+            tokens: rate.burst,
+            filled_ms: now_ms,
+        };
         if self.current.len() >= MAX_BUCKETS && !self.current.contains_key(&key) {
             self.previous = std::mem::take(&mut self.current);
         }
         let known = self.previous.remove(&key);
-        self.current.entry(key).or_insert(known.unwrap_or(full))
+        let bucket = self.current.entry(key).or_insert(known.unwrap_or(full));
+        bucket.fill(rate, now_ms);
+        bucket
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use ruma::user_id;
 
     use super::*;
@@ -219,32 +277,71 @@ mod tests {
     }
 
     fn peer(address: &str) -> Peer {
-        Peer(SocketAddr::from((
-            address.parse::<IpAddr>().expect("is an address"),
-            1,
-        )))
+        Peer(address.parse().expect("is an address"))
     }
 
     #[test]
     fn a_burst_passes_and_the_next_one_waits() {
         let (limits, clock) = limits(true);
         let peer = peer("192.0.2.1");
-        for _ in 0..5 {
+        for _ in 0..10 {
             limits
                 .check(Class::Register, &peer)
                 .expect("is within the burst");
         }
 
         let refused = limits.check(Class::Register, &peer);
-        clock.advance(Duration::from_secs(20));
+        clock.advance(Duration::from_secs(30));
         let later = limits.check(Class::Register, &peer);
 
         let Err(Error::LimitExceeded { retry_after }) = refused else {
-            panic!("the sixth passed");
+            panic!("the eleventh passed");
         };
-        assert_eq!(retry_after, Duration::from_secs(20));
+        assert_eq!(retry_after, Duration::from_secs(30));
         assert!(later.is_ok());
         assert!(limits.check(Class::Register, &peer).is_err());
+    }
+
+    #[test]
+    fn a_charge_that_is_not_kept_costs_nothing() {
+        let (limits, _) = limits(true);
+        let peer = peer("192.0.2.1");
+
+        for _ in 0..100 {
+            drop(
+                limits
+                    .charge(Class::Register, &peer)
+                    .expect("was given back"),
+            );
+        }
+        let charges: Vec<_> = (0..10)
+            .map(|_| limits.charge(Class::Register, &peer))
+            .collect();
+        assert!(limits.charge(Class::Register, &peer).is_err());
+
+        for charge in charges {
+            charge.expect("is within the burst").keep();
+        }
+        assert!(limits.charge(Class::Register, &peer).is_err());
+    }
+
+    #[test]
+    fn the_configuration_sets_burst_and_rate() {
+        let clock = Clock::manual(1_000_000);
+        let config = config::Limits {
+            login_burst: 2,
+            login_per_minute: 60,
+            ..config::Limits::default()
+        };
+        let limits = Limits::new(&config, clock.clone());
+        let peer = peer("192.0.2.1");
+
+        let passed = (0..5).filter(|_| limits.check(Class::Login, &peer).is_ok());
+        assert_eq!(passed.count(), 2);
+        clock.advance(Duration::from_secs(1));
+
+        assert!(limits.check(Class::Login, &peer).is_ok());
+        assert!(limits.check(Class::Login, &peer).is_err());
     }
 
     #[test]
@@ -282,7 +379,7 @@ mod tests {
         let (limits, _) = limits(true);
 
         for host in 0..250_000_u32 {
-            let peer = Peer(SocketAddr::from((Ipv4Addr::from_bits(host), 1)));
+            let peer = Peer(Ipv4Addr::from_bits(host).into());
             limits.check(Class::Login, &peer).expect("is the first");
         }
 

@@ -15,6 +15,7 @@ mod limits;
 mod metrics;
 mod operator;
 mod parlour;
+mod peer;
 mod standing;
 mod web;
 
@@ -24,9 +25,10 @@ pub use self::{
     app::App,
     auth::{Asker, Authenticate, MaybeSession},
     endpoint::{Incoming, Outgoing, WithBody, endpoint},
-    limits::{Class, Key, Limits, Peer},
+    limits::{Charge, Class, Key, Limits},
     metrics::Metrics,
     operator::metrics_router,
+    peer::{KeepOpen, Peer, TrustedProxies, network_of},
 };
 
 /// Returns everything that a listener serves.

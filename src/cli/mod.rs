@@ -4,6 +4,7 @@
 
 mod arguments;
 mod certificates;
+mod connection;
 mod listen;
 mod logging;
 pub mod serve;

@@ -8,9 +8,9 @@ use std::{
 use axum::Router;
 use prometheus::Registry;
 
-use super::{listen::Bound, signing_key};
+use super::{connection::ConnectionServer, listen::Bound, signing_key};
 use crate::{
-    api::{self, App, Limits, Metrics, Peer},
+    api::{self, App, Limits, Metrics},
     clock::Clock,
     config::{BaseUrl, Config, Listen},
     devices::Devices,
@@ -80,12 +80,17 @@ pub async fn start_at(mut config: Config, clock: Clock) -> Result<Running> {
     let app = build(config, clock, tasks.clone(), db.clone(), metrics.clone()).await?;
     let registration_token = app.users.first_admin_token().await?;
 
+    let stopping = tasks.stopping().clone();
+    let connections = ConnectionServer::new(&app.config.connections, stopping.clone());
+    // The metrics can be read when all places of the other listeners are taken.
+    let metrics_connections = ConnectionServer::new(&app.config.connections, stopping);
     let router = api::router(app);
     for listener in listeners {
-        serve(listener, router.clone(), &tasks);
+        serve(listener, router.clone(), &connections, &tasks);
     }
     if let Some(listener) = metrics_listener {
-        serve(listener, api::metrics_router(metrics), &tasks);
+        let router = api::metrics_router(metrics);
+        serve(listener, router, &metrics_connections, &tasks);
     }
     Ok(Running {
         addresses,
@@ -229,17 +234,9 @@ async fn bind(config: &Listen) -> Result<Bound> {
 }
 
 /// Serves a router at a listener until the server stops.
-fn serve(listener: Bound, router: Router, tasks: &Tasks) {
-    let ready = listener.accept(tasks);
-    let service = router.into_make_service_with_connect_info::<Peer>();
-    let stop = tasks.stopping().clone().cancelled_owned();
-    let serving = axum::serve(ready, service).with_graceful_shutdown(stop);
-    tasks.spawn(async move {
-        // axum's type says that this may fail; its code never does.
-        if let Err(error) = serving.await {
-            tracing::error!(%error, "a listener failed");
-        }
-    });
+fn serve(listener: Bound, router: Router, connections: &ConnectionServer, tasks: &Tasks) {
+    let serving = listener.serve(router, connections.clone(), tasks.clone());
+    drop(tasks.spawn(serving));
 }
 
 /// Makes the folder of the data, which holds secrets: for this user only.

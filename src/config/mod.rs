@@ -14,10 +14,10 @@ use std::path::PathBuf;
 pub use self::{
     load::ConfigError,
     sections::{
-        Config, Database, Directory, Federation, Limits, Listen, LogFormat, Logging, Media,
-        Metrics, Passwords, Registration, Server, ServerNotices, Support, Turn, UrlPreviews,
+        Config, Connections, Database, Directory, Federation, Limits, Listen, LogFormat, Logging,
+        Media, Metrics, Passwords, Registration, Server, ServerNotices, Support, Turn, UrlPreviews,
     },
-    values::{BaseUrl, DatabaseUrl, Localpart, Secret},
+    values::{AddressHeader, BaseUrl, DatabaseUrl, Localpart, Network, Secret},
 };
 
 impl Config {

@@ -3,13 +3,15 @@
 use std::{
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
+    time::Duration,
 };
 
 use ruma::{OwnedServerName, OwnedUserId, RoomVersionId};
 use serde::{Deserialize, Serialize};
 
 use super::values::{
-    BaseUrl, DatabaseUrl, Localpart, Secret, between, empty_is_none, filter, path, room_version,
+    AddressHeader, BaseUrl, DatabaseUrl, Localpart, Network, Secret, between, empty_is_none,
+    filter, path, room_version,
 };
 
 /// The configuration of a server.
@@ -20,6 +22,8 @@ pub struct Config {
     pub server: Server,
     /// Where it listens; each listener serves both the client and the federation API.
     pub listen: Vec<Listen>,
+    /// The connections that it holds open.
+    pub connections: Connections,
     /// Where it keeps its data.
     pub database: Database,
     /// Who may register.
@@ -53,6 +57,7 @@ impl Default for Config {
         Self {
             server: Server::default(),
             listen: vec![Listen::default()],
+            connections: Connections::default(),
             database: Database::default(),
             registration: Registration::default(),
             passwords: Passwords::default(),
@@ -119,6 +124,75 @@ impl Default for Listen {
             tls_certificate: None,
             tls_key: None,
         }
+    }
+}
+
+/// `[connections]`: the connections that are open, and the reverse proxies that some of them come from.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Connections {
+    /// The connections that are open at once, of all listeners together.
+    #[serde(deserialize_with = "between::<16, 1_000_000, _, _>")]
+    pub max_open: usize,
+    /// Those of them that come from one address, or one /64 network of IPv6.
+    #[serde(deserialize_with = "between::<1, 1_000_000, _, _>")]
+    pub max_open_per_address: usize,
+    /// The seconds within which a client must have sent the head of a request, or made a TLS handshake.
+    #[serde(deserialize_with = "between::<1, 3_600, _, _>")]
+    pub head_timeout_seconds: u64,
+    /// The seconds for which a connection without a request stays open.
+    #[serde(deserialize_with = "between::<1, 3_600, _, _>")]
+    pub idle_timeout_seconds: u64,
+    /// The seconds for which the next part of a request's body is waited for.
+    #[serde(deserialize_with = "between::<1, 3_600, _, _>")]
+    pub body_timeout_seconds: u64,
+    /// The seconds within which a client must take the next part of an answer.
+    #[serde(deserialize_with = "between::<1, 3_600, _, _>")]
+    pub write_timeout_seconds: u64,
+    /// The reverse proxies that are believed when they name the address of a client.
+    pub trusted_proxies: Vec<Network>,
+    /// The headers in which they name it; the first that a request has counts.
+    pub address_headers: Vec<AddressHeader>,
+}
+
+impl Default for Connections {
+    fn default() -> Self {
+        Self {
+            max_open: 20_000,
+            max_open_per_address: 1_000,
+            head_timeout_seconds: 30,
+            idle_timeout_seconds: 75,
+            body_timeout_seconds: 30,
+            write_timeout_seconds: 60,
+            trusted_proxies: Vec::new(),
+            address_headers: vec![
+                AddressHeader::XForwardedFor,
+                AddressHeader::Forwarded,
+                AddressHeader::XRealIp,
+            ],
+        }
+    }
+}
+
+impl Connections {
+    /// Returns how long the head of a request, or a TLS handshake, may take.
+    pub fn head_timeout(&self) -> Duration {
+        Duration::from_secs(self.head_timeout_seconds)
+    }
+
+    /// Returns how long a connection without a request stays open.
+    pub fn idle_timeout(&self) -> Duration {
+        Duration::from_secs(self.idle_timeout_seconds)
+    }
+
+    /// Returns how long the next part of a request's body is waited for.
+    pub fn body_timeout(&self) -> Duration {
+        Duration::from_secs(self.body_timeout_seconds)
+    }
+
+    /// Returns how long a client may take for the next part of an answer.
+    pub fn write_timeout(&self) -> Duration {
+        Duration::from_secs(self.write_timeout_seconds)
     }
 }
 
@@ -245,6 +319,24 @@ pub struct Limits {
     /// The largest JSON body of a request.
     #[serde(deserialize_with = "between::<65_536, 1_073_741_824, _, _>")]
     pub max_request_bytes: usize,
+    /// The logins that may come from one address at once.
+    #[serde(deserialize_with = "between::<1, 1_000_000, _, _>")]
+    pub login_burst: u32,
+    /// The logins that may come from one address in a minute after that.
+    #[serde(deserialize_with = "between::<1, 1_000_000, _, _>")]
+    pub login_per_minute: u32,
+    /// The accounts that may be registered from one address at once.
+    #[serde(deserialize_with = "between::<1, 1_000_000, _, _>")]
+    pub registration_burst: u32,
+    /// The accounts that may be registered from one address in a minute after that.
+    #[serde(deserialize_with = "between::<1, 1_000_000, _, _>")]
+    pub registration_per_minute: u32,
+    /// The events that one user may send at once.
+    #[serde(deserialize_with = "between::<1, 1_000_000, _, _>")]
+    pub sending_burst: u32,
+    /// The events that one user may send in a minute after that.
+    #[serde(deserialize_with = "between::<1, 1_000_000, _, _>")]
+    pub sending_per_minute: u32,
 }
 
 impl Default for Limits {
@@ -252,6 +344,12 @@ impl Default for Limits {
         Self {
             enabled: true,
             max_request_bytes: 1024 * 1024,
+            login_burst: 10,
+            login_per_minute: 12,
+            registration_burst: 10,
+            registration_per_minute: 2,
+            sending_burst: 100,
+            sending_per_minute: 600,
         }
     }
 }

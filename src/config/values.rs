@@ -1,7 +1,8 @@
 //! Types of values that cannot be wrong once they are read.
 
-use std::{fmt, path::PathBuf};
+use std::{fmt, net::IpAddr, path::PathBuf, str::FromStr};
 
+use ipnet::IpNet;
 use ruma::RoomVersionId;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use url::Url;
@@ -165,6 +166,88 @@ impl<'de> Deserialize<'de> for Localpart {
     }
 }
 
+/// A network of addresses, as `10.0.0.0/8`, or a single address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network(IpNet);
+
+impl Network {
+    /// Returns whether an address is in the network.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.0.contains(&address)
+    }
+}
+
+impl FromStr for Network {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let network = match text.parse::<IpAddr>() {
+            Ok(address) => Ok(IpNet::from(address)),
+            Err(_) => text.parse::<IpNet>(),
+        };
+        let wrong =
+            |_| "expected an IP address or a network, like `127.0.0.1` or `10.0.0.0/8`".to_owned();
+        network.map(Self).map_err(wrong)
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Serialize for Network {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Network {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(D::Error::custom)
+    }
+}
+
+/// A header in which a reverse proxy names the address of its client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum AddressHeader {
+    /// `Forwarded`, by RFC 7239.
+    #[serde(rename = "Forwarded")]
+    Forwarded,
+    /// `X-Forwarded-For`: all addresses on the way, that of the client first.
+    #[serde(rename = "X-Forwarded-For")]
+    XForwardedFor,
+    /// `X-Real-IP`: one address.
+    #[serde(rename = "X-Real-IP")]
+    XRealIp,
+}
+
+impl AddressHeader {
+    const ALL: [Self; 3] = [Self::Forwarded, Self::XForwardedFor, Self::XRealIp];
+
+    /// Returns the name of the header, as HTTP/2 writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Forwarded => "forwarded",
+            Self::XForwardedFor => "x-forwarded-for",
+            Self::XRealIp => "x-real-ip",
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for AddressHeader {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let mut all = Self::ALL.into_iter();
+        all.find(|header| header.name().eq_ignore_ascii_case(&text))
+            .ok_or_else(|| {
+                D::Error::custom("expected `Forwarded`, `X-Forwarded-For` or `X-Real-IP`")
+            })
+    }
+}
+
 /// A key that is not set is written as an empty text, so that an environment variable can unset it, too.
 pub(super) mod empty_is_none {
     use serde::{Deserialize, Deserializer, Serialize, Serializer, de::IntoDeserializer};
@@ -286,6 +369,22 @@ mod tests {
         assert_eq!(parsed("https://a.example/matrix"), None);
         assert_eq!(parsed("ftp://a.example"), None);
         assert_eq!(parsed("https://me:you@a.example"), None);
+    }
+
+    #[test]
+    fn a_network_is_an_address_or_has_a_prefix() {
+        let network = |text: &str| text.parse::<Network>();
+        let contains = |text: &str, address: &str| {
+            let address = address.parse().expect("is an address");
+            network(text).expect("is a network").contains(address)
+        };
+
+        assert!(contains("10.0.0.0/8", "10.20.30.40"));
+        assert!(!contains("10.0.0.0/8", "11.0.0.1"));
+        assert!(contains("127.0.0.1", "127.0.0.1"));
+        assert!(contains("2001:db8::/32", "2001:db8::7"));
+        assert!(network("proxy.example").is_err());
+        assert!(network("10.0.0.0/33").is_err());
     }
 
     #[test]

@@ -3,10 +3,7 @@
 use std::{
     collections::HashMap,
     net::IpAddr,
-    sync::{
-        Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
-        atomic::{AtomicI64, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
 use ruma::{OwnedDeviceId, OwnedUserId, UserId};
@@ -26,6 +23,8 @@ use crate::{
 const REMEMBERED: usize = 100_000;
 /// How often it is written when a device was last seen, in milliseconds: often enough for people to read.
 const SEEN_EVERY_MS: i64 = 5 * 60 * 1000;
+/// How often it is written that a device has another address, in milliseconds: phones change between networks.
+const ADDRESS_EVERY_MS: i64 = 60 * 1000;
 /// Devices whose last sight waits to be written; more are noted at their next request.
 const SEEN_QUEUE: usize = 4096;
 /// Devices whose last sight one write notes.
@@ -56,8 +55,25 @@ pub struct Session {
     pub is_locked: bool,
     /// When the access token expires; `None` is never.
     expires_ts: Option<i64>,
-    /// When it was last noted that the device was seen.
-    noted_ts: AtomicI64,
+    /// When and from where the device was seen, as it was last noted.
+    noted: Mutex<Noted>,
+}
+
+#[derive(Debug)]
+struct Noted {
+    ts: i64,
+    ip: Option<IpAddr>,
+}
+
+/// Whether a request says something new about its device.
+#[derive(Debug, PartialEq, Eq)]
+enum Sight {
+    /// It is known from where the device is used, and when it was used last.
+    Known,
+    /// It was not known from where the device is used.
+    First,
+    /// The device is used from another address, or was last noted a while ago.
+    Later,
 }
 
 impl Session {
@@ -97,6 +113,25 @@ impl Session {
         Ok(())
     }
 
+    /// Returns what a request at this time from this address says, and notes that.
+    fn see(&self, now: i64, ip: IpAddr) -> Sight {
+        let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        let age_ms = now.saturating_sub(noted.ts);
+        let sight = match noted.ip {
+            None => Sight::First,
+            Some(known) if known == ip && age_ms < SEEN_EVERY_MS => Sight::Known,
+            Some(known) if known != ip && age_ms < ADDRESS_EVERY_MS => Sight::Known,
+            Some(_) => Sight::Later,
+        };
+        if sight != Sight::Known {
+            *noted = Noted {
+                ts: now,
+                ip: Some(ip),
+            };
+        }
+        sight
+    }
+
     fn check_time(&self, now: i64) -> Result<()> {
         if self.expires_ts.is_some_and(|expires_ts| expires_ts <= now) {
             // The device is still there: a refresh, or a login to it, goes on where it was.
@@ -130,24 +165,19 @@ impl Users {
         Ok(session)
     }
 
-    /// Notes that a device made a request; written every few minutes, after the request.
-    pub fn note_seen(&self, session: &Session, ip: Option<IpAddr>) {
+    /// Notes that a device made a request. The first address of a device is stored when this returns; later ones are
+    /// written every few minutes, after the request.
+    pub async fn note_seen(&self, session: &Session, ip: IpAddr) {
         let now = self.inner.clock.now_ms();
-        let noted = session.noted_ts.load(Ordering::Relaxed);
-        if now - noted < SEEN_EVERY_MS {
-            return;
-        }
-        let is_first = session
-            .noted_ts
-            .compare_exchange(noted, now, Ordering::Relaxed, Ordering::Relaxed)
-            .is_ok();
-        if is_first {
-            let seen = Seen {
-                device: session.device,
-                ts: now,
-                ip,
-            };
-            self.inner.last_seen.note(seen);
+        let seen = Seen {
+            device: session.device,
+            ts: now,
+            ip,
+        };
+        match session.see(now, ip) {
+            Sight::Known => {}
+            Sight::First => write_batch(&self.inner.db, &mut vec![seen]).await,
+            Sight::Later => self.inner.last_seen.note(seen),
         }
     }
 
@@ -176,7 +206,10 @@ impl Users {
             is_suspended: account.suspended,
             is_locked: account.locked,
             expires_ts,
-            noted_ts: AtomicI64::new(device.last_seen_ts),
+            noted: Mutex::new(Noted {
+                ts: device.last_seen_ts,
+                ip: device.last_seen_ip.and_then(|ip| ip.parse().ok()),
+            }),
         }))
     }
 
@@ -264,7 +297,7 @@ impl Follower for Sessions {
 struct Seen {
     device: DeviceNum,
     ts: i64,
-    ip: Option<IpAddr>,
+    ip: IpAddr,
 }
 
 /// Writes down when devices were last seen, beside the requests.
@@ -296,17 +329,22 @@ impl LastSeen {
 async fn write_seen(db: &Db, mut waiting: mpsc::Receiver<Seen>) {
     let mut batch = Vec::with_capacity(SEEN_BATCH);
     while waiting.recv_many(&mut batch, SEEN_BATCH).await > 0 {
-        if let Err(error) = write_batch(db, &mut batch).await {
-            tracing::warn!(%error, "could not note when devices were last seen");
-        }
+        write_batch(db, &mut batch).await;
         batch.clear();
     }
 }
 
-async fn write_batch(db: &Db, batch: &mut Vec<Seen>) -> Result<()> {
+/// Writes when devices were seen. No request fails because that cannot be written.
+async fn write_batch(db: &Db, batch: &mut Vec<Seen>) {
+    if let Err(error) = try_write_batch(db, batch).await {
+        tracing::warn!(%error, "could not note when devices were last seen");
+    }
+}
+
+async fn try_write_batch(db: &Db, batch: &mut Vec<Seen>) -> Result<()> {
     let mut tx = db.write().await?;
     for seen in batch.drain(..) {
-        let ip = seen.ip.map(|ip| ip.to_string());
+        let ip = Some(seen.ip.to_string());
         devices::seen(&mut tx, seen.device, seen.ts, ip).await?;
     }
     tx.commit().await
@@ -317,7 +355,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::{storage::Read, users::testing::TestUsers};
+    use crate::users::testing::TestUsers;
 
     #[tokio::test]
     async fn a_session_in_use_reads_nothing_from_disk() {
@@ -377,23 +415,28 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_sight_is_written_once_in_a_while() {
+    async fn the_first_address_is_stored_at_once_and_later_ones_after_a_while() {
         let test = TestUsers::new(|_| {}).await;
         let session = test.session("alice").await;
-        let ip: IpAddr = "10.0.0.1".parse().unwrap();
-
-        test.users.note_seen(&session, Some(ip));
-        assert_eq!(session.noted_ts.load(Ordering::Relaxed), 1_000_000);
-        test.later(Duration::from_mins(10));
-        test.users.note_seen(&session, Some(ip));
-
-        // The write runs beside; the next turns of the journal come after it.
+        let [home, work]: [IpAddr; 2] = ["10.0.0.1", "10.0.0.2"].map(|ip| ip.parse().unwrap());
         let seen = async || {
             let mut db = test.test.db.read().await.unwrap();
-            let last = db.query("SELECT last_seen_ts FROM devices");
-            last.fetch_scalar::<i64>().await.unwrap().unwrap()
+            let found = devices::get(&mut db, session.device)
+                .await
+                .unwrap()
+                .unwrap();
+            (found.last_seen_ts, found.last_seen_ip.unwrap_or_default())
         };
-        while seen().await != 1_600_000 {
+
+        test.users.note_seen(&session, home).await;
+        assert_eq!(seen().await, (1_000_000, home.to_string()));
+        test.users.note_seen(&session, work).await;
+        assert_eq!(session.see(1_000_000, work), Sight::Known);
+        test.later(Duration::from_mins(10));
+        test.users.note_seen(&session, work).await;
+
+        // The write runs beside; the next turns of the journal come after it.
+        while seen().await != (1_600_000, work.to_string()) {
             tokio::task::yield_now().await;
         }
     }

@@ -1,5 +1,6 @@
 //! The devices of a user.
 
+use parlour::config::Config;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -34,6 +35,41 @@ async fn devices_are_listed_and_renamed() {
     assert_eq!(device["device_id"], desk.device_id);
     let all = phone.client.get(DEVICES).await.expect_ok();
     assert_eq!(all["devices"].as_array().map(Vec::len), Some(2));
+}
+
+#[tokio::test]
+async fn a_device_has_its_address_from_its_first_request_on() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+
+    let all = alice.client.get(DEVICES).await.expect_ok();
+
+    let device = &all["devices"][0];
+    assert_eq!(device["last_seen_ip"], "127.0.0.1", "{all}");
+    assert!(device.get("display_name").is_none(), "{all}");
+    let whois = format!("/_matrix/client/v3/admin/whois/{}", alice.id);
+    let whois = alice.client.get(&whois).await.expect_ok();
+    let sessions = &whois["devices"][&alice.device_id]["sessions"];
+    assert_eq!(sessions[0]["connections"][0]["ip"], "127.0.0.1", "{whois}");
+}
+
+#[tokio::test]
+async fn behind_a_trusted_proxy_a_device_has_the_address_of_its_client() {
+    let trusted = |config: &mut Config| {
+        config.connections.trusted_proxies = vec!["127.0.0.0/8".parse().expect("is a network")];
+    };
+    let forwarded = [("x-forwarded-for", "203.0.113.9, 198.51.100.7")];
+    let list = async |server: &Server| {
+        let alice = server.register("alice").await;
+        let listed = alice.client.send_with(Method::GET, DEVICES, "", &forwarded);
+        listed.await.expect_ok()["devices"][0]["last_seen_ip"].clone()
+    };
+
+    let behind_proxy = list(&Server::with(trusted).await).await;
+    let direct = list(&Server::start().await).await;
+
+    assert_eq!(behind_proxy, "198.51.100.7");
+    assert_eq!(direct, "127.0.0.1");
 }
 
 #[tokio::test]

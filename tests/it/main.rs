@@ -12,6 +12,7 @@ mod account_data;
 mod administration;
 mod architecture;
 mod chat;
+mod connections;
 mod crash;
 mod cross_signing;
 mod database;

@@ -96,3 +96,19 @@ async fn what_is_not_allowed_is_refused() {
         .await;
     large.expect_error(400, "M_PROFILE_TOO_LARGE");
 }
+
+#[tokio::test]
+async fn strangers_have_a_limit_of_profiles_and_users_have_none() {
+    let server = Server::with(|config| config.limits.enabled = true).await;
+    let alice = server.register("alice").await;
+    let path = format!("/_matrix/client/v3/profile/{}", alice.id);
+
+    let mut strangers = Vec::new();
+    for _ in 0..150 {
+        strangers.push(server.get(&path).await.status);
+    }
+
+    assert_eq!(strangers[0], 200);
+    assert!(strangers.contains(&429));
+    alice.client.get(&path).await.expect_ok();
+}

@@ -220,3 +220,73 @@ async fn without_a_shared_secret_there_is_no_such_endpoint() {
     let posted = server.post(SHARED_SECRET, signed("x", "y")).await;
     posted.expect_error(404, "M_UNRECOGNIZED");
 }
+
+#[tokio::test]
+async fn ten_people_behind_one_address_can_register() {
+    let server = Server::with(|config| config.limits.enabled = true).await;
+
+    for n in 0..10 {
+        // The page asks for the ways to register, looks at names, and goes through the stage with a session.
+        let body = json!({ "username": format!("user{n}"), "password": "password" });
+        let asked = server.post(REGISTER, json!({})).await;
+        assert_eq!(asked.status, 401, "{}", asked.text);
+        let available = format!("{REGISTER}/available?username=user{n}");
+        server.get(&available).await.expect_ok();
+        let asked = server.post(REGISTER, body.clone()).await;
+        let session = asked.body["session"].as_str().expect("a session");
+        let mut body = body;
+        body["auth"] = json!({ "type": "m.login.dummy", "session": session });
+        server.post(REGISTER, body).await.expect_ok();
+    }
+
+    let one_more = json!({ "username": "eleventh", "auth": { "type": "m.login.dummy" } });
+    let limited = server.post(REGISTER, one_more).await;
+    assert_eq!(limited.header("retry-after"), "30");
+    let body = limited.expect_error(429, "M_LIMIT_EXCEEDED");
+    assert!(body["retry_after_ms"].is_u64(), "{body}");
+}
+
+#[tokio::test]
+async fn a_bot_cannot_try_many_registration_tokens() {
+    let server = Server::with(|config| {
+        config.limits.enabled = true;
+        config.registration.open = false;
+    })
+    .await;
+    let mut tried = 0;
+
+    for n in 0..40 {
+        let token = format!("token{n}");
+        let auth = json!({ "type": "m.login.registration_token", "token": token });
+        let body = json!({ "username": "bot", "password": "password", "auth": auth });
+        let path = "/_matrix/client/v1/register/m.login.registration_token/validity";
+        let registered = server.post(REGISTER, body).await.status;
+        let looked = server.get(&format!("{path}?token={token}")).await.status;
+        tried += [registered, looked]
+            .iter()
+            .filter(|status| **status != 429)
+            .count();
+    }
+
+    assert_eq!(tried, 20);
+    // Looking at the ways to register goes on.
+    assert_eq!(server.post(REGISTER, json!({})).await.status, 401);
+}
+
+#[tokio::test]
+async fn the_configuration_sets_how_many_may_register() {
+    let server = Server::with(|config| {
+        config.limits.enabled = true;
+        config.limits.registration_burst = 1;
+    })
+    .await;
+    let register = async |name: &str| {
+        let body = json!({ "username": name, "auth": { "type": "m.login.dummy" } });
+        server.post(REGISTER, body).await
+    };
+
+    register("alice").await.expect_ok();
+    register("alice")
+        .await
+        .expect_error(429, "M_LIMIT_EXCEEDED");
+}

@@ -29,7 +29,7 @@ use serde_json::Value;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
 
 use self::requests::{Call, Outcome};
-use super::{App, auth, client};
+use super::{App, KeepOpen, auth, client};
 use crate::{
     ephemeral::PresenceUpdate,
     error::{Error, Result},
@@ -92,6 +92,7 @@ async fn stream(State(app): State<App>, request: Request) -> Result<Response> {
             Error::invalid_param("this endpoint speaks WebSocket only; use /sync instead")
         })?;
     let tasks = app.tasks.clone();
+    let keep_open = parts.extensions.get::<KeepOpen>().cloned();
     let connection = Connection {
         app,
         since,
@@ -102,7 +103,12 @@ async fn stream(State(app): State<App>, request: Request) -> Result<Response> {
         .protocols([PROTOCOL])
         .max_message_size(MAX_MESSAGE)
         .max_frame_size(MAX_MESSAGE)
-        .on_upgrade(move |socket| tasks.track(connection.run(socket, known))))
+        .on_upgrade(move |socket| {
+            tasks.track(async move {
+                connection.run(socket, known).await;
+                drop(keep_open);
+            })
+        }))
 }
 
 /// Who is at the other end.

@@ -1,8 +1,10 @@
 //! Registration with the shared secret, at the path where other homeservers' tools look for it.
 
+use std::sync::Arc;
+
 use axum::{
     Json, Router,
-    body::Bytes,
+    body::Body,
     extract::State,
     routing::{MethodRouter, get},
 };
@@ -11,7 +13,11 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::{
-    api::{App, Class, Limits, Peer, endpoint::object_text},
+    api::{
+        App, Class, Limits, Peer,
+        endpoint::{object_text, read},
+    },
+    config::Config,
     error::{Error, Result},
     matrix::MAX_JSON_DEPTH,
     users::Users,
@@ -36,7 +42,7 @@ async fn nonce(
     State(limits): State<Limits>,
     peer: Peer,
 ) -> Result<Json<Value>> {
-    limits.check(Class::Login, &peer)?;
+    limits.check(Class::Look, &peer)?;
     let nonce = users.shared_secret_nonce()?;
     Ok(Json(json!({ "nonce": nonce })))
 }
@@ -45,13 +51,20 @@ async fn nonce(
 async fn register(
     State(users): State<Users>,
     State(limits): State<Limits>,
+    State(config): State<Arc<Config>>,
     peer: Peer,
-    body: Bytes,
+    body: Body,
 ) -> Result<Json<Registration>> {
-    limits.check(Class::Login, &peer)?;
+    // A script may register many users; only a proof that is wrong costs something.
+    let guess = limits.charge(Class::Guess, &peer)?;
+    let body = read(body, config.limits.max_request_bytes).await?;
     let body = object_text(&body, MAX_JSON_DEPTH)?;
     let request = serde_json::from_str(&body).map_err(|e| Error::BadJson(e.to_string()))?;
-    let registered = users.register_with_shared_secret(request).await?;
+    let registered = users.register_with_shared_secret(request).await;
+    if matches!(registered, Err(Error::Forbidden(_))) {
+        guess.keep();
+    }
+    let registered = registered?;
     let login = registered
         .login
         .ok_or_else(|| Error::internal("log in", "the registration began no session"))?;

@@ -1,6 +1,8 @@
 //! Server administration: where somebody is logged in, and suspended and locked accounts.
 
-use axum::{Router, extract::State};
+use std::collections::BTreeMap;
+
+use axum::{Json, Router, extract::State};
 use ruma::api::client::admin::{
     get_user_info::{
         self,
@@ -8,7 +10,9 @@ use ruma::api::client::admin::{
     },
     is_user_locked, is_user_suspended, lock_user, suspend_user,
 };
+use serde_json::{Value, json};
 
+use super::devices::without_nulls;
 use crate::{
     api::{App, Incoming, Outgoing, endpoint},
     devices::Devices,
@@ -34,10 +38,9 @@ async fn get_user_info(
     State(users): State<Users>,
     State(devices): State<Devices>,
     Incoming { from, request }: Incoming<get_user_info::v3::Request>,
-) -> Result<Outgoing<get_user_info::v3::Response>> {
+) -> Result<Json<Value>> {
     let user = users.may_inspect(&from, &request.user_id).await?;
-    let mut response = get_user_info::v3::Response::new();
-    response.user_id = Some(request.user_id);
+    let mut sessions = BTreeMap::new();
     for device in devices.list(user).await? {
         let mut connection = ConnectionInfo::new();
         connection.ip = device.last_seen_ip;
@@ -46,9 +49,12 @@ async fn get_user_info(
         session.connections = vec![connection];
         let mut info = DeviceInfo::new();
         info.sessions = vec![session];
-        response.devices.insert(device.device_id.to_string(), info);
+        sessions.insert(device.device_id, info);
     }
-    Ok(Outgoing(response))
+    let sessions = without_nulls(&sessions)?;
+    Ok(Json(
+        json!({ "user_id": request.user_id, "devices": sessions }),
+    ))
 }
 
 /// `GET /_matrix/client/v1/admin/suspend/{userId}`

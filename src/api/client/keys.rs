@@ -99,7 +99,9 @@ async fn upload_signing_keys(
     let owner = owner(&from);
     let mut proof = Proof::Missing;
     if devices.signing_keys_need_proof(&owner, &request).await? {
-        limits.check(Class::Login, &*from.user_id)?;
+        if request.auth.is_some() {
+            limits.check(Class::Login, &*from.user_id)?;
+        }
         let parameters = json!([
             request.master_key,
             request.self_signing_key,

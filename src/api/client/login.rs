@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{
     Router,
-    body::{Body, to_bytes},
+    body::Body,
     extract::{FromRequest, Request, State},
 };
 use ruma::api::client::session::{
@@ -23,7 +23,7 @@ use ruma::api::client::session::{
 use serde_json::Value;
 
 use crate::{
-    api::{App, Class, Incoming, Limits, Outgoing, Peer, endpoint},
+    api::{App, Class, Incoming, Limits, Outgoing, Peer, endpoint, endpoint::read},
     config::Config,
     error::{Error, Result},
     users::Users,
@@ -60,7 +60,9 @@ async fn get_login_token(
     State(limits): State<Limits>,
     Incoming { from, request }: Incoming<get_login_token::v1::Request>,
 ) -> Result<Outgoing<get_login_token::v1::Response>> {
-    limits.check(Class::Login, &*from.user_id)?;
+    if request.auth.is_some() {
+        limits.check(Class::Login, &*from.user_id)?;
+    }
     let response = users.login_token(&from, request.auth.as_ref()).await?;
     Ok(Outgoing(response))
 }
@@ -96,8 +98,13 @@ async fn refresh_token(
     peer: Peer,
     Incoming { request, .. }: Incoming<refresh_token::v3::Request>,
 ) -> Result<Outgoing<refresh_token::v3::Response>> {
-    limits.check(Class::Login, &peer)?;
-    let issued = users.refresh(&request.refresh_token).await?;
+    // Clients refresh every few minutes; only a token that is not valid costs something.
+    let guess = limits.charge(Class::Guess, &peer)?;
+    let issued = users.refresh(&request.refresh_token).await;
+    if matches!(issued, Err(Error::UnknownToken { .. })) {
+        guess.keep();
+    }
+    let issued = issued?;
     let mut response = refresh_token::v3::Response::new(issued.access_token);
     response.refresh_token = issued.refresh_token;
     response.expires_in_ms = issued.expires_in;
@@ -135,11 +142,7 @@ impl FromRequest<App> for Login {
     async fn from_request(request: Request, app: &App) -> Result<Self> {
         let (parts, body) = request.into_parts();
         let limit = app.config.limits.max_request_bytes;
-        let body = to_bytes(body, limit).await.map_err(|_| {
-            Error::TooLarge(format!(
-                "the body is larger than {limit} bytes, or broke off"
-            ))
-        })?;
+        let body = read(body, limit).await?;
         let has_type = serde_json::from_slice::<Value>(&body)
             .map_or(true, |body| body.get("type").is_some() || !body.is_object());
         if !has_type {

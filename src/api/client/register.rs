@@ -1,14 +1,18 @@
 //! Account registration.
 
 use axum::{Router, extract::State};
-use ruma::api::client::account::{
-    check_registration_token_validity, get_username_availability, register,
+use ruma::api::client::{
+    account::{
+        check_registration_token_validity, get_username_availability,
+        register::{self, RegistrationKind},
+    },
+    uiaa::AuthData,
 };
 
 use crate::{
-    api::{App, Class, Incoming, Limits, Outgoing, Peer, endpoint},
-    error::Result,
-    users::Users,
+    api::{App, Charge, Class, Incoming, Limits, Outgoing, Peer, endpoint},
+    error::{Error, Result},
+    users::{Registered, Users},
     workflows::Workflows,
 };
 
@@ -34,8 +38,20 @@ async fn register(
     peer: Peer,
     Incoming { request, .. }: Incoming<register::v3::Request>,
 ) -> Result<Outgoing<register::v3::Response>> {
-    limits.check(Class::Register, &peer)?;
-    let registered = workflows.register(request).await?;
+    limits.check(Class::Look, &peer)?;
+    // A request without authentication only asks for the ways to register, and costs nothing.
+    let is_complete = request.auth.is_some() || request.kind == RegistrationKind::Guest;
+    let account = is_complete.then(|| limits.charge(Class::Register, &peer));
+    let account = account.transpose()?;
+    let shows_token = matches!(request.auth, Some(AuthData::RegistrationToken(_)));
+    let guess = shows_token.then(|| limits.charge(Class::Guess, &peer));
+    let guess = guess.transpose()?;
+    let registered = workflows.register(request).await;
+    if is_wrong_guess(&registered) {
+        guess.map(Charge::keep);
+    }
+    let registered = registered?;
+    account.map(Charge::keep);
     let mut response = register::v3::Response::new(registered.user_id);
     if let Some(login) = registered.login {
         response.device_id = Some(login.device_id);
@@ -44,6 +60,15 @@ async fn register(
         response.expires_in = login.issued.expires_in;
     }
     Ok(Outgoing(response))
+}
+
+/// Returns whether a registration failed because the token that it showed lets nobody in.
+fn is_wrong_guess(registered: &Result<Registered>) -> bool {
+    match registered {
+        Err(Error::Uia(info)) => info.auth_error.is_some(),
+        Err(Error::Forbidden(_)) => true,
+        _ => false,
+    }
 }
 
 /// `GET /_matrix/client/*/register/available`
@@ -55,7 +80,7 @@ async fn get_username_availability(
     peer: Peer,
     Incoming { request, .. }: Incoming<get_username_availability::v3::Request>,
 ) -> Result<Outgoing<get_username_availability::v3::Response>> {
-    limits.check(Class::Login, &peer)?;
+    limits.check(Class::Look, &peer)?;
     users.available(&request.username).await?;
     Ok(Outgoing(get_username_availability::v3::Response::new(true)))
 }
@@ -69,10 +94,13 @@ async fn check_registration_token_validity(
     peer: Peer,
     Incoming { request, .. }: Incoming<check_registration_token_validity::v1::Request>,
 ) -> Result<Outgoing<check_registration_token_validity::v1::Response>> {
-    limits.check(Class::Login, &peer)?;
+    let guess = limits.charge(Class::Guess, &peer)?;
     let is_valid = workflows
         .registration_token_is_valid(&request.token)
         .await?;
+    if !is_valid {
+        guess.keep();
+    }
     let response = check_registration_token_validity::v1::Response::new(is_valid);
     Ok(Outgoing(response))
 }

@@ -5,7 +5,9 @@
 use axum::http::{Request, request::Parts};
 use ruma::{
     OwnedServerName,
-    api::federation::authentication::{ServerSignatures, XMatrix},
+    api::federation::authentication::{
+        ServerSignatures, XMatrix, XMatrixExtractError, XMatrixParseError,
+    },
 };
 
 use crate::{
@@ -58,5 +60,24 @@ impl Authenticate for ServerSignatures {
 
 fn proof(parts: &Parts) -> Result<XMatrix> {
     XMatrix::extract_from_http_headers(&parts.headers)
-        .map_err(|error| Error::Unauthorized(error.to_string()))
+        .map_err(|error| Error::Unauthorized(refusal(&error).to_owned()))
+}
+
+/// Says what is wrong with a header, without a word of the header itself: it is a secret of its sender.
+fn refusal(error: &XMatrixExtractError) -> &'static str {
+    match error {
+        XMatrixExtractError::MissingAuthorizationHeader => {
+            "the request has no `Authorization` header"
+        }
+        XMatrixExtractError::Parse(XMatrixParseError::NotFound) => {
+            "the scheme of the `Authorization` header is not `X-Matrix`"
+        }
+        XMatrixExtractError::Parse(XMatrixParseError::MissingParameter(_)) => {
+            "the `Authorization` header needs the parameters `origin`, `key` and `sig`"
+        }
+        XMatrixExtractError::Parse(XMatrixParseError::DuplicateParameter(_)) => {
+            "the `Authorization` header has a parameter twice"
+        }
+        _ => "the `Authorization` header cannot be read",
+    }
 }

@@ -104,8 +104,13 @@ async fn preview_link(
     peer: Peer,
     Token(token): Token,
 ) -> Result<Json<Value>> {
-    limits.check(Class::Link, &peer)?;
-    let preview = workflows.preview_link(&token).await?;
+    limits.check(Class::Look, &peer)?;
+    let guess = limits.charge(Class::Guess, &peer)?;
+    let preview = workflows.preview_link(&token).await;
+    if matches!(preview, Err(Error::NotFound(_))) {
+        guess.keep();
+    }
+    let preview = preview?;
     let room = json!({
         "room_id": preview.room.room_id,
         "name": preview.text(&StateEventType::RoomName, "name"),
@@ -129,7 +134,12 @@ async fn redeem_link(
     Asked { from, .. }: Asked<Nothing>,
 ) -> Result<Json<Value>> {
     limits.check(Class::Send, &*from.user_id)?;
-    let room_id = workflows.redeem_link(&from, &token).await?;
+    let guess = limits.charge(Class::Guess, &*from.user_id)?;
+    let room_id = workflows.redeem_link(&from, &token).await;
+    if matches!(room_id, Err(Error::NotFound(_))) {
+        guess.keep();
+    }
+    let room_id = room_id?;
     Ok(Json(json!({ "room_id": room_id })))
 }
 

@@ -153,11 +153,9 @@ fn an_unknown_variable_is_named_with_the_known_keys() {
         "PARLOUR__LISTEN__0__PORT: unknown key; expected PARLOUR__LISTEN__<number>__<key>, and the keys of \
          listen are address, tls_certificate, tls_key"
     );
-    assert!(
-        error_of_variable("PARLOUR__SEVER__NAME", "x").starts_with(
-            "PARLOUR__SEVER__NAME: unknown key; the sections are database, directory,"
-        )
-    );
+    assert!(error_of_variable("PARLOUR__SEVER__NAME", "x").starts_with(
+        "PARLOUR__SEVER__NAME: unknown key; the sections are connections, database, directory,"
+    ));
     assert_eq!(
         error_of_variable("PARLOUR__LISTEN__7__ADDRESS", "127.0.0.1:1"),
         "PARLOUR__LISTEN__7__ADDRESS: expected the number of a listener from 0 to 0"

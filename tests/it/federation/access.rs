@@ -22,6 +22,27 @@ async fn a_request_without_a_signature_is_refused() {
 }
 
 #[tokio::test]
+async fn an_error_does_not_repeat_the_authorization_of_the_caller() {
+    let server = Network::new().server().await;
+
+    for header in [
+        "Bearer s3cret",
+        "X-Matrix s3cret",
+        "X-Matrix a=\"s3cret",
+        "s3cret",
+        "s3cret=,",
+    ] {
+        let headers = [("authorization", header)];
+        for path in [QUERY, "/_matrix/client/v3/account/whoami"] {
+            let client = server.client();
+            let answer = client.send_with(Method::GET, path, "", &headers).await;
+            assert_eq!(answer.status, 401, "{header}");
+            assert!(!answer.text.contains("s3cret"), "{}", answer.text);
+        }
+    }
+}
+
+#[tokio::test]
 async fn only_what_was_signed_is_believed() {
     let network = Network::new();
     let server = network.server().await;

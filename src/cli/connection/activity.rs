@@ -1,0 +1,207 @@
+//! Tracks the requests on a connection, so that a connection that nobody uses is closed.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::time::Instant;
+
+use crate::config::Connections;
+
+/// What happens on one connection. The socket, the requests and their answers report to it.
+pub(super) struct ConnectionActivity {
+    state: Mutex<State>,
+}
+
+struct State {
+    open_requests: usize,
+    is_http2: bool,
+    /// When the last request was over, or bytes of its answer were last written.
+    last_used: Instant,
+    /// When the client began to send the head of the next request; that of the first is expected at once.
+    head_began: Option<Instant>,
+    /// Over HTTP/2, when each answer offered the client a chunk that the client has not taken yet.
+    untaken_chunks: HashMap<AnswerNum, Instant>,
+    next_answer: AnswerNum,
+}
+
+/// The number of an answer on its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct AnswerNum(u64);
+
+/// A request whose answer is not complete. The connection stays open while one of these exists.
+pub(super) struct OpenRequest {
+    activity: Arc<ConnectionActivity>,
+}
+
+impl ConnectionActivity {
+    /// Starts to track a connection that was just accepted.
+    pub(super) fn start() -> Arc<Self> {
+        let now = Instant::now();
+        let state = State {
+            open_requests: 0,
+            is_http2: false,
+            last_used: now,
+            head_began: Some(now),
+            untaken_chunks: HashMap::new(),
+            next_answer: AnswerNum(0),
+        };
+        Arc::new(Self {
+            state: Mutex::new(state),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that bytes came from the client.
+    pub(super) fn bytes_read(&self) {
+        let mut state = self.lock();
+        // HTTP/2 has frames that belong to no request, such as the answer to a ping.
+        if state.open_requests == 0 && !state.is_http2 && state.head_began.is_none() {
+            state.head_began = Some(Instant::now());
+        }
+    }
+
+    /// Notes that the client's system took bytes.
+    pub(super) fn bytes_written(&self) {
+        let mut state = self.lock();
+        if !state.is_http2 {
+            state.last_used = Instant::now();
+        }
+    }
+
+    /// Notes that the head of a request is complete.
+    pub(super) fn begin_request(self: &Arc<Self>, is_http2: bool) -> OpenRequest {
+        let mut state = self.lock();
+        state.open_requests += 1;
+        state.is_http2 = is_http2;
+        state.head_began = None;
+        OpenRequest {
+            activity: Arc::clone(self),
+        }
+    }
+
+    /// Returns a number for an answer that is about to be written.
+    pub(super) fn begin_answer(&self) -> AnswerNum {
+        let mut state = self.lock();
+        let answer = state.next_answer;
+        state.next_answer = AnswerNum(answer.0.wrapping_add(1));
+        answer
+    }
+
+    /// Notes that a chunk of an answer waits for the client to take it.
+    pub(super) fn chunk_offered(&self, answer: AnswerNum) {
+        self.lock().untaken_chunks.insert(answer, Instant::now());
+    }
+
+    /// Notes that the client took all chunks of an answer that it was offered.
+    pub(super) fn chunks_taken(&self, answer: AnswerNum) {
+        self.lock().untaken_chunks.remove(&answer);
+    }
+
+    /// Returns when the connection is to be closed, unless something happens before.
+    pub(super) fn deadline(&self, timeouts: &Connections) -> Option<Instant> {
+        let state = self.lock();
+        let oldest_chunk = state.untaken_chunks.values().min();
+        let untaken = oldest_chunk.map(|offered| *offered + timeouts.write_timeout());
+        let unused = (state.open_requests == 0).then(|| match state.head_began {
+            Some(began) => began + timeouts.head_timeout(),
+            None => state.last_used + timeouts.idle_timeout(),
+        });
+        [untaken, unused].into_iter().flatten().min()
+    }
+
+    /// Returns since when no request is open, if none is.
+    pub(super) fn unused_since(&self) -> Option<Instant> {
+        let state = self.lock();
+        (state.open_requests == 0).then_some(state.last_used)
+    }
+}
+
+impl Drop for OpenRequest {
+    fn drop(&mut self) {
+        let mut state = self.activity.lock();
+        state.open_requests = state.open_requests.saturating_sub(1);
+        state.last_used = Instant::now();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn timeouts() -> Connections {
+        Connections::default()
+    }
+
+    /// Returns how many seconds from now the connection is closed.
+    fn closed_in(activity: &ConnectionActivity) -> Option<u64> {
+        let deadline = activity.deadline(&timeouts())?;
+        Some((deadline - Instant::now()).as_secs())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_new_connection_has_the_time_of_one_head() {
+        let activity = ConnectionActivity::start();
+
+        tokio::time::advance(Duration::from_secs(10)).await;
+        activity.bytes_read();
+
+        assert_eq!(closed_in(&activity), Some(20));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_with_an_open_request_stays_open() {
+        let activity = ConnectionActivity::start();
+
+        let request = activity.begin_request(false);
+        tokio::time::advance(Duration::from_hours(1)).await;
+        assert_eq!(closed_in(&activity), None);
+
+        drop(request);
+        assert_eq!(closed_in(&activity), Some(75));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_next_head_has_its_time_from_its_first_byte() {
+        let activity = ConnectionActivity::start();
+        drop(activity.begin_request(false));
+
+        tokio::time::advance(Duration::from_mins(1)).await;
+        activity.bytes_read();
+        tokio::time::advance(Duration::from_secs(10)).await;
+        activity.bytes_read();
+
+        assert_eq!(closed_in(&activity), Some(20));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn frames_of_http_2_do_not_begin_a_head() {
+        let activity = ConnectionActivity::start();
+        drop(activity.begin_request(true));
+
+        tokio::time::advance(Duration::from_mins(1)).await;
+        activity.bytes_read();
+        activity.bytes_written();
+
+        assert_eq!(closed_in(&activity), Some(15));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_chunk_that_nobody_takes_closes_the_connection() {
+        let activity = ConnectionActivity::start();
+        let _request = activity.begin_request(true);
+        let answer = activity.begin_answer();
+
+        activity.chunk_offered(answer);
+        assert_eq!(closed_in(&activity), Some(60));
+
+        activity.chunks_taken(answer);
+        assert_eq!(closed_in(&activity), None);
+    }
+}

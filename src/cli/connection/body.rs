@@ -1,0 +1,190 @@
+//! The bodies of requests and answers: one that does not get on is given up.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use axum::{
+    BoxError, Error,
+    body::{Body, Bytes, HttpBody},
+};
+use http_body::{Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::{
+    activity::{AnswerNum, ConnectionActivity, OpenRequest},
+    stall::StallTimer,
+};
+
+/// The bytes of an answer that HTTP/2 is given at once: the client must take them within the time-out.
+const HTTP2_CHUNK_BYTES: usize = 16 * 1024;
+
+/// The body of a request, which fails when the client sends nothing for too long.
+pub(super) struct RequestBody {
+    incoming: Incoming,
+    timer: StallTimer,
+}
+
+impl RequestBody {
+    /// Wraps a body.
+    pub(super) fn new(incoming: Incoming, timeout: Duration) -> Self {
+        Self {
+            incoming,
+            timer: StallTimer::new(timeout),
+        }
+    }
+}
+
+impl HttpBody for RequestBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match Pin::new(&mut self.incoming).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                self.timer.progress(frame.data_ref().map_or(0, Bytes::len));
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(other) => Poll::Ready(other.map(|frame| frame.map_err(Into::into))),
+            Poll::Pending => {
+                ready!(self.timer.poll_stalled(cx));
+                let error =
+                    io::Error::new(io::ErrorKind::TimedOut, "the body did not arrive in time");
+                Poll::Ready(Some(Err(error.into())))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
+
+/// The body of an answer. Its request counts as open until all of it is written.
+pub(super) struct AnswerBody {
+    body: Body,
+    /// Over HTTP/2, the chunks that the client has to take.
+    chunks: Option<Chunks>,
+    _request: Arc<OpenRequest>,
+}
+
+/// HTTP/2 has its own flow control, so that the socket does not show whether a client takes an answer. Small chunks
+/// do: the next one is asked for when the client has room for it.
+struct Chunks {
+    activity: Arc<ConnectionActivity>,
+    answer: AnswerNum,
+    rest: Bytes,
+}
+
+impl AnswerBody {
+    /// Wraps a body that is written over HTTP/1.
+    pub(super) fn http1(body: Body, request: Arc<OpenRequest>) -> Self {
+        Self {
+            body,
+            chunks: None,
+            _request: request,
+        }
+    }
+
+    /// Wraps a body that is written over HTTP/2.
+    pub(super) fn http2(
+        body: Body,
+        request: Arc<OpenRequest>,
+        activity: Arc<ConnectionActivity>,
+    ) -> Self {
+        let answer = activity.begin_answer();
+        Self {
+            body,
+            chunks: Some(Chunks {
+                activity,
+                answer,
+                rest: Bytes::new(),
+            }),
+            _request: request,
+        }
+    }
+}
+
+impl HttpBody for AnswerBody {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let this = &mut *self;
+        let Some(chunks) = &mut this.chunks else {
+            return Pin::new(&mut this.body).poll_frame(cx);
+        };
+        chunks.activity.chunks_taken(chunks.answer);
+        if chunks.rest.is_empty() {
+            match ready!(Pin::new(&mut this.body).poll_frame(cx)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => chunks.rest = data,
+                    Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+                },
+                other => return Poll::Ready(other),
+            }
+        }
+        let length = chunks.rest.len().min(HTTP2_CHUNK_BYTES);
+        let chunk = chunks.rest.split_to(length);
+        chunks.activity.chunk_offered(chunks.answer);
+        Poll::Ready(Some(Ok(Frame::data(chunk))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let has_rest = self.chunks.as_ref().is_some_and(|c| !c.rest.is_empty());
+        !has_rest && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let mut hint = self.body.size_hint();
+        let rest = self.chunks.as_ref().map_or(0, |chunks| chunks.rest.len());
+        let rest = u64::try_from(rest).unwrap_or(u64::MAX);
+        let upper = hint.upper().map(|upper| upper.saturating_add(rest));
+        if let Some(upper) = upper {
+            hint.set_upper(upper);
+        }
+        hint.set_lower(hint.lower().saturating_add(rest));
+        hint
+    }
+}
+
+impl Drop for Chunks {
+    fn drop(&mut self) {
+        self.activity.chunks_taken(self.answer);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::to_bytes;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn chunks_of_http_2_are_the_whole_answer() {
+        let activity = ConnectionActivity::start();
+        let request = Arc::new(activity.begin_request(true));
+        let text = "0123456789".repeat(10_000);
+
+        let body = AnswerBody::http2(Body::from(text.clone()), request, activity.clone());
+        assert_eq!(body.size_hint().exact(), Some(100_000));
+        let read = to_bytes(Body::new(body), usize::MAX).await;
+
+        assert_eq!(read.unwrap(), text);
+        assert!(activity.unused_since().is_some());
+    }
+}

@@ -1,0 +1,260 @@
+//! HTTP on one connection, from its first byte until it is closed.
+//!
+//! `socket` and `body` give up a client that sends or takes nothing, `activity` says when a connection is unused for
+//! too long, `places` bounds how many are open.
+
+mod activity;
+mod body;
+mod places;
+mod socket;
+mod stall;
+
+use std::{
+    convert::Infallible, future::Future, net::SocketAddr, pin::Pin, sync::Arc, time::Duration,
+};
+
+use axum::{
+    Router,
+    body::Body,
+    http::{Request, Response, Version},
+};
+use hyper::body::Incoming;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto::Builder,
+};
+use rustls::ServerConfig;
+use tokio::{
+    net::TcpStream,
+    sync::OwnedSemaphorePermit,
+    time::{Instant, sleep_until},
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+
+use self::{
+    activity::ConnectionActivity,
+    body::{AnswerBody, RequestBody},
+    places::{Place, Places},
+    socket::{Socket, Stream},
+};
+use crate::{
+    api::{KeepOpen, TrustedProxies},
+    config::Connections,
+};
+
+/// How often it is looked whether a connection is unused for too long.
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
+/// The shortest such interval, for time-outs that are shorter still.
+const MIN_CHECK_INTERVAL: Duration = Duration::from_millis(100);
+/// How long an unused connection stays open when the server stops, so that what was written arrives.
+const STOP_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often an HTTP/2 client is asked for a sign of life, and how long it may take to give it.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+const PING_TIMEOUT: Duration = Duration::from_secs(30);
+/// The requests that one HTTP/2 connection may have open.
+const MAX_STREAMS: u32 = 200;
+
+/// What all connections of a server share.
+#[derive(Clone)]
+pub(super) struct ConnectionServer {
+    timeouts: Arc<Connections>,
+    places: Places,
+    proxies: TrustedProxies,
+    stopping: CancellationToken,
+}
+
+/// A connection that was accepted and has its place.
+pub(super) struct Accepted {
+    stream: TcpStream,
+    address: SocketAddr,
+    place: Place,
+}
+
+impl ConnectionServer {
+    /// Returns a server of connections with none open.
+    pub(super) fn new(config: &Connections, stopping: CancellationToken) -> Self {
+        let proxies = TrustedProxies::new(config);
+        Self {
+            timeouts: Arc::new(config.clone()),
+            places: Places::new(config, proxies.clone()),
+            proxies,
+            stopping,
+        }
+    }
+
+    /// Waits until one more connection may be accepted.
+    pub(super) async fn wait_for_free(&self) -> OwnedSemaphorePermit {
+        self.places.wait_for_free().await
+    }
+
+    /// Gives an accepted connection its place; `None` if its address has as many connections as it may.
+    pub(super) fn admit(
+        &self,
+        permit: OwnedSemaphorePermit,
+        stream: TcpStream,
+        address: SocketAddr,
+    ) -> Option<Accepted> {
+        let place = self.places.take(permit, address.ip())?;
+        Some(Accepted {
+            stream,
+            address,
+            place,
+        })
+    }
+
+    /// Serves a connection until it is closed.
+    pub(super) async fn serve(
+        self,
+        accepted: Accepted,
+        tls: Option<Arc<ServerConfig>>,
+        router: Router,
+    ) {
+        let activity = ConnectionActivity::start();
+        let Accepted {
+            stream,
+            address,
+            place,
+        } = accepted;
+        let write_timeout = self.timeouts.write_timeout();
+        let socket = Socket::new(stream, place, Arc::clone(&activity), write_timeout);
+        let stream = match tls {
+            None => Stream::Plain(socket),
+            Some(config) => match self.shake_hands(config, socket).await {
+                Some(stream) => stream,
+                None => return,
+            },
+        };
+        let service = ConnectionService {
+            router,
+            address,
+            activity: Arc::clone(&activity),
+            server: self.clone(),
+        };
+        self.serve_http(stream, service, &activity).await;
+    }
+
+    async fn shake_hands(&self, config: Arc<ServerConfig>, socket: Socket) -> Option<Stream> {
+        let handshake = TlsAcceptor::from(config).accept(socket);
+        let handshake = tokio::time::timeout(self.timeouts.head_timeout(), handshake);
+        match self.stopping.run_until_cancelled(handshake).await? {
+            Ok(Ok(stream)) => return Some(Stream::Tls(Box::new(stream))),
+            Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
+            Err(_) => tracing::debug!("a TLS handshake took too long"),
+        }
+        None
+    }
+
+    async fn serve_http(
+        &self,
+        stream: Stream,
+        service: ConnectionService,
+        activity: &ConnectionActivity,
+    ) {
+        let builder = http_builder();
+        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+        let mut connection = std::pin::pin!(connection);
+        let mut stopped_at = None;
+        loop {
+            let now = Instant::now();
+            if self.is_over(activity, stopped_at, now) {
+                tracing::debug!("closed a connection that was unused for too long");
+                return;
+            }
+            tokio::select! {
+                served = connection.as_mut() => {
+                    if let Err(error) = served {
+                        tracing::debug!(%error, "a connection failed");
+                    }
+                    return;
+                }
+                () = self.stopping.cancelled(), if stopped_at.is_none() => {
+                    stopped_at = Some(Instant::now());
+                    connection.as_mut().graceful_shutdown();
+                }
+                () = sleep_until(now + self.check_interval()) => {}
+            }
+        }
+    }
+
+    /// Returns whether nothing has happened on a connection for so long that it is closed.
+    fn is_over(
+        &self,
+        activity: &ConnectionActivity,
+        stopped_at: Option<Instant>,
+        now: Instant,
+    ) -> bool {
+        let deadline = activity.deadline(&self.timeouts);
+        if deadline.is_some_and(|deadline| deadline <= now) {
+            return true;
+        }
+        match (stopped_at, activity.unused_since()) {
+            (Some(stopped), Some(unused)) => stopped.max(unused) + STOP_TIMEOUT <= now,
+            _ => false,
+        }
+    }
+
+    fn check_interval(&self) -> Duration {
+        let timeouts = &self.timeouts;
+        let shortest = timeouts
+            .head_timeout()
+            .min(timeouts.idle_timeout())
+            .min(timeouts.write_timeout());
+        let is_stopping = self.stopping.is_cancelled();
+        let interval = if is_stopping { STOP_TIMEOUT } else { shortest };
+        (interval / 4).clamp(MIN_CHECK_INTERVAL, CHECK_INTERVAL)
+    }
+}
+
+fn http_builder() -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .max_concurrent_streams(MAX_STREAMS)
+        // WebSockets over HTTP/2 begin with it.
+        .enable_connect_protocol();
+    builder
+}
+
+/// Answers the requests of one connection.
+#[derive(Clone)]
+struct ConnectionService {
+    router: Router,
+    address: SocketAddr,
+    activity: Arc<ConnectionActivity>,
+    server: ConnectionServer,
+}
+
+impl hyper::service::Service<Request<Incoming>> for ConnectionService {
+    type Response = Response<AnswerBody>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<AnswerBody>, Infallible>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let is_http2 = request.version() == Version::HTTP_2;
+        let open_request = Arc::new(self.activity.begin_request(is_http2));
+        let timeout = self.server.timeouts.body_timeout();
+        let mut request = request.map(|body| Body::new(RequestBody::new(body, timeout)));
+        let proxies = &self.server.proxies;
+        let peer = proxies.client_of(self.address.ip(), request.headers());
+        let extensions = request.extensions_mut();
+        extensions.insert(peer);
+        extensions.insert(KeepOpen::new(open_request.clone()));
+        let answering = self.router.clone().oneshot(request);
+        let activity = Arc::clone(&self.activity);
+        Box::pin(async move {
+            let answer = answering.await?;
+            Ok(answer.map(|body| {
+                if is_http2 {
+                    AnswerBody::http2(body, open_request, activity)
+                } else {
+                    AnswerBody::http1(body, open_request)
+                }
+            }))
+        })
+    }
+}

@@ -1,0 +1,213 @@
+//! Bounds the connections that are open at once: in all, and from each address.
+
+use std::{
+    collections::HashMap,
+    fs,
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
+
+use crate::{
+    api::{TrustedProxies, network_of},
+    config::Connections,
+};
+
+/// The file descriptors that are kept for the database, for media and for requests to other servers.
+const RESERVED_DESCRIPTORS: usize = 256;
+/// The least number of connections, however few file descriptors the system allows.
+const MIN_CONNECTIONS: usize = 64;
+/// How often it is logged that an address has as many connections as it may.
+const WARNING_INTERVAL: Duration = Duration::from_mins(1);
+
+/// The places that connections take. It is cheap to clone, and all clones share the places.
+#[derive(Clone)]
+pub(super) struct Places {
+    free: Arc<Semaphore>,
+    taken: Arc<Mutex<Taken>>,
+    max_per_address: usize,
+    proxies: TrustedProxies,
+}
+
+#[derive(Default)]
+struct Taken {
+    by_network: HashMap<IpAddr, usize>,
+    warned: Option<Instant>,
+}
+
+/// The place of one connection; it is free again when this is dropped.
+pub(super) struct Place {
+    /// The address that the place counts for; a trusted proxy may have as many connections as there are places.
+    counted: Option<(Arc<Mutex<Taken>>, IpAddr)>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Places {
+    /// Returns places for as many connections as the configuration and the system allow.
+    pub(super) fn new(config: &Connections, proxies: TrustedProxies) -> Self {
+        let allowed = max_descriptors().map_or(usize::MAX, |max| {
+            max.saturating_sub(RESERVED_DESCRIPTORS)
+                .max(MIN_CONNECTIONS)
+        });
+        if allowed < config.max_open {
+            tracing::warn!(
+                count = allowed,
+                "the system's limit of open files allows fewer connections than connections.max_open"
+            );
+        }
+        let max_open = config.max_open.min(allowed);
+        Self {
+            free: Arc::new(Semaphore::new(max_open)),
+            taken: Arc::default(),
+            // One address must not have all of them.
+            max_per_address: config.max_open_per_address.min(max_open.div_ceil(2)),
+            proxies,
+        }
+    }
+
+    /// Waits until one more connection may be accepted.
+    pub(super) async fn wait_for_free(&self) -> OwnedSemaphorePermit {
+        match Arc::clone(&self.free).acquire_owned().await {
+            Ok(permit) => permit,
+            // The semaphore is never closed.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Gives an accepted connection its place; `None` if its address has as many connections as it may.
+    pub(super) fn take(&self, permit: OwnedSemaphorePermit, address: IpAddr) -> Option<Place> {
+        if self.proxies.contains(address) {
+            return Some(Place {
+                counted: None,
+                _permit: permit,
+            });
+        }
+        let network = network_of(address);
+        let mut taken = lock(&self.taken);
+        let count = taken.by_network.get(&network).copied().unwrap_or(0);
+        if count >= self.max_per_address {
+            taken.warn();
+            return None;
+        }
+        taken.by_network.insert(network, count + 1);
+        Some(Place {
+            counted: Some((Arc::clone(&self.taken), network)),
+            _permit: permit,
+        })
+    }
+}
+
+impl Taken {
+    fn warn(&mut self) {
+        let now = Instant::now();
+        if self
+            .warned
+            .is_some_and(|warned| now - warned < WARNING_INTERVAL)
+        {
+            return;
+        }
+        self.warned = Some(now);
+        tracing::warn!(
+            "an address has as many connections as connections.max_open_per_address allows; if it is a reverse \
+             proxy, add it to connections.trusted_proxies"
+        );
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let Some((taken, network)) = &self.counted else {
+            return;
+        };
+        let mut taken = lock(taken);
+        match taken.by_network.get_mut(network) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => drop(taken.by_network.remove(network)),
+        }
+    }
+}
+
+fn lock(taken: &Mutex<Taken>) -> MutexGuard<'_, Taken> {
+    taken.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Returns how many files this process may have open, where the system says so in a file.
+fn max_descriptors() -> Option<usize> {
+    let limits = fs::read_to_string("/proc/self/limits").ok()?;
+    let line = limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max open files"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn places(max_open: usize, max_open_per_address: usize) -> Places {
+        let config = Connections {
+            max_open,
+            max_open_per_address,
+            trusted_proxies: vec!["192.0.2.1".parse().unwrap()],
+            ..Connections::default()
+        };
+        let proxies = TrustedProxies::new(&config);
+        Places::new(&config, proxies)
+    }
+
+    async fn take(places: &Places, address: &str) -> Option<Place> {
+        let permit = places.wait_for_free().await;
+        places.take(permit, address.parse().unwrap())
+    }
+
+    #[tokio::test]
+    async fn an_address_has_so_many_places_and_another_has_its_own() {
+        let places = places(10, 2);
+
+        let first = take(&places, "198.51.100.1").await;
+        let second = take(&places, "198.51.100.1").await;
+        assert!(first.is_some() && second.is_some());
+        assert!(take(&places, "198.51.100.1").await.is_none());
+        assert!(take(&places, "198.51.100.2").await.is_some());
+
+        drop(first);
+        assert!(take(&places, "198.51.100.1").await.is_some());
+    }
+
+    #[tokio::test]
+    async fn a_network_of_one_ipv6_subscriber_counts_as_one_address() {
+        let places = places(10, 1);
+
+        let _first = take(&places, "2001:db8::1").await.unwrap();
+
+        assert!(take(&places, "2001:db8::2").await.is_none());
+        assert!(take(&places, "2001:db8:0:1::1").await.is_some());
+    }
+
+    #[tokio::test]
+    async fn a_trusted_proxy_may_have_all_places() {
+        let places = places(3, 1);
+
+        let mut taken = Vec::new();
+        for _ in 0..3 {
+            taken.push(take(&places, "192.0.2.1").await.unwrap());
+        }
+
+        assert_eq!(places.free.available_permits(), 0);
+    }
+
+    #[tokio::test]
+    async fn one_address_does_not_get_more_than_half_of_all_places() {
+        let places = places(4, 100);
+
+        let _first = take(&places, "198.51.100.1").await.unwrap();
+        let _second = take(&places, "198.51.100.1").await.unwrap();
+
+        assert!(take(&places, "198.51.100.1").await.is_none());
+    }
+}

@@ -1,0 +1,111 @@
+//! Measures how long one side of a connection waits for the other.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::time::{Instant, Sleep, sleep_until};
+
+/// The bytes that must pass within one time-out, or the other side counts as stalled: the slowest mobile networks
+/// carry several times as many, and one byte now and then does not keep a connection open.
+const MIN_BYTES_PER_TIMEOUT: usize = 16 * 1024;
+
+/// The time for which this side has waited since enough bytes last passed.
+pub(super) struct StallTimer {
+    timeout: Duration,
+    waited: Duration,
+    waits_since: Option<Instant>,
+    passed_bytes: usize,
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl StallTimer {
+    /// Returns a timer that has not begun to wait.
+    pub(super) fn new(timeout: Duration) -> Self {
+        Self {
+            timeout,
+            waited: Duration::ZERO,
+            waits_since: None,
+            passed_bytes: 0,
+            sleep: None,
+        }
+    }
+
+    /// Notes that the other side sent or took bytes.
+    pub(super) fn progress(&mut self, bytes: usize) {
+        if let Some(since) = self.waits_since.take() {
+            self.waited += since.elapsed();
+        }
+        self.passed_bytes = self.passed_bytes.saturating_add(bytes);
+        if self.passed_bytes >= MIN_BYTES_PER_TIMEOUT {
+            self.passed_bytes = 0;
+            self.waited = Duration::ZERO;
+        }
+    }
+
+    /// Notes that this side waits, and is ready once it has waited for too long.
+    pub(super) fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.waits_since.is_none() {
+            let now = Instant::now();
+            let deadline = now + self.timeout.saturating_sub(self.waited);
+            self.waits_since = Some(now);
+            match &mut self.sleep {
+                Some(sleep) => sleep.as_mut().reset(deadline),
+                None => self.sleep = Some(Box::pin(sleep_until(deadline))),
+            }
+        }
+        match &mut self.sleep {
+            Some(sleep) => sleep.as_mut().poll(cx),
+            None => Poll::Pending,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+
+    const TIMEOUT: Duration = Duration::from_secs(30);
+
+    /// Waits for the other side, which is silent for so many seconds; returns whether that was too long.
+    async fn is_stalled_by(timer: &mut StallTimer, seconds: u64) -> bool {
+        let stalled = poll_fn(|cx| timer.poll_stalled(cx));
+        let silence = Duration::from_secs(seconds);
+        tokio::time::timeout(silence, stalled).await.is_ok()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_side_that_is_silent_for_the_timeout_is_stalled() {
+        let mut timer = StallTimer::new(TIMEOUT);
+
+        assert!(!is_stalled_by(&mut timer, 29).await);
+        assert!(is_stalled_by(&mut timer, 2).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn enough_bytes_begin_a_new_timeout_and_single_bytes_do_not() {
+        let mut timer = StallTimer::new(TIMEOUT);
+
+        assert!(!is_stalled_by(&mut timer, 20).await);
+        timer.progress(MIN_BYTES_PER_TIMEOUT);
+        assert!(!is_stalled_by(&mut timer, 20).await);
+        timer.progress(1);
+
+        assert!(is_stalled_by(&mut timer, 20).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn time_in_which_this_side_does_not_wait_does_not_count() {
+        let mut timer = StallTimer::new(TIMEOUT);
+
+        assert!(!is_stalled_by(&mut timer, 20).await);
+        timer.progress(1);
+        tokio::time::advance(Duration::from_hours(1)).await;
+
+        assert!(!is_stalled_by(&mut timer, 9).await);
+    }
+}

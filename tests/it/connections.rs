@@ -1,0 +1,320 @@
+//! Connections that nobody uses are closed, and none of them keeps others out. Time-outs are one second here.
+
+use futures_util::{SinkExt, StreamExt};
+use parlour::config::Config;
+use reqwest::Method;
+use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+use tokio_tungstenite::{connect_async, tungstenite::Message};
+
+use crate::{
+    harness::{Client, Server},
+    media::uploaded,
+};
+
+/// The first bytes of an HTTP/2 connection.
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// An empty `SETTINGS` frame.
+const HTTP2_SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
+/// A `SETTINGS` frame that lets the server send no data before the client asks for them.
+const HTTP2_NO_WINDOW: &[u8] = &[0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0];
+
+/// More than the systems on both sides buffer.
+const FILE_BYTES: usize = 30 * 1024 * 1024;
+
+fn impatient(config: &mut Config) {
+    config.connections.head_timeout_seconds = 1;
+    config.connections.idle_timeout_seconds = 1;
+    config.connections.body_timeout_seconds = 1;
+    config.connections.write_timeout_seconds = 1;
+    config.registration.shared_secret = Some(parlour::config::Secret::new("secret"));
+}
+
+async fn connect(server: &Server) -> TcpStream {
+    let address = server.running.addresses()[0];
+    TcpStream::connect(address)
+        .await
+        .expect("the server listens")
+}
+
+/// Sends bytes, and returns all that the server sends before it closes the connection.
+async fn answer_until_closed(server: &Server, bytes: &[u8]) -> String {
+    let mut stream = connect(server).await;
+    stream.write_all(bytes).await.expect("the server reads");
+    let mut answer = Vec::new();
+    // A reset connection is closed, too.
+    let _ = stream.read_to_end(&mut answer).await;
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// Returns the `HEADERS` frame of a request without a body over HTTP/2.
+fn http2_get(path: &str) -> Vec<u8> {
+    let literal = |index: u8, text: &str| {
+        let length = u8::try_from(text.len()).expect("is short");
+        [&[index, length], text.as_bytes()].concat()
+    };
+    // `:method: GET` and `:scheme: http` have one byte each.
+    let block = [vec![0x82, 0x86], literal(4, path), literal(1, "localhost")].concat();
+    let length = u8::try_from(block.len()).expect("is short");
+    // Flags: the stream and the head end with this frame. It is of stream 1.
+    [vec![0, 0, length, 1, 5, 0, 0, 0, 1], block].concat()
+}
+
+#[tokio::test]
+async fn half_a_head_closes_the_connection() {
+    let server = Server::with(impatient).await;
+
+    for head in [
+        "",
+        "GET /_matrix/client/versions HTTP/1.1\r\nHost: a\r\nX-A: ",
+    ] {
+        assert_eq!(answer_until_closed(&server, head.as_bytes()).await, "");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_without_a_second_request_is_closed() {
+    let server = Server::with(impatient).await;
+    let request = b"GET /_matrix/client/versions HTTP/1.1\r\nHost: a\r\n\r\n";
+
+    let answer = answer_until_closed(&server, request).await;
+
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    assert_eq!(answer.matches("HTTP/1.1").count(), 1, "{answer}");
+}
+
+#[tokio::test]
+async fn an_http_2_connection_without_requests_is_closed() {
+    let server = Server::with(impatient).await;
+    let silent = [HTTP2_PREFACE, HTTP2_SETTINGS].concat();
+    let used = [&silent, &*http2_get("/_matrix/client/versions")].concat();
+
+    for bytes in [HTTP2_PREFACE.to_vec(), silent, used] {
+        answer_until_closed(&server, &bytes).await;
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_arrive_is_answered_with_408() {
+    let server = Server::with(impatient).await;
+    let alice = server.register("alice").await;
+    let token = format!("Authorization: Bearer {}\r\n", alice.token);
+
+    for (path, authorization) in [
+        ("/_matrix/client/v3/login", ""),
+        ("/_matrix/client/v3/register", ""),
+        ("/_synapse/admin/v1/register", ""),
+        (
+            "/_parlour/client/v1/rooms/!a:localhost/invite_links",
+            &*token,
+        ),
+        ("/_matrix/client/v3/createRoom", &*token),
+    ] {
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: a\r\n{authorization}Content-Length: 100\r\n\r\n{{"
+        );
+
+        let answer = answer_until_closed(&server, head.as_bytes()).await;
+
+        assert!(answer.starts_with("HTTP/1.1 408 "), "{path}: {answer}");
+        assert!(
+            answer.contains("did not arrive in time"),
+            "{path}: {answer}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_upload_that_does_not_arrive_ends() {
+    let server = Server::with(impatient).await;
+    let alice = server.register("alice").await;
+    let head = format!(
+        "POST /_matrix/media/v3/upload HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {}\r\n\
+         Content-Length: 100\r\n\r\nabc",
+        alice.token
+    );
+
+    let answer = answer_until_closed(&server, head.as_bytes()).await;
+
+    assert!(answer.starts_with("HTTP/1.1 4"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_body_that_an_endpoint_does_not_read_closes_the_connection() {
+    let server = Server::with(impatient).await;
+    let head = "POST /nowhere HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{";
+
+    let answer = answer_until_closed(&server, head.as_bytes()).await;
+
+    assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
+}
+
+#[tokio::test]
+async fn a_client_that_takes_nothing_of_an_answer_loses_its_connection() {
+    let server = Server::with(|config| {
+        impatient(config);
+        config.connections.max_open_per_address = 1;
+        // The one connection of the client that uploads is kept open otherwise.
+        config.connections.idle_timeout_seconds = 60;
+    })
+    .await;
+    let address = format!("http://{}", server.running.addresses()[0]);
+    let head = {
+        let client = Client::of(&address);
+        let body = json!({ "username": "alice", "auth": { "type": "m.login.dummy" } });
+        let registered = client.post("/_matrix/client/v3/register", body).await;
+        let token = server.user(&registered.expect_ok()).token;
+        let file = vec![b'a'; FILE_BYTES];
+        let place = uploaded(&client.with_token(&token), "", "text/plain", &file).await;
+        format!(
+            "GET /_matrix/client/v1/media/download/{place} HTTP/1.1\r\nHost: a\r\n\
+             Authorization: Bearer {token}\r\n\r\n"
+        )
+    };
+    let mut stream = admitted(&server, head.as_bytes()).await;
+
+    // Another connection is refused until the server has closed this one.
+    let head = b"GET /_matrix/client/versions HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    drop(admitted(&server, head).await);
+
+    let mut rest = Vec::new();
+    let _ = stream.read_to_end(&mut rest).await;
+    assert!(rest.len() < FILE_BYTES, "all of it was sent");
+}
+
+/// Connects again and again until the server answers, and returns the connection after the first byte of the answer.
+async fn admitted(server: &Server, head: &[u8]) -> TcpStream {
+    loop {
+        let mut stream = connect(server).await;
+        let mut byte = [0];
+        if stream.write_all(head).await.is_ok() && stream.read_exact(&mut byte).await.is_ok() {
+            return stream;
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn an_http_2_client_that_takes_nothing_of_an_answer_loses_its_connection() {
+    let server = Server::with(|config| {
+        impatient(config);
+        config.connections.idle_timeout_seconds = 3600;
+    })
+    .await;
+    let request = http2_get("/_matrix/client/versions");
+
+    let bytes = [HTTP2_PREFACE, HTTP2_NO_WINDOW, &*request].concat();
+    let answer = answer_until_closed(&server, &bytes).await;
+
+    assert!(!answer.contains("versions"), "{answer}");
+}
+
+#[tokio::test]
+async fn an_address_has_so_many_connections_and_no_more() {
+    let server = Server::with(|config| config.connections.max_open_per_address = 2).await;
+    let request = b"GET /_matrix/client/versions HTTP/1.1\r\nHost: a\r\n\r\n";
+    let first = admitted(&server, request).await;
+    let _second = admitted(&server, request).await;
+
+    assert_eq!(answer_until_closed(&server, request).await, "");
+
+    drop(first);
+    drop(admitted(&server, request).await);
+}
+
+#[tokio::test]
+async fn a_waiting_sync_outlives_the_timeouts() {
+    let server = Server::with(impatient).await;
+    let alice = server.register("alice").await;
+    let first = alice
+        .client
+        .get("/_matrix/client/v3/sync")
+        .await
+        .expect_ok();
+    let since = first["next_batch"].as_str().expect("is a token");
+    let path = format!("/_matrix/client/v3/sync?since={since}&timeout=2500");
+
+    let plain = alice.client.get(&path).await;
+    let http2 = reqwest::Client::builder()
+        .http2_prior_knowledge()
+        .build()
+        .expect("a client");
+    let url = format!("http://{}{path}", server.running.addresses()[0]);
+    let http2 = http2.get(url).bearer_auth(&alice.token).send().await;
+
+    assert_eq!(plain.expect_ok()["next_batch"], since);
+    let http2 = http2.expect("the server answers");
+    assert_eq!(http2.version(), reqwest::Version::HTTP_2);
+    assert_eq!(http2.status(), 200);
+}
+
+#[tokio::test]
+async fn a_websocket_outlives_the_timeouts() {
+    let server = Server::with(impatient).await;
+    let alice = server.register("alice").await;
+    let address = server.running.addresses()[0];
+    let url = format!(
+        "ws://{address}/_matrix/client/unstable/stream?access_token={}",
+        alice.token
+    );
+    let (mut socket, _) = connect_async(url).await.expect("connects");
+
+    // This request waits for longer than any time-out.
+    let first = alice
+        .client
+        .get("/_matrix/client/v3/sync")
+        .await
+        .expect_ok();
+    let since = first["next_batch"].as_str().expect("is a token");
+    let path = format!("/_matrix/client/v3/sync?since={since}&timeout=2500");
+    alice.client.get(&path).await.expect_ok();
+
+    let request = json!({ "id": "1", "method": "nothing", "params": {} });
+    let sent = socket.send(Message::text(request.to_string())).await;
+    sent.expect("the socket is open");
+    let answer = loop {
+        let frame = socket.next().await.expect("the socket is open");
+        let frame = frame.expect("is a frame").into_text().expect("is text");
+        if frame.contains(r#""id":"1""#) {
+            break frame;
+        }
+    };
+    assert!(answer.contains("error"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_request_without_host_is_answered_with_400() {
+    let server = Server::start().await;
+    let line = "GET /_matrix/client/versions";
+
+    let one = |head: String| {
+        let server = &server;
+        async move { answer_until_closed(server, head.as_bytes()).await }
+    };
+    let without = one(format!("{line} HTTP/1.1\r\nConnection: close\r\n\r\n")).await;
+    let twice = format!("{line} HTTP/1.1\r\nHost: a\r\nHost: b\r\nConnection: close\r\n\r\n");
+    let twice = one(twice).await;
+    let old = one(format!("{line} HTTP/1.0\r\n\r\n")).await;
+
+    for refused in [without, twice] {
+        assert!(refused.starts_with("HTTP/1.1 400 "), "{refused}");
+        assert!(refused.contains("M_UNKNOWN"), "{refused}");
+    }
+    assert!(old.starts_with("HTTP/1.0 200 OK"), "{old}");
+}
+
+#[tokio::test]
+async fn a_login_whose_body_is_too_large_is_answered_with_413() {
+    let server = Server::with(|config| config.limits.max_request_bytes = 65_536).await;
+    let body = json!({ "type": "m.login.password", "password": "a".repeat(100_000) });
+
+    let answer = server
+        .client()
+        .send(Method::POST, "/_matrix/client/v3/login", &body.to_string())
+        .await;
+
+    answer.expect_error(413, "M_TOO_LARGE");
+}
