@@ -12,6 +12,7 @@ mod owned_state;
 mod pdu;
 mod power_levels;
 mod push;
+mod push_limits;
 mod relation;
 mod resolve;
 mod server_keys;
@@ -38,6 +39,7 @@ pub use self::{
     pdu::Pdu,
     power_levels::power_levels,
     push::{Notice, RoomFacts, actions, default_notice, notice, possible_names},
+    push_limits::check_push_rules,
     relation::{RelatesTo, rel_type},
     resolve::{KnownEvents, Resolution, resolve},
     server_keys::{KnownKey, ServerKeys},

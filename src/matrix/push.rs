@@ -8,12 +8,14 @@ use ruma::{
     OwnedRoomId, UInt, UserId,
     events::room::power_levels::RoomPowerLevels,
     push::{Action, PushConditionRoomCtx, Ruleset},
-    serde::Raw,
     user_id,
 };
 use serde_json::value::RawValue;
 
-use super::default_rules;
+use super::{
+    default_rules,
+    push_limits::{bounded_event, bounded_name},
+};
 
 /// What the rules say of an event for one user.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -97,11 +99,10 @@ pub async fn actions<'a>(
         room.room_id.clone(),
         UInt::new_saturating(room.member_count),
         user_id.to_owned(),
-        name.to_owned(),
+        bounded_name(name).to_owned(),
     );
     context.power_levels = room.power_levels.clone().map(Into::into);
-    let event: Raw<()> = Raw::from_json(event.to_owned());
-    rules.get_actions(&event, &context).await
+    rules.get_actions(&bounded_event(event), &context).await
 }
 
 /// Returns what the default rules say of an event for a member whom it does not mention.

@@ -80,6 +80,8 @@ impl CustomRules {
             .ok()
             .map(|content| content.global);
         let mut by_user = self.by_user.write().unwrap_or_else(PoisonError::into_inner);
+        // Rules from before there were bounds count for nothing if they are beyond them.
+        let rules = rules.filter(|rules| matrix::check_push_rules(rules).is_ok());
         match rules {
             Some(rules) if usual.is_none_or(|usual| json(usual) != json(&rules)) => {
                 by_user.insert(user, Arc::new(rules));

@@ -9,7 +9,10 @@ use ruma::{
     UserId,
     api::client::push::set_pushrule,
     events::push_rules::PushRulesEventContent,
-    push::{Action, AnyPushRule, InsertPushRuleError, RemovePushRuleError, RuleKind, Ruleset},
+    push::{
+        Action, AnyPushRule, AnyPushRuleRef, InsertPushRuleError, NewPushRule, RemovePushRuleError,
+        RuleKind, Ruleset,
+    },
 };
 
 use super::{
@@ -65,11 +68,7 @@ impl Users {
             ..
         } = request;
         self.change_push_rules(session, |rules| {
-            let inserted = rules.insert(rule, after.as_deref(), before.as_deref());
-            inserted.map_err(|error| match error {
-                InsertPushRuleError::UnknownRuleId => Error::not_found(error.to_string()),
-                error => Error::invalid_param(error.to_string()),
-            })
+            insert(rules, rule, (after.as_deref(), before.as_deref()))
         })
         .await
     }
@@ -140,6 +139,7 @@ impl Users {
         let mut tx = self.inner.db.write().await?;
         let mut rules = read(&mut tx, session.user, &session.user_id).await?;
         change(&mut rules)?;
+        matrix::check_push_rules(&rules)?;
         let content = to_content(rules)?;
         if content.len() > RULES_BYTES {
             return Err(Error::TooLarge("these are too many push rules".to_owned()));
@@ -147,6 +147,36 @@ impl Users {
         store(&mut tx, session, None, PUSH_RULES, &content).await?;
         tx.commit().await
     }
+}
+
+/// Inserts a rule at its place, or moves it there.
+fn insert(
+    rules: &mut Ruleset,
+    rule: NewPushRule,
+    (after, before): (Option<&str>, Option<&str>),
+) -> Result<()> {
+    let (kind, rule_id) = (rule.kind(), rule.rule_id().to_owned());
+    if [after, before].contains(&Some(&*rule_id)) {
+        return Err(Error::not_found("a rule has no place relative to itself"));
+    }
+    let known = rules.get(kind.clone(), &rule_id);
+    let was_enabled = known.map(AnyPushRuleRef::enabled);
+    if was_enabled.is_some() && (after.is_some() || before.is_some()) {
+        // ruma cannot move a rule behind the last one.
+        let removed = rules.remove(kind.clone(), &rule_id);
+        removed.map_err(|error| Error::invalid_param(error.to_string()))?;
+    }
+    rules
+        .insert(rule, after, before)
+        .map_err(|error| match error {
+            InsertPushRuleError::UnknownRuleId => Error::not_found(error.to_string()),
+            error => Error::invalid_param(error.to_string()),
+        })?;
+    if let Some(enabled) = was_enabled {
+        let set = rules.set_enabled(kind, &rule_id, enabled);
+        set.map_err(|_| unknown_rule())?;
+    }
+    Ok(())
 }
 
 fn unknown_rule() -> Error {
@@ -194,6 +224,36 @@ mod tests {
         users.set_push_rule(&alice, rule("cake")).await.unwrap();
         let rules = users.push_rules(alice.user, &alice.user_id).await.unwrap();
         assert_eq!(rules.iter().count(), default.iter().count() + 1);
+    }
+
+    #[tokio::test]
+    async fn a_rule_that_is_there_can_be_moved_behind_and_before_every_other() {
+        let test = TestUsers::new(|_| {}).await;
+        let alice = test.session("alice").await;
+        let users = &test.users;
+        for id in ["one", "two", "three"] {
+            users.set_push_rule(&alice, rule(id)).await.unwrap();
+        }
+        let moved = async |id: &str, after: Option<&str>, before: Option<&str>| {
+            let mut request = rule(id);
+            request.after = after.map(ToOwned::to_owned);
+            request.before = before.map(ToOwned::to_owned);
+            users.set_push_rule(&alice, request).await
+        };
+        let order = async || {
+            let rules = users.push_rules(alice.user, &alice.user_id).await.unwrap();
+            let own = rules.content.iter().filter(|rule| !rule.default);
+            own.map(|rule| rule.rule_id.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(order().await, ["three", "two", "one"]);
+
+        moved("three", Some("one"), None).await.unwrap();
+        assert_eq!(order().await, ["two", "one", "three"]);
+        moved("three", None, Some("two")).await.unwrap();
+        assert_eq!(order().await, ["three", "two", "one"]);
+        let beside_itself = moved("two", Some("two"), None).await;
+        assert!(matches!(beside_itself, Err(Error::NotFound(_))));
+        assert_eq!(order().await, ["three", "two", "one"]);
     }
 
     #[tokio::test]

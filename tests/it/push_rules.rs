@@ -99,3 +99,47 @@ async fn the_servers_rules_can_be_turned_on_but_not_replaced() {
         .await;
     misplaced.expect_error(404, "M_NOT_FOUND");
 }
+
+#[tokio::test]
+async fn a_rule_that_exists_is_moved_behind_the_last_one() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let rule = json!({ "pattern": "cake", "actions": ["notify"] });
+    let of = |id: &str| format!("{RULES}/global/content/{id}");
+    for id in ["one", "two"] {
+        alice.client.put(&of(id), rule.clone()).await.expect_ok();
+    }
+
+    let moved = format!("{}?after=one", of("two"));
+    alice.client.put(&moved, rule.clone()).await.expect_ok();
+
+    let beside_itself = format!("{}?after=two", of("two"));
+    alice
+        .client
+        .put(&beside_itself, rule)
+        .await
+        .expect_error(404, "M_NOT_FOUND");
+    let rules = alice.client.get(RULES).await.expect_ok();
+    let rules = rules["global"]["content"]
+        .as_array()
+        .expect("a list")
+        .clone();
+    let own = rules.iter().filter(|rule| rule["default"] == false);
+    let ids: Vec<&str> = own.filter_map(|rule| rule["rule_id"].as_str()).collect();
+    assert_eq!(ids, ["one", "two"]);
+}
+
+#[tokio::test]
+async fn a_rule_that_costs_much_for_each_event_is_refused() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+
+    for pattern in ["x".repeat(300), "?*".repeat(20)] {
+        let rule = json!({ "pattern": pattern, "actions": ["notify"] });
+        alice
+            .client
+            .put(CAKE, rule)
+            .await
+            .expect_error(400, "M_INVALID_PARAM");
+    }
+}
