@@ -11,7 +11,7 @@ use ruma::api::auth_scheme::{
     NoAuthentication, extract_bearer_or_query_token,
 };
 
-use super::{app::App, peer::Peer, standing};
+use super::{app::App, limits::Class, peer::Peer, standing};
 use crate::{
     error::{Error, Result},
     matrix::MAX_JSON_DEPTH,
@@ -136,6 +136,9 @@ pub(super) fn token(parts: &Parts) -> Option<String> {
 pub(super) async fn session(app: &App, parts: &Parts, token: &str) -> Result<Arc<Session>> {
     let session = app.users.authenticate(token).await?;
     standing::check(&session, parts)?;
+    if !parts.method.is_safe() {
+        app.limits.check(Class::Write, &*session.user_id)?;
+    }
     let Peer(address) = Peer::of(parts);
     app.users.note_seen(&session, address).await;
     Ok(session)

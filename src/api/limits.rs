@@ -9,7 +9,12 @@ use std::{
     time::Duration,
 };
 
-use ruma::{OwnedServerName, OwnedUserId, ServerName, UserId};
+use ruma::{
+    OwnedServerName, OwnedUserId, ServerName, UserId,
+    events::{StateEventType, room::member::MembershipState},
+};
+use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use super::peer::{Peer, network_of};
 use crate::{
@@ -39,6 +44,14 @@ pub enum Class {
     SendToDevice,
     /// A file uploaded.
     Upload,
+    /// A request of a user that may store something, whatever it is.
+    Write,
+    /// An invitation that a user of this server sends, to whomever.
+    Invite,
+    /// One that anyone of this server sends to the same user.
+    Invited,
+    /// One that the same user sends to the same user.
+    InviteAgain,
     /// A request of a server of which no key is known: it names somebody whom this server then asks.
     Newcomer,
     /// An invitation that another server sends, to whomever.
@@ -92,6 +105,10 @@ impl Rates {
             Class::Guess => Rate::new(20.0, Duration::from_secs(30)),
             Class::Look => Rate::new(100.0, Duration::from_millis(500)),
             Class::Newcomer => Rate::new(100.0, Duration::from_millis(100)),
+            Class::Write => Rate::new(500.0, Duration::from_millis(40)),
+            Class::Invite => Rate::new(100.0, Duration::from_secs(5)),
+            Class::Invited => Rate::new(30.0, Duration::from_secs(20)),
+            Class::InviteAgain => Rate::new(10.0, Duration::from_mins(1)),
             Class::Upload => Rate::new(50.0, Duration::from_secs(1)),
             Class::Invitation => Rate::new(100.0, Duration::from_secs(1)),
             Class::InvitationTo => Rate::new(30.0, Duration::from_secs(20)),
@@ -110,6 +127,8 @@ pub enum Key {
     Server(OwnedServerName),
     /// Another server, in what it does to a user.
     ServerTo(OwnedServerName, OwnedUserId),
+    /// A user, in what they do to another.
+    UserTo(OwnedUserId, OwnedUserId),
 }
 
 impl From<&UserId> for Key {
@@ -128,6 +147,12 @@ impl From<&Peer> for Key {
     fn from(peer: &Peer) -> Self {
         Self::Address(network_of(peer.0))
     }
+}
+
+/// The part of a member event that says whether it is an invitation.
+#[derive(Deserialize)]
+struct MemberContent {
+    membership: MembershipState,
 }
 
 /// The rate limits of a server.
@@ -178,6 +203,47 @@ impl Limits {
     /// [`Error::LimitExceeded`] when there is none left.
     pub fn check(&self, class: Class, key: impl Into<Key>) -> Result<()> {
         self.charge(class, key).map(Charge::keep)
+    }
+
+    /// Takes what invitations of a user cost.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::LimitExceeded`] when the user sends too many, or somebody gets too many.
+    pub fn check_invitations<'a>(
+        &self,
+        inviter: &UserId,
+        invited: impl IntoIterator<Item = &'a UserId>,
+    ) -> Result<()> {
+        for invited in invited {
+            let pair = Key::UserTo(inviter.to_owned(), invited.to_owned());
+            let again = self.charge(Class::InviteAgain, pair)?;
+            let inviter = self.charge(Class::Invite, inviter)?;
+            self.check(Class::Invited, invited)?;
+            again.keep();
+            inviter.keep();
+        }
+        Ok(())
+    }
+
+    /// Takes what a state event costs beside being sent: as an invitation, if it is one.
+    ///
+    /// # Errors
+    ///
+    /// As [`Limits::check_invitations`].
+    pub fn check_state(
+        &self,
+        sender: &UserId,
+        (kind, state_key): (&StateEventType, &str),
+        content: &RawValue,
+    ) -> Result<()> {
+        let content: Option<MemberContent> = serde_json::from_str(content.get()).ok();
+        let is_invitation = *kind == StateEventType::RoomMember
+            && content.is_some_and(|content| content.membership == MembershipState::Invite);
+        match <&UserId>::try_from(state_key) {
+            Ok(invited) if is_invitation => self.check_invitations(sender, [invited]),
+            _ => Ok(()),
+        }
     }
 
     /// Takes a token for something that may turn out to cost nothing.

@@ -250,10 +250,7 @@ impl Media {
     ) -> Result<Content> {
         let row = self.find(address, wait, remote).await?;
         let original = stored(&row.sha256, row.size)?;
-        let thumbnail = self
-            .thumbnails
-            .of(row.num, original, wanted, animated)
-            .await?;
+        let thumbnail = self.thumbnails.of(&row, original, wanted, animated).await?;
         let stored = stored(&thumbnail.sha256, thumbnail.size)?;
         Ok(Content {
             file: self.files.read(stored).await?,

@@ -120,6 +120,7 @@ use crate::{
         Change, Db, Follower, Position, RoomNum, UserNum, memberships, room_deletion, rooms,
     },
     tasks::Tasks,
+    turns::Turns,
 };
 
 /// Rooms kept in memory.
@@ -130,6 +131,8 @@ const KNOWN_NUMBERS: usize = 50_000;
 const WARM_USERS: usize = 20_000;
 /// Searches that read the database at once.
 const SEARCHES: usize = 2;
+/// Searches of one user that wait for another of theirs.
+const MAX_WAITING_SEARCHES: usize = 4;
 /// Resolutions of states at once.
 const RESOLUTIONS: usize = 2;
 
@@ -165,6 +168,7 @@ pub(crate) struct Inner {
     deletions: Deletions,
     /// A search may look at every text: others shall find a connection meanwhile.
     searching: Semaphore,
+    searches_of_users: Turns<UserNum>,
     /// The same holds for resolving states.
     resolving: Semaphore,
     serving: Serving,
@@ -207,6 +211,7 @@ impl Rooms {
             links,
             deletions,
             searching: Semaphore::new(SEARCHES),
+            searches_of_users: Turns::new(1, MAX_WAITING_SEARCHES),
             resolving: Semaphore::new(RESOLUTIONS),
             serving: Serving::default(),
             policies: OnceLock::new(),

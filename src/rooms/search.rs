@@ -42,6 +42,12 @@ const TEXT: usize = 8 * 1024;
 const FOUND: i64 = 2_000;
 /// Words that one search looks for.
 const WORDS: usize = 16;
+/// The longest term of a search, in bytes.
+const MAX_TERM_BYTES: usize = 1_000;
+/// The letters of a word that the index is asked for: each costs a look-up. What is found has to have the whole word.
+const MAX_INDEXED_LETTERS: usize = 32;
+/// When a user may search again who searches too much at once.
+const SEARCH_RETRY_AFTER: Duration = Duration::from_secs(2);
 /// Rooms that one search looks at.
 const ROOMS: usize = 5_000;
 
@@ -107,6 +113,11 @@ impl Rooms {
         user_id: &UserId,
         query: &SearchQuery<'_>,
     ) -> Result<SearchPage> {
+        if query.term.len() > MAX_TERM_BYTES {
+            return Err(Error::invalid_param(format!(
+                "search_term is longer than {MAX_TERM_BYTES} bytes"
+            )));
+        }
         self.index_texts(TURNS).await?;
         let words = words(query.term);
         let rooms = self.searched_rooms(user, query.filter).await?;
@@ -118,10 +129,13 @@ impl Rooms {
         }
         let published = self.inner.db.journal().published();
         let (up_to, skipped) = query.from.unwrap_or((published, 0));
-        let mut parts: Vec<&str> = words.iter().map(String::as_str).collect();
+        let mut parts: Vec<&str> = words.iter().map(|word| indexed_part(word)).collect();
         parts.sort_by_key(|word| std::cmp::Reverse(word.chars().count()));
         parts.truncate(PATTERNS);
         let mut found = {
+            // One search of a user at a time, so that nobody keeps it from the others.
+            let place = self.inner.searches_of_users.place(&user);
+            let _own_turn = place.ok_or_else(too_many_searches)?.turn().await;
             let turn = self.inner.searching.acquire().await;
             let _turn = turn.map_err(|source| Error::internal("wait to search", source))?;
             let mut conn = self.inner.db.read().await?;
@@ -373,6 +387,18 @@ fn words(term: &str) -> Vec<String> {
     words
 }
 
+/// Returns the part of a word that the index is asked for.
+fn indexed_part(word: &str) -> &str {
+    let end = word.char_indices().nth(MAX_INDEXED_LETTERS);
+    end.and_then(|(end, _)| word.get(..end)).unwrap_or(word)
+}
+
+fn too_many_searches() -> Error {
+    Error::LimitExceeded {
+        retry_after: SEARCH_RETRY_AFTER,
+    }
+}
+
 /// Returns how well a text fits: how much of it is what was looked for.
 fn rank(text: &str, words: &[String]) -> f64 {
     let found: usize = words
@@ -394,6 +420,12 @@ mod tests {
             ["ärger", "an", "der", "咖啡"]
         );
         assert_eq!(words(" "), Vec::<String>::new());
+    }
+
+    #[test]
+    fn of_a_long_word_the_beginning_is_looked_up() {
+        assert_eq!(indexed_part("cake"), "cake");
+        assert_eq!(indexed_part(&"ä".repeat(900)), "ä".repeat(32));
     }
 
     #[test]

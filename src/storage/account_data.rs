@@ -75,19 +75,42 @@ pub async fn set(
 ) -> Result<Position> {
     let position = tx.position();
     tx.query(
-        "INSERT INTO account_data (user_num, room, kind, content, position)
-         VALUES ($1, $2, $3, $4, $5)
+        "INSERT INTO account_data (user_num, room, kind, content, position, bytes)
+         VALUES ($1, $2, $3, $4, $5, $6)
          ON CONFLICT (user_num, room, kind) DO UPDATE
-         SET content = excluded.content, position = excluded.position",
+         SET content = excluded.content, position = excluded.position, bytes = excluded.bytes",
     )
     .bind(user)
     .bind(room.unwrap_or(GLOBAL))
     .bind(kind)
     .bind(content)
     .bind(position)
+    .bind(i64::try_from(content.len()).unwrap_or(i64::MAX))
     .execute()
     .await?;
     Ok(position)
+}
+
+/// How much account data a user has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, sqlx::FromRow)]
+pub struct AccountDataSize {
+    /// The number of pieces, removed ones included: syncs have to tell of these.
+    pub count: i64,
+    /// Their length in bytes.
+    pub bytes: i64,
+}
+
+/// Returns how much account data a user has.
+pub async fn size(db: &mut impl Read, user: UserNum) -> Result<AccountDataSize> {
+    let size = db
+        .query(
+            "SELECT COUNT(*) AS count, CAST(COALESCE(SUM(bytes), 0) AS BIGINT) AS bytes
+         FROM account_data WHERE user_num = $1",
+        )
+        .bind(user)
+        .fetch_optional()
+        .await?;
+    Ok(size.unwrap_or_default())
 }
 
 /// Returns a user's account data that changed after one position, up to another, in order. From the beginning,

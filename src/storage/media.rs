@@ -8,6 +8,10 @@ use crate::error::Result;
 pub struct MediaRow {
     /// The number of the media.
     pub num: i64,
+    /// The number of the server's name.
+    pub server: i64,
+    /// Who uploaded it, for media of this server.
+    pub uploader: Option<UserNum>,
     /// The SHA-256 of the content.
     pub sha256: Vec<u8>,
     /// The length of the content in bytes.
@@ -70,7 +74,7 @@ pub struct ThumbnailRow {
 /// Returns the media with this id of this server.
 pub async fn find(db: &mut impl Read, server: i64, media_id: &str) -> Result<Option<MediaRow>> {
     db.query(
-        "SELECT num, sha256, size, content_type, file_name, last_access_ts
+        "SELECT num, server, uploader, sha256, size, content_type, file_name, last_access_ts
          FROM media WHERE server = $1 AND media_id = $2",
     )
     .bind(server)

@@ -76,6 +76,10 @@ const MIGRATIONS: &[(&str, &str)] = &[
         "0032_batches.sql",
         include_str!("../../migrations/0032_batches.sql"),
     ),
+    (
+        "0033_account_data_size.sql",
+        include_str!("../../migrations/0033_account_data_size.sql"),
+    ),
 ];
 
 /// What the tokens in a migration stand for, and which files belong to the database.

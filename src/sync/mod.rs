@@ -47,15 +47,21 @@ use crate::{
     clock::Clock,
     devices::Devices,
     ephemeral::{Ephemeral, PresenceUpdate},
-    error::Result,
+    error::{Error, Result},
     rooms::Rooms,
-    storage::Db,
+    storage::{Db, UserNum},
     tasks::Tasks,
+    turns::{Turn, Turns},
     users::{Session, Users},
 };
 
 /// The longest that a client may wait for news.
 const LONGEST_WAIT: Duration = Duration::from_mins(3);
+/// Answers with everything that one user is given at once, and requests that wait for one more.
+const FIRST_SYNCS_AT_ONCE: usize = 3;
+const MAX_WAITING_FIRST_SYNCS: usize = 10;
+/// When a user may ask for everything again who asks for it too often.
+const FIRST_SYNC_RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// Answers what changed. Cheap to clone.
 #[derive(Clone)]
@@ -74,6 +80,7 @@ struct Inner {
     waiters: Arc<Waiters>,
     lazy: LazyMembers,
     threads: ThreadCache,
+    first_syncs: Turns<UserNum>,
     sliding: Sliding,
     tasks: Tasks,
 }
@@ -138,6 +145,7 @@ impl Sync {
             waiters,
             lazy: LazyMembers::default(),
             threads: ThreadCache::default(),
+            first_syncs: Turns::new(FIRST_SYNCS_AT_ONCE, MAX_WAITING_FIRST_SYNCS),
             sliding,
             tasks: tasks.clone(),
         };
@@ -168,6 +176,21 @@ impl Sync {
                 () = self.inner.tasks.stopping().cancelled() => return Ok(answer.response),
             }
         }
+    }
+
+    /// Waits until a user may have everything at once: such an answer is large, and takes memory until it is read.
+    ///
+    /// The turn lasts until it is dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::LimitExceeded`] when too many requests of the user wait for that.
+    pub async fn turn_for_everything(&self, session: &Session) -> Result<Turn> {
+        let place = self.inner.first_syncs.place(&session.user);
+        let place = place.ok_or(Error::LimitExceeded {
+            retry_after: FIRST_SYNC_RETRY_AFTER,
+        })?;
+        Ok(place.turn().await)
     }
 
     /// Returns what changed since a token, at once.

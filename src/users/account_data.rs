@@ -20,6 +20,9 @@ use crate::{
 
 /// The longest type of account data and the longest tag, in bytes.
 const NAME_BYTES: usize = 255;
+/// The most account data of a user: its pieces, of which each room may have some, and their bytes.
+const MAX_PIECES: i64 = 20_000;
+const MAX_BYTES: i64 = 10 * 1024 * 1024;
 /// The most tags of a room: far more than a list of rooms can show.
 const TAGS: usize = 100;
 /// The account data that holds up to where a room is read.
@@ -101,6 +104,7 @@ impl Users {
         let mut tx = self.inner.db.write().await?;
         let room = room_number(&mut tx, room_id).await?;
         store(&mut tx, session, room, kind, content).await?;
+        check_size(&mut tx, session.user).await?;
         tx.commit().await
     }
 
@@ -191,8 +195,24 @@ impl Users {
         change(&mut tags)?;
         let content = serde_json::to_string(&TagEventContent::new(tags))?;
         store(&mut tx, session, room, TAG, &content).await?;
+        check_size(&mut tx, session.user).await?;
         tx.commit().await
     }
+}
+
+/// Checks that a user has no more account data than a user may have. Every device reads all of it at its first sync.
+///
+/// # Errors
+///
+/// [`Error::TooLarge`] when it is more.
+async fn check_size(tx: &mut WriteTx, user: UserNum) -> Result<()> {
+    let size = account_data::size(tx, user).await?;
+    if size.count > MAX_PIECES || size.bytes > MAX_BYTES {
+        return Err(Error::TooLarge(format!(
+            "a user has at most {MAX_PIECES} pieces of account data, and {MAX_BYTES} bytes of it"
+        )));
+    }
+    Ok(())
 }
 
 /// Returns the number of a room.

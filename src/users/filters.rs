@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// The most filters of a user; clients store one or two for each of their versions.
-const FILTERS: i64 = 1000;
+const FILTERS: i64 = 200;
 /// The largest filter, in bytes.
 const FILTER_BYTES: usize = 64 * 1024;
 

@@ -146,3 +146,53 @@ async fn nobody_removes_the_account_data_of_another() {
         .await
         .expect_error(401, "M_MISSING_TOKEN");
 }
+
+#[tokio::test]
+async fn account_data_of_a_user_is_bounded_in_all() {
+    let server = Server::start().await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let content = json!({ "value": "x".repeat(1_000_000) });
+
+    for number in 0..10 {
+        let path = path(&alice.id, &format!("org.example.{number}"));
+        alice.client.put(&path, content.clone()).await.expect_ok();
+    }
+    let path_of_one_more = path(&alice.id, "org.example.more");
+    let refused = alice.client.put(&path_of_one_more, content.clone()).await;
+
+    refused.expect_error(413, "M_TOO_LARGE");
+    let others = path(&bob.id, "org.example");
+    bob.client.put(&others, content.clone()).await.expect_ok();
+    // What is replaced counts no more.
+    let smaller = path(&alice.id, "org.example.0");
+    alice
+        .client
+        .put(&smaller, json!({ "value": "x" }))
+        .await
+        .expect_ok();
+    alice
+        .client
+        .put(&path_of_one_more, content)
+        .await
+        .expect_ok();
+}
+
+#[tokio::test]
+async fn every_request_that_may_store_something_has_a_rate() {
+    let server = Server::with(|config| config.limits.enabled = true).await;
+    let alice = server.register("alice").await;
+    let path = path(&alice.id, "org.example");
+
+    let mut stored = 0;
+    let refused = loop {
+        let answer = alice.client.put(&path, json!({ "n": stored })).await;
+        if answer.status != 200 || stored > 5_000 {
+            break answer;
+        }
+        stored += 1;
+    };
+
+    refused.expect_error(429, "M_LIMIT_EXCEEDED");
+    assert!(stored >= 500, "{stored}");
+    alice.client.get(&path).await.expect_ok();
+}

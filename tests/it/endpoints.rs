@@ -6,7 +6,7 @@ use reqwest::Method;
 
 use crate::{federation::Network, harness::Server};
 
-const TABLE: &str = include_str!("client_server_endpoints.tsv");
+pub(crate) const TABLE: &str = include_str!("client_server_endpoints.tsv");
 const SERVERS_TABLE: &str = include_str!("server_server_endpoints.tsv");
 
 /// What is not served, and why.
@@ -92,7 +92,7 @@ async fn every_endpoint_is_served() {
 }
 
 /// Puts something into the places of a path.
-fn filled(path: &str) -> String {
+pub(crate) fn filled(path: &str) -> String {
     let mut filled = String::new();
     for segment in path.split('/').skip(1) {
         let value = match segment {

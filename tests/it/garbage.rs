@@ -1,10 +1,12 @@
 //! Requests that make no sense: whatever they say, the answer is an error of the specification, and no panic.
 
+use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use crate::{
     chat::encoded,
+    endpoints::{TABLE, filled},
     harness::{Answer, Server},
 };
 
@@ -187,5 +189,186 @@ async fn tokens_at_the_ends_of_the_numbers_do_no_harm() {
         }
         let answer = alice.tries_to_sync(&format!("since={token}")).await;
         expect_sense(&answer, &token);
+    }
+}
+
+/// Bodies that are no objects, or hold nothing.
+const EMPTY_BODIES: [&str; 6] = ["", "{}", "[]", "null", "5", "\"text\""];
+/// Names of fields of requests, of many endpoints.
+const FIELDS: [&str; 60] = [
+    "type",
+    "identifier",
+    "user",
+    "user_id",
+    "username",
+    "password",
+    "new_password",
+    "auth",
+    "session",
+    "token",
+    "device_id",
+    "initial_device_display_name",
+    "display_name",
+    "refresh_token",
+    "room_id",
+    "event_id",
+    "reason",
+    "membership",
+    "content",
+    "body",
+    "msgtype",
+    "messages",
+    "device_keys",
+    "one_time_keys",
+    "fallback_keys",
+    "master_key",
+    "self_signing_key",
+    "user_signing_key",
+    "keys",
+    "signatures",
+    "usage",
+    "rooms",
+    "algorithm",
+    "auth_data",
+    "version",
+    "pattern",
+    "actions",
+    "conditions",
+    "kind",
+    "app_id",
+    "pushkey",
+    "data",
+    "lang",
+    "limit",
+    "filter",
+    "search_term",
+    "search_categories",
+    "room_events",
+    "lists",
+    "ranges",
+    "room_subscriptions",
+    "extensions",
+    "preset",
+    "visibility",
+    "initial_state",
+    "creation_content",
+    "power_level_content_override",
+    "m.relates_to",
+    "timeout",
+    "invite",
+];
+/// Values that a field might have, and some that none has.
+const VALUES: [&str; 22] = [
+    "null",
+    "true",
+    "0",
+    "-1",
+    "1.5",
+    "9007199254740993",
+    "1e300",
+    "\"\"",
+    "\"x\"",
+    "\"m.login.password\"",
+    "\"m.login.dummy\"",
+    "\"m.id.user\"",
+    "\"@alice:localhost\"",
+    "\"!room:localhost\"",
+    "\"$event\"",
+    "\"*\"",
+    "[]",
+    "{}",
+    "[null]",
+    "[[0,9007199254740991]]",
+    "[\"x\"]",
+    "{\"x\":{}}",
+];
+/// Names of parameters in the query.
+const PARAMETERS: [&str; 16] = [
+    "from",
+    "to",
+    "since",
+    "limit",
+    "dir",
+    "filter",
+    "timeout",
+    "before",
+    "after",
+    "server_name",
+    "via",
+    "ts",
+    "kind",
+    "width",
+    "method",
+    "user_id",
+];
+
+fn random_value(random: &mut StdRng, depth: usize) -> Value {
+    if depth > 0 && random.random_bool(0.3) {
+        return random_object(random, depth - 1);
+    }
+    let value = VALUES.choose(random).expect("there are some");
+    serde_json::from_str(value).expect("it is JSON")
+}
+
+fn random_object(random: &mut StdRng, depth: usize) -> Value {
+    let count = random.random_range(0..6);
+    let fields = (0..count).map(|_| {
+        let name = FIELDS.choose(random).expect("there are some");
+        ((*name).to_owned(), random_value(random, depth))
+    });
+    Value::Object(fields.collect::<Map<_, _>>())
+}
+
+fn random_query(random: &mut StdRng) -> String {
+    let name = PARAMETERS.choose(random).expect("there are some");
+    let value = VALUES.choose(random).expect("there are some");
+    format!("?{name}={}", encoded(value.trim_matches('"')))
+}
+
+#[tokio::test]
+async fn no_body_and_no_query_breaks_any_endpoint() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let seed = rand::random::<u64>();
+    let mut random = StdRng::seed_from_u64(seed);
+
+    for line in TABLE.lines() {
+        let columns: Vec<&str> = line.split('\t').collect();
+        let (name, path, operation) = (columns[0], filled(columns[1]), columns[2]);
+        // The token is spent by these.
+        if operation.starts_with("logout") || operation == "deactivateAccount" {
+            continue;
+        }
+        let bodies = EMPTY_BODIES
+            .iter()
+            .map(|body| (path.clone(), (*body).to_owned()));
+        let mut requests: Vec<(String, String)> = bodies.collect();
+        for _ in 0..12 {
+            let path = format!("{path}{}", random_query(&mut random));
+            requests.push((path, random_object(&mut random, 3).to_string()));
+        }
+        for (path, body) in requests {
+            let asked = format!("seed {seed}: {name} {path} {body}");
+            for client in [&alice.client, &server.client()] {
+                let answer = client.send(method(name), &path, &body).await;
+                assert!(
+                    answer.status < 500 || answer.status == 502,
+                    "{asked}: {}",
+                    answer.text
+                );
+            }
+        }
+    }
+    alice.creates(json!({})).await;
+}
+
+#[tokio::test]
+async fn a_login_without_a_body_is_refused() {
+    let server = Server::start().await;
+
+    for body in ["", "{}", "{\"type\":\"m.login.password\"}", "{\"type\":5}"] {
+        let path = "/_matrix/client/v3/login";
+        let refused = server.client().send(Method::POST, path, body).await;
+        assert_eq!(refused.status, 400, "{body}: {}", refused.text);
     }
 }

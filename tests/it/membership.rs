@@ -493,3 +493,49 @@ async fn before_a_room_began_its_creator_was_its_only_member() {
 
     assert_eq!(each(&members["chunk"], "/state_key"), [&alice.id]);
 }
+
+#[tokio::test]
+async fn nobody_is_invited_again_and_again_by_the_same_user() {
+    let server = Server::with(|config| config.limits.enabled = true).await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let carol = server.register("carol").await;
+    let room = alice.creates(json!({})).await;
+
+    let mut invited = 0;
+    let refused = loop {
+        // Into rooms of their own, which costs the inviter as much.
+        let body = json!({ "invite": [bob.id] });
+        let answer = alice
+            .client
+            .post("/_matrix/client/v3/createRoom", body)
+            .await;
+        if answer.status != 200 || invited > 50 {
+            break answer;
+        }
+        invited += 1;
+    };
+
+    refused.expect_error(429, "M_LIMIT_EXCEEDED");
+    assert_eq!(invited, 10);
+    let member = json!({ "membership": "invite" });
+    let by_state = format!(
+        "/_matrix/client/v3/rooms/{room}/state/m.room.member/{}",
+        bob.id
+    );
+    alice
+        .client
+        .put(&by_state, member)
+        .await
+        .expect_error(429, "M_LIMIT_EXCEEDED");
+    let path = format!("/_matrix/client/v3/rooms/{room}/invite");
+    let body = json!({ "user_id": bob.id });
+    alice
+        .client
+        .post(&path, body)
+        .await
+        .expect_error(429, "M_LIMIT_EXCEEDED");
+    // Others are invited, and others invite.
+    let body = json!({ "user_id": carol.id });
+    alice.client.post(&path, body).await.expect_ok();
+    carol.creates(json!({ "invite": [bob.id] })).await;
+}

@@ -286,3 +286,18 @@ async fn a_result_comes_with_its_rank_its_context_its_groups_and_the_state() {
     let plain = alice.looks_for(json!({ "search_term": "cake" })).await;
     assert_eq!(plain["results"][0]["context"], Value::Null);
 }
+
+#[tokio::test]
+async fn a_long_word_is_found_and_a_longer_term_is_refused() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let room = alice.creates_open_room().await;
+    let word = "Donaudampfschifffahrtselektrizitätenhauptbetriebswerkbauunterbeamtengesellschaft";
+    alice.says(&room, word).await;
+    alice.says(&room, &word[..40]).await;
+
+    assert_eq!(alice.finds(word).await, [word]);
+    let long = json!({ "search_term": "x".repeat(1_001) });
+    let refused = alice.tries_to_search(long, "").await;
+    refused.expect_error(400, "M_INVALID_PARAM");
+}

@@ -186,6 +186,7 @@ pub(super) async fn answer(app: App, session: Arc<Session>, text: String) -> Str
 }
 
 async fn perform(app: &App, session: &Session, call: &Call) -> Result<Value> {
+    app.limits.check(Class::Write, &*session.user_id)?;
     match call.method.as_str() {
         "ping" => Ok(json!({})),
         "send" => send(app, session, call).await,
@@ -217,6 +218,8 @@ async fn state(app: &App, session: &Session, call: &Call) -> Result<Value> {
     let params: StateParams = call.params()?;
     acts(app, session);
     let key = (&params.event_type, params.state_key.as_str());
+    app.limits
+        .check_state(&session.user_id, key, &params.content)?;
     app.workflows
         .check_state(session, &params.room_id, key, &params.content)
         .await?;

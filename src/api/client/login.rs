@@ -23,9 +23,13 @@ use ruma::api::client::session::{
 use serde_json::Value;
 
 use crate::{
-    api::{App, Class, Incoming, Limits, Outgoing, Peer, endpoint, endpoint::read},
+    api::{
+        App, Class, Incoming, Limits, Outgoing, Peer, endpoint,
+        endpoint::{object_text, read},
+    },
     config::Config,
     error::{Error, Result},
+    matrix::MAX_JSON_DEPTH,
     users::Users,
 };
 
@@ -143,9 +147,9 @@ impl FromRequest<App> for Login {
         let (parts, body) = request.into_parts();
         let limit = app.config.limits.max_request_bytes;
         let body = read(body, limit).await?;
-        let has_type = serde_json::from_slice::<Value>(&body)
-            .map_or(true, |body| body.get("type").is_some() || !body.is_object());
-        if !has_type {
+        let body = object_text(&body, MAX_JSON_DEPTH)?;
+        let fields: Value = serde_json::from_str(&body)?;
+        if fields.get("type").is_none() {
             return Err(Error::BadJson("missing field `type`".to_owned()));
         }
         let request = Request::from_parts(parts, Body::from(body));

@@ -103,6 +103,7 @@ async fn invite_user(
             "this server has no identity server to invite by address",
         ));
     };
+    limits.check_invitations(&from.user_id, [&*invited.user_id])?;
     let wish = Wish::new(invited.user_id, Action::Invite, invited.reason);
     workflows
         .change_membership(&from, &request.room_id, wish)

@@ -28,6 +28,10 @@ async fn create_room(
 ) -> Result<Outgoing<create_room::v3::Response>> {
     limits.check(Class::Send, &*from.user_id)?;
     from.must_not_be_guest()?;
+    limits.check_invitations(
+        &from.user_id,
+        request.invite.iter().map(|user_id| &**user_id),
+    )?;
     let room_id = workflows.create_room(&from, request).await?;
     Ok(Outgoing(create_room::v3::Response::new(room_id)))
 }

@@ -3,6 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use axum::{Json, Router, extract::State};
+use futures_util::future::try_join_all;
 use ruma::{
     OwnedRoomId,
     api::client::search::search_events::{
@@ -28,6 +29,8 @@ const DEFAULT_LIMIT: u64 = 10;
 const MAX_LIMIT: u64 = 100;
 /// Events around each, on either side.
 const MAX_CONTEXT: u64 = 20;
+/// Results whose contexts are read at once.
+const CONTEXTS_AT_ONCE: usize = 4;
 
 pub(super) fn routes() -> Router<App> {
     endpoint::<search_events::v3::Request, _>(search_events)
@@ -122,9 +125,11 @@ impl Answer<'_> {
     async fn of(&self, page: &SearchPage) -> Result<Value> {
         let bundles = self.bundles(&page.hits).await?;
         let mut results = Vec::with_capacity(page.hits.len());
-        for hit in &page.hits {
-            let bundles = bundles.get(&hit.place.0.room_id);
-            results.push(self.result(hit, bundles).await?);
+        for hits in page.hits.chunks(CONTEXTS_AT_ONCE) {
+            let reading = hits
+                .iter()
+                .map(|hit| self.result(hit, bundles.get(&hit.place.0.room_id)));
+            results.extend(try_join_all(reading).await?);
         }
         let mut found = Map::new();
         found.insert("count".to_owned(), json!(page.count));

@@ -86,6 +86,7 @@ async fn send_state_event(
     acted(&ephemeral, &from);
     let content = request.body.into_json();
     let key = (&request.event_type, request.state_key.as_str());
+    limits.check_state(&from.user_id, key, &content)?;
     workflows
         .check_state(&from, &request.room_id, key, &content)
         .await?;

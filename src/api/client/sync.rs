@@ -1,13 +1,18 @@
 //! Syncing.
 
-use std::sync::Arc;
+use std::{convert::Infallible, sync::Arc};
 
 use axum::{
     Router,
+    body::Body,
     extract::State,
-    http::{Uri, header::CONTENT_TYPE},
+    http::{
+        Uri,
+        header::{CONTENT_LENGTH, CONTENT_TYPE},
+    },
     response::IntoResponse,
 };
+use futures_util::{StreamExt, stream};
 use ruma::api::client::{
     filter::FilterDefinition,
     sync::sync_events::{self, v3::Filter},
@@ -42,6 +47,11 @@ async fn sync_events(
         set_presence: request.set_presence,
         use_state_after: request.use_state_after || is_unstable,
     };
+    let turn = if request.since.is_none() || request.full_state {
+        Some(sync.turn_for_everything(&from).await?)
+    } else {
+        None
+    };
     let response = sync.sync(&from, request).await?;
     let state_after = if is_unstable {
         StateAfter::Unstable
@@ -49,7 +59,16 @@ async fn sync_events(
         StateAfter::Stable
     };
     let body = write(&response, state_after)?;
-    Ok(([(CONTENT_TYPE, "application/json")], body))
+    let headers = [
+        (CONTENT_TYPE, "application/json".to_owned()),
+        (CONTENT_LENGTH, body.len().to_string()),
+    ];
+    // The turn is over when the client has read the answer, or its connection is closed.
+    let body = stream::iter([Ok::<_, Infallible>(body)]).map(move |part| {
+        let _held = &turn;
+        part
+    });
+    Ok((headers, Body::from_stream(body)))
 }
 
 /// Clients of [MSC4222](https://github.com/matrix-org/matrix-spec-proposals/pull/4222) ask by its own name.

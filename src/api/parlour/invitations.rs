@@ -31,6 +31,7 @@ async fn invite(
     Asked { from, body }: Asked<Invite>,
 ) -> Result<Json<Value>> {
     limits.check(Class::Send, &*from.user_id)?;
+    limits.check_invitations(&from.user_id, [&*body.user_id])?;
     let until = (&body.user_id, body.expires_at);
     let event_id = workflows
         .invite_until(&from, &room_id, until, body.reason)

@@ -30,7 +30,7 @@ const MAX_DECODED: u64 = 160 * 1024 * 1024;
 const MAX_SIDE: u32 = 32_768;
 /// How many frames, and how many of their pixels, are decoded for a thumbnail that moves.
 const MAX_FRAMES: usize = 300;
-const MAX_MOVING_PIXELS: u64 = 200_000_000;
+const MAX_MOVING_PIXELS: u64 = 30_000_000;
 /// The largest thumbnail that moves; one that would be larger stands still.
 const MAX_MOVING_OUTPUT: usize = 8 * 1024 * 1024;
 /// Between 1 (careful) and 30 (quick).

@@ -21,10 +21,11 @@ use super::files::{Files, Stored};
 use crate::{
     error::{Error, Result},
     storage::{
-        Db,
-        media::{self, ThumbnailKey, ThumbnailRow},
+        Db, UserNum,
+        media::{self, MediaRow, ThumbnailKey, ThumbnailRow},
     },
     tasks::Tasks,
+    turns::Turns,
 };
 
 pub use self::shape::Wanted;
@@ -33,6 +34,9 @@ pub use self::shape::Wanted;
 const AT_ONCE: usize = 2;
 /// How many are made or wait for that; who comes then has to come again.
 const MAX_WAITING: usize = 64;
+/// How many of one user's or one server's media are made at once, and how many more wait for that.
+const MAX_OF_ONE_ORIGIN: usize = 1;
+const MAX_WAITING_OF_ONE_ORIGIN: usize = 15;
 /// When to come again.
 const COME_AGAIN: Duration = Duration::from_secs(2);
 
@@ -44,8 +48,12 @@ pub(super) struct Thumbnails {
     tasks: Tasks,
     making: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
-    turns: Turns,
+    turns: MakingTurns,
+    origins: Turns<MediaOrigin>,
 }
+
+/// Whose media it is: a user of this server, by the server's number and theirs, or another server.
+type MediaOrigin = (i64, Option<UserNum>);
 
 impl Thumbnails {
     pub(super) fn new(db: Db, files: Files, tasks: Tasks) -> Self {
@@ -55,14 +63,15 @@ impl Thumbnails {
             tasks,
             making: Arc::new(Semaphore::new(AT_ONCE)),
             waiting: Arc::new(Semaphore::new(MAX_WAITING)),
-            turns: Turns::default(),
+            turns: MakingTurns::default(),
+            origins: Turns::new(MAX_OF_ONE_ORIGIN, MAX_WAITING_OF_ONE_ORIGIN),
         }
     }
 
     /// Returns the thumbnail of this media, which is made unless it is there.
     pub(super) async fn of(
         &self,
-        media: i64,
+        media: &MediaRow,
         original: Stored,
         wanted: Wanted,
         animated: bool,
@@ -70,7 +79,7 @@ impl Thumbnails {
         let shape = Shape::of(wanted);
         let (method, size) = shape.key();
         let key = ThumbnailKey {
-            media,
+            media: media.num,
             width: i64::from(size.width),
             height: i64::from(size.height),
             method,
@@ -79,7 +88,10 @@ impl Thumbnails {
         if let Some(known) = self.known(&key).await? {
             return Ok(known);
         }
-        let Ok(place) = self.waiting.clone().try_acquire_owned() else {
+        let place = self.waiting.clone().try_acquire_owned().ok();
+        // Pictures that take long are made slowly for who uploaded them, and for nobody else.
+        let origin = self.origins.place(&(media.server, media.uploader));
+        let Some((place, origin)) = place.zip(origin) else {
             return Err(Error::LimitExceeded {
                 retry_after: COME_AGAIN,
             });
@@ -87,8 +99,9 @@ impl Thumbnails {
         // A task of its own: the thumbnail is remembered also when nobody waits for it any more.
         let thumbnails = self.clone();
         let making = self.tasks.spawn(async move {
+            let turn = origin.turn().await;
             let made = thumbnails.make_once(key, original, shape).await;
-            drop(place);
+            drop((turn, place));
             made
         });
         making
@@ -157,9 +170,9 @@ impl Thumbnails {
 
 /// One turn after another for those who want the same.
 #[derive(Clone, Default)]
-struct Turns(Arc<Mutex<HashMap<ThumbnailKey, Weak<AsyncMutex<()>>>>>);
+struct MakingTurns(Arc<Mutex<HashMap<ThumbnailKey, Weak<AsyncMutex<()>>>>>);
 
-impl Turns {
+impl MakingTurns {
     /// Returns the lock of a thumbnail; it is forgotten when nobody holds it.
     fn of(&self, key: ThumbnailKey) -> Arc<AsyncMutex<()>> {
         let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
