@@ -69,10 +69,10 @@ impl Trust {
                 Error::internal("read a trusted authority", source)
             };
             let pem = fs::read(file).map_err(|error| failed(error.to_string()))?;
-            let found =
-                Certificate::from_pem_bundle(&pem).map_err(|error| failed(error.to_string()))?;
+            let found = Certificate::from_pem_bundle(&pem).unwrap_or_default();
             if found.is_empty() {
-                return Err(failed("it holds no certificate".to_owned()));
+                let text = "it holds no certificate: expected a PEM file with `-----BEGIN CERTIFICATE-----`";
+                return Err(failed(text.to_owned()));
             }
             authorities.extend(found);
         }

@@ -10,6 +10,8 @@ const proxy = { "/_matrix": { target: server, ws: true }, "/_parlour": { target:
 
 export default defineConfig({
   define: { __VERSION__: JSON.stringify(version) },
+  // src/api/web.rs puts a new nonce here for each answer; the Content-Security-Policy runs nothing without it.
+  html: { cspNonce: "__CSP_NONCE__" },
   // build.rs embeds what is built, and src/api/web.rs serves it at `/` and `/assets/`.
   build: {
     target: "es2022",

@@ -1,6 +1,9 @@
 //! Typed endpoints: a request in, a response out, the paths and the authentication taken from ruma.
 //!
-//! Endpoints whose body is a file are not for [`Incoming`], which holds the whole body in memory.
+//! Endpoints whose body is a file are not for [`Incoming`], which holds the whole body in memory. `parameters` says
+//! what is wrong with paths and queries.
+
+mod parameters;
 
 use std::{collections::BTreeSet, io};
 
@@ -23,6 +26,7 @@ use ruma::api::{
 use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 
+pub(super) use self::parameters::read_query;
 use super::{app::App, auth::Authenticate};
 use crate::{
     error::{Error, Result},
@@ -153,10 +157,9 @@ where
         _ if whole.is_empty() && parts.method != Method::PUT => "{}".to_owned(),
         _ => object_text(&whole, R::Authentication::MAX_BODY_DEPTH)?,
     };
-    let params: Vec<&str> = params.iter().map(|(_, value)| value).collect();
+    let params: Vec<(&str, &str)> = params.iter().collect();
     let request = http::Request::from_parts(parts, body.as_bytes());
-    let request = R::try_from_http_request(request, &params)
-        .map_err(|error| refusal(error, body.as_bytes()))?;
+    let request = try_read::<R>(request, &params)?;
     Ok((Incoming { from, request }, body))
 }
 
@@ -204,13 +207,26 @@ pub(super) fn object_text(body: &[u8], max_depth: usize) -> Result<String> {
     }
 }
 
-/// Says what is wrong with a request that ruma could not read.
-pub(super) fn refusal(error: FromHttpRequestError, body: &[u8]) -> Error {
-    let error = match error {
-        FromHttpRequestError::Deserialization(error) => error,
-        other => return Error::MethodNotAllowed(other.to_string()),
+/// Has ruma read a request; `params` are the names and values in its path.
+///
+/// # Errors
+///
+/// Says what is wrong with it.
+pub(super) fn try_read<R: IncomingRequest>(
+    request: http::Request<&[u8]>,
+    params: &[(&str, &str)],
+) -> Result<R> {
+    let body = *request.body();
+    let mut head = http::Request::new(());
+    head.method_mut().clone_from(request.method());
+    head.uri_mut().clone_from(request.uri());
+    let values: Vec<&str> = params.iter().map(|(_, value)| *value).collect();
+    let error = match R::try_from_http_request(request, &values) {
+        Ok(read) => return Ok(read),
+        Err(FromHttpRequestError::Deserialization(error)) => error,
+        Err(other) => return Err(Error::MethodNotAllowed(other.to_string())),
     };
-    match error {
+    Err(match error {
         DeserializationError::Json(error) => {
             // A wrong type may stand before the place where the body stops to be JSON.
             match serde_json::from_slice::<IgnoredAny>(body) {
@@ -221,16 +237,8 @@ pub(super) fn refusal(error: FromHttpRequestError, body: &[u8]) -> Error {
         DeserializationError::Header(HeaderDeserializationError::MissingHeader(name)) => {
             Error::MissingParam(format!("missing header `{name}`"))
         }
-        // Path and query alike.
-        other => {
-            let text = other.to_string();
-            if text.starts_with("missing field") {
-                Error::MissingParam(text.replace("missing field", "missing parameter"))
-            } else {
-                Error::InvalidParam(text)
-            }
-        }
-    }
+        other => parameters::explain::<R>(&other, &head, params),
+    })
 }
 
 impl<T: OutgoingResponse> IntoResponse for Outgoing<T> {

@@ -125,10 +125,7 @@ fn kind(error: &Error) -> (StatusCode, &'static str) {
             (StatusCode::BAD_REQUEST, "M_UNKNOWN")
         }
         Error::DuplicateAnnotation => (StatusCode::BAD_REQUEST, "M_DUPLICATE_ANNOTATION"),
-        Error::NotInThread(_) => (
-            StatusCode::BAD_REQUEST,
-            "IO.ELEMENT.MSC4306.M_NOT_IN_THREAD",
-        ),
+        Error::NotInThread(_) => bad_request("IO.ELEMENT.MSC4306.M_NOT_IN_THREAD"),
         Error::ConflictingUnsubscription => (
             StatusCode::CONFLICT,
             "IO.ELEMENT.MSC4306.M_CONFLICTING_UNSUBSCRIPTION",

@@ -10,7 +10,8 @@ use axum::{
         HeaderMap, HeaderName, HeaderValue, Method, Version,
         header::{
             ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
-            ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE, CONTENT_LENGTH, HOST,
+            ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE, CACHE_CONTROL, CONTENT_LENGTH,
+            CONTENT_TYPE, HOST, X_CONTENT_TYPE_OPTIONS,
         },
     },
     middleware::{Next, from_fn, from_fn_with_state},
@@ -42,6 +43,7 @@ pub(super) fn wrap(routes: Router<App>, app: &App) -> Router<App> {
         .layer(CatchPanicLayer::custom(|_: Box<dyn Any + Send>| panicked()))
         .layer(from_fn_with_state(app.config.clone(), add_admin_contact))
         .layer(from_fn(require_host))
+        .layer(from_fn(protect_json))
         .layer(from_fn(cors))
         .layer(from_fn_with_state(app.metrics.clone(), observe))
 }
@@ -97,6 +99,25 @@ async fn require_host(request: Request, next: Next) -> Response {
         return Error::Refused(text.to_owned()).into_response();
     }
     next.run(request).await
+}
+
+/// Keeps answers in JSON out of caches, and browsers from taking them for something else.
+async fn protect_json(request: Request, next: Next) -> Response {
+    // Other servers and clients may remember for a while where this server is.
+    let is_well_known = request.uri().path().starts_with("/.well-known/");
+    let mut response = next.run(request).await;
+    let headers = response.headers_mut();
+    let is_json = headers
+        .get(CONTENT_TYPE)
+        .is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
+    if is_json {
+        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        if !is_well_known {
+            let no_store = HeaderValue::from_static("no-store");
+            headers.entry(CACHE_CONTROL).or_insert(no_store);
+        }
+    }
+    response
 }
 
 /// Gives the request an id and a span, and counts it.

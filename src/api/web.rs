@@ -28,10 +28,10 @@ type File = (&'static str, &'static [u8]);
 /// What Vite built, each file that is text a second time with `.gz` at its end; empty without Node.
 const FILES: &[File] = include!(concat!(env!("OUT_DIR"), "/page.rs"));
 
-/// The page runs its own scripts and styles, shows what it fetched from this server, and cannot be framed.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; \
-                      media-src 'self' blob:; connect-src 'self'; manifest-src 'self'; base-uri 'none'; \
-                      form-action 'none'; frame-ancestors 'none'";
+/// Stands in the page where the nonce of an answer belongs; `web/vite.config.ts` writes it there.
+const NONCE_PLACEHOLDER: &str = "__CSP_NONCE__";
+/// The bytes of a nonce: nobody guesses so many.
+const NONCE_BYTES: usize = 16;
 /// Vite puts a hash of the content into these names: what stands there never changes.
 const IMMUTABLE: &str = "public, max-age=31536000, immutable";
 const REVALIDATED: &str = "no-cache";
@@ -46,12 +46,37 @@ pub(super) fn routes(config: &Config) -> Router<App> {
 }
 
 /// `GET /`
-async fn index(headers: HeaderMap) -> Response {
-    let mut response = serve("index.html", &headers);
+async fn index() -> Response {
+    let Some(page) = find("index.html") else {
+        return unknown_path().await.into_response();
+    };
+    let nonce: Base64<UrlSafe, _> = Base64::new(rand::random::<[u8; NONCE_BYTES]>());
+    let nonce = nonce.encode();
+    let page = String::from_utf8_lossy(page).replace(NONCE_PLACEHOLDER, &nonce);
+    let mut response = page.into_response();
+    let told = [
+        (CONTENT_SECURITY_POLICY, policy(&nonce)),
+        (CONTENT_TYPE, content_type("index.html").to_owned()),
+        // The nonce is good for one answer.
+        (CACHE_CONTROL, "no-store".to_owned()),
+        (REFERRER_POLICY, "no-referrer".to_owned()),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
+    ];
+    for (name, value) in told {
+        insert(&mut response, name, &value);
+    }
     response
-        .headers_mut()
-        .insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
-    response
+}
+
+/// Returns the policy of the page: it runs the scripts and styles that have the nonce of this answer, and what they
+/// load themselves. It shows what it fetched from this server, and cannot be framed. A file that a user uploaded is
+/// at an address of this server, too, but has no nonce.
+fn policy(nonce: &str) -> String {
+    format!(
+        "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; img-src 'self' blob: data:; \
+         media-src 'self' blob:; connect-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none'; \
+         frame-ancestors 'none'"
+    )
 }
 
 /// `GET /assets/…`

@@ -13,7 +13,8 @@ Parlour, a Matrix homeserver.
 
 Usage:
   parlour [--config FILE]               run the server; it needs no configuration
-  parlour config check [--config FILE]  say whether the configuration is valid
+  parlour config check [--config FILE]  say whether a server can start with the configuration
+  parlour help                          show this
 
 Options:
   -c, --config FILE  read the configuration from FILE (see config.example.toml)
@@ -63,6 +64,7 @@ pub(super) fn parse(
     match words.as_slice() {
         [] => Ok(Command::Serve { config }),
         ["config", "check"] => Ok(Command::CheckConfig { config }),
+        ["help", ..] => Ok(Command::Help),
         other => {
             let unknown = other.join(" ");
             Err(format!("unknown command `{unknown}`").into())
@@ -94,6 +96,13 @@ mod tests {
 
         assert_eq!(parsed("config check --config a.toml"), expected());
         assert_eq!(parsed("-c a.toml config check"), expected());
+    }
+
+    #[test]
+    fn help_is_a_command_and_an_option() {
+        for line in ["help", "help config", "--help", "-h", "config check --help"] {
+            assert_eq!(parsed(line), Ok(Command::Help), "{line}");
+        }
     }
 
     #[test]

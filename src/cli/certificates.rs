@@ -9,7 +9,10 @@ use std::{
 };
 
 use rustls::ServerConfig;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use rustls_pki_types::{
+    CertificateDer, PrivateKeyDer,
+    pem::{self, Error::NoItemsFound, PemObject},
+};
 
 /// A file that cannot be used, and why.
 pub(super) type Unusable = (PathBuf, Box<dyn Error + Send + Sync>);
@@ -81,17 +84,54 @@ fn tls_config(certificate: &Path, key: &Path) -> Result<ServerConfig, Unusable> 
     };
     let chain = CertificateDer::pem_file_iter(certificate)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|e| failed(certificate, e.into()))?;
-    let private_key = PrivateKeyDer::from_pem_file(key).map_err(|e| failed(key, e.into()))?;
+        .and_then(|chain| {
+            if chain.is_empty() {
+                Err(NoItemsFound)
+            } else {
+                Ok(chain)
+            }
+        })
+        .map_err(|error| failed(certificate, explain(error, "certificate").into()))?;
+    let private_key = PrivateKeyDer::from_pem_file(key)
+        .map_err(|error| failed(key, explain_key(error, key).into()))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|e| failed(certificate, e.into()))?
         .with_no_client_auth()
         .with_single_cert(chain, private_key)
-        .map_err(|e| failed(certificate, e.into()))?;
+        .map_err(|error| match error {
+            rustls::Error::InconsistentKeys(_) => {
+                failed(key, "the private key is not that of the certificate".into())
+            }
+            other => failed(certificate, other.into()),
+        })?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
+}
+
+/// Says why a PEM file cannot be read.
+fn explain(error: pem::Error, item: &str) -> String {
+    match error {
+        NoItemsFound => format!(
+            "it holds no {item}: expected a PEM file with `-----BEGIN {}-----`",
+            item.to_uppercase()
+        ),
+        pem::Error::Io(error) => error.to_string(),
+        pem::Error::MissingSectionEnd { .. } => {
+            format!("its {item} has no end: a line with `-----END` is missing")
+        }
+        other => format!("it is not a valid PEM file: {other}"),
+    }
+}
+
+fn explain_key(error: pem::Error, path: &Path) -> String {
+    let is_encrypted =
+        || fs::read_to_string(path).is_ok_and(|text| text.contains("BEGIN ENCRYPTED PRIVATE KEY"));
+    if matches!(error, NoItemsFound) && is_encrypted() {
+        return "its private key is encrypted: expected one without a passphrase".to_owned();
+    }
+    explain(error, "private key")
 }
 
 #[cfg(test)]
@@ -107,6 +147,36 @@ mod tests {
         fs::write(folder.join("crt"), &certificate).unwrap();
         fs::write(folder.join("key"), &key).unwrap();
         (certificate, key)
+    }
+
+    #[test]
+    fn files_that_cannot_be_used_say_why() {
+        let folder = tempfile::tempdir().unwrap();
+        let (crt, key) = (folder.path().join("crt"), folder.path().join("key"));
+        write(folder.path());
+        let problem = |certificate: &Path, key: &Path| {
+            let (path, error) = Certificates::read(certificate, key).err().unwrap();
+            (path, error.to_string())
+        };
+
+        let (path, swapped) = problem(&key, &crt);
+        assert_eq!(path, key);
+        assert!(swapped.starts_with("it holds no certificate"), "{swapped}");
+        let (path, no_key) = problem(&crt, &crt);
+        assert_eq!(path, crt);
+        assert!(no_key.contains("`-----BEGIN PRIVATE KEY-----`"), "{no_key}");
+        let other = tempfile::tempdir().unwrap();
+        write(other.path());
+        let (path, other) = problem(&crt, &other.path().join("key"));
+        assert!(path.ends_with("key"));
+        assert_eq!(other, "the private key is not that of the certificate");
+        fs::write(
+            &key,
+            "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAA==\n-----END ENCRYPTED PRIVATE KEY-----\n",
+        )
+        .unwrap();
+        let (_, encrypted) = problem(&crt, &key);
+        assert!(encrypted.contains("passphrase"), "{encrypted}");
     }
 
     #[test]

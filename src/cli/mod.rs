@@ -4,7 +4,9 @@
 
 mod arguments;
 mod certificates;
+mod check;
 mod connection;
+mod data_dir;
 mod listen;
 mod logging;
 pub mod serve;
@@ -89,7 +91,14 @@ async fn serve_until_told(config: Config) -> Result<(), Failure> {
 }
 
 fn check_config(config: Option<&Path>) -> Result<(), Failure> {
-    Config::load(config)?;
+    let config = Config::load(config)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let problems = runtime.block_on(check::problems(&config));
+    if !problems.is_empty() {
+        return Err(problems.join("\nparlour: ").into());
+    }
     say("the configuration is valid")
 }
 

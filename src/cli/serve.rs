@@ -1,18 +1,15 @@
 //! The composition root: builds the services, each from those that exist already, and starts to serve.
 
-use std::{
-    fs::DirBuilder, net::SocketAddr, os::unix::fs::DirBuilderExt, path::Path, sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::Router;
 use prometheus::Registry;
 
-use super::{connection::ConnectionServer, listen::Bound, signing_key};
+use super::{connection::ConnectionServer, data_dir, listen::Bound, signing_key};
 use crate::{
     api::{self, App, Limits, Metrics},
     clock::Clock,
-    config::{BaseUrl, Config, Listen},
+    config::{BaseUrl, Config, Connections, Listen},
     devices::Devices,
     ephemeral::Ephemeral,
     error::{Error, Result},
@@ -31,6 +28,9 @@ use crate::{
 const STOP_TIMEOUT: Duration = Duration::from_secs(8);
 /// How long the database may take to close, once nobody uses it.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The connections that the listener for metrics holds at once: Prometheus needs one.
+const MAX_METRICS_CONNECTIONS: usize = 16;
 
 /// A server that runs.
 pub struct Running {
@@ -60,7 +60,7 @@ pub async fn start(config: Config) -> Result<Running> {
 /// As [`start`].
 pub async fn start_at(mut config: Config, clock: Clock) -> Result<Running> {
     outbound::choose_cryptography();
-    make_private_folder(&config.server.data_dir)?;
+    data_dir::prepare(&config)?;
     let listeners = bind_all(&mut config.listen).await?;
     let metrics_listener = match config.metrics.address {
         Some(address) => Some(bind(&plain(address)).await?),
@@ -83,7 +83,11 @@ pub async fn start_at(mut config: Config, clock: Clock) -> Result<Running> {
     let stopping = tasks.stopping().clone();
     let connections = ConnectionServer::new(&app.config.connections, stopping.clone());
     // The metrics can be read when all places of the other listeners are taken.
-    let metrics_connections = ConnectionServer::new(&app.config.connections, stopping);
+    let few = Connections {
+        max_open: MAX_METRICS_CONNECTIONS,
+        ..app.config.connections.clone()
+    };
+    let metrics_connections = ConnectionServer::new(&few, stopping);
     let router = api::router(app);
     for listener in listeners {
         serve(listener, router.clone(), &connections, &tasks);
@@ -237,16 +241,4 @@ async fn bind(config: &Listen) -> Result<Bound> {
 fn serve(listener: Bound, router: Router, connections: &ConnectionServer, tasks: &Tasks) {
     let serving = listener.serve(router, connections.clone(), tasks.clone());
     drop(tasks.spawn(serving));
-}
-
-/// Makes the folder of the data, which holds secrets: for this user only.
-fn make_private_folder(path: &Path) -> Result<()> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .map_err(|source| {
-            let source = format!("{}: {source}", path.display());
-            Error::internal("make the data directory", source)
-        })
 }

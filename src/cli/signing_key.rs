@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// The file in the data directory.
-const FILE: &str = "signing.key";
+pub(super) const FILE: &str = "signing.key";
 const DOING: &str = "use the signing key";
 
 /// Returns the key of the server, which is made on the first start.

@@ -17,7 +17,7 @@ pub use self::{
         Config, Connections, Database, Directory, Federation, Limits, Listen, LogFormat, Logging,
         Media, Metrics, Passwords, Registration, Server, ServerNotices, Support, Turn, UrlPreviews,
     },
-    values::{AddressHeader, BaseUrl, DatabaseUrl, Localpart, Network, Secret},
+    values::{AddressHeader, BaseUrl, DatabaseUrl, LegacyMedia, Localpart, Network, Secret},
 };
 
 impl Config {

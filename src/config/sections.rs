@@ -10,8 +10,8 @@ use ruma::{OwnedServerName, OwnedUserId, RoomVersionId};
 use serde::{Deserialize, Serialize};
 
 use super::values::{
-    AddressHeader, BaseUrl, DatabaseUrl, Localpart, Network, Secret, between, empty_is_none,
-    filter, path, room_version,
+    AddressHeader, BaseUrl, DatabaseUrl, LegacyMedia, Localpart, Network, Secret, between,
+    empty_is_none, filter, path, room_version,
 };
 
 /// The configuration of a server.
@@ -364,8 +364,8 @@ pub struct Media {
     /// The folder of the files; `media` in `server.data_dir` when unset.
     #[serde(with = "empty_is_none")]
     pub directory: Option<PathBuf>,
-    /// Whether the deprecated paths serve files to those without an access token.
-    pub legacy_unauthenticated: bool,
+    /// Which files the deprecated paths serve to those without an access token.
+    pub legacy_unauthenticated: LegacyMedia,
     /// The largest file that is fetched from another server.
     #[serde(deserialize_with = "between::<1, 1_099_511_627_776, _, _>")]
     pub max_remote_bytes: u64,
@@ -376,7 +376,7 @@ impl Default for Media {
         Self {
             max_upload_bytes: 100 * 1024 * 1024,
             directory: None,
-            legacy_unauthenticated: true,
+            legacy_unauthenticated: LegacyMedia::Frozen,
             max_remote_bytes: 100 * 1024 * 1024,
         }
     }

@@ -5,6 +5,7 @@ use std::{fmt, net::IpAddr, path::PathBuf, str::FromStr};
 use ipnet::IpNet;
 use ruma::RoomVersionId;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 use url::Url;
 
 /// What stands for a secret wherever one could be shown.
@@ -248,6 +249,34 @@ impl<'de> Deserialize<'de> for AddressHeader {
     }
 }
 
+/// The files that the deprecated paths of media serve to those without an access token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LegacyMedia {
+    /// Those that were uploaded before the freeze, and no later ones.
+    Frozen,
+    /// All of them.
+    All,
+    /// None.
+    None,
+}
+
+impl<'de> Deserialize<'de> for LegacyMedia {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // The key was a boolean before there was a freeze.
+        let word = toml::Value::deserialize(deserializer)?;
+        match word
+            .as_str()
+            .or(word.as_bool().map(|all| if all { "all" } else { "none" }))
+        {
+            Some("frozen") => Ok(Self::Frozen),
+            Some("all" | "true") => Ok(Self::All),
+            Some("none" | "false") => Ok(Self::None),
+            _ => Err(D::Error::custom("expected `frozen`, `all` or `none`")),
+        }
+    }
+}
+
 /// A key that is not set is written as an empty text, so that an environment variable can unset it, too.
 pub(super) mod empty_is_none {
     use serde::{Deserialize, Deserializer, Serialize, Serializer, de::IntoDeserializer};
@@ -323,13 +352,26 @@ pub(super) fn room_version<'de, D: Deserializer<'de>>(
 /// Reads what the log shows, as `tracing` writes it.
 pub(super) fn filter<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     let filter = String::deserialize(deserializer)?;
-    if tracing_subscriber::EnvFilter::try_new(&filter).is_err() {
+    if !is_filter(&filter) {
         return Err(D::Error::custom(
             "expected a level (`error`, `warn`, `info`, `debug`, `trace`, `off`), or a list like \
              `info,parlour=debug`",
         ));
     }
     Ok(filter)
+}
+
+/// Returns whether a text is a filter that says a level. `tracing` takes any other word for the name of a module, of
+/// which everything is logged, and nothing else.
+fn is_filter(filter: &str) -> bool {
+    // Fields of spans have commas of their own.
+    let is_simple = !filter.contains('{');
+    let is_level = |word: &str| {
+        let is_word = !word.is_empty() && word.parse::<LevelFilter>().is_ok();
+        is_word || word.contains('=')
+    };
+    let has_levels = !is_simple || filter.split(',').map(str::trim).all(is_level);
+    has_levels && EnvFilter::try_new(filter).is_ok()
 }
 
 /// Reads a path that is not empty.
@@ -369,6 +411,29 @@ mod tests {
         assert_eq!(parsed("https://a.example/matrix"), None);
         assert_eq!(parsed("ftp://a.example"), None);
         assert_eq!(parsed("https://me:you@a.example"), None);
+    }
+
+    #[test]
+    fn a_filter_of_the_log_says_levels() {
+        for filter in [
+            "info",
+            "DEBUG",
+            "off",
+            "info,parlour=debug",
+            "warn,parlour::sync=trace",
+        ] {
+            assert!(is_filter(filter), "{filter}");
+        }
+        for filter in [
+            "verbose",
+            "",
+            "info,verbose",
+            "parlour",
+            "info,parlour=loud",
+            "info,",
+        ] {
+            assert!(!is_filter(filter), "{filter}");
+        }
     }
 
     #[test]

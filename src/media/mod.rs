@@ -233,6 +233,22 @@ impl Media {
         })
     }
 
+    /// Returns whether media is here, and was before the freeze of unauthenticated media.
+    ///
+    /// # Errors
+    ///
+    /// When the database cannot be read.
+    pub async fn is_before_freeze(&self, server: &ServerName, media_id: &str) -> Result<bool> {
+        if !is_media_id(media_id) {
+            return Ok(false);
+        }
+        let mut db = self.db.read().await?;
+        match self.db.strings.find(&mut db, server.as_str()).await? {
+            Some(server) => rows::is_before_freeze(&mut db, server, media_id).await,
+            None => Ok(false),
+        }
+    }
+
     /// Returns a thumbnail of the media, which does not move unless it may.
     ///
     /// # Errors

@@ -1,9 +1,6 @@
 //! Where SQLite and PostgreSQL differ; nothing outside this file and `migrate` asks which one is open.
 
-use std::{
-    path::{Path, PathBuf},
-    str::FromStr,
-};
+use std::{path::Path, str::FromStr};
 
 use sqlx::{
     ConnectOptions, Executor, PgConnection, SqliteConnection,
@@ -82,11 +79,37 @@ impl Target {
         ))
     }
 
-    /// Returns the directory of an SQLite file.
-    pub(super) fn sqlite_directory(&self) -> Option<PathBuf> {
+    /// Returns the file of SQLite; `None` for a database that has none.
+    pub fn sqlite_file(&self) -> Option<&Path> {
         match self {
-            Self::Sqlite(options) => options.get_filename().parent().map(Path::to_owned),
+            Self::Sqlite(options) => {
+                let file = options.get_filename();
+                (!file.ends_with(":memory:")).then_some(file)
+            }
             Self::Postgres(_) => None,
+        }
+    }
+
+    /// Checks that the database can be used, and changes nothing in it. A file that is not there yet can be.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be reached, refuses the user, or is no database.
+    pub async fn probe(&self) -> Result<()> {
+        let mut conn = match self {
+            Self::Sqlite(options) if !options.get_filename().exists() => return Ok(()),
+            Self::Sqlite(options) => {
+                let reader = SqliteConnectOptions::new().filename(options.get_filename());
+                let reader = reader.read_only(true).disable_statement_logging();
+                Conn::Sqlite(reader.connect().await?)
+            }
+            Self::Postgres(options) => Conn::Postgres(options.connect().await?),
+        };
+        conn.run("SELECT 1").await?;
+        match &mut conn {
+            // SQLite reads the file only when something in it is asked for.
+            Conn::Sqlite(_) => conn.run("PRAGMA schema_version").await,
+            Conn::Postgres(_) => Ok(()),
         }
     }
 

@@ -83,6 +83,17 @@ pub async fn find(db: &mut impl Read, server: i64, media_id: &str) -> Result<Opt
     .await
 }
 
+/// Returns whether media with this id was here before the freeze of unauthenticated media.
+pub async fn is_before_freeze(db: &mut impl Read, server: i64, media_id: &str) -> Result<bool> {
+    let found = db
+        .query("SELECT before_freeze FROM media WHERE server = $1 AND media_id = $2")
+        .bind(server)
+        .bind(media_id)
+        .fetch_scalar::<bool>()
+        .await?;
+    Ok(found.unwrap_or(false))
+}
+
 /// Stores media under an id that is not in use.
 pub async fn insert(tx: &mut WriteTx, media: &NewMedia<'_>) -> Result<()> {
     tx.query(

@@ -213,10 +213,10 @@ impl Db {
 fn lock_directories(target: &Target, data_dir: &Path) -> Result<Vec<DirectoryLock>> {
     let mut locks = vec![DirectoryLock::take(data_dir)?];
     let canonical = |path: &Path| path.canonicalize().ok();
-    if let Some(other) = target.sqlite_directory()
-        && canonical(&other) != canonical(data_dir)
+    if let Some(other) = target.sqlite_file().and_then(Path::parent)
+        && canonical(other) != canonical(data_dir)
     {
-        locks.push(DirectoryLock::take(&other)?);
+        locks.push(DirectoryLock::take(other)?);
     }
     Ok(locks)
 }

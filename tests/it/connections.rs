@@ -50,17 +50,27 @@ async fn answer_until_closed(server: &Server, bytes: &[u8]) -> String {
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-/// Returns the `HEADERS` frame of a request without a body over HTTP/2.
-fn http2_get(path: &str) -> Vec<u8> {
+/// `GET` in the static table of HPACK, and the flags of a frame after which no body comes.
+const HTTP2_GET: (u8, u8) = (0x82, 0x05);
+/// `POST`, and the flags of a frame that a body follows.
+const HTTP2_POST: (u8, u8) = (0x83, 0x04);
+
+/// Returns the `HEADERS` frame of a request over HTTP/2.
+fn http2_head((method, flags): (u8, u8), path: &str) -> Vec<u8> {
     let literal = |index: u8, text: &str| {
         let length = u8::try_from(text.len()).expect("is short");
         [&[index, length], text.as_bytes()].concat()
     };
-    // `:method: GET` and `:scheme: http` have one byte each.
-    let block = [vec![0x82, 0x86], literal(4, path), literal(1, "localhost")].concat();
+    // `:method` and `:scheme: http` have one byte each.
+    let block = [
+        vec![method, 0x86],
+        literal(4, path),
+        literal(1, "localhost"),
+    ]
+    .concat();
     let length = u8::try_from(block.len()).expect("is short");
-    // Flags: the stream and the head end with this frame. It is of stream 1.
-    [vec![0, 0, length, 1, 5, 0, 0, 0, 1], block].concat()
+    // It is of stream 1.
+    [vec![0, 0, length, 1, flags, 0, 0, 0, 1], block].concat()
 }
 
 #[tokio::test]
@@ -90,7 +100,7 @@ async fn a_connection_without_a_second_request_is_closed() {
 async fn an_http_2_connection_without_requests_is_closed() {
     let server = Server::with(impatient).await;
     let silent = [HTTP2_PREFACE, HTTP2_SETTINGS].concat();
-    let used = [&silent, &*http2_get("/_matrix/client/versions")].concat();
+    let used = [&silent, &*http2_head(HTTP2_GET, "/_matrix/client/versions")].concat();
 
     for bytes in [HTTP2_PREFACE.to_vec(), silent, used] {
         answer_until_closed(&server, &bytes).await;
@@ -125,6 +135,17 @@ async fn a_body_that_does_not_arrive_is_answered_with_408() {
             "{path}: {answer}"
         );
     }
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_arrive_over_http_2_is_answered() {
+    let server = Server::with(impatient).await;
+    let login = http2_head(HTTP2_POST, "/_matrix/client/v3/login");
+
+    let bytes = [HTTP2_PREFACE, HTTP2_SETTINGS, &*login].concat();
+    let answer = answer_until_closed(&server, &bytes).await;
+
+    assert!(answer.contains("did not arrive in time"), "{answer}");
 }
 
 #[tokio::test]
@@ -204,7 +225,7 @@ async fn an_http_2_client_that_takes_nothing_of_an_answer_loses_its_connection()
         config.connections.idle_timeout_seconds = 3600;
     })
     .await;
-    let request = http2_get("/_matrix/client/versions");
+    let request = http2_head(HTTP2_GET, "/_matrix/client/versions");
 
     let bytes = [HTTP2_PREFACE, HTTP2_NO_WINDOW, &*request].concat();
     let answer = answer_until_closed(&server, &bytes).await;

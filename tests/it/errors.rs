@@ -89,3 +89,58 @@ async fn an_answer_names_its_request() {
     assert_eq!(kept.header("x-request-id"), "proxy-17");
     assert_eq!(made.header("x-request-id").len(), 16);
 }
+
+#[tokio::test]
+async fn answers_in_json_are_kept_in_no_cache_and_taken_for_nothing_else() {
+    let server = Server::start().await;
+
+    for path in [
+        "/_matrix/client/versions",
+        "/nowhere",
+        "/_matrix/client/v3/account/whoami",
+    ] {
+        let answer = server.get(path).await;
+        assert_eq!(answer.header("cache-control"), "no-store", "{path}");
+        assert_eq!(answer.header("x-content-type-options"), "nosniff", "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_parameter_is_named_with_what_is_allowed() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let number = "expected a whole number from 0 to 9007199254740991";
+
+    for (path, name, allowed) in [
+        ("sync?timeout=-1", "timeout", number),
+        ("sync?since=a&timeout=1.5", "timeout", number),
+        (
+            "sync?full_state=maybe",
+            "full_state",
+            "expected `true` or `false`",
+        ),
+        ("rooms/!a:b/messages?dir=b&limit=many", "limit", number),
+        ("rooms/nonsense/members", "room_id", "expected a room id"),
+        ("profile/alice", "user_id", "expected a user id"),
+        (
+            "rooms/!a:b/event/nonsense",
+            "event_id",
+            "expected an event id",
+        ),
+        (
+            "directory/room/nonsense",
+            "room_alias",
+            "expected a room alias",
+        ),
+    ] {
+        let answer = alice
+            .client
+            .get(&format!("/_matrix/client/v3/{path}"))
+            .await;
+
+        let body = answer.expect_error(400, "M_INVALID_PARAM");
+        let error = body["error"].as_str().unwrap_or_default();
+        let expected = format!("invalid parameter `{name}`: {allowed}");
+        assert!(error.starts_with(&expected), "{path}: {error}");
+    }
+}

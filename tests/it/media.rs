@@ -5,6 +5,11 @@ use std::io::Cursor;
 use bytes::Bytes;
 use futures_util::stream;
 use image::{DynamicImage, ImageFormat, RgbImage};
+use parlour::{
+    config::LegacyMedia,
+    storage::{Db, Read},
+    tasks::Tasks,
+};
 use reqwest::{Body, Method};
 use serde_json::json;
 
@@ -117,7 +122,10 @@ async fn a_download_says_how_browsers_must_take_it() {
     let place = uploaded(&alice.client, "", "text/plain", b"text").await;
 
     let answer = alice.client.get(&format!("{DOWNLOAD}/{place}")).await;
-    let legacy = server.get(&format!("{LEGACY_DOWNLOAD}/{place}")).await;
+    let open = Server::with(|config| config.media.legacy_unauthenticated = LegacyMedia::All).await;
+    let bob = open.register("bob").await;
+    let open_place = uploaded(&bob.client, "", "text/plain", b"text").await;
+    let legacy = open.get(&format!("{LEGACY_DOWNLOAD}/{open_place}")).await;
 
     assert_eq!(
         answer.header("content-security-policy"),
@@ -279,31 +287,114 @@ fn legacy_paths(place: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn the_deprecated_paths_want_no_token() {
+async fn the_deprecated_paths_want_a_token_unless_the_configuration_says_otherwise() {
+    for (setting, is_served) in [
+        (LegacyMedia::Frozen, false),
+        (LegacyMedia::None, false),
+        (LegacyMedia::All, true),
+    ] {
+        let server = Server::with(|config| config.media.legacy_unauthenticated = setting).await;
+        let alice = server.register("alice").await;
+        let file = png(8, 8);
+        let place = uploaded(&alice.client, "", "image/png", &file).await;
+
+        for path in legacy_paths(&place) {
+            let with_token = alice.client.get(&path).await;
+            assert_eq!(with_token.bytes, file, "{path}: {}", with_token.text);
+            assert!(with_token.header("cache-control").starts_with("private"));
+            let without = server.get(&path).await;
+            if is_served {
+                assert_eq!(without.bytes, file, "{path}: {}", without.text);
+            } else {
+                without.expect_error(404, "M_NOT_FOUND");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn media_of_before_the_freeze_goes_on_to_be_served_without_a_token() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let file = png(8, 8);
     let place = uploaded(&alice.client, "", "image/png", &file).await;
 
+    let server = server
+        .restart_after(async |server: &Server| {
+            let (url, folder) = server.data();
+            let db = Db::open(url.expose(), &folder, &Tasks::default()).await;
+            let db = db.expect("the database is free");
+            let mut tx = db.write().await.expect("a turn");
+            let freeze = tx.query("UPDATE media SET before_freeze = TRUE");
+            freeze.execute().await.expect("is changed");
+            tx.commit().await.expect("is stored");
+            db.close().await;
+        })
+        .await;
+
     for path in legacy_paths(&place) {
         let answer = server.get(&path).await;
-        assert_eq!(answer.status, 200, "{path}: {}", answer.text);
-        assert_eq!(answer.bytes, file);
+        assert_eq!(answer.bytes, file, "{path}: {}", answer.text);
     }
 }
 
 #[tokio::test]
-async fn the_deprecated_paths_want_a_token_where_the_configuration_does() {
-    let server = Server::with(|config| config.media.legacy_unauthenticated = false).await;
+async fn a_browser_makes_no_program_of_a_file() {
+    let server = Server::start().await;
     let alice = server.register("alice").await;
-    let file = png(8, 8);
-    let place = uploaded(&alice.client, "", "image/png", &file).await;
+    let place = uploaded(&alice.client, "", "text/css", b"* {}").await;
+    let paths = [DOWNLOAD, LEGACY_DOWNLOAD].map(|path| format!("{path}/{place}"));
 
-    for path in legacy_paths(&place) {
-        let answer = alice.client.get(&path).await;
-        assert_eq!(answer.bytes, file, "{path}: {}", answer.text);
-        assert!(answer.header("cache-control").starts_with("private"));
-        server.get(&path).await.expect_error(401, "M_MISSING_TOKEN");
+    for path in &paths {
+        let as_destination = async |destination: &str| {
+            let headers = [("sec-fetch-dest", destination)];
+            alice
+                .client
+                .send_with(Method::GET, path, "", &headers)
+                .await
+        };
+        for refused in [
+            "script",
+            "style",
+            "worker",
+            "serviceworker",
+            "iframe",
+            "object",
+            "embed",
+        ] {
+            as_destination(refused)
+                .await
+                .expect_error(403, "M_FORBIDDEN");
+        }
+        for shown in ["image", "empty", "video", "audio"] {
+            let answer = as_destination(shown).await;
+            assert_eq!(answer.header("content-disposition"), "inline", "{shown}");
+        }
+        let saved = as_destination("document").await;
+        assert_eq!(
+            (saved.status, saved.header("content-disposition")),
+            (200, "attachment")
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_script_is_served_as_plain_bytes() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+
+    for script in [
+        "text/javascript",
+        "application/JavaScript; charset=utf-8",
+        "text/ecmascript",
+    ] {
+        let place = uploaded(&alice.client, "", script, b"alert(1)").await;
+
+        let answer = alice.client.get(&format!("{DOWNLOAD}/{place}")).await;
+
+        assert_eq!(answer.header("content-type"), "application/octet-stream");
+        assert_eq!(answer.header("content-disposition"), "attachment");
+        assert_eq!(answer.header("x-content-type-options"), "nosniff");
     }
 }
 

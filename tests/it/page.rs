@@ -11,6 +11,11 @@ async fn the_page_runs_nothing_but_its_own_scripts() {
     let policy = page.header("content-security-policy");
     assert!(policy.starts_with("default-src 'none'; "), "{policy}");
     assert!(!policy.contains("unsafe"), "{policy}");
+    for kind in ["script-src", "style-src"] {
+        let rule = policy.split("; ").find(|rule| rule.starts_with(kind));
+        // Everything of this server would be files of its users, too.
+        assert!(!rule.expect("a rule").contains("'self'"), "{policy}");
+    }
     assert!(policy.contains("frame-ancestors 'none'"), "{policy}");
     assert_eq!(page.header("content-type"), "text/html; charset=utf-8");
     assert_eq!(page.header("x-content-type-options"), "nosniff");
@@ -34,6 +39,32 @@ async fn what_the_page_loads_is_there_and_says_what_it_is() {
             other => panic!("{other:?}"),
         };
         assert_eq!(answer.header("content-type"), wanted);
+    }
+}
+
+#[tokio::test]
+async fn each_answer_has_its_own_nonce_for_what_the_page_loads() {
+    let server = Server::start().await;
+    let nonce = async || {
+        let page = server.get("/").await;
+        let policy = page.header("content-security-policy").to_owned();
+        let (_, rest) = policy.split_once("script-src 'nonce-")?;
+        let (nonce, _) = rest.split_once('\'')?;
+        for tag in ["<script type=\"module\"", "<link rel=\"stylesheet\""] {
+            let (_, rest) = page.text.split_once(tag).expect("the page loads it");
+            let (tag, _) = rest.split_once('>').expect("the tag ends");
+            assert!(tag.contains(&format!("nonce=\"{nonce}\"")), "{tag}");
+        }
+        assert!(!page.text.contains("__CSP_NONCE__"), "{}", page.text);
+        assert_eq!(page.header("cache-control"), "no-store");
+        Some(nonce.to_owned())
+    };
+
+    let (first, second) = (nonce().await, nonce().await);
+
+    // A server that was built without Node has a page without files.
+    if first.is_some() {
+        assert_ne!(first, second);
     }
 }
 

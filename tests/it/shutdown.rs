@@ -131,6 +131,53 @@ fn a_wrong_configuration_is_refused_with_its_reason() {
 }
 
 #[test]
+fn a_configuration_with_which_no_server_can_start_is_not_called_valid() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("parlour.toml");
+    let text =
+        "[server]\ndata_dir = 'parlour.toml/data'\n[federation]\ntrusted_ca = ['missing.pem']\n";
+    std::fs::write(&file, text).expect("the file is written");
+
+    let checked = output(folder.path(), &["config", "check", "-c", "parlour.toml"]);
+
+    let said = String::from_utf8_lossy(&checked.stderr).into_owned();
+    assert_eq!(checked.status.code(), Some(1));
+    assert!(said.contains("missing.pem: No such file"), "{said}");
+    assert!(said.contains("parlour.toml is not a directory"), "{said}");
+}
+
+#[test]
+fn a_log_filter_that_is_no_level_is_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("parlour.toml");
+    std::fs::write(&file, "[logging]\nfilter = 'verbose'\n").expect("the file is written");
+
+    for arguments in [
+        &["config", "check", "-c", "parlour.toml"][..],
+        &["-c", "parlour.toml"],
+    ] {
+        let refused = output(folder.path(), arguments);
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert_eq!(refused.status.code(), Some(1));
+        assert!(
+            said.contains("logging.filter = \"verbose\": expected a level"),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn help_is_shown_to_those_who_ask() {
+    let folder = tempfile::tempdir().expect("a folder");
+
+    for ask in ["help", "--help"] {
+        let helped = output(folder.path(), &[ask]);
+        assert!(helped.status.success());
+        assert!(String::from_utf8_lossy(&helped.stdout).contains("Usage:"));
+    }
+}
+
+#[test]
 fn an_address_in_use_is_named() {
     let folder = tempfile::tempdir().expect("a folder");
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");

@@ -148,3 +148,30 @@ test("nothing went wrong in the consoles", () => {
   expect(alice.problems).toEqual([]);
   expect(bob.problems).toEqual([]);
 });
+
+test("a picture that is a program runs nothing, wherever it is opened", async () => {
+  const program = `<svg xmlns="http://www.w3.org/2000/svg"><script>localStorage.setItem("stolen", "yes")</script></svg>`;
+  const upload = await fetch(`${here.server.url}/_matrix/media/v3/upload`, {
+    method: "POST",
+    headers: { Authorization: `Bearer ${tokens.alice}`, "Content-Type": "image/svg+xml" },
+    body: program,
+  });
+  const { content_uri: url } = (await upload.json()) as { content_uri: string };
+  await here.api(tokens.alice, "PUT", `${room.path}/send/m.room.message/svg`, { msgtype: "m.image", body: "program.svg", url, info: { w: 100, h: 100, mimetype: "image/svg+xml" } });
+
+  await bob.page.getByRole("button", { name: "Open picture program.svg" }).click();
+  const shown = bob.page.getByRole("dialog").getByRole("img");
+  await shown.waitFor({ state: "attached" });
+  const address = (await shown.getAttribute("src"))!;
+  // Its address in memory is of the page's origin. Opened by itself, it is saved.
+  const saved = bob.page.waitForEvent("download");
+  await bob.page.evaluate((address) => {
+    const link = document.createElement("a");
+    link.href = address;
+    link.click();
+  }, address);
+  await saved;
+
+  expect(await bob.page.evaluate(() => localStorage.getItem("stolen"))).toBeNull();
+  await bob.page.keyboard.press("Escape");
+});

@@ -10,7 +10,7 @@ use std::{sync::Arc, time::Duration};
 use axum::{
     Router,
     extract::{
-        FromRequestParts, Query, Request, State,
+        FromRequestParts, Request, State,
         ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code},
     },
     response::Response,
@@ -29,7 +29,7 @@ use serde_json::Value;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
 
 use self::requests::{Call, Outcome};
-use super::{App, KeepOpen, auth, client};
+use super::{App, KeepOpen, auth, client, endpoint::read_query};
 use crate::{
     ephemeral::PresenceUpdate,
     error::{Error, Result},
@@ -67,9 +67,7 @@ struct Params {
 /// `GET /_matrix/client/unstable/stream`: `docs/websocket.md`
 async fn stream(State(app): State<App>, request: Request) -> Result<Response> {
     let (mut parts, _) = request.into_parts();
-    let Query(params) = Query::<Params>::from_request_parts(&mut parts, &app)
-        .await
-        .map_err(|e| Error::invalid_param(e.to_string()))?;
+    let params: Params = read_query(&parts.uri)?;
     let since = params
         .since
         .as_deref()

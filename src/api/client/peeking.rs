@@ -4,7 +4,8 @@ use std::{slice, time::Duration};
 
 use axum::{
     Json, Router,
-    extract::{Path, Query, State, rejection::QueryRejection},
+    extract::{Path, State},
+    http::Uri,
     routing::get,
 };
 use ruma::{
@@ -23,7 +24,7 @@ use serde_json::{Value, json, value::to_raw_value};
 
 use super::{messages::audience, state::state_event};
 use crate::{
-    api::{App, Incoming, MaybeSession, Outgoing, endpoint},
+    api::{App, Incoming, MaybeSession, Outgoing, endpoint, endpoint::read_query},
     clock::Clock,
     error::{Error, Result},
     rooms::{PageRequest, Rooms},
@@ -123,10 +124,10 @@ async fn get_current_state(
 async fn get_events(
     State(sync): State<Sync>,
     MaybeSession(session): MaybeSession,
-    query: Result<Query<EventsQuery>, QueryRejection>,
+    uri: Uri,
 ) -> Result<Json<Value>> {
     let session = session.ok_or(Error::MissingToken)?;
-    let Query(query) = query.map_err(|rejection| malformed(&rejection))?;
+    let query: EventsQuery = read_query(&uri)?;
     let timeout = Duration::from_millis(query.timeout.unwrap_or(0));
     let events = if let Some(room_id) = query.room_id {
         let from = query.from.as_deref().map(place_of).transpose()?;
@@ -170,16 +171,12 @@ async fn get_one_event(
 async fn initial_sync(
     State(sync): State<Sync>,
     MaybeSession(session): MaybeSession,
-    query: Result<Query<InitialSyncQuery>, QueryRejection>,
+    uri: Uri,
 ) -> Result<Json<Value>> {
     let session = session.ok_or(Error::MissingToken)?;
-    let Query(query) = query.map_err(|rejection| malformed(&rejection))?;
+    let query: InitialSyncQuery = read_query(&uri)?;
     let answer = sync
         .initial_sync(&session, query.limit, query.archived)
         .await?;
     Ok(Json(answer))
-}
-
-fn malformed(rejection: &QueryRejection) -> Error {
-    Error::InvalidParam(rejection.body_text())
 }

@@ -10,7 +10,7 @@ use ruma::api::client::{
 };
 
 use crate::{
-    api::{App, Charge, Class, Incoming, Limits, Outgoing, Peer, endpoint},
+    api::{App, Class, Incoming, Limits, Outgoing, Peer, endpoint},
     error::{Error, Result},
     users::{Registered, Users},
     workflows::Workflows,
@@ -47,11 +47,15 @@ async fn register(
     let guess = shows_token.then(|| limits.charge(Class::Guess, &peer));
     let guess = guess.transpose()?;
     let registered = workflows.register(request).await;
-    if is_wrong_guess(&registered) {
-        guess.map(Charge::keep);
+    if let Some(guess) = guess
+        && is_wrong_guess(&registered)
+    {
+        guess.keep();
     }
     let registered = registered?;
-    account.map(Charge::keep);
+    if let Some(account) = account {
+        account.keep();
+    }
     let mut response = register::v3::Response::new(registered.user_id);
     if let Some(login) = registered.login {
         response.device_id = Some(login.device_id);

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use axum::{
     Router,
-    extract::{FromRequest, FromRequestParts, Query, RawPathParams, Request},
+    extract::{FromRequest, FromRequestParts, RawPathParams, Request},
     http::request::Parts,
 };
 use ruma::{OwnedRoomId, RoomId, api::auth_scheme::AccessToken};
@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 use super::{
     app::App,
     auth::Authenticate,
-    endpoint::{object_text, read},
+    endpoint::{object_text, read, read_query},
 };
 use crate::{
     error::{Error, Result},
@@ -68,9 +68,7 @@ impl<T: DeserializeOwned + Send> FromRequestParts<App> for Parameters<T> {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self> {
-        let query = Query::try_from_uri(&parts.uri);
-        let Query(parameters) = query.map_err(|e| Error::invalid_param(e.to_string()))?;
-        Ok(Self(parameters))
+        read_query(&parts.uri).map(Self)
     }
 }
 

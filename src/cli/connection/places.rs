@@ -55,7 +55,7 @@ impl Places {
                 .max(MIN_CONNECTIONS)
         });
         if allowed < config.max_open {
-            tracing::warn!(
+            tracing::info!(
                 count = allowed,
                 "the system's limit of open files allows fewer connections than connections.max_open"
             );

@@ -196,13 +196,14 @@ async fn nothing_is_fetched_for_those_who_do_not_want_it() {
     let peer = network.peer(router).await;
     let server = network.server().await;
 
+    let bob = server.register("bob").await;
     let path = format!("{LEGACY_DOWNLOAD}/{}/file", peer.name);
-    let left = server.get(&format!("{path}?allow_remote=false")).await;
+    let left = bob.client.get(&format!("{path}?allow_remote=false")).await;
     left.expect_error(404, "M_NOT_FOUND");
     assert_eq!(peer.requests(), 0);
-    let fetched = server.get(&path).await;
+    let fetched = bob.client.get(&path).await;
     assert_eq!((fetched.status, &*fetched.text), (200, "file"));
-    let left = server.get(&format!("{path}?allow_remote=false")).await;
+    let left = bob.client.get(&format!("{path}?allow_remote=false")).await;
     assert_eq!((left.status, &*left.text), (200, "file"));
 }
 
@@ -213,9 +214,10 @@ async fn a_file_that_many_want_at_once_is_fetched_once() {
     let router = Router::new().route(&format!("{FEDERATION}/download/file"), file);
     let peer = network.peer(router).await;
     let server = network.server().await;
+    let bob = server.register("bob").await;
     let path = format!("{LEGACY_DOWNLOAD}/{}/file", peer.name);
 
-    let answers = join_all((0..10).map(|_| server.get(&path))).await;
+    let answers = join_all((0..10).map(|_| bob.client.get(&path))).await;
 
     assert!(answers.iter().all(|answer| answer.text == "file"));
     assert_eq!(peer.requests(), 1);

@@ -1,5 +1,5 @@
 import { afterEach, expect, test, vi } from "vitest";
-import { Api } from "./api.ts";
+import { Api, messageOf } from "./api.ts";
 
 afterEach(() => vi.unstubAllGlobals());
 
@@ -46,4 +46,14 @@ test("a refusal is told of the token that was sent, also when one had to wait be
   await expect(api.get("/a")).rejects.toMatchObject({ errcode: "M_UNKNOWN_TOKEN" });
 
   expect(told).toHaveBeenCalledOnce();
+});
+
+test("a limit that lasts is shown with its end, and not waited out", async () => {
+  const fetched = vi.fn(async () => new Response(JSON.stringify({ errcode: "M_LIMIT_EXCEEDED", error: "too many requests" }), { status: 429, headers: { "Retry-After": "30" } }));
+  vi.stubGlobal("fetch", fetched);
+
+  const refused = await new Api("http://localhost").get("/a").catch((error: unknown) => error);
+
+  expect(messageOf(refused)).toBe("Too many attempts. Try again in 30 seconds.");
+  expect(fetched).toHaveBeenCalledOnce();
 });

@@ -28,6 +28,9 @@ export class Refusal extends Error {
   override name = "Refusal";
 }
 
+/** The longest wait for which an answer of 429 is waited out; a longer one is shown. */
+const LONGEST_WAIT_MS = 5_000;
+
 export type Query = Record<string, string | number | boolean | undefined | null>;
 
 export interface RequestOptions {
@@ -36,7 +39,7 @@ export interface RequestOptions {
   /** Asks without the access token. */
   anonymous?: boolean;
   signal?: AbortSignal | undefined;
-  /** How often an answer of 429 is waited out. */
+  /** How often an answer of 429 is waited out, if the wait is short. */
   patience?: number;
 }
 
@@ -100,7 +103,7 @@ export class Api {
       });
       if (response.ok) return (await this.json(response)) as T;
       const error = await this.error(response);
-      if (error.status === 429 && attempt < patience) {
+      if (error.status === 429 && attempt < patience && waitOf(error) <= LONGEST_WAIT_MS) {
         await pause(waitOf(error), signal);
         continue;
       }
@@ -140,18 +143,22 @@ export class Api {
       if (response.status >= 500) throw new NetworkError(`The server answered ${response.status}.`);
       return new MatrixError(response.status, "M_UNKNOWN", `The server answered ${response.status}.`);
     }
-    const { errcode, error } = body as Record<string, unknown>;
+    const content = { ...(body as Record<string, unknown>) };
+    const { errcode, error } = content;
+    const seconds = Number(response.headers.get("Retry-After") ?? NaN);
+    if (response.status === 429 && Number.isFinite(seconds)) content["retry_after_ms"] ??= seconds * 1_000;
     return new MatrixError(
       response.status,
       typeof errcode === "string" ? errcode : "M_UNKNOWN",
       typeof error === "string" ? error : `The server answered ${response.status}.`,
-      body as Record<string, unknown>,
+      content,
     );
   }
 }
 
 /** What to show a person of an error. */
 export function messageOf(error: unknown): string {
+  if (error instanceof MatrixError && error.status === 429) return `Too many attempts. Try again in ${waitText(waitOf(error))}.`;
   if (error instanceof MatrixError || error instanceof NetworkError || error instanceof Refusal) return error.message;
   console.error(error);
   return "Something went wrong.";
@@ -159,7 +166,13 @@ export function messageOf(error: unknown): string {
 
 function waitOf(error: MatrixError): number {
   const wait = error.body["retry_after_ms"];
-  return Math.min(typeof wait === "number" ? wait : 1_000, 30_000);
+  return typeof wait === "number" ? wait : 1_000;
+}
+
+function waitText(milliseconds: number): string {
+  const seconds = Math.max(1, Math.ceil(milliseconds / 1_000));
+  if (seconds >= 120) return `${Math.ceil(seconds / 60)} minutes`;
+  return seconds === 1 ? "a second" : `${seconds} seconds`;
 }
 
 /** Waits so many milliseconds, or less if it is aborted: then it throws. */

@@ -9,6 +9,23 @@ export interface Size {
   method: "crop" | "scale";
 }
 
+/**
+ * The types of files that a browser only shows or plays. A document of any other type, such as a picture in SVG, could
+ * run scripts in the page's origin when it is opened by itself, since its address in memory is of that origin.
+ */
+const SHOWN_TYPES: ReadonlySet<string> = new Set([
+  ...["png", "jpeg", "gif", "webp", "avif", "apng", "bmp"].map((type) => `image/${type}`),
+  ...["mp4", "webm", "ogg", "quicktime"].map((type) => `video/${type}`),
+  ...["mp4", "webm", "aac", "mpeg", "ogg", "wave", "wav", "x-wav", "x-pn-wav", "flac", "x-flac"].map((type) => `audio/${type}`),
+]);
+
+/** Returns a file with a type of which a browser runs nothing: its own if that is harmless, else that of plain bytes. */
+export function harmless(file: Blob): Blob {
+  const [type = ""] = file.type.split(";");
+  const known = type.trim().toLowerCase();
+  return file.slice(0, file.size, SHOWN_TYPES.has(known) ? known : "application/octet-stream");
+}
+
 /** So many pictures are kept in memory. */
 const KEPT = 300;
 
@@ -71,7 +88,7 @@ export class Media {
     if (server === undefined || id === undefined) throw new NetworkError("This is not the address of a file.");
     const loading = this.api
       .blob(path`/_matrix/client/v1/media/${kind}/${server}/${id}`, query)
-      .then((blob) => URL.createObjectURL(blob));
+      .then((blob) => URL.createObjectURL(harmless(blob)));
     this.kept.set(key, loading);
     loading.catch(() => this.kept.delete(key));
     this.dropOldest();

@@ -9,6 +9,8 @@ export type Registration = "open" | "token" | "closed";
 
 export const SHORTEST_PASSWORD = 8;
 const DEVICE_NAME = "Parlour";
+/** A person who is told to wait decides when to try again. */
+const ONCE = { anonymous: true, patience: 0 };
 
 /** Says how accounts are made on this server. */
 export async function registrationOf(api: Api): Promise<Registration> {
@@ -38,7 +40,7 @@ export interface NewAccount {
 export async function register(api: Api, { username, password, token }: NewAccount): Promise<LoginAnswer> {
   const request = { username, password, initial_device_display_name: DEVICE_NAME };
   return throughStages<LoginAnswer>(
-    async (auth) => api.post("/_matrix/client/v3/register", { ...request, ...(auth && { auth }) }, { anonymous: true }),
+    async (auth) => api.post("/_matrix/client/v3/register", { ...request, ...(auth && { auth }) }, ONCE),
     token === null ? {} : { [TOKEN]: { token } },
   );
 }
@@ -57,7 +59,7 @@ export async function login(api: Api, { username, password, deviceId }: Credenti
     password,
     ...(deviceId === undefined ? { initial_device_display_name: DEVICE_NAME } : { device_id: deviceId }),
   };
-  return api.post("/_matrix/client/v3/login", request, { anonymous: true });
+  return api.post("/_matrix/client/v3/login", request, ONCE);
 }
 
 export type Availability = { free: true } | { free: false; why: string };

@@ -65,6 +65,36 @@ const INLINE: [&str; 26] = [
     "audio/x-flac",
 ];
 
+/// The types that a browser runs as a script. No file is served as one of them: with `nosniff`, no page can run it then.
+///
+/// [MIME Sniffing Standard](https://mimesniff.spec.whatwg.org/#javascript-mime-type)
+const SCRIPTS: [&str; 16] = [
+    "application/ecmascript",
+    "application/javascript",
+    "application/x-ecmascript",
+    "application/x-javascript",
+    "text/ecmascript",
+    "text/javascript",
+    "text/javascript1.0",
+    "text/javascript1.1",
+    "text/javascript1.2",
+    "text/javascript1.3",
+    "text/javascript1.4",
+    "text/javascript1.5",
+    "text/jscript",
+    "text/livescript",
+    "text/x-ecmascript",
+    "text/x-javascript",
+];
+/// The header in which a browser says what it will do with an answer.
+///
+/// [Fetch Metadata](https://www.w3.org/TR/fetch-metadata/#sec-fetch-dest-header)
+const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
+/// What a browser may do with a file of a user: show it in a page, or give it to a script that reads it. A file that
+/// becomes a document is saved instead.
+const DESTINATIONS: [&str; 6] = ["empty", "image", "audio", "video", "track", DOCUMENT];
+const DOCUMENT: &str = "document";
+
 /// Who may see the file, and so whose caches may keep it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Audience {
@@ -116,7 +146,20 @@ impl Answer {
     }
 
     /// Answers a request with these headers.
-    pub(super) async fn to(self, request: &HeaderMap) -> Result<Response> {
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Forbidden`] where a browser would make a program or a part of a page of the file.
+    pub(super) async fn to(mut self, request: &HeaderMap) -> Result<Response> {
+        let destination = request.get(SEC_FETCH_DEST).map(HeaderValue::as_bytes);
+        if !destination.is_none_or(may_become) {
+            return Err(Error::forbidden(
+                "a file of a user can be shown or saved, but not run",
+            ));
+        }
+        if destination == Some(DOCUMENT.as_bytes()) {
+            self.disposition.disposition_type = ContentDispositionType::Attachment;
+        }
         let etag = format!("\"{}\"", self.content.hash);
         let mut headers = self.headers(&etag)?;
         if names(request, &IF_NONE_MATCH, &etag) {
@@ -165,7 +208,7 @@ impl Answer {
             .map(|(name, text)| (name, HeaderValue::from_static(text)))
             .into_iter()
             .collect();
-        headers.insert(CONTENT_TYPE, value(&self.content.content_type)?);
+        headers.insert(CONTENT_TYPE, value(type_of(&self.content))?);
         headers.insert(CONTENT_DISPOSITION, value(self.disposition.to_string())?);
         headers.insert(CONTENT_LENGTH, HeaderValue::from(self.content.size));
         headers.insert(ETAG, value(etag)?);
@@ -195,12 +238,33 @@ fn value(text: impl AsRef<str>) -> Result<HeaderValue> {
     HeaderValue::from_str(text.as_ref()).map_err(|source| Error::internal("write a header", source))
 }
 
-/// Whether a browser may show a file of this type by itself: parameters and case do not matter.
-fn is_inline(content_type: &str) -> bool {
-    let essence = content_type.split(';').next().unwrap_or_default().trim();
-    INLINE
+/// Returns whether a browser may use a file in this way.
+fn may_become(destination: &[u8]) -> bool {
+    DESTINATIONS
         .iter()
-        .any(|allowed| essence.eq_ignore_ascii_case(allowed))
+        .any(|allowed| allowed.as_bytes() == destination)
+}
+
+/// Returns the type that a file is served with.
+fn type_of(content: &Content) -> &str {
+    if is_among(&SCRIPTS, &content.content_type) {
+        "application/octet-stream"
+    } else {
+        &content.content_type
+    }
+}
+
+/// Whether a browser may show a file of this type by itself.
+fn is_inline(content_type: &str) -> bool {
+    is_among(&INLINE, content_type)
+}
+
+/// Returns whether a type is one of a list; its parameters and case do not matter.
+fn is_among(types: &[&str], content_type: &str) -> bool {
+    let essence = content_type.split(';').next().unwrap_or_default().trim();
+    types
+        .iter()
+        .any(|listed| essence.eq_ignore_ascii_case(listed))
 }
 
 /// Whether a header names this content.

@@ -11,12 +11,15 @@ use axum::{
     http::HeaderMap,
     response::Response,
 };
-use ruma::api::{
-    IncomingRequest, Metadata,
-    auth_scheme::{AccessToken, NoAccessToken},
-    client::media::{
-        get_content, get_content_as_filename, get_content_thumbnail, get_media_config,
-        get_media_preview,
+use ruma::{
+    ServerName,
+    api::{
+        IncomingRequest, Metadata,
+        auth_scheme::{AccessToken, NoAccessToken},
+        client::media::{
+            get_content, get_content_as_filename, get_content_thumbnail, get_media_config,
+            get_media_preview,
+        },
     },
 };
 
@@ -29,6 +32,7 @@ use super::{
 };
 use crate::{
     api::{App, Authenticate, Class, Incoming, Limits, Outgoing, endpoint},
+    config::LegacyMedia,
     error::{Error, Result},
     media::{Media, Remote},
 };
@@ -50,10 +54,12 @@ pub(super) fn routes() -> Router<App> {
         ))
 }
 
-/// A request that needs no access token unless the configuration wants one.
+/// A request of somebody who may have no access token.
 struct Legacy<R> {
     request: R,
     audience: Audience,
+    /// Whether only media that was here before the freeze may be served.
+    is_frozen: bool,
 }
 
 impl<R> FromRequest<App> for Legacy<R>
@@ -64,16 +70,38 @@ where
 
     async fn from_request(request: Request, app: &App) -> Result<Self> {
         let (parts, body) = request.into_parts();
-        let audience = if app.config.media.legacy_unauthenticated {
-            Audience::Public
-        } else {
-            AccessToken::authenticate(app, &parts, &[]).await?;
-            Audience::Private
+        // A token that is no longer valid is none.
+        let has_token = AccessToken::authenticate(app, &parts, &[]).await.is_ok();
+        let (audience, is_frozen) = match app.config.media.legacy_unauthenticated {
+            _ if has_token => (Audience::Private, false),
+            LegacyMedia::All => (Audience::Public, false),
+            LegacyMedia::Frozen => (Audience::Public, true),
+            LegacyMedia::None => return Err(after_freeze()),
         };
         let request = Request::from_parts(parts, body);
         let Incoming { request, .. } = Incoming::<R>::from_request(request, app).await?;
-        Ok(Self { request, audience })
+        Ok(Self {
+            request,
+            audience,
+            is_frozen,
+        })
     }
+}
+
+impl<R> Legacy<R> {
+    /// Checks that the media may be served to the one who asks.
+    ///
+    /// [spec]: https://spec.matrix.org/v1.19/client-server-api/#content-repository
+    async fn check_freeze(&self, media: &Media, server: &ServerName, media_id: &str) -> Result<()> {
+        if self.is_frozen && !media.is_before_freeze(server, media_id).await? {
+            return Err(after_freeze());
+        }
+        Ok(())
+    }
+}
+
+fn after_freeze() -> Error {
+    Error::not_found("this media is not served without an access token")
 }
 
 /// `GET /_matrix/media/*/download/{serverName}/{mediaId}`
@@ -82,8 +110,13 @@ where
 async fn get_content(
     State(media): State<Media>,
     headers: HeaderMap,
-    Legacy { request, audience }: Legacy<get_content::v3::Request>,
+    legacy: Legacy<get_content::v3::Request>,
 ) -> Result<Response> {
+    let (server, media_id) = (&legacy.request.server_name, &legacy.request.media_id);
+    legacy.check_freeze(&media, server, media_id).await?;
+    let Legacy {
+        request, audience, ..
+    } = legacy;
     let (server, media_id) = (&request.server_name, &request.media_id);
     let remote = remote(request.allow_remote);
     let content = media
@@ -98,8 +131,13 @@ async fn get_content(
 async fn get_content_as_filename(
     State(media): State<Media>,
     headers: HeaderMap,
-    Legacy { request, audience }: Legacy<get_content_as_filename::v3::Request>,
+    legacy: Legacy<get_content_as_filename::v3::Request>,
 ) -> Result<Response> {
+    let (server, media_id) = (&legacy.request.server_name, &legacy.request.media_id);
+    legacy.check_freeze(&media, server, media_id).await?;
+    let Legacy {
+        request, audience, ..
+    } = legacy;
     let (server, media_id) = (&request.server_name, &request.media_id);
     let remote = remote(request.allow_remote);
     let content = media
@@ -115,8 +153,13 @@ async fn get_content_as_filename(
 async fn get_content_thumbnail(
     State(media): State<Media>,
     headers: HeaderMap,
-    Legacy { request, audience }: Legacy<get_content_thumbnail::v3::Request>,
+    legacy: Legacy<get_content_thumbnail::v3::Request>,
 ) -> Result<Response> {
+    let (server, media_id) = (&legacy.request.server_name, &legacy.request.media_id);
+    legacy.check_freeze(&media, server, media_id).await?;
+    let Legacy {
+        request, audience, ..
+    } = legacy;
     let thumbnail = Thumbnail {
         server_name: request.server_name,
         media_id: request.media_id,

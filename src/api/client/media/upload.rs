@@ -8,10 +8,10 @@ use axum::{
     http,
 };
 use futures_util::StreamExt;
-use ruma::api::{IncomingRequest, IncomingRequestExt, auth_scheme::AccessToken};
+use ruma::api::{IncomingRequest, auth_scheme::AccessToken};
 
 use crate::{
-    api::{App, Authenticate, endpoint::refusal},
+    api::{App, Authenticate, endpoint::try_read},
     error::{Error, Result},
     users::Session,
 };
@@ -44,9 +44,8 @@ impl<R: IncomingRequest> FromRequest<App> for Arriving<R> {
         let from = AccessToken::authenticate(app, &parts, &[]).await?;
         let announced_size = body.size_hint().exact();
         let without_file = http::Request::from_parts(parts, &[] as &[u8]);
-        let params: Vec<&str> = params.iter().map(|(_, value)| value).collect();
-        let request =
-            R::try_from_http_request(without_file, &params).map_err(|error| refusal(error, &[]))?;
+        let params: Vec<(&str, &str)> = params.iter().collect();
+        let request = try_read(without_file, &params)?;
         Ok(Self {
             from,
             request,

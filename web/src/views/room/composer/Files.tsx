@@ -1,5 +1,6 @@
 import { useEffect, useState } from "preact/hooks";
 import { sizeText, type Attachment } from "../../../model/attachments.ts";
+import { harmless } from "../../../model/media.ts";
 import { Icon } from "../../parts/Icon.tsx";
 import { IconButton } from "../../parts/IconButton.tsx";
 import { usePlace } from "../place.ts";
@@ -44,7 +45,7 @@ function usePreview(attachment: Attachment): string | undefined {
   const [url, setUrl] = useState<string>();
   useEffect(() => {
     if (!attachment.isImage) return;
-    const made = URL.createObjectURL(attachment.file);
+    const made = URL.createObjectURL(harmless(attachment.file));
     setUrl(made);
     return () => URL.revokeObjectURL(made);
   }, [attachment]);

@@ -1,0 +1,170 @@
+//! Says which parameter of a request is wrong, and what it may be: the errors of serde and ruma name neither.
+
+use axum::{
+    extract::Query,
+    http::{Request, Uri, uri::PathAndQuery},
+};
+use ruma::{
+    EventId, RoomAliasId, RoomId, RoomOrAliasId, ServerName, UserId,
+    api::{
+        IncomingRequest, IncomingRequestExt,
+        error::{DeserializationError, FromHttpRequestError},
+    },
+};
+use serde::de::DeserializeOwned;
+
+use crate::error::{Error, Result};
+
+/// The parameters of a query that are looked at one by one.
+const MAX_CANDIDATES: usize = 32;
+/// How the errors about parameters that are not there begin.
+const MISSING: &str = "missing field";
+/// What axum writes before the parameter and what is wrong with it.
+const AXUM_PREFIX: &str = "Failed to deserialize query string: ";
+
+/// Says what is wrong with the path or the query of a request that ruma could not read.
+///
+/// `params` are the names and values in its path.
+pub(super) fn explain<R: IncomingRequest>(
+    error: &DeserializationError,
+    head: &Request<()>,
+    params: &[(&str, &str)],
+) -> Error {
+    let text = error.to_string();
+    if text.starts_with(MISSING) {
+        return Error::MissingParam(text.replace(MISSING, "missing parameter"));
+    }
+    // ruma reads the path first, and does not tell its errors from those of the query.
+    if let Some((name, expected)) = wrong_in_path(params) {
+        return Error::InvalidParam(format!("invalid parameter `{name}`: expected {expected}"));
+    }
+    match wrong_in_query::<R>(head, params) {
+        Some((name, text)) => invalid(&name, &text),
+        None => Error::InvalidParam(text),
+    }
+}
+
+/// Reads the query of a request that ruma does not know.
+///
+/// # Errors
+///
+/// [`Error::InvalidParam`] that names the parameter, and [`Error::MissingParam`].
+pub(in crate::api) fn read_query<T: DeserializeOwned>(uri: &Uri) -> Result<T> {
+    let read = Query::try_from_uri(uri);
+    let error = match read {
+        Ok(Query(read)) => return Ok(read),
+        Err(error) => error.to_string(),
+    };
+    let text = error.strip_prefix(AXUM_PREFIX).unwrap_or(&error);
+    if text.starts_with(MISSING) {
+        return Err(Error::MissingParam(
+            text.replace(MISSING, "missing parameter"),
+        ));
+    }
+    Err(match text.split_once(": ") {
+        Some((name, text)) => invalid(name, text),
+        None => Error::InvalidParam(text.to_owned()),
+    })
+}
+
+fn invalid(name: &str, text: &str) -> Error {
+    Error::InvalidParam(format!("invalid parameter `{name}`: {}", expected(text)))
+}
+
+/// Returns what is allowed where serde and ruma say only that something is not.
+fn expected(text: &str) -> &str {
+    let is_about = |words: &[&str]| words.iter().any(|word| text.contains(word));
+    if is_about(&["digit", "integer", "number too", "out of range"]) {
+        "expected a whole number from 0 to 9007199254740991"
+    } else if is_about(&["`true` or `false`", "\"true\", \"on\""]) {
+        "expected `true` or `false`"
+    } else {
+        text
+    }
+}
+
+/// Finds the parameter of a query that cannot be read, by reading each of them alone.
+fn wrong_in_query<R: IncomingRequest>(
+    head: &Request<()>,
+    params: &[(&str, &str)],
+) -> Option<(String, String)> {
+    let (path, query) = (head.uri().path(), head.uri().query()?);
+    let values: Vec<&str> = params.iter().map(|(_, value)| *value).collect();
+    query.split('&').take(MAX_CANDIDATES).find_map(|pair| {
+        let path_and_query: PathAndQuery = format!("{path}?{pair}").parse().ok()?;
+        let request = Request::builder()
+            .method(head.method())
+            .uri(Uri::from(path_and_query))
+            .body(b"{}".as_slice())
+            .ok()?;
+        let error = R::try_from_http_request(request, &values).err()?;
+        let FromHttpRequestError::Deserialization(DeserializationError::Query(error)) = error
+        else {
+            return None;
+        };
+        let text = error.to_string();
+        let name = pair.split('=').next().unwrap_or(pair);
+        (!text.starts_with(MISSING)).then(|| (name.to_owned(), text))
+    })
+}
+
+/// Finds the parameter of a path that cannot be read, and says what it must be.
+fn wrong_in_path<'p>(params: &[(&'p str, &str)]) -> Option<(&'p str, &'static str)> {
+    params.iter().find_map(|(name, value)| {
+        let (is_valid, expected) = match *name {
+            "room_id" => (
+                RoomId::parse(*value).is_ok(),
+                "a room id, like `!room:example.org`",
+            ),
+            "user_id" => (
+                UserId::parse(*value).is_ok(),
+                "a user id, like `@user:example.org`",
+            ),
+            "event_id" => (EventId::parse(*value).is_ok(), "an event id, like `$event`"),
+            "room_alias" => (
+                RoomAliasId::parse(*value).is_ok(),
+                "a room alias, like `#room:example.org`",
+            ),
+            "room_id_or_alias" => (
+                RoomOrAliasId::parse(*value).is_ok(),
+                "a room id or alias, like `!room:example.org` or `#room:example.org`",
+            ),
+            "server_name" => (
+                ServerName::parse(*value).is_ok(),
+                "a server name, like `example.org`",
+            ),
+            _ => return None,
+        };
+        (!is_valid).then_some((*name, expected))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    struct Parameters {
+        limit: Option<u64>,
+        token: String,
+    }
+
+    fn refusal(uri: &str) -> String {
+        let read = read_query::<Parameters>(&uri.parse().unwrap());
+        read.unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_query_that_ruma_does_not_know_is_read_or_its_parameter_is_named() {
+        let read = read_query::<Parameters>(&"/?token=a&limit=3".parse().unwrap()).unwrap();
+        assert_eq!((read.limit, &*read.token), (Some(3), "a"));
+
+        assert_eq!(
+            refusal("/?token=a&limit=-1"),
+            "invalid parameter `limit`: expected a whole number from 0 to 9007199254740991"
+        );
+        assert_eq!(refusal("/?limit=1"), "missing parameter `token`");
+    }
+}

@@ -1,0 +1,208 @@
+//! What a configuration names is held against the machine: files, folders and the database.
+
+use std::{
+    error::Error as StdError,
+    fs::{self, OpenOptions},
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use super::certificates::Certificates;
+use crate::{
+    config::{Config, Listen},
+    outbound::{self, Trust},
+    storage::Target,
+};
+
+/// How long the database may take to answer.
+const DATABASE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Returns what would keep a server with this configuration from starting, one text each. Nothing is changed.
+pub(super) async fn problems(config: &Config) -> Vec<String> {
+    outbound::choose_cryptography();
+    let mut problems = Vec::new();
+    for (index, listen) in config.listen.iter().enumerate() {
+        problems.extend(check_certificate(index, listen));
+    }
+    let federation = &config.federation;
+    for file in &federation.trusted_ca {
+        if let Err(error) = Trust::read(std::slice::from_ref(file), true) {
+            problems.push(format!("federation.trusted_ca: {}", cause_of(&error)));
+        }
+    }
+    let folders = [
+        ("server.data_dir", config.server.data_dir.clone()),
+        ("media.directory", config.media_directory()),
+    ];
+    for (key, folder) in folders {
+        if let Err(problem) = check_folder(&folder) {
+            problems.push(format!("{key} = \"{}\": {problem}", folder.display()));
+        }
+    }
+    problems.extend(check_database(config).await);
+    problems
+}
+
+fn check_certificate(index: usize, listen: &Listen) -> Option<String> {
+    let (certificate, key) = (listen.tls_certificate.as_ref()?, listen.tls_key.as_ref()?);
+    let (path, error) = Certificates::read(certificate, key).err()?;
+    let set = if path == *key {
+        "tls_key"
+    } else {
+        "tls_certificate"
+    };
+    let path = path.display();
+    Some(format!("listen[{index}].{set} = \"{path}\": {error}"))
+}
+
+/// Checks that a folder is there or can be made, and that files can be made in it.
+fn check_folder(folder: &Path) -> Result<(), String> {
+    let existing = folder
+        .ancestors()
+        .map(|path| {
+            if path.as_os_str().is_empty() {
+                Path::new(".")
+            } else {
+                path
+            }
+        })
+        .find(|path| path.exists())
+        .ok_or("there is no such path")?;
+    let place = existing.display();
+    if !existing.is_dir() {
+        return Err(format!("{place} is not a directory"));
+    }
+    // Only an attempt shows whether a file system can be written to.
+    let probe = existing.join(format!(".parlour-check-{:016x}", rand::random::<u64>()));
+    let written = OpenOptions::new().write(true).create_new(true).open(&probe);
+    written
+        .map(drop)
+        .and_then(|()| fs::remove_file(&probe))
+        .map_err(|error: io::Error| format!("cannot write to {place}: {error}"))
+}
+
+async fn check_database(config: &Config) -> Option<String> {
+    let folder: &PathBuf = &config.server.data_dir;
+    let target = match Target::parse(config.database.url.expose(), folder) {
+        Ok(target) => target,
+        Err(error) => return Some(format!("database.url: {error}")),
+    };
+    if let Some(parent) = target.sqlite_file().and_then(Path::parent)
+        && parent != folder
+        && let Err(problem) = check_folder(parent)
+    {
+        return Some(format!("database.url: {problem}"));
+    }
+    match tokio::time::timeout(DATABASE_TIMEOUT, target.probe()).await {
+        Ok(Ok(())) => None,
+        Ok(Err(error)) => Some(format!(
+            "database.url: the database cannot be used: {}",
+            cause_of(&error)
+        )),
+        Err(_) => Some("database.url: the database does not answer".to_owned()),
+    }
+}
+
+/// Returns the innermost text of an error, without what was being done.
+fn cause_of(error: &crate::error::Error) -> String {
+    let cause: &dyn StdError = match error {
+        crate::error::Error::Internal { source, .. } => source.as_ref(),
+        other => other,
+    };
+    cause.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::DatabaseUrl;
+
+    fn in_folder(folder: &Path) -> Config {
+        let mut config = Config::default();
+        config.server.data_dir = folder.join("data");
+        config
+    }
+
+    async fn only_problem(config: &Config) -> String {
+        let mut problems = problems(config).await;
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        problems.remove(0)
+    }
+
+    #[tokio::test]
+    async fn a_configuration_without_problems_leaves_no_trace() {
+        let folder = tempfile::tempdir().unwrap();
+
+        let found = problems(&in_folder(folder.path())).await;
+
+        assert_eq!(found, Vec::<String>::new());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn files_of_certificates_that_are_missing_or_empty_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = in_folder(folder.path());
+        let (missing, empty) = (
+            folder.path().join("missing.pem"),
+            folder.path().join("e.pem"),
+        );
+        fs::write(&empty, "nothing").unwrap();
+
+        config.listen[0].tls_certificate = Some(missing.clone());
+        config.listen[0].tls_key = Some(empty.clone());
+        let found = only_problem(&config).await;
+        assert!(found.starts_with("listen[0].tls_certificate = "), "{found}");
+        assert!(found.contains("No such file"), "{found}");
+
+        config.listen[0].tls_certificate = Some(empty.clone());
+        let found = only_problem(&config).await;
+        assert!(found.contains("no certificate"), "{found}");
+        assert!(found.contains("BEGIN CERTIFICATE"), "{found}");
+
+        config.listen[0] = Listen::default();
+        config.federation.trusted_ca = vec![missing, empty];
+        let found = problems(&config).await;
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(
+            found
+                .iter()
+                .all(|text| text.starts_with("federation.trusted_ca: "))
+        );
+    }
+
+    #[tokio::test]
+    async fn a_data_directory_that_cannot_be_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        fs::write(&file, "").unwrap();
+        let mut config = in_folder(folder.path());
+        config.server.data_dir = file.join("data");
+        config.media.directory = Some(folder.path().join("media"));
+
+        let found = only_problem(&config).await;
+
+        assert!(found.starts_with("server.data_dir = "), "{found}");
+        assert!(found.ends_with("file is not a directory"), "{found}");
+    }
+
+    #[tokio::test]
+    async fn a_database_that_cannot_be_used_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = in_folder(folder.path());
+        fs::create_dir(&config.server.data_dir).unwrap();
+        let file = config.server.data_dir.join("parlour.db");
+
+        fs::write(&file, "this is not a database at all").unwrap();
+        let found = only_problem(&config).await;
+        assert!(found.starts_with("database.url: "), "{found}");
+
+        // Nothing listens there.
+        let closed = DatabaseUrl::parse("postgres://me:swordfish@127.0.0.1:1/parlour");
+        config.database.url = closed.unwrap();
+        let found = only_problem(&config).await;
+        assert!(found.starts_with("database.url: "), "{found}");
+        assert!(!found.contains("swordfish"), "{found}");
+    }
+}

@@ -1,0 +1,134 @@
+//! The data directory: it holds secrets and what users write, so others on the machine cannot read it.
+
+use std::{
+    ffi::OsString,
+    fs::{self, DirBuilder, OpenOptions, Permissions},
+    io,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use super::signing_key;
+use crate::{
+    config::Config,
+    error::{Error, Result},
+    storage::Target,
+};
+
+const PRIVATE_FOLDER: u32 = 0o700;
+const PRIVATE_FILE: u32 = 0o600;
+/// The permissions of everybody but the owner.
+const OTHERS: u32 = 0o077;
+/// What SQLite appends to the name of its file for the files beside it. They get the permissions of the first when
+/// SQLite makes them.
+const SQLITE_SUFFIXES: [&str; 3] = ["-wal", "-shm", "-journal"];
+
+/// Makes the data directory if it is not there, and sees to it that its files are private.
+///
+/// # Errors
+///
+/// When the directory or the file of the database cannot be made.
+pub(super) fn prepare(config: &Config) -> Result<()> {
+    let folder = &config.server.data_dir;
+    let failed = |path: &Path, source: io::Error| {
+        let source = format!("{}: {source}", path.display());
+        Error::internal("prepare the data directory", source)
+    };
+    DirBuilder::new()
+        .recursive(true)
+        .mode(PRIVATE_FOLDER)
+        .create(folder)
+        .map_err(|source| failed(folder, source))?;
+    warn_if_open(folder);
+    let target = Target::parse(config.database.url.expose(), folder)?;
+    let database = target.sqlite_file();
+    if let Some(file) = database {
+        create_private(file).map_err(|source| failed(file, source))?;
+    }
+    let beside = database.into_iter().flat_map(files_of_sqlite);
+    for file in beside.chain([folder.join(signing_key::FILE)]) {
+        if let Err(error) = make_private(&file) {
+            let path = file.display();
+            tracing::warn!(%error, %path, "other users of this machine may read a file of the server");
+        }
+    }
+    Ok(())
+}
+
+fn warn_if_open(folder: &Path) {
+    let mode = fs::metadata(folder).map(|metadata| metadata.permissions().mode());
+    if mode.is_ok_and(|mode| mode & OTHERS != 0) {
+        tracing::warn!(
+            path = %folder.display(),
+            "other users of this machine can enter the data directory; `chmod 700` keeps them out"
+        );
+    }
+}
+
+/// Makes an empty file that SQLite takes for a new database, unless there is one.
+fn create_private(file: &Path) -> io::Result<()> {
+    let created = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(PRIVATE_FILE)
+        .open(file);
+    match created {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other.map(drop),
+    }
+}
+
+fn files_of_sqlite(database: &Path) -> Vec<PathBuf> {
+    let mut files = vec![database.to_owned()];
+    for suffix in SQLITE_SUFFIXES {
+        let mut name = OsString::from(database);
+        name.push(suffix);
+        files.push(name.into());
+    }
+    files
+}
+
+/// Takes a file that is there away from all users but the owner.
+fn make_private(file: &Path) -> io::Result<()> {
+    let mode = match fs::metadata(file) {
+        Ok(metadata) => metadata.permissions().mode(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    if mode & OTHERS == 0 {
+        return Ok(());
+    }
+    fs::set_permissions(file, Permissions::from_mode(mode & !OTHERS))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn the_folder_and_its_files_are_private() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = Config::default();
+        config.server.data_dir = folder.path().join("data");
+        let data = &config.server.data_dir;
+
+        prepare(&config).unwrap();
+        assert_eq!(mode(data), 0o700);
+        assert_eq!(mode(&data.join("parlour.db")), 0o600);
+
+        for name in ["parlour.db", "parlour.db-wal", "signing.key"] {
+            let file = data.join(name);
+            fs::write(&file, "").unwrap();
+            fs::set_permissions(&file, Permissions::from_mode(0o644)).unwrap();
+        }
+        prepare(&config).unwrap();
+
+        for name in ["parlour.db", "parlour.db-wal", "signing.key"] {
+            assert_eq!(mode(&data.join(name)), 0o600, "{name}");
+        }
+    }
+}

@@ -1,0 +1,21 @@
+import { expect, test } from "vitest";
+import { harmless } from "./media.ts";
+
+const typeOf = (type: string) => harmless(new Blob(["file"], { type })).type;
+
+test("pictures, videos and sounds keep their types", () => {
+  expect(typeOf("image/png")).toBe("image/png");
+  expect(typeOf("Image/JPEG; a=b")).toBe("image/jpeg");
+  expect(typeOf("video/mp4")).toBe("video/mp4");
+  expect(typeOf("audio/ogg")).toBe("audio/ogg");
+});
+
+test("what could be a document or a program is plain bytes", () => {
+  for (const type of ["image/svg+xml", "text/html", "application/xhtml+xml", "text/xml", "application/pdf", "text/javascript", "image/svg+xml;a=image/png", ""]) {
+    expect(typeOf(type), type).toBe("application/octet-stream");
+  }
+});
+
+test("the bytes stay the same", async () => {
+  expect(await harmless(new Blob(["<svg/>"], { type: "image/svg+xml" })).text()).toBe("<svg/>");
+});

@@ -1,0 +1,18 @@
+import { expect, test } from "vitest";
+import { PASSWORD, world } from "./harness.ts";
+
+const here = world({ PARLOUR__LIMITS__ENABLED: "true", PARLOUR__LIMITS__REGISTRATION_BURST: "1" });
+
+test("somebody who has to wait before making an account is told for how long", async () => {
+  await here.register("first");
+  const second = await here.stranger();
+  await second.page.goto("/#/register");
+  await second.page.getByLabel("User name").fill("second");
+  await second.page.getByLabel("Password", { exact: true }).fill(PASSWORD);
+  await second.page.getByLabel("Repeat the password", { exact: true }).fill(PASSWORD);
+
+  await second.page.getByRole("button", { name: "Create account" }).click();
+
+  const told = second.page.getByRole("alert").filter({ hasText: /\S/ });
+  expect(await told.textContent()).toMatch(/^Too many attempts\. Try again in \d+ seconds\.$/);
+});
