@@ -72,6 +72,10 @@ const MIGRATIONS: &[(&str, &str)] = &[
         "0016_unsent_messages.sql",
         include_str!("../../migrations/0016_unsent_messages.sql"),
     ),
+    (
+        "0017_withheld_redactions.sql",
+        include_str!("../../migrations/0017_withheld_redactions.sql"),
+    ),
 ];
 
 /// What the tokens in a migration stand for, and which files belong to the database.
