@@ -3,11 +3,9 @@
 //! [spec]: https://spec.matrix.org/v1.19/server-server-api/#request-authentication
 
 use axum::http::{Request, request::Parts};
-use ruma::{
-    OwnedServerName,
-    api::federation::authentication::{ServerSignatures, XMatrix},
-};
+use ruma::{OwnedServerName, api::federation::authentication::ServerSignatures};
 
+use super::x_matrix;
 use crate::{
     api::{App, Authenticate, Class, Peer},
     error::{Error, Result},
@@ -22,7 +20,7 @@ impl Authenticate for ServerSignatures {
     type Identity = OwnedServerName;
 
     async fn authenticate(app: &App, parts: &Parts, body: &[u8]) -> Result<OwnedServerName> {
-        let proof = proof(parts)?;
+        let proof = x_matrix::from_headers(&parts.headers)?;
         let mut request = Request::new(body);
         request.method_mut().clone_from(&parts.method);
         request.uri_mut().clone_from(&parts.uri);
@@ -32,7 +30,7 @@ impl Authenticate for ServerSignatures {
     }
 
     fn check_head(app: &App, parts: &Parts) -> Result<()> {
-        let proof = proof(parts)?;
+        let proof = x_matrix::from_headers(&parts.headers)?;
         // "If this property is included, but the value does not match the receiving server's name, the receiving
         // server must deny the request with an HTTP status code `401 Unauthorized`."
         let destination = proof.destination.as_ref();
@@ -51,9 +49,4 @@ impl Authenticate for ServerSignatures {
             usual
         }
     }
-}
-
-fn proof(parts: &Parts) -> Result<XMatrix> {
-    XMatrix::extract_from_http_headers(&parts.headers)
-        .map_err(|error| Error::Unauthorized(error.to_string()))
 }
