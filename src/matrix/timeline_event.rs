@@ -23,6 +23,8 @@ pub struct TimelineEvent {
     pub pdu: Arc<Pdu>,
     /// What clients see of it, without `unsigned` and the closing brace.
     pub head: Box<str>,
+    /// Whether it is a redaction that has not taken effect, which no client is shown.
+    pub is_withheld: bool,
     /// `m.room.history_visibility` before it.
     pub visibility: Visibility,
     /// The snapshot of the state before it.

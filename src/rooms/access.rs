@@ -34,7 +34,7 @@ impl Access {
 
     /// Returns whether the user may see an event.
     pub fn may_see(&self, event: &TimelineEvent) -> bool {
-        may_see(event.visibility, event.timeline, &self.history)
+        !event.is_withheld && may_see(event.visibility, event.timeline, &self.history)
     }
 
     /// Returns an event as the user may see it: redacted, if its sender was erased before the user came.

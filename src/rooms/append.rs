@@ -112,7 +112,12 @@ pub(super) async fn append(
     }
     let numbers = intern(tx, &accepted.pdu, arrival.stored_at).await?;
     let stand = Stand::of(tx, tip, &numbers, arrival).await?;
-    let event = place(tx, room, (tip, &stand), &numbers, &accepted).await?;
+    let is_withheld = redactions::is_withheld(tx, room, &stand.before, &accepted.pdu).await?;
+    if is_withheld {
+        accepted.counting = Counting::default();
+    }
+    let mut event = place(tx, room, (tip, &stand), &numbers, &accepted).await?;
+    event.is_withheld = is_withheld;
     if !store_event(tx, room, (&numbers, &stand), &event, &accepted.json).await? {
         return Ok(None);
     }
@@ -144,9 +149,9 @@ pub(super) async fn append(
         },
     );
     if is_arrival {
-        redactions::arrived(tx, room, tip, &event.pdu).await?;
+        redactions::arrived(tx, room, tip, (&event.pdu, &stand.before)).await?;
     } else if event.pdu.kind == TimelineEventType::RoomRedaction {
-        redactions::redact(tx, room, tip, &event.pdu).await?;
+        redactions::redact(tx, room, tip, (&event.pdu, &stand.before)).await?;
     }
     Ok(Some(event))
 }
@@ -344,6 +349,7 @@ async fn place(
         position: numbers.position,
         timeline: numbers.position,
         head: matrix::head(&accepted.pdu, &room.rules),
+        is_withheld: false,
         pdu: Arc::new(accepted.pdu.clone()),
         visibility: visibility_of(&stand.before, &accepted.pdu),
         snapshot: stand.snapshot,
@@ -400,6 +406,7 @@ async fn store_event(
         state_after: stand.snapshot_after,
         backfilled: false,
         goes_out: stand.goes_out,
+        withheld: event.is_withheld,
         visibility: event.visibility.number(),
         status: Status::Accepted,
         notified: event.notified,

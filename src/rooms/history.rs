@@ -167,6 +167,7 @@ pub(super) async fn store(
 ) -> Result<Option<i64>> {
     let pdu = event.pdu();
     let numbers = intern(tx, pdu, stored_at).await?;
+    let withheld = redactions::is_withheld(tx, room, &before, pdu).await?;
     let snapshot = snapshots::keep(tx, &base, tip.chain).await?;
     let mut snapshot_after = snapshot;
     if let Some(state_key) = numbers.state_key {
@@ -190,6 +191,7 @@ pub(super) async fn store(
         state_after: Some(snapshot_after),
         backfilled: true,
         goes_out: false,
+        withheld,
         visibility: visibility_of(&before, pdu).number(),
         status: Status::Accepted,
         notified: 0,
@@ -219,7 +221,7 @@ pub(super) async fn store(
         };
         relations::store(tx, stored, pdu, thread.as_ref()).await?;
     }
-    redactions::arrived(tx, room, tip, pdu).await?;
+    redactions::arrived(tx, room, tip, (pdu, &before)).await?;
     tx.publish(numbers.position, Change::Backfilled { room: room.num });
     Ok(Some(numbers.position))
 }

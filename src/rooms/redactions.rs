@@ -4,7 +4,10 @@
 
 use std::sync::Arc;
 
-use ruma::events::TimelineEventType;
+use ruma::{
+    UserId,
+    events::{StateEventType, TimelineEventType},
+};
 
 use super::{
     load, relations,
@@ -13,32 +16,94 @@ use super::{
 };
 use crate::{
     error::Result,
-    matrix::{self, Pdu, TimelineEvent},
-    storage::{Change, WriteTx, events, graph, search},
+    matrix::{self, Counters, Pdu, StateMap, TimelineEvent},
+    storage::{
+        Change, WriteTx,
+        events::{self, EventRow},
+        graph, rooms, search, state,
+    },
 };
 
-/// Lets an accepted redaction take effect, if its sender may redact the event.
+/// How a redaction fares.
+enum Outcome {
+    /// It takes effect on this event.
+    Valid(Box<EventRow>, Pdu),
+    /// The event that it redacts is not known yet.
+    AwaitsTarget,
+    /// Its sender may not redact the event, or the event is in another room.
+    Invalid,
+}
+
+/// Returns whether an event is a redaction that clients must not see, since it has not taken effect.
+///
+/// In room versions 1 and 2, the authorization rules have checked it already.
+///
+/// [Handling redactions](https://spec.matrix.org/v1.19/rooms/v3/#handling-redactions)
+pub(super) async fn is_withheld(
+    tx: &mut WriteTx,
+    room: &Room,
+    before: &StateMap,
+    pdu: &Pdu,
+) -> Result<bool> {
+    if pdu.kind != TimelineEventType::RoomRedaction
+        || room.rules.authorization.special_case_room_redaction
+    {
+        return Ok(false);
+    }
+    let outcome = outcome(tx, room, before, pdu).await?;
+    Ok(!matches!(outcome, Outcome::Valid(..)))
+}
+
+/// Checks a redaction in the state before it.
+async fn outcome(
+    tx: &mut WriteTx,
+    room: &Room,
+    before: &StateMap,
+    redaction: &Pdu,
+) -> Result<Outcome> {
+    let Some(target) = &redaction.redacts else {
+        return Ok(Outcome::Invalid);
+    };
+    let Some(row) = events::any(tx, target.as_str()).await? else {
+        return Ok(Outcome::AwaitsTarget);
+    };
+    let target = Pdu::parse(target.clone(), &row.json)?;
+    let levels = matrix::power_levels(before, &room.rules);
+    let may = levels.user_can_redact_event_of_other(&redaction.sender)
+        || is_of_same_server(&target.sender, &redaction.sender);
+    if row.room != room.num || !may {
+        return Ok(Outcome::Invalid);
+    }
+    Ok(Outcome::Valid(row.into(), target))
+}
+
+fn is_of_same_server(one: &UserId, other: &UserId) -> bool {
+    one.server_name() == other.server_name()
+}
+
+/// Lets an accepted redaction take effect, if its sender may redact the event. Returns whether it is valid.
 ///
 /// One whose event is not here yet waits for it.
 pub(super) async fn redact(
     tx: &mut WriteTx,
     room: &Room,
     tip: &mut Tip,
-    redaction: &Arc<Pdu>,
-) -> Result<()> {
-    let Some(target) = &redaction.redacts else {
-        return Ok(());
+    (redaction, before): (&Arc<Pdu>, &StateMap),
+) -> Result<bool> {
+    let (row, target) = match outcome(tx, room, before, redaction).await? {
+        Outcome::Valid(row, target) => (*row, target),
+        Outcome::AwaitsTarget => {
+            let target = redaction.redacts.as_ref();
+            if let Some(target) = target {
+                let (target, redaction) = (target.as_str(), redaction.event_id.as_str());
+                graph::await_target(tx, room.num, target, redaction).await?;
+            }
+            return Ok(false);
+        }
+        Outcome::Invalid => return Ok(false),
     };
-    let Some(row) = events::any(tx, target.as_str()).await? else {
-        let (target, redaction) = (target.as_str(), redaction.event_id.as_str());
-        return graph::await_target(tx, room.num, target, redaction).await;
-    };
-    let target = Pdu::parse(target.clone(), &row.json)?;
-    let levels = matrix::power_levels(&tip.state, &room.rules);
-    let may = levels.user_can_redact_event_of_other(&redaction.sender)
-        || target.sender.server_name() == redaction.sender.server_name();
-    if row.room != room.num || row.redacted_by.is_some() || !may {
-        return Ok(());
+    if row.redacted_by.is_some() {
+        return Ok(true);
     }
     let json = matrix::redact_json(&row.json, &room.rules)?;
     events::redact(
@@ -68,18 +133,93 @@ pub(super) async fn redact(
             event: Arc::new(redacted),
         },
     );
-    Ok(())
+    Ok(true)
 }
 
 /// Lets an event of another server take effect, if it is a redaction, and those redactions of it that came before.
-pub(super) async fn arrived(tx: &mut WriteTx, room: &Room, tip: &mut Tip, pdu: &Pdu) -> Result<()> {
+pub(super) async fn arrived(
+    tx: &mut WriteTx,
+    room: &Room,
+    tip: &mut Tip,
+    (pdu, before): (&Pdu, &StateMap),
+) -> Result<()> {
     if pdu.kind == TimelineEventType::RoomRedaction {
-        redact(tx, room, tip, &Arc::new(pdu.clone())).await?;
+        redact(tx, room, tip, (&Arc::new(pdu.clone()), before)).await?;
     }
     for redaction in graph::take_waiting(tx, room.num, pdu.event_id.as_str()).await? {
-        if let Some(redaction) = load::pdu_by_id(tx, &redaction).await? {
-            redact(tx, room, tip, &Arc::new(redaction)).await?;
+        let Some(row) = events::any(tx, &redaction).await? else {
+            continue;
+        };
+        let Some(redaction) = load::pdu_by_id(tx, &redaction).await? else {
+            continue;
+        };
+        let (redaction, before) = (Arc::new(redaction), levels_before(tx, &row).await?);
+        let is_valid = redact(tx, room, tip, (&redaction, &before)).await?;
+        if is_valid && row.withheld {
+            show(tx, room, tip, (row, redaction)).await?;
         }
     }
+    Ok(())
+}
+
+/// Returns as much of the state before an event as it takes to say who had which power.
+async fn levels_before(tx: &mut WriteTx, row: &EventRow) -> Result<StateMap> {
+    let mut before = StateMap::default();
+    let key = tx.intern("").await?;
+    for kind in [StateEventType::RoomCreate, StateEventType::RoomPowerLevels] {
+        let kind = tx.intern(&kind.to_string()).await?;
+        let held = state::get(tx, row.state, kind, key).await?;
+        let event_id = held.and_then(|held| held.event_id);
+        if let Some(event_id) = event_id
+            && let Some(pdu) = load::pdu_by_id(tx, &event_id).await?
+        {
+            before.insert(Arc::new(pdu));
+        }
+    }
+    Ok(before)
+}
+
+/// Shows a redaction that was withheld until its target came: as the newest event of the room, so that clients learn of
+/// it. One that came as history is shown where it is.
+async fn show(
+    tx: &mut WriteTx,
+    room: &Room,
+    tip: &Tip,
+    (row, redaction): (EventRow, Arc<Pdu>),
+) -> Result<()> {
+    if row.backfilled {
+        let counters = Counters {
+            notified: row.notified,
+            mentioned: row.mentioned,
+        };
+        let counters = (counters, row.threaded());
+        return events::show_redaction(tx, &row.event_id, None, counters).await;
+    }
+    let position = tx.position();
+    let counters = Counters {
+        notified: tip.notified,
+        mentioned: tip.mentioned,
+    };
+    let counters_there = (counters, tip.threaded);
+    events::show_redaction(tx, &row.event_id, Some(position), counters_there).await?;
+    let extremities = serde_json::to_string(&tip.forward_extremities)?;
+    rooms::advance(tx, room.num, &extremities, tip.snapshot, position).await?;
+    let sender = tx.intern(redaction.sender.as_str()).await?;
+    let shown = TimelineEvent {
+        position,
+        timeline: position,
+        is_withheld: false,
+        state_before: Some(tip.state.clone()),
+        notified: counters.notified,
+        mentioned: counters.mentioned,
+        threaded: tip.threaded,
+        ..event_of_row(row, redaction, &room.rules)
+    };
+    let change = Change::Event {
+        room: room.num,
+        sender,
+        event: Arc::new(shown),
+    };
+    tx.publish(position, change);
     Ok(())
 }

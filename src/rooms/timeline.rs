@@ -104,20 +104,24 @@ impl Rooms {
             let rows = self.rows(room, from, request.dir).await?;
             let is_last = i64::try_from(rows.len()).unwrap_or(0) < CHUNK;
             for row in rows {
-                if passes(request.to, row.timeline, request.dir) {
-                    return Ok(Page {
-                        events: found,
-                        end: None,
-                    });
-                }
+                // The gap comes first: even if the reader knows this event, some between are missing.
                 if gap.is_some_and(|gap| row.timeline < gap) {
                     return Ok(Page {
                         events: found,
                         end: Some(from),
                     });
                 }
+                if passes(request.to, row.timeline, request.dir) {
+                    return Ok(Page {
+                        events: found,
+                        end: None,
+                    });
+                }
                 looked_at += 1;
                 let before = std::mem::replace(&mut from, after(&row, request.dir));
+                if row.withheld {
+                    continue;
+                }
                 let event = self.event_of(room, row).await?;
                 let is_visible = access.may_see(&event);
                 if is_visible && !access.hides(&event.pdu) && wanted(&event.pdu) {
@@ -137,7 +141,7 @@ impl Rooms {
             if is_last {
                 return Ok(Page {
                     events: found,
-                    end: None,
+                    end: gap.map(|_| from),
                 });
             }
         }
@@ -266,10 +270,12 @@ impl Rooms {
         room: &Room,
         event_id: &EventId,
     ) -> Result<Option<Arc<TimelineEvent>>> {
+        // Of a redaction that was withheld once, the newest entry is the one to be shown.
         let in_memory = room
             .view()
             .ring
             .iter()
+            .rev()
             .find(|event| event.pdu.event_id == event_id)
             .cloned();
         if in_memory.is_some() {
@@ -376,6 +382,7 @@ pub(super) fn event_of_row(
         timeline: row.timeline,
         head: head(&pdu, rules),
         pdu,
+        is_withheld: row.withheld,
         visibility: Visibility::from_number(row.visibility),
         snapshot: row.state,
         state_before: None,

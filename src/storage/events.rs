@@ -64,6 +64,8 @@ pub struct NewEvent<'a> {
     pub backfilled: bool,
     /// Whether this server sends it to others.
     pub goes_out: bool,
+    /// Whether it is a redaction that has not taken effect, which no client is shown.
+    pub withheld: bool,
     /// The number of the history visibility before it.
     pub visibility: i64,
     /// How it fared in the checks.
@@ -99,6 +101,8 @@ pub struct EventRow {
     pub state: i64,
     /// Whether it is history that came later.
     pub backfilled: bool,
+    /// Whether it is a redaction that has not taken effect, which no client is shown.
+    pub withheld: bool,
     /// The number of the history visibility before it.
     pub visibility: i64,
     /// The room's counter of events that notify.
@@ -157,9 +161,9 @@ pub async fn insert(tx: &mut WriteTx, event: &NewEvent<'_>) -> Result<bool> {
             "INSERT INTO events (position, room, event_id, timeline, kind, state_key, sender, state, visibility,
                                  status, notified, mentioned, threaded_notified, threaded_mentioned, thread,
                                  thread_notified, thread_mentioned, origin_server_ts, device, txn_id, state_after,
-                                 backfilled, goes_out, json)
+                                 backfilled, goes_out, withheld, json)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21,
-                     $22, $23, $24)
+                     $22, $23, $24, $25)
              ON CONFLICT DO NOTHING",
         )
         .bind(event.position)
@@ -185,6 +189,7 @@ pub async fn insert(tx: &mut WriteTx, event: &NewEvent<'_>) -> Result<bool> {
         .bind(event.state_after)
         .bind(event.backfilled)
         .bind(event.goes_out)
+        .bind(event.withheld)
         .bind(event.json)
         .execute()
         .await?;
@@ -197,7 +202,7 @@ pub async fn place(tx: &mut WriteTx, event: &NewEvent<'_>) -> Result<()> {
         "UPDATE events
          SET timeline = $2, state = $3, state_after = $4, visibility = $5, status = $6, notified = $7,
              mentioned = $8, threaded_notified = $9, threaded_mentioned = $10, thread = $11, thread_notified = $12,
-             thread_mentioned = $13, backfilled = $14, goes_out = $15
+             thread_mentioned = $13, backfilled = $14, goes_out = $15, withheld = $16
          WHERE position = $1",
     )
     .bind(event.position)
@@ -215,6 +220,31 @@ pub async fn place(tx: &mut WriteTx, event: &NewEvent<'_>) -> Result<()> {
     .bind(event.thread.map_or(0, |(_, counters)| counters.mentioned))
     .bind(event.backfilled)
     .bind(event.goes_out)
+    .bind(event.withheld)
+    .execute()
+    .await?;
+    Ok(())
+}
+
+/// Shows a redaction that was withheld, at a place of the timeline or where it is.
+pub async fn show_redaction(
+    tx: &mut WriteTx,
+    event_id: &str,
+    place: Option<i64>,
+    (counters, threaded): (Counters, Counters),
+) -> Result<()> {
+    tx.query(
+        "UPDATE events
+         SET withheld = FALSE, timeline = COALESCE($2, timeline), notified = $3, mentioned = $4,
+             threaded_notified = $5, threaded_mentioned = $6
+         WHERE event_id = $1",
+    )
+    .bind(event_id)
+    .bind(place)
+    .bind(counters.notified)
+    .bind(counters.mentioned)
+    .bind(threaded.notified)
+    .bind(threaded.mentioned)
     .execute()
     .await?;
     Ok(())
@@ -254,8 +284,8 @@ pub async fn redact(tx: &mut WriteTx, event_id: &str, json: &str, redaction: &st
 /// Returns an event that a timeline shows.
 pub async fn get(db: &mut impl Read, event_id: &str) -> Result<Option<EventRow>> {
     db.query(
-        "SELECT position, room, event_id, timeline, state, backfilled, visibility, notified, mentioned, threaded_notified,
-                threaded_mentioned, thread, thread_notified, thread_mentioned, device, txn_id, redacted_by, json
+        "SELECT position, room, event_id, timeline, state, backfilled, withheld, visibility, notified, mentioned,
+                threaded_notified, threaded_mentioned, thread, thread_notified, thread_mentioned, device, txn_id, redacted_by, json
          FROM events WHERE event_id = $1 AND timeline IS NOT NULL AND state IS NOT NULL",
     )
     .bind(event_id)
@@ -267,7 +297,7 @@ pub async fn get(db: &mut impl Read, event_id: &str) -> Result<Option<EventRow>>
 pub async fn any(db: &mut impl Read, event_id: &str) -> Result<Option<EventRow>> {
     db.query(
         "SELECT position, room, event_id, COALESCE(timeline, 0) AS timeline, COALESCE(state, 0) AS state, backfilled,
-                visibility, notified, mentioned, threaded_notified, threaded_mentioned, thread, thread_notified,
+                withheld, visibility, notified, mentioned, threaded_notified, threaded_mentioned, thread, thread_notified,
                 thread_mentioned, device, txn_id, redacted_by, json
          FROM events WHERE event_id = $1",
     )
@@ -282,8 +312,8 @@ pub async fn at(db: &mut impl Read, room: RoomNum, places: &[i64]) -> Result<Vec
         return Ok(Vec::new());
     }
     db.query(
-        "SELECT position, room, event_id, timeline, state, backfilled, visibility, notified, mentioned, threaded_notified,
-                threaded_mentioned, thread, thread_notified, thread_mentioned, device, txn_id, redacted_by, json
+        "SELECT position, room, event_id, timeline, state, backfilled, withheld, visibility, notified, mentioned,
+                threaded_notified, threaded_mentioned, thread, thread_notified, thread_mentioned, device, txn_id, redacted_by, json
          FROM events
          WHERE room = $1 AND timeline IN (SELECT CAST(value AS BIGINT) FROM json_each($2)) AND state IS NOT NULL",
     )
@@ -300,8 +330,8 @@ pub async fn with_ids<S: AsRef<str>>(
     ids: impl IntoIterator<Item = S>,
 ) -> Result<Vec<EventRow>> {
     db.query(
-        "SELECT position, room, event_id, timeline, state, backfilled, visibility, notified, mentioned, threaded_notified,
-                threaded_mentioned, thread, thread_notified, thread_mentioned, device, txn_id, redacted_by, json
+        "SELECT position, room, event_id, timeline, state, backfilled, withheld, visibility, notified, mentioned,
+                threaded_notified, threaded_mentioned, thread, thread_notified, thread_mentioned, device, txn_id, redacted_by, json
          FROM events
          WHERE event_id IN (SELECT value FROM json_each($2)) AND room = $1
            AND timeline IS NOT NULL AND state IS NOT NULL",
@@ -321,7 +351,7 @@ pub async fn made_before(
 ) -> Result<Vec<(i64, i64, i64, String)>> {
     db.query(
         "SELECT timeline, visibility, origin_server_ts, event_id FROM events
-         WHERE room = $1 AND timeline IS NOT NULL
+         WHERE room = $1 AND timeline IS NOT NULL AND NOT withheld
            AND origin_server_ts <= $2 AND (origin_server_ts < $2 OR timeline < $3)
          ORDER BY origin_server_ts DESC, timeline DESC LIMIT $4",
     )
@@ -342,7 +372,7 @@ pub async fn made_after(
 ) -> Result<Vec<(i64, i64, i64, String)>> {
     db.query(
         "SELECT timeline, visibility, origin_server_ts, event_id FROM events
-         WHERE room = $1 AND timeline IS NOT NULL
+         WHERE room = $1 AND timeline IS NOT NULL AND NOT withheld
            AND origin_server_ts >= $2 AND (origin_server_ts > $2 OR timeline > $3)
          ORDER BY origin_server_ts, timeline LIMIT $4",
     )
@@ -376,8 +406,8 @@ pub async fn before(
     limit: i64,
 ) -> Result<Vec<EventRow>> {
     db.query(
-        "SELECT position, room, event_id, timeline, state, backfilled, visibility, notified, mentioned, threaded_notified,
-                threaded_mentioned, thread, thread_notified, thread_mentioned, device, txn_id, redacted_by, json
+        "SELECT position, room, event_id, timeline, state, backfilled, withheld, visibility, notified, mentioned,
+                threaded_notified, threaded_mentioned, thread, thread_notified, thread_mentioned, device, txn_id, redacted_by, json
          FROM events WHERE room = $1 AND timeline < $2
          ORDER BY timeline DESC LIMIT $3",
     )
@@ -396,8 +426,8 @@ pub async fn after(
     limit: i64,
 ) -> Result<Vec<EventRow>> {
     db.query(
-        "SELECT position, room, event_id, timeline, state, backfilled, visibility, notified, mentioned, threaded_notified,
-                threaded_mentioned, thread, thread_notified, thread_mentioned, device, txn_id, redacted_by, json
+        "SELECT position, room, event_id, timeline, state, backfilled, withheld, visibility, notified, mentioned,
+                threaded_notified, threaded_mentioned, thread, thread_notified, thread_mentioned, device, txn_id, redacted_by, json
          FROM events WHERE room = $1 AND timeline > $2
          ORDER BY timeline LIMIT $3",
     )

@@ -73,6 +73,10 @@ const MIGRATIONS: &[(&str, &str)] = &[
         include_str!("../../migrations/0016_unsent_messages.sql"),
     ),
     (
+        "0017_withheld_redactions.sql",
+        include_str!("../../migrations/0017_withheld_redactions.sql"),
+    ),
+    (
         "0022_media_freeze.sql",
         include_str!("../../migrations/0022_media_freeze.sql"),
     ),

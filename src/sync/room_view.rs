@@ -381,8 +381,8 @@ impl Inner {
                 self.rooms.state_changes(room, &start, since, up_to).await?
             }
         };
-        if !is_after && !viewer.timeline_filter().is_empty() {
-            for pdu in self.filtered_out(room, span, end_state, end).await? {
+        if !is_after {
+            for pdu in self.beside_timeline(room, span, end_state, end).await? {
                 events.retain(|older| !is_same_place(older, &pdu));
                 events.push(pdu);
             }
@@ -404,8 +404,9 @@ impl Inner {
         })
     }
 
-    /// Returns the state that changed within the timeline, but that the filter keeps out of it.
-    async fn filtered_out(
+    /// Returns the state that changed within the timeline, but not by an event that the timeline shows: the filter keeps
+    /// that out, it was sent in a gap, or several lines of events came together.
+    async fn beside_timeline(
         &self,
         room: &Room,
         span: &Span,

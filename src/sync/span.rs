@@ -36,6 +36,9 @@ pub(super) fn newest(
         if event.position <= lower || events.len() == limit {
             break;
         }
+        if event.is_withheld {
+            continue;
+        }
         match wants(event) {
             Some(true) => events.push(event.clone()),
             Some(false) => {}

@@ -3,13 +3,9 @@
 //! [spec]: https://spec.matrix.org/v1.19/server-server-api/#request-authentication
 
 use axum::http::{Request, request::Parts};
-use ruma::{
-    OwnedServerName,
-    api::federation::authentication::{
-        ServerSignatures, XMatrix, XMatrixExtractError, XMatrixParseError,
-    },
-};
+use ruma::{OwnedServerName, api::federation::authentication::ServerSignatures};
 
+use super::x_matrix;
 use crate::{
     api::{App, Authenticate, Class, Peer},
     error::{Error, Result},
@@ -27,7 +23,7 @@ impl Authenticate for ServerSignatures {
     const MAX_BODY_DEPTH: usize = MAX_SERVER_JSON_DEPTH;
 
     async fn authenticate(app: &App, parts: &Parts, body: &[u8]) -> Result<OwnedServerName> {
-        let proof = proof(parts)?;
+        let proof = x_matrix::from_headers(&parts.headers)?;
         let mut request = Request::new(body);
         request.method_mut().clone_from(&parts.method);
         request.uri_mut().clone_from(&parts.uri);
@@ -37,7 +33,7 @@ impl Authenticate for ServerSignatures {
     }
 
     fn check_head(app: &App, parts: &Parts) -> Result<()> {
-        let proof = proof(parts)?;
+        let proof = x_matrix::from_headers(&parts.headers)?;
         // "If this property is included, but the value does not match the receiving server's name, the receiving
         // server must deny the request with an HTTP status code `401 Unauthorized`."
         let destination = proof.destination.as_ref();
@@ -55,29 +51,5 @@ impl Authenticate for ServerSignatures {
         } else {
             usual
         }
-    }
-}
-
-fn proof(parts: &Parts) -> Result<XMatrix> {
-    XMatrix::extract_from_http_headers(&parts.headers)
-        .map_err(|error| Error::Unauthorized(refusal(&error).to_owned()))
-}
-
-/// Says what is wrong with a header, without a word of the header itself: it is a secret of its sender.
-fn refusal(error: &XMatrixExtractError) -> &'static str {
-    match error {
-        XMatrixExtractError::MissingAuthorizationHeader => {
-            "the request has no `Authorization` header"
-        }
-        XMatrixExtractError::Parse(XMatrixParseError::NotFound) => {
-            "the scheme of the `Authorization` header is not `X-Matrix`"
-        }
-        XMatrixExtractError::Parse(XMatrixParseError::MissingParameter(_)) => {
-            "the `Authorization` header needs the parameters `origin`, `key` and `sig`"
-        }
-        XMatrixExtractError::Parse(XMatrixParseError::DuplicateParameter(_)) => {
-            "the `Authorization` header has a parameter twice"
-        }
-        _ => "the `Authorization` header cannot be read",
     }
 }

@@ -16,6 +16,7 @@ mod third_party;
 mod transactions;
 mod version;
 mod written;
+mod x_matrix;
 
 use axum::Router;
 

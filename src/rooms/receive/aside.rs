@@ -52,6 +52,7 @@ pub(super) async fn store(
         state_after: is_placed.then_some(after.snapshot),
         backfilled: false,
         goes_out: false,
+        withheld: false,
         visibility: visibility_of(&judged.before, pdu).number(),
         status,
         notified: 0,

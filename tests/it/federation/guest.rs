@@ -83,6 +83,7 @@ impl Archive {
             .route(&path("state/{room_id}"), get(state))
             .route(&path("state_ids/{room_id}"), get(state_ids))
             .route(&path("get_missing_events/{room_id}"), post(missing_events))
+            .route(&path("backfill/{room_id}"), get(backfill))
             .with_state(self.clone())
     }
 
@@ -190,6 +191,27 @@ async fn state(
     };
     let chain = known.told(&known.chain(state));
     Json(json!({ "pdus": known.told(state), "auth_chain": chain })).into_response()
+}
+
+/// Returns events and those that they follow, the newest first.
+async fn backfill(
+    State(archive): State<Archive>,
+    Query(query): Query<Vec<(String, String)>>,
+) -> Response {
+    let known = archive.lock();
+    let named = query.into_iter().filter(|(name, _)| name == "v");
+    let mut next: VecDeque<String> = named.map(|(_, id)| id).collect();
+    let (mut seen, mut found) = (HashSet::new(), Vec::new());
+    while let Some(id) = next.pop_front() {
+        let Some(event) = known.events.get(&id).filter(|_| seen.insert(id.clone())) else {
+            continue;
+        };
+        next.extend(texts(&event["prev_events"]));
+        if !known.withheld.contains(&id) {
+            found.push(event.clone());
+        }
+    }
+    Json(json!({ "origin": "peer", "origin_server_ts": 1, "pdus": found })).into_response()
 }
 
 async fn missing_events(State(archive): State<Archive>, Json(body): Json<Value>) -> Response {

@@ -1,0 +1,194 @@
+//! Redactions by users of other servers: clients see one only when its target is known and its sender may redact it.
+//!
+//! [Handling redactions](https://spec.matrix.org/v1.19/rooms/v3/#handling-redactions)
+
+use serde_json::{Value, json};
+
+use super::{guest::Made, transactions::Shared};
+use crate::{
+    chat::{encoded, find, ids, in_room, timeline},
+    sliding::list,
+};
+
+impl Shared {
+    /// Makes a redaction of an event, and sends it.
+    async fn redacts(&mut self, target: &str) -> Made {
+        let content = json!({ "redacts": target });
+        let redaction = self
+            .bob
+            .makes(&self.peer, "m.room.redaction", (None, &content));
+        let told = self.peer.sends(&self.server, &[&redaction]).await;
+        assert_eq!(told, json!({ &*redaction.id: {} }));
+        redaction
+    }
+
+    /// Checks that no client API shows an event.
+    async fn shows_nowhere(&self, since: &Value, hidden: &Made, beside: &str) {
+        let (alice, room, id) = (&self.alice, &self.room, &*hidden.id);
+        let sync = alice.syncs_after(since).await;
+        assert!(!sync.to_string().contains(id), "{sync}");
+        let sync = alice.syncs().await;
+        assert!(!sync.to_string().contains(id), "{sync}");
+        for dir in ["b", "f"] {
+            let query = format!("dir={dir}&limit=100");
+            let page = alice.messages(room, &query).await;
+            assert!(!page.to_string().contains(id), "{page}");
+        }
+        let context = format!("context/{}?limit=50", encoded(beside));
+        let context = alice.client.get(&in_room(room, &context)).await.expect_ok();
+        assert!(!context.to_string().contains(id), "{context}");
+        let event = alice.event(room, id).await;
+        event.expect_error(404, "M_NOT_FOUND");
+        let mut sliding = alice.lists(&list([0, 9], 50, &json!([])));
+        let answer = sliding.next().await;
+        assert!(!answer.to_string().contains(id), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_redaction_by_someone_without_the_power_for_it_is_not_shown() {
+    for version in ["3", "10", "11", "12"] {
+        let request = json!({ "preset": "public_chat", "room_version": version });
+        let mut shared = Shared::of(request).await;
+        let tea = shared.alice.says(&shared.room, "tea").await;
+        let since = shared.alice.syncs().await;
+        let mut redaction = shared
+            .bob
+            .drafts("m.room.redaction", None, &json!({ "redacts": tea }));
+        redaction["redacts"] = json!(tea);
+        let redaction = shared.peer.signs(&redaction, &shared.bob.rules);
+        shared.bob.follows(&redaction);
+        shared.peer.sends(&shared.server, &[&redaction]).await;
+        let coffee = shared.bob.says(&shared.peer, "coffee");
+        shared.peer.sends(&shared.server, &[&coffee]).await;
+
+        shared.shows_nowhere(&since, &redaction, &tea).await;
+
+        let event = shared.alice.event(&shared.room, &tea).await.expect_ok();
+        assert_eq!(event["content"]["body"], "tea");
+        let path = format!("/_matrix/federation/v1/event/{}", encoded(&redaction.id));
+        let served = shared.peer.gets(&shared.server, &path).await.expect_ok();
+        assert_eq!(served["pdus"][0]["type"], "m.room.redaction");
+    }
+}
+
+#[tokio::test]
+async fn a_redaction_of_an_event_in_another_room_is_not_shown() {
+    let mut shared = Shared::new().await;
+    let other = shared.alice.creates(json!({})).await;
+    let secret = shared.alice.says(&other, "secret").await;
+    let tea = shared.alice.says(&shared.room, "tea").await;
+    let since = shared.alice.syncs().await;
+
+    let redaction = shared.redacts(&secret).await;
+
+    shared.shows_nowhere(&since, &redaction, &tea).await;
+}
+
+#[tokio::test]
+async fn a_redaction_is_held_back_until_its_target_comes() {
+    let mut shared = Shared::new().await;
+    let tea = shared.alice.says(&shared.room, "tea").await;
+    let content = json!({ "msgtype": "m.text", "body": "mistake" });
+    let mistake = shared.bob.drafts("m.room.message", None, &content);
+    let mistake = shared.peer.signs(&mistake, &shared.bob.rules);
+    let since = shared.alice.syncs().await;
+    let redaction = shared.redacts(&mistake.id).await;
+    shared.shows_nowhere(&since, &redaction, &tea).await;
+    let since = shared.alice.syncs_after(&since).await;
+
+    shared.peer.sends(&shared.server, &[&mistake]).await;
+
+    let sync = shared.alice.syncs_after(&since).await;
+    let shown = timeline(&sync, &shared.room);
+    assert_eq!(ids(shown), [&*mistake.id, &*redaction.id]);
+    assert_eq!(shown[0]["content"], json!({}));
+    let because = &shown[0]["unsigned"]["redacted_because"];
+    assert_eq!(because["event_id"], redaction.id);
+    let event = shared.alice.event(&shared.room, &redaction.id).await;
+    assert_eq!(event.expect_ok()["event_id"], redaction.id);
+    let page = shared.alice.messages(&shared.room, "dir=b&limit=2").await;
+    assert_eq!(ids(&page["chunk"]), [&*redaction.id, &*mistake.id]);
+}
+
+#[tokio::test]
+async fn a_redaction_that_was_held_back_is_shown_after_a_restart() {
+    let mut shared = Shared::new().await;
+    let content = json!({ "msgtype": "m.text", "body": "mistake" });
+    let mistake = shared.bob.drafts("m.room.message", None, &content);
+    let mistake = shared.peer.signs(&mistake, &shared.bob.rules);
+    let redaction = shared.redacts(&mistake.id).await;
+    let tea = shared.alice.says(&shared.room, "tea").await;
+    let since = shared.alice.syncs().await;
+    let server = shared.server.restart().await;
+    let alice = shared.alice.at(&server);
+    let event = alice.event(&shared.room, &redaction.id).await;
+    event.expect_error(404, "M_NOT_FOUND");
+
+    shared.peer.sends(&server, &[&mistake]).await;
+    let server = server.restart().await;
+
+    let alice = alice.at(&server);
+    let sync = alice.syncs_after(&since).await;
+    let shown = timeline(&sync, &shared.room);
+    assert_eq!(ids(shown), [&*mistake.id, &*redaction.id]);
+    let page = alice.messages(&shared.room, "dir=b&limit=3").await;
+    assert_eq!(ids(&page["chunk"]), [&*redaction.id, &*mistake.id, &*tea]);
+}
+
+#[tokio::test]
+async fn a_late_target_is_measured_by_the_power_that_its_redactor_had() {
+    let mut shared = Shared::new().await;
+    let levels = shared
+        .alice
+        .state(&shared.room, "m.room.power_levels")
+        .await;
+    let with = |level: u64| {
+        let mut levels = levels.clone();
+        levels["users"][&*shared.bob.id] = json!(level);
+        levels
+    };
+    let (promoted, demoted) = (with(60), with(0));
+    let promotion = shared
+        .alice
+        .sets(&shared.room, "m.room.power_levels", promoted)
+        .await;
+    let path = format!("/_matrix/federation/v1/event/{}", encoded(&promotion));
+    let promotion = shared.peer.gets(&shared.server, &path).await.expect_ok();
+    let promotion = Made {
+        id: promotion_id(&shared, &promotion["pdus"][0]),
+        json: promotion["pdus"][0].clone(),
+    };
+    shared.bob.follows(&promotion);
+    // Somebody else of the peer says something, which comes after Bob has redacted it and lost his power.
+    let carol_id = shared.peer.user("carol");
+    let carol = shared
+        .peer
+        .joins(&shared.server, &shared.room, ("carol", &shared.archive))
+        .await;
+    assert_eq!(carol.id, carol_id);
+    let content = json!({ "msgtype": "m.text", "body": "mistake" });
+    let mistake = carol.drafts("m.room.message", None, &content);
+    let mistake = shared.peer.signs(&mistake, &carol.rules);
+    let redaction = shared.redacts(&mistake.id).await;
+    shared
+        .alice
+        .sets(&shared.room, "m.room.power_levels", demoted)
+        .await;
+    let since = shared.alice.syncs().await;
+
+    shared.peer.sends(&shared.server, &[&mistake]).await;
+
+    let sync = shared.alice.syncs_after(&since).await;
+    let shown = timeline(&sync, &shared.room);
+    assert_eq!(ids(shown), [&*mistake.id, &*redaction.id]);
+    assert_eq!(find(shown, "m.room.message", ""), &Value::Null);
+    assert_eq!(shown[0]["content"], json!({}));
+}
+
+fn promotion_id(shared: &Shared, event: &Value) -> String {
+    let rules = &shared.bob.rules;
+    let object = serde_json::from_value(event.clone()).expect("an object");
+    let hash = ruma::signatures::reference_hash(&object, rules).expect("an event");
+    format!("${hash}")
+}
