@@ -69,9 +69,25 @@ impl Client {
 
     /// Sends a message and waits until it is on disk.
     pub(crate) async fn send(&self, room_id: &str) {
+        self.send_text(room_id, TEXT).await;
+    }
+
+    /// Adds as many push rules with wildcards as a user may have, and a thousand without.
+    pub(crate) async fn adds_costly_push_rules(&self) {
+        let wildcards = (0..32).map(|n| format!("{n}*a?b*c?d*e*"));
+        let words = (0..1_000).map(|n| format!("word {n}"));
+        for (n, pattern) in wildcards.chain(words).enumerate() {
+            let url = self.url(&format!("pushrules/global/content/{n}"));
+            let body = json!({ "pattern": pattern, "actions": ["notify"] });
+            self.ask(self.http.put(url).json(&body)).await;
+        }
+    }
+
+    /// Sends a message with a text and waits until it is on disk.
+    pub(crate) async fn send_text(&self, room_id: &str, text: &str) {
         let n = self.transactions.fetch_add(1, Ordering::Relaxed);
         let url = self.url(&format!("rooms/{room_id}/send/m.room.message/{n}"));
-        let body = json!({ "msgtype": "m.text", "body": TEXT });
+        let body = json!({ "msgtype": "m.text", "body": text });
         self.ask(self.http.put(url).json(&body)).await;
     }
 

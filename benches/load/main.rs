@@ -38,6 +38,10 @@ const SENDERS: usize = 32;
 const ROOMS: usize = 4;
 /// Messages whose way to a waiting client is measured.
 const DELIVERED: usize = 300;
+/// Messages that are sent to a member with costly push rules.
+const SENT_TO_COSTLY_RULES: usize = 100;
+/// How long each of these messages is, in bytes.
+const LONG_TEXT_BYTES: usize = 50_000;
 /// Messages that are sent before anything is measured.
 const WARM_UP: usize = 100;
 /// How long the sending of one part may take; it is measured over what was sent by then.
@@ -70,6 +74,32 @@ async fn measure() {
     delivery("a waiting /sync", room, by_sync).await;
     let by_socket = Listener::socket(&room.members[1]).await;
     delivery("a WebSocket", room, by_socket).await;
+    costly_rules(room).await;
+}
+
+/// Measures what the most costly push rules that one member may have cost a long message.
+async fn costly_rules(room: &Room) {
+    let (sender, member) = (&room.members[0], &room.members[1]);
+    let text = "a b".repeat(LONG_TEXT_BYTES / 3);
+    println!(
+        "one long message, usual push rules: {}",
+        told(&mut send_long(sender, &room.id, &text).await)
+    );
+    member.adds_costly_push_rules().await;
+    println!(
+        "one long message, a member with the most costly push rules: {}",
+        told(&mut send_long(sender, &room.id, &text).await)
+    );
+}
+
+async fn send_long(sender: &Client, room_id: &str, text: &str) -> Vec<Duration> {
+    let mut took = Vec::new();
+    for _ in 0..SENT_TO_COSTLY_RULES {
+        let begin = Instant::now();
+        sender.send_text(room_id, text).await;
+        took.push(begin.elapsed());
+    }
+    took
 }
 
 /// Measures how long it takes from the start of the program to its first answer.
