@@ -19,7 +19,7 @@ const PROFILE_BYTES: usize = 64 * 1024;
 /// "The key MUST NOT exceed 255 bytes."
 const KEY_BYTES: usize = 255;
 /// The longest display name and avatar address, in bytes: they stand in every membership event.
-const NAME_BYTES: usize = 1024;
+pub(super) const NAME_BYTES: usize = 1024;
 /// What a field needs beside its key and value: quotes, colon, comma.
 const FIELD_OVERHEAD: usize = 4;
 
