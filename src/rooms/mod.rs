@@ -80,7 +80,7 @@ pub use self::{
     access::Access,
     aggregations::{Audience, Bundle, Bundles, ThreadSummary},
     arrived::Arrived,
-    create::CreateRoom,
+    create::{CreateRoom, check_visibility},
     delayed::{Delay, DelayAction, Delayed, MAX_DELAY, MAX_SCHEDULED},
     directory::{DirectoryPage, DirectorySearch},
     handshake::{Applicant, Handshake, Offer},

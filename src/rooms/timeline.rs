@@ -401,3 +401,4 @@ pub(super) fn event_of_row(
 fn parse_event_id(event_id: &str) -> Result<OwnedEventId> {
     OwnedEventId::try_from(event_id).map_err(|source| Error::internal("read an event id", source))
 }
+        unattended: false,

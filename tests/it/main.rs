@@ -25,6 +25,7 @@ mod discovery;
 mod endpoints;
 mod errors;
 mod federation;
+mod equal_requests;
 mod filters;
 mod garbage;
 mod guests;
