@@ -30,7 +30,7 @@ use crate::{
     matrix::{Invitation, Shield, wants_global, wants_room, wants_room_data},
     rooms::UserRoom,
     storage::{Receipt, UserNum, account_data::AccountData},
-    users::Session,
+    users::{Session, write_push_rules},
 };
 
 /// The account data that holds the push rules.
@@ -171,14 +171,16 @@ impl Inner {
     ) -> Result<()> {
         let filter = &viewer.request.filter.account_data;
         let global = account_data.iter().filter(|data| data.room().is_none());
-        let wanted = global.filter(|data| wants_global(filter, &data.kind, None));
+        let (rules, others): (Vec<_>, Vec<_>) = global.partition(|data| data.kind == PUSH_RULES);
+        let wanted = others
+            .into_iter()
+            .filter(|data| wants_global(filter, &data.kind, None));
         response.account_data.events = wanted
             .filter_map(|data| Some(Raw::from_json(typed(&data.kind, &data.content)?)))
             .collect();
-        let has_rules = account_data
-            .iter()
-            .any(|data| data.room().is_none() && data.kind == PUSH_RULES);
-        if viewer.request.since.is_none() && !has_rules && wants_global(filter, PUSH_RULES, None) {
+        // As they are today: those that were stored may lack what the server has added since.
+        let has_rules = viewer.request.since.is_none() || !rules.is_empty();
+        if has_rules && wants_global(filter, PUSH_RULES, None) {
             let rules = self.push_rules(viewer.session).await?;
             response.account_data.events.push(rules);
         }
@@ -202,6 +204,7 @@ impl Inner {
     async fn add_presence(
         &self,
         viewer: &Viewer<'_>,
+        let rules = write_push_rules(&rules)?;
         moment: &Moment,
         response: &mut Response,
     ) -> Result<()> {
