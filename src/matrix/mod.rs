@@ -28,7 +28,7 @@ mod visibility;
 
 pub use self::{
     build::{Draft, Site, authorize, build, redact_json},
-    client_event::{Unsigned, client_event, head, strip, stripped, sync_event},
+    client_event::{Unsigned, client_event, federation_event, head, strip, stripped, sync_event},
     default_rules::default_rules,
     filter::{
         RelationFilter, knows_format, wants_event, wants_global, wants_room, wants_room_data,

@@ -2,7 +2,10 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use ruma::{
@@ -47,6 +50,8 @@ pub struct Answer {
     pub token: Token,
     /// Whether the client learns anything from it.
     pub is_news: bool,
+    /// Whether it shows events that the user has sent.
+    pub shows_own: bool,
 }
 
 /// Returns whether an answer tells nothing.
@@ -63,12 +68,14 @@ impl Inner {
     pub(super) async fn respond(&self, session: &Session, request: &SyncRequest) -> Result<Answer> {
         let request = &self.clamped(request);
         let moment = self.moment(session, request).await?;
+        let shows_own = AtomicBool::new(false);
         let viewer = Viewer {
             session,
             request,
             now: moment.now,
             now_ms: self.clock.now_ms(),
             shield: self.rooms.shield(session.user),
+            shows_own: &shows_own,
         };
         let mut response = Response::new(String::new());
         let account_data = self.account_data(&viewer).await?;
@@ -92,6 +99,7 @@ impl Inner {
         response.next_batch = token.to_string();
         Ok(Answer {
             is_news: has_lost_keys || !is_empty(&response),
+            shows_own: shows_own.load(Ordering::Relaxed),
             response,
             token,
         })
@@ -196,6 +204,7 @@ impl Inner {
             .users
             .push_rules(session.user, &session.user_id)
             .await?;
+        let rules = write_push_rules(&rules)?;
         let event = json!({ "type": PUSH_RULES, "content": { "global": rules } });
         Ok(Raw::from_json(to_raw_value(&event)?))
     }
@@ -204,7 +213,6 @@ impl Inner {
     async fn add_presence(
         &self,
         viewer: &Viewer<'_>,
-        let rules = write_push_rules(&rules)?;
         moment: &Moment,
         response: &mut Response,
     ) -> Result<()> {
