@@ -3,6 +3,7 @@
 //! `endpoint` turns requests into ruma's types and routes them, `auth` says who asks, `error` says what went
 //! wrong, `layers` wraps every request. No rules, SQL, locks or tasks here.
 
+mod answered;
 mod app;
 mod auth;
 mod channel;
@@ -23,6 +24,7 @@ use axum::Router;
 
 pub use self::{
     app::App,
+    answered::Answered,
     auth::{Asker, Authenticate, MaybeSession},
     endpoint::{Incoming, Outgoing, WithBody, endpoint},
     limits::{Charge, Class, Key, Limits},

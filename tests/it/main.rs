@@ -22,6 +22,7 @@ mod device_lists;
 mod devices;
 mod directory;
 mod discovery;
+mod echo;
 mod endpoints;
 mod equal_requests;
 mod errors;

@@ -47,6 +47,7 @@ use axum::Router;
 pub(super) use self::{
     media::{disposition_of_file, disposition_of_thumbnail},
     sync::filter as sync_filter,
+    ephemeral::DEFAULT_TYPING_TIMEOUT,
 };
 
 use super::app::App;
