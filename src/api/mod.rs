@@ -8,6 +8,7 @@ mod app;
 mod auth;
 mod channel;
 mod client;
+mod complete;
 mod endpoint;
 mod error;
 mod federation;
@@ -23,9 +24,10 @@ mod web;
 use axum::Router;
 
 pub use self::{
-    app::App,
     answered::Answered,
+    app::App,
     auth::{Asker, Authenticate, MaybeSession},
+    complete::Complete,
     endpoint::{Incoming, Outgoing, WithBody, endpoint},
     limits::{Charge, Class, Key, Limits},
     metrics::Metrics,

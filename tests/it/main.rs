@@ -23,6 +23,7 @@ mod devices;
 mod directory;
 mod discovery;
 mod echo;
+mod empty_fields;
 mod endpoints;
 mod equal_requests;
 mod errors;
