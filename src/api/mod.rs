@@ -3,10 +3,12 @@
 //! `endpoint` turns requests into ruma's types and routes them, `auth` says who asks, `error` says what went
 //! wrong, `layers` wraps every request. No rules, SQL, locks or tasks here.
 
+mod answered;
 mod app;
 mod auth;
 mod channel;
 mod client;
+mod complete;
 mod endpoint;
 mod error;
 mod federation;
@@ -22,8 +24,10 @@ mod web;
 use axum::Router;
 
 pub use self::{
+    answered::Answered,
     app::App,
     auth::{Asker, Authenticate, MaybeSession},
+    complete::Complete,
     endpoint::{Incoming, Outgoing, WithBody, endpoint},
     limits::{Charge, Class, Key, Limits},
     metrics::Metrics,

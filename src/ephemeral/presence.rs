@@ -110,14 +110,27 @@ impl PresenceUpdate {
     ///
     /// [`Error::InvalidParam`] for a state that the specification does not know.
     pub fn said(state: PresenceState, status_msg: Option<String>) -> Result<Self> {
-        match state {
-            PresenceState::Online | PresenceState::Offline | PresenceState::Unavailable => {
-                Ok(Self::Set(state, status_msg))
-            }
-            _ => Err(Error::invalid_param(
-                "presence is online, offline or unavailable",
-            )),
-        }
+        check_state("presence", &state)?;
+        Ok(Self::Set(state, status_msg))
+    }
+
+    /// Returns that a user syncs, and how they want to be shown meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidParam`] for a state that the specification does not know.
+    pub fn syncs(state: PresenceState) -> Result<Self> {
+        check_state("set_presence", &state)?;
+        Ok(Self::Sync(state))
+    }
+}
+
+fn check_state(field: &str, state: &PresenceState) -> Result<()> {
+    match state {
+        PresenceState::Online | PresenceState::Offline | PresenceState::Unavailable => Ok(()),
+        _ => Err(Error::invalid_param(format!(
+            "{field} is online, offline or unavailable"
+        ))),
     }
 }
 

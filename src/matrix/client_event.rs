@@ -2,10 +2,13 @@
 //!
 //! Everything but `unsigned` is the same for every recipient: it is written once, as a *head*, and shared.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeMap, fmt::Write as _};
 
 use ruma::{events::TimelineEventType, room_version_rules::RoomVersionRules};
-use serde_json::{Value, value::RawValue};
+use serde_json::{
+    Value,
+    value::{RawValue, to_raw_value},
+};
 
 use super::Pdu;
 
@@ -20,6 +23,9 @@ pub struct Unsigned<'a> {
     pub replaces: Option<&'a Pdu>,
     /// The recipient's membership at the time of the event.
     pub membership: Option<&'a str>,
+    /// The id of the redaction that took effect on it. The specification has only `redacted_because` today, but older
+    /// clients look for this.
+    pub redacted_by: Option<&'a str>,
     /// The redaction that took effect on it, as clients see it.
     pub redacted_because: Option<&'a RawValue>,
     /// The aggregations of the events that relate to it.
@@ -75,6 +81,22 @@ pub fn client_event(head: &str, room_id: &str, unsigned: &Unsigned<'_>) -> Box<R
     finish(head, Some(room_id), unsigned)
 }
 
+/// Writes an event in the form in which servers exchange it, with `event_id` and `unsigned` besides.
+///
+/// `source` is the event as it is stored. The content is that of `pdu`, which may have been redacted for the reader.
+pub fn federation_event(source: &str, pdu: &Pdu, unsigned: &Unsigned<'_>) -> Option<Box<RawValue>> {
+    let mut event: BTreeMap<String, Box<RawValue>> = serde_json::from_str(source).ok()?;
+    event.remove("unsigned");
+    event.insert("content".to_owned(), pdu.content.clone());
+    let event_id = to_raw_value(&pdu.event_id).ok()?;
+    event.insert("event_id".to_owned(), event_id);
+    let mut json = serde_json::to_string(&event).ok()?;
+    json.pop();
+    write_unsigned(&mut json, unsigned);
+    json.push('}');
+    Some(raw(json))
+}
+
 fn finish(head: &str, room_id: Option<&str>, unsigned: &Unsigned<'_>) -> Box<RawValue> {
     let mut json = String::with_capacity(head.len() + 128);
     json.push_str(head);
@@ -107,6 +129,9 @@ fn write_unsigned(json: &mut String, unsigned: &Unsigned<'_>) {
     }
     if let Some(membership) = unsigned.membership {
         fields.push(format!(r#""membership":{}"#, quoted(membership)));
+    }
+    if let Some(redacted_by) = unsigned.redacted_by {
+        fields.push(format!(r#""redacted_by":{}"#, quoted(redacted_by)));
     }
     if let Some(redaction) = unsigned.redacted_because {
         fields.push(format!(r#""redacted_because":{}"#, redaction.get()));

@@ -4,7 +4,7 @@
 
 use ruma::{
     OwnedUserId, RoomId, UserId,
-    api::client::filter::{Filter, RoomEventFilter, RoomFilter, UrlFilter},
+    api::client::filter::{EventFormat, Filter, RoomEventFilter, RoomFilter, UrlFilter},
 };
 use serde::Deserialize;
 
@@ -24,6 +24,11 @@ pub fn wants_event(filter: &RoomEventFilter, pdu: &Pdu) -> bool {
             Some(UrlFilter::EventsWithUrl) => has_url(pdu),
             Some(UrlFilter::EventsWithoutUrl) => !has_url(pdu),
         }
+}
+
+/// Returns whether the format of events that a filter asks for is one of the specification's.
+pub fn knows_format(format: &EventFormat) -> bool {
+    matches!(format, EventFormat::Client | EventFormat::Federation)
 }
 
 /// What a filter says of the relationships of events.

@@ -28,10 +28,11 @@ mod visibility;
 
 pub use self::{
     build::{Draft, Site, authorize, build, redact_json},
-    client_event::{Unsigned, client_event, head, strip, stripped, sync_event},
+    client_event::{Unsigned, client_event, federation_event, head, strip, stripped, sync_event},
     default_rules::default_rules,
     filter::{
-        RelationFilter, wants_event, wants_global, wants_room, wants_room_data, wants_type_of,
+        RelationFilter, knows_format, wants_event, wants_global, wants_room, wants_room_data,
+        wants_type_of,
     },
     json_text::{
         MAX_JSON_DEPTH, MAX_SERVER_JSON_DEPTH, canonical_object, canonical_text, check_depth,

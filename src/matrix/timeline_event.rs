@@ -49,6 +49,8 @@ pub struct TimelineEvent {
     pub txn_id: Option<String>,
     /// The redaction that took effect on it.
     pub redacted_by: Option<Arc<Pdu>>,
+    /// Whether the server sent it while its sender was not looking, as far as memory knows.
+    pub unattended: bool,
 }
 
 /// What became of the state of a room when an event came that does not follow all that the room knew.
@@ -137,6 +139,13 @@ impl TimelineEvent {
         self.pdu.member() == Some(&*self.pdu.sender)
             && self.pdu.membership() == Some(MembershipState::Join)
             && was_in() != Some(MembershipState::Join)
+    }
+
+    /// Returns whether its sender, of this server, has read the room up to it: whoever speaks in a room looks at it, but
+    /// a new name or picture is sent to every room.
+    pub fn shows_reading(&self) -> bool {
+        let is_own_member_event = self.pdu.member() == Some(&*self.pdu.sender);
+        !self.unattended && (!is_own_member_event || self.begins_stay())
     }
 
     /// Returns the keys of the room's state that it changed.

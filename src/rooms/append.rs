@@ -49,6 +49,21 @@ pub(super) struct Accepted {
     pub(super) delayed: Option<i64>,
     /// What another server's event brings with it.
     pub(super) arrival: Option<Arrival>,
+    /// Whether the server sends it while its sender is not looking: it says nothing of what they have read.
+    pub(super) unattended: bool,
+}
+
+impl Accepted {
+    /// Leaves what its sender has read as it is: the event counts for them no more than their other events do.
+    pub(super) fn leave_unread(&mut self) {
+        self.unattended = true;
+        let counted = (self.counting.notify, self.counting.mention);
+        if counted != (false, false) {
+            let sender = self.pdu.sender.clone();
+            let exception = (sender, -i64::from(counted.0), -i64::from(counted.1));
+            self.counting.exceptions.push(exception);
+        }
+    }
 }
 
 /// What is to be known of an event of another server beside the event.
@@ -130,7 +145,7 @@ pub(super) async fn append(
     tip.remember(&event, stand.after(tip, &event));
     let extremities = serde_json::to_string(&tip.forward_extremities)?;
     rooms::advance(tx, room.num, &extremities, tip.snapshot, event.position).await?;
-    if event.pdu.sender.server_name() == inner.key.server_name() {
+    if event.pdu.sender.server_name() == inner.key.server_name() && event.shows_reading() {
         let reader = Reader {
             user: numbers.sender,
             room: room.num,
@@ -374,6 +389,7 @@ async fn place(
             .as_ref()
             .map(|(_, txn_id)| txn_id.clone()),
         redacted_by: None,
+        unattended: accepted.unattended,
     })
 }
 

@@ -12,7 +12,7 @@ use ruma::{
     api::client::room::{Visibility, create_room::v3::Request},
 };
 
-pub use self::plan::CreateRoom;
+pub use self::plan::{CreateRoom, check_visibility};
 use super::{
     Inner, NewEvent, Rooms,
     append::{Accepted, append},
@@ -154,6 +154,7 @@ impl Inner {
             counting: super::counts::Counting::default(),
             transaction: None,
             delayed: None,
+            unattended: false,
             arrival: None,
         };
         let room = Room::new(

@@ -294,6 +294,7 @@ impl Rooms {
             counting: Counting::default(),
             transaction: None,
             delayed: None,
+            unattended: false,
             arrival: Some(Arrival {
                 stored_at: stored_at.into_values().next(),
                 goes_out: false,

@@ -197,7 +197,7 @@ impl Follows for UserRooms {
                 event,
             } => {
                 let room = rooms.entry(*room).or_default();
-                if *sender == self.user {
+                if *sender == self.user && event.shows_reading() {
                     room.sent(event);
                 }
                 room.exceptions.extend(

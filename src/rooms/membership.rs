@@ -11,7 +11,11 @@ use ruma::{
 };
 use serde_json::{Map, Value, value::to_raw_value};
 
-use super::{NewEvent, Rooms, UserRoom, send::not_in_room, warm::Room};
+use super::{
+    NewEvent, Rooms, UserRoom,
+    send::{Occasion, not_in_room},
+    warm::Room,
+};
 use crate::{
     error::{Error, Result},
     storage::{Change, RoomNum, UserNum, memberships},
@@ -141,6 +145,29 @@ impl Rooms {
     /// [`Error::Forbidden`] with the rule that refuses it, and for an unknown room; only who wants to join one is
     /// told [`Error::NotFound`].
     pub async fn change_membership(&self, room_id: &RoomId, change: MemberChange) -> Result<()> {
+        let occasion = Occasion::Membership(change.action);
+        self.change_on(room_id, change, occasion).await
+    }
+
+    /// As [`Rooms::change_membership`], for somebody who is not looking: it says nothing of what they have read.
+    ///
+    /// # Errors
+    ///
+    /// As [`Rooms::change_membership`].
+    pub async fn change_membership_for(
+        &self,
+        room_id: &RoomId,
+        change: MemberChange,
+    ) -> Result<()> {
+        self.change_on(room_id, change, Occasion::Background).await
+    }
+
+    async fn change_on(
+        &self,
+        room_id: &RoomId,
+        change: MemberChange,
+        occasion: Occasion,
+    ) -> Result<()> {
         let room = match change.action {
             Action::Join | Action::Knock => self.room(room_id).await?,
             _ => self.room_of_member(room_id).await?,
@@ -163,7 +190,7 @@ impl Rooms {
             return Ok(());
         }
         let event = change.event()?;
-        self.detached(async move |rooms: Rooms| rooms.send_now(num, event).await)
+        self.detached(async move |rooms: Rooms| rooms.send_on(num, event, occasion).await)
             .await?;
         Ok(())
     }
@@ -265,7 +292,9 @@ impl Rooms {
     async fn change_quietly(&self, room: RoomNum, change: MemberChange) -> Result<()> {
         let event = change.event()?;
         let sent = self
-            .detached(async move |rooms: Rooms| rooms.send_now(room, event).await)
+            .detached(async move |rooms: Rooms| {
+                rooms.send_on(room, event, Occasion::Background).await
+            })
             .await;
         if let Err(error) = sent {
             tracing::debug!(%error, room, "a room refused a change of membership");
@@ -290,7 +319,7 @@ fn shows(room: &Room, user_id: &UserId, profile: &MemberProfile) -> bool {
 /// # Errors
 ///
 /// [`Error::Forbidden`] for an action that takes another membership to begin with.
-fn is_void(before: Option<&MembershipState>, action: Action) -> Result<bool> {
+pub(super) fn is_void(before: Option<&MembershipState>, action: Action) -> Result<bool> {
     let refuse = |reason: &str| Err(Error::forbidden(reason));
     match (action, before) {
         (Action::Join, Some(MembershipState::Join))

@@ -55,6 +55,7 @@ mod serving;
 mod shields;
 mod snapshots;
 mod some_events;
+mod sources;
 mod state;
 mod summary;
 mod telling;
@@ -80,7 +81,7 @@ pub use self::{
     access::Access,
     aggregations::{Audience, Bundle, Bundles, ThreadSummary},
     arrived::Arrived,
-    create::CreateRoom,
+    create::{CreateRoom, check_visibility},
     delayed::{Delay, DelayAction, Delayed, MAX_DELAY, MAX_SCHEDULED},
     directory::{DirectoryPage, DirectorySearch},
     handshake::{Applicant, Handshake, Offer},
@@ -102,9 +103,10 @@ pub use self::{
     send::{NewEvent, Transaction},
     sending::{Arrival, Outgoing, OutgoingPage, RoomPage},
     serving::{StateAnswer, TurnToBeTold},
+    sources::EventSources,
     summary::{MutualRooms, Summary},
     threads::{SubscriptionChange, ThreadCount, Threads},
-    timeline::{Context, Page, PageRequest},
+    timeline::{Context, HiddenEvents, Page, PageRequest},
     upgrade::Upgrade,
     warm::{Room, Stay, View},
 };

@@ -284,6 +284,7 @@ impl Rooms {
             counting,
             transaction: None,
             delayed: None,
+            unattended: false,
             arrival: Some(Arrival {
                 stored_at: judged.stored_at,
                 goes_out: help.is_passed_on,

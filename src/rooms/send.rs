@@ -11,9 +11,10 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{
-    Inner, Rooms,
+    Action, Inner, Rooms,
     append::{Accepted, append},
     counts, invitations, load,
+    membership::is_void,
     policy::Vetting,
     relations,
     warm::{Room, Tip},
@@ -120,6 +121,10 @@ pub struct Transaction {
 pub(super) enum Occasion {
     /// Somebody asks for it.
     Request,
+    /// Somebody asks for this to be done to a membership.
+    Membership(Action),
+    /// The server does it for somebody who is not looking.
+    Background,
     /// The time of the delayed event with this number has come.
     Delayed(i64),
     /// The time of this invitation is over.
@@ -142,14 +147,37 @@ impl Occasion {
     fn check(&self, tip: &Tip, event: &NewEvent) -> Result<()> {
         match self {
             Self::Expiry(invitation) => invitations::check_stands(&tip.state, event, invitation),
-            Self::Request | Self::Delayed(_) | Self::Deletion => Ok(()),
+            Self::Request
+            | Self::Membership(_)
+            | Self::Background
+            | Self::Delayed(_)
+            | Self::Deletion => Ok(()),
+        }
+    }
+
+    /// Returns the member event that is already what the wish for a membership asks for.
+    fn fulfilled<'a>(&self, tip: &'a Tip, event: &NewEvent) -> Option<&'a Arc<Pdu>> {
+        let Self::Membership(action) = self else {
+            return None;
+        };
+        let member = tip
+            .state
+            .get(&StateEventType::RoomMember, event.state_key.as_deref()?)?;
+        matches!(is_void(member.membership().as_ref(), *action), Ok(true)).then_some(member)
+    }
+
+    /// Returns whether the sender is not looking when the event is sent.
+    fn is_unattended(&self) -> bool {
+        match self {
+            Self::Background | Self::Delayed(_) | Self::Expiry(_) | Self::Deletion => true,
+            Self::Request | Self::Membership(_) => false,
         }
     }
 
     fn delayed(&self) -> Option<i64> {
         match self {
             Self::Delayed(num) => Some(*num),
-            Self::Request | Self::Expiry(_) | Self::Deletion => None,
+            _ => None,
         }
     }
 }
@@ -246,6 +274,10 @@ impl Rooms {
             stays.map_err(|error| not_in_room(error, &room.room_id))?;
         }
         occasion.check(&tip, event)?;
+        if let Some(member) = occasion.fulfilled(&tip, event).cloned() {
+            drop((intent, tip));
+            return self.known_state(room, &member).await;
+        }
         let vetted = vetting.take(&tip);
         let is_vetted = vetted.is_some() || !self.is_to_be_vetted(room, occasion);
         let accepted = match vetted {
@@ -259,25 +291,24 @@ impl Rooms {
                 return first.map(Attempt::Sent);
             }
         };
-        if let Some(same) = same_state(room, &tip, &accepted.pdu) {
-            return Ok(Attempt::Sent(same));
+        if let Some(same) = same_state(&tip, &accepted.pdu).cloned() {
+            drop((intent, tip));
+            return self.known_state(room, &same).await;
         }
         if !is_vetted {
             return Ok(Attempt::Unvetted(accepted.into()));
         }
         accepted.delayed = occasion.delayed();
+        if occasion.is_unattended() {
+            accepted.leave_unread();
+        }
         let event_id = accepted.pdu.event_id.clone();
         let mut tx = self.inner.db.write().await?;
         if room.is_stale() {
             return Ok(Attempt::Again);
         }
         if let Err(refused) = relations::check(&mut tx, room.num, event).await {
-            if event.transaction.is_none() {
-                return Err(refused);
-            }
-            // The first time may be in the same batch, which no reader sees yet.
-            let first = first_answer(tx, room, event).await;
-            return first.map(Attempt::Sent).map_err(|_| refused);
+            return answer_refused(tx, room, event, refused).await;
         }
         let mut next = tip.clone();
         let Some(stored) = append(&self.inner, &mut tx, room, &mut next, accepted).await? else {
@@ -289,6 +320,19 @@ impl Rooms {
         drop(tip);
         pending.durable().await?;
         Ok(Attempt::Sent(event_id))
+    }
+
+    /// Answers with a state event that says already what a new one would.
+    ///
+    /// One that is not on disk yet may still be lost: it is waited for, and then looked at again.
+    async fn known_state(&self, room: &Room, known: &Pdu) -> Result<Attempt> {
+        if is_on_disk(room, known) {
+            return Ok(Attempt::Sent(known.event_id.clone()));
+        }
+        if let Err(error) = self.settle(room).await {
+            tracing::debug!(%error, room_id = %room.room_id, "an equal state event may be lost");
+        }
+        Ok(Attempt::Again)
     }
 
     /// Builds, authorizes and signs an event, and checks what the rules of rooms leave to the server of the sender.
@@ -314,18 +358,20 @@ impl Rooms {
 }
 
 /// Returns the state event that says already what a new one would, by the same sender.
-///
-/// One that is not on disk yet may still be lost: then the new one is sent as well.
-fn same_state(room: &Room, tip: &Tip, pdu: &Pdu) -> Option<OwnedEventId> {
-    let (kind, state_key) = (pdu.state_type(), pdu.state_key.as_deref()?);
-    let known = tip.state.get(&kind, state_key)?;
-    let is_same = known.sender == pdu.sender && known.content.get() == pdu.content.get();
-    let is_on_disk = room
-        .view()
+fn same_state<'a>(tip: &'a Tip, pdu: &Pdu) -> Option<&'a Arc<Pdu>> {
+    let known = tip
         .state
-        .get(&kind, state_key)
-        .is_some_and(|on_disk| on_disk.event_id == known.event_id);
-    (is_same && is_on_disk).then(|| known.event_id.clone())
+        .get(&pdu.state_type(), pdu.state_key.as_deref()?)?;
+    let is_same = known.sender == pdu.sender && known.content.get() == pdu.content.get();
+    is_same.then_some(known)
+}
+
+/// Returns whether readers see a state event as the room's current one.
+pub(super) fn is_on_disk(room: &Room, pdu: &Pdu) -> bool {
+    let state_key = pdu.state_key.as_deref().unwrap_or_default();
+    let view = room.view();
+    let seen = view.state.get(&pdu.state_type(), state_key);
+    seen.is_some_and(|seen| seen.event_id == pdu.event_id)
 }
 
 /// Whether a room exists is nobody's business who is not in it.
@@ -334,6 +380,21 @@ pub(super) fn not_in_room(error: Error, room_id: &RoomId) -> Error {
         Error::NotFound(_) => Error::forbidden(format!("you are not in the room {room_id}")),
         other => other,
     }
+}
+
+/// Answers an event that was refused, unless it is one that was sent before.
+async fn answer_refused(
+    tx: WriteTx,
+    room: &Room,
+    event: &NewEvent,
+    refused: Error,
+) -> Result<Attempt> {
+    if event.transaction.is_none() {
+        return Err(refused);
+    }
+    // The first time may be in the same batch, which no reader sees yet.
+    let first = first_answer(tx, room, event).await;
+    first.map(Attempt::Sent).map_err(|_| refused)
 }
 
 /// Answers a transaction that was sent before: with the event of the first time, once it is on disk.
@@ -405,6 +466,7 @@ impl Inner {
             counting,
             transaction,
             delayed: None,
+            unattended: false,
             arrival: None,
         })
     }

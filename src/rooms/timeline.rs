@@ -1,8 +1,11 @@
 //! Reading the timeline of a room, as far as a user may see it.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
-use ruma::{EventId, OwnedEventId, api::Direction, room_version_rules::RoomVersionRules};
+use ruma::{
+    EventId, OwnedEventId, api::Direction, events::TimelineEventType,
+    room_version_rules::RoomVersionRules,
+};
 
 use super::{Access, Rooms, load, warm::Room};
 use crate::{
@@ -17,6 +20,9 @@ use crate::{
 
 /// Events that one page looks at before it ends short: most of them a filter or the visibility may hide.
 const LOOKED_AT: usize = 2_000;
+/// Events in a row that the user may not see, after which the timeline of a sync goes no further: most often all that
+/// came before the user is hidden.
+const HIDDEN_IN_A_ROW: usize = 100;
 /// Rows read at a time.
 const CHUNK: i64 = 100;
 
@@ -42,11 +48,35 @@ pub struct Page {
     pub end: Option<i64>,
 }
 
-/// What becomes of a page that comes to an event which the user may not see.
+/// The events of a timeline, read backwards, that the user may not see.
+///
+/// They are passed over. But where one changed a piece of state, an older event of the same piece cannot be shown: the
+/// client, which is given the state as it is after all of them, would take the older one for the newer one.
+#[derive(Debug, Default)]
+pub struct HiddenEvents {
+    state: HashSet<(TimelineEventType, String)>,
+}
+
+impl HiddenEvents {
+    /// Adds an event.
+    pub fn add(&mut self, pdu: &Pdu) {
+        if let Some(state_key) = &pdu.state_key {
+            self.state.insert((pdu.kind.clone(), state_key.clone()));
+        }
+    }
+
+    /// Returns whether one of them replaced this older event.
+    pub fn replace(&self, pdu: &Pdu) -> bool {
+        let state_key = pdu.state_key.as_ref();
+        state_key.is_some_and(|key| self.state.contains(&(pdu.kind.clone(), key.clone())))
+    }
+}
+
+/// What becomes of a page that comes to a gap in what this server has of the timeline.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Hidden {
+enum Gaps {
     PassedOver,
-    EndsThePage,
+    EndThePage,
 }
 
 /// An event and what stands around it.
@@ -69,12 +99,12 @@ impl Rooms {
         request: PageRequest,
         wanted: &(dyn Fn(&Pdu) -> bool + Sync),
     ) -> Result<Page> {
-        self.read_page(room, (access, Hidden::PassedOver), request, wanted)
+        self.read_page(room, (access, Gaps::PassedOver), request, wanted)
             .await
     }
 
-    /// As [`Rooms::page`], but ends at the first event that the user may not see: no state that the user has not
-    /// been told of changes within.
+    /// As [`Rooms::page`], read backwards, but ends where events are missing, and before an event that was replaced by
+    /// one that the user may not see.
     pub async fn page_without_gap(
         &self,
         room: &Room,
@@ -82,40 +112,37 @@ impl Rooms {
         request: PageRequest,
         wanted: &(dyn Fn(&Pdu) -> bool + Sync),
     ) -> Result<Page> {
-        self.read_page(room, (access, Hidden::EndsThePage), request, wanted)
+        self.read_page(room, (access, Gaps::EndThePage), request, wanted)
             .await
     }
 
     async fn read_page(
         &self,
         room: &Room,
-        (access, hidden): (&Access, Hidden),
+        (access, gaps): (&Access, Gaps),
         request: PageRequest,
         wanted: &(dyn Fn(&Pdu) -> bool + Sync),
     ) -> Result<Page> {
         let mut found = Vec::new();
         let mut from = request.from;
         let mut looked_at = 0;
-        let gap = match hidden {
-            Hidden::EndsThePage => self.newest_gap(room, request).await?,
-            Hidden::PassedOver => None,
+        let mut hidden = HiddenEvents::default();
+        let mut hidden_in_a_row = 0;
+        let gap = match gaps {
+            Gaps::EndThePage => self.newest_gap(room, request).await?,
+            Gaps::PassedOver => None,
         };
+        let page = |events, end| Page { events, end };
         while looked_at < LOOKED_AT {
             let rows = self.rows(room, from, request.dir).await?;
             let is_last = i64::try_from(rows.len()).unwrap_or(0) < CHUNK;
             for row in rows {
                 // The gap comes first: even if the reader knows this event, some between are missing.
                 if gap.is_some_and(|gap| row.timeline < gap) {
-                    return Ok(Page {
-                        events: found,
-                        end: Some(from),
-                    });
+                    return Ok(page(found, Some(from)));
                 }
                 if passes(request.to, row.timeline, request.dir) {
-                    return Ok(Page {
-                        events: found,
-                        end: None,
-                    });
+                    return Ok(page(found, None));
                 }
                 looked_at += 1;
                 let before = std::mem::replace(&mut from, after(&row, request.dir));
@@ -124,31 +151,29 @@ impl Rooms {
                 }
                 let event = self.event_of(room, row).await?;
                 let is_visible = access.may_see(&event);
-                if is_visible && !access.hides(&event.pdu) && wanted(&event.pdu) {
+                if is_visible {
+                    hidden_in_a_row = 0;
+                } else {
+                    hidden.add(&event.pdu);
+                    hidden_in_a_row += 1;
+                }
+                let is_shown = is_visible && !access.hides(&event.pdu) && wanted(&event.pdu);
+                if is_shown && gaps == Gaps::EndThePage && hidden.replace(&event.pdu) {
+                    return Ok(page(found, Some(before)));
+                }
+                if is_shown {
                     found.push(access.seen(event, &room.rules));
                 }
-                let is_at_gap = !is_visible && hidden == Hidden::EndsThePage;
-                if is_at_gap {
-                    from = before;
-                }
-                if is_at_gap || found.len() >= request.limit {
-                    return Ok(Page {
-                        events: found,
-                        end: Some(from),
-                    });
+                let is_hidden_here = gaps == Gaps::EndThePage && hidden_in_a_row >= HIDDEN_IN_A_ROW;
+                if is_hidden_here || found.len() >= request.limit {
+                    return Ok(page(found, Some(from)));
                 }
             }
             if is_last {
-                return Ok(Page {
-                    events: found,
-                    end: gap.map(|_| from),
-                });
+                return Ok(page(found, gap.map(|_| from)));
             }
         }
-        Ok(Page {
-            events: found,
-            end: Some(from),
-        })
+        Ok(page(found, Some(from)))
     }
 
     /// Returns the place of the newest gap that a page may come to: of what precedes it, some is missing.
@@ -394,6 +419,7 @@ pub(super) fn event_of_row(
         exceptions: Vec::new(),
         device: row.device,
         txn_id: row.txn_id,
+        unattended: false,
         redacted_by: None,
     }
 }

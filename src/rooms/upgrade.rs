@@ -4,6 +4,8 @@
 
 mod plan;
 
+use std::sync::Arc;
+
 use ruma::{
     OwnedEventId, OwnedRoomId, OwnedUserId, RoomVersionId, UInt,
     events::{
@@ -12,24 +14,27 @@ use ruma::{
     },
 };
 use serde_json::{Map, Value, json, value::to_raw_value};
+use tokio::sync::MutexGuard;
 
 use super::{
     MemberProfile, NewEvent, Rooms,
     append::{Accepted, append},
     create::{ATTEMPTS, advance_scratch},
     policy::Vetting,
-    send::{Occasion, release},
+    send::{Occasion, is_on_disk, release},
     warm::{Room, Tip},
 };
 use crate::{
     clock::timestamp,
     error::{Error, Result},
-    matrix,
+    matrix::{self, Pdu, StateMap},
     storage::{aliases, rooms},
 };
 
 /// Whoever has less power than this may neither speak nor invite in a room that was replaced.
 const QUIET_LEVEL: i64 = 50;
+/// How long an equal request of the same user is taken for the same one: two at once, or a client that lost the answer.
+const REPEATED_UPGRADE_MS: i64 = 60_000;
 /// What whoever comes to the old room reads.
 const BODY: &str = "This room has been replaced";
 
@@ -68,22 +73,44 @@ impl Rooms {
             let text = format!("room version {} is not supported", upgrade.version);
             return Err(Error::UnsupportedRoomVersion(text));
         }
-        let num = self.room_of_member(room_id).await?.num;
-        self.detached(async move |rooms: Rooms| rooms.upgrade_now(num, &upgrade).await)
-            .await
+        let room = self.room_of_member(room_id).await?;
+        let (num, tombstone) = (room.num, tombstone(&room.view().state).cloned());
+        self.detached(async move |rooms: Rooms| {
+            rooms.upgrade_now(num, &upgrade, tombstone.as_deref()).await
+        })
+        .await
     }
 
-    async fn upgrade_now(&self, num: i64, upgrade: &Upgrade) -> Result<OwnedRoomId> {
+    /// Replaces a room, unless it has been replaced since it had the tombstone that is given, if any.
+    async fn upgrade_now(
+        &self,
+        num: i64,
+        upgrade: &Upgrade,
+        known: Option<&Pdu>,
+    ) -> Result<OwnedRoomId> {
         let mut vetting = Vetting::default();
         let mut vetted: Option<Replacement> = None;
         for later in 0..ATTEMPTS {
             let old = self.room_by_number(num).await?;
             vetting.wait_for_turn(&old).await;
-            let mut tip = old.tip.lock().await;
+            let tip = old.tip.lock().await;
             if old.is_stale() {
                 continue;
             }
             self.inner.check_stays(num)?;
+            if let Some(standing) = tombstone(&tip.state).cloned() {
+                if !is_on_disk(&old, &standing) {
+                    drop(tip);
+                    self.wait_for_tombstone(&old).await;
+                    continue;
+                }
+                if let Some(new) = self.equal_replacement(&standing, upgrade).await? {
+                    return Ok(new);
+                }
+                if known.is_none_or(|known| known.event_id != standing.event_id) {
+                    return Err(Error::forbidden("the room has just been replaced"));
+                }
+            }
             check_may_replace(&old, &tip, upgrade)?;
             let follows = tip.followed().0;
             let replacement = match vetted.take().filter(|vetted| vetted.follows == follows) {
@@ -95,36 +122,73 @@ impl Rooms {
                 vetted = Some(self.vet_farewell(&old, replacement).await?);
                 continue;
             }
-            let Replacement {
-                mut new,
-                events,
-                farewell,
-                ..
-            } = replacement;
-            let mut tx = self.inner.db.write().await?;
-            if old.is_stale() || !self.inner.insert_room(&mut tx, &mut new, events).await? {
-                continue;
+            if let Some(new) = self.store_replacement(&old, tip, replacement).await? {
+                return Ok(new);
             }
-            aliases::move_all(&mut tx, num, new.num).await?;
-            if rooms::is_published(&mut tx, num).await? {
-                rooms::set_published(&mut tx, new.num, true).await?;
-                rooms::set_published(&mut tx, num, false).await?;
-            }
-            let mut next = tip.clone();
-            let mut newest = 0;
-            for accepted in farewell {
-                let stored = append(&self.inner, &mut tx, &old, &mut next, accepted).await?;
-                newest = stored.map_or(newest, |event| event.position);
-            }
-            let pending = release(tx, &old, newest)?;
-            *tip = next;
-            drop(tip);
-            pending.durable().await?;
-            return Ok(new.room_id);
         }
         Err(Error::Unavailable(
             "the room cannot be replaced now".to_owned(),
         ))
+    }
+
+    /// Stores a replacement in one write; `None` if the room is loaded again, or the id of the new one is taken.
+    async fn store_replacement(
+        &self,
+        old: &Room,
+        mut tip: MutexGuard<'_, Tip>,
+        replacement: Replacement,
+    ) -> Result<Option<OwnedRoomId>> {
+        let Replacement {
+            mut new,
+            events,
+            farewell,
+            ..
+        } = replacement;
+        let mut tx = self.inner.db.write().await?;
+        if old.is_stale() || !self.inner.insert_room(&mut tx, &mut new, events).await? {
+            return Ok(None);
+        }
+        aliases::move_all(&mut tx, old.num, new.num).await?;
+        if rooms::is_published(&mut tx, old.num).await? {
+            rooms::set_published(&mut tx, new.num, true).await?;
+            rooms::set_published(&mut tx, old.num, false).await?;
+        }
+        let mut next = tip.clone();
+        let mut newest = 0;
+        for accepted in farewell {
+            let stored = append(&self.inner, &mut tx, old, &mut next, accepted).await?;
+            newest = stored.map_or(newest, |event| event.position);
+        }
+        let pending = release(tx, old, newest)?;
+        *tip = next;
+        drop(tip);
+        pending.durable().await?;
+        Ok(Some(new.room_id))
+    }
+
+    /// Waits until the replacement by another request is on disk, or lost.
+    async fn wait_for_tombstone(&self, old: &Room) {
+        if let Err(error) = self.settle(old).await {
+            tracing::debug!(%error, room_id = %old.room_id, "a replacement may be lost");
+        }
+    }
+
+    /// Returns the room that an equal request of the same user has just made.
+    async fn equal_replacement(
+        &self,
+        tombstone: &Pdu,
+        upgrade: &Upgrade,
+    ) -> Result<Option<OwnedRoomId>> {
+        let age_ms = self.inner.clock.now_ms() - i64::from(tombstone.origin_server_ts.0);
+        if tombstone.sender != upgrade.user_id || age_ms > REPEATED_UPGRADE_MS {
+            return Ok(None);
+        }
+        let replacement = tombstone.content_str("replacement_room");
+        let Some(new) = replacement.and_then(|id| OwnedRoomId::try_from(id).ok()) else {
+            return Ok(None);
+        };
+        let version = self.room(&new).await?.version.clone();
+        Ok((version == upgrade.version).then_some(new))
     }
 
     /// Builds what replaces a room, and the last events of it.
@@ -203,6 +267,10 @@ impl Rooms {
         }
         Ok(farewell)
     }
+}
+
+fn tombstone(state: &StateMap) -> Option<&Arc<Pdu>> {
+    state.get(&StateEventType::RoomTombstone, "")
 }
 
 fn check_may_replace(old: &Room, tip: &Tip, upgrade: &Upgrade) -> Result<()> {

@@ -81,6 +81,10 @@ const MIGRATIONS: &[(&str, &str)] = &[
         include_str!("../../migrations/0022_media_freeze.sql"),
     ),
     (
+        "0027_people_of_other_servers.sql",
+        include_str!("../../migrations/0027_people_of_other_servers.sql"),
+    ),
+    (
         "0032_batches.sql",
         include_str!("../../migrations/0032_batches.sql"),
     ),

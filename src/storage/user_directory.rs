@@ -1,6 +1,8 @@
 //! Finding people by their user id or display name.
 
-use super::{Read, UserNum, WriteTx, list};
+use serde_json::Value;
+
+use super::{Read, UserNum, WriteTx, list, list_of_numbers};
 use crate::error::Result;
 
 /// How much of a name decides on a place in the list.
@@ -37,8 +39,7 @@ pub async fn set_search_text(
     user_id: &str,
     displayname: Option<&str>,
 ) -> Result<()> {
-    // The databases lower letters each in their own way; so it is done here.
-    let text = format!("{user_id}\n{}", displayname.unwrap_or_default()).to_lowercase();
+    let text = search_text(user_id, displayname);
     tx.query("UPDATE accounts SET search_text = $2, list_key = $3 WHERE user_num = $1")
         .bind(user)
         .bind(text)
@@ -48,32 +49,149 @@ pub async fn set_search_text(
     Ok(())
 }
 
+fn search_text(user_id: &str, displayname: Option<&str>) -> String {
+    // The databases lower letters each in their own way; so it is done here.
+    format!("{user_id}\n{}", displayname.unwrap_or_default()).to_lowercase()
+}
+
+/// A membership whose member event says how a user is shown.
+#[derive(Debug, sqlx::FromRow)]
+pub struct StoredMember {
+    /// The user's number.
+    pub user_num: UserNum,
+    /// The user id.
+    pub user_id: String,
+    /// The journal position of the membership.
+    pub position: i64,
+    /// The member event.
+    pub json: String,
+}
+
+/// Returns the position of the last of so many memberships after another position.
+pub async fn memberships_end(db: &mut impl Read, after: i64, limit: i64) -> Result<i64> {
+    let end = db
+        .query(
+            "SELECT MAX(l.position)
+             FROM (SELECT position FROM memberships
+                   WHERE position > $1 ORDER BY position LIMIT $2) l",
+        )
+        .bind(after)
+        .bind(limit)
+        .fetch_scalar::<Option<i64>>()
+        .await?;
+    Ok(end.flatten().unwrap_or(after))
+}
+
+/// Returns those who have joined rooms after a position and up to another.
+pub async fn joined_between(
+    db: &mut impl Read,
+    (after, up_to): (i64, i64),
+) -> Result<Vec<UserNum>> {
+    db.query(
+        "SELECT DISTINCT user_num FROM memberships
+         WHERE position > $1 AND position <= $2 AND membership = 'join'",
+    )
+    .bind(after)
+    .bind(up_to)
+    .fetch_scalars()
+    .await
+}
+
+/// Returns the member events by which users have joined rooms after a position and up to another, in their order.
+pub async fn member_events_between(
+    db: &mut impl Read,
+    users: &[UserNum],
+    (after, up_to): (i64, i64),
+) -> Result<Vec<StoredMember>> {
+    db.query(
+        "SELECT m.user_num, s.text AS user_id, m.position, e.json
+         FROM memberships m
+         JOIN strings s ON s.num = m.user_num
+         JOIN events e ON e.position = m.event
+         WHERE m.user_num IN (SELECT CAST(value AS BIGINT) FROM json_each($1))
+           AND m.position > $2 AND m.position <= $3 AND m.membership = 'join'
+         ORDER BY m.position",
+    )
+    .bind(list_of_numbers(users.iter().copied()))
+    .bind(after)
+    .bind(up_to)
+    .fetch_all()
+    .await
+}
+
+/// How a user of another server is shown.
+#[derive(Clone, Debug)]
+pub struct RemotePerson<'a> {
+    /// The user's number.
+    pub user: UserNum,
+    /// The user id.
+    pub user_id: &'a str,
+    /// The journal position of the membership that says so.
+    pub position: i64,
+    /// The display name.
+    pub displayname: Option<&'a str>,
+    /// The address of the avatar.
+    pub avatar_url: Option<&'a str>,
+}
+
+/// Stores how a user of another server is shown, unless something newer is known.
+pub async fn set_remote_person(tx: &mut WriteTx, person: &RemotePerson<'_>) -> Result<()> {
+    let as_json = |text: Option<&str>| text.map(|text| Value::from(text).to_string());
+    tx.query(
+        "INSERT INTO remote_people (user_num, position, displayname, avatar_url, search_text)
+         VALUES ($1, $2, $3, $4, $5)
+         ON CONFLICT (user_num) DO UPDATE
+         SET position = excluded.position, displayname = excluded.displayname,
+             avatar_url = excluded.avatar_url, search_text = excluded.search_text
+         WHERE excluded.position >= remote_people.position",
+    )
+    .bind(person.user)
+    .bind(person.position)
+    .bind(as_json(person.displayname))
+    .bind(as_json(person.avatar_url))
+    .bind(search_text(person.user_id, person.displayname))
+    .execute()
+    .await?;
+    Ok(())
+}
+
 /// Returns the people whom a search finds, those whose name or id begins with the first word first.
 ///
-/// Those whom one may find share a room with the searcher, or are in a room that everyone may join or read.
+/// Those whom one may find share a room with the searcher, or are in a room that everyone may join or read. The
+/// searcher is found in rooms of the second kind.
 pub async fn search(db: &mut impl Read, query: &PeopleQuery) -> Result<Vec<Person>> {
     let words: Vec<String> = query.words.iter().map(|word| escape(word)).collect();
     let first = words.first().map(String::as_str).unwrap_or_default();
     let anywhere: Vec<String> = words.iter().map(|word| format!("%{word}%")).collect();
     let anywhere: Vec<&str> = anywhere.iter().map(String::as_str).collect();
     db.query(
-        "SELECT s.text AS user_id, n.value AS displayname, v.value AS avatar_url
-         FROM accounts a
-         JOIN strings s ON s.num = a.user_num
-         LEFT JOIN profiles n ON n.user_num = a.user_num AND n.field = 'displayname'
-         LEFT JOIN profiles v ON v.user_num = a.user_num AND v.field = 'avatar_url'
-         WHERE NOT a.deactivated AND NOT a.guest AND a.user_num <> $1
-           AND NOT EXISTS (
-               SELECT 1 FROM json_each($2) w WHERE a.search_text NOT LIKE w.value ESCAPE '\\')
-           AND ($3 OR EXISTS (
+        "SELECT s.text AS user_id, p.displayname, p.avatar_url
+         FROM (
+             SELECT a.user_num, a.search_text, n.value AS displayname, v.value AS avatar_url
+             FROM accounts a
+             LEFT JOIN profiles n ON n.user_num = a.user_num AND n.field = 'displayname'
+             LEFT JOIN profiles v ON v.user_num = a.user_num AND v.field = 'avatar_url'
+             WHERE NOT a.deactivated AND NOT a.guest
+             UNION ALL
+             SELECT r.user_num, r.search_text, r.displayname, r.avatar_url
+             FROM remote_people r
+             WHERE EXISTS (SELECT 1 FROM memberships i
+                           WHERE i.user_num = r.user_num AND i.membership = 'join')
+         ) p
+         JOIN strings s ON s.num = p.user_num
+         WHERE NOT EXISTS (
+               SELECT 1 FROM json_each($2) w WHERE p.search_text NOT LIKE w.value ESCAPE '\\')
+           AND (($3 AND p.user_num <> $1) OR EXISTS (
                SELECT 1 FROM memberships m JOIN rooms r ON r.num = m.room
-               WHERE m.user_num = a.user_num AND m.membership = 'join'
-                 AND (r.join_rule = 'public' OR r.world_readable OR EXISTS (
-                     SELECT 1 FROM memberships o
-                     WHERE o.user_num = $1 AND o.room = m.room AND o.membership = 'join'))))
-         ORDER BY CASE WHEN a.search_text LIKE $4 ESCAPE '\\' OR a.search_text LIKE $5 ESCAPE '\\'
+               WHERE m.user_num = p.user_num AND m.membership = 'join'
+                 AND (r.join_rule = 'public' OR r.world_readable
+                      OR (p.user_num <> $1 AND EXISTS (
+                          SELECT 1 FROM memberships o
+                          WHERE o.user_num = $1 AND o.room = m.room
+                            AND o.membership = 'join')))))
+         ORDER BY CASE WHEN p.search_text LIKE $4 ESCAPE '\\' OR p.search_text LIKE $5 ESCAPE '\\'
                        THEN 0 ELSE 1 END,
-                  CASE WHEN n.value IS NULL THEN 1 ELSE 0 END, a.user_num
+                  CASE WHEN p.displayname IS NULL THEN 1 ELSE 0 END, p.user_num
          LIMIT $6",
     )
     .bind(query.searcher)

@@ -5,6 +5,7 @@
 //! the same answers through a WebSocket; `sliding` tells of those rooms alone that a client looks at.
 
 mod device_lists;
+mod echo;
 mod event_fields;
 mod lazy;
 mod moment;
@@ -32,24 +33,25 @@ use ruma::{
 };
 use tokio::time::Instant;
 
-use self::{lazy::LazyMembers, recent::Recent, sliding::Sliding, unread::ThreadCache};
 pub use self::{
+    echo::{SendInFlight, Sends},
     notifications::Only,
     response::Answer,
-    show::client_event,
+    show::{client_event, event_in_format},
     sliding::{Request as SlidingRequest, Response as SlidingResponse},
     subscriptions::subscriptions,
     token::{Token, place_of, place_token},
     waiter::Waiters,
     written::{StateAfter, write},
 };
+use self::{lazy::LazyMembers, recent::Recent, sliding::Sliding, unread::ThreadCache};
 use crate::{
     clock::Clock,
     devices::Devices,
     ephemeral::{Ephemeral, PresenceUpdate},
     error::{Error, Result},
     rooms::Rooms,
-    storage::{Db, UserNum},
+    storage::{Db, DeviceNum, UserNum},
     tasks::Tasks,
     turns::{Turn, Turns},
     users::{Session, Users},
@@ -82,6 +84,7 @@ struct Inner {
     threads: ThreadCache,
     first_syncs: Turns<UserNum>,
     sliding: Sliding,
+    sends: Sends,
     tasks: Tasks,
 }
 
@@ -147,6 +150,7 @@ impl Sync {
             threads: ThreadCache::default(),
             first_syncs: Turns::new(FIRST_SYNCS_AT_ONCE, MAX_WAITING_FIRST_SYNCS),
             sliding,
+            sends: Sends::default(),
             tasks: tasks.clone(),
         };
         Self {
@@ -168,6 +172,7 @@ impl Sync {
             let is_due =
                 request.since.is_none() || request.full_state || Instant::now() >= deadline;
             if is_due || answer.is_news {
+                self.hold_echo(session, answer.shows_own).await;
                 return Ok(answer.response);
             }
             tokio::select! {
@@ -191,6 +196,19 @@ impl Sync {
             retry_after: FIRST_SYNC_RETRY_AFTER,
         })?;
         Ok(place.turn().await)
+    }
+
+    /// Notes that a device sends something, until the answer to it was handed to its connection: the device is not shown
+    /// its own events before.
+    pub fn sending(&self, device: DeviceNum) -> SendInFlight {
+        self.inner.sends.begin(device)
+    }
+
+    /// Waits until the device has the answers to what it has sent, if it is about to be shown events of its user.
+    pub async fn hold_echo(&self, session: &Session, shows_own: bool) {
+        if shows_own {
+            self.inner.sends.settled(session.device).await;
+        }
     }
 
     /// Returns what changed since a token, at once.
@@ -229,7 +247,7 @@ impl Inner {
 
     /// Notes that the client is there, and that it has what came before its token.
     async fn begin(&self, session: &Session, request: &SyncRequest) -> Result<()> {
-        let update = PresenceUpdate::Sync(request.set_presence.clone());
+        let update = PresenceUpdate::syncs(request.set_presence.clone())?;
         self.ephemeral
             .presence
             .update(session.user, &session.user_id, update);

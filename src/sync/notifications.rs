@@ -23,7 +23,7 @@ use super::{Inner, Sync, place_token, show::Showing};
 use crate::{
     error::Result,
     matrix::{self, Pdu, RoomFacts, TimelineEvent, Unsigned},
-    rooms::{Access, Bundles, PageRequest, Room, UserRooms},
+    rooms::{Access, Bundles, EventSources, PageRequest, Room, UserRooms},
     storage::RoomNum,
     users::Session,
 };
@@ -239,6 +239,7 @@ impl<'a> Feed<'a> {
             bundles: &Bundles::default(),
             now_ms: self.inner.clock.now_ms(),
             room_id: None,
+            sources: &EventSources::default(),
         };
         let shown = showing.whole(event);
         let read = self.mine.get(num)?.marker.timeline >= event.timeline;

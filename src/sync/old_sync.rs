@@ -91,8 +91,12 @@ impl Sync {
         loop {
             let mut news = self.inner.waiters.register(session.user);
             let Answer {
-                response, token, ..
+                response,
+                token,
+                shows_own,
+                ..
             } = self.changes(session, &request).await?;
+            self.hold_echo(session, shows_own).await;
             let chunk = flat(&written(&response)?);
             let is_over = Instant::now() >= deadline || self.inner.tasks.stopping().is_cancelled();
             if !chunk.is_empty() || is_over {

@@ -2,7 +2,10 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use ruma::{
@@ -30,7 +33,7 @@ use crate::{
     matrix::{Invitation, Shield, wants_global, wants_room, wants_room_data},
     rooms::UserRoom,
     storage::{Receipt, UserNum, account_data::AccountData},
-    users::Session,
+    users::{Session, write_push_rules},
 };
 
 /// The account data that holds the push rules.
@@ -47,6 +50,8 @@ pub struct Answer {
     pub token: Token,
     /// Whether the client learns anything from it.
     pub is_news: bool,
+    /// Whether it shows events that the user has sent.
+    pub shows_own: bool,
 }
 
 /// Returns whether an answer tells nothing.
@@ -63,12 +68,14 @@ impl Inner {
     pub(super) async fn respond(&self, session: &Session, request: &SyncRequest) -> Result<Answer> {
         let request = &self.clamped(request);
         let moment = self.moment(session, request).await?;
+        let shows_own = AtomicBool::new(false);
         let viewer = Viewer {
             session,
             request,
             now: moment.now,
             now_ms: self.clock.now_ms(),
             shield: self.rooms.shield(session.user),
+            shows_own: &shows_own,
         };
         let mut response = Response::new(String::new());
         let account_data = self.account_data(&viewer).await?;
@@ -92,6 +99,7 @@ impl Inner {
         response.next_batch = token.to_string();
         Ok(Answer {
             is_news: has_lost_keys || !is_empty(&response),
+            shows_own: shows_own.load(Ordering::Relaxed),
             response,
             token,
         })
@@ -171,14 +179,16 @@ impl Inner {
     ) -> Result<()> {
         let filter = &viewer.request.filter.account_data;
         let global = account_data.iter().filter(|data| data.room().is_none());
-        let wanted = global.filter(|data| wants_global(filter, &data.kind, None));
+        let (rules, others): (Vec<_>, Vec<_>) = global.partition(|data| data.kind == PUSH_RULES);
+        let wanted = others
+            .into_iter()
+            .filter(|data| wants_global(filter, &data.kind, None));
         response.account_data.events = wanted
             .filter_map(|data| Some(Raw::from_json(typed(&data.kind, &data.content)?)))
             .collect();
-        let has_rules = account_data
-            .iter()
-            .any(|data| data.room().is_none() && data.kind == PUSH_RULES);
-        if viewer.request.since.is_none() && !has_rules && wants_global(filter, PUSH_RULES, None) {
+        // As they are today: those that were stored may lack what the server has added since.
+        let has_rules = viewer.request.since.is_none() || !rules.is_empty();
+        if has_rules && wants_global(filter, PUSH_RULES, None) {
             let rules = self.push_rules(viewer.session).await?;
             response.account_data.events.push(rules);
         }
@@ -194,6 +204,7 @@ impl Inner {
             .users
             .push_rules(session.user, &session.user_id)
             .await?;
+        let rules = write_push_rules(&rules)?;
         let event = json!({ "type": PUSH_RULES, "content": { "global": rules } });
         Ok(Raw::from_json(to_raw_value(&event)?))
     }

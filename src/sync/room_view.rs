@@ -1,13 +1,19 @@
 //! What one user is told of one room.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use ruma::{
-    OwnedRoomId, OwnedUserId,
+    EventId, OwnedRoomId, OwnedUserId,
     api::{
         Direction,
         client::{
-            filter::{LazyLoadOptions, RoomEventFilter},
+            filter::{EventFormat, LazyLoadOptions, RoomEventFilter},
             sync::sync_events::v3::{JoinedRoom, LeftRoom, State, StateEvents, Timeline},
         },
     },
@@ -27,7 +33,7 @@ use super::{
 use crate::{
     error::Result,
     matrix::{self, Pdu, Shield, StateMap, TimelineEvent, Unsigned, wants_event},
-    rooms::{Access, Audience, Page, PageRequest, Room, UserRoom},
+    rooms::{Access, Audience, EventSources, Page, PageRequest, Room, UserRoom},
     storage::Position,
     users::Session,
 };
@@ -46,6 +52,8 @@ pub(super) struct Viewer<'a> {
     pub(super) now_ms: i64,
     /// What the user does not want to see.
     pub(super) shield: Option<Arc<Shield>>,
+    /// Whether the viewer has been shown events of their own.
+    pub(super) shows_own: &'a AtomicBool,
 }
 
 impl Viewer<'_> {
@@ -91,12 +99,16 @@ impl Viewer<'_> {
 
     /// Writes an event of the timeline as this viewer sees it.
     fn show(&self, event: &TimelineEvent, span: &Span) -> Box<RawValue> {
+        if event.pdu.sender == self.session.user_id {
+            self.shows_own.store(true, Ordering::Relaxed);
+        }
         let showing = Showing {
             session: self.session,
             access: span.access.as_ref(),
             bundles: &span.bundles,
             now_ms: self.now_ms,
             room_id: None,
+            sources: &span.sources,
         };
         event_fields::keep(
             showing.whole(event),
@@ -106,12 +118,25 @@ impl Viewer<'_> {
 
     /// Writes a state event.
     pub(super) fn show_state(&self, pdu: &Pdu, room: &Room) -> Box<RawValue> {
+        self.show_state_in_format(pdu, room, &EventSources::default())
+    }
+
+    /// Writes a state event; one of which the source is given as servers exchange it.
+    fn show_state_in_format(
+        &self,
+        pdu: &Pdu,
+        room: &Room,
+        sources: &EventSources,
+    ) -> Box<RawValue> {
         let age = (self.now_ms - i64::from(pdu.origin_server_ts.0)).max(0);
         let unsigned = Unsigned {
             age: Some(age),
             ..Unsigned::default()
         };
-        let json = matrix::sync_event(&matrix::head(pdu, &room.rules), &unsigned);
+        let source = sources.get(&pdu.event_id);
+        let json = source.and_then(|source| matrix::federation_event(source, pdu, &unsigned));
+        let as_client = || matrix::sync_event(&matrix::head(pdu, &room.rules), &unsigned);
+        let json = json.unwrap_or_else(as_client);
         event_fields::keep(json, self.request.filter.event_fields.as_deref())
     }
 }
@@ -232,7 +257,21 @@ impl Inner {
             user_id: &viewer.session.user_id,
         };
         span.bundles = self.rooms.bundles(room, audience, &span.events).await?;
+        let ids = span.events.iter().map(|event| &*event.pdu.event_id);
+        span.sources = self.sources(viewer, ids).await?;
         Ok(())
+    }
+
+    /// Returns events as servers exchange them, if the viewer wants them so.
+    async fn sources<'a>(
+        &self,
+        viewer: &Viewer<'_>,
+        ids: impl Iterator<Item = &'a EventId>,
+    ) -> Result<EventSources> {
+        if viewer.request.filter.event_format != EventFormat::Federation {
+            return Ok(EventSources::default());
+        }
+        self.rooms.sources(&ids.collect::<Vec<_>>()).await
     }
 
     /// Returns what of a room's timeline is news to one who has left, up to where they left.
@@ -392,9 +431,11 @@ impl Inner {
         }
         let filter = &viewer.request.filter.room.state;
         events.retain(|pdu| wants_event(filter, pdu));
+        let ids = events.iter().map(|pdu| &*pdu.event_id);
+        let sources = self.sources(viewer, ids).await?;
         let shown = events
             .iter()
-            .map(|pdu| Raw::from_json(viewer.show_state(pdu, room)))
+            .map(|pdu| Raw::from_json(viewer.show_state_in_format(pdu, room, &sources)))
             .collect::<Vec<_>>();
         let shown = StateEvents::with_events(shown);
         Ok(if is_after {
@@ -405,7 +446,7 @@ impl Inner {
     }
 
     /// Returns the state that changed within the timeline, but not by an event that the timeline shows: the filter keeps
-    /// that out, it was sent in a gap, or several lines of events came together.
+    /// that out, the user may not see it, it was sent in a gap, or several lines of events came together.
     async fn beside_timeline(
         &self,
         room: &Room,

@@ -8,7 +8,7 @@ use serde_json::{
 
 use crate::{
     matrix::{self, TimelineEvent, Unsigned},
-    rooms::{Access, Bundle, Bundles},
+    rooms::{Access, Bundle, Bundles, EventSources},
     users::Session,
 };
 
@@ -22,6 +22,8 @@ pub(super) struct Showing<'a> {
     pub(super) now_ms: i64,
     /// Given where the answer does not name the room elsewhere.
     pub(super) room_id: Option<&'a RoomId>,
+    /// The events as servers exchange them, for a client that wants them so.
+    pub(super) sources: &'a EventSources,
 }
 
 /// Writes an event as a client sees it outside of `/sync`.
@@ -32,12 +34,24 @@ pub fn client_event(
     bundles: &Bundles,
     now_ms: i64,
 ) -> Box<RawValue> {
+    let as_client = EventSources::default();
+    event_in_format(event, (session, access), (bundles, &as_client), now_ms)
+}
+
+/// As [`client_event`]; an event of which the source is given is written as servers exchange it.
+pub fn event_in_format(
+    event: &TimelineEvent,
+    (session, access): (&Session, &Access),
+    (bundles, sources): (&Bundles, &EventSources),
+    now_ms: i64,
+) -> Box<RawValue> {
     let showing = Showing {
         session,
         access: Some(access),
         bundles,
         now_ms,
         room_id: Some(&event.pdu.room_id),
+        sources,
     };
     showing.whole(event)
 }
@@ -100,9 +114,18 @@ impl Showing<'_> {
                 .filter(|_| event.device == Some(self.session.device)),
             replaces: event.replaces().map(|pdu| &**pdu),
             membership: Some(membership.as_str()),
+            redacted_by: event
+                .redacted_by
+                .as_ref()
+                .map(|redaction| redaction.event_id.as_str()),
             redacted_because: redaction.as_deref(),
             relations: relations.as_deref(),
         };
+        if let Some(source) = self.sources.get(&event.pdu.event_id)
+            && let Some(event) = matrix::federation_event(source, &event.pdu, &unsigned)
+        {
+            return event;
+        }
         match self.room_id {
             Some(room_id) => matrix::client_event(&event.head, room_id.as_str(), &unsigned),
             None => matrix::sync_event(&event.head, &unsigned),

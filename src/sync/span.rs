@@ -7,7 +7,7 @@ use ruma::events::TimelineEventType;
 use super::moment::Inside;
 use crate::{
     matrix::TimelineEvent,
-    rooms::{Access, Bundles, Page},
+    rooms::{Access, Bundles, EventSources, HiddenEvents, Page},
     storage::Position,
 };
 
@@ -20,10 +20,12 @@ pub(super) struct Span {
     pub(super) access: Option<Access>,
     /// What is told of the events that relate to these.
     pub(super) bundles: Bundles,
+    /// The events as servers exchange them, where the client wants them so.
+    pub(super) sources: EventSources,
 }
 
-/// Returns the newest events of memory that the viewer wants, the newest first, as far as the viewer may see them
-/// without a gap; `wants` answers `None` for what the viewer may not see.
+/// Returns the newest events of memory that the viewer wants, the newest first; `wants` answers `None` for what the
+/// viewer may not see. They end before an event that was replaced by one of those.
 pub(super) fn newest(
     inside: &Inside,
     since: Option<Position>,
@@ -32,6 +34,8 @@ pub(super) fn newest(
 ) -> Page {
     let lower = since.unwrap_or(i64::MIN);
     let mut events = Vec::new();
+    let mut hidden = HiddenEvents::default();
+    let mut end = None;
     for event in inside.ring.iter().rev() {
         if event.position <= lower || events.len() == limit {
             break;
@@ -40,15 +44,16 @@ pub(super) fn newest(
             continue;
         }
         match wants(event) {
+            Some(true) if hidden.replace(&event.pdu) => {
+                end = Some(event.timeline);
+                break;
+            }
             Some(true) => events.push(event.clone()),
             Some(false) => {}
-            None => {
-                let end = Some(event.timeline);
-                return Page { events, end };
-            }
+            None => hidden.add(&event.pdu),
         }
     }
-    Page { events, end: None }
+    Page { events, end }
 }
 
 impl Span {
@@ -68,6 +73,7 @@ impl Span {
             start,
             access,
             bundles: Bundles::default(),
+            sources: EventSources::default(),
         }
     }
 }

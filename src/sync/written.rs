@@ -1,23 +1,24 @@
 //! An answer as JSON.
 //!
-//! As ruma would write it, except that a timeline always says whether it is limited, that a room that was left
-//! always has its lists, and a room that was joined those of its account data and of what passes: there are clients
-//! (matrix-nio), and tests, that do not take what is missing for the default.
+//! As ruma would write it, except that a timeline always says whether it is limited, and that rooms and lists of
+//! devices have all their lists, even empty ones: there are clients (matrix-nio), and tests, that do not take what is
+//! missing for the default.
 
 use std::collections::BTreeMap;
 
 use ruma::{
-    OneTimeKeyAlgorithm, OwnedEventId, OwnedRoomId, RoomId, UInt,
+    OneTimeKeyAlgorithm, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UInt,
     api::client::sync::sync_events::UnreadNotificationsCount,
     api::client::sync::sync_events::{
         DeviceLists,
         v3::{
             GlobalAccountData, InvitedRoom, JoinedRoom, KnockedRoom, LeftRoom, Presence, Response,
-            RoomAccountData, RoomSummary, State, Timeline, ToDevice,
+            RoomSummary, State, Timeline, ToDevice,
         },
     },
     events::{
-        AnyRoomAccountDataEvent, AnySyncEphemeralRoomEvent, AnySyncStateEvent, AnySyncTimelineEvent,
+        AnyRoomAccountDataEvent, AnyStrippedStateEvent, AnySyncEphemeralRoomEvent,
+        AnySyncStateEvent, AnySyncTimelineEvent,
     },
     serde::Raw,
 };
@@ -36,9 +37,8 @@ struct Answer<'a> {
     account_data: &'a GlobalAccountData,
     #[serde(skip_serializing_if = "ToDevice::is_empty")]
     to_device: &'a ToDevice,
-    #[serde(skip_serializing_if = "DeviceLists::is_empty")]
-    device_lists: &'a DeviceLists,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    device_lists: Option<WrittenDeviceLists<'a>>,
     device_one_time_keys_count: &'a BTreeMap<OneTimeKeyAlgorithm, UInt>,
     #[serde(skip_serializing_if = "Option::is_none")]
     device_unused_fallback_key_types: &'a Option<Vec<OneTimeKeyAlgorithm>>,
@@ -51,9 +51,25 @@ struct Rooms<'a> {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     join: BTreeMap<&'a RoomId, Joined<'a>>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    invite: &'a BTreeMap<OwnedRoomId, InvitedRoom>,
+    invite: BTreeMap<&'a RoomId, Invited<'a>>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    knock: &'a BTreeMap<OwnedRoomId, KnockedRoom>,
+    knock: BTreeMap<&'a RoomId, Knocked<'a>>,
+}
+
+#[derive(Serialize)]
+struct WrittenDeviceLists<'a> {
+    changed: &'a [OwnedUserId],
+    left: &'a [OwnedUserId],
+}
+
+#[derive(Serialize)]
+struct Invited<'a> {
+    invite_state: Listed<'a, AnyStrippedStateEvent>,
+}
+
+#[derive(Serialize)]
+struct Knocked<'a> {
+    knock_state: Listed<'a, AnyStrippedStateEvent>,
 }
 
 #[derive(Serialize)]
@@ -61,8 +77,7 @@ struct Left<'a> {
     timeline: Told<'a>,
     #[serde(flatten)]
     state: Option<ToldState<'a>>,
-    #[serde(skip_serializing_if = "RoomAccountData::is_empty")]
-    account_data: &'a RoomAccountData,
+    account_data: Listed<'a, AnyRoomAccountDataEvent>,
 }
 
 #[derive(Serialize)]
@@ -130,13 +145,13 @@ pub fn write(response: &Response, state_after: StateAfter) -> Result<String> {
         rooms: Rooms {
             leave: borrowed(&response.rooms.leave, |room| Left::of(room, state_after)),
             join: borrowed(&response.rooms.join, |room| Joined::of(room, state_after)),
-            invite: &response.rooms.invite,
-            knock: &response.rooms.knock,
+            invite: borrowed(&response.rooms.invite, Invited::of),
+            knock: borrowed(&response.rooms.knock, Knocked::of),
         },
         presence: &response.presence,
         account_data: &response.account_data,
         to_device: &response.to_device,
-        device_lists: &response.device_lists,
+        device_lists: WrittenDeviceLists::of(&response.device_lists),
         device_one_time_keys_count: &response.device_one_time_keys_count,
         device_unused_fallback_key_types: &response.device_unused_fallback_key_types,
     };
@@ -162,12 +177,43 @@ impl Rooms<'_> {
     }
 }
 
+impl<'a> WrittenDeviceLists<'a> {
+    fn of(lists: &'a DeviceLists) -> Option<Self> {
+        (!lists.is_empty()).then(|| Self {
+            changed: &lists.changed,
+            left: &lists.left,
+        })
+    }
+}
+
+impl<'a> Invited<'a> {
+    fn of(room: &'a InvitedRoom) -> Self {
+        Self {
+            invite_state: Listed {
+                events: &room.invite_state.events,
+            },
+        }
+    }
+}
+
+impl<'a> Knocked<'a> {
+    fn of(room: &'a KnockedRoom) -> Self {
+        Self {
+            knock_state: Listed {
+                events: &room.knock_state.events,
+            },
+        }
+    }
+}
+
 impl<'a> Left<'a> {
     fn of(room: &'a LeftRoom, state_after: StateAfter) -> Self {
         Self {
             timeline: Told::of(&room.timeline),
             state: ToldState::of(&room.state, state_after),
-            account_data: &room.account_data,
+            account_data: Listed {
+                events: &room.account_data.events,
+            },
         }
     }
 }
@@ -179,7 +225,7 @@ impl<'a> Joined<'a> {
             unread_notifications: &room.unread_notifications,
             unread_thread_notifications: &room.unread_thread_notifications,
             timeline: Told::of(&room.timeline),
-            state: ToldState::of(&room.state, state_after).filter(|state| !state.is_empty()),
+            state: ToldState::of(&room.state, state_after),
             account_data: Listed {
                 events: &room.account_data.events,
             },
@@ -217,10 +263,6 @@ impl<'a> ToldState<'a> {
             _ => None,
         }
     }
-
-    fn is_empty(&self) -> bool {
-        matches!(self, Self::Before { events: [] })
-    }
 }
 
 #[cfg(test)]
@@ -238,6 +280,15 @@ mod tests {
         let mut after = LeftRoom::new();
         after.state = State::After(ruma::api::client::sync::sync_events::v3::StateEvents::new());
         response.rooms.leave.insert(room("!c:b"), after);
+        response
+            .rooms
+            .invite
+            .insert(room("!d:b"), InvitedRoom::new());
+        response
+            .rooms
+            .knock
+            .insert(room("!e:b"), KnockedRoom::new());
+        response.device_lists.changed = vec![ruma::user_id!("@a:b").to_owned()];
 
         let written: Value =
             serde_json::from_str(&write(&response, StateAfter::Stable).unwrap()).unwrap();
@@ -247,14 +298,24 @@ mod tests {
             "next_batch": "t",
             "rooms": {
                 "join": { "!a:b": {
-                    "unread_notifications": {}, "timeline": timeline, "account_data": { "events": [] },
-                    "ephemeral": { "events": [] },
+                    "unread_notifications": {}, "timeline": timeline, "state": { "events": [] },
+                    "account_data": { "events": [] }, "ephemeral": { "events": [] },
                 } },
                 "leave": {
-                    "!b:b": { "timeline": timeline, "state": { "events": [] } },
-                    "!c:b": { "timeline": timeline, "state_after": { "events": [] } },
+                    "!b:b": {
+                        "timeline": timeline, "state": { "events": [] },
+                        "account_data": { "events": [] },
+                    },
+                    "!c:b": {
+                        "timeline": timeline, "state_after": { "events": [] },
+                        "account_data": { "events": [] },
+                    },
                 },
+                "invite": { "!d:b": { "invite_state": { "events": [] } } },
+                "knock": { "!e:b": { "knock_state": { "events": [] } } },
             },
+            "device_lists": { "changed": ["@a:b"], "left": [] },
+            "device_one_time_keys_count": {},
         });
         assert_eq!(written, expected);
         let unstable = write(&response, StateAfter::Unstable).unwrap();

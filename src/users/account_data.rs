@@ -51,7 +51,7 @@ impl Users {
         check_text("type", kind, NAME_BYTES)?;
         if room_id.is_none() && kind == PUSH_RULES {
             let rules = self.push_rules(session.user, &session.user_id).await?;
-            return push_rules::to_content(rules);
+            return push_rules::to_content(&rules);
         }
         let mut db = self.inner.db.read().await?;
         let room = room_number(&mut db, room_id).await?;

@@ -30,8 +30,8 @@ pub struct Found {
 impl Users {
     /// Returns people whose user id or display name has every word of `term`, and whether there are more.
     ///
-    /// They are of this server, and share a room with the searcher or are in a room that everyone may join or
-    /// read, unless the configuration lets everybody be found.
+    /// They share a room with the searcher or are in a room that everyone may join or read, unless the configuration
+    /// lets everybody be found.
     ///
     /// # Errors
     ///
@@ -43,6 +43,7 @@ impl Users {
         limit: u64,
     ) -> Result<(Vec<Found>, bool)> {
         check_text("search_term", term, TERM_BYTES)?;
+        self.list_remote_people().await?;
         let limit = usize::try_from(limit.min(MAX_FOUND)).unwrap_or_default();
         let words = term.to_lowercase();
         let query = PeopleQuery {

@@ -7,6 +7,7 @@ use ruma::{UserId, api::client::filter::FilterDefinition, canonical_json::to_can
 use super::{Session, Users};
 use crate::{
     error::{Error, Result},
+    matrix::knows_format,
     storage::{UserNum, filters},
 };
 
@@ -28,6 +29,9 @@ impl Users {
         filter: &FilterDefinition,
     ) -> Result<String> {
         session.must_be(owner)?;
+        if !knows_format(&filter.event_format) {
+            return Err(Error::invalid_param("event_format is client or federation"));
+        }
         let definition = to_canonical_value(filter)
             .map_err(|e| Error::invalid_param(format!("the filter is not canonical: {e}")))?
             .to_string();

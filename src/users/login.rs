@@ -27,7 +27,7 @@ pub struct NewDevice {
 }
 
 /// A session that began.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct LoggedIn {
     /// Who is logged in.
     pub user_id: OwnedUserId,
@@ -56,7 +56,7 @@ impl Users {
     /// # Errors
     ///
     /// [`Error::Forbidden`] when the user or the password is wrong, which takes the same time;
-    /// [`Error::UserDeactivated`]; [`Error::UserLocked`]; [`Error::Unrecognized`] for other ways to log in than
+    /// [`Error::UserDeactivated`]; [`Error::UserLocked`]; [`Error::Refused`] for other ways to log in than
     /// a password or a login token.
     #[tracing::instrument(skip_all, err(level = "debug"))]
     pub async fn login(&self, request: login::v3::Request) -> Result<LoggedIn> {
@@ -72,7 +72,7 @@ impl Users {
                 self.check_password(&name, credentials.password).await?
             }
             login::v3::LoginInfo::Token(login) => self.take_login_token(&login.token).await?,
-            _ => return Err(Error::Unrecognized("unknown type of login".to_owned())),
+            _ => return Err(Error::Refused("unknown type of login".to_owned())),
         };
         let now = self.inner.clock.now_ms();
         let mut tx = self.inner.db.write().await?;
@@ -233,12 +233,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_unknown_way_to_log_in_is_unrecognized() {
+    async fn an_unknown_way_to_log_in_is_refused() {
         let test = TestUsers::new(|_| {}).await;
         let request = request(&json!({"type": "org.example.smile"}));
 
         let refused = test.users.login(request).await;
 
-        assert!(matches!(refused, Err(Error::Unrecognized(_))));
+        assert!(matches!(refused, Err(Error::Refused(_))));
     }
 }

@@ -19,6 +19,7 @@ mod push_rules;
 mod pushers;
 mod refresh;
 mod register;
+mod remote_people;
 mod replaced_rooms;
 mod secrets;
 mod server_notices;
@@ -36,6 +37,7 @@ pub use self::{
     login::{LoggedIn, NewDevice},
     people::{PeoplePage, PeopleRequest, Person},
     profile::ProfileChange,
+    push_rules::write_push_rules,
     refresh::{ACCESS_TOKEN_LIFETIME, Issued},
     register::Registered,
     sessions::Session,
@@ -73,6 +75,9 @@ struct Inner {
     last_seen: LastSeen,
     uia: UiaSessions,
     nonces: Nonces,
+    tasks: Tasks,
+    /// Held while users of other servers are listed.
+    listing_people: tokio::sync::Mutex<()>,
 }
 
 impl Users {
@@ -94,6 +99,8 @@ impl Users {
                 last_seen: LastSeen::start(db, tasks),
                 uia: UiaSessions::default(),
                 nonces: Nonces::default(),
+                tasks: tasks.clone(),
+                listing_people: tokio::sync::Mutex::default(),
             }),
         }
     }

@@ -19,7 +19,7 @@ const PROFILE_BYTES: usize = 64 * 1024;
 /// "The key MUST NOT exceed 255 bytes."
 const KEY_BYTES: usize = 255;
 /// The longest display name and avatar address, in bytes: they stand in every membership event.
-const NAME_BYTES: usize = 1024;
+pub(super) const NAME_BYTES: usize = 1024;
 /// What a field needs beside its key and value: quotes, colon, comma.
 const FIELD_OVERHEAD: usize = 4;
 
@@ -81,7 +81,7 @@ impl Users {
         value: &ProfileFieldValue,
     ) -> Result<Option<ProfileChange>> {
         let field = value.field_name();
-        check_key(&field)?;
+        check_grammar(&field)?;
         if check_value(value)? == Means::Remove {
             return self.remove_profile_field(session, user_id, field).await;
         }
@@ -140,6 +140,23 @@ impl Users {
         tx.commit().await?;
         Ok(Some(ProfileChange { field, value: None }))
     }
+}
+
+/// Checks the name of a field that is to be set; one that was set before this was checked can still be removed.
+fn check_grammar(field: &ProfileFieldName) -> Result<()> {
+    check_key(field)?;
+    if is_namespaced(field.as_str()) {
+        return Ok(());
+    }
+    Err(Error::invalid_param(
+        "keyName begins with a letter a-z, and goes on with a-z, 0-9, `-`, `_` and `.`",
+    ))
+}
+
+/// [Common Namespaced Identifier Grammar](https://spec.matrix.org/v1.19/appendices/#common-namespaced-identifier-grammar)
+fn is_namespaced(name: &str) -> bool {
+    let is_inner = |c: char| matches!(c, 'a'..='z' | '0'..='9' | '-' | '_' | '.');
+    name.starts_with(|c: char| c.is_ascii_lowercase()) && name.chars().all(is_inner)
 }
 
 fn check_key(field: &ProfileFieldName) -> Result<()> {
@@ -231,6 +248,16 @@ mod tests {
         assert!(matches!(avatar, Err(Error::InvalidParam(_))));
         let name = set("displayname", json!("x".repeat(2000))).await;
         assert!(matches!(name, Err(Error::InvalidParam(_))));
+    }
+
+    #[test]
+    fn names_of_fields_follow_the_grammar_of_namespaced_identifiers() {
+        for name in ["a", "m.tz", "org.example-1_x.y", "displayname"] {
+            assert!(is_namespaced(name), "{name}");
+        }
+        for name in ["", "A", "bad key", "UPPER", "1a", ".a", "a/b", "ü", "m.Tz"] {
+            assert!(!is_namespaced(name), "{name}");
+        }
     }
 
     #[tokio::test]

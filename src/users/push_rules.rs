@@ -14,6 +14,7 @@ use ruma::{
         RuleKind, Ruleset,
     },
 };
+use serde_json::{Map, Value, json};
 
 use super::{
     Session, Users,
@@ -27,6 +28,8 @@ use crate::{
 
 /// The largest set of rules, in bytes: each event is held against all of them.
 pub(super) const RULES_BYTES: usize = 256 * 1024;
+/// The kinds of push rules.
+const RULE_KINDS: [&str; 5] = ["override", "content", "room", "sender", "underride"];
 
 impl Users {
     /// Returns the push rules of a user.
@@ -140,7 +143,7 @@ impl Users {
         let mut rules = read(&mut tx, session.user, &session.user_id).await?;
         change(&mut rules)?;
         matrix::check_push_rules(&rules)?;
-        let content = to_content(rules)?;
+        let content = to_content(&rules)?;
         if content.len() > RULES_BYTES {
             return Err(Error::TooLarge("these are too many push rules".to_owned()));
         }
@@ -195,8 +198,25 @@ pub(super) async fn read(db: &mut impl Read, user: UserNum, user_id: &UserId) ->
 }
 
 /// Returns push rules as account data.
-pub(super) fn to_content(rules: Ruleset) -> Result<String> {
-    Ok(serde_json::to_string(&PushRulesEventContent::new(rules))?)
+pub(super) fn to_content(rules: &Ruleset) -> Result<String> {
+    let content = json!({ "global": write_push_rules(rules)? });
+    Ok(content.to_string())
+}
+
+/// Writes push rules with a list for every kind, even for one that has no rules: clients read all of them.
+///
+/// # Errors
+///
+/// When they cannot be written, which has no reason that a client could act on.
+pub fn write_push_rules(rules: &Ruleset) -> Result<Value> {
+    let mut written: Map<String, Value> = match serde_json::to_value(rules)? {
+        Value::Object(written) => written,
+        _ => Map::new(),
+    };
+    for kind in RULE_KINDS {
+        written.entry(kind).or_insert_with(|| json!([]));
+    }
+    Ok(Value::Object(written))
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use crate::{
 pub const ACCESS_TOKEN_LIFETIME: Duration = Duration::from_hours(1);
 
 /// Tokens that were given out.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Issued {
     /// The access token.
     pub access_token: String,

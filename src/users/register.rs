@@ -6,7 +6,7 @@ use ruma::{
     OwnedUserId,
     api::client::{
         account::register::{RegistrationKind, v3::Request},
-        uiaa::{AuthFlow, AuthType},
+        uiaa::{AuthData, AuthFlow, AuthType},
     },
 };
 
@@ -30,7 +30,7 @@ use crate::{
 };
 
 /// An account that was made.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Registered {
     /// Whose it is.
     pub user_id: OwnedUserId,
@@ -62,6 +62,40 @@ impl Users {
             RegistrationKind::Guest => return self.register_guest(request).await,
             _ => return Err(Error::invalid_param("kind is neither `user` nor `guest`")),
         }
+        let id = request.auth.as_ref().and_then(AuthData::session);
+        let now = self.inner.clock.now_ms();
+        let Some(session) = id.and_then(|id| self.inner.uia.registration(id, now)) else {
+            return self.register_remembering(request).await;
+        };
+        // One request of a session at a time: a second one is given the result of the first.
+        let mut session = session.lock().await;
+        let request = session.completed(request);
+        if let Some(outcome) = session.outcome_of(&request)? {
+            return Ok(outcome);
+        }
+        check_has_parameters(&request)?;
+        if session.request.is_none() {
+            session.request = parameters(&request);
+        }
+        let registered = self.register_user(request).await?;
+        session.outcome = Some(registered.clone());
+        Ok(registered)
+    }
+
+    /// Registers a user; the session of interactive authentication that may begin then remembers what was asked for.
+    async fn register_remembering(&self, request: Request) -> Result<Registered> {
+        let parameters = parameters(&request);
+        let registered = self.register_user(request).await;
+        if let Err(Error::Uia(info)) = &registered
+            && let Some(id) = &info.session
+            && let Some(session) = self.inner.uia.registration(id, self.inner.clock.now_ms())
+        {
+            session.lock().await.request = parameters;
+        }
+        registered
+    }
+
+    async fn register_user(&self, request: Request) -> Result<Registered> {
         if request.guest_access_token.is_some() {
             return self.upgrade_guest(request).await;
         }
@@ -293,6 +327,31 @@ impl Users {
     }
 }
 
+/// Returns what a request asks for, if it is more than the flows.
+fn parameters(request: &Request) -> Option<Request> {
+    let has_any = request.username.is_some() || request.password.is_some();
+    has_any.then(|| {
+        let mut parameters = request.clone();
+        parameters.auth = None;
+        parameters
+    })
+}
+
+/// Checks that a request that goes on with a session says whom to register: an account that was asked for with a name
+/// and a password must not come without them.
+fn check_has_parameters(request: &Request) -> Result<()> {
+    let shows_proof = request
+        .auth
+        .as_ref()
+        .is_some_and(|auth| auth.auth_type().is_some());
+    if shows_proof && parameters(request).is_none() {
+        return Err(Error::MissingParam(
+            "username and password are missing".to_owned(),
+        ));
+    }
+    Ok(())
+}
+
 fn device_of(request: &Request) -> Result<NewDevice> {
     let device = NewDevice {
         device_id: request
@@ -363,6 +422,70 @@ mod tests {
             "auth": {"type": "m.login.dummy", "session": session},
         });
         assert!(test.register_with(finish).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_session_alone_registers_whom_its_first_request_named() {
+        let test = TestUsers::new(|_| {}).await;
+        let first = json!({"username": "alice", "password": "password", "device_id": "PHONE"});
+        let (_, session) = flows(&test, first).await;
+        let auth = json!({"auth": {"type": "m.login.dummy", "session": session}});
+
+        let login = test.register_with(auth.clone()).await.unwrap();
+
+        assert_eq!(login.user_id, "@alice:localhost");
+        assert_eq!(login.device_id, "PHONE");
+        let checked = test.users.check_password("alice", "password".to_owned());
+        assert!(checked.await.is_ok());
+        // A client that lost the answer is given it again.
+        let again = test.register_with(auth.clone()).await.unwrap();
+        assert_eq!(again.issued.access_token, login.issued.access_token);
+        let mut other = auth;
+        other["username"] = json!("bob");
+        let refused = test.register_with(other).await;
+        assert!(matches!(refused, Err(Error::Forbidden(_))));
+    }
+
+    #[tokio::test]
+    async fn a_session_that_named_nobody_registers_nobody() {
+        let test = TestUsers::new(|_| {}).await;
+        let (_, session) = flows(&test, json!({})).await;
+
+        let auth = json!({"auth": {"type": "m.login.dummy", "session": session}});
+        let refused = test.register_with(auth).await;
+
+        assert!(matches!(refused, Err(Error::MissingParam(_))));
+    }
+
+    #[tokio::test]
+    async fn an_inhibited_login_is_remembered_by_the_session() {
+        let test = TestUsers::new(|_| {}).await;
+        let body = json!({"username": "alice", "password": "password", "inhibit_login": true});
+        let (_, session) = flows(&test, body).await;
+
+        let body = json!({
+            "username": "alice", "password": "password",
+            "auth": {"type": "m.login.dummy", "session": session},
+        });
+        let registered = test.users.register(register_request(&body)).await.unwrap();
+
+        assert!(registered.login.is_none());
+    }
+
+    #[tokio::test]
+    async fn equal_requests_of_a_session_at_once_make_one_account() {
+        let test = TestUsers::new(|_| {}).await;
+        let first = json!({"username": "alice", "password": "password"});
+        let (_, session) = flows(&test, first).await;
+        let auth = json!({"auth": {"type": "m.login.dummy", "session": session}});
+
+        let (one, other) = tokio::join!(
+            test.register_with(auth.clone()),
+            test.register_with(auth.clone()),
+        );
+
+        let (one, other) = (one.unwrap(), other.unwrap());
+        assert_eq!(one.issued.access_token, other.issued.access_token);
     }
 
     #[tokio::test]

@@ -4,7 +4,6 @@
 
 use ruma::{
     OwnedRoomId, RoomId, UserId,
-    events::push_rules::PushRulesEventContent,
     push::{ConditionalPushRule, Ruleset, SimplePushRule, SimplePushRuleInit},
 };
 use serde_json::{Map, Value, json};
@@ -69,7 +68,7 @@ async fn copy_push_rules(
     if !has_room && !has_override {
         return Ok(());
     }
-    let content = serde_json::to_string(&PushRulesEventContent::new(rules))?;
+    let content = push_rules::to_content(&rules)?;
     if content.len() <= RULES_BYTES {
         store_for(tx, user, None, PUSH_RULES, &content).await?;
     }

@@ -4,17 +4,18 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use ruma::api::{
+    client::account::register::v3::Request,
     client::uiaa::{AuthData, AuthFlow, AuthType, UiaaInfo, UserIdentifier},
     error::{ErrorKind, StandardErrorBody},
 };
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use super::{Session, Users, names, secrets};
+use super::{Registered, Session, Users, names, secrets};
 use crate::{
     error::{Error, Result},
     storage::{UserNum, invite_links, tokens},
@@ -22,6 +23,8 @@ use crate::{
 
 /// How long a session lasts, in milliseconds: time to find a password or a token.
 const LIFETIME_MS: i64 = 15 * 60 * 1000;
+/// How long a session is kept at least once it is completed, in milliseconds: a client that lost the answer asks again.
+const COMPLETED_LIFETIME_MS: i64 = 5 * 60 * 1000;
 /// Sessions at a time; the oldest make room for new ones.
 const SESSIONS: usize = 10_000;
 
@@ -49,10 +52,60 @@ impl Operation {
 }
 
 /// What was proven on the way.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Proven {
     /// The registration token that was shown.
     pub(super) registration_token: Option<String>,
+}
+
+/// What a session remembers of the registration that it is for.
+#[derive(Default)]
+pub(super) struct RegistrationSession {
+    /// The first request that had parameters, without `auth`.
+    pub(super) request: Option<Request>,
+    /// What came of it.
+    pub(super) outcome: Option<Registered>,
+}
+
+impl RegistrationSession {
+    /// Returns a request with what the first request of the session asked for, where it does not say so again.
+    pub(super) fn completed(&self, mut request: Request) -> Request {
+        let Some(first) = &self.request else {
+            return request;
+        };
+        if request.username.is_none() && request.password.is_none() {
+            request.username.clone_from(&first.username);
+            request.password.clone_from(&first.password);
+        }
+        let first = first.clone();
+        request.device_id = request.device_id.or(first.device_id);
+        request.initial_device_display_name = request
+            .initial_device_display_name
+            .or(first.initial_device_display_name);
+        request.guest_access_token = request.guest_access_token.or(first.guest_access_token);
+        request.inhibit_login |= first.inhibit_login;
+        request.refresh_token |= first.refresh_token;
+        request
+    }
+
+    /// Returns what came of the request, if it is the one that the session has completed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Forbidden`] when the session has completed another request.
+    pub(super) fn outcome_of(&self, request: &Request) -> Result<Option<Registered>> {
+        let (Some(first), Some(outcome)) = (&self.request, &self.outcome) else {
+            return Ok(None);
+        };
+        if request.username != first.username || request.password != first.password {
+            return Err(changed());
+        }
+        Ok(Some(outcome.clone()))
+    }
+}
+
+fn changed() -> Error {
+    Error::forbidden("the request is not the one that this session began with")
 }
 
 /// The sessions that go on.
@@ -67,6 +120,9 @@ struct UiaSession {
     operation: Option<Operation>,
     completed: Vec<AuthType>,
     proven: Proven,
+    /// Whether a flow is complete: the same request is then authenticated for a while.
+    is_done: bool,
+    registration: Arc<tokio::sync::Mutex<RegistrationSession>>,
     expires_ms: i64,
 }
 
@@ -95,6 +151,8 @@ impl UiaSessions {
             operation: ask.operation.clone(),
             completed: Vec::new(),
             proven: Proven::default(),
+            is_done: false,
+            registration: Arc::default(),
             expires_ms: now.saturating_add(LIFETIME_MS),
         };
         sessions.insert(id.clone(), session);
@@ -112,8 +170,6 @@ impl UiaSessions {
             return Ok(false);
         };
         let user = ask.session.map(|session| session.user);
-        let changed =
-            || Error::forbidden("the request is not the one that this session began with");
         if session.endpoint != ask.endpoint || session.user != user {
             return Err(changed());
         }
@@ -132,13 +188,31 @@ impl UiaSessions {
         session.map_or_else(Vec::new, |session| session.completed.clone())
     }
 
-    /// Notes that a stage is complete; ends the session and returns what was proven once a flow is complete.
+    /// Returns what was proven in a session in which a flow is complete.
+    fn proven(&self, id: &str) -> Option<Proven> {
+        let sessions = self.lock();
+        let session = sessions.get(id).filter(|session| session.is_done)?;
+        Some(session.proven.clone())
+    }
+
+    /// Returns what a session remembers of a registration; `None` if the session is unknown or has ended.
+    pub(super) fn registration(
+        &self,
+        id: &str,
+        now: i64,
+    ) -> Option<Arc<tokio::sync::Mutex<RegistrationSession>>> {
+        let sessions = self.lock();
+        let session = sessions.get(id).filter(|s| s.expires_ms > now)?;
+        Some(session.registration.clone())
+    }
+
+    /// Notes that a stage is complete; returns what was proven once a flow is complete.
     fn complete(
         &self,
         id: &str,
-        stage: AuthType,
-        proven: Proven,
+        (stage, proven): (AuthType, Proven),
         flows: &[AuthFlow],
+        now: i64,
     ) -> Option<Proven> {
         let mut sessions = self.lock();
         let session = sessions.get_mut(id)?;
@@ -146,11 +220,13 @@ impl UiaSessions {
         if proven.registration_token.is_some() {
             session.proven = proven;
         }
-        let is_done = flows.iter().any(|flow| flow.stages == session.completed);
-        if !is_done {
+        session.is_done = flows.iter().any(|flow| flow.stages == session.completed);
+        if !session.is_done {
             return None;
         }
-        sessions.remove(id).map(|session| session.proven)
+        let kept_until = now.saturating_add(COMPLETED_LIFETIME_MS);
+        session.expires_ms = session.expires_ms.max(kept_until);
+        Some(session.proven.clone())
     }
 }
 
@@ -195,6 +271,9 @@ impl Users {
                 return Err(self.needs(ask, id, Some(error)));
             }
         };
+        if let Some(proven) = sessions.proven(&id) {
+            return Ok(proven);
+        }
         let Some(stage) = auth.auth_type() else {
             return Err(self.needs(ask, id, None));
         };
@@ -206,7 +285,7 @@ impl Users {
             let error = (ErrorKind::Forbidden, "the authentication failed");
             return Err(self.needs(ask, id, Some(error)));
         };
-        match sessions.complete(&id, stage, proven, &ask.flows) {
+        match sessions.complete(&id, (stage, proven), &ask.flows, now) {
             Some(proven) => Ok(proven),
             None => Err(self.needs(ask, id, None)),
         }
@@ -321,7 +400,11 @@ mod tests {
         assert!(begun.params.is_some());
         let right = password("alice", "password", begun.session.as_deref());
         ask(Some(&right)).await.unwrap();
-        // The session was good for one request.
+        // A client that lost the answer sends the same again, whatever it shows.
+        ask(Some(&right)).await.unwrap();
+        let wrong = password("alice", "wrong", begun.session.as_deref());
+        ask(Some(&wrong)).await.unwrap();
+        test.later(Duration::from_hours(1));
         info(ask(Some(&right)).await);
         ask(Some(&password("@alice:localhost", "password", None)))
             .await

@@ -44,7 +44,7 @@ impl Workflows {
         let leaving = self.tasks.spawn(async move {
             for user_id in guests.iter().filter_map(|guest| members.get(guest)) {
                 let leave = MemberChange::own(user_id, Action::Leave, MemberProfile::default());
-                let left = workflows.rooms.change_membership(&room.room_id, leave);
+                let left = workflows.rooms.change_membership_for(&room.room_id, leave);
                 left.await?;
             }
             Ok(())

@@ -101,7 +101,7 @@ impl Workflows {
             let mut invitation = MemberChange::own(user_id, Action::Invite, profile);
             invitation.sender.clone_from(&link.creator);
             self.rooms
-                .change_membership(&room.room_id, invitation)
+                .change_membership_for(&room.room_id, invitation)
                 .await?;
         }
         let wish = Wish::new(user_id.clone(), Action::Join, None);

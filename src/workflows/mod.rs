@@ -44,8 +44,12 @@ use crate::{
     federation::Federation,
     rooms::{Action, CreateRoom, MemberChange, MemberProfile, NewReceipt, Room, Rooms},
     tasks::Tasks,
+    turns::Turns,
     users::{ProfileChange, Session, Users},
 };
+
+/// Changes of one membership by other servers that wait for one that is under way.
+const WAITING_REMOTE_CHANGES: usize = 32;
 
 /// Operations that need several services. Cheap to clone.
 #[derive(Clone)]
@@ -60,6 +64,8 @@ pub struct Workflows {
     /// Receipts that came before their events.
     kept: Arc<edus::Kept>,
     joins: remote::Joins,
+    /// Changes of memberships that other servers have to take: of each membership one at a time.
+    remote_changes: Turns<(OwnedRoomId, OwnedUserId)>,
     elsewhere: remote::Elsewhere,
     inbox: Arc<inbox::Inbox>,
     /// The room for what others answer about keys.
@@ -117,6 +123,7 @@ impl Workflows {
             remote_lists,
             kept,
             joins: remote::Joins::default(),
+            remote_changes: Turns::new(1, WAITING_REMOTE_CHANGES),
             answers: Arc::default(),
             notices: Arc::default(),
         };

@@ -1,6 +1,7 @@
 //! One's own account: who one is, another password, the end, and what the server can do.
 
-use serde_json::json;
+use reqwest::Method;
+use serde_json::{Value, json};
 
 use crate::harness::{Server, password_of};
 
@@ -139,4 +140,30 @@ async fn an_account_has_no_third_party_ids() {
     let answer = alice.client.get("/_matrix/client/v3/account/3pid").await;
 
     assert_eq!(answer.expect_ok(), json!({ "threepids": [] }));
+}
+
+#[tokio::test]
+async fn interactive_authentication_takes_the_user_of_older_clients() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let other = server.log_in("alice").await;
+    let auth = |user: &str, password: &str| {
+        json!({
+            "type": "m.login.password", "user": user, "password": password,
+        })
+    };
+    let path = format!("/_matrix/client/v3/devices/{}", other.device_id);
+    let delete = async |auth: Value| {
+        let body = json!({ "auth": auth }).to_string();
+        alice.client.send(Method::DELETE, &path, &body).await
+    };
+
+    assert_eq!(delete(auth(&alice.id, "wrong")).await.status, 401);
+    delete(auth(&alice.id, "password")).await.expect_ok();
+
+    other
+        .client
+        .get(WHOAMI)
+        .await
+        .expect_error(401, "M_UNKNOWN_TOKEN");
 }

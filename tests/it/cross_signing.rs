@@ -127,7 +127,7 @@ async fn the_user_signing_key_is_for_its_owner() {
     let (own, others) = (alice.queries(&alice.id).await, bob.queries(&alice.id).await);
 
     assert!(own["user_signing_keys"][&alice.id].is_object());
-    assert_eq!(others["user_signing_keys"], Value::Null);
+    assert_eq!(others["user_signing_keys"], json!({}));
     assert_eq!(others["master_keys"], own["master_keys"]);
     assert_eq!(others["self_signing_keys"], own["self_signing_keys"]);
 }
@@ -158,7 +158,7 @@ async fn keys_that_the_master_key_did_not_sign_are_refused() {
     malformed.expect_error(400, "M_BAD_JSON");
     let stranger = server.post(SIGNING, json!({})).await;
     stranger.expect_error(401, "M_MISSING_TOKEN");
-    assert_eq!(bob.queries(&alice.id).await["master_keys"], Value::Null);
+    assert_eq!(bob.queries(&alice.id).await["master_keys"], json!({}));
 }
 
 #[tokio::test]
@@ -194,7 +194,7 @@ async fn everyone_sees_which_devices_a_user_signed() {
         .publishes(&alice, &alice.device_id, signed.clone())
         .await;
 
-    assert_eq!(told, json!({}));
+    assert_eq!(told, json!({ "failures": {} }));
     let keys = &bob.queries(&alice.id).await["device_keys"][&alice.id][&alice.device_id];
     assert_eq!(keys["signatures"], signed["signatures"]);
     alice.has_keys(2).await;
@@ -218,7 +218,7 @@ async fn a_device_signs_the_master_key() {
         .publishes(&alice, &owner.master.public, signed.clone())
         .await;
 
-    assert_eq!(told, json!({}));
+    assert_eq!(told, json!({ "failures": {} }));
     assert_eq!(
         bob.queries(&alice.id).await["master_keys"][&alice.id],
         signed
@@ -238,7 +238,7 @@ async fn whom_a_user_has_verified_is_nobody_elses_business() {
         .publishes(&bob, &bobs.master.public, signed.clone())
         .await;
 
-    assert_eq!(told, json!({}));
+    assert_eq!(told, json!({ "failures": {} }));
     let key = async |user: &User| user.queries(&bob.id).await["master_keys"][&bob.id].clone();
     assert_eq!(key(&alice).await, signed);
     assert_eq!(key(&bob).await, master);
@@ -295,7 +295,9 @@ async fn the_keys_of_a_deactivated_account_are_gone() {
     alice.client.post(path, body).await.expect_ok();
 
     let told = bob.queries(&alice.id).await;
-    assert_eq!(told, json!({ "device_keys": { &*alice.id: {} } }));
+    assert_eq!(told["device_keys"], json!({ &*alice.id: {} }));
+    assert_eq!(told["master_keys"], json!({}));
+    assert_eq!(told["self_signing_keys"], json!({}));
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use parlour::clock::Clock;
 use serde_json::{Value, json};
 
 use crate::{
-    chat::{in_room, new_transaction, said, timeline},
+    chat::{in_room, new_transaction, said, timeline, unread},
     harness::{Answer, Server, User},
 };
 
@@ -383,4 +383,20 @@ async fn events_are_delayed_on_a_path_of_their_own_too() {
     assert_eq!(first["delay_id"], second["delay_id"]);
     let listed = test.scheduled(&test.alice).await;
     assert_eq!((&listed[0]["state_key"], listed.len()), (&json!("k"), 1));
+}
+
+#[tokio::test]
+async fn a_delayed_event_marks_no_room_as_read_for_its_sender() {
+    let test = Test::new().await;
+    test.delays_message("later", 1_000).await;
+    test.bob.says(&test.room, "now").await;
+    let before = test.alice.syncs().await;
+    let heard = test.bob.syncs().await;
+
+    test.passes(1_000);
+
+    assert_eq!(test.hears(&heard).await, ["later"]);
+    assert_eq!(unread(&before, &test.room), (1, 0));
+    assert_eq!(unread(&test.alice.syncs().await, &test.room), (1, 0));
+    assert_eq!(unread(&test.bob.syncs().await, &test.room), (1, 0));
 }

@@ -445,3 +445,21 @@ async fn the_aliases_of_a_room_are_for_its_members() {
     by_stranger.expect_error(403, "M_FORBIDDEN");
     unnamed.expect_error(401, "M_MISSING_TOKEN");
 }
+
+#[tokio::test]
+async fn a_visibility_that_does_not_exist_leaves_the_room_published() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let request = json!({ "preset": "public_chat", "visibility": "public" });
+    let room = alice.creates(request).await;
+    let path = format!("/_matrix/client/v3/directory/list/room/{room}");
+
+    let refused = alice
+        .client
+        .put(&path, json!({ "visibility": "odd" }))
+        .await;
+
+    refused.expect_error(400, "M_INVALID_PARAM");
+    let visibility = alice.client.get(&path).await.expect_ok();
+    assert_eq!(visibility, json!({ "visibility": "public" }));
+}

@@ -1,8 +1,11 @@
 //! The filters that clients store.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::harness::Server;
+use crate::{
+    chat::{encoded, filtered, state, timeline},
+    harness::Server,
+};
 
 #[tokio::test]
 async fn a_filter_is_stored_once() {
@@ -46,4 +49,93 @@ async fn filters_are_private_and_must_make_sense() {
         .post(&path, wrong)
         .await
         .expect_error(400, "M_BAD_JSON");
+}
+
+#[tokio::test]
+async fn a_filter_can_ask_for_events_as_servers_exchange_them() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let room = alice.creates(json!({ "topic": "tea" })).await;
+    let event_id = alice.says(&room, "hello").await;
+    let format = json!({ "event_format": "federation", "room": { "timeline": { "limit": 1 } } });
+    let in_room = filtered(&json!({ "event_format": "federation" }));
+
+    let sync = alice.syncs_with(&filtered(&format)).await;
+    let page = alice
+        .messages(&room, &format!("dir=b&limit=5&{in_room}"))
+        .await;
+    let context = format!("context/{}?{in_room}", encoded(&event_id));
+    let context = alice.asks(&room, &context).await.expect_ok();
+    let usual = alice.messages(&room, "dir=b&limit=5").await;
+
+    let synced = &timeline(&sync, &room)[0];
+    for event in [synced, &page["chunk"][0], &context["event"]] {
+        assert_eq!(event["event_id"], event_id, "{event}");
+        assert_eq!(event["content"]["body"], "hello");
+        assert!(event["unsigned"]["age"].is_number());
+    }
+    let lists = [
+        state(&sync, &room),
+        &page["chunk"],
+        &context["events_before"],
+        &context["state"],
+    ];
+    for events in lists {
+        for event in events.as_array().expect("a list") {
+            for field in [
+                "auth_events",
+                "prev_events",
+                "hashes",
+                "signatures",
+                "depth",
+            ] {
+                assert!(!event[field].is_null(), "{field}: {event}");
+            }
+        }
+    }
+    assert_eq!(usual["chunk"][0]["auth_events"], Value::Null);
+}
+
+#[tokio::test]
+async fn a_redacted_event_is_redacted_in_every_format() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let room = alice.creates(json!({})).await;
+    let event_id = alice.says(&room, "secret").await;
+    alice.redacts(&room, &event_id).await;
+
+    let format = json!({ "event_format": "federation" });
+    let sync = alice.syncs_with(&filtered(&format)).await;
+
+    assert!(!sync.to_string().contains("secret"));
+}
+
+#[tokio::test]
+async fn values_that_the_specification_does_not_list_are_refused() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let room = alice.creates(json!({})).await;
+    let odd = json!({ "event_format": "odd" });
+    let stored = format!("/_matrix/client/v3/user/{}/filter", alice.id);
+    let grouped = json!({ "search_categories": { "room_events": {
+        "search_term": "tea", "groupings": { "group_by": [{ "key": "odd" }] },
+    } } });
+
+    let answers = [
+        alice.client.post(&stored, odd.clone()).await,
+        alice.tries_to_sync(&filtered(&odd)).await,
+        alice.tries_to_sync("set_presence=odd").await,
+        alice.slides("set_presence=odd", json!({})).await,
+        alice
+            .asks(&room, &format!("messages?dir=b&{}", filtered(&odd)))
+            .await,
+        alice
+            .client
+            .post("/_matrix/client/v3/search", grouped)
+            .await,
+    ];
+
+    for answer in answers {
+        answer.expect_error(400, "M_INVALID_PARAM");
+    }
 }

@@ -24,7 +24,7 @@ async fn login_is_by_password_or_by_a_token_of_another_device() {
     server
         .post(LOGIN, other)
         .await
-        .expect_error(404, "M_UNRECOGNIZED");
+        .expect_error(400, "M_UNKNOWN");
     server
         .post(LOGIN, json!({}))
         .await

@@ -290,8 +290,8 @@ async fn a_context_may_be_the_event_alone_or_filtered_and_lazy() {
 
     let alone = alone.expect_ok();
     assert_eq!(alone["event"]["event_id"], first);
-    assert_eq!(alone["events_before"], Value::Null);
-    assert_eq!(alone["events_after"], Value::Null);
+    assert_eq!(alone["events_before"], json!([]));
+    assert_eq!(alone["events_after"], json!([]));
     assert_eq!(said(&filtered["events_after"]), ["three"]);
     let members = each(&filtered["state"], "/content/membership");
     assert_eq!(members.len(), 1);

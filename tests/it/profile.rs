@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::harness::Server;
+use crate::{chat::encoded, harness::Server};
 
 fn path(user_id: &str, field: &str) -> String {
     format!("/_matrix/client/v3/profile/{user_id}{field}")
@@ -111,4 +111,16 @@ async fn strangers_have_a_limit_of_profiles_and_users_have_none() {
     assert_eq!(strangers[0], 200);
     assert!(strangers.contains(&429));
     alice.client.get(&path).await.expect_ok();
+}
+
+#[tokio::test]
+async fn names_of_fields_outside_the_grammar_are_refused() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+
+    for name in ["UPPER", "bad key", "1st", ".dot", "m.tz\u{e9}"] {
+        let path = format!("/_matrix/client/v3/profile/{}/{}", alice.id, encoded(name));
+        let refused = alice.client.put(&path, json!({ name: "value" })).await;
+        refused.expect_error(400, "M_INVALID_PARAM");
+    }
 }

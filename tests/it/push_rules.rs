@@ -143,3 +143,22 @@ async fn a_rule_that_costs_much_for_each_event_is_refused() {
             .expect_error(400, "M_INVALID_PARAM");
     }
 }
+
+#[tokio::test]
+async fn the_rules_of_one_kind_can_be_asked_for() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let rule = json!({ "pattern": "cake", "actions": ["notify"] });
+    alice.client.put(CAKE, rule).await.expect_ok();
+    let all = alice.client.get(RULES).await.expect_ok();
+
+    for kind in ["override", "content", "room", "sender", "underride"] {
+        for slash in ["", "/"] {
+            let path = format!("{RULES}/global/{kind}{slash}");
+            let rules = alice.client.get(&path).await.expect_ok();
+            assert_eq!(rules, all["global"][kind], "{path}");
+        }
+    }
+    let odd = alice.client.get(&format!("{RULES}/global/odd/")).await;
+    odd.expect_error(400, "M_INVALID_PARAM");
+}

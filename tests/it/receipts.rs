@@ -268,3 +268,38 @@ async fn whom_a_text_names_is_told_so_unless_it_says_whom_it_mentions() {
 
     assert_eq!(unread(&bob.syncs().await, &room), (3, 1));
 }
+
+#[tokio::test]
+async fn a_new_name_or_picture_leaves_unread_counts_as_they_are() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let room = alice.creates_open_room().await;
+    bob.joins(&room).await;
+    for text in ["one", "two", "three"] {
+        alice.says(&room, text).await;
+    }
+    let before = bob.syncs().await;
+
+    for (field, value) in [
+        ("displayname", "Bob"),
+        ("avatar_url", "mxc://localhost/picture"),
+    ] {
+        let path = format!("/_matrix/client/v3/profile/{}/{field}", bob.id);
+        let set = bob.client.put(&path, json!({ field: value })).await;
+        set.expect_ok();
+    }
+    let member = json!({ "membership": "join", "displayname": "Bobby" });
+    let kind = format!("m.room.member/{}", bob.id);
+    bob.sets(&room, &kind, member).await;
+
+    let after = bob.syncs_after(&before).await;
+    assert_eq!(unread(&before, &room), (3, 0));
+    assert_eq!(unread(&after, &room), (3, 0));
+    // And no less after a restart.
+    let server = server.restart().await;
+    let bob = bob.at(&server);
+    assert_eq!(unread(&bob.syncs().await, &room), (3, 0));
+    bob.says(&room, "hello").await;
+    assert_eq!(unread(&bob.syncs().await, &room), (0, 0));
+}

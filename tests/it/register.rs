@@ -290,3 +290,48 @@ async fn the_configuration_sets_how_many_may_register() {
         .await
         .expect_error(429, "M_LIMIT_EXCEEDED");
 }
+
+#[tokio::test]
+async fn a_session_alone_registers_whom_it_began_with_and_answers_again() {
+    let server = Server::start().await;
+    let first = json!({ "username": "alice", "password": "password" });
+    let asked = server.post(REGISTER, first).await;
+    assert_eq!(asked.status, 401);
+    let auth = json!({ "type": "m.login.dummy", "session": asked.body["session"] });
+    let alone = json!({ "auth": auth });
+
+    let registered = server.post(REGISTER, alone.clone()).await.expect_ok();
+    let again = server.post(REGISTER, alone).await.expect_ok();
+
+    assert_eq!(registered["user_id"], "@alice:localhost");
+    assert_eq!(again, registered);
+    server.log_in("alice").await;
+    let other = json!({ "username": "bob", "password": "password", "auth": auth });
+    let refused = server.post(REGISTER, other).await;
+    refused.expect_error(403, "M_FORBIDDEN");
+}
+
+#[tokio::test]
+async fn a_session_that_named_nobody_makes_no_account() {
+    let server = Server::start().await;
+    let asked = server.post(REGISTER, json!({})).await;
+
+    let auth = json!({ "type": "m.login.dummy", "session": asked.body["session"] });
+    let refused = server.post(REGISTER, json!({ "auth": auth })).await;
+
+    refused.expect_error(400, "M_MISSING_PARAM");
+}
+
+#[tokio::test]
+async fn a_session_remembers_that_the_login_is_inhibited() {
+    let server = Server::start().await;
+    let first = json!({ "username": "alice", "password": "password", "inhibit_login": true });
+    let asked = server.post(REGISTER, first).await;
+
+    let mut body = dummy("alice");
+    body["auth"]["session"] = asked.body["session"].clone();
+    let registered = server.post(REGISTER, body).await.expect_ok();
+
+    assert_eq!(registered["user_id"], "@alice:localhost");
+    assert_eq!(registered["access_token"], Value::Null);
+}

@@ -448,3 +448,17 @@ async fn in_rooms_with_owned_state_a_user_has_many_keys() {
     let long = format!("{}_{}", bob.id, "x".repeat(250));
     set(&bob, &long).await.expect_error(413, "M_TOO_LARGE");
 }
+
+#[tokio::test]
+async fn presets_and_visibilities_that_do_not_exist_are_refused() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+
+    for request in [json!({ "preset": "odd" }), json!({ "visibility": "odd" })] {
+        let refused = alice.tries_to_create(request).await;
+        refused.expect_error(400, "M_INVALID_PARAM");
+    }
+
+    let joined = alice.client.get("/_matrix/client/v3/joined_rooms").await;
+    assert_eq!(joined.expect_ok()["joined_rooms"], json!([]));
+}

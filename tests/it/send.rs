@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::{
-    chat::{ids, in_room, new_transaction, said, timeline},
+    chat::{encoded, ids, in_room, new_transaction, said, timeline},
     harness::Server,
 };
 
@@ -484,4 +484,23 @@ async fn a_room_cannot_shut_out_its_own_server() {
     }
     let acl = json!({ "allow": ["*"], "deny": ["evil.org"] });
     alice.sets(&room, kind, acl).await;
+}
+
+#[tokio::test]
+async fn an_event_can_be_redacted_without_a_transaction_id() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let room = alice.creates(json!({})).await;
+    let event_id = alice.says(&room, "oops").await;
+
+    let path = format!("redact/{}", encoded(&event_id));
+    let redacted = alice.tries(&room, &path, json!({ "reason": "typo" })).await;
+
+    let redaction = redacted.expect_ok()["event_id"].clone();
+    let event = alice.event(&room, &event_id).await.expect_ok();
+    assert_eq!(event["content"], json!({}));
+    let because = &event["unsigned"]["redacted_because"];
+    assert_eq!(because["event_id"], redaction);
+    assert_eq!(because["content"]["reason"], "typo");
+    assert_eq!(event["unsigned"]["redacted_by"], redaction);
 }

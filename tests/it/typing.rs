@@ -110,3 +110,32 @@ async fn bodies_that_say_nothing_of_typing_are_refused() {
         refused.expect_error(400, "M_BAD_JSON");
     }
 }
+
+#[tokio::test]
+async fn typing_needs_no_timeout_and_is_ones_own() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let room = alice.creates_open_room().await;
+    bob.joins(&room).await;
+
+    tells_typing(&alice, &room, json!({ "typing": true })).await;
+
+    assert_eq!(typists(&bob.syncs().await, &room), json!([alice.id]));
+    let path = in_room(&room, &format!("typing/{}", alice.id));
+    for body in [
+        json!({ "typing": true }),
+        json!({ "typing": true, "timeout": 5 }),
+    ] {
+        let refused = bob.client.put(&path, body).await;
+        refused.expect_error(403, "M_FORBIDDEN");
+    }
+    for body in [
+        json!({}),
+        json!({ "typing": "yes" }),
+        json!({ "typing": true, "timeout": -1 }),
+    ] {
+        let refused = alice.client.put(&path, body).await;
+        refused.expect_error(400, "M_BAD_JSON");
+    }
+}

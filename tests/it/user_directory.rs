@@ -48,8 +48,45 @@ async fn people_in_a_public_room_are_found_by_id_and_name_in_any_case() {
     for term in ["carol", "müller carol", "%", "_"] {
         assert!(ids(&bob, term).await.is_empty(), "{term}");
     }
-    // Nobody looks for themselves.
+}
+
+#[tokio::test]
+async fn one_finds_oneself_in_public_rooms_alone() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    alice.creates(json!({})).await;
     assert!(ids(&alice, "alice").await.is_empty());
+
+    let room = alice.creates_open_room().await;
+
+    assert_eq!(ids(&alice, "alice").await, [alice.id.as_str()]);
+    alice.leaves(&room).await;
+    assert!(ids(&alice, "alice").await.is_empty());
+}
+
+#[tokio::test]
+async fn who_is_found_follows_join_rules_visibility_and_names() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let room = alice.creates(json!({})).await;
+    assert!(ids(&bob, "alice").await.is_empty());
+
+    let rule = |rule: &str| json!({ "join_rule": rule });
+    alice.sets(&room, "m.room.join_rules", rule("public")).await;
+    assert_eq!(ids(&bob, "alice").await, [alice.id.as_str()]);
+    alice.sets(&room, "m.room.join_rules", rule("invite")).await;
+    assert!(ids(&bob, "alice").await.is_empty());
+    let history = |visibility: &str| json!({ "history_visibility": visibility });
+    let kind = "m.room.history_visibility";
+    alice.sets(&room, kind, history("world_readable")).await;
+    assert_eq!(ids(&bob, "alice").await, [alice.id.as_str()]);
+    is_called(&alice, "Ms Liddell").await;
+    assert_eq!(ids(&bob, "liddell").await, [alice.id.as_str()]);
+    is_called(&alice, "Alice").await;
+    assert!(ids(&bob, "liddell").await.is_empty());
+    alice.sets(&room, kind, history("shared")).await;
+    assert!(ids(&bob, "alice").await.is_empty());
 }
 
 #[tokio::test]

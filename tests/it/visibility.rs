@@ -1,10 +1,11 @@
 //! History visibility: who may read which event.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
-    chat::said,
+    chat::{each, filtered, find, ids, said, state, timeline},
     harness::{Server, User, password_of},
+    sliding,
 };
 
 /// Returns which of the events a user is shown one by one.
@@ -222,4 +223,88 @@ async fn whoever_joins_after_an_erasure_sees_the_events_of_the_erased_redacted()
         .await
         .expect_ok();
     assert!(!synced.to_string().contains("remember me"));
+}
+
+#[tokio::test]
+async fn a_timeline_shows_what_may_be_seen_before_and_after_what_is_hidden() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let room = alice.creates_room_with_history("joined").await;
+    bob.joins(&room).await;
+    alice.says(&room, "one").await;
+    bob.leaves(&room).await;
+    alice.says(&room, "hidden").await;
+    bob.joins(&room).await;
+    alice.says(&room, "two").await;
+
+    let limit = filtered(&json!({ "room": { "timeline": { "limit": 50 } } }));
+    let sync = bob.syncs_with(&limit).await;
+
+    assert_eq!(said(timeline(&sync, &room)), ["one", "two"]);
+    let list = sliding::list([0, 9], 50, &json!([]));
+    let slid = bob.lists(&list).next().await;
+    assert_eq!(said(&slid["rooms"][&room]["timeline"]), ["one", "two"]);
+    // What was hidden is hidden from those who ask for it, too.
+    let page = bob.messages(&room, "dir=b&limit=50").await;
+    assert_eq!(said(&page["chunk"]), ["two", "one"]);
+}
+
+#[tokio::test]
+async fn state_that_changed_while_it_was_hidden_is_told_with_the_first_timeline() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let room = alice.creates_room_with_history("joined").await;
+    bob.joins(&room).await;
+    alice
+        .sets(&room, "m.room.topic", json!({ "topic": "seen" }))
+        .await;
+    alice.says(&room, "one").await;
+    bob.leaves(&room).await;
+    alice
+        .sets(&room, "m.room.topic", json!({ "topic": "hidden" }))
+        .await;
+    alice
+        .sets(&room, "m.room.name", json!({ "name": "hidden" }))
+        .await;
+    bob.joins(&room).await;
+    alice.says(&room, "two").await;
+
+    let limit = filtered(&json!({ "room": { "timeline": { "limit": 50 } } }));
+    let sync = bob.syncs_with(&limit).await;
+
+    // The topic that was replaced unseen is not shown after the one that holds.
+    let timeline = timeline(&sync, &room);
+    assert_eq!(said(timeline), ["one", "two"]);
+    assert_eq!(*find(timeline, "m.room.topic", ""), Value::Null);
+    let state = state(&sync, &room);
+    assert_eq!(
+        find(state, "m.room.topic", "")["content"]["topic"],
+        "hidden"
+    );
+    assert_eq!(find(state, "m.room.name", "")["content"]["name"], "hidden");
+}
+
+#[tokio::test]
+async fn ones_own_member_events_are_seen_whatever_the_visibility() {
+    let story = tell_story("joined").await;
+    let alice = story.server.log_in("alice").await;
+    let own = alice.messages(&story.room, "dir=f&limit=100").await;
+    let own = own["chunk"].as_array().cloned().unwrap_or_default();
+    let own = own
+        .into_iter()
+        .filter(|event| event["state_key"] == story.bob.id.as_str());
+    let own: Value = own.collect();
+
+    let page = story.bob.messages(&story.room, "dir=f&limit=100").await;
+
+    assert_eq!(
+        each(&own, "/content/membership"),
+        ["invite", "join", "leave"]
+    );
+    for event_id in ids(&own) {
+        story.bob.event(&story.room, event_id).await.expect_ok();
+        assert!(ids(&page["chunk"]).contains(&event_id));
+    }
 }

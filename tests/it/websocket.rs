@@ -524,3 +524,30 @@ async fn a_slow_reader_gets_one_big_update_instead_of_a_queue() {
     assert!(told <= MESSAGES, "nothing was left out");
     assert_eq!(last["rooms"]["join"][&room_id]["timeline"]["limited"], true);
 }
+
+#[tokio::test]
+async fn an_echo_does_not_overtake_the_answer_in_the_channel() {
+    let server = Server::start().await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let room_id = room_of(&alice, &bob).await;
+    let mut channel = Channel::connect(&server, &alice, "").await;
+    channel.update().await;
+    let mut overtaken = Vec::new();
+
+    for n in 0..30 {
+        let text = format!("message {n}");
+        let content = json!({ "msgtype": "m.text", "body": text });
+        let params =
+            json!({ "room_id": room_id, "event_type": "m.room.message", "content": content });
+        let answer = channel.asks(&text, "send", params).await;
+        assert!(answer["result"]["event_id"].is_string(), "{answer}");
+        let updates = channel.updates.iter();
+        let told = updates.flat_map(|update| bodies(update, &room_id));
+        overtaken.extend(told.filter(|body| *body == text));
+        channel
+            .update_with(|update| bodies(update, &room_id).contains(&text))
+            .await;
+    }
+
+    assert!(overtaken.is_empty(), "{overtaken:?}");
+}

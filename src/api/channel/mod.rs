@@ -5,7 +5,7 @@
 
 mod requests;
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -17,7 +17,8 @@ use axum::{
     routing::get,
 };
 use futures_util::{
-    SinkExt, StreamExt,
+    FutureExt, SinkExt, StreamExt,
+    future::BoxFuture,
     stream::{FuturesUnordered, SplitSink, SplitStream},
 };
 use ruma::{
@@ -68,6 +69,9 @@ struct Params {
 async fn stream(State(app): State<App>, request: Request) -> Result<Response> {
     let (mut parts, _) = request.into_parts();
     let params: Params = read_query(&parts.uri)?;
+    if let Some(presence) = &params.set_presence {
+        PresenceUpdate::syncs(presence.clone())?;
+    }
     let since = params
         .since
         .as_deref()
@@ -128,6 +132,9 @@ async fn filter(app: &App, session: &Session, text: Option<&str>) -> Result<Arc<
     };
     client::sync_filter(&app.users, session, filter).await
 }
+
+/// The requests of a client that are worked on.
+type Working = FuturesUnordered<BoxFuture<'static, requests::Answer>>;
 
 /// Why a connection ends.
 enum End {
@@ -284,22 +291,22 @@ impl Channel {
     async fn converse(&mut self, mut stream: SplitStream<WebSocket>) -> End {
         let stopping = self.app.tasks.stopping().clone();
         let (mut pings, mut heard) = (pings(), Instant::now());
-        let mut working = FuturesUnordered::new();
+        let mut working = Working::new();
         loop {
             let mut news = self.app.sync.waiters().register(self.session.user);
-            if let Err(end) = self.push().await {
+            if let Err(end) = self.push(&mut working).await {
                 return end;
             }
             loop {
                 let step = tokio::select! {
                     () = stopping.cancelled() => return End::Close(close_code::AWAY, "the server stops"),
                     () = news.come() => break,
-                    Some(outcome) = working.next() => self.send(outcome).await,
+                    Some(answer) = working.next() => self.answer(answer).await,
                     frame = stream.next(), if working.len() < REQUESTS => {
                         heard = Instant::now();
                         match read(frame) {
                             Ok(Some(text)) => {
-                                working.push(requests::answer(self.app.clone(), self.session.clone(), text));
+                                working.push(requests::answer(self.app.clone(), self.session.clone(), text).boxed());
                                 Ok(())
                             }
                             Ok(None) => Ok(()),
@@ -315,8 +322,29 @@ impl Channel {
         }
     }
 
+    /// Sends the answer to a request, which is in flight until the socket has taken it.
+    async fn answer(&mut self, answer: requests::Answer) -> Result<(), End> {
+        let requests::Answer { text, sending } = answer;
+        let sent = self.send(text).await;
+        drop(sending);
+        sent
+    }
+
+    /// Waits with an update that shows events of the user until the device has the answers to what it has sent.
+    async fn hold_echo(&mut self, working: &mut Working) -> Result<(), End> {
+        let sync = self.app.sync.clone();
+        let session = self.session.clone();
+        let mut holding = pin!(sync.hold_echo(&session, true));
+        loop {
+            tokio::select! {
+                () = &mut holding => return Ok(()),
+                Some(answer) = working.next() => self.answer(answer).await?,
+            }
+        }
+    }
+
     /// Pushes what changed since the last push, if anything did.
-    async fn push(&mut self) -> Result<(), End> {
+    async fn push(&mut self, working: &mut Working) -> Result<(), End> {
         self.check_token().await?;
         let changes = self.app.sync.changes(&self.session, &self.request).await;
         let answer = changes.map_err(|error| {
@@ -327,6 +355,9 @@ impl Channel {
         self.request.since = Some(answer.token);
         if !answer.is_news && !is_first {
             return Ok(());
+        }
+        if answer.shows_own {
+            self.hold_echo(working).await?;
         }
         let text = write(&answer.response, StateAfter::Stable);
         self.send(text.map_err(|_| End::Close(close_code::ERROR, "internal server error"))?)

@@ -11,17 +11,15 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json, value::RawValue};
 
 use crate::{
-    api::{App, Class, endpoint::object_text, error::body},
+    api::{App, Class, client::DEFAULT_TYPING_TIMEOUT, endpoint::object_text, error::body},
     ephemeral::PresenceUpdate,
     error::{Error, Result},
     matrix::MAX_JSON_DEPTH,
     rooms::{NewEvent, Transaction},
-    sync::Token,
+    sync::{SendInFlight, Token},
     users::Session,
 };
 
-/// How long typing lasts where a client does not say.
-const TYPING: Duration = Duration::from_secs(30);
 /// The longest id of a request: it is a transaction id, too.
 const MAX_ID: usize = 255;
 
@@ -169,20 +167,39 @@ impl Call {
     }
 }
 
+/// The answer to a frame.
+pub(super) struct Answer {
+    /// The frame to be sent.
+    pub(super) text: String,
+    /// What it answers is in flight until it is sent.
+    pub(super) sending: Option<SendInFlight>,
+}
+
 /// Does what a frame asks for, and returns the answer.
-pub(super) async fn answer(app: App, session: Arc<Session>, text: String) -> String {
+pub(super) async fn answer(app: App, session: Arc<Session>, text: String) -> Answer {
     let call = match Call::parse(&text) {
         Ok(call) => call,
-        Err(error) => return Outcome::failed(Value::Null, &error).into_text(),
+        Err(error) => {
+            let text = Outcome::failed(Value::Null, &error).into_text();
+            return Answer {
+                text,
+                sending: None,
+            };
+        }
     };
+    let is_send = matches!(call.method.as_str(), "send" | "state");
+    let sending = is_send.then(|| app.sync.sending(session.device));
     let result = perform(&app, &session, &call)
         .await
         .map_err(|error| body(&error));
-    Outcome {
+    let outcome = Outcome {
         id: call.id,
         result,
+    };
+    Answer {
+        text: outcome.into_text(),
+        sending,
     }
-    .into_text()
 }
 
 async fn perform(app: &App, session: &Session, call: &Call) -> Result<Value> {
@@ -239,9 +256,11 @@ async fn state(app: &App, session: &Session, call: &Call) -> Result<Value> {
 
 async fn typing(app: &App, session: &Session, call: &Call) -> Result<Value> {
     let params: TypingParams = call.params()?;
-    let lasting = params
-        .typing
-        .then(|| params.timeout.map_or(TYPING, Duration::from_millis));
+    let lasting = params.typing.then(|| {
+        params
+            .timeout
+            .map_or(DEFAULT_TYPING_TIMEOUT, Duration::from_millis)
+    });
     app.workflows
         .types(session, &params.room_id, lasting)
         .await?;

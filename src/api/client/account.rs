@@ -3,6 +3,7 @@
 use axum::{Router, extract::State};
 use ruma::api::client::account::{ThirdPartyIdRemovalStatus, change_password, deactivate, whoami};
 
+use super::legacy_user::LegacyUser;
 use crate::{
     api::{App, Class, Incoming, Limits, Outgoing, endpoint},
     error::{Error, Result},
@@ -13,8 +14,12 @@ use crate::{
 pub(super) fn routes() -> Router<App> {
     Router::new()
         .merge(endpoint::<whoami::v3::Request, _>(whoami))
-        .merge(endpoint::<change_password::v3::Request, _>(change_password))
-        .merge(endpoint::<deactivate::v3::Request, _>(deactivate))
+        .merge(endpoint::<LegacyUser<change_password::v3::Request>, _>(
+            change_password,
+        ))
+        .merge(endpoint::<LegacyUser<deactivate::v3::Request>, _>(
+            deactivate,
+        ))
 }
 
 /// `GET /_matrix/client/*/account/whoami`
@@ -36,7 +41,10 @@ async fn whoami(
 async fn change_password(
     State(users): State<Users>,
     State(limits): State<Limits>,
-    Incoming { from, request }: Incoming<change_password::v3::Request>,
+    Incoming {
+        from,
+        request: LegacyUser(request),
+    }: Incoming<LegacyUser<change_password::v3::Request>>,
 ) -> Result<Outgoing<change_password::v3::Response>> {
     let from = from.ok_or(Error::MissingToken)?;
     if request.auth.is_some() {
@@ -53,7 +61,10 @@ async fn deactivate(
     State(users): State<Users>,
     State(workflows): State<Workflows>,
     State(limits): State<Limits>,
-    Incoming { from, request }: Incoming<deactivate::v3::Request>,
+    Incoming {
+        from,
+        request: LegacyUser(request),
+    }: Incoming<LegacyUser<deactivate::v3::Request>>,
 ) -> Result<Outgoing<deactivate::v3::Response>> {
     let from = from.ok_or(Error::MissingToken)?;
     if request.auth.is_some() {

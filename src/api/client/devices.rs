@@ -8,6 +8,7 @@ use ruma::{
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::legacy_user::LegacyUser;
 use crate::{
     api::{App, Class, Incoming, Limits, Outgoing, endpoint},
     devices::Devices,
@@ -20,8 +21,12 @@ pub(super) fn routes() -> Router<App> {
         .merge(endpoint::<get_devices::v3::Request, _>(get_devices))
         .merge(endpoint::<get_device::v3::Request, _>(get_device))
         .merge(endpoint::<update_device::v3::Request, _>(update_device))
-        .merge(endpoint::<delete_device::v3::Request, _>(delete_device))
-        .merge(endpoint::<delete_devices::v3::Request, _>(delete_devices))
+        .merge(endpoint::<LegacyUser<delete_device::v3::Request>, _>(
+            delete_device,
+        ))
+        .merge(endpoint::<LegacyUser<delete_devices::v3::Request>, _>(
+            delete_devices,
+        ))
 }
 
 /// `GET /_matrix/client/*/devices`
@@ -84,7 +89,10 @@ async fn delete_device(
     State(users): State<Users>,
     State(devices): State<Devices>,
     State(limits): State<Limits>,
-    Incoming { from, request }: Incoming<delete_device::v3::Request>,
+    Incoming {
+        from,
+        request: LegacyUser(request),
+    }: Incoming<LegacyUser<delete_device::v3::Request>>,
 ) -> Result<Outgoing<delete_device::v3::Response>> {
     if request.auth.is_some() {
         limits.check(Class::Login, &*from.user_id)?;
@@ -104,7 +112,10 @@ async fn delete_devices(
     State(users): State<Users>,
     State(devices): State<Devices>,
     State(limits): State<Limits>,
-    Incoming { from, request }: Incoming<delete_devices::v3::Request>,
+    Incoming {
+        from,
+        request: LegacyUser(request),
+    }: Incoming<LegacyUser<delete_devices::v3::Request>>,
 ) -> Result<Outgoing<delete_devices::v3::Response>> {
     if request.auth.is_some() {
         limits.check(Class::Login, &*from.user_id)?;

@@ -22,7 +22,7 @@ use crate::{
     api::{App, Incoming, MaybeSession, Outgoing, endpoint},
     config::Config,
     error::{Error, Result},
-    rooms::{DirectorySearch, Rooms},
+    rooms::{DirectorySearch, Rooms, check_visibility},
     workflows::Workflows,
 };
 
@@ -109,6 +109,7 @@ async fn set_room_visibility(
     Incoming { from, request }: Incoming<set_room_visibility::v3::Request>,
 ) -> Result<Outgoing<set_room_visibility::v3::Response>> {
     let room = rooms.room(&request.room_id).await?;
+    check_visibility(&request.visibility)?;
     let is_public = request.visibility == Visibility::Public;
     rooms.publish(&room, &from.user_id, is_public).await?;
     Ok(Outgoing(set_room_visibility::v3::Response::new()))

@@ -2,17 +2,24 @@
 
 use std::time::Duration;
 
-use axum::{Router, extract::State};
+use axum::{Router, extract::State, http};
 use ruma::{
-    api::client::{
-        presence::{get_presence, set_presence},
-        read_marker::set_read_marker,
-        receipt::create_receipt,
-        typing::create_typing_event::{self, v3::Typing},
+    OwnedRoomId, OwnedUserId, RoomId, UserId,
+    api::{
+        IncomingRequest, Metadata,
+        auth_scheme::AccessToken,
+        client::{
+            presence::{get_presence, set_presence},
+            read_marker::set_read_marker,
+            receipt::create_receipt,
+            typing::create_typing_event,
+        },
+        error::DeserializationError,
     },
     events::receipt::ReceiptThread,
     presence::PresenceState,
 };
+use serde::Deserialize;
 
 use crate::{
     api::{App, Incoming, Outgoing, endpoint},
@@ -24,13 +31,58 @@ use crate::{
 
 pub(super) fn routes() -> Router<App> {
     Router::new()
-        .merge(endpoint::<create_typing_event::v3::Request, _>(
-            create_typing_event,
-        ))
+        .merge(endpoint::<TypingRequest, _>(create_typing_event))
         .merge(endpoint::<create_receipt::v3::Request, _>(create_receipt))
         .merge(endpoint::<set_read_marker::v3::Request, _>(set_read_marker))
         .merge(endpoint::<get_presence::v3::Request, _>(get_presence))
         .merge(endpoint::<set_presence::v3::Request, _>(set_presence))
+}
+
+/// How long typing lasts where a client does not say.
+pub(in crate::api) const DEFAULT_TYPING_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A request to show that a user types. Its `timeout` can be left out, which ruma does not allow.
+struct TypingRequest {
+    room_id: OwnedRoomId,
+    user_id: OwnedUserId,
+    /// For how long the user types; `None` when they have stopped.
+    lasting: Option<Duration>,
+}
+
+#[derive(Deserialize)]
+struct TypingBody {
+    typing: bool,
+    /// In milliseconds.
+    timeout: Option<u64>,
+}
+
+impl Metadata for TypingRequest {
+    const METHOD: http::Method = create_typing_event::v3::Request::METHOD;
+    const RATE_LIMITED: bool = create_typing_event::v3::Request::RATE_LIMITED;
+    type Authentication = AccessToken;
+    type PathBuilder = <create_typing_event::v3::Request as Metadata>::PathBuilder;
+    const PATH_BUILDER: Self::PathBuilder = create_typing_event::v3::Request::PATH_BUILDER;
+}
+
+impl IncomingRequest for TypingRequest {
+    type EndpointError = <create_typing_event::v3::Request as IncomingRequest>::EndpointError;
+    type OutgoingResponse = create_typing_event::v3::Response;
+
+    fn try_from_http_request_inner(
+        request: http::Request<&[u8]>,
+        path_args: &[&str],
+    ) -> Result<Self, DeserializationError> {
+        let (room_id, user_id) = (path_args.first(), path_args.get(1));
+        let body: TypingBody = serde_json::from_slice(request.body())?;
+        let timeout = body.timeout.map(Duration::from_millis);
+        Ok(Self {
+            room_id: RoomId::parse(room_id.copied().unwrap_or_default())?,
+            user_id: UserId::parse(user_id.copied().unwrap_or_default())?,
+            lasting: body
+                .typing
+                .then(|| timeout.unwrap_or(DEFAULT_TYPING_TIMEOUT)),
+        })
+    }
 }
 
 /// `PUT /_matrix/client/*/rooms/{roomId}/typing/{userId}`
@@ -38,14 +90,12 @@ pub(super) fn routes() -> Router<App> {
 /// [spec]: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3roomsroomidtypinguserid
 async fn create_typing_event(
     State(workflows): State<Workflows>,
-    Incoming { from, request }: Incoming<create_typing_event::v3::Request>,
+    Incoming { from, request }: Incoming<TypingRequest>,
 ) -> Result<Outgoing<create_typing_event::v3::Response>> {
     from.must_be(&request.user_id)?;
-    let lasting = match request.state {
-        Typing::Yes(info) => Some(info.timeout),
-        Typing::No => None,
-    };
-    workflows.types(&from, &request.room_id, lasting).await?;
+    workflows
+        .types(&from, &request.room_id, request.lasting)
+        .await?;
     Ok(Outgoing(create_typing_event::v3::Response::new()))
 }
 

@@ -6,8 +6,9 @@ use ruma::api::client::keys::{
 };
 use serde_json::json;
 
+use super::legacy_user::LegacyUser;
 use crate::{
-    api::{App, Class, Incoming, Limits, Outgoing, endpoint},
+    api::{App, Class, Complete, Incoming, Limits, Outgoing, endpoint},
     devices::{Devices, Owner, Proof, Viewer},
     error::Result,
     sync::Sync,
@@ -21,7 +22,7 @@ pub(super) fn routes() -> Router<App> {
         .merge(endpoint::<get_keys::v3::Request, _>(get_keys))
         .merge(endpoint::<claim_keys::v3::Request, _>(claim_keys))
         .merge(endpoint::<get_key_changes::v3::Request, _>(get_key_changes))
-        .merge(endpoint::<upload_signing_keys::v3::Request, _>(
+        .merge(endpoint::<LegacyUser<upload_signing_keys::v3::Request>, _>(
             upload_signing_keys,
         ))
         .merge(endpoint::<upload_signatures::v3::Request, _>(
@@ -55,13 +56,13 @@ async fn upload_keys(
 async fn get_keys(
     State(workflows): State<Workflows>,
     Incoming { from, request }: Incoming<get_keys::v3::Request>,
-) -> Result<Outgoing<get_keys::v3::Response>> {
+) -> Result<Complete<get_keys::v3::Response>> {
     let viewer = Viewer {
         user: from.user,
         user_id: &from.user_id,
     };
     let response = workflows.query_keys(viewer, &request).await?;
-    Ok(Outgoing(response))
+    Ok(Complete(response))
 }
 
 /// `POST /_matrix/client/*/keys/claim`
@@ -70,8 +71,8 @@ async fn get_keys(
 async fn claim_keys(
     State(workflows): State<Workflows>,
     Incoming { request, .. }: Incoming<claim_keys::v3::Request>,
-) -> Result<Outgoing<claim_keys::v3::Response>> {
-    Ok(Outgoing(workflows.claim_keys(&request).await?))
+) -> Result<Complete<claim_keys::v3::Response>> {
+    Ok(Complete(workflows.claim_keys(&request).await?))
 }
 
 /// `GET /_matrix/client/*/keys/changes`
@@ -94,7 +95,10 @@ async fn upload_signing_keys(
     State(users): State<Users>,
     State(devices): State<Devices>,
     State(limits): State<Limits>,
-    Incoming { from, request }: Incoming<upload_signing_keys::v3::Request>,
+    Incoming {
+        from,
+        request: LegacyUser(request),
+    }: Incoming<LegacyUser<upload_signing_keys::v3::Request>>,
 ) -> Result<Outgoing<upload_signing_keys::v3::Response>> {
     let owner = owner(&from);
     let mut proof = Proof::Missing;
@@ -123,7 +127,7 @@ async fn upload_signing_keys(
 async fn upload_signatures(
     State(devices): State<Devices>,
     Incoming { from, request }: Incoming<upload_signatures::v3::Request>,
-) -> Result<Outgoing<upload_signatures::v3::Response>> {
+) -> Result<Complete<upload_signatures::v3::Response>> {
     let response = devices.upload_signatures(&owner(&from), &request).await?;
-    Ok(Outgoing(response))
+    Ok(Complete(response))
 }

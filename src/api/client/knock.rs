@@ -4,8 +4,9 @@ use axum::{Router, extract::State};
 use ruma::api::client::knock::knock_room;
 
 use crate::{
-    api::{App, Class, Incoming, Limits, Outgoing, endpoint},
+    api::{Answered, App, Class, Incoming, Limits, Outgoing, endpoint},
     error::Result,
+    sync::Sync,
     workflows::Workflows,
 };
 
@@ -17,10 +18,12 @@ pub(super) fn routes() -> Router<App> {
 ///
 /// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3knockroomidoralias
 async fn knock_room(
+    State(sync): State<Sync>,
     State(workflows): State<Workflows>,
     State(limits): State<Limits>,
     Incoming { from, request }: Incoming<knock_room::v3::Request>,
-) -> Result<Outgoing<knock_room::v3::Response>> {
+) -> Result<Answered<Outgoing<knock_room::v3::Response>>> {
+    let sending = sync.sending(from.device);
     limits.check(Class::Send, &*from.user_id)?;
     from.must_not_be_guest()?;
     let room_id = workflows
@@ -30,5 +33,6 @@ async fn knock_room(
             request.reason,
         )
         .await?;
-    Ok(Outgoing(knock_room::v3::Response::new(room_id)))
+    let response = knock_room::v3::Response::new(room_id);
+    Ok(Answered(sending, Outgoing(response)))
 }

@@ -22,6 +22,7 @@ use ruma::api::client::session::{
 
 use serde_json::Value;
 
+use super::legacy_user::LegacyUser;
 use crate::{
     api::{
         App, Class, Incoming, Limits, Outgoing, Peer, endpoint,
@@ -36,7 +37,9 @@ use crate::{
 pub(super) fn routes() -> Router<App> {
     Router::new()
         .merge(endpoint::<get_login_types::v3::Request, _>(get_login_types))
-        .merge(endpoint::<get_login_token::v1::Request, _>(get_login_token))
+        .merge(endpoint::<LegacyUser<get_login_token::v1::Request>, _>(
+            get_login_token,
+        ))
         .merge(endpoint::<login::v3::Request, _>(login))
         .merge(endpoint::<refresh_token::v3::Request, _>(refresh_token))
         .merge(endpoint::<logout::v3::Request, _>(logout))
@@ -62,7 +65,10 @@ async fn get_login_types(
 async fn get_login_token(
     State(users): State<Users>,
     State(limits): State<Limits>,
-    Incoming { from, request }: Incoming<get_login_token::v1::Request>,
+    Incoming {
+        from,
+        request: LegacyUser(request),
+    }: Incoming<LegacyUser<get_login_token::v1::Request>>,
 ) -> Result<Outgoing<get_login_token::v1::Response>> {
     if request.auth.is_some() {
         limits.check(Class::Login, &*from.user_id)?;

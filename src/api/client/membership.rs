@@ -12,12 +12,12 @@ use ruma::{
 use serde_json::{Map, Value, json};
 
 use crate::{
-    api::{App, Class, Incoming, Limits, Outgoing, WithBody, endpoint},
+    api::{Answered, App, Class, Incoming, Limits, Outgoing, WithBody, endpoint},
     clock::Clock,
     error::{Error, Result},
     matrix::{self, Unsigned},
     rooms::{Action, Rooms},
-    sync::place_of,
+    sync::{Sync, place_of},
     workflows::{Wish, Workflows},
 };
 
@@ -43,6 +43,7 @@ pub(super) fn routes() -> Router<App> {
 ///
 /// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3roomsroomidjoin
 async fn join_room_by_id(
+    State(sync): State<Sync>,
     State(workflows): State<Workflows>,
     State(limits): State<Limits>,
     WithBody {
@@ -50,7 +51,8 @@ async fn join_room_by_id(
         request,
         body,
     }: WithBody<join_room_by_id::v3::Request>,
-) -> Result<Outgoing<join_room_by_id::v3::Response>> {
+) -> Result<Answered<Outgoing<join_room_by_id::v3::Response>>> {
+    let sending = sync.sending(from.device);
     limits.check(Class::Send, &*from.user_id)?;
     let room_id = workflows
         .join(
@@ -60,13 +62,15 @@ async fn join_room_by_id(
             body,
         )
         .await?;
-    Ok(Outgoing(join_room_by_id::v3::Response::new(room_id)))
+    let response = join_room_by_id::v3::Response::new(room_id);
+    Ok(Answered(sending, Outgoing(response)))
 }
 
 /// `POST /_matrix/client/*/join/{roomIdOrAlias}`
 ///
 /// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3joinroomidoralias
 async fn join_room_by_id_or_alias(
+    State(sync): State<Sync>,
     State(workflows): State<Workflows>,
     State(limits): State<Limits>,
     WithBody {
@@ -74,7 +78,8 @@ async fn join_room_by_id_or_alias(
         request,
         body,
     }: WithBody<join_room_by_id_or_alias::v3::Request>,
-) -> Result<Outgoing<join_room_by_id_or_alias::v3::Response>> {
+) -> Result<Answered<Outgoing<join_room_by_id_or_alias::v3::Response>>> {
+    let sending = sync.sending(from.device);
     limits.check(Class::Send, &*from.user_id)?;
     let room_id = workflows
         .join(
@@ -84,19 +89,20 @@ async fn join_room_by_id_or_alias(
             body,
         )
         .await?;
-    Ok(Outgoing(join_room_by_id_or_alias::v3::Response::new(
-        room_id,
-    )))
+    let response = join_room_by_id_or_alias::v3::Response::new(room_id);
+    Ok(Answered(sending, Outgoing(response)))
 }
 
 /// `POST /_matrix/client/*/rooms/{roomId}/invite`
 ///
 /// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3roomsroomidinvite
 async fn invite_user(
+    State(sync): State<Sync>,
     State(workflows): State<Workflows>,
     State(limits): State<Limits>,
     Incoming { from, request }: Incoming<invite_user::v3::Request>,
-) -> Result<Outgoing<invite_user::v3::Response>> {
+) -> Result<Answered<Outgoing<invite_user::v3::Response>>> {
+    let sending = sync.sending(from.device);
     limits.check(Class::Send, &*from.user_id)?;
     let invite_user::v3::InvitationRecipient::UserId(invited) = request.recipient else {
         return Err(Error::forbidden(
@@ -108,63 +114,76 @@ async fn invite_user(
     workflows
         .change_membership(&from, &request.room_id, wish)
         .await?;
-    Ok(Outgoing(invite_user::v3::Response::new()))
+    let response = invite_user::v3::Response::new();
+    Ok(Answered(sending, Outgoing(response)))
 }
 
 /// `POST /_matrix/client/*/rooms/{roomId}/leave`
 ///
 /// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3roomsroomidleave
 async fn leave_room(
+    State(sync): State<Sync>,
     State(workflows): State<Workflows>,
     Incoming { from, request }: Incoming<leave_room::v3::Request>,
-) -> Result<Outgoing<leave_room::v3::Response>> {
+) -> Result<Answered<Outgoing<leave_room::v3::Response>>> {
+    let sending = sync.sending(from.device);
     let wish = Wish::new(from.user_id.clone(), Action::Leave, request.reason);
     workflows
         .change_membership(&from, &request.room_id, wish)
         .await?;
-    Ok(Outgoing(leave_room::v3::Response::new()))
+    let response = leave_room::v3::Response::new();
+    Ok(Answered(sending, Outgoing(response)))
 }
 
 /// `POST /_matrix/client/*/rooms/{roomId}/kick`
 ///
 /// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3roomsroomidkick
 async fn kick_user(
+    State(sync): State<Sync>,
     State(workflows): State<Workflows>,
     Incoming { from, request }: Incoming<kick_user::v3::Request>,
-) -> Result<Outgoing<kick_user::v3::Response>> {
+) -> Result<Answered<Outgoing<kick_user::v3::Response>>> {
+    let sending = sync.sending(from.device);
     let wish = Wish::new(request.user_id, Action::Kick, request.reason);
     workflows
         .change_membership(&from, &request.room_id, wish)
         .await?;
-    Ok(Outgoing(kick_user::v3::Response::new()))
+    let response = kick_user::v3::Response::new();
+    Ok(Answered(sending, Outgoing(response)))
 }
 
 /// `POST /_matrix/client/*/rooms/{roomId}/ban`
 ///
 /// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3roomsroomidban
 async fn ban_user(
+    State(sync): State<Sync>,
     State(workflows): State<Workflows>,
     Incoming { from, request }: Incoming<ban_user::v3::Request>,
-) -> Result<Outgoing<ban_user::v3::Response>> {
+) -> Result<Answered<Outgoing<ban_user::v3::Response>>> {
+    let sending = sync.sending(from.device);
     let wish = Wish::new(request.user_id, Action::Ban, request.reason);
     workflows
         .change_membership(&from, &request.room_id, wish)
         .await?;
-    Ok(Outgoing(ban_user::v3::Response::new()))
+    let response = ban_user::v3::Response::new();
+    Ok(Answered(sending, Outgoing(response)))
 }
 
 /// `POST /_matrix/client/*/rooms/{roomId}/unban`
 ///
 /// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3roomsroomidunban
 async fn unban_user(
+    State(sync): State<Sync>,
     State(workflows): State<Workflows>,
     Incoming { from, request }: Incoming<unban_user::v3::Request>,
-) -> Result<Outgoing<unban_user::v3::Response>> {
+) -> Result<Answered<Outgoing<unban_user::v3::Response>>> {
+    let sending = sync.sending(from.device);
     let wish = Wish::new(request.user_id, Action::Unban, request.reason);
     workflows
         .change_membership(&from, &request.room_id, wish)
         .await?;
-    Ok(Outgoing(unban_user::v3::Response::new()))
+    let response = unban_user::v3::Response::new();
+    Ok(Answered(sending, Outgoing(response)))
 }
 
 /// `POST /_matrix/client/*/rooms/{roomId}/forget`

@@ -13,23 +13,24 @@ use ruma::{
         Direction,
         client::{
             context::get_context,
-            filter::{LazyLoadOptions, RoomEventFilter},
+            filter::{EventFormat, RoomEventFilter},
             message::get_message_events,
             room::{get_event_by_timestamp, get_room_event},
         },
     },
-    events::AnyStateEvent,
     serde::Raw,
 };
 
-use super::state::state_event;
+use serde::{Deserialize, de::DeserializeOwned};
+
+use super::state::state_event_in_format;
 use crate::{
-    api::{App, Incoming, Outgoing, endpoint},
+    api::{App, Complete, Incoming, Outgoing, endpoint},
     clock::Clock,
     error::{Error, Result},
-    matrix::{Pdu, RelationFilter, StateMap, TimelineEvent, wants_event},
-    rooms::{Access, Audience, Context, Page, PageRequest, Room, Rooms},
-    sync::{client_event, place_of, place_token},
+    matrix::{Pdu, RelationFilter, StateMap, TimelineEvent, knows_format, wants_event},
+    rooms::{Access, Audience, Context, EventSources, Page, PageRequest, Room, Rooms},
+    sync::{client_event, event_in_format, place_of, place_token},
     users::Session,
     workflows::Workflows,
 };
@@ -78,7 +79,7 @@ async fn get_message_events(
     State(clock): State<Clock>,
     RawQuery(query): RawQuery,
     Incoming { from, request }: Incoming<get_message_events::v3::Request>,
-) -> Result<Outgoing<get_message_events::v3::Response>> {
+) -> Result<Complete<get_message_events::v3::Response>> {
     let (room, access) = rooms
         .enter(&request.room_id, from.user, &from.user_id)
         .await?;
@@ -96,7 +97,8 @@ async fn get_message_events(
         limit: limited(limit.into()),
     };
     let wanted = |pdu: &Pdu| wants_event(filter, pdu);
-    let relations = relation_filter(query.as_deref().unwrap_or_default())?;
+    let query = query.as_deref().unwrap_or_default();
+    let relations: RelationFilter = more_of_filter(query)?;
     let page = with_history(
         (&rooms, &workflows),
         (&room, &access),
@@ -111,18 +113,24 @@ async fn get_message_events(
         Direction::Backward => 0,
         Direction::Forward => room.view().newest_place(),
     });
+    let state = room.view().state.clone();
+    let members = senders(&state, filter, page.events.iter());
+    let sources = sources(&rooms, query, (page.events.iter(), members.iter())).await?;
+    let now = clock.now_ms();
     let show = |event: &Arc<TimelineEvent>| {
-        let now = clock.now_ms();
-        Raw::from_json(client_event(event, &from, &access, &bundles, now))
+        let written = event_in_format(event, (&from, &access), (&bundles, &sources), now);
+        Raw::from_json(written)
     };
     let mut response = get_message_events::v3::Response::new();
     response.start = request.from.clone().unwrap_or_else(|| place_token(start));
     // A page that a filter made short says where it ends all the same: clients expect it of one that is not empty.
     response.end = page.end.or(far_end).map(place_token);
-    let state = room.view().state.clone();
-    response.state = senders(&room, &state, filter, page.events.iter(), clock.now_ms());
+    response.state = members
+        .iter()
+        .map(|pdu| Raw::from_json(state_event_in_format(&room, pdu, &sources, now)))
+        .collect();
     response.chunk = page.events.iter().map(show).collect();
-    Ok(Outgoing(response))
+    Ok(Complete(response))
 }
 
 /// Reads a page, and once more where other servers had what was missing in it.
@@ -173,8 +181,9 @@ async fn get_context(
     State(rooms): State<Rooms>,
     State(workflows): State<Workflows>,
     State(clock): State<Clock>,
+    RawQuery(query): RawQuery,
     Incoming { from, request }: Incoming<get_context::v3::Request>,
-) -> Result<Outgoing<get_context::v3::Response>> {
+) -> Result<Complete<get_context::v3::Response>> {
     let (room, access) = rooms
         .enter(&request.room_id, from.user, &from.user_id)
         .await?;
@@ -186,12 +195,18 @@ async fn get_context(
     let now = clock.now_ms();
     let all = context.before.events.iter().chain(&context.after.events);
     let all = all.chain([&context.event]);
-    let bundles = rooms.bundles(&room, audience(&from, &access), all).await?;
-    let show = |event: &Arc<TimelineEvent>| {
-        Raw::from_json(client_event(event, &from, &access, &bundles, now))
-    };
+    let bundles = rooms
+        .bundles(&room, audience(&from, &access), all.clone())
+        .await?;
     let last = context.after.events.last().unwrap_or(&context.event);
     let state = rooms.state_at(&room, last.timeline).await?;
+    let state = state_around(&state, filter, all.clone());
+    let query = query.as_deref().unwrap_or_default();
+    let sources = sources(&rooms, query, (all, state.iter())).await?;
+    let show = |event: &Arc<TimelineEvent>| {
+        let written = event_in_format(event, (&from, &access), (&bundles, &sources), now);
+        Raw::from_json(written)
+    };
     let mut response = get_context::v3::Response::new();
     let first = context
         .before
@@ -205,26 +220,11 @@ async fn get_context(
     response.events_before = context.before.events.iter().map(show).collect();
     response.events_after = context.after.events.iter().map(show).collect();
     response.event = Some(show(&context.event));
-    let around = context
-        .before
-        .events
+    response.state = state
         .iter()
-        .chain(&context.after.events)
-        .chain([&context.event]);
-    response.state = match filter.lazy_load_options {
-        LazyLoadOptions::Disabled => state
-            .iter()
-            .map(|pdu| Raw::from_json(state_event(&room, pdu, now)))
-            .collect(),
-        LazyLoadOptions::Enabled { .. } => {
-            let others = state.iter().filter(|pdu| pdu.member().is_none());
-            let others = others.map(|pdu| Raw::from_json(state_event(&room, pdu, now)));
-            others
-                .chain(senders(&room, &state, filter, around, now))
-                .collect()
-        }
-    };
-    Ok(Outgoing(response))
+        .map(|pdu| Raw::from_json(state_event_in_format(&room, pdu, &sources, now)))
+        .collect();
+    Ok(Complete(response))
 }
 
 /// Reads what stands around an event, and once more where other servers had what was missing before it.
@@ -265,13 +265,41 @@ async fn get_room_event(
     Ok(Outgoing(get_room_event::v3::Response::new(event)))
 }
 
-/// Reads what the filter in a query says of relationships, which ruma does not know.
-fn relation_filter(query: &str) -> Result<RelationFilter> {
+/// Reads what the filter in a query says besides what ruma knows.
+fn more_of_filter<T: Default + DeserializeOwned>(query: &str) -> Result<T> {
     let mut pairs = url::form_urlencoded::parse(query.as_bytes());
     let Some((_, filter)) = pairs.find(|(name, _)| name == "filter") else {
-        return Ok(RelationFilter::default());
+        return Ok(T::default());
     };
     serde_json::from_str(&filter).map_err(|e| Error::invalid_param(format!("filter: {e}")))
+}
+
+/// What the filter of a whole sync has, and clients give here as well.
+#[derive(Default, Deserialize)]
+struct FormatFilter {
+    #[serde(default)]
+    event_format: EventFormat,
+}
+
+/// Returns events as servers exchange them, if the filter in a query asks for that format.
+async fn sources<'a>(
+    rooms: &Rooms,
+    query: &str,
+    (events, state): (
+        impl Iterator<Item = &'a Arc<TimelineEvent>>,
+        impl Iterator<Item = &'a Arc<Pdu>>,
+    ),
+) -> Result<EventSources> {
+    let filter: FormatFilter = more_of_filter(query)?;
+    if !knows_format(&filter.event_format) {
+        return Err(Error::invalid_param("event_format is client or federation"));
+    }
+    if filter.event_format != EventFormat::Federation {
+        return Ok(EventSources::default());
+    }
+    let events = events.map(|event| &*event.pdu.event_id);
+    let ids: Vec<&EventId> = events.chain(state.map(|pdu| &*pdu.event_id)).collect();
+    rooms.sources(&ids).await
 }
 
 /// `GET /_matrix/client/*/rooms/{roomId}/timestamp_to_event`
@@ -317,12 +345,10 @@ fn limited(limit: u64) -> usize {
 
 /// Returns the member events of those who sent the events, where members are loaded lazily.
 fn senders<'a>(
-    room: &Room,
     state: &StateMap,
     filter: &RoomEventFilter,
     events: impl Iterator<Item = &'a Arc<TimelineEvent>>,
-    now_ms: i64,
-) -> Vec<Raw<AnyStateEvent>> {
+) -> Vec<Arc<Pdu>> {
     if filter.lazy_load_options.is_disabled() {
         return Vec::new();
     }
@@ -330,7 +356,19 @@ fn senders<'a>(
     let members = senders
         .into_iter()
         .filter_map(|sender| state.member(sender));
-    members
-        .map(|pdu| Raw::from_json(state_event(room, pdu, now_ms)))
-        .collect()
+    members.cloned().collect()
+}
+
+/// Returns the state that a context shows: all of it, but of members only the senders, where they are loaded lazily.
+fn state_around<'a>(
+    state: &StateMap,
+    filter: &RoomEventFilter,
+    events: impl Iterator<Item = &'a Arc<TimelineEvent>>,
+) -> Vec<Arc<Pdu>> {
+    if filter.lazy_load_options.is_disabled() {
+        return state.iter().cloned().collect();
+    }
+    let others = state.iter().filter(|pdu| pdu.member().is_none());
+    let members = senders(state, filter, events);
+    others.cloned().chain(members).collect()
 }

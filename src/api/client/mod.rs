@@ -9,11 +9,13 @@ mod delayed_events;
 mod devices;
 mod directory;
 mod discovery;
+mod empty_fields;
 mod ephemeral;
 mod filters;
 mod key_backup;
 mod keys;
 mod knock;
+mod legacy_user;
 mod login;
 mod media;
 mod membership;
@@ -45,6 +47,7 @@ mod voip;
 use axum::Router;
 
 pub(super) use self::{
+    ephemeral::DEFAULT_TYPING_TIMEOUT,
     media::{disposition_of_file, disposition_of_thumbnail},
     sync::filter as sync_filter,
 };

@@ -24,7 +24,7 @@ use serde_json::{Value, json, value::to_raw_value};
 
 use super::{messages::audience, state::state_event};
 use crate::{
-    api::{App, Incoming, MaybeSession, Outgoing, endpoint, endpoint::read_query},
+    api::{App, Complete, Incoming, MaybeSession, endpoint, endpoint::read_query},
     clock::Clock,
     error::{Error, Result},
     rooms::{PageRequest, Rooms},
@@ -69,7 +69,7 @@ async fn get_current_state(
     State(users): State<Users>,
     State(clock): State<Clock>,
     Incoming { from, request }: Incoming<get_current_state::v3::Request>,
-) -> Result<Outgoing<get_current_state::v3::Response>> {
+) -> Result<Complete<get_current_state::v3::Response>> {
     let (room, access) = rooms
         .enter(&request.room_id, from.user, &from.user_id)
         .await?;
@@ -113,7 +113,7 @@ async fn get_current_state(
                 .push(Raw::from_json(to_raw_value(&event)?));
         }
     }
-    Ok(Outgoing(response))
+    Ok(Complete(response))
 }
 
 /// `GET /_matrix/client/*/events`

@@ -1,19 +1,32 @@
 //! Push rules.
 
-use axum::{Router, extract::State};
+use axum::{
+    Json, Router,
+    extract::{Path, State},
+    routing::get,
+};
 use ruma::api::client::push::{
     delete_pushrule, get_pushrule, get_pushrule_actions, get_pushrule_enabled, get_pushrules_all,
     get_pushrules_global_scope, set_pushrule, set_pushrule_actions, set_pushrule_enabled,
 };
 
+use serde_json::{Value, json};
+
 use crate::{
-    api::{App, Incoming, Outgoing, endpoint},
-    error::Result,
-    users::Users,
+    api::{App, Asker, Incoming, Outgoing, endpoint},
+    error::{Error, Result},
+    users::{Users, write_push_rules},
 };
 
 pub(super) fn routes() -> Router<App> {
-    Router::new()
+    let mut router = Router::new();
+    for version in ["v3", "r0"] {
+        for slash in ["", "/"] {
+            let path = format!("/_matrix/client/{version}/pushrules/global/{{kind}}{slash}");
+            router = router.route(&path, get(get_pushrules_of_kind));
+        }
+    }
+    router
         .merge(endpoint::<get_pushrules_all::v3::Request, _>(
             get_pushrules_all,
         ))
@@ -43,9 +56,9 @@ pub(super) fn routes() -> Router<App> {
 async fn get_pushrules_all(
     State(users): State<Users>,
     Incoming { from, .. }: Incoming<get_pushrules_all::v3::Request>,
-) -> Result<Outgoing<get_pushrules_all::v3::Response>> {
+) -> Result<Json<Value>> {
     let rules = users.push_rules(from.user, &from.user_id).await?;
-    Ok(Outgoing(get_pushrules_all::v3::Response::new(rules)))
+    Ok(Json(json!({ "global": write_push_rules(&rules)? })))
 }
 
 /// `GET /_matrix/client/*/pushrules/global/`
@@ -54,10 +67,27 @@ async fn get_pushrules_all(
 async fn get_pushrules_global_scope(
     State(users): State<Users>,
     Incoming { from, .. }: Incoming<get_pushrules_global_scope::v3::Request>,
-) -> Result<Outgoing<get_pushrules_global_scope::v3::Response>> {
+) -> Result<Json<Value>> {
     let rules = users.push_rules(from.user, &from.user_id).await?;
-    let response = get_pushrules_global_scope::v3::Response::new(rules);
-    Ok(Outgoing(response))
+    Ok(Json(write_push_rules(&rules)?))
+}
+
+/// `GET /_matrix/client/*/pushrules/global/{kind}/`
+///
+/// The first versions of the specification had it, and clients still ask for it.
+async fn get_pushrules_of_kind(
+    State(users): State<Users>,
+    Asker(from): Asker,
+    Path(kind): Path<String>,
+) -> Result<Json<Value>> {
+    let rules = users.push_rules(from.user, &from.user_id).await?;
+    let mut rules = write_push_rules(&rules)?;
+    match rules.get_mut(&kind) {
+        Some(of_kind) => Ok(Json(of_kind.take())),
+        None => Err(Error::invalid_param(format!(
+            "there are no push rules of kind {kind:?}"
+        ))),
+    }
 }
 
 /// `GET /_matrix/client/*/pushrules/global/{kind}/{ruleId}`

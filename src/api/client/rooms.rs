@@ -4,10 +4,11 @@ use axum::{Router, extract::State};
 use ruma::api::client::{membership::joined_rooms, room::aliases, room::create_room};
 
 use crate::{
-    api::{App, Class, Incoming, Limits, Outgoing, endpoint},
+    api::{Answered, App, Class, Incoming, Limits, Outgoing, endpoint},
     error::{Error, Result},
     matrix::Visibility,
     rooms::Rooms,
+    sync::Sync,
     workflows::Workflows,
 };
 
@@ -22,10 +23,12 @@ pub(super) fn routes() -> Router<App> {
 ///
 /// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3createroom
 async fn create_room(
+    State(sync): State<Sync>,
     State(workflows): State<Workflows>,
     State(limits): State<Limits>,
     Incoming { from, request }: Incoming<create_room::v3::Request>,
-) -> Result<Outgoing<create_room::v3::Response>> {
+) -> Result<Answered<Outgoing<create_room::v3::Response>>> {
+    let sending = sync.sending(from.device);
     limits.check(Class::Send, &*from.user_id)?;
     from.must_not_be_guest()?;
     limits.check_invitations(
@@ -33,7 +36,8 @@ async fn create_room(
         request.invite.iter().map(|user_id| &**user_id),
     )?;
     let room_id = workflows.create_room(&from, request).await?;
-    Ok(Outgoing(create_room::v3::Response::new(room_id)))
+    let response = create_room::v3::Response::new(room_id);
+    Ok(Answered(sending, Outgoing(response)))
 }
 
 /// `GET /_matrix/client/*/joined_rooms`

@@ -55,6 +55,7 @@ async fn search_events(
     let Some(criteria) = &request.search_categories.room_events else {
         return Ok(Json(json!({ "search_categories": {} })));
     };
+    check_groupings(criteria)?;
     let limit = criteria.filter.limit.map_or(DEFAULT_LIMIT, u64::from);
     let query = SearchQuery {
         term: &criteria.search_term,
@@ -83,6 +84,17 @@ async fn search_events(
     let found = answer.of(&page).await?;
     Ok(Json(
         json!({ "search_categories": { "room_events": found } }),
+    ))
+}
+
+fn check_groupings(criteria: &Criteria) -> Result<()> {
+    let is_known = |key: &GroupingKey| matches!(key, GroupingKey::RoomId | GroupingKey::Sender);
+    let mut keys = criteria.groupings.group_by.iter().map(|by| by.key.as_ref());
+    if keys.all(|key| key.is_none_or(is_known)) {
+        return Ok(());
+    }
+    Err(Error::invalid_param(
+        "results are grouped by room_id or sender",
     ))
 }
 
@@ -234,6 +246,7 @@ impl Answer<'_> {
             let key_of = |hit: &Hit| match grouping.key {
                 Some(GroupingKey::RoomId) => Some(("room_id", hit.place.0.room_id.to_string())),
                 Some(GroupingKey::Sender) => Some(("sender", hit.event.pdu.sender.to_string())),
+                // Others were refused.
                 _ => None,
             };
             let mut members: Vec<(String, Vec<&str>)> = Vec::new();

@@ -15,7 +15,7 @@ use crate::{
     clock::Clock,
     error::{Error, Result},
     matrix::{self, Pdu, Unsigned},
-    rooms::{Room, Rooms},
+    rooms::{EventSources, Room, Rooms},
 };
 
 pub(super) fn routes() -> Router<App> {
@@ -73,11 +73,26 @@ async fn get_state_event_for_key(
 
 /// Writes a state event as clients see it.
 pub(super) fn state_event(room: &Room, pdu: &Pdu, now_ms: i64) -> Box<RawValue> {
+    state_event_in_format(room, pdu, &EventSources::default(), now_ms)
+}
+
+/// As [`state_event`]; an event of which the source is given is written as servers exchange it.
+pub(super) fn state_event_in_format(
+    room: &Room,
+    pdu: &Pdu,
+    sources: &EventSources,
+    now_ms: i64,
+) -> Box<RawValue> {
     let age = (now_ms - i64::from(pdu.origin_server_ts.0)).max(0);
     let unsigned = Unsigned {
         age: Some(age),
         ..Unsigned::default()
     };
+    if let Some(source) = sources.get(&pdu.event_id)
+        && let Some(event) = matrix::federation_event(source, pdu, &unsigned)
+    {
+        return event;
+    }
     matrix::client_event(
         &matrix::head(pdu, &room.rules),
         room.room_id.as_str(),

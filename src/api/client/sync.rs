@@ -21,6 +21,7 @@ use ruma::api::client::{
 use crate::{
     api::{App, Incoming, endpoint},
     error::{Error, Result},
+    matrix::knows_format,
     sync::{StateAfter, Sync, SyncRequest, write},
     users::{Session, Users},
 };
@@ -91,6 +92,9 @@ pub(in crate::api) async fn filter(
             return Err(Error::invalid_param("the filter is malformed"));
         }
         Some(Filter::FilterId(id)) => users.filter(session.user, &id).await?,
+        Some(Filter::FilterDefinition(definition)) if !knows_format(&definition.event_format) => {
+            return Err(Error::invalid_param("event_format is client or federation"));
+        }
         Some(Filter::FilterDefinition(definition)) => definition,
         _ => FilterDefinition::default(),
     }))

@@ -23,7 +23,7 @@ use ruma::api::{
 };
 
 use crate::{
-    api::{App, Authenticate, Incoming, Outgoing, endpoint},
+    api::{App, Authenticate, Complete, Incoming, Outgoing, endpoint},
     error::Error,
 };
 
@@ -55,8 +55,8 @@ pub(super) fn routes() -> Router<App> {
 /// `GET /_matrix/client/*/account/3pid`
 ///
 /// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3account3pid
-async fn get_3pids(_: Incoming<get_3pids::v3::Request>) -> Outgoing<get_3pids::v3::Response> {
-    Outgoing(get_3pids::v3::Response::new(Vec::new()))
+async fn get_3pids(_: Incoming<get_3pids::v3::Request>) -> Complete<get_3pids::v3::Response> {
+    Complete(get_3pids::v3::Response::new(Vec::new()))
 }
 
 /// `POST /_matrix/client/*/account/3pid/delete`

@@ -4,8 +4,9 @@ use axum::{Router, extract::State};
 use ruma::api::client::room::upgrade_room;
 
 use crate::{
-    api::{App, Class, Incoming, Limits, Outgoing, endpoint},
+    api::{Answered, App, Class, Incoming, Limits, Outgoing, endpoint},
     error::Result,
+    sync::Sync,
     workflows::Workflows,
 };
 
@@ -17,15 +18,18 @@ pub(super) fn routes() -> Router<App> {
 ///
 /// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3roomsroomidupgrade
 async fn upgrade_room(
+    State(sync): State<Sync>,
     State(workflows): State<Workflows>,
     State(limits): State<Limits>,
     Incoming { from, request }: Incoming<upgrade_room::v3::Request>,
-) -> Result<Outgoing<upgrade_room::v3::Response>> {
+) -> Result<Answered<Outgoing<upgrade_room::v3::Response>>> {
+    let sending = sync.sending(from.device);
     limits.check(Class::Send, &*from.user_id)?;
     from.must_not_be_guest()?;
     let creators = request.additional_creators;
     let new = workflows
         .upgrade_room(&from, &request.room_id, request.new_version, creators)
         .await?;
-    Ok(Outgoing(upgrade_room::v3::Response::new(new)))
+    let response = upgrade_room::v3::Response::new(new);
+    Ok(Answered(sending, Outgoing(response)))
 }

@@ -72,6 +72,7 @@ pub(super) fn events(
     alias: Option<&OwnedRoomAliasId>,
 ) -> Result<Vec<NewEvent>> {
     let request = &create.request;
+    check_choices(request)?;
     if request.invite.len() > MAX_INVITES || request.initial_state.len() > MAX_INITIAL_STATE {
         return Err(Error::invalid_param(
             "too many invitations or state events at once",
@@ -133,6 +134,34 @@ pub(super) fn events(
         events.push(plan.invite(target)?);
     }
     Ok(events)
+}
+
+/// Checks that what the specification has lists for is on these lists.
+fn check_choices(request: &Request) -> Result<()> {
+    let is_known = |preset: &RoomPreset| {
+        matches!(
+            preset,
+            RoomPreset::PrivateChat | RoomPreset::PublicChat | RoomPreset::TrustedPrivateChat
+        )
+    };
+    if !request.preset.as_ref().is_none_or(is_known) {
+        return Err(Error::invalid_param(
+            "preset is private_chat, public_chat or trusted_private_chat",
+        ));
+    }
+    check_visibility(&request.visibility)
+}
+
+/// Checks that a visibility is one that the room directory knows.
+///
+/// # Errors
+///
+/// [`Error::InvalidParam`] when it is not.
+pub fn check_visibility(visibility: &Visibility) -> Result<()> {
+    match visibility {
+        Visibility::Public | Visibility::Private => Ok(()),
+        _ => Err(Error::invalid_param("visibility is public or private")),
+    }
 }
 
 struct Plan<'a> {

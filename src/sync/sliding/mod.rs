@@ -18,7 +18,13 @@ mod room_extensions;
 mod roster;
 mod state;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
@@ -48,6 +54,8 @@ struct Answer {
     state: State,
     /// Whether the client learns anything from it.
     is_news: bool,
+    /// Whether it shows events that the user has sent.
+    shows_own: bool,
 }
 
 impl Sliding {
@@ -71,7 +79,7 @@ impl Sync {
     pub async fn sliding_sync(&self, session: &Session, request: Request) -> Result<Response> {
         request.check()?;
         let inner = &self.inner;
-        let update = PresenceUpdate::Sync(request.presence()?);
+        let update = PresenceUpdate::syncs(request.presence())?;
         let presence = &inner.ephemeral.presence;
         presence.update(session.user, &session.user_id, update);
         let _waiting = presence.waits(session.user);
@@ -95,6 +103,7 @@ impl Sync {
                 () = turn.superseded.cancelled() => break answer,
             }
         };
+        self.hold_echo(session, answer.shows_own).await;
         let mut response = answer.response;
         turn.state = answer.state;
         match (connections.finish(turn), request.pos) {
@@ -123,6 +132,7 @@ impl Inner {
             since: before.since,
             now_ms: self.clock.now_ms(),
             shield: self.rooms.shield(session.user),
+            shows_own: AtomicBool::new(false),
         };
         let mut response = Response::default();
         let mut state = before.clone();
@@ -145,11 +155,13 @@ impl Inner {
             .map(|(name, count)| (name.clone(), ListResult { count: *count }))
             .collect();
         let has_counted = *before.counts != plan.counts;
+        let shows_own = eye.shows_own.load(Ordering::Relaxed);
         state.move_on(plan);
         Ok(Answer {
             is_news: has_beside || has_more || has_counted || !response.rooms.is_empty(),
             response,
             state,
+            shows_own,
         })
     }
 }

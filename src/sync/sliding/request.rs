@@ -113,7 +113,6 @@ impl Request {
         {
             return Err(Error::invalid_param("conn_id is too long"));
         }
-        self.presence()?;
         for (name, list) in &self.lists {
             if !is_opaque_id(name) {
                 return Err(Error::invalid_param("the name of a list is no opaque id"));
@@ -138,14 +137,8 @@ impl Request {
     /// # Errors
     ///
     /// [`Error::InvalidParam`] for a state that the specification does not know.
-    pub(super) fn presence(&self) -> Result<PresenceState> {
-        let state = self.set_presence.clone().unwrap_or(PresenceState::Online);
-        match state {
-            PresenceState::Online | PresenceState::Offline | PresenceState::Unavailable => {
-                Ok(state)
-            }
-            _ => Err(Error::invalid_param("set_presence is not known")),
-        }
+    pub(super) fn presence(&self) -> PresenceState {
+        self.set_presence.clone().unwrap_or(PresenceState::Online)
     }
 }
 
@@ -269,7 +262,6 @@ mod tests {
         let named = json!({ "timeline_limit": 1, "required_state": many });
         assert!(refused(lists("a", named)));
         assert!(refused(json!({ "conn_id": "x".repeat(256) })));
-        assert!(refused(json!({ "set_presence": "asleep" })));
         let tags: Vec<String> = (0..=100).map(|n| n.to_string()).collect();
         let tagged = json!({ "timeline_limit": 1, "filters": { "tags": tags } });
         assert!(refused(lists("a", tagged)));

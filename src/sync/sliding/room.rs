@@ -1,6 +1,9 @@
 //! What a client is told of one room, and what it has been told of it then.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::HashSet,
+    sync::{Arc, atomic::AtomicBool},
+};
 
 use ruma::{
     OwnedUserId,
@@ -40,6 +43,8 @@ pub(super) struct Eye<'a> {
     pub(super) since: Option<Since>,
     pub(super) now_ms: i64,
     pub(super) shield: Option<Arc<Shield>>,
+    /// Whether the client is shown events that its user has sent.
+    pub(super) shows_own: AtomicBool,
 }
 
 /// What is news of a room's timeline, and of its state.
@@ -63,6 +68,7 @@ impl Eye<'_> {
             now: self.plan.now.position,
             now_ms: self.now_ms,
             shield: self.shield.clone(),
+            shows_own: &self.shows_own,
         }
     }
 

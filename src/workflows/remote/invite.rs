@@ -2,7 +2,7 @@
 //!
 //! [Inviting to a room](https://spec.matrix.org/v1.19/server-server-api/#inviting-to-a-room)
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use ruma::{
     OwnedEventId, OwnedUserId, RoomId, UserId, api::client::room::create_room,
@@ -13,6 +13,7 @@ use serde_json::value::RawValue;
 use crate::{
     error::{Error, Result},
     federation::Failure,
+    matrix::Pdu,
     rooms::{Action, MemberChange, MemberProfile, NewEvent},
     users::Session,
     workflows::Workflows,
@@ -30,6 +31,12 @@ impl Workflows {
             return self.invite_to(room_id, event).await;
         }
         self.rooms.send(room_id, event).await
+    }
+
+    async fn member_event(&self, room_id: &RoomId, user_id: &UserId) -> Result<Option<Arc<Pdu>>> {
+        let room = self.rooms.room_of_member(room_id).await?;
+        let view = room.view();
+        Ok(view.state.member(user_id).cloned())
     }
 
     fn invited_elsewhere<'a>(&self, event: &'a NewEvent) -> Option<&'a UserId> {
@@ -57,6 +64,16 @@ impl Workflows {
         let invited = self.invited_elsewhere(&event);
         let invited = invited.ok_or_else(|| Error::invalid_param("that is no other server's"))?;
         let server = invited.server_name().to_owned();
+        let before = self.member_event(room_id, invited).await?;
+        let _turn = self.turn_at_membership(room_id, invited).await?;
+        if let Some(now) = self.member_event(room_id, invited).await?
+            && before.is_none_or(|before| before.event_id != now.event_id)
+            && now.sender == event.sender
+            && now.membership() == Some(MembershipState::Invite)
+        {
+            // An equal request was quicker.
+            return Ok(now.event_id.clone());
+        }
         let draft = self.rooms.draft_invitation(room_id, event).await?;
         let (room, federation) = (&draft.room, &self.federation);
         let taken = federation

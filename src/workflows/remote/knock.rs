@@ -1,6 +1,9 @@
 //! Asking to be let into a room.
 
-use ruma::{OwnedRoomId, OwnedServerName, RoomId, RoomOrAliasId, ServerName};
+use ruma::{
+    OwnedRoomId, OwnedServerName, RoomId, RoomOrAliasId, ServerName,
+    events::room::member::MembershipState,
+};
 
 use super::{Candidates, Refusals, is_final, join::Way};
 use crate::{
@@ -51,7 +54,15 @@ impl Workflows {
         let mut change = MemberChange::own(&session.user_id, Action::Knock, profile);
         change.reason = wish.reason;
         let (workflows, room_id) = (self.clone(), room_id.to_owned());
+        let before = self.known_membership(session.user, &room_id).await?;
+        let (user, user_id) = (session.user, session.user_id.clone());
         let knocking = self.tasks.spawn(async move {
+            let _turn = workflows.turn_at_membership(&room_id, &user_id).await?;
+            let now = workflows.known_membership(user, &room_id).await?;
+            if now != before && now == MembershipState::Knock {
+                // An equal request was quicker.
+                return Ok(());
+            }
             let mut refusals = Refusals::default();
             let Candidates {
                 servers, others, ..

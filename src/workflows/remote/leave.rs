@@ -48,6 +48,11 @@ impl Workflows {
         let (workflows, room_id) = (self.clone(), room_id.to_owned());
         let (user, user_id) = (session.user, session.user_id.clone());
         let leaving = self.tasks.spawn(async move {
+            let _turn = workflows.turn_at_membership(&room_id, &user_id).await?;
+            if workflows.known_membership(user, &room_id).await? == MembershipState::Leave {
+                // An equal request was quicker.
+                return Ok(());
+            }
             let mut candidates = workflows.candidates();
             candidates.add(workflows.rooms.servers_from_outside(&room_id, user).await?);
             workflows

@@ -10,13 +10,18 @@ mod knock;
 mod leave;
 mod under_way;
 
-use ruma::{OwnedRoomId, OwnedServerName, RoomId, RoomOrAliasId, UserId};
+use ruma::{
+    OwnedRoomId, OwnedServerName, RoomId, RoomOrAliasId, UserId,
+    events::room::member::MembershipState,
+};
 
 pub(super) use self::{hierarchy::Elsewhere, under_way::Joins};
 use super::Workflows;
 use crate::{
     error::{Error, Result},
     federation::Failure,
+    storage::UserNum,
+    turns::Turn,
 };
 
 /// Servers that are tried for one thing.
@@ -115,6 +120,24 @@ fn is_final(failure: &Failure) -> bool {
 }
 
 impl Workflows {
+    /// Waits until no other server is asked to change this membership: equal requests at once make one event.
+    async fn turn_at_membership(&self, room_id: &RoomId, user_id: &UserId) -> Result<Turn> {
+        let key = (room_id.to_owned(), user_id.to_owned());
+        let place = self.remote_changes.place(&key).ok_or_else(|| {
+            Error::Unavailable("too many requests change this membership now".to_owned())
+        })?;
+        Ok(place.turn().await)
+    }
+
+    /// Returns what a user is to a room, as far as this server knows.
+    async fn known_membership(&self, user: UserNum, room_id: &RoomId) -> Result<MembershipState> {
+        match self.rooms.number(room_id).await {
+            Ok(room) => Ok(self.rooms.of_user(user).await?.membership(room)),
+            Err(Error::NotFound(_)) => Ok(MembershipState::Leave),
+            Err(error) => Err(error),
+        }
+    }
+
     fn candidates(&self) -> Candidates {
         Candidates {
             own: self.rooms.server_name().to_owned(),

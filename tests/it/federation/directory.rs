@@ -1,10 +1,13 @@
 //! Aliases and public rooms of other servers.
 
 use axum::Router;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::Network;
-use crate::{chat::encoded, harness::Server};
+use crate::{
+    chat::encoded,
+    harness::{Server, User},
+};
 
 /// Creates a public room with an alias, and returns the room's id.
 async fn tea_room(server: &Server) -> String {
@@ -88,4 +91,60 @@ async fn other_servers_learn_the_rooms_of_this_servers_aliases_alone() {
     nothing.expect_error(404, "M_NOT_FOUND");
     let elsewhere = peer.gets(&home, &query("#tea:example.org")).await;
     elsewhere.expect_error(400, "M_INVALID_PARAM");
+}
+
+async fn finds(searcher: &User, term: &str) -> Vec<(String, Value)> {
+    let path = "/_matrix/client/v3/user_directory/search";
+    let found = searcher.client.post(path, json!({ "search_term": term }));
+    let found = found.await.expect_ok();
+    let results = found["results"].as_array().cloned().unwrap_or_default();
+    let found = results.into_iter().map(|user| {
+        let user_id = user["user_id"].as_str().expect("an id").to_owned();
+        (user_id, user["display_name"].clone())
+    });
+    found.collect()
+}
+
+#[tokio::test]
+async fn users_of_other_servers_are_found_in_shared_and_public_rooms() {
+    let network = Network::new();
+    let (home, away) = (network.server().await, network.server().await);
+    let alice = home.register("alice").await;
+    let bob = away.register("bob").await;
+    let carol = away.register("carol").await;
+    let name = async |name: &str| {
+        let path = format!("/_matrix/client/v3/profile/{}/displayname", alice.id);
+        let named = alice.client.put(&path, json!({ "displayname": name }));
+        named.await.expect_ok();
+    };
+    name("Alice of Home").await;
+    let room = alice.creates_open_room().await;
+    let path = format!(
+        "/_matrix/client/v3/join/{}?via={}",
+        encoded(&room),
+        home.name()
+    );
+    assert!(finds(&bob, "alice").await.is_empty());
+    bob.client.post(&path, json!({})).await.expect_ok();
+
+    // Carol shares no room with her, but the room is public.
+    for searcher in [&bob, &carol] {
+        let expected = [(alice.id.clone(), json!("Alice of Home"))];
+        assert_eq!(finds(searcher, "of home").await, expected);
+        assert_eq!(finds(searcher, "@alice").await, expected);
+    }
+    let since = bob.syncs().await;
+    let rules = json!({ "join_rule": "invite" });
+    alice.sets(&room, "m.room.join_rules", rules).await;
+    name("Ms Liddell").await;
+    let mut sync = bob.waits_after(&since).await;
+    while finds(&bob, "liddell").await.is_empty() {
+        sync = bob.waits_after(&sync).await;
+    }
+    assert!(finds(&carol, "alice").await.is_empty());
+    assert!(finds(&bob, "of home").await.is_empty());
+    alice.leaves(&room).await;
+    while !finds(&bob, "alice").await.is_empty() {
+        sync = bob.waits_after(&sync).await;
+    }
 }

@@ -29,7 +29,7 @@ async fn the_keys_of_users_of_another_server_are_told() {
 
     let keys = &told["device_keys"][&alice.id][&alice.device_id];
     assert_eq!(keys["keys"], device_keys(&alice, 1)["keys"]);
-    assert_eq!(told["failures"], Value::Null);
+    assert_eq!(told["failures"], json!({}));
     assert_eq!(none["device_keys"], json!({ &*alice.id: {} }));
 }
 
@@ -127,12 +127,12 @@ async fn a_user_of_another_server_can_be_verified() {
     let told = bob.queries(&alice.id).await;
     assert_eq!(told["master_keys"][&alice.id], master);
     assert!(told["self_signing_keys"][&alice.id].is_object());
-    assert_eq!(told["user_signing_keys"], Value::Null);
+    assert_eq!(told["user_signing_keys"], json!({}));
 
     let by = bobs.user_signing.id();
     let signed = bobs.user_signing.signs(&bob, &by, master);
     let failures = bob.publishes(&alice, &alices.master.public, signed.clone());
-    assert_eq!(failures.await, json!({}));
+    assert_eq!(failures.await, json!({ "failures": {} }));
 
     let told = bob.queries(&alice.id).await;
     assert_eq!(told["master_keys"][&alice.id], signed);
@@ -202,7 +202,7 @@ async fn an_answer_is_no_larger_than_the_users_asked_for_need() {
     let is_too_large = alice.queries(&large).await;
 
     assert!(fits["device_keys"][&small]["A"].is_object());
-    assert_eq!(fits["failures"], Value::Null);
-    assert_eq!(is_too_large["device_keys"], Value::Null);
+    assert_eq!(fits["failures"], json!({}));
+    assert_eq!(is_too_large["device_keys"], json!({}));
     assert!(is_too_large["failures"][&peer.name].is_object());
 }

@@ -1,0 +1,55 @@
+//! Answers that are noted once they were handed to their connection.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use axum::{
+    body::{Body, Bytes, HttpBody},
+    response::{IntoResponse, Response},
+};
+use http_body::{Frame, SizeHint};
+
+use crate::sync::SendInFlight;
+
+/// An answer to a request that sends something, which is in flight until the connection has the whole answer, or is
+/// gone.
+pub struct Answered<T>(pub SendInFlight, pub T);
+
+/// The body of such an answer: the connection drops it when it has written all of it.
+struct AnsweredBody {
+    body: Body,
+    _sending: SendInFlight,
+}
+
+impl<T: IntoResponse> IntoResponse for Answered<T> {
+    fn into_response(self) -> Response {
+        let Self(sending, answer) = self;
+        let respond = |body| AnsweredBody {
+            body,
+            _sending: sending,
+        };
+        answer.into_response().map(respond).map(Body::new)
+    }
+}
+
+impl HttpBody for AnsweredBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

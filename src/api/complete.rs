@@ -1,0 +1,92 @@
+//! Responses whose lists and maps are written even when they are empty.
+//!
+//! ruma leaves many of them out. There are clients that read every list of the specification's schema without a
+//! check, and fail where one is missing.
+
+use std::collections::BTreeMap;
+
+use axum::{
+    body::Body,
+    response::{IntoResponse, Response},
+};
+use bytes::{BufMut, Bytes, BytesMut};
+use ruma::api::{OutgoingResponse, OutgoingResponseExt};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::error::Error;
+
+/// The lists and maps of a response that its schema has and ruma leaves out when they are empty.
+pub trait EmptyFields: OutgoingResponse {
+    /// The names of the lists.
+    const LISTS: &'static [&'static str] = &[];
+    /// The names of the maps.
+    const MAPS: &'static [&'static str] = &[];
+}
+
+/// A response of the Matrix APIs that has all its lists and maps.
+pub struct Complete<T>(pub T);
+
+/// The fields of a response, of which only the names matter.
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Fields<'a>(#[serde(borrow)] BTreeMap<&'a str, &'a RawValue>);
+
+impl<T: EmptyFields> IntoResponse for Complete<T> {
+    fn into_response(self) -> Response {
+        let response = match self.0.try_into_http_response::<BytesMut>() {
+            Ok(response) => response.map(BytesMut::freeze),
+            Err(e) => return Error::internal("write the response", e).into_response(),
+        };
+        let (parts, body) = response.into_parts();
+        match completed(&body, T::LISTS, T::MAPS) {
+            Ok(body) => Response::from_parts(parts, Body::from(body)),
+            Err(e) => Error::internal("complete the response", e).into_response(),
+        }
+    }
+}
+
+/// Adds the fields that an object lacks to its beginning.
+fn completed(object: &Bytes, lists: &[&str], maps: &[&str]) -> serde_json::Result<Bytes> {
+    let Fields(present) = serde_json::from_slice(object)?;
+    let lists = lists.iter().map(|name| (name, "[]"));
+    let maps = maps.iter().map(|name| (name, "{}"));
+    let missing: Vec<String> = lists
+        .chain(maps)
+        .filter(|(name, _)| !present.contains_key(**name))
+        .map(|(name, empty)| format!("\"{name}\":{empty}"))
+        .collect();
+    let Some(rest) = object.strip_prefix(b"{").filter(|_| !missing.is_empty()) else {
+        return Ok(object.clone());
+    };
+    let mut whole = BytesMut::with_capacity(object.len() + 128);
+    whole.put_u8(b'{');
+    whole.put_slice(missing.join(",").as_bytes());
+    if !present.is_empty() {
+        whole.put_u8(b',');
+    }
+    whole.put_slice(rest);
+    Ok(whole.freeze())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn complete(object: &'static str) -> String {
+        let object = Bytes::from_static(object.as_bytes());
+        let whole = completed(&object, &["a", "b"], &["c"]).unwrap();
+        String::from_utf8(whole.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn only_the_fields_that_are_missing_are_added() {
+        assert_eq!(complete("{}"), r#"{"a":[],"b":[],"c":{}}"#);
+        assert_eq!(
+            complete(r#"{"b":[1],"x":2}"#),
+            r#"{"a":[],"c":{},"b":[1],"x":2}"#
+        );
+        let whole = r#"{"a":[],"b":[],"c":{"d":"\"}"}}"#;
+        assert_eq!(complete(whole), whole);
+    }
+}

@@ -1,0 +1,169 @@
+//! The echo of what a device sends: it comes to the device no earlier than the answer to the request that sent it.
+//!
+//! There are clients that fail when they meet their own event before they know its id. So a sync of the device that
+//! would show events of its user waits until the answers to the device's own requests have been handed to their
+//! connections. Nobody else waits, and nobody waits for long.
+
+use std::{
+    collections::HashMap,
+    pin::pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep_until, timeout},
+};
+
+use crate::storage::DeviceNum;
+
+/// How long an echo waits after the answer was handed to its connection: both travel by different connections.
+const ECHO_PAUSE: Duration = Duration::from_millis(10);
+/// The longest that an echo waits: an answer may be slow, or never be read.
+const MAX_ECHO_WAIT: Duration = Duration::from_secs(1);
+
+/// The requests of devices that send something and are not answered yet. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Sends {
+    by_device: Arc<Mutex<HashMap<DeviceNum, InFlight>>>,
+}
+
+/// The requests of one device.
+#[derive(Default)]
+struct InFlight {
+    count: usize,
+    /// Requests that took so long that nothing waits for them any more.
+    given_up: usize,
+    /// When the latest of them was answered.
+    answered: Option<Instant>,
+    settled: Arc<Notify>,
+}
+
+/// A request that sends something: it is in flight until this is dropped.
+pub struct SendInFlight {
+    sends: Sends,
+    device: DeviceNum,
+}
+
+impl Sends {
+    fn lock(&self) -> MutexGuard<'_, HashMap<DeviceNum, InFlight>> {
+        self.by_device
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that a device sends something, before anything of it can be seen.
+    pub fn begin(&self, device: DeviceNum) -> SendInFlight {
+        let mut by_device = self.lock();
+        by_device.retain(|_, in_flight| !in_flight.is_over());
+        by_device.entry(device).or_default().count += 1;
+        SendInFlight {
+            sends: self.clone(),
+            device,
+        }
+    }
+
+    /// Waits until the requests of a device that are in flight have been answered, at most for a while.
+    pub(super) async fn settled(&self, device: DeviceNum) {
+        if timeout(MAX_ECHO_WAIT, self.answered(device)).await.is_err() {
+            // A join by other servers, say: it holds up one answer, and no others.
+            if let Some(in_flight) = self.lock().get_mut(&device) {
+                in_flight.given_up = in_flight.count;
+            }
+        }
+    }
+
+    async fn answered(&self, device: DeviceNum) {
+        while let Some(settled) = self.in_flight(device) {
+            let mut settled = pin!(settled.notified());
+            settled.as_mut().enable();
+            // It may have been answered before it was waited for.
+            if self.in_flight(device).is_some() {
+                settled.await;
+            }
+        }
+        let answered = self.lock().get(&device).and_then(|it| it.answered);
+        if let Some(answered) = answered {
+            sleep_until(answered + ECHO_PAUSE).await;
+        }
+    }
+
+    /// Returns what tells that all requests of a device are answered; `None` if they are.
+    fn in_flight(&self, device: DeviceNum) -> Option<Arc<Notify>> {
+        let by_device = self.lock();
+        let in_flight = by_device.get(&device)?;
+        (in_flight.count > in_flight.given_up).then(|| in_flight.settled.clone())
+    }
+}
+
+impl InFlight {
+    fn is_over(&self) -> bool {
+        self.count == 0
+            && self
+                .answered
+                .is_none_or(|answered| answered.elapsed() > ECHO_PAUSE)
+    }
+}
+
+impl Drop for SendInFlight {
+    fn drop(&mut self) {
+        let mut by_device = self.sends.lock();
+        if let Some(in_flight) = by_device.get_mut(&self.device) {
+            in_flight.count -= 1;
+            in_flight.answered = Some(Instant::now());
+            if in_flight.count <= in_flight.given_up {
+                in_flight.given_up = in_flight.count;
+                in_flight.settled.notify_waiters();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::poll;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_echo_waits_for_all_answers_of_its_device_and_for_no_others() {
+        let sends = Sends::default();
+        let (one, two, _other) = (sends.begin(1), sends.begin(1), sends.begin(2));
+        let mut echo = Box::pin(sends.settled(1));
+
+        assert!(poll!(echo.as_mut()).is_pending());
+        drop(one);
+        assert!(poll!(echo.as_mut()).is_pending());
+        drop(two);
+        let answered = Instant::now();
+        echo.await;
+        assert!(answered.elapsed() >= ECHO_PAUSE);
+        sends.settled(3).await;
+        assert_eq!(answered.elapsed(), ECHO_PAUSE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_echo_does_not_wait_for_ever() {
+        let sends = Sends::default();
+        let _never_answered = sends.begin(1);
+        let start = Instant::now();
+
+        sends.settled(1).await;
+        assert_eq!(start.elapsed(), MAX_ECHO_WAIT);
+
+        sends.settled(1).await;
+        assert_eq!(start.elapsed(), MAX_ECHO_WAIT);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn devices_whose_answers_are_old_are_forgotten() {
+        let sends = Sends::default();
+        drop(sends.begin(1));
+        tokio::time::advance(ECHO_PAUSE * 2).await;
+
+        let _another = sends.begin(2);
+
+        assert_eq!(sends.lock().len(), 1);
+    }
+}

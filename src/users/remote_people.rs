@@ -1,0 +1,123 @@
+//! How users of other servers are shown, so that they can be found.
+//!
+//! Their member events say so. These are looked at behind the events, by the searches for people: nobody who joins a
+//! room, or takes over a room with many members, waits for it.
+
+use std::time::Duration;
+
+use ruma::UserId;
+use serde::Deserialize;
+use tokio::time::timeout;
+
+use super::{Users, profile::NAME_BYTES};
+use crate::{
+    error::{Error, Result},
+    storage::{
+        WriteTx, fills,
+        user_directory::{self, RemotePerson, StoredMember},
+    },
+};
+
+/// Users who are listed in one turn of the journal.
+const CHUNK: usize = 200;
+/// Memberships after which is noted how far it has come.
+const STEP: i64 = 1_000;
+/// How long a search waits for what it has not come to: it finds the others meanwhile.
+const MAX_WAIT: Duration = Duration::from_secs(5);
+/// The list that is filled.
+const REMOTE_PEOPLE: &str = "remote_people";
+
+#[derive(Deserialize)]
+struct MemberEvent {
+    content: MemberContent,
+}
+
+#[derive(Deserialize)]
+struct MemberContent {
+    displayname: Option<String>,
+    avatar_url: Option<String>,
+}
+
+impl Users {
+    /// Takes note of how users of other servers are shown who have joined rooms, or have changed their names, since the
+    /// last search.
+    pub(super) async fn list_remote_people(&self) -> Result<()> {
+        let users = self.clone();
+        let listing = self
+            .inner
+            .tasks
+            .spawn(async move { users.list_all_remote_people().await });
+        match timeout(MAX_WAIT, listing).await {
+            // It goes on.
+            Err(_) => Ok(()),
+            Ok(listed) => {
+                listed.map_err(|source| Error::internal("list people of other servers", source))?
+            }
+        }
+    }
+
+    async fn list_all_remote_people(&self) -> Result<()> {
+        let _turn = self.inner.listing_people.lock().await;
+        let mut db = self.inner.db.read().await?;
+        let done = fills::progress(&mut db, REMOTE_PEOPLE).await?;
+        let mut done = done.map_or(0, |(done, _)| done);
+        drop(db);
+        while !self.inner.tasks.stopping().is_cancelled() {
+            let up_to = {
+                let mut db = self.inner.db.read().await?;
+                user_directory::memberships_end(&mut db, done, STEP).await?
+            };
+            if up_to <= done {
+                break;
+            }
+            self.list_joined_between(done, up_to).await?;
+            done = up_to;
+        }
+        Ok(())
+    }
+
+    async fn list_joined_between(&self, after: i64, up_to: i64) -> Result<()> {
+        let users = {
+            let mut db = self.inner.db.read().await?;
+            user_directory::joined_between(&mut db, (after, up_to)).await?
+        };
+        for users in users.chunks(CHUNK) {
+            let members = {
+                let mut db = self.inner.db.read().await?;
+                user_directory::member_events_between(&mut db, users, (after, up_to)).await?
+            };
+            let mut tx = self.inner.db.write().await?;
+            for member in &members {
+                self.list_member(&mut tx, member).await?;
+            }
+            tx.commit().await?;
+        }
+        let mut tx = self.inner.db.write().await?;
+        fills::set_progress(&mut tx, REMOTE_PEOPLE, up_to).await?;
+        tx.commit().await
+    }
+
+    async fn list_member(&self, tx: &mut WriteTx, member: &StoredMember) -> Result<()> {
+        let is_remote = <&UserId>::try_from(member.user_id.as_str())
+            .is_ok_and(|user_id| user_id.server_name() != self.inner.server_name);
+        let Some(event) = serde_json::from_str::<MemberEvent>(&member.json)
+            .ok()
+            .filter(|_| is_remote)
+        else {
+            return Ok(());
+        };
+        let short = |text: Option<String>| text.filter(|text| text.len() <= NAME_BYTES);
+        let (name, avatar) = (
+            short(event.content.displayname),
+            short(event.content.avatar_url),
+        );
+        let person = RemotePerson {
+            user: member.user_num,
+            user_id: &member.user_id,
+            position: member.position,
+            displayname: name.as_deref(),
+            avatar_url: avatar.as_deref(),
+        };
+        user_directory::set_remote_person(tx, &person).await
+    }
+}

@@ -1,0 +1,171 @@
+//! Lists and maps that answers have even when they are empty: clients read them without a check.
+
+use reqwest::Method;
+use serde_json::json;
+
+use crate::{
+    chat::{encoded, filtered},
+    harness::Server,
+};
+
+/// A request, and the fields of its answer, as JSON pointers, that must be there and empty.
+struct Case {
+    /// With `{user}`, `{room}` and `{event}` for the ids of what the test has made.
+    path: &'static str,
+    /// What is sent with POST; GET has none.
+    body: Option<&'static str>,
+    lists: &'static [&'static str],
+    maps: &'static [&'static str],
+}
+
+const fn get(path: &'static str, lists: &'static [&'static str]) -> Case {
+    Case {
+        path,
+        body: None,
+        lists,
+        maps: &[],
+    }
+}
+
+const CASES: &[Case] = &[
+    get(
+        "v3/rooms/{room}/context/{event}?limit=0",
+        &["/events_before", "/events_after"],
+    ),
+    get(
+        "v3/rooms/{room}/context/{event}?limit=1",
+        &["/events_after"],
+    ),
+    get(
+        "v3/rooms/{room}/messages?dir=b&filter=%7B%22types%22:%5B%5D%7D",
+        &["/chunk", "/state"],
+    ),
+    get("v3/rooms/{room}/initialSync", &["/account_data"]),
+    get("v3/account/3pid", &["/threepids"]),
+    get("v3/pushers", &["/pushers"]),
+    get("v3/notifications", &["/notifications"]),
+    get("v3/publicRooms", &["/chunk"]),
+    get("v1/rooms/{room}/relations/{event}", &["/chunk"]),
+    get("v1/rooms/{room}/threads", &["/chunk"]),
+    get("v3/pushrules/", &["/global/room", "/global/sender"]),
+    get("v3/pushrules/global/", &["/room", "/sender"]),
+    get("v3/pushrules/global/sender/", &[""]),
+    Case {
+        path: "v3/user/{user}/rooms/{room}/tags",
+        body: None,
+        lists: &[],
+        maps: &["/tags"],
+    },
+    Case {
+        path: "v3/keys/query",
+        body: Some(r#"{ "device_keys": {} }"#),
+        lists: &[],
+        maps: &[
+            "/failures",
+            "/device_keys",
+            "/master_keys",
+            "/self_signing_keys",
+            "/user_signing_keys",
+        ],
+    },
+    Case {
+        path: "v3/keys/claim",
+        body: Some(r#"{ "one_time_keys": {} }"#),
+        lists: &[],
+        maps: &["/failures", "/one_time_keys"],
+    },
+    Case {
+        path: "v3/keys/signatures/upload",
+        body: Some("{}"),
+        lists: &[],
+        maps: &["/failures"],
+    },
+    Case {
+        path: "v3/search",
+        body: Some(r#"{ "search_categories": { "room_events": { "search_term": "nothing" } } }"#),
+        lists: &["/search_categories/room_events/results"],
+        maps: &[],
+    },
+    Case {
+        path: "v3/user_directory/search",
+        body: Some(r#"{ "search_term": "nobody" }"#),
+        lists: &["/results"],
+        maps: &[],
+    },
+];
+
+#[tokio::test]
+async fn answers_have_all_their_lists_and_maps_even_empty_ones() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let room = alice.creates(json!({})).await;
+    let last = alice.says(&room, "hello").await;
+
+    for case in CASES {
+        let path = case.path.replace("{user}", &alice.id);
+        let path = path.replace("{room}", &room);
+        let path = path.replace("{event}", &encoded(&last));
+        let path = format!("/_matrix/client/{path}");
+        let answer = match case.body {
+            None => alice.client.get(&path).await,
+            Some(body) => alice.client.send(Method::POST, &path, body).await,
+        };
+        let answer = answer.expect_ok();
+        for list in case.lists {
+            assert_eq!(
+                answer.pointer(list),
+                Some(&json!([])),
+                "{path} {list}: {answer}"
+            );
+        }
+        for map in case.maps {
+            assert_eq!(
+                answer.pointer(map),
+                Some(&json!({})),
+                "{path} {map}: {answer}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_context_without_state_has_an_empty_list_of_it() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let room = alice.creates(json!({})).await;
+    let chunk = alice.messages(&room, "dir=f&limit=1").await;
+    let first = chunk["chunk"][0]["event_id"]
+        .as_str()
+        .expect("an id")
+        .to_owned();
+
+    let path = format!("context/{}?limit=4", encoded(&first));
+    let context = alice.asks(&room, &path).await.expect_ok();
+
+    assert_eq!(context["events_before"], json!([]));
+    assert!(context["state"].is_array());
+}
+
+#[tokio::test]
+async fn a_joined_room_of_a_full_sync_always_has_its_state() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let room = alice.creates(json!({})).await;
+    alice.invites(&room, &bob).await;
+    let first = alice.syncs().await;
+
+    let limit = filtered(&json!({ "room": { "timeline": { "limit": 100 } } }));
+    let full = alice.syncs_with(&limit).await;
+    alice.says(&room, "hello").await;
+    let next = alice.syncs_after(&first).await;
+
+    for sync in [&full, &next] {
+        let joined = &sync["rooms"]["join"][&room];
+        for part in ["state", "account_data", "ephemeral"] {
+            assert_eq!(joined[part]["events"], json!([]), "{part}: {joined}");
+        }
+    }
+    let invited = bob.syncs().await;
+    assert!(invited["rooms"]["invite"][&room]["invite_state"]["events"].is_array());
+}

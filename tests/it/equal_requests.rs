@@ -1,0 +1,135 @@
+//! Equal requests at once: what is asked for several times is done once.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use futures_util::future::join_all;
+use parlour::clock::Clock;
+use serde_json::{Value, json};
+
+use crate::{
+    chat::{each, in_room},
+    harness::{Answer, Server, User},
+};
+
+/// How many equal requests are sent at once.
+const AT_ONCE: usize = 6;
+
+async fn asks_at_once(user: &User, path: &str, body: &Value) -> Vec<Answer> {
+    let requests = (0..AT_ONCE).map(|_| user.client.post(path, body.clone()));
+    join_all(requests).await
+}
+
+/// Returns what the member events of a user made them, in order.
+async fn memberships(asker: &User, room: &str, of: &User) -> Vec<String> {
+    let page = asker.messages(room, "dir=f&limit=100").await;
+    let events = page["chunk"].as_array().cloned().unwrap_or_default();
+    let of_user = events
+        .into_iter()
+        .filter(|event| event["type"] == "m.room.member" && event["state_key"] == of.id.as_str());
+    let of_user: Value = of_user.collect();
+    let memberships = each(&of_user, "/content/membership");
+    memberships.into_iter().map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn equal_changes_of_a_membership_at_once_make_one_event() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let knocking = json!({ "type": "m.room.join_rules", "content": { "join_rule": "knock" } });
+    let room = alice.creates(json!({ "initial_state": [knocking] })).await;
+    let about_bob = json!({ "user_id": bob.id });
+    let knock = format!("/_matrix/client/v3/knock/{room}");
+    let steps = [
+        (&bob, knock.clone(), json!({}), "knock"),
+        (
+            &alice,
+            in_room(&room, "invite"),
+            about_bob.clone(),
+            "invite",
+        ),
+        (&bob, in_room(&room, "join"), json!({}), "join"),
+        (&bob, in_room(&room, "leave"), json!({}), "leave"),
+        (&alice, in_room(&room, "ban"), about_bob.clone(), "ban"),
+        (&alice, in_room(&room, "unban"), about_bob.clone(), "leave"),
+        (&bob, knock, json!({}), "knock"),
+        (&alice, in_room(&room, "kick"), about_bob.clone(), "leave"),
+    ];
+
+    let mut expected = Vec::new();
+    for (user, path, body, membership) in steps {
+        let answers = asks_at_once(user, &path, &body).await;
+        expected.push(membership);
+        assert!(answers.iter().any(|answer| answer.status == 200), "{path}");
+        let odd = answers
+            .iter()
+            .find(|answer| !matches!(answer.status, 200 | 403));
+        assert!(odd.is_none(), "{path}: {odd:?}");
+        assert_eq!(memberships(&alice, &room, &bob).await, expected, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn joins_of_a_restricted_room_at_once_make_one_event() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let space = alice.creates_open_room().await;
+    bob.joins(&space).await;
+    let rules = json!({
+        "join_rule": "restricted",
+        "allow": [{ "type": "m.room_membership", "room_id": space }],
+    });
+    let rules = json!({ "type": "m.room.join_rules", "content": rules });
+    let room = alice.creates(json!({ "initial_state": [rules] })).await;
+
+    let answers = asks_at_once(&bob, &in_room(&room, "join"), &json!({})).await;
+
+    assert!(
+        answers.iter().all(|answer| answer.status == 200),
+        "{answers:?}"
+    );
+    assert_eq!(memberships(&alice, &room, &bob).await, ["join"]);
+}
+
+#[tokio::test]
+async fn equal_state_at_once_makes_one_event() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let room = alice.creates(json!({})).await;
+
+    let topic = json!({ "topic": "tea" });
+    let requests = (0..AT_ONCE).map(|_| alice.sets(&room, "m.room.topic", topic.clone()));
+    let ids: BTreeSet<String> = join_all(requests).await.into_iter().collect();
+
+    assert_eq!(ids.len(), 1);
+}
+
+#[tokio::test]
+async fn upgrades_of_a_room_at_once_make_one_room() {
+    let clock = Clock::manual(1_700_000_000_000);
+    let server = Server::with_clock(clock.clone(), |_| {}).await;
+    let alice = server.register("alice").await;
+    let old = alice.creates(json!({ "room_version": "10" })).await;
+
+    let body = json!({ "new_version": "11" });
+    let answers = asks_at_once(&alice, &in_room(&old, "upgrade"), &body).await;
+
+    let rooms: BTreeSet<String> = answers.into_iter().map(replacement).collect();
+    assert_eq!(rooms.len(), 1);
+    let joined = alice.client.get("/_matrix/client/v3/joined_rooms").await;
+    let joined = joined.expect_ok();
+    assert_eq!(joined["joined_rooms"].as_array().map(Vec::len), Some(2));
+    // Later, or with another version, the room can be replaced once more.
+    clock.advance(Duration::from_mins(2));
+    let later = alice.tries(&old, "upgrade", body).await;
+    assert!(!rooms.contains(&replacement(later)));
+    let other = alice.tries(&old, "upgrade", json!({ "new_version": "12" }));
+    assert!(!rooms.contains(&replacement(other.await)));
+}
+
+fn replacement(answer: Answer) -> String {
+    let answer = answer.expect_ok();
+    let room_id = answer["replacement_room"].as_str();
+    room_id.expect("an id").to_owned()
+}
