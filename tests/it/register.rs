@@ -2,6 +2,7 @@
 
 use hmac::{Hmac, KeyInit, Mac};
 use parlour::config::Secret;
+use reqwest::Method;
 use serde_json::{Value, json};
 use sha1::Sha1;
 
@@ -334,4 +335,28 @@ async fn a_session_remembers_that_the_login_is_inhibited() {
 
     assert_eq!(registered["user_id"], "@alice:localhost");
     assert_eq!(registered["access_token"], Value::Null);
+}
+
+#[tokio::test]
+async fn clients_behind_a_trusted_proxy_have_limits_of_their_own() {
+    let server = Server::with(|config| {
+        config.limits.enabled = true;
+        config.limits.registration_burst = 1;
+        config.connections.trusted_proxies = vec!["127.0.0.1".parse().expect("is an address")];
+    })
+    .await;
+    let register = async |name: &str, address: &str| {
+        let body = json!({ "username": name, "auth": { "type": "m.login.dummy" } }).to_string();
+        let headers = [("x-forwarded-for", address)];
+        let client = server.client();
+        client
+            .send_with(Method::POST, REGISTER, &body, &headers)
+            .await
+    };
+
+    register("alice", "198.51.100.1").await.expect_ok();
+    register("bob", "198.51.100.2").await.expect_ok();
+    // What a client adds before the address that the proxy saw changes nothing.
+    let forged = register("carol", "203.0.113.5, 198.51.100.2").await;
+    forged.expect_error(429, "M_LIMIT_EXCEEDED");
 }
