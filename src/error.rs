@@ -166,6 +166,14 @@ pub enum Error {
     /// Another server could not be reached, or answered badly.
     #[error("{0}")]
     Unreachable(String),
+    /// Another server refused what it was asked, for a reason that concerns the caller.
+    #[error("{text}")]
+    RefusedElsewhere {
+        /// The code that it gave.
+        errcode: &'static str,
+        /// What people may read of it.
+        text: String,
+    },
     /// Something else has become of the delayed event.
     #[error("{0}")]
     Finalised(String),

@@ -139,6 +139,7 @@ fn kind(error: &Error) -> (StatusCode, &'static str) {
         Error::InviteFiltered => (StatusCode::FORBIDDEN, "ORG.MATRIX.MSC4155.M_INVITE_BLOCKED"),
         Error::Unreachable(_) => (StatusCode::BAD_GATEWAY, "M_UNKNOWN"),
         Error::StorageFull => (StatusCode::SERVICE_UNAVAILABLE, "M_RESOURCE_LIMIT_EXCEEDED"),
+        Error::RefusedElsewhere { errcode, .. } => bad_request(errcode),
         Error::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "M_UNKNOWN"),
         Error::Internal { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "M_UNKNOWN"),
     }

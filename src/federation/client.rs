@@ -7,15 +7,18 @@ use std::{
 
 use bytes::Bytes;
 use ruma::{
-    ServerName,
+    EventId, RoomId, ServerName,
     api::{
         IncomingResponse, IncomingResponseExt, Metadata, OutgoingRequest, OutgoingRequestExt,
-        auth_scheme::NoAuthentication, federation::authentication::ServerSignatures,
-        path_builder::SinglePath,
+        auth_scheme::{AuthScheme, NoAuthentication},
+        error::IntoHttpError,
+        federation::authentication::ServerSignatures,
+        path_builder::{PathBuilder, SinglePath},
     },
-    exports::http,
+    exports::http::{self, header::CONTENT_TYPE},
 };
 use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
 use tokio::time::timeout;
 
 use super::{
@@ -178,6 +181,35 @@ impl Client {
             Err(Failure::Unwritable(_)) => {}
         }
         Ok(answer?.into_body())
+    }
+
+    /// Sends a whole event to an endpoint of older servers, for which ruma has no type; returns the answer as it is.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::send`].
+    #[tracing::instrument(skip_all, fields(server = %server, endpoint = path), err(level = "debug", Debug))]
+    pub async fn put_event(
+        &self,
+        server: &ServerName,
+        (path, room_id, event_id): (&'static str, &RoomId, &EventId),
+        event: &RawValue,
+        allowance: Allowance,
+    ) -> Result<Bytes, Failure> {
+        let input = self.inner.key.signing_input(server);
+        let write = |base: &str| -> Result<http::Request<Vec<u8>>, IntoHttpError> {
+            let args: [&dyn std::fmt::Display; 2] = [&room_id, &event_id];
+            let url = SinglePath::new(path).make_endpoint_url((), base, &args, "")?;
+            let mut request = http::Request::put(url)
+                .header(CONTENT_TYPE, "application/json")
+                .body(event.get().as_bytes().to_vec())?;
+            ServerSignatures::add_authentication(&mut request, input)
+                .map_err(|error| IntoHttpError::Authentication(error.into()))?;
+            Ok(request)
+        };
+        let exchange = self.exchange(server, write, allowance.bytes);
+        let answer = self.within(server, allowance.time, exchange).await?;
+        Ok(answer.into_body())
     }
 
     /// Sends a request that needs no signature.

@@ -81,9 +81,31 @@ impl From<Failure> for Error {
             (429, _) => Self::LimitExceeded {
                 retry_after: Duration::from_secs(1),
             },
+            (400, errcode) if let Some(errcode) = passed_on(errcode) => Self::RefusedElsewhere {
+                errcode,
+                text: refusal.error,
+            },
             _ => Self::Unreachable(format!("the other server refused: {}", refusal.error)),
         }
     }
+}
+
+/// Returns the code under which a caller here is told of a bad request that another server was sent; `None` for codes
+/// that are between the two servers.
+fn passed_on(errcode: &str) -> Option<&'static str> {
+    const PASSED_ON: [&str; 10] = [
+        "M_BAD_ALIAS",
+        "M_BAD_JSON",
+        "M_BAD_STATE",
+        "M_INVALID_PARAM",
+        "M_INVALID_ROOM_STATE",
+        "M_MISSING_PARAM",
+        "M_NOT_JSON",
+        "M_ROOM_IN_USE",
+        "M_UNKNOWN",
+        "M_UNSUPPORTED_ROOM_VERSION",
+    ];
+    PASSED_ON.into_iter().find(|known| *known == errcode)
 }
 
 pub(super) fn unreachable(server: &ServerName, why: &str) -> Failure {
@@ -153,6 +175,9 @@ mod tests {
         }
         assert!(matches!(as_error(404, "M_NOT_FOUND"), Error::NotFound(_)));
         assert!(matches!(as_error(403, "M_FORBIDDEN"), Error::Forbidden(_)));
+        let error = as_error(400, "M_BAD_STATE");
+        let is_passed_on = |error| matches!(error, Error::RefusedElsewhere { errcode, .. } if errcode == "M_BAD_STATE");
+        assert!(is_passed_on(error));
     }
 
     #[test]

@@ -36,6 +36,10 @@ const INVITING: Allowance = Allowance {
     bytes: 1024 * 1024,
 };
 
+/// Where older servers take invitations and leave events.
+const INVITE_V1: &str = "/_matrix/federation/v1/invite/{room_id}/{event_id}";
+const SEND_LEAVE_V1: &str = "/_matrix/federation/v1/send_leave/{room_id}/{event_id}";
+
 /// An event that another server wants to be signed.
 #[derive(Debug)]
 pub struct Template {
@@ -55,6 +59,12 @@ pub struct Member<'a> {
     pub user_id: &'a UserId,
     /// The content of the member event.
     pub content: Map<String, Value>,
+}
+
+/// How a server answers an invitation in the first form.
+#[derive(Deserialize)]
+struct TakenInvitation {
+    event: Box<RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -89,6 +99,16 @@ impl Template {
         let offered: Offered = serde_json::from_str(self.event.get()).ok()?;
         offered.content.join_authorised_via_users_server
     }
+}
+
+/// Returns that a server does not know how to be invited to a room of a version.
+fn unsupported(version: &RoomVersionId) -> Failure {
+    Failure::Refused(Box::new(Refusal {
+        status: 400,
+        errcode: "M_INCOMPATIBLE_ROOM_VERSION".to_owned(),
+        error: format!("the server of the invited does not know room version {version}"),
+        body: json!({ "room_version": version }),
+    }))
 }
 
 /// Returns the room versions that this server can handle.
@@ -217,8 +237,15 @@ impl Federation {
             leave.event_id.clone(),
             leave.event.clone(),
         );
-        let sent = self.client().send(server, request, Allowance::USUAL).await;
-        sent.map(drop)
+        match self.client().send(server, request, Allowance::USUAL).await {
+            Err(failure) if failure.is_unknown_endpoint() => {
+                let endpoint = (SEND_LEAVE_V1, room_id, &*leave.event_id);
+                let client = self.client();
+                let sent = client.put_event(server, endpoint, &leave.event, Allowance::USUAL);
+                sent.await.map(drop)
+            }
+            sent => sent.map(drop),
+        }
     }
 
     /// Sends a server the knock that it made a template of; returns what those who knock may know of the room.
@@ -263,13 +290,55 @@ impl Federation {
             invitation.event_id.clone(),
             version.clone(),
             invitation.event.clone(),
-            room_state.into_iter().map(RawStrippedState::Pdu).collect(),
+            room_state
+                .iter()
+                .cloned()
+                .map(RawStrippedState::Pdu)
+                .collect(),
         );
-        let answer = self.client().send(server, request, INVITING).await?;
-        let signed = with_signature(&invitation.event, &answer.event, server);
+        let event = match self.client().send(server, request, INVITING).await {
+            Ok(answer) => answer.event,
+            Err(failure) if failure.is_unknown_endpoint() => {
+                // "This API is for rooms of versions 1 and 2" alone.
+                if !matches!(version, RoomVersionId::V1 | RoomVersionId::V2) {
+                    return Err(unsupported(version));
+                }
+                self.send_invite_v1(server, room_id, invitation, room_state)
+                    .await?
+            }
+            Err(failure) => return Err(failure),
+        };
+        let signed = with_signature(&invitation.event, &event, server);
         signed.ok_or_else(|| {
             Failure::Unreachable(format!("{server} did not sign the invitation that it took"))
         })
+    }
+
+    /// Sends an invitation in its first form, which is all that older servers know.
+    ///
+    /// [spec]: https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv1inviteroomideventid
+    async fn send_invite_v1(
+        &self,
+        server: &ServerName,
+        room_id: &RoomId,
+        invitation: &Signed,
+        room_state: Vec<Box<RawValue>>,
+    ) -> Result<Box<RawValue>, Failure> {
+        let broken = |error: serde_json::Error| Failure::Unreachable(error.to_string());
+        let mut event: Map<String, Value> =
+            serde_json::from_str(invitation.event.get()).map_err(broken)?;
+        event.insert(
+            "unsigned".to_owned(),
+            json!({ "invite_room_state": room_state }),
+        );
+        let event = to_raw_value(&event).map_err(broken)?;
+        let endpoint = (INVITE_V1, room_id, &*invitation.event_id);
+        let answer = self
+            .client()
+            .put_event(server, endpoint, &event, INVITING)
+            .await?;
+        let (_, taken): (u16, TakenInvitation) = serde_json::from_slice(&answer).map_err(broken)?;
+        Ok(taken.event)
     }
 }
 

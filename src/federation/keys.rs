@@ -2,7 +2,11 @@
 //!
 //! [spec]: https://spec.matrix.org/v1.19/server-server-api/#retrieving-server-keys
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use futures_util::{StreamExt, stream};
 use ruma::{
@@ -50,6 +54,10 @@ const AT_ONCE: usize = 16;
 const ALL_AT_ONCE: usize = 128;
 /// Servers that are asked at once for somebody else, to whom this server is a notary: that must keep nobody waiting.
 const FOR_OTHERS_AT_ONCE: usize = 16;
+/// How often a server is asked for somebody else in an interval, so that a key which has just been renewed is found, and
+/// nobody can have this server ask another without end.
+const MAX_ASKED_FOR_OTHERS: u32 = 4;
+const ASKED_FOR_OTHERS_INTERVAL: Duration = Duration::from_secs(10);
 /// Servers that are asked at once because somebody says to be them, and how long that waits until others were asked:
 /// whoever names many that are slow keeps nobody waiting but those who are as unknown.
 const FOR_CALLERS_AT_ONCE: usize = 64;
@@ -69,6 +77,8 @@ struct Inner {
     notaries: Vec<OwnedServerName>,
     known: Cache<OwnedServerName, Arc<ServerKeys>>,
     asked: Cache<OwnedServerName, ()>,
+    /// Servers that were asked for somebody else, and how often in the interval that began then.
+    asked_for_others: Mutex<HashMap<OwnedServerName, (i64, u32)>>,
     turns: Semaphore,
     turns_for_others: Semaphore,
     turns_for_callers: Semaphore,
@@ -102,6 +112,7 @@ impl Keys {
             notaries,
             known: Cache::new(clock, SERVERS),
             asked: Cache::new(clock, SERVERS),
+            asked_for_others: Mutex::default(),
             turns: Semaphore::new(ALL_AT_ONCE),
             turns_for_others: Semaphore::new(FOR_OTHERS_AT_ONCE),
             turns_for_callers: Semaphore::new(FOR_CALLERS_AT_ONCE),
@@ -206,36 +217,61 @@ impl Keys {
         Ok(found)
     }
 
-    /// Returns what a server published of its keys, for somebody else. It is asked for anew if that is not valid until a
-    /// time; if it does not answer, or too many are asked for others now, what is known is better than nothing.
-    pub(super) async fn document(
+    /// Returns what a server published of its keys, for somebody else: the newest list, and earlier ones where only they
+    /// list keys that are wanted. The server is asked again if these are not valid until a time; if it does not answer,
+    /// or is asked too often, what is known is better than nothing.
+    pub(super) async fn documents(
         &self,
         server: &ServerName,
-        valid_until_ms: i64,
-    ) -> Result<Option<CanonicalJsonObject>> {
-        let stored = self.stored_document(server).await?;
-        let is_valid = |row: &DocumentRow| row.valid_until_ts >= valid_until_ms;
-        let row = if stored.as_ref().is_some_and(is_valid) {
-            stored
-        } else if let Ok(_turn) = self.inner.turns_for_others.try_acquire() {
+        (key_ids, valid_until_ms): (&BTreeSet<String>, i64),
+    ) -> Result<Vec<CanonicalJsonObject>> {
+        let stored = self.stored_documents(server).await?;
+        let chosen = KeyDocument::choose(stored, key_ids);
+        if !KeyDocument::suffice(&chosen, key_ids, valid_until_ms)
+            && self.may_ask_for_others(server)
+            && let Ok(_turn) = self.inner.turns_for_others.try_acquire()
+        {
+            self.inner.asked.forget(&server.to_owned());
             self.ask_in_turn(server).await;
-            self.stored_document(server).await?
-        } else {
-            stored
-        };
-        match row {
-            Some(row) => Ok(Some(serde_json::from_str(&row.document)?)),
-            None => Ok(None),
+            let stored = self.stored_documents(server).await?;
+            let chosen = KeyDocument::choose(stored, key_ids);
+            return Ok(chosen.into_iter().map(|known| known.object).collect());
         }
+        Ok(chosen.into_iter().map(|known| known.object).collect())
     }
 
-    async fn stored_document(&self, server: &ServerName) -> Result<Option<DocumentRow>> {
+    /// Counts that a server is to be asked for somebody else; returns whether it may be.
+    fn may_ask_for_others(&self, server: &ServerName) -> bool {
+        let now = self.inner.clock.now_ms();
+        let asked = self.inner.asked_for_others.lock();
+        let mut asked = asked.unwrap_or_else(PoisonError::into_inner);
+        let interval = i64::try_from(ASKED_FOR_OTHERS_INTERVAL.as_millis()).unwrap_or(i64::MAX);
+        let is_over = |since: i64| now.saturating_sub(since) >= interval;
+        if asked.len() >= SERVERS {
+            asked.retain(|_, (since, _)| !is_over(*since));
+        }
+        if asked.len() >= SERVERS && !asked.contains_key(server) {
+            return false;
+        }
+        let (since, count) = asked.entry(server.to_owned()).or_insert((now, 0));
+        if is_over(*since) {
+            (*since, *count) = (now, 0);
+        }
+        *count += 1;
+        *count <= MAX_ASKED_FOR_OTHERS
+    }
+
+    /// Returns the lists of keys of a server that are known, the newest first.
+    async fn stored_documents(&self, server: &ServerName) -> Result<Vec<KeyDocument>> {
         let db = &self.inner.db;
         let mut conn = db.read().await?;
-        match db.strings.find(&mut conn, server.as_str()).await? {
-            Some(server) => server_keys::document(&mut conn, server).await,
-            None => Ok(None),
-        }
+        let Some(server) = db.strings.find(&mut conn, server.as_str()).await? else {
+            return Ok(Vec::new());
+        };
+        let newest = server_keys::document(&mut conn, server).await?;
+        let former = server_keys::former_documents(&mut conn, server).await?;
+        let rows = newest.into_iter().chain(former);
+        rows.map(|row| KeyDocument::parse(&row)).collect()
     }
 
     async fn known(&self, server: &ServerName) -> Result<Arc<ServerKeys>> {
@@ -476,6 +512,65 @@ impl Keys {
     }
 }
 
+/// A list of keys as a server published it.
+struct KeyDocument {
+    object: CanonicalJsonObject,
+    key_ids: BTreeSet<String>,
+    valid_until_ts: i64,
+}
+
+impl KeyDocument {
+    fn parse(row: &DocumentRow) -> Result<Self> {
+        let object: CanonicalJsonObject = serde_json::from_str(&row.document)?;
+        let lists = ["verify_keys", "old_verify_keys"].into_iter();
+        let lists = lists.filter_map(|list| object.get(list)?.as_object());
+        let key_ids = lists.flat_map(|list| list.keys().cloned()).collect();
+        Ok(Self {
+            object,
+            key_ids,
+            valid_until_ts: row.valid_until_ts,
+        })
+    }
+
+    /// Returns those of some lists, the newest first, that have keys which are wanted: of each key the newest. Where no
+    /// keys are named, and where none of them is known, the newest list is returned.
+    fn choose(stored: Vec<Self>, key_ids: &BTreeSet<String>) -> Vec<Self> {
+        let mut wanted = key_ids.clone();
+        let is_any_known = stored.iter().any(|list| !list.key_ids.is_disjoint(&wanted));
+        if !is_any_known {
+            return stored.into_iter().take(1).collect();
+        }
+        let mut chosen = Vec::new();
+        for list in stored {
+            let before = wanted.len();
+            wanted.retain(|key_id| !list.key_ids.contains(key_id));
+            if wanted.len() < before {
+                chosen.push(list);
+            }
+        }
+        chosen
+    }
+
+    /// Returns whether lists have all keys that are wanted, and are valid until a time.
+    fn suffice(chosen: &[Self], key_ids: &BTreeSet<String>, valid_until_ms: i64) -> bool {
+        let has = |key_id: &String| chosen.iter().any(|list| list.key_ids.contains(key_id));
+        let is_valid = |list: &Self| list.valid_until_ts >= valid_until_ms;
+        !chosen.is_empty() && key_ids.iter().all(has) && chosen.iter().all(is_valid)
+    }
+}
+
+/// Keeps the list of keys that a new one is about to replace, if it lists a key that the new one does not.
+async fn keep_former(tx: &mut WriteTx, server: i64, new: &DocumentRow) -> Result<()> {
+    let Some(former) = server_keys::document(tx, server).await? else {
+        return Ok(());
+    };
+    let (before, after) = (KeyDocument::parse(&former)?, KeyDocument::parse(new)?);
+    if before.key_ids.is_subset(&after.key_ids) {
+        return Ok(());
+    }
+    server_keys::keep_former_document(tx, server, &former).await
+}
+
 async fn store(
     tx: &mut WriteTx,
     server: &ServerName,
@@ -496,5 +591,6 @@ async fn store(
         document: document.to_owned(),
         valid_until_ts: keys.valid_until_ts,
     };
+    keep_former(tx, num, &row).await?;
     server_keys::set_document(tx, num, &row).await
 }

@@ -29,7 +29,7 @@ mod sender;
 mod signed_text;
 mod well_known;
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use ruma::{
     ServerName, UserId,
@@ -191,8 +191,8 @@ impl Federation {
         raw(&self.keys.published()?)
     }
 
-    /// Returns the keys of a server for somebody who asks this one as a notary, signed by this one, too. They are
-    /// asked for anew if those known are not valid until a time; `None` if none are known.
+    /// Returns the keys of a server for somebody who asks this one as a notary, signed by this one, too: those with some
+    /// ids, or all. They are asked for again if those known are not valid until a time.
     ///
     /// # Errors
     ///
@@ -200,16 +200,16 @@ impl Federation {
     pub async fn keys_of(
         &self,
         server: &ServerName,
-        valid_until_ms: i64,
-    ) -> Result<Option<Raw<ServerSigningKeys>>> {
+        wanted: (&BTreeSet<String>, i64),
+    ) -> Result<Vec<Raw<ServerSigningKeys>>> {
         if self.is_own(server) {
-            return self.own_keys().map(Some);
+            return Ok(vec![self.own_keys()?]);
         }
-        let Some(mut document) = self.keys.document(server, valid_until_ms).await? else {
-            return Ok(None);
-        };
-        self.key.sign(&mut document)?;
-        raw(&document).map(Some)
+        let mut documents = self.keys.documents(server, wanted).await?;
+        for document in &mut documents {
+            self.key.sign(document)?;
+        }
+        documents.iter().map(raw).collect()
     }
 
     /// Returns the profile of a user of another server, or a field of it.

@@ -161,6 +161,18 @@ impl Rooms {
     }
 }
 
+impl Rooms {
+    /// Returns whether a user was not in a room at some moment after a place of the timeline.
+    pub async fn was_out_since(&self, room: &Room, user_id: &UserId, place: i64) -> Result<bool> {
+        let Some(user) = self.user_number(user_id).await? else {
+            return Ok(true);
+        };
+        let access = self.access(room, user, user_id).await?;
+        let mut since = access.history.iter().filter(|entry| entry.from > place);
+        Ok(since.any(|entry| entry.membership != MembershipState::Join))
+    }
+}
+
 /// Returns an event as it were if it had been redacted.
 fn redacted(event: &TimelineEvent, rules: &RoomVersionRules) -> Arc<TimelineEvent> {
     let mut redacted = event.clone();

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use ruma::{
-    OwnedEventId, RoomId,
+    OwnedEventId, RoomId, UserId,
     events::{StateEventType, room::member::MembershipState},
 };
 use serde_json::value::RawValue;
@@ -46,6 +46,11 @@ impl Rooms {
         }
         self.inner.check_invitation(&event).await?;
         let sender = event.sender.clone();
+        let invited = event.state_key.as_deref();
+        let invited = invited.and_then(|user_id| <&UserId>::try_from(user_id).ok());
+        let server = invited
+            .map_or(self.server_name(), UserId::server_name)
+            .to_owned();
         let accepted = self.inner.accept(&room, &tip, event).await?;
         let told = tip
             .state
@@ -59,7 +64,7 @@ impl Rooms {
                 event_id: accepted.pdu.event_id,
                 event: RawValue::from_string(accepted.json)?,
             },
-            room_state: self.jsons(&told).await?,
+            room_state: self.jsons(&server, &told).await?,
             room,
         })
     }

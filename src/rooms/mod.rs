@@ -22,6 +22,7 @@ mod delayed;
 mod deletion;
 mod directory;
 mod due;
+mod erasure;
 mod fill;
 mod followed;
 mod handshake;

@@ -151,11 +151,8 @@ impl Rooms {
         }
         let event = match (leave, self.membership_event(num, user).await?) {
             (Some(leave), _) => Some(leave.into_parts()),
-            // Before version 3 events name others in another way.
-            (None, Some(asked)) if !room.rules.event_format.require_event_id => {
-                Some(self.own_leave(&room, &asked, &user_id)?)
-            }
-            (None, _) => None,
+            (None, Some(asked)) => Some(self.own_leave(&room, &asked, &user_id)?),
+            (None, None) => None,
         };
         let mut tx = self.inner.db.write().await?;
         let position = tx.position();
@@ -243,11 +240,21 @@ impl Rooms {
 
     /// Makes the event by which a user turns down what no server of the room could be told of: nobody else sees it.
     fn own_leave(&self, room: &Room, asked: &Pdu, user_id: &UserId) -> Result<(Pdu, String)> {
-        let event = json!({
+        // Before version 3, events name others with their hashes, and have an id of their own.
+        let follows = match &asked.reference_hash {
+            Some(hash) => json!([[asked.event_id, { "sha256": hash }]]),
+            None => json!([asked.event_id]),
+        };
+        let mut event = json!({
             "type": "m.room.member", "room_id": room.room_id, "sender": user_id, "state_key": user_id,
             "content": { "membership": "leave" }, "origin_server_ts": self.inner.clock.now(),
-            "depth": asked.depth, "prev_events": [asked.event_id], "auth_events": [asked.event_id],
+            "depth": asked.depth, "prev_events": follows, "auth_events": follows,
         });
+        if let Some(event_id) = self.inner.new_event_id(&room.rules)
+            && let Some(event) = event.as_object_mut()
+        {
+            event.insert("event_id".to_owned(), json!(event_id));
+        }
         let mut object: CanonicalJsonObject = serde_json::from_value(event)?;
         self.inner.key.hash_and_sign(&mut object, &room.rules)?;
         Pdu::from_object(&object, &room.rules)

@@ -103,9 +103,19 @@ impl Rooms {
         state: &StateMap,
         user_id: &UserId,
     ) -> Result<bool> {
-        let Some(restricted) = restriction(room, state) else {
-            return Ok(false);
-        };
+        match restriction(room, state) {
+            Some(restricted) => self.is_in_allowed_room(&restricted, user_id).await,
+            None => Ok(false),
+        }
+    }
+
+    /// Returns whether a user is in one of the rooms whose members may join a restricted room, as far as it is known
+    /// here: of its own users, this server knows it best.
+    pub async fn is_in_allowed_room(
+        &self,
+        restricted: &Restricted,
+        user_id: &UserId,
+    ) -> Result<bool> {
         for rule in restricted.allow.iter().take(CONDITIONS) {
             let AllowRule::RoomMembership(condition) = rule else {
                 continue;

@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, ops::RangeInclusive};
 
 use ruma::{
     OwnedEventId, OwnedServerName, OwnedUserId, ServerName, UserId,
-    events::room::member::MembershipState::Join,
+    events::room::member::MembershipState::{Invite, Join},
 };
 use serde_json::value::RawValue;
 
@@ -156,8 +156,12 @@ impl Rooms {
             events: Vec::new(),
             next: (!is_all).then_some(last + 1),
         };
+        let mut eraser = self.eraser(server);
         for row in rows {
-            page.events.extend(self.for_server(&room, row, server)?);
+            if let Some(mut event) = self.for_server(&room, row, server)? {
+                event.json = eraser.apply(&event.event_id, event.json).await?;
+                page.events.push(event);
+            }
         }
         Ok(page)
     }
@@ -176,6 +180,7 @@ impl Rooms {
         server: &ServerName,
     ) -> Result<Vec<Outgoing>> {
         let room = self.room_by_number(room).await?;
+        let mut eraser = self.eraser(server);
         let mut conn = self.inner.db.read().await?;
         if room.view().servers.contains_key(server) {
             let row = rooms::get(&mut conn, room.num).await?;
@@ -193,6 +198,7 @@ impl Rooms {
                     json: node.json,
                 })?;
                 if status == Status::Accepted && pdu.sender.server_name() != server {
+                    let json = eraser.apply(&pdu.event_id, json).await?;
                     newest.push(outgoing(&room, (place, pdu.event_id, json), server));
                 }
             }
@@ -203,9 +209,9 @@ impl Rooms {
         let rows = graph::newest_of_room(&mut conn, room.num, missed, OF_ROOM).await?;
         drop(conn);
         for row in rows {
-            let found = self.for_server(&room, row, server)?;
-            if found.is_some() {
-                return Ok(found.into_iter().collect());
+            if let Some(mut event) = self.for_server(&room, row, server)? {
+                event.json = eraser.apply(&event.event_id, event.json).await?;
+                return Ok(vec![event]);
             }
         }
         Ok(Vec::new())
@@ -285,6 +291,9 @@ impl Rooms {
     }
 
     /// Returns the servers that an event of a room goes to: those in the room, and that of the user whom it is about.
+    ///
+    /// An invitation to a user of a server outside the room has gone there by `/invite`: such a server cannot check an
+    /// event in a transaction.
     fn destinations(&self, room: &Room, pdu: &Pdu, position: Position) -> Vec<OwnedServerName> {
         let (own, sender) = (self.server_name(), pdu.sender.server_name());
         let is_other = |server: &OwnedServerName| server != own && server != sender;
@@ -297,7 +306,9 @@ impl Rooms {
             let servers = there.map(|(server, _)| server.clone());
             servers.filter(is_other).collect()
         };
-        let target = pdu.member().map(|user_id| user_id.server_name().to_owned());
+        let is_invitation = pdu.membership() == Some(Invite);
+        let target = pdu.member().filter(|_| !is_invitation);
+        let target = target.map(|user_id| user_id.server_name().to_owned());
         if let Some(target) = target.filter(is_other)
             && !servers.contains(&target)
         {

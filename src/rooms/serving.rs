@@ -230,9 +230,14 @@ impl Rooms {
         Ok(chain)
     }
 
-    /// Returns events as they are stored, in the same order; what is not here is left out.
-    pub async fn jsons(&self, ids: &[OwnedEventId]) -> Result<Vec<Box<RawValue>>> {
+    /// Returns events as a server may have them, in the same order; what is not here is left out.
+    pub async fn jsons(
+        &self,
+        server: &ServerName,
+        ids: &[OwnedEventId],
+    ) -> Result<Vec<Box<RawValue>>> {
         let mut jsons = Vec::with_capacity(ids.len());
+        let mut eraser = self.eraser(server);
         for chunk in ids.chunks(CHUNK) {
             let rows = {
                 let mut conn = self.inner.db.read().await?;
@@ -242,7 +247,8 @@ impl Rooms {
                 rows.into_iter().map(|(id, _, json)| (id, json)).collect();
             for id in chunk {
                 if let Some(json) = rows.remove(id.as_str()) {
-                    jsons.push(RawValue::from_string(json)?);
+                    let json = RawValue::from_string(json)?;
+                    jsons.push(eraser.apply(id, json).await?);
                 }
             }
         }

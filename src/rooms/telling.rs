@@ -11,7 +11,7 @@ use ruma::{
 };
 use serde_json::value::RawValue;
 
-use super::{Rooms, load::state_map, resolution::pdu_of, warm::Room};
+use super::{Rooms, erasure::Eraser, load::state_map, resolution::pdu_of, warm::Room};
 use crate::{
     error::{Error, Result},
     matrix::{self, StateMap, Visibility},
@@ -59,20 +59,24 @@ impl Rooms {
         let node = node.ok_or_else(|| Error::not_found("there is no such event"))?;
         let room_id = self.room_id(node.room).await?;
         let room = self.shared_room(origin, &room_id).await?;
-        self.seen_by(&room, origin, node, &mut HashMap::new()).await
+        let mut eraser = self.eraser(origin);
+        self.seen_by(&room, node, &mut eraser, &mut HashMap::new())
+            .await
     }
 
     /// Returns an event as a server may see it.
     async fn seen_by(
         &self,
         room: &Room,
-        origin: &ServerName,
         node: Node,
+        eraser: &mut Eraser<'_>,
         states: &mut HashMap<i64, StateMap>,
     ) -> Result<Box<RawValue>> {
         let json = node.json.clone();
-        if self.may_see(room, origin, node, states).await? {
-            return Ok(RawValue::from_string(json)?);
+        let event_id = OwnedEventId::try_from(node.event_id.as_str());
+        let event_id = event_id.map_err(|source| Error::internal("read an event id", source))?;
+        if self.may_see(room, eraser.server(), node, states).await? {
+            return eraser.apply(&event_id, RawValue::from_string(json)?).await;
         }
         Ok(RawValue::from_string(matrix::redact_json(
             &json,
@@ -189,6 +193,7 @@ impl Rooms {
         let mut nodes: HashMap<OwnedEventId, (Node, Vec<OwnedEventId>)> = HashMap::new();
         let mut found = Vec::new();
         let mut states = HashMap::new();
+        let mut eraser = self.eraser(origin);
         let mut next: Vec<OwnedEventId> = walk.start;
         while found.len() < walk.limit {
             next.retain(|id| seen.insert(id.clone()));
@@ -212,7 +217,8 @@ impl Rooms {
             };
             next = prev_events;
             if node.status() != Status::Rejected {
-                found.push(self.seen_by(room, origin, node, &mut states).await?);
+                let event = self.seen_by(room, node, &mut eraser, &mut states).await?;
+                found.push(event);
             }
         }
         Ok(found)

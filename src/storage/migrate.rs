@@ -77,6 +77,10 @@ const MIGRATIONS: &[(&str, &str)] = &[
         include_str!("../../migrations/0017_withheld_redactions.sql"),
     ),
     (
+        "0018_former_key_documents.sql",
+        include_str!("../../migrations/0018_former_key_documents.sql"),
+    ),
+    (
         "0022_media_freeze.sql",
         include_str!("../../migrations/0022_media_freeze.sql"),
     ),

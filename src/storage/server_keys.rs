@@ -25,6 +25,8 @@ pub struct DocumentRow {
 
 /// The most keys of a server that are kept: as many as one document has.
 const MAX_KEYS: i64 = 64;
+/// The most former lists of a server that are kept.
+const MAX_FORMER_DOCUMENTS: i64 = 8;
 
 /// Returns what is known of the keys of a server.
 pub async fn of_server(db: &mut impl Read, server: i64) -> Result<Vec<ServerKeyRow>> {
@@ -88,6 +90,42 @@ pub async fn set_document(tx: &mut WriteTx, server: i64, row: &DocumentRow) -> R
     .execute()
     .await?;
     Ok(())
+}
+
+/// Keeps a list of keys that a later one has replaced, and of too many those that were valid for longest.
+pub async fn keep_former_document(tx: &mut WriteTx, server: i64, row: &DocumentRow) -> Result<()> {
+    tx.query(
+        "INSERT INTO former_key_documents (server, valid_until_ts, document)
+         VALUES ($1, $2, $3)
+         ON CONFLICT (server, valid_until_ts) DO UPDATE SET document = excluded.document",
+    )
+    .bind(server)
+    .bind(row.valid_until_ts)
+    .bind(&*row.document)
+    .execute()
+    .await?;
+    tx.query(
+        "DELETE FROM former_key_documents
+         WHERE server = $1 AND valid_until_ts NOT IN (
+             SELECT valid_until_ts FROM former_key_documents
+             WHERE server = $1 ORDER BY valid_until_ts DESC LIMIT $2)",
+    )
+    .bind(server)
+    .bind(MAX_FORMER_DOCUMENTS)
+    .execute()
+    .await?;
+    Ok(())
+}
+
+/// Returns the lists of keys of a server that later ones have replaced, those that were valid for longest first.
+pub async fn former_documents(db: &mut impl Read, server: i64) -> Result<Vec<DocumentRow>> {
+    db.query(
+        "SELECT document, valid_until_ts FROM former_key_documents
+         WHERE server = $1 ORDER BY valid_until_ts DESC",
+    )
+    .bind(server)
+    .fetch_all()
+    .await
 }
 
 #[cfg(test)]

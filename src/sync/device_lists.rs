@@ -3,7 +3,10 @@
 //!
 //! [End-to-end encryption extensions](https://spec.matrix.org/v1.19/client-server-api/#e2e-extensions-to-sync)
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use ruma::{
     OwnedUserId, UserId,
@@ -22,7 +25,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    matrix::{Pdu, StateMap},
+    matrix::{StateMap, TimelineEvent},
     rooms::Room,
     storage::{Position, UserNum},
     users::Session,
@@ -36,6 +39,38 @@ const ONE_BY_ONE: usize = 64;
 struct Turnover {
     came: Vec<OwnedUserId>,
     went: Vec<OwnedUserId>,
+}
+
+/// The users whose member events in a room are newer than a position.
+#[derive(Debug, Default)]
+struct TouchedMembers {
+    users: Vec<OwnedUserId>,
+    /// Those of them who were not in the room at some moment since.
+    left_between: HashSet<OwnedUserId>,
+}
+
+impl TouchedMembers {
+    fn of_ring(ring: &[Arc<TimelineEvent>]) -> Self {
+        let mut touched = Self::default();
+        for event in ring {
+            let joins = event.pdu.membership() == Some(MembershipState::Join);
+            for (kind, key) in event.state_keys() {
+                let Ok(user_id) = UserId::parse(key) else {
+                    continue;
+                };
+                if kind != StateEventType::RoomMember {
+                    continue;
+                }
+                // A member who changed with another event may have been out of the room for that moment.
+                let is_own_join = joins && event.pdu.member() == Some(&*user_id);
+                if !is_own_join {
+                    touched.left_between.insert(user_id.clone());
+                }
+                touched.users.push(user_id);
+            }
+        }
+        touched
+    }
 }
 
 impl Sync {
@@ -59,7 +94,7 @@ impl Sync {
         }
         let request = SyncRequest {
             since: Some(from),
-            filter: std::sync::Arc::new(FilterDefinition::default()),
+            filter: Arc::new(FilterDefinition::default()),
             full_state: false,
             timeout: std::time::Duration::ZERO,
             set_presence: PresenceState::Offline,
@@ -179,11 +214,12 @@ impl Inner {
             return Ok(Turnover::between(session, &before, None));
         }
         let touched = self.members_touched(moment, inside, since).await?;
-        if touched.is_empty() && !has_moved {
+        if touched.users.is_empty() && !has_moved {
             return Ok(Turnover::default());
         }
         let before = self.rooms.state_at(&inside.room, since).await?;
-        if has_moved && before.membership(&session.user_id) != MembershipState::Join {
+        let was_in = before.membership(&session.user_id) == MembershipState::Join;
+        if has_moved && (!was_in || touched.left_between.contains(&session.user_id)) {
             return Ok(Turnover::between(session, &before, Some(&inside.state)));
         }
         Ok(Turnover::of(&touched, &before, &inside.state))
@@ -195,21 +231,30 @@ impl Inner {
         moment: &Moment,
         inside: &Inside,
         since: Position,
-    ) -> Result<Vec<OwnedUserId>> {
-        let member = |pdu: &Pdu| pdu.member().map(ToOwned::to_owned);
+    ) -> Result<TouchedMembers> {
         if inside.is_complete {
-            let keys = inside.ring.iter().flat_map(|event| event.state_keys());
-            let members = keys.filter(|(kind, _)| *kind == StateEventType::RoomMember);
-            return Ok(members
-                .filter_map(|(_, key)| UserId::parse(key).ok())
-                .collect());
+            return Ok(TouchedMembers::of_ring(&inside.ring));
         }
         let room: &Room = &inside.room;
         let changed = self
             .rooms
             .state_changes(room, &inside.state, since, moment.now)
             .await?;
-        Ok(changed.iter().filter_map(|pdu| member(pdu)).collect())
+        let users = changed
+            .iter()
+            .filter_map(|pdu| pdu.member().map(ToOwned::to_owned));
+        let users: Vec<OwnedUserId> = users.collect();
+        let mut left_between = HashSet::new();
+        for user_id in &users {
+            // Of too many, each is taken for one who left: a client that asks for a list once more loses nothing.
+            if users.len() > ONE_BY_ONE || self.rooms.was_out_since(room, user_id, since).await? {
+                left_between.insert(user_id.clone());
+            }
+        }
+        Ok(TouchedMembers {
+            users,
+            left_between,
+        })
     }
 
     /// Returns those of the users with whom a user shares no room now.
@@ -249,14 +294,18 @@ impl Turnover {
         }
     }
 
-    /// Compares those whose membership may have changed.
-    fn of(users: &[OwnedUserId], before: &StateMap, now: &StateMap) -> Self {
+    /// Compares those whose membership may have changed. For one who left and came back, nobody may have followed the
+    /// list of devices meanwhile: they count as having come.
+    fn of(touched: &TouchedMembers, before: &StateMap, now: &StateMap) -> Self {
         let mut turnover = Self::default();
         let is_in =
             |state: &StateMap, user_id: &UserId| state.membership(user_id) == MembershipState::Join;
-        for user_id in users {
+        for user_id in &touched.users {
             match (is_in(before, user_id), is_in(now, user_id)) {
                 (false, true) => turnover.came.push(user_id.clone()),
+                (true, true) if touched.left_between.contains(user_id) => {
+                    turnover.came.push(user_id.clone());
+                }
                 (true, false) => turnover.went.push(user_id.clone()),
                 _ => {}
             }

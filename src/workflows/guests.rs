@@ -55,7 +55,8 @@ impl Workflows {
     }
 }
 
-fn admits_guests(room: &Room) -> bool {
+/// Returns whether guests may be in a room.
+pub(super) fn admits_guests(room: &Room) -> bool {
     let state = room.view().state.clone();
     state
         .content::<RoomGuestAccessEventContent>(&StateEventType::RoomGuestAccess)

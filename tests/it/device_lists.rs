@@ -263,3 +263,42 @@ async fn the_end_of_an_account_is_told() {
     let told = alice.syncs_after(&before).await;
     assert_eq!(lists(&told).1, json!([bob.id]));
 }
+
+#[tokio::test]
+async fn one_who_leaves_and_comes_back_between_two_syncs_has_come() {
+    let server = Server::start().await;
+    let (alice, bob, _, room) = three(&server).await;
+    let since = alice.syncs().await;
+    let own = bob.syncs().await;
+
+    bob.leaves(&room).await;
+    bob.joins(&room).await;
+
+    assert_eq!(lists(&alice.syncs_after(&since).await).0, json!([bob.id]));
+    let of_bob = lists(&bob.syncs_after(&own).await).0;
+    assert!(
+        of_bob
+            .as_array()
+            .is_some_and(|changed| changed.contains(&json!(alice.id)))
+    );
+    // After a restart the database has to say it.
+    for n in 0..120 {
+        bob.says(&room, &n.to_string()).await;
+    }
+    let server = server.restart().await;
+    let (alice, bob) = (alice.at(&server), bob.at(&server));
+    assert_eq!(lists(&alice.syncs_after(&since).await).0, json!([bob.id]));
+}
+
+#[tokio::test]
+async fn a_new_name_is_no_reason_to_ask_for_keys() {
+    let server = Server::start().await;
+    let (alice, bob, _, room) = three(&server).await;
+    let since = alice.syncs().await;
+
+    let named = json!({ "membership": "join", "displayname": "Robert" });
+    bob.sets(&room, &format!("m.room.member/{}", bob.id), named)
+        .await;
+
+    assert_eq!(lists(&alice.syncs_after(&since).await), nobody());
+}

@@ -52,3 +52,12 @@ async fn a_token_opens_nothing_else_and_is_for_oneself_alone() {
     let info = server.get(&userinfo(&alice.token)).await;
     info.expect_error(401, "M_UNKNOWN_TOKEN");
 }
+
+#[tokio::test]
+async fn a_service_that_shows_no_token_learns_that_it_must() {
+    let server = Server::start().await;
+
+    let answer = server.get("/_matrix/federation/v1/openid/userinfo").await;
+
+    answer.expect_error(401, "M_MISSING_TOKEN");
+}

@@ -249,3 +249,17 @@ async fn a_room_that_claims_to_replace_one_that_the_user_does_not_know_takes_not
     );
     bob.client.get(&path).await.expect_error(404, "M_NOT_FOUND");
 }
+
+#[tokio::test]
+async fn a_version_that_none_can_have_is_not_supported() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let room = alice.creates(json!({})).await;
+
+    for version in ["", "odd version!", "org.example.odd", &"9".repeat(40)] {
+        let refused = upgrades(&alice, &room, json!({ "new_version": version })).await;
+        refused.expect_error(400, "M_UNSUPPORTED_ROOM_VERSION");
+    }
+    let number = upgrades(&alice, &room, json!({ "new_version": 12 })).await;
+    number.expect_error(400, "M_BAD_JSON");
+}

@@ -1,14 +1,54 @@
 //! Room upgrades.
 
-use axum::{Router, extract::State};
-use ruma::api::client::room::upgrade_room;
+use axum::{
+    Router,
+    body::Body,
+    extract::{FromRequest, Request, State},
+};
+use ruma::{RoomVersionId, api::client::room::upgrade_room};
+use serde::Deserialize;
 
 use crate::{
-    api::{Answered, App, Class, Incoming, Limits, Outgoing, endpoint},
-    error::Result,
+    api::{Answered, App, Class, Incoming, Limits, Outgoing, endpoint, endpoint::read},
+    error::{Error, Result},
     sync::Sync,
     workflows::Workflows,
 };
+
+/// A request to upgrade a room, to a version that has the form of one.
+struct Upgrade(Incoming<upgrade_room::v3::Request>);
+
+/// A part of its body.
+#[derive(Default, Deserialize)]
+struct WantedVersion {
+    #[serde(default)]
+    new_version: Option<String>,
+}
+
+impl FromRequest<App> for Upgrade {
+    type Rejection = Error;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self> {
+        let (parts, body) = request.into_parts();
+        let whole = read(body, app.config.limits.max_request_bytes).await?;
+        let wanted: WantedVersion = serde_json::from_slice(&whole).unwrap_or_default();
+        let request = Request::from_parts(parts, Body::from(whole));
+        match (
+            Incoming::from_request(request, app).await,
+            wanted.new_version,
+        ) {
+            (Ok(incoming), _) => Ok(Self(incoming)),
+            // An identifier that no room version can have is a version that is not supported.
+            (Err(Error::BadJson(_)), Some(version))
+                if RoomVersionId::try_from(&*version).is_err() =>
+            {
+                let text = format!("room version {version:?} is not supported");
+                Err(Error::UnsupportedRoomVersion(text))
+            }
+            (Err(error), _) => Err(error),
+        }
+    }
+}
 
 pub(super) fn routes() -> Router<App> {
     endpoint::<upgrade_room::v3::Request, _>(upgrade_room)
@@ -21,7 +61,7 @@ async fn upgrade_room(
     State(sync): State<Sync>,
     State(workflows): State<Workflows>,
     State(limits): State<Limits>,
-    Incoming { from, request }: Incoming<upgrade_room::v3::Request>,
+    Upgrade(Incoming { from, request }): Upgrade,
 ) -> Result<Answered<Outgoing<upgrade_room::v3::Response>>> {
     let sending = sync.sending(from.device);
     limits.check(Class::Send, &*from.user_id)?;

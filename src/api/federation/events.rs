@@ -61,7 +61,7 @@ async fn get_room_state(
     Incoming { from, request }: Incoming<get_room_state::v1::Request>,
 ) -> Result<Response> {
     let room = rooms.shared_room(&from, &request.room_id).await?;
-    let mut writing = Writing::new(&rooms, rooms.turn_to_be_told(&from).await?);
+    let mut writing = Writing::new(&rooms, &from, rooms.turn_to_be_told(&from).await?);
     let answer = rooms.state_answer(&room, &request.event_id).await?;
     writing.text(r#"{"auth_chain":"#);
     writing.events(&answer.auth_chain);
@@ -79,7 +79,7 @@ async fn get_room_state_ids(
     Incoming { from, request }: Incoming<get_room_state_ids::v1::Request>,
 ) -> Result<Response> {
     let room = rooms.shared_room(&from, &request.room_id).await?;
-    let mut writing = Writing::new(&rooms, rooms.turn_to_be_told(&from).await?);
+    let mut writing = Writing::new(&rooms, &from, rooms.turn_to_be_told(&from).await?);
     let answer = rooms.state_answer(&room, &request.event_id).await?;
     writing.text(r#"{"auth_chain_ids":"#);
     writing.ids(&answer.auth_chain)?;
@@ -97,7 +97,7 @@ async fn get_event_authorization(
     Incoming { from, request }: Incoming<get_event_authorization::v1::Request>,
 ) -> Result<Response> {
     let room = rooms.shared_room(&from, &request.room_id).await?;
-    let mut writing = Writing::new(&rooms, rooms.turn_to_be_told(&from).await?);
+    let mut writing = Writing::new(&rooms, &from, rooms.turn_to_be_told(&from).await?);
     let chain = rooms.auth_chain_of(&room, &request.event_id).await?;
     writing.text(r#"{"auth_chain":"#);
     writing.events(&chain);

@@ -81,7 +81,7 @@ async fn create_join_event(
     State(rooms): State<Rooms>,
     Incoming { from, request }: Incoming<create_join_event::v2::Request>,
 ) -> Result<Response> {
-    let mut writing = Writing::new(&rooms, rooms.turn_to_be_told(&from).await?);
+    let mut writing = Writing::new(&rooms, &from, rooms.turn_to_be_told(&from).await?);
     let join = SignedEvent {
         origin: from,
         room_id: request.room_id,
@@ -101,7 +101,11 @@ async fn create_join_event_v1(
     State(rooms): State<Rooms>,
     signed: Signed<Box<RawValue>>,
 ) -> Result<Response> {
-    let mut writing = Writing::new(&rooms, rooms.turn_to_be_told(&signed.from).await?);
+    let mut writing = Writing::new(
+        &rooms,
+        &signed.from,
+        rooms.turn_to_be_told(&signed.from).await?,
+    );
     let join = signed_event(signed)?;
     writing.text("[200,");
     write_join(&workflows, &rooms, (join, false), &mut writing).await?;
@@ -214,13 +218,15 @@ async fn create_knock_event(
     Incoming { from, request }: Incoming<create_knock_event::v1::Request>,
 ) -> Result<Outgoing<create_knock_event::v1::Response>> {
     let knock = SignedEvent {
-        origin: from,
+        origin: from.clone(),
         room_id: request.room_id,
         event_id: request.event_id,
         event: request.pdu,
     };
     let taken = workflows.take_signed(Handshake::Knock, knock).await?;
-    let told = rooms.jsons(&rooms.told_to_strangers(&taken.before)).await?;
+    let told = rooms
+        .jsons(&from, &rooms.told_to_strangers(&taken.before))
+        .await?;
     let told = told.into_iter().map(RawStrippedState::Pdu).collect();
     Ok(Outgoing(create_knock_event::v1::Response::new(told)))
 }

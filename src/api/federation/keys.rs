@@ -2,7 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use axum::{Router, extract::State};
+use axum::{
+    Router,
+    extract::{Path, Query, State, rejection::QueryRejection},
+    routing::get,
+};
 use futures_util::{StreamExt, stream};
 use ruma::{
     OwnedServerName,
@@ -11,6 +15,7 @@ use ruma::{
     },
     serde::Raw,
 };
+use serde::Deserialize;
 
 use crate::{
     api::{App, Incoming, Outgoing, endpoint},
@@ -33,6 +38,15 @@ pub(super) fn routes() -> Router<App> {
         .merge(endpoint::<get_remote_server_keys_batch::v2::Request, _>(
             get_remote_server_keys_batch,
         ))
+        .route(
+            "/_matrix/key/v2/server/{key_id}",
+            get(get_server_keys_by_id),
+        )
+        .route("/_matrix/key/v2/server/", get(get_server_keys_by_id))
+        .route(
+            "/_matrix/key/v2/query/{server_name}/{key_id}",
+            get(get_remote_server_keys_by_id),
+        )
 }
 
 /// `GET /_matrix/key/v2/server`
@@ -46,6 +60,43 @@ async fn get_server_keys(
     Ok(Outgoing(get_server_keys::v2::Response::new(keys)))
 }
 
+/// `GET /_matrix/key/v2/server/{keyId}`, which older servers ask: the answer is the same for every id.
+///
+/// [spec]: https://spec.matrix.org/v1.5/server-server-api/#get_matrixkeyv2serverkeyid
+async fn get_server_keys_by_id(
+    State(federation): State<Federation>,
+) -> Result<Outgoing<get_server_keys::v2::Response>> {
+    let keys = federation.own_keys()?;
+    Ok(Outgoing(get_server_keys::v2::Response::new(keys)))
+}
+
+/// `GET /_matrix/key/v2/query/{serverName}/{keyId}`, which older servers ask.
+///
+/// [spec]: https://spec.matrix.org/v1.5/server-server-api/#get_matrixkeyv2queryservernamekeyid
+async fn get_remote_server_keys_by_id(
+    State(federation): State<Federation>,
+    State(clock): State<Clock>,
+    Path((server, key_id)): Path<(String, String)>,
+    query: Result<Query<Validity>, QueryRejection>,
+) -> Result<Outgoing<get_remote_server_keys::v2::Response>> {
+    let server = OwnedServerName::try_from(server)
+        .map_err(|error| Error::invalid_param(error.to_string()))?;
+    let Query(query) = query.map_err(|error| Error::invalid_param(error.to_string()))?;
+    let wanted = Wanted {
+        server,
+        until: query.minimum_valid_until_ts.unwrap_or(clock.now_ms()),
+        key_ids: BTreeSet::from([key_id]),
+    };
+    let keys = known(&federation, [wanted]).await?;
+    Ok(Outgoing(get_remote_server_keys::v2::Response::new(keys)))
+}
+
+/// Until when keys must be valid.
+#[derive(Deserialize)]
+struct Validity {
+    minimum_valid_until_ts: Option<i64>,
+}
+
 /// `GET /_matrix/key/v2/query/{serverName}`
 ///
 /// [spec]: https://spec.matrix.org/v1.19/server-server-api/#get_matrixkeyv2queryservername
@@ -54,7 +105,12 @@ async fn get_remote_server_keys(
     Incoming { request, .. }: Incoming<get_remote_server_keys::v2::Request>,
 ) -> Result<Outgoing<get_remote_server_keys::v2::Response>> {
     let until = i64::from(request.minimum_valid_until_ts.0);
-    let keys = known(&federation, [(request.server_name, until)]).await?;
+    let wanted = Wanted {
+        server: request.server_name,
+        until,
+        key_ids: BTreeSet::new(),
+    };
+    let keys = known(&federation, [wanted]).await?;
     Ok(Outgoing(get_remote_server_keys::v2::Response::new(keys)))
 }
 
@@ -72,26 +128,47 @@ async fn get_remote_server_keys_batch(
         )));
     }
     let now = clock.now_ms();
-    // All keys of a server come together: what is wanted longest decides.
+    // The keys of a list come together: the one that is wanted for longest decides.
     let wanted = request.server_keys.into_iter().map(|(server, keys)| {
         let until = keys.values().filter_map(|key| key.minimum_valid_until_ts);
         let until = until.map(|until| i64::from(until.0)).max();
-        (server, until.unwrap_or(now))
+        Wanted {
+            server,
+            until: until.unwrap_or(now),
+            key_ids: keys.keys().map(ToString::to_string).collect(),
+        }
     });
     let keys = known(&federation, wanted).await?;
     let response = get_remote_server_keys_batch::v2::Response::new(keys);
     Ok(Outgoing(response))
 }
 
+/// The keys of a server that somebody wants to have.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Wanted {
+    server: OwnedServerName,
+    /// Until when they must be valid, in milliseconds since the Unix epoch.
+    until: i64,
+    /// Their ids; empty for all.
+    key_ids: BTreeSet<String>,
+}
+
 /// Returns the keys of those servers of which any are known.
 async fn known(
     federation: &Federation,
-    wanted: impl IntoIterator<Item = (OwnedServerName, i64)>,
+    wanted: impl IntoIterator<Item = Wanted>,
 ) -> Result<Vec<Raw<ServerSigningKeys>>> {
-    let wanted: BTreeSet<(OwnedServerName, i64)> = wanted.into_iter().collect();
+    let wanted: BTreeSet<Wanted> = wanted.into_iter().collect();
     let asking = stream::iter(wanted)
-        .map(async |(server, until)| federation.keys_of(&server, until).await)
+        .map(async |wanted| {
+            let keys = (&wanted.key_ids, wanted.until);
+            federation.keys_of(&wanted.server, keys).await
+        })
         .buffered(AT_ONCE);
-    let found: Vec<_> = asking.collect().await;
-    found.into_iter().filter_map(Result::transpose).collect()
+    let found: Vec<Result<Vec<_>>> = asking.collect().await;
+    let mut keys = Vec::new();
+    for of_server in found {
+        keys.extend(of_server?);
+    }
+    Ok(keys)
 }

@@ -8,7 +8,7 @@ use axum::{
     response::Response,
 };
 use futures_util::stream;
-use ruma::OwnedEventId;
+use ruma::{OwnedEventId, OwnedServerName, ServerName};
 
 use crate::{
     error::Result,
@@ -21,6 +21,8 @@ const EVENTS: usize = 100;
 /// An answer that is written.
 pub(super) struct Writing {
     rooms: Rooms,
+    /// Who asks.
+    server: OwnedServerName,
     pieces: VecDeque<Piece>,
     /// Whether the list that is written has an event already.
     has_events: bool,
@@ -35,9 +37,10 @@ enum Piece {
 
 impl Writing {
     /// Begins an answer with events of these rooms, to somebody who has a turn to be told much.
-    pub(super) fn new(rooms: &Rooms, turn: TurnToBeTold) -> Self {
+    pub(super) fn new(rooms: &Rooms, server: &ServerName, turn: TurnToBeTold) -> Self {
         Self {
             rooms: rooms.clone(),
+            server: server.to_owned(),
             pieces: VecDeque::new(),
             has_events: false,
             _turn: turn,
@@ -90,7 +93,7 @@ impl Writing {
             Piece::Events(ids) => ids,
         };
         let mut text = String::new();
-        for event in self.rooms.jsons(&ids).await? {
+        for event in self.rooms.jsons(&self.server, &ids).await? {
             if self.has_events {
                 text.push(',');
             }

@@ -24,6 +24,15 @@ const PRESENCE: Duration = Duration::from_secs(1);
 const TYPING_AGAIN: Duration = Duration::from_secs(40);
 /// How often they are told of those who are there still, in the same measure: they forget that after half an hour.
 const PRESENCE_AGAIN: u32 = 30;
+/// When a server is sent the presence of those with whom its users share a room only now, after it came into the room:
+/// several times, since it drops what comes before it knows of the room.
+const PRESENCE_FOR_NEWCOMERS: [Duration; 3] = [
+    Duration::from_secs(1),
+    Duration::from_secs(10),
+    Duration::from_secs(90),
+];
+/// The most presences for newcomers that wait.
+const MAX_NEWCOMER_PRESENCES: usize = 10_000;
 /// How long it waits after an error.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -41,6 +50,15 @@ struct Held {
     presence_due: Option<Instant>,
     /// Whom others know to type.
     typing: HashMap<RoomNum, BTreeSet<OwnedUserId>>,
+    /// The presence that servers new in a room are to be sent, by when.
+    newcomers: BTreeMap<Instant, Vec<NewcomerPresence>>,
+}
+
+/// The users whose presence a server that is new in a room is to be sent.
+#[derive(Clone)]
+struct NewcomerPresence {
+    servers: Vec<OwnedServerName>,
+    users: Vec<OwnedUserId>,
 }
 
 impl Held {
@@ -62,7 +80,31 @@ impl Held {
 
     /// Returns when something that was held back is due.
     fn next_due(&self) -> Option<Instant> {
-        self.receipts_due.into_iter().chain(self.presence_due).min()
+        let newcomers = self.newcomers.keys().next().copied();
+        let dues = self.receipts_due.into_iter().chain(self.presence_due);
+        dues.chain(newcomers).min()
+    }
+
+    /// Notes that servers which are new in a room are to be sent the presence of users.
+    fn add_newcomers(&mut self, presence: &NewcomerPresence) {
+        let now = Instant::now();
+        for after in PRESENCE_FOR_NEWCOMERS {
+            if self.newcomers.len() < MAX_NEWCOMER_PRESENCES {
+                let due = self.newcomers.entry(now + after).or_default();
+                due.push(presence.clone());
+            }
+        }
+    }
+
+    /// Takes the presence for newcomers that is due.
+    fn take_newcomers(&mut self) -> Vec<NewcomerPresence> {
+        let mut due = Vec::new();
+        while let Some(entry) = self.newcomers.first_entry()
+            && *entry.key() <= Instant::now()
+        {
+            due.extend(entry.remove());
+        }
+        due
     }
 }
 
@@ -124,7 +166,7 @@ impl Inner {
             self.distribute_typing(held, room).await?;
         }
         if held.events {
-            self.distribute_events().await?;
+            self.distribute_events(held).await?;
             held.events = false;
         }
         if let Some(after) = held.untold {
@@ -146,6 +188,13 @@ impl Inner {
                 self.distribute_presence(user).await?;
             }
         }
+        for presence in held.take_newcomers() {
+            self.note(&presence.servers, |state| {
+                for user_id in &presence.users {
+                    state.note_presence(user_id);
+                }
+            });
+        }
         Ok(())
     }
 
@@ -159,13 +208,13 @@ impl Inner {
     }
 
     /// Notes for each server the events that it is to be sent.
-    async fn distribute_events(self: &Arc<Self>) -> Result<()> {
+    async fn distribute_events(self: &Arc<Self>, held: &mut Held) -> Result<()> {
         loop {
             let after = self.distributed.load(Ordering::SeqCst);
             let page = self.rooms.outgoing(after).await?;
             // First what can fail: then all of it is done again.
             for arrival in page.arrivals {
-                self.welcome(arrival).await?;
+                self.welcome(held, arrival).await?;
             }
             let mut servers = BTreeSet::new();
             for event in page.events {
@@ -194,7 +243,7 @@ impl Inner {
     }
 
     /// Sees to it that servers know the devices, and the presence, of those with whom their users share a room now.
-    async fn welcome(self: &Arc<Self>, arrival: Arrival) -> Result<()> {
+    async fn welcome(self: &Arc<Self>, held: &mut Held, arrival: Arrival) -> Result<()> {
         let Arrival {
             position,
             room,
@@ -224,13 +273,18 @@ impl Inner {
             let presence = self.ephemeral.presence.get(*user);
             presence.is_some_and(|event| event.content.presence != PresenceState::Offline)
         };
-        let there: Vec<&OwnedUserId> = users.iter().filter(is_there).map(|(_, id)| id).collect();
-        self.note(&owed, |state| {
-            state.has_lists = true;
-            for user_id in &there {
-                state.note_presence(user_id);
-            }
-        });
+        let there: Vec<OwnedUserId> = users
+            .iter()
+            .filter(is_there)
+            .map(|(_, id)| id.clone())
+            .collect();
+        self.note(&owed, |state| state.has_lists = true);
+        if !there.is_empty() {
+            held.add_newcomers(&NewcomerPresence {
+                servers,
+                users: there,
+            });
+        }
         Ok(())
     }
 

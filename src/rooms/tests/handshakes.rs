@@ -161,7 +161,7 @@ async fn the_answer_to_a_join_is_a_room_that_can_be_taken_over() {
             .await
             .unwrap();
         let read = async |ids: &[OwnedEventId]| -> Vec<Verified> {
-            let jsons = rooms.jsons(ids).await.unwrap();
+            let jsons = rooms.jsons(rooms.server_name(), ids).await.unwrap();
             let events = jsons
                 .iter()
                 .map(|json| serde_json::from_str(json.get()).unwrap());

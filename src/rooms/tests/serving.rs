@@ -150,7 +150,8 @@ async fn the_state_before_an_event_is_told_with_all_that_it_rests_on() {
 
     let answer = shared.rooms().state_answer(&room, &hello).await.unwrap();
     let chain = shared.rooms().auth_chain_of(&room, &hello).await.unwrap();
-    let jsons = shared.rooms().jsons(&answer.state).await.unwrap();
+    let server = shared.rooms().server_name();
+    let jsons = shared.rooms().jsons(server, &answer.state).await.unwrap();
 
     let told: Vec<&str> = jsons.iter().map(|json| json.get()).collect();
     assert_eq!(told.len(), answer.state.len());

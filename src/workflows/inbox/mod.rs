@@ -36,7 +36,7 @@ use self::{
     line::Line,
     queue::{Crowd, Queues, Underway},
 };
-use super::Workflows;
+use super::{Workflows, guests::admits_guests};
 use crate::{
     clock::Clock,
     error::{Error, Result},
@@ -296,6 +296,7 @@ impl Workflows {
     async fn take_events(&self, origin: &ServerName, of_room: OfRoom, notes: &Shared) {
         let OfRoom { room, events } = of_room;
         let room = &room;
+        let admitted_guests = admits_guests(room);
         let checking = stream::iter(events)
             .map(async |event: Arriving| {
                 let checked = self.federation.verify(&event.json, &room.rules).await;
@@ -325,6 +326,12 @@ impl Workflows {
         }
         for (event_id, received) in line.ends().await {
             self.note(&event_id, received, notes).await;
+        }
+        if admitted_guests
+            && !admits_guests(room)
+            && let Err(error) = self.expel_guests(&room.room_id).await
+        {
+            tracing::warn!(room_id = %room.room_id, %error, "guests could not be taken out of a room");
         }
     }
 

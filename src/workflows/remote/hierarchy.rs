@@ -175,6 +175,18 @@ impl Workflows {
         Ok(may_know.then(|| summary.clone()))
     }
 
+    /// Returns whether a room that nobody of this server is in admits guests, as far as a server says so.
+    pub(super) async fn admits_guests_elsewhere(
+        &self,
+        room_id: &RoomId,
+        via: &[OwnedServerName],
+    ) -> Option<bool> {
+        let until = Instant::now() + PATIENCE;
+        let asking = self.ask_for_room(room_id, via);
+        let told = timeout_at(until, asking).await.ok().flatten()?;
+        Some(told.room.summary().guest_can_join)
+    }
+
     /// Asks servers what a room is like; what they say is remembered for a while.
     async fn ask_for_room(&self, room_id: &RoomId, via: &[OwnedServerName]) -> Option<Arc<Told>> {
         let mut candidates = self.candidates();

@@ -2,14 +2,20 @@
 //!
 //! [Joining rooms](https://spec.matrix.org/v1.19/server-server-api/#joining-rooms)
 
-use ruma::{OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, RoomOrAliasId, ServerName, UserId};
+use ruma::{
+    OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, RoomOrAliasId, RoomVersionId, ServerName,
+    UserId,
+    events::{StateEventType, room::guest_access::GuestAccess},
+    room::{AllowRule, JoinRule},
+};
 use serde_json::{Map, Value};
 
 use super::{Candidates, Refusals, is_final};
 use crate::{
     error::{Error, Result},
-    federation::{Failure, Member, Signed, Template},
-    rooms::{Action, Import, Imported, MemberChange, Received, Room},
+    federation::{Failure, JoinAnswer, Member, Signed, Template},
+    matrix::Verified,
+    rooms::{Action, Import, Imported, MemberChange, MemberProfile, Received, Room},
     users::Session,
     workflows::{Wish, Workflows},
 };
@@ -33,6 +39,7 @@ struct RemoteJoin {
     user_id: OwnedUserId,
     content: Map<String, Value>,
     candidates: Candidates,
+    is_guest: bool,
 }
 
 impl Workflows {
@@ -66,10 +73,8 @@ impl Workflows {
                 self.settle(session, &room_id).await?;
                 return Ok(room_id);
             };
-            if session.is_guest {
-                // Whether the room admits guests can only be told by those who are in it.
-                return Err(Error::GuestAccessForbidden);
-            }
+            self.check_guest_elsewhere(session, &room_id, &servers)
+                .await?;
             let join = self.remote_join(session, &room_id, &wish, servers).await?;
             let (workflows, room) = (self.clone(), room_id.clone());
             let work = async move { workflows.join_through(join).await };
@@ -157,7 +162,34 @@ impl Workflows {
             user_id: session.user_id.clone(),
             content: change.content()?,
             candidates,
+            is_guest: session.is_guest,
         })
+    }
+
+    /// Checks, as far as it can be known before a guest joins, that a room which nobody here is in admits guests.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::GuestAccessForbidden`].
+    async fn check_guest_elsewhere(
+        &self,
+        session: &Session,
+        room_id: &RoomId,
+        candidates: &Candidates,
+    ) -> Result<()> {
+        if !session.is_guest {
+            return Ok(());
+        }
+        if self.rooms.resident(room_id).await.is_ok() {
+            return self.check_guest(session, room_id).await;
+        }
+        let servers = candidates.servers.iter().chain(&candidates.others);
+        let servers: Vec<OwnedServerName> = servers.cloned().collect();
+        match self.admits_guests_elsewhere(room_id, &servers).await {
+            Some(false) => Err(Error::GuestAccessForbidden),
+            // A server that does not say it lets the join show it.
+            Some(true) | None => Ok(()),
+        }
     }
 
     /// Asks servers, one after the other, to let a user in.
@@ -175,6 +207,7 @@ impl Workflows {
                 Err(NotJoined::Failed(failure)) if is_final(&failure) => return Err(failure.into()),
                 Err(NotJoined::Failed(failure)) => failure.into(),
                 Err(NotJoined::Refused(error)) => error,
+                Err(NotJoined::TakenBack(error)) => return Err(error),
             };
             if matches!(
                 error,
@@ -201,16 +234,84 @@ impl Workflows {
             content,
         };
         let signed = self.federation.complete(&template, &member)?;
-        self.send_join(server, &join.room_id, (signed, template))
-            .await
+        let version = template.version.clone();
+        let joined = self.send_join(server, join, (signed, template)).await;
+        if let Err(NotJoined::TakenBack(_)) = &joined {
+            self.take_back(server, join, &version).await;
+        }
+        joined
+    }
+
+    /// Lets a user leave again whom a server let in, but who must not be in the room.
+    async fn take_back(&self, server: &ServerName, join: &RemoteJoin, version: &RoomVersionId) {
+        let leaving = async {
+            let (room_id, user_id) = (&*join.room_id, &*join.user_id);
+            let federation = &self.federation;
+            let template = federation
+                .make_leave(server, (room_id, user_id), version)
+                .await?;
+            let change = MemberChange::own(user_id, Action::Leave, MemberProfile::default());
+            let member = Member {
+                room_id,
+                user_id,
+                content: change.content()?,
+            };
+            let leave = federation.complete(&template, &member)?;
+            federation.send_leave(server, room_id, &leave).await?;
+            Ok::<(), Error>(())
+        };
+        if let Err(error) = leaving.await {
+            tracing::debug!(%server, %error, "a join could not be taken back");
+        }
+    }
+
+    /// Checks that a user may be in a room, by the state that the server tells which let them in.
+    async fn check_let_in(
+        &self,
+        join: &RemoteJoin,
+        answer: &JoinAnswer,
+        is_restricted: bool,
+    ) -> Result<(), Error> {
+        let find = |kind: StateEventType| {
+            let mut state = answer.state.iter().map(Verified::pdu);
+            state.find(|pdu| pdu.is_state(&kind.to_string().into(), ""))
+        };
+        if join.is_guest {
+            let access = find(StateEventType::RoomGuestAccess);
+            let access = access.and_then(|pdu| pdu.content_str("guest_access"));
+            if access.as_deref() != Some(GuestAccess::CanJoin.as_str()) {
+                return Err(Error::GuestAccessForbidden);
+            }
+        }
+        let rule = find(StateEventType::RoomJoinRules).filter(|_| is_restricted);
+        let rule = rule.and_then(|pdu| serde_json::from_str(pdu.content.get()).ok());
+        let (Some(JoinRule::Restricted(restricted)) | Some(JoinRule::KnockRestricted(restricted))) =
+            rule
+        else {
+            return Ok(());
+        };
+        // That server may not have learned yet that the user left the room which would let them in.
+        let is_known = |rule: &AllowRule| matches!(rule, AllowRule::RoomMembership(_));
+        if !restricted.allow.iter().all(is_known)
+            || self
+                .rooms
+                .is_in_allowed_room(&restricted, &join.user_id)
+                .await?
+        {
+            return Ok(());
+        }
+        Err(Error::forbidden(
+            "you are in none of the rooms that would let you in",
+        ))
     }
 
     async fn send_join(
         &self,
         server: &ServerName,
-        room_id: &RoomId,
+        join: &RemoteJoin,
         (signed, template): (Signed, Template),
     ) -> Result<(), NotJoined> {
+        let room_id = &*join.room_id;
         let sent = (&signed, &template);
         let answer = self.federation.send_join(server, room_id, sent).await?;
         if answer.members_omitted {
@@ -242,6 +343,10 @@ impl Workflows {
                 }
             };
         }
+        let is_restricted = template.authoriser().is_some();
+        if let Err(refused) = self.check_let_in(join, &answer, is_restricted).await {
+            return Err(NotJoined::TakenBack(refused));
+        }
         let import = Import {
             origin: server.to_owned(),
             version: template.version,
@@ -262,6 +367,8 @@ enum NotJoined {
     Failed(Failure),
     /// What it answered cannot be taken.
     Refused(Error),
+    /// It let the user in, who may not be in the room.
+    TakenBack(Error),
 }
 
 impl From<Failure> for NotJoined {

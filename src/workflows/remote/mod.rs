@@ -104,7 +104,9 @@ fn how_telling(error: &Error) -> u8 {
     match error {
         Error::Forbidden(_) => 5,
         Error::IncompatibleRoomVersion(_) | Error::UnsupportedRoomVersion(_) => 4,
-        Error::UnableToAuthoriseJoin(_) | Error::UnableToGrantJoin(_) => 3,
+        Error::UnableToAuthoriseJoin(_)
+        | Error::UnableToGrantJoin(_)
+        | Error::RefusedElsewhere { .. } => 3,
         Error::NotFound(_) => 2,
         Error::Unreachable(_) => 1,
         _ => 0,

@@ -95,10 +95,12 @@ fn again(error: &Error) -> Error {
     let text = error.to_string();
     match error {
         Error::Forbidden(_) => Error::Forbidden(text),
+        Error::GuestAccessForbidden => Error::GuestAccessForbidden,
         Error::NotFound(_) => Error::NotFound(text),
         Error::TooLarge(_) => Error::TooLarge(text),
         Error::BadJson(_) => Error::BadJson(text),
         Error::Unreachable(_) => Error::Unreachable(text),
+        Error::RefusedElsewhere { errcode, .. } => Error::RefusedElsewhere { errcode, text },
         Error::UnableToAuthoriseJoin(_) => Error::UnableToAuthoriseJoin(text),
         Error::UnableToGrantJoin(_) => Error::UnableToGrantJoin(text),
         Error::UnsupportedRoomVersion(_) => Error::UnsupportedRoomVersion(text),

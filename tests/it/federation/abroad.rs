@@ -25,6 +25,8 @@ use serde_json::{
 
 use super::Peer;
 
+const AUTHORISED_VIA: &str = "join_authorised_via_users_server";
+
 /// A room, and whoever made it.
 pub(crate) struct Abroad {
     key: Arc<SigningKey>,
@@ -218,7 +220,10 @@ impl Abroad {
 
     fn template(&self, user_id: &str, membership: &str) -> Value {
         let user_id = UserId::parse(user_id).expect("an id");
-        let content = json!({ "membership": membership });
+        let mut content = json!({ "membership": membership });
+        if membership == "join" && self.is_restricted() {
+            content[AUTHORISED_VIA] = json!(self.creator);
+        }
         let draft = self.draft(
             &user_id,
             ("m.room.member", Some(user_id.as_str())),
@@ -228,6 +233,23 @@ impl Abroad {
         let template = matrix::template(draft, place.site(self)).expect("it is allowed");
         let event: &RawValue = &template.event;
         json!({ "room_version": self.version, "event": event })
+    }
+
+    fn is_restricted(&self) -> bool {
+        let rules = self.state.get(&"m.room.join_rules".into(), "");
+        let rule = rules.and_then(|pdu| pdu.content_str("join_rule"));
+        rule.as_deref() == Some("restricted")
+    }
+
+    /// Returns a join with the signature of the server that lets the user in, if that is needed.
+    fn countersigned(&self, event: Value) -> Value {
+        if event["content"].get(AUTHORISED_VIA).is_none() {
+            return event;
+        }
+        let mut object = serde_json::from_value(event).expect("canonical JSON");
+        let signed = self.key.sign_event(&mut object, &self.rules);
+        signed.expect("it is signed");
+        serde_json::to_value(object).expect("JSON")
     }
 
     /// Returns the state now, and all that it rests on.
@@ -318,6 +340,7 @@ async fn make_join(
 async fn send_join(State(room): State<Shared>, Json(event): Json<Value>) -> Json<Value> {
     let mut room = room.lock();
     let (state, auth_chain) = room.state_and_chain();
+    let event = room.countersigned(event);
     room.takes(event.clone());
     room.joins += 1;
     Json(json!({

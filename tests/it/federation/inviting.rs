@@ -1,9 +1,10 @@
 //! Inviting users of other servers, and turning invitations down.
 
 use axum::{Json, Router, http::StatusCode, routing::put};
+use ruma::RoomVersionId;
 use serde_json::{Value, json};
 
-use super::{Network, Peer, joining::joins_via};
+use super::{Network, Peer, joining::joins_via, sending::Ear};
 use crate::{
     chat::{each, find, timeline},
     harness::{Server, User},
@@ -270,4 +271,83 @@ async fn where_nobody_here_may_let_one_in_another_server_does() {
         member["join_authorised_via_users_server"],
         two.alice.id.as_str()
     );
+}
+
+/// A peer that takes invitations in the first form alone, and the transactions that it was sent.
+async fn old_peer(network: &Network) -> (Peer, Ear) {
+    let ear = Ear::default();
+    let peer = network
+        .peer_with(|peer| {
+            let key = peer.key.clone();
+            let takes = put(async move |Json(mut event): Json<Value>| {
+                let unsigned = event.as_object_mut().expect("an object").remove("unsigned");
+                let state = unsigned.expect("the state of the room")["invite_room_state"].clone();
+                assert!(state.as_array().is_some_and(|state| !state.is_empty()));
+                let rules = parlour::matrix::rules(&RoomVersionId::V2).expect("it is known");
+                let mut object = serde_json::from_value(event).expect("canonical JSON");
+                key.sign_event(&mut object, &rules).expect("it is signed");
+                Json(json!([200, { "event": object }]))
+            });
+            ear.router()
+                .route("/_matrix/federation/v1/invite/{room}/{event}", takes)
+        })
+        .await;
+    (peer, ear)
+}
+
+#[tokio::test]
+async fn an_older_server_is_invited_in_the_first_form_to_rooms_of_version_2_alone() {
+    let two = Two::new().await;
+    let (peer, _) = old_peer(&two.network).await;
+    let invitation = json!({ "user_id": format!("@eve:{}", peer.name) });
+
+    let room = two
+        .alice
+        .creates(json!({ "room_version": "2", "name": "tea" }));
+    let room = room.await;
+    let invited = two.alice.tries(&room, "invite", invitation.clone()).await;
+    invited.expect_ok();
+    let room = two.alice.creates(json!({ "room_version": "11" })).await;
+    let refused = two.alice.tries(&room, "invite", invitation).await;
+
+    refused.expect_error(400, "M_UNSUPPORTED_ROOM_VERSION");
+}
+
+#[tokio::test]
+async fn an_invitation_is_sent_in_no_transaction_to_a_server_outside_the_room() {
+    let two = Two::new().await;
+    let (peer, ear) = old_peer(&two.network).await;
+    let target = json!({ "user_id": format!("@eve:{}", peer.name) });
+    let room = two
+        .alice
+        .creates(json!({ "room_version": "2", "name": "tea" }));
+    let room = room.await;
+
+    let invited = two.alice.tries(&room, "invite", target.clone()).await;
+    invited.expect_ok();
+    two.alice.tries(&room, "kick", target).await.expect_ok();
+
+    let first = ear
+        .waits(|heard| heard.pdus().first().map(|pdu| (*pdu).clone()))
+        .await;
+    assert_eq!(first["content"]["membership"], "leave", "{first}");
+}
+
+#[tokio::test]
+async fn one_who_turns_an_invitation_down_that_nobody_takes_back_sees_it_in_every_version() {
+    for version in ["2", "11"] {
+        let two = Two::new().await;
+        let request = json!({ "room_version": version });
+        let room = two.invites_bob(request).await;
+        let since = two.bob.syncs().await;
+        two.home.running.stop().await;
+        two.home.running.finished().await;
+
+        two.bob.leaves(&room).await;
+
+        let sync = two.bob.syncs_after(&since).await;
+        let left = &sync["rooms"]["leave"][&room]["timeline"]["events"];
+        let own = find(left, "m.room.member", &two.bob.id);
+        assert_eq!(own["content"]["membership"], "leave", "{version}: {sync}");
+    }
 }

@@ -190,6 +190,71 @@ async fn a_refusal_is_told_and_no_other_server_is_asked() {
 }
 
 #[tokio::test]
+async fn a_bad_request_that_another_server_names_is_passed_on() {
+    let network = Network::new();
+    let server = network.server().await;
+    let bob = server.register("bob").await;
+    let refusals = [
+        ("M_BAD_STATE", 400, "M_BAD_STATE"),
+        ("M_INVALID_PARAM", 400, "M_INVALID_PARAM"),
+        ("M_UNKNOWN_TOKEN", 502, "M_UNKNOWN"),
+    ];
+
+    for (theirs, status, ours) in refusals {
+        let refusal = json!({ "errcode": theirs, "error": "odd" });
+        let answer = get(async || (StatusCode::BAD_REQUEST, Json(refusal)));
+        let peer = network.peer(Router::new().route(MAKE_JOIN, answer)).await;
+        let refused = joins_via(&bob, "!room:elsewhere", &[&peer.name]).await;
+        refused.expect_error(status, ours);
+    }
+}
+
+#[tokio::test]
+async fn a_join_by_a_server_that_missed_a_leave_is_refused_and_taken_back() {
+    let story = Story::new("11").await;
+    let alice = story.server.register("alice").await;
+    let allowed = alice.creates_open_room().await;
+    let rules = json!({
+        "join_rule": "restricted",
+        "allow": [{ "type": "m.room_membership", "room_id": allowed }],
+    });
+    story.room.lock().sets("m.room.join_rules", "", rules);
+    story.bob.joins(&allowed).await;
+    story.bob.leaves(&allowed).await;
+
+    let refused = story.joins_via(&[&story.peer.name]).await;
+
+    refused.expect_error(403, "M_FORBIDDEN");
+    let membership = story.room.lock().membership(&story.bob.id);
+    assert_eq!(membership.as_deref(), Some("leave"));
+    let sync = story.bob.syncs().await;
+    assert!(sync["rooms"]["join"].get(story.room.id()).is_none());
+    story.bob.joins(&allowed).await;
+    story.joins_via(&[&story.peer.name]).await.expect_ok();
+}
+
+#[tokio::test]
+async fn a_guest_joins_a_room_of_another_server_that_admits_guests() {
+    let mut story = Story::new("11").await;
+    story.server = story
+        .server
+        .restart_with(|config| config.registration.guests = true)
+        .await;
+    let guest = story.server.register_guest().await;
+    let (peer, room) = (&story.peer.name, story.room.id());
+
+    let refused = joins_via(&guest, &room, &[peer]).await;
+    refused.expect_error(403, "M_GUEST_ACCESS_FORBIDDEN");
+    let membership = story.room.lock().membership(&guest.id);
+    assert_eq!(membership.as_deref(), Some("leave"));
+    let access = json!({ "guest_access": "can_join" });
+    story.room.lock().sets("m.room.guest_access", "", access);
+    joins_via(&guest, &room, &[peer]).await.expect_ok();
+
+    guest.says(&room, "hello").await;
+}
+
+#[tokio::test]
 async fn a_room_version_that_is_not_known_here_is_told() {
     let network = Network::new();
     let server = network.server().await;

@@ -1,10 +1,16 @@
 //! The keys with which servers sign.
 
-use axum::{Json, Router, routing::post};
-use ruma::{canonical_json::CanonicalJsonObject, serde::Base64, signatures::verify_json};
+use axum::{Json, Router, http::StatusCode, routing::post};
+use parlour::matrix::SigningKey;
+use ruma::{
+    canonical_json::CanonicalJsonObject,
+    serde::Base64,
+    signatures::{Ed25519KeyPair, verify_json},
+};
 use serde_json::{Value, json};
 
 use super::{FAR_AWAY, Network, Peer};
+use crate::harness::Server;
 
 const PROFILE: &str = "/_matrix/federation/v1/query/profile?user_id=@a:b";
 
@@ -79,10 +85,128 @@ async fn a_notary_asks_again_only_for_keys_that_are_valid_for_too_short() {
     assert_eq!(known(&query).await, 1);
     assert_eq!(known(&query).await, 1);
     assert_eq!(peer.requests(), 1);
-    // What is known is better than nothing, and nobody is asked twice in a minute.
+    // What is known is better than nothing, and nobody is asked without end.
     let later = format!("{query}?minimum_valid_until_ts={FAR_AWAY}");
     assert_eq!(known(&later).await, 1);
-    assert_eq!(peer.requests(), 1);
+    assert_eq!(peer.requests(), 2);
+    for _ in 0..20 {
+        assert_eq!(known(&later).await, 1);
+    }
+    assert!(peer.requests() <= 6, "{}", peer.requests());
+}
+
+/// Starts a server that publishes one list of keys after the other, of the same server.
+async fn publishes(network: &Network, lists: impl Fn(&Peer) -> Vec<Value>) -> Peer {
+    let address = super::unused_address();
+    let peer = Peer::new(&address.to_string());
+    let lists = std::sync::Mutex::new(lists(&peer).into_iter());
+    let lists = std::sync::Arc::new(lists);
+    let answers = axum::routing::get(async move || {
+        let next = lists.lock().expect("no test panics here").next();
+        match next {
+            Some(list) => (StatusCode::OK, Json(list)),
+            None => (StatusCode::BAD_REQUEST, Json(json!({}))),
+        }
+    });
+    let router = Router::new().route("/_matrix/key/v2/server", answers);
+    network.serve(address, router, peer.requests.clone()).await;
+    peer
+}
+
+fn list_of(peer: &Peer, until: i64) -> Value {
+    let list = peer.key.published(until).expect("it is signed");
+    serde_json::to_value(list).expect("JSON")
+}
+
+async fn asks(notary: &Server, peer: &Peer, key_id: &str, until: i64) -> Value {
+    let wanted = json!({ key_id: { "minimum_valid_until_ts": until } });
+    let body = json!({ "server_keys": { &*peer.name: wanted } });
+    let told = notary.post("/_matrix/key/v2/query", body).await;
+    told.expect_ok()["server_keys"][0].clone()
+}
+
+const PAST: i64 = 1_700_000_000_000;
+
+#[tokio::test]
+async fn a_notary_returns_an_expired_key_where_there_is_no_better_one() {
+    let network = Network::new();
+    let notary = network.server().await;
+    let peer = publishes(&network, |peer| {
+        vec![list_of(peer, PAST), list_of(peer, PAST)]
+    })
+    .await;
+    let key_id = peer.key.key_id().to_string();
+
+    // The second answer is the same, and the third is a refusal.
+    for until in [PAST, PAST + 1_000, PAST + 1_000] {
+        let told = asks(&notary, &peer, &key_id, until).await;
+        assert_eq!(told["valid_until_ts"], PAST);
+        assert!(told["verify_keys"].get(&key_id).is_some(), "{told}");
+    }
+    assert_eq!(peer.requests(), 3);
+}
+
+#[tokio::test]
+async fn a_notary_returns_a_key_that_was_renewed_a_moment_ago() {
+    let network = Network::new();
+    let notary = network.server().await;
+    let peer = publishes(&network, |peer| {
+        vec![list_of(peer, PAST), list_of(peer, FAR_AWAY)]
+    });
+    let peer = peer.await;
+    let key_id = peer.key.key_id().to_string();
+    assert_eq!(
+        asks(&notary, &peer, &key_id, PAST).await["valid_until_ts"],
+        PAST
+    );
+
+    let told = asks(&notary, &peer, &key_id, PAST + 1_000).await;
+
+    assert_eq!(told["valid_until_ts"], FAR_AWAY);
+}
+
+#[tokio::test]
+async fn a_notary_goes_on_telling_a_key_that_its_server_lists_no_more() {
+    let network = Network::new();
+    let notary = network.server().await;
+    let peer = publishes(&network, |peer| {
+        let name = peer.key.server_name().to_owned();
+        let other = SigningKey::from_der(name, &Ed25519KeyPair::generate(), "other");
+        let other = other.expect("a key").published(PAST + 1_000);
+        let other = serde_json::to_value(other.expect("it is signed")).expect("JSON");
+        vec![list_of(peer, PAST), other]
+    })
+    .await;
+    let key_id = peer.key.key_id().to_string();
+    asks(&notary, &peer, &key_id, PAST).await;
+
+    let told = asks(&notary, &peer, &key_id, PAST + 500).await;
+    assert!(told["verify_keys"].get(&key_id).is_some(), "{told}");
+    let told = asks(&notary, &peer, "ed25519:other", PAST).await;
+    assert!(told["verify_keys"].get("ed25519:other").is_some(), "{told}");
+    let notary = notary.restart().await;
+    let told = asks(&notary, &peer, &key_id, PAST).await;
+
+    assert!(told["verify_keys"].get(&key_id).is_some(), "{told}");
+    assert_eq!(peer.requests(), 2);
+}
+
+#[tokio::test]
+async fn keys_can_be_asked_for_by_their_ids_as_older_servers_do() {
+    let network = Network::new();
+    let server = network.server().await;
+    let peer = network.peer(Router::new()).await;
+
+    for id in ["", "ed25519:1", "*"] {
+        let path = format!("/_matrix/key/v2/server/{id}");
+        let keys = server.get(&path).await.expect_ok();
+        assert_eq!(keys["server_name"], server.name(), "{id}");
+    }
+    let path = format!("/_matrix/key/v2/query/{}/{}", peer.name, peer.key.key_id());
+    let told = server.get(&path).await.expect_ok();
+    assert_eq!(told["server_keys"][0]["server_name"], peer.name);
+    let odd = format!("{path}?minimum_valid_until_ts=odd");
+    server.get(&odd).await.expect_error(400, "M_INVALID_PARAM");
 }
 
 #[tokio::test]

@@ -128,6 +128,7 @@ async fn the_state_at_a_gap_is_asked_for() {
     let newest = shared.keeps("newest");
     // What lies before the gap is not told as one of the missing events, but as what the state needs.
     shared.archive.tells_back_to(&found);
+    shared.archive.withholds(&lost);
 
     let told = shared.sends(&newest).await;
 

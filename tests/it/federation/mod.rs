@@ -6,6 +6,7 @@ mod convergence;
 mod directory;
 mod edus;
 mod encryption;
+mod erasure;
 mod gaps;
 mod guest;
 mod handshakes;

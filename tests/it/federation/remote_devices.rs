@@ -422,3 +422,20 @@ async fn an_answer_that_comes_when_no_room_is_shared_any_more_is_not_believed_la
     let keys = &told["device_keys"][&bob]["PHONE"]["keys"];
     assert_eq!(keys["ed25519:PHONE"], "key2");
 }
+
+#[tokio::test]
+async fn one_who_changes_devices_while_no_room_is_shared_is_told_when_they_are_back() {
+    let mut scene = Scene::new().await;
+    let since = scene.alice.syncs().await;
+    assert_eq!(scene.queries().await, ["key1"]);
+
+    scene.moves("leave").await;
+    scene.lists.changes("LAPTOP", 2);
+    scene.moves("join").await;
+
+    let sync = scene.alice.syncs_after(&since).await;
+    assert!(lists(&sync, "changed").contains(&scene.bob.id), "{sync}");
+    let mut keys = scene.queries().await;
+    keys.sort_unstable();
+    assert_eq!(keys, ["key1", "key2"]);
+}

@@ -57,7 +57,7 @@ pub(super) enum Manner {
 }
 
 impl Ear {
-    fn router(&self) -> Router {
+    pub(super) fn router(&self) -> Router {
         Router::new()
             .route("/_matrix/federation/v1/send/{id}", put(transaction))
             .with_state(self.clone())

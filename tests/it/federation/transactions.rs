@@ -185,3 +185,30 @@ async fn nobody_sends_in_the_name_of_a_server_without_its_signature() {
     assert!(told[&*foreign.id]["error"].is_string());
     assert_eq!(shared.said().await, ["tea"]);
 }
+
+#[tokio::test]
+async fn a_room_that_another_server_closes_to_guests_loses_those_of_this_one() {
+    let levels = json!({ "events": { "m.room.guest_access": 0 } });
+    let access =
+        json!({ "type": "m.room.guest_access", "content": { "guest_access": "can_join" } });
+    let mut shared = Shared::of(json!({
+        "preset": "public_chat", "initial_state": [access], "power_level_content_override": levels,
+    }))
+    .await;
+    shared.server = shared
+        .server
+        .restart_with(|config| config.registration.guests = true)
+        .await;
+    shared.alice = shared.alice.at(&shared.server);
+    let guest = shared.server.register_guest().await;
+    guest.joins(&shared.room).await;
+    let closed = json!({ "guest_access": "forbidden" });
+
+    let closed = shared
+        .bob
+        .makes(&shared.peer, "m.room.guest_access", (Some(""), &closed));
+    shared.peer.sends(&shared.server, &[&closed]).await;
+
+    let member = shared.alice.member(&shared.room, &guest).await;
+    assert_eq!(member["membership"], "leave");
+}
