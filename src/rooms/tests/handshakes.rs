@@ -430,7 +430,8 @@ async fn what_was_sent_here_and_what_was_signed_for_here_goes_out() {
     assert!(!sent.contains(&&hi.pdu().event_id));
     assert!(!sent.contains(&&join.pdu().event_id));
     assert_eq!(page.events[0].servers, ["there"]);
-    assert_eq!(page.events[1].servers, ["there", "elsewhere"]);
+    // The server of the invited has the invitation already, and cannot check it in a transaction.
+    assert_eq!(page.events[1].servers, ["there"]);
     assert!(
         door.house
             .rooms

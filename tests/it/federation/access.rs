@@ -170,19 +170,18 @@ async fn who_names_servers_of_which_nothing_is_known_is_told_to_wait() {
 }
 
 #[tokio::test]
-async fn an_event_with_fractions_is_bad_json_however_its_server_signs_it() {
+async fn an_event_with_fractions_is_bad_json_in_a_signed_request() {
     let network = Network::new();
     let server = network.server().await;
     let peer = network.peer(Router::new()).await;
     let path = "/_matrix/federation/v2/send_join/!room:elsewhere/$event";
     let sent = r#"{ "type": "m.room.member", "content": { "y": 1.50, "x": [] } }"#;
-    let sorted = r#"{"content":{"x":[],"y":1.50},"type":"m.room.member"}"#;
+    let signed = r#"{"content":{"x":[],"y":1.50},"type":"m.room.member"}"#;
 
-    for signed in [sent, sorted] {
-        let proof = peer.proof_of_text((server.name(), &Method::PUT, path), signed);
-        let headers = [("authorization", &*proof)];
-        let client = server.client();
-        let answer = client.send_with(Method::PUT, path, sent, &headers).await;
-        answer.expect_error(400, "M_BAD_JSON");
-    }
+    let proof = peer.proof_of_text((server.name(), &Method::PUT, path), signed);
+    let headers = [("authorization", &*proof)];
+    let client = server.client();
+    let answer = client.send_with(Method::PUT, path, sent, &headers).await;
+
+    answer.expect_error(400, "M_BAD_JSON");
 }
