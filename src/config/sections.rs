@@ -344,9 +344,9 @@ impl Default for Limits {
         Self {
             enabled: true,
             max_request_bytes: 1024 * 1024,
-            login_burst: 10,
+            login_burst: 20,
             login_per_minute: 12,
-            registration_burst: 10,
+            registration_burst: 20,
             registration_per_minute: 2,
             sending_burst: 100,
             sending_per_minute: 600,

@@ -177,11 +177,28 @@ async fn an_expired_token_is_refreshed() {
 async fn guessing_passwords_is_slow() {
     let server = Server::with(|config| config.limits.enabled = true).await;
 
-    for _ in 0..10 {
+    for _ in 0..20 {
         let guess = server.post(LOGIN, password_of("alice")).await;
         guess.expect_error(403, "M_FORBIDDEN");
     }
 
     let limited = server.post(LOGIN, password_of("alice")).await;
     limited.expect_error(429, "M_LIMIT_EXCEEDED");
+}
+
+#[tokio::test]
+async fn a_few_failures_of_somebody_else_do_not_lock_a_user_out() {
+    let server = Server::with(|config| config.limits.enabled = true).await;
+    server.register("alice").await;
+
+    for _ in 0..10 {
+        let mut guess = password_of("alice");
+        guess["password"] = json!("wrong");
+        server
+            .post(LOGIN, guess)
+            .await
+            .expect_error(403, "M_FORBIDDEN");
+    }
+
+    server.log_in("alice").await;
 }

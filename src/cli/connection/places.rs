@@ -22,7 +22,7 @@ use crate::{
 const RESERVED_DESCRIPTORS: usize = 256;
 /// The least number of connections, however few file descriptors the system allows.
 const MIN_CONNECTIONS: usize = 64;
-/// How often it is logged that an address has as many connections as it may.
+/// How often it is logged that there are as many connections as there may be.
 const WARNING_INTERVAL: Duration = Duration::from_mins(1);
 
 /// The places that connections take. It is cheap to clone, and all clones share the places.
@@ -37,7 +37,17 @@ pub(super) struct Places {
 #[derive(Default)]
 struct Taken {
     by_network: HashMap<IpAddr, usize>,
-    warned: Option<Instant>,
+    /// When each warning was last logged.
+    warned: HashMap<Warning, Instant>,
+}
+
+/// A bound that connections have met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Warning {
+    /// An address has as many as it may.
+    Address,
+    /// There are as many as there may be.
+    Full,
 }
 
 /// The place of one connection; it is free again when this is dropped.
@@ -72,6 +82,12 @@ impl Places {
 
     /// Waits until one more connection may be accepted.
     pub(super) async fn wait_for_free(&self) -> OwnedSemaphorePermit {
+        if let Ok(permit) = Arc::clone(&self.free).try_acquire_owned() {
+            return permit;
+        }
+        if lock(&self.taken).is_due(Warning::Full) {
+            tracing::warn!("all connections of connections.max_open are open; new clients wait");
+        }
         match Arc::clone(&self.free).acquire_owned().await {
             Ok(permit) => permit,
             // The semaphore is never closed.
@@ -91,7 +107,12 @@ impl Places {
         let mut taken = lock(&self.taken);
         let count = taken.by_network.get(&network).copied().unwrap_or(0);
         if count >= self.max_per_address {
-            taken.warn();
+            if taken.is_due(Warning::Address) {
+                tracing::warn!(
+                    "an address has as many connections as connections.max_open_per_address allows; if it is a \
+                     reverse proxy, add it to connections.trusted_proxies"
+                );
+            }
             return None;
         }
         taken.by_network.insert(network, count + 1);
@@ -103,19 +124,15 @@ impl Places {
 }
 
 impl Taken {
-    fn warn(&mut self) {
+    /// Returns whether a warning is to be logged, since it was not for a while.
+    fn is_due(&mut self, warning: Warning) -> bool {
         let now = Instant::now();
-        if self
-            .warned
-            .is_some_and(|warned| now - warned < WARNING_INTERVAL)
-        {
-            return;
+        let last = self.warned.get(&warning);
+        if last.is_some_and(|last| now - *last < WARNING_INTERVAL) {
+            return false;
         }
-        self.warned = Some(now);
-        tracing::warn!(
-            "an address has as many connections as connections.max_open_per_address allows; if it is a reverse \
-             proxy, add it to connections.trusted_proxies"
-        );
+        self.warned.insert(warning, now);
+        true
     }
 }
 
