@@ -491,3 +491,35 @@ async fn messages_count_as_unread_and_mentions_as_highlights() {
     assert_eq!(unread(&bob.syncs().await, &room), (3, 1));
     assert_eq!(unread(&carol.syncs().await, &room), (2, 0));
 }
+
+#[tokio::test]
+async fn every_timeline_says_where_to_read_on() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let left = alice.creates_open_room().await;
+    let invited = alice.creates(json!({})).await;
+    bob.joins(&left).await;
+    alice.invites(&invited, &bob).await;
+    let before = bob.syncs().await;
+    bob.leaves(&left).await;
+    bob.leaves(&invited).await;
+    let joined = alice.creates_open_room().await;
+    bob.joins(&joined).await;
+
+    let with_left = filtered(&json!({ "room": { "include_leave": true } }));
+    let all = bob.syncs_with(&with_left).await;
+    let news = bob.syncs_after(&before).await;
+
+    for sync in [&all, &news] {
+        for (section, room) in [("join", &joined), ("leave", &left), ("leave", &invited)] {
+            let timeline = &sync["rooms"][section][room]["timeline"];
+            assert!(timeline["prev_batch"].is_string(), "{section}: {timeline}");
+        }
+        let from = sync["rooms"]["join"][&joined]["timeline"]["prev_batch"].clone();
+        let from = from.as_str().expect("a token");
+        bob.messages(&joined, &format!("dir=b&from={from}")).await;
+        bob.messages(&joined, &format!("dir=b&from={}", next(sync)))
+            .await;
+    }
+}
