@@ -107,11 +107,10 @@ impl Rates {
             Class::Newcomer => Rate::new(100.0, Duration::from_millis(100)),
             Class::Write => Rate::new(500.0, Duration::from_millis(40)),
             Class::Invite => Rate::new(100.0, Duration::from_secs(5)),
-            Class::Invited => Rate::new(30.0, Duration::from_secs(20)),
             Class::InviteAgain => Rate::new(10.0, Duration::from_mins(1)),
             Class::Upload => Rate::new(50.0, Duration::from_secs(1)),
             Class::Invitation => Rate::new(100.0, Duration::from_secs(1)),
-            Class::InvitationTo => Rate::new(30.0, Duration::from_secs(20)),
+            Class::Invited | Class::InvitationTo => Rate::new(30.0, Duration::from_secs(20)),
         }
     }
 }
@@ -212,16 +211,16 @@ impl Limits {
     /// [`Error::LimitExceeded`] when the user sends too many, or somebody gets too many.
     pub fn check_invitations<'a>(
         &self,
-        inviter: &UserId,
+        sender: &UserId,
         invited: impl IntoIterator<Item = &'a UserId>,
     ) -> Result<()> {
-        for invited in invited {
-            let pair = Key::UserTo(inviter.to_owned(), invited.to_owned());
+        for user_id in invited {
+            let pair = Key::UserTo(sender.to_owned(), user_id.to_owned());
             let again = self.charge(Class::InviteAgain, pair)?;
-            let inviter = self.charge(Class::Invite, inviter)?;
-            self.check(Class::Invited, invited)?;
+            let sent = self.charge(Class::Invite, sender)?;
+            self.check(Class::Invited, user_id)?;
             again.keep();
-            inviter.keep();
+            sent.keep();
         }
         Ok(())
     }

@@ -23,7 +23,10 @@ impl DirectoryLock {
     /// When another server has locked it, or the file cannot be made.
     pub(super) fn take(directory: &Path) -> Result<Self> {
         let path = directory.join(LOCK_FILE);
-        let failed = |error| Error::internal("lock the data directory", describe(&path, error));
+        let failed = |error: std::io::Error| {
+            let text = format!("{}: {error}", path.display());
+            Error::internal("lock the data directory", text)
+        };
         let file = OpenOptions::new()
             .write(true)
             .create(true)
@@ -40,10 +43,6 @@ impl DirectoryLock {
             Err(TryLockError::Error(error)) => Err(failed(error)),
         }
     }
-}
-
-fn describe(path: &Path, error: std::io::Error) -> String {
-    format!("{}: {error}", path.display())
 }
 
 #[cfg(test)]

@@ -71,12 +71,11 @@ impl Workflows {
                 }
                 _ => continue,
             };
-            match canonical_object(envelope.content) {
-                Some(content) => kind.push(content),
-                None => tracing::debug!(
-                    edu_type = envelope.edu_type,
-                    "an EDU without an object of bounded depth as its content is dropped"
-                ),
+            if let Some(content) = canonical_object(envelope.content) {
+                kind.push(content);
+            } else {
+                let edu_type = &envelope.edu_type;
+                tracing::debug!(edu_type, "dropped an EDU that is nested too deeply");
             }
         }
         self.receive_messages(origin, &sorted.to_device).await?;

@@ -43,7 +43,7 @@ fn escapes_are_written_in_the_shortest_way() {
 
 #[test]
 fn numbers_stay_as_they_are_written() {
-    let text = r#"[0,-1,1.50,2e3,123456789012345678901234567890]"#;
+    let text = "[0,-1,1.50,2e3,123456789012345678901234567890]";
 
     assert_eq!(canonical(text), text);
 }
