@@ -1,10 +1,13 @@
-//! State resolution: `ruma` decides, this gives it the right sets, and not more of them than it takes.
+//! State resolution: `ruma` decides, this gives it the right sets, and not more of them than it takes. What room version
+//! 1 wants is in `first_version`.
 //!
 //! What a state of a hundred thousand members has in common with another is neither copied nor looked at. The
 //! algorithm looks only at the keys in conflict, and at those that the events in conflict are authorized by; and of
 //! the auth chains only at what tells them apart.
 //!
 //! [State resolution](https://spec.matrix.org/v1.19/rooms/v12/#state-resolution)
+
+mod first_version;
 
 use std::{
     cell::RefCell,
@@ -15,7 +18,7 @@ use std::{
 use ruma::{
     EventId, OwnedEventId,
     events::{StateEventType, TimelineEventType},
-    room_version_rules::{RoomVersionRules, StateResolutionV2Rules},
+    room_version_rules::{RoomVersionRules, StateResolutionV2Rules, StateResolutionVersion},
     state_res::{StateMap as IdMap, utils::event_id_set::EventIdSet},
 };
 
@@ -54,8 +57,7 @@ enum Reach {
 ///
 /// # Errors
 ///
-/// [`Error::Unavailable`] when there are more than 64 states. Others when the room version resolves its state in a way
-/// that nobody implements any more, or an event breaks the rules.
+/// [`Error::Unavailable`] when there are more than 64 states. Others when an event breaks the rules.
 pub fn resolve(
     rules: &RoomVersionRules,
     sets: &[StateMap],
@@ -75,6 +77,11 @@ pub fn resolve(
     if sets.len() > MAX_SETS {
         let text = "the room has forked too often";
         return Err(Error::Unavailable(text.to_owned()));
+    }
+    if rules.state_res == StateResolutionVersion::V1 {
+        return Ok(Resolution::Resolved(first_version::resolve(
+            rules, sets, &keys,
+        )));
     }
     let held = sets.iter().flat_map(|set| {
         let held = keys.iter().filter_map(|(kind, key)| set.get(kind, key));
@@ -105,7 +112,7 @@ struct Conflict<'a> {
 impl Conflict<'_> {
     fn resolve(&self, rules: &RoomVersionRules) -> Result<Resolution> {
         let resolution = *rules.state_res.v2_rules().ok_or_else(|| {
-            Error::UnsupportedRoomVersion("nobody resolves the state of this version".to_owned())
+            Error::UnsupportedRoomVersion("this server does not resolve such states".to_owned())
         })?;
         let reach = if resolution.consider_conflicted_state_subgraph {
             Reach::Whole

@@ -4,8 +4,9 @@
 
 use ruma::{RoomVersionId, room_version_rules::RoomVersionRules};
 
-/// Stable versions. Version 1 is missing: nobody resolves its state as it wants any more.
-pub const STABLE_VERSIONS: [RoomVersionId; 11] = [
+/// Stable versions.
+pub const STABLE_VERSIONS: [RoomVersionId; 12] = [
+    RoomVersionId::V1,
     RoomVersionId::V2,
     RoomVersionId::V3,
     RoomVersionId::V4,
@@ -49,7 +50,8 @@ mod tests {
         assert!(rules_of("2").is_some());
         assert!(rules_of("12").is_some());
         assert!(rules_of("org.matrix.msc3757.11").is_some());
-        assert!(rules_of("1").is_none());
+        assert!(rules_of("1").is_some());
+        assert!(rules_of("13").is_none());
         assert!(rules_of("org.example.new").is_none());
     }
 }

@@ -11,7 +11,7 @@ use ruma::{OwnedEventId, OwnedServerName, ServerName};
 
 use super::{
     Help, Received, Rooms,
-    append::{intern, visibility_of},
+    append::{Numbers, intern, visibility_of},
     redactions, relations,
     snapshots::{self, Base},
     warm::{Room, Tip},
@@ -212,18 +212,22 @@ pub(super) async fn store(
     gaps::close(tx, room.num, pdu.event_id.as_str()).await?;
     if let Some(place) = place {
         gaps::insert(tx, room.num, &missing, place).await?;
-        let stored = relations::Stored {
-            room: room.num,
-            position: numbers.row,
-            timeline: place,
-            kind: numbers.kind,
-            sender: numbers.sender,
-        };
+        let stored = stored(room, &numbers, place);
         relations::store(tx, stored, pdu, thread.as_ref()).await?;
     }
     redactions::arrived(tx, room, tip, (pdu, &before)).await?;
     tx.publish(numbers.position, Change::Backfilled { room: room.num });
     Ok(Some(numbers.position))
+}
+
+fn stored(room: &Room, numbers: &Numbers, place: i64) -> relations::Stored {
+    relations::Stored {
+        room: room.num,
+        position: numbers.row,
+        timeline: place,
+        kind: numbers.kind,
+        sender: numbers.sender,
+    }
 }
 
 /// Returns the last free place before a place of a timeline, if there is one.

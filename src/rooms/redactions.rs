@@ -27,7 +27,7 @@ use crate::{
 /// How a redaction fares.
 enum Outcome {
     /// It takes effect on this event.
-    Valid(Box<EventRow>, Pdu),
+    Valid(Box<(EventRow, Pdu)>),
     /// The event that it redacts is not known yet.
     AwaitsTarget,
     /// Its sender may not redact the event, or the event is in another room.
@@ -51,7 +51,7 @@ pub(super) async fn is_withheld(
         return Ok(false);
     }
     let outcome = outcome(tx, room, before, pdu).await?;
-    Ok(!matches!(outcome, Outcome::Valid(..)))
+    Ok(!matches!(outcome, Outcome::Valid(_)))
 }
 
 /// Checks a redaction in the state before it.
@@ -74,7 +74,7 @@ async fn outcome(
     if row.room != room.num || !may {
         return Ok(Outcome::Invalid);
     }
-    Ok(Outcome::Valid(row.into(), target))
+    Ok(Outcome::Valid(Box::new((row, target))))
 }
 
 fn is_of_same_server(one: &UserId, other: &UserId) -> bool {
@@ -91,7 +91,7 @@ pub(super) async fn redact(
     (redaction, before): (&Arc<Pdu>, &StateMap),
 ) -> Result<bool> {
     let (row, target) = match outcome(tx, room, before, redaction).await? {
-        Outcome::Valid(row, target) => (*row, target),
+        Outcome::Valid(found) => *found,
         Outcome::AwaitsTarget => {
             let target = redaction.redacts.as_ref();
             if let Some(target) = target {

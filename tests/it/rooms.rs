@@ -373,7 +373,10 @@ async fn requests_that_make_no_room_are_refused() {
     let invite =
         json!({ "id_server": "a.b", "id_access_token": "t", "medium": "email", "address": "a@b" });
     let cases = [
-        (json!({ "room_version": "1" }), "M_UNSUPPORTED_ROOM_VERSION"),
+        (
+            json!({ "room_version": "13" }),
+            "M_UNSUPPORTED_ROOM_VERSION",
+        ),
         (json!({ "room_version": "x" }), "M_UNSUPPORTED_ROOM_VERSION"),
         (json!({ "room_version": 1 }), "M_BAD_JSON"),
         (json!({ "invite": ["bob"] }), "M_BAD_JSON"),

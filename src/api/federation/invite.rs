@@ -90,7 +90,7 @@ async fn create_invite_v1(
     let told: WithUnsigned = serde_json::from_str(signed.body.get())
         .map_err(|error| Error::BadJson(error.to_string()))?;
     let invitation = ReceivedInvitation {
-        // "This API is for rooms of versions 1 and 2", of which this server knows the second.
+        // "This API is for rooms of versions 1 and 2". Which it is shows when the user joins.
         version: RoomVersionId::V2,
         signed: SignedEvent {
             origin: signed.from,

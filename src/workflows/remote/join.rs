@@ -285,8 +285,7 @@ impl Workflows {
         }
         let rule = find(StateEventType::RoomJoinRules).filter(|_| is_restricted);
         let rule = rule.and_then(|pdu| serde_json::from_str(pdu.content.get()).ok());
-        let (Some(JoinRule::Restricted(restricted)) | Some(JoinRule::KnockRestricted(restricted))) =
-            rule
+        let Some(JoinRule::Restricted(restricted) | JoinRule::KnockRestricted(restricted)) = rule
         else {
             return Ok(());
         };

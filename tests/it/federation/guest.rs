@@ -275,7 +275,7 @@ impl Peer {
         what: &str,
         (room, user): (&str, &str),
     ) -> Answer {
-        let versions: Vec<String> = (3..=12).map(|n| format!("ver={n}")).collect();
+        let versions: Vec<String> = (1..=12).map(|n| format!("ver={n}")).collect();
         let path = format!(
             "/_matrix/federation/v1/make_{what}/{}/{}?{}",
             encoded(room),

@@ -335,7 +335,7 @@ async fn an_invitation_is_sent_in_no_transaction_to_a_server_outside_the_room() 
 
 #[tokio::test]
 async fn one_who_turns_an_invitation_down_that_nobody_takes_back_sees_it_in_every_version() {
-    for version in ["2", "11"] {
+    for version in ["1", "2", "11"] {
         let two = Two::new().await;
         let request = json!({ "room_version": version });
         let room = two.invites_bob(request).await;

@@ -1,0 +1,249 @@
+//! State resolution of room version 1, which `ruma` does not have.
+//!
+//! It looks at the events in conflict alone: first at those that others are authorized by, one type after the other, and
+//! then at the rest. Of the former, the line of the lowest depth counts as far as each event allows the next; of the
+//! latter, the deepest event that is allowed.
+//!
+//! [State resolution](https://spec.matrix.org/v1.19/rooms/v1/#state-resolution)
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet, HashSet},
+    sync::Arc,
+};
+
+use ruma::{events::StateEventType, room_version_rules::RoomVersionRules};
+use sha1::{Digest, Sha1};
+
+use super::Key;
+use crate::matrix::{Pdu, StateMap, authorize};
+
+/// The types by which events are authorized, in the order in which they are resolved.
+const AUTH_TYPES: [StateEventType; 3] = [
+    StateEventType::RoomPowerLevels,
+    StateEventType::RoomJoinRules,
+    StateEventType::RoomMember,
+];
+
+/// Resolves states that differ under some keys.
+pub(super) fn resolve(
+    rules: &RoomVersionRules,
+    sets: &[StateMap],
+    keys: &HashSet<Key>,
+) -> StateMap {
+    let mut state = sets.first().cloned().unwrap_or_default();
+    let mut conflicts: BTreeMap<Key, Vec<Arc<Pdu>>> = BTreeMap::new();
+    for key in keys {
+        let (kind, state_key) = key;
+        let mut seen = BTreeSet::new();
+        let held = sets.iter().filter_map(|set| set.get(kind, state_key));
+        let held = held.filter(|pdu| seen.insert(pdu.event_id.clone()));
+        let held: Vec<Arc<Pdu>> = held.cloned().collect();
+        // A key that some states lack is in no conflict.
+        let only = held.first().filter(|_| held.len() == 1);
+        state.put(kind, state_key, only);
+        if held.len() > 1 {
+            conflicts.insert(key.clone(), held);
+        }
+    }
+    for auth_type in AUTH_TYPES {
+        // Events of one type do not see how others of it are resolved.
+        let before = state.clone();
+        for ((kind, state_key), events) in &conflicts {
+            if *kind == auth_type {
+                let resolved = resolve_auth_event(rules, &before, events.clone());
+                state.put(kind, state_key, resolved.as_ref());
+            }
+        }
+    }
+    let before = state.clone();
+    for ((kind, state_key), events) in &conflicts {
+        if !AUTH_TYPES.contains(kind) {
+            let resolved = resolve_other_event(rules, &before, events.clone());
+            state.put(kind, state_key, resolved.as_ref());
+        }
+    }
+    state
+}
+
+/// Returns the last event of a line, the least deep first, of which each allows the next.
+fn resolve_auth_event(
+    rules: &RoomVersionRules,
+    state: &StateMap,
+    mut events: Vec<Arc<Pdu>>,
+) -> Option<Arc<Pdu>> {
+    events.sort_by_cached_key(|pdu| (pdu.depth, Reverse(hash(pdu))));
+    let mut events = events.into_iter();
+    let mut resolved = events.next()?;
+    for event in events {
+        let mut state = state.clone();
+        state.insert(resolved.clone());
+        if authorize(&event, rules, &state).is_err() {
+            break;
+        }
+        resolved = event;
+    }
+    Some(resolved)
+}
+
+/// Returns the deepest event that is allowed; if none is, the least deep.
+fn resolve_other_event(
+    rules: &RoomVersionRules,
+    state: &StateMap,
+    mut events: Vec<Arc<Pdu>>,
+) -> Option<Arc<Pdu>> {
+    events.sort_by_cached_key(|pdu| (Reverse(pdu.depth), hash(pdu)));
+    let mut allowed = events.iter();
+    let allowed = allowed.find(|pdu| authorize(pdu, rules, state).is_ok());
+    allowed.or(events.last()).cloned()
+}
+
+fn hash(pdu: &Pdu) -> Vec<u8> {
+    Sha1::digest(pdu.event_id.as_bytes()).to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::{OwnedEventId, RoomVersionId};
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn event(
+        name: &str,
+        depth: u32,
+        (sender, kind, key): (&str, &str, &str),
+        content: Value,
+    ) -> Arc<Pdu> {
+        let mut event = json!({
+            "type": kind, "sender": sender, "state_key": key, "depth": depth, "room_id": "!r:a",
+            "origin_server_ts": 1, "prev_events": [], "auth_events": [], "hashes": { "sha256": "" },
+        });
+        event["content"] = content;
+        let id = OwnedEventId::try_from(format!("${name}:a")).unwrap();
+        Arc::new(Pdu::parse(id, &event.to_string()).unwrap())
+    }
+
+    const ALICE: &str = "@alice:a";
+    const BOB: &str = "@bob:a";
+
+    /// Returns a room in which Alice has all power, and Bob has what it takes to set the topic.
+    fn room() -> StateMap {
+        let create = (ALICE, "m.room.create", "");
+        let levels = json!({ "users": { ALICE: 100, BOB: 50 } });
+        let joined = json!({ "membership": "join" });
+        let mut state = StateMap::default();
+        for pdu in [
+            event("create", 1, create, json!({ "creator": ALICE })),
+            event("alice", 2, (ALICE, "m.room.member", ALICE), joined.clone()),
+            event("levels", 3, (ALICE, "m.room.power_levels", ""), levels),
+            event(
+                "rules",
+                4,
+                (ALICE, "m.room.join_rules", ""),
+                json!({ "join_rule": "public" }),
+            ),
+            event("bob", 5, (BOB, "m.room.member", BOB), joined),
+        ] {
+            state.insert(pdu);
+        }
+        state
+    }
+
+    fn with(pdus: &[&Arc<Pdu>]) -> StateMap {
+        let mut state = room();
+        for pdu in pdus {
+            state.insert((*pdu).clone());
+        }
+        state
+    }
+
+    fn resolved(sets: &[StateMap], (kind, key): (StateEventType, &str)) -> Option<String> {
+        let version = RoomVersionId::V1.rules().unwrap();
+        let mut keys = HashSet::new();
+        for other in &sets[1..] {
+            keys.extend(sets[0].differences(other));
+        }
+        let forward = resolve(&version, sets, &keys);
+        let mut turned = sets.to_vec();
+        turned.reverse();
+        let backward = resolve(&version, &turned, &keys);
+        assert!(forward.differences(&backward).is_empty());
+        forward.get(&kind, key).map(|pdu| pdu.event_id.to_string())
+    }
+
+    #[test]
+    fn the_deepest_event_that_is_allowed_counts() {
+        let topic = (BOB, "m.room.topic", "");
+        let one = event("one", 6, topic, json!({ "topic": "one" }));
+        let two = event("two", 7, topic, json!({ "topic": "two" }));
+
+        let topic = (StateEventType::RoomTopic, "");
+        assert_eq!(
+            resolved(&[with(&[&one]), with(&[&two])], topic.clone()).as_deref(),
+            Some("$two:a")
+        );
+        assert_eq!(
+            resolved(&[with(&[&one]), room()], topic).as_deref(),
+            Some("$one:a")
+        );
+    }
+
+    #[test]
+    fn what_lost_its_power_meanwhile_does_not_count() {
+        let less = json!({ "users": { ALICE: 100 } });
+        let less = event("less", 6, (ALICE, "m.room.power_levels", ""), less);
+        let by_alice = event(
+            "alices",
+            6,
+            (ALICE, "m.room.topic", ""),
+            json!({ "topic": "a" }),
+        );
+        let by_bob = event(
+            "bobs",
+            9,
+            (BOB, "m.room.topic", ""),
+            json!({ "topic": "b" }),
+        );
+        let sets = [with(&[&less, &by_alice]), with(&[&by_bob])];
+
+        let topic = resolved(&sets, (StateEventType::RoomTopic, ""));
+        let levels = resolved(&sets, (StateEventType::RoomPowerLevels, ""));
+
+        assert_eq!(levels.as_deref(), Some("$less:a"));
+        assert_eq!(topic.as_deref(), Some("$alices:a"));
+    }
+
+    #[test]
+    fn of_events_that_others_rest_on_a_line_counts_as_far_as_it_is_allowed() {
+        let levels = |name, depth, sender, users: Value| {
+            event(
+                name,
+                depth,
+                (sender, "m.room.power_levels", ""),
+                json!({ "users": users }),
+            )
+        };
+        let less = levels("less", 6, ALICE, json!({ ALICE: 100 }));
+        // Bob would need power that the event before does not leave him.
+        let more = levels("more", 7, BOB, json!({ ALICE: 100, BOB: 50, "@eve:a": 50 }));
+
+        let key = (StateEventType::RoomPowerLevels, "");
+        let found = resolved(&[with(&[&less]), with(&[&more])], key);
+
+        assert_eq!(found.as_deref(), Some("$less:a"));
+    }
+
+    #[test]
+    fn a_ban_outweighs_what_the_banned_does_at_the_same_time() {
+        let ban = json!({ "membership": "ban" });
+        let ban = event("ban", 6, (ALICE, "m.room.member", BOB), ban);
+        let name = json!({ "membership": "join", "displayname": "B" });
+        let name = event("name", 7, (BOB, "m.room.member", BOB), name);
+
+        let key = (StateEventType::RoomMember, BOB);
+        let found = resolved(&[with(&[&ban]), with(&[&name])], key);
+
+        assert_eq!(found.as_deref(), Some("$ban:a"));
+    }
+}
