@@ -137,12 +137,13 @@ impl Inner {
         }
         match (&moment.mine.membership, &moment.inside) {
             (MembershipState::Join, Some(inside)) => {
-                let mut joined = self.joined_room(viewer, &moment.mine, inside).await?;
+                let news = self.joined_room(viewer, &moment.mine, inside).await?;
+                let mut joined = news.room;
                 joined.account_data.events =
                     room_account_data(viewer, moment, &room_id, account_data);
                 joined.ephemeral.events = ephemeral(viewer, inside, &room_id);
                 let tells_all = viewer.request.since.is_none() || viewer.request.full_state;
-                if tells_all || tells_something(viewer, &joined, moment) {
+                if tells_all || news.is_new || tells_something(viewer, &joined, moment) {
                     response.rooms.join.insert(room_id, joined);
                 }
             }
@@ -279,7 +280,6 @@ impl Inner {
 
 /// A room belongs into an answer when something is told of it, or only its counts changed.
 fn tells_something(viewer: &Viewer<'_>, joined: &JoinedRoom, moment: &RoomMoment) -> bool {
-    let since = viewer.request.since.map_or(0, |since| since.position);
     // One's own receipt, on whatever device, changes the counts; those of others are told, or private.
     let has_read = moment.inside.as_ref().is_some_and(|inside| {
         let mut receipts = inside.receipts.iter();
@@ -291,7 +291,6 @@ fn tells_something(viewer: &Viewer<'_>, joined: &JoinedRoom, moment: &RoomMoment
         || !joined.account_data.is_empty()
         || !joined.ephemeral.is_empty()
         || has_read
-        || moment.mine.position > since
 }
 
 /// Returns whether the user takes the invitation.

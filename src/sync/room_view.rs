@@ -141,6 +141,13 @@ impl Viewer<'_> {
     }
 }
 
+/// What a member is told of a room.
+pub(super) struct JoinedNews {
+    pub(super) room: JoinedRoom,
+    /// Whether the user has come into the room since the client's token.
+    pub(super) is_new: bool,
+}
+
 impl Inner {
     /// Returns what a member is told of a room.
     pub(super) async fn joined_room(
@@ -148,7 +155,7 @@ impl Inner {
         viewer: &Viewer<'_>,
         mine: &UserRoom,
         inside: &Inside,
-    ) -> Result<JoinedRoom> {
+    ) -> Result<JoinedNews> {
         let (room, user) = (&inside.room, viewer.session.user);
         let (span, since) = self.joined_span(viewer, mine, inside).await?;
         let mut joined = JoinedRoom::new();
@@ -163,7 +170,10 @@ impl Inner {
         }
         self.add_unread(viewer, (mine, inside), &mut joined).await?;
         tracing::trace!(room_id = %room.room_id, user, count = span.events.len(), "room looked at");
-        Ok(joined)
+        Ok(JoinedNews {
+            room: joined,
+            is_new: viewer.since().is_some() && since.is_none(),
+        })
     }
 
     /// Returns what of a room's timeline is news to a member, and since when the member knows the room.

@@ -523,3 +523,34 @@ async fn every_timeline_says_where_to_read_on() {
             .await;
     }
 }
+
+#[tokio::test]
+async fn a_room_is_not_told_of_when_a_filter_hides_all_that_changed() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let room = alice.creates_open_room().await;
+    let hidden = json!({ "room": {
+        "timeline": { "types": ["m.room.message"] }, "state": { "types": [] },
+    } });
+    let hidden = filtered(&hidden);
+    let before = bob.syncs_with(&hidden).await;
+    bob.joins(&room).await;
+    let joined = bob
+        .syncs_with(&format!("since={}&{hidden}", next(&before)))
+        .await;
+
+    let member = json!({ "membership": "join", "displayname": "Bobby" });
+    bob.sets(&room, &format!("m.room.member/{}", bob.id), member)
+        .await;
+    alice
+        .sets(&room, "m.room.topic", json!({ "topic": "tea" }))
+        .await;
+    let renamed = bob
+        .syncs_with(&format!("since={}&{hidden}", next(&joined)))
+        .await;
+
+    // It is new, even if nothing of it is to be seen.
+    assert!(joined["rooms"]["join"][&room].is_object());
+    assert_eq!(renamed["rooms"], Value::Null);
+}
