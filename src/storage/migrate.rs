@@ -81,20 +81,20 @@ const MIGRATIONS: &[(&str, &str)] = &[
         include_str!("../../migrations/0018_former_key_documents.sql"),
     ),
     (
-        "0022_media_freeze.sql",
-        include_str!("../../migrations/0022_media_freeze.sql"),
+        "0019_media_freeze.sql",
+        include_str!("../../migrations/0019_media_freeze.sql"),
     ),
     (
-        "0027_people_of_other_servers.sql",
-        include_str!("../../migrations/0027_people_of_other_servers.sql"),
+        "0020_people_of_other_servers.sql",
+        include_str!("../../migrations/0020_people_of_other_servers.sql"),
     ),
     (
-        "0032_batches.sql",
-        include_str!("../../migrations/0032_batches.sql"),
+        "0021_batches.sql",
+        include_str!("../../migrations/0021_batches.sql"),
     ),
     (
-        "0033_account_data_size.sql",
-        include_str!("../../migrations/0033_account_data_size.sql"),
+        "0022_account_data_size.sql",
+        include_str!("../../migrations/0022_account_data_size.sql"),
     ),
 ];
 
