@@ -12,7 +12,7 @@ use axum::{
     body::{Body, Bytes},
     extract::{FromRequest, FromRequestParts, RawPathParams, Request},
     handler::Handler,
-    http::{self, Method, StatusCode},
+    http::{self, Method, StatusCode, request::Parts},
     response::{IntoResponse, Response},
     routing::{MethodFilter, on},
 };
@@ -153,14 +153,21 @@ where
     let from = R::Authentication::authenticate(app, &parts, &whole).await?;
     let body = match parts.method {
         Method::GET | Method::HEAD => "{}".to_owned(),
-        // Joining, leaving and more is asked for without a body by some; what a `PUT` stores is never nothing.
-        _ if whole.is_empty() && parts.method != Method::PUT => "{}".to_owned(),
+        _ if whole.is_empty() && may_lack_body(&parts) => "{}".to_owned(),
         _ => object_text(&whole, R::Authentication::MAX_BODY_DEPTH)?,
     };
     let params: Vec<(&str, &str)> = params.iter().collect();
     let request = http::Request::from_parts(parts, body.as_bytes());
     let request = try_read::<R>(request, &params)?;
     Ok((Incoming { from, request }, body))
+}
+
+/// Returns whether a request may come without a body, which then counts as an empty object.
+///
+/// Joining, leaving and more is asked for without one by some clients, and so is the answer to an event that was sent
+/// already, by its transaction id. Any other `PUT` replaces something, and never by nothing.
+fn may_lack_body(parts: &Parts) -> bool {
+    parts.method != Method::PUT || parts.uri.path().contains("/send/")
 }
 
 /// Reads a body of at most `limit` bytes. A client that sends nothing for too long ends it with an error.

@@ -130,8 +130,8 @@ async fn putting_an_empty_body_is_refused_and_keeps_what_was_stored() {
 
     let paths = [
         data.clone(),
-        format!("/_matrix/client/v3/rooms/{room}/send/m.room.message/1"),
         format!("/_matrix/client/v3/rooms/{room}/state/m.room.topic"),
+        format!("/_matrix/client/v3/directory/list/room/{room}"),
     ];
     for path in paths {
         let refused = alice.client.send(Method::PUT, &path, "").await;

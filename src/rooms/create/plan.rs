@@ -299,9 +299,11 @@ impl Plan<'_> {
         let history = json!({ "history_visibility": "shared" });
         events.push(self.state(&StateEventType::RoomJoinRules, &rules)?);
         events.push(self.state(&StateEventType::RoomHistoryVisibility, &history)?);
-        let guest_access = if is_public { "forbidden" } else { "can_join" };
-        let guests = json!({ "guest_access": guest_access });
-        events.push(self.state(&StateEventType::RoomGuestAccess, &guests)?);
+        // Without the event guests are forbidden, so that a public room needs none.
+        if !is_public {
+            let guests = json!({ "guest_access": "can_join" });
+            events.push(self.state(&StateEventType::RoomGuestAccess, &guests)?);
+        }
         Ok(())
     }
 }
