@@ -16,6 +16,7 @@ pub use self::plan::{CreateRoom, check_visibility};
 use super::{
     Inner, NewEvent, Rooms,
     append::{Accepted, append},
+    directory::check_alias_count,
     warm::{Room, Tip, View, joined},
 };
 use crate::{
@@ -181,6 +182,7 @@ impl Inner {
         }
         if let Some(alias) = alias {
             let creator = tx.intern(create.creator.as_str()).await?;
+            check_alias_count(&mut tx, creator).await?;
             if !aliases::insert(&mut tx, alias.as_str(), room.num, creator).await? {
                 return Err(Error::RoomInUse(format!("the alias {alias} is taken")));
             }

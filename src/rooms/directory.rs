@@ -19,13 +19,15 @@ use crate::{
     error::{Error, Result},
     matrix,
     storage::{
-        UserNum, aliases, list,
+        UserNum, WriteTx, aliases, list,
         rooms::{self, DirectoryQuery, ListedRoom},
     },
 };
 
 /// Rooms on one page, whatever the client asks for.
 const MAX_PAGE: u64 = 500;
+/// The aliases that one user may have made.
+const MAX_ALIASES_OF_USER: i64 = 10_000;
 
 /// A search in the directory.
 #[derive(Clone, Debug, Default)]
@@ -89,6 +91,7 @@ impl Rooms {
         }
         let mut tx = self.inner.db.write().await?;
         let creator = tx.intern(creator.as_str()).await?;
+        check_alias_count(&mut tx, creator).await?;
         if !aliases::insert(&mut tx, alias.as_str(), room.num, creator).await? {
             return Err(Error::AliasInUse(format!("the alias {alias} is taken")));
         }
@@ -347,4 +350,46 @@ fn chunk(room: ListedRoom) -> Option<PublicRoomsChunk> {
     chunk.join_rule = JoinRuleKind::from(listing.join_rule);
     chunk.room_type = listing.room_type.map(RoomType::from);
     Some(chunk)
+}
+
+/// Checks that a user may make one more alias.
+///
+/// # Errors
+///
+/// [`Error::Forbidden`] when the user has made too many.
+pub(super) async fn check_alias_count(tx: &mut WriteTx, creator: UserNum) -> Result<()> {
+    if aliases::count_of_creator(tx, creator).await? >= MAX_ALIASES_OF_USER {
+        return Err(Error::forbidden(format!(
+            "a user makes {MAX_ALIASES_OF_USER} aliases at most"
+        )));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::{Read, testing::TestDb};
+
+    #[tokio::test]
+    async fn a_user_makes_a_bounded_number_of_aliases() {
+        let test = TestDb::new().await;
+        let (alice, bob) = (1, 2);
+        let mut tx = test.db.write().await.unwrap();
+        tx.query(
+            "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < $1)
+             INSERT INTO aliases (alias, room, creator)
+             SELECT '#' || CAST(i AS TEXT) || ':localhost', 1, $2 FROM n",
+        )
+        .bind(MAX_ALIASES_OF_USER)
+        .bind(alice)
+        .execute()
+        .await
+        .unwrap();
+
+        let one_more = check_alias_count(&mut tx, alice).await;
+
+        assert!(matches!(one_more, Err(Error::Forbidden(_))));
+        assert!(check_alias_count(&mut tx, bob).await.is_ok());
+    }
 }

@@ -20,6 +20,16 @@ pub async fn insert(
     Ok(stored == 1)
 }
 
+/// Returns how many aliases a user has made.
+pub async fn count_of_creator(db: &mut impl Read, creator: UserNum) -> Result<i64> {
+    let count = db
+        .query("SELECT COUNT(*) FROM aliases WHERE creator = $1")
+        .bind(creator)
+        .fetch_scalar()
+        .await?;
+    Ok(count.unwrap_or_default())
+}
+
 /// Removes an alias.
 pub async fn delete(tx: &mut WriteTx, alias: &str) -> Result<bool> {
     Ok(tx

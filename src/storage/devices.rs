@@ -103,6 +103,9 @@ pub async fn get(db: &mut impl Read, num: DeviceNum) -> Result<Option<Device>> {
     .await
 }
 
+/// Devices that [`beyond`] returns at most.
+const REMOVED_AT_ONCE: i64 = 100;
+
 /// Stores a device that logs in and returns its number; one that is known keeps its name.
 pub async fn upsert(
     tx: &mut WriteTx,
@@ -125,6 +128,21 @@ pub async fn upsert(
     .fetch_scalar()
     .await?
     .ok_or_else(|| Error::internal("store a device", "no number came back"))
+}
+
+/// Returns devices of a user beyond those that were seen last, as many as are kept.
+pub async fn beyond(db: &mut impl Read, user: UserNum, kept: i64) -> Result<Vec<DeviceNum>> {
+    db.query(
+        "SELECT num FROM devices
+         WHERE user_num = $1
+         ORDER BY last_seen_ts DESC, num DESC
+         LIMIT $2 OFFSET $3",
+    )
+    .bind(user)
+    .bind(REMOVED_AT_ONCE)
+    .bind(kept)
+    .fetch_scalars()
+    .await
 }
 
 /// Gives a device another name; `false` when the user has no such device.

@@ -96,6 +96,10 @@ const MIGRATIONS: &[(&str, &str)] = &[
         "0022_account_data_size.sql",
         include_str!("../../migrations/0022_account_data_size.sql"),
     ),
+    (
+        "0023_alias_creators.sql",
+        include_str!("../../migrations/0023_alias_creators.sql"),
+    ),
 ];
 
 /// What the tokens in a migration stand for, and which files belong to the database.

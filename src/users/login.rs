@@ -12,6 +12,8 @@ use crate::{
 
 /// The longest device id, in bytes.
 const DEVICE_ID_BYTES: usize = 255;
+/// The devices of a user: when there are more, those that were not seen for longest are logged out.
+const MAX_DEVICES: i64 = 1_000;
 /// The longest name of a device, in bytes.
 pub(crate) const DEVICE_NAME_BYTES: usize = 255;
 
@@ -158,6 +160,10 @@ pub(super) async fn begin_session(
     }
     let name = wanted.display_name;
     let device = devices::upsert(tx, user, device_id.as_str(), name, now).await?;
+    // Scripts that log in again and again, and never out, lose the devices that they forgot.
+    let mut forgotten = devices::beyond(tx, user, MAX_DEVICES).await?;
+    forgotten.retain(|forgotten| *forgotten != device);
+    devices::delete(tx, user, forgotten).await?;
     let issued = Issued::store(tx, device, wanted.refresh_token, now).await?;
     Ok((device_id, issued))
 }
@@ -197,6 +203,33 @@ mod tests {
             let login = test.users.login(request).await.unwrap();
             assert_eq!(login.user_id, "@alice:localhost");
         }
+    }
+
+    #[tokio::test]
+    async fn of_too_many_devices_those_not_seen_for_longest_are_logged_out() {
+        let test = TestUsers::new(|_| {}).await;
+        let alice = test.session("alice").await;
+        let mut tx = test.test.db.write().await.unwrap();
+        for n in 0..MAX_DEVICES {
+            let name = format!("DEVICE{n}");
+            devices::upsert(&mut tx, alice.user, &name, None, n)
+                .await
+                .unwrap();
+        }
+        tx.commit().await.unwrap();
+
+        let login = test
+            .users
+            .login(by_name("alice", "password"))
+            .await
+            .unwrap();
+
+        let mut db = test.test.db.read().await.unwrap();
+        let kept = devices::of_user(&mut db, alice.user).await.unwrap();
+        let has = |id: &str| kept.iter().any(|device| device.device_id == id);
+        assert_eq!(kept.len(), usize::try_from(MAX_DEVICES).unwrap());
+        assert!(has(login.device_id.as_str()) && has(alice.device_id.as_str()));
+        assert!(!has("DEVICE0") && has("DEVICE999"));
     }
 
     #[tokio::test]

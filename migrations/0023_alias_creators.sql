@@ -1,0 +1,3 @@
+-- How many aliases a user makes is bounded.
+
+CREATE INDEX aliases_by_creator ON aliases (creator);
