@@ -40,7 +40,7 @@ const ROOMS: usize = 4;
 const DELIVERED: usize = 300;
 /// Messages that are sent to a member with costly push rules.
 const SENT_TO_COSTLY_RULES: usize = 100;
-/// How long each of these messages is, in bytes.
+/// The length of each of these messages, in bytes.
 const LONG_TEXT_BYTES: usize = 50_000;
 /// Messages that are sent before anything is measured.
 const WARM_UP: usize = 100;

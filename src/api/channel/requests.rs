@@ -171,7 +171,7 @@ impl Call {
 pub(super) struct Answer {
     /// The frame to be sent.
     pub(super) text: String,
-    /// What it answers is in flight until it is sent.
+    /// The request counts as in flight until its answer is sent.
     pub(super) sending: Option<SendInFlight>,
 }
 

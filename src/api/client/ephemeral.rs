@@ -38,7 +38,7 @@ pub(super) fn routes() -> Router<App> {
         .merge(endpoint::<set_presence::v3::Request, _>(set_presence))
 }
 
-/// How long typing lasts where a client does not say.
+/// The time for which typing lasts where a client names none.
 pub(in crate::api) const DEFAULT_TYPING_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A request to show that a user types. Its `timeout` can be left out, which ruma does not allow.
