@@ -349,7 +349,8 @@ impl Writer {
         if self.lost {
             let connected = self.connect_again().await;
             if let Err(error) = &connected {
-                self.tell_loss(None, error);
+                // Nothing is lost by it: memory goes on answering.
+                self.note_problem(&BatchLoss::from(error));
             }
             connected?;
         }
@@ -451,11 +452,16 @@ impl Writer {
     fn tell_loss(&self, batch: Option<Batch>, error: &Error) {
         self.shared.tell_failure();
         let loss = BatchLoss::from(error);
-        if let Some(problem) = loss.problem() {
-            self.shared.health.set_problem(problem);
-        }
+        self.note_problem(&loss);
         if let Some(batch) = batch {
             batch.outcome.send_replace(Some(Err(loss)));
+        }
+    }
+
+    /// Notes for the operator's tools that nothing can be stored, if that may go on for a while.
+    fn note_problem(&self, loss: &BatchLoss) {
+        if let Some(problem) = loss.problem() {
+            self.shared.health.set_problem(problem);
         }
     }
 
