@@ -90,8 +90,8 @@ const SCRIPTS: [&str; 16] = [
 ///
 /// [Fetch Metadata](https://www.w3.org/TR/fetch-metadata/#sec-fetch-dest-header)
 const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
-/// Names the uses that a browser may make of a file of a user: show it in a page, or give it to a script that reads it. A file that
-/// becomes a document is saved instead.
+/// The uses that a browser may make of a user's file: show it in a page, or give it to a script that reads it. A file
+/// that becomes a document is saved instead.
 const DESTINATIONS: [&str; 6] = ["empty", "image", "audio", "video", "track", DOCUMENT];
 const DOCUMENT: &str = "document";
 
