@@ -169,10 +169,16 @@ impl Devices {
         Ok(device_lists::last_change(&mut db, user).await?.unwrap_or(0))
     }
 
-    /// Returns the users of whose changed keys a user is told, since a position.
-    pub async fn lists_changed(&self, user: UserNum, after: Position) -> Result<Vec<UserNum>> {
+    /// Returns the users of whose keys a user is told because they last changed after a position and no later than
+    /// another.
+    pub async fn lists_changed(
+        &self,
+        user: UserNum,
+        after: Position,
+        until: Position,
+    ) -> Result<Vec<UserNum>> {
         let mut db = self.db.read().await?;
-        device_lists::changed(&mut db, user, after).await
+        device_lists::changed(&mut db, user, after, until).await
     }
 }
 

@@ -115,14 +115,19 @@ pub async fn changed_after(db: &mut impl Read, after: Position) -> Result<Vec<Us
         .await
 }
 
-/// Returns the users whose keys changed after a position and of whom a user is told: the user, those who share a
-/// room with the user, and those whose keys the user signed.
-pub async fn changed(db: &mut impl Read, user: UserNum, after: Position) -> Result<Vec<UserNum>> {
+/// Returns the users whose keys last changed after a position and no later than another, and of whom a user is told:
+/// the user, those who share a room with the user, and those whose keys the user signed.
+pub async fn changed(
+    db: &mut impl Read,
+    user: UserNum,
+    after: Position,
+    until: Position,
+) -> Result<Vec<UserNum>> {
     let mut changed: Vec<UserNum> = db
         .query(
             "SELECT c.user_num
              FROM device_list_changes c
-             WHERE c.watcher = 0 AND c.position > $2
+             WHERE c.watcher = 0 AND c.position > $2 AND c.position <= $3
                AND (c.user_num = $1 OR EXISTS (
                    SELECT 1
                    FROM memberships m
@@ -132,16 +137,18 @@ pub async fn changed(db: &mut impl Read, user: UserNum, after: Position) -> Resu
         )
         .bind(user)
         .bind(after)
+        .bind(until)
         .fetch_scalars()
         .await?;
     let signed: Vec<UserNum> = db
         .query(
             "SELECT user_num
              FROM device_list_changes
-             WHERE watcher = $1 AND position > $2",
+             WHERE watcher = $1 AND position > $2 AND position <= $3",
         )
         .bind(user)
         .bind(after)
+        .bind(until)
         .fetch_scalars()
         .await?;
     changed.extend(signed);
@@ -164,13 +171,16 @@ mod tests {
         }
         let first = note_change(&mut tx, 1, None).await.unwrap();
         let second = note_change(&mut tx, 2, None).await.unwrap();
-        note_change(&mut tx, 3, Some(1)).await.unwrap();
+        let third = note_change(&mut tx, 3, Some(1)).await.unwrap();
 
-        assert_eq!(changed(&mut tx, 1, 0).await.unwrap(), [1, 2, 3]);
-        assert_eq!(changed(&mut tx, 2, 0).await.unwrap(), [1, 2]);
-        assert_eq!(changed(&mut tx, 2, first).await.unwrap(), [2]);
-        assert!(changed(&mut tx, 2, second).await.unwrap().is_empty());
-        assert!(changed(&mut tx, 3, 0).await.unwrap().is_empty());
+        assert_eq!(changed(&mut tx, 1, 0, third).await.unwrap(), [1, 2, 3]);
+        assert_eq!(changed(&mut tx, 1, 0, second).await.unwrap(), [1, 2]);
+        assert_eq!(changed(&mut tx, 1, 0, first).await.unwrap(), [1]);
+        assert_eq!(changed(&mut tx, 2, 0, third).await.unwrap(), [1, 2]);
+        assert_eq!(changed(&mut tx, 2, first, third).await.unwrap(), [2]);
+        let after_all = changed(&mut tx, 2, second, third).await.unwrap();
+        assert!(after_all.is_empty());
+        assert!(changed(&mut tx, 3, 0, third).await.unwrap().is_empty());
         assert_eq!(changed_after(&mut tx, first).await.unwrap(), [2]);
     }
 

@@ -133,7 +133,9 @@ impl Inner {
         moment: &Moment,
         since: Position,
     ) -> Result<DeviceLists> {
-        let changed = self.lists_changed(session.user, since).await?;
+        let changed = self
+            .lists_changed(session.user, since, moment.now)
+            .await?;
         let mut lists = DeviceLists::new();
         lists.changed = self.user_ids(changed).await?;
         let mut turnover = Turnover::default();
@@ -157,10 +159,17 @@ impl Inner {
     }
 
     /// Returns whose keys changed, of those who concern a user; from memory unless that is long ago.
-    async fn lists_changed(&self, user: UserNum, since: Position) -> Result<Vec<UserNum>> {
-        let recent = self.recent.lists(since);
+    ///
+    /// What changed after `now` waits for the next sync: told in this one, it would be told twice.
+    async fn lists_changed(
+        &self,
+        user: UserNum,
+        since: Position,
+        now: Position,
+    ) -> Result<Vec<UserNum>> {
+        let recent = self.recent.lists(since, now);
         let Some(recent) = recent.filter(|recent| recent.len() <= ONE_BY_ONE) else {
-            return self.devices.lists_changed(user, since).await;
+            return self.devices.lists_changed(user, since, now).await;
         };
         let mut changed = Vec::new();
         for (whose, watcher) in recent {

@@ -90,8 +90,8 @@ impl Recent {
         Some(recent.map(|(_, room)| *room).collect())
     }
 
-    /// Returns whose keys changed after a position; `None` when that is too long ago.
-    pub(super) fn lists(&self, after: Position) -> Option<HashSet<ListChange>> {
+    /// Returns whose keys changed after a position and no later than another; `None` when that is too long ago.
+    pub(super) fn lists(&self, after: Position, until: Position) -> Option<HashSet<ListChange>> {
         let log = self.log.read().unwrap_or_else(PoisonError::into_inner);
         if after < log.lists_after {
             return None;
@@ -100,7 +100,8 @@ impl Recent {
             .lists
             .iter()
             .rev()
-            .take_while(|(position, _)| *position > after);
+            .take_while(|(position, _)| *position > after)
+            .filter(|(position, _)| *position <= until);
         Some(recent.map(|(_, change)| *change).collect())
     }
 
