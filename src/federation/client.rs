@@ -196,8 +196,38 @@ impl Client {
         event: &RawValue,
         allowance: Allowance,
     ) -> Result<Bytes, Failure> {
+        let write = self.event_request(server, (path, room_id, event_id), event);
+        let exchange = self.exchange(server, write, allowance.bytes);
+        let answer = self.within(server, allowance.time, exchange).await?;
+        Ok(answer.into_body())
+    }
+
+    /// Sends an event as [`Client::put_event`] does, and returns the answer to be read bit by bit.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::open`].
+    #[tracing::instrument(skip_all, fields(server = %server, endpoint = path), err(level = "debug", Debug))]
+    pub async fn open_event(
+        &self,
+        server: &ServerName,
+        (path, room_id, event_id): (&'static str, &RoomId, &EventId),
+        event: &RawValue,
+        time: Duration,
+    ) -> Result<reqwest::Response, Failure> {
+        let write = self.event_request(server, (path, room_id, event_id), event);
+        self.within(server, time, self.begin(server, write)).await
+    }
+
+    /// Returns what writes the request with which a whole event is sent, for a base address.
+    fn event_request(
+        &self,
+        server: &ServerName,
+        (path, room_id, event_id): (&'static str, &RoomId, &EventId),
+        event: &RawValue,
+    ) -> impl FnOnce(&str) -> Result<http::Request<Vec<u8>>, IntoHttpError> {
         let input = self.inner.key.signing_input(server);
-        let write = |base: &str| -> Result<http::Request<Vec<u8>>, IntoHttpError> {
+        move |base| {
             let args: [&dyn std::fmt::Display; 2] = [&room_id, &event_id];
             let url = SinglePath::new(path).make_endpoint_url((), base, &args, "")?;
             let mut request = http::Request::put(url)
@@ -206,10 +236,7 @@ impl Client {
             ServerSignatures::add_authentication(&mut request, input)
                 .map_err(|error| IntoHttpError::Authentication(error.into()))?;
             Ok(request)
-        };
-        let exchange = self.exchange(server, write, allowance.bytes);
-        let answer = self.within(server, allowance.time, exchange).await?;
-        Ok(answer.into_body())
+        }
     }
 
     /// Sends a request that needs no signature.

@@ -36,8 +36,9 @@ const INVITING: Allowance = Allowance {
     bytes: 1024 * 1024,
 };
 
-/// Where older servers take invitations and leave events.
+/// Where older servers take invitations, joins and leave events.
 const INVITE_V1: &str = "/_matrix/federation/v1/invite/{room_id}/{event_id}";
+const SEND_JOIN_V1: &str = "/_matrix/federation/v1/send_join/{room_id}/{event_id}";
 const SEND_LEAVE_V1: &str = "/_matrix/federation/v1/send_leave/{room_id}/{event_id}";
 
 /// An event that another server wants to be signed.
@@ -216,7 +217,15 @@ impl Federation {
             join.event_id.clone(),
             join.event.clone(),
         );
-        let response = self.client().open(server, request, JOIN_TIME).await?;
+        let response = match self.client().open(server, request, JOIN_TIME).await {
+            Err(failure) if failure.is_unknown_endpoint() => {
+                let endpoint = (SEND_JOIN_V1, room_id, &*join.event_id);
+                let client = self.client();
+                let sent = client.open_event(server, endpoint, &join.event, JOIN_TIME);
+                sent.await?
+            }
+            sent => sent?,
+        };
         // In a box: it holds much at a time.
         Box::pin(self.read_join_answer(server, response, &template.rules)).await
     }

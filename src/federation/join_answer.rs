@@ -3,7 +3,9 @@
 //! The answer is never in memory as a whole. A thread reads it as it comes, and hands the events on one by one; they are
 //! verified some at a time, and while that is done the reading waits, and with it the other server.
 //!
-//! [`PUT /send_join`](https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv2send_joinroomideventid)
+//! [`PUT /send_join`](https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv2send_joinroomideventid);
+//! its first form puts the answer into a list, after the status:
+//! [`PUT /v1/send_join`](https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv1send_joinroomideventid)
 
 use std::{
     cell::Cell,
@@ -181,7 +183,7 @@ fn read(body: Receiver<Bytes>, parts: &Sender<Part>) -> serde_json::Result<Told>
         left: left.clone(),
     };
     let mut deserializer = serde_json::Deserializer::from_reader(body);
-    let told = deserializer.deserialize_map(Answer { parts, left })?;
+    let told = Answer { parts, left }.deserialize(&mut deserializer)?;
     deserializer.end()?;
     Ok(told)
 }
@@ -212,10 +214,18 @@ impl Read for Body {
     }
 }
 
-/// Reads the object that is the answer.
+/// Reads the object that is the answer, or the list of the first form that has it after the status.
 struct Answer<'a> {
     parts: &'a Sender<Part>,
     left: Rc<Cell<usize>>,
+}
+
+impl<'de> DeserializeSeed<'de> for Answer<'_> {
+    type Value = Told;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Told, D::Error> {
+        deserializer.deserialize_any(self)
+    }
 }
 
 impl<'de> Visitor<'de> for Answer<'_> {
@@ -243,6 +253,18 @@ impl<'de> Visitor<'de> for Answer<'_> {
             }
         }
         Ok(told)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Told, A::Error> {
+        if list.next_element::<u16>()? != Some(200) {
+            return Err(A::Error::custom("the list does not begin with 200"));
+        }
+        let told = list.next_element_seed(self)?;
+        let told = told.ok_or_else(|| A::Error::custom("the list has no answer"))?;
+        match list.next_element::<IgnoredAny>()? {
+            None => Ok(told),
+            Some(_) => Err(A::Error::custom("the list has more than an answer")),
+        }
     }
 }
 
@@ -325,11 +347,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_answer_in_the_first_form_is_read() {
+        let text = r#"[200,{"state":[{"a":1}],"auth_chain":[],"event":{"e":1}}]"#;
+
+        let (told, counted) = reads(bytes_of(text)).await;
+
+        assert_eq!(told.unwrap().event.unwrap().get(), r#"{"e":1}"#);
+        assert_eq!(counted, (1, 0));
+    }
+
+    #[tokio::test]
     async fn an_answer_that_breaks_off_or_is_none_is_an_error() {
         for text in [
             "",
             "[]",
-            "[200,{}]",
+            "[200]",
+            "[403,{}]",
+            "[200,{},{}]",
             r#"{"state":[{"a":1}"#,
             r#"{"state":{}}"#,
             r#"{"state":[]} x"#,

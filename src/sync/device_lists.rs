@@ -133,9 +133,7 @@ impl Inner {
         moment: &Moment,
         since: Position,
     ) -> Result<DeviceLists> {
-        let changed = self
-            .lists_changed(session.user, since, moment.now)
-            .await?;
+        let changed = self.lists_changed(session.user, since, moment.now).await?;
         let mut lists = DeviceLists::new();
         lists.changed = self.user_ids(changed).await?;
         let mut turnover = Turnover::default();

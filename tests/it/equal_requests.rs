@@ -14,13 +14,14 @@ use crate::{
 /// How many equal requests are sent at once.
 const AT_ONCE: usize = 6;
 
-async fn asks_at_once(user: &User, path: &str, body: &Value) -> Vec<Answer> {
+/// Sends some equal requests at once.
+pub(crate) async fn asks_at_once(user: &User, path: &str, body: &Value) -> Vec<Answer> {
     let requests = (0..AT_ONCE).map(|_| user.client.post(path, body.clone()));
     join_all(requests).await
 }
 
-/// Returns what the member events of a user made them, in order.
-async fn memberships(asker: &User, room: &str, of: &User) -> Vec<String> {
+/// Returns the memberships of a user in a room, from each of their member events in order.
+pub(crate) async fn memberships(asker: &User, room: &str, of: &User) -> Vec<String> {
     let page = asker.messages(room, "dir=f&limit=100").await;
     let events = page["chunk"].as_array().cloned().unwrap_or_default();
     let of_user = events

@@ -435,3 +435,29 @@ async fn wait_until(due: Option<Instant>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_new_in_a_room_is_sent_presence_three_times() {
+        let mut held = Held::default();
+        let presence = NewcomerPresence {
+            servers: vec!["there.example".try_into().unwrap()],
+            users: vec!["@alice:here.example".try_into().unwrap()],
+        };
+        let start = Instant::now();
+
+        held.add_newcomers(&presence);
+
+        assert!(held.take_newcomers().is_empty());
+        let mut sent = Vec::new();
+        while let Some(due) = held.next_due() {
+            sleep_until(due).await;
+            assert_eq!(held.take_newcomers().len(), 1);
+            sent.push((Instant::now() - start).as_secs());
+        }
+        assert_eq!(sent, [1, 10, 90]);
+    }
+}

@@ -65,20 +65,48 @@ impl Shared {
     pub(crate) fn router(&self) -> Router {
         Router::new()
             .route(
-                "/_matrix/federation/v1/make_join/{room}/{user}",
-                get(make_join),
-            )
-            .route(
                 "/_matrix/federation/v2/send_join/{room}/{event}",
                 put(send_join),
             )
             .route(
-                "/_matrix/federation/v1/make_leave/{room}/{user}",
-                get(make_leave),
-            )
-            .route(
                 "/_matrix/federation/v2/send_leave/{room}/{event}",
                 put(send_leave),
+            )
+            .merge(Self::unchanged_endpoints())
+            .with_state(self.clone())
+    }
+
+    /// Returns the same of a server that knows only the first form of joins and leave events.
+    pub(crate) fn router_of_old_server(&self) -> Router {
+        let joined = async |room: State<Shared>, event: Json<Value>| {
+            Json(json!([200, send_join(room, event).await.0]))
+        };
+        let left = async |room: State<Shared>, event: Json<Value>| {
+            Json(json!([200, send_leave(room, event).await.0]))
+        };
+        Router::new()
+            .route(
+                "/_matrix/federation/v1/send_join/{room}/{event}",
+                put(joined),
+            )
+            .route(
+                "/_matrix/federation/v1/send_leave/{room}/{event}",
+                put(left),
+            )
+            .merge(Self::unchanged_endpoints())
+            .with_state(self.clone())
+    }
+
+    /// Returns the endpoints that are the same for servers of all ages.
+    fn unchanged_endpoints() -> Router<Self> {
+        Router::new()
+            .route(
+                "/_matrix/federation/v1/make_join/{room}/{user}",
+                get(make_join),
+            )
+            .route(
+                "/_matrix/federation/v1/make_leave/{room}/{user}",
+                get(make_leave),
             )
             .route(
                 "/_matrix/federation/v1/make_knock/{room}/{user}",
@@ -96,7 +124,6 @@ impl Shared {
                 get(event_at_time),
             )
             .route("/_matrix/federation/v1/send/{txn}", put(transaction))
-            .with_state(self.clone())
     }
 }
 

@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 
 use super::{Network, Peer, joining::joins_via, sending::Ear};
 use crate::{
-    chat::{each, find, timeline},
+    chat::{each, find, in_room, timeline},
+    equal_requests::{asks_at_once, memberships},
     harness::{Server, User},
 };
 
@@ -349,5 +350,34 @@ async fn one_who_turns_an_invitation_down_that_nobody_takes_back_sees_it_in_ever
         let left = &sync["rooms"]["leave"][&room]["timeline"]["events"];
         let own = find(left, "m.room.member", &two.bob.id);
         assert_eq!(own["content"]["membership"], "leave", "{version}: {sync}");
+    }
+}
+
+#[tokio::test]
+async fn equal_invitations_knocks_and_leaves_at_once_are_sent_as_one_event() {
+    let two = Two::new().await;
+    let knocking = json!({ "type": "m.room.join_rules", "content": { "join_rule": "knock" } });
+    let request = json!({ "initial_state": [knocking] });
+    let room = two.alice.creates(request).await;
+    let knock = format!("/_matrix/client/v3/knock/{room}?via={}", two.home.name());
+    let leave = in_room(&room, "leave");
+    let about_bob = json!({ "user_id": two.bob.id });
+    let steps = [
+        (&two.bob, knock, json!({}), "knock"),
+        (&two.bob, leave.clone(), json!({}), "leave"),
+        (&two.alice, in_room(&room, "invite"), about_bob, "invite"),
+        (&two.bob, leave, json!({}), "leave"),
+    ];
+
+    let mut expected = Vec::new();
+    for (user, path, body, membership) in steps {
+        expected.push(membership);
+        let answers = asks_at_once(user, &path, &body).await;
+        assert!(answers.iter().any(|answer| answer.status == 200), "{path}");
+        assert_eq!(
+            memberships(&two.alice, &room, &two.bob).await,
+            expected,
+            "{path}: {answers:?}"
+        );
     }
 }

@@ -32,10 +32,15 @@ pub(super) struct Story {
 
 impl Story {
     pub(super) async fn new(version: &str) -> Self {
+        Self::at_server(version, Shared::router).await
+    }
+
+    /// A story in which the peer answers as one of some kind.
+    async fn at_server(version: &str, router: impl FnOnce(&Shared) -> Router) -> Self {
         let network = Network::new();
         let mut room = None;
         let peer = network
-            .peer_with(|peer| room.insert(Shared::new(peer, version)).router())
+            .peer_with(|peer| router(room.insert(Shared::new(peer, version))))
             .await;
         let server = network.server().await;
         Self {
@@ -91,6 +96,32 @@ async fn a_room_of_another_server_is_joined_in_every_version() {
             Some("join")
         );
     }
+}
+
+#[tokio::test]
+async fn a_room_of_an_old_server_is_joined() {
+    let story = Story::at_server("6", Shared::router_of_old_server).await;
+
+    story.joins_via(&[&story.peer.name]).await.expect_ok();
+
+    story.bob.says(&story.room.id(), "hello").await;
+    let membership = story.room.lock().membership(&story.bob.id);
+    assert_eq!(membership.as_deref(), Some("join"));
+}
+
+#[tokio::test]
+async fn a_knock_on_a_room_of_an_old_server_is_taken_back() {
+    let story = Story::at_server("7", Shared::router_of_old_server).await;
+    let knocking = json!({ "join_rule": "knock" });
+    story.room.lock().sets("m.room.join_rules", "", knocking);
+    let room = story.room.id();
+    let path = format!("/_matrix/client/v3/knock/{room}?via={}", story.peer.name);
+    story.bob.client.post(&path, json!({})).await.expect_ok();
+
+    story.bob.leaves(&room).await;
+
+    let membership = story.room.lock().membership(&story.bob.id);
+    assert_eq!(membership.as_deref(), Some("leave"));
 }
 
 #[tokio::test]
