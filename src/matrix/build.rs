@@ -8,14 +8,14 @@ use ruma::{
     events::{StateEventType, TimelineEventType},
     room_version_rules::RoomVersionRules,
     state_res::{
-        auth_types_for_event, check_pdu_format, check_state_dependent_auth_rules,
-        check_state_independent_auth_rules, events::RoomCreateEvent,
+        auth_types_for_event, check_state_dependent_auth_rules, check_state_independent_auth_rules,
+        events::RoomCreateEvent,
     },
 };
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 
-use super::{Pdu, SigningKey, StateMap, owned_state::as_own};
+use super::{Pdu, SigningKey, StateMap, event_format, owned_state::as_own};
 use crate::error::{Error, Result};
 
 /// What a user wants to say, before the room has given it its place.
@@ -68,10 +68,13 @@ struct Levels {
 /// [`Error::Forbidden`] with the rule that refuses it; [`Error::TooLarge`] or [`Error::BadJson`] when it is no
 /// proper event.
 pub fn build(draft: Draft, site: Site<'_>, key: &SigningKey) -> Result<(Pdu, String)> {
+    if draft.kind.to_string().is_empty() {
+        return Err(Error::BadJson("an event has a type".to_owned()));
+    }
     let auth_events = select_auth_events(&draft, site)?;
     let mut object = unsigned_object(draft, site, &auth_events)?;
     key.hash_and_sign(&mut object, site.rules)?;
-    check_format(&object, site.rules)?;
+    event_format::check_own(&object, site.rules)?;
     let (pdu, json) = Pdu::from_object(&object, site.rules)?;
     check_no_creator_has_a_level(&pdu, site)?;
     check_state_independent_auth_rules(&site.rules.authorization, &pdu, |event_id| {
@@ -85,21 +88,6 @@ pub fn build(draft: Draft, site: Site<'_>, key: &SigningKey) -> Result<(Pdu, Str
     .map_err(Error::Forbidden)?;
     authorize(&pdu, site.rules, site.state)?;
     Ok((pdu, json))
-}
-
-/// Checks which fields an event has, and how large it and they are.
-///
-/// # Errors
-///
-/// [`Error::TooLarge`] or [`Error::BadJson`].
-pub(super) fn check_format(object: &CanonicalJsonObject, rules: &RoomVersionRules) -> Result<()> {
-    check_pdu_format(object, &rules.event_format).map_err(|reason| {
-        if reason.contains("larger") {
-            Error::TooLarge(reason)
-        } else {
-            Error::BadJson(reason)
-        }
-    })
 }
 
 /// A creator stands above all levels: whoever gives one a level made a mistake, rather than lacks the right.

@@ -5,6 +5,7 @@
 mod build;
 mod client_event;
 mod default_rules;
+mod event_format;
 mod filter;
 mod glob;
 mod json_text;

@@ -9,13 +9,13 @@ use ruma::{
     canonical_json::{CanonicalJsonObject, CanonicalJsonValue},
     events::StateEventType,
     room_version_rules::RoomVersionRules,
-    state_res::check_pdu_format,
 };
 use serde_json::value::RawValue;
 
 use super::{
     Pdu, SigningKey,
     build::{Draft, Site, authorize, integer, select_auth_events, unsigned_object},
+    event_format,
     verified::authorize_by_auth_events,
 };
 use crate::error::{Error, Result};
@@ -74,7 +74,7 @@ pub fn complete(
         put("event_id", event_id.to_string().into());
     }
     key.hash_and_sign(&mut object, rules)?;
-    check_pdu_format(&object, &rules.event_format).map_err(Error::BadJson)?;
+    event_format::check_own(&object, rules)?;
     let (pdu, json) = Pdu::from_object(&object, rules)?;
     Ok(Signed {
         event_id: pdu.event_id,
@@ -90,7 +90,7 @@ pub fn complete(
 pub fn template(draft: Draft, site: Site<'_>) -> Result<Template> {
     let auth_events = select_auth_events(&draft, site)?;
     let mut object = unsigned_object(draft, site, &auth_events)?;
-    check_pdu_format(&object, &site.rules.event_format).map_err(Error::BadJson)?;
+    event_format::check_own(&object, site.rules)?;
     let (pdu, json) = Pdu::from_object(&object, site.rules)?;
     let create = site.state.get(&StateEventType::RoomCreate, "");
     let known: Vec<Arc<Pdu>> = auth_events.iter().chain(create).cloned().collect();

@@ -15,17 +15,8 @@ use ruma::{
     state_res::check_state_independent_auth_rules,
 };
 
-use super::{
-    Pdu, StateMap,
-    build::{authorize, check_format},
-};
+use super::{Pdu, StateMap, build::authorize, event_format};
 use crate::error::{Error, Result};
-
-/// How long the type and the state key of an event may be, and how many bytes the event may have.
-///
-/// [Size limits](https://spec.matrix.org/v1.19/client-server-api/#size-limits)
-const MAX_LENGTH: usize = 255;
-const MAX_BYTES: usize = 65_535;
 
 /// An event that is well formed and signed by whoever has to sign it. Nothing is said about whether it is allowed.
 #[derive(Clone, Debug)]
@@ -62,7 +53,7 @@ impl Verified {
         // What stands there is nobody's word.
         object.remove("unsigned");
         // 1. Is a valid event, otherwise it is dropped.
-        check_form(&object, rules)?;
+        event_format::check_any(&object, rules)?;
         check_texts(&object)?;
         if !matches!(object.get("content"), Some(CanonicalJsonValue::Object(_))) {
             return Err(Error::BadJson("`content` is no object".to_owned()));
@@ -130,35 +121,6 @@ pub fn needed_keys(
         server,
     };
     Ok(servers.into_iter().map(needed).collect())
-}
-
-/// Checks which fields an event has, and how large it is.
-fn check_form(object: &CanonicalJsonObject, rules: &RoomVersionRules) -> Result<()> {
-    // Before version 11, servers counted characters where the specification counts bytes, and there are rooms that
-    // have such events: to drop them would split these rooms.
-    let counts_bytes = rules.authorization.use_room_create_sender;
-    let is_lengthy = |field: &&str| {
-        let text = object.get(*field).and_then(CanonicalJsonValue::as_str);
-        text.is_some_and(|text| text.len() > MAX_LENGTH && text.chars().nth(MAX_LENGTH).is_none())
-    };
-    let lengthy: Vec<&str> = ["type", "state_key"]
-        .into_iter()
-        .filter(|field| !counts_bytes && is_lengthy(field))
-        .collect();
-    if lengthy.is_empty() {
-        return check_format(object, rules);
-    }
-    let json = serde_json::to_string(object)?;
-    if json.len() > MAX_BYTES {
-        return Err(Error::TooLarge(format!(
-            "an event has at most {MAX_BYTES} bytes"
-        )));
-    }
-    let mut shortened = object.clone();
-    for field in lengthy {
-        shortened.insert(field.to_owned(), CanonicalJsonValue::String(String::new()));
-    }
-    check_format(&shortened, rules)
 }
 
 /// PostgreSQL cannot keep U+0000 in what is a column of its own; no honest event has it there.

@@ -1,0 +1,130 @@
+//! Which fields an event has, and how large it and they are.
+//!
+//! [Size limits](https://spec.matrix.org/v1.19/client-server-api/#size-limits)
+
+use ruma::{
+    canonical_json::{CanonicalJsonObject, CanonicalJsonValue},
+    room_version_rules::RoomVersionRules,
+    state_res::check_pdu_format,
+};
+
+use crate::error::{Error, Result};
+
+/// The most bytes of an event in canonical JSON, with its signatures.
+const MAX_EVENT_BYTES: usize = 65_536;
+/// The most bytes of an event that ruma takes: one fewer than the specification allows.
+const MAX_EVENT_BYTES_OF_RUMA: usize = 65_535;
+/// The most bytes of the type and of the state key of an event.
+const MAX_FIELD_BYTES: usize = 255;
+
+/// Checks an event of this server.
+///
+/// # Errors
+///
+/// [`Error::TooLarge`] or [`Error::BadJson`].
+pub(super) fn check_own(object: &CanonicalJsonObject, rules: &RoomVersionRules) -> Result<()> {
+    let Err(reason) = check_pdu_format(object, &rules.event_format) else {
+        return Ok(());
+    };
+    let bytes = serde_json::to_string(object)?.len();
+    if bytes > MAX_EVENT_BYTES {
+        return Err(Error::TooLarge(format!(
+            "the event would have {bytes} bytes, and an event has at most {MAX_EVENT_BYTES}"
+        )));
+    }
+    let reason = if bytes > MAX_EVENT_BYTES_OF_RUMA {
+        let mut smaller = object.clone();
+        let empty = CanonicalJsonValue::Object(CanonicalJsonObject::new());
+        smaller.insert("content".to_owned(), empty);
+        match check_pdu_format(&smaller, &rules.event_format) {
+            Ok(()) => return Ok(()),
+            Err(reason) => reason,
+        }
+    } else {
+        reason
+    };
+    if reason.contains("larger") {
+        Err(Error::TooLarge(reason))
+    } else {
+        Err(Error::BadJson(reason))
+    }
+}
+
+/// Checks an event that may be of another server.
+///
+/// # Errors
+///
+/// As [`check_own`].
+pub(super) fn check_any(object: &CanonicalJsonObject, rules: &RoomVersionRules) -> Result<()> {
+    // Before version 11, servers counted characters where the specification counts bytes, and there are rooms that
+    // have such events: to drop them would split these rooms.
+    let counts_bytes = rules.authorization.use_room_create_sender;
+    let is_long = |field: &&str| {
+        let text = object.get(*field).and_then(CanonicalJsonValue::as_str);
+        text.is_some_and(|text| {
+            text.len() > MAX_FIELD_BYTES && text.chars().nth(MAX_FIELD_BYTES).is_none()
+        })
+    };
+    let long_fields: Vec<&str> = ["type", "state_key"]
+        .into_iter()
+        .filter(|field| !counts_bytes && is_long(field))
+        .collect();
+    if long_fields.is_empty() {
+        return check_own(object, rules);
+    }
+    let bytes = serde_json::to_string(object)?.len();
+    if bytes > MAX_EVENT_BYTES {
+        return Err(Error::TooLarge(format!(
+            "an event has at most {MAX_EVENT_BYTES} bytes"
+        )));
+    }
+    let mut shortened = object.clone();
+    for field in long_fields {
+        shortened.insert(field.to_owned(), CanonicalJsonValue::String(String::new()));
+    }
+    check_own(&shortened, rules)
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::room_version_rules::RoomVersionRules;
+    use serde_json::json;
+
+    use super::*;
+
+    fn event_of(bytes: usize) -> CanonicalJsonObject {
+        let event = |body: &str| {
+            let event = json!({
+                "auth_events": [], "content": { "body": body }, "depth": 1, "hashes": {},
+                "origin_server_ts": 1, "prev_events": [], "room_id": "!r:x", "sender": "@a:x",
+                "signatures": {}, "type": "m.room.message",
+            });
+            serde_json::from_value::<CanonicalJsonObject>(event).unwrap()
+        };
+        let smallest = serde_json::to_string(&event("")).unwrap().len();
+        event(&"x".repeat(bytes - smallest))
+    }
+
+    #[test]
+    fn an_event_has_at_most_65536_bytes() {
+        for check in [check_own, check_any] {
+            for rules in [RoomVersionRules::V1, RoomVersionRules::V11] {
+                let mut rules = rules;
+                rules.event_format.require_event_id = false;
+                check(&event_of(65_536), &rules).unwrap();
+                let refused = check(&event_of(65_537), &rules);
+                assert!(matches!(refused, Err(Error::TooLarge(_))), "{refused:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_largest_event_needs_its_fields_too() {
+        let mut event = event_of(65_536 + r#","depth":1"#.len());
+        event.remove("depth");
+
+        let refused = check_own(&event, &RoomVersionRules::V11);
+
+        assert!(matches!(refused, Err(Error::BadJson(_))), "{refused:?}");
+    }
+}
