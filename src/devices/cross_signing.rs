@@ -15,7 +15,7 @@ use ruma::{
 use super::{Devices, Owner};
 use crate::{
     error::{Error, Result},
-    matrix,
+    matrix::{self, signed_object},
     storage::{
         Read, UserNum, WriteTx,
         cross_signing::{self, CrossSigningKeyRow},
@@ -208,7 +208,7 @@ fn read(user_id: &UserId, usage: KeyUsage, raw: &Raw<CrossSigningKey>) -> Result
     if !is_ed25519 || !is_whole || json.contains("\\u0000") {
         return Err(wrong("this is no ed25519 key named by itself"));
     }
-    let mut object: CanonicalJsonObject = serde_json::from_str(json).map_err(bad)?;
+    let mut object = signed_object(json)?;
     object.remove("unsigned");
     Ok(NewKey {
         public_key: public_key.clone(),

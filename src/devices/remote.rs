@@ -16,7 +16,7 @@ use std::{
 
 use ruma::{
     DeviceId, OwnedDeviceId, OwnedUserId, UserId,
-    canonical_json::{CanonicalJsonObject, CanonicalJsonValue},
+    canonical_json::CanonicalJsonValue,
     encryption::{CrossSigningKey, DeviceKeys},
     serde::Raw,
 };
@@ -25,6 +25,7 @@ use serde_json::{Map, Value, json, value::to_raw_value};
 use super::{Devices, NAME_BYTES, check_text, cross_signing};
 use crate::{
     error::Result,
+    matrix::signed_object,
     storage::{
         RoomNum, UserNum, WriteTx, device_lists,
         remote_devices::{self, DeviceRow, ListRow},
@@ -114,7 +115,7 @@ impl RemoteDevice {
                 if (&*typed.user_id, &*typed.device_id) != (user_id, device_id) {
                     return None;
                 }
-                let mut object: CanonicalJsonObject = serde_json::from_str(keys).ok()?;
+                let mut object = signed_object(keys).ok()?;
                 let named = object.remove("unsigned").and_then(name_in);
                 display_name = display_name.or(named);
                 Some(serde_json::to_string(&object).ok()?)

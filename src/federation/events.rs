@@ -11,8 +11,8 @@ use serde_json::value::RawValue;
 
 use super::{Federation, WantedKey};
 use crate::{
-    error::{Error, Result},
-    matrix::{MAX_SERVER_JSON_DEPTH, Verified, check_depth, needed_keys},
+    error::Result,
+    matrix::{Verified, needed_keys, read_event},
 };
 
 /// Events verified at once: those whose keys have to be asked for hold up no others.
@@ -25,9 +25,7 @@ impl Federation {
     ///
     /// When it is to be dropped: [`Error::BadJson`], [`Error::TooLarge`], [`Error::InvalidSignature`].
     pub async fn verify(&self, event: &RawValue, rules: &RoomVersionRules) -> Result<Verified> {
-        check_depth(event.get(), MAX_SERVER_JSON_DEPTH)?;
-        let object: CanonicalJsonObject =
-            serde_json::from_str(event.get()).map_err(|e| Error::BadJson(e.to_string()))?;
+        let object = read_event(event)?;
         let keys = self.keys().public_keys(wanted(&object, rules)?).await?;
         Verified::check(object, rules, &keys)
     }

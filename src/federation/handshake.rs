@@ -23,7 +23,7 @@ use serde_json::{
 use super::{Allowance, Failure, Federation, JoinAnswer, Refusal};
 use crate::{
     error::Result,
-    matrix::{self, Draft, OWNED_STATE_VERSIONS, STABLE_VERSIONS, canonical_object},
+    matrix::{self, Draft, OWNED_STATE_VERSIONS, STABLE_VERSIONS, StrippedState},
 };
 
 pub use crate::matrix::Signed;
@@ -60,6 +60,13 @@ pub struct Member<'a> {
     pub user_id: &'a UserId,
     /// The content of the member event.
     pub content: Map<String, Value>,
+}
+
+/// How a server answers a knock that it takes.
+#[derive(Deserialize)]
+struct KnockAnswer {
+    #[serde(default)]
+    knock_room_state: StrippedState,
 }
 
 /// How a server answers an invitation in the first form.
@@ -273,11 +280,9 @@ impl Federation {
             knock.event_id.clone(),
             knock.event.clone(),
         );
-        let answer = self
-            .client()
-            .send(server, request, Allowance::USUAL)
-            .await?;
-        Ok(answer.knock_room_state.iter().filter_map(raw).collect())
+        let client = self.client();
+        let answer = client.send_for::<KnockAnswer, _>(server, request, Allowance::USUAL);
+        Ok(answer.await?.knock_room_state.0)
     }
 }
 
@@ -366,8 +371,4 @@ fn with_signature(
     };
     signatures.insert(server.to_string(), theirs);
     to_raw_value(&object).ok()
-}
-
-fn raw(state: &RawStrippedState) -> Option<Box<RawValue>> {
-    canonical_object(&to_raw_value(state).ok()?)
 }

@@ -29,7 +29,7 @@ use tokio::time::timeout;
 use super::{Federation, Keys, WantedKey, client::Allowance, events::wanted};
 use crate::{
     error::{Error, Result},
-    matrix::{ServerKeys, Verified},
+    matrix::{ServerKeys, Verified, read_event},
 };
 
 /// Servers that one request to a notary asks for.
@@ -92,7 +92,7 @@ impl KeyRing {
     ) -> Result<Vec<Option<Verified>>> {
         let mut parsed = Vec::with_capacity(events.len());
         for event in events {
-            let object = serde_json::from_str::<CanonicalJsonObject>(event.get()).ok();
+            let object = read_event(&event).ok();
             let event = object.and_then(|object| {
                 let wanted = wanted(&object, rules).ok()?;
                 Some((object, wanted))

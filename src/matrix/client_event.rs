@@ -48,7 +48,7 @@ pub fn head(pdu: &Pdu, rules: &RoomVersionRules) -> Box<str> {
     if let Some(state_key) = &pdu.state_key {
         let _ = write!(json, r#","state_key":{}"#, quoted(state_key));
     }
-    if let (TimelineEventType::RoomRedaction, Some(redacts)) = (&pdu.kind, &pdu.redacts) {
+    if let Some(redacts) = pdu.redacts(rules) {
         let _ = write!(json, r#","redacts":{}"#, quoted(redacts.as_str()));
     }
     json.into_boxed_str()
@@ -62,7 +62,7 @@ fn content(pdu: &Pdu, rules: &RoomVersionRules) -> Option<String> {
     let mut content: serde_json::Map<String, Value> = pdu.content_as()?;
     content.insert(
         "redacts".to_owned(),
-        Value::String(pdu.redacts.as_ref()?.to_string()),
+        Value::String(pdu.redacts(rules)?.to_string()),
     );
     serde_json::to_string(&content).ok()
 }

@@ -1,6 +1,8 @@
-//! Which fields an event has, and how large it and they are.
+//! The form of events: which fields they have, and how large these may be.
 //!
 //! [Size limits](https://spec.matrix.org/v1.19/client-server-api/#size-limits)
+
+use std::collections::BTreeMap;
 
 use ruma::{
     canonical_json::{CanonicalJsonObject, CanonicalJsonValue},
@@ -8,6 +10,9 @@ use ruma::{
     state_res::check_pdu_format,
 };
 
+use serde_json::value::RawValue;
+
+use super::{MAX_SERVER_JSON_DEPTH, check_depth};
 use crate::error::{Error, Result};
 
 /// The most bytes of an event in canonical JSON, with its signatures.
@@ -16,6 +21,25 @@ const MAX_EVENT_BYTES: usize = 65_536;
 const MAX_EVENT_BYTES_OF_RUMA: usize = 65_535;
 /// The most bytes of the type and of the state key of an event.
 const MAX_FIELD_BYTES: usize = 255;
+
+/// Reads an event of another server, without `unsigned`: that is neither signed nor hashed, and so no reason to refuse
+/// an event.
+///
+/// # Errors
+///
+/// [`Error::BadJson`] when it is nested too deeply, or has no canonical form.
+pub fn read_event(event: &RawValue) -> Result<CanonicalJsonObject> {
+    let text = event.get();
+    check_depth(text, MAX_SERVER_JSON_DEPTH)?;
+    let bad = |error: serde_json::Error| Error::BadJson(error.to_string());
+    if let Ok(mut object) = serde_json::from_str::<CanonicalJsonObject>(text) {
+        object.remove("unsigned");
+        return Ok(object);
+    }
+    let mut fields: BTreeMap<String, &RawValue> = serde_json::from_str(text).map_err(bad)?;
+    fields.remove("unsigned");
+    serde_json::from_str(&serde_json::to_string(&fields)?).map_err(bad)
+}
 
 /// Checks an event of this server.
 ///
@@ -116,6 +140,17 @@ mod tests {
                 assert!(matches!(refused, Err(Error::TooLarge(_))), "{refused:?}");
             }
         }
+    }
+
+    #[test]
+    fn unsigned_data_is_no_reason_to_refuse_an_event() {
+        for unsigned in ["1.5", "1e999", "12345678901234567890", r#""\ud800""#] {
+            let text = format!(r#"{{"type":"a","unsigned":{{"x":{unsigned}}}}}"#);
+            let read = read_event(&RawValue::from_string(text).unwrap()).unwrap();
+            assert_eq!(serde_json::to_string(&read).unwrap(), r#"{"type":"a"}"#);
+        }
+        let text = r#"{"type":"a","content":{"x":1.5},"unsigned":{}}"#.to_owned();
+        assert!(read_event(&RawValue::from_string(text).unwrap()).is_err());
     }
 
     #[test]

@@ -8,6 +8,7 @@
 
 use std::{borrow::Cow, ops::Range};
 
+use ruma::canonical_json::CanonicalJsonObject;
 use serde_json::value::RawValue;
 
 use crate::error::{Error, Result};
@@ -76,6 +77,17 @@ pub fn canonical_object(raw: &RawValue) -> Option<Box<RawValue>> {
     let text = canonical_text(raw.get().as_bytes(), MAX_JSON_DEPTH).ok()?;
     let is_object = text.starts_with('{');
     is_object.then(|| RawValue::from_string(text).ok())?
+}
+
+/// Reads an object that its owner signed, such as a key: in canonical JSON, since nobody can check it otherwise.
+///
+/// # Errors
+///
+/// [`Error::BadJson`] or [`Error::NotJson`] when it is no object, is nested too deeply, or has a number that canonical
+/// JSON has not.
+pub fn signed_object(text: &str) -> Result<CanonicalJsonObject> {
+    check_depth(text, MAX_JSON_DEPTH)?;
+    serde_json::from_str(text).map_err(|e| Error::BadJson(e.to_string()))
 }
 
 fn too_deep(max_depth: usize) -> Error {

@@ -21,6 +21,7 @@ mod shield;
 mod signed_json;
 mod signing_key;
 mod state;
+mod stripped_state;
 mod template;
 mod timeline_event;
 mod verified;
@@ -31,12 +32,14 @@ pub use self::{
     build::{Draft, Site, authorize, build, redact_json},
     client_event::{Unsigned, client_event, federation_event, head, strip, stripped, sync_event},
     default_rules::default_rules,
+    event_format::read_event,
     filter::{
         RelationFilter, knows_format, wants_event, wants_global, wants_room, wants_room_data,
         wants_type_of,
     },
     json_text::{
         MAX_JSON_DEPTH, MAX_SERVER_JSON_DEPTH, canonical_object, canonical_text, check_depth,
+        signed_object,
     },
     pdu::Pdu,
     power_levels::power_levels,
@@ -49,6 +52,7 @@ pub use self::{
     signed_json::{is_signed_by, says_the_same, signature},
     signing_key::SigningKey,
     state::StateMap,
+    stripped_state::StrippedState,
     template::{Signed, Template, complete, template},
     timeline_event::{Counters, Exception, InThread, Resolved, TimelineEvent},
     verified::{NeededKeys, Verified, auth_types, authorize_by_auth_events, needed_keys},

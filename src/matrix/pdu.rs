@@ -40,8 +40,8 @@ pub struct Pdu {
     pub prev_events: Vec<OwnedEventId>,
     /// The events that allow it.
     pub auth_events: Vec<OwnedEventId>,
-    /// The event that it redacts, wherever its room version writes that.
-    pub redacts: Option<OwnedEventId>,
+    /// The events that it names as redacted.
+    pub(super) redacts: RedactsFields,
     /// The event that it relates to, and how.
     pub relates_to: Option<RelatesTo>,
     /// The content.
@@ -54,8 +54,17 @@ pub struct Pdu {
     pub(super) names_room: bool,
 }
 
+/// The two places in which a redaction may name its event. The room version says which of them counts.
+#[derive(Clone, Debug, Default)]
+pub(super) struct RedactsFields {
+    /// At the top of the event: until version 10.
+    top_level: Option<OwnedEventId>,
+    /// In the content: from version 11 on.
+    content: Option<OwnedEventId>,
+}
+
 #[derive(Deserialize)]
-struct Wire {
+struct Wire<'a> {
     room_id: Option<OwnedRoomId>,
     sender: OwnedUserId,
     #[serde(rename = "type")]
@@ -65,7 +74,8 @@ struct Wire {
     depth: UInt,
     prev_events: Vec<Reference>,
     auth_events: Vec<Reference>,
-    redacts: Option<OwnedEventId>,
+    #[serde(borrow)]
+    redacts: Option<&'a RawValue>,
     content: Box<RawValue>,
     event_id: Option<IgnoredAny>,
 }
@@ -87,9 +97,23 @@ impl Reference {
     }
 }
 
-#[derive(Deserialize)]
-struct Redacts {
-    redacts: Option<OwnedEventId>,
+impl RedactsFields {
+    fn of(wire: &Wire<'_>) -> Self {
+        #[derive(Deserialize)]
+        struct Content {
+            redacts: OwnedEventId,
+        }
+        if wire.kind != TimelineEventType::RoomRedaction {
+            return Self::default();
+        }
+        let content = serde_json::from_str::<Content>(wire.content.get());
+        Self {
+            top_level: wire
+                .redacts
+                .and_then(|redacts| serde_json::from_str(redacts.get()).ok()),
+            content: content.ok().map(|content| content.redacts),
+        }
+    }
 }
 
 impl Pdu {
@@ -99,20 +123,15 @@ impl Pdu {
     ///
     /// [`Error::BadJson`] when a field is missing or of the wrong type.
     pub fn parse(event_id: OwnedEventId, json: &str) -> Result<Self> {
-        let wire: Wire =
+        let wire: Wire<'_> =
             serde_json::from_str(json).map_err(|e| Error::BadJson(format!("not an event: {e}")))?;
+        let redacts = RedactsFields::of(&wire);
         let names_room = wire.room_id.is_some();
         let room_id = match wire.room_id {
             Some(room_id) => room_id,
             None => RoomId::new_v2(event_id.localpart())
                 .map_err(|e| Error::BadJson(format!("the event has no room_id: {e}")))?,
         };
-        let mut redacts = wire.redacts;
-        if redacts.is_none() && wire.kind == TimelineEventType::RoomRedaction {
-            redacts = serde_json::from_str::<Redacts>(wire.content.get())
-                .ok()
-                .and_then(|content| content.redacts);
-        }
         let reference_hash = match wire.event_id {
             Some(_) => Some(hash(&serde_json::from_str(json)?, &RoomVersionRules::V2)?),
             None => None,
@@ -162,6 +181,15 @@ impl Pdu {
             _ => format!("${}", hash(object, rules)?),
         };
         EventId::parse(event_id).map_err(|e| Error::BadJson(format!("not an event: {e}")))
+    }
+
+    /// Returns the event that a redaction redacts.
+    pub fn redacts(&self, rules: &RoomVersionRules) -> Option<&OwnedEventId> {
+        if rules.redaction.content_field_redacts {
+            self.redacts.content.as_ref()
+        } else {
+            self.redacts.top_level.as_ref()
+        }
     }
 
     /// Returns the event without what a redaction takes from its content.
@@ -258,8 +286,9 @@ impl Event for Pdu {
     fn auth_events(&self) -> Box<dyn DoubleEndedIterator<Item = &Self::Id> + '_> {
         Box::new(self.auth_events.iter())
     }
+    // Asked for by the rules of versions 1 and 2 alone.
     fn redacts(&self) -> Option<&Self::Id> {
-        self.redacts.as_ref()
+        self.redacts.top_level.as_ref()
     }
     fn rejected(&self) -> bool {
         self.rejected

@@ -61,7 +61,7 @@ async fn outcome(
     before: &StateMap,
     redaction: &Pdu,
 ) -> Result<Outcome> {
-    let Some(target) = &redaction.redacts else {
+    let Some(target) = redaction.redacts(&room.rules) else {
         return Ok(Outcome::Invalid);
     };
     let Some(row) = events::any(tx, target.as_str()).await? else {
@@ -93,7 +93,7 @@ pub(super) async fn redact(
     let (row, target) = match outcome(tx, room, before, redaction).await? {
         Outcome::Valid(found) => *found,
         Outcome::AwaitsTarget => {
-            let target = redaction.redacts.as_ref();
+            let target = redaction.redacts(&room.rules);
             if let Some(target) = target {
                 let (target, redaction) = (target.as_str(), redaction.event_id.as_str());
                 graph::await_target(tx, room.num, target, redaction).await?;

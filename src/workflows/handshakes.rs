@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 use super::Workflows;
 use crate::{
     error::{Error, Result},
-    matrix::{StateMap, Verified},
+    matrix::{StateMap, Verified, read_event},
     rooms::{Applicant, Handshake, Room},
 };
 
@@ -51,8 +51,7 @@ impl Workflows {
         handshake: Handshake,
         signed: SignedEvent,
     ) -> Result<TakenEvent> {
-        let object: CanonicalJsonObject = serde_json::from_str(signed.event.get())
-            .map_err(|error| Error::BadJson(error.to_string()))?;
+        let object = read_event(&signed.event)?;
         let applicant = Applicant {
             user_id: sender(&object)?,
             room_id: signed.room_id,

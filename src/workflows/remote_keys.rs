@@ -1,6 +1,7 @@
 //! The keys with which devices encrypt, of this server's users and of others.
 
 mod answers;
+mod received;
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -20,7 +21,10 @@ use ruma::{
 use serde_json::{Value, json};
 
 pub(super) use self::answers::Answers;
-use self::answers::{Budget, KEY_BYTES, USER_BYTES, allowance, bytes_for};
+use self::{
+    answers::{Budget, KEY_BYTES, USER_BYTES, allowance, bytes_for},
+    received::{ReceivedKeys, ReceivedOneTimeKeys},
+};
 use super::Workflows;
 use crate::{
     devices::{RemoteDevice, RemoteList, Ticket, Viewer, check_number},
@@ -89,7 +93,7 @@ impl Workflows {
         let asking = stream::iter(to_ask).map(async |(server, wanted, ticket)| {
             let asked = get_keys::v1::Request::new(wanted.clone());
             let allowance = allowance(request.timeout, bytes_for(&wanted));
-            let asking = client.send(&server, asked, allowance);
+            let asking = client.send_for::<ReceivedKeys, _>(&server, asked, allowance);
             let (answer, room) = self.answers.ask(allowance, asking).await;
             (server, wanted, answer, (ticket, room))
         });
@@ -186,7 +190,7 @@ impl Workflows {
     async fn take_keys(
         &self,
         query: &mut Query,
-        (wanted, mut answer): (Asked, get_keys::v1::Response),
+        (wanted, mut answer): (Asked, ReceivedKeys),
         ticket: &Ticket,
         found: &mut Found,
     ) -> Result<()> {
@@ -256,7 +260,7 @@ impl Workflows {
         let asking = stream::iter(remote).map(async |(server, wanted)| {
             let asked = claim_keys::v1::Request::new(wanted.clone());
             let allowance = allowance(request.timeout, bytes_for(&wanted));
-            let asking = client.send(&server, asked, allowance);
+            let asking = client.send_for::<ReceivedOneTimeKeys, _>(&server, asked, allowance);
             let (answer, room) = self.answers.ask(allowance, asking).await;
             (server, wanted, answer, room)
         });
@@ -309,7 +313,7 @@ impl Workflows {
 }
 
 /// Returns how large an answer is, as far as it is taken.
-fn size_of(answer: &get_keys::v1::Response) -> usize {
+fn size_of(answer: &ReceivedKeys) -> usize {
     let signing = answer.master_keys.values();
     let signing = signing.chain(answer.self_signing_keys.values());
     let signing: usize = signing.map(|key| key.json().get().len()).sum();

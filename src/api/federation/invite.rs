@@ -5,26 +5,38 @@
 use axum::{Json, Router, extract::State, routing::put};
 use ruma::{
     OwnedEventId, OwnedRoomId, OwnedUserId, RoomVersionId, ServerName,
-    api::federation::membership::{RawStrippedState, create_invite},
+    api::federation::membership::create_invite,
 };
 use serde::Deserialize;
-use serde_json::{
-    Value, json,
-    value::{RawValue, to_raw_value},
-};
+use serde_json::{Value, json, value::RawValue};
 
 use super::signed::Signed;
 use crate::{
-    api::{App, Class, Incoming, Key, Limits, Outgoing, endpoint},
+    api::{App, Class, Key, Limits, Outgoing},
     error::{Error, Result},
+    matrix::StrippedState,
     workflows::{ReceivedInvitation, SignedEvent, Workflows},
 };
 
 pub(super) fn routes() -> Router<App> {
-    endpoint::<create_invite::v2::Request, _>(create_invite).route(
-        "/_matrix/federation/v1/invite/{room_id}/{event_id}",
-        put(create_invite_v1),
-    )
+    Router::new()
+        .route(
+            "/_matrix/federation/v1/invite/{room_id}/{event_id}",
+            put(create_invite_v1),
+        )
+        .route(
+            "/_matrix/federation/v2/invite/{room_id}/{event_id}",
+            put(create_invite),
+        )
+}
+
+/// An invitation of the second form.
+#[derive(Deserialize)]
+struct Invitation {
+    room_version: RoomVersionId,
+    event: Box<RawValue>,
+    #[serde(default)]
+    invite_room_state: StrippedState,
 }
 
 /// Whom an event is about.
@@ -43,7 +55,7 @@ struct WithUnsigned {
 #[derive(Default, Deserialize)]
 struct Unsigned {
     #[serde(default)]
-    invite_room_state: Vec<Box<RawValue>>,
+    invite_room_state: StrippedState,
 }
 
 /// `PUT /_matrix/federation/v2/invite/{roomId}/{eventId}`
@@ -52,25 +64,20 @@ struct Unsigned {
 async fn create_invite(
     State(workflows): State<Workflows>,
     State(limits): State<Limits>,
-    Incoming { from, request }: Incoming<create_invite::v2::Request>,
+    mut signed: Signed<Box<RawValue>>,
 ) -> Result<Outgoing<create_invite::v2::Response>> {
-    check_limits(&limits, &from, &request.event)?;
-    let mut state = Vec::with_capacity(request.invite_room_state.len());
-    for event in request.invite_room_state {
-        state.push(match event {
-            RawStrippedState::Pdu(pdu) => pdu,
-            other => to_raw_value(&other)?,
-        });
-    }
+    let body: Invitation = serde_json::from_str(signed.body.get())
+        .map_err(|error| Error::BadJson(error.to_string()))?;
+    check_limits(&limits, &signed.from, &body.event)?;
     let invitation = ReceivedInvitation {
-        version: request.room_version,
+        version: body.room_version,
         signed: SignedEvent {
-            origin: from,
-            room_id: request.room_id,
-            event_id: request.event_id,
-            event: request.event,
+            room_id: signed.param::<OwnedRoomId>()?,
+            event_id: signed.param::<OwnedEventId>()?,
+            origin: signed.from,
+            event: body.event,
         },
-        room_state: state,
+        room_state: body.invite_room_state.0,
     };
     let event = workflows.receive_invitation(invitation).await?;
     Ok(Outgoing(create_invite::v2::Response::new(event)))
@@ -98,7 +105,7 @@ async fn create_invite_v1(
             event_id,
             event: signed.body,
         },
-        room_state: told.unsigned.invite_room_state,
+        room_state: told.unsigned.invite_room_state.0,
     };
     let event = workflows.receive_invitation(invitation).await?;
     Ok(Json(json!([200, { "event": event }])))

@@ -41,7 +41,7 @@ use crate::{
     clock::Clock,
     error::{Error, Result},
     federation::Cache,
-    matrix::{Pdu, Verified},
+    matrix::{Pdu, Verified, read_event},
     rooms::{Received, Room, Taken},
     storage::{Position, RoomNum},
 };
@@ -414,7 +414,7 @@ fn is_our_fault(error: &Error) -> bool {
 /// that, so the id is right all the same for messages and nearly all state.
 fn id_of(json: &RawValue, rules: &RoomVersionRules) -> Option<OwnedEventId> {
     let read = |object| Pdu::id_of(object, rules).ok();
-    if let Ok(object) = serde_json::from_str::<CanonicalJsonObject>(json.get()) {
+    if let Ok(object) = read_event(json) {
         return read(&object);
     }
     let mut object = readable_fields(json)?;

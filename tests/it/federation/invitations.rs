@@ -118,6 +118,19 @@ async fn the_first_form_of_an_invitation_is_known() {
 }
 
 #[tokio::test]
+async fn an_invitation_needs_no_state_of_the_room() {
+    for state in [Value::Null, json!([]), json!([5])] {
+        let house = House::new("10").await;
+        let invitation = house.invitation();
+
+        let taken = house.invites(&invitation, "10", &state).await;
+
+        taken.expect_ok();
+        assert!(house.is_invited().await, "{state}");
+    }
+}
+
+#[tokio::test]
 async fn what_is_no_invitation_is_not_signed() {
     let house = House::new("12").await;
     let state = json!([house.create()]);

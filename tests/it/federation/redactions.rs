@@ -192,3 +192,44 @@ fn promotion_id(shared: &Shared, event: &Value) -> String {
     let hash = ruma::signatures::reference_hash(&object, rules).expect("an event");
     format!("${hash}")
 }
+
+#[tokio::test]
+async fn the_room_version_says_where_a_redaction_names_its_event() {
+    for (version, counted, ignored) in [("6", "top", "content"), ("11", "content", "top")] {
+        let request = json!({ "preset": "public_chat", "room_version": version });
+        let mut shared = Shared::of(request).await;
+        let in_content = shared.bob.says(&shared.peer, "content");
+        let at_top = shared.bob.says(&shared.peer, "top");
+        let content = json!({ "redacts": in_content.id });
+        let mut redaction = shared.bob.drafts("m.room.redaction", None, &content);
+        redaction["redacts"] = json!(at_top.id);
+        let redaction = shared.peer.signs(&redaction, &shared.bob.rules);
+        let made = [&in_content, &at_top, &redaction];
+
+        shared.peer.sends(&shared.server, &made).await;
+
+        let page = shared.alice.messages(&shared.room, "dir=b&limit=3").await;
+        let bodies: Vec<&str> = page["chunk"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .filter_map(|event| event["content"]["body"].as_str())
+            .collect();
+        assert_eq!(bodies, [ignored], "{version}: {counted} counts");
+    }
+}
+
+#[tokio::test]
+async fn redacts_means_nothing_in_other_events() {
+    let shared = Shared::new().await;
+    let content = json!({ "msgtype": "m.text", "body": "tea" });
+    let mut message = shared.bob.drafts("m.room.message", None, &content);
+    message["redacts"] = json!(5);
+    let message = shared.peer.signs(&message, &shared.bob.rules);
+
+    let told = shared.peer.sends(&shared.server, &[&message]).await;
+
+    assert_eq!(told, json!({ &*message.id: {} }));
+    let event = shared.alice.event(&shared.room, &message.id).await;
+    assert_eq!(event.expect_ok()["content"]["body"], "tea");
+}
