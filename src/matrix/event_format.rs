@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 const MAX_EVENT_BYTES: usize = 65_536;
 /// The most bytes of an event that ruma takes: one fewer than the specification allows.
 const MAX_EVENT_BYTES_OF_RUMA: usize = 65_535;
-/// The most bytes of the type and of the state key of an event.
+/// The most bytes of the type and of the state key of an event, and of an event id.
 const MAX_FIELD_BYTES: usize = 255;
 
 /// Reads an event of another server, without `unsigned`: that is neither signed nor hashed, and so no reason to refuse
@@ -47,6 +47,8 @@ pub fn read_event(event: &RawValue) -> Result<CanonicalJsonObject> {
 ///
 /// [`Error::TooLarge`] or [`Error::BadJson`].
 pub(super) fn check_own(object: &CanonicalJsonObject, rules: &RoomVersionRules) -> Result<()> {
+    check_texts(object)?;
+    check_references(object, rules)?;
     let Err(reason) = check_pdu_format(object, &rules.event_format) else {
         return Ok(());
     };
@@ -109,6 +111,49 @@ pub(super) fn check_any(object: &CanonicalJsonObject, rules: &RoomVersionRules) 
     check_own(&shortened, rules)
 }
 
+/// Refuses U+0000 where no honest event has it: PostgreSQL cannot keep it in columns of their own.
+fn check_texts(object: &CanonicalJsonObject) -> Result<()> {
+    for field in [
+        "type",
+        "state_key",
+        "sender",
+        "room_id",
+        "event_id",
+        "redacts",
+    ] {
+        let text = object.get(field).and_then(CanonicalJsonValue::as_str);
+        if text.is_some_and(|text| text.contains('\0')) {
+            return Err(Error::BadJson(format!("`{field}` contains U+0000")));
+        }
+    }
+    Ok(())
+}
+
+/// Checks how an event names others: by their ids, and in versions 1 and 2 with their hashes.
+fn check_references(object: &CanonicalJsonObject, rules: &RoomVersionRules) -> Result<()> {
+    let has_hashes = rules.event_format.require_event_id;
+    let is_id = |id: &CanonicalJsonValue| {
+        id.as_str()
+            .is_some_and(|id| id.len() <= MAX_FIELD_BYTES && !id.contains('\0'))
+    };
+    let is_reference = |reference: &CanonicalJsonValue| match reference {
+        CanonicalJsonValue::Array(pair) if has_hashes => match &**pair {
+            [id, CanonicalJsonValue::Object(_)] => is_id(id),
+            _ => false,
+        },
+        id => !has_hashes && is_id(id),
+    };
+    for field in ["prev_events", "auth_events"] {
+        let references = object.get(field).and_then(CanonicalJsonValue::as_array);
+        if !references.is_none_or(|references| references.iter().all(is_reference)) {
+            return Err(Error::BadJson(format!(
+                "`{field}` does not name events as this room version does"
+            )));
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use ruma::room_version_rules::RoomVersionRules;
@@ -139,6 +184,49 @@ mod tests {
                 let refused = check(&event_of(65_537), &rules);
                 assert!(matches!(refused, Err(Error::TooLarge(_))), "{refused:?}");
             }
+        }
+    }
+
+    #[test]
+    fn events_are_named_as_the_room_version_says() {
+        let pair = json!(["$a:x", { "sha256": "h" }]);
+        let long = format!("${}", "a".repeat(255));
+        for (rules, good, odd) in [
+            (
+                RoomVersionRules::V2,
+                pair.clone(),
+                [json!("$a:x"), json!(["$a:x"])],
+            ),
+            (RoomVersionRules::V11, json!("$a"), [pair, json!(long)]),
+            (
+                RoomVersionRules::V11,
+                json!("$a"),
+                [json!("$a\0"), json!(5)],
+            ),
+        ] {
+            let with = |reference: &serde_json::Value| {
+                let mut event = event_of(500);
+                let list = json!([reference]);
+                let list = serde_json::from_value(list).unwrap();
+                event.insert("prev_events".to_owned(), list);
+                event.insert("event_id".to_owned(), "$b:x".to_owned().into());
+                event
+            };
+            check_own(&with(&good), &rules).unwrap();
+            for odd in odd {
+                let refused = check_any(&with(&odd), &rules);
+                assert!(matches!(refused, Err(Error::BadJson(_))), "{odd}");
+            }
+        }
+    }
+
+    #[test]
+    fn types_and_state_keys_have_no_nul() {
+        for field in ["type", "state_key"] {
+            let mut event = event_of(500);
+            event.insert(field.to_owned(), "a\0b".to_owned().into());
+            let refused = check_own(&event, &RoomVersionRules::V11);
+            assert!(matches!(refused, Err(Error::BadJson(_))), "{field}");
         }
     }
 

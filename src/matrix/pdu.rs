@@ -106,12 +106,15 @@ impl RedactsFields {
         if wire.kind != TimelineEventType::RoomRedaction {
             return Self::default();
         }
+        // No event has an id that is longer, or has U+0000.
+        let may_be = |id: &OwnedEventId| id.as_str().len() <= 255 && !id.as_str().contains('\0');
         let content = serde_json::from_str::<Content>(wire.content.get());
+        let top_level = wire
+            .redacts
+            .and_then(|redacts| serde_json::from_str(redacts.get()).ok());
         Self {
-            top_level: wire
-                .redacts
-                .and_then(|redacts| serde_json::from_str(redacts.get()).ok()),
-            content: content.ok().map(|content| content.redacts),
+            top_level: top_level.filter(may_be),
+            content: content.ok().map(|content| content.redacts).filter(may_be),
         }
     }
 }

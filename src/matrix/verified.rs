@@ -54,7 +54,6 @@ impl Verified {
         object.remove("unsigned");
         // 1. Is a valid event, otherwise it is dropped.
         event_format::check_any(&object, rules)?;
-        check_texts(&object)?;
         if !matches!(object.get("content"), Some(CanonicalJsonValue::Object(_))) {
             return Err(Error::BadJson("`content` is no object".to_owned()));
         }
@@ -121,17 +120,6 @@ pub fn needed_keys(
         server,
     };
     Ok(servers.into_iter().map(needed).collect())
-}
-
-/// PostgreSQL cannot keep U+0000 in what is a column of its own; no honest event has it there.
-fn check_texts(object: &CanonicalJsonObject) -> Result<()> {
-    for field in ["type", "state_key", "sender", "event_id", "redacts"] {
-        let text = object.get(field).and_then(CanonicalJsonValue::as_str);
-        if text.is_some_and(|text| text.contains('\0')) {
-            return Err(Error::BadJson(format!("`{field}` contains U+0000")));
-        }
-    }
-    Ok(())
 }
 
 /// Checks an event by the events that it names as those that allow it.

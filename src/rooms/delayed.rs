@@ -10,7 +10,11 @@ use ruma::{
 };
 use serde_json::{json, value::RawValue};
 
-use super::{NewEvent, Rooms, due::Timetable, send::Occasion};
+use super::{
+    NewEvent, Rooms,
+    due::Timetable,
+    send::{Occasion, check_txn_id},
+};
 use crate::{
     error::{Error, Result},
     storage::{
@@ -318,6 +322,15 @@ impl Rooms {
 
 impl Delay {
     fn check(&self) -> Result<()> {
+        if let Some(txn_id) = &self.txn_id {
+            check_txn_id(txn_id)?;
+        }
+        let state_key = self.state_key.as_deref().unwrap_or_default();
+        if self.kind.contains('\0') || state_key.contains('\0') {
+            return Err(Error::BadJson(
+                "the type or the state key contains U+0000".to_owned(),
+            ));
+        }
         let longest = i64::try_from(MAX_DELAY.as_millis()).unwrap_or(i64::MAX);
         if self.delay_ms > longest {
             return Err(Error::MaxDelayExceeded(MAX_DELAY));

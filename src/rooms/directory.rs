@@ -19,7 +19,7 @@ use crate::{
     error::{Error, Result},
     matrix,
     storage::{
-        UserNum, WriteTx, aliases, list,
+        TextList, UserNum, WriteTx, aliases, list,
         rooms::{self, DirectoryQuery, ListedRoom},
     },
 };
@@ -324,7 +324,7 @@ impl Place {
     }
 }
 
-fn room_types(types: &[Option<RoomType>]) -> String {
+fn room_types(types: &[Option<RoomType>]) -> TextList {
     list(
         types
             .iter()

@@ -28,6 +28,8 @@ use crate::{
 /// How often an event is built anew because a lost batch took the room's tip with it, or the room went on while its
 /// policy server thought about the event.
 const ATTEMPTS: usize = 8;
+/// The longest transaction id of a client: what PostgreSQL takes into an index, with what stands beside it.
+const MAX_TXN_ID_BYTES: usize = 1_024;
 
 /// An event to be sent.
 #[derive(Clone, Debug)]
@@ -116,6 +118,20 @@ pub struct Transaction {
     pub txn_id: String,
 }
 
+/// Checks a client's transaction id.
+///
+/// # Errors
+///
+/// [`Error::InvalidParam`] when it cannot be stored.
+pub(super) fn check_txn_id(txn_id: &str) -> Result<()> {
+    if txn_id.len() > MAX_TXN_ID_BYTES || txn_id.contains('\0') {
+        return Err(Error::invalid_param(format!(
+            "a transaction id has at most {MAX_TXN_ID_BYTES} bytes, and no U+0000"
+        )));
+    }
+    Ok(())
+}
+
 /// Why the server sends an event.
 #[derive(Clone, Debug)]
 pub(super) enum Occasion {
@@ -192,6 +208,9 @@ impl Rooms {
     /// [`Error::NotFound`] for an unknown room, [`Error::Forbidden`] with the rule that refuses the event.
     #[tracing::instrument(skip_all, fields(room_id = %room_id), err(level = "debug"))]
     pub async fn send(&self, room_id: &RoomId, event: NewEvent) -> Result<OwnedEventId> {
+        if let Some(transaction) = &event.transaction {
+            check_txn_id(&transaction.txn_id)?;
+        }
         let num = self
             .number(room_id)
             .await
@@ -479,12 +498,16 @@ impl Inner {
         sender: &OwnedUserId,
         target: &EventId,
     ) -> Result<()> {
-        if matrix::power_levels(&tip.state, &room.rules).user_can_redact_event_of_other(sender) {
-            return Ok(());
-        }
+        let levels = matrix::power_levels(&tip.state, &room.rules);
+        let may_redact_all = levels.user_can_redact_event_of_other(sender);
         let mut conn = self.db.read().await?;
         match load::pdu_by_id(&mut conn, target.as_str()).await? {
-            Some(pdu) if pdu.sender == *sender && pdu.room_id == room.room_id => Ok(()),
+            Some(pdu) if pdu.room_id != room.room_id => Err(Error::invalid_param(
+                "the event to redact is in another room",
+            )),
+            // It may be on its way from another server.
+            None if may_redact_all => Ok(()),
+            Some(pdu) if may_redact_all || pdu.sender == *sender => Ok(()),
             Some(_) => Err(Error::forbidden(
                 "you may not redact the events of others here",
             )),

@@ -21,6 +21,10 @@ const POSTGRES_DISK_FULL: &str = "53100";
 /// database, failing disks.
 const POSTGRES_PASSING: [&str; 4] = ["08", "53", "57P", "58"];
 
+/// What PostgreSQL calls a text with U+0000, the same in JSON, and a text that is too long for an index. Texts are
+/// bounded where they come in: whatever slipped through is to be refused alone.
+const POSTGRES_UNSTORABLE: [&str; 3] = ["22021", "22P05", "54000"];
+
 impl From<sqlx::Error> for Error {
     fn from(source: sqlx::Error) -> Self {
         match kind_of(&source) {
@@ -28,6 +32,10 @@ impl From<sqlx::Error> for Error {
             FailureKind::Away => {
                 tracing::error!(error = %source, "the database cannot be used");
                 Self::Unavailable("the database cannot be used at the moment".to_owned())
+            }
+            FailureKind::Unstorable => {
+                tracing::warn!(error = %source, "the database refuses a text");
+                Self::invalid_param("a text is too long, or has a character that cannot be stored")
             }
             FailureKind::Broken => Self::internal("use the database", source),
         }
@@ -39,6 +47,8 @@ enum FailureKind {
     DiskFull,
     /// It may be there again in a while.
     Away,
+    /// What was sent is to blame.
+    Unstorable,
     Broken,
 }
 
@@ -67,6 +77,8 @@ fn kind_of_code(code: &str) -> FailureKind {
         FailureKind::DiskFull
     } else if POSTGRES_PASSING.iter().any(|class| code.starts_with(class)) {
         FailureKind::Away
+    } else if POSTGRES_UNSTORABLE.contains(&code) {
+        FailureKind::Unstorable
     } else {
         FailureKind::Broken
     }
@@ -126,6 +138,9 @@ mod tests {
         }
         for code in ["10", "778", "14", "8", "57P01", "57P03", "08006", "53300"] {
             assert_eq!(kind_of_code(code), FailureKind::Away, "{code}");
+        }
+        for code in ["22021", "22P05", "54000"] {
+            assert_eq!(kind_of_code(code), FailureKind::Unstorable, "{code}");
         }
         for code in ["1", "11", "19", "2067", "23505", "42P01", ""] {
             assert_eq!(kind_of_code(code), FailureKind::Broken, "{code}");

@@ -9,6 +9,7 @@ mod failure;
 mod journal;
 mod lock;
 mod migrate;
+mod postgres_text;
 mod query;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -74,7 +75,8 @@ pub use self::{
     },
     dialect::{Raw, Target},
     journal::{Follower, Intent, Journal, Pending, Position, WriteTx, position},
-    query::{Query, Read, list, list_of_numbers, values},
+    postgres_text::{TextList, list},
+    query::{Query, Read, list_of_numbers, values},
 };
 use crate::{error::Result, health::Health, tasks::Tasks};
 

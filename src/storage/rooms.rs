@@ -1,6 +1,6 @@
 //! Rooms: their versions, tips, and what the public directory shows of them.
 
-use super::{Position, Read, RoomNum, WriteTx, list_of_numbers};
+use super::{Position, Read, RoomNum, TextList, WriteTx, list_of_numbers};
 use crate::error::Result;
 
 /// A room as it is stored.
@@ -49,7 +49,7 @@ pub struct DirectoryQuery {
     /// A part of the name, topic or alias, in lower case; empty for all.
     pub term: String,
     /// Only rooms with one of these types, as JSON list; `""` stands for rooms without a type. Empty for all.
-    pub room_types: Option<String>,
+    pub room_types: Option<TextList>,
     /// Rooms after this one in the order, or before it when going back.
     pub from: Option<(i64, RoomNum)>,
     /// How many at most.
@@ -202,15 +202,15 @@ pub async fn directory(db: &mut impl Read, query: &DirectoryQuery) -> Result<Vec
          WHERE published
            AND (joined_members < $1 OR (joined_members = $1 AND num > $2))
            AND ($3 = '' OR search_text LIKE $4 ESCAPE '\\')
-           AND ($5 = '' OR COALESCE(room_type, '') IN (SELECT value FROM json_each($6)))
+           AND ($5 OR COALESCE(room_type, '') IN (SELECT value FROM json_each($6)))
          ORDER BY joined_members DESC, num LIMIT $7",
     )
     .bind(members)
     .bind(num)
     .bind(&query.term)
     .bind(like(&query.term))
-    .bind(query.room_types.as_deref().unwrap_or_default())
-    .bind(query.room_types.as_deref().unwrap_or("[]"))
+    .bind(query.room_types.is_none())
+    .bind(query.room_types.clone().unwrap_or_default())
     .bind(query.limit)
     .fetch_all()
     .await
@@ -229,15 +229,15 @@ pub async fn directory_before(
          WHERE published
            AND (joined_members > $1 OR (joined_members = $1 AND num <= $2))
            AND ($3 = '' OR search_text LIKE $4 ESCAPE '\\')
-           AND ($5 = '' OR COALESCE(room_type, '') IN (SELECT value FROM json_each($6)))
+           AND ($5 OR COALESCE(room_type, '') IN (SELECT value FROM json_each($6)))
          ORDER BY joined_members, num DESC LIMIT $7",
     )
     .bind(members)
     .bind(num)
     .bind(&query.term)
     .bind(like(&query.term))
-    .bind(query.room_types.as_deref().unwrap_or_default())
-    .bind(query.room_types.as_deref().unwrap_or("[]"))
+    .bind(query.room_types.is_none())
+    .bind(query.room_types.clone().unwrap_or_default())
     .bind(query.limit)
     .fetch_all()
     .await

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use super::{Read, WriteTx, list, list_of_numbers};
+use super::{Read, WriteTx, list, list_of_numbers, postgres_text::without_nul};
 use crate::error::{Error, Result};
 
 /// Texts remembered in memory; when there are more, the memory starts afresh.
@@ -158,7 +158,7 @@ impl WriteTx {
         for chunk in unknown.chunks(INTERNED) {
             self.query(
                 "INSERT INTO strings (text)
-                 SELECT value FROM json_each($1)
+                 SELECT DISTINCT value FROM json_each($1)
                  WHERE NOT EXISTS (SELECT 1 FROM strings s WHERE s.text = value)",
             )
             .bind(list(chunk))
@@ -171,9 +171,13 @@ impl WriteTx {
                 .bind(list(chunk))
                 .fetch_all()
                 .await?;
-            for (text, number) in rows {
-                self.note_interned(&text, number);
-                numbers.insert(text, number);
+            let rows: HashMap<String, i64> = rows.into_iter().collect();
+            for text in chunk {
+                let number = rows.get(*text).or_else(|| rows.get(&*without_nul(text)));
+                let number =
+                    number.ok_or_else(|| Error::internal("intern texts", "a text vanished"))?;
+                self.note_interned(text, *number);
+                numbers.insert((*text).to_owned(), *number);
             }
         }
         Ok(numbers)

@@ -42,6 +42,7 @@ mod media;
 mod membership;
 mod messages;
 mod nested_json;
+mod odd_texts;
 mod openid;
 mod operator;
 mod page;
