@@ -246,6 +246,10 @@ impl Rooms {
         for node in nodes {
             // An event of another room is as good as none.
             if node.room != room.num {
+                if node.event_id == pdu.event_id.as_str() {
+                    // In versions 1 and 2, in which the sender chooses it.
+                    return Err(Error::forbidden("an event of another room has the same id"));
+                }
                 continue;
             }
             let id = OwnedEventId::try_from(node.event_id.as_str())

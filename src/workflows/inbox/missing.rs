@@ -21,7 +21,7 @@ use ruma::{
 use serde_json::value::RawValue;
 use tokio::time::timeout;
 
-use super::{is_our_fault, line::Line};
+use super::{id_of, is_our_fault, line::Line};
 use crate::{
     error::{Error, Result},
     federation::{Allowance, Failure},
@@ -64,6 +64,13 @@ pub(super) struct Search<'a> {
     pub(super) workflows: &'a Workflows,
     pub(super) origin: &'a ServerName,
     pub(super) room: &'a Arc<Room>,
+}
+
+/// Events between those that are here and one that came.
+struct FoundEvents {
+    found: HashMap<OwnedEventId, Verified>,
+    /// Those that the other server told, and that are malformed or not signed well.
+    refused: HashSet<OwnedEventId>,
 }
 
 /// Events that were asked for one by one.
@@ -125,20 +132,28 @@ impl Search<'_> {
     /// that than the events themselves. It could become the only one that nothing follows, and what its server says
     /// of the state before it would be the state of the room.
     async fn take(&self, event: Verified, mut help: Help) -> Result<Received> {
-        let (mut has_filled, mut has_founded) = (false, false);
+        let mut refused: Option<HashSet<OwnedEventId>> = None;
+        let mut has_founded = false;
         loop {
             let received = self.receive(&event, help.clone()).await?;
             let Received::Missing { prev, auth } = &received else {
                 return Ok(received);
             };
-            if !prev.is_empty() && !has_filled {
-                has_filled = true;
-                self.fill(&event).await?;
-            } else if !auth.is_empty() && !has_founded {
-                has_founded = true;
-                help.auth_events_are_lost = self.found(&event, auth).await? == Foundation::Lost;
-            } else {
-                return Ok(received);
+            match &refused {
+                None if !prev.is_empty() => refused = Some(self.fill(&event).await?),
+                // The server has told what the event follows, but nothing of that can be taken, now or later.
+                Some(refused)
+                    if help.state_before.is_none()
+                        && !prev.is_empty()
+                        && prev.iter().all(|id| refused.contains(id)) =>
+                {
+                    help.state_before = Some(self.state_before(&event, refused).await?);
+                }
+                _ if !auth.is_empty() && !has_founded => {
+                    has_founded = true;
+                    help.auth_events_are_lost = self.found(&event, auth).await? == Foundation::Lost;
+                }
+                _ => return Ok(received),
             }
         }
     }
@@ -148,31 +163,40 @@ impl Search<'_> {
         rooms.receive(self.origin, event.clone(), help).await
     }
 
-    /// Fetches events between those that are here and one that came, and takes them.
-    async fn fill(&self, event: &Verified) -> Result<()> {
-        let found = self.events_before(event).await?;
+    /// Fetches events between those that are here and one that came, and takes them. Returns those that the other server
+    /// has told and that are refused.
+    async fn fill(&self, event: &Verified) -> Result<HashSet<OwnedEventId>> {
+        let FoundEvents { found, mut refused } = self.events_before(event).await?;
         let mut gaps = 0;
         let mut line = Line::new(&self.workflows.rooms);
         for event in in_order(found) {
             let event_id = event.pdu().event_id.clone();
-            match self.take_found(event, &mut gaps, &mut line).await {
+            match self
+                .take_found(event, (&mut gaps, &refused), &mut line)
+                .await
+            {
                 Ok(taken) => line.push(event_id, taken),
                 Err(error) if is_our_fault(&error) => return Err(error),
-                Err(error) => tracing::debug!(%event_id, %error, "a missing event was not taken"),
+                Err(error) => {
+                    tracing::debug!(%event_id, %error, "a missing event was not taken");
+                    if is_for_good(&error) {
+                        refused.insert(event_id);
+                    }
+                }
             }
         }
         for (event_id, received) in line.ends().await {
             let received = received?;
             tracing::debug!(%event_id, ?received, "a missing event came");
         }
-        Ok(())
+        Ok(refused)
     }
 
     /// Takes an event that was missing.
     async fn take_found(
         &self,
         event: Verified,
-        gaps: &mut usize,
+        (gaps, refused): (&mut usize, &HashSet<OwnedEventId>),
         line: &mut Line<'_>,
     ) -> Result<Taken> {
         let workflows = self.workflows;
@@ -190,7 +214,7 @@ impl Search<'_> {
             line.pauses();
             if !prev.is_empty() && help.state_before.is_none() && *gaps < MAX_GAPS {
                 *gaps += 1;
-                help.state_before = Some(self.state_before(&event).await?);
+                help.state_before = Some(self.state_before(&event, refused).await?);
             } else if !auth.is_empty() && !has_founded {
                 has_founded = true;
                 help.auth_events_are_lost = self.found(&event, auth).await? == Foundation::Lost;
@@ -201,10 +225,11 @@ impl Search<'_> {
     }
 
     /// Returns events before one, back to such as are here, or as far as the other server tells.
-    async fn events_before(&self, event: &Verified) -> Result<HashMap<OwnedEventId, Verified>> {
+    async fn events_before(&self, event: &Verified) -> Result<FoundEvents> {
         let earliest = self.workflows.rooms.forward_extremities(self.room).await?;
         let mut latest = vec![event.pdu().event_id.clone()];
         let mut found: HashMap<OwnedEventId, Verified> = HashMap::new();
+        let mut refused: HashSet<OwnedEventId> = HashSet::new();
         let mut limit = FIRST;
         for _ in 0..ROUNDS {
             let mut request = get_missing_events::Request::new(
@@ -225,6 +250,8 @@ impl Search<'_> {
             events.truncate(MAX_ANSWER);
             let is_full = events.len() >= usize::try_from(limit).unwrap_or(usize::MAX);
             let before = found.len();
+            let ids = events.iter();
+            refused.extend(ids.filter_map(|event| id_of(event, &self.room.rules)));
             for event in self.verified(events).await {
                 found.insert(event.pdu().event_id.clone(), event);
             }
@@ -238,7 +265,8 @@ impl Search<'_> {
             }
             limit = FURTHER;
         }
-        Ok(found)
+        refused.retain(|id| !found.contains_key(id));
+        Ok(FoundEvents { found, refused })
     }
 
     /// Returns which of the events that were found follow others that are neither among them nor here.
@@ -371,6 +399,14 @@ impl Search<'_> {
         tracing::debug!(?outcomes, "events came that others rest on");
         Ok(())
     }
+}
+
+/// Returns whether an event that was refused will be refused whenever it comes.
+fn is_for_good(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::BadJson(_) | Error::TooLarge(_) | Error::InvalidSignature(_) | Error::Forbidden(_)
+    )
 }
 
 /// Returns events so that each stands after those among them that it follows.

@@ -31,12 +31,17 @@ const STATE: Allowance = Allowance {
 const FEW: usize = 10;
 
 impl Search<'_> {
-    /// Returns the state before an event, of which everything is stored then.
+    /// Returns the state before an event, of which everything is stored then. Of what it follows, `refused` is what
+    /// this server cannot take.
     ///
     /// # Errors
     ///
     /// When it cannot be had.
-    pub(super) async fn state_before(&self, event: &Verified) -> Result<Vec<OwnedEventId>> {
+    pub(super) async fn state_before(
+        &self,
+        event: &Verified,
+        refused: &HashSet<OwnedEventId>,
+    ) -> Result<Vec<OwnedEventId>> {
         let _turn = self.workflows.inbox.turn_for_state().await?;
         let pdu = event.pdu();
         // The server knows the state before the missing event as surely as that before this one. If there are more
@@ -49,6 +54,8 @@ impl Search<'_> {
         let request = get_room_state_ids::Request::new(at.clone(), self.room.room_id.clone());
         let client = self.workflows.federation.client();
         let told = client.send(self.origin, request, IDS).await?;
+        // A refused event changes no state.
+        let only = only.filter(|id| !refused.contains(id));
         let mut state = told.pdu_ids;
         let mut seen: HashSet<OwnedEventId> = HashSet::new();
         state.retain(|id| seen.insert(id.clone()));

@@ -19,7 +19,7 @@ use parlour::{
 };
 use reqwest::Method;
 use ruma::{
-    OwnedEventId, RoomVersionId, canonical_json::CanonicalJsonObject,
+    EventId, OwnedEventId, RoomVersionId, UserId, canonical_json::CanonicalJsonObject,
     room_version_rules::RoomVersionRules,
 };
 use serde_json::{Value, json};
@@ -129,10 +129,13 @@ impl Known {
     }
 }
 
+/// Returns the texts in a list, or where it has pairs, the first of each: as versions 1 and 2 name events.
 fn texts(list: &Value) -> Vec<String> {
-    let list = list.as_array().map(Vec::as_slice).unwrap_or_default();
-    let texts = list.iter().filter_map(Value::as_str);
-    texts.map(ToOwned::to_owned).collect()
+    let items = list.as_array().into_iter().flatten();
+    items
+        .filter_map(|item| item.as_str().or_else(|| item[0].as_str()))
+        .map(ToOwned::to_owned)
+        .collect()
 }
 
 fn not_found() -> Response {
@@ -291,7 +294,11 @@ impl Peer {
             serde_json::from_value(prepared["room_version"].clone()).expect("a version");
         let mut event = prepared["event"].clone();
         event["origin"] = json!(self.name);
-        self.signs(&event, &matrix::rules(&version).expect("it is known"))
+        let rules = matrix::rules(&version).expect("it is known");
+        if rules.event_format.require_event_id {
+            event["event_id"] = json!(EventId::new_v1(self.key.server_name()));
+        }
+        self.signs(&event, &rules)
     }
 
     /// Hands in a signed event by which a user comes in, goes or knocks.
@@ -402,8 +409,23 @@ impl Guest {
             .iter()
             .filter_map(|(kind, key)| self.state.get(kind, key));
         let ids: Vec<_> = held.map(|pdu| pdu.event_id.to_string()).collect();
-        event["auth_events"] = json!(ids);
+        event["auth_events"] = self.references(&ids);
+        event["prev_events"] = self.references(&self.prev_events);
+        if self.rules.event_format.require_event_id {
+            let server = UserId::parse(&*self.id).expect("an id");
+            event["event_id"] = json!(EventId::new_v1(server.server_name()));
+        }
         event
+    }
+
+    /// Names events as the version of the room does.
+    fn references(&self, ids: &[String]) -> Value {
+        if self.rules.event_format.require_event_id {
+            let pairs: Vec<Value> = ids.iter().map(|id| json!([id, { "sha256": "" }])).collect();
+            json!(pairs)
+        } else {
+            json!(ids)
+        }
     }
 
     /// Makes an event, which the next will follow.

@@ -342,3 +342,48 @@ async fn an_event_that_finds_no_place_among_those_that_wait_is_taken_when_there_
         assert!(said.contains(&format!("found {n}")), "{said:?}");
     }
 }
+
+#[tokio::test]
+async fn what_follows_a_refused_event_is_taken_all_the_same() {
+    let mut shared = Shared::new().await;
+    let content = json!({ "msgtype": "m.text", "body": "odd" });
+    let refused = shared.bob.drafts("org.x\0", None, &content);
+    let refused = shared.peer.signs(&refused, &shared.bob.rules);
+    shared.bob.follows(&refused);
+    shared.sends(&refused).await;
+    let tea = shared.keeps("tea");
+
+    let told = shared.sends(&tea).await;
+
+    assert_eq!(told, json!({ &*tea.id: {} }));
+    assert_eq!(shared.said().await, ["tea"]);
+}
+
+#[tokio::test]
+async fn an_event_with_the_id_of_one_in_another_room_is_refused_alone() {
+    for version in ["1", "2"] {
+        let request = json!({ "preset": "public_chat", "room_version": version });
+        let mut shared = Shared::of(request.clone()).await;
+        let other = shared.alice.creates(request).await;
+        let mut bob = shared
+            .peer
+            .joins(&shared.server, &other, ("bob", &Archive::default()))
+            .await;
+        let elsewhere = bob.says(&shared.peer, "elsewhere");
+        shared.sends(&elsewhere).await;
+        let content = json!({ "msgtype": "m.text", "body": "the same id" });
+        let mut same = shared.bob.drafts("m.room.message", None, &content);
+        same["event_id"] = json!(elsewhere.id);
+        let same = shared.peer.signs(&same, &shared.bob.rules);
+        let fine = bob.says(&shared.peer, "fine");
+
+        let told = shared.peer.sends(&shared.server, &[&same, &fine]).await;
+
+        assert_ne!(told[&*same.id], json!({}), "{version}: {told}");
+        assert_eq!(told[&*fine.id], json!({}), "{version}: {told}");
+        shared.bob.follows(&same);
+        let tea = shared.keeps("tea");
+        let told = shared.sends(&tea).await;
+        assert_eq!(shared.said().await, ["tea"], "{version}: {told}");
+    }
+}
