@@ -30,6 +30,8 @@ const IDLE_AFTER_MS: i64 = 5 * 60_000;
 const ACTIVE_FOR_MS: i64 = 60_000;
 /// After how long without a word of their server a user of another one is offline: servers repeat themselves sooner.
 const SILENT_AFTER_MS: i64 = 30 * 60_000;
+/// The longest status message: it goes to everyone who shares a room, in one transaction with those of others.
+const MAX_STATUS_BYTES: usize = 1_024;
 /// How often it is looked who has gone.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Changes remembered in order; whoever asks for older ones is told everything.
@@ -108,9 +110,18 @@ impl PresenceUpdate {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidParam`] for a state that the specification does not know.
+    /// [`Error::InvalidParam`] for a state that the specification does not know; [`Error::TooLarge`] for a message of
+    /// more than 1,024 bytes.
     pub fn said(state: PresenceState, status_msg: Option<String>) -> Result<Self> {
         check_state("presence", &state)?;
+        if status_msg
+            .as_ref()
+            .is_some_and(|text| text.len() > MAX_STATUS_BYTES)
+        {
+            return Err(Error::TooLarge(format!(
+                "a status message has at most {MAX_STATUS_BYTES} bytes"
+            )));
+        }
         Ok(Self::Set(state, status_msg))
     }
 

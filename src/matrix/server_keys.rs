@@ -2,22 +2,24 @@
 //!
 //! [spec]: https://spec.matrix.org/v1.19/server-server-api/#publishing-keys
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{cmp::Reverse, collections::BTreeMap, time::Duration};
 
 use ruma::{
-    ServerName, UInt,
-    api::federation::discovery::ServerSigningKeys,
+    OwnedServerName, ServerName, ServerSigningKeyId, UInt,
     canonical_json::{CanonicalJsonObject, CanonicalJsonValue},
     serde::Base64,
     signatures::{PublicKeyMap, verify_json},
 };
+
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::Value;
 
 use super::SigningKey;
 use crate::error::{Error, Result};
 
 /// "Servers MUST use the lesser of this field and 7 days into the future when determining if a key is valid."
 const LONGEST_VALIDITY: Duration = Duration::from_hours(7 * 24);
-/// The most keys of a server, present and past: whoever changes them every month has as many after five years.
+/// The most keys of a server that are kept, the present ones first and then the youngest of the past.
 const MAX_KEYS: usize = 64;
 /// The longest id of a key, and the bytes of an ed25519 key.
 const KEY_ID_BYTES: usize = 255;
@@ -41,6 +43,54 @@ pub struct ServerKeys {
     pub valid_until_ts: i64,
 }
 
+/// What a server publishes. The keys are read one by one: those that are malformed, or that this server cannot use,
+/// are passed over.
+#[derive(Deserialize)]
+struct Published {
+    server_name: OwnedServerName,
+    verify_keys: BTreeMap<String, Value>,
+    #[serde(default)]
+    old_verify_keys: BTreeMap<String, Value>,
+    valid_until_ts: UInt,
+}
+
+#[derive(Deserialize)]
+struct PresentKey {
+    key: Base64,
+}
+
+#[derive(Deserialize)]
+struct PastKey {
+    key: Base64,
+    expired_ts: UInt,
+}
+
+trait PublicKey: DeserializeOwned {
+    fn key(&self) -> &Base64;
+}
+
+impl PublicKey for PresentKey {
+    fn key(&self) -> &Base64 {
+        &self.key
+    }
+}
+
+impl PublicKey for PastKey {
+    fn key(&self) -> &Base64 {
+        &self.key
+    }
+}
+
+/// Returns those entries of a list of keys that are ed25519 keys.
+fn entries<T: PublicKey>(keys: &BTreeMap<String, Value>) -> impl Iterator<Item = (String, T)> {
+    keys.iter().filter_map(|(id, entry)| {
+        ServerSigningKeyId::parse(id).ok()?;
+        let entry: T = serde_json::from_value(entry.clone()).ok()?;
+        let is_key = entry.key().as_bytes().len() == PUBLIC_KEY_BYTES;
+        (is_key && id.len() <= KEY_ID_BYTES).then(|| (id.clone(), entry))
+    })
+}
+
 impl ServerKeys {
     /// Reads what a server published, which has to be signed by a key that it has now.
     ///
@@ -50,21 +100,14 @@ impl ServerKeys {
     pub fn read(server: &ServerName, document: &CanonicalJsonObject, now_ms: i64) -> Result<Self> {
         let bad = |what: &str| Error::BadJson(format!("the keys of {server}: {what}"));
         let value = serde_json::to_value(document)?;
-        let published: ServerSigningKeys =
+        let published: Published =
             serde_json::from_value(value).map_err(|error| bad(&error.to_string()))?;
         if published.server_name != server {
             return Err(bad("they are those of another server"));
         }
-        let count = published.verify_keys.len() + published.old_verify_keys.len();
-        if count > MAX_KEYS {
-            return Err(bad("there are too many"));
-        }
-        let (present, past) = (published.verify_keys, published.old_verify_keys);
-        let is_key = |key: &Base64| key.as_bytes().len() == PUBLIC_KEY_BYTES;
-        let present: BTreeMap<String, Base64> = present
-            .into_iter()
-            .map(|(id, key)| (id.to_string(), key.key))
-            .filter(|(id, key)| id.len() <= KEY_ID_BYTES && is_key(key))
+        let present: BTreeMap<String, Base64> = entries::<PresentKey>(&published.verify_keys)
+            .map(|(id, key)| (id, key.key))
+            .take(MAX_KEYS)
             .collect();
         if !is_signed(server, document, &present) {
             return Err(Error::InvalidSignature(format!(
@@ -72,17 +115,19 @@ impl ServerKeys {
             )));
         }
         let longest = i64::try_from(LONGEST_VALIDITY.as_millis()).unwrap_or(i64::MAX);
-        let valid_until_ts = ms(published.valid_until_ts.0).min(now_ms.saturating_add(longest));
+        let valid_until_ts = ms(published.valid_until_ts).min(now_ms.saturating_add(longest));
+        let mut past: Vec<(String, PastKey)> = entries(&published.old_verify_keys).collect();
+        past.sort_by_key(|(_, key)| Reverse(key.expired_ts));
         let past = past
             .into_iter()
-            .filter(|(id, key)| id.as_str().len() <= KEY_ID_BYTES && is_key(&key.key))
+            .take(MAX_KEYS.saturating_sub(present.len()))
             .map(|(id, key)| {
                 let known = KnownKey {
                     key: key.key,
                     // What has gone cannot go on to be valid.
-                    valid_until_ts: ms(key.expired_ts.0).min(now_ms),
+                    valid_until_ts: ms(key.expired_ts).min(now_ms),
                 };
-                (id.to_string(), known)
+                (id, known)
             });
         let mut keys: BTreeMap<String, KnownKey> = past.collect();
         keys.extend(present.into_iter().map(|(id, key)| {
@@ -199,6 +244,54 @@ mod tests {
 
     fn object(value: serde_json::Value) -> CanonicalJsonObject {
         serde_json::from_value(value).unwrap()
+    }
+
+    /// Signs keys that a server publishes beside its own.
+    fn published_with(key: &SigningKey, change: impl FnOnce(&mut Value)) -> CanonicalJsonObject {
+        let document = key.published(NOW + 1_000).unwrap();
+        let mut document = serde_json::to_value(document).unwrap();
+        document["signatures"] = json!({});
+        change(&mut document);
+        let mut document = object(document);
+        key.sign(&mut document).unwrap();
+        document
+    }
+
+    #[test]
+    fn malformed_keys_are_passed_over() {
+        let key = key("a.example", "1");
+        let document = published_with(&key, |document| {
+            for list in ["verify_keys", "old_verify_keys"] {
+                let list = &mut document[list];
+                list["odd"] = json!({ "key": key.public_key(), "expired_ts": 1 });
+                list["rsa:1"] = json!({ "key": key.public_key(), "expired_ts": 1 });
+                list["ed25519:a-b"] = json!({ "key": "%", "expired_ts": 1 });
+                list["ed25519:b"] = json!({ "expired_ts": 1 });
+                list["ed25519:c"] = json!(5);
+            }
+        });
+
+        let keys = ServerKeys::read(server_name!("a.example"), &document, NOW).unwrap();
+
+        assert_eq!(keys.at("ed25519:1", NOW), Some(&key.public_key()));
+    }
+
+    #[test]
+    fn of_too_many_keys_the_youngest_are_kept() {
+        let key = key("a.example", "1");
+        let document = published_with(&key, |document| {
+            for n in 0..100 {
+                let past = json!({ "key": key.public_key(), "expired_ts": n });
+                document["old_verify_keys"][format!("ed25519:p{n}")] = past;
+            }
+        });
+
+        let keys = ServerKeys::read(server_name!("a.example"), &document, NOW).unwrap();
+
+        assert_eq!(keys.keys.len(), MAX_KEYS);
+        assert!(keys.at("ed25519:1", NOW).is_some());
+        assert!(keys.at("ed25519:p99", 0).is_some());
+        assert!(keys.at("ed25519:p0", 0).is_none());
     }
 
     #[test]

@@ -14,6 +14,7 @@ use ruma::{
     EventId, OwnedEventId, OwnedServerName, ServerName,
     events::{StateEventType, room::server_acl::RoomServerAclEventContent},
 };
+use serde_json::{Map, Value};
 use tokio::sync::MutexGuard;
 
 use self::judge::{Judged, Judgement, Look, Verdict};
@@ -300,11 +301,72 @@ impl Rooms {
 ///
 /// [Server ACLs](https://spec.matrix.org/v1.19/server-server-api/#server-access-control-lists-acls)
 pub(super) fn check_acl(state: &StateMap, server: &ServerName) -> Result<()> {
-    let acl = state.content::<RoomServerAclEventContent>(&StateEventType::RoomServerAcl);
-    if acl.is_none_or(|acl| acl.is_allowed(server)) {
+    if server_acl(state).is_none_or(|acl| acl.is_allowed(server)) {
         return Ok(());
     }
     Err(Error::forbidden(format!(
         "the room does not allow the server {server}"
     )))
+}
+
+/// Returns the server ACL of a room. Where it is malformed, each field and each entry counts by itself: a room that
+/// shuts servers out does not let them in because of a mistake elsewhere.
+fn server_acl(state: &StateMap) -> Option<RoomServerAclEventContent> {
+    let content: Map<String, Value> = state.content(&StateEventType::RoomServerAcl)?;
+    let list = |name: &str| -> Vec<String> {
+        let entries = content.get(name).and_then(Value::as_array);
+        let texts = entries.into_iter().flatten().filter_map(Value::as_str);
+        texts.map(ToOwned::to_owned).collect()
+    };
+    let allows_ip_literals = content
+        .get("allow_ip_literals")
+        .and_then(Value::as_bool)
+        .unwrap_or(true);
+    Some(RoomServerAclEventContent::new(
+        allows_ip_literals,
+        list("allow"),
+        list("deny"),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::matrix::Pdu;
+
+    fn room_with(acl: &Value) -> StateMap {
+        let event = json!({
+            "type": "m.room.server_acl", "state_key": "", "sender": "@a:x", "room_id": "!r:x",
+            "content": acl, "depth": 1, "origin_server_ts": 1, "prev_events": [],
+            "auth_events": [],
+        });
+        let id = OwnedEventId::try_from("$acl").unwrap();
+        let mut state = StateMap::default();
+        state.insert(Arc::new(Pdu::parse(id, &event.to_string()).unwrap()));
+        state
+    }
+
+    #[test]
+    fn a_malformed_server_acl_shuts_out_what_it_names() {
+        for acl in [
+            json!({ "allow": ["*", 5], "deny": ["bad.example"] }),
+            json!({ "allow": ["*"], "deny": [5, "bad.example", null] }),
+            json!({ "allow": ["*"], "deny": ["bad.example"], "allow_ip_literals": "x" }),
+        ] {
+            let state = room_with(&acl);
+            let check = |server: &str| check_acl(&state, &ServerName::parse(server).unwrap());
+            assert!(check("bad.example").is_err(), "{acl}");
+            assert!(check("good.example").is_ok(), "{acl}");
+            assert!(check("1.2.3.4").is_ok(), "{acl}");
+        }
+        for acl in [json!({ "allow": "*" }), json!({ "allow": null }), json!({})] {
+            let state = room_with(&acl);
+            let server = ServerName::parse("good.example").unwrap();
+            assert!(check_acl(&state, &server).is_err(), "{acl}");
+        }
+        let no_acl = StateMap::default();
+        check_acl(&no_acl, &ServerName::parse("good.example").unwrap()).unwrap();
+    }
 }

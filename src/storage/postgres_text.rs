@@ -11,12 +11,12 @@ use sqlx::{
 };
 
 /// What is stored and looked up in place of U+0000: U+001A, whose name is SUBSTITUTE.
-const SUBSTITUTE: &str = "\u{1a}";
+const SUBSTITUTE: u8 = 0x1a;
 
 /// Returns a text as PostgreSQL has it.
 pub(super) fn without_nul(text: &str) -> Cow<'_, str> {
     if text.contains('\0') {
-        Cow::Owned(text.replace('\0', SUBSTITUTE))
+        Cow::Owned(text.replace('\0', &char::from(SUBSTITUTE).to_string()))
     } else {
         Cow::Borrowed(text)
     }
@@ -45,7 +45,7 @@ impl<'q, T: Encode<'q, Postgres> + Type<Postgres>> Encode<'q, Postgres> for With
         if T::type_info() == <str as Type<Postgres>>::type_info() {
             for byte in buffer.iter_mut().skip(start).filter(|byte| **byte == 0) {
                 // One byte for one byte: the length is written already.
-                *byte = SUBSTITUTE.as_bytes()[0];
+                *byte = SUBSTITUTE;
             }
         }
         Ok(is_null)
@@ -97,7 +97,7 @@ impl Type<Sqlite> for TextList {
     }
 }
 
-impl<'q> Encode<'q, Sqlite> for TextList {
+impl Encode<'_, Sqlite> for TextList {
     fn encode_by_ref(&self, buffer: &mut SqliteArgumentsBuffer) -> Result<IsNull, BoxDynError> {
         Encode::<Sqlite>::encode(self.json.clone(), buffer)
     }
@@ -109,7 +109,7 @@ impl Type<Postgres> for TextList {
     }
 }
 
-impl<'q> Encode<'q, Postgres> for TextList {
+impl Encode<'_, Postgres> for TextList {
     fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
         let json = self.json_without_nul.as_ref().unwrap_or(&self.json);
         Encode::<Postgres>::encode_by_ref(json, buffer)

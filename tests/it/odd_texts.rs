@@ -8,110 +8,113 @@ use crate::{
     harness::{Server, User},
 };
 
-/// Requests whose texts have U+0000 wherever something may be stored or looked up by them.
-fn requests_with_nul(alice: &User, room: &str, event: &str) -> Vec<(Method, String, Value)> {
-    let user = |path: &str| format!("/_matrix/client/v3/user/{}/{path}", alice.id);
-    let v3 = |path: &str| format!("/_matrix/client/v3/{path}");
-    let v1 = |path: &str| format!("/_matrix/client/v1/{path}");
-    let room_path = |path: &str| in_room(room, path);
-    let event = encoded(event);
-    let delayed = "/_matrix/client/unstable/org.matrix.msc4140/delayed_events/a%00b";
-    let subscription = format!(
+/// A request by its method, path and body.
+type Request = (Method, String, Value);
+
+/// Where in the client API something is put, in a room.
+const ROOM_TEXTS: [(&str, &str); 8] = [
+    ("send/a%00b/1", "{}"),
+    ("send/m.x/a%00b", "{}"),
+    ("send/m.x/a%00b?org.matrix.msc4140.delay=9", "{}"),
+    ("send/a%00b/3?org.matrix.msc4140.delay=9", "{}"),
+    ("redact/%24a%00/5", "{}"),
+    ("state/a%00b/", "{}"),
+    ("state/m.x/a%00b", "{}"),
+    ("state/m.room.join_rules", r#"{ "join_rule": "a\u0000b" }"#),
+];
+
+fn puts(alice: &User, room: &str, event: &str) -> Vec<Request> {
+    let id = &alice.id;
+    let relates = json!({ "rel_type": "a\0", "event_id": "$a\0", "key": "\0" });
+    let member = json!({ "membership": "join", "displayname": "a\0b", "avatar_url": "\0" });
+    let status = json!({ "presence": "online", "status_msg": "a\0" });
+    let rule = json!({ "actions": [], "conditions": [] });
+    let fixed = ROOM_TEXTS.map(|(path, body)| {
+        let body = serde_json::from_str(body).expect("JSON");
+        (in_room(room, path), body)
+    });
+    let in_room = |path: String, body: Value| (in_room(room, &path), body);
+    let v3 = |path: String, body: Value| (format!("/_matrix/client/v3/{path}"), body);
+    let thread = format!(
         "/_matrix/client/unstable/io.element.msc4306/rooms/{}/thread/%24a%00/subscription",
         encoded(room)
     );
-    let put = |path: String, body: Value| (Method::PUT, path, body);
-    let post = |path: String, body: Value| (Method::POST, path, body);
-    let get = |path: String| (Method::GET, path, Value::Null);
-    let term = json!({ "filter": { "generic_search_term": "a\0b", "room_types": ["\0"] } });
-    let member = json!({ "membership": "join", "displayname": "a\0b", "avatar_url": "\0" });
-    let relates = json!({ "m.relates_to": { "rel_type": "a\0", "event_id": "$a\0", "key": "\0" } });
-    vec![
-        put(room_path("send/a%00b/1"), json!({})),
-        put(room_path("send/m.x/a%00b"), json!({})),
-        put(room_path("send/m.x/2"), relates),
-        put(
-            room_path("send/m.x/a%00b?org.matrix.msc4140.delay=9"),
-            json!({}),
-        ),
-        put(
-            room_path("send/a%00b/3?org.matrix.msc4140.delay=9"),
-            json!({}),
-        ),
-        put(
-            room_path("send/m.room.redaction/4"),
+    let others = [
+        in_room("send/m.x/2".to_owned(), json!({ "m.relates_to": relates })),
+        in_room(
+            "send/m.room.redaction/4".to_owned(),
             json!({ "redacts": "$a\0" }),
         ),
-        put(room_path(&format!("redact/{event}/a%00b")), json!({})),
-        put(room_path("redact/%24a%00/5"), json!({})),
-        put(room_path("state/a%00b/"), json!({})),
-        put(room_path("state/m.x/a%00b"), json!({})),
-        put(room_path("state/m.room.name"), json!({ "name": "a\0b" })),
-        put(room_path("state/m.room.topic"), json!({ "topic": "a\0b" })),
-        put(room_path("state/m.room.avatar"), json!({ "url": "a\0b" })),
-        put(
-            room_path("state/m.room.join_rules"),
-            json!({ "join_rule": "a\0b" }),
-        ),
-        put(
-            room_path(&format!("state/m.room.member/{}", alice.id)),
-            member,
-        ),
-        put(user("account_data/a%00b"), json!({})),
-        put(
-            user(&format!("rooms/{}/tags/a%00b", encoded(room))),
+        in_room(format!("redact/{event}/a%00b"), json!({})),
+        in_room("state/m.room.name".to_owned(), json!({ "name": "a\0b" })),
+        in_room("state/m.room.topic".to_owned(), json!({ "topic": "a\0b" })),
+        in_room("state/m.room.avatar".to_owned(), json!({ "url": "a\0b" })),
+        in_room(format!("state/m.room.member/{id}"), member),
+        v3(format!("user/{id}/account_data/a%00b"), json!({})),
+        v3(
+            format!("user/{id}/rooms/{}/tags/a%00b", encoded(room)),
             json!({}),
         ),
-        put(v3("directory/room/%23a%00b:x"), json!({ "room_id": room })),
-        put(
-            v3("pushrules/global/override/a%00b"),
-            json!({ "actions": [], "conditions": [] }),
+        v3(
+            "directory/room/%23a%00b:x".to_owned(),
+            json!({ "room_id": room }),
         ),
-        put(
-            v3(&format!("profile/{}/displayname", alice.id)),
+        v3("pushrules/global/override/a%00b".to_owned(), rule),
+        v3(
+            format!("profile/{id}/displayname"),
             json!({ "displayname": "a\0" }),
         ),
-        put(
-            v3(&format!("presence/{}/status", alice.id)),
-            json!({ "presence": "online", "status_msg": "a\0" }),
-        ),
-        put(subscription, json!({})),
-        post(v3("createRoom"), json!({ "name": "a\0b", "topic": "\0" })),
-        post(v3("publicRooms"), term),
-        post(
-            v3("user_directory/search"),
-            json!({ "search_term": "a\0b" }),
-        ),
-        post(
-            v3("search"),
-            json!({ "search_categories": { "room_events": { "search_term": "a\0b" } } }),
-        ),
-        post(room_path("receipt/m.read/%24a%00"), json!({})),
-        post(
-            room_path(&format!("receipt/m.read/{event}")),
-            json!({ "thread_id": "$\0" }),
-        ),
-        post(room_path("read_markers"), json!({ "m.fully_read": "$a\0" })),
-        post(room_path("report/%24a%00"), json!({ "reason": "a\0b" })),
-        post(
-            v3("keys/query"),
+        v3(format!("presence/{id}/status"), status),
+        (thread, json!({})),
+    ];
+    let all = fixed.into_iter().chain(others);
+    all.map(|(path, body)| (Method::PUT, path, body)).collect()
+}
+
+fn posts(alice: &User, room: &str, event: &str) -> Vec<Request> {
+    let in_room = |path: &str, body: Value| (in_room(room, path), body);
+    let v3 = |path: &str, body: Value| (format!("/_matrix/client/v3/{path}"), body);
+    let listed = json!({ "filter": { "generic_search_term": "a\0b", "room_types": ["\0"] } });
+    let search = json!({ "search_categories": { "room_events": { "search_term": "a\0b" } } });
+    let delayed = "/_matrix/client/unstable/org.matrix.msc4140/delayed_events/a%00b";
+    let receipt = format!("receipt/m.read/{event}");
+    let all = [
+        v3("createRoom", json!({ "name": "a\0b", "topic": "\0" })),
+        v3("publicRooms", listed),
+        v3("user_directory/search", json!({ "search_term": "a\0b" })),
+        v3("search", search),
+        v3(
+            "keys/query",
             json!({ "device_keys": { &*alice.id: ["a\0b"] } }),
         ),
-        post(v3("delete_devices"), json!({ "devices": ["a\0b"] })),
-        post(delayed.to_owned(), json!({ "action": "cancel" })),
-        get(room_path("event/%24a%00")),
-        get(room_path("context/%24a%00")),
-        get(v1(&format!("rooms/{}/relations/%24a%00", encoded(room)))),
-        get(v1(&format!(
-            "rooms/{}/relations/{event}/a%00/a%00",
-            encoded(room)
-        ))),
-        get(room_path(
-            "messages?dir=b&filter=%7B%22types%22%3A%5B%22%5Cu0000%22%5D%7D",
-        )),
-        get(v3("profile/%40a%00%3Ax")),
-        get(v3("room_keys/version/a%00")),
-    ]
+        v3("delete_devices", json!({ "devices": ["a\0b"] })),
+        in_room("receipt/m.read/%24a%00", json!({})),
+        in_room(&receipt, json!({ "thread_id": "$\0" })),
+        in_room("read_markers", json!({ "m.fully_read": "$a\0" })),
+        in_room("report/%24a%00", json!({ "reason": "a\0b" })),
+        (delayed.to_owned(), json!({ "action": "cancel" })),
+    ];
+    let all = all.into_iter();
+    all.map(|(path, body)| (Method::POST, path, body)).collect()
+}
+
+fn gets(room: &str, event: &str) -> Vec<Request> {
+    let relations = |path: &str| {
+        let room = encoded(room);
+        format!("/_matrix/client/v1/rooms/{room}/relations/{path}")
+    };
+    let filter = "messages?dir=b&filter=%7B%22types%22%3A%5B%22%5Cu0000%22%5D%7D";
+    let all = [
+        in_room(room, "event/%24a%00"),
+        in_room(room, "context/%24a%00"),
+        in_room(room, filter),
+        relations("%24a%00"),
+        relations(&format!("{event}/a%00/a%00")),
+        "/_matrix/client/v3/profile/%40a%00%3Ax".to_owned(),
+        "/_matrix/client/v3/room_keys/version/a%00".to_owned(),
+    ];
+    let all = all.into_iter();
+    all.map(|path| (Method::GET, path, Value::Null)).collect()
 }
 
 #[tokio::test]
@@ -121,7 +124,13 @@ async fn no_text_with_nul_makes_a_request_fail() {
     let room = alice.creates_open_room().await;
     let event = alice.says(&room, "tea").await;
 
-    for (method, path, body) in requests_with_nul(&alice, &room, &event) {
+    let event = encoded(&event);
+    let requests = [
+        puts(&alice, &room, &event),
+        posts(&alice, &room, &event),
+        gets(&room, &event),
+    ];
+    for (method, path, body) in requests.concat() {
         let answer = alice.client.send(method, &path, &body.to_string()).await;
         assert!(answer.status < 500, "{path} {body}: {answer:?}");
     }

@@ -205,3 +205,17 @@ async fn presence_that_cannot_be_is_refused() {
     none.expect_error(400, "M_BAD_JSON");
     nobody.expect_error(404, "M_NOT_FOUND");
 }
+
+#[tokio::test]
+async fn a_status_message_has_at_most_1024_bytes() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let path = format!("/_matrix/client/v3/presence/{}/status", alice.id);
+    let sets = async |bytes: usize| {
+        let status = json!({ "presence": "online", "status_msg": "x".repeat(bytes) });
+        alice.client.put(&path, status).await
+    };
+
+    sets(1_024).await.expect_ok();
+    sets(1_025).await.expect_error(413, "M_TOO_LARGE");
+}
