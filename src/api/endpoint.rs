@@ -10,7 +10,7 @@ use std::{collections::BTreeSet, io};
 use axum::{
     Router,
     body::{Body, Bytes},
-    extract::{FromRequest, FromRequestParts, RawPathParams, Request},
+    extract::{FromRequest, Request},
     handler::Handler,
     http::{self, Method, StatusCode, request::Parts},
     response::{IntoResponse, Response},
@@ -26,7 +26,7 @@ use ruma::api::{
 use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 
-pub(super) use self::parameters::read_query;
+pub(super) use self::parameters::{PathParams, raw_path_params, read_query};
 use super::{app::App, auth::Authenticate};
 use crate::{
     error::{Error, Result},
@@ -145,9 +145,7 @@ where
     R: IncomingRequest + Metadata<Authentication: Authenticate> + Send,
 {
     let (mut parts, body) = request.into_parts();
-    let params = RawPathParams::from_request_parts(&mut parts, app)
-        .await
-        .map_err(|e| Error::InvalidParam(e.to_string()))?;
+    let params = raw_path_params(&mut parts).await?;
     R::Authentication::check_head(app, &parts)?;
     let whole = read(body, R::Authentication::max_body_bytes(app, &parts)).await?;
     let from = R::Authentication::authenticate(app, &parts, &whole).await?;

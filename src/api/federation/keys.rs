@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use axum::{
     Router,
-    extract::{Path, Query, State, rejection::QueryRejection},
+    extract::{Query, State, rejection::QueryRejection},
     routing::get,
 };
 use futures_util::{StreamExt, stream};
@@ -18,7 +18,7 @@ use ruma::{
 use serde::Deserialize;
 
 use crate::{
-    api::{App, Incoming, Outgoing, endpoint},
+    api::{App, Incoming, Outgoing, endpoint, endpoint::PathParams},
     clock::Clock,
     error::{Error, Result},
     federation::Federation,
@@ -76,7 +76,7 @@ async fn get_server_keys_by_id(
 async fn get_remote_server_keys_by_id(
     State(federation): State<Federation>,
     State(clock): State<Clock>,
-    Path((server, key_id)): Path<(String, String)>,
+    PathParams((server, key_id)): PathParams<(String, String)>,
     query: Result<Query<Validity>, QueryRejection>,
 ) -> Result<Outgoing<get_remote_server_keys::v2::Response>> {
     let server = OwnedServerName::try_from(server)

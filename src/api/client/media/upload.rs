@@ -4,14 +4,17 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     body::{BodyDataStream, HttpBody},
-    extract::{FromRequest, FromRequestParts, RawPathParams, Request},
+    extract::{FromRequest, Request},
     http,
 };
 use futures_util::StreamExt;
 use ruma::api::{IncomingRequest, auth_scheme::AccessToken};
 
 use crate::{
-    api::{App, Authenticate, endpoint::try_read},
+    api::{
+        App, Authenticate,
+        endpoint::{raw_path_params, try_read},
+    },
     error::{Error, Result},
     users::Session,
 };
@@ -38,9 +41,7 @@ impl<R: IncomingRequest> FromRequest<App> for Arriving<R> {
 
     async fn from_request(request: Request, app: &App) -> Result<Self> {
         let (mut parts, body) = request.into_parts();
-        let params = RawPathParams::from_request_parts(&mut parts, app)
-            .await
-            .map_err(|e| Error::InvalidParam(e.to_string()))?;
+        let params = raw_path_params(&mut parts).await?;
         let from = AccessToken::authenticate(app, &parts, &[]).await?;
         let announced_size = body.size_hint().exact();
         let without_file = http::Request::from_parts(parts, &[] as &[u8]);
