@@ -1,7 +1,7 @@
 //! Says which parameter of a request is wrong, and what it may be: the errors of serde and ruma name neither.
 
 use axum::{
-    extract::{FromRequestParts, Path, Query, RawPathParams},
+    extract::{self, FromRequestParts, Query, RawPathParams},
     http::{Request, Uri, request::Parts, uri::PathAndQuery},
 };
 use ruma::{
@@ -58,8 +58,8 @@ where
 
     #[expect(clippy::disallowed_types, reason = "its refusal is replaced here")]
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self> {
-        let read = Path::from_request_parts(parts, state).await;
-        read.map(|Path(params)| Self(params)).map_err(|error| {
+        let read = extract::Path::from_request_parts(parts, state).await;
+        read.map(|path| Self(path.0)).map_err(|error| {
             let text = error.body_text();
             let text = text.strip_prefix(AXUM_PATH_PREFIX).unwrap_or(&text);
             Error::InvalidParam(text.to_owned())
