@@ -33,10 +33,6 @@ use crate::{
     matrix::canonical_text,
 };
 
-/// How often the limit is read, and thrown away, of a body that is too large: a client that is still writing
-/// when the connection closes does not see the answer.
-const DRAINED: usize = 4;
-
 /// A request of the Matrix APIs, and who proved to have sent it.
 pub struct Incoming<R: Metadata<Authentication: Authenticate>> {
     /// Who asks.
@@ -171,20 +167,15 @@ fn may_lack_body(parts: &Parts) -> bool {
 /// Reads a body of at most `limit` bytes. A client that sends nothing for too long ends it with an error.
 pub(super) async fn read(body: Body, limit: usize) -> Result<Bytes> {
     let mut chunks = body.into_data_stream();
-    let (mut read, mut size) = (BytesMut::new(), 0_usize);
+    let mut read = BytesMut::new();
     while let Some(chunk) = chunks.next().await {
         let chunk = chunk.map_err(|error| broken_off(&error))?;
-        size = size.saturating_add(chunk.len());
-        if size <= limit {
-            read.extend_from_slice(&chunk);
-        } else if size > limit.saturating_mul(DRAINED) {
-            break;
+        if read.len().saturating_add(chunk.len()) > limit {
+            return Err(Error::TooLarge(format!(
+                "the body is larger than {limit} bytes"
+            )));
         }
-    }
-    if size > limit {
-        return Err(Error::TooLarge(format!(
-            "the body is larger than {limit} bytes"
-        )));
+        read.extend_from_slice(&chunk);
     }
     Ok(read.freeze())
 }
