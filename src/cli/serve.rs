@@ -17,7 +17,7 @@ use crate::{
     media::{self, Media},
     outbound,
     rooms::Rooms,
-    storage::Db,
+    storage::{Db, Target},
     sync::{Sources, Sync},
     tasks::Tasks,
     users::Users,
@@ -76,6 +76,9 @@ pub async fn start_at(mut config: Config, clock: Clock) -> Result<Running> {
     let config = Arc::new(config);
     let (url, folder) = (config.database.url.expose(), &config.server.data_dir);
     let storage_tasks = Tasks::default();
+    let target = Target::parse(url, folder)?;
+    let probed = target.probe(&config.server.name).await;
+    probed.map_err(|source| Error::internal("start", source))?;
     let db = Db::open(url, folder, &storage_tasks).await?;
     let app = build(config, clock, tasks.clone(), db.clone(), metrics.clone()).await?;
     let registration_token = app.users.first_admin_token().await?;
