@@ -10,7 +10,7 @@ use std::{collections::BTreeSet, io};
 use axum::{
     Router,
     body::{Body, Bytes},
-    extract::{FromRequest, FromRequestParts, RawPathParams, Request},
+    extract::{FromRequest, Request},
     handler::Handler,
     http::{self, Method, StatusCode, request::Parts},
     response::{IntoResponse, Response},
@@ -26,16 +26,12 @@ use ruma::api::{
 use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 
-pub(super) use self::parameters::read_query;
+pub(super) use self::parameters::{PathParams, raw_path_params, read_query};
 use super::{app::App, auth::Authenticate};
 use crate::{
     error::{Error, Result},
     matrix::canonical_text,
 };
-
-/// How often the limit is read, and thrown away, of a body that is too large: a client that is still writing
-/// when the connection closes does not see the answer.
-const DRAINED: usize = 4;
 
 /// A request of the Matrix APIs, and who proved to have sent it.
 pub struct Incoming<R: Metadata<Authentication: Authenticate>> {
@@ -145,9 +141,7 @@ where
     R: IncomingRequest + Metadata<Authentication: Authenticate> + Send,
 {
     let (mut parts, body) = request.into_parts();
-    let params = RawPathParams::from_request_parts(&mut parts, app)
-        .await
-        .map_err(|e| Error::InvalidParam(e.to_string()))?;
+    let params = raw_path_params(&mut parts).await?;
     R::Authentication::check_head(app, &parts)?;
     let whole = read(body, R::Authentication::max_body_bytes(app, &parts)).await?;
     let from = R::Authentication::authenticate(app, &parts, &whole).await?;
@@ -173,20 +167,15 @@ fn may_lack_body(parts: &Parts) -> bool {
 /// Reads a body of at most `limit` bytes. A client that sends nothing for too long ends it with an error.
 pub(super) async fn read(body: Body, limit: usize) -> Result<Bytes> {
     let mut chunks = body.into_data_stream();
-    let (mut read, mut size) = (BytesMut::new(), 0_usize);
+    let mut read = BytesMut::new();
     while let Some(chunk) = chunks.next().await {
         let chunk = chunk.map_err(|error| broken_off(&error))?;
-        size = size.saturating_add(chunk.len());
-        if size <= limit {
-            read.extend_from_slice(&chunk);
-        } else if size > limit.saturating_mul(DRAINED) {
-            break;
+        if read.len().saturating_add(chunk.len()) > limit {
+            return Err(Error::TooLarge(format!(
+                "the body is larger than {limit} bytes"
+            )));
         }
-    }
-    if size > limit {
-        return Err(Error::TooLarge(format!(
-            "the body is larger than {limit} bytes"
-        )));
+        read.extend_from_slice(&chunk);
     }
     Ok(read.freeze())
 }

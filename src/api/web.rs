@@ -5,7 +5,6 @@ mod welcome;
 
 use axum::{
     Router,
-    extract::Path,
     http::{
         HeaderMap, HeaderName, HeaderValue,
         header::{
@@ -19,7 +18,10 @@ use axum::{
 use ruma::serde::{Base64, base64::UrlSafe};
 use sha2::{Digest, Sha256};
 
-use super::{app::App, endpoint::unknown_path};
+use super::{
+    app::App,
+    endpoint::{PathParams, unknown_path},
+};
 use crate::config::Config;
 
 /// A file of the page: its path below `/`, and its bytes.
@@ -80,7 +82,7 @@ fn policy(nonce: &str) -> String {
 }
 
 /// `GET /assets/…`
-async fn asset(Path(name): Path<String>, headers: HeaderMap) -> Response {
+async fn asset(PathParams(name): PathParams<String>, headers: HeaderMap) -> Response {
     let path = format!("assets/{name}");
     // The compressed twins have no address of their own.
     if find(&path).is_none() || is_compressed(&path) {

@@ -4,11 +4,12 @@ use std::{
     error::Error as StdError,
     fs::{self, OpenOptions},
     io,
+    net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use super::certificates::Certificates;
+use super::{certificates::Certificates, signing_key};
 use crate::{
     config::{Config, Listen},
     outbound::{self, Trust},
@@ -40,7 +41,49 @@ pub(super) async fn problems(config: &Config) -> Vec<String> {
             problems.push(format!("{key} = \"{}\": {problem}", folder.display()));
         }
     }
+    if let Err(error) = signing_key::read(&config.server)
+        // A data directory that cannot be is named already.
+        && config.server.data_dir.is_dir()
+    {
+        problems.push(cause_of(&error));
+    }
     problems.extend(check_database(config).await);
+    problems.extend(check_addresses(config));
+    problems
+}
+
+/// Tries to listen at each address, and says where that cannot be.
+///
+/// An address that is in use is no problem, for a server with this configuration may be running; two listeners at one
+/// address are.
+fn check_addresses(config: &Config) -> Vec<String> {
+    let listeners = config.listen.iter().enumerate();
+    let listeners = listeners.map(|(index, listen)| (format!("listen[{index}]"), listen.address));
+    let metrics = config.metrics.address;
+    let metrics = metrics.map(|address| ("metrics".to_owned(), address));
+    let mut problems = Vec::new();
+    let mut earlier: Vec<(String, SocketAddr, Option<TcpListener>)> = Vec::new();
+    for (name, address) in listeners.chain(metrics) {
+        let (bound, error) = match TcpListener::bind(address) {
+            Ok(bound) => (Some(bound), None),
+            Err(error) => (None, Some(error)),
+        };
+        let is_in_use = error
+            .as_ref()
+            .is_some_and(|error| error.kind() == io::ErrorKind::AddrInUse);
+        let rival = earlier.iter().find(|(_, other, held)| {
+            let same_port = address.port() != 0 && other.port() == address.port();
+            // 0.0.0.0 and [::] have the addresses of others, and only the system knows whose.
+            same_port && (*other == address || is_in_use && held.is_some())
+        });
+        if let Some((rival, ..)) = rival {
+            let text = "listens at the same address";
+            problems.push(format!("{name}.address = \"{address}\": {rival} {text}"));
+        } else if let Some(error) = error.filter(|_| !is_in_use) {
+            problems.push(format!("{name}.address = \"{address}\": {error}"));
+        }
+        earlier.push((name, address, bound));
+    }
     problems
 }
 
@@ -94,12 +137,10 @@ async fn check_database(config: &Config) -> Option<String> {
     {
         return Some(format!("database.url: {problem}"));
     }
-    match tokio::time::timeout(DATABASE_TIMEOUT, target.probe()).await {
+    let probing = target.probe(&config.server.name);
+    match tokio::time::timeout(DATABASE_TIMEOUT, probing).await {
         Ok(Ok(())) => None,
-        Ok(Err(error)) => Some(format!(
-            "database.url: the database cannot be used: {}",
-            cause_of(&error)
-        )),
+        Ok(Err(error)) => Some(error.to_string()),
         Err(_) => Some("database.url: the database does not answer".to_owned()),
     }
 }
@@ -204,5 +245,56 @@ mod tests {
         let found = only_problem(&config).await;
         assert!(found.starts_with("database.url: "), "{found}");
         assert!(!found.contains("swordfish"), "{found}");
+    }
+
+    #[tokio::test]
+    async fn a_signing_key_that_is_none_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = in_folder(folder.path());
+        fs::create_dir(&config.server.data_dir).unwrap();
+        let file = config.server.data_dir.join(signing_key::FILE);
+
+        fs::write(&file, "").unwrap();
+        let found = only_problem(&config).await;
+        assert!(
+            found.ends_with("signing.key holds no signing key"),
+            "{found}"
+        );
+
+        fs::remove_file(&file).unwrap();
+        fs::create_dir(&file).unwrap();
+        let found = only_problem(&config).await;
+        assert!(found.contains("signing.key: Is a directory"), "{found}");
+    }
+
+    #[tokio::test]
+    async fn addresses_at_which_no_server_can_listen_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = in_folder(folder.path());
+        let used = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = used.local_addr().unwrap();
+        config.listen[0].address = address;
+        assert_eq!(problems(&config).await, Vec::<String>::new());
+
+        config.metrics.address = Some(address);
+        let found = only_problem(&config).await;
+        assert!(found.starts_with("metrics.address = "), "{found}");
+        assert!(
+            found.ends_with("listen[0] listens at the same address"),
+            "{found}"
+        );
+
+        drop(used);
+        config.listen[0].address.set_ip([0, 0, 0, 0].into());
+        let found = only_problem(&config).await;
+        assert!(
+            found.ends_with("listen[0] listens at the same address"),
+            "{found}"
+        );
+
+        // No machine has it.
+        config.metrics.address = Some("203.0.113.7:9090".parse().unwrap());
+        let found = only_problem(&config).await;
+        assert!(found.contains("Cannot assign requested address"), "{found}");
     }
 }

@@ -34,15 +34,14 @@ pub(super) fn prepare(config: &Config) -> Result<()> {
         let source = format!("{}: {source}", path.display());
         Error::internal("prepare the data directory", source)
     };
-    DirBuilder::new()
-        .recursive(true)
-        .mode(PRIVATE_FOLDER)
-        .create(folder)
-        .map_err(|source| failed(folder, source))?;
+    create_private_folder(folder).map_err(|source| failed(folder, source))?;
     warn_if_open(folder);
     let target = Target::parse(config.database.url.expose(), folder)?;
     let database = target.sqlite_file();
     if let Some(file) = database {
+        if let Some(parent) = file.parent() {
+            create_private_folder(parent).map_err(|source| failed(parent, source))?;
+        }
         create_private(file).map_err(|source| failed(file, source))?;
     }
     let beside = database.into_iter().flat_map(files_of_sqlite);
@@ -53,6 +52,14 @@ pub(super) fn prepare(config: &Config) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Makes a folder, and those above it, unless it is there.
+fn create_private_folder(folder: &Path) -> io::Result<()> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(PRIVATE_FOLDER)
+        .create(folder)
 }
 
 fn warn_if_open(folder: &Path) {
@@ -104,6 +111,7 @@ fn make_private(file: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::DatabaseUrl;
 
     fn mode(path: &Path) -> u32 {
         fs::metadata(path).unwrap().permissions().mode() & 0o777
@@ -130,5 +138,19 @@ mod tests {
         for name in ["parlour.db", "parlour.db-wal", "signing.key"] {
             assert_eq!(mode(&data.join(name)), 0o600, "{name}");
         }
+    }
+
+    #[test]
+    fn the_folder_of_the_database_is_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = Config::default();
+        config.server.data_dir = folder.path().join("data");
+        config.database.url = DatabaseUrl::parse("sqlite:of/the/chat.db").unwrap();
+
+        prepare(&config).unwrap();
+
+        let database = config.server.data_dir.join("of/the/chat.db");
+        assert_eq!(mode(&database), 0o600);
+        assert_eq!(mode(database.parent().unwrap()), 0o700);
     }
 }

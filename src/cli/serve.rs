@@ -17,7 +17,7 @@ use crate::{
     media::{self, Media},
     outbound,
     rooms::Rooms,
-    storage::Db,
+    storage::{Db, Target},
     sync::{Sources, Sync},
     tasks::Tasks,
     users::Users,
@@ -76,18 +76,23 @@ pub async fn start_at(mut config: Config, clock: Clock) -> Result<Running> {
     let config = Arc::new(config);
     let (url, folder) = (config.database.url.expose(), &config.server.data_dir);
     let storage_tasks = Tasks::default();
+    let target = Target::parse(url, folder)?;
+    let probed = target.probe(&config.server.name).await;
+    probed.map_err(|source| Error::internal("start", source))?;
     let db = Db::open(url, folder, &storage_tasks).await?;
     let app = build(config, clock, tasks.clone(), db.clone(), metrics.clone()).await?;
     let registration_token = app.users.first_admin_token().await?;
 
     let stopping = tasks.stopping().clone();
-    let connections = ConnectionServer::new(&app.config.connections, stopping.clone());
+    let largest_body = largest_body(&app.config);
+    let connections =
+        ConnectionServer::new(&app.config.connections, largest_body, stopping.clone());
     // The metrics can be read when all places of the other listeners are taken.
     let few = Connections {
         max_open: MAX_METRICS_CONNECTIONS,
         ..app.config.connections.clone()
     };
-    let metrics_connections = ConnectionServer::new(&few, stopping);
+    let metrics_connections = ConnectionServer::new(&few, 0, stopping);
     let router = api::router(app);
     for listener in listeners {
         serve(listener, router.clone(), &connections, &tasks);
@@ -211,6 +216,12 @@ impl Running {
     pub async fn finished(&self) {
         self.tasks.stopped().await;
     }
+}
+
+/// Returns the size of the largest body that a request may have.
+fn largest_body(config: &Config) -> u64 {
+    let largest_json = u64::try_from(config.limits.max_request_bytes).unwrap_or(u64::MAX);
+    config.media.max_upload_bytes.max(largest_json)
 }
 
 /// Binds all addresses, and writes into the configuration which ports the system chose.

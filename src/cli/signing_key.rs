@@ -28,17 +28,31 @@ const DOING: &str = "use the signing key";
 ///
 /// When the file cannot be read or written, or holds something else.
 pub(super) fn load(config: &Server) -> Result<Arc<SigningKey>> {
+    if let Some(key) = read(config)? {
+        return Ok(key);
+    }
     let path = config.data_dir.join(FILE);
-    let line = match fs::read_to_string(&path) {
-        Ok(line) => line,
-        Err(error) if error.kind() == ErrorKind::NotFound => create(&path)?,
-        Err(error) => {
-            return Err(Error::internal(
-                DOING,
-                format!("{}: {error}", path.display()),
-            ));
-        }
-    };
+    parse(config, &path, &create(&path)?)
+}
+
+/// Returns the key of the server if it has been made.
+///
+/// # Errors
+///
+/// When the file cannot be read, or holds something else.
+pub(super) fn read(config: &Server) -> Result<Option<Arc<SigningKey>>> {
+    let path = config.data_dir.join(FILE);
+    match fs::read_to_string(&path) {
+        Ok(line) => parse(config, &path, &line).map(Some),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::internal(
+            DOING,
+            format!("{}: {error}", path.display()),
+        )),
+    }
+}
+
+fn parse(config: &Server, path: &Path, line: &str) -> Result<Arc<SigningKey>> {
     let broken = || Error::internal(DOING, format!("{} holds no signing key", path.display()));
     let mut words = line.split_whitespace();
     let (Some("ed25519"), Some(version), Some(key)) = (words.next(), words.next(), words.next())
@@ -46,7 +60,9 @@ pub(super) fn load(config: &Server) -> Result<Arc<SigningKey>> {
         return Err(broken());
     };
     let document: Base64 = Base64::parse(key).map_err(|_| broken())?;
-    SigningKey::from_der(config.name.clone(), document.as_bytes(), version).map(Arc::new)
+    SigningKey::from_der(config.name.clone(), document.as_bytes(), version)
+        .map(Arc::new)
+        .map_err(|_| broken())
 }
 
 fn create(path: &Path) -> Result<String> {

@@ -90,29 +90,6 @@ impl Target {
         }
     }
 
-    /// Checks that the database can be used, and changes nothing in it. A file that is not there yet can be.
-    ///
-    /// # Errors
-    ///
-    /// When it cannot be reached, refuses the user, or is no database.
-    pub async fn probe(&self) -> Result<()> {
-        let mut conn = match self {
-            Self::Sqlite(options) if !options.get_filename().exists() => return Ok(()),
-            Self::Sqlite(options) => {
-                let reader = SqliteConnectOptions::new().filename(options.get_filename());
-                let reader = reader.read_only(true).disable_statement_logging();
-                Conn::Sqlite(reader.connect().await?)
-            }
-            Self::Postgres(options) => Conn::Postgres(options.connect().await?),
-        };
-        conn.run("SELECT 1").await?;
-        match &mut conn {
-            // SQLite reads the file only when something in it is asked for.
-            Conn::Sqlite(_) => conn.run("PRAGMA schema_version").await,
-            Conn::Postgres(_) => Ok(()),
-        }
-    }
-
     /// Opens the writer's connection; on PostgreSQL it also takes the lock that only one writer can hold.
     pub(super) async fn connect_writer(&self) -> Result<Conn> {
         match self {

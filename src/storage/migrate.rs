@@ -152,6 +152,18 @@ pub(super) async fn run(conn: &mut Conn) -> Result<()> {
     outcome.map_err(|source| Error::internal("bring the database up to date", source))
 }
 
+/// Returns the number of the newest migration.
+pub(super) fn newest() -> i64 {
+    let numbers = MIGRATIONS.iter().map(|(name, _)| number(name));
+    numbers.max().unwrap_or_default()
+}
+
+/// Returns the number with which the name of a migration begins.
+fn number(name: &str) -> i64 {
+    let number = name.split('_').next().and_then(|n| n.parse().ok());
+    number.unwrap_or_default()
+}
+
 fn migrator(flavour: &Flavour) -> Migrator {
     let ours = MIGRATIONS.iter().filter(|(name, _)| {
         let stem = name.trim_end_matches(".sql");
@@ -164,14 +176,9 @@ fn migrator(flavour: &Flavour) -> Migrator {
             .fold((*text).to_owned(), |sql, (token, with)| {
                 sql.replace(token, with)
             });
-        let version = name
-            .split('_')
-            .next()
-            .and_then(|n| n.parse().ok())
-            .unwrap_or_default();
         let sql = AssertSqlSafe(sql).into_sql_str();
         Migration::new(
-            version,
+            number(name),
             Cow::Borrowed(*name),
             MigrationType::Simple,
             sql,

@@ -10,6 +10,7 @@ mod journal;
 mod lock;
 mod migrate;
 mod postgres_text;
+mod probe;
 mod query;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -76,6 +77,7 @@ pub use self::{
     dialect::{Raw, Target},
     journal::{Follower, Intent, Journal, Pending, Position, WriteTx, position},
     postgres_text::{TextList, list},
+    probe::ProbeError,
     query::{Query, Read, list_of_numbers, values},
 };
 use crate::{error::Result, health::Health, tasks::Tasks};

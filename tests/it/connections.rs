@@ -339,3 +339,87 @@ async fn a_login_whose_body_is_too_large_is_answered_with_413() {
 
     answer.expect_error(413, "M_TOO_LARGE");
 }
+
+/// Writes a whole request with a large body before it reads the first byte, as many clients do, and returns what the
+/// server answers to it, and then to a second request on the same connection.
+async fn answers_after_writing(server: &Server, line: &str, token: &str) -> String {
+    let mut stream = connect(server).await;
+    let head = format!(
+        "{line} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}\r\nContent-Length: {FILE_BYTES}\r\n\r\n"
+    );
+    let second = "GET /_matrix/client/versions HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    let body = vec![b'x'; FILE_BYTES];
+    for bytes in [head.as_bytes(), &body, second.as_bytes()] {
+        stream.write_all(bytes).await.expect("the server reads");
+    }
+    let mut answers = String::new();
+    let read = stream.read_to_string(&mut answers).await;
+    read.expect("the connection is closed in order");
+    answers
+}
+
+#[tokio::test]
+async fn a_client_that_writes_all_before_it_reads_sees_an_early_answer() {
+    let server = Server::with(|config| {
+        config.media.max_upload_bytes = 1024;
+        config.federation.enabled = true;
+    })
+    .await;
+    let alice = server.register("alice").await;
+
+    for (line, token, status) in [
+        ("POST /_matrix/media/v3/upload", "expired", 401),
+        ("POST /_matrix/media/v3/upload", &*alice.token, 413),
+        ("POST /_matrix/client/v3/createRoom", "expired", 413),
+        ("POST /_matrix/client/v3/nowhere", &*alice.token, 404),
+        ("PUT /_matrix/client/v3/login", &*alice.token, 405),
+        ("PUT /_matrix/federation/v1/send/one", "", 401),
+        ("GET /_matrix/client/v3/events", "expired", 401),
+        ("OPTIONS /_matrix/client/v3/login", "", 200),
+    ] {
+        let answers = answers_after_writing(&server, line, token).await;
+
+        let first = format!("HTTP/1.1 {status} ");
+        assert!(answers.starts_with(&first), "{line}: {answers}");
+        assert!(answers.contains("\"versions\""), "{line}: {answers}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_without_end_closes_the_connection() {
+    let server = Server::with(|config| config.media.max_upload_bytes = 1024).await;
+    let mut stream = connect(&server).await;
+    let head = "POST /nowhere HTTP/1.1\r\nHost: a\r\nContent-Length: 1099511627776\r\n\r\n";
+    stream
+        .write_all(head.as_bytes())
+        .await
+        .expect("the server reads");
+
+    let chunk = vec![b'x'; 1024 * 1024];
+    let mut written = 0_u64;
+    while stream.write_all(&chunk).await.is_ok() {
+        written += 1;
+        assert!(written < 1024, "the server reads on and on");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_waits_to_be_invited_is_not_asked_for_its_body() {
+    let server = Server::start().await;
+    let head = "POST /_matrix/media/v3/upload HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer expired\r\n\
+                Expect: 100-continue\r\nContent-Length: 1000000\r\n\r\n";
+
+    let answer = answer_until_closed(&server, head.as_bytes()).await;
+
+    assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
+    assert!(!answer.contains("100 Continue"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_server_stops_while_it_discards_a_body() {
+    let server = Server::start().await;
+    let head = b"POST /nowhere HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n";
+    let _stream = admitted(&server, head).await;
+
+    assert!(server.running.stop().await, "something went on");
+}

@@ -7,7 +7,7 @@ use reqwest::Method;
 use crate::{federation::Network, harness::Server};
 
 pub(crate) const TABLE: &str = include_str!("client_server_endpoints.tsv");
-const SERVERS_TABLE: &str = include_str!("server_server_endpoints.tsv");
+pub(crate) const SERVERS_TABLE: &str = include_str!("server_server_endpoints.tsv");
 
 /// What is not served, and why.
 const MISSING: [(&str, &str); 7] = [

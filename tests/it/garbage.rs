@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     chat::encoded,
-    endpoints::{TABLE, filled},
+    endpoints::{SERVERS_TABLE, TABLE, filled},
     harness::{Answer, Server},
 };
 
@@ -72,6 +72,25 @@ const PATHS: [(&str, &str); 40] = [
     ("GET", "publicRooms?server={}"),
 ];
 
+/// Paths that the specification does not have, or has no more.
+const OTHER_PATHS: [(&str, &str); 9] = [
+    ("GET", "/_matrix/client/v3/events/{eventId}"),
+    ("GET", "/_matrix/client/v3/pushrules/global/{kind}/"),
+    (
+        "DELETE",
+        "/_matrix/client/unstable/org.matrix.msc3391/user/{userId}/account_data/{type}",
+    ),
+    (
+        "DELETE",
+        "/_matrix/client/unstable/org.matrix.msc3391/user/{userId}/rooms/{roomId}/account_data/{type}",
+    ),
+    ("PUT", "/_synapse/admin/v1/send_server_notice/{txnId}"),
+    ("GET", "/_matrix/key/v2/server/{keyId}"),
+    ("GET", "/_matrix/key/v2/query/{serverName}/{keyId}"),
+    ("POST", "/_parlour/client/v1/rooms/{roomId}/invite_links"),
+    ("GET", "/assets/{name}"),
+];
+
 /// Numbers that no client would ask for; those that can be read are cut to what the server gives at most.
 const NUMBERS: [&str; 5] = [
     "rooms/{room}/messages?dir=b&limit=",
@@ -133,6 +152,29 @@ async fn ids_and_tokens_that_make_no_sense_are_refused_with_sense() {
         }
     }
     alice.says(&room, "still there").await;
+}
+
+#[tokio::test]
+async fn a_path_that_is_no_utf_8_is_refused_with_sense() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let lines = TABLE.lines().chain(SERVERS_TABLE.lines());
+    let specified = lines.filter_map(|line| line.split_once('\t'));
+
+    for (name, path) in specified.chain(OTHER_PATHS) {
+        let path = path.split('\t').next().unwrap_or(path);
+        let segments = path.split('/').enumerate();
+        let places = segments.filter(|(_, segment)| segment.starts_with('{'));
+        for (place, _) in places {
+            let filled = filled(path);
+            let mut segments: Vec<&str> = filled.split('/').collect();
+            segments[place] = "%C3%28";
+            let path = segments.join("/");
+            let answer = alice.client.send(method(name), &path, "{}").await;
+
+            expect_sense(&answer, &format!("{name} {path}"));
+        }
+    }
 }
 
 #[tokio::test]

@@ -123,6 +123,15 @@ impl Server {
         self.restart().await
     }
 
+    /// Stops the server, and returns why it does not start again with another configuration.
+    pub(crate) async fn refusal_of(mut self, change: impl FnOnce(&mut Config)) -> String {
+        self.running.stop().await;
+        self.running.finished().await;
+        change(&mut self.config);
+        let started = serve::start_at(self.config, self.clock).await;
+        started.err().expect("it does not start").to_string()
+    }
+
     /// Returns the address of the database, and the folder that a file of SQLite's is in.
     pub(crate) fn data(&self) -> (DatabaseUrl, PathBuf) {
         let folder = self.config.server.data_dir.clone();

@@ -93,3 +93,16 @@ async fn without_a_sender_there_are_no_notices() {
 
     refused.expect_error(404, "M_UNRECOGNIZED");
 }
+
+#[tokio::test]
+async fn a_notice_that_is_too_large_is_refused() {
+    let server = server().await;
+    let admin = server.register_admin("admin").await;
+    let alice = server.register("alice").await;
+    let mut notice = notice(&alice);
+    notice["content"]["body"] = "x".repeat(3 * 1024 * 1024).into();
+
+    let refused = admin.client.post(SEND, notice).await;
+
+    refused.expect_error(413, "M_TOO_LARGE");
+}

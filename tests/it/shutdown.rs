@@ -212,3 +212,15 @@ fn a_wrong_argument_is_answered_with_the_usage() {
         "{said}"
     );
 }
+
+#[tokio::test]
+async fn a_used_server_does_not_start_with_another_name() {
+    let server = Server::start().await;
+    server.register("anna").await;
+    let name = "elsewhere.org".try_into().expect("a name");
+
+    let text = server.refusal_of(|config| config.server.name = name).await;
+
+    assert!(text.contains("server.name = \"elsewhere.org\""), "{text}");
+    assert!(text.contains("of the server \"localhost\""), "{text}");
+}

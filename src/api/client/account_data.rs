@@ -1,10 +1,6 @@
 //! Client config: account data, globally and by room.
 
-use axum::{
-    Json, Router,
-    extract::{Path, State},
-    routing::delete,
-};
+use axum::{Json, Router, extract::State, routing::delete};
 use ruma::{
     OwnedRoomId, OwnedUserId,
     api::client::config::{
@@ -16,7 +12,7 @@ use ruma::{
 use serde_json::{Value, json};
 
 use crate::{
-    api::{App, Asker, Incoming, Outgoing, endpoint},
+    api::{App, Asker, Incoming, Outgoing, endpoint, endpoint::PathParams},
     error::{Error, Result},
     users::Users,
 };
@@ -113,7 +109,7 @@ async fn set_room_account_data(
 async fn delete_global_account_data(
     State(users): State<Users>,
     Asker(from): Asker,
-    Path((user_id, kind)): Path<(String, String)>,
+    PathParams((user_id, kind)): PathParams<(String, String)>,
 ) -> Result<Json<Value>> {
     users
         .set_account_data(&from, &user(&user_id)?, None, (&kind, "{}"))
@@ -127,7 +123,7 @@ async fn delete_global_account_data(
 async fn delete_room_account_data(
     State(users): State<Users>,
     Asker(from): Asker,
-    Path((user_id, room_id, kind)): Path<(String, String, String)>,
+    PathParams((user_id, room_id, kind)): PathParams<(String, String, String)>,
 ) -> Result<Json<Value>> {
     let room_id =
         OwnedRoomId::try_from(room_id).map_err(|e| Error::invalid_param(e.to_string()))?;

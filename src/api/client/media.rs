@@ -62,7 +62,7 @@ pub(super) fn routes() -> Router<App> {
 async fn create_content(
     State(media): State<Media>,
     State(limits): State<Limits>,
-    mut arriving: upload::Arriving<create_content::v3::Request>,
+    arriving: upload::Arriving<create_content::v3::Request>,
 ) -> Result<Outgoing<create_content::v3::Response>> {
     limits.check(Class::Upload, &*arriving.from.user_id)?;
     let upload = media::Upload {
@@ -71,11 +71,8 @@ async fn create_content(
         file_name: arriving.request.filename.as_deref(),
         announced_size: arriving.announced_size,
     };
-    let uploaded = media.upload(upload, &mut arriving.parts).await;
-    if uploaded.is_err() {
-        arriving.drain().await;
-    }
-    Ok(Outgoing(create_content::v3::Response::new(uploaded?)))
+    let address = media.upload(upload, arriving.parts).await?;
+    Ok(Outgoing(create_content::v3::Response::new(address)))
 }
 
 /// `POST /_matrix/media/v1/create`
@@ -99,7 +96,7 @@ async fn create_mxc_uri(
 async fn create_content_async(
     State(media): State<Media>,
     State(limits): State<Limits>,
-    mut arriving: upload::Arriving<create_content_async::v3::Request>,
+    arriving: upload::Arriving<create_content_async::v3::Request>,
 ) -> Result<Json<Value>> {
     limits.check(Class::Upload, &*arriving.from.user_id)?;
     let request = &arriving.request;
@@ -110,13 +107,9 @@ async fn create_content_async(
         announced_size: arriving.announced_size,
     };
     let address = (&*request.server_name, request.media_id.as_str());
-    let uploaded = media
-        .upload_promised(address, upload, &mut arriving.parts)
-        .await;
-    if uploaded.is_err() {
-        arriving.drain().await;
-    }
-    uploaded?;
+    media
+        .upload_promised(address, upload, arriving.parts)
+        .await?;
     Ok(Json(json!({})))
 }
 

@@ -2,12 +2,7 @@
 
 use std::{slice, time::Duration};
 
-use axum::{
-    Json, Router,
-    extract::{Path, State},
-    http::Uri,
-    routing::get,
-};
+use axum::{Json, Router, extract::State, http::Uri, routing::get};
 use ruma::{
     EventId, OwnedRoomId,
     api::{
@@ -24,7 +19,10 @@ use serde_json::{Value, json, value::to_raw_value};
 
 use super::{messages::audience, state::state_event};
 use crate::{
-    api::{App, Complete, Incoming, MaybeSession, endpoint, endpoint::read_query},
+    api::{
+        App, Complete, Incoming, MaybeSession, endpoint,
+        endpoint::{PathParams, read_query},
+    },
     clock::Clock,
     error::{Error, Result},
     rooms::{PageRequest, Rooms},
@@ -146,7 +144,7 @@ async fn get_one_event(
     State(rooms): State<Rooms>,
     State(clock): State<Clock>,
     MaybeSession(session): MaybeSession,
-    Path(event_id): Path<String>,
+    PathParams(event_id): PathParams<String>,
 ) -> Result<Json<Value>> {
     let session = session.ok_or(Error::MissingToken)?;
     let event_id = EventId::parse(event_id).map_err(|e| Error::invalid_param(e.to_string()))?;

@@ -1,10 +1,6 @@
 //! Push rules.
 
-use axum::{
-    Json, Router,
-    extract::{Path, State},
-    routing::get,
-};
+use axum::{Json, Router, extract::State, routing::get};
 use ruma::api::client::push::{
     delete_pushrule, get_pushrule, get_pushrule_actions, get_pushrule_enabled, get_pushrules_all,
     get_pushrules_global_scope, set_pushrule, set_pushrule_actions, set_pushrule_enabled,
@@ -13,7 +9,7 @@ use ruma::api::client::push::{
 use serde_json::{Value, json};
 
 use crate::{
-    api::{App, Asker, Incoming, Outgoing, endpoint},
+    api::{App, Asker, Incoming, Outgoing, endpoint, endpoint::PathParams},
     error::{Error, Result},
     users::{Users, write_push_rules},
 };
@@ -78,7 +74,7 @@ async fn get_pushrules_global_scope(
 async fn get_pushrules_of_kind(
     State(users): State<Users>,
     Asker(from): Asker,
-    Path(kind): Path<String>,
+    PathParams(kind): PathParams<String>,
 ) -> Result<Json<Value>> {
     let rules = users.push_rules(from.user, &from.user_id).await?;
     let mut rules = write_push_rules(&rules)?;

@@ -2,8 +2,8 @@
 
 use axum::{
     Json, Router,
-    body::Bytes,
-    extract::{Path, State},
+    body::Body,
+    extract::State,
     routing::{MethodRouter, post, put},
 };
 use ruma::{OwnedUserId, events::TimelineEventType};
@@ -11,11 +11,14 @@ use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 
 use crate::{
-    api::{App, Asker, endpoint::object_text},
+    api::{
+        App, Asker,
+        endpoint::{PathParams, object_text, read},
+    },
     error::{Error, Result},
     matrix::MAX_JSON_DEPTH,
     users::Session,
-    workflows::{Notice, Workflows},
+    workflows::Notice,
 };
 
 pub(super) fn routes() -> Router<App> {
@@ -27,7 +30,7 @@ pub(super) fn routes() -> Router<App> {
 }
 
 #[derive(Deserialize)]
-struct Body {
+struct NoticeBody {
     user_id: OwnedUserId,
     #[serde(rename = "type", default = "message")]
     kind: TimelineEventType,
@@ -40,40 +43,42 @@ fn message() -> TimelineEventType {
 
 /// `POST /_synapse/admin/v1/send_server_notice`
 async fn send_server_notice(
-    State(workflows): State<Workflows>,
+    State(app): State<App>,
     Asker(from): Asker,
-    body: Bytes,
+    body: Body,
 ) -> Result<Json<Value>> {
-    send(&workflows, &from, &body, None).await
+    send(&app, &from, body, None).await
 }
 
 /// `PUT /_synapse/admin/v1/send_server_notice/{txnId}`
 async fn send_server_notice_once(
-    State(workflows): State<Workflows>,
+    State(app): State<App>,
     Asker(from): Asker,
-    Path(txn_id): Path<String>,
-    body: Bytes,
+    PathParams(txn_id): PathParams<String>,
+    body: Body,
 ) -> Result<Json<Value>> {
-    send(&workflows, &from, &body, Some(txn_id)).await
+    send(&app, &from, body, Some(txn_id)).await
 }
 
 async fn send(
-    workflows: &Workflows,
+    app: &App,
     from: &Session,
-    body: &[u8],
+    body: Body,
     txn_id: Option<String>,
 ) -> Result<Json<Value>> {
     if !from.is_admin {
         return Err(Error::forbidden("only administrators may do this"));
     }
-    let body = object_text(body, MAX_JSON_DEPTH)?;
-    let body: Body = serde_json::from_str(&body).map_err(|e| Error::BadJson(e.to_string()))?;
+    let body = read(body, app.config.limits.max_request_bytes).await?;
+    let body = object_text(&body, MAX_JSON_DEPTH)?;
+    let body: NoticeBody =
+        serde_json::from_str(&body).map_err(|e| Error::BadJson(e.to_string()))?;
     let notice = Notice {
         user_id: body.user_id,
         kind: body.kind,
         content: body.content,
         txn_id,
     };
-    let event_id = workflows.send_server_notice(from, notice).await?;
+    let event_id = app.workflows.send_server_notice(from, notice).await?;
     Ok(Json(json!({ "event_id": event_id })))
 }

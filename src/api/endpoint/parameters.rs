@@ -1,8 +1,8 @@
 //! Says which parameter of a request is wrong, and what it may be: the errors of serde and ruma name neither.
 
 use axum::{
-    extract::Query,
-    http::{Request, Uri, uri::PathAndQuery},
+    extract::{self, FromRequestParts, Query, RawPathParams},
+    http::{Request, Uri, request::Parts, uri::PathAndQuery},
 };
 use ruma::{
     EventId, RoomAliasId, RoomId, RoomOrAliasId, ServerName, UserId,
@@ -19,7 +19,9 @@ use crate::error::{Error, Result};
 const MAX_CANDIDATES: usize = 32;
 /// How the errors about parameters that are not there begin.
 const MISSING: &str = "missing field";
-/// What axum writes before the parameter and what is wrong with it.
+/// What axum writes before what is wrong with a path.
+const AXUM_PATH_PREFIX: &str = "Invalid URL: ";
+/// What axum writes before the parameter of a query and what is wrong with it.
 const AXUM_PREFIX: &str = "Failed to deserialize query string: ";
 
 /// Says what is wrong with the path or the query of a request that ruma could not read.
@@ -42,6 +44,37 @@ pub(super) fn explain<R: IncomingRequest>(
         Some((name, text)) => invalid(&name, &text),
         None => Error::InvalidParam(text),
     }
+}
+
+/// The parameters in the path of a request that ruma does not know, in their order.
+pub(in crate::api) struct PathParams<T>(pub(in crate::api) T);
+
+impl<T, S> FromRequestParts<S> for PathParams<T>
+where
+    T: DeserializeOwned + Send,
+    S: Send + Sync,
+{
+    type Rejection = Error;
+
+    #[expect(clippy::disallowed_types, reason = "its refusal is replaced here")]
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self> {
+        let read = extract::Path::from_request_parts(parts, state).await;
+        read.map(|path| Self(path.0)).map_err(|error| {
+            let text = error.body_text();
+            let text = text.strip_prefix(AXUM_PATH_PREFIX).unwrap_or(&text);
+            Error::InvalidParam(text.to_owned())
+        })
+    }
+}
+
+/// Reads the names and values of the parameters in the path of a request.
+///
+/// # Errors
+///
+/// [`Error::InvalidParam`] when one of them is no text.
+pub(in crate::api) async fn raw_path_params(parts: &mut Parts) -> Result<RawPathParams> {
+    let read = RawPathParams::from_request_parts(parts, &()).await;
+    read.map_err(|error| Error::InvalidParam(error.to_string()))
 }
 
 /// Reads the query of a request that ruma does not know.

@@ -2,11 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use axum::{
-    Router,
-    extract::{Path, Query, State, rejection::QueryRejection},
-    routing::get,
-};
+use axum::{Router, extract::State, http::Uri, routing::get};
 use futures_util::{StreamExt, stream};
 use ruma::{
     OwnedServerName,
@@ -18,7 +14,10 @@ use ruma::{
 use serde::Deserialize;
 
 use crate::{
-    api::{App, Incoming, Outgoing, endpoint},
+    api::{
+        App, Incoming, Outgoing, endpoint,
+        endpoint::{PathParams, read_query},
+    },
     clock::Clock,
     error::{Error, Result},
     federation::Federation,
@@ -76,12 +75,12 @@ async fn get_server_keys_by_id(
 async fn get_remote_server_keys_by_id(
     State(federation): State<Federation>,
     State(clock): State<Clock>,
-    Path((server, key_id)): Path<(String, String)>,
-    query: Result<Query<Validity>, QueryRejection>,
+    PathParams((server, key_id)): PathParams<(String, String)>,
+    uri: Uri,
 ) -> Result<Outgoing<get_remote_server_keys::v2::Response>> {
     let server = OwnedServerName::try_from(server)
         .map_err(|error| Error::invalid_param(error.to_string()))?;
-    let Query(query) = query.map_err(|error| Error::invalid_param(error.to_string()))?;
+    let query: Validity = read_query(&uri)?;
     let wanted = Wanted {
         server,
         until: query.minimum_valid_until_ts.unwrap_or(clock.now_ms()),

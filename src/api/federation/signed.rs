@@ -1,13 +1,13 @@
 //! Signed requests that ruma has no type for, or reads less of than there is to read.
 
-use axum::extract::{FromRequest, FromRequestParts, RawPathParams, Request};
+use axum::extract::{FromRequest, Request};
 use ruma::{OwnedServerName, api::federation::authentication::ServerSignatures};
 use serde_json::value::RawValue;
 
 use crate::{
     api::{
         App, Authenticate,
-        endpoint::{object_text, read},
+        endpoint::{object_text, raw_path_params, read},
     },
     error::{Error, Result},
     matrix::MAX_SERVER_JSON_DEPTH,
@@ -58,9 +58,7 @@ impl<T: SignedBody> FromRequest<App> for Signed<T> {
 
     async fn from_request(request: Request, app: &App) -> Result<Self> {
         let (mut parts, body) = request.into_parts();
-        let params = RawPathParams::from_request_parts(&mut parts, app)
-            .await
-            .map_err(|e| Error::InvalidParam(e.to_string()))?;
+        let params = raw_path_params(&mut parts).await?;
         let params: Vec<String> = params.iter().map(|(_, value)| value.to_owned()).collect();
         ServerSignatures::check_head(app, &parts)?;
         let whole = read(body, ServerSignatures::max_body_bytes(app, &parts)).await?;

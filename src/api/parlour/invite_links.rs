@@ -39,8 +39,8 @@ struct Token(String);
 impl FromRequestParts<App> for Token {
     type Rejection = Error;
 
-    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self> {
-        in_path(parts, app, "token").await.map(Self)
+    async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self> {
+        in_path(parts, "token").await.map(Self)
     }
 }
 

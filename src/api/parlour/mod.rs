@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use axum::{
     Router,
-    extract::{FromRequest, FromRequestParts, RawPathParams, Request},
+    extract::{FromRequest, FromRequestParts, Request},
     http::request::Parts,
 };
 use ruma::{OwnedRoomId, RoomId, api::auth_scheme::AccessToken};
@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 use super::{
     app::App,
     auth::Authenticate,
-    endpoint::{object_text, read, read_query},
+    endpoint::{object_text, raw_path_params, read, read_query},
 };
 use crate::{
     error::{Error, Result},
@@ -78,18 +78,16 @@ struct InRoom(OwnedRoomId);
 impl FromRequestParts<App> for InRoom {
     type Rejection = Error;
 
-    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self> {
-        let room_id = in_path(parts, app, "room_id").await?;
+    async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self> {
+        let room_id = in_path(parts, "room_id").await?;
         let room_id = RoomId::parse(room_id).map_err(|e| Error::invalid_param(e.to_string()))?;
         Ok(Self(room_id))
     }
 }
 
 /// Returns a parameter of a request's path.
-async fn in_path(parts: &mut Parts, app: &App, name: &str) -> Result<String> {
-    let params = RawPathParams::from_request_parts(parts, app)
-        .await
-        .map_err(|e| Error::invalid_param(e.to_string()))?;
+async fn in_path(parts: &mut Parts, name: &str) -> Result<String> {
+    let params = raw_path_params(parts).await?;
     let mut params = params.iter();
     let found = params.find(|(known, _)| *known == name);
     found

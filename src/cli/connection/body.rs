@@ -1,4 +1,5 @@
-//! The bodies of requests and answers: one that does not get on is given up.
+//! The bodies of requests and answers: one that does not get on is given up, and the rest of a request that its handler
+//! does not read is discarded.
 
 use std::{
     io,
@@ -17,19 +18,20 @@ use hyper::body::Incoming;
 
 use super::{
     activity::{AnswerNum, ConnectionActivity, OpenRequest},
+    discard::DiscardSender,
     stall::StallTimer,
 };
 
 /// The bytes of an answer that HTTP/2 is given at once: the client must take them within the time-out.
 const HTTP2_CHUNK_BYTES: usize = 16 * 1024;
 
-/// The body of a request, which fails when the client sends nothing for too long.
-pub(super) struct RequestBody {
+/// A body that fails when the client sends nothing for too long.
+pub(super) struct TimedBody {
     incoming: Incoming,
     timer: StallTimer,
 }
 
-impl RequestBody {
+impl TimedBody {
     /// Wraps a body.
     pub(super) fn new(incoming: Incoming, timeout: Duration) -> Self {
         Self {
@@ -39,7 +41,7 @@ impl RequestBody {
     }
 }
 
-impl HttpBody for RequestBody {
+impl HttpBody for TimedBody {
     type Data = Bytes;
     type Error = BoxError;
 
@@ -68,6 +70,76 @@ impl HttpBody for RequestBody {
 
     fn size_hint(&self) -> SizeHint {
         self.incoming.size_hint()
+    }
+}
+
+/// The body of a request, as its handler gets it.
+pub(super) struct RequestBody {
+    /// `None` once it came to its end or failed.
+    body: Option<TimedBody>,
+    rest: Option<RestOfBody>,
+}
+
+/// What happens to the part of a body that its handler does not read.
+pub(super) struct RestOfBody {
+    /// Takes the rest.
+    pub(super) sender: DiscardSender,
+    /// Counts as open until the rest is discarded.
+    pub(super) request: Arc<OpenRequest>,
+    /// Whether the client waits for an invitation to send the body, which the first read sends.
+    pub(super) awaits_invitation: bool,
+}
+
+impl RequestBody {
+    /// Wraps a body; without `rest`, HTTP itself copes with what the handler does not read.
+    pub(super) fn new(body: TimedBody, rest: Option<RestOfBody>) -> Self {
+        Self {
+            body: Some(body),
+            rest,
+        }
+    }
+}
+
+impl HttpBody for RequestBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let Some(body) = &mut self.body else {
+            return Poll::Ready(None);
+        };
+        let frame = Pin::new(body).poll_frame(cx);
+        if let Some(rest) = &mut self.rest {
+            rest.awaits_invitation = false;
+        }
+        if matches!(frame, Poll::Ready(None | Some(Err(_)))) {
+            self.body = None;
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(HttpBody::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let body = self.body.as_ref();
+        body.map_or(SizeHint::with_exact(0), HttpBody::size_hint)
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        let (Some(body), Some(rest)) = (self.body.take(), self.rest.take()) else {
+            return;
+        };
+        // A client that was not invited to send the body sends none.
+        if !body.is_end_stream() && !rest.awaits_invitation {
+            rest.sender.discard(body, rest.request);
+        }
     }
 }
 

@@ -1,10 +1,11 @@
 //! HTTP on one connection, from its first byte until it is closed.
 //!
-//! `socket` and `body` give up a client that sends or takes nothing, `activity` says when a connection is unused for
-//! too long, `places` bounds how many are open.
+//! `socket` and `body` give up a client that sends or takes nothing, `discard` reads what a handler does not, `activity`
+//! says when a connection is unused for too long, `places` bounds how many are open.
 
 mod activity;
 mod body;
+mod discard;
 mod places;
 mod socket;
 mod stall;
@@ -16,7 +17,7 @@ use std::{
 use axum::{
     Router,
     body::Body,
-    http::{Request, Response, Version},
+    http::{Request, Response, Version, header::EXPECT},
 };
 use hyper::body::Incoming;
 use hyper_util::{
@@ -35,7 +36,8 @@ use tower::ServiceExt;
 
 use self::{
     activity::ConnectionActivity,
-    body::{AnswerBody, RequestBody},
+    body::{AnswerBody, RequestBody, RestOfBody, TimedBody},
+    discard::{DiscardSender, Discarder},
     places::{Place, Places},
     socket::{Socket, Stream},
 };
@@ -62,6 +64,8 @@ pub(super) struct ConnectionServer {
     timeouts: Arc<Connections>,
     places: Places,
     proxies: TrustedProxies,
+    /// The size of the largest body of a request that is taken.
+    largest_body: u64,
     stopping: CancellationToken,
 }
 
@@ -73,13 +77,18 @@ pub(super) struct Accepted {
 }
 
 impl ConnectionServer {
-    /// Returns a server of connections with none open.
-    pub(super) fn new(config: &Connections, stopping: CancellationToken) -> Self {
+    /// Returns a server of connections with none open, which take bodies up to a size.
+    pub(super) fn new(
+        config: &Connections,
+        largest_body: u64,
+        stopping: CancellationToken,
+    ) -> Self {
         let proxies = TrustedProxies::new(config);
         Self {
             timeouts: Arc::new(config.clone()),
             places: Places::new(config, proxies.clone()),
             proxies,
+            largest_body,
             stopping,
         }
     }
@@ -126,13 +135,19 @@ impl ConnectionServer {
                 None => return,
             },
         };
+        let (unread, discarder) = Discarder::new(self.largest_body, self.stopping.clone());
         let service = ConnectionService {
             router,
             address,
             activity: Arc::clone(&activity),
+            unread,
             server: self.clone(),
         };
-        self.serve_http(stream, service, &activity).await;
+        let serving = self.serve_http(stream, service, &activity);
+        tokio::select! {
+            () = serving => {}
+            never = discarder.run() => match never {},
+        }
     }
 
     async fn shake_hands(&self, config: Arc<ServerConfig>, socket: Socket) -> Option<Stream> {
@@ -226,6 +241,7 @@ struct ConnectionService {
     router: Router,
     address: SocketAddr,
     activity: Arc<ConnectionActivity>,
+    unread: DiscardSender,
     server: ConnectionServer,
 }
 
@@ -238,7 +254,15 @@ impl hyper::service::Service<Request<Incoming>> for ConnectionService {
         let is_http2 = request.version() == Version::HTTP_2;
         let open_request = Arc::new(self.activity.begin_request(is_http2));
         let timeout = self.server.timeouts.body_timeout();
-        let mut request = request.map(|body| Body::new(RequestBody::new(body, timeout)));
+        let rest = (!is_http2).then(|| RestOfBody {
+            sender: self.unread.clone(),
+            request: Arc::clone(&open_request),
+            awaits_invitation: request.headers().contains_key(EXPECT),
+        });
+        let mut request = request.map(|body| {
+            let body = TimedBody::new(body, timeout);
+            Body::new(RequestBody::new(body, rest))
+        });
         let proxies = &self.server.proxies;
         let peer = proxies.client_of(self.address.ip(), request.headers());
         let extensions = request.extensions_mut();

@@ -1,25 +1,22 @@
 //! An upload as it arrives: who sends it is known before its first byte is read.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use axum::{
     body::{BodyDataStream, HttpBody},
-    extract::{FromRequest, FromRequestParts, RawPathParams, Request},
+    extract::{FromRequest, Request},
     http,
 };
-use futures_util::StreamExt;
 use ruma::api::{IncomingRequest, auth_scheme::AccessToken};
 
 use crate::{
-    api::{App, Authenticate, endpoint::try_read},
+    api::{
+        App, Authenticate,
+        endpoint::{raw_path_params, try_read},
+    },
     error::{Error, Result},
     users::Session,
 };
-
-/// How much is read, and thrown away, of an upload that is refused, and for how long: a client that is still
-/// writing when the connection closes does not see the answer.
-const MAX_DRAINED: usize = 16 * 1024 * 1024;
-const MAX_DRAINING: Duration = Duration::from_secs(5);
 
 /// An upload whose bytes have not been read.
 pub(super) struct Arriving<R> {
@@ -38,9 +35,7 @@ impl<R: IncomingRequest> FromRequest<App> for Arriving<R> {
 
     async fn from_request(request: Request, app: &App) -> Result<Self> {
         let (mut parts, body) = request.into_parts();
-        let params = RawPathParams::from_request_parts(&mut parts, app)
-            .await
-            .map_err(|e| Error::InvalidParam(e.to_string()))?;
+        let params = raw_path_params(&mut parts).await?;
         let from = AccessToken::authenticate(app, &parts, &[]).await?;
         let announced_size = body.size_hint().exact();
         let without_file = http::Request::from_parts(parts, &[] as &[u8]);
@@ -52,22 +47,5 @@ impl<R: IncomingRequest> FromRequest<App> for Arriving<R> {
             announced_size,
             parts: body.into_data_stream(),
         })
-    }
-}
-
-impl<R> Arriving<R> {
-    /// Lets a client that is still writing come to the end.
-    pub(super) async fn drain(&mut self) {
-        let draining = async {
-            let mut drained = 0_usize;
-            while let Some(Ok(part)) = self.parts.next().await {
-                drained = drained.saturating_add(part.len());
-                if drained > MAX_DRAINED {
-                    break;
-                }
-            }
-        };
-        // Whoever takes longer does without the answer.
-        let _ = tokio::time::timeout(MAX_DRAINING, draining).await;
     }
 }
