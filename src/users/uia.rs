@@ -216,9 +216,12 @@ impl UiaSessions {
     ) -> Option<Proven> {
         let mut sessions = self.lock();
         let session = sessions.get_mut(id)?;
-        session.completed.push(stage);
-        if proven.registration_token.is_some() {
-            session.proven = proven;
+        // Another request of the session may have completed the stage meanwhile.
+        if is_next(&stage, &session.completed, flows) {
+            session.completed.push(stage);
+            if proven.registration_token.is_some() {
+                session.proven = proven;
+            }
         }
         session.is_done = flows.iter().any(|flow| flow.stages == session.completed);
         if !session.is_done {
@@ -427,6 +430,25 @@ mod tests {
 
         let again = password("alice", "password", failed.session.as_deref());
         ask(&again).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_stage_that_is_shown_twice_at_once_is_complete() {
+        let test = TestUsers::new(|_| {}).await;
+        let alice = test.session("alice").await;
+        let ask = async |auth: Option<&AuthData>| {
+            test.users
+                .reauthenticate("e", &alice, &json!({}), auth)
+                .await
+        };
+        let begun = info(ask(None).await);
+        let right = password("alice", "password", begun.session.as_deref());
+
+        let (one, other) = tokio::join!(ask(Some(&right)), ask(Some(&right)));
+
+        one.unwrap();
+        other.unwrap();
+        ask(Some(&right)).await.unwrap();
     }
 
     #[tokio::test]
