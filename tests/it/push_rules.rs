@@ -186,3 +186,24 @@ async fn a_rule_may_ask_whether_the_sender_may_notify() {
     let of_both = unread(&bob.syncs().await, &room);
     assert_eq!(of_both, (of_carol.0 + 1, 1));
 }
+
+#[tokio::test]
+async fn a_rule_without_conditions_always_matches() {
+    let server = Server::start().await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let room = alice.creates_open_room().await;
+    bob.joins(&room).await;
+    let before = unread(&bob.syncs().await, &room);
+
+    for kind in ["override", "underride"] {
+        let path = format!("{RULES}/global/{kind}/all");
+        let rule = json!({ "actions": ["notify", { "set_tweak": "highlight" }] });
+        bob.client.put(&path, rule).await.expect_ok();
+        let stored = bob.client.get(&path).await.expect_ok();
+        assert_eq!(stored["conditions"], json!([]));
+    }
+    alice.says(&room, "anything").await;
+
+    let after = unread(&bob.syncs().await, &room);
+    assert_eq!(after, (before.0 + 1, before.1 + 1));
+}
