@@ -40,6 +40,10 @@ pub enum Class {
     Register,
     /// An event sent to a room.
     Send,
+    /// A change of one's name, in each of the rooms that show it.
+    ShowName,
+    /// A change of one's picture, likewise. Apart from the name: whoever is in many rooms sets both, one after the other.
+    ShowPicture,
     /// Messages to devices, which go beside the events, as when the key of a room is shared.
     SendToDevice,
     /// A file uploaded.
@@ -101,7 +105,9 @@ impl Rates {
         match class {
             Class::Login => self.login,
             Class::Register => self.registration,
-            Class::Send | Class::SendToDevice => self.sending,
+            Class::Send | Class::SendToDevice | Class::ShowName | Class::ShowPicture => {
+                self.sending
+            }
             Class::Guess => Rate::new(20.0, Duration::from_secs(30)),
             Class::Look => Rate::new(100.0, Duration::from_millis(500)),
             Class::Newcomer => Rate::new(100.0, Duration::from_millis(100)),
@@ -163,11 +169,11 @@ pub struct Limits {
     buckets: Arc<Mutex<Buckets>>,
 }
 
-/// A token that was taken for something that may turn out to cost nothing. Dropping it gives the token back.
+/// Tokens that were taken for something that may turn out to cost nothing. Dropping it gives them back.
 #[must_use]
 pub struct Charge {
     limits: Limits,
-    bucket: Option<(Class, Key)>,
+    taken: Option<((Class, Key), f64)>,
 }
 
 #[derive(Default)]
@@ -251,10 +257,20 @@ impl Limits {
     ///
     /// [`Error::LimitExceeded`] when there is none left.
     pub fn charge(&self, class: Class, key: impl Into<Key>) -> Result<Charge> {
-        if !self.enabled {
+        self.charge_times(class, key, 1)
+    }
+
+    /// Takes tokens for one request that does so many things at once. One token that is left is enough; what the request
+    /// takes beyond those that are left has to come back before the next one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::LimitExceeded`] when there is none left.
+    pub fn charge_times(&self, class: Class, key: impl Into<Key>, times: usize) -> Result<Charge> {
+        if !self.enabled || times == 0 {
             return Ok(Charge {
                 limits: self.clone(),
-                bucket: None,
+                taken: None,
             });
         }
         let key = (class, key.into());
@@ -265,10 +281,11 @@ impl Limits {
             let retry_after = rate.period.mul_f64(1.0 - bucket.tokens);
             return Err(Error::LimitExceeded { retry_after });
         }
-        bucket.tokens -= 1.0;
+        let tokens = f64::from(u32::try_from(times).unwrap_or(u32::MAX));
+        bucket.tokens -= tokens;
         Ok(Charge {
             limits: self.clone(),
-            bucket: Some(key),
+            taken: Some((key, tokens)),
         })
     }
 
@@ -278,22 +295,22 @@ impl Limits {
 }
 
 impl Charge {
-    /// Leaves the token taken.
+    /// Leaves the tokens taken.
     pub fn keep(mut self) {
-        self.bucket = None;
+        self.taken = None;
     }
 }
 
 impl Drop for Charge {
     fn drop(&mut self) {
-        let Some(key) = self.bucket.take() else {
+        let Some((key, tokens)) = self.taken.take() else {
             return;
         };
         let rate = self.limits.rates.of(key.0);
         let now_ms = self.limits.clock.now_ms();
         let mut buckets = self.limits.lock();
         let bucket = buckets.bucket(key, rate, now_ms);
-        bucket.tokens = (bucket.tokens + 1.0).min(rate.burst);
+        bucket.tokens = (bucket.tokens + tokens).min(rate.burst);
     }
 }
 
@@ -388,6 +405,24 @@ mod tests {
             charge.expect("is within the burst").keep();
         }
         assert!(limits.charge(Class::Register, &peer).is_err());
+    }
+
+    #[test]
+    fn what_does_much_at_once_passes_and_the_next_one_waits_for_it() {
+        let (limits, clock) = limits(true);
+        let user_id = user_id!("@a:b");
+        let change = || limits.charge_times(Class::ShowName, user_id, 150);
+
+        drop(change().expect("is given back"));
+        change().expect("there are tokens").keep();
+        let Err(Error::LimitExceeded { retry_after }) = change() else {
+            panic!("the next one passed");
+        };
+        clock.advance(retry_after);
+
+        // 100 at once, and then one in a tenth of a second: 51 have to come back.
+        assert_eq!(retry_after, Duration::from_millis(5_100));
+        assert!(change().is_ok());
     }
 
     #[test]

@@ -14,6 +14,8 @@ use ruma::{
     encryption::{DeviceKeys, OneTimeKey},
     serde::Raw,
 };
+use serde::Deserialize;
+use serde_json::Value;
 
 use super::{Devices, check_text, key_counts};
 use crate::{
@@ -237,6 +239,11 @@ fn read_keys(keys: &BTreeMap<OwnedOneTimeKeyId, Raw<OneTimeKey>>) -> Result<Vec<
             check_text("the id of a key", id.as_str())?;
             check_size(raw.json().get())?;
             let key: CanonicalJsonValue = serde_json::from_str(raw.json().get()).map_err(bad)?;
+            if !is_one_time_key(raw.json().get()) {
+                return Err(Error::BadJson(format!(
+                    "{id}: a key is a text, or an object with the text `key` and its `signatures`"
+                )));
+            }
             let (algorithm, key_id) = id.as_str().split_once(':').unwrap_or_default();
             Ok(Uploaded {
                 algorithm: algorithm.to_owned(),
@@ -245,6 +252,22 @@ fn read_keys(keys: &BTreeMap<OwnedOneTimeKeyId, Raw<OneTimeKey>>) -> Result<Vec<
             })
         })
         .collect()
+}
+
+/// Returns whether JSON has the form of a one-time or fallback key: a text, or an object with it and its signatures.
+///
+/// Whether a key that needs signatures has them is looked at by whoever claims it, who has to verify them anyhow.
+pub fn is_one_time_key(json: &str) -> bool {
+    let object = match serde_json::from_str(json) {
+        Ok(Value::String(_)) => return true,
+        Ok(Value::Object(object)) => object,
+        _ => return false,
+    };
+    let signatures = object.get("signatures");
+    let signatures = signatures.map(BTreeMap::<String, BTreeMap<String, String>>::deserialize);
+    object.get("key").is_some_and(Value::is_string)
+        && object.get("fallback").is_none_or(Value::is_boolean)
+        && signatures.is_none_or(|signatures| signatures.is_ok())
 }
 
 fn check_size(json: &str) -> Result<()> {
@@ -366,4 +389,33 @@ async fn publish_counts(
         tx.publish(position, change);
     }
     Ok(counts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_one_time_key_is_a_text_or_an_object_with_one() {
+        for good in [
+            r#""k""#,
+            r#"{"key":"k"}"#,
+            r#"{"key":"k","fallback":true,"signatures":{"@a:b":{"ed25519:A":"s"}},"x":{"y":1.5}}"#,
+        ] {
+            assert!(is_one_time_key(good), "{good}");
+        }
+        for bad in [
+            "5",
+            "null",
+            "[]",
+            "{}",
+            r#"{"key":5}"#,
+            r#"{"key":"k","fallback":1}"#,
+            r#"{"key":"k","signatures":[]}"#,
+            r#"{"key":"k","signatures":{"@a:b":"s"}}"#,
+            r#"{"key":"k","signatures":{"@a:b":{"ed25519:A":1}}}"#,
+        ] {
+            assert!(!is_one_time_key(bad), "{bad}");
+        }
+    }
 }

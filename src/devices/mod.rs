@@ -20,7 +20,7 @@ pub use self::{
     backups::{BackedUp, Backup, BackupPart, BackupState},
     cross_signing::Proof,
     key_counts::KeysLeft,
-    keys::Owner,
+    keys::{Owner, is_one_time_key},
     lists::{Viewer, check_number},
     remote::{KnownList, ListUpdate, Move, RemoteDevice, RemoteList, Ticket},
     to_device::Pending,

@@ -43,7 +43,7 @@ pub use self::{
     },
     pdu::Pdu,
     power_levels::power_levels,
-    push::{Notice, RoomFacts, actions, default_notice, notice, possible_names},
+    push::{Notice, RoomFacts, actions, asks_for_levels, default_notice, notice, possible_names},
     push_limits::check_push_rules,
     relation::{RelatesTo, rel_type},
     resolve::{KnownEvents, Resolution, resolve},

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use ruma::{
     OwnedRoomId, UInt, UserId,
     events::room::power_levels::RoomPowerLevels,
-    push::{Action, PushConditionRoomCtx, Ruleset},
+    push::{Action, PredefinedOverrideRuleId, PushCondition, PushConditionRoomCtx, Ruleset},
     user_id,
 };
 use serde_json::value::RawValue;
@@ -103,6 +103,20 @@ pub async fn actions<'a>(
     );
     context.power_levels = room.power_levels.clone().map(Into::into);
     rules.get_actions(&bounded_event(event), &context).await
+}
+
+/// Returns whether rules of a user ask whether the sender of an event may notify others of it.
+///
+/// That on mentions of the room, which all have, asks it only of events that mention the room.
+pub fn asks_for_levels(rules: &Ruleset) -> bool {
+    let asks = |condition: &PushCondition| {
+        matches!(condition, PushCondition::SenderNotificationPermission(_))
+    };
+    let of_room_mention = PredefinedOverrideRuleId::IsRoomMention;
+    let mut rules = rules.override_.iter().chain(&rules.underride);
+    rules.any(|rule| {
+        rule.enabled && rule.rule_id != of_room_mention.as_str() && rule.conditions.iter().any(asks)
+    })
 }
 
 /// Returns what the default rules say of an event for a member whom it does not mention.

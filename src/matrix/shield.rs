@@ -81,6 +81,11 @@ impl Shield {
         true
     }
 
+    /// Takes a user from those who are ignored.
+    pub fn stop_ignoring(&mut self, user_id: &UserId) {
+        self.ignored.remove(user_id);
+    }
+
     /// Returns whether it hides nothing.
     pub fn is_empty(&self) -> bool {
         self.ignored.is_empty() && self.invites.is_none() && self.invites_unstable.is_none()

@@ -138,16 +138,22 @@ pub(super) async fn count(
     let head = matrix::head(pdu, &room.rules);
     let event = matrix::client_event(&head, room.room_id.as_str(), &Unsigned::default());
     let mentions = mentions(pdu);
+    let deaf = shields.of_members_who_ignore(room, &pdu.sender);
+    let is_deaf = |user_id: &UserId| deaf.iter().any(|deaf| deaf == user_id);
+    let mut custom = rules.of_members(room);
+    custom.retain(|(user_id, _)| !is_deaf(user_id));
+    let needs_levels = mentions.room
+        || pdu.state_key.is_some()
+        || custom
+            .iter()
+            .any(|(_, rules)| matrix::asks_for_levels(rules));
     let facts = RoomFacts {
         room_id: room.room_id.clone(),
         member_count: u64::try_from(tip.joined_members).unwrap_or(0),
-        power_levels: (mentions.room || pdu.state_key.is_some())
-            .then(|| matrix::power_levels(&tip.state, &room.rules)),
+        power_levels: needs_levels.then(|| matrix::power_levels(&tip.state, &room.rules)),
     };
     let usual = matrix::default_notice(&event, &facts).await;
     let mut exceptions = Vec::new();
-    let deaf = shields.of_members_who_ignore(room, &pdu.sender);
-    let is_deaf = |user_id: &UserId| deaf.iter().any(|deaf| deaf == user_id);
     for user_id in &deaf {
         add_exception(
             &mut exceptions,
@@ -157,8 +163,6 @@ pub(super) async fn count(
             Notice::default(),
         );
     }
-    let mut custom = rules.of_members(room);
-    custom.retain(|(user_id, _)| !is_deaf(user_id));
     for (user_id, rules) in &custom {
         let own = own_notice(rules, user_id, tip, &event, &facts).await;
         add_exception(&mut exceptions, user_id, &pdu.sender, usual, own);

@@ -262,6 +262,11 @@ impl Rooms {
         Ok(())
     }
 
+    /// Returns how many rooms a user is in.
+    pub async fn number_of_joined(&self, user: UserNum) -> Result<usize> {
+        Ok(self.of_user(user).await?.joined().len())
+    }
+
     /// Shows a user's new profile in every room that the user has joined.
     ///
     /// A room that refuses is passed over: the others shall not wait for it.

@@ -365,6 +365,10 @@ impl Rooms {
             self.inner
                 .check_redaction(room, tip, &event.sender, target)
                 .await?;
+        } else if event.kind == TimelineEventType::RoomRedaction && event.state_key.is_none() {
+            return Err(Error::BadJson(
+                "redacts: a redaction names the event that it redacts".to_owned(),
+            ));
         }
         let mut event = event.clone();
         if event.kind == TimelineEventType::RoomMember {

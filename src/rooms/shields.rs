@@ -28,8 +28,9 @@ impl Shields {
         let mut conn = db.read().await?;
         let shields = Self::default();
         for kind in Shield::KINDS {
-            for (user, _, content) in account_data::of_all_users(&mut conn, kind).await? {
+            for (user, user_id, content) in account_data::of_all_users(&mut conn, kind).await? {
                 shields.set(user, kind, &content);
+                shields.show_own(user, &user_id);
             }
         }
         Ok(shields)
@@ -44,11 +45,21 @@ impl Shields {
             .get(&user)
             .map_or_else(Shield::default, |shield| Shield::clone(shield));
         shield.set(kind, content);
-        if shield.is_empty() {
-            by_user.remove(&user);
-        } else {
-            by_user.insert(user, Arc::new(shield));
-        }
+        keep(&mut by_user, user, shield);
+    }
+
+    /// Shows a user their own events. Lists from before it was refused may name the user whose they are.
+    fn show_own(&self, user: UserNum, user_id: &str) {
+        let Ok(user_id) = <&UserId>::try_from(user_id) else {
+            return;
+        };
+        let mut by_user = self.by_user.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(shield) = by_user.get(&user).filter(|s| s.ignores_user(user_id)) else {
+            return;
+        };
+        let mut shield = Shield::clone(shield);
+        shield.stop_ignoring(user_id);
+        keep(&mut by_user, user, shield);
     }
 
     /// Follows a change of someone's account data.
@@ -90,6 +101,15 @@ impl Shields {
     }
 }
 
+/// Keeps what a user does not want to see, if there is anything.
+fn keep(by_user: &mut HashMap<UserNum, Arc<Shield>>, user: UserNum, shield: Shield) {
+    if shield.is_empty() {
+        by_user.remove(&user);
+    } else {
+        by_user.insert(user, Arc::new(shield));
+    }
+}
+
 impl Rooms {
     /// Returns what a user does not want to see, if there is anything.
     pub fn shield(&self, user: UserNum) -> Option<Arc<Shield>> {
@@ -118,5 +138,26 @@ impl Inner {
             Some(Invitation::Filtered) => Err(Error::InviteFiltered),
             Some(Invitation::Shown | Invitation::Hidden) | None => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::user_id;
+
+    use super::*;
+
+    #[test]
+    fn nobody_ignores_themselves_whatever_is_stored() {
+        let shields = Shields::default();
+        let (alice, bob) = (user_id!("@alice:localhost"), user_id!("@bob:localhost"));
+        let content = format!(r#"{{"ignored_users":{{"{alice}":{{}},"{bob}":{{}}}}}}"#);
+        shields.set(1, "m.ignored_user_list", &content);
+
+        shields.show_own(1, alice.as_str());
+
+        let shield = shields.of(1).unwrap();
+        assert!(!shield.ignores_user(alice));
+        assert!(shield.ignores_user(bob));
     }
 }

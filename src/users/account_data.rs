@@ -29,6 +29,8 @@ const TAGS: usize = 100;
 const FULLY_READ: &str = "m.fully_read";
 /// The account data that the server keeps itself.
 const OWN: [&str; 2] = [FULLY_READ, PUSH_RULES];
+/// The account data that holds whom a user ignores.
+const IGNORED_USERS: &str = "m.ignored_user_list";
 /// The account data that holds the push rules.
 pub(super) const PUSH_RULES: &str = "m.push_rules";
 /// The account data that holds the tags of a room.
@@ -78,7 +80,7 @@ impl Users {
     /// # Errors
     ///
     /// [`Error::ReadOnly`] for what the server keeps, [`Error::BadJson`] when the content is no object,
-    /// [`Error::Forbidden`] for that of another.
+    /// [`Error::InvalidParam`] for a user who would ignore themselves, [`Error::Forbidden`] for that of another.
     pub async fn set_account_data(
         &self,
         session: &Session,
@@ -96,6 +98,9 @@ impl Users {
         }
         let object = serde_json::from_str::<Map<String, Value>>(content)
             .map_err(|_| Error::BadJson("the content is no JSON object".to_owned()))?;
+        if room_id.is_none() && kind == IGNORED_USERS {
+            must_not_ignore_oneself(&object, owner)?;
+        }
         let content = if object.is_empty() {
             account_data::REMOVED
         } else {
@@ -211,6 +216,15 @@ async fn check_size(tx: &mut WriteTx, user: UserNum) -> Result<()> {
         return Err(Error::TooLarge(format!(
             "a user has at most {MAX_PIECES} pieces of account data, and {MAX_BYTES} bytes of it"
         )));
+    }
+    Ok(())
+}
+
+/// Checks that the users whom a user ignores are others.
+fn must_not_ignore_oneself(content: &Map<String, Value>, user_id: &UserId) -> Result<()> {
+    let ignored = content.get("ignored_users").and_then(Value::as_object);
+    if ignored.is_some_and(|ignored| ignored.contains_key(user_id.as_str())) {
+        return Err(Error::invalid_param("you cannot ignore yourself"));
     }
     Ok(())
 }

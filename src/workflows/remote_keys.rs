@@ -10,7 +10,7 @@ use ruma::{
     OneTimeKeyAlgorithm, OwnedDeviceId, OwnedServerName, OwnedUserId, UserId,
     api::{
         client::keys::{
-            claim_keys::v3::{Request as ClaimRequest, Response as Claimed},
+            claim_keys::v3::{OneTimeKeys, Request as ClaimRequest, Response as Claimed},
             get_keys::v3::{Request as QueryRequest, Response as Found},
         },
         federation::keys::{claim_keys, get_keys},
@@ -27,7 +27,7 @@ use self::{
 };
 use super::Workflows;
 use crate::{
-    devices::{RemoteDevice, RemoteList, Ticket, Viewer, check_number},
+    devices::{RemoteDevice, RemoteList, Ticket, Viewer, check_number, is_one_time_key},
     error::{Error, Result},
     federation::Failure,
 };
@@ -273,16 +273,9 @@ impl Workflows {
                 budget.take(answer, bytes)
             });
             match answer {
-                Ok(answer) => {
-                    let of_wanted = answer.one_time_keys.into_iter();
-                    claimed
-                        .one_time_keys
-                        .extend(of_wanted.filter_map(|(user_id, mut keys)| {
-                            let wanted = wanted.get(&user_id)?;
-                            keys.retain(|device_id, _| wanted.contains_key(device_id));
-                            Some((user_id, keys))
-                        }));
-                }
+                Ok(answer) => claimed
+                    .one_time_keys
+                    .extend(keys_of_wanted(answer.one_time_keys, &wanted)),
                 Err(failure) => {
                     claimed.failures.insert(server.to_string(), told(failure));
                 }
@@ -310,6 +303,24 @@ impl Workflows {
         }
         (local, remote)
     }
+}
+
+/// Returns of the keys that a server gave those that were claimed, and are keys.
+fn keys_of_wanted(
+    mut given: BTreeMap<OwnedUserId, OneTimeKeys>,
+    wanted: &Claims,
+) -> BTreeMap<OwnedUserId, OneTimeKeys> {
+    given.retain(|user_id, devices| {
+        let Some(wanted) = wanted.get(user_id) else {
+            return false;
+        };
+        devices.retain(|device_id, keys| {
+            keys.retain(|_, key| is_one_time_key(key.json().get()));
+            wanted.contains_key(device_id) && !keys.is_empty()
+        });
+        true
+    });
+    given
 }
 
 /// Returns how large an answer is, as far as it is taken.

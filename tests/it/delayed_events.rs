@@ -361,6 +361,12 @@ async fn only_members_schedule_events_and_only_known_ones_can_be_changed() {
     test.tries(&delay_id, "oops")
         .await
         .expect_error(404, "M_UNRECOGNIZED");
+    let in_body = format!("{DELAYED_EVENTS}/{delay_id}");
+    let in_body = test
+        .alice
+        .client
+        .post(&in_body, json!({ "action": "oops" }));
+    in_body.await.expect_error(400, "M_INVALID_PARAM");
     test.server
         .get(DELAYED_EVENTS)
         .await

@@ -388,11 +388,15 @@ async fn those_with_the_power_decide_whether_the_directory_lists_a_room() {
     not_his.expect_error(403, "M_FORBIDDEN");
     assert_eq!(set.expect_ok(), json!({}));
     assert_eq!(after.expect_ok(), visibility("public"));
-    assert_eq!(each(&list["chunk"], "/room_id"), [room]);
+    assert_eq!(each(&list["chunk"], "/room_id"), [room.as_str()]);
     unset.expect_ok();
     assert_eq!(at_last["chunk"], json!([]));
     let unknown = server.get(&list_path("!unknown:localhost")).await;
     unknown.expect_error(404, "M_NOT_FOUND");
+    let not_said = alice.client.put(&list_path(&room), json!({})).await;
+    not_said.expect_ok();
+    let public = server.get(&list_path(&room)).await;
+    assert_eq!(public.expect_ok(), visibility("public"));
     let unknown = list_path("!unknown:localhost");
     let unknown = alice.client.put(&unknown, visibility("public")).await;
     unknown.expect_error(404, "M_NOT_FOUND");

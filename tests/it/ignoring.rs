@@ -69,6 +69,24 @@ async fn messages_of_ignored_users_are_left_out_but_not_their_state() {
 }
 
 #[tokio::test]
+async fn nobody_can_ignore_themselves() {
+    let server = Server::start().await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let room = alice.creates_open_room().await;
+    let path = format!(
+        "/_matrix/client/v3/user/{}/account_data/m.ignored_user_list",
+        alice.id
+    );
+
+    let both = json!({ "ignored_users": { &bob.id: {}, &alice.id: {} } });
+    let refused = alice.client.put(&path, both).await;
+
+    refused.expect_error(400, "M_INVALID_PARAM");
+    alice.says(&room, "hello").await;
+    assert_eq!(said(timeline(&alice.syncs().await, &room)), ["hello"]);
+}
+
+#[tokio::test]
 async fn the_messages_of_ignored_users_are_not_unread() {
     let server = Server::start().await;
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);

@@ -139,6 +139,12 @@ async fn keys_of_another_and_malformed_ones_are_refused() {
     crowd.expect_error(413, "M_TOO_LARGE");
     let nameless = json!({ "one_time_keys": { "signed_curve25519": {} } });
     upload(nameless).await.expect_error(400, "M_BAD_JSON");
+    for kind in ["one_time_keys", "fallback_keys"] {
+        for no_key in [json!(5), json!({}), json!({ "key": "k", "signatures": 5 })] {
+            let upload = upload(json!({ kind: { "signed_curve25519:A": no_key } })).await;
+            upload.expect_error(400, "M_BAD_JSON");
+        }
+    }
     let objects = json!({ "device_keys": { &*alice.id: { "A": true } } });
     let query = bob.client.post(QUERY, objects).await;
     query.expect_error(400, "M_BAD_JSON");

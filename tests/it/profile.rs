@@ -114,6 +114,34 @@ async fn strangers_have_a_limit_of_profiles_and_users_have_none() {
 }
 
 #[tokio::test]
+async fn a_change_of_name_costs_an_event_in_each_room() {
+    let server = Server::with(|config| {
+        config.limits.enabled = true;
+        config.limits.sending_burst = 10;
+        config.limits.sending_per_minute = 1;
+    })
+    .await;
+    let alice = server.register("alice").await;
+    for _ in 0..4 {
+        alice.creates_open_room().await;
+    }
+    let changes = async |field: &str, value: &str| {
+        let path = path(&alice.id, &format!("/{field}"));
+        alice.client.put(&path, json!({ field: value })).await
+    };
+
+    let mut answers = Vec::new();
+    for name in ["A", "A", "B", "C", "D"] {
+        answers.push(changes("displayname", name).await.status);
+    }
+
+    // What changes nothing costs nothing.
+    assert_eq!(answers, [200, 200, 200, 200, 429]);
+    changes("avatar_url", "mxc://a.b/c").await.expect_ok();
+    changes("org.example", "x").await.expect_ok();
+}
+
+#[tokio::test]
 async fn names_of_fields_outside_the_grammar_are_refused() {
     let server = Server::start().await;
     let alice = server.register("alice").await;

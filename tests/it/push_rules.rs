@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::harness::Server;
+use crate::{chat::unread, harness::Server};
 
 const RULES: &str = "/_matrix/client/v3/pushrules";
 const MASTER: &str = "/_matrix/client/v3/pushrules/global/override/.m.rule.master";
@@ -161,4 +161,49 @@ async fn the_rules_of_one_kind_can_be_asked_for() {
     }
     let odd = alice.client.get(&format!("{RULES}/global/odd/")).await;
     odd.expect_error(400, "M_INVALID_PARAM");
+}
+
+#[tokio::test]
+async fn a_rule_may_ask_whether_the_sender_may_notify() {
+    let server = Server::start().await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let carol = server.register("carol").await;
+    let room = alice.creates_open_room().await;
+    bob.joins(&room).await;
+    carol.joins(&room).await;
+    let rule = json!({
+        "conditions": [{ "kind": "sender_notification_permission", "key": "room" }],
+        "actions": ["notify", { "set_tweak": "highlight" }],
+    });
+    let path = format!("{RULES}/global/override/all");
+    bob.client.put(&path, rule).await.expect_ok();
+
+    carol.says(&room, "without power").await;
+    let of_carol = unread(&bob.syncs().await, &room);
+    alice.says(&room, "with power").await;
+
+    assert_eq!(of_carol.1, 0);
+    let of_both = unread(&bob.syncs().await, &room);
+    assert_eq!(of_both, (of_carol.0 + 1, 1));
+}
+
+#[tokio::test]
+async fn a_rule_without_conditions_always_matches() {
+    let server = Server::start().await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let room = alice.creates_open_room().await;
+    bob.joins(&room).await;
+    let before = unread(&bob.syncs().await, &room);
+
+    for kind in ["override", "underride"] {
+        let path = format!("{RULES}/global/{kind}/all");
+        let rule = json!({ "actions": ["notify", { "set_tweak": "highlight" }] });
+        bob.client.put(&path, rule).await.expect_ok();
+        let stored = bob.client.get(&path).await.expect_ok();
+        assert_eq!(stored["conditions"], json!([]));
+    }
+    alice.says(&room, "anything").await;
+
+    let after = unread(&bob.syncs().await, &room);
+    assert_eq!(after, (before.0 + 1, before.1 + 1));
 }

@@ -397,6 +397,14 @@ async fn the_events_of_others_are_redacted_by_the_powerful_alone() {
         let of_bob = bob.says(&room, "two").await;
         let by_hand = json!({ "redacts": of_alice });
 
+        for nothing in [
+            json!({}),
+            json!({ "redacts": 5 }),
+            json!({ "redacts": "x" }),
+        ] {
+            let sent = alice.tries_to_send(&room, "m.room.redaction", nothing);
+            sent.await.expect_error(400, "M_BAD_JSON");
+        }
         let refused = [
             bob.tries_to_redact(&room, &of_alice).await,
             carol.tries_to_redact(&room, &of_alice).await,

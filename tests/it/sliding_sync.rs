@@ -290,3 +290,21 @@ async fn who_slides_is_online_unless_they_say_otherwise() {
     assert_eq!(presence(&alice, &alice).await, "online");
     assert_eq!(presence(&bob, &bob).await, "unavailable");
 }
+
+#[tokio::test]
+async fn an_answer_without_news_has_all_its_fields() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let mut connection = alice.extends("to_device", &json!({ "enabled": true }));
+
+    let first = connection.next().await;
+    let second = connection.next().await;
+
+    for answer in [first, second] {
+        assert_eq!(answer["lists"], json!({}), "{answer}");
+        assert_eq!(answer["rooms"], json!({}), "{answer}");
+        let extensions = answer["extensions"].as_object().expect("an object");
+        assert_eq!(extensions.len(), 1, "{answer}");
+        assert_eq!(extensions["to_device"]["events"], json!([]), "{answer}");
+    }
+}

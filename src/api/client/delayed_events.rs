@@ -126,7 +126,8 @@ async fn update_delayed_event_of_session(
     WithBody { from, request, .. }: WithBody<unstable_v1::Request>,
 ) -> Result<Outgoing<unstable_v1::Response>> {
     limits.check(Class::Send, &*from.user_id)?;
-    let action = action(&request.action)?;
+    let action = action(&request.action)
+        .ok_or_else(|| Error::invalid_param("action: expected restart, send or cancel"))?;
     if action != DelayAction::Cancel {
         from.must_not_be_suspended()?;
     }
@@ -146,19 +147,19 @@ async fn update_delayed_event(
     Incoming { request, .. }: Incoming<unstable_v2::Request>,
 ) -> Result<Outgoing<unstable_v2::Response>> {
     limits.check(Class::Send, &peer)?;
-    let action = action(&request.action)?;
+    // Each action is an endpoint of its own here.
+    let action = action(&request.action)
+        .ok_or_else(|| Error::Unrecognized("unknown endpoint".to_owned()))?;
     rooms.update_delayed(&request.delay_id, action).await?;
     Ok(Outgoing(unstable_v2::Response::new()))
 }
 
-fn action(action: &UpdateAction) -> Result<DelayAction> {
+fn action(action: &UpdateAction) -> Option<DelayAction> {
     match action {
-        UpdateAction::Restart => Ok(DelayAction::Restart),
-        UpdateAction::Send => Ok(DelayAction::Send),
-        UpdateAction::Cancel => Ok(DelayAction::Cancel),
-        other => Err(Error::Unrecognized(format!(
-            "a delayed event cannot be made to {other}"
-        ))),
+        UpdateAction::Restart => Some(DelayAction::Restart),
+        UpdateAction::Send => Some(DelayAction::Send),
+        UpdateAction::Cancel => Some(DelayAction::Cancel),
+        _ => None,
     }
 }
 

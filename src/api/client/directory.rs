@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use super::optional_fields::WithDefaults;
 use crate::{
     api::{App, Incoming, MaybeSession, Outgoing, endpoint},
     config::Config,
@@ -34,9 +35,7 @@ pub(super) fn routes() -> Router<App> {
         .merge(endpoint::<get_room_visibility::v3::Request, _>(
             get_room_visibility,
         ))
-        .merge(endpoint::<set_room_visibility::v3::Request, _>(
-            set_room_visibility,
-        ))
+        .merge(endpoint::<WithDefaults<set_room_visibility::v3::Request>, _>(set_room_visibility))
         .merge(endpoint::<get_public_rooms::v3::Request, _>(
             get_public_rooms,
         ))
@@ -106,7 +105,10 @@ async fn get_room_visibility(
 /// [spec]: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3directorylistroomroomid
 async fn set_room_visibility(
     State(rooms): State<Rooms>,
-    Incoming { from, request }: Incoming<set_room_visibility::v3::Request>,
+    Incoming {
+        from,
+        request: WithDefaults(request),
+    }: Incoming<WithDefaults<set_room_visibility::v3::Request>>,
 ) -> Result<Outgoing<set_room_visibility::v3::Response>> {
     let room = rooms.room(&request.room_id).await?;
     check_visibility(&request.visibility)?;

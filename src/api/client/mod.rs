@@ -21,6 +21,7 @@ mod media;
 mod membership;
 mod messages;
 mod openid;
+mod optional_fields;
 mod peeking;
 mod profile;
 mod push;

@@ -18,8 +18,9 @@ use ruma::{
 };
 
 use crate::{
-    api::{App, Authenticate, Class, Incoming, Limits, Outgoing, Peer, endpoint},
+    api::{App, Authenticate, Charge, Class, Incoming, Limits, Outgoing, Peer, endpoint},
     error::Result,
+    rooms::Rooms,
     users::{Session, Users},
     workflows::Workflows,
 };
@@ -72,12 +73,19 @@ async fn get_profile_field(
 async fn set_profile_field(
     State(users): State<Users>,
     State(workflows): State<Workflows>,
+    State(rooms): State<Rooms>,
+    State(limits): State<Limits>,
     Incoming { from, request }: Incoming<set_profile_field::v3::Request>,
 ) -> Result<Outgoing<set_profile_field::v3::Response>> {
-    must_be_open_to(&from, &request.value.field_name())?;
+    let field = request.value.field_name();
+    must_be_open_to(&from, &field)?;
+    let charge = charge(&rooms, &limits, (&from, &field)).await?;
     let change = users
         .set_profile_field(&from, &request.user_id, &request.value)
         .await?;
+    if change.is_some() {
+        charge.keep();
+    }
     workflows.show_profile(&from, change).await?;
     Ok(Outgoing(set_profile_field::v3::Response::new()))
 }
@@ -88,14 +96,39 @@ async fn set_profile_field(
 async fn delete_profile_field(
     State(users): State<Users>,
     State(workflows): State<Workflows>,
+    State(rooms): State<Rooms>,
+    State(limits): State<Limits>,
     Incoming { from, request }: Incoming<delete_profile_field::v3::Request>,
 ) -> Result<Outgoing<delete_profile_field::v3::Response>> {
     must_be_open_to(&from, &request.field)?;
+    let charge = charge(&rooms, &limits, (&from, &request.field)).await?;
     let change = users
         .remove_profile_field(&from, &request.user_id, request.field)
         .await?;
+    if change.is_some() {
+        charge.keep();
+    }
     workflows.show_profile(&from, change).await?;
     Ok(Outgoing(delete_profile_field::v3::Response::new()))
+}
+
+/// Takes what it costs to change a field of one's profile: an event in each of one's rooms, if they show it.
+async fn charge(
+    rooms: &Rooms,
+    limits: &Limits,
+    (session, field): (&Session, &ProfileFieldName),
+) -> Result<Charge> {
+    let (class, events) = match field {
+        ProfileFieldName::DisplayName => {
+            (Class::ShowName, rooms.number_of_joined(session.user).await?)
+        }
+        ProfileFieldName::AvatarUrl => (
+            Class::ShowPicture,
+            rooms.number_of_joined(session.user).await?,
+        ),
+        _ => (Class::ShowName, 0),
+    };
+    limits.charge_times(class, &*session.user_id, events)
 }
 
 /// The one who asks for a profile. No token is needed for that, but strangers have a limit.

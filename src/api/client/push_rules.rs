@@ -8,6 +8,7 @@ use ruma::api::client::push::{
 
 use serde_json::{Value, json};
 
+use super::optional_fields::WithDefaults;
 use crate::{
     api::{App, Asker, Incoming, Outgoing, endpoint, endpoint::PathParams},
     error::{Error, Result},
@@ -30,7 +31,9 @@ pub(super) fn routes() -> Router<App> {
             get_pushrules_global_scope,
         ))
         .merge(endpoint::<get_pushrule::v3::Request, _>(get_pushrule))
-        .merge(endpoint::<set_pushrule::v3::Request, _>(set_pushrule))
+        .merge(endpoint::<WithDefaults<set_pushrule::v3::Request>, _>(
+            set_pushrule,
+        ))
         .merge(endpoint::<delete_pushrule::v3::Request, _>(delete_pushrule))
         .merge(endpoint::<get_pushrule_enabled::v3::Request, _>(
             get_pushrule_enabled,
@@ -104,7 +107,10 @@ async fn get_pushrule(
 /// [spec]: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3pushrulesglobalkindruleid
 async fn set_pushrule(
     State(users): State<Users>,
-    Incoming { from, request }: Incoming<set_pushrule::v3::Request>,
+    Incoming {
+        from,
+        request: WithDefaults(request),
+    }: Incoming<WithDefaults<set_pushrule::v3::Request>>,
 ) -> Result<Outgoing<set_pushrule::v3::Response>> {
     users.set_push_rule(&from, request).await?;
     Ok(Outgoing(set_pushrule::v3::Response::new()))

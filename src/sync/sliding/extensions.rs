@@ -11,10 +11,7 @@ use ruma::{
     UInt,
     api::client::{
         filter::FilterDefinition,
-        sync::sync_events::v5::{
-            request,
-            response::{Extensions, ToDevice},
-        },
+        sync::sync_events::v5::{request, response::Extensions},
     },
     events::AnyGlobalAccountDataEvent,
     presence::PresenceState,
@@ -29,6 +26,7 @@ use super::{
         subscriptions::subscriptions,
     },
     request::Request,
+    response::{AllExtensions, ToDevice},
     room::Eye,
     state::Asked,
 };
@@ -57,17 +55,17 @@ impl Inner {
         &self,
         eye: &Eye<'_>,
         asked_before: &Asked,
-        extensions: &mut Extensions,
+        AllExtensions { to_device, others }: &mut AllExtensions,
     ) -> Result<bool> {
         let asked = &eye.request.extensions;
         let mut is_news = false;
         if is_enabled(asked.to_device.enabled) {
             let told = self.to_device(eye, &asked.to_device).await?;
             is_news |= !told.events.is_empty();
-            extensions.to_device = Some(told);
+            *to_device = Some(told);
         }
         if is_enabled(asked.e2ee.enabled) {
-            is_news |= self.add_keys(eye, extensions).await?;
+            is_news |= self.add_keys(eye, others).await?;
         }
         // Whoever asks for something for the first time is told all of it.
         let since = |was_enabled: Option<bool>| {
@@ -76,15 +74,15 @@ impl Inner {
         };
         if is_enabled(asked.account_data.enabled) {
             let since = since(asked_before.extensions.account_data.enabled);
-            extensions.account_data.global = self.global_account_data(eye, since).await?;
-            is_news |= !extensions.account_data.global.is_empty();
+            others.account_data.global = self.global_account_data(eye, since).await?;
+            is_news |= !others.account_data.global.is_empty();
         }
         let threads = &asked.thread_subscriptions;
         if is_enabled(threads.enabled) {
             let since = since(asked_before.extensions.thread_subscriptions.enabled);
-            self.add_subscriptions(eye, since.unwrap_or(0), extensions)
+            self.add_subscriptions(eye, since.unwrap_or(0), others)
                 .await?;
-            is_news |= !extensions.thread_subscriptions.is_empty();
+            is_news |= !others.thread_subscriptions.is_empty();
         }
         Ok(is_news)
     }

@@ -137,7 +137,7 @@ impl Inner {
         let mut response = Response::default();
         let mut state = before.clone();
         let data = self.room_data(&eye).await?;
-        let extensions = &mut response.extensions;
+        let extensions = &mut response.extensions.others;
         for (look, moment) in plan.looks.iter().zip(&moments) {
             let (room, mut told) = self.look(&eye, look, moment).await?;
             self.add_beside(&eye, (look, moment), &data, &mut told, extensions);
@@ -149,6 +149,7 @@ impl Inner {
         let has_beside = !extensions.account_data.is_empty()
             || !extensions.receipts.is_empty()
             || !extensions.typing.is_empty();
+        let extensions = &mut response.extensions;
         let has_more = self.add_extensions(&eye, &before.asked, extensions).await?;
         let counts = plan.counts.iter();
         response.lists = counts

@@ -5,25 +5,42 @@ use std::collections::BTreeMap;
 use ruma::{
     JsOption, OwnedRoomId, OwnedUserId,
     api::client::sync::sync_events::v5::response::Extensions,
-    events::{AnyStrippedStateEvent, AnySyncStateEvent, AnySyncTimelineEvent},
+    events::{AnyStrippedStateEvent, AnySyncStateEvent, AnySyncTimelineEvent, AnyToDeviceEvent},
     serde::Raw,
 };
 use serde::Serialize;
 
-/// What a client is told.
+/// What a client is told. There are clients that read all of its fields without a check.
 #[derive(Debug, Default, Serialize)]
 pub struct Response {
     /// Up to where the client then knows everything.
     pub pos: String,
     /// How many rooms the lists have.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub lists: BTreeMap<String, ListResult>,
     /// What is news of rooms.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub rooms: BTreeMap<OwnedRoomId, Room>,
     /// What is news beside them.
-    #[serde(skip_serializing_if = "Extensions::is_empty")]
-    pub extensions: Extensions,
+    pub extensions: AllExtensions,
+}
+
+/// What is news beside rooms.
+#[derive(Debug, Default, Serialize)]
+pub struct AllExtensions {
+    /// Messages to the device; that of ruma, which leaves out an empty list, stays unused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub to_device: Option<ToDevice>,
+    /// All others.
+    #[serde(flatten)]
+    pub others: Extensions,
+}
+
+/// Messages to a device.
+#[derive(Debug, Default, Serialize)]
+pub struct ToDevice {
+    /// What the client gives back once it has them.
+    pub next_batch: String,
+    /// The messages.
+    pub events: Vec<Raw<AnyToDeviceEvent>>,
 }
 
 /// What a client is told of a list.

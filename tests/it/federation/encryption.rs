@@ -93,6 +93,33 @@ async fn a_server_that_does_not_answer_is_told_and_holds_up_nobody() {
 }
 
 #[tokio::test]
+async fn what_another_server_gives_is_passed_on_if_it_is_a_key() {
+    let network = Network::new();
+    let server = network.server().await;
+    let alice = server.register("alice").await;
+    let peer = network
+        .peer_with(|peer| {
+            let (good, bad) = (json!({ "key": "k", "signatures": {} }), json!(5));
+            let devices = json!({
+                "A": { "signed_curve25519:1": good }, "B": { "signed_curve25519:2": bad },
+            });
+            let given = json!({ "one_time_keys": { format!("@carol:{}", peer.name): devices } });
+            let claim = "/_matrix/federation/v1/user/keys/claim";
+            Router::new().route(claim, post(async move || Json(given)))
+        })
+        .await;
+    let carol = format!("@carol:{}", peer.name);
+
+    let wanted = json!({ "A": "signed_curve25519", "B": "signed_curve25519" });
+    let claim = json!({ "one_time_keys": { &*carol: wanted } });
+    let claimed = alice.client.post(CLAIM, claim).await.expect_ok();
+
+    let devices = claimed["one_time_keys"][&carol].as_object();
+    let devices: Vec<&String> = devices.expect("devices").keys().collect();
+    assert_eq!(devices, ["A"]);
+}
+
+#[tokio::test]
 async fn a_server_tells_keys_of_its_own_users_alone() {
     let network = Network::new();
     let server = network.server().await;

@@ -1,0 +1,65 @@
+//! Requests whose body may lack fields that ruma asks for and the specification does not.
+
+use axum::http;
+use ruma::api::{
+    IncomingRequest, Metadata,
+    client::{directory::set_room_visibility, push::set_pushrule},
+    error::DeserializationError,
+};
+use serde_json::{Map, Value, json};
+
+/// A request with the values of those fields that its body lacks.
+pub(super) struct WithDefaults<R>(pub(super) R);
+
+/// The fields that a request may lack.
+pub(super) trait OptionalFields {
+    /// Returns their names and values.
+    fn defaults() -> Vec<(&'static str, Value)>;
+}
+
+/// "`visibility`: The new visibility setting for the room. Defaults to `public`."
+impl OptionalFields for set_room_visibility::v3::Request {
+    fn defaults() -> Vec<(&'static str, Value)> {
+        vec![("visibility", json!("public"))]
+    }
+}
+
+/// "A rule with no conditions always matches." Rules of kinds without conditions pass over them.
+impl OptionalFields for set_pushrule::v3::Request {
+    fn defaults() -> Vec<(&'static str, Value)> {
+        vec![("conditions", json!([]))]
+    }
+}
+
+impl<R: Metadata> Metadata for WithDefaults<R> {
+    const METHOD: http::Method = R::METHOD;
+    const RATE_LIMITED: bool = R::RATE_LIMITED;
+    type Authentication = R::Authentication;
+    type PathBuilder = R::PathBuilder;
+    const PATH_BUILDER: Self::PathBuilder = R::PATH_BUILDER;
+}
+
+impl<R: IncomingRequest + OptionalFields> IncomingRequest for WithDefaults<R> {
+    type EndpointError = R::EndpointError;
+    type OutgoingResponse = R::OutgoingResponse;
+
+    fn try_from_http_request_inner(
+        request: http::Request<&[u8]>,
+        path_args: &[&str],
+    ) -> Result<Self, DeserializationError> {
+        let (parts, body) = request.into_parts();
+        let completed = completed::<R>(body);
+        let body = completed.as_deref().unwrap_or(body);
+        let request = http::Request::from_parts(parts, body);
+        R::try_from_http_request_inner(request, path_args).map(Self)
+    }
+}
+
+/// Returns a body with the fields that it lacks, if it is an object.
+fn completed<R: OptionalFields>(body: &[u8]) -> Option<Vec<u8>> {
+    let mut fields: Map<String, Value> = serde_json::from_slice(body).ok()?;
+    for (name, value) in R::defaults() {
+        fields.entry(name).or_insert(value);
+    }
+    serde_json::to_vec(&fields).ok()
+}

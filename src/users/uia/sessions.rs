@@ -1,0 +1,224 @@
+//! The sessions of interactive authentication, in memory.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use ruma::api::client::{
+    account::register::v3::Request,
+    uiaa::{AuthFlow, AuthType},
+};
+
+use super::{
+    super::{Registered, secrets},
+    Ask, Operation, Proven, is_next,
+};
+use crate::{
+    error::{Error, Result},
+    storage::UserNum,
+};
+
+/// How long a session lasts, in milliseconds: time to find a password or a token.
+const LIFETIME_MS: i64 = 15 * 60 * 1000;
+/// How long a session is kept at least once it is completed, in milliseconds: a client that lost the answer asks again.
+const COMPLETED_LIFETIME_MS: i64 = 5 * 60 * 1000;
+/// Sessions at a time; the oldest make room for new ones.
+const SESSIONS: usize = 10_000;
+
+/// What a session remembers of the registration that it is for.
+#[derive(Default)]
+pub(in crate::users) struct RegistrationSession {
+    /// The first request that had parameters, without `auth`.
+    pub(in crate::users) request: Option<Request>,
+    /// What came of it.
+    pub(in crate::users) outcome: Option<Registered>,
+}
+
+impl RegistrationSession {
+    /// Returns a request with what the first request of the session asked for, where it does not say so again.
+    pub(in crate::users) fn completed(&self, mut request: Request) -> Request {
+        let Some(first) = &self.request else {
+            return request;
+        };
+        if request.username.is_none() && request.password.is_none() {
+            request.username.clone_from(&first.username);
+            request.password.clone_from(&first.password);
+        }
+        let first = first.clone();
+        request.device_id = request.device_id.or(first.device_id);
+        request.initial_device_display_name = request
+            .initial_device_display_name
+            .or(first.initial_device_display_name);
+        request.guest_access_token = request.guest_access_token.or(first.guest_access_token);
+        request.inhibit_login |= first.inhibit_login;
+        request.refresh_token |= first.refresh_token;
+        request
+    }
+
+    /// Returns what came of the request, if it is the one that the session has completed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Forbidden`] when the session has completed another request.
+    pub(in crate::users) fn outcome_of(&self, request: &Request) -> Result<Option<Registered>> {
+        let (Some(first), Some(outcome)) = (&self.request, &self.outcome) else {
+            return Ok(None);
+        };
+        if request.username != first.username || request.password != first.password {
+            return Err(changed());
+        }
+        Ok(Some(outcome.clone()))
+    }
+}
+
+fn changed() -> Error {
+    Error::forbidden("the request is not the one that this session began with")
+}
+
+/// The sessions that go on.
+#[derive(Default)]
+pub(in crate::users) struct UiaSessions {
+    sessions: Mutex<HashMap<String, UiaSession>>,
+}
+
+struct UiaSession {
+    endpoint: &'static str,
+    user: Option<UserNum>,
+    operation: Option<Operation>,
+    completed: Vec<AuthType>,
+    proven: Proven,
+    /// Whether a flow is complete: the same request is then authenticated for a while.
+    is_done: bool,
+    registration: Arc<tokio::sync::Mutex<RegistrationSession>>,
+    expires_ms: i64,
+}
+
+impl UiaSessions {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, UiaSession>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn begin(&self, ask: &Ask<'_>, now: i64) -> String {
+        let id = secrets::token();
+        let mut sessions = self.lock();
+        if sessions.len() >= SESSIONS {
+            sessions.retain(|_, session| session.expires_ms > now);
+        }
+        if sessions.len() >= SESSIONS {
+            let oldest = sessions
+                .iter()
+                .min_by_key(|(_, session)| session.expires_ms);
+            if let Some(oldest) = oldest.map(|(id, _)| id.clone()) {
+                sessions.remove(&oldest);
+            }
+        }
+        let session = UiaSession {
+            endpoint: ask.endpoint,
+            user: ask.session.map(|session| session.user),
+            operation: ask.operation.clone(),
+            completed: Vec::new(),
+            proven: Proven::default(),
+            is_done: false,
+            registration: Arc::default(),
+            expires_ms: now.saturating_add(LIFETIME_MS),
+        };
+        sessions.insert(id.clone(), session);
+        id
+    }
+
+    /// Returns whether the session goes on and is of this request.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Forbidden`] when the session is of another request.
+    pub(super) fn resume(&self, id: &str, ask: &Ask<'_>, now: i64) -> Result<bool> {
+        let mut sessions = self.lock();
+        let Some(session) = sessions.get_mut(id).filter(|s| s.expires_ms > now) else {
+            return Ok(false);
+        };
+        let user = ask.session.map(|session| session.user);
+        if session.endpoint != ask.endpoint || session.user != user {
+            return Err(changed());
+        }
+        match (&session.operation, &ask.operation) {
+            (Some(begun), Some(asked)) if begun != asked => return Err(changed()),
+            // A session that began by asking for the flows is of the first real request.
+            (None, Some(asked)) => session.operation = Some(asked.clone()),
+            _ => {}
+        }
+        Ok(true)
+    }
+
+    pub(super) fn completed(&self, id: &str) -> Vec<AuthType> {
+        let sessions = self.lock();
+        let session = sessions.get(id);
+        session.map_or_else(Vec::new, |session| session.completed.clone())
+    }
+
+    /// Returns what was proven in a session in which a flow is complete.
+    pub(super) fn proven(&self, id: &str) -> Option<Proven> {
+        let sessions = self.lock();
+        let session = sessions.get(id).filter(|session| session.is_done)?;
+        Some(session.proven.clone())
+    }
+
+    /// Returns what a session remembers of a registration; `None` if the session is unknown or has ended.
+    pub(in crate::users) fn registration(
+        &self,
+        id: &str,
+        now: i64,
+    ) -> Option<Arc<tokio::sync::Mutex<RegistrationSession>>> {
+        let sessions = self.lock();
+        let session = sessions.get(id).filter(|s| s.expires_ms > now)?;
+        Some(session.registration.clone())
+    }
+
+    /// Notes that a stage is complete; returns what was proven once a flow is complete.
+    pub(super) fn complete(
+        &self,
+        id: &str,
+        (stage, proven): (AuthType, Proven),
+        flows: &[AuthFlow],
+        now: i64,
+    ) -> Option<Proven> {
+        let mut sessions = self.lock();
+        let session = sessions.get_mut(id)?;
+        // Another request of the session may have completed the stage meanwhile.
+        if is_next(&stage, &session.completed, flows) {
+            session.completed.push(stage);
+            if proven.registration_token.is_some() {
+                session.proven = proven;
+            }
+        }
+        session.is_done = flows.iter().any(|flow| flow.stages == session.completed);
+        if !session.is_done {
+            return None;
+        }
+        let kept_until = now.saturating_add(COMPLETED_LIFETIME_MS);
+        session.expires_ms = session.expires_ms.max(kept_until);
+        Some(session.proven.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn sessions_are_bounded() {
+        let sessions = UiaSessions::default();
+        let ask = Ask {
+            endpoint: "e",
+            session: None,
+            operation: None,
+            flows: vec![],
+        };
+
+        for now in 0..10_010 {
+            sessions.begin(&ask, now);
+        }
+
+        assert_eq!(sessions.lock().len(), SESSIONS);
+    }
+}
