@@ -12,7 +12,7 @@ use axum::{
     body::{Body, Bytes},
     extract::{FromRequest, Request},
     handler::Handler,
-    http::{self, Method, StatusCode, request::Parts},
+    http::{self, Method, StatusCode},
     response::{IntoResponse, Response},
     routing::{MethodFilter, on},
 };
@@ -49,6 +49,16 @@ pub struct WithBody<R: Metadata<Authentication: Authenticate>> {
     pub request: R,
     /// All that the body holds.
     pub body: Map<String, Value>,
+}
+
+/// A request that may lack its body, which then was read as an empty object.
+pub struct WithOptionalBody<R: Metadata<Authentication: Authenticate>> {
+    /// Who asks.
+    pub from: <R::Authentication as Authenticate>::Identity,
+    /// What they ask.
+    pub request: R,
+    /// Whether there was a body.
+    pub has_body: bool,
 }
 
 /// A response of the Matrix APIs.
@@ -112,9 +122,27 @@ where
     type Rejection = Error;
 
     async fn from_request(request: Request, app: &App) -> Result<Self> {
-        read_request(request, app)
-            .await
-            .map(|(incoming, _)| incoming)
+        // Joining, leaving and more is asked for without a body by some clients, which then counts as an empty object.
+        // A `PUT` replaces something, and never by nothing.
+        let may_lack_body = request.method() != Method::PUT;
+        let (incoming, _) = read_request(request, app, may_lack_body).await?;
+        Ok(incoming)
+    }
+}
+
+impl<R> FromRequest<App> for WithOptionalBody<R>
+where
+    R: IncomingRequest + Metadata<Authentication: Authenticate> + Send,
+{
+    type Rejection = Error;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self> {
+        let (Incoming { from, request }, body) = read_request(request, app, true).await?;
+        Ok(Self {
+            from,
+            request,
+            has_body: body.is_some(),
+        })
     }
 }
 
@@ -125,8 +153,10 @@ where
     type Rejection = Error;
 
     async fn from_request(request: Request, app: &App) -> Result<Self> {
-        let (Incoming { from, request }, body) = read_request(request, app).await?;
-        let body = serde_json::from_str(&body).map_err(|e| Error::BadJson(e.to_string()))?;
+        let may_lack_body = request.method() != Method::PUT;
+        let (Incoming { from, request }, body) = read_request(request, app, may_lack_body).await?;
+        let body = serde_json::from_str(body.as_deref().unwrap_or("{}"))
+            .map_err(|e| Error::BadJson(e.to_string()))?;
         Ok(Self {
             from,
             request,
@@ -135,8 +165,12 @@ where
     }
 }
 
-/// Reads a request, and proves who sent it; returns its body, too.
-async fn read_request<R>(request: Request, app: &App) -> Result<(Incoming<R>, String)>
+/// Reads a request, and proves who sent it; returns its body, too, if it has one.
+async fn read_request<R>(
+    request: Request,
+    app: &App,
+    may_lack_body: bool,
+) -> Result<(Incoming<R>, Option<String>)>
 where
     R: IncomingRequest + Metadata<Authentication: Authenticate> + Send,
 {
@@ -146,22 +180,15 @@ where
     let whole = read(body, R::Authentication::max_body_bytes(app, &parts)).await?;
     let from = R::Authentication::authenticate(app, &parts, &whole).await?;
     let body = match parts.method {
-        Method::GET | Method::HEAD => "{}".to_owned(),
-        _ if whole.is_empty() && may_lack_body(&parts) => "{}".to_owned(),
-        _ => object_text(&whole, R::Authentication::MAX_BODY_DEPTH)?,
+        Method::GET | Method::HEAD => None,
+        _ if whole.is_empty() && may_lack_body => None,
+        _ => Some(object_text(&whole, R::Authentication::MAX_BODY_DEPTH)?),
     };
     let params: Vec<(&str, &str)> = params.iter().collect();
-    let request = http::Request::from_parts(parts, body.as_bytes());
+    let text = body.as_deref().unwrap_or("{}");
+    let request = http::Request::from_parts(parts, text.as_bytes());
     let request = try_read::<R>(request, &params)?;
     Ok((Incoming { from, request }, body))
-}
-
-/// Returns whether a request may come without a body, which then counts as an empty object.
-///
-/// Joining, leaving and more is asked for without one by some clients, and so is the answer to an event that was sent
-/// already, by its transaction id. Any other `PUT` replaces something, and never by nothing.
-fn may_lack_body(parts: &Parts) -> bool {
-    parts.method != Method::PUT || parts.uri.path().contains("/send/")
 }
 
 /// Reads a body of at most `limit` bytes. A client that sends nothing for too long ends it with an error.

@@ -28,7 +28,7 @@ pub use self::{
     app::App,
     auth::{Asker, Authenticate, MaybeSession},
     complete::Complete,
-    endpoint::{Incoming, Outgoing, WithBody, endpoint},
+    endpoint::{Incoming, Outgoing, WithBody, WithOptionalBody, endpoint},
     limits::{Charge, Class, Key, Limits},
     metrics::Metrics,
     operator::metrics_router,

@@ -42,7 +42,7 @@ pub use self::{
         signed_object,
     },
     pdu::Pdu,
-    power_levels::power_levels,
+    power_levels::{check_power_levels, power_levels},
     push::{Notice, RoomFacts, actions, asks_for_levels, default_notice, notice, possible_names},
     push_limits::check_push_rules,
     relation::{RelatesTo, rel_type},

@@ -1,6 +1,9 @@
 //! Who may do what in a room.
 
+use std::collections::BTreeMap;
+
 use ruma::{
+    Int, OwnedUserId,
     events::{
         StateEventType,
         room::power_levels::{RoomPowerLevels, RoomPowerLevelsEventContent, RoomPowerLevelsSource},
@@ -9,7 +12,42 @@ use ruma::{
     state_res::events::RoomCreateEvent,
 };
 
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
 use super::StateMap;
+use crate::error::{Error, Result};
+
+/// `m.room.power_levels` as clients may send it: with numbers, and no numbers in texts as there are in old rooms.
+#[derive(Deserialize)]
+#[expect(dead_code, reason = "only whether it can be read matters")]
+struct StrictPowerLevels {
+    ban: Option<Int>,
+    events_default: Option<Int>,
+    invite: Option<Int>,
+    kick: Option<Int>,
+    redact: Option<Int>,
+    state_default: Option<Int>,
+    users_default: Option<Int>,
+    #[serde(default)]
+    events: BTreeMap<String, Int>,
+    #[serde(default)]
+    users: BTreeMap<OwnedUserId, Int>,
+    #[serde(default)]
+    notifications: BTreeMap<String, Int>,
+}
+
+/// Checks the content of `m.room.power_levels` that a client sends.
+///
+/// # Errors
+///
+/// [`Error::BadJson`] when it has a value of another type than the specification says.
+pub fn check_power_levels(content: &RawValue) -> Result<()> {
+    match serde_json::from_str::<StrictPowerLevels>(content.get()) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Error::BadJson(format!("m.room.power_levels: {error}"))),
+    }
+}
 
 /// Returns the power levels in effect in a state.
 pub fn power_levels(state: &StateMap, rules: &RoomVersionRules) -> RoomPowerLevels {

@@ -219,6 +219,21 @@ impl Rooms {
             .await
     }
 
+    /// Returns the event that was sent with the transaction id of another one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotJson`] when there is none: a new event has a body. [`Error::Forbidden`] when this server is not in the
+    /// room.
+    pub async fn sent_before(&self, room_id: &RoomId, event: &NewEvent) -> Result<OwnedEventId> {
+        let room = self
+            .room(room_id)
+            .await
+            .map_err(|error| not_in_room(error, room_id))?;
+        let no_body = Error::NotJson("the request has no body".to_owned());
+        self.inner.already_sent(&room, event, no_body).await
+    }
+
     /// Waits until all of a room is on disk, so that what was handed to the journal can be read.
     ///
     /// # Errors

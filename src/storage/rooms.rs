@@ -192,14 +192,14 @@ pub async fn is_published(db: &mut impl Read, room: RoomNum) -> Result<bool> {
     Ok(published.unwrap_or(false))
 }
 
-/// Returns a page of the directory, the rooms with most members first.
+/// Returns a page of the directory, the rooms with most members first, and none without members.
 pub async fn directory(db: &mut impl Read, query: &DirectoryQuery) -> Result<Vec<ListedRoom>> {
     let (members, num) = query.from.unwrap_or((i64::MAX, 0));
     db.query(
         "SELECT num, room_id, name, topic, canonical_alias, avatar_url, join_rule, room_type,
                 world_readable, guest_can_join, joined_members
          FROM rooms
-         WHERE published
+         WHERE published AND joined_members > 0
            AND (joined_members < $1 OR (joined_members = $1 AND num > $2))
            AND ($3 = '' OR search_text LIKE $4 ESCAPE '\\')
            AND ($5 OR COALESCE(room_type, '') IN (SELECT value FROM json_each($6)))
@@ -226,7 +226,7 @@ pub async fn directory_before(
         "SELECT num, room_id, name, topic, canonical_alias, avatar_url, join_rule, room_type,
                 world_readable, guest_can_join, joined_members
          FROM rooms
-         WHERE published
+         WHERE published AND joined_members > 0
            AND (joined_members > $1 OR (joined_members = $1 AND num <= $2))
            AND ($3 = '' OR search_text LIKE $4 ESCAPE '\\')
            AND ($5 OR COALESCE(room_type, '') IN (SELECT value FROM json_each($6)))
@@ -246,7 +246,7 @@ pub async fn directory_before(
 /// Returns how many rooms the directory lists.
 pub async fn count_published(db: &mut impl Read) -> Result<i64> {
     let count = db
-        .query("SELECT COUNT(*) FROM rooms WHERE published")
+        .query("SELECT COUNT(*) FROM rooms WHERE published AND joined_members > 0")
         .fetch_scalar()
         .await?;
     Ok(count.unwrap_or(0))

@@ -158,14 +158,21 @@ pub async fn set_remote_person(tx: &mut WriteTx, person: &RemotePerson<'_>) -> R
 /// Returns the people whom a search finds, those whose name or id begins with the first word first.
 ///
 /// Those whom one may find share a room with the searcher, or are in a room that everyone may join or read. The
-/// searcher is found in rooms of the second kind.
+/// searcher is found in rooms of the second kind. Who is in a room that all users of this server have left, it does not
+/// know any more: users of other servers are not found by such rooms.
 pub async fn search(db: &mut impl Read, query: &PeopleQuery) -> Result<Vec<Person>> {
     let words: Vec<String> = query.words.iter().map(|word| escape(word)).collect();
     let first = words.first().map(String::as_str).unwrap_or_default();
     let anywhere: Vec<String> = words.iter().map(|word| format!("%{word}%")).collect();
     let anywhere: Vec<&str> = anywhere.iter().map(String::as_str).collect();
     db.query(
-        "SELECT s.text AS user_id, p.displayname, p.avatar_url
+        // The accounts first: there may be many more members of other servers.
+        "WITH present AS MATERIALIZED (
+             SELECT DISTINCT l.room
+             FROM accounts a CROSS JOIN memberships l
+             WHERE l.user_num = a.user_num AND l.membership = 'join'
+         )
+         SELECT s.text AS user_id, p.displayname, p.avatar_url
          FROM (
              SELECT a.user_num, a.search_text, n.value AS displayname, v.value AS avatar_url
              FROM accounts a
@@ -176,7 +183,8 @@ pub async fn search(db: &mut impl Read, query: &PeopleQuery) -> Result<Vec<Perso
              SELECT r.user_num, r.search_text, r.displayname, r.avatar_url
              FROM remote_people r
              WHERE EXISTS (SELECT 1 FROM memberships i
-                           WHERE i.user_num = r.user_num AND i.membership = 'join')
+                           WHERE i.user_num = r.user_num AND i.membership = 'join'
+                             AND i.room IN (SELECT room FROM present))
          ) p
          JOIN strings s ON s.num = p.user_num
          WHERE NOT EXISTS (
@@ -184,6 +192,7 @@ pub async fn search(db: &mut impl Read, query: &PeopleQuery) -> Result<Vec<Perso
            AND (($3 AND p.user_num <> $1) OR EXISTS (
                SELECT 1 FROM memberships m JOIN rooms r ON r.num = m.room
                WHERE m.user_num = p.user_num AND m.membership = 'join'
+                 AND m.room IN (SELECT room FROM present)
                  AND (r.join_rule = 'public' OR r.world_readable
                       OR (p.user_num <> $1 AND EXISTS (
                           SELECT 1 FROM memberships o

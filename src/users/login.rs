@@ -136,9 +136,17 @@ fn named_user(credentials: &login::v3::Password) -> Result<String> {
     let legacy = credentials.user.clone();
     match (&credentials.identifier, legacy) {
         (Some(UserIdentifier::Matrix(identifier)), _) => Ok(identifier.user.clone()),
-        (Some(_), _) => Err(Error::forbidden(
+        (
+            Some(
+                UserIdentifier::Email(_)
+                | UserIdentifier::Msisdn(_)
+                | UserIdentifier::PhoneNumber(_),
+            ),
+            _,
+        ) => Err(Error::forbidden(
             "only user names can log in here, no addresses",
         )),
+        (Some(_), _) => Err(Error::Refused("unknown login identifier type".to_owned())),
         (None, Some(user)) => Ok(user),
         (None, None) => Err(Error::MissingParam("identifier is missing".to_owned())),
     }

@@ -25,6 +25,11 @@ async fn login_is_by_password_or_by_a_token_of_another_device() {
         .post(LOGIN, other)
         .await
         .expect_error(400, "M_UNKNOWN");
+    let identifier = json!({ "type": "org.example.face" });
+    let odd = json!({
+        "type": "m.login.password", "identifier": identifier, "password": "password",
+    });
+    server.post(LOGIN, odd).await.expect_error(400, "M_UNKNOWN");
     server
         .post(LOGIN, json!({}))
         .await

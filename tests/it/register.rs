@@ -75,8 +75,7 @@ async fn a_login_can_be_inhibited() {
     body["inhibit_login"] = json!(true);
     let answer = server.post(REGISTER, body).await.expect_ok();
 
-    assert_eq!(answer["user_id"], "@alice:localhost");
-    assert_eq!(answer["access_token"], Value::Null);
+    assert_eq!(answer, json!({ "user_id": "@alice:localhost" }));
 }
 
 #[tokio::test]

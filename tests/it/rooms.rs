@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::{
-    chat::{each, encoded, find, types},
+    chat::{each, encoded, find, in_room, types},
     harness::{Server, User},
 };
 
@@ -464,4 +464,59 @@ async fn presets_and_visibilities_that_do_not_exist_are_refused() {
 
     let joined = alice.client.get("/_matrix/client/v3/joined_rooms").await;
     assert_eq!(joined.expect_ok()["joined_rooms"], json!([]));
+}
+
+#[tokio::test]
+async fn a_tombstone_leads_to_another_room() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let room = alice.creates_open_room().await;
+    for replacement in [room.as_str(), "odd", "!\0:x"] {
+        let content = json!({ "body": "gone", "replacement_room": replacement });
+        let path = in_room(&room, "state/m.room.tombstone");
+        let refused = alice.client.put(&path, content).await;
+        refused.expect_error(400, "M_INVALID_PARAM");
+    }
+}
+
+#[tokio::test]
+async fn malformed_power_levels_are_refused_in_every_version() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    for version in ["6", "9", "11"] {
+        let room = alice.creates(json!({ "room_version": version })).await;
+        for content in [
+            json!({ "ban": "50" }),
+            json!({ "users": [] }),
+            json!({ "users": { "odd": 1 } }),
+            json!({ "notifications": 5 }),
+            json!({ "events": { "m.room.name": "50" } }),
+        ] {
+            let path = in_room(&room, "state/m.room.power_levels");
+            let refused = alice.client.put(&path, content.clone()).await;
+            refused.expect_error(400, "M_BAD_JSON");
+            let request = json!({
+                "room_version": version, "power_level_content_override": content,
+            });
+            let path = "/_matrix/client/v3/createRoom";
+            let refused = alice.client.post(path, request).await;
+            refused.expect_error(400, "M_BAD_JSON");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_room_without_members_is_not_in_the_directory() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let room = alice.creates(json!({ "visibility": "public" })).await;
+    let path = "/_matrix/client/v3/publicRooms";
+    let listed = async || alice.client.get(path).await.expect_ok();
+    assert_eq!(listed().await["total_room_count_estimate"], 1);
+
+    alice.leaves(&room).await;
+
+    let listed = listed().await;
+    assert_eq!(listed["chunk"], json!([]));
+    assert_eq!(listed["total_room_count_estimate"], 0);
 }

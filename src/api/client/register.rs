@@ -1,13 +1,17 @@
 //! Account registration.
 
-use axum::{Router, extract::State};
-use ruma::api::client::{
-    account::{
-        check_registration_token_validity, get_username_availability,
-        register::{self, RegistrationKind},
+use axum::{Json, Router, extract::State};
+use ruma::{
+    OwnedDeviceId, OwnedUserId,
+    api::client::{
+        account::{
+            check_registration_token_validity, get_username_availability,
+            register::{self, RegistrationKind},
+        },
+        uiaa::AuthData,
     },
-    uiaa::AuthData,
 };
+use serde::Serialize;
 
 use crate::{
     api::{App, Class, Incoming, Limits, Outgoing, Peer, endpoint},
@@ -29,6 +33,25 @@ pub(super) fn routes() -> Router<App> {
         )
 }
 
+/// The answer to a registration. ruma's has `device_id: null` where it should be absent.
+#[derive(Serialize)]
+struct Registration {
+    user_id: OwnedUserId,
+    /// Unless the client wants none.
+    #[serde(flatten)]
+    session: Option<NewSession>,
+}
+
+#[derive(Serialize)]
+struct NewSession {
+    device_id: OwnedDeviceId,
+    access_token: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refresh_token: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_in_ms: Option<u128>,
+}
+
 /// `POST /_matrix/client/*/register`
 ///
 /// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3register
@@ -37,7 +60,7 @@ async fn register(
     State(limits): State<Limits>,
     peer: Peer,
     Incoming { request, .. }: Incoming<register::v3::Request>,
-) -> Result<Outgoing<register::v3::Response>> {
+) -> Result<Json<Registration>> {
     limits.check(Class::Look, &peer)?;
     // A request without authentication only asks for the ways to register, and costs nothing.
     let is_complete = request.auth.is_some() || request.kind == RegistrationKind::Guest;
@@ -56,14 +79,15 @@ async fn register(
     if let Some(account) = account {
         account.keep();
     }
-    let mut response = register::v3::Response::new(registered.user_id);
-    if let Some(login) = registered.login {
-        response.device_id = Some(login.device_id);
-        response.access_token = Some(login.issued.access_token);
-        response.refresh_token = login.issued.refresh_token;
-        response.expires_in = login.issued.expires_in;
-    }
-    Ok(Outgoing(response))
+    Ok(Json(Registration {
+        user_id: registered.user_id,
+        session: registered.login.map(|login| NewSession {
+            device_id: login.device_id,
+            access_token: login.issued.access_token,
+            refresh_token: login.issued.refresh_token,
+            expires_in_ms: login.issued.expires_in.map(|time| time.as_millis()),
+        }),
+    }))
 }
 
 /// Returns whether a registration failed because the token that it showed lets nobody in.

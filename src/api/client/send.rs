@@ -22,7 +22,7 @@ use serde_json::{json, value::to_raw_value};
 
 use super::delayed_events::DelayMs;
 use crate::{
-    api::{Answered, App, Class, Incoming, Limits, Outgoing, endpoint},
+    api::{Answered, App, Class, Incoming, Limits, Outgoing, WithOptionalBody, endpoint},
     ephemeral::{Ephemeral, PresenceUpdate},
     error::Result,
     rooms::{Delay, NewEvent, Rooms, Transaction},
@@ -51,12 +51,16 @@ async fn send_message_event(
     State(limits): State<Limits>,
     State(sync): State<Sync>,
     DelayMs(delay_ms): DelayMs,
-    Incoming { from, request }: Incoming<send_message_event::v3::Request>,
+    WithOptionalBody {
+        from,
+        request,
+        has_body,
+    }: WithOptionalBody<send_message_event::v3::Request>,
 ) -> Result<Response> {
     limits.check(Class::Send, &*from.user_id)?;
     let sending = sync.sending(from.device);
     acted(&ephemeral, &from);
-    if let Some(delay_ms) = delay_ms {
+    if let Some(delay_ms) = delay_ms.filter(|_| has_body) {
         let delay = Delay {
             user: from.user,
             user_id: from.user_id.clone(),
@@ -78,7 +82,12 @@ async fn send_message_event(
             txn_id: request.txn_id.to_string(),
         }),
     );
-    let event_id = rooms.send(&request.room_id, event).await?;
+    // Some clients ask by the transaction id alone what became of an event.
+    let event_id = if has_body {
+        rooms.send(&request.room_id, event).await?
+    } else {
+        rooms.sent_before(&request.room_id, &event).await?
+    };
     let response = Outgoing(send_message_event::v3::Response::new(event_id));
     Ok(Answered(sending, response).into_response())
 }

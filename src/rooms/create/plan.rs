@@ -103,6 +103,9 @@ pub(super) fn events(
     for raw in &request.initial_state {
         let state: InitialState = serde_json::from_str(raw.json().get())
             .map_err(|e| Error::BadJson(format!("initial_state: {e}")))?;
+        if state.kind == StateEventType::RoomPowerLevels {
+            matrix::check_power_levels(&state.content)?;
+        }
         events.push(NewEvent::state(
             create.creator.clone(),
             &state.kind,
@@ -288,6 +291,7 @@ impl Plan<'_> {
                 .map_err(|e| Error::BadJson(format!("power_level_content_override: {e}")))?;
             content.extend(wished);
         }
+        matrix::check_power_levels(&to_raw_value(&content)?)?;
         self.state(&StateEventType::RoomPowerLevels, &content)
     }
 

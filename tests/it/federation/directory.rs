@@ -3,7 +3,7 @@
 use axum::Router;
 use serde_json::{Value, json};
 
-use super::Network;
+use super::{Network, joining::joins_via};
 use crate::{
     chat::encoded,
     harness::{Server, User},
@@ -146,5 +146,27 @@ async fn users_of_other_servers_are_found_in_shared_and_public_rooms() {
     alice.leaves(&room).await;
     while !finds(&bob, "alice").await.is_empty() {
         sync = bob.waits_after(&sync).await;
+    }
+}
+
+#[tokio::test]
+async fn who_is_in_rooms_that_this_server_has_left_is_not_found() {
+    let network = Network::new();
+    let home = network.server().await;
+    let away = network
+        .server_with(|config| config.directory.all_users_searchable = true)
+        .await;
+    let alice = home.register("alice").await;
+    let (bob, carol) = (away.register("bob").await, away.register("carol").await);
+    let room = alice.creates_open_room().await;
+    joins_via(&bob, &room, &[home.name()]).await.expect_ok();
+    for searcher in [&bob, &carol] {
+        assert_eq!(finds(searcher, "alice").await.len(), 1);
+    }
+
+    bob.leaves(&room).await;
+
+    for searcher in [&bob, &carol] {
+        assert_eq!(finds(searcher, "alice").await, []);
     }
 }
