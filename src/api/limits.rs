@@ -32,8 +32,13 @@ const MAX_BUCKETS: usize = 100_000;
 pub enum Class {
     /// An attempt to prove who one is with a password: guessing them must be slow.
     Login,
-    /// A registration token, a link or another secret that is not one: guessing them must be slow, too.
-    Guess,
+    /// A registration token or a link that is not valid. One that is valid costs nothing and is always taken: nobody
+    /// guesses it, and those who are wrong may be behind the same address.
+    WrongToken,
+    /// A refresh token that is not valid, as [`Class::WrongToken`].
+    WrongRefreshToken,
+    /// A proof that one knows the secret of the configuration, which may be short: guessing it must be slow.
+    SharedSecret,
     /// A look at something without an access token, such as whether a user name is free.
     Look,
     /// An account that is made.
@@ -108,7 +113,9 @@ impl Rates {
             Class::Send | Class::SendToDevice | Class::ShowName | Class::ShowPicture => {
                 self.sending
             }
-            Class::Guess => Rate::new(20.0, Duration::from_secs(30)),
+            Class::WrongToken | Class::WrongRefreshToken | Class::SharedSecret => {
+                Rate::new(20.0, Duration::from_secs(30))
+            }
             Class::Look => Rate::new(100.0, Duration::from_millis(500)),
             Class::Newcomer => Rate::new(100.0, Duration::from_millis(100)),
             Class::Write => Rate::new(500.0, Duration::from_millis(40)),

@@ -207,3 +207,36 @@ async fn a_few_failures_of_somebody_else_do_not_lock_a_user_out() {
 
     server.log_in("alice").await;
 }
+
+#[tokio::test]
+async fn a_valid_secret_is_taken_whatever_neighbours_guessed() {
+    let server = Server::with(|config| config.limits.enabled = true).await;
+    server.register("alice").await;
+    let mut body = password_of("alice");
+    body["refresh_token"] = json!(true);
+    let login = server.post(LOGIN, body).await.expect_ok();
+    let validity = "/_matrix/client/v1/register/m.login.registration_token/validity?token";
+    let admin = server.running.first_admin_url();
+
+    for n in 0..25 {
+        server
+            .post(REFRESH, json!({ "refresh_token": format!("guess{n}") }))
+            .await;
+        server.get(&format!("{validity}=guess{n}")).await;
+        server
+            .get(&format!("/_parlour/client/v1/invite_links/guess{n}"))
+            .await;
+    }
+    let guess = server
+        .post(REFRESH, json!({ "refresh_token": "guess" }))
+        .await;
+    let refresh = json!({ "refresh_token": login["refresh_token"] });
+    let refreshed = server.post(REFRESH, refresh).await;
+
+    guess.expect_error(429, "M_LIMIT_EXCEEDED");
+    refreshed.expect_ok();
+    let url = admin.expect("nobody administers it yet");
+    let (_, token) = url.split_once('=').expect("it has a token");
+    let valid = server.get(&format!("{validity}={token}")).await.expect_ok();
+    assert_eq!(valid["valid"], true);
+}

@@ -545,7 +545,7 @@ async fn guests_and_suspended_users_are_refused() {
 }
 
 #[tokio::test]
-async fn guesses_at_links_are_limited_and_looks_at_a_link_are_not() {
+async fn guesses_at_links_are_limited_and_looks_at_valid_links_are_not() {
     let test = Test::with(json!({}), |config| config.limits.enabled = true).await;
     let token = test.makes(&test.alice, json!({})).await;
     for _ in 0..50 {
@@ -559,4 +559,5 @@ async fn guesses_at_links_are_limited_and_looks_at_a_link_are_not() {
 
     assert!(statuses[..20].iter().all(|status| *status == 404));
     assert_eq!(statuses[20], 429);
+    test.looks(&token).await.expect_ok();
 }

@@ -56,7 +56,7 @@ async fn register(
     body: Body,
 ) -> Result<Json<Registration>> {
     // A script may register many users; only a proof that is wrong costs something.
-    let guess = limits.charge(Class::Guess, &peer)?;
+    let guess = limits.charge(Class::SharedSecret, &peer)?;
     let body = read(body, config.limits.max_request_bytes).await?;
     let body = object_text(&body, MAX_JSON_DEPTH)?;
     let request = serde_json::from_str(&body).map_err(|e| Error::BadJson(e.to_string()))?;

@@ -108,11 +108,9 @@ async fn refresh_token(
     peer: Peer,
     Incoming { request, .. }: Incoming<refresh_token::v3::Request>,
 ) -> Result<Outgoing<refresh_token::v3::Response>> {
-    // Clients refresh every few minutes; only a token that is not valid costs something.
-    let guess = limits.charge(Class::Guess, &peer)?;
     let issued = users.refresh(&request.refresh_token).await;
     if matches!(issued, Err(Error::UnknownToken { .. })) {
-        guess.keep();
+        limits.check(Class::WrongRefreshToken, &peer)?;
     }
     let issued = issued?;
     let mut response = refresh_token::v3::Response::new(issued.access_token);

@@ -67,13 +67,9 @@ async fn register(
     let account = is_complete.then(|| limits.charge(Class::Register, &peer));
     let account = account.transpose()?;
     let shows_token = matches!(request.auth, Some(AuthData::RegistrationToken(_)));
-    let guess = shows_token.then(|| limits.charge(Class::Guess, &peer));
-    let guess = guess.transpose()?;
     let registered = workflows.register(request).await;
-    if let Some(guess) = guess
-        && is_wrong_guess(&registered)
-    {
-        guess.keep();
+    if shows_token && is_token_wrong(&registered) {
+        limits.check(Class::WrongToken, &peer)?;
     }
     let registered = registered?;
     if let Some(account) = account {
@@ -91,7 +87,7 @@ async fn register(
 }
 
 /// Returns whether a registration failed because the token that it showed lets nobody in.
-fn is_wrong_guess(registered: &Result<Registered>) -> bool {
+fn is_token_wrong(registered: &Result<Registered>) -> bool {
     match registered {
         Err(Error::Uia(info)) => info.auth_error.is_some(),
         Err(Error::Forbidden(_)) => true,
@@ -122,12 +118,11 @@ async fn check_registration_token_validity(
     peer: Peer,
     Incoming { request, .. }: Incoming<check_registration_token_validity::v1::Request>,
 ) -> Result<Outgoing<check_registration_token_validity::v1::Response>> {
-    let guess = limits.charge(Class::Guess, &peer)?;
     let is_valid = workflows
         .registration_token_is_valid(&request.token)
         .await?;
     if !is_valid {
-        guess.keep();
+        limits.check(Class::WrongToken, &peer)?;
     }
     let response = check_registration_token_validity::v1::Response::new(is_valid);
     Ok(Outgoing(response))

@@ -105,10 +105,9 @@ async fn preview_link(
     Token(token): Token,
 ) -> Result<Json<Value>> {
     limits.check(Class::Look, &peer)?;
-    let guess = limits.charge(Class::Guess, &peer)?;
     let preview = workflows.preview_link(&token).await;
     if matches!(preview, Err(Error::NotFound(_))) {
-        guess.keep();
+        limits.check(Class::WrongToken, &peer)?;
     }
     let preview = preview?;
     let room = json!({
@@ -134,10 +133,9 @@ async fn redeem_link(
     Asked { from, .. }: Asked<Nothing>,
 ) -> Result<Json<Value>> {
     limits.check(Class::Send, &*from.user_id)?;
-    let guess = limits.charge(Class::Guess, &*from.user_id)?;
     let room_id = workflows.redeem_link(&from, &token).await;
     if matches!(room_id, Err(Error::NotFound(_))) {
-        guess.keep();
+        limits.check(Class::WrongToken, &*from.user_id)?;
     }
     let room_id = room_id?;
     Ok(Json(json!({ "room_id": room_id })))
