@@ -2,9 +2,11 @@
 //!
 //! `sections` names every key, its default and what it may be; `load` reads the sources and turns whatever
 //! is wrong into a message that names the key, the value and what is allowed; `values` has the types that
-//! cannot hold a wrong value. Relative paths are taken from the working directory, except that of an SQLite
-//! database, which is taken from `server.data_dir`. Nothing else in the program reads the environment.
+//! cannot hold a wrong value, and `addresses` says which names and addresses can be right. Relative paths are taken
+//! from the working directory, except that of an SQLite database, which is taken from `server.data_dir`. Nothing
+//! else in the program reads the environment.
 
+mod addresses;
 mod load;
 mod sections;
 mod values;

@@ -9,9 +9,12 @@ use std::{
 use ruma::{OwnedServerName, OwnedUserId, RoomVersionId};
 use serde::{Deserialize, Serialize};
 
-use super::values::{
-    AddressHeader, BaseUrl, DatabaseUrl, LegacyMedia, Localpart, Network, Secret, between,
-    empty_is_none, filter, path, room_version,
+use super::{
+    addresses::{email_address, page_address, server_name, turn_uris},
+    values::{
+        AddressHeader, BaseUrl, DatabaseUrl, LegacyMedia, Localpart, Network, Secret, between,
+        empty_is_none, filter, path, room_version,
+    },
 };
 
 /// The configuration of a server.
@@ -80,6 +83,7 @@ impl Default for Config {
 #[serde(default, deny_unknown_fields)]
 pub struct Server {
     /// The name that stands after the colon of its users' ids; it can never change.
+    #[serde(deserialize_with = "server_name")]
     pub name: OwnedServerName,
     /// The address under which clients reach it; that of the first listener when unset.
     #[serde(with = "empty_is_none")]
@@ -397,6 +401,7 @@ pub struct UrlPreviews {
 #[serde(default, deny_unknown_fields)]
 pub struct Turn {
     /// The addresses of TURN servers.
+    #[serde(deserialize_with = "turn_uris")]
     pub uris: Vec<String>,
     /// The secret that is shared with them, from which each user gets a name and password of their own.
     #[serde(with = "empty_is_none")]
@@ -469,12 +474,18 @@ pub struct Metrics {
 #[serde(default, deny_unknown_fields)]
 pub struct Support {
     /// The administrator's e-mail address.
-    #[serde(with = "empty_is_none")]
+    #[serde(
+        serialize_with = "empty_is_none::serialize",
+        deserialize_with = "email_address"
+    )]
     pub admin_email: Option<String>,
     /// The administrator's Matrix id.
     #[serde(with = "empty_is_none")]
     pub admin_matrix_id: Option<OwnedUserId>,
     /// The address of a page that helps.
-    #[serde(with = "empty_is_none")]
+    #[serde(
+        serialize_with = "empty_is_none::serialize",
+        deserialize_with = "page_address"
+    )]
     pub page: Option<String>,
 }

@@ -355,7 +355,7 @@ pub(super) fn filter<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Strin
     if !is_filter(&filter) {
         return Err(D::Error::custom(
             "expected a level (`error`, `warn`, `info`, `debug`, `trace`, `off`), or a list like \
-             `info,parlour=debug`",
+             `info,parlour=debug` with a level for everything or for `parlour`",
         ));
     }
     Ok(filter)
@@ -370,7 +370,15 @@ fn is_filter(filter: &str) -> bool {
         let is_word = !word.is_empty() && word.parse::<LevelFilter>().is_ok();
         is_word || word.contains('=')
     };
-    let has_levels = !is_simple || filter.split(',').map(str::trim).all(is_level);
+    let words = || filter.split(',').map(str::trim);
+    // A list without a level for everything shows what it names, and nothing else.
+    let shows_parlour = |word: &str| {
+        let target = word.split_once('=').map(|(target, _)| target);
+        target.is_none_or(|target| {
+            target.split("::").next() == Some("parlour") || target.contains('[')
+        })
+    };
+    let has_levels = !is_simple || words().all(is_level) && words().any(shows_parlour);
     has_levels && EnvFilter::try_new(filter).is_ok()
 }
 
@@ -421,6 +429,8 @@ mod tests {
             "off",
             "info,parlour=debug",
             "warn,parlour::sync=trace",
+            "parlour=debug",
+            "info,sqlx=debug",
         ] {
             assert!(is_filter(filter), "{filter}");
         }
@@ -431,6 +441,8 @@ mod tests {
             "parlour",
             "info,parlour=loud",
             "info,",
+            "parluor=debug",
+            "sqlx=debug",
         ] {
             assert!(!is_filter(filter), "{filter}");
         }
