@@ -19,6 +19,7 @@ mod operator;
 mod parlour;
 mod peer;
 mod standing;
+mod stranger;
 mod web;
 
 use axum::Router;
@@ -33,6 +34,7 @@ pub use self::{
     metrics::Metrics,
     operator::metrics_router,
     peer::{KeepOpen, Peer, TrustedProxies, network_of},
+    stranger::MaybeStranger,
 };
 
 /// Returns everything that a listener serves.

@@ -38,6 +38,7 @@ mod keys;
 mod knock;
 mod login;
 mod login_token;
+mod looks;
 mod media;
 mod membership;
 mod messages;

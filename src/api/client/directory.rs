@@ -14,14 +14,11 @@ use ruma::{
     room::RoomType,
 };
 
-use std::sync::Arc;
-
 use serde_json::{Value, json};
 
 use super::optional_fields::WithDefaults;
 use crate::{
-    api::{App, Incoming, MaybeSession, Outgoing, endpoint},
-    config::Config,
+    api::{App, Class, Incoming, Key, MaybeSession, MaybeStranger, Outgoing, Peer, endpoint},
     error::{Error, Result},
     rooms::{DirectorySearch, Rooms, check_visibility},
     workflows::Workflows,
@@ -65,8 +62,10 @@ async fn create_alias(
 /// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3directoryroomroomalias
 async fn get_alias(
     State(workflows): State<Workflows>,
+    asker: MaybeStranger,
     Incoming { request, .. }: Incoming<get_alias::v3::Request>,
 ) -> Result<Outgoing<get_alias::v3::Response>> {
+    asker.check_limit()?;
     let (room_id, servers) = workflows.resolve_alias(&request.room_alias).await?;
     Ok(Outgoing(get_alias::v3::Response::new(room_id, servers)))
 }
@@ -121,13 +120,12 @@ async fn set_room_visibility(
 ///
 /// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3publicrooms
 async fn get_public_rooms(
-    State(workflows): State<Workflows>,
-    State(rooms): State<Rooms>,
-    State(config): State<Arc<Config>>,
+    State(app): State<App>,
     MaybeSession(session): MaybeSession,
+    peer: Peer,
     Incoming { request, .. }: Incoming<get_public_rooms::v3::Request>,
 ) -> Result<Json<Value>> {
-    if session.is_none() && !config.directory.public_without_login {
+    if session.is_none() && !app.config.directory.public_without_login {
         return Err(Error::MissingToken);
     }
     let search = DirectorySearch {
@@ -135,17 +133,17 @@ async fn get_public_rooms(
         limit: request.limit.map(u64::from),
         ..DirectorySearch::default()
     };
+    let asker = session.map_or_else(|| Key::from(&peer), |session| Key::from(&*session.user_id));
     let asked = (request.server, RoomNetwork::default());
-    directory((&rooms, &workflows), asked, search).await
+    directory(&app, asker, asked, search).await
 }
 
 /// `POST /_matrix/client/*/publicRooms`
 ///
 /// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3publicrooms
 async fn get_public_rooms_filtered(
-    State(workflows): State<Workflows>,
-    State(rooms): State<Rooms>,
-    Incoming { request, .. }: Incoming<get_public_rooms_filtered::v3::Request>,
+    State(app): State<App>,
+    Incoming { from, request }: Incoming<get_public_rooms_filtered::v3::Request>,
 ) -> Result<Json<Value>> {
     let types = &request.filter.room_types;
     let search = DirectorySearch {
@@ -155,7 +153,7 @@ async fn get_public_rooms_filtered(
         limit: request.limit.map(u64::from),
     };
     let asked = (request.server, request.room_network);
-    directory((&rooms, &workflows), asked, search).await
+    directory(&app, Key::from(&*from.user_id), asked, search).await
 }
 
 fn room_type(filter: &RoomTypeFilter) -> Option<RoomType> {
@@ -166,14 +164,18 @@ fn room_type(filter: &RoomTypeFilter) -> Option<RoomType> {
 }
 
 async fn directory(
-    (rooms, workflows): (&Rooms, &Workflows),
+    app: &App,
+    asker: Key,
     (server, network): (Option<OwnedServerName>, RoomNetwork),
     search: DirectorySearch,
 ) -> Result<Json<Value>> {
-    let other = server.filter(|server| server != rooms.server_name());
+    let other = server.filter(|server| server != app.rooms.server_name());
     let page = match other {
-        Some(server) => workflows.directory_of(&server, search, network).await?,
-        None => rooms.directory(search).await?,
+        Some(server) => {
+            app.limits.check(Class::Look, asker)?;
+            app.workflows.directory_of(&server, search, network).await?
+        }
+        None => app.rooms.directory(search).await?,
     };
     let mut response = get_public_rooms::v3::Response::new(page.chunk);
     response.total_room_count_estimate = Some(UInt::new_saturating(page.total));

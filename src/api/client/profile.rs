@@ -1,24 +1,15 @@
 //! Profiles.
 
-use std::convert::Infallible;
-
-use axum::{
-    Router,
-    extract::{FromRequestParts, State},
-    http::request::Parts,
-};
+use axum::{Router, extract::State};
 use ruma::{
-    api::{
-        auth_scheme::AccessToken,
-        client::profile::{
-            delete_profile_field, get_profile, get_profile_field, set_profile_field,
-        },
+    api::client::profile::{
+        delete_profile_field, get_profile, get_profile_field, set_profile_field,
     },
     profile::ProfileFieldName,
 };
 
 use crate::{
-    api::{App, Authenticate, Charge, Class, Incoming, Limits, Outgoing, Peer, endpoint},
+    api::{App, Charge, Class, Incoming, Limits, MaybeStranger, Outgoing, endpoint},
     error::Result,
     rooms::Rooms,
     users::{Session, Users},
@@ -44,7 +35,7 @@ pub(super) fn routes() -> Router<App> {
 /// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3profileuserid
 async fn get_profile(
     State(workflows): State<Workflows>,
-    asker: ProfileAsker,
+    asker: MaybeStranger,
     Incoming { request, .. }: Incoming<get_profile::v3::Request>,
 ) -> Result<Outgoing<get_profile::v3::Response>> {
     asker.check_limit()?;
@@ -57,7 +48,7 @@ async fn get_profile(
 /// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3profileuseridkeyname
 async fn get_profile_field(
     State(workflows): State<Workflows>,
-    asker: ProfileAsker,
+    asker: MaybeStranger,
     Incoming { request, .. }: Incoming<get_profile_field::v3::Request>,
 ) -> Result<Outgoing<get_profile_field::v3::Response>> {
     asker.check_limit()?;
@@ -129,36 +120,6 @@ async fn charge(
         _ => (Class::ShowName, 0),
     };
     limits.charge_times(class, &*session.user_id, events)
-}
-
-/// The one who asks for a profile. No token is needed for that, but strangers have a limit.
-struct ProfileAsker {
-    is_known: bool,
-    peer: Peer,
-    limits: Limits,
-}
-
-impl FromRequestParts<App> for ProfileAsker {
-    type Rejection = Infallible;
-
-    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Infallible> {
-        // A token that is no longer valid makes a stranger.
-        let session = AccessToken::authenticate(app, parts, &[]).await;
-        Ok(Self {
-            is_known: session.is_ok(),
-            peer: Peer::of(parts),
-            limits: app.limits.clone(),
-        })
-    }
-}
-
-impl ProfileAsker {
-    fn check_limit(&self) -> Result<()> {
-        if self.is_known {
-            return Ok(());
-        }
-        self.limits.check(Class::Look, &self.peer)
-    }
 }
 
 /// "Guest users may only modify their display name; other profile fields may not be changed."

@@ -1,0 +1,46 @@
+//! Looks at what is public are limited where a stranger asks, or where this server has to ask another.
+
+use parlour::clock::Clock;
+
+use crate::harness::Server;
+
+/// Returns a server with limits, for which no time passes.
+async fn limited() -> Server {
+    let clock = Clock::manual(1_700_000_000_000);
+    Server::with_clock(clock, |config| config.limits.enabled = true).await
+}
+
+#[tokio::test]
+async fn looks_of_strangers_at_aliases_are_limited() {
+    let server = limited().await;
+    let alice = server.register("alice").await;
+    let alias = |n: usize| format!("/_matrix/client/v3/directory/room/%23{n}:localhost");
+
+    // A registration is a look, too.
+    for n in 0..99 {
+        server.get(&alias(n)).await.expect_error(404, "M_NOT_FOUND");
+    }
+
+    server
+        .get(&alias(0))
+        .await
+        .expect_error(429, "M_LIMIT_EXCEEDED");
+    let known = alice.client.get(&alias(0)).await;
+    known.expect_error(404, "M_NOT_FOUND");
+}
+
+#[tokio::test]
+async fn looks_at_the_directories_of_other_servers_are_limited() {
+    let server = limited().await;
+    let alice = server.register("alice").await;
+    let path = "/_matrix/client/v3/publicRooms";
+
+    for n in 0..100 {
+        let asked = format!("{path}?server=other{n}.test");
+        assert_ne!(alice.client.get(&asked).await.status, 429);
+    }
+
+    let other = alice.client.get(&format!("{path}?server=other.test")).await;
+    other.expect_error(429, "M_LIMIT_EXCEEDED");
+    alice.client.get(path).await.expect_ok();
+}
