@@ -27,11 +27,17 @@ use crate::{
 /// time is forgotten first.
 const MAX_BUCKETS: usize = 100_000;
 
+/// How many times as many wrong passwords one account may get from all addresses as may come from one: whoever is at
+/// one address cannot keep the owner of the account out.
+const WRONG_PASSWORD_FACTOR: u32 = 5;
+
 /// A kind of request that is limited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Class {
     /// An attempt to prove who one is with a password: guessing them must be slow.
     Login,
+    /// A wrong password for an account, from wherever.
+    WrongPassword,
     /// A registration token or a link that is not valid. One that is valid costs nothing and is always taken: nobody
     /// guesses it, and those who are wrong may be behind the same address.
     WrongToken,
@@ -39,7 +45,8 @@ pub enum Class {
     WrongRefreshToken,
     /// A proof that one knows the secret of the configuration, which may be short: guessing it must be slow.
     SharedSecret,
-    /// A look at something without an access token, such as whether a user name is free.
+    /// A look at something without an access token, such as whether a user name is free, or at the rooms of another
+    /// server.
     Look,
     /// An account that is made.
     Register,
@@ -90,6 +97,7 @@ impl Rate {
 #[derive(Clone, Copy, Debug)]
 struct Rates {
     login: Rate,
+    wrong_password: Rate,
     registration: Rate,
     sending: Rate,
 }
@@ -98,6 +106,12 @@ impl Rates {
     fn new(config: &config::Limits) -> Self {
         Self {
             login: Rate::per_minute(config.login_burst, config.login_per_minute),
+            wrong_password: Rate::per_minute(
+                config.login_burst.saturating_mul(WRONG_PASSWORD_FACTOR),
+                config
+                    .login_per_minute
+                    .saturating_mul(WRONG_PASSWORD_FACTOR),
+            ),
             registration: Rate::per_minute(
                 config.registration_burst,
                 config.registration_per_minute,
@@ -109,6 +123,7 @@ impl Rates {
     fn of(&self, class: Class) -> Rate {
         match class {
             Class::Login => self.login,
+            Class::WrongPassword => self.wrong_password,
             Class::Register => self.registration,
             Class::Send | Class::SendToDevice | Class::ShowName | Class::ShowPicture => {
                 self.sending

@@ -93,6 +93,15 @@ impl Users {
         })
     }
 
+    /// Returns the user id for which a login gives a password, whether there is such an account or not.
+    pub fn account_tried(&self, request: &login::v3::Request) -> Option<OwnedUserId> {
+        let login::v3::LoginInfo::Password(credentials) = &request.login_info else {
+            return None;
+        };
+        let name = named_user(credentials).ok()?;
+        names::named(&name, &self.inner.server_name)
+    }
+
     /// Returns the user with this name, if the password is theirs.
     pub(super) async fn check_password(
         &self,

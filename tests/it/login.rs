@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use parlour::clock::Clock;
+use reqwest::Method;
 use serde_json::json;
 
 use crate::harness::{Server, password_of};
@@ -206,6 +207,39 @@ async fn a_few_failures_of_somebody_else_do_not_lock_a_user_out() {
     }
 
     server.log_in("alice").await;
+}
+
+#[tokio::test]
+async fn guessing_one_password_from_many_addresses_is_slow() {
+    let clock = Clock::manual(1_700_000_000_000);
+    let server = Server::with_clock(clock, |config| {
+        config.limits.enabled = true;
+        config.limits.login_burst = 2;
+        config.connections.trusted_proxies = vec!["127.0.0.1".parse().expect("is an address")];
+    })
+    .await;
+    server.register("alice").await;
+    server.register("bob").await;
+    let logs_in = async |user: &str, password: &str, host: usize| {
+        let mut body = password_of(user);
+        body["password"] = json!(password);
+        let address = format!("198.51.100.{host}");
+        let headers = [("x-forwarded-for", &*address)];
+        let client = server.client();
+        let body = body.to_string();
+        client.send_with(Method::POST, LOGIN, &body, &headers).await
+    };
+    let right = password_of("bob")["password"].clone();
+    let right = right.as_str().expect("is a text");
+
+    for host in 0..10 {
+        let wrong = logs_in("alice", "wrong", host).await;
+        wrong.expect_error(403, "M_FORBIDDEN");
+    }
+    let limited = logs_in("@alice:localhost", "wrong", 100).await;
+
+    limited.expect_error(429, "M_LIMIT_EXCEEDED");
+    logs_in("bob", right, 100).await.expect_ok();
 }
 
 #[tokio::test]

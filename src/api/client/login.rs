@@ -88,7 +88,14 @@ async fn login(
     Login(request): Login,
 ) -> Result<Outgoing<login::v3::Response>> {
     limits.check(Class::Login, &peer)?;
-    let login = users.login(request).await?;
+    let account = users.account_tried(&request);
+    let attempt = account.map(|user_id| limits.charge(Class::WrongPassword, &*user_id));
+    let attempt = attempt.transpose()?;
+    let login = users.login(request).await;
+    if let (Err(Error::Forbidden(_)), Some(attempt)) = (&login, attempt) {
+        attempt.keep();
+    }
+    let login = login?;
     let issued = login.issued;
     let mut response =
         login::v3::Response::new(login.user_id, issued.access_token, login.device_id);
