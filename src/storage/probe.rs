@@ -78,13 +78,15 @@ impl Target {
 }
 
 /// Checks that the accounts of a database are of the server with this name.
+///
+/// The last one that was made counts: earlier versions let a used server go on under another name.
 async fn check_owner(conn: &mut Conn, configured: &ServerName) -> Result<(), ProbeError> {
     let user_id: Option<String> = first(
         conn,
         "SELECT s.text
          FROM accounts a
          JOIN strings s ON s.num = a.user_num
-         ORDER BY a.user_num
+         ORDER BY a.created_ts DESC, a.user_num DESC
          LIMIT 1",
     )
     .await?;
@@ -163,15 +165,15 @@ mod tests {
             .probe(server_name!("example.org:8448"))
             .await
             .unwrap();
-        let text = refusal(&test.url, test.dir.path(), server_name!("example.org")).await;
+        let refused = refusal(&test.url, test.dir.path(), server_name!("example.org")).await;
 
         assert!(
-            text.starts_with("server.name = \"example.org\": "),
-            "{text}"
+            refused.starts_with("server.name = \"example.org\": "),
+            "{refused}"
         );
         assert!(
-            text.contains("of the server \"example.org:8448\""),
-            "{text}"
+            refused.contains("of the server \"example.org:8448\""),
+            "{refused}"
         );
     }
 
@@ -185,9 +187,12 @@ mod tests {
             .unwrap();
         tx.commit().await.unwrap();
 
-        let text = refusal(&test.url, test.dir.path(), server_name!("example.org")).await;
+        let refused = refusal(&test.url, test.dir.path(), server_name!("example.org")).await;
 
-        assert!(text.ends_with("by a newer version of Parlour"), "{text}");
+        assert!(
+            refused.ends_with("by a newer version of Parlour"),
+            "{refused}"
+        );
     }
 
     #[tokio::test]
@@ -212,11 +217,11 @@ mod tests {
             ("sqlite:.", "is a directory"),
             ("sqlite:text.db", "file is not a database"),
         ] {
-            let text = refusal(url, folder.path(), server_name!("example.org")).await;
+            let refused = refusal(url, folder.path(), server_name!("example.org")).await;
 
-            assert!(text.starts_with("database.url: "), "{text}");
-            assert!(text.contains(reason), "{text}");
-            assert!(!text.contains("swordfish"), "{text}");
+            assert!(refused.starts_with("database.url: "), "{refused}");
+            assert!(refused.contains(reason), "{refused}");
+            assert!(!refused.contains("swordfish"), "{refused}");
         }
     }
 }

@@ -134,8 +134,8 @@ async fn get_public_rooms(
         ..DirectorySearch::default()
     };
     let asker = session.map_or_else(|| Key::from(&peer), |session| Key::from(&*session.user_id));
-    let asked = (request.server, RoomNetwork::default());
-    directory(&app, asker, asked, search).await
+    let place = (request.server, RoomNetwork::default());
+    directory(&app, asker, place, search).await
 }
 
 /// `POST /_matrix/client/*/publicRooms`
@@ -152,8 +152,8 @@ async fn get_public_rooms_filtered(
         since: request.since,
         limit: request.limit.map(u64::from),
     };
-    let asked = (request.server, request.room_network);
-    directory(&app, Key::from(&*from.user_id), asked, search).await
+    let place = (request.server, request.room_network);
+    directory(&app, Key::from(&*from.user_id), place, search).await
 }
 
 fn room_type(filter: &RoomTypeFilter) -> Option<RoomType> {
