@@ -72,6 +72,17 @@ impl Users {
         self.authorize(&ask, auth).await.map(drop)
     }
 
+    /// Has a session that has begun remember what was asked for, unless it does already.
+    pub fn remember_asked(&self, id: &str, body: &str) {
+        self.inner.uia.remember(id, body);
+    }
+
+    /// Returns what the first request of a user's session asked for, if it is remembered.
+    pub fn asked_first(&self, id: &str, session: &Session) -> Option<String> {
+        let now = self.inner.clock.now_ms();
+        self.inner.uia.remembered(id, session.user, now)
+    }
+
     /// Takes a request one stage further and returns what was proven once all stages are complete.
     pub(super) async fn authorize(&self, ask: &Ask<'_>, auth: Option<&AuthData>) -> Result<Proven> {
         let now = self.inner.clock.now_ms();

@@ -1,49 +1,103 @@
-//! Interactive authentication by clients of the first versions of the specification.
+//! Requests that need interactive authentication, as clients send them.
 //!
-//! They name the user in a field `user` of `auth`, where it has an `identifier` today; some, such as mautrix, still do.
+//! Some send what they ask for once, and then `auth` alone, with the session: what the first request of a session
+//! asked for holds. Clients of the first versions of the specification name the user in a field `user` of `auth`, where
+//! it has an `identifier` today; some, such as mautrix, still do.
 
-use axum::http;
-use ruma::api::{IncomingRequest, Metadata, error::DeserializationError};
-use serde_json::{Value, json};
+use std::sync::Arc;
 
-/// A request whose `auth` may name the user with `user` instead of `identifier`.
-pub(super) struct LegacyUser<R>(pub(super) R);
+use axum::extract::{FromRequest, Request};
+use ruma::api::{IncomingRequest, Metadata};
+use serde_json::{Map, Value, json};
 
-impl<R: Metadata> Metadata for LegacyUser<R> {
-    const METHOD: http::Method = R::METHOD;
-    const RATE_LIMITED: bool = R::RATE_LIMITED;
-    type Authentication = R::Authentication;
-    type PathBuilder = R::PathBuilder;
-    const PATH_BUILDER: Self::PathBuilder = R::PATH_BUILDER;
+use crate::{
+    api::{App, Authenticate, receive},
+    error::{Error, Result},
+    users::{Session, Users},
+};
+
+/// A request that needs interactive authentication, and who proved to have sent it.
+pub(super) struct Interactive<R: Metadata<Authentication: Authenticate>> {
+    /// Who asks.
+    pub(super) from: <R::Authentication as Authenticate>::Identity,
+    /// What they ask.
+    pub(super) request: R,
+    /// What they ask, to be remembered.
+    pub(super) asked: Asked,
 }
 
-impl<R: IncomingRequest> IncomingRequest for LegacyUser<R> {
-    type EndpointError = R::EndpointError;
-    type OutgoingResponse = R::OutgoingResponse;
+/// The body of a request without `auth`.
+pub(super) struct Asked(String);
 
-    fn try_from_http_request_inner(
-        request: http::Request<&[u8]>,
-        path_args: &[&str],
-    ) -> Result<Self, DeserializationError> {
-        let (parts, body) = request.into_parts();
-        let rewritten = with_identifier(body);
-        let body = rewritten.as_deref().unwrap_or(body);
-        let request = http::Request::from_parts(parts, body);
-        R::try_from_http_request_inner(request, path_args).map(Self)
+/// One who may be logged in.
+pub(super) trait MaybeLoggedIn {
+    fn session(&self) -> Option<&Session>;
+}
+
+impl MaybeLoggedIn for Arc<Session> {
+    fn session(&self) -> Option<&Session> {
+        Some(self)
     }
 }
 
-/// Returns a body whose `auth` has an `identifier`, if it had only a `user`.
-fn with_identifier(body: &[u8]) -> Option<Vec<u8>> {
-    let mut whole: Value = serde_json::from_slice(body).ok()?;
-    let auth = whole.get_mut("auth")?.as_object_mut()?;
-    if auth.contains_key("identifier") {
-        return None;
+impl MaybeLoggedIn for Option<Arc<Session>> {
+    fn session(&self) -> Option<&Session> {
+        self.as_deref()
     }
-    let user = auth.get("user")?.as_str()?.to_owned();
-    let identifier = json!({ "type": "m.id.user", "user": user });
-    auth.insert("identifier".to_owned(), identifier);
-    serde_json::to_vec(&whole).ok()
+}
+
+impl<R> FromRequest<App> for Interactive<R>
+where
+    R: IncomingRequest + Metadata<Authentication: Authenticate<Identity: MaybeLoggedIn>> + Send,
+{
+    type Rejection = Error;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self> {
+        let mut received = receive::<R>(request, app, true).await?;
+        let fields = serde_json::from_str(received.body.as_deref().unwrap_or("{}"));
+        let mut fields: Map<String, Value> = fields.map_err(|e| Error::BadJson(e.to_string()))?;
+        let auth = fields.remove("auth").map(with_identifier);
+        if fields.is_empty()
+            && let Some(id) = auth.as_ref().and_then(|auth| auth.get("session")?.as_str())
+            && let Some(session) = received.from.session()
+            && let Some(first) = app.users.asked_first(id, session)
+        {
+            fields = serde_json::from_str(&first)?;
+        }
+        let asked = Asked(serde_json::to_string(&fields)?);
+        fields.extend(auth.map(|auth| ("auth".to_owned(), auth)));
+        received.body = Some(serde_json::to_string(&fields)?);
+        let request = received.read()?;
+        Ok(Self {
+            from: received.from,
+            request,
+            asked,
+        })
+    }
+}
+
+impl Asked {
+    /// Has a session that begins with the answer remember what was asked for.
+    pub(super) fn remembered<T>(&self, users: &Users, answer: Result<T>) -> Result<T> {
+        if let Err(Error::Uia(info)) = &answer
+            && let Some(id) = &info.session
+        {
+            users.remember_asked(id, &self.0);
+        }
+        answer
+    }
+}
+
+/// Returns `auth` with an `identifier`, if it had only a `user`.
+fn with_identifier(mut auth: Value) -> Value {
+    if let Some(fields) = auth.as_object_mut()
+        && !fields.contains_key("identifier")
+        && let Some(user) = fields.get("user").and_then(Value::as_str)
+    {
+        let identifier = json!({ "type": "m.id.user", "user": user });
+        fields.insert("identifier".to_owned(), identifier);
+    }
+    auth
 }
 
 #[cfg(test)]
@@ -52,18 +106,13 @@ mod tests {
 
     #[test]
     fn an_identifier_is_added_only_where_there_is_only_a_user() {
-        let of = |auth: Value| {
-            let body = json!({ "auth": auth }).to_string();
-            let rewritten = with_identifier(body.as_bytes())?;
-            let whole: Value = serde_json::from_slice(&rewritten).unwrap();
-            Some(whole["auth"]["identifier"].clone())
-        };
+        let of = |auth: Value| with_identifier(auth)["identifier"].clone();
 
         let expected = json!({ "type": "m.id.user", "user": "@a:b" });
-        assert_eq!(of(json!({ "user": "@a:b" })), Some(expected));
-        assert_eq!(of(json!({ "user": "@a:b", "identifier": {} })), None);
-        assert_eq!(of(json!({ "user": 5 })), None);
-        assert_eq!(of(json!({ "session": "s" })), None);
-        assert_eq!(with_identifier(b"no json"), None);
+        assert_eq!(of(json!({ "user": "@a:b" })), expected);
+        assert_eq!(of(json!({ "user": "@a:b", "identifier": {} })), json!({}));
+        assert_eq!(of(json!({ "user": 5 })), Value::Null);
+        assert_eq!(of(json!({ "session": "s" })), Value::Null);
+        assert_eq!(with_identifier(json!([])), json!([]));
     }
 }

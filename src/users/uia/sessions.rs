@@ -23,6 +23,8 @@ use crate::{
 const LIFETIME_MS: i64 = 15 * 60 * 1000;
 /// How long a session is kept at least once it is completed, in milliseconds: a client that lost the answer asks again.
 const COMPLETED_LIFETIME_MS: i64 = 5 * 60 * 1000;
+/// The longest body that a session remembers, in bytes: a client that sends more has to send it again.
+const REMEMBERED_BYTES: usize = 4 * 1024;
 /// Sessions at a time; the oldest make room for new ones.
 const SESSIONS: usize = 10_000;
 
@@ -86,6 +88,8 @@ struct UiaSession {
     endpoint: &'static str,
     user: Option<UserNum>,
     operation: Option<Operation>,
+    /// The body of the first request, without `auth`.
+    asked: Option<Box<str>>,
     completed: Vec<AuthType>,
     proven: Proven,
     /// Whether a flow is complete: the same request is then authenticated for a while.
@@ -117,6 +121,7 @@ impl UiaSessions {
             endpoint: ask.endpoint,
             user: ask.session.map(|session| session.user),
             operation: ask.operation.clone(),
+            asked: None,
             completed: Vec::new(),
             proven: Proven::default(),
             is_done: false,
@@ -154,6 +159,27 @@ impl UiaSessions {
         let sessions = self.lock();
         let session = sessions.get(id);
         session.map_or_else(Vec::new, |session| session.completed.clone())
+    }
+
+    /// Remembers what was asked for, if it is not too long.
+    pub(super) fn remember(&self, id: &str, body: &str) {
+        let mut sessions = self.lock();
+        let Some(session) = sessions.get_mut(id) else {
+            return;
+        };
+        if session.asked.is_none() && body.len() <= REMEMBERED_BYTES {
+            session.asked = Some(body.into());
+        }
+    }
+
+    /// Returns what a user asked for first in their session.
+    pub(super) fn remembered(&self, id: &str, user: UserNum, now: i64) -> Option<String> {
+        let sessions = self.lock();
+        let session = sessions.get(id).filter(|s| s.expires_ms > now)?;
+        let asked = session.asked.as_ref();
+        asked
+            .filter(|_| session.user == Some(user))
+            .map(ToString::to_string)
     }
 
     /// Returns what was proven in a session in which a flow is complete.
