@@ -2,6 +2,7 @@
 //!
 //! See <https://spec.matrix.org/v1.19/client-server-api/#user-interactive-authentication-api>.
 
+mod pages;
 mod sessions;
 
 use ruma::api::{
@@ -11,6 +12,7 @@ use ruma::api::{
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+pub use self::pages::StageAnswer;
 pub(super) use self::sessions::UiaSessions;
 use super::{Session, Users, names};
 use crate::{

@@ -4,6 +4,7 @@ mod account;
 mod account_data;
 mod admin_register;
 mod administration;
+mod auth_pages;
 mod capabilities;
 mod delayed_events;
 mod devices;
@@ -61,6 +62,7 @@ pub(super) fn routes() -> Router<App> {
         .merge(account_data::routes())
         .merge(admin_register::routes())
         .merge(administration::routes())
+        .merge(auth_pages::routes())
         .merge(capabilities::routes())
         .merge(delayed_events::routes())
         .merge(devices::routes())

@@ -5,9 +5,12 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use ruma::api::client::{
-    account::register::v3::Request,
-    uiaa::{AuthFlow, AuthType},
+use ruma::{
+    OwnedUserId,
+    api::client::{
+        account::register::v3::Request,
+        uiaa::{AuthFlow, AuthType},
+    },
 };
 
 use super::{
@@ -87,6 +90,8 @@ pub(in crate::users) struct UiaSessions {
 struct UiaSession {
     endpoint: &'static str,
     user: Option<UserNum>,
+    user_id: Option<OwnedUserId>,
+    flows: Vec<AuthFlow>,
     operation: Option<Operation>,
     /// The body of the first request, without `auth`.
     asked: Option<Box<str>>,
@@ -96,6 +101,16 @@ struct UiaSession {
     is_done: bool,
     registration: Arc<tokio::sync::Mutex<RegistrationSession>>,
     expires_ms: i64,
+}
+
+/// What a session waits for.
+pub(super) struct Waiting {
+    /// Who is logged in and asks.
+    pub(super) user_id: Option<OwnedUserId>,
+    /// The ways to authenticate.
+    pub(super) flows: Vec<AuthFlow>,
+    /// The stages that are complete.
+    pub(super) completed: Vec<AuthType>,
 }
 
 impl UiaSessions {
@@ -120,6 +135,8 @@ impl UiaSessions {
         let session = UiaSession {
             endpoint: ask.endpoint,
             user: ask.session.map(|session| session.user),
+            user_id: ask.session.map(|session| session.user_id.clone()),
+            flows: ask.flows.clone(),
             operation: ask.operation.clone(),
             asked: None,
             completed: Vec::new(),
@@ -153,6 +170,17 @@ impl UiaSessions {
             _ => {}
         }
         Ok(true)
+    }
+
+    /// Returns what a session waits for; `None` if it is unknown or has ended.
+    pub(super) fn waiting(&self, id: &str, now: i64) -> Option<Waiting> {
+        let sessions = self.lock();
+        let session = sessions.get(id).filter(|s| s.expires_ms > now)?;
+        Some(Waiting {
+            user_id: session.user_id.clone(),
+            flows: session.flows.clone(),
+            completed: session.completed.clone(),
+        })
     }
 
     pub(super) fn completed(&self, id: &str) -> Vec<AuthType> {
