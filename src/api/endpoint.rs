@@ -12,7 +12,7 @@ use axum::{
     body::{Body, Bytes},
     extract::{FromRequest, Request},
     handler::Handler,
-    http::{self, Method, StatusCode},
+    http::{self, Method, StatusCode, request::Parts},
     response::{IntoResponse, Response},
     routing::{MethodFilter, on},
 };
@@ -165,6 +165,32 @@ where
     }
 }
 
+/// A request that came in, and who proved to have sent it.
+pub struct Received<I> {
+    parts: Parts,
+    /// The names and values in the path.
+    params: Vec<(String, String)>,
+    /// Who asks.
+    pub from: I,
+    /// The canonical form of the body, if there is one.
+    pub body: Option<String>,
+}
+
+impl<I> Received<I> {
+    /// Has ruma read it.
+    ///
+    /// # Errors
+    ///
+    /// Says what is wrong with it.
+    pub fn read<R: IncomingRequest>(&self) -> Result<R> {
+        let params = self.params.iter();
+        let params: Vec<(&str, &str)> = params.map(|(name, value)| (&**name, &**value)).collect();
+        let text = self.body.as_deref().unwrap_or("{}");
+        let request = http::Request::from_parts(self.parts.clone(), text.as_bytes());
+        try_read(request, &params)
+    }
+}
+
 /// Reads a request, and proves who sent it; returns its body, too, if it has one.
 async fn read_request<R>(
     request: Request,
@@ -173,6 +199,21 @@ async fn read_request<R>(
 ) -> Result<(Incoming<R>, Option<String>)>
 where
     R: IncomingRequest + Metadata<Authentication: Authenticate> + Send,
+{
+    let received = receive::<R>(request, app, may_lack_body).await?;
+    let request = received.read()?;
+    let Received { from, body, .. } = received;
+    Ok((Incoming { from, request }, body))
+}
+
+/// Takes a request in, and proves who sent it.
+pub async fn receive<R>(
+    request: Request,
+    app: &App,
+    may_lack_body: bool,
+) -> Result<Received<<R::Authentication as Authenticate>::Identity>>
+where
+    R: Metadata<Authentication: Authenticate>,
 {
     let (mut parts, body) = request.into_parts();
     let params = raw_path_params(&mut parts).await?;
@@ -184,11 +225,14 @@ where
         _ if whole.is_empty() && may_lack_body => None,
         _ => Some(object_text(&whole, R::Authentication::MAX_BODY_DEPTH)?),
     };
-    let params: Vec<(&str, &str)> = params.iter().collect();
-    let text = body.as_deref().unwrap_or("{}");
-    let request = http::Request::from_parts(parts, text.as_bytes());
-    let request = try_read::<R>(request, &params)?;
-    Ok((Incoming { from, request }, body))
+    let params = params.iter();
+    let params = params.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    Ok(Received {
+        params: params.collect(),
+        parts,
+        from,
+        body,
+    })
 }
 
 /// Reads a body of at most `limit` bytes. A client that sends nothing for too long ends it with an error.

@@ -29,7 +29,7 @@ pub use self::{
     app::App,
     auth::{Asker, Authenticate, MaybeSession},
     complete::Complete,
-    endpoint::{Incoming, Outgoing, WithBody, WithOptionalBody, endpoint},
+    endpoint::{Incoming, Outgoing, WithBody, WithOptionalBody, endpoint, receive},
     limits::{Charge, Class, Key, Limits},
     metrics::Metrics,
     operator::metrics_router,

@@ -15,7 +15,10 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use ruma::serde::{Base64, base64::UrlSafe};
+use ruma::serde::{
+    Base64,
+    base64::{Standard, UrlSafe},
+};
 use sha2::{Digest, Sha256};
 
 use super::{
@@ -127,6 +130,13 @@ fn body(path: &str, plain: &'static [u8], headers: &HeaderMap) -> Response {
         insert(&mut response, CONTENT_ENCODING, "gzip");
     }
     response
+}
+
+/// Returns how a policy names a script or a style that stands in the page.
+pub(super) fn hash_source(text: &str) -> String {
+    let hash: Base64<Standard, _> = Base64::new(Sha256::digest(text).to_vec());
+    // Matrix writes Base64 without padding; a hash of 32 bytes has one sign of it.
+    format!("'sha256-{}='", hash.encode())
 }
 
 fn insert(response: &mut Response, name: HeaderName, value: &str) {

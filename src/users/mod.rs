@@ -43,6 +43,7 @@ pub use self::{
     sessions::Session,
     shared_secret::SharedSecretRegistration,
     standing::Restriction,
+    uia::StageAnswer,
 };
 use self::{
     passwords::Passwords, sessions::LastSeen, sessions::Sessions, shared_secret::Nonces,

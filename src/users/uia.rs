@@ -2,6 +2,7 @@
 //!
 //! See <https://spec.matrix.org/v1.19/client-server-api/#user-interactive-authentication-api>.
 
+mod pages;
 mod sessions;
 
 use ruma::api::{
@@ -11,6 +12,7 @@ use ruma::api::{
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+pub use self::pages::StageAnswer;
 pub(super) use self::sessions::UiaSessions;
 use super::{Session, Users, names};
 use crate::{
@@ -70,6 +72,17 @@ impl Users {
             flows: vec![AuthFlow::new(vec![AuthType::Password])],
         };
         self.authorize(&ask, auth).await.map(drop)
+    }
+
+    /// Has a session that has begun remember what was asked for, unless it does already.
+    pub fn remember_asked(&self, id: &str, body: &str) {
+        self.inner.uia.remember(id, body);
+    }
+
+    /// Returns what the first request of a user's session asked for, if it is remembered.
+    pub fn asked_first(&self, id: &str, session: &Session) -> Option<String> {
+        let now = self.inner.clock.now_ms();
+        self.inner.uia.remembered(id, session.user, now)
     }
 
     /// Takes a request one stage further and returns what was proven once all stages are complete.

@@ -75,6 +75,29 @@ async fn a_session_is_good_for_the_request_it_began_with() {
 }
 
 #[tokio::test]
+async fn a_session_remembers_what_its_first_request_asked_for() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let body = json!({ "new_password": "second", "logout_devices": false });
+    let asked = alice.client.post(PASSWORD, body).await;
+    let (mut auth, mut of_bob) = (password_of("alice"), password_of("bob"));
+    auth["session"] = asked.body["session"].clone();
+    of_bob["session"] = asked.body["session"].clone();
+
+    let stolen = bob.client.post(PASSWORD, json!({ "auth": of_bob })).await;
+    let set = alice.client.post(PASSWORD, json!({ "auth": auth })).await;
+    let repeated = alice.client.post(PASSWORD, json!({ "auth": auth })).await;
+
+    stolen.expect_error(400, "M_BAD_JSON");
+    set.expect_ok();
+    repeated.expect_ok();
+    let mut new = password_of("alice");
+    new["password"] = json!("second");
+    server.post(LOGIN, new).await.expect_ok();
+}
+
+#[tokio::test]
 async fn without_a_token_nothing_is_changed() {
     let server = Server::start().await;
 

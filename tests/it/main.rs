@@ -11,6 +11,7 @@ mod account;
 mod account_data;
 mod administration;
 mod architecture;
+mod auth_pages;
 mod chat;
 mod connections;
 mod crash;

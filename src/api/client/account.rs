@@ -3,7 +3,7 @@
 use axum::{Router, extract::State};
 use ruma::api::client::account::{ThirdPartyIdRemovalStatus, change_password, deactivate, whoami};
 
-use super::legacy_user::LegacyUser;
+use super::interactive::Interactive;
 use crate::{
     api::{App, Class, Incoming, Limits, Outgoing, endpoint},
     error::{Error, Result},
@@ -14,12 +14,8 @@ use crate::{
 pub(super) fn routes() -> Router<App> {
     Router::new()
         .merge(endpoint::<whoami::v3::Request, _>(whoami))
-        .merge(endpoint::<LegacyUser<change_password::v3::Request>, _>(
-            change_password,
-        ))
-        .merge(endpoint::<LegacyUser<deactivate::v3::Request>, _>(
-            deactivate,
-        ))
+        .merge(endpoint::<change_password::v3::Request, _>(change_password))
+        .merge(endpoint::<deactivate::v3::Request, _>(deactivate))
 }
 
 /// `GET /_matrix/client/*/account/whoami`
@@ -41,16 +37,18 @@ async fn whoami(
 async fn change_password(
     State(users): State<Users>,
     State(limits): State<Limits>,
-    Incoming {
+    Interactive {
         from,
-        request: LegacyUser(request),
-    }: Incoming<LegacyUser<change_password::v3::Request>>,
+        request,
+        asked,
+    }: Interactive<change_password::v3::Request>,
 ) -> Result<Outgoing<change_password::v3::Response>> {
     let from = from.ok_or(Error::MissingToken)?;
     if request.auth.is_some() {
         limits.check(Class::Login, &*from.user_id)?;
     }
-    users.change_password(&from, request).await?;
+    let changed = users.change_password(&from, request).await;
+    asked.remembered(&users, changed)?;
     Ok(Outgoing(change_password::v3::Response::new()))
 }
 
@@ -61,19 +59,21 @@ async fn deactivate(
     State(users): State<Users>,
     State(workflows): State<Workflows>,
     State(limits): State<Limits>,
-    Incoming {
+    Interactive {
         from,
-        request: LegacyUser(request),
-    }: Incoming<LegacyUser<deactivate::v3::Request>>,
+        request,
+        asked,
+    }: Interactive<deactivate::v3::Request>,
 ) -> Result<Outgoing<deactivate::v3::Response>> {
     let from = from.ok_or(Error::MissingToken)?;
     if request.auth.is_some() {
         limits.check(Class::Login, &*from.user_id)?;
     }
     from.must_not_be_guest()?;
-    users
+    let shown = users
         .reauthenticate("deactivate", &from, &request.erase, request.auth.as_ref())
-        .await?;
+        .await;
+    asked.remembered(&users, shown)?;
     workflows.deactivate(&from, request.erase).await?;
     // There are no third-party ids that an identity server could know.
     let response = deactivate::v3::Response::new(ThirdPartyIdRemovalStatus::Success);

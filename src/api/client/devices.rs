@@ -8,7 +8,7 @@ use ruma::{
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::legacy_user::LegacyUser;
+use super::interactive::Interactive;
 use crate::{
     api::{App, Class, Incoming, Limits, Outgoing, endpoint},
     devices::Devices,
@@ -21,12 +21,8 @@ pub(super) fn routes() -> Router<App> {
         .merge(endpoint::<get_devices::v3::Request, _>(get_devices))
         .merge(endpoint::<get_device::v3::Request, _>(get_device))
         .merge(endpoint::<update_device::v3::Request, _>(update_device))
-        .merge(endpoint::<LegacyUser<delete_device::v3::Request>, _>(
-            delete_device,
-        ))
-        .merge(endpoint::<LegacyUser<delete_devices::v3::Request>, _>(
-            delete_devices,
-        ))
+        .merge(endpoint::<delete_device::v3::Request, _>(delete_device))
+        .merge(endpoint::<delete_devices::v3::Request, _>(delete_devices))
 }
 
 /// `GET /_matrix/client/*/devices`
@@ -89,18 +85,20 @@ async fn delete_device(
     State(users): State<Users>,
     State(devices): State<Devices>,
     State(limits): State<Limits>,
-    Incoming {
+    Interactive {
         from,
-        request: LegacyUser(request),
-    }: Incoming<LegacyUser<delete_device::v3::Request>>,
+        request,
+        asked,
+    }: Interactive<delete_device::v3::Request>,
 ) -> Result<Outgoing<delete_device::v3::Response>> {
     if request.auth.is_some() {
         limits.check(Class::Login, &*from.user_id)?;
     }
     let (device_id, auth) = (&request.device_id, request.auth.as_ref());
-    users
+    let shown = users
         .reauthenticate("delete_device", &from, device_id, auth)
-        .await?;
+        .await;
+    asked.remembered(&users, shown)?;
     devices.delete(from.user, &[device_id]).await?;
     Ok(Outgoing(delete_device::v3::Response::new()))
 }
@@ -112,18 +110,20 @@ async fn delete_devices(
     State(users): State<Users>,
     State(devices): State<Devices>,
     State(limits): State<Limits>,
-    Incoming {
+    Interactive {
         from,
-        request: LegacyUser(request),
-    }: Incoming<LegacyUser<delete_devices::v3::Request>>,
+        request,
+        asked,
+    }: Interactive<delete_devices::v3::Request>,
 ) -> Result<Outgoing<delete_devices::v3::Response>> {
     if request.auth.is_some() {
         limits.check(Class::Login, &*from.user_id)?;
     }
     let (ids, auth) = (&request.devices, request.auth.as_ref());
-    users
+    let shown = users
         .reauthenticate("delete_devices", &from, ids, auth)
-        .await?;
+        .await;
+    asked.remembered(&users, shown)?;
     let ids: Vec<&DeviceId> = ids.iter().map(AsRef::as_ref).collect();
     devices.delete(from.user, &ids).await?;
     Ok(Outgoing(delete_devices::v3::Response::new()))

@@ -6,7 +6,7 @@ use ruma::api::client::keys::{
 };
 use serde_json::json;
 
-use super::legacy_user::LegacyUser;
+use super::interactive::Interactive;
 use crate::{
     api::{App, Class, Complete, Incoming, Limits, Outgoing, endpoint},
     devices::{Devices, Owner, Proof, Viewer},
@@ -22,7 +22,7 @@ pub(super) fn routes() -> Router<App> {
         .merge(endpoint::<get_keys::v3::Request, _>(get_keys))
         .merge(endpoint::<claim_keys::v3::Request, _>(claim_keys))
         .merge(endpoint::<get_key_changes::v3::Request, _>(get_key_changes))
-        .merge(endpoint::<LegacyUser<upload_signing_keys::v3::Request>, _>(
+        .merge(endpoint::<upload_signing_keys::v3::Request, _>(
             upload_signing_keys,
         ))
         .merge(endpoint::<upload_signatures::v3::Request, _>(
@@ -95,10 +95,11 @@ async fn upload_signing_keys(
     State(users): State<Users>,
     State(devices): State<Devices>,
     State(limits): State<Limits>,
-    Incoming {
+    Interactive {
         from,
-        request: LegacyUser(request),
-    }: Incoming<LegacyUser<upload_signing_keys::v3::Request>>,
+        request,
+        asked,
+    }: Interactive<upload_signing_keys::v3::Request>,
 ) -> Result<Outgoing<upload_signing_keys::v3::Response>> {
     let owner = owner(&from);
     let mut proof = Proof::Missing;
@@ -112,9 +113,10 @@ async fn upload_signing_keys(
             request.user_signing_key
         ]);
         let auth = request.auth.as_ref();
-        users
+        let shown = users
             .reauthenticate("device_signing", &from, &parameters, auth)
-            .await?;
+            .await;
+        asked.remembered(&users, shown)?;
         proof = Proof::Given;
     }
     devices.upload_signing_keys(&owner, &request, proof).await?;

@@ -22,7 +22,7 @@ use ruma::api::client::session::{
 
 use serde_json::Value;
 
-use super::legacy_user::LegacyUser;
+use super::interactive::Interactive;
 use crate::{
     api::{
         App, Class, Incoming, Limits, Outgoing, Peer, endpoint,
@@ -37,9 +37,7 @@ use crate::{
 pub(super) fn routes() -> Router<App> {
     Router::new()
         .merge(endpoint::<get_login_types::v3::Request, _>(get_login_types))
-        .merge(endpoint::<LegacyUser<get_login_token::v1::Request>, _>(
-            get_login_token,
-        ))
+        .merge(endpoint::<get_login_token::v1::Request, _>(get_login_token))
         .merge(endpoint::<login::v3::Request, _>(login))
         .merge(endpoint::<refresh_token::v3::Request, _>(refresh_token))
         .merge(endpoint::<logout::v3::Request, _>(logout))
@@ -65,16 +63,17 @@ async fn get_login_types(
 async fn get_login_token(
     State(users): State<Users>,
     State(limits): State<Limits>,
-    Incoming {
+    Interactive {
         from,
-        request: LegacyUser(request),
-    }: Incoming<LegacyUser<get_login_token::v1::Request>>,
+        request,
+        asked,
+    }: Interactive<get_login_token::v1::Request>,
 ) -> Result<Outgoing<get_login_token::v1::Response>> {
     if request.auth.is_some() {
         limits.check(Class::Login, &*from.user_id)?;
     }
-    let response = users.login_token(&from, request.auth.as_ref()).await?;
-    Ok(Outgoing(response))
+    let response = users.login_token(&from, request.auth.as_ref()).await;
+    asked.remembered(&users, response).map(Outgoing)
 }
 
 /// `POST /_matrix/client/*/login`

@@ -4,6 +4,7 @@ mod account;
 mod account_data;
 mod admin_register;
 mod administration;
+mod auth_pages;
 mod capabilities;
 mod delayed_events;
 mod devices;
@@ -12,10 +13,10 @@ mod discovery;
 mod empty_fields;
 mod ephemeral;
 mod filters;
+mod interactive;
 mod key_backup;
 mod keys;
 mod knock;
-mod legacy_user;
 mod login;
 mod media;
 mod membership;
@@ -61,6 +62,7 @@ pub(super) fn routes() -> Router<App> {
         .merge(account_data::routes())
         .merge(admin_register::routes())
         .merge(administration::routes())
+        .merge(auth_pages::routes())
         .merge(capabilities::routes())
         .merge(delayed_events::routes())
         .merge(devices::routes())

@@ -70,12 +70,12 @@ async fn set_profile_field(
 ) -> Result<Outgoing<set_profile_field::v3::Response>> {
     let field = request.value.field_name();
     must_be_open_to(&from, &field)?;
-    let charge = charge(&rooms, &limits, (&from, &field)).await?;
+    let cost = charge(&rooms, &limits, (&from, &field)).await?;
     let change = users
         .set_profile_field(&from, &request.user_id, &request.value)
         .await?;
     if change.is_some() {
-        charge.keep();
+        cost.keep();
     }
     workflows.show_profile(&from, change).await?;
     Ok(Outgoing(set_profile_field::v3::Response::new()))
@@ -92,12 +92,12 @@ async fn delete_profile_field(
     Incoming { from, request }: Incoming<delete_profile_field::v3::Request>,
 ) -> Result<Outgoing<delete_profile_field::v3::Response>> {
     must_be_open_to(&from, &request.field)?;
-    let charge = charge(&rooms, &limits, (&from, &request.field)).await?;
+    let cost = charge(&rooms, &limits, (&from, &request.field)).await?;
     let change = users
         .remove_profile_field(&from, &request.user_id, request.field)
         .await?;
     if change.is_some() {
-        charge.keep();
+        cost.keep();
     }
     workflows.show_profile(&from, change).await?;
     Ok(Outgoing(delete_profile_field::v3::Response::new()))

@@ -11,9 +11,8 @@ use axum::{
     },
     routing::get,
 };
-use ruma::serde::{Base64, base64::Standard};
-use sha2::{Digest, Sha256};
 
+use super::hash_source;
 use crate::{api::app::App, config::Config};
 
 const PAGE: &str = include_str!("welcome.html");
@@ -46,8 +45,8 @@ fn headers() -> [(HeaderName, String); 5] {
     let policy = format!(
         "default-src 'none'; style-src {}; script-src {}; connect-src 'self'; base-uri 'none'; \
          form-action 'none'; frame-ancestors 'none'",
-        hash(STYLE),
-        hash(SCRIPT)
+        hash_source(STYLE),
+        hash_source(SCRIPT)
     );
     [
         (CONTENT_SECURITY_POLICY, policy),
@@ -56,12 +55,6 @@ fn headers() -> [(HeaderName, String); 5] {
         (REFERRER_POLICY, "no-referrer".to_owned()),
         (X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
     ]
-}
-
-fn hash(text: &str) -> String {
-    let hash: Base64<Standard, _> = Base64::new(Sha256::digest(text).to_vec());
-    // Matrix writes Base64 without padding; a hash of 32 bytes has one sign of it.
-    format!("'sha256-{}='", hash.encode())
 }
 
 fn escaped(text: &str) -> String {

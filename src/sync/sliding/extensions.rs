@@ -99,13 +99,15 @@ impl Inner {
             Some(last) if pending.len() == limit => last.position,
             _ => now,
         };
-        let mut told = ToDevice::default();
-        told.next_batch = up_to.to_string();
+        let mut events = Vec::with_capacity(pending.len());
         for message in pending {
             let message = RawValue::from_string(message.message)?;
-            told.events.push(Raw::from_json(message));
+            events.push(Raw::from_json(message));
         }
-        Ok(told)
+        Ok(ToDevice {
+            next_batch: up_to.to_string(),
+            events,
+        })
     }
 
     /// Adds what a client that encrypts is told; returns whether any of it is news.

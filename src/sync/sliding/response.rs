@@ -35,7 +35,7 @@ pub struct AllExtensions {
 }
 
 /// Messages to a device.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Serialize)]
 pub struct ToDevice {
     /// What the client gives back once it has them.
     pub next_batch: String,

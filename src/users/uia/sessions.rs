@@ -5,9 +5,12 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use ruma::api::client::{
-    account::register::v3::Request,
-    uiaa::{AuthFlow, AuthType},
+use ruma::{
+    OwnedUserId,
+    api::client::{
+        account::register::v3::Request,
+        uiaa::{AuthFlow, AuthType},
+    },
 };
 
 use super::{
@@ -23,6 +26,8 @@ use crate::{
 const LIFETIME_MS: i64 = 15 * 60 * 1000;
 /// How long a session is kept at least once it is completed, in milliseconds: a client that lost the answer asks again.
 const COMPLETED_LIFETIME_MS: i64 = 5 * 60 * 1000;
+/// The longest body that a session remembers, in bytes: a client that sends more has to send it again.
+const REMEMBERED_BYTES: usize = 4 * 1024;
 /// Sessions at a time; the oldest make room for new ones.
 const SESSIONS: usize = 10_000;
 
@@ -85,13 +90,27 @@ pub(in crate::users) struct UiaSessions {
 struct UiaSession {
     endpoint: &'static str,
     user: Option<UserNum>,
+    user_id: Option<OwnedUserId>,
+    flows: Vec<AuthFlow>,
     operation: Option<Operation>,
+    /// The body of the first request, without `auth`.
+    asked: Option<Box<str>>,
     completed: Vec<AuthType>,
     proven: Proven,
     /// Whether a flow is complete: the same request is then authenticated for a while.
     is_done: bool,
     registration: Arc<tokio::sync::Mutex<RegistrationSession>>,
     expires_ms: i64,
+}
+
+/// What a session waits for.
+pub(super) struct Waiting {
+    /// Who is logged in and asks.
+    pub(super) user_id: Option<OwnedUserId>,
+    /// The ways to authenticate.
+    pub(super) flows: Vec<AuthFlow>,
+    /// The stages that are complete.
+    pub(super) completed: Vec<AuthType>,
 }
 
 impl UiaSessions {
@@ -116,7 +135,10 @@ impl UiaSessions {
         let session = UiaSession {
             endpoint: ask.endpoint,
             user: ask.session.map(|session| session.user),
+            user_id: ask.session.map(|session| session.user_id.clone()),
+            flows: ask.flows.clone(),
             operation: ask.operation.clone(),
+            asked: None,
             completed: Vec::new(),
             proven: Proven::default(),
             is_done: false,
@@ -150,10 +172,42 @@ impl UiaSessions {
         Ok(true)
     }
 
+    /// Returns what a session waits for; `None` if it is unknown or has ended.
+    pub(super) fn waiting(&self, id: &str, now: i64) -> Option<Waiting> {
+        let sessions = self.lock();
+        let session = sessions.get(id).filter(|s| s.expires_ms > now)?;
+        Some(Waiting {
+            user_id: session.user_id.clone(),
+            flows: session.flows.clone(),
+            completed: session.completed.clone(),
+        })
+    }
+
     pub(super) fn completed(&self, id: &str) -> Vec<AuthType> {
         let sessions = self.lock();
         let session = sessions.get(id);
         session.map_or_else(Vec::new, |session| session.completed.clone())
+    }
+
+    /// Remembers what was asked for, if it is not too long.
+    pub(super) fn remember(&self, id: &str, body: &str) {
+        let mut sessions = self.lock();
+        let Some(session) = sessions.get_mut(id) else {
+            return;
+        };
+        if session.asked.is_none() && body.len() <= REMEMBERED_BYTES {
+            session.asked = Some(body.into());
+        }
+    }
+
+    /// Returns what a user asked for first in their session.
+    pub(super) fn remembered(&self, id: &str, user: UserNum, now: i64) -> Option<String> {
+        let sessions = self.lock();
+        let session = sessions.get(id).filter(|s| s.expires_ms > now)?;
+        let asked = session.asked.as_ref();
+        asked
+            .filter(|_| session.user == Some(user))
+            .map(ToString::to_string)
     }
 
     /// Returns what was proven in a session in which a flow is complete.

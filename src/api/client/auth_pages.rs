@@ -1,0 +1,201 @@
+//! Pages on which a user completes a stage of interactive authentication that their client does not know.
+//!
+//! [spec]: https://spec.matrix.org/v1.19/client-server-api/#fallback
+
+use axum::{
+    Router,
+    body::Body,
+    extract::State,
+    http::{
+        StatusCode, Uri,
+        header::{
+            CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY,
+            X_CONTENT_TYPE_OPTIONS,
+        },
+    },
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use ruma::exports::serde_html_form;
+use serde::Deserialize;
+
+use crate::{
+    api::{
+        App, Class, Peer,
+        endpoint::{PathParams, read, read_query},
+        web::hash_source,
+    },
+    error::{Error, Result},
+    users::StageAnswer,
+};
+
+const PAGE: &str = include_str!("auth_pages/page.html");
+const STYLE: &str = include_str!("auth_pages/style.css");
+const DONE_SCRIPT: &str = include_str!("auth_pages/done.js");
+/// The largest form, in bytes.
+const FORM_BYTES: usize = 16 * 1024;
+
+/// A stage that has a page.
+#[derive(Clone, Copy)]
+enum Stage {
+    Dummy,
+    Password,
+    RegistrationToken,
+}
+
+#[derive(Deserialize)]
+struct Query {
+    session: String,
+}
+
+/// What the user writes into the form.
+#[derive(Deserialize)]
+struct Form {
+    #[serde(default)]
+    password: String,
+    #[serde(default)]
+    token: String,
+}
+
+pub(super) fn routes() -> Router<App> {
+    let mut router = Router::new();
+    for version in ["v3", "r0"] {
+        let path = format!("/_matrix/client/{version}/auth/{{stage}}/fallback/web");
+        router = router.route(&path, get(show).post(answer));
+    }
+    router
+}
+
+/// `GET /_matrix/client/*/auth/{stage}/fallback/web`
+async fn show(PathParams(stage): PathParams<String>, uri: Uri) -> Result<Response> {
+    let stage = Stage::named(&stage)?;
+    session_of(&uri)?;
+    Ok(form(StatusCode::OK, stage, ""))
+}
+
+/// `POST /_matrix/client/*/auth/{stage}/fallback/web`, which the form of the page sends
+async fn answer(
+    State(app): State<App>,
+    peer: Peer,
+    PathParams(stage): PathParams<String>,
+    uri: Uri,
+    body: Body,
+) -> Result<Response> {
+    let stage = Stage::named(&stage)?;
+    let session = session_of(&uri)?;
+    let body = read(body, FORM_BYTES).await?;
+    let form_sent: Form =
+        serde_html_form::from_bytes(&body).map_err(|e| Error::BadJson(e.to_string()))?;
+    match complete(&app, &peer, (&session, stage, form_sent)).await {
+        Ok(()) => Ok(done()),
+        Err(Error::Forbidden(why)) => Ok(form(StatusCode::FORBIDDEN, stage, &why)),
+        Err(other) => Err(other),
+    }
+}
+
+/// Completes a stage of a session with what the user has written.
+async fn complete(
+    app: &App,
+    peer: &Peer,
+    (session, stage, form): (&str, Stage, Form),
+) -> Result<()> {
+    let answer = match stage {
+        Stage::Dummy => StageAnswer::Dummy,
+        Stage::Password => {
+            // As for a password in a request: who asks is limited, from wherever.
+            match app.users.asker_of(session) {
+                Some(user_id) => app.limits.check(Class::Login, &*user_id)?,
+                None => app.limits.check(Class::Login, peer)?,
+            }
+            StageAnswer::Password(form.password)
+        }
+        Stage::RegistrationToken => {
+            let guess = app.limits.charge(Class::Guess, peer)?;
+            let token = form.token.trim().to_owned();
+            if !app.workflows.registration_token_is_valid(&token).await? {
+                guess.keep();
+                return Err(Error::forbidden("the registration token is not valid"));
+            }
+            StageAnswer::RegistrationToken(token)
+        }
+    };
+    app.users.answer_stage(session, answer).await
+}
+
+impl Stage {
+    fn named(name: &str) -> Result<Self> {
+        match name {
+            "m.login.dummy" => Ok(Self::Dummy),
+            "m.login.password" => Ok(Self::Password),
+            "m.login.registration_token" => Ok(Self::RegistrationToken),
+            _ => Err(Error::Unrecognized("unknown endpoint".to_owned())),
+        }
+    }
+
+    /// Returns the title of its page, and the fields of its form.
+    fn shown(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Dummy => ("Confirm", ""),
+            Self::Password => (
+                "Confirm with your password",
+                r#"<label>Password
+          <input type="password" name="password" autocomplete="current-password" required autofocus></label>"#,
+            ),
+            Self::RegistrationToken => (
+                "Register with a token",
+                r#"<label>Registration token
+          <input type="text" name="token" autocomplete="off" required autofocus></label>"#,
+            ),
+        }
+    }
+}
+
+fn session_of(uri: &Uri) -> Result<String> {
+    read_query(uri).map(|query: Query| query.session)
+}
+
+/// Returns the page of a stage; its form is sent to where the page is, so that it need not name the session.
+fn form(status: StatusCode, stage: Stage, wrong: &str) -> Response {
+    let (title, fields) = stage.shown();
+    let wrong = match wrong {
+        "" => String::new(),
+        why => format!(r#"<p class="wrong" role="alert">{why}</p>"#),
+    };
+    let content = format!(
+        r#"{wrong}<form method="post">{fields}
+        <button>Continue</button></form>"#
+    );
+    (status, page(title, &content, "")).into_response()
+}
+
+/// Returns the page that tells the client that the stage is complete.
+fn done() -> Response {
+    let content =
+        format!("<p>You can close this page and go back.</p><script>{DONE_SCRIPT}</script>");
+    page("Done", &content, DONE_SCRIPT)
+}
+
+/// Returns a page. It loads nothing, cannot be framed, and runs no script but the one that its policy names.
+fn page(title: &str, content: &str, script: &str) -> Response {
+    let script_source = match script {
+        "" => "'none'".to_owned(),
+        script => hash_source(script),
+    };
+    let policy = format!(
+        "default-src 'none'; style-src {}; script-src {script_source}; base-uri 'none'; form-action 'self'; \
+         frame-ancestors 'none'",
+        hash_source(STYLE)
+    );
+    let headers = [
+        (CONTENT_SECURITY_POLICY, policy),
+        (CONTENT_TYPE, "text/html; charset=utf-8".to_owned()),
+        (CACHE_CONTROL, "no-store".to_owned()),
+        (REFERRER_POLICY, "no-referrer".to_owned()),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
+    ];
+    let page = PAGE
+        .replace("{{style}}", STYLE)
+        .replace("{{title}}", title)
+        .replace("{{content}}", content);
+    (headers, page).into_response()
+}

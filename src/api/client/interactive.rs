@@ -1,0 +1,118 @@
+//! Requests that need interactive authentication, as clients send them.
+//!
+//! Some send what they ask for once, and then `auth` alone, with the session: what the first request of a session
+//! asked for holds. Clients of the first versions of the specification name the user in a field `user` of `auth`, where
+//! it has an `identifier` today; some, such as mautrix, still do.
+
+use std::sync::Arc;
+
+use axum::extract::{FromRequest, Request};
+use ruma::api::{IncomingRequest, Metadata};
+use serde_json::{Map, Value, json};
+
+use crate::{
+    api::{App, Authenticate, receive},
+    error::{Error, Result},
+    users::{Session, Users},
+};
+
+/// A request that needs interactive authentication, and who proved to have sent it.
+pub(super) struct Interactive<R: Metadata<Authentication: Authenticate>> {
+    /// Who asks.
+    pub(super) from: <R::Authentication as Authenticate>::Identity,
+    /// What they ask.
+    pub(super) request: R,
+    /// What they ask, to be remembered.
+    pub(super) asked: Asked,
+}
+
+/// The body of a request without `auth`.
+pub(super) struct Asked(String);
+
+/// One who may be logged in.
+pub(super) trait MaybeLoggedIn {
+    fn session(&self) -> Option<&Session>;
+}
+
+impl MaybeLoggedIn for Arc<Session> {
+    fn session(&self) -> Option<&Session> {
+        Some(self)
+    }
+}
+
+impl MaybeLoggedIn for Option<Arc<Session>> {
+    fn session(&self) -> Option<&Session> {
+        self.as_deref()
+    }
+}
+
+impl<R> FromRequest<App> for Interactive<R>
+where
+    R: IncomingRequest + Metadata<Authentication: Authenticate<Identity: MaybeLoggedIn>> + Send,
+{
+    type Rejection = Error;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self> {
+        let mut received = receive::<R>(request, app, true).await?;
+        let fields = serde_json::from_str(received.body.as_deref().unwrap_or("{}"));
+        let mut fields: Map<String, Value> = fields.map_err(|e| Error::BadJson(e.to_string()))?;
+        let auth = fields.remove("auth").map(with_identifier);
+        if fields.is_empty()
+            && let Some(id) = auth.as_ref().and_then(|auth| auth.get("session")?.as_str())
+            && let Some(session) = received.from.session()
+            && let Some(first) = app.users.asked_first(id, session)
+        {
+            fields = serde_json::from_str(&first)?;
+        }
+        let asked = Asked(serde_json::to_string(&fields)?);
+        fields.extend(auth.map(|auth| ("auth".to_owned(), auth)));
+        received.body = Some(serde_json::to_string(&fields)?);
+        let request = received.read()?;
+        Ok(Self {
+            from: received.from,
+            request,
+            asked,
+        })
+    }
+}
+
+impl Asked {
+    /// Has a session that begins with the answer remember what was asked for.
+    pub(super) fn remembered<T>(&self, users: &Users, answer: Result<T>) -> Result<T> {
+        if let Err(Error::Uia(info)) = &answer
+            && let Some(id) = &info.session
+        {
+            users.remember_asked(id, &self.0);
+        }
+        answer
+    }
+}
+
+/// Returns `auth` with an `identifier`, if it had only a `user`.
+fn with_identifier(mut auth: Value) -> Value {
+    if let Some(fields) = auth.as_object_mut()
+        && !fields.contains_key("identifier")
+        && let Some(user) = fields.get("user").and_then(Value::as_str)
+    {
+        let identifier = json!({ "type": "m.id.user", "user": user });
+        fields.insert("identifier".to_owned(), identifier);
+    }
+    auth
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_identifier_is_added_only_where_there_is_only_a_user() {
+        let of = |auth: Value| with_identifier(auth)["identifier"].clone();
+
+        let expected = json!({ "type": "m.id.user", "user": "@a:b" });
+        assert_eq!(of(json!({ "user": "@a:b" })), expected);
+        assert_eq!(of(json!({ "user": "@a:b", "identifier": {} })), json!({}));
+        assert_eq!(of(json!({ "user": 5 })), Value::Null);
+        assert_eq!(of(json!({ "session": "s" })), Value::Null);
+        assert_eq!(with_identifier(json!([])), json!([]));
+    }
+}

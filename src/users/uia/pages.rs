@@ -1,0 +1,69 @@
+//! Stages that a user completes on a page of this server, since their client does not know them.
+//!
+//! See <https://spec.matrix.org/v1.19/client-server-api/#fallback>.
+
+use ruma::{OwnedUserId, api::client::uiaa::AuthType};
+
+use super::{super::Users, Proven, is_next};
+use crate::error::{Error, Result};
+
+/// What a user answers on the page of a stage.
+pub enum StageAnswer {
+    /// That they go on.
+    Dummy,
+    /// Their password.
+    Password(String),
+    /// A registration token, which the caller has found to be valid.
+    RegistrationToken(String),
+}
+
+impl StageAnswer {
+    fn stage(&self) -> AuthType {
+        match self {
+            Self::Dummy => AuthType::Dummy,
+            Self::Password(_) => AuthType::Password,
+            Self::RegistrationToken(_) => AuthType::RegistrationToken,
+        }
+    }
+}
+
+impl Users {
+    /// Returns whose request a session is to authenticate, if it is that of somebody who is logged in.
+    pub fn asker_of(&self, id: &str) -> Option<OwnedUserId> {
+        let now = self.inner.clock.now_ms();
+        self.inner.uia.waiting(id, now)?.user_id
+    }
+
+    /// Completes a stage of a session; the client then sends its request with the session alone.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Forbidden`] when the session is unknown or has ended, the stage is not its next, or the password is
+    /// wrong.
+    pub async fn answer_stage(&self, id: &str, answer: StageAnswer) -> Result<()> {
+        let now = self.inner.clock.now_ms();
+        let sessions = &self.inner.uia;
+        let waiting = sessions.waiting(id, now);
+        let waiting =
+            waiting.ok_or_else(|| Error::forbidden("the session is unknown or has ended"))?;
+        let stage = answer.stage();
+        if waiting.completed.contains(&stage) {
+            return Ok(());
+        }
+        if !is_next(&stage, &waiting.completed, &waiting.flows) {
+            return Err(Error::forbidden("this stage is not the next one"));
+        }
+        let mut proven = Proven::default();
+        match answer {
+            StageAnswer::Dummy => {}
+            StageAnswer::RegistrationToken(token) => proven.registration_token = Some(token),
+            StageAnswer::Password(password) => {
+                let user_id = waiting.user_id;
+                let user_id = user_id.ok_or_else(|| Error::forbidden("nobody is logged in"))?;
+                self.check_password(user_id.as_str(), password).await?;
+            }
+        }
+        sessions.complete(id, (stage, proven), &waiting.flows, now);
+        Ok(())
+    }
+}
