@@ -5,10 +5,11 @@
 //! processor.
 
 #![expect(
+    clippy::disallowed_types,
     clippy::expect_used,
     clippy::indexing_slicing,
     clippy::print_stdout,
-    reason = "a measurement ends where it fails, and says what it found"
+    reason = "a measurement ends where it fails, says what it found, and needs no standard errors"
 )]
 
 mod peer;

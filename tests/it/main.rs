@@ -2,9 +2,10 @@
 //! free port with a data directory of its own, and speak HTTP to it.
 
 #![expect(
+    clippy::disallowed_types,
     clippy::expect_used,
     clippy::indexing_slicing,
-    reason = "a test fails by panicking"
+    reason = "a test fails by panicking, and the servers that it plays need no standard errors"
 )]
 
 mod account;

@@ -110,10 +110,9 @@ async fn complete(
             StageAnswer::Password(form.password)
         }
         Stage::RegistrationToken => {
-            let guess = app.limits.charge(Class::Guess, peer)?;
             let token = form.token.trim().to_owned();
             if !app.workflows.registration_token_is_valid(&token).await? {
-                guess.keep();
+                app.limits.check(Class::WrongToken, peer)?;
                 return Err(Error::forbidden("the registration token is not valid"));
             }
             StageAnswer::RegistrationToken(token)

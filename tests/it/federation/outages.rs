@@ -95,8 +95,9 @@ async fn a_message_to_a_device_waits_for_a_month_at_most() {
     sends(2).await;
 
     scene.ear.answers(Manner::Takes);
-    // An attempt that was refused may only now begin a pause: each sign of life ends one.
+    // The pause after the last refused attempt may begin only now.
     let letters = loop {
+        clock.advance(Duration::from_mins(1));
         scene.shows_life().await;
         let letters = scene.ear.lock().edus("m.direct_to_device");
         if !letters.is_empty() {
