@@ -34,6 +34,9 @@ use crate::{
 
 /// The most devices that one request reaches: each costs a row.
 const TARGETS: usize = 10_000;
+/// What one request may store in all, in bytes. A request that names each device is smaller anyway; with "*" the same
+/// message is stored for each device of a user.
+const MAX_DELIVERED_BYTES: usize = 4 * 1024 * 1024;
 /// The most other servers that one request reaches. Clients share the key of a room with some hundred devices in one
 /// request, some with all.
 const SERVERS: usize = 1_000;
@@ -93,11 +96,7 @@ impl Devices {
             return Ok(());
         }
         let deliveries = address(&mut tx, &self.db, &letters).await?;
-        if deliveries.len() > TARGETS {
-            return Err(Error::invalid_param(format!(
-                "the messages go to more than {TARGETS} devices"
-            )));
-        }
+        check_extent(&deliveries)?;
         deliver(&mut tx, deliveries).await?;
         told::post(&mut tx, &remote, now_ms).await?;
         forget_old_transactions(&mut tx, device).await?;
@@ -145,7 +144,7 @@ impl Devices {
                 continue;
             }
             let deliveries = address(&mut tx, &self.db, &letters).await?;
-            if deliveries.len() <= TARGETS {
+            if check_extent(&deliveries).is_ok() {
                 reached += deliveries.len();
                 deliver(&mut tx, deliveries).await?;
             }
@@ -320,6 +319,22 @@ async fn address(
         }
     }
     Ok(deliveries)
+}
+
+/// Checks how many devices messages reach, and how much is to be stored for them.
+fn check_extent(deliveries: &[Delivery]) -> Result<()> {
+    if deliveries.len() > TARGETS {
+        return Err(Error::invalid_param(format!(
+            "the messages go to more than {TARGETS} devices"
+        )));
+    }
+    let bytes = deliveries.iter().map(|delivery| delivery.message.len());
+    if bytes.sum::<usize>() > MAX_DELIVERED_BYTES {
+        return Err(Error::TooLarge(format!(
+            "the messages to all devices have more than {MAX_DELIVERED_BYTES} bytes together"
+        )));
+    }
+    Ok(())
 }
 
 fn is_meant(target: &DeviceIdOrAllDevices, device_id: &str) -> bool {

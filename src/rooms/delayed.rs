@@ -11,7 +11,7 @@ use ruma::{
 use serde_json::{json, value::RawValue};
 
 use super::{
-    NewEvent, Rooms,
+    NewEvent, Room, Rooms,
     due::Timetable,
     send::{Occasion, check_txn_id},
 };
@@ -86,6 +86,27 @@ pub(super) async fn timetable(db: &Db) -> Result<Timetable> {
 }
 
 impl Rooms {
+    /// Returns the secret of the event that was scheduled with the transaction id of another one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotJson`] when there is none: a new event has a body. [`Error::Forbidden`] when this server does
+    /// not know the room.
+    pub async fn delayed_before(&self, room_id: &RoomId, delay: &Delay) -> Result<String> {
+        let room = self.room_of_member(room_id).await?;
+        let known = self.scheduled_before(&room, delay).await?;
+        known.ok_or_else(|| Error::NotJson("the request has no body".to_owned()))
+    }
+
+    async fn scheduled_before(&self, room: &Room, delay: &Delay) -> Result<Option<String>> {
+        let Some(txn_id) = &delay.txn_id else {
+            return Ok(None);
+        };
+        let mut conn = self.inner.db.read().await?;
+        let (device, kind) = (delay.device, &delay.kind);
+        delayed::by_transaction(&mut conn, device, room.num, kind, txn_id).await
+    }
+
     /// Schedules an event; returns the secret by which it can be cancelled, restarted or sent.
     ///
     /// The same transaction of the same device returns the same one.
@@ -96,13 +117,8 @@ impl Rooms {
     /// [`Error::Forbidden`] for one who is not in the room. Whether the user may send the event is seen when it is sent.
     pub async fn delay(&self, room_id: &RoomId, delay: Delay) -> Result<String> {
         let room = self.room_of_member(room_id).await?;
-        if let Some(txn_id) = &delay.txn_id {
-            let mut conn = self.inner.db.read().await?;
-            let (device, kind) = (delay.device, &delay.kind);
-            let known = delayed::by_transaction(&mut conn, device, room.num, kind, txn_id).await?;
-            if let Some(known) = known {
-                return Ok(known);
-            }
+        if let Some(known) = self.scheduled_before(&room, &delay).await? {
+            return Ok(known);
         }
         if room.view().state.membership(&delay.user_id) != MembershipState::Join {
             return Err(Error::forbidden("you are not in this room"));

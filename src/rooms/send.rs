@@ -226,10 +226,7 @@ impl Rooms {
     /// [`Error::NotJson`] when there is none: a new event has a body. [`Error::Forbidden`] when this server is not in the
     /// room.
     pub async fn sent_before(&self, room_id: &RoomId, event: &NewEvent) -> Result<OwnedEventId> {
-        let room = self
-            .room(room_id)
-            .await
-            .map_err(|error| not_in_room(error, room_id))?;
+        let room = self.room_of_member(room_id).await?;
         let no_body = Error::NotJson("the request has no body".to_owned());
         self.inner.already_sent(&room, event, no_body).await
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use parlour::clock::Clock;
+use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::{
@@ -405,4 +406,16 @@ async fn a_delayed_event_marks_no_room_as_read_for_its_sender() {
     assert_eq!(unread(&before, &test.room), (1, 0));
     assert_eq!(unread(&test.alice.syncs().await, &test.room), (1, 0));
     assert_eq!(unread(&test.bob.syncs().await, &test.room), (1, 0));
+}
+
+#[tokio::test]
+async fn only_a_scheduled_event_is_asked_for_without_a_body() {
+    let test = Test::new().await;
+    let path = in_room(&test.room, "send/m.x/1?org.matrix.msc4140.delay=1000");
+    let asks = async || test.alice.client.send(Method::PUT, &path, "").await;
+
+    asks().await.expect_error(400, "M_NOT_JSON");
+    let scheduled = test.alice.client.put(&path, json!({})).await.expect_ok();
+
+    assert_eq!(asks().await.expect_ok(), scheduled);
 }

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::harness::Server;
+use crate::{chat::new_transaction, harness::Server};
 
 const SEND: &str = "/_matrix/client/v3/sendToDevice/org.example.type";
 
@@ -69,4 +69,23 @@ async fn messages_to_devices_have_a_rate_of_their_own() {
     assert!(sent >= 100);
     // Events are not held up by it.
     alice.creates_open_room().await;
+}
+
+#[tokio::test]
+async fn what_one_request_stores_for_all_devices_is_bounded() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    // 64 copies of 64 KB would be more than 4 MiB.
+    for _ in 0..70 {
+        server.log_in("alice").await;
+    }
+    let sends = async |bytes: usize| {
+        let path = format!("/_matrix/client/v3/sendToDevice/m.x/{}", new_transaction());
+        let content = json!({ "text": "x".repeat(bytes) });
+        let messages = json!({ "messages": { &*alice.id: { "*": content } } });
+        alice.client.put(&path, messages).await
+    };
+
+    sends(50_000).await.expect_ok();
+    sends(62_000).await.expect_error(413, "M_TOO_LARGE");
 }

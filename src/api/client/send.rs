@@ -60,7 +60,7 @@ async fn send_message_event(
     limits.check(Class::Send, &*from.user_id)?;
     let sending = sync.sending(from.device);
     acted(&ephemeral, &from);
-    if let Some(delay_ms) = delay_ms.filter(|_| has_body) {
+    if let Some(delay_ms) = delay_ms {
         let delay = Delay {
             user: from.user,
             user_id: from.user_id.clone(),
@@ -71,6 +71,10 @@ async fn send_message_event(
             content: request.body.into_json(),
             delay_ms,
         };
+        if !has_body {
+            let delay_id = rooms.delayed_before(&request.room_id, &delay).await?;
+            return Ok(Json(json!({ "delay_id": delay_id })).into_response());
+        }
         return delayed(&rooms, &request.room_id, delay).await;
     }
     let event = NewEvent::message(

@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{self, BufReader, Write},
+    io::{self, BufReader, Read, Seek, SeekFrom, Write},
     path::Path,
 };
 
@@ -26,6 +26,9 @@ use crate::error::{Error, Result};
 const MAX_FILE: u64 = 64 * 1024 * 1024;
 /// The most that an image may take in memory once it is decoded: 40 million pixels of four bytes.
 const MAX_DECODED: u64 = 160 * 1024 * 1024;
+/// The largest colour profile of a PNG, as it is compressed there: decoders inflate it whatever its size becomes, up to a
+/// thousand times as much. Usual ones have a few KiB.
+const MAX_PNG_PROFILE: u32 = 64 * 1024;
 /// The longest side of an image.
 const MAX_SIDE: u32 = 32_768;
 /// How many frames, and how many of their pixels, are decoded for a thumbnail that moves.
@@ -104,9 +107,42 @@ fn open(path: &Path) -> Result<(Reader, ImageFormat)> {
         // What clients show, and what may be served inline.
         Some(
             format @ (ImageFormat::Png | ImageFormat::Jpeg | ImageFormat::Gif | ImageFormat::WebP),
-        ) => Ok((reader, format)),
+        ) => {
+            if format == ImageFormat::Png {
+                check_png_profile(buffered(path)?)?;
+            }
+            Ok((reader, format))
+        }
         _ => Err(cannot_thumbnail()),
     }
+}
+
+/// Refuses a PNG with a large colour profile. What is malformed otherwise is left to the decoder.
+///
+/// [Chunk layout](https://www.w3.org/TR/png-3/#5Chunk-layout)
+fn check_png_profile(mut file: impl Read + Seek) -> Result<()> {
+    const SIGNATURE_BYTES: u64 = 8;
+    const CHECKSUM_BYTES: i64 = 4;
+    if file.seek(SeekFrom::Start(SIGNATURE_BYTES)).is_err() {
+        return Ok(());
+    }
+    let mut next_chunk = || -> io::Result<(u32, [u8; 4])> {
+        let (mut length, mut kind) = ([0; 4], [0; 4]);
+        file.read_exact(&mut length)?;
+        file.read_exact(&mut kind)?;
+        let length = u32::from_be_bytes(length);
+        file.seek_relative(i64::from(length) + CHECKSUM_BYTES)?;
+        Ok((length, kind))
+    };
+    while let Ok((length, kind)) = next_chunk() {
+        match &kind {
+            b"iCCP" if length > MAX_PNG_PROFILE => return Err(too_large()),
+            // A profile stands before the pixels.
+            b"IDAT" => break,
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn limits() -> Limits {

@@ -204,3 +204,26 @@ fn crc32(bytes: &[u8]) -> u32 {
     }
     !crc
 }
+
+/// Returns a PNG with a colour profile of so many bytes, in place of any that would be right.
+fn png_with_profile(bytes: usize) -> Vec<u8> {
+    let mut png = bytes_of(&two_halves(4, 4).into(), ImageFormat::Png);
+    let after_header = 8 + 25;
+    let mut chunk = u32::try_from(bytes).unwrap().to_be_bytes().to_vec();
+    chunk.extend_from_slice(b"iCCP");
+    chunk.resize(chunk.len() + bytes + 4, 0);
+    png.splice(after_header..after_header, chunk);
+    png
+}
+
+#[test]
+fn a_png_with_a_large_colour_profile_is_refused() {
+    let small = png_with_profile(64 * 1024);
+    let large = png_with_profile(64 * 1024 + 1);
+
+    check_png_profile(io::Cursor::new(small)).unwrap();
+    let refused = drawn(&large, shape(2, 2), Motion::Still);
+    assert!(matches!(refused, Err(Error::TooLarge(_))), "{refused:?}");
+    let odd = &large[..20];
+    check_png_profile(io::Cursor::new(odd)).unwrap();
+}
