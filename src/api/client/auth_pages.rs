@@ -158,7 +158,10 @@ fn form(status: StatusCode, stage: Stage, wrong: &str) -> Response {
     let (title, fields) = stage.shown();
     let wrong = match wrong {
         "" => String::new(),
-        why => format!(r#"<p class="wrong" role="alert">{why}</p>"#),
+        why => {
+            let why = why.replace('&', "&amp;").replace('<', "&lt;");
+            format!(r#"<p class="wrong" role="alert">{why}</p>"#)
+        }
     };
     let content = format!(
         r#"{wrong}<form method="post">{fields}
