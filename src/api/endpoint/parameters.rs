@@ -101,7 +101,12 @@ pub(in crate::api) fn read_query<T: DeserializeOwned>(uri: &Uri) -> Result<T> {
 }
 
 fn invalid(name: &str, text: &str) -> Error {
-    Error::InvalidParam(format!("invalid parameter `{name}`: {}", expected(text)))
+    let expected = if name == "filter" {
+        "expected a filter as a JSON object"
+    } else {
+        expected(text)
+    };
+    Error::InvalidParam(format!("invalid parameter `{name}`: {expected}"))
 }
 
 /// Returns what is allowed where serde and ruma say only that something is not.
