@@ -55,7 +55,7 @@ impl Failure {
             Self::Refused(refusal) => match refusal.status {
                 405 => true,
                 404 => matches!(&*refusal.errcode, "" | "M_UNRECOGNIZED"),
-                400 => refusal.errcode.is_empty(),
+                400 => matches!(&*refusal.errcode, "" | "M_UNRECOGNIZED"),
                 _ => false,
             },
         }
@@ -186,6 +186,7 @@ mod tests {
         assert!(refused(404, "").is_unknown_endpoint());
         assert!(refused(405, "M_UNRECOGNIZED").is_unknown_endpoint());
         assert!(refused(400, "").is_unknown_endpoint());
+        assert!(refused(400, "M_UNRECOGNIZED").is_unknown_endpoint());
         assert!(!refused(400, "M_BAD_JSON").is_unknown_endpoint());
         assert!(!refused(404, "M_NOT_FOUND").is_unknown_endpoint());
         assert!(!Failure::Unreachable(String::new()).is_unknown_endpoint());

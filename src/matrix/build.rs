@@ -158,7 +158,9 @@ pub(super) fn unsigned_object(
     put("type", draft.kind.to_string().into());
     put("origin_server_ts", integer(draft.timestamp.0)?);
     put("depth", integer(site.depth)?);
-    let mut hashes = site.prev_hashes.iter();
+    // An event of a later version may have a field that looks as if its id said nothing of its hash.
+    let has_hashes = site.rules.event_format.require_event_id;
+    let mut hashes = site.prev_hashes.iter().filter(|_| has_hashes);
     let prev_events = site.prev_events.iter();
     put(
         "prev_events",
@@ -167,7 +169,10 @@ pub(super) fn unsigned_object(
     let auth_events = auth_events.iter();
     put(
         "auth_events",
-        references(auth_events.map(|event| (&event.event_id, event.reference_hash.as_ref()))),
+        references(auth_events.map(|event| {
+            let hash = event.reference_hash.as_ref().filter(|_| has_hashes);
+            (&event.event_id, hash)
+        })),
     );
     if let Some(event_id) = draft.event_id {
         put("event_id", event_id.to_string().into());

@@ -105,7 +105,12 @@ impl ServerKeys {
         if published.server_name != server {
             return Err(bad("they are those of another server"));
         }
-        let present: BTreeMap<String, Base64> = entries::<PresentKey>(&published.verify_keys)
+        let mut present: Vec<(String, PresentKey)> = entries(&published.verify_keys).collect();
+        let signed_with = signed_with(server, document);
+        // Of too many, those that the server uses.
+        present.sort_by_key(|(id, _)| !signed_with.contains(&&**id));
+        let present: BTreeMap<String, Base64> = present
+            .into_iter()
             .map(|(id, key)| (id, key.key))
             .take(MAX_KEYS)
             .collect();
@@ -169,6 +174,14 @@ impl ServerKeys {
         let keys = valid.map(|(id, known)| (id.clone(), known.key.clone()));
         is_signed(notary, document, &keys.collect())
     }
+}
+
+/// Returns the ids of the keys with which a server says that it signed an object.
+fn signed_with<'o>(server: &ServerName, object: &'o CanonicalJsonObject) -> Vec<&'o str> {
+    let signatures = object.get("signatures").and_then(|all| all.as_object());
+    let of_server = signatures.and_then(|all| all.get(server.as_str())?.as_object());
+    let ids = of_server.into_iter().flat_map(|of_server| of_server.keys());
+    ids.map(String::as_str).collect()
 }
 
 /// Returns whether a server signed an object with one of these keys, and with none of them wrongly.
@@ -277,12 +290,14 @@ mod tests {
     }
 
     #[test]
-    fn of_too_many_keys_the_youngest_are_kept() {
+    fn of_too_many_keys_the_used_ones_are_kept() {
         let key = key("a.example", "1");
         let document = published_with(&key, |document| {
             for n in 0..100 {
                 let past = json!({ "key": key.public_key(), "expired_ts": n });
                 document["old_verify_keys"][format!("ed25519:p{n}")] = past;
+                let present = json!({ "key": key.public_key() });
+                document["verify_keys"][format!("ed25519:0{n}")] = present;
             }
         });
 
@@ -290,8 +305,7 @@ mod tests {
 
         assert_eq!(keys.keys.len(), MAX_KEYS);
         assert!(keys.at("ed25519:1", NOW).is_some());
-        assert!(keys.at("ed25519:p99", 0).is_some());
-        assert!(keys.at("ed25519:p0", 0).is_none());
+        assert!(keys.at("ed25519:p99", 0).is_none());
     }
 
     #[test]

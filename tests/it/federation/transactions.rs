@@ -8,7 +8,7 @@ use super::{
     guest::{Archive, Guest},
 };
 use crate::{
-    chat::{ids, said, timeline},
+    chat::{encoded, ids, said, timeline},
     harness::{Server, User},
 };
 
@@ -211,4 +211,21 @@ async fn a_room_that_another_server_closes_to_guests_loses_those_of_this_one() {
 
     let member = shared.alice.member(&shared.room, &guest).await;
     assert_eq!(member["membership"], "leave");
+}
+
+#[tokio::test]
+async fn an_event_id_within_an_event_of_a_later_version_means_nothing() {
+    let mut shared = Shared::new().await;
+    let content = json!({ "msgtype": "m.text", "body": "tea" });
+    let mut message = shared.bob.drafts("m.room.message", None, &content);
+    message["event_id"] = json!("$chosen:x");
+    let message = shared.peer.signs(&message, &shared.bob.rules);
+    shared.bob.follows(&message);
+    shared.peer.sends(&shared.server, &[&message]).await;
+
+    let answer = shared.alice.says(&shared.room, "thank you").await;
+
+    let path = format!("/_matrix/federation/v1/event/{}", encoded(&answer));
+    let served = shared.peer.gets(&shared.server, &path).await.expect_ok();
+    assert_eq!(served["pdus"][0]["prev_events"], json!([message.id]));
 }
