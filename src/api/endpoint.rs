@@ -177,17 +177,18 @@ pub struct Received<I> {
 }
 
 impl<I> Received<I> {
-    /// Has ruma read it.
+    /// Reads the request with ruma; returns it with the sender and the body.
     ///
     /// # Errors
     ///
     /// Says what is wrong with it.
-    pub fn read<R: IncomingRequest>(&self) -> Result<R> {
+    pub fn read<R: IncomingRequest>(self) -> Result<(R, I, Option<String>)> {
         let params = self.params.iter();
         let params: Vec<(&str, &str)> = params.map(|(name, value)| (&**name, &**value)).collect();
         let text = self.body.as_deref().unwrap_or("{}");
-        let request = http::Request::from_parts(self.parts.clone(), text.as_bytes());
-        try_read(request, &params)
+        let request = http::Request::from_parts(self.parts, text.as_bytes());
+        let request = try_read(request, &params)?;
+        Ok((request, self.from, self.body))
     }
 }
 
@@ -201,8 +202,7 @@ where
     R: IncomingRequest + Metadata<Authentication: Authenticate> + Send,
 {
     let received = receive::<R>(request, app, may_lack_body).await?;
-    let request = received.read()?;
-    let Received { from, body, .. } = received;
+    let (request, from, body) = received.read()?;
     Ok((Incoming { from, request }, body))
 }
 

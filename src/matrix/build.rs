@@ -69,7 +69,7 @@ struct Levels {
 /// proper event.
 pub fn build(draft: Draft, site: Site<'_>, key: &SigningKey) -> Result<(Pdu, String)> {
     if draft.kind.to_string().is_empty() {
-        return Err(Error::BadJson("an event has a type".to_owned()));
+        return Err(Error::BadJson("the event type is empty".to_owned()));
     }
     let auth_events = select_auth_events(&draft, site)?;
     let mut object = unsigned_object(draft, site, &auth_events)?;

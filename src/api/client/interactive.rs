@@ -67,9 +67,9 @@ where
         let asked = Asked(serde_json::to_string(&fields)?);
         fields.extend(auth.map(|auth| ("auth".to_owned(), auth)));
         received.body = Some(serde_json::to_string(&fields)?);
-        let request = received.read()?;
+        let (request, from, _) = received.read()?;
         Ok(Self {
-            from: received.from,
+            from,
             request,
             asked,
         })
