@@ -13,7 +13,7 @@ use crate::{
     error::{Error, Result},
     storage::{
         Read, UserNum, WriteTx,
-        key_backups::{self, BackupKeyRow, BackupRow, Part},
+        devices::key_backups::{self, BackupKeyRow, BackupRow, Part},
     },
 };
 

@@ -18,8 +18,10 @@ use crate::{
     matrix::{self, signed_object},
     storage::{
         Read, UserNum, WriteTx,
-        cross_signing::{self, CrossSigningKeyRow},
-        device_lists, devices,
+        devices::{
+            cross_signing::{self, CrossSigningKeyRow},
+            device_lists, device_table,
+        },
     },
 };
 
@@ -272,7 +274,7 @@ fn check_signatures(user_id: &UserId, stored: &Stored, new: &[NewKey]) -> Result
 /// either alike.
 async fn check_names(tx: &mut WriteTx, user: UserNum, changed: &[&NewKey]) -> Result<()> {
     let names: Vec<&str> = changed.iter().map(|key| &*key.public_key).collect();
-    if devices::find_all(tx, user, &names).await?.is_empty() {
+    if device_table::find_all(tx, user, &names).await?.is_empty() {
         return Ok(());
     }
     Err(Error::forbidden("a key has the name of a device"))

@@ -10,7 +10,7 @@ use ruma::{OneTimeKeyAlgorithm, UInt};
 use super::Devices;
 use crate::{
     error::Result,
-    storage::{Change, DeviceNum, Follower, KeyCounts, Position, one_time_keys},
+    storage::{Change, DeviceNum, Follower, KeyCounts, Position, devices::one_time_keys},
 };
 
 /// Devices whose keys are remembered; when there are more, the memory starts afresh.

@@ -22,9 +22,11 @@ use crate::{
     error::{Error, Result},
     matrix,
     storage::{
-        Change, DeviceNum, KeyCounts, UserNum, WriteTx, cross_signing, device_keys, device_lists,
-        devices,
-        one_time_keys::{self, KeyRow},
+        Change, DeviceNum, KeyCounts, UserNum, WriteTx,
+        devices::{
+            cross_signing, device_keys, device_lists, device_table,
+            one_time_keys::{self, KeyRow},
+        },
     },
 };
 
@@ -91,7 +93,7 @@ impl Devices {
             return Ok(self.keys_left(owner.device).await?.one_time());
         }
         let mut tx = self.db.write().await?;
-        if devices::get(&mut tx, owner.device).await?.is_none() {
+        if device_table::get(&mut tx, owner.device).await?.is_none() {
             return Err(Error::UnknownToken { soft_logout: false });
         }
         if let Some(keys) = device_keys {
@@ -176,7 +178,7 @@ impl Devices {
         let users = self.db.strings.find_all(tx, &user_ids).await?;
         let texts = self.db.strings.texts(tx, &users).await?;
         let mut found: BTreeMap<String, HashMap<DeviceNum, Named>> = BTreeMap::new();
-        for (device, user, device_id) in devices::of_users(tx, &users).await? {
+        for (device, user, device_id) in device_table::of_users(tx, &users).await? {
             let user_id = texts
                 .get(&user)
                 .and_then(|id| <&UserId>::try_from(&**id).ok());

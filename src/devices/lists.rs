@@ -20,9 +20,11 @@ use crate::{
     error::{Error, Result},
     storage::{
         Position, UserNum,
-        cross_signing::{self, CrossSigningKeyRow, SignatureRow},
-        device_keys::{self, DeviceKeysRow},
-        device_lists,
+        devices::{
+            cross_signing::{self, CrossSigningKeyRow, SignatureRow},
+            device_keys::{self, DeviceKeysRow},
+            device_lists,
+        },
     },
 };
 

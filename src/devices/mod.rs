@@ -32,8 +32,11 @@ use crate::{
     config::Config,
     error::{Error, Result},
     storage::{
-        Db, Follower, UserNum, device_keys, device_lists,
-        devices::{self, Device},
+        Db, Follower, UserNum,
+        devices::{
+            device_keys, device_lists,
+            device_table::{self, Device},
+        },
     },
 };
 
@@ -77,7 +80,7 @@ impl Devices {
     /// Returns the devices of a user.
     pub async fn list(&self, user: UserNum) -> Result<Vec<DeviceInfo>> {
         let mut db = self.db.read().await?;
-        let devices = devices::of_user(&mut db, user).await?;
+        let devices = device_table::of_user(&mut db, user).await?;
         Ok(devices.into_iter().map(describe).collect())
     }
 
@@ -89,7 +92,7 @@ impl Devices {
     pub async fn get(&self, user: UserNum, device_id: &DeviceId) -> Result<DeviceInfo> {
         check_text("device_id", device_id.as_str())?;
         let mut db = self.db.read().await?;
-        let device = devices::find(&mut db, user, device_id.as_str()).await?;
+        let device = device_table::find(&mut db, user, device_id.as_str()).await?;
         device.map(describe).ok_or_else(unknown)
     }
 
@@ -110,12 +113,12 @@ impl Devices {
         check_text("device_id", device_id.as_str())?;
         check_text("display_name", &display_name)?;
         let mut tx = self.db.write().await?;
-        let device = devices::find(&mut tx, user, device_id.as_str()).await?;
+        let device = device_table::find(&mut tx, user, device_id.as_str()).await?;
         let device = device.ok_or_else(unknown)?;
         if device.display_name.as_deref() == Some(&*display_name) {
             return Ok(());
         }
-        devices::rename(&mut tx, user, device_id.as_str(), Some(display_name)).await?;
+        device_table::rename(&mut tx, user, device_id.as_str(), Some(display_name)).await?;
         // The name is told with the keys.
         if device_keys::get(&mut tx, device.num).await?.is_some() {
             device_lists::note_devices(&mut tx, user, &[device_id]).await?;
@@ -129,11 +132,11 @@ impl Devices {
     pub async fn delete(&self, user: UserNum, device_ids: &[&DeviceId]) -> Result<()> {
         let ids: Vec<&str> = device_ids.iter().map(|id| id.as_str()).collect();
         let mut tx = self.db.write().await?;
-        let found = devices::find_all(&mut tx, user, &ids).await?;
+        let found = device_table::find_all(&mut tx, user, &ids).await?;
         if found.is_empty() {
             return Ok(());
         }
-        devices::delete(&mut tx, user, found).await?;
+        device_table::delete(&mut tx, user, found).await?;
         tx.commit().await
     }
 }
@@ -167,7 +170,7 @@ mod tests {
     use ruma::device_id;
 
     use super::*;
-    use crate::storage::{Change, Follower, Position, testing::TestDb, tokens};
+    use crate::storage::{Change, Follower, Position, testing::TestDb, users::tokens};
 
     #[derive(Default)]
     struct Ended(Mutex<Vec<i64>>);
@@ -188,10 +191,12 @@ mod tests {
         let test = TestDb::new().await;
         let service = Devices::new(&test.db, &Config::default());
         let mut tx = test.db.write().await.unwrap();
-        devices::upsert(&mut tx, 1, "A", Some("Phone".into()), 5)
+        device_table::upsert(&mut tx, 1, "A", Some("Phone".into()), 5)
             .await
             .unwrap();
-        devices::upsert(&mut tx, 2, "B", None, 5).await.unwrap();
+        device_table::upsert(&mut tx, 2, "B", None, 5)
+            .await
+            .unwrap();
         tx.commit().await.unwrap();
 
         let a = device_id!("A");
@@ -217,7 +222,9 @@ mod tests {
         let ended = Arc::new(Ended::default());
         test.db.journal().follow(ended.clone());
         let mut tx = test.db.write().await.unwrap();
-        let num = devices::upsert(&mut tx, 1, "A", None, 5).await.unwrap();
+        let num = device_table::upsert(&mut tx, 1, "A", None, 5)
+            .await
+            .unwrap();
         tokens::insert_access(&mut tx, &[1; 32], num, None)
             .await
             .unwrap();

@@ -27,8 +27,11 @@ use crate::{
     error::Result,
     matrix::signed_object,
     storage::{
-        RoomNum, UserNum, WriteTx, device_lists,
-        remote_devices::{self, DeviceRow, ListRow},
+        RoomNum, UserNum, WriteTx,
+        devices::{
+            device_lists,
+            remote_devices::{self, DeviceRow, ListRow},
+        },
     },
 };
 

@@ -21,8 +21,10 @@ use crate::{
     matrix,
     storage::{
         UserNum, WriteTx,
-        cross_signing::{self, SignatureRow},
-        device_keys, device_lists,
+        devices::{
+            cross_signing::{self, SignatureRow},
+            device_keys, device_lists,
+        },
     },
 };
 

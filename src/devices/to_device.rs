@@ -27,8 +27,8 @@ use crate::{
     error::{Error, Result},
     matrix::{MAX_JSON_DEPTH, check_depth},
     storage::{
-        Change, DeviceNum, Follower, Position, UserNum, WriteTx, devices, received_messages,
-        to_device,
+        Change, DeviceNum, Follower, Position, UserNum, WriteTx,
+        devices::{device_table, received_messages, to_device},
     },
 };
 
@@ -300,7 +300,7 @@ async fn address(
     let users = db.strings.find_all(tx, &user_ids).await?;
     let user_ids = db.strings.texts(tx, &users).await?;
     let mut by_user: HashMap<UserNum, Vec<(DeviceNum, String)>> = HashMap::new();
-    for (device, user, device_id) in devices::of_users(tx, &users).await? {
+    for (device, user, device_id) in device_table::of_users(tx, &users).await? {
         by_user.entry(user).or_default().push((device, device_id));
     }
     let mut deliveries = Vec::new();
@@ -429,7 +429,7 @@ mod tests {
     use super::*;
     use crate::{
         config::Config,
-        storage::{outbox, testing::TestDb},
+        storage::{federation::outbox, testing::TestDb},
     };
 
     fn request(txn_id: &str, messages: &Value) -> Request {
@@ -450,10 +450,10 @@ mod tests {
         let service = Devices::new(&test.db, &Config::default());
         let mut tx = test.db.write().await.unwrap();
         let bob = tx.intern("@bob:localhost").await.unwrap();
-        let phone = devices::upsert(&mut tx, bob, "PHONE", None, 1)
+        let phone = device_table::upsert(&mut tx, bob, "PHONE", None, 1)
             .await
             .unwrap();
-        let desk = devices::upsert(&mut tx, bob, "DESK", None, 1)
+        let desk = device_table::upsert(&mut tx, bob, "DESK", None, 1)
             .await
             .unwrap();
         tx.commit().await.unwrap();

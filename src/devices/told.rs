@@ -18,10 +18,13 @@ use super::Devices;
 use crate::{
     error::{Error, Result},
     storage::{
-        Change, Position, UserNum, WriteTx, device_lists,
-        devices::{self, Device},
-        outbox,
-        told_devices::{self, NOTHING, ToTell},
+        Change, Position, UserNum, WriteTx,
+        devices::{
+            device_list_updates::{self, NOTHING, ToTell},
+            device_lists,
+            device_table::{self, Device},
+        },
+        federation::outbox,
     },
 };
 
@@ -63,7 +66,7 @@ impl Devices {
         for some in pairs.chunks(PAIRS) {
             let mut tx = self.db.write().await?;
             let position = tx.position();
-            owed.extend(told_devices::owe(&mut tx, some, position).await?);
+            owed.extend(device_list_updates::owe(&mut tx, some, position).await?);
             tx.commit().await?;
         }
         owed.into_iter()
@@ -82,7 +85,7 @@ impl Devices {
         let limited = i64::try_from(limit).unwrap_or(i64::MAX);
         let owed = {
             let mut db = self.db.read().await?;
-            told_devices::to_tell(&mut db, server.as_str(), limited).await?
+            device_list_updates::to_tell(&mut db, server.as_str(), limited).await?
         };
         let (mut tellings, mut left) = (Vec::new(), limit);
         for owed in owed {
@@ -124,7 +127,7 @@ impl Devices {
         let (devices, newest) = {
             let mut db = self.db.read().await?;
             let newest = device_lists::newest_change(&mut db, owed.user_num).await?;
-            let devices = devices::of_user(&mut db, owed.user_num).await?;
+            let devices = device_table::of_user(&mut db, owed.user_num).await?;
             (devices, newest.unwrap_or_default())
         };
         let list = self.told_of(user_id).await?;
@@ -169,7 +172,7 @@ impl Devices {
             let user = owed.user_num;
             let changes = device_lists::devices_changed(&mut db, user, owed.told, limit);
             let changes = changes.await?;
-            (changes, devices::of_user(&mut db, user).await?)
+            (changes, device_table::of_user(&mut db, user).await?)
         };
         let is_all = i64::try_from(changes.len()).unwrap_or(i64::MAX) < limit;
         let mut devices: BTreeMap<String, Device> = devices
@@ -253,7 +256,7 @@ impl Devices {
         }
         for telling in tellings {
             let (user, told) = (telling.user, (telling.told, telling.stream_id));
-            told_devices::set_told(&mut tx, server.as_str(), user, told).await?;
+            device_list_updates::set_told(&mut tx, server.as_str(), user, told).await?;
         }
         tx.commit().await
     }

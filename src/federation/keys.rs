@@ -30,7 +30,7 @@ use crate::{
     matrix::{KnownKey, ServerKeys, SigningKey},
     storage::{
         Db, WriteTx,
-        server_keys::{self, DocumentRow, ServerKeyRow},
+        federation::server_keys::{self, DocumentRow, ServerKeyRow},
     },
 };
 

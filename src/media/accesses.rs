@@ -9,7 +9,7 @@ use std::{
 use crate::{
     clock::Clock,
     error::Result,
-    storage::{Db, media},
+    storage::{Db, media::media_table},
     tasks::Tasks,
 };
 
@@ -52,7 +52,7 @@ impl Accesses {
     }
 
     /// Notes that somebody asked for this media.
-    pub(super) fn note(&self, media: &media::MediaRow) {
+    pub(super) fn note(&self, media: &media_table::MediaRow) {
         let age_ms = self.clock.now_ms().saturating_sub(media.last_access_ts);
         if u128::try_from(age_ms).unwrap_or(0) < EXACTNESS.as_millis() {
             return;
@@ -72,7 +72,7 @@ impl Accesses {
         }
         let noted: Vec<i64> = noted.into_iter().collect();
         let mut tx = self.db.write().await?;
-        media::touch(&mut tx, &noted, self.clock.now_ms()).await?;
+        media_table::touch(&mut tx, &noted, self.clock.now_ms()).await?;
         tx.commit().await
     }
 }

@@ -38,7 +38,7 @@ use crate::{
     federation::Federation,
     storage::{
         Db, UserNum, WriteTx,
-        media::{self as rows, MediaRow, NewMedia},
+        media::media_table::{self as rows, MediaRow, NewMedia},
     },
     tasks::Tasks,
 };

@@ -14,8 +14,10 @@ use crate::{
     error::{Error, Result},
     storage::{
         UserNum,
-        media::MediaRow,
-        promised_media::{self, Promise},
+        media::{
+            media_table::MediaRow,
+            promised_media::{self, Promise},
+        },
     },
 };
 

@@ -10,62 +10,14 @@
 //! `handshake`, `receive`, `history`, `outliers` and `import` take what other servers send, and `resolution` decides
 //! between states; `sending`, `serving` and `telling` tell other servers.
 
-mod access;
-mod aggregations;
-mod append;
-mod arrived;
-mod at_time;
-mod by_relations;
-mod counts;
-mod create;
-mod delayed;
-mod deletion;
-mod directory;
-mod due;
-mod erasure;
-mod fill;
-mod followed;
-mod handshake;
-mod hierarchy;
-mod history;
-mod import;
-mod invitations;
-mod invite_links;
-mod inviting;
-mod lately;
-mod load;
-mod members;
-mod membership;
-mod missing;
-mod outliers;
-mod outside;
-mod policy;
-mod reading;
-mod receipts;
-mod receive;
-mod redactions;
-mod relations;
-mod removal;
-mod reports;
-mod resolution;
-mod restricted;
-mod search;
-mod send;
-mod sending;
-mod serving;
-mod shields;
-mod snapshots;
-mod some_events;
-mod sources;
-mod state;
-mod summary;
-mod telling;
+mod log;
+mod memory;
+mod read;
+mod remote;
 #[cfg(test)]
 mod tests;
-mod threads;
-mod timeline;
-mod upgrade;
-mod warm;
+mod unread;
+mod write;
 
 use std::{
     collections::HashMap,
@@ -78,49 +30,67 @@ use ruma::{
 };
 use tokio::sync::Semaphore;
 
+use self::{
+    log::backfill_columns,
+    memory::load,
+    read::access,
+    write::{delayed_events, expiring_invitations, invite_links, send},
+};
 pub use self::{
-    access::Access,
-    aggregations::{Audience, Bundle, Bundles, ThreadSummary},
-    arrived::Arrived,
-    create::{CreateRoom, check_visibility},
-    delayed::{Delay, DelayAction, Delayed, MAX_DELAY, MAX_SCHEDULED},
-    directory::{DirectoryPage, DirectorySearch},
-    handshake::{Applicant, Handshake, Offer},
-    hierarchy::{HierarchyPage, HierarchyRequest, HierarchyStart, ServerHierarchy, SpaceRoom},
-    history::{Backfilled, Gap},
-    import::{Import, Imported},
-    invite_links::{InviteLink, NewLink},
-    inviting::DraftInvitation,
-    members::{UserRoom, UserRooms},
-    membership::{Action, MemberChange, MemberProfile},
-    outliers::Outlier,
-    outside::FromOutside,
-    policy::Recommends,
-    receipts::NewReceipt,
-    receive::{Help, Received, Taken},
-    relations::{Related, RelatedRequest},
-    reports::Reporter,
-    search::{Hit, SearchKey, SearchPage, SearchQuery},
-    send::{NewEvent, Transaction},
-    sending::{Arrival, Outgoing, OutgoingPage, RoomPage},
-    serving::{StateAnswer, TurnToBeTold},
-    sources::EventSources,
-    summary::{MutualRooms, Summary},
-    threads::{SubscriptionChange, ThreadCount, Threads},
-    timeline::{Context, HiddenEvents, Page, PageRequest},
-    upgrade::Upgrade,
-    warm::{Room, Stay, View},
+    log::relations::{Related, RelatedRequest},
+    memory::{
+        room::{Room, Stay, View},
+        user_rooms::{UserRoom, UserRooms},
+    },
+    read::{
+        access::Access,
+        aggregations::{Audience, Bundle, Bundles, ThreadSummary},
+        directory::{DirectoryPage, DirectorySearch},
+        federation_format::EventSources,
+        hierarchy::{HierarchyPage, HierarchyRequest, HierarchyStart, ServerHierarchy, SpaceRoom},
+        search::{Hit, SearchKey, SearchPage, SearchQuery},
+        summary::{MutualRooms, Summary},
+        threads::{SubscriptionChange, ThreadCount, Threads},
+        timeline::{Context, HiddenEvents, Page, PageRequest},
+    },
+    remote::{
+        backfill::{Backfilled, Gap},
+        invite_remote_user::DraftInvitation,
+        join_import::{Import, Imported},
+        make_and_send_join::{Applicant, Handshake, Offer},
+        outgoing::{Arrival, Outgoing, OutgoingPage, RoomPage},
+        outliers::Outlier,
+        receive::{Help, Received, Taken},
+        remote_membership::FromOutside,
+        serve_state::{StateAnswer, TurnToBeTold},
+        stored_inbox::Arrived,
+    },
+    unread::receipts::NewReceipt,
+    write::{
+        create::{CreateRoom, check_visibility},
+        delayed_events::{Delay, DelayAction, Delayed, MAX_DELAY, MAX_SCHEDULED},
+        invite_links::{InviteLink, NewLink},
+        membership::{Action, MemberChange, MemberProfile},
+        policy_server::Recommends,
+        reports::Reporter,
+        send::{NewEvent, Transaction},
+        upgrade::Upgrade,
+    },
 };
 use self::{
-    counts::CustomRules, deletion::Deletions, due::Timetable, followed::Followed, serving::Serving,
-    shields::Shields,
+    memory::{journal_cache::Followed, timetable::Timetable},
+    read::ignored_users::Shields,
+    remote::serve_state::Serving,
+    unread::push_counts::CustomRules,
+    write::deletion::Deletions,
 };
 use crate::{
     clock::Clock,
     error::{Error, Result},
     matrix::{KnownEvents, SigningKey, Visibility},
     storage::{
-        Change, Db, Follower, Position, RoomNum, UserNum, memberships, room_deletion, rooms,
+        Change, Db, Follower, Position, RoomNum, UserNum,
+        rooms::{memberships, room_deletion, room_table},
     },
     tasks::Tasks,
     turns::Turns,
@@ -190,11 +160,11 @@ impl Rooms {
         tasks: Tasks,
         default_version: RoomVersionId,
     ) -> Result<Self> {
-        fill::fill_relations(&db).await?;
+        backfill_columns::fill_relations(&db).await?;
         let rules = CustomRules::load(&db).await?;
         let shields = Shields::load(&db).await?;
-        let schedule = delayed::timetable(&db).await?;
-        let expiring = invitations::timetable(&db).await?;
+        let schedule = delayed_events::timetable(&db).await?;
+        let expiring = expiring_invitations::timetable(&db).await?;
         let links = invite_links::timetable(&db).await?;
         let deletions = Deletions::load(&db).await?;
         let inner = Arc::new(Inner {
@@ -332,7 +302,7 @@ impl Rooms {
     /// Returns the places of the newest events of rooms.
     pub async fn last_positions(&self, rooms: &[RoomNum]) -> Result<Vec<(RoomNum, Position)>> {
         let mut conn = self.inner.db.read().await?;
-        rooms::last_positions(&mut conn, rooms).await
+        room_table::last_positions(&mut conn, rooms).await
     }
 
     /// Returns the number of a room.
@@ -349,7 +319,7 @@ impl Rooms {
             return Ok(num);
         }
         let mut conn = self.inner.db.read().await?;
-        let num = rooms::number(&mut conn, room_id.as_str()).await?;
+        let num = room_table::number(&mut conn, room_id.as_str()).await?;
         let num =
             num.ok_or_else(|| Error::not_found(format!("the room {room_id} is not known here")))?;
         self.inner.check_stays(num)?;
@@ -458,7 +428,7 @@ impl Follower for Inner {
                     sender,
                     event,
                 } => {
-                    if invitations::expiry(&event.pdu).is_some() {
+                    if expiring_invitations::expiry(&event.pdu).is_some() {
                         self.expiring.changed();
                     }
                     self.rooms.committed(*room, *position, change);

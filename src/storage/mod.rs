@@ -3,63 +3,16 @@
 //! A file here holds the queries of one subject and nothing else: no decision, no commit. `journal` is the
 //! one writer, `query` the seam to the two drivers, `dialect` the few places where they differ.
 
-mod change;
-mod dialect;
-mod failure;
-mod journal;
-mod lock;
-mod migrate;
-mod postgres_text;
-mod probe;
-mod query;
+mod engine;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub mod account_data;
-pub mod accounts;
-pub mod aliases;
-pub mod arrived_events;
-pub mod cross_signing;
-pub mod delayed;
-pub mod device_keys;
-pub mod device_lists;
 pub mod devices;
-pub mod events;
-pub mod expiring_invitations;
-pub mod fills;
-pub mod filters;
-pub mod gaps;
-pub mod graph;
-pub mod invite_links;
-pub mod key_backups;
+pub mod federation;
 pub mod media;
-pub mod memberships;
-pub mod one_time_keys;
-pub mod outbox;
-pub mod passing_tokens;
-pub mod profiles;
-pub mod promised_media;
-pub mod pushers;
-pub mod receipts;
-pub mod received_messages;
-pub mod relations;
-pub mod remote_devices;
-pub mod reports;
-pub mod room_deletion;
 pub mod rooms;
-pub mod roster;
-pub mod search;
-pub mod server_keys;
-pub mod server_notices;
-pub mod state;
-pub mod strings;
-pub mod thread_subscriptions;
-pub mod threads;
-pub mod to_device;
-pub mod tokens;
-pub mod told_devices;
-pub mod unread;
-pub mod user_directory;
+pub mod sync;
+pub mod users;
 
 use std::path::Path;
 
@@ -68,18 +21,20 @@ use sqlx::{
     postgres::PgPoolOptions, sqlite::SqlitePoolOptions,
 };
 
-use self::lock::DirectoryLock;
-pub use self::{
+pub use self::engine::{
     change::{
         Change, DeviceNum, KeyCounts, ReadMarker, Reading, Receipt, Removed, RoomNum, ThreadMarker,
         UserNum,
     },
     dialect::{Raw, Target},
+    fills,
     journal::{Follower, Intent, Journal, Pending, Position, WriteTx, position},
     postgres_text::{TextList, list},
     probe::ProbeError,
     query::{Query, Read, list_of_numbers, values},
+    strings,
 };
+use self::engine::{dialect, lock::DirectoryLock};
 use crate::{error::Result, health::Health, tasks::Tasks};
 
 /// Connections that read; SQLite's readers never wait for the writer.

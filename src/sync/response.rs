@@ -32,7 +32,7 @@ use crate::{
     error::Result,
     matrix::{Invitation, Shield, wants_global, wants_room, wants_room_data},
     rooms::UserRoom,
-    storage::{Receipt, UserNum, account_data::AccountData},
+    storage::{Receipt, UserNum, users::account_data::AccountData},
     users::{Session, write_push_rules},
 };
 

@@ -7,8 +7,10 @@ use super::{Session, Users, passwords::Passwords};
 use crate::{
     error::Result,
     storage::{
-        Change, UserNum, WriteTx, account_data, accounts, cross_signing, delayed, device_lists,
-        devices, invite_links, key_backups, passing_tokens, profiles,
+        Change, UserNum, WriteTx,
+        devices::{cross_signing, device_lists, device_table, key_backups},
+        rooms::{delayed_events, invite_links},
+        users::{account_data, accounts, profiles, short_lived_tokens},
     },
 };
 
@@ -16,7 +18,7 @@ impl Users {
     /// Logs a device out; it is gone with its tokens and messages.
     pub async fn logout(&self, session: &Session) -> Result<()> {
         let mut tx = self.inner.db.write().await?;
-        devices::delete(&mut tx, session.user, vec![session.device]).await?;
+        device_table::delete(&mut tx, session.user, vec![session.device]).await?;
         tx.commit().await
     }
 
@@ -66,7 +68,7 @@ impl Users {
             tx.publish(position, Change::Erased { user_id });
         }
         delete_devices_except(&mut tx, user, None).await?;
-        passing_tokens::remove_all(&mut tx, user).await?;
+        short_lived_tokens::remove_all(&mut tx, user).await?;
         if cross_signing::remove_all(&mut tx, user).await? > 0 {
             device_lists::note_devices(&mut tx, user, &[device_lists::OWN_KEYS]).await?;
         }
@@ -74,7 +76,7 @@ impl Users {
         profiles::remove_all(&mut tx, user).await?;
         account_data::remove_all(&mut tx, user).await?;
         invite_links::remove_of_creator(&mut tx, user).await?;
-        delayed::cancel_of(&mut tx, user, self.inner.clock.now_ms()).await?;
+        delayed_events::cancel_of(&mut tx, user, self.inner.clock.now_ms()).await?;
         tx.commit().await?;
         tracing::info!(user_id = %session.user_id, "an account was deactivated");
         Ok(())
@@ -87,11 +89,11 @@ async fn delete_devices_except(
     kept: Option<&Session>,
 ) -> Result<()> {
     let kept = kept.map(|session| session.device);
-    let devices = devices::of_user(tx, user).await?.into_iter();
+    let devices = device_table::of_user(tx, user).await?.into_iter();
     let ended = devices
         .map(|device| device.num)
         .filter(|num| Some(*num) != kept);
-    devices::delete(tx, user, ended.collect()).await
+    device_table::delete(tx, user, ended.collect()).await
 }
 
 #[cfg(test)]
@@ -114,7 +116,7 @@ mod tests {
         let test = TestUsers::new(|_| {}).await;
         let alice = test.session("alice").await;
         let mut tx = test.test.db.write().await.unwrap();
-        devices::upsert(&mut tx, alice.user, "OTHER", None, 1)
+        device_table::upsert(&mut tx, alice.user, "OTHER", None, 1)
             .await
             .unwrap();
         tx.commit().await.unwrap();
@@ -127,7 +129,10 @@ mod tests {
         test.users.change_password(&alice, kept).await.unwrap();
         let count = async || {
             let mut db = test.test.db.read().await.unwrap();
-            devices::of_user(&mut db, alice.user).await.unwrap().len()
+            device_table::of_user(&mut db, alice.user)
+                .await
+                .unwrap()
+                .len()
         };
         assert_eq!(count().await, 2);
         let refused = test

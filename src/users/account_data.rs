@@ -13,8 +13,8 @@ use crate::{
     error::{Error, Result},
     storage::{
         Change, Position, Read, RoomNum, UserNum, WriteTx,
-        account_data::{self, AccountData},
-        rooms,
+        rooms::room_table,
+        users::account_data::{self, AccountData},
     },
 };
 
@@ -238,7 +238,7 @@ async fn room_number(db: &mut impl Read, room_id: Option<&RoomId>) -> Result<Opt
     let Some(room_id) = room_id else {
         return Ok(None);
     };
-    match rooms::number(db, room_id.as_str()).await? {
+    match room_table::number(db, room_id.as_str()).await? {
         Some(room) => Ok(Some(room)),
         None => Err(Error::not_found("the room is not known here")),
     }
@@ -308,7 +308,7 @@ mod tests {
     async fn room(test: &TestUsers) -> &'static RoomId {
         let room_id = room_id!("!a:localhost");
         let mut tx = test.test.db.write().await.unwrap();
-        let made = rooms::insert(&mut tx, room_id.as_str(), "12").await;
+        let made = room_table::insert(&mut tx, room_id.as_str(), "12").await;
         assert!(made.unwrap().is_some());
         tx.commit().await.unwrap();
         room_id

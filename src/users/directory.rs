@@ -7,7 +7,7 @@ use ruma::{OwnedMxcUri, OwnedUserId, UserId};
 use super::{Session, Users, check_text};
 use crate::{
     error::Result,
-    storage::user_directory::{self, PeopleQuery, Person},
+    storage::users::user_directory::{self, PeopleQuery, Person},
 };
 
 /// People in one answer, whatever the client asks for.

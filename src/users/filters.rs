@@ -8,7 +8,7 @@ use super::{Session, Users};
 use crate::{
     error::{Error, Result},
     matrix::knows_format,
-    storage::{UserNum, filters},
+    storage::{UserNum, users::filters},
 };
 
 /// The most filters of a user; clients store one or two for each of their versions.

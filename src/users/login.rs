@@ -7,7 +7,11 @@ use ruma::{OwnedDeviceId, OwnedUserId, api::client::session::login};
 use super::{Issued, Users, check_text, names, secrets};
 use crate::{
     error::{Error, Result},
-    storage::{UserNum, WriteTx, accounts, devices, tokens},
+    storage::{
+        UserNum, WriteTx,
+        devices::device_table,
+        users::{accounts, tokens},
+    },
 };
 
 /// The longest device id, in bytes.
@@ -171,16 +175,16 @@ pub(super) async fn begin_session(
     let device_id = wanted
         .device_id
         .unwrap_or_else(|| secrets::device_id().into());
-    if let Some(known) = devices::find(tx, user, device_id.as_str()).await? {
+    if let Some(known) = device_table::find(tx, user, device_id.as_str()).await? {
         tokens::delete_of_devices(tx, &[known.num]).await?;
-        devices::end_sessions(tx, user, vec![known.num]);
+        device_table::end_sessions(tx, user, vec![known.num]);
     }
     let name = wanted.display_name;
-    let device = devices::upsert(tx, user, device_id.as_str(), name, now).await?;
+    let device = device_table::upsert(tx, user, device_id.as_str(), name, now).await?;
     // Scripts that log in again and again, and never out, lose the devices that they forgot.
-    let mut forgotten = devices::beyond(tx, user, MAX_DEVICES).await?;
+    let mut forgotten = device_table::beyond(tx, user, MAX_DEVICES).await?;
     forgotten.retain(|forgotten| *forgotten != device);
-    devices::delete(tx, user, forgotten).await?;
+    device_table::delete(tx, user, forgotten).await?;
     let issued = Issued::store(tx, device, wanted.refresh_token, now).await?;
     Ok((device_id, issued))
 }
@@ -229,7 +233,7 @@ mod tests {
         let mut tx = test.test.db.write().await.unwrap();
         for n in 0..MAX_DEVICES {
             let name = format!("DEVICE{n}");
-            devices::upsert(&mut tx, alice.user, &name, None, n)
+            device_table::upsert(&mut tx, alice.user, &name, None, n)
                 .await
                 .unwrap();
         }
@@ -242,7 +246,7 @@ mod tests {
             .unwrap();
 
         let mut db = test.test.db.read().await.unwrap();
-        let kept = devices::of_user(&mut db, alice.user).await.unwrap();
+        let kept = device_table::of_user(&mut db, alice.user).await.unwrap();
         let has = |id: &str| kept.iter().any(|device| device.device_id == id);
         assert_eq!(kept.len(), usize::try_from(MAX_DEVICES).unwrap());
         assert!(has(login.device_id.as_str()) && has(alice.device_id.as_str()));

@@ -109,13 +109,13 @@ impl Users {
     /// Returns those of the users who are guests.
     pub async fn guests_among(&self, users: &[UserNum]) -> Result<Vec<UserNum>> {
         let mut db = self.inner.db.read().await?;
-        crate::storage::accounts::guests(&mut db, users).await
+        crate::storage::users::accounts::guests(&mut db, users).await
     }
 
     /// Returns whether an account is in use, and no administrator holds it back.
     pub async fn may_act(&self, user: UserNum) -> Result<bool> {
         let mut db = self.inner.db.read().await?;
-        let account = crate::storage::accounts::find(&mut db, user).await?;
+        let account = crate::storage::users::accounts::find(&mut db, user).await?;
         Ok(account.is_some_and(|account| {
             !(account.deactivated || account.suspended || account.locked || account.guest)
         }))
@@ -135,7 +135,7 @@ impl Users {
         let strings = &self.inner.db.strings;
         let user = strings.find(&mut db, user_id.as_str()).await?;
         let user = user.ok_or_else(unknown)?;
-        match crate::storage::accounts::find(&mut db, user).await? {
+        match crate::storage::users::accounts::find(&mut db, user).await? {
             Some(account) if !account.deactivated => Ok(user),
             _ => Err(unknown()),
         }

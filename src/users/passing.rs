@@ -12,7 +12,7 @@ use crate::{
     error::{Error, Result},
     storage::{
         UserNum,
-        passing_tokens::{self, Purpose},
+        users::short_lived_tokens::{self, Purpose},
     },
 };
 
@@ -58,7 +58,7 @@ impl Users {
     pub async fn openid_user(&self, token: &str) -> Result<OwnedUserId> {
         let (hash, now) = (secrets::hash(token), self.inner.clock.now_ms());
         let mut db = self.inner.db.read().await?;
-        let user = passing_tokens::find(&mut db, &hash, Purpose::Openid, now).await?;
+        let user = short_lived_tokens::find(&mut db, &hash, Purpose::Openid, now).await?;
         let user = user.ok_or(Error::UnknownToken { soft_logout: false })?;
         let text = self.inner.db.strings.get(&mut db, user).await?;
         UserId::parse(&*text).map_err(|e| Error::internal("read a stored user id", e))
@@ -68,7 +68,7 @@ impl Users {
     pub(super) async fn take_login_token(&self, token: &str) -> Result<(UserNum, OwnedUserId)> {
         let (hash, now) = (secrets::hash(token), self.inner.clock.now_ms());
         let mut tx = self.inner.db.write().await?;
-        let user = passing_tokens::take(&mut tx, &hash, Purpose::Login, now).await?;
+        let user = short_lived_tokens::take(&mut tx, &hash, Purpose::Login, now).await?;
         let user = user.ok_or_else(|| Error::forbidden("the login token is not valid"))?;
         let text = self.inner.db.strings.get(&mut tx, user).await?;
         tx.commit().await?;
@@ -85,13 +85,13 @@ impl Users {
         let lasts = i64::try_from(lasts.as_millis()).unwrap_or(i64::MAX);
         let times = (now, now.saturating_add(lasts));
         let mut tx = self.inner.db.write().await?;
-        if passing_tokens::count(&mut tx, session.user, now).await? >= TOKENS {
+        if short_lived_tokens::count(&mut tx, session.user, now).await? >= TOKENS {
             return Err(Error::LimitExceeded {
                 retry_after: LOGIN_LIFETIME,
             });
         }
         let hash = secrets::hash(&token);
-        passing_tokens::insert(&mut tx, &hash, purpose, session.user, times).await?;
+        short_lived_tokens::insert(&mut tx, &hash, purpose, session.user, times).await?;
         tx.commit().await?;
         Ok(token)
     }

@@ -10,7 +10,7 @@ use crate::{
     error::{Error, Result},
     storage::{
         UserNum,
-        user_directory::{self, ListQuery, Listed},
+        users::user_directory::{self, ListQuery, Listed},
     },
 };
 

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::{Session, Users, check_text};
 use crate::{
     error::{Error, Result},
-    storage::{profiles, user_directory},
+    storage::users::{profiles, user_directory},
 };
 
 /// "The whole profile MUST NOT exceed 64 KiB as canonical JSON."

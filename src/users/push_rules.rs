@@ -23,7 +23,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     matrix,
-    storage::{Read, UserNum, account_data},
+    storage::{Read, UserNum, users::account_data},
 };
 
 /// The largest set of rules, in bytes: each event is held against all of them.

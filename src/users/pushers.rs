@@ -10,7 +10,7 @@ use url::Url;
 use super::{Session, Users, check_text};
 use crate::{
     error::{Error, Result},
-    storage::pushers,
+    storage::users::pushers,
 };
 
 /// The longest pushkey, in bytes.

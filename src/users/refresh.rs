@@ -8,8 +8,12 @@ use super::{Users, secrets};
 use crate::{
     error::{Error, Result},
     storage::{
-        Change, DeviceNum, WriteTx, accounts, devices,
-        tokens::{self, TokenHash},
+        Change, DeviceNum, WriteTx,
+        devices::device_table,
+        users::{
+            accounts,
+            tokens::{self, TokenHash},
+        },
     },
 };
 
@@ -69,7 +73,7 @@ impl Users {
         let Some(old) = tokens::find_refresh(&mut tx, &hash).await? else {
             return Err(Error::UnknownToken { soft_logout: false });
         };
-        if let Some(device) = devices::get(&mut tx, old.device).await?
+        if let Some(device) = device_table::get(&mut tx, old.device).await?
             && let Some(account) = accounts::find(&mut tx, device.user_num).await?
             && account.locked
         {

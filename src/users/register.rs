@@ -22,10 +22,12 @@ use crate::{
     error::{Error, Result},
     storage::{
         UserNum, WriteTx,
-        accounts::{self, Account},
-        invite_links::{self, Use},
-        tokens::{self, RegistrationToken},
-        user_directory,
+        rooms::invite_links::{self, Use},
+        users::{
+            accounts::{self, Account},
+            tokens::{self, RegistrationToken},
+            user_directory,
+        },
     },
 };
 
@@ -314,9 +316,9 @@ impl Users {
         if !accounts::upgrade_guest(&mut tx, guest.user, &hash).await? {
             return Err(Error::UserInUse);
         }
-        let devices = crate::storage::devices::of_user(&mut tx, guest.user).await?;
+        let devices = crate::storage::devices::device_table::of_user(&mut tx, guest.user).await?;
         let devices = devices.into_iter().map(|device| device.num).collect();
-        crate::storage::devices::delete(&mut tx, guest.user, devices).await?;
+        crate::storage::devices::device_table::delete(&mut tx, guest.user, devices).await?;
         let login = if request.inhibit_login {
             None
         } else {

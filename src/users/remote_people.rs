@@ -14,7 +14,7 @@ use crate::{
     error::{Error, Result},
     storage::{
         WriteTx, fills,
-        user_directory::{self, RemotePerson, StoredMember},
+        users::user_directory::{self, RemotePerson, StoredMember},
     },
 };
 

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     error::Result,
-    storage::{RoomNum, UserNum, WriteTx, account_data, rooms},
+    storage::{RoomNum, UserNum, WriteTx, rooms::room_table, users::account_data},
 };
 
 /// The account data that lists direct chats by user.
@@ -34,8 +34,8 @@ impl Users {
     ) -> Result<()> {
         let mut tx = self.inner.db.write().await?;
         let numbers = (
-            rooms::number(&mut tx, old.as_str()).await?,
-            rooms::number(&mut tx, new.as_str()).await?,
+            room_table::number(&mut tx, old.as_str()).await?,
+            room_table::number(&mut tx, new.as_str()).await?,
         );
         if let (Some(old), Some(new)) = numbers {
             copy_tags(&mut tx, user, old, new).await?;

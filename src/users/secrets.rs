@@ -3,7 +3,7 @@
 use ruma::serde::{Base64, base64::UrlSafe};
 use sha2::{Digest, Sha256};
 
-use crate::storage::tokens::TokenHash;
+use crate::storage::users::tokens::TokenHash;
 
 /// Letters of a device id that the server chooses.
 const DEVICE_ID_LETTERS: usize = 10;

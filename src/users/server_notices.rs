@@ -7,7 +7,7 @@ use ruma::{OwnedUserId, RoomId, UserId, events::tag::TagInfo};
 use super::{Users, account_data};
 use crate::{
     error::Result,
-    storage::{RoomNum, UserNum, rooms, server_notices},
+    storage::{RoomNum, UserNum, rooms::room_table, users::server_notices},
 };
 
 /// The tag by which clients know the room.
@@ -46,7 +46,7 @@ impl Users {
     /// Notes in which room a user gets notices, and tags it for their clients.
     pub async fn set_notice_room(&self, user: UserNum, room_id: &RoomId) -> Result<()> {
         let mut tx = self.inner.db.write().await?;
-        if let Some(room) = rooms::number(&mut tx, room_id.as_str()).await? {
+        if let Some(room) = room_table::number(&mut tx, room_id.as_str()).await? {
             server_notices::set_room(&mut tx, user, room).await?;
             account_data::add_tag(&mut tx, user, room, (TAG, TagInfo::new())).await?;
         }

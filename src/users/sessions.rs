@@ -13,8 +13,12 @@ use super::{Users, secrets};
 use crate::{
     error::{Error, Result},
     storage::{
-        Change, Db, DeviceNum, Follower, Position, Snapshot, UserNum, accounts, devices,
-        tokens::{self, TokenHash},
+        Change, Db, DeviceNum, Follower, Position, Snapshot, UserNum,
+        devices::device_table,
+        users::{
+            accounts,
+            tokens::{self, TokenHash},
+        },
     },
     tasks::Tasks,
 };
@@ -186,7 +190,7 @@ impl Users {
         let Some((num, expires_ts)) = tokens::find_access(&mut db, hash).await? else {
             return Ok(None);
         };
-        let Some(device) = devices::get(&mut db, num).await? else {
+        let Some(device) = device_table::get(&mut db, num).await? else {
             return Ok(None);
         };
         let Some(account) = accounts::find(&mut db, device.user_num).await? else {
@@ -345,7 +349,7 @@ async fn try_write_batch(db: &Db, batch: &mut Vec<Seen>) -> Result<()> {
     let mut tx = db.write().await?;
     for seen in batch.drain(..) {
         let ip = Some(seen.ip.to_string());
-        devices::seen(&mut tx, seen.device, seen.ts, ip).await?;
+        device_table::seen(&mut tx, seen.device, seen.ts, ip).await?;
     }
     tx.commit().await
 }
@@ -421,7 +425,7 @@ mod tests {
         let [home, work]: [IpAddr; 2] = ["10.0.0.1", "10.0.0.2"].map(|ip| ip.parse().unwrap());
         let seen = async || {
             let mut db = test.test.db.read().await.unwrap();
-            let found = devices::get(&mut db, session.device)
+            let found = device_table::get(&mut db, session.device)
                 .await
                 .unwrap()
                 .unwrap();

@@ -9,8 +9,9 @@ use crate::{
     error::{Error, Result},
     storage::{
         UserNum,
-        accounts::{self, Account},
-        delayed, devices,
+        devices::device_table,
+        rooms::delayed_events,
+        users::accounts::{self, Account},
     },
 };
 
@@ -64,12 +65,12 @@ impl Users {
             Restriction::Locked => accounts::set_locked(&mut tx, user, is_on).await?,
         }
         if is_on {
-            delayed::cancel_of(&mut tx, user, self.inner.clock.now_ms()).await?;
+            delayed_events::cancel_of(&mut tx, user, self.inner.clock.now_ms()).await?;
         }
-        let devices = devices::of_user(&mut tx, user).await?;
+        let devices = device_table::of_user(&mut tx, user).await?;
         let devices = devices.into_iter().map(|device| device.num).collect();
         // The tokens stay; what memory knows of their sessions does not.
-        devices::end_sessions(&mut tx, user, devices);
+        device_table::end_sessions(&mut tx, user, devices);
         tx.commit().await?;
         tracing::info!(user_id = %user_id, ?restriction, is_on, "an account's restriction changed");
         Ok(())

@@ -17,7 +17,7 @@ pub(super) use self::sessions::UiaSessions;
 use super::{Session, Users, names};
 use crate::{
     error::{Error, Result},
-    storage::{invite_links, tokens},
+    storage::{rooms::invite_links, users::tokens},
 };
 
 /// What a request asks to be authenticated for.

@@ -3,8 +3,10 @@
 use parlour::{
     storage::{
         Db, Raw, Read, WriteTx,
-        room_deletion::{self, Deletion},
-        rooms,
+        rooms::{
+            room_deletion::{self, Deletion},
+            room_table,
+        },
     },
     tasks::Tasks,
 };
@@ -185,7 +187,7 @@ impl Rows {
 }
 
 async fn deletion_of(tx: &mut WriteTx, room_id: &str, remover: &str) -> Deletion {
-    let num = rooms::number(tx, room_id).await.expect("is read");
+    let num = room_table::number(tx, room_id).await.expect("is read");
     Deletion {
         num: num.expect("the room is there"),
         room_id: room_id.to_owned(),

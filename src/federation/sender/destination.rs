@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use super::batch::Batch;
 use crate::storage::{
     Position, Receipt, RoomNum,
-    outbox::{DestinationRow, UnsentRow},
+    federation::outbox::{DestinationRow, UnsentRow},
 };
 
 /// How long a server that fails is left alone first, and at most.

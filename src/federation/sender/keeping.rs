@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     error::Result,
-    storage::{Position, outbox},
+    storage::{Position, federation::outbox},
 };
 
 /// How long what changed is gathered.

@@ -38,7 +38,7 @@ use crate::{
     ephemeral::Ephemeral,
     error::Result,
     rooms::Rooms,
-    storage::{Db, Position, RoomNum, outbox, told_devices},
+    storage::{Db, Position, RoomNum, devices::device_list_updates, federation::outbox},
     tasks::Tasks,
 };
 
@@ -145,7 +145,7 @@ impl Sender {
         let rows = outbox::destinations(&mut db).await?;
         let unsent = outbox::unsent(&mut db).await?;
         let with_messages = outbox::servers_with_messages(&mut db).await?;
-        let with_lists = told_devices::servers(&mut db).await?;
+        let with_lists = device_list_updates::servers(&mut db).await?;
         drop(db);
         let now = self.inner.clock.now_ms();
         {

@@ -7,7 +7,7 @@ use ruma::OwnedServerName;
 use super::{Inner, destination::milliseconds};
 use crate::{
     error::Result,
-    storage::{outbox, told_devices},
+    storage::{devices::device_list_updates, federation::outbox},
 };
 
 /// How often it is looked for what can go.
@@ -56,7 +56,7 @@ impl Inner {
             let forgotten = self.forget(some);
             let mut tx = self.db.write().await?;
             outbox::remove_destinations(&mut tx, &forgotten).await?;
-            told_devices::forget(&mut tx, &forgotten, up_to).await?;
+            device_list_updates::forget(&mut tx, &forgotten, up_to).await?;
             tx.commit().await?;
         }
         Ok(())

@@ -22,7 +22,7 @@ use crate::{
     error::{Error, Result},
     storage::{
         Db, UserNum,
-        media::{self, MediaRow, ThumbnailKey, ThumbnailRow},
+        media::media_table::{self, MediaRow, ThumbnailKey, ThumbnailRow},
     },
     tasks::Tasks,
     turns::Turns,
@@ -111,7 +111,7 @@ impl Thumbnails {
 
     async fn known(&self, key: &ThumbnailKey) -> Result<Option<ThumbnailRow>> {
         let mut db = self.db.read().await?;
-        media::find_thumbnail(&mut db, key).await
+        media_table::find_thumbnail(&mut db, key).await
     }
 
     /// Makes the thumbnail, unless another request did while this one waited for its turn.
@@ -133,7 +133,7 @@ impl Thumbnails {
         };
         let made = self.make(original, shape, motion).await?;
         let mut tx = self.db.write().await?;
-        media::insert_thumbnail(&mut tx, &key, &made).await?;
+        media_table::insert_thumbnail(&mut tx, &key, &made).await?;
         tx.commit().await?;
         Ok(made)
     }

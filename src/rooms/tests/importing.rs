@@ -9,17 +9,17 @@ use super::{
 use crate::matrix::Verified;
 
 /// A room on another server, which a user of this one is about to join.
-pub(super) struct Abroad {
-    pub(super) house: House,
-    pub(super) there: Remote,
-    pub(super) room: RemoteRoom,
+pub(crate) struct Abroad {
+    pub(crate) house: House,
+    pub(crate) there: Remote,
+    pub(crate) room: RemoteRoom,
     version: RoomVersionId,
-    pub(super) line: Line,
-    pub(super) events: Vec<Verified>,
+    pub(crate) line: Line,
+    pub(crate) events: Vec<Verified>,
 }
 
 impl Abroad {
-    pub(super) async fn new(version: &str) -> Self {
+    pub(crate) async fn new(version: &str) -> Self {
         let (house, there) = (House::new().await, Remote::new("there"));
         let (room, line, events) = there.creates(version);
         Self {
@@ -32,7 +32,7 @@ impl Abroad {
         }
     }
 
-    pub(super) fn id(&self) -> OwnedRoomId {
+    pub(crate) fn id(&self) -> OwnedRoomId {
         self.room.id.clone().unwrap()
     }
 
@@ -40,7 +40,7 @@ impl Abroad {
         self.there.user("carol")
     }
 
-    pub(super) fn happens(
+    pub(crate) fn happens(
         &mut self,
         kind: &str,
         key: Option<&str>,
@@ -59,7 +59,7 @@ impl Abroad {
     }
 
     /// Returns the join of a user of the house, signed by the house.
-    pub(super) fn join_of(&self, user_id: &UserId) -> Verified {
+    pub(crate) fn join_of(&self, user_id: &UserId) -> Verified {
         let event = (user_id, "m.room.member", Some(user_id.as_str()));
         let content = json!({"membership": "join"});
         let draft = self.there.drafts(&self.room, &self.line, event, content);
@@ -69,7 +69,7 @@ impl Abroad {
         Verified::check(object, rules, &self.house.keys()).unwrap()
     }
 
-    pub(super) fn answer(&self, join: Verified) -> Import {
+    pub(crate) fn answer(&self, join: Verified) -> Import {
         let is_state = |event: &&Verified| {
             let pdu = event.pdu();
             let held = pdu.state_key.as_deref();

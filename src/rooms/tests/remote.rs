@@ -13,27 +13,27 @@ use super::*;
 use crate::matrix::{self, StateMap, Verified, auth_types};
 
 /// Another server.
-pub(super) struct Remote {
-    pub(super) name: OwnedServerName,
+pub(crate) struct Remote {
+    pub(crate) name: OwnedServerName,
     pair: Ed25519KeyPair,
 }
 
 /// Where a server stands in a room: what its next event follows, and the state there.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Line {
-    pub(super) state: StateMap,
-    pub(super) prev_events: Vec<OwnedEventId>,
-    pub(super) depth: u64,
+pub(crate) struct Line {
+    pub(crate) state: StateMap,
+    pub(crate) prev_events: Vec<OwnedEventId>,
+    pub(crate) depth: u64,
 }
 
 /// A room as other servers have it.
-pub(super) struct RemoteRoom {
-    pub(super) id: Option<OwnedRoomId>,
-    pub(super) rules: RoomVersionRules,
+pub(crate) struct RemoteRoom {
+    pub(crate) id: Option<OwnedRoomId>,
+    pub(crate) rules: RoomVersionRules,
 }
 
 impl Remote {
-    pub(super) fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let document = Ed25519KeyPair::generate();
         Self {
             name: OwnedServerName::try_from(name).unwrap(),
@@ -41,18 +41,18 @@ impl Remote {
         }
     }
 
-    pub(super) fn user(&self, localpart: &str) -> OwnedUserId {
+    pub(crate) fn user(&self, localpart: &str) -> OwnedUserId {
         OwnedUserId::try_from(format!("@{localpart}:{}", self.name)).unwrap()
     }
 
-    pub(super) fn keys(&self) -> PublicKeyMap {
+    pub(crate) fn keys(&self) -> PublicKeyMap {
         let key = Base64::new(self.pair.public_key().to_vec());
         let of_server = [("ed25519:1".to_owned(), key)].into();
         [(self.name.to_string(), of_server)].into()
     }
 
     /// Signs an event as it is.
-    pub(super) fn signs(&self, event: Value, rules: &RoomVersionRules) -> CanonicalJsonObject {
+    pub(crate) fn signs(&self, event: Value, rules: &RoomVersionRules) -> CanonicalJsonObject {
         let mut object: CanonicalJsonObject = serde_json::from_value(event).unwrap();
         let (name, rules) = (self.name.as_str(), &rules.redaction);
         hash_and_sign_event(name, &self.pair, &mut object, rules).unwrap();
@@ -60,7 +60,7 @@ impl Remote {
     }
 
     /// Makes an event at a place, with the events that should allow it there.
-    pub(super) fn makes(
+    pub(crate) fn makes(
         &self,
         room: &RemoteRoom,
         line: &Line,
@@ -71,12 +71,12 @@ impl Remote {
         self.vouches_for(event, room)
     }
 
-    pub(super) fn vouches_for(&self, event: Value, room: &RemoteRoom) -> Verified {
+    pub(crate) fn vouches_for(&self, event: Value, room: &RemoteRoom) -> Verified {
         let signed = self.signs(event, &room.rules);
         Verified::check(signed, &room.rules, &self.keys()).unwrap()
     }
 
-    pub(super) fn drafts(
+    pub(crate) fn drafts(
         &self,
         room: &RemoteRoom,
         line: &Line,
@@ -113,7 +113,7 @@ impl Remote {
     }
 
     /// Makes a room with a creator of this server; returns it, where it stands, and its events.
-    pub(super) fn creates(&self, version: &str) -> (RemoteRoom, Line, Vec<Verified>) {
+    pub(crate) fn creates(&self, version: &str) -> (RemoteRoom, Line, Vec<Verified>) {
         let version = RoomVersionId::try_from(version).unwrap();
         let rules = matrix::rules(&version).unwrap();
         let named_before = rules.event_format.require_room_create_room_id;
@@ -154,7 +154,7 @@ impl Remote {
 }
 
 impl RemoteRoom {
-    pub(super) fn of(room: &Room) -> Self {
+    pub(crate) fn of(room: &Room) -> Self {
         Self {
             id: Some(room.room_id.clone()),
             rules: room.rules.clone(),
@@ -164,7 +164,7 @@ impl RemoteRoom {
 
 impl Line {
     /// Returns where a server stands after an event.
-    pub(super) fn after(&self, event: &Verified) -> Self {
+    pub(crate) fn after(&self, event: &Verified) -> Self {
         let mut state = self.state.clone();
         if event.pdu().state_key.is_some() {
             state.insert(Arc::new(event.pdu().clone()));
@@ -178,14 +178,14 @@ impl Line {
 }
 
 impl House {
-    pub(super) fn keys(&self) -> PublicKeyMap {
+    pub(crate) fn keys(&self) -> PublicKeyMap {
         let key = Base64::new(self.public_key.clone());
         let of_server = [("ed25519:1".to_owned(), key)].into();
         [(self.rooms.server_name().to_string(), of_server)].into()
     }
 
     /// Returns where a room stands here.
-    pub(super) async fn line(&self, room_id: &RoomId) -> Line {
+    pub(crate) async fn line(&self, room_id: &RoomId) -> Line {
         let room = self.rooms.room(room_id).await.unwrap();
         let tip = room.tip.lock().await;
         Line {
@@ -195,11 +195,11 @@ impl House {
         }
     }
 
-    pub(super) async fn receives(&self, from: &Remote, event: &Verified) -> Received {
+    pub(crate) async fn receives(&self, from: &Remote, event: &Verified) -> Received {
         self.takes(from, event, Help::default()).await.unwrap()
     }
 
-    pub(super) async fn takes(
+    pub(crate) async fn takes(
         &self,
         from: &Remote,
         event: &Verified,
@@ -209,7 +209,7 @@ impl House {
     }
 
     /// Makes a room that everyone may join, with a user of another server in it.
-    pub(super) async fn shares_a_room(
+    pub(crate) async fn shares_a_room(
         &self,
         remote: &Remote,
         version: &str,
@@ -240,6 +240,6 @@ impl House {
 }
 
 /// Returns a message.
-pub(super) fn text(body: &str) -> Value {
+pub(crate) fn text(body: &str) -> Value {
     json!({"msgtype": "m.text", "body": body})
 }

@@ -231,7 +231,8 @@ fn answer_of(pos: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::state::Since, *};
+    use super::*;
+    use crate::sync::sliding::state::Since;
 
     const PHONE: DeviceNum = 1;
 

@@ -20,11 +20,6 @@ use ruma::{
 use serde_json::value::RawValue;
 
 use super::{
-    super::{
-        Inner, SyncRequest, place_token,
-        response::{PUSH_RULES, TO_DEVICE, typed},
-        subscriptions::subscriptions,
-    },
     request::Request,
     response::{AllExtensions, ToDevice},
     room::Eye,
@@ -33,6 +28,11 @@ use super::{
 use crate::{
     error::{Error, Result},
     storage::Position,
+    sync::{
+        Inner, SyncRequest, place_token,
+        response::{PUSH_RULES, TO_DEVICE, typed},
+        subscriptions::subscriptions,
+    },
     users::Session,
 };
 

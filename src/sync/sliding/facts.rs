@@ -8,17 +8,19 @@ use ruma::{
 };
 
 use super::{
-    super::{
+    response::{Hero, Room},
+    room::bumps,
+    state::Digest,
+};
+use crate::{
+    storage::Position,
+    sync::{
         moment::{Inside, RoomMoment},
         room_view::Viewer,
         span::Span,
         summary::{changes_summary, heroes},
     },
-    response::{Hero, Room},
-    room::bumps,
-    state::Digest,
 };
-use crate::storage::Position;
 
 /// What a room is to a member.
 #[derive(Debug)]

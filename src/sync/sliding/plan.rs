@@ -12,11 +12,6 @@ use ruma::{
 use serde::{Deserialize, de::IgnoredAny};
 
 use super::{
-    super::{
-        Inner, Token,
-        moment::{ATTEMPTS, RoomMoment, is_inside},
-        response::is_welcome,
-    },
     request::{Filters, Request, RoomConfig},
     required_state::Combined,
     roster::{Entry, Roster, Standing},
@@ -27,6 +22,11 @@ use crate::{
     matrix::Shield,
     rooms::UserRooms,
     storage::RoomNum,
+    sync::{
+        Inner, Token,
+        moment::{ATTEMPTS, RoomMoment, is_inside},
+        response::is_welcome,
+    },
     users::Session,
 };
 

@@ -14,13 +14,6 @@ use ruma::{
 };
 
 use super::{
-    super::{
-        Inner, SyncRequest,
-        moment::{Inside, RoomMoment},
-        response::stripped,
-        room_view::{Viewer, timeline},
-        span::Span,
-    },
     facts::Facts,
     plan::{Look, Plan},
     request::Request,
@@ -31,6 +24,13 @@ use crate::{
     error::Result,
     matrix::{Pdu, Shield, StateMap},
     rooms,
+    sync::{
+        Inner, SyncRequest,
+        moment::{Inside, RoomMoment},
+        response::stripped,
+        room_view::{Viewer, timeline},
+        span::Span,
+    },
     users::Session,
 };
 

@@ -15,11 +15,6 @@ use ruma::{
 use serde_json::{json, value::to_raw_value};
 
 use super::{
-    super::{
-        Inner,
-        moment::RoomMoment,
-        response::{receipts, typed},
-    },
     extensions::is_enabled,
     plan::{Look, SUBSCRIBED},
     room::Eye,
@@ -27,7 +22,12 @@ use super::{
 };
 use crate::{
     error::Result,
-    storage::{Position, Receipt, account_data::AccountData},
+    storage::{Position, Receipt, users::account_data::AccountData},
+    sync::{
+        Inner,
+        moment::RoomMoment,
+        response::{receipts, typed},
+    },
 };
 
 /// The bits of the extensions that told of a room.

@@ -20,15 +20,15 @@ use serde::Deserialize;
 use serde_json::{Map, Value, value::RawValue};
 use tokio::sync::OwnedMutexGuard;
 
-use super::super::Inner;
 use crate::{
     error::{Error, Result},
     rooms::{UserRoom, UserRooms},
     storage::{
         Position, RoomNum, UserNum,
-        account_data::AccountData,
-        roster::{self as stored, RosterRow},
+        sync::roster::{self as stored, RosterRow},
+        users::account_data::AccountData,
     },
+    sync::Inner,
     users::Session,
 };
 

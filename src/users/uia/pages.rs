@@ -4,8 +4,11 @@
 
 use ruma::{OwnedUserId, api::client::uiaa::AuthType};
 
-use super::{super::Users, Proven, is_next};
-use crate::error::{Error, Result};
+use super::{Proven, is_next};
+use crate::{
+    error::{Error, Result},
+    users::Users,
+};
 
 /// What a user answers on the page of a stage.
 pub enum StageAnswer {

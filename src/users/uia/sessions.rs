@@ -13,13 +13,11 @@ use ruma::{
     },
 };
 
-use super::{
-    super::{Registered, secrets},
-    Ask, Operation, Proven, is_next,
-};
+use super::{Ask, Operation, Proven, is_next};
 use crate::{
     error::{Error, Result},
     storage::UserNum,
+    users::{Registered, secrets},
 };
 
 /// How long a session lasts, in milliseconds: time to find a password or a token.

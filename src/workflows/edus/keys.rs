@@ -8,10 +8,11 @@ use ruma::{
 };
 use serde_json::value::RawValue;
 
-use super::{super::Workflows, parse};
+use super::parse;
 use crate::{
     devices::{ListUpdate, RemoteDevice},
     error::Result,
+    workflows::Workflows,
 };
 
 /// Versions of a list that one update may name as those before it: servers give up long before there are so many.

@@ -9,10 +9,11 @@ use ruma::{
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{super::Workflows, parse, speaks_for};
+use super::{parse, speaks_for};
 use crate::{
     ephemeral::{PresenceUpdate, Told},
     error::Result,
+    workflows::Workflows,
 };
 
 /// How long somebody types of whom nothing more is heard: servers repeat themselves sooner.

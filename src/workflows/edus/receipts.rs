@@ -13,11 +13,12 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::Notify;
 
-use super::{super::Workflows, parse, speaks_for};
+use super::{parse, speaks_for};
 use crate::{
     error::Result,
     rooms::NewReceipt,
     storage::{Change, Follower, Position, UserNum},
+    workflows::Workflows,
 };
 
 /// Receipts of one EDU that are looked at.

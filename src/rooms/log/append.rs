@@ -1,0 +1,618 @@
+//! The only code that stores an event.
+
+use std::sync::Arc;
+
+use ruma::{
+    OwnedEventId, OwnedUserId,
+    events::{
+        StateEventType, TimelineEventType,
+        room::{guest_access::GuestAccess, member::MembershipState},
+    },
+};
+use serde_json::value::RawValue;
+
+use super::{
+    redactions,
+    relations::{self, Stored},
+    snapshots::{self, Base},
+};
+use crate::{
+    error::{Error, Result},
+    matrix::{self, Counters, Exception, Pdu, Resolved, StateMap, TimelineEvent, Visibility},
+    rooms::{
+        Inner,
+        memory::{
+            recent_events::After,
+            room::{Room, Tip, joined},
+        },
+        unread::{
+            push_counts::Counting,
+            read_markers::{self, Reader},
+        },
+        write::expiring_invitations,
+    },
+    storage::{
+        Change, DeviceNum, WriteTx,
+        rooms::{
+            delayed_events::{self, Ending},
+            events::{self, NewEvent, Status},
+            gaps, memberships,
+            room_table::{self, Listing},
+            state, unread,
+        },
+    },
+};
+
+/// Places left free in the timeline where events are missing.
+pub(crate) const GAP: i64 = 1 << 20;
+
+/// An event that was built and authorized, with what is to be stored beside it.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    pub(crate) pdu: Pdu,
+    pub(crate) json: String,
+    pub(crate) counting: Counting,
+    pub(crate) transaction: Option<(DeviceNum, String)>,
+    /// The number under which it was scheduled.
+    pub(crate) delayed: Option<i64>,
+    /// What another server's event brings with it.
+    pub(crate) arrival: Option<Arrival>,
+    /// Whether the server sends it while its sender is not looking: it says nothing of what they have read.
+    pub(crate) unattended: bool,
+}
+
+impl Accepted {
+    /// Leaves what its sender has read as it is: the event counts for them no more than their other events do.
+    pub(crate) fn leave_unread(&mut self) {
+        self.unattended = true;
+        let counted = (self.counting.notify, self.counting.mention);
+        if counted != (false, false) {
+            let sender = self.pdu.sender.clone();
+            let exception = (sender, -i64::from(counted.0), -i64::from(counted.1));
+            self.counting.exceptions.push(exception);
+        }
+    }
+}
+
+/// What is to be known of an event of another server beside the event.
+#[derive(Debug, Default)]
+pub(crate) struct Arrival {
+    /// The position at which it is stored already, without a place.
+    pub(crate) stored_at: Option<i64>,
+    /// Whether this server sends it to the others in the room.
+    pub(crate) goes_out: bool,
+    /// Where it stands, if it does not simply follow the tip.
+    pub(crate) fork: Option<Fork>,
+}
+
+/// Where an event stands that does not follow all that the room knows.
+#[derive(Debug)]
+pub(crate) struct Fork {
+    /// The snapshot of the state before it.
+    pub(crate) base: Base,
+    /// That state.
+    pub(crate) before: StateMap,
+    /// The state of the room after it.
+    pub(crate) current: StateMap,
+    /// The forward extremities after it, with their hashes where ids do not say them.
+    pub(crate) extremities: Vec<(OwnedEventId, Option<String>)>,
+    /// The events that it follows and that nobody here has.
+    pub(crate) missing: Vec<OwnedEventId>,
+    /// The place before which these belong, if it was taken already.
+    pub(crate) gap_at: Option<i64>,
+}
+
+/// Where an event stands, in numbers.
+pub(crate) struct Numbers {
+    /// The position in the journal, and the place in the timeline.
+    pub(crate) position: i64,
+    /// The position at which the event is stored: an earlier one, if it was known before it came.
+    pub(crate) row: i64,
+    pub(crate) kind: i64,
+    pub(crate) sender: i64,
+    pub(crate) state_key: Option<i64>,
+}
+
+/// Stores an event as the newest of its room and moves the tip.
+///
+/// Returns `None`, and changes nothing, if the device used the transaction id before, or if the event is known.
+pub(crate) async fn append(
+    inner: &Inner,
+    tx: &mut WriteTx,
+    room: &Room,
+    tip: &mut Tip,
+    mut accepted: Accepted,
+) -> Result<Option<Arc<TimelineEvent>>> {
+    let arrival = accepted.arrival.take();
+    let is_arrival = arrival.is_some();
+    let made_here = || Arrival {
+        goes_out: true,
+        ..Arrival::default()
+    };
+    let arrival = arrival.unwrap_or_else(made_here);
+    if arrival.fork.as_ref().is_some_and(needs_places) {
+        tx.leave_room(GAP);
+    }
+    let numbers = intern(tx, &accepted.pdu, arrival.stored_at).await?;
+    let stand = Stand::of(tx, tip, &numbers, arrival).await?;
+    let is_withheld = redactions::is_withheld(tx, room, &stand.before, &accepted.pdu).await?;
+    if is_withheld {
+        accepted.counting = Counting::default();
+    }
+    let mut event = place(tx, room, (tip, &stand), &numbers, &accepted).await?;
+    event.is_withheld = is_withheld;
+    if !store_event(tx, room, (&numbers, &stand), &event, &accepted.json).await? {
+        return Ok(None);
+    }
+    store_relation(tx, room, &numbers, &event).await?;
+    settle_delayed(inner, tx, room, (&accepted, numbers.sender)).await?;
+    match &stand.fork {
+        Some(fork) => follow_fork(inner, tx, room, tip, (&numbers, &event, fork)).await?,
+        None => follow(inner, tx, room, tip, (&numbers, &event)).await?,
+    }
+    tip.remember(&event, stand.after(tip, &event));
+    let extremities = serde_json::to_string(&tip.forward_extremities)?;
+    room_table::advance(tx, room.num, &extremities, tip.snapshot, event.position).await?;
+    if event.pdu.sender.server_name() == inner.key.server_name() && event.shows_reading() {
+        let reader = Reader {
+            user: numbers.sender,
+            room: room.num,
+            position: numbers.position,
+        };
+        read_markers::read_by_sending(tx, reader, &event).await?;
+    }
+    unread::insert_exceptions(tx, room.num, &event.exceptions).await?;
+    let event = Arc::new(event);
+    tx.publish(
+        numbers.position,
+        Change::Event {
+            room: room.num,
+            sender: numbers.sender,
+            event: event.clone(),
+        },
+    );
+    if is_arrival {
+        redactions::arrived(tx, room, tip, (&event.pdu, &stand.before)).await?;
+    } else if event.pdu.kind == TimelineEventType::RoomRedaction {
+        redactions::redact(tx, room, tip, (&event.pdu, &stand.before)).await?;
+    }
+    Ok(Some(event))
+}
+
+fn needs_places(fork: &Fork) -> bool {
+    has_gap(fork) && fork.gap_at.is_none()
+}
+
+fn has_gap(fork: &Fork) -> bool {
+    !fork.missing.is_empty()
+}
+
+/// What stands before an event and after it, once that is stored.
+struct Stand {
+    before: StateMap,
+    /// The snapshot before it.
+    snapshot: i64,
+    /// The snapshot after it, where it is not what the numbers of the event say.
+    snapshot_after: Option<i64>,
+    /// Whether this server sends the event to others.
+    goes_out: bool,
+    fork: Option<Fork>,
+}
+
+impl Stand {
+    async fn of(tx: &mut WriteTx, tip: &Tip, numbers: &Numbers, arrival: Arrival) -> Result<Self> {
+        let mut stand = Self {
+            before: tip.state.clone(),
+            snapshot: tip.snapshot,
+            snapshot_after: None,
+            goes_out: arrival.goes_out,
+            fork: arrival.fork,
+        };
+        if let Some(fork) = &stand.fork {
+            stand.before = fork.before.clone();
+            stand.snapshot = snapshots::keep(tx, &fork.base, tip.chain).await?;
+            if let Some(state_key) = numbers.state_key {
+                let entry = (numbers.kind, state_key, Some(numbers.row));
+                let after = snapshots::branch(tx, stand.snapshot, &[entry], tip.chain).await?;
+                stand.snapshot_after = Some(after);
+            }
+        } else if numbers.state_key.is_some() && numbers.row != numbers.position {
+            stand.snapshot_after = Some(numbers.position);
+        }
+        Ok(stand)
+    }
+
+    /// Returns what those see that follow the event.
+    fn after(&self, tip: &Tip, event: &TimelineEvent) -> After {
+        let (mut snapshot, mut state) = (tip.snapshot, tip.state.clone());
+        if self.fork.is_some() {
+            snapshot = self.snapshot_after.unwrap_or(self.snapshot);
+            state = self.before.clone();
+            if event.pdu.state_key.is_some() {
+                state.insert(event.pdu.clone());
+            }
+        }
+        After {
+            status: Status::Accepted,
+            snapshot,
+            state,
+            prev_events: event.pdu.prev_events.clone(),
+        }
+    }
+}
+
+impl Tip {
+    /// Remembers what stands after an event.
+    fn remember(&mut self, event: &TimelineEvent, after: After) {
+        self.lately.push(event.pdu.event_id.clone(), after);
+    }
+}
+
+/// Moves the tip past an event that follows all that the room knows.
+async fn follow(
+    inner: &Inner,
+    tx: &mut WriteTx,
+    room: &Room,
+    tip: &mut Tip,
+    (numbers, event): (&Numbers, &TimelineEvent),
+) -> Result<()> {
+    advance_tip(tip, event);
+    let Some(state_key) = numbers.state_key else {
+        return Ok(());
+    };
+    store_state(tx, room, tip, (numbers, state_key), event).await?;
+    if event.pdu.member().is_some() {
+        let member = (state_key, Some(&event.pdu), numbers.row);
+        store_membership(inner, tx, room, (numbers.position, member), &tip.state).await?;
+    }
+    if is_listed(&event.pdu.state_type()) {
+        let listing = listing(&tip.state, tip.joined_members);
+        room_table::set_listing(tx, room.num, &listing).await?;
+    }
+    Ok(())
+}
+
+/// Moves the tip past an event that stands beside others, to the state that was resolved.
+async fn follow_fork(
+    inner: &Inner,
+    tx: &mut WriteTx,
+    room: &Room,
+    tip: &mut Tip,
+    (numbers, event, fork): (&Numbers, &TimelineEvent, &Fork),
+) -> Result<()> {
+    let gap_at = fork.gap_at.unwrap_or(event.timeline);
+    gaps::insert(tx, room.num, &fork.missing, gap_at).await?;
+    let extremities = fork.extremities.iter();
+    tip.forward_extremities = extremities.map(|(id, _)| id.clone()).collect();
+    let extremities = fork.extremities.iter();
+    tip.hashes = extremities.filter_map(|(_, hash)| hash.clone()).collect();
+    tip.depth = tip.depth.max(u64::from(event.pdu.depth));
+    tip.count(event);
+    let Some(resolved) = &event.resolved else {
+        return Ok(());
+    };
+    snapshots::set_current(inner, tx, room, tip, (numbers.position, resolved)).await
+}
+
+/// Notes that a delayed event is sent, and cancels what others have scheduled for the same piece of state.
+async fn settle_delayed(
+    inner: &Inner,
+    tx: &mut WriteTx,
+    room: &Room,
+    (accepted, sender): (&Accepted, i64),
+) -> Result<()> {
+    if !inner.schedule.is_used() {
+        return Ok(());
+    }
+    let (pdu, now) = (&accepted.pdu, inner.clock.now_ms());
+    if let Some(num) = accepted.delayed {
+        let ending = Ending {
+            ts: now,
+            event_id: Some(pdu.event_id.as_str()),
+            error: None,
+        };
+        if !delayed_events::finish(tx, num, ending).await? {
+            return Err(Error::Finalised(
+                "the event was sent or cancelled already".to_owned(),
+            ));
+        }
+    }
+    if let Some(state_key) = &pdu.state_key {
+        let kind = pdu.kind.to_string();
+        delayed_events::cancel_state(tx, room.num, (&kind, state_key), sender, now).await?;
+    }
+    Ok(())
+}
+
+pub(crate) async fn intern(tx: &mut WriteTx, pdu: &Pdu, stored_at: Option<i64>) -> Result<Numbers> {
+    let position = tx.position();
+    Ok(Numbers {
+        position,
+        row: stored_at.unwrap_or(position),
+        kind: tx.intern(&pdu.kind.to_string()).await?,
+        sender: tx.intern(pdu.sender.as_str()).await?,
+        state_key: match &pdu.state_key {
+            Some(state_key) => Some(tx.intern(state_key).await?),
+            None => None,
+        },
+    })
+}
+
+/// Gives an event its place in the timeline.
+async fn place(
+    tx: &mut WriteTx,
+    room: &Room,
+    (tip, stand): (&Tip, &Stand),
+    numbers: &Numbers,
+    accepted: &Accepted,
+) -> Result<TimelineEvent> {
+    let added = Counters {
+        notified: i64::from(accepted.counting.notify),
+        mentioned: i64::from(accepted.counting.mention),
+    };
+    let thread = relations::thread_of(tx, room.num, &accepted.pdu, added).await?;
+    let mut exceptions = Vec::with_capacity(accepted.counting.exceptions.len());
+    for (user_id, notify, highlight) in &accepted.counting.exceptions {
+        exceptions.push(Exception {
+            user: tx.intern(user_id.as_str()).await?,
+            timeline: numbers.position,
+            thread: thread.as_ref().map(|thread| thread.root.clone()),
+            notify: *notify,
+            highlight: *highlight,
+        });
+    }
+    let resolved = stand.fork.as_ref().map(|fork| {
+        Arc::new(Resolved {
+            state: fork.current.clone(),
+            keys: tip.state.differences(&fork.current),
+            after_gap: has_gap(fork),
+        })
+    });
+    Ok(TimelineEvent {
+        position: numbers.position,
+        timeline: numbers.position,
+        head: matrix::head(&accepted.pdu, &room.rules),
+        is_withheld: false,
+        pdu: Arc::new(accepted.pdu.clone()),
+        visibility: visibility_of(&stand.before, &accepted.pdu),
+        snapshot: stand.snapshot,
+        state_before: Some(match &resolved {
+            // What came before is told as history, not as what has changed.
+            Some(resolved) if resolved.after_gap => stand.before.clone(),
+            _ => tip.state.clone(),
+        }),
+        resolved,
+        notified: tip.notified + added.notified,
+        mentioned: tip.mentioned + added.mentioned,
+        threaded: tip.threaded
+            + thread
+                .as_ref()
+                .map(|thread| thread.added)
+                .unwrap_or_default(),
+        thread,
+        exceptions,
+        device: accepted.transaction.as_ref().map(|(device, _)| *device),
+        txn_id: accepted
+            .transaction
+            .as_ref()
+            .map(|(_, txn_id)| txn_id.clone()),
+        redacted_by: None,
+        unattended: accepted.unattended,
+    })
+}
+
+/// Returns the history visibility of an event in the state before it.
+pub(crate) fn visibility_of(before: &StateMap, pdu: &Pdu) -> Visibility {
+    let visibility = Visibility::of_state(before);
+    if pdu.is_state(&TimelineEventType::RoomHistoryVisibility, "") {
+        // Such an event may be seen by whoever could see it before or after.
+        return visibility.min(Visibility::of_event(pdu));
+    }
+    visibility
+}
+
+async fn store_event(
+    tx: &mut WriteTx,
+    room: &Room,
+    (numbers, stand): (&Numbers, &Stand),
+    event: &TimelineEvent,
+    json: &str,
+) -> Result<bool> {
+    let row = NewEvent {
+        position: numbers.row,
+        room: room.num,
+        event_id: event.pdu.event_id.as_str(),
+        timeline: Some(event.timeline),
+        kind: numbers.kind,
+        state_key: numbers.state_key,
+        sender: numbers.sender,
+        state: Some(event.snapshot),
+        state_after: stand.snapshot_after,
+        backfilled: false,
+        goes_out: stand.goes_out,
+        withheld: event.is_withheld,
+        visibility: event.visibility.number(),
+        status: Status::Accepted,
+        notified: event.notified,
+        mentioned: event.mentioned,
+        threaded: event.threaded,
+        thread: event
+            .thread
+            .as_ref()
+            .map(|thread| (thread.root.as_str(), thread.counters)),
+        origin_server_ts: event.pdu.origin_server_ts.0.into(),
+        transaction: event.device.zip(event.txn_id.as_deref()),
+        json,
+    };
+    if numbers.row == numbers.position {
+        return events::insert(tx, &row).await;
+    }
+    events::place(tx, &row).await?;
+    Ok(true)
+}
+
+async fn store_relation(
+    tx: &mut WriteTx,
+    room: &Room,
+    numbers: &Numbers,
+    event: &TimelineEvent,
+) -> Result<()> {
+    let stored = Stored {
+        room: room.num,
+        position: numbers.row,
+        timeline: event.timeline,
+        kind: numbers.kind,
+        sender: numbers.sender,
+    };
+    relations::store(tx, stored, &event.pdu, event.thread.as_ref()).await
+}
+
+fn advance_tip(tip: &mut Tip, event: &TimelineEvent) {
+    tip.replace_followed(&event.pdu);
+    tip.depth = tip.depth.max(u64::from(event.pdu.depth));
+    tip.count(event);
+    if event.pdu.state_key.is_some() {
+        let replaced = tip.state.insert(event.pdu.clone());
+        if event.pdu.member().is_some() {
+            tip.joined_members += joined(Some(&event.pdu)) - joined(replaced.as_deref());
+        }
+    }
+}
+
+impl Tip {
+    /// Takes the running counters of an event.
+    fn count(&mut self, event: &TimelineEvent) {
+        self.notified = event.notified;
+        self.mentioned = event.mentioned;
+        self.threaded = event.threaded;
+    }
+}
+
+/// Stores the snapshot after a state event: one row of its chain.
+async fn store_state(
+    tx: &mut WriteTx,
+    room: &Room,
+    tip: &mut Tip,
+    (numbers, state_key): (&Numbers, i64),
+    event: &TimelineEvent,
+) -> Result<()> {
+    let snapshot = event.position;
+    if tip.chain == 0 {
+        tracing::debug!(room_id = %room.room_id, "a new chain of state begins");
+        tip.chain = snapshot;
+        state::insert_chain(tx, snapshot, None, 0).await?;
+    }
+    state::insert_snapshot(tx, snapshot, tip.chain).await?;
+    state::insert_entry(
+        tx,
+        (tip.chain, snapshot),
+        numbers.kind,
+        state_key,
+        Some(numbers.row),
+    )
+    .await?;
+    tip.snapshot = snapshot;
+    Ok(())
+}
+
+/// Stores what a user is in a room; `member` has the user's number, their member event, and where that is stored.
+pub(crate) async fn store_membership(
+    inner: &Inner,
+    tx: &mut WriteTx,
+    room: &Room,
+    (position, (user, pdu, row)): (i64, (i64, Option<&Arc<Pdu>>, i64)),
+    state: &StateMap,
+) -> Result<()> {
+    let Some((pdu, membership)) = pdu.and_then(|pdu| Some((pdu, pdu.membership()?))) else {
+        return Ok(());
+    };
+    let user_id = pdu.state_key.as_deref().unwrap_or_default();
+    let user_id = OwnedUserId::try_from(user_id).map_err(|e| Error::BadJson(e.to_string()))?;
+    let stripped: Option<Arc<str>> = match membership {
+        MembershipState::Invite | MembershipState::Knock => {
+            Some(serde_json::to_string(&stripped_state(state, pdu))?.into())
+        }
+        _ => None,
+    };
+    memberships::set(
+        tx,
+        (user, room.num),
+        membership.as_str(),
+        (position, Some(row)),
+        stripped.as_deref(),
+    )
+    .await?;
+    expiring_invitations::note(inner, tx, (room.num, user), pdu).await?;
+    let local = user_id.server_name() == inner.key.server_name();
+    let change = Change::Membership {
+        user,
+        user_id,
+        local,
+        room: room.num,
+        membership: Some(membership),
+        stripped_state: stripped,
+    };
+    tx.publish(position, change);
+    Ok(())
+}
+
+/// The state that whoever is invited may know, and the invitation itself.
+///
+/// [Stripped state](https://spec.matrix.org/v1.19/client-server-api/#stripped-state)
+fn stripped_state(state: &StateMap, invitation: &Pdu) -> Vec<Box<RawValue>> {
+    const SHOWN: [StateEventType; 7] = [
+        StateEventType::RoomCreate,
+        StateEventType::RoomName,
+        StateEventType::RoomAvatar,
+        StateEventType::RoomTopic,
+        StateEventType::RoomJoinRules,
+        StateEventType::RoomCanonicalAlias,
+        StateEventType::RoomEncryption,
+    ];
+    let shown = SHOWN.iter().filter_map(|kind| state.get(kind, ""));
+    let inviter = state.member(&invitation.sender);
+    shown
+        .chain(inviter)
+        .map(|pdu| matrix::stripped(pdu))
+        .chain([matrix::stripped(invitation)])
+        .collect()
+}
+
+/// Returns whether the public directory shows something of such state.
+pub(crate) fn is_listed(kind: &StateEventType) -> bool {
+    matches!(
+        kind,
+        StateEventType::RoomCreate
+            | StateEventType::RoomMember
+            | StateEventType::RoomName
+            | StateEventType::RoomTopic
+            | StateEventType::RoomAvatar
+            | StateEventType::RoomCanonicalAlias
+            | StateEventType::RoomJoinRules
+            | StateEventType::RoomHistoryVisibility
+            | StateEventType::RoomGuestAccess
+    )
+}
+
+/// What the public directory shows of a room in this state.
+pub(crate) fn listing(state: &StateMap, joined_members: i64) -> Listing {
+    let text = |kind: StateEventType, field: &str| {
+        state
+            .get(&kind, "")
+            .and_then(|pdu| pdu.content_str(field))
+            .filter(|text| !text.is_empty())
+    };
+    Listing {
+        name: text(StateEventType::RoomName, "name"),
+        topic: text(StateEventType::RoomTopic, "topic"),
+        canonical_alias: text(StateEventType::RoomCanonicalAlias, "alias"),
+        avatar_url: text(StateEventType::RoomAvatar, "url"),
+        join_rule: text(StateEventType::RoomJoinRules, "join_rule")
+            .unwrap_or_else(|| "invite".to_owned()),
+        room_type: text(StateEventType::RoomCreate, "type"),
+        world_readable: Visibility::of_state(state) == Visibility::WorldReadable,
+        guest_can_join: text(StateEventType::RoomGuestAccess, "guest_access").as_deref()
+            == Some(GuestAccess::CanJoin.as_str()),
+        joined_members,
+    }
+}

@@ -1,0 +1,73 @@
+//! Fills, once, what an update of the server wants to know of the events that are stored already.
+
+use ruma::OwnedEventId;
+
+use super::relations::{self, Stored, thread_root_of};
+use crate::{
+    error::Result,
+    matrix::{Counters, InThread, Pdu},
+    storage::{
+        Db, WriteTx,
+        fills::{self, StoredEvent},
+    },
+};
+
+/// Events looked at in one turn.
+const CHUNK: i64 = 500;
+/// What is filled.
+const RELATIONS: &str = "relations";
+
+/// Notes the times, relationships and threads of the events that were stored before these were kept.
+///
+/// It ends before the server answers anybody, and goes on where it was if the server is killed meanwhile.
+pub(crate) async fn fill_relations(db: &Db) -> Result<()> {
+    let mut conn = db.read().await?;
+    let progress = fills::progress(&mut conn, RELATIONS).await?;
+    drop(conn);
+    let Some((mut done, Some(up_to))) = progress else {
+        return Ok(());
+    };
+    if done < up_to {
+        tracing::info!("the relations of stored events are read");
+    }
+    while done < up_to {
+        let mut tx = db.write().await?;
+        let events = fills::events(&mut tx, done, up_to, CHUNK).await?;
+        done = events.last().map_or(up_to, |event| event.position);
+        for event in &events {
+            note(&mut tx, event).await?;
+        }
+        fills::set_progress(&mut tx, RELATIONS, done).await?;
+        tx.commit().await?;
+    }
+    Ok(())
+}
+
+async fn note(tx: &mut WriteTx, event: &StoredEvent) -> Result<()> {
+    let Ok(event_id) = OwnedEventId::try_from(event.event_id.as_str()) else {
+        return Ok(());
+    };
+    let Ok(pdu) = Pdu::parse(event_id, &event.json) else {
+        return Ok(());
+    };
+    let thread_root = thread_root_of(tx, event.room, &pdu).await?;
+    let ts = pdu.origin_server_ts.0.into();
+    let thread = thread_root.as_ref().map(|thread_root| thread_root.as_str());
+    fills::set_derived(tx, event.position, ts, thread).await?;
+    let Some(timeline) = event.timeline else {
+        return Ok(());
+    };
+    let stored = Stored {
+        room: event.room,
+        position: event.position,
+        timeline,
+        kind: event.kind,
+        sender: event.sender,
+    };
+    let thread = thread_root.map(|thread_root| InThread {
+        root: thread_root,
+        counters: Counters::default(),
+        added: Counters::default(),
+    });
+    relations::store(tx, stored, &pdu, thread.as_ref()).await
+}

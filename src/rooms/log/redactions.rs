@@ -1,0 +1,230 @@
+//! Redactions that take effect: at once, or when the event comes that they redact.
+//!
+//! [Redactions](https://spec.matrix.org/v1.19/rooms/v12/#redactions)
+
+use std::sync::Arc;
+
+use ruma::{
+    UserId,
+    events::{StateEventType, TimelineEventType},
+};
+
+use super::relations;
+use crate::{
+    error::Result,
+    matrix::{self, Counters, Pdu, StateMap, TimelineEvent},
+    rooms::{
+        memory::{
+            load,
+            room::{Room, Tip, put_redacted},
+        },
+        read::timeline::event_of_row,
+    },
+    storage::{
+        Change, WriteTx,
+        rooms::{
+            events::{self, EventRow},
+            graph, room_table, search, state,
+        },
+    },
+};
+
+/// How a redaction fares.
+enum Outcome {
+    /// It takes effect on this event.
+    Valid(Box<(EventRow, Pdu)>),
+    /// The event that it redacts is not known yet.
+    AwaitsTarget,
+    /// Its sender may not redact the event, or the event is in another room.
+    Invalid,
+}
+
+/// Returns whether an event is a redaction that clients must not see, since it has not taken effect.
+///
+/// In room versions 1 and 2, the authorization rules have checked it already.
+///
+/// [Handling redactions](https://spec.matrix.org/v1.19/rooms/v3/#handling-redactions)
+pub(crate) async fn is_withheld(
+    tx: &mut WriteTx,
+    room: &Room,
+    before: &StateMap,
+    pdu: &Pdu,
+) -> Result<bool> {
+    if pdu.kind != TimelineEventType::RoomRedaction
+        || room.rules.authorization.special_case_room_redaction
+    {
+        return Ok(false);
+    }
+    let outcome = outcome(tx, room, before, pdu).await?;
+    Ok(!matches!(outcome, Outcome::Valid(_)))
+}
+
+/// Checks a redaction in the state before it.
+async fn outcome(
+    tx: &mut WriteTx,
+    room: &Room,
+    before: &StateMap,
+    redaction: &Pdu,
+) -> Result<Outcome> {
+    let Some(target) = redaction.redacts(&room.rules) else {
+        return Ok(Outcome::Invalid);
+    };
+    let Some(row) = events::any(tx, target.as_str()).await? else {
+        return Ok(Outcome::AwaitsTarget);
+    };
+    let target = Pdu::parse(target.clone(), &row.json)?;
+    let levels = matrix::power_levels(before, &room.rules);
+    let may = levels.user_can_redact_event_of_other(&redaction.sender)
+        || is_of_same_server(&target.sender, &redaction.sender);
+    if row.room != room.num || !may {
+        return Ok(Outcome::Invalid);
+    }
+    Ok(Outcome::Valid(Box::new((row, target))))
+}
+
+fn is_of_same_server(one: &UserId, other: &UserId) -> bool {
+    one.server_name() == other.server_name()
+}
+
+/// Lets an accepted redaction take effect, if its sender may redact the event. Returns whether it is valid.
+///
+/// One whose event is not here yet waits for it.
+pub(crate) async fn redact(
+    tx: &mut WriteTx,
+    room: &Room,
+    tip: &mut Tip,
+    (redaction, before): (&Arc<Pdu>, &StateMap),
+) -> Result<bool> {
+    let (row, target) = match outcome(tx, room, before, redaction).await? {
+        Outcome::Valid(found) => *found,
+        Outcome::AwaitsTarget => {
+            let target = redaction.redacts(&room.rules);
+            if let Some(target) = target {
+                let (target, redaction) = (target.as_str(), redaction.event_id.as_str());
+                graph::await_target(tx, room.num, target, redaction).await?;
+            }
+            return Ok(false);
+        }
+        Outcome::Invalid => return Ok(false),
+    };
+    if row.redacted_by.is_some() {
+        return Ok(true);
+    }
+    let json = matrix::redact_json(&row.json, &room.rules)?;
+    events::redact(
+        tx,
+        target.event_id.as_str(),
+        &json,
+        redaction.event_id.as_str(),
+    )
+    .await?;
+    relations::redact(tx, &row, &target).await?;
+    search::remove(tx, row.position).await?;
+    let pdu = Arc::new(Pdu::parse(target.event_id, &json)?);
+    put_redacted(&mut tip.state, &pdu);
+    if pdu.state_key.is_some() {
+        tip.lately.forget();
+    }
+    let redacted = TimelineEvent {
+        head: matrix::head(&pdu, &room.rules),
+        redacted_by: Some(redaction.clone()),
+        ..event_of_row(row, pdu, &room.rules)
+    };
+    let position = tx.position();
+    tx.publish(
+        position,
+        Change::Redacted {
+            room: room.num,
+            event: Arc::new(redacted),
+        },
+    );
+    Ok(true)
+}
+
+/// Lets an event of another server take effect, if it is a redaction, and those redactions of it that came before.
+pub(crate) async fn arrived(
+    tx: &mut WriteTx,
+    room: &Room,
+    tip: &mut Tip,
+    (pdu, before): (&Pdu, &StateMap),
+) -> Result<()> {
+    if pdu.kind == TimelineEventType::RoomRedaction {
+        redact(tx, room, tip, (&Arc::new(pdu.clone()), before)).await?;
+    }
+    for redaction in graph::take_waiting(tx, room.num, pdu.event_id.as_str()).await? {
+        let Some(row) = events::any(tx, &redaction).await? else {
+            continue;
+        };
+        let Some(redaction) = load::pdu_by_id(tx, &redaction).await? else {
+            continue;
+        };
+        let (redaction, before) = (Arc::new(redaction), levels_before(tx, &row).await?);
+        let is_valid = redact(tx, room, tip, (&redaction, &before)).await?;
+        if is_valid && row.withheld {
+            show(tx, room, tip, (row, redaction)).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Returns as much of the state before an event as it takes to say who had which power.
+async fn levels_before(tx: &mut WriteTx, row: &EventRow) -> Result<StateMap> {
+    let mut before = StateMap::default();
+    let key = tx.intern("").await?;
+    for kind in [StateEventType::RoomCreate, StateEventType::RoomPowerLevels] {
+        let kind = tx.intern(&kind.to_string()).await?;
+        let held = state::get(tx, row.state, kind, key).await?;
+        let event_id = held.and_then(|held| held.event_id);
+        if let Some(event_id) = event_id
+            && let Some(pdu) = load::pdu_by_id(tx, &event_id).await?
+        {
+            before.insert(Arc::new(pdu));
+        }
+    }
+    Ok(before)
+}
+
+/// Shows a redaction that was withheld until its target came: as the newest event of the room, so that clients learn of
+/// it. One that came as history is shown where it is.
+async fn show(
+    tx: &mut WriteTx,
+    room: &Room,
+    tip: &Tip,
+    (row, redaction): (EventRow, Arc<Pdu>),
+) -> Result<()> {
+    if row.backfilled {
+        let counters = Counters {
+            notified: row.notified,
+            mentioned: row.mentioned,
+        };
+        let counters = (counters, row.threaded());
+        return events::show_redaction(tx, &row.event_id, None, counters).await;
+    }
+    let position = tx.position();
+    let counters = Counters {
+        notified: tip.notified,
+        mentioned: tip.mentioned,
+    };
+    let counters_there = (counters, tip.threaded);
+    events::show_redaction(tx, &row.event_id, Some(position), counters_there).await?;
+    let extremities = serde_json::to_string(&tip.forward_extremities)?;
+    room_table::advance(tx, room.num, &extremities, tip.snapshot, position).await?;
+    let sender = tx.intern(redaction.sender.as_str()).await?;
+    let shown = TimelineEvent {
+        position,
+        timeline: position,
+        is_withheld: false,
+        state_before: Some(tip.state.clone()),
+        notified: counters.notified,
+        mentioned: counters.mentioned,
+        threaded: tip.threaded,
+        ..event_of_row(row, redaction, &room.rules)
+    };
+    let change = Change::Event {
+        room: room.num,
+        sender,
+        event: Arc::new(shown),
+    };
+    tx.publish(position, change);
+    Ok(())
+}

@@ -1,0 +1,145 @@
+//! Resolving the state of a room where its events fork: reading what a resolution needs, and no more.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, PoisonError},
+};
+
+use ruma::{OwnedEventId, room_version_rules::RoomVersionRules};
+
+use crate::{
+    error::{Error, Result},
+    matrix::{self, KnownEvents, Pdu, Resolution, StateMap},
+    rooms::Rooms,
+    storage::rooms::{
+        events::Status,
+        graph::{self, Node},
+    },
+};
+
+/// Events that one resolution reads at most: no honest room has auth chains of so many.
+const MAX_EVENTS: usize = 100_000;
+/// How many steps down the auth chains are read ahead at first. Each time it is twice as many: a resolution begins anew
+/// whenever it lacks something, and in an old room the way to the first of the power levels is long.
+const READ_AHEAD: usize = 6;
+/// Ids in one query.
+const CHUNK: usize = 500;
+/// Events of auth chains that are remembered for the next resolution.
+const REMEMBERED: usize = 50_000;
+
+impl Rooms {
+    /// Resolves states of a room.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unavailable`] when it takes more events than a resolution may read.
+    pub(crate) async fn resolve_states(
+        &self,
+        rules: &RoomVersionRules,
+        sets: Vec<StateMap>,
+    ) -> Result<StateMap> {
+        let turn = self.inner.resolving.acquire().await;
+        let _turn = turn.map_err(|source| Error::internal("wait to resolve a state", source))?;
+        let mut known = KnownEvents::new();
+        let mut absent: BTreeSet<OwnedEventId> = BTreeSet::new();
+        let sets = Arc::new(sets);
+        let mut ahead = READ_AHEAD;
+        while known.len() < MAX_EVENTS {
+            let (rules, states) = (rules.clone(), sets.clone());
+            // It may take a while, and other tasks shall go on meanwhile.
+            let work = move || {
+                let resolution = matrix::resolve(&rules, &states, &known, &absent);
+                (resolution, known, absent)
+            };
+            let done = tokio::task::spawn_blocking(work).await;
+            let resolution;
+            (resolution, known, absent) =
+                done.map_err(|source| Error::internal("resolve a state", source))?;
+            match resolution? {
+                Resolution::Resolved(state) => return Ok(state),
+                Resolution::Needs(needs) => {
+                    self.learn(needs, ahead, &mut known, &mut absent).await?;
+                    ahead = ahead.saturating_mul(2);
+                }
+            }
+        }
+        Err(Error::Unavailable(
+            "the state of the room takes too many events to resolve".to_owned(),
+        ))
+    }
+
+    /// Adds events to those that are known, and what they are authorized by, so many steps down.
+    async fn learn(
+        &self,
+        needs: BTreeSet<OwnedEventId>,
+        ahead: usize,
+        known: &mut KnownEvents,
+        absent: &mut BTreeSet<OwnedEventId>,
+    ) -> Result<()> {
+        let mut next: Vec<OwnedEventId> = needs.into_iter().collect();
+        for _ in 0..ahead {
+            let mut further: BTreeSet<OwnedEventId> = BTreeSet::new();
+            for pdu in self.auth_chain_events(&next).await? {
+                further.extend(pdu.auth_events.iter().cloned());
+                known.insert(pdu.event_id.clone(), pdu);
+            }
+            absent.extend(next.into_iter().filter(|id| !known.contains_key(id)));
+            let is_new = |id: &OwnedEventId| !known.contains_key(id) && !absent.contains(id);
+            next = further.into_iter().filter(is_new).collect();
+            if next.is_empty() || known.len() >= MAX_EVENTS {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns events by their ids, from memory as far as it has them.
+    pub(crate) async fn auth_chain_events(&self, ids: &[OwnedEventId]) -> Result<Vec<Arc<Pdu>>> {
+        let mut events = Vec::with_capacity(ids.len());
+        let mut unknown = Vec::new();
+        {
+            let lately = self.inner.auth_events.lock();
+            let lately = lately.unwrap_or_else(PoisonError::into_inner);
+            for id in ids {
+                match lately.get(id) {
+                    Some(pdu) => events.push(pdu.clone()),
+                    None => unknown.push(id),
+                }
+            }
+        }
+        for chunk in unknown.chunks(CHUNK) {
+            let nodes = {
+                let mut conn = self.inner.db.read().await?;
+                graph::nodes(&mut conn, chunk.iter().map(|id| id.as_str())).await?
+            };
+            for node in nodes {
+                let pdu = pdu_of(node)?;
+                self.remember(&pdu);
+                events.push(pdu);
+            }
+        }
+        Ok(events)
+    }
+
+    fn remember(&self, pdu: &Arc<Pdu>) {
+        if pdu.rejected || pdu.state_key.is_none() {
+            return;
+        }
+        let lately = self.inner.auth_events.lock();
+        let mut lately = lately.unwrap_or_else(PoisonError::into_inner);
+        if lately.len() >= REMEMBERED {
+            lately.clear();
+        }
+        lately.insert(pdu.event_id.clone(), pdu.clone());
+    }
+}
+
+/// Returns the event of a node.
+pub(crate) fn pdu_of(node: Node) -> Result<Arc<Pdu>> {
+    let status = node.status();
+    let event_id = OwnedEventId::try_from(node.event_id)
+        .map_err(|source| Error::internal("read an event id", source))?;
+    let mut pdu = Pdu::parse(event_id, &node.json)?;
+    pdu.rejected = status == Status::Rejected;
+    Ok(Arc::new(pdu))
+}

@@ -1,0 +1,250 @@
+//! Keeping states that are not the room's own: before and after events that stand beside others.
+//!
+//! The room's own state is one chain, from its beginning to now, which never branches: so what it held at any place of
+//! the timeline is one look-up, and so is what changed since. States of other lines of events branch from it.
+
+use std::{collections::HashMap, sync::Arc};
+
+use ruma::{
+    OwnedEventId, OwnedUserId,
+    events::{StateEventType, room::member::MembershipState},
+};
+
+use super::append::{is_listed, listing, store_membership};
+use crate::{
+    error::{Error, Result},
+    matrix::{Pdu, Resolved, StateMap},
+    rooms::{
+        Inner,
+        memory::room::{Room, Tip, joined_between},
+    },
+    storage::{
+        Change, WriteTx,
+        rooms::{
+            graph, memberships, room_table,
+            state::{self, Entry, MAX_DEPTH},
+        },
+    },
+};
+
+/// Events whose positions are read at a time.
+const CHUNK: usize = 1_000;
+
+/// The snapshot of a state.
+#[derive(Clone, Debug)]
+pub(crate) enum Base {
+    /// It is stored.
+    Stored(i64),
+    /// It is to be stored: as another that is, with these changes.
+    Changed {
+        /// The other.
+        parent: i64,
+        /// What holds something else: the key, and the event.
+        changes: Vec<(StateEventType, String, Option<OwnedEventId>)>,
+    },
+}
+
+impl Base {
+    /// Returns the snapshot to be stored of a state, given another that is stored.
+    pub(crate) fn of_change(parent: (i64, &StateMap), state: &StateMap) -> Self {
+        let (snapshot, before) = parent;
+        let keys = before.differences(state);
+        if keys.is_empty() {
+            return Self::Stored(snapshot);
+        }
+        let change = |(kind, key): (StateEventType, String)| {
+            let held = state.get(&kind, &key).map(|pdu| pdu.event_id.clone());
+            (kind, key, held)
+        };
+        Self::Changed {
+            parent: snapshot,
+            changes: keys.into_iter().map(change).collect(),
+        }
+    }
+}
+
+/// Returns the number of a snapshot, and stores it if need be.
+pub(crate) async fn keep(tx: &mut WriteTx, base: &Base, own_chain: i64) -> Result<i64> {
+    match base {
+        Base::Stored(snapshot) => Ok(*snapshot),
+        Base::Changed { parent, changes } => {
+            let entries = entries(tx, changes).await?;
+            branch(tx, *parent, &entries, own_chain).await
+        }
+    }
+}
+
+/// Stores a snapshot that differs from another by some entries; the room's own chain is not for it.
+pub(crate) async fn branch(
+    tx: &mut WriteTx,
+    parent: i64,
+    changed: &[Entry],
+    own_chain: i64,
+) -> Result<i64> {
+    let snapshot = tx.position();
+    let end = state::end_of_chain(tx, parent).await?;
+    let chain = match end {
+        Some((chain, _, newest)) if newest == parent && chain != own_chain => chain,
+        Some((_, depth, _)) if depth < MAX_DEPTH => {
+            state::insert_chain(tx, snapshot, Some(parent), depth + 1).await?;
+            snapshot
+        }
+        _ => {
+            state::insert_chain(tx, snapshot, None, 0).await?;
+            let mut whole = state::entries(tx, parent).await?;
+            let is_changed = |entry: &Entry| {
+                let mut keys = changed.iter().map(|(kind, key, _)| (kind, key));
+                keys.any(|key| key == (&entry.0, &entry.1))
+            };
+            whole.retain(|entry| !is_changed(entry));
+            state::insert_entries(tx, (snapshot, snapshot), &whole).await?;
+            snapshot
+        }
+    };
+    state::insert_snapshot(tx, snapshot, chain).await?;
+    state::insert_entries(tx, (chain, snapshot), changed).await?;
+    Ok(snapshot)
+}
+
+/// Returns changes in numbers. Their events have to be stored.
+pub(crate) async fn entries(
+    tx: &mut WriteTx,
+    changes: &[(StateEventType, String, Option<OwnedEventId>)],
+) -> Result<Vec<Entry>> {
+    let events: Vec<&OwnedEventId> = changes.iter().filter_map(|(.., id)| id.as_ref()).collect();
+    let positions = positions(tx, &events).await?;
+    let kinds: Vec<String> = changes.iter().map(|(kind, ..)| kind.to_string()).collect();
+    let keys = changes.iter().map(|(_, key, _)| key.as_str());
+    let texts: Vec<&str> = kinds.iter().map(String::as_str).chain(keys).collect();
+    let numbers = tx.intern_all(&texts).await?;
+    let number = |text: &str| {
+        let number = numbers.get(text).copied();
+        number.ok_or_else(|| Error::internal("intern a text", "the text vanished"))
+    };
+    let mut entries = Vec::with_capacity(changes.len());
+    for ((_, key, id), kind) in changes.iter().zip(&kinds) {
+        let event = match id {
+            Some(id) => Some(*positions.get(id.as_str()).ok_or_else(|| {
+                Error::internal("store a state", format!("the event {id} is not stored"))
+            })?),
+            None => None,
+        };
+        entries.push((number(kind)?, number(key)?, event));
+    }
+    Ok(entries)
+}
+
+/// Returns the positions of events by their ids.
+pub(crate) async fn positions(
+    tx: &mut WriteTx,
+    events: &[&OwnedEventId],
+) -> Result<HashMap<String, i64>> {
+    let mut found = HashMap::with_capacity(events.len());
+    for chunk in events.chunks(CHUNK) {
+        let rows = graph::positions(tx, chunk.iter().map(|id| id.as_str())).await?;
+        found.extend(rows.into_iter().map(|(id, position, _)| (id, position)));
+    }
+    Ok(found)
+}
+
+/// Returns who a member event is about, if nobody here needs more than the fact: they are of another server, and
+/// neither invited nor knocking.
+fn remote_member(inner: &Inner, pdu: &Pdu) -> Option<(OwnedUserId, MembershipState)> {
+    let (user_id, membership) = (pdu.member()?, pdu.membership()?);
+    let is_remote = user_id.server_name() != inner.key.server_name();
+    let is_plain = !matches!(membership, MembershipState::Invite | MembershipState::Knock);
+    (is_remote && is_plain).then(|| (user_id.to_owned(), membership))
+}
+
+/// Stores that a user is nothing to the room any more, of whom the resolved state says nothing.
+async fn store_absence(
+    inner: &Inner,
+    tx: &mut WriteTx,
+    room: &Room,
+    (place, user, user_id): (i64, i64, &str),
+) -> Result<()> {
+    // Whoever is no user was no member.
+    let Ok(user_id) = OwnedUserId::try_from(user_id) else {
+        return Ok(());
+    };
+    let membership = MembershipState::Leave;
+    let left = (place, None);
+    memberships::set(tx, (user, room.num), membership.as_str(), left, None).await?;
+    let change = Change::Membership {
+        user,
+        local: user_id.server_name() == inner.key.server_name(),
+        user_id,
+        room: room.num,
+        membership: Some(membership),
+        stripped_state: None,
+    };
+    tx.publish(place, change);
+    Ok(())
+}
+
+/// Makes a state that was resolved the room's own, from a place of the timeline on.
+pub(crate) async fn set_current(
+    inner: &Inner,
+    tx: &mut WriteTx,
+    room: &Room,
+    tip: &mut Tip,
+    (place, resolved): (i64, &Arc<Resolved>),
+) -> Result<()> {
+    let keys = &resolved.keys;
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let changes: Vec<_> = keys
+        .iter()
+        .map(|(kind, key)| {
+            let held = resolved.state.get(kind, key);
+            (
+                kind.clone(),
+                key.clone(),
+                held.map(|pdu| pdu.event_id.clone()),
+            )
+        })
+        .collect();
+    let entries = entries(tx, &changes).await?;
+    if tip.chain == 0 {
+        tip.chain = place;
+        state::insert_chain(tx, place, None, 0).await?;
+    }
+    state::insert_snapshot(tx, place, tip.chain).await?;
+    state::insert_entries(tx, (tip.chain, place), &entries).await?;
+    tip.snapshot = place;
+    tip.joined_members += joined_between(&tip.state, &resolved.state, keys);
+    tip.state = resolved.state.clone();
+    let mut many = Vec::new();
+    for ((kind, key), (_, user, row)) in keys.iter().zip(entries) {
+        if *kind != StateEventType::RoomMember {
+            continue;
+        }
+        let Some(pdu) = tip.state.get(kind, key) else {
+            store_absence(inner, tx, room, (place, user, key)).await?;
+            continue;
+        };
+        let row = row.unwrap_or_default();
+        let Some((user_id, membership)) = remote_member(inner, pdu) else {
+            let member = (user, Some(pdu), row);
+            store_membership(inner, tx, room, (place, member), &tip.state).await?;
+            continue;
+        };
+        many.push((user, membership.to_string(), row));
+        let change = Change::Membership {
+            user,
+            user_id,
+            local: false,
+            room: room.num,
+            membership: Some(membership),
+            stripped_state: None,
+        };
+        tx.publish(place, change);
+    }
+    memberships::set_all(tx, room.num, place, &many).await?;
+    if keys.iter().any(|(kind, _)| is_listed(kind)) {
+        let listing = listing(&tip.state, tip.joined_members);
+        room_table::set_listing(tx, room.num, &listing).await?;
+    }
+    Ok(())
+}

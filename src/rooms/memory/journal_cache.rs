@@ -1,0 +1,330 @@
+//! Values that are loaded from the database on first use and then follow the journal in memory.
+//!
+//! While a value is being loaded, changes that are committed meanwhile are kept for it, and applied after.
+//! So a value never misses a change, and what it held already it ignores by position.
+
+use std::{
+    collections::HashMap,
+    future::Future,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::Notify;
+
+use crate::{
+    error::Result,
+    storage::{Change, Position},
+};
+
+/// A value that follows the journal.
+pub(crate) trait Follows: Send + Sync {
+    /// Takes a change that was committed after the value was loaded.
+    fn apply(&self, position: Position, change: &Change);
+
+    /// Returns whether the value may be dropped from memory now.
+    fn is_idle(&self) -> bool {
+        true
+    }
+}
+
+/// Values by number.
+pub(crate) struct Followed<V> {
+    entries: Mutex<Entries<V>>,
+    /// How many values are kept; the longest unused go first.
+    capacity: usize,
+}
+
+struct Entries<V> {
+    by_number: HashMap<i64, Entry<V>>,
+    /// Counts uses, to know which were used last.
+    uses: u64,
+}
+
+enum Entry<V> {
+    Loading {
+        missed: Vec<(Position, Change)>,
+        done: Arc<Notify>,
+    },
+    Ready {
+        value: Arc<V>,
+        used: u64,
+        /// The position up to which the value knew the journal when it was loaded. It may be later than what was told:
+        /// a commit is on disk for a moment, or longer if its answer was lost, before it is told.
+        known: Position,
+    },
+}
+
+impl<V: Follows> Followed<V> {
+    pub(crate) fn new(capacity: usize) -> Self {
+        let entries = Entries {
+            by_number: HashMap::new(),
+            uses: 0,
+        };
+        Self {
+            entries: Mutex::new(entries),
+            capacity,
+        }
+    }
+
+    fn entries(&self) -> MutexGuard<'_, Entries<V>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns a value if it is in memory.
+    pub(crate) fn peek(&self, number: i64) -> Option<Arc<V>> {
+        match self.entries().by_number.get(&number) {
+            Some(Entry::Ready { value, .. }) => Some(value.clone()),
+            _ => None,
+        }
+    }
+
+    /// Returns a value; `load` gets it, with the position up to which it knows the journal.
+    pub(crate) async fn get<F, Loading>(&self, number: i64, load: F) -> Result<Arc<V>>
+    where
+        F: Fn() -> Loading,
+        Loading: Future<Output = Result<(V, Position)>>,
+    {
+        loop {
+            let waiting = match self.look_up(number) {
+                LookUp::Ready(value) => return Ok(value),
+                LookUp::Wait(done) => done,
+                LookUp::Load => {
+                    let guard = LoadGuard {
+                        followed: self,
+                        number,
+                    };
+                    let (value, known) = load().await?;
+                    let value = self.finish(number, value, known);
+                    drop(guard);
+                    match value {
+                        Some(value) => return Ok(value),
+                        // It was forgotten meanwhile.
+                        None => continue,
+                    }
+                }
+            };
+            let notified = waiting.notified();
+            tokio::pin!(notified);
+            notified.as_mut().enable();
+            if self.is_loading(number) {
+                notified.await;
+            }
+        }
+    }
+
+    fn look_up(&self, number: i64) -> LookUp<V> {
+        let mut entries = self.entries();
+        entries.uses += 1;
+        let now = entries.uses;
+        match entries.by_number.get_mut(&number) {
+            Some(Entry::Ready { value, used, .. }) => {
+                *used = now;
+                LookUp::Ready(value.clone())
+            }
+            Some(Entry::Loading { done, .. }) => LookUp::Wait(done.clone()),
+            None => {
+                let done = Arc::new(Notify::new());
+                entries.by_number.insert(
+                    number,
+                    Entry::Loading {
+                        missed: Vec::new(),
+                        done,
+                    },
+                );
+                LookUp::Load
+            }
+        }
+    }
+
+    fn is_loading(&self, number: i64) -> bool {
+        matches!(
+            self.entries().by_number.get(&number),
+            Some(Entry::Loading { .. })
+        )
+    }
+
+    fn finish(&self, number: i64, value: V, known: Position) -> Option<Arc<V>> {
+        let value = Arc::new(value);
+        let mut entries = self.entries();
+        let used = entries.uses;
+        let Some(Entry::Loading { missed, done }) = entries.by_number.remove(&number) else {
+            return None;
+        };
+        for (position, change) in missed.iter().filter(|(position, _)| *position > known) {
+            value.apply(*position, change);
+        }
+        done.notify_waiters();
+        let ready = Entry::Ready {
+            value: value.clone(),
+            used,
+            known,
+        };
+        entries.by_number.insert(number, ready);
+        if entries.by_number.len() > self.capacity {
+            entries.evict(self.capacity);
+        }
+        Some(value)
+    }
+
+    /// Gives a change to a value, if it is in memory or on its way there.
+    pub(crate) fn committed(&self, number: i64, position: Position, change: &Change) {
+        let value = match self.entries().by_number.get_mut(&number) {
+            Some(Entry::Ready { known, .. }) if position <= *known => return,
+            Some(Entry::Ready { value, .. }) => value.clone(),
+            Some(Entry::Loading { missed, .. }) => {
+                missed.push((position, change.clone()));
+                return;
+            }
+            None => return,
+        };
+        value.apply(position, change);
+    }
+
+    /// Forgets a value and returns it. One that is being loaded is loaded once more.
+    pub(crate) fn remove(&self, number: i64) -> Option<Arc<V>> {
+        match self.entries().by_number.remove(&number) {
+            Some(Entry::Ready { value, .. }) => Some(value),
+            Some(Entry::Loading { done, .. }) => {
+                done.notify_waiters();
+                None
+            }
+            None => None,
+        }
+    }
+
+    /// Forgets every value and returns them.
+    pub(crate) fn clear(&self) -> Vec<Arc<V>> {
+        let mut forgotten = Vec::new();
+        self.entries().by_number.retain(|_, entry| match entry {
+            Entry::Ready { value, .. } => {
+                forgotten.push(value.clone());
+                false
+            }
+            Entry::Loading { .. } => true,
+        });
+        forgotten
+    }
+}
+
+impl<V: Follows> Entries<V> {
+    /// Drops a quarter of the values, those that were not used for longest.
+    fn evict(&mut self, capacity: usize) {
+        let mut idle: Vec<(u64, i64)> = self
+            .by_number
+            .iter()
+            .filter_map(|(number, entry)| match entry {
+                Entry::Ready { value, used, .. }
+                    if Arc::strong_count(value) == 1 && value.is_idle() =>
+                {
+                    Some((*used, *number))
+                }
+                _ => None,
+            })
+            .collect();
+        idle.sort_unstable();
+        for (_, number) in idle.into_iter().take(capacity / 4) {
+            self.by_number.remove(&number);
+        }
+    }
+}
+
+enum LookUp<V> {
+    Ready(Arc<V>),
+    Wait(Arc<Notify>),
+    Load,
+}
+
+/// Takes back the mark of a loading that failed or was given up, so that the next caller tries again.
+struct LoadGuard<'a, V: Follows> {
+    followed: &'a Followed<V>,
+    number: i64,
+}
+
+impl<V: Follows> Drop for LoadGuard<'_, V> {
+    fn drop(&mut self) {
+        let mut entries = self.followed.entries();
+        if let Some(Entry::Loading { done, .. }) = entries.by_number.get(&self.number) {
+            done.notify_waiters();
+            entries.by_number.remove(&self.number);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Default)]
+    struct Seen(Mutex<Vec<Position>>);
+
+    impl Follows for Seen {
+        fn apply(&self, position: Position, _: &Change) {
+            self.0.lock().unwrap().push(position);
+        }
+    }
+
+    fn change() -> Change {
+        Change::ToDevice { user: 1, device: 1 }
+    }
+
+    #[tokio::test]
+    async fn a_change_during_the_loading_is_applied_once_if_it_was_not_loaded() {
+        let followed = Followed::<Seen>::new(8);
+
+        let value = followed
+            .get(1, || async {
+                followed.committed(1, 5, &change());
+                followed.committed(1, 6, &change());
+                Ok((Seen::default(), 5))
+            })
+            .await
+            .unwrap();
+        followed.committed(1, 7, &change());
+
+        assert_eq!(*value.0.lock().unwrap(), vec![6, 7]);
+    }
+
+    #[tokio::test]
+    async fn a_change_that_was_loaded_before_it_was_told_is_not_applied_again() {
+        let followed = Followed::<Seen>::new(8);
+
+        let value = followed
+            .get(1, || async { Ok((Seen::default(), 6)) })
+            .await
+            .unwrap();
+        for position in 5..=7 {
+            followed.committed(1, position, &change());
+        }
+
+        assert_eq!(*value.0.lock().unwrap(), vec![7]);
+    }
+
+    #[tokio::test]
+    async fn a_loading_that_fails_can_be_tried_again() {
+        let followed = Followed::<Seen>::new(8);
+
+        let failed = followed
+            .get(1, || async { Err(crate::error::Error::not_found("x")) })
+            .await;
+        let loaded = followed.get(1, || async { Ok((Seen::default(), 0)) }).await;
+
+        assert!(failed.is_err());
+        assert!(loaded.is_ok());
+    }
+
+    #[tokio::test]
+    async fn no_more_than_the_capacity_stays_in_memory() {
+        let followed = Followed::<Seen>::new(8);
+
+        for number in 0..100 {
+            followed
+                .get(number, || async { Ok((Seen::default(), 0)) })
+                .await
+                .unwrap();
+        }
+
+        assert!(followed.entries().by_number.len() <= 9);
+        assert!(followed.entries().by_number.contains_key(&99));
+        assert!(!followed.entries().by_number.contains_key(&0));
+    }
+}

@@ -1,0 +1,357 @@
+//! Loading a room into memory.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
+
+use ruma::{
+    OwnedEventId, OwnedRoomId, OwnedUserId, RoomVersionId, ServerName,
+    events::{StateEventType, room::member::MembershipState},
+    room_version_rules::RoomVersionRules,
+};
+
+use super::{
+    recent_events::Lately,
+    room::{RING, Room, Tip, View, count_server},
+};
+use crate::{
+    error::{Error, Result},
+    matrix::{self, Counters, Pdu, Resolved, StateMap, TimelineEvent},
+    rooms::read::timeline::event_of_row,
+    storage::{
+        self, Db, Position, Read, Receipt, RoomNum,
+        rooms::{
+            events::{self, EventRow},
+            gaps, receipts,
+            room_table::{self, RoomRow},
+            state::{self, StateRow},
+        },
+        strings::Strings,
+    },
+};
+
+/// Loads a room; returns it with the position up to which it knows the journal.
+pub(crate) async fn room(
+    db: &Db,
+    server_name: &ServerName,
+    num: RoomNum,
+) -> Result<(Room, Position)> {
+    let mut tx = db.snapshot().await?;
+    let known = storage::position(&mut tx).await?;
+    let row = room_table::get(&mut tx, num).await?;
+    let row = row.ok_or_else(|| Error::not_found(format!("there is no room with number {num}")))?;
+    let version = RoomVersionId::try_from(row.version.as_str())
+        .map_err(|source| Error::internal("read the version of a room", source))?;
+    let rules = matrix::rules(&version).ok_or_else(|| {
+        Error::UnsupportedRoomVersion(format!("version {version} is not supported"))
+    })?;
+    let room_id = OwnedRoomId::try_from(row.room_id.as_str())
+        .map_err(|source| Error::internal("read the id of a room", source))?;
+    let view = view(&mut tx, &db.strings, &row, &rules, server_name).await?;
+    let tip = tip(&mut tx, &row, &view).await?;
+    Ok((Room::new(num, room_id, version, rules, (tip, view)), known))
+}
+
+async fn tip(db: &mut impl Read, row: &RoomRow, view: &View) -> Result<Tip> {
+    let forward_extremities: Vec<OwnedEventId> = serde_json::from_str(&row.forward_extremities)?;
+    let mut depth = 0;
+    let mut hashes = HashMap::new();
+    for (event_id, _, json) in events::by_ids(db, &forward_extremities).await? {
+        let event_id = OwnedEventId::try_from(event_id)
+            .map_err(|source| Error::internal("read an event id", source))?;
+        let pdu = Pdu::parse(event_id, &json)?;
+        depth = depth.max(u64::from(pdu.depth));
+        hashes.extend(pdu.reference_hash.map(|hash| (pdu.event_id, hash)));
+    }
+    let extremities = forward_extremities.iter();
+    Ok(Tip {
+        hashes: extremities.filter_map(|id| hashes.remove(id)).collect(),
+        state: view.state.clone(),
+        snapshot: row.state,
+        chain: state::chain_of(db, row.state).await?.unwrap_or(0),
+        forward_extremities,
+        depth,
+        notified: view.notified,
+        mentioned: view.mentioned,
+        threaded: view.threaded,
+        joined_members: view.joined_members,
+        lately: Lately::default(),
+    })
+}
+
+async fn view(
+    db: &mut impl Read,
+    strings: &Strings,
+    row: &RoomRow,
+    rules: &RoomVersionRules,
+    server_name: &ServerName,
+) -> Result<View> {
+    let (ring, ring_after, state) = ring(db, row, strings, rules).await?;
+    let mut view = View {
+        state,
+        snapshot: row.state,
+        ring_after,
+        last_position: row.last_position,
+        notified: ring.back().map_or(0, |event| event.notified),
+        mentioned: ring.back().map_or(0, |event| event.mentioned),
+        threaded: ring
+            .back()
+            .map_or(Counters::default(), |event| event.threaded),
+        ring,
+        ..View::default()
+    };
+    let members: Vec<Arc<Pdu>> = view
+        .state
+        .of_type(&StateEventType::RoomMember)
+        .cloned()
+        .collect();
+    let with = |wanted: &MembershipState| {
+        i64::try_from(
+            members
+                .iter()
+                .filter(|pdu| pdu.membership().as_ref() == Some(wanted))
+                .count(),
+        )
+        .unwrap_or(i64::MAX)
+    };
+    view.joined_members = with(&MembershipState::Join);
+    view.invited_members = with(&MembershipState::Invite);
+    for pdu in &members {
+        let is_joined = pdu.membership() == Some(MembershipState::Join);
+        let Some(user_id) = pdu.member().filter(|_| is_joined) else {
+            continue;
+        };
+        count_server(&mut view.servers, user_id, (1, 0));
+        if user_id.server_name() == server_name
+            && let Some(user) = strings.find(db, user_id.as_str()).await?
+        {
+            view.local_members.insert(user, user_id.to_owned());
+        }
+    }
+    load_receipts(db, strings, row.num, &mut view).await?;
+    Ok(view)
+}
+
+async fn load_receipts(
+    db: &mut impl Read,
+    strings: &Strings,
+    room: RoomNum,
+    view: &mut View,
+) -> Result<()> {
+    let rows = receipts::of_room(db, room).await?;
+    let users: Vec<i64> = rows.iter().map(|row| row.user_num).collect();
+    let users = strings.texts(db, &users).await?;
+    for row in rows {
+        let user_id = users
+            .get(&row.user_num)
+            .and_then(|text| OwnedUserId::try_from(&**text).ok());
+        if let (Some(user_id), Ok(event_id)) = (user_id, OwnedEventId::try_from(row.event_id)) {
+            view.last_position = view.last_position.max(row.position);
+            view.add_receipt(Arc::new(Receipt {
+                user_id,
+                kind: row.kind,
+                thread: row.thread,
+                event_id,
+                ts: row.ts,
+                position: row.position,
+            }));
+        }
+    }
+    Ok(())
+}
+
+/// Returns the latest events with the state before each, the place after which they are complete, and the state now.
+///
+/// The state is read once, as it was before the first of them, and then carried along what has changed since.
+async fn ring(
+    db: &mut impl Read,
+    room: &RoomRow,
+    strings: &Strings,
+    rules: &RoomVersionRules,
+) -> Result<(VecDeque<Arc<TimelineEvent>>, i64, StateMap)> {
+    let (rows, complete_after, mut threaded) = latest_rows(db, room.num).await?;
+    let Some(first) = rows.first() else {
+        return Ok((
+            VecDeque::new(),
+            complete_after,
+            state_map(db, room.state).await?,
+        ));
+    };
+    let before = first.timeline - 1;
+    let mut state = state_map_at(db, room.state, before).await?;
+    let mut changes = changes_since(db, strings, room.state, before)
+        .await?
+        .into_iter()
+        .peekable();
+    let mut ring = VecDeque::with_capacity(RING);
+    for row in rows {
+        while let Some(change) = changes.next_if(|change| change.place < row.timeline) {
+            change.put_into(&mut state);
+        }
+        let mut event = event_with_state(db, row, state.clone(), rules).await?;
+        if let Some(thread) = &mut event.thread {
+            thread.added = event.threaded - threaded;
+        }
+        threaded = event.threaded;
+        let mut keys = Vec::new();
+        while let Some(change) = changes.next_if(|change| change.place == event.timeline) {
+            change.put_into(&mut state);
+            keys.push((change.kind, change.state_key));
+        }
+        if !is_own(&keys, &event.pdu) {
+            event.resolved = Some(Arc::new(Resolved {
+                state: state.clone(),
+                keys,
+                after_gap: false,
+            }));
+        }
+        ring.push_back(Arc::new(event));
+    }
+    for change in changes {
+        change.put_into(&mut state);
+    }
+    Ok((ring, complete_after, state))
+}
+
+/// Returns whether an event changed the state of the room by itself alone, as most do.
+fn is_own(keys: &[(StateEventType, String)], pdu: &Pdu) -> bool {
+    match (keys, &pdu.state_key) {
+        ([], None) => true,
+        ([(kind, key)], Some(state_key)) => *kind == pdu.state_type() && key == state_key,
+        _ => false,
+    }
+}
+
+/// Returns the latest events that adjoin each other, the oldest first, the place after which they are complete, and
+/// the counters of threads there.
+async fn latest_rows(db: &mut impl Read, room: RoomNum) -> Result<(Vec<EventRow>, i64, Counters)> {
+    let limit = i64::try_from(RING).unwrap_or(i64::MAX);
+    let mut rows: Vec<EventRow> = events::before(db, room, i64::MAX, limit + 1).await?;
+    let gap = gaps::newest(db, room).await?.unwrap_or(i64::MIN);
+    let is_apart = |row: &EventRow| row.backfilled || row.timeline < gap;
+    let older = match rows.iter().position(is_apart) {
+        Some(apart) => Some(rows.split_off(apart).swap_remove(0)),
+        None if rows.len() > RING => rows.pop(),
+        None => None,
+    };
+    rows.reverse();
+    let threaded = older.as_ref().map(EventRow::threaded).unwrap_or_default();
+    let complete_after = match (&older, rows.first()) {
+        (Some(older), Some(first)) if is_apart(older) => first.timeline - 1,
+        (Some(older), _) => older.timeline,
+        (None, Some(first)) if gap != i64::MIN => first.timeline - 1,
+        (None, _) => 0,
+    };
+    Ok((rows, complete_after, threaded))
+}
+
+/// A change of a room's state.
+struct StateChange {
+    /// The place of the timeline at which it took effect.
+    place: i64,
+    kind: StateEventType,
+    state_key: String,
+    held: Option<Arc<Pdu>>,
+}
+
+impl StateChange {
+    fn put_into(&self, state: &mut StateMap) {
+        state.put(&self.kind, &self.state_key, self.held.as_ref());
+    }
+}
+
+async fn changes_since(
+    db: &mut impl Read,
+    strings: &Strings,
+    snapshot: i64,
+    after: i64,
+) -> Result<Vec<StateChange>> {
+    let rows = state::changes(db, snapshot, (after, i64::MAX)).await?;
+    let numbers: Vec<i64> = rows
+        .iter()
+        .flat_map(|row| [row.kind, row.state_key])
+        .collect();
+    let texts = strings.texts(db, &numbers).await?;
+    let mut changes = Vec::with_capacity(rows.len());
+    for row in rows {
+        let (Some(kind), Some(key)) = (texts.get(&row.kind), texts.get(&row.state_key)) else {
+            continue;
+        };
+        changes.push(StateChange {
+            place: row.snapshot,
+            kind: StateEventType::from(&**kind),
+            state_key: key.to_string(),
+            held: parse_held(row.event_id.zip(row.json))?,
+        });
+    }
+    Ok(changes)
+}
+
+fn parse_held(held: Option<(String, String)>) -> Result<Option<Arc<Pdu>>> {
+    let Some((event_id, json)) = held else {
+        return Ok(None);
+    };
+    let event_id =
+        OwnedEventId::try_from(event_id).map_err(|e| Error::internal("read an event id", e))?;
+    Ok(Some(Arc::new(Pdu::parse(event_id, &json)?)))
+}
+
+async fn event_with_state(
+    db: &mut impl Read,
+    row: EventRow,
+    state: StateMap,
+    rules: &RoomVersionRules,
+) -> Result<TimelineEvent> {
+    let event_id = OwnedEventId::try_from(row.event_id.as_str())
+        .map_err(|e| Error::internal("read an event id", e))?;
+    let pdu = Arc::new(Pdu::parse(event_id, &row.json)?);
+    let redaction = row.redacted_by.clone();
+    let mut event = event_of_row(row, pdu, rules);
+    event.state_before = Some(state);
+    if let Some(redaction) = redaction {
+        event.redacted_by = pdu_by_id(db, &redaction).await?.map(Arc::new);
+    }
+    Ok(event)
+}
+
+/// Returns a stored event by its id.
+pub(crate) async fn pdu_by_id(db: &mut impl Read, event_id: &str) -> Result<Option<Pdu>> {
+    let Some((event_id, _, json)) = events::by_ids(db, [event_id]).await?.into_iter().next() else {
+        return Ok(None);
+    };
+    let event_id =
+        OwnedEventId::try_from(event_id).map_err(|e| Error::internal("read an event id", e))?;
+    Pdu::parse(event_id, &json).map(Some)
+}
+
+/// Returns the state of a snapshot.
+pub(crate) async fn state_map(db: &mut impl Read, snapshot: i64) -> Result<StateMap> {
+    state_of_rows(state::all(db, snapshot).await?)
+}
+
+/// Returns the state of a room at a place of its timeline, if `snapshot` is that of its state now.
+pub(crate) async fn state_map_at(
+    db: &mut impl Read,
+    snapshot: i64,
+    place: i64,
+) -> Result<StateMap> {
+    state_of_rows(state::all_at(db, snapshot, place).await?)
+}
+
+fn state_of_rows(rows: Vec<StateRow>) -> Result<StateMap> {
+    let mut map = StateMap::default();
+    let mut held: HashMap<(i64, i64), (String, String)> = HashMap::new();
+    for row in rows {
+        match row.event_id.zip(row.json) {
+            Some(event) => drop(held.insert((row.kind, row.state_key), event)),
+            None => drop(held.remove(&(row.kind, row.state_key))),
+        }
+    }
+    for event in held.into_values() {
+        if let Some(pdu) = parse_held(Some(event))? {
+            map.insert(pdu);
+        }
+    }
+    Ok(map)
+}

@@ -1,0 +1,363 @@
+//! A room in memory: its tip, on which the next event builds, and the view that readers have of it.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::{
+        Arc, PoisonError, RwLock, RwLockReadGuard,
+        atomic::{AtomicBool, AtomicI64, Ordering},
+    },
+};
+
+use ruma::{
+    OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomVersionId, UserId,
+    events::{StateEventType, room::member::MembershipState},
+    room_version_rules::RoomVersionRules,
+};
+use tokio::sync::Mutex;
+
+use super::{journal_cache::Follows, recent_events::Lately};
+use crate::{
+    matrix::{Counters, Pdu, Resolved, StateMap, TimelineEvent},
+    storage::{Change, Position, Receipt, RoomNum, UserNum},
+};
+
+/// The latest events that a room keeps in memory.
+pub(crate) const RING: usize = 96;
+
+/// A room in memory.
+#[derive(Debug)]
+pub struct Room {
+    /// Its number.
+    pub num: RoomNum,
+    /// Its id.
+    pub room_id: OwnedRoomId,
+    /// Its version.
+    pub version: RoomVersionId,
+    /// The rules of that version.
+    pub rules: RoomVersionRules,
+    /// Held while an event is built, until it is in the journal's batch.
+    pub(crate) tip: Mutex<Tip>,
+    view: RwLock<View>,
+    /// Held by whoever of this server is about to send, where a policy server has to agree.
+    pub(crate) vetting: Arc<Mutex<()>>,
+    /// A batch with this room's events was lost: load the room anew.
+    pub(crate) stale: AtomicBool,
+    /// The newest position that was handed to the journal.
+    pub(crate) released: AtomicI64,
+}
+
+/// How many events an event can name as those that it follows.
+pub(crate) const NAMED: usize = 20;
+
+/// What the next event builds on; ahead of the view by what is not on disk yet.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tip {
+    pub(crate) state: StateMap,
+    pub(crate) snapshot: i64,
+    pub(crate) chain: i64,
+    pub(crate) forward_extremities: Vec<OwnedEventId>,
+    /// Their hashes, for versions whose ids do not say them.
+    pub(crate) hashes: Vec<String>,
+    /// The greatest depth among the extremities.
+    pub(crate) depth: u64,
+    pub(crate) notified: i64,
+    pub(crate) mentioned: i64,
+    /// How many of these are in threads.
+    pub(crate) threaded: Counters,
+    pub(crate) joined_members: i64,
+    /// The latest events, and the state after each.
+    pub(crate) lately: Lately,
+}
+
+/// A server in a room.
+#[derive(Clone, Copy, Debug)]
+pub struct Stay {
+    /// How many of its users have joined.
+    pub members: i64,
+    /// The place of the timeline at which the first of them came; 0 if that was before memory can tell.
+    pub since: i64,
+}
+
+/// What readers may see: everything that is on disk.
+#[derive(Debug, Default)]
+pub struct View {
+    /// The current state.
+    pub state: StateMap,
+    /// Its snapshot.
+    pub snapshot: i64,
+    /// The latest events, the oldest first.
+    pub ring: VecDeque<Arc<TimelineEvent>>,
+    /// The ring holds every event after this place of the timeline.
+    pub ring_after: i64,
+    /// The position of the newest change that a member would be told of.
+    pub last_position: Position,
+    /// Events that notify by the default rules, ever.
+    pub notified: i64,
+    /// Events that mention the whole room, ever.
+    pub mentioned: i64,
+    /// How many of these are in threads.
+    pub threaded: Counters,
+    /// How many have joined.
+    pub joined_members: i64,
+    /// How many are invited.
+    pub invited_members: i64,
+    /// The users of this server that have joined.
+    pub local_members: HashMap<UserNum, OwnedUserId>,
+    /// The servers in the room.
+    pub servers: BTreeMap<OwnedServerName, Stay>,
+    /// The receipts, by position.
+    pub receipts: BTreeMap<Position, Arc<Receipt>>,
+}
+
+impl Tip {
+    /// Returns the forward extremities, with their hashes where these are kept.
+    pub(crate) fn extremities(&self) -> impl Iterator<Item = (&OwnedEventId, Option<&String>)> {
+        let hashes = self.hashes.iter().map(Some).chain(std::iter::repeat(None));
+        self.forward_extremities.iter().zip(hashes)
+    }
+
+    /// Returns which events a new one of this server follows, with their hashes: all, or if they are too many, the
+    /// oldest and the newest. So what an attack puts beside the room soon ends, and what was there before it stays.
+    pub(crate) fn followed(&self) -> (Vec<OwnedEventId>, Vec<String>) {
+        let surplus = self.forward_extremities.len().saturating_sub(NAMED);
+        let (from, to) = (NAMED / 2, NAMED / 2 + surplus);
+        let named = self.extremities().enumerate();
+        let named = named.filter(|(nth, _)| surplus == 0 || *nth < from || *nth >= to);
+        let (ids, hashes): (Vec<_>, Vec<_>) = named
+            .map(|(_, (id, hash))| (id.clone(), hash.cloned()))
+            .unzip();
+        (ids, hashes.into_iter().flatten().collect())
+    }
+
+    /// Puts an event in the place of those that it follows.
+    pub(crate) fn replace_followed(&mut self, pdu: &Pdu) {
+        let left = self
+            .extremities()
+            .filter(|(id, _)| !pdu.prev_events.contains(*id))
+            .map(|(id, hash)| (id.clone(), hash.cloned()));
+        let own = (pdu.event_id.clone(), pdu.reference_hash.clone());
+        let (ids, hashes): (Vec<_>, Vec<_>) = left.chain([own]).unzip();
+        self.forward_extremities = ids;
+        self.hashes = hashes.into_iter().flatten().collect();
+    }
+}
+
+impl Room {
+    pub(crate) fn new(
+        num: RoomNum,
+        room_id: OwnedRoomId,
+        version: RoomVersionId,
+        rules: RoomVersionRules,
+        (tip, view): (Tip, View),
+    ) -> Self {
+        Self {
+            num,
+            room_id,
+            version,
+            rules,
+            tip: Mutex::new(tip),
+            view: RwLock::new(view),
+            vetting: Arc::default(),
+            stale: AtomicBool::new(false),
+            released: AtomicI64::new(0),
+        }
+    }
+
+    /// Returns what readers may see; held for moments only.
+    pub fn view(&self) -> RwLockReadGuard<'_, View> {
+        self.view.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn is_stale(&self) -> bool {
+        self.stale.load(Ordering::SeqCst)
+    }
+}
+
+impl Follows for Room {
+    fn apply(&self, position: Position, change: &Change) {
+        let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
+        match change {
+            Change::Event { event, .. } => view.push(event.clone()),
+            Change::Redacted { event, .. } => view.redact(event),
+            Change::Membership {
+                user,
+                user_id,
+                membership,
+                local: true,
+                ..
+            } => {
+                if *membership == Some(MembershipState::Join) {
+                    view.local_members.insert(*user, user_id.clone());
+                } else {
+                    view.local_members.remove(user);
+                }
+            }
+            Change::Receipt { receipt, .. } => view.add_receipt(receipt.clone()),
+            Change::Backfilled { .. } => {
+                view.end_ring();
+                return;
+            }
+            _ => return,
+        }
+        view.last_position = view.last_position.max(position);
+    }
+
+    fn is_idle(&self) -> bool {
+        let released = self.released.load(Ordering::SeqCst);
+        self.tip.try_lock().is_ok() && released <= self.view().last_position
+    }
+}
+
+impl View {
+    /// Returns the place after the newest event of the timeline.
+    pub fn newest_place(&self) -> i64 {
+        self.ring.back().map_or(0, |event| event.timeline)
+    }
+
+    /// Adds an accepted event, the newest of the timeline.
+    pub(crate) fn push(&mut self, event: Arc<TimelineEvent>) {
+        self.notified = event.notified;
+        self.mentioned = event.mentioned;
+        self.threaded = event.threaded;
+        if let Some(resolved) = &event.resolved {
+            self.take_resolved(resolved, event.timeline);
+        } else if event.pdu.state_key.is_some() {
+            let replaced = self.state.insert(event.pdu.clone());
+            self.count((replaced.as_deref(), Some(&event.pdu)), event.timeline);
+            self.snapshot = event.timeline;
+        }
+        self.ring.push_back(event);
+        if self.ring.len() > RING
+            && let Some(oldest) = self.ring.pop_front()
+        {
+            self.ring_after = oldest.timeline;
+        }
+    }
+
+    /// Takes the state that several lines of events came to.
+    fn take_resolved(&mut self, resolved: &Resolved, place: i64) {
+        let before = std::mem::replace(&mut self.state, resolved.state.clone());
+        for (kind, key) in &resolved.keys {
+            let after = resolved.state.get(kind, key);
+            let before = before.get(kind, key).map(|pdu| &**pdu);
+            self.count((before, after.map(|pdu| &**pdu)), place);
+        }
+        if !resolved.keys.is_empty() {
+            self.snapshot = place;
+        }
+        if resolved.after_gap {
+            self.ring.clear();
+            self.ring_after = place - 1;
+        }
+    }
+
+    /// What stands before the events of the ring is not known to memory any more.
+    fn end_ring(&mut self) {
+        if let Some(first) = self.ring.front() {
+            self.ring_after = self.ring_after.max(first.timeline - 1);
+        }
+    }
+
+    fn count(&mut self, (before, after): (Option<&Pdu>, Option<&Pdu>), place: i64) {
+        let Some(user_id) = after.or(before).and_then(Pdu::member) else {
+            return;
+        };
+        let change = joined(after) - joined(before);
+        self.joined_members += change;
+        let invited = |pdu: Option<&Pdu>| {
+            i64::from(pdu.and_then(Pdu::membership) == Some(MembershipState::Invite))
+        };
+        self.invited_members += invited(after) - invited(before);
+        if change != 0 {
+            count_server(&mut self.servers, user_id, (change, place));
+        }
+    }
+
+    /// Puts what a redaction has left of an event wherever memory holds the event.
+    fn redact(&mut self, redacted: &Arc<TimelineEvent>) {
+        put_redacted(&mut self.state, &redacted.pdu);
+        for entry in &mut self.ring {
+            if entry.pdu.event_id == redacted.pdu.event_id {
+                let event = Arc::make_mut(entry);
+                event.pdu = redacted.pdu.clone();
+                event.head.clone_from(&redacted.head);
+                event.redacted_by.clone_from(&redacted.redacted_by);
+            } else if holds(entry.state_before.as_ref(), &redacted.pdu)
+                && let Some(state) = &mut Arc::make_mut(entry).state_before
+            {
+                put_redacted(state, &redacted.pdu);
+            }
+        }
+    }
+
+    pub(crate) fn add_receipt(&mut self, receipt: Arc<Receipt>) {
+        let older = self
+            .receipts
+            .iter()
+            .find(|(_, known)| {
+                known.user_id == receipt.user_id
+                    && known.kind == receipt.kind
+                    && known.thread == receipt.thread
+            })
+            .map(|(position, _)| *position);
+        if let Some(older) = older {
+            self.receipts.remove(&older);
+        }
+        self.receipts.insert(receipt.position, receipt);
+    }
+}
+
+/// Counts a user who joined, or left, among those of their server.
+pub(crate) fn count_server(
+    servers: &mut BTreeMap<OwnedServerName, Stay>,
+    user_id: &UserId,
+    (change, place): (i64, i64),
+) {
+    let server = user_id.server_name();
+    let stay = servers.entry(server.to_owned()).or_insert(Stay {
+        members: 0,
+        since: place,
+    });
+    stay.members += change;
+    if stay.members <= 0 {
+        servers.remove(server);
+    }
+}
+
+/// Returns how many more have joined in a state than in another that differs from it under some keys.
+pub(crate) fn joined_between(
+    before: &StateMap,
+    after: &StateMap,
+    keys: &[(StateEventType, String)],
+) -> i64 {
+    let members = keys
+        .iter()
+        .filter(|(kind, _)| *kind == StateEventType::RoomMember);
+    members
+        .map(|(kind, key)| {
+            let joined_in = |state: &StateMap| joined(state.get(kind, key).map(|pdu| &**pdu));
+            joined_in(after) - joined_in(before)
+        })
+        .sum()
+}
+
+/// Returns 1 for the member event of someone who has joined, and 0 for any other.
+pub(crate) fn joined(pdu: Option<&Pdu>) -> i64 {
+    i64::from(pdu.and_then(Pdu::membership) == Some(MembershipState::Join))
+}
+
+fn holds(state: Option<&StateMap>, pdu: &Pdu) -> bool {
+    let (Some(state), Some(state_key)) = (state, pdu.state_key.as_deref()) else {
+        return false;
+    };
+    state
+        .get(&pdu.state_type(), state_key)
+        .is_some_and(|held| held.event_id == pdu.event_id)
+}
+
+/// Puts what is left of a redacted state event in its place, if the state holds that event.
+pub(crate) fn put_redacted(state: &mut StateMap, pdu: &Arc<Pdu>) {
+    if holds(Some(state), pdu) {
+        state.insert(pdu.clone());
+    }
+}

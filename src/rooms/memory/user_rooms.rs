@@ -1,0 +1,215 @@
+//! The rooms of a user: memberships, and how far each was read.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
+};
+
+use ruma::{OwnedEventId, OwnedRoomId, events::room::member::MembershipState};
+
+use super::journal_cache::Follows;
+use crate::{
+    error::{Error, Result},
+    matrix::Exception,
+    rooms::unread::read_markers::ThreadMarkers,
+    storage::{
+        self, Change, Db, Position, ReadMarker, Reading, Removed, RoomNum, UserNum,
+        rooms::{memberships, room_deletion, threads, unread},
+    },
+};
+
+/// The rooms of a user, in memory.
+#[derive(Debug)]
+pub struct UserRooms {
+    user: UserNum,
+    rooms: RwLock<HashMap<RoomNum, UserRoom>>,
+}
+
+/// What a user is to a room.
+#[derive(Clone, Debug)]
+pub struct UserRoom {
+    /// The membership.
+    pub membership: MembershipState,
+    /// The journal position since when.
+    pub position: Position,
+    /// JSON list of stripped state, with an invitation or a knock.
+    pub stripped_state: Option<Arc<str>>,
+    /// Whether the user asked to forget the room.
+    pub forgotten: bool,
+    /// How the room ended, where it was deleted.
+    pub removed: Option<Arc<Removed>>,
+    /// Up to where the user has read everything.
+    pub marker: ReadMarker,
+    /// Which threads, or the main timeline, the user has read beyond that.
+    pub(crate) threads: Arc<ThreadMarkers>,
+    /// What counts otherwise than the room's counters say, after the markers.
+    pub exceptions: Vec<Exception>,
+}
+
+impl Default for UserRoom {
+    fn default() -> Self {
+        Self {
+            membership: MembershipState::Leave,
+            position: 0,
+            stripped_state: None,
+            forgotten: false,
+            removed: None,
+            marker: ReadMarker::default(),
+            threads: Arc::default(),
+            exceptions: Vec::new(),
+        }
+    }
+}
+
+impl UserRoom {
+    /// Returns what a user is to a room that was deleted.
+    fn removed(left_at: Position, removed: Arc<Removed>) -> Self {
+        Self {
+            position: left_at,
+            // Nothing of it is shown any more, but that it ended.
+            forgotten: true,
+            removed: Some(removed),
+            ..Self::default()
+        }
+    }
+}
+
+impl UserRooms {
+    pub(crate) async fn load(db: &Db, user: UserNum) -> Result<(Self, Position)> {
+        let mut tx = db.snapshot().await?;
+        let known = storage::position(&mut tx).await?;
+        let mut rooms: HashMap<RoomNum, UserRoom> = HashMap::new();
+        for row in memberships::of_user(&mut tx, user).await? {
+            let room = rooms.entry(row.room).or_default();
+            room.membership = MembershipState::from(row.membership);
+            room.position = row.position;
+            room.stripped_state = row.stripped_state.map(Arc::from);
+            room.forgotten = row.forgotten;
+        }
+        for (room, marker) in unread::markers(&mut tx, user).await? {
+            rooms.entry(room).or_default().marker = marker;
+        }
+        for row in threads::markers(&mut tx, user).await? {
+            if let Some(marker) = row.marker() {
+                let room = rooms.entry(row.room).or_default();
+                room.read(&Reading::Thread(marker));
+            }
+        }
+        for (room, timeline, thread, notify, highlight) in unread::exceptions(&mut tx, user).await?
+        {
+            let exception = Exception {
+                user,
+                timeline,
+                thread: thread.and_then(|root| OwnedEventId::try_from(root).ok()),
+                notify,
+                highlight,
+            };
+            rooms.entry(room).or_default().exceptions.push(exception);
+        }
+        for room in rooms.values_mut() {
+            room.drop_read_exceptions();
+        }
+        for row in room_deletion::removed(&mut tx, user).await? {
+            let room_id = OwnedRoomId::try_from(row.room_id)
+                .map_err(|source| Error::internal("read the id of a room", source))?;
+            let event = row.event;
+            let removed = Arc::new(Removed { room_id, event });
+            rooms.insert(row.room, UserRoom::removed(row.position, removed));
+        }
+        Ok((
+            Self {
+                user,
+                rooms: RwLock::new(rooms),
+            },
+            known,
+        ))
+    }
+
+    /// Returns the rooms; held for moments only.
+    pub fn all(&self) -> RwLockReadGuard<'_, HashMap<RoomNum, UserRoom>> {
+        self.rooms.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns what the user is to a room.
+    pub fn get(&self, room: RoomNum) -> Option<UserRoom> {
+        self.all().get(&room).cloned()
+    }
+
+    /// Returns the user's membership of a room.
+    pub fn membership(&self, room: RoomNum) -> MembershipState {
+        self.all()
+            .get(&room)
+            .map_or(MembershipState::Leave, |room| room.membership.clone())
+    }
+
+    /// Returns how a room ended that was deleted, and at which position the user ceased to be a member.
+    pub fn removed(&self, room: RoomNum) -> Option<(Position, Arc<Removed>)> {
+        let all = self.all();
+        let room = all.get(&room)?;
+        Some((room.position, room.removed.clone()?))
+    }
+
+    /// Returns the rooms that the user has joined.
+    pub fn joined(&self) -> Vec<RoomNum> {
+        let joined = |room: &UserRoom| room.membership == MembershipState::Join;
+        self.all()
+            .iter()
+            .filter(|(_, room)| joined(room))
+            .map(|(num, _)| *num)
+            .collect()
+    }
+}
+
+impl Follows for UserRooms {
+    fn apply(&self, position: Position, change: &Change) {
+        let mut rooms = self.rooms.write().unwrap_or_else(PoisonError::into_inner);
+        match change {
+            Change::Membership {
+                room,
+                membership: Some(membership),
+                stripped_state,
+                ..
+            } => {
+                let room = rooms.entry(*room).or_default();
+                room.membership = membership.clone();
+                room.position = position;
+                room.stripped_state.clone_from(stripped_state);
+                room.forgotten = false;
+            }
+            Change::Membership {
+                room,
+                membership: None,
+                ..
+            } => {
+                rooms.entry(*room).or_default().forgotten = true;
+            }
+            Change::Removed {
+                room,
+                left_at,
+                removed,
+                ..
+            } => {
+                rooms.insert(*room, UserRoom::removed(*left_at, removed.clone()));
+            }
+            Change::Read { room, reading, .. } => rooms.entry(*room).or_default().read(reading),
+            Change::Event {
+                room,
+                sender,
+                event,
+            } => {
+                let room = rooms.entry(*room).or_default();
+                if *sender == self.user && event.shows_reading() {
+                    room.sent(event);
+                }
+                room.exceptions.extend(
+                    event
+                        .exceptions
+                        .iter()
+                        .filter(|exception| exception.user == self.user)
+                        .cloned(),
+                );
+            }
+            _ => {}
+        }
+    }
+}

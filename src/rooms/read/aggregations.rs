@@ -1,0 +1,325 @@
+//! What a client is told of the events that relate to an event, beside the event: bundled aggregations.
+//!
+//! [Aggregations](https://spec.matrix.org/v1.19/client-server-api/#aggregations-of-child-events)
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use ruma::{EventId, OwnedEventId, UserId};
+
+use crate::{
+    error::Result,
+    matrix::{TimelineEvent, rel_type},
+    rooms::{
+        Access, Rooms,
+        memory::room::{Room, View},
+    },
+    storage::{
+        Read, UserNum,
+        rooms::{
+            relations::{self, Bundled},
+            threads::{self, ThreadRow},
+        },
+    },
+};
+
+/// Replacements of an event that are looked at, and references to it that are told: of each the latest.
+const CHILDREN: i64 = 100;
+/// Replies of a thread that are looked at one by one where the user may not, or does not want to, see all of them.
+const REPLIES: i64 = 1_000;
+
+/// Who is told.
+#[derive(Clone, Copy, Debug)]
+pub struct Audience<'a> {
+    /// What the user may see of the room; `None` is everything.
+    pub access: Option<&'a Access>,
+    /// The user's number.
+    pub user: UserNum,
+    /// The user.
+    pub user_id: &'a UserId,
+}
+
+/// What is told of the events that relate to one event.
+#[derive(Clone, Debug, Default)]
+pub struct Bundle {
+    /// The replacement that is valid now.
+    pub edit: Option<Arc<TimelineEvent>>,
+    /// The thread that began with the event.
+    pub thread: Option<ThreadSummary>,
+    /// Events that refer to it, the oldest first.
+    pub references: Vec<OwnedEventId>,
+}
+
+/// What is told of a thread.
+#[derive(Clone, Debug)]
+pub struct ThreadSummary {
+    /// How many replies it has.
+    pub count: i64,
+    /// The newest reply.
+    pub latest: Arc<TimelineEvent>,
+    /// Whether the user has begun it, or replied.
+    pub participated: bool,
+}
+
+/// What is told of the events that relate to the events of a page, and to the newest replies of their threads.
+#[derive(Clone, Debug, Default)]
+pub struct Bundles {
+    by_event: HashMap<OwnedEventId, Bundle>,
+}
+
+impl Bundles {
+    /// Returns what is told of an event; `None` if nothing that is told relates to it.
+    pub fn get(&self, event_id: &EventId) -> Option<&Bundle> {
+        self.by_event.get(event_id)
+    }
+
+    fn entry(&mut self, event_id: &EventId) -> &mut Bundle {
+        self.by_event.entry(event_id.to_owned()).or_default()
+    }
+}
+
+impl Rooms {
+    /// Returns what is told of the events that relate to the events of a page.
+    ///
+    /// Reads nothing from disk for events to which, as memory knows, nothing relates.
+    pub async fn bundles(
+        &self,
+        room: &Arc<Room>,
+        audience: Audience<'_>,
+        events: impl IntoIterator<Item = &Arc<TimelineEvent>>,
+    ) -> Result<Bundles> {
+        let mut parents: HashMap<&EventId, &Arc<TimelineEvent>> = HashMap::new();
+        {
+            let view = room.view();
+            let in_memory = parents_in_memory(&view);
+            for event in events {
+                if may_have_children(&view, &in_memory, event) {
+                    parents.insert(&event.pdu.event_id, event);
+                }
+            }
+        }
+        let mut bundles = Bundles::default();
+        if parents.is_empty() {
+            return Ok(bundles);
+        }
+        self.add_threads(room, audience, &parents, &mut bundles)
+            .await?;
+        // The newest replies of threads have aggregations of their own.
+        let latest: Vec<Arc<TimelineEvent>> = bundles
+            .by_event
+            .values()
+            .filter_map(|bundle| Some(bundle.thread.as_ref()?.latest.clone()))
+            .collect();
+        {
+            let view = room.view();
+            let in_memory = parents_in_memory(&view);
+            for event in &latest {
+                if may_have_children(&view, &in_memory, event) {
+                    parents.entry(&event.pdu.event_id).or_insert(event);
+                }
+            }
+        }
+        self.add_children(room, audience, &parents, &mut bundles)
+            .await?;
+        Ok(bundles)
+    }
+
+    async fn add_threads(
+        &self,
+        room: &Arc<Room>,
+        audience: Audience<'_>,
+        parents: &HashMap<&EventId, &Arc<TimelineEvent>>,
+        bundles: &mut Bundles,
+    ) -> Result<()> {
+        let (mut threads, replied) = {
+            let mut conn = self.inner.db.read().await?;
+            let threads = threads::of_roots(&mut conn, room.num, parents.keys()).await?;
+            let strings = &self.inner.db.strings;
+            let replied = match strings.find(&mut conn, rel_type::THREAD).await? {
+                Some(thread) if !threads.is_empty() => {
+                    let roots = threads.iter().map(|thread| &thread.root);
+                    let user = audience.user;
+                    relations::related_by(&mut conn, room.num, roots, thread, user).await?
+                }
+                _ => Vec::new(),
+            };
+            (threads, replied)
+        };
+        for thread in &mut threads {
+            let thread_root = <&EventId>::try_from(thread.root.as_str()).ok();
+            if let Some(thread_root) = thread_root.and_then(|thread_root| parents.get(thread_root))
+            {
+                self.limit_to_visible(room, audience, thread_root, thread)
+                    .await?;
+            }
+        }
+        threads.retain(|thread| thread.replies > 0);
+        let places: Vec<i64> = threads.iter().map(|thread| thread.latest).collect();
+        let latest = self.at_places(room, &places).await?;
+        for thread in &threads {
+            let thread_root = <&EventId>::try_from(thread.root.as_str()).ok();
+            let thread_root = thread_root.and_then(|thread_root| parents.get(thread_root));
+            if let (Some(thread_root), Some(latest)) = (thread_root, latest.get(&thread.latest)) {
+                bundles.entry(&thread_root.pdu.event_id).thread = Some(ThreadSummary {
+                    count: thread.replies,
+                    latest: audience.seen(latest, room),
+                    participated: thread_root.pdu.sender == audience.user_id
+                        || replied.contains(&thread.root),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes those replies out of a thread that the user may not see, or of senders whom the user ignores.
+    async fn limit_to_visible(
+        &self,
+        room: &Room,
+        audience: Audience<'_>,
+        thread_root: &TimelineEvent,
+        thread: &mut ThreadRow,
+    ) -> Result<()> {
+        let is_there = |access: &Access| access.was_there_since(thread_root.timeline);
+        let shield = self.shield(audience.user);
+        let wants_all = !shield.is_some_and(|shield| shield.ignores_somebody());
+        if wants_all && audience.access.is_none_or(is_there) {
+            return Ok(());
+        }
+        let mut conn = self.inner.db.read().await?;
+        let strings = &self.inner.db.strings;
+        let rel_type = strings.find(&mut conn, rel_type::THREAD).await?;
+        let rel_type = rel_type.unwrap_or_default();
+        let thread_of = (room.num, thread.root.as_str());
+        let replies = threads::replies(&mut conn, thread_of, rel_type, REPLIES).await?;
+        let senders: Vec<UserNum> = replies.iter().map(|(_, _, sender)| *sender).collect();
+        let ignored = self
+            .ignored_among(&mut conn, audience.user, &senders)
+            .await?;
+        let mut visible = replies.into_iter().filter(|(place, visibility, sender)| {
+            audience.may_see_at(*visibility, *place) && !ignored.contains(sender)
+        });
+        thread.latest = visible.next().map_or(0, |(place, _, _)| place);
+        thread.replies = match thread.latest {
+            0 => 0,
+            _ => 1 + i64::try_from(visible.count()).unwrap_or(0),
+        };
+        Ok(())
+    }
+
+    async fn add_children(
+        &self,
+        room: &Arc<Room>,
+        audience: Audience<'_>,
+        parents: &HashMap<&EventId, &Arc<TimelineEvent>>,
+        bundles: &mut Bundles,
+    ) -> Result<()> {
+        let (children, ignored) = {
+            let mut conn = self.inner.db.read().await?;
+            let strings = &self.inner.db.strings;
+            let reference = strings.find(&mut conn, rel_type::REFERENCE).await?;
+            let reference = reference.unwrap_or_default();
+            let children =
+                relations::bundled(&mut conn, room.num, parents.keys(), reference, CHILDREN)
+                    .await?;
+            let senders: Vec<UserNum> = children.iter().map(|child| child.sender).collect();
+            let ignored = self
+                .ignored_among(&mut conn, audience.user, &senders)
+                .await?;
+            (children, ignored)
+        };
+        // An edit has the sender of its parent: of a parent that the user does not want to see, none is told.
+        let is_visible = |child: &&Bundled| {
+            audience.may_see_at(child.visibility, child.timeline)
+                && !ignored.contains(&child.sender)
+        };
+        let mut edits: HashMap<&EventId, i64> = HashMap::new();
+        let mut references: Vec<(&EventId, &Bundled)> = Vec::new();
+        for child in children.iter().filter(is_visible) {
+            let parent = <&EventId>::try_from(child.parent.as_str()).ok();
+            let Some((parent, event)) = parent.and_then(|id| parents.get_key_value(id)) else {
+                continue;
+            };
+            if !child.is_edit {
+                references.push((parent, child));
+            } else if may_be_edited(event) {
+                // The latest comes first.
+                edits.entry(parent).or_insert(child.timeline);
+            }
+        }
+        references.sort_by_key(|(_, child)| child.timeline);
+        for (parent, child) in references {
+            if let Ok(event_id) = OwnedEventId::try_from(child.event_id.as_str()) {
+                bundles.entry(parent).references.push(event_id);
+            }
+        }
+        let places: Vec<i64> = edits.values().copied().collect();
+        let events = self.at_places(room, &places).await?;
+        for (parent, place) in edits {
+            if let Some(edit) = events.get(&place) {
+                bundles.entry(parent).edit = Some(audience.seen(edit, room));
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns those of some senders whom the user ignores.
+    async fn ignored_among(
+        &self,
+        conn: &mut impl Read,
+        user: UserNum,
+        senders: &[UserNum],
+    ) -> Result<HashSet<UserNum>> {
+        let shield = self.shield(user);
+        let Some(shield) = shield.filter(|shield| shield.ignores_somebody()) else {
+            return Ok(HashSet::new());
+        };
+        let texts = self.inner.db.strings.texts(conn, senders).await?;
+        let ignored = texts.into_iter().filter(|(_, text)| {
+            let sender = <&UserId>::try_from(&**text);
+            sender.is_ok_and(|sender| shield.ignores_user(sender))
+        });
+        Ok(ignored.map(|(number, _)| number).collect())
+    }
+}
+
+impl Audience<'_> {
+    fn may_see_at(&self, visibility: i64, timeline: i64) -> bool {
+        self.access
+            .is_none_or(|access| access.may_see_at(visibility, timeline))
+    }
+
+    fn seen(&self, event: &Arc<TimelineEvent>, room: &Room) -> Arc<TimelineEvent> {
+        match self.access {
+            Some(access) => access.seen(event.clone(), &room.rules),
+            None => event.clone(),
+        }
+    }
+}
+
+/// Returns to which events those relate that memory holds.
+fn parents_in_memory(view: &View) -> HashSet<OwnedEventId> {
+    let parents = view
+        .ring
+        .iter()
+        .filter_map(|event| event.pdu.relates_to.as_ref());
+    parents
+        .map(|relates_to| relates_to.event_id.clone())
+        .collect()
+}
+
+/// Events relate to older ones: what relates to an event in memory is in memory, too.
+fn may_have_children(
+    view: &View,
+    in_memory: &HashSet<OwnedEventId>,
+    event: &TimelineEvent,
+) -> bool {
+    let is_old = event.timeline <= view.ring_after;
+    event.pdu.state_key.is_none() && (is_old || in_memory.contains(&event.pdu.event_id))
+}
+
+/// Neither a redacted event nor an edit can be edited.
+fn may_be_edited(event: &TimelineEvent) -> bool {
+    event.redacted_by.is_none() && event.pdu.relates_by(rel_type::REPLACE).is_none()
+}

@@ -1,0 +1,398 @@
+//! Aliases and the public room directory.
+
+use ruma::{
+    OwnedMxcUri, OwnedRoomAliasId, OwnedRoomId, RoomAliasId, RoomId, UInt, UserId,
+    directory::{PublicRoomsChunk, PublicRoomsChunkInit},
+    events::{
+        StateEventType,
+        room::{canonical_alias::RoomCanonicalAliasEventContent, member::MembershipState},
+    },
+    room::{JoinRuleKind, RoomType},
+};
+use serde_json::{
+    Map, Value,
+    value::{RawValue, to_raw_value},
+};
+
+use crate::{
+    error::{Error, Result},
+    matrix,
+    rooms::{NewEvent, Rooms, memory::room::Room},
+    storage::{
+        TextList, UserNum, WriteTx, list,
+        rooms::{
+            aliases,
+            room_table::{self, DirectoryQuery, ListedRoom},
+        },
+    },
+};
+
+/// Rooms on one page, whatever the client asks for.
+const MAX_PAGE: u64 = 500;
+/// The aliases that one user may have made.
+const MAX_ALIASES_OF_USER: i64 = 10_000;
+
+/// A search in the directory.
+#[derive(Clone, Debug, Default)]
+pub struct DirectorySearch {
+    /// A part of the name, topic or alias.
+    pub term: Option<String>,
+    /// Only rooms of these types; an inner `None` stands for rooms without a type.
+    pub room_types: Option<Vec<Option<RoomType>>>,
+    /// A page's token.
+    pub since: Option<String>,
+    /// How many rooms at most.
+    pub limit: Option<u64>,
+}
+
+/// A page of the directory.
+#[derive(Debug, Default)]
+pub struct DirectoryPage {
+    /// The rooms, those with most members first.
+    pub chunk: Vec<PublicRoomsChunk>,
+    /// The token of the next page.
+    pub next_batch: Option<String>,
+    /// The token of the page before.
+    pub prev_batch: Option<String>,
+    /// How many rooms the directory lists.
+    pub total: u64,
+}
+
+impl Rooms {
+    /// Returns the room that an alias of this server points to.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] when there is no such alias.
+    pub async fn resolve_alias(&self, alias: &RoomAliasId) -> Result<OwnedRoomId> {
+        let room = {
+            let mut conn = self.inner.db.read().await?;
+            aliases::get(&mut conn, alias.as_str()).await?
+        };
+        match room {
+            Some((room, _)) => self.room_id(room).await,
+            None => Err(Error::not_found(format!(
+                "there is no room with the alias {alias}"
+            ))),
+        }
+    }
+
+    /// Lets an alias of this server point to a room, as a member of it asks.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::AliasInUse`] when the alias is taken; [`Error::Forbidden`] for one who is not in the room.
+    pub async fn create_alias(
+        &self,
+        alias: &RoomAliasId,
+        room_id: &RoomId,
+        creator: &UserId,
+    ) -> Result<()> {
+        let room = self.room_of_member(room_id).await?;
+        if room.view().state.membership(creator) != MembershipState::Join {
+            return Err(Error::forbidden("you are not in this room"));
+        }
+        let mut tx = self.inner.db.write().await?;
+        let creator = tx.intern(creator.as_str()).await?;
+        check_alias_count(&mut tx, creator).await?;
+        if !aliases::insert(&mut tx, alias.as_str(), room.num, creator).await? {
+            return Err(Error::AliasInUse(format!("the alias {alias} is taken")));
+        }
+        tx.commit().await
+    }
+
+    /// Removes an alias; its creator may, and whoever may change the room's canonical alias.
+    ///
+    /// The room's own list of its aliases follows, if the user may change that.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] when there is no such alias; [`Error::Forbidden`] for anyone else.
+    pub async fn delete_alias(
+        &self,
+        alias: &RoomAliasId,
+        user: UserNum,
+        user_id: &UserId,
+        is_admin: bool,
+    ) -> Result<()> {
+        let found = {
+            let mut conn = self.inner.db.read().await?;
+            aliases::get(&mut conn, alias.as_str()).await?
+        };
+        let (room, creator) = found
+            .ok_or_else(|| Error::not_found(format!("there is no room with the alias {alias}")))?;
+        let room = self.room_by_number(room).await?;
+        if creator != user && !is_admin && !may_set_alias(&room, user_id) {
+            return Err(Error::forbidden("you may not remove this alias"));
+        }
+        let mut tx = self.inner.db.write().await?;
+        aliases::delete(&mut tx, alias.as_str()).await?;
+        tx.commit().await?;
+        let Some(content) = without_alias(&room, alias) else {
+            return Ok(());
+        };
+        let content = to_raw_value(&content)?;
+        let kind = StateEventType::RoomCanonicalAlias;
+        let event = NewEvent::state(user_id.to_owned(), &kind, "", content);
+        match self.send(&room.room_id, event).await {
+            // Removing an alias takes less than changing the room does.
+            Ok(_) | Err(Error::Forbidden(_)) => Ok(()),
+            Err(other) => Err(other),
+        }
+    }
+
+    /// Checks what a client wants to make the canonical alias of a room, and its alternatives: those that are
+    /// new must exist and point to the room.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::BadAlias`] for one that does not; [`Error::InvalidParam`] for one that is malformed.
+    pub async fn check_canonical_alias(&self, room_id: &RoomId, content: &RawValue) -> Result<()> {
+        let content = serde_json::from_str::<RoomCanonicalAliasEventContent>(content.get())
+            .map_err(|e| Error::invalid_param(format!("not a canonical alias: {e}")))?;
+        let room = self.room_of_member(room_id).await?;
+        let before = room
+            .view()
+            .state
+            .content::<RoomCanonicalAliasEventContent>(&StateEventType::RoomCanonicalAlias)
+            .unwrap_or_default();
+        let known = |alias: &OwnedRoomAliasId| {
+            before.alias.as_ref() == Some(alias) || before.alt_aliases.contains(alias)
+        };
+        for alias in content
+            .alias
+            .iter()
+            .chain(&content.alt_aliases)
+            .filter(|alias| !known(alias))
+        {
+            match self.resolve_alias(alias).await {
+                Ok(target) if target == room_id => {}
+                Ok(_) | Err(Error::NotFound(_)) => {
+                    return Err(Error::BadAlias(format!(
+                        "{alias} does not point to this room"
+                    )));
+                }
+                Err(other) => return Err(other),
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the aliases of a room.
+    pub async fn aliases(&self, room: &Room) -> Result<Vec<OwnedRoomAliasId>> {
+        let mut conn = self.inner.db.read().await?;
+        let aliases = aliases::of_room(&mut conn, room.num).await?;
+        Ok(aliases
+            .into_iter()
+            .filter_map(|alias| OwnedRoomAliasId::try_from(alias).ok())
+            .collect())
+    }
+
+    /// Returns whether the public directory lists a room.
+    pub async fn is_published(&self, room: &Room) -> Result<bool> {
+        let mut conn = self.inner.db.read().await?;
+        room_table::is_published(&mut conn, room.num).await
+    }
+
+    /// Lists a room in the public directory, or takes it out.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Forbidden`] for whoever may not change the room's canonical alias.
+    pub async fn publish(&self, room: &Room, user_id: &UserId, published: bool) -> Result<()> {
+        if !may_set_alias(room, user_id) {
+            return Err(Error::forbidden(
+                "you may not change how the directory lists this room",
+            ));
+        }
+        let mut tx = self.inner.db.write().await?;
+        room_table::set_published(&mut tx, room.num, published).await?;
+        tx.commit().await
+    }
+
+    /// Returns a page of the public directory.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidParam`] for a token that this server did not give.
+    pub async fn directory(&self, search: DirectorySearch) -> Result<DirectoryPage> {
+        let limit = search.limit.unwrap_or(MAX_PAGE).clamp(1, MAX_PAGE);
+        let limit = usize::try_from(limit).unwrap_or(1);
+        let since = search.since.as_deref().map(Place::parse).transpose()?;
+        let query = DirectoryQuery {
+            term: search.term.unwrap_or_default().to_lowercase(),
+            room_types: search.room_types.as_deref().map(room_types),
+            from: since.as_ref().map(|place| (place.members, place.num)),
+            limit: i64::try_from(limit).unwrap_or(1) + 1,
+        };
+        let mut conn = self.inner.db.read().await?;
+        let is_back = since.as_ref().is_some_and(|place| place.is_back);
+        let mut found = if is_back {
+            room_table::directory_before(&mut conn, &query).await?
+        } else {
+            room_table::directory(&mut conn, &query).await?
+        };
+        let has_more = found.len() > limit;
+        found.truncate(limit);
+        if is_back {
+            found.reverse();
+        }
+        let next = found
+            .last()
+            .filter(|_| has_more || is_back)
+            .map(|room| Place::of(room, false));
+        let prev = found
+            .first()
+            .filter(|_| if is_back { has_more } else { since.is_some() });
+        Ok(DirectoryPage {
+            next_batch: next.map(Place::into_token),
+            prev_batch: prev.map(|room| Place::before(room).into_token()),
+            total: u64::try_from(room_table::count_published(&mut conn).await?).unwrap_or(0),
+            chunk: found.into_iter().filter_map(chunk).collect(),
+        })
+    }
+}
+
+/// Returns the content of the room's `m.room.canonical_alias` without an alias; `None` if it does not name it.
+fn without_alias(room: &Room, alias: &RoomAliasId) -> Option<Map<String, Value>> {
+    let kind = StateEventType::RoomCanonicalAlias;
+    let mut content: Map<String, Value> = room.view().state.content(&kind)?;
+    let before = content.clone();
+    if content
+        .get("alias")
+        .is_some_and(|named| *named == alias.as_str())
+    {
+        content.remove("alias");
+    }
+    if let Some(Value::Array(others)) = content.get_mut("alt_aliases") {
+        others.retain(|named| *named != alias.as_str());
+        if others.is_empty() {
+            content.remove("alt_aliases");
+        }
+    }
+    (content != before).then_some(content)
+}
+
+fn may_set_alias(room: &Room, user_id: &UserId) -> bool {
+    let state = room.view().state.clone();
+    state.membership(user_id) == MembershipState::Join
+        && matrix::power_levels(&state, &room.rules)
+            .user_can_send_state(user_id, StateEventType::RoomCanonicalAlias)
+}
+
+/// A place in the directory's order.
+struct Place {
+    members: i64,
+    num: i64,
+    is_back: bool,
+}
+
+impl Place {
+    fn of(room: &ListedRoom, is_back: bool) -> Self {
+        Self {
+            members: room.listing.joined_members,
+            num: room.num,
+            is_back,
+        }
+    }
+
+    /// The place just before a room, from which one goes back.
+    fn before(room: &ListedRoom) -> Self {
+        Self {
+            num: room.num - 1,
+            ..Self::of(room, true)
+        }
+    }
+
+    fn into_token(self) -> String {
+        format!(
+            "{}{}_{}",
+            if self.is_back { 'b' } else { 'f' },
+            self.members,
+            self.num
+        )
+    }
+
+    fn parse(token: &str) -> Result<Self> {
+        let parse = || {
+            let is_back = token.starts_with('b');
+            let (members, num) = token.strip_prefix(['b', 'f'])?.split_once('_')?;
+            Some(Self {
+                members: members.parse().ok()?,
+                num: num.parse().ok()?,
+                is_back,
+            })
+        };
+        parse().ok_or_else(|| Error::invalid_param("since is no token of the room directory"))
+    }
+}
+
+fn room_types(types: &[Option<RoomType>]) -> TextList {
+    list(
+        types
+            .iter()
+            .map(|kind| kind.as_ref().map_or_else(String::new, ToString::to_string)),
+    )
+}
+
+fn chunk(room: ListedRoom) -> Option<PublicRoomsChunk> {
+    let listing = room.listing;
+    let joined_members = u64::try_from(listing.joined_members).unwrap_or(0);
+    let mut chunk = PublicRoomsChunk::from(PublicRoomsChunkInit {
+        num_joined_members: UInt::new_saturating(joined_members),
+        room_id: OwnedRoomId::try_from(room.room_id).ok()?,
+        world_readable: listing.world_readable,
+        guest_can_join: listing.guest_can_join,
+    });
+    chunk.name = listing.name;
+    chunk.topic = listing.topic;
+    chunk.canonical_alias = listing
+        .canonical_alias
+        .and_then(|alias| OwnedRoomAliasId::try_from(alias).ok());
+    chunk.avatar_url = listing.avatar_url.map(OwnedMxcUri::from);
+    chunk.join_rule = JoinRuleKind::from(listing.join_rule);
+    chunk.room_type = listing.room_type.map(RoomType::from);
+    Some(chunk)
+}
+
+/// Checks that a user may make one more alias.
+///
+/// # Errors
+///
+/// [`Error::Forbidden`] when the user has made too many.
+pub(crate) async fn check_alias_count(tx: &mut WriteTx, creator: UserNum) -> Result<()> {
+    if aliases::count_of_creator(tx, creator).await? >= MAX_ALIASES_OF_USER {
+        return Err(Error::forbidden(format!(
+            "a user makes {MAX_ALIASES_OF_USER} aliases at most"
+        )));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::{Read, testing::TestDb};
+
+    #[tokio::test]
+    async fn a_user_makes_a_bounded_number_of_aliases() {
+        let test = TestDb::new().await;
+        let (alice, bob) = (1, 2);
+        let mut tx = test.db.write().await.unwrap();
+        tx.query(
+            "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < $1)
+             INSERT INTO aliases (alias, room, creator)
+             SELECT '#' || CAST(i AS TEXT) || ':localhost', 1, $2 FROM n",
+        )
+        .bind(MAX_ALIASES_OF_USER)
+        .bind(alice)
+        .execute()
+        .await
+        .unwrap();
+
+        let one_more = check_alias_count(&mut tx, alice).await;
+
+        assert!(matches!(one_more, Err(Error::Forbidden(_))));
+        assert!(check_alias_count(&mut tx, bob).await.is_ok());
+    }
+}

@@ -1,0 +1,44 @@
+//! Events in the form in which servers exchange them, for clients that want them so.
+
+use std::collections::HashMap;
+
+use ruma::{EventId, OwnedEventId};
+
+use crate::{error::Result, rooms::Rooms, storage::rooms::events};
+
+/// Events read by one query.
+const CHUNK: usize = 100;
+
+/// The JSON of events as it is stored, by their ids.
+#[derive(Debug, Default)]
+pub struct EventSources {
+    by_id: HashMap<OwnedEventId, String>,
+}
+
+impl EventSources {
+    /// Returns the JSON of an event.
+    pub fn get(&self, event_id: &EventId) -> Option<&str> {
+        self.by_id.get(event_id).map(String::as_str)
+    }
+}
+
+impl Rooms {
+    /// Returns the JSON of events; whether somebody may see them has been decided before.
+    ///
+    /// # Errors
+    ///
+    /// When the database cannot be read.
+    pub async fn sources(&self, ids: &[&EventId]) -> Result<EventSources> {
+        let mut by_id = HashMap::new();
+        for chunk in ids.chunks(CHUNK) {
+            let mut conn = self.inner.db.read().await?;
+            let rows = events::by_ids(&mut conn, chunk.iter().map(|id| id.as_str())).await?;
+            for (event_id, _, json) in rows {
+                if let Ok(event_id) = OwnedEventId::try_from(event_id) {
+                    by_id.insert(event_id, json);
+                }
+            }
+        }
+        Ok(EventSources { by_id })
+    }
+}

@@ -1,0 +1,422 @@
+//! Spaces: rooms that lead to other rooms.
+//!
+//! [`GET /hierarchy`](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1roomsroomidhierarchy)
+
+use std::{cmp::Ordering, str::FromStr, sync::Arc};
+
+use ruma::{
+    MilliSecondsSinceUnixEpoch, OwnedRoomId, OwnedServerName, RoomId, ServerName, UserId,
+    events::{StateEventType, room::member::MembershipState},
+    room::AllowRule,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{join_rules::restriction, summary::Summary};
+use crate::{
+    error::{Error, Result},
+    matrix::StateMap,
+    rooms::{Rooms, memory::room::Room},
+};
+
+/// Rooms on a page where the client names no number, and at most.
+const DEFAULT_LIMIT: usize = 50;
+const MAX_LIMIT: usize = 100;
+/// Conditions of a room that are looked at.
+const MAX_CONDITIONS: usize = 64;
+/// How deep one may look into a space.
+const MAX_DEPTH: u64 = 32;
+/// Rooms of a space that are looked at, on all pages together.
+const MAX_ROOMS: usize = 5_000;
+/// The longest `order` of a child that counts, in characters.
+const ORDER_CHARS: usize = 50;
+
+/// A part of a space that is asked for.
+#[derive(Clone, Debug, Default)]
+pub struct HierarchyRequest {
+    /// A page's token.
+    pub from: Option<String>,
+    /// How many rooms at most.
+    pub limit: Option<u64>,
+    /// How deep.
+    pub max_depth: Option<u64>,
+    /// Whether only children count that the space suggests.
+    pub suggested_only: bool,
+}
+
+/// A part of a space.
+#[derive(Debug, Default)]
+pub struct HierarchyPage {
+    /// The rooms, each before its children.
+    pub rooms: Vec<SpaceRoom>,
+    /// The token of the next page.
+    pub next_batch: Option<String>,
+}
+
+/// A room of a space.
+#[derive(Clone, Debug, Serialize)]
+pub struct SpaceRoom {
+    #[serde(flatten)]
+    summary: Summary,
+    children_state: Vec<Value>,
+}
+
+impl HierarchyRequest {
+    /// Returns how many rooms a page has at most.
+    pub fn page_size(&self) -> usize {
+        let limit = self.limit.and_then(|limit| usize::try_from(limit).ok());
+        limit.unwrap_or(DEFAULT_LIMIT).clamp(1, MAX_LIMIT)
+    }
+}
+
+/// A room, and the rooms that it leads to, as another server is told.
+///
+/// [`GET /hierarchy`](https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1hierarchyroomid)
+#[derive(Debug, Serialize)]
+pub struct ServerHierarchy {
+    room: SpaceRoom,
+    children: Vec<SpaceRoom>,
+    inaccessible_children: Vec<OwnedRoomId>,
+}
+
+impl SpaceRoom {
+    /// Returns a room as another server tells of it.
+    pub fn elsewhere(summary: Summary, mut children_state: Vec<Value>) -> Self {
+        if !summary.is_space() {
+            children_state.clear();
+        }
+        let mut children: Vec<Child> = children_state.into_iter().filter_map(Child::read).collect();
+        children.sort_by(in_order);
+        Self {
+            summary,
+            children_state: children.into_iter().map(|child| child.event).collect(),
+        }
+    }
+
+    /// Returns what the room is like.
+    pub fn summary(&self) -> &Summary {
+        &self.summary
+    }
+
+    /// Returns the room with those of its children alone that it suggests, if that is wanted.
+    #[must_use]
+    pub fn suggested(&self, suggested_only: bool) -> Self {
+        let mut room = self.clone();
+        room.children_state
+            .retain(|event| !suggested_only || is_suggested(event));
+        room
+    }
+
+    /// Returns its children in their order, and the servers that may know them.
+    pub fn children(&self) -> Vec<(OwnedRoomId, Vec<OwnedServerName>)> {
+        let children = self.children_state.iter().cloned().filter_map(Child::read);
+        children.map(|child| (child.room_id, child.via)).collect()
+    }
+
+    fn of(room: &Room, suggested_only: bool) -> Self {
+        let summary = Summary::of(room);
+        let children = if summary.is_space() {
+            children(room, suggested_only)
+        } else {
+            Vec::new()
+        };
+        Self {
+            summary,
+            children_state: children.into_iter().map(|child| child.event).collect(),
+        }
+    }
+}
+
+/// Where a page begins, and what was asked for then, which must not change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HierarchyStart {
+    /// After how many rooms.
+    pub skip: usize,
+    /// How deep one looks.
+    pub max_depth: u64,
+    /// Whether only children count that the space suggests.
+    pub suggested_only: bool,
+}
+
+#[derive(Deserialize)]
+struct ChildEvent {
+    state_key: OwnedRoomId,
+    content: ChildContent,
+    origin_server_ts: MilliSecondsSinceUnixEpoch,
+}
+
+#[derive(Deserialize)]
+struct ChildContent {
+    via: Vec<Value>,
+    #[serde(default)]
+    order: Value,
+}
+
+struct Child {
+    room_id: OwnedRoomId,
+    via: Vec<OwnedServerName>,
+    order: Option<String>,
+    origin_server_ts: MilliSecondsSinceUnixEpoch,
+    event: Value,
+}
+
+impl Rooms {
+    /// Returns a room that is known here as a room of a space, if a user may know what it is like.
+    pub async fn space_room(
+        &self,
+        user_id: &UserId,
+        room_id: &RoomId,
+        suggested_only: bool,
+    ) -> Result<Option<SpaceRoom>> {
+        let room = self.previewed(user_id, room_id).await?;
+        Ok(room.map(|room| SpaceRoom::of(&room, suggested_only)))
+    }
+
+    /// Returns a room and the rooms that it leads to, as far as another server may know them.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] when the server may not know the room.
+    pub async fn hierarchy_for(
+        &self,
+        origin: &ServerName,
+        space: &RoomId,
+        suggested_only: bool,
+    ) -> Result<ServerHierarchy> {
+        let room = self.resident(space).await?;
+        if !self.may_know(&room, origin).await? {
+            return Err(Error::not_found("there is no such room that you may see"));
+        }
+        let mut answer = ServerHierarchy {
+            room: SpaceRoom::of(&room, suggested_only),
+            children: Vec::new(),
+            inaccessible_children: Vec::new(),
+        };
+        for child in children(&room, suggested_only).into_iter().take(MAX_ROOMS) {
+            let Ok(known) = self.resident(&child.room_id).await else {
+                continue;
+            };
+            if self.may_know(&known, origin).await? {
+                answer.children.push(SpaceRoom::of(&known, suggested_only));
+            } else {
+                answer.inaccessible_children.push(child.room_id);
+            }
+        }
+        Ok(answer)
+    }
+
+    /// Returns whether another server may know what a room is like: anybody may, or some user of it.
+    async fn may_know(&self, room: &Room, origin: &ServerName) -> Result<bool> {
+        if crate::rooms::remote::receive::check_acl(&room.view().state, origin).is_err() {
+            return Ok(false);
+        }
+        if self.may_preview(room, None).await? {
+            return Ok(true);
+        }
+        let state = room.view().state.clone();
+        let is_member = |state: &StateMap| {
+            state.of_type(&StateEventType::RoomMember).any(|pdu| {
+                let is_theirs = pdu
+                    .member()
+                    .is_some_and(|user| user.server_name() == origin);
+                let membership = pdu.membership();
+                is_theirs
+                    && matches!(
+                        membership,
+                        Some(MembershipState::Join | MembershipState::Invite)
+                    )
+            })
+        };
+        if is_member(&state) {
+            return Ok(true);
+        }
+        let allowed = restriction(room, &state).map(|restricted| restricted.allow);
+        for rule in allowed.into_iter().flatten().take(MAX_CONDITIONS) {
+            if let AllowRule::RoomMembership(condition) = rule
+                && let Ok(other) = self.resident(&condition.room_id).await
+                && other.view().servers.contains_key(origin)
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Returns a room that is known here, if a user may know what it is like.
+    async fn previewed(&self, user_id: &UserId, room_id: &RoomId) -> Result<Option<Arc<Room>>> {
+        let room = match self.room(room_id).await {
+            Ok(room) => room,
+            Err(Error::NotFound(_)) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let may_know = self.may_preview(&room, Some(user_id)).await?;
+        Ok(may_know.then_some(room))
+    }
+}
+
+/// Returns the children of a space in their order.
+///
+/// [Ordering of children](https://spec.matrix.org/v1.19/client-server-api/#ordering-of-children-within-a-space)
+fn children(space: &Room, suggested_only: bool) -> Vec<Child> {
+    let state = space.view().state.clone();
+    let events = state.of_type(&StateEventType::SpaceChild).map(|pdu| {
+        json!({
+            "type": pdu.kind, "state_key": pdu.state_key, "content": pdu.content,
+            "sender": pdu.sender, "origin_server_ts": pdu.origin_server_ts,
+        })
+    });
+    let wanted = events.filter(|event| !suggested_only || is_suggested(event));
+    let mut children: Vec<Child> = wanted.filter_map(Child::read).collect();
+    children.sort_by(in_order);
+    children
+}
+
+fn is_suggested(event: &Value) -> bool {
+    event.pointer("/content/suggested") == Some(&Value::Bool(true))
+}
+
+impl Child {
+    /// Reads a link to a child; `None` for what is none, or was taken back.
+    fn read(event: Value) -> Option<Self> {
+        let read = ChildEvent::deserialize(&event).ok()?;
+        let via = read.content.via.iter().filter_map(Value::as_str);
+        Some(Self {
+            room_id: read.state_key,
+            via: via
+                .filter_map(|server| OwnedServerName::try_from(server).ok())
+                .collect(),
+            order: order(&read.content.order),
+            origin_server_ts: read.origin_server_ts,
+            event,
+        })
+    }
+}
+
+/// An `order` counts if it has no more than 50 characters, all of them visible ASCII or spaces.
+fn order(value: &Value) -> Option<String> {
+    let order = value.as_str()?;
+    let is_valid = order.len() <= ORDER_CHARS && order.bytes().all(|b| (0x20..=0x7e).contains(&b));
+    is_valid.then(|| order.to_owned())
+}
+
+fn in_order(one: &Child, other: &Child) -> Ordering {
+    let by_order = match (&one.order, &other.order) {
+        (Some(one), Some(other)) => one.cmp(other),
+        (Some(_), None) => Ordering::Less,
+        (None, Some(_)) => Ordering::Greater,
+        (None, None) => Ordering::Equal,
+    };
+    by_order
+        .then_with(|| one.origin_server_ts.cmp(&other.origin_server_ts))
+        .then_with(|| one.room_id.cmp(&other.room_id))
+}
+
+impl HierarchyStart {
+    /// Returns where a request begins.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidParam`] for a token that does not belong to the request.
+    pub fn of(request: &HierarchyRequest) -> Result<Self> {
+        let asked = Self {
+            skip: 0,
+            max_depth: request.max_depth.unwrap_or(MAX_DEPTH).min(MAX_DEPTH),
+            suggested_only: request.suggested_only,
+        };
+        let Some(from) = &request.from else {
+            return Ok(asked);
+        };
+        let token: Self = from.parse()?;
+        if (Self { skip: 0, ..token }) != asked {
+            return Err(Error::invalid_param(
+                "suggested_only and max_depth cannot change from page to page",
+            ));
+        }
+        Ok(token)
+    }
+
+    /// Returns the token of the page after so many rooms.
+    pub fn after(self, skip: usize) -> String {
+        Self { skip, ..self }.into_text()
+    }
+
+    fn into_text(self) -> String {
+        let suggested = u8::from(self.suggested_only);
+        format!("h{}_{}_{suggested}", self.skip, self.max_depth)
+    }
+}
+
+impl FromStr for HierarchyStart {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let parse = || {
+            let mut parts = text.strip_prefix('h')?.split('_');
+            let token = Self {
+                skip: parts.next()?.parse().ok()?,
+                max_depth: parts.next()?.parse().ok()?,
+                suggested_only: parts.next()?.parse::<u8>().ok()? == 1,
+            };
+            parts.next().is_none().then_some(token)
+        };
+        parse().ok_or_else(|| Error::invalid_param("from is no token of this server"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn child(room_id: &str, order: Option<&str>, ts: u32) -> Child {
+        Child {
+            room_id: OwnedRoomId::try_from(room_id).unwrap(),
+            via: Vec::new(),
+            order: order.map(ToOwned::to_owned),
+            origin_server_ts: MilliSecondsSinceUnixEpoch(ts.into()),
+            event: Value::Null,
+        }
+    }
+
+    #[test]
+    fn children_stand_by_order_then_time_then_id() {
+        let mut children = [
+            child("!d:x", None, 2),
+            child("!c:x", None, 1),
+            child("!b:x", None, 1),
+            child("!z:x", Some("b"), 9),
+            child("!a:x", Some("a"), 9),
+        ];
+
+        children.sort_by(in_order);
+
+        let ids: Vec<&str> = children
+            .iter()
+            .map(|child| child.room_id.as_str())
+            .collect();
+        assert_eq!(ids, ["!a:x", "!z:x", "!b:x", "!c:x", "!d:x"]);
+    }
+
+    #[test]
+    fn an_order_that_is_long_or_not_ascii_does_not_count() {
+        assert_eq!(order(&json!("a b~")).as_deref(), Some("a b~"));
+        assert_eq!(order(&json!("x".repeat(51))), None);
+        assert_eq!(order(&json!("ä")), None);
+        assert_eq!(order(&json!(1)), None);
+    }
+
+    #[test]
+    fn a_token_belongs_to_what_was_asked_for() {
+        let request = |from: &str, depth| HierarchyRequest {
+            from: Some(from.to_owned()),
+            max_depth: depth,
+            ..HierarchyRequest::default()
+        };
+        let text = HierarchyStart::of(&HierarchyRequest::default())
+            .unwrap()
+            .into_text();
+
+        assert!(HierarchyStart::of(&request(&text, None)).is_ok());
+        assert!(HierarchyStart::of(&request(&text, Some(1))).is_err());
+        assert!(HierarchyStart::of(&request("x", None)).is_err());
+    }
+}

@@ -1,0 +1,163 @@
+//! Whom users ignore, and whose invitations they take.
+//!
+//! Kept in memory for those few who do either, so that no message and no sync reads it from the disk.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use ruma::{OwnedUserId, UserId, events::room::member::MembershipState};
+
+use crate::{
+    error::{Error, Result},
+    matrix::{Invitation, Shield},
+    rooms::{Inner, NewEvent, Rooms, memory::room::Room},
+    storage::{Change, Db, UserNum, users::account_data},
+};
+
+/// What users do not want to see.
+#[derive(Default)]
+pub(crate) struct Shields {
+    by_user: RwLock<HashMap<UserNum, Arc<Shield>>>,
+}
+
+impl Shields {
+    /// Loads what all users have said.
+    pub(crate) async fn load(db: &Db) -> Result<Self> {
+        let mut conn = db.read().await?;
+        let shields = Self::default();
+        for kind in Shield::KINDS {
+            for (user, user_id, content) in account_data::of_all_users(&mut conn, kind).await? {
+                shields.set(user, kind, &content);
+                shields.show_own(user, &user_id);
+            }
+        }
+        Ok(shields)
+    }
+
+    fn set(&self, user: UserNum, kind: &str, content: &str) {
+        if !Shield::KINDS.contains(&kind) {
+            return;
+        }
+        let mut by_user = self.by_user.write().unwrap_or_else(PoisonError::into_inner);
+        let mut shield = by_user
+            .get(&user)
+            .map_or_else(Shield::default, |shield| Shield::clone(shield));
+        shield.set(kind, content);
+        keep(&mut by_user, user, shield);
+    }
+
+    /// Shows a user their own events. Lists from before it was refused may name the user whose they are.
+    fn show_own(&self, user: UserNum, user_id: &str) {
+        let Ok(user_id) = <&UserId>::try_from(user_id) else {
+            return;
+        };
+        let mut by_user = self.by_user.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(shield) = by_user.get(&user).filter(|s| s.ignores_user(user_id)) else {
+            return;
+        };
+        let mut shield = Shield::clone(shield);
+        shield.stop_ignoring(user_id);
+        keep(&mut by_user, user, shield);
+    }
+
+    /// Follows a change of someone's account data.
+    pub(crate) fn committed(&self, change: &Change) {
+        if let Change::AccountData {
+            user,
+            room: None,
+            kind,
+            content,
+        } = change
+        {
+            self.set(*user, kind, content);
+        }
+    }
+
+    fn of(&self, user: UserNum) -> Option<Arc<Shield>> {
+        let by_user = self.by_user.read().unwrap_or_else(PoisonError::into_inner);
+        by_user.get(&user).cloned()
+    }
+
+    /// Returns the members of a room who ignore a user.
+    pub(crate) fn of_members_who_ignore(&self, room: &Room, sender: &UserId) -> Vec<OwnedUserId> {
+        let by_user = self.by_user.read().unwrap_or_else(PoisonError::into_inner);
+        let view = room.view();
+        let members = &view.local_members;
+        if members.len() < by_user.len() {
+            let ignores = |user: &UserNum| {
+                let shield = by_user.get(user);
+                shield.is_some_and(|shield| shield.ignores_user(sender))
+            };
+            let deaf = members.iter().filter(|(user, _)| ignores(user));
+            return deaf.map(|(_, user_id)| user_id.clone()).collect();
+        }
+        let deaf = by_user
+            .iter()
+            .filter(|(_, shield)| shield.ignores_user(sender))
+            .filter_map(|(user, _)| view.local_members.get(user).cloned());
+        deaf.collect()
+    }
+}
+
+/// Keeps what a user does not want to see, if there is anything.
+fn keep(by_user: &mut HashMap<UserNum, Arc<Shield>>, user: UserNum, shield: Shield) {
+    if shield.is_empty() {
+        by_user.remove(&user);
+    } else {
+        by_user.insert(user, Arc::new(shield));
+    }
+}
+
+impl Rooms {
+    /// Returns what a user does not want to see, if there is anything.
+    pub fn shield(&self, user: UserNum) -> Option<Arc<Shield>> {
+        self.inner.shields.of(user)
+    }
+}
+
+impl Inner {
+    /// Checks an invitation against what the invited has said.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InviteBlocked`] and [`Error::InviteFiltered`] when they take none of the sender.
+    pub(crate) async fn check_invitation(&self, event: &NewEvent) -> Result<()> {
+        if event.membership() != Some(MembershipState::Invite) {
+            return Ok(());
+        }
+        let mut conn = self.db.read().await?;
+        let invited = event.state_key.as_deref().unwrap_or_default();
+        let Some(invited) = self.db.strings.find(&mut conn, invited).await? else {
+            return Ok(());
+        };
+        let shield = self.shields.of(invited);
+        match shield.map(|shield| shield.invitation(&event.sender)) {
+            Some(Invitation::Blocked) => Err(Error::InviteBlocked),
+            Some(Invitation::Filtered) => Err(Error::InviteFiltered),
+            Some(Invitation::Shown | Invitation::Hidden) | None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::user_id;
+
+    use super::*;
+
+    #[test]
+    fn nobody_ignores_themselves_whatever_is_stored() {
+        let shields = Shields::default();
+        let (alice, bob) = (user_id!("@alice:localhost"), user_id!("@bob:localhost"));
+        let content = format!(r#"{{"ignored_users":{{"{alice}":{{}},"{bob}":{{}}}}}}"#);
+        shields.set(1, "m.ignored_user_list", &content);
+
+        shields.show_own(1, alice.as_str());
+
+        let shield = shields.of(1).unwrap();
+        assert!(!shield.ignores_user(alice));
+        assert!(shield.ignores_user(bob));
+    }
+}

@@ -1,0 +1,162 @@
+//! Rooms that one may join because one is in another.
+//!
+//! [Restricted rooms](https://spec.matrix.org/v1.19/client-server-api/#restricted-rooms)
+
+use std::collections::HashSet;
+
+use ruma::{
+    OwnedServerName, OwnedUserId, UserId,
+    events::{
+        StateEventType,
+        room::{member::MembershipState, power_levels::UserPowerLevel},
+    },
+    room::{AllowRule, JoinRule, Restricted},
+};
+use serde_json::{Map, Value, value::to_raw_value};
+
+use crate::{
+    error::{Error, Result},
+    matrix::{self, StateMap},
+    rooms::{NewEvent, Rooms, memory::room::Room},
+};
+
+/// How many conditions of a room are looked at.
+const CONDITIONS: usize = 64;
+/// What names the user whose right to invite lets somebody in.
+const AUTHORISED_VIA: &str = "join_authorised_via_users_server";
+
+impl Rooms {
+    /// Says in the member event of one who joins who lets them in, where that is needed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Forbidden`] when they may join, but nobody of this server may let them in.
+    pub(crate) async fn authorise_join(
+        &self,
+        room: &Room,
+        state: &StateMap,
+        event: &mut NewEvent,
+    ) -> Result<()> {
+        let is_own = event.state_key.as_deref() == Some(event.sender.as_str());
+        if !is_own || event.membership() != Some(MembershipState::Join) {
+            return Ok(());
+        }
+        let mut content: Map<String, Value> =
+            serde_json::from_str(event.content.get()).map_err(|e| Error::BadJson(e.to_string()))?;
+        // Whatever a client says there, it is the server's to say.
+        let is_said = content.remove(AUTHORISED_VIA).is_some();
+        let before = state.membership(&event.sender);
+        let is_free = matches!(before, MembershipState::Join | MembershipState::Invite);
+        let is_let_in = !is_free && self.meets_condition(room, state, &event.sender).await?;
+        if is_let_in {
+            let authoriser = authoriser(room, state).ok_or_else(|| {
+                Error::forbidden("nobody of this server who may invite is in the room")
+            })?;
+            content.insert(AUTHORISED_VIA.to_owned(), Value::String(authoriser.into()));
+        }
+        if is_said || is_let_in {
+            event.content = to_raw_value(&content)?;
+        }
+        Ok(())
+    }
+
+    /// Returns the servers that may let a user of this server into a restricted room, those of the most powerful first:
+    /// the user meets a condition, but nobody of this server may let them in. There are none where that is not so.
+    pub async fn servers_that_let_in(
+        &self,
+        room: &Room,
+        user_id: &UserId,
+    ) -> Result<Vec<OwnedServerName>> {
+        let state = room.view().state.clone();
+        let is_free = matches!(
+            state.membership(user_id),
+            MembershipState::Join | MembershipState::Invite | MembershipState::Ban
+        );
+        if is_free
+            || !self.meets_condition(room, &state, user_id).await?
+            || authoriser(room, &state).is_some()
+        {
+            return Ok(Vec::new());
+        }
+        let levels = matrix::power_levels(&state, &room.rules);
+        let mut powerful: Vec<(UserPowerLevel, OwnedUserId)> = state
+            .of_type(&StateEventType::RoomMember)
+            .filter(|pdu| pdu.membership() == Some(MembershipState::Join))
+            .filter_map(|pdu| pdu.member())
+            .filter(|member| levels.user_can_invite(member))
+            .map(|member| (levels.for_user(member), member.to_owned()))
+            .collect();
+        powerful.sort_by(|one, other| other.0.cmp(&one.0).then_with(|| one.1.cmp(&other.1)));
+        let servers = powerful
+            .into_iter()
+            .map(|(_, user_id)| user_id.server_name().to_owned());
+        let mut seen = HashSet::new();
+        Ok(servers
+            .filter(|server| seen.insert(server.clone()))
+            .collect())
+    }
+
+    /// Returns whether a user may join a restricted room because of a room that they are in.
+    pub(crate) async fn meets_condition(
+        &self,
+        room: &Room,
+        state: &StateMap,
+        user_id: &UserId,
+    ) -> Result<bool> {
+        match restriction(room, state) {
+            Some(restricted) => self.is_in_allowed_room(&restricted, user_id).await,
+            None => Ok(false),
+        }
+    }
+
+    /// Returns whether a user is in one of the rooms whose members may join a restricted room, as far as it is known
+    /// here: of its own users, this server knows it best.
+    pub async fn is_in_allowed_room(
+        &self,
+        restricted: &Restricted,
+        user_id: &UserId,
+    ) -> Result<bool> {
+        for rule in restricted.allow.iter().take(CONDITIONS) {
+            let AllowRule::RoomMembership(condition) = rule else {
+                continue;
+            };
+            // What is known of a room that everybody here has left is of then.
+            match self.resident(&condition.room_id).await {
+                Ok(other) if other.view().state.membership(user_id) == MembershipState::Join => {
+                    return Ok(true);
+                }
+                Ok(_) | Err(Error::NotFound(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// Returns the most powerful member of this server who may invite.
+pub(crate) fn authoriser(room: &Room, state: &StateMap) -> Option<OwnedUserId> {
+    let levels = matrix::power_levels(state, &room.rules);
+    let view = room.view();
+    let may_invite = view.local_members.values().filter(|user_id| {
+        state.membership(user_id) == MembershipState::Join && levels.user_can_invite(user_id)
+    });
+    let power = |user_id: &&OwnedUserId| -> (UserPowerLevel, std::cmp::Reverse<OwnedUserId>) {
+        (
+            levels.for_user(user_id),
+            std::cmp::Reverse((*user_id).clone()),
+        )
+    };
+    may_invite.max_by_key(power).cloned()
+}
+
+/// Returns on which conditions one may join a room; `None` where there are none.
+pub(crate) fn restriction(room: &Room, state: &StateMap) -> Option<Restricted> {
+    let rules = &room.rules.authorization;
+    match state.content::<JoinRule>(&StateEventType::RoomJoinRules)? {
+        JoinRule::Restricted(restricted) if rules.restricted_join_rule => Some(restricted),
+        JoinRule::KnockRestricted(restricted) if rules.knock_restricted_join_rule => {
+            Some(restricted)
+        }
+        _ => None,
+    }
+}

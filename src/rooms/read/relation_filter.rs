@@ -1,0 +1,85 @@
+//! Reading the timeline of a room by how its events relate to each other.
+
+use std::sync::Arc;
+
+use crate::{
+    error::Result,
+    matrix::{Pdu, RelationFilter, TimelineEvent},
+    rooms::{Access, Page, PageRequest, Rooms, memory::room::Room},
+    storage::rooms::relations,
+};
+
+/// Pages of a timeline that are searched for events to which others relate, before the page ends short.
+const SEARCHED: usize = 10;
+
+impl Rooms {
+    /// As [`Rooms::page`], with only those events that relate to others, and to which others relate, as a filter says.
+    pub async fn page_by_relations(
+        &self,
+        room: &Room,
+        access: &Access,
+        mut request: PageRequest,
+        (wanted, filter): (&(dyn Fn(&Pdu) -> bool + Sync), &RelationFilter),
+    ) -> Result<Page> {
+        let wanted = |pdu: &Pdu| wanted(pdu) && filter.wants(pdu);
+        if !filter.looks_at_children() {
+            return self.page(room, access, request, &wanted).await;
+        }
+        let mut found = Page {
+            events: Vec::new(),
+            end: Some(request.from),
+        };
+        let limit = request.limit;
+        for _ in 0..SEARCHED {
+            let page = self.page(room, access, request, &wanted).await?;
+            found.end = page.end;
+            let parents = self
+                .parents_among(room, access, &page.events, filter)
+                .await?;
+            let is_parent = |event: &Arc<TimelineEvent>| {
+                parents.iter().any(|id| id == event.pdu.event_id.as_str())
+            };
+            found
+                .events
+                .extend(page.events.into_iter().filter(is_parent));
+            request.limit = limit.saturating_sub(found.events.len());
+            match page.end {
+                Some(end) if request.limit > 0 => request.from = end,
+                _ => break,
+            }
+        }
+        Ok(found)
+    }
+
+    /// Returns those of the events to which others relate as a filter says; of those others, whoever left the room
+    /// learns only what was there before.
+    async fn parents_among(
+        &self,
+        room: &Room,
+        access: &Access,
+        events: &[Arc<TimelineEvent>],
+        filter: &RelationFilter,
+    ) -> Result<Vec<String>> {
+        if events.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut conn = self.inner.db.read().await?;
+        let strings = &self.inner.db.strings;
+        let mut rel_types = None;
+        if let Some(names) = &filter.related_by_rel_types {
+            // What PostgreSQL cannot hold is nowhere.
+            let names = names.iter().map(String::as_str);
+            let names: Vec<&str> = names.filter(|name| !name.contains('\0')).collect();
+            rel_types = Some(strings.find_all(&mut conn, &names).await?);
+        }
+        let mut senders = None;
+        if let Some(users) = &filter.related_by_senders {
+            let users: Vec<&str> = users.iter().map(|user| user.as_str()).collect();
+            senders = Some(strings.find_all(&mut conn, &users).await?);
+        }
+        let ids = events.iter().map(|event| &event.pdu.event_id);
+        let before = access.left_at().unwrap_or(i64::MAX);
+        let related_by = (rel_types, senders);
+        relations::parents_among(&mut conn, room.num, ids, related_by, before).await
+    }
+}

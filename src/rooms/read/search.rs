@@ -1,0 +1,438 @@
+//! Searching what was said.
+//!
+//! The texts are indexed behind the events, a batch at a time: by a task of its own, and by a search for whatever
+//! that has not come to yet. So a message that is sent does not wait for its trigrams.
+//!
+//! [Server side search](https://spec.matrix.org/v1.19/client-server-api/#server-side-search)
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use ruma::{
+    OwnedEventId, UserId,
+    api::client::filter::RoomEventFilter,
+    events::{TimelineEventType, room::member::MembershipState},
+};
+use serde_json::{Map, Value};
+
+use crate::{
+    error::{Error, Result},
+    matrix::{Pdu, TimelineEvent, wants_event, wants_type_of},
+    rooms::{Access, Rooms, memory::room::Room},
+    storage::{
+        RoomNum, UserNum, WriteTx, fills,
+        rooms::search::{self, Found, PATTERNS},
+    },
+};
+
+/// What is filled.
+const SEARCH: &str = "search";
+/// Events indexed in one turn.
+const CHUNK: i64 = 200;
+/// Turns that a search waits for: after an update of the server there may be very many events to index.
+const TURNS: usize = 50;
+/// How long the task rests that indexes what nobody has searched for.
+const REST: Duration = Duration::from_secs(10);
+/// The most of one text that is indexed, in bytes.
+const TEXT: usize = 8 * 1024;
+/// The newest texts that one search finds.
+const FOUND: i64 = 2_000;
+/// Words that one search looks for.
+const WORDS: usize = 16;
+/// The longest term of a search, in bytes.
+const MAX_TERM_BYTES: usize = 1_000;
+/// The letters of a word that the index is asked for: each costs a look-up. What is found has to have the whole word.
+const MAX_INDEXED_LETTERS: usize = 32;
+/// When a user may search again who searches too much at once.
+const SEARCH_RETRY_AFTER: Duration = Duration::from_secs(2);
+/// Rooms that one search looks at.
+const ROOMS: usize = 5_000;
+
+/// What a search looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SearchKey {
+    /// What messages say.
+    Body,
+    /// The names of rooms.
+    Name,
+    /// The topics of rooms.
+    Topic,
+}
+
+/// A search.
+#[derive(Clone, Debug)]
+pub struct SearchQuery<'a> {
+    /// The words, all of which must be contained.
+    pub term: &'a str,
+    /// What is looked at.
+    pub keys: Vec<SearchKey>,
+    /// Which events are wanted.
+    pub filter: &'a RoomEventFilter,
+    /// Whether the best come first: else it is the newest.
+    pub by_rank: bool,
+    /// Where to go on: the position up to which the search looks, and how many were told already.
+    pub from: Option<(i64, usize)>,
+    /// How many at most.
+    pub limit: usize,
+}
+
+/// An event that was found.
+#[derive(Debug)]
+pub struct Hit {
+    /// Its room, and what the user may see of it.
+    pub place: Arc<(Arc<Room>, Access)>,
+    /// The event.
+    pub event: Arc<TimelineEvent>,
+    /// How well it fits: the higher, the better.
+    pub rank: f64,
+}
+
+/// What a search has found.
+#[derive(Debug, Default)]
+pub struct SearchPage {
+    /// How much there is in all.
+    pub count: usize,
+    /// This page of it.
+    pub hits: Vec<Hit>,
+    /// Where the next page begins.
+    pub next: Option<(i64, usize)>,
+    /// The words that were looked for.
+    pub words: Vec<String>,
+}
+
+type Places = HashMap<RoomNum, Arc<(Arc<Room>, Access)>>;
+
+impl Rooms {
+    /// Searches the rooms that a user is or was in, as far as the user may see them.
+    pub async fn search(
+        &self,
+        user: UserNum,
+        user_id: &UserId,
+        query: &SearchQuery<'_>,
+    ) -> Result<SearchPage> {
+        if query.term.len() > MAX_TERM_BYTES {
+            return Err(Error::invalid_param(format!(
+                "search_term is longer than {MAX_TERM_BYTES} bytes"
+            )));
+        }
+        self.index_texts(TURNS).await?;
+        let words = words(query.term);
+        let rooms = self.searched_rooms(user, query.filter).await?;
+        if words.is_empty() || rooms.is_empty() {
+            return Ok(SearchPage {
+                words,
+                ..SearchPage::default()
+            });
+        }
+        let published = self.inner.db.journal().published();
+        let (up_to, skipped) = query.from.unwrap_or((published, 0));
+        let mut parts: Vec<&str> = words.iter().map(|word| indexed_part(word)).collect();
+        parts.sort_by_key(|word| std::cmp::Reverse(word.chars().count()));
+        parts.truncate(PATTERNS);
+        let mut found = {
+            // One search of a user at a time, so that nobody keeps it from the others.
+            let place = self.inner.searches_of_users.place(&user);
+            let _own_turn = place.ok_or_else(too_many_searches)?.turn().await;
+            let turn = self.inner.searching.acquire().await;
+            let _turn = turn.map_err(|source| Error::internal("wait to search", source))?;
+            let mut conn = self.inner.db.read().await?;
+            search::find(&mut conn, rooms, &parts, up_to, FOUND).await?
+        };
+        found.retain(|found| words.iter().all(|word| found.text.contains(word)));
+        self.keep_wanted(user, query, &mut found).await?;
+        let places = self.keep_visible(user, user_id, &mut found).await?;
+        let mut ranked: Vec<(f64, Found)> = found
+            .into_iter()
+            .map(|found| (rank(&found.text, &words), found))
+            .collect();
+        if query.by_rank {
+            // A stable sort: of equal ones the newest comes first.
+            ranked.sort_by(|(one, _), (other, _)| other.total_cmp(one));
+        }
+        let count = ranked.len();
+        let page: Vec<(f64, Found)> = ranked.into_iter().skip(skipped).take(query.limit).collect();
+        let next = (page.len() == query.limit).then_some((up_to, skipped + query.limit));
+        Ok(SearchPage {
+            count,
+            hits: self.hits(page, &places, query.filter).await?,
+            next,
+            words,
+        })
+    }
+
+    /// Returns the rooms that a search looks at.
+    async fn searched_rooms(
+        &self,
+        user: UserNum,
+        filter: &RoomEventFilter,
+    ) -> Result<HashSet<RoomNum>> {
+        let mine = self.of_user(user).await?;
+        let was_in = |membership: &MembershipState| {
+            matches!(
+                membership,
+                MembershipState::Join | MembershipState::Leave | MembershipState::Ban
+            )
+        };
+        let mut rooms: HashSet<RoomNum> = mine
+            .all()
+            .iter()
+            .filter(|(_, room)| was_in(&room.membership) && !room.forgotten)
+            .map(|(num, _)| *num)
+            .take(ROOMS)
+            .collect();
+        if let Some(wanted) = &filter.rooms {
+            let mut numbers = HashSet::new();
+            for room_id in wanted.iter().take(ROOMS) {
+                numbers.extend(self.number(room_id).await.ok());
+            }
+            rooms.retain(|room| numbers.contains(room));
+        }
+        for room_id in filter.not_rooms.iter().take(ROOMS) {
+            if let Ok(number) = self.number(room_id).await {
+                rooms.remove(&number);
+            }
+        }
+        Ok(rooms)
+    }
+
+    /// Keeps what has one of the keys, and a type and sender that the filter wants; of senders whom the user ignores
+    /// only state, which is never hidden.
+    async fn keep_wanted(
+        &self,
+        user: UserNum,
+        query: &SearchQuery<'_>,
+        found: &mut Vec<Found>,
+    ) -> Result<()> {
+        let numbers: HashSet<i64> = found
+            .iter()
+            .flat_map(|found| [found.kind, found.sender])
+            .collect();
+        let numbers: Vec<i64> = numbers.into_iter().collect();
+        let mut conn = self.inner.db.read().await?;
+        let texts = self.inner.db.strings.texts(&mut conn, &numbers).await?;
+        let shield = self.shield(user);
+        let ignores = |sender: &UserId| {
+            let shield = shield.as_ref();
+            shield.is_some_and(|shield| shield.ignores_user(sender))
+        };
+        found.retain(|found| {
+            let (Some(kind), Some(sender)) = (texts.get(&found.kind), texts.get(&found.sender))
+            else {
+                return false;
+            };
+            let key = match &**kind {
+                "m.room.name" => SearchKey::Name,
+                "m.room.topic" => SearchKey::Topic,
+                _ => SearchKey::Body,
+            };
+            let Ok(sender) = <&UserId>::try_from(&**sender) else {
+                return false;
+            };
+            let is_hidden = key == SearchKey::Body && ignores(sender);
+            query.keys.contains(&key) && !is_hidden && wants_type_of(query.filter, kind, sender)
+        });
+        Ok(())
+    }
+
+    /// Keeps what the user may see; returns the rooms that it is in.
+    async fn keep_visible(
+        &self,
+        user: UserNum,
+        user_id: &UserId,
+        found: &mut Vec<Found>,
+    ) -> Result<Places> {
+        let mut places = Places::new();
+        for room in found.iter().map(|found| found.room).collect::<HashSet<_>>() {
+            let in_memory = match self.room_by_number(room).await {
+                // It was deleted meanwhile.
+                Err(Error::NotFound(_)) => continue,
+                room => room?,
+            };
+            let access = self.access(&in_memory, user, user_id).await?;
+            if access.ever_joined() {
+                places.insert(room, Arc::new((in_memory, access)));
+            }
+        }
+        found.retain(|found| {
+            places
+                .get(&found.room)
+                .is_some_and(|place| place.1.may_see_at(found.visibility, found.timeline))
+        });
+        Ok(places)
+    }
+
+    async fn hits(
+        &self,
+        page: Vec<(f64, Found)>,
+        places: &Places,
+        filter: &RoomEventFilter,
+    ) -> Result<Vec<Hit>> {
+        let mut by_room: HashMap<RoomNum, Vec<i64>> = HashMap::new();
+        for (_, found) in &page {
+            by_room.entry(found.room).or_default().push(found.timeline);
+        }
+        let mut events = HashMap::new();
+        for (room, timelines) in by_room {
+            if let Some(place) = places.get(&room) {
+                events.extend(self.at_places(&place.0, &timelines).await?);
+            }
+        }
+        let mut hits = Vec::with_capacity(page.len());
+        for (rank, found) in page {
+            let event = events.get(&found.timeline).cloned();
+            let Some((place, event)) = places.get(&found.room).zip(event) else {
+                continue;
+            };
+            // Redacted meanwhile, or by a user who was erased; or hidden, and no state though its type says so.
+            let event = place.1.seen(event, &place.0.rules);
+            let is_there = text_of(&event.pdu).is_some() && !place.1.hides(&event.pdu);
+            if is_there && wants_event(filter, &event.pdu) {
+                hits.push(Hit {
+                    place: place.clone(),
+                    event,
+                    rank,
+                });
+            }
+        }
+        Ok(hits)
+    }
+
+    /// Indexes events that are not indexed yet, in so many turns at most; returns whether none is left.
+    async fn index_texts(&self, turns: usize) -> Result<bool> {
+        let db = &self.inner.db;
+        for _ in 0..turns {
+            let up_to = db.journal().published();
+            let mut conn = db.read().await?;
+            let done = fills::progress(&mut conn, SEARCH).await?;
+            let done = done.map_or(up_to, |(done, _)| done);
+            if fills::events(&mut conn, done, up_to, 1).await?.is_empty() {
+                return Ok(true);
+            }
+            drop(conn);
+            let mut tx = db.write().await?;
+            index_some(&mut tx, up_to).await?;
+            tx.commit().await?;
+        }
+        Ok(false)
+    }
+
+    /// Indexes what was said, until the server stops.
+    pub(crate) async fn keep_indexing(self) {
+        let stopping = self.inner.tasks.stopping().clone();
+        let mut indexed = 0;
+        while !stopping.is_cancelled() {
+            let published = self.inner.db.journal().published();
+            if published > indexed {
+                match self.index_texts(1).await {
+                    Ok(true) => indexed = published,
+                    Ok(false) => continue,
+                    Err(error) => tracing::warn!(%error, "texts could not be indexed"),
+                }
+            }
+            tokio::select! {
+                () = stopping.cancelled() => {}
+                () = tokio::time::sleep(REST) => {}
+            }
+        }
+    }
+}
+
+/// Indexes the next events. Reads them in its turn, so that none is redacted in between.
+async fn index_some(tx: &mut WriteTx, up_to: i64) -> Result<()> {
+    let Some((done, _)) = fills::progress(tx, SEARCH).await? else {
+        return Ok(());
+    };
+    let events = fills::events(tx, done, up_to, CHUNK).await?;
+    let Some(last) = events.last() else {
+        return Ok(());
+    };
+    for event in events.iter().filter(|event| event.timeline.is_some()) {
+        let event_id = OwnedEventId::try_from(event.event_id.as_str())
+            .map_err(|source| Error::internal("read an event id", source))?;
+        let pdu = Pdu::parse(event_id, &event.json).ok();
+        if let Some(text) = pdu.as_ref().and_then(text_of) {
+            search::insert(tx, event.position, &text).await?;
+        }
+    }
+    fills::set_progress(tx, SEARCH, last.position).await
+}
+
+/// Returns the text of an event that a search looks at, in lower case. Of an edit it is the new one.
+fn text_of(pdu: &Pdu) -> Option<String> {
+    let content: Map<String, Value> = pdu.content_as()?;
+    let text = match (&pdu.kind, &pdu.state_key) {
+        (TimelineEventType::RoomName, Some(_)) => content.get("name"),
+        (TimelineEventType::RoomTopic, Some(_)) => content.get("topic"),
+        (_, None) if pdu.is_edit() => content.get("m.new_content")?.get("body"),
+        (_, None) => content.get("body"),
+        _ => None,
+    };
+    let text = text?.as_str()?;
+    let text = text.get(..text.floor_char_boundary(TEXT))?;
+    let text = text.to_lowercase().replace('\0', " ");
+    (!text.trim().is_empty()).then_some(text)
+}
+
+/// Returns the words of a search.
+fn words(term: &str) -> Vec<String> {
+    let mut words: Vec<String> = Vec::new();
+    for word in term.to_lowercase().replace('\0', " ").split_whitespace() {
+        if words.len() < WORDS && !words.iter().any(|known| known == word) {
+            words.push(word.to_owned());
+        }
+    }
+    words
+}
+
+/// Returns the part of a word that the index is asked for.
+fn indexed_part(word: &str) -> &str {
+    let end = word.char_indices().nth(MAX_INDEXED_LETTERS);
+    end.and_then(|(end, _)| word.get(..end)).unwrap_or(word)
+}
+
+fn too_many_searches() -> Error {
+    Error::LimitExceeded {
+        retry_after: SEARCH_RETRY_AFTER,
+    }
+}
+
+/// Returns how well a text fits: how much of it is what was looked for.
+fn rank(text: &str, words: &[String]) -> f64 {
+    let found: usize = words
+        .iter()
+        .map(|word| text.matches(word.as_str()).count() * word.len())
+        .sum();
+    let share = |part: usize| f64::from(u32::try_from(part).unwrap_or(u32::MAX));
+    share(found) / share(text.len().max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_told_apart_by_spaces_and_come_once() {
+        assert_eq!(
+            words("  Ärger an\0an  DER 咖啡 "),
+            ["ärger", "an", "der", "咖啡"]
+        );
+        assert_eq!(words(" "), Vec::<String>::new());
+    }
+
+    #[test]
+    fn of_a_long_word_the_beginning_is_looked_up() {
+        assert_eq!(indexed_part("cake"), "cake");
+        assert_eq!(indexed_part(&"ä".repeat(900)), "ä".repeat(32));
+    }
+
+    #[test]
+    fn a_text_ranks_by_how_much_of_it_was_looked_for() {
+        let words = words("cake");
+
+        assert!(rank("cake", &words) > rank("a cake", &words));
+        assert!(rank("cake and cake", &words) > rank("cake and pies", &words));
+    }
+}

@@ -1,0 +1,46 @@
+//! Reading several events of a room's timeline at once, whoever may see them.
+
+use std::{collections::HashMap, sync::Arc};
+
+use crate::{
+    error::Result,
+    matrix::TimelineEvent,
+    rooms::{Rooms, memory::room::Room},
+    storage::rooms::events,
+};
+
+impl Rooms {
+    /// Returns the events at places of a room's timeline.
+    pub(crate) async fn at_places(
+        &self,
+        room: &Room,
+        places: &[i64],
+    ) -> Result<HashMap<i64, Arc<TimelineEvent>>> {
+        let rows = {
+            let mut conn = self.inner.db.read().await?;
+            events::at(&mut conn, room.num, places).await?
+        };
+        let mut found = HashMap::with_capacity(rows.len());
+        for row in rows {
+            found.insert(row.timeline, self.event_of(room, row).await?);
+        }
+        Ok(found)
+    }
+
+    /// Returns the events of a room's timeline that have these ids.
+    pub(crate) async fn with_ids(
+        &self,
+        room: &Room,
+        ids: impl IntoIterator<Item = &String>,
+    ) -> Result<HashMap<String, Arc<TimelineEvent>>> {
+        let rows = {
+            let mut conn = self.inner.db.read().await?;
+            events::with_ids(&mut conn, room.num, ids).await?
+        };
+        let mut found = HashMap::with_capacity(rows.len());
+        for row in rows {
+            found.insert(row.event_id.clone(), self.event_of(room, row).await?);
+        }
+        Ok(found)
+    }
+}

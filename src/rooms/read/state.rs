@@ -1,0 +1,177 @@
+//! Reading the state of a room, as far as a user may see it.
+
+use std::sync::Arc;
+
+use ruma::{
+    UserId,
+    events::{
+        StateEventType,
+        room::{member::MembershipState, server_acl::RoomServerAclEventContent},
+    },
+};
+use serde_json::value::RawValue;
+
+use crate::{
+    error::{Error, Result},
+    matrix::{Pdu, StateMap, Visibility},
+    rooms::{
+        Rooms,
+        memory::{
+            load::{state_map, state_map_at},
+            room::Room,
+        },
+    },
+    storage::{
+        UserNum,
+        rooms::{events, graph, state},
+    },
+};
+
+/// The create event, and the creator's own join.
+const FIRST_EVENTS: i64 = 2;
+
+impl Rooms {
+    /// Returns the state of a room that a user may see, at a place of the timeline or now: the current one for
+    /// members and for everyone where history is world readable; that at their leave for those who have left.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Forbidden`] for everyone else.
+    pub async fn visible_state_at(
+        &self,
+        room: &Room,
+        user: UserNum,
+        user_id: &UserId,
+        at: Option<i64>,
+    ) -> Result<StateMap> {
+        let current = room.view().state.clone();
+        let is_open = Visibility::of_state(&current) == Visibility::WorldReadable;
+        if is_open || current.membership(user_id) == MembershipState::Join {
+            return match at {
+                Some(at) => self.state_at(room, at).await,
+                None => Ok(current),
+            };
+        }
+        let is_forgotten = self.has_forgotten(user, room).await?;
+        let access = self.access(room, user, user_id).await?;
+        match access.left_at() {
+            Some(left_at) if !is_forgotten => {
+                self.state_at(room, at.map_or(left_at, |at| at.min(left_at)))
+                    .await
+            }
+            _ => Err(Error::forbidden("you are not in this room")),
+        }
+    }
+
+    /// Returns the state of a room after the events up to a place of its timeline.
+    pub async fn state_at(&self, room: &Room, place: i64) -> Result<StateMap> {
+        if let Some(state) = in_memory(room, place) {
+            return Ok(state);
+        }
+        let mut tx = self.inner.db.snapshot().await?;
+        let last = events::before(&mut tx, room.num, place.saturating_add(1), 1).await?;
+        let Some(last) = last.into_iter().next() else {
+            return Ok(StateMap::default());
+        };
+        if !last.backfilled {
+            let snapshot = room.view().snapshot;
+            return state_map_at(&mut tx, snapshot, place).await;
+        }
+        let node = graph::nodes(&mut tx, [&last.event_id]).await?.pop();
+        let after = node.and_then(|node| node.state_after);
+        state_map(&mut tx, after.unwrap_or(last.state)).await
+    }
+
+    /// Checks that a server ACL does not shut this server out, whose users could never lift it again.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidParam`] when it does; [`Error::BadJson`] when it is none.
+    pub fn check_server_acl(&self, content: &RawValue) -> Result<()> {
+        let acl: RoomServerAclEventContent = serde_json::from_str(content.get())
+            .map_err(|e| Error::BadJson(format!("m.room.server_acl: {e}")))?;
+        if acl.is_allowed(self.server_name()) {
+            return Ok(());
+        }
+        Err(Error::invalid_param(
+            "the list would shut out this server itself",
+        ))
+    }
+
+    /// Returns the state of a room when its creator had just joined it.
+    pub async fn first_state(&self, room: &Room) -> Result<StateMap> {
+        let mut conn = self.inner.db.read().await?;
+        let first = events::after(&mut conn, room.num, i64::MIN, FIRST_EVENTS).await?;
+        drop(conn);
+        match first.last() {
+            Some(last) => self.state_at(room, last.timeline).await,
+            None => Ok(StateMap::default()),
+        }
+    }
+
+    /// Returns the state events that changed in a room between two positions, as they stand in `state`.
+    pub async fn state_changes(
+        &self,
+        room: &Room,
+        state: &StateMap,
+        after: i64,
+        up_to: i64,
+    ) -> Result<Vec<Arc<Pdu>>> {
+        let in_memory = {
+            let view = room.view();
+            (after >= view.ring_after).then(|| {
+                let within = |place: i64| place > after && place <= up_to;
+                let events = view.ring.iter().filter(|event| within(event.timeline));
+                events.flat_map(|event| event.state_keys()).collect()
+            })
+        };
+        let keys: Vec<(StateEventType, String)> = match in_memory {
+            Some(keys) => keys,
+            None => self.stored_changes(room, after, up_to).await?,
+        };
+        let mut changed: Vec<Arc<Pdu>> = Vec::new();
+        for (kind, state_key) in keys {
+            if let Some(pdu) = state.get(&kind, &state_key)
+                && !changed.iter().any(|known| known.event_id == pdu.event_id)
+            {
+                changed.push(pdu.clone());
+            }
+        }
+        Ok(changed)
+    }
+
+    async fn stored_changes(
+        &self,
+        room: &Room,
+        after: i64,
+        up_to: i64,
+    ) -> Result<Vec<(StateEventType, String)>> {
+        let mut conn = self.inner.db.read().await?;
+        let snapshot = room.view().snapshot;
+        let keys = state::keys_changed(&mut conn, snapshot, (after, up_to)).await?;
+        let numbers: Vec<i64> = keys.iter().flat_map(|(kind, key)| [*kind, *key]).collect();
+        let texts = self.inner.db.strings.texts(&mut conn, &numbers).await?;
+        let text = |number: i64| texts.get(&number).map(ToString::to_string);
+        Ok(keys
+            .into_iter()
+            .filter_map(|(kind, key)| Some((StateEventType::from(text(kind)?), text(key)?)))
+            .collect())
+    }
+}
+
+/// Returns the state after a place of the timeline, if the events around it are in memory.
+fn in_memory(room: &Room, place: i64) -> Option<StateMap> {
+    let view = room.view();
+    if view
+        .ring
+        .back()
+        .is_none_or(|newest| newest.timeline <= place)
+    {
+        return Some(view.state.clone());
+    }
+    if place < view.ring_after {
+        return None;
+    }
+    let next = view.ring.iter().find(|event| event.timeline > place)?;
+    next.state_before.clone()
+}

@@ -1,0 +1,210 @@
+//! What a room is like, for those who may come to see it.
+//!
+//! [`GET /room_summary`](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1room_summaryroomidoralias)
+
+use ruma::{
+    OwnedRoomId, RoomVersionId, UserId,
+    events::{StateEventType, room::member::MembershipState},
+    room::{AllowRule, JoinRule},
+};
+use serde::{Deserialize, Serialize};
+
+use super::join_rules::restriction;
+use crate::{
+    error::{Error, Result},
+    matrix::{StateMap, Visibility},
+    rooms::{Rooms, log::append::listing, memory::room::Room},
+    storage::{RoomNum, UserNum},
+};
+
+/// Conditions of a room that are looked at.
+const CONDITIONS: usize = 64;
+/// Rooms on one page of those that two users share.
+const MUTUAL_ROOMS: usize = 100;
+
+/// What a room is like.
+///
+/// Not ruma's type: that one leaves the join rule of public rooms out, which clients, and tests, look for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Summary {
+    /// Its id.
+    pub room_id: OwnedRoomId,
+    /// `m.room.canonical_alias`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub canonical_alias: Option<String>,
+    /// `m.room.name`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// `m.room.topic`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub topic: Option<String>,
+    /// `m.room.avatar`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub avatar_url: Option<String>,
+    /// `type` of `m.room.create`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub room_type: Option<String>,
+    /// How many have joined.
+    pub num_joined_members: i64,
+    /// `m.room.join_rules`.
+    #[serde(default = "public")]
+    pub join_rule: String,
+    /// The rooms whose members may join.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allowed_room_ids: Option<Vec<OwnedRoomId>>,
+    /// Whether anybody may read it.
+    #[serde(default)]
+    pub world_readable: bool,
+    /// Whether guests may join.
+    #[serde(default)]
+    pub guest_can_join: bool,
+    /// With which algorithm it is encrypted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<String>,
+    /// Its version; other servers may not tell it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub room_version: Option<RoomVersionId>,
+}
+
+fn public() -> String {
+    "public".to_owned()
+}
+
+/// Rooms that two users share.
+#[derive(Clone, Debug, Default)]
+pub struct MutualRooms {
+    /// How many there are.
+    pub count: usize,
+    /// Some of them.
+    pub page: Vec<OwnedRoomId>,
+    /// After which room the next page begins; `None` when there is no more.
+    pub next: Option<RoomNum>,
+}
+
+impl Summary {
+    /// Returns what a room is like now.
+    pub fn of(room: &Room) -> Self {
+        let view = room.view();
+        let state = &view.state;
+        let listing = listing(state, view.joined_members);
+        let allowed = restriction(room, state).map(|restricted| {
+            let rules = restricted.allow.into_iter();
+            let named = rules.filter_map(|rule| match rule {
+                AllowRule::RoomMembership(condition) => Some(condition.room_id),
+                _ => None,
+            });
+            named.collect()
+        });
+        Self {
+            room_id: room.room_id.clone(),
+            canonical_alias: listing.canonical_alias,
+            name: listing.name,
+            topic: listing.topic,
+            avatar_url: listing.avatar_url,
+            room_type: listing.room_type,
+            num_joined_members: listing.joined_members,
+            join_rule: listing.join_rule,
+            allowed_room_ids: allowed,
+            world_readable: listing.world_readable,
+            guest_can_join: listing.guest_can_join,
+            encryption: state
+                .get(&StateEventType::RoomEncryption, "")
+                .and_then(|pdu| pdu.content_str("algorithm")),
+            room_version: Some(room.version.clone()),
+        }
+    }
+
+    /// Returns whether the room is a space.
+    pub fn is_space(&self) -> bool {
+        self.room_type.as_deref() == Some("m.space")
+    }
+}
+
+impl Rooms {
+    /// Returns whether somebody may know what a room is like: whoever is in it, or may come in, or at least knock.
+    pub async fn may_preview(&self, room: &Room, user_id: Option<&UserId>) -> Result<bool> {
+        let state: StateMap = room.view().state.clone();
+        let membership = user_id.map(|user_id| state.membership(user_id));
+        if Visibility::of_state(&state) == Visibility::WorldReadable {
+            return Ok(true);
+        }
+        match membership {
+            Some(MembershipState::Join | MembershipState::Invite) => return Ok(true),
+            Some(MembershipState::Ban) => return Ok(false),
+            _ => {}
+        }
+        let rules = &room.rules.authorization;
+        let is_open = match state.content::<JoinRule>(&StateEventType::RoomJoinRules) {
+            Some(JoinRule::Public) => true,
+            Some(JoinRule::Knock) => rules.knocking,
+            Some(JoinRule::KnockRestricted(_)) => rules.knock_restricted_join_rule,
+            _ => false,
+        };
+        match user_id {
+            Some(user_id) if !is_open => self.meets_condition(room, &state, user_id).await,
+            _ => Ok(is_open),
+        }
+    }
+
+    /// Returns whether a user may know what a room is like of which another server tells; nobody may whom the room does
+    /// not let in.
+    pub async fn may_preview_elsewhere(
+        &self,
+        user_id: Option<&UserId>,
+        summary: &Summary,
+    ) -> Result<bool> {
+        let join_rule = &*summary.join_rule;
+        if summary.world_readable || matches!(join_rule, "public" | "knock" | "knock_restricted") {
+            return Ok(true);
+        }
+        let Some(user_id) = user_id else {
+            return Ok(false);
+        };
+        if self.inviter(&summary.room_id, user_id).await?.is_some() {
+            return Ok(true);
+        }
+        let allowed = summary.allowed_room_ids.iter().flatten();
+        for room_id in allowed
+            .take(CONDITIONS)
+            .filter(|_| join_rule == "restricted")
+        {
+            match self.room(room_id).await {
+                Ok(room) if room.view().state.membership(user_id) == MembershipState::Join => {
+                    return Ok(true);
+                }
+                Ok(_) | Err(Error::NotFound(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(false)
+    }
+
+    /// Returns rooms that a user shares with another, after one of them.
+    pub async fn mutual_rooms(
+        &self,
+        user: UserNum,
+        other: &UserId,
+        after: Option<RoomNum>,
+    ) -> Result<MutualRooms> {
+        let Some(other) = self.user_number(other).await? else {
+            return Ok(MutualRooms::default());
+        };
+        let other = self.of_user(other).await?;
+        let mut shared = self.of_user(user).await?.joined();
+        shared.retain(|room| other.membership(*room) == MembershipState::Join);
+        shared.sort_unstable();
+        let count = shared.len();
+        let rest = shared
+            .into_iter()
+            .filter(|room| after.is_none_or(|after| *room > after));
+        let mut rest: Vec<RoomNum> = rest.take(MUTUAL_ROOMS + 1).collect();
+        let has_more = rest.len() > MUTUAL_ROOMS;
+        rest.truncate(MUTUAL_ROOMS);
+        let next = rest.last().copied().filter(|_| has_more);
+        let mut page = Vec::with_capacity(rest.len());
+        for room in rest {
+            page.push(self.room_id(room).await?);
+        }
+        Ok(MutualRooms { count, page, next })
+    }
+}

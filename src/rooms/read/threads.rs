@@ -1,0 +1,302 @@
+//! Threads of a room, and who is subscribed to them.
+//!
+//! [Threading](https://spec.matrix.org/v1.19/client-server-api/#threading)
+
+use std::sync::Arc;
+
+use ruma::{EventId, OwnedEventId, OwnedRoomId};
+
+use crate::{
+    error::{Error, Result},
+    matrix::{Counters, rel_type},
+    rooms::{Access, Audience, Bundles, Page, Rooms, memory::room::Room},
+    storage::{
+        Change, Position, UserNum,
+        rooms::{
+            relations,
+            thread_subscriptions::{self, NewSubscription},
+            threads,
+        },
+    },
+};
+
+/// Threads read at a time.
+const CHUNK: i64 = 50;
+/// Threads that one page looks at before it ends short.
+const LOOKED_AT: usize = 1_000;
+/// Threads of a room whose unread counts are told: those in which something happened last.
+const COUNTED: i64 = 1_000;
+
+/// Which threads are listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Threads {
+    /// All of them.
+    All,
+    /// Those that the user has begun, or replied to.
+    Participated,
+}
+
+/// A thread in which something happened, and its counters.
+#[derive(Clone, Debug)]
+pub struct ThreadCount {
+    /// The event that it began with.
+    pub root: OwnedEventId,
+    /// Its counters now.
+    pub now: Counters,
+    /// Its counters at the place that was asked for.
+    pub base: Counters,
+}
+
+/// A change of a subscription to a thread.
+#[derive(Clone, Debug)]
+pub struct SubscriptionChange {
+    /// The room.
+    pub room_id: OwnedRoomId,
+    /// The thread.
+    pub root: OwnedEventId,
+    /// `None` after unsubscribing, else whether it came about automatically.
+    pub automatic: Option<bool>,
+    /// The position of the change.
+    pub position: Position,
+}
+
+impl Rooms {
+    /// Returns the events with which the threads of a room began, that with the newest reply first, and what is told
+    /// of the threads. Those are left out of which the user may see no reply.
+    pub async fn threads(
+        &self,
+        room: &Arc<Room>,
+        access: &Access,
+        audience: Audience<'_>,
+        wanted: (Threads, Option<i64>, usize),
+    ) -> Result<(Page, Bundles)> {
+        let mut page = self.thread_roots(room, access, audience, wanted).await?;
+        let bundles = self.bundles(room, audience, &page.events).await?;
+        page.events.retain(|event| {
+            let bundle = bundles.get(&event.pdu.event_id);
+            bundle.is_some_and(|bundle| bundle.thread.is_some())
+        });
+        Ok((page, bundles))
+    }
+
+    async fn thread_roots(
+        &self,
+        room: &Arc<Room>,
+        access: &Access,
+        audience: Audience<'_>,
+        (include, from, limit): (Threads, Option<i64>, usize),
+    ) -> Result<Page> {
+        let mut page = Page {
+            events: Vec::new(),
+            end: None,
+        };
+        let mut from = from.unwrap_or(i64::MAX);
+        let mut looked_at = 0;
+        while looked_at < LOOKED_AT {
+            let (rows, replied) = self.thread_rows(room, audience.user, from).await?;
+            let is_last = i64::try_from(rows.len()).unwrap_or(0) < CHUNK;
+            let roots = self
+                .with_ids(room, rows.iter().map(|row| &row.root))
+                .await?;
+            for row in rows {
+                if page.events.len() == limit {
+                    page.end = Some(from);
+                    return Ok(page);
+                }
+                looked_at += 1;
+                from = row.latest;
+                let Some(begun) = roots.get(&row.root).filter(|event| access.may_see(event)) else {
+                    continue;
+                };
+                let is_own = begun.pdu.sender == audience.user_id || replied.contains(&row.root);
+                if is_own || include == Threads::All {
+                    // One that an ignored user began is listed, with nothing of what they said.
+                    let event = access.seen_or_redacted(begun.clone(), &room.rules);
+                    page.events.push(event);
+                }
+            }
+            if is_last {
+                return Ok(page);
+            }
+        }
+        page.end = Some(from);
+        Ok(page)
+    }
+
+    async fn thread_rows(
+        &self,
+        room: &Room,
+        user: UserNum,
+        from: i64,
+    ) -> Result<(Vec<threads::ThreadRow>, Vec<String>)> {
+        let mut conn = self.inner.db.read().await?;
+        let rows = threads::before(&mut conn, room.num, from, CHUNK).await?;
+        let strings = &self.inner.db.strings;
+        let rel_type = strings.find(&mut conn, rel_type::THREAD).await?;
+        let roots = rows.iter().map(|row| &row.root);
+        let rel_type = rel_type.unwrap_or_default();
+        let replied = relations::related_by(&mut conn, room.num, roots, rel_type, user).await?;
+        Ok((rows, replied))
+    }
+
+    /// Returns the threads in which something happened after a place, with their counters now and there.
+    pub async fn active_threads(&self, room: &Room, place: i64) -> Result<Vec<ThreadCount>> {
+        let mut conn = self.inner.db.read().await?;
+        let rows = threads::active_after(&mut conn, room.num, place, COUNTED).await?;
+        let count = |row: threads::ThreadCounts| {
+            Some(ThreadCount {
+                root: OwnedEventId::try_from(row.root).ok()?,
+                now: Counters {
+                    notified: row.notified,
+                    mentioned: row.mentioned,
+                },
+                base: Counters {
+                    notified: row.base_notified,
+                    mentioned: row.base_mentioned,
+                },
+            })
+        };
+        Ok(rows.into_iter().filter_map(count).collect())
+    }
+
+    /// Subscribes a user to a thread; with `automatic`, because of an event in it that concerns them.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] for a thread that the user cannot see; [`Error::NotInThread`] and
+    /// [`Error::ConflictingUnsubscription`] as their names say.
+    pub async fn subscribe(
+        &self,
+        (room, access): (&Arc<Room>, &Access),
+        user: UserNum,
+        thread_root: &EventId,
+        automatic: Option<&EventId>,
+    ) -> Result<()> {
+        self.event(room, access, thread_root).await?;
+        let cause = match automatic {
+            None => None,
+            Some(cause) => Some(self.cause(room, access, thread_root, cause).await?),
+        };
+        let mut tx = self.inner.db.write().await?;
+        let known =
+            thread_subscriptions::get(&mut tx, user, room.num, thread_root.as_str()).await?;
+        match (&known, cause) {
+            (Some(known), Some(cause)) if !known.subscribed && known.position > cause => {
+                return Err(Error::ConflictingUnsubscription);
+            }
+            // One that is there already is not made less than it is.
+            (Some(known), Some(_)) if known.subscribed => return Ok(()),
+            (Some(known), None) if known.subscribed && !known.automatic => return Ok(()),
+            _ => {}
+        }
+        let position = tx.position();
+        let new = NewSubscription {
+            user,
+            room: room.num,
+            root: thread_root.as_str(),
+            subscribed: true,
+            automatic: automatic.is_some(),
+            position,
+        };
+        thread_subscriptions::set(&mut tx, &new).await?;
+        tx.publish(position, Change::ThreadSubscription { user });
+        tx.commit().await
+    }
+
+    /// Returns the place of an event that is a reply in a thread.
+    async fn cause(
+        &self,
+        room: &Arc<Room>,
+        access: &Access,
+        thread_root: &EventId,
+        cause: &EventId,
+    ) -> Result<i64> {
+        let not_in_thread =
+            || Error::NotInThread(format!("{cause} is not in the thread of {thread_root}"));
+        let event = self.event(room, access, cause).await;
+        let event = event.map_err(|_| not_in_thread())?;
+        let is_reply = event
+            .pdu
+            .relates_by(rel_type::THREAD)
+            .is_some_and(|to| to == thread_root);
+        is_reply.then_some(event.timeline).ok_or_else(not_in_thread)
+    }
+
+    /// Ends a user's subscription to a thread, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] for a thread that the user cannot see.
+    pub async fn unsubscribe(
+        &self,
+        (room, access): (&Arc<Room>, &Access),
+        user: UserNum,
+        thread_root: &EventId,
+    ) -> Result<()> {
+        self.event(room, access, thread_root).await?;
+        let mut tx = self.inner.db.write().await?;
+        let known =
+            thread_subscriptions::get(&mut tx, user, room.num, thread_root.as_str()).await?;
+        if !known.is_some_and(|known| known.subscribed) {
+            return Ok(());
+        }
+        let position = tx.position();
+        let ended = NewSubscription {
+            user,
+            room: room.num,
+            root: thread_root.as_str(),
+            subscribed: false,
+            automatic: false,
+            position,
+        };
+        thread_subscriptions::set(&mut tx, &ended).await?;
+        tx.publish(position, Change::ThreadSubscription { user });
+        tx.commit().await
+    }
+
+    /// Returns whether a user's subscription to a thread came about automatically.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] without a subscription, or for a thread that the user cannot see.
+    pub async fn subscription(
+        &self,
+        (room, access): (&Arc<Room>, &Access),
+        user: UserNum,
+        thread_root: &EventId,
+    ) -> Result<bool> {
+        self.event(room, access, thread_root).await?;
+        let mut conn = self.inner.db.read().await?;
+        let known =
+            thread_subscriptions::get(&mut conn, user, room.num, thread_root.as_str()).await?;
+        known
+            .filter(|known| known.subscribed)
+            .map(|known| known.automatic)
+            .ok_or_else(|| Error::not_found("you are not subscribed to this thread"))
+    }
+
+    /// Returns the latest changes of a user's subscriptions before a position and after another, the newest first.
+    pub async fn subscription_changes(
+        &self,
+        user: UserNum,
+        (before, after): (Position, Position),
+        limit: usize,
+    ) -> Result<Vec<SubscriptionChange>> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let rows = {
+            let mut conn = self.inner.db.read().await?;
+            thread_subscriptions::changes(&mut conn, user, (before, after), limit).await?
+        };
+        let mut changes = Vec::with_capacity(rows.len());
+        for row in rows {
+            let thread_root = OwnedEventId::try_from(row.root);
+            changes.push(SubscriptionChange {
+                room_id: self.room_id(row.room).await?,
+                root: thread_root.map_err(|source| Error::internal("read an event id", source))?,
+                automatic: row.subscribed.then_some(row.automatic),
+                position: row.position,
+            });
+        }
+        Ok(changes)
+    }
+}

@@ -1,0 +1,434 @@
+//! Reading the timeline of a room, as far as a user may see it.
+
+use std::{collections::HashSet, sync::Arc};
+
+use ruma::{
+    EventId, OwnedEventId, api::Direction, events::TimelineEventType,
+    room_version_rules::RoomVersionRules,
+};
+
+use crate::{
+    error::{Error, Result},
+    matrix::{Pdu, StateMap, TimelineEvent, Visibility, head},
+    rooms::{
+        Access, Rooms,
+        memory::{load, room::Room},
+    },
+    storage::{
+        Read,
+        rooms::{
+            events::{self, EventRow},
+            gaps, state,
+        },
+    },
+};
+
+/// Events that one page looks at before it ends short: most of them a filter or the visibility may hide.
+const LOOKED_AT: usize = 2_000;
+/// Events in a row that the user may not see, after which the timeline of a sync goes no further: most often all that
+/// came before the user is hidden.
+const HIDDEN_IN_A_ROW: usize = 100;
+/// Rows read at a time.
+const CHUNK: i64 = 100;
+
+/// A page of a timeline to be read.
+#[derive(Clone, Copy, Debug)]
+pub struct PageRequest {
+    /// The place from which to read, which lies between two events: after the one with this number.
+    pub from: i64,
+    /// The place at which to stop.
+    pub to: Option<i64>,
+    /// Which way.
+    pub dir: Direction,
+    /// How many events at most.
+    pub limit: usize,
+}
+
+/// A page of a timeline.
+#[derive(Debug)]
+pub struct Page {
+    /// The events, in the order in which they were asked for.
+    pub events: Vec<Arc<TimelineEvent>>,
+    /// Where the next page begins; `None` when there is no more.
+    pub end: Option<i64>,
+}
+
+/// The events of a timeline, read backwards, that the user may not see.
+///
+/// They are passed over. But where one changed a piece of state, an older event of the same piece cannot be shown: the
+/// client, which is given the state as it is after all of them, would take the older one for the newer one.
+#[derive(Debug, Default)]
+pub struct HiddenEvents {
+    state: HashSet<(TimelineEventType, String)>,
+}
+
+impl HiddenEvents {
+    /// Adds an event.
+    pub fn add(&mut self, pdu: &Pdu) {
+        if let Some(state_key) = &pdu.state_key {
+            self.state.insert((pdu.kind.clone(), state_key.clone()));
+        }
+    }
+
+    /// Returns whether one of them replaced this older event.
+    pub fn replace(&self, pdu: &Pdu) -> bool {
+        let state_key = pdu.state_key.as_ref();
+        state_key.is_some_and(|key| self.state.contains(&(pdu.kind.clone(), key.clone())))
+    }
+}
+
+/// What becomes of a page that comes to a gap in what this server has of the timeline.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Gaps {
+    PassedOver,
+    EndThePage,
+}
+
+/// An event and what stands around it.
+#[derive(Debug)]
+pub struct Context {
+    /// The event.
+    pub event: Arc<TimelineEvent>,
+    /// Events before it, the newest first.
+    pub before: Page,
+    /// Events after it, the oldest first.
+    pub after: Page,
+}
+
+impl Rooms {
+    /// Returns a page of a room's timeline, without what the user may not see or `wanted` does not want.
+    pub async fn page(
+        &self,
+        room: &Room,
+        access: &Access,
+        request: PageRequest,
+        wanted: &(dyn Fn(&Pdu) -> bool + Sync),
+    ) -> Result<Page> {
+        self.read_page(room, (access, Gaps::PassedOver), request, wanted)
+            .await
+    }
+
+    /// As [`Rooms::page`], read backwards, but ends where events are missing, and before an event that was replaced by
+    /// one that the user may not see.
+    pub async fn page_without_gap(
+        &self,
+        room: &Room,
+        access: &Access,
+        request: PageRequest,
+        wanted: &(dyn Fn(&Pdu) -> bool + Sync),
+    ) -> Result<Page> {
+        self.read_page(room, (access, Gaps::EndThePage), request, wanted)
+            .await
+    }
+
+    async fn read_page(
+        &self,
+        room: &Room,
+        (access, gaps): (&Access, Gaps),
+        request: PageRequest,
+        wanted: &(dyn Fn(&Pdu) -> bool + Sync),
+    ) -> Result<Page> {
+        let mut found = Vec::new();
+        let mut from = request.from;
+        let mut looked_at = 0;
+        let mut hidden = HiddenEvents::default();
+        let mut hidden_in_a_row = 0;
+        let gap = match gaps {
+            Gaps::EndThePage => self.newest_gap(room, request).await?,
+            Gaps::PassedOver => None,
+        };
+        let page = |events, end| Page { events, end };
+        while looked_at < LOOKED_AT {
+            let rows = self.rows(room, from, request.dir).await?;
+            let is_last = i64::try_from(rows.len()).unwrap_or(0) < CHUNK;
+            for row in rows {
+                // The gap comes first: even if the reader knows this event, some between are missing.
+                if gap.is_some_and(|gap| row.timeline < gap) {
+                    return Ok(page(found, Some(from)));
+                }
+                if passes(request.to, row.timeline, request.dir) {
+                    return Ok(page(found, None));
+                }
+                looked_at += 1;
+                let before = std::mem::replace(&mut from, after(&row, request.dir));
+                if row.withheld {
+                    continue;
+                }
+                let event = self.event_of(room, row).await?;
+                let is_visible = access.may_see(&event);
+                if is_visible {
+                    hidden_in_a_row = 0;
+                } else {
+                    hidden.add(&event.pdu);
+                    hidden_in_a_row += 1;
+                }
+                let is_shown = is_visible && !access.hides(&event.pdu) && wanted(&event.pdu);
+                if is_shown && gaps == Gaps::EndThePage && hidden.replace(&event.pdu) {
+                    return Ok(page(found, Some(before)));
+                }
+                if is_shown {
+                    found.push(access.seen(event, &room.rules));
+                }
+                let is_hidden_here = gaps == Gaps::EndThePage && hidden_in_a_row >= HIDDEN_IN_A_ROW;
+                if is_hidden_here || found.len() >= request.limit {
+                    return Ok(page(found, Some(from)));
+                }
+            }
+            if is_last {
+                return Ok(page(found, gap.map(|_| from)));
+            }
+        }
+        Ok(page(found, Some(from)))
+    }
+
+    /// Returns the place of the newest gap that a page may come to: of what precedes it, some is missing.
+    async fn newest_gap(&self, room: &Room, request: PageRequest) -> Result<Option<i64>> {
+        let mut conn = self.inner.db.read().await?;
+        let span = (request.to.unwrap_or(i64::MIN), request.from);
+        let gaps = gaps::within(&mut conn, room.num, span, 1).await?;
+        Ok(gaps.into_iter().next().map(|(_, place)| place))
+    }
+
+    async fn rows(&self, room: &Room, from: i64, dir: Direction) -> Result<Vec<EventRow>> {
+        let mut conn = self.inner.db.read().await?;
+        match dir {
+            Direction::Backward => {
+                events::before(&mut conn, room.num, from.saturating_add(1), CHUNK).await
+            }
+            Direction::Forward => events::after(&mut conn, room.num, from, CHUNK).await,
+        }
+    }
+
+    /// Returns an event with the state event that it replaced and the redaction that hit it.
+    pub(crate) async fn event_of(&self, room: &Room, row: EventRow) -> Result<Arc<TimelineEvent>> {
+        let in_memory = {
+            let view = room.view();
+            (row.timeline > view.ring_after)
+                .then(|| {
+                    view.ring
+                        .iter()
+                        .find(|event| event.timeline == row.timeline)
+                        .cloned()
+                })
+                .flatten()
+        };
+        if let Some(event) = in_memory {
+            return Ok(event);
+        }
+        let event_id = parse_event_id(&row.event_id)?;
+        let pdu = Arc::new(Pdu::parse(event_id, &row.json)?);
+        let mut conn = self.inner.db.read().await?;
+        let redaction = row.redacted_by.clone();
+        let mut event = event_of_row(row, pdu, &room.rules);
+        if let Some(redaction) = redaction {
+            event.redacted_by = load::pdu_by_id(&mut conn, &redaction).await?.map(Arc::new);
+        }
+        if let Some(state_key) = event.pdu.state_key.clone() {
+            event.state_before = Some(self.replaced_state(&mut conn, &event, &state_key).await?);
+        }
+        Ok(Arc::new(event))
+    }
+
+    /// Returns as much of the state before an event as it takes to say what the event replaced.
+    async fn replaced_state(
+        &self,
+        conn: &mut impl Read,
+        event: &TimelineEvent,
+        state_key: &str,
+    ) -> Result<StateMap> {
+        let mut before = StateMap::default();
+        let strings = &self.inner.db.strings;
+        let kind = strings.find(conn, &event.pdu.kind.to_string()).await?;
+        let key = strings.find(conn, state_key).await?;
+        if let (Some(kind), Some(key)) = (kind, key)
+            && let Some(row) = state::get(conn, event.snapshot, kind, key).await?
+            && let Some((event_id, json)) = row.event_id.zip(row.json)
+        {
+            before.insert(Arc::new(Pdu::parse(parse_event_id(&event_id)?, &json)?));
+        }
+        Ok(before)
+    }
+
+    /// Returns an event of a room, if the user may see it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] when there is none, or it is not for this user.
+    pub async fn event(
+        &self,
+        room: &Room,
+        access: &Access,
+        event_id: &EventId,
+    ) -> Result<Arc<TimelineEvent>> {
+        let event = self.visible_event(room, access, event_id).await?;
+        if access.hides(&event.pdu) {
+            return Err(no_such_event());
+        }
+        Ok(event)
+    }
+
+    /// As [`Rooms::event`], also where the user ignores whoever sent it.
+    pub(crate) async fn visible_event(
+        &self,
+        room: &Room,
+        access: &Access,
+        event_id: &EventId,
+    ) -> Result<Arc<TimelineEvent>> {
+        match self.find_event(room, event_id).await? {
+            Some(event) if access.may_see(&event) => Ok(access.seen(event, &room.rules)),
+            _ => Err(no_such_event()),
+        }
+    }
+
+    /// Returns the room that an event is in.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] when there is no such event.
+    pub async fn room_of_event(&self, event_id: &EventId) -> Result<Arc<Room>> {
+        let row = {
+            let mut conn = self.inner.db.read().await?;
+            events::get(&mut conn, event_id.as_str()).await?
+        };
+        let row = row.ok_or_else(no_such_event)?;
+        self.room_by_number(row.room).await
+    }
+
+    /// Returns an event of a room's timeline, whoever may see it.
+    pub(crate) async fn find_event(
+        &self,
+        room: &Room,
+        event_id: &EventId,
+    ) -> Result<Option<Arc<TimelineEvent>>> {
+        // Of a redaction that was withheld once, the newest entry is the one to be shown.
+        let in_memory = room
+            .view()
+            .ring
+            .iter()
+            .rev()
+            .find(|event| event.pdu.event_id == event_id)
+            .cloned();
+        if in_memory.is_some() {
+            return Ok(in_memory);
+        }
+        let row = {
+            let mut conn = self.inner.db.read().await?;
+            events::get(&mut conn, event_id.as_str()).await?
+        };
+        match row {
+            Some(row) if row.room == room.num => self.event_of(room, row).await.map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// Returns an event and the events around it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] when there is none, or it is not for this user.
+    pub async fn context(
+        &self,
+        room: &Room,
+        access: &Access,
+        event_id: &EventId,
+        limit: usize,
+        wanted: &(dyn Fn(&Pdu) -> bool + Sync),
+    ) -> Result<Context> {
+        let event = self.event(room, access, event_id).await?;
+        let limits = (limit / 2, limit - limit / 2);
+        self.around((room, access), event, limits, wanted).await
+    }
+
+    /// Returns what stands around an event that the user may see: so many before, and so many after it.
+    pub async fn around(
+        &self,
+        (room, access): (&Room, &Access),
+        event: Arc<TimelineEvent>,
+        limits: (usize, usize),
+        wanted: &(dyn Fn(&Pdu) -> bool + Sync),
+    ) -> Result<Context> {
+        let page = |from, dir, limit| PageRequest {
+            from,
+            to: None,
+            dir,
+            limit,
+        };
+        let before = page(event.timeline - 1, Direction::Backward, limits.0);
+        let after = page(event.timeline, Direction::Forward, limits.1);
+        Ok(Context {
+            before: self.short_page(room, access, before, wanted).await?,
+            after: self.short_page(room, access, after, wanted).await?,
+            event,
+        })
+    }
+
+    /// Returns a page, or where it would begin if nothing of it is wanted.
+    async fn short_page(
+        &self,
+        room: &Room,
+        access: &Access,
+        request: PageRequest,
+        wanted: &(dyn Fn(&Pdu) -> bool + Sync),
+    ) -> Result<Page> {
+        if request.limit == 0 {
+            return Ok(Page {
+                events: Vec::new(),
+                end: Some(request.from),
+            });
+        }
+        self.page(room, access, request, wanted).await
+    }
+}
+
+fn no_such_event() -> Error {
+    Error::not_found("there is no such event, or you may not see it")
+}
+
+/// Returns the place at which to go on after an event.
+fn after(row: &EventRow, dir: Direction) -> i64 {
+    match dir {
+        Direction::Backward => row.timeline - 1,
+        Direction::Forward => row.timeline,
+    }
+}
+
+pub(crate) fn passes(to: Option<i64>, timeline: i64, dir: Direction) -> bool {
+    match (to, dir) {
+        (None, _) => false,
+        (Some(to), Direction::Backward) => timeline <= to,
+        (Some(to), Direction::Forward) => timeline > to,
+    }
+}
+
+/// Returns the event of a stored row, without the state before it.
+pub(crate) fn event_of_row(
+    row: EventRow,
+    pdu: Arc<Pdu>,
+    rules: &RoomVersionRules,
+) -> TimelineEvent {
+    TimelineEvent {
+        // An event may have been known before it came.
+        position: row.timeline,
+        timeline: row.timeline,
+        head: head(&pdu, rules),
+        pdu,
+        is_withheld: row.withheld,
+        visibility: Visibility::from_number(row.visibility),
+        snapshot: row.state,
+        state_before: None,
+        resolved: None,
+        notified: row.notified,
+        mentioned: row.mentioned,
+        threaded: row.threaded(),
+        thread: row.in_thread(),
+        exceptions: Vec::new(),
+        device: row.device,
+        txn_id: row.txn_id,
+        unattended: false,
+        redacted_by: None,
+    }
+}
+
+fn parse_event_id(event_id: &str) -> Result<OwnedEventId> {
+    OwnedEventId::try_from(event_id).map_err(|source| Error::internal("read an event id", source))
+}

@@ -1,0 +1,64 @@
+//! Finding the event that was made at a time.
+
+use ruma::{OwnedEventId, api::Direction};
+
+use crate::{
+    error::{Error, Result},
+    rooms::{Access, Rooms, memory::room::Room},
+    storage::rooms::events,
+};
+
+/// Events read at a time.
+const CHUNK: i64 = 100;
+/// Events that are looked at: all of them may be hidden from the user.
+const LOOKED_AT: usize = 2_000;
+
+impl Rooms {
+    /// Returns the event closest to a time, not after it or not before it, and when it was made.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] when the user can see none.
+    pub async fn event_at_time(
+        &self,
+        room: &Room,
+        access: &Access,
+        ts: i64,
+        dir: Direction,
+    ) -> Result<(OwnedEventId, i64)> {
+        let mut from = match dir {
+            Direction::Forward => (ts, i64::MIN),
+            Direction::Backward => (ts, i64::MAX),
+        };
+        let mut looked_at = 0;
+        let none = || Error::not_found("there is no such event that you may see");
+        while looked_at < LOOKED_AT {
+            let rows = {
+                let mut conn = self.inner.db.read().await?;
+                match dir {
+                    Direction::Forward => {
+                        events::made_after(&mut conn, room.num, from, CHUNK).await?
+                    }
+                    Direction::Backward => {
+                        events::made_before(&mut conn, room.num, from, CHUNK).await?
+                    }
+                }
+            };
+            let Some((last, _, last_ts, _)) = rows.last() else {
+                return Err(none());
+            };
+            from = (*last_ts, *last);
+            looked_at += rows.len();
+            let visible = rows
+                .into_iter()
+                .find(|(place, visibility, ..)| access.may_see_at(*visibility, *place));
+            if let Some((_, _, ts, event_id)) = visible {
+                let event_id = OwnedEventId::try_from(event_id);
+                let event_id =
+                    event_id.map_err(|source| Error::internal("read an event id", source))?;
+                return Ok((event_id, ts));
+            }
+        }
+        Err(none())
+    }
+}

@@ -1,0 +1,242 @@
+//! History that comes later: events that stand before others which are in the timeline already.
+//!
+//! Where events are missing, places are left free in the timeline; at the beginning of what this server knows of a
+//! room there are places without end. History is not news: a sync does not tell it, and memory does not hold it.
+//!
+//! [Backfilling](https://spec.matrix.org/v1.19/server-server-api/#backfilling-and-retrieving-missing-events)
+
+use std::collections::{HashMap, HashSet};
+
+use ruma::{OwnedEventId, OwnedServerName, ServerName};
+
+use crate::{
+    error::{Error, Result},
+    matrix::{Counters, InThread, Pdu, StateMap, Verified},
+    rooms::{
+        Help, Received, Rooms,
+        log::{
+            append::{Numbers, intern, visibility_of},
+            redactions, relations,
+            snapshots::{self, Base},
+        },
+        memory::room::{Room, Tip},
+    },
+    storage::{
+        Change, RoomNum, WriteTx,
+        rooms::{
+            events::{self, NewEvent, Status},
+            gaps, graph,
+        },
+    },
+};
+
+/// Gaps told at once.
+const GAPS: i64 = 100;
+/// Events taken at once.
+const MAX_EVENTS: usize = 500;
+
+/// A place in a timeline before which events are missing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gap {
+    /// The place of the event that follows what is missing.
+    pub place: i64,
+    /// The missing events that it follows.
+    pub missing: Vec<OwnedEventId>,
+}
+
+/// What became of history.
+#[derive(Debug, Default)]
+pub struct Backfilled {
+    /// How many events are in the timeline now that were not.
+    pub stored: usize,
+    /// Events that were not taken because of what is missing: of which the state before them is needed, and by which
+    /// events they are allowed.
+    pub missing: Vec<(OwnedEventId, Received)>,
+}
+
+impl Rooms {
+    /// Returns where events are missing in a span of a room's timeline, the newest gap first.
+    pub async fn gaps(&self, room: &Room, after: i64, up_to: i64) -> Result<Vec<Gap>> {
+        let mut conn = self.inner.db.read().await?;
+        let mut found: Vec<Gap> = Vec::new();
+        for (event_id, place) in gaps::within(&mut conn, room.num, (after, up_to), GAPS).await? {
+            let event_id = OwnedEventId::try_from(event_id)
+                .map_err(|source| Error::internal("read an event id", source))?;
+            match found.last_mut().filter(|gap| gap.place == place) {
+                Some(gap) => gap.missing.push(event_id),
+                None => found.push(Gap {
+                    place,
+                    missing: vec![event_id],
+                }),
+            }
+        }
+        Ok(found)
+    }
+
+    /// Takes history into a room: events that those follow which this server has.
+    ///
+    /// `states` has the state before some of them, as the server says that sent them. The others stand after events
+    /// that are here, or among these. The newest are stored first, so that each has its place.
+    pub async fn backfill(
+        &self,
+        room: &Room,
+        origin: &ServerName,
+        events: Vec<Verified>,
+        states: &HashMap<OwnedEventId, Vec<OwnedEventId>>,
+    ) -> Result<Backfilled> {
+        if events.len() > MAX_EVENTS {
+            return Err(Error::TooLarge("these are too many events".to_owned()));
+        }
+        let mut backfilled = Backfilled::default();
+        let origin = origin.to_owned();
+        let order = self.order(room.num, &events).await?;
+        for event in order.into_iter().filter_map(|n| events.get(n)) {
+            let id = event.pdu().event_id.clone();
+            let help = Help {
+                state_before: states.get(&id).cloned(),
+                ..Help::default()
+            };
+            match self.take_history(room, &origin, event, help).await? {
+                Received::Accepted => backfilled.stored += 1,
+                missing @ Received::Missing { .. } => backfilled.missing.push((id, missing)),
+                Received::Duplicate | Received::Rejected(_) | Received::SoftFailed(_) => {}
+            }
+        }
+        Ok(backfilled)
+    }
+
+    async fn take_history(
+        &self,
+        room: &Room,
+        origin: &OwnedServerName,
+        event: &Verified,
+        help: Help,
+    ) -> Result<Received> {
+        let (num, origin, event) = (room.num, origin.clone(), event.clone());
+        let took = self.detached(async move |rooms: Rooms| {
+            rooms.receive_now(num, &origin, &event, &help).await
+        });
+        Ok(took.await?.0)
+    }
+
+    /// Returns the order in which history is taken, the oldest first, and notes where each event will stand: as many
+    /// places before the gap as there are events between.
+    async fn order(&self, room: RoomNum, events: &[Verified]) -> Result<Vec<usize>> {
+        let mut tx = self.inner.db.write().await?;
+        let ids = events.iter().map(|event| event.pdu().event_id.as_str());
+        let nodes = graph::nodes(&mut tx, ids).await?.into_iter();
+        let known = nodes.filter(|node| node.timeline.is_some());
+        let known: HashSet<String> = known.map(|node| node.event_id).collect();
+        let ids = events.iter().map(|event| event.pdu().event_id.as_str());
+        let gaps = gaps::among(&mut tx, room, ids).await?;
+        let mut gaps: HashMap<String, i64> = gaps.into_iter().collect();
+        let mut newest_first: Vec<(usize, &Pdu)> =
+            events.iter().map(Verified::pdu).enumerate().collect();
+        newest_first.sort_by_key(|(_, pdu)| std::cmp::Reverse((pdu.depth, pdu.origin_server_ts)));
+        let mut order = Vec::new();
+        let mut taken: HashMap<i64, i64> = HashMap::new();
+        for (n, pdu) in newest_first {
+            let id = pdu.event_id.as_str();
+            let Some(gap) = gaps.get(id).copied().filter(|_| !known.contains(id)) else {
+                continue;
+            };
+            let place = taken.entry(gap).or_insert(gap);
+            let own = gaps::among(&mut tx, room, [id]).await?.is_empty();
+            if own {
+                gaps::insert(&mut tx, room, [id], *place).await?;
+            }
+            *place -= 1;
+            order.push(n);
+            for prev in &pdu.prev_events {
+                gaps.entry(prev.to_string()).or_insert(gap);
+            }
+        }
+        tx.commit().await?;
+        order.reverse();
+        Ok(order)
+    }
+}
+
+/// Stores an event before a place of the timeline, where it was missing; returns its position.
+pub(crate) async fn store(
+    tx: &mut WriteTx,
+    room: &Room,
+    tip: &mut Tip,
+    event: &Verified,
+    (gap, stored_at, (base, before, missing)): (
+        i64,
+        Option<i64>,
+        (Base, StateMap, Vec<OwnedEventId>),
+    ),
+) -> Result<Option<i64>> {
+    let pdu = event.pdu();
+    let numbers = intern(tx, pdu, stored_at).await?;
+    let withheld = redactions::is_withheld(tx, room, &before, pdu).await?;
+    let snapshot = snapshots::keep(tx, &base, tip.chain).await?;
+    let mut snapshot_after = snapshot;
+    if let Some(state_key) = numbers.state_key {
+        let entry = (numbers.kind, state_key, Some(numbers.row));
+        snapshot_after = snapshots::branch(tx, snapshot, &[entry], tip.chain).await?;
+    }
+    let place = free_place(tx, room, gap).await?;
+    let thread = match place {
+        Some(_) => relations::thread_of(tx, room.num, pdu, Counters::default()).await?,
+        None => None,
+    };
+    let row = NewEvent {
+        position: numbers.row,
+        room: room.num,
+        event_id: pdu.event_id.as_str(),
+        timeline: place,
+        kind: numbers.kind,
+        state_key: numbers.state_key,
+        sender: numbers.sender,
+        state: Some(snapshot),
+        state_after: Some(snapshot_after),
+        backfilled: true,
+        goes_out: false,
+        withheld,
+        visibility: visibility_of(&before, pdu).number(),
+        status: Status::Accepted,
+        notified: 0,
+        mentioned: 0,
+        threaded: Counters::default(),
+        thread: thread
+            .as_ref()
+            .map(|thread: &InThread| (thread.root.as_str(), thread.counters)),
+        origin_server_ts: pdu.origin_server_ts.0.into(),
+        transaction: None,
+        json: event.json(),
+    };
+    if stored_at.is_some() {
+        events::place(tx, &row).await?;
+    } else if !events::insert(tx, &row).await? {
+        return Ok(None);
+    }
+    gaps::close(tx, room.num, pdu.event_id.as_str()).await?;
+    if let Some(place) = place {
+        gaps::insert(tx, room.num, &missing, place).await?;
+        let stored = stored(room, &numbers, place);
+        relations::store(tx, stored, pdu, thread.as_ref()).await?;
+    }
+    redactions::arrived(tx, room, tip, (pdu, &before)).await?;
+    tx.publish(numbers.position, Change::Backfilled { room: room.num });
+    Ok(Some(numbers.position))
+}
+
+fn stored(room: &Room, numbers: &Numbers, place: i64) -> relations::Stored {
+    relations::Stored {
+        room: room.num,
+        position: numbers.row,
+        timeline: place,
+        kind: numbers.kind,
+        sender: numbers.sender,
+    }
+}
+
+/// Returns the last free place before a place of a timeline, if there is one.
+async fn free_place(tx: &mut WriteTx, room: &Room, before: i64) -> Result<Option<i64>> {
+    let older = graph::place_before(tx, room.num, before).await?;
+    let place = before - 1;
+    Ok((older != Some(place)).then_some(place))
+}

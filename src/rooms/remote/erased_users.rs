@@ -1,0 +1,141 @@
+//! Events of users who wished to be erased, as other servers may have them: redacted, unless the server was in the room
+//! already.
+//!
+//! [Deactivation](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3accountdeactivate)
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError},
+};
+
+use ruma::{
+    OwnedEventId, OwnedRoomId, ServerName, UserId,
+    events::{StateEventType, room::member::MembershipState},
+};
+use serde_json::value::RawValue;
+
+use crate::{
+    error::{Error, Result},
+    matrix::{self, Pdu},
+    rooms::{Erased, Room, Rooms},
+    storage::Position,
+};
+
+/// State on which the rules of a room rest, its security, or its place among others. A redaction would take more of it
+/// than its sender's words: servers would disagree on what is allowed, or messages would go out unencrypted.
+const KEPT_STATE: [StateEventType; 12] = [
+    StateEventType::RoomCreate,
+    StateEventType::RoomPowerLevels,
+    StateEventType::RoomJoinRules,
+    StateEventType::RoomThirdPartyInvite,
+    StateEventType::RoomHistoryVisibility,
+    StateEventType::RoomGuestAccess,
+    StateEventType::RoomServerAcl,
+    StateEventType::RoomEncryption,
+    StateEventType::RoomTombstone,
+    StateEventType::RoomCanonicalAlias,
+    StateEventType::SpaceChild,
+    StateEventType::SpaceParent,
+];
+/// What a member event may hold that allows it: not every room version keeps it in a redaction.
+const KEPT_MEMBER_FIELDS: [&str; 2] = ["join_authorised_via_users_server", "third_party_invite"];
+
+/// Redacts events of erased users for one server.
+pub(crate) struct Eraser<'a> {
+    rooms: &'a Rooms,
+    server: &'a ServerName,
+    erased: Arc<Erased>,
+    /// Rooms that were looked up, and since when users were erased, with whether the server was in the room then.
+    looked_up: HashMap<OwnedRoomId, Arc<Room>>,
+    was_there: HashMap<(OwnedRoomId, Position), bool>,
+}
+
+impl Rooms {
+    /// Returns what redacts events of erased users for a server.
+    pub(crate) fn eraser<'a>(&'a self, server: &'a ServerName) -> Eraser<'a> {
+        let erased = self.inner.erased.read();
+        Eraser {
+            rooms: self,
+            server,
+            erased: erased.unwrap_or_else(PoisonError::into_inner).clone(),
+            looked_up: HashMap::new(),
+            was_there: HashMap::new(),
+        }
+    }
+}
+
+impl Eraser<'_> {
+    /// Returns the server.
+    pub(crate) fn server(&self) -> &ServerName {
+        self.server
+    }
+
+    /// Returns an event as the server may have it.
+    pub(crate) async fn apply(
+        &mut self,
+        event_id: &OwnedEventId,
+        json: Box<RawValue>,
+    ) -> Result<Box<RawValue>> {
+        if self.erased.is_empty() {
+            return Ok(json);
+        }
+        let pdu = Pdu::parse(event_id.clone(), json.get())?;
+        let Some(erased_at) = self.erased.get(&pdu.sender).copied() else {
+            return Ok(json);
+        };
+        if is_kept(&pdu) || self.was_there(&pdu.room_id, erased_at).await? {
+            return Ok(json);
+        }
+        let room = self.room(&pdu.room_id).await?;
+        let redacted = matrix::redact_json(json.get(), &room.rules)?;
+        Ok(RawValue::from_string(redacted)?)
+    }
+
+    async fn room(&mut self, room_id: &OwnedRoomId) -> Result<Arc<Room>> {
+        if let Some(room) = self.looked_up.get(room_id) {
+            return Ok(room.clone());
+        }
+        let room = self.rooms.room(room_id).await?;
+        self.looked_up.insert(room_id.clone(), room.clone());
+        Ok(room)
+    }
+
+    /// Returns whether the server was in a room at a position of the journal.
+    async fn was_there(&mut self, room_id: &OwnedRoomId, position: Position) -> Result<bool> {
+        let key = (room_id.clone(), position);
+        if let Some(was_there) = self.was_there.get(&key) {
+            return Ok(*was_there);
+        }
+        let room = self.room(room_id).await?;
+        let stay = room.view().servers.get(self.server).copied();
+        let was_there = match stay {
+            // 0: memory cannot tell since when.
+            Some(stay) if stay.since != 0 => stay.since <= position,
+            _ => {
+                let state = self.rooms.state_at(&room, position).await?;
+                let mut members = state.of_type(&StateEventType::RoomMember);
+                members.any(|pdu| {
+                    pdu.membership() == Some(MembershipState::Join)
+                        && pdu.member().map(UserId::server_name) == Some(self.server)
+                })
+            }
+        };
+        self.was_there.insert(key, was_there);
+        Ok(was_there)
+    }
+}
+
+/// Returns whether a state event stays as it is.
+fn is_kept(pdu: &Pdu) -> bool {
+    if pdu.state_key.is_none() {
+        return false;
+    }
+    let kind = pdu.state_type();
+    let allows_itself = || {
+        let mut fields = KEPT_MEMBER_FIELDS.iter();
+        let content: Result<serde_json::Map<_, _>, Error> =
+            serde_json::from_str(pdu.content.get()).map_err(Error::from);
+        content.is_ok_and(|content| fields.any(|field| content.contains_key(*field)))
+    };
+    KEPT_STATE.contains(&kind) || (kind == StateEventType::RoomMember && allows_itself())
+}

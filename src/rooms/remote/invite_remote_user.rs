@@ -1,0 +1,97 @@
+//! Inviting users of other servers: their server signs the invitation before it comes into the room.
+//!
+//! [Inviting to a room](https://spec.matrix.org/v1.19/server-server-api/#inviting-to-a-room)
+
+use std::sync::Arc;
+
+use ruma::{
+    OwnedEventId, RoomId, UserId,
+    events::{StateEventType, room::member::MembershipState},
+};
+use serde_json::value::RawValue;
+
+use super::make_and_send_join::is_told_to_strangers;
+use crate::{
+    error::{Error, Result},
+    matrix::{Signed, Verified},
+    rooms::{Help, NewEvent, Received, Room, Rooms},
+};
+
+/// An invitation that another server has to take before it comes into the room.
+#[derive(Debug)]
+pub struct DraftInvitation {
+    /// The room.
+    pub room: Arc<Room>,
+    /// The event, signed by this server.
+    pub event: Signed,
+    /// What the invited may know of the room.
+    pub room_state: Vec<Box<RawValue>>,
+}
+
+impl Rooms {
+    /// Makes an invitation for the server of the invited to sign.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Forbidden`] with the rule that refuses it.
+    pub async fn draft_invitation(
+        &self,
+        room_id: &RoomId,
+        event: NewEvent,
+    ) -> Result<DraftInvitation> {
+        let room = self.room_of_member(room_id).await?;
+        // The room goes on while the other server thinks about it: then the invitation stands beside what comes.
+        let tip = room.tip.lock().await.clone();
+        if tip.state.membership(&event.sender) != MembershipState::Join {
+            return Err(Error::forbidden("you are not in this room"));
+        }
+        self.inner.check_invitation(&event).await?;
+        let sender = event.sender.clone();
+        let invited = event.state_key.as_deref();
+        let invited = invited.and_then(|user_id| <&UserId>::try_from(user_id).ok());
+        let server = invited
+            .map_or(self.server_name(), UserId::server_name)
+            .to_owned();
+        let accepted = self.inner.accept(&room, &tip, event).await?;
+        let told = tip
+            .state
+            .iter()
+            .filter(|pdu| is_told_to_strangers(&pdu.state_type()))
+            .filter(|pdu| pdu.state_key.as_deref() == Some(""))
+            .chain(tip.state.get(&StateEventType::RoomMember, sender.as_str()));
+        let told: Vec<OwnedEventId> = told.map(|pdu| pdu.event_id.clone()).collect();
+        Ok(DraftInvitation {
+            event: Signed {
+                event_id: accepted.pdu.event_id,
+                event: RawValue::from_string(accepted.json)?,
+            },
+            room_state: self.jsons(&server, &told).await?,
+            room,
+        })
+    }
+
+    /// Takes an invitation into its room that the server of the invited has signed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Forbidden`] when the room does not allow it any more.
+    pub async fn accept_invitation(&self, invitation: Verified) -> Result<OwnedEventId> {
+        let event_id = invitation.pdu().event_id.clone();
+        // It was made here.
+        let help = Help {
+            is_passed_on: true,
+            ..Help::default()
+        };
+        let received = self.receive(self.server_name(), invitation, help).await?;
+        match received {
+            Received::Accepted => Ok(event_id),
+            Received::Duplicate => self.check_accepted(&event_id).await.map(|()| event_id),
+            Received::SoftFailed(reason) | Received::Rejected(reason) => {
+                Err(Error::Forbidden(reason))
+            }
+            Received::Missing { .. } => Err(Error::Unavailable(
+                "events of the room are missing".to_owned(),
+            )),
+        }
+    }
+}

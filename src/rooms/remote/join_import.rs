@@ -1,0 +1,332 @@
+//! Taking over a room that another server let a user of this one into: its state, and what that rests on.
+//!
+//! [Joining rooms](https://spec.matrix.org/v1.19/server-server-api/#joining-rooms)
+
+use std::sync::{Arc, atomic::Ordering};
+
+use ruma::{
+    OwnedEventId, OwnedServerName, RoomVersionId,
+    events::{StateEventType, TimelineEventType, room::member::MembershipState},
+    room_version_rules::RoomVersionRules,
+};
+use serde::Deserialize;
+use tokio::sync::MutexGuard;
+
+use super::outliers::{self, Checked};
+use crate::{
+    error::{Error, Result},
+    matrix::{self, Resolved, StateMap, Verified},
+    rooms::{
+        Help, Received, Rooms,
+        log::{
+            append::{Accepted, Arrival, Fork, GAP, append},
+            snapshots::{self, Base},
+        },
+        memory::room::{Room, Tip},
+        unread::push_counts::Counting,
+    },
+    storage::{
+        Change, RoomNum,
+        rooms::{graph, room_table},
+    },
+};
+
+/// How often it is tried again because memory was wrong about the room.
+const ATTEMPTS: usize = 3;
+/// State events of a room, and events that these rest on.
+const MAX_EVENTS: usize = 500_000;
+
+/// What a server answers that lets a user into a room.
+#[derive(Debug)]
+pub struct Import {
+    /// The server.
+    pub origin: OwnedServerName,
+    /// The version that the room is said to have.
+    pub version: RoomVersionId,
+    /// The join, as that server signed it.
+    pub join: Verified,
+    /// The state before it.
+    pub state: Vec<Verified>,
+    /// What that state and the join rest on.
+    pub auth_chain: Vec<Verified>,
+}
+
+/// How a join came into its room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Imported {
+    /// The room was taken over.
+    New,
+    /// This server was in it already, or again: the join stands in it as any other event.
+    Known,
+}
+
+#[derive(Deserialize)]
+struct CreateContent {
+    #[serde(default = "first_version")]
+    room_version: RoomVersionId,
+}
+
+fn first_version() -> RoomVersionId {
+    RoomVersionId::V1
+}
+
+/// A state that was checked.
+struct Taken {
+    join: Verified,
+    state: StateMap,
+}
+
+impl Rooms {
+    /// Takes over a room, or comes back into one after a time in which nobody of this server was in it.
+    ///
+    /// State events that the events do not allow by which they say to be allowed are left out.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Forbidden`] when the answer does not allow the join, or is not about the room;
+    /// [`Error::UnsupportedRoomVersion`]; [`Error::TooLarge`].
+    #[tracing::instrument(skip_all, fields(room_id = %import.join.pdu().room_id), err(level = "debug"))]
+    pub async fn import(&self, import: Import) -> Result<Imported> {
+        self.detached(async move |rooms: Rooms| rooms.import_now(import).await)
+            .await
+    }
+
+    async fn import_now(&self, import: Import) -> Result<Imported> {
+        if import.state.len() + import.auth_chain.len() > MAX_EVENTS {
+            return Err(Error::TooLarge("the room has too much state".to_owned()));
+        }
+        let rules = matrix::rules(&import.version).ok_or_else(|| {
+            Error::UnsupportedRoomVersion(format!("version {} is not supported", import.version))
+        })?;
+        self.check_join(&import)?;
+        let (origin, version) = (import.origin.clone(), import.version.clone());
+        let join = import.join.clone();
+        let num = self.known_room(&join.pdu().room_id, &version).await?;
+        let (mut import, mut checked) = (Some(import), None);
+        for _ in 0..ATTEMPTS {
+            let room = self.room_by_number(num).await?;
+            let tip = room.tip.lock().await;
+            if room.is_stale() {
+                continue;
+            }
+            if room.version != version && tip.snapshot != 0 {
+                return Err(Error::forbidden("the room has another version here"));
+            }
+            if !room.view().local_members.is_empty() {
+                drop(tip);
+                return self.join_known(num, &origin, &join).await;
+            }
+            if let Some(import) = import.take() {
+                checked = Some(self.check_state(num, &rules, import).await?);
+            }
+            if room.version != version {
+                self.correct_version(&room, &version).await?;
+                continue;
+            }
+            let Some((state, events)) = checked.take() else {
+                break;
+            };
+            self.store_checked(num, &events.events).await?;
+            drop(events);
+            self.take_over(&room, tip, Taken { join, state }).await?;
+            return Ok(Imported::New);
+        }
+        Err(Error::Unavailable(
+            "the room cannot be joined now".to_owned(),
+        ))
+    }
+
+    /// Notes of which version a room is that this server was never in: whoever told of it before, with an invitation or
+    /// an answer that did not hold, may have said anything.
+    async fn correct_version(&self, room: &Room, version: &RoomVersionId) -> Result<()> {
+        let mut tx = self.inner.db.write().await?;
+        room_table::set_version(&mut tx, room.num, version.as_str()).await?;
+        let position = tx.position();
+        tx.publish(position, Change::Imported { room: room.num });
+        tx.commit().await
+    }
+
+    /// Checks that it is a user of this server who joins.
+    fn check_join(&self, import: &Import) -> Result<()> {
+        let pdu = import.join.pdu();
+        let is_join = pdu.member() == Some(&*pdu.sender)
+            && pdu.membership() == Some(MembershipState::Join)
+            && self.is_local(&pdu.sender);
+        if is_join {
+            return Ok(());
+        }
+        Err(Error::forbidden("that is no join of a user of this server"))
+    }
+
+    /// Returns the number of a room, and notes the room if nobody here has heard of it.
+    pub(crate) async fn known_room(
+        &self,
+        room_id: &ruma::RoomId,
+        version: &RoomVersionId,
+    ) -> Result<RoomNum> {
+        match self.number(room_id).await {
+            Err(Error::NotFound(_)) => {}
+            known => return known,
+        }
+        let mut tx = self.inner.db.write().await?;
+        room_table::insert(&mut tx, room_id.as_str(), version.as_str()).await?;
+        tx.commit().await?;
+        self.number(room_id).await
+    }
+
+    async fn join_known(
+        &self,
+        num: RoomNum,
+        origin: &OwnedServerName,
+        join: &Verified,
+    ) -> Result<Imported> {
+        let (received, _) = self
+            .receive_now(num, origin, join, &Help::default())
+            .await?;
+        match received {
+            Received::Accepted => Ok(Imported::Known),
+            Received::Duplicate => {
+                self.check_accepted(&join.pdu().event_id).await?;
+                Ok(Imported::Known)
+            }
+            Received::SoftFailed(reason) | Received::Rejected(reason) => {
+                Err(Error::Forbidden(reason))
+            }
+            Received::Missing { .. } => Err(Error::Unavailable(
+                "events of the room are missing".to_owned(),
+            )),
+        }
+    }
+
+    /// Checks the state of a room, each event by those that it names, and the join by all of it.
+    async fn check_state(
+        &self,
+        num: RoomNum,
+        rules: &RoomVersionRules,
+        import: Import,
+    ) -> Result<(StateMap, Checked)> {
+        let room_id = &import.join.pdu().room_id;
+        let is_of_room = |event: &Verified| event.pdu().room_id == *room_id;
+        let ids: Vec<OwnedEventId> = import
+            .state
+            .iter()
+            .filter(|event| is_of_room(event))
+            .map(|event| event.pdu().event_id.clone())
+            .collect();
+        let events = import.auth_chain.into_iter().chain(import.state);
+        let events: Vec<Verified> = events
+            .filter(|event| event.pdu().room_id == import.join.pdu().room_id)
+            .collect();
+        let join = std::iter::once(&import.join);
+        let known = self
+            .known_auth_events(num, events.iter().chain(join))
+            .await?;
+        let checked = outliers::check(rules, events, known.clone()).await?;
+        let mut all = known;
+        for (event, status) in &checked.events {
+            let mut pdu = event.pdu().clone();
+            pdu.rejected = *status == crate::storage::rooms::events::Status::Rejected;
+            all.insert(pdu.event_id.clone(), Arc::new(pdu));
+        }
+        let mut state = StateMap::default();
+        for id in ids {
+            let pdu = all.get(&id).filter(|pdu| !pdu.rejected);
+            match pdu {
+                Some(pdu)
+                    if state
+                        .insert(pdu.clone())
+                        .is_some_and(|held| held.event_id != id) =>
+                {
+                    return Err(Error::forbidden("the state says the same thing twice"));
+                }
+                Some(_) => {}
+                None => tracing::debug!(event_id = %id, "a state event is left out"),
+            }
+        }
+        check_create(&state, &import.version)?;
+        let pdu = import.join.pdu();
+        let mut auth_events: Vec<_> = pdu
+            .auth_events
+            .iter()
+            .filter_map(|id| all.get(id).cloned())
+            .collect();
+        auth_events.extend(state.get(&StateEventType::RoomCreate, "").cloned());
+        matrix::authorize_by_auth_events(pdu, rules, &auth_events)?;
+        matrix::authorize(pdu, rules, &state)?;
+        Ok((state, checked))
+    }
+
+    /// Makes a state the room's own, and the join its newest event.
+    async fn take_over(
+        &self,
+        room: &Arc<Room>,
+        tip: MutexGuard<'_, Tip>,
+        taken: Taken,
+    ) -> Result<()> {
+        let mut next = tip.clone();
+        let mut tx = self.inner.db.write().await?;
+        let mut missing = taken.join.pdu().prev_events.clone();
+        let nodes = graph::nodes(&mut tx, missing.iter().map(|id| id.as_str())).await?;
+        missing.retain(|id| {
+            let mut placed = nodes.iter().filter(|node| node.state.is_some());
+            !placed.any(|node| node.event_id == *id)
+        });
+        // Of what was said before, this server may once learn more.
+        tx.leave_room(GAP);
+        let snapshot = tx.position();
+        tx.publish(snapshot, Change::Imported { room: room.num });
+        let resolved = Resolved {
+            keys: next.state.differences(&taken.state),
+            state: taken.state.clone(),
+            after_gap: true,
+        };
+        let resolved = (snapshot, &Arc::new(resolved));
+        snapshots::set_current(&self.inner, &mut tx, room, &mut next, resolved).await?;
+        let pdu = taken.join.pdu().clone();
+        let mut current = taken.state.clone();
+        current.insert(Arc::new(pdu.clone()));
+        let fork = Fork {
+            base: Base::Stored(next.snapshot),
+            before: taken.state,
+            current,
+            extremities: vec![(pdu.event_id.clone(), pdu.reference_hash.clone())],
+            missing,
+            gap_at: Some(snapshot),
+        };
+        let stored_at = snapshots::positions(&mut tx, &[&pdu.event_id]).await?;
+        let accepted = Accepted {
+            json: taken.join.json().to_owned(),
+            counting: Counting::default(),
+            transaction: None,
+            delayed: None,
+            unattended: false,
+            arrival: Some(Arrival {
+                stored_at: stored_at.into_values().next(),
+                goes_out: false,
+                fork: Some(fork),
+            }),
+            pdu,
+        };
+        append(&self.inner, &mut tx, room, &mut next, accepted).await?;
+        let pending = tx.release()?;
+        // Whoever waits for the lock is to load the room anew, and that can be done once it is on disk.
+        let durable = pending.durable().await;
+        room.stale.store(true, Ordering::SeqCst);
+        drop(tip);
+        durable
+    }
+}
+
+/// Checks that a state begins with the creation of a room of this version.
+fn check_create(state: &StateMap, version: &RoomVersionId) -> Result<()> {
+    let create = state.get(&StateEventType::RoomCreate, "");
+    let create = create.filter(|create| create.kind == TimelineEventType::RoomCreate);
+    let create = create.ok_or_else(|| Error::forbidden("the state has no create event"))?;
+    let said: Option<CreateContent> = create.content_as();
+    if said.is_some_and(|said| said.room_version == *version) {
+        return Ok(());
+    }
+    Err(Error::forbidden(
+        "the room has another version than it was said to have",
+    ))
+}

@@ -1,0 +1,343 @@
+//! Letting users of other servers in and out: templates for them to sign, and taking what they signed.
+//!
+//! [Joining rooms](https://spec.matrix.org/v1.19/server-server-api/#joining-rooms)
+
+use std::sync::Arc;
+
+use ruma::{
+    OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, RoomVersionId, ServerName,
+    UInt, UserId,
+    canonical_json::{CanonicalJsonObject, CanonicalJsonValue},
+    events::{
+        StateEventType, TimelineEventType,
+        room::member::{MembershipState, RoomMemberEventContent},
+    },
+    room::AllowRule,
+};
+use serde_json::value::{RawValue, to_raw_value};
+
+use super::receive::check_acl;
+use crate::{
+    error::{Error, Result},
+    matrix::{self, Draft, Site, StateMap, Verified},
+    rooms::{
+        Help, Received, Rooms,
+        memory::room::{Room, Tip},
+        read::join_rules::{authoriser, restriction},
+    },
+};
+
+/// What a user of another server asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handshake {
+    /// To come in.
+    Join,
+    /// To go, to turn an invitation down, or to take a knock back.
+    Leave,
+    /// To be invited.
+    Knock,
+}
+
+/// An event for another server to sign.
+#[derive(Debug)]
+pub struct Offer {
+    /// The version of the room.
+    pub version: RoomVersionId,
+    /// The event, without hashes and signatures.
+    pub event: Box<RawValue>,
+}
+
+/// A user of another server, who asks for something.
+#[derive(Clone, Debug)]
+pub struct Applicant {
+    /// The server that asks.
+    pub origin: OwnedServerName,
+    /// The user.
+    pub user_id: OwnedUserId,
+    /// The room.
+    pub room_id: OwnedRoomId,
+}
+
+impl Handshake {
+    fn membership(self) -> MembershipState {
+        match self {
+            Self::Join => MembershipState::Join,
+            Self::Leave => MembershipState::Leave,
+            Self::Knock => MembershipState::Knock,
+        }
+    }
+}
+
+impl Rooms {
+    /// Makes the event with which a user of another server comes into a room, leaves it, or knocks.
+    ///
+    /// `supported` are the room versions that the other server can handle; empty for all.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] when this server is not in the room; [`Error::IncompatibleRoomVersion`];
+    /// [`Error::Forbidden`] with the rule that refuses it; [`Error::UnableToAuthoriseJoin`] and
+    /// [`Error::UnableToGrantJoin`] where another server may know better.
+    pub async fn make_event(
+        &self,
+        handshake: Handshake,
+        applicant: &Applicant,
+        supported: &[RoomVersionId],
+    ) -> Result<Offer> {
+        if applicant.user_id.server_name() != applicant.origin {
+            return Err(Error::forbidden("the user is not of the server that asks"));
+        }
+        let room = self.resident(&applicant.room_id).await?;
+        if !supported.is_empty() && !supported.contains(&room.version) {
+            return Err(Error::IncompatibleRoomVersion(room.version.clone()));
+        }
+        let tip = room.tip.lock().await.clone();
+        check_acl(&tip.state, &applicant.origin)?;
+        let mut content = RoomMemberEventContent::new(handshake.membership());
+        if handshake == Handshake::Join {
+            content.join_authorized_via_users_server = self
+                .who_lets_in(&room, &tip.state, &applicant.user_id)
+                .await?;
+        }
+        self.offer(&room, &tip, applicant, to_raw_value(&content)?)
+    }
+
+    fn offer(
+        &self,
+        room: &Room,
+        tip: &Tip,
+        applicant: &Applicant,
+        content: Box<RawValue>,
+    ) -> Result<Offer> {
+        let draft = Draft {
+            sender: applicant.user_id.clone(),
+            kind: TimelineEventType::RoomMember,
+            state_key: Some(applicant.user_id.to_string()),
+            content,
+            redacts: None,
+            timestamp: self.inner.clock.now(),
+            event_id: self.inner.new_event_id(&room.rules),
+        };
+        let (prev_events, prev_hashes) = tip.followed();
+        let site = Site {
+            room_id: Some(&room.room_id),
+            rules: &room.rules,
+            state: &tip.state,
+            prev_events: &prev_events,
+            prev_hashes: &prev_hashes,
+            depth: UInt::new_saturating(tip.depth + 1),
+        };
+        Ok(Offer {
+            version: room.version.clone(),
+            event: matrix::template(draft, site)?.event,
+        })
+    }
+
+    /// Returns a room that users of this server are in.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] for any other.
+    pub async fn resident(&self, room_id: &RoomId) -> Result<Arc<Room>> {
+        let room = self.room(room_id).await?;
+        if room.view().local_members.is_empty() {
+            return Err(Error::not_found("this server is not in the room"));
+        }
+        Ok(room)
+    }
+
+    /// Returns the user of this server who lets somebody into a restricted room; `None` where nobody has to.
+    async fn who_lets_in(
+        &self,
+        room: &Room,
+        state: &StateMap,
+        user_id: &UserId,
+    ) -> Result<Option<OwnedUserId>> {
+        let before = state.membership(user_id);
+        if matches!(before, MembershipState::Join | MembershipState::Invite) {
+            return Ok(None);
+        }
+        let Some(restricted) = restriction(room, state) else {
+            return Ok(None);
+        };
+        if !self.meets_condition(room, state, user_id).await? {
+            let mut is_known = false;
+            for rule in &restricted.allow {
+                if let AllowRule::RoomMembership(condition) = rule {
+                    is_known |= self.resident(&condition.room_id).await.is_ok();
+                }
+            }
+            return Err(if is_known || restricted.allow.is_empty() {
+                Error::forbidden("the user is in none of the rooms that would let them in")
+            } else {
+                Error::UnableToAuthoriseJoin(
+                    "this server is in none of the rooms that would let the user in".to_owned(),
+                )
+            });
+        }
+        let authoriser = authoriser(room, state).ok_or_else(|| {
+            Error::UnableToGrantJoin(
+                "nobody of this server who may invite is in the room".to_owned(),
+            )
+        })?;
+        Ok(Some(authoriser))
+    }
+
+    /// Checks an event that another server signed for a user of its own, and signs it, too, where a user of this
+    /// server lets them in. Its signatures are to be verified after.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidParam`] when it is not what was asked for; as [`Rooms::make_event`] else.
+    pub async fn countersign(
+        &self,
+        handshake: Handshake,
+        applicant: &Applicant,
+        mut object: CanonicalJsonObject,
+    ) -> Result<CanonicalJsonObject> {
+        let room = self.resident(&applicant.room_id).await?;
+        let state = room.tip.lock().await.state.clone();
+        check_acl(&state, &applicant.origin)?;
+        check_form(handshake, applicant, &object)?;
+        let content = object
+            .get("content")
+            .and_then(CanonicalJsonValue::as_object);
+        let via = content
+            .and_then(|content| content.get("join_authorised_via_users_server")?.as_str())
+            .and_then(|via| OwnedUserId::try_from(via).ok());
+        if handshake == Handshake::Join
+            && via.is_some_and(|via| self.is_local(&via))
+            && restriction(&room, &state).is_some()
+        {
+            self.who_lets_in(&room, &state, &applicant.user_id).await?;
+            self.inner.key.sign_event(&mut object, &room.rules)?;
+        }
+        Ok(object)
+    }
+
+    /// Takes an event that another server signed for a user of its own into the room; returns the state before it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Forbidden`] with the rule that refuses it; [`Error::InvalidParam`] when it follows events that are not
+    /// here, as no event does that was made here.
+    pub async fn accept_signed(
+        &self,
+        handshake: Handshake,
+        applicant: &Applicant,
+        event: Verified,
+    ) -> Result<StateMap> {
+        let object = serde_json::from_str(event.json())?;
+        check_form(handshake, applicant, &object)?;
+        let room = self.resident(&applicant.room_id).await?;
+        let (num, origin) = (room.num, applicant.origin.clone());
+        let id = event.pdu().event_id.clone();
+        let help = Help {
+            is_passed_on: true,
+            ..Help::default()
+        };
+        let taken = self
+            .detached(async move |rooms: Rooms| {
+                rooms.receive_now(num, &origin, &event, &help).await
+            })
+            .await?;
+        match taken {
+            (Received::Accepted, before) => Ok(before),
+            (Received::Duplicate, _) => {
+                self.check_accepted(&id).await?;
+                self.state_before_event(&room, &id).await
+            }
+            (Received::SoftFailed(reason) | Received::Rejected(reason), _) => {
+                Err(Error::Forbidden(reason))
+            }
+            (Received::Missing { .. }, _) => Err(Error::invalid_param(
+                "the event names events that are not known here",
+            )),
+        }
+    }
+}
+
+/// Checks that an event is what a user of another server asked for.
+fn check_form(
+    handshake: Handshake,
+    applicant: &Applicant,
+    object: &CanonicalJsonObject,
+) -> Result<()> {
+    let text = |field: &str| object.get(field).and_then(CanonicalJsonValue::as_str);
+    let content = object
+        .get("content")
+        .and_then(CanonicalJsonValue::as_object);
+    let membership = content.and_then(|content| content.get("membership")?.as_str());
+    let user_id = Some(applicant.user_id.as_str());
+    let is_right = text("type") == Some("m.room.member")
+        && membership == Some(handshake.membership().as_str())
+        && text("room_id") == Some(applicant.room_id.as_str())
+        && text("sender") == user_id
+        && text("state_key") == user_id
+        && applicant.user_id.server_name() == applicant.origin;
+    if is_right {
+        return Ok(());
+    }
+    Err(Error::invalid_param(
+        "the event is not what the server may send for its user",
+    ))
+}
+
+/// The state of a room that whoever is not in it may know, and the servers that are: for those who knock.
+pub(crate) fn is_told_to_strangers(kind: &StateEventType) -> bool {
+    matches!(
+        kind,
+        StateEventType::RoomCreate
+            | StateEventType::RoomName
+            | StateEventType::RoomAvatar
+            | StateEventType::RoomTopic
+            | StateEventType::RoomJoinRules
+            | StateEventType::RoomCanonicalAlias
+            | StateEventType::RoomEncryption
+    )
+}
+
+impl Rooms {
+    /// Returns what of a room's state whoever knocks may know.
+    ///
+    /// [Stripped state](https://spec.matrix.org/v1.19/client-server-api/#stripped-state)
+    pub fn knock_state(&self, state: &StateMap) -> Vec<Box<RawValue>> {
+        let told = state
+            .iter()
+            .filter(|pdu| is_told_to_strangers(&pdu.state_type()));
+        let told = told.filter(|pdu| pdu.state_key.as_deref() == Some(""));
+        told.map(|pdu| matrix::stripped(pdu)).collect()
+    }
+
+    /// Returns which events of a room's state whoever knocks, or is invited, may know.
+    pub fn told_to_strangers(&self, state: &StateMap) -> Vec<OwnedEventId> {
+        let told = state.iter().filter(|pdu| {
+            pdu.state_key.as_deref() == Some("") && is_told_to_strangers(&pdu.state_type())
+        });
+        told.map(|pdu| pdu.event_id.clone()).collect()
+    }
+
+    /// Checks that another server is in a room that this server is in, and not shut out.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Forbidden`] when it is not; [`Error::NotFound`] when this server is not.
+    pub async fn shared_room(&self, origin: &ServerName, room_id: &RoomId) -> Result<Arc<Room>> {
+        let room = self.room_open_to(origin, room_id).await?;
+        if !room.view().servers.contains_key(origin) {
+            return Err(Error::forbidden(format!("{origin} is not in the room")));
+        }
+        Ok(room)
+    }
+
+    /// Returns a room that this server is in, and that does not shut out another.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Forbidden`] when it does; [`Error::NotFound`] when this server is not in it.
+    pub async fn room_open_to(&self, origin: &ServerName, room_id: &RoomId) -> Result<Arc<Room>> {
+        let room = self.resident(room_id).await?;
+        check_acl(&room.view().state, origin)?;
+        Ok(room)
+    }
+}

@@ -1,0 +1,50 @@
+//! What whoever fetches missing events of a room has to know: where the room stands, and what of it is here.
+
+use std::collections::HashSet;
+
+use ruma::OwnedEventId;
+
+use crate::{
+    error::Result,
+    rooms::{Rooms, memory::room::Room},
+    storage::rooms::graph,
+};
+
+/// Ids in one query.
+const CHUNK: usize = 500;
+
+impl Rooms {
+    /// Returns the events of a room that no other event follows yet.
+    pub async fn forward_extremities(&self, room: &Room) -> Result<Vec<OwnedEventId>> {
+        let room = self.room_by_number(room.num).await?;
+        let tip = room.tip.lock().await;
+        Ok(tip.forward_extremities.clone())
+    }
+
+    /// Returns those of some events that are not stored.
+    pub async fn unknown(&self, ids: &[OwnedEventId]) -> Result<Vec<OwnedEventId>> {
+        let mut known: HashSet<String> = HashSet::with_capacity(ids.len());
+        for chunk in ids.chunks(CHUNK) {
+            let mut conn = self.inner.db.read().await?;
+            let rows = graph::positions(&mut conn, chunk.iter().map(|id| id.as_str())).await?;
+            known.extend(rows.into_iter().map(|(id, _, _)| id));
+        }
+        let unknown = ids.iter().filter(|id| !known.contains(id.as_str()));
+        Ok(unknown.cloned().collect())
+    }
+
+    /// Returns those of some events that are in a room, with the state after them.
+    pub async fn placed(&self, room: &Room, ids: &[OwnedEventId]) -> Result<HashSet<OwnedEventId>> {
+        let mut placed: HashSet<String> = HashSet::new();
+        for chunk in ids.chunks(CHUNK) {
+            let mut conn = self.inner.db.read().await?;
+            let nodes = graph::nodes(&mut conn, chunk.iter().map(|id| id.as_str())).await?;
+            let nodes = nodes
+                .into_iter()
+                .filter(|node| node.room == room.num && node.state_after.is_some());
+            placed.extend(nodes.map(|node| node.event_id));
+        }
+        let is_placed = |id: &&OwnedEventId| placed.contains(id.as_str());
+        Ok(ids.iter().filter(is_placed).cloned().collect())
+    }
+}

@@ -1,0 +1,235 @@
+//! Events that are known without a place: those by which others are allowed, and states that another server tells.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use ruma::{OwnedEventId, events::TimelineEventType, room_version_rules::RoomVersionRules};
+
+use crate::{
+    error::{Error, Result},
+    matrix::{self, KnownEvents, Pdu, Verified},
+    rooms::{Rooms, memory::room::Room},
+    storage::{
+        RoomNum, WriteTx,
+        rooms::{
+            events::Status,
+            graph::{self, Outlier as Row},
+        },
+    },
+};
+
+/// Outliers stored in one turn of the journal.
+const CHUNK: usize = 500;
+
+/// What became of an event that was to be stored as an outlier.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outlier {
+    /// It is allowed by the events that it names.
+    Accepted,
+    /// It is not, for this reason.
+    Rejected(String),
+    /// It was not stored: these of the events that it names are neither here nor among those that came with it.
+    Missing(Vec<OwnedEventId>),
+}
+
+/// Events that came together, in an order in which each follows those that allow it.
+pub(crate) struct Checked {
+    /// Those that can be stored.
+    pub(crate) events: Vec<(Verified, Status)>,
+    /// What became of each.
+    pub(crate) outcomes: BTreeMap<OwnedEventId, Outlier>,
+}
+
+impl Rooms {
+    /// Stores events of a room without a place, as far as it can be told whether they are allowed.
+    ///
+    /// Events that are known already stay as they are.
+    pub async fn store_outliers(
+        &self,
+        room: &Room,
+        events: Vec<Verified>,
+    ) -> Result<BTreeMap<OwnedEventId, Outlier>> {
+        let create = room
+            .view()
+            .state
+            .get(&ruma::events::StateEventType::RoomCreate, "")
+            .cloned();
+        let mut known = self.known_auth_events(room.num, &events).await?;
+        known.extend(create.map(|create| (create.event_id.clone(), create)));
+        let checked = check(&room.rules, events, known).await?;
+        self.store_checked(room.num, &checked.events).await?;
+        Ok(checked.outcomes)
+    }
+
+    /// Returns the events that allow others, as far as they are stored, and those of the others that are.
+    pub(crate) async fn known_auth_events(
+        &self,
+        room: RoomNum,
+        events: impl IntoIterator<Item = &Verified>,
+    ) -> Result<KnownEvents> {
+        let mut ids: HashSet<OwnedEventId> = HashSet::new();
+        for event in events {
+            ids.insert(event.pdu().event_id.clone());
+            ids.extend(event.pdu().auth_events.iter().cloned());
+        }
+        let ids: Vec<OwnedEventId> = ids.into_iter().collect();
+        let mut known = KnownEvents::new();
+        for chunk in ids.chunks(CHUNK) {
+            let nodes = {
+                let mut conn = self.inner.db.read().await?;
+                graph::nodes(&mut conn, chunk.iter().map(|id| id.as_str())).await?
+            };
+            for node in nodes.into_iter().filter(|node| node.room == room) {
+                let pdu = crate::rooms::log::resolution::pdu_of(node)?;
+                known.insert(pdu.event_id.clone(), pdu);
+            }
+        }
+        Ok(known)
+    }
+
+    /// Stores outliers, some at a time: they change nothing yet, so a crash in between does no harm.
+    pub(crate) async fn store_checked(
+        &self,
+        room: RoomNum,
+        events: &[(Verified, Status)],
+    ) -> Result<()> {
+        for chunk in events.chunks(CHUNK) {
+            let mut tx = self.inner.db.write().await?;
+            store(&mut tx, room, chunk).await?;
+            tx.commit().await?;
+        }
+        Ok(())
+    }
+}
+
+/// Checks events by the events that they name, those first that others name: many take their time, in which others go
+/// on.
+pub(crate) async fn check(
+    rules: &RoomVersionRules,
+    events: Vec<Verified>,
+    known: KnownEvents,
+) -> Result<Checked> {
+    let rules = rules.clone();
+    tokio::task::spawn_blocking(move || check_all(&rules, events, known))
+        .await
+        .map_err(|source| Error::internal("check events", source))
+}
+
+fn check_all(rules: &RoomVersionRules, events: Vec<Verified>, mut known: KnownEvents) -> Checked {
+    let mut outcomes = BTreeMap::new();
+    let mut accepted = Vec::with_capacity(events.len());
+    for event in in_auth_order(events) {
+        let pdu = event.pdu();
+        if let Some(stored) = known.get(&pdu.event_id) {
+            let outcome = if stored.rejected {
+                Outlier::Rejected("it was rejected before".to_owned())
+            } else {
+                Outlier::Accepted
+            };
+            outcomes.insert(pdu.event_id.clone(), outcome);
+            continue;
+        }
+        let needed = pdu.auth_events.iter().cloned().chain(create_of(rules, pdu));
+        let missing: Vec<OwnedEventId> = needed.filter(|id| !known.contains_key(id)).collect();
+        if !missing.is_empty() {
+            outcomes.insert(pdu.event_id.clone(), Outlier::Missing(missing));
+            continue;
+        }
+        let outcome = match allowed(rules, pdu, &known) {
+            Ok(()) => Outlier::Accepted,
+            Err(error) => Outlier::Rejected(error.to_string()),
+        };
+        let mut stored = pdu.clone();
+        stored.rejected = outcome != Outlier::Accepted;
+        let status = if stored.rejected {
+            Status::Rejected
+        } else {
+            Status::Accepted
+        };
+        known.insert(pdu.event_id.clone(), stored.into());
+        outcomes.insert(pdu.event_id.clone(), outcome);
+        accepted.push((event, status));
+    }
+    Checked {
+        events: accepted,
+        outcomes,
+    }
+}
+
+fn allowed(rules: &RoomVersionRules, pdu: &Pdu, known: &KnownEvents) -> Result<()> {
+    let needed = pdu.auth_events.iter().cloned().chain(create_of(rules, pdu));
+    let auth_events: Vec<_> = needed.filter_map(|id| known.get(&id).cloned()).collect();
+    matrix::authorize_by_auth_events(pdu, rules, &auth_events)
+}
+
+/// Returns the create event of the room, where events rest on it without naming it.
+fn create_of(rules: &RoomVersionRules, pdu: &Pdu) -> Option<OwnedEventId> {
+    let is_unnamed = rules.authorization.room_create_event_id_as_room_id
+        && pdu.kind != TimelineEventType::RoomCreate;
+    let id = is_unnamed.then(|| format!("${}", pdu.room_id.strip_sigil()))?;
+    OwnedEventId::try_from(id).ok()
+}
+
+/// Returns events so that each stands after those among them that it names.
+fn in_auth_order(events: Vec<Verified>) -> Vec<Verified> {
+    let mut waiting: HashMap<OwnedEventId, Verified> = HashMap::with_capacity(events.len());
+    let mut ids = Vec::with_capacity(events.len());
+    for event in events {
+        let id = event.pdu().event_id.clone();
+        ids.push((
+            event.pdu().kind != TimelineEventType::RoomCreate,
+            id.clone(),
+        ));
+        waiting.insert(id, event);
+    }
+    // Since version 12, nobody names the create event, on which all rest.
+    ids.sort_by_key(|(is_later, _)| *is_later);
+    let mut ordered = Vec::with_capacity(waiting.len());
+    let mut begun: HashSet<OwnedEventId> = HashSet::new();
+    for (_, id) in ids {
+        let mut stack = vec![id];
+        while let Some(id) = stack.last().cloned() {
+            let Some(event) = waiting.get(&id) else {
+                stack.pop();
+                continue;
+            };
+            if begun.insert(id.clone()) {
+                let auth_events = event.pdu().auth_events.iter();
+                stack.extend(auth_events.filter(|id| waiting.contains_key(*id)).cloned());
+                continue;
+            }
+            stack.pop();
+            ordered.extend(waiting.remove(&id));
+        }
+    }
+    ordered
+}
+
+async fn store(tx: &mut WriteTx, room: RoomNum, events: &[(Verified, Status)]) -> Result<()> {
+    let kinds: Vec<String> = events
+        .iter()
+        .map(|(event, _)| event.pdu().kind.to_string())
+        .collect();
+    let mut texts: Vec<&str> = kinds.iter().map(String::as_str).collect();
+    for (event, _) in events {
+        texts.push(event.pdu().sender.as_str());
+        texts.extend(event.pdu().state_key.as_deref());
+    }
+    let numbers = tx.intern_all(&texts).await?;
+    let number = |text: &str| numbers.get(text).copied().unwrap_or_default();
+    let mut rows = Vec::with_capacity(events.len());
+    for ((event, status), kind) in events.iter().zip(&kinds) {
+        let pdu = event.pdu();
+        rows.push(Row {
+            position: tx.position(),
+            room,
+            event_id: pdu.event_id.as_str(),
+            kind: number(kind),
+            state_key: pdu.state_key.as_deref().map(number),
+            sender: number(pdu.sender.as_str()),
+            status: *status,
+            origin_server_ts: pdu.origin_server_ts.0.into(),
+            json: event.json(),
+        });
+    }
+    graph::insert_outliers(tx, &rows).await
+}

@@ -1,0 +1,414 @@
+//! What the rules say about an event, given what is known of its room.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
+
+use ruma::{
+    EventId, OwnedEventId,
+    events::{StateEventType, TimelineEventType},
+};
+
+use super::{
+    Help, Received,
+    forks::{self, Followed},
+};
+pub(crate) use crate::rooms::memory::recent_events::After;
+use crate::{
+    error::{Error, Result},
+    matrix::{self, Pdu, StateMap, Verified},
+    rooms::{
+        Rooms,
+        log::{append::Fork, resolution::pdu_of, snapshots::Base},
+        memory::{
+            load::state_map,
+            room::{Room, Tip},
+        },
+    },
+    storage::rooms::{
+        events::Status,
+        gaps,
+        graph::{self, Node},
+    },
+};
+
+/// How closely it is looked whether an event is known, and what it follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// If it follows the tip, nothing is read: whether it is known shows when it is stored.
+    AtTheTip,
+    /// All that it names is looked for.
+    Around,
+}
+
+/// What came of judging an event.
+pub(crate) enum Judgement {
+    Judged(Box<Judged>),
+    Known,
+    Missing {
+        prev: Vec<OwnedEventId>,
+        auth: Vec<OwnedEventId>,
+    },
+}
+
+/// What the rules say about an event.
+#[derive(Debug)]
+pub(crate) enum Verdict {
+    Accepted,
+    SoftFailed(String),
+    Rejected(String),
+}
+
+/// An event that was judged, and where it stands.
+#[derive(Debug)]
+pub(crate) struct Judged {
+    pub(crate) verdict: Verdict,
+    /// The snapshot of the state before it.
+    pub(crate) base: Base,
+    pub(crate) before: StateMap,
+    /// The position at which it is stored already, without a place.
+    pub(crate) stored_at: Option<i64>,
+    /// Where it stands, if it does not follow the tip.
+    pub(crate) fork: Option<Fork>,
+    /// For history: the place in the timeline before which it belongs.
+    pub(crate) gap: Option<i64>,
+    /// The events that it follows and that nobody here has.
+    pub(crate) missing: Vec<OwnedEventId>,
+    /// It is stored with the same verdict.
+    pub(crate) is_as_it_was: bool,
+}
+
+impl Judged {
+    pub(crate) fn received(&self) -> Received {
+        match &self.verdict {
+            Verdict::Accepted => Received::Accepted,
+            Verdict::SoftFailed(reason) => Received::SoftFailed(reason.clone()),
+            Verdict::Rejected(reason) => Received::Rejected(reason.clone()),
+        }
+    }
+
+    fn at_the_tip(tip: &Tip, verdict: Verdict) -> Self {
+        Self {
+            verdict,
+            base: Base::Stored(tip.snapshot),
+            before: tip.state.clone(),
+            stored_at: None,
+            fork: None,
+            gap: None,
+            missing: Vec::new(),
+            is_as_it_was: false,
+        }
+    }
+}
+
+/// What is stored of the events that an event names.
+struct Surroundings {
+    own: Option<Node>,
+    nodes: BTreeMap<OwnedEventId, Node>,
+    auth_events: Vec<Arc<Pdu>>,
+}
+
+impl Rooms {
+    /// Judges an event by the rules.
+    pub(crate) async fn judge(
+        &self,
+        room: &Room,
+        tip: &Tip,
+        (event, help): (&Verified, &Help),
+        look: Look,
+    ) -> Result<Judgement> {
+        let pdu = event.pdu();
+        if pdu.room_id != room.room_id {
+            return Err(Error::BadJson("the event is of another room".to_owned()));
+        }
+        let known = tip.lately.get(&pdu.event_id);
+        if known.is_some_and(|known| known.status != Status::Rejected) {
+            return Ok(Judgement::Known);
+        }
+        if look == Look::AtTheTip
+            && known.is_none()
+            && help.state_before.is_none()
+            && let Some(judged) = judge_at_the_tip(room, tip, pdu, help)
+        {
+            return Ok(Judgement::Judged(judged.into()));
+        }
+        self.judge_around(room, tip, (event, help)).await
+    }
+
+    async fn judge_around(
+        &self,
+        room: &Room,
+        tip: &Tip,
+        (event, help): (&Verified, &Help),
+    ) -> Result<Judgement> {
+        let pdu = event.pdu();
+        self.settle(room).await?;
+        let around = self.surroundings(room, tip, pdu).await?;
+        if around.own.as_ref().is_some_and(is_settled) {
+            return Ok(Judgement::Known);
+        }
+        let auth = missing_auth(pdu, &around);
+        let followed = self.followed(tip, pdu, &around).await?;
+        let prev = if help.state_before.is_some() {
+            Vec::new()
+        } else {
+            followed.missing.clone()
+        };
+        if !prev.is_empty() || (!auth.is_empty() && !help.auth_events_are_lost) {
+            return Ok(Judgement::Missing { prev, auth });
+        }
+        let refused = match auth.first() {
+            Some(lost) => Some(format!("the event {lost}, which should allow it, is lost")),
+            None => refusal(matrix::authorize_by_auth_events(
+                pdu,
+                &room.rules,
+                &around.auth_events,
+            ))?,
+        };
+        let refused = refused.or_else(|| second_create(tip, pdu));
+        let gap = self.gap_of(room, pdu).await?;
+        let mut judged = match refused {
+            // 4. Passes authorisation rules based on the event's auth events, otherwise it is rejected.
+            Some(reason) => rejected(followed, reason),
+            None => {
+                self.judge_in_place(room, tip, (pdu, help, gap), followed)
+                    .await?
+            }
+        };
+        judged.gap = gap;
+        if let Some(own) = around.own {
+            let is_rejected = matches!(judged.verdict, Verdict::Rejected(_));
+            judged.is_as_it_was = is_rejected && own.status() == Status::Rejected;
+            judged.stored_at = Some(own.position);
+        }
+        Ok(Judgement::Judged(judged.into()))
+    }
+
+    /// Judges an event by the state before it and the state of the room.
+    async fn judge_in_place(
+        &self,
+        room: &Room,
+        tip: &Tip,
+        (pdu, help, gap): (&Pdu, &Help, Option<i64>),
+        followed: Followed,
+    ) -> Result<Judged> {
+        let missing = followed.missing.clone();
+        let (base, before) = match &help.state_before {
+            Some(ids) => {
+                let state = self.given_state(room, ids).await?;
+                (Base::of_change((tip.snapshot, &tip.state), &state), state)
+            }
+            None => self.state_before(room, tip, pdu, &followed).await?,
+        };
+        let mut judged = Judged {
+            base,
+            before,
+            missing,
+            ..Judged::at_the_tip(tip, Verdict::Accepted)
+        };
+        // 5. Passes authorisation rules based on the state before the event, otherwise it is rejected.
+        if let Some(reason) = refusal(matrix::authorize(pdu, &room.rules, &judged.before))? {
+            judged.verdict = Verdict::Rejected(reason);
+            return Ok(judged);
+        }
+        if gap.is_some() {
+            // What was said long ago is not measured by what holds now.
+            return Ok(judged);
+        }
+        // 6. Passes authorisation rules based on the current state of the room, otherwise it is "soft failed".
+        judged.verdict = by_current_state(room, tip, pdu, help)?;
+        if matches!(judged.verdict, Verdict::Accepted) {
+            judged.fork = self.fork(room, tip, pdu, (&judged, &followed)).await?;
+            if judged.fork.is_none() {
+                let reason = "too many events stand side by side in the room";
+                judged.verdict = Verdict::SoftFailed(reason.to_owned());
+            }
+        }
+        Ok(judged)
+    }
+
+    async fn surroundings(&self, room: &Room, tip: &Tip, pdu: &Pdu) -> Result<Surroundings> {
+        let create = tip.state.get(&StateEventType::RoomCreate, "").cloned();
+        let mut ids: BTreeSet<&EventId> = BTreeSet::from([&*pdu.event_id]);
+        ids.extend(pdu.auth_events.iter().map(|id| &**id));
+        let prev_events = pdu.prev_events.iter().map(|id| &**id);
+        ids.extend(prev_events.filter(|id| tip.lately.get(id).is_none()));
+        let nodes = {
+            let mut conn = self.inner.db.read().await?;
+            graph::nodes(&mut conn, ids.iter().map(|id| id.as_str())).await?
+        };
+        let mut around = Surroundings {
+            own: None,
+            nodes: BTreeMap::new(),
+            auth_events: create.into_iter().collect(),
+        };
+        for node in nodes {
+            // An event of another room is as good as none.
+            if node.room != room.num {
+                if node.event_id == pdu.event_id.as_str() {
+                    // In versions 1 and 2, in which the sender chooses it.
+                    return Err(Error::forbidden("an event of another room has the same id"));
+                }
+                continue;
+            }
+            let id = OwnedEventId::try_from(node.event_id.as_str())
+                .map_err(|source| Error::internal("read an event id", source))?;
+            if pdu.auth_events.contains(&id) {
+                around.auth_events.push(pdu_of(node.clone())?);
+            }
+            if id == pdu.event_id {
+                around.own = Some(node);
+            } else {
+                around.nodes.insert(id, node);
+            }
+        }
+        Ok(around)
+    }
+
+    /// Returns what is known of the events that an event follows.
+    async fn followed(&self, tip: &Tip, pdu: &Pdu, around: &Surroundings) -> Result<Followed> {
+        let mut followed = Followed::default();
+        let mut seen = HashSet::new();
+        for id in pdu.prev_events.iter().filter(|id| seen.insert(*id)) {
+            if let Some(after) = tip.lately.get(id) {
+                followed.afters.push(after.clone());
+                continue;
+            }
+            let after = around.nodes.get(id).cloned();
+            match after.and_then(|node| Some((node.state_after?, node))) {
+                Some((snapshot, node)) => {
+                    followed.afters.push(self.after(tip, snapshot, node).await?);
+                }
+                None => followed.missing.push(id.clone()),
+            }
+        }
+        Ok(followed)
+    }
+
+    /// Returns what stands after a stored event.
+    pub(crate) async fn after(&self, tip: &Tip, snapshot: i64, node: Node) -> Result<After> {
+        let state = if snapshot == tip.snapshot {
+            tip.state.clone()
+        } else {
+            let mut conn = self.inner.db.read().await?;
+            state_map(&mut conn, snapshot).await?
+        };
+        Ok(After {
+            status: node.status(),
+            snapshot,
+            state,
+            prev_events: pdu_of(node)?.prev_events.clone(),
+        })
+    }
+
+    /// Returns the state that another server gave; of two events for the same, the latter counts.
+    async fn given_state(&self, room: &Room, ids: &[OwnedEventId]) -> Result<StateMap> {
+        let mut events: HashMap<OwnedEventId, Arc<Pdu>> = HashMap::with_capacity(ids.len());
+        for pdu in self.auth_chain_events(ids).await? {
+            events.insert(pdu.event_id.clone(), pdu);
+        }
+        let mut state = StateMap::default();
+        for id in ids {
+            let pdu = events.get(id).ok_or_else(|| {
+                Error::not_found("not all of the state before the event is known")
+            })?;
+            if pdu.room_id == room.room_id && !pdu.rejected && pdu.state_key.is_some() {
+                state.insert(pdu.clone());
+            }
+        }
+        Ok(state)
+    }
+
+    async fn gap_of(&self, room: &Room, pdu: &Pdu) -> Result<Option<i64>> {
+        let mut conn = self.inner.db.read().await?;
+        let gap = gaps::among(&mut conn, room.num, [pdu.event_id.as_str()]).await?;
+        Ok(gap.into_iter().next().map(|(_, place)| place))
+    }
+}
+
+/// Judges an event that follows the tip, and that the present state names all events for that should allow it.
+fn judge_at_the_tip(room: &Room, tip: &Tip, pdu: &Pdu, help: &Help) -> Option<Judged> {
+    if !forks::is_same_set(&pdu.prev_events, &tip.forward_extremities)
+        || pdu.kind == TimelineEventType::RoomCreate
+    {
+        return None;
+    }
+    let types = matrix::auth_types(pdu, &room.rules).ok()?;
+    let mut auth_events: Vec<Arc<Pdu>> = types
+        .iter()
+        .filter_map(|(kind, key)| tip.state.get(kind, key).cloned())
+        .collect();
+    let is_known = |id: &OwnedEventId| auth_events.iter().any(|event| event.event_id == *id);
+    if !pdu.auth_events.iter().all(is_known) {
+        return None;
+    }
+    auth_events.extend(tip.state.get(&StateEventType::RoomCreate, "").cloned());
+    let by_auth_events = matrix::authorize_by_auth_events(pdu, &room.rules, &auth_events);
+    let checked = by_auth_events.and_then(|()| matrix::authorize(pdu, &room.rules, &tip.state));
+    let verdict = match refusal(checked).ok()? {
+        Some(reason) => Verdict::Rejected(reason),
+        // The state before it is that of the room, so that only the policy server can make it fail softly.
+        None => by_current_state(room, tip, pdu, help).ok()?,
+    };
+    Some(Judged::at_the_tip(tip, verdict))
+}
+
+fn by_current_state(room: &Room, tip: &Tip, pdu: &Pdu, help: &Help) -> Result<Verdict> {
+    if let Some(reason) = refusal(matrix::authorize(pdu, &room.rules, &tip.state))? {
+        return Ok(Verdict::SoftFailed(reason));
+    }
+    // 7. Is validated by the Policy Server, if the room is using a Policy Server, otherwise it is "soft failed".
+    Ok(if help.is_not_recommended {
+        Verdict::SoftFailed("the policy server of the room does not recommend it".to_owned())
+    } else {
+        Verdict::Accepted
+    })
+}
+
+/// Returns why the rules refuse an event; other errors stay errors.
+fn refusal(checked: Result<()>) -> Result<Option<String>> {
+    match checked {
+        Ok(()) => Ok(None),
+        Err(Error::Forbidden(reason) | Error::BadJson(reason)) => Ok(Some(reason)),
+        Err(error) => Err(error),
+    }
+}
+
+/// A room begins once.
+fn second_create(tip: &Tip, pdu: &Pdu) -> Option<String> {
+    let first = tip.state.get(&StateEventType::RoomCreate, "");
+    let is_other = first.is_none_or(|first| first.event_id != pdu.event_id);
+    (is_other && pdu.kind == TimelineEventType::RoomCreate)
+        .then(|| "the room exists already".to_owned())
+}
+
+/// An event that is rejected changes no state: those that follow it stand where it would.
+fn rejected(followed: Followed, reason: String) -> Judged {
+    let verdict = Verdict::Rejected(reason);
+    let mut afters = followed.afters.into_iter();
+    let only = match (afters.next(), followed.missing.is_empty()) {
+        (Some(first), true) if afters.all(|after| after.snapshot == first.snapshot) => Some(first),
+        _ => None,
+    };
+    let snapshot = only.as_ref().map_or(0, |after| after.snapshot);
+    Judged {
+        base: Base::Stored(snapshot),
+        before: only.map(|after| after.state).unwrap_or_default(),
+        ..Judged::at_the_tip(&Tip::default(), verdict)
+    }
+}
+
+/// Returns whether there is nothing more to say about an event: it is neither an outlier, nor was it rejected.
+fn is_settled(node: &Node) -> bool {
+    node.state.is_some() && node.status() != Status::Rejected
+}
+
+fn missing_auth(pdu: &Pdu, around: &Surroundings) -> Vec<OwnedEventId> {
+    let is_known = |id: &&OwnedEventId| {
+        let mut known = around.auth_events.iter();
+        known.any(|event| event.event_id == **id)
+    };
+    let missing = pdu.auth_events.iter().filter(|id| !is_known(id));
+    missing.cloned().collect()
+}

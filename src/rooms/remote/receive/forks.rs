@@ -1,0 +1,213 @@
+//! Where an event stands that does not follow all that the room knows, and what becomes of the room's state.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+
+use ruma::OwnedEventId;
+
+use super::checks::{After, Judged};
+use crate::{
+    error::Result,
+    matrix::{Pdu, StateMap},
+    rooms::{
+        Rooms,
+        log::{append::Fork, resolution::pdu_of, snapshots::Base},
+        memory::room::{NAMED, Room, Tip},
+    },
+    storage::rooms::{events::Status, graph},
+};
+
+/// Lines of events that a room follows side by side. Of those with the same state, one will do where there are more than
+/// an event can name; the others change nothing.
+const MAX_LINES: usize = 50;
+/// Events that were not accepted, looked through for what an event follows by way of them.
+const MAX_REFUSED: usize = 100;
+
+/// A line of events that others do not follow yet, by its last one.
+struct Line {
+    id: OwnedEventId,
+    hash: Option<String>,
+    after: Option<After>,
+}
+
+/// What is known of the events that an event follows.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Followed {
+    pub(crate) afters: Vec<After>,
+    /// Those of which the state after them is not known.
+    pub(crate) missing: Vec<OwnedEventId>,
+}
+
+/// Returns whether two lists name the same events.
+pub(crate) fn is_same_set(one: &[OwnedEventId], other: &[OwnedEventId]) -> bool {
+    one.iter().all(|id| other.contains(id)) && other.iter().all(|id| one.contains(id))
+}
+
+impl Rooms {
+    /// Returns the state before an event, and how that is to be stored.
+    pub(crate) async fn state_before(
+        &self,
+        room: &Room,
+        tip: &Tip,
+        pdu: &Pdu,
+        followed: &Followed,
+    ) -> Result<(Base, StateMap)> {
+        if is_same_set(&pdu.prev_events, &tip.forward_extremities) {
+            return Ok((Base::Stored(tip.snapshot), tip.state.clone()));
+        }
+        let afters = distinct(followed.afters.clone());
+        let Some(first) = afters.first().cloned() else {
+            return Ok((Base::Stored(0), StateMap::default()));
+        };
+        if afters.len() == 1 {
+            return Ok((Base::Stored(first.snapshot), first.state));
+        }
+        let sets = afters.into_iter().map(|after| after.state).collect();
+        let state = self.resolve_states(&room.rules, sets).await?;
+        Ok((
+            Base::of_change((first.snapshot, &first.state), &state),
+            state,
+        ))
+    }
+
+    /// Returns what becomes of a room when an event is accepted into it; `None` where too many others stand beside it.
+    pub(crate) async fn fork(
+        &self,
+        room: &Room,
+        tip: &Tip,
+        pdu: &Pdu,
+        (judged, followed): (&Judged, &Followed),
+    ) -> Result<Option<Fork>> {
+        let covered = self.covered(tip, pdu, followed).await?;
+        let mut lines = self.lines_beside(tip, &covered).await?;
+        thin_out(&mut lines);
+        if lines.len() >= MAX_LINES {
+            return Ok(None);
+        }
+        let current = self.current_state(room, (pdu, judged), &lines).await?;
+        let lines = lines.into_iter().map(|line| (line.id, line.hash));
+        let own = (pdu.event_id.clone(), pdu.reference_hash.clone());
+        Ok(Some(Fork {
+            base: judged.base.clone(),
+            before: judged.before.clone(),
+            current,
+            extremities: lines.chain([own]).collect(),
+            missing: judged.missing.clone(),
+            gap_at: None,
+        }))
+    }
+
+    /// Returns the events that an event follows: by name, or by way of some that were not accepted and so are no
+    /// extremities themselves.
+    async fn covered(
+        &self,
+        tip: &Tip,
+        pdu: &Pdu,
+        followed: &Followed,
+    ) -> Result<HashSet<OwnedEventId>> {
+        let mut covered: HashSet<OwnedEventId> = pdu.prev_events.iter().cloned().collect();
+        let refused = |after: &After| after.status != Status::Accepted;
+        let mut next: VecDeque<OwnedEventId> = followed
+            .afters
+            .iter()
+            .filter(|after| refused(after))
+            .flat_map(|after| after.prev_events.iter().cloned())
+            .collect();
+        for _ in 0..MAX_REFUSED {
+            let Some(id) = next.pop_front() else { break };
+            if !covered.insert(id.clone()) || tip.forward_extremities.contains(&id) {
+                continue;
+            }
+            if let Some(after) = tip.lately.get(&id) {
+                if refused(after) {
+                    next.extend(after.prev_events.iter().cloned());
+                }
+                continue;
+            }
+            let node = {
+                let mut conn = self.inner.db.read().await?;
+                graph::nodes(&mut conn, [id.as_str()]).await?.pop()
+            };
+            if let Some(node) = node.filter(|node| node.status() != Status::Accepted) {
+                next.extend(pdu_of(node)?.prev_events.iter().cloned());
+            }
+        }
+        Ok(covered)
+    }
+
+    /// Returns the lines that end in events which are not covered.
+    async fn lines_beside(&self, tip: &Tip, covered: &HashSet<OwnedEventId>) -> Result<Vec<Line>> {
+        let mut lines = Vec::new();
+        for (id, hash) in tip.extremities() {
+            if covered.contains(id) {
+                continue;
+            }
+            let after = match tip.lately.get(id) {
+                Some(after) => Some(after.clone()),
+                None => self.stored_after(tip, id).await?,
+            };
+            let (id, hash) = (id.clone(), hash.cloned());
+            lines.push(Line { id, hash, after });
+        }
+        Ok(lines)
+    }
+
+    async fn stored_after(&self, tip: &Tip, id: &OwnedEventId) -> Result<Option<After>> {
+        let node = {
+            let mut conn = self.inner.db.read().await?;
+            graph::nodes(&mut conn, [id.as_str()]).await?.pop()
+        };
+        match node.and_then(|node| Some((node.state_after?, node))) {
+            Some((snapshot, node)) => self.after(tip, snapshot, node).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Returns the state of the room after an event: that after it and at the end of the other lines, resolved.
+    async fn current_state(
+        &self,
+        room: &Room,
+        (pdu, judged): (&Pdu, &Judged),
+        lines: &[Line],
+    ) -> Result<StateMap> {
+        let mut after = judged.before.clone();
+        if pdu.state_key.is_some() {
+            after.insert(pdu.clone().into());
+        }
+        if lines.is_empty() {
+            return Ok(after);
+        }
+        let afters = lines.iter().filter_map(|line| line.after.clone());
+        let mut sets: Vec<StateMap> = distinct(afters.collect())
+            .into_iter()
+            .map(|after| after.state)
+            .collect();
+        sets.push(after);
+        self.resolve_states(&room.rules, sets).await
+    }
+}
+
+/// Takes away lines, those first that began first, whose state another has as well, until an event can name all.
+fn thin_out(lines: &mut Vec<Line>) {
+    let mut surplus = (lines.len() + 1).saturating_sub(NAMED);
+    let mut with_state: HashMap<i64, usize> = HashMap::new();
+    for after in lines.iter().filter_map(|line| line.after.as_ref()) {
+        *with_state.entry(after.snapshot).or_default() += 1;
+    }
+    lines.retain(|line| {
+        let snapshot = line.after.as_ref().map(|after| after.snapshot);
+        let left = snapshot.and_then(|snapshot| with_state.get_mut(&snapshot));
+        let Some(left) = left.filter(|left| **left > 1 && surplus > 0) else {
+            return true;
+        };
+        *left -= 1;
+        surplus -= 1;
+        false
+    });
+}
+
+/// Of events with the same state after them, one will do.
+fn distinct(afters: Vec<After>) -> Vec<After> {
+    let mut seen = HashSet::new();
+    let is_new = |after: &After| seen.insert(after.snapshot);
+    afters.into_iter().filter(is_new).collect()
+}

@@ -1,0 +1,371 @@
+//! Users of this server and rooms that nobody here is in: invitations, knocks, and turning either down.
+//!
+//! Such a room is known by number, and has neither events nor state here. What the user may know of it came with the
+//! invitation.
+//!
+//! [Inviting to a room](https://spec.matrix.org/v1.19/server-server-api/#inviting-to-a-room)
+
+use std::sync::Arc;
+
+use ruma::{
+    OwnedServerName, OwnedUserId, RoomId, RoomVersionId, ServerName, UserId,
+    canonical_json::CanonicalJsonObject, events::room::member::MembershipState,
+};
+use serde::Deserialize;
+use serde_json::{json, value::RawValue};
+
+use crate::{
+    error::{Error, Result},
+    matrix::{self, Pdu, Unsigned, Verified},
+    rooms::{NewEvent, Rooms, memory::room::Room},
+    storage::{
+        Change, RoomNum, UserNum, WriteTx,
+        rooms::{
+            events::{self, Status},
+            graph::{self, Outlier},
+            memberships,
+        },
+    },
+};
+
+/// What may be known of a room from outside, at most: so many pieces of state, and so many bytes, all in all. They stay
+/// in memory.
+const MAX_STRIPPED: usize = 100;
+const MAX_STRIPPED_BYTES: usize = 65_535;
+
+/// A member event of a user of this server, and what came with it of a room that nobody here is in.
+#[derive(Debug)]
+pub struct FromOutside {
+    /// The version of the room.
+    pub version: RoomVersionId,
+    /// The event.
+    pub event: Verified,
+    /// Stripped state.
+    pub stripped_state: Vec<Box<RawValue>>,
+}
+
+/// What is looked at of stripped state.
+#[derive(Deserialize)]
+struct Sent {
+    sender: Option<OwnedUserId>,
+}
+
+impl Rooms {
+    /// Takes an invitation that another server sends to a user of this one, and signs it.
+    ///
+    /// Where this server is in the room, the invitation is only signed: it comes into the room by itself.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidParam`] when it is none, or not for a user of this server; [`Error::Forbidden`] when the room
+    /// shuts out the server; [`Error::InviteBlocked`] when the user takes no invitations.
+    pub async fn receive_invitation(
+        &self,
+        origin: &ServerName,
+        invitation: FromOutside,
+    ) -> Result<Box<RawValue>> {
+        let pdu = invitation.event.pdu();
+        let user_id = self.check_invited(origin, pdu)?;
+        let rules = matrix::rules(&invitation.version)
+            .ok_or_else(|| Error::IncompatibleRoomVersion(invitation.version.clone()))?;
+        let draft = NewEvent::state(
+            pdu.sender.clone(),
+            &pdu.state_type(),
+            user_id.as_str(),
+            pdu.content.clone(),
+        );
+        self.inner.check_invitation(&draft).await?;
+        let mut object: CanonicalJsonObject = serde_json::from_str(invitation.event.json())?;
+        self.inner.key.sign_event(&mut object, &rules)?;
+        let json = serde_json::to_string(&object)?;
+        if let Ok(room) = self.resident(&pdu.room_id).await {
+            super::receive::check_acl(&room.view().state, origin)?;
+        } else {
+            let json = json.clone();
+            self.detached(async move |rooms: Rooms| rooms.store_outside(invitation, json).await)
+                .await?;
+        }
+        Ok(RawValue::from_string(json)?)
+    }
+
+    fn check_invited(&self, origin: &ServerName, pdu: &Pdu) -> Result<OwnedUserId> {
+        let user_id = pdu.member().filter(|user_id| self.is_local(user_id));
+        let is_right =
+            pdu.membership() == Some(MembershipState::Invite) && pdu.sender.server_name() == origin;
+        match user_id.filter(|_| is_right) {
+            Some(user_id) => Ok(user_id.to_owned()),
+            None => Err(Error::invalid_param(
+                "that is no invitation of a user of this server",
+            )),
+        }
+    }
+
+    /// Notes that a user of this server has knocked on a room that nobody here is in.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidParam`] when the event is no knock of a user of this server.
+    pub async fn store_knock(&self, knock: FromOutside) -> Result<()> {
+        let pdu = knock.event.pdu();
+        let is_own = pdu.member() == Some(&*pdu.sender) && self.is_local(&pdu.sender);
+        if !is_own || pdu.membership() != Some(MembershipState::Knock) {
+            return Err(Error::invalid_param(
+                "that is no knock of a user of this server",
+            ));
+        }
+        let json = knock.event.json().to_owned();
+        self.detached(async move |rooms: Rooms| rooms.store_outside(knock, json).await)
+            .await
+    }
+
+    /// Notes that a user of this server has left a room that nobody here is in: an invitation is turned down, or a
+    /// knock taken back. `leave` is the event that says so, if some server of the room took it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Forbidden`] when the user was neither invited to it nor has knocked.
+    pub async fn leave_outside(
+        &self,
+        room_id: &RoomId,
+        user_id: &UserId,
+        leave: Option<Verified>,
+    ) -> Result<()> {
+        let num = self.number(room_id).await?;
+        let user_id = user_id.to_owned();
+        self.detached(async move |rooms: Rooms| rooms.leave_now(num, user_id, leave).await)
+            .await
+    }
+
+    async fn leave_now(
+        &self,
+        num: RoomNum,
+        user_id: OwnedUserId,
+        leave: Option<Verified>,
+    ) -> Result<()> {
+        let room = self.room_by_number(num).await?;
+        // Nobody may come into the room meanwhile.
+        let _tip = room.tip.lock().await;
+        let user = self.user_number(&user_id).await?;
+        let user = user.ok_or_else(|| Error::forbidden("you were never in that room"))?;
+        let membership = self.of_user(user).await?.membership(num);
+        if !matches!(membership, MembershipState::Invite | MembershipState::Knock) {
+            return Err(Error::forbidden("you are not invited to that room"));
+        }
+        let event = match (leave, self.membership_event(num, user).await?) {
+            (Some(leave), _) => Some(leave.into_parts()),
+            (None, Some(asked)) => Some(self.own_leave(&room, &asked, &user_id)?),
+            (None, None) => None,
+        };
+        let mut tx = self.inner.db.write().await?;
+        let position = tx.position();
+        let row = match &event {
+            Some((pdu, json)) => Some(store_outlier(&mut tx, num, pdu, json).await?),
+            None => None,
+        };
+        let gone = event
+            .as_ref()
+            .and_then(|(pdu, _)| pdu.membership())
+            .unwrap_or(MembershipState::Leave);
+        memberships::set(&mut tx, (user, num), gone.as_str(), (position, row), None).await?;
+        let change = Change::Membership {
+            user,
+            user_id,
+            local: true,
+            room: num,
+            membership: Some(gone),
+            stripped_state: None,
+        };
+        tx.publish(position, change);
+        tx.commit().await
+    }
+
+    /// Takes back an invitation, or turns down a knock, as a server says that is in the room.
+    ///
+    /// Nobody here can say whether the room allows it; so it has to be who invited, and to rest on the very invitation.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] when the event is about something else.
+    pub(crate) async fn retract(&self, room: &Room, event: &Verified) -> Result<()> {
+        let pdu = event.pdu();
+        let not_here = || Error::not_found("this server is not in the room");
+        let user_id = pdu.member().filter(|user_id| self.is_local(user_id));
+        let user_id = user_id.ok_or_else(not_here)?.to_owned();
+        let is_out = matches!(
+            pdu.membership(),
+            Some(MembershipState::Leave | MembershipState::Ban)
+        );
+        let user = self.user_number(&user_id).await?.ok_or_else(not_here)?;
+        let asked = self.membership_event(room.num, user).await?;
+        let asked = asked.filter(|asked| pdu.auth_events.contains(&asked.event_id));
+        let is_asked = match self.of_user(user).await?.membership(room.num) {
+            MembershipState::Knock => asked.is_some(),
+            MembershipState::Invite => asked.is_some_and(|asked| asked.sender == pdu.sender),
+            _ => false,
+        };
+        if !is_out || !is_asked {
+            return Err(not_here());
+        }
+        let (num, leave) = (room.num, Some(event.clone()));
+        self.detached(async move |rooms: Rooms| rooms.leave_now(num, user_id, leave).await)
+            .await
+    }
+
+    /// Returns the event that made a user what they are to a room.
+    async fn membership_event(&self, room: RoomNum, user: UserNum) -> Result<Option<Pdu>> {
+        let mut conn = self.inner.db.read().await?;
+        let event = memberships::event_of(&mut conn, user, room).await?;
+        Ok(event.and_then(|(event_id, json)| {
+            let event_id = ruma::OwnedEventId::try_from(event_id).ok()?;
+            Pdu::parse(event_id, &json).ok()
+        }))
+    }
+
+    /// Returns the event by which a user left a room that they only saw from outside, as clients see it.
+    pub async fn leave_from_outside(
+        &self,
+        room: &Room,
+        user: UserNum,
+    ) -> Result<Option<Box<RawValue>>> {
+        let event = self.membership_event(room.num, user).await?;
+        let is_out = |pdu: &Pdu| {
+            matches!(
+                pdu.membership(),
+                Some(MembershipState::Leave | MembershipState::Ban)
+            )
+        };
+        Ok(event.filter(is_out).map(|pdu| {
+            let head = matrix::head(&pdu, &room.rules);
+            matrix::sync_event(&head, &Unsigned::default())
+        }))
+    }
+
+    /// Makes the event by which a user turns down what no server of the room could be told of: nobody else sees it.
+    fn own_leave(&self, room: &Room, asked: &Pdu, user_id: &UserId) -> Result<(Pdu, String)> {
+        // Before version 3, events name others with their hashes, and have an id of their own.
+        let follows = match &asked.reference_hash {
+            Some(hash) => json!([[asked.event_id, { "sha256": hash }]]),
+            None => json!([asked.event_id]),
+        };
+        let mut event = json!({
+            "type": "m.room.member", "room_id": room.room_id, "sender": user_id, "state_key": user_id,
+            "content": { "membership": "leave" }, "origin_server_ts": self.inner.clock.now(),
+            "depth": asked.depth, "prev_events": follows, "auth_events": follows,
+        });
+        if let Some(event_id) = self.inner.new_event_id(&room.rules)
+            && let Some(event) = event.as_object_mut()
+        {
+            event.insert("event_id".to_owned(), json!(event_id));
+        }
+        let mut object: CanonicalJsonObject = serde_json::from_value(event)?;
+        self.inner.key.hash_and_sign(&mut object, &room.rules)?;
+        Pdu::from_object(&object, &room.rules)
+    }
+
+    /// Returns who has invited a user of this server to a room, if anybody has.
+    pub async fn inviter(&self, room_id: &RoomId, user_id: &UserId) -> Result<Option<OwnedUserId>> {
+        let num = match self.number(room_id).await {
+            Err(Error::NotFound(_)) => return Ok(None),
+            num => num?,
+        };
+        let Some(user) = self.user_number(user_id).await? else {
+            return Ok(None);
+        };
+        match self.of_user(user).await?.membership(num) {
+            MembershipState::Invite => {
+                let invitation = self.membership_event(num, user).await?;
+                Ok(invitation.map(|invitation| invitation.sender))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Returns the servers of whom a user knows from outside that they made the room what it is.
+    pub async fn servers_from_outside(
+        &self,
+        room_id: &RoomId,
+        user: UserNum,
+    ) -> Result<Vec<OwnedServerName>> {
+        let num = self.number(room_id).await?;
+        let mine = self.of_user(user).await?.get(num);
+        let stripped = mine.and_then(|mine| mine.stripped_state);
+        let stripped: Vec<Sent> = stripped
+            .and_then(|stripped| serde_json::from_str(&stripped).ok())
+            .unwrap_or_default();
+        let servers = stripped
+            .into_iter()
+            .filter_map(|event| event.sender)
+            .map(|sender| sender.server_name().to_owned());
+        Ok(servers.collect())
+    }
+
+    async fn store_outside(&self, from: FromOutside, json: String) -> Result<()> {
+        let pdu = from.event.pdu();
+        let num = self.known_room(&pdu.room_id, &from.version).await?;
+        let room = self.room_by_number(num).await?;
+        let _tip = room.tip.lock().await;
+        let Some((user_id, membership)) = pdu.member().zip(pdu.membership()) else {
+            return Ok(());
+        };
+        let mut stripped: Vec<Box<RawValue>> = from.stripped_state;
+        stripped.truncate(MAX_STRIPPED);
+        let mut left = MAX_STRIPPED_BYTES;
+        stripped.retain(|state| {
+            let fits = state.get().len() <= left;
+            left -= if fits { state.get().len() } else { 0 };
+            fits
+        });
+        let mut shown: Vec<Box<RawValue>> = stripped
+            .iter()
+            .filter_map(|state| matrix::strip(state))
+            .collect();
+        shown.push(matrix::stripped(pdu));
+        let stripped: Arc<str> = serde_json::to_string(&shown)?.into();
+        let mut tx = self.inner.db.write().await?;
+        let user = tx.intern(user_id.as_str()).await?;
+        let position = tx.position();
+        let row = store_outlier(&mut tx, num, pdu, &json).await?;
+        memberships::set(
+            &mut tx,
+            (user, num),
+            membership.as_str(),
+            (position, Some(row)),
+            Some(&stripped),
+        )
+        .await?;
+        let change = Change::Membership {
+            user,
+            user_id: user_id.to_owned(),
+            local: true,
+            room: num,
+            membership: Some(membership),
+            stripped_state: Some(stripped),
+        };
+        tx.publish(position, change);
+        tx.commit().await
+    }
+}
+
+/// Stores an event without a place; returns the position at which it is.
+async fn store_outlier(tx: &mut WriteTx, room: RoomNum, pdu: &Pdu, json: &str) -> Result<i64> {
+    if let Some(known) = events::any(tx, pdu.event_id.as_str()).await? {
+        return Ok(known.position);
+    }
+    let outlier = Outlier {
+        position: tx.position(),
+        room,
+        event_id: pdu.event_id.as_str(),
+        kind: tx.intern(&pdu.kind.to_string()).await?,
+        state_key: match &pdu.state_key {
+            Some(state_key) => Some(tx.intern(state_key).await?),
+            None => None,
+        },
+        sender: tx.intern(pdu.sender.as_str()).await?,
+        status: Status::Accepted,
+        origin_server_ts: pdu.origin_server_ts.0.into(),
+        json,
+    };
+    let position = outlier.position;
+    graph::insert_outliers(tx, &[outlier]).await?;
+    Ok(position)
+}

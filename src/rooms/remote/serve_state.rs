@@ -1,0 +1,299 @@
+//! Telling other servers of a room: its state, and what that rests on.
+//!
+//! [Retrieving events](https://spec.matrix.org/v1.19/server-server-api/#retrieving-events)
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use ruma::{
+    EventId, OwnedEventId, OwnedServerName, RoomId, ServerName, UserId,
+    events::{StateEventType, room::member::MembershipState},
+};
+use serde_json::value::RawValue;
+use tokio::sync::{Semaphore, oneshot};
+
+use crate::{
+    error::{Error, Result},
+    matrix::{Pdu, StateMap},
+    rooms::{
+        Rooms,
+        memory::{load::state_map, room::Room},
+    },
+    storage::rooms::{events, graph},
+    turns::Turns,
+};
+
+/// Events of an auth chain that are told at most.
+const MAX_CHAIN: usize = 500_000;
+/// Ids in one query.
+const CHUNK: usize = 500;
+/// Answers with a whole state, or all that something rests on, that one server gets at once, and how many more it may
+/// wait for; and those that are looked up at once, whoever asks.
+const AT_ONCE: usize = 3;
+const LATER: usize = 20;
+const CHAINS_AT_ONCE: usize = 4;
+/// In what time a server should have read such an answer.
+const READ_WITHIN: Duration = Duration::from_mins(3);
+/// When a server may ask again that waits for too many.
+const ASK_AGAIN_AFTER: Duration = Duration::from_secs(5);
+/// Members that stand for a room without a name.
+const HEROES: usize = 5;
+
+/// A state of a room, and all that it rests on.
+#[derive(Clone, Debug, Default)]
+pub struct StateAnswer {
+    /// The state events.
+    pub state: Vec<OwnedEventId>,
+    /// The events that allow these, and those that allow them in turn.
+    pub auth_chain: Vec<OwnedEventId>,
+    /// Whether members were left out.
+    pub members_omitted: bool,
+    /// The servers that were in the room before the join, if members were left out.
+    pub servers_in_room: Vec<OwnedServerName>,
+}
+
+/// The turn of a server to be told much, until the answer is read, which ends with this. Whoever does not read it, as
+/// after a connection broke off, has the next turn after a while.
+#[derive(Debug)]
+pub struct TurnToBeTold {
+    _told: oneshot::Sender<()>,
+}
+
+/// Who is told much of rooms now.
+pub(crate) struct Serving {
+    turns: Turns<OwnedServerName>,
+    chains: Semaphore,
+}
+
+impl Default for Serving {
+    fn default() -> Self {
+        Self {
+            turns: Turns::new(AT_ONCE, LATER),
+            chains: Semaphore::new(CHAINS_AT_ONCE),
+        }
+    }
+}
+
+impl Rooms {
+    /// Waits for the turn of a server to be told a state of a room, or all that something rests on.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::LimitExceeded`] when the server waits for too many answers already.
+    pub async fn turn_to_be_told(&self, server: &ServerName) -> Result<TurnToBeTold> {
+        let Some(place) = self.inner.serving.turns.place(&server.to_owned()) else {
+            return Err(Error::LimitExceeded {
+                retry_after: ASK_AGAIN_AFTER,
+            });
+        };
+        let turn = place.turn().await;
+        let (telling, is_told) = oneshot::channel();
+        let stopping = self.inner.tasks.stopping().clone();
+        drop(self.inner.tasks.spawn(async move {
+            tokio::select! {
+                _ = is_told => {}
+                () = tokio::time::sleep(READ_WITHIN) => {}
+                () = stopping.cancelled() => {}
+            }
+            drop(turn);
+        }));
+        Ok(TurnToBeTold { _told: telling })
+    }
+
+    /// Returns the state before a join, and all that the state and the join rest on.
+    ///
+    /// With `omit_members`, of the members only those are told whom the room cannot be shown without, and nothing is
+    /// told twice.
+    pub async fn join_answer(
+        &self,
+        (join, before): (&Pdu, &StateMap),
+        omit_members: bool,
+    ) -> Result<StateAnswer> {
+        let heroes = if omit_members {
+            heroes(before, &join.sender)
+        } else {
+            Vec::new()
+        };
+        let is_told = |pdu: &&Arc<Pdu>| {
+            let is_hero = || heroes.iter().any(|hero| hero.event_id == pdu.event_id);
+            !omit_members || pdu.state_type() != StateEventType::RoomMember || is_hero()
+        };
+        let told: Vec<Arc<Pdu>> = before.iter().filter(is_told).cloned().collect();
+        let mut chain = self
+            .auth_chain(before, told.iter().map(|pdu| &**pdu).chain([join]))
+            .await?;
+        let mut answer = StateAnswer {
+            state: told.iter().map(|pdu| pdu.event_id.clone()).collect(),
+            members_omitted: omit_members,
+            ..StateAnswer::default()
+        };
+        if omit_members {
+            for id in &answer.state {
+                chain.remove(id);
+            }
+            answer.servers_in_room = servers(before);
+        }
+        answer.auth_chain = chain.into_iter().collect();
+        Ok(answer)
+    }
+
+    /// Returns the state before an event, and all that it rests on.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] when the event, or the state before it, is not known.
+    pub async fn state_answer(&self, room: &Room, event_id: &EventId) -> Result<StateAnswer> {
+        let state = self.state_before_event(room, event_id).await?;
+        let chain = self
+            .auth_chain(&state, state.iter().map(|pdu| &**pdu))
+            .await?;
+        Ok(StateAnswer {
+            state: state.iter().map(|pdu| pdu.event_id.clone()).collect(),
+            auth_chain: chain.into_iter().collect(),
+            ..StateAnswer::default()
+        })
+    }
+
+    /// Returns the state before an event.
+    pub(crate) async fn state_before_event(
+        &self,
+        room: &Room,
+        event_id: &EventId,
+    ) -> Result<StateMap> {
+        let mut tx = self.inner.db.snapshot().await?;
+        let node = graph::nodes(&mut tx, [event_id.as_str()]).await?.pop();
+        let node = node.filter(|node| node.room == room.num);
+        let snapshot = node.and_then(|node| node.state);
+        let snapshot =
+            snapshot.ok_or_else(|| Error::not_found("the state before the event is not known"))?;
+        {
+            // All who ask for the present state share what is in memory.
+            let view = room.view();
+            if view.snapshot == snapshot {
+                return Ok(view.state.clone());
+            }
+        }
+        state_map(&mut tx, snapshot).await
+    }
+
+    /// Returns all that an event rests on.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] when there is no such event.
+    pub async fn auth_chain_of(
+        &self,
+        room: &Room,
+        event_id: &EventId,
+    ) -> Result<Vec<OwnedEventId>> {
+        let event = self.auth_chain_events(&[event_id.to_owned()]).await?.pop();
+        let event = event.filter(|pdu| pdu.room_id == room.room_id);
+        let event = event.ok_or_else(|| Error::not_found("there is no such event"))?;
+        let state = room.view().state.clone();
+        let chain = self.auth_chain(&state, [&*event]).await?;
+        Ok(chain.into_iter().collect())
+    }
+
+    /// Returns all that events rest on; `state` is what is in memory already.
+    async fn auth_chain<'a>(
+        &self,
+        state: &StateMap,
+        events: impl IntoIterator<Item = &'a Pdu>,
+    ) -> Result<HashSet<OwnedEventId>> {
+        // The semaphore is never closed.
+        let _turn = self.inner.serving.chains.acquire().await;
+        let here: HashMap<&OwnedEventId, &Arc<Pdu>> =
+            state.iter().map(|pdu| (&pdu.event_id, pdu)).collect();
+        let mut chain: HashSet<OwnedEventId> = HashSet::new();
+        let mut next: Vec<OwnedEventId> = Vec::new();
+        for pdu in events {
+            next.extend(pdu.auth_events.iter().cloned());
+        }
+        // Since version 12, nobody names the create event, on which all rest.
+        let create = state.get(&StateEventType::RoomCreate, "");
+        next.extend(create.map(|create| create.event_id.clone()));
+        while !next.is_empty() && chain.len() < MAX_CHAIN {
+            let mut unread = Vec::new();
+            while let Some(id) = next.pop() {
+                if !chain.insert(id.clone()) {
+                    continue;
+                }
+                match here.get(&id) {
+                    Some(pdu) => next.extend(pdu.auth_events.iter().cloned()),
+                    None => unread.push(id),
+                }
+            }
+            for pdu in self.auth_chain_events(&unread).await? {
+                next.extend(pdu.auth_events.iter().cloned());
+            }
+        }
+        Ok(chain)
+    }
+
+    /// Returns events as a server may have them, in the same order; what is not here is left out.
+    pub async fn jsons(
+        &self,
+        server: &ServerName,
+        ids: &[OwnedEventId],
+    ) -> Result<Vec<Box<RawValue>>> {
+        let mut jsons = Vec::with_capacity(ids.len());
+        let mut eraser = self.eraser(server);
+        for chunk in ids.chunks(CHUNK) {
+            let rows = {
+                let mut conn = self.inner.db.read().await?;
+                events::by_ids(&mut conn, chunk.iter().map(|id| id.as_str())).await?
+            };
+            let mut rows: HashMap<String, String> =
+                rows.into_iter().map(|(id, _, json)| (id, json)).collect();
+            for id in chunk {
+                if let Some(json) = rows.remove(id.as_str()) {
+                    let json = RawValue::from_string(json)?;
+                    jsons.push(eraser.apply(id, json).await?);
+                }
+            }
+        }
+        Ok(jsons)
+    }
+
+    /// Returns the servers in a room: those of whose users somebody has joined.
+    pub async fn servers_in(&self, room_id: &RoomId) -> Result<Vec<OwnedServerName>> {
+        let room = self.room(room_id).await?;
+        let view = room.view();
+        Ok(view.servers.keys().cloned().collect())
+    }
+}
+
+/// Returns the servers of whose users somebody has joined.
+fn servers(state: &StateMap) -> Vec<OwnedServerName> {
+    let members = state.of_type(&StateEventType::RoomMember);
+    let joined = members.filter(|pdu| pdu.membership() == Some(MembershipState::Join));
+    let servers = joined.filter_map(|pdu| Some(pdu.member()?.server_name().to_owned()));
+    let servers: BTreeSet<OwnedServerName> = servers.collect();
+    servers.into_iter().collect()
+}
+
+/// Returns the members that stand for a room that has no name.
+fn heroes(state: &StateMap, joiner: &UserId) -> Vec<Arc<Pdu>> {
+    let has = |kind: &StateEventType| state.get(kind, "").is_some();
+    if has(&StateEventType::RoomName) || has(&StateEventType::RoomCanonicalAlias) {
+        return Vec::new();
+    }
+    let is_there = |pdu: &&Arc<Pdu>| {
+        let membership = pdu.membership();
+        matches!(
+            membership,
+            Some(MembershipState::Join | MembershipState::Invite)
+        ) && pdu.member() != Some(joiner)
+    };
+    let mut heroes: Vec<Arc<Pdu>> = state
+        .of_type(&StateEventType::RoomMember)
+        .filter(is_there)
+        .cloned()
+        .collect();
+    heroes.sort_by_key(|pdu| (pdu.origin_server_ts, pdu.event_id.clone()));
+    heroes.truncate(HEROES);
+    heroes
+}

@@ -1,0 +1,246 @@
+//! What a new event adds to unread counts.
+//!
+//! Most members have the default push rules: for them the room keeps running counters, and a count is the
+//! difference to the place they have read to. Only those whom an event mentions, and those with rules of their
+//! own, are looked at one by one.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use ruma::{
+    OwnedUserId, ServerName, UserId,
+    events::{Mentions, StateEventType, room::member::MembershipState},
+    push::Ruleset,
+};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::{
+    error::Result,
+    matrix::{self, Notice, Pdu, RoomFacts, Unsigned},
+    rooms::{
+        memory::room::{Room, Tip},
+        read::ignored_users::Shields,
+    },
+    storage::{Change, Db, UserNum, users::account_data},
+};
+
+/// How many mentioned users of one event are looked at.
+const MENTIONS: usize = 64;
+
+/// The account data type that holds push rules.
+const PUSH_RULES: &str = "m.push_rules";
+
+/// The push rules of those users who changed theirs.
+#[derive(Default)]
+pub(crate) struct CustomRules {
+    by_user: RwLock<HashMap<UserNum, Arc<Ruleset>>>,
+}
+
+/// What an event adds to the counts.
+#[derive(Debug, Default)]
+pub(crate) struct Counting {
+    pub(crate) notify: bool,
+    pub(crate) mention: bool,
+    /// For whom it counts otherwise: what to add to notifications and highlights.
+    pub(crate) exceptions: Vec<(OwnedUserId, i64, i64)>,
+}
+
+#[derive(Deserialize)]
+struct MentionsContent {
+    #[serde(rename = "m.mentions")]
+    mentions: Option<Mentions>,
+}
+
+#[derive(Deserialize)]
+struct PushRulesContent {
+    global: Ruleset,
+}
+
+impl CustomRules {
+    /// Loads the rules of all who changed theirs.
+    pub(crate) async fn load(db: &Db) -> Result<Self> {
+        let mut conn = db.read().await?;
+        let rows = account_data::of_all_users(&mut conn, PUSH_RULES).await?;
+        let rules = Self::default();
+        for (user, user_id, content) in rows {
+            let usual = OwnedUserId::try_from(user_id)
+                .ok()
+                .map(|user_id| matrix::default_rules(&user_id));
+            rules.set(user, &content, usual.as_ref());
+        }
+        Ok(rules)
+    }
+
+    /// Remembers someone's rules, unless they are the usual ones.
+    fn set(&self, user: UserNum, content: &str, usual: Option<&Ruleset>) {
+        let rules = serde_json::from_str::<PushRulesContent>(content)
+            .ok()
+            .map(|content| content.global);
+        let mut by_user = self.by_user.write().unwrap_or_else(PoisonError::into_inner);
+        // Rules from before there were bounds count for nothing if they are beyond them.
+        let rules = rules.filter(|rules| matrix::check_push_rules(rules).is_ok());
+        match rules {
+            Some(rules) if usual.is_none_or(|usual| json(usual) != json(&rules)) => {
+                by_user.insert(user, Arc::new(rules));
+            }
+            _ => drop(by_user.remove(&user)),
+        }
+    }
+
+    /// Follows a change of someone's rules.
+    pub(crate) fn committed(&self, change: &Change) {
+        if let Change::AccountData {
+            user,
+            room: None,
+            kind,
+            content,
+        } = change
+            && &**kind == PUSH_RULES
+        {
+            self.set(*user, content, None);
+        }
+    }
+
+    /// Returns the members of a room who have rules of their own.
+    fn of_members(&self, room: &Room) -> Vec<(OwnedUserId, Arc<Ruleset>)> {
+        let by_user = self.by_user.read().unwrap_or_else(PoisonError::into_inner);
+        let view = room.view();
+        let members = &view.local_members;
+        if by_user.len() < members.len() {
+            let own = by_user
+                .iter()
+                .filter_map(|(user, rules)| Some((members.get(user)?.clone(), rules.clone())));
+            own.collect()
+        } else {
+            let own = members
+                .iter()
+                .filter_map(|(user, user_id)| Some((user_id.clone(), by_user.get(user)?.clone())));
+            own.collect()
+        }
+    }
+}
+
+fn json(rules: &Ruleset) -> Option<serde_json::Value> {
+    serde_json::to_value(rules).ok()
+}
+
+/// Returns what an event adds to the counts of the members of a room.
+pub(crate) async fn count(
+    (rules, shields): (&CustomRules, &Shields),
+    room: &Room,
+    tip: &Tip,
+    pdu: &Pdu,
+    local: &ServerName,
+) -> Counting {
+    let head = matrix::head(pdu, &room.rules);
+    let event = matrix::client_event(&head, room.room_id.as_str(), &Unsigned::default());
+    let mentions = mentions(pdu);
+    let deaf = shields.of_members_who_ignore(room, &pdu.sender);
+    let is_deaf = |user_id: &UserId| deaf.iter().any(|deaf| deaf == user_id);
+    let mut custom = rules.of_members(room);
+    custom.retain(|(user_id, _)| !is_deaf(user_id));
+    let needs_levels = mentions.room
+        || pdu.state_key.is_some()
+        || custom
+            .iter()
+            .any(|(_, rules)| matrix::asks_for_levels(rules));
+    let facts = RoomFacts {
+        room_id: room.room_id.clone(),
+        member_count: u64::try_from(tip.joined_members).unwrap_or(0),
+        power_levels: needs_levels.then(|| matrix::power_levels(&tip.state, &room.rules)),
+    };
+    let usual = matrix::default_notice(&event, &facts).await;
+    let mut exceptions = Vec::new();
+    for user_id in &deaf {
+        add_exception(
+            &mut exceptions,
+            user_id,
+            &pdu.sender,
+            usual,
+            Notice::default(),
+        );
+    }
+    for (user_id, rules) in &custom {
+        let own = own_notice(rules, user_id, tip, &event, &facts).await;
+        add_exception(&mut exceptions, user_id, &pdu.sender, usual, own);
+    }
+    for user_id in concerned(pdu, &mentions, tip, local).iter().take(MENTIONS) {
+        let is_member = user_id.server_name() == local
+            && !is_deaf(user_id)
+            && tip.state.membership(user_id) == MembershipState::Join;
+        if is_member && !custom.iter().any(|(member, _)| member == user_id) {
+            let rules = matrix::default_rules(user_id);
+            let own = own_notice(&rules, user_id, tip, &event, &facts).await;
+            add_exception(&mut exceptions, user_id, &pdu.sender, usual, own);
+        }
+    }
+    Counting {
+        notify: usual.notify,
+        mention: usual.highlight,
+        exceptions,
+    }
+}
+
+/// Returns whom an event mentions; where it has no `m.mentions`, the members whom its text names.
+fn concerned(
+    pdu: &Pdu,
+    mentions: &Mentions,
+    tip: &Tip,
+    local: &ServerName,
+) -> BTreeSet<OwnedUserId> {
+    if pdu.state_key.is_some() || pdu.content.get().contains("m.mentions") {
+        return mentions.user_ids.clone();
+    }
+    let body = pdu.content_str("body").unwrap_or_default();
+    let names = matrix::possible_names(&body);
+    let users = names
+        .iter()
+        .filter_map(|name| UserId::parse_with_server_name(name.as_str(), local).ok());
+    users
+        .filter(|user_id| tip.state.membership(user_id) == MembershipState::Join)
+        .collect()
+}
+
+fn mentions(pdu: &Pdu) -> Mentions {
+    if !pdu.content.get().contains("m.mentions") {
+        return Mentions::default();
+    }
+    pdu.content_as::<MentionsContent>()
+        .and_then(|content| content.mentions)
+        .unwrap_or_default()
+}
+
+async fn own_notice(
+    rules: &Ruleset,
+    user_id: &UserId,
+    tip: &Tip,
+    event: &RawValue,
+    facts: &RoomFacts,
+) -> Notice {
+    let name = tip
+        .state
+        .get(&StateEventType::RoomMember, user_id.as_str())
+        .and_then(|member| member.content_str("displayname"))
+        .unwrap_or_else(|| user_id.localpart().to_owned());
+    matrix::notice(rules, user_id, &name, event, facts).await
+}
+
+fn add_exception(
+    exceptions: &mut Vec<(OwnedUserId, i64, i64)>,
+    user_id: &UserId,
+    sender: &UserId,
+    usual: Notice,
+    own: Notice,
+) {
+    // One's own events never count: sending moves one's read marker past them.
+    if usual != own && user_id != sender {
+        exceptions.push((
+            user_id.to_owned(),
+            i64::from(own.notify) - i64::from(usual.notify),
+            i64::from(own.highlight) - i64::from(usual.highlight),
+        ));
+    }
+}

@@ -1,0 +1,158 @@
+//! Receipts: who has read how far.
+
+use ruma::{
+    EventId, OwnedUserId,
+    events::receipt::ReceiptThread::{self, Main, Thread, Unthreaded},
+};
+
+use super::read_markers::{self, Reader};
+use crate::{
+    error::{Error, Result},
+    matrix::TimelineEvent,
+    rooms::{Rooms, memory::room::Room},
+    storage::{Change, Receipt, UserNum, WriteTx, rooms::receipts},
+};
+
+/// A receipt to be noted.
+#[derive(Clone, Debug)]
+pub struct NewReceipt<'a> {
+    /// Who has read, by number.
+    pub user: UserNum,
+    /// Who has read.
+    pub user_id: &'a OwnedUserId,
+    /// `m.read` or `m.read.private`.
+    pub kind: &'a str,
+    /// Empty for an unthreaded receipt, `main`, or the thread's root.
+    pub thread: &'a str,
+    /// Up to which event.
+    pub event_id: &'a EventId,
+    /// When, in milliseconds since the Unix epoch; `None` is now.
+    pub ts: Option<i64>,
+}
+
+impl Rooms {
+    /// Notes that a user has read a room up to an event. A receipt never goes back.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] when the room has no such event, [`Error::InvalidParam`] when it is of another thread.
+    pub async fn receive_receipt(&self, room: &Room, new: NewReceipt<'_>) -> Result<()> {
+        let event = self.find_event(room, new.event_id).await?;
+        let event = event.ok_or_else(|| Error::not_found("the room has no such event"))?;
+        let thread = self.thread_of_receipt(room, &event, new.thread).await?;
+        let mut tx = self.inner.db.write().await?;
+        if self.advance(&mut tx, room, (&new, &event, &thread)).await? {
+            tx.commit().await?;
+        }
+        Ok(())
+    }
+
+    /// Notes what users of another server have read of a room, in one turn. What is wrong with any of it is passed
+    /// over; returns the receipts whose events are not known here.
+    pub async fn receive_receipts<'a>(
+        &self,
+        room: &Room,
+        all: Vec<NewReceipt<'a>>,
+    ) -> Result<Vec<NewReceipt<'a>>> {
+        let (mut found, mut unknown) = (Vec::new(), Vec::new());
+        for new in all {
+            let Some(event) = self.find_event(room, new.event_id).await? else {
+                unknown.push(new);
+                continue;
+            };
+            match self.thread_of_receipt(room, &event, new.thread).await {
+                Ok(thread) => found.push((new, event, thread)),
+                Err(Error::InvalidParam(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if found.is_empty() {
+            return Ok(unknown);
+        }
+        let mut tx = self.inner.db.write().await?;
+        let mut is_news = false;
+        for (new, event, thread) in &found {
+            is_news |= self.advance(&mut tx, room, (new, event, thread)).await?;
+        }
+        if is_news {
+            tx.commit().await?;
+        }
+        Ok(unknown)
+    }
+
+    /// Moves a receipt forward, and with it what a user of this server has read; `false` if it was already as far.
+    async fn advance(
+        &self,
+        tx: &mut WriteTx,
+        room: &Room,
+        (new, event, thread): (&NewReceipt<'_>, &TimelineEvent, &ReceiptThread),
+    ) -> Result<bool> {
+        let position = tx.position();
+        let ts = new.ts.unwrap_or_else(|| self.inner.clock.now_ms());
+        let row = receipts::NewReceipt {
+            room: room.num,
+            user: new.user,
+            kind: new.kind,
+            thread: new.thread,
+            event_id: new.event_id.as_str(),
+            event_timeline: event.timeline,
+            ts,
+            position,
+        };
+        if !receipts::advance(tx, &row).await? {
+            return Ok(false);
+        }
+        if self.is_local(new.user_id) {
+            let reader = Reader {
+                user: new.user,
+                room: room.num,
+                position,
+            };
+            match thread {
+                Unthreaded => read_markers::read_all(tx, reader, event).await?,
+                Main => read_markers::read_thread(tx, reader, None, event).await?,
+                Thread(thread_root) => {
+                    read_markers::read_thread(tx, reader, Some(thread_root), event).await?;
+                }
+                _ => {}
+            }
+        }
+        let receipt = Receipt {
+            user_id: new.user_id.clone(),
+            kind: new.kind.to_owned(),
+            thread: new.thread.to_owned(),
+            event_id: new.event_id.to_owned(),
+            ts,
+            position,
+        };
+        tx.publish(
+            position,
+            Change::Receipt {
+                room: room.num,
+                receipt: receipt.into(),
+            },
+        );
+        Ok(true)
+    }
+
+    /// Returns the thread of a receipt, if the event is of it.
+    ///
+    /// [Threaded read receipts](https://spec.matrix.org/v1.19/client-server-api/#threaded-read-receipts)
+    async fn thread_of_receipt(
+        &self,
+        room: &Room,
+        event: &TimelineEvent,
+        thread: &str,
+    ) -> Result<ReceiptThread> {
+        let is_of_it = match ReceiptThread::try_from(Some(thread).filter(|it| !it.is_empty())) {
+            Ok(Unthreaded) => return Ok(Unthreaded),
+            Ok(Main) => event.thread.is_none().then_some(Main),
+            Ok(Thread(thread_root)) => {
+                let is_of_it = self.is_of_thread(room, event, &thread_root).await?;
+                is_of_it.then_some(Thread(thread_root))
+            }
+            _ => None,
+        };
+        is_of_it.ok_or_else(|| Error::invalid_param("the event is not related to the thread"))
+    }
+}

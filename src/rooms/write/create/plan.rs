@@ -1,0 +1,313 @@
+//! Which events a new room begins with.
+
+use ruma::{
+    OwnedRoomAliasId, OwnedUserId, RoomVersionId,
+    api::client::room::{
+        Visibility,
+        create_room::v3::{Request, RoomPreset},
+    },
+    events::{
+        StateEventType,
+        room::{
+            canonical_alias::RoomCanonicalAliasEventContent, name::RoomNameEventContent,
+            topic::RoomTopicEventContent,
+        },
+    },
+    room_version_rules::AuthorizationRules,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{
+    Map, Value, json,
+    value::{RawValue, to_raw_value},
+};
+
+use super::Profiles;
+use crate::{
+    error::{Error, Result},
+    matrix,
+    rooms::{Action, MemberChange, MemberProfile, NewEvent},
+};
+
+/// How many users one request may invite.
+const MAX_INVITES: usize = 100;
+/// How many events `initial_state` may hold.
+const MAX_INITIAL_STATE: usize = 100;
+
+/// A room to be created.
+#[derive(Debug)]
+pub struct CreateRoom {
+    /// Who creates it.
+    pub creator: OwnedUserId,
+    /// What the creator asks for.
+    pub request: Request,
+    /// How the creator and the invited are shown.
+    pub profiles: Profiles,
+}
+
+#[derive(Deserialize)]
+struct InitialState {
+    #[serde(rename = "type")]
+    kind: StateEventType,
+    #[serde(default)]
+    state_key: String,
+    content: Box<RawValue>,
+}
+
+/// Returns the version that the room will have.
+pub(crate) fn version(request: &Request, default: &RoomVersionId) -> Result<RoomVersionId> {
+    let version = request.room_version.as_ref().unwrap_or(default);
+    if matrix::rules(version).is_some() {
+        Ok(version.clone())
+    } else {
+        Err(Error::UnsupportedRoomVersion(format!(
+            "room version {version} is not supported"
+        )))
+    }
+}
+
+/// Returns the first events, in the order that the specification gives.
+pub(crate) fn events(
+    create: &CreateRoom,
+    version: &RoomVersionId,
+    alias: Option<&OwnedRoomAliasId>,
+) -> Result<Vec<NewEvent>> {
+    let request = &create.request;
+    check_choices(request)?;
+    if request.invite.len() > MAX_INVITES || request.initial_state.len() > MAX_INITIAL_STATE {
+        return Err(Error::invalid_param(
+            "too many invitations or state events at once",
+        ));
+    }
+    if !request.invite_3pid.is_empty() {
+        return Err(Error::forbidden(
+            "this server has no identity server to invite by address",
+        ));
+    }
+    let rules = matrix::rules(version).map_or(AuthorizationRules::V12, |rules| rules.authorization);
+    let plan = Plan { create, rules };
+    // 1. The m.room.create event itself.
+    let mut events = vec![plan.create_event(version)?];
+    // 2. An m.room.member event for the creator to join the room.
+    events.push(plan.join()?);
+    // 3. A default m.room.power_levels event.
+    events.push(plan.power_levels()?);
+    // 4. An m.room.canonical_alias event if room_alias_name is given.
+    if let Some(alias) = alias {
+        let mut content = RoomCanonicalAliasEventContent::new();
+        content.alias = Some(alias.clone());
+        events.push(plan.state(&StateEventType::RoomCanonicalAlias, &content)?);
+    }
+    // 5. Events set by the preset.
+    plan.preset_events(&mut events)?;
+    // 6. Events listed in initial_state, in the order that they are listed.
+    for raw in &request.initial_state {
+        let state: InitialState = serde_json::from_str(raw.json().get())
+            .map_err(|e| Error::BadJson(format!("initial_state: {e}")))?;
+        if state.kind == StateEventType::RoomPowerLevels {
+            matrix::check_power_levels(&state.content)?;
+        }
+        events.push(NewEvent::state(
+            create.creator.clone(),
+            &state.kind,
+            &state.state_key,
+            state.content,
+        ));
+    }
+    // 7. Events implied by name and topic.
+    if let Some(name) = &request.name {
+        events.push(plan.state(
+            &StateEventType::RoomName,
+            &RoomNameEventContent::new(name.clone()),
+        )?);
+    }
+    if let Some(topic) = &request.topic {
+        events.push(plan.state(
+            &StateEventType::RoomTopic,
+            &RoomTopicEventContent::new(topic.clone()),
+        )?);
+    }
+    // 8. Invite events implied by invite.
+    // Those of other servers have to be asked first, which takes a room.
+    let own = create.creator.server_name();
+    let here = request
+        .invite
+        .iter()
+        .filter(|user_id| user_id.server_name() == own);
+    for target in here {
+        events.push(plan.invite(target)?);
+    }
+    Ok(events)
+}
+
+/// Checks that what the specification has lists for is on these lists.
+fn check_choices(request: &Request) -> Result<()> {
+    let is_known = |preset: &RoomPreset| {
+        matches!(
+            preset,
+            RoomPreset::PrivateChat | RoomPreset::PublicChat | RoomPreset::TrustedPrivateChat
+        )
+    };
+    if !request.preset.as_ref().is_none_or(is_known) {
+        return Err(Error::invalid_param(
+            "preset is private_chat, public_chat or trusted_private_chat",
+        ));
+    }
+    check_visibility(&request.visibility)
+}
+
+/// Checks that a visibility is one that the room directory knows.
+///
+/// # Errors
+///
+/// [`Error::InvalidParam`] when it is not.
+pub fn check_visibility(visibility: &Visibility) -> Result<()> {
+    match visibility {
+        Visibility::Public | Visibility::Private => Ok(()),
+        _ => Err(Error::invalid_param("visibility is public or private")),
+    }
+}
+
+struct Plan<'a> {
+    create: &'a CreateRoom,
+    rules: AuthorizationRules,
+}
+
+impl Plan<'_> {
+    fn preset(&self) -> RoomPreset {
+        let by_visibility = || match self.create.request.visibility {
+            Visibility::Public => RoomPreset::PublicChat,
+            _ => RoomPreset::PrivateChat,
+        };
+        self.create
+            .request
+            .preset
+            .clone()
+            .unwrap_or_else(by_visibility)
+    }
+
+    fn state(&self, kind: &StateEventType, content: &impl Serialize) -> Result<NewEvent> {
+        Ok(NewEvent::state(
+            self.create.creator.clone(),
+            kind,
+            "",
+            to_raw_value(content)?,
+        ))
+    }
+
+    fn create_event(&self, version: &RoomVersionId) -> Result<NewEvent> {
+        let mut content: Map<String, Value> = match &self.create.request.creation_content {
+            Some(raw) => serde_json::from_str(raw.json().get())
+                .map_err(|e| Error::BadJson(format!("creation_content: {e}")))?,
+            None => Map::new(),
+        };
+        content.insert("room_version".to_owned(), json!(version));
+        if self.rules.use_room_create_sender {
+            content.remove("creator");
+        } else {
+            content.insert("creator".to_owned(), json!(self.create.creator));
+        }
+        if self.rules.additional_room_creators && self.preset() == RoomPreset::TrustedPrivateChat {
+            self.add_creators(&mut content)?;
+        }
+        self.state(&StateEventType::RoomCreate, &content)
+    }
+
+    /// In a trusted private chat all who are invited are as powerful as the creator.
+    fn add_creators(&self, content: &mut Map<String, Value>) -> Result<()> {
+        let creators = content
+            .entry("additional_creators")
+            .or_insert_with(|| json!([]));
+        let creators = creators
+            .as_array_mut()
+            .ok_or_else(|| Error::BadJson("additional_creators is no list".to_owned()))?;
+        for user_id in &self.create.request.invite {
+            let creator = json!(user_id);
+            if !creators.contains(&creator) {
+                creators.push(creator);
+            }
+        }
+        if creators.is_empty() {
+            content.remove("additional_creators");
+        }
+        Ok(())
+    }
+
+    fn join(&self) -> Result<NewEvent> {
+        let creator = &self.create.creator;
+        MemberChange::own(creator, Action::Join, self.profile(creator)).event()
+    }
+
+    fn invite(&self, target: &OwnedUserId) -> Result<NewEvent> {
+        MemberChange {
+            sender: self.create.creator.clone(),
+            target: target.clone(),
+            action: Action::Invite,
+            profile: self.profile(target),
+            reason: None,
+            is_direct: self.create.request.is_direct,
+            extra: Map::new(),
+        }
+        .event()
+    }
+
+    fn profile(&self, user_id: &OwnedUserId) -> MemberProfile {
+        self.create
+            .profiles
+            .get(user_id)
+            .cloned()
+            .unwrap_or_default()
+    }
+
+    /// Every level is spelled out, the defaults too: there are clients that read no defaults.
+    fn power_levels(&self) -> Result<NewEvent> {
+        let has_almighty_creators = self.rules.explicitly_privilege_room_creators;
+        let tombstone = if has_almighty_creators { 150 } else { 100 };
+        let mut users = Map::new();
+        if !has_almighty_creators {
+            users.insert(self.create.creator.to_string(), json!(100));
+            if self.preset() == RoomPreset::TrustedPrivateChat {
+                let invited = self.create.request.invite.iter();
+                users.extend(invited.map(|user_id| (user_id.to_string(), json!(100))));
+            }
+        }
+        // Nobody needs an invitation to a public room; whom one lets in by one is asked of those with power.
+        let is_public = self.preset() == RoomPreset::PublicChat;
+        let mut content = json!({
+            "ban": 50, "kick": 50, "redact": 50, "invite": if is_public { 50 } else { 0 },
+            "state_default": 50, "events_default": 0, "users_default": 0,
+            "notifications": { "room": 50 },
+            "events": {
+                "m.room.name": 50, "m.room.avatar": 50, "m.room.canonical_alias": 50,
+                "m.room.power_levels": 100, "m.room.history_visibility": 100,
+                "m.room.server_acl": 100, "m.room.encryption": 100, "m.room.tombstone": tombstone,
+            },
+            "users": users,
+        });
+        if let (Some(raw), Some(content)) = (
+            &self.create.request.power_level_content_override,
+            content.as_object_mut(),
+        ) {
+            let wished: Map<String, Value> = serde_json::from_str(raw.json().get())
+                .map_err(|e| Error::BadJson(format!("power_level_content_override: {e}")))?;
+            content.extend(wished);
+        }
+        matrix::check_power_levels(&to_raw_value(&content)?)?;
+        self.state(&StateEventType::RoomPowerLevels, &content)
+    }
+
+    /// [Presets](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3createroom)
+    fn preset_events(&self, events: &mut Vec<NewEvent>) -> Result<()> {
+        let is_public = self.preset() == RoomPreset::PublicChat;
+        let join_rule = if is_public { "public" } else { "invite" };
+        let rules = json!({ "join_rule": join_rule });
+        let history = json!({ "history_visibility": "shared" });
+        events.push(self.state(&StateEventType::RoomJoinRules, &rules)?);
+        events.push(self.state(&StateEventType::RoomHistoryVisibility, &history)?);
+        // Without the event guests are forbidden, so that a public room needs none.
+        if !is_public {
+            let guests = json!({ "guest_access": "can_join" });
+            events.push(self.state(&StateEventType::RoomGuestAccess, &guests)?);
+        }
+        Ok(())
+    }
+}

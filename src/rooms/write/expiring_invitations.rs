@@ -1,0 +1,279 @@
+//! Invitations that expire.
+//!
+//! An invitation says itself until when it stands: `dev.parlour.expires_at` in its content. `append` keeps a row of it
+//! for as long as it is what the user is to the room. When its time has come the server withdraws it by an ordinary
+//! event; until that is stored, the invitation is refused as if it were.
+
+use ruma::{
+    OwnedEventId, OwnedUserId, RoomId, UserId,
+    events::{StateEventType, room::member::MembershipState},
+};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{removal::remover, send::Occasion};
+use crate::{
+    error::{Error, Result},
+    matrix::{Pdu, StateMap},
+    rooms::{
+        Action, Inner, MemberChange, MemberProfile, NewEvent, Rooms,
+        memory::{room::Room, timetable::Timetable},
+    },
+    storage::{
+        Db, RoomNum, UserNum, WriteTx,
+        rooms::expiring_invitations::{self, Expiring},
+    },
+};
+
+/// What says in an invitation until when it stands, in milliseconds since the Unix epoch.
+const EXPIRES_AT: &str = "dev.parlour.expires_at";
+/// Why an invitation is withdrawn.
+const REASON: &str = "The invitation has expired";
+/// The longest that an invitation stands, in milliseconds.
+const LONGEST_MS: i64 = 366 * 24 * 3_600_000;
+/// Invitations withdrawn in one go.
+const BATCH: i64 = 64;
+
+#[derive(Deserialize)]
+struct Content {
+    #[serde(rename = "dev.parlour.expires_at")]
+    expires_at: i64,
+}
+
+/// Returns until when an invitation stands; `None` for one that does not say so, and for what is none.
+pub(crate) fn expiry(pdu: &Pdu) -> Option<i64> {
+    if pdu.membership() != Some(MembershipState::Invite) {
+        return None;
+    }
+    Some(pdu.content_as::<Content>()?.expires_at)
+}
+
+/// Returns the timetable of the invitations that expire: without any, no change of a membership has to look for them.
+pub(crate) async fn timetable(db: &Db) -> Result<Timetable> {
+    let mut conn = db.read().await?;
+    let next = expiring_invitations::next_due(&mut conn).await?;
+    Ok(Timetable::new(next.is_some()))
+}
+
+/// Keeps track of until when a user is invited, in the write that changes the membership.
+///
+/// Only whoever is of this server can be made to withdraw an invitation.
+pub(crate) async fn note(
+    inner: &Inner,
+    tx: &mut WriteTx,
+    (room, user): (RoomNum, UserNum),
+    pdu: &Pdu,
+) -> Result<()> {
+    let is_own = pdu.sender.server_name() == inner.key.server_name();
+    match expiry(pdu).filter(|_| is_own) {
+        Some(expires_ts) => {
+            inner.expiring.begin_to_use();
+            let invitation = Expiring {
+                room,
+                user_num: user,
+                event_id: pdu.event_id.to_string(),
+                expires_ts,
+            };
+            expiring_invitations::set(tx, &invitation).await
+        }
+        None if inner.expiring.is_used() => expiring_invitations::remove(tx, room, user).await,
+        None => Ok(()),
+    }
+}
+
+/// Checks that whoever joins or knocks is not invited until a time that has passed.
+///
+/// # Errors
+///
+/// [`Error::Forbidden`]; the invitation is withdrawn in a moment, after which it counts for nothing.
+pub(crate) fn check_not_expired(state: &StateMap, event: &NewEvent, now: i64) -> Result<()> {
+    let comes = matches!(
+        event.membership(),
+        Some(MembershipState::Join | MembershipState::Knock)
+    );
+    let is_own = event.state_key.as_deref() == Some(event.sender.as_str());
+    if comes && is_own && is_expired(state, &event.sender, now) {
+        return Err(Error::forbidden("the invitation has expired"));
+    }
+    Ok(())
+}
+
+/// Returns whether a user is invited until a time that has passed.
+pub(crate) fn is_expired(state: &StateMap, user_id: &UserId, now: i64) -> bool {
+    let expires = state.member(user_id).and_then(|pdu| expiry(pdu));
+    expires.is_some_and(|expires| expires <= now)
+}
+
+impl Rooms {
+    /// Invites a user until a time; returns the id of the invitation.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidParam`] for a time that has passed or is more than a year away; [`Error::Forbidden`] with the
+    /// rule that refuses the invitation.
+    pub async fn invite_until(
+        &self,
+        room_id: &RoomId,
+        invitation: MemberChange,
+        expires_at: i64,
+    ) -> Result<OwnedEventId> {
+        let event = self.invitation_until(invitation, expires_at)?;
+        let room = self.room_of_member(room_id).await?;
+        if room.view().state.membership(&event.sender) != MembershipState::Join {
+            return Err(Error::forbidden("you are not in this room"));
+        }
+        let num = room.num;
+        self.detached(async move |rooms: Rooms| rooms.send_now(num, event).await)
+            .await
+    }
+
+    /// Returns an invitation that stands until a time.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidParam`] for a time that has passed or is more than a year away.
+    pub fn invitation_until(
+        &self,
+        mut invitation: MemberChange,
+        expires_at: i64,
+    ) -> Result<NewEvent> {
+        self.check_lifetime(expires_at)?;
+        let until = Value::from(expires_at);
+        invitation.extra.insert(EXPIRES_AT.to_owned(), until);
+        invitation.event()
+    }
+
+    /// Checks until when an invitation, or a link, shall stand.
+    pub(crate) fn check_lifetime(&self, expires_at: i64) -> Result<()> {
+        let now = self.inner.clock.now_ms();
+        if expires_at <= now {
+            return Err(Error::invalid_param("expires_at has passed already"));
+        }
+        if expires_at - now > LONGEST_MS {
+            return Err(Error::invalid_param("expires_at is more than a year away"));
+        }
+        Ok(())
+    }
+
+    /// Begins to withdraw invitations when their time has come.
+    pub fn withdraw_expired_invitations(&self) {
+        self.do_in_time(
+            "withdraw invitations",
+            |inner| &inner.expiring,
+            Self::withdraw_due,
+        );
+    }
+
+    /// Withdraws what has expired; returns when the next does.
+    async fn withdraw_due(self) -> Result<Option<i64>> {
+        loop {
+            let now = self.inner.clock.now_ms();
+            let expired = {
+                let mut conn = self.inner.db.read().await?;
+                let expired = expiring_invitations::due(&mut conn, now, BATCH).await?;
+                if expired.is_empty() {
+                    return expiring_invitations::next_due(&mut conn).await;
+                }
+                expired
+            };
+            for invitation in expired {
+                self.withdraw(&invitation).await?;
+            }
+        }
+    }
+
+    /// Withdraws the invitation of a user to a room, if it has expired.
+    ///
+    /// What the user wants of the room then depends on what they are without it.
+    pub async fn withdraw_if_expired(&self, room: &Room, user_id: &UserId) -> Result<()> {
+        let now = self.inner.clock.now_ms();
+        if !is_expired(&room.view().state, user_id, now) {
+            return Ok(());
+        }
+        let Some(user) = self.user_number(user_id).await? else {
+            return Ok(());
+        };
+        let known = {
+            let mut conn = self.inner.db.read().await?;
+            expiring_invitations::get(&mut conn, room.num, user).await?
+        };
+        match known {
+            Some(invitation) => self.withdraw(&invitation).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Withdraws an invitation, unless something else has become of it.
+    async fn withdraw(&self, invitation: &Expiring) -> Result<()> {
+        match self.send_withdrawal(invitation).await {
+            Ok(()) | Err(Error::Finalised(_) | Error::NotFound(_)) => {}
+            Err(error @ (Error::Internal { .. } | Error::StorageFull | Error::Unavailable(_))) => {
+                return Err(error);
+            }
+            Err(refused) => {
+                tracing::debug!(room = invitation.room, error = %refused, "an invitation stays");
+            }
+        }
+        // The event has removed the row; where there was no event, nothing is left to do.
+        let mut tx = self.inner.db.write().await?;
+        expiring_invitations::remove_one(&mut tx, invitation).await?;
+        tx.commit().await
+    }
+
+    async fn send_withdrawal(&self, invitation: &Expiring) -> Result<()> {
+        let room = self.room_by_number(invitation.room).await?;
+        // What readers see may lag behind the row by a moment.
+        let state = room.tip.lock().await.state.clone();
+        let event_id = OwnedEventId::try_from(invitation.event_id.as_str())
+            .map_err(|source| Error::internal("read an event id", source))?;
+        let (inviter, target) = {
+            let mut members = state.of_type(&StateEventType::RoomMember);
+            let found = members.find(|pdu| pdu.event_id == event_id);
+            let found = found.and_then(|pdu| Some((pdu.sender.clone(), pdu.member()?.to_owned())));
+            found.ok_or_else(gone)?
+        };
+        let sender = remover(&room, &state, &target, Some(&inviter));
+        let sender = sender
+            .or_else(|| self.is_local(&target).then(|| target.clone()))
+            .ok_or_else(|| Error::forbidden("nobody here may withdraw the invitation"))?;
+        let event = leave(sender, &target, REASON)?;
+        let num = room.num;
+        let withdrawn = self.detached(async move |rooms: Rooms| {
+            rooms.send_on(num, event, Occasion::Expiry(event_id)).await
+        });
+        withdrawn.await.map(drop)
+    }
+}
+
+/// Returns the event by which somebody leaves, or is made to.
+pub(crate) fn leave(sender: OwnedUserId, target: &OwnedUserId, reason: &str) -> Result<NewEvent> {
+    let action = if sender == *target {
+        Action::Leave
+    } else {
+        Action::Kick
+    };
+    let mut change = MemberChange::own(target, action, MemberProfile::default());
+    change.sender = sender;
+    change.reason = Some(reason.to_owned());
+    change.event()
+}
+
+/// Checks that an invitation is still what its user is to the room.
+pub(crate) fn check_stands(
+    state: &StateMap,
+    event: &NewEvent,
+    invitation: &OwnedEventId,
+) -> Result<()> {
+    let user_id = event.state_key.as_deref().unwrap_or_default();
+    let member = <&UserId>::try_from(user_id)
+        .ok()
+        .and_then(|user_id| state.member(user_id));
+    match member {
+        Some(member) if member.event_id == *invitation => Ok(()),
+        _ => Err(gone()),
+    }
+}
+
+fn gone() -> Error {
+    Error::Finalised("something else has become of the invitation".to_owned())
+}

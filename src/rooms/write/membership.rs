@@ -1,0 +1,338 @@
+//! Joining, inviting, leaving, kicking, banning, forgetting.
+//!
+//! [Room membership](https://spec.matrix.org/v1.19/client-server-api/#room-membership)
+
+use ruma::{
+    OwnedMxcUri, OwnedUserId, RoomId, UserId,
+    events::{
+        StateEventType,
+        room::member::{MembershipState, RoomMemberEventContent},
+    },
+};
+use serde_json::{Map, Value, value::to_raw_value};
+
+use super::send::{Occasion, not_in_room};
+use crate::{
+    error::{Error, Result},
+    rooms::{NewEvent, Rooms, UserRoom, memory::room::Room},
+    storage::{Change, RoomNum, UserNum, rooms::memberships},
+};
+
+/// How a user is shown in a room.
+#[derive(Clone, Debug, Default)]
+pub struct MemberProfile {
+    /// The display name.
+    pub displayname: Option<String>,
+    /// The avatar.
+    pub avatar_url: Option<OwnedMxcUri>,
+}
+
+/// What is done to a membership.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// One joins, or shows a new profile.
+    Join,
+    /// Someone is invited.
+    Invite,
+    /// One leaves, or declines an invitation.
+    Leave,
+    /// Someone is made to leave.
+    Kick,
+    /// Someone is made to leave and may not come back.
+    Ban,
+    /// A ban is lifted.
+    Unban,
+    /// One asks to be invited.
+    Knock,
+}
+
+impl Action {
+    /// Returns what it makes the target.
+    fn membership(self) -> MembershipState {
+        match self {
+            Self::Join => MembershipState::Join,
+            Self::Invite => MembershipState::Invite,
+            Self::Leave | Self::Kick | Self::Unban => MembershipState::Leave,
+            Self::Ban => MembershipState::Ban,
+            Self::Knock => MembershipState::Knock,
+        }
+    }
+}
+
+/// A change of someone's membership.
+#[derive(Clone, Debug)]
+pub struct MemberChange {
+    /// Who makes the change.
+    pub sender: OwnedUserId,
+    /// Whose membership changes.
+    pub target: OwnedUserId,
+    /// What is done.
+    pub action: Action,
+    /// How the target is shown; only for those who join or are invited.
+    pub profile: MemberProfile,
+    /// Why.
+    pub reason: Option<String>,
+    /// Whether an invitation is to a direct chat.
+    pub is_direct: bool,
+    /// What else the client wants in the content of the member event.
+    pub extra: Map<String, Value>,
+}
+
+/// What a client cannot put into a member event by joining: the server says it, or it is no content at all.
+const OWN_FIELDS: [&str; 7] = [
+    "membership",
+    "displayname",
+    "avatar_url",
+    "is_direct",
+    "join_authorised_via_users_server",
+    "third_party_signed",
+    "third_party_invite",
+];
+
+impl MemberChange {
+    /// Returns a change of one's own membership.
+    pub fn own(user_id: &UserId, action: Action, profile: MemberProfile) -> Self {
+        let (sender, target) = (user_id.to_owned(), user_id.to_owned());
+        Self {
+            sender,
+            target,
+            action,
+            profile,
+            reason: None,
+            is_direct: false,
+            extra: Map::new(),
+        }
+    }
+
+    /// Returns the content of the member event.
+    pub fn content(self) -> Result<Map<String, Value>> {
+        let mut content = RoomMemberEventContent::new(self.action.membership());
+        content.displayname = self.profile.displayname;
+        content.avatar_url = self.profile.avatar_url;
+        content.reason = self.reason;
+        content.is_direct = self.is_direct.then_some(true);
+        let mut whole = self.extra;
+        for field in OWN_FIELDS {
+            whole.remove(field);
+        }
+        if let Value::Object(content) = serde_json::to_value(&content)? {
+            whole.extend(content);
+        }
+        Ok(whole)
+    }
+
+    /// Returns the member event.
+    pub fn event(self) -> Result<NewEvent> {
+        let (sender, target) = (self.sender.clone(), self.target.clone());
+        let content = to_raw_value(&self.content()?)?;
+        Ok(NewEvent::state(
+            sender,
+            &StateEventType::RoomMember,
+            target.as_str(),
+            content,
+        ))
+    }
+}
+
+impl Rooms {
+    /// Changes a membership, if the rules of the room allow it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Forbidden`] with the rule that refuses it, and for an unknown room; only who wants to join one is
+    /// told [`Error::NotFound`].
+    pub async fn change_membership(&self, room_id: &RoomId, change: MemberChange) -> Result<()> {
+        let occasion = Occasion::Membership(change.action);
+        self.change_on(room_id, change, occasion).await
+    }
+
+    /// As [`Rooms::change_membership`], for somebody who is not looking: it says nothing of what they have read.
+    ///
+    /// # Errors
+    ///
+    /// As [`Rooms::change_membership`].
+    pub async fn change_membership_for(
+        &self,
+        room_id: &RoomId,
+        change: MemberChange,
+    ) -> Result<()> {
+        self.change_on(room_id, change, Occasion::Background).await
+    }
+
+    async fn change_on(
+        &self,
+        room_id: &RoomId,
+        change: MemberChange,
+        occasion: Occasion,
+    ) -> Result<()> {
+        let room = match change.action {
+            Action::Join | Action::Knock => self.room(room_id).await?,
+            _ => self.room_of_member(room_id).await?,
+        };
+        if matches!(change.action, Action::Join | Action::Knock) {
+            self.withdraw_if_expired(&room, &change.target).await?;
+        }
+        let num = room.num;
+        let (sender, before) = {
+            let state = &room.view().state;
+            let before = state.member(&change.target);
+            let before = before.and_then(|pdu| pdu.membership());
+            (state.membership(&change.sender), before)
+        };
+        if change.sender != change.target && sender != MembershipState::Join {
+            // Who is in the room is nobody's business either.
+            return Err(Error::forbidden("you are not in this room"));
+        }
+        if is_void(before.as_ref(), change.action)? {
+            return Ok(());
+        }
+        let event = change.event()?;
+        self.detached(async move |rooms: Rooms| rooms.send_on(num, event, occasion).await)
+            .await?;
+        Ok(())
+    }
+
+    /// Lets a user forget a room that they are not in; nothing of it is shown to them any more.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotLeft`] while the user is in the room.
+    pub async fn forget(&self, room_id: &RoomId, user: UserNum, user_id: &UserId) -> Result<()> {
+        let room = self
+            .number(room_id)
+            .await
+            .map_err(|error| not_in_room(error, room_id))?;
+        match self
+            .of_user(user)
+            .await?
+            .get(room)
+            .map(|room| room.membership)
+        {
+            Some(MembershipState::Leave | MembershipState::Ban) => {}
+            Some(_) => {
+                return Err(Error::NotLeft(
+                    "leave the room before you forget it".to_owned(),
+                ));
+            }
+            None => return Err(Error::forbidden("you were never in that room")),
+        }
+        let user_id = user_id.to_owned();
+        let mut tx = self.inner.db.write().await?;
+        let position = tx.position();
+        memberships::forget(&mut tx, user, room).await?;
+        let change = Change::Membership {
+            user,
+            user_id,
+            local: true,
+            room,
+            membership: None,
+            stripped_state: None,
+        };
+        tx.publish(position, change);
+        tx.commit().await
+    }
+
+    /// Takes a user out of every room and declines every invitation.
+    ///
+    /// A room that refuses is passed over: the others shall not wait for it.
+    pub async fn leave_all(&self, user: UserNum, user_id: &UserId) -> Result<()> {
+        let rooms = self.of_user(user).await?;
+        let is_in = |room: &UserRoom| {
+            !matches!(
+                room.membership,
+                MembershipState::Leave | MembershipState::Ban
+            )
+        };
+        let rooms: Vec<RoomNum> = rooms
+            .all()
+            .iter()
+            .filter(|(_, room)| is_in(room))
+            .map(|(num, _)| *num)
+            .collect();
+        for room in rooms {
+            self.change_quietly(
+                room,
+                MemberChange::own(user_id, Action::Leave, MemberProfile::default()),
+            )
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// Returns how many rooms a user is in.
+    pub async fn number_of_joined(&self, user: UserNum) -> Result<usize> {
+        Ok(self.of_user(user).await?.joined().len())
+    }
+
+    /// Shows a user's new profile in every room that the user has joined.
+    ///
+    /// A room that refuses is passed over: the others shall not wait for it.
+    pub async fn update_profile(
+        &self,
+        user: UserNum,
+        user_id: &UserId,
+        profile: MemberProfile,
+    ) -> Result<()> {
+        for num in self.of_user(user).await?.joined() {
+            let room = match self.room_by_number(num).await {
+                // It was deleted meanwhile.
+                Err(Error::NotFound(_)) => continue,
+                room => room?,
+            };
+            if !shows(&room, user_id, &profile) {
+                self.change_quietly(
+                    num,
+                    MemberChange::own(user_id, Action::Join, profile.clone()),
+                )
+                .await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Changes a membership in one of many rooms.
+    async fn change_quietly(&self, room: RoomNum, change: MemberChange) -> Result<()> {
+        let event = change.event()?;
+        let sent = self
+            .detached(async move |rooms: Rooms| {
+                rooms.send_on(room, event, Occasion::Background).await
+            })
+            .await;
+        if let Err(error) = sent {
+            tracing::debug!(%error, room, "a room refused a change of membership");
+        }
+        Ok(())
+    }
+}
+
+fn shows(room: &Room, user_id: &UserId, profile: &MemberProfile) -> bool {
+    let content = room
+        .view()
+        .state
+        .member(user_id)
+        .and_then(|pdu| pdu.content_as::<RoomMemberEventContent>());
+    content.is_some_and(|content| {
+        content.displayname == profile.displayname && content.avatar_url == profile.avatar_url
+    })
+}
+
+/// Returns whether a change would change nothing.
+///
+/// # Errors
+///
+/// [`Error::Forbidden`] for an action that takes another membership to begin with.
+pub(crate) fn is_void(before: Option<&MembershipState>, action: Action) -> Result<bool> {
+    let refuse = |reason: &str| Err(Error::forbidden(reason));
+    match (action, before) {
+        (Action::Join, Some(MembershipState::Join))
+        | (Action::Leave, Some(MembershipState::Leave)) => Ok(true),
+        (Action::Leave, None) => refuse("you are not in this room"),
+        (Action::Kick, None | Some(MembershipState::Leave | MembershipState::Ban)) => {
+            refuse("the user is not in this room")
+        }
+        (Action::Unban, before) if before != Some(&MembershipState::Ban) => {
+            refuse("the user is not banned from this room")
+        }
+        _ => Ok(false),
+    }
+}

@@ -1,0 +1,35 @@
+//! Who may take somebody out of a room, where the server has a reason to.
+
+use std::cmp::Reverse;
+
+use ruma::{OwnedUserId, UserId, events::room::member::MembershipState};
+
+use crate::{
+    matrix::{self, StateMap},
+    rooms::memory::room::Room,
+};
+
+/// Returns a member of this server who may take a user out of a room: the preferred one if they may, else the most
+/// powerful.
+pub(crate) fn remover(
+    room: &Room,
+    state: &StateMap,
+    target: &UserId,
+    preferred: Option<&UserId>,
+) -> Option<OwnedUserId> {
+    let levels = matrix::power_levels(state, &room.rules);
+    let may = |user_id: &UserId| {
+        state.membership(user_id) == MembershipState::Join
+            && levels.user_can_kick_user(user_id, target)
+    };
+    let view = room.view();
+    let mut members = view.local_members.values();
+    if let Some(preferred) = preferred.filter(|preferred| may(preferred))
+        && members.any(|user_id| user_id == preferred)
+    {
+        return Some(preferred.to_owned());
+    }
+    let able = view.local_members.values().filter(|user_id| may(user_id));
+    able.max_by_key(|user_id| (levels.for_user(user_id), Reverse((*user_id).clone())))
+        .cloned()
+}

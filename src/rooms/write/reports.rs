@@ -1,0 +1,128 @@
+//! What users report to those who run the server.
+//!
+//! [Reporting content](https://spec.matrix.org/v1.19/client-server-api/#reporting-content)
+
+use ruma::{EventId, RoomId, UserId, events::room::member::MembershipState};
+
+use crate::{
+    error::{Error, Result},
+    rooms::Rooms,
+    storage::{
+        UserNum,
+        rooms::reports::{self, NewReport},
+    },
+};
+
+/// The longest reason, in bytes.
+const REASON_BYTES: usize = 8 * 1024;
+/// How many reports of a user are kept, the latest.
+const KEPT: i64 = 1_000;
+
+/// Who reports something, and why.
+#[derive(Clone, Copy, Debug)]
+pub struct Reporter<'a> {
+    /// The user's number.
+    pub user: UserNum,
+    /// The user.
+    pub user_id: &'a UserId,
+    /// Why.
+    pub reason: &'a str,
+}
+
+impl Rooms {
+    /// Takes the report of an event of a room that the reporter is in.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] for an event that the reporter cannot see, whether it exists or not.
+    pub async fn report_event(
+        &self,
+        reporter: Reporter<'_>,
+        room_id: &RoomId,
+        event_id: &EventId,
+    ) -> Result<()> {
+        reporter.check()?;
+        let unknown = || Error::not_found("there is no such event in a room that you are in");
+        let hide = |error| match error {
+            Error::NotFound(_) => unknown(),
+            other => other,
+        };
+        let room = self.room(room_id).await.map_err(hide)?;
+        if room.view().state.membership(reporter.user_id) != MembershipState::Join {
+            return Err(unknown());
+        }
+        let access = self.access(&room, reporter.user, reporter.user_id).await?;
+        self.visible_event(&room, &access, event_id)
+            .await
+            .map_err(hide)?;
+        let report = NewReport {
+            room: Some(room.num),
+            event_id: Some(event_id.as_str()),
+            ..self.report(reporter)
+        };
+        tracing::info!(user_id = %reporter.user_id, %room_id, %event_id, "a user reports an event");
+        self.store_report(report).await
+    }
+
+    /// Takes the report of a room. Whether the room exists is not told.
+    pub async fn report_room(&self, reporter: Reporter<'_>, room_id: &RoomId) -> Result<()> {
+        reporter.check()?;
+        let room = match self.number(room_id).await {
+            Ok(room) => Some(room),
+            Err(Error::NotFound(_)) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        tracing::info!(user_id = %reporter.user_id, %room_id, "a user reports a room");
+        self.store_report(NewReport {
+            room,
+            ..self.report(reporter)
+        })
+        .await
+    }
+
+    /// Takes the report of a user. Whether the user exists is not told.
+    pub async fn report_user(&self, reporter: Reporter<'_>, target: &UserId) -> Result<()> {
+        reporter.check()?;
+        let user = self.user_number(target).await?;
+        if user.is_none() {
+            return Ok(());
+        }
+        tracing::info!(user_id = %reporter.user_id, target = %target, "a user reports another");
+        self.store_report(NewReport {
+            user,
+            ..self.report(reporter)
+        })
+        .await
+    }
+
+    fn report<'a>(&self, reporter: Reporter<'a>) -> NewReport<'a> {
+        NewReport {
+            ts: self.inner.clock.now_ms(),
+            reporter: reporter.user,
+            room: None,
+            event_id: None,
+            user: None,
+            reason: reporter.reason,
+        }
+    }
+
+    async fn store_report(&self, report: NewReport<'_>) -> Result<()> {
+        let mut tx = self.inner.db.write().await?;
+        reports::insert(&mut tx, report, KEPT).await?;
+        tx.commit().await
+    }
+}
+
+impl Reporter<'_> {
+    fn check(&self) -> Result<()> {
+        if self.reason.len() > REASON_BYTES {
+            return Err(Error::invalid_param(format!(
+                "the reason is longer than {REASON_BYTES} bytes"
+            )));
+        }
+        if self.reason.contains('\0') {
+            return Err(Error::invalid_param("the reason is no text"));
+        }
+        Ok(())
+    }
+}

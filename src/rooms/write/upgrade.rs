@@ -1,0 +1,304 @@
+//! Replacing a room by one of another version: the new room, the tombstone and the aliases in one write.
+//!
+//! [Room upgrades](https://spec.matrix.org/v1.19/client-server-api/#room-upgrades)
+
+mod plan;
+
+use std::sync::Arc;
+
+use ruma::{
+    OwnedEventId, OwnedRoomId, OwnedUserId, RoomVersionId, UInt,
+    events::{
+        StateEventType,
+        room::{member::MembershipState, tombstone::RoomTombstoneEventContent},
+    },
+};
+use serde_json::{Map, Value, json, value::to_raw_value};
+use tokio::sync::MutexGuard;
+
+use super::{
+    create::{ATTEMPTS, advance_scratch},
+    policy_server::Vetting,
+    send::{Occasion, is_on_disk, release},
+};
+use crate::{
+    clock::timestamp,
+    error::{Error, Result},
+    matrix::{self, Pdu, StateMap},
+    rooms::{
+        MemberProfile, NewEvent, Rooms,
+        log::append::{Accepted, append},
+        memory::room::{Room, Tip},
+    },
+    storage::rooms::{aliases, room_table},
+};
+
+/// Whoever has less power than this may neither speak nor invite in a room that was replaced.
+const QUIET_LEVEL: i64 = 50;
+/// How long an equal request of the same user is taken for the same one: two at once, or a client that lost the answer.
+const REPEATED_UPGRADE_MS: i64 = 60_000;
+/// What whoever comes to the old room reads.
+const BODY: &str = "This room has been replaced";
+
+/// A room to be replaced.
+#[derive(Clone, Debug)]
+pub struct Upgrade {
+    /// Who replaces it, and creates the new one.
+    pub user_id: OwnedUserId,
+    /// How they are shown.
+    pub profile: MemberProfile,
+    /// The version of the new room.
+    pub version: RoomVersionId,
+    /// Who else shall be a creator of the new room, where the version knows such.
+    pub additional_creators: Vec<OwnedUserId>,
+}
+
+/// What is about to replace a room.
+struct Replacement {
+    new: Room,
+    events: Vec<Accepted>,
+    /// The last events of the old room, and what the first of them follows.
+    farewell: Vec<Accepted>,
+    follows: Vec<OwnedEventId>,
+    /// Whether the old room's policy server has signed these, if it has to.
+    is_vetted: bool,
+}
+
+impl Rooms {
+    /// Replaces a room; returns the id of the new one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnsupportedRoomVersion`]; [`Error::Forbidden`] for one who may not send the tombstone.
+    pub async fn upgrade(&self, room_id: &ruma::RoomId, upgrade: Upgrade) -> Result<OwnedRoomId> {
+        if matrix::rules(&upgrade.version).is_none() {
+            let text = format!("room version {} is not supported", upgrade.version);
+            return Err(Error::UnsupportedRoomVersion(text));
+        }
+        let room = self.room_of_member(room_id).await?;
+        let (num, tombstone) = (room.num, tombstone(&room.view().state).cloned());
+        self.detached(async move |rooms: Rooms| {
+            rooms.upgrade_now(num, &upgrade, tombstone.as_deref()).await
+        })
+        .await
+    }
+
+    /// Replaces a room, unless it has been replaced since it had the tombstone that is given, if any.
+    async fn upgrade_now(
+        &self,
+        num: i64,
+        upgrade: &Upgrade,
+        known: Option<&Pdu>,
+    ) -> Result<OwnedRoomId> {
+        let mut vetting = Vetting::default();
+        let mut vetted: Option<Replacement> = None;
+        for later in 0..ATTEMPTS {
+            let old = self.room_by_number(num).await?;
+            vetting.wait_for_turn(&old).await;
+            let tip = old.tip.lock().await;
+            if old.is_stale() {
+                continue;
+            }
+            self.inner.check_stays(num)?;
+            if let Some(standing) = tombstone(&tip.state).cloned() {
+                if !is_on_disk(&old, &standing) {
+                    drop(tip);
+                    self.wait_for_tombstone(&old).await;
+                    continue;
+                }
+                if let Some(new) = self.equal_replacement(&standing, upgrade).await? {
+                    return Ok(new);
+                }
+                if known.is_none_or(|known| known.event_id != standing.event_id) {
+                    return Err(Error::forbidden("the room has just been replaced"));
+                }
+            }
+            check_may_replace(&old, &tip, upgrade)?;
+            let follows = tip.followed().0;
+            let replacement = match vetted.take().filter(|vetted| vetted.follows == follows) {
+                Some(vetted) => vetted,
+                None => self.draft(&old, &tip, upgrade, later).await?,
+            };
+            if !replacement.is_vetted {
+                drop(tip);
+                vetted = Some(self.vet_farewell(&old, replacement).await?);
+                continue;
+            }
+            if let Some(new) = self.store_replacement(&old, tip, replacement).await? {
+                return Ok(new);
+            }
+        }
+        Err(Error::Unavailable(
+            "the room cannot be replaced now".to_owned(),
+        ))
+    }
+
+    /// Stores a replacement in one write; `None` if the room is loaded again, or the id of the new one is taken.
+    async fn store_replacement(
+        &self,
+        old: &Room,
+        mut tip: MutexGuard<'_, Tip>,
+        replacement: Replacement,
+    ) -> Result<Option<OwnedRoomId>> {
+        let Replacement {
+            mut new,
+            events,
+            farewell,
+            ..
+        } = replacement;
+        let mut tx = self.inner.db.write().await?;
+        if old.is_stale() || !self.inner.insert_room(&mut tx, &mut new, events).await? {
+            return Ok(None);
+        }
+        aliases::move_all(&mut tx, old.num, new.num).await?;
+        if room_table::is_published(&mut tx, old.num).await? {
+            room_table::set_published(&mut tx, new.num, true).await?;
+            room_table::set_published(&mut tx, old.num, false).await?;
+        }
+        let mut next = tip.clone();
+        let mut newest = 0;
+        for accepted in farewell {
+            let stored = append(&self.inner, &mut tx, old, &mut next, accepted).await?;
+            newest = stored.map_or(newest, |event| event.position);
+        }
+        let pending = release(tx, old, newest)?;
+        *tip = next;
+        drop(tip);
+        pending.durable().await?;
+        Ok(Some(new.room_id))
+    }
+
+    /// Waits until the replacement by another request is on disk, or lost.
+    async fn wait_for_tombstone(&self, old: &Room) {
+        if let Err(error) = self.settle(old).await {
+            tracing::debug!(%error, room_id = %old.room_id, "a replacement may be lost");
+        }
+    }
+
+    /// Returns the room that an equal request of the same user has just made.
+    async fn equal_replacement(
+        &self,
+        tombstone: &Pdu,
+        upgrade: &Upgrade,
+    ) -> Result<Option<OwnedRoomId>> {
+        let age_ms = self.inner.clock.now_ms() - i64::from(tombstone.origin_server_ts.0);
+        if tombstone.sender != upgrade.user_id || age_ms > REPEATED_UPGRADE_MS {
+            return Ok(None);
+        }
+        let replacement = tombstone.content_str("replacement_room");
+        let Some(new) = replacement.and_then(|id| OwnedRoomId::try_from(id).ok()) else {
+            return Ok(None);
+        };
+        let version = self.room(&new).await?.version.clone();
+        Ok((version == upgrade.version).then_some(new))
+    }
+
+    /// Builds what replaces a room, and the last events of it.
+    async fn draft(
+        &self,
+        old: &Room,
+        tip: &Tip,
+        upgrade: &Upgrade,
+        later: i64,
+    ) -> Result<Replacement> {
+        let planned = plan::events(old, tip, upgrade)?;
+        let now = timestamp(self.inner.clock.now_ms() + later);
+        let (new, events) = self.build(&upgrade.version, planned, now).await?;
+        let farewell = self.farewell(old, tip, upgrade, &new.room_id).await?;
+        Ok(Replacement {
+            new,
+            events,
+            farewell,
+            follows: tip.followed().0,
+            is_vetted: !self.is_to_be_vetted(old, &Occasion::Request),
+        })
+    }
+
+    /// Has the policy server of a room sign the last events of it.
+    async fn vet_farewell(&self, old: &Room, mut replacement: Replacement) -> Result<Replacement> {
+        let mut farewell = Vec::with_capacity(replacement.farewell.len());
+        for accepted in replacement.farewell {
+            farewell.push(self.vet(old, accepted).await?);
+        }
+        replacement.farewell = farewell;
+        replacement.is_vetted = true;
+        Ok(replacement)
+    }
+
+    /// Builds the last events of a room: the tombstone, and what the user may do to make the room quiet.
+    async fn farewell(
+        &self,
+        old: &Room,
+        tip: &Tip,
+        upgrade: &Upgrade,
+        new: &OwnedRoomId,
+    ) -> Result<Vec<Accepted>> {
+        let user_id = &upgrade.user_id;
+        let tombstone = RoomTombstoneEventContent::new(BODY.to_owned(), new.clone());
+        let tombstone = NewEvent::state(
+            user_id.clone(),
+            &StateEventType::RoomTombstone,
+            "",
+            to_raw_value(&tombstone)?,
+        );
+        let mut scratch = tip.clone();
+        let accepted = self.inner.accept(old, &scratch, tombstone).await?;
+        advance_scratch(&mut scratch, &accepted.pdu);
+        let mut farewell = vec![accepted];
+        let kinds = [
+            (StateEventType::RoomPowerLevels, quiet_levels(tip)),
+            (
+                StateEventType::RoomCanonicalAlias,
+                plan::aliases_of_others(tip, self.server_name()),
+            ),
+        ];
+        for (kind, content) in kinds {
+            let Some(content) = content else { continue };
+            let event = NewEvent::state(user_id.clone(), &kind, "", to_raw_value(&content)?);
+            match self.inner.accept(old, &scratch, event).await {
+                Ok(accepted) => {
+                    advance_scratch(&mut scratch, &accepted.pdu);
+                    farewell.push(accepted);
+                }
+                // "If possible": who may replace a room may not always do this, too.
+                Err(Error::Forbidden(reason)) => {
+                    tracing::debug!(room_id = %old.room_id, reason, "the old room stays as it is");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(farewell)
+    }
+}
+
+fn tombstone(state: &StateMap) -> Option<&Arc<Pdu>> {
+    state.get(&StateEventType::RoomTombstone, "")
+}
+
+fn check_may_replace(old: &Room, tip: &Tip, upgrade: &Upgrade) -> Result<()> {
+    let levels = matrix::power_levels(&tip.state, &old.rules);
+    let is_member = tip.state.membership(&upgrade.user_id) == MembershipState::Join;
+    if is_member && levels.user_can_send_state(&upgrade.user_id, StateEventType::RoomTombstone) {
+        return Ok(());
+    }
+    Err(Error::forbidden("you may not replace this room"))
+}
+
+/// Returns power levels with which only the powerful speak and invite; `None` if it is so already.
+fn quiet_levels(tip: &Tip) -> Option<Map<String, Value>> {
+    let kind = StateEventType::RoomPowerLevels;
+    let mut content: Map<String, Value> = tip.state.content(&kind)?;
+    let level = |content: &Map<String, Value>, field: &str| {
+        content.get(field).and_then(Value::as_i64).unwrap_or(0)
+    };
+    let quiet = QUIET_LEVEL.max(level(&content, "users_default").saturating_add(1));
+    let quiet = quiet.min(i64::from(UInt::MAX));
+    let mut is_changed = false;
+    for field in ["events_default", "invite"] {
+        if level(&content, field) < quiet {
+            content.insert(field.to_owned(), json!(quiet));
+            is_changed = true;
+        }
+    }
+    is_changed.then_some(content)
+}

@@ -1,0 +1,300 @@
+//! Which events a room begins with that replaces another.
+
+use ruma::{
+    OwnedUserId, ServerName, UserId,
+    events::{StateEventType, room::member::MembershipState},
+    room::JoinRuleKind,
+    room_version_rules::AuthorizationRules,
+    state_res::events::RoomCreateEvent,
+};
+use serde_json::{Map, Value, json, value::to_raw_value};
+
+use super::Upgrade;
+use crate::{
+    error::{Error, Result},
+    matrix::{self, Pdu, StateMap},
+    rooms::{
+        Action, MemberChange, MemberProfile, NewEvent,
+        memory::room::{Room, Tip},
+    },
+};
+
+/// The state that the new room takes over.
+const COPIED: [StateEventType; 8] = [
+    StateEventType::RoomName,
+    StateEventType::RoomTopic,
+    StateEventType::RoomAvatar,
+    StateEventType::RoomEncryption,
+    StateEventType::RoomHistoryVisibility,
+    StateEventType::RoomGuestAccess,
+    StateEventType::RoomServerAcl,
+    StateEventType::RoomJoinRules,
+];
+/// Bans and children of a space that the new room takes over at most: each is an event.
+const MANY: usize = 1_000;
+/// What the create event says of the old room alone.
+const OWN_FIELDS: [&str; 4] = [
+    "creator",
+    "room_version",
+    "predecessor",
+    "additional_creators",
+];
+/// The level of a creator, in versions in which it is a level.
+const CREATOR_LEVEL: i64 = 100;
+/// The level at which one may replace a room whose creators stand above all levels.
+const TOMBSTONE_LEVEL: i64 = 150;
+
+struct Plan<'a> {
+    old: &'a Room,
+    state: &'a StateMap,
+    upgrade: &'a Upgrade,
+    rules: AuthorizationRules,
+}
+
+/// Returns the first events of the room that replaces `old`.
+pub(crate) fn events(old: &Room, tip: &Tip, upgrade: &Upgrade) -> Result<Vec<NewEvent>> {
+    let rules = matrix::rules(&upgrade.version).ok_or_else(|| {
+        Error::UnsupportedRoomVersion(format!("version {} is not supported", upgrade.version))
+    })?;
+    let plan = Plan {
+        old,
+        state: &tip.state,
+        upgrade,
+        rules: rules.authorization,
+    };
+    let user_id = &upgrade.user_id;
+    let levels = plan.power_levels()?;
+    let raised = plan.raised(&levels);
+    let mut events = vec![
+        plan.create(tip)?,
+        MemberChange::own(user_id, Action::Join, upgrade.profile.clone()).event()?,
+        plan.state(&StateEventType::RoomPowerLevels, "", &json!(raised))?,
+    ];
+    for kind in COPIED {
+        if let Some(pdu) = plan.state.get(&kind, "") {
+            let content = plan.content(&kind, pdu);
+            events.push(plan.state(&kind, "", &json!(content))?);
+        }
+    }
+    if let Some(aliases) = plan.own_aliases() {
+        events.push(plan.state(&StateEventType::RoomCanonicalAlias, "", &aliases)?);
+    }
+    plan.add_children(&mut events)?;
+    plan.add_bans(&mut events)?;
+    if raised != levels {
+        events.push(plan.state(&StateEventType::RoomPowerLevels, "", &json!(levels))?);
+    }
+    Ok(events)
+}
+
+impl Plan<'_> {
+    fn state(&self, kind: &StateEventType, state_key: &str, content: &Value) -> Result<NewEvent> {
+        let user_id = self.upgrade.user_id.clone();
+        Ok(NewEvent::state(
+            user_id,
+            kind,
+            state_key,
+            to_raw_value(content)?,
+        ))
+    }
+
+    fn create(&self, tip: &Tip) -> Result<NewEvent> {
+        let kind = StateEventType::RoomCreate;
+        let mut content: Map<String, Value> = self.state.content(&kind).unwrap_or_default();
+        for field in OWN_FIELDS {
+            content.remove(field);
+        }
+        let mut predecessor = json!({ "room_id": self.old.room_id });
+        let last = tip.forward_extremities.last();
+        if let (Some(predecessor), Some(last)) = (predecessor.as_object_mut(), last)
+            && !self.rules.room_create_event_id_as_room_id
+        {
+            predecessor.insert("event_id".to_owned(), json!(last));
+        }
+        content.insert("predecessor".to_owned(), predecessor);
+        content.insert("room_version".to_owned(), json!(self.upgrade.version));
+        if !self.rules.use_room_create_sender {
+            content.insert("creator".to_owned(), json!(self.upgrade.user_id));
+        }
+        let creators = self.additional_creators();
+        if !creators.is_empty() {
+            content.insert("additional_creators".to_owned(), json!(creators));
+        }
+        self.state(&kind, "", &json!(content))
+    }
+
+    fn additional_creators(&self) -> Vec<&OwnedUserId> {
+        if !self.rules.additional_room_creators {
+            return Vec::new();
+        }
+        let mut creators: Vec<&OwnedUserId> = self.upgrade.additional_creators.iter().collect();
+        creators.sort();
+        creators.dedup();
+        creators.retain(|creator| **creator != self.upgrade.user_id);
+        creators
+    }
+
+    /// Returns the power levels of the old room, as they are to hold in the new one.
+    fn power_levels(&self) -> Result<Map<String, Value>> {
+        let kind = StateEventType::RoomPowerLevels;
+        let mut content: Map<String, Value> = self.state.content(&kind).unwrap_or_default();
+        if self.rules.integer_power_levels {
+            content.values_mut().for_each(make_integer);
+        }
+        let mut users = object(content.remove("users"));
+        if self.rules.explicitly_privilege_room_creators {
+            users.remove(self.upgrade.user_id.as_str());
+            for creator in self.additional_creators() {
+                users.remove(creator.as_str());
+            }
+            let mut events = object(content.remove("events"));
+            let level = events.get("m.room.tombstone").and_then(Value::as_i64);
+            if level.is_none_or(|level| level < TOMBSTONE_LEVEL) {
+                events.insert("m.room.tombstone".to_owned(), json!(TOMBSTONE_LEVEL));
+            }
+            content.insert("events".to_owned(), Value::Object(events));
+        } else {
+            for creator in self.almighty()? {
+                users.insert(creator.to_string(), json!(CREATOR_LEVEL));
+            }
+        }
+        content.insert("users".to_owned(), Value::Object(users));
+        Ok(content)
+    }
+
+    /// Returns the creators of the old room, if they stood above all levels.
+    fn almighty(&self) -> Result<Vec<OwnedUserId>> {
+        let rules = &self.old.rules.authorization;
+        let create = self.state.get(&StateEventType::RoomCreate, "");
+        let Some(create) = create.filter(|_| rules.explicitly_privilege_room_creators) else {
+            return Ok(Vec::new());
+        };
+        let creators = RoomCreateEvent::new(&**create).creators(rules);
+        let creators = creators.map_err(Error::InvalidRoomState)?;
+        Ok(creators.into_iter().collect())
+    }
+
+    /// Returns the levels with which the user may do all that is still to be done.
+    fn raised(&self, levels: &Map<String, Value>) -> Map<String, Value> {
+        let mut raised = levels.clone();
+        if self.rules.explicitly_privilege_room_creators {
+            return raised;
+        }
+        let highest = levels.values().filter_map(highest).max();
+        let needed = highest.unwrap_or(0).max(CREATOR_LEVEL);
+        let mut users = object(raised.remove("users"));
+        users.insert(self.upgrade.user_id.to_string(), json!(needed));
+        raised.insert("users".to_owned(), Value::Object(users));
+        raised
+    }
+
+    /// Returns the content of a state event; a join rule that the new version does not know becomes an invitation.
+    fn content(&self, kind: &StateEventType, pdu: &Pdu) -> Value {
+        let rule = pdu.content_str("join_rule").map(JoinRuleKind::from);
+        let is_known = match rule {
+            Some(JoinRuleKind::Knock) => self.rules.knocking,
+            Some(JoinRuleKind::Restricted) => self.rules.restricted_join_rule,
+            Some(JoinRuleKind::KnockRestricted) => self.rules.knock_restricted_join_rule,
+            _ => true,
+        };
+        if *kind == StateEventType::RoomJoinRules && !is_known {
+            return json!({ "join_rule": "invite" });
+        }
+        pdu.content_as().unwrap_or_default()
+    }
+
+    /// Returns the aliases of this server, which move along.
+    fn own_aliases(&self) -> Option<Value> {
+        let server = self.upgrade.user_id.server_name();
+        let (own, _) = aliases(self.state, server)?;
+        (!own.is_empty()).then_some(Value::Object(own))
+    }
+
+    fn add_children(&self, events: &mut Vec<NewEvent>) -> Result<()> {
+        let kind = StateEventType::SpaceChild;
+        for pdu in self.state.of_type(&kind).take(MANY) {
+            let content: Map<String, Value> = pdu.content_as().unwrap_or_default();
+            if let Some(child) = &pdu.state_key
+                && content.contains_key("via")
+            {
+                events.push(self.state(&kind, child, &Value::Object(content))?);
+            }
+        }
+        Ok(())
+    }
+
+    fn add_bans(&self, events: &mut Vec<NewEvent>) -> Result<()> {
+        let members = self.state.of_type(&StateEventType::RoomMember);
+        let banned = members.filter(|pdu| pdu.membership() == Some(MembershipState::Ban));
+        for pdu in banned.take(MANY) {
+            let Some(target) = pdu.member().map(UserId::to_owned) else {
+                continue;
+            };
+            let ban = MemberChange {
+                sender: self.upgrade.user_id.clone(),
+                target,
+                action: Action::Ban,
+                profile: MemberProfile::default(),
+                reason: pdu.content_str("reason"),
+                is_direct: false,
+                extra: Map::new(),
+            };
+            events.push(ban.event()?);
+        }
+        Ok(())
+    }
+}
+
+/// Returns what is left of the old room's aliases when those of this server are gone; `None` if none are.
+pub(crate) fn aliases_of_others(tip: &Tip, server: &ServerName) -> Option<Map<String, Value>> {
+    let (own, others) = aliases(&tip.state, server)?;
+    (!own.is_empty()).then_some(others)
+}
+
+/// Parts a room's aliases into those of a server and the others.
+fn aliases(
+    state: &StateMap,
+    server: &ServerName,
+) -> Option<(Map<String, Value>, Map<String, Value>)> {
+    let kind = StateEventType::RoomCanonicalAlias;
+    let content: Map<String, Value> = state.content(&kind)?;
+    let suffix = format!(":{server}");
+    let is_own = |alias: &Value| alias.as_str().is_some_and(|alias| alias.ends_with(&suffix));
+    let (mut own, mut others) = (Map::new(), Map::new());
+    if let Some(alias) = content.get("alias").filter(|alias| alias.is_string()) {
+        let side = if is_own(alias) { &mut own } else { &mut others };
+        side.insert("alias".to_owned(), alias.clone());
+    }
+    let more = content.get("alt_aliases").and_then(Value::as_array);
+    let (mine, theirs): (Vec<Value>, Vec<Value>) =
+        more.into_iter().flatten().cloned().partition(is_own);
+    for (side, aliases) in [(&mut own, mine), (&mut others, theirs)] {
+        if !aliases.is_empty() {
+            side.insert("alt_aliases".to_owned(), Value::Array(aliases));
+        }
+    }
+    Some((own, others))
+}
+
+fn object(value: Option<Value>) -> Map<String, Value> {
+    match value {
+        Some(Value::Object(object)) => object,
+        _ => Map::new(),
+    }
+}
+
+/// Old versions knew levels that are texts.
+fn make_integer(value: &mut Value) {
+    match value {
+        Value::Object(levels) => levels.values_mut().for_each(make_integer),
+        Value::String(level) => *value = json!(level.trim().parse::<i64>().unwrap_or(0)),
+        _ => {}
+    }
+}
+
+fn highest(value: &Value) -> Option<i64> {
+    match value {
+        Value::Object(levels) => levels.values().filter_map(highest).max(),
+        other => other.as_i64(),
+    }
+}

@@ -1,0 +1,196 @@
+//! The keys with which users sign devices and each other, and those signatures.
+
+use crate::{
+    error::Result,
+    storage::{Read, UserNum, WriteTx, list, list_of_numbers},
+};
+
+/// A cross-signing key.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct CrossSigningKeyRow {
+    /// Whose it is.
+    pub user_num: UserNum,
+    /// `master`, `self_signing` or `user_signing`.
+    pub usage: String,
+    /// The public key, in unpadded base64.
+    pub public_key: String,
+    /// The whole key, as JSON.
+    pub key: String,
+}
+
+/// A signature of a key.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct SignatureRow {
+    /// Whose key is signed.
+    pub user_num: UserNum,
+    /// Which one: a device id, or the public key of a master key.
+    pub target: String,
+    /// Who signed.
+    pub signer: UserNum,
+    /// With which key: `ed25519:…`.
+    pub key_id: String,
+    /// The signature.
+    pub signature: String,
+}
+
+/// Stores a cross-signing key in place of the one of its usage.
+pub async fn set(tx: &mut WriteTx, row: &CrossSigningKeyRow) -> Result<()> {
+    tx.query(
+        "INSERT INTO cross_signing_keys (user_num, usage, public_key, key)
+         VALUES ($1, $2, $3, $4)
+         ON CONFLICT (user_num, usage) DO UPDATE
+         SET public_key = excluded.public_key, key = excluded.key",
+    )
+    .bind(row.user_num)
+    .bind(&*row.usage)
+    .bind(&*row.public_key)
+    .bind(&*row.key)
+    .execute()
+    .await?;
+    Ok(())
+}
+
+/// Returns the cross-signing keys of users.
+pub async fn of_users(db: &mut impl Read, users: &[UserNum]) -> Result<Vec<CrossSigningKeyRow>> {
+    db.query(
+        "SELECT user_num, usage, public_key, key
+         FROM cross_signing_keys
+         WHERE user_num IN (SELECT CAST(value AS BIGINT) FROM json_each($1))",
+    )
+    .bind(list_of_numbers(users.iter().copied()))
+    .fetch_all()
+    .await
+}
+
+/// Removes a cross-signing key, the signatures of it and those made with it.
+pub async fn remove(tx: &mut WriteTx, user: UserNum, usage: &str, public_key: &str) -> Result<()> {
+    tx.query("DELETE FROM cross_signing_keys WHERE user_num = $1 AND usage = $2")
+        .bind(user)
+        .bind(usage)
+        .execute()
+        .await?;
+    remove_signatures_of(tx, user, &[public_key]).await?;
+    tx.query("DELETE FROM key_signatures WHERE signer = $1 AND key_id = $2")
+        .bind(user)
+        .bind(format!("ed25519:{public_key}"))
+        .execute()
+        .await?;
+    Ok(())
+}
+
+/// Removes the signatures of keys of a user, named by device id or public key.
+pub async fn remove_signatures_of<S: AsRef<str>>(
+    tx: &mut WriteTx,
+    user: UserNum,
+    targets: &[S],
+) -> Result<()> {
+    tx.query(
+        "DELETE FROM key_signatures
+         WHERE user_num = $1 AND target IN (SELECT value FROM json_each($2))",
+    )
+    .bind(user)
+    .bind(list(targets))
+    .execute()
+    .await?;
+    Ok(())
+}
+
+/// Removes all cross-signing keys of a user, the signatures of the user's keys, and those that the user made.
+pub async fn remove_all(tx: &mut WriteTx, user: UserNum) -> Result<u64> {
+    tx.query("DELETE FROM key_signatures WHERE user_num = $1 OR signer = $1")
+        .bind(user)
+        .execute()
+        .await?;
+    tx.query("DELETE FROM cross_signing_keys WHERE user_num = $1")
+        .bind(user)
+        .execute()
+        .await
+}
+
+/// Stores a signature.
+pub async fn set_signature(tx: &mut WriteTx, row: &SignatureRow) -> Result<()> {
+    tx.query(
+        "INSERT INTO key_signatures (user_num, target, signer, key_id, signature)
+         VALUES ($1, $2, $3, $4, $5)
+         ON CONFLICT (user_num, target, signer, key_id) DO UPDATE
+         SET signature = excluded.signature",
+    )
+    .bind(row.user_num)
+    .bind(&*row.target)
+    .bind(row.signer)
+    .bind(&*row.key_id)
+    .bind(&*row.signature)
+    .execute()
+    .await?;
+    Ok(())
+}
+
+/// Returns the signatures of the keys of users, made by their owner or by `viewer`.
+pub async fn signatures(
+    db: &mut impl Read,
+    users: &[UserNum],
+    viewer: UserNum,
+) -> Result<Vec<SignatureRow>> {
+    db.query(
+        "SELECT user_num, target, signer, key_id, signature
+         FROM key_signatures
+         WHERE user_num IN (SELECT CAST(value AS BIGINT) FROM json_each($1))
+           AND (signer = user_num OR signer = $2)",
+    )
+    .bind(list_of_numbers(users.iter().copied()))
+    .bind(viewer)
+    .fetch_all()
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::testing::TestDb;
+
+    fn key(usage: &str, public_key: &str) -> CrossSigningKeyRow {
+        CrossSigningKeyRow {
+            user_num: 1,
+            usage: usage.to_owned(),
+            public_key: public_key.to_owned(),
+            key: "{}".to_owned(),
+        }
+    }
+
+    fn signature(user_num: UserNum, target: &str, signer: UserNum, by: &str) -> SignatureRow {
+        SignatureRow {
+            user_num,
+            target: target.to_owned(),
+            signer,
+            key_id: format!("ed25519:{by}"),
+            signature: "s".to_owned(),
+        }
+    }
+
+    #[tokio::test]
+    async fn signatures_are_seen_by_their_maker_and_go_with_the_keys() {
+        let test = TestDb::new().await;
+        let mut tx = test.db.write().await.unwrap();
+        set(&mut tx, &key("master", "M")).await.unwrap();
+        set(&mut tx, &key("user_signing", "U")).await.unwrap();
+        for row in [
+            signature(1, "M", 1, "DEVICE"),
+            signature(1, "M", 2, "X"),
+            signature(3, "Y", 1, "U"),
+        ] {
+            set_signature(&mut tx, &row).await.unwrap();
+            set_signature(&mut tx, &row).await.unwrap();
+        }
+
+        let seen =
+            async |tx: &mut WriteTx, viewer| signatures(tx, &[1, 3], viewer).await.unwrap().len();
+        assert_eq!(seen(&mut tx, 1).await, 2);
+        assert_eq!(seen(&mut tx, 2).await, 2);
+        assert_eq!(seen(&mut tx, 4).await, 1);
+        remove(&mut tx, 1, "user_signing", "U").await.unwrap();
+        assert_eq!(seen(&mut tx, 1).await, 1);
+        assert_eq!(of_users(&mut tx, &[1]).await.unwrap().len(), 1);
+        assert_eq!(remove_all(&mut tx, 1).await.unwrap(), 1);
+        assert_eq!(seen(&mut tx, 2).await, 0);
+    }
+}

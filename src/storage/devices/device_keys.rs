@@ -1,0 +1,98 @@
+//! The identity keys of devices.
+
+use crate::{
+    error::Result,
+    storage::{DeviceNum, Read, UserNum, WriteTx, list_of_numbers},
+};
+
+/// The identity keys of a device, and what is told with them.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct DeviceKeysRow {
+    /// Whose device it is.
+    pub user_num: UserNum,
+    /// Its id.
+    pub device_id: String,
+    /// What its user calls it.
+    pub display_name: Option<String>,
+    /// The keys, as JSON.
+    pub keys: String,
+}
+
+/// Stores the identity keys of a device.
+pub async fn set(tx: &mut WriteTx, user: UserNum, device: DeviceNum, keys: &str) -> Result<()> {
+    tx.query(
+        "INSERT INTO device_keys (device, user_num, keys)
+         VALUES ($1, $2, $3)
+         ON CONFLICT (device) DO UPDATE
+         SET keys = excluded.keys",
+    )
+    .bind(device)
+    .bind(user)
+    .bind(keys)
+    .execute()
+    .await?;
+    Ok(())
+}
+
+/// Returns the identity keys of a device.
+pub async fn get(db: &mut impl Read, device: DeviceNum) -> Result<Option<String>> {
+    db.query("SELECT keys FROM device_keys WHERE device = $1")
+        .bind(device)
+        .fetch_scalar()
+        .await
+}
+
+/// Returns the identity keys of all devices of these users.
+pub async fn of_users(db: &mut impl Read, users: &[UserNum]) -> Result<Vec<DeviceKeysRow>> {
+    db.query(
+        "SELECT d.user_num, d.device_id, d.display_name, k.keys
+         FROM device_keys k
+         JOIN devices d ON d.num = k.device
+         WHERE k.user_num IN (SELECT CAST(value AS BIGINT) FROM json_each($1))
+         ORDER BY k.device",
+    )
+    .bind(list_of_numbers(users.iter().copied()))
+    .fetch_all()
+    .await
+}
+
+/// Returns the ids of those of the devices that have identity keys.
+pub async fn ids_with_keys(db: &mut impl Read, devices: &[DeviceNum]) -> Result<Vec<String>> {
+    db.query(
+        "SELECT d.device_id
+         FROM device_keys k
+         JOIN devices d ON d.num = k.device
+         WHERE k.device IN (SELECT CAST(value AS BIGINT) FROM json_each($1))",
+    )
+    .bind(list_of_numbers(devices.iter().copied()))
+    .fetch_scalars()
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::{devices::device_table, testing::TestDb};
+
+    #[tokio::test]
+    async fn keys_are_replaced_and_go_with_their_device() {
+        let test = TestDb::new().await;
+        let mut tx = test.db.write().await.unwrap();
+        let device = device_table::upsert(&mut tx, 1, "A", Some("Phone".into()), 1)
+            .await
+            .unwrap();
+
+        set(&mut tx, 1, device, "{}").await.unwrap();
+        set(&mut tx, 1, device, r#"{"a":1}"#).await.unwrap();
+
+        let rows = of_users(&mut tx, &[1, 2]).await.unwrap();
+        assert_eq!(rows.len(), 1);
+        assert_eq!(rows[0].keys, r#"{"a":1}"#);
+        assert_eq!(rows[0].display_name.as_deref(), Some("Phone"));
+        assert_eq!(ids_with_keys(&mut tx, &[device, 99]).await.unwrap(), ["A"]);
+        device_table::delete(&mut tx, 1, vec![device])
+            .await
+            .unwrap();
+        assert_eq!(get(&mut tx, device).await.unwrap(), None);
+    }
+}

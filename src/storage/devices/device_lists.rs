@@ -1,0 +1,209 @@
+//! When the keys of users last changed, for those who track them.
+
+use crate::{
+    error::Result,
+    storage::{Change, Position, Read, UserNum, WriteTx},
+};
+
+/// The watcher of a change of which everyone is told.
+const EVERYONE: UserNum = 0;
+/// In place of a device id: the keys of the user, with which they sign.
+pub const OWN_KEYS: &str = "";
+
+/// Notes and tells that a user's keys changed: for everyone who shares a room with the user, or one watcher alone.
+pub async fn note_change(
+    tx: &mut WriteTx,
+    user: UserNum,
+    watcher: Option<UserNum>,
+) -> Result<Position> {
+    let position = tx.position();
+    tx.query(
+        "INSERT INTO device_list_changes (user_num, watcher, position)
+         VALUES ($1, $2, $3)
+         ON CONFLICT (user_num, watcher) DO UPDATE
+         SET position = excluded.position",
+    )
+    .bind(user)
+    .bind(watcher.unwrap_or(EVERYONE))
+    .bind(position)
+    .execute()
+    .await?;
+    tx.publish(position, Change::DeviceList { user, watcher });
+    Ok(position)
+}
+
+/// Notes and tells that devices of a user changed, or with [`OWN_KEYS`] that the user's own keys did: each at a
+/// position of its own.
+pub async fn note_devices<S: AsRef<str>>(
+    tx: &mut WriteTx,
+    user: UserNum,
+    device_ids: &[S],
+) -> Result<()> {
+    let Some((last, others)) = device_ids.split_last() else {
+        return Ok(());
+    };
+    for device_id in others {
+        let position = tx.position();
+        note_device(tx, user, device_id.as_ref(), position).await?;
+    }
+    let position = note_change(tx, user, None).await?;
+    note_device(tx, user, last.as_ref(), position).await
+}
+
+async fn note_device(
+    tx: &mut WriteTx,
+    user: UserNum,
+    device_id: &str,
+    position: Position,
+) -> Result<()> {
+    tx.query(
+        "INSERT INTO device_changes (user_num, device_id, position)
+         VALUES ($1, $2, $3)
+         ON CONFLICT (user_num, device_id) DO UPDATE
+         SET position = excluded.position",
+    )
+    .bind(user)
+    .bind(device_id)
+    .bind(position)
+    .execute()
+    .await?;
+    Ok(())
+}
+
+/// Returns when a device of a user last changed of which other servers are told.
+pub async fn last_change(db: &mut impl Read, user: UserNum) -> Result<Option<Position>> {
+    let last: Option<Option<Position>> = db
+        .query("SELECT MAX(position) FROM device_changes WHERE user_num = $1 AND device_id <> ''")
+        .bind(user)
+        .fetch_scalar()
+        .await?;
+    Ok(last.flatten())
+}
+
+/// Returns when a device of a user, or the user's own keys, last changed of which other servers are told.
+pub async fn newest_change(db: &mut impl Read, user: UserNum) -> Result<Option<Position>> {
+    let newest: Option<Option<Position>> = db
+        .query("SELECT MAX(position) FROM device_changes WHERE user_num = $1")
+        .bind(user)
+        .fetch_scalar()
+        .await?;
+    Ok(newest.flatten())
+}
+
+/// Returns which devices of a user changed after a position, and when, the oldest change first.
+pub async fn devices_changed(
+    db: &mut impl Read,
+    user: UserNum,
+    after: Position,
+    limit: i64,
+) -> Result<Vec<(String, Position)>> {
+    db.query(
+        "SELECT device_id, position FROM device_changes
+         WHERE user_num = $1 AND position > $2
+         ORDER BY position LIMIT $3",
+    )
+    .bind(user)
+    .bind(after)
+    .bind(limit)
+    .fetch_all()
+    .await
+}
+
+/// Returns the users whose keys changed after a position for everyone who may see them.
+pub async fn changed_after(db: &mut impl Read, after: Position) -> Result<Vec<UserNum>> {
+    db.query("SELECT user_num FROM device_list_changes WHERE watcher = 0 AND position > $1")
+        .bind(after)
+        .fetch_scalars()
+        .await
+}
+
+/// Returns the users whose keys last changed after a position and no later than another, and of whom a user is told:
+/// the user, those who share a room with the user, and those whose keys the user signed.
+pub async fn changed(
+    db: &mut impl Read,
+    user: UserNum,
+    after: Position,
+    until: Position,
+) -> Result<Vec<UserNum>> {
+    let mut changed: Vec<UserNum> = db
+        .query(
+            "SELECT c.user_num
+             FROM device_list_changes c
+             WHERE c.watcher = 0 AND c.position > $2 AND c.position <= $3
+               AND (c.user_num = $1 OR EXISTS (
+                   SELECT 1
+                   FROM memberships m
+                   JOIN memberships mine ON mine.room = m.room
+                   WHERE m.user_num = c.user_num AND m.membership = 'join'
+                     AND mine.user_num = $1 AND mine.membership = 'join'))",
+        )
+        .bind(user)
+        .bind(after)
+        .bind(until)
+        .fetch_scalars()
+        .await?;
+    let signed: Vec<UserNum> = db
+        .query(
+            "SELECT user_num
+             FROM device_list_changes
+             WHERE watcher = $1 AND position > $2 AND position <= $3",
+        )
+        .bind(user)
+        .bind(after)
+        .bind(until)
+        .fetch_scalars()
+        .await?;
+    changed.extend(signed);
+    Ok(changed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::{rooms::memberships, testing::TestDb};
+
+    #[tokio::test]
+    async fn those_are_told_who_share_a_room_or_signed() {
+        let test = TestDb::new().await;
+        let mut tx = test.db.write().await.unwrap();
+        for (user, membership) in [(1, "join"), (2, "join"), (3, "leave")] {
+            memberships::set(&mut tx, (user, 7), membership, (1, None), None)
+                .await
+                .unwrap();
+        }
+        let first = note_change(&mut tx, 1, None).await.unwrap();
+        let second = note_change(&mut tx, 2, None).await.unwrap();
+        let third = note_change(&mut tx, 3, Some(1)).await.unwrap();
+
+        assert_eq!(changed(&mut tx, 1, 0, third).await.unwrap(), [1, 2, 3]);
+        assert_eq!(changed(&mut tx, 1, 0, second).await.unwrap(), [1, 2]);
+        assert_eq!(changed(&mut tx, 1, 0, first).await.unwrap(), [1]);
+        assert_eq!(changed(&mut tx, 2, 0, third).await.unwrap(), [1, 2]);
+        assert_eq!(changed(&mut tx, 2, first, third).await.unwrap(), [2]);
+        let after_all = changed(&mut tx, 2, second, third).await.unwrap();
+        assert!(after_all.is_empty());
+        assert!(changed(&mut tx, 3, 0, third).await.unwrap().is_empty());
+        assert_eq!(changed_after(&mut tx, first).await.unwrap(), [2]);
+    }
+
+    #[tokio::test]
+    async fn each_device_changes_at_a_position_of_its_own() {
+        let test = TestDb::new().await;
+        let mut tx = test.db.write().await.unwrap();
+
+        note_devices(&mut tx, 1, &["A", "B"]).await.unwrap();
+        note_devices(&mut tx, 1, &[OWN_KEYS]).await.unwrap();
+
+        let all = devices_changed(&mut tx, 1, 0, 9).await.unwrap();
+        let ids: Vec<&str> = all.iter().map(|(id, _)| &**id).collect();
+        assert_eq!(ids, ["A", "B", OWN_KEYS]);
+        let last = last_change(&mut tx, 1).await.unwrap();
+        assert_eq!(last, Some(all[1].1), "that of the list of devices");
+        let newest = newest_change(&mut tx, 1).await.unwrap();
+        assert_eq!(newest, Some(all[2].1));
+        let newer = devices_changed(&mut tx, 1, all[0].1, 1).await.unwrap();
+        assert_eq!(newer, all[1..2]);
+        assert_eq!(last_change(&mut tx, 2).await.unwrap(), None);
+        assert_eq!(newest_change(&mut tx, 2).await.unwrap(), None);
+    }
+}

@@ -1,0 +1,297 @@
+//! The devices of users. All that belongs to them goes with them.
+
+use super::{cross_signing, device_keys, device_lists};
+use crate::{
+    error::{Error, Result},
+    storage::{
+        Change, DeviceNum, Read, UserNum, WriteTx, list, list_of_numbers,
+        users::{account_data, accounts},
+    },
+};
+
+/// How the types of account data begin that say how a device notifies; its id follows.
+///
+/// [MSC3890](https://github.com/matrix-org/matrix-spec-proposals/pull/3890)
+const NOTIFICATION_SETTINGS: [&str; 2] = [
+    "m.local_notification_settings.",
+    "org.matrix.msc3890.local_notification_settings.",
+];
+
+/// A device.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct Device {
+    /// Its number.
+    pub num: DeviceNum,
+    /// Whose it is.
+    pub user_num: UserNum,
+    /// The id by which its user knows it.
+    pub device_id: String,
+    /// What its user calls it.
+    pub display_name: Option<String>,
+    /// When it was last seen.
+    pub last_seen_ts: i64,
+    /// From where it was last seen.
+    pub last_seen_ip: Option<String>,
+}
+
+/// Returns the devices of a user.
+pub async fn of_user(db: &mut impl Read, user: UserNum) -> Result<Vec<Device>> {
+    db.query(
+        "SELECT num, user_num, device_id, display_name, last_seen_ts, last_seen_ip
+         FROM devices
+         WHERE user_num = $1
+         ORDER BY num",
+    )
+    .bind(user)
+    .fetch_all()
+    .await
+}
+
+/// Returns the devices of several users: number, user and id.
+pub async fn of_users(
+    db: &mut impl Read,
+    users: &[UserNum],
+) -> Result<Vec<(DeviceNum, UserNum, String)>> {
+    db.query(
+        "SELECT num, user_num, device_id
+         FROM devices
+         WHERE user_num IN (SELECT CAST(value AS BIGINT) FROM json_each($1))
+         ORDER BY num",
+    )
+    .bind(list_of_numbers(users.iter().copied()))
+    .fetch_all()
+    .await
+}
+
+/// Returns a device of a user.
+pub async fn find(db: &mut impl Read, user: UserNum, device_id: &str) -> Result<Option<Device>> {
+    db.query(
+        "SELECT num, user_num, device_id, display_name, last_seen_ts, last_seen_ip
+         FROM devices
+         WHERE user_num = $1 AND device_id = $2",
+    )
+    .bind(user)
+    .bind(device_id)
+    .fetch_optional()
+    .await
+}
+
+/// Returns the numbers of those of the devices that the user has.
+pub async fn find_all(
+    db: &mut impl Read,
+    user: UserNum,
+    device_ids: &[&str],
+) -> Result<Vec<DeviceNum>> {
+    db.query(
+        "SELECT num
+         FROM devices
+         WHERE user_num = $1 AND device_id IN (SELECT value FROM json_each($2))
+         ORDER BY num",
+    )
+    .bind(user)
+    .bind(list(device_ids))
+    .fetch_scalars()
+    .await
+}
+
+/// Returns the device with a number.
+pub async fn get(db: &mut impl Read, num: DeviceNum) -> Result<Option<Device>> {
+    db.query(
+        "SELECT num, user_num, device_id, display_name, last_seen_ts, last_seen_ip
+         FROM devices
+         WHERE num = $1",
+    )
+    .bind(num)
+    .fetch_optional()
+    .await
+}
+
+/// Devices that [`beyond`] returns at most.
+const REMOVED_AT_ONCE: i64 = 100;
+
+/// Stores a device that logs in and returns its number; one that is known keeps its name.
+pub async fn upsert(
+    tx: &mut WriteTx,
+    user: UserNum,
+    device_id: &str,
+    display_name: Option<String>,
+    now: i64,
+) -> Result<DeviceNum> {
+    tx.query(
+        "INSERT INTO devices (user_num, device_id, display_name, last_seen_ts, last_seen_ip)
+         VALUES ($1, $2, $3, $4, NULL)
+         ON CONFLICT (user_num, device_id) DO UPDATE
+         SET last_seen_ts = excluded.last_seen_ts
+         RETURNING num",
+    )
+    .bind(user)
+    .bind(device_id)
+    .bind(display_name)
+    .bind(now)
+    .fetch_scalar()
+    .await?
+    .ok_or_else(|| Error::internal("store a device", "no number came back"))
+}
+
+/// Returns devices of a user beyond those that were seen last, as many as are kept.
+pub async fn beyond(db: &mut impl Read, user: UserNum, kept: i64) -> Result<Vec<DeviceNum>> {
+    db.query(
+        "SELECT num FROM devices
+         WHERE user_num = $1
+         ORDER BY last_seen_ts DESC, num DESC
+         LIMIT $2 OFFSET $3",
+    )
+    .bind(user)
+    .bind(REMOVED_AT_ONCE)
+    .bind(kept)
+    .fetch_scalars()
+    .await
+}
+
+/// Gives a device another name; `false` when the user has no such device.
+pub async fn rename(
+    tx: &mut WriteTx,
+    user: UserNum,
+    device_id: &str,
+    display_name: Option<String>,
+) -> Result<bool> {
+    let changed = tx
+        .query(
+            "UPDATE devices
+             SET display_name = $3
+             WHERE user_num = $1 AND device_id = $2",
+        )
+        .bind(user)
+        .bind(device_id)
+        .bind(display_name)
+        .execute()
+        .await?;
+    Ok(changed == 1)
+}
+
+/// Notes when and from where a device was last seen.
+pub async fn seen(tx: &mut WriteTx, num: DeviceNum, ts: i64, ip: Option<String>) -> Result<()> {
+    tx.query(
+        "UPDATE devices
+         SET last_seen_ts = $2, last_seen_ip = $3
+         WHERE num = $1",
+    )
+    .bind(num)
+    .bind(ts)
+    .bind(ip)
+    .execute()
+    .await?;
+    Ok(())
+}
+
+/// Deletes devices of a user, and with them their tokens, messages, transactions, keys, pushers and settings;
+/// tells that they ended.
+pub async fn delete(tx: &mut WriteTx, user: UserNum, devices: Vec<DeviceNum>) -> Result<()> {
+    if devices.is_empty() {
+        return Ok(());
+    }
+    let with_keys = device_keys::ids_with_keys(tx, &devices).await?;
+    remember_last_seen(tx, user, &devices).await?;
+    let device_ids: Vec<String> = tx
+        .query(
+            "DELETE FROM devices
+             WHERE num IN (SELECT CAST(value AS BIGINT) FROM json_each($1))
+             RETURNING device_id",
+        )
+        .bind(list_of_numbers(devices.iter().copied()))
+        .fetch_scalars()
+        .await?;
+    if !with_keys.is_empty() {
+        cross_signing::remove_signatures_of(tx, user, &with_keys).await?;
+        device_lists::note_devices(tx, user, &with_keys).await?;
+    }
+    remove_settings(tx, user, &device_ids).await?;
+    end_sessions(tx, user, devices);
+    Ok(())
+}
+
+/// Keeps of devices that go when their user was last there.
+async fn remember_last_seen(tx: &mut WriteTx, user: UserNum, devices: &[DeviceNum]) -> Result<()> {
+    let last: Option<Option<i64>> = tx
+        .query(
+            "SELECT MAX(last_seen_ts) FROM devices
+             WHERE num IN (SELECT CAST(value AS BIGINT) FROM json_each($1))",
+        )
+        .bind(list_of_numbers(devices.iter().copied()))
+        .fetch_scalar()
+        .await?;
+    match last.flatten() {
+        Some(last) => accounts::note_last_seen(tx, user, last).await,
+        None => Ok(()),
+    }
+}
+
+/// Removes the account data that says how devices notify: it is theirs alone.
+async fn remove_settings(tx: &mut WriteTx, user: UserNum, device_ids: &[String]) -> Result<()> {
+    let kinds: Vec<String> = device_ids
+        .iter()
+        .flat_map(|id| NOTIFICATION_SETTINGS.map(|prefix| format!("{prefix}{id}")))
+        .collect();
+    let (position, removed) = account_data::remove_global(tx, user, &kinds).await?;
+    for kind in removed {
+        let change = Change::AccountData {
+            user,
+            room: None,
+            kind: kind.into(),
+            content: account_data::REMOVED.into(),
+        };
+        tx.publish(position, change);
+    }
+    Ok(())
+}
+
+/// Tells that the access tokens of devices are valid no more.
+pub fn end_sessions(tx: &mut WriteTx, user: UserNum, devices: Vec<DeviceNum>) {
+    let position = tx.position();
+    tx.publish(position, Change::SessionsEnded { user, devices });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::testing::TestDb;
+
+    #[tokio::test]
+    async fn a_known_device_keeps_its_number_and_name() {
+        let test = TestDb::new().await;
+        let mut tx = test.db.write().await.unwrap();
+        let name = |name: &str| Some(name.to_owned());
+
+        let first = upsert(&mut tx, 1, "PHONE", name("Phone"), 1).await.unwrap();
+        let again = upsert(&mut tx, 1, "PHONE", name("Other"), 2).await.unwrap();
+        let others = upsert(&mut tx, 2, "PHONE", None, 3).await.unwrap();
+
+        assert_eq!(first, again);
+        assert_ne!(first, others);
+        let device = find(&mut tx, 1, "PHONE").await.unwrap().unwrap();
+        assert_eq!(device.display_name.as_deref(), Some("Phone"));
+        assert_eq!(device.last_seen_ts, 2);
+        assert_eq!(get(&mut tx, first).await.unwrap(), Some(device));
+        assert_eq!(of_users(&mut tx, &[1, 2]).await.unwrap().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn devices_are_renamed_seen_and_deleted() {
+        let test = TestDb::new().await;
+        let mut tx = test.db.write().await.unwrap();
+        let num = upsert(&mut tx, 1, "A", None, 1).await.unwrap();
+        upsert(&mut tx, 1, "B", None, 1).await.unwrap();
+
+        assert!(rename(&mut tx, 1, "A", Some("Desk".into())).await.unwrap());
+        assert!(!rename(&mut tx, 2, "A", None).await.unwrap());
+        seen(&mut tx, num, 9, Some("::1".into())).await.unwrap();
+        let device = find(&mut tx, 1, "A").await.unwrap().unwrap();
+        assert_eq!(device.display_name.as_deref(), Some("Desk"));
+        assert_eq!(device.last_seen_ip.as_deref(), Some("::1"));
+
+        let found = find_all(&mut tx, 1, &["A", "C"]).await.unwrap();
+        assert_eq!(found, [num]);
+        delete(&mut tx, 1, found).await.unwrap();
+        assert_eq!(of_user(&mut tx, 1).await.unwrap().len(), 1);
+    }
+}

@@ -1,0 +1,368 @@
+//! Backups of room keys, which only their owner can read.
+
+use sqlx::AssertSqlSafe;
+
+use crate::{
+    error::Result,
+    storage::{Read, UserNum, WriteTx, list, values},
+};
+
+/// Rows that one statement inserts.
+const CHUNK: usize = 64;
+
+/// A version of a user's backup.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct BackupRow {
+    /// Its number.
+    pub version: i64,
+    /// How the keys are encrypted.
+    pub algorithm: String,
+    /// What else that needs, as JSON.
+    pub auth_data: String,
+    /// How often its keys changed.
+    pub etag: i64,
+    /// How many keys it holds.
+    pub key_count: i64,
+    /// Whether it is gone.
+    pub deleted: bool,
+}
+
+/// A key in a backup.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct BackupKeyRow {
+    /// The room in which it is used.
+    pub room_id: String,
+    /// The session that it is of.
+    pub session_id: String,
+    /// The first message that it decrypts.
+    pub first_message_index: i64,
+    /// How often it was forwarded.
+    pub forwarded_count: i64,
+    /// Whether the device that it came from was verified.
+    pub is_verified: bool,
+    /// The key, encrypted, as JSON.
+    pub session_data: String,
+}
+
+/// Stores a new version.
+pub async fn insert(
+    tx: &mut WriteTx,
+    user: UserNum,
+    version: i64,
+    algorithm: &str,
+    auth_data: &str,
+) -> Result<()> {
+    tx.query(
+        "INSERT INTO key_backups (user_num, version, algorithm, auth_data, etag, key_count, deleted)
+         VALUES ($1, $2, $3, $4, 0, 0, FALSE)",
+    )
+    .bind(user)
+    .bind(version)
+    .bind(algorithm)
+    .bind(auth_data)
+    .execute()
+    .await?;
+    Ok(())
+}
+
+/// Returns the number of the newest version that a user ever had.
+pub async fn newest_version(db: &mut impl Read, user: UserNum) -> Result<Option<i64>> {
+    db.query("SELECT version FROM key_backups WHERE user_num = $1 ORDER BY version DESC LIMIT 1")
+        .bind(user)
+        .fetch_scalar()
+        .await
+}
+
+/// Returns how many versions a user has that are not deleted.
+pub async fn count(db: &mut impl Read, user: UserNum) -> Result<i64> {
+    let count = db
+        .query("SELECT COUNT(*) FROM key_backups WHERE user_num = $1 AND NOT deleted")
+        .bind(user)
+        .fetch_scalar()
+        .await?;
+    Ok(count.unwrap_or_default())
+}
+
+/// Returns the newest version of a user that is not deleted.
+pub async fn latest(db: &mut impl Read, user: UserNum) -> Result<Option<BackupRow>> {
+    db.query(
+        "SELECT version, algorithm, auth_data, etag, key_count, deleted
+         FROM key_backups
+         WHERE user_num = $1 AND NOT deleted
+         ORDER BY version DESC
+         LIMIT 1",
+    )
+    .bind(user)
+    .fetch_optional()
+    .await
+}
+
+/// Returns a version of a user, even one that is deleted.
+pub async fn get(db: &mut impl Read, user: UserNum, version: i64) -> Result<Option<BackupRow>> {
+    db.query(
+        "SELECT version, algorithm, auth_data, etag, key_count, deleted
+         FROM key_backups
+         WHERE user_num = $1 AND version = $2",
+    )
+    .bind(user)
+    .bind(version)
+    .fetch_optional()
+    .await
+}
+
+/// Stores other `auth_data`.
+pub async fn set_auth_data(
+    tx: &mut WriteTx,
+    user: UserNum,
+    version: i64,
+    auth_data: &str,
+) -> Result<()> {
+    tx.query("UPDATE key_backups SET auth_data = $3 WHERE user_num = $1 AND version = $2")
+        .bind(user)
+        .bind(version)
+        .bind(auth_data)
+        .execute()
+        .await?;
+    Ok(())
+}
+
+/// Stores how often the keys of a version changed, and how many it holds.
+pub async fn set_counts(
+    tx: &mut WriteTx,
+    user: UserNum,
+    version: i64,
+    (etag, key_count): (i64, i64),
+) -> Result<()> {
+    tx.query(
+        "UPDATE key_backups
+         SET etag = $3, key_count = $4
+         WHERE user_num = $1 AND version = $2",
+    )
+    .bind(user)
+    .bind(version)
+    .bind(etag)
+    .bind(key_count)
+    .execute()
+    .await?;
+    Ok(())
+}
+
+/// Deletes a version and its keys; that there was one is kept until there are `kept` newer ones.
+pub async fn delete(tx: &mut WriteTx, user: UserNum, version: i64, kept: i64) -> Result<()> {
+    delete_keys(tx, user, version, Part::All).await?;
+    tx.query("UPDATE key_backups SET deleted = TRUE WHERE user_num = $1 AND version = $2")
+        .bind(user)
+        .bind(version)
+        .execute()
+        .await?;
+    tx.query(
+        "DELETE FROM key_backups
+         WHERE user_num = $1 AND deleted AND version < (
+             SELECT MAX(version) FROM key_backups WHERE user_num = $1) - $2",
+    )
+    .bind(user)
+    .bind(kept)
+    .execute()
+    .await?;
+    Ok(())
+}
+
+/// Deletes all backups of a user.
+pub async fn remove_all(tx: &mut WriteTx, user: UserNum) -> Result<()> {
+    tx.query("DELETE FROM backup_keys WHERE user_num = $1")
+        .bind(user)
+        .execute()
+        .await?;
+    tx.query("DELETE FROM key_backups WHERE user_num = $1")
+        .bind(user)
+        .execute()
+        .await?;
+    Ok(())
+}
+
+/// Which keys of a backup are meant.
+#[derive(Clone, Copy, Debug)]
+pub enum Part<'a> {
+    /// All of them.
+    All,
+    /// Those of a room.
+    Room(&'a str),
+    /// That of a session of a room.
+    Session(&'a str, &'a str),
+}
+
+/// Returns keys of a version.
+pub async fn keys(
+    db: &mut impl Read,
+    user: UserNum,
+    version: i64,
+    part: Part<'_>,
+) -> Result<Vec<BackupKeyRow>> {
+    let (sql, values): (&'static str, Vec<&str>) = match part {
+        Part::All => (
+            "SELECT room_id, session_id, first_message_index, forwarded_count, is_verified, session_data
+             FROM backup_keys
+             WHERE user_num = $1 AND version = $2",
+            Vec::new(),
+        ),
+        Part::Room(room_id) => (
+            "SELECT room_id, session_id, first_message_index, forwarded_count, is_verified, session_data
+             FROM backup_keys
+             WHERE user_num = $1 AND version = $2 AND room_id = $3",
+            vec![room_id],
+        ),
+        Part::Session(room_id, session_id) => (
+            "SELECT room_id, session_id, first_message_index, forwarded_count, is_verified, session_data
+             FROM backup_keys
+             WHERE user_num = $1 AND version = $2 AND room_id = $3 AND session_id = $4",
+            vec![room_id, session_id],
+        ),
+    };
+    let query = db.query(sql).bind(user).bind(version);
+    let query = values.into_iter().fold(query, crate::storage::Query::bind);
+    query.fetch_all().await
+}
+
+/// Returns the keys of a version that are of these rooms and sessions; it tries every room with every session, so
+/// there must not be many of both.
+pub async fn known(
+    db: &mut impl Read,
+    user: UserNum,
+    version: i64,
+    (room_ids, session_ids): (&[&str], &[&str]),
+) -> Result<Vec<BackupKeyRow>> {
+    db.query(
+        "SELECT room_id, session_id, first_message_index, forwarded_count, is_verified, session_data
+         FROM backup_keys
+         WHERE user_num = $1 AND version = $2
+           AND room_id IN (SELECT value FROM json_each($3))
+           AND session_id IN (SELECT value FROM json_each($4))",
+    )
+    .bind(user)
+    .bind(version)
+    .bind(list(room_ids))
+    .bind(list(session_ids))
+    .fetch_all()
+    .await
+}
+
+/// Stores keys in place of those of the same room and session.
+pub async fn set_keys(
+    tx: &mut WriteTx,
+    user: UserNum,
+    version: i64,
+    keys: &[BackupKeyRow],
+) -> Result<()> {
+    for chunk in keys.chunks(CHUNK) {
+        let sql = format!(
+            "INSERT INTO backup_keys (user_num, version, room_id, session_id, first_message_index, forwarded_count,
+                                      is_verified, session_data) {}
+             ON CONFLICT (user_num, version, room_id, session_id) DO UPDATE
+             SET first_message_index = excluded.first_message_index, forwarded_count = excluded.forwarded_count,
+                 is_verified = excluded.is_verified, session_data = excluded.session_data",
+            values(chunk.len(), 8)
+        );
+        let mut query = tx.query(AssertSqlSafe(sql));
+        for key in chunk {
+            query = query
+                .bind(user)
+                .bind(version)
+                .bind(&*key.room_id)
+                .bind(&*key.session_id)
+                .bind(key.first_message_index)
+                .bind(key.forwarded_count)
+                .bind(key.is_verified)
+                .bind(&*key.session_data);
+        }
+        query.execute().await?;
+    }
+    Ok(())
+}
+
+/// Deletes keys of a version and returns how many there were.
+pub async fn delete_keys(
+    tx: &mut WriteTx,
+    user: UserNum,
+    version: i64,
+    part: Part<'_>,
+) -> Result<u64> {
+    let (sql, values): (&'static str, Vec<&str>) = match part {
+        Part::All => (
+            "DELETE FROM backup_keys WHERE user_num = $1 AND version = $2",
+            Vec::new(),
+        ),
+        Part::Room(room_id) => (
+            "DELETE FROM backup_keys WHERE user_num = $1 AND version = $2 AND room_id = $3",
+            vec![room_id],
+        ),
+        Part::Session(room_id, session_id) => (
+            "DELETE FROM backup_keys
+             WHERE user_num = $1 AND version = $2 AND room_id = $3 AND session_id = $4",
+            vec![room_id, session_id],
+        ),
+    };
+    let query = tx.query(sql).bind(user).bind(version);
+    let query = values.into_iter().fold(query, crate::storage::Query::bind);
+    query.execute().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::testing::TestDb;
+
+    fn key(room_id: &str, session_id: &str, first_message_index: i64) -> BackupKeyRow {
+        BackupKeyRow {
+            room_id: room_id.to_owned(),
+            session_id: session_id.to_owned(),
+            first_message_index,
+            forwarded_count: 0,
+            is_verified: true,
+            session_data: "{}".to_owned(),
+        }
+    }
+
+    #[tokio::test]
+    async fn keys_are_found_by_room_and_session() {
+        let test = TestDb::new().await;
+        let mut tx = test.db.write().await.unwrap();
+        insert(&mut tx, 1, 1, "a", "{}").await.unwrap();
+        let stored = [key("!a", "s", 1), key("!a", "t", 2), key("!b", "s", 3)];
+        set_keys(&mut tx, 1, 1, &stored).await.unwrap();
+        set_keys(&mut tx, 1, 1, &[key("!b", "s", 2)]).await.unwrap();
+
+        let found =
+            async |tx: &mut WriteTx, part: Part<'_>| keys(tx, 1, 1, part).await.unwrap().len();
+        assert_eq!(found(&mut tx, Part::All).await, 3);
+        assert_eq!(found(&mut tx, Part::Room("!a")).await, 2);
+        assert_eq!(found(&mut tx, Part::Session("!a", "t")).await, 1);
+        let both = known(&mut tx, 1, 1, (&["!a", "!b"], &["s"])).await.unwrap();
+        assert_eq!(both.len(), 2);
+        let deleted = delete_keys(&mut tx, 1, 1, Part::Room("!a")).await.unwrap();
+        assert_eq!(deleted, 2);
+        remove_all(&mut tx, 1).await.unwrap();
+        assert_eq!(found(&mut tx, Part::All).await, 0);
+    }
+
+    #[tokio::test]
+    async fn a_deleted_version_is_remembered_for_a_while() {
+        let test = TestDb::new().await;
+        let mut tx = test.db.write().await.unwrap();
+        for version in 1..=4 {
+            insert(&mut tx, 1, version, "a", "{}").await.unwrap();
+        }
+        set_auth_data(&mut tx, 1, 3, "{\"b\":1}").await.unwrap();
+        set_counts(&mut tx, 1, 3, (5, 6)).await.unwrap();
+
+        for version in [1, 4] {
+            delete(&mut tx, 1, version, 2).await.unwrap();
+        }
+
+        assert_eq!(get(&mut tx, 1, 1).await.unwrap(), None);
+        assert!(get(&mut tx, 1, 4).await.unwrap().unwrap().deleted);
+        let latest = latest(&mut tx, 1).await.unwrap().unwrap();
+        assert_eq!((latest.version, latest.etag, latest.key_count), (3, 5, 6));
+        assert_eq!(newest_version(&mut tx, 1).await.unwrap(), Some(4));
+        assert_eq!(count(&mut tx, 1).await.unwrap(), 2);
+    }
+}

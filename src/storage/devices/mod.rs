@@ -1,0 +1,12 @@
+//! The tables of devices: keys, device lists, to-device messages and key backups.
+
+pub mod cross_signing;
+pub mod device_keys;
+pub mod device_list_updates;
+pub mod device_lists;
+pub mod device_table;
+pub mod key_backups;
+pub mod one_time_keys;
+pub mod received_messages;
+pub mod remote_devices;
+pub mod to_device;

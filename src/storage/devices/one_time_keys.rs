@@ -1,0 +1,268 @@
+//! Keys that others claim: one-time keys, each given out once, and the fallback keys for when none is left.
+
+use std::collections::BTreeMap;
+
+use sqlx::AssertSqlSafe;
+
+use crate::{
+    error::Result,
+    storage::{DeviceNum, KeyCounts, Position, Read, WriteTx, list, list_of_numbers, values},
+};
+
+/// Rows that one statement inserts.
+const CHUNK: usize = 64;
+
+/// A one-time or fallback key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyRow<'a> {
+    /// The algorithm.
+    pub algorithm: &'a str,
+    /// The id, without the algorithm.
+    pub key_id: &'a str,
+    /// The key, as JSON.
+    pub key: &'a str,
+}
+
+/// A one-time key that is known: algorithm, id, key, and whether it was claimed.
+pub type Known = (String, String, String, bool);
+
+/// Returns those one-time keys of a device that have one of these ids, whatever their algorithm.
+pub async fn known(db: &mut impl Read, device: DeviceNum, key_ids: &[&str]) -> Result<Vec<Known>> {
+    db.query(
+        "SELECT algorithm, key_id, key, claimed
+         FROM one_time_keys
+         WHERE device = $1 AND key_id IN (SELECT value FROM json_each($2))",
+    )
+    .bind(device)
+    .bind(list(key_ids))
+    .fetch_all()
+    .await
+}
+
+/// Stores one-time keys, each at its position; one that was claimed may be followed by another of its id.
+pub async fn insert(
+    tx: &mut WriteTx,
+    device: DeviceNum,
+    keys: &[(Position, KeyRow<'_>)],
+) -> Result<()> {
+    for chunk in keys.chunks(CHUNK) {
+        let sql = format!(
+            "INSERT INTO one_time_keys (position, device, algorithm, key_id, key, claimed) {}
+             ON CONFLICT (device, algorithm, key_id) DO UPDATE
+             SET position = excluded.position, key = excluded.key, claimed = excluded.claimed",
+            values(chunk.len(), 6)
+        );
+        let mut query = tx.query(AssertSqlSafe(sql));
+        for (position, row) in chunk {
+            query = query
+                .bind(*position)
+                .bind(device)
+                .bind(row.algorithm)
+                .bind(row.key_id)
+                .bind(row.key)
+                .bind(false);
+        }
+        query.execute().await?;
+    }
+    Ok(())
+}
+
+/// A key that was given out: of which device, its id, the key.
+pub type Claimed = (DeviceNum, String, String);
+
+/// Takes from each of these devices the one-time key that was uploaded first.
+pub async fn claim(
+    tx: &mut WriteTx,
+    devices: &[DeviceNum],
+    algorithm: &str,
+) -> Result<Vec<Claimed>> {
+    tx.query(
+        "UPDATE one_time_keys
+         SET claimed = TRUE
+         WHERE position IN (
+             SELECT MIN(position) FROM one_time_keys
+             WHERE device IN (SELECT CAST(value AS BIGINT) FROM json_each($1))
+               AND NOT claimed AND algorithm = $2
+             GROUP BY device)
+         RETURNING device, key_id, key",
+    )
+    .bind(list_of_numbers(devices.iter().copied()))
+    .bind(algorithm)
+    .fetch_all()
+    .await
+}
+
+/// Forgets the claimed keys of a device, except the latest.
+pub async fn forget_claimed(tx: &mut WriteTx, device: DeviceNum, kept: i64) -> Result<()> {
+    tx.query(
+        "DELETE FROM one_time_keys
+         WHERE device = $1 AND claimed AND position <= (
+             SELECT position FROM one_time_keys
+             WHERE device = $1 AND claimed
+             ORDER BY position DESC
+             LIMIT 1 OFFSET $2)",
+    )
+    .bind(device)
+    .bind(kept)
+    .execute()
+    .await?;
+    Ok(())
+}
+
+/// Returns the fallback keys of a device: algorithm, id, key.
+pub async fn fallback_keys(
+    db: &mut impl Read,
+    device: DeviceNum,
+) -> Result<Vec<(String, String, String)>> {
+    db.query("SELECT algorithm, key_id, key FROM fallback_keys WHERE device = $1")
+        .bind(device)
+        .fetch_all()
+        .await
+}
+
+/// Stores a fallback key, unused, in place of the one of its algorithm.
+pub async fn set_fallback(tx: &mut WriteTx, device: DeviceNum, row: &KeyRow<'_>) -> Result<()> {
+    tx.query(
+        "INSERT INTO fallback_keys (device, algorithm, key_id, key, used)
+         VALUES ($1, $2, $3, $4, FALSE)
+         ON CONFLICT (device, algorithm) DO UPDATE
+         SET key_id = excluded.key_id, key = excluded.key, used = FALSE",
+    )
+    .bind(device)
+    .bind(row.algorithm)
+    .bind(row.key_id)
+    .bind(row.key)
+    .execute()
+    .await?;
+    Ok(())
+}
+
+/// Returns the fallback keys of these devices, which count as used from now on.
+pub async fn use_fallback(
+    tx: &mut WriteTx,
+    devices: &[DeviceNum],
+    algorithm: &str,
+) -> Result<Vec<Claimed>> {
+    tx.query(
+        "UPDATE fallback_keys
+         SET used = TRUE
+         WHERE device IN (SELECT CAST(value AS BIGINT) FROM json_each($1)) AND algorithm = $2
+         RETURNING device, key_id, key",
+    )
+    .bind(list_of_numbers(devices.iter().copied()))
+    .bind(algorithm)
+    .fetch_all()
+    .await
+}
+
+/// Returns what each of these devices has left.
+pub async fn counts(
+    db: &mut impl Read,
+    devices: &[DeviceNum],
+) -> Result<BTreeMap<DeviceNum, KeyCounts>> {
+    let devices_list = list_of_numbers(devices.iter().copied());
+    let mut counts: BTreeMap<DeviceNum, KeyCounts> = devices
+        .iter()
+        .map(|device| (*device, KeyCounts::default()))
+        .collect();
+    let one_time: Vec<(DeviceNum, String, i64)> = db
+        .query(
+            "SELECT device, algorithm, COUNT(*)
+             FROM one_time_keys
+             WHERE device IN (SELECT CAST(value AS BIGINT) FROM json_each($1)) AND NOT claimed
+             GROUP BY device, algorithm
+             ORDER BY device, algorithm",
+        )
+        .bind(devices_list.clone())
+        .fetch_all()
+        .await?;
+    let unused_fallback: Vec<(DeviceNum, String)> = db
+        .query(
+            "SELECT device, algorithm
+             FROM fallback_keys
+             WHERE device IN (SELECT CAST(value AS BIGINT) FROM json_each($1)) AND NOT used
+             ORDER BY device, algorithm",
+        )
+        .bind(devices_list)
+        .fetch_all()
+        .await?;
+    for (device, algorithm, count) in one_time {
+        let of_device = counts.entry(device).or_default();
+        of_device.one_time.push((algorithm, count));
+    }
+    for (device, algorithm) in unused_fallback {
+        let of_device = counts.entry(device).or_default();
+        of_device.unused_fallback.push(algorithm);
+    }
+    Ok(counts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::{devices::device_table, testing::TestDb};
+
+    fn key<'a>(key_id: &'a str, key: &'a str) -> KeyRow<'a> {
+        KeyRow {
+            algorithm: "a",
+            key_id,
+            key,
+        }
+    }
+
+    async fn left(tx: &mut WriteTx, device: DeviceNum) -> KeyCounts {
+        let mut counts = counts(tx, &[device]).await.unwrap();
+        counts.remove(&device).unwrap()
+    }
+
+    #[tokio::test]
+    async fn keys_are_claimed_once_in_the_order_of_upload() {
+        let test = TestDb::new().await;
+        let mut tx = test.db.write().await.unwrap();
+        let device = device_table::upsert(&mut tx, 1, "A", None, 1)
+            .await
+            .unwrap();
+        let keys = [(8, key("z", "1")), (9, key("b", "2"))];
+        insert(&mut tx, device, &keys).await.unwrap();
+
+        assert_eq!(left(&mut tx, device).await.one_time, [("a".to_owned(), 2)]);
+        let mut claimed = Vec::new();
+        while let Some((_, key_id, _)) = claim(&mut tx, &[device], "a").await.unwrap().pop() {
+            claimed.push(key_id);
+        }
+
+        assert_eq!(claimed, ["z", "b"]);
+        assert!(left(&mut tx, device).await.one_time.is_empty());
+        let known_keys = known(&mut tx, device, &["b", "c"]).await.unwrap();
+        assert_eq!(known_keys.len(), 1);
+        assert!(known_keys[0].3);
+        forget_claimed(&mut tx, device, 1).await.unwrap();
+        assert!(known(&mut tx, device, &["z"]).await.unwrap().is_empty());
+        assert_eq!(known(&mut tx, device, &["b"]).await.unwrap().len(), 1);
+        insert(&mut tx, device, &[(10, key("b", "3"))])
+            .await
+            .unwrap();
+        let again = claim(&mut tx, &[device], "a").await.unwrap();
+        assert_eq!(again, [(device, "b".to_owned(), "3".to_owned())]);
+    }
+
+    #[tokio::test]
+    async fn a_fallback_key_is_used_again_and_again() {
+        let test = TestDb::new().await;
+        let mut tx = test.db.write().await.unwrap();
+        let device = device_table::upsert(&mut tx, 1, "A", None, 1)
+            .await
+            .unwrap();
+
+        set_fallback(&mut tx, device, &key("f", "1")).await.unwrap();
+        assert_eq!(left(&mut tx, device).await.unused_fallback, ["a"]);
+        for _ in 0..2 {
+            let used = use_fallback(&mut tx, &[device, 99], "a").await.unwrap();
+            assert_eq!(used, [(device, "f".to_owned(), "1".to_owned())]);
+        }
+        assert!(left(&mut tx, device).await.unused_fallback.is_empty());
+        set_fallback(&mut tx, device, &key("g", "2")).await.unwrap();
+        assert_eq!(fallback_keys(&mut tx, device).await.unwrap()[0].1, "g");
+        assert_eq!(left(&mut tx, device).await.unused_fallback, ["a"]);
+    }
+}

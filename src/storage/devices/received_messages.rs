@@ -1,0 +1,54 @@
+//! Messages to devices that other servers sent, by which one that comes twice is known.
+
+use crate::{
+    error::Result,
+    storage::{Read as _, WriteTx},
+};
+
+/// Notes that a server's message came; `false` when it had come before.
+pub async fn insert(
+    tx: &mut WriteTx,
+    server: i64,
+    message_id: &str,
+    received_ts: i64,
+) -> Result<bool> {
+    let inserted = tx
+        .query(
+            "INSERT INTO received_messages (server, message_id, received_ts)
+             VALUES ($1, $2, $3)
+             ON CONFLICT (server, message_id) DO NOTHING",
+        )
+        .bind(server)
+        .bind(message_id)
+        .bind(received_ts)
+        .execute()
+        .await?;
+    Ok(inserted == 1)
+}
+
+/// Forgets the messages that came before a time.
+pub async fn forget(tx: &mut WriteTx, before_ts: i64) -> Result<u64> {
+    tx.query("DELETE FROM received_messages WHERE received_ts < $1")
+        .bind(before_ts)
+        .execute()
+        .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::testing::TestDb;
+
+    #[tokio::test]
+    async fn a_message_of_a_server_comes_once_until_it_is_forgotten() {
+        let test = TestDb::new().await;
+        let mut tx = test.db.write().await.unwrap();
+
+        assert!(insert(&mut tx, 1, "a", 10).await.unwrap());
+        assert!(!insert(&mut tx, 1, "a", 20).await.unwrap());
+        assert!(insert(&mut tx, 2, "a", 20).await.unwrap());
+        assert_eq!(forget(&mut tx, 20).await.unwrap(), 1);
+        assert!(insert(&mut tx, 1, "a", 30).await.unwrap());
+        assert!(!insert(&mut tx, 2, "a", 30).await.unwrap());
+    }
+}

@@ -1,0 +1,348 @@
+//! The lists of devices of users of other servers.
+
+use sqlx::AssertSqlSafe;
+
+use crate::{
+    error::Result,
+    storage::{Read, RoomNum, UserNum, WriteTx, list, list_of_numbers, values},
+};
+
+/// Rows that one statement inserts.
+const CHUNK: usize = 64;
+
+/// What is known of a user's list.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct ListRow {
+    /// Whose it is.
+    pub user_num: UserNum,
+    /// What their server calls the list as it is here, if it said so.
+    pub stream_id: Option<i64>,
+    /// Whether it is what their server has, as far as anybody here can know.
+    pub is_fresh: bool,
+    /// Whether clients were told that it changed, and none has asked since.
+    pub is_told: bool,
+}
+
+/// A device of a user, which encrypts.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct DeviceRow {
+    /// Whose it is.
+    pub user_num: UserNum,
+    /// Its id.
+    pub device_id: String,
+    /// Its keys, as JSON.
+    pub keys: String,
+    /// Its name.
+    pub display_name: Option<String>,
+}
+
+/// Returns what is known of the lists of users.
+pub async fn lists(db: &mut impl Read, users: &[UserNum]) -> Result<Vec<ListRow>> {
+    db.query(
+        "SELECT user_num, stream_id, is_fresh, is_told
+         FROM remote_device_lists
+         WHERE user_num IN (SELECT CAST(value AS BIGINT) FROM json_each($1))",
+    )
+    .bind(list_of_numbers(users.iter().copied()))
+    .fetch_all()
+    .await
+}
+
+/// Returns the devices of users.
+pub async fn devices(db: &mut impl Read, users: &[UserNum]) -> Result<Vec<DeviceRow>> {
+    db.query(
+        "SELECT user_num, device_id, keys, display_name
+         FROM remote_devices
+         WHERE user_num IN (SELECT CAST(value AS BIGINT) FROM json_each($1))",
+    )
+    .bind(list_of_numbers(users.iter().copied()))
+    .fetch_all()
+    .await
+}
+
+/// Returns those of a user's devices that have these ids.
+pub async fn devices_named(
+    db: &mut impl Read,
+    user: UserNum,
+    device_ids: &[&str],
+) -> Result<Vec<DeviceRow>> {
+    db.query(
+        "SELECT user_num, device_id, keys, display_name
+         FROM remote_devices
+         WHERE user_num = $1 AND device_id IN (SELECT value FROM json_each($2))",
+    )
+    .bind(user)
+    .bind(list(device_ids))
+    .fetch_all()
+    .await
+}
+
+/// Returns how many devices of a user there are, and how many bytes their keys have.
+pub async fn extent(db: &mut impl Read, user: UserNum) -> Result<(i64, i64)> {
+    let extent = db
+        .query(
+            "SELECT COUNT(*), COALESCE(SUM(OCTET_LENGTH(keys)), 0)
+             FROM remote_devices
+             WHERE user_num = $1",
+        )
+        .bind(user)
+        .fetch_optional()
+        .await?;
+    Ok(extent.unwrap_or_default())
+}
+
+/// Returns some of the users whose lists have to be asked for, after a number: number and id.
+pub async fn to_ask(
+    db: &mut impl Read,
+    after: UserNum,
+    limit: i64,
+) -> Result<Vec<(UserNum, String)>> {
+    db.query(
+        "SELECT l.user_num, s.text
+         FROM remote_device_lists l
+         JOIN strings s ON s.num = l.user_num
+         WHERE NOT l.is_fresh AND l.user_num > $1
+         ORDER BY l.user_num LIMIT $2",
+    )
+    .bind(after)
+    .bind(limit)
+    .fetch_all()
+    .await
+}
+
+/// Stores what is known of a list.
+pub async fn set(tx: &mut WriteTx, row: &ListRow) -> Result<()> {
+    tx.query(
+        "INSERT INTO remote_device_lists (user_num, stream_id, is_fresh, is_told)
+         VALUES ($1, $2, $3, $4)
+         ON CONFLICT (user_num) DO UPDATE
+         SET stream_id = excluded.stream_id, is_fresh = excluded.is_fresh, is_told = excluded.is_told",
+    )
+    .bind(row.user_num)
+    .bind(row.stream_id)
+    .bind(row.is_fresh)
+    .bind(row.is_told)
+    .execute()
+    .await?;
+    Ok(())
+}
+
+/// Begins to want the lists of users, of whom clients are told; those that are known stay as they are.
+pub async fn want(tx: &mut WriteTx, users: &[UserNum]) -> Result<()> {
+    for chunk in users.chunks(CHUNK) {
+        let sql = format!(
+            "INSERT INTO remote_device_lists (user_num, is_fresh, is_told) {}
+             ON CONFLICT (user_num) DO NOTHING",
+            values(chunk.len(), 3)
+        );
+        let mut query = tx.query(AssertSqlSafe(sql));
+        for user in chunk {
+            query = query.bind(*user).bind(false).bind(true);
+        }
+        query.execute().await?;
+    }
+    Ok(())
+}
+
+/// Stores devices of a user in place of those that are known.
+pub async fn replace(tx: &mut WriteTx, user: UserNum, devices: &[DeviceRow]) -> Result<()> {
+    tx.query("DELETE FROM remote_devices WHERE user_num = $1")
+        .bind(user)
+        .execute()
+        .await?;
+    for chunk in devices.chunks(CHUNK) {
+        let sql = format!(
+            "INSERT INTO remote_devices (user_num, device_id, keys, display_name) {}
+             ON CONFLICT (user_num, device_id) DO NOTHING",
+            values(chunk.len(), 4)
+        );
+        let mut query = tx.query(AssertSqlSafe(sql));
+        for device in chunk {
+            query = query
+                .bind(user)
+                .bind(&*device.device_id)
+                .bind(&*device.keys)
+                .bind(device.display_name.clone());
+        }
+        query.execute().await?;
+    }
+    Ok(())
+}
+
+/// Stores a device.
+pub async fn set_device(tx: &mut WriteTx, device: &DeviceRow) -> Result<()> {
+    tx.query(
+        "INSERT INTO remote_devices (user_num, device_id, keys, display_name)
+         VALUES ($1, $2, $3, $4)
+         ON CONFLICT (user_num, device_id) DO UPDATE
+         SET keys = excluded.keys, display_name = excluded.display_name",
+    )
+    .bind(device.user_num)
+    .bind(&*device.device_id)
+    .bind(&*device.keys)
+    .bind(device.display_name.clone())
+    .execute()
+    .await?;
+    Ok(())
+}
+
+/// Removes a device.
+pub async fn remove_device(tx: &mut WriteTx, user: UserNum, device_id: &str) -> Result<()> {
+    tx.query("DELETE FROM remote_devices WHERE user_num = $1 AND device_id = $2")
+        .bind(user)
+        .bind(device_id)
+        .execute()
+        .await?;
+    Ok(())
+}
+
+/// Notes that clients have asked for lists since they were told of changes, whether or not they got an answer.
+pub async fn note_asked(tx: &mut WriteTx, users: &[UserNum]) -> Result<()> {
+    tx.query(
+        "UPDATE remote_device_lists SET is_told = FALSE
+         WHERE user_num IN (SELECT CAST(value AS BIGINT) FROM json_each($1))",
+    )
+    .bind(list_of_numbers(users.iter().copied()))
+    .execute()
+    .await?;
+    Ok(())
+}
+
+/// Forgets the lists of users.
+pub async fn forget(tx: &mut WriteTx, users: &[UserNum]) -> Result<()> {
+    tx.query(
+        "DELETE FROM remote_device_lists
+         WHERE user_num IN (SELECT CAST(value AS BIGINT) FROM json_each($1))",
+    )
+    .bind(list_of_numbers(users.iter().copied()))
+    .execute()
+    .await?;
+    Ok(())
+}
+
+/// Forgets the lists of the members of a room.
+pub async fn forget_members(tx: &mut WriteTx, room: RoomNum) -> Result<()> {
+    tx.query(
+        "DELETE FROM remote_device_lists
+         WHERE user_num IN (SELECT user_num FROM memberships WHERE room = $1)",
+    )
+    .bind(room)
+    .execute()
+    .await?;
+    Ok(())
+}
+
+/// Forgets the lists of those who share no room with a user of this server.
+pub async fn forget_strangers(tx: &mut WriteTx) -> Result<u64> {
+    tx.query(
+        "DELETE FROM remote_device_lists
+         WHERE NOT EXISTS (
+             SELECT 1
+             FROM memberships theirs
+             JOIN memberships ours ON ours.room = theirs.room AND ours.membership = 'join'
+             JOIN accounts a ON a.user_num = ours.user_num
+             WHERE theirs.user_num = remote_device_lists.user_num AND theirs.membership = 'join')",
+    )
+    .execute()
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::{
+        rooms::memberships,
+        testing::TestDb,
+        users::accounts::{self, Account},
+    };
+
+    fn list_of(user_num: UserNum, is_fresh: bool) -> ListRow {
+        ListRow {
+            user_num,
+            stream_id: is_fresh.then_some(5),
+            is_fresh,
+            is_told: true,
+        }
+    }
+
+    fn device(device_id: &str) -> DeviceRow {
+        DeviceRow {
+            user_num: 1,
+            device_id: device_id.to_owned(),
+            keys: "{}".to_owned(),
+            display_name: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn devices_are_stored_with_their_list_and_go_with_it() {
+        let test = TestDb::new().await;
+        let mut tx = test.db.write().await.unwrap();
+        let (a, b) = (device("A"), device("B"));
+
+        set(&mut tx, &list_of(1, true)).await.unwrap();
+        replace(&mut tx, 1, std::slice::from_ref(&a)).await.unwrap();
+        replace(&mut tx, 1, std::slice::from_ref(&b)).await.unwrap();
+        set_device(&mut tx, &a).await.unwrap();
+        let both = devices(&mut tx, &[1]).await.unwrap();
+        assert!(both.len() == 2 && both.contains(&a) && both.contains(&b));
+        let named = devices_named(&mut tx, 1, &["B", "C"]).await.unwrap();
+        assert_eq!(named, [b]);
+        assert_eq!(extent(&mut tx, 1).await.unwrap(), (2, 4));
+        assert_eq!(extent(&mut tx, 2).await.unwrap(), (0, 0));
+        remove_device(&mut tx, 1, "B").await.unwrap();
+        assert_eq!(devices(&mut tx, &[1]).await.unwrap(), [a]);
+        note_asked(&mut tx, &[1]).await.unwrap();
+        let asked = ListRow {
+            is_told: false,
+            ..list_of(1, true)
+        };
+        assert_eq!(lists(&mut tx, &[1, 2]).await.unwrap(), [asked]);
+
+        want(&mut tx, &[1, 2]).await.unwrap();
+        let both = lists(&mut tx, &[1, 2]).await.unwrap();
+        assert_eq!(both.iter().filter(|list| list.is_fresh).count(), 1);
+        forget(&mut tx, &[1, 2]).await.unwrap();
+        assert!(lists(&mut tx, &[1, 2]).await.unwrap().is_empty());
+        assert!(devices(&mut tx, &[1]).await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn those_are_forgotten_who_share_no_room_with_anybody_here() {
+        let test = TestDb::new().await;
+        let mut tx = test.db.write().await.unwrap();
+        let mut users = Vec::new();
+        for name in ["@alice:here", "@bob:there", "@carol:there", "@dave:there"] {
+            users.push(tx.intern(name).await.unwrap());
+        }
+        let account = Account {
+            user_num: users[0],
+            password_hash: None,
+            admin: false,
+            guest: false,
+            deactivated: false,
+            suspended: false,
+            locked: false,
+            erased_position: None,
+            created_ts: 1,
+        };
+        accounts::insert(&mut tx, &account).await.unwrap();
+        for (user, room) in [(0, 7), (1, 7), (2, 8)] {
+            memberships::set(&mut tx, (users[user], room), "join", (1, None), None)
+                .await
+                .unwrap();
+        }
+        for user in &users[1..] {
+            set(&mut tx, &list_of(*user, false)).await.unwrap();
+        }
+        let found = to_ask(&mut tx, users[1], 10).await.unwrap();
+        assert_eq!(found.len(), 2);
+        assert_eq!(found[0], (users[2], "@carol:there".to_owned()));
+
+        assert_eq!(forget_strangers(&mut tx).await.unwrap(), 2);
+        let left = lists(&mut tx, &users).await.unwrap();
+        assert_eq!(left, [list_of(users[1], false)]);
+        forget_members(&mut tx, 7).await.unwrap();
+        assert!(lists(&mut tx, &users).await.unwrap().is_empty());
+    }
+}

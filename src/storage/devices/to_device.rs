@@ -1,0 +1,167 @@
+//! Messages that wait for devices, and the transactions that sent them.
+
+use sqlx::AssertSqlSafe;
+
+use crate::{
+    error::Result,
+    storage::{DeviceNum, Position, Read, WriteTx, values},
+};
+
+/// Rows that one statement inserts.
+const CHUNK: usize = 64;
+
+/// Stores messages, each at its position for its device.
+pub async fn insert(
+    tx: &mut WriteTx,
+    messages: &[(Position, DeviceNum, std::sync::Arc<str>)],
+) -> Result<()> {
+    for chunk in messages.chunks(CHUNK) {
+        let sql = format!(
+            "INSERT INTO to_device (position, device, message) {}",
+            values(chunk.len(), 3)
+        );
+        let mut query = tx.query(AssertSqlSafe(sql));
+        for (position, device, message) in chunk {
+            query = query.bind(*position).bind(*device).bind(&**message);
+        }
+        query.execute().await?;
+    }
+    Ok(())
+}
+
+/// Returns the messages for a device after one position, up to another, oldest first.
+pub async fn pending(
+    db: &mut impl Read,
+    device: DeviceNum,
+    after: Position,
+    up_to: Position,
+    limit: i64,
+) -> Result<Vec<(Position, String)>> {
+    db.query(
+        "SELECT position, message
+         FROM to_device
+         WHERE device = $1 AND position > $2 AND position <= $3
+         ORDER BY position
+         LIMIT $4",
+    )
+    .bind(device)
+    .bind(after)
+    .bind(up_to)
+    .bind(limit)
+    .fetch_all()
+    .await
+}
+
+/// Returns the position of the oldest message that waits for a device.
+pub async fn oldest(db: &mut impl Read, device: DeviceNum) -> Result<Option<Position>> {
+    db.query(
+        "SELECT position
+         FROM to_device
+         WHERE device = $1
+         ORDER BY position
+         LIMIT 1",
+    )
+    .bind(device)
+    .fetch_scalar()
+    .await
+}
+
+/// Deletes the messages for a device up to a position.
+pub async fn delete(tx: &mut WriteTx, device: DeviceNum, up_to: Position) -> Result<u64> {
+    tx.query(
+        "DELETE FROM to_device
+         WHERE device = $1 AND position <= $2",
+    )
+    .bind(device)
+    .bind(up_to)
+    .execute()
+    .await
+}
+
+/// Notes that a device has used a transaction id at an endpoint; `false` when it had before.
+pub async fn insert_transaction(
+    tx: &mut WriteTx,
+    device: DeviceNum,
+    endpoint: &str,
+    txn_id: &str,
+) -> Result<bool> {
+    let position = tx.position();
+    let inserted = tx
+        .query(
+            "INSERT INTO transactions (device, endpoint, txn_id, position)
+             VALUES ($1, $2, $3, $4)
+             ON CONFLICT (device, endpoint, txn_id) DO NOTHING",
+        )
+        .bind(device)
+        .bind(endpoint)
+        .bind(txn_id)
+        .bind(position)
+        .execute()
+        .await?;
+    Ok(inserted == 1)
+}
+
+/// Forgets the transactions of a device before a position.
+pub async fn forget_transactions(
+    tx: &mut WriteTx,
+    device: DeviceNum,
+    before: Position,
+) -> Result<()> {
+    tx.query(
+        "DELETE FROM transactions
+         WHERE device = $1 AND position < $2",
+    )
+    .bind(device)
+    .bind(before)
+    .execute()
+    .await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::{devices::device_table, testing::TestDb};
+
+    #[tokio::test]
+    async fn messages_wait_in_order_until_they_are_deleted() {
+        let test = TestDb::new().await;
+        let mut tx = test.db.write().await.unwrap();
+        let device = device_table::upsert(&mut tx, 1, "A", None, 1)
+            .await
+            .unwrap();
+        let messages: Vec<_> = (1..=100)
+            .map(|position| (position, device, format!("{position}").into()))
+            .collect();
+
+        insert(&mut tx, &messages).await.unwrap();
+
+        assert_eq!(oldest(&mut tx, device).await.unwrap(), Some(1));
+        let some = pending(&mut tx, device, 2, 50, 3).await.unwrap();
+        let positions: Vec<_> = some.iter().map(|(position, _)| *position).collect();
+        assert_eq!(positions, [3, 4, 5]);
+        assert_eq!(delete(&mut tx, device, 99).await.unwrap(), 99);
+        assert_eq!(oldest(&mut tx, device).await.unwrap(), Some(100));
+    }
+
+    #[tokio::test]
+    async fn a_transaction_id_is_used_once_by_device_and_endpoint() {
+        let test = TestDb::new().await;
+        let mut tx = test.db.write().await.unwrap();
+        let a = device_table::upsert(&mut tx, 1, "A", None, 1)
+            .await
+            .unwrap();
+        let b = device_table::upsert(&mut tx, 1, "B", None, 1)
+            .await
+            .unwrap();
+
+        assert!(insert_transaction(&mut tx, a, "e", "1").await.unwrap());
+        assert!(!insert_transaction(&mut tx, a, "e", "1").await.unwrap());
+        assert!(insert_transaction(&mut tx, a, "f", "1").await.unwrap());
+        assert!(insert_transaction(&mut tx, b, "e", "1").await.unwrap());
+
+        let later = tx.position();
+        forget_transactions(&mut tx, a, later).await.unwrap();
+        assert!(insert_transaction(&mut tx, a, "e", "1").await.unwrap());
+    }
+}

@@ -1,0 +1,162 @@
+//! Where SQLite and PostgreSQL differ; nothing outside this file and `migrate` asks which one is open.
+
+use std::{path::Path, str::FromStr};
+
+use sqlx::{
+    ConnectOptions, Executor, PgConnection, SqliteConnection,
+    error::DatabaseError,
+    postgres::PgConnectOptions,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
+};
+
+use crate::error::{Error, Result};
+
+/// Prepared statements kept for each connection: more than the program has.
+const STATEMENTS: usize = 512;
+/// Pages in the write-ahead log (4 KiB each) before SQLite moves them into the database.
+const CHECKPOINT_PAGES: &str = "4000";
+/// The key of PostgreSQL's advisory lock that the one writer holds: "parlour" in ASCII.
+const WRITER_LOCK: i64 = 0x70_61_72_6c_6f_75_72;
+/// PostgreSQL notices a while after a server was killed that its connection, which holds the lock, is dead.
+const WAIT_FOR_LOCK: &str = "SET lock_timeout = '10s'";
+/// What PostgreSQL calls a lock that another connection holds for too long.
+const LOCK_NOT_AVAILABLE: &str = "55P03";
+
+/// How a read-only transaction that sees one moment begins.
+pub(crate) const POSTGRES_SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+
+/// A borrowed connection to whichever database is open.
+pub enum Raw<'c> {
+    /// To SQLite.
+    Sqlite(&'c mut SqliteConnection),
+    /// To PostgreSQL.
+    Postgres(&'c mut PgConnection),
+}
+
+/// Which database, and how to connect to it.
+#[derive(Clone, Debug)]
+pub enum Target {
+    /// An SQLite file.
+    Sqlite(SqliteConnectOptions),
+    /// A PostgreSQL server.
+    Postgres(PgConnectOptions),
+}
+
+impl Target {
+    /// Reads `sqlite:PATH` or `postgres://…`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidParam`] when it is neither.
+    pub fn parse(url: &str, data_dir: &Path) -> Result<Self> {
+        if let Some(path) = url.strip_prefix("sqlite:") {
+            let path = path.strip_prefix("//").unwrap_or(path);
+            return Ok(Self::Sqlite(
+                SqliteConnectOptions::new()
+                    .filename(data_dir.join(path))
+                    .create_if_missing(true)
+                    .journal_mode(SqliteJournalMode::Wal)
+                    .synchronous(SqliteSynchronous::Full)
+                    .foreign_keys(true)
+                    .statement_cache_capacity(STATEMENTS)
+                    .pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
+                    .pragma("temp_store", "MEMORY")
+                    .disable_statement_logging(),
+            ));
+        }
+        if url.starts_with("postgres:") || url.starts_with("postgresql:") {
+            let options = PgConnectOptions::from_str(url).map_err(|e| {
+                Error::invalid_param(format!("database.url is no PostgreSQL address: {e}"))
+            })?;
+            return Ok(Self::Postgres(
+                options
+                    .statement_cache_capacity(STATEMENTS)
+                    .disable_statement_logging(),
+            ));
+        }
+        Err(Error::invalid_param(
+            "database.url must begin with sqlite: or postgres://",
+        ))
+    }
+
+    /// Returns the file of SQLite; `None` for a database that has none.
+    pub fn sqlite_file(&self) -> Option<&Path> {
+        match self {
+            Self::Sqlite(options) => {
+                let file = options.get_filename();
+                (!file.ends_with(":memory:")).then_some(file)
+            }
+            Self::Postgres(_) => None,
+        }
+    }
+
+    /// Opens the writer's connection; on PostgreSQL it also takes the lock that only one writer can hold.
+    pub(crate) async fn connect_writer(&self) -> Result<Conn> {
+        match self {
+            Self::Sqlite(options) => Ok(Conn::Sqlite(options.connect().await?)),
+            Self::Postgres(options) => {
+                let mut conn = options.connect().await?;
+                conn.execute(WAIT_FOR_LOCK).await?;
+                let locking = sqlx::query("SELECT pg_advisory_lock($1)").bind(WRITER_LOCK);
+                if let Err(error) = locking.execute(&mut conn).await {
+                    let code = error.as_database_error().and_then(DatabaseError::code);
+                    if code.as_deref() != Some(LOCK_NOT_AVAILABLE) {
+                        return Err(error.into());
+                    }
+                    return Err(Error::Unavailable(
+                        "another server writes to this database".to_owned(),
+                    ));
+                }
+                Ok(Conn::Postgres(conn))
+            }
+        }
+    }
+}
+
+/// An owned connection: the writer's.
+pub(crate) enum Conn {
+    Sqlite(SqliteConnection),
+    Postgres(PgConnection),
+}
+
+impl Conn {
+    pub(crate) fn raw(&mut self) -> Raw<'_> {
+        match self {
+            Self::Sqlite(conn) => Raw::Sqlite(conn),
+            Self::Postgres(conn) => Raw::Postgres(conn),
+        }
+    }
+
+    /// Runs statements that take no values.
+    pub(crate) async fn run(&mut self, sql: &'static str) -> Result<()> {
+        match self {
+            Self::Sqlite(conn) => conn.execute(sql).await.map(drop)?,
+            Self::Postgres(conn) => conn.execute(sql).await.map(drop)?,
+        }
+        Ok(())
+    }
+
+    /// Begins the transaction of a batch.
+    pub(crate) async fn begin(&mut self) -> Result<()> {
+        match self {
+            Self::Sqlite(_) => self.run("BEGIN IMMEDIATE").await,
+            Self::Postgres(_) => self.run("BEGIN").await,
+        }
+    }
+
+    /// Ends what the connection was doing and lets go of the writer's lock, which the next connection takes.
+    pub(crate) async fn give_up(&mut self) -> Result<()> {
+        match self {
+            Self::Sqlite(_) => self.run("ROLLBACK").await,
+            Self::Postgres(_) => self.run("ROLLBACK; SELECT pg_advisory_unlock_all()").await,
+        }
+    }
+
+    /// Leaves the database as the next start wants it: no log to read back, nobody writing.
+    pub(crate) async fn retire(&mut self) -> Result<()> {
+        match self {
+            Self::Sqlite(_) => self.run("PRAGMA wal_checkpoint(TRUNCATE)").await,
+            Self::Postgres(_) => self.run("SELECT pg_advisory_unlock_all()").await,
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! What a failure of the database means for whoever asked: the disk is full, the database is away, or something is
+//! broken.
+
+use std::sync::Arc;
+
+use crate::error::Error;
+
+/// Primary result codes of SQLite.
+///
+/// See <https://www.sqlite.org/rescode.html>.
+const SQLITE_BUSY: i32 = 5;
+const SQLITE_READONLY: i32 = 8;
+const SQLITE_IOERR: i32 = 10;
+const SQLITE_FULL: i32 = 13;
+const SQLITE_CANTOPEN: i32 = 14;
+/// What PostgreSQL calls a full disk.
+///
+/// See <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
+const POSTGRES_DISK_FULL: &str = "53100";
+/// Classes of PostgreSQL's codes that pass by themselves: lost connections, too few resources, an operator who stops the
+/// database, failing disks.
+const POSTGRES_PASSING: [&str; 4] = ["08", "53", "57P", "58"];
+
+/// What PostgreSQL calls a text with U+0000, the same in JSON, and a text that is too long for an index. Texts are
+/// bounded where they come in: whatever slipped through is to be refused alone.
+const POSTGRES_UNSTORABLE: [&str; 3] = ["22021", "22P05", "54000"];
+
+impl From<sqlx::Error> for Error {
+    fn from(source: sqlx::Error) -> Self {
+        match kind_of(&source) {
+            FailureKind::DiskFull => Self::StorageFull,
+            FailureKind::Away => {
+                tracing::error!(error = %source, "the database cannot be used");
+                Self::Unavailable("the database cannot be used at the moment".to_owned())
+            }
+            FailureKind::Unstorable => {
+                tracing::warn!(error = %source, "the database refuses a text");
+                Self::invalid_param("a text is too long, or has a character that cannot be stored")
+            }
+            FailureKind::Broken => Self::internal("use the database", source),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum FailureKind {
+    DiskFull,
+    /// It may be there again in a while.
+    Away,
+    /// What was sent is to blame.
+    Unstorable,
+    Broken,
+}
+
+fn kind_of(error: &sqlx::Error) -> FailureKind {
+    match error {
+        sqlx::Error::Database(error) => kind_of_code(error.code().as_deref().unwrap_or_default()),
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed => FailureKind::Away,
+        _ => FailureKind::Broken,
+    }
+}
+
+fn kind_of_code(code: &str) -> FailureKind {
+    // SQLite's codes are numbers of up to four digits, PostgreSQL's are five letters and digits.
+    if let (true, Ok(code)) = (code.len() < 5, code.parse::<i32>()) {
+        return match code & 0xff {
+            SQLITE_FULL => FailureKind::DiskFull,
+            SQLITE_BUSY | SQLITE_READONLY | SQLITE_IOERR | SQLITE_CANTOPEN => FailureKind::Away,
+            _ => FailureKind::Broken,
+        };
+    }
+    if code == POSTGRES_DISK_FULL {
+        FailureKind::DiskFull
+    } else if POSTGRES_PASSING.iter().any(|class| code.starts_with(class)) {
+        FailureKind::Away
+    } else if POSTGRES_UNSTORABLE.contains(&code) {
+        FailureKind::Unstorable
+    } else {
+        FailureKind::Broken
+    }
+}
+
+/// Why a batch was lost, for each of those who wrote in it.
+#[derive(Clone, Debug)]
+pub(crate) enum BatchLoss {
+    DiskFull,
+    Away,
+    Broken(Arc<str>),
+}
+
+impl BatchLoss {
+    /// Returns why nothing can be stored, if that may go on for a while.
+    pub(crate) fn problem(&self) -> Option<&'static str> {
+        match self {
+            Self::DiskFull => Some("the disk is full: nothing can be stored"),
+            Self::Away => Some("the database cannot be used: nothing can be stored"),
+            Self::Broken(_) => None,
+        }
+    }
+}
+
+impl From<&Error> for BatchLoss {
+    fn from(error: &Error) -> Self {
+        match error {
+            Error::StorageFull => Self::DiskFull,
+            Error::Unavailable(_) => Self::Away,
+            other => Self::Broken(other.to_string().into()),
+        }
+    }
+}
+
+impl From<BatchLoss> for Error {
+    fn from(loss: BatchLoss) -> Self {
+        match loss {
+            BatchLoss::DiskFull => Self::StorageFull,
+            BatchLoss::Away => {
+                Self::Unavailable("the database cannot be used at the moment".to_owned())
+            }
+            BatchLoss::Broken(reason) => {
+                Self::internal("write to the database", reason.to_string())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_from_a_database_that_is_away_and_from_broken_ones() {
+        for code in ["13", "53100"] {
+            assert_eq!(kind_of_code(code), FailureKind::DiskFull, "{code}");
+        }
+        for code in ["10", "778", "14", "8", "57P01", "57P03", "08006", "53300"] {
+            assert_eq!(kind_of_code(code), FailureKind::Away, "{code}");
+        }
+        for code in ["22021", "22P05", "54000"] {
+            assert_eq!(kind_of_code(code), FailureKind::Unstorable, "{code}");
+        }
+        for code in ["1", "11", "19", "2067", "23505", "42P01", ""] {
+            assert_eq!(kind_of_code(code), FailureKind::Broken, "{code}");
+        }
+    }
+
+    #[test]
+    fn whoever_wrote_in_a_lost_batch_hears_the_same() {
+        let heard = |error: Error| Error::from(BatchLoss::from(&error));
+
+        assert!(matches!(heard(Error::StorageFull), Error::StorageFull));
+        let away = Error::Unavailable("gone".to_owned());
+        assert!(matches!(heard(away), Error::Unavailable(_)));
+        let broken = Error::internal("write", "odd");
+        assert!(matches!(heard(broken), Error::Internal { .. }));
+    }
+}

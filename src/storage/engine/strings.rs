@@ -1,0 +1,211 @@
+//! Texts that repeat by the million (user ids, event types, state keys), stored once and named by number.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use super::postgres_text::without_nul;
+use crate::{
+    error::{Error, Result},
+    storage::{Read, WriteTx, list, list_of_numbers},
+};
+
+/// Texts remembered in memory; when there are more, the memory starts afresh.
+const REMEMBERED: usize = 200_000;
+/// Texts stored by one statement.
+const INTERNED: usize = 500;
+
+/// The texts that are known in memory.
+#[derive(Clone, Default)]
+pub struct Strings {
+    known: Arc<RwLock<Known>>,
+}
+
+#[derive(Default)]
+struct Known {
+    numbers: HashMap<Arc<str>, i64>,
+    texts: HashMap<i64, Arc<str>>,
+}
+
+impl Strings {
+    fn number(&self, text: &str) -> Option<i64> {
+        self.known
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .numbers
+            .get(text)
+            .copied()
+    }
+
+    fn text(&self, number: i64) -> Option<Arc<str>> {
+        self.known
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .texts
+            .get(&number)
+            .cloned()
+    }
+
+    pub(crate) fn remember(&self, pairs: impl IntoIterator<Item = (Arc<str>, i64)>) {
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        if known.numbers.len() > REMEMBERED {
+            *known = Known::default();
+        }
+        for (text, number) in pairs {
+            known.texts.insert(number, text.clone());
+            known.numbers.insert(text, number);
+        }
+    }
+
+    /// Forgets everything: a batch failed, and numbers it gave out do not exist.
+    pub(crate) fn forget(&self) {
+        *self.known.write().unwrap_or_else(PoisonError::into_inner) = Known::default();
+    }
+
+    /// Returns the number of a text, or `None` if it was never stored.
+    pub async fn find(&self, db: &mut impl Read, text: &str) -> Result<Option<i64>> {
+        if let Some(number) = self.number(text) {
+            return Ok(Some(number));
+        }
+        let number = db
+            .query("SELECT num FROM strings WHERE text = $1")
+            .bind(text)
+            .fetch_scalar()
+            .await?;
+        if let Some(number) = number {
+            self.remember([(Arc::from(text), number)]);
+        }
+        Ok(number)
+    }
+
+    /// Returns the numbers of those of the texts that are stored.
+    pub async fn find_all(&self, db: &mut impl Read, texts: &[&str]) -> Result<Vec<i64>> {
+        let mut found: Vec<i64> = Vec::with_capacity(texts.len());
+        let mut unknown = Vec::new();
+        for text in texts {
+            match self.number(text) {
+                Some(number) => found.push(number),
+                None => unknown.push(*text),
+            }
+        }
+        if !unknown.is_empty() {
+            let rows: Vec<(String, i64)> = db
+                .query(
+                    "SELECT text, num FROM strings WHERE text IN (SELECT value FROM json_each($1))",
+                )
+                .bind(list(unknown))
+                .fetch_all()
+                .await?;
+            found.extend(rows.iter().map(|(_, number)| *number));
+            self.remember(
+                rows.into_iter()
+                    .map(|(text, number)| (Arc::from(text), number)),
+            );
+        }
+        Ok(found)
+    }
+
+    /// Returns the texts of these numbers, in no particular order.
+    pub async fn texts(
+        &self,
+        db: &mut impl Read,
+        numbers: &[i64],
+    ) -> Result<HashMap<i64, Arc<str>>> {
+        let mut found = HashMap::with_capacity(numbers.len());
+        let mut unknown = Vec::new();
+        for number in numbers {
+            match self.text(*number) {
+                Some(text) => drop(found.insert(*number, text)),
+                None => unknown.push(*number),
+            }
+        }
+        if !unknown.is_empty() {
+            let rows: Vec<(i64, String)> = db
+                .query("SELECT num, text FROM strings WHERE num IN (SELECT CAST(value AS BIGINT) FROM json_each($1))")
+                .bind(list_of_numbers(unknown))
+                .fetch_all()
+                .await?;
+            let pairs: Vec<(Arc<str>, i64)> = rows
+                .into_iter()
+                .map(|(num, text)| (Arc::from(text), num))
+                .collect();
+            found.extend(pairs.iter().map(|(text, number)| (*number, text.clone())));
+            self.remember(pairs);
+        }
+        Ok(found)
+    }
+
+    /// Returns the text of a number.
+    pub async fn get(&self, db: &mut impl Read, number: i64) -> Result<Arc<str>> {
+        let mut found = self.texts(db, &[number]).await?;
+        found
+            .remove(&number)
+            .ok_or_else(|| Error::internal("find a stored text", format!("number {number}")))
+    }
+}
+
+impl WriteTx {
+    /// Returns the numbers of texts and stores those that are new.
+    pub async fn intern_all(&mut self, texts: &[&str]) -> Result<HashMap<String, i64>> {
+        let mut numbers = HashMap::with_capacity(texts.len());
+        let mut unknown = Vec::new();
+        for text in texts {
+            match self.strings().number(text).or_else(|| self.interned(text)) {
+                Some(number) => drop(numbers.insert((*text).to_owned(), number)),
+                None => unknown.push(*text),
+            }
+        }
+        unknown.sort_unstable();
+        unknown.dedup();
+        for chunk in unknown.chunks(INTERNED) {
+            self.query(
+                "INSERT INTO strings (text)
+                 SELECT DISTINCT value FROM json_each($1)
+                 WHERE NOT EXISTS (SELECT 1 FROM strings s WHERE s.text = value)",
+            )
+            .bind(list(chunk))
+            .execute()
+            .await?;
+            let rows: Vec<(String, i64)> = self
+                .query(
+                    "SELECT text, num FROM strings WHERE text IN (SELECT value FROM json_each($1))",
+                )
+                .bind(list(chunk))
+                .fetch_all()
+                .await?;
+            let rows: HashMap<String, i64> = rows.into_iter().collect();
+            for text in chunk {
+                let number = rows.get(*text).or_else(|| rows.get(&*without_nul(text)));
+                let number =
+                    number.ok_or_else(|| Error::internal("intern texts", "a text vanished"))?;
+                self.note_interned(text, *number);
+                numbers.insert((*text).to_owned(), *number);
+            }
+        }
+        Ok(numbers)
+    }
+
+    /// Returns the number of a text and stores the text if it is new.
+    pub async fn intern(&mut self, text: &str) -> Result<i64> {
+        if let Some(number) = self.strings().number(text).or_else(|| self.interned(text)) {
+            return Ok(number);
+        }
+        let inserted = self
+            .query("INSERT INTO strings (text) VALUES ($1) ON CONFLICT (text) DO NOTHING RETURNING num")
+            .bind(text)
+            .fetch_scalar::<i64>()
+            .await?;
+        let number = match inserted {
+            Some(number) => number,
+            None => self
+                .query("SELECT num FROM strings WHERE text = $1")
+                .bind(text)
+                .fetch_scalar()
+                .await?
+                .ok_or_else(|| Error::internal("intern a text", "the text vanished"))?,
+        };
+        self.note_interned(text, number);
+        Ok(number)
+    }
+}

@@ -1,0 +1,340 @@
+//! What other servers are still to be sent: since when in which rooms, and messages to devices of their users.
+
+use sqlx::AssertSqlSafe;
+
+use crate::{
+    error::Result,
+    storage::{Position, Read, RoomNum, WriteTx, list, list_of_numbers, values},
+};
+
+/// Rows that one statement stores.
+const CHUNK: usize = 100;
+
+/// A server that is sent something now and then.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct DestinationRow {
+    /// The server.
+    pub server: String,
+    /// How often in a row it did not take what it was sent.
+    pub failures: i64,
+    /// Since when, in milliseconds since the Unix epoch.
+    pub failing_since: i64,
+    /// When it is tried again.
+    pub retry_ts: i64,
+}
+
+/// A room of which a server was not sent everything.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct UnsentRow {
+    /// The server.
+    pub server: String,
+    /// The room.
+    pub room: RoomNum,
+    /// The place in the timeline from which on events were not sent.
+    pub since: Position,
+}
+
+/// Returns up to which position it is stored what is to be sent.
+pub async fn cursor(db: &mut impl Read) -> Result<Position> {
+    let position = db
+        .query("SELECT position FROM sender")
+        .fetch_scalar()
+        .await?;
+    Ok(position.unwrap_or_default())
+}
+
+/// Notes up to which position it is stored what is to be sent.
+pub async fn set_cursor(tx: &mut WriteTx, position: Position) -> Result<()> {
+    tx.query("UPDATE sender SET position = $1")
+        .bind(position)
+        .execute()
+        .await?;
+    Ok(())
+}
+
+/// Returns the servers that are sent something now and then.
+pub async fn destinations(db: &mut impl Read) -> Result<Vec<DestinationRow>> {
+    db.query("SELECT server, failures, failing_since, retry_ts FROM destinations")
+        .fetch_all()
+        .await
+}
+
+/// Returns the servers for which neither events nor messages to devices wait.
+pub async fn idle_destinations(db: &mut impl Read) -> Result<Vec<String>> {
+    db.query(
+        "SELECT server FROM destinations d
+         WHERE NOT EXISTS (SELECT 1 FROM unsent_rooms u WHERE u.server = d.server)
+           AND NOT EXISTS (SELECT 1 FROM unsent_messages m WHERE m.server = d.server)",
+    )
+    .fetch_scalars()
+    .await
+}
+
+/// Forgets servers that nothing is sent to.
+pub async fn remove_destinations<S: AsRef<str>>(tx: &mut WriteTx, servers: &[S]) -> Result<()> {
+    tx.query("DELETE FROM destinations WHERE server IN (SELECT value FROM json_each($1))")
+        .bind(list(servers))
+        .execute()
+        .await?;
+    Ok(())
+}
+
+/// Stores how servers fare.
+pub async fn set_destinations(tx: &mut WriteTx, rows: &[DestinationRow]) -> Result<()> {
+    for chunk in rows.chunks(CHUNK) {
+        let sql = format!(
+            "INSERT INTO destinations (server, failures, failing_since, retry_ts) {}
+             ON CONFLICT (server) DO UPDATE
+             SET failures = excluded.failures, failing_since = excluded.failing_since, retry_ts = excluded.retry_ts",
+            values(chunk.len(), 4)
+        );
+        let mut query = tx.query(AssertSqlSafe(sql));
+        for row in chunk {
+            query = query
+                .bind(row.server.clone())
+                .bind(row.failures)
+                .bind(row.failing_since)
+                .bind(row.retry_ts);
+        }
+        query.execute().await?;
+    }
+    Ok(())
+}
+
+/// Returns of which rooms which servers were not sent everything.
+pub async fn unsent(db: &mut impl Read) -> Result<Vec<UnsentRow>> {
+    db.query("SELECT server, room, since FROM unsent_rooms")
+        .fetch_all()
+        .await
+}
+
+/// Stores from where on servers were not sent what was said in rooms.
+pub async fn set_unsent(tx: &mut WriteTx, rows: &[UnsentRow]) -> Result<()> {
+    for chunk in rows.chunks(CHUNK) {
+        let sql = format!(
+            "INSERT INTO unsent_rooms (server, room, since) {}
+             ON CONFLICT (server, room) DO UPDATE SET since = excluded.since",
+            values(chunk.len(), 3)
+        );
+        let mut query = tx.query(AssertSqlSafe(sql));
+        for row in chunk {
+            query = query
+                .bind(row.server.clone())
+                .bind(row.room)
+                .bind(row.since);
+        }
+        query.execute().await?;
+    }
+    Ok(())
+}
+
+/// Notes that a server was sent everything of these rooms.
+pub async fn remove_unsent(tx: &mut WriteTx, server: &str, rooms: &[RoomNum]) -> Result<()> {
+    tx.query(
+        "DELETE FROM unsent_rooms
+         WHERE server = $1 AND room IN (SELECT CAST(value AS BIGINT) FROM json_each($2))",
+    )
+    .bind(server)
+    .bind(list_of_numbers(rooms.iter().copied()))
+    .execute()
+    .await?;
+    Ok(())
+}
+
+/// Stores a message to devices of users of another server.
+pub async fn insert_message(
+    tx: &mut WriteTx,
+    position: Position,
+    server: &str,
+    (edu, created_ts): (&str, i64),
+) -> Result<()> {
+    tx.query(
+        "INSERT INTO unsent_messages (position, server, edu, created_ts) VALUES ($1, $2, $3, $4)",
+    )
+    .bind(position)
+    .bind(server)
+    .bind(edu)
+    .bind(created_ts)
+    .execute()
+    .await?;
+    Ok(())
+}
+
+/// Removes the oldest messages for a server beyond so many.
+pub async fn keep_newest_messages(tx: &mut WriteTx, server: &str, most: i64) -> Result<()> {
+    tx.query(
+        "DELETE FROM unsent_messages
+         WHERE server = $1 AND position <= (
+             SELECT position FROM unsent_messages
+             WHERE server = $1 ORDER BY position DESC LIMIT 1 OFFSET $2)",
+    )
+    .bind(server)
+    .bind(most)
+    .execute()
+    .await?;
+    Ok(())
+}
+
+/// Removes some of the messages that were sent before a time; returns how many.
+pub async fn remove_old_messages(tx: &mut WriteTx, before_ts: i64, limit: i64) -> Result<u64> {
+    tx.query(
+        "DELETE FROM unsent_messages
+         WHERE position IN (SELECT position FROM unsent_messages WHERE created_ts < $1 LIMIT $2)",
+    )
+    .bind(before_ts)
+    .bind(limit)
+    .execute()
+    .await
+}
+
+/// Returns the oldest messages that wait for a server and were sent since a time.
+pub async fn messages(
+    db: &mut impl Read,
+    server: &str,
+    since_ts: i64,
+    limit: i64,
+) -> Result<Vec<(Position, String)>> {
+    db.query(
+        "SELECT position, edu FROM unsent_messages
+         WHERE server = $1 AND created_ts >= $2 ORDER BY position LIMIT $3",
+    )
+    .bind(server)
+    .bind(since_ts)
+    .bind(limit)
+    .fetch_all()
+    .await
+}
+
+/// Removes the messages for a server up to a position: it has them.
+pub async fn remove_messages(tx: &mut WriteTx, server: &str, up_to: Position) -> Result<()> {
+    tx.query("DELETE FROM unsent_messages WHERE server = $1 AND position <= $2")
+        .bind(server)
+        .bind(up_to)
+        .execute()
+        .await?;
+    Ok(())
+}
+
+/// Returns the servers for which messages wait.
+pub async fn servers_with_messages(db: &mut impl Read) -> Result<Vec<String>> {
+    db.query("SELECT DISTINCT server FROM unsent_messages")
+        .fetch_scalars()
+        .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::testing::TestDb;
+
+    #[tokio::test]
+    async fn what_a_server_was_not_sent_is_kept_by_room() {
+        let test = TestDb::new().await;
+        let mut tx = test.db.write().await.unwrap();
+        let row = |room, since| UnsentRow {
+            server: "a".to_owned(),
+            room,
+            since,
+        };
+
+        set_unsent(&mut tx, &[row(1, 5), row(2, 6)]).await.unwrap();
+        set_unsent(&mut tx, &[row(2, 9)]).await.unwrap();
+        remove_unsent(&mut tx, "a", &[1]).await.unwrap();
+        remove_unsent(&mut tx, "b", &[2]).await.unwrap();
+        set_cursor(&mut tx, 77).await.unwrap();
+
+        assert_eq!(unsent(&mut tx).await.unwrap(), [row(2, 9)]);
+        assert_eq!(cursor(&mut tx).await.unwrap(), 77);
+    }
+
+    #[tokio::test]
+    async fn how_a_server_fares_is_kept() {
+        let test = TestDb::new().await;
+        let mut tx = test.db.write().await.unwrap();
+        let row = |failures| DestinationRow {
+            server: "a".to_owned(),
+            failures,
+            failing_since: 3,
+            retry_ts: 4,
+        };
+
+        set_destinations(&mut tx, &[row(1)]).await.unwrap();
+        set_destinations(&mut tx, &[row(2)]).await.unwrap();
+
+        assert_eq!(destinations(&mut tx).await.unwrap(), [row(2)]);
+    }
+
+    #[tokio::test]
+    async fn messages_wait_for_their_server_in_order() {
+        let test = TestDb::new().await;
+        let mut tx = test.db.write().await.unwrap();
+        for (position, server) in [(3, "a"), (4, "b"), (5, "a"), (6, "a")] {
+            insert_message(&mut tx, position, server, ("{}", position * 10))
+                .await
+                .unwrap();
+        }
+
+        let some = messages(&mut tx, "a", 0, 2).await.unwrap();
+        remove_messages(&mut tx, "a", 5).await.unwrap();
+
+        assert_eq!(some, [(3, "{}".to_owned()), (5, "{}".to_owned())]);
+        assert_eq!(messages(&mut tx, "a", 0, 9).await.unwrap().len(), 1);
+        let mut servers = servers_with_messages(&mut tx).await.unwrap();
+        servers.sort();
+        assert_eq!(servers, ["a", "b"]);
+    }
+
+    #[tokio::test]
+    async fn messages_go_that_are_old_or_too_many() {
+        let test = TestDb::new().await;
+        let mut tx = test.db.write().await.unwrap();
+        for (position, server) in [(3, "a"), (4, "b"), (5, "a"), (6, "a"), (7, "a")] {
+            insert_message(&mut tx, position, server, ("{}", position * 10))
+                .await
+                .unwrap();
+        }
+
+        let recent = messages(&mut tx, "a", 60, 9).await.unwrap();
+        assert_eq!(recent.len(), 2);
+        for (limit, removed) in [(1, 1), (9, 1), (9, 0)] {
+            let done = remove_old_messages(&mut tx, 50, limit).await.unwrap();
+            assert_eq!(done, removed);
+        }
+        keep_newest_messages(&mut tx, "a", 3).await.unwrap();
+        assert_eq!(messages(&mut tx, "a", 0, 9).await.unwrap().len(), 3);
+        keep_newest_messages(&mut tx, "a", 2).await.unwrap();
+
+        assert_eq!(messages(&mut tx, "a", 0, 9).await.unwrap(), recent);
+        assert_eq!(servers_with_messages(&mut tx).await.unwrap(), ["a"]);
+    }
+
+    #[tokio::test]
+    async fn servers_are_forgotten_for_which_nothing_waits() {
+        let test = TestDb::new().await;
+        let mut tx = test.db.write().await.unwrap();
+        let row = |server: &str| DestinationRow {
+            server: server.to_owned(),
+            failures: 0,
+            failing_since: 0,
+            retry_ts: 0,
+        };
+        let rows = ["a", "b", "c", "d"].map(row);
+        set_destinations(&mut tx, &rows).await.unwrap();
+        let unsent = UnsentRow {
+            server: "b".to_owned(),
+            room: 1,
+            since: 5,
+        };
+        set_unsent(&mut tx, &[unsent]).await.unwrap();
+        insert_message(&mut tx, 7, "c", ("{}", 1)).await.unwrap();
+
+        let mut idle = idle_destinations(&mut tx).await.unwrap();
+        idle.sort();
+        assert_eq!(idle, ["a", "d"]);
+        remove_destinations(&mut tx, &["a"]).await.unwrap();
+
+        let left = destinations(&mut tx).await.unwrap();
+        assert_eq!(left.len(), 3);
+        assert!(!left.contains(&row("a")));
+    }
+}

@@ -1,0 +1,189 @@
+//! The keys with which other servers sign.
+
+use crate::{
+    error::Result,
+    storage::{Read, WriteTx},
+};
+
+/// A key of another server.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct ServerKeyRow {
+    /// Its id, with its algorithm.
+    pub key_id: String,
+    /// The key, in unpadded base64.
+    pub public_key: String,
+    /// Until when what it signs is believed.
+    pub valid_until_ts: i64,
+}
+
+/// What a server published of its keys.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct DocumentRow {
+    /// The signed JSON.
+    pub document: String,
+    /// Until when it is valid.
+    pub valid_until_ts: i64,
+}
+
+/// The most keys of a server that are kept: as many as one document has.
+const MAX_KEYS: i64 = 64;
+/// The most former lists of a server that are kept.
+const MAX_FORMER_DOCUMENTS: i64 = 8;
+
+/// Returns what is known of the keys of a server.
+pub async fn of_server(db: &mut impl Read, server: i64) -> Result<Vec<ServerKeyRow>> {
+    db.query("SELECT key_id, public_key, valid_until_ts FROM server_keys WHERE server = $1")
+        .bind(server)
+        .fetch_all()
+        .await
+}
+
+/// Stores a key of a server in place of what was known of it.
+pub async fn set(tx: &mut WriteTx, server: i64, row: &ServerKeyRow) -> Result<()> {
+    tx.query(
+        "INSERT INTO server_keys (server, key_id, public_key, valid_until_ts)
+         VALUES ($1, $2, $3, $4)
+         ON CONFLICT (server, key_id) DO UPDATE
+         SET public_key = excluded.public_key, valid_until_ts = excluded.valid_until_ts",
+    )
+    .bind(server)
+    .bind(&*row.key_id)
+    .bind(&*row.public_key)
+    .bind(row.valid_until_ts)
+    .execute()
+    .await?;
+    Ok(())
+}
+
+/// Forgets keys of a server that has had too many: those that ceased to be believed first.
+pub async fn prune(tx: &mut WriteTx, server: i64) -> Result<()> {
+    tx.query(
+        "DELETE FROM server_keys
+         WHERE server = $1 AND key_id NOT IN (
+             SELECT key_id FROM server_keys
+             WHERE server = $1 ORDER BY valid_until_ts DESC, key_id LIMIT $2)",
+    )
+    .bind(server)
+    .bind(MAX_KEYS)
+    .execute()
+    .await?;
+    Ok(())
+}
+
+/// Returns what a server last published of its keys.
+pub async fn document(db: &mut impl Read, server: i64) -> Result<Option<DocumentRow>> {
+    db.query("SELECT document, valid_until_ts FROM server_key_documents WHERE server = $1")
+        .bind(server)
+        .fetch_optional()
+        .await
+}
+
+/// Stores what a server published of its keys.
+pub async fn set_document(tx: &mut WriteTx, server: i64, row: &DocumentRow) -> Result<()> {
+    tx.query(
+        "INSERT INTO server_key_documents (server, document, valid_until_ts)
+         VALUES ($1, $2, $3)
+         ON CONFLICT (server) DO UPDATE
+         SET document = excluded.document, valid_until_ts = excluded.valid_until_ts",
+    )
+    .bind(server)
+    .bind(&*row.document)
+    .bind(row.valid_until_ts)
+    .execute()
+    .await?;
+    Ok(())
+}
+
+/// Keeps a list of keys that a later one has replaced, and of too many those that were valid for longest.
+pub async fn keep_former_document(tx: &mut WriteTx, server: i64, row: &DocumentRow) -> Result<()> {
+    tx.query(
+        "INSERT INTO former_key_documents (server, valid_until_ts, document)
+         VALUES ($1, $2, $3)
+         ON CONFLICT (server, valid_until_ts) DO UPDATE SET document = excluded.document",
+    )
+    .bind(server)
+    .bind(row.valid_until_ts)
+    .bind(&*row.document)
+    .execute()
+    .await?;
+    tx.query(
+        "DELETE FROM former_key_documents
+         WHERE server = $1 AND valid_until_ts NOT IN (
+             SELECT valid_until_ts FROM former_key_documents
+             WHERE server = $1 ORDER BY valid_until_ts DESC LIMIT $2)",
+    )
+    .bind(server)
+    .bind(MAX_FORMER_DOCUMENTS)
+    .execute()
+    .await?;
+    Ok(())
+}
+
+/// Returns the lists of keys of a server that later ones have replaced, those that were valid for longest first.
+pub async fn former_documents(db: &mut impl Read, server: i64) -> Result<Vec<DocumentRow>> {
+    db.query(
+        "SELECT document, valid_until_ts FROM former_key_documents
+         WHERE server = $1 ORDER BY valid_until_ts DESC",
+    )
+    .bind(server)
+    .fetch_all()
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::testing::TestDb;
+
+    #[tokio::test]
+    async fn what_is_known_of_keys_is_replaced_by_what_is_newer() {
+        let test = TestDb::new().await;
+        let mut tx = test.db.write().await.unwrap();
+        let server = tx.intern("a.example").await.unwrap();
+        let key = |valid_until_ts| ServerKeyRow {
+            key_id: "ed25519:1".to_owned(),
+            public_key: "AAAA".to_owned(),
+            valid_until_ts,
+        };
+        let document_until = |valid_until_ts| DocumentRow {
+            document: "{}".to_owned(),
+            valid_until_ts,
+        };
+
+        for until in [5, 4] {
+            set(&mut tx, server, &key(until)).await.unwrap();
+            let document = document_until(until);
+            set_document(&mut tx, server, &document).await.unwrap();
+        }
+
+        assert_eq!(of_server(&mut tx, server).await.unwrap(), [key(4)]);
+        let stored = document(&mut tx, server).await.unwrap();
+        assert_eq!(stored, Some(document_until(4)));
+        assert!(of_server(&mut tx, server + 1).await.unwrap().is_empty());
+        assert_eq!(document(&mut tx, server + 1).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn of_too_many_keys_those_are_kept_that_are_believed_for_longest() {
+        let test = TestDb::new().await;
+        let mut tx = test.db.write().await.unwrap();
+        for server in [1, 2] {
+            for valid_until_ts in 0..MAX_KEYS + 3 {
+                let key = ServerKeyRow {
+                    key_id: format!("ed25519:{valid_until_ts}"),
+                    public_key: "AAAA".to_owned(),
+                    valid_until_ts,
+                };
+                set(&mut tx, server, &key).await.unwrap();
+            }
+        }
+
+        prune(&mut tx, 1).await.unwrap();
+
+        let left = of_server(&mut tx, 1).await.unwrap();
+        assert_eq!(i64::try_from(left.len()).unwrap(), MAX_KEYS);
+        assert!(left.iter().all(|key| key.valid_until_ts >= 3));
+        let others = of_server(&mut tx, 2).await.unwrap().len();
+        assert_eq!(i64::try_from(others).unwrap(), MAX_KEYS + 3);
+    }
+}

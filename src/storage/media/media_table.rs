@@ -1,0 +1,265 @@
+//! What is known of media and thumbnails; their bytes are files, which `media` keeps.
+
+use crate::{
+    error::Result,
+    storage::{Read, UserNum, WriteTx, list_of_numbers},
+};
+
+/// Media as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct MediaRow {
+    /// The number of the media.
+    pub num: i64,
+    /// The number of the server's name.
+    pub server: i64,
+    /// Who uploaded it, for media of this server.
+    pub uploader: Option<UserNum>,
+    /// The SHA-256 of the content.
+    pub sha256: Vec<u8>,
+    /// The length of the content in bytes.
+    pub size: i64,
+    /// What the uploader says that it is.
+    pub content_type: String,
+    /// The name under which it was uploaded.
+    pub file_name: Option<String>,
+    /// When somebody last asked for it, to the hour.
+    pub last_access_ts: i64,
+}
+
+/// Media to be stored.
+#[derive(Debug)]
+pub struct NewMedia<'a> {
+    /// The number of the server's name.
+    pub server: i64,
+    /// The id, unique on that server.
+    pub media_id: &'a str,
+    /// Who uploaded it, for media of this server.
+    pub uploader: Option<UserNum>,
+    /// The SHA-256 of the content.
+    pub sha256: &'a [u8],
+    /// The length of the content in bytes.
+    pub size: i64,
+    /// What the uploader says that it is.
+    pub content_type: &'a str,
+    /// The name under which it was uploaded.
+    pub file_name: Option<&'a str>,
+    /// When.
+    pub created_ts: i64,
+}
+
+/// Which thumbnail of which media.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ThumbnailKey {
+    /// The number of the media.
+    pub media: i64,
+    /// The width of the box that it is made for.
+    pub width: i64,
+    /// The height of that box.
+    pub height: i64,
+    /// `crop`, `scale` or `whole`.
+    pub method: &'static str,
+    /// Whether it may move.
+    pub animated: bool,
+}
+
+/// A thumbnail as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct ThumbnailRow {
+    /// The SHA-256 of the content.
+    pub sha256: Vec<u8>,
+    /// The length of the content in bytes.
+    pub size: i64,
+    /// What it is.
+    pub content_type: String,
+}
+
+/// Returns the media with this id of this server.
+pub async fn find(db: &mut impl Read, server: i64, media_id: &str) -> Result<Option<MediaRow>> {
+    db.query(
+        "SELECT num, server, uploader, sha256, size, content_type, file_name, last_access_ts
+         FROM media WHERE server = $1 AND media_id = $2",
+    )
+    .bind(server)
+    .bind(media_id)
+    .fetch_optional()
+    .await
+}
+
+/// Returns whether media with this id was here before the freeze of unauthenticated media.
+pub async fn is_before_freeze(db: &mut impl Read, server: i64, media_id: &str) -> Result<bool> {
+    let found = db
+        .query("SELECT before_freeze FROM media WHERE server = $1 AND media_id = $2")
+        .bind(server)
+        .bind(media_id)
+        .fetch_scalar::<bool>()
+        .await?;
+    Ok(found.unwrap_or(false))
+}
+
+/// Stores media under an id that is not in use.
+pub async fn insert(tx: &mut WriteTx, media: &NewMedia<'_>) -> Result<()> {
+    tx.query(
+        "INSERT INTO media (server, media_id, uploader, sha256, size, content_type, file_name,
+                            created_ts, last_access_ts)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8)",
+    )
+    .bind(media.server)
+    .bind(media.media_id)
+    .bind(media.uploader)
+    .bind(media.sha256)
+    .bind(media.size)
+    .bind(media.content_type)
+    .bind(media.file_name)
+    .bind(media.created_ts)
+    .execute()
+    .await?;
+    Ok(())
+}
+
+/// Notes that somebody asked for each of these media.
+pub async fn touch(tx: &mut WriteTx, media: &[i64], now_ms: i64) -> Result<()> {
+    tx.query(
+        "UPDATE media SET last_access_ts = $1
+         WHERE num IN (SELECT CAST(value AS BIGINT) FROM json_each($2)) AND last_access_ts < $1",
+    )
+    .bind(now_ms)
+    .bind(list_of_numbers(media.iter().copied()))
+    .execute()
+    .await?;
+    Ok(())
+}
+
+/// Returns a thumbnail that was made before.
+pub async fn find_thumbnail(
+    db: &mut impl Read,
+    key: &ThumbnailKey,
+) -> Result<Option<ThumbnailRow>> {
+    db.query(
+        "SELECT sha256, size, content_type FROM thumbnails
+         WHERE media = $1 AND width = $2 AND height = $3 AND method = $4 AND animated = $5",
+    )
+    .bind(key.media)
+    .bind(key.width)
+    .bind(key.height)
+    .bind(key.method)
+    .bind(key.animated)
+    .fetch_optional()
+    .await
+}
+
+/// Remembers a thumbnail; the one that is stored already stays.
+pub async fn insert_thumbnail(
+    tx: &mut WriteTx,
+    key: &ThumbnailKey,
+    thumbnail: &ThumbnailRow,
+) -> Result<()> {
+    tx.query(
+        "INSERT INTO thumbnails (media, width, height, method, animated, sha256, size, content_type)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+         ON CONFLICT (media, width, height, method, animated) DO NOTHING",
+    )
+    .bind(key.media)
+    .bind(key.width)
+    .bind(key.height)
+    .bind(key.method)
+    .bind(key.animated)
+    .bind(&thumbnail.sha256)
+    .bind(thumbnail.size)
+    .bind(&thumbnail.content_type)
+    .execute()
+    .await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::testing::TestDb;
+
+    async fn store(test: &TestDb, media_id: &str) -> i64 {
+        let mut tx = test.db.write().await.unwrap();
+        let server = tx.intern("a.example").await.unwrap();
+        let media = NewMedia {
+            server,
+            media_id,
+            uploader: Some(7),
+            sha256: &[1; 32],
+            size: 5,
+            content_type: "text/plain",
+            file_name: Some("☕.txt"),
+            created_ts: 1_000,
+        };
+        insert(&mut tx, &media).await.unwrap();
+        tx.commit().await.unwrap();
+        server
+    }
+
+    #[tokio::test]
+    async fn media_is_found_by_its_server_and_id() {
+        let test = TestDb::new().await;
+        let server = store(&test, "one").await;
+
+        let mut db = test.db.read().await.unwrap();
+        let found = find(&mut db, server, "one").await.unwrap().unwrap();
+        let of_another_server = find(&mut db, server + 1, "one").await.unwrap();
+
+        assert_eq!(found.sha256, [1; 32]);
+        assert_eq!((found.size, found.last_access_ts), (5, 1_000));
+        assert_eq!(found.content_type, "text/plain");
+        assert_eq!(found.file_name.as_deref(), Some("☕.txt"));
+        assert_eq!(of_another_server, None);
+    }
+
+    #[tokio::test]
+    async fn an_access_never_moves_back() {
+        let test = TestDb::new().await;
+        let server = store(&test, "one").await;
+        let mut db = test.db.read().await.unwrap();
+        let num = find(&mut db, server, "one").await.unwrap().unwrap().num;
+
+        let mut tx = test.db.write().await.unwrap();
+        touch(&mut tx, &[num, num + 1], 5_000).await.unwrap();
+        touch(&mut tx, &[num], 4_000).await.unwrap();
+        tx.commit().await.unwrap();
+
+        let found = find(&mut db, server, "one").await.unwrap().unwrap();
+        assert_eq!(found.last_access_ts, 5_000);
+    }
+
+    #[tokio::test]
+    async fn the_first_thumbnail_of_a_kind_stays() {
+        let test = TestDb::new().await;
+        let server = store(&test, "one").await;
+        let mut db = test.db.read().await.unwrap();
+        let media = find(&mut db, server, "one").await.unwrap().unwrap().num;
+        let key = ThumbnailKey {
+            media,
+            width: 32,
+            height: 32,
+            method: "crop",
+            animated: false,
+        };
+        let first = ThumbnailRow {
+            sha256: vec![2; 32],
+            size: 9,
+            content_type: "image/png".to_owned(),
+        };
+        let second = ThumbnailRow {
+            size: 10,
+            ..first.clone()
+        };
+
+        let mut tx = test.db.write().await.unwrap();
+        insert_thumbnail(&mut tx, &key, &first).await.unwrap();
+        insert_thumbnail(&mut tx, &key, &second).await.unwrap();
+        tx.commit().await.unwrap();
+
+        let found = find_thumbnail(&mut db, &key).await.unwrap();
+        let moving = ThumbnailKey {
+            animated: true,
+            ..key
+        };
+        assert_eq!(found, Some(first));
+        assert_eq!(find_thumbnail(&mut db, &moving).await.unwrap(), None);
+    }
+}

@@ -1,0 +1,91 @@
+//! Ids of media that were given out before the bytes arrived.
+
+use crate::{
+    error::Result,
+    storage::{Read, UserNum, WriteTx},
+};
+
+/// A promised id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct Promise {
+    /// Who may upload to it.
+    pub uploader: UserNum,
+    /// Until when.
+    pub expires_ts: i64,
+}
+
+/// Stores a promised id, and removes those of the uploader that have expired.
+pub async fn insert(tx: &mut WriteTx, media_id: &str, promise: Promise, now: i64) -> Result<()> {
+    tx.query("DELETE FROM promised_media WHERE uploader = $1 AND expires_ts <= $2")
+        .bind(promise.uploader)
+        .bind(now)
+        .execute()
+        .await?;
+    tx.query("INSERT INTO promised_media (media_id, uploader, expires_ts) VALUES ($1, $2, $3)")
+        .bind(media_id)
+        .bind(promise.uploader)
+        .bind(promise.expires_ts)
+        .execute()
+        .await?;
+    Ok(())
+}
+
+/// Returns how many ids wait for a user's uploads.
+pub async fn count(db: &mut impl Read, uploader: UserNum, now: i64) -> Result<i64> {
+    let count = db
+        .query("SELECT COUNT(*) FROM promised_media WHERE uploader = $1 AND expires_ts > $2")
+        .bind(uploader)
+        .bind(now)
+        .fetch_scalar()
+        .await?;
+    Ok(count.unwrap_or(0))
+}
+
+/// Returns what was promised of an id, unless that has expired.
+pub async fn find(db: &mut impl Read, media_id: &str, now: i64) -> Result<Option<Promise>> {
+    db.query(
+        "SELECT uploader, expires_ts
+         FROM promised_media
+         WHERE media_id = $1 AND expires_ts > $2",
+    )
+    .bind(media_id)
+    .bind(now)
+    .fetch_optional()
+    .await
+}
+
+/// Removes a promised id whose bytes have arrived; `false` when there is none.
+pub async fn remove(tx: &mut WriteTx, media_id: &str) -> Result<bool> {
+    let removed = tx
+        .query("DELETE FROM promised_media WHERE media_id = $1")
+        .bind(media_id)
+        .execute()
+        .await?;
+    Ok(removed == 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::testing::TestDb;
+
+    #[tokio::test]
+    async fn a_promise_holds_until_it_expires_or_is_kept() {
+        let test = TestDb::new().await;
+        let mut tx = test.db.write().await.unwrap();
+        let promise = Promise {
+            uploader: 7,
+            expires_ts: 10,
+        };
+        insert(&mut tx, "one", promise, 0).await.unwrap();
+
+        assert_eq!(find(&mut tx, "one", 9).await.unwrap(), Some(promise));
+        assert_eq!(find(&mut tx, "one", 10).await.unwrap(), None);
+        assert_eq!(count(&mut tx, 7, 0).await.unwrap(), 1);
+        assert!(remove(&mut tx, "one").await.unwrap());
+        assert!(!remove(&mut tx, "one").await.unwrap());
+        insert(&mut tx, "two", promise, 0).await.unwrap();
+        insert(&mut tx, "three", promise, 10).await.unwrap();
+        assert_eq!(find(&mut tx, "two", 0).await.unwrap(), None);
+    }
+}

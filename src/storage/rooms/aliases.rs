@@ -1,0 +1,78 @@
+//! Room aliases of this server.
+
+use crate::{
+    error::Result,
+    storage::{Read, RoomNum, UserNum, WriteTx},
+};
+
+/// Stores an alias; returns whether it was free.
+pub async fn insert(
+    tx: &mut WriteTx,
+    alias: &str,
+    room: RoomNum,
+    creator: UserNum,
+) -> Result<bool> {
+    let stored = tx
+        .query("INSERT INTO aliases (alias, room, creator) VALUES ($1, $2, $3) ON CONFLICT (alias) DO NOTHING")
+        .bind(alias)
+        .bind(room)
+        .bind(creator)
+        .execute()
+        .await?;
+    Ok(stored == 1)
+}
+
+/// Returns how many aliases a user has made.
+pub async fn count_of_creator(db: &mut impl Read, creator: UserNum) -> Result<i64> {
+    let count = db
+        .query("SELECT COUNT(*) FROM aliases WHERE creator = $1")
+        .bind(creator)
+        .fetch_scalar()
+        .await?;
+    Ok(count.unwrap_or_default())
+}
+
+/// Removes an alias.
+pub async fn delete(tx: &mut WriteTx, alias: &str) -> Result<bool> {
+    Ok(tx
+        .query("DELETE FROM aliases WHERE alias = $1")
+        .bind(alias)
+        .execute()
+        .await?
+        == 1)
+}
+
+/// Returns the room that an alias points to, and who made the alias.
+pub async fn get(db: &mut impl Read, alias: &str) -> Result<Option<(RoomNum, UserNum)>> {
+    db.query("SELECT room, creator FROM aliases WHERE alias = $1")
+        .bind(alias)
+        .fetch_optional()
+        .await
+}
+
+/// Returns the aliases of a room.
+pub async fn of_room(db: &mut impl Read, room: RoomNum) -> Result<Vec<String>> {
+    db.query("SELECT alias FROM aliases WHERE room = $1 ORDER BY alias")
+        .bind(room)
+        .fetch_scalars()
+        .await
+}
+
+/// Removes all aliases of a room.
+pub async fn remove_of_room(tx: &mut WriteTx, room: RoomNum) -> Result<()> {
+    tx.query("DELETE FROM aliases WHERE room = $1")
+        .bind(room)
+        .execute()
+        .await?;
+    Ok(())
+}
+
+/// Lets all aliases of a room point to another.
+pub async fn move_all(tx: &mut WriteTx, from: RoomNum, to: RoomNum) -> Result<()> {
+    tx.query("UPDATE aliases SET room = $2 WHERE room = $1")
+        .bind(from)
+        .bind(to)
+        .execute()
+        .await?;
+    Ok(())
+}

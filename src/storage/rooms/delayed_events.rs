@@ -1,0 +1,330 @@
+//! Events that are to be sent later, and for a while what became of them.
+
+use crate::{
+    error::Result,
+    storage::{DeviceNum, Read, RoomNum, UserNum, WriteTx},
+};
+
+/// An event to be sent later.
+#[derive(Clone, Copy, Debug)]
+pub struct NewDelayed<'a> {
+    /// The secret by which it can be cancelled, restarted or sent.
+    pub delay_id: &'a str,
+    /// Who sends it.
+    pub user: UserNum,
+    /// From which device.
+    pub device: DeviceNum,
+    /// Under which transaction id.
+    pub txn_id: Option<&'a str>,
+    /// To which room.
+    pub room: RoomNum,
+    /// Its type.
+    pub kind: &'a str,
+    /// Its state key, for a state event.
+    pub state_key: Option<&'a str>,
+    /// Its content, as JSON.
+    pub content: &'a str,
+    /// After how many milliseconds.
+    pub delay_ms: i64,
+    /// From when on.
+    pub running_since: i64,
+}
+
+/// A delayed event as the table has it.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct DelayedRow {
+    /// Its number.
+    pub num: i64,
+    /// The secret by which it can be cancelled, restarted or sent.
+    pub delay_id: String,
+    /// Who sends it.
+    pub user_num: UserNum,
+    /// To which room.
+    pub room: RoomNum,
+    /// Its type.
+    pub kind: String,
+    /// Its state key, for a state event.
+    pub state_key: Option<String>,
+    /// Its content, as JSON.
+    pub content: String,
+    /// After how many milliseconds.
+    pub delay_ms: i64,
+    /// From when on.
+    pub running_since: i64,
+    /// When it was sent, cancelled or refused.
+    pub finalised_ts: Option<i64>,
+    /// The event that it became.
+    pub event_id: Option<String>,
+    /// JSON: why it was refused.
+    pub error: Option<String>,
+}
+
+/// What becomes of a delayed event.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Ending<'a> {
+    /// When.
+    pub ts: i64,
+    /// The event that it became.
+    pub event_id: Option<&'a str>,
+    /// JSON: why it was refused.
+    pub error: Option<&'a str>,
+}
+
+/// Stores a delayed event; returns whether the transaction was new.
+pub async fn insert(tx: &mut WriteTx, delayed: NewDelayed<'_>) -> Result<bool> {
+    let stored = tx
+        .query(
+            "INSERT INTO delayed_events (delay_id, user_num, device, txn_id, room, kind, state_key, content,
+                                         delay_ms, running_since, due_ts)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+             ON CONFLICT (device, room, kind, txn_id) WHERE txn_id IS NOT NULL DO NOTHING",
+        )
+        .bind(delayed.delay_id)
+        .bind(delayed.user)
+        .bind(delayed.device)
+        .bind(delayed.txn_id)
+        .bind(delayed.room)
+        .bind(delayed.kind)
+        .bind(delayed.state_key)
+        .bind(delayed.content)
+        .bind(delayed.delay_ms)
+        .bind(delayed.running_since)
+        .bind(delayed.running_since.saturating_add(delayed.delay_ms))
+        .execute()
+        .await?;
+    Ok(stored == 1)
+}
+
+/// Returns the id of the event that a device delayed under a transaction id.
+pub async fn by_transaction(
+    db: &mut impl Read,
+    device: DeviceNum,
+    room: RoomNum,
+    kind: &str,
+    txn_id: &str,
+) -> Result<Option<String>> {
+    db.query(
+        "SELECT delay_id FROM delayed_events
+         WHERE device = $1 AND room = $2 AND kind = $3 AND txn_id = $4 AND txn_id IS NOT NULL",
+    )
+    .bind(device)
+    .bind(room)
+    .bind(kind)
+    .bind(txn_id)
+    .fetch_scalar()
+    .await
+}
+
+/// Returns how many events of a user are still to be sent, and when the next is.
+pub async fn waiting(db: &mut impl Read, user: UserNum) -> Result<(i64, Option<i64>)> {
+    let row = db
+        .query(
+            "SELECT COUNT(*), MIN(due_ts) FROM delayed_events
+             WHERE user_num = $1 AND due_ts IS NOT NULL",
+        )
+        .bind(user)
+        .fetch_optional()
+        .await?;
+    Ok(row.unwrap_or((0, None)))
+}
+
+/// Cancels everything that a user has scheduled.
+pub async fn cancel_of(tx: &mut WriteTx, user: UserNum, now: i64) -> Result<()> {
+    tx.query(
+        "UPDATE delayed_events SET due_ts = NULL, finalised_ts = $2
+         WHERE user_num = $1 AND due_ts IS NOT NULL",
+    )
+    .bind(user)
+    .bind(now)
+    .execute()
+    .await?;
+    Ok(())
+}
+
+/// Returns a delayed event.
+pub async fn get(db: &mut impl Read, delay_id: &str) -> Result<Option<DelayedRow>> {
+    db.query(
+        "SELECT num, delay_id, user_num, room, kind, state_key, content, delay_ms, running_since, finalised_ts,
+                event_id, error
+         FROM delayed_events WHERE delay_id = $1",
+    )
+    .bind(delay_id)
+    .fetch_optional()
+    .await
+}
+
+/// Returns the events of a user that are still to be sent, in the order in which they are.
+pub async fn scheduled(db: &mut impl Read, user: UserNum) -> Result<Vec<DelayedRow>> {
+    db.query(
+        "SELECT num, delay_id, user_num, room, kind, state_key, content, delay_ms, running_since, finalised_ts,
+                event_id, error
+         FROM delayed_events WHERE user_num = $1 AND due_ts IS NOT NULL ORDER BY due_ts, num",
+    )
+    .bind(user)
+    .fetch_all()
+    .await
+}
+
+/// Returns events that are to be sent by now, in the order in which they are.
+pub async fn due(db: &mut impl Read, now: i64, limit: i64) -> Result<Vec<DelayedRow>> {
+    db.query(
+        "SELECT num, delay_id, user_num, room, kind, state_key, content, delay_ms, running_since, finalised_ts,
+                event_id, error
+         FROM delayed_events WHERE due_ts IS NOT NULL AND due_ts <= $1 ORDER BY due_ts, num LIMIT $2",
+    )
+    .bind(now)
+    .bind(limit)
+    .fetch_all()
+    .await
+}
+
+/// Returns when the next event is to be sent.
+pub async fn next_due(db: &mut impl Read) -> Result<Option<i64>> {
+    db.query("SELECT due_ts FROM delayed_events WHERE due_ts IS NOT NULL ORDER BY due_ts LIMIT 1")
+        .fetch_scalar()
+        .await
+}
+
+/// Lets the time of a delayed event begin anew; returns whether it was still to be sent.
+pub async fn restart(tx: &mut WriteTx, num: i64, now: i64) -> Result<bool> {
+    let restarted = tx
+        .query(
+            "UPDATE delayed_events SET running_since = $2, due_ts = delay_ms + $3
+             WHERE num = $1 AND due_ts IS NOT NULL",
+        )
+        .bind(num)
+        .bind(now)
+        .bind(now)
+        .execute()
+        .await?;
+    Ok(restarted == 1)
+}
+
+/// Notes what became of a delayed event; returns whether it was still to be sent.
+pub async fn finish(tx: &mut WriteTx, num: i64, ending: Ending<'_>) -> Result<bool> {
+    let finished = tx
+        .query(
+            "UPDATE delayed_events SET due_ts = NULL, finalised_ts = $2, event_id = $3, error = $4
+             WHERE num = $1 AND due_ts IS NOT NULL",
+        )
+        .bind(num)
+        .bind(ending.ts)
+        .bind(ending.event_id)
+        .bind(ending.error)
+        .execute()
+        .await?;
+    Ok(finished == 1)
+}
+
+/// Cancels what others than `sender` wanted to set later of a piece of state.
+pub async fn cancel_state(
+    tx: &mut WriteTx,
+    room: RoomNum,
+    (kind, state_key): (&str, &str),
+    sender: UserNum,
+    now: i64,
+) -> Result<()> {
+    tx.query(
+        "UPDATE delayed_events SET due_ts = NULL, finalised_ts = $5
+         WHERE room = $1 AND kind = $2 AND state_key = $3 AND user_num <> $4 AND due_ts IS NOT NULL",
+    )
+    .bind(room)
+    .bind(kind)
+    .bind(state_key)
+    .bind(sender)
+    .bind(now)
+    .execute()
+    .await?;
+    Ok(())
+}
+
+/// Forgets what became of a user's delayed events before a time, and all but the latest `keep` events.
+pub async fn prune(tx: &mut WriteTx, user: UserNum, before: i64, keep: i64) -> Result<()> {
+    tx.query(
+        "DELETE FROM delayed_events
+         WHERE user_num = $1 AND due_ts IS NULL
+           AND (finalised_ts < $2 OR num <= (
+               SELECT num FROM delayed_events WHERE user_num = $1 AND due_ts IS NULL
+               ORDER BY num DESC LIMIT 1 OFFSET $3))",
+    )
+    .bind(user)
+    .bind(before)
+    .bind(keep)
+    .execute()
+    .await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::testing::TestDb;
+
+    fn delayed(delay_id: &str, delay_ms: i64) -> NewDelayed<'_> {
+        NewDelayed {
+            delay_id,
+            user: 1,
+            device: 1,
+            txn_id: Some(delay_id),
+            room: 1,
+            kind: "k",
+            state_key: Some(""),
+            content: "{}",
+            delay_ms,
+            running_since: 100,
+        }
+    }
+
+    #[tokio::test]
+    async fn events_are_due_in_their_order_and_finish_once() {
+        let test = TestDb::new().await;
+        let mut tx = test.db.write().await.unwrap();
+        for (delay_id, delay_ms) in [("late", 9), ("soon", 1), ("soon too", 1)] {
+            assert!(insert(&mut tx, delayed(delay_id, delay_ms)).await.unwrap());
+        }
+        assert!(!insert(&mut tx, delayed("late", 9)).await.unwrap());
+
+        let rows = due(&mut tx, 101, 10).await.unwrap();
+        let ids: Vec<&str> = rows.iter().map(|row| row.delay_id.as_str()).collect();
+        assert_eq!(ids, ["soon", "soon too"]);
+        let first = rows[0].num;
+        assert!(finish(&mut tx, first, Ending::default()).await.unwrap());
+        assert!(!finish(&mut tx, first, Ending::default()).await.unwrap());
+        assert!(!restart(&mut tx, first, 200).await.unwrap());
+        assert!(restart(&mut tx, rows[1].num, 200).await.unwrap());
+        assert_eq!(next_due(&mut tx).await.unwrap(), Some(109));
+        assert_eq!(scheduled(&mut tx, 1).await.unwrap().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn what_became_of_events_is_forgotten_by_age_and_number() {
+        let test = TestDb::new().await;
+        let mut tx = test.db.write().await.unwrap();
+        for (delay_id, ts) in [("a", 1), ("b", 50), ("c", 51), ("d", 52)] {
+            insert(&mut tx, delayed(delay_id, 0)).await.unwrap();
+            let row = get(&mut tx, delay_id).await.unwrap().unwrap();
+            let ending = Ending {
+                ts,
+                ..Ending::default()
+            };
+            finish(&mut tx, row.num, ending).await.unwrap();
+        }
+
+        prune(&mut tx, 1, 10, 2).await.unwrap();
+
+        assert!(get(&mut tx, "b").await.unwrap().is_none());
+        assert!(get(&mut tx, "c").await.unwrap().is_some());
+    }
+
+    #[tokio::test]
+    async fn only_the_state_of_others_is_cancelled() {
+        let test = TestDb::new().await;
+        let mut tx = test.db.write().await.unwrap();
+        insert(&mut tx, delayed("a", 5)).await.unwrap();
+
+        cancel_state(&mut tx, 1, ("k", ""), 1, 7).await.unwrap();
+        assert_eq!(scheduled(&mut tx, 1).await.unwrap().len(), 1);
+        cancel_state(&mut tx, 1, ("k", ""), 2, 7).await.unwrap();
+        assert!(scheduled(&mut tx, 1).await.unwrap().is_empty());
+    }
+}

@@ -1,0 +1,126 @@
+//! Invitations that stand for a while.
+
+use crate::{
+    error::Result,
+    storage::{Read, RoomNum, UserNum, WriteTx},
+};
+
+/// An invitation that stands for a while.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct Expiring {
+    /// To which room.
+    pub room: RoomNum,
+    /// Who is invited.
+    pub user_num: UserNum,
+    /// The id of the invitation.
+    pub event_id: String,
+    /// Until when.
+    pub expires_ts: i64,
+}
+
+/// Notes until when a user is invited.
+pub async fn set(tx: &mut WriteTx, invitation: &Expiring) -> Result<()> {
+    tx.query(
+        "INSERT INTO expiring_invitations (room, user_num, event_id, expires_ts)
+         VALUES ($1, $2, $3, $4)
+         ON CONFLICT (room, user_num) DO UPDATE
+         SET event_id = excluded.event_id, expires_ts = excluded.expires_ts",
+    )
+    .bind(invitation.room)
+    .bind(invitation.user_num)
+    .bind(&invitation.event_id)
+    .bind(invitation.expires_ts)
+    .execute()
+    .await?;
+    Ok(())
+}
+
+/// Forgets until when a user was invited.
+pub async fn remove(tx: &mut WriteTx, room: RoomNum, user: UserNum) -> Result<()> {
+    tx.query("DELETE FROM expiring_invitations WHERE room = $1 AND user_num = $2")
+        .bind(room)
+        .bind(user)
+        .execute()
+        .await?;
+    Ok(())
+}
+
+/// Forgets an invitation, unless another has taken its place.
+pub async fn remove_one(tx: &mut WriteTx, invitation: &Expiring) -> Result<()> {
+    tx.query(
+        "DELETE FROM expiring_invitations WHERE room = $1 AND user_num = $2 AND event_id = $3",
+    )
+    .bind(invitation.room)
+    .bind(invitation.user_num)
+    .bind(&invitation.event_id)
+    .execute()
+    .await?;
+    Ok(())
+}
+
+/// Returns the invitation of a user to a room.
+pub async fn get(db: &mut impl Read, room: RoomNum, user: UserNum) -> Result<Option<Expiring>> {
+    db.query(
+        "SELECT room, user_num, event_id, expires_ts FROM expiring_invitations
+         WHERE room = $1 AND user_num = $2",
+    )
+    .bind(room)
+    .bind(user)
+    .fetch_optional()
+    .await
+}
+
+/// Returns invitations that have expired by now, the oldest first.
+pub async fn due(db: &mut impl Read, now: i64, limit: i64) -> Result<Vec<Expiring>> {
+    db.query(
+        "SELECT room, user_num, event_id, expires_ts FROM expiring_invitations
+         WHERE expires_ts <= $1 ORDER BY expires_ts LIMIT $2",
+    )
+    .bind(now)
+    .bind(limit)
+    .fetch_all()
+    .await
+}
+
+/// Returns when the next invitation expires.
+pub async fn next_due(db: &mut impl Read) -> Result<Option<i64>> {
+    db.query("SELECT expires_ts FROM expiring_invitations ORDER BY expires_ts LIMIT 1")
+        .fetch_scalar()
+        .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::testing::TestDb;
+
+    fn invitation(event_id: &str, expires_ts: i64) -> Expiring {
+        Expiring {
+            room: 1,
+            user_num: 2,
+            event_id: event_id.to_owned(),
+            expires_ts,
+        }
+    }
+
+    #[tokio::test]
+    async fn an_invitation_gives_way_to_the_next_and_only_itself_is_removed() {
+        let test = TestDb::new().await;
+        let mut tx = test.db.write().await.unwrap();
+        let (first, second) = (invitation("$1", 10), invitation("$2", 20));
+
+        set(&mut tx, &first).await.unwrap();
+        set(&mut tx, &second).await.unwrap();
+        remove_one(&mut tx, &first).await.unwrap();
+
+        assert!(due(&mut tx, 19, 9).await.unwrap().is_empty());
+        assert_eq!(
+            due(&mut tx, 20, 9).await.unwrap(),
+            std::slice::from_ref(&second)
+        );
+        assert_eq!(next_due(&mut tx).await.unwrap(), Some(20));
+        assert_eq!(get(&mut tx, 1, 2).await.unwrap(), Some(second));
+        remove(&mut tx, 1, 2).await.unwrap();
+        assert_eq!(next_due(&mut tx).await.unwrap(), None);
+    }
+}

@@ -1,0 +1,82 @@
+//! Gaps in timelines: events that others follow, and that this server does not have.
+
+use crate::{
+    error::Result,
+    storage::{Read, RoomNum, WriteTx, list},
+};
+
+/// Notes that events are missing before a place of a room's timeline.
+pub async fn insert<S: AsRef<str>>(
+    tx: &mut WriteTx,
+    room: RoomNum,
+    missing: impl IntoIterator<Item = S>,
+    timeline: i64,
+) -> Result<()> {
+    for event_id in missing {
+        tx.query(
+            "INSERT INTO gaps (room, event_id, timeline) VALUES ($1, $2, $3)
+             ON CONFLICT (room, event_id) DO UPDATE SET timeline = excluded.timeline
+             WHERE excluded.timeline < gaps.timeline",
+        )
+        .bind(room)
+        .bind(event_id.as_ref().to_owned())
+        .bind(timeline)
+        .execute()
+        .await?;
+    }
+    Ok(())
+}
+
+/// Notes that an event is missing no more.
+pub async fn close(tx: &mut WriteTx, room: RoomNum, event_id: &str) -> Result<()> {
+    tx.query("DELETE FROM gaps WHERE room = $1 AND event_id = $2")
+        .bind(room)
+        .bind(event_id)
+        .execute()
+        .await?;
+    Ok(())
+}
+
+/// Returns those of some events that are missing, and the places before which they belong.
+pub async fn among<S: AsRef<str>>(
+    db: &mut impl Read,
+    room: RoomNum,
+    ids: impl IntoIterator<Item = S>,
+) -> Result<Vec<(String, i64)>> {
+    db.query(
+        "SELECT event_id, timeline FROM gaps
+         WHERE room = $1 AND event_id IN (SELECT value FROM json_each($2))",
+    )
+    .bind(room)
+    .bind(list(ids))
+    .fetch_all()
+    .await
+}
+
+/// Returns the gaps of a room within a span of its timeline, the newest first: (missing event, place after it).
+pub async fn within(
+    db: &mut impl Read,
+    room: RoomNum,
+    (after, up_to): (i64, i64),
+    limit: i64,
+) -> Result<Vec<(String, i64)>> {
+    db.query(
+        "SELECT event_id, timeline FROM gaps
+         WHERE room = $1 AND timeline > $2 AND timeline <= $3
+         ORDER BY timeline DESC, event_id LIMIT $4",
+    )
+    .bind(room)
+    .bind(after)
+    .bind(up_to)
+    .bind(limit)
+    .fetch_all()
+    .await
+}
+
+/// Returns the place of the newest gap of a room.
+pub async fn newest(db: &mut impl Read, room: RoomNum) -> Result<Option<i64>> {
+    db.query("SELECT timeline FROM gaps WHERE room = $1 ORDER BY timeline DESC LIMIT 1")
+        .bind(room)
+        .fetch_scalar()
+        .await
+}

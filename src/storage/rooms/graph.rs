@@ -1,0 +1,251 @@
+//! The graph of a room's events: what follows what, whether it was accepted, and what state it leaves behind.
+
+use std::ops::RangeInclusive;
+
+use sqlx::AssertSqlSafe;
+
+use super::events::Status;
+use crate::{
+    error::Result,
+    storage::{Read, RoomNum, WriteTx, list, values},
+};
+
+/// Outliers stored by one statement.
+const OUTLIERS: usize = 50;
+
+/// An event as the graph knows it.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct Node {
+    /// Its id.
+    pub event_id: String,
+    /// The journal position at which it was stored.
+    pub position: i64,
+    /// The room.
+    pub room: RoomNum,
+    /// Its place in the timeline, if it has one.
+    pub timeline: Option<i64>,
+    /// The number of its status.
+    pub status: i64,
+    /// The snapshot of the state before it; `None` for an outlier.
+    pub state: Option<i64>,
+    /// The snapshot of the state after it.
+    pub state_after: Option<i64>,
+    /// The number of the history visibility before it.
+    pub visibility: i64,
+    /// Canonical JSON.
+    pub json: String,
+}
+
+impl Node {
+    /// Returns how it fared in the checks.
+    pub fn status(&self) -> Status {
+        Status::from_number(self.status)
+    }
+}
+
+/// Returns those of some events that are stored, in no particular order.
+pub async fn nodes<S: AsRef<str>>(
+    db: &mut impl Read,
+    ids: impl IntoIterator<Item = S>,
+) -> Result<Vec<Node>> {
+    db.query(
+        "SELECT event_id, position, room, timeline, status, state,
+                COALESCE(state_after, CASE WHEN state_key IS NULL OR state IS NULL OR status = 2 THEN state
+                                           ELSE position END) AS state_after, visibility, json
+         FROM events WHERE event_id IN (SELECT value FROM json_each($1))",
+    )
+    .bind(list(ids))
+    .fetch_all()
+    .await
+}
+
+/// Returns the positions of events: (id, position, status).
+pub async fn positions<S: AsRef<str>>(
+    db: &mut impl Read,
+    ids: impl IntoIterator<Item = S>,
+) -> Result<Vec<(String, i64, i64)>> {
+    db.query(
+        "SELECT event_id, position, status
+         FROM events WHERE event_id IN (SELECT value FROM json_each($1))",
+    )
+    .bind(list(ids))
+    .fetch_all()
+    .await
+}
+
+/// An event that is stored beside the timeline: its state is not known here.
+#[derive(Debug)]
+pub struct Outlier<'a> {
+    /// The journal position.
+    pub position: i64,
+    /// The room.
+    pub room: RoomNum,
+    /// Its id.
+    pub event_id: &'a str,
+    /// The number of its type.
+    pub kind: i64,
+    /// The number of its state key.
+    pub state_key: Option<i64>,
+    /// The number of its sender.
+    pub sender: i64,
+    /// Whether it was accepted or rejected.
+    pub status: Status,
+    /// When it was made.
+    pub origin_server_ts: i64,
+    /// Canonical JSON.
+    pub json: &'a str,
+}
+
+/// Stores outliers; those that are stored already stay as they are.
+pub async fn insert_outliers(tx: &mut WriteTx, outliers: &[Outlier<'_>]) -> Result<()> {
+    for chunk in outliers.chunks(OUTLIERS) {
+        let sql = format!(
+            "INSERT INTO events (position, room, event_id, kind, state_key, sender, visibility, status, notified,
+                                 mentioned, origin_server_ts, json) {}
+             ON CONFLICT DO NOTHING",
+            values(chunk.len(), 12)
+        );
+        let mut query = tx.query(AssertSqlSafe(sql));
+        for outlier in chunk {
+            query = query
+                .bind(outlier.position)
+                .bind(outlier.room)
+                .bind(outlier.event_id.to_owned())
+                .bind(outlier.kind)
+                .bind(outlier.state_key)
+                .bind(outlier.sender)
+                .bind(1_i64)
+                .bind(outlier.status.number())
+                .bind(0_i64)
+                .bind(0_i64)
+                .bind(outlier.origin_server_ts)
+                .bind(outlier.json.to_owned());
+        }
+        query.execute().await?;
+    }
+    Ok(())
+}
+
+/// Changes how an event fared in the checks that was stored beside the timeline.
+pub async fn set_status(tx: &mut WriteTx, position: i64, status: Status) -> Result<()> {
+    tx.query("UPDATE events SET status = $2 WHERE position = $1")
+        .bind(position)
+        .bind(status.number())
+        .execute()
+        .await?;
+    Ok(())
+}
+
+/// An event that may have to be sent to other servers.
+#[derive(Debug, sqlx::FromRow)]
+pub struct Sent {
+    /// The journal position.
+    pub position: i64,
+    /// The room.
+    pub room: RoomNum,
+    /// Its id.
+    pub event_id: String,
+    /// Whether this server sends it to others.
+    pub goes_out: bool,
+    /// Canonical JSON.
+    pub json: String,
+}
+
+/// Returns accepted events that were stored after a position and up to another, as they came.
+pub async fn after_position(
+    db: &mut impl Read,
+    after: i64,
+    up_to: i64,
+    limit: i64,
+) -> Result<Vec<Sent>> {
+    db.query(
+        "SELECT position, room, event_id, goes_out, json FROM events
+         WHERE position > $1 AND position <= $2 AND status = 0 AND timeline IS NOT NULL AND NOT backfilled
+         ORDER BY position LIMIT $3",
+    )
+    .bind(after)
+    .bind(up_to)
+    .bind(limit)
+    .fetch_all()
+    .await
+}
+
+/// Returns accepted events of a room from a place of its timeline on, by their places and in their order.
+pub async fn of_room_from(
+    db: &mut impl Read,
+    room: RoomNum,
+    from: i64,
+    limit: i64,
+) -> Result<Vec<Sent>> {
+    db.query(
+        "SELECT timeline AS position, room, event_id, goes_out, json FROM events
+         WHERE room = $1 AND timeline >= $2 AND status = 0 AND NOT backfilled
+         ORDER BY timeline LIMIT $3",
+    )
+    .bind(room)
+    .bind(from)
+    .bind(limit)
+    .fetch_all()
+    .await
+}
+
+/// Returns the newest accepted events of a room at some places of its timeline, the newest first.
+pub async fn newest_of_room(
+    db: &mut impl Read,
+    room: RoomNum,
+    places: RangeInclusive<i64>,
+    limit: i64,
+) -> Result<Vec<Sent>> {
+    db.query(
+        "SELECT timeline AS position, room, event_id, goes_out, json FROM events
+         WHERE room = $1 AND timeline >= $2 AND timeline <= $3 AND status = 0 AND NOT backfilled
+         ORDER BY timeline DESC LIMIT $4",
+    )
+    .bind(room)
+    .bind(*places.start())
+    .bind(*places.end())
+    .bind(limit)
+    .fetch_all()
+    .await
+}
+
+/// Returns the place of the newest event before a place of a room's timeline.
+pub async fn place_before(db: &mut impl Read, room: RoomNum, place: i64) -> Result<Option<i64>> {
+    db.query(
+        "SELECT timeline FROM events
+         WHERE room = $1 AND timeline < $2
+         ORDER BY timeline DESC LIMIT 1",
+    )
+    .bind(room)
+    .bind(place)
+    .fetch_scalar()
+    .await
+}
+
+/// Notes that a redaction waits for the event that it redacts.
+pub async fn await_target(
+    tx: &mut WriteTx,
+    room: RoomNum,
+    target: &str,
+    redaction: &str,
+) -> Result<()> {
+    tx.query(
+        "INSERT INTO waiting_redactions (room, target, event_id) VALUES ($1, $2, $3)
+         ON CONFLICT DO NOTHING",
+    )
+    .bind(room)
+    .bind(target)
+    .bind(redaction)
+    .execute()
+    .await?;
+    Ok(())
+}
+
+/// Takes the redactions that waited for an event.
+pub async fn take_waiting(tx: &mut WriteTx, room: RoomNum, target: &str) -> Result<Vec<String>> {
+    tx.query("DELETE FROM waiting_redactions WHERE room = $1 AND target = $2 RETURNING event_id")
+        .bind(room)
+        .bind(target)
+        .fetch_scalars()
+        .await
+}

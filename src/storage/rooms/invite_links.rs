@@ -1,0 +1,262 @@
+//! Links that let people into rooms, and who has used them.
+
+use crate::{
+    error::Result,
+    storage::{Read, RoomNum, UserNum, WriteTx},
+};
+
+/// A link as the table has it.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct LinkRow {
+    /// Its number.
+    pub num: i64,
+    /// The secret in it.
+    pub token: String,
+    /// The room that it lets into.
+    pub room: RoomNum,
+    /// Who made it.
+    pub creator: UserNum,
+    /// When it was made.
+    pub created_ts: i64,
+    /// Until when it serves.
+    pub expires_ts: i64,
+    /// How many people may use it; `None` for any number.
+    pub max_uses: Option<i64>,
+    /// How many have.
+    pub uses: i64,
+    /// What its creator calls it.
+    pub label: Option<String>,
+}
+
+impl LinkRow {
+    /// Returns whether somebody else may use it.
+    pub fn has_uses_left(&self) -> bool {
+        self.max_uses.is_none_or(|most| self.uses < most)
+    }
+}
+
+/// What came of an attempt to use a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// The user has used it now.
+    Taken,
+    /// The user has used it before.
+    Held,
+    /// There is no such link any more, or nobody else may use it.
+    Refused,
+}
+
+/// Stores a link.
+pub async fn insert(tx: &mut WriteTx, link: &LinkRow) -> Result<()> {
+    tx.query(
+        "INSERT INTO invite_links (token, room, creator, created_ts, expires_ts, max_uses, uses, label)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+    )
+    .bind(&link.token)
+    .bind(link.room)
+    .bind(link.creator)
+    .bind(link.created_ts)
+    .bind(link.expires_ts)
+    .bind(link.max_uses)
+    .bind(link.uses)
+    .bind(link.label.as_deref())
+    .execute()
+    .await?;
+    Ok(())
+}
+
+/// Returns a link that has not expired.
+pub async fn find(db: &mut impl Read, token: &str, now: i64) -> Result<Option<LinkRow>> {
+    db.query(
+        "SELECT num, token, room, creator, created_ts, expires_ts, max_uses, uses, label
+         FROM invite_links WHERE token = $1 AND expires_ts > $2",
+    )
+    .bind(token)
+    .bind(now)
+    .fetch_optional()
+    .await
+}
+
+/// Returns the links into a room that have not expired, the newest first.
+pub async fn of_room(db: &mut impl Read, room: RoomNum, now: i64) -> Result<Vec<LinkRow>> {
+    db.query(
+        "SELECT num, token, room, creator, created_ts, expires_ts, max_uses, uses, label
+         FROM invite_links WHERE room = $1 AND expires_ts > $2 ORDER BY num DESC",
+    )
+    .bind(room)
+    .bind(now)
+    .fetch_all()
+    .await
+}
+
+/// Removes a link; returns whether it was there.
+pub async fn remove(tx: &mut WriteTx, room: RoomNum, token: &str) -> Result<bool> {
+    let removed = tx
+        .query("DELETE FROM invite_links WHERE room = $1 AND token = $2")
+        .bind(room)
+        .bind(token)
+        .execute()
+        .await?;
+    Ok(removed == 1)
+}
+
+/// Removes the links that a user made.
+pub async fn remove_of_creator(tx: &mut WriteTx, creator: UserNum) -> Result<()> {
+    tx.query("DELETE FROM invite_links WHERE creator = $1")
+        .bind(creator)
+        .execute()
+        .await?;
+    Ok(())
+}
+
+/// Removes the links into a room.
+pub async fn remove_of_room(tx: &mut WriteTx, room: RoomNum) -> Result<()> {
+    tx.query("DELETE FROM invite_links WHERE room = $1")
+        .bind(room)
+        .execute()
+        .await?;
+    Ok(())
+}
+
+/// Removes the links that have expired by now.
+pub async fn remove_expired(tx: &mut WriteTx, now: i64) -> Result<()> {
+    tx.query("DELETE FROM invite_links WHERE expires_ts <= $1")
+        .bind(now)
+        .execute()
+        .await?;
+    Ok(())
+}
+
+/// Returns when the next link expires.
+pub async fn next_due(db: &mut impl Read) -> Result<Option<i64>> {
+    db.query("SELECT expires_ts FROM invite_links ORDER BY expires_ts LIMIT 1")
+        .fetch_scalar()
+        .await
+}
+
+/// Lets a user use a link: once, however often they come, and not more users than may.
+pub async fn take(tx: &mut WriteTx, token: &str, user: UserNum, now: i64) -> Result<Use> {
+    let Some(link) = find(tx, token, now).await? else {
+        return Ok(Use::Refused);
+    };
+    let is_new = tx
+        .query(
+            "INSERT INTO invite_link_uses (link, user_num) VALUES ($1, $2)
+             ON CONFLICT (link, user_num) DO NOTHING",
+        )
+        .bind(link.num)
+        .bind(user)
+        .execute()
+        .await?;
+    if is_new == 0 {
+        return Ok(Use::Held);
+    }
+    let is_left = tx
+        .query(
+            "UPDATE invite_links SET uses = uses + 1
+             WHERE num = $1 AND (max_uses IS NULL OR uses < max_uses)",
+        )
+        .bind(link.num)
+        .execute()
+        .await?;
+    if is_left == 1 {
+        return Ok(Use::Taken);
+    }
+    remove_use(tx, link.num, user).await?;
+    Ok(Use::Refused)
+}
+
+/// Takes back that a user has used a link.
+pub async fn give_back(tx: &mut WriteTx, link: i64, user: UserNum) -> Result<()> {
+    if remove_use(tx, link, user).await? {
+        tx.query("UPDATE invite_links SET uses = uses - 1 WHERE num = $1")
+            .bind(link)
+            .execute()
+            .await?;
+    }
+    Ok(())
+}
+
+async fn remove_use(tx: &mut WriteTx, link: i64, user: UserNum) -> Result<bool> {
+    let removed = tx
+        .query("DELETE FROM invite_link_uses WHERE link = $1 AND user_num = $2")
+        .bind(link)
+        .bind(user)
+        .execute()
+        .await?;
+    Ok(removed == 1)
+}
+
+/// Returns whether a user has used a link.
+pub async fn is_held(db: &mut impl Read, link: i64, user: UserNum) -> Result<bool> {
+    let found: Option<i64> = db
+        .query("SELECT link FROM invite_link_uses WHERE link = $1 AND user_num = $2")
+        .bind(link)
+        .bind(user)
+        .fetch_scalar()
+        .await?;
+    Ok(found.is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::testing::TestDb;
+
+    fn link(token: &str, max_uses: Option<i64>) -> LinkRow {
+        LinkRow {
+            num: 0,
+            token: token.to_owned(),
+            room: 1,
+            creator: 2,
+            created_ts: 0,
+            expires_ts: 100,
+            max_uses,
+            uses: 0,
+            label: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_use_is_taken_once_a_user_and_not_more_often_than_allowed() {
+        let test = TestDb::new().await;
+        let mut tx = test.db.write().await.unwrap();
+        insert(&mut tx, &link("t", Some(2))).await.unwrap();
+
+        assert_eq!(take(&mut tx, "t", 5, 99).await.unwrap(), Use::Taken);
+        assert_eq!(take(&mut tx, "t", 5, 99).await.unwrap(), Use::Held);
+        assert_eq!(take(&mut tx, "t", 6, 99).await.unwrap(), Use::Taken);
+        assert_eq!(take(&mut tx, "t", 7, 99).await.unwrap(), Use::Refused);
+        assert_eq!(take(&mut tx, "t", 5, 100).await.unwrap(), Use::Refused);
+        assert_eq!(take(&mut tx, "other", 5, 99).await.unwrap(), Use::Refused);
+        let found = find(&mut tx, "t", 99).await.unwrap().unwrap();
+        assert_eq!(found.uses, 2);
+        assert!(!is_held(&mut tx, found.num, 7).await.unwrap());
+        give_back(&mut tx, found.num, 6).await.unwrap();
+        give_back(&mut tx, found.num, 6).await.unwrap();
+        assert_eq!(take(&mut tx, "t", 7, 99).await.unwrap(), Use::Taken);
+    }
+
+    #[tokio::test]
+    async fn links_go_with_their_time_their_creator_and_their_room() {
+        let test = TestDb::new().await;
+        let mut tx = test.db.write().await.unwrap();
+        let all = async |tx: &mut WriteTx| of_room(tx, 1, 0).await.unwrap().len();
+
+        insert(&mut tx, &link("a", None)).await.unwrap();
+        insert(&mut tx, &link("b", None)).await.unwrap();
+        assert_eq!(next_due(&mut tx).await.unwrap(), Some(100));
+        remove_expired(&mut tx, 99).await.unwrap();
+        assert!(!remove(&mut tx, 9, "a").await.unwrap());
+        assert!(remove(&mut tx, 1, "a").await.unwrap());
+        assert_eq!(all(&mut tx).await, 1);
+        remove_of_creator(&mut tx, 2).await.unwrap();
+        assert_eq!(all(&mut tx).await, 0);
+        insert(&mut tx, &link("c", None)).await.unwrap();
+        take(&mut tx, "c", 5, 0).await.unwrap();
+        remove_of_room(&mut tx, 1).await.unwrap();
+        insert(&mut tx, &link("d", None)).await.unwrap();
+        remove_expired(&mut tx, 100).await.unwrap();
+        assert_eq!(all(&mut tx).await, 0);
+    }
+}

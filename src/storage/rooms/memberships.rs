@@ -1,0 +1,176 @@
+//! Who is what in which room.
+
+use sqlx::AssertSqlSafe;
+
+use crate::{
+    error::Result,
+    storage::{Read, RoomNum, UserNum, WriteTx, list_of_numbers, values},
+};
+
+/// Memberships stored by one statement.
+const MEMBERS: usize = 100;
+
+/// A user's membership of a room.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct MembershipRow {
+    /// The room.
+    pub room: RoomNum,
+    /// `join`, `invite`, `leave`, `ban` or `knock`.
+    pub membership: String,
+    /// The journal position of the change.
+    pub position: i64,
+    /// JSON list of stripped state, for an invitation or a knock.
+    pub stripped_state: Option<String>,
+    /// Whether the user asked to forget the room.
+    pub forgotten: bool,
+}
+
+/// Stores what a user is in a room since a position, by a member event that is stored at another, if it is.
+pub async fn set(
+    tx: &mut WriteTx,
+    (user, room): (UserNum, RoomNum),
+    membership: &str,
+    (position, event): (i64, Option<i64>),
+    stripped_state: Option<&str>,
+) -> Result<()> {
+    tx.query(
+        "INSERT INTO memberships (user_num, room, membership, position, event, stripped_state, forgotten)
+         VALUES ($1, $2, $3, $4, $5, $6, FALSE)
+         ON CONFLICT (user_num, room) DO UPDATE
+         SET membership = excluded.membership, position = excluded.position, event = excluded.event,
+             stripped_state = excluded.stripped_state, forgotten = FALSE",
+    )
+    .bind(user)
+    .bind(room)
+    .bind(membership)
+    .bind(position)
+    .bind(event)
+    .bind(stripped_state)
+    .execute()
+    .await?;
+    Ok(())
+}
+
+/// Returns some of those who are in rooms with users of this server, after a number: number and id.
+pub async fn with_us(
+    db: &mut impl Read,
+    after: UserNum,
+    limit: i64,
+) -> Result<Vec<(UserNum, String)>> {
+    db.query(
+        "SELECT DISTINCT m.user_num, s.text
+         FROM memberships m
+         JOIN strings s ON s.num = m.user_num
+         WHERE m.membership = 'join' AND m.user_num > $1
+           AND m.room IN (SELECT ours.room
+                          FROM memberships ours
+                          JOIN accounts a ON a.user_num = ours.user_num
+                          WHERE ours.membership = 'join')
+         ORDER BY m.user_num LIMIT $2",
+    )
+    .bind(after)
+    .bind(limit)
+    .fetch_all()
+    .await
+}
+
+/// Stores the memberships of many users of a room that nobody is told of: (user, membership, event).
+pub async fn set_all(
+    tx: &mut WriteTx,
+    room: RoomNum,
+    position: i64,
+    members: &[(UserNum, String, i64)],
+) -> Result<()> {
+    for chunk in members.chunks(MEMBERS) {
+        let sql = format!(
+            "INSERT INTO memberships (user_num, room, membership, position, event, forgotten) {}
+             ON CONFLICT (user_num, room) DO UPDATE
+             SET membership = excluded.membership, position = excluded.position, event = excluded.event,
+                 stripped_state = NULL, forgotten = FALSE",
+            values(chunk.len(), 6)
+        );
+        let mut query = tx.query(AssertSqlSafe(sql));
+        for (user, membership, event) in chunk {
+            query = query
+                .bind(*user)
+                .bind(room)
+                .bind(membership.as_str())
+                .bind(position)
+                .bind(*event)
+                .bind(false);
+        }
+        query.execute().await?;
+    }
+    Ok(())
+}
+
+/// Returns the member event of a user's membership: (id, JSON).
+pub async fn event_of(
+    db: &mut impl Read,
+    user: UserNum,
+    room: RoomNum,
+) -> Result<Option<(String, String)>> {
+    db.query(
+        "SELECT e.event_id, e.json FROM memberships m JOIN events e ON e.position = m.event
+         WHERE m.user_num = $1 AND m.room = $2",
+    )
+    .bind(user)
+    .bind(room)
+    .fetch_optional()
+    .await
+}
+
+/// Marks a room as forgotten by a user who is not in it.
+pub async fn forget(tx: &mut WriteTx, user: UserNum, room: RoomNum) -> Result<()> {
+    tx.query("UPDATE memberships SET forgotten = TRUE WHERE user_num = $1 AND room = $2")
+        .bind(user)
+        .bind(room)
+        .execute()
+        .await?;
+    Ok(())
+}
+
+/// Returns all memberships of a user.
+pub async fn of_user(db: &mut impl Read, user: UserNum) -> Result<Vec<MembershipRow>> {
+    db.query(
+        "SELECT room, membership, position, stripped_state, forgotten FROM memberships
+         WHERE user_num = $1",
+    )
+    .bind(user)
+    .fetch_all()
+    .await
+}
+
+/// Returns the rooms of a user in which an event, a receipt, or the user's own membership is newer than a position.
+pub async fn changed_since(db: &mut impl Read, user: UserNum, after: i64) -> Result<Vec<RoomNum>> {
+    db.query(
+        "SELECT m.room FROM memberships m JOIN rooms r ON r.num = m.room
+         WHERE m.user_num = $1
+           AND (m.position > $2
+                OR (m.membership = 'join' AND (r.last_position > $2 OR EXISTS (
+                    SELECT 1 FROM receipts t WHERE t.room = m.room AND t.position > $2))))",
+    )
+    .bind(user)
+    .bind(after)
+    .fetch_scalars()
+    .await
+}
+
+/// Returns those of some users who have joined a room that a user has joined, too.
+pub async fn sharing(
+    db: &mut impl Read,
+    user: UserNum,
+    others: &[UserNum],
+) -> Result<Vec<UserNum>> {
+    db.query(
+        "SELECT DISTINCT theirs.user_num
+         FROM memberships theirs
+         JOIN memberships mine ON mine.room = theirs.room AND mine.user_num = $1
+         WHERE theirs.user_num IN (SELECT CAST(value AS BIGINT) FROM json_each($2))
+           AND theirs.membership = 'join' AND mine.membership = 'join'",
+    )
+    .bind(user)
+    .bind(list_of_numbers(others.iter().copied()))
+    .fetch_scalars()
+    .await
+}

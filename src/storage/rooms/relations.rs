@@ -1,0 +1,316 @@
+//! Which events relate to which, and how.
+
+use crate::{
+    error::Result,
+    storage::{Read, RoomNum, UserNum, WriteTx, list, list_of_numbers},
+};
+
+/// A relationship to be stored.
+#[derive(Debug)]
+pub struct NewRelation<'a> {
+    /// The position of the event that relates.
+    pub child: i64,
+    /// The room.
+    pub room: RoomNum,
+    /// The event that it relates to.
+    pub parent: &'a str,
+    /// The number of the relationship type.
+    pub rel_type: i64,
+    /// The number of the type of the event that relates.
+    pub kind: i64,
+    /// The number of its sender.
+    pub sender: UserNum,
+    /// Its place in the timeline.
+    pub timeline: i64,
+    /// The key of an annotation.
+    pub annotation: Option<&'a str>,
+    /// Whether it has the form of a valid replacement.
+    pub is_edit: bool,
+}
+
+/// Which relationships are asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct RelationQuery<'a> {
+    /// The room.
+    pub room: RoomNum,
+    /// The event that others relate to.
+    pub parent: &'a str,
+    /// Only of this type.
+    pub rel_type: Option<i64>,
+    /// Only events of this type.
+    pub kind: Option<i64>,
+    /// How many steps away from the parent an event may be.
+    pub depth: i64,
+    /// The place from which to read, which lies between two events: after the one with this number.
+    pub from: i64,
+    /// How many at most.
+    pub limit: i64,
+}
+
+/// A child that its parent's aggregation shows.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct Bundled {
+    /// The parent.
+    pub parent: String,
+    /// The child's place in the timeline.
+    pub timeline: i64,
+    /// The number of the history visibility before it.
+    pub visibility: i64,
+    /// The child's id.
+    pub event_id: String,
+    /// The number of its sender.
+    pub sender: UserNum,
+    /// Whether it is a replacement.
+    pub is_edit: bool,
+}
+
+/// Stores a relationship, unless it is stored already.
+pub async fn insert(tx: &mut WriteTx, relation: &NewRelation<'_>) -> Result<bool> {
+    let stored = tx
+        .query(
+            "INSERT INTO relations (child, room, parent, rel_type, kind, sender, timeline, annotation, is_edit)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+             ON CONFLICT (child) DO NOTHING",
+        )
+        .bind(relation.child)
+        .bind(relation.room)
+        .bind(relation.parent)
+        .bind(relation.rel_type)
+        .bind(relation.kind)
+        .bind(relation.sender)
+        .bind(relation.timeline)
+        .bind(relation.annotation)
+        .bind(relation.is_edit)
+        .execute()
+        .await?;
+    Ok(stored == 1)
+}
+
+/// Removes the relationship of an event that was redacted; returns whether it had one.
+pub async fn remove(tx: &mut WriteTx, child: i64) -> Result<bool> {
+    let removed = tx
+        .query("DELETE FROM relations WHERE child = $1")
+        .bind(child)
+        .execute()
+        .await?;
+    Ok(removed == 1)
+}
+
+/// Returns the places of the events that relate to another, the newest first, with the steps that lie between.
+pub async fn before(db: &mut impl Read, query: &RelationQuery<'_>) -> Result<Vec<(i64, i64)>> {
+    if query.depth == 1 {
+        return children_before(db, query).await;
+    }
+    db.query(
+        "WITH RECURSIVE related (child, timeline, depth) AS (
+             SELECT child, timeline, CAST(1 AS BIGINT) FROM relations
+             WHERE room = $1 AND parent = $2
+               AND rel_type = COALESCE($3, rel_type) AND kind = COALESCE($4, kind)
+             UNION ALL
+             SELECT r.child, r.timeline, p.depth + 1
+             FROM related p JOIN events e ON e.position = p.child
+             JOIN relations r ON r.room = $1 AND r.parent = e.event_id
+             WHERE p.depth < $5
+               AND r.rel_type = COALESCE($3, r.rel_type) AND r.kind = COALESCE($4, r.kind)
+         )
+         SELECT timeline, MIN(depth) FROM related WHERE timeline <= $6
+         GROUP BY timeline ORDER BY timeline DESC LIMIT $7",
+    )
+    .bind(query.room)
+    .bind(query.parent)
+    .bind(query.rel_type)
+    .bind(query.kind)
+    .bind(query.depth)
+    .bind(query.from)
+    .bind(query.limit)
+    .fetch_all()
+    .await
+}
+
+/// As [`before`], but the events after a place, the oldest first.
+pub async fn after(db: &mut impl Read, query: &RelationQuery<'_>) -> Result<Vec<(i64, i64)>> {
+    if query.depth == 1 {
+        return children_after(db, query).await;
+    }
+    db.query(
+        "WITH RECURSIVE related (child, timeline, depth) AS (
+             SELECT child, timeline, CAST(1 AS BIGINT) FROM relations
+             WHERE room = $1 AND parent = $2
+               AND rel_type = COALESCE($3, rel_type) AND kind = COALESCE($4, kind)
+             UNION ALL
+             SELECT r.child, r.timeline, p.depth + 1
+             FROM related p JOIN events e ON e.position = p.child
+             JOIN relations r ON r.room = $1 AND r.parent = e.event_id
+             WHERE p.depth < $5
+               AND r.rel_type = COALESCE($3, r.rel_type) AND r.kind = COALESCE($4, r.kind)
+         )
+         SELECT timeline, MIN(depth) FROM related WHERE timeline > $6
+         GROUP BY timeline ORDER BY timeline LIMIT $7",
+    )
+    .bind(query.room)
+    .bind(query.parent)
+    .bind(query.rel_type)
+    .bind(query.kind)
+    .bind(query.depth)
+    .bind(query.from)
+    .bind(query.limit)
+    .fetch_all()
+    .await
+}
+
+/// As [`before`] for one step: ends as soon as it has enough, however many children there are.
+async fn children_before(db: &mut impl Read, query: &RelationQuery<'_>) -> Result<Vec<(i64, i64)>> {
+    db.query(
+        "SELECT timeline, CAST(1 AS BIGINT) FROM relations
+         WHERE room = $1 AND parent = $2
+           AND rel_type = COALESCE($3, rel_type) AND kind = COALESCE($4, kind) AND timeline <= $5
+         ORDER BY timeline DESC LIMIT $6",
+    )
+    .bind(query.room)
+    .bind(query.parent)
+    .bind(query.rel_type)
+    .bind(query.kind)
+    .bind(query.from)
+    .bind(query.limit)
+    .fetch_all()
+    .await
+}
+
+/// As [`children_before`], but the events after a place, the oldest first.
+async fn children_after(db: &mut impl Read, query: &RelationQuery<'_>) -> Result<Vec<(i64, i64)>> {
+    db.query(
+        "SELECT timeline, CAST(1 AS BIGINT) FROM relations
+         WHERE room = $1 AND parent = $2
+           AND rel_type = COALESCE($3, rel_type) AND kind = COALESCE($4, kind) AND timeline > $5
+         ORDER BY timeline LIMIT $6",
+    )
+    .bind(query.room)
+    .bind(query.parent)
+    .bind(query.rel_type)
+    .bind(query.kind)
+    .bind(query.from)
+    .bind(query.limit)
+    .fetch_all()
+    .await
+}
+
+/// Returns the valid replacements of the parents, and the events that refer to them: of each kind the latest.
+///
+/// [Event replacements](https://spec.matrix.org/v1.19/client-server-api/#validity-of-replacement-events)
+pub async fn bundled<S: AsRef<str>>(
+    db: &mut impl Read,
+    room: RoomNum,
+    parents: impl IntoIterator<Item = S>,
+    reference: i64,
+    limit: i64,
+) -> Result<Vec<Bundled>> {
+    db.query(
+        "SELECT parent, timeline, visibility, event_id, sender, is_edit FROM (
+             SELECT r.parent, r.timeline, e.visibility, e.event_id, r.sender, r.is_edit,
+                    ROW_NUMBER() OVER (
+                        PARTITION BY r.parent, r.is_edit ORDER BY e.origin_server_ts DESC, e.event_id DESC
+                    ) AS nth
+             FROM relations r
+             JOIN events e ON e.position = r.child
+             JOIN events p ON p.event_id = r.parent AND p.room = r.room
+             WHERE r.room = $1 AND r.parent IN (SELECT value FROM json_each($2))
+               AND (r.rel_type = $3
+                    OR (r.is_edit AND r.sender = p.sender AND r.kind = p.kind AND p.state_key IS NULL))
+         ) children
+         WHERE nth <= $4
+         ORDER BY parent, is_edit, nth",
+    )
+    .bind(room)
+    .bind(list(parents))
+    .bind(reference)
+    .bind(limit)
+    .fetch_all()
+    .await
+}
+
+/// Returns those of the parents to which a user's events relate in a way.
+pub async fn related_by<S: AsRef<str>>(
+    db: &mut impl Read,
+    room: RoomNum,
+    parents: impl IntoIterator<Item = S>,
+    rel_type: i64,
+    sender: UserNum,
+) -> Result<Vec<String>> {
+    db.query(
+        "SELECT DISTINCT parent FROM relations
+         WHERE room = $1 AND parent IN (SELECT value FROM json_each($2)) AND rel_type = $3 AND sender = $4",
+    )
+    .bind(room)
+    .bind(list(parents))
+    .bind(rel_type)
+    .bind(sender)
+    .fetch_scalars()
+    .await
+}
+
+/// Returns those of the parents to which events of these types and senders relate that stand before a place; `None`
+/// stands for all.
+pub async fn parents_among<S: AsRef<str>>(
+    db: &mut impl Read,
+    room: RoomNum,
+    parents: impl IntoIterator<Item = S>,
+    (rel_types, senders): (Option<Vec<i64>>, Option<Vec<i64>>),
+    before: i64,
+) -> Result<Vec<String>> {
+    let any = (rel_types.is_none(), senders.is_none());
+    db.query(
+        "SELECT DISTINCT parent FROM relations
+         WHERE room = $1 AND parent IN (SELECT value FROM json_each($2))
+           AND ($3 OR rel_type IN (SELECT CAST(value AS BIGINT) FROM json_each($4)))
+           AND ($5 OR sender IN (SELECT CAST(value AS BIGINT) FROM json_each($6)))
+           AND timeline < $7",
+    )
+    .bind(room)
+    .bind(list(parents))
+    .bind(any.0)
+    .bind(list_of_numbers(rel_types.unwrap_or_default()))
+    .bind(any.1)
+    .bind(list_of_numbers(senders.unwrap_or_default()))
+    .bind(before)
+    .fetch_scalars()
+    .await
+}
+
+/// Returns whether an annotation is there already: the same event, type, sender and key.
+pub async fn has_annotation(
+    db: &mut impl Read,
+    room: RoomNum,
+    parent: &str,
+    (kind, sender): (i64, UserNum),
+    key: &str,
+) -> Result<bool> {
+    let found: Option<i64> = db
+        .query(
+            "SELECT child FROM relations
+             WHERE room = $1 AND parent = $2 AND sender = $3 AND kind = $4 AND annotation = $5 LIMIT 1",
+        )
+        .bind(room)
+        .bind(parent)
+        .bind(sender)
+        .bind(kind)
+        .bind(key)
+        .fetch_scalar()
+        .await?;
+    Ok(found.is_some())
+}
+
+/// Returns what an event relates to: (its parent, the thread that it is in).
+pub async fn parent_of(
+    db: &mut impl Read,
+    room: RoomNum,
+    event_id: &str,
+) -> Result<Option<(Option<String>, Option<String>)>> {
+    db.query(
+        "SELECT r.parent, e.thread FROM events e LEFT JOIN relations r ON r.child = e.position
+         WHERE e.event_id = $2 AND e.room = $1",
+    )
+    .bind(room)
+    .bind(event_id)
+    .fetch_optional()
+    .await
+}

@@ -1,0 +1,360 @@
+//! The end of rooms: whom to tell of it, and everything that has to go.
+//!
+//! This file alone knows every table that has something of a room. What goes, goes a piece at a time, so that no write
+//! takes long; each piece returns how many rows it removed.
+
+use crate::{
+    error::Result,
+    storage::{Position, Read, RoomNum, UserNum, WriteTx, list_of_numbers},
+};
+
+/// Rows that a piece removes from a table at most.
+pub const PIECE: i64 = 200;
+
+/// A room that is about to be deleted.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct Deletion {
+    /// The number of the room.
+    pub num: RoomNum,
+    /// Its id.
+    pub room_id: String,
+    /// In whose name its members are removed.
+    pub remover: String,
+    /// What they are told.
+    pub reason: String,
+    /// How far it has come.
+    pub stage: i64,
+}
+
+impl Deletion {
+    /// Its members are being removed.
+    pub const EMPTYING: i64 = 0;
+    /// What is stored of it is being removed.
+    pub const PURGING: i64 = 1;
+    /// Nothing is left.
+    pub const DONE: i64 = 2;
+}
+
+/// What a user is to a room, and the event that says so.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct Member {
+    /// The user's number.
+    pub user_num: UserNum,
+    /// The user.
+    pub user_id: String,
+    /// `join`, `invite`, `leave`, `ban` or `knock`.
+    pub membership: String,
+    /// Since when.
+    pub position: Position,
+    /// The id of the event.
+    pub event_id: Option<String>,
+    /// Its canonical JSON.
+    pub json: Option<String>,
+}
+
+/// A room that was deleted, as one who was in it is told.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct RemovedRow {
+    /// The number that the room had.
+    pub room: RoomNum,
+    /// Its id.
+    pub room_id: String,
+    /// When the user ceased to be a member.
+    pub position: Position,
+    /// The event that says so, as clients see it.
+    pub event: Option<String>,
+}
+
+/// Notes that a room is to be deleted; returns whether nobody did so before.
+pub async fn begin(tx: &mut WriteTx, deletion: &Deletion) -> Result<bool> {
+    let begun = tx
+        .query(
+            "INSERT INTO deleted_rooms (num, room_id, remover, reason, stage)
+             VALUES ($1, $2, $3, $4, $5)
+             ON CONFLICT (num) DO NOTHING",
+        )
+        .bind(deletion.num)
+        .bind(&deletion.room_id)
+        .bind(&deletion.remover)
+        .bind(&deletion.reason)
+        .bind(deletion.stage)
+        .execute()
+        .await?;
+    Ok(begun == 1)
+}
+
+/// Returns the rooms whose deletion has begun and not ended.
+pub async fn unfinished(db: &mut impl Read) -> Result<Vec<Deletion>> {
+    db.query(
+        "SELECT num, room_id, remover, reason, stage FROM deleted_rooms WHERE stage < 2 ORDER BY num",
+    )
+    .fetch_all()
+    .await
+}
+
+/// Notes how far a deletion has come.
+pub async fn set_stage(tx: &mut WriteTx, room: RoomNum, stage: i64) -> Result<()> {
+    tx.query("UPDATE deleted_rooms SET stage = $2 WHERE num = $1")
+        .bind(room)
+        .bind(stage)
+        .execute()
+        .await?;
+    Ok(())
+}
+
+/// Returns users who are, or were, something to a room.
+pub async fn members(db: &mut impl Read, room: RoomNum, limit: i64) -> Result<Vec<Member>> {
+    db.query(
+        "SELECT m.user_num, s.text AS user_id, m.membership, m.position, e.event_id, e.json
+         FROM memberships m
+         JOIN strings s ON s.num = m.user_num
+         LEFT JOIN events e ON e.position = m.event
+         WHERE m.room = $1
+         ORDER BY m.membership, m.user_num LIMIT $2",
+    )
+    .bind(room)
+    .bind(limit)
+    .fetch_all()
+    .await
+}
+
+/// Notes what a user is told of a room that is deleted.
+pub async fn tell(
+    tx: &mut WriteTx,
+    user: UserNum,
+    room: RoomNum,
+    (position, event): (Position, Option<&str>),
+) -> Result<()> {
+    tx.query(
+        "INSERT INTO removed_members (user_num, room, position, event) VALUES ($1, $2, $3, $4)
+         ON CONFLICT (user_num, room) DO NOTHING",
+    )
+    .bind(user)
+    .bind(room)
+    .bind(position)
+    .bind(event)
+    .execute()
+    .await?;
+    Ok(())
+}
+
+/// Removes the memberships of users in a room.
+pub async fn remove_memberships(tx: &mut WriteTx, room: RoomNum, users: &[UserNum]) -> Result<()> {
+    tx.query(
+        "DELETE FROM memberships
+         WHERE room = $1 AND user_num IN (SELECT CAST(value AS BIGINT) FROM json_each($2))",
+    )
+    .bind(room)
+    .bind(list_of_numbers(users.iter().copied()))
+    .execute()
+    .await?;
+    Ok(())
+}
+
+/// Removes the room itself: from here on nobody knows it.
+pub async fn remove_room(tx: &mut WriteTx, room: RoomNum) -> Result<()> {
+    tx.query("DELETE FROM rooms WHERE num = $1")
+        .bind(room)
+        .execute()
+        .await?;
+    Ok(())
+}
+
+/// Returns the deleted rooms that a user was in.
+pub async fn removed(db: &mut impl Read, user: UserNum) -> Result<Vec<RemovedRow>> {
+    db.query(
+        "SELECT m.room, d.room_id, m.position, m.event
+         FROM removed_members m JOIN deleted_rooms d ON d.num = m.room
+         WHERE m.user_num = $1",
+    )
+    .bind(user)
+    .fetch_all()
+    .await
+}
+
+/// Returns the deleted rooms that a user was in up to after a position.
+pub async fn removed_since(
+    db: &mut impl Read,
+    user: UserNum,
+    after: Position,
+) -> Result<Vec<RoomNum>> {
+    db.query("SELECT room FROM removed_members WHERE user_num = $1 AND position > $2")
+        .bind(user)
+        .bind(after)
+        .fetch_scalars()
+        .await
+}
+
+/// Returns the users who have something of a room of their own. It looks at whole tables: not for a write.
+pub async fn users(db: &mut impl Read, room: RoomNum) -> Result<Vec<UserNum>> {
+    db.query(
+        "SELECT user_num FROM account_data WHERE room = $1
+         UNION SELECT user_num FROM read_markers WHERE room = $1
+         UNION SELECT user_num FROM thread_markers WHERE room = $1
+         UNION SELECT user_num FROM unread_exceptions WHERE room = $1
+         UNION SELECT user_num FROM thread_subscriptions WHERE room = $1
+         UNION SELECT user_num FROM delayed_events WHERE room = $1",
+    )
+    .bind(room)
+    .fetch_scalars()
+    .await
+}
+
+/// Removes what some users have of a room of their own.
+pub async fn purge_users(tx: &mut WriteTx, room: RoomNum, users: &[UserNum]) -> Result<u64> {
+    let users = list_of_numbers(users.iter().copied());
+    let mut removed = 0;
+    for sql in [
+        "DELETE FROM account_data WHERE (user_num, room, kind) IN (
+             SELECT user_num, room, kind FROM account_data
+             WHERE user_num IN (SELECT CAST(value AS BIGINT) FROM json_each($2)) AND room = $1 LIMIT $3)",
+        "DELETE FROM read_markers WHERE (user_num, room) IN (
+             SELECT user_num, room FROM read_markers
+             WHERE user_num IN (SELECT CAST(value AS BIGINT) FROM json_each($2)) AND room = $1 LIMIT $3)",
+        "DELETE FROM thread_markers WHERE (user_num, room, thread) IN (
+             SELECT user_num, room, thread FROM thread_markers
+             WHERE user_num IN (SELECT CAST(value AS BIGINT) FROM json_each($2)) AND room = $1 LIMIT $3)",
+        "DELETE FROM unread_exceptions WHERE (user_num, room, timeline) IN (
+             SELECT user_num, room, timeline FROM unread_exceptions
+             WHERE user_num IN (SELECT CAST(value AS BIGINT) FROM json_each($2)) AND room = $1 LIMIT $3)",
+        "DELETE FROM thread_subscriptions WHERE (user_num, room, root) IN (
+             SELECT user_num, room, root FROM thread_subscriptions
+             WHERE user_num IN (SELECT CAST(value AS BIGINT) FROM json_each($2)) AND room = $1 LIMIT $3)",
+        "DELETE FROM delayed_events WHERE num IN (
+             SELECT num FROM delayed_events
+             WHERE user_num IN (SELECT CAST(value AS BIGINT) FROM json_each($2)) AND room = $1 LIMIT $3)",
+    ] {
+        let piece = tx.query(sql).bind(room).bind(&*users).bind(PIECE);
+        removed += piece.execute().await?;
+    }
+    Ok(removed)
+}
+
+/// Removes what members have of a room together.
+pub async fn purge_shared(tx: &mut WriteTx, room: RoomNum) -> Result<u64> {
+    let mut removed = 0;
+    for sql in [
+        "DELETE FROM receipts WHERE (room, user_num, kind, thread) IN (
+             SELECT room, user_num, kind, thread FROM receipts WHERE room = $1 LIMIT $2)",
+        "DELETE FROM threads WHERE (room, root) IN (
+             SELECT room, root FROM threads WHERE room = $1 LIMIT $2)",
+        "DELETE FROM aliases WHERE alias IN (SELECT alias FROM aliases WHERE room = $1 LIMIT $2)",
+        "DELETE FROM memberships WHERE (user_num, room) IN (
+             SELECT user_num, room FROM memberships WHERE room = $1 LIMIT $2)",
+        "DELETE FROM expiring_invitations WHERE (room, user_num) IN (
+             SELECT room, user_num FROM expiring_invitations WHERE room = $1 LIMIT $2)",
+        "DELETE FROM invite_links WHERE num IN (
+             SELECT num FROM invite_links WHERE room = $1 LIMIT $2)",
+        "DELETE FROM server_notice_rooms WHERE user_num IN (
+             SELECT user_num FROM server_notice_rooms WHERE room = $1 LIMIT $2)",
+        "DELETE FROM gaps WHERE (room, event_id) IN (
+             SELECT room, event_id FROM gaps WHERE room = $1 LIMIT $2)",
+        "DELETE FROM waiting_redactions WHERE (room, target, event_id) IN (
+             SELECT room, target, event_id FROM waiting_redactions WHERE room = $1 LIMIT $2)",
+        "DELETE FROM arrived_events WHERE position IN (
+             SELECT position FROM arrived_events WHERE room = $1 LIMIT $2)",
+        "DELETE FROM unsent_rooms WHERE (server, room) IN (
+             SELECT server, room FROM unsent_rooms WHERE room = $1 LIMIT $2)",
+    ] {
+        removed += tx.query(sql).bind(room).bind(PIECE).execute().await?;
+    }
+    Ok(removed)
+}
+
+/// Returns the chains of state of a room, those first from which others branch: as long as one is there, its events lead
+/// to those that lie under it.
+pub async fn chains(db: &mut impl Read, room: RoomNum) -> Result<Vec<i64>> {
+    db.query(
+        "WITH RECURSIVE named (id) AS (
+             SELECT s.chain FROM events e JOIN state_snapshots s ON s.id = e.state WHERE e.room = $1
+             UNION
+             SELECT s.chain FROM events e JOIN state_snapshots s ON s.id = e.state_after WHERE e.room = $1
+             UNION
+             SELECT s.chain FROM events e JOIN state_snapshots s ON s.id = e.position WHERE e.room = $1
+         ), found (id) AS (
+             SELECT id FROM named
+             UNION
+             SELECT s.chain FROM found f
+             JOIN state_chains c ON c.id = f.id
+             JOIN state_snapshots s ON s.id = c.parent
+         )
+         SELECT c.id FROM found f JOIN state_chains c ON c.id = f.id ORDER BY c.depth, c.id",
+    )
+    .bind(room)
+    .fetch_scalars()
+    .await
+}
+
+/// Removes entries of a chain of state, then its snapshots, and the chain itself when nothing else is left of it.
+pub async fn purge_chain(tx: &mut WriteTx, chain: i64) -> Result<u64> {
+    for sql in [
+        "DELETE FROM state_entries WHERE (chain, kind, state_key, snapshot) IN (
+             SELECT chain, kind, state_key, snapshot FROM state_entries WHERE chain = $1 LIMIT $2)",
+        "DELETE FROM state_snapshots WHERE id IN (
+             SELECT id FROM state_snapshots WHERE chain = $1 LIMIT $2)",
+        "DELETE FROM state_chains WHERE id IN (
+             SELECT id FROM state_chains WHERE id = $1 LIMIT $2)",
+    ] {
+        let removed = tx.query(sql).bind(chain).bind(PIECE).execute().await?;
+        if removed > 0 {
+            return Ok(removed);
+        }
+    }
+    Ok(0)
+}
+
+/// Removes events, and what is stored by their positions.
+pub async fn purge_events(tx: &mut WriteTx, room: RoomNum) -> Result<u64> {
+    let positions: Vec<Position> = tx
+        .query("SELECT position FROM events WHERE room = $1 LIMIT $2")
+        .bind(room)
+        .bind(PIECE)
+        .fetch_scalars()
+        .await?;
+    if positions.is_empty() {
+        return Ok(0);
+    }
+    let removed = positions.len();
+    let positions = list_of_numbers(positions);
+    for sql in [
+        "DELETE FROM text_index WHERE rowid IN (SELECT CAST(value AS BIGINT) FROM json_each($1))",
+        "DELETE FROM relations WHERE child IN (SELECT CAST(value AS BIGINT) FROM json_each($1))",
+        "DELETE FROM events WHERE position IN (SELECT CAST(value AS BIGINT) FROM json_each($1))",
+    ] {
+        tx.query(sql).bind(&*positions).execute().await?;
+    }
+    Ok(u64::try_from(removed).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::testing::TestDb;
+
+    #[tokio::test]
+    async fn a_deletion_begins_once_and_is_unfinished_until_it_is_done() {
+        let test = TestDb::new().await;
+        let mut tx = test.db.write().await.unwrap();
+        let deletion = Deletion {
+            num: 7,
+            room_id: "!r:here".to_owned(),
+            remover: "@a:here".to_owned(),
+            reason: "x".to_owned(),
+            stage: Deletion::EMPTYING,
+        };
+
+        assert!(begin(&mut tx, &deletion).await.unwrap());
+        assert!(!begin(&mut tx, &deletion).await.unwrap());
+        assert_eq!(unfinished(&mut tx).await.unwrap(), [deletion]);
+        tell(&mut tx, 1, 7, (5, Some("{}"))).await.unwrap();
+        tell(&mut tx, 1, 7, (6, None)).await.unwrap();
+        set_stage(&mut tx, 7, Deletion::DONE).await.unwrap();
+
+        assert!(unfinished(&mut tx).await.unwrap().is_empty());
+        let told = removed(&mut tx, 1).await.unwrap();
+        assert_eq!((told.len(), told[0].position), (1, 5));
+        assert_eq!(told[0].room_id, "!r:here");
+        assert_eq!(removed_since(&mut tx, 1, 4).await.unwrap(), [7]);
+        assert!(removed_since(&mut tx, 1, 5).await.unwrap().is_empty());
+    }
+}

@@ -1,0 +1,271 @@
+//! Rooms: their versions, tips, and what the public directory shows of them.
+
+use crate::{
+    error::Result,
+    storage::{Position, Read, RoomNum, TextList, WriteTx, list_of_numbers},
+};
+
+/// A room as it is stored.
+#[derive(Debug, sqlx::FromRow)]
+pub struct RoomRow {
+    /// Its number.
+    pub num: RoomNum,
+    /// Its id.
+    pub room_id: String,
+    /// Its version.
+    pub version: String,
+    /// JSON list of the forward extremities.
+    pub forward_extremities: String,
+    /// The snapshot of the current state.
+    pub state: i64,
+    /// The position of the newest event.
+    pub last_position: i64,
+}
+
+/// What the directory shows of a room, kept beside it so that a search reads one table.
+#[derive(Clone, Debug, Default, PartialEq, Eq, sqlx::FromRow)]
+pub struct Listing {
+    /// `m.room.name`.
+    pub name: Option<String>,
+    /// `m.room.topic`.
+    pub topic: Option<String>,
+    /// `m.room.canonical_alias`.
+    pub canonical_alias: Option<String>,
+    /// `m.room.avatar`.
+    pub avatar_url: Option<String>,
+    /// `m.room.join_rules`.
+    pub join_rule: String,
+    /// `type` of `m.room.create`.
+    pub room_type: Option<String>,
+    /// Whether history is world readable.
+    pub world_readable: bool,
+    /// Whether guests can join.
+    pub guest_can_join: bool,
+    /// How many have joined.
+    pub joined_members: i64,
+}
+
+/// A page of the directory: which rooms, and from where.
+#[derive(Clone, Debug, Default)]
+pub struct DirectoryQuery {
+    /// A part of the name, topic or alias, in lower case; empty for all.
+    pub term: String,
+    /// Only rooms with one of these types, as JSON list; `""` stands for rooms without a type. Empty for all.
+    pub room_types: Option<TextList>,
+    /// Rooms after this one in the order, or before it when going back.
+    pub from: Option<(i64, RoomNum)>,
+    /// How many at most.
+    pub limit: i64,
+}
+
+/// A room in the directory.
+#[derive(Debug, sqlx::FromRow)]
+pub struct ListedRoom {
+    /// Its number.
+    pub num: RoomNum,
+    /// Its id.
+    pub room_id: String,
+    /// What the directory shows.
+    #[sqlx(flatten)]
+    pub listing: Listing,
+}
+
+/// Stores a new room and returns its number.
+pub async fn insert(tx: &mut WriteTx, room_id: &str, version: &str) -> Result<Option<RoomNum>> {
+    tx.query(
+        "INSERT INTO rooms (room_id, version, forward_extremities, state, last_position, published,
+                            join_rule, world_readable, guest_can_join, joined_members)
+         VALUES ($1, $2, '[]', 0, 0, FALSE, 'invite', FALSE, FALSE, 0)
+         ON CONFLICT (room_id) DO NOTHING
+         RETURNING num",
+    )
+    .bind(room_id)
+    .bind(version)
+    .fetch_scalar()
+    .await
+}
+
+/// Corrects of which version a room is, of which nothing is stored but that it is.
+pub async fn set_version(tx: &mut WriteTx, room: RoomNum, version: &str) -> Result<()> {
+    tx.query("UPDATE rooms SET version = $2 WHERE num = $1")
+        .bind(room)
+        .bind(version)
+        .execute()
+        .await?;
+    Ok(())
+}
+
+/// Moves a room's tip after an event that is no state event.
+pub async fn advance(
+    tx: &mut WriteTx,
+    room: RoomNum,
+    forward_extremities: &str,
+    state: i64,
+    last_position: i64,
+) -> Result<()> {
+    tx.query(
+        "UPDATE rooms SET forward_extremities = $2, state = $3, last_position = $4
+         WHERE num = $1",
+    )
+    .bind(room)
+    .bind(forward_extremities)
+    .bind(state)
+    .bind(last_position)
+    .execute()
+    .await?;
+    Ok(())
+}
+
+/// Stores what the directory shows of a room.
+pub async fn set_listing(tx: &mut WriteTx, room: RoomNum, listing: &Listing) -> Result<()> {
+    tx.query(
+        "UPDATE rooms SET name = $2, topic = $3, canonical_alias = $4, avatar_url = $5, join_rule = $6,
+                          room_type = $7, world_readable = $8, guest_can_join = $9, joined_members = $10,
+                          search_text = $11
+         WHERE num = $1",
+    )
+    .bind(room)
+    .bind(&listing.name)
+    .bind(&listing.topic)
+    .bind(&listing.canonical_alias)
+    .bind(&listing.avatar_url)
+    .bind(&listing.join_rule)
+    .bind(&listing.room_type)
+    .bind(listing.world_readable)
+    .bind(listing.guest_can_join)
+    .bind(listing.joined_members)
+    .bind(search_text(listing))
+    .execute()
+    .await?;
+    Ok(())
+}
+
+/// Returns the number of a room.
+pub async fn number(db: &mut impl Read, room_id: &str) -> Result<Option<RoomNum>> {
+    db.query("SELECT num FROM rooms WHERE room_id = $1")
+        .bind(room_id)
+        .fetch_scalar()
+        .await
+}
+
+/// Returns a room.
+pub async fn get(db: &mut impl Read, room: RoomNum) -> Result<Option<RoomRow>> {
+    db.query(
+        "SELECT num, room_id, version, forward_extremities, state, last_position FROM rooms
+         WHERE num = $1",
+    )
+    .bind(room)
+    .fetch_optional()
+    .await
+}
+
+/// Returns the positions of the newest events of rooms.
+pub async fn last_positions(
+    db: &mut impl Read,
+    rooms: &[RoomNum],
+) -> Result<Vec<(RoomNum, Position)>> {
+    db.query(
+        "SELECT num, last_position
+         FROM rooms
+         WHERE num IN (SELECT CAST(value AS BIGINT) FROM json_each($1))",
+    )
+    .bind(list_of_numbers(rooms.iter().copied()))
+    .fetch_all()
+    .await
+}
+
+/// Puts a room into the public directory, or takes it out.
+pub async fn set_published(tx: &mut WriteTx, room: RoomNum, published: bool) -> Result<()> {
+    tx.query("UPDATE rooms SET published = $2 WHERE num = $1")
+        .bind(room)
+        .bind(published)
+        .execute()
+        .await?;
+    Ok(())
+}
+
+/// Returns whether a room is in the public directory.
+pub async fn is_published(db: &mut impl Read, room: RoomNum) -> Result<bool> {
+    let published = db
+        .query("SELECT published FROM rooms WHERE num = $1")
+        .bind(room)
+        .fetch_scalar()
+        .await?;
+    Ok(published.unwrap_or(false))
+}
+
+/// Returns a page of the directory, the rooms with most members first, and none without members.
+pub async fn directory(db: &mut impl Read, query: &DirectoryQuery) -> Result<Vec<ListedRoom>> {
+    let (members, num) = query.from.unwrap_or((i64::MAX, 0));
+    db.query(
+        "SELECT num, room_id, name, topic, canonical_alias, avatar_url, join_rule, room_type,
+                world_readable, guest_can_join, joined_members
+         FROM rooms
+         WHERE published AND joined_members > 0
+           AND (joined_members < $1 OR (joined_members = $1 AND num > $2))
+           AND ($3 = '' OR search_text LIKE $4 ESCAPE '\\')
+           AND ($5 OR COALESCE(room_type, '') IN (SELECT value FROM json_each($6)))
+         ORDER BY joined_members DESC, num LIMIT $7",
+    )
+    .bind(members)
+    .bind(num)
+    .bind(&query.term)
+    .bind(like(&query.term))
+    .bind(query.room_types.is_none())
+    .bind(query.room_types.clone().unwrap_or_default())
+    .bind(query.limit)
+    .fetch_all()
+    .await
+}
+
+/// Returns the rooms of the directory before a place, in reverse order.
+pub async fn directory_before(
+    db: &mut impl Read,
+    query: &DirectoryQuery,
+) -> Result<Vec<ListedRoom>> {
+    let (members, num) = query.from.unwrap_or((0, 0));
+    db.query(
+        "SELECT num, room_id, name, topic, canonical_alias, avatar_url, join_rule, room_type,
+                world_readable, guest_can_join, joined_members
+         FROM rooms
+         WHERE published AND joined_members > 0
+           AND (joined_members > $1 OR (joined_members = $1 AND num <= $2))
+           AND ($3 = '' OR search_text LIKE $4 ESCAPE '\\')
+           AND ($5 OR COALESCE(room_type, '') IN (SELECT value FROM json_each($6)))
+         ORDER BY joined_members, num DESC LIMIT $7",
+    )
+    .bind(members)
+    .bind(num)
+    .bind(&query.term)
+    .bind(like(&query.term))
+    .bind(query.room_types.is_none())
+    .bind(query.room_types.clone().unwrap_or_default())
+    .bind(query.limit)
+    .fetch_all()
+    .await
+}
+
+/// Returns how many rooms the directory lists.
+pub async fn count_published(db: &mut impl Read) -> Result<i64> {
+    let count = db
+        .query("SELECT COUNT(*) FROM rooms WHERE published AND joined_members > 0")
+        .fetch_scalar()
+        .await?;
+    Ok(count.unwrap_or(0))
+}
+
+/// The databases lower letters each in their own way; so it is done here.
+fn search_text(listing: &Listing) -> String {
+    let texts = [&listing.name, &listing.topic, &listing.canonical_alias];
+    texts
+        .map(|text| text.as_deref().unwrap_or_default().to_lowercase())
+        .join("\n")
+}
+
+fn like(term: &str) -> String {
+    let escaped = term
+        .replace('\\', "\\\\")
+        .replace('%', "\\%")
+        .replace('_', "\\_");
+    format!("%{escaped}%")
+}

@@ -1,0 +1,86 @@
+//! The texts of events, in lower case, and those that contain others.
+//!
+//! In SQLite it is a virtual table of FTS5, in PostgreSQL a table with an index: of trigrams in both, which serve
+//! `LIKE` with any pattern that has three letters in a row. A shorter one looks at every text.
+
+use crate::{
+    error::Result,
+    storage::{Read, RoomNum, UserNum, WriteTx, list_of_numbers},
+};
+
+/// Patterns of one search.
+pub const PATTERNS: usize = 4;
+
+/// A text that was found.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct Found {
+    /// The position of its event.
+    pub position: i64,
+    /// The room.
+    pub room: RoomNum,
+    /// The event's place in the timeline.
+    pub timeline: i64,
+    /// The number of the history visibility before it.
+    pub visibility: i64,
+    /// The number of its type.
+    pub kind: i64,
+    /// The number of its sender.
+    pub sender: UserNum,
+    /// The text, in lower case.
+    pub text: String,
+}
+
+/// Adds the text of an event.
+pub async fn insert(tx: &mut WriteTx, position: i64, text: &str) -> Result<()> {
+    tx.query("INSERT INTO text_index (rowid, text) VALUES ($1, $2)")
+        .bind(position)
+        .bind(text)
+        .execute()
+        .await?;
+    Ok(())
+}
+
+/// Removes the text of an event.
+pub async fn remove(tx: &mut WriteTx, position: i64) -> Result<()> {
+    tx.query("DELETE FROM text_index WHERE rowid = $1")
+        .bind(position)
+        .execute()
+        .await?;
+    Ok(())
+}
+
+/// Returns the newest texts in some rooms that contain all of the parts, up to a position.
+///
+/// A text that has any letter in the place of a `%`, `_` or `\` of a part is found as well.
+pub async fn find(
+    db: &mut impl Read,
+    rooms: impl IntoIterator<Item = RoomNum>,
+    parts: &[&str],
+    up_to: i64,
+    limit: i64,
+) -> Result<Vec<Found>> {
+    let pattern = |n: usize| pattern(parts.get(n).copied().unwrap_or_default());
+    db.query(
+        "SELECT s.rowid AS position, e.room, e.timeline, e.visibility, e.kind, e.sender, s.text
+         FROM text_index s CROSS JOIN events e
+         WHERE e.position = s.rowid
+           AND s.text LIKE $1 AND s.text LIKE $2 AND s.text LIKE $3 AND s.text LIKE $4
+           AND s.rowid <= $5 AND e.timeline IS NOT NULL
+           AND e.room IN (SELECT CAST(value AS BIGINT) FROM json_each($6))
+         ORDER BY s.rowid DESC LIMIT $7",
+    )
+    .bind(pattern(0))
+    .bind(pattern(1))
+    .bind(pattern(2))
+    .bind(pattern(3))
+    .bind(up_to)
+    .bind(list_of_numbers(rooms))
+    .bind(limit)
+    .fetch_all()
+    .await
+}
+
+/// With an `ESCAPE`, SQLite would not use the trigrams; and without one, PostgreSQL takes `\` for one.
+fn pattern(part: &str) -> String {
+    format!("%{}%", part.replace(['%', '_', '\\'], "_"))
+}

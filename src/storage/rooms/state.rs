@@ -1,0 +1,330 @@
+//! State snapshots, kept as chains of changes.
+//!
+//! A snapshot is a moment of a chain. What a key holds at a snapshot is the chain's newest entry for it that
+//! is not newer than the snapshot; where the chain has none, it is what the chain's parent held.
+
+use std::collections::HashMap;
+
+use sqlx::AssertSqlSafe;
+
+use crate::{
+    error::{Error, Result},
+    storage::{Read, WriteTx, values},
+};
+
+/// How many chains may lie under one; a deeper fork is written out whole.
+pub const MAX_DEPTH: i64 = 16;
+
+/// Entries stored by one statement.
+const ENTRIES: usize = 100;
+
+/// A state event of a snapshot.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct StateRow {
+    /// The number of its type.
+    pub kind: i64,
+    /// The number of its state key.
+    pub state_key: i64,
+    /// Its id; `None` where the key holds nothing.
+    pub event_id: Option<String>,
+    /// Its canonical JSON.
+    pub json: Option<String>,
+}
+
+/// Begins a chain; returns nothing, the id is the caller's.
+pub async fn insert_chain(
+    tx: &mut WriteTx,
+    id: i64,
+    parent: Option<i64>,
+    depth: i64,
+) -> Result<()> {
+    tx.query("INSERT INTO state_chains (id, parent, depth) VALUES ($1, $2, $3)")
+        .bind(id)
+        .bind(parent)
+        .bind(depth)
+        .execute()
+        .await?;
+    Ok(())
+}
+
+/// Stores a moment of a chain.
+pub async fn insert_snapshot(tx: &mut WriteTx, id: i64, chain: i64) -> Result<()> {
+    tx.query("INSERT INTO state_snapshots (id, chain) VALUES ($1, $2)")
+        .bind(id)
+        .bind(chain)
+        .execute()
+        .await?;
+    Ok(())
+}
+
+/// Stores what a key holds from a snapshot on.
+pub async fn insert_entry(
+    tx: &mut WriteTx,
+    (chain, snapshot): (i64, i64),
+    kind: i64,
+    state_key: i64,
+    event: Option<i64>,
+) -> Result<()> {
+    tx.query(
+        "INSERT INTO state_entries (chain, kind, state_key, snapshot, event) VALUES ($1, $2, $3, $4, $5)",
+    )
+    .bind(chain)
+    .bind(kind)
+    .bind(state_key)
+    .bind(snapshot)
+    .bind(event)
+    .execute()
+    .await?;
+    Ok(())
+}
+
+/// Returns the chain that a snapshot belongs to; snapshot 0, the empty state, belongs to none.
+pub async fn chain_of(db: &mut impl Read, snapshot: i64) -> Result<Option<i64>> {
+    db.query("SELECT chain FROM state_snapshots WHERE id = $1")
+        .bind(snapshot)
+        .fetch_scalar()
+        .await
+}
+
+/// Returns the (chain, snapshot) pairs that make up a snapshot, the lowest chain first.
+async fn layers(db: &mut impl Read, snapshot: i64) -> Result<Vec<(i64, i64)>> {
+    let mut layers = Vec::new();
+    let mut next = Some(snapshot).filter(|id| *id != 0);
+    while let Some(id) = next {
+        if i64::try_from(layers.len()).unwrap_or(i64::MAX) > MAX_DEPTH {
+            return Err(Error::internal(
+                "read the state",
+                format!("the chains under snapshot {snapshot} do not end"),
+            ));
+        }
+        let row: Option<(i64, Option<i64>)> = db
+            .query(
+                "SELECT c.id, c.parent FROM state_snapshots s JOIN state_chains c ON c.id = s.chain
+                 WHERE s.id = $1",
+            )
+            .bind(id)
+            .fetch_optional()
+            .await?;
+        let (chain, parent) = row.ok_or_else(|| {
+            Error::internal("read the state", format!("there is no snapshot {id}"))
+        })?;
+        layers.push((chain, id));
+        next = parent;
+    }
+    layers.reverse();
+    Ok(layers)
+}
+
+/// Returns the whole state of a snapshot; where a key is listed twice, the later row holds.
+pub async fn all(db: &mut impl Read, snapshot: i64) -> Result<Vec<StateRow>> {
+    let mut rows: Vec<StateRow> = Vec::new();
+    for (chain, at) in layers(db, snapshot).await? {
+        rows.extend(
+            db.query(
+                "SELECT s.kind, s.state_key, e.event_id, e.json
+                 FROM state_entries s LEFT JOIN events e ON e.position = s.event
+                 WHERE s.chain = $1 AND s.snapshot = (
+                     SELECT MAX(t.snapshot) FROM state_entries t
+                     WHERE t.chain = s.chain AND t.kind = s.kind AND t.state_key = s.state_key
+                       AND t.snapshot <= $2)",
+            )
+            .bind(chain)
+            .bind(at)
+            .fetch_all::<StateRow>()
+            .await?,
+        );
+    }
+    Ok(rows)
+}
+
+/// Returns the whole state of a snapshot in numbers, as [`insert_entries`] takes it.
+pub async fn entries(db: &mut impl Read, snapshot: i64) -> Result<Vec<Entry>> {
+    let mut held: HashMap<(i64, i64), Option<i64>> = HashMap::new();
+    for (chain, at) in layers(db, snapshot).await? {
+        let rows: Vec<Entry> = db
+            .query(
+                "SELECT s.kind, s.state_key, s.event
+                 FROM state_entries s
+                 WHERE s.chain = $1 AND s.snapshot = (
+                     SELECT MAX(t.snapshot) FROM state_entries t
+                     WHERE t.chain = s.chain AND t.kind = s.kind AND t.state_key = s.state_key
+                       AND t.snapshot <= $2)",
+            )
+            .bind(chain)
+            .bind(at)
+            .fetch_all()
+            .await?;
+        held.extend(
+            rows.into_iter()
+                .map(|(kind, key, event)| ((kind, key), event)),
+        );
+    }
+    let held = held.into_iter().filter(|(_, event)| event.is_some());
+    Ok(held
+        .map(|((kind, key), event)| (kind, key, event))
+        .collect())
+}
+
+/// Returns what one key holds at a snapshot.
+pub async fn get(
+    db: &mut impl Read,
+    snapshot: i64,
+    kind: i64,
+    state_key: i64,
+) -> Result<Option<StateRow>> {
+    for (chain, at) in layers(db, snapshot).await?.into_iter().rev() {
+        let row: Option<StateRow> = db
+            .query(
+                "SELECT s.kind, s.state_key, e.event_id, e.json
+                 FROM state_entries s LEFT JOIN events e ON e.position = s.event
+                 WHERE s.chain = $1 AND s.kind = $2 AND s.state_key = $3 AND s.snapshot <= $4
+                 ORDER BY s.snapshot DESC LIMIT 1",
+            )
+            .bind(chain)
+            .bind(kind)
+            .bind(state_key)
+            .bind(at)
+            .fetch_optional()
+            .await?;
+        if let Some(row) = row {
+            return Ok(Some(row));
+        }
+    }
+    Ok(None)
+}
+
+/// Returns all that one key has held up to a snapshot, the oldest first: (place in the timeline, JSON).
+pub async fn history(
+    db: &mut impl Read,
+    snapshot: i64,
+    kind: i64,
+    state_key: i64,
+) -> Result<Vec<(i64, String)>> {
+    let mut rows = Vec::new();
+    for (chain, at) in layers(db, snapshot).await? {
+        rows.extend(
+            db.query(
+                "SELECT COALESCE(e.timeline, s.snapshot), e.json
+                 FROM state_entries s JOIN events e ON e.position = s.event
+                 WHERE s.chain = $1 AND s.kind = $2 AND s.state_key = $3 AND s.snapshot <= $4
+                 ORDER BY s.snapshot",
+            )
+            .bind(chain)
+            .bind(kind)
+            .bind(state_key)
+            .bind(at)
+            .fetch_all::<(i64, String)>()
+            .await?,
+        );
+    }
+    Ok(rows)
+}
+
+/// Returns the state that the chain of a snapshot held at an earlier moment.
+///
+/// The chain has to be whole in itself, as that of a room's own state is.
+pub async fn all_at(db: &mut impl Read, snapshot: i64, at: i64) -> Result<Vec<StateRow>> {
+    db.query(
+        "SELECT s.kind, s.state_key, e.event_id, e.json
+         FROM state_entries s LEFT JOIN events e ON e.position = s.event
+         WHERE s.chain = (SELECT chain FROM state_snapshots WHERE id = $1) AND s.snapshot = (
+             SELECT MAX(t.snapshot) FROM state_entries t
+             WHERE t.chain = s.chain AND t.kind = s.kind AND t.state_key = s.state_key AND t.snapshot <= $2)",
+    )
+    .bind(snapshot)
+    .bind(at)
+    .fetch_all()
+    .await
+}
+
+/// A change of a chain.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct ChangeRow {
+    /// The snapshot from which on it holds.
+    pub snapshot: i64,
+    /// The number of the type.
+    pub kind: i64,
+    /// The number of the state key.
+    pub state_key: i64,
+    /// The id of the event; `None` where the key holds nothing any more.
+    pub event_id: Option<String>,
+    /// Its canonical JSON.
+    pub json: Option<String>,
+}
+
+/// Returns how the chain of a snapshot changed after one moment and up to another, in order.
+pub async fn changes(
+    db: &mut impl Read,
+    snapshot: i64,
+    (after, up_to): (i64, i64),
+) -> Result<Vec<ChangeRow>> {
+    db.query(
+        "SELECT s.snapshot, s.kind, s.state_key, e.event_id, e.json
+         FROM state_entries s LEFT JOIN events e ON e.position = s.event
+         WHERE s.chain = (SELECT chain FROM state_snapshots WHERE id = $1) AND s.snapshot > $2 AND s.snapshot <= $3
+         ORDER BY s.snapshot",
+    )
+    .bind(snapshot)
+    .bind(after)
+    .bind(up_to)
+    .fetch_all()
+    .await
+}
+
+/// Returns which keys of the chain of a snapshot changed in the same span: (type number, state key number).
+pub async fn keys_changed(
+    db: &mut impl Read,
+    snapshot: i64,
+    (after, up_to): (i64, i64),
+) -> Result<Vec<(i64, i64)>> {
+    db.query(
+        "SELECT DISTINCT kind, state_key
+         FROM state_entries
+         WHERE chain = (SELECT chain FROM state_snapshots WHERE id = $1) AND snapshot > $2 AND snapshot <= $3",
+    )
+    .bind(snapshot)
+    .bind(after)
+    .bind(up_to)
+    .fetch_all()
+    .await
+}
+
+/// Returns the chain of a snapshot, how many lie under it, and the newest snapshot of the chain.
+pub async fn end_of_chain(db: &mut impl Read, snapshot: i64) -> Result<Option<(i64, i64, i64)>> {
+    db.query(
+        "SELECT c.id, c.depth, (SELECT MAX(t.id) FROM state_snapshots t WHERE t.chain = c.id)
+         FROM state_snapshots s JOIN state_chains c ON c.id = s.chain
+         WHERE s.id = $1",
+    )
+    .bind(snapshot)
+    .fetch_optional()
+    .await
+}
+
+/// An entry to be stored: the numbers of type and state key, and the position of the event.
+pub type Entry = (i64, i64, Option<i64>);
+
+/// Stores what many keys hold from a snapshot on.
+pub async fn insert_entries(
+    tx: &mut WriteTx,
+    (chain, snapshot): (i64, i64),
+    entries: &[Entry],
+) -> Result<()> {
+    for chunk in entries.chunks(ENTRIES) {
+        let sql = format!(
+            "INSERT INTO state_entries (chain, kind, state_key, snapshot, event) {}",
+            values(chunk.len(), 5)
+        );
+        let mut query = tx.query(AssertSqlSafe(sql));
+        for (kind, state_key, event) in chunk {
+            query = query
+                .bind(chain)
+                .bind(*kind)
+                .bind(*state_key)
+                .bind(snapshot)
+                .bind(*event);
+        }
+        query.execute().await?;
+    }
+    Ok(())
+}

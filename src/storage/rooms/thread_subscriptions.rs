@@ -1,0 +1,95 @@
+//! Who is subscribed to which threads.
+
+use crate::{
+    error::Result,
+    storage::{Read, RoomNum, UserNum, WriteTx},
+};
+
+/// A subscription, or what is left of one.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct Subscription {
+    /// The room.
+    pub room: RoomNum,
+    /// The event that the thread began with.
+    pub root: String,
+    /// Whether it is one: else the user has unsubscribed.
+    pub subscribed: bool,
+    /// Whether it came about automatically.
+    pub automatic: bool,
+    /// The position of the change.
+    pub position: i64,
+}
+
+/// A subscription to be stored.
+#[derive(Debug)]
+pub struct NewSubscription<'a> {
+    /// Whose.
+    pub user: UserNum,
+    /// The room.
+    pub room: RoomNum,
+    /// The event that the thread began with.
+    pub root: &'a str,
+    /// Whether it is one: else the user has unsubscribed.
+    pub subscribed: bool,
+    /// Whether it came about automatically.
+    pub automatic: bool,
+    /// The position of the change.
+    pub position: i64,
+}
+
+/// Stores a subscription in place of the one before.
+pub async fn set(tx: &mut WriteTx, new: &NewSubscription<'_>) -> Result<()> {
+    tx.query(
+        "INSERT INTO thread_subscriptions (user_num, room, root, subscribed, automatic, position)
+         VALUES ($1, $2, $3, $4, $5, $6)
+         ON CONFLICT (user_num, room, root) DO UPDATE
+         SET subscribed = excluded.subscribed, automatic = excluded.automatic, position = excluded.position",
+    )
+    .bind(new.user)
+    .bind(new.room)
+    .bind(new.root)
+    .bind(new.subscribed)
+    .bind(new.automatic)
+    .bind(new.position)
+    .execute()
+    .await?;
+    Ok(())
+}
+
+/// Returns a user's subscription to a thread.
+pub async fn get(
+    db: &mut impl Read,
+    user: UserNum,
+    room: RoomNum,
+    thread_root: &str,
+) -> Result<Option<Subscription>> {
+    db.query(
+        "SELECT room, root, subscribed, automatic, position FROM thread_subscriptions
+         WHERE user_num = $1 AND room = $2 AND root = $3",
+    )
+    .bind(user)
+    .bind(room)
+    .bind(thread_root)
+    .fetch_optional()
+    .await
+}
+
+/// Returns a user's subscriptions that changed in a span of positions, the latest first.
+pub async fn changes(
+    db: &mut impl Read,
+    user: UserNum,
+    (before, after): (i64, i64),
+    limit: i64,
+) -> Result<Vec<Subscription>> {
+    db.query(
+        "SELECT room, root, subscribed, automatic, position FROM thread_subscriptions
+         WHERE user_num = $1 AND position < $2 AND position > $3
+         ORDER BY position DESC LIMIT $4",
+    )
+    .bind(user)
+    .bind(before)
+    .bind(after)
+    .bind(limit)
+    .fetch_all()
+    .await
+}

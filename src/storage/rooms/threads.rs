@@ -1,0 +1,352 @@
+//! Threads: how long they are, what counts in them, and how far users have read them.
+
+use ruma::OwnedEventId;
+
+use crate::{
+    error::Result,
+    matrix::Counters,
+    storage::{Read, RoomNum, ThreadMarker, UserNum, WriteTx, list},
+};
+
+/// How the main timeline is called where it stands for a thread.
+pub const MAIN: &str = "main";
+
+/// A thread.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct ThreadRow {
+    /// The event that it began with.
+    pub root: String,
+    /// How many events say `m.thread`.
+    pub replies: i64,
+    /// The place of the newest of them.
+    pub latest: i64,
+}
+
+/// A thread in which something happened, and its counters now and at an earlier place.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct ThreadCounts {
+    /// The event that it began with.
+    pub root: String,
+    /// Events that notify.
+    pub notified: i64,
+    /// Events that mention the whole room.
+    pub mentioned: i64,
+    /// Events that notify, up to the earlier place.
+    pub base_notified: i64,
+    /// Events that mention the whole room, up to the earlier place.
+    pub base_mentioned: i64,
+}
+
+/// How far a user has read a thread, or the main timeline.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct MarkerRow {
+    /// The room.
+    pub room: RoomNum,
+    /// `main`, or the thread's root.
+    pub thread: String,
+    /// The place in the timeline.
+    pub timeline: i64,
+    /// Its counter of events that notify, there.
+    pub notified: i64,
+    /// Its counter of events that mention the whole room, there.
+    pub mentioned: i64,
+    /// As `notified`, at the place up to which everything was read.
+    pub base_notified: i64,
+    /// As `mentioned`, at the place up to which everything was read.
+    pub base_mentioned: i64,
+}
+
+impl MarkerRow {
+    /// Returns the row of a marker.
+    pub fn of(room: RoomNum, marker: &ThreadMarker) -> Self {
+        Self {
+            room,
+            thread: marker
+                .thread
+                .as_ref()
+                .map_or_else(|| MAIN.to_owned(), ToString::to_string),
+            timeline: marker.timeline,
+            notified: marker.counters.notified,
+            mentioned: marker.counters.mentioned,
+            base_notified: marker.base.notified,
+            base_mentioned: marker.base.mentioned,
+        }
+    }
+
+    /// Returns the marker; `None` if its thread has no proper name.
+    pub fn marker(&self) -> Option<ThreadMarker> {
+        let thread = match self.thread.as_str() {
+            MAIN => None,
+            thread_root => Some(OwnedEventId::try_from(thread_root).ok()?),
+        };
+        Some(ThreadMarker {
+            thread,
+            timeline: self.timeline,
+            counters: Counters {
+                notified: self.notified,
+                mentioned: self.mentioned,
+            },
+            base: Counters {
+                notified: self.base_notified,
+                mentioned: self.base_mentioned,
+            },
+        })
+    }
+}
+
+/// Returns the counters of a thread.
+pub async fn counters(db: &mut impl Read, room: RoomNum, thread_root: &str) -> Result<Counters> {
+    let row: Option<(i64, i64)> = db
+        .query("SELECT notified, mentioned FROM threads WHERE room = $1 AND root = $2")
+        .bind(room)
+        .bind(thread_root)
+        .fetch_optional()
+        .await?;
+    let (notified, mentioned) = row.unwrap_or_default();
+    Ok(Counters {
+        notified,
+        mentioned,
+    })
+}
+
+/// Adds an event to a thread; `is_reply` is one that says `m.thread`.
+pub async fn advance(
+    tx: &mut WriteTx,
+    (room, thread_root): (RoomNum, &str),
+    timeline: i64,
+    is_reply: bool,
+    counters: Counters,
+) -> Result<()> {
+    tx.query(
+        "INSERT INTO threads (room, root, replies, latest, active, notified, mentioned)
+         VALUES ($1, $2, $3, $4, $5, $6, $7)
+         ON CONFLICT (room, root) DO UPDATE
+         SET replies = threads.replies + excluded.replies,
+             latest = CASE WHEN threads.latest IS NULL OR excluded.latest > threads.latest
+                           THEN excluded.latest ELSE threads.latest END,
+             active = CASE WHEN excluded.active > threads.active THEN excluded.active ELSE threads.active END,
+             notified = excluded.notified, mentioned = excluded.mentioned",
+    )
+    .bind(room)
+    .bind(thread_root)
+    .bind(i64::from(is_reply))
+    .bind(is_reply.then_some(timeline))
+    .bind(timeline)
+    .bind(counters.notified)
+    .bind(counters.mentioned)
+    .execute()
+    .await?;
+    Ok(())
+}
+
+/// Takes a reply out of a thread, whose relationship is removed already.
+pub async fn remove_reply(
+    tx: &mut WriteTx,
+    room: RoomNum,
+    thread_root: &str,
+    rel_type: i64,
+) -> Result<()> {
+    tx.query(
+        "UPDATE threads SET replies = replies - 1, latest = (
+             SELECT MAX(r.timeline) FROM relations r
+             WHERE r.room = $1 AND r.parent = $2 AND r.rel_type = $3)
+         WHERE room = $1 AND root = $2",
+    )
+    .bind(room)
+    .bind(thread_root)
+    .bind(rel_type)
+    .execute()
+    .await?;
+    Ok(())
+}
+
+/// Returns the threads that began with one of these events.
+pub async fn of_roots<S: AsRef<str>>(
+    db: &mut impl Read,
+    room: RoomNum,
+    roots: impl IntoIterator<Item = S>,
+) -> Result<Vec<ThreadRow>> {
+    db.query(
+        "SELECT root, replies, latest FROM threads
+         WHERE room = $1 AND root IN (SELECT value FROM json_each($2)) AND latest IS NOT NULL",
+    )
+    .bind(room)
+    .bind(list(roots))
+    .fetch_all()
+    .await
+}
+
+/// Returns the threads of a room whose newest reply stands before a place, the newest first.
+pub async fn before(
+    db: &mut impl Read,
+    room: RoomNum,
+    place: i64,
+    limit: i64,
+) -> Result<Vec<ThreadRow>> {
+    db.query(
+        "SELECT root, replies, latest FROM threads
+         WHERE room = $1 AND latest < $2
+         ORDER BY latest DESC LIMIT $3",
+    )
+    .bind(room)
+    .bind(place)
+    .bind(limit)
+    .fetch_all()
+    .await
+}
+
+/// Returns the replies of a thread, the newest first: (place, the number of the history visibility before it, the
+/// number of its sender).
+pub async fn replies(
+    db: &mut impl Read,
+    (room, thread_root): (RoomNum, &str),
+    rel_type: i64,
+    limit: i64,
+) -> Result<Vec<(i64, i64, UserNum)>> {
+    db.query(
+        "SELECT r.timeline, e.visibility, r.sender FROM relations r JOIN events e ON e.position = r.child
+         WHERE r.room = $1 AND r.parent = $2 AND r.rel_type = $3
+         ORDER BY r.timeline DESC LIMIT $4",
+    )
+    .bind(room)
+    .bind(thread_root)
+    .bind(rel_type)
+    .bind(limit)
+    .fetch_all()
+    .await
+}
+
+/// Returns the threads in which something happened after a place, the newest first.
+pub async fn active_after(
+    db: &mut impl Read,
+    room: RoomNum,
+    place: i64,
+    limit: i64,
+) -> Result<Vec<ThreadCounts>> {
+    db.query(
+        "SELECT t.root, t.notified, t.mentioned,
+                COALESCE((SELECT e.thread_notified FROM events e
+                          WHERE e.room = t.room AND e.thread = t.root AND e.timeline <= $2
+                          ORDER BY e.timeline DESC LIMIT 1), 0) AS base_notified,
+                COALESCE((SELECT e.thread_mentioned FROM events e
+                          WHERE e.room = t.room AND e.thread = t.root AND e.timeline <= $2
+                          ORDER BY e.timeline DESC LIMIT 1), 0) AS base_mentioned
+         FROM threads t
+         WHERE t.room = $1 AND t.active > $2
+         ORDER BY t.active DESC LIMIT $3",
+    )
+    .bind(room)
+    .bind(place)
+    .bind(limit)
+    .fetch_all()
+    .await
+}
+
+/// Returns the counters of a thread at a place of the timeline.
+pub async fn counters_at(
+    db: &mut impl Read,
+    room: RoomNum,
+    thread_root: &str,
+    place: i64,
+) -> Result<Counters> {
+    let row: Option<(i64, i64)> = db
+        .query(
+            "SELECT thread_notified, thread_mentioned FROM events
+             WHERE room = $1 AND thread = $2 AND timeline <= $3
+             ORDER BY timeline DESC LIMIT 1",
+        )
+        .bind(room)
+        .bind(thread_root)
+        .bind(place)
+        .fetch_optional()
+        .await?;
+    let (notified, mentioned) = row.unwrap_or_default();
+    Ok(Counters {
+        notified,
+        mentioned,
+    })
+}
+
+/// Moves a user's marker of a thread, or of the main timeline, forward; returns `false` if it was already as far.
+pub async fn mark_read(tx: &mut WriteTx, user: UserNum, marker: &MarkerRow) -> Result<bool> {
+    let changed = tx
+        .query(
+            "INSERT INTO thread_markers (user_num, room, thread, timeline, notified, mentioned, base_notified,
+                                         base_mentioned)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+             ON CONFLICT (user_num, room, thread) DO UPDATE
+             SET timeline = excluded.timeline, notified = excluded.notified, mentioned = excluded.mentioned,
+                 base_notified = excluded.base_notified, base_mentioned = excluded.base_mentioned
+             WHERE excluded.timeline > thread_markers.timeline",
+        )
+        .bind(user)
+        .bind(marker.room)
+        .bind(&marker.thread)
+        .bind(marker.timeline)
+        .bind(marker.notified)
+        .bind(marker.mentioned)
+        .bind(marker.base_notified)
+        .bind(marker.base_mentioned)
+        .execute()
+        .await?;
+    Ok(changed == 1)
+}
+
+/// Sets what the counters of a marker's thread were where everything was read.
+pub async fn set_base(tx: &mut WriteTx, user: UserNum, marker: &MarkerRow) -> Result<()> {
+    tx.query(
+        "UPDATE thread_markers SET base_notified = $4, base_mentioned = $5
+         WHERE user_num = $1 AND room = $2 AND thread = $3",
+    )
+    .bind(user)
+    .bind(marker.room)
+    .bind(&marker.thread)
+    .bind(marker.base_notified)
+    .bind(marker.base_mentioned)
+    .execute()
+    .await?;
+    Ok(())
+}
+
+/// Removes the markers up to a place: everything was read up to there.
+pub async fn clear_markers(
+    tx: &mut WriteTx,
+    user: UserNum,
+    room: RoomNum,
+    up_to: i64,
+) -> Result<()> {
+    tx.query("DELETE FROM thread_markers WHERE user_num = $1 AND room = $2 AND timeline <= $3")
+        .bind(user)
+        .bind(room)
+        .bind(up_to)
+        .execute()
+        .await?;
+    Ok(())
+}
+
+/// Returns a user's markers of a room.
+pub async fn markers_in(
+    db: &mut impl Read,
+    user: UserNum,
+    room: RoomNum,
+) -> Result<Vec<MarkerRow>> {
+    db.query(
+        "SELECT room, thread, timeline, notified, mentioned, base_notified, base_mentioned FROM thread_markers
+         WHERE user_num = $1 AND room = $2",
+    )
+    .bind(user)
+    .bind(room)
+    .fetch_all()
+    .await
+}
+
+/// Returns a user's markers of every room.
+pub async fn markers(db: &mut impl Read, user: UserNum) -> Result<Vec<MarkerRow>> {
+    db.query(
+        "SELECT room, thread, timeline, notified, mentioned, base_notified, base_mentioned FROM thread_markers
+         WHERE user_num = $1",
+    )
+    .bind(user)
+    .fetch_all()
+    .await
+}

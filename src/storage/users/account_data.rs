@@ -1,0 +1,226 @@
+//! What clients keep on the server about a user, globally and by room.
+
+use crate::{
+    error::Result,
+    storage::{Position, Read, RoomNum, UserNum, WriteTx, list},
+};
+
+/// The content of account data that was removed: later syncs have to tell of it.
+pub const REMOVED: &str = "{}";
+/// The room of account data that belongs to none.
+const GLOBAL: RoomNum = 0;
+
+/// A piece of account data as the table has it.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct AccountData {
+    /// The room's number; 0 is global.
+    room: RoomNum,
+    /// The type of the account data event.
+    pub kind: String,
+    /// Its content, as JSON.
+    pub content: String,
+    /// When it was last changed.
+    pub position: Position,
+}
+
+impl AccountData {
+    /// Returns the room that it belongs to; `None` is global.
+    pub fn room(&self) -> Option<RoomNum> {
+        (self.room != GLOBAL).then_some(self.room)
+    }
+}
+
+/// Returns the content of a piece of account data.
+pub async fn get(
+    db: &mut impl Read,
+    user: UserNum,
+    room: Option<RoomNum>,
+    kind: &str,
+) -> Result<Option<String>> {
+    db.query(
+        "SELECT content
+         FROM account_data
+         WHERE user_num = $1 AND room = $2 AND kind = $3",
+    )
+    .bind(user)
+    .bind(room.unwrap_or(GLOBAL))
+    .bind(kind)
+    .fetch_scalar()
+    .await
+}
+
+/// Returns the global account data of a type of everybody who has any: the number, the id, the content.
+pub async fn of_all_users(
+    db: &mut impl Read,
+    kind: &str,
+) -> Result<Vec<(UserNum, String, String)>> {
+    // Joined here, since there may be a row for every user.
+    db.query(
+        "SELECT a.user_num, s.text, a.content
+         FROM account_data a
+         JOIN strings s ON s.num = a.user_num
+         WHERE a.room = $1 AND a.kind = $2",
+    )
+    .bind(GLOBAL)
+    .bind(kind)
+    .fetch_all()
+    .await
+}
+
+/// Stores a piece of account data.
+pub async fn set(
+    tx: &mut WriteTx,
+    user: UserNum,
+    room: Option<RoomNum>,
+    kind: &str,
+    content: &str,
+) -> Result<Position> {
+    let position = tx.position();
+    tx.query(
+        "INSERT INTO account_data (user_num, room, kind, content, position, bytes)
+         VALUES ($1, $2, $3, $4, $5, $6)
+         ON CONFLICT (user_num, room, kind) DO UPDATE
+         SET content = excluded.content, position = excluded.position, bytes = excluded.bytes",
+    )
+    .bind(user)
+    .bind(room.unwrap_or(GLOBAL))
+    .bind(kind)
+    .bind(content)
+    .bind(position)
+    .bind(i64::try_from(content.len()).unwrap_or(i64::MAX))
+    .execute()
+    .await?;
+    Ok(position)
+}
+
+/// How much account data a user has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, sqlx::FromRow)]
+pub struct AccountDataSize {
+    /// The number of pieces, removed ones included: syncs have to tell of these.
+    pub count: i64,
+    /// Their length in bytes.
+    pub bytes: i64,
+}
+
+/// Returns how much account data a user has.
+pub async fn size(db: &mut impl Read, user: UserNum) -> Result<AccountDataSize> {
+    let size = db
+        .query(
+            "SELECT COUNT(*) AS count, CAST(COALESCE(SUM(bytes), 0) AS BIGINT) AS bytes
+         FROM account_data WHERE user_num = $1",
+        )
+        .bind(user)
+        .fetch_optional()
+        .await?;
+    Ok(size.unwrap_or_default())
+}
+
+/// Returns a user's account data that changed after one position, up to another, in order. From the beginning,
+/// what was removed is left out.
+pub async fn changed(
+    db: &mut impl Read,
+    user: UserNum,
+    after: Position,
+    up_to: Position,
+) -> Result<Vec<AccountData>> {
+    db.query(
+        "SELECT room, kind, content, position
+         FROM account_data
+         WHERE user_num = $1 AND position > $2 AND position <= $3 AND ($2 > 0 OR content <> $4)
+         ORDER BY position",
+    )
+    .bind(user)
+    .bind(after)
+    .bind(up_to)
+    .bind(REMOVED)
+    .fetch_all()
+    .await
+}
+
+/// Removes those pieces of a user's global account data that there are, and returns their types.
+pub async fn remove_global(
+    tx: &mut WriteTx,
+    user: UserNum,
+    kinds: &[String],
+) -> Result<(Position, Vec<String>)> {
+    let position = tx.position();
+    let removed = tx
+        .query(
+            "UPDATE account_data
+             SET content = $4, position = $5
+             WHERE user_num = $1 AND room = $2 AND content <> $4
+               AND kind IN (SELECT value FROM json_each($3))
+             RETURNING kind",
+        )
+        .bind(user)
+        .bind(GLOBAL)
+        .bind(list(kinds))
+        .bind(REMOVED)
+        .bind(position)
+        .fetch_scalars()
+        .await?;
+    Ok((position, removed))
+}
+
+/// Removes all of a user's account data.
+pub async fn remove_all(tx: &mut WriteTx, user: UserNum) -> Result<()> {
+    tx.query("DELETE FROM account_data WHERE user_num = $1")
+        .bind(user)
+        .execute()
+        .await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::testing::TestDb;
+
+    #[tokio::test]
+    async fn global_and_room_account_data_are_apart() {
+        let test = TestDb::new().await;
+        let mut tx = test.db.write().await.unwrap();
+
+        set(&mut tx, 1, None, "k", "1").await.unwrap();
+        let place = set(&mut tx, 1, Some(7), "k", "2").await.unwrap();
+
+        let global = get(&mut tx, 1, None, "k").await.unwrap();
+        assert_eq!(global.as_deref(), Some("1"));
+        let changed = changed(&mut tx, 1, place - 1, place).await.unwrap();
+        assert_eq!(changed.len(), 1);
+        assert_eq!(changed[0].room(), Some(7));
+        remove_all(&mut tx, 1).await.unwrap();
+        assert_eq!(get(&mut tx, 1, Some(7), "k").await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_change_takes_a_new_position() {
+        let test = TestDb::new().await;
+        let mut tx = test.db.write().await.unwrap();
+
+        let first = set(&mut tx, 1, None, "k", "1").await.unwrap();
+        let second = set(&mut tx, 1, None, "k", "2").await.unwrap();
+
+        assert!(second > first);
+        let all = changed(&mut tx, 1, 0, second).await.unwrap();
+        assert_eq!(all.len(), 1);
+        assert_eq!((all[0].content.as_str(), all[0].room()), ("2", None));
+    }
+
+    #[tokio::test]
+    async fn what_was_removed_is_told_once_more() {
+        let test = TestDb::new().await;
+        let mut tx = test.db.write().await.unwrap();
+        let before = set(&mut tx, 1, None, "k", "1").await.unwrap();
+
+        let kinds = ["k".to_owned(), "unknown".to_owned()];
+        let (position, removed) = remove_global(&mut tx, 1, &kinds).await.unwrap();
+
+        assert_eq!(removed, ["k"]);
+        let told = changed(&mut tx, 1, before, position).await.unwrap();
+        assert_eq!(told[0].content, REMOVED);
+        assert!(changed(&mut tx, 1, 0, position).await.unwrap().is_empty());
+        let (_, again) = remove_global(&mut tx, 1, &kinds).await.unwrap();
+        assert!(again.is_empty());
+    }
+}

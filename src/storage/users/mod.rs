@@ -1,0 +1,11 @@
+//! The tables of accounts: tokens, profiles, account data, filters, pushers and the user directory.
+
+pub mod account_data;
+pub mod accounts;
+pub mod filters;
+pub mod profiles;
+pub mod pushers;
+pub mod server_notices;
+pub mod short_lived_tokens;
+pub mod tokens;
+pub mod user_directory;

@@ -1,0 +1,146 @@
+//! Tokens that serve one purpose for a while, only as hashes.
+
+use super::tokens::TokenHash;
+use crate::{
+    error::Result,
+    storage::{Read, UserNum, WriteTx},
+};
+
+/// What a token is good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// To log another device in, once.
+    Login,
+    /// To tell another service who one is.
+    Openid,
+}
+
+impl Purpose {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Login => "login",
+            Self::Openid => "openid",
+        }
+    }
+}
+
+/// Stores a token, and removes those of the user that have expired.
+pub async fn insert(
+    tx: &mut WriteTx,
+    hash: &TokenHash,
+    purpose: Purpose,
+    user: UserNum,
+    times: (i64, i64),
+) -> Result<()> {
+    let (now, expires_ts) = times;
+    tx.query("DELETE FROM passing_tokens WHERE user_num = $1 AND expires_ts <= $2")
+        .bind(user)
+        .bind(now)
+        .execute()
+        .await?;
+    tx.query(
+        "INSERT INTO passing_tokens (hash, purpose, user_num, expires_ts)
+         VALUES ($1, $2, $3, $4)",
+    )
+    .bind(&hash[..])
+    .bind(purpose.as_str())
+    .bind(user)
+    .bind(expires_ts)
+    .execute()
+    .await?;
+    Ok(())
+}
+
+/// Returns how many tokens of a user have not expired.
+pub async fn count(db: &mut impl Read, user: UserNum, now: i64) -> Result<i64> {
+    let count = db
+        .query("SELECT COUNT(*) FROM passing_tokens WHERE user_num = $1 AND expires_ts > $2")
+        .bind(user)
+        .bind(now)
+        .fetch_scalar()
+        .await?;
+    Ok(count.unwrap_or(0))
+}
+
+/// Returns whose a token is, unless it has expired.
+pub async fn find(
+    db: &mut impl Read,
+    hash: &TokenHash,
+    purpose: Purpose,
+    now: i64,
+) -> Result<Option<UserNum>> {
+    db.query(
+        "SELECT user_num
+         FROM passing_tokens
+         WHERE hash = $1 AND purpose = $2 AND expires_ts > $3",
+    )
+    .bind(&hash[..])
+    .bind(purpose.as_str())
+    .bind(now)
+    .fetch_scalar()
+    .await
+}
+
+/// Uses a token up and returns whose it was, unless it has expired.
+pub async fn take(
+    tx: &mut WriteTx,
+    hash: &TokenHash,
+    purpose: Purpose,
+    now: i64,
+) -> Result<Option<UserNum>> {
+    tx.query(
+        "DELETE FROM passing_tokens
+         WHERE hash = $1 AND purpose = $2 AND expires_ts > $3
+         RETURNING user_num",
+    )
+    .bind(&hash[..])
+    .bind(purpose.as_str())
+    .bind(now)
+    .fetch_scalar()
+    .await
+}
+
+/// Removes all tokens of a user.
+pub async fn remove_all(tx: &mut WriteTx, user: UserNum) -> Result<()> {
+    tx.query("DELETE FROM passing_tokens WHERE user_num = $1")
+        .bind(user)
+        .execute()
+        .await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::testing::TestDb;
+
+    #[tokio::test]
+    async fn a_token_is_taken_once_for_its_purpose_and_in_time() {
+        let test = TestDb::new().await;
+        let mut tx = test.db.write().await.unwrap();
+        let (hash, login) = ([1; 32], Purpose::Login);
+        insert(&mut tx, &hash, login, 7, (0, 10)).await.unwrap();
+
+        let other = take(&mut tx, &hash, Purpose::Openid, 5).await.unwrap();
+        assert_eq!(other, None);
+        assert_eq!(take(&mut tx, &hash, login, 10).await.unwrap(), None);
+        assert_eq!(take(&mut tx, &hash, login, 9).await.unwrap(), Some(7));
+        assert_eq!(take(&mut tx, &hash, login, 9).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn what_has_expired_makes_room() {
+        let test = TestDb::new().await;
+        let mut tx = test.db.write().await.unwrap();
+        let openid = Purpose::Openid;
+        insert(&mut tx, &[1; 32], openid, 7, (0, 10)).await.unwrap();
+        insert(&mut tx, &[2; 32], openid, 7, (10, 20))
+            .await
+            .unwrap();
+
+        assert_eq!(count(&mut tx, 7, 0).await.unwrap(), 1);
+        assert_eq!(find(&mut tx, &[2; 32], openid, 15).await.unwrap(), Some(7));
+        remove_all(&mut tx, 7).await.unwrap();
+        assert_eq!(count(&mut tx, 7, 0).await.unwrap(), 0);
+    }
+}

@@ -1,0 +1,345 @@
+//! Finding people by their user id or display name.
+
+use serde_json::Value;
+
+use crate::{
+    error::Result,
+    storage::{Read, UserNum, WriteTx, list, list_of_numbers},
+};
+
+/// How much of a name decides on a place in the list.
+const KEY_NAME_BYTES: usize = 256;
+
+/// A search for people.
+#[derive(Clone, Debug)]
+pub struct PeopleQuery {
+    /// Who searches.
+    pub searcher: UserNum,
+    /// Words in lower case that all have to be found.
+    pub words: Vec<String>,
+    /// Whether people are found with whom the searcher has nothing in common.
+    pub everybody: bool,
+    /// How many at most.
+    pub limit: i64,
+}
+
+/// Somebody who was found.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct Person {
+    /// The user id.
+    pub user_id: String,
+    /// The display name, as JSON.
+    pub displayname: Option<String>,
+    /// The address of the avatar, as JSON.
+    pub avatar_url: Option<String>,
+}
+
+/// Stores what a search for a user looks at, and the user's place in the list of people.
+pub async fn set_search_text(
+    tx: &mut WriteTx,
+    user: UserNum,
+    user_id: &str,
+    displayname: Option<&str>,
+) -> Result<()> {
+    let text = search_text(user_id, displayname);
+    tx.query("UPDATE accounts SET search_text = $2, list_key = $3 WHERE user_num = $1")
+        .bind(user)
+        .bind(text)
+        .bind(list_key(user_id, displayname))
+        .execute()
+        .await?;
+    Ok(())
+}
+
+fn search_text(user_id: &str, displayname: Option<&str>) -> String {
+    // The databases lower letters each in their own way; so it is done here.
+    format!("{user_id}\n{}", displayname.unwrap_or_default()).to_lowercase()
+}
+
+/// A membership whose member event says how a user is shown.
+#[derive(Debug, sqlx::FromRow)]
+pub struct StoredMember {
+    /// The user's number.
+    pub user_num: UserNum,
+    /// The user id.
+    pub user_id: String,
+    /// The journal position of the membership.
+    pub position: i64,
+    /// The member event.
+    pub json: String,
+}
+
+/// Returns the position of the last of so many memberships after another position.
+pub async fn memberships_end(db: &mut impl Read, after: i64, limit: i64) -> Result<i64> {
+    let end = db
+        .query(
+            "SELECT MAX(l.position)
+             FROM (SELECT position FROM memberships
+                   WHERE position > $1 ORDER BY position LIMIT $2) l",
+        )
+        .bind(after)
+        .bind(limit)
+        .fetch_scalar::<Option<i64>>()
+        .await?;
+    Ok(end.flatten().unwrap_or(after))
+}
+
+/// Returns those who have joined rooms after a position and up to another.
+pub async fn joined_between(
+    db: &mut impl Read,
+    (after, up_to): (i64, i64),
+) -> Result<Vec<UserNum>> {
+    db.query(
+        "SELECT DISTINCT user_num FROM memberships
+         WHERE position > $1 AND position <= $2 AND membership = 'join'",
+    )
+    .bind(after)
+    .bind(up_to)
+    .fetch_scalars()
+    .await
+}
+
+/// Returns the member events by which users have joined rooms after a position and up to another, in their order.
+pub async fn member_events_between(
+    db: &mut impl Read,
+    users: &[UserNum],
+    (after, up_to): (i64, i64),
+) -> Result<Vec<StoredMember>> {
+    db.query(
+        "SELECT m.user_num, s.text AS user_id, m.position, e.json
+         FROM memberships m
+         JOIN strings s ON s.num = m.user_num
+         JOIN events e ON e.position = m.event
+         WHERE m.user_num IN (SELECT CAST(value AS BIGINT) FROM json_each($1))
+           AND m.position > $2 AND m.position <= $3 AND m.membership = 'join'
+         ORDER BY m.position",
+    )
+    .bind(list_of_numbers(users.iter().copied()))
+    .bind(after)
+    .bind(up_to)
+    .fetch_all()
+    .await
+}
+
+/// How a user of another server is shown.
+#[derive(Clone, Debug)]
+pub struct RemotePerson<'a> {
+    /// The user's number.
+    pub user: UserNum,
+    /// The user id.
+    pub user_id: &'a str,
+    /// The journal position of the membership that says so.
+    pub position: i64,
+    /// The display name.
+    pub displayname: Option<&'a str>,
+    /// The address of the avatar.
+    pub avatar_url: Option<&'a str>,
+}
+
+/// Stores how a user of another server is shown, unless something newer is known.
+pub async fn set_remote_person(tx: &mut WriteTx, person: &RemotePerson<'_>) -> Result<()> {
+    let as_json = |text: Option<&str>| text.map(|text| Value::from(text).to_string());
+    tx.query(
+        "INSERT INTO remote_people (user_num, position, displayname, avatar_url, search_text)
+         VALUES ($1, $2, $3, $4, $5)
+         ON CONFLICT (user_num) DO UPDATE
+         SET position = excluded.position, displayname = excluded.displayname,
+             avatar_url = excluded.avatar_url, search_text = excluded.search_text
+         WHERE excluded.position >= remote_people.position",
+    )
+    .bind(person.user)
+    .bind(person.position)
+    .bind(as_json(person.displayname))
+    .bind(as_json(person.avatar_url))
+    .bind(search_text(person.user_id, person.displayname))
+    .execute()
+    .await?;
+    Ok(())
+}
+
+/// Returns the people whom a search finds, those whose name or id begins with the first word first.
+///
+/// Those whom one may find share a room with the searcher, or are in a room that everyone may join or read. The
+/// searcher is found in rooms of the second kind. Who is in a room that all users of this server have left, it does not
+/// know any more: users of other servers are not found by such rooms.
+pub async fn search(db: &mut impl Read, query: &PeopleQuery) -> Result<Vec<Person>> {
+    let words: Vec<String> = query.words.iter().map(|word| escape(word)).collect();
+    let first = words.first().map(String::as_str).unwrap_or_default();
+    let anywhere: Vec<String> = words.iter().map(|word| format!("%{word}%")).collect();
+    let anywhere: Vec<&str> = anywhere.iter().map(String::as_str).collect();
+    db.query(
+        // The accounts first: there may be many more members of other servers.
+        "WITH present AS MATERIALIZED (
+             SELECT DISTINCT l.room
+             FROM accounts a CROSS JOIN memberships l
+             WHERE l.user_num = a.user_num AND l.membership = 'join'
+         )
+         SELECT s.text AS user_id, p.displayname, p.avatar_url
+         FROM (
+             SELECT a.user_num, a.search_text, n.value AS displayname, v.value AS avatar_url
+             FROM accounts a
+             LEFT JOIN profiles n ON n.user_num = a.user_num AND n.field = 'displayname'
+             LEFT JOIN profiles v ON v.user_num = a.user_num AND v.field = 'avatar_url'
+             WHERE NOT a.deactivated AND NOT a.guest
+             UNION ALL
+             SELECT r.user_num, r.search_text, r.displayname, r.avatar_url
+             FROM remote_people r
+             WHERE EXISTS (SELECT 1 FROM memberships i
+                           WHERE i.user_num = r.user_num AND i.membership = 'join'
+                             AND i.room IN (SELECT room FROM present))
+         ) p
+         JOIN strings s ON s.num = p.user_num
+         WHERE NOT EXISTS (
+               SELECT 1 FROM json_each($2) w WHERE p.search_text NOT LIKE w.value ESCAPE '\\')
+           AND (($3 AND p.user_num <> $1) OR EXISTS (
+               SELECT 1 FROM memberships m JOIN rooms r ON r.num = m.room
+               WHERE m.user_num = p.user_num AND m.membership = 'join'
+                 AND m.room IN (SELECT room FROM present)
+                 AND (r.join_rule = 'public' OR r.world_readable
+                      OR (p.user_num <> $1 AND EXISTS (
+                          SELECT 1 FROM memberships o
+                          WHERE o.user_num = $1 AND o.room = m.room
+                            AND o.membership = 'join')))))
+         ORDER BY CASE WHEN p.search_text LIKE $4 ESCAPE '\\' OR p.search_text LIKE $5 ESCAPE '\\'
+                       THEN 0 ELSE 1 END,
+                  CASE WHEN p.displayname IS NULL THEN 1 ELSE 0 END, p.user_num
+         LIMIT $6",
+    )
+    .bind(query.searcher)
+    .bind(list(&anywhere))
+    .bind(query.everybody)
+    .bind(format!("@{first}%"))
+    .bind(format!("%\n{first}%"))
+    .bind(query.limit)
+    .fetch_all()
+    .await
+}
+
+/// Returns how a user is sorted: by the name in lower case, or the user id where there is none, then by the user id.
+fn list_key(user_id: &str, displayname: Option<&str>) -> Vec<u8> {
+    let name = displayname.map(str::trim).filter(|name| !name.is_empty());
+    let name = name.unwrap_or_else(|| user_id.trim_start_matches('@'));
+    let mut key = name.to_lowercase().into_bytes();
+    // PostgreSQL takes no long keys into an index.
+    key.truncate(KEY_NAME_BYTES);
+    key.push(0);
+    key.extend_from_slice(user_id.as_bytes());
+    key
+}
+
+/// A request for people in their order.
+#[derive(Clone, Debug)]
+pub struct ListQuery {
+    /// Who asks.
+    pub asker: UserNum,
+    /// A part of the name or id, in lower case.
+    pub term: String,
+    /// Whether people are listed with whom the asker has nothing in common.
+    pub everybody: bool,
+    /// Whoever is not listed.
+    pub except: UserNum,
+    /// Those after this place.
+    pub after: Vec<u8>,
+    /// How many at most.
+    pub limit: i64,
+}
+
+/// Somebody in the list of people.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct Listed {
+    /// The user's number.
+    pub user_num: UserNum,
+    /// The user id.
+    pub user_id: String,
+    /// The display name, as JSON.
+    pub displayname: Option<String>,
+    /// The address of the avatar, as JSON.
+    pub avatar_url: Option<String>,
+    /// When the user's devices were last seen; 0 for never.
+    pub device_seen_ts: i64,
+    /// The same of those that are gone.
+    pub last_seen_ts: i64,
+    /// The place in the list.
+    pub list_key: Vec<u8>,
+}
+
+/// Returns the people after a place, in their order.
+pub async fn list_people(db: &mut impl Read, query: &ListQuery) -> Result<Vec<Listed>> {
+    db.query(
+        "SELECT a.user_num, s.text AS user_id, n.value AS displayname, v.value AS avatar_url,
+                COALESCE((SELECT MAX(d.last_seen_ts) FROM devices d WHERE d.user_num = a.user_num), 0)
+                    AS device_seen_ts,
+                a.last_seen_ts, a.list_key
+         FROM accounts a
+         JOIN strings s ON s.num = a.user_num
+         LEFT JOIN profiles n ON n.user_num = a.user_num AND n.field = 'displayname'
+         LEFT JOIN profiles v ON v.user_num = a.user_num AND v.field = 'avatar_url'
+         WHERE NOT a.deactivated AND NOT a.guest AND a.user_num <> $1 AND a.list_key > $2
+           AND a.search_text LIKE $3 ESCAPE '\\'
+           AND ($4 OR a.user_num = $5 OR EXISTS (
+               SELECT 1 FROM memberships m JOIN rooms r ON r.num = m.room
+               WHERE m.user_num = a.user_num AND m.membership = 'join'
+                 AND (r.join_rule = 'public' OR r.world_readable OR EXISTS (
+                     SELECT 1 FROM memberships o
+                     WHERE o.user_num = $5 AND o.room = m.room AND o.membership = 'join'))))
+         ORDER BY a.list_key
+         LIMIT $6",
+    )
+    .bind(query.except)
+    .bind(query.after.clone())
+    .bind(format!("%{}%", escape(&query.term)))
+    .bind(query.everybody)
+    .bind(query.asker)
+    .bind(query.limit)
+    .fetch_all()
+    .await
+}
+
+/// Returns how many people such a list has in all.
+pub async fn count_people(db: &mut impl Read, query: &ListQuery) -> Result<i64> {
+    let count = db
+        .query(
+            "SELECT COUNT(*)
+             FROM accounts a
+             WHERE NOT a.deactivated AND NOT a.guest AND a.user_num <> $1
+               AND a.search_text LIKE $2 ESCAPE '\\'
+               AND ($3 OR a.user_num = $4 OR EXISTS (
+                   SELECT 1 FROM memberships m JOIN rooms r ON r.num = m.room
+                   WHERE m.user_num = a.user_num AND m.membership = 'join'
+                     AND (r.join_rule = 'public' OR r.world_readable OR EXISTS (
+                         SELECT 1 FROM memberships o
+                         WHERE o.user_num = $4 AND o.room = m.room AND o.membership = 'join'))))",
+        )
+        .bind(query.except)
+        .bind(format!("%{}%", escape(&query.term)))
+        .bind(query.everybody)
+        .bind(query.asker)
+        .fetch_scalar()
+        .await?;
+    Ok(count.unwrap_or(0))
+}
+
+/// Returns users who have no place in the list yet, with their ids and display names as JSON.
+pub async fn unlisted(
+    db: &mut impl Read,
+    limit: i64,
+) -> Result<Vec<(UserNum, String, Option<String>)>> {
+    db.query(
+        "SELECT a.user_num, s.text, n.value
+         FROM accounts a
+         JOIN strings s ON s.num = a.user_num
+         LEFT JOIN profiles n ON n.user_num = a.user_num AND n.field = 'displayname'
+         WHERE a.list_key IS NULL
+         LIMIT $1",
+    )
+    .bind(limit)
+    .fetch_all()
+    .await
+}
+
+/// Writes a text so that `LIKE` finds it as it stands.
+fn escape(text: &str) -> String {
+    text.replace('\\', "\\\\")
+        .replace('%', "\\%")
+        .replace('_', "\\_")
+}
