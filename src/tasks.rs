@@ -5,6 +5,8 @@ use std::{future::Future, time::Duration};
 use tokio::task::JoinHandle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use crate::error::{Error, Result};
+
 /// Starts tasks, tells them when to stop, and waits for them.
 #[derive(Clone, Debug, Default)]
 pub struct Tasks {
@@ -20,6 +22,27 @@ impl Tasks {
         F: Future<Output: Send + 'static> + Send + 'static,
     {
         tokio::spawn(self.tracker.track_future(task))
+    }
+
+    /// Runs the work of a service in a task of its own, so that a client that hangs up cannot cut it in half.
+    ///
+    /// # Errors
+    ///
+    /// Those of the work, and [`Error::Internal`] when it panics.
+    pub async fn run_to_completion<Service, T, F, Work>(
+        &self,
+        service: &Service,
+        work: F,
+    ) -> Result<T>
+    where
+        Service: Clone,
+        T: Send + 'static,
+        F: FnOnce(Service) -> Work,
+        Work: Future<Output = Result<T>> + Send + 'static,
+    {
+        let task = self.spawn(work(service.clone()));
+        task.await
+            .map_err(|source| Error::internal("finish the task of a request", source))?
     }
 
     /// Makes a shutdown wait for a future that somebody else runs, such as an upgraded connection.

@@ -112,6 +112,15 @@ pub async fn start_at(mut config: Config, clock: Clock) -> Result<Running> {
     })
 }
 
+/// Starts the work that rooms do by themselves.
+fn start_work_of_rooms(rooms: &Rooms, federation: &Federation) {
+    let policy_servers = Arc::new(federation.clone());
+    rooms.sender.ask_policy_servers(policy_servers);
+    rooms.delayed_events.send_delayed_events();
+    rooms.invitations.withdraw_expired_invitations();
+    rooms.invite_links.remove_expired_links();
+}
+
 /// Builds the services, each from those above it: the order of the lines is the order of the layers.
 pub(crate) async fn build(
     config: Arc<Config>,
@@ -128,10 +137,7 @@ pub(crate) async fn build(
     let version = config.server.default_room_version.clone();
     let federation = Federation::new(&db, &clock, &config, key.clone())?;
     let rooms = Rooms::open(db.clone(), clock.clone(), key, tasks.clone(), version).await?;
-    rooms.ask_policy_servers(Arc::new(federation.clone()));
-    rooms.send_delayed_events();
-    rooms.withdraw_expired_invitations();
-    rooms.remove_expired_links();
+    start_work_of_rooms(&rooms, &federation);
     let media = Media::open(
         &db,
         &clock,
@@ -143,7 +149,9 @@ pub(crate) async fn build(
     let house = (db.clone(), clock.clone(), tasks.clone());
     let services = (rooms.clone(), devices.clone(), ephemeral.clone());
     let sender = Sender::start(house, services, &federation, metrics.registry()).await?;
-    rooms.finish_deletions(move |room| sender.is_sent(room));
+    rooms
+        .deletion
+        .finish_deletions(move |room| sender.is_sent(room));
     let workflows = Workflows::new(
         (users.clone(), devices.clone()),
         rooms.clone(),

@@ -11,9 +11,9 @@ mod serving;
 use std::{collections::HashMap, sync::Arc};
 
 use ruma::{
-    OwnedEventId, OwnedRoomId, OwnedUserId, RoomVersionId,
+    OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, RoomVersionId, UserId,
     api::{Direction, client::room::create_room::v3::Request},
-    events::{StateEventType, TimelineEventType},
+    events::{StateEventType, TimelineEventType, room::member::MembershipState},
     room_alias_id,
     signatures::Ed25519KeyPair,
     user_id,
@@ -24,7 +24,7 @@ use super::*;
 use crate::{
     error::Error,
     matrix::{Counters, Pdu},
-    storage::testing::TestDb,
+    storage::{UserNum, testing::TestDb},
 };
 
 struct House {
@@ -112,7 +112,7 @@ impl House {
             request: typed,
             profiles: HashMap::new(),
         };
-        self.rooms.create(create).await
+        self.rooms.creation.create(create).await
     }
 
     async fn says(
@@ -134,7 +134,7 @@ impl House {
             redacts: None,
             transaction,
         };
-        self.rooms.send(room_id, event).await
+        self.rooms.sender.send(room_id, event).await
     }
 
     async fn becomes(
@@ -153,17 +153,21 @@ impl House {
             is_direct: false,
             extra: serde_json::Map::new(),
         };
-        self.rooms.change_membership(room_id, change).await
+        self.rooms
+            .memberships
+            .change_membership(room_id, change)
+            .await
     }
 
     async fn number_of(&self, who: &UserId) -> UserNum {
-        self.rooms.user_number(who).await.unwrap().unwrap()
+        self.rooms.memory.user_number(who).await.unwrap().unwrap()
     }
 
     async fn sees(&self, room_id: &RoomId, who: &UserId) -> Vec<String> {
-        let room = self.rooms.room(room_id).await.unwrap();
+        let room = self.rooms.memory.room(room_id).await.unwrap();
         let access = self
             .rooms
+            .access
             .access(&room, self.number_of(who).await, who)
             .await
             .unwrap();
@@ -175,6 +179,7 @@ impl House {
         };
         let page = self
             .rooms
+            .timeline
             .page(&room, &access, request, &|_| true)
             .await
             .unwrap();
@@ -190,8 +195,13 @@ impl House {
     }
 
     async fn unread(&self, room_id: &RoomId, who: &UserId) -> (u64, u64) {
-        let room = self.rooms.room(room_id).await.unwrap();
-        let rooms = self.rooms.of_user(self.number_of(who).await).await.unwrap();
+        let room = self.rooms.memory.room(room_id).await.unwrap();
+        let rooms = self
+            .rooms
+            .memory
+            .of_user(self.number_of(who).await)
+            .await
+            .unwrap();
         let view = room.view();
         let counters = Counters {
             notified: view.notified,
@@ -245,7 +255,7 @@ async fn a_room_is_the_same_after_a_restart() {
     house.says(&room_id, alice(), "two", None).await.unwrap();
 
     assert_eq!(before, after);
-    let room = house.rooms.room(&room_id).await.unwrap();
+    let room = house.rooms.memory.room(&room_id).await.unwrap();
     let name = room
         .view()
         .state
@@ -300,7 +310,7 @@ async fn concurrent_sends_into_one_room_are_all_stored_in_one_line() {
     });
     futures_util::future::join_all(sends).await;
 
-    let room = house.rooms.room(&room_id).await.unwrap();
+    let room = house.rooms.memory.room(&room_id).await.unwrap();
     let view = room.view();
     for pair in view.ring.iter().collect::<Vec<_>>().windows(2) {
         assert_eq!(pair[1].pdu.prev_events, vec![pair[0].pdu.event_id.clone()]);
@@ -372,7 +382,7 @@ async fn unread_counts_grow_with_messages_and_are_cleared_by_a_receipt_or_an_own
     house.says(&room_id, alice(), "two", None).await.unwrap();
     assert_eq!(house.unread(&room_id, &bob()).await, (2, 0));
 
-    let room = house.rooms.room(&room_id).await.unwrap();
+    let room = house.rooms.memory.room(&room_id).await.unwrap();
     let (user, user_id) = (house.number_of(&bob()).await, bob());
     let receipt = NewReceipt {
         ts: None,
@@ -382,7 +392,12 @@ async fn unread_counts_grow_with_messages_and_are_cleared_by_a_receipt_or_an_own
         thread: "",
         event_id: &first,
     };
-    house.rooms.receive_receipt(&room, receipt).await.unwrap();
+    house
+        .rooms
+        .unread
+        .receive_receipt(&room, receipt)
+        .await
+        .unwrap();
     assert_eq!(house.unread(&room_id, &bob()).await, (1, 0));
     drop(room);
 
@@ -416,7 +431,7 @@ async fn a_mention_counts_as_a_highlight_for_the_mentioned_alone() {
         redacts: None,
         transaction: None,
     };
-    house.rooms.send(&room_id, mention).await.unwrap();
+    house.rooms.sender.send(&room_id, mention).await.unwrap();
 
     assert_eq!(house.unread(&room_id, &bob()).await, (1, 1));
     let house = house.restart().await;
@@ -438,7 +453,7 @@ async fn a_redaction_takes_the_content_from_memory_and_disk() {
         redacts: Some(said),
         transaction: None,
     };
-    house.rooms.send(&room_id, redaction).await.unwrap();
+    house.rooms.sender.send(&room_id, redaction).await.unwrap();
 
     assert!(
         !house
@@ -469,13 +484,24 @@ async fn a_taken_alias_leaves_no_half_made_room() {
     assert_eq!(
         house
             .rooms
+            .directory
             .resolve_alias(room_alias_id!("#tea:here"))
             .await
             .unwrap(),
         first
     );
     let user = house.number_of(&alice()).await;
-    assert_eq!(house.rooms.of_user(user).await.unwrap().joined().len(), 1);
+    assert_eq!(
+        house
+            .rooms
+            .memory
+            .of_user(user)
+            .await
+            .unwrap()
+            .joined()
+            .len(),
+        1
+    );
 }
 
 #[tokio::test]
@@ -492,14 +518,24 @@ async fn what_was_stored_before_relations_were_kept_is_filled_in() {
         to_raw_value(&content).unwrap(),
         None,
     );
-    let reply = house.rooms.send(&room_id, reply).await.unwrap();
+    let reply = house.rooms.sender.send(&room_id, reply).await.unwrap();
     house.test.forget_relations().await;
 
     let house = house.restart().await;
 
     let (user, user_id) = (house.number_of(&alice()).await, alice());
-    let (room, access) = house.rooms.enter(&room_id, user, &user_id).await.unwrap();
-    let begun = house.rooms.event(&room, &access, &thread).await.unwrap();
+    let (room, access) = house
+        .rooms
+        .access
+        .enter(&room_id, user, &user_id)
+        .await
+        .unwrap();
+    let begun = house
+        .rooms
+        .timeline
+        .event(&room, &access, &thread)
+        .await
+        .unwrap();
     let audience = Audience {
         access: Some(&access),
         user,
@@ -507,15 +543,22 @@ async fn what_was_stored_before_relations_were_kept_is_filled_in() {
     };
     let bundles = house
         .rooms
+        .relations
         .bundles(&room, audience, [&begun])
         .await
         .unwrap();
     let summary = bundles.get(&thread).unwrap().thread.as_ref().unwrap();
     assert_eq!((summary.count, &summary.latest.pdu.event_id), (1, &reply));
-    let in_thread = house.rooms.event(&room, &access, &reply).await.unwrap();
+    let in_thread = house
+        .rooms
+        .timeline
+        .event(&room, &access, &reply)
+        .await
+        .unwrap();
     assert_eq!(in_thread.thread.as_ref().unwrap().root, thread);
     let at = house
         .rooms
+        .timeline
         .event_at_time(&room, &access, 1_000, Direction::Backward)
         .await
         .unwrap();

@@ -173,7 +173,7 @@ impl Inner {
         for (whose, watcher) in recent {
             let concerns = match watcher {
                 Some(watcher) => watcher == user,
-                None => whose == user || self.rooms.share_a_room(user, whose).await?,
+                None => whose == user || self.rooms.memory.share_a_room(user, whose).await?,
             };
             if concerns {
                 changed.push(whose);
@@ -209,22 +209,22 @@ impl Inner {
         }
         let Some(inside) = &room.inside else {
             // Who is only invited may have been in the room before.
-            let known = match self.rooms.room_by_number(room.num).await {
+            let known = match self.rooms.memory.room_by_number(room.num).await {
                 Err(Error::NotFound(_)) => return Ok(Turnover::default()),
                 known => known?,
             };
-            let before = self.rooms.state_at(&known, since).await?;
+            let before = self.rooms.state.state_at(&known, since).await?;
             return Ok(Turnover::between(session, &before, None));
         };
         if !is_in {
-            let before = self.rooms.state_at(&inside.room, since).await?;
+            let before = self.rooms.state.state_at(&inside.room, since).await?;
             return Ok(Turnover::between(session, &before, None));
         }
         let touched = self.members_touched(moment, inside, since).await?;
         if touched.users.is_empty() && !has_moved {
             return Ok(Turnover::default());
         }
-        let before = self.rooms.state_at(&inside.room, since).await?;
+        let before = self.rooms.state.state_at(&inside.room, since).await?;
         let was_in = before.membership(&session.user_id) == MembershipState::Join;
         if has_moved && (!was_in || touched.left_between.contains(&session.user_id)) {
             return Ok(Turnover::between(session, &before, Some(&inside.state)));
@@ -245,6 +245,7 @@ impl Inner {
         let room: &Room = &inside.room;
         let changed = self
             .rooms
+            .state
             .state_changes(room, &inside.state, since, moment.now)
             .await?;
         let users = changed
@@ -254,7 +255,13 @@ impl Inner {
         let mut left_between = HashSet::new();
         for user_id in &users {
             // Of too many, each is taken for one who left: a client that asks for a list once more loses nothing.
-            if users.len() > ONE_BY_ONE || self.rooms.was_out_since(room, user_id, since).await? {
+            if users.len() > ONE_BY_ONE
+                || self
+                    .rooms
+                    .access
+                    .was_out_since(room, user_id, since)
+                    .await?
+            {
                 left_between.insert(user_id.clone());
             }
         }
@@ -279,7 +286,11 @@ impl Inner {
         let numbers = self.db.strings.find_all(&mut db, &texts).await?;
         let known: HashMap<UserNum, _> = self.db.strings.texts(&mut db, &numbers).await?;
         drop(db);
-        let sharing = self.rooms.sharing_a_room(session.user, &numbers).await?;
+        let sharing = self
+            .rooms
+            .memory
+            .sharing_a_room(session.user, &numbers)
+            .await?;
         for user in sharing {
             if let Some(text) = known.get(&user)
                 && let Ok(user_id) = UserId::parse(&**text)

@@ -72,7 +72,7 @@ impl Inner {
         let since = request.since.as_ref();
         let older = self.changed_long_ago(session, since).await?;
         for _ in 0..ATTEMPTS {
-            let mine = self.rooms.of_user(session.user).await?;
+            let mine = self.rooms.memory.of_user(session.user).await?;
             // Loads what is not in memory, and keeps it there until the moment is taken.
             let asked = Asked {
                 since,
@@ -98,7 +98,7 @@ impl Inner {
             if !is_inside(&room) {
                 continue;
             }
-            match self.rooms.room_by_number(num).await {
+            match self.rooms.memory.room_by_number(num).await {
                 Err(Error::NotFound(_)) => {}
                 room => held.push(room?),
             }
@@ -123,7 +123,11 @@ impl Inner {
                 rooms: Vec::new(),
             });
         }
-        let rooms = self.rooms.changed_since(user, since.position).await?;
+        let rooms = self
+            .rooms
+            .memory
+            .changed_since(user, since.position)
+            .await?;
         let with_account_data = self
             .users
             .account_data_changed(user, since.position, up_to)
@@ -189,6 +193,7 @@ impl Inner {
         let _still = self.db.journal().still();
         let is_current = self
             .rooms
+            .memory
             .peek_user(user)
             .is_some_and(|current| Arc::ptr_eq(&current, mine));
         if !is_current {
@@ -208,7 +213,7 @@ impl Inner {
     }
 
     pub(super) fn inside(&self, num: RoomNum, since: Option<&Token>, tick: Tick) -> Option<Inside> {
-        let room = self.rooms.peek(num)?;
+        let room = self.rooms.memory.peek(num)?;
         let after = since.map_or(0, |since| since.position);
         let view = room.view();
         Some(Inside {

@@ -112,8 +112,8 @@ impl Sync {
 
 impl<'a> Feed<'a> {
     async fn open(inner: &'a Inner, session: &'a Session, from: i64) -> Result<Self> {
-        let mine = inner.rooms.of_user(session.user).await?;
-        let newest = inner.rooms.last_positions(&mine.joined()).await?;
+        let mine = inner.rooms.memory.of_user(session.user).await?;
+        let newest = inner.rooms.memory.last_positions(&mine.joined()).await?;
         let heads = newest.into_iter().map(|(room, last)| Head {
             place: last.min(from),
             room,
@@ -158,8 +158,11 @@ impl<'a> Feed<'a> {
 
     async fn enter(&self, head: Head) -> Result<Opened> {
         let (rooms, session) = (&self.inner.rooms, self.session);
-        let room = rooms.room_by_number(head.room).await?;
-        let access = rooms.access(&room, session.user, &session.user_id).await?;
+        let room = rooms.memory.room_by_number(head.room).await?;
+        let access = rooms
+            .access
+            .access(&room, session.user, &session.user_id)
+            .await?;
         let (state, members) = {
             let view = room.view();
             (view.state.clone(), view.joined_members)
@@ -196,6 +199,7 @@ impl<'a> Feed<'a> {
         let page = self
             .inner
             .rooms
+            .timeline
             .page(room, access, request, &wanted)
             .await?;
         opened.events = page.events.into();

@@ -69,12 +69,12 @@ impl Sync {
         let Ok(room_id) = <&RoomId>::try_from(room_id) else {
             return Ok("private");
         };
-        let room = match self.inner.rooms.room(room_id).await {
+        let room = match self.inner.rooms.memory.room(room_id).await {
             // It was deleted meanwhile.
             Err(Error::NotFound(_)) => return Ok("private"),
             room => room?,
         };
-        let is_public = self.inner.rooms.is_published(&room).await?;
+        let is_public = self.inner.rooms.directory.is_published(&room).await?;
         Ok(if is_public { "public" } else { "private" })
     }
 
@@ -130,7 +130,10 @@ impl Sync {
         let deadline = Instant::now() + timeout.min(LONGEST_WAIT);
         let mut from = from;
         loop {
-            let (room, access) = rooms.enter(room_id, session.user, &session.user_id).await?;
+            let (room, access) = rooms
+                .access
+                .enter(room_id, session.user, &session.user_id)
+                .await?;
             let news = self.inner.waiters.watch(room.num);
             let start = *from.get_or_insert_with(|| room.view().newest_place());
             let page = PageRequest {
@@ -139,7 +142,7 @@ impl Sync {
                 dir: Direction::Forward,
                 limit: usize::try_from(EVENTS).unwrap_or(1),
             };
-            let page = rooms.page(&room, &access, page, &|_| true).await?;
+            let page = rooms.timeline.page(&room, &access, page, &|_| true).await?;
             if page.events.is_empty()
                 && let Some(end) = page.end
             {
@@ -153,7 +156,10 @@ impl Sync {
                     user: session.user,
                     user_id: &session.user_id,
                 };
-                let bundles = rooms.bundles(&room, audience, &page.events).await?;
+                let bundles = rooms
+                    .relations
+                    .bundles(&room, audience, &page.events)
+                    .await?;
                 let now = self.inner.clock.now_ms();
                 let chunk = page.events.iter();
                 let chunk: Vec<_> = chunk

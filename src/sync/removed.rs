@@ -38,7 +38,13 @@ pub(super) fn removed_room(
 impl Inner {
     /// Returns whether a room was deleted that a user was something to.
     pub(super) async fn is_removed(&self, user: UserNum, room: RoomNum) -> Result<bool> {
-        Ok(self.rooms.of_user(user).await?.removed(room).is_some())
+        Ok(self
+            .rooms
+            .memory
+            .of_user(user)
+            .await?
+            .removed(room)
+            .is_some())
     }
 
     /// Puts right what an answer tells of a room that was deleted while it was looked at: what was read of it may be
@@ -53,7 +59,7 @@ impl Inner {
         if moment.inside.is_none() {
             return added;
         }
-        let mine = self.rooms.of_user(viewer.session.user).await?;
+        let mine = self.rooms.memory.of_user(viewer.session.user).await?;
         let Some((left_at, removed)) = mine.removed(moment.num) else {
             return added;
         };

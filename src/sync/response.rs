@@ -74,7 +74,7 @@ impl Inner {
             request,
             now: moment.now,
             now_ms: self.clock.now_ms(),
-            shield: self.rooms.shield(session.user),
+            shield: self.rooms.access.shield(session.user),
             shows_own: &shows_own,
         };
         let mut response = Response::new(String::new());
@@ -233,6 +233,7 @@ impl Inner {
         }
         let mine: HashSet<i64> = self
             .rooms
+            .memory
             .of_user(viewer.session.user)
             .await?
             .joined()
@@ -243,6 +244,7 @@ impl Inner {
             let shares = user == viewer.session.user
                 || self
                     .rooms
+                    .memory
                     .of_user(user)
                     .await?
                     .joined()

@@ -207,6 +207,7 @@ impl Inner {
         let (room, session) = (&inside.room, viewer.session);
         let access = self
             .rooms
+            .access
             .access(room, session.user, &session.user_id)
             .await?;
         let was_in = viewer
@@ -230,7 +231,11 @@ impl Inner {
             left.timeline = timeline(viewer, &span);
             left.timeline.limited = false;
             if left.timeline.events.is_empty() && !mine.forgotten {
-                let leave = self.rooms.leave_from_outside(room, session.user).await?;
+                let leave = self
+                    .rooms
+                    .remote_memberships
+                    .leave_from_outside(room, session.user)
+                    .await?;
                 left.timeline.events.extend(leave.map(Raw::from_json));
             }
             return Ok(left);
@@ -247,7 +252,7 @@ impl Inner {
             .await?;
         self.add_bundles(viewer, room, &mut span).await?;
         left.timeline = timeline(viewer, &span);
-        let end = self.rooms.state_at(room, mine.position).await?;
+        let end = self.rooms.state.state_at(room, mine.position).await?;
         left.state = self
             .state_of(viewer, room, since, &span, (mine.position, &end))
             .await?;
@@ -266,7 +271,11 @@ impl Inner {
             user: viewer.session.user,
             user_id: &viewer.session.user_id,
         };
-        span.bundles = self.rooms.bundles(room, audience, &span.events).await?;
+        span.bundles = self
+            .rooms
+            .relations
+            .bundles(room, audience, &span.events)
+            .await?;
         let ids = span.events.iter().map(|event| &*event.pdu.event_id);
         span.sources = self.sources(viewer, ids).await?;
         Ok(())
@@ -281,7 +290,7 @@ impl Inner {
         if viewer.request.filter.event_format != EventFormat::Federation {
             return Ok(EventSources::default());
         }
-        self.rooms.sources(&ids.collect::<Vec<_>>()).await
+        self.rooms.timeline.sources(&ids.collect::<Vec<_>>()).await
     }
 
     /// Returns what of a room's timeline is news to one who has left, up to where they left.
@@ -301,6 +310,7 @@ impl Inner {
         };
         let page = self
             .rooms
+            .timeline
             .page_without_gap(room, &access, request, wanted)
             .await?;
         Ok(Span::of_page(page, limit, left_at, Some(access)))
@@ -327,6 +337,7 @@ impl Inner {
         }
         let session = viewer.session;
         self.rooms
+            .access
             .access(&inside.room, session.user, &session.user_id)
             .await
             .map(Some)
@@ -353,6 +364,7 @@ impl Inner {
             } else {
                 let session = viewer.session;
                 self.rooms
+                    .access
                     .access(&inside.room, session.user, &session.user_id)
                     .await?
             };
@@ -365,6 +377,7 @@ impl Inner {
             let wanted = |pdu: &Pdu| viewer.wants(pdu);
             let page = self
                 .rooms
+                .timeline
                 .page_without_gap(&inside.room, &access, request, &wanted)
                 .await?;
             return Ok(Span::of_page(page, limit, viewer.now, Some(access)));
@@ -414,7 +427,7 @@ impl Inner {
                 Some(state) if state.get(&StateEventType::RoomCreate, "").is_some() => {
                     state.clone()
                 }
-                _ => self.rooms.state_at(room, span.start).await?,
+                _ => self.rooms.state.state_at(room, span.start).await?,
             },
             _ => end_state.clone(),
         };
@@ -427,7 +440,10 @@ impl Inner {
                 } else {
                     span.start
                 };
-                self.rooms.state_changes(room, &start, since, up_to).await?
+                self.rooms
+                    .state
+                    .state_changes(room, &start, since, up_to)
+                    .await?
             }
         };
         if !is_after {
@@ -466,6 +482,7 @@ impl Inner {
     ) -> Result<Vec<Arc<Pdu>>> {
         let mut changed = self
             .rooms
+            .state
             .state_changes(room, end_state, span.start, end)
             .await?;
         changed.retain(|pdu| {
@@ -539,6 +556,6 @@ pub(super) async fn room_id(inner: &Inner, moment: &RoomMoment) -> Result<OwnedR
     match (&moment.inside, &moment.mine.removed) {
         (Some(inside), _) => Ok(inside.room.room_id.clone()),
         (None, Some(removed)) => Ok(removed.room_id.clone()),
-        (None, None) => inner.rooms.room_id(moment.num).await,
+        (None, None) => inner.rooms.memory.room_id(moment.num).await,
     }
 }

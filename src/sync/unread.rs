@@ -157,7 +157,7 @@ impl Inner {
             known
         } else {
             let up_to = room.view().newest_place();
-            let threads = self.rooms.active_threads(room, since).await?;
+            let threads = self.rooms.relations.active_threads(room, since).await?;
             Known::loaded(since, up_to, threads)
         };
         self.threads.put(user, room.num, known.clone());

@@ -122,7 +122,7 @@ impl Waiters {
             notify.notify_waiters();
         }
         drop(watched);
-        let Some(room) = self.rooms.peek(room) else {
+        let Some(room) = self.rooms.memory.peek(room) else {
             return;
         };
         let by_user = self.by_user();
@@ -149,7 +149,7 @@ impl Waiters {
         let (known, unknown): (Vec<RoomNum>, Vec<RoomNum>) = rooms
             .joined()
             .into_iter()
-            .partition(|room| self.rooms.peek(*room).is_some());
+            .partition(|room| self.rooms.memory.peek(*room).is_some());
         for room in known {
             self.wake_room(room);
         }
@@ -161,7 +161,7 @@ impl Waiters {
                 let mut unknown = unknown.iter();
                 unknown.any(|room| rooms.membership(*room) == MembershipState::Join)
             };
-            if self.rooms.peek_user(*user).is_none_or(is_in) {
+            if self.rooms.memory.peek_user(*user).is_none_or(is_in) {
                 waiting.notify.notify_waiters();
             }
         }
@@ -174,7 +174,7 @@ impl Waiters {
             let users =
                 std::mem::take(&mut *self.relisted.lock().unwrap_or_else(PoisonError::into_inner));
             for user in users {
-                match self.rooms.of_user(user).await {
+                match self.rooms.memory.of_user(user).await {
                     Ok(rooms) => self.wake_neighbours(&rooms),
                     Err(error) => tracing::warn!(%error, "could not tell of changed keys"),
                 }
@@ -205,7 +205,7 @@ impl Waiters {
             let mut rooms: HashSet<RoomNum> = HashSet::new();
             for user in users {
                 // Of users of other servers it may have to be read where they are.
-                match self.rooms.of_user(user).await {
+                match self.rooms.memory.of_user(user).await {
                     Ok(user) => rooms.extend(user.joined()),
                     Err(error) => tracing::warn!(%error, "could not tell of presence"),
                 }

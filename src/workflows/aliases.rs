@@ -36,10 +36,10 @@ impl Workflows {
         alias: &RoomAliasId,
     ) -> Result<(OwnedRoomId, Vec<OwnedServerName>)> {
         let server = alias.server_name();
-        if server == self.rooms.server_name() {
-            let room_id = self.rooms.resolve_alias(alias).await?;
-            let room = self.rooms.room(&room_id).await?;
-            return Ok((room_id, servers_in(&room, self.rooms.server_name())));
+        if server == self.rooms.memory.server_name() {
+            let room_id = self.rooms.directory.resolve_alias(alias).await?;
+            let room = self.rooms.memory.room(&room_id).await?;
+            return Ok((room_id, servers_in(&room, self.rooms.memory.server_name())));
         }
         let request = get_room_information::v1::Request::new(alias.to_owned());
         let client = self.federation.client();

@@ -94,7 +94,7 @@ impl Workflows {
         origin: &ServerName,
         room_id: &RoomId,
     ) -> Result<Option<Arc<Room>>> {
-        match self.rooms.shared_room(origin, room_id).await {
+        match self.rooms.federation.shared_room(origin, room_id).await {
             Ok(room) => Ok(Some(room)),
             Err(Error::NotFound(_) | Error::Forbidden(_)) => Ok(None),
             Err(error) => Err(error),
@@ -106,10 +106,10 @@ impl Workflows {
         if user_id.server_name() != origin {
             return Ok(None);
         }
-        let Some(user) = self.rooms.user_number(user_id).await? else {
+        let Some(user) = self.rooms.memory.user_number(user_id).await? else {
             return Ok(None);
         };
-        let shares = self.rooms.shares_with_us(user, None).await?;
+        let shares = self.rooms.memory.shares_with_us(user, None).await?;
         Ok(shares.then_some(user))
     }
 }

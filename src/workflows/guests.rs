@@ -24,7 +24,7 @@ impl Workflows {
     ///
     /// [`Error::GuestAccessForbidden`].
     pub(super) async fn check_guest(&self, session: &Session, room_id: &RoomId) -> Result<()> {
-        if !session.is_guest || admits_guests(&*self.rooms.room(room_id).await?) {
+        if !session.is_guest || admits_guests(&*self.rooms.memory.room(room_id).await?) {
             return Ok(());
         }
         Err(Error::GuestAccessForbidden)
@@ -32,7 +32,7 @@ impl Workflows {
 
     /// Takes the guests of this server out of a room that admits them no more.
     pub async fn expel_guests(&self, room_id: &RoomId) -> Result<()> {
-        let room = self.rooms.room(room_id).await?;
+        let room = self.rooms.memory.room(room_id).await?;
         if admits_guests(&room) {
             return Ok(());
         }
@@ -44,7 +44,10 @@ impl Workflows {
         let leaving = self.tasks.spawn(async move {
             for user_id in guests.iter().filter_map(|guest| members.get(guest)) {
                 let leave = MemberChange::own(user_id, Action::Leave, MemberProfile::default());
-                let left = workflows.rooms.change_membership_for(&room.room_id, leave);
+                let left = workflows
+                    .rooms
+                    .memberships
+                    .change_membership_for(&room.room_id, leave);
                 left.await?;
             }
             Ok(())

@@ -59,9 +59,10 @@ impl Workflows {
         };
         let object = self
             .rooms
+            .resident
             .countersign(handshake, &applicant, object)
             .await?;
-        let room = self.rooms.resident(&applicant.room_id).await?;
+        let room = self.rooms.memory.resident(&applicant.room_id).await?;
         let event = serde_json::to_string(&object)?;
         let event = self.federation.vetted(&room, event).await?;
         let event = self
@@ -77,6 +78,7 @@ impl Workflows {
         }
         let before = self
             .rooms
+            .resident
             .accept_signed(handshake, &applicant, event.clone())
             .await?;
         Ok(TakenEvent {

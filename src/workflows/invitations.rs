@@ -27,11 +27,15 @@ impl Workflows {
         let mut invitation = MemberChange::own(user_id, Action::Invite, profile);
         invitation.sender.clone_from(&session.user_id);
         invitation.reason = reason;
-        if !self.rooms.is_local(user_id) {
-            let event = self.rooms.invitation_until(invitation, expires_at)?;
+        if !self.rooms.memory.is_local(user_id) {
+            let event = self
+                .rooms
+                .invitations
+                .invitation_until(invitation, expires_at)?;
             return self.invite_to(room_id, event).await;
         }
         self.rooms
+            .invitations
             .invite_until(room_id, invitation, expires_at)
             .await
     }

@@ -38,7 +38,7 @@ impl Workflows {
     /// [`Error::NotFound`] for a link that lets nobody in any more, whyever.
     pub async fn preview_link(&self, token: &str) -> Result<LinkPreview> {
         let unknown = || Error::not_found("there is no such link, or it serves no more");
-        let link = self.rooms.link(token).await?;
+        let link = self.rooms.invite_links.link(token).await?;
         if link.is_used_up() {
             return Err(unknown());
         }
@@ -66,8 +66,8 @@ impl Workflows {
     /// [`Error::NotFound`] for a link that serves no more; [`Error::Forbidden`] for one who is banned, and where the
     /// creator may not invite any more.
     pub async fn redeem_link(&self, session: &Session, token: &str) -> Result<OwnedRoomId> {
-        let link = self.rooms.link(token).await?;
-        let room = self.rooms.room(&link.room_id).await?;
+        let link = self.rooms.invite_links.link(token).await?;
+        let room = self.rooms.memory.room(&link.room_id).await?;
         let membership = room.view().state.membership(&session.user_id);
         match membership {
             MembershipState::Join => return Ok(link.room_id),
@@ -77,30 +77,41 @@ impl Workflows {
             _ => {}
         }
         let room = self.room_of_link(&link).await?;
-        let is_taken = self.rooms.take_link(&link, session.user).await?;
+        let is_taken = self
+            .rooms
+            .invite_links
+            .take_link(&link, session.user)
+            .await?;
         let Err(refused) = self.let_in(session, &room, &link).await else {
             return Ok(link.room_id);
         };
         // Another request of theirs may have let them in at the same time: nobody is invited who is in.
-        self.rooms.settle(&room).await?;
+        self.rooms.memory.settle(&room).await?;
         if room.view().state.membership(&session.user_id) == MembershipState::Join {
             return Ok(link.room_id);
         }
         if is_taken {
-            self.rooms.give_link_back(&link, session.user).await?;
+            self.rooms
+                .invite_links
+                .give_link_back(&link, session.user)
+                .await?;
         }
         Err(refused)
     }
 
     async fn let_in(&self, session: &Session, room: &Room, link: &InviteLink) -> Result<()> {
         let user_id = &session.user_id;
-        self.rooms.withdraw_if_expired(room, user_id).await?;
+        self.rooms
+            .invitations
+            .withdraw_if_expired(room, user_id)
+            .await?;
         let is_invited = room.view().state.membership(user_id) == MembershipState::Invite;
         if !is_invited && !room.is_public() {
             let profile = self.member_profile(user_id).await;
             let mut invitation = MemberChange::own(user_id, Action::Invite, profile);
             invitation.sender.clone_from(&link.creator);
             self.rooms
+                .memberships
                 .change_membership_for(&room.room_id, invitation)
                 .await?;
         }
@@ -116,7 +127,7 @@ impl Workflows {
                 "whoever made this link may not invite any more",
             ));
         }
-        self.rooms.room_of_link(link).await
+        self.rooms.invite_links.room_of_link(link).await
     }
 
     /// Makes an account; a link into a room is as good as a registration token, if the configuration says so.
@@ -142,7 +153,7 @@ impl Workflows {
 
     /// Returns whether a token is not that of a link whose creator may not invite any more.
     async fn link_serves(&self, token: &str) -> Result<bool> {
-        let link = match self.rooms.link(token).await {
+        let link = match self.rooms.invite_links.link(token).await {
             Err(Error::NotFound(_)) => return Ok(true),
             link => link?,
         };

@@ -159,7 +159,7 @@ impl Workflows {
             request,
             profiles,
         };
-        let room_id = self.rooms.create(created).await?;
+        let room_id = self.rooms.creation.create(created).await?;
         self.settle(session, &room_id).await?;
         self.invite_all(&room_id, invitations).await;
         Ok(room_id)
@@ -198,14 +198,17 @@ impl Workflows {
             is_direct: false,
             extra: wish.extra,
         };
-        let is_remote = !self.rooms.is_local(&change.target);
+        let is_remote = !self.rooms.memory.is_local(&change.target);
         if change.action == Action::Invite && is_remote {
             self.invite_to(room_id, change.event()?).await?;
         } else {
-            self.rooms.change_membership(room_id, change).await?;
+            self.rooms
+                .memberships
+                .change_membership(room_id, change)
+                .await?;
         }
         if is_gone {
-            let room = self.rooms.number(room_id).await?;
+            let room = self.rooms.memory.number(room_id).await?;
             self.ephemeral.typing.set(room, &target, None);
         }
         Ok(())
@@ -224,6 +227,7 @@ impl Workflows {
         }
         let profile = self.member_profile(&session.user_id).await;
         self.rooms
+            .memberships
             .update_profile(session.user, &session.user_id, profile)
             .await
     }
@@ -232,7 +236,10 @@ impl Workflows {
     pub async fn deactivate(&self, session: &Session, erase: bool) -> Result<()> {
         self.users.deactivate(session, erase).await?;
         self.leave_all_outside(session).await?;
-        self.rooms.leave_all(session.user, &session.user_id).await
+        self.rooms
+            .memberships
+            .leave_all(session.user, &session.user_id)
+            .await
     }
 
     /// Notes that a user types in a room, or has ceased to.
@@ -258,8 +265,8 @@ impl Workflows {
 
     /// Returns a room that a user is in.
     async fn joined_room(&self, session: &Session, room_id: &RoomId) -> Result<Arc<Room>> {
-        let room = self.rooms.room_of_member(room_id).await?;
-        if self.rooms.is_joined(session.user, &room).await? {
+        let room = self.rooms.memory.room_of_member(room_id).await?;
+        if self.rooms.memory.is_joined(session.user, &room).await? {
             return Ok(room);
         }
         Err(Error::forbidden("you are not in this room"))
@@ -299,6 +306,7 @@ impl Workflows {
         let thread = thread.as_str().unwrap_or_default();
         let (user, user_id) = (session.user, &session.user_id);
         self.rooms
+            .unread
             .receive_receipt(
                 &room,
                 NewReceipt {

@@ -15,7 +15,7 @@ impl Workflows {
     ///
     /// [`Error::NotFound`] when there is no such user; [`Error::Unreachable`] when their server does not answer.
     pub async fn profile(&self, user_id: &UserId) -> Result<UserProfile> {
-        if self.rooms.is_local(user_id) {
+        if self.rooms.memory.is_local(user_id) {
             return self.users.profile(user_id).await;
         }
         self.federation.profile(user_id, None).await
@@ -31,7 +31,7 @@ impl Workflows {
         user_id: &UserId,
         field: &ProfileFieldName,
     ) -> Result<ProfileFieldValue> {
-        if self.rooms.is_local(user_id) {
+        if self.rooms.memory.is_local(user_id) {
             return self.users.profile_field(user_id, field).await;
         }
         let profile = self

@@ -72,7 +72,10 @@ impl Workflows {
         if (&pdu.room_id, &pdu.event_id) != (&signed.room_id, &signed.event_id) {
             return Err(Error::invalid_param("the event has another room or id"));
         }
-        if let Some(user_id) = pdu.member().filter(|user_id| self.rooms.is_local(user_id)) {
+        if let Some(user_id) = pdu
+            .member()
+            .filter(|user_id| self.rooms.memory.is_local(user_id))
+        {
             self.users.number(user_id).await?;
         }
         room_state.truncate(MAX_STATE);
@@ -83,7 +86,10 @@ impl Workflows {
             event,
             stripped_state: room_state,
         };
-        self.rooms.receive_invitation(&signed.origin, from).await
+        self.rooms
+            .remote_memberships
+            .receive_invitation(&signed.origin, from)
+            .await
     }
 
     /// Invites a user of another server in the name of one of this server who invited the user by an address, as that
@@ -99,7 +105,7 @@ impl Workflows {
         request: exchange_invite::Request,
     ) -> Result<()> {
         let (sender, invited) = (&request.sender, &request.state_key);
-        if request.kind != StateEventType::RoomMember || !self.rooms.is_local(sender) {
+        if request.kind != StateEventType::RoomMember || !self.rooms.memory.is_local(sender) {
             return Err(Error::invalid_param(
                 "that is no invitation by a user of this server",
             ));
@@ -107,7 +113,10 @@ impl Workflows {
         if invited.server_name() != origin {
             return Err(Error::forbidden("the user is not of the server that asks"));
         }
-        self.rooms.room_open_to(origin, &request.room_id).await?;
+        self.rooms
+            .federation
+            .room_open_to(origin, &request.room_id)
+            .await?;
         let told: ByAddress = serde_json::from_str(request.content.json().get())
             .map_err(|error| Error::BadJson(error.to_string()))?;
         if told.membership != MembershipState::Invite {

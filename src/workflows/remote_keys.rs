@@ -147,8 +147,8 @@ impl Workflows {
         let user_ids: Vec<&UserId> = asked.keys().map(|id| &**id).collect();
         let mut known = self.devices.known_lists(&user_ids).await?;
         for (user_id, device_ids) in asked {
-            let shares = match self.rooms.user_number(&user_id).await? {
-                Some(user) => self.rooms.shares_with_us(user, None).await?,
+            let shares = match self.rooms.memory.user_number(&user_id).await? {
+                Some(user) => self.rooms.memory.shares_with_us(user, None).await?,
                 None => false,
             };
             let server = user_id.server_name().to_owned();
@@ -294,7 +294,7 @@ impl Workflows {
     ) {
         let (mut local, mut remote) = (BTreeMap::new(), BTreeMap::<_, BTreeMap<_, _>>::new());
         for (user_id, asked) in asked {
-            if self.rooms.is_local(user_id) {
+            if self.rooms.memory.is_local(user_id) {
                 local.insert(user_id.clone(), asked.clone());
             } else {
                 let of_server = remote.entry(user_id.server_name().to_owned()).or_default();

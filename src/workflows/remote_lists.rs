@@ -205,7 +205,7 @@ impl RemoteLists {
                 _ => None,
             });
             let came: Vec<UserNum> = came.flatten().copied().collect();
-            self.want(self.inner.rooms.user_ids(&came).await?);
+            self.want(self.inner.rooms.memory.user_ids(&came).await?);
         }
     }
 
@@ -228,7 +228,7 @@ impl RemoteLists {
                     }
                 }
                 Moved::Out(user, room) => {
-                    if !rooms.shares_with_us(user, Some(room)).await? {
+                    if !rooms.memory.shares_with_us(user, Some(room)).await? {
                         moves.push(Move::Went(vec![user]));
                     }
                 }
@@ -245,7 +245,7 @@ impl RemoteLists {
 
     /// Returns whether users of this server are in a room.
     async fn is_ours(&self, room: RoomNum) -> Result<bool> {
-        match self.inner.rooms.room_by_number(room).await {
+        match self.inner.rooms.memory.room_by_number(room).await {
             Err(Error::NotFound(_)) => Ok(false),
             room => Ok(!room?.view().local_members.is_empty()),
         }
@@ -254,7 +254,7 @@ impl RemoteLists {
     /// Returns whether users of this server are in a room in which messages are encrypted. In others nobody needs the
     /// keys before somebody asks for them.
     async fn is_encrypted(&self, room: RoomNum) -> Result<bool> {
-        match self.inner.rooms.room_by_number(room).await {
+        match self.inner.rooms.memory.room_by_number(room).await {
             Err(Error::NotFound(_)) => Ok(false),
             room => {
                 let room = room?;
@@ -268,7 +268,13 @@ impl RemoteLists {
     /// Returns whether a user shares no other room, and nothing is known of the user's list.
     async fn is_new(&self, user: UserNum, room: RoomNum) -> Result<bool> {
         let unknown = self.inner.devices.without_list(&[user]).await?;
-        Ok(!unknown.is_empty() && !self.inner.rooms.shares_with_us(user, Some(room)).await?)
+        Ok(!unknown.is_empty()
+            && !self
+                .inner
+                .rooms
+                .memory
+                .shares_with_us(user, Some(room))
+                .await?)
     }
 
     /// Begins to ask for the lists of users.
@@ -336,10 +342,10 @@ impl RemoteLists {
         self.settle().await?;
         // Before it is seen that a room is shared: who goes after that makes the answer doubtful.
         let ticket = inner.devices.begin_asking([user_id]);
-        let Some(user) = inner.rooms.user_number(user_id).await? else {
+        let Some(user) = inner.rooms.memory.user_number(user_id).await? else {
             return Ok(Outcome::Done);
         };
-        if !inner.rooms.shares_with_us(user, None).await? {
+        if !inner.rooms.memory.shares_with_us(user, None).await? {
             inner.devices.note_moves(&[Move::Went(vec![user])]).await?;
             return Ok(Outcome::Done);
         }

@@ -60,7 +60,7 @@ impl Workflows {
             txn_id: format!("server_notice:{}:{txn_id}", notice.user_id),
         });
         let event = NewEvent::message(sender.clone(), notice.kind, notice.content, transaction);
-        self.rooms.send(&room_id, event).await
+        self.rooms.sender.send(&room_id, event).await
     }
 
     /// Checks that a room may be left: whoever is only invited to their notices must read them first.
@@ -72,10 +72,10 @@ impl Workflows {
         if self.users.notices_sender().is_none() {
             return Ok(());
         }
-        let Ok(room) = self.rooms.number(room_id).await else {
+        let Ok(room) = self.rooms.memory.number(room_id).await else {
             return Ok(());
         };
-        let mine = self.rooms.of_user(session.user).await?.get(room);
+        let mine = self.rooms.memory.of_user(session.user).await?.get(room);
         let is_invited = mine.is_some_and(|mine| mine.membership == MembershipState::Invite);
         if is_invited && self.users.is_notice_room(room).await? {
             return Err(Error::CannotLeaveServerNoticeRoom);
@@ -95,7 +95,7 @@ impl Workflows {
         let settling = self.tasks.spawn(async move {
             let _turn = workflows.notices.lock().await;
             let room_id = match workflows.users.notice_room(user).await? {
-                Some(room) => workflows.rooms.room_id(room).await?,
+                Some(room) => workflows.rooms.memory.room_id(room).await?,
                 None => {
                     workflows
                         .create_notice_room(&sender, user, &user_id)
@@ -138,7 +138,7 @@ impl Workflows {
             request,
             profiles,
         };
-        let room_id = self.rooms.create(created).await?;
+        let room_id = self.rooms.creation.create(created).await?;
         self.users.set_notice_room(user, &room_id).await?;
         Ok(room_id)
     }
@@ -150,7 +150,7 @@ impl Workflows {
         user_id: &UserId,
         room_id: &RoomId,
     ) -> Result<()> {
-        let room = self.rooms.room(room_id).await?;
+        let room = self.rooms.memory.room(room_id).await?;
         let membership = room.view().state.membership(user_id);
         if matches!(membership, MembershipState::Join | MembershipState::Invite) {
             return Ok(());
@@ -158,6 +158,9 @@ impl Workflows {
         let profile = self.member_profile(user_id).await;
         let mut invitation = MemberChange::own(user_id, Action::Invite, profile);
         sender.clone_into(&mut invitation.sender);
-        self.rooms.change_membership(room_id, invitation).await
+        self.rooms
+            .memberships
+            .change_membership(room_id, invitation)
+            .await
     }
 }

@@ -59,9 +59,12 @@ impl Workflows {
         match kind {
             StateEventType::RoomCreate => Err(Error::invalid_param("a room is created only once")),
             StateEventType::RoomCanonicalAlias => {
-                self.rooms.check_canonical_alias(room_id, content).await
+                self.rooms
+                    .directory
+                    .check_canonical_alias(room_id, content)
+                    .await
             }
-            StateEventType::RoomServerAcl => self.rooms.check_server_acl(content),
+            StateEventType::RoomServerAcl => self.rooms.state.check_server_acl(content),
             StateEventType::RoomPowerLevels => matrix::check_power_levels(content),
             StateEventType::RoomTombstone => check_tombstone(room_id, content),
             StateEventType::RoomMember => {

@@ -39,28 +39,35 @@ impl Workflows {
             version,
             additional_creators,
         };
-        let new = self.rooms.upgrade(room_id, upgrade).await?;
+        let new = self.rooms.creation.upgrade(room_id, upgrade).await?;
         self.settle(session, &new).await?;
         Ok(new)
     }
 
     /// Lets what a user keeps about a room hold for the one that replaces it, which the user has just joined.
     pub(super) async fn settle(&self, session: &Session, room_id: &RoomId) -> Result<()> {
-        let room = self.rooms.room(room_id).await?;
+        let room = self.rooms.memory.room(room_id).await?;
         let created: Option<Created> = room.view().state.content(&StateEventType::RoomCreate);
         let Some(predecessor) = created.and_then(|created| created.predecessor) else {
             return Ok(());
         };
-        let old = match self.rooms.number(&predecessor.room_id).await {
+        let old = match self.rooms.memory.number(&predecessor.room_id).await {
             Ok(old) => old,
             Err(Error::NotFound(_)) => return Ok(()),
             Err(error) => return Err(error),
         };
-        if self.rooms.of_user(session.user).await?.get(old).is_none() {
+        if self
+            .rooms
+            .memory
+            .of_user(session.user)
+            .await?
+            .get(old)
+            .is_none()
+        {
             return Ok(());
         }
         // Anybody can claim to replace a room. The old one says who does; and one's own rooms one may trust.
-        let old = self.rooms.room(&predecessor.room_id).await?;
+        let old = self.rooms.memory.room(&predecessor.room_id).await?;
         let replacement = {
             let view = old.view();
             let tombstone = view.state.get(&StateEventType::RoomTombstone, "");

@@ -225,7 +225,7 @@ async fn send(app: &App, session: &Session, call: &Call) -> Result<Value> {
     acts(app, session);
     let sender = session.user_id.clone();
     let event = NewEvent::message(sender, params.event_type, params.content, Some(transaction));
-    let event_id = app.rooms.send(&params.room_id, event).await?;
+    let event_id = app.rooms.sender.send(&params.room_id, event).await?;
     Ok(json!({ "event_id": event_id }))
 }
 

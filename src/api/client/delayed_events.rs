@@ -90,7 +90,7 @@ async fn send_delayed_event(
         content: request.content.into_json(),
         delay_ms: i64::try_from(request.delay.as_millis()).unwrap_or(i64::MAX),
     };
-    let delay_id = rooms.delay(&request.room_id, delay).await?;
+    let delay_id = rooms.delayed_events.delay(&request.room_id, delay).await?;
     Ok(Json(json!({ "delay_id": delay_id })))
 }
 
@@ -101,7 +101,7 @@ async fn get_all_delayed_events(
     State(rooms): State<Rooms>,
     Incoming { from, .. }: Incoming<get_all_delayed_events::unstable::Request>,
 ) -> Result<Json<Value>> {
-    let events = rooms.delayed_events(from.user).await?;
+    let events = rooms.delayed_events.delayed_events(from.user).await?;
     let events: Vec<Value> = events.iter().map(shown).collect();
     Ok(Json(json!({ "delayed_events": events })))
 }
@@ -113,7 +113,10 @@ async fn get_delayed_event(
     State(rooms): State<Rooms>,
     Incoming { from, request }: Incoming<get_delayed_event::unstable::Request>,
 ) -> Result<Json<Value>> {
-    let event = rooms.delayed_event(from.user, &request.delay_id).await?;
+    let event = rooms
+        .delayed_events
+        .delayed_event(from.user, &request.delay_id)
+        .await?;
     Ok(Json(shown(&event)))
 }
 
@@ -131,7 +134,10 @@ async fn update_delayed_event_of_session(
     if action != DelayAction::Cancel {
         from.must_not_be_suspended()?;
     }
-    rooms.update_delayed(&request.delay_id, action).await?;
+    rooms
+        .delayed_events
+        .update_delayed(&request.delay_id, action)
+        .await?;
     Ok(Outgoing(unstable_v1::Response::new()))
 }
 
@@ -150,7 +156,10 @@ async fn update_delayed_event(
     // Each action is an endpoint of its own here.
     let action = action(&request.action)
         .ok_or_else(|| Error::Unrecognized("unknown endpoint".to_owned()))?;
-    rooms.update_delayed(&request.delay_id, action).await?;
+    rooms
+        .delayed_events
+        .update_delayed(&request.delay_id, action)
+        .await?;
     Ok(Outgoing(unstable_v2::Response::new()))
 }
 

@@ -48,10 +48,11 @@ async fn create_alias(
     State(rooms): State<Rooms>,
     Incoming { from, request }: Incoming<create_alias::v3::Request>,
 ) -> Result<Outgoing<create_alias::v3::Response>> {
-    if request.room_alias.server_name() != rooms.server_name() {
+    if request.room_alias.server_name() != rooms.memory.server_name() {
         return Err(Error::invalid_param("the alias belongs to another server"));
     }
     rooms
+        .directory
         .create_alias(&request.room_alias, &request.room_id, &from.user_id)
         .await?;
     Ok(Outgoing(create_alias::v3::Response::new()))
@@ -78,6 +79,7 @@ async fn delete_alias(
     Incoming { from, request }: Incoming<delete_alias::v3::Request>,
 ) -> Result<Outgoing<delete_alias::v3::Response>> {
     rooms
+        .directory
         .delete_alias(&request.room_alias, from.user, &from.user_id, from.is_admin)
         .await?;
     Ok(Outgoing(delete_alias::v3::Response::new()))
@@ -90,8 +92,8 @@ async fn get_room_visibility(
     State(rooms): State<Rooms>,
     Incoming { request, .. }: Incoming<get_room_visibility::v3::Request>,
 ) -> Result<Outgoing<get_room_visibility::v3::Response>> {
-    let room = rooms.room(&request.room_id).await?;
-    let visibility = if rooms.is_published(&room).await? {
+    let room = rooms.memory.room(&request.room_id).await?;
+    let visibility = if rooms.directory.is_published(&room).await? {
         Visibility::Public
     } else {
         Visibility::Private
@@ -109,10 +111,13 @@ async fn set_room_visibility(
         request: WithDefaults(request),
     }: Incoming<WithDefaults<set_room_visibility::v3::Request>>,
 ) -> Result<Outgoing<set_room_visibility::v3::Response>> {
-    let room = rooms.room(&request.room_id).await?;
+    let room = rooms.memory.room(&request.room_id).await?;
     check_visibility(&request.visibility)?;
     let is_public = request.visibility == Visibility::Public;
-    rooms.publish(&room, &from.user_id, is_public).await?;
+    rooms
+        .directory
+        .publish(&room, &from.user_id, is_public)
+        .await?;
     Ok(Outgoing(set_room_visibility::v3::Response::new()))
 }
 
@@ -169,13 +174,13 @@ async fn directory(
     (server, network): (Option<OwnedServerName>, RoomNetwork),
     search: DirectorySearch,
 ) -> Result<Json<Value>> {
-    let other = server.filter(|server| server != app.rooms.server_name());
+    let other = server.filter(|server| server != app.rooms.memory.server_name());
     let page = match other {
         Some(server) => {
             app.limits.check(Class::Look, asker)?;
             app.workflows.directory_of(&server, search, network).await?
         }
-        None => app.rooms.directory(search).await?,
+        None => app.rooms.directory.directory(search).await?,
     };
     let mut response = get_public_rooms::v3::Response::new(page.chunk);
     response.total_room_count_estimate = Some(UInt::new_saturating(page.total));

@@ -165,10 +165,11 @@ async fn get_presence(
 ) -> Result<Outgoing<get_presence::v3::Response>> {
     let unknown = || Error::not_found("nothing is known of the presence of this user");
     let user = rooms
+        .memory
         .user_number(&request.user_id)
         .await?
         .ok_or_else(unknown)?;
-    if user != from.user && !rooms.share_a_room(from.user, user).await? {
+    if user != from.user && !rooms.memory.share_a_room(from.user, user).await? {
         return Err(Error::forbidden("you share no room with this user"));
     }
     let mut response = get_presence::v3::Response::new(PresenceState::Offline);

@@ -194,6 +194,7 @@ async fn forget_room(
     Incoming { from, request }: Incoming<forget_room::v3::Request>,
 ) -> Result<Outgoing<forget_room::v3::Response>> {
     rooms
+        .memberships
         .forget(&request.room_id, from.user, &from.user_id)
         .await?;
     Ok(Outgoing(forget_room::v3::Response::new()))
@@ -206,8 +207,8 @@ async fn joined_members(
     State(rooms): State<Rooms>,
     Incoming { from, request }: Incoming<joined_members::v3::Request>,
 ) -> Result<Json<Value>> {
-    let room = rooms.room_of_member(&request.room_id).await?;
-    if !rooms.is_joined(from.user, &room).await? {
+    let room = rooms.memory.room_of_member(&request.room_id).await?;
+    if !rooms.memory.is_joined(from.user, &room).await? {
         return Err(Error::forbidden("you are not in this room"));
     }
     let state = room.view().state.clone();
@@ -235,14 +236,15 @@ async fn get_member_events(
     State(clock): State<Clock>,
     Incoming { from, request }: Incoming<get_member_events::v3::Request>,
 ) -> Result<Outgoing<get_member_events::v3::Response>> {
-    let room = rooms.room_of_member(&request.room_id).await?;
+    let room = rooms.memory.room_of_member(&request.room_id).await?;
     let at = request.at.as_deref().map(place_of).transpose()?;
     let mut state = rooms
+        .state
         .visible_state_at(&room, from.user, &from.user_id, at)
         .await?;
     if state.is_empty() {
         // A timeline that begins with the room begins before anybody was there: its creator was the first.
-        state = rooms.first_state(&room).await?;
+        state = rooms.state.first_state(&room).await?;
     }
     let is_wanted = |membership: &MembershipState| {
         request

@@ -81,6 +81,7 @@ async fn get_message_events(
     Incoming { from, request }: Incoming<get_message_events::v3::Request>,
 ) -> Result<Complete<get_message_events::v3::Response>> {
     let (room, access) = rooms
+        .access
         .enter(&request.room_id, from.user, &from.user_id)
         .await?;
     let start = match request.from.as_deref().map(place_of).transpose()? {
@@ -107,6 +108,7 @@ async fn get_message_events(
     )
     .await?;
     let bundles = rooms
+        .relations
         .bundles(&room, audience(&from, &access), &page.events)
         .await?;
     let far_end = (chooses(filter) && !page.events.is_empty()).then(|| match request.dir {
@@ -141,6 +143,7 @@ async fn with_history(
     wanted: (&(dyn Fn(&Pdu) -> bool + Sync), &RelationFilter),
 ) -> Result<Page> {
     let mut page = rooms
+        .timeline
         .page_by_relations(room, access, request, wanted)
         .await?;
     for _ in 0..MAX_FILLINGS {
@@ -149,6 +152,7 @@ async fn with_history(
             break;
         }
         page = rooms
+            .timeline
             .page_by_relations(room, access, request, wanted)
             .await?;
     }
@@ -185,6 +189,7 @@ async fn get_context(
     Incoming { from, request }: Incoming<get_context::v3::Request>,
 ) -> Result<Complete<get_context::v3::Response>> {
     let (room, access) = rooms
+        .access
         .enter(&request.room_id, from.user, &from.user_id)
         .await?;
     let filter = &request.filter;
@@ -196,10 +201,11 @@ async fn get_context(
     let all = context.before.events.iter().chain(&context.after.events);
     let all = all.chain([&context.event]);
     let bundles = rooms
+        .relations
         .bundles(&room, audience(&from, &access), all.clone())
         .await?;
     let last = context.after.events.last().unwrap_or(&context.event);
-    let state = rooms.state_at(&room, last.timeline).await?;
+    let state = rooms.state.state_at(&room, last.timeline).await?;
     let state = state_around(&state, filter, all.clone());
     let query = query.as_deref().unwrap_or_default();
     let sources = sources(&rooms, query, (all, state.iter())).await?;
@@ -234,11 +240,17 @@ async fn context_with_history(
     limit: usize,
     wanted: &(dyn Fn(&Pdu) -> bool + Sync),
 ) -> Result<Context> {
-    let context = rooms.context(room, access, event_id, limit, wanted).await?;
+    let context = rooms
+        .timeline
+        .context(room, access, event_id, limit, wanted)
+        .await?;
     let stop = context.before.end.unwrap_or(i64::MIN).saturating_add(1);
     let place = context.event.timeline;
     if limit > 1 && workflows.fill(room, stop, place).await? {
-        return rooms.context(room, access, event_id, limit, wanted).await;
+        return rooms
+            .timeline
+            .context(room, access, event_id, limit, wanted)
+            .await;
     }
     Ok(context)
 }
@@ -251,13 +263,17 @@ async fn get_room_event(
     State(clock): State<Clock>,
     Incoming { from, request }: Incoming<get_room_event::v3::Request>,
 ) -> Result<Outgoing<get_room_event::v3::Response>> {
-    let room = rooms.room(&request.room_id).await?;
-    let access = rooms.access(&room, from.user, &from.user_id).await?;
-    if rooms.has_forgotten(from.user, &room).await? {
+    let room = rooms.memory.room(&request.room_id).await?;
+    let access = rooms.access.access(&room, from.user, &from.user_id).await?;
+    if rooms.memory.has_forgotten(from.user, &room).await? {
         return Err(Error::not_found("you have forgotten this room"));
     }
-    let event = rooms.event(&room, &access, &request.event_id).await?;
+    let event = rooms
+        .timeline
+        .event(&room, &access, &request.event_id)
+        .await?;
     let bundles = rooms
+        .relations
         .bundles(&room, audience(&from, &access), [&event])
         .await?;
     let event = client_event(&event, &from, &access, &bundles, clock.now_ms());
@@ -299,7 +315,7 @@ async fn sources<'a>(
     }
     let events = events.map(|event| &*event.pdu.event_id);
     let ids: Vec<&EventId> = events.chain(state.map(|pdu| &*pdu.event_id)).collect();
-    rooms.sources(&ids).await
+    rooms.timeline.sources(&ids).await
 }
 
 /// `GET /_matrix/client/*/rooms/{roomId}/timestamp_to_event`
@@ -311,6 +327,7 @@ async fn get_event_by_timestamp(
     Incoming { from, request }: Incoming<get_event_by_timestamp::v1::Request>,
 ) -> Result<Outgoing<get_event_by_timestamp::v1::Response>> {
     let (room, access) = rooms
+        .access
         .enter(&request.room_id, from.user, &from.user_id)
         .await?;
     let (event_id, ts) = workflows

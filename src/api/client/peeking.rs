@@ -69,9 +69,11 @@ async fn get_current_state(
     Incoming { from, request }: Incoming<get_current_state::v3::Request>,
 ) -> Result<Complete<get_current_state::v3::Response>> {
     let (room, access) = rooms
+        .access
         .enter(&request.room_id, from.user, &from.user_id)
         .await?;
     let state = rooms
+        .state
         .visible_state_at(&room, from.user, &from.user_id, None)
         .await?;
     let place = room.view().newest_place();
@@ -81,8 +83,9 @@ async fn get_current_state(
         dir: Direction::Backward,
         limit: MESSAGES,
     };
-    let page = rooms.page(&room, &access, page, &|_| true).await?;
+    let page = rooms.timeline.page(&room, &access, page, &|_| true).await?;
     let bundles = rooms
+        .relations
         .bundles(&room, audience(&from, &access), &page.events)
         .await?;
     let now = clock.now_ms();
@@ -97,7 +100,7 @@ async fn get_current_state(
     response.state = state
         .map(|pdu| Raw::from_json(state_event(&room, pdu, now)))
         .collect();
-    response.visibility = Some(if rooms.is_published(&room).await? {
+    response.visibility = Some(if rooms.directory.is_published(&room).await? {
         Visibility::Public
     } else {
         Visibility::Private
@@ -148,15 +151,19 @@ async fn get_one_event(
 ) -> Result<Json<Value>> {
     let session = session.ok_or(Error::MissingToken)?;
     let event_id = EventId::parse(event_id).map_err(|e| Error::invalid_param(e.to_string()))?;
-    let room = rooms.room_of_event(&event_id).await?;
-    if rooms.has_forgotten(session.user, &room).await? {
+    let room = rooms.timeline.room_of_event(&event_id).await?;
+    if rooms.memory.has_forgotten(session.user, &room).await? {
         return Err(Error::not_found(
             "there is no such event, or you may not see it",
         ));
     }
-    let access = rooms.access(&room, session.user, &session.user_id).await?;
-    let event = rooms.event(&room, &access, &event_id).await?;
+    let access = rooms
+        .access
+        .access(&room, session.user, &session.user_id)
+        .await?;
+    let event = rooms.timeline.event(&room, &access, &event_id).await?;
     let bundles = rooms
+        .relations
         .bundles(&room, audience(&session, &access), slice::from_ref(&event))
         .await?;
     let event = client_event(&event, &session, &access, &bundles, clock.now_ms());

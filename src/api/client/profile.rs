@@ -110,12 +110,13 @@ async fn charge(
     (session, field): (&Session, &ProfileFieldName),
 ) -> Result<Charge> {
     let (class, events) = match field {
-        ProfileFieldName::DisplayName => {
-            (Class::ShowName, rooms.number_of_joined(session.user).await?)
-        }
+        ProfileFieldName::DisplayName => (
+            Class::ShowName,
+            rooms.memberships.number_of_joined(session.user).await?,
+        ),
         ProfileFieldName::AvatarUrl => (
             Class::ShowPicture,
-            rooms.number_of_joined(session.user).await?,
+            rooms.memberships.number_of_joined(session.user).await?,
         ),
         _ => (Class::ShowName, 0),
     };

@@ -73,10 +73,14 @@ async fn find<T>(
     room_id: &OwnedRoomId,
     request: &RelatedRequest,
 ) -> Result<Found<T>> {
-    let (room, access) = rooms.enter(room_id, session.user, &session.user_id).await?;
-    let related = rooms.related(&room, &access, request).await?;
+    let (room, access) = rooms
+        .access
+        .enter(room_id, session.user, &session.user_id)
+        .await?;
+    let related = rooms.relations.related(&room, &access, request).await?;
     let events = &related.page.events;
     let bundles = rooms
+        .relations
         .bundles(&room, audience(session, &access), events)
         .await?;
     let now = clock.now_ms();

@@ -32,6 +32,7 @@ async fn report_content(
     let reason = request.reason.unwrap_or_default();
     let reporter = reporter(&from, &reason);
     rooms
+        .reports
         .report_event(reporter, &request.room_id, &request.event_id)
         .await?;
     Ok(Outgoing(report_content::v3::Response::new()))
@@ -47,6 +48,7 @@ async fn report_room(
 ) -> Result<Outgoing<report_room::v3::Response>> {
     limits.check(Class::Send, &*from.user_id)?;
     rooms
+        .reports
         .report_room(reporter(&from, &request.reason), &request.room_id)
         .await?;
     Ok(Outgoing(report_room::v3::Response::new()))
@@ -62,6 +64,7 @@ async fn report_user(
 ) -> Result<Outgoing<report_user::v3::Response>> {
     limits.check(Class::Send, &*from.user_id)?;
     rooms
+        .reports
         .report_user(reporter(&from, &request.reason), &request.user_id)
         .await?;
     Ok(Outgoing(report_user::v3::Response::new()))

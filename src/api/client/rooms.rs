@@ -48,8 +48,8 @@ async fn joined_rooms(
     Incoming { from, .. }: Incoming<joined_rooms::v3::Request>,
 ) -> Result<Outgoing<joined_rooms::v3::Response>> {
     let mut joined = Vec::new();
-    for room in rooms.of_user(from.user).await?.joined() {
-        joined.push(rooms.room_id(room).await?);
+    for room in rooms.memory.of_user(from.user).await?.joined() {
+        joined.push(rooms.memory.room_id(room).await?);
     }
     Ok(Outgoing(joined_rooms::v3::Response::new(joined)))
 }
@@ -61,12 +61,12 @@ async fn aliases(
     State(rooms): State<Rooms>,
     Incoming { from, request }: Incoming<aliases::v3::Request>,
 ) -> Result<Outgoing<aliases::v3::Response>> {
-    let room = rooms.room_of_member(&request.room_id).await?;
+    let room = rooms.memory.room_of_member(&request.room_id).await?;
     let state = room.view().state.clone();
-    let is_member = rooms.is_joined(from.user, &room).await?;
+    let is_member = rooms.memory.is_joined(from.user, &room).await?;
     if !is_member && Visibility::of_state(&state) != Visibility::WorldReadable {
         return Err(Error::forbidden("you are not in this room"));
     }
-    let aliases = rooms.aliases(&room).await?;
+    let aliases = rooms.directory.aliases(&room).await?;
     Ok(Outgoing(aliases::v3::Response::new(aliases)))
 }

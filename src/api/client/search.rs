@@ -69,7 +69,10 @@ async fn search_events(
         from: request.next_batch.as_deref().map(place_in).transpose()?,
         limit: usize::try_from(limit.clamp(1, MAX_LIMIT)).unwrap_or(1),
     };
-    let page = rooms.search(from.user, &from.user_id, &query).await?;
+    let page = rooms
+        .search
+        .search(from.user, &from.user_id, &query)
+        .await?;
     let answer = Answer {
         rooms: &rooms,
         session: &from,
@@ -173,7 +176,11 @@ impl Answer<'_> {
             };
             let events = hits.iter().map(|hit| &hit.event);
             let audience = audience(self.session, &place.1);
-            let of_room = self.rooms.bundles(&place.0, audience, events).await?;
+            let of_room = self
+                .rooms
+                .relations
+                .bundles(&place.0, audience, events)
+                .await?;
             bundles.insert(room_id.clone(), of_room);
         }
         Ok(bundles)
@@ -200,6 +207,7 @@ impl Answer<'_> {
         let (room, access) = (&*hit.place.0, &hit.place.1);
         let context = self
             .rooms
+            .timeline
             .around((room, access), hit.event.clone(), limits, &is_wanted)
             .await?;
         let (before, after) = (&context.before, &context.after);
@@ -220,7 +228,7 @@ impl Answer<'_> {
             ("events_after".to_owned(), shown(&after.events)),
         ]);
         if wanted.include_profile {
-            let state = self.rooms.state_at(room, last).await?;
+            let state = self.rooms.state.state_at(room, last).await?;
             let mut profiles = Map::new();
             for event in around.chain([&hit.event]) {
                 let member = state.member(&event.pdu.sender);
@@ -283,6 +291,7 @@ impl Answer<'_> {
             let (user, user_id) = (self.session.user, &self.session.user_id);
             let state = self
                 .rooms
+                .state
                 .visible_state_at(room, user, user_id, None)
                 .await?;
             let events = state.iter().map(|pdu| state_event(room, pdu, self.now_ms));

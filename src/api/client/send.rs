@@ -72,7 +72,10 @@ async fn send_message_event(
             delay_ms,
         };
         if !has_body {
-            let delay_id = rooms.delayed_before(&request.room_id, &delay).await?;
+            let delay_id = rooms
+                .delayed_events
+                .delayed_before(&request.room_id, &delay)
+                .await?;
             return Ok(Json(json!({ "delay_id": delay_id })).into_response());
         }
         return delayed(&rooms, &request.room_id, delay).await;
@@ -88,9 +91,9 @@ async fn send_message_event(
     );
     // Some clients ask by the transaction id alone what became of an event.
     let event_id = if has_body {
-        rooms.send(&request.room_id, event).await?
+        rooms.sender.send(&request.room_id, event).await?
     } else {
-        rooms.sent_before(&request.room_id, &event).await?
+        rooms.sender.sent_before(&request.room_id, &event).await?
     };
     let response = Outgoing(send_message_event::v3::Response::new(event_id));
     Ok(Answered(sending, response).into_response())
@@ -231,16 +234,20 @@ async fn redact(
         to_raw_value(&content)?,
         transaction,
     );
-    let event_id = rooms.send(&request.room_id, event).await?;
+    let event_id = rooms.sender.send(&request.room_id, event).await?;
     Ok(redact_event::v3::Response::new(event_id))
 }
 
 /// One who is suspended may redact their own events alone.
 async fn must_be_own(rooms: &Rooms, session: &Session, request: &RedactOnce) -> Result<()> {
     let (room, access) = rooms
+        .access
         .enter(&request.room_id, session.user, &session.user_id)
         .await?;
-    let event = rooms.event(&room, &access, &request.event_id).await?;
+    let event = rooms
+        .timeline
+        .event(&room, &access, &request.event_id)
+        .await?;
     if event.pdu.sender != session.user_id {
         return session.must_not_be_suspended();
     }
@@ -248,7 +255,7 @@ async fn must_be_own(rooms: &Rooms, session: &Session, request: &RedactOnce) -> 
 }
 
 async fn delayed(rooms: &Rooms, room_id: &RoomId, delay: Delay) -> Result<Response> {
-    let delay_id = rooms.delay(room_id, delay).await?;
+    let delay_id = rooms.delayed_events.delay(room_id, delay).await?;
     Ok(Json(json!({ "delay_id": delay_id })).into_response())
 }
 

@@ -77,8 +77,8 @@ async fn get_summary(
     };
     via.extend(request.via);
     let user_id = from.as_ref().map(|session| &*session.user_id);
-    let (summary, membership) = match rooms.resident(&room_id).await {
-        Ok(room) if rooms.may_preview(&room, user_id).await? => {
+    let (summary, membership) = match rooms.memory.resident(&room_id).await {
+        Ok(room) if rooms.previews.may_preview(&room, user_id).await? => {
             let membership = user_id.map(|user_id| room.view().state.membership(user_id));
             (Summary::of(&room), membership)
         }
@@ -121,8 +121,10 @@ async fn summary_elsewhere(
     if told.is_some() {
         return Ok(told);
     }
-    match rooms.room(room_id).await {
-        Ok(room) if rooms.may_preview(&room, user_id).await? => Ok(Some(Summary::of(&room))),
+    match rooms.memory.room(room_id).await {
+        Ok(room) if rooms.previews.may_preview(&room, user_id).await? => {
+            Ok(Some(Summary::of(&room)))
+        }
         Ok(_) | Err(Error::NotFound(_)) => Ok(None),
         Err(error) => Err(error),
     }
@@ -134,8 +136,8 @@ async fn membership_elsewhere(
     session: &Session,
     room_id: &RoomId,
 ) -> Result<MembershipState> {
-    match rooms.number(room_id).await {
-        Ok(num) => Ok(rooms.of_user(session.user).await?.membership(num)),
+    match rooms.memory.number(room_id).await {
+        Ok(num) => Ok(rooms.memory.of_user(session.user).await?.membership(num)),
         Err(Error::NotFound(_)) => Ok(MembershipState::Leave),
         Err(error) => Err(error),
     }
@@ -177,6 +179,7 @@ async fn mutual_rooms(
     };
     let after = after.map(|after| after.parse().map_err(|_| invalid()));
     let shared = rooms
+        .previews
         .mutual_rooms(session.user, other, after.transpose()?)
         .await?;
     let mut body = json!({ "joined": shared.page, "count": shared.count });

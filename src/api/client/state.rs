@@ -36,8 +36,9 @@ async fn get_state_events(
     State(clock): State<Clock>,
     Incoming { from, request }: Incoming<get_state_events::v3::Request>,
 ) -> Result<Outgoing<get_state_events::v3::Response>> {
-    let room = rooms.room_of_member(&request.room_id).await?;
+    let room = rooms.memory.room_of_member(&request.room_id).await?;
     let state = rooms
+        .state
         .visible_state_at(&room, from.user, &from.user_id, None)
         .await?;
     let now = clock.now_ms();
@@ -56,8 +57,9 @@ async fn get_state_event_for_key(
     State(clock): State<Clock>,
     Incoming { from, request }: Incoming<get_state_event_for_key::v3::Request>,
 ) -> Result<Outgoing<get_state_event_for_key::v3::Response>> {
-    let room = rooms.room_of_member(&request.room_id).await?;
+    let room = rooms.memory.room_of_member(&request.room_id).await?;
     let state = rooms
+        .state
         .visible_state_at(&room, from.user, &from.user_id, None)
         .await?;
     let pdu = state

@@ -56,12 +56,16 @@ async fn get_threads(
         }
     };
     let (room, access) = rooms
+        .access
         .enter(&request.room_id, from.user, &from.user_id)
         .await?;
     let start = request.from.as_deref().map(place_of).transpose()?;
     let audience = audience(&from, &access);
     let wanted = (include, start, limited(request.limit));
-    let (page, bundles) = rooms.threads(&room, &access, audience, wanted).await?;
+    let (page, bundles) = rooms
+        .relations
+        .threads(&room, &access, audience, wanted)
+        .await?;
     let now = clock.now_ms();
     let show = |event: &Arc<TimelineEvent>| {
         Raw::from_json(client_event(event, &from, &access, &bundles, now))
@@ -79,9 +83,11 @@ async fn get_thread_subscription(
     Incoming { from, request }: Incoming<get_thread_subscription::unstable::Request>,
 ) -> Result<Outgoing<get_thread_subscription::unstable::Response>> {
     let (room, access) = rooms
+        .access
         .enter(&request.room_id, from.user, &from.user_id)
         .await?;
     let automatic = rooms
+        .relations
         .subscription((&room, &access), from.user, &request.thread_root)
         .await?;
     Ok(Outgoing(get_thread_subscription::unstable::Response::new(
@@ -97,10 +103,12 @@ async fn subscribe_thread(
     Incoming { from, request }: Incoming<subscribe_thread::unstable::Request>,
 ) -> Result<Outgoing<subscribe_thread::unstable::Response>> {
     let (room, access) = rooms
+        .access
         .enter(&request.room_id, from.user, &from.user_id)
         .await?;
     let (thread_root, automatic) = (&request.thread_root, request.automatic.as_deref());
     rooms
+        .relations
         .subscribe((&room, &access), from.user, thread_root, automatic)
         .await?;
     Ok(Outgoing(subscribe_thread::unstable::Response::new()))
@@ -114,9 +122,11 @@ async fn unsubscribe_thread(
     Incoming { from, request }: Incoming<unsubscribe_thread::unstable::Request>,
 ) -> Result<Outgoing<unsubscribe_thread::unstable::Response>> {
     let (room, access) = rooms
+        .access
         .enter(&request.room_id, from.user, &from.user_id)
         .await?;
     rooms
+        .relations
         .unsubscribe((&room, &access), from.user, &request.thread_root)
         .await?;
     Ok(Outgoing(unsubscribe_thread::unstable::Response::new()))
@@ -134,6 +144,7 @@ async fn get_thread_subscriptions_changes(
     let limit = limited(request.limit);
     let span = (before.unwrap_or(i64::MAX), after.unwrap_or(0));
     let mut changes = rooms
+        .relations
         .subscription_changes(from.user, span, limit + 1)
         .await?;
     let mut response = get_thread_subscriptions_changes::unstable::Response::new();

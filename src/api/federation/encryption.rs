@@ -28,7 +28,7 @@ async fn get_devices(
     State(rooms): State<Rooms>,
     Incoming { request, .. }: Incoming<get_devices::v1::Request>,
 ) -> Result<Outgoing<get_devices::v1::Response>> {
-    if !rooms.is_local(&request.user_id) {
+    if !rooms.memory.is_local(&request.user_id) {
         return Err(Error::invalid_param("the user is of another server"));
     }
     Ok(Outgoing(devices.told_of(&request.user_id).await?))

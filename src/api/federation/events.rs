@@ -48,8 +48,8 @@ async fn get_event(
     State(clock): State<Clock>,
     Incoming { from, request }: Incoming<get_event::v1::Request>,
 ) -> Result<Outgoing<get_event::v1::Response>> {
-    let event = rooms.event_for(&from, &request.event_id).await?;
-    let (own, now) = (rooms.server_name().to_owned(), clock.now());
+    let event = rooms.federation.event_for(&from, &request.event_id).await?;
+    let (own, now) = (rooms.memory.server_name().to_owned(), clock.now());
     Ok(Outgoing(get_event::v1::Response::new(own, now, event)))
 }
 
@@ -60,9 +60,19 @@ async fn get_room_state(
     State(rooms): State<Rooms>,
     Incoming { from, request }: Incoming<get_room_state::v1::Request>,
 ) -> Result<Response> {
-    let room = rooms.shared_room(&from, &request.room_id).await?;
-    let mut writing = Writing::new(&rooms, &from, rooms.turn_to_be_told(&from).await?);
-    let answer = rooms.state_answer(&room, &request.event_id).await?;
+    let room = rooms
+        .federation
+        .shared_room(&from, &request.room_id)
+        .await?;
+    let mut writing = Writing::new(
+        &rooms,
+        &from,
+        rooms.federation.turn_to_be_told(&from).await?,
+    );
+    let answer = rooms
+        .federation
+        .state_answer(&room, &request.event_id)
+        .await?;
     writing.text(r#"{"auth_chain":"#);
     writing.events(&answer.auth_chain);
     writing.text(r#","pdus":"#);
@@ -78,9 +88,19 @@ async fn get_room_state_ids(
     State(rooms): State<Rooms>,
     Incoming { from, request }: Incoming<get_room_state_ids::v1::Request>,
 ) -> Result<Response> {
-    let room = rooms.shared_room(&from, &request.room_id).await?;
-    let mut writing = Writing::new(&rooms, &from, rooms.turn_to_be_told(&from).await?);
-    let answer = rooms.state_answer(&room, &request.event_id).await?;
+    let room = rooms
+        .federation
+        .shared_room(&from, &request.room_id)
+        .await?;
+    let mut writing = Writing::new(
+        &rooms,
+        &from,
+        rooms.federation.turn_to_be_told(&from).await?,
+    );
+    let answer = rooms
+        .federation
+        .state_answer(&room, &request.event_id)
+        .await?;
     writing.text(r#"{"auth_chain_ids":"#);
     writing.ids(&answer.auth_chain)?;
     writing.text(r#","pdu_ids":"#);
@@ -96,9 +116,19 @@ async fn get_event_authorization(
     State(rooms): State<Rooms>,
     Incoming { from, request }: Incoming<get_event_authorization::v1::Request>,
 ) -> Result<Response> {
-    let room = rooms.shared_room(&from, &request.room_id).await?;
-    let mut writing = Writing::new(&rooms, &from, rooms.turn_to_be_told(&from).await?);
-    let chain = rooms.auth_chain_of(&room, &request.event_id).await?;
+    let room = rooms
+        .federation
+        .shared_room(&from, &request.room_id)
+        .await?;
+    let mut writing = Writing::new(
+        &rooms,
+        &from,
+        rooms.federation.turn_to_be_told(&from).await?,
+    );
+    let chain = rooms
+        .federation
+        .auth_chain_of(&room, &request.event_id)
+        .await?;
     writing.text(r#"{"auth_chain":"#);
     writing.events(&chain);
     writing.text("}");
@@ -113,10 +143,16 @@ async fn get_backfill(
     State(clock): State<Clock>,
     Incoming { from, request }: Incoming<get_backfill::v1::Request>,
 ) -> Result<Outgoing<get_backfill::v1::Response>> {
-    let room = rooms.shared_room(&from, &request.room_id).await?;
+    let room = rooms
+        .federation
+        .shared_room(&from, &request.room_id)
+        .await?;
     let limit = usize::try_from(u64::from(request.limit)).unwrap_or(usize::MAX);
-    let pdus = rooms.backfill_for(&room, &from, &request.v, limit).await?;
-    let (own, now) = (rooms.server_name().to_owned(), clock.now());
+    let pdus = rooms
+        .federation
+        .backfill_for(&room, &from, &request.v, limit)
+        .await?;
+    let (own, now) = (rooms.memory.server_name().to_owned(), clock.now());
     Ok(Outgoing(get_backfill::v1::Response::new(own, now, pdus)))
 }
 
@@ -127,10 +163,14 @@ async fn get_missing_events(
     State(rooms): State<Rooms>,
     Incoming { from, request }: Incoming<get_missing_events::v1::Request>,
 ) -> Result<Outgoing<get_missing_events::v1::Response>> {
-    let room = rooms.shared_room(&from, &request.room_id).await?;
+    let room = rooms
+        .federation
+        .shared_room(&from, &request.room_id)
+        .await?;
     let limit = usize::try_from(u64::from(request.limit)).unwrap_or(usize::MAX);
     let between = (&*request.earliest_events, &*request.latest_events);
     let events = rooms
+        .federation
         .missing_events_for(&room, &from, between, (request.min_depth.into(), limit))
         .await?;
     Ok(Outgoing(get_missing_events::v1::Response::new(events)))
@@ -143,9 +183,13 @@ async fn get_event_by_timestamp(
     State(rooms): State<Rooms>,
     Incoming { from, request }: Incoming<get_event_by_timestamp::v1::Request>,
 ) -> Result<Outgoing<get_event_by_timestamp::v1::Response>> {
-    let room = rooms.shared_room(&from, &request.room_id).await?;
+    let room = rooms
+        .federation
+        .shared_room(&from, &request.room_id)
+        .await?;
     let ts = i64::from(request.ts.0);
     let (event_id, made_at) = rooms
+        .federation
         .event_at_time_for(&room, &from, ts, request.dir)
         .await?;
     let made_at = timestamp(made_at);
@@ -162,6 +206,9 @@ async fn get_hierarchy(
     Incoming { from, request }: Incoming<get_hierarchy::v1::Request>,
 ) -> Result<Json<ServerHierarchy>> {
     let (space, suggested_only) = (&request.room_id, request.suggested_only);
-    let hierarchy = rooms.hierarchy_for(&from, space, suggested_only).await?;
+    let hierarchy = rooms
+        .previews
+        .hierarchy_for(&from, space, suggested_only)
+        .await?;
     Ok(Json(hierarchy))
 }

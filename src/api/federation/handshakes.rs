@@ -66,6 +66,7 @@ async fn prepare_join_event(
         room_id: request.room_id,
     };
     let offer = rooms
+        .resident
         .make_event(Handshake::Join, &applicant, &request.ver)
         .await?;
     let mut response = prepare_join_event::v1::Response::new(offer.event);
@@ -81,7 +82,11 @@ async fn create_join_event(
     State(rooms): State<Rooms>,
     Incoming { from, request }: Incoming<create_join_event::v2::Request>,
 ) -> Result<Response> {
-    let mut writing = Writing::new(&rooms, &from, rooms.turn_to_be_told(&from).await?);
+    let mut writing = Writing::new(
+        &rooms,
+        &from,
+        rooms.federation.turn_to_be_told(&from).await?,
+    );
     let join = SignedEvent {
         origin: from,
         room_id: request.room_id,
@@ -104,7 +109,7 @@ async fn create_join_event_v1(
     let mut writing = Writing::new(
         &rooms,
         &signed.from,
-        rooms.turn_to_be_told(&signed.from).await?,
+        rooms.federation.turn_to_be_told(&signed.from).await?,
     );
     let join = signed_event(signed)?;
     writing.text("[200,");
@@ -123,9 +128,10 @@ async fn write_join(
     let taken = workflows.take_signed(Handshake::Join, join).await?;
     let join = taken.event.pdu();
     let answer = rooms
+        .federation
         .join_answer((join, &taken.before), omit_members)
         .await?;
-    let own = to_raw_value(rooms.server_name())?;
+    let own = to_raw_value(rooms.memory.server_name())?;
     writing.text(format!(
         r#"{{"origin":{own},"event":{},"members_omitted":{},"#,
         taken.event.json(),
@@ -156,7 +162,10 @@ async fn prepare_leave_event(
         user_id: request.user_id,
         room_id: request.room_id,
     };
-    let offer = rooms.make_event(Handshake::Leave, &applicant, &[]).await?;
+    let offer = rooms
+        .resident
+        .make_event(Handshake::Leave, &applicant, &[])
+        .await?;
     let response = prepare_leave_event::v1::Response::new(Some(offer.version), offer.event);
     Ok(Outgoing(response))
 }
@@ -203,6 +212,7 @@ async fn prepare_knock_event(
         room_id: request.room_id,
     };
     let offer = rooms
+        .resident
         .make_event(Handshake::Knock, &applicant, &request.ver)
         .await?;
     let response = prepare_knock_event::v1::Response::new(offer.version, offer.event);
@@ -225,7 +235,8 @@ async fn create_knock_event(
     };
     let taken = workflows.take_signed(Handshake::Knock, knock).await?;
     let told = rooms
-        .jsons(&from, &rooms.told_to_strangers(&taken.before))
+        .federation
+        .jsons(&from, &rooms.resident.told_to_strangers(&taken.before))
         .await?;
     let told = told.into_iter().map(RawStrippedState::Pdu).collect();
     Ok(Outgoing(create_knock_event::v1::Response::new(told)))

@@ -47,7 +47,7 @@ async fn get_content(
     State(rooms): State<Rooms>,
     Incoming { request, .. }: Incoming<get_content::v1::Request>,
 ) -> Result<Response> {
-    let (own, wait) = (rooms.server_name(), request.timeout_ms);
+    let (own, wait) = (rooms.memory.server_name(), request.timeout_ms);
     let content = media
         .content(own, &request.media_id, wait, Remote::Leave)
         .await?;
@@ -69,7 +69,7 @@ async fn get_content_thumbnail(
     })?;
     // "When not provided, the server SHOULD NOT return an animated thumbnail."
     let animated = request.animated.unwrap_or(false);
-    let address = (rooms.server_name(), request.media_id.as_str());
+    let address = (rooms.memory.server_name(), request.media_id.as_str());
     let content = media
         .thumbnail(address, wanted, animated, request.timeout_ms, Remote::Leave)
         .await?;

@@ -41,7 +41,7 @@ async fn get_public_rooms(
         limit: limit(request.limit),
         ..DirectorySearch::default()
     };
-    let page = rooms.directory(search).await?;
+    let page = rooms.directory.directory(search).await?;
     let mut response = get_public_rooms::v1::Response::new();
     response.chunk = page.chunk;
     response.next_batch = page.next_batch;
@@ -66,7 +66,7 @@ async fn get_public_rooms_filtered(
         since: request.since,
         limit: limit(request.limit),
     };
-    let page = rooms.directory(search).await?;
+    let page = rooms.directory.directory(search).await?;
     let mut response = get_public_rooms_filtered::v1::Response::new();
     response.chunk = page.chunk;
     response.next_batch = page.next_batch;

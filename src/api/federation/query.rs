@@ -50,7 +50,7 @@ async fn get_profile_information(
     Incoming { request, .. }: Incoming<get_profile_information::v1::Request>,
 ) -> Result<Outgoing<get_profile_information::v1::Response>> {
     let user_id = &request.user_id;
-    if !rooms.is_local(user_id) {
+    if !rooms.memory.is_local(user_id) {
         return Err(Error::invalid_param("the user is of another server"));
     }
     let mut profile = users.profile(user_id).await?;
@@ -75,7 +75,7 @@ async fn get_room_information(
     Incoming { request, .. }: Incoming<get_room_information::v1::Request>,
 ) -> Result<Outgoing<get_room_information::v1::Response>> {
     let alias = &request.room_alias;
-    if alias.server_name() != rooms.server_name() {
+    if alias.server_name() != rooms.memory.server_name() {
         return Err(Error::invalid_param("the alias belongs to another server"));
     }
     let (room_id, servers) = workflows.resolve_alias(alias).await?;

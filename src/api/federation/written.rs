@@ -93,7 +93,7 @@ impl Writing {
             Piece::Events(ids) => ids,
         };
         let mut text = String::new();
-        for event in self.rooms.jsons(&self.server, &ids).await? {
+        for event in self.rooms.federation.jsons(&self.server, &ids).await? {
             if self.has_events {
                 text.push(',');
             }

@@ -69,7 +69,10 @@ async fn create_link(
         label: body.label.filter(|label| !label.is_empty()),
     };
     let creator = (from.user, &*from.user_id);
-    let link = rooms.create_link(&room_id, creator, link).await?;
+    let link = rooms
+        .invite_links
+        .create_link(&room_id, creator, link)
+        .await?;
     Ok(Json(shown(&link, &config)))
 }
 
@@ -80,7 +83,10 @@ async fn list_links(
     InRoom(room_id): InRoom,
     Asker(from): Asker,
 ) -> Result<Json<Value>> {
-    let links = rooms.links(&room_id, (from.user, &from.user_id)).await?;
+    let links = rooms
+        .invite_links
+        .links(&room_id, (from.user, &from.user_id))
+        .await?;
     let links: Vec<Value> = links.iter().map(|link| shown(link, &config)).collect();
     Ok(Json(json!({ "links": links })))
 }
@@ -93,7 +99,10 @@ async fn revoke_link(
     Asker(from): Asker,
 ) -> Result<Json<Value>> {
     let user = (from.user, &*from.user_id);
-    rooms.revoke_link(&room_id, &token, user).await?;
+    rooms
+        .invite_links
+        .revoke_link(&room_id, &token, user)
+        .await?;
     Ok(Json(json!({})))
 }
 

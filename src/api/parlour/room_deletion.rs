@@ -29,6 +29,9 @@ async fn delete_room(
 ) -> Result<Json<Value>> {
     limits.check(Class::Send, &*from.user_id)?;
     let asker = (&*from.user_id, from.is_admin);
-    rooms.delete_room(&room_id, asker, body.reason).await?;
+    rooms
+        .deletion
+        .delete_room(&room_id, asker, body.reason)
+        .await?;
     Ok(Json(json!({})))
 }

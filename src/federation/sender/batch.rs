@@ -189,7 +189,7 @@ impl Inner {
     ) -> Result<(Vec<Outgoing>, Position)> {
         let server = &destination.server;
         let most = match most {
-            Some(most) if self.rooms.has_server(room, server).await? => Some(most),
+            Some(most) if self.rooms.federation.has_server(room, server).await? => Some(most),
             _ => None,
         };
         let enough = most.map_or(left, |most| most.max(left));
@@ -198,7 +198,11 @@ impl Inner {
             && events.len() <= enough
             && pages < PAGES
         {
-            let page = self.rooms.outgoing_of_room(room, from, server).await?;
+            let page = self
+                .rooms
+                .federation
+                .outgoing_of_room(room, from, server)
+                .await?;
             events.extend(page.events);
             next = page.next.filter(|next| *next <= unsent.last);
             pages += 1;
@@ -208,7 +212,11 @@ impl Inner {
         let is_too_much = |most| events.len() > most || (next.is_some() && events.len() <= enough);
         if most.is_some_and(is_too_much) {
             let missed = unsent.first..=unsent.last;
-            let mut newest = self.rooms.newest_outgoing(room, missed, server).await?;
+            let mut newest = self
+                .rooms
+                .federation
+                .newest_outgoing(room, missed, server)
+                .await?;
             if newest.len() > left && left < PDUS {
                 // They go together, next time.
                 return Ok((Vec::new(), unsent.first - 1));

@@ -188,7 +188,7 @@ impl Inner {
     async fn try_send(&self, destination: &Destination, batch: &Batch) -> Result<(), Failure> {
         let mut request = send_transaction_message::v1::Request::new(
             batch.transaction_id(),
-            self.rooms.server_name().to_owned(),
+            self.rooms.memory.server_name().to_owned(),
             self.clock.now(),
         );
         request.pdus = batch.pdus.iter().map(|pdu| pdu.json.clone()).collect();

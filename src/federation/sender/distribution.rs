@@ -211,7 +211,7 @@ impl Inner {
     async fn distribute_events(self: &Arc<Self>, held: &mut Held) -> Result<()> {
         loop {
             let after = self.distributed.load(Ordering::SeqCst);
-            let page = self.rooms.outgoing(after).await?;
+            let page = self.rooms.federation.outgoing(after).await?;
             // First what can fail: then all of it is done again.
             for arrival in page.arrivals {
                 self.welcome(held, arrival).await?;
@@ -249,14 +249,14 @@ impl Inner {
             room,
             user_id,
         } = arrival;
-        let (servers, users) = match self.rooms.room_by_number(room).await {
+        let (servers, users) = match self.rooms.memory.room_by_number(room).await {
             // It was deleted.
             Err(Error::NotFound(_)) => return Ok(()),
             Err(error) => return Err(error),
-            Ok(_) if self.rooms.is_local(&user_id) => {
-                let user = self.rooms.user_number(&user_id).await?;
+            Ok(_) if self.rooms.memory.is_local(&user_id) => {
+                let user = self.rooms.memory.user_number(&user_id).await?;
                 let users = user.map(|user| (user, user_id)).into_iter().collect();
-                (self.rooms.other_servers(room).await?, users)
+                (self.rooms.federation.other_servers(room).await?, users)
             }
             Ok(room) => newly_there(&room, &user_id, position),
         };
@@ -294,11 +294,12 @@ impl Inner {
             let mut db = self.db.read().await?;
             self.db.strings.get(&mut db, user).await?
         };
-        let is_local = <&UserId>::try_from(&*user_id).is_ok_and(|id| self.rooms.is_local(id));
+        let is_local =
+            <&UserId>::try_from(&*user_id).is_ok_and(|id| self.rooms.memory.is_local(id));
         if !is_local {
             return Ok(());
         }
-        let servers = self.rooms.servers_with(user).await?;
+        let servers = self.rooms.federation.servers_with(user).await?;
         let servers: Vec<OwnedServerName> = servers.into_iter().collect();
         let owed = self.devices.owe_lists(&servers, &[user]).await?;
         self.note(&owed, |state| state.has_lists = true);
@@ -317,7 +318,7 @@ impl Inner {
             let Some(servers) = self.servers_of(room).await? else {
                 continue;
             };
-            let room_id = self.rooms.room_id(room).await?;
+            let room_id = self.rooms.memory.room_id(room).await?;
             self.note(&servers, |state| {
                 for receipt in &receipts {
                     state.note_receipt(&room_id, receipt);
@@ -332,7 +333,7 @@ impl Inner {
         let typists = self.ephemeral.typing.changed(room, Tick::MIN, Tick::MAX);
         let typists = typists.unwrap_or_default().into_iter();
         let now: BTreeSet<OwnedUserId> = typists
-            .filter(|user_id| self.rooms.is_local(user_id))
+            .filter(|user_id| self.rooms.memory.is_local(user_id))
             .collect();
         let before = held.typing.remove(&room).unwrap_or_default();
         let changed: Vec<(OwnedUserId, bool)> = now
@@ -356,7 +357,7 @@ impl Inner {
         let Some(servers) = self.servers_of(room).await? else {
             return Ok(());
         };
-        let room_id = self.rooms.room_id(room).await?;
+        let room_id = self.rooms.memory.room_id(room).await?;
         self.note(&servers, |state| {
             for (user_id, is) in typists {
                 state.note_typing(&room_id, user_id, *is);
@@ -367,9 +368,9 @@ impl Inner {
 
     async fn distribute_presence(self: &Arc<Self>, user: UserNum) -> Result<()> {
         let event = self.ephemeral.presence.get(user);
-        let event = event.filter(|event| self.rooms.is_local(&event.sender));
+        let event = event.filter(|event| self.rooms.memory.is_local(&event.sender));
         if let Some(event) = event {
-            let servers = self.rooms.servers_with(user).await?;
+            let servers = self.rooms.federation.servers_with(user).await?;
             self.note(&servers, |state| state.note_presence(&event.sender));
         }
         Ok(())
@@ -400,7 +401,7 @@ impl Inner {
 
     /// Returns the other servers in a room; `None` when it is gone, or nobody else is there.
     async fn servers_of(&self, room: RoomNum) -> Result<Option<Vec<OwnedServerName>>> {
-        match self.rooms.other_servers(room).await {
+        match self.rooms.federation.other_servers(room).await {
             Err(Error::NotFound(_)) => Ok(None),
             servers => Ok(Some(servers?).filter(|servers| !servers.is_empty())),
         }

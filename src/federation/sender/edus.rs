@@ -123,7 +123,7 @@ async fn gather_presence(
     let taken = take_presence(&mut destination.lock(), batch);
     let mut push = Vec::new();
     for user_id in &taken {
-        let user = inner.rooms.user_number(user_id).await?;
+        let user = inner.rooms.memory.user_number(user_id).await?;
         let event = user.and_then(|user| inner.ephemeral.presence.get(user));
         let Some(event) = event else {
             continue;

@@ -96,7 +96,7 @@ impl Sender {
             outbox::cursor(&mut db).await?
         };
         let inner = Arc::new(Inner {
-            inbox: Inbox::new(rooms.server_name()),
+            inbox: Inbox::new(rooms.memory.server_name()),
             db,
             clock,
             tasks,

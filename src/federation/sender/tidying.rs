@@ -49,7 +49,7 @@ impl Inner {
         if idle.is_empty() {
             return Ok(());
         }
-        let there = self.rooms.servers_with_us().await?;
+        let there = self.rooms.federation.servers_with_us().await?;
         let idle = idle.into_iter().filter_map(|it| it.try_into().ok());
         let gone: Vec<OwnedServerName> = idle.filter(|server| !there.contains(server)).collect();
         for some in gone.chunks(SERVERS) {

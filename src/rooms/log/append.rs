@@ -4,15 +4,12 @@ use std::sync::Arc;
 
 use ruma::{
     OwnedEventId, OwnedUserId,
-    events::{
-        StateEventType, TimelineEventType,
-        room::{guest_access::GuestAccess, member::MembershipState},
-    },
+    events::{StateEventType, TimelineEventType, room::member::MembershipState},
 };
 use serde_json::value::RawValue;
 
 use super::{
-    redactions,
+    EventLog, invitation_expiry, redactions,
     relations::{self, Stored},
     snapshots::{self, Base},
 };
@@ -20,25 +17,22 @@ use crate::{
     error::{Error, Result},
     matrix::{self, Counters, Exception, Pdu, Resolved, StateMap, TimelineEvent, Visibility},
     rooms::{
-        Inner,
         memory::{
             recent_events::After,
             room::{Room, Tip, joined},
         },
+        read::listing::{is_listed, listing},
         unread::{
             push_counts::Counting,
             read_markers::{self, Reader},
         },
-        write::expiring_invitations,
     },
     storage::{
         Change, DeviceNum, WriteTx,
         rooms::{
             delayed_events::{self, Ending},
             events::{self, NewEvent, Status},
-            gaps, memberships,
-            room_table::{self, Listing},
-            state, unread,
+            gaps, memberships, room_table, state, unread,
         },
     },
 };
@@ -117,7 +111,7 @@ pub(crate) struct Numbers {
 ///
 /// Returns `None`, and changes nothing, if the device used the transaction id before, or if the event is known.
 pub(crate) async fn append(
-    inner: &Inner,
+    log: &EventLog,
     tx: &mut WriteTx,
     room: &Room,
     tip: &mut Tip,
@@ -145,15 +139,15 @@ pub(crate) async fn append(
         return Ok(None);
     }
     store_relation(tx, room, &numbers, &event).await?;
-    settle_delayed(inner, tx, room, (&accepted, numbers.sender)).await?;
+    settle_delayed(log, tx, room, (&accepted, numbers.sender)).await?;
     match &stand.fork {
-        Some(fork) => follow_fork(inner, tx, room, tip, (&numbers, &event, fork)).await?,
-        None => follow(inner, tx, room, tip, (&numbers, &event)).await?,
+        Some(fork) => follow_fork(log, tx, room, tip, (&numbers, &event, fork)).await?,
+        None => follow(log, tx, room, tip, (&numbers, &event)).await?,
     }
     tip.remember(&event, stand.after(tip, &event));
     let extremities = serde_json::to_string(&tip.forward_extremities)?;
     room_table::advance(tx, room.num, &extremities, tip.snapshot, event.position).await?;
-    if event.pdu.sender.server_name() == inner.key.server_name() && event.shows_reading() {
+    if event.pdu.sender.server_name() == log.key.server_name() && event.shows_reading() {
         let reader = Reader {
             user: numbers.sender,
             room: room.num,
@@ -250,7 +244,7 @@ impl Tip {
 
 /// Moves the tip past an event that follows all that the room knows.
 async fn follow(
-    inner: &Inner,
+    log: &EventLog,
     tx: &mut WriteTx,
     room: &Room,
     tip: &mut Tip,
@@ -263,7 +257,7 @@ async fn follow(
     store_state(tx, room, tip, (numbers, state_key), event).await?;
     if event.pdu.member().is_some() {
         let member = (state_key, Some(&event.pdu), numbers.row);
-        store_membership(inner, tx, room, (numbers.position, member), &tip.state).await?;
+        store_membership(log, tx, room, (numbers.position, member), &tip.state).await?;
     }
     if is_listed(&event.pdu.state_type()) {
         let listing = listing(&tip.state, tip.joined_members);
@@ -274,7 +268,7 @@ async fn follow(
 
 /// Moves the tip past an event that stands beside others, to the state that was resolved.
 async fn follow_fork(
-    inner: &Inner,
+    log: &EventLog,
     tx: &mut WriteTx,
     room: &Room,
     tip: &mut Tip,
@@ -291,20 +285,20 @@ async fn follow_fork(
     let Some(resolved) = &event.resolved else {
         return Ok(());
     };
-    snapshots::set_current(inner, tx, room, tip, (numbers.position, resolved)).await
+    snapshots::set_current(log, tx, room, tip, (numbers.position, resolved)).await
 }
 
 /// Notes that a delayed event is sent, and cancels what others have scheduled for the same piece of state.
 async fn settle_delayed(
-    inner: &Inner,
+    log: &EventLog,
     tx: &mut WriteTx,
     room: &Room,
     (accepted, sender): (&Accepted, i64),
 ) -> Result<()> {
-    if !inner.schedule.is_used() {
+    if !log.delayed_events.is_used() {
         return Ok(());
     }
-    let (pdu, now) = (&accepted.pdu, inner.clock.now_ms());
+    let (pdu, now) = (&accepted.pdu, log.clock.now_ms());
     if let Some(num) = accepted.delayed {
         let ending = Ending {
             ts: now,
@@ -517,7 +511,7 @@ async fn store_state(
 
 /// Stores what a user is in a room; `member` has the user's number, their member event, and where that is stored.
 pub(crate) async fn store_membership(
-    inner: &Inner,
+    log: &EventLog,
     tx: &mut WriteTx,
     room: &Room,
     (position, (user, pdu, row)): (i64, (i64, Option<&Arc<Pdu>>, i64)),
@@ -542,8 +536,8 @@ pub(crate) async fn store_membership(
         stripped.as_deref(),
     )
     .await?;
-    expiring_invitations::note(inner, tx, (room.num, user), pdu).await?;
-    let local = user_id.server_name() == inner.key.server_name();
+    invitation_expiry::note(log, tx, (room.num, user), pdu).await?;
+    let local = user_id.server_name() == log.key.server_name();
     let change = Change::Membership {
         user,
         user_id,
@@ -576,43 +570,4 @@ fn stripped_state(state: &StateMap, invitation: &Pdu) -> Vec<Box<RawValue>> {
         .map(|pdu| matrix::stripped(pdu))
         .chain([matrix::stripped(invitation)])
         .collect()
-}
-
-/// Returns whether the public directory shows something of such state.
-pub(crate) fn is_listed(kind: &StateEventType) -> bool {
-    matches!(
-        kind,
-        StateEventType::RoomCreate
-            | StateEventType::RoomMember
-            | StateEventType::RoomName
-            | StateEventType::RoomTopic
-            | StateEventType::RoomAvatar
-            | StateEventType::RoomCanonicalAlias
-            | StateEventType::RoomJoinRules
-            | StateEventType::RoomHistoryVisibility
-            | StateEventType::RoomGuestAccess
-    )
-}
-
-/// What the public directory shows of a room in this state.
-pub(crate) fn listing(state: &StateMap, joined_members: i64) -> Listing {
-    let text = |kind: StateEventType, field: &str| {
-        state
-            .get(&kind, "")
-            .and_then(|pdu| pdu.content_str(field))
-            .filter(|text| !text.is_empty())
-    };
-    Listing {
-        name: text(StateEventType::RoomName, "name"),
-        topic: text(StateEventType::RoomTopic, "topic"),
-        canonical_alias: text(StateEventType::RoomCanonicalAlias, "alias"),
-        avatar_url: text(StateEventType::RoomAvatar, "url"),
-        join_rule: text(StateEventType::RoomJoinRules, "join_rule")
-            .unwrap_or_else(|| "invite".to_owned()),
-        room_type: text(StateEventType::RoomCreate, "type"),
-        world_readable: Visibility::of_state(state) == Visibility::WorldReadable,
-        guest_can_join: text(StateEventType::RoomGuestAccess, "guest_access").as_deref()
-            == Some(GuestAccess::CanJoin.as_str()),
-        joined_members,
-    }
 }

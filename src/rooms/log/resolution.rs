@@ -7,10 +7,10 @@ use std::{
 
 use ruma::{OwnedEventId, room_version_rules::RoomVersionRules};
 
+use super::EventLog;
 use crate::{
     error::{Error, Result},
     matrix::{self, KnownEvents, Pdu, Resolution, StateMap},
-    rooms::Rooms,
     storage::rooms::{
         events::Status,
         graph::{self, Node},
@@ -27,7 +27,7 @@ const CHUNK: usize = 500;
 /// Events of auth chains that are remembered for the next resolution.
 const REMEMBERED: usize = 50_000;
 
-impl Rooms {
+impl EventLog {
     /// Resolves states of a room.
     ///
     /// # Errors
@@ -38,7 +38,7 @@ impl Rooms {
         rules: &RoomVersionRules,
         sets: Vec<StateMap>,
     ) -> Result<StateMap> {
-        let turn = self.inner.resolving.acquire().await;
+        let turn = self.resolutions.acquire().await;
         let _turn = turn.map_err(|source| Error::internal("wait to resolve a state", source))?;
         let mut known = KnownEvents::new();
         let mut absent: BTreeSet<OwnedEventId> = BTreeSet::new();
@@ -98,7 +98,7 @@ impl Rooms {
         let mut events = Vec::with_capacity(ids.len());
         let mut unknown = Vec::new();
         {
-            let lately = self.inner.auth_events.lock();
+            let lately = self.auth_events.lock();
             let lately = lately.unwrap_or_else(PoisonError::into_inner);
             for id in ids {
                 match lately.get(id) {
@@ -109,7 +109,7 @@ impl Rooms {
         }
         for chunk in unknown.chunks(CHUNK) {
             let nodes = {
-                let mut conn = self.inner.db.read().await?;
+                let mut conn = self.db.read().await?;
                 graph::nodes(&mut conn, chunk.iter().map(|id| id.as_str())).await?
             };
             for node in nodes {
@@ -125,7 +125,7 @@ impl Rooms {
         if pdu.rejected || pdu.state_key.is_none() {
             return;
         }
-        let lately = self.inner.auth_events.lock();
+        let lately = self.auth_events.lock();
         let mut lately = lately.unwrap_or_else(PoisonError::into_inner);
         if lately.len() >= REMEMBERED {
             lately.clear();

@@ -10,13 +10,13 @@ use ruma::{
     events::{StateEventType, room::member::MembershipState},
 };
 
-use super::append::{is_listed, listing, store_membership};
+use super::{EventLog, append::store_membership};
 use crate::{
     error::{Error, Result},
     matrix::{Pdu, Resolved, StateMap},
     rooms::{
-        Inner,
         memory::room::{Room, Tip, joined_between},
+        read::listing::{is_listed, listing},
     },
     storage::{
         Change, WriteTx,
@@ -149,16 +149,16 @@ pub(crate) async fn positions(
 
 /// Returns who a member event is about, if nobody here needs more than the fact: they are of another server, and
 /// neither invited nor knocking.
-fn remote_member(inner: &Inner, pdu: &Pdu) -> Option<(OwnedUserId, MembershipState)> {
+fn remote_member(log: &EventLog, pdu: &Pdu) -> Option<(OwnedUserId, MembershipState)> {
     let (user_id, membership) = (pdu.member()?, pdu.membership()?);
-    let is_remote = user_id.server_name() != inner.key.server_name();
+    let is_remote = user_id.server_name() != log.key.server_name();
     let is_plain = !matches!(membership, MembershipState::Invite | MembershipState::Knock);
     (is_remote && is_plain).then(|| (user_id.to_owned(), membership))
 }
 
 /// Stores that a user is nothing to the room any more, of whom the resolved state says nothing.
 async fn store_absence(
-    inner: &Inner,
+    log: &EventLog,
     tx: &mut WriteTx,
     room: &Room,
     (place, user, user_id): (i64, i64, &str),
@@ -172,7 +172,7 @@ async fn store_absence(
     memberships::set(tx, (user, room.num), membership.as_str(), left, None).await?;
     let change = Change::Membership {
         user,
-        local: user_id.server_name() == inner.key.server_name(),
+        local: user_id.server_name() == log.key.server_name(),
         user_id,
         room: room.num,
         membership: Some(membership),
@@ -184,7 +184,7 @@ async fn store_absence(
 
 /// Makes a state that was resolved the room's own, from a place of the timeline on.
 pub(crate) async fn set_current(
-    inner: &Inner,
+    log: &EventLog,
     tx: &mut WriteTx,
     room: &Room,
     tip: &mut Tip,
@@ -221,13 +221,13 @@ pub(crate) async fn set_current(
             continue;
         }
         let Some(pdu) = tip.state.get(kind, key) else {
-            store_absence(inner, tx, room, (place, user, key)).await?;
+            store_absence(log, tx, room, (place, user, key)).await?;
             continue;
         };
         let row = row.unwrap_or_default();
-        let Some((user_id, membership)) = remote_member(inner, pdu) else {
+        let Some((user_id, membership)) = remote_member(log, pdu) else {
             let member = (user, Some(pdu), row);
-            store_membership(inner, tx, room, (place, member), &tip.state).await?;
+            store_membership(log, tx, room, (place, member), &tip.state).await?;
             continue;
         };
         many.push((user, membership.to_string(), row));

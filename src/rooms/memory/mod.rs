@@ -1,8 +1,426 @@
 //! The rooms and memberships that are kept in memory, and how they follow the journal.
 
+pub(crate) mod deleted_rooms;
 pub(crate) mod journal_cache;
 pub(crate) mod load;
+pub(crate) mod read_state;
 pub(crate) mod recent_events;
 pub(crate) mod room;
 pub(crate) mod timetable;
 pub(crate) mod user_rooms;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError, RwLock, atomic::Ordering},
+};
+
+use ruma::{
+    OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, ServerName, UserId,
+    events::room::member::MembershipState,
+};
+
+use self::{
+    deleted_rooms::DeletedRooms, journal_cache::Followed, room::Room, user_rooms::UserRooms,
+};
+use crate::{
+    error::{Error, Result},
+    matrix::SigningKey,
+    storage::{
+        Change, Db, Position, RoomNum, UserNum,
+        rooms::{memberships, room_deletion, room_table},
+        users::accounts,
+    },
+};
+
+/// Rooms kept in memory.
+const WARM_ROOMS: usize = 2_000;
+/// Rooms whose numbers are kept in memory.
+const KNOWN_NUMBERS: usize = 50_000;
+/// Users whose memberships are kept in memory.
+const WARM_USERS: usize = 20_000;
+
+/// The users who asked to be erased, each with the position of the request in the journal.
+pub(crate) type ErasedUsers = HashMap<OwnedUserId, Position>;
+
+/// The rooms and memberships in memory. Loads them from the database when they are needed, and follows the journal.
+#[derive(Clone)]
+pub struct RoomMemory {
+    inner: Arc<RoomMemoryInner>,
+}
+
+struct RoomMemoryInner {
+    db: Db,
+    key: Arc<SigningKey>,
+    /// The numbers of rooms, which never change.
+    numbers: RwLock<HashMap<OwnedRoomId, RoomNum>>,
+    erased: RwLock<Arc<ErasedUsers>>,
+    rooms: Followed<Room>,
+    users: Followed<UserRooms>,
+    deleted: DeletedRooms,
+}
+
+impl RoomMemory {
+    /// Reads from the database what is kept in memory from the start.
+    pub(super) async fn load(db: Db, key: Arc<SigningKey>) -> Result<Self> {
+        let erased = load_erased_users(&db).await?;
+        let deleted = DeletedRooms::load(&db).await?;
+        Ok(Self {
+            inner: Arc::new(RoomMemoryInner {
+                db,
+                key,
+                numbers: RwLock::default(),
+                erased: RwLock::new(Arc::new(erased)),
+                rooms: Followed::new(WARM_ROOMS),
+                users: Followed::new(WARM_USERS),
+                deleted,
+            }),
+        })
+    }
+
+    /// Returns the users who asked to be erased.
+    pub(crate) fn erased_users(&self) -> Arc<ErasedUsers> {
+        let erased = self.inner.erased.read();
+        erased.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Returns the rooms that are being deleted, or were since the server started.
+    pub(crate) fn deleted_rooms(&self) -> &DeletedRooms {
+        &self.inner.deleted
+    }
+
+    /// Returns the name of this server.
+    pub fn server_name(&self) -> &ServerName {
+        self.inner.key.server_name()
+    }
+
+    /// Returns whether a user is of this server.
+    pub fn is_local(&self, user_id: &UserId) -> bool {
+        user_id.server_name() == self.server_name()
+    }
+
+    /// Returns a room, from memory if it is there.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] when this server does not know the room.
+    pub async fn room(&self, room_id: &RoomId) -> Result<Arc<Room>> {
+        let num = self.number(room_id).await?;
+        self.room_by_number(num).await
+    }
+
+    /// Returns a room for a member of it; whether an unknown room exists is nobody's business.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Forbidden`] when this server does not know the room.
+    pub async fn room_of_member(&self, room_id: &RoomId) -> Result<Arc<Room>> {
+        self.room(room_id)
+            .await
+            .map_err(|error| not_in_room(error, room_id))
+    }
+
+    /// Returns whether a user has joined a room.
+    pub async fn is_joined(&self, user: UserNum, room: &Room) -> Result<bool> {
+        Ok(self.of_user(user).await?.membership(room.num) == MembershipState::Join)
+    }
+
+    /// Returns whether a user has left a room and asked to forget it.
+    pub async fn has_forgotten(&self, user: UserNum, room: &Room) -> Result<bool> {
+        let mine = self.of_user(user).await?.get(room.num);
+        Ok(mine.is_some_and(|room| room.forgotten))
+    }
+
+    /// Returns whether two users have joined the same room.
+    pub async fn share_a_room(&self, one: UserNum, other: UserNum) -> Result<bool> {
+        let (one, other) = (self.of_user(one).await?, self.of_user(other).await?);
+        Ok(one
+            .joined()
+            .into_iter()
+            .any(|room| other.membership(room) == MembershipState::Join))
+    }
+
+    /// Returns whether a user has joined a room that a user of this server has joined, leaving one room out.
+    pub async fn shares_with_us(&self, user: UserNum, but: Option<RoomNum>) -> Result<bool> {
+        let mut joined = self.of_user(user).await?.joined();
+        joined.retain(|room| Some(*room) != but);
+        let is_ours = |room: &Room| !room.view().local_members.is_empty();
+        // What is in memory first: that costs nothing.
+        let mut others = Vec::new();
+        for num in joined {
+            match self.peek(num) {
+                Some(room) if is_ours(&room) => return Ok(true),
+                Some(_) => {}
+                None => others.push(num),
+            }
+        }
+        for num in others {
+            match self.room_by_number(num).await {
+                Ok(room) if is_ours(&room) => return Ok(true),
+                // It was deleted meanwhile.
+                Ok(_) | Err(Error::NotFound(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(false)
+    }
+
+    /// Returns those of some users who have joined a room that a user has joined, too, as the database has it.
+    pub async fn sharing_a_room(&self, user: UserNum, others: &[UserNum]) -> Result<Vec<UserNum>> {
+        let mut conn = self.inner.db.read().await?;
+        memberships::sharing(&mut conn, user, others).await
+    }
+
+    /// Returns the places of the newest events of rooms.
+    pub async fn last_positions(&self, rooms: &[RoomNum]) -> Result<Vec<(RoomNum, Position)>> {
+        let mut conn = self.inner.db.read().await?;
+        room_table::last_positions(&mut conn, rooms).await
+    }
+
+    /// Returns the number of a room.
+    pub async fn number(&self, room_id: &RoomId) -> Result<RoomNum> {
+        let known = self
+            .inner
+            .numbers
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(room_id)
+            .copied();
+        if let Some(num) = known {
+            self.check_stays(num)?;
+            return Ok(num);
+        }
+        let mut conn = self.inner.db.read().await?;
+        let num = room_table::number(&mut conn, room_id.as_str()).await?;
+        let num =
+            num.ok_or_else(|| Error::not_found(format!("the room {room_id} is not known here")))?;
+        self.check_stays(num)?;
+        let mut numbers = self
+            .inner
+            .numbers
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        if numbers.len() >= KNOWN_NUMBERS {
+            numbers.clear();
+        }
+        numbers.insert(room_id.to_owned(), num);
+        Ok(num)
+    }
+
+    /// Returns a room by its number.
+    pub async fn room_by_number(&self, num: RoomNum) -> Result<Arc<Room>> {
+        self.inner
+            .rooms
+            .get(num, || load::room(&self.inner.db, self.server_name(), num))
+            .await
+    }
+
+    /// Returns the id of a room.
+    pub async fn room_id(&self, num: RoomNum) -> Result<OwnedRoomId> {
+        Ok(self.room_by_number(num).await?.room_id.clone())
+    }
+
+    /// Returns the rooms of a user.
+    pub async fn of_user(&self, user: UserNum) -> Result<Arc<UserRooms>> {
+        self.inner
+            .users
+            .get(user, || UserRooms::load(&self.inner.db, user))
+            .await
+    }
+
+    /// Returns a room if it is in memory.
+    pub fn peek(&self, room: RoomNum) -> Option<Arc<Room>> {
+        self.inner.rooms.peek(room)
+    }
+
+    /// Returns the rooms of a user if they are in memory.
+    pub fn peek_user(&self, user: UserNum) -> Option<Arc<UserRooms>> {
+        self.inner.users.peek(user)
+    }
+
+    /// Returns the rooms of a user in which something happened after a position, as the database has it.
+    pub async fn changed_since(&self, user: UserNum, after: Position) -> Result<Vec<RoomNum>> {
+        let mut conn = self.inner.db.read().await?;
+        let mut changed = memberships::changed_since(&mut conn, user, after).await?;
+        changed.extend(room_deletion::removed_since(&mut conn, user, after).await?);
+        Ok(changed)
+    }
+
+    /// Returns the number of a user, or `None` if nobody here ever heard of them.
+    pub async fn user_number(&self, user_id: &UserId) -> Result<Option<UserNum>> {
+        let mut conn = self.inner.db.read().await?;
+        self.inner
+            .db
+            .strings
+            .find(&mut conn, user_id.as_str())
+            .await
+    }
+
+    /// Returns the ids of users by their numbers, in no particular order.
+    pub async fn user_ids(&self, users: &[UserNum]) -> Result<Vec<OwnedUserId>> {
+        if users.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut conn = self.inner.db.read().await?;
+        let texts = self.inner.db.strings.texts(&mut conn, users).await?;
+        let user_ids = texts
+            .values()
+            .filter_map(|text| UserId::parse(&**text).ok());
+        Ok(user_ids.collect())
+    }
+
+    /// Returns the users of this server who share a room with a user, and the user.
+    pub async fn neighbours(&self, user: UserNum) -> Result<Vec<(UserNum, OwnedUserId)>> {
+        let mut neighbours = HashMap::new();
+        for room in self.of_user(user).await?.joined() {
+            let room = match self.room_by_number(room).await {
+                // It was deleted meanwhile.
+                Err(Error::NotFound(_)) => continue,
+                room => room?,
+            };
+            neighbours.extend(
+                room.view()
+                    .local_members
+                    .iter()
+                    .map(|(num, id)| (*num, id.clone())),
+            );
+        }
+        Ok(neighbours.into_iter().collect())
+    }
+
+    /// Returns a room that users of this server are in.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] for any other.
+    pub async fn resident(&self, room_id: &RoomId) -> Result<Arc<Room>> {
+        let room = self.room(room_id).await?;
+        if room.view().local_members.is_empty() {
+            return Err(Error::not_found("this server is not in the room"));
+        }
+        Ok(room)
+    }
+
+    /// Returns the events of a room that no other event follows yet.
+    pub async fn forward_extremities(&self, room: &Room) -> Result<Vec<OwnedEventId>> {
+        let room = self.room_by_number(room.num).await?;
+        let tip = room.tip.lock().await;
+        Ok(tip.forward_extremities.clone())
+    }
+
+    /// Waits until all of a room is on disk, so that what was handed to the journal can be read.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be written.
+    pub async fn settle(&self, room: &Room) -> Result<()> {
+        let released = room.released.load(Ordering::SeqCst);
+        if released > self.inner.db.journal().published() {
+            self.inner.db.write().await?.commit().await?;
+        }
+        Ok(())
+    }
+
+    /// Checks that a room is not being deleted.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`], as for a room that never was.
+    pub(crate) fn check_stays(&self, room: RoomNum) -> Result<()> {
+        if self.inner.deleted.contains(room) {
+            return Err(Error::not_found("the room is not known here"));
+        }
+        Ok(())
+    }
+
+    /// Drops a room from memory that is gone; whoever has it in hand cannot store anything in it.
+    pub(crate) fn forget_room(&self, room: RoomNum) {
+        if let Some(room) = self.inner.rooms.remove(room) {
+            room.stale.store(true, Ordering::SeqCst);
+        }
+        self.inner
+            .numbers
+            .write()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .retain(|_, known| *known != room);
+    }
+}
+
+/// Whether a room exists is nobody's business who is not in it.
+pub(crate) fn not_in_room(error: Error, room_id: &RoomId) -> Error {
+    match error {
+        Error::NotFound(_) => Error::forbidden(format!("you are not in the room {room_id}")),
+        other => other,
+    }
+}
+
+async fn load_erased_users(db: &Db) -> Result<ErasedUsers> {
+    let mut conn = db.read().await?;
+    let erased = accounts::erased(&mut conn).await?;
+    let typed = |(user_id, position)| Some((OwnedUserId::try_from(user_id).ok()?, position));
+    Ok(erased.into_iter().filter_map(typed).collect())
+}
+
+impl RoomMemory {
+    /// Follows a change that is on disk.
+    pub(super) fn committed(&self, position: Position, change: &Change) {
+        match change {
+            Change::Event {
+                room,
+                sender,
+                event,
+            } => {
+                self.inner.rooms.committed(*room, position, change);
+                self.inner.users.committed(*sender, position, change);
+                for exception in event
+                    .exceptions
+                    .iter()
+                    .filter(|exception| exception.user != *sender)
+                {
+                    self.inner.users.committed(exception.user, position, change);
+                }
+            }
+            Change::Redacted { room, .. }
+            | Change::Receipt { room, .. }
+            | Change::Backfilled { room } => {
+                self.inner.rooms.committed(*room, position, change);
+            }
+            Change::Imported { room } => {
+                if let Some(room) = self.inner.rooms.remove(*room) {
+                    room.stale.store(true, std::sync::atomic::Ordering::SeqCst);
+                }
+            }
+            Change::Membership { room, user, .. } => {
+                self.inner.rooms.committed(*room, position, change);
+                self.inner.users.committed(*user, position, change);
+            }
+            Change::RoomDeleted { room } => self.forget_room(*room),
+            Change::Read { user, .. } | Change::Removed { user, .. } => {
+                self.inner.users.committed(*user, position, change);
+            }
+            Change::Erased { user_id } => {
+                let mut erased = self
+                    .inner
+                    .erased
+                    .write()
+                    .unwrap_or_else(PoisonError::into_inner);
+                Arc::make_mut(&mut erased).insert(user_id.clone(), position);
+            }
+            Change::AccountData { .. }
+            | Change::ToDevice { .. }
+            | Change::ToServer { .. }
+            | Change::DeviceList { .. }
+            | Change::KeyCounts { .. }
+            | Change::ThreadSubscription { .. }
+            | Change::TokensChanged { .. }
+            | Change::SessionsEnded { .. } => {}
+        }
+    }
+
+    /// Drops what may be ahead of the disk, after a batch was lost.
+    pub(super) fn failed(&self) {
+        for room in self.inner.rooms.clear() {
+            room.stale.store(true, std::sync::atomic::Ordering::SeqCst);
+        }
+        self.inner.users.clear();
+    }
+}

@@ -3,14 +3,14 @@
 //! What is due stands in the database, and the work is done in the write that takes it out of there. So it is done
 //! once, whatever crashes, and what came due while the server was down is done at its start.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use tokio::sync::Notify;
 
-use crate::{
-    error::Result,
-    rooms::{Inner, Rooms},
-};
+use crate::{clock::Clock, error::Result, tasks::Tasks};
 
 /// When it is tried again where the database failed, in milliseconds.
 const RETRY_MS: i64 = 10_000;
@@ -46,34 +46,33 @@ impl Timetable {
     pub(crate) fn changed(&self) {
         self.changed.notify_one();
     }
-}
 
-impl Rooms {
     /// Does work in time until the server stops: `work` does what is due, and returns when the next is.
     pub(crate) fn do_in_time<F, Work>(
-        &self,
+        self: &Arc<Self>,
         name: &'static str,
-        timetable: fn(&Inner) -> &Timetable,
+        clock: &Clock,
+        tasks: &Tasks,
         work: F,
     ) where
-        F: Fn(Self) -> Work + Send + 'static,
+        F: Fn() -> Work + Send + 'static,
         Work: Future<Output = Result<Option<i64>>> + Send,
     {
-        let rooms = self.clone();
-        drop(self.inner.tasks.spawn(async move {
-            let stopping = rooms.inner.tasks.stopping().clone();
+        let (timetable, clock) = (self.clone(), clock.clone());
+        let stopping = tasks.stopping().clone();
+        drop(tasks.spawn(async move {
             loop {
-                let next = match work(rooms.clone()).await {
+                let next = match work().await {
                     Ok(next) => next,
                     Err(error) => {
                         tracing::warn!(%error, name, "what is due cannot be done now");
-                        Some(rooms.inner.clock.now_ms() + RETRY_MS)
+                        Some(clock.now_ms() + RETRY_MS)
                     }
                 };
                 tokio::select! {
                     () = stopping.cancelled() => return,
-                    () = timetable(&rooms.inner).changed.notified() => {}
-                    () = rooms.inner.clock.sleep_until(next.unwrap_or(i64::MAX)) => {}
+                    () = timetable.changed.notified() => {}
+                    () = clock.sleep_until(next.unwrap_or(i64::MAX)) => {}
                 }
             }
         }));

@@ -7,11 +7,10 @@ use std::{
 
 use ruma::{OwnedEventId, OwnedRoomId, events::room::member::MembershipState};
 
-use super::journal_cache::Follows;
+use super::{journal_cache::Follows, read_state::ThreadMarkers};
 use crate::{
     error::{Error, Result},
     matrix::Exception,
-    rooms::unread::read_markers::ThreadMarkers,
     storage::{
         self, Change, Db, Position, ReadMarker, Reading, Removed, RoomNum, UserNum,
         rooms::{memberships, room_deletion, threads, unread},

@@ -1,18 +1,22 @@
 //! What a user may see of a room: by the history visibility, by whom they ignore, and by who was erased.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use ruma::{
-    OwnedEventId, OwnedUserId, UserId,
+    OwnedEventId, OwnedUserId, RoomId, UserId,
     events::{TimelineEventType, room::member::MembershipState},
     room_version_rules::RoomVersionRules,
 };
 
+use super::RoomAccess;
 use crate::{
-    error::Result,
+    error::{Error, Result},
     matrix::{Membership, Pdu, Shield, TimelineEvent, Visibility, head, may_see},
-    rooms::{Erased, Rooms, memory::room::Room},
-    storage::{Db, UserNum, rooms::state, users::accounts},
+    rooms::memory::{ErasedUsers, room::Room},
+    storage::{
+        RoomNum, UserNum,
+        rooms::{memberships, state},
+    },
 };
 
 /// What a user may see of a room.
@@ -21,7 +25,7 @@ pub struct Access {
     /// The user's memberships, in order.
     history: Vec<Membership>,
     /// Whose events the user may see only redacted, unless the user was in the room already.
-    erased: Arc<Erased>,
+    erased: Arc<ErasedUsers>,
     /// What the user does not want to see.
     shield: Option<Arc<Shield>>,
 }
@@ -119,20 +123,35 @@ impl Access {
     }
 }
 
-impl Rooms {
+impl RoomAccess {
+    /// Returns a room and what a user may see of it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Forbidden`] for one who was never in it, unless everyone may read it; and for one who forgot it.
+    pub async fn enter(
+        &self,
+        room_id: &RoomId,
+        user: UserNum,
+        user_id: &UserId,
+    ) -> Result<(Arc<Room>, Access)> {
+        let room = self.memory.room_of_member(room_id).await?;
+        let access = self.access(&room, user, user_id).await?;
+        let is_forgotten = self.memory.has_forgotten(user, &room).await?;
+        let is_open = Visibility::of_state(&room.view().state) == Visibility::WorldReadable;
+        if is_open || (access.ever_joined() && !is_forgotten) {
+            return Ok((room, access));
+        }
+        Err(Error::forbidden("you are not in this room"))
+    }
+
     /// Returns what a user may see of a room.
     pub async fn access(&self, room: &Room, user: UserNum, user_id: &UserId) -> Result<Access> {
-        let erased = self
-            .inner
-            .erased
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let erased = self.memory.erased_users();
         let shield = self.shield(user);
-        let mut tx = self.inner.db.read().await?;
+        let mut tx = self.db.read().await?;
         let snapshot = room.view().snapshot;
         let kind = self
-            .inner
             .db
             .strings
             .find(&mut tx, &TimelineEventType::RoomMember.to_string())
@@ -161,10 +180,42 @@ impl Rooms {
     }
 }
 
-impl Rooms {
+impl RoomAccess {
+    /// Returns who has invited a user of this server to a room, if anybody has.
+    pub async fn inviter(&self, room_id: &RoomId, user_id: &UserId) -> Result<Option<OwnedUserId>> {
+        let num = match self.memory.number(room_id).await {
+            Err(Error::NotFound(_)) => return Ok(None),
+            num => num?,
+        };
+        let Some(user) = self.memory.user_number(user_id).await? else {
+            return Ok(None);
+        };
+        match self.memory.of_user(user).await?.membership(num) {
+            MembershipState::Invite => {
+                let invitation = self.membership_event(num, user).await?;
+                Ok(invitation.map(|invitation| invitation.sender))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Returns the event that made a user what they are to a room.
+    pub(crate) async fn membership_event(
+        &self,
+        room: RoomNum,
+        user: UserNum,
+    ) -> Result<Option<Pdu>> {
+        let mut conn = self.db.read().await?;
+        let event = memberships::event_of(&mut conn, user, room).await?;
+        Ok(event.and_then(|(event_id, json)| {
+            let event_id = ruma::OwnedEventId::try_from(event_id).ok()?;
+            Pdu::parse(event_id, &json).ok()
+        }))
+    }
+
     /// Returns whether a user was not in a room at some moment after a place of the timeline.
     pub async fn was_out_since(&self, room: &Room, user_id: &UserId, place: i64) -> Result<bool> {
-        let Some(user) = self.user_number(user_id).await? else {
+        let Some(user) = self.memory.user_number(user_id).await? else {
             return Ok(true);
         };
         let access = self.access(room, user, user_id).await?;
@@ -179,14 +230,6 @@ fn redacted(event: &TimelineEvent, rules: &RoomVersionRules) -> Arc<TimelineEven
     redacted.pdu = Arc::new(event.pdu.redacted(rules));
     redacted.head = head(&redacted.pdu, rules);
     Arc::new(redacted)
-}
-
-/// Returns the users who wished to be erased, and at which position.
-pub(crate) async fn erased(db: &Db) -> Result<Erased> {
-    let mut conn = db.read().await?;
-    let erased = accounts::erased(&mut conn).await?;
-    let typed = |(user_id, position)| Some((OwnedUserId::try_from(user_id).ok()?, position));
-    Ok(erased.into_iter().filter_map(typed).collect())
 }
 
 /// An event id for an event whose id does not matter.

@@ -9,11 +9,12 @@ use std::{
 
 use ruma::{EventId, OwnedEventId, UserId};
 
+use super::Relations;
 use crate::{
     error::Result,
     matrix::{TimelineEvent, rel_type},
     rooms::{
-        Access, Rooms,
+        Access,
         memory::room::{Room, View},
     },
     storage::{
@@ -80,7 +81,7 @@ impl Bundles {
     }
 }
 
-impl Rooms {
+impl Relations {
     /// Returns what is told of the events that relate to the events of a page.
     ///
     /// Reads nothing from disk for events to which, as memory knows, nothing relates.
@@ -134,9 +135,9 @@ impl Rooms {
         bundles: &mut Bundles,
     ) -> Result<()> {
         let (mut threads, replied) = {
-            let mut conn = self.inner.db.read().await?;
+            let mut conn = self.db.read().await?;
             let threads = threads::of_roots(&mut conn, room.num, parents.keys()).await?;
-            let strings = &self.inner.db.strings;
+            let strings = &self.db.strings;
             let replied = match strings.find(&mut conn, rel_type::THREAD).await? {
                 Some(thread) if !threads.is_empty() => {
                     let roots = threads.iter().map(|thread| &thread.root);
@@ -157,7 +158,7 @@ impl Rooms {
         }
         threads.retain(|thread| thread.replies > 0);
         let places: Vec<i64> = threads.iter().map(|thread| thread.latest).collect();
-        let latest = self.at_places(room, &places).await?;
+        let latest = self.timeline.at_places(room, &places).await?;
         for thread in &threads {
             let thread_root = <&EventId>::try_from(thread.root.as_str()).ok();
             let thread_root = thread_root.and_then(|thread_root| parents.get(thread_root));
@@ -182,13 +183,13 @@ impl Rooms {
         thread: &mut ThreadRow,
     ) -> Result<()> {
         let is_there = |access: &Access| access.was_there_since(thread_root.timeline);
-        let shield = self.shield(audience.user);
+        let shield = self.access.shield(audience.user);
         let wants_all = !shield.is_some_and(|shield| shield.ignores_somebody());
         if wants_all && audience.access.is_none_or(is_there) {
             return Ok(());
         }
-        let mut conn = self.inner.db.read().await?;
-        let strings = &self.inner.db.strings;
+        let mut conn = self.db.read().await?;
+        let strings = &self.db.strings;
         let rel_type = strings.find(&mut conn, rel_type::THREAD).await?;
         let rel_type = rel_type.unwrap_or_default();
         let thread_of = (room.num, thread.root.as_str());
@@ -216,8 +217,8 @@ impl Rooms {
         bundles: &mut Bundles,
     ) -> Result<()> {
         let (children, ignored) = {
-            let mut conn = self.inner.db.read().await?;
-            let strings = &self.inner.db.strings;
+            let mut conn = self.db.read().await?;
+            let strings = &self.db.strings;
             let reference = strings.find(&mut conn, rel_type::REFERENCE).await?;
             let reference = reference.unwrap_or_default();
             let children =
@@ -255,7 +256,7 @@ impl Rooms {
             }
         }
         let places: Vec<i64> = edits.values().copied().collect();
-        let events = self.at_places(room, &places).await?;
+        let events = self.timeline.at_places(room, &places).await?;
         for (parent, place) in edits {
             if let Some(edit) = events.get(&place) {
                 bundles.entry(parent).edit = Some(audience.seen(edit, room));
@@ -271,11 +272,11 @@ impl Rooms {
         user: UserNum,
         senders: &[UserNum],
     ) -> Result<HashSet<UserNum>> {
-        let shield = self.shield(user);
+        let shield = self.access.shield(user);
         let Some(shield) = shield.filter(|shield| shield.ignores_somebody()) else {
             return Ok(HashSet::new());
         };
-        let texts = self.inner.db.strings.texts(conn, senders).await?;
+        let texts = self.db.strings.texts(conn, senders).await?;
         let ignored = texts.into_iter().filter(|(_, text)| {
             let sender = <&UserId>::try_from(&**text);
             sender.is_ok_and(|sender| shield.ignores_user(sender))

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use ruma::{EventId, OwnedEventId};
 
-use crate::{error::Result, rooms::Rooms, storage::rooms::events};
+use super::Timeline;
+use crate::{error::Result, storage::rooms::events};
 
 /// Events read by one query.
 const CHUNK: usize = 100;
@@ -22,7 +23,7 @@ impl EventSources {
     }
 }
 
-impl Rooms {
+impl Timeline {
     /// Returns the JSON of events; whether somebody may see them has been decided before.
     ///
     /// # Errors
@@ -31,7 +32,7 @@ impl Rooms {
     pub async fn sources(&self, ids: &[&EventId]) -> Result<EventSources> {
         let mut by_id = HashMap::new();
         for chunk in ids.chunks(CHUNK) {
-            let mut conn = self.inner.db.read().await?;
+            let mut conn = self.db.read().await?;
             let rows = events::by_ids(&mut conn, chunk.iter().map(|id| id.as_str())).await?;
             for (event_id, _, json) in rows {
                 if let Ok(event_id) = OwnedEventId::try_from(event_id) {

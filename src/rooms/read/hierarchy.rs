@@ -12,11 +12,11 @@ use ruma::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{join_rules::restriction, summary::Summary};
+use super::{RoomPreviews, join_rules::restriction, summary::Summary};
 use crate::{
     error::{Error, Result},
     matrix::StateMap,
-    rooms::{Rooms, memory::room::Room},
+    rooms::memory::room::Room,
 };
 
 /// Rooms on a page where the client names no number, and at most.
@@ -160,7 +160,7 @@ struct Child {
     event: Value,
 }
 
-impl Rooms {
+impl RoomPreviews {
     /// Returns a room that is known here as a room of a space, if a user may know what it is like.
     pub async fn space_room(
         &self,
@@ -183,7 +183,7 @@ impl Rooms {
         space: &RoomId,
         suggested_only: bool,
     ) -> Result<ServerHierarchy> {
-        let room = self.resident(space).await?;
+        let room = self.memory.resident(space).await?;
         if !self.may_know(&room, origin).await? {
             return Err(Error::not_found("there is no such room that you may see"));
         }
@@ -193,7 +193,7 @@ impl Rooms {
             inaccessible_children: Vec::new(),
         };
         for child in children(&room, suggested_only).into_iter().take(MAX_ROOMS) {
-            let Ok(known) = self.resident(&child.room_id).await else {
+            let Ok(known) = self.memory.resident(&child.room_id).await else {
                 continue;
             };
             if self.may_know(&known, origin).await? {
@@ -233,7 +233,7 @@ impl Rooms {
         let allowed = restriction(room, &state).map(|restricted| restricted.allow);
         for rule in allowed.into_iter().flatten().take(MAX_CONDITIONS) {
             if let AllowRule::RoomMembership(condition) = rule
-                && let Ok(other) = self.resident(&condition.room_id).await
+                && let Ok(other) = self.memory.resident(&condition.room_id).await
                 && other.view().servers.contains_key(origin)
             {
                 return Ok(true);
@@ -244,7 +244,7 @@ impl Rooms {
 
     /// Returns a room that is known here, if a user may know what it is like.
     async fn previewed(&self, user_id: &UserId, room_id: &RoomId) -> Result<Option<Arc<Room>>> {
-        let room = match self.room(room_id).await {
+        let room = match self.memory.room(room_id).await {
             Ok(room) => room,
             Err(Error::NotFound(_)) => return Ok(None),
             Err(error) => return Err(error),

@@ -7,12 +7,13 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use ruma::{OwnedUserId, UserId, events::room::member::MembershipState};
+use ruma::{OwnedUserId, UserId};
 
+use super::RoomAccess;
 use crate::{
-    error::{Error, Result},
-    matrix::{Invitation, Shield},
-    rooms::{Inner, NewEvent, Rooms, memory::room::Room},
+    error::Result,
+    matrix::Shield,
+    rooms::memory::room::Room,
     storage::{Change, Db, UserNum, users::account_data},
 };
 
@@ -75,7 +76,7 @@ impl Shields {
         }
     }
 
-    fn of(&self, user: UserNum) -> Option<Arc<Shield>> {
+    pub(crate) fn of(&self, user: UserNum) -> Option<Arc<Shield>> {
         let by_user = self.by_user.read().unwrap_or_else(PoisonError::into_inner);
         by_user.get(&user).cloned()
     }
@@ -110,34 +111,10 @@ fn keep(by_user: &mut HashMap<UserNum, Arc<Shield>>, user: UserNum, shield: Shie
     }
 }
 
-impl Rooms {
+impl RoomAccess {
     /// Returns what a user does not want to see, if there is anything.
     pub fn shield(&self, user: UserNum) -> Option<Arc<Shield>> {
-        self.inner.shields.of(user)
-    }
-}
-
-impl Inner {
-    /// Checks an invitation against what the invited has said.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::InviteBlocked`] and [`Error::InviteFiltered`] when they take none of the sender.
-    pub(crate) async fn check_invitation(&self, event: &NewEvent) -> Result<()> {
-        if event.membership() != Some(MembershipState::Invite) {
-            return Ok(());
-        }
-        let mut conn = self.db.read().await?;
-        let invited = event.state_key.as_deref().unwrap_or_default();
-        let Some(invited) = self.db.strings.find(&mut conn, invited).await? else {
-            return Ok(());
-        };
-        let shield = self.shields.of(invited);
-        match shield.map(|shield| shield.invitation(&event.sender)) {
-            Some(Invitation::Blocked) => Err(Error::InviteBlocked),
-            Some(Invitation::Filtered) => Err(Error::InviteFiltered),
-            Some(Invitation::Shown | Invitation::Hidden) | None => Ok(()),
-        }
+        self.ignored_users.of(user)
     }
 }
 

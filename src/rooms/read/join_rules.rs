@@ -14,10 +14,11 @@ use ruma::{
 };
 use serde_json::{Map, Value, value::to_raw_value};
 
+use super::JoinRules;
 use crate::{
     error::{Error, Result},
     matrix::{self, StateMap},
-    rooms::{NewEvent, Rooms, memory::room::Room},
+    rooms::{NewEvent, memory::room::Room},
 };
 
 /// How many conditions of a room are looked at.
@@ -25,7 +26,7 @@ const CONDITIONS: usize = 64;
 /// What names the user whose right to invite lets somebody in.
 const AUTHORISED_VIA: &str = "join_authorised_via_users_server";
 
-impl Rooms {
+impl JoinRules {
     /// Says in the member event of one who joins who lets them in, where that is needed.
     ///
     /// # Errors
@@ -121,7 +122,7 @@ impl Rooms {
                 continue;
             };
             // What is known of a room that everybody here has left is of then.
-            match self.resident(&condition.room_id).await {
+            match self.memory.resident(&condition.room_id).await {
                 Ok(other) if other.view().state.membership(user_id) == MembershipState::Join => {
                     return Ok(true);
                 }

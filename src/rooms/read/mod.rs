@@ -1,13 +1,14 @@
-//! Reading rooms: timelines, state, relations, search and the directory, as far as a user may see them.
+//! Reading rooms: timelines, state, relations and search, as far as a user may see them.
 
 pub(crate) mod access;
 pub(crate) mod aggregations;
-pub(crate) mod directory;
 pub(crate) mod federation_format;
 pub(crate) mod hierarchy;
 pub(crate) mod ignored_users;
 pub(crate) mod join_rules;
+pub(crate) mod listing;
 pub(crate) mod relation_filter;
+pub(crate) mod relations;
 pub(crate) mod search;
 pub(crate) mod some_events;
 pub(crate) mod state;
@@ -15,3 +16,155 @@ pub(crate) mod summary;
 pub(crate) mod threads;
 pub(crate) mod timeline;
 pub(crate) mod timestamp_to_event;
+
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+
+use self::ignored_users::Shields;
+use super::{Environment, memory::RoomMemory};
+use crate::{
+    storage::{Db, UserNum},
+    tasks::Tasks,
+    turns::Turns,
+};
+
+/// Searches that read the database at the same time.
+const SEARCHES: usize = 2;
+/// Searches of one user that may wait for another of the same user.
+const MAX_WAITING_SEARCHES: usize = 4;
+
+/// Access of users to rooms: memberships, history visibility and ignored users.
+#[derive(Clone)]
+pub struct RoomAccess {
+    db: Db,
+    memory: RoomMemory,
+    ignored_users: Arc<Shields>,
+}
+
+/// Timelines: events by page, by id, and around one event.
+#[derive(Clone)]
+pub struct Timeline {
+    db: Db,
+    memory: RoomMemory,
+}
+
+/// The state of rooms, now and at any place of the timeline.
+#[derive(Clone)]
+pub struct StateReader {
+    db: Db,
+    memory: RoomMemory,
+    access: RoomAccess,
+}
+
+/// Events that relate to others: relations, aggregations and threads.
+#[derive(Clone)]
+pub struct Relations {
+    db: Db,
+    memory: RoomMemory,
+    access: RoomAccess,
+    timeline: Timeline,
+}
+
+/// Search for events by their text.
+#[derive(Clone)]
+pub struct Search {
+    db: Db,
+    tasks: Tasks,
+    memory: RoomMemory,
+    access: RoomAccess,
+    timeline: Timeline,
+    /// A search may look at every text: it leaves connections for other work.
+    searches: Arc<Semaphore>,
+    searches_of_users: Arc<Turns<UserNum>>,
+}
+
+/// Join rules: the users who may join a restricted room.
+#[derive(Clone)]
+pub struct JoinRules {
+    memory: RoomMemory,
+}
+
+/// Rooms as users see them who are not in them: summaries and the hierarchy of spaces.
+#[derive(Clone)]
+pub struct RoomPreviews {
+    memory: RoomMemory,
+    access: RoomAccess,
+    join_rules: JoinRules,
+}
+
+impl RoomAccess {
+    pub(super) fn new(environment: &Environment) -> Self {
+        Self {
+            db: environment.db.clone(),
+            memory: environment.memory.clone(),
+            ignored_users: environment.ignored_users.clone(),
+        }
+    }
+}
+
+impl Timeline {
+    pub(super) fn new(environment: &Environment) -> Self {
+        Self {
+            db: environment.db.clone(),
+            memory: environment.memory.clone(),
+        }
+    }
+}
+
+impl StateReader {
+    pub(super) fn new(environment: &Environment, access: &RoomAccess) -> Self {
+        Self {
+            db: environment.db.clone(),
+            memory: environment.memory.clone(),
+            access: access.clone(),
+        }
+    }
+}
+
+impl Relations {
+    pub(super) fn new(environment: &Environment, access: &RoomAccess, timeline: &Timeline) -> Self {
+        Self {
+            db: environment.db.clone(),
+            memory: environment.memory.clone(),
+            access: access.clone(),
+            timeline: timeline.clone(),
+        }
+    }
+}
+
+impl Search {
+    pub(super) fn new(environment: &Environment, access: &RoomAccess, timeline: &Timeline) -> Self {
+        Self {
+            db: environment.db.clone(),
+            tasks: environment.tasks.clone(),
+            memory: environment.memory.clone(),
+            access: access.clone(),
+            timeline: timeline.clone(),
+            searches: Arc::new(Semaphore::new(SEARCHES)),
+            searches_of_users: Arc::new(Turns::new(1, MAX_WAITING_SEARCHES)),
+        }
+    }
+}
+
+impl JoinRules {
+    pub(super) fn new(environment: &Environment) -> Self {
+        Self {
+            memory: environment.memory.clone(),
+        }
+    }
+}
+
+impl RoomPreviews {
+    pub(super) fn new(
+        environment: &Environment,
+        access: &RoomAccess,
+        join_rules: &JoinRules,
+    ) -> Self {
+        Self {
+            memory: environment.memory.clone(),
+            access: access.clone(),
+            join_rules: join_rules.clone(),
+        }
+    }
+}

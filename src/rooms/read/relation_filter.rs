@@ -2,17 +2,18 @@
 
 use std::sync::Arc;
 
+use super::Timeline;
 use crate::{
     error::Result,
     matrix::{Pdu, RelationFilter, TimelineEvent},
-    rooms::{Access, Page, PageRequest, Rooms, memory::room::Room},
+    rooms::{Access, Page, PageRequest, memory::room::Room},
     storage::rooms::relations,
 };
 
 /// Pages of a timeline that are searched for events to which others relate, before the page ends short.
 const SEARCHED: usize = 10;
 
-impl Rooms {
+impl Timeline {
     /// As [`Rooms::page`], with only those events that relate to others, and to which others relate, as a filter says.
     pub async fn page_by_relations(
         &self,
@@ -63,8 +64,8 @@ impl Rooms {
         if events.is_empty() {
             return Ok(Vec::new());
         }
-        let mut conn = self.inner.db.read().await?;
-        let strings = &self.inner.db.strings;
+        let mut conn = self.db.read().await?;
+        let strings = &self.db.strings;
         let mut rel_types = None;
         if let Some(names) = &filter.related_by_rel_types {
             // What PostgreSQL cannot hold is nowhere.

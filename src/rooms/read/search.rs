@@ -18,10 +18,11 @@ use ruma::{
 };
 use serde_json::{Map, Value};
 
+use super::Search;
 use crate::{
     error::{Error, Result},
     matrix::{Pdu, TimelineEvent, wants_event, wants_type_of},
-    rooms::{Access, Rooms, memory::room::Room},
+    rooms::{Access, memory::room::Room},
     storage::{
         RoomNum, UserNum, WriteTx, fills,
         rooms::search::{self, Found, PATTERNS},
@@ -105,7 +106,7 @@ pub struct SearchPage {
 
 type Places = HashMap<RoomNum, Arc<(Arc<Room>, Access)>>;
 
-impl Rooms {
+impl Search {
     /// Searches the rooms that a user is or was in, as far as the user may see them.
     pub async fn search(
         &self,
@@ -127,18 +128,18 @@ impl Rooms {
                 ..SearchPage::default()
             });
         }
-        let published = self.inner.db.journal().published();
+        let published = self.db.journal().published();
         let (up_to, skipped) = query.from.unwrap_or((published, 0));
         let mut parts: Vec<&str> = words.iter().map(|word| indexed_part(word)).collect();
         parts.sort_by_key(|word| std::cmp::Reverse(word.chars().count()));
         parts.truncate(PATTERNS);
         let mut found = {
             // One search of a user at a time, so that nobody keeps it from the others.
-            let place = self.inner.searches_of_users.place(&user);
+            let place = self.searches_of_users.place(&user);
             let _own_turn = place.ok_or_else(too_many_searches)?.turn().await;
-            let turn = self.inner.searching.acquire().await;
+            let turn = self.searches.acquire().await;
             let _turn = turn.map_err(|source| Error::internal("wait to search", source))?;
-            let mut conn = self.inner.db.read().await?;
+            let mut conn = self.db.read().await?;
             search::find(&mut conn, rooms, &parts, up_to, FOUND).await?
         };
         found.retain(|found| words.iter().all(|word| found.text.contains(word)));
@@ -169,7 +170,7 @@ impl Rooms {
         user: UserNum,
         filter: &RoomEventFilter,
     ) -> Result<HashSet<RoomNum>> {
-        let mine = self.of_user(user).await?;
+        let mine = self.memory.of_user(user).await?;
         let was_in = |membership: &MembershipState| {
             matches!(
                 membership,
@@ -186,12 +187,12 @@ impl Rooms {
         if let Some(wanted) = &filter.rooms {
             let mut numbers = HashSet::new();
             for room_id in wanted.iter().take(ROOMS) {
-                numbers.extend(self.number(room_id).await.ok());
+                numbers.extend(self.memory.number(room_id).await.ok());
             }
             rooms.retain(|room| numbers.contains(room));
         }
         for room_id in filter.not_rooms.iter().take(ROOMS) {
-            if let Ok(number) = self.number(room_id).await {
+            if let Ok(number) = self.memory.number(room_id).await {
                 rooms.remove(&number);
             }
         }
@@ -211,9 +212,9 @@ impl Rooms {
             .flat_map(|found| [found.kind, found.sender])
             .collect();
         let numbers: Vec<i64> = numbers.into_iter().collect();
-        let mut conn = self.inner.db.read().await?;
-        let texts = self.inner.db.strings.texts(&mut conn, &numbers).await?;
-        let shield = self.shield(user);
+        let mut conn = self.db.read().await?;
+        let texts = self.db.strings.texts(&mut conn, &numbers).await?;
+        let shield = self.access.shield(user);
         let ignores = |sender: &UserId| {
             let shield = shield.as_ref();
             shield.is_some_and(|shield| shield.ignores_user(sender))
@@ -246,12 +247,12 @@ impl Rooms {
     ) -> Result<Places> {
         let mut places = Places::new();
         for room in found.iter().map(|found| found.room).collect::<HashSet<_>>() {
-            let in_memory = match self.room_by_number(room).await {
+            let in_memory = match self.memory.room_by_number(room).await {
                 // It was deleted meanwhile.
                 Err(Error::NotFound(_)) => continue,
                 room => room?,
             };
-            let access = self.access(&in_memory, user, user_id).await?;
+            let access = self.access.access(&in_memory, user, user_id).await?;
             if access.ever_joined() {
                 places.insert(room, Arc::new((in_memory, access)));
             }
@@ -277,7 +278,7 @@ impl Rooms {
         let mut events = HashMap::new();
         for (room, timelines) in by_room {
             if let Some(place) = places.get(&room) {
-                events.extend(self.at_places(&place.0, &timelines).await?);
+                events.extend(self.timeline.at_places(&place.0, &timelines).await?);
             }
         }
         let mut hits = Vec::with_capacity(page.len());
@@ -302,7 +303,7 @@ impl Rooms {
 
     /// Indexes events that are not indexed yet, in so many turns at most; returns whether none is left.
     async fn index_texts(&self, turns: usize) -> Result<bool> {
-        let db = &self.inner.db;
+        let db = &self.db;
         for _ in 0..turns {
             let up_to = db.journal().published();
             let mut conn = db.read().await?;
@@ -319,12 +320,16 @@ impl Rooms {
         Ok(false)
     }
 
-    /// Indexes what was said, until the server stops.
-    pub(crate) async fn keep_indexing(self) {
-        let stopping = self.inner.tasks.stopping().clone();
+    /// Starts to index texts, until the server stops.
+    pub(crate) fn keep_indexing(&self) {
+        drop(self.tasks.spawn(self.clone().index_until_stopped()));
+    }
+
+    async fn index_until_stopped(self) {
+        let stopping = self.tasks.stopping().clone();
         let mut indexed = 0;
         while !stopping.is_cancelled() {
-            let published = self.inner.db.journal().published();
+            let published = self.db.journal().published();
             if published > indexed {
                 match self.index_texts(1).await {
                     Ok(true) => indexed = published,

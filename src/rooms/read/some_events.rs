@@ -2,14 +2,12 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use super::Timeline;
 use crate::{
-    error::Result,
-    matrix::TimelineEvent,
-    rooms::{Rooms, memory::room::Room},
-    storage::rooms::events,
+    error::Result, matrix::TimelineEvent, rooms::memory::room::Room, storage::rooms::events,
 };
 
-impl Rooms {
+impl Timeline {
     /// Returns the events at places of a room's timeline.
     pub(crate) async fn at_places(
         &self,
@@ -17,7 +15,7 @@ impl Rooms {
         places: &[i64],
     ) -> Result<HashMap<i64, Arc<TimelineEvent>>> {
         let rows = {
-            let mut conn = self.inner.db.read().await?;
+            let mut conn = self.db.read().await?;
             events::at(&mut conn, room.num, places).await?
         };
         let mut found = HashMap::with_capacity(rows.len());
@@ -34,7 +32,7 @@ impl Rooms {
         ids: impl IntoIterator<Item = &String>,
     ) -> Result<HashMap<String, Arc<TimelineEvent>>> {
         let rows = {
-            let mut conn = self.inner.db.read().await?;
+            let mut conn = self.db.read().await?;
             events::with_ids(&mut conn, room.num, ids).await?
         };
         let mut found = HashMap::with_capacity(rows.len());

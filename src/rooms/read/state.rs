@@ -11,15 +11,13 @@ use ruma::{
 };
 use serde_json::value::RawValue;
 
+use super::StateReader;
 use crate::{
     error::{Error, Result},
     matrix::{Pdu, StateMap, Visibility},
-    rooms::{
-        Rooms,
-        memory::{
-            load::{state_map, state_map_at},
-            room::Room,
-        },
+    rooms::memory::{
+        load::{state_map, state_map_at},
+        room::Room,
     },
     storage::{
         UserNum,
@@ -30,7 +28,7 @@ use crate::{
 /// The create event, and the creator's own join.
 const FIRST_EVENTS: i64 = 2;
 
-impl Rooms {
+impl StateReader {
     /// Returns the state of a room that a user may see, at a place of the timeline or now: the current one for
     /// members and for everyone where history is world readable; that at their leave for those who have left.
     ///
@@ -52,8 +50,8 @@ impl Rooms {
                 None => Ok(current),
             };
         }
-        let is_forgotten = self.has_forgotten(user, room).await?;
-        let access = self.access(room, user, user_id).await?;
+        let is_forgotten = self.memory.has_forgotten(user, room).await?;
+        let access = self.access.access(room, user, user_id).await?;
         match access.left_at() {
             Some(left_at) if !is_forgotten => {
                 self.state_at(room, at.map_or(left_at, |at| at.min(left_at)))
@@ -68,7 +66,7 @@ impl Rooms {
         if let Some(state) = in_memory(room, place) {
             return Ok(state);
         }
-        let mut tx = self.inner.db.snapshot().await?;
+        let mut tx = self.db.snapshot().await?;
         let last = events::before(&mut tx, room.num, place.saturating_add(1), 1).await?;
         let Some(last) = last.into_iter().next() else {
             return Ok(StateMap::default());
@@ -90,7 +88,7 @@ impl Rooms {
     pub fn check_server_acl(&self, content: &RawValue) -> Result<()> {
         let acl: RoomServerAclEventContent = serde_json::from_str(content.get())
             .map_err(|e| Error::BadJson(format!("m.room.server_acl: {e}")))?;
-        if acl.is_allowed(self.server_name()) {
+        if acl.is_allowed(self.memory.server_name()) {
             return Ok(());
         }
         Err(Error::invalid_param(
@@ -100,7 +98,7 @@ impl Rooms {
 
     /// Returns the state of a room when its creator had just joined it.
     pub async fn first_state(&self, room: &Room) -> Result<StateMap> {
-        let mut conn = self.inner.db.read().await?;
+        let mut conn = self.db.read().await?;
         let first = events::after(&mut conn, room.num, i64::MIN, FIRST_EVENTS).await?;
         drop(conn);
         match first.last() {
@@ -146,11 +144,11 @@ impl Rooms {
         after: i64,
         up_to: i64,
     ) -> Result<Vec<(StateEventType, String)>> {
-        let mut conn = self.inner.db.read().await?;
+        let mut conn = self.db.read().await?;
         let snapshot = room.view().snapshot;
         let keys = state::keys_changed(&mut conn, snapshot, (after, up_to)).await?;
         let numbers: Vec<i64> = keys.iter().flat_map(|(kind, key)| [*kind, *key]).collect();
-        let texts = self.inner.db.strings.texts(&mut conn, &numbers).await?;
+        let texts = self.db.strings.texts(&mut conn, &numbers).await?;
         let text = |number: i64| texts.get(&number).map(ToString::to_string);
         Ok(keys
             .into_iter()

@@ -9,11 +9,11 @@ use ruma::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::join_rules::restriction;
+use super::{RoomPreviews, join_rules::restriction, listing::listing};
 use crate::{
     error::{Error, Result},
     matrix::{StateMap, Visibility},
-    rooms::{Rooms, log::append::listing, memory::room::Room},
+    rooms::memory::room::Room,
     storage::{RoomNum, UserNum},
 };
 
@@ -120,7 +120,7 @@ impl Summary {
     }
 }
 
-impl Rooms {
+impl RoomPreviews {
     /// Returns whether somebody may know what a room is like: whoever is in it, or may come in, or at least knock.
     pub async fn may_preview(&self, room: &Room, user_id: Option<&UserId>) -> Result<bool> {
         let state: StateMap = room.view().state.clone();
@@ -141,7 +141,9 @@ impl Rooms {
             _ => false,
         };
         match user_id {
-            Some(user_id) if !is_open => self.meets_condition(room, &state, user_id).await,
+            Some(user_id) if !is_open => {
+                self.join_rules.meets_condition(room, &state, user_id).await
+            }
             _ => Ok(is_open),
         }
     }
@@ -160,7 +162,12 @@ impl Rooms {
         let Some(user_id) = user_id else {
             return Ok(false);
         };
-        if self.inviter(&summary.room_id, user_id).await?.is_some() {
+        if self
+            .access
+            .inviter(&summary.room_id, user_id)
+            .await?
+            .is_some()
+        {
             return Ok(true);
         }
         let allowed = summary.allowed_room_ids.iter().flatten();
@@ -168,7 +175,7 @@ impl Rooms {
             .take(CONDITIONS)
             .filter(|_| join_rule == "restricted")
         {
-            match self.room(room_id).await {
+            match self.memory.room(room_id).await {
                 Ok(room) if room.view().state.membership(user_id) == MembershipState::Join => {
                     return Ok(true);
                 }
@@ -186,11 +193,11 @@ impl Rooms {
         other: &UserId,
         after: Option<RoomNum>,
     ) -> Result<MutualRooms> {
-        let Some(other) = self.user_number(other).await? else {
+        let Some(other) = self.memory.user_number(other).await? else {
             return Ok(MutualRooms::default());
         };
-        let other = self.of_user(other).await?;
-        let mut shared = self.of_user(user).await?.joined();
+        let other = self.memory.of_user(other).await?;
+        let mut shared = self.memory.of_user(user).await?.joined();
         shared.retain(|room| other.membership(*room) == MembershipState::Join);
         shared.sort_unstable();
         let count = shared.len();
@@ -203,7 +210,7 @@ impl Rooms {
         let next = rest.last().copied().filter(|_| has_more);
         let mut page = Vec::with_capacity(rest.len());
         for room in rest {
-            page.push(self.room_id(room).await?);
+            page.push(self.memory.room_id(room).await?);
         }
         Ok(MutualRooms { count, page, next })
     }

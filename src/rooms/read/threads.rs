@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use ruma::{EventId, OwnedEventId, OwnedRoomId};
 
+use super::Relations;
 use crate::{
     error::{Error, Result},
     matrix::{Counters, rel_type},
-    rooms::{Access, Audience, Bundles, Page, Rooms, memory::room::Room},
+    rooms::{Access, Audience, Bundles, Page, memory::room::Room},
     storage::{
         Change, Position, UserNum,
         rooms::{
@@ -60,7 +61,7 @@ pub struct SubscriptionChange {
     pub position: Position,
 }
 
-impl Rooms {
+impl Relations {
     /// Returns the events with which the threads of a room began, that with the newest reply first, and what is told
     /// of the threads. Those are left out of which the user may see no reply.
     pub async fn threads(
@@ -96,6 +97,7 @@ impl Rooms {
             let (rows, replied) = self.thread_rows(room, audience.user, from).await?;
             let is_last = i64::try_from(rows.len()).unwrap_or(0) < CHUNK;
             let roots = self
+                .timeline
                 .with_ids(room, rows.iter().map(|row| &row.root))
                 .await?;
             for row in rows {
@@ -129,9 +131,9 @@ impl Rooms {
         user: UserNum,
         from: i64,
     ) -> Result<(Vec<threads::ThreadRow>, Vec<String>)> {
-        let mut conn = self.inner.db.read().await?;
+        let mut conn = self.db.read().await?;
         let rows = threads::before(&mut conn, room.num, from, CHUNK).await?;
-        let strings = &self.inner.db.strings;
+        let strings = &self.db.strings;
         let rel_type = strings.find(&mut conn, rel_type::THREAD).await?;
         let roots = rows.iter().map(|row| &row.root);
         let rel_type = rel_type.unwrap_or_default();
@@ -141,7 +143,7 @@ impl Rooms {
 
     /// Returns the threads in which something happened after a place, with their counters now and there.
     pub async fn active_threads(&self, room: &Room, place: i64) -> Result<Vec<ThreadCount>> {
-        let mut conn = self.inner.db.read().await?;
+        let mut conn = self.db.read().await?;
         let rows = threads::active_after(&mut conn, room.num, place, COUNTED).await?;
         let count = |row: threads::ThreadCounts| {
             Some(ThreadCount {
@@ -172,12 +174,12 @@ impl Rooms {
         thread_root: &EventId,
         automatic: Option<&EventId>,
     ) -> Result<()> {
-        self.event(room, access, thread_root).await?;
+        self.timeline.event(room, access, thread_root).await?;
         let cause = match automatic {
             None => None,
             Some(cause) => Some(self.cause(room, access, thread_root, cause).await?),
         };
-        let mut tx = self.inner.db.write().await?;
+        let mut tx = self.db.write().await?;
         let known =
             thread_subscriptions::get(&mut tx, user, room.num, thread_root.as_str()).await?;
         match (&known, cause) {
@@ -213,7 +215,7 @@ impl Rooms {
     ) -> Result<i64> {
         let not_in_thread =
             || Error::NotInThread(format!("{cause} is not in the thread of {thread_root}"));
-        let event = self.event(room, access, cause).await;
+        let event = self.timeline.event(room, access, cause).await;
         let event = event.map_err(|_| not_in_thread())?;
         let is_reply = event
             .pdu
@@ -233,8 +235,8 @@ impl Rooms {
         user: UserNum,
         thread_root: &EventId,
     ) -> Result<()> {
-        self.event(room, access, thread_root).await?;
-        let mut tx = self.inner.db.write().await?;
+        self.timeline.event(room, access, thread_root).await?;
+        let mut tx = self.db.write().await?;
         let known =
             thread_subscriptions::get(&mut tx, user, room.num, thread_root.as_str()).await?;
         if !known.is_some_and(|known| known.subscribed) {
@@ -265,8 +267,8 @@ impl Rooms {
         user: UserNum,
         thread_root: &EventId,
     ) -> Result<bool> {
-        self.event(room, access, thread_root).await?;
-        let mut conn = self.inner.db.read().await?;
+        self.timeline.event(room, access, thread_root).await?;
+        let mut conn = self.db.read().await?;
         let known =
             thread_subscriptions::get(&mut conn, user, room.num, thread_root.as_str()).await?;
         known
@@ -284,14 +286,14 @@ impl Rooms {
     ) -> Result<Vec<SubscriptionChange>> {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let rows = {
-            let mut conn = self.inner.db.read().await?;
+            let mut conn = self.db.read().await?;
             thread_subscriptions::changes(&mut conn, user, (before, after), limit).await?
         };
         let mut changes = Vec::with_capacity(rows.len());
         for row in rows {
             let thread_root = OwnedEventId::try_from(row.root);
             changes.push(SubscriptionChange {
-                room_id: self.room_id(row.room).await?,
+                room_id: self.memory.room_id(row.room).await?,
                 root: thread_root.map_err(|source| Error::internal("read an event id", source))?,
                 automatic: row.subscribed.then_some(row.automatic),
                 position: row.position,

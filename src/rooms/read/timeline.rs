@@ -7,11 +7,12 @@ use ruma::{
     room_version_rules::RoomVersionRules,
 };
 
+use super::Timeline;
 use crate::{
     error::{Error, Result},
     matrix::{Pdu, StateMap, TimelineEvent, Visibility, head},
     rooms::{
-        Access, Rooms,
+        Access,
         memory::{load, room::Room},
     },
     storage::{
@@ -95,7 +96,7 @@ pub struct Context {
     pub after: Page,
 }
 
-impl Rooms {
+impl Timeline {
     /// Returns a page of a room's timeline, without what the user may not see or `wanted` does not want.
     pub async fn page(
         &self,
@@ -183,14 +184,14 @@ impl Rooms {
 
     /// Returns the place of the newest gap that a page may come to: of what precedes it, some is missing.
     async fn newest_gap(&self, room: &Room, request: PageRequest) -> Result<Option<i64>> {
-        let mut conn = self.inner.db.read().await?;
+        let mut conn = self.db.read().await?;
         let span = (request.to.unwrap_or(i64::MIN), request.from);
         let gaps = gaps::within(&mut conn, room.num, span, 1).await?;
         Ok(gaps.into_iter().next().map(|(_, place)| place))
     }
 
     async fn rows(&self, room: &Room, from: i64, dir: Direction) -> Result<Vec<EventRow>> {
-        let mut conn = self.inner.db.read().await?;
+        let mut conn = self.db.read().await?;
         match dir {
             Direction::Backward => {
                 events::before(&mut conn, room.num, from.saturating_add(1), CHUNK).await
@@ -217,7 +218,7 @@ impl Rooms {
         }
         let event_id = parse_event_id(&row.event_id)?;
         let pdu = Arc::new(Pdu::parse(event_id, &row.json)?);
-        let mut conn = self.inner.db.read().await?;
+        let mut conn = self.db.read().await?;
         let redaction = row.redacted_by.clone();
         let mut event = event_of_row(row, pdu, &room.rules);
         if let Some(redaction) = redaction {
@@ -237,7 +238,7 @@ impl Rooms {
         state_key: &str,
     ) -> Result<StateMap> {
         let mut before = StateMap::default();
-        let strings = &self.inner.db.strings;
+        let strings = &self.db.strings;
         let kind = strings.find(conn, &event.pdu.kind.to_string()).await?;
         let key = strings.find(conn, state_key).await?;
         if let (Some(kind), Some(key)) = (kind, key)
@@ -287,11 +288,11 @@ impl Rooms {
     /// [`Error::NotFound`] when there is no such event.
     pub async fn room_of_event(&self, event_id: &EventId) -> Result<Arc<Room>> {
         let row = {
-            let mut conn = self.inner.db.read().await?;
+            let mut conn = self.db.read().await?;
             events::get(&mut conn, event_id.as_str()).await?
         };
         let row = row.ok_or_else(no_such_event)?;
-        self.room_by_number(row.room).await
+        self.memory.room_by_number(row.room).await
     }
 
     /// Returns an event of a room's timeline, whoever may see it.
@@ -312,7 +313,7 @@ impl Rooms {
             return Ok(in_memory);
         }
         let row = {
-            let mut conn = self.inner.db.read().await?;
+            let mut conn = self.db.read().await?;
             events::get(&mut conn, event_id.as_str()).await?
         };
         match row {

@@ -2,9 +2,10 @@
 
 use ruma::{OwnedEventId, api::Direction};
 
+use super::Timeline;
 use crate::{
     error::{Error, Result},
-    rooms::{Access, Rooms, memory::room::Room},
+    rooms::{Access, memory::room::Room},
     storage::rooms::events,
 };
 
@@ -13,7 +14,7 @@ const CHUNK: i64 = 100;
 /// Events that are looked at: all of them may be hidden from the user.
 const LOOKED_AT: usize = 2_000;
 
-impl Rooms {
+impl Timeline {
     /// Returns the event closest to a time, not after it or not before it, and when it was made.
     ///
     /// # Errors
@@ -34,7 +35,7 @@ impl Rooms {
         let none = || Error::not_found("there is no such event that you may see");
         while looked_at < LOOKED_AT {
             let rows = {
-                let mut conn = self.inner.db.read().await?;
+                let mut conn = self.db.read().await?;
                 match dir {
                     Direction::Forward => {
                         events::made_after(&mut conn, room.num, from, CHUNK).await?

@@ -9,11 +9,12 @@ use std::collections::{HashMap, HashSet};
 
 use ruma::{OwnedEventId, OwnedServerName, ServerName};
 
+use super::EventReceiver;
 use crate::{
     error::{Error, Result},
     matrix::{Counters, InThread, Pdu, StateMap, Verified},
     rooms::{
-        Help, Received, Rooms,
+        Help, Received,
         log::{
             append::{Numbers, intern, visibility_of},
             redactions, relations,
@@ -54,10 +55,10 @@ pub struct Backfilled {
     pub missing: Vec<(OwnedEventId, Received)>,
 }
 
-impl Rooms {
+impl EventReceiver {
     /// Returns where events are missing in a span of a room's timeline, the newest gap first.
     pub async fn gaps(&self, room: &Room, after: i64, up_to: i64) -> Result<Vec<Gap>> {
-        let mut conn = self.inner.db.read().await?;
+        let mut conn = self.db.read().await?;
         let mut found: Vec<Gap> = Vec::new();
         for (event_id, place) in gaps::within(&mut conn, room.num, (after, up_to), GAPS).await? {
             let event_id = OwnedEventId::try_from(event_id)
@@ -113,16 +114,18 @@ impl Rooms {
         help: Help,
     ) -> Result<Received> {
         let (num, origin, event) = (room.num, origin.clone(), event.clone());
-        let took = self.detached(async move |rooms: Rooms| {
-            rooms.receive_now(num, &origin, &event, &help).await
-        });
+        let took = self
+            .tasks
+            .run_to_completion(self, async move |rooms: Self| {
+                rooms.receive_now(num, &origin, &event, &help).await
+            });
         Ok(took.await?.0)
     }
 
     /// Returns the order in which history is taken, the oldest first, and notes where each event will stand: as many
     /// places before the gap as there are events between.
     async fn order(&self, room: RoomNum, events: &[Verified]) -> Result<Vec<usize>> {
-        let mut tx = self.inner.db.write().await?;
+        let mut tx = self.db.write().await?;
         let ids = events.iter().map(|event| event.pdu().event_id.as_str());
         let nodes = graph::nodes(&mut tx, ids).await?.into_iter();
         let known = nodes.filter(|node| node.timeline.is_some());

@@ -3,10 +3,7 @@
 //!
 //! [Deactivation](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3accountdeactivate)
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, PoisonError},
-};
+use std::{collections::HashMap, sync::Arc};
 
 use ruma::{
     OwnedEventId, OwnedRoomId, ServerName, UserId,
@@ -14,10 +11,11 @@ use ruma::{
 };
 use serde_json::value::RawValue;
 
+use super::FederationReader;
 use crate::{
     error::{Error, Result},
     matrix::{self, Pdu},
-    rooms::{Erased, Room, Rooms},
+    rooms::{Room, memory::ErasedUsers},
     storage::Position,
 };
 
@@ -42,22 +40,21 @@ const KEPT_MEMBER_FIELDS: [&str; 2] = ["join_authorised_via_users_server", "thir
 
 /// Redacts events of erased users for one server.
 pub(crate) struct Eraser<'a> {
-    rooms: &'a Rooms,
+    reader: &'a FederationReader,
     server: &'a ServerName,
-    erased: Arc<Erased>,
+    erased: Arc<ErasedUsers>,
     /// Rooms that were looked up, and since when users were erased, with whether the server was in the room then.
     looked_up: HashMap<OwnedRoomId, Arc<Room>>,
     was_there: HashMap<(OwnedRoomId, Position), bool>,
 }
 
-impl Rooms {
+impl FederationReader {
     /// Returns what redacts events of erased users for a server.
     pub(crate) fn eraser<'a>(&'a self, server: &'a ServerName) -> Eraser<'a> {
-        let erased = self.inner.erased.read();
         Eraser {
-            rooms: self,
+            reader: self,
             server,
-            erased: erased.unwrap_or_else(PoisonError::into_inner).clone(),
+            erased: self.memory.erased_users(),
             looked_up: HashMap::new(),
             was_there: HashMap::new(),
         }
@@ -95,7 +92,7 @@ impl Eraser<'_> {
         if let Some(room) = self.looked_up.get(room_id) {
             return Ok(room.clone());
         }
-        let room = self.rooms.room(room_id).await?;
+        let room = self.reader.memory.room(room_id).await?;
         self.looked_up.insert(room_id.clone(), room.clone());
         Ok(room)
     }
@@ -112,7 +109,7 @@ impl Eraser<'_> {
             // 0: memory cannot tell since when.
             Some(stay) if stay.since != 0 => stay.since <= position,
             _ => {
-                let state = self.rooms.state_at(&room, position).await?;
+                let state = self.reader.state.state_at(&room, position).await?;
                 let mut members = state.of_type(&StateEventType::RoomMember);
                 members.any(|pdu| {
                     pdu.membership() == Some(MembershipState::Join)

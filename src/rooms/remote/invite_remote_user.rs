@@ -10,11 +10,11 @@ use ruma::{
 };
 use serde_json::value::RawValue;
 
-use super::make_and_send_join::is_told_to_strangers;
+use super::{ResidentServer, make_and_send_join::is_told_to_strangers};
 use crate::{
     error::{Error, Result},
     matrix::{Signed, Verified},
-    rooms::{Help, NewEvent, Received, Room, Rooms},
+    rooms::{Help, NewEvent, Received, Room},
 };
 
 /// An invitation that another server has to take before it comes into the room.
@@ -28,7 +28,7 @@ pub struct DraftInvitation {
     pub room_state: Vec<Box<RawValue>>,
 }
 
-impl Rooms {
+impl ResidentServer {
     /// Makes an invitation for the server of the invited to sign.
     ///
     /// # Errors
@@ -39,20 +39,20 @@ impl Rooms {
         room_id: &RoomId,
         event: NewEvent,
     ) -> Result<DraftInvitation> {
-        let room = self.room_of_member(room_id).await?;
+        let room = self.memory.room_of_member(room_id).await?;
         // The room goes on while the other server thinks about it: then the invitation stands beside what comes.
         let tip = room.tip.lock().await.clone();
         if tip.state.membership(&event.sender) != MembershipState::Join {
             return Err(Error::forbidden("you are not in this room"));
         }
-        self.inner.check_invitation(&event).await?;
+        self.log.check_invitation(&event).await?;
         let sender = event.sender.clone();
         let invited = event.state_key.as_deref();
         let invited = invited.and_then(|user_id| <&UserId>::try_from(user_id).ok());
         let server = invited
-            .map_or(self.server_name(), UserId::server_name)
+            .map_or(self.memory.server_name(), UserId::server_name)
             .to_owned();
-        let accepted = self.inner.accept(&room, &tip, event).await?;
+        let accepted = self.log.accept(&room, &tip, event).await?;
         let told = tip
             .state
             .iter()
@@ -65,7 +65,7 @@ impl Rooms {
                 event_id: accepted.pdu.event_id,
                 event: RawValue::from_string(accepted.json)?,
             },
-            room_state: self.jsons(&server, &told).await?,
+            room_state: self.federation.jsons(&server, &told).await?,
             room,
         })
     }
@@ -82,10 +82,17 @@ impl Rooms {
             is_passed_on: true,
             ..Help::default()
         };
-        let received = self.receive(self.server_name(), invitation, help).await?;
+        let received = self
+            .receiver
+            .receive(self.memory.server_name(), invitation, help)
+            .await?;
         match received {
             Received::Accepted => Ok(event_id),
-            Received::Duplicate => self.check_accepted(&event_id).await.map(|()| event_id),
+            Received::Duplicate => self
+                .receiver
+                .check_accepted(&event_id)
+                .await
+                .map(|()| event_id),
             Received::SoftFailed(reason) | Received::Rejected(reason) => {
                 Err(Error::Forbidden(reason))
             }

@@ -12,12 +12,15 @@ use ruma::{
 use serde::Deserialize;
 use tokio::sync::MutexGuard;
 
-use super::outliers::{self, Checked};
+use super::{
+    JoinImport,
+    outliers::{self, Checked},
+};
 use crate::{
     error::{Error, Result},
     matrix::{self, Resolved, StateMap, Verified},
     rooms::{
-        Help, Received, Rooms,
+        Help, Received,
         log::{
             append::{Accepted, Arrival, Fork, GAP, append},
             snapshots::{self, Base},
@@ -76,7 +79,7 @@ struct Taken {
     state: StateMap,
 }
 
-impl Rooms {
+impl JoinImport {
     /// Takes over a room, or comes back into one after a time in which nobody of this server was in it.
     ///
     /// State events that the events do not allow by which they say to be allowed are left out.
@@ -87,7 +90,10 @@ impl Rooms {
     /// [`Error::UnsupportedRoomVersion`]; [`Error::TooLarge`].
     #[tracing::instrument(skip_all, fields(room_id = %import.join.pdu().room_id), err(level = "debug"))]
     pub async fn import(&self, import: Import) -> Result<Imported> {
-        self.detached(async move |rooms: Rooms| rooms.import_now(import).await)
+        self.tasks
+            .run_to_completion(self, async move |rooms: Self| {
+                rooms.import_now(import).await
+            })
             .await
     }
 
@@ -101,10 +107,13 @@ impl Rooms {
         self.check_join(&import)?;
         let (origin, version) = (import.origin.clone(), import.version.clone());
         let join = import.join.clone();
-        let num = self.known_room(&join.pdu().room_id, &version).await?;
+        let num = self
+            .remote_memberships
+            .known_room(&join.pdu().room_id, &version)
+            .await?;
         let (mut import, mut checked) = (Some(import), None);
         for _ in 0..ATTEMPTS {
-            let room = self.room_by_number(num).await?;
+            let room = self.memory.room_by_number(num).await?;
             let tip = room.tip.lock().await;
             if room.is_stale() {
                 continue;
@@ -126,7 +135,7 @@ impl Rooms {
             let Some((state, events)) = checked.take() else {
                 break;
             };
-            self.store_checked(num, &events.events).await?;
+            self.receiver.store_checked(num, &events.events).await?;
             drop(events);
             self.take_over(&room, tip, Taken { join, state }).await?;
             return Ok(Imported::New);
@@ -139,7 +148,7 @@ impl Rooms {
     /// Notes of which version a room is that this server was never in: whoever told of it before, with an invitation or
     /// an answer that did not hold, may have said anything.
     async fn correct_version(&self, room: &Room, version: &RoomVersionId) -> Result<()> {
-        let mut tx = self.inner.db.write().await?;
+        let mut tx = self.db.write().await?;
         room_table::set_version(&mut tx, room.num, version.as_str()).await?;
         let position = tx.position();
         tx.publish(position, Change::Imported { room: room.num });
@@ -151,27 +160,11 @@ impl Rooms {
         let pdu = import.join.pdu();
         let is_join = pdu.member() == Some(&*pdu.sender)
             && pdu.membership() == Some(MembershipState::Join)
-            && self.is_local(&pdu.sender);
+            && self.memory.is_local(&pdu.sender);
         if is_join {
             return Ok(());
         }
         Err(Error::forbidden("that is no join of a user of this server"))
-    }
-
-    /// Returns the number of a room, and notes the room if nobody here has heard of it.
-    pub(crate) async fn known_room(
-        &self,
-        room_id: &ruma::RoomId,
-        version: &RoomVersionId,
-    ) -> Result<RoomNum> {
-        match self.number(room_id).await {
-            Err(Error::NotFound(_)) => {}
-            known => return known,
-        }
-        let mut tx = self.inner.db.write().await?;
-        room_table::insert(&mut tx, room_id.as_str(), version.as_str()).await?;
-        tx.commit().await?;
-        self.number(room_id).await
     }
 
     async fn join_known(
@@ -181,12 +174,13 @@ impl Rooms {
         join: &Verified,
     ) -> Result<Imported> {
         let (received, _) = self
+            .receiver
             .receive_now(num, origin, join, &Help::default())
             .await?;
         match received {
             Received::Accepted => Ok(Imported::Known),
             Received::Duplicate => {
-                self.check_accepted(&join.pdu().event_id).await?;
+                self.receiver.check_accepted(&join.pdu().event_id).await?;
                 Ok(Imported::Known)
             }
             Received::SoftFailed(reason) | Received::Rejected(reason) => {
@@ -219,6 +213,7 @@ impl Rooms {
             .collect();
         let join = std::iter::once(&import.join);
         let known = self
+            .receiver
             .known_auth_events(num, events.iter().chain(join))
             .await?;
         let checked = outliers::check(rules, events, known.clone()).await?;
@@ -264,7 +259,7 @@ impl Rooms {
         taken: Taken,
     ) -> Result<()> {
         let mut next = tip.clone();
-        let mut tx = self.inner.db.write().await?;
+        let mut tx = self.db.write().await?;
         let mut missing = taken.join.pdu().prev_events.clone();
         let nodes = graph::nodes(&mut tx, missing.iter().map(|id| id.as_str())).await?;
         missing.retain(|id| {
@@ -281,7 +276,7 @@ impl Rooms {
             after_gap: true,
         };
         let resolved = (snapshot, &Arc::new(resolved));
-        snapshots::set_current(&self.inner, &mut tx, room, &mut next, resolved).await?;
+        snapshots::set_current(&self.log, &mut tx, room, &mut next, resolved).await?;
         let pdu = taken.join.pdu().clone();
         let mut current = taken.state.clone();
         current.insert(Arc::new(pdu.clone()));
@@ -307,7 +302,7 @@ impl Rooms {
             }),
             pdu,
         };
-        append(&self.inner, &mut tx, room, &mut next, accepted).await?;
+        append(&self.log, &mut tx, room, &mut next, accepted).await?;
         let pending = tx.release()?;
         // Whoever waits for the lock is to load the room anew, and that can be done once it is on disk.
         let durable = pending.durable().await;

@@ -2,11 +2,8 @@
 //!
 //! [Joining rooms](https://spec.matrix.org/v1.19/server-server-api/#joining-rooms)
 
-use std::sync::Arc;
-
 use ruma::{
-    OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, RoomVersionId, ServerName,
-    UInt, UserId,
+    OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomVersionId, UInt, UserId,
     canonical_json::{CanonicalJsonObject, CanonicalJsonValue},
     events::{
         StateEventType, TimelineEventType,
@@ -16,12 +13,12 @@ use ruma::{
 };
 use serde_json::value::{RawValue, to_raw_value};
 
-use super::receive::check_acl;
+use super::{ResidentServer, receive::check_acl};
 use crate::{
     error::{Error, Result},
     matrix::{self, Draft, Site, StateMap, Verified},
     rooms::{
-        Help, Received, Rooms,
+        Help, Received,
         memory::room::{Room, Tip},
         read::join_rules::{authoriser, restriction},
     },
@@ -68,7 +65,7 @@ impl Handshake {
     }
 }
 
-impl Rooms {
+impl ResidentServer {
     /// Makes the event with which a user of another server comes into a room, leaves it, or knocks.
     ///
     /// `supported` are the room versions that the other server can handle; empty for all.
@@ -87,7 +84,7 @@ impl Rooms {
         if applicant.user_id.server_name() != applicant.origin {
             return Err(Error::forbidden("the user is not of the server that asks"));
         }
-        let room = self.resident(&applicant.room_id).await?;
+        let room = self.memory.resident(&applicant.room_id).await?;
         if !supported.is_empty() && !supported.contains(&room.version) {
             return Err(Error::IncompatibleRoomVersion(room.version.clone()));
         }
@@ -115,8 +112,8 @@ impl Rooms {
             state_key: Some(applicant.user_id.to_string()),
             content,
             redacts: None,
-            timestamp: self.inner.clock.now(),
-            event_id: self.inner.new_event_id(&room.rules),
+            timestamp: self.clock.now(),
+            event_id: self.log.new_event_id(&room.rules),
         };
         let (prev_events, prev_hashes) = tip.followed();
         let site = Site {
@@ -133,19 +130,6 @@ impl Rooms {
         })
     }
 
-    /// Returns a room that users of this server are in.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NotFound`] for any other.
-    pub async fn resident(&self, room_id: &RoomId) -> Result<Arc<Room>> {
-        let room = self.room(room_id).await?;
-        if room.view().local_members.is_empty() {
-            return Err(Error::not_found("this server is not in the room"));
-        }
-        Ok(room)
-    }
-
     /// Returns the user of this server who lets somebody into a restricted room; `None` where nobody has to.
     async fn who_lets_in(
         &self,
@@ -160,11 +144,15 @@ impl Rooms {
         let Some(restricted) = restriction(room, state) else {
             return Ok(None);
         };
-        if !self.meets_condition(room, state, user_id).await? {
+        if !self
+            .join_rules
+            .meets_condition(room, state, user_id)
+            .await?
+        {
             let mut is_known = false;
             for rule in &restricted.allow {
                 if let AllowRule::RoomMembership(condition) = rule {
-                    is_known |= self.resident(&condition.room_id).await.is_ok();
+                    is_known |= self.memory.resident(&condition.room_id).await.is_ok();
                 }
             }
             return Err(if is_known || restricted.allow.is_empty() {
@@ -195,7 +183,7 @@ impl Rooms {
         applicant: &Applicant,
         mut object: CanonicalJsonObject,
     ) -> Result<CanonicalJsonObject> {
-        let room = self.resident(&applicant.room_id).await?;
+        let room = self.memory.resident(&applicant.room_id).await?;
         let state = room.tip.lock().await.state.clone();
         check_acl(&state, &applicant.origin)?;
         check_form(handshake, applicant, &object)?;
@@ -206,11 +194,11 @@ impl Rooms {
             .and_then(|content| content.get("join_authorised_via_users_server")?.as_str())
             .and_then(|via| OwnedUserId::try_from(via).ok());
         if handshake == Handshake::Join
-            && via.is_some_and(|via| self.is_local(&via))
+            && via.is_some_and(|via| self.memory.is_local(&via))
             && restriction(&room, &state).is_some()
         {
             self.who_lets_in(&room, &state, &applicant.user_id).await?;
-            self.inner.key.sign_event(&mut object, &room.rules)?;
+            self.key.sign_event(&mut object, &room.rules)?;
         }
         Ok(object)
     }
@@ -229,7 +217,7 @@ impl Rooms {
     ) -> Result<StateMap> {
         let object = serde_json::from_str(event.json())?;
         check_form(handshake, applicant, &object)?;
-        let room = self.resident(&applicant.room_id).await?;
+        let room = self.memory.resident(&applicant.room_id).await?;
         let (num, origin) = (room.num, applicant.origin.clone());
         let id = event.pdu().event_id.clone();
         let help = Help {
@@ -237,15 +225,19 @@ impl Rooms {
             ..Help::default()
         };
         let taken = self
-            .detached(async move |rooms: Rooms| {
-                rooms.receive_now(num, &origin, &event, &help).await
+            .tasks
+            .run_to_completion(self, async move |rooms: Self| {
+                rooms
+                    .receiver
+                    .receive_now(num, &origin, &event, &help)
+                    .await
             })
             .await?;
         match taken {
             (Received::Accepted, before) => Ok(before),
             (Received::Duplicate, _) => {
-                self.check_accepted(&id).await?;
-                self.state_before_event(&room, &id).await
+                self.receiver.check_accepted(&id).await?;
+                self.federation.state_before_event(&room, &id).await
             }
             (Received::SoftFailed(reason) | Received::Rejected(reason), _) => {
                 Err(Error::Forbidden(reason))
@@ -297,7 +289,7 @@ pub(crate) fn is_told_to_strangers(kind: &StateEventType) -> bool {
     )
 }
 
-impl Rooms {
+impl ResidentServer {
     /// Returns what of a room's state whoever knocks may know.
     ///
     /// [Stripped state](https://spec.matrix.org/v1.19/client-server-api/#stripped-state)
@@ -315,29 +307,5 @@ impl Rooms {
             pdu.state_key.as_deref() == Some("") && is_told_to_strangers(&pdu.state_type())
         });
         told.map(|pdu| pdu.event_id.clone()).collect()
-    }
-
-    /// Checks that another server is in a room that this server is in, and not shut out.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Forbidden`] when it is not; [`Error::NotFound`] when this server is not.
-    pub async fn shared_room(&self, origin: &ServerName, room_id: &RoomId) -> Result<Arc<Room>> {
-        let room = self.room_open_to(origin, room_id).await?;
-        if !room.view().servers.contains_key(origin) {
-            return Err(Error::forbidden(format!("{origin} is not in the room")));
-        }
-        Ok(room)
-    }
-
-    /// Returns a room that this server is in, and that does not shut out another.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Forbidden`] when it does; [`Error::NotFound`] when this server is not in it.
-    pub async fn room_open_to(&self, origin: &ServerName, room_id: &RoomId) -> Result<Arc<Room>> {
-        let room = self.resident(room_id).await?;
-        check_acl(&room.view().state, origin)?;
-        Ok(room)
     }
 }

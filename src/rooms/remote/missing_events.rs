@@ -4,28 +4,18 @@ use std::collections::HashSet;
 
 use ruma::OwnedEventId;
 
-use crate::{
-    error::Result,
-    rooms::{Rooms, memory::room::Room},
-    storage::rooms::graph,
-};
+use super::EventReceiver;
+use crate::{error::Result, rooms::memory::room::Room, storage::rooms::graph};
 
 /// Ids in one query.
 const CHUNK: usize = 500;
 
-impl Rooms {
-    /// Returns the events of a room that no other event follows yet.
-    pub async fn forward_extremities(&self, room: &Room) -> Result<Vec<OwnedEventId>> {
-        let room = self.room_by_number(room.num).await?;
-        let tip = room.tip.lock().await;
-        Ok(tip.forward_extremities.clone())
-    }
-
+impl EventReceiver {
     /// Returns those of some events that are not stored.
     pub async fn unknown(&self, ids: &[OwnedEventId]) -> Result<Vec<OwnedEventId>> {
         let mut known: HashSet<String> = HashSet::with_capacity(ids.len());
         for chunk in ids.chunks(CHUNK) {
-            let mut conn = self.inner.db.read().await?;
+            let mut conn = self.db.read().await?;
             let rows = graph::positions(&mut conn, chunk.iter().map(|id| id.as_str())).await?;
             known.extend(rows.into_iter().map(|(id, _, _)| id));
         }
@@ -37,7 +27,7 @@ impl Rooms {
     pub async fn placed(&self, room: &Room, ids: &[OwnedEventId]) -> Result<HashSet<OwnedEventId>> {
         let mut placed: HashSet<String> = HashSet::new();
         for chunk in ids.chunks(CHUNK) {
-            let mut conn = self.inner.db.read().await?;
+            let mut conn = self.db.read().await?;
             let nodes = graph::nodes(&mut conn, chunk.iter().map(|id| id.as_str())).await?;
             let nodes = nodes
                 .into_iter()

@@ -12,4 +12,159 @@ pub(crate) mod receive;
 pub(crate) mod remote_membership;
 pub(crate) mod serve_events;
 pub(crate) mod serve_state;
+pub(crate) mod shared_room;
 pub(crate) mod stored_inbox;
+
+use std::sync::Arc;
+
+use self::serve_state::Serving;
+use super::{
+    Environment,
+    log::EventLog,
+    memory::RoomMemory,
+    read::{JoinRules, RoomAccess, StateReader},
+    unread::Unread,
+};
+use crate::{clock::Clock, matrix::SigningKey, storage::Db, tasks::Tasks};
+
+/// Memberships of this server's users in rooms that no user of this server is in.
+#[derive(Clone)]
+pub struct RemoteMemberships {
+    db: Db,
+    clock: Clock,
+    key: Arc<SigningKey>,
+    tasks: Tasks,
+    memory: RoomMemory,
+    access: RoomAccess,
+    log: EventLog,
+}
+
+/// Takes the events that other servers send.
+#[derive(Clone)]
+pub struct EventReceiver {
+    db: Db,
+    tasks: Tasks,
+    memory: RoomMemory,
+    unread: Unread,
+    log: EventLog,
+    remote_memberships: RemoteMemberships,
+}
+
+/// Takes over the state of rooms that users of this server join through other servers.
+#[derive(Clone)]
+pub struct JoinImport {
+    db: Db,
+    tasks: Tasks,
+    memory: RoomMemory,
+    log: EventLog,
+    remote_memberships: RemoteMemberships,
+    receiver: EventReceiver,
+}
+
+/// Answers to servers whose users join, leave or knock, or are invited.
+#[derive(Clone)]
+pub struct ResidentServer {
+    clock: Clock,
+    key: Arc<SigningKey>,
+    tasks: Tasks,
+    memory: RoomMemory,
+    join_rules: JoinRules,
+    log: EventLog,
+    receiver: EventReceiver,
+    federation: FederationReader,
+}
+
+/// Reads rooms for other servers.
+#[derive(Clone)]
+pub struct FederationReader {
+    db: Db,
+    tasks: Tasks,
+    memory: RoomMemory,
+    state: StateReader,
+    log: EventLog,
+    serving: Arc<Serving>,
+}
+
+impl RemoteMemberships {
+    pub(super) fn new(environment: &Environment, access: &RoomAccess, log: &EventLog) -> Self {
+        Self {
+            db: environment.db.clone(),
+            clock: environment.clock.clone(),
+            key: environment.key.clone(),
+            tasks: environment.tasks.clone(),
+            memory: environment.memory.clone(),
+            access: access.clone(),
+            log: log.clone(),
+        }
+    }
+}
+
+impl EventReceiver {
+    pub(super) fn new(
+        environment: &Environment,
+        unread: &Unread,
+        log: &EventLog,
+        remote_memberships: &RemoteMemberships,
+    ) -> Self {
+        Self {
+            db: environment.db.clone(),
+            tasks: environment.tasks.clone(),
+            memory: environment.memory.clone(),
+            unread: unread.clone(),
+            log: log.clone(),
+            remote_memberships: remote_memberships.clone(),
+        }
+    }
+}
+
+impl JoinImport {
+    pub(super) fn new(
+        environment: &Environment,
+        log: &EventLog,
+        remote_memberships: &RemoteMemberships,
+        receiver: &EventReceiver,
+    ) -> Self {
+        Self {
+            db: environment.db.clone(),
+            tasks: environment.tasks.clone(),
+            memory: environment.memory.clone(),
+            log: log.clone(),
+            remote_memberships: remote_memberships.clone(),
+            receiver: receiver.clone(),
+        }
+    }
+}
+
+impl ResidentServer {
+    pub(super) fn new(
+        environment: &Environment,
+        join_rules: &JoinRules,
+        log: &EventLog,
+        receiver: &EventReceiver,
+        federation: &FederationReader,
+    ) -> Self {
+        Self {
+            clock: environment.clock.clone(),
+            key: environment.key.clone(),
+            tasks: environment.tasks.clone(),
+            memory: environment.memory.clone(),
+            join_rules: join_rules.clone(),
+            log: log.clone(),
+            receiver: receiver.clone(),
+            federation: federation.clone(),
+        }
+    }
+}
+
+impl FederationReader {
+    pub(super) fn new(environment: &Environment, state: &StateReader, log: &EventLog) -> Self {
+        Self {
+            db: environment.db.clone(),
+            tasks: environment.tasks.clone(),
+            memory: environment.memory.clone(),
+            state: state.clone(),
+            log: log.clone(),
+            serving: Arc::default(),
+        }
+    }
+}

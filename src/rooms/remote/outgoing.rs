@@ -11,10 +11,11 @@ use ruma::{
 };
 use serde_json::value::RawValue;
 
+use super::FederationReader;
 use crate::{
     error::{Error, Result},
     matrix::Pdu,
-    rooms::{Room, Rooms},
+    rooms::Room,
     storage::{
         Position, RoomNum, UserNum,
         rooms::{
@@ -80,7 +81,7 @@ const OF_ROOM: i64 = 200;
 /// Members who are read at once.
 const MEMBERS: i64 = 5_000;
 
-impl Rooms {
+impl FederationReader {
     /// Returns the events after a position that other servers are to be sent.
     ///
     /// A server gets what was said while it was in the room, and the event by which it left. Servers that are in the
@@ -88,12 +89,12 @@ impl Rooms {
     pub async fn outgoing(&self, after: Position) -> Result<OutgoingPage> {
         // Whoever was woken by a commit that is still being told is to find it.
         let up_to = {
-            let journal = self.inner.db.journal();
+            let journal = self.db.journal();
             let _still = journal.still();
             journal.published()
         };
         let rows = {
-            let mut conn = self.inner.db.read().await?;
+            let mut conn = self.db.read().await?;
             graph::after_position(&mut conn, after, up_to, CHUNK).await?
         };
         let is_all = i64::try_from(rows.len()).unwrap_or(0) < CHUNK;
@@ -118,7 +119,7 @@ impl Rooms {
             if !goes_out {
                 continue;
             }
-            let servers = match self.room_by_number(room).await {
+            let servers = match self.memory.room_by_number(room).await {
                 // It was deleted.
                 Err(Error::NotFound(_)) => continue,
                 room => self.destinations(&*room?, &pdu, position),
@@ -147,9 +148,9 @@ impl Rooms {
         from: Position,
         server: &ServerName,
     ) -> Result<RoomPage> {
-        let room = self.room_by_number(room).await?;
+        let room = self.memory.room_by_number(room).await?;
         let rows = {
-            let mut conn = self.inner.db.read().await?;
+            let mut conn = self.db.read().await?;
             graph::of_room_from(&mut conn, room.num, from, OF_ROOM).await?
         };
         let is_all = i64::try_from(rows.len()).unwrap_or(0) < OF_ROOM;
@@ -181,9 +182,9 @@ impl Rooms {
         missed: RangeInclusive<Position>,
         server: &ServerName,
     ) -> Result<Vec<Outgoing>> {
-        let room = self.room_by_number(room).await?;
+        let room = self.memory.room_by_number(room).await?;
         let mut eraser = self.eraser(server);
-        let mut conn = self.inner.db.read().await?;
+        let mut conn = self.db.read().await?;
         if room.view().servers.contains_key(server) {
             let row = room_table::get(&mut conn, room.num).await?;
             let row = row.ok_or_else(|| Error::not_found("the room is gone"))?;
@@ -225,7 +226,7 @@ impl Rooms {
     ///
     /// [`Error::NotFound`] when the room is gone.
     pub async fn has_server(&self, room: RoomNum, server: &ServerName) -> Result<bool> {
-        let room = self.room_by_number(room).await?;
+        let room = self.memory.room_by_number(room).await?;
         Ok(room.view().servers.contains_key(server))
     }
 
@@ -235,19 +236,19 @@ impl Rooms {
     ///
     /// [`Error::NotFound`] when the room is gone.
     pub async fn other_servers(&self, room: RoomNum) -> Result<Vec<OwnedServerName>> {
-        let room = self.room_by_number(room).await?;
+        let room = self.memory.room_by_number(room).await?;
         let view = room.view();
         let others = view
             .servers
             .keys()
-            .filter(|server| *server != self.server_name());
+            .filter(|server| *server != self.memory.server_name());
         Ok(others.cloned().collect())
     }
 
     /// Returns the other servers with which a user shares a room.
     pub async fn servers_with(&self, user: UserNum) -> Result<BTreeSet<OwnedServerName>> {
         let mut servers = BTreeSet::new();
-        for room in self.of_user(user).await?.joined() {
+        for room in self.memory.of_user(user).await?.joined() {
             match self.other_servers(room).await {
                 // It was deleted meanwhile.
                 Err(Error::NotFound(_)) => {}
@@ -262,7 +263,7 @@ impl Rooms {
         let (mut servers, mut after) = (BTreeSet::new(), 0);
         loop {
             let page = {
-                let mut conn = self.inner.db.read().await?;
+                let mut conn = self.db.read().await?;
                 memberships::with_us(&mut conn, after, MEMBERS).await?
             };
             let Some((last, _)) = page.last() else {
@@ -271,7 +272,7 @@ impl Rooms {
             after = *last;
             for (_, user_id) in &page {
                 if let Ok(user_id) = <&UserId>::try_from(user_id.as_str())
-                    && !self.is_local(user_id)
+                    && !self.memory.is_local(user_id)
                     && !servers.contains(user_id.server_name())
                 {
                     servers.insert(user_id.server_name().to_owned());
@@ -297,7 +298,7 @@ impl Rooms {
     /// An invitation to a user of a server outside the room has gone there by `/invite`: such a server cannot check an
     /// event in a transaction.
     fn destinations(&self, room: &Room, pdu: &Pdu, position: Position) -> Vec<OwnedServerName> {
-        let (own, sender) = (self.server_name(), pdu.sender.server_name());
+        let (own, sender) = (self.memory.server_name(), pdu.sender.server_name());
         let is_other = |server: &OwnedServerName| server != own && server != sender;
         let mut servers: Vec<OwnedServerName> = {
             let view = room.view();

@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use ruma::{OwnedEventId, events::TimelineEventType, room_version_rules::RoomVersionRules};
 
+use super::EventReceiver;
 use crate::{
     error::{Error, Result},
     matrix::{self, KnownEvents, Pdu, Verified},
-    rooms::{Rooms, memory::room::Room},
+    rooms::memory::room::Room,
     storage::{
         RoomNum, WriteTx,
         rooms::{
@@ -39,7 +40,7 @@ pub(crate) struct Checked {
     pub(crate) outcomes: BTreeMap<OwnedEventId, Outlier>,
 }
 
-impl Rooms {
+impl EventReceiver {
     /// Stores events of a room without a place, as far as it can be told whether they are allowed.
     ///
     /// Events that are known already stay as they are.
@@ -75,7 +76,7 @@ impl Rooms {
         let mut known = KnownEvents::new();
         for chunk in ids.chunks(CHUNK) {
             let nodes = {
-                let mut conn = self.inner.db.read().await?;
+                let mut conn = self.db.read().await?;
                 graph::nodes(&mut conn, chunk.iter().map(|id| id.as_str())).await?
             };
             for node in nodes.into_iter().filter(|node| node.room == room) {
@@ -93,7 +94,7 @@ impl Rooms {
         events: &[(Verified, Status)],
     ) -> Result<()> {
         for chunk in events.chunks(CHUNK) {
-            let mut tx = self.inner.db.write().await?;
+            let mut tx = self.db.write().await?;
             store(&mut tx, room, chunk).await?;
             tx.commit().await?;
         }

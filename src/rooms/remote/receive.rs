@@ -18,14 +18,14 @@ use serde_json::{Map, Value};
 use tokio::sync::MutexGuard;
 
 use self::checks::{Judged, Judgement, Look, Verdict};
+use super::EventReceiver;
 use crate::{
     error::{Error, Result},
     matrix::{StateMap, Verified},
     rooms::{
-        Rooms,
         log::append::{Accepted, Arrival, append},
         memory::room::{Room, Tip},
-        unread::push_counts::{self, Counting},
+        unread::push_counts::Counting,
         write::send::release,
     },
     storage::{
@@ -108,7 +108,7 @@ pub struct Help {
     pub(crate) is_passed_on: bool,
 }
 
-impl Rooms {
+impl EventReceiver {
     /// Takes an event of another server into its room, if the rules allow it.
     ///
     /// # Errors
@@ -131,14 +131,15 @@ impl Rooms {
     /// As [`Rooms::receive`].
     #[tracing::instrument(skip_all, fields(event_id = %event.pdu().event_id), err(level = "debug"))]
     pub async fn take(&self, origin: &ServerName, event: Verified, help: Help) -> Result<Taken> {
-        let num = self.number(&event.pdu().room_id).await?;
+        let num = self.memory.number(&event.pdu().room_id).await?;
         let origin = origin.to_owned();
         let event = Arc::new(event);
-        self.detached(async move |rooms: Rooms| {
-            let taken = rooms.take_now(num, &origin, &event, &help).await?;
-            Ok(taken.0)
-        })
-        .await
+        self.tasks
+            .run_to_completion(self, async move |rooms: Self| {
+                let taken = rooms.take_now(num, &origin, &event, &help).await?;
+                Ok(taken.0)
+            })
+            .await
     }
 
     /// Checks that an event that was here before was accepted then.
@@ -147,7 +148,7 @@ impl Rooms {
     ///
     /// [`Error::Forbidden`] where it was not.
     pub async fn check_accepted(&self, event_id: &EventId) -> Result<()> {
-        let mut conn = self.inner.db.read().await?;
+        let mut conn = self.db.read().await?;
         let nodes = graph::nodes(&mut conn, [event_id.as_str()]).await?;
         if nodes.iter().any(|node| node.status() == Status::Accepted) {
             return Ok(());
@@ -157,7 +158,7 @@ impl Rooms {
 
     /// Says that events follow in a moment, which shall come to the disk together with those that were taken.
     pub fn more_to_come(&self) -> Intent {
-        self.inner.db.journal().intent()
+        self.db.journal().intent()
     }
 
     /// Takes an event; returns what became of it, when that is on disk, and the state before it.
@@ -182,16 +183,16 @@ impl Rooms {
         let at_once = |received, before| Ok((Taken::from(received), before));
         let mut look = Look::AtTheTip;
         for _ in 0..ATTEMPTS {
-            let room = self.room_by_number(num).await?;
+            let room = self.memory.room_by_number(num).await?;
             // Others of this room wait for its lock: their events shall come into one batch with this one.
-            let intent = self.inner.db.journal().intent();
+            let intent = self.db.journal().intent();
             let tip = room.tip.lock().await;
             if room.is_stale() {
                 continue;
             }
             if room.view().local_members.is_empty() {
                 drop(tip);
-                self.retract(&room, event).await?;
+                self.remote_memberships.retract(&room, event).await?;
                 return at_once(Received::Accepted, StateMap::default());
             }
             check_acl(&tip.state, origin)?;
@@ -229,10 +230,12 @@ impl Rooms {
         (judged, help): (Judged, &Help),
     ) -> Result<Option<Pending>> {
         let counting = match judged.verdict {
-            Verdict::Accepted if judged.gap.is_none() => self.counting(room, &tip, event).await,
+            Verdict::Accepted if judged.gap.is_none() => {
+                self.unread.count_event(room, &tip, event.pdu()).await
+            }
             _ => Counting::default(),
         };
-        let mut tx = self.inner.db.write().await?;
+        let mut tx = self.db.write().await?;
         if room.is_stale() {
             return Ok(None);
         }
@@ -246,18 +249,6 @@ impl Rooms {
         let pending = release(tx, room, position)?;
         *tip = next;
         Ok(Some(pending))
-    }
-
-    async fn counting(&self, room: &Room, tip: &Tip, event: &Verified) -> Counting {
-        let inner = &self.inner;
-        push_counts::count(
-            (&inner.rules, &inner.shields),
-            room,
-            tip,
-            event.pdu(),
-            inner.key.server_name(),
-        )
-        .await
     }
 
     /// Stores an event in a turn of the journal; returns its position, or `None` if it was known.
@@ -295,7 +286,7 @@ impl Rooms {
                 fork: judged.fork,
             }),
         };
-        let stored = append(&self.inner, tx, room, tip, accepted).await?;
+        let stored = append(&self.log, tx, room, tip, accepted).await?;
         Ok(stored.map(|event| event.position))
     }
 }

@@ -14,16 +14,17 @@ use ruma::{
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
 
+use super::RemoteMemberships;
 use crate::{
     error::{Error, Result},
     matrix::{self, Pdu, Unsigned, Verified},
-    rooms::{NewEvent, Rooms, memory::room::Room},
+    rooms::{NewEvent, memory::room::Room},
     storage::{
         Change, RoomNum, UserNum, WriteTx,
         rooms::{
             events::{self, Status},
             graph::{self, Outlier},
-            memberships,
+            memberships, room_table,
         },
     },
 };
@@ -50,7 +51,7 @@ struct Sent {
     sender: Option<OwnedUserId>,
 }
 
-impl Rooms {
+impl RemoteMemberships {
     /// Takes an invitation that another server sends to a user of this one, and signs it.
     ///
     /// Where this server is in the room, the invitation is only signed: it comes into the room by itself.
@@ -74,22 +75,25 @@ impl Rooms {
             user_id.as_str(),
             pdu.content.clone(),
         );
-        self.inner.check_invitation(&draft).await?;
+        self.log.check_invitation(&draft).await?;
         let mut object: CanonicalJsonObject = serde_json::from_str(invitation.event.json())?;
-        self.inner.key.sign_event(&mut object, &rules)?;
+        self.key.sign_event(&mut object, &rules)?;
         let json = serde_json::to_string(&object)?;
-        if let Ok(room) = self.resident(&pdu.room_id).await {
+        if let Ok(room) = self.memory.resident(&pdu.room_id).await {
             super::receive::check_acl(&room.view().state, origin)?;
         } else {
             let json = json.clone();
-            self.detached(async move |rooms: Rooms| rooms.store_outside(invitation, json).await)
+            self.tasks
+                .run_to_completion(self, async move |rooms: Self| {
+                    rooms.store_outside(invitation, json).await
+                })
                 .await?;
         }
         Ok(RawValue::from_string(json)?)
     }
 
     fn check_invited(&self, origin: &ServerName, pdu: &Pdu) -> Result<OwnedUserId> {
-        let user_id = pdu.member().filter(|user_id| self.is_local(user_id));
+        let user_id = pdu.member().filter(|user_id| self.memory.is_local(user_id));
         let is_right =
             pdu.membership() == Some(MembershipState::Invite) && pdu.sender.server_name() == origin;
         match user_id.filter(|_| is_right) {
@@ -107,14 +111,17 @@ impl Rooms {
     /// [`Error::InvalidParam`] when the event is no knock of a user of this server.
     pub async fn store_knock(&self, knock: FromOutside) -> Result<()> {
         let pdu = knock.event.pdu();
-        let is_own = pdu.member() == Some(&*pdu.sender) && self.is_local(&pdu.sender);
+        let is_own = pdu.member() == Some(&*pdu.sender) && self.memory.is_local(&pdu.sender);
         if !is_own || pdu.membership() != Some(MembershipState::Knock) {
             return Err(Error::invalid_param(
                 "that is no knock of a user of this server",
             ));
         }
         let json = knock.event.json().to_owned();
-        self.detached(async move |rooms: Rooms| rooms.store_outside(knock, json).await)
+        self.tasks
+            .run_to_completion(self, async move |rooms: Self| {
+                rooms.store_outside(knock, json).await
+            })
             .await
     }
 
@@ -130,9 +137,12 @@ impl Rooms {
         user_id: &UserId,
         leave: Option<Verified>,
     ) -> Result<()> {
-        let num = self.number(room_id).await?;
+        let num = self.memory.number(room_id).await?;
         let user_id = user_id.to_owned();
-        self.detached(async move |rooms: Rooms| rooms.leave_now(num, user_id, leave).await)
+        self.tasks
+            .run_to_completion(self, async move |rooms: Self| {
+                rooms.leave_now(num, user_id, leave).await
+            })
             .await
     }
 
@@ -142,21 +152,21 @@ impl Rooms {
         user_id: OwnedUserId,
         leave: Option<Verified>,
     ) -> Result<()> {
-        let room = self.room_by_number(num).await?;
+        let room = self.memory.room_by_number(num).await?;
         // Nobody may come into the room meanwhile.
         let _tip = room.tip.lock().await;
-        let user = self.user_number(&user_id).await?;
+        let user = self.memory.user_number(&user_id).await?;
         let user = user.ok_or_else(|| Error::forbidden("you were never in that room"))?;
-        let membership = self.of_user(user).await?.membership(num);
+        let membership = self.memory.of_user(user).await?.membership(num);
         if !matches!(membership, MembershipState::Invite | MembershipState::Knock) {
             return Err(Error::forbidden("you are not invited to that room"));
         }
-        let event = match (leave, self.membership_event(num, user).await?) {
+        let event = match (leave, self.access.membership_event(num, user).await?) {
             (Some(leave), _) => Some(leave.into_parts()),
             (None, Some(asked)) => Some(self.own_leave(&room, &asked, &user_id)?),
             (None, None) => None,
         };
-        let mut tx = self.inner.db.write().await?;
+        let mut tx = self.db.write().await?;
         let position = tx.position();
         let row = match &event {
             Some((pdu, json)) => Some(store_outlier(&mut tx, num, pdu, json).await?),
@@ -189,16 +199,20 @@ impl Rooms {
     pub(crate) async fn retract(&self, room: &Room, event: &Verified) -> Result<()> {
         let pdu = event.pdu();
         let not_here = || Error::not_found("this server is not in the room");
-        let user_id = pdu.member().filter(|user_id| self.is_local(user_id));
+        let user_id = pdu.member().filter(|user_id| self.memory.is_local(user_id));
         let user_id = user_id.ok_or_else(not_here)?.to_owned();
         let is_out = matches!(
             pdu.membership(),
             Some(MembershipState::Leave | MembershipState::Ban)
         );
-        let user = self.user_number(&user_id).await?.ok_or_else(not_here)?;
-        let asked = self.membership_event(room.num, user).await?;
+        let user = self
+            .memory
+            .user_number(&user_id)
+            .await?
+            .ok_or_else(not_here)?;
+        let asked = self.access.membership_event(room.num, user).await?;
         let asked = asked.filter(|asked| pdu.auth_events.contains(&asked.event_id));
-        let is_asked = match self.of_user(user).await?.membership(room.num) {
+        let is_asked = match self.memory.of_user(user).await?.membership(room.num) {
             MembershipState::Knock => asked.is_some(),
             MembershipState::Invite => asked.is_some_and(|asked| asked.sender == pdu.sender),
             _ => false,
@@ -207,18 +221,11 @@ impl Rooms {
             return Err(not_here());
         }
         let (num, leave) = (room.num, Some(event.clone()));
-        self.detached(async move |rooms: Rooms| rooms.leave_now(num, user_id, leave).await)
+        self.tasks
+            .run_to_completion(self, async move |rooms: Self| {
+                rooms.leave_now(num, user_id, leave).await
+            })
             .await
-    }
-
-    /// Returns the event that made a user what they are to a room.
-    async fn membership_event(&self, room: RoomNum, user: UserNum) -> Result<Option<Pdu>> {
-        let mut conn = self.inner.db.read().await?;
-        let event = memberships::event_of(&mut conn, user, room).await?;
-        Ok(event.and_then(|(event_id, json)| {
-            let event_id = ruma::OwnedEventId::try_from(event_id).ok()?;
-            Pdu::parse(event_id, &json).ok()
-        }))
     }
 
     /// Returns the event by which a user left a room that they only saw from outside, as clients see it.
@@ -227,7 +234,7 @@ impl Rooms {
         room: &Room,
         user: UserNum,
     ) -> Result<Option<Box<RawValue>>> {
-        let event = self.membership_event(room.num, user).await?;
+        let event = self.access.membership_event(room.num, user).await?;
         let is_out = |pdu: &Pdu| {
             matches!(
                 pdu.membership(),
@@ -249,35 +256,17 @@ impl Rooms {
         };
         let mut event = json!({
             "type": "m.room.member", "room_id": room.room_id, "sender": user_id, "state_key": user_id,
-            "content": { "membership": "leave" }, "origin_server_ts": self.inner.clock.now(),
+            "content": { "membership": "leave" }, "origin_server_ts": self.clock.now(),
             "depth": asked.depth, "prev_events": follows, "auth_events": follows,
         });
-        if let Some(event_id) = self.inner.new_event_id(&room.rules)
+        if let Some(event_id) = self.log.new_event_id(&room.rules)
             && let Some(event) = event.as_object_mut()
         {
             event.insert("event_id".to_owned(), json!(event_id));
         }
         let mut object: CanonicalJsonObject = serde_json::from_value(event)?;
-        self.inner.key.hash_and_sign(&mut object, &room.rules)?;
+        self.key.hash_and_sign(&mut object, &room.rules)?;
         Pdu::from_object(&object, &room.rules)
-    }
-
-    /// Returns who has invited a user of this server to a room, if anybody has.
-    pub async fn inviter(&self, room_id: &RoomId, user_id: &UserId) -> Result<Option<OwnedUserId>> {
-        let num = match self.number(room_id).await {
-            Err(Error::NotFound(_)) => return Ok(None),
-            num => num?,
-        };
-        let Some(user) = self.user_number(user_id).await? else {
-            return Ok(None);
-        };
-        match self.of_user(user).await?.membership(num) {
-            MembershipState::Invite => {
-                let invitation = self.membership_event(num, user).await?;
-                Ok(invitation.map(|invitation| invitation.sender))
-            }
-            _ => Ok(None),
-        }
     }
 
     /// Returns the servers of whom a user knows from outside that they made the room what it is.
@@ -286,8 +275,8 @@ impl Rooms {
         room_id: &RoomId,
         user: UserNum,
     ) -> Result<Vec<OwnedServerName>> {
-        let num = self.number(room_id).await?;
-        let mine = self.of_user(user).await?.get(num);
+        let num = self.memory.number(room_id).await?;
+        let mine = self.memory.of_user(user).await?.get(num);
         let stripped = mine.and_then(|mine| mine.stripped_state);
         let stripped: Vec<Sent> = stripped
             .and_then(|stripped| serde_json::from_str(&stripped).ok())
@@ -299,10 +288,26 @@ impl Rooms {
         Ok(servers.collect())
     }
 
+    /// Returns the number of a room, and notes the room if nobody here has heard of it.
+    pub(crate) async fn known_room(
+        &self,
+        room_id: &ruma::RoomId,
+        version: &RoomVersionId,
+    ) -> Result<RoomNum> {
+        match self.memory.number(room_id).await {
+            Err(Error::NotFound(_)) => {}
+            known => return known,
+        }
+        let mut tx = self.db.write().await?;
+        room_table::insert(&mut tx, room_id.as_str(), version.as_str()).await?;
+        tx.commit().await?;
+        self.memory.number(room_id).await
+    }
+
     async fn store_outside(&self, from: FromOutside, json: String) -> Result<()> {
         let pdu = from.event.pdu();
         let num = self.known_room(&pdu.room_id, &from.version).await?;
-        let room = self.room_by_number(num).await?;
+        let room = self.memory.room_by_number(num).await?;
         let _tip = room.tip.lock().await;
         let Some((user_id, membership)) = pdu.member().zip(pdu.membership()) else {
             return Ok(());
@@ -321,7 +326,7 @@ impl Rooms {
             .collect();
         shown.push(matrix::stripped(pdu));
         let stripped: Arc<str> = serde_json::to_string(&shown)?.into();
-        let mut tx = self.inner.db.write().await?;
+        let mut tx = self.db.write().await?;
         let user = tx.intern(user_id.as_str()).await?;
         let position = tx.position();
         let row = store_outlier(&mut tx, num, pdu, &json).await?;

@@ -11,12 +11,11 @@ use ruma::{
 };
 use serde_json::value::RawValue;
 
-use super::erased_users::Eraser;
+use super::{FederationReader, erased_users::Eraser};
 use crate::{
     error::{Error, Result},
     matrix::{self, StateMap, Visibility},
     rooms::{
-        Rooms,
         log::resolution::pdu_of,
         memory::{load::state_map, room::Room},
     },
@@ -45,7 +44,7 @@ struct Walk {
     limit: usize,
 }
 
-impl Rooms {
+impl FederationReader {
     /// Returns an event for a server that is in its room, redacted if that server may not see it.
     ///
     /// # Errors
@@ -57,12 +56,12 @@ impl Rooms {
         event_id: &EventId,
     ) -> Result<Box<RawValue>> {
         let node = {
-            let mut conn = self.inner.db.read().await?;
+            let mut conn = self.db.read().await?;
             graph::nodes(&mut conn, [event_id.as_str()]).await?.pop()
         };
         let node = node.filter(|node| node.status() != Status::Rejected);
         let node = node.ok_or_else(|| Error::not_found("there is no such event"))?;
-        let room_id = self.room_id(node.room).await?;
+        let room_id = self.memory.room_id(node.room).await?;
         let room = self.shared_room(origin, &room_id).await?;
         let mut eraser = self.eraser(origin);
         self.seen_by(&room, node, &mut eraser, &mut HashMap::new())
@@ -108,7 +107,7 @@ impl Rooms {
             return Ok(true);
         }
         if !states.contains_key(&snapshot) {
-            let mut conn = self.inner.db.read().await?;
+            let mut conn = self.db.read().await?;
             let state = state_map(&mut conn, snapshot).await?;
             // The events of one answer stand close together, mostly with the same few states before them.
             if states.len() >= MAX_STATES {
@@ -164,7 +163,7 @@ impl Rooms {
     ) -> Result<Vec<Box<RawValue>>> {
         let latest: Vec<OwnedEventId> = latest.iter().take(MAX_NAMED).cloned().collect();
         let start: Vec<OwnedEventId> = {
-            let mut conn = self.inner.db.read().await?;
+            let mut conn = self.db.read().await?;
             let nodes = graph::nodes(&mut conn, latest.iter().map(|id| id.as_str())).await?;
             let of_room = nodes.into_iter().filter(|node| node.room == room.num);
             let mut start = Vec::new();
@@ -203,7 +202,7 @@ impl Rooms {
         while found.len() < walk.limit {
             next.retain(|id| seen.insert(id.clone()));
             let read = {
-                let mut conn = self.inner.db.read().await?;
+                let mut conn = self.db.read().await?;
                 graph::nodes(&mut conn, next.drain(..).map(String::from)).await?
             };
             for node in read {
@@ -242,7 +241,7 @@ impl Rooms {
         dir: Direction,
     ) -> Result<(OwnedEventId, i64)> {
         let rows = {
-            let mut conn = self.inner.db.read().await?;
+            let mut conn = self.db.read().await?;
             match dir {
                 Direction::Forward => {
                     events::made_after(&mut conn, room.num, (ts, i64::MIN), LOOKED_AT).await?
@@ -255,7 +254,7 @@ impl Rooms {
         let mut states = HashMap::new();
         for (_, _, ts, event_id) in rows {
             let node = {
-                let mut conn = self.inner.db.read().await?;
+                let mut conn = self.db.read().await?;
                 graph::nodes(&mut conn, [event_id]).await?.pop()
             };
             let Some(node) = node else { continue };

@@ -15,13 +15,11 @@ use ruma::{
 use serde_json::value::RawValue;
 use tokio::sync::{Semaphore, oneshot};
 
+use super::FederationReader;
 use crate::{
     error::{Error, Result},
     matrix::{Pdu, StateMap},
-    rooms::{
-        Rooms,
-        memory::{load::state_map, room::Room},
-    },
+    rooms::memory::{load::state_map, room::Room},
     storage::rooms::{events, graph},
     turns::Turns,
 };
@@ -77,22 +75,22 @@ impl Default for Serving {
     }
 }
 
-impl Rooms {
+impl FederationReader {
     /// Waits for the turn of a server to be told a state of a room, or all that something rests on.
     ///
     /// # Errors
     ///
     /// [`Error::LimitExceeded`] when the server waits for too many answers already.
     pub async fn turn_to_be_told(&self, server: &ServerName) -> Result<TurnToBeTold> {
-        let Some(place) = self.inner.serving.turns.place(&server.to_owned()) else {
+        let Some(place) = self.serving.turns.place(&server.to_owned()) else {
             return Err(Error::LimitExceeded {
                 retry_after: ASK_AGAIN_AFTER,
             });
         };
         let turn = place.turn().await;
         let (telling, is_told) = oneshot::channel();
-        let stopping = self.inner.tasks.stopping().clone();
-        drop(self.inner.tasks.spawn(async move {
+        let stopping = self.tasks.stopping().clone();
+        drop(self.tasks.spawn(async move {
             tokio::select! {
                 _ = is_told => {}
                 () = tokio::time::sleep(READ_WITHIN) => {}
@@ -163,7 +161,7 @@ impl Rooms {
         room: &Room,
         event_id: &EventId,
     ) -> Result<StateMap> {
-        let mut tx = self.inner.db.snapshot().await?;
+        let mut tx = self.db.snapshot().await?;
         let node = graph::nodes(&mut tx, [event_id.as_str()]).await?.pop();
         let node = node.filter(|node| node.room == room.num);
         let snapshot = node.and_then(|node| node.state);
@@ -189,7 +187,11 @@ impl Rooms {
         room: &Room,
         event_id: &EventId,
     ) -> Result<Vec<OwnedEventId>> {
-        let event = self.auth_chain_events(&[event_id.to_owned()]).await?.pop();
+        let event = self
+            .log
+            .auth_chain_events(&[event_id.to_owned()])
+            .await?
+            .pop();
         let event = event.filter(|pdu| pdu.room_id == room.room_id);
         let event = event.ok_or_else(|| Error::not_found("there is no such event"))?;
         let state = room.view().state.clone();
@@ -204,7 +206,7 @@ impl Rooms {
         events: impl IntoIterator<Item = &'a Pdu>,
     ) -> Result<HashSet<OwnedEventId>> {
         // The semaphore is never closed.
-        let _turn = self.inner.serving.chains.acquire().await;
+        let _turn = self.serving.chains.acquire().await;
         let here: HashMap<&OwnedEventId, &Arc<Pdu>> =
             state.iter().map(|pdu| (&pdu.event_id, pdu)).collect();
         let mut chain: HashSet<OwnedEventId> = HashSet::new();
@@ -226,7 +228,7 @@ impl Rooms {
                     None => unread.push(id),
                 }
             }
-            for pdu in self.auth_chain_events(&unread).await? {
+            for pdu in self.log.auth_chain_events(&unread).await? {
                 next.extend(pdu.auth_events.iter().cloned());
             }
         }
@@ -243,7 +245,7 @@ impl Rooms {
         let mut eraser = self.eraser(server);
         for chunk in ids.chunks(CHUNK) {
             let rows = {
-                let mut conn = self.inner.db.read().await?;
+                let mut conn = self.db.read().await?;
                 events::by_ids(&mut conn, chunk.iter().map(|id| id.as_str())).await?
             };
             let mut rows: HashMap<String, String> =
@@ -260,7 +262,7 @@ impl Rooms {
 
     /// Returns the servers in a room: those of whose users somebody has joined.
     pub async fn servers_in(&self, room_id: &RoomId) -> Result<Vec<OwnedServerName>> {
-        let room = self.room(room_id).await?;
+        let room = self.memory.room(room_id).await?;
         let view = room.view();
         Ok(view.servers.keys().cloned().collect())
     }

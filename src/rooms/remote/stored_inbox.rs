@@ -5,9 +5,9 @@ use std::sync::Arc;
 use ruma::{OwnedServerName, ServerName};
 use serde_json::value::RawValue;
 
+use super::EventReceiver;
 use crate::{
     error::{Error, Result},
-    rooms::Rooms,
     storage::{
         Position, RoomNum,
         rooms::arrived_events::{self, ArrivedRow},
@@ -30,14 +30,14 @@ pub struct Arrived {
     pub json: Box<RawValue>,
 }
 
-impl Rooms {
+impl EventReceiver {
     /// Keeps events that wait; returns their places.
     pub async fn keep_arrived(
         &self,
         origin: &ServerName,
         events: &[(RoomNum, Arc<RawValue>)],
     ) -> Result<Vec<Position>> {
-        let mut tx = self.inner.db.write().await?;
+        let mut tx = self.db.write().await?;
         let mut positions = Vec::new();
         for (room, json) in events {
             let row = ArrivedRow {
@@ -58,7 +58,7 @@ impl Rooms {
         if positions.is_empty() {
             return Ok(());
         }
-        let mut tx = self.inner.db.write().await?;
+        let mut tx = self.db.write().await?;
         arrived_events::remove(&mut tx, positions).await?;
         tx.commit().await
     }
@@ -66,7 +66,7 @@ impl Rooms {
     /// Returns some of the events that wait after a place, the oldest first.
     pub async fn arrived(&self, after: Position) -> Result<Vec<Arrived>> {
         let rows = {
-            let mut conn = self.inner.db.read().await?;
+            let mut conn = self.db.read().await?;
             arrived_events::after(&mut conn, after, PAGE).await?
         };
         let arrived = |row: ArrivedRow| {

@@ -47,7 +47,13 @@ impl Story {
             state: state.clone(),
             auth_chain: auth_chain.clone(),
         };
-        abroad.house.rooms.import(import()).await.unwrap();
+        abroad
+            .house
+            .rooms
+            .join_import
+            .import(import())
+            .await
+            .unwrap();
         Self {
             abroad,
             random: StdRng::seed_from_u64(seed),
@@ -135,7 +141,12 @@ impl Story {
     /// Tells another server the same story in another order.
     async fn retold(&mut self) -> House {
         let house = self.abroad.house.twin().await;
-        house.rooms.import((self.import)()).await.unwrap();
+        house
+            .rooms
+            .join_import
+            .import((self.import)())
+            .await
+            .unwrap();
         let mut order = self.events.clone();
         order.shuffle(&mut self.random);
         let mut waiting: VecDeque<Verified> = order.into();
@@ -166,9 +177,14 @@ impl Story {
     }
 
     async fn state_before(&self, house: &House, event: &Verified) -> Option<HashSet<OwnedEventId>> {
-        let room = house.rooms.room(&self.abroad.id()).await.unwrap();
+        let room = house.rooms.memory.room(&self.abroad.id()).await.unwrap();
         let id = &event.pdu().event_id;
-        let state = house.rooms.state_before_event(&room, id).await.ok()?;
+        let state = house
+            .rooms
+            .federation
+            .state_before_event(&room, id)
+            .await
+            .ok()?;
         Some(state.iter().map(|pdu| pdu.event_id.clone()).collect())
     }
 }

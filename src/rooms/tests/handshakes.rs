@@ -28,8 +28,8 @@ impl Door {
             "",
             to_raw_value(&rule).unwrap(),
         );
-        house.rooms.send(&id, rules).await.unwrap();
-        let room = RemoteRoom::of(&house.rooms.room(&id).await.unwrap());
+        house.rooms.sender.send(&id, rules).await.unwrap();
+        let room = RemoteRoom::of(&house.rooms.memory.room(&id).await.unwrap());
         Self { house, there, room }
     }
 
@@ -56,6 +56,7 @@ impl Door {
     async fn makes(&self, handshake: Handshake) -> Result<Offer> {
         self.house
             .rooms
+            .resident
             .make_event(handshake, &self.eve(), &[])
             .await
     }
@@ -74,9 +75,13 @@ impl Door {
         signed: CanonicalJsonObject,
     ) -> Result<(StateMap, Verified)> {
         let rooms = &self.house.rooms;
-        let signed = rooms.countersign(handshake, &self.eve(), signed).await?;
+        let signed = rooms
+            .resident
+            .countersign(handshake, &self.eve(), signed)
+            .await?;
         let event = Verified::check(signed, &self.room.rules, &self.keys())?;
         let before = rooms
+            .resident
             .accept_signed(handshake, &self.eve(), event.clone())
             .await?;
         Ok((before, event))
@@ -88,7 +93,7 @@ impl Door {
     }
 
     async fn membership(&self) -> MembershipState {
-        let room = self.house.rooms.room(&self.id()).await.unwrap();
+        let room = self.house.rooms.memory.room(&self.id()).await.unwrap();
         room.view().state.membership(&self.eve().user_id)
     }
 }
@@ -112,13 +117,25 @@ async fn a_user_of_another_server_joins_and_leaves_in_every_version() {
             MembershipState::Join,
             "in {version}"
         );
-        let servers = door.house.rooms.servers_in(&door.id()).await.unwrap();
+        let servers = door
+            .house
+            .rooms
+            .federation
+            .servers_in(&door.id())
+            .await
+            .unwrap();
         assert_eq!(servers, ["here", "there"]);
 
         if version != "3" {
             door.does(Handshake::Leave).await.unwrap();
             assert_eq!(door.membership().await, MembershipState::Leave);
-            let servers = door.house.rooms.servers_in(&door.id()).await.unwrap();
+            let servers = door
+                .house
+                .rooms
+                .federation
+                .servers_in(&door.id())
+                .await
+                .unwrap();
             assert_eq!(servers, ["here"]);
         }
     }
@@ -153,15 +170,21 @@ async fn the_answer_to_a_join_is_a_room_that_can_be_taken_over() {
         let join = check(signed);
         let rooms = &door.house.rooms;
         let before = rooms
+            .resident
             .accept_signed(Handshake::Join, &eve, join.clone())
             .await;
         let before = before.unwrap();
         let whole = rooms
+            .federation
             .join_answer((join.pdu(), &before), false)
             .await
             .unwrap();
         let read = async |ids: &[OwnedEventId]| -> Vec<Verified> {
-            let jsons = rooms.jsons(rooms.server_name(), ids).await.unwrap();
+            let jsons = rooms
+                .federation
+                .jsons(rooms.memory.server_name(), ids)
+                .await
+                .unwrap();
             let events = jsons
                 .iter()
                 .map(|json| serde_json::from_str(json.get()).unwrap());
@@ -169,13 +192,13 @@ async fn the_answer_to_a_join_is_a_room_that_can_be_taken_over() {
         };
 
         let import = Import {
-            origin: rooms.server_name().to_owned(),
+            origin: rooms.memory.server_name().to_owned(),
             version: offer.version,
             state: read(&whole.state).await,
             auth_chain: read(&whole.auth_chain).await,
             join,
         };
-        other.rooms.import(import).await.unwrap();
+        other.rooms.join_import.import(import).await.unwrap();
 
         let (ours, theirs) = (
             door.house.line(&door.id()).await,
@@ -194,9 +217,10 @@ async fn an_answer_without_members_names_the_servers_and_keeps_what_it_rests_on(
     bob_joins.await.unwrap();
     let (before, join) = door.does(Handshake::Join).await.unwrap();
     let rooms = &door.house.rooms;
-    let room = rooms.room(&door.id()).await.unwrap();
+    let room = rooms.memory.room(&door.id()).await.unwrap();
 
     let partial = rooms
+        .federation
         .join_answer((join.pdu(), &before), true)
         .await
         .unwrap();
@@ -206,9 +230,13 @@ async fn an_answer_without_members_names_the_servers_and_keeps_what_it_rests_on(
         "",
         to_raw_value(&json!({"name": "tea"})).unwrap(),
     );
-    rooms.send(&door.id(), named).await.unwrap();
+    rooms.sender.send(&door.id(), named).await.unwrap();
     let state = room.view().state.clone();
-    let of_named = rooms.join_answer((join.pdu(), &state), true).await.unwrap();
+    let of_named = rooms
+        .federation
+        .join_answer((join.pdu(), &state), true)
+        .await
+        .unwrap();
 
     assert!(partial.members_omitted);
     assert_eq!(partial.servers_in_room, ["here"]);
@@ -238,12 +266,18 @@ async fn who_may_not_come_in_is_given_no_event_to_sign() {
         user_id: user_id!("@eve:elsewhere").to_owned(),
         ..door.eve()
     };
-    let stranger = rooms.make_event(Handshake::Join, &stranger, &[]).await;
+    let stranger = rooms
+        .resident
+        .make_event(Handshake::Join, &stranger, &[])
+        .await;
     let unknown = Applicant {
         room_id: OwnedRoomId::try_from("!nowhere:there").unwrap(),
         ..door.eve()
     };
-    let unknown = rooms.make_event(Handshake::Join, &unknown, &[]).await;
+    let unknown = rooms
+        .resident
+        .make_event(Handshake::Join, &unknown, &[])
+        .await;
 
     for refused in [private, knock, stranger] {
         assert!(matches!(refused, Err(Error::Forbidden(_))), "{refused:?}");
@@ -258,6 +292,7 @@ async fn a_server_that_does_not_know_the_version_is_told_which_it_is() {
     let versions = [RoomVersionId::V9, RoomVersionId::V10];
     let rooms = &door.house.rooms;
     let refused = rooms
+        .resident
         .make_event(Handshake::Join, &door.eve(), &versions)
         .await;
 
@@ -277,7 +312,7 @@ async fn a_server_that_is_shut_out_is_given_nothing() {
         to_raw_value(&json!({"allow": ["*"], "deny": ["there"]})).unwrap(),
     );
     let offer = door.makes(Handshake::Join).await.unwrap();
-    door.house.rooms.send(&door.id(), acl).await.unwrap();
+    door.house.rooms.sender.send(&door.id(), acl).await.unwrap();
 
     let made = door.makes(Handshake::Join).await;
     let sent = door.sends(Handshake::Join, door.signs(&offer)).await;
@@ -334,7 +369,7 @@ async fn whoever_knocks_waits_to_be_invited_and_may_take_it_back() {
 
     let (before, _) = door.does(Handshake::Knock).await.unwrap();
     assert_eq!(door.membership().await, MembershipState::Knock);
-    assert!(!door.house.rooms.knock_state(&before).is_empty());
+    assert!(!door.house.rooms.resident.knock_state(&before).is_empty());
 
     door.does(Handshake::Leave).await.unwrap();
     assert_eq!(door.membership().await, MembershipState::Leave);
@@ -359,31 +394,37 @@ async fn a_member_of_the_right_room_is_let_into_a_restricted_one_and_no_other() 
             .creates(json!({"room_version": version}))
             .await
             .unwrap();
-        club.house.rooms.send(&id, rules).await.unwrap();
+        club.house.rooms.sender.send(&id, rules).await.unwrap();
         let rooms = club.house.rooms.clone();
         let eve = Applicant {
             room_id: id.clone(),
             ..club.eve()
         };
 
-        let stranger = rooms.make_event(Handshake::Join, &eve, &[]).await;
+        let stranger = rooms.resident.make_event(Handshake::Join, &eve, &[]).await;
         club.does(Handshake::Join).await.unwrap();
-        let offer = rooms.make_event(Handshake::Join, &eve, &[]).await.unwrap();
+        let offer = rooms
+            .resident
+            .make_event(Handshake::Join, &eve, &[])
+            .await
+            .unwrap();
         let signed = club.signs(&offer);
         let unsigned = Verified::check(signed.clone(), &club.room.rules, &club.keys());
         let signed = rooms
+            .resident
             .countersign(Handshake::Join, &eve, signed)
             .await
             .unwrap();
         let event = Verified::check(signed, &club.room.rules, &club.keys()).unwrap();
         rooms
+            .resident
             .accept_signed(Handshake::Join, &eve, event)
             .await
             .unwrap();
 
         assert!(matches!(stranger, Err(Error::Forbidden(_))), "{stranger:?}");
         assert!(matches!(unsigned, Err(Error::InvalidSignature(_))));
-        let room = rooms.room(&id).await.unwrap();
+        let room = rooms.memory.room(&id).await.unwrap();
         assert_eq!(
             room.view().state.membership(&eve.user_id),
             MembershipState::Join
@@ -411,7 +452,7 @@ async fn a_condition_that_nobody_here_can_judge_is_for_another_server() {
 async fn what_was_sent_here_and_what_was_signed_for_here_goes_out() {
     let door = Door::new("11", public()).await;
     let id = door.id();
-    let start = door.house.rooms.inner.db.journal().published();
+    let start = door.house.test.db.journal().published();
     let (_, join) = door.does(Handshake::Join).await.unwrap();
     let hello = door.house.says(&id, alice(), "hello", None).await.unwrap();
     let line = door.house.line(&id).await;
@@ -423,7 +464,7 @@ async fn what_was_sent_here_and_what_was_signed_for_here_goes_out() {
     let invite = door.house.becomes(&id, alice(), carol, Action::Invite);
     invite.await.unwrap();
 
-    let page = door.house.rooms.outgoing(start).await.unwrap();
+    let page = door.house.rooms.federation.outgoing(start).await.unwrap();
 
     let sent: Vec<_> = page.events.iter().map(|sent| &sent.event_id).collect();
     assert_eq!(sent[0], &hello, "the join came from the only other server");
@@ -435,6 +476,7 @@ async fn what_was_sent_here_and_what_was_signed_for_here_goes_out() {
     assert!(
         door.house
             .rooms
+            .federation
             .outgoing(page.up_to)
             .await
             .unwrap()

@@ -92,7 +92,7 @@ impl Abroad {
     async fn joins(&mut self, user_id: &UserId) -> Result<Imported> {
         let join = self.join_of(user_id);
         let import = self.answer(join.clone());
-        let imported = self.house.rooms.import(import).await;
+        let imported = self.house.rooms.join_import.import(import).await;
         self.line = self.line.after(&join);
         self.events.push(join);
         imported
@@ -128,7 +128,7 @@ async fn a_room_is_taken_over_with_its_state_in_every_version() {
         let imported = abroad.joins(&bob()).await.unwrap();
 
         assert_eq!(imported, Imported::New);
-        let room = abroad.house.rooms.room(&abroad.id()).await.unwrap();
+        let room = abroad.house.rooms.memory.room(&abroad.id()).await.unwrap();
         {
             let view = room.view();
             let name = view.state.get(&StateEventType::RoomName, "").unwrap();
@@ -180,7 +180,7 @@ async fn an_answer_that_is_not_about_the_room_is_refused() {
     let mut import = abroad.answer(join);
     import.state = other;
 
-    let refused = abroad.house.rooms.import(import).await;
+    let refused = abroad.house.rooms.join_import.import(import).await;
 
     assert!(matches!(refused, Err(Error::Forbidden(_))), "{refused:?}");
 }
@@ -208,7 +208,7 @@ async fn an_answer_with_another_version_or_without_what_allows_the_join_is_refus
     );
 
     for import in [other, bare, stranger] {
-        let refused = abroad.house.rooms.import(import).await;
+        let refused = abroad.house.rooms.join_import.import(import).await;
         assert!(matches!(refused, Err(Error::Forbidden(_))), "{refused:?}");
     }
 }
@@ -218,15 +218,19 @@ async fn what_was_said_wrongly_about_the_version_of_a_room_keeps_nobody_out() {
     let mut abroad = Abroad::new("11").await;
     let mut other = abroad.answer(abroad.join_of(&bob()));
     other.version = RoomVersionId::V10;
-    let refused = abroad.house.rooms.import(other).await;
+    let refused = abroad.house.rooms.join_import.import(other).await;
     assert!(matches!(refused, Err(Error::Forbidden(_))), "{refused:?}");
 
     assert_eq!(abroad.joins(&bob()).await.unwrap(), Imported::New);
 
-    let room = abroad.house.rooms.room(&abroad.id()).await.unwrap();
+    let room = abroad.house.rooms.memory.room(&abroad.id()).await.unwrap();
     assert_eq!(room.version, RoomVersionId::V11);
     let house = abroad.house.restart().await;
-    let room = house.rooms.room(abroad.room.id.as_ref().unwrap()).await;
+    let room = house
+        .rooms
+        .memory
+        .room(abroad.room.id.as_ref().unwrap())
+        .await;
     assert_eq!(room.unwrap().version, RoomVersionId::V11);
 }
 
@@ -244,10 +248,13 @@ async fn a_redaction_that_comes_as_history_takes_effect() {
     abroad.joins(&bob()).await.unwrap();
     assert!(abroad.sees(&bob()).await.contains(&"secret".to_owned()));
 
-    let room = abroad.house.rooms.room(&id).await.unwrap();
+    let room = abroad.house.rooms.memory.room(&id).await.unwrap();
     let rooms = &abroad.house.rooms;
     let (name, none) = (&abroad.there.name, HashMap::new());
-    let filled = rooms.backfill(&room, name, vec![redaction], &none).await;
+    let filled = rooms
+        .receiver
+        .backfill(&room, name, vec![redaction], &none)
+        .await;
 
     assert_eq!(filled.unwrap().stored, 1);
     assert!(!abroad.sees(&bob()).await.contains(&"secret".to_owned()));
@@ -267,7 +274,7 @@ async fn state_that_nothing_allows_is_left_out() {
     let mut import = abroad.answer(join);
     import.state.push(topic);
 
-    abroad.house.rooms.import(import).await.unwrap();
+    abroad.house.rooms.join_import.import(import).await.unwrap();
 
     let line = abroad.house.line(&abroad.id()).await;
     assert!(line.state.get(&StateEventType::RoomTopic, "").is_none());
@@ -281,7 +288,7 @@ async fn a_second_user_joins_a_room_that_is_known_already() {
     let imported = abroad.joins(&alice()).await.unwrap();
 
     assert_eq!(imported, Imported::Known);
-    let room = abroad.house.rooms.room(&abroad.id()).await.unwrap();
+    let room = abroad.house.rooms.memory.room(&abroad.id()).await.unwrap();
     assert_eq!(room.view().local_members.len(), 2);
 }
 
@@ -297,7 +304,7 @@ async fn who_comes_back_after_a_while_finds_the_room_as_it_is_now() {
     let imported = abroad.joins(&bob()).await.unwrap();
 
     assert_eq!(imported, Imported::New);
-    let room = abroad.house.rooms.room(&id).await.unwrap();
+    let room = abroad.house.rooms.memory.room(&id).await.unwrap();
     let name = room
         .view()
         .state
@@ -305,7 +312,12 @@ async fn who_comes_back_after_a_while_finds_the_room_as_it_is_now() {
         .cloned();
     assert_eq!(name.unwrap().content_str("name").unwrap(), "new");
     assert_eq!(room.view().joined_members, 2);
-    let gaps = abroad.house.rooms.gaps(&room, i64::MIN, i64::MAX).await;
+    let gaps = abroad
+        .house
+        .rooms
+        .receiver
+        .gaps(&room, i64::MIN, i64::MAX)
+        .await;
     assert_eq!(gaps.unwrap().len(), 2);
     let seen = abroad.sees(&bob()).await;
     assert_eq!(seen, ["m.room.member", "m.room.member", "m.room.member"]);
@@ -318,7 +330,7 @@ async fn history_stands_before_the_join_in_its_order() {
         abroad.says(&format!("event {n}"));
     }
     abroad.joins(&bob()).await.unwrap();
-    let room = abroad.house.rooms.room(&abroad.id()).await.unwrap();
+    let room = abroad.house.rooms.memory.room(&abroad.id()).await.unwrap();
     let before_join = abroad.events.len() - 1;
     let state: Vec<OwnedEventId> = abroad.events[..4]
         .iter()
@@ -330,6 +342,7 @@ async fn history_stands_before_the_join_in_its_order() {
         let states = HashMap::from([(first, state.clone())]);
         let rooms = &abroad.house.rooms;
         rooms
+            .receiver
             .backfill(&room, &abroad.there.name, events, &states)
             .await
             .unwrap()
@@ -343,11 +356,17 @@ async fn history_stands_before_the_join_in_its_order() {
     let wanted: Vec<String> = (1..=6).map(|n| format!("event {n}")).collect();
     assert_eq!(seen[..6], wanted);
     assert_eq!(seen[6..], ["m.room.member"]);
-    let gaps = abroad.house.rooms.gaps(&room, i64::MIN, i64::MAX).await;
+    let gaps = abroad
+        .house
+        .rooms
+        .receiver
+        .gaps(&room, i64::MIN, i64::MAX)
+        .await;
     assert_eq!(gaps.unwrap()[0].missing, [state[3].clone()]);
     let (first, none) = (abroad.events[..4].to_vec(), HashMap::new());
     let rooms = &abroad.house.rooms;
     let whole = rooms
+        .receiver
         .backfill(&room, &abroad.there.name, first, &none)
         .await;
     assert_eq!(whole.unwrap().stored, 4);
@@ -371,12 +390,12 @@ async fn a_room_with_many_members_is_taken_over_at_once() {
 
     abroad.joins(&bob()).await.unwrap();
 
-    let room = abroad.house.rooms.room(&abroad.id()).await.unwrap();
+    let room = abroad.house.rooms.memory.room(&abroad.id()).await.unwrap();
     assert_eq!(room.view().joined_members, 2 + MEMBERS);
     assert_eq!(room.view().servers.len(), 2);
     let member = abroad.there.user("member7");
     let number = abroad.house.number_of(&member).await;
-    let rooms = abroad.house.rooms.of_user(number).await.unwrap();
+    let rooms = abroad.house.rooms.memory.of_user(number).await.unwrap();
     assert_eq!(rooms.membership(room.num), MembershipState::Join);
     let id = abroad.id();
     abroad.house.says(&id, bob(), "hello", None).await.unwrap();
@@ -385,13 +404,13 @@ async fn a_room_with_many_members_is_taken_over_at_once() {
 #[tokio::test]
 async fn the_join_by_which_a_room_was_taken_over_is_for_the_other_server_to_tell() {
     let mut abroad = Abroad::new("11").await;
-    let start = abroad.house.rooms.inner.db.journal().published();
+    let start = abroad.house.test.db.journal().published();
 
     abroad.joins(&alice()).await.unwrap();
     let id = abroad.id();
     let hello = abroad.house.says(&id, alice(), "hello", None).await;
 
-    let page = abroad.house.rooms.outgoing(start).await.unwrap();
+    let page = abroad.house.rooms.federation.outgoing(start).await.unwrap();
     let sent: Vec<_> = page.events.iter().map(|sent| &sent.event_id).collect();
     assert_eq!(sent, [&hello.unwrap()]);
     let came: Vec<_> = page.arrivals.iter().map(|came| &came.user_id).collect();

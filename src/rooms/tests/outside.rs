@@ -68,6 +68,7 @@ impl Outside {
         let signed = self
             .house
             .rooms
+            .remote_memberships
             .receive_invitation(&self.there.name, brought)
             .await?;
         assert!(signed.get().contains(r#""here":{"ed25519:1""#), "{signed}");
@@ -76,9 +77,10 @@ impl Outside {
 
     async fn mine(&self, whom: &UserId) -> UserRoom {
         let user = self.house.number_of(whom).await;
-        let num = self.house.rooms.number(&self.id()).await.unwrap();
+        let num = self.house.rooms.memory.number(&self.id()).await.unwrap();
         self.house
             .rooms
+            .memory
             .of_user(user)
             .await
             .unwrap()
@@ -118,7 +120,7 @@ async fn an_invitation_comes_with_what_may_be_known_of_the_room() {
             outside.mine(&bob()).await.membership,
             MembershipState::Invite
         );
-        let refused = outside.house.rooms.resident(&outside.id()).await;
+        let refused = outside.house.rooms.memory.resident(&outside.id()).await;
         assert!(matches!(refused, Err(Error::NotFound(_))));
     }
 }
@@ -139,7 +141,10 @@ async fn what_is_no_invitation_of_a_user_here_is_not_signed() {
         (&*outside.there.name, other),
         (elsewhere, invite),
     ] {
-        let refused = rooms.receive_invitation(origin, event).await;
+        let refused = rooms
+            .remote_memberships
+            .receive_invitation(origin, event)
+            .await;
         assert!(
             matches!(refused, Err(Error::InvalidParam(_))),
             "{refused:?}"
@@ -153,8 +158,14 @@ async fn an_invitation_is_turned_down_though_the_other_server_is_gone() {
     outside.invites(&bob()).await.unwrap();
     let rooms = &outside.house.rooms;
 
-    let left = rooms.leave_outside(&outside.id(), &bob(), None).await;
-    let again = rooms.leave_outside(&outside.id(), &bob(), None).await;
+    let left = rooms
+        .remote_memberships
+        .leave_outside(&outside.id(), &bob(), None)
+        .await;
+    let again = rooms
+        .remote_memberships
+        .leave_outside(&outside.id(), &bob(), None)
+        .await;
 
     left.unwrap();
     assert!(matches!(again, Err(Error::Forbidden(_))), "{again:?}");
@@ -207,6 +218,7 @@ async fn a_knock_waits_with_what_may_be_known_of_the_room() {
     outside
         .house
         .rooms
+        .remote_memberships
         .store_knock(outside.brings(knock))
         .await
         .unwrap();

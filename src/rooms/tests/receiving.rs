@@ -59,7 +59,7 @@ impl Shared {
     }
 
     async fn state(&self, kind: &StateEventType, field: &str) -> Option<String> {
-        let room = self.house.rooms.room(&self.id()).await.unwrap();
+        let room = self.house.rooms.memory.room(&self.id()).await.unwrap();
         let view = room.view();
         view.state.get(kind, "")?.content_str(field)
     }
@@ -78,7 +78,12 @@ impl Shared {
 
     async fn alice_sets(&self, kind: &StateEventType, content: serde_json::Value) {
         let event = NewEvent::state(alice(), kind, "", to_raw_value(&content).unwrap());
-        self.house.rooms.send(&self.id(), event).await.unwrap();
+        self.house
+            .rooms
+            .sender
+            .send(&self.id(), event)
+            .await
+            .unwrap();
     }
 
     async fn extremities(&self) -> Vec<OwnedEventId> {
@@ -390,10 +395,10 @@ async fn whoever_came_in_beside_a_door_that_was_closed_is_out() {
             None => shared.house.rooms.clone(),
             Some(()) => rooms(&shared.house.test, &shared.house.key).await,
         };
-        let room = rooms.room(&id).await.unwrap();
+        let room = rooms.memory.room(&id).await.unwrap();
         assert!(!room.view().local_members.values().any(|id| *id == bob()));
-        let user = rooms.user_number(&bob()).await.unwrap().unwrap();
-        let mine = rooms.of_user(user).await.unwrap();
+        let user = rooms.memory.user_number(&bob()).await.unwrap().unwrap();
+        let mine = rooms.memory.of_user(user).await.unwrap();
         assert_eq!(mine.membership(room.num), MembershipState::Leave);
     }
 }
@@ -420,7 +425,13 @@ async fn a_ban_wins_over_what_the_banned_did_meanwhile() {
             shared.dora.as_str(),
             to_raw_value(&json!({"membership": "ban"})).unwrap(),
         );
-        shared.house.rooms.send(&shared.id(), ban).await.unwrap();
+        shared
+            .house
+            .rooms
+            .sender
+            .send(&shared.id(), ban)
+            .await
+            .unwrap();
         // Who is banned goes on, where the ban is not known.
         let more = shared.sets(&after, "m.room.topic", "", json!({"topic": "more"}));
         let received = shared.receives(&more).await;
@@ -506,10 +517,11 @@ async fn an_event_after_a_gap_comes_in_with_the_state_that_its_server_tells() {
     let received = shared.house.takes(&shared.there, &found, help).await;
 
     assert_eq!(received.unwrap(), Received::Accepted);
-    let room = shared.house.rooms.room(&shared.id()).await.unwrap();
+    let room = shared.house.rooms.memory.room(&shared.id()).await.unwrap();
     let gaps = shared
         .house
         .rooms
+        .receiver
         .gaps(&room, i64::MIN, i64::MAX)
         .await
         .unwrap();
@@ -524,6 +536,7 @@ async fn an_event_after_a_gap_comes_in_with_the_state_that_its_server_tells() {
     let gaps = shared
         .house
         .rooms
+        .receiver
         .gaps(&room, i64::MIN, i64::MAX)
         .await
         .unwrap();

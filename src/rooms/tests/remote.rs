@@ -181,12 +181,12 @@ impl House {
     pub(crate) fn keys(&self) -> PublicKeyMap {
         let key = Base64::new(self.public_key.clone());
         let of_server = [("ed25519:1".to_owned(), key)].into();
-        [(self.rooms.server_name().to_string(), of_server)].into()
+        [(self.rooms.memory.server_name().to_string(), of_server)].into()
     }
 
     /// Returns where a room stands here.
     pub(crate) async fn line(&self, room_id: &RoomId) -> Line {
-        let room = self.rooms.room(room_id).await.unwrap();
+        let room = self.rooms.memory.room(room_id).await.unwrap();
         let tip = room.tip.lock().await;
         Line {
             state: tip.state.clone(),
@@ -205,7 +205,10 @@ impl House {
         event: &Verified,
         help: Help,
     ) -> Result<Received> {
-        self.rooms.receive(&from.name, event.clone(), help).await
+        self.rooms
+            .receiver
+            .receive(&from.name, event.clone(), help)
+            .await
     }
 
     /// Makes a room that everyone may join, with a user of another server in it.
@@ -224,8 +227,8 @@ impl House {
             "",
             to_raw_value(&json!({"join_rule": "public"})).unwrap(),
         );
-        self.rooms.send(&room_id, public).await.unwrap();
-        let room = RemoteRoom::of(&self.rooms.room(&room_id).await.unwrap());
+        self.rooms.sender.send(&room_id, public).await.unwrap();
+        let room = RemoteRoom::of(&self.rooms.memory.room(&room_id).await.unwrap());
         let dora = remote.user("dora");
         let line = self.line(&room_id).await;
         let join = remote.makes(

@@ -30,7 +30,7 @@ impl Shared {
     }
 
     async fn room(&self) -> Arc<Room> {
-        self.house.rooms.room(&self.id()).await.unwrap()
+        self.house.rooms.memory.room(&self.id()).await.unwrap()
     }
 
     async fn sets_visibility(&self, visibility: &str) {
@@ -40,7 +40,12 @@ impl Shared {
             "",
             to_raw_value(&json!({"history_visibility": visibility})).unwrap(),
         );
-        self.house.rooms.send(&self.id(), event).await.unwrap();
+        self.house
+            .rooms
+            .sender
+            .send(&self.id(), event)
+            .await
+            .unwrap();
     }
 
     fn rooms(&self) -> &Rooms {
@@ -53,12 +58,24 @@ async fn a_server_in_the_room_is_told_its_events_and_no_other_server_is() {
     let shared = Shared::new().await;
     let hello = shared.says("hello").await;
 
-    let told = shared.rooms().event_for(&shared.there.name, &hello).await;
+    let told = shared
+        .rooms()
+        .federation
+        .event_for(&shared.there.name, &hello)
+        .await;
     let elsewhere = ruma::server_name!("elsewhere");
-    let refused = shared.rooms().event_for(elsewhere, &hello).await;
-    let room = shared.rooms().shared_room(elsewhere, &shared.id()).await;
+    let refused = shared.rooms().federation.event_for(elsewhere, &hello).await;
+    let room = shared
+        .rooms()
+        .federation
+        .shared_room(elsewhere, &shared.id())
+        .await;
     let unknown = ruma::event_id!("$unknown");
-    let unknown = shared.rooms().event_for(&shared.there.name, unknown).await;
+    let unknown = shared
+        .rooms()
+        .federation
+        .event_for(&shared.there.name, unknown)
+        .await;
 
     assert!(told.unwrap().get().contains("hello"));
     assert!(matches!(refused, Err(Error::Forbidden(_))), "{refused:?}");
@@ -81,27 +98,34 @@ async fn what_was_said_before_the_server_came_is_told_without_its_words() {
         ),
     ] {
         let event = NewEvent::state(alice(), &kind, "", to_raw_value(&content).unwrap());
-        house.rooms.send(&id, event).await.unwrap();
+        house.rooms.sender.send(&id, event).await.unwrap();
     }
     let secret = house.says(&id, alice(), "secret", None).await.unwrap();
-    let room = RemoteRoom::of(&house.rooms.room(&id).await.unwrap());
+    let room = RemoteRoom::of(&house.rooms.memory.room(&id).await.unwrap());
     let eve = there.user("eve");
     let line = house.line(&id).await;
     let event = (&*eve, "m.room.member", Some(eve.as_str()));
     let join = there.makes(&room, &line, event, json!({"membership": "join"}));
     house.receives(&there, &join).await;
     let open = house.says(&id, alice(), "open", None).await.unwrap();
-    let room = house.rooms.room(&id).await.unwrap();
+    let room = house.rooms.memory.room(&id).await.unwrap();
 
     let from = [open.clone()];
     let history = house
         .rooms
+        .federation
         .backfill_for(&room, &there.name, &from, 3)
         .await
         .unwrap();
-    let alone = house.rooms.event_for(&there.name, &secret).await.unwrap();
+    let alone = house
+        .rooms
+        .federation
+        .event_for(&there.name, &secret)
+        .await
+        .unwrap();
     let (at_time, _) = house
         .rooms
+        .federation
         .event_at_time_for(&room, &there.name, 1_000, Direction::Forward)
         .await
         .unwrap();
@@ -127,7 +151,9 @@ async fn missing_events_are_told_between_what_a_server_has_and_what_it_saw() {
         let (earliest, latest) = ([first.clone()], [last.clone()]);
         let span = (&earliest[..], &latest[..]);
         let rooms = shared.rooms();
-        let told = rooms.missing_events_for(&room, &shared.there.name, span, (0, limit));
+        let told = rooms
+            .federation
+            .missing_events_for(&room, &shared.there.name, span, (0, limit));
         let body = |json: &serde_json::value::RawValue| {
             let event: serde_json::Value = serde_json::from_str(json.get()).unwrap();
             event["content"]["body"].as_str().unwrap().to_owned()
@@ -148,10 +174,25 @@ async fn the_state_before_an_event_is_told_with_all_that_it_rests_on() {
     shared.sets_visibility("joined").await;
     let room = shared.room().await;
 
-    let answer = shared.rooms().state_answer(&room, &hello).await.unwrap();
-    let chain = shared.rooms().auth_chain_of(&room, &hello).await.unwrap();
-    let server = shared.rooms().server_name();
-    let jsons = shared.rooms().jsons(server, &answer.state).await.unwrap();
+    let answer = shared
+        .rooms()
+        .federation
+        .state_answer(&room, &hello)
+        .await
+        .unwrap();
+    let chain = shared
+        .rooms()
+        .federation
+        .auth_chain_of(&room, &hello)
+        .await
+        .unwrap();
+    let server = shared.rooms().memory.server_name();
+    let jsons = shared
+        .rooms()
+        .federation
+        .jsons(server, &answer.state)
+        .await
+        .unwrap();
 
     let told: Vec<&str> = jsons.iter().map(|json| json.get()).collect();
     assert_eq!(told.len(), answer.state.len());
@@ -169,7 +210,7 @@ async fn the_state_before_an_event_is_told_with_all_that_it_rests_on() {
     assert!(answer.auth_chain.contains(&create.event_id));
     assert!(chain.contains(&create.event_id));
     let unknown = ruma::event_id!("$unknown");
-    let unknown = shared.rooms().state_answer(&room, unknown).await;
+    let unknown = shared.rooms().federation.state_answer(&room, unknown).await;
     assert!(matches!(unknown, Err(Error::NotFound(_))));
 }
 
@@ -185,6 +226,7 @@ async fn a_rejected_event_is_told_to_nobody() {
 
     let told = shared
         .rooms()
+        .federation
         .event_for(&shared.there.name, &topic.pdu().event_id)
         .await;
 
@@ -198,10 +240,12 @@ async fn a_space_is_told_to_servers_that_may_know_it() {
 
     let open = shared
         .rooms()
+        .previews
         .hierarchy_for(&shared.there.name, &shared.id(), false)
         .await;
     let closed = shared
         .rooms()
+        .previews
         .hierarchy_for(&shared.there.name, &private, false)
         .await;
 
@@ -215,7 +259,7 @@ async fn a_space_is_told_to_servers_that_may_know_it() {
 #[tokio::test]
 async fn one_server_is_told_much_three_times_at_once_and_keeps_nobody_else_waiting() {
     let house = House::new().await;
-    let turn = async |name| house.rooms.turn_to_be_told(name).await;
+    let turn = async |name| house.rooms.federation.turn_to_be_told(name).await;
     let (there, elsewhere) = (ruma::server_name!("there"), ruma::server_name!("elsewhere"));
     let mut telling = Vec::new();
     for _ in 0..3 {

@@ -3,3 +3,55 @@
 pub(crate) mod push_counts;
 pub(crate) mod read_markers;
 pub(crate) mod receipts;
+
+use std::sync::Arc;
+
+use ruma::ServerName;
+
+use self::push_counts::{Counting, CustomRules};
+use super::{
+    Environment,
+    memory::{
+        RoomMemory,
+        room::{Room, Tip},
+    },
+    read::{Timeline, ignored_users::Shields},
+};
+use crate::{
+    clock::Clock,
+    matrix::{Pdu, SigningKey},
+    storage::Db,
+};
+
+/// Unread counts, read markers and receipts.
+#[derive(Clone)]
+pub struct Unread {
+    db: Db,
+    clock: Clock,
+    key: Arc<SigningKey>,
+    memory: RoomMemory,
+    timeline: Timeline,
+    push_rules: Arc<CustomRules>,
+    ignored_users: Arc<Shields>,
+}
+
+impl Unread {
+    pub(super) fn new(environment: &Environment, timeline: &Timeline) -> Self {
+        Self {
+            db: environment.db.clone(),
+            clock: environment.clock.clone(),
+            key: environment.key.clone(),
+            memory: environment.memory.clone(),
+            timeline: timeline.clone(),
+            push_rules: environment.push_rules.clone(),
+            ignored_users: environment.ignored_users.clone(),
+        }
+    }
+
+    /// Returns what an event adds to the unread counts of the members of a room.
+    pub(crate) async fn count_event(&self, room: &Room, tip: &Tip, pdu: &Pdu) -> Counting {
+        let server_name: &ServerName = self.key.server_name();
+        let rules = (&*self.push_rules, &*self.ignored_users);
+        push_counts::count(rules, room, tip, pdu, server_name).await
+    }
+}

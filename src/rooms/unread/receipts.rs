@@ -5,11 +5,14 @@ use ruma::{
     events::receipt::ReceiptThread::{self, Main, Thread, Unthreaded},
 };
 
-use super::read_markers::{self, Reader};
+use super::{
+    Unread,
+    read_markers::{self, Reader},
+};
 use crate::{
     error::{Error, Result},
     matrix::TimelineEvent,
-    rooms::{Rooms, memory::room::Room},
+    rooms::memory::room::Room,
     storage::{Change, Receipt, UserNum, WriteTx, rooms::receipts},
 };
 
@@ -30,17 +33,17 @@ pub struct NewReceipt<'a> {
     pub ts: Option<i64>,
 }
 
-impl Rooms {
+impl Unread {
     /// Notes that a user has read a room up to an event. A receipt never goes back.
     ///
     /// # Errors
     ///
     /// [`Error::NotFound`] when the room has no such event, [`Error::InvalidParam`] when it is of another thread.
     pub async fn receive_receipt(&self, room: &Room, new: NewReceipt<'_>) -> Result<()> {
-        let event = self.find_event(room, new.event_id).await?;
+        let event = self.timeline.find_event(room, new.event_id).await?;
         let event = event.ok_or_else(|| Error::not_found("the room has no such event"))?;
         let thread = self.thread_of_receipt(room, &event, new.thread).await?;
-        let mut tx = self.inner.db.write().await?;
+        let mut tx = self.db.write().await?;
         if self.advance(&mut tx, room, (&new, &event, &thread)).await? {
             tx.commit().await?;
         }
@@ -56,7 +59,7 @@ impl Rooms {
     ) -> Result<Vec<NewReceipt<'a>>> {
         let (mut found, mut unknown) = (Vec::new(), Vec::new());
         for new in all {
-            let Some(event) = self.find_event(room, new.event_id).await? else {
+            let Some(event) = self.timeline.find_event(room, new.event_id).await? else {
                 unknown.push(new);
                 continue;
             };
@@ -69,7 +72,7 @@ impl Rooms {
         if found.is_empty() {
             return Ok(unknown);
         }
-        let mut tx = self.inner.db.write().await?;
+        let mut tx = self.db.write().await?;
         let mut is_news = false;
         for (new, event, thread) in &found {
             is_news |= self.advance(&mut tx, room, (new, event, thread)).await?;
@@ -88,7 +91,7 @@ impl Rooms {
         (new, event, thread): (&NewReceipt<'_>, &TimelineEvent, &ReceiptThread),
     ) -> Result<bool> {
         let position = tx.position();
-        let ts = new.ts.unwrap_or_else(|| self.inner.clock.now_ms());
+        let ts = new.ts.unwrap_or_else(|| self.clock.now_ms());
         let row = receipts::NewReceipt {
             room: room.num,
             user: new.user,
@@ -102,7 +105,7 @@ impl Rooms {
         if !receipts::advance(tx, &row).await? {
             return Ok(false);
         }
-        if self.is_local(new.user_id) {
+        if self.memory.is_local(new.user_id) {
             let reader = Reader {
                 user: new.user,
                 room: room.num,
@@ -148,7 +151,10 @@ impl Rooms {
             Ok(Unthreaded) => return Ok(Unthreaded),
             Ok(Main) => event.thread.is_none().then_some(Main),
             Ok(Thread(thread_root)) => {
-                let is_of_it = self.is_of_thread(room, event, &thread_root).await?;
+                let is_of_it = self
+                    .timeline
+                    .is_of_thread(room, event, &thread_root)
+                    .await?;
                 is_of_it.then_some(Thread(thread_root))
             }
             _ => None,

@@ -7,32 +7,29 @@ mod plan;
 use std::{collections::HashMap, sync::Arc};
 
 use ruma::{
-    MilliSecondsSinceUnixEpoch, OwnedRoomAliasId, OwnedRoomId, OwnedUserId, RoomAliasId, RoomId,
+    MilliSecondsSinceUnixEpoch, OwnedRoomAliasId, OwnedRoomId, OwnedUserId, RoomAliasId,
     RoomVersionId,
     api::client::room::{Visibility, create_room::v3::Request},
 };
 
 pub use self::plan::{CreateRoom, check_visibility};
+use super::{RoomCreation, directory::check_alias_count};
 use crate::{
     clock::timestamp,
     error::{Error, Result},
-    matrix::{self, Draft, Pdu, Site},
+    matrix::Pdu,
     rooms::{
-        Inner, NewEvent, Rooms,
-        log::append::{Accepted, append},
-        memory::room::{Room, Tip, View, joined},
-        read::directory::check_alias_count,
+        NewEvent,
+        log::{append::Accepted, new_events::invalid_state},
+        memory::room::{Room, Tip, joined},
     },
-    storage::{
-        WriteTx,
-        rooms::{aliases, room_table},
-    },
+    storage::rooms::{aliases, room_table},
 };
 
 /// How often a room is built anew because its id is taken.
 pub(crate) const ATTEMPTS: i64 = 16;
 
-impl Rooms {
+impl RoomCreation {
     /// Creates a room and returns its id.
     ///
     /// # Errors
@@ -40,24 +37,26 @@ impl Rooms {
     /// [`Error::UnsupportedRoomVersion`], [`Error::RoomInUse`] for a taken alias, [`Error::InvalidRoomState`] when
     /// the wished-for state contradicts the rules of the room.
     pub async fn create(&self, create: CreateRoom) -> Result<OwnedRoomId> {
-        self.detached(async move |rooms: Rooms| rooms.create_now(create).await)
+        self.tasks
+            .run_to_completion(self, async move |rooms: Self| {
+                rooms.create_now(create).await
+            })
             .await
     }
 
     async fn create_now(&self, create: CreateRoom) -> Result<OwnedRoomId> {
-        let version = plan::version(&create.request, &self.inner.default_version)?;
+        let version = plan::version(&create.request, &self.default_version)?;
         let alias = self.alias(&create.request)?;
         let planned = plan::events(&create, &version, alias.as_ref())?;
         for event in &planned {
-            self.inner.check_invitation(event).await?;
+            self.log.check_invitation(event).await?;
         }
         // From version 12 on the id is the hash of the create event: whoever creates two equal rooms within a
         // millisecond would name them alike, were the second not a millisecond younger.
         for later in 0..ATTEMPTS {
-            let timestamp = timestamp(self.inner.clock.now_ms() + later);
+            let timestamp = timestamp(self.clock.now_ms() + later);
             let (mut room, events) = self.build(&version, planned.clone(), timestamp).await?;
             if self
-                .inner
                 .store_room(&mut room, events, alias.as_deref(), &create)
                 .await?
             {
@@ -78,13 +77,13 @@ impl Rooms {
         let Some(first) = planned.next() else {
             return Err(Error::internal("create a room", "no events were planned"));
         };
-        let (room, create) = self.inner.begin_room(version.clone(), first, timestamp)?;
+        let (room, create) = self.log.begin_room(version.clone(), first, timestamp)?;
         let mut tip = Tip::default();
         advance_scratch(&mut tip, &create.pdu);
         let mut events = vec![create];
         for event in planned {
             let accepted = self
-                .inner
+                .log
                 .accept(&room, &tip, event)
                 .await
                 .map_err(invalid_state)?;
@@ -106,71 +105,13 @@ impl Rooms {
                 "room_alias_name is no valid name for an alias",
             ));
         }
-        OwnedRoomAliasId::try_from(format!("#{localpart}:{}", self.server_name()))
+        OwnedRoomAliasId::try_from(format!("#{localpart}:{}", self.memory.server_name()))
             .map(Some)
             .map_err(|e| Error::invalid_param(format!("room_alias_name: {e}")))
     }
 }
 
-/// What refuses one of the first events is a fault of the request: the state that it asks for is impossible.
-fn invalid_state(error: Error) -> Error {
-    match error {
-        Error::Forbidden(reason) => Error::InvalidRoomState(reason),
-        other => other,
-    }
-}
-
-impl Inner {
-    /// Builds the create event, after which the room may be named.
-    fn begin_room(
-        &self,
-        version: RoomVersionId,
-        create: NewEvent,
-        timestamp: MilliSecondsSinceUnixEpoch,
-    ) -> Result<(Room, Accepted)> {
-        let rules = matrix::rules(&version).ok_or_else(|| {
-            Error::UnsupportedRoomVersion(format!("version {version} is not supported"))
-        })?;
-        let named_before = rules.event_format.require_room_create_room_id;
-        let room_id = named_before.then(|| RoomId::new_v1(self.key.server_name()));
-        let draft = Draft {
-            sender: create.sender,
-            kind: create.kind,
-            state_key: create.state_key,
-            content: create.content,
-            redacts: None,
-            timestamp,
-            event_id: self.new_event_id(&rules),
-        };
-        let site = Site {
-            room_id: room_id.as_ref(),
-            rules: &rules,
-            state: &matrix::StateMap::default(),
-            prev_events: &[],
-            prev_hashes: &[],
-            depth: 1_u32.into(),
-        };
-        let (pdu, json) = matrix::build(draft, site, &self.key).map_err(invalid_state)?;
-        let room_id = pdu.room_id.clone();
-        let accepted = Accepted {
-            pdu,
-            json,
-            counting: crate::rooms::unread::push_counts::Counting::default(),
-            transaction: None,
-            delayed: None,
-            unattended: false,
-            arrival: None,
-        };
-        let room = Room::new(
-            0,
-            room_id,
-            version,
-            rules,
-            (Tip::default(), View::default()),
-        );
-        Ok((room, accepted))
-    }
-
+impl RoomCreation {
     /// Stores a room with its first events; returns `false`, and stores nothing, if its id is taken.
     async fn store_room(
         &self,
@@ -180,7 +121,7 @@ impl Inner {
         create: &CreateRoom,
     ) -> Result<bool> {
         let mut tx = self.db.write().await?;
-        if !self.insert_room(&mut tx, room, events).await? {
+        if !self.log.insert_room(&mut tx, room, events).await? {
             return Ok(false);
         }
         if let Some(alias) = alias {
@@ -194,23 +135,6 @@ impl Inner {
             room_table::set_published(&mut tx, room.num, true).await?;
         }
         tx.commit().await?;
-        Ok(true)
-    }
-
-    /// Stores a room with its first events; returns `false` if its id is taken.
-    pub(crate) async fn insert_room(
-        &self,
-        tx: &mut WriteTx,
-        room: &mut Room,
-        events: Vec<Accepted>,
-    ) -> Result<bool> {
-        let num = room_table::insert(tx, room.room_id.as_str(), room.version.as_str()).await?;
-        let Some(num) = num else { return Ok(false) };
-        room.num = num;
-        let mut tip = Tip::default();
-        for accepted in events {
-            append(self, tx, room, &mut tip, accepted).await?;
-        }
         Ok(true)
     }
 }

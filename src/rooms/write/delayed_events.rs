@@ -10,10 +10,10 @@ use ruma::{
 };
 use serde_json::{json, value::RawValue};
 
-use super::send::{Occasion, check_txn_id};
+use super::{DelayedEvents, send::Occasion};
 use crate::{
     error::{Error, Result},
-    rooms::{NewEvent, Room, Rooms, memory::timetable::Timetable},
+    rooms::{NewEvent, Room, log::new_event::check_txn_id, memory::timetable::Timetable},
     storage::{
         Db, DeviceNum, UserNum,
         rooms::delayed_events::{self, DelayedRow, Ending, NewDelayed},
@@ -82,7 +82,7 @@ pub(crate) async fn timetable(db: &Db) -> Result<Timetable> {
     Ok(Timetable::new(next.is_some()))
 }
 
-impl Rooms {
+impl DelayedEvents {
     /// Returns the secret of the event that was scheduled with the transaction id of another one.
     ///
     /// # Errors
@@ -90,7 +90,7 @@ impl Rooms {
     /// [`Error::NotJson`] when there is none: a new event has a body. [`Error::Forbidden`] when this server does
     /// not know the room.
     pub async fn delayed_before(&self, room_id: &RoomId, delay: &Delay) -> Result<String> {
-        let room = self.room_of_member(room_id).await?;
+        let room = self.memory.room_of_member(room_id).await?;
         let known = self.scheduled_before(&room, delay).await?;
         known.ok_or_else(|| Error::NotJson("the request has no body".to_owned()))
     }
@@ -99,7 +99,7 @@ impl Rooms {
         let Some(txn_id) = &delay.txn_id else {
             return Ok(None);
         };
-        let mut conn = self.inner.db.read().await?;
+        let mut conn = self.db.read().await?;
         let (device, kind) = (delay.device, &delay.kind);
         delayed_events::by_transaction(&mut conn, device, room.num, kind, txn_id).await
     }
@@ -113,7 +113,7 @@ impl Rooms {
     /// [`Error::MaxDelayExceeded`]; [`Error::LimitExceeded`] for one who has too many events scheduled;
     /// [`Error::Forbidden`] for one who is not in the room. Whether the user may send the event is seen when it is sent.
     pub async fn delay(&self, room_id: &RoomId, delay: Delay) -> Result<String> {
-        let room = self.room_of_member(room_id).await?;
+        let room = self.memory.room_of_member(room_id).await?;
         if let Some(known) = self.scheduled_before(&room, &delay).await? {
             return Ok(known);
         }
@@ -121,10 +121,10 @@ impl Rooms {
             return Err(Error::forbidden("you are not in this room"));
         }
         delay.check()?;
-        self.inner.schedule.begin_to_use();
-        let now = self.inner.clock.now_ms();
+        self.timetable.begin_to_use();
+        let now = self.clock.now_ms();
         let delay_id = TransactionId::new().to_string();
-        let mut tx = self.inner.db.write().await?;
+        let mut tx = self.db.write().await?;
         delayed_events::prune(&mut tx, delay.user, now - KEPT_MS, KEPT).await?;
         let (waiting, next) = delayed_events::waiting(&mut tx, delay.user).await?;
         if usize::try_from(waiting).unwrap_or(usize::MAX) >= MAX_SCHEDULED {
@@ -152,19 +152,19 @@ impl Rooms {
             delayed_events::by_transaction(&mut tx, delay.device, room.num, &delay.kind, txn_id)
                 .await?;
         tx.commit().await?;
-        self.inner.schedule.changed();
+        self.timetable.changed();
         Ok(known.filter(|_| !is_new).unwrap_or(delay_id))
     }
 
     /// Returns the events that a user has scheduled, in the order in which they are to be sent.
     pub async fn delayed_events(&self, user: UserNum) -> Result<Vec<Delayed>> {
         let rows = {
-            let mut conn = self.inner.db.read().await?;
+            let mut conn = self.db.read().await?;
             delayed_events::scheduled(&mut conn, user).await?
         };
         let mut events = Vec::with_capacity(rows.len());
         for row in rows {
-            let room_id = self.room_id(row.room).await?;
+            let room_id = self.memory.room_id(row.room).await?;
             events.push(Delayed { room_id, row });
         }
         Ok(events)
@@ -180,12 +180,12 @@ impl Rooms {
         if row.user_num != user {
             return Err(unknown());
         }
-        let room_id = self.room_id(row.room).await?;
+        let room_id = self.memory.room_id(row.room).await?;
         Ok(Delayed { room_id, row })
     }
 
     async fn delayed_row(&self, delay_id: &str) -> Result<DelayedRow> {
-        let mut conn = self.inner.db.read().await?;
+        let mut conn = self.db.read().await?;
         delayed_events::get(&mut conn, delay_id)
             .await?
             .ok_or_else(unknown)
@@ -199,7 +199,7 @@ impl Rooms {
     /// is to be sent now, in which case it stays scheduled.
     pub async fn update_delayed(&self, delay_id: &str, action: DelayAction) -> Result<()> {
         let row = self.delayed_row(delay_id).await?;
-        let now = self.inner.clock.now_ms();
+        let now = self.clock.now_ms();
         let is_done = match action {
             DelayAction::Send if row.finalised_ts.is_none() => {
                 match self.send_delayed(&row).await {
@@ -210,10 +210,10 @@ impl Rooms {
             }
             DelayAction::Send => false,
             DelayAction::Restart => {
-                let mut tx = self.inner.db.write().await?;
+                let mut tx = self.db.write().await?;
                 let is_done = delayed_events::restart(&mut tx, row.num, now).await?;
                 tx.commit().await?;
-                self.inner.schedule.changed();
+                self.timetable.changed();
                 is_done
             }
             DelayAction::Cancel => {
@@ -240,7 +240,7 @@ impl Rooms {
     }
 
     async fn finish_delayed(&self, num: i64, ending: Ending<'_>) -> Result<bool> {
-        let mut tx = self.inner.db.write().await?;
+        let mut tx = self.db.write().await?;
         let is_done = delayed_events::finish(&mut tx, num, ending).await?;
         tx.commit().await?;
         Ok(is_done)
@@ -249,13 +249,8 @@ impl Rooms {
     /// Sends a delayed event; in the same write it ceases to be scheduled.
     async fn send_delayed(&self, row: &DelayedRow) -> Result<()> {
         let sender = {
-            let mut conn = self.inner.db.read().await?;
-            let texts = self
-                .inner
-                .db
-                .strings
-                .texts(&mut conn, &[row.user_num])
-                .await?;
+            let mut conn = self.db.read().await?;
+            let texts = self.db.strings.texts(&mut conn, &[row.user_num]).await?;
             texts.get(&row.user_num).map(ToString::to_string)
         };
         let sender = OwnedUserId::try_from(sender.unwrap_or_default())
@@ -266,13 +261,18 @@ impl Rooms {
             None => NewEvent::message(sender, TimelineEventType::from(&*row.kind), content, None),
         };
         let (num, room) = (row.num, row.room);
-        let sent = self.detached(async move |rooms: Rooms| {
-            rooms.send_on(room, event, Occasion::Delayed(num)).await
-        });
+        let sent = self
+            .tasks
+            .run_to_completion(self, async move |rooms: Self| {
+                rooms
+                    .sender
+                    .send_on(room, event, Occasion::Delayed(num))
+                    .await
+            });
         let event_id = sent.await?;
         // State that is already as the event wants it makes no new event.
         let ending = Ending {
-            ts: self.inner.clock.now_ms(),
+            ts: self.clock.now_ms(),
             event_id: Some(event_id.as_str()),
             error: None,
         };
@@ -282,19 +282,19 @@ impl Rooms {
 
     /// Begins to send delayed events when their time has come.
     pub fn send_delayed_events(&self) {
-        self.do_in_time(
-            "send delayed events",
-            |inner| &inner.schedule,
-            Self::send_due,
-        );
+        let service = self.clone();
+        self.timetable
+            .do_in_time("send delayed events", &self.clock, &self.tasks, move || {
+                service.clone().send_due()
+            });
     }
 
     /// Sends what is due; returns when the next is.
     async fn send_due(self) -> Result<Option<i64>> {
         loop {
-            let now = self.inner.clock.now_ms();
+            let now = self.clock.now_ms();
             let rows = {
-                let mut conn = self.inner.db.read().await?;
+                let mut conn = self.db.read().await?;
                 let rows = delayed_events::due(&mut conn, now, BATCH).await?;
                 if rows.is_empty() {
                     return delayed_events::next_due(&mut conn).await;
@@ -327,7 +327,7 @@ impl Rooms {
         };
         let error = json!({ "errcode": errcode, "error": refused.to_string() }).to_string();
         let ending = Ending {
-            ts: self.inner.clock.now_ms(),
+            ts: self.clock.now_ms(),
             event_id: None,
             error: Some(&error),
         };

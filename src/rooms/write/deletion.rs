@@ -5,29 +5,21 @@
 //! not know yet. The work is done by one task, in pieces, from what the database says is left to do: a deletion that
 //! has begun is finished, whatever crashes.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, OnceLock, atomic::Ordering},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use ruma::{
     OwnedEventId, OwnedUserId, RoomId, UserId,
     events::{StateEventType, room::member::MembershipState},
 };
-use tokio::sync::watch;
 
-use super::{expiring_invitations::leave, send::Occasion};
+use super::{RoomDeletion, expiring_invitations::leave, send::Occasion};
 use crate::{
     error::{Error, Result},
     matrix::{self, Pdu, StateMap, Unsigned},
-    rooms::{
-        Inner, Rooms,
-        memory::{room::Room, timetable::Timetable},
-    },
+    rooms::memory::room::Room,
     storage::{
-        Change, Db, Removed, RoomNum, UserNum, WriteTx,
+        Change, Removed, RoomNum, UserNum, WriteTx,
         rooms::{
             aliases, invite_links,
             room_deletion::{self, Deletion, Member},
@@ -53,72 +45,9 @@ const BETWEEN: Duration = Duration::from_millis(100);
 const ROUNDS: usize = 3;
 
 /// Says whether other servers were told all that happened in a room.
-type IsSent = Box<dyn Fn(RoomNum) -> bool + Send + Sync>;
+pub(super) type IsSent = Box<dyn Fn(RoomNum) -> bool + Send + Sync>;
 
-/// The rooms that are being deleted, or were since the start of the server.
-pub(crate) struct Deletions {
-    timetable: Timetable,
-    /// Each with whether it is done.
-    rooms: watch::Sender<HashMap<RoomNum, bool>>,
-    is_sent: OnceLock<IsSent>,
-}
-
-impl Deletions {
-    pub(crate) async fn load(db: &Db) -> Result<Self> {
-        let mut conn = db.read().await?;
-        let begun = room_deletion::unfinished(&mut conn).await?;
-        let rooms = begun.into_iter().map(|deletion| (deletion.num, false));
-        Ok(Self {
-            timetable: Timetable::new(true),
-            rooms: watch::Sender::new(rooms.collect()),
-            is_sent: OnceLock::new(),
-        })
-    }
-
-    /// Returns whether a room is being deleted, or is gone.
-    pub(crate) fn contains(&self, room: RoomNum) -> bool {
-        self.rooms.borrow().contains_key(&room)
-    }
-
-    fn forget(&self, room: RoomNum) {
-        self.rooms.send_modify(|rooms| {
-            rooms.remove(&room);
-        });
-    }
-
-    fn note(&self, room: RoomNum, is_done: bool) {
-        self.rooms.send_modify(|rooms| {
-            rooms.insert(room, is_done);
-        });
-    }
-}
-
-impl Inner {
-    /// Checks that a room is not being deleted.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NotFound`], as for a room that never was.
-    pub(crate) fn check_stays(&self, room: RoomNum) -> Result<()> {
-        if self.deletions.contains(room) {
-            return Err(Error::not_found("the room is not known here"));
-        }
-        Ok(())
-    }
-
-    /// Drops a room from memory that is gone; whoever has it in hand cannot store anything in it.
-    pub(crate) fn forget_room(&self, room: RoomNum) {
-        if let Some(room) = self.rooms.remove(room) {
-            room.stale.store(true, Ordering::SeqCst);
-        }
-        self.numbers
-            .write()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .retain(|_, known| *known != room);
-    }
-}
-
-impl Rooms {
+impl RoomDeletion {
     /// Deletes a room, as its creator or an administrator asks; returns when nothing is left of it.
     ///
     /// What has begun is finished, also when the one who asks does not wait for it.
@@ -140,9 +69,9 @@ impl Rooms {
             )));
         }
         let room = if is_admin {
-            self.room(room_id).await?
+            self.memory.room(room_id).await?
         } else {
-            self.room_of_member(room_id).await?
+            self.memory.room_of_member(room_id).await?
         };
         let creator = creator(&room)?;
         let is_creator =
@@ -162,13 +91,16 @@ impl Rooms {
         tracing::info!(%room_id, user_id = %asker, "a room is being deleted");
         drop(room);
         let num = deletion.num;
-        self.detached(async move |rooms: Rooms| rooms.begin_deletion(&deletion).await)
+        self.tasks
+            .run_to_completion(self, async move |rooms: Self| {
+                rooms.begin_deletion(&deletion).await
+            })
             .await?;
         self.wait_until_deleted(num).await
     }
 
     async fn begin_deletion(&self, deletion: &Deletion) -> Result<()> {
-        let mut tx = self.inner.db.write().await?;
+        let mut tx = self.db.write().await?;
         if !room_deletion::begin(&mut tx, deletion).await? {
             return Err(Error::not_found("the room is not known here"));
         }
@@ -176,21 +108,21 @@ impl Rooms {
         aliases::remove_of_room(&mut tx, deletion.num).await?;
         invite_links::remove_of_room(&mut tx, deletion.num).await?;
         // Before the task can find it: what the task removes shall not come back.
-        self.inner.deletions.note(deletion.num, false);
+        self.memory.deleted_rooms().record(deletion.num, false);
         if let Err(error) = tx.commit().await {
-            self.inner.deletions.forget(deletion.num);
+            self.memory.deleted_rooms().forget(deletion.num);
             return Err(error);
         }
-        self.inner.deletions.timetable.changed();
+        self.timetable.changed();
         Ok(())
     }
 
     async fn wait_until_deleted(&self, room: RoomNum) -> Result<()> {
-        let mut deletions = self.inner.deletions.rooms.subscribe();
+        let mut deletions = self.memory.deleted_rooms().subscribe();
         let done = deletions.wait_for(|rooms| rooms.get(&room) == Some(&true));
         tokio::select! {
             _ = done => Ok(()),
-            () = self.inner.tasks.stopping().cancelled() => Err(stopping()),
+            () = self.tasks.stopping().cancelled() => Err(stopping()),
         }
     }
 
@@ -199,28 +131,28 @@ impl Rooms {
     /// `is_sent` says whether other servers were told all that happened in a room: they are to know that its members
     /// have left before nothing is left of it here.
     pub fn finish_deletions(&self, is_sent: impl Fn(RoomNum) -> bool + Send + Sync + 'static) {
-        drop(self.inner.deletions.is_sent.set(Box::new(is_sent)));
-        self.do_in_time(
-            "delete rooms",
-            |inner| &inner.deletions.timetable,
-            Self::delete_begun,
-        );
+        drop(self.is_sent.set(Box::new(is_sent)));
+        let service = self.clone();
+        self.timetable
+            .do_in_time("delete rooms", &self.clock, &self.tasks, move || {
+                service.clone().delete_begun()
+            });
     }
 
     async fn delete_begun(self) -> Result<Option<i64>> {
         let begun = {
-            let mut conn = self.inner.db.read().await?;
+            let mut conn = self.db.read().await?;
             room_deletion::unfinished(&mut conn).await?
         };
         let mut outcome = Ok(None);
         for deletion in begun {
             match self.delete(&deletion).await {
                 // It goes on at the next start.
-                Err(_) if self.inner.tasks.stopping().is_cancelled() => return Ok(None),
+                Err(_) if self.tasks.stopping().is_cancelled() => return Ok(None),
                 // The others shall not wait for it.
                 Err(error) => outcome = Err(error),
                 Ok(()) => {
-                    self.inner.deletions.note(deletion.num, true);
+                    self.memory.deleted_rooms().record(deletion.num, true);
                     tracing::info!(room_id = deletion.room_id, "a room was deleted");
                 }
             }
@@ -231,7 +163,7 @@ impl Rooms {
     /// Does what is left to do of a deletion.
     async fn delete(&self, deletion: &Deletion) -> Result<()> {
         if deletion.stage < Deletion::PURGING {
-            let room = self.room_by_number(deletion.num).await?;
+            let room = self.memory.room_by_number(deletion.num).await?;
             for _ in 0..ROUNDS {
                 if self.empty(&room, deletion).await? == 0 {
                     break;
@@ -241,7 +173,7 @@ impl Rooms {
             self.tell_members(&room).await?;
         }
         self.purge(deletion.num).await?;
-        let mut tx = self.inner.db.write().await?;
+        let mut tx = self.db.write().await?;
         room_deletion::set_stage(&mut tx, deletion.num, Deletion::DONE).await?;
         tx.commit().await
     }
@@ -249,13 +181,10 @@ impl Rooms {
     /// Waits until the other servers of a room know that its members have left; not for ever, since one of them may be
     /// gone.
     async fn wait_until_sent(&self, room: RoomNum) -> Result<()> {
-        let is_sent = |deletions: &Deletions| {
-            let is_sent = deletions.is_sent.get();
-            is_sent.is_none_or(|is_sent| is_sent(room))
-        };
+        let is_sent = || self.is_sent.get().is_none_or(|is_sent| is_sent(room));
         for _ in 0..LOOKS {
             self.check_goes_on()?;
-            if is_sent(&self.inner.deletions) {
+            if is_sent() {
                 break;
             }
             tokio::time::sleep(BETWEEN).await;
@@ -294,7 +223,7 @@ impl Rooms {
     fn last_member(&self, room: &Room, state: &StateMap, creator: &str) -> Option<OwnedUserId> {
         let levels = matrix::power_levels(state, &room.rules);
         let is_in = |user_id: &OwnedUserId| {
-            self.is_local(user_id) && state.membership(user_id) == MembershipState::Join
+            self.memory.is_local(user_id) && state.membership(user_id) == MembershipState::Join
         };
         members(state)
             .filter(is_in)
@@ -312,10 +241,14 @@ impl Rooms {
         self.check_goes_on()?;
         let levels = matrix::power_levels(state, &room.rules);
         let remover = remover.filter(|remover| levels.user_can_kick_user(remover, target));
-        let own = self.is_local(target).then_some(target);
+        let own = self.memory.is_local(target).then_some(target);
         for sender in [remover, own].into_iter().flatten() {
             let event = leave(sender.clone(), target, reason)?;
-            match self.send_on(room.num, event, Occasion::Deletion).await {
+            match self
+                .sender
+                .send_on(room.num, event, Occasion::Deletion)
+                .await
+            {
                 Err(
                     error @ (Error::Internal { .. } | Error::StorageFull | Error::Unavailable(_)),
                 ) => return Err(error),
@@ -331,7 +264,7 @@ impl Rooms {
     async fn tell_members(&self, room: &Room) -> Result<()> {
         loop {
             self.check_goes_on()?;
-            let mut tx = self.inner.db.write().await?;
+            let mut tx = self.db.write().await?;
             let members = room_deletion::members(&mut tx, room.num, TOLD).await?;
             if members.is_empty() {
                 room_deletion::remove_room(&mut tx, room.num).await?;
@@ -351,7 +284,7 @@ impl Rooms {
 
     async fn tell(&self, tx: &mut WriteTx, room: &Room, member: &Member) -> Result<()> {
         let user_id = <&UserId>::try_from(member.user_id.as_str());
-        if !user_id.is_ok_and(|user_id| self.is_local(user_id)) {
+        if !user_id.is_ok_and(|user_id| self.memory.is_local(user_id)) {
             return Ok(());
         }
         let position = tx.position();
@@ -386,7 +319,7 @@ impl Rooms {
 
     async fn purge_once(&self, room: RoomNum) -> Result<u64> {
         let (users, chains) = {
-            let mut conn = self.inner.db.read().await?;
+            let mut conn = self.db.read().await?;
             let users = room_deletion::users(&mut conn, room).await?;
             (users, room_deletion::chains(&mut conn, room).await?)
         };
@@ -407,7 +340,7 @@ impl Rooms {
         let mut all = 0;
         loop {
             self.check_goes_on()?;
-            let mut tx = self.inner.db.write().await?;
+            let mut tx = self.db.write().await?;
             let removed = match part {
                 Part::Users(users) => room_deletion::purge_users(&mut tx, room, users).await?,
                 Part::Chain(chain) => room_deletion::purge_chain(&mut tx, chain).await?,
@@ -423,7 +356,7 @@ impl Rooms {
     }
 
     fn check_goes_on(&self) -> Result<()> {
-        if self.inner.tasks.stopping().is_cancelled() {
+        if self.tasks.stopping().is_cancelled() {
             return Err(stopping());
         }
         Ok(())

@@ -8,21 +8,17 @@ use ruma::{
     OwnedEventId, OwnedUserId, RoomId, UserId,
     events::{StateEventType, room::member::MembershipState},
 };
-use serde::Deserialize;
 use serde_json::Value;
 
-use super::{removal::remover, send::Occasion};
+use super::{Invitations, removal::remover, send::Occasion};
 use crate::{
     error::{Error, Result},
-    matrix::{Pdu, StateMap},
     rooms::{
-        Action, Inner, MemberChange, MemberProfile, NewEvent, Rooms,
-        memory::{room::Room, timetable::Timetable},
+        Action, MemberChange, MemberProfile, NewEvent,
+        log::invitation_expiry::{gone, is_expired},
+        memory::room::Room,
     },
-    storage::{
-        Db, RoomNum, UserNum, WriteTx,
-        rooms::expiring_invitations::{self, Expiring},
-    },
+    storage::rooms::expiring_invitations::{self, Expiring},
 };
 
 /// What says in an invitation until when it stands, in milliseconds since the Unix epoch.
@@ -34,77 +30,7 @@ const LONGEST_MS: i64 = 366 * 24 * 3_600_000;
 /// Invitations withdrawn in one go.
 const BATCH: i64 = 64;
 
-#[derive(Deserialize)]
-struct Content {
-    #[serde(rename = "dev.parlour.expires_at")]
-    expires_at: i64,
-}
-
-/// Returns until when an invitation stands; `None` for one that does not say so, and for what is none.
-pub(crate) fn expiry(pdu: &Pdu) -> Option<i64> {
-    if pdu.membership() != Some(MembershipState::Invite) {
-        return None;
-    }
-    Some(pdu.content_as::<Content>()?.expires_at)
-}
-
-/// Returns the timetable of the invitations that expire: without any, no change of a membership has to look for them.
-pub(crate) async fn timetable(db: &Db) -> Result<Timetable> {
-    let mut conn = db.read().await?;
-    let next = expiring_invitations::next_due(&mut conn).await?;
-    Ok(Timetable::new(next.is_some()))
-}
-
-/// Keeps track of until when a user is invited, in the write that changes the membership.
-///
-/// Only whoever is of this server can be made to withdraw an invitation.
-pub(crate) async fn note(
-    inner: &Inner,
-    tx: &mut WriteTx,
-    (room, user): (RoomNum, UserNum),
-    pdu: &Pdu,
-) -> Result<()> {
-    let is_own = pdu.sender.server_name() == inner.key.server_name();
-    match expiry(pdu).filter(|_| is_own) {
-        Some(expires_ts) => {
-            inner.expiring.begin_to_use();
-            let invitation = Expiring {
-                room,
-                user_num: user,
-                event_id: pdu.event_id.to_string(),
-                expires_ts,
-            };
-            expiring_invitations::set(tx, &invitation).await
-        }
-        None if inner.expiring.is_used() => expiring_invitations::remove(tx, room, user).await,
-        None => Ok(()),
-    }
-}
-
-/// Checks that whoever joins or knocks is not invited until a time that has passed.
-///
-/// # Errors
-///
-/// [`Error::Forbidden`]; the invitation is withdrawn in a moment, after which it counts for nothing.
-pub(crate) fn check_not_expired(state: &StateMap, event: &NewEvent, now: i64) -> Result<()> {
-    let comes = matches!(
-        event.membership(),
-        Some(MembershipState::Join | MembershipState::Knock)
-    );
-    let is_own = event.state_key.as_deref() == Some(event.sender.as_str());
-    if comes && is_own && is_expired(state, &event.sender, now) {
-        return Err(Error::forbidden("the invitation has expired"));
-    }
-    Ok(())
-}
-
-/// Returns whether a user is invited until a time that has passed.
-pub(crate) fn is_expired(state: &StateMap, user_id: &UserId, now: i64) -> bool {
-    let expires = state.member(user_id).and_then(|pdu| expiry(pdu));
-    expires.is_some_and(|expires| expires <= now)
-}
-
-impl Rooms {
+impl Invitations {
     /// Invites a user until a time; returns the id of the invitation.
     ///
     /// # Errors
@@ -118,12 +44,15 @@ impl Rooms {
         expires_at: i64,
     ) -> Result<OwnedEventId> {
         let event = self.invitation_until(invitation, expires_at)?;
-        let room = self.room_of_member(room_id).await?;
+        let room = self.memory.room_of_member(room_id).await?;
         if room.view().state.membership(&event.sender) != MembershipState::Join {
             return Err(Error::forbidden("you are not in this room"));
         }
         let num = room.num;
-        self.detached(async move |rooms: Rooms| rooms.send_now(num, event).await)
+        self.tasks
+            .run_to_completion(self, async move |rooms: Self| {
+                rooms.sender.send_now(num, event).await
+            })
             .await
     }
 
@@ -145,7 +74,7 @@ impl Rooms {
 
     /// Checks until when an invitation, or a link, shall stand.
     pub(crate) fn check_lifetime(&self, expires_at: i64) -> Result<()> {
-        let now = self.inner.clock.now_ms();
+        let now = self.clock.now_ms();
         if expires_at <= now {
             return Err(Error::invalid_param("expires_at has passed already"));
         }
@@ -157,19 +86,21 @@ impl Rooms {
 
     /// Begins to withdraw invitations when their time has come.
     pub fn withdraw_expired_invitations(&self) {
-        self.do_in_time(
+        let service = self.clone();
+        self.timetable.do_in_time(
             "withdraw invitations",
-            |inner| &inner.expiring,
-            Self::withdraw_due,
+            &self.clock,
+            &self.tasks,
+            move || service.clone().withdraw_due(),
         );
     }
 
     /// Withdraws what has expired; returns when the next does.
     async fn withdraw_due(self) -> Result<Option<i64>> {
         loop {
-            let now = self.inner.clock.now_ms();
+            let now = self.clock.now_ms();
             let expired = {
-                let mut conn = self.inner.db.read().await?;
+                let mut conn = self.db.read().await?;
                 let expired = expiring_invitations::due(&mut conn, now, BATCH).await?;
                 if expired.is_empty() {
                     return expiring_invitations::next_due(&mut conn).await;
@@ -186,15 +117,15 @@ impl Rooms {
     ///
     /// What the user wants of the room then depends on what they are without it.
     pub async fn withdraw_if_expired(&self, room: &Room, user_id: &UserId) -> Result<()> {
-        let now = self.inner.clock.now_ms();
+        let now = self.clock.now_ms();
         if !is_expired(&room.view().state, user_id, now) {
             return Ok(());
         }
-        let Some(user) = self.user_number(user_id).await? else {
+        let Some(user) = self.memory.user_number(user_id).await? else {
             return Ok(());
         };
         let known = {
-            let mut conn = self.inner.db.read().await?;
+            let mut conn = self.db.read().await?;
             expiring_invitations::get(&mut conn, room.num, user).await?
         };
         match known {
@@ -215,13 +146,13 @@ impl Rooms {
             }
         }
         // The event has removed the row; where there was no event, nothing is left to do.
-        let mut tx = self.inner.db.write().await?;
+        let mut tx = self.db.write().await?;
         expiring_invitations::remove_one(&mut tx, invitation).await?;
         tx.commit().await
     }
 
     async fn send_withdrawal(&self, invitation: &Expiring) -> Result<()> {
-        let room = self.room_by_number(invitation.room).await?;
+        let room = self.memory.room_by_number(invitation.room).await?;
         // What readers see may lag behind the row by a moment.
         let state = room.tip.lock().await.state.clone();
         let event_id = OwnedEventId::try_from(invitation.event_id.as_str())
@@ -234,13 +165,18 @@ impl Rooms {
         };
         let sender = remover(&room, &state, &target, Some(&inviter));
         let sender = sender
-            .or_else(|| self.is_local(&target).then(|| target.clone()))
+            .or_else(|| self.memory.is_local(&target).then(|| target.clone()))
             .ok_or_else(|| Error::forbidden("nobody here may withdraw the invitation"))?;
         let event = leave(sender, &target, REASON)?;
         let num = room.num;
-        let withdrawn = self.detached(async move |rooms: Rooms| {
-            rooms.send_on(num, event, Occasion::Expiry(event_id)).await
-        });
+        let withdrawn = self
+            .tasks
+            .run_to_completion(self, async move |rooms: Self| {
+                rooms
+                    .sender
+                    .send_on(num, event, Occasion::Expiry(event_id))
+                    .await
+            });
         withdrawn.await.map(drop)
     }
 }
@@ -256,24 +192,4 @@ pub(crate) fn leave(sender: OwnedUserId, target: &OwnedUserId, reason: &str) -> 
     change.sender = sender;
     change.reason = Some(reason.to_owned());
     change.event()
-}
-
-/// Checks that an invitation is still what its user is to the room.
-pub(crate) fn check_stands(
-    state: &StateMap,
-    event: &NewEvent,
-    invitation: &OwnedEventId,
-) -> Result<()> {
-    let user_id = event.state_key.as_deref().unwrap_or_default();
-    let member = <&UserId>::try_from(user_id)
-        .ok()
-        .and_then(|user_id| state.member(user_id));
-    match member {
-        Some(member) if member.event_id == *invitation => Ok(()),
-        _ => Err(gone()),
-    }
-}
-
-fn gone() -> Error {
-    Error::Finalised("something else has become of the invitation".to_owned())
 }

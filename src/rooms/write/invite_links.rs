@@ -9,13 +9,11 @@ use ruma::{
     serde::{Base64, base64::UrlSafe},
 };
 
+use super::InviteLinks;
 use crate::{
     error::{Error, Result},
     matrix,
-    rooms::{
-        Rooms,
-        memory::{room::Room, timetable::Timetable},
-    },
+    rooms::memory::{room::Room, timetable::Timetable},
     storage::{
         Db, UserNum,
         rooms::invite_links::{self, LinkRow, Use},
@@ -63,7 +61,7 @@ pub(crate) async fn timetable(db: &Db) -> Result<Timetable> {
     Ok(Timetable::new(next.is_some()))
 }
 
-impl Rooms {
+impl InviteLinks {
     /// Makes a link into a room.
     ///
     /// # Errors
@@ -76,11 +74,11 @@ impl Rooms {
         (creator, creator_id): (UserNum, &UserId),
         link: NewLink,
     ) -> Result<InviteLink> {
-        let now = self.inner.clock.now_ms();
+        let now = self.clock.now_ms();
         let expires_ts = link.expires_at.unwrap_or(now + DEFAULT_LIFETIME_MS);
-        self.check_lifetime(expires_ts)?;
+        self.invitations.check_lifetime(expires_ts)?;
         link.check()?;
-        let room = self.room_of_member(room_id).await?;
+        let room = self.memory.room_of_member(room_id).await?;
         check_may_invite(&room, creator_id)?;
         let row = LinkRow {
             num: 0,
@@ -93,7 +91,7 @@ impl Rooms {
             uses: 0,
             label: link.label,
         };
-        let mut tx = self.inner.db.write().await?;
+        let mut tx = self.db.write().await?;
         let known = invite_links::of_room(&mut tx, room.num, now).await?;
         let own = known.iter().filter(|link| link.creator == creator);
         if own.count() >= OF_CREATOR || known.len() >= OF_ROOM {
@@ -105,7 +103,7 @@ impl Rooms {
         }
         invite_links::insert(&mut tx, &row).await?;
         tx.commit().await?;
-        self.inner.links.changed();
+        self.timetable.changed();
         Ok(InviteLink {
             room_id: room.room_id.clone(),
             creator: creator_id.to_owned(),
@@ -123,17 +121,17 @@ impl Rooms {
         room_id: &RoomId,
         (user, user_id): (UserNum, &UserId),
     ) -> Result<Vec<InviteLink>> {
-        let room = self.room_of_member(room_id).await?;
+        let room = self.memory.room_of_member(room_id).await?;
         if room.view().state.membership(user_id) != MembershipState::Join {
             return Err(Error::forbidden("you are not in this room"));
         }
         let sees_all = is_moderator(&room, user_id);
-        let now = self.inner.clock.now_ms();
-        let mut conn = self.inner.db.read().await?;
+        let now = self.clock.now_ms();
+        let mut conn = self.db.read().await?;
         let mut rows = invite_links::of_room(&mut conn, room.num, now).await?;
         rows.retain(|link| sees_all || link.creator == user);
         let creators: Vec<UserNum> = rows.iter().map(|link| link.creator).collect();
-        let creators = self.inner.db.strings.texts(&mut conn, &creators).await?;
+        let creators = self.db.strings.texts(&mut conn, &creators).await?;
         let links = rows.into_iter().filter_map(|row| {
             let creator = creators.get(&row.creator)?;
             Some(InviteLink {
@@ -156,7 +154,7 @@ impl Rooms {
         token: &str,
         (user, user_id): (UserNum, &UserId),
     ) -> Result<()> {
-        let room = self.room_of_member(room_id).await?;
+        let room = self.memory.room_of_member(room_id).await?;
         let link = self.link(token).await?;
         if link.row.room != room.num {
             return Err(unknown());
@@ -164,7 +162,7 @@ impl Rooms {
         if link.row.creator != user && !is_moderator(&room, user_id) {
             return Err(Error::forbidden("you may not revoke this link"));
         }
-        let mut tx = self.inner.db.write().await?;
+        let mut tx = self.db.write().await?;
         invite_links::remove(&mut tx, room.num, token).await?;
         tx.commit().await
     }
@@ -178,16 +176,16 @@ impl Rooms {
         if token.len() > TOKEN_BYTES || token.contains('\0') {
             return Err(unknown());
         }
-        let now = self.inner.clock.now_ms();
-        let mut conn = self.inner.db.read().await?;
+        let now = self.clock.now_ms();
+        let mut conn = self.db.read().await?;
         let row = invite_links::find(&mut conn, token, now).await?;
         let row = row.ok_or_else(unknown)?;
-        let creator = self.inner.db.strings.get(&mut conn, row.creator).await?;
+        let creator = self.db.strings.get(&mut conn, row.creator).await?;
         drop(conn);
         let creator = OwnedUserId::try_from(&*creator)
             .map_err(|source| Error::internal("read the creator of a link", source))?;
         Ok(InviteLink {
-            room_id: self.room_id(row.room).await?,
+            room_id: self.memory.room_id(row.room).await?,
             creator,
             row,
         })
@@ -199,7 +197,7 @@ impl Rooms {
     ///
     /// [`Error::Forbidden`] where the creator may not; [`Error::NotFound`] for a room that is gone.
     pub async fn room_of_link(&self, link: &InviteLink) -> Result<std::sync::Arc<Room>> {
-        let room = self.room(&link.room_id).await?;
+        let room = self.memory.room(&link.room_id).await?;
         check_may_invite(&room, &link.creator)
             .map_err(|_| Error::forbidden("whoever made this link may not invite any more"))?;
         Ok(room)
@@ -211,8 +209,8 @@ impl Rooms {
     ///
     /// [`Error::NotFound`] when there is no such link any more, or all its uses are taken.
     pub async fn take_link(&self, link: &InviteLink, user: UserNum) -> Result<bool> {
-        let now = self.inner.clock.now_ms();
-        let mut tx = self.inner.db.write().await?;
+        let now = self.clock.now_ms();
+        let mut tx = self.db.write().await?;
         match invite_links::take(&mut tx, &link.row.token, user, now).await? {
             Use::Refused => Err(unknown()),
             Use::Held => Ok(false),
@@ -225,26 +223,30 @@ impl Rooms {
 
     /// Takes back that a user has used a link, since it did not let them in.
     pub async fn give_link_back(&self, link: &InviteLink, user: UserNum) -> Result<()> {
-        let mut tx = self.inner.db.write().await?;
+        let mut tx = self.db.write().await?;
         invite_links::give_back(&mut tx, link.row.num, user).await?;
         tx.commit().await
     }
 
     /// Begins to remove links when they have expired.
     pub fn remove_expired_links(&self) {
-        self.do_in_time("remove links", |inner| &inner.links, Self::remove_links_due);
+        let service = self.clone();
+        self.timetable
+            .do_in_time("remove links", &self.clock, &self.tasks, move || {
+                service.clone().remove_links_due()
+            });
     }
 
     async fn remove_links_due(self) -> Result<Option<i64>> {
-        let now = self.inner.clock.now_ms();
+        let now = self.clock.now_ms();
         let next = {
-            let mut conn = self.inner.db.read().await?;
+            let mut conn = self.db.read().await?;
             invite_links::next_due(&mut conn).await?
         };
         if next.is_none_or(|next| next > now) {
             return Ok(next);
         }
-        let mut tx = self.inner.db.write().await?;
+        let mut tx = self.db.write().await?;
         invite_links::remove_expired(&mut tx, now).await?;
         let next = invite_links::next_due(&mut tx).await?;
         tx.commit().await?;

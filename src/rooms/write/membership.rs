@@ -11,10 +11,13 @@ use ruma::{
 };
 use serde_json::{Map, Value, value::to_raw_value};
 
-use super::send::{Occasion, not_in_room};
+use super::{Memberships, send::Occasion};
 use crate::{
     error::{Error, Result},
-    rooms::{NewEvent, Rooms, UserRoom, memory::room::Room},
+    rooms::{
+        NewEvent, UserRoom,
+        memory::{not_in_room, room::Room},
+    },
     storage::{Change, RoomNum, UserNum, rooms::memberships},
 };
 
@@ -134,7 +137,7 @@ impl MemberChange {
     }
 }
 
-impl Rooms {
+impl Memberships {
     /// Changes a membership, if the rules of the room allow it.
     ///
     /// # Errors
@@ -166,11 +169,13 @@ impl Rooms {
         occasion: Occasion,
     ) -> Result<()> {
         let room = match change.action {
-            Action::Join | Action::Knock => self.room(room_id).await?,
-            _ => self.room_of_member(room_id).await?,
+            Action::Join | Action::Knock => self.memory.room(room_id).await?,
+            _ => self.memory.room_of_member(room_id).await?,
         };
         if matches!(change.action, Action::Join | Action::Knock) {
-            self.withdraw_if_expired(&room, &change.target).await?;
+            self.invitations
+                .withdraw_if_expired(&room, &change.target)
+                .await?;
         }
         let num = room.num;
         let (sender, before) = {
@@ -187,7 +192,10 @@ impl Rooms {
             return Ok(());
         }
         let event = change.event()?;
-        self.detached(async move |rooms: Rooms| rooms.send_on(num, event, occasion).await)
+        self.tasks
+            .run_to_completion(self, async move |rooms: Self| {
+                rooms.sender.send_on(num, event, occasion).await
+            })
             .await?;
         Ok(())
     }
@@ -199,10 +207,12 @@ impl Rooms {
     /// [`Error::NotLeft`] while the user is in the room.
     pub async fn forget(&self, room_id: &RoomId, user: UserNum, user_id: &UserId) -> Result<()> {
         let room = self
+            .memory
             .number(room_id)
             .await
             .map_err(|error| not_in_room(error, room_id))?;
         match self
+            .memory
             .of_user(user)
             .await?
             .get(room)
@@ -217,7 +227,7 @@ impl Rooms {
             None => return Err(Error::forbidden("you were never in that room")),
         }
         let user_id = user_id.to_owned();
-        let mut tx = self.inner.db.write().await?;
+        let mut tx = self.db.write().await?;
         let position = tx.position();
         memberships::forget(&mut tx, user, room).await?;
         let change = Change::Membership {
@@ -236,7 +246,7 @@ impl Rooms {
     ///
     /// A room that refuses is passed over: the others shall not wait for it.
     pub async fn leave_all(&self, user: UserNum, user_id: &UserId) -> Result<()> {
-        let rooms = self.of_user(user).await?;
+        let rooms = self.memory.of_user(user).await?;
         let is_in = |room: &UserRoom| {
             !matches!(
                 room.membership,
@@ -261,7 +271,7 @@ impl Rooms {
 
     /// Returns how many rooms a user is in.
     pub async fn number_of_joined(&self, user: UserNum) -> Result<usize> {
-        Ok(self.of_user(user).await?.joined().len())
+        Ok(self.memory.of_user(user).await?.joined().len())
     }
 
     /// Shows a user's new profile in every room that the user has joined.
@@ -273,8 +283,8 @@ impl Rooms {
         user_id: &UserId,
         profile: MemberProfile,
     ) -> Result<()> {
-        for num in self.of_user(user).await?.joined() {
-            let room = match self.room_by_number(num).await {
+        for num in self.memory.of_user(user).await?.joined() {
+            let room = match self.memory.room_by_number(num).await {
                 // It was deleted meanwhile.
                 Err(Error::NotFound(_)) => continue,
                 room => room?,
@@ -294,8 +304,12 @@ impl Rooms {
     async fn change_quietly(&self, room: RoomNum, change: MemberChange) -> Result<()> {
         let event = change.event()?;
         let sent = self
-            .detached(async move |rooms: Rooms| {
-                rooms.send_on(room, event, Occasion::Background).await
+            .tasks
+            .run_to_completion(self, async move |rooms: Self| {
+                rooms
+                    .sender
+                    .send_on(room, event, Occasion::Background)
+                    .await
             })
             .await;
         if let Err(error) = sent {

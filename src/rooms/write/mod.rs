@@ -3,6 +3,7 @@
 pub(crate) mod create;
 pub(crate) mod delayed_events;
 pub(crate) mod deletion;
+pub(crate) mod directory;
 pub(crate) mod expiring_invitations;
 pub(crate) mod invite_links;
 pub(crate) mod membership;
@@ -11,3 +12,238 @@ pub(crate) mod removal;
 pub(crate) mod reports;
 pub(crate) mod send;
 pub(crate) mod upgrade;
+
+use std::sync::{Arc, OnceLock};
+
+use ruma::RoomVersionId;
+
+use self::{deletion::IsSent, policy_server::Recommends};
+use super::{
+    Environment,
+    log::EventLog,
+    memory::{RoomMemory, timetable::Timetable},
+    read::{JoinRules, RoomAccess, Timeline},
+};
+use crate::{clock::Clock, storage::Db, tasks::Tasks};
+
+/// Sends the events of users of this server.
+#[derive(Clone)]
+pub struct EventSender {
+    db: Db,
+    clock: Clock,
+    tasks: Tasks,
+    memory: RoomMemory,
+    join_rules: JoinRules,
+    log: EventLog,
+    /// Asks policy servers for their recommendation.
+    policy_servers: Arc<OnceLock<Arc<dyn Recommends>>>,
+}
+
+/// Events that are sent later.
+#[derive(Clone)]
+pub struct DelayedEvents {
+    db: Db,
+    clock: Clock,
+    tasks: Tasks,
+    memory: RoomMemory,
+    sender: EventSender,
+    timetable: Arc<Timetable>,
+}
+
+/// Invitations that expire.
+#[derive(Clone)]
+pub struct Invitations {
+    db: Db,
+    clock: Clock,
+    tasks: Tasks,
+    memory: RoomMemory,
+    sender: EventSender,
+    timetable: Arc<Timetable>,
+}
+
+/// Links by which users come into rooms.
+#[derive(Clone)]
+pub struct InviteLinks {
+    db: Db,
+    clock: Clock,
+    tasks: Tasks,
+    memory: RoomMemory,
+    invitations: Invitations,
+    timetable: Arc<Timetable>,
+}
+
+/// Changes of memberships: invitations, joins, leaves, kicks and bans.
+#[derive(Clone)]
+pub struct Memberships {
+    db: Db,
+    tasks: Tasks,
+    memory: RoomMemory,
+    sender: EventSender,
+    invitations: Invitations,
+}
+
+/// Creation of rooms, and their upgrade to another version.
+#[derive(Clone)]
+pub struct RoomCreation {
+    db: Db,
+    clock: Clock,
+    tasks: Tasks,
+    default_version: RoomVersionId,
+    memory: RoomMemory,
+    log: EventLog,
+    sender: EventSender,
+}
+
+/// Deletion of rooms.
+#[derive(Clone)]
+pub struct RoomDeletion {
+    db: Db,
+    clock: Clock,
+    tasks: Tasks,
+    memory: RoomMemory,
+    sender: EventSender,
+    timetable: Arc<Timetable>,
+    is_sent: Arc<OnceLock<IsSent>>,
+}
+
+/// Aliases and the public list of rooms.
+#[derive(Clone)]
+pub struct RoomDirectory {
+    db: Db,
+    memory: RoomMemory,
+    sender: EventSender,
+}
+
+/// Reports of events, rooms and users to the administrators.
+#[derive(Clone)]
+pub struct Reports {
+    db: Db,
+    clock: Clock,
+    memory: RoomMemory,
+    access: RoomAccess,
+    timeline: Timeline,
+}
+
+impl EventSender {
+    pub(super) fn new(environment: &Environment, join_rules: &JoinRules, log: &EventLog) -> Self {
+        Self {
+            db: environment.db.clone(),
+            clock: environment.clock.clone(),
+            tasks: environment.tasks.clone(),
+            memory: environment.memory.clone(),
+            join_rules: join_rules.clone(),
+            log: log.clone(),
+            policy_servers: Arc::default(),
+        }
+    }
+}
+
+impl DelayedEvents {
+    pub(super) fn new(environment: &Environment, sender: &EventSender) -> Self {
+        Self {
+            db: environment.db.clone(),
+            clock: environment.clock.clone(),
+            tasks: environment.tasks.clone(),
+            memory: environment.memory.clone(),
+            sender: sender.clone(),
+            timetable: environment.timetables.delayed_events.clone(),
+        }
+    }
+}
+
+impl Invitations {
+    pub(super) fn new(environment: &Environment, sender: &EventSender) -> Self {
+        Self {
+            db: environment.db.clone(),
+            clock: environment.clock.clone(),
+            tasks: environment.tasks.clone(),
+            memory: environment.memory.clone(),
+            sender: sender.clone(),
+            timetable: environment.timetables.expiring_invitations.clone(),
+        }
+    }
+}
+
+impl InviteLinks {
+    pub(super) fn new(environment: &Environment, invitations: &Invitations) -> Self {
+        Self {
+            db: environment.db.clone(),
+            clock: environment.clock.clone(),
+            tasks: environment.tasks.clone(),
+            memory: environment.memory.clone(),
+            invitations: invitations.clone(),
+            timetable: environment.timetables.invite_links.clone(),
+        }
+    }
+}
+
+impl Memberships {
+    pub(super) fn new(
+        environment: &Environment,
+        sender: &EventSender,
+        invitations: &Invitations,
+    ) -> Self {
+        Self {
+            db: environment.db.clone(),
+            tasks: environment.tasks.clone(),
+            memory: environment.memory.clone(),
+            sender: sender.clone(),
+            invitations: invitations.clone(),
+        }
+    }
+}
+
+impl RoomCreation {
+    pub(super) fn new(
+        environment: &Environment,
+        default_version: RoomVersionId,
+        log: &EventLog,
+        sender: &EventSender,
+    ) -> Self {
+        Self {
+            db: environment.db.clone(),
+            clock: environment.clock.clone(),
+            tasks: environment.tasks.clone(),
+            default_version,
+            memory: environment.memory.clone(),
+            log: log.clone(),
+            sender: sender.clone(),
+        }
+    }
+}
+
+impl RoomDeletion {
+    pub(super) fn new(environment: &Environment, sender: &EventSender) -> Self {
+        Self {
+            db: environment.db.clone(),
+            clock: environment.clock.clone(),
+            tasks: environment.tasks.clone(),
+            memory: environment.memory.clone(),
+            sender: sender.clone(),
+            timetable: Arc::new(Timetable::new(true)),
+            is_sent: Arc::default(),
+        }
+    }
+}
+
+impl RoomDirectory {
+    pub(super) fn new(environment: &Environment, sender: &EventSender) -> Self {
+        Self {
+            db: environment.db.clone(),
+            memory: environment.memory.clone(),
+            sender: sender.clone(),
+        }
+    }
+}
+
+impl Reports {
+    pub(super) fn new(environment: &Environment, access: &RoomAccess, timeline: &Timeline) -> Self {
+        Self {
+            db: environment.db.clone(),
+            clock: environment.clock.clone(),
+            memory: environment.memory.clone(),
+            access: access.clone(),
+            timeline: timeline.clone(),
+        }
+    }
+}

@@ -14,10 +14,10 @@ use ruma::{
 };
 use tokio::sync::OwnedMutexGuard;
 
-use super::send::Occasion;
+use super::{EventSender, send::Occasion};
 use crate::{
     error::Result,
-    rooms::{Room, Rooms, log::append::Accepted, memory::room::Tip},
+    rooms::{Room, log::append::Accepted, memory::room::Tip},
 };
 
 /// Whoever asks policy servers for their recommendation.
@@ -73,18 +73,18 @@ impl Room {
     }
 }
 
-impl Rooms {
+impl EventSender {
     /// Has policy servers asked by somebody from now on. Without this, nobody asks them.
     pub fn ask_policy_servers(&self, asker: Arc<dyn Recommends>) {
         // The first one stays.
-        drop(self.inner.policies.set(asker));
+        drop(self.policy_servers.set(asker));
     }
 
     /// Returns whether an event has to be signed by the policy server of its room.
     pub(crate) fn is_to_be_vetted(&self, room: &Room, occasion: &Occasion) -> bool {
         // A room is deleted whatever others think of it.
         let is_deletion = matches!(occasion, Occasion::Deletion);
-        !is_deletion && self.inner.policies.get().is_some() && room.policy().is_some()
+        !is_deletion && self.policy_servers.get().is_some() && room.policy().is_some()
     }
 
     /// Asks the policy server of a room to sign an event that is about to be sent.
@@ -93,7 +93,7 @@ impl Rooms {
     ///
     /// As [`Recommends::recommended`].
     pub(crate) async fn vet(&self, room: &Room, mut accepted: Accepted) -> Result<Accepted> {
-        if let (Some(policies), Some(policy)) = (self.inner.policies.get(), room.policy()) {
+        if let (Some(policies), Some(policy)) = (self.policy_servers.get(), room.policy()) {
             let asking = policies.recommended(&policy, &room.rules, &accepted.json);
             accepted.json = asking.await?;
         }

@@ -4,9 +4,9 @@
 
 use ruma::{EventId, RoomId, UserId, events::room::member::MembershipState};
 
+use super::Reports;
 use crate::{
     error::{Error, Result},
-    rooms::Rooms,
     storage::{
         UserNum,
         rooms::reports::{self, NewReport},
@@ -29,7 +29,7 @@ pub struct Reporter<'a> {
     pub reason: &'a str,
 }
 
-impl Rooms {
+impl Reports {
     /// Takes the report of an event of a room that the reporter is in.
     ///
     /// # Errors
@@ -47,12 +47,16 @@ impl Rooms {
             Error::NotFound(_) => unknown(),
             other => other,
         };
-        let room = self.room(room_id).await.map_err(hide)?;
+        let room = self.memory.room(room_id).await.map_err(hide)?;
         if room.view().state.membership(reporter.user_id) != MembershipState::Join {
             return Err(unknown());
         }
-        let access = self.access(&room, reporter.user, reporter.user_id).await?;
-        self.visible_event(&room, &access, event_id)
+        let access = self
+            .access
+            .access(&room, reporter.user, reporter.user_id)
+            .await?;
+        self.timeline
+            .visible_event(&room, &access, event_id)
             .await
             .map_err(hide)?;
         let report = NewReport {
@@ -67,7 +71,7 @@ impl Rooms {
     /// Takes the report of a room. Whether the room exists is not told.
     pub async fn report_room(&self, reporter: Reporter<'_>, room_id: &RoomId) -> Result<()> {
         reporter.check()?;
-        let room = match self.number(room_id).await {
+        let room = match self.memory.number(room_id).await {
             Ok(room) => Some(room),
             Err(Error::NotFound(_)) => return Ok(()),
             Err(error) => return Err(error),
@@ -83,7 +87,7 @@ impl Rooms {
     /// Takes the report of a user. Whether the user exists is not told.
     pub async fn report_user(&self, reporter: Reporter<'_>, target: &UserId) -> Result<()> {
         reporter.check()?;
-        let user = self.user_number(target).await?;
+        let user = self.memory.user_number(target).await?;
         if user.is_none() {
             return Ok(());
         }
@@ -97,7 +101,7 @@ impl Rooms {
 
     fn report<'a>(&self, reporter: Reporter<'a>) -> NewReport<'a> {
         NewReport {
-            ts: self.inner.clock.now_ms(),
+            ts: self.clock.now_ms(),
             reporter: reporter.user,
             room: None,
             event_id: None,
@@ -107,7 +111,7 @@ impl Rooms {
     }
 
     async fn store_report(&self, report: NewReport<'_>) -> Result<()> {
-        let mut tx = self.inner.db.write().await?;
+        let mut tx = self.db.write().await?;
         reports::insert(&mut tx, report, KEPT).await?;
         tx.commit().await
     }

@@ -3,139 +3,33 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use ruma::{
-    EventId, OwnedEventId, OwnedUserId, RoomId, UInt,
-    events::{StateEventType, TimelineEventType, room::member::MembershipState},
-    room_version_rules::RoomVersionRules,
+    EventId, OwnedEventId, OwnedUserId, RoomId,
+    events::{StateEventType, TimelineEventType},
 };
-use serde::Deserialize;
-use serde_json::value::RawValue;
 
-use super::{expiring_invitations, membership::is_void, policy_server::Vetting};
+use super::{EventSender, membership::is_void, policy_server::Vetting};
 use crate::{
     error::{Error, Result},
-    matrix::{self, Draft, Pdu, Site},
+    matrix::{self, Pdu},
     rooms::{
-        Action, Inner, Rooms,
+        Action,
         log::{
             append::{Accepted, append},
+            invitation_expiry,
+            new_event::{NewEvent, check_txn_id},
             relations,
         },
         memory::{
-            load,
+            load, not_in_room,
             room::{Room, Tip},
         },
-        unread::push_counts,
     },
-    storage::{DeviceNum, Pending, WriteTx, rooms::events},
+    storage::{Pending, WriteTx, rooms::events},
 };
 
 /// How often an event is built anew because a lost batch took the room's tip with it, or the room went on while its
 /// policy server thought about the event.
 const ATTEMPTS: usize = 8;
-/// The longest transaction id of a client: what PostgreSQL takes into an index, with what stands beside it.
-const MAX_TXN_ID_BYTES: usize = 1_024;
-
-/// An event to be sent.
-#[derive(Clone, Debug)]
-pub struct NewEvent {
-    /// Who sends it.
-    pub sender: OwnedUserId,
-    /// Its type.
-    pub kind: TimelineEventType,
-    /// Its state key, for a state event.
-    pub state_key: Option<String>,
-    /// Its content.
-    pub content: Box<RawValue>,
-    /// The event that it redacts.
-    pub redacts: Option<OwnedEventId>,
-    /// With which it can be sent twice and comes once.
-    pub transaction: Option<Transaction>,
-}
-
-#[derive(Deserialize)]
-struct Redaction {
-    redacts: Option<OwnedEventId>,
-}
-
-impl NewEvent {
-    /// Returns an event that is no state event. A redaction names its target in the content.
-    pub fn message(
-        sender: OwnedUserId,
-        kind: TimelineEventType,
-        content: Box<RawValue>,
-        transaction: Option<Transaction>,
-    ) -> Self {
-        let redacts = (kind == TimelineEventType::RoomRedaction)
-            .then(|| {
-                serde_json::from_str::<Redaction>(content.get())
-                    .ok()?
-                    .redacts
-            })
-            .flatten();
-        Self {
-            sender,
-            kind,
-            state_key: None,
-            content,
-            redacts,
-            transaction,
-        }
-    }
-
-    /// Returns the membership that it gives somebody.
-    pub fn membership(&self) -> Option<MembershipState> {
-        #[derive(Deserialize)]
-        struct Content {
-            membership: MembershipState,
-        }
-        if self.kind != TimelineEventType::RoomMember {
-            return None;
-        }
-        let content: Content = serde_json::from_str(self.content.get()).ok()?;
-        Some(content.membership)
-    }
-
-    /// Returns a state event.
-    pub fn state(
-        sender: OwnedUserId,
-        kind: &StateEventType,
-        state_key: &str,
-        content: Box<RawValue>,
-    ) -> Self {
-        Self {
-            sender,
-            kind: TimelineEventType::from(kind.to_string()),
-            state_key: Some(state_key.to_owned()),
-            content,
-            redacts: None,
-            transaction: None,
-        }
-    }
-}
-
-/// A client's transaction id, which is the device's own.
-#[derive(Clone, Debug)]
-pub struct Transaction {
-    /// The device.
-    pub device: DeviceNum,
-    /// The id.
-    pub txn_id: String,
-}
-
-/// Checks a client's transaction id.
-///
-/// # Errors
-///
-/// [`Error::InvalidParam`] when it cannot be stored.
-pub(crate) fn check_txn_id(txn_id: &str) -> Result<()> {
-    if txn_id.len() > MAX_TXN_ID_BYTES || txn_id.contains('\0') {
-        return Err(Error::invalid_param(format!(
-            "a transaction id has at most {MAX_TXN_ID_BYTES} bytes, and no U+0000"
-        )));
-    }
-    Ok(())
-}
-
 /// Why the server sends an event.
 #[derive(Clone, Debug)]
 pub(crate) enum Occasion {
@@ -167,7 +61,7 @@ impl Occasion {
     fn check(&self, tip: &Tip, event: &NewEvent) -> Result<()> {
         match self {
             Self::Expiry(invitation) => {
-                expiring_invitations::check_stands(&tip.state, event, invitation)
+                invitation_expiry::check_stands(&tip.state, event, invitation)
             }
             Self::Request
             | Self::Membership(_)
@@ -204,7 +98,7 @@ impl Occasion {
     }
 }
 
-impl Rooms {
+impl EventSender {
     /// Sends an event to a room; returns its id when it is on disk.
     ///
     /// The same transaction of the same device returns the same event id, also after a restart.
@@ -218,10 +112,14 @@ impl Rooms {
             check_txn_id(&transaction.txn_id)?;
         }
         let num = self
+            .memory
             .number(room_id)
             .await
             .map_err(|error| not_in_room(error, room_id))?;
-        self.detached(async move |rooms: Rooms| rooms.send_now(num, event).await)
+        self.tasks
+            .run_to_completion(self, async move |rooms: Self| {
+                rooms.send_now(num, event).await
+            })
             .await
     }
 
@@ -232,34 +130,9 @@ impl Rooms {
     /// [`Error::NotJson`] when there is none: a new event has a body. [`Error::Forbidden`] when this server is not in the
     /// room.
     pub async fn sent_before(&self, room_id: &RoomId, event: &NewEvent) -> Result<OwnedEventId> {
-        let room = self.room_of_member(room_id).await?;
+        let room = self.memory.room_of_member(room_id).await?;
         let no_body = Error::NotJson("the request has no body".to_owned());
-        self.inner.already_sent(&room, event, no_body).await
-    }
-
-    /// Waits until all of a room is on disk, so that what was handed to the journal can be read.
-    ///
-    /// # Errors
-    ///
-    /// When it cannot be written.
-    pub async fn settle(&self, room: &Room) -> Result<()> {
-        let released = room.released.load(Ordering::SeqCst);
-        if released > self.inner.db.journal().published() {
-            self.inner.db.write().await?.commit().await?;
-        }
-        Ok(())
-    }
-
-    /// Runs something in a task of its own, so that a client that hangs up cannot cut it in half.
-    pub(crate) async fn detached<T, F, Work>(&self, work: F) -> Result<T>
-    where
-        T: Send + 'static,
-        F: FnOnce(Rooms) -> Work,
-        Work: Future<Output = Result<T>> + Send + 'static,
-    {
-        let task = self.inner.tasks.spawn(work(self.clone()));
-        task.await
-            .map_err(|source| Error::internal("finish the task of a request", source))?
+        self.already_sent(&room, event, no_body).await
     }
 
     pub(crate) async fn send_now(&self, num: i64, event: NewEvent) -> Result<OwnedEventId> {
@@ -275,7 +148,7 @@ impl Rooms {
     ) -> Result<OwnedEventId> {
         let mut vetting = Vetting::default();
         for _ in 0..ATTEMPTS {
-            let room = self.room_by_number(num).await?;
+            let room = self.memory.room_by_number(num).await?;
             vetting.wait_for_turn(&room).await;
             let attempt = self.attempt(&room, &event, &occasion, &mut vetting).await?;
             match attempt {
@@ -283,7 +156,7 @@ impl Rooms {
                 Attempt::Again => {}
                 Attempt::Unvetted(accepted) => match self.vet(&room, *accepted).await {
                     Ok(accepted) => vetting.put(accepted),
-                    Err(refused) => return self.inner.already_sent(&room, &event, refused).await,
+                    Err(refused) => return self.already_sent(&room, &event, refused).await,
                 },
             }
         }
@@ -301,13 +174,13 @@ impl Rooms {
         vetting: &mut Vetting,
     ) -> Result<Attempt> {
         // Others of this room wait for its lock: their events shall come into one batch with this one.
-        let intent = self.inner.db.journal().intent();
+        let intent = self.db.journal().intent();
         let mut tip = room.tip.lock().await;
         if room.is_stale() {
             return Ok(Attempt::Again);
         }
         if !matches!(occasion, Occasion::Deletion) {
-            let stays = self.inner.check_stays(room.num);
+            let stays = self.memory.check_stays(room.num);
             stays.map_err(|error| not_in_room(error, &room.room_id))?;
         }
         occasion.check(&tip, event)?;
@@ -324,7 +197,7 @@ impl Rooms {
         let mut accepted = match accepted {
             Ok(accepted) => accepted,
             Err(refused) => {
-                let first = self.inner.already_sent(room, event, refused).await;
+                let first = self.already_sent(room, event, refused).await;
                 return first.map(Attempt::Sent);
             }
         };
@@ -340,7 +213,7 @@ impl Rooms {
             accepted.leave_unread();
         }
         let event_id = accepted.pdu.event_id.clone();
-        let mut tx = self.inner.db.write().await?;
+        let mut tx = self.db.write().await?;
         if room.is_stale() {
             return Ok(Attempt::Again);
         }
@@ -348,7 +221,7 @@ impl Rooms {
             return answer_refused(tx, room, event, refused).await;
         }
         let mut next = tip.clone();
-        let Some(stored) = append(&self.inner, &mut tx, room, &mut next, accepted).await? else {
+        let Some(stored) = append(&self.log, &mut tx, room, &mut next, accepted).await? else {
             return first_answer(tx, room, event).await.map(Attempt::Sent);
         };
         drop(intent);
@@ -366,7 +239,7 @@ impl Rooms {
         if is_on_disk(room, known) {
             return Ok(Attempt::Sent(known.event_id.clone()));
         }
-        if let Err(error) = self.settle(room).await {
+        if let Err(error) = self.memory.settle(room).await {
             tracing::debug!(%error, room_id = %room.room_id, "an equal state event may be lost");
         }
         Ok(Attempt::Again)
@@ -380,8 +253,7 @@ impl Rooms {
         event: &NewEvent,
     ) -> Result<Accepted> {
         if let Some(target) = &event.redacts {
-            self.inner
-                .check_redaction(room, tip, &event.sender, target)
+            self.check_redaction(room, tip, &event.sender, target)
                 .await?;
         } else if event.kind == TimelineEventType::RoomRedaction && event.state_key.is_none() {
             return Err(Error::BadJson(
@@ -390,11 +262,13 @@ impl Rooms {
         }
         let mut event = event.clone();
         if event.kind == TimelineEventType::RoomMember {
-            self.inner.check_invitation(&event).await?;
-            expiring_invitations::check_not_expired(&tip.state, &event, self.inner.clock.now_ms())?;
-            self.authorise_join(room, &tip.state, &mut event).await?;
+            self.log.check_invitation(&event).await?;
+            invitation_expiry::check_not_expired(&tip.state, &event, self.clock.now_ms())?;
+            self.join_rules
+                .authorise_join(room, &tip.state, &mut event)
+                .await?;
         }
-        self.inner.accept(room, tip, event).await
+        self.log.accept(room, tip, event).await
     }
 }
 
@@ -413,14 +287,6 @@ pub(crate) fn is_on_disk(room: &Room, pdu: &Pdu) -> bool {
     let view = room.view();
     let seen = view.state.get(&pdu.state_type(), state_key);
     seen.is_some_and(|seen| seen.event_id == pdu.event_id)
-}
-
-/// Whether a room exists is nobody's business who is not in it.
-pub(crate) fn not_in_room(error: Error, room_id: &RoomId) -> Error {
-    match error {
-        Error::NotFound(_) => Error::forbidden(format!("you are not in the room {room_id}")),
-        other => other,
-    }
 }
 
 /// Answers an event that was refused, unless it is one that was sent before.
@@ -461,57 +327,7 @@ async fn first_answer(mut tx: WriteTx, room: &Room, event: &NewEvent) -> Result<
     OwnedEventId::try_from(known).map_err(|source| Error::internal("read an event id", source))
 }
 
-impl Inner {
-    /// Returns an id for a new event, in versions in which it is no hash.
-    pub(crate) fn new_event_id(&self, rules: &RoomVersionRules) -> Option<OwnedEventId> {
-        let is_chosen = rules.event_format.require_event_id;
-        is_chosen.then(|| EventId::new_v1(self.key.server_name()))
-    }
-
-    /// Builds, authorizes and signs an event at the tip of a room.
-    pub(crate) async fn accept(&self, room: &Room, tip: &Tip, event: NewEvent) -> Result<Accepted> {
-        let transaction = event
-            .transaction
-            .map(|transaction| (transaction.device, transaction.txn_id));
-        let draft = Draft {
-            sender: event.sender,
-            kind: event.kind,
-            state_key: event.state_key,
-            content: event.content,
-            redacts: event.redacts,
-            timestamp: self.clock.now(),
-            event_id: self.new_event_id(&room.rules),
-        };
-        let (prev_events, prev_hashes) = tip.followed();
-        let site = Site {
-            room_id: (tip.snapshot != 0 || room.rules.event_format.require_room_create_room_id)
-                .then_some(&room.room_id),
-            rules: &room.rules,
-            state: &tip.state,
-            prev_events: &prev_events,
-            prev_hashes: &prev_hashes,
-            depth: UInt::new_saturating(tip.depth + 1),
-        };
-        let (pdu, json) = matrix::build(draft, site, &self.key)?;
-        let counting = push_counts::count(
-            (&self.rules, &self.shields),
-            room,
-            tip,
-            &pdu,
-            self.key.server_name(),
-        )
-        .await;
-        Ok(Accepted {
-            pdu,
-            json,
-            counting,
-            transaction,
-            delayed: None,
-            unattended: false,
-            arrival: None,
-        })
-    }
-
+impl EventSender {
     /// One may redact one's own events; those of others only with the power for it.
     async fn check_redaction(
         &self,

@@ -17,6 +17,7 @@ use serde_json::{Map, Value, json, value::to_raw_value};
 use tokio::sync::MutexGuard;
 
 use super::{
+    RoomCreation,
     create::{ATTEMPTS, advance_scratch},
     policy_server::Vetting,
     send::{Occasion, is_on_disk, release},
@@ -26,7 +27,7 @@ use crate::{
     error::{Error, Result},
     matrix::{self, Pdu, StateMap},
     rooms::{
-        MemberProfile, NewEvent, Rooms,
+        MemberProfile, NewEvent,
         log::append::{Accepted, append},
         memory::room::{Room, Tip},
     },
@@ -64,7 +65,7 @@ struct Replacement {
     is_vetted: bool,
 }
 
-impl Rooms {
+impl RoomCreation {
     /// Replaces a room; returns the id of the new one.
     ///
     /// # Errors
@@ -75,12 +76,13 @@ impl Rooms {
             let text = format!("room version {} is not supported", upgrade.version);
             return Err(Error::UnsupportedRoomVersion(text));
         }
-        let room = self.room_of_member(room_id).await?;
+        let room = self.memory.room_of_member(room_id).await?;
         let (num, tombstone) = (room.num, tombstone(&room.view().state).cloned());
-        self.detached(async move |rooms: Rooms| {
-            rooms.upgrade_now(num, &upgrade, tombstone.as_deref()).await
-        })
-        .await
+        self.tasks
+            .run_to_completion(self, async move |rooms: Self| {
+                rooms.upgrade_now(num, &upgrade, tombstone.as_deref()).await
+            })
+            .await
     }
 
     /// Replaces a room, unless it has been replaced since it had the tombstone that is given, if any.
@@ -93,13 +95,13 @@ impl Rooms {
         let mut vetting = Vetting::default();
         let mut vetted: Option<Replacement> = None;
         for later in 0..ATTEMPTS {
-            let old = self.room_by_number(num).await?;
+            let old = self.memory.room_by_number(num).await?;
             vetting.wait_for_turn(&old).await;
             let tip = old.tip.lock().await;
             if old.is_stale() {
                 continue;
             }
-            self.inner.check_stays(num)?;
+            self.memory.check_stays(num)?;
             if let Some(standing) = tombstone(&tip.state).cloned() {
                 if !is_on_disk(&old, &standing) {
                     drop(tip);
@@ -146,8 +148,8 @@ impl Rooms {
             farewell,
             ..
         } = replacement;
-        let mut tx = self.inner.db.write().await?;
-        if old.is_stale() || !self.inner.insert_room(&mut tx, &mut new, events).await? {
+        let mut tx = self.db.write().await?;
+        if old.is_stale() || !self.log.insert_room(&mut tx, &mut new, events).await? {
             return Ok(None);
         }
         aliases::move_all(&mut tx, old.num, new.num).await?;
@@ -158,7 +160,7 @@ impl Rooms {
         let mut next = tip.clone();
         let mut newest = 0;
         for accepted in farewell {
-            let stored = append(&self.inner, &mut tx, old, &mut next, accepted).await?;
+            let stored = append(&self.log, &mut tx, old, &mut next, accepted).await?;
             newest = stored.map_or(newest, |event| event.position);
         }
         let pending = release(tx, old, newest)?;
@@ -170,7 +172,7 @@ impl Rooms {
 
     /// Waits until the replacement by another request is on disk, or lost.
     async fn wait_for_tombstone(&self, old: &Room) {
-        if let Err(error) = self.settle(old).await {
+        if let Err(error) = self.memory.settle(old).await {
             tracing::debug!(%error, room_id = %old.room_id, "a replacement may be lost");
         }
     }
@@ -181,7 +183,7 @@ impl Rooms {
         tombstone: &Pdu,
         upgrade: &Upgrade,
     ) -> Result<Option<OwnedRoomId>> {
-        let age_ms = self.inner.clock.now_ms() - i64::from(tombstone.origin_server_ts.0);
+        let age_ms = self.clock.now_ms() - i64::from(tombstone.origin_server_ts.0);
         if tombstone.sender != upgrade.user_id || age_ms > REPEATED_UPGRADE_MS {
             return Ok(None);
         }
@@ -189,7 +191,7 @@ impl Rooms {
         let Some(new) = replacement.and_then(|id| OwnedRoomId::try_from(id).ok()) else {
             return Ok(None);
         };
-        let version = self.room(&new).await?.version.clone();
+        let version = self.memory.room(&new).await?.version.clone();
         Ok((version == upgrade.version).then_some(new))
     }
 
@@ -202,7 +204,7 @@ impl Rooms {
         later: i64,
     ) -> Result<Replacement> {
         let planned = plan::events(old, tip, upgrade)?;
-        let now = timestamp(self.inner.clock.now_ms() + later);
+        let now = timestamp(self.clock.now_ms() + later);
         let (new, events) = self.build(&upgrade.version, planned, now).await?;
         let farewell = self.farewell(old, tip, upgrade, &new.room_id).await?;
         Ok(Replacement {
@@ -210,7 +212,7 @@ impl Rooms {
             events,
             farewell,
             follows: tip.followed().0,
-            is_vetted: !self.is_to_be_vetted(old, &Occasion::Request),
+            is_vetted: !self.sender.is_to_be_vetted(old, &Occasion::Request),
         })
     }
 
@@ -218,7 +220,7 @@ impl Rooms {
     async fn vet_farewell(&self, old: &Room, mut replacement: Replacement) -> Result<Replacement> {
         let mut farewell = Vec::with_capacity(replacement.farewell.len());
         for accepted in replacement.farewell {
-            farewell.push(self.vet(old, accepted).await?);
+            farewell.push(self.sender.vet(old, accepted).await?);
         }
         replacement.farewell = farewell;
         replacement.is_vetted = true;
@@ -242,20 +244,20 @@ impl Rooms {
             to_raw_value(&tombstone)?,
         );
         let mut scratch = tip.clone();
-        let accepted = self.inner.accept(old, &scratch, tombstone).await?;
+        let accepted = self.log.accept(old, &scratch, tombstone).await?;
         advance_scratch(&mut scratch, &accepted.pdu);
         let mut farewell = vec![accepted];
         let kinds = [
             (StateEventType::RoomPowerLevels, quiet_levels(tip)),
             (
                 StateEventType::RoomCanonicalAlias,
-                plan::aliases_of_others(tip, self.server_name()),
+                plan::aliases_of_others(tip, self.memory.server_name()),
             ),
         ];
         for (kind, content) in kinds {
             let Some(content) = content else { continue };
             let event = NewEvent::state(user_id.clone(), &kind, "", to_raw_value(&content)?);
-            match self.inner.accept(old, &scratch, event).await {
+            match self.log.accept(old, &scratch, event).await {
                 Ok(accepted) => {
                     advance_scratch(&mut scratch, &accepted.pdu);
                     farewell.push(accepted);

@@ -178,6 +178,7 @@ impl Inner {
         let span = (eye.plan.now.position + 1, since);
         let mut changes = self
             .rooms
+            .relations
             .subscription_changes(user, span, limit + 1)
             .await?;
         let told = &mut extensions.thread_subscriptions;

@@ -131,7 +131,7 @@ impl Inner {
             plan: &plan,
             since: before.since,
             now_ms: self.clock.now_ms(),
-            shield: self.rooms.shield(session.user),
+            shield: self.rooms.access.shield(session.user),
             shows_own: AtomicBool::new(false),
         };
         let mut response = Response::default();

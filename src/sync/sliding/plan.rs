@@ -293,7 +293,7 @@ impl Inner {
         request: &Request,
         state: &State,
     ) -> Result<(Plan, Vec<RoomMoment>)> {
-        let shield = self.rooms.shield(session.user);
+        let shield = self.rooms.access.shield(session.user);
         for _ in 0..ATTEMPTS {
             let tick = self.ephemeral.now();
             let mut roster = self.roster(session).await?;
@@ -306,7 +306,7 @@ impl Inner {
                 Some(since) => self.changed_since(session, since).await?,
                 None => HashSet::new(),
             };
-            let mine = self.rooms.of_user(session.user).await?;
+            let mine = self.rooms.memory.of_user(session.user).await?;
             let scene = Scene {
                 session,
                 request,
@@ -327,7 +327,7 @@ impl Inner {
             let mut held = Vec::new();
             for look in &plan.looks {
                 if mine.get(look.room).is_some_and(|mine| is_inside(&mine)) {
-                    held.push(self.rooms.room_by_number(look.room).await?);
+                    held.push(self.rooms.memory.room_by_number(look.room).await?);
                 }
             }
             if let Some(moments) = self.take_looks(session, &mine, &plan) {
@@ -372,7 +372,7 @@ impl Inner {
                 if entry.is_none_or(|entry| entry.membership != MembershipState::Join) {
                     continue;
                 }
-                let space = self.rooms.room_by_number(room).await?;
+                let space = self.rooms.memory.room_by_number(room).await?;
                 let state = space.view().state.clone();
                 let links = state.of_type(&StateEventType::SpaceChild);
                 // A link without a way to the room is one that was taken back.
@@ -393,7 +393,7 @@ impl Inner {
         plan: &Plan,
     ) -> Option<Vec<RoomMoment>> {
         let _still = self.db.journal().still();
-        let current = self.rooms.peek_user(session.user)?;
+        let current = self.rooms.memory.peek_user(session.user)?;
         let later = self.recent.rooms(plan.now.position)?;
         let has_changed = {
             let all = mine.all();

@@ -183,10 +183,8 @@ impl Inner {
         room.is_dm = (look.is_dm != before.is_dm).then_some(look.is_dm);
         let session = eye.session;
         let user_id = &session.user_id;
-        let access = self
-            .rooms
-            .access(&inside.room, session.user, user_id)
-            .await?;
+        let access = &self.rooms.access;
+        let access = access.access(&inside.room, session.user, user_id).await?;
         let request = self.request_for(None, look.rule.limit);
         let viewer = eye.viewer(&request);
         if !access.ever_joined() || mine.forgotten {
@@ -203,7 +201,8 @@ impl Inner {
             .left_span(&inside.room, span, viewer.limit(), access, &wanted)
             .await?;
         self.add_bundles(&viewer, &inside.room, &mut span).await?;
-        let state = self.rooms.state_at(&inside.room, mine.position).await?;
+        let state = &self.rooms.state;
+        let state = state.state_at(&inside.room, mine.position).await?;
         let news = News {
             span: &span,
             is_initial: since.is_none(),
@@ -252,9 +251,10 @@ impl Inner {
         let mut state = match since {
             None => required.select(news.state, me),
             Some(since) => {
-                let changed = self
-                    .rooms
-                    .state_changes(room, news.state, since.position, news.end);
+                let changed =
+                    self.rooms
+                        .state
+                        .state_changes(room, news.state, since.position, news.end);
                 let mut changed = changed.await?;
                 // Whoever missed events asks for members anew.
                 let with_members = is_lazy && !news.span.is_limited;

@@ -242,7 +242,7 @@ impl Inner {
             let _still = self.db.journal().still();
             self.db.journal().published()
         };
-        let mine = self.rooms.of_user(session.user).await?;
+        let mine = self.rooms.memory.of_user(session.user).await?;
         match roster.up_to.and_then(|up_to| self.recent.rooms(up_to)) {
             None => self.load_roster(session, &mut roster, &mine).await?,
             Some(changed) => {
@@ -312,7 +312,7 @@ impl Inner {
         if is_known && mine.membership != MembershipState::Join && !mine.forgotten {
             return Ok(());
         }
-        let room = match self.rooms.room_by_number(num).await {
+        let room = match self.rooms.memory.room_by_number(num).await {
             Err(Error::NotFound(_)) => return Ok(()),
             room => room?,
         };
@@ -345,7 +345,7 @@ impl Inner {
                 entry.standing = Standing::Gone;
                 if by_other && !mine.forgotten {
                     let (user, user_id) = (session.user, &session.user_id);
-                    let access = self.rooms.access(&room, user, user_id).await?;
+                    let access = self.rooms.access.access(&room, user, user_id).await?;
                     if access.ever_joined() {
                         entry.standing = Standing::Expelled;
                     }

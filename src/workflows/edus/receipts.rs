@@ -114,7 +114,7 @@ impl Workflows {
             if !speaks_for(origin, &room, &user_id) {
                 continue;
             }
-            let Some(user) = self.rooms.user_number(&user_id).await? else {
+            let Some(user) = self.rooms.memory.user_number(&user_id).await? else {
                 continue;
             };
             let Some(thread) = thread(of_user.data.thread_id) else {
@@ -139,9 +139,9 @@ impl Workflows {
         if told.is_empty() {
             return Ok(());
         }
-        let room = self.rooms.room(room_id).await?;
+        let room = self.rooms.memory.room(room_id).await?;
         let new = told.iter().map(ToldReceipt::as_new).collect();
-        let unknown = self.rooms.receive_receipts(&room, new).await?;
+        let unknown = self.rooms.unread.receive_receipts(&room, new).await?;
         if unknown.is_empty() {
             return Ok(());
         }
@@ -155,7 +155,7 @@ impl Workflows {
             }
         }
         // The event may have come between the two.
-        self.rooms.receive_receipts(&room, unknown).await?;
+        self.rooms.unread.receive_receipts(&room, unknown).await?;
         Ok(())
     }
 

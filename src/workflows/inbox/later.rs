@@ -18,7 +18,7 @@ impl Workflows {
     pub(super) async fn keep_for_later(&self, origin: &ServerName, notes: &Shared) -> Result<()> {
         let waiting = locked(notes).waiting.clone();
         let (ids, events): (Vec<_>, Vec<_>) = waiting.into_iter().unzip();
-        let positions = self.rooms.keep_arrived(origin, &events).await?;
+        let positions = self.rooms.receiver.keep_arrived(origin, &events).await?;
         let kept: BTreeMap<OwnedEventId, Position> = ids.into_iter().zip(positions).collect();
         let mut done = Vec::new();
         {
@@ -31,7 +31,7 @@ impl Workflows {
                 }
             }
         }
-        self.rooms.forget_arrived(&done).await
+        self.rooms.receiver.forget_arrived(&done).await
     }
 
     /// Notes that an event is under way no more.
@@ -42,7 +42,7 @@ impl Workflows {
             notes.kept.remove(event_id)
         };
         let Some(position) = kept else { return };
-        if let Err(error) = self.rooms.forget_arrived(&[position]).await {
+        if let Err(error) = self.rooms.receiver.forget_arrived(&[position]).await {
             // It will be taken once more, which does no harm.
             tracing::warn!(%error, "an event that has come into its room is still kept");
         }
@@ -63,7 +63,7 @@ impl Workflows {
     async fn take_kept(&self) -> Result<()> {
         let mut after = 0;
         loop {
-            let page = self.rooms.arrived(after).await?;
+            let page = self.rooms.receiver.arrived(after).await?;
             let Some(last) = page.last() else {
                 return Ok(());
             };
@@ -76,7 +76,7 @@ impl Workflows {
                     }
                     taken => {
                         tracing::debug!(?taken, "an event that was kept is done with");
-                        self.rooms.forget_arrived(&[position]).await?;
+                        self.rooms.receiver.forget_arrived(&[position]).await?;
                     }
                 }
             }
@@ -84,7 +84,7 @@ impl Workflows {
     }
 
     async fn take_arrived(&self, arrived: Arrived) -> Result<()> {
-        let room = match self.rooms.room_by_number(arrived.room).await {
+        let room = match self.rooms.memory.room_by_number(arrived.room).await {
             // It was deleted meanwhile.
             Err(Error::NotFound(_)) => return Ok(()),
             room => room?,

@@ -27,7 +27,8 @@ impl<'a> Line<'a> {
 
     /// Says that the next event comes in a moment: the disk waits for it.
     pub(super) fn hurries(&mut self) {
-        self.more.get_or_insert_with(|| self.rooms.more_to_come());
+        self.more
+            .get_or_insert_with(|| self.rooms.receiver.more_to_come());
     }
 
     /// Says that it takes a while until the next event comes.

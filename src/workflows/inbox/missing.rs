@@ -160,7 +160,10 @@ impl Search<'_> {
 
     async fn receive(&self, event: &Verified, help: Help) -> Result<Received> {
         let rooms = &self.workflows.rooms;
-        rooms.receive(self.origin, event.clone(), help).await
+        rooms
+            .receiver
+            .receive(self.origin, event.clone(), help)
+            .await
     }
 
     /// Fetches events between those that are here and one that came, and takes them. Returns those that the other server
@@ -206,6 +209,7 @@ impl Search<'_> {
             line.hurries();
             let taking = workflows
                 .rooms
+                .receiver
                 .take(self.origin, event.clone(), help.clone());
             let taken = taking.await?;
             let Received::Missing { prev, auth } = taken.received() else {
@@ -226,7 +230,12 @@ impl Search<'_> {
 
     /// Returns events before one, back to such as are here, or as far as the other server tells.
     async fn events_before(&self, event: &Verified) -> Result<FoundEvents> {
-        let earliest = self.workflows.rooms.forward_extremities(self.room).await?;
+        let earliest = self
+            .workflows
+            .rooms
+            .memory
+            .forward_extremities(self.room)
+            .await?;
         let mut latest = vec![event.pdu().event_id.clone()];
         let mut found: HashMap<OwnedEventId, Verified> = HashMap::new();
         let mut refused: HashSet<OwnedEventId> = HashSet::new();
@@ -279,7 +288,12 @@ impl Search<'_> {
             }
         }
         let ids: Vec<OwnedEventId> = outside.keys().map(|id| (*id).clone()).collect();
-        let placed = self.workflows.rooms.placed(self.room, &ids).await?;
+        let placed = self
+            .workflows
+            .rooms
+            .receiver
+            .placed(self.room, &ids)
+            .await?;
         outside.retain(|id, _| !placed.contains(*id));
         let edge: HashSet<&OwnedEventId> = outside.into_values().flatten().collect();
         Ok(edge.into_iter().take(MAX_EDGE).cloned().collect())
@@ -301,7 +315,7 @@ impl Search<'_> {
                 }
                 Err(failure) => tracing::debug!(%failure, "an auth chain cannot be fetched"),
             }
-            let missing = self.workflows.rooms.unknown(missing).await?;
+            let missing = self.workflows.rooms.receiver.unknown(missing).await?;
             if missing.is_empty() {
                 return Ok(Foundation::Found);
             }
@@ -309,7 +323,7 @@ impl Search<'_> {
             is_unreachable |= singles.is_unreachable;
             self.keep(singles.events).await?;
         }
-        let missing = self.workflows.rooms.unknown(missing).await?;
+        let missing = self.workflows.rooms.receiver.unknown(missing).await?;
         Ok(match (missing.is_empty(), is_unreachable) {
             (true, _) => Foundation::Found,
             (false, true) => Foundation::Unreachable,
@@ -321,7 +335,7 @@ impl Search<'_> {
     fn who_has(&self, event: &Verified) -> Vec<OwnedServerName> {
         let maker = event.pdu().sender.server_name();
         let mut servers = vec![self.origin.to_owned()];
-        if maker != self.origin && maker != self.workflows.rooms.server_name() {
+        if maker != self.origin && maker != self.workflows.rooms.memory.server_name() {
             servers.push(maker.to_owned());
         }
         servers
@@ -349,7 +363,7 @@ impl Search<'_> {
             }
             all.events.extend(singles.events);
             let further: Vec<OwnedEventId> = further.into_iter().collect();
-            ids = self.workflows.rooms.unknown(&further).await?;
+            ids = self.workflows.rooms.receiver.unknown(&further).await?;
         }
         Ok(all)
     }
@@ -394,7 +408,11 @@ impl Search<'_> {
         if events.is_empty() {
             return Ok(());
         }
-        let outcomes = self.workflows.rooms.store_outliers(self.room, events);
+        let outcomes = self
+            .workflows
+            .rooms
+            .receiver
+            .store_outliers(self.room, events);
         let outcomes = outcomes.await?;
         tracing::debug!(?outcomes, "events came that others rest on");
         Ok(())

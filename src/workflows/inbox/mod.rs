@@ -254,7 +254,7 @@ impl Workflows {
             let held = match held {
                 Some(held) => Some(held),
                 None if unknown.contains_key(&room_id) => None,
-                None => match self.rooms.room(&room_id).await {
+                None => match self.rooms.memory.room(&room_id).await {
                     Ok(room) => {
                         let events = Vec::new();
                         rooms.push(OfRoom { room, events });
@@ -377,7 +377,11 @@ impl Workflows {
     ) -> Result<Taken> {
         let help = self.policy_help(room, &event, line).await;
         line.hurries();
-        let taken = self.rooms.take(origin, event.clone(), help.clone()).await?;
+        let taken = self
+            .rooms
+            .receiver
+            .take(origin, event.clone(), help.clone())
+            .await?;
         if !matches!(taken.received(), Received::Missing { .. }) {
             return Ok(taken);
         }

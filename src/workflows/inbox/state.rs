@@ -72,7 +72,7 @@ impl Search<'_> {
 
     /// Fetches what is missing of a state and of what it rests on.
     async fn fetch_state(&self, at: OwnedEventId, needed: &[OwnedEventId]) -> Result<()> {
-        let missing = self.workflows.rooms.unknown(needed).await?;
+        let missing = self.workflows.rooms.receiver.unknown(needed).await?;
         if missing.is_empty() {
             return Ok(());
         }
@@ -90,6 +90,7 @@ impl Search<'_> {
         if self
             .workflows
             .rooms
+            .receiver
             .unknown(std::slice::from_ref(&at))
             .await?
             .is_empty()
@@ -105,6 +106,7 @@ impl Search<'_> {
         let unknown = self
             .workflows
             .rooms
+            .receiver
             .unknown(std::slice::from_ref(&event_id));
         if !unknown.await?.is_empty() {
             return Err(Error::Unreachable(format!(

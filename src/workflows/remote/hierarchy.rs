@@ -130,22 +130,32 @@ impl Workflows {
     ) -> Result<Option<(SpaceRoom, Option<Arc<Told>>)>> {
         let room_id = &next.room_id;
         let (rooms, suggested_only) = (&self.rooms, start.suggested_only);
-        if rooms.resident(room_id).await.is_ok() {
-            let room = rooms.space_room(user_id, room_id, suggested_only).await?;
+        if rooms.memory.resident(room_id).await.is_ok() {
+            let room = rooms
+                .previews
+                .space_room(user_id, room_id, suggested_only)
+                .await?;
             return Ok(room.map(|room| (room, None)));
         }
         if let Some(told) = next.told.filter(|told| !told.is_space()) {
-            let may_know = rooms.may_preview_elsewhere(Some(user_id), &told).await?;
+            let may_know = rooms
+                .previews
+                .may_preview_elsewhere(Some(user_id), &told)
+                .await?;
             let room = SpaceRoom::elsewhere(told, Vec::new());
             return Ok(may_know.then_some((room, None)));
         }
         let asking = self.ask_for_room(room_id, &next.via);
         let Some(told) = timeout_at(until, asking).await.ok().flatten() else {
             // What was known of it when somebody was in it is better than nothing.
-            let room = rooms.space_room(user_id, room_id, suggested_only).await?;
+            let room = rooms
+                .previews
+                .space_room(user_id, room_id, suggested_only)
+                .await?;
             return Ok(room.map(|room| (room, None)));
         };
         let may_know = rooms
+            .previews
             .may_preview_elsewhere(Some(user_id), told.room.summary())
             .await?;
         let room = told.room.suggested(suggested_only);
@@ -171,7 +181,11 @@ impl Workflows {
             return Ok(None);
         };
         let summary = told.room.summary();
-        let may_know = self.rooms.may_preview_elsewhere(user_id, summary).await?;
+        let may_know = self
+            .rooms
+            .previews
+            .may_preview_elsewhere(user_id, summary)
+            .await?;
         Ok(may_know.then(|| summary.clone()))
     }
 

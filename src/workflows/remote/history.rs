@@ -71,7 +71,7 @@ impl Workflows {
     ///
     /// When that cannot be read.
     pub async fn lacks_history(&self, room: &Room, up_to: i64) -> Result<bool> {
-        let gaps = self.rooms.gaps(room, i64::MIN, up_to).await?;
+        let gaps = self.rooms.receiver.gaps(room, i64::MIN, up_to).await?;
         Ok(!gaps.is_empty())
     }
 
@@ -88,9 +88,15 @@ impl Workflows {
     ) -> Result<(OwnedEventId, i64)> {
         let here = self
             .rooms
+            .timeline
             .event_at_time(room, access, ts.0.into(), dir)
             .await;
-        let is_whole = self.rooms.gaps(room, i64::MIN, i64::MAX).await?.is_empty();
+        let is_whole = self
+            .rooms
+            .receiver
+            .gaps(room, i64::MIN, i64::MAX)
+            .await?
+            .is_empty();
         if is_whole || matches!(&here, Err(error) if !matches!(error, Error::NotFound(_))) {
             return here;
         }
@@ -109,6 +115,7 @@ impl Workflows {
             for _ in 0..ROUNDS {
                 let is_here = self
                     .rooms
+                    .receiver
                     .unknown(std::slice::from_ref(&told.0))
                     .await?
                     .is_empty();
@@ -123,6 +130,7 @@ impl Workflows {
         }
         match self
             .rooms
+            .timeline
             .event_at_time(room, access, ts.0.into(), dir)
             .await
         {
@@ -159,7 +167,7 @@ impl Workflows {
     }
 
     async fn fill_newest_gap(&self, room: &Arc<Room>, after: i64, up_to: i64) -> Result<bool> {
-        let gaps = self.rooms.gaps(room, after, up_to).await?;
+        let gaps = self.rooms.receiver.gaps(room, after, up_to).await?;
         let Some(gap) = gaps.into_iter().next() else {
             return Ok(false);
         };
@@ -182,7 +190,7 @@ impl Workflows {
         let present = present.into_iter().map(|(server, _)| server.clone());
         let members = view.state.of_type(&StateEventType::RoomMember);
         let past = members.filter_map(|pdu| Some(pdu.member()?.server_name().to_owned()));
-        let mut seen = HashSet::from([self.rooms.server_name().to_owned()]);
+        let mut seen = HashSet::from([self.rooms.memory.server_name().to_owned()]);
         let is_new = |server: &OwnedServerName| seen.insert(server.clone());
         present.chain(past).filter(is_new).take(SERVERS).collect()
     }
@@ -203,6 +211,7 @@ impl Workflows {
         let none = HashMap::new();
         let first = self
             .rooms
+            .receiver
             .backfill(room, server, events.clone(), &none)
             .await?;
         if first.missing.is_empty() {
@@ -211,7 +220,11 @@ impl Workflows {
         let states = self
             .states_for(room, server, (&events, &first.missing))
             .await?;
-        let second = self.rooms.backfill(room, server, events, &states).await?;
+        let second = self
+            .rooms
+            .receiver
+            .backfill(room, server, events, &states)
+            .await?;
         Ok(first.stored + second.stored)
     }
 
@@ -250,14 +263,14 @@ impl Workflows {
                 states.insert(event_id.clone(), state);
             }
         }
-        let lacking = self.rooms.unknown(&lacking).await?;
+        let lacking = self.rooms.receiver.unknown(&lacking).await?;
         let found = self.fetch(room, server, lacking).await?;
         // State events among the history may be what others rest on.
         let of_state = events
             .iter()
             .filter(|event| event.pdu().state_key.is_some());
         let found = found.into_iter().chain(of_state.cloned()).collect();
-        self.rooms.store_outliers(room, found).await?;
+        self.rooms.receiver.store_outliers(room, found).await?;
         Ok(states)
     }
 
@@ -279,7 +292,7 @@ impl Workflows {
             .chain(&ids.auth_chain_ids)
             .cloned()
             .collect();
-        let absent = self.rooms.unknown(&all).await?;
+        let absent = self.rooms.receiver.unknown(&all).await?;
         let events = if absent.len() > SINGLES {
             let request = get_room_state::v1::Request::new(id, room_id);
             let state = client.send(server, request, STATE).await?;
@@ -288,10 +301,11 @@ impl Workflows {
         } else {
             self.fetch(room, server, absent).await?
         };
-        self.rooms.store_outliers(room, events).await?;
+        self.rooms.receiver.store_outliers(room, events).await?;
         // What nobody has cannot be part of it.
         let absent: HashSet<OwnedEventId> = self
             .rooms
+            .receiver
             .unknown(&ids.pdu_ids)
             .await?
             .into_iter()

@@ -30,18 +30,18 @@ impl Workflows {
         if is_invitation && self.invited_elsewhere(&event).is_some() {
             return self.invite_to(room_id, event).await;
         }
-        self.rooms.send(room_id, event).await
+        self.rooms.sender.send(room_id, event).await
     }
 
     async fn member_event(&self, room_id: &RoomId, user_id: &UserId) -> Result<Option<Arc<Pdu>>> {
-        let room = self.rooms.room_of_member(room_id).await?;
+        let room = self.rooms.memory.room_of_member(room_id).await?;
         let view = room.view();
         Ok(view.state.member(user_id).cloned())
     }
 
     fn invited_elsewhere<'a>(&self, event: &'a NewEvent) -> Option<&'a UserId> {
         let invited = <&UserId>::try_from(event.state_key.as_deref()?).ok()?;
-        (!self.rooms.is_local(invited)).then_some(invited)
+        (!self.rooms.memory.is_local(invited)).then_some(invited)
     }
 
     /// Invites a user of another server; returns the id of the invitation.
@@ -74,7 +74,7 @@ impl Workflows {
             // An equal request was quicker.
             return Ok(now.event_id.clone());
         }
-        let draft = self.rooms.draft_invitation(room_id, event).await?;
+        let draft = self.rooms.resident.draft_invitation(room_id, event).await?;
         let (room, federation) = (&draft.room, &self.federation);
         let taken = federation
             .send_invite(
@@ -88,7 +88,7 @@ impl Workflows {
         let event = federation.vetted(room, event.get().to_owned()).await?;
         let event = RawValue::from_string(event)?;
         let event = federation.verify(&event, &room.rules).await?;
-        self.rooms.accept_invitation(event).await
+        self.rooms.resident.accept_invitation(event).await
     }
 
     /// Returns the invitations of users of other servers that the creation of a room asks for.
@@ -98,7 +98,10 @@ impl Workflows {
         request: &create_room::v3::Request,
         profiles: &HashMap<OwnedUserId, MemberProfile>,
     ) -> Vec<MemberChange> {
-        let elsewhere = request.invite.iter().filter(|id| !self.rooms.is_local(id));
+        let elsewhere = request
+            .invite
+            .iter()
+            .filter(|id| !self.rooms.memory.is_local(id));
         let invitation = |user_id: &OwnedUserId| {
             let profile = profiles.get(user_id).cloned().unwrap_or_default();
             MemberChange {

@@ -102,7 +102,7 @@ impl Workflows {
         (action, mut candidates): (Action, Candidates),
     ) -> Result<Way> {
         let user_id = &*session.user_id;
-        let room = match self.rooms.room(room_id).await {
+        let room = match self.rooms.memory.room(room_id).await {
             Err(Error::NotFound(_)) => None,
             room => Some(room?),
         };
@@ -116,7 +116,12 @@ impl Workflows {
         };
         if !room.view().local_members.is_empty() {
             let servers = match action {
-                Action::Join => self.rooms.servers_that_let_in(&room, user_id).await?,
+                Action::Join => {
+                    self.rooms
+                        .join_rules
+                        .servers_that_let_in(&room, user_id)
+                        .await?
+                }
                 _ => Vec::new(),
             };
             if servers.is_empty() {
@@ -142,8 +147,8 @@ impl Workflows {
         if !is_left {
             return Ok(false);
         }
-        let inviter = self.rooms.inviter(&room.room_id, user_id).await?;
-        Ok(inviter.is_none_or(|inviter| self.rooms.is_local(&inviter)))
+        let inviter = self.rooms.access.inviter(&room.room_id, user_id).await?;
+        Ok(inviter.is_none_or(|inviter| self.rooms.memory.is_local(&inviter)))
     }
 
     async fn remote_join(
@@ -180,7 +185,7 @@ impl Workflows {
         if !session.is_guest {
             return Ok(());
         }
-        if self.rooms.resident(room_id).await.is_ok() {
+        if self.rooms.memory.resident(room_id).await.is_ok() {
             return self.check_guest(session, room_id).await;
         }
         let servers = candidates.servers.iter().chain(&candidates.others);
@@ -294,6 +299,7 @@ impl Workflows {
         if !restricted.allow.iter().all(is_known)
             || self
                 .rooms
+                .join_rules
                 .is_in_allowed_room(&restricted, &join.user_id)
                 .await?
         {
@@ -328,12 +334,12 @@ impl Workflows {
             ))
             .into());
         }
-        if let Ok(room) = self.rooms.resident(room_id).await {
+        if let Ok(room) = self.rooms.memory.resident(room_id).await {
             // Somebody is in the room: the join is an event like others there.
             let event_id = event.pdu().event_id.clone();
             return match self.receive_event(server, &room, event).await? {
                 Received::Accepted => Ok(()),
-                Received::Duplicate => Ok(self.rooms.check_accepted(&event_id).await?),
+                Received::Duplicate => Ok(self.rooms.receiver.check_accepted(&event_id).await?),
                 Received::SoftFailed(reason) | Received::Rejected(reason) => {
                     Err(Error::Forbidden(reason).into())
                 }
@@ -353,7 +359,7 @@ impl Workflows {
             state: answer.state,
             auth_chain: answer.auth_chain,
         };
-        let imported = self.rooms.import(import).await?;
+        let imported = self.rooms.join_import.import(import).await?;
         tracing::info!(%server, %room_id, is_new = imported == Imported::New, "a room was joined");
         Ok(())
     }

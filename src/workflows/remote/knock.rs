@@ -109,6 +109,10 @@ impl Workflows {
             event: event.map_err(Err)?,
             stripped_state,
         };
-        self.rooms.store_knock(knock).await.map_err(Err)
+        self.rooms
+            .remote_memberships
+            .store_knock(knock)
+            .await
+            .map_err(Err)
     }
 }

@@ -27,11 +27,16 @@ impl Workflows {
         session: &Session,
         room_id: &RoomId,
     ) -> Result<bool> {
-        let room = match self.rooms.room(room_id).await {
+        let room = match self.rooms.memory.room(room_id).await {
             Err(Error::NotFound(_)) => return Ok(false),
             room => room?,
         };
-        let membership = self.rooms.of_user(session.user).await?.membership(room.num);
+        let membership = self
+            .rooms
+            .memory
+            .of_user(session.user)
+            .await?
+            .membership(room.num);
         let is_asked = matches!(membership, MembershipState::Invite | MembershipState::Knock);
         let is_resident = !room.view().local_members.is_empty();
         Ok(is_asked && !is_resident && !self.is_all_here(&room, &session.user_id).await?)
@@ -54,7 +59,13 @@ impl Workflows {
                 return Ok(());
             }
             let mut candidates = workflows.candidates();
-            candidates.add(workflows.rooms.servers_from_outside(&room_id, user).await?);
+            candidates.add(
+                workflows
+                    .rooms
+                    .remote_memberships
+                    .servers_from_outside(&room_id, user)
+                    .await?,
+            );
             workflows
                 .add_known(&mut candidates, &room_id, &user_id)
                 .await?;
@@ -62,6 +73,7 @@ impl Workflows {
             let leave = timeout(LEAVING, telling).await.ok().flatten();
             workflows
                 .rooms
+                .remote_memberships
                 .leave_outside(&room_id, &user_id, leave)
                 .await
         });
@@ -96,7 +108,7 @@ impl Workflows {
         change: MemberChange,
     ) -> Result<Verified> {
         let user_id = change.target.clone();
-        let version = self.rooms.room(room_id).await?.version.clone();
+        let version = self.rooms.memory.room(room_id).await?.version.clone();
         let federation = &self.federation;
         let about = (room_id, &*user_id);
         let template = federation.make_leave(server, about, &version).await?;
@@ -112,10 +124,10 @@ impl Workflows {
 
     /// Turns down all invitations to rooms that nobody of this server is in, and takes all knocks back.
     pub(in super::super) async fn leave_all_outside(&self, session: &Session) -> Result<()> {
-        let rooms = self.rooms.of_user(session.user).await?;
+        let rooms = self.rooms.memory.of_user(session.user).await?;
         let rooms: Vec<_> = rooms.all().keys().copied().collect();
         for room in rooms {
-            let room_id = match self.rooms.room_id(room).await {
+            let room_id = match self.rooms.memory.room_id(room).await {
                 // It was deleted meanwhile.
                 Err(Error::NotFound(_)) => continue,
                 room_id => room_id?,

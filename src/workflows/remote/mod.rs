@@ -133,8 +133,8 @@ impl Workflows {
 
     /// Returns what a user is to a room, as far as this server knows.
     async fn known_membership(&self, user: UserNum, room_id: &RoomId) -> Result<MembershipState> {
-        match self.rooms.number(room_id).await {
-            Ok(room) => Ok(self.rooms.of_user(user).await?.membership(room)),
+        match self.rooms.memory.number(room_id).await {
+            Ok(room) => Ok(self.rooms.memory.of_user(user).await?.membership(room)),
             Err(Error::NotFound(_)) => Ok(MembershipState::Leave),
             Err(error) => Err(error),
         }
@@ -142,7 +142,7 @@ impl Workflows {
 
     fn candidates(&self) -> Candidates {
         Candidates {
-            own: self.rooms.server_name().to_owned(),
+            own: self.rooms.memory.server_name().to_owned(),
             servers: Vec::new(),
             others: Vec::new(),
         }
@@ -175,9 +175,9 @@ impl Workflows {
         room_id: &RoomId,
         user_id: &UserId,
     ) -> Result<()> {
-        let inviter = self.rooms.inviter(room_id, user_id).await?;
+        let inviter = self.rooms.access.inviter(room_id, user_id).await?;
         candidates.add(inviter.map(|inviter| inviter.server_name().to_owned()));
-        match self.rooms.servers_in(room_id).await {
+        match self.rooms.federation.servers_in(room_id).await {
             Ok(servers) => candidates.add_others(servers),
             Err(Error::NotFound(_)) => {}
             Err(error) => return Err(error),

@@ -19,12 +19,12 @@ use crate::{
     error::{Error, Result},
     matrix::{self, Pdu, StateMap, Verified},
     rooms::{
-        Rooms,
         log::{append::Fork, resolution::pdu_of, snapshots::Base},
         memory::{
             load::state_map,
             room::{Room, Tip},
         },
+        remote::EventReceiver,
     },
     storage::rooms::{
         events::Status,
@@ -109,7 +109,7 @@ struct Surroundings {
     auth_events: Vec<Arc<Pdu>>,
 }
 
-impl Rooms {
+impl EventReceiver {
     /// Judges an event by the rules.
     pub(crate) async fn judge(
         &self,
@@ -143,7 +143,7 @@ impl Rooms {
         (event, help): (&Verified, &Help),
     ) -> Result<Judgement> {
         let pdu = event.pdu();
-        self.settle(room).await?;
+        self.memory.settle(room).await?;
         let around = self.surroundings(room, tip, pdu).await?;
         if around.own.as_ref().is_some_and(is_settled) {
             return Ok(Judgement::Known);
@@ -235,7 +235,7 @@ impl Rooms {
         let prev_events = pdu.prev_events.iter().map(|id| &**id);
         ids.extend(prev_events.filter(|id| tip.lately.get(id).is_none()));
         let nodes = {
-            let mut conn = self.inner.db.read().await?;
+            let mut conn = self.db.read().await?;
             graph::nodes(&mut conn, ids.iter().map(|id| id.as_str())).await?
         };
         let mut around = Surroundings {
@@ -291,7 +291,7 @@ impl Rooms {
         let state = if snapshot == tip.snapshot {
             tip.state.clone()
         } else {
-            let mut conn = self.inner.db.read().await?;
+            let mut conn = self.db.read().await?;
             state_map(&mut conn, snapshot).await?
         };
         Ok(After {
@@ -305,7 +305,7 @@ impl Rooms {
     /// Returns the state that another server gave; of two events for the same, the latter counts.
     async fn given_state(&self, room: &Room, ids: &[OwnedEventId]) -> Result<StateMap> {
         let mut events: HashMap<OwnedEventId, Arc<Pdu>> = HashMap::with_capacity(ids.len());
-        for pdu in self.auth_chain_events(ids).await? {
+        for pdu in self.log.auth_chain_events(ids).await? {
             events.insert(pdu.event_id.clone(), pdu);
         }
         let mut state = StateMap::default();
@@ -321,7 +321,7 @@ impl Rooms {
     }
 
     async fn gap_of(&self, room: &Room, pdu: &Pdu) -> Result<Option<i64>> {
-        let mut conn = self.inner.db.read().await?;
+        let mut conn = self.db.read().await?;
         let gap = gaps::among(&mut conn, room.num, [pdu.event_id.as_str()]).await?;
         Ok(gap.into_iter().next().map(|(_, place)| place))
     }

@@ -9,9 +9,9 @@ use crate::{
     error::Result,
     matrix::{Pdu, StateMap},
     rooms::{
-        Rooms,
         log::{append::Fork, resolution::pdu_of, snapshots::Base},
         memory::room::{NAMED, Room, Tip},
+        remote::EventReceiver,
     },
     storage::rooms::{events::Status, graph},
 };
@@ -42,7 +42,7 @@ pub(crate) fn is_same_set(one: &[OwnedEventId], other: &[OwnedEventId]) -> bool 
     one.iter().all(|id| other.contains(id)) && other.iter().all(|id| one.contains(id))
 }
 
-impl Rooms {
+impl EventReceiver {
     /// Returns the state before an event, and how that is to be stored.
     pub(crate) async fn state_before(
         &self,
@@ -62,7 +62,7 @@ impl Rooms {
             return Ok((Base::Stored(first.snapshot), first.state));
         }
         let sets = afters.into_iter().map(|after| after.state).collect();
-        let state = self.resolve_states(&room.rules, sets).await?;
+        let state = self.log.resolve_states(&room.rules, sets).await?;
         Ok((
             Base::of_change((first.snapshot, &first.state), &state),
             state,
@@ -124,7 +124,7 @@ impl Rooms {
                 continue;
             }
             let node = {
-                let mut conn = self.inner.db.read().await?;
+                let mut conn = self.db.read().await?;
                 graph::nodes(&mut conn, [id.as_str()]).await?.pop()
             };
             if let Some(node) = node.filter(|node| node.status() != Status::Accepted) {
@@ -153,7 +153,7 @@ impl Rooms {
 
     async fn stored_after(&self, tip: &Tip, id: &OwnedEventId) -> Result<Option<After>> {
         let node = {
-            let mut conn = self.inner.db.read().await?;
+            let mut conn = self.db.read().await?;
             graph::nodes(&mut conn, [id.as_str()]).await?.pop()
         };
         match node.and_then(|node| Some((node.state_after?, node))) {
@@ -182,7 +182,7 @@ impl Rooms {
             .map(|after| after.state)
             .collect();
         sets.push(after);
-        self.resolve_states(&room.rules, sets).await
+        self.log.resolve_states(&room.rules, sets).await
     }
 }
 

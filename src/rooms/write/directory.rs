@@ -14,10 +14,11 @@ use serde_json::{
     value::{RawValue, to_raw_value},
 };
 
+use super::RoomDirectory;
 use crate::{
     error::{Error, Result},
     matrix,
-    rooms::{NewEvent, Rooms, memory::room::Room},
+    rooms::{NewEvent, memory::room::Room},
     storage::{
         TextList, UserNum, WriteTx, list,
         rooms::{
@@ -58,7 +59,7 @@ pub struct DirectoryPage {
     pub total: u64,
 }
 
-impl Rooms {
+impl RoomDirectory {
     /// Returns the room that an alias of this server points to.
     ///
     /// # Errors
@@ -66,11 +67,11 @@ impl Rooms {
     /// [`Error::NotFound`] when there is no such alias.
     pub async fn resolve_alias(&self, alias: &RoomAliasId) -> Result<OwnedRoomId> {
         let room = {
-            let mut conn = self.inner.db.read().await?;
+            let mut conn = self.db.read().await?;
             aliases::get(&mut conn, alias.as_str()).await?
         };
         match room {
-            Some((room, _)) => self.room_id(room).await,
+            Some((room, _)) => self.memory.room_id(room).await,
             None => Err(Error::not_found(format!(
                 "there is no room with the alias {alias}"
             ))),
@@ -88,11 +89,11 @@ impl Rooms {
         room_id: &RoomId,
         creator: &UserId,
     ) -> Result<()> {
-        let room = self.room_of_member(room_id).await?;
+        let room = self.memory.room_of_member(room_id).await?;
         if room.view().state.membership(creator) != MembershipState::Join {
             return Err(Error::forbidden("you are not in this room"));
         }
-        let mut tx = self.inner.db.write().await?;
+        let mut tx = self.db.write().await?;
         let creator = tx.intern(creator.as_str()).await?;
         check_alias_count(&mut tx, creator).await?;
         if !aliases::insert(&mut tx, alias.as_str(), room.num, creator).await? {
@@ -116,16 +117,16 @@ impl Rooms {
         is_admin: bool,
     ) -> Result<()> {
         let found = {
-            let mut conn = self.inner.db.read().await?;
+            let mut conn = self.db.read().await?;
             aliases::get(&mut conn, alias.as_str()).await?
         };
         let (room, creator) = found
             .ok_or_else(|| Error::not_found(format!("there is no room with the alias {alias}")))?;
-        let room = self.room_by_number(room).await?;
+        let room = self.memory.room_by_number(room).await?;
         if creator != user && !is_admin && !may_set_alias(&room, user_id) {
             return Err(Error::forbidden("you may not remove this alias"));
         }
-        let mut tx = self.inner.db.write().await?;
+        let mut tx = self.db.write().await?;
         aliases::delete(&mut tx, alias.as_str()).await?;
         tx.commit().await?;
         let Some(content) = without_alias(&room, alias) else {
@@ -134,7 +135,7 @@ impl Rooms {
         let content = to_raw_value(&content)?;
         let kind = StateEventType::RoomCanonicalAlias;
         let event = NewEvent::state(user_id.to_owned(), &kind, "", content);
-        match self.send(&room.room_id, event).await {
+        match self.sender.send(&room.room_id, event).await {
             // Removing an alias takes less than changing the room does.
             Ok(_) | Err(Error::Forbidden(_)) => Ok(()),
             Err(other) => Err(other),
@@ -150,7 +151,7 @@ impl Rooms {
     pub async fn check_canonical_alias(&self, room_id: &RoomId, content: &RawValue) -> Result<()> {
         let content = serde_json::from_str::<RoomCanonicalAliasEventContent>(content.get())
             .map_err(|e| Error::invalid_param(format!("not a canonical alias: {e}")))?;
-        let room = self.room_of_member(room_id).await?;
+        let room = self.memory.room_of_member(room_id).await?;
         let before = room
             .view()
             .state
@@ -180,7 +181,7 @@ impl Rooms {
 
     /// Returns the aliases of a room.
     pub async fn aliases(&self, room: &Room) -> Result<Vec<OwnedRoomAliasId>> {
-        let mut conn = self.inner.db.read().await?;
+        let mut conn = self.db.read().await?;
         let aliases = aliases::of_room(&mut conn, room.num).await?;
         Ok(aliases
             .into_iter()
@@ -190,7 +191,7 @@ impl Rooms {
 
     /// Returns whether the public directory lists a room.
     pub async fn is_published(&self, room: &Room) -> Result<bool> {
-        let mut conn = self.inner.db.read().await?;
+        let mut conn = self.db.read().await?;
         room_table::is_published(&mut conn, room.num).await
     }
 
@@ -205,7 +206,7 @@ impl Rooms {
                 "you may not change how the directory lists this room",
             ));
         }
-        let mut tx = self.inner.db.write().await?;
+        let mut tx = self.db.write().await?;
         room_table::set_published(&mut tx, room.num, published).await?;
         tx.commit().await
     }
@@ -225,7 +226,7 @@ impl Rooms {
             from: since.as_ref().map(|place| (place.members, place.num)),
             limit: i64::try_from(limit).unwrap_or(1) + 1,
         };
-        let mut conn = self.inner.db.read().await?;
+        let mut conn = self.db.read().await?;
         let is_back = since.as_ref().is_some_and(|place| place.is_back);
         let mut found = if is_back {
             room_table::directory_before(&mut conn, &query).await?

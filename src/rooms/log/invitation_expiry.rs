@@ -1,0 +1,107 @@
+//! Until when an invitation is valid: `dev.parlour.expires_at` in its content.
+
+use ruma::{OwnedEventId, UserId, events::room::member::MembershipState};
+use serde::Deserialize;
+
+use super::EventLog;
+use crate::{
+    error::{Error, Result},
+    matrix::{Pdu, StateMap},
+    rooms::{NewEvent, memory::timetable::Timetable},
+    storage::{
+        Db, RoomNum, UserNum, WriteTx,
+        rooms::expiring_invitations::{self, Expiring},
+    },
+};
+
+#[derive(Deserialize)]
+struct Content {
+    #[serde(rename = "dev.parlour.expires_at")]
+    expires_at: i64,
+}
+
+/// Returns until when an invitation stands; `None` for one that does not say so, and for what is none.
+pub(crate) fn expiry(pdu: &Pdu) -> Option<i64> {
+    if pdu.membership() != Some(MembershipState::Invite) {
+        return None;
+    }
+    Some(pdu.content_as::<Content>()?.expires_at)
+}
+
+/// Returns the timetable of the invitations that expire: without any, no change of a membership has to look for them.
+pub(crate) async fn timetable(db: &Db) -> Result<Timetable> {
+    let mut conn = db.read().await?;
+    let next = expiring_invitations::next_due(&mut conn).await?;
+    Ok(Timetable::new(next.is_some()))
+}
+
+/// Keeps track of until when a user is invited, in the write that changes the membership.
+///
+/// Only whoever is of this server can be made to withdraw an invitation.
+pub(crate) async fn note(
+    log: &EventLog,
+    tx: &mut WriteTx,
+    (room, user): (RoomNum, UserNum),
+    pdu: &Pdu,
+) -> Result<()> {
+    let is_own = pdu.sender.server_name() == log.key.server_name();
+    match expiry(pdu).filter(|_| is_own) {
+        Some(expires_ts) => {
+            log.expiring_invitations.begin_to_use();
+            let invitation = Expiring {
+                room,
+                user_num: user,
+                event_id: pdu.event_id.to_string(),
+                expires_ts,
+            };
+            expiring_invitations::set(tx, &invitation).await
+        }
+        None if log.expiring_invitations.is_used() => {
+            expiring_invitations::remove(tx, room, user).await
+        }
+        None => Ok(()),
+    }
+}
+
+/// Checks that whoever joins or knocks is not invited until a time that has passed.
+///
+/// # Errors
+///
+/// [`Error::Forbidden`]; the invitation is withdrawn in a moment, after which it counts for nothing.
+pub(crate) fn check_not_expired(state: &StateMap, event: &NewEvent, now: i64) -> Result<()> {
+    let comes = matches!(
+        event.membership(),
+        Some(MembershipState::Join | MembershipState::Knock)
+    );
+    let is_own = event.state_key.as_deref() == Some(event.sender.as_str());
+    if comes && is_own && is_expired(state, &event.sender, now) {
+        return Err(Error::forbidden("the invitation has expired"));
+    }
+    Ok(())
+}
+
+/// Returns whether a user is invited until a time that has passed.
+pub(crate) fn is_expired(state: &StateMap, user_id: &UserId, now: i64) -> bool {
+    let expires = state.member(user_id).and_then(|pdu| expiry(pdu));
+    expires.is_some_and(|expires| expires <= now)
+}
+
+/// Checks that an invitation is still what its user is to the room.
+pub(crate) fn check_stands(
+    state: &StateMap,
+    event: &NewEvent,
+    invitation: &OwnedEventId,
+) -> Result<()> {
+    let user_id = event.state_key.as_deref().unwrap_or_default();
+    let member = <&UserId>::try_from(user_id)
+        .ok()
+        .and_then(|user_id| state.member(user_id));
+    match member {
+        Some(member) if member.event_id == *invitation => Ok(()),
+        _ => Err(gone()),
+    }
+}
+
+pub(crate) fn gone() -> Error {
+    Error::Finalised("something else has become of the invitation".to_owned())
+}

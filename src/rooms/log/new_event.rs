@@ -1,0 +1,117 @@
+//! An event that is to be sent, before it is built.
+
+use ruma::{
+    OwnedEventId, OwnedUserId,
+    events::{StateEventType, TimelineEventType, room::member::MembershipState},
+};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::{
+    error::{Error, Result},
+    storage::DeviceNum,
+};
+
+/// The longest transaction id of a client: what PostgreSQL takes into an index, with what stands beside it.
+const MAX_TXN_ID_BYTES: usize = 1_024;
+
+/// An event to be sent.
+#[derive(Clone, Debug)]
+pub struct NewEvent {
+    /// Who sends it.
+    pub sender: OwnedUserId,
+    /// Its type.
+    pub kind: TimelineEventType,
+    /// Its state key, for a state event.
+    pub state_key: Option<String>,
+    /// Its content.
+    pub content: Box<RawValue>,
+    /// The event that it redacts.
+    pub redacts: Option<OwnedEventId>,
+    /// With which it can be sent twice and comes once.
+    pub transaction: Option<Transaction>,
+}
+
+#[derive(Deserialize)]
+struct Redaction {
+    redacts: Option<OwnedEventId>,
+}
+
+impl NewEvent {
+    /// Returns an event that is no state event. A redaction names its target in the content.
+    pub fn message(
+        sender: OwnedUserId,
+        kind: TimelineEventType,
+        content: Box<RawValue>,
+        transaction: Option<Transaction>,
+    ) -> Self {
+        let redacts = (kind == TimelineEventType::RoomRedaction)
+            .then(|| {
+                serde_json::from_str::<Redaction>(content.get())
+                    .ok()?
+                    .redacts
+            })
+            .flatten();
+        Self {
+            sender,
+            kind,
+            state_key: None,
+            content,
+            redacts,
+            transaction,
+        }
+    }
+
+    /// Returns the membership that it gives somebody.
+    pub fn membership(&self) -> Option<MembershipState> {
+        #[derive(Deserialize)]
+        struct Content {
+            membership: MembershipState,
+        }
+        if self.kind != TimelineEventType::RoomMember {
+            return None;
+        }
+        let content: Content = serde_json::from_str(self.content.get()).ok()?;
+        Some(content.membership)
+    }
+
+    /// Returns a state event.
+    pub fn state(
+        sender: OwnedUserId,
+        kind: &StateEventType,
+        state_key: &str,
+        content: Box<RawValue>,
+    ) -> Self {
+        Self {
+            sender,
+            kind: TimelineEventType::from(kind.to_string()),
+            state_key: Some(state_key.to_owned()),
+            content,
+            redacts: None,
+            transaction: None,
+        }
+    }
+}
+
+/// A client's transaction id, which is the device's own.
+#[derive(Clone, Debug)]
+pub struct Transaction {
+    /// The device.
+    pub device: DeviceNum,
+    /// The id.
+    pub txn_id: String,
+}
+
+/// Checks a client's transaction id.
+///
+/// # Errors
+///
+/// [`Error::InvalidParam`] when it cannot be stored.
+pub(crate) fn check_txn_id(txn_id: &str) -> Result<()> {
+    if txn_id.len() > MAX_TXN_ID_BYTES || txn_id.contains('\0') {
+        return Err(Error::invalid_param(format!(
+            "a transaction id has at most {MAX_TXN_ID_BYTES} bytes, and no U+0000"
+        )));
+    }
+    Ok(())
+}

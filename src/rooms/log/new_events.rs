@@ -1,0 +1,163 @@
+//! Building events of users of this server: at the tip of a room, and the first of a new one.
+
+use ruma::{
+    EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, RoomId, RoomVersionId, UInt,
+    events::room::member::MembershipState, room_version_rules::RoomVersionRules,
+};
+
+use super::{
+    EventLog,
+    append::{Accepted, append},
+};
+use crate::{
+    error::{Error, Result},
+    matrix::{self, Draft, Invitation, Site},
+    rooms::{
+        NewEvent,
+        memory::room::{Room, Tip, View},
+        unread::push_counts::Counting,
+    },
+    storage::{WriteTx, rooms::room_table},
+};
+
+/// What refuses one of the first events is a fault of the request: the state that it asks for is impossible.
+pub(crate) fn invalid_state(error: Error) -> Error {
+    match error {
+        Error::Forbidden(reason) => Error::InvalidRoomState(reason),
+        other => other,
+    }
+}
+
+impl EventLog {
+    /// Returns an id for a new event, in versions in which it is no hash.
+    pub(crate) fn new_event_id(&self, rules: &RoomVersionRules) -> Option<OwnedEventId> {
+        let is_chosen = rules.event_format.require_event_id;
+        is_chosen.then(|| EventId::new_v1(self.key.server_name()))
+    }
+
+    /// Builds, authorizes and signs an event at the tip of a room.
+    pub(crate) async fn accept(&self, room: &Room, tip: &Tip, event: NewEvent) -> Result<Accepted> {
+        let transaction = event
+            .transaction
+            .map(|transaction| (transaction.device, transaction.txn_id));
+        let draft = Draft {
+            sender: event.sender,
+            kind: event.kind,
+            state_key: event.state_key,
+            content: event.content,
+            redacts: event.redacts,
+            timestamp: self.clock.now(),
+            event_id: self.new_event_id(&room.rules),
+        };
+        let (prev_events, prev_hashes) = tip.followed();
+        let site = Site {
+            room_id: (tip.snapshot != 0 || room.rules.event_format.require_room_create_room_id)
+                .then_some(&room.room_id),
+            rules: &room.rules,
+            state: &tip.state,
+            prev_events: &prev_events,
+            prev_hashes: &prev_hashes,
+            depth: UInt::new_saturating(tip.depth + 1),
+        };
+        let (pdu, json) = matrix::build(draft, site, &self.key)?;
+        let counting = self.unread.count_event(room, tip, &pdu).await;
+        Ok(Accepted {
+            pdu,
+            json,
+            counting,
+            transaction,
+            delayed: None,
+            unattended: false,
+            arrival: None,
+        })
+    }
+
+    /// Builds the create event, after which the room may be named.
+    pub(crate) fn begin_room(
+        &self,
+        version: RoomVersionId,
+        create: NewEvent,
+        timestamp: MilliSecondsSinceUnixEpoch,
+    ) -> Result<(Room, Accepted)> {
+        let rules = matrix::rules(&version).ok_or_else(|| {
+            Error::UnsupportedRoomVersion(format!("version {version} is not supported"))
+        })?;
+        let named_before = rules.event_format.require_room_create_room_id;
+        let room_id = named_before.then(|| RoomId::new_v1(self.key.server_name()));
+        let draft = Draft {
+            sender: create.sender,
+            kind: create.kind,
+            state_key: create.state_key,
+            content: create.content,
+            redacts: None,
+            timestamp,
+            event_id: self.new_event_id(&rules),
+        };
+        let site = Site {
+            room_id: room_id.as_ref(),
+            rules: &rules,
+            state: &matrix::StateMap::default(),
+            prev_events: &[],
+            prev_hashes: &[],
+            depth: 1_u32.into(),
+        };
+        let (pdu, json) = matrix::build(draft, site, &self.key).map_err(invalid_state)?;
+        let room_id = pdu.room_id.clone();
+        let accepted = Accepted {
+            pdu,
+            json,
+            counting: Counting::default(),
+            transaction: None,
+            delayed: None,
+            unattended: false,
+            arrival: None,
+        };
+        let room = Room::new(
+            0,
+            room_id,
+            version,
+            rules,
+            (Tip::default(), View::default()),
+        );
+        Ok((room, accepted))
+    }
+
+    /// Stores a room with its first events; returns `false` if its id is taken.
+    pub(crate) async fn insert_room(
+        &self,
+        tx: &mut WriteTx,
+        room: &mut Room,
+        events: Vec<Accepted>,
+    ) -> Result<bool> {
+        let num = room_table::insert(tx, room.room_id.as_str(), room.version.as_str()).await?;
+        let Some(num) = num else { return Ok(false) };
+        room.num = num;
+        let mut tip = Tip::default();
+        for accepted in events {
+            append(self, tx, room, &mut tip, accepted).await?;
+        }
+        Ok(true)
+    }
+
+    /// Checks an invitation against what the invited has said.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InviteBlocked`] and [`Error::InviteFiltered`] when they take none of the sender.
+    pub(crate) async fn check_invitation(&self, event: &NewEvent) -> Result<()> {
+        if event.membership() != Some(MembershipState::Invite) {
+            return Ok(());
+        }
+        let mut conn = self.db.read().await?;
+        let invited = event.state_key.as_deref().unwrap_or_default();
+        let Some(invited) = self.db.strings.find(&mut conn, invited).await? else {
+            return Ok(());
+        };
+        let shield = self.ignored_users.of(invited);
+        match shield.map(|shield| shield.invitation(&event.sender)) {
+            Some(Invitation::Blocked) => Err(Error::InviteBlocked),
+            Some(Invitation::Filtered) => Err(Error::InviteFiltered),
+            Some(Invitation::Shown | Invitation::Hidden) | None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! What the public directory shows of a room.
+
+use ruma::events::{StateEventType, room::guest_access::GuestAccess};
+
+use crate::{
+    matrix::{StateMap, Visibility},
+    storage::rooms::room_table::Listing,
+};
+
+/// Returns whether the public directory shows something of such state.
+pub(crate) fn is_listed(kind: &StateEventType) -> bool {
+    matches!(
+        kind,
+        StateEventType::RoomCreate
+            | StateEventType::RoomMember
+            | StateEventType::RoomName
+            | StateEventType::RoomTopic
+            | StateEventType::RoomAvatar
+            | StateEventType::RoomCanonicalAlias
+            | StateEventType::RoomJoinRules
+            | StateEventType::RoomHistoryVisibility
+            | StateEventType::RoomGuestAccess
+    )
+}
+
+/// What the public directory shows of a room in this state.
+pub(crate) fn listing(state: &StateMap, joined_members: i64) -> Listing {
+    let text = |kind: StateEventType, field: &str| {
+        state
+            .get(&kind, "")
+            .and_then(|pdu| pdu.content_str(field))
+            .filter(|text| !text.is_empty())
+    };
+    Listing {
+        name: text(StateEventType::RoomName, "name"),
+        topic: text(StateEventType::RoomTopic, "topic"),
+        canonical_alias: text(StateEventType::RoomCanonicalAlias, "alias"),
+        avatar_url: text(StateEventType::RoomAvatar, "url"),
+        join_rule: text(StateEventType::RoomJoinRules, "join_rule")
+            .unwrap_or_else(|| "invite".to_owned()),
+        room_type: text(StateEventType::RoomCreate, "type"),
+        world_readable: Visibility::of_state(state) == Visibility::WorldReadable,
+        guest_can_join: text(StateEventType::RoomGuestAccess, "guest_access").as_deref()
+            == Some(GuestAccess::CanJoin.as_str()),
+        joined_members,
+    }
+}

@@ -1,0 +1,37 @@
+//! Checks that another server takes part in a room that this server is in.
+
+use std::sync::Arc;
+
+use ruma::{RoomId, ServerName};
+
+use super::{FederationReader, receive::check_acl};
+use crate::{
+    error::{Error, Result},
+    rooms::Room,
+};
+
+impl FederationReader {
+    /// Checks that another server is in a room that this server is in, and not shut out.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Forbidden`] when it is not; [`Error::NotFound`] when this server is not.
+    pub async fn shared_room(&self, origin: &ServerName, room_id: &RoomId) -> Result<Arc<Room>> {
+        let room = self.room_open_to(origin, room_id).await?;
+        if !room.view().servers.contains_key(origin) {
+            return Err(Error::forbidden(format!("{origin} is not in the room")));
+        }
+        Ok(room)
+    }
+
+    /// Returns a room that this server is in, and that does not shut out another.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Forbidden`] when it does; [`Error::NotFound`] when this server is not in it.
+    pub async fn room_open_to(&self, origin: &ServerName, room_id: &RoomId) -> Result<Arc<Room>> {
+        let room = self.memory.resident(room_id).await?;
+        check_acl(&room.view().state, origin)?;
+        Ok(room)
+    }
+}
