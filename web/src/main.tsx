@@ -2,8 +2,8 @@ import "./styles/tokens.css";
 import "./styles/base.css";
 import "./views/parts/controls.css";
 import { render } from "preact";
-import { Api } from "./model/api.ts";
-import { Sessions } from "./model/session.ts";
+import { Api } from "./model/server/api.ts";
+import { Sessions } from "./model/session/session.ts";
 import { App } from "./views/App.tsx";
 import { applyKeptTheme } from "./views/theme.ts";
 

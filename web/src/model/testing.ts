@@ -1,7 +1,7 @@
 // What the tests of the models have in common: events, and a server that answers as they say.
 
-import { Api } from "./api.ts";
-import type { Content, RawEvent } from "./events.ts";
+import { Api } from "./server/api.ts";
+import type { Content, RawEvent } from "./server/events.ts";
 
 let count = 0;
 

@@ -1,7 +1,7 @@
 import { useEffect, useMemo } from "preact/hooks";
-import type { Api } from "../model/api.ts";
-import { Chat } from "../model/chat.ts";
-import type { Session, Sessions } from "../model/session.ts";
+import type { Api } from "../model/server/api.ts";
+import { Chat } from "../model/client.ts";
+import type { Session, Sessions } from "../model/session/session.ts";
 import { ChatContext } from "./context.ts";
 import { Toasts } from "./parts/Toasts.tsx";
 import { applyTheme } from "./theme.ts";

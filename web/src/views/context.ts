@@ -2,7 +2,7 @@
 
 import { createContext } from "preact";
 import { useContext, useEffect, useState } from "preact/hooks";
-import type { Chat } from "../model/chat.ts";
+import type { Chat } from "../model/client.ts";
 
 export const ChatContext = createContext<Chat | null>(null);
 

@@ -1,7 +1,7 @@
 // Light or dark, as the user chose. This browser keeps it, so that the page does not change its colours when the
 // account's settings arrive.
 
-import type { Settings } from "../model/account.ts";
+import type { Settings } from "../model/settings/accountData.ts";
 
 const KEY = "parlour.theme";
 

@@ -1,5 +1,5 @@
 import { useState } from "preact/hooks";
-import type { Room } from "../../model/room.ts";
+import type { Room } from "../../model/rooms/room.ts";
 import { useChat } from "../context.ts";
 import { Avatar } from "../parts/Avatar.tsx";
 import { CopyButton } from "../parts/CopyButton.tsx";

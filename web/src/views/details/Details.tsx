@@ -1,6 +1,6 @@
 import "./Details.css";
 import { useEffect, useRef, useState } from "preact/hooks";
-import type { Room } from "../../model/room.ts";
+import type { Room } from "../../model/rooms/room.ts";
 import { panel } from "../panel.ts";
 import { IconButton } from "../parts/IconButton.tsx";
 import { Tabs } from "../parts/Tabs.tsx";

@@ -1,6 +1,6 @@
 import { useState } from "preact/hooks";
-import { asUsername } from "../../model/registering.ts";
-import { serverOf, type Room } from "../../model/room.ts";
+import { asUsername } from "../../model/session/authentication.ts";
+import { serverOf, type Room } from "../../model/rooms/room.ts";
 import { useChat } from "../context.ts";
 import { AliasField } from "../explore/AliasField.tsx";
 import { Confirm } from "../parts/Confirm.tsx";

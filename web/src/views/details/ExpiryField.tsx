@@ -1,4 +1,4 @@
-import type { Expiry } from "../../model/parlour.ts";
+import type { Expiry } from "../../model/server/parlourApi.ts";
 import { Field } from "../parts/Form.tsx";
 import { Select } from "../parts/Select.tsx";
 

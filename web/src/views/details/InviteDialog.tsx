@@ -1,6 +1,6 @@
 import "./Invite.css";
 import { useState } from "preact/hooks";
-import type { Room } from "../../model/room.ts";
+import type { Room } from "../../model/rooms/room.ts";
 import { Dialog } from "../parts/Dialog.tsx";
 import { Tabs } from "../parts/Tabs.tsx";
 import { InviteLinks } from "./InviteLinks.tsx";

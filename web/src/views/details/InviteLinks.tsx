@@ -1,7 +1,7 @@
 import { useEffect, useState } from "preact/hooks";
-import { messageOf } from "../../model/api.ts";
-import { expiresAt, type Expiry, type InviteLink } from "../../model/parlour.ts";
-import type { Room } from "../../model/room.ts";
+import { messageOf } from "../../model/server/api.ts";
+import { expiresAt, type Expiry, type InviteLink } from "../../model/server/parlourApi.ts";
+import type { Room } from "../../model/rooms/room.ts";
 import { useChat } from "../context.ts";
 import { Field, Form } from "../parts/Form.tsx";
 import { ExpiryField } from "./ExpiryField.tsx";

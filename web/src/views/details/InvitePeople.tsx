@@ -1,7 +1,7 @@
 import { useState } from "preact/hooks";
-import type { Found } from "../../model/finding.ts";
-import { expiresAt, type Expiry } from "../../model/parlour.ts";
-import type { Room } from "../../model/room.ts";
+import type { Found } from "../../model/people/userSearch.ts";
+import { expiresAt, type Expiry } from "../../model/server/parlourApi.ts";
+import type { Room } from "../../model/rooms/room.ts";
 import { useChat } from "../context.ts";
 import { Form } from "../parts/Form.tsx";
 import { PeoplePicker } from "../parts/PeoplePicker.tsx";

@@ -1,4 +1,4 @@
-import type { Room } from "../../model/room.ts";
+import type { Room } from "../../model/rooms/room.ts";
 import { useChat } from "../context.ts";
 import { panel } from "../panel.ts";
 import { Confirm } from "../parts/Confirm.tsx";

@@ -1,5 +1,5 @@
 import { useState } from "preact/hooks";
-import { isSpent, usesLeft, type InviteLink } from "../../model/parlour.ts";
+import { isSpent, usesLeft, type InviteLink } from "../../model/server/parlourApi.ts";
 import { hrefOf } from "../../model/route.ts";
 import { CopyButton } from "../parts/CopyButton.tsx";
 import { IconButton } from "../parts/IconButton.tsx";

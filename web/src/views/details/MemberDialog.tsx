@@ -1,6 +1,6 @@
 import { useState } from "preact/hooks";
-import { rolesToGive } from "../../model/moderation.ts";
-import type { Member, Room } from "../../model/room.ts";
+import { rolesToGive } from "../../model/rooms/roomAdministration.ts";
+import type { Member, Room } from "../../model/rooms/room.ts";
 import { useChat } from "../context.ts";
 import { Confirm } from "../parts/Confirm.tsx";
 import { Field } from "../parts/Form.tsx";

@@ -1,6 +1,6 @@
-import { invitationEnds, rolesToGive } from "../../model/moderation.ts";
-import { Powers } from "../../model/powers.ts";
-import type { Member, Room } from "../../model/room.ts";
+import { invitationEnds, rolesToGive } from "../../model/rooms/roomAdministration.ts";
+import { Powers } from "../../model/rooms/powerLevels.ts";
+import type { Member, Room } from "../../model/rooms/room.ts";
 import { useChat } from "../context.ts";
 import { Avatar } from "../parts/Avatar.tsx";
 import { Menu, type MenuItem } from "../parts/Menu.tsx";

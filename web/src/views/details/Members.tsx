@@ -1,6 +1,6 @@
 import { useEffect, useState } from "preact/hooks";
-import { folded } from "../../model/room_list.ts";
-import type { Member, Room } from "../../model/room.ts";
+import { folded } from "../../model/rooms/roomFilter.ts";
+import type { Member, Room } from "../../model/rooms/room.ts";
 import { useChat } from "../context.ts";
 import { Icon } from "../parts/Icon.tsx";
 import { attempt } from "../parts/Toasts.tsx";

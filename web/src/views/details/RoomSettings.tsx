@@ -1,7 +1,7 @@
 import { useEffect, useState } from "preact/hooks";
-import { isCreator } from "../../model/moderation.ts";
-import { levelOf, type RoomLevel } from "../../model/push_rules.ts";
-import type { Room } from "../../model/room.ts";
+import { isCreator } from "../../model/rooms/roomAdministration.ts";
+import { levelOf, type RoomLevel } from "../../model/settings/pushRules.ts";
+import type { Room } from "../../model/rooms/room.ts";
 import { useChat } from "../context.ts";
 import { HISTORY } from "../explore/CreateRoom.tsx";
 import { Check } from "../parts/Form.tsx";

@@ -1,7 +1,7 @@
 import { useState } from "preact/hooks";
-import type { Found } from "../../model/finding.ts";
-import { asUsername } from "../../model/registering.ts";
-import { serverOf } from "../../model/room.ts";
+import type { Found } from "../../model/people/userSearch.ts";
+import { asUsername } from "../../model/session/authentication.ts";
+import { serverOf } from "../../model/rooms/room.ts";
 import { useChat } from "../context.ts";
 import { Confirm } from "../parts/Confirm.tsx";
 import { Field } from "../parts/Form.tsx";

@@ -1,7 +1,7 @@
 import "./Explore.css";
 import { useEffect, useState } from "preact/hooks";
-import { messageOf } from "../../model/api.ts";
-import { parseAddress, type PublicRoom } from "../../model/directory.ts";
+import { messageOf } from "../../model/server/api.ts";
+import { parseAddress, type PublicRoom } from "../../model/rooms/roomDirectory.ts";
 import { useChat } from "../context.ts";
 import { Icon } from "../parts/Icon.tsx";
 import { Page } from "../parts/Page.tsx";

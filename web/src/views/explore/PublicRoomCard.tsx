@@ -1,5 +1,5 @@
 import { useState } from "preact/hooks";
-import type { Address, PublicRoom } from "../../model/directory.ts";
+import type { Address, PublicRoom } from "../../model/rooms/roomDirectory.ts";
 import { hrefOf } from "../../model/route.ts";
 import { useChat } from "../context.ts";
 import { Avatar } from "../parts/Avatar.tsx";

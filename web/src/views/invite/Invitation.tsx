@@ -1,8 +1,8 @@
 import "./Invitation.css";
 import { useState } from "preact/hooks";
-import { isDirectInvitation } from "../../model/founding.ts";
-import { invitationEnds } from "../../model/moderation.ts";
-import type { Room } from "../../model/room.ts";
+import { isDirectInvitation } from "../../model/rooms/roomEntry.ts";
+import { invitationEnds } from "../../model/rooms/roomAdministration.ts";
+import type { Room } from "../../model/rooms/room.ts";
 import { useChat } from "../context.ts";
 import { Avatar } from "../parts/Avatar.tsx";
 import { Icon } from "../parts/Icon.tsx";

@@ -1,8 +1,8 @@
 import "./Invitation.css";
 import { useEffect, useState } from "preact/hooks";
-import { MatrixError, messageOf } from "../../model/api.ts";
-import type { LinkPreview } from "../../model/parlour.ts";
-import { localpart } from "../../model/room.ts";
+import { MatrixError, messageOf } from "../../model/server/api.ts";
+import type { LinkPreview } from "../../model/server/parlourApi.ts";
+import { localpart } from "../../model/rooms/room.ts";
 import { useChat } from "../context.ts";
 import { Avatar } from "../parts/Avatar.tsx";
 import { Icon } from "../parts/Icon.tsx";

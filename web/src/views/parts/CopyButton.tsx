@@ -1,4 +1,4 @@
-import { Refusal } from "../../model/api.ts";
+import { Refusal } from "../../model/server/api.ts";
 import { IconButton } from "./IconButton.tsx";
 import { attempt, tell } from "./Toasts.tsx";
 

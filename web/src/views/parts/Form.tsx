@@ -2,7 +2,7 @@
 
 import type { AllHTMLAttributes, ComponentChildren, InputHTMLAttributes } from "preact";
 import { useId, useState } from "preact/hooks";
-import { messageOf } from "../../model/api.ts";
+import { messageOf } from "../../model/server/api.ts";
 
 type FieldProps = Omit<AllHTMLAttributes<HTMLInputElement>, "label" | "role"> & {
   label: string;

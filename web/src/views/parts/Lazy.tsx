@@ -1,6 +1,6 @@
 import type { ComponentType } from "preact";
 import { useEffect, useState } from "preact/hooks";
-import { messageOf } from "../../model/api.ts";
+import { messageOf } from "../../model/server/api.ts";
 
 interface Props<P> {
   /** Fetches the component: an `import()`. */

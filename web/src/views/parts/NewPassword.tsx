@@ -1,6 +1,6 @@
 import { useState } from "preact/hooks";
-import { Refusal } from "../../model/api.ts";
-import { passwordProblem, SHORTEST_PASSWORD } from "../../model/registering.ts";
+import { Refusal } from "../../model/server/api.ts";
+import { passwordProblem, SHORTEST_PASSWORD } from "../../model/session/authentication.ts";
 import { PasswordField } from "./PasswordField.tsx";
 
 /** A new password, typed twice, with the rules for it. */

@@ -1,6 +1,6 @@
 import "./Toasts.css";
 import { signal } from "@preact/signals";
-import { messageOf } from "../../model/api.ts";
+import { messageOf } from "../../model/server/api.ts";
 
 interface Toast {
   id: number;

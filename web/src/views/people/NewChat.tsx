@@ -1,5 +1,5 @@
 import { useState } from "preact/hooks";
-import type { Found } from "../../model/finding.ts";
+import type { Found } from "../../model/people/userSearch.ts";
 import { useChat } from "../context.ts";
 import { Confirm } from "../parts/Confirm.tsx";
 import { PeoplePicker } from "../parts/PeoplePicker.tsx";

@@ -1,8 +1,8 @@
 import "./People.css";
 import { useEffect, useRef, useState } from "preact/hooks";
-import { messageOf } from "../../model/api.ts";
-import { foundOf, seenOf, type Found } from "../../model/finding.ts";
-import type { UsersPage } from "../../model/parlour.ts";
+import { messageOf } from "../../model/server/api.ts";
+import { foundOf, seenOf, type Found } from "../../model/people/userSearch.ts";
+import type { UsersPage } from "../../model/server/parlourApi.ts";
 import { useChat } from "../context.ts";
 import { Icon } from "../parts/Icon.tsx";
 import { Page } from "../parts/Page.tsx";

@@ -1,4 +1,4 @@
-import type { Found } from "../../model/finding.ts";
+import type { Found } from "../../model/people/userSearch.ts";
 import { useChat } from "../context.ts";
 import { Avatar } from "../parts/Avatar.tsx";
 import { IconButton } from "../parts/IconButton.tsx";

@@ -1,7 +1,7 @@
 import "./ProfileCard.css";
 import { useEffect, useState } from "preact/hooks";
 import { Confirm } from "../parts/Confirm.tsx";
-import { localpart, type Room } from "../../model/room.ts";
+import { localpart, type Room } from "../../model/rooms/room.ts";
 import { hrefOf } from "../../model/route.ts";
 import { useChat } from "../context.ts";
 import { Avatar } from "../parts/Avatar.tsx";

@@ -1,4 +1,4 @@
-import type { Chat } from "../../model/chat.ts";
+import type { Chat } from "../../model/client.ts";
 import { attempt } from "../parts/Toasts.tsx";
 import { go } from "../routing.ts";
 

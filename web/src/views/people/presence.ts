@@ -1,6 +1,6 @@
 // When somebody was there, in words.
 
-import type { Presence } from "../../model/presence.ts";
+import type { Presence } from "../../model/people/presence.ts";
 import { fromNow } from "../parts/time.ts";
 
 export function presenceText(presence: Presence | undefined, now = Date.now()): string {

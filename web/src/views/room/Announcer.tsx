@@ -1,8 +1,8 @@
 import { useEffect, useState } from "preact/hooks";
-import type { RawEvent } from "../../model/events.ts";
-import { relationOf } from "../../model/events.ts";
-import { isShown } from "../../model/room.ts";
-import { TimelineEvent } from "../../model/timeline.ts";
+import type { RawEvent } from "../../model/server/events.ts";
+import { relationOf } from "../../model/server/events.ts";
+import { isShown } from "../../model/rooms/room.ts";
+import { TimelineEvent } from "../../model/timeline/timeline.ts";
 import { useChat } from "../context.ts";
 import { plainText } from "./message/plain.ts";
 import { usePlace } from "./place.ts";

@@ -1,6 +1,6 @@
 import { hrefOf } from "../../model/route.ts";
-import type { Room } from "../../model/room.ts";
-import { text } from "../../model/events.ts";
+import type { Room } from "../../model/rooms/room.ts";
+import { text } from "../../model/server/events.ts";
 import { useChat } from "../context.ts";
 import { Avatar } from "../parts/Avatar.tsx";
 import { attempt } from "../parts/Toasts.tsx";

@@ -1,7 +1,7 @@
 import { useEffect, useMemo } from "preact/hooks";
-import { Composer as ComposerModel } from "../../model/composer.ts";
+import { Composer as ComposerModel } from "../../model/composing/composer.ts";
 import { hrefOf } from "../../model/route.ts";
-import type { Room } from "../../model/room.ts";
+import type { Room } from "../../model/rooms/room.ts";
 import { useChat } from "../context.ts";
 import { Details } from "../details/Details.tsx";
 import { panel } from "../panel.ts";

@@ -2,11 +2,11 @@
 
 import { createContext } from "preact";
 import { useContext } from "preact/hooks";
-import type { Chat } from "../../model/chat.ts";
-import type { Composer } from "../../model/composer.ts";
-import { Conversation } from "../../model/conversation.ts";
-import { Drafts } from "../../model/drafts.ts";
-import type { Room } from "../../model/room.ts";
+import type { Chat } from "../../model/client.ts";
+import type { Composer } from "../../model/composing/composer.ts";
+import { Conversation } from "../../model/timeline/conversation.ts";
+import { Drafts } from "../../model/composing/drafts.ts";
+import type { Room } from "../../model/rooms/room.ts";
 
 export interface Place {
   room: Room;

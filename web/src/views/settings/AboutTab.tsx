@@ -1,4 +1,4 @@
-import { serverOf } from "../../model/room.ts";
+import { serverOf } from "../../model/rooms/room.ts";
 import { useChat } from "../context.ts";
 
 /** What runs here, and how other clients come in. */

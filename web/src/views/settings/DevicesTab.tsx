@@ -1,6 +1,6 @@
 import { useEffect, useState } from "preact/hooks";
-import { messageOf } from "../../model/api.ts";
-import type { Device } from "../../model/devices.ts";
+import { messageOf } from "../../model/server/api.ts";
+import type { Device } from "../../model/settings/accountSecurity.ts";
 import { useChat } from "../context.ts";
 import { Confirm } from "../parts/Confirm.tsx";
 import { Field } from "../parts/Form.tsx";

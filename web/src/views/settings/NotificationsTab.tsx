@@ -1,5 +1,5 @@
 import { useState } from "preact/hooks";
-import { isOn, keywords, SHOWN_RULES } from "../../model/push_rules.ts";
+import { isOn, keywords, SHOWN_RULES } from "../../model/settings/pushRules.ts";
 import { useChat } from "../context.ts";
 import { Check, Field, Form } from "../parts/Form.tsx";
 import { Icon } from "../parts/Icon.tsx";

@@ -1,5 +1,5 @@
 import { useState } from "preact/hooks";
-import type { Sessions } from "../../model/session.ts";
+import type { Sessions } from "../../model/session/session.ts";
 import { useChat } from "../context.ts";
 import { Confirm } from "../parts/Confirm.tsx";
 import { Check, Field, Form } from "../parts/Form.tsx";

@@ -1,4 +1,4 @@
-import type { Sessions } from "../../model/session.ts";
+import type { Sessions } from "../../model/session/session.ts";
 import { Lazy } from "../parts/Lazy.tsx";
 
 /** The settings, which are fetched when they are opened first. */

@@ -1,5 +1,5 @@
 import "./Settings.css";
-import type { Sessions } from "../../model/session.ts";
+import type { Sessions } from "../../model/session/session.ts";
 import { Page } from "../parts/Page.tsx";
 import { Tabs } from "../parts/Tabs.tsx";
 import { go } from "../routing.ts";

@@ -1,6 +1,6 @@
 import { useEffect, useMemo } from "preact/hooks";
-import { Notifying, type News } from "../../model/notifying.ts";
-import { previewOf } from "../../model/preview.ts";
+import { Notifying, type News } from "../../model/rooms/notificationTracker.ts";
+import { previewOf } from "../../model/rooms/roomPreview.ts";
 import { useChat } from "../context.ts";
 import { go, route } from "../routing.ts";
 import { notificationsWanted } from "./wanted.ts";

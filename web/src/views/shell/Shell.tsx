@@ -1,6 +1,6 @@
 import "./Shell.css";
 import { useEffect, useRef } from "preact/hooks";
-import type { Sessions } from "../../model/session.ts";
+import type { Sessions } from "../../model/session/session.ts";
 import { useChat } from "../context.ts";
 import { Explore } from "../explore/Explore.tsx";
 import { InvitePage } from "../invite/InvitePage.tsx";

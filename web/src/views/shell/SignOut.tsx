@@ -1,6 +1,6 @@
 import { signal } from "@preact/signals";
-import { forgetDrafts } from "../../model/drafts.ts";
-import type { Sessions } from "../../model/session.ts";
+import { forgetDrafts } from "../../model/composing/drafts.ts";
+import type { Sessions } from "../../model/session/session.ts";
 import { Confirm } from "../parts/Confirm.tsx";
 
 export const signOutAsked = signal(false);

@@ -1,7 +1,7 @@
 import { useEffect, useState } from "preact/hooks";
-import { messageOf } from "../../model/api.ts";
-import type { PublicRoom } from "../../model/directory.ts";
-import { findPeople, type Found as Person } from "../../model/finding.ts";
+import { messageOf } from "../../model/server/api.ts";
+import type { PublicRoom } from "../../model/rooms/roomDirectory.ts";
+import { findPeople, type Found as Person } from "../../model/people/userSearch.ts";
 import { useChat } from "../context.ts";
 import { Avatar } from "../parts/Avatar.tsx";
 import { attempt } from "../parts/Toasts.tsx";

@@ -1,7 +1,7 @@
 import { useState } from "preact/hooks";
-import { isDirectInvitation } from "../../model/founding.ts";
-import { invitationEnds } from "../../model/moderation.ts";
-import type { Room } from "../../model/room.ts";
+import { isDirectInvitation } from "../../model/rooms/roomEntry.ts";
+import { invitationEnds } from "../../model/rooms/roomAdministration.ts";
+import type { Room } from "../../model/rooms/room.ts";
 import { hrefOf } from "../../model/route.ts";
 import { useChat } from "../context.ts";
 import { Avatar } from "../parts/Avatar.tsx";

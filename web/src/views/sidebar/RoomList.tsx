@@ -1,6 +1,6 @@
 import { useMemo, useRef } from "preact/hooks";
-import { Drafts } from "../../model/drafts.ts";
-import type { Room } from "../../model/room.ts";
+import { Drafts } from "../../model/composing/drafts.ts";
+import type { Room } from "../../model/rooms/room.ts";
 import { useChat } from "../context.ts";
 import { Windowed } from "../parts/Windowed.tsx";
 import { route } from "../routing.ts";

@@ -1,6 +1,6 @@
-import { levelOf } from "../../model/push_rules.ts";
-import { previewOf, typingIn } from "../../model/preview.ts";
-import type { Room } from "../../model/room.ts";
+import { levelOf } from "../../model/settings/pushRules.ts";
+import { previewOf, typingIn } from "../../model/rooms/roomPreview.ts";
+import type { Room } from "../../model/rooms/room.ts";
 import { hrefOf } from "../../model/route.ts";
 import { useChat } from "../context.ts";
 import { Avatar } from "../parts/Avatar.tsx";

@@ -1,7 +1,7 @@
 import "./Sidebar.css";
 import { useEffect, useRef, useState } from "preact/hooks";
 import { hrefOf } from "../../model/route.ts";
-import { shownRooms, type RoomFilter } from "../../model/room_list.ts";
+import { shownRooms, type RoomFilter } from "../../model/rooms/roomFilter.ts";
 import { useChat } from "../context.ts";
 import { Icon, type IconName } from "../parts/Icon.tsx";
 import { route } from "../routing.ts";

@@ -1,9 +1,9 @@
 import { useEffect, useState } from "preact/hooks";
-import { MatrixError, messageOf, type Api } from "../../model/api.ts";
-import { Parlour, type LinkPreview } from "../../model/parlour.ts";
-import { localpart } from "../../model/room.ts";
+import { MatrixError, messageOf, type Api } from "../../model/server/api.ts";
+import { Parlour, type LinkPreview } from "../../model/server/parlourApi.ts";
+import { localpart } from "../../model/rooms/room.ts";
 import { hrefOf } from "../../model/route.ts";
-import type { Sessions } from "../../model/session.ts";
+import type { Sessions } from "../../model/session/session.ts";
 import { arriving } from "../invite/arrival.ts";
 import { Icon } from "../parts/Icon.tsx";
 import { fromNow } from "../parts/time.ts";

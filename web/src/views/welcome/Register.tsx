@@ -1,8 +1,8 @@
 import { useEffect, useState } from "preact/hooks";
-import type { Api } from "../../model/api.ts";
-import { register, tokenIsValid, type Registration } from "../../model/registering.ts";
+import type { Api } from "../../model/server/api.ts";
+import { register, tokenIsValid, type Registration } from "../../model/session/authentication.ts";
 import { hrefOf } from "../../model/route.ts";
-import type { Sessions } from "../../model/session.ts";
+import type { Sessions } from "../../model/session/session.ts";
 import { Field, Form } from "../parts/Form.tsx";
 import { NewPassword, newPassword } from "../parts/NewPassword.tsx";
 import { forgetRegistrationToken, go } from "../routing.ts";

@@ -1,7 +1,7 @@
-import { login } from "../../model/registering.ts";
-import type { Api } from "../../model/api.ts";
+import { login } from "../../model/session/authentication.ts";
+import type { Api } from "../../model/server/api.ts";
 import { hrefOf } from "../../model/route.ts";
-import type { Sessions } from "../../model/session.ts";
+import type { Sessions } from "../../model/session/session.ts";
 import { Field, Form } from "../parts/Form.tsx";
 import { PasswordField } from "../parts/PasswordField.tsx";
 

@@ -1,6 +1,6 @@
-import type { Api } from "../../model/api.ts";
-import { login } from "../../model/registering.ts";
-import type { Session, Sessions } from "../../model/session.ts";
+import type { Api } from "../../model/server/api.ts";
+import { login } from "../../model/session/authentication.ts";
+import type { Session, Sessions } from "../../model/session/session.ts";
 import { Form } from "../parts/Form.tsx";
 import { PasswordField } from "../parts/PasswordField.tsx";
 

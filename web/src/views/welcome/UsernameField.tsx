@@ -1,6 +1,6 @@
 import { useEffect, useId, useState } from "preact/hooks";
-import type { Api } from "../../model/api.ts";
-import { asUsername, availability, type Availability } from "../../model/registering.ts";
+import type { Api } from "../../model/server/api.ts";
+import { asUsername, availability, type Availability } from "../../model/session/authentication.ts";
 
 const TYPING_MS = 350;
 

@@ -1,8 +1,8 @@
 import "./Welcome.css";
 import { useEffect, useState } from "preact/hooks";
-import { messageOf, type Api } from "../../model/api.ts";
-import { registrationOf, serverName, type Registration } from "../../model/registering.ts";
-import type { Sessions } from "../../model/session.ts";
+import { messageOf, type Api } from "../../model/server/api.ts";
+import { registrationOf, serverName, type Registration } from "../../model/session/authentication.ts";
+import type { Sessions } from "../../model/session/session.ts";
 import { Icon } from "../parts/Icon.tsx";
 import { registrationToken, route } from "../routing.ts";
 import { Invited } from "./Invited.tsx";

@@ -1,6 +1,6 @@
 import { useEffect, useState } from "preact/hooks";
-import { sizeText, type Attachment } from "../../../model/attachments.ts";
-import { harmless } from "../../../model/media.ts";
+import { sizeText, type Attachment } from "../../../model/composing/attachment.ts";
+import { harmless } from "../../../model/server/media.ts";
 import { Icon } from "../../parts/Icon.tsx";
 import { IconButton } from "../../parts/IconButton.tsx";
 import { usePlace } from "../place.ts";

@@ -1,6 +1,6 @@
 // Finds out what the event of a file should say: how big a picture is, how long a film, and what it looks like.
 
-import type { Measured } from "../../../model/attachments.ts";
+import type { Measured } from "../../../model/composing/attachment.ts";
 
 const THUMBNAIL = { width: 800, height: 600 };
 /** Smaller pictures are their own thumbnails. */

@@ -1,4 +1,4 @@
-import { Attachment } from "../../../model/attachments.ts";
+import { Attachment } from "../../../model/composing/attachment.ts";
 import { useChat } from "../../context.ts";
 import { tell } from "../../parts/Toasts.tsx";
 import { usePlace } from "../place.ts";

@@ -1,7 +1,7 @@
 // Completes the names of people after an @.
 
 import { useId, useState } from "preact/hooks";
-import type { Member } from "../../../model/room.ts";
+import type { Member } from "../../../model/rooms/room.ts";
 import { useChat } from "../../context.ts";
 import { usePlace } from "../place.ts";
 

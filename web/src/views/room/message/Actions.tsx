@@ -1,6 +1,6 @@
 import { useEffect, useRef, useState } from "preact/hooks";
-import { bodyOf } from "../../../model/composing.ts";
-import type { TimelineEvent } from "../../../model/timeline.ts";
+import { bodyOf } from "../../../model/composing/messageContent.ts";
+import type { TimelineEvent } from "../../../model/timeline/timeline.ts";
 import { useChat } from "../../context.ts";
 import { panel } from "../../panel.ts";
 import { Dialog } from "../../parts/Dialog.tsx";

@@ -1,6 +1,6 @@
 import type { ComponentChildren } from "preact";
-import { text, record } from "../../../model/events.ts";
-import type { TimelineEvent } from "../../../model/timeline.ts";
+import { text, record } from "../../../model/server/events.ts";
+import type { TimelineEvent } from "../../../model/timeline/timeline.ts";
 import { Icon } from "../../parts/Icon.tsx";
 import { FileBody, ImageBody, SoundBody, VideoBody } from "./MediaBody.tsx";
 import { captionOf, pollOf } from "./plain.ts";

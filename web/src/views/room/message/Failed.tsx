@@ -1,4 +1,4 @@
-import type { TimelineEvent } from "../../../model/timeline.ts";
+import type { TimelineEvent } from "../../../model/timeline/timeline.ts";
 import { Icon } from "../../parts/Icon.tsx";
 import { usePlace } from "../place.ts";
 

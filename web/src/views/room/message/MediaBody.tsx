@@ -1,7 +1,7 @@
 import "./MediaBody.css";
 import { useState } from "preact/hooks";
-import { sizeText } from "../../../model/attachments.ts";
-import { number, record, text, type Content } from "../../../model/events.ts";
+import { sizeText } from "../../../model/composing/attachment.ts";
+import { number, record, text, type Content } from "../../../model/server/events.ts";
 import { useChat, useFile, useThumbnail } from "../../context.ts";
 import { Icon } from "../../parts/Icon.tsx";
 import { attempt } from "../../parts/Toasts.tsx";

@@ -1,7 +1,7 @@
 import "./Message.css";
 import { useRef, useState } from "preact/hooks";
-import { record, strings } from "../../../model/events.ts";
-import type { TimelineEvent } from "../../../model/timeline.ts";
+import { record, strings } from "../../../model/server/events.ts";
+import type { TimelineEvent } from "../../../model/timeline/timeline.ts";
 import { useChat } from "../../context.ts";
 import { Avatar } from "../../parts/Avatar.tsx";
 import { dayName, timeOfDay } from "../../parts/time.ts";

@@ -1,6 +1,6 @@
 import { useComputed } from "@preact/signals";
 import { useState } from "preact/hooks";
-import type { TimelineEvent } from "../../../model/timeline.ts";
+import type { TimelineEvent } from "../../../model/timeline/timeline.ts";
 import { Icon } from "../../parts/Icon.tsx";
 import { exactTime, timeOfDay } from "../../parts/time.ts";
 import { useChat } from "../../context.ts";

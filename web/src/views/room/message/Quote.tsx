@@ -1,4 +1,4 @@
-import type { TimelineEvent } from "../../../model/timeline.ts";
+import type { TimelineEvent } from "../../../model/timeline/timeline.ts";
 import { usePlace } from "../place.ts";
 import { plainText } from "./plain.ts";
 

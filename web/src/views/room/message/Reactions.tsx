@@ -1,4 +1,4 @@
-import type { TimelineEvent } from "../../../model/timeline.ts";
+import type { TimelineEvent } from "../../../model/timeline/timeline.ts";
 import { useChat } from "../../context.ts";
 import { attempt } from "../../parts/Toasts.tsx";
 import { usePlace } from "../place.ts";

@@ -1,7 +1,7 @@
 import { useMemo } from "preact/hooks";
-import { bodyOf } from "../../../model/composing.ts";
-import { text, type Content } from "../../../model/events.ts";
-import { pieces } from "../../../model/links.ts";
+import { bodyOf } from "../../../model/composing/messageContent.ts";
+import { text, type Content } from "../../../model/server/events.ts";
+import { pieces } from "../../../model/composing/links.ts";
 import { useChat } from "../../context.ts";
 import { showProfile } from "../../people/card.ts";
 import { cleanForShowing } from "./html.ts";

@@ -1,5 +1,5 @@
-import { relationOf } from "../../../model/events.ts";
-import { TimelineEvent } from "../../../model/timeline.ts";
+import { relationOf } from "../../../model/server/events.ts";
+import { TimelineEvent } from "../../../model/timeline/timeline.ts";
 import { panel } from "../../panel.ts";
 import { Icon } from "../../parts/Icon.tsx";
 import { shortTime } from "../../parts/time.ts";

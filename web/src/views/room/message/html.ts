@@ -1,7 +1,7 @@
 // Cleans the HTML of messages. This is the only way by which HTML gets into the page.
 
 import DOMPurify, { type DOMPurify as Purifier } from "dompurify";
-import { mentionedBy, safeHref } from "../../../model/links.ts";
+import { mentionedBy, safeHref } from "../../../model/composing/links.ts";
 import { hrefOf } from "../../../model/route.ts";
 
 /** What the specification allows, pictures and fonts apart. */

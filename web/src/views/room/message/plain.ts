@@ -1,8 +1,8 @@
 // A message in one line of words, for quotations, previews and announcements.
 
-import { bodyOf } from "../../../model/composing.ts";
-import { list, record, text, type Content } from "../../../model/events.ts";
-import type { TimelineEvent } from "../../../model/timeline.ts";
+import { bodyOf } from "../../../model/composing/messageContent.ts";
+import { list, record, text, type Content } from "../../../model/server/events.ts";
+import type { TimelineEvent } from "../../../model/timeline/timeline.ts";
 
 export function plainText(event: TimelineEvent): string {
   if (event.isRedacted) return "Message deleted";

@@ -1,5 +1,5 @@
-import { emphasised, type Hit } from "../../../model/search.ts";
-import { TimelineEvent } from "../../../model/timeline.ts";
+import { emphasised, type Hit } from "../../../model/timeline/messageSearch.ts";
+import { TimelineEvent } from "../../../model/timeline/timeline.ts";
 import { useChat } from "../../context.ts";
 import { exactTime, shortTime } from "../../parts/time.ts";
 import { go } from "../../routing.ts";

@@ -1,6 +1,6 @@
 import "./Search.css";
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
-import { Search } from "../../../model/search.ts";
+import { Search } from "../../../model/timeline/messageSearch.ts";
 import { useChat } from "../../context.ts";
 import { panel } from "../../panel.ts";
 import { Check } from "../../parts/Form.tsx";

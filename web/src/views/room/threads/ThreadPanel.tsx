@@ -1,6 +1,6 @@
 import { useEffect, useMemo, useState } from "preact/hooks";
-import { messageOf } from "../../../model/api.ts";
-import { Composer as ComposerModel } from "../../../model/composer.ts";
+import { messageOf } from "../../../model/server/api.ts";
+import { Composer as ComposerModel } from "../../../model/composing/composer.ts";
 import { useChat } from "../../context.ts";
 import { panel } from "../../panel.ts";
 import { IconButton } from "../../parts/IconButton.tsx";

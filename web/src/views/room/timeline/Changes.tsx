@@ -1,6 +1,6 @@
 import { useState } from "preact/hooks";
-import { describe } from "../../../model/describe.ts";
-import type { TimelineEvent } from "../../../model/timeline.ts";
+import { describe } from "../../../model/timeline/stateEventText.ts";
+import type { TimelineEvent } from "../../../model/timeline/timeline.ts";
 import { timeOfDay, exactTime } from "../../parts/time.ts";
 import { usePlace } from "../place.ts";
 

@@ -1,6 +1,6 @@
 import { useEffect, useRef, useState } from "preact/hooks";
-import { messageOf } from "../../../model/api.ts";
-import type { Room } from "../../../model/room.ts";
+import { messageOf } from "../../../model/server/api.ts";
+import type { Room } from "../../../model/rooms/room.ts";
 import { useChat } from "../../context.ts";
 import { attempt } from "../../parts/Toasts.tsx";
 import { usePlace } from "../place.ts";

@@ -1,9 +1,9 @@
 import "./MessageList.css";
 import type { ComponentChildren } from "preact";
 import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
-import type { Target } from "../../../model/conversation.ts";
-import { rowsOf, type Row } from "../../../model/rows.ts";
-import type { Timeline, TimelineEvent } from "../../../model/timeline.ts";
+import type { Target } from "../../../model/timeline/conversation.ts";
+import { rowsOf, type Row } from "../../../model/timeline/timelineRows.ts";
+import type { Timeline, TimelineEvent } from "../../../model/timeline/timeline.ts";
 import { useChat } from "../../context.ts";
 import { usePlace } from "../place.ts";
 import { JumpButton } from "./JumpButton.tsx";

@@ -1,4 +1,4 @@
-import type { Row } from "../../../model/rows.ts";
+import type { Row } from "../../../model/timeline/timelineRows.ts";
 import { dayName } from "../../parts/time.ts";
 import { Message } from "../message/Message.tsx";
 import { Changes } from "./Changes.tsx";

@@ -1,7 +1,7 @@
 // Moves a window over many rows as one scrolls, and loads more at its ends.
 
 import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
-import type { Row } from "../../../model/rows.ts";
+import type { Row } from "../../../model/timeline/timelineRows.ts";
 import { Keeper } from "./Keeper.ts";
 import { aroundRow, cut, down, EVERYTHING, sliceOf, up, type Window } from "./windowing.ts";
 

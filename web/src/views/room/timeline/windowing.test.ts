@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import type { Row } from "../../../model/rows.ts";
+import type { Row } from "../../../model/timeline/timelineRows.ts";
 import { aroundRow, cut, down, EVERYTHING, MOST, sliceOf, up } from "./windowing.ts";
 
 const rowsUpTo = (count: number) => Array.from({ length: count }, (_, at) => ({ key: `$${at}`, first: at * 2, last: at * 2 + 1 }) as Row);

@@ -1,6 +1,6 @@
 // Which of many rows are in the page.
 
-import type { Row } from "../../../model/rows.ts";
+import type { Row } from "../../../model/timeline/timelineRows.ts";
 
 /** By the order of events, since positions change when history comes in front. */
 export interface Window {

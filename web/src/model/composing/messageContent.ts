@@ -1,0 +1,91 @@
+// The contents of the messages that one writes.
+
+import { format, type Mention } from "./markdown.ts";
+import { record, strings, text, type Content } from "../server/events.ts";
+import type { TimelineEvent } from "../timeline/timelineEvent.ts";
+
+export interface Written {
+  text: string;
+  mentions: Mention[];
+  replyTo?: TimelineEvent | undefined;
+  /** The thread it belongs to, and the last event there, to which clients without threads see it as a reply. */
+  thread?: { root: string; last: string } | undefined;
+  /** Cleans HTML; the page gives its own. */
+  clean?: (html: string) => string;
+}
+
+/** The content of a new message. */
+export function messageContent(written: Written): Content {
+  const { content, mentioned } = textContent(written);
+  const { replyTo } = written;
+  const users = new Set(mentioned.user_ids);
+  if (replyTo !== undefined) users.add(replyTo.sender);
+  const relation = relationTo(written);
+  return {
+    ...content,
+    "m.mentions": mentions(users, mentioned.room),
+    ...(relation === undefined ? {} : { "m.relates_to": relation }),
+  };
+}
+
+/** What a file says beside its name. */
+export function captionContent(written: Written): Content {
+  const { content, mentioned } = textContent(written);
+  const { msgtype: _, ...caption } = content;
+  return { ...caption, "m.mentions": mentions(new Set(mentioned.user_ids), mentioned.room) };
+}
+
+/** The content that replaces that of an older message. */
+export function editContent(written: Written, edited: TimelineEvent): Content {
+  const { content, mentioned } = textContent(written);
+  const before = new Set(strings(record(edited.content["m.mentions"])?.["user_ids"]));
+  // Whoever was told of the first version is not told again.
+  const fresh = new Set(mentioned.user_ids.filter((userId) => !before.has(userId)));
+  const wasRoom = record(edited.content["m.mentions"])?.["room"] === true;
+  const fallback: Content = { ...content, body: `* ${String(content["body"])}` };
+  if (content["formatted_body"] !== undefined) fallback["formatted_body"] = `* ${String(content["formatted_body"])}`;
+  return {
+    ...fallback,
+    "m.mentions": mentions(fresh, mentioned.room && !wasRoom),
+    "m.new_content": { ...content, "m.mentions": mentions(new Set(mentioned.user_ids), mentioned.room) },
+    "m.relates_to": { rel_type: "m.replace", event_id: edited.id },
+  };
+}
+
+/** What `m.relates_to` says of an answer, or of a message in a thread. */
+export function relationTo({ replyTo, thread }: Pick<Written, "replyTo" | "thread">): Content | undefined {
+  if (thread !== undefined) {
+    return {
+      rel_type: "m.thread",
+      event_id: thread.root,
+      is_falling_back: replyTo === undefined,
+      "m.in_reply_to": { event_id: replyTo?.id ?? thread.last },
+    };
+  }
+  return replyTo === undefined ? undefined : { "m.in_reply_to": { event_id: replyTo.id } };
+}
+
+function textContent({ text, mentions, clean = (html) => html }: Written) {
+  const isEmote = /^\/me\s/.test(text);
+  const formatted = format(isEmote ? text.replace(/^\/me\s+/, "") : text, mentions);
+  const content: Content = { msgtype: isEmote ? "m.emote" : "m.text", body: formatted.body };
+  if (formatted.html !== null) {
+    content["format"] = "org.matrix.custom.html";
+    content["formatted_body"] = clean(formatted.html);
+  }
+  return { content, mentioned: formatted.mentions };
+}
+
+function mentions(users: Set<string>, room: boolean): Content {
+  return { ...(users.size > 0 ? { user_ids: [...users] } : {}), ...(room ? { room: true } : {}) };
+}
+
+/** A message's text without the quotation that older clients put before their answers. */
+export function bodyOf(content: Content): string {
+  const body = text(content["body"]) ?? "";
+  const isReply = record(record(content["m.relates_to"])?.["m.in_reply_to"]) !== undefined;
+  if (!isReply || !body.startsWith("> ")) return body;
+  const lines = body.split("\n");
+  const end = lines.findIndex((line) => !line.startsWith(">"));
+  return end === -1 ? body : lines.slice(lines[end] === "" ? end + 1 : end).join("\n");
+}

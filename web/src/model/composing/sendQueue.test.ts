@@ -1,0 +1,166 @@
+import { signal } from "@preact/signals";
+import { afterEach, beforeEach, expect, test, vi } from "vitest";
+import { MatrixError, NetworkError, type Api } from "../server/api.ts";
+import type { Connection } from "../server/liveConnection.ts";
+import { Room } from "../rooms/room.ts";
+import { Sending, type Channel } from "./sendQueue.ts";
+import { apiThat, event, refusal } from "../testing.ts";
+
+beforeEach(() => void vi.useFakeTimers());
+afterEach(() => void vi.useRealTimers());
+
+/** A channel over which everything is sent, or nothing where it is null. */
+function channel(request: Channel["request"] | null): Channel & { connection: ReturnType<typeof signal<Connection>> } {
+  return { canRequest: request !== null, connection: signal<Connection>("online"), request: request ?? (async () => Promise.reject(new NetworkError(""))) };
+}
+
+function roomOf(api: Api): Room {
+  const room = new Room(api, "!r:x", "@me:x");
+  room.joined({ state: { events: [event("$c", { type: "m.room.create", state_key: "", content: { room_version: "12" } })] } });
+  return room;
+}
+
+function encrypt(room: Room): void {
+  room.joined({ state: { events: [event("$enc", { type: "m.room.encryption", state_key: "", content: { algorithm: "m.megolm.v1.aes-sha2" } })] } });
+}
+
+const hello = (body: string) => ({ msgtype: "m.text", body });
+const transactionOf = (url: URL) => url.pathname.split("/").at(-1)!;
+
+test("messages are sent one after the other, in their order", async () => {
+  const sent: string[] = [];
+  let isBusy = false;
+  const api = apiThat(async (_, { body }) => {
+    expect(isBusy).toBe(false);
+    isBusy = true;
+    await Promise.resolve();
+    isBusy = false;
+    sent.push((body as { body: string }).body);
+    return { event_id: `$${sent.length}` };
+  });
+  const room = roomOf(api);
+  const sending = new Sending(api, channel(null), "@me:x");
+  for (const body of ["one", "two", "three"]) sending.send(room, hello(body));
+  expect(room.timeline.pending).toHaveLength(3);
+  await vi.waitFor(() => expect(sent).toEqual(["one", "two", "three"]));
+  await vi.waitFor(() => expect(room.timeline.pending.map(({ sendState, id }) => [sendState, id])).toEqual([["sent", "$1"], ["sent", "$2"], ["sent", "$3"]]));
+});
+
+test("where the channel breaks, the same transaction goes over HTTP", async () => {
+  const transactions: string[] = [];
+  const api = apiThat((url) => {
+    transactions.push(transactionOf(url));
+    return { event_id: "$1" };
+  });
+  const room = roomOf(api);
+  const request = vi.fn(async () => Promise.reject(new NetworkError("broken")));
+  const echo = new Sending(api, channel(request as Channel["request"]), "@me:x").send(room, hello("x"));
+  await vi.waitFor(() => expect(transactions).toEqual([echo.key]));
+  expect(request).toHaveBeenCalledWith("send", expect.anything(), echo.key);
+});
+
+test("a limit is waited out", async () => {
+  let asked = 0;
+  const api = apiThat(() => (++asked === 1 ? refusal(429, "M_LIMIT_EXCEEDED", { retry_after_ms: 700 }) : { event_id: "$1" }));
+  const room = roomOf(api);
+  const limited = async () => Promise.reject(new MatrixError(429, "M_LIMIT_EXCEEDED", "slow down"));
+  const echo = new Sending(api, channel(limited as Channel["request"]), "@me:x").send(room, hello("x"));
+  await vi.waitFor(() => expect(asked).toBe(1));
+  expect(echo.sendState).toBe("sending");
+  await vi.advanceTimersByTimeAsync(700);
+  await vi.waitFor(() => expect(echo.sendState).toBe("sent"));
+  expect(asked).toBe(2);
+});
+
+test("what the server refuses fails with its words, and what comes after it is sent", async () => {
+  const api = apiThat((_, { body }) => ((body as { body: string }).body === "bad" ? refusal(403, "M_FORBIDDEN") : { event_id: "$1" }));
+  const room = roomOf(api);
+  const sending = new Sending(api, channel(null), "@me:x");
+  const bad = sending.send(room, hello("bad"));
+  const good = sending.send(room, hello("good"));
+  await vi.waitFor(() => expect(good.sendState).toBe("sent"));
+  expect([bad.sendState, bad.problem]).toEqual(["failed", "M_FORBIDDEN"]);
+});
+
+test("without a connection everything waits, and goes in the same order with the same transactions", async () => {
+  const sent: [string, string][] = [];
+  let isOffline = true;
+  const api = apiThat((url, { body }) => {
+    if (isOffline) throw new TypeError("offline");
+    sent.push([(body as { body: string }).body, transactionOf(url)]);
+    return { event_id: `$${sent.length}` };
+  });
+  const room = roomOf(api);
+  const live = channel(null);
+  live.connection.value = "offline";
+  const sending = new Sending(api, live, "@me:x");
+  const echoes = ["one", "two"].map((body) => sending.send(room, hello(body)));
+  await vi.waitFor(() => expect(echoes.map(({ sendState }) => sendState)).toEqual(["failed", "failed"]));
+  isOffline = false;
+  sending.retryAll([room]);
+  await vi.waitFor(() => expect(sent).toEqual([["one", echoes[0]!.key], ["two", echoes[1]!.key]]));
+});
+
+test("a single request that fails is tried again after a while", async () => {
+  let asked = 0;
+  const api = apiThat(() => {
+    if (++asked === 1) throw new TypeError("a hiccup");
+    return { event_id: "$1" };
+  });
+  const room = roomOf(api);
+  const echo = new Sending(api, channel(null), "@me:x").send(room, hello("x"));
+  await vi.waitFor(() => expect(echo.sendState).toBe("failed"));
+  await vi.advanceTimersByTimeAsync(5_000);
+  await vi.waitFor(() => expect(echo.sendState).toBe("sent"));
+});
+
+test("nothing is sent into an encrypted room", async () => {
+  const asked = vi.fn(() => ({ event_id: "$1" }));
+  const api = apiThat(asked);
+  const room = roomOf(api);
+  encrypt(room);
+  const sending = new Sending(api, channel(asked as unknown as Channel["request"]), "@me:x");
+  expect(() => sending.send(room, hello("secret"))).toThrow("This room is encrypted");
+  await expect(sending.quietly(room, "m.reaction", {})).rejects.toThrow("This room is encrypted");
+  expect(room.timeline.pending).toEqual([]);
+  expect(asked).not.toHaveBeenCalled();
+});
+
+test("a message that waits is not sent when its room became encrypted meanwhile", async () => {
+  let isOffline = true;
+  const sent: unknown[] = [];
+  const api = apiThat((_, { body }) => {
+    if (isOffline) throw new TypeError("offline");
+    sent.push(body);
+    return { event_id: "$1" };
+  });
+  const room = roomOf(api);
+  const live = channel(null);
+  live.connection.value = "offline";
+  const sending = new Sending(api, live, "@me:x");
+  const echo = sending.send(room, hello("secret"));
+  await vi.waitFor(() => expect(echo.sendState).toBe("failed"));
+  encrypt(room);
+  isOffline = false;
+  sending.retryAll([room]);
+  await vi.waitFor(() => expect(echo.problem).toMatch(/encrypted/));
+  expect(sent).toEqual([]);
+});
+
+test("a message behind another in the queue is not sent when the room becomes encrypted before its turn", async () => {
+  const sent: string[] = [];
+  let answer = (_: unknown): void => {};
+  const api = apiThat(async (_, { body }) => {
+    sent.push((body as { body: string }).body);
+    return new Promise((resolve) => (answer = resolve));
+  });
+  const room = roomOf(api);
+  const sending = new Sending(api, channel(null), "@me:x");
+  sending.send(room, hello("one"));
+  const second = sending.send(room, hello("two"));
+  await vi.waitFor(() => expect(sent).toEqual(["one"]));
+  encrypt(room);
+  answer({ event_id: "$1" });
+  await vi.waitFor(() => expect(second.sendState).toBe("failed"));
+  expect(sent).toEqual(["one"]);
+});

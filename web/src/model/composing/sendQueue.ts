@@ -1,0 +1,138 @@
+// Sends events: an echo stands in the timeline at once, and says how it goes. What fails can be sent again; the
+// transaction id makes sure that it arrives once.
+
+import { MatrixError, NetworkError, Refusal, messageOf, path, type Api } from "../server/api.ts";
+import type { Content } from "../server/events.ts";
+import { freshId } from "../server/randomId.ts";
+import type { Live } from "../server/liveConnection.ts";
+import type { Room } from "../rooms/room.ts";
+import { TimelineEvent } from "../timeline/timeline.ts";
+
+/** The parts of the live connection that are needed; tests have their own. */
+export type Channel = Pick<Live, "canRequest" | "request" | "connection">;
+
+interface Job {
+  room: Room;
+  event: TimelineEvent;
+}
+
+export class Sending {
+  /** One queue a room, so that messages arrive in their order. */
+  private readonly queues = new Map<string, Job[]>();
+
+  constructor(
+    private readonly api: Api,
+    private readonly live: Channel,
+    private readonly me: string,
+  ) {}
+
+  /**
+   * Sends a message-like event and shows it at once. Where the room is encrypted it throws: nothing may be said there
+   * for everyone to read.
+   */
+  send(room: Room, content: Content, type = "m.room.message"): TimelineEvent {
+    refuseEncrypted(room);
+    const key = freshId();
+    const event = new TimelineEvent(
+      { event_id: `~${key}`, type, sender: this.me, origin_server_ts: Date.now(), content },
+      key,
+    );
+    event.sendState = "sending";
+    room.timeline.echo(event);
+    this.enqueue({ room, event });
+    return event;
+  }
+
+  /** Sends again what failed. */
+  retry(room: Room, event: TimelineEvent): void {
+    if (event.sendState !== "failed") return;
+    event.sendState = "sending";
+    event.problem = null;
+    event.touch();
+    this.enqueue({ room, event });
+  }
+
+  /** Sends again everything that failed because there was no connection. */
+  retryAll(rooms: Iterable<Room>): void {
+    for (const room of rooms) {
+      for (const event of room.timeline.pending) if (event.problem === OFFLINE) this.retry(room, event);
+    }
+  }
+
+  /** Sends without an echo: reactions, redactions. Returns the event's id. */
+  async quietly(room: Room, type: string, content: Content): Promise<string> {
+    refuseEncrypted(room);
+    return this.put(room.id, type, content, freshId());
+  }
+
+  async redact(roomId: string, eventId: string, reason?: string): Promise<void> {
+    const body = reason === undefined ? {} : { reason };
+    await this.api.put(path`/_matrix/client/v3/rooms/${roomId}/redact/${eventId}/${freshId()}`, body);
+  }
+
+  private enqueue(job: Job): void {
+    const queue = this.queues.get(job.room.id);
+    if (queue !== undefined) {
+      queue.push(job);
+      return;
+    }
+    const fresh = [job];
+    this.queues.set(job.room.id, fresh);
+    void this.work(job.room.id, fresh);
+  }
+
+  private async work(roomId: string, queue: Job[]): Promise<void> {
+    for (let job = queue[0]; job !== undefined; queue.shift(), job = queue[0]) {
+      const { room, event } = job;
+      try {
+        // The room may have become encrypted while the event waited.
+        refuseEncrypted(room);
+        const eventId = await this.put(roomId, event.raw.type, event.raw.content, event.key);
+        room.timeline.stored(event, eventId);
+      } catch (error) {
+        if (error instanceof NetworkError) {
+          // What comes after it must not arrive before it.
+          for (const { event } of queue.splice(0)) fail(event, OFFLINE);
+          this.retryLater(room);
+          break;
+        }
+        fail(event, messageOf(error));
+      }
+    }
+    this.queues.delete(roomId);
+  }
+
+  /** A single request may fail while the connection stands; otherwise its return brings everything on its way again. */
+  private retryLater(room: Room): void {
+    if (this.live.connection.value !== "online") return;
+    setTimeout(() => this.retryAll([room]), RETRY_MS);
+  }
+
+  private async put(roomId: string, type: string, content: Content, transaction: string): Promise<string> {
+    if (this.live.canRequest) {
+      try {
+        const params = { room_id: roomId, event_type: type, content };
+        return (await this.live.request<{ event_id: string }>("send", params, transaction)).event_id;
+      } catch (error) {
+        // A broken channel says nothing about the event, and a limit can be waited out over HTTP: the transaction
+        // id makes it the same event there.
+        if (error instanceof MatrixError && error.status !== 429) throw error;
+      }
+    }
+    const address = path`/_matrix/client/v3/rooms/${roomId}/send/${type}/${transaction}`;
+    return (await this.api.put<{ event_id: string }>(address, content)).event_id;
+  }
+}
+
+const OFFLINE = "There is no connection.";
+const RETRY_MS = 5_000;
+
+function fail(event: TimelineEvent, problem: string): void {
+  event.sendState = "failed";
+  event.problem = problem;
+  event.touch();
+}
+
+function refuseEncrypted(room: Room): void {
+  if (room.encrypted.value) throw new Refusal("This room is encrypted, and this page cannot encrypt yet.");
+}

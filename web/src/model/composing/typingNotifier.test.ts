@@ -1,0 +1,59 @@
+import { signal } from "@preact/signals";
+import { afterEach, beforeEach, expect, test, vi } from "vitest";
+import type { Connection } from "../server/liveConnection.ts";
+import type { Channel } from "./sendQueue.ts";
+import { apiThat } from "../testing.ts";
+import { Typist } from "./typingNotifier.ts";
+
+let told: boolean[];
+let answers: (() => void)[];
+let typist: Typist;
+
+beforeEach(() => {
+  vi.useFakeTimers();
+  [told, answers] = [[], []];
+  const request = async (_: string, params: unknown) => {
+    told.push((params as { typing: boolean }).typing);
+    return new Promise<void>((resolve) => answers.push(resolve));
+  };
+  const live: Channel = { canRequest: true, connection: signal<Connection>("online"), request: request as Channel["request"] };
+  typist = new Typist(apiThat(() => ({})), live, "!r:x", "@me:x");
+});
+afterEach(() => void vi.useRealTimers());
+
+async function answered(): Promise<void> {
+  answers.shift()?.();
+  await vi.advanceTimersByTimeAsync(0);
+}
+
+test("many keys are told once, and again before the server forgets", async () => {
+  for (let second = 0; second < 25; second++) {
+    typist.typed();
+    await vi.advanceTimersByTimeAsync(1_000);
+    await answered();
+  }
+  expect(told).toEqual([true, true]);
+});
+
+test("a pause, and sending, end it", async () => {
+  typist.typed();
+  await vi.advanceTimersByTimeAsync(0);
+  await answered();
+  await vi.advanceTimersByTimeAsync(8_000);
+  expect(told).toEqual([true, false]);
+  await answered();
+  typist.stopped();
+  await vi.advanceTimersByTimeAsync(0);
+  expect(told).toEqual([true, false]);
+});
+
+test("what is told last arrives last", async () => {
+  typist.typed();
+  typist.stopped();
+  typist.typed();
+  await vi.advanceTimersByTimeAsync(0);
+  expect(told).toEqual([true]);
+  await answered();
+  await answered();
+  expect(told).toEqual([true, false, true]);
+});

@@ -1,0 +1,51 @@
+// The name and picture of the user.
+
+import { signal } from "@preact/signals";
+import { MatrixError, path, type Api } from "../server/api.ts";
+import { text, type SyncUpdate } from "../server/events.ts";
+import { localpart } from "../rooms/room.ts";
+
+export class Profile {
+  readonly name = signal("");
+  readonly avatar = signal<string | undefined>(undefined);
+
+  constructor(
+    private readonly api: Api,
+    private readonly me: string,
+  ) {
+    this.name.value = localpart(me);
+  }
+
+  async load(): Promise<void> {
+    try {
+      const profile = await this.api.get<Record<string, unknown>>(path`/_matrix/client/v3/profile/${this.me}`);
+      this.name.value = text(profile["displayname"])?.trim() || localpart(this.me);
+      this.avatar.value = text(profile["avatar_url"]) || undefined;
+    } catch (error) {
+      // Somebody who never had a profile has none.
+      if (!(error instanceof MatrixError) || error.status !== 404) throw error;
+    }
+  }
+
+  /** Looks again when a room is told of a change that this user made, here or elsewhere. */
+  update(update: SyncUpdate): void {
+    const rooms = Object.values(update.rooms?.join ?? {});
+    const events = rooms.flatMap((room) => room.timeline?.events ?? []);
+    const changed = events.some(
+      ({ type, state_key, unsigned }) =>
+        type === "m.room.member" && state_key === this.me && unsigned?.prev_content?.["membership"] === "join",
+    );
+    if (changed) this.load().catch(() => {});
+  }
+
+  async setName(name: string): Promise<void> {
+    await this.api.put(path`/_matrix/client/v3/profile/${this.me}/displayname`, { displayname: name });
+    this.name.value = name.trim() || localpart(this.me);
+  }
+
+  /** Takes a picture that was uploaded, or none. */
+  async setAvatar(mxc: string | undefined): Promise<void> {
+    await this.api.put(path`/_matrix/client/v3/profile/${this.me}/avatar_url`, { avatar_url: mxc ?? "" });
+    this.avatar.value = mxc;
+  }
+}

@@ -1,0 +1,49 @@
+// Who is there.
+
+import { signal } from "@preact/signals";
+import { number, text, type SyncUpdate } from "../server/events.ts";
+
+export interface Presence {
+  presence: "online" | "unavailable" | "offline";
+  /** When the user last did something, in milliseconds; undefined where it is not known. */
+  lastActive: number | undefined;
+  status: string | undefined;
+}
+
+export class People {
+  readonly changed = signal(0);
+  private readonly known = new Map<string, Presence>();
+
+  get(userId: string): Presence | undefined {
+    this.changed.value;
+    return this.known.get(userId);
+  }
+
+  set(userId: string, presence: Presence): void {
+    this.known.set(userId, presence);
+    this.changed.value += 1;
+  }
+
+  /** Takes what the list of the server's people says. */
+  setAll(all: Iterable<[string, Presence]>): void {
+    for (const [userId, presence] of all) this.known.set(userId, presence);
+    this.changed.value += 1;
+  }
+
+  update(update: SyncUpdate): void {
+    const events = update.presence?.events ?? [];
+    for (const { sender, content } of events) {
+      const ago = number(content["last_active_ago"]);
+      this.known.set(sender, {
+        presence: presenceOf(content["presence"]),
+        lastActive: ago === undefined ? this.known.get(sender)?.lastActive : Date.now() - ago,
+        status: text(content["status_msg"]),
+      });
+    }
+    if (events.length > 0) this.changed.value += 1;
+  }
+}
+
+export function presenceOf(value: unknown): Presence["presence"] {
+  return value === "online" || value === "unavailable" ? value : "offline";
+}

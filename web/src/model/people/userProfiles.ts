@@ -1,0 +1,24 @@
+// The profiles of other people.
+
+import { MatrixError, path, type Api } from "../server/api.ts";
+import { strings, text } from "../server/events.ts";
+import { localpart } from "../rooms/room.ts";
+
+export class Profiles {
+  constructor(private readonly api: Api) {}
+
+  async of(userId: string): Promise<{ name: string; avatar: string | undefined }> {
+    const profile = await this.api.get<Record<string, unknown>>(path`/_matrix/client/v3/profile/${userId}`).catch((error: unknown) => {
+      // Somebody who never had a profile has none.
+      if (error instanceof MatrixError && error.status === 404) return {} as Record<string, unknown>;
+      throw error;
+    });
+    return { name: text(profile["displayname"])?.trim() || localpart(userId), avatar: text(profile["avatar_url"]) || undefined };
+  }
+
+  /** The ids of rooms in which both are; the first page of them. */
+  async sharedRooms(userId: string): Promise<string[]> {
+    const { joined } = await this.api.get<{ joined: unknown }>("/_matrix/client/v1/mutual_rooms", { user_id: userId });
+    return strings(joined);
+  }
+}

@@ -1,0 +1,28 @@
+// Says which rooms have something new to notify of: those whose count of notifications went up. The server counts
+// by the push rules, so what they keep quiet is not told.
+
+import type { Room } from "./room.ts";
+import type { TimelineEvent } from "../timeline/timeline.ts";
+
+export interface News {
+  room: Room;
+  event: TimelineEvent;
+}
+
+export class Notifying {
+  private counts: Map<string, number> | null = null;
+
+  constructor(private readonly me: string) {}
+
+  /** Compares with the time before; the first time only learns what is there. */
+  look(rooms: Room[]): News[] {
+    const before = this.counts;
+    this.counts = new Map(rooms.map((room) => [room.id, room.unread.value.count]));
+    if (before === null) return [];
+    return rooms.flatMap((room) => {
+      const event = room.preview.value;
+      const more = room.unread.value.count > (before.get(room.id) ?? 0);
+      return more && event !== undefined && event.sender !== this.me ? [{ room, event }] : [];
+    });
+  }
+}

@@ -1,0 +1,56 @@
+// Who may do what in a room: the power levels, with the defaults of the specification.
+
+import { number, record, type Content } from "../server/events.ts";
+
+export type Action = "invite" | "kick" | "ban" | "redact";
+
+const DEFAULTS: Record<Action, number> = { invite: 0, kick: 50, ban: 50, redact: 50 };
+
+export class Powers {
+  constructor(
+    private readonly levels: Content | undefined,
+    private readonly creators: string[],
+    private readonly roomVersion: string,
+  ) {}
+
+  of(userId: string): number {
+    if (this.creatorsStandAbove && this.creators.includes(userId)) return Infinity;
+    if (this.levels === undefined) return this.creators[0] === userId ? 100 : 0;
+    const users = record(this.levels["users"]) ?? {};
+    return number(users[userId]) ?? number(this.levels["users_default"]) ?? 0;
+  }
+
+  may(userId: string, action: Action): boolean {
+    return this.of(userId) >= this.needed(action);
+  }
+
+  /** Whether one may kick, ban or change the power of another. */
+  mayAct(userId: string, action: "kick" | "ban", other: string): boolean {
+    return this.may(userId, action) && this.of(userId) > this.of(other);
+  }
+
+  maySend(userId: string, type: string, isState = false): boolean {
+    const events = record(this.levels?.["events"]) ?? {};
+    const byDefault = isState
+      ? (number(this.levels?.["state_default"]) ?? (this.levels === undefined ? 0 : 50))
+      : (number(this.levels?.["events_default"]) ?? 0);
+    return this.of(userId) >= (number(events[type]) ?? byDefault);
+  }
+
+  needed(action: Action): number {
+    return number(this.levels?.[action]) ?? DEFAULTS[action];
+  }
+
+  /** In room version 12 creators have no entry in the levels and cannot be given one. */
+  get creatorsStandAbove(): boolean {
+    return Number(this.roomVersion) >= 12;
+  }
+
+  /** The name of a role. */
+  static role(level: number): "creator" | "admin" | "moderator" | "member" | "muted" {
+    if (level === Infinity) return "creator";
+    if (level >= 100) return "admin";
+    if (level >= 50) return "moderator";
+    return level < 0 ? "muted" : "member";
+  }
+}

@@ -1,0 +1,302 @@
+// One room as this user knows it.
+
+import { computed, signal } from "@preact/signals";
+import type { Api } from "../server/api.ts";
+import {
+  number,
+  record,
+  strings,
+  text,
+  type Content,
+  type Ephemeral,
+  type JoinedRoom,
+  type RawEvent,
+  type StrippedEvent,
+} from "../server/events.ts";
+import { Powers } from "./powerLevels.ts";
+import { Timeline } from "../timeline/timeline.ts";
+
+export type Membership = "join" | "invite" | "knock" | "leave" | "ban";
+
+export interface Member {
+  userId: string;
+  name: string;
+  avatar: string | undefined;
+  membership: Membership;
+  /** Who set the membership: for an invitation, who invites. */
+  sender: string;
+  reason: string | undefined;
+}
+
+export interface Receipt {
+  eventId: string;
+  time: number;
+}
+
+type AnyState = RawEvent | StrippedEvent;
+
+export class Room {
+  readonly membership = signal<Membership>("join");
+  /** Goes up when the state of the room changes, members apart. */
+  readonly stateChanged = signal(0);
+  readonly membersChanged = signal(0);
+  readonly receiptsChanged = signal(0);
+  readonly unread = signal({ count: 0, highlights: 0 });
+  /** Who is typing, this user apart. */
+  readonly typing = signal<string[]>([]);
+  readonly fullyRead = signal<string | null>(null);
+  readonly tags = signal<string[]>([]);
+  /** The other people of a direct chat, by this user's account data. */
+  readonly directWith = signal<string | null>(null);
+  readonly timeline: Timeline;
+  readonly members = new Map<string, Member>();
+  /** The newest public receipt of each member, whatever thread it is in. */
+  readonly receipts = new Map<string, Receipt>();
+  /** Whether all members are loaded, and not only those who spoke. */
+  readonly allMembers = signal(false);
+  /** When something happened that moves the room up in the list. */
+  readonly activity = signal(0);
+
+  private readonly state = new Map<string, Map<string, AnyState>>();
+  private heroes: string[] = [];
+  private counts: { joined: number | undefined; invited: number | undefined } = { joined: undefined, invited: undefined };
+
+  constructor(
+    private readonly api: Api,
+    readonly id: string,
+    readonly me: string,
+  ) {
+    this.timeline = new Timeline(api, id);
+    this.timeline.onState = (events) => this.takeHistoricState(events);
+  }
+
+  // What the state says. Views that read these are told of changes.
+
+  readonly name = computed(() => {
+    this.stateChanged.value;
+    const own = text(this.content("m.room.name")?.["name"])?.trim() || text(this.content("m.room.canonical_alias")?.["alias"]);
+    return own ?? this.nameByMembers();
+  });
+
+  readonly avatar = computed(() => {
+    this.stateChanged.value;
+    const own = text(this.content("m.room.avatar")?.["url"]);
+    if (own !== undefined) return own;
+    this.membersChanged.value;
+    const other = this.directWith.value;
+    return other === null ? undefined : this.members.get(other)?.avatar;
+  });
+
+  readonly topic = computed(() => this.field("m.room.topic", "topic"));
+  readonly alias = computed(() => this.field("m.room.canonical_alias", "alias"));
+  readonly joinRule = computed(() => this.field("m.room.join_rules", "join_rule") ?? "invite");
+  readonly historyVisibility = computed(() => this.field("m.room.history_visibility", "history_visibility") ?? "shared");
+  readonly encrypted = computed(() => this.field("m.room.encryption", "algorithm") !== undefined);
+  readonly isSpace = computed(() => this.field("m.room.create", "type") === "m.space");
+  readonly version = computed(() => this.field("m.room.create", "room_version") ?? "1");
+  /** The room that goes on where this one was closed. */
+  readonly successor = computed(() => this.field("m.room.tombstone", "replacement_room"));
+  readonly creator = computed(() => {
+    this.stateChanged.value;
+    return this.stateEvent("m.room.create")?.sender;
+  });
+
+  readonly powers = computed(() => {
+    this.stateChanged.value;
+    const create = this.content("m.room.create") ?? {};
+    const creators = [this.creator.value, ...strings(create["additional_creators"])].filter((id) => id !== undefined);
+    return new Powers(this.content("m.room.power_levels"), creators, this.version.value);
+  });
+
+  readonly joinedCount = computed(() => {
+    this.membersChanged.value;
+    return this.counts.joined ?? [...this.members.values()].filter(({ membership }) => membership === "join").length;
+  });
+
+  /** The own membership event, which for an invitation says by whom, and until when. */
+  readonly ownMember = computed(() => {
+    this.membersChanged.value;
+    return this.stateEvent("m.room.member", this.me);
+  });
+
+  /** The newest event that is worth a line in the list of rooms. */
+  readonly preview = computed(() => {
+    this.timeline.changed.value;
+    const events = this.timeline.pending.length > 0 ? this.timeline.pending : this.timeline.events;
+    return events.findLast(({ raw, isRedacted, relation }) => isShown(raw) && !isRedacted && relation.type !== "m.replace");
+  });
+
+  stateEvent(type: string, key = ""): AnyState | undefined {
+    return this.state.get(type)?.get(key);
+  }
+
+  content(type: string, key = ""): Content | undefined {
+    return this.stateEvent(type, key)?.content;
+  }
+
+  memberName(userId: string): string {
+    return this.members.get(userId)?.name ?? localpart(userId);
+  }
+
+  /** The members with this membership, by name. */
+  membersWith(membership: Membership): Member[] {
+    return [...this.members.values()]
+      .filter((member) => member.membership === membership)
+      .sort((a, b) => a.name.localeCompare(b.name));
+  }
+
+  /** Loads the members whom the syncs left out. */
+  async loadMembers(): Promise<void> {
+    if (this.allMembers.value || this.membership.value !== "join") return;
+    const { chunk } = await this.api.get<{ chunk: RawEvent[] }>(`/_matrix/client/v3/rooms/${encodeURIComponent(this.id)}/members`);
+    for (const event of chunk) if (!this.members.has(event.state_key ?? "")) this.takeState(event);
+    this.allMembers.value = true;
+    this.membersChanged.value += 1;
+  }
+
+  // What the server says.
+
+  joined(update: JoinedRoom): void {
+    if (this.membership.value !== "join") this.state.clear();
+    this.membership.value = "join";
+    for (const event of update.state?.events ?? []) this.takeState(event);
+    const events = update.timeline?.events ?? [];
+    for (const event of events) if (event.state_key !== undefined) this.takeState(event);
+    this.takeSummary(update.summary);
+    this.timeline.update(events, update.timeline?.limited ?? false, update.timeline?.prev_batch);
+    for (const event of events) this.noteActivity(event);
+    for (const event of update.ephemeral?.events ?? []) this.takeEphemeral(event);
+    for (const event of update.account_data?.events ?? []) this.takeAccountData(event);
+    const counts = update.unread_notifications;
+    if (counts !== undefined) {
+      this.unread.value = { count: counts.notification_count ?? 0, highlights: counts.highlight_count ?? 0 };
+    }
+  }
+
+  invited(membership: "invite" | "knock", events: StrippedEvent[]): void {
+    if (this.membership.value !== membership) {
+      this.state.clear();
+      this.members.clear();
+    }
+    this.membership.value = membership;
+    this.activity.value = Date.now();
+    for (const event of events) this.takeState(event);
+  }
+
+  left(events: RawEvent[]): void {
+    for (const event of events) if (event.state_key !== undefined) this.takeState(event);
+    this.timeline.append(events);
+    const own = text(this.content("m.room.member", this.me)?.["membership"]);
+    this.membership.value = own === "ban" ? "ban" : "leave";
+    this.typing.value = [];
+    this.unread.value = { count: 0, highlights: 0 };
+  }
+
+  /** Takes members that come with the history: what is known already is newer. */
+  takeHistoricState(events: RawEvent[]): void {
+    for (const event of events) {
+      if (event.type === "m.room.member" && !this.members.has(event.state_key ?? "")) this.takeState(event);
+    }
+  }
+
+  /** Notes the own receipt at once, before the server tells it. */
+  markedRead(): void {
+    this.unread.value = { count: 0, highlights: 0 };
+  }
+
+  private takeState(event: AnyState): void {
+    const key = event.state_key ?? "";
+    const ofType = this.state.get(event.type) ?? new Map<string, AnyState>();
+    this.state.set(event.type, ofType.set(key, event));
+    if (event.type === "m.room.member") this.takeMember(key, event);
+    else this.stateChanged.value += 1;
+  }
+
+  private takeMember(userId: string, event: AnyState): void {
+    const known = this.members.get(userId);
+    const gone = !["join", "invite", "knock"].includes(String(event.content["membership"]));
+    this.members.set(userId, {
+      userId,
+      // Whoever goes is told without a name; the old one is still the best one.
+      name: text(event.content["displayname"])?.trim() || (gone ? known?.name : undefined) || localpart(userId),
+      avatar: text(event.content["avatar_url"]) ?? (gone ? known?.avatar : undefined),
+      membership: (text(event.content["membership"]) ?? "leave") as Membership,
+      sender: event.sender,
+      reason: text(event.content["reason"]),
+    });
+    this.membersChanged.value += 1;
+  }
+
+  private takeSummary(summary: JoinedRoom["summary"]): void {
+    if (summary === undefined) return;
+    this.heroes = summary["m.heroes"] ?? this.heroes;
+    this.counts = {
+      joined: summary["m.joined_member_count"] ?? this.counts.joined,
+      invited: summary["m.invited_member_count"] ?? this.counts.invited,
+    };
+    this.membersChanged.value += 1;
+  }
+
+  private noteActivity(event: RawEvent): void {
+    if (isShown(event) || (event.type === "m.room.member" && event.state_key === this.me)) {
+      this.activity.value = Math.max(this.activity.value, event.origin_server_ts);
+    }
+  }
+
+  private takeEphemeral({ type, content }: Ephemeral): void {
+    if (type === "m.typing") this.typing.value = strings(content["user_ids"]).filter((id) => id !== this.me);
+    else if (type === "m.receipt") this.takeReceipts(content);
+  }
+
+  private takeReceipts(content: Content): void {
+    for (const [eventId, kinds] of Object.entries(content)) {
+      const readers = record(record(kinds)?.["m.read"]) ?? {};
+      for (const [userId, receipt] of Object.entries(readers)) {
+        const time = number(record(receipt)?.["ts"]) ?? 0;
+        if (time >= (this.receipts.get(userId)?.time ?? 0)) this.receipts.set(userId, { eventId, time });
+      }
+    }
+    this.receiptsChanged.value += 1;
+  }
+
+  private takeAccountData({ type, content }: Ephemeral): void {
+    if (type === "m.fully_read") this.fullyRead.value = text(content["event_id"]) ?? null;
+    if (type === "m.tag") this.tags.value = Object.keys(record(content["tags"]) ?? {});
+  }
+
+  private field(type: string, key: string): string | undefined {
+    this.stateChanged.value;
+    return text(this.content(type)?.[key]);
+  }
+
+  /** The name of a room that has none: after the people in it. */
+  private nameByMembers(): string {
+    this.membersChanged.value;
+    const others = this.heroes.length > 0 ? this.heroes : this.others();
+    const names = others.map((userId) => this.memberName(userId));
+    const total = (this.counts.joined ?? 0) + (this.counts.invited ?? 0) - 1;
+    const more = Math.max(total - names.length, 0);
+    if (names.length === 0) return this.directWith.value === null ? "Empty room" : localpart(this.directWith.value);
+    if (more > 0) return `${names.join(", ")} and ${more} more`;
+    return names.length === 1 ? names[0]! : `${names.slice(0, -1).join(", ")} and ${names.at(-1)!}`;
+  }
+
+  private others(): string[] {
+    const here = [...this.members.values()].filter(({ membership }) => membership === "join" || membership === "invite");
+    return here.map(({ userId }) => userId).filter((userId) => userId !== this.me).slice(0, 5);
+  }
+}
+
+export function localpart(userId: string): string {
+  return userId.replace(/^@/, "").replace(/:.*$/s, "");
+}
+
+/** The server's name in an id. */
+export function serverOf(id: string): string {
+  return id.slice(id.indexOf(":") + 1);
+}
+
+/** Whether an event is a message, as people see it. */
+export function isShown({ type }: { type: string }): boolean {
+  return type === "m.room.message" || type === "m.room.encrypted" || type === "m.sticker" || type.endsWith("poll.start");
+}

@@ -1,0 +1,82 @@
+// Finding rooms: the list of public rooms, aliases, and addresses that people paste.
+
+import { path, type Api } from "../server/api.ts";
+
+export interface PublicRoom {
+  room_id: string;
+  name?: string;
+  topic?: string;
+  avatar_url?: string;
+  canonical_alias?: string;
+  num_joined_members: number;
+  world_readable?: boolean;
+  join_rule?: string;
+  room_type?: string;
+}
+
+export interface PublicRooms {
+  chunk: PublicRoom[];
+  next_batch?: string;
+  total_room_count_estimate?: number;
+}
+
+export class Directory {
+  constructor(private readonly api: Api) {}
+
+  async publicRooms(search: string, since?: string, limit = 30, server?: string): Promise<PublicRooms> {
+    const filter = search === "" ? {} : { filter: { generic_search_term: search } };
+    const query = server === undefined ? "" : `?server=${encodeURIComponent(server)}`;
+    return this.api.post(`/_matrix/client/v3/publicRooms${query}`, { limit, ...filter, ...(since === undefined ? {} : { since }) });
+  }
+
+  /** Joins by id or alias. Returns the room's id. */
+  async join(address: string, via: string[] = []): Promise<string> {
+    return this.enter("join", address, via, {});
+  }
+
+  /** Asks to be let in. */
+  async knock(address: string, via: string[] = [], reason?: string): Promise<string> {
+    return this.enter("knock", address, via, reason === undefined ? {} : { reason });
+  }
+
+  private async enter(how: "join" | "knock", address: string, via: string[], body: unknown): Promise<string> {
+    const query = via.map((server) => `server_name=${encodeURIComponent(server)}&via=${encodeURIComponent(server)}`).join("&");
+    const where = path`/_matrix/client/v3/` + how + path`/${address}`;
+    return (await this.api.post<{ room_id: string }>(`${where}${query === "" ? "" : `?${query}`}`, body)).room_id;
+  }
+}
+
+/** What an address that somebody typed or pasted stands for. */
+export type Address = { kind: "room"; id: string; via: string[] } | { kind: "user"; id: string };
+
+/** Reads `#room:server`, `!id:server`, `@user:server`, `matrix:` addresses and links of matrix.to. */
+export function parseAddress(typed: string): Address | null {
+  const text = typed.trim();
+  if (/^[#!@][^\s]+$/.test(text)) return addressOf(text, []);
+  const uri = /^matrix:(?:\/\/[^/]*\/)?(r|roomid|u)\/([^/?#]+)[^?]*(?:\?(.*))?$/.exec(text);
+  if (uri !== null) {
+    const sigil = { r: "#", roomid: "!", u: "@" }[uri[1] as "r" | "roomid" | "u"];
+    return addressOf(sigil + decoded(uri[2]!), viaOf(uri[3]));
+  }
+  const link = /^https?:\/\/matrix\.to\/#\/([^/?]+)[^?]*(?:\?(.*))?$/.exec(text);
+  return link === null ? null : addressOf(decoded(link[1]!), viaOf(link[2]));
+}
+
+function addressOf(id: string, via: string[]): Address | null {
+  // Ids of rooms have no server's name in the newest versions.
+  if (id.startsWith("!") && id.length > 1) return { kind: "room", id, via };
+  if (!/^[#@][^\s:]+:[^\s]+$/.test(id)) return null;
+  return id.startsWith("@") ? { kind: "user", id } : { kind: "room", id, via };
+}
+
+function viaOf(query: string | undefined): string[] {
+  return new URLSearchParams(query ?? "").getAll("via").slice(0, 5);
+}
+
+function decoded(part: string): string {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
+}

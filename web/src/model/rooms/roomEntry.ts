@@ -1,0 +1,112 @@
+// Making rooms and direct chats, and coming into them.
+
+import { effect } from "@preact/signals";
+import type { Account } from "../settings/accountData.ts";
+import type { Api } from "../server/api.ts";
+import type { Directory } from "./roomDirectory.ts";
+import { strings } from "../server/events.ts";
+import type { Parlour } from "../server/parlourApi.ts";
+import type { Room } from "./room.ts";
+import type { Rooms } from "./roomStore.ts";
+
+export interface NewRoom {
+  name: string;
+  topic: string;
+  isPublic: boolean;
+  /** The part of the alias between `#` and the server's name; empty for none. */
+  alias: string;
+  historyVisibility: string;
+  invite: string[];
+}
+
+/** How long to wait for the sync to tell of a room that the server has already answered for. */
+const ARRIVAL_MS = 8_000;
+
+export class Founding {
+  constructor(
+    private readonly api: Api,
+    private readonly rooms: Rooms,
+    private readonly account: Account,
+    private readonly directory: Directory,
+    private readonly parlour: Parlour,
+  ) {}
+
+  /** Makes a room. Returns its id when it is in the list. */
+  async create({ name, topic, isPublic, alias, historyVisibility, invite }: NewRoom): Promise<string> {
+    const { room_id } = await this.api.post<{ room_id: string }>("/_matrix/client/v3/createRoom", {
+      ...(name === "" ? {} : { name }),
+      preset: isPublic ? "public_chat" : "private_chat",
+      // Whoever is in may bring others, into public rooms, too.
+      power_level_content_override: { invite: 0 },
+      visibility: isPublic ? "public" : "private",
+      ...(topic === "" ? {} : { topic }),
+      ...(alias === "" ? {} : { room_alias_name: alias }),
+      initial_state: [{ type: "m.room.history_visibility", state_key: "", content: { history_visibility: historyVisibility } }],
+      invite,
+    });
+    return this.arrival(room_id);
+  }
+
+  /** Returns the direct chat with somebody: the one that there is, or a new one. */
+  async direct(userId: string): Promise<string> {
+    const known = this.knownDirect(userId);
+    if (known?.membership.value === "invite") return this.accept(known);
+    if (known !== undefined) return known.id;
+    const { room_id } = await this.api.post<{ room_id: string }>("/_matrix/client/v3/createRoom", {
+      is_direct: true,
+      preset: "trusted_private_chat",
+      invite: [userId],
+    });
+    await this.account.addDirect(userId, room_id);
+    return this.arrival(room_id);
+  }
+
+  /** The direct chat with somebody that was used last. */
+  knownDirect(userId: string): Room | undefined {
+    const marked = strings(this.account.direct.value[userId]).map((id) => this.rooms.get(id));
+    const invited = this.rooms.invitations.value.filter((room) => isDirectInvitation(room) && room.ownMember.value?.sender === userId);
+    return [...marked, ...invited]
+      .filter((room): room is Room => room !== undefined && ["join", "invite"].includes(room.membership.value))
+      .sort((a, b) => Number(b.membership.value === "join") - Number(a.membership.value === "join") || b.activity.value - a.activity.value)[0];
+  }
+
+  /** Accepts an invitation, and keeps it as a direct chat if it was meant as one. */
+  async accept(room: Room): Promise<string> {
+    const inviter = room.ownMember.value?.sender;
+    const isDirect = isDirectInvitation(room);
+    await this.directory.join(room.id);
+    if (isDirect && inviter !== undefined) await this.account.addDirect(inviter, room.id);
+    return this.arrival(room.id);
+  }
+
+  /** Joins by id or alias, and returns the room's id when it is in the list. */
+  async join(address: string, via: string[] = []): Promise<string> {
+    return this.arrival(await this.directory.join(address, via));
+  }
+
+  async redeem(token: string): Promise<string> {
+    return this.arrival(await this.parlour.redeemLink(token));
+  }
+
+  /** Waits until the sync has told of a room that was joined, though not for ever: it comes in any case. */
+  async arrival(roomId: string): Promise<string> {
+    await new Promise<void>((resolve) => {
+      let stop: (() => void) | undefined;
+      const late = setTimeout(done, ARRIVAL_MS);
+      function done(): void {
+        clearTimeout(late);
+        stop?.();
+        resolve();
+      }
+      stop = effect(() => {
+        this.rooms.changed.value;
+        if (this.rooms.get(roomId)?.membership.value === "join") queueMicrotask(done);
+      });
+    });
+    return roomId;
+  }
+}
+
+export function isDirectInvitation(room: Room): boolean {
+  return room.ownMember.value?.content["is_direct"] === true;
+}

@@ -1,0 +1,63 @@
+// What one line says of a message.
+
+import { text } from "../server/events.ts";
+import type { Room } from "./room.ts";
+import type { TimelineEvent } from "../timeline/timeline.ts";
+
+const LONGEST = 160;
+
+/** "Photo", or the beginning of the text. */
+export function summaryOf(event: TimelineEvent): string {
+  if (event.raw.type === "m.room.encrypted") return "Encrypted message";
+  if (event.raw.type === "m.sticker") return "Sticker";
+  if (event.raw.type.endsWith("poll.start")) return "Poll";
+  const { content } = event;
+  const body = withoutFallback(text(content["body"]) ?? "");
+  switch (content["msgtype"]) {
+    case "m.image":
+      return "Photo";
+    case "m.video":
+      return "Video";
+    case "m.audio":
+      return "Audio";
+    case "m.file":
+      return `File: ${short(text(content["filename"]) ?? body)}`;
+    case "m.location":
+      return "Location";
+    default:
+      return short(body);
+  }
+}
+
+/** The line under a room's name: who, and what. */
+export function previewOf(room: Room, me: string): string {
+  const event = room.preview.value;
+  if (event === undefined) return room.topic.value ?? "";
+  const summary = summaryOf(event);
+  if (event.content["msgtype"] === "m.emote") return `${nameOf(room, event.sender)} ${summary}`;
+  if (event.sender === me) return `You: ${summary}`;
+  return room.directWith.value === null ? `${nameOf(room, event.sender)}: ${summary}` : summary;
+}
+
+/** Who is typing, in a few words. */
+export function typingIn(room: Room): string | null {
+  const typing = room.typing.value;
+  if (typing.length === 0) return null;
+  if (room.directWith.value !== null) return "typing…";
+  return typing.length === 1 ? `${nameOf(room, typing[0]!)} is typing…` : `${typing.length} people are typing…`;
+}
+
+function nameOf(room: Room, userId: string): string {
+  room.membersChanged.value;
+  return room.memberName(userId);
+}
+
+/** Replies of old clients begin with what they reply to, each line after `> `. */
+function withoutFallback(body: string): string {
+  return body.startsWith("> <@") ? body.replace(/^(?:> .*\n)+\n?/, "") : body;
+}
+
+function short(body: string): string {
+  const line = body.replace(/\s+/g, " ").trim();
+  return line.length > LONGEST ? `${line.slice(0, LONGEST)}…` : line;
+}

@@ -1,0 +1,82 @@
+// All rooms of the user, as the syncs tell them.
+
+import { computed, signal } from "@preact/signals";
+import type { Api } from "../server/api.ts";
+import { strings, type Content, type SyncUpdate } from "../server/events.ts";
+import { Room } from "./room.ts";
+
+export class Rooms {
+  private readonly rooms = new Map<string, Room>();
+  /** Goes up when a room is added, or its membership changes. */
+  readonly changed = signal(0);
+  /** Whether the first sync is there. */
+  readonly ready = signal(false);
+
+  constructor(
+    private readonly api: Api,
+    private readonly me: string,
+  ) {}
+
+  get(id: string): Room | undefined {
+    return this.rooms.get(id);
+  }
+
+  /** The joined rooms, those with the newest activity first. */
+  readonly joined = computed(() => {
+    this.changed.value;
+    return [...this.rooms.values()]
+      .filter((room) => room.membership.value === "join" && !room.isSpace.value)
+      .sort((a, b) => b.activity.value - a.activity.value);
+  });
+
+  readonly invitations = computed(() => {
+    this.changed.value;
+    return [...this.rooms.values()].filter((room) => room.membership.value === "invite");
+  });
+
+  readonly unread = computed(() => {
+    const counts = this.joined.value.map((room) => room.unread.value);
+    return {
+      count: counts.reduce((sum, { count }) => sum + count, 0) + this.invitations.value.length,
+      highlights: counts.reduce((sum, { highlights }) => sum + highlights, 0),
+    };
+  });
+
+  update(update: SyncUpdate): void {
+    const { join = {}, invite = {}, knock = {}, leave = {} } = update.rooms ?? {};
+    for (const [id, part] of Object.entries(join)) this.room(id).joined(part);
+    for (const [id, part] of Object.entries(invite)) this.room(id).invited("invite", part.invite_state?.events ?? []);
+    for (const [id, part] of Object.entries(knock)) this.room(id).invited("knock", part.knock_state?.events ?? []);
+    for (const [id, part] of Object.entries(leave)) {
+      this.rooms.get(id)?.left([...(part.state?.events ?? []), ...(part.timeline?.events ?? [])]);
+    }
+    this.changed.value += 1;
+    this.ready.value = true;
+  }
+
+  /** Takes the account data `m.direct`: which rooms are direct chats, and with whom. */
+  setDirect(direct: Content): void {
+    const withWhom = new Map<string, string>();
+    for (const [userId, ids] of Object.entries(direct)) for (const id of strings(ids)) withWhom.set(id, userId);
+    for (const room of this.rooms.values()) room.directWith.value = withWhom.get(room.id) ?? null;
+    this.direct = withWhom;
+  }
+
+  /** Forgets a room, which the server does not tell any more. */
+  forget(id: string): void {
+    this.rooms.delete(id);
+    this.changed.value += 1;
+  }
+
+  private direct = new Map<string, string>();
+
+  private room(id: string): Room {
+    let room = this.rooms.get(id);
+    if (room === undefined) {
+      room = new Room(this.api, id, this.me);
+      room.directWith.value = this.direct.get(id) ?? null;
+      this.rooms.set(id, room);
+    }
+    return room;
+  }
+}

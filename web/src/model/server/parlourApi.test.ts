@@ -1,0 +1,37 @@
+import { expect, test } from "vitest";
+import type { Api } from "./api.ts";
+import { expiresAt, isSpent, Parlour, usesLeft, type InviteLink } from "./parlourApi.ts";
+
+const link: InviteLink = { token: "t", room_id: "!r:x", creator: "@a:x", created_at: 0, uses: 2 };
+
+test("a link without a limit has no number of uses left", () => {
+  expect(usesLeft(link)).toBe(null);
+  expect(usesLeft({ ...link, max_uses: 5 })).toBe(3);
+  expect(usesLeft({ ...link, max_uses: 1 })).toBe(0);
+});
+
+test("a link is spent when it is used up or its time is over", () => {
+  expect(isSpent(link, 1000)).toBe(false);
+  expect(isSpent({ ...link, max_uses: 2 }, 1000)).toBe(true);
+  expect(isSpent({ ...link, expires_at: 1000 }, 1000)).toBe(true);
+  expect(isSpent({ ...link, expires_at: 1001, max_uses: null }, 1000)).toBe(false);
+});
+
+test("a time is chosen from now on, or by the calendar", () => {
+  expect(expiresAt("never", "", 5)).toBe(undefined);
+  expect(expiresAt("hour", "", 5)).toBe(3_600_005);
+  expect(expiresAt("week", "", 0)).toBe(604_800_000);
+  expect(expiresAt("custom", "1970-06-02T03:04", 0)).toBe(new Date("1970-06-02T03:04").getTime());
+});
+
+test("a time that is over or missing is refused", () => {
+  expect(() => expiresAt("custom", "2001-01-01T00:00")).toThrow("is over");
+  expect(() => expiresAt("custom", "")).toThrow("Choose a date");
+});
+
+test("ids stand encoded in the addresses", async () => {
+  const asked: unknown[] = [];
+  const api = { post: async (...args: unknown[]) => asked.push(args) } as unknown as Api;
+  await new Parlour(api).inviteUntil("!r/1:x", "@b:x", 9);
+  expect(asked).toEqual([["/_parlour/client/v1/rooms/!r%2F1%3Ax/invite", { user_id: "@b:x", expires_at: 9 }]]);
+});

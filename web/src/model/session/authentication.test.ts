@@ -1,0 +1,45 @@
+import { expect, test } from "vitest";
+import { MatrixError, type Api } from "../server/api.ts";
+import { asUsername, availability, passwordProblem, registrationOf } from "./authentication.ts";
+
+function answering(error: Error | null): Api {
+  const answer = async (): Promise<unknown> => {
+    if (error !== null) throw error;
+    return {};
+  };
+  return { post: answer, get: answer } as unknown as Api;
+}
+
+function flows(...stages: string[][]): Api {
+  return answering(new MatrixError(401, "M_UNAUTHORIZED", "", { flows: stages.map((each) => ({ stages: each })), session: "s" }));
+}
+
+test("registration is open where a flow needs nothing", async () => {
+  expect(await registrationOf(flows(["m.login.registration_token"], ["m.login.dummy"]))).toBe("open");
+});
+
+test("registration needs a token where every flow does", async () => {
+  expect(await registrationOf(flows(["m.login.registration_token", "m.login.dummy"]))).toBe("token");
+});
+
+test("registration is closed where the server says so, or asks for what the page cannot do", async () => {
+  expect(await registrationOf(answering(new MatrixError(403, "M_FORBIDDEN", "")))).toBe("closed");
+  expect(await registrationOf(flows(["m.login.recaptcha"]))).toBe("closed");
+});
+
+test("a name that is taken is said to be", async () => {
+  expect(await availability(answering(null), "ann")).toEqual({ free: true });
+  const taken = answering(new MatrixError(400, "M_USER_IN_USE", "x"));
+  expect(await availability(taken, "ann")).toEqual({ free: false, why: "This name is taken." });
+});
+
+test("a typed name becomes one that can be taken", () => {
+  expect(asUsername(" Ann Lee! ")).toBe("ann.lee");
+  expect(asUsername("Zoë_9")).toBe("zo_9");
+});
+
+test("a short or mistyped password is refused", () => {
+  expect(passwordProblem("short", "short")).toContain("8 characters");
+  expect(passwordProblem("long enough", "long enouhg")).toContain("not the same");
+  expect(passwordProblem("long enough", "long enough")).toBe(null);
+});

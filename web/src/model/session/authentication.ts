@@ -1,0 +1,103 @@
+// Making an account: which ways the server offers, which names are free.
+
+import { MatrixError, type Api } from "../server/api.ts";
+import { text } from "../server/events.ts";
+import type { LoginAnswer } from "./session.ts";
+import { challengeOf, throughStages, DUMMY, TOKEN, type Challenge } from "./userInteractiveAuth.ts";
+
+export type Registration = "open" | "token" | "closed";
+
+export const SHORTEST_PASSWORD = 8;
+const DEVICE_NAME = "Parlour";
+/** A person who is told to wait decides when to try again. */
+const ONCE = { anonymous: true, patience: 0 };
+
+/** Says how accounts are made on this server. */
+export async function registrationOf(api: Api): Promise<Registration> {
+  try {
+    await api.post("/_matrix/client/v3/register", {}, { anonymous: true });
+    return "closed";
+  } catch (error) {
+    const challenge = challengeOf(error);
+    if (challenge !== null) return waysOf(challenge);
+    if (error instanceof MatrixError) return "closed";
+    throw error;
+  }
+}
+
+function waysOf({ flows }: Challenge): Registration {
+  const passable = (known: string[]) => flows.some((stages) => stages.every((stage) => known.includes(stage)));
+  if (passable([DUMMY])) return "open";
+  return passable([DUMMY, TOKEN]) ? "token" : "closed";
+}
+
+export interface NewAccount {
+  username: string;
+  password: string;
+  token: string | null;
+}
+
+export async function register(api: Api, { username, password, token }: NewAccount): Promise<LoginAnswer> {
+  const request = { username, password, initial_device_display_name: DEVICE_NAME };
+  return throughStages<LoginAnswer>(
+    async (auth) => api.post("/_matrix/client/v3/register", { ...request, ...(auth && { auth }) }, ONCE),
+    token === null ? {} : { [TOKEN]: { token } },
+  );
+}
+
+export interface Credentials {
+  username: string;
+  password: string;
+  /** The device to come back as, after a soft logout. */
+  deviceId?: string | undefined;
+}
+
+export async function login(api: Api, { username, password, deviceId }: Credentials): Promise<LoginAnswer> {
+  const request = {
+    type: "m.login.password",
+    identifier: { type: "m.id.user", user: username },
+    password,
+    ...(deviceId === undefined ? { initial_device_display_name: DEVICE_NAME } : { device_id: deviceId }),
+  };
+  return api.post("/_matrix/client/v3/login", request, ONCE);
+}
+
+export type Availability = { free: true } | { free: false; why: string };
+
+/** Whether an account can have this name. */
+export async function availability(api: Api, username: string, signal?: AbortSignal): Promise<Availability> {
+  try {
+    await api.get("/_matrix/client/v3/register/available", { username }, { anonymous: true, signal });
+    return { free: true };
+  } catch (error) {
+    if (!(error instanceof MatrixError) || error.status === 429) throw error;
+    return { free: false, why: error.errcode === "M_USER_IN_USE" ? "This name is taken." : error.message };
+  }
+}
+
+/** Turns what somebody types into the form that user names have: small letters, digits and a few signs. */
+export function asUsername(typed: string): string {
+  return typed.trim().toLowerCase().replace(/\s+/g, ".").replace(/[^a-z0-9._=/+-]/g, "");
+}
+
+/** Why a password cannot be taken; null where it can. */
+export function passwordProblem(password: string, repeated: string): string | null {
+  if ([...password].length < SHORTEST_PASSWORD) return `The password needs at least ${SHORTEST_PASSWORD} characters.`;
+  return password === repeated ? null : "The two passwords are not the same.";
+}
+
+/** The name of the server, as it stands in ids; null where it does not tell strangers. */
+export async function serverName(api: Api): Promise<string | null> {
+  try {
+    const keys = await api.get<Record<string, unknown>>("/_matrix/key/v2/server", {}, { anonymous: true });
+    return text(keys["server_name"]) ?? null;
+  } catch {
+    return null;
+  }
+}
+
+/** Whether an account can be made with a token. */
+export async function tokenIsValid(api: Api, token: string): Promise<boolean> {
+  const where = "/_matrix/client/v1/register/m.login.registration_token/validity";
+  return (await api.get<{ valid: boolean }>(where, { token }, { anonymous: true })).valid;
+}

@@ -1,0 +1,87 @@
+// Who is logged in here, kept over reloads.
+
+import { signal } from "@preact/signals";
+import type { Api } from "../server/api.ts";
+
+export interface Session {
+  userId: string;
+  deviceId: string;
+  accessToken: string;
+}
+
+/** The part of `localStorage` that is needed; tests have their own. */
+export type Storage = Pick<globalThis.Storage, "getItem" | "setItem" | "removeItem">;
+
+const KEY = "parlour.session";
+
+export interface LoginAnswer {
+  user_id: string;
+  device_id: string;
+  access_token: string;
+}
+
+/**
+ * The session of this browser. `expired` holds it after a soft logout: the server wants the password again, and
+ * everything else stays as it was.
+ */
+export class Sessions {
+  readonly current = signal<Session | null>(null);
+  readonly expired = signal<Session | null>(null);
+
+  constructor(
+    private readonly storage: Storage,
+    private readonly api: Api,
+  ) {
+    this.current.value = parse(storage.getItem(KEY));
+    this.api.accessToken = this.current.value?.accessToken ?? null;
+  }
+
+  /** Takes the answer of `/login` or `/register`. */
+  begin(answer: LoginAnswer): void {
+    this.set({ userId: answer.user_id, deviceId: answer.device_id, accessToken: answer.access_token });
+  }
+
+  /** The server took the token back. */
+  lost(soft: boolean): void {
+    const session = this.current.value;
+    this.set(null);
+    if (soft) this.expired.value = session;
+  }
+
+  /** Ends the session, here and on the server. */
+  async logout(): Promise<void> {
+    try {
+      await this.api.post("/_matrix/client/v3/logout");
+    } finally {
+      this.set(null);
+    }
+  }
+
+  /** Another tab logged in or out. */
+  changedElsewhere(): void {
+    const session = parse(this.storage.getItem(KEY));
+    if (session?.accessToken === this.current.value?.accessToken) return;
+    this.api.accessToken = session?.accessToken ?? null;
+    this.expired.value = null;
+    this.current.value = session;
+  }
+
+  private set(session: Session | null): void {
+    if (session === null) this.storage.removeItem(KEY);
+    else this.storage.setItem(KEY, JSON.stringify(session));
+    this.api.accessToken = session?.accessToken ?? null;
+    this.expired.value = null;
+    this.current.value = session;
+  }
+}
+
+function parse(stored: string | null): Session | null {
+  try {
+    const session = JSON.parse(stored ?? "null") as Partial<Session> | null;
+    return typeof session?.accessToken === "string" && typeof session.userId === "string"
+      ? { userId: session.userId, deviceId: session.deviceId ?? "", accessToken: session.accessToken }
+      : null;
+  } catch {
+    return null;
+  }
+}

@@ -1,0 +1,72 @@
+import { expect, test } from "vitest";
+import { MatrixError } from "../server/api.ts";
+import type { Content } from "../server/events.ts";
+import { byPassword, challengeOf, throughStages, TOKEN } from "./userInteractiveAuth.ts";
+
+function unauthorized(body: Content): MatrixError {
+  return new MatrixError(401, "M_UNAUTHORIZED", "no", body);
+}
+
+/** A server that wants these stages in one flow of several. */
+function server(flows: string[][], password = "right") {
+  const seen: (Content | undefined)[] = [];
+  const completed: string[] = [];
+  const send = async (auth: Content | undefined): Promise<string> => {
+    seen.push(auth);
+    const body = { flows: flows.map((stages) => ({ stages })), session: "s1", completed: [...completed] };
+    if (auth === undefined) throw unauthorized(body);
+    if (auth["type"] === "m.login.password" && auth["password"] !== password) {
+      throw new MatrixError(401, "M_FORBIDDEN", "wrong password", body);
+    }
+    completed.push(String(auth["type"]));
+    if (!flows.some((stages) => stages.every((stage) => completed.includes(stage)))) {
+      throw unauthorized({ ...body, completed: [...completed] });
+    }
+    return "done";
+  };
+  return { send, seen };
+}
+
+test("what needs no proof is sent once", async () => {
+  expect(await throughStages(async (auth) => auth, {})).toBe(undefined);
+});
+
+test("the password is given with the session that the server named", async () => {
+  const { send, seen } = server([["m.login.password"]]);
+  expect(await throughStages(send, byPassword("@a:x", "right"))).toBe("done");
+  expect(seen[1]).toEqual({
+    type: "m.login.password",
+    identifier: { type: "m.id.user", user: "@a:x" },
+    password: "right",
+    session: "s1",
+  });
+});
+
+test("a wrong password is told to be one, and not tried again", async () => {
+  const { send, seen } = server([["m.login.password"]]);
+  await expect(throughStages(send, byPassword("@a:x", "wrong"))).rejects.toThrow("not the right password");
+  expect(seen).toHaveLength(2);
+});
+
+test("several stages are gone through in order", async () => {
+  const { send, seen } = server([[TOKEN, "m.login.dummy"]]);
+  expect(await throughStages(send, { [TOKEN]: { token: "t" } })).toBe("done");
+  expect(seen.map((auth) => auth?.["type"])).toEqual([undefined, TOKEN, "m.login.dummy"]);
+});
+
+test("a flow that uses the token comes before one that needs nothing", async () => {
+  const { send, seen } = server([["m.login.dummy"], [TOKEN]]);
+  await throughStages(send, { [TOKEN]: { token: "t" } });
+  expect(seen.map((auth) => auth?.["type"])).toEqual([undefined, TOKEN]);
+});
+
+test("a stage that the page does not know is said to be one", async () => {
+  const { send } = server([["m.login.recaptcha"]]);
+  await expect(throughStages(send, {})).rejects.toThrow("cannot give");
+});
+
+test("another error is no challenge", () => {
+  expect(challengeOf(new MatrixError(403, "M_FORBIDDEN", "no", { flows: [] }))).toBe(null);
+  expect(challengeOf(new MatrixError(401, "M_UNKNOWN_TOKEN", "no"))).toBe(null);
+  expect(challengeOf(new Error("x"))).toBe(null);
+});

@@ -1,0 +1,64 @@
+// The account data of the user: settings that follow them to every device.
+
+import { signal } from "@preact/signals";
+import { path, type Api } from "../server/api.ts";
+import { record, strings, type Content, type SyncUpdate } from "../server/events.ts";
+
+/** What the page keeps in the account. */
+export interface Settings {
+  /** Whether others see when this user is here. */
+  showPresence: boolean;
+  /** Whether others see what this user has read. */
+  sendReceipts: boolean;
+  theme: "system" | "light" | "dark";
+}
+
+const SETTINGS = "dev.parlour.settings";
+const DEFAULTS: Settings = { showPresence: true, sendReceipts: true, theme: "system" };
+
+export class Account {
+  readonly settings = signal<Settings>(DEFAULTS);
+  readonly direct = signal<Content>({});
+  readonly ignored = signal<string[]>([]);
+  readonly pushRules = signal<Content>({});
+
+  constructor(
+    private readonly api: Api,
+    private readonly me: string,
+  ) {}
+
+  update(update: SyncUpdate): void {
+    for (const { type, content } of update.account_data?.events ?? []) {
+      if (type === SETTINGS) this.settings.value = { ...DEFAULTS, ...(content as Partial<Settings>) };
+      if (type === "m.direct") this.direct.value = content;
+      if (type === "m.ignored_user_list") this.ignored.value = Object.keys(record(content["ignored_users"]) ?? {});
+      if (type === "m.push_rules") this.pushRules.value = content;
+    }
+  }
+
+  async changeSettings(change: Partial<Settings>): Promise<void> {
+    const settings = { ...this.settings.value, ...change };
+    this.settings.value = settings;
+    await this.put(SETTINGS, { ...settings });
+  }
+
+  /** Marks a room as a direct chat with a user. */
+  async addDirect(userId: string, roomId: string): Promise<void> {
+    const ids = new Set([...strings(this.direct.value[userId]), roomId]);
+    const direct = { ...this.direct.value, [userId]: [...ids] };
+    this.direct.value = direct;
+    await this.put("m.direct", direct);
+  }
+
+  /** Stops or starts to see what somebody writes. */
+  async setIgnored(userId: string, ignored: boolean): Promise<void> {
+    const others = this.ignored.value.filter((other) => other !== userId);
+    const all = ignored ? [...others, userId] : others;
+    await this.put("m.ignored_user_list", { ignored_users: Object.fromEntries(all.map((id) => [id, {}])) });
+    this.ignored.value = all;
+  }
+
+  private async put(type: string, content: Content): Promise<void> {
+    await this.api.put(path`/_matrix/client/v3/user/${this.me}/account_data/${type}`, content);
+  }
+}

@@ -1,0 +1,45 @@
+// Where the user is logged in, and what only a password allows.
+
+import { path, type Api } from "../server/api.ts";
+import { byPassword, throughStages } from "../session/userInteractiveAuth.ts";
+
+export interface Device {
+  device_id: string;
+  display_name?: string | null;
+  last_seen_ip?: string | null;
+  last_seen_ts?: number | null;
+}
+
+export class Security {
+  constructor(
+    private readonly api: Api,
+    private readonly me: string,
+  ) {}
+
+  /** The devices, the one seen last first. */
+  async devices(): Promise<Device[]> {
+    const { devices } = await this.api.get<{ devices: Device[] }>("/_matrix/client/v3/devices");
+    return devices.sort((a, b) => (b.last_seen_ts ?? 0) - (a.last_seen_ts ?? 0));
+  }
+
+  async rename(deviceId: string, name: string): Promise<void> {
+    await this.api.put(path`/_matrix/client/v3/devices/${deviceId}`, { display_name: name });
+  }
+
+  async signOut(deviceIds: string[], password: string): Promise<void> {
+    await this.proven("/_matrix/client/v3/delete_devices", { devices: deviceIds }, password);
+  }
+
+  async changePassword(password: string, next: string, signOutOthers: boolean): Promise<void> {
+    await this.proven("/_matrix/client/v3/account/password", { new_password: next, logout_devices: signOutOthers }, password);
+  }
+
+  /** Ends the account for good. */
+  async deactivate(password: string, erase: boolean): Promise<void> {
+    await this.proven("/_matrix/client/v3/account/deactivate", { erase }, password);
+  }
+
+  private async proven(where: string, body: Record<string, unknown>, password: string): Promise<void> {
+    await throughStages(async (auth) => this.api.post(where, { ...body, ...(auth && { auth }) }), byPassword(this.me, password));
+  }
+}

@@ -1,0 +1,45 @@
+import { expect, test } from "vitest";
+import type { Api } from "../server/api.ts";
+import { isOn, keywords, levelOf, PushRules } from "./pushRules.ts";
+
+const room = "!r:x";
+const rule = (rule_id: string, actions: unknown[], more = {}) => ({ rule_id, actions, enabled: true, default: false, ...more });
+const rules = (global: Record<string, unknown[]>) => ({ global });
+
+test("a room without rules of its own follows the account", () => {
+  expect(levelOf({}, room)).toBe("default");
+  expect(levelOf(rules({ room: [rule("!other:x", ["notify"])] }), room)).toBe("default");
+});
+
+test("a room can tell of everything, of mentions, or of nothing", () => {
+  expect(levelOf(rules({ room: [rule(room, ["notify"])] }), room)).toBe("all");
+  expect(levelOf(rules({ room: [rule(room, ["dont_notify"])] }), room)).toBe("mentions");
+  expect(levelOf(rules({ override: [rule(room, [])], room: [rule(room, ["notify"])] }), room)).toBe("mute");
+});
+
+test("a rule that is switched off does not count", () => {
+  expect(levelOf(rules({ override: [rule(room, [], { enabled: false })] }), room)).toBe("default");
+  expect(isOn(rules({ underride: [rule(".m.rule.message", ["notify"], { enabled: false })] }), "underride", ".m.rule.message")).toBe(false);
+});
+
+test("a rule without a deed is off, and one that is not there is unknown", () => {
+  expect(isOn(rules({ underride: [rule(".m.rule.message", [])] }), "underride", ".m.rule.message")).toBe(false);
+  expect(isOn(rules({ underride: [] }), "underride", ".m.rule.message")).toBe(undefined);
+});
+
+test("keywords are the patterns that the user added", () => {
+  const content = [rule(".m.rule.contains_user_name", ["notify"], { pattern: "ann" }), rule("tea", ["notify"], { pattern: "tea" })];
+  expect(keywords(rules({ content }))).toEqual(["tea"]);
+});
+
+test("muting a room and unmuting it write and take away one rule", async () => {
+  const asked: string[] = [];
+  const note = (method: string) => async (path: string) => void asked.push(`${method} ${decodeURIComponent(path)}`);
+  const push = new PushRules({ put: note("PUT"), delete: note("DELETE") } as unknown as Api);
+  await push.setLevel(room, "mute", {});
+  await push.setLevel(room, "default", rules({ override: [rule(room, [])] }));
+  expect(asked).toEqual([
+    `PUT /_matrix/client/v3/pushrules/global/override/${room}`,
+    `DELETE /_matrix/client/v3/pushrules/global/override/${room}`,
+  ]);
+});

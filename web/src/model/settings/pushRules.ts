@@ -1,0 +1,110 @@
+// What the user wants to be notified of: the push rules, as far as the page shows them.
+
+import { path, type Api } from "../server/api.ts";
+import { list, record, strings, text, type Content } from "../server/events.ts";
+
+/** What a room tells of: everything, mentions only, nothing; or what is so for all rooms. */
+export type RoomLevel = "default" | "all" | "mentions" | "mute";
+
+type Kind = "override" | "content" | "room" | "sender" | "underride";
+
+export interface PushRule {
+  rule_id: string;
+  enabled: boolean;
+  notifies: boolean;
+  pattern: string | undefined;
+}
+
+/** The rules that every account has and that the settings show. */
+export const SHOWN_RULES: { kind: Kind; id: string; label: string }[] = [
+  { kind: "underride", id: ".m.rule.message", label: "Messages in rooms" },
+  { kind: "underride", id: ".m.rule.room_one_to_one", label: "Direct messages" },
+  { kind: "override", id: ".m.rule.is_user_mention", label: "When somebody mentions me" },
+  { kind: "override", id: ".m.rule.is_room_mention", label: "When somebody mentions the whole room" },
+  { kind: "override", id: ".m.rule.invite_for_me", label: "Invitations" },
+];
+
+const NOTIFY = ["notify"];
+const NOTIFY_LOUDLY = ["notify", { set_tweak: "sound", value: "default" }, { set_tweak: "highlight" }];
+
+/** The rules of a kind. */
+export function rulesOf(rules: Content, kind: Kind): PushRule[] {
+  return list(record(rules["global"])?.[kind]).flatMap((item) => {
+    const rule = record(item);
+    const id = text(rule?.["rule_id"]);
+    if (rule === undefined || id === undefined) return [];
+    return [
+      {
+        rule_id: id,
+        enabled: rule["enabled"] !== false,
+        notifies: strings(rule["actions"]).includes("notify"),
+        pattern: text(rule["pattern"]),
+      },
+    ];
+  });
+}
+
+export function levelOf(rules: Content, roomId: string): RoomLevel {
+  const find = (kind: Kind) => rulesOf(rules, kind).find(({ rule_id, enabled }) => rule_id === roomId && enabled);
+  if (find("override")?.notifies === false) return "mute";
+  const own = find("room");
+  if (own === undefined) return "default";
+  return own.notifies ? "all" : "mentions";
+}
+
+/** Whether a rule that every account has is on; one that the server does not have is not shown. */
+export function isOn(rules: Content, kind: Kind, id: string): boolean | undefined {
+  const rule = rulesOf(rules, kind).find(({ rule_id }) => rule_id === id);
+  return rule && rule.enabled && rule.notifies;
+}
+
+/** The words of which the user wants to hear, the one of the account's own name apart. */
+export function keywords(rules: Content): string[] {
+  return rulesOf(rules, "content")
+    .filter(({ rule_id, enabled }) => !rule_id.startsWith(".") && enabled)
+    .flatMap(({ pattern }) => (pattern === undefined ? [] : [pattern]));
+}
+
+export class PushRules {
+  constructor(private readonly api: Api) {}
+
+  async setLevel(roomId: string, level: RoomLevel, rules: Content): Promise<void> {
+    const has = (kind: Kind) => rulesOf(rules, kind).some(({ rule_id }) => rule_id === roomId);
+    if (level === "mute") {
+      const conditions = [{ kind: "event_match", key: "room_id", pattern: roomId }];
+      await this.put("override", roomId, { actions: [], conditions });
+    } else if (has("override")) {
+      await this.remove("override", roomId);
+    }
+    if (level === "all" || level === "mentions") await this.put("room", roomId, { actions: level === "all" ? NOTIFY : [] });
+    else if (has("room")) await this.remove("room", roomId);
+  }
+
+  async switch(kind: Kind, id: string, on: boolean, rules: Content): Promise<void> {
+    const rule = rulesOf(rules, kind).find(({ rule_id }) => rule_id === id);
+    // A rule that does nothing while it is on was emptied by another client.
+    if (on && rule?.notifies === false) await this.api.put(`${this.of(kind, id)}/actions`, { actions: NOTIFY });
+    await this.api.put(`${this.of(kind, id)}/enabled`, { enabled: on });
+  }
+
+  async addKeyword(word: string): Promise<void> {
+    await this.put("content", word, { actions: NOTIFY_LOUDLY, pattern: word });
+  }
+
+  async removeKeyword(word: string, rules: Content): Promise<void> {
+    const named = rulesOf(rules, "content").filter(({ rule_id, pattern }) => pattern === word && !rule_id.startsWith("."));
+    for (const { rule_id } of named) await this.remove("content", rule_id);
+  }
+
+  private async put(kind: Kind, id: string, rule: Content): Promise<void> {
+    await this.api.put(this.of(kind, id), rule);
+  }
+
+  private async remove(kind: Kind, id: string): Promise<void> {
+    await this.api.delete(this.of(kind, id));
+  }
+
+  private of(kind: Kind, id: string): string {
+    return path`/_matrix/client/v3/pushrules/global/${kind}/${id}`;
+  }
+}

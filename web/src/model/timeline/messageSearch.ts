@@ -1,0 +1,98 @@
+// Searches in what was said.
+
+import { signal } from "@preact/signals";
+import { messageOf, type Api } from "../server/api.ts";
+import { list, number, record, strings, text, type RawEvent } from "../server/events.ts";
+
+export interface Hit {
+  roomId: string;
+  event: RawEvent;
+}
+
+const PAGE = 20;
+
+export class Search {
+  readonly hits = signal<Hit[]>([]);
+  /** How many there are in all; null before anything was searched. */
+  readonly count = signal<number | null>(null);
+  /** The words to emphasise. */
+  readonly words = signal<string[]>([]);
+  readonly loading = signal(false);
+  readonly problem = signal<string | null>(null);
+  readonly hasMore = signal(false);
+
+  private next: string | undefined;
+  private term = "";
+  private rooms: string[] | undefined;
+  private asked = 0;
+
+  constructor(private readonly api: Api) {}
+
+  /** Searches in one room, or in all. */
+  async start(term: string, roomId: string | null): Promise<void> {
+    this.term = term;
+    this.rooms = roomId === null ? undefined : [roomId];
+    this.next = undefined;
+    this.hits.value = [];
+    this.count.value = null;
+    await this.load();
+  }
+
+  async more(): Promise<void> {
+    if (this.loading.value || !this.hasMore.value) return;
+    await this.load();
+  }
+
+  private async load(): Promise<void> {
+    const asked = ++this.asked;
+    this.loading.value = true;
+    this.problem.value = null;
+    try {
+      const found = await this.ask();
+      if (asked !== this.asked) return;
+      const results = list(found["results"]).map((result) => record(record(result)?.["result"]));
+      const hits = results.flatMap((event) => {
+        const roomId = text(event?.["room_id"]);
+        return roomId === undefined ? [] : [{ roomId, event: event as unknown as RawEvent }];
+      });
+      this.hits.value = [...this.hits.value, ...hits];
+      this.count.value = number(found["count"]) ?? this.hits.value.length;
+      this.words.value = [...new Set([...strings(found["highlights"]), ...this.term.split(/\s+/)])].filter((word) => word !== "");
+      this.next = text(found["next_batch"]);
+      this.hasMore.value = this.next !== undefined;
+    } catch (error) {
+      if (asked === this.asked) this.problem.value = messageOf(error);
+    } finally {
+      if (asked === this.asked) this.loading.value = false;
+    }
+  }
+
+  private async ask(): Promise<Record<string, unknown>> {
+    const answer = await this.api.post<Record<string, unknown>>(
+      "/_matrix/client/v3/search",
+      {
+        search_categories: {
+          room_events: {
+            search_term: this.term,
+            keys: ["content.body"],
+            order_by: "recent",
+            filter: { limit: PAGE, ...(this.rooms === undefined ? {} : { rooms: this.rooms }) },
+            event_context: { before_limit: 0, after_limit: 0 },
+          },
+        },
+      },
+      { query: { next_batch: this.next } },
+    );
+    return record(record(answer["search_categories"])?.["room_events"]) ?? {};
+  }
+}
+
+/** Splits a text so that the words that were searched for can be emphasised. */
+export function emphasised(body: string, words: string[]): { text: string; found: boolean }[] {
+  const patterns = words.map((word) => word.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"));
+  if (patterns.length === 0) return [{ text: body, found: false }];
+  return body
+    .split(new RegExp(`(${patterns.join("|")})`, "giu"))
+    .map((part, at) => ({ text: part, found: at % 2 === 1 }))
+    .filter(({ text }) => text !== "");
+}

@@ -1,0 +1,139 @@
+// What the state events of a room say, in words.
+
+import { record, text, type Content } from "../server/events.ts";
+import { Powers } from "../rooms/powerLevels.ts";
+import type { TimelineEvent } from "./timelineEvent.ts";
+
+type NameOf = (userId: string) => string;
+
+/** Whether there are words for an event. Those that change nothing, and those that nobody cares about, have none. */
+export function isDescribed(event: TimelineEvent): boolean {
+  return event.isState && describe(event, (userId) => userId) !== null;
+}
+
+export function describe({ raw, isRedacted }: TimelineEvent, nameOf: NameOf): string | null {
+  const who = nameOf(raw.sender);
+  const { content } = raw;
+  const before = record(raw.unsigned?.prev_content) ?? {};
+  switch (raw.type) {
+    case "m.room.member":
+      return describeMember(who, raw.sender, raw.state_key ?? "", content, before, nameOf);
+    case "m.room.create":
+      return content["type"] === "m.space" ? `${who} created this space` : `${who} created this room`;
+    case "m.room.name":
+      return changed(who, "name", text(content["name"]), isRedacted);
+    case "m.room.topic":
+      return changed(who, "topic", text(content["topic"]), isRedacted);
+    case "m.room.avatar":
+      return text(content["url"]) ? `${who} changed the picture of the room` : `${who} removed the picture of the room`;
+    case "m.room.encryption":
+      return `${who} turned on encryption`;
+    case "m.room.tombstone":
+      return `${who} replaced this room by another`;
+    case "m.room.power_levels":
+      return describePowers(who, content, before, nameOf);
+    case "m.room.join_rules":
+      return describeJoinRule(who, text(content["join_rule"]));
+    case "m.room.history_visibility":
+      return describeVisibility(who, text(content["history_visibility"]));
+    case "m.room.canonical_alias":
+      return text(content["alias"]) ? `${who} made ${text(content["alias"])} the address of the room` : `${who} removed the address of the room`;
+    case "m.room.pinned_events":
+      return `${who} changed what is pinned`;
+    case "m.room.guest_access":
+    case "m.room.server_acl":
+    default:
+      return null;
+  }
+}
+
+function changed(who: string, what: string, value: string | undefined, isRedacted: boolean): string {
+  if (isRedacted) return `${who} changed the ${what} of the room`;
+  return value ? `${who} changed the ${what} to “${value}”` : `${who} removed the ${what}`;
+}
+
+function describeMember(who: string, sender: string, userId: string, content: Content, before: Content, nameOf: NameOf): string | null {
+  const name = text(content["displayname"]) || nameOf(userId);
+  const reason = text(content["reason"]);
+  const because = reason ? `: ${reason}` : "";
+  const isSelf = sender === userId;
+  const old = text(before["membership"]) ?? "leave";
+  switch (content["membership"]) {
+    case "join":
+      return old === "join" ? describeProfile(nameOf(userId), content, before) : `${name} joined`;
+    case "invite":
+      return old === "knock" ? `${who} let ${name} in` : `${who} invited ${name}`;
+    case "knock":
+      return `${name} asks to be let in${because}`;
+    case "ban":
+      return `${who} banned ${nameOf(userId)}${because}`;
+    case "leave":
+      if (old === "ban") return `${who} lifted the ban of ${nameOf(userId)}`;
+      if (old === "invite") return isSelf ? `${nameOf(userId)} declined the invitation` : `${who} withdrew the invitation of ${nameOf(userId)}`;
+      if (old === "knock" && isSelf) return `${nameOf(userId)} no longer asks to be let in`;
+      return isSelf ? `${nameOf(userId)} left${because}` : `${who} removed ${nameOf(userId)}${because}`;
+    default:
+      return null;
+  }
+}
+
+function describeProfile(name: string, content: Content, before: Content): string | null {
+  const now = text(content["displayname"]);
+  const then = text(before["displayname"]);
+  if (now !== then) {
+    if (!now) return `${then} removed their name`;
+    return then ? `${then} is now called ${now}` : `${name} is now called ${now}`;
+  }
+  if (text(content["avatar_url"]) === text(before["avatar_url"])) return null;
+  return text(content["avatar_url"]) ? `${name} changed their picture` : `${name} removed their picture`;
+}
+
+function describePowers(who: string, content: Content, before: Content, nameOf: NameOf): string | null {
+  const now = record(content["users"]) ?? {};
+  const then = record(before["users"]) ?? {};
+  const byDefault = Number(content["users_default"] ?? 0);
+  const changes: string[] = [];
+  for (const userId of new Set([...Object.keys(now), ...Object.keys(then)])) {
+    const level = Number(now[userId] ?? byDefault);
+    if (level === Number(then[userId] ?? byDefault)) continue;
+    changes.push(`made ${nameOf(userId)} ${roleWithArticle(level)}`);
+  }
+  if (Object.keys(before).length === 0 || changes.length === 0) return Object.keys(before).length === 0 ? null : `${who} changed who may do what`;
+  return `${who} ${changes.slice(0, 5).join(", ")}`;
+}
+
+function roleWithArticle(level: number): string {
+  const role = Powers.role(level);
+  return role === "admin" ? "an admin" : role === "muted" ? "muted" : `a ${role}`;
+}
+
+function describeJoinRule(who: string, rule: string | undefined): string | null {
+  switch (rule) {
+    case "public":
+      return `${who} opened the room to everyone`;
+    case "invite":
+      return `${who} made the room private`;
+    case "knock":
+    case "knock_restricted":
+      return `${who} lets people ask to join`;
+    case "restricted":
+      return `${who} opened the room to members of a space`;
+    default:
+      return null;
+  }
+}
+
+function describeVisibility(who: string, visibility: string | undefined): string | null {
+  switch (visibility) {
+    case "world_readable":
+      return `${who} let everybody read the history`;
+    case "shared":
+      return `${who} let all members read the history`;
+    case "invited":
+      return `${who} let members read what comes after their invitation`;
+    case "joined":
+      return `${who} let members read what comes after they joined`;
+    default:
+      return null;
+  }
+}

@@ -1,0 +1,162 @@
+// One event of a timeline, with what was said about it: edits, reactions, its thread, its redaction.
+
+import { signal } from "@preact/signals";
+import { number, record, relationOf, type Content, type RawEvent, type Relation } from "../server/events.ts";
+
+export type SendState = "sending" | "sent" | "failed";
+
+/** Views read `changed` to be told when something about the event changes. */
+export class TimelineEvent {
+  readonly changed = signal(0);
+  /** Names the event for as long as the page is open: the local echo and the event that it becomes are one. */
+  readonly key: string;
+  /** Where it stands among the events of its timeline: later events have higher numbers. */
+  order = 0;
+  sendState: SendState = "sent";
+  /** Why it could not be sent. */
+  problem: string | null = null;
+  /** An own edit that is not back from the server yet. */
+  pendingEdit: TimelineEvent | null = null;
+  /** Reactions: key → sender → the reaction's event id. */
+  reactions = new Map<string, Map<string, string>>();
+  /** What a thread's root knows of its thread. */
+  thread: { count: number; latest: RawEvent | null } | null = null;
+  /** Whether it was an edit that was taken back: then there is nothing to show in its place. */
+  isRetractedEdit = false;
+
+  /** The edits by the event's own sender, oldest first. */
+  private edits: RawEvent[] = [];
+
+  constructor(
+    public raw: RawEvent,
+    key?: string,
+  ) {
+    this.key = key ?? raw.event_id;
+  }
+
+  get id(): string {
+    return this.raw.event_id;
+  }
+
+  get sender(): string {
+    return this.raw.sender;
+  }
+
+  get time(): number {
+    return this.raw.origin_server_ts;
+  }
+
+  get isState(): boolean {
+    return this.raw.state_key !== undefined;
+  }
+
+  get isRedacted(): boolean {
+    return this.raw.unsigned?.redacted_because !== undefined;
+  }
+
+  /** The newest edit. */
+  get edit(): RawEvent | null {
+    return this.pendingEdit?.raw ?? this.edits.at(-1) ?? null;
+  }
+
+  get isEdited(): boolean {
+    return this.edit !== null && !this.isRedacted;
+  }
+
+  get isEncrypted(): boolean {
+    return this.raw.type === "m.room.encrypted" && !this.isRedacted;
+  }
+
+  /** Whether the server has it: only then others can refer to it. */
+  get isStored(): boolean {
+    return !this.raw.event_id.startsWith("~");
+  }
+
+  get relation(): Relation {
+    return relationOf(this.raw.content);
+  }
+
+  /** The content to show: that of the newest edit, if there is one. */
+  get content(): Content {
+    const edited = this.isEdited ? record(this.edit?.content["m.new_content"]) : undefined;
+    return edited ?? this.raw.content;
+  }
+
+  addEdit(edit: RawEvent): void {
+    const isValid =
+      edit.sender === this.sender &&
+      edit.type === this.raw.type &&
+      !this.isState &&
+      edit.unsigned?.redacted_because === undefined &&
+      record(edit.content["m.new_content"]) !== undefined;
+    if (!isValid || this.edits.some(({ event_id }) => event_id === edit.event_id)) return;
+    this.edits = [...this.edits, edit].sort((a, b) => a.origin_server_ts - b.origin_server_ts);
+    this.touch();
+  }
+
+  addReaction(key: string, sender: string, eventId: string): void {
+    const senders = this.reactions.get(key) ?? new Map<string, string>();
+    this.reactions.set(key, senders.set(sender, eventId));
+    this.touch();
+  }
+
+  removeReaction(key: string, sender: string): void {
+    const senders = this.reactions.get(key);
+    senders?.delete(sender);
+    if (senders?.size === 0) this.reactions.delete(key);
+    this.touch();
+  }
+
+  /** Counts a reply in the thread that begins here. */
+  addReply(reply: RawEvent): void {
+    if (reply.unsigned?.redacted_because !== undefined) return;
+    const { count, latest } = this.thread ?? { count: 0, latest: null };
+    // What is bundled counts what was there when the root was fetched; only later replies are added.
+    if (latest !== null && (latest.event_id === reply.event_id || latest.origin_server_ts > reply.origin_server_ts)) return;
+    this.thread = { count: count + 1, latest: reply };
+    this.touch();
+  }
+
+  removeReply(eventId: string): void {
+    if (this.thread === null) return;
+    const latest = this.thread.latest?.event_id === eventId ? null : this.thread.latest;
+    const count = this.thread.count - 1;
+    this.thread = count > 0 ? { count, latest } : null;
+    this.touch();
+  }
+
+  /** Takes what the server told with the event. */
+  takeBundled(): void {
+    const bundled = this.raw.unsigned?.["m.relations"];
+    const edit = record(bundled?.["m.replace"]);
+    if (record(edit?.["content"]) !== undefined) this.addEdit(edit as unknown as RawEvent);
+    const thread = record(bundled?.["m.thread"]);
+    if (thread === undefined) return;
+    const latest = record(thread["latest_event"]) as unknown as RawEvent | undefined;
+    this.thread = { count: number(thread["count"]) ?? 0, latest: latest ?? null };
+  }
+
+  /** Takes back what another event said about this one. */
+  forgetRelation(from: TimelineEvent): void {
+    const { type, key } = from.relation;
+    if (type === "m.replace") this.edits = this.edits.filter(({ event_id }) => event_id !== from.id);
+    else if (type === "m.thread") this.removeReply(from.id);
+    else if (key !== undefined && this.reactions.get(key)?.get(from.sender) === from.id) this.removeReaction(key, from.sender);
+    this.touch();
+  }
+
+  redact(redaction: RawEvent): void {
+    this.isRetractedEdit = this.relation.type === "m.replace";
+    const keepsContent = this.isState && this.raw.type !== "m.room.member";
+    const unsigned = { ...this.raw.unsigned, redacted_because: redaction };
+    this.raw = { ...this.raw, content: keepsContent ? this.raw.content : {}, unsigned };
+    this.edits = [];
+    this.pendingEdit = null;
+    this.reactions.clear();
+    this.touch();
+  }
+
+  touch(): void {
+    this.changed.value += 1;
+  }
+}
