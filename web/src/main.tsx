@@ -1,6 +1,6 @@
 import "./styles/tokens.css";
 import "./styles/base.css";
-import "./views/parts/controls.css";
+import "./views/components/controls.css";
 import { render } from "preact";
 import { Api } from "./model/server/api.ts";
 import { Sessions } from "./model/session/session.ts";

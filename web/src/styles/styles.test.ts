@@ -36,10 +36,10 @@ test("what varies a class is no class of another style sheet", () => {
   expect(mixed).toEqual([]);
 });
 
-/** Whether a class is another sheet's own. What stands in parts is there to be used by all. */
+/** Whether a class is another sheet's own. What stands in components is there to be used by all. */
 function isForeign(name: string, file: string, owned: Map<string, Set<string>>): boolean {
   const files = [...(owned.get(name) ?? [])];
-  return files.length > 0 && !files.some((owner) => owner === file || owner.startsWith("views/parts/"));
+  return files.length > 0 && !files.some((owner) => owner === file || owner.startsWith("views/components/"));
 }
 
 function selectorsOf(css: string): string[] {

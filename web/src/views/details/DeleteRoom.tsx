@@ -1,11 +1,11 @@
 import { useState } from "preact/hooks";
 import type { Room } from "../../model/rooms/room.ts";
-import { useChat } from "../context.ts";
-import { panel } from "../panel.ts";
-import { Confirm } from "../parts/Confirm.tsx";
-import { Field } from "../parts/Form.tsx";
-import { tell } from "../parts/Toasts.tsx";
-import { go } from "../routing.ts";
+import { useChat } from "../clientContext.ts";
+import { panel } from "../sidePanel.ts";
+import { Confirm } from "../components/ConfirmDialog.tsx";
+import { Field } from "../components/Form.tsx";
+import { tell } from "../components/Toasts.tsx";
+import { go } from "../currentRoute.ts";
 
 /** Deletes a room for everybody. Its name has to be typed, because nothing brings it back. */
 export function DeleteRoom({ room, onClose }: { room: Room; onClose: () => void }) {

@@ -1,10 +1,10 @@
 import "./Details.css";
 import { useEffect, useRef, useState } from "preact/hooks";
 import type { Room } from "../../model/rooms/room.ts";
-import { panel } from "../panel.ts";
-import { IconButton } from "../parts/IconButton.tsx";
-import { Tabs } from "../parts/Tabs.tsx";
-import { About } from "./About.tsx";
+import { panel } from "../sidePanel.ts";
+import { IconButton } from "../components/IconButton.tsx";
+import { Tabs } from "../components/Tabs.tsx";
+import { About } from "./AboutRoom.tsx";
 import { Members } from "./Members.tsx";
 import { RoomSettings } from "./RoomSettings.tsx";
 

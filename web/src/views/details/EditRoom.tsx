@@ -1,11 +1,11 @@
 import { useState } from "preact/hooks";
 import { asUsername } from "../../model/session/authentication.ts";
 import { serverOf, type Room } from "../../model/rooms/room.ts";
-import { useChat } from "../context.ts";
+import { useChat } from "../clientContext.ts";
 import { AliasField } from "../explore/AliasField.tsx";
-import { Confirm } from "../parts/Confirm.tsx";
-import { Field } from "../parts/Form.tsx";
-import { PictureButton } from "../parts/PictureButton.tsx";
+import { Confirm } from "../components/ConfirmDialog.tsx";
+import { Field } from "../components/Form.tsx";
+import { PictureButton } from "../components/PictureButton.tsx";
 
 /** Changes what a room is called and about, as far as one may. */
 export function EditRoom({ room, onClose }: { room: Room; onClose: () => void }) {

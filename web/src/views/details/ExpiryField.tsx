@@ -1,6 +1,6 @@
 import type { Expiry } from "../../model/server/parlourApi.ts";
-import { Field } from "../parts/Form.tsx";
-import { Select } from "../parts/Select.tsx";
+import { Field } from "../components/Form.tsx";
+import { Select } from "../components/Select.tsx";
 
 const CHOICES: { value: Expiry; label: string }[] = [
   { value: "never", label: "Never" },

@@ -1,8 +1,8 @@
 import "./Invite.css";
 import { useState } from "preact/hooks";
 import type { Room } from "../../model/rooms/room.ts";
-import { Dialog } from "../parts/Dialog.tsx";
-import { Tabs } from "../parts/Tabs.tsx";
+import { Dialog } from "../components/Dialog.tsx";
+import { Tabs } from "../components/Tabs.tsx";
 import { InviteLinks } from "./InviteLinks.tsx";
 import { InvitePeople } from "./InvitePeople.tsx";
 

@@ -2,10 +2,10 @@ import { useEffect, useState } from "preact/hooks";
 import { messageOf } from "../../model/server/api.ts";
 import { expiresAt, type Expiry, type InviteLink } from "../../model/server/parlourApi.ts";
 import type { Room } from "../../model/rooms/room.ts";
-import { useChat } from "../context.ts";
-import { Field, Form } from "../parts/Form.tsx";
+import { useChat } from "../clientContext.ts";
+import { Field, Form } from "../components/Form.tsx";
 import { ExpiryField } from "./ExpiryField.tsx";
-import { LinkRow } from "./LinkRow.tsx";
+import { LinkRow } from "./InviteLinkRow.tsx";
 
 /** Links that let whoever has them into the room, with a new account if need be. */
 export function InviteLinks({ room }: { room: Room }) {

@@ -2,10 +2,10 @@ import { useState } from "preact/hooks";
 import type { Found } from "../../model/people/userSearch.ts";
 import { expiresAt, type Expiry } from "../../model/server/parlourApi.ts";
 import type { Room } from "../../model/rooms/room.ts";
-import { useChat } from "../context.ts";
-import { Form } from "../parts/Form.tsx";
-import { PeoplePicker } from "../parts/PeoplePicker.tsx";
-import { tell } from "../parts/Toasts.tsx";
+import { useChat } from "../clientContext.ts";
+import { Form } from "../components/Form.tsx";
+import { PeoplePicker } from "../components/PeoplePicker.tsx";
+import { tell } from "../components/Toasts.tsx";
 import { ExpiryField } from "./ExpiryField.tsx";
 
 /** Invites people by their names, for good or until a time. */

@@ -1,8 +1,8 @@
 import type { Room } from "../../model/rooms/room.ts";
-import { useChat } from "../context.ts";
-import { panel } from "../panel.ts";
-import { Confirm } from "../parts/Confirm.tsx";
-import { go } from "../routing.ts";
+import { useChat } from "../clientContext.ts";
+import { panel } from "../sidePanel.ts";
+import { Confirm } from "../components/ConfirmDialog.tsx";
+import { go } from "../currentRoute.ts";
 
 export function LeaveRoom({ room, onClose }: { room: Room; onClose: () => void }) {
   const { moderation } = useChat();

@@ -1,10 +1,10 @@
 import { useState } from "preact/hooks";
 import { rolesToGive } from "../../model/rooms/roomAdministration.ts";
 import type { Member, Room } from "../../model/rooms/room.ts";
-import { useChat } from "../context.ts";
-import { Confirm } from "../parts/Confirm.tsx";
-import { Field } from "../parts/Form.tsx";
-import { Select } from "../parts/Select.tsx";
+import { useChat } from "../clientContext.ts";
+import { Confirm } from "../components/ConfirmDialog.tsx";
+import { Field } from "../components/Form.tsx";
+import { Select } from "../components/Select.tsx";
 
 /** What is to be done to a member. */
 export interface MemberDeed {

@@ -1,14 +1,14 @@
 import { invitationEnds, rolesToGive } from "../../model/rooms/roomAdministration.ts";
 import { Powers } from "../../model/rooms/powerLevels.ts";
 import type { Member, Room } from "../../model/rooms/room.ts";
-import { useChat } from "../context.ts";
-import { Avatar } from "../parts/Avatar.tsx";
-import { Menu, type MenuItem } from "../parts/Menu.tsx";
-import { fromNow } from "../parts/time.ts";
-import { attempt } from "../parts/Toasts.tsx";
-import { showProfile } from "../people/card.ts";
-import { openDirect } from "../people/openDirect.ts";
-import { presenceText } from "../people/presence.ts";
+import { useChat } from "../clientContext.ts";
+import { Avatar } from "../components/Avatar.tsx";
+import { Menu, type MenuItem } from "../components/Menu.tsx";
+import { fromNow } from "../components/formatTime.ts";
+import { attempt } from "../components/Toasts.tsx";
+import { showProfile } from "../people/shownProfile.ts";
+import { openDirect } from "../people/openDirectChat.ts";
+import { presenceText } from "../people/presenceText.ts";
 import type { MemberDeed } from "./MemberDialog.tsx";
 
 interface Props {

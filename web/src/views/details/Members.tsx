@@ -1,10 +1,10 @@
 import { useEffect, useState } from "preact/hooks";
 import { folded } from "../../model/rooms/roomFilter.ts";
 import type { Member, Room } from "../../model/rooms/room.ts";
-import { useChat } from "../context.ts";
-import { Icon } from "../parts/Icon.tsx";
-import { attempt } from "../parts/Toasts.tsx";
-import { Windowed } from "../parts/Windowed.tsx";
+import { useChat } from "../clientContext.ts";
+import { Icon } from "../components/Icon.tsx";
+import { attempt } from "../components/Toasts.tsx";
+import { Windowed } from "../components/VirtualList.tsx";
 import { InviteDialog } from "./InviteDialog.tsx";
 import { MemberDialog, type MemberDeed } from "./MemberDialog.tsx";
 import { MemberRow } from "./MemberRow.tsx";

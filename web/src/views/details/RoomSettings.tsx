@@ -2,11 +2,11 @@ import { useEffect, useState } from "preact/hooks";
 import { isCreator } from "../../model/rooms/roomAdministration.ts";
 import { levelOf, type RoomLevel } from "../../model/settings/pushRules.ts";
 import type { Room } from "../../model/rooms/room.ts";
-import { useChat } from "../context.ts";
+import { useChat } from "../clientContext.ts";
 import { HISTORY } from "../explore/CreateRoom.tsx";
-import { Check } from "../parts/Form.tsx";
-import { Select } from "../parts/Select.tsx";
-import { attempt } from "../parts/Toasts.tsx";
+import { Check } from "../components/Form.tsx";
+import { Select } from "../components/Select.tsx";
+import { attempt } from "../components/Toasts.tsx";
 import { DeleteRoom } from "./DeleteRoom.tsx";
 import { LeaveRoom } from "./LeaveRoom.tsx";
 

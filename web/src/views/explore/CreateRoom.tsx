@@ -2,12 +2,12 @@ import { useState } from "preact/hooks";
 import type { Found } from "../../model/people/userSearch.ts";
 import { asUsername } from "../../model/session/authentication.ts";
 import { serverOf } from "../../model/rooms/room.ts";
-import { useChat } from "../context.ts";
-import { Confirm } from "../parts/Confirm.tsx";
-import { Field } from "../parts/Form.tsx";
-import { PeoplePicker } from "../parts/PeoplePicker.tsx";
-import { Select } from "../parts/Select.tsx";
-import { go } from "../routing.ts";
+import { useChat } from "../clientContext.ts";
+import { Confirm } from "../components/ConfirmDialog.tsx";
+import { Field } from "../components/Form.tsx";
+import { PeoplePicker } from "../components/PeoplePicker.tsx";
+import { Select } from "../components/Select.tsx";
+import { go } from "../currentRoute.ts";
 import { AliasField } from "./AliasField.tsx";
 
 export const HISTORY = [

@@ -2,9 +2,9 @@ import "./Explore.css";
 import { useEffect, useState } from "preact/hooks";
 import { messageOf } from "../../model/server/api.ts";
 import { parseAddress, type PublicRoom } from "../../model/rooms/roomDirectory.ts";
-import { useChat } from "../context.ts";
-import { Icon } from "../parts/Icon.tsx";
-import { Page } from "../parts/Page.tsx";
+import { useChat } from "../clientContext.ts";
+import { Icon } from "../components/Icon.tsx";
+import { Page } from "../components/Page.tsx";
 import { CreateRoom } from "./CreateRoom.tsx";
 import { ByAddress, PublicRoomCard } from "./PublicRoomCard.tsx";
 

@@ -1,12 +1,12 @@
 import { useState } from "preact/hooks";
 import type { Address, PublicRoom } from "../../model/rooms/roomDirectory.ts";
 import { hrefOf } from "../../model/route.ts";
-import { useChat } from "../context.ts";
-import { Avatar } from "../parts/Avatar.tsx";
-import { Icon } from "../parts/Icon.tsx";
-import { attempt, tell } from "../parts/Toasts.tsx";
-import { openDirect } from "../people/openDirect.ts";
-import { go } from "../routing.ts";
+import { useChat } from "../clientContext.ts";
+import { Avatar } from "../components/Avatar.tsx";
+import { Icon } from "../components/Icon.tsx";
+import { attempt, tell } from "../components/Toasts.tsx";
+import { openDirect } from "../people/openDirectChat.ts";
+import { go } from "../currentRoute.ts";
 
 /** A public room, and the way into it. */
 export function PublicRoomCard({ room }: { room: PublicRoom }) {

@@ -3,13 +3,13 @@ import { useState } from "preact/hooks";
 import { isDirectInvitation } from "../../model/rooms/roomEntry.ts";
 import { invitationEnds } from "../../model/rooms/roomAdministration.ts";
 import type { Room } from "../../model/rooms/room.ts";
-import { useChat } from "../context.ts";
-import { Avatar } from "../parts/Avatar.tsx";
-import { Icon } from "../parts/Icon.tsx";
-import { BackLink } from "../parts/Page.tsx";
-import { exactTime, fromNow } from "../parts/time.ts";
-import { attempt } from "../parts/Toasts.tsx";
-import { go } from "../routing.ts";
+import { useChat } from "../clientContext.ts";
+import { Avatar } from "../components/Avatar.tsx";
+import { Icon } from "../components/Icon.tsx";
+import { BackLink } from "../components/Page.tsx";
+import { exactTime, fromNow } from "../components/formatTime.ts";
+import { attempt } from "../components/Toasts.tsx";
+import { go } from "../currentRoute.ts";
 
 /** Stands in place of the conversation in a room that one is invited to. */
 export function Invitation({ room }: { room: Room }) {

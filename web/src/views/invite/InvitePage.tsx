@@ -3,14 +3,14 @@ import { useEffect, useState } from "preact/hooks";
 import { MatrixError, messageOf } from "../../model/server/api.ts";
 import type { LinkPreview } from "../../model/server/parlourApi.ts";
 import { localpart } from "../../model/rooms/room.ts";
-import { useChat } from "../context.ts";
-import { Avatar } from "../parts/Avatar.tsx";
-import { Icon } from "../parts/Icon.tsx";
-import { BackLink } from "../parts/Page.tsx";
-import { fromNow } from "../parts/time.ts";
-import { attempt } from "../parts/Toasts.tsx";
-import { go } from "../routing.ts";
-import { arriving } from "./arrival.ts";
+import { useChat } from "../clientContext.ts";
+import { Avatar } from "../components/Avatar.tsx";
+import { Icon } from "../components/Icon.tsx";
+import { BackLink } from "../components/Page.tsx";
+import { fromNow } from "../components/formatTime.ts";
+import { attempt } from "../components/Toasts.tsx";
+import { go } from "../currentRoute.ts";
+import { arriving } from "./pendingInviteLink.ts";
 
 /** An invite link that somebody opens who is logged in. Whoever came through the link goes on into the room at once. */
 export function InvitePage({ token }: { token: string }) {

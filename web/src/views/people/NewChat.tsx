@@ -1,9 +1,9 @@
 import { useState } from "preact/hooks";
 import type { Found } from "../../model/people/userSearch.ts";
-import { useChat } from "../context.ts";
-import { Confirm } from "../parts/Confirm.tsx";
-import { PeoplePicker } from "../parts/PeoplePicker.tsx";
-import { go } from "../routing.ts";
+import { useChat } from "../clientContext.ts";
+import { Confirm } from "../components/ConfirmDialog.tsx";
+import { PeoplePicker } from "../components/PeoplePicker.tsx";
+import { go } from "../currentRoute.ts";
 
 /** Begins a direct chat, or goes back to the one that there is; with several people it is a room. */
 export function NewChat({ onClose }: { onClose: () => void }) {

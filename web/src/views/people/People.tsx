@@ -3,10 +3,10 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import { messageOf } from "../../model/server/api.ts";
 import { foundOf, seenOf, type Found } from "../../model/people/userSearch.ts";
 import type { UsersPage } from "../../model/server/parlourApi.ts";
-import { useChat } from "../context.ts";
-import { Icon } from "../parts/Icon.tsx";
-import { Page } from "../parts/Page.tsx";
-import { Windowed } from "../parts/Windowed.tsx";
+import { useChat } from "../clientContext.ts";
+import { Icon } from "../components/Icon.tsx";
+import { Page } from "../components/Page.tsx";
+import { Windowed } from "../components/VirtualList.tsx";
 import { PersonRow } from "./PersonRow.tsx";
 
 const TYPING_MS = 200;

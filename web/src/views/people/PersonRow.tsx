@@ -1,10 +1,10 @@
 import type { Found } from "../../model/people/userSearch.ts";
-import { useChat } from "../context.ts";
-import { Avatar } from "../parts/Avatar.tsx";
-import { IconButton } from "../parts/IconButton.tsx";
-import { showProfile } from "./card.ts";
-import { openDirect } from "./openDirect.ts";
-import { presenceText } from "./presence.ts";
+import { useChat } from "../clientContext.ts";
+import { Avatar } from "../components/Avatar.tsx";
+import { IconButton } from "../components/IconButton.tsx";
+import { showProfile } from "./shownProfile.ts";
+import { openDirect } from "./openDirectChat.ts";
+import { presenceText } from "./presenceText.ts";
 
 /** Somebody of this server; a click opens the direct chat. */
 export function PersonRow({ person: { id, name, avatar } }: { person: Found }) {

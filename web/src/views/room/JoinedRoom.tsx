@@ -2,19 +2,19 @@ import { useEffect, useMemo } from "preact/hooks";
 import { Composer as ComposerModel } from "../../model/composing/composer.ts";
 import { hrefOf } from "../../model/route.ts";
 import type { Room } from "../../model/rooms/room.ts";
-import { useChat } from "../context.ts";
+import { useChat } from "../clientContext.ts";
 import { Details } from "../details/Details.tsx";
-import { panel } from "../panel.ts";
-import { attempt } from "../parts/Toasts.tsx";
-import { go } from "../routing.ts";
-import { Announcer } from "./Announcer.tsx";
+import { panel } from "../sidePanel.ts";
+import { attempt } from "../components/Toasts.tsx";
+import { go } from "../currentRoute.ts";
+import { Announcer } from "./NewMessageAnnouncer.tsx";
 import { ComposerArea } from "./composer/ComposerArea.tsx";
 import { DropZone } from "./composer/DropZone.tsx";
-import { conversationOf, draftsOf, PlaceContext, type Place } from "./place.ts";
+import { conversationOf, draftsOf, PlaceContext, type Place } from "./roomContext.ts";
 import { RoomHeader } from "./RoomHeader.tsx";
 import { SearchPanel } from "./search/SearchPanel.tsx";
 import { ThreadPanel } from "./threads/ThreadPanel.tsx";
-import { MainList } from "./timeline/MainList.tsx";
+import { MainList } from "./timeline/RoomTimeline.tsx";
 import { TypingLine } from "./TypingLine.tsx";
 
 /** A room that one is in: the conversation, and the panel beside it. */

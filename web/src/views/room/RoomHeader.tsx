@@ -1,11 +1,11 @@
 import { hrefOf } from "../../model/route.ts";
-import { useChat } from "../context.ts";
-import { panel, type Panel } from "../panel.ts";
-import { Avatar } from "../parts/Avatar.tsx";
-import { Icon } from "../parts/Icon.tsx";
-import { IconButton } from "../parts/IconButton.tsx";
-import { fromNow } from "../parts/time.ts";
-import { usePlace } from "./place.ts";
+import { useChat } from "../clientContext.ts";
+import { panel, type Panel } from "../sidePanel.ts";
+import { Avatar } from "../components/Avatar.tsx";
+import { Icon } from "../components/Icon.tsx";
+import { IconButton } from "../components/IconButton.tsx";
+import { fromNow } from "../components/formatTime.ts";
+import { usePlace } from "./roomContext.ts";
 
 /** Where one is, with whom, and the ways to the panels. */
 export function RoomHeader() {

@@ -1,9 +1,9 @@
 import "./RoomPage.css";
-import { useChat } from "../context.ts";
+import { useChat } from "../clientContext.ts";
 import { Invitation } from "../invite/Invitation.tsx";
-import { Icon } from "../parts/Icon.tsx";
+import { Icon } from "../components/Icon.tsx";
 import { hrefOf } from "../../model/route.ts";
-import { Gone } from "./Gone.tsx";
+import { Gone } from "./NotJoinedRoom.tsx";
 import { JoinedRoom } from "./JoinedRoom.tsx";
 
 /** A conversation, or why there is none. */

@@ -1,4 +1,4 @@
-import { usePlace } from "./place.ts";
+import { usePlace } from "./roomContext.ts";
 
 /** Who is typing. Its place is kept free, so that nothing moves. */
 export function TypingLine() {

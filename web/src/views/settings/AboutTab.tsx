@@ -1,5 +1,5 @@
 import { serverOf } from "../../model/rooms/room.ts";
-import { useChat } from "../context.ts";
+import { useChat } from "../clientContext.ts";
 
 /** What runs here, and how other clients come in. */
 export function AboutTab() {

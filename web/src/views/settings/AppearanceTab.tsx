@@ -1,5 +1,5 @@
-import { useChat } from "../context.ts";
-import { attempt } from "../parts/Toasts.tsx";
+import { useChat } from "../clientContext.ts";
+import { attempt } from "../components/Toasts.tsx";
 
 const THEMES = [
   { id: "system", label: "Like the system" },

@@ -1,13 +1,13 @@
 import { useEffect, useState } from "preact/hooks";
 import { messageOf } from "../../model/server/api.ts";
 import type { Device } from "../../model/settings/accountSecurity.ts";
-import { useChat } from "../context.ts";
-import { Confirm } from "../parts/Confirm.tsx";
-import { Field } from "../parts/Form.tsx";
-import { Icon } from "../parts/Icon.tsx";
-import { IconButton } from "../parts/IconButton.tsx";
-import { PasswordField } from "../parts/PasswordField.tsx";
-import { exactTime, fromNow } from "../parts/time.ts";
+import { useChat } from "../clientContext.ts";
+import { Confirm } from "../components/ConfirmDialog.tsx";
+import { Field } from "../components/Form.tsx";
+import { Icon } from "../components/Icon.tsx";
+import { IconButton } from "../components/IconButton.tsx";
+import { PasswordField } from "../components/PasswordField.tsx";
+import { exactTime, fromNow } from "../components/formatTime.ts";
 
 type Open = { what: "rename"; device: Device } | { what: "sign-out"; devices: Device[] } | null;
 

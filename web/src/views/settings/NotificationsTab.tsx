@@ -1,10 +1,10 @@
 import { useState } from "preact/hooks";
 import { isOn, keywords, SHOWN_RULES } from "../../model/settings/pushRules.ts";
-import { useChat } from "../context.ts";
-import { Check, Field, Form } from "../parts/Form.tsx";
-import { Icon } from "../parts/Icon.tsx";
-import { attempt } from "../parts/Toasts.tsx";
-import { notificationsWanted, wantNotifications } from "../shell/wanted.ts";
+import { useChat } from "../clientContext.ts";
+import { Check, Field, Form } from "../components/Form.tsx";
+import { Icon } from "../components/Icon.tsx";
+import { attempt } from "../components/Toasts.tsx";
+import { notificationsWanted, wantNotifications } from "../shell/notificationPreference.ts";
 
 /** Whether this browser shows notifications, and what about. */
 export function NotificationsTab() {

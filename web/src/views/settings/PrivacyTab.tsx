@@ -1,7 +1,7 @@
-import { useChat } from "../context.ts";
-import { Check } from "../parts/Form.tsx";
-import { attempt } from "../parts/Toasts.tsx";
-import { showProfile } from "../people/card.ts";
+import { useChat } from "../clientContext.ts";
+import { Check } from "../components/Form.tsx";
+import { attempt } from "../components/Toasts.tsx";
+import { showProfile } from "../people/shownProfile.ts";
 
 /** What others learn of one, and whom one does not want to hear. */
 export function PrivacyTab() {

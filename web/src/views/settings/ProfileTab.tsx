@@ -1,8 +1,8 @@
-import { useChat } from "../context.ts";
-import { CopyButton } from "../parts/CopyButton.tsx";
-import { Field, Form } from "../parts/Form.tsx";
-import { PictureButton } from "../parts/PictureButton.tsx";
-import { tell } from "../parts/Toasts.tsx";
+import { useChat } from "../clientContext.ts";
+import { CopyButton } from "../components/CopyButton.tsx";
+import { Field, Form } from "../components/Form.tsx";
+import { PictureButton } from "../components/PictureButton.tsx";
+import { tell } from "../components/Toasts.tsx";
 
 /** How others see one. */
 export function ProfileTab() {

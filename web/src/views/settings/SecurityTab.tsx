@@ -1,11 +1,11 @@
 import { useState } from "preact/hooks";
 import type { Sessions } from "../../model/session/session.ts";
-import { useChat } from "../context.ts";
-import { Confirm } from "../parts/Confirm.tsx";
-import { Check, Field, Form } from "../parts/Form.tsx";
-import { NewPassword, newPassword } from "../parts/NewPassword.tsx";
-import { PasswordField } from "../parts/PasswordField.tsx";
-import { tell } from "../parts/Toasts.tsx";
+import { useChat } from "../clientContext.ts";
+import { Confirm } from "../components/ConfirmDialog.tsx";
+import { Check, Field, Form } from "../components/Form.tsx";
+import { NewPassword, newPassword } from "../components/NewPassword.tsx";
+import { PasswordField } from "../components/PasswordField.tsx";
+import { tell } from "../components/Toasts.tsx";
 
 /** The password, and the end of the account. */
 export function SecurityTab({ sessions }: { sessions: Sessions }) {

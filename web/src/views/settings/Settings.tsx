@@ -1,5 +1,5 @@
 import type { Sessions } from "../../model/session/session.ts";
-import { Lazy } from "../parts/Lazy.tsx";
+import { Lazy } from "../components/Lazy.tsx";
 
 /** The settings, which are fetched when they are opened first. */
 export function Settings({ tab, sessions }: { tab: string; sessions: Sessions }) {

@@ -1,8 +1,8 @@
 import "./Settings.css";
 import type { Sessions } from "../../model/session/session.ts";
-import { Page } from "../parts/Page.tsx";
-import { Tabs } from "../parts/Tabs.tsx";
-import { go } from "../routing.ts";
+import { Page } from "../components/Page.tsx";
+import { Tabs } from "../components/Tabs.tsx";
+import { go } from "../currentRoute.ts";
 import { AboutTab } from "./AboutTab.tsx";
 import { AppearanceTab } from "./AppearanceTab.tsx";
 import { DevicesTab } from "./DevicesTab.tsx";

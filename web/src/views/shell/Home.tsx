@@ -1,5 +1,5 @@
 import { hrefOf } from "../../model/route.ts";
-import { Icon } from "../parts/Icon.tsx";
+import { Icon } from "../components/Icon.tsx";
 
 /** What stands beside the list while nothing is chosen. */
 export function Home() {

@@ -1,9 +1,9 @@
 import { useEffect, useMemo } from "preact/hooks";
 import { Notifying, type News } from "../../model/rooms/notificationTracker.ts";
 import { previewOf } from "../../model/rooms/roomPreview.ts";
-import { useChat } from "../context.ts";
-import { go, route } from "../routing.ts";
-import { notificationsWanted } from "./wanted.ts";
+import { useChat } from "../clientContext.ts";
+import { go, route } from "../currentRoute.ts";
+import { notificationsWanted } from "./notificationPreference.ts";
 
 /** Shows what the push rules notify of, while one looks elsewhere. */
 export function Notifier() {

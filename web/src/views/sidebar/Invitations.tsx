@@ -3,12 +3,12 @@ import { isDirectInvitation } from "../../model/rooms/roomEntry.ts";
 import { invitationEnds } from "../../model/rooms/roomAdministration.ts";
 import type { Room } from "../../model/rooms/room.ts";
 import { hrefOf } from "../../model/route.ts";
-import { useChat } from "../context.ts";
-import { Avatar } from "../parts/Avatar.tsx";
-import { IconButton } from "../parts/IconButton.tsx";
-import { fromNow } from "../parts/time.ts";
-import { attempt } from "../parts/Toasts.tsx";
-import { go, route } from "../routing.ts";
+import { useChat } from "../clientContext.ts";
+import { Avatar } from "../components/Avatar.tsx";
+import { IconButton } from "../components/IconButton.tsx";
+import { fromNow } from "../components/formatTime.ts";
+import { attempt } from "../components/Toasts.tsx";
+import { go, route } from "../currentRoute.ts";
 
 /** The rooms that one is invited to; each can be answered at once. */
 export function Invitations() {

@@ -1,9 +1,9 @@
 import { useMemo, useRef } from "preact/hooks";
 import { Drafts } from "../../model/composing/drafts.ts";
 import type { Room } from "../../model/rooms/room.ts";
-import { useChat } from "../context.ts";
-import { Windowed } from "../parts/Windowed.tsx";
-import { route } from "../routing.ts";
+import { useChat } from "../clientContext.ts";
+import { Windowed } from "../components/VirtualList.tsx";
+import { route } from "../currentRoute.ts";
 import { RoomRow } from "./RoomRow.tsx";
 
 /** The height of a row, in rem; Sidebar.css says the same. */

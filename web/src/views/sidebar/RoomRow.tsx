@@ -2,11 +2,11 @@ import { levelOf } from "../../model/settings/pushRules.ts";
 import { previewOf, typingIn } from "../../model/rooms/roomPreview.ts";
 import type { Room } from "../../model/rooms/room.ts";
 import { hrefOf } from "../../model/route.ts";
-import { useChat } from "../context.ts";
-import { Avatar } from "../parts/Avatar.tsx";
-import { Icon } from "../parts/Icon.tsx";
-import { shortTime } from "../parts/time.ts";
-import { route } from "../routing.ts";
+import { useChat } from "../clientContext.ts";
+import { Avatar } from "../components/Avatar.tsx";
+import { Icon } from "../components/Icon.tsx";
+import { shortTime } from "../components/formatTime.ts";
+import { route } from "../currentRoute.ts";
 
 /** A room in the list: who and what it is, what was said last, and how much of it is unread. */
 export function RoomRow({ room, draft }: { room: Room; draft: string | undefined }) {

@@ -2,13 +2,13 @@ import "./Sidebar.css";
 import { useEffect, useRef, useState } from "preact/hooks";
 import { hrefOf } from "../../model/route.ts";
 import { shownRooms, type RoomFilter } from "../../model/rooms/roomFilter.ts";
-import { useChat } from "../context.ts";
-import { Icon, type IconName } from "../parts/Icon.tsx";
-import { route } from "../routing.ts";
-import { Found } from "./Found.tsx";
+import { useChat } from "../clientContext.ts";
+import { Icon, type IconName } from "../components/Icon.tsx";
+import { route } from "../currentRoute.ts";
+import { Found } from "./SearchSuggestions.tsx";
 import { Invitations } from "./Invitations.tsx";
 import { NewMenu } from "./NewMenu.tsx";
-import { OwnMenu } from "./OwnMenu.tsx";
+import { OwnMenu } from "./AccountMenu.tsx";
 import { RoomList } from "./RoomList.tsx";
 
 const FILTERS: { id: RoomFilter; label: string }[] = [

@@ -3,9 +3,9 @@ import type { Api } from "../../model/server/api.ts";
 import { register, tokenIsValid, type Registration } from "../../model/session/authentication.ts";
 import { hrefOf } from "../../model/route.ts";
 import type { Sessions } from "../../model/session/session.ts";
-import { Field, Form } from "../parts/Form.tsx";
-import { NewPassword, newPassword } from "../parts/NewPassword.tsx";
-import { forgetRegistrationToken, go } from "../routing.ts";
+import { Field, Form } from "../components/Form.tsx";
+import { NewPassword, newPassword } from "../components/NewPassword.tsx";
+import { forgetRegistrationToken, go } from "../currentRoute.ts";
 import { UsernameField } from "./UsernameField.tsx";
 
 interface Props {

@@ -1,8 +1,8 @@
 import type { Api } from "../../model/server/api.ts";
 import { login } from "../../model/session/authentication.ts";
 import type { Session, Sessions } from "../../model/session/session.ts";
-import { Form } from "../parts/Form.tsx";
-import { PasswordField } from "../parts/PasswordField.tsx";
+import { Form } from "../components/Form.tsx";
+import { PasswordField } from "../components/PasswordField.tsx";
 
 /** After a soft logout: the same account on the same device, so that nothing is lost. */
 export function SignInAgain({ api, sessions, expired }: { api: Api; sessions: Sessions; expired: Session }) {

@@ -1,10 +1,10 @@
 import "./Composer.css";
 import type { ComponentChildren } from "preact";
-import { useChat } from "../../context.ts";
-import { Icon, type IconName } from "../../parts/Icon.tsx";
-import { attempt } from "../../parts/Toasts.tsx";
-import { go } from "../../routing.ts";
-import { usePlace } from "../place.ts";
+import { useChat } from "../../clientContext.ts";
+import { Icon, type IconName } from "../../components/Icon.tsx";
+import { attempt } from "../../components/Toasts.tsx";
+import { go } from "../../currentRoute.ts";
+import { usePlace } from "../roomContext.ts";
 import { ComposerBox } from "./ComposerBox.tsx";
 
 /** Where one writes, or why one cannot. */

@@ -1,14 +1,14 @@
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
-import { IconButton } from "../../parts/IconButton.tsx";
-import { attempt } from "../../parts/Toasts.tsx";
+import { IconButton } from "../../components/IconButton.tsx";
+import { attempt } from "../../components/Toasts.tsx";
 import { EmojiButton } from "../emoji/EmojiButton.tsx";
-import { cleanForSending } from "../message/html.ts";
-import { usePlace } from "../place.ts";
-import { AboutBar } from "./AboutBar.tsx";
-import { Completion } from "./Completion.tsx";
-import { Files } from "./Files.tsx";
+import { cleanForSending } from "../message/sanitizeHtml.ts";
+import { usePlace } from "../roomContext.ts";
+import { AboutBar } from "./ReplyOrEditBar.tsx";
+import { Completion } from "./MentionSuggestions.tsx";
+import { Files } from "./AttachmentList.tsx";
 import { useAddFiles } from "./useAddFiles.ts";
-import { useCompletion } from "./useCompletion.ts";
+import { useCompletion } from "./useMentionCompletion.ts";
 
 /** The field for a message, with all that belongs to it. */
 export function ComposerBox() {

@@ -1,8 +1,8 @@
 import type { ComponentChildren } from "preact";
 import { useRef, useState } from "preact/hooks";
-import { useChat } from "../../context.ts";
-import { Icon } from "../../parts/Icon.tsx";
-import { usePlace } from "../place.ts";
+import { useChat } from "../../clientContext.ts";
+import { Icon } from "../../components/Icon.tsx";
+import { usePlace } from "../roomContext.ts";
 import { useAddFiles } from "./useAddFiles.ts";
 
 /** Takes files that are dropped on the conversation. */

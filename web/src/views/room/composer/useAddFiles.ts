@@ -1,8 +1,8 @@
 import { Attachment } from "../../../model/composing/attachment.ts";
-import { useChat } from "../../context.ts";
-import { tell } from "../../parts/Toasts.tsx";
-import { usePlace } from "../place.ts";
-import { measure } from "./measure.ts";
+import { useChat } from "../../clientContext.ts";
+import { tell } from "../../components/Toasts.tsx";
+import { usePlace } from "../roomContext.ts";
+import { measure } from "./measureFile.ts";
 
 /** So many files are sent at once. */
 const MOST = 20;

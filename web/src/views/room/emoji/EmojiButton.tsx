@@ -1,7 +1,7 @@
 import { Component, type ComponentChildren, type FunctionComponent } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
-import { IconButton } from "../../parts/IconButton.tsx";
-import { tell } from "../../parts/Toasts.tsx";
+import { IconButton } from "../../components/IconButton.tsx";
+import { tell } from "../../components/Toasts.tsx";
 import "./Emoji.css";
 
 interface Props {

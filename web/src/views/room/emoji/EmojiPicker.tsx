@@ -1,6 +1,6 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import emojis from "emojibase-data/en/compact.json";
-import { addRecent, recentEmoji } from "./recent.ts";
+import { addRecent, recentEmoji } from "./recentEmoji.ts";
 
 interface Emoji {
   unicode: string;

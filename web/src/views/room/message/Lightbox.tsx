@@ -1,6 +1,6 @@
 import { useEffect, useId, useRef } from "preact/hooks";
-import { useFile } from "../../context.ts";
-import { IconButton } from "../../parts/IconButton.tsx";
+import { useFile } from "../../clientContext.ts";
+import { IconButton } from "../../components/IconButton.tsx";
 import { download } from "./MediaBody.tsx";
 
 interface Props {

@@ -2,11 +2,11 @@ import "./MediaBody.css";
 import { useState } from "preact/hooks";
 import { sizeText } from "../../../model/composing/attachment.ts";
 import { number, record, text, type Content } from "../../../model/server/events.ts";
-import { useChat, useFile, useThumbnail } from "../../context.ts";
-import { Icon } from "../../parts/Icon.tsx";
-import { attempt } from "../../parts/Toasts.tsx";
+import { useChat, useFile, useThumbnail } from "../../clientContext.ts";
+import { Icon } from "../../components/Icon.tsx";
+import { attempt } from "../../components/Toasts.tsx";
 import { Lightbox } from "./Lightbox.tsx";
-import { fileName } from "./plain.ts";
+import { fileName } from "./plainText.ts";
 
 /** The box that a picture gets before it is there, in pixels. */
 const WIDEST = 352;

@@ -1,6 +1,6 @@
 import type { TimelineEvent } from "../../../model/timeline/timeline.ts";
-import { usePlace } from "../place.ts";
-import { plainText } from "./plain.ts";
+import { usePlace } from "../roomContext.ts";
+import { plainText } from "./plainText.ts";
 
 /** The message that is answered, in short. A click goes to it. */
 export function Quote({ eventId }: { eventId: string }) {

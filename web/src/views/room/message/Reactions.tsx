@@ -1,7 +1,7 @@
 import type { TimelineEvent } from "../../../model/timeline/timeline.ts";
-import { useChat } from "../../context.ts";
-import { attempt } from "../../parts/Toasts.tsx";
-import { usePlace } from "../place.ts";
+import { useChat } from "../../clientContext.ts";
+import { attempt } from "../../components/Toasts.tsx";
+import { usePlace } from "../roomContext.ts";
 
 /** So many kinds of reactions are shown. */
 const MOST = 30;

@@ -2,9 +2,9 @@ import { useMemo } from "preact/hooks";
 import { bodyOf } from "../../../model/composing/messageContent.ts";
 import { text, type Content } from "../../../model/server/events.ts";
 import { pieces } from "../../../model/composing/links.ts";
-import { useChat } from "../../context.ts";
-import { showProfile } from "../../people/card.ts";
-import { cleanForShowing } from "./html.ts";
+import { useChat } from "../../clientContext.ts";
+import { showProfile } from "../../people/shownProfile.ts";
+import { cleanForShowing } from "./sanitizeHtml.ts";
 
 /** So much of a text is shown. */
 const LONGEST = 40_000;

@@ -1,10 +1,10 @@
 import { relationOf } from "../../../model/server/events.ts";
 import { TimelineEvent } from "../../../model/timeline/timeline.ts";
-import { panel } from "../../panel.ts";
-import { Icon } from "../../parts/Icon.tsx";
-import { shortTime } from "../../parts/time.ts";
-import { usePlace } from "../place.ts";
-import { plainText } from "./plain.ts";
+import { panel } from "../../sidePanel.ts";
+import { Icon } from "../../components/Icon.tsx";
+import { shortTime } from "../../components/formatTime.ts";
+import { usePlace } from "../roomContext.ts";
+import { plainText } from "./plainText.ts";
 
 /** What a thread has come to, under its first message. */
 export function ThreadChip({ event }: { event: TimelineEvent }) {

@@ -1,13 +1,13 @@
 import "./Search.css";
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { Search } from "../../../model/timeline/messageSearch.ts";
-import { useChat } from "../../context.ts";
-import { panel } from "../../panel.ts";
-import { Check } from "../../parts/Form.tsx";
-import { Icon } from "../../parts/Icon.tsx";
-import { IconButton } from "../../parts/IconButton.tsx";
-import { usePlace } from "../place.ts";
-import { HitView } from "./HitView.tsx";
+import { useChat } from "../../clientContext.ts";
+import { panel } from "../../sidePanel.ts";
+import { Check } from "../../components/Form.tsx";
+import { Icon } from "../../components/Icon.tsx";
+import { IconButton } from "../../components/IconButton.tsx";
+import { usePlace } from "../roomContext.ts";
+import { HitView } from "./SearchResult.tsx";
 
 /** Searches in the messages of this room, or of all. */
 export function SearchPanel() {

@@ -1,12 +1,12 @@
 import { useEffect, useMemo, useState } from "preact/hooks";
 import { messageOf } from "../../../model/server/api.ts";
 import { Composer as ComposerModel } from "../../../model/composing/composer.ts";
-import { useChat } from "../../context.ts";
-import { panel } from "../../panel.ts";
-import { IconButton } from "../../parts/IconButton.tsx";
+import { useChat } from "../../clientContext.ts";
+import { panel } from "../../sidePanel.ts";
+import { IconButton } from "../../components/IconButton.tsx";
 import { ComposerArea } from "../composer/ComposerArea.tsx";
-import { draftsOf, PlaceContext, usePlace, type Place } from "../place.ts";
-import { usePendingList } from "../timeline/MainList.tsx";
+import { draftsOf, PlaceContext, usePlace, type Place } from "../roomContext.ts";
+import { usePendingList } from "../timeline/RoomTimeline.tsx";
 import { MessageList } from "../timeline/MessageList.tsx";
 
 /** A thread beside its room. */

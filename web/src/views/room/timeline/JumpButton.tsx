@@ -1,4 +1,4 @@
-import { Icon } from "../../parts/Icon.tsx";
+import { Icon } from "../../components/Icon.tsx";
 
 export function JumpButton({ count, onClick }: { count: number; onClick: () => void }) {
   const label = count === 0 ? "Jump to the newest" : count === 1 ? "Jump to 1 new message" : `Jump to ${count} new messages`;

@@ -4,12 +4,12 @@ import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/ho
 import type { Target } from "../../../model/timeline/conversation.ts";
 import { rowsOf, type Row } from "../../../model/timeline/timelineRows.ts";
 import type { Timeline, TimelineEvent } from "../../../model/timeline/timeline.ts";
-import { useChat } from "../../context.ts";
-import { usePlace } from "../place.ts";
+import { useChat } from "../../clientContext.ts";
+import { usePlace } from "../roomContext.ts";
 import { JumpButton } from "./JumpButton.tsx";
-import { RowView } from "./RowView.tsx";
-import { useArrows } from "./useArrows.ts";
-import { useWindowedList } from "./useWindowedList.ts";
+import { RowView } from "./TimelineRow.tsx";
+import { useArrows } from "./useArrowKeys.ts";
+import { useWindowedList } from "./useVirtualRows.ts";
 
 interface Props {
   timeline: Timeline;

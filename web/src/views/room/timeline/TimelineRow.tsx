@@ -1,7 +1,7 @@
 import type { Row } from "../../../model/timeline/timelineRows.ts";
-import { dayName } from "../../parts/time.ts";
+import { dayName } from "../../components/formatTime.ts";
 import { Message } from "../message/Message.tsx";
-import { Changes } from "./Changes.tsx";
+import { Changes } from "./StateChanges.tsx";
 
 interface Props {
   row: Row;

@@ -1,6 +1,6 @@
-import { Avatar } from "../../parts/Avatar.tsx";
-import { Icon } from "../../parts/Icon.tsx";
-import type { useCompletion } from "./useCompletion.ts";
+import { Avatar } from "../../components/Avatar.tsx";
+import { Icon } from "../../components/Icon.tsx";
+import type { useCompletion } from "./useMentionCompletion.ts";
 
 /** The people whose names begin with what is written. */
 export function Completion({ completion }: { completion: ReturnType<typeof useCompletion> }) {

@@ -1,15 +1,15 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import { bodyOf } from "../../../model/composing/messageContent.ts";
 import type { TimelineEvent } from "../../../model/timeline/timeline.ts";
-import { useChat } from "../../context.ts";
-import { panel } from "../../panel.ts";
-import { Dialog } from "../../parts/Dialog.tsx";
-import { Form } from "../../parts/Form.tsx";
-import { IconButton } from "../../parts/IconButton.tsx";
-import { Menu, type MenuItem } from "../../parts/Menu.tsx";
-import { attempt, tell } from "../../parts/Toasts.tsx";
+import { useChat } from "../../clientContext.ts";
+import { panel } from "../../sidePanel.ts";
+import { Dialog } from "../../components/Dialog.tsx";
+import { Form } from "../../components/Form.tsx";
+import { IconButton } from "../../components/IconButton.tsx";
+import { Menu, type MenuItem } from "../../components/Menu.tsx";
+import { attempt, tell } from "../../components/Toasts.tsx";
 import { EmojiButton } from "../emoji/EmojiButton.tsx";
-import { usePlace } from "../place.ts";
+import { usePlace } from "../roomContext.ts";
 
 /** What one can do with a message. */
 export function Actions({ event, menuAsked }: { event: TimelineEvent; menuAsked: number }) {

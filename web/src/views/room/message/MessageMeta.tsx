@@ -1,10 +1,10 @@
 import { useComputed } from "@preact/signals";
 import { useState } from "preact/hooks";
 import type { TimelineEvent } from "../../../model/timeline/timeline.ts";
-import { Icon } from "../../parts/Icon.tsx";
-import { exactTime, timeOfDay } from "../../parts/time.ts";
-import { useChat } from "../../context.ts";
-import { usePlace } from "../place.ts";
+import { Icon } from "../../components/Icon.tsx";
+import { exactTime, timeOfDay } from "../../components/formatTime.ts";
+import { useChat } from "../../clientContext.ts";
+import { usePlace } from "../roomContext.ts";
 
 /** When a message was said, whether it was changed, and for own ones how far it came. */
 export function Meta({ event }: { event: TimelineEvent }) {

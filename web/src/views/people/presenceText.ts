@@ -1,7 +1,7 @@
 // When somebody was there, in words.
 
 import type { Presence } from "../../model/people/presence.ts";
-import { fromNow } from "../parts/time.ts";
+import { fromNow } from "../components/formatTime.ts";
 
 export function presenceText(presence: Presence | undefined, now = Date.now()): string {
   if (presence?.presence === "online") return "Online";

@@ -1,9 +1,9 @@
 import { useEffect, useState } from "preact/hooks";
 import { sizeText, type Attachment } from "../../../model/composing/attachment.ts";
 import { harmless } from "../../../model/server/media.ts";
-import { Icon } from "../../parts/Icon.tsx";
-import { IconButton } from "../../parts/IconButton.tsx";
-import { usePlace } from "../place.ts";
+import { Icon } from "../../components/Icon.tsx";
+import { IconButton } from "../../components/IconButton.tsx";
+import { usePlace } from "../roomContext.ts";
 
 /** The files that are about to be sent. */
 export function Files({ isSending }: { isSending: boolean }) {

@@ -1,6 +1,6 @@
 import type { ComponentChildren } from "preact";
 import { useLayoutEffect, useRef, useState } from "preact/hooks";
-import "./Windowed.css";
+import "./VirtualList.css";
 
 interface Props<T> {
   items: T[];

@@ -1,11 +1,11 @@
 import { useState } from "preact/hooks";
 import { isSpent, usesLeft, type InviteLink } from "../../model/server/parlourApi.ts";
 import { hrefOf } from "../../model/route.ts";
-import { CopyButton } from "../parts/CopyButton.tsx";
-import { IconButton } from "../parts/IconButton.tsx";
-import { Lazy } from "../parts/Lazy.tsx";
-import { exactTime, fromNow } from "../parts/time.ts";
-import { attempt } from "../parts/Toasts.tsx";
+import { CopyButton } from "../components/CopyButton.tsx";
+import { IconButton } from "../components/IconButton.tsx";
+import { Lazy } from "../components/Lazy.tsx";
+import { exactTime, fromNow } from "../components/formatTime.ts";
+import { attempt } from "../components/Toasts.tsx";
 
 /** An invite link: what is left of it, and the ways to hand it on or take it back. */
 export function LinkRow({ link, onRevoke }: { link: InviteLink; onRevoke: () => Promise<void> }) {
@@ -37,7 +37,7 @@ export function LinkRow({ link, onRevoke }: { link: InviteLink; onRevoke: () => 
         <IconButton icon="trash" label={`Revoke ${name}`} disabled={busy} onClick={() => void revoke()} />
       </div>
       <input class="input invite-url" readOnly value={url} aria-label={`Address of ${name}`} onFocus={(event) => event.currentTarget.select()} />
-      {showsCode && <Lazy load={async () => (await import("./Qr.tsx")).Qr} props={{ text: url, label: `QR code of ${name}` }} />}
+      {showsCode && <Lazy load={async () => (await import("./QrCode.tsx")).Qr} props={{ text: url, label: `QR code of ${name}` }} />}
     </li>
   );
 }

@@ -1,6 +1,6 @@
-import { useChat } from "../../context.ts";
-import { Avatar } from "../../parts/Avatar.tsx";
-import { usePlace } from "../place.ts";
+import { useChat } from "../../clientContext.ts";
+import { Avatar } from "../../components/Avatar.tsx";
+import { usePlace } from "../roomContext.ts";
 
 interface Props {
   /** Whether there is more above. */

@@ -2,8 +2,8 @@
 
 import { useId, useState } from "preact/hooks";
 import type { Member } from "../../../model/rooms/room.ts";
-import { useChat } from "../../context.ts";
-import { usePlace } from "../place.ts";
+import { useChat } from "../../clientContext.ts";
+import { usePlace } from "../roomContext.ts";
 
 export interface Choice {
   id: string;

@@ -1,8 +1,8 @@
 import { useState } from "preact/hooks";
 import { describe } from "../../../model/timeline/stateEventText.ts";
 import type { TimelineEvent } from "../../../model/timeline/timeline.ts";
-import { timeOfDay, exactTime } from "../../parts/time.ts";
-import { usePlace } from "../place.ts";
+import { timeOfDay, exactTime } from "../../components/formatTime.ts";
+import { usePlace } from "../roomContext.ts";
 
 /** More changes in a row than this are folded. */
 const FOLDED_FROM = 4;

@@ -1,5 +1,5 @@
 import "./Avatar.css";
-import { useChat, useThumbnail } from "../context.ts";
+import { useChat, useThumbnail } from "../clientContext.ts";
 
 interface Props {
   /** What the colour follows: a user's or a room's id. */

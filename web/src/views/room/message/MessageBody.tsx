@@ -1,9 +1,9 @@
 import type { ComponentChildren } from "preact";
 import { text, record } from "../../../model/server/events.ts";
 import type { TimelineEvent } from "../../../model/timeline/timeline.ts";
-import { Icon } from "../../parts/Icon.tsx";
+import { Icon } from "../../components/Icon.tsx";
 import { FileBody, ImageBody, SoundBody, VideoBody } from "./MediaBody.tsx";
-import { captionOf, pollOf } from "./plain.ts";
+import { captionOf, pollOf } from "./plainText.ts";
 import { TextBody } from "./TextBody.tsx";
 
 /** What a message says, by its kind. */

@@ -1,11 +1,11 @@
 import { emphasised, type Hit } from "../../../model/timeline/messageSearch.ts";
 import { TimelineEvent } from "../../../model/timeline/timeline.ts";
-import { useChat } from "../../context.ts";
-import { exactTime, shortTime } from "../../parts/time.ts";
-import { go } from "../../routing.ts";
-import { plainText } from "../message/plain.ts";
+import { useChat } from "../../clientContext.ts";
+import { exactTime, shortTime } from "../../components/formatTime.ts";
+import { go } from "../../currentRoute.ts";
+import { plainText } from "../message/plainText.ts";
 import { hueOf } from "../message/Quote.tsx";
-import { usePlace } from "../place.ts";
+import { usePlace } from "../roomContext.ts";
 
 /** A message that was found. A click goes to it. */
 export function HitView({ hit, words }: { hit: Hit; words: string[] }) {

@@ -1,7 +1,7 @@
 import { signal } from "@preact/signals";
 import { forgetDrafts } from "../../model/composing/drafts.ts";
 import type { Sessions } from "../../model/session/session.ts";
-import { Confirm } from "../parts/Confirm.tsx";
+import { Confirm } from "../components/ConfirmDialog.tsx";
 
 export const signOutAsked = signal(false);
 

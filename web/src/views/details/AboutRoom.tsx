@@ -1,10 +1,10 @@
 import { useState } from "preact/hooks";
 import type { Room } from "../../model/rooms/room.ts";
-import { useChat } from "../context.ts";
-import { Avatar } from "../parts/Avatar.tsx";
-import { CopyButton } from "../parts/CopyButton.tsx";
-import { Icon } from "../parts/Icon.tsx";
-import { presenceText } from "../people/presence.ts";
+import { useChat } from "../clientContext.ts";
+import { Avatar } from "../components/Avatar.tsx";
+import { CopyButton } from "../components/CopyButton.tsx";
+import { Icon } from "../components/Icon.tsx";
+import { presenceText } from "../people/presenceText.ts";
 import { EditRoom } from "./EditRoom.tsx";
 import { InviteDialog } from "./InviteDialog.tsx";
 import { LeaveRoom } from "./LeaveRoom.tsx";

@@ -1,12 +1,12 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import { messageOf } from "../../../model/server/api.ts";
 import type { Room } from "../../../model/rooms/room.ts";
-import { useChat } from "../../context.ts";
-import { attempt } from "../../parts/Toasts.tsx";
-import { usePlace } from "../place.ts";
-import { Beginning } from "./Beginning.tsx";
+import { useChat } from "../../clientContext.ts";
+import { attempt } from "../../components/Toasts.tsx";
+import { usePlace } from "../roomContext.ts";
+import { Beginning } from "./TimelineStart.tsx";
 import { MessageList } from "./MessageList.tsx";
-import { useAttention } from "./useAttention.ts";
+import { useAttention } from "./usePageFocus.ts";
 
 /** So many pages are loaded to find where the new messages begin. */
 const PAGES_BACK = 4;

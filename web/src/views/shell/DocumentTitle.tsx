@@ -1,6 +1,6 @@
 import { useEffect } from "preact/hooks";
-import { useChat } from "../context.ts";
-import { route } from "../routing.ts";
+import { useChat } from "../clientContext.ts";
+import { route } from "../currentRoute.ts";
 
 const NAMES = { home: "", room: "", people: "People", explore: "Explore rooms", settings: "Settings", invite: "Invitation", register: "", login: "" };
 

@@ -4,9 +4,9 @@ import { Parlour, type LinkPreview } from "../../model/server/parlourApi.ts";
 import { localpart } from "../../model/rooms/room.ts";
 import { hrefOf } from "../../model/route.ts";
 import type { Sessions } from "../../model/session/session.ts";
-import { arriving } from "../invite/arrival.ts";
-import { Icon } from "../parts/Icon.tsx";
-import { fromNow } from "../parts/time.ts";
+import { arriving } from "../invite/pendingInviteLink.ts";
+import { Icon } from "../components/Icon.tsx";
+import { fromNow } from "../components/formatTime.ts";
 import { RegisterForm } from "./Register.tsx";
 import { SignInForm } from "./SignIn.tsx";
 

@@ -1,6 +1,6 @@
 import type { Chat } from "../../model/client.ts";
-import { attempt } from "../parts/Toasts.tsx";
-import { go } from "../routing.ts";
+import { attempt } from "../components/Toasts.tsx";
+import { go } from "../currentRoute.ts";
 
 /** Goes to the direct chat with somebody, which is made if there is none. */
 export async function openDirect({ founding }: Chat, userId: string): Promise<void> {

@@ -2,10 +2,10 @@ import { useEffect, useState } from "preact/hooks";
 import { messageOf } from "../../model/server/api.ts";
 import type { PublicRoom } from "../../model/rooms/roomDirectory.ts";
 import { findPeople, type Found as Person } from "../../model/people/userSearch.ts";
-import { useChat } from "../context.ts";
-import { Avatar } from "../parts/Avatar.tsx";
-import { attempt } from "../parts/Toasts.tsx";
-import { go } from "../routing.ts";
+import { useChat } from "../clientContext.ts";
+import { Avatar } from "../components/Avatar.tsx";
+import { attempt } from "../components/Toasts.tsx";
+import { go } from "../currentRoute.ts";
 
 const TYPING_MS = 250;
 

@@ -3,9 +3,9 @@ import type { RawEvent } from "../../model/server/events.ts";
 import { relationOf } from "../../model/server/events.ts";
 import { isShown } from "../../model/rooms/room.ts";
 import { TimelineEvent } from "../../model/timeline/timeline.ts";
-import { useChat } from "../context.ts";
-import { plainText } from "./message/plain.ts";
-import { usePlace } from "./place.ts";
+import { useChat } from "../clientContext.ts";
+import { plainText } from "./message/plainText.ts";
+import { usePlace } from "./roomContext.ts";
 
 /** Tells screen readers of new messages, while the page is looked at. */
 export function Announcer() {

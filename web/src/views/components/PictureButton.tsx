@@ -1,6 +1,6 @@
 import "./PictureButton.css";
 import { useRef, useState } from "preact/hooks";
-import { useChat } from "../context.ts";
+import { useChat } from "../clientContext.ts";
 import { Avatar } from "./Avatar.tsx";
 import { attempt } from "./Toasts.tsx";
 

@@ -1,8 +1,8 @@
-import { useChat } from "../context.ts";
-import { Avatar } from "../parts/Avatar.tsx";
-import { Menu } from "../parts/Menu.tsx";
-import { go } from "../routing.ts";
-import { signOutAsked } from "../shell/SignOut.tsx";
+import { useChat } from "../clientContext.ts";
+import { Avatar } from "../components/Avatar.tsx";
+import { Menu } from "../components/Menu.tsx";
+import { go } from "../currentRoute.ts";
+import { signOutAsked } from "../shell/SignOutDialog.tsx";
 
 /** Who one is here, and what belongs to that. */
 export function OwnMenu() {

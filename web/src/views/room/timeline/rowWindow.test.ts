@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import type { Row } from "../../../model/timeline/timelineRows.ts";
-import { aroundRow, cut, down, EVERYTHING, MOST, sliceOf, up } from "./windowing.ts";
+import { aroundRow, cut, down, EVERYTHING, MOST, sliceOf, up } from "./rowWindow.ts";
 
 const rowsUpTo = (count: number) => Array.from({ length: count }, (_, at) => ({ key: `$${at}`, first: at * 2, last: at * 2 + 1 }) as Row);
 

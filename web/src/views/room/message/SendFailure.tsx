@@ -1,6 +1,6 @@
 import type { TimelineEvent } from "../../../model/timeline/timeline.ts";
-import { Icon } from "../../parts/Icon.tsx";
-import { usePlace } from "../place.ts";
+import { Icon } from "../../components/Icon.tsx";
+import { usePlace } from "../roomContext.ts";
 
 /** Why a message was not sent, and what can be done. */
 export function Failed({ event }: { event: TimelineEvent }) {

@@ -1,7 +1,7 @@
-import { Icon } from "../../parts/Icon.tsx";
-import { IconButton } from "../../parts/IconButton.tsx";
+import { Icon } from "../../components/Icon.tsx";
+import { IconButton } from "../../components/IconButton.tsx";
 import { QuotedText } from "../message/Quote.tsx";
-import { usePlace } from "../place.ts";
+import { usePlace } from "../roomContext.ts";
 
 /** What is answered or edited. */
 export function AboutBar() {

@@ -1,10 +1,10 @@
 import { hrefOf } from "../../model/route.ts";
 import type { Room } from "../../model/rooms/room.ts";
 import { text } from "../../model/server/events.ts";
-import { useChat } from "../context.ts";
-import { Avatar } from "../parts/Avatar.tsx";
-import { attempt } from "../parts/Toasts.tsx";
-import { conversationOf } from "./place.ts";
+import { useChat } from "../clientContext.ts";
+import { Avatar } from "../components/Avatar.tsx";
+import { attempt } from "../components/Toasts.tsx";
+import { conversationOf } from "./roomContext.ts";
 
 /** A room that one is not in any more, or waits to be let into. */
 export function Gone({ room }: { room: Room }) {
