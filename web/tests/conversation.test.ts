@@ -1,6 +1,6 @@
 import { beforeAll, expect, test } from "vitest";
 import { world, type Person } from "./harness.ts";
-import { actions, field, log, message, roomOf, write, type TestRoom } from "./talking.ts";
+import { actions, field, log, message, roomOf, write, type TestRoom } from "./roomHelpers.ts";
 
 const here = world();
 let alice: Person;

@@ -1,6 +1,6 @@
 import { beforeAll, expect, test } from "vitest";
 import { world, type Person } from "./harness.ts";
-import { field, message, roomOf, write, type TestRoom } from "./talking.ts";
+import { field, message, roomOf, write, type TestRoom } from "./roomHelpers.ts";
 
 const ENCRYPTION = { type: "m.room.encryption", state_key: "", content: { algorithm: "m.megolm.v1.aes-sha2" } };
 

@@ -1,6 +1,6 @@
 import { beforeAll, expect, test } from "vitest";
 import { world, type Person } from "./harness.ts";
-import { log, message, roomOf, type TestRoom } from "./talking.ts";
+import { log, message, roomOf, type TestRoom } from "./roomHelpers.ts";
 
 const COUNT = 1_500;
 const AT_ONCE = 25;

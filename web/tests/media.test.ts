@@ -1,6 +1,6 @@
 import { beforeAll, expect, test } from "vitest";
 import { world, type Person } from "./harness.ts";
-import { field, log, message, roomOf, type TestRoom } from "./talking.ts";
+import { field, log, message, roomOf, type TestRoom } from "./roomHelpers.ts";
 
 const here = world({ PARLOUR__MEDIA__MAX_UPLOAD_BYTES: "2000000" });
 let alice: Person;

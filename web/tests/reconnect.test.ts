@@ -1,7 +1,7 @@
 import type { WebSocketRoute } from "playwright-core";
 import { beforeAll, expect, test } from "vitest";
 import { world, type Person } from "./harness.ts";
-import { field, log, message, roomOf, write, type TestRoom } from "./talking.ts";
+import { field, log, message, roomOf, write, type TestRoom } from "./roomHelpers.ts";
 
 const here = world();
 let alice: Person;

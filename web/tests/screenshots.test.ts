@@ -6,7 +6,7 @@ import { join, resolve } from "node:path";
 import type { Page } from "playwright-core";
 import { expect, test } from "vitest";
 import { world, type Person } from "./harness.ts";
-import { log, roomOf, type TestRoom } from "./talking.ts";
+import { log, roomOf, type TestRoom } from "./roomHelpers.ts";
 
 const here = world();
 const FOLDER = process.env["SCREENSHOTS"] ?? resolve(import.meta.dirname, "../../target/screenshots");

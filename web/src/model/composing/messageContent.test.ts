@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import { bodyOf, editContent, messageContent } from "./messageContent.ts";
-import { event } from "../testing.ts";
+import { event } from "../testHelpers.ts";
 import { TimelineEvent } from "../timeline/timeline.ts";
 
 const written = (text: string) => ({ text, mentions: [] });

@@ -4,7 +4,7 @@ import { MatrixError, NetworkError, type Api } from "../server/api.ts";
 import type { Connection } from "../server/liveConnection.ts";
 import { Room } from "../rooms/room.ts";
 import { Sending, type Channel } from "./sendQueue.ts";
-import { apiThat, event, refusal } from "../testing.ts";
+import { apiThat, event, refusal } from "../testHelpers.ts";
 
 beforeEach(() => void vi.useFakeTimers());
 afterEach(() => void vi.useRealTimers());

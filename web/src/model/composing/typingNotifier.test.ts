@@ -2,7 +2,7 @@ import { signal } from "@preact/signals";
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import type { Connection } from "../server/liveConnection.ts";
 import type { Channel } from "./sendQueue.ts";
-import { apiThat } from "../testing.ts";
+import { apiThat } from "../testHelpers.ts";
 import { Typist } from "./typingNotifier.ts";
 
 let told: boolean[];

@@ -2,7 +2,7 @@ import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import type { MatrixError } from "./api.ts";
 import type { SyncUpdate } from "./events.ts";
 import { Live, type Socket } from "./liveConnection.ts";
-import { apiThat, refusal } from "../testing.ts";
+import { apiThat, refusal } from "../testHelpers.ts";
 
 /** A WebSocket whose other end is the test. */
 class FakeSocket {

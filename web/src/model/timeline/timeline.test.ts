@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import type { RawEvent } from "../server/events.ts";
-import { apiThat, edit, event, reaction, redaction, reply } from "../testing.ts";
+import { apiThat, edit, event, reaction, redaction, reply } from "../testHelpers.ts";
 import { Timeline, TimelineEvent } from "./timeline.ts";
 
 const nothing = apiThat(() => ({ chunk: [] }));

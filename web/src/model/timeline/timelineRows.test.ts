@@ -1,8 +1,8 @@
 import { expect, test } from "vitest";
 import { rowsOf } from "./timelineRows.ts";
-import { edit, event, reaction, redaction, reply } from "../testing.ts";
+import { edit, event, reaction, redaction, reply } from "../testHelpers.ts";
 import { Timeline } from "./timeline.ts";
-import { apiThat } from "../testing.ts";
+import { apiThat } from "../testHelpers.ts";
 import type { RawEvent } from "../server/events.ts";
 
 const NOON = Date.UTC(2026, 0, 5, 12);

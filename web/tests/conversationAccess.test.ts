@@ -2,7 +2,7 @@ import axe from "axe-core";
 import type { Page } from "playwright-core";
 import { beforeAll, expect, test } from "vitest";
 import { world, type Person } from "./harness.ts";
-import { actions, field, message, roomOf, type TestRoom } from "./talking.ts";
+import { actions, field, message, roomOf, type TestRoom } from "./roomHelpers.ts";
 
 const here = world();
 let alice: Person;
