@@ -2,7 +2,7 @@ import { readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import type { Page } from "playwright-core";
 import { expect, test } from "vitest";
-import { world, type Person } from "./harness.ts";
+import { type Person, world } from "./harness.ts";
 
 const here = world();
 
@@ -25,7 +25,13 @@ async function problemsOf(page: Page): Promise<string[]> {
 const THEMES = ["light", "dark"] as const;
 
 async function looks(page: Page, screen: string): Promise<void> {
-  await page.evaluate(async () => Promise.all(document.getAnimations().map(async (animation) => animation.finish !== undefined && animation.effect?.getComputedTiming().iterations !== Infinity && animation.finish())));
+  await page.evaluate(async () =>
+    Promise.all(
+      document
+        .getAnimations()
+        .map(async (animation) => animation.finish !== undefined && animation.effect?.getComputedTiming().iterations !== Infinity && animation.finish()),
+    ),
+  );
   expect(await problemsOf(page), screen).toEqual([]);
 }
 
@@ -59,9 +65,17 @@ test.for(THEMES)("the list, people, and rooms to find, %s", async (colorScheme) 
   await looks(page, "menu");
   await page.keyboard.press("Escape");
   await page.goto("/#/people");
-  await page.getByRole("main").getByRole("button", { name: /^friend/ }).first().waitFor();
+  await page
+    .getByRole("main")
+    .getByRole("button", { name: /^friend/ })
+    .first()
+    .waitFor();
   await looks(page, "people");
-  await page.getByRole("main").getByRole("button", { name: /^Profile of friend/ }).first().click();
+  await page
+    .getByRole("main")
+    .getByRole("button", { name: /^Profile of friend/ })
+    .first()
+    .click();
   await page.getByRole("dialog", { name: "Profile" }).getByText("Rooms you share").waitFor();
   await looks(page, "profile card");
   await page.keyboard.press("Escape");
@@ -72,14 +86,20 @@ test.for(THEMES)("the list, people, and rooms to find, %s", async (colorScheme) 
   await page.getByRole("radio", { name: /Public/ }).check();
   await looks(page, "new room");
   await page.keyboard.press("Escape");
-  await page.getByRole("region", { name: /Invitations/ }).getByRole("link").click();
+  await page
+    .getByRole("region", { name: /Invitations/ })
+    .getByRole("link")
+    .click();
   await page.getByRole("main").getByRole("button", { name: "Accept" }).waitFor();
   await looks(page, "invitation");
 });
 
 test.for(THEMES)("the details of a room, %s", async (colorScheme) => {
   const { page } = await personWithRooms(`bea-${colorScheme}`, colorScheme);
-  await page.getByRole("list", { name: "Rooms and chats" }).getByRole("link", { name: /Garden/ }).click();
+  await page
+    .getByRole("list", { name: "Rooms and chats" })
+    .getByRole("link", { name: /Garden/ })
+    .click();
   await page.getByRole("button", { name: "Details", exact: true }).click();
   const panel = page.getByRole("complementary", { name: /^Details/ });
   await panel.waitFor();
@@ -97,7 +117,10 @@ test.for(THEMES)("the details of a room, %s", async (colorScheme) => {
   await looks(page, "invite links");
   await page.keyboard.press("Escape");
   await panel.getByRole("tab", { name: "Members" }).click();
-  await panel.getByRole("button", { name: /^Actions for/ }).first().click();
+  await panel
+    .getByRole("button", { name: /^Actions for/ })
+    .first()
+    .click();
   await looks(page, "members");
   await page.keyboard.press("Escape");
   await panel.getByRole("tab", { name: "Settings" }).click();
@@ -120,7 +143,12 @@ async function personWithRooms(name: string, colorScheme: "light" | "dark"): Pro
   const friend = await here.register(`friend-${name}`);
   const person = await here.person(name, { colorScheme });
   const token = await here.token(person);
-  const { room_id } = await here.api(token, "POST", "/_matrix/client/v3/createRoom", { name: "Garden", topic: "Seeds", preset: "public_chat", visibility: "public" });
+  const { room_id } = await here.api(token, "POST", "/_matrix/client/v3/createRoom", {
+    name: "Garden",
+    topic: "Seeds",
+    preset: "public_chat",
+    visibility: "public",
+  });
   const room = encodeURIComponent(String(room_id));
   await here.api(friend.access_token, "POST", `/_matrix/client/v3/join/${room}`, {});
   await here.api(friend.access_token, "PUT", `/_matrix/client/v3/rooms/${room}/send/m.room.message/1`, { msgtype: "m.text", body: "Hello" });

@@ -1,6 +1,6 @@
 import { beforeAll, expect, test } from "vitest";
-import { world, type Person } from "./harness.ts";
-import { actions, field, message, roomOf, write, type TestRoom } from "./roomHelpers.ts";
+import { type Person, world } from "./harness.ts";
+import { actions, field, message, roomOf, type TestRoom, write } from "./roomHelpers.ts";
 
 const here = world();
 let alice: Person;
@@ -74,7 +74,9 @@ test("an answer that was begun is kept over a reload", async () => {
   await alice.page.reload();
   await alice.page.getByRole("group", { name: "Reply to" }).getByText("Answer me").waitFor();
   await field(alice.page).press("Enter");
-  await message(bob.page, "In a moment").getByRole("button", { name: /Answers: bob/ }).waitFor();
+  await message(bob.page, "In a moment")
+    .getByRole("button", { name: /Answers: bob/ })
+    .waitFor();
 });
 
 test("a name is completed, and whoever is meant is told", async () => {

@@ -1,6 +1,6 @@
 import { beforeAll, expect, test } from "vitest";
-import { world, type Person } from "./harness.ts";
-import { actions, field, log, message, roomOf, write, type TestRoom } from "./roomHelpers.ts";
+import { type Person, world } from "./harness.ts";
+import { actions, field, log, message, roomOf, type TestRoom, write } from "./roomHelpers.ts";
 
 const here = world();
 let alice: Person;
@@ -56,7 +56,13 @@ test("a reply shows what it answers, and leads to it", async () => {
 
   const quote = message(alice.page, "The answer").getByRole("button", { name: "Answers: alice The question" });
   await quote.click();
-  await expect.poll(async () => message(alice.page, "The question").first().evaluate((element) => element === document.activeElement)).toBe(true);
+  await expect
+    .poll(async () =>
+      message(alice.page, "The question")
+        .first()
+        .evaluate((element) => element === document.activeElement),
+    )
+    .toBe(true);
 });
 
 test("an edit replaces the text for everybody, and says so", async () => {
@@ -113,7 +119,7 @@ test("only harmless HTML is shown", async () => {
 
   const html = await shown.locator(".text").innerHTML();
   expect(html).not.toMatch(/quotation|<img|<script|javascript:|onclick|style=|iframe|<form|<input|<svg|evil|id=|class="dialog"/);
-  expect(html).toContain('<b>bold</b>');
+  expect(html).toContain("<b>bold</b>");
   expect(html).toContain('class="language-rust"');
   const link = shown.getByRole("link", { name: "good link" });
   expect(await link.getAttribute("target")).toBe("_blank");

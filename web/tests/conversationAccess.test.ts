@@ -1,7 +1,7 @@
 import axe from "axe-core";
 import type { Page } from "playwright-core";
 import { beforeAll, expect, test } from "vitest";
-import { world, type Person } from "./harness.ts";
+import { type Person, world } from "./harness.ts";
 import { actions, field, message, roomOf, type TestRoom } from "./roomHelpers.ts";
 
 const here = world();
@@ -13,7 +13,13 @@ beforeAll(async () => {
   alice = await here.person("alice");
   tokens = { alice: await here.token(alice), bob: (await here.register("bob")).access_token };
   room = await roomOf(here, [tokens.alice, tokens.bob]);
-  const first = await room.says(tokens.bob, { msgtype: "m.text", body: "x", format: "org.matrix.custom.html", formatted_body: 'Some <code>code</code>, <a href="https://example.org">a link</a>, <a href="https://matrix.to/#/@alice:x">alice</a> and <span data-mx-spoiler>a spoiler</span><blockquote>quoted</blockquote>' });
+  const first = await room.says(tokens.bob, {
+    msgtype: "m.text",
+    body: "x",
+    format: "org.matrix.custom.html",
+    formatted_body:
+      'Some <code>code</code>, <a href="https://example.org">a link</a>, <a href="https://matrix.to/#/@alice:x">alice</a> and <span data-mx-spoiler>a spoiler</span><blockquote>quoted</blockquote>',
+  });
   await room.says(tokens.bob, { "m.relates_to": { rel_type: "m.annotation", event_id: first, key: "👍" } }, "m.reaction");
   await room.says(tokens.alice, { msgtype: "m.text", body: "An answer", "m.relates_to": { "m.in_reply_to": { event_id: first } } });
   await room.says(tokens.bob, { msgtype: "m.text", body: "In the thread", "m.relates_to": { rel_type: "m.thread", event_id: first } });
@@ -26,7 +32,9 @@ beforeAll(async () => {
 async function problemsOf(page: Page): Promise<string[]> {
   await page.evaluate(axe.source);
   return page.evaluate(async () => {
-    const { axe } = window as unknown as { axe: { run: (where: string) => Promise<{ violations: { id: string; nodes: { html: string; failureSummary: string }[] }[] }> } };
+    const { axe } = window as unknown as {
+      axe: { run: (where: string) => Promise<{ violations: { id: string; nodes: { html: string; failureSummary: string }[] }[] }> };
+    };
     const { violations } = await axe.run("main");
     return violations.flatMap(({ id, nodes }) => nodes.map(({ html, failureSummary }) => `${id}: ${html.slice(0, 200)} ${failureSummary}`));
   });
@@ -35,7 +43,9 @@ async function problemsOf(page: Page): Promise<string[]> {
 test.each(["light", "dark"] as const)("a conversation is accessible in the %s theme", async (colorScheme) => {
   await alice.page.emulateMedia({ colorScheme });
   await room.open(alice);
-  await message(alice.page, "An answer").getByRole("button", { name: /Answers: bob/ }).waitFor();
+  await message(alice.page, "An answer")
+    .getByRole("button", { name: /Answers: bob/ })
+    .waitFor();
   expect(await problemsOf(alice.page)).toEqual([]);
 });
 
@@ -61,7 +71,9 @@ test("what opens in a conversation is accessible", async () => {
 });
 
 test("the panels are accessible", async () => {
-  await message(alice.page, "Some code").getByRole("button", { name: /1 reply/ }).click();
+  await message(alice.page, "Some code")
+    .getByRole("button", { name: /1 reply/ })
+    .click();
   await alice.page.getByRole("complementary", { name: "Thread" }).getByRole("article").last().waitFor();
   expect(await problemsOf(alice.page)).toEqual([]);
 
@@ -79,5 +91,8 @@ test("a conversation is accessible on a phone, and nothing is wider than the scr
   expect(await problemsOf(alice.page)).toEqual([]);
   expect(await alice.page.evaluate(() => document.documentElement.scrollWidth)).toBeLessThanOrEqual(390);
   await alice.page.getByRole("link", { name: "Back to the list" }).click();
-  await alice.page.getByRole("link", { name: /The room/ }).first().waitFor();
+  await alice.page
+    .getByRole("link", { name: /The room/ })
+    .first()
+    .waitFor();
 });

@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { world, type Person } from "./harness.ts";
+import { type Person, world } from "./harness.ts";
 
 const here = world();
 
@@ -34,7 +34,10 @@ test("somebody makes a public room, and another finds and joins it, and leaves",
   await list(bob).filter({ hasText: "Garden club" }).waitFor();
 
   await bob.page.getByRole("button", { name: "Details", exact: true }).click();
-  await bob.page.getByRole("complementary", { name: /Garden club/ }).getByRole("button", { name: "Leave" }).click();
+  await bob.page
+    .getByRole("complementary", { name: /Garden club/ })
+    .getByRole("button", { name: "Leave" })
+    .click();
   await bob.page.getByRole("dialog", { name: "Leave this room?" }).getByRole("button", { name: "Leave" }).click();
   await bob.page.getByText("Choose a conversation").waitFor();
   await expect.poll(async () => list(bob).count()).toBe(0);
@@ -53,7 +56,10 @@ test("somebody makes a private room and invites people at once", async () => {
   await dialog.getByRole("button", { name: "Create room" }).click();
   await carol.page.getByRole("main").getByRole("heading", { name: "Surprise party" }).waitFor();
 
-  await dan.page.getByRole("region", { name: /Invitations/ }).getByRole("link", { name: /Surprise party/ }).click();
+  await dan.page
+    .getByRole("region", { name: /Invitations/ })
+    .getByRole("link", { name: /Surprise party/ })
+    .click();
   await dan.page.getByText("carol invites you to this room").waitFor();
   const room = decodeURIComponent(dan.page.url().split("#/room/")[1]!);
   const where = `/_matrix/client/v3/rooms/${encodeURIComponent(room)}/state/m.room.history_visibility/`;
@@ -110,7 +116,10 @@ test("one asks to come into a room where that is asked for, and is let in", asyn
   await ida.page.getByRole("tab", { name: "Members" }).click();
   await ida.page.getByRole("region", { name: "Asking to join" }).getByRole("button", { name: "Actions for jo" }).click();
   await ida.page.getByRole("menuitem", { name: "Let in" }).click();
-  await jo.page.getByRole("region", { name: /Invitations/ }).getByRole("button", { name: "Accept: Quiet room" }).click();
+  await jo.page
+    .getByRole("region", { name: /Invitations/ })
+    .getByRole("button", { name: "Accept: Quiet room" })
+    .click();
   await jo.page.getByRole("main").getByRole("heading", { name: "Quiet room" }).waitFor();
 });
 
@@ -119,7 +128,9 @@ test("the list of public rooms goes on page after page", async () => {
   const token = (await here.register("builder")).access_token;
   for (let batch = 0; batch < 4; batch++) {
     const names = Array.from({ length: 10 }, (_, at) => `Hall ${batch * 10 + at}`);
-    await Promise.all(names.map(async (name) => here.api(token, "POST", "/_matrix/client/v3/createRoom", { name, preset: "public_chat", visibility: "public" })));
+    await Promise.all(
+      names.map(async (name) => here.api(token, "POST", "/_matrix/client/v3/createRoom", { name, preset: "public_chat", visibility: "public" })),
+    );
   }
   await kim.page.getByRole("link", { name: "Explore rooms" }).click();
   await kim.page.getByRole("searchbox", { name: "Search public rooms" }).fill("Hall");

@@ -5,10 +5,18 @@ const here = world();
 
 test("the creator deletes a room, and it is gone for everybody", async () => {
   const [ann, bob] = [await here.person("ann"), await here.person("bob")];
-  const { room_id } = await here.api(await here.token(ann), "POST", "/_matrix/client/v3/createRoom", { name: "Doomed", preset: "public_chat", visibility: "public", room_alias_name: "doomed" });
+  const { room_id } = await here.api(await here.token(ann), "POST", "/_matrix/client/v3/createRoom", {
+    name: "Doomed",
+    preset: "public_chat",
+    visibility: "public",
+    room_alias_name: "doomed",
+  });
   const id = encodeURIComponent(String(room_id));
   await here.api(await here.token(bob), "POST", `/_matrix/client/v3/join/${id}`, {});
-  await bob.page.getByRole("list", { name: "Rooms and chats" }).getByRole("link", { name: /Doomed/ }).waitFor();
+  await bob.page
+    .getByRole("list", { name: "Rooms and chats" })
+    .getByRole("link", { name: /Doomed/ })
+    .waitFor();
 
   await ann.page.goto(`/#/room/${id}`);
   await ann.page.getByRole("button", { name: "Details", exact: true }).click();

@@ -1,6 +1,6 @@
 import { beforeAll, expect, test } from "vitest";
-import { world, type Person } from "./harness.ts";
-import { field, message, roomOf, write, type TestRoom } from "./roomHelpers.ts";
+import { type Person, world } from "./harness.ts";
+import { field, message, roomOf, type TestRoom, write } from "./roomHelpers.ts";
 
 const ENCRYPTION = { type: "m.room.encryption", state_key: "", content: { algorithm: "m.megolm.v1.aes-sha2" } };
 
@@ -21,7 +21,11 @@ async function plain(room: TestRoom): Promise<unknown[]> {
 
 test("an encrypted room says that it cannot be shown, and takes no text", async () => {
   const room = await roomOf(here, [tokens.alice, tokens.bob], { initial_state: [ENCRYPTION] });
-  await room.says(tokens.bob, { algorithm: "m.megolm.v1.aes-sha2", ciphertext: "AwgAEn", session_id: "s", sender_key: "k", device_id: "d" }, "m.room.encrypted");
+  await room.says(
+    tokens.bob,
+    { algorithm: "m.megolm.v1.aes-sha2", ciphertext: "AwgAEn", session_id: "s", sender_key: "k", device_id: "d" },
+    "m.room.encrypted",
+  );
   await room.open(alice);
   await message(alice.page, "This message is encrypted and cannot be shown here yet.").waitFor();
   await alice.page.getByText("This room is encrypted. This page cannot encrypt yet").waitFor();

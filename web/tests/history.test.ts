@@ -1,5 +1,5 @@
 import { beforeAll, expect, test } from "vitest";
-import { world, type Person } from "./harness.ts";
+import { type Person, world } from "./harness.ts";
 import { log, message, roomOf, type TestRoom } from "./roomHelpers.ts";
 
 const COUNT = 1_500;
@@ -16,7 +16,9 @@ beforeAll(async () => {
   room = await roomOf(here, [tokens.alice, tokens.bob]);
   for (let begin = 0; begin < COUNT; begin += AT_ONCE) {
     const numbers = Array.from({ length: AT_ONCE }, (_, at) => begin + at);
-    await Promise.all(numbers.map(async (number) => room.says(number % 3 === 0 ? tokens.alice : tokens.bob, `Message ${number}. ${"and so on ".repeat(number % 17)}`)));
+    await Promise.all(
+      numbers.map(async (number) => room.says(number % 3 === 0 ? tokens.alice : tokens.bob, `Message ${number}. ${"and so on ".repeat(number % 17)}`)),
+    );
   }
 }, 180_000);
 
@@ -37,7 +39,9 @@ test("scrolling back through a long history never jumps, and keeps the page smal
   for (let step = 0; step < 400 && !isAtBeginning; step++) {
     const moved = await view.evaluate(async (element) => {
       const frame = async () => new Promise((resolve) => requestAnimationFrame(resolve));
-      const inView = [...element.querySelectorAll<HTMLElement>("[data-key]")].find((row) => row.getBoundingClientRect().top > element.getBoundingClientRect().top + 50)!;
+      const inView = [...element.querySelectorAll<HTMLElement>("[data-key]")].find(
+        (row) => row.getBoundingClientRect().top > element.getBoundingClientRect().top + 50,
+      )!;
       const key = inView.dataset["key"]!;
       const before = inView.getBoundingClientRect().top;
       const scrolled = Math.min(600, element.scrollTop);
@@ -68,7 +72,8 @@ test("a link to an old message shows it, and from there one scrolls to the newes
   const found = await here.api(tokens.alice, "POST", "/_matrix/client/v3/search", {
     search_categories: { room_events: { search_term: "Message 300", keys: ["content.body"], filter: { rooms: [room.id] } } },
   });
-  const results = (found["search_categories"] as { room_events: { results: { result: { event_id: string; content: { body: string } } }[] } }).room_events.results;
+  const results = (found["search_categories"] as { room_events: { results: { result: { event_id: string; content: { body: string } } }[] } }).room_events
+    .results;
   const old = results.find(({ result }) => result.content.body.startsWith("Message 300."))!.result.event_id;
   await alice.page.goto("/#/");
   await alice.page.reload();

@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { PASSWORD, world, type Person } from "./harness.ts";
+import { PASSWORD, type Person, world } from "./harness.ts";
 
 const here = world();
 
@@ -48,7 +48,9 @@ test("an invitation that has an end shows it to both sides, and can be withdrawn
   await dialog.getByRole("option", { name: /^eve/ }).click();
   await dialog.getByLabel("Invitation ends").selectOption("In 1 day");
   await dialog.getByRole("button", { name: "Send invitation" }).click();
-  await invitation(eve, "Hike").getByText(/ends (tomorrow|in 1 day|in 24 hours)/).waitFor();
+  await invitation(eve, "Hike")
+    .getByText(/ends (tomorrow|in 1 day|in 24 hours)/)
+    .waitFor();
   await invitation(eve, "Hike").click();
   await eve.page.getByText(/This invitation ends/).waitFor();
 
@@ -149,7 +151,10 @@ test("whoever is logged in sees the room of a link first, and joins", async () =
   await pia.page.getByRole("main").getByRole("heading", { name: "Orchestra" }).waitFor();
   await pia.page.getByText("olga invites you to this room").waitFor();
   await pia.page.getByRole("main").getByRole("button", { name: "Join" }).click();
-  await pia.page.getByRole("list", { name: "Rooms and chats" }).getByRole("link", { name: /Orchestra/ }).waitFor();
+  await pia.page
+    .getByRole("list", { name: "Rooms and chats" })
+    .getByRole("link", { name: /Orchestra/ })
+    .waitFor();
   await pia.page.goto("/#/invite/nosuchtoken");
   await pia.page.getByRole("heading", { name: "This invitation is over" }).waitFor();
 });

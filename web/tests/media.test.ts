@@ -1,5 +1,5 @@
 import { beforeAll, expect, test } from "vitest";
-import { world, type Person } from "./harness.ts";
+import { type Person, world } from "./harness.ts";
 import { field, log, message, roomOf, type TestRoom } from "./roomHelpers.ts";
 
 const here = world({ PARLOUR__MEDIA__MAX_UPLOAD_BYTES: "2000000" });
@@ -54,7 +54,10 @@ async function handOver(how: "paste" | "drop", name: string, type: string, conte
     [name, type, [...content]] as const,
   );
   if (how === "paste") {
-    await field(alice.page).evaluate((element, clipboardData) => element.dispatchEvent(new ClipboardEvent("paste", { clipboardData, bubbles: true, cancelable: true })), transfer);
+    await field(alice.page).evaluate(
+      (element, clipboardData) => element.dispatchEvent(new ClipboardEvent("paste", { clipboardData, bubbles: true, cancelable: true })),
+      transfer,
+    );
   } else {
     for (const event of ["dragenter", "dragover", "drop"]) await log(alice.page).dispatchEvent(event, { dataTransfer: transfer });
   }
@@ -70,7 +73,13 @@ test("a picture is chosen, previewed, captioned and sent with its size", async (
   const shown = message(bob.page, "Look at this");
   const button = shown.getByRole("button", { name: "Open picture sunset.png" });
   await button.getByRole("img").waitFor();
-  expect(await newest()).toMatchObject({ msgtype: "m.image", filename: "sunset.png", body: "Look at *this*", formatted_body: "Look at <em>this</em>", info: { w: 400, h: 200, mimetype: "image/png" } });
+  expect(await newest()).toMatchObject({
+    msgtype: "m.image",
+    filename: "sunset.png",
+    body: "Look at *this*",
+    formatted_body: "Look at <em>this</em>",
+    info: { w: 400, h: 200, mimetype: "image/png" },
+  });
   const box = (await button.boundingBox())!;
   expect(box.width / box.height).toBeCloseTo(2, 1);
   await waiting.waitFor({ state: "detached" });
@@ -157,7 +166,12 @@ test("a picture that is a program runs nothing, wherever it is opened", async ()
     body: program,
   });
   const { content_uri: url } = (await upload.json()) as { content_uri: string };
-  await here.api(tokens.alice, "PUT", `${room.path}/send/m.room.message/svg`, { msgtype: "m.image", body: "program.svg", url, info: { w: 100, h: 100, mimetype: "image/svg+xml" } });
+  await here.api(tokens.alice, "PUT", `${room.path}/send/m.room.message/svg`, {
+    msgtype: "m.image",
+    body: "program.svg",
+    url,
+    info: { w: 100, h: 100, mimetype: "image/svg+xml" },
+  });
 
   await bob.page.getByRole("button", { name: "Open picture program.svg" }).click();
   const shown = bob.page.getByRole("dialog").getByRole("img");

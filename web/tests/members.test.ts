@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { world, type Person } from "./harness.ts";
+import { type Person, world } from "./harness.ts";
 
 const here = world();
 
@@ -31,13 +31,17 @@ test("the members stand with their roles, and they are counted", async () => {
   await opensDetails(ann, id, "About");
   await ann.page.getByRole("button", { name: "Participants 3" }).click();
   await group(ann, "In the room").getByText("In the room · 3").waitFor();
-  await group(ann, "In the room").getByRole("button", { name: /^ann Online Creator/ }).waitFor();
+  await group(ann, "In the room")
+    .getByRole("button", { name: /^ann Online Creator/ })
+    .waitFor();
 
   await acts(ann, "bob", "Change role");
   const dialog = ann.page.getByRole("dialog", { name: "Role of bob" });
   await dialog.getByLabel("Role").selectOption("Moderator");
   await dialog.getByRole("button", { name: "Save" }).click();
-  await group(ann, "In the room").getByRole("button", { name: /^bob .*Moderator/ }).waitFor();
+  await group(ann, "In the room")
+    .getByRole("button", { name: /^bob .*Moderator/ })
+    .waitFor();
   await opensDetails(bob, id, "Members");
   await acts(bob, "cara", "Remove from room");
   await bob.page.getByRole("dialog", { name: "Remove cara?" }).getByRole("button", { name: "Cancel" }).click();
@@ -58,7 +62,11 @@ test("a member who is removed is gone, for everyone at once, and the reason is t
   await dialog.getByRole("button", { name: "Remove" }).click();
   for (const person of [dan, eve]) await group(person, "In the room").getByText("In the room · 2").waitFor();
   await expect.poll(async () => finn.page.getByRole("list", { name: "Rooms and chats" }).getByRole("link", { name: /Hike/ }).count()).toBe(0);
-  const state = await here.api(await here.token(dan), "GET", `/_matrix/client/v3/rooms/${encodeURIComponent(id)}/state/m.room.member/${encodeURIComponent(finn.userId)}`);
+  const state = await here.api(
+    await here.token(dan),
+    "GET",
+    `/_matrix/client/v3/rooms/${encodeURIComponent(id)}/state/m.room.member/${encodeURIComponent(finn.userId)}`,
+  );
   expect(state).toMatchObject({ membership: "leave", reason: "By mistake here" });
 });
 

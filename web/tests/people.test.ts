@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { world, type Person } from "./harness.ts";
+import { type Person, world } from "./harness.ts";
 
 const here = world();
 
@@ -63,7 +63,10 @@ test("the invited one accepts a direct chat, and has it as one, too", async () =
   const [gus, hana] = [await here.person("gus"), await here.person("hana")];
   await opensPeople(gus);
   await gus.page.getByRole("button", { name: /^hana/ }).click();
-  await hana.page.getByRole("region", { name: /Invitations/ }).getByRole("button", { name: "Accept: gus" }).click();
+  await hana.page
+    .getByRole("region", { name: /Invitations/ })
+    .getByRole("button", { name: "Accept: gus" })
+    .click();
   await hana.page.getByRole("list", { name: "Rooms and chats" }).getByRole("link", { name: /gus/ }).waitFor();
   await opensPeople(hana);
   const before = hana.page.url();
@@ -77,7 +80,14 @@ test("people are found by a part of their name", async () => {
   for (const name of ["jonas", "jonathan", "kim"]) await here.register(name);
   await opensPeople(ida);
   await ida.page.getByRole("searchbox", { name: "Search people" }).fill("jon");
-  await expect.poll(async () => ida.page.getByRole("main").getByRole("button", { name: /^(jonas|jonathan|kim)/ }).count()).toBe(2);
+  await expect
+    .poll(async () =>
+      ida.page
+        .getByRole("main")
+        .getByRole("button", { name: /^(jonas|jonathan|kim)/ })
+        .count(),
+    )
+    .toBe(2);
 });
 
 test("the profile card shows shared rooms, invites, and ignores", async () => {

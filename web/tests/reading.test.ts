@@ -1,6 +1,6 @@
 import { beforeAll, expect, test } from "vitest";
-import { world, type Person } from "./harness.ts";
-import { below, field, log, message, roomOf, write, type TestRoom } from "./roomHelpers.ts";
+import { type Person, world } from "./harness.ts";
+import { below, field, log, message, roomOf, type TestRoom, write } from "./roomHelpers.ts";
 
 const here = world();
 let alice: Person;
@@ -70,7 +70,10 @@ test("one sees who is typing: one, two, or several", async () => {
   await alice.page.getByText(/(bob and carol|carol and bob) are typing…/).waitFor();
   await field(carol.page).fill("");
   await field(bob.page).press("Enter");
-  await alice.page.getByText(/typing…/).first().waitFor({ state: "hidden" });
+  await alice.page
+    .getByText(/typing…/)
+    .first()
+    .waitFor({ state: "hidden" });
 });
 
 test("the view follows new messages when it is at the end", async () => {

@@ -1,7 +1,7 @@
 import type { WebSocketRoute } from "playwright-core";
 import { beforeAll, expect, test } from "vitest";
-import { world, type Person } from "./harness.ts";
-import { field, log, message, roomOf, write, type TestRoom } from "./roomHelpers.ts";
+import { type Person, world } from "./harness.ts";
+import { field, log, message, roomOf, type TestRoom, write } from "./roomHelpers.ts";
 
 const here = world();
 let alice: Person;
@@ -66,11 +66,15 @@ test("what was said while one was offline is there afterwards, once, and in orde
   await plug.putBack(alice);
   await message(alice.page, "Missed 44").waitFor({ timeout: 30_000 });
   await message(bob.page, "Written offline").waitFor();
-  await message(alice.page, "Written offline").getByRole("img", { name: /Sent|Read/ }).waitFor();
+  await message(alice.page, "Written offline")
+    .getByRole("img", { name: /Sent|Read/ })
+    .waitFor();
   const all = ["Before", ...missed, "Written offline"];
   expect(await counts(alice, all)).toEqual(all.map(() => 1));
   expect(await counts(bob, all)).toEqual(all.map(() => 1));
-  const shown = await log(alice.page).getByText(/^Missed \d+$/).allInnerTexts();
+  const shown = await log(alice.page)
+    .getByText(/^Missed \d+$/)
+    .allInnerTexts();
   expect(shown).toEqual(missed);
 });
 
@@ -88,7 +92,10 @@ test("without WebSockets everything works by /sync", async () => {
   const carol = await here.stranger();
   await carol.context.routeWebSocket(/stream/, (socket) => void socket.close());
   const { user_id, device_id, access_token } = await here.register("carol");
-  await carol.context.addInitScript((session) => localStorage.setItem("parlour.session", session), JSON.stringify({ userId: user_id, deviceId: device_id, accessToken: access_token }));
+  await carol.context.addInitScript(
+    (session) => localStorage.setItem("parlour.session", session),
+    JSON.stringify({ userId: user_id, deviceId: device_id, accessToken: access_token }),
+  );
   await here.api(access_token, "POST", `/_matrix/client/v3/join/${encodeURIComponent(room.id)}`, {});
   const synced = carol.page.waitForRequest((request) => request.url().includes("/_matrix/client/v3/sync"));
   await room.open(carol);
@@ -98,7 +105,9 @@ test("without WebSockets everything works by /sync", async () => {
   await message(bob.page, "Without a socket").waitFor();
   await write(bob.page, "I hear you");
   await message(carol.page, "I hear you").waitFor();
-  await message(carol.page, "Without a socket").getByRole("img", { name: /Read by/ }).waitFor();
+  await message(carol.page, "Without a socket")
+    .getByRole("img", { name: /Read by/ })
+    .waitFor();
   await field(bob.page).pressSequentially("x");
   await carol.page.getByText("bob is typing…").first().waitFor();
   expect(await counts(carol, ["Without a socket", "I hear you"])).toEqual([1, 1]);

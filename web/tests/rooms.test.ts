@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { world, type Person } from "./harness.ts";
+import { type Person, world } from "./harness.ts";
 
 const here = world();
 
@@ -69,7 +69,10 @@ test("the search finds rooms, people, and public rooms to join", async () => {
 
   await search.fill("ub");
   await list(eve).filter({ hasText: "Über uns" }).waitFor();
-  await eve.page.getByRole("region", { name: "Public rooms" }).getByRole("button", { name: /Ubuntu help/ }).click();
+  await eve.page
+    .getByRole("region", { name: "Public rooms" })
+    .getByRole("button", { name: /Ubuntu help/ })
+    .click();
   await list(eve).filter({ hasText: "Ubuntu help" }).waitFor();
   expect(await search.inputValue()).toBe("");
 

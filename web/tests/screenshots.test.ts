@@ -5,7 +5,7 @@ import { mkdir } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import type { Page } from "playwright-core";
 import { expect, test } from "vitest";
-import { world, type Person } from "./harness.ts";
+import { type Person, world } from "./harness.ts";
 import { log, roomOf, type TestRoom } from "./roomHelpers.ts";
 
 const here = world();
@@ -54,7 +54,12 @@ async function build(): Promise<Stage> {
     await here.api(token, "PUT", `/_matrix/client/v3/user/${encodeURIComponent(alice.userId)}/account_data/m.direct`, { [chloe!.user_id]: [chat.id] });
   }
   await here.api(b, "POST", "/_matrix/client/v3/createRoom", { name: "Surprise for Chloé", invite: [alice.userId] });
-  const room = await roomOf(here, [token, b, c, d], { name: "Garden club", topic: "Seeds, tools, and who brings the cake", room_alias_name: "garden", visibility: "public" });
+  const room = await roomOf(here, [token, b, c, d], {
+    name: "Garden club",
+    topic: "Seeds, tools, and who brings the cake",
+    room_alias_name: "garden",
+    visibility: "public",
+  });
   await converse(room, alice, [token, b, c, d]);
   // Two of them are there.
   for (const present of [b, d]) await here.api(present, "GET", "/_matrix/client/v3/sync?timeout=0");

@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { PASSWORD, world, type Person } from "./harness.ts";
+import { PASSWORD, type Person, world } from "./harness.ts";
 
 const here = world();
 

@@ -1,6 +1,6 @@
 import { beforeAll, expect, test } from "vitest";
-import { world, type Person } from "./harness.ts";
-import { actions, log, message, roomOf, write, type TestRoom } from "./roomHelpers.ts";
+import { type Person, world } from "./harness.ts";
+import { actions, log, message, roomOf, type TestRoom, write } from "./roomHelpers.ts";
 
 const here = world();
 let alice: Person;
@@ -26,7 +26,11 @@ test("an answer in a thread stands in the thread, and the room shows how many th
   await thread.getByRole("article").filter({ hasText: "The root" }).waitFor();
   await thread.getByRole("textbox", { name: "Message to the thread" }).fill("In the thread");
   await thread.getByRole("textbox", { name: "Message to the thread" }).press("Enter");
-  await thread.getByRole("article").filter({ hasText: "In the thread" }).getByRole("img", { name: /Sent|Read/ }).waitFor();
+  await thread
+    .getByRole("article")
+    .filter({ hasText: "In the thread" })
+    .getByRole("img", { name: /Sent|Read/ })
+    .waitFor();
 
   const chip = message(alice.page, "The root").getByRole("button", { name: /1 reply/ });
   await chip.getByText("In the thread").waitFor();
@@ -38,7 +42,9 @@ test("an answer in a thread stands in the thread, and the room shows how many th
   await other.getByRole("textbox", { name: "Message to the thread" }).fill("Answer there");
   await other.getByRole("textbox", { name: "Message to the thread" }).press("Enter");
   await thread.getByRole("article").filter({ hasText: "Answer there" }).waitFor();
-  await message(bob.page, "The root").getByRole("button", { name: /2 replies/ }).waitFor();
+  await message(bob.page, "The root")
+    .getByRole("button", { name: /2 replies/ })
+    .waitFor();
 });
 
 test("reactions and edits in a thread are seen there", async () => {
@@ -57,7 +63,9 @@ test("reactions and edits in a thread are seen there", async () => {
 
   // The same after a reload, from the server.
   await bob.page.reload();
-  await message(bob.page, "The root").getByRole("button", { name: /2 replies/ }).click();
+  await message(bob.page, "The root")
+    .getByRole("button", { name: /2 replies/ })
+    .click();
   await other.getByText("In the thread, corrected").waitFor();
   await other.getByRole("button", { name: /👍.*: alice/ }).waitFor();
   await other.getByRole("button", { name: "Close thread" }).click();

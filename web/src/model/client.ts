@@ -1,22 +1,22 @@
 // Everything that there is for one user who is logged in.
 
 import { effect } from "@preact/signals";
-import { Account } from "./settings/accountData.ts";
-import type { Api } from "./server/api.ts";
-import { Security } from "./settings/accountSecurity.ts";
+import { Sending } from "./composing/sendQueue.ts";
+import { Profile } from "./people/ownProfile.ts";
+import { People } from "./people/presence.ts";
+import { Profiles } from "./people/userProfiles.ts";
+import { announcePresence, Moderation } from "./rooms/roomAdministration.ts";
 import { Directory } from "./rooms/roomDirectory.ts";
-import type { SyncUpdate } from "./server/events.ts";
 import { Founding } from "./rooms/roomEntry.ts";
+import { Rooms } from "./rooms/roomStore.ts";
+import type { Api } from "./server/api.ts";
+import type { SyncUpdate } from "./server/events.ts";
 import { Live } from "./server/liveConnection.ts";
 import { Media } from "./server/media.ts";
-import { announcePresence, Moderation } from "./rooms/roomAdministration.ts";
 import { Parlour } from "./server/parlourApi.ts";
-import { People } from "./people/presence.ts";
-import { Profile } from "./people/ownProfile.ts";
-import { Profiles } from "./people/userProfiles.ts";
+import { Account } from "./settings/accountData.ts";
+import { Security } from "./settings/accountSecurity.ts";
 import { PushRules } from "./settings/pushRules.ts";
-import { Rooms } from "./rooms/roomStore.ts";
-import { Sending } from "./composing/sendQueue.ts";
 
 const FILTER = {
   room: {

@@ -12,7 +12,12 @@ export function event(id: string, options: Partial<RawEvent> & { content?: Conte
 }
 
 export function edit(id: string, target: string, body: string, options: Partial<RawEvent> = {}): RawEvent {
-  const content = { msgtype: "m.text", body: `* ${body}`, "m.new_content": { msgtype: "m.text", body }, "m.relates_to": { rel_type: "m.replace", event_id: target } };
+  const content = {
+    msgtype: "m.text",
+    body: `* ${body}`,
+    "m.new_content": { msgtype: "m.text", body },
+    "m.relates_to": { rel_type: "m.replace", event_id: target },
+  };
   return event(id, { content, ...options });
 }
 

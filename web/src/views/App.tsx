@@ -1,11 +1,11 @@
 import { useEffect, useMemo } from "preact/hooks";
-import type { Api } from "../model/server/api.ts";
 import { Chat } from "../model/client.ts";
+import type { Api } from "../model/server/api.ts";
 import type { Session, Sessions } from "../model/session/session.ts";
 import { ChatContext } from "./clientContext.ts";
 import { Toasts } from "./components/Toasts.tsx";
-import { applyTheme } from "./theme.ts";
 import { Shell } from "./shell/Shell.tsx";
+import { applyTheme } from "./theme.ts";
 import { Welcome } from "./welcome/Welcome.tsx";
 
 interface Props {

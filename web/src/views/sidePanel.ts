@@ -2,9 +2,6 @@
 
 import { signal } from "@preact/signals";
 
-export type Panel =
-  | { show: "details" }
-  | { show: "thread"; root: string }
-  | { show: "search" };
+export type Panel = { show: "details" } | { show: "thread"; root: string } | { show: "search" };
 
 export const panel = signal<Panel | null>(null);

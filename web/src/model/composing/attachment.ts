@@ -3,8 +3,8 @@
 import { signal } from "@preact/signals";
 import { messageOf, NetworkError } from "../server/api.ts";
 import type { Content } from "../server/events.ts";
-import { freshId } from "../server/randomId.ts";
 import type { Media } from "../server/media.ts";
+import { freshId } from "../server/randomId.ts";
 
 /** What the page finds out about a file before it is sent. */
 export interface Measured {

@@ -1,13 +1,13 @@
 // What is being written in one place: a room, or a thread of it.
 
-import { signal, type Signal } from "@preact/signals";
+import { type Signal, signal } from "@preact/signals";
 import type { Chat } from "../client.ts";
-import { bodyOf, captionContent, editContent, messageContent, relationTo } from "./messageContent.ts";
-import type { Conversation } from "../timeline/conversation.ts";
-import { EMPTY, type Draft, type Drafts } from "./drafts.ts";
 import { record, strings, text } from "../server/events.ts";
-import type { Mention } from "./markdown.ts";
+import type { Conversation } from "../timeline/conversation.ts";
 import type { TimelineEvent } from "../timeline/timelineEvent.ts";
+import { type Draft, type Drafts, EMPTY } from "./drafts.ts";
+import type { Mention } from "./markdown.ts";
+import { bodyOf, captionContent, editContent, messageContent, relationTo } from "./messageContent.ts";
 
 export interface ThreadPlace {
   root: string;
@@ -75,7 +75,14 @@ export class Composer {
 
   mayEdit(event: TimelineEvent): boolean {
     const isText = ["m.text", "m.emote", "m.notice"].includes(text(event.content["msgtype"]) ?? "");
-    return event.sender === this.chat.me && event.raw.type === "m.room.message" && isText && !event.isRedacted && event.isStored && event.relation.type !== "m.replace";
+    return (
+      event.sender === this.chat.me &&
+      event.raw.type === "m.room.message" &&
+      isText &&
+      !event.isRedacted &&
+      event.isStored &&
+      event.relation.type !== "m.replace"
+    );
   }
 
   /** Gives up the answer or the edit. */

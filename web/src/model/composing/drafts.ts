@@ -1,8 +1,8 @@
 // What was begun to be written, kept over reloads.
 
-import type { Mention } from "./markdown.ts";
 import { list, record, text } from "../server/events.ts";
 import type { Storage } from "../session/session.ts";
+import type { Mention } from "./markdown.ts";
 
 export interface Draft {
   text: string;

@@ -12,10 +12,13 @@ test.each([
   expect(found.map((piece) => piece.text).join("")).toBe(text);
 });
 
-test.each(["javascript:alert(1)", "data:text/html,x", "file:///etc/passwd", "vbscript:x", "//example.org", "ftp://example.org"])("%j may not be opened", (href) => {
-  expect(safeHref(href)).toBeUndefined();
-  expect(pieces(href).every((piece) => piece.href === undefined)).toBe(true);
-});
+test.each(["javascript:alert(1)", "data:text/html,x", "file:///etc/passwd", "vbscript:x", "//example.org", "ftp://example.org"])(
+  "%j may not be opened",
+  (href) => {
+    expect(safeHref(href)).toBeUndefined();
+    expect(pieces(href).every((piece) => piece.href === undefined)).toBe(true);
+  },
+);
 
 test("links of matrix.to and matrix: say whom or what they are about", () => {
   expect(mentionedBy("https://matrix.to/#/@ann:x")).toEqual({ kind: "user", id: "@ann:x" });

@@ -1,9 +1,12 @@
 import { expect, test } from "vitest";
 import { format } from "./markdown.ts";
 
-test.each(["hello", "two\nlines", "two\n\nparagraphs", "https://example.org/x_y_z", "a < b & c", "<b>not bold</b>", "2 * 3 * 4", "snake_case_name"])("%j needs no HTML", (text) => {
-  expect(format(text)).toMatchObject({ body: text, html: null });
-});
+test.each(["hello", "two\nlines", "two\n\nparagraphs", "https://example.org/x_y_z", "a < b & c", "<b>not bold</b>", "2 * 3 * 4", "snake_case_name"])(
+  "%j needs no HTML",
+  (text) => {
+    expect(format(text)).toMatchObject({ body: text, html: null });
+  },
+);
 
 test.each([
   ["**bold** and *slanted*", "<strong>bold</strong> and <em>slanted</em>"],

@@ -1,7 +1,7 @@
 import { expect, test } from "vitest";
-import { bodyOf, editContent, messageContent } from "./messageContent.ts";
 import { event } from "../testHelpers.ts";
 import { TimelineEvent } from "../timeline/timeline.ts";
+import { bodyOf, editContent, messageContent } from "./messageContent.ts";
 
 const written = (text: string) => ({ text, mentions: [] });
 

@@ -1,8 +1,8 @@
 // The contents of the messages that one writes.
 
-import { format, type Mention } from "./markdown.ts";
-import { record, strings, text, type Content } from "../server/events.ts";
+import { type Content, record, strings, text } from "../server/events.ts";
 import type { TimelineEvent } from "../timeline/timelineEvent.ts";
+import { format, type Mention } from "./markdown.ts";
 
 export interface Written {
   text: string;

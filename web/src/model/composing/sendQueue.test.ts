@@ -1,10 +1,10 @@
 import { signal } from "@preact/signals";
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
-import { MatrixError, NetworkError, type Api } from "../server/api.ts";
-import type { Connection } from "../server/liveConnection.ts";
 import { Room } from "../rooms/room.ts";
-import { Sending, type Channel } from "./sendQueue.ts";
+import { type Api, MatrixError, NetworkError } from "../server/api.ts";
+import type { Connection } from "../server/liveConnection.ts";
 import { apiThat, event, refusal } from "../testHelpers.ts";
+import { type Channel, Sending } from "./sendQueue.ts";
 
 beforeEach(() => void vi.useFakeTimers());
 afterEach(() => void vi.useRealTimers());
@@ -43,7 +43,13 @@ test("messages are sent one after the other, in their order", async () => {
   for (const body of ["one", "two", "three"]) sending.send(room, hello(body));
   expect(room.timeline.pending).toHaveLength(3);
   await vi.waitFor(() => expect(sent).toEqual(["one", "two", "three"]));
-  await vi.waitFor(() => expect(room.timeline.pending.map(({ sendState, id }) => [sendState, id])).toEqual([["sent", "$1"], ["sent", "$2"], ["sent", "$3"]]));
+  await vi.waitFor(() =>
+    expect(room.timeline.pending.map(({ sendState, id }) => [sendState, id])).toEqual([
+      ["sent", "$1"],
+      ["sent", "$2"],
+      ["sent", "$3"],
+    ]),
+  );
 });
 
 test("where the channel breaks, the same transaction goes over HTTP", async () => {
@@ -98,7 +104,12 @@ test("without a connection everything waits, and goes in the same order with the
   await vi.waitFor(() => expect(echoes.map(({ sendState }) => sendState)).toEqual(["failed", "failed"]));
   isOffline = false;
   sending.retryAll([room]);
-  await vi.waitFor(() => expect(sent).toEqual([["one", echoes[0]!.key], ["two", echoes[1]!.key]]));
+  await vi.waitFor(() =>
+    expect(sent).toEqual([
+      ["one", echoes[0]!.key],
+      ["two", echoes[1]!.key],
+    ]),
+  );
 });
 
 test("a single request that fails is tried again after a while", async () => {

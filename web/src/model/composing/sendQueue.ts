@@ -1,11 +1,11 @@
 // Sends events: an echo stands in the timeline at once, and says how it goes. What fails can be sent again; the
 // transaction id makes sure that it arrives once.
 
-import { MatrixError, NetworkError, Refusal, messageOf, path, type Api } from "../server/api.ts";
-import type { Content } from "../server/events.ts";
-import { freshId } from "../server/randomId.ts";
-import type { Live } from "../server/liveConnection.ts";
 import type { Room } from "../rooms/room.ts";
+import { type Api, MatrixError, messageOf, NetworkError, path, Refusal } from "../server/api.ts";
+import type { Content } from "../server/events.ts";
+import type { Live } from "../server/liveConnection.ts";
+import { freshId } from "../server/randomId.ts";
 import { TimelineEvent } from "../timeline/timeline.ts";
 
 /** The parts of the live connection that are needed; tests have their own. */
@@ -33,10 +33,7 @@ export class Sending {
   send(room: Room, content: Content, type = "m.room.message"): TimelineEvent {
     refuseEncrypted(room);
     const key = freshId();
-    const event = new TimelineEvent(
-      { event_id: `~${key}`, type, sender: this.me, origin_server_ts: Date.now(), content },
-      key,
-    );
+    const event = new TimelineEvent({ event_id: `~${key}`, type, sender: this.me, origin_server_ts: Date.now(), content }, key);
     event.sendState = "sending";
     room.timeline.echo(event);
     this.enqueue({ room, event });

@@ -1,8 +1,8 @@
 import { signal } from "@preact/signals";
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import type { Connection } from "../server/liveConnection.ts";
-import type { Channel } from "./sendQueue.ts";
 import { apiThat } from "../testHelpers.ts";
+import type { Channel } from "./sendQueue.ts";
 import { Typist } from "./typingNotifier.ts";
 
 let told: boolean[];
@@ -17,7 +17,12 @@ beforeEach(() => {
     return new Promise<void>((resolve) => answers.push(resolve));
   };
   const live: Channel = { canRequest: true, connection: signal<Connection>("online"), request: request as Channel["request"] };
-  typist = new Typist(apiThat(() => ({})), live, "!r:x", "@me:x");
+  typist = new Typist(
+    apiThat(() => ({})),
+    live,
+    "!r:x",
+    "@me:x",
+  );
 });
 afterEach(() => void vi.useRealTimers());
 

@@ -1,6 +1,6 @@
 // Tells a room that this user is typing.
 
-import { path, type Api } from "../server/api.ts";
+import { type Api, path } from "../server/api.ts";
 import type { Channel } from "./sendQueue.ts";
 
 const TIMEOUT_MS = 30_000;

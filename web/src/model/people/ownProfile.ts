@@ -1,9 +1,9 @@
 // The name and picture of the user.
 
 import { signal } from "@preact/signals";
-import { MatrixError, path, type Api } from "../server/api.ts";
-import { text, type SyncUpdate } from "../server/events.ts";
 import { localpart } from "../rooms/room.ts";
+import { type Api, MatrixError, path } from "../server/api.ts";
+import { type SyncUpdate, text } from "../server/events.ts";
 
 export class Profile {
   readonly name = signal("");
@@ -32,8 +32,7 @@ export class Profile {
     const rooms = Object.values(update.rooms?.join ?? {});
     const events = rooms.flatMap((room) => room.timeline?.events ?? []);
     const changed = events.some(
-      ({ type, state_key, unsigned }) =>
-        type === "m.room.member" && state_key === this.me && unsigned?.prev_content?.["membership"] === "join",
+      ({ type, state_key, unsigned }) => type === "m.room.member" && state_key === this.me && unsigned?.prev_content?.["membership"] === "join",
     );
     if (changed) this.load().catch(() => {});
   }

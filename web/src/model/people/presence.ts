@@ -1,7 +1,7 @@
 // Who is there.
 
 import { signal } from "@preact/signals";
-import { number, text, type SyncUpdate } from "../server/events.ts";
+import { number, type SyncUpdate, text } from "../server/events.ts";
 
 export interface Presence {
   presence: "online" | "unavailable" | "offline";

@@ -1,8 +1,8 @@
 // The profiles of other people.
 
-import { MatrixError, path, type Api } from "../server/api.ts";
-import { strings, text } from "../server/events.ts";
 import { localpart } from "../rooms/room.ts";
+import { type Api, MatrixError, path } from "../server/api.ts";
+import { strings, text } from "../server/events.ts";
 
 export class Profiles {
   constructor(private readonly api: Api) {}

@@ -1,10 +1,10 @@
 // Finding people: those of this server, and those whom it knows of elsewhere.
 
-import type { Api } from "../server/api.ts";
-import { parseAddress } from "../rooms/roomDirectory.ts";
-import type { Parlour, ServerUser } from "../server/parlourApi.ts";
-import { presenceOf, type Presence } from "./presence.ts";
 import { localpart } from "../rooms/room.ts";
+import { parseAddress } from "../rooms/roomDirectory.ts";
+import type { Api } from "../server/api.ts";
+import type { Parlour, ServerUser } from "../server/parlourApi.ts";
+import { type Presence, presenceOf } from "./presence.ts";
 
 export interface Found {
   id: string;

@@ -1,8 +1,8 @@
 // Says which rooms have something new to notify of: those whose count of notifications went up. The server counts
 // by the push rules, so what they keep quiet is not told.
 
-import type { Room } from "./room.ts";
 import type { TimelineEvent } from "../timeline/timeline.ts";
+import type { Room } from "./room.ts";
 
 export interface News {
   room: Room;

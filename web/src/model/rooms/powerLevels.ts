@@ -1,6 +1,6 @@
 // Who may do what in a room: the power levels, with the defaults of the specification.
 
-import { number, record, type Content } from "../server/events.ts";
+import { type Content, number, record } from "../server/events.ts";
 
 export type Action = "invite" | "kick" | "ban" | "redact";
 

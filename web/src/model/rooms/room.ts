@@ -2,19 +2,9 @@
 
 import { computed, signal } from "@preact/signals";
 import type { Api } from "../server/api.ts";
-import {
-  number,
-  record,
-  strings,
-  text,
-  type Content,
-  type Ephemeral,
-  type JoinedRoom,
-  type RawEvent,
-  type StrippedEvent,
-} from "../server/events.ts";
-import { Powers } from "./powerLevels.ts";
+import { type Content, type Ephemeral, type JoinedRoom, number, type RawEvent, record, type StrippedEvent, strings, text } from "../server/events.ts";
 import { Timeline } from "../timeline/timeline.ts";
+import { Powers } from "./powerLevels.ts";
 
 export type Membership = "join" | "invite" | "knock" | "leave" | "ban";
 
@@ -140,9 +130,7 @@ export class Room {
 
   /** The members with this membership, by name. */
   membersWith(membership: Membership): Member[] {
-    return [...this.members.values()]
-      .filter((member) => member.membership === membership)
-      .sort((a, b) => a.name.localeCompare(b.name));
+    return [...this.members.values()].filter((member) => member.membership === membership).sort((a, b) => a.name.localeCompare(b.name));
   }
 
   /** Loads the members whom the syncs left out. */
@@ -283,7 +271,10 @@ export class Room {
 
   private others(): string[] {
     const here = [...this.members.values()].filter(({ membership }) => membership === "join" || membership === "invite");
-    return here.map(({ userId }) => userId).filter((userId) => userId !== this.me).slice(0, 5);
+    return here
+      .map(({ userId }) => userId)
+      .filter((userId) => userId !== this.me)
+      .slice(0, 5);
   }
 }
 

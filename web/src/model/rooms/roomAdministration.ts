@@ -1,12 +1,12 @@
 // What members do to a room and to each other: its name and picture, its rules, who is in it and as what.
 
-import { path, type Api } from "../server/api.ts";
-import { number, record, type Content } from "../server/events.ts";
+import { type Api, path } from "../server/api.ts";
+import { type Content, number, record } from "../server/events.ts";
 import type { Live } from "../server/liveConnection.ts";
 import type { Parlour } from "../server/parlourApi.ts";
+import { EXPIRES_AT } from "../server/parlourApi.ts";
 import type { Powers } from "./powerLevels.ts";
 import type { Room } from "./room.ts";
-import { EXPIRES_AT } from "../server/parlourApi.ts";
 
 export const ROLES = [
   { name: "Admin", level: 100 },

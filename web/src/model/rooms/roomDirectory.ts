@@ -1,6 +1,6 @@
 // Finding rooms: the list of public rooms, aliases, and addresses that people paste.
 
-import { path, type Api } from "../server/api.ts";
+import { type Api, path } from "../server/api.ts";
 
 export interface PublicRoom {
   room_id: string;

@@ -1,12 +1,12 @@
 // Making rooms and direct chats, and coming into them.
 
 import { effect } from "@preact/signals";
-import type { Account } from "../settings/accountData.ts";
 import type { Api } from "../server/api.ts";
-import type { Directory } from "./roomDirectory.ts";
 import { strings } from "../server/events.ts";
 import type { Parlour } from "../server/parlourApi.ts";
+import type { Account } from "../settings/accountData.ts";
 import type { Room } from "./room.ts";
+import type { Directory } from "./roomDirectory.ts";
 import type { Rooms } from "./roomStore.ts";
 
 export interface NewRoom {

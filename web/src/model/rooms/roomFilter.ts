@@ -5,7 +5,9 @@ import type { Room } from "./room.ts";
 export type RoomFilter = "all" | "unread" | "direct" | "rooms";
 
 export function shownRooms(rooms: Room[], filter: RoomFilter, search: string): Room[] {
-  const words = folded(search).split(/\s+/).filter((word) => word !== "");
+  const words = folded(search)
+    .split(/\s+/)
+    .filter((word) => word !== "");
   return rooms.filter((room) => passes(room, filter) && hasWords(room, words));
 }
 

@@ -1,8 +1,8 @@
 // What one line says of a message.
 
 import { text } from "../server/events.ts";
-import type { Room } from "./room.ts";
 import type { TimelineEvent } from "../timeline/timeline.ts";
+import type { Room } from "./room.ts";
 
 const LONGEST = 160;
 

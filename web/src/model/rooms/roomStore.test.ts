@@ -1,14 +1,14 @@
 import { expect, test } from "vitest";
 import type { Api } from "../server/api.ts";
-import { Account } from "../settings/accountData.ts";
-import { Directory } from "./roomDirectory.ts";
 import type { RawEvent } from "../server/events.ts";
-import { Founding } from "./roomEntry.ts";
-import { Notifying } from "./notificationTracker.ts";
 import { Parlour } from "../server/parlourApi.ts";
+import { Account } from "../settings/accountData.ts";
+import { Notifying } from "./notificationTracker.ts";
+import { Directory } from "./roomDirectory.ts";
+import { Founding } from "./roomEntry.ts";
+import { shownRooms } from "./roomFilter.ts";
 import { previewOf, typingIn } from "./roomPreview.ts";
 import { Rooms } from "./roomStore.ts";
-import { shownRooms } from "./roomFilter.ts";
 
 const ME = "@me:x";
 let next = 0;

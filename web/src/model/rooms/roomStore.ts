@@ -2,7 +2,7 @@
 
 import { computed, signal } from "@preact/signals";
 import type { Api } from "../server/api.ts";
-import { strings, type Content, type SyncUpdate } from "../server/events.ts";
+import { type Content, type SyncUpdate, strings } from "../server/events.ts";
 import { Room } from "./room.ts";
 
 export class Rooms {

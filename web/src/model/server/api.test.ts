@@ -49,7 +49,9 @@ test("a refusal is told of the token that was sent, also when one had to wait be
 });
 
 test("a limit that lasts is shown with its end, and not waited out", async () => {
-  const fetched = vi.fn(async () => new Response(JSON.stringify({ errcode: "M_LIMIT_EXCEEDED", error: "too many requests" }), { status: 429, headers: { "Retry-After": "30" } }));
+  const fetched = vi.fn(
+    async () => new Response(JSON.stringify({ errcode: "M_LIMIT_EXCEEDED", error: "too many requests" }), { status: 429, headers: { "Retry-After": "30" } }),
+  );
   vi.stubGlobal("fetch", fetched);
 
   const refused = await new Api("http://localhost").get("/a").catch((error: unknown) => error);

@@ -1,8 +1,8 @@
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
+import { apiThat, refusal } from "../testHelpers.ts";
 import type { MatrixError } from "./api.ts";
 import type { SyncUpdate } from "./events.ts";
 import { Live, type Socket } from "./liveConnection.ts";
-import { apiThat, refusal } from "../testHelpers.ts";
 
 /** A WebSocket whose other end is the test. */
 class FakeSocket {

@@ -1,7 +1,7 @@
 // What happens, as it happens: through the WebSocket channel (docs/websocket.md), or by /sync where there is none.
 
 import { signal } from "@preact/signals";
-import { MatrixError, NetworkError, pause, type Api } from "./api.ts";
+import { type Api, MatrixError, NetworkError, pause } from "./api.ts";
 import type { SyncUpdate } from "./events.ts";
 
 export type Connection = "connecting" | "online" | "offline";

@@ -11,7 +11,16 @@ test("pictures, videos and sounds keep their types", () => {
 });
 
 test("what could be a document or a program is plain bytes", () => {
-  for (const type of ["image/svg+xml", "text/html", "application/xhtml+xml", "text/xml", "application/pdf", "text/javascript", "image/svg+xml;a=image/png", ""]) {
+  for (const type of [
+    "image/svg+xml",
+    "text/html",
+    "application/xhtml+xml",
+    "text/xml",
+    "application/pdf",
+    "text/javascript",
+    "image/svg+xml;a=image/png",
+    "",
+  ]) {
     expect(typeOf(type), type).toBe("application/octet-stream");
   }
 });

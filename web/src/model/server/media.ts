@@ -1,6 +1,6 @@
 // Pictures and files of the server. They need the access token, so they are fetched and shown from memory.
 
-import { MatrixError, NetworkError, path, type Api } from "./api.ts";
+import { type Api, MatrixError, NetworkError, path } from "./api.ts";
 import { number } from "./events.ts";
 
 export interface Size {
@@ -48,9 +48,7 @@ export class Media {
 
   /** How many bytes a file may have; undefined where the server does not say. */
   async uploadLimit(): Promise<number | undefined> {
-    this.limit ??= this.api
-      .get<Record<string, unknown>>("/_matrix/client/v1/media/config")
-      .then((config) => number(config["m.upload.size"]));
+    this.limit ??= this.api.get<Record<string, unknown>>("/_matrix/client/v1/media/config").then((config) => number(config["m.upload.size"]));
     this.limit.catch(() => (this.limit = null));
     return this.limit;
   }
@@ -86,9 +84,7 @@ export class Media {
     }
     const [, server, id] = /^mxc:\/\/([^/]+)\/([^/?#]+)$/.exec(mxc) ?? [];
     if (server === undefined || id === undefined) throw new NetworkError("This is not the address of a file.");
-    const loading = this.api
-      .blob(path`/_matrix/client/v1/media/${kind}/${server}/${id}`, query)
-      .then((blob) => URL.createObjectURL(harmless(blob)));
+    const loading = this.api.blob(path`/_matrix/client/v1/media/${kind}/${server}/${id}`, query).then((blob) => URL.createObjectURL(harmless(blob)));
     this.kept.set(key, loading);
     loading.catch(() => this.kept.delete(key));
     this.dropOldest();
@@ -99,7 +95,10 @@ export class Media {
     for (const [key, url] of this.kept) {
       if (this.kept.size <= KEPT) return;
       this.kept.delete(key);
-      void url.then((address) => URL.revokeObjectURL(address), () => {});
+      void url.then(
+        (address) => URL.revokeObjectURL(address),
+        () => {},
+      );
     }
   }
 }

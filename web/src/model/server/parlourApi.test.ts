@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import type { Api } from "./api.ts";
-import { expiresAt, isSpent, Parlour, usesLeft, type InviteLink } from "./parlourApi.ts";
+import { expiresAt, type InviteLink, isSpent, Parlour, usesLeft } from "./parlourApi.ts";
 
 const link: InviteLink = { token: "t", room_id: "!r:x", creator: "@a:x", created_at: 0, uses: 2 };
 

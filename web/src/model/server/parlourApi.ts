@@ -1,6 +1,6 @@
 // What this server can do beside the Matrix API: docs/parlour-api.md.
 
-import { path, Refusal, type Api } from "./api.ts";
+import { type Api, path, Refusal } from "./api.ts";
 
 export interface ServerUser {
   user_id: string;

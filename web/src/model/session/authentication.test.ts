@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { MatrixError, type Api } from "../server/api.ts";
+import { type Api, MatrixError } from "../server/api.ts";
 import { asUsername, availability, passwordProblem, registrationOf } from "./authentication.ts";
 
 function answering(error: Error | null): Api {

@@ -1,9 +1,9 @@
 // Making an account: which ways the server offers, which names are free.
 
-import { MatrixError, type Api } from "../server/api.ts";
+import { type Api, MatrixError } from "../server/api.ts";
 import { text } from "../server/events.ts";
 import type { LoginAnswer } from "./session.ts";
-import { challengeOf, throughStages, DUMMY, TOKEN, type Challenge } from "./userInteractiveAuth.ts";
+import { type Challenge, challengeOf, DUMMY, TOKEN, throughStages } from "./userInteractiveAuth.ts";
 
 export type Registration = "open" | "token" | "closed";
 
@@ -77,7 +77,11 @@ export async function availability(api: Api, username: string, signal?: AbortSig
 
 /** Turns what somebody types into the form that user names have: small letters, digits and a few signs. */
 export function asUsername(typed: string): string {
-  return typed.trim().toLowerCase().replace(/\s+/g, ".").replace(/[^a-z0-9._=/+-]/g, "");
+  return typed
+    .trim()
+    .toLowerCase()
+    .replace(/\s+/g, ".")
+    .replace(/[^a-z0-9._=/+-]/g, "");
 }
 
 /** Why a password cannot be taken; null where it can. */

@@ -1,7 +1,7 @@
 import { expect, test } from "vitest";
 import { MatrixError } from "../server/api.ts";
 import type { Content } from "../server/events.ts";
-import { byPassword, challengeOf, throughStages, TOKEN } from "./userInteractiveAuth.ts";
+import { byPassword, challengeOf, TOKEN, throughStages } from "./userInteractiveAuth.ts";
 
 function unauthorized(body: Content): MatrixError {
   return new MatrixError(401, "M_UNAUTHORIZED", "no", body);

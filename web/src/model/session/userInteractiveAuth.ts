@@ -1,7 +1,7 @@
 // User-interactive authentication: what the server wants to be told again before it does something that matters.
 
 import { MatrixError } from "../server/api.ts";
-import { list, record, strings, text, type Content } from "../server/events.ts";
+import { type Content, list, record, strings, text } from "../server/events.ts";
 
 export interface Challenge {
   session: string | undefined;

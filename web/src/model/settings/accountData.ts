@@ -1,8 +1,8 @@
 // The account data of the user: settings that follow them to every device.
 
 import { signal } from "@preact/signals";
-import { path, type Api } from "../server/api.ts";
-import { record, strings, type Content, type SyncUpdate } from "../server/events.ts";
+import { type Api, path } from "../server/api.ts";
+import { type Content, record, type SyncUpdate, strings } from "../server/events.ts";
 
 /** What the page keeps in the account. */
 export interface Settings {

@@ -1,6 +1,6 @@
 // Where the user is logged in, and what only a password allows.
 
-import { path, type Api } from "../server/api.ts";
+import { type Api, path } from "../server/api.ts";
 import { byPassword, throughStages } from "../session/userInteractiveAuth.ts";
 
 export interface Device {

@@ -38,8 +38,5 @@ test("muting a room and unmuting it write and take away one rule", async () => {
   const push = new PushRules({ put: note("PUT"), delete: note("DELETE") } as unknown as Api);
   await push.setLevel(room, "mute", {});
   await push.setLevel(room, "default", rules({ override: [rule(room, [])] }));
-  expect(asked).toEqual([
-    `PUT /_matrix/client/v3/pushrules/global/override/${room}`,
-    `DELETE /_matrix/client/v3/pushrules/global/override/${room}`,
-  ]);
+  expect(asked).toEqual([`PUT /_matrix/client/v3/pushrules/global/override/${room}`, `DELETE /_matrix/client/v3/pushrules/global/override/${room}`]);
 });

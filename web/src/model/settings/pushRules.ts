@@ -1,7 +1,7 @@
 // What the user wants to be notified of: the push rules, as far as the page shows them.
 
-import { path, type Api } from "../server/api.ts";
-import { list, record, strings, text, type Content } from "../server/events.ts";
+import { type Api, path } from "../server/api.ts";
+import { type Content, list, record, strings, text } from "../server/events.ts";
 
 /** What a room tells of: everything, mentions only, nothing; or what is so for all rooms. */
 export type RoomLevel = "default" | "all" | "mentions" | "mute";

@@ -1,15 +1,15 @@
 // A room as it is looked at: which part of its history is shown, what is read, what one does with messages.
 
-import { signal, type Signal } from "@preact/signals";
-import { path } from "../server/api.ts";
-import type { Attachment } from "../composing/attachment.ts";
+import { type Signal, signal } from "@preact/signals";
 import type { Chat } from "../client.ts";
+import type { Attachment } from "../composing/attachment.ts";
+import { Typist } from "../composing/typingNotifier.ts";
+import type { Room } from "../rooms/room.ts";
+import { path } from "../server/api.ts";
 import type { RawEvent } from "../server/events.ts";
 import { Reading } from "./readReceipts.ts";
-import type { Room } from "../rooms/room.ts";
 import { Thread } from "./thread.ts";
 import { Timeline, TimelineEvent } from "./timeline.ts";
-import { Typist } from "../composing/typingNotifier.ts";
 
 export interface Target {
   eventId: string;

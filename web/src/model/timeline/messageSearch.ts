@@ -1,8 +1,8 @@
 // Searches in what was said.
 
 import { signal } from "@preact/signals";
-import { messageOf, type Api } from "../server/api.ts";
-import { list, number, record, strings, text, type RawEvent } from "../server/events.ts";
+import { type Api, messageOf } from "../server/api.ts";
+import { list, number, type RawEvent, record, strings, text } from "../server/events.ts";
 
 export interface Hit {
   roomId: string;

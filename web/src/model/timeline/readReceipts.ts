@@ -1,8 +1,8 @@
 // Tells the server what this user has read, and what others have.
 
 import { computed, type ReadonlySignal } from "@preact/signals";
-import { path, type Api } from "../server/api.ts";
 import type { Room } from "../rooms/room.ts";
+import { type Api, path } from "../server/api.ts";
 
 /** Receipts wait so long, so that a burst of messages is one receipt. */
 const GATHER_MS = 300;

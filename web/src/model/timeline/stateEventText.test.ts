@@ -1,7 +1,7 @@
 import { expect, test } from "vitest";
-import { describe } from "./stateEventText.ts";
 import type { Content } from "../server/events.ts";
 import { event } from "../testHelpers.ts";
+import { describe } from "./stateEventText.ts";
 import { TimelineEvent } from "./timeline.ts";
 
 const NAMES: Record<string, string> = { "@a:x": "Ann", "@b:x": "Bob" };

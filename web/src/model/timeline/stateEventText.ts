@@ -1,7 +1,7 @@
 // What the state events of a room say, in words.
 
-import { record, text, type Content } from "../server/events.ts";
 import { Powers } from "../rooms/powerLevels.ts";
+import { type Content, record, text } from "../server/events.ts";
 import type { TimelineEvent } from "./timelineEvent.ts";
 
 type NameOf = (userId: string) => string;

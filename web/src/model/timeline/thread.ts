@@ -1,8 +1,8 @@
 // A thread of a room: its root and what was answered to it.
 
-import { path, type Api } from "../server/api.ts";
-import { relationOf, type RawEvent } from "../server/events.ts";
-import { redactedBy, Timeline, type Messages } from "./timeline.ts";
+import { type Api, path } from "../server/api.ts";
+import { type RawEvent, relationOf } from "../server/events.ts";
+import { type Messages, redactedBy, Timeline } from "./timeline.ts";
 
 const PAGE = 50;
 

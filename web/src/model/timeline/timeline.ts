@@ -1,11 +1,11 @@
 // The events of one room that are loaded, in order, with what was said about them: edits, reactions, redactions.
 
-import { signal, type Signal } from "@preact/signals";
-import { path, type Api } from "../server/api.ts";
-import { relationOf, text, type RawEvent } from "../server/events.ts";
-import { TimelineEvent, type SendState } from "./timelineEvent.ts";
+import { type Signal, signal } from "@preact/signals";
+import { type Api, path } from "../server/api.ts";
+import { type RawEvent, relationOf, text } from "../server/events.ts";
+import { type SendState, TimelineEvent } from "./timelineEvent.ts";
 
-export { TimelineEvent, type SendState };
+export { type SendState, TimelineEvent };
 
 /** A part of the history, newest first where it was asked for backwards. */
 export interface Messages {

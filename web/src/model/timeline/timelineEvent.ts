@@ -1,7 +1,7 @@
 // One event of a timeline, with what was said about it: edits, reactions, its thread, its redaction.
 
 import { signal } from "@preact/signals";
-import { number, record, relationOf, type Content, type RawEvent, type Relation } from "../server/events.ts";
+import { type Content, number, type RawEvent, type Relation, record, relationOf } from "../server/events.ts";
 
 export type SendState = "sending" | "sent" | "failed";
 

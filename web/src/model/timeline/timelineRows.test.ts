@@ -1,24 +1,29 @@
 import { expect, test } from "vitest";
-import { rowsOf } from "./timelineRows.ts";
-import { edit, event, reaction, redaction, reply } from "../testHelpers.ts";
-import { Timeline } from "./timeline.ts";
-import { apiThat } from "../testHelpers.ts";
 import type { RawEvent } from "../server/events.ts";
+import { apiThat, edit, event, reaction, redaction, reply } from "../testHelpers.ts";
+import { Timeline } from "./timeline.ts";
+import { rowsOf } from "./timelineRows.ts";
 
 const NOON = Date.UTC(2026, 0, 5, 12);
 const MINUTE = 60_000;
 
 function eventsOf(...raw: RawEvent[]) {
-  const timeline = new Timeline(apiThat(() => ({})), "!r:x");
+  const timeline = new Timeline(
+    apiThat(() => ({})),
+    "!r:x",
+  );
   timeline.append(raw);
   return timeline.events;
 }
 
 const at = (id: string, time: number, sender = "@alice:x") => event(id, { origin_server_ts: time, sender });
-const join = (id: string, user: string, time: number) => event(id, { type: "m.room.member", state_key: user, sender: user, origin_server_ts: time, content: { membership: "join" } });
+const join = (id: string, user: string, time: number) =>
+  event(id, { type: "m.room.member", state_key: user, sender: user, origin_server_ts: time, content: { membership: "join" } });
 
 test("what one person says in a row is grouped, until some minutes pass", () => {
-  const rows = rowsOf(eventsOf(at("$1", NOON), at("$2", NOON + MINUTE), at("$3", NOON + 2 * MINUTE, "@bob:x"), at("$4", NOON + 20 * MINUTE, "@bob:x")), { me: "@me:x" });
+  const rows = rowsOf(eventsOf(at("$1", NOON), at("$2", NOON + MINUTE), at("$3", NOON + 2 * MINUTE, "@bob:x"), at("$4", NOON + 20 * MINUTE, "@bob:x")), {
+    me: "@me:x",
+  });
   expect(rows.map((row) => row.kind === "message" && [row.isFirst, row.isLast])).toEqual([
     [true, false],
     [false, true],

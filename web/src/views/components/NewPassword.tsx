@@ -10,7 +10,13 @@ export function NewPassword({ label = "Password" }: { label?: string }) {
   const differs = second !== "" && !first.startsWith(second);
   return (
     <>
-      <PasswordField label={label} name="new-password" autocomplete="new-password" hint={`At least ${SHORTEST_PASSWORD} characters. A few words are good.`} onInput={setFirst} />
+      <PasswordField
+        label={label}
+        name="new-password"
+        autocomplete="new-password"
+        hint={`At least ${SHORTEST_PASSWORD} characters. A few words are good.`}
+        onInput={setFirst}
+      />
       <div class="stack tight">
         <PasswordField label="Repeat the password" name="repeated" autocomplete="new-password" onInput={setSecond} />
         <p class="problem" role="status">

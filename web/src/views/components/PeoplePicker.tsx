@@ -1,7 +1,7 @@
 import "./PeoplePicker.css";
 import { useEffect, useId, useState } from "preact/hooks";
+import { type Found, findPeople } from "../../model/people/userSearch.ts";
 import { messageOf } from "../../model/server/api.ts";
-import { findPeople, type Found } from "../../model/people/userSearch.ts";
 import { useChat } from "../clientContext.ts";
 import { Avatar } from "./Avatar.tsx";
 import { Icon } from "./Icon.tsx";

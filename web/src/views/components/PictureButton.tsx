@@ -39,13 +39,16 @@ export function PictureButton({ id, name, mxc, square = false, onChange }: Props
             </button>
           )}
         </div>
-        {progress === null ? (
-          <span class="soft small-text">PNG, JPEG, WebP or GIF</span>
-        ) : (
-          <progress value={progress} aria-label="Upload" />
-        )}
+        {progress === null ? <span class="soft small-text">PNG, JPEG, WebP or GIF</span> : <progress value={progress} aria-label="Upload" />}
       </div>
-      <input ref={input} type="file" accept="image/png,image/jpeg,image/webp,image/gif" hidden aria-label="Picture" onChange={(event) => void upload(event.currentTarget.files?.[0])} />
+      <input
+        ref={input}
+        type="file"
+        accept="image/png,image/jpeg,image/webp,image/gif"
+        hidden
+        aria-label="Picture"
+        onChange={(event) => void upload(event.currentTarget.files?.[0])}
+      />
     </div>
   );
 }

@@ -1,11 +1,11 @@
 import { useState } from "preact/hooks";
 import type { Room } from "../../model/rooms/room.ts";
 import { useChat } from "../clientContext.ts";
-import { panel } from "../sidePanel.ts";
 import { Confirm } from "../components/ConfirmDialog.tsx";
 import { Field } from "../components/Form.tsx";
 import { tell } from "../components/Toasts.tsx";
 import { go } from "../currentRoute.ts";
+import { panel } from "../sidePanel.ts";
 
 /** Deletes a room for everybody. Its name has to be typed, because nothing brings it back. */
 export function DeleteRoom({ room, onClose }: { room: Room; onClose: () => void }) {
@@ -22,9 +22,17 @@ export function DeleteRoom({ room, onClose }: { room: Room; onClose: () => void 
   return (
     <Confirm title="Delete this room?" submit="Delete room" danger disabled={typed.trim() !== name.trim()} onConfirm={remove} onClose={onClose}>
       <p>
-        Everybody is removed from <strong dir="auto">{name}</strong>, its addresses go, and all messages are deleted from this server. This cannot be taken back.
+        Everybody is removed from <strong dir="auto">{name}</strong>, its addresses go, and all messages are deleted from this server. This cannot be taken
+        back.
       </p>
-      <Field label="Type the room's name to go on" name="name" dir="auto" autocomplete="off" placeholder={name} onInput={(event) => setTyped(event.currentTarget.value)} />
+      <Field
+        label="Type the room's name to go on"
+        name="name"
+        dir="auto"
+        autocomplete="off"
+        placeholder={name}
+        onInput={(event) => setTyped(event.currentTarget.value)}
+      />
       <Field label="Reason (optional)" name="reason" dir="auto" autocomplete="off" />
     </Confirm>
   );

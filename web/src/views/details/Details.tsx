@@ -1,9 +1,9 @@
 import "./Details.css";
 import { useEffect, useRef, useState } from "preact/hooks";
 import type { Room } from "../../model/rooms/room.ts";
-import { panel } from "../sidePanel.ts";
 import { IconButton } from "../components/IconButton.tsx";
 import { Tabs } from "../components/Tabs.tsx";
+import { panel } from "../sidePanel.ts";
 import { About } from "./AboutRoom.tsx";
 import { Members } from "./Members.tsx";
 import { RoomSettings } from "./RoomSettings.tsx";

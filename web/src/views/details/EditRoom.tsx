@@ -1,11 +1,11 @@
 import { useState } from "preact/hooks";
+import { type Room, serverOf } from "../../model/rooms/room.ts";
 import { asUsername } from "../../model/session/authentication.ts";
-import { serverOf, type Room } from "../../model/rooms/room.ts";
 import { useChat } from "../clientContext.ts";
-import { AliasField } from "../explore/AliasField.tsx";
 import { Confirm } from "../components/ConfirmDialog.tsx";
 import { Field } from "../components/Form.tsx";
 import { PictureButton } from "../components/PictureButton.tsx";
+import { AliasField } from "../explore/AliasField.tsx";
 
 /** Changes what a room is called and about, as far as one may. */
 export function EditRoom({ room, onClose }: { room: Room; onClose: () => void }) {

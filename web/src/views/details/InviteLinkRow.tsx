@@ -1,10 +1,10 @@
 import { useState } from "preact/hooks";
-import { isSpent, usesLeft, type InviteLink } from "../../model/server/parlourApi.ts";
 import { hrefOf } from "../../model/route.ts";
+import { type InviteLink, isSpent, usesLeft } from "../../model/server/parlourApi.ts";
 import { CopyButton } from "../components/CopyButton.tsx";
+import { exactTime, fromNow } from "../components/formatTime.ts";
 import { IconButton } from "../components/IconButton.tsx";
 import { Lazy } from "../components/Lazy.tsx";
-import { exactTime, fromNow } from "../components/formatTime.ts";
 import { attempt } from "../components/Toasts.tsx";
 
 /** An invite link: what is left of it, and the ways to hand it on or take it back. */

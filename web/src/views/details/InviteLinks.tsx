@@ -1,7 +1,7 @@
 import { useEffect, useState } from "preact/hooks";
-import { messageOf } from "../../model/server/api.ts";
-import { expiresAt, type Expiry, type InviteLink } from "../../model/server/parlourApi.ts";
 import type { Room } from "../../model/rooms/room.ts";
+import { messageOf } from "../../model/server/api.ts";
+import { type Expiry, expiresAt, type InviteLink } from "../../model/server/parlourApi.ts";
 import { useChat } from "../clientContext.ts";
 import { Field, Form } from "../components/Form.tsx";
 import { ExpiryField } from "./ExpiryField.tsx";

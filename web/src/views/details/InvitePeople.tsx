@@ -1,7 +1,7 @@
 import { useState } from "preact/hooks";
 import type { Found } from "../../model/people/userSearch.ts";
-import { expiresAt, type Expiry } from "../../model/server/parlourApi.ts";
 import type { Room } from "../../model/rooms/room.ts";
+import { type Expiry, expiresAt } from "../../model/server/parlourApi.ts";
 import { useChat } from "../clientContext.ts";
 import { Form } from "../components/Form.tsx";
 import { PeoplePicker } from "../components/PeoplePicker.tsx";

@@ -1,8 +1,8 @@
 import type { Room } from "../../model/rooms/room.ts";
 import { useChat } from "../clientContext.ts";
-import { panel } from "../sidePanel.ts";
 import { Confirm } from "../components/ConfirmDialog.tsx";
 import { go } from "../currentRoute.ts";
+import { panel } from "../sidePanel.ts";
 
 export function LeaveRoom({ room, onClose }: { room: Room; onClose: () => void }) {
   const { moderation } = useChat();

@@ -1,6 +1,6 @@
 import { useState } from "preact/hooks";
-import { rolesToGive } from "../../model/rooms/roomAdministration.ts";
 import type { Member, Room } from "../../model/rooms/room.ts";
+import { rolesToGive } from "../../model/rooms/roomAdministration.ts";
 import { useChat } from "../clientContext.ts";
 import { Confirm } from "../components/ConfirmDialog.tsx";
 import { Field } from "../components/Form.tsx";
@@ -31,8 +31,18 @@ function RemoveDialog({ room, deed: { kind, member }, onClose }: Props) {
     else await moderation.kick(room.id, member.userId, reason);
   };
   return (
-    <Confirm title={kind === "ban" ? `Ban ${member.name}?` : `Remove ${member.name}?`} submit={kind === "ban" ? "Ban" : "Remove"} danger onConfirm={run} onClose={onClose}>
-      <p>{kind === "ban" ? "They leave the room and cannot come back until somebody lifts the ban." : "They leave the room. They can come back if the room is open, or when they are invited again."}</p>
+    <Confirm
+      title={kind === "ban" ? `Ban ${member.name}?` : `Remove ${member.name}?`}
+      submit={kind === "ban" ? "Ban" : "Remove"}
+      danger
+      onConfirm={run}
+      onClose={onClose}
+    >
+      <p>
+        {kind === "ban"
+          ? "They leave the room and cannot come back until somebody lifts the ban."
+          : "They leave the room. They can come back if the room is open, or when they are invited again."}
+      </p>
       <Field label="Reason (optional)" name="reason" dir="auto" autocomplete="off" hint="The person can read it." />
     </Confirm>
   );
@@ -46,8 +56,18 @@ function RoleDialog({ room, member, onClose }: { room: Room; member: Member; onC
   const isHigh = Number(level) >= own || member.userId === me;
   return (
     <Confirm title={`Role of ${member.name}`} submit="Save" onConfirm={async () => moderation.setLevel(room, member.userId, Number(level))} onClose={onClose}>
-      <Select label="Role" value={level} onChange={setLevel} options={roles.map((role) => ({ value: String(role.level), label: role.name }))} hint="Moderators can remove people and messages; admins can change everything." />
-      {isHigh && <p class="problem">{member.userId === me ? "You cannot take this back yourself." : "This person will stand as high as you: you cannot take it back."}</p>}
+      <Select
+        label="Role"
+        value={level}
+        onChange={setLevel}
+        options={roles.map((role) => ({ value: String(role.level), label: role.name }))}
+        hint="Moderators can remove people and messages; admins can change everything."
+      />
+      {isHigh && (
+        <p class="problem">
+          {member.userId === me ? "You cannot take this back yourself." : "This person will stand as high as you: you cannot take it back."}
+        </p>
+      )}
     </Confirm>
   );
 }

@@ -1,14 +1,14 @@
-import { invitationEnds, rolesToGive } from "../../model/rooms/roomAdministration.ts";
 import { Powers } from "../../model/rooms/powerLevels.ts";
 import type { Member, Room } from "../../model/rooms/room.ts";
+import { invitationEnds, rolesToGive } from "../../model/rooms/roomAdministration.ts";
 import { useChat } from "../clientContext.ts";
 import { Avatar } from "../components/Avatar.tsx";
-import { Menu, type MenuItem } from "../components/Menu.tsx";
 import { fromNow } from "../components/formatTime.ts";
+import { Menu, type MenuItem } from "../components/Menu.tsx";
 import { attempt } from "../components/Toasts.tsx";
-import { showProfile } from "../people/shownProfile.ts";
 import { openDirect } from "../people/openDirectChat.ts";
 import { presenceText } from "../people/presenceText.ts";
+import { showProfile } from "../people/shownProfile.ts";
 import type { MemberDeed } from "./MemberDialog.tsx";
 
 interface Props {
@@ -65,7 +65,8 @@ function useDeeds(room: Room, member: Member, onDeed: (deed: MemberDeed) => void
   const powers = room.powers.value;
   const items: MenuItem[] = [];
   const do_ = (label: string, icon: MenuItem["icon"], work: () => Promise<unknown>) => items.push({ label, icon, action: () => void attempt(work) });
-  const ask = (kind: MemberDeed["kind"], label: string, icon: MenuItem["icon"]) => items.push({ label, icon, danger: kind !== "role", action: () => onDeed({ kind, member }) });
+  const ask = (kind: MemberDeed["kind"], label: string, icon: MenuItem["icon"]) =>
+    items.push({ label, icon, danger: kind !== "role", action: () => onDeed({ kind, member }) });
   if (membership === "ban") {
     if (powers.mayAct(me, "ban", userId) && powers.may(me, "kick")) do_("Unban", "check", async () => moderation.unban(room.id, userId));
     return items;

@@ -1,12 +1,12 @@
 import { useEffect, useState } from "preact/hooks";
-import { folded } from "../../model/rooms/roomFilter.ts";
 import type { Member, Room } from "../../model/rooms/room.ts";
+import { folded } from "../../model/rooms/roomFilter.ts";
 import { useChat } from "../clientContext.ts";
 import { Icon } from "../components/Icon.tsx";
 import { attempt } from "../components/Toasts.tsx";
 import { Windowed } from "../components/VirtualList.tsx";
 import { InviteDialog } from "./InviteDialog.tsx";
-import { MemberDialog, type MemberDeed } from "./MemberDialog.tsx";
+import { type MemberDeed, MemberDialog } from "./MemberDialog.tsx";
 import { MemberRow } from "./MemberRow.tsx";
 
 /** The height of a row, in rem; Details.css says the same. */
@@ -36,7 +36,14 @@ export function Members({ room }: { room: Room }) {
         <div class="row">
           <div class="search-field grow">
             <Icon name="search" />
-            <input type="search" class="input" aria-label="Search members" placeholder="Search" value={search} onInput={(event) => setSearch(event.currentTarget.value)} />
+            <input
+              type="search"
+              class="input"
+              aria-label="Search members"
+              placeholder="Search"
+              value={search}
+              onInput={(event) => setSearch(event.currentTarget.value)}
+            />
           </div>
           {powers.may(me, "invite") && (
             <button type="button" class="button primary" onClick={() => setInviting(true)}>
@@ -51,7 +58,13 @@ export function Members({ room }: { room: Room }) {
             <h3 class="details-group">
               {name} · {name === "In the room" && words === "" ? room.joinedCount.value : members.length}
             </h3>
-            <Windowed items={members} keyOf={({ userId }) => userId} row={ROW} label={name} render={(member) => <MemberRow room={room} member={member} onDeed={setDeed} />} />
+            <Windowed
+              items={members}
+              keyOf={({ userId }) => userId}
+              row={ROW}
+              label={name}
+              render={(member) => <MemberRow room={room} member={member} onDeed={setDeed} />}
+            />
           </section>
         ),
       )}

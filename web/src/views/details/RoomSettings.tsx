@@ -1,12 +1,12 @@
 import { useEffect, useState } from "preact/hooks";
+import type { Room } from "../../model/rooms/room.ts";
 import { isCreator } from "../../model/rooms/roomAdministration.ts";
 import { levelOf, type RoomLevel } from "../../model/settings/pushRules.ts";
-import type { Room } from "../../model/rooms/room.ts";
 import { useChat } from "../clientContext.ts";
-import { HISTORY } from "../explore/CreateRoom.tsx";
 import { Check } from "../components/Form.tsx";
 import { Select } from "../components/Select.tsx";
 import { attempt } from "../components/Toasts.tsx";
+import { HISTORY } from "../explore/CreateRoom.tsx";
 import { DeleteRoom } from "./DeleteRoom.tsx";
 import { LeaveRoom } from "./LeaveRoom.tsx";
 
@@ -32,7 +32,8 @@ export function RoomSettings({ room }: { room: Room }) {
   const may = (type: string) => room.powers.value.maySend(me, type, true);
   const joinRule = room.joinRule.value;
   const joinRules = JOIN_RULES.some(({ value }) => value === joinRule) ? JOIN_RULES : [...JOIN_RULES, { value: joinRule, label: "Members of certain rooms" }];
-  const set = (type: string, key: string) => (value: string) => void attempt(async () => moderation.setState(room.id, type, { ...room.content(type), [key]: value }));
+  const set = (type: string, key: string) => (value: string) =>
+    void attempt(async () => moderation.setState(room.id, type, { ...room.content(type), [key]: value }));
   return (
     <>
       <section class="stack details-section" aria-labelledby="for-me">
@@ -46,7 +47,13 @@ export function RoomSettings({ room }: { room: Room }) {
       </section>
       <section class="stack details-section" aria-labelledby="for-all">
         <h3 id="for-all">For everybody</h3>
-        <Select label="Who can join" value={joinRule} options={joinRules} disabled={!may("m.room.join_rules")} onChange={set("m.room.join_rules", "join_rule")} />
+        <Select
+          label="Who can join"
+          value={joinRule}
+          options={joinRules}
+          disabled={!may("m.room.join_rules")}
+          onChange={set("m.room.join_rules", "join_rule")}
+        />
         <Select
           label="Who can read what was said before"
           value={room.historyVisibility.value}
@@ -87,5 +94,7 @@ function Listed({ room, disabled }: { room: Room; disabled: boolean }) {
     setListed(next);
     if (!(await attempt(async () => moderation.setListed(room.id, next)))) setListed(!next);
   };
-  return <Check label="In the list of public rooms" checked={listed} disabled={disabled || !known} onChange={(event) => void change(event.currentTarget.checked)} />;
+  return (
+    <Check label="In the list of public rooms" checked={listed} disabled={disabled || !known} onChange={(event) => void change(event.currentTarget.checked)} />
+  );
 }

@@ -1,7 +1,7 @@
 import { useState } from "preact/hooks";
 import type { Found } from "../../model/people/userSearch.ts";
-import { asUsername } from "../../model/session/authentication.ts";
 import { serverOf } from "../../model/rooms/room.ts";
+import { asUsername } from "../../model/session/authentication.ts";
 import { useChat } from "../clientContext.ts";
 import { Confirm } from "../components/ConfirmDialog.tsx";
 import { Field } from "../components/Form.tsx";

@@ -1,7 +1,7 @@
 import "./Explore.css";
 import { useEffect, useState } from "preact/hooks";
+import { type PublicRoom, parseAddress } from "../../model/rooms/roomDirectory.ts";
 import { messageOf } from "../../model/server/api.ts";
-import { parseAddress, type PublicRoom } from "../../model/rooms/roomDirectory.ts";
 import { useChat } from "../clientContext.ts";
 import { Icon } from "../components/Icon.tsx";
 import { Page } from "../components/Page.tsx";

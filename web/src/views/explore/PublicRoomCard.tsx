@@ -5,8 +5,8 @@ import { useChat } from "../clientContext.ts";
 import { Avatar } from "../components/Avatar.tsx";
 import { Icon } from "../components/Icon.tsx";
 import { attempt, tell } from "../components/Toasts.tsx";
-import { openDirect } from "../people/openDirectChat.ts";
 import { go } from "../currentRoute.ts";
+import { openDirect } from "../people/openDirectChat.ts";
 
 /** A public room, and the way into it. */
 export function PublicRoomCard({ room }: { room: PublicRoom }) {
@@ -63,7 +63,13 @@ function Enter({ room, name }: { room: PublicRoom; name: string }) {
     );
   }
   return (
-    <button type="button" class="button primary small" disabled={busy} aria-label={`Join ${name}`} onClick={() => void run(async () => go({ at: "room", id: await founding.join(room.room_id) }))}>
+    <button
+      type="button"
+      class="button primary small"
+      disabled={busy}
+      aria-label={`Join ${name}`}
+      onClick={() => void run(async () => go({ at: "room", id: await founding.join(room.room_id) }))}
+    >
       Join
     </button>
   );

@@ -1,13 +1,13 @@
 import "./Invitation.css";
 import { useState } from "preact/hooks";
-import { isDirectInvitation } from "../../model/rooms/roomEntry.ts";
-import { invitationEnds } from "../../model/rooms/roomAdministration.ts";
 import type { Room } from "../../model/rooms/room.ts";
+import { invitationEnds } from "../../model/rooms/roomAdministration.ts";
+import { isDirectInvitation } from "../../model/rooms/roomEntry.ts";
 import { useChat } from "../clientContext.ts";
 import { Avatar } from "../components/Avatar.tsx";
+import { exactTime, fromNow } from "../components/formatTime.ts";
 import { Icon } from "../components/Icon.tsx";
 import { BackLink } from "../components/Page.tsx";
-import { exactTime, fromNow } from "../components/formatTime.ts";
 import { attempt } from "../components/Toasts.tsx";
 import { go } from "../currentRoute.ts";
 

@@ -1,13 +1,13 @@
 import "./Invitation.css";
 import { useEffect, useState } from "preact/hooks";
+import { localpart } from "../../model/rooms/room.ts";
 import { MatrixError, messageOf } from "../../model/server/api.ts";
 import type { LinkPreview } from "../../model/server/parlourApi.ts";
-import { localpart } from "../../model/rooms/room.ts";
 import { useChat } from "../clientContext.ts";
 import { Avatar } from "../components/Avatar.tsx";
+import { fromNow } from "../components/formatTime.ts";
 import { Icon } from "../components/Icon.tsx";
 import { BackLink } from "../components/Page.tsx";
-import { fromNow } from "../components/formatTime.ts";
 import { attempt } from "../components/Toasts.tsx";
 import { go } from "../currentRoute.ts";
 import { arriving } from "./pendingInviteLink.ts";

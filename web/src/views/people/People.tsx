@@ -1,7 +1,7 @@
 import "./People.css";
 import { useEffect, useRef, useState } from "preact/hooks";
+import { type Found, foundOf, seenOf } from "../../model/people/userSearch.ts";
 import { messageOf } from "../../model/server/api.ts";
-import { foundOf, seenOf, type Found } from "../../model/people/userSearch.ts";
 import type { UsersPage } from "../../model/server/parlourApi.ts";
 import { useChat } from "../clientContext.ts";
 import { Icon } from "../components/Icon.tsx";
@@ -40,7 +40,10 @@ export function People() {
   useEffect(() => {
     let wanted = true;
     const load = () => {
-      chat.parlour.users(search.trim(), undefined, PAGE).then((page) => wanted && take(page, []), (error: unknown) => wanted && failed(error));
+      chat.parlour.users(search.trim(), undefined, PAGE).then(
+        (page) => wanted && take(page, []),
+        (error: unknown) => wanted && failed(error),
+      );
     };
     const refresh = () => {
       // Whoever has paged on keeps the pages; the syncs tell of changes then.
@@ -68,7 +71,14 @@ export function People() {
       head={
         <div class="search-field">
           <Icon name="search" />
-          <input type="search" class="input" aria-label="Search people" placeholder="Search by name" value={search} onInput={(event) => setSearch(event.currentTarget.value)} />
+          <input
+            type="search"
+            class="input"
+            aria-label="Search people"
+            placeholder="Search by name"
+            value={search}
+            onInput={(event) => setSearch(event.currentTarget.value)}
+          />
         </div>
       }
     >
@@ -83,7 +93,11 @@ export function People() {
       {people !== null && others.length === 0 && <Nobody searched={search.trim() !== ""} />}
       {next !== undefined && (
         <p class="people-more">
-          <button type="button" class="button" onClick={() => void chat.parlour.users(search.trim(), next, PAGE).then((page) => take(page, people ?? []), failed)}>
+          <button
+            type="button"
+            class="button"
+            onClick={() => void chat.parlour.users(search.trim(), next, PAGE).then((page) => take(page, people ?? []), failed)}
+          >
             Show more
           </button>
         </p>

@@ -2,9 +2,9 @@ import type { Found } from "../../model/people/userSearch.ts";
 import { useChat } from "../clientContext.ts";
 import { Avatar } from "../components/Avatar.tsx";
 import { IconButton } from "../components/IconButton.tsx";
-import { showProfile } from "./shownProfile.ts";
 import { openDirect } from "./openDirectChat.ts";
 import { presenceText } from "./presenceText.ts";
+import { showProfile } from "./shownProfile.ts";
 
 /** Somebody of this server; a click opens the direct chat. */
 export function PersonRow({ person: { id, name, avatar } }: { person: Found }) {

@@ -1,18 +1,18 @@
 import "./ProfileCard.css";
 import { useEffect, useState } from "preact/hooks";
-import { Confirm } from "../components/ConfirmDialog.tsx";
 import { localpart, type Room } from "../../model/rooms/room.ts";
 import { hrefOf } from "../../model/route.ts";
 import { useChat } from "../clientContext.ts";
 import { Avatar } from "../components/Avatar.tsx";
+import { Confirm } from "../components/ConfirmDialog.tsx";
 import { CopyButton } from "../components/CopyButton.tsx";
 import { Dialog } from "../components/Dialog.tsx";
 import { Icon } from "../components/Icon.tsx";
 import { Select } from "../components/Select.tsx";
 import { attempt, tell } from "../components/Toasts.tsx";
-import { profileShown } from "./shownProfile.ts";
 import { openDirect } from "./openDirectChat.ts";
 import { presenceText } from "./presenceText.ts";
+import { profileShown } from "./shownProfile.ts";
 
 export function ProfileCard() {
   const userId = profileShown.value;

@@ -1,21 +1,21 @@
 import { useEffect, useMemo } from "preact/hooks";
 import { Composer as ComposerModel } from "../../model/composing/composer.ts";
-import { hrefOf } from "../../model/route.ts";
 import type { Room } from "../../model/rooms/room.ts";
+import { hrefOf } from "../../model/route.ts";
 import { useChat } from "../clientContext.ts";
-import { Details } from "../details/Details.tsx";
-import { panel } from "../sidePanel.ts";
 import { attempt } from "../components/Toasts.tsx";
 import { go } from "../currentRoute.ts";
-import { Announcer } from "./NewMessageAnnouncer.tsx";
+import { Details } from "../details/Details.tsx";
+import { panel } from "../sidePanel.ts";
 import { ComposerArea } from "./composer/ComposerArea.tsx";
 import { DropZone } from "./composer/DropZone.tsx";
-import { conversationOf, draftsOf, PlaceContext, type Place } from "./roomContext.ts";
+import { Announcer } from "./NewMessageAnnouncer.tsx";
 import { RoomHeader } from "./RoomHeader.tsx";
+import { conversationOf, draftsOf, type Place, PlaceContext } from "./roomContext.ts";
 import { SearchPanel } from "./search/SearchPanel.tsx";
+import { TypingLine } from "./TypingLine.tsx";
 import { ThreadPanel } from "./threads/ThreadPanel.tsx";
 import { MainList } from "./timeline/RoomTimeline.tsx";
-import { TypingLine } from "./TypingLine.tsx";
 
 /** A room that one is in: the conversation, and the panel beside it. */
 export function JoinedRoom({ room, event }: { room: Room; event?: string | undefined }) {

@@ -1,7 +1,7 @@
 import { useEffect, useState } from "preact/hooks";
+import { isShown } from "../../model/rooms/room.ts";
 import type { RawEvent } from "../../model/server/events.ts";
 import { relationOf } from "../../model/server/events.ts";
-import { isShown } from "../../model/rooms/room.ts";
 import { TimelineEvent } from "../../model/timeline/timeline.ts";
 import { useChat } from "../clientContext.ts";
 import { plainText } from "./message/plainText.ts";

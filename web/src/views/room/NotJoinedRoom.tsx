@@ -1,5 +1,5 @@
-import { hrefOf } from "../../model/route.ts";
 import type { Room } from "../../model/rooms/room.ts";
+import { hrefOf } from "../../model/route.ts";
 import { text } from "../../model/server/events.ts";
 import { useChat } from "../clientContext.ts";
 import { Avatar } from "../components/Avatar.tsx";

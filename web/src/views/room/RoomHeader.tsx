@@ -1,10 +1,10 @@
 import { hrefOf } from "../../model/route.ts";
 import { useChat } from "../clientContext.ts";
-import { panel, type Panel } from "../sidePanel.ts";
 import { Avatar } from "../components/Avatar.tsx";
+import { fromNow } from "../components/formatTime.ts";
 import { Icon } from "../components/Icon.tsx";
 import { IconButton } from "../components/IconButton.tsx";
-import { fromNow } from "../components/formatTime.ts";
+import { type Panel, panel } from "../sidePanel.ts";
 import { usePlace } from "./roomContext.ts";
 
 /** Where one is, with whom, and the ways to the panels. */

@@ -1,10 +1,10 @@
 import "./RoomPage.css";
-import { useChat } from "../clientContext.ts";
-import { Invitation } from "../invite/Invitation.tsx";
-import { Icon } from "../components/Icon.tsx";
 import { hrefOf } from "../../model/route.ts";
-import { Gone } from "./NotJoinedRoom.tsx";
+import { useChat } from "../clientContext.ts";
+import { Icon } from "../components/Icon.tsx";
+import { Invitation } from "../invite/Invitation.tsx";
 import { JoinedRoom } from "./JoinedRoom.tsx";
+import { Gone } from "./NotJoinedRoom.tsx";
 
 /** A conversation, or why there is none. */
 export function RoomPage({ id, event }: { id: string; event?: string | undefined }) {

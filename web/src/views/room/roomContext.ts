@@ -4,9 +4,9 @@ import { createContext } from "preact";
 import { useContext } from "preact/hooks";
 import type { Chat } from "../../model/client.ts";
 import type { Composer } from "../../model/composing/composer.ts";
-import { Conversation } from "../../model/timeline/conversation.ts";
 import { Drafts } from "../../model/composing/drafts.ts";
 import type { Room } from "../../model/rooms/room.ts";
+import { Conversation } from "../../model/timeline/conversation.ts";
 
 export interface Place {
   room: Room;

@@ -28,8 +28,11 @@ export function AboutTab() {
       <section class="settings-section" aria-labelledby="clients-heading">
         <h2 id="clients-heading">Other clients</h2>
         <p>
-          Parlour speaks <a href="https://matrix.org" rel="noreferrer" target="_blank">Matrix</a>: any Matrix client works with your account, on the phone and on the desktop. Where it asks for your homeserver, enter{" "}
-          <code>{location.origin}</code>
+          Parlour speaks{" "}
+          <a href="https://matrix.org" rel="noreferrer" target="_blank">
+            Matrix
+          </a>
+          : any Matrix client works with your account, on the phone and on the desktop. Where it asks for your homeserver, enter <code>{location.origin}</code>
         </p>
       </section>
     </>

@@ -4,10 +4,10 @@ import type { Device } from "../../model/settings/accountSecurity.ts";
 import { useChat } from "../clientContext.ts";
 import { Confirm } from "../components/ConfirmDialog.tsx";
 import { Field } from "../components/Form.tsx";
+import { exactTime, fromNow } from "../components/formatTime.ts";
 import { Icon } from "../components/Icon.tsx";
 import { IconButton } from "../components/IconButton.tsx";
 import { PasswordField } from "../components/PasswordField.tsx";
-import { exactTime, fromNow } from "../components/formatTime.ts";
 
 type Open = { what: "rename"; device: Device } | { what: "sign-out"; devices: Device[] } | null;
 
@@ -105,11 +105,20 @@ function Rename({ device, onDone, onClose }: DialogProps & { device: Device }) {
 function SignOutDevices({ devices, onDone, onClose }: DialogProps & { devices: Device[] }) {
   const { security } = useChat();
   const run = async (data: FormData) => {
-    await security.signOut(devices.map(({ device_id }) => device_id), String(data.get("password")));
+    await security.signOut(
+      devices.map(({ device_id }) => device_id),
+      String(data.get("password")),
+    );
     await onDone();
   };
   return (
-    <Confirm title={devices.length === 1 ? "Sign out this device?" : `Sign out ${devices.length} devices?`} submit="Sign out" danger onConfirm={run} onClose={onClose}>
+    <Confirm
+      title={devices.length === 1 ? "Sign out this device?" : `Sign out ${devices.length} devices?`}
+      submit="Sign out"
+      danger
+      onConfirm={run}
+      onClose={onClose}
+    >
       <p dir="auto">{devices.map(nameOf).join(", ")}</p>
       <PasswordField label="Your password" name="password" autocomplete="current-password" />
     </Confirm>

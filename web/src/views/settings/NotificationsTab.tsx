@@ -44,7 +44,9 @@ function Browser() {
         disabled={permission === "denied"}
         onChange={(event) => void change(event.currentTarget.checked)}
       />
-      {permission === "denied" && <p class="problem">This browser does not let the page show notifications. You can change that in the browser's settings for this site.</p>}
+      {permission === "denied" && (
+        <p class="problem">This browser does not let the page show notifications. You can change that in the browser's settings for this site.</p>
+      )}
     </>
   );
 }

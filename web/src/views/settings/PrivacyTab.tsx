@@ -40,7 +40,12 @@ export function PrivacyTab() {
               <button type="button" class="button small" onClick={() => showProfile(userId)}>
                 {userId}
               </button>
-              <button type="button" class="button small" aria-label={`Stop ignoring ${userId}`} onClick={() => void attempt(async () => account.setIgnored(userId, false))}>
+              <button
+                type="button"
+                class="button small"
+                aria-label={`Stop ignoring ${userId}`}
+                onClick={() => void attempt(async () => account.setIgnored(userId, false))}
+              >
                 Stop ignoring
               </button>
             </li>

@@ -54,7 +54,14 @@ function Deactivate({ sessions, onClose }: { sessions: Sessions; onClose: () => 
       <p>
         This ends <strong>{me}</strong> for good. Nobody can bring it back.
       </p>
-      <Field label="Type your user id to go on" name="id" autocomplete="off" autocapitalize="none" placeholder={me} onInput={(event) => setTyped(event.currentTarget.value)} />
+      <Field
+        label="Type your user id to go on"
+        name="id"
+        autocomplete="off"
+        autocapitalize="none"
+        placeholder={me}
+        onInput={(event) => setTyped(event.currentTarget.value)}
+      />
       <Check label="Hide what I wrote from people who join later" name="erase" />
       <PasswordField label="Password" name="password" autocomplete="current-password" />
     </Confirm>

@@ -1,5 +1,5 @@
 import { useEffect, useMemo } from "preact/hooks";
-import { Notifying, type News } from "../../model/rooms/notificationTracker.ts";
+import { type News, Notifying } from "../../model/rooms/notificationTracker.ts";
 import { previewOf } from "../../model/rooms/roomPreview.ts";
 import { useChat } from "../clientContext.ts";
 import { go, route } from "../currentRoute.ts";

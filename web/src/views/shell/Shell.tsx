@@ -2,19 +2,19 @@ import "./Shell.css";
 import { useEffect, useRef } from "preact/hooks";
 import type { Sessions } from "../../model/session/session.ts";
 import { useChat } from "../clientContext.ts";
+import { Icon } from "../components/Icon.tsx";
+import { route } from "../currentRoute.ts";
 import { Explore } from "../explore/Explore.tsx";
 import { InvitePage } from "../invite/InvitePage.tsx";
 import { People } from "../people/People.tsx";
-import { Icon } from "../components/Icon.tsx";
 import { ProfileCard } from "../people/ProfileCard.tsx";
 import { RoomPage } from "../room/RoomPage.tsx";
-import { route } from "../currentRoute.ts";
 import { Settings } from "../settings/Settings.tsx";
 import { Sidebar } from "../sidebar/Sidebar.tsx";
+import { Title } from "./DocumentTitle.tsx";
 import { Home } from "./Home.tsx";
 import { Notifier } from "./Notifier.tsx";
 import { SignOut } from "./SignOutDialog.tsx";
-import { Title } from "./DocumentTitle.tsx";
 
 /** The page of somebody who is logged in: the list of conversations, and what was chosen. */
 export function Shell({ sessions }: { sessions: Sessions }) {

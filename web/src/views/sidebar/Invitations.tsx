@@ -1,12 +1,12 @@
 import { useState } from "preact/hooks";
-import { isDirectInvitation } from "../../model/rooms/roomEntry.ts";
-import { invitationEnds } from "../../model/rooms/roomAdministration.ts";
 import type { Room } from "../../model/rooms/room.ts";
+import { invitationEnds } from "../../model/rooms/roomAdministration.ts";
+import { isDirectInvitation } from "../../model/rooms/roomEntry.ts";
 import { hrefOf } from "../../model/route.ts";
 import { useChat } from "../clientContext.ts";
 import { Avatar } from "../components/Avatar.tsx";
-import { IconButton } from "../components/IconButton.tsx";
 import { fromNow } from "../components/formatTime.ts";
+import { IconButton } from "../components/IconButton.tsx";
 import { attempt } from "../components/Toasts.tsx";
 import { go, route } from "../currentRoute.ts";
 

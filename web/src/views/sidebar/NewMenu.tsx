@@ -1,6 +1,6 @@
 import { useState } from "preact/hooks";
-import { CreateRoom } from "../explore/CreateRoom.tsx";
 import { Menu } from "../components/Menu.tsx";
+import { CreateRoom } from "../explore/CreateRoom.tsx";
 import { NewChat } from "../people/NewChat.tsx";
 
 /** The ways to begin a conversation. */

@@ -27,7 +27,13 @@ export function RoomList({ rooms }: { rooms: Room[] }) {
   };
   return (
     <div ref={list} class="room-list" onKeyDown={onKeyDown}>
-      <Windowed items={rooms} keyOf={(room) => room.id} row={ROW} label="Rooms and chats" render={(room) => <RoomRow room={room} draft={drafts.get(room.id)} />} />
+      <Windowed
+        items={rooms}
+        keyOf={(room) => room.id}
+        row={ROW}
+        label="Rooms and chats"
+        render={(room) => <RoomRow room={room} draft={drafts.get(room.id)} />}
+      />
     </div>
   );
 }

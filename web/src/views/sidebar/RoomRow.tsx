@@ -1,11 +1,11 @@
-import { levelOf } from "../../model/settings/pushRules.ts";
-import { previewOf, typingIn } from "../../model/rooms/roomPreview.ts";
 import type { Room } from "../../model/rooms/room.ts";
+import { previewOf, typingIn } from "../../model/rooms/roomPreview.ts";
 import { hrefOf } from "../../model/route.ts";
+import { levelOf } from "../../model/settings/pushRules.ts";
 import { useChat } from "../clientContext.ts";
 import { Avatar } from "../components/Avatar.tsx";
-import { Icon } from "../components/Icon.tsx";
 import { shortTime } from "../components/formatTime.ts";
+import { Icon } from "../components/Icon.tsx";
 import { route } from "../currentRoute.ts";
 
 /** A room in the list: who and what it is, what was said last, and how much of it is unread. */

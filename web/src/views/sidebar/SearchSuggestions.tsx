@@ -1,7 +1,7 @@
 import { useEffect, useState } from "preact/hooks";
-import { messageOf } from "../../model/server/api.ts";
-import type { PublicRoom } from "../../model/rooms/roomDirectory.ts";
 import { findPeople, type Found as Person } from "../../model/people/userSearch.ts";
+import type { PublicRoom } from "../../model/rooms/roomDirectory.ts";
+import { messageOf } from "../../model/server/api.ts";
 import { useChat } from "../clientContext.ts";
 import { Avatar } from "../components/Avatar.tsx";
 import { attempt } from "../components/Toasts.tsx";
@@ -55,7 +55,12 @@ export function Found({ search, onFound }: { search: string; onFound: () => void
         {others.map(({ room_id, name, canonical_alias, avatar_url, num_joined_members: count }) => {
           const title = name ?? canonical_alias ?? room_id;
           return (
-            <Row key={room_id} name={title} detail={`${count} ${count === 1 ? "person" : "people"} · join`} onClick={() => void open(async () => founding.join(room_id))}>
+            <Row
+              key={room_id}
+              name={title}
+              detail={`${count} ${count === 1 ? "person" : "people"} · join`}
+              onClick={() => void open(async () => founding.join(room_id))}
+            >
               <Avatar id={room_id} name={title} mxc={avatar_url} square />
             </Row>
           );

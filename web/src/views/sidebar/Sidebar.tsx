@@ -1,15 +1,15 @@
 import "./Sidebar.css";
 import { useEffect, useRef, useState } from "preact/hooks";
+import { type RoomFilter, shownRooms } from "../../model/rooms/roomFilter.ts";
 import { hrefOf } from "../../model/route.ts";
-import { shownRooms, type RoomFilter } from "../../model/rooms/roomFilter.ts";
 import { useChat } from "../clientContext.ts";
 import { Icon, type IconName } from "../components/Icon.tsx";
 import { route } from "../currentRoute.ts";
-import { Found } from "./SearchSuggestions.tsx";
+import { OwnMenu } from "./AccountMenu.tsx";
 import { Invitations } from "./Invitations.tsx";
 import { NewMenu } from "./NewMenu.tsx";
-import { OwnMenu } from "./AccountMenu.tsx";
 import { RoomList } from "./RoomList.tsx";
+import { Found } from "./SearchSuggestions.tsx";
 
 const FILTERS: { id: RoomFilter; label: string }[] = [
   { id: "all", label: "All" },

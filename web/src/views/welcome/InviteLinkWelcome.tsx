@@ -1,12 +1,12 @@
 import { useEffect, useState } from "preact/hooks";
-import { MatrixError, messageOf, type Api } from "../../model/server/api.ts";
-import { Parlour, type LinkPreview } from "../../model/server/parlourApi.ts";
 import { localpart } from "../../model/rooms/room.ts";
 import { hrefOf } from "../../model/route.ts";
+import { type Api, MatrixError, messageOf } from "../../model/server/api.ts";
+import { type LinkPreview, Parlour } from "../../model/server/parlourApi.ts";
 import type { Sessions } from "../../model/session/session.ts";
-import { arriving } from "../invite/pendingInviteLink.ts";
-import { Icon } from "../components/Icon.tsx";
 import { fromNow } from "../components/formatTime.ts";
+import { Icon } from "../components/Icon.tsx";
+import { arriving } from "../invite/pendingInviteLink.ts";
 import { RegisterForm } from "./Register.tsx";
 import { SignInForm } from "./SignIn.tsx";
 

@@ -1,7 +1,7 @@
 import { useEffect, useState } from "preact/hooks";
-import type { Api } from "../../model/server/api.ts";
-import { register, tokenIsValid, type Registration } from "../../model/session/authentication.ts";
 import { hrefOf } from "../../model/route.ts";
+import type { Api } from "../../model/server/api.ts";
+import { type Registration, register, tokenIsValid } from "../../model/session/authentication.ts";
 import type { Sessions } from "../../model/session/session.ts";
 import { Field, Form } from "../components/Form.tsx";
 import { NewPassword, newPassword } from "../components/NewPassword.tsx";
@@ -33,7 +33,9 @@ export function Register({ api, sessions, server, registration, token }: Props) 
       <>
         <h1>Create an account</h1>
         <p class="soft">
-          {usable ? "Accounts on this server are made by invitation. Ask somebody who is here for an invite link." : "This link was used already, or its time is over. Ask for a new one."}
+          {usable
+            ? "Accounts on this server are made by invitation. Ask somebody who is here for an invite link."
+            : "This link was used already, or its time is over. Ask for a new one."}
         </p>
         {signIn}
       </>

@@ -1,6 +1,6 @@
-import { login } from "../../model/session/authentication.ts";
-import type { Api } from "../../model/server/api.ts";
 import { hrefOf } from "../../model/route.ts";
+import type { Api } from "../../model/server/api.ts";
+import { login } from "../../model/session/authentication.ts";
 import type { Sessions } from "../../model/session/session.ts";
 import { Field, Form } from "../components/Form.tsx";
 import { PasswordField } from "../components/PasswordField.tsx";

@@ -1,6 +1,6 @@
 import { useEffect, useId, useState } from "preact/hooks";
 import type { Api } from "../../model/server/api.ts";
-import { asUsername, availability, type Availability } from "../../model/session/authentication.ts";
+import { type Availability, asUsername, availability } from "../../model/session/authentication.ts";
 
 const TYPING_MS = 350;
 
@@ -14,7 +14,10 @@ export function UsernameField({ api, server }: { api: Api; server: string | null
     const gone = new AbortController();
     const timer = setTimeout(() => {
       // A failure here says nothing about the name; the form itself will tell.
-      availability(api, name, gone.signal).then((answer) => setFound({ ...answer, name }), () => {});
+      availability(api, name, gone.signal).then(
+        (answer) => setFound({ ...answer, name }),
+        () => {},
+      );
     }, TYPING_MS);
     return () => {
       clearTimeout(timer);

@@ -1,7 +1,7 @@
 import "./Welcome.css";
 import { useEffect, useState } from "preact/hooks";
-import { messageOf, type Api } from "../../model/server/api.ts";
-import { registrationOf, serverName, type Registration } from "../../model/session/authentication.ts";
+import { type Api, messageOf } from "../../model/server/api.ts";
+import { type Registration, registrationOf, serverName } from "../../model/session/authentication.ts";
 import type { Sessions } from "../../model/session/session.ts";
 import { Icon } from "../components/Icon.tsx";
 import { registrationToken, route } from "../currentRoute.ts";

@@ -1,5 +1,5 @@
 import { useEffect, useState } from "preact/hooks";
-import { sizeText, type Attachment } from "../../../model/composing/attachment.ts";
+import { type Attachment, sizeText } from "../../../model/composing/attachment.ts";
 import { harmless } from "../../../model/server/media.ts";
 import { Icon } from "../../components/Icon.tsx";
 import { IconButton } from "../../components/IconButton.tsx";
@@ -33,10 +33,21 @@ function FileItem({ attachment, isSending, onRemove }: { attachment: Attachment;
       <span class="file-preview">{preview === undefined ? <Icon name="file" /> : <img src={preview} alt="" />}</span>
       <span class="file-words">
         <bdi class="ellipsis">{file.name}</bdi>
-        {problem === null ? <span class="file-size">{sizeText(file.size)}</span> : <span class="problem" role="alert">{problem}</span>}
+        {problem === null ? (
+          <span class="file-size">{sizeText(file.size)}</span>
+        ) : (
+          <span class="problem" role="alert">
+            {problem}
+          </span>
+        )}
         {state === "uploading" && <progress aria-label={`Uploading ${file.name}`} max={1} value={attachment.progress.value} />}
       </span>
-      <IconButton icon="close" label={state === "uploading" ? `Cancel ${file.name}` : `Remove ${file.name}`} disabled={isSending && state === "ready"} onClick={onRemove} />
+      <IconButton
+        icon="close"
+        label={state === "uploading" ? `Cancel ${file.name}` : `Remove ${file.name}`}
+        disabled={isSending && state === "ready"}
+        onClick={onRemove}
+      />
     </li>
   );
 }

@@ -26,7 +26,12 @@ export function ComposerArea() {
     );
   }
   if (room.encrypted.value) {
-    return <Instead icon="lock">This room is encrypted. This page cannot encrypt yet, so nothing can be written here: what you write would be readable for everyone. Please use another client for this room.</Instead>;
+    return (
+      <Instead icon="lock">
+        This room is encrypted. This page cannot encrypt yet, so nothing can be written here: what you write would be readable for everyone. Please use another
+        client for this room.
+      </Instead>
+    );
   }
   if (!room.powers.value.maySend(me, "m.room.message")) {
     return <Instead icon="info">You may read this room, but you are not allowed to write in it.</Instead>;

@@ -4,9 +4,9 @@ import { attempt } from "../../components/Toasts.tsx";
 import { EmojiButton } from "../emoji/EmojiButton.tsx";
 import { cleanForSending } from "../message/sanitizeHtml.ts";
 import { usePlace } from "../roomContext.ts";
-import { AboutBar } from "./ReplyOrEditBar.tsx";
-import { Completion } from "./MentionSuggestions.tsx";
 import { Files } from "./AttachmentList.tsx";
+import { Completion } from "./MentionSuggestions.tsx";
+import { AboutBar } from "./ReplyOrEditBar.tsx";
 import { useAddFiles } from "./useAddFiles.ts";
 import { useCompletion } from "./useMentionCompletion.ts";
 
@@ -108,7 +108,13 @@ export function ComposerBox() {
           />
         </div>
         <EmojiButton label="Emoji" onChoose={insert} above />
-        <IconButton icon="send" label={draft.editing === null ? "Send" : "Save"} class="icon-button send" disabled={isEmpty || isSending} onClick={() => void send()} />
+        <IconButton
+          icon="send"
+          label={draft.editing === null ? "Send" : "Save"}
+          class="icon-button send"
+          disabled={isEmpty || isSending}
+          onClick={() => void send()}
+        />
       </div>
     </div>
   );

@@ -1,5 +1,5 @@
-import { useEffect, useRef, useState } from "preact/hooks";
 import emojis from "emojibase-data/en/compact.json";
+import { useEffect, useRef, useState } from "preact/hooks";
 import { addRecent, recentEmoji } from "./recentEmoji.ts";
 
 interface Emoji {
@@ -58,7 +58,15 @@ export function EmojiPicker({ onChoose }: { onChoose: (emoji: string) => void })
   };
   return (
     <div class="emoji-picker" onKeyDown={onKeyDown}>
-      <input ref={search} class="input" type="search" aria-label="Search emoji" placeholder="Search emoji" value={term} onInput={(event) => setTerm(event.currentTarget.value)} />
+      <input
+        ref={search}
+        class="input"
+        type="search"
+        aria-label="Search emoji"
+        placeholder="Search emoji"
+        value={term}
+        onInput={(event) => setTerm(event.currentTarget.value)}
+      />
       <div class="emoji-groups" role="group" aria-label="Kinds of emoji">
         {[...(recent.length > 0 ? [{ id: RECENT, name: "Recent", sign: "🕘" }] : []), ...GROUPS].map(({ id, name, sign }) => (
           <button

@@ -1,7 +1,7 @@
 import "./MediaBody.css";
 import { useState } from "preact/hooks";
 import { sizeText } from "../../../model/composing/attachment.ts";
-import { number, record, text, type Content } from "../../../model/server/events.ts";
+import { type Content, number, record, text } from "../../../model/server/events.ts";
 import { useChat, useFile, useThumbnail } from "../../clientContext.ts";
 import { Icon } from "../../components/Icon.tsx";
 import { attempt } from "../../components/Toasts.tsx";

@@ -9,10 +9,10 @@ import { showProfile } from "../../people/shownProfile.ts";
 import { usePlace } from "../roomContext.ts";
 import { Actions } from "./MessageActions.tsx";
 import { Body } from "./MessageBody.tsx";
-import { Failed } from "./SendFailure.tsx";
 import { Meta } from "./MessageMeta.tsx";
 import { hueOf, Quote } from "./Quote.tsx";
 import { Reactions } from "./Reactions.tsx";
+import { Failed } from "./SendFailure.tsx";
 import { ThreadChip } from "./ThreadChip.tsx";
 import { useLongPress } from "./useLongPress.ts";
 
@@ -43,7 +43,15 @@ export function Message({ event, isFirst, isLast, isCurrent, isHighlighted }: Pr
   const isOwn = event.sender === me;
   const name = room.memberName(event.sender);
   const { replyTo } = event.relation;
-  const classes = ["message", isOwn ? "own" : "", isFirst ? "first" : "", isLast ? "last" : "", isHighlighted ? "highlighted" : "", mentions(event, me) ? "mentions-me" : "", kindOf(event)];
+  const classes = [
+    "message",
+    isOwn ? "own" : "",
+    isFirst ? "first" : "",
+    isLast ? "last" : "",
+    isHighlighted ? "highlighted" : "",
+    mentions(event, me) ? "mentions-me" : "",
+    kindOf(event),
+  ];
   return (
     <article
       ref={article}
@@ -59,7 +67,13 @@ export function Message({ event, isFirst, isLast, isCurrent, isHighlighted }: Pr
       {!isOwn && <span class="face">{isFirst && <Avatar id={event.sender} name={name} mxc={room.members.get(event.sender)?.avatar} size="small" />}</span>}
       <div class="column">
         {!isOwn && isFirst && (
-          <button type="button" class={`who name-${hueOf(event.sender)}`} title={event.sender} tabIndex={isCurrent ? 0 : -1} onClick={() => showProfile(event.sender)}>
+          <button
+            type="button"
+            class={`who name-${hueOf(event.sender)}`}
+            title={event.sender}
+            tabIndex={isCurrent ? 0 : -1}
+            onClick={() => showProfile(event.sender)}
+          >
             <bdi>{name}</bdi>
           </button>
         )}

@@ -2,12 +2,12 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import { bodyOf } from "../../../model/composing/messageContent.ts";
 import type { TimelineEvent } from "../../../model/timeline/timeline.ts";
 import { useChat } from "../../clientContext.ts";
-import { panel } from "../../sidePanel.ts";
 import { Dialog } from "../../components/Dialog.tsx";
 import { Form } from "../../components/Form.tsx";
 import { IconButton } from "../../components/IconButton.tsx";
 import { Menu, type MenuItem } from "../../components/Menu.tsx";
 import { attempt, tell } from "../../components/Toasts.tsx";
+import { panel } from "../../sidePanel.ts";
 import { EmojiButton } from "../emoji/EmojiButton.tsx";
 import { usePlace } from "../roomContext.ts";
 
@@ -29,7 +29,8 @@ export function Actions({ event, menuAsked }: { event: TimelineEvent; menuAsked:
 
   const items: MenuItem[] = [];
   if (maySpeak) items.push({ label: "Reply", icon: "reply", action: () => composer.reply(event) });
-  if (thread === undefined && !event.isEncrypted) items.push({ label: "Open thread", icon: "thread", action: () => (panel.value = { show: "thread", root: event.id }) });
+  if (thread === undefined && !event.isEncrypted)
+    items.push({ label: "Open thread", icon: "thread", action: () => (panel.value = { show: "thread", root: event.id }) });
   if (mayEdit) items.push({ label: "Edit", icon: "edit", action: () => composer.edit(event) });
   if (body !== "") items.push({ label: "Copy text", icon: "copy", action: () => void copy(body) });
   if (mayDelete) items.push({ label: "Delete", icon: "trash", danger: true, action: () => setDeleting(true) });

@@ -1,5 +1,5 @@
 import type { ComponentChildren } from "preact";
-import { text, record } from "../../../model/server/events.ts";
+import { record, text } from "../../../model/server/events.ts";
 import type { TimelineEvent } from "../../../model/timeline/timeline.ts";
 import { Icon } from "../../components/Icon.tsx";
 import { FileBody, ImageBody, SoundBody, VideoBody } from "./MediaBody.tsx";

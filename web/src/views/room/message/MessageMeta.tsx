@@ -1,9 +1,9 @@
 import { useComputed } from "@preact/signals";
 import { useState } from "preact/hooks";
 import type { TimelineEvent } from "../../../model/timeline/timeline.ts";
-import { Icon } from "../../components/Icon.tsx";
-import { exactTime, timeOfDay } from "../../components/formatTime.ts";
 import { useChat } from "../../clientContext.ts";
+import { exactTime, timeOfDay } from "../../components/formatTime.ts";
+import { Icon } from "../../components/Icon.tsx";
 import { usePlace } from "../roomContext.ts";
 
 /** When a message was said, whether it was changed, and for own ones how far it came. */

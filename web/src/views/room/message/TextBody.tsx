@@ -1,14 +1,15 @@
 import { useMemo } from "preact/hooks";
-import { bodyOf } from "../../../model/composing/messageContent.ts";
-import { text, type Content } from "../../../model/server/events.ts";
 import { pieces } from "../../../model/composing/links.ts";
+import { bodyOf } from "../../../model/composing/messageContent.ts";
+import { type Content, text } from "../../../model/server/events.ts";
 import { useChat } from "../../clientContext.ts";
 import { showProfile } from "../../people/shownProfile.ts";
 import { cleanForShowing } from "./sanitizeHtml.ts";
 
 /** So much of a text is shown. */
 const LONGEST = 40_000;
-const ONLY_EMOJI = /^(?:\s*(?:\p{Regional_Indicator}{2}|\p{Emoji_Presentation}\p{Emoji_Modifier}?|\p{Emoji}\ufe0f)(?:\u200d(?:\p{Emoji_Presentation}|\p{Emoji}\ufe0f?)\p{Emoji_Modifier}?)*){1,6}\s*$/u;
+const ONLY_EMOJI =
+  /^(?:\s*(?:\p{Regional_Indicator}{2}|\p{Emoji_Presentation}\p{Emoji_Modifier}?|\p{Emoji}\ufe0f)(?:\u200d(?:\p{Emoji_Presentation}|\p{Emoji}\ufe0f?)\p{Emoji_Modifier}?)*){1,6}\s*$/u;
 
 export function TextBody({ content }: { content: Content }) {
   const formatted = content["format"] === "org.matrix.custom.html" ? text(content["formatted_body"]) : undefined;

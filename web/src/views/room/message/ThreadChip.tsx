@@ -1,8 +1,8 @@
 import { relationOf } from "../../../model/server/events.ts";
 import { TimelineEvent } from "../../../model/timeline/timeline.ts";
-import { panel } from "../../sidePanel.ts";
-import { Icon } from "../../components/Icon.tsx";
 import { shortTime } from "../../components/formatTime.ts";
+import { Icon } from "../../components/Icon.tsx";
+import { panel } from "../../sidePanel.ts";
 import { usePlace } from "../roomContext.ts";
 import { plainText } from "./plainText.ts";
 
@@ -14,12 +14,7 @@ export function ThreadChip({ event }: { event: TimelineEvent }) {
   const { count, latest } = event.thread;
   const isOpen = panel.value?.show === "thread" && panel.value.root === event.id;
   return (
-    <button
-      type="button"
-      class="thread-chip"
-      aria-expanded={isOpen}
-      onClick={() => (panel.value = isOpen ? null : { show: "thread", root: event.id })}
-    >
+    <button type="button" class="thread-chip" aria-expanded={isOpen} onClick={() => (panel.value = isOpen ? null : { show: "thread", root: event.id })}>
       <Icon name="thread" />
       <span class="thread-count">{count === 1 ? "1 reply" : `${count} replies`}</span>
       {latest !== null && relationOf(latest.content).type !== undefined && (

@@ -1,7 +1,7 @@
 // A message in one line of words, for quotations, previews and announcements.
 
 import { bodyOf } from "../../../model/composing/messageContent.ts";
-import { list, record, text, type Content } from "../../../model/server/events.ts";
+import { type Content, list, record, text } from "../../../model/server/events.ts";
 import type { TimelineEvent } from "../../../model/timeline/timeline.ts";
 
 export function plainText(event: TimelineEvent): string {

@@ -6,7 +6,9 @@ import { hrefOf } from "../../../model/route.ts";
 
 /** What the specification allows, pictures and fonts apart. */
 const TAGS =
-  "del h1 h2 h3 h4 h5 h6 blockquote p a ul ol sup sub li b i u strong em s strike code hr br div table thead tbody tr th td caption pre span details summary".split(" ");
+  "del h1 h2 h3 h4 h5 h6 blockquote p a ul ol sup sub li b i u strong em s strike code hr br div table thead tbody tr th td caption pre span details summary".split(
+    " ",
+  );
 const CONFIG = {
   ALLOWED_TAGS: TAGS,
   ALLOWED_ATTR: ["href", "start", "class", "data-mx-spoiler"],

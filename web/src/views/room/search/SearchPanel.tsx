@@ -2,10 +2,10 @@ import "./Search.css";
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { Search } from "../../../model/timeline/messageSearch.ts";
 import { useChat } from "../../clientContext.ts";
-import { panel } from "../../sidePanel.ts";
 import { Check } from "../../components/Form.tsx";
 import { Icon } from "../../components/Icon.tsx";
 import { IconButton } from "../../components/IconButton.tsx";
+import { panel } from "../../sidePanel.ts";
 import { usePlace } from "../roomContext.ts";
 import { HitView } from "./SearchResult.tsx";
 
@@ -37,7 +37,15 @@ export function SearchPanel() {
       >
         <div class="search-field">
           <Icon name="search" />
-          <input ref={field} class="input" type="search" aria-label="Search for" placeholder="Search for" value={term} onInput={(event) => setTerm(event.currentTarget.value)} />
+          <input
+            ref={field}
+            class="input"
+            type="search"
+            aria-label="Search for"
+            placeholder="Search for"
+            value={term}
+            onInput={(event) => setTerm(event.currentTarget.value)}
+          />
         </div>
         <Check
           label="In all rooms"

@@ -1,13 +1,13 @@
 import { useEffect, useMemo, useState } from "preact/hooks";
-import { messageOf } from "../../../model/server/api.ts";
 import { Composer as ComposerModel } from "../../../model/composing/composer.ts";
+import { messageOf } from "../../../model/server/api.ts";
 import { useChat } from "../../clientContext.ts";
-import { panel } from "../../sidePanel.ts";
 import { IconButton } from "../../components/IconButton.tsx";
+import { panel } from "../../sidePanel.ts";
 import { ComposerArea } from "../composer/ComposerArea.tsx";
-import { draftsOf, PlaceContext, usePlace, type Place } from "../roomContext.ts";
-import { usePendingList } from "../timeline/RoomTimeline.tsx";
+import { draftsOf, type Place, PlaceContext, usePlace } from "../roomContext.ts";
 import { MessageList } from "../timeline/MessageList.tsx";
+import { usePendingList } from "../timeline/RoomTimeline.tsx";
 
 /** A thread beside its room. */
 export function ThreadPanel({ root }: { root: string }) {

@@ -2,8 +2,8 @@ import "./MessageList.css";
 import type { ComponentChildren } from "preact";
 import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import type { Target } from "../../../model/timeline/conversation.ts";
-import { rowsOf, type Row } from "../../../model/timeline/timelineRows.ts";
 import type { Timeline, TimelineEvent } from "../../../model/timeline/timeline.ts";
+import { type Row, rowsOf } from "../../../model/timeline/timelineRows.ts";
 import { useChat } from "../../clientContext.ts";
 import { usePlace } from "../roomContext.ts";
 import { JumpButton } from "./JumpButton.tsx";
@@ -106,7 +106,8 @@ export function MessageList(props: Props) {
     onEnd?.(isAtEnd);
   });
 
-  const currentKey = current !== null && list.shown.some(({ key }) => key === current) ? current : (list.shown.findLast(({ kind }) => kind === "message")?.key ?? null);
+  const currentKey =
+    current !== null && list.shown.some(({ key }) => key === current) ? current : (list.shown.findLast(({ kind }) => kind === "message")?.key ?? null);
   return (
     <div class="message-list">
       <div class="scroller" ref={list.scroller}>

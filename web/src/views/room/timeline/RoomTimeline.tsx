@@ -1,11 +1,11 @@
 import { useEffect, useRef, useState } from "preact/hooks";
-import { messageOf } from "../../../model/server/api.ts";
 import type { Room } from "../../../model/rooms/room.ts";
+import { messageOf } from "../../../model/server/api.ts";
 import { useChat } from "../../clientContext.ts";
 import { attempt } from "../../components/Toasts.tsx";
 import { usePlace } from "../roomContext.ts";
-import { Beginning } from "./TimelineStart.tsx";
 import { MessageList } from "./MessageList.tsx";
+import { Beginning } from "./TimelineStart.tsx";
 import { useAttention } from "./usePageFocus.ts";
 
 /** So many pages are loaded to find where the new messages begin. */

@@ -1,7 +1,7 @@
 import { useState } from "preact/hooks";
 import { describe } from "../../../model/timeline/stateEventText.ts";
 import type { TimelineEvent } from "../../../model/timeline/timeline.ts";
-import { timeOfDay, exactTime } from "../../components/formatTime.ts";
+import { exactTime, timeOfDay } from "../../components/formatTime.ts";
 import { usePlace } from "../roomContext.ts";
 
 /** More changes in a row than this are folded. */

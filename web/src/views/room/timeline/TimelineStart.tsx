@@ -40,7 +40,9 @@ export function Beginning({ isLoading, problem, onRetry }: Props) {
         {name}
       </p>
       <p>
-        {other === null ? (room.creator.value === me ? "You created this room. " : "") + "This is where it begins." : "This is where your conversation begins. Say hello!"}
+        {other === null
+          ? (room.creator.value === me ? "You created this room. " : "") + "This is where it begins."
+          : "This is where your conversation begins. Say hello!"}
       </p>
     </div>
   );

@@ -2,8 +2,8 @@
 
 import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import type { Row } from "../../../model/timeline/timelineRows.ts";
-import { Keeper } from "./scrollAnchor.ts";
 import { aroundRow, cut, down, EVERYTHING, sliceOf, up, type Window } from "./rowWindow.ts";
+import { Keeper } from "./scrollAnchor.ts";
 
 /** So near to an end of the page's rows, in pixels, more of them come. */
 const NEAR = 900;
