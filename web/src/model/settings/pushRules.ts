@@ -55,7 +55,7 @@ export function levelOf(rules: Content, roomId: string): RoomLevel {
 /** Whether a rule that every account has is on; one that the server does not have is not shown. */
 export function isOn(rules: Content, kind: Kind, id: string): boolean | undefined {
   const rule = rulesOf(rules, kind).find(({ rule_id }) => rule_id === id);
-  return rule && rule.enabled && rule.notifies;
+  return rule?.enabled && rule.notifies;
 }
 
 /** The words of which the user wants to hear, the one of the account's own name apart. */

@@ -40,8 +40,6 @@ export function describe({ raw, isRedacted }: TimelineEvent, nameOf: NameOf): st
       return text(content["alias"]) ? `${who} made ${text(content["alias"])} the address of the room` : `${who} removed the address of the room`;
     case "m.room.pinned_events":
       return `${who} changed what is pinned`;
-    case "m.room.guest_access":
-    case "m.room.server_acl":
     default:
       return null;
   }

@@ -76,7 +76,7 @@ export function Form({ onSubmit, submit, danger = false, disabled = false, child
       </p>
       <div class="row end">
         {beside}
-        <button class={`button ${danger ? "danger" : "primary"}`} disabled={busy || disabled}>
+        <button type="submit" class={`button ${danger ? "danger" : "primary"}`} disabled={busy || disabled}>
           {submit}
         </button>
       </div>

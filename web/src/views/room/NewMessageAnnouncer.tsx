@@ -19,7 +19,9 @@ export function Announcer() {
       setSaid(`${room.memberName(raw.sender)}: ${plainText(new TimelineEvent(raw))}`);
     };
     room.timeline.followers.add(follower);
-    return () => room.timeline.followers.delete(follower) as unknown as void;
+    return () => {
+      room.timeline.followers.delete(follower);
+    };
   }, [room]);
   return (
     <div class="visually-hidden" role="status" aria-live="polite" aria-label="New messages">

@@ -1,4 +1,4 @@
-import { Component, type ComponentChildren, type FunctionComponent } from "preact";
+import { Component, type ComponentChildren, createRef, type FunctionComponent } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
 import { IconButton } from "../../components/IconButton.tsx";
 import { tell } from "../../components/Toasts.tsx";
@@ -67,10 +67,10 @@ export function EmojiButton({ label, onChoose, above = false }: Props) {
 
 /** Places the emoji so that all of them are in the window. */
 class InView extends Component<{ above: boolean; children?: ComponentChildren }> {
-  private element: HTMLDivElement | null = null;
+  private readonly element = createRef<HTMLDivElement>();
 
   override componentDidMount(): void {
-    const { element } = this;
+    const element = this.element.current;
     const anchor = element?.parentElement?.getBoundingClientRect();
     if (!element || anchor === undefined) return;
     const { width, height } = element.getBoundingClientRect();
@@ -84,7 +84,7 @@ class InView extends Component<{ above: boolean; children?: ComponentChildren }>
 
   override render() {
     return (
-      <div ref={(element) => void (this.element = element)} class="emoji-popup" role="dialog" aria-label="Emoji">
+      <div ref={this.element} class="emoji-popup" role="dialog" aria-label="Emoji">
         {this.props.children}
       </div>
     );

@@ -51,20 +51,20 @@ export function MessageList(props: Props) {
   const onKeyDown = useArrows(list.content, () => place.composer.wanted.value++);
 
   // A row to scroll to, as soon as it is in the page.
-  const wanted = useRef<{ at: number; key: string; above: number; isBrought: boolean; then: () => void } | null>(null);
+  const wanted = useRef<{ at: number; key: string; above: number; isBrought: boolean; onShown: () => void } | null>(null);
   const begun = useRef(false);
   useLayoutEffect(() => {
     if (isReady && !begun.current && rows.length > 0) {
       begun.current = true;
       // Once it is known what is new, the view begins there.
       const at = rows.findIndex(({ isUnread }) => isUnread);
-      if (at !== -1 && target === null) wanted.current = { at, key: rows[at]!.key, above: 0.15, isBrought: false, then: () => {} };
+      if (at !== -1 && target === null) wanted.current = { at, key: rows[at]!.key, above: 0.15, isBrought: false, onShown: () => {} };
     }
     const { current } = wanted;
     if (current === null) return;
     if (keeper.show(current.key, current.above)) {
       wanted.current = null;
-      current.then();
+      current.onShown();
       list.redraw();
     } else if (!current.isBrought) {
       current.isBrought = true;
@@ -79,12 +79,12 @@ export function MessageList(props: Props) {
     const at = positionOf(rows, timeline.get(target.eventId)?.order);
     const row = rows[at];
     if (row === undefined) return;
-    const then = () => {
+    const onShown = () => {
       setHighlighted(row.key);
       setCurrent(row.key);
       keeper.find(row.key)?.querySelector<HTMLElement>("article")?.focus({ preventScroll: true });
     };
-    wanted.current = { at, key: row.key, above: 0.3, isBrought: false, then };
+    wanted.current = { at, key: row.key, above: 0.3, isBrought: false, onShown };
     list.redraw();
   }, [target?.jump]);
 

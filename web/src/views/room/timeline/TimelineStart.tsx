@@ -41,7 +41,7 @@ export function Beginning({ isLoading, problem, onRetry }: Props) {
       </p>
       <p>
         {other === null
-          ? (room.creator.value === me ? "You created this room. " : "") + "This is where it begins."
+          ? `${room.creator.value === me ? "You created this room. " : ""}This is where it begins.`
           : "This is where your conversation begins. Say hello!"}
       </p>
     </div>
