@@ -3,14 +3,14 @@ import "./styles/base.css";
 import "./views/components/controls.css";
 import { render } from "preact";
 import { Api } from "./model/server/api.ts";
-import { Sessions } from "./model/session/session.ts";
+import { SessionStore } from "./model/session/session.ts";
 import { App } from "./views/App.tsx";
 import { applyKeptTheme } from "./views/theme.ts";
 
 const api = new Api(location.origin);
-const sessions = new Sessions(localStorage, api);
-api.onUnknownToken = (error) => sessions.lost(error.body["soft_logout"] === true);
-addEventListener("storage", () => sessions.changedElsewhere());
+const sessions = new SessionStore(localStorage, api);
+api.onUnknownToken = (error) => sessions.tokenRevoked(error.body["soft_logout"] === true);
+addEventListener("storage", () => sessions.reloadFromStorage());
 
 applyKeptTheme();
 render(<App api={api} sessions={sessions} />, document.getElementById("app")!);

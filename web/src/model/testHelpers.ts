@@ -33,10 +33,10 @@ export function reply(id: string, root: string, options: Partial<RawEvent> = {})
   return event(id, { content: { msgtype: "m.text", body: id, "m.relates_to": { rel_type: "m.thread", event_id: root } }, ...options });
 }
 
-type Answer = (url: URL, request: { method: string; body: unknown; signal: AbortSignal | null }) => unknown;
+type RequestHandler = (url: URL, request: { method: string; body: unknown; signal: AbortSignal | null }) => unknown;
 
 /** An API whose server answers with what this returns; what it throws is a network failure, a `Response` goes as it is. */
-export function apiThat(answer: Answer): Api {
+export function apiAnswering(answer: RequestHandler): Api {
   globalThis.fetch = (async (input: string | URL | Request, init: RequestInit = {}) => {
     const body: unknown = typeof init.body === "string" ? JSON.parse(init.body) : undefined;
     const answered = await answer(new URL(String(input)), { method: init.method ?? "GET", body, signal: init.signal ?? null });
@@ -45,6 +45,6 @@ export function apiThat(answer: Answer): Api {
   return new Api("https://x.example", "token");
 }
 
-export function refusal(status: number, errcode: string, more: Content = {}): Response {
+export function errorResponse(status: number, errcode: string, more: Content = {}): Response {
   return Response.json({ errcode, error: errcode, ...more }, { status });
 }

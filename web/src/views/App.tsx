@@ -1,7 +1,7 @@
 import { useEffect, useMemo } from "preact/hooks";
-import { Chat } from "../model/client.ts";
+import { Client } from "../model/client.ts";
 import type { Api } from "../model/server/api.ts";
-import type { Session, Sessions } from "../model/session/session.ts";
+import type { Session, SessionStore } from "../model/session/session.ts";
 import { ChatContext } from "./clientContext.ts";
 import { Toasts } from "./components/Toasts.tsx";
 import { Shell } from "./shell/Shell.tsx";
@@ -10,7 +10,7 @@ import { Welcome } from "./welcome/Welcome.tsx";
 
 interface Props {
   api: Api;
-  sessions: Sessions;
+  sessions: SessionStore;
 }
 
 export function App({ api, sessions }: Props) {
@@ -24,11 +24,11 @@ export function App({ api, sessions }: Props) {
 }
 
 function LoggedIn({ api, session, sessions }: Props & { session: Session }) {
-  const chat = useMemo(() => new Chat(api, session.userId, session.deviceId), []);
+  const chat = useMemo(() => new Client(api, session.userId, session.deviceId), []);
   useEffect(() => {
     chat.start();
     const wake = () => {
-      if (document.visibilityState === "visible") chat.live.wake();
+      if (document.visibilityState === "visible") chat.connection.wake();
     };
     addEventListener("online", wake);
     addEventListener("offline", wake);
@@ -40,8 +40,8 @@ function LoggedIn({ api, session, sessions }: Props & { session: Session }) {
       chat.stop();
     };
   }, []);
-  const theme = chat.account.settings.value.theme;
-  const isKnown = chat.rooms.ready.value;
+  const theme = chat.accountData.settings.value.theme;
+  const isKnown = chat.rooms.isReady.value;
   useEffect(() => {
     if (isKnown) applyTheme(theme);
   }, [theme, isKnown]);

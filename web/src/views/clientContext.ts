@@ -2,12 +2,12 @@
 
 import { createContext } from "preact";
 import { useContext, useEffect, useState } from "preact/hooks";
-import type { Chat } from "../model/client.ts";
+import type { Client } from "../model/client.ts";
 
-export const ChatContext = createContext<Chat | null>(null);
+export const ChatContext = createContext<Client | null>(null);
 
 /** Everything of the user who is logged in. */
-export function useChat(): Chat {
+export function useChat(): Client {
   const chat = useContext(ChatContext);
   if (chat === null) throw new Error("This view stands outside of a session.");
   return chat;

@@ -1,11 +1,11 @@
 // Light or dark, as the user chose. This browser keeps it, so that the page does not change its colours when the
 // account's settings arrive.
 
-import type { Settings } from "../model/settings/accountData.ts";
+import type { PageSettings } from "../model/settings/accountData.ts";
 
 const KEY = "parlour.theme";
 
-export function applyTheme(theme: Settings["theme"]): void {
+export function applyTheme(theme: PageSettings["theme"]): void {
   if (theme === "system") {
     delete document.documentElement.dataset["theme"];
     localStorage.removeItem(KEY);

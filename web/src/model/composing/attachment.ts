@@ -4,10 +4,10 @@ import { signal } from "@preact/signals";
 import { messageOf, NetworkError } from "../server/api.ts";
 import type { Content } from "../server/events.ts";
 import type { Media } from "../server/media.ts";
-import { freshId } from "../server/randomId.ts";
+import { randomId } from "../server/randomId.ts";
 
 /** What the page finds out about a file before it is sent. */
-export interface Measured {
+export interface FileMetadata {
   width?: number;
   height?: number;
   duration?: number;
@@ -15,20 +15,20 @@ export interface Measured {
   thumbnail?: { blob: Blob; width: number; height: number };
 }
 
-export type Measure = (file: File) => Promise<Measured>;
+export type MeasureFile = (file: File) => Promise<FileMetadata>;
 
 export class Attachment {
   readonly state = signal<"ready" | "uploading" | "failed">("ready");
   /** Which part of it is uploaded, from 0 to 1. */
   readonly progress = signal(0);
   readonly problem = signal<string | null>(null);
-  readonly key = freshId();
+  readonly key = randomId();
   private abort = new AbortController();
 
   constructor(
     readonly file: File,
     private readonly media: Media,
-    private readonly measure: Measure,
+    private readonly measure: MeasureFile,
   ) {}
 
   get isImage(): boolean {
@@ -47,9 +47,9 @@ export class Attachment {
     try {
       await this.checkSize();
       const measured = await this.measure(this.file);
-      const info = await this.info(measured);
+      const info = await this.buildInfo(measured);
       const url = await this.media.upload(this.file, this.file.name, (part) => (this.progress.value = part), this.abort.signal);
-      return { body: this.file.name, "m.mentions": {}, ...caption, msgtype: this.kind(measured), filename: this.file.name, url, info };
+      return { body: this.file.name, "m.mentions": {}, ...caption, msgtype: this.messageType(measured), filename: this.file.name, url, info };
     } catch (error) {
       this.state.value = "failed";
       this.problem.value = this.abort.signal.aborted ? null : messageOf(error);
@@ -68,7 +68,7 @@ export class Attachment {
     }
   }
 
-  private async info({ width, height, duration, thumbnail }: Measured): Promise<Content> {
+  private async buildInfo({ width, height, duration, thumbnail }: FileMetadata): Promise<Content> {
     const info: Content = { mimetype: this.file.type || "application/octet-stream", size: this.file.size };
     if (width !== undefined) Object.assign(info, { w: width, h: height });
     if (duration !== undefined) info["duration"] = duration;
@@ -79,7 +79,7 @@ export class Attachment {
     return info;
   }
 
-  private kind({ width }: Measured): string {
+  private messageType({ width }: FileMetadata): string {
     if (this.isImage && width !== undefined) return "m.image";
     if (this.file.type.startsWith("video/")) return "m.video";
     return this.file.type.startsWith("audio/") ? "m.audio" : "m.file";

@@ -1,15 +1,15 @@
 // What is being written in one place: a room, or a thread of it.
 
 import { type Signal, signal } from "@preact/signals";
-import type { Chat } from "../client.ts";
+import type { Client } from "../client.ts";
 import { record, strings, text } from "../server/events.ts";
 import type { Conversation } from "../timeline/conversation.ts";
 import type { TimelineEvent } from "../timeline/timelineEvent.ts";
-import { type Draft, type Drafts, EMPTY } from "./drafts.ts";
+import { type Draft, type Drafts, EMPTY_DRAFT } from "./drafts.ts";
 import type { Mention } from "./markdown.ts";
-import { bodyOf, captionContent, editContent, messageContent, relationTo } from "./messageContent.ts";
+import { bodyText, captionContent, editContent, messageContent, relationContent } from "./messageContent.ts";
 
-export interface ThreadPlace {
+export interface ComposerThread {
   root: string;
   /** The last event there. */
   last: () => string;
@@ -20,56 +20,56 @@ export interface ThreadPlace {
 export class Composer {
   readonly draft: Signal<Draft>;
   /** Goes up when the field should have the focus. */
-  readonly wanted = signal(0);
+  readonly focusRequests = signal(0);
   /** What was being written when an edit began. */
-  private laidAside: Draft | null = null;
-  private readonly place: string;
+  private savedDraft: Draft | null = null;
+  private readonly draftKey: string;
 
   constructor(
-    private readonly chat: Chat,
+    private readonly chat: Client,
     private readonly conversation: Conversation,
     private readonly drafts: Drafts,
-    readonly thread?: ThreadPlace,
+    readonly thread?: ComposerThread,
   ) {
-    this.place = thread === undefined ? conversation.room.id : `${conversation.room.id} ${thread.root}`;
-    this.draft = signal(drafts.get(this.place));
+    this.draftKey = thread === undefined ? conversation.room.id : `${conversation.room.id} ${thread.root}`;
+    this.draft = signal(drafts.get(this.draftKey));
   }
 
-  write(text: string): void {
-    this.change({ text });
+  setText(text: string): void {
+    this.updateDraft({ text });
     if (this.draft.value.editing === null) {
-      if (text === "") this.conversation.typist.stopped();
-      else this.conversation.typist.typed();
+      if (text === "") this.conversation.typingNotifier.stopTyping();
+      else this.conversation.typingNotifier.keepTyping();
     }
   }
 
   /** Notes that a label in the text names somebody. */
-  mention(mention: Mention): void {
+  addMention(mention: Mention): void {
     const others = this.draft.value.mentions.filter(({ label }) => label !== mention.label);
-    this.change({ mentions: [...others, mention] });
+    this.updateDraft({ mentions: [...others, mention] });
   }
 
-  reply(event: TimelineEvent): void {
+  startReply(event: TimelineEvent): void {
     if (this.draft.value.editing !== null) this.cancel();
-    this.change({ replyTo: event.id });
-    this.wanted.value += 1;
+    this.updateDraft({ replyTo: event.id });
+    this.focusRequests.value += 1;
   }
 
-  edit(event: TimelineEvent): void {
-    if (this.draft.value.editing === null) this.laidAside = this.draft.value;
+  startEdit(event: TimelineEvent): void {
+    if (this.draft.value.editing === null) this.savedDraft = this.draft.value;
     const { content } = event;
     const mentioned = strings(record(content["m.mentions"])?.["user_ids"]);
     const mentions = mentioned.map((id) => ({ label: `@${this.conversation.room.memberName(id)}`, id }));
     const prefix = text(content["msgtype"]) === "m.emote" ? "/me " : "";
-    this.set({ text: prefix + bodyOf(content), mentions, replyTo: null, editing: event.id });
-    this.wanted.value += 1;
+    this.setDraft({ text: prefix + bodyText(content), mentions, replyTo: null, editing: event.id });
+    this.focusRequests.value += 1;
   }
 
   /** Edits the last own message, if there is one. Returns whether there is. */
-  editLast(): boolean {
+  editLastMessage(): boolean {
     const { room } = this.conversation;
-    const own = room.timeline.events.findLast((event) => this.mayEdit(event) && this.isHere(event));
-    if (own !== undefined) this.edit(own);
+    const own = room.timeline.events.findLast((event) => this.mayEdit(event) && this.belongsHere(event));
+    if (own !== undefined) this.startEdit(own);
     return own !== undefined;
   }
 
@@ -87,10 +87,10 @@ export class Composer {
 
   /** Gives up the answer or the edit. */
   cancel(): void {
-    if (this.draft.value.editing !== null) this.set(this.laidAside ?? EMPTY);
-    else this.change({ replyTo: null });
-    this.laidAside = null;
-    this.wanted.value += 1;
+    if (this.draft.value.editing !== null) this.setDraft(this.savedDraft ?? EMPTY_DRAFT);
+    else this.updateDraft({ replyTo: null });
+    this.savedDraft = null;
+    this.focusRequests.value += 1;
   }
 
   /** Sends what is written. `clean` makes sure that the HTML is harmless. */
@@ -98,61 +98,61 @@ export class Composer {
     const { text, mentions, editing } = this.draft.value;
     const { room } = this.conversation;
     if (text.trim() === "") return;
-    const written = { text, mentions, clean, replyTo: this.answered(), thread: this.threadPlace() };
+    const written = { text, mentions, clean, replyTo: this.repliedEvent(), thread: this.threadRelation() };
     if (editing === null) {
-      this.chat.sending.send(room, messageContent(written));
-      this.set(EMPTY);
+      this.chat.sendQueue.send(room, messageContent(written));
+      this.setDraft(EMPTY_DRAFT);
     } else {
-      const edited = this.find(editing);
-      if (edited !== undefined && bodyOf(edited.content) !== text) this.chat.sending.send(room, editContent(written, edited));
-      this.set(this.laidAside ?? EMPTY);
-      this.laidAside = null;
+      const edited = this.findEvent(editing);
+      if (edited !== undefined && bodyText(edited.content) !== text) this.chat.sendQueue.send(room, editContent(written, edited));
+      this.setDraft(this.savedDraft ?? EMPTY_DRAFT);
+      this.savedDraft = null;
     }
-    this.conversation.typist.stopped();
+    this.conversation.typingNotifier.stopTyping();
   }
 
   /** Uploads the files and sends them, in their order. What fails stays. The text stands under the first of them. */
-  async sendFiles(clean: (html: string) => string): Promise<void> {
+  async sendAttachments(clean: (html: string) => string): Promise<void> {
     const { room } = this.conversation;
-    const files = this.conversation.filesIn(this.thread?.root);
+    const files = this.conversation.attachmentsIn(this.thread?.root);
     const { text, mentions, editing } = this.draft.value;
     let caption = text.trim() === "" || editing !== null ? null : captionContent({ text, mentions, clean });
-    const relation = relationTo({ replyTo: this.answered(), thread: this.threadPlace() });
+    const relation = relationContent({ replyTo: this.repliedEvent(), thread: this.threadRelation() });
     for (const file of files.value) {
       const content = await file.upload(caption);
       if (content === null) continue;
-      this.chat.sending.send(room, { ...content, ...(relation === undefined ? {} : { "m.relates_to": relation }) });
+      this.chat.sendQueue.send(room, { ...content, ...(relation === undefined ? {} : { "m.relates_to": relation }) });
       files.value = files.value.filter((other) => other !== file);
-      if (editing === null && this.draft.value.text === text) this.set(EMPTY);
+      if (editing === null && this.draft.value.text === text) this.setDraft(EMPTY_DRAFT);
       caption = null;
     }
-    this.conversation.typist.stopped();
+    this.conversation.typingNotifier.stopTyping();
   }
 
-  find(eventId: string): TimelineEvent | undefined {
+  findEvent(eventId: string): TimelineEvent | undefined {
     const { room, timeline } = this.conversation;
-    return room.timeline.get(eventId) ?? timeline.value.get(eventId) ?? this.thread?.get(eventId) ?? this.conversation.event(eventId).value ?? undefined;
+    return room.timeline.get(eventId) ?? timeline.value.get(eventId) ?? this.thread?.get(eventId) ?? this.conversation.quotedEvent(eventId).value ?? undefined;
   }
 
-  private answered(): TimelineEvent | undefined {
+  private repliedEvent(): TimelineEvent | undefined {
     const { replyTo } = this.draft.value;
-    return replyTo === null ? undefined : this.find(replyTo);
+    return replyTo === null ? undefined : this.findEvent(replyTo);
   }
 
-  private threadPlace(): { root: string; last: string } | undefined {
+  private threadRelation(): { root: string; last: string } | undefined {
     return this.thread === undefined ? undefined : { root: this.thread.root, last: this.thread.last() };
   }
 
-  private isHere({ relation }: TimelineEvent): boolean {
+  private belongsHere({ relation }: TimelineEvent): boolean {
     return this.thread === undefined ? relation.type !== "m.thread" : relation.type === "m.thread" && relation.target === this.thread.root;
   }
 
-  private change(change: Partial<Draft>): void {
-    this.set({ ...this.draft.value, ...change });
+  private updateDraft(change: Partial<Draft>): void {
+    this.setDraft({ ...this.draft.value, ...change });
   }
 
-  private set(draft: Draft): void {
+  private setDraft(draft: Draft): void {
     this.draft.value = draft;
-    this.drafts.set(this.place, draft);
+    this.drafts.set(this.draftKey, draft);
   }
 }

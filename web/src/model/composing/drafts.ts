@@ -1,7 +1,7 @@
 // What was begun to be written, kept over reloads.
 
 import { list, record, text } from "../server/events.ts";
-import type { Storage } from "../session/session.ts";
+import type { BrowserStorage } from "../session/session.ts";
 import type { Mention } from "./markdown.ts";
 
 export interface Draft {
@@ -12,26 +12,26 @@ export interface Draft {
   editing: string | null;
 }
 
-export const EMPTY: Draft = { text: "", mentions: [], replyTo: null, editing: null };
+export const EMPTY_DRAFT: Draft = { text: "", mentions: [], replyTo: null, editing: null };
 
-const KEY = "parlour.drafts";
+const STORAGE_KEY = "parlour.drafts";
 /** The oldest drafts are let go beyond so many. */
-const KEPT = 100;
+const MAX_DRAFTS = 100;
 
 /** Lets go of everything that was begun in this browser: whoever signs out leaves nothing behind. */
-export function forgetDrafts(storage: Storage): void {
-  storage.removeItem(KEY);
+export function deleteDrafts(storage: BrowserStorage): void {
+  storage.removeItem(STORAGE_KEY);
 }
 
 export class Drafts {
   constructor(
-    private readonly storage: Storage,
+    private readonly storage: BrowserStorage,
     private readonly me: string,
   ) {}
 
   get(place: string): Draft {
-    const draft = record(this.all()[place]);
-    if (draft === undefined) return EMPTY;
+    const draft = record(this.readAll()[place]);
+    if (draft === undefined) return EMPTY_DRAFT;
     return {
       text: text(draft["text"]) ?? "",
       mentions: list(draft["mentions"]).flatMap((mention) => {
@@ -44,26 +44,26 @@ export class Drafts {
   }
 
   /** What was begun in each place. */
-  texts(): Map<string, string> {
-    const texts = Object.keys(this.all()).map((place) => [place, this.get(place).text.trim()] as const);
+  draftTexts(): Map<string, string> {
+    const texts = Object.keys(this.readAll()).map((place) => [place, this.get(place).text.trim()] as const);
     return new Map(texts.filter(([, begun]) => begun !== ""));
   }
 
   set(place: string, draft: Draft): void {
-    const { [place]: _, ...others } = this.all();
+    const { [place]: _, ...others } = this.readAll();
     const isEmpty = draft.text === "" && draft.replyTo === null && draft.editing === null;
-    const kept = Object.entries(isEmpty ? others : { ...others, [place]: draft }).slice(-KEPT);
+    const kept = Object.entries(isEmpty ? others : { ...others, [place]: draft }).slice(-MAX_DRAFTS);
     try {
-      this.storage.setItem(KEY, JSON.stringify({ user: this.me, drafts: Object.fromEntries(kept) }));
+      this.storage.setItem(STORAGE_KEY, JSON.stringify({ user: this.me, drafts: Object.fromEntries(kept) }));
     } catch {
       // The storage is full, or closed: then the draft lives as long as the page.
     }
   }
 
   /** What another user of this browser began is not for this one. */
-  private all(): Record<string, unknown> {
+  private readAll(): Record<string, unknown> {
     try {
-      const stored = record(JSON.parse(this.storage.getItem(KEY) ?? "null"));
+      const stored = record(JSON.parse(this.storage.getItem(STORAGE_KEY) ?? "null"));
       return stored?.["user"] === this.me ? (record(stored["drafts"]) ?? {}) : {};
     } catch {
       return {};

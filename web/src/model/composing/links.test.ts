@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { mentionedBy, pieces, safeHref } from "./links.ts";
+import { matrixLinkTarget, safeHref, splitAtLinks } from "./links.ts";
 
 test.each([
   ["see https://example.org.", "https://example.org", "https://example.org/"],
@@ -7,7 +7,7 @@ test.each([
   ["www.example.org/x, yes", "www.example.org/x", "https://www.example.org/x"],
   ["«https://example.org/?q=1&r=2»", "https://example.org/?q=1&r=2»", "https://example.org/?q=1&r=2%C2%BB"],
 ])("in %j the address is found", (text, shown, href) => {
-  const found = pieces(text);
+  const found = splitAtLinks(text);
   expect(found.find((piece) => piece.href !== undefined)).toEqual({ text: shown, href });
   expect(found.map((piece) => piece.text).join("")).toBe(text);
 });
@@ -16,14 +16,14 @@ test.each(["javascript:alert(1)", "data:text/html,x", "file:///etc/passwd", "vbs
   "%j may not be opened",
   (href) => {
     expect(safeHref(href)).toBeUndefined();
-    expect(pieces(href).every((piece) => piece.href === undefined)).toBe(true);
+    expect(splitAtLinks(href).every((piece) => piece.href === undefined)).toBe(true);
   },
 );
 
 test("links of matrix.to and matrix: say whom or what they are about", () => {
-  expect(mentionedBy("https://matrix.to/#/@ann:x")).toEqual({ kind: "user", id: "@ann:x" });
-  expect(mentionedBy("https://matrix.to/#/%40ann%3Ax")).toEqual({ kind: "user", id: "@ann:x" });
-  expect(mentionedBy("https://matrix.to/#/!r:x/$e?via=x")).toEqual({ kind: "room", id: "!r:x", event: "$e" });
-  expect(mentionedBy("matrix:u/ann:x")).toEqual({ kind: "user", id: "@ann:x" });
-  expect(mentionedBy("https://example.org/#/@ann:x")).toBeUndefined();
+  expect(matrixLinkTarget("https://matrix.to/#/@ann:x")).toEqual({ kind: "user", id: "@ann:x" });
+  expect(matrixLinkTarget("https://matrix.to/#/%40ann%3Ax")).toEqual({ kind: "user", id: "@ann:x" });
+  expect(matrixLinkTarget("https://matrix.to/#/!r:x/$e?via=x")).toEqual({ kind: "room", id: "!r:x", event: "$e" });
+  expect(matrixLinkTarget("matrix:u/ann:x")).toEqual({ kind: "user", id: "@ann:x" });
+  expect(matrixLinkTarget("https://example.org/#/@ann:x")).toBeUndefined();
 });

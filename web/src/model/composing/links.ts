@@ -1,22 +1,22 @@
 // Addresses in what people write.
 
-export interface Piece {
+export interface TextPiece {
   text: string;
   /** Where it leads; undefined for plain text. */
   href?: string;
 }
 
-const SCHEMES = new Set(["http:", "https:", "mailto:", "matrix:"]);
-const ADDRESS = /\b(?:https?:\/\/|www\.|mailto:|matrix:)[^\s<>"“”]+/giu;
+const ALLOWED_SCHEMES = new Set(["http:", "https:", "mailto:", "matrix:"]);
+const ADDRESS_PATTERN = /\b(?:https?:\/\/|www\.|mailto:|matrix:)[^\s<>"“”]+/giu;
 /** What ends a sentence does not belong to the address before it. */
-const TRAILING = /[.,;:!?'*_~]+$/u;
+const TRAILING_PUNCTUATION = /[.,;:!?'*_~]+$/u;
 
 /** Splits plain text into what is an address and what is not. */
-export function pieces(plain: string): Piece[] {
-  const found: Piece[] = [];
+export function splitAtLinks(plain: string): TextPiece[] {
+  const found: TextPiece[] = [];
   let end = 0;
-  for (const match of plain.matchAll(ADDRESS)) {
-    const shown = trimmed(match[0]);
+  for (const match of plain.matchAll(ADDRESS_PATTERN)) {
+    const shown = trimAddress(match[0]);
     const href = safeHref(/^www\./i.test(shown) ? `https://${shown}` : shown);
     if (href === undefined) continue;
     if (match.index > end) found.push({ text: plain.slice(end, match.index) });
@@ -31,20 +31,20 @@ export function pieces(plain: string): Piece[] {
 export function safeHref(href: string): string | undefined {
   try {
     const url = new URL(href);
-    return SCHEMES.has(url.protocol) ? url.href : undefined;
+    return ALLOWED_SCHEMES.has(url.protocol) ? url.href : undefined;
   } catch {
     return undefined;
   }
 }
 
-export interface Mentioned {
+export interface MatrixLinkTarget {
   kind: "user" | "room";
   id: string;
   event?: string;
 }
 
 /** What a link of matrix.to, or a matrix: address, is about. */
-export function mentionedBy(href: string): Mentioned | undefined {
+export function matrixLinkTarget(href: string): MatrixLinkTarget | undefined {
   const [, first = "", second = ""] = /^https:\/\/matrix\.to\/#\/([^/?]+)(?:\/([^?]+))?/.exec(href) ?? [];
   const id = decoded(first);
   if (id.startsWith("@")) return { kind: "user", id };
@@ -67,10 +67,10 @@ function decoded(part: string): string {
   }
 }
 
-function trimmed(address: string): string {
-  let shown = address.replace(TRAILING, "");
+function trimAddress(address: string): string {
+  let shown = address.replace(TRAILING_PUNCTUATION, "");
   // A closing bracket belongs to the text around, unless it was opened in the address.
-  while (/[)\]}]$/.test(shown) && count(shown, /[([{]/g) < count(shown, /[)\]}]/g)) shown = shown.slice(0, -1).replace(TRAILING, "");
+  while (/[)\]}]$/.test(shown) && count(shown, /[([{]/g) < count(shown, /[)\]}]/g)) shown = shown.slice(0, -1).replace(TRAILING_PUNCTUATION, "");
   return shown;
 }
 

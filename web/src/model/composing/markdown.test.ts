@@ -1,10 +1,10 @@
 import { expect, test } from "vitest";
-import { format } from "./markdown.ts";
+import { formatMarkdown } from "./markdown.ts";
 
 test.each(["hello", "two\nlines", "two\n\nparagraphs", "https://example.org/x_y_z", "a < b & c", "<b>not bold</b>", "2 * 3 * 4", "snake_case_name"])(
   "%j needs no HTML",
   (text) => {
-    expect(format(text)).toMatchObject({ body: text, html: null });
+    expect(formatMarkdown(text)).toMatchObject({ body: text, html: null });
   },
 );
 
@@ -17,15 +17,15 @@ test.each([
   ["[a](https://example.org)", '<a href="https://example.org">a</a>'],
   ["> quoted", "<blockquote>\n<p>quoted</p>\n</blockquote>"],
 ])("%j becomes HTML", (text, html) => {
-  expect(format(text).html).toBe(html);
+  expect(formatMarkdown(text).html).toBe(html);
 });
 
 test("code blocks keep their language and their signs", () => {
-  expect(format("```rust\nfn main() { <x> }\n```").html).toBe('<pre><code class="language-rust">fn main() { &lt;x&gt; }\n</code></pre>');
+  expect(formatMarkdown("```rust\nfn main() { <x> }\n```").html).toBe('<pre><code class="language-rust">fn main() { &lt;x&gt; }\n</code></pre>');
 });
 
 test("pictures become links: a message holds none from elsewhere", () => {
-  expect(format("![cat](https://example.org/cat.png)").html).toBe('<a href="https://example.org/cat.png">cat</a>');
+  expect(formatMarkdown("![cat](https://example.org/cat.png)").html).toBe('<a href="https://example.org/cat.png">cat</a>');
 });
 
 test("who is mentioned becomes a link, and is told apart from whose name begins the same", () => {
@@ -33,16 +33,16 @@ test("who is mentioned becomes a link, and is told apart from whose name begins 
     { label: "@Ann", id: "@ann:x" },
     { label: "@Ann Lee", id: "@lee:x" },
   ];
-  const formatted = format("Ask @Ann Lee **now**", known);
+  const formatted = formatMarkdown("Ask @Ann Lee **now**", known);
   expect(formatted.html).toBe('Ask <a href="https://matrix.to/#/%40lee%3Ax">Ann Lee</a> <strong>now</strong>');
   expect(formatted.mentions).toEqual({ user_ids: ["@lee:x"], room: false });
   expect(formatted.body).toBe("Ask @Ann Lee **now**");
 });
 
 test("a name in code is no mention", () => {
-  expect(format("`@Ann`", [{ label: "@Ann", id: "@ann:x" }]).mentions.user_ids).toEqual([]);
+  expect(formatMarkdown("`@Ann`", [{ label: "@Ann", id: "@ann:x" }]).mentions.user_ids).toEqual([]);
 });
 
 test("@room mentions everyone", () => {
-  expect(format("Hey @room", [{ label: "@room", id: "@room" }])).toMatchObject({ html: "Hey @room", mentions: { user_ids: [], room: true } });
+  expect(formatMarkdown("Hey @room", [{ label: "@room", id: "@room" }])).toMatchObject({ html: "Hey @room", mentions: { user_ids: [], room: true } });
 });

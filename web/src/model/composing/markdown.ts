@@ -10,7 +10,7 @@ export interface Mention {
   id: string;
 }
 
-export interface Formatted {
+export interface FormattedMessage {
   body: string;
   /** Null where it would say no more than the body. */
   html: string | null;
@@ -18,7 +18,7 @@ export interface Formatted {
   mentions: { user_ids: string[]; room: boolean };
 }
 
-export function format(text: string, known: Mention[] = []): Formatted {
+export function formatMarkdown(text: string, known: Mention[] = []): FormattedMessage {
   const body = text.trim();
   const mentioned = new Set<string>();
   const marked = new Marked({
@@ -26,13 +26,13 @@ export function format(text: string, known: Mention[] = []): Formatted {
     breaks: true,
     extensions: [mentionExtension(known, mentioned)],
     tokenizer: { html: () => undefined, tag: () => undefined },
-    renderer: { image: ({ href, text }) => `<a href="${escaped(href)}">${escaped(text || href)}</a>` },
+    renderer: { image: ({ href, text }) => `<a href="${escapeHtml(href)}">${escapeHtml(text || href)}</a>` },
   });
   const tokens = marked.lexer(body);
   const html = marked.parser(tokens).trim();
   return {
     body,
-    html: mentioned.size === 0 && tokens.every(isPlain) ? null : unwrapped(html),
+    html: mentioned.size === 0 && tokens.every(isPlain) ? null : withoutOnlyParagraph(html),
     mentions: {
       user_ids: [...mentioned].filter((id) => id !== "@room"),
       room: mentioned.has("@room"),
@@ -57,7 +57,7 @@ function mentionExtension(known: Mention[], mentioned: Set<string>): TokenizerAn
     renderer: (token) => {
       const { label, id } = token["mention"] as Mention;
       mentioned.add(id);
-      return id === "@room" ? "@room" : `<a href="${escaped(userLink(id))}">${escaped(label.replace(/^@/, ""))}</a>`;
+      return id === "@room" ? "@room" : `<a href="${escapeHtml(userLink(id))}">${escapeHtml(label.replace(/^@/, ""))}</a>`;
     },
   };
 }
@@ -80,11 +80,11 @@ function isPlain(token: Token): boolean {
 }
 
 /** A single paragraph needs no tags around it. */
-function unwrapped(html: string): string {
+function withoutOnlyParagraph(html: string): string {
   const inner = /^<p>([\s\S]*)<\/p>$/.exec(html)?.[1];
   return inner === undefined || inner.includes("<p>") ? html : inner;
 }
 
-export function escaped(text: string): string {
+export function escapeHtml(text: string): string {
   return text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;").replace(/"/g, "&quot;");
 }

@@ -1,7 +1,7 @@
 import { expect, test } from "vitest";
 import { event } from "../testHelpers.ts";
 import { TimelineEvent } from "../timeline/timeline.ts";
-import { bodyOf, editContent, messageContent } from "./messageContent.ts";
+import { bodyText, editContent, messageContent } from "./messageContent.ts";
 
 const written = (text: string) => ({ text, mentions: [] });
 
@@ -46,6 +46,6 @@ test("HTML is cleaned before it is sent", () => {
 
 test("the quotation of old clients is no part of what is said", () => {
   const body = "> <@bob:x> first\n> second\n\nanswer";
-  expect(bodyOf({ body, "m.relates_to": { "m.in_reply_to": { event_id: "$1" } } })).toBe("answer");
-  expect(bodyOf({ body })).toBe(body);
+  expect(bodyText({ body, "m.relates_to": { "m.in_reply_to": { event_id: "$1" } } })).toBe("answer");
+  expect(bodyText({ body })).toBe(body);
 });

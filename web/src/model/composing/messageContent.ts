@@ -2,9 +2,9 @@
 
 import { type Content, record, strings, text } from "../server/events.ts";
 import type { TimelineEvent } from "../timeline/timelineEvent.ts";
-import { format, type Mention } from "./markdown.ts";
+import { formatMarkdown, type Mention } from "./markdown.ts";
 
-export interface Written {
+export interface MessageInput {
   text: string;
   mentions: Mention[];
   replyTo?: TimelineEvent | undefined;
@@ -15,28 +15,28 @@ export interface Written {
 }
 
 /** The content of a new message. */
-export function messageContent(written: Written): Content {
+export function messageContent(written: MessageInput): Content {
   const { content, mentioned } = textContent(written);
   const { replyTo } = written;
   const users = new Set(mentioned.user_ids);
   if (replyTo !== undefined) users.add(replyTo.sender);
-  const relation = relationTo(written);
+  const relation = relationContent(written);
   return {
     ...content,
-    "m.mentions": mentions(users, mentioned.room),
+    "m.mentions": mentionsContent(users, mentioned.room),
     ...(relation === undefined ? {} : { "m.relates_to": relation }),
   };
 }
 
 /** What a file says beside its name. */
-export function captionContent(written: Written): Content {
+export function captionContent(written: MessageInput): Content {
   const { content, mentioned } = textContent(written);
   const { msgtype: _, ...caption } = content;
-  return { ...caption, "m.mentions": mentions(new Set(mentioned.user_ids), mentioned.room) };
+  return { ...caption, "m.mentions": mentionsContent(new Set(mentioned.user_ids), mentioned.room) };
 }
 
 /** The content that replaces that of an older message. */
-export function editContent(written: Written, edited: TimelineEvent): Content {
+export function editContent(written: MessageInput, edited: TimelineEvent): Content {
   const { content, mentioned } = textContent(written);
   const before = new Set(strings(record(edited.content["m.mentions"])?.["user_ids"]));
   // Whoever was told of the first version is not told again.
@@ -46,14 +46,14 @@ export function editContent(written: Written, edited: TimelineEvent): Content {
   if (content["formatted_body"] !== undefined) fallback["formatted_body"] = `* ${String(content["formatted_body"])}`;
   return {
     ...fallback,
-    "m.mentions": mentions(fresh, mentioned.room && !wasRoom),
-    "m.new_content": { ...content, "m.mentions": mentions(new Set(mentioned.user_ids), mentioned.room) },
+    "m.mentions": mentionsContent(fresh, mentioned.room && !wasRoom),
+    "m.new_content": { ...content, "m.mentions": mentionsContent(new Set(mentioned.user_ids), mentioned.room) },
     "m.relates_to": { rel_type: "m.replace", event_id: edited.id },
   };
 }
 
 /** What `m.relates_to` says of an answer, or of a message in a thread. */
-export function relationTo({ replyTo, thread }: Pick<Written, "replyTo" | "thread">): Content | undefined {
+export function relationContent({ replyTo, thread }: Pick<MessageInput, "replyTo" | "thread">): Content | undefined {
   if (thread !== undefined) {
     return {
       rel_type: "m.thread",
@@ -65,9 +65,9 @@ export function relationTo({ replyTo, thread }: Pick<Written, "replyTo" | "threa
   return replyTo === undefined ? undefined : { "m.in_reply_to": { event_id: replyTo.id } };
 }
 
-function textContent({ text, mentions, clean = (html) => html }: Written) {
+function textContent({ text, mentions, clean = (html) => html }: MessageInput) {
   const isEmote = /^\/me\s/.test(text);
-  const formatted = format(isEmote ? text.replace(/^\/me\s+/, "") : text, mentions);
+  const formatted = formatMarkdown(isEmote ? text.replace(/^\/me\s+/, "") : text, mentions);
   const content: Content = { msgtype: isEmote ? "m.emote" : "m.text", body: formatted.body };
   if (formatted.html !== null) {
     content["format"] = "org.matrix.custom.html";
@@ -76,12 +76,12 @@ function textContent({ text, mentions, clean = (html) => html }: Written) {
   return { content, mentioned: formatted.mentions };
 }
 
-function mentions(users: Set<string>, room: boolean): Content {
+function mentionsContent(users: Set<string>, room: boolean): Content {
   return { ...(users.size > 0 ? { user_ids: [...users] } : {}), ...(room ? { room: true } : {}) };
 }
 
 /** A message's text without the quotation that older clients put before their answers. */
-export function bodyOf(content: Content): string {
+export function bodyText(content: Content): string {
   const body = text(content["body"]) ?? "";
   const isReply = record(record(content["m.relates_to"])?.["m.in_reply_to"]) !== undefined;
   if (!isReply || !body.startsWith("> ")) return body;

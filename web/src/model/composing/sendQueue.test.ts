@@ -2,26 +2,26 @@ import { signal } from "@preact/signals";
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import { Room } from "../rooms/room.ts";
 import { type Api, MatrixError, NetworkError } from "../server/api.ts";
-import type { Connection } from "../server/liveConnection.ts";
-import { apiThat, event, refusal } from "../testHelpers.ts";
-import { type Channel, Sending } from "./sendQueue.ts";
+import type { ConnectionState } from "../server/liveConnection.ts";
+import { apiAnswering, errorResponse, event } from "../testHelpers.ts";
+import { type SendChannel, SendQueue } from "./sendQueue.ts";
 
 beforeEach(() => void vi.useFakeTimers());
 afterEach(() => void vi.useRealTimers());
 
 /** A channel over which everything is sent, or nothing where it is null. */
-function channel(request: Channel["request"] | null): Channel & { connection: ReturnType<typeof signal<Connection>> } {
-  return { canRequest: request !== null, connection: signal<Connection>("online"), request: request ?? (async () => Promise.reject(new NetworkError(""))) };
+function channel(request: SendChannel["request"] | null): SendChannel & { state: ReturnType<typeof signal<ConnectionState>> } {
+  return { canRequest: request !== null, state: signal<ConnectionState>("online"), request: request ?? (async () => Promise.reject(new NetworkError(""))) };
 }
 
 function roomOf(api: Api): Room {
   const room = new Room(api, "!r:x", "@me:x");
-  room.joined({ state: { events: [event("$c", { type: "m.room.create", state_key: "", content: { room_version: "12" } })] } });
+  room.applyJoin({ state: { events: [event("$c", { type: "m.room.create", state_key: "", content: { room_version: "12" } })] } });
   return room;
 }
 
 function encrypt(room: Room): void {
-  room.joined({ state: { events: [event("$enc", { type: "m.room.encryption", state_key: "", content: { algorithm: "m.megolm.v1.aes-sha2" } })] } });
+  room.applyJoin({ state: { events: [event("$enc", { type: "m.room.encryption", state_key: "", content: { algorithm: "m.megolm.v1.aes-sha2" } })] } });
 }
 
 const hello = (body: string) => ({ msgtype: "m.text", body });
@@ -30,7 +30,7 @@ const transactionOf = (url: URL) => url.pathname.split("/").at(-1)!;
 test("messages are sent one after the other, in their order", async () => {
   const sent: string[] = [];
   let isBusy = false;
-  const api = apiThat(async (_, { body }) => {
+  const api = apiAnswering(async (_, { body }) => {
     expect(isBusy).toBe(false);
     isBusy = true;
     await Promise.resolve();
@@ -39,7 +39,7 @@ test("messages are sent one after the other, in their order", async () => {
     return { event_id: `$${sent.length}` };
   });
   const room = roomOf(api);
-  const sending = new Sending(api, channel(null), "@me:x");
+  const sending = new SendQueue(api, channel(null), "@me:x");
   for (const body of ["one", "two", "three"]) sending.send(room, hello(body));
   expect(room.timeline.pending).toHaveLength(3);
   await vi.waitFor(() => expect(sent).toEqual(["one", "two", "three"]));
@@ -54,23 +54,23 @@ test("messages are sent one after the other, in their order", async () => {
 
 test("where the channel breaks, the same transaction goes over HTTP", async () => {
   const transactions: string[] = [];
-  const api = apiThat((url) => {
+  const api = apiAnswering((url) => {
     transactions.push(transactionOf(url));
     return { event_id: "$1" };
   });
   const room = roomOf(api);
   const request = vi.fn(async () => Promise.reject(new NetworkError("broken")));
-  const echo = new Sending(api, channel(request as Channel["request"]), "@me:x").send(room, hello("x"));
+  const echo = new SendQueue(api, channel(request as SendChannel["request"]), "@me:x").send(room, hello("x"));
   await vi.waitFor(() => expect(transactions).toEqual([echo.key]));
   expect(request).toHaveBeenCalledWith("send", expect.anything(), echo.key);
 });
 
 test("a limit is waited out", async () => {
   let asked = 0;
-  const api = apiThat(() => (++asked === 1 ? refusal(429, "M_LIMIT_EXCEEDED", { retry_after_ms: 700 }) : { event_id: "$1" }));
+  const api = apiAnswering(() => (++asked === 1 ? errorResponse(429, "M_LIMIT_EXCEEDED", { retry_after_ms: 700 }) : { event_id: "$1" }));
   const room = roomOf(api);
   const limited = async () => Promise.reject(new MatrixError(429, "M_LIMIT_EXCEEDED", "slow down"));
-  const echo = new Sending(api, channel(limited as Channel["request"]), "@me:x").send(room, hello("x"));
+  const echo = new SendQueue(api, channel(limited as SendChannel["request"]), "@me:x").send(room, hello("x"));
   await vi.waitFor(() => expect(asked).toBe(1));
   expect(echo.sendState).toBe("sending");
   await vi.advanceTimersByTimeAsync(700);
@@ -79,9 +79,9 @@ test("a limit is waited out", async () => {
 });
 
 test("what the server refuses fails with its words, and what comes after it is sent", async () => {
-  const api = apiThat((_, { body }) => ((body as { body: string }).body === "bad" ? refusal(403, "M_FORBIDDEN") : { event_id: "$1" }));
+  const api = apiAnswering((_, { body }) => ((body as { body: string }).body === "bad" ? errorResponse(403, "M_FORBIDDEN") : { event_id: "$1" }));
   const room = roomOf(api);
-  const sending = new Sending(api, channel(null), "@me:x");
+  const sending = new SendQueue(api, channel(null), "@me:x");
   const bad = sending.send(room, hello("bad"));
   const good = sending.send(room, hello("good"));
   await vi.waitFor(() => expect(good.sendState).toBe("sent"));
@@ -91,15 +91,15 @@ test("what the server refuses fails with its words, and what comes after it is s
 test("without a connection everything waits, and goes in the same order with the same transactions", async () => {
   const sent: [string, string][] = [];
   let isOffline = true;
-  const api = apiThat((url, { body }) => {
+  const api = apiAnswering((url, { body }) => {
     if (isOffline) throw new TypeError("offline");
     sent.push([(body as { body: string }).body, transactionOf(url)]);
     return { event_id: `$${sent.length}` };
   });
   const room = roomOf(api);
   const live = channel(null);
-  live.connection.value = "offline";
-  const sending = new Sending(api, live, "@me:x");
+  live.state.value = "offline";
+  const sending = new SendQueue(api, live, "@me:x");
   const echoes = ["one", "two"].map((body) => sending.send(room, hello(body)));
   await vi.waitFor(() => expect(echoes.map(({ sendState }) => sendState)).toEqual(["failed", "failed"]));
   isOffline = false;
@@ -114,12 +114,12 @@ test("without a connection everything waits, and goes in the same order with the
 
 test("a single request that fails is tried again after a while", async () => {
   let asked = 0;
-  const api = apiThat(() => {
+  const api = apiAnswering(() => {
     if (++asked === 1) throw new TypeError("a hiccup");
     return { event_id: "$1" };
   });
   const room = roomOf(api);
-  const echo = new Sending(api, channel(null), "@me:x").send(room, hello("x"));
+  const echo = new SendQueue(api, channel(null), "@me:x").send(room, hello("x"));
   await vi.waitFor(() => expect(echo.sendState).toBe("failed"));
   await vi.advanceTimersByTimeAsync(5_000);
   await vi.waitFor(() => expect(echo.sendState).toBe("sent"));
@@ -127,12 +127,12 @@ test("a single request that fails is tried again after a while", async () => {
 
 test("nothing is sent into an encrypted room", async () => {
   const asked = vi.fn(() => ({ event_id: "$1" }));
-  const api = apiThat(asked);
+  const api = apiAnswering(asked);
   const room = roomOf(api);
   encrypt(room);
-  const sending = new Sending(api, channel(asked as unknown as Channel["request"]), "@me:x");
+  const sending = new SendQueue(api, channel(asked as unknown as SendChannel["request"]), "@me:x");
   expect(() => sending.send(room, hello("secret"))).toThrow("This room is encrypted");
-  await expect(sending.quietly(room, "m.reaction", {})).rejects.toThrow("This room is encrypted");
+  await expect(sending.sendWithoutEcho(room, "m.reaction", {})).rejects.toThrow("This room is encrypted");
   expect(room.timeline.pending).toEqual([]);
   expect(asked).not.toHaveBeenCalled();
 });
@@ -140,15 +140,15 @@ test("nothing is sent into an encrypted room", async () => {
 test("a message that waits is not sent when its room became encrypted meanwhile", async () => {
   let isOffline = true;
   const sent: unknown[] = [];
-  const api = apiThat((_, { body }) => {
+  const api = apiAnswering((_, { body }) => {
     if (isOffline) throw new TypeError("offline");
     sent.push(body);
     return { event_id: "$1" };
   });
   const room = roomOf(api);
   const live = channel(null);
-  live.connection.value = "offline";
-  const sending = new Sending(api, live, "@me:x");
+  live.state.value = "offline";
+  const sending = new SendQueue(api, live, "@me:x");
   const echo = sending.send(room, hello("secret"));
   await vi.waitFor(() => expect(echo.sendState).toBe("failed"));
   encrypt(room);
@@ -161,12 +161,12 @@ test("a message that waits is not sent when its room became encrypted meanwhile"
 test("a message behind another in the queue is not sent when the room becomes encrypted before its turn", async () => {
   const sent: string[] = [];
   let answer = (_: unknown): void => {};
-  const api = apiThat(async (_, { body }) => {
+  const api = apiAnswering(async (_, { body }) => {
     sent.push((body as { body: string }).body);
     return new Promise((resolve) => (answer = resolve));
   });
   const room = roomOf(api);
-  const sending = new Sending(api, channel(null), "@me:x");
+  const sending = new SendQueue(api, channel(null), "@me:x");
   sending.send(room, hello("one"));
   const second = sending.send(room, hello("two"));
   await vi.waitFor(() => expect(sent).toEqual(["one"]));

@@ -2,27 +2,27 @@
 // transaction id makes sure that it arrives once.
 
 import type { Room } from "../rooms/room.ts";
-import { type Api, MatrixError, messageOf, NetworkError, path, Refusal } from "../server/api.ts";
+import { type Api, MatrixError, messageOf, NetworkError, path, UserFacingError } from "../server/api.ts";
 import type { Content } from "../server/events.ts";
-import type { Live } from "../server/liveConnection.ts";
-import { freshId } from "../server/randomId.ts";
+import type { LiveConnection } from "../server/liveConnection.ts";
+import { randomId } from "../server/randomId.ts";
 import { TimelineEvent } from "../timeline/timeline.ts";
 
 /** The parts of the live connection that are needed; tests have their own. */
-export type Channel = Pick<Live, "canRequest" | "request" | "connection">;
+export type SendChannel = Pick<LiveConnection, "canRequest" | "request" | "state">;
 
-interface Job {
+interface SendJob {
   room: Room;
   event: TimelineEvent;
 }
 
-export class Sending {
+export class SendQueue {
   /** One queue a room, so that messages arrive in their order. */
-  private readonly queues = new Map<string, Job[]>();
+  private readonly queues = new Map<string, SendJob[]>();
 
   constructor(
     private readonly api: Api,
-    private readonly live: Channel,
+    private readonly live: SendChannel,
     private readonly me: string,
   ) {}
 
@@ -31,11 +31,11 @@ export class Sending {
    * for everyone to read.
    */
   send(room: Room, content: Content, type = "m.room.message"): TimelineEvent {
-    refuseEncrypted(room);
-    const key = freshId();
+    assertNotEncrypted(room);
+    const key = randomId();
     const event = new TimelineEvent({ event_id: `~${key}`, type, sender: this.me, origin_server_ts: Date.now(), content }, key);
     event.sendState = "sending";
-    room.timeline.echo(event);
+    room.timeline.addEcho(event);
     this.enqueue({ room, event });
     return event;
   }
@@ -45,29 +45,29 @@ export class Sending {
     if (event.sendState !== "failed") return;
     event.sendState = "sending";
     event.problem = null;
-    event.touch();
+    event.notifyChanged();
     this.enqueue({ room, event });
   }
 
   /** Sends again everything that failed because there was no connection. */
   retryAll(rooms: Iterable<Room>): void {
     for (const room of rooms) {
-      for (const event of room.timeline.pending) if (event.problem === OFFLINE) this.retry(room, event);
+      for (const event of room.timeline.pending) if (event.problem === OFFLINE_PROBLEM) this.retry(room, event);
     }
   }
 
   /** Sends without an echo: reactions, redactions. Returns the event's id. */
-  async quietly(room: Room, type: string, content: Content): Promise<string> {
-    refuseEncrypted(room);
-    return this.put(room.id, type, content, freshId());
+  async sendWithoutEcho(room: Room, type: string, content: Content): Promise<string> {
+    assertNotEncrypted(room);
+    return this.putEvent(room.id, type, content, randomId());
   }
 
   async redact(roomId: string, eventId: string, reason?: string): Promise<void> {
     const body = reason === undefined ? {} : { reason };
-    await this.api.put(path`/_matrix/client/v3/rooms/${roomId}/redact/${eventId}/${freshId()}`, body);
+    await this.api.put(path`/_matrix/client/v3/rooms/${roomId}/redact/${eventId}/${randomId()}`, body);
   }
 
-  private enqueue(job: Job): void {
+  private enqueue(job: SendJob): void {
     const queue = this.queues.get(job.room.id);
     if (queue !== undefined) {
       queue.push(job);
@@ -75,25 +75,25 @@ export class Sending {
     }
     const fresh = [job];
     this.queues.set(job.room.id, fresh);
-    void this.work(job.room.id, fresh);
+    void this.processQueue(job.room.id, fresh);
   }
 
-  private async work(roomId: string, queue: Job[]): Promise<void> {
+  private async processQueue(roomId: string, queue: SendJob[]): Promise<void> {
     for (let job = queue[0]; job !== undefined; queue.shift(), job = queue[0]) {
       const { room, event } = job;
       try {
         // The room may have become encrypted while the event waited.
-        refuseEncrypted(room);
-        const eventId = await this.put(roomId, event.raw.type, event.raw.content, event.key);
-        room.timeline.stored(event, eventId);
+        assertNotEncrypted(room);
+        const eventId = await this.putEvent(roomId, event.raw.type, event.raw.content, event.key);
+        room.timeline.markEchoStored(event, eventId);
       } catch (error) {
         if (error instanceof NetworkError) {
           // What comes after it must not arrive before it.
-          for (const { event } of queue.splice(0)) fail(event, OFFLINE);
+          for (const { event } of queue.splice(0)) markFailed(event, OFFLINE_PROBLEM);
           this.retryLater(room);
           break;
         }
-        fail(event, messageOf(error));
+        markFailed(event, messageOf(error));
       }
     }
     this.queues.delete(roomId);
@@ -101,11 +101,11 @@ export class Sending {
 
   /** A single request may fail while the connection stands; otherwise its return brings everything on its way again. */
   private retryLater(room: Room): void {
-    if (this.live.connection.value !== "online") return;
-    setTimeout(() => this.retryAll([room]), RETRY_MS);
+    if (this.live.state.value !== "online") return;
+    setTimeout(() => this.retryAll([room]), RETRY_DELAY_MS);
   }
 
-  private async put(roomId: string, type: string, content: Content, transaction: string): Promise<string> {
+  private async putEvent(roomId: string, type: string, content: Content, transaction: string): Promise<string> {
     if (this.live.canRequest) {
       try {
         const params = { room_id: roomId, event_type: type, content };
@@ -121,15 +121,15 @@ export class Sending {
   }
 }
 
-const OFFLINE = "There is no connection.";
-const RETRY_MS = 5_000;
+const OFFLINE_PROBLEM = "There is no connection.";
+const RETRY_DELAY_MS = 5_000;
 
-function fail(event: TimelineEvent, problem: string): void {
+function markFailed(event: TimelineEvent, problem: string): void {
   event.sendState = "failed";
   event.problem = problem;
-  event.touch();
+  event.notifyChanged();
 }
 
-function refuseEncrypted(room: Room): void {
-  if (room.encrypted.value) throw new Refusal("This room is encrypted, and this page cannot encrypt yet.");
+function assertNotEncrypted(room: Room): void {
+  if (room.encrypted.value) throw new UserFacingError("This room is encrypted, and this page cannot encrypt yet.");
 }

@@ -1,13 +1,13 @@
 import { signal } from "@preact/signals";
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
-import type { Connection } from "../server/liveConnection.ts";
-import { apiThat } from "../testHelpers.ts";
-import type { Channel } from "./sendQueue.ts";
-import { Typist } from "./typingNotifier.ts";
+import type { ConnectionState } from "../server/liveConnection.ts";
+import { apiAnswering } from "../testHelpers.ts";
+import type { SendChannel } from "./sendQueue.ts";
+import { TypingNotifier } from "./typingNotifier.ts";
 
 let told: boolean[];
 let answers: (() => void)[];
-let typist: Typist;
+let typist: TypingNotifier;
 
 beforeEach(() => {
   vi.useFakeTimers();
@@ -16,9 +16,9 @@ beforeEach(() => {
     told.push((params as { typing: boolean }).typing);
     return new Promise<void>((resolve) => answers.push(resolve));
   };
-  const live: Channel = { canRequest: true, connection: signal<Connection>("online"), request: request as Channel["request"] };
-  typist = new Typist(
-    apiThat(() => ({})),
+  const live: SendChannel = { canRequest: true, state: signal<ConnectionState>("online"), request: request as SendChannel["request"] };
+  typist = new TypingNotifier(
+    apiAnswering(() => ({})),
     live,
     "!r:x",
     "@me:x",
@@ -33,7 +33,7 @@ async function answered(): Promise<void> {
 
 test("many keys are told once, and again before the server forgets", async () => {
   for (let second = 0; second < 25; second++) {
-    typist.typed();
+    typist.keepTyping();
     await vi.advanceTimersByTimeAsync(1_000);
     await answered();
   }
@@ -41,21 +41,21 @@ test("many keys are told once, and again before the server forgets", async () =>
 });
 
 test("a pause, and sending, end it", async () => {
-  typist.typed();
+  typist.keepTyping();
   await vi.advanceTimersByTimeAsync(0);
   await answered();
   await vi.advanceTimersByTimeAsync(8_000);
   expect(told).toEqual([true, false]);
   await answered();
-  typist.stopped();
+  typist.stopTyping();
   await vi.advanceTimersByTimeAsync(0);
   expect(told).toEqual([true, false]);
 });
 
 test("what is told last arrives last", async () => {
-  typist.typed();
-  typist.stopped();
-  typist.typed();
+  typist.keepTyping();
+  typist.stopTyping();
+  typist.keepTyping();
   await vi.advanceTimersByTimeAsync(0);
   expect(told).toEqual([true]);
   await answered();

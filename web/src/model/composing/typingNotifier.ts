@@ -1,48 +1,48 @@
 // Tells a room that this user is typing.
 
 import { type Api, path } from "../server/api.ts";
-import type { Channel } from "./sendQueue.ts";
+import type { SendChannel } from "./sendQueue.ts";
 
-const TIMEOUT_MS = 30_000;
+const TYPING_TIMEOUT_MS = 30_000;
 /** It is told again before the server forgets it, and taken back when nothing was typed for a while. */
-const AGAIN_MS = 20_000;
-const IDLE_MS = 8_000;
+const TYPING_REFRESH_MS = 20_000;
+const TYPING_IDLE_MS = 8_000;
 
-export class Typist {
-  private toldAt = 0;
+export class TypingNotifier {
+  private sentAt = 0;
   /** One after the other: what is said last must arrive last. */
-  private telling: Promise<unknown> = Promise.resolve();
-  private idle: ReturnType<typeof setTimeout> | undefined;
+  private lastRequest: Promise<unknown> = Promise.resolve();
+  private idleTimer: ReturnType<typeof setTimeout> | undefined;
 
   constructor(
     private readonly api: Api,
-    private readonly live: Channel,
+    private readonly live: SendChannel,
     private readonly roomId: string,
     private readonly me: string,
   ) {}
 
-  typed(): void {
-    clearTimeout(this.idle);
-    this.idle = setTimeout(() => this.stopped(), IDLE_MS);
-    if (Date.now() - this.toldAt < AGAIN_MS) return;
-    this.toldAt = Date.now();
-    this.tell(true);
+  keepTyping(): void {
+    clearTimeout(this.idleTimer);
+    this.idleTimer = setTimeout(() => this.stopTyping(), TYPING_IDLE_MS);
+    if (Date.now() - this.sentAt < TYPING_REFRESH_MS) return;
+    this.sentAt = Date.now();
+    this.send(true);
   }
 
-  stopped(): void {
-    clearTimeout(this.idle);
-    if (this.toldAt === 0) return;
-    this.toldAt = 0;
-    this.tell(false);
+  stopTyping(): void {
+    clearTimeout(this.idleTimer);
+    if (this.sentAt === 0) return;
+    this.sentAt = 0;
+    this.send(false);
   }
 
   /** It is said in passing: if it is lost, nothing is. */
-  private tell(typing: boolean): void {
-    this.telling = this.telling.then(async () => this.request(typing)).catch(() => {});
+  private send(typing: boolean): void {
+    this.lastRequest = this.lastRequest.then(async () => this.request(typing)).catch(() => {});
   }
 
   private async request(typing: boolean): Promise<unknown> {
-    const params = { typing, ...(typing ? { timeout: TIMEOUT_MS } : {}) };
+    const params = { typing, ...(typing ? { timeout: TYPING_TIMEOUT_MS } : {}) };
     if (this.live.canRequest) return this.live.request("typing", { room_id: this.roomId, ...params });
     return this.api.put(path`/_matrix/client/v3/rooms/${this.roomId}/typing/${this.me}`, params);
   }

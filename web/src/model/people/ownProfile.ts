@@ -5,7 +5,7 @@ import { localpart } from "../rooms/room.ts";
 import { type Api, MatrixError, path } from "../server/api.ts";
 import { type SyncUpdate, text } from "../server/events.ts";
 
-export class Profile {
+export class OwnProfile {
   readonly name = signal("");
   readonly avatar = signal<string | undefined>(undefined);
 

@@ -10,7 +10,7 @@ export interface Presence {
   status: string | undefined;
 }
 
-export class People {
+export class PresenceStore {
   readonly changed = signal(0);
   private readonly known = new Map<string, Presence>();
 
@@ -35,7 +35,7 @@ export class People {
     for (const { sender, content } of events) {
       const ago = number(content["last_active_ago"]);
       this.known.set(sender, {
-        presence: presenceOf(content["presence"]),
+        presence: parsePresence(content["presence"]),
         lastActive: ago === undefined ? this.known.get(sender)?.lastActive : Date.now() - ago,
         status: text(content["status_msg"]),
       });
@@ -44,6 +44,6 @@ export class People {
   }
 }
 
-export function presenceOf(value: unknown): Presence["presence"] {
+export function parsePresence(value: unknown): Presence["presence"] {
   return value === "online" || value === "unavailable" ? value : "offline";
 }

@@ -4,10 +4,10 @@ import { localpart } from "../rooms/room.ts";
 import { type Api, MatrixError, path } from "../server/api.ts";
 import { strings, text } from "../server/events.ts";
 
-export class Profiles {
+export class UserProfiles {
   constructor(private readonly api: Api) {}
 
-  async of(userId: string): Promise<{ name: string; avatar: string | undefined }> {
+  async fetchProfile(userId: string): Promise<{ name: string; avatar: string | undefined }> {
     const profile = await this.api.get<Record<string, unknown>>(path`/_matrix/client/v3/profile/${userId}`).catch((error: unknown) => {
       // Somebody who never had a profile has none.
       if (error instanceof MatrixError && error.status === 404) return {} as Record<string, unknown>;

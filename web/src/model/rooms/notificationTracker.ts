@@ -4,18 +4,18 @@
 import type { TimelineEvent } from "../timeline/timeline.ts";
 import type { Room } from "./room.ts";
 
-export interface News {
+export interface RoomNotification {
   room: Room;
   event: TimelineEvent;
 }
 
-export class Notifying {
+export class NotificationTracker {
   private counts: Map<string, number> | null = null;
 
   constructor(private readonly me: string) {}
 
   /** Compares with the time before; the first time only learns what is there. */
-  look(rooms: Room[]): News[] {
+  takeNewNotifications(rooms: Room[]): RoomNotification[] {
     const before = this.counts;
     this.counts = new Map(rooms.map((room) => [room.id, room.unread.value.count]));
     if (before === null) return [];

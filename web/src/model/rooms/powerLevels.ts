@@ -2,31 +2,31 @@
 
 import { type Content, number, record } from "../server/events.ts";
 
-export type Action = "invite" | "kick" | "ban" | "redact";
+export type PowerAction = "invite" | "kick" | "ban" | "redact";
 
-const DEFAULTS: Record<Action, number> = { invite: 0, kick: 50, ban: 50, redact: 50 };
+const DEFAULT_ACTION_LEVELS: Record<PowerAction, number> = { invite: 0, kick: 50, ban: 50, redact: 50 };
 
-export class Powers {
+export class PowerLevels {
   constructor(
     private readonly levels: Content | undefined,
     private readonly creators: string[],
     private readonly roomVersion: string,
   ) {}
 
-  of(userId: string): number {
-    if (this.creatorsStandAbove && this.creators.includes(userId)) return Infinity;
+  levelOf(userId: string): number {
+    if (this.creatorsAreUnlimited && this.creators.includes(userId)) return Infinity;
     if (this.levels === undefined) return this.creators[0] === userId ? 100 : 0;
     const users = record(this.levels["users"]) ?? {};
     return number(users[userId]) ?? number(this.levels["users_default"]) ?? 0;
   }
 
-  may(userId: string, action: Action): boolean {
-    return this.of(userId) >= this.needed(action);
+  may(userId: string, action: PowerAction): boolean {
+    return this.levelOf(userId) >= this.requiredLevel(action);
   }
 
   /** Whether one may kick, ban or change the power of another. */
-  mayAct(userId: string, action: "kick" | "ban", other: string): boolean {
-    return this.may(userId, action) && this.of(userId) > this.of(other);
+  mayActOn(userId: string, action: "kick" | "ban", other: string): boolean {
+    return this.may(userId, action) && this.levelOf(userId) > this.levelOf(other);
   }
 
   maySend(userId: string, type: string, isState = false): boolean {
@@ -34,20 +34,20 @@ export class Powers {
     const byDefault = isState
       ? (number(this.levels?.["state_default"]) ?? (this.levels === undefined ? 0 : 50))
       : (number(this.levels?.["events_default"]) ?? 0);
-    return this.of(userId) >= (number(events[type]) ?? byDefault);
+    return this.levelOf(userId) >= (number(events[type]) ?? byDefault);
   }
 
-  needed(action: Action): number {
-    return number(this.levels?.[action]) ?? DEFAULTS[action];
+  requiredLevel(action: PowerAction): number {
+    return number(this.levels?.[action]) ?? DEFAULT_ACTION_LEVELS[action];
   }
 
   /** In room version 12 creators have no entry in the levels and cannot be given one. */
-  get creatorsStandAbove(): boolean {
+  get creatorsAreUnlimited(): boolean {
     return Number(this.roomVersion) >= 12;
   }
 
   /** The name of a role. */
-  static role(level: number): "creator" | "admin" | "moderator" | "member" | "muted" {
+  static roleName(level: number): "creator" | "admin" | "moderator" | "member" | "muted" {
     if (level === Infinity) return "creator";
     if (level >= 100) return "admin";
     if (level >= 50) return "moderator";

@@ -4,7 +4,7 @@ import { computed, signal } from "@preact/signals";
 import type { Api } from "../server/api.ts";
 import { type Content, type Ephemeral, type JoinedRoom, number, type RawEvent, record, type StrippedEvent, strings, text } from "../server/events.ts";
 import { Timeline } from "../timeline/timeline.ts";
-import { Powers } from "./powerLevels.ts";
+import { PowerLevels } from "./powerLevels.ts";
 
 export type Membership = "join" | "invite" | "knock" | "leave" | "ban";
 
@@ -23,7 +23,7 @@ export interface Receipt {
   time: number;
 }
 
-type AnyState = RawEvent | StrippedEvent;
+type RoomStateEvent = RawEvent | StrippedEvent;
 
 export class Room {
   readonly membership = signal<Membership>("join");
@@ -43,13 +43,13 @@ export class Room {
   /** The newest public receipt of each member, whatever thread it is in. */
   readonly receipts = new Map<string, Receipt>();
   /** Whether all members are loaded, and not only those who spoke. */
-  readonly allMembers = signal(false);
+  readonly hasAllMembers = signal(false);
   /** When something happened that moves the room up in the list. */
   readonly activity = signal(0);
 
-  private readonly state = new Map<string, Map<string, AnyState>>();
+  private readonly state = new Map<string, Map<string, RoomStateEvent>>();
   private heroes: string[] = [];
-  private counts: { joined: number | undefined; invited: number | undefined } = { joined: undefined, invited: undefined };
+  private memberCounts: { joined: number | undefined; invited: number | undefined } = { joined: undefined, invited: undefined };
 
   constructor(
     private readonly api: Api,
@@ -57,7 +57,7 @@ export class Room {
     readonly me: string,
   ) {
     this.timeline = new Timeline(api, id);
-    this.timeline.onState = (events) => this.takeHistoricState(events);
+    this.timeline.onHistoricState = (events) => this.addHistoricMembers(events);
   }
 
   // What the state says. Views that read these are told of changes.
@@ -91,16 +91,16 @@ export class Room {
     return this.stateEvent("m.room.create")?.sender;
   });
 
-  readonly powers = computed(() => {
+  readonly powerLevels = computed(() => {
     this.stateChanged.value;
     const create = this.content("m.room.create") ?? {};
     const creators = [this.creator.value, ...strings(create["additional_creators"])].filter((id) => id !== undefined);
-    return new Powers(this.content("m.room.power_levels"), creators, this.version.value);
+    return new PowerLevels(this.content("m.room.power_levels"), creators, this.version.value);
   });
 
   readonly joinedCount = computed(() => {
     this.membersChanged.value;
-    return this.counts.joined ?? [...this.members.values()].filter(({ membership }) => membership === "join").length;
+    return this.memberCounts.joined ?? [...this.members.values()].filter(({ membership }) => membership === "join").length;
   });
 
   /** The own membership event, which for an invitation says by whom, and until when. */
@@ -113,10 +113,10 @@ export class Room {
   readonly preview = computed(() => {
     this.timeline.changed.value;
     const events = this.timeline.pending.length > 0 ? this.timeline.pending : this.timeline.events;
-    return events.findLast(({ raw, isRedacted, relation }) => isShown(raw) && !isRedacted && relation.type !== "m.replace");
+    return events.findLast(({ raw, isRedacted, relation }) => isVisibleMessage(raw) && !isRedacted && relation.type !== "m.replace");
   });
 
-  stateEvent(type: string, key = ""): AnyState | undefined {
+  stateEvent(type: string, key = ""): RoomStateEvent | undefined {
     return this.state.get(type)?.get(key);
   }
 
@@ -135,44 +135,44 @@ export class Room {
 
   /** Loads the members whom the syncs left out. */
   async loadMembers(): Promise<void> {
-    if (this.allMembers.value || this.membership.value !== "join") return;
+    if (this.hasAllMembers.value || this.membership.value !== "join") return;
     const { chunk } = await this.api.get<{ chunk: RawEvent[] }>(`/_matrix/client/v3/rooms/${encodeURIComponent(this.id)}/members`);
-    for (const event of chunk) if (!this.members.has(event.state_key ?? "")) this.takeState(event);
-    this.allMembers.value = true;
+    for (const event of chunk) if (!this.members.has(event.state_key ?? "")) this.applyState(event);
+    this.hasAllMembers.value = true;
     this.membersChanged.value += 1;
   }
 
   // What the server says.
 
-  joined(update: JoinedRoom): void {
+  applyJoin(update: JoinedRoom): void {
     if (this.membership.value !== "join") this.state.clear();
     this.membership.value = "join";
-    for (const event of update.state?.events ?? []) this.takeState(event);
+    for (const event of update.state?.events ?? []) this.applyState(event);
     const events = update.timeline?.events ?? [];
-    for (const event of events) if (event.state_key !== undefined) this.takeState(event);
-    this.takeSummary(update.summary);
+    for (const event of events) if (event.state_key !== undefined) this.applyState(event);
+    this.applySummary(update.summary);
     this.timeline.update(events, update.timeline?.limited ?? false, update.timeline?.prev_batch);
-    for (const event of events) this.noteActivity(event);
-    for (const event of update.ephemeral?.events ?? []) this.takeEphemeral(event);
-    for (const event of update.account_data?.events ?? []) this.takeAccountData(event);
+    for (const event of events) this.updateActivity(event);
+    for (const event of update.ephemeral?.events ?? []) this.applyEphemeral(event);
+    for (const event of update.account_data?.events ?? []) this.applyAccountData(event);
     const counts = update.unread_notifications;
     if (counts !== undefined) {
       this.unread.value = { count: counts.notification_count ?? 0, highlights: counts.highlight_count ?? 0 };
     }
   }
 
-  invited(membership: "invite" | "knock", events: StrippedEvent[]): void {
+  applyInviteOrKnock(membership: "invite" | "knock", events: StrippedEvent[]): void {
     if (this.membership.value !== membership) {
       this.state.clear();
       this.members.clear();
     }
     this.membership.value = membership;
     this.activity.value = Date.now();
-    for (const event of events) this.takeState(event);
+    for (const event of events) this.applyState(event);
   }
 
-  left(events: RawEvent[]): void {
-    for (const event of events) if (event.state_key !== undefined) this.takeState(event);
+  applyLeave(events: RawEvent[]): void {
+    for (const event of events) if (event.state_key !== undefined) this.applyState(event);
     this.timeline.append(events);
     const own = text(this.content("m.room.member", this.me)?.["membership"]);
     this.membership.value = own === "ban" ? "ban" : "leave";
@@ -181,26 +181,26 @@ export class Room {
   }
 
   /** Takes members that come with the history: what is known already is newer. */
-  takeHistoricState(events: RawEvent[]): void {
+  addHistoricMembers(events: RawEvent[]): void {
     for (const event of events) {
-      if (event.type === "m.room.member" && !this.members.has(event.state_key ?? "")) this.takeState(event);
+      if (event.type === "m.room.member" && !this.members.has(event.state_key ?? "")) this.applyState(event);
     }
   }
 
   /** Notes the own receipt at once, before the server tells it. */
-  markedRead(): void {
+  markRead(): void {
     this.unread.value = { count: 0, highlights: 0 };
   }
 
-  private takeState(event: AnyState): void {
+  private applyState(event: RoomStateEvent): void {
     const key = event.state_key ?? "";
-    const ofType = this.state.get(event.type) ?? new Map<string, AnyState>();
+    const ofType = this.state.get(event.type) ?? new Map<string, RoomStateEvent>();
     this.state.set(event.type, ofType.set(key, event));
-    if (event.type === "m.room.member") this.takeMember(key, event);
+    if (event.type === "m.room.member") this.applyMember(key, event);
     else this.stateChanged.value += 1;
   }
 
-  private takeMember(userId: string, event: AnyState): void {
+  private applyMember(userId: string, event: RoomStateEvent): void {
     const known = this.members.get(userId);
     const gone = !["join", "invite", "knock"].includes(String(event.content["membership"]));
     this.members.set(userId, {
@@ -215,28 +215,28 @@ export class Room {
     this.membersChanged.value += 1;
   }
 
-  private takeSummary(summary: JoinedRoom["summary"]): void {
+  private applySummary(summary: JoinedRoom["summary"]): void {
     if (summary === undefined) return;
     this.heroes = summary["m.heroes"] ?? this.heroes;
-    this.counts = {
-      joined: summary["m.joined_member_count"] ?? this.counts.joined,
-      invited: summary["m.invited_member_count"] ?? this.counts.invited,
+    this.memberCounts = {
+      joined: summary["m.joined_member_count"] ?? this.memberCounts.joined,
+      invited: summary["m.invited_member_count"] ?? this.memberCounts.invited,
     };
     this.membersChanged.value += 1;
   }
 
-  private noteActivity(event: RawEvent): void {
-    if (isShown(event) || (event.type === "m.room.member" && event.state_key === this.me)) {
+  private updateActivity(event: RawEvent): void {
+    if (isVisibleMessage(event) || (event.type === "m.room.member" && event.state_key === this.me)) {
       this.activity.value = Math.max(this.activity.value, event.origin_server_ts);
     }
   }
 
-  private takeEphemeral({ type, content }: Ephemeral): void {
+  private applyEphemeral({ type, content }: Ephemeral): void {
     if (type === "m.typing") this.typing.value = strings(content["user_ids"]).filter((id) => id !== this.me);
-    else if (type === "m.receipt") this.takeReceipts(content);
+    else if (type === "m.receipt") this.applyReceipts(content);
   }
 
-  private takeReceipts(content: Content): void {
+  private applyReceipts(content: Content): void {
     for (const [eventId, kinds] of Object.entries(content)) {
       const readers = record(record(kinds)?.["m.read"]) ?? {};
       for (const [userId, receipt] of Object.entries(readers)) {
@@ -247,7 +247,7 @@ export class Room {
     this.receiptsChanged.value += 1;
   }
 
-  private takeAccountData({ type, content }: Ephemeral): void {
+  private applyAccountData({ type, content }: Ephemeral): void {
     if (type === "m.fully_read") this.fullyRead.value = text(content["event_id"]) ?? null;
     if (type === "m.tag") this.tags.value = Object.keys(record(content["tags"]) ?? {});
   }
@@ -262,7 +262,7 @@ export class Room {
     this.membersChanged.value;
     const others = this.heroes.length > 0 ? this.heroes : this.others();
     const names = others.map((userId) => this.memberName(userId));
-    const total = (this.counts.joined ?? 0) + (this.counts.invited ?? 0) - 1;
+    const total = (this.memberCounts.joined ?? 0) + (this.memberCounts.invited ?? 0) - 1;
     const more = Math.max(total - names.length, 0);
     if (names.length === 0) return this.directWith.value === null ? "Empty room" : localpart(this.directWith.value);
     if (more > 0) return `${names.join(", ")} and ${more} more`;
@@ -288,6 +288,6 @@ export function serverOf(id: string): string {
 }
 
 /** Whether an event is a message, as people see it. */
-export function isShown({ type }: { type: string }): boolean {
+export function isVisibleMessage({ type }: { type: string }): boolean {
   return type === "m.room.message" || type === "m.room.encrypted" || type === "m.sticker" || type.endsWith("poll.start");
 }

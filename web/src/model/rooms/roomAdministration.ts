@@ -2,22 +2,22 @@
 
 import { type Api, path } from "../server/api.ts";
 import { type Content, number, record } from "../server/events.ts";
-import type { Live } from "../server/liveConnection.ts";
-import type { Parlour } from "../server/parlourApi.ts";
-import { EXPIRES_AT } from "../server/parlourApi.ts";
-import type { Powers } from "./powerLevels.ts";
+import type { LiveConnection } from "../server/liveConnection.ts";
+import type { ParlourApi } from "../server/parlourApi.ts";
+import { EXPIRES_AT_FIELD } from "../server/parlourApi.ts";
+import type { PowerLevels } from "./powerLevels.ts";
 import type { Room } from "./room.ts";
 
-export const ROLES = [
+export const ROLE_LEVELS = [
   { name: "Admin", level: 100 },
   { name: "Moderator", level: 50 },
   { name: "Member", level: 0 },
 ] as const;
 
-export class Moderation {
+export class RoomAdministration {
   constructor(
     private readonly api: Api,
-    private readonly parlour: Parlour,
+    private readonly parlour: ParlourApi,
   ) {}
 
   async setState(roomId: string, type: string, content: Content, key = ""): Promise<void> {
@@ -31,34 +31,34 @@ export class Moderation {
   }
 
   /** Whether a room stands in the list of public rooms. */
-  async isListed(roomId: string): Promise<boolean> {
+  async isPubliclyListed(roomId: string): Promise<boolean> {
     const { visibility } = await this.api.get<{ visibility?: string }>(path`/_matrix/client/v3/directory/list/room/${roomId}`);
     return visibility === "public";
   }
 
-  async setListed(roomId: string, listed: boolean): Promise<void> {
+  async setPubliclyListed(roomId: string, listed: boolean): Promise<void> {
     await this.api.put(path`/_matrix/client/v3/directory/list/room/${roomId}`, { visibility: listed ? "public" : "private" });
   }
 
   /** Invites people, each until a time if there is one. */
   async invite(roomId: string, userIds: string[], until?: number): Promise<void> {
     for (const userId of userIds) {
-      if (until === undefined) await this.membership(roomId, "invite", userId);
+      if (until === undefined) await this.changeMembership(roomId, "invite", userId);
       else await this.parlour.inviteUntil(roomId, userId, until);
     }
   }
 
   /** Takes somebody out of a room, or their invitation back. */
   async kick(roomId: string, userId: string, reason = ""): Promise<void> {
-    await this.membership(roomId, "kick", userId, reason);
+    await this.changeMembership(roomId, "kick", userId, reason);
   }
 
   async ban(roomId: string, userId: string, reason = ""): Promise<void> {
-    await this.membership(roomId, "ban", userId, reason);
+    await this.changeMembership(roomId, "ban", userId, reason);
   }
 
   async unban(roomId: string, userId: string): Promise<void> {
-    await this.membership(roomId, "unban", userId);
+    await this.changeMembership(roomId, "unban", userId);
   }
 
   /** Gives somebody a power level; everything else in the levels stays as it is. */
@@ -75,24 +75,24 @@ export class Moderation {
     await this.api.post(path`/_matrix/client/v3/rooms/${roomId}/leave`);
   }
 
-  private async membership(roomId: string, how: string, userId: string, reason = ""): Promise<void> {
+  private async changeMembership(roomId: string, how: string, userId: string, reason = ""): Promise<void> {
     const body = { user_id: userId, ...(reason === "" ? {} : { reason }) };
     await this.api.post(path`/_matrix/client/v3/rooms/${roomId}/` + how, body);
   }
 }
 
 /** When an invitation to a room ends; undefined where it does not. */
-export function invitationEnds(room: Room, userId: string): number | undefined {
-  return number(room.content("m.room.member", userId)?.[EXPIRES_AT]);
+export function invitationExpiry(room: Room, userId: string): number | undefined {
+  return number(room.content("m.room.member", userId)?.[EXPIRES_AT_FIELD]);
 }
 
 /** The roles that one member can give another: none above the own, and none to those as high as oneself. */
-export function rolesToGive(powers: Powers, me: string, userId: string): (typeof ROLES)[number][] {
-  const own = powers.of(me);
-  const theirs = powers.of(userId);
+export function assignableRoles(powers: PowerLevels, me: string, userId: string): (typeof ROLE_LEVELS)[number][] {
+  const own = powers.levelOf(me);
+  const theirs = powers.levelOf(userId);
   if (!powers.maySend(me, "m.room.power_levels", true) || theirs === Infinity) return [];
   if (userId !== me && theirs >= own) return [];
-  return ROLES.filter(({ level }) => level <= own && level !== theirs);
+  return ROLE_LEVELS.filter(({ level }) => level <= own && level !== theirs);
 }
 
 /** Who made the room, and may delete it; the other creators that new room versions know may not. */
@@ -101,7 +101,7 @@ export function isCreator(room: Room, userId: string): boolean {
 }
 
 /** Marks one as here, or as not here, at once. */
-export async function announcePresence(api: Api, live: Live, me: string, shown: boolean): Promise<void> {
+export async function announcePresence(api: Api, live: LiveConnection, me: string, shown: boolean): Promise<void> {
   const presence = shown ? "online" : "offline";
   if (live.canRequest) await live.request("presence", { presence });
   else await api.put(path`/_matrix/client/v3/presence/${me}/status`, { presence });

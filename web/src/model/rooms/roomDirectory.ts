@@ -20,7 +20,7 @@ export interface PublicRooms {
   total_room_count_estimate?: number;
 }
 
-export class Directory {
+export class RoomDirectory {
   constructor(private readonly api: Api) {}
 
   async publicRooms(search: string, since?: string, limit = 30, server?: string): Promise<PublicRooms> {
@@ -31,15 +31,15 @@ export class Directory {
 
   /** Joins by id or alias. Returns the room's id. */
   async join(address: string, via: string[] = []): Promise<string> {
-    return this.enter("join", address, via, {});
+    return this.joinOrKnock("join", address, via, {});
   }
 
   /** Asks to be let in. */
   async knock(address: string, via: string[] = [], reason?: string): Promise<string> {
-    return this.enter("knock", address, via, reason === undefined ? {} : { reason });
+    return this.joinOrKnock("knock", address, via, reason === undefined ? {} : { reason });
   }
 
-  private async enter(how: "join" | "knock", address: string, via: string[], body: unknown): Promise<string> {
+  private async joinOrKnock(how: "join" | "knock", address: string, via: string[], body: unknown): Promise<string> {
     const query = via.map((server) => `server_name=${encodeURIComponent(server)}&via=${encodeURIComponent(server)}`).join("&");
     const where = path`/_matrix/client/v3/` + how + path`/${address}`;
     return (await this.api.post<{ room_id: string }>(`${where}${query === "" ? "" : `?${query}`}`, body)).room_id;
@@ -47,10 +47,10 @@ export class Directory {
 }
 
 /** What an address that somebody typed or pasted stands for. */
-export type Address = { kind: "room"; id: string; via: string[] } | { kind: "user"; id: string };
+export type MatrixAddress = { kind: "room"; id: string; via: string[] } | { kind: "user"; id: string };
 
 /** Reads `#room:server`, `!id:server`, `@user:server`, `matrix:` addresses and links of matrix.to. */
-export function parseAddress(typed: string): Address | null {
+export function parseAddress(typed: string): MatrixAddress | null {
   const text = typed.trim();
   if (/^[#!@][^\s]+$/.test(text)) return addressOf(text, []);
   const uri = /^matrix:(?:\/\/[^/]*\/)?(r|roomid|u)\/([^/?#]+)[^?]*(?:\?(.*))?$/.exec(text);
@@ -62,7 +62,7 @@ export function parseAddress(typed: string): Address | null {
   return link === null ? null : addressOf(decoded(link[1]!), viaOf(link[2]));
 }
 
-function addressOf(id: string, via: string[]): Address | null {
+function addressOf(id: string, via: string[]): MatrixAddress | null {
   // Ids of rooms have no server's name in the newest versions.
   if (id.startsWith("!") && id.length > 1) return { kind: "room", id, via };
   if (!/^[#@][^\s:]+:[^\s]+$/.test(id)) return null;

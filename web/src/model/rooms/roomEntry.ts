@@ -3,13 +3,13 @@
 import { effect } from "@preact/signals";
 import type { Api } from "../server/api.ts";
 import { strings } from "../server/events.ts";
-import type { Parlour } from "../server/parlourApi.ts";
-import type { Account } from "../settings/accountData.ts";
+import type { ParlourApi } from "../server/parlourApi.ts";
+import type { AccountData } from "../settings/accountData.ts";
 import type { Room } from "./room.ts";
-import type { Directory } from "./roomDirectory.ts";
-import type { Rooms } from "./roomStore.ts";
+import type { RoomDirectory } from "./roomDirectory.ts";
+import type { RoomStore } from "./roomStore.ts";
 
-export interface NewRoom {
+export interface NewRoomOptions {
   name: string;
   topic: string;
   isPublic: boolean;
@@ -20,19 +20,19 @@ export interface NewRoom {
 }
 
 /** How long to wait for the sync to tell of a room that the server has already answered for. */
-const ARRIVAL_MS = 8_000;
+const SYNC_TIMEOUT_MS = 8_000;
 
-export class Founding {
+export class RoomEntry {
   constructor(
     private readonly api: Api,
-    private readonly rooms: Rooms,
-    private readonly account: Account,
-    private readonly directory: Directory,
-    private readonly parlour: Parlour,
+    private readonly rooms: RoomStore,
+    private readonly account: AccountData,
+    private readonly directory: RoomDirectory,
+    private readonly parlour: ParlourApi,
   ) {}
 
   /** Makes a room. Returns its id when it is in the list. */
-  async create({ name, topic, isPublic, alias, historyVisibility, invite }: NewRoom): Promise<string> {
+  async createRoom({ name, topic, isPublic, alias, historyVisibility, invite }: NewRoomOptions): Promise<string> {
     const { room_id } = await this.api.post<{ room_id: string }>("/_matrix/client/v3/createRoom", {
       ...(name === "" ? {} : { name }),
       preset: isPublic ? "public_chat" : "private_chat",
@@ -44,26 +44,26 @@ export class Founding {
       initial_state: [{ type: "m.room.history_visibility", state_key: "", content: { history_visibility: historyVisibility } }],
       invite,
     });
-    return this.arrival(room_id);
+    return this.waitForRoom(room_id);
   }
 
   /** Returns the direct chat with somebody: the one that there is, or a new one. */
-  async direct(userId: string): Promise<string> {
-    const known = this.knownDirect(userId);
-    if (known?.membership.value === "invite") return this.accept(known);
+  async directChatWith(userId: string): Promise<string> {
+    const known = this.existingDirectChat(userId);
+    if (known?.membership.value === "invite") return this.acceptInvitation(known);
     if (known !== undefined) return known.id;
     const { room_id } = await this.api.post<{ room_id: string }>("/_matrix/client/v3/createRoom", {
       is_direct: true,
       preset: "trusted_private_chat",
       invite: [userId],
     });
-    await this.account.addDirect(userId, room_id);
-    return this.arrival(room_id);
+    await this.account.addDirectChat(userId, room_id);
+    return this.waitForRoom(room_id);
   }
 
   /** The direct chat with somebody that was used last. */
-  knownDirect(userId: string): Room | undefined {
-    const marked = strings(this.account.direct.value[userId]).map((id) => this.rooms.get(id));
+  existingDirectChat(userId: string): Room | undefined {
+    const marked = strings(this.account.directChats.value[userId]).map((id) => this.rooms.get(id));
     const invited = this.rooms.invitations.value.filter((room) => isDirectInvitation(room) && room.ownMember.value?.sender === userId);
     return [...marked, ...invited]
       .filter((room): room is Room => room !== undefined && ["join", "invite"].includes(room.membership.value))
@@ -71,28 +71,28 @@ export class Founding {
   }
 
   /** Accepts an invitation, and keeps it as a direct chat if it was meant as one. */
-  async accept(room: Room): Promise<string> {
+  async acceptInvitation(room: Room): Promise<string> {
     const inviter = room.ownMember.value?.sender;
     const isDirect = isDirectInvitation(room);
     await this.directory.join(room.id);
-    if (isDirect && inviter !== undefined) await this.account.addDirect(inviter, room.id);
-    return this.arrival(room.id);
+    if (isDirect && inviter !== undefined) await this.account.addDirectChat(inviter, room.id);
+    return this.waitForRoom(room.id);
   }
 
   /** Joins by id or alias, and returns the room's id when it is in the list. */
-  async join(address: string, via: string[] = []): Promise<string> {
-    return this.arrival(await this.directory.join(address, via));
+  async joinRoom(address: string, via: string[] = []): Promise<string> {
+    return this.waitForRoom(await this.directory.join(address, via));
   }
 
-  async redeem(token: string): Promise<string> {
-    return this.arrival(await this.parlour.redeemLink(token));
+  async redeemInviteLink(token: string): Promise<string> {
+    return this.waitForRoom(await this.parlour.redeemInviteLink(token));
   }
 
   /** Waits until the sync has told of a room that was joined, though not for ever: it comes in any case. */
-  async arrival(roomId: string): Promise<string> {
+  async waitForRoom(roomId: string): Promise<string> {
     await new Promise<void>((resolve) => {
       let stop: (() => void) | undefined;
-      const late = setTimeout(done, ARRIVAL_MS);
+      const late = setTimeout(done, SYNC_TIMEOUT_MS);
       function done(): void {
         clearTimeout(late);
         stop?.();

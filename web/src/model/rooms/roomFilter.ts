@@ -4,14 +4,14 @@ import type { Room } from "./room.ts";
 
 export type RoomFilter = "all" | "unread" | "direct" | "rooms";
 
-export function shownRooms(rooms: Room[], filter: RoomFilter, search: string): Room[] {
-  const words = folded(search)
+export function filterRooms(rooms: Room[], filter: RoomFilter, search: string): Room[] {
+  const words = foldForSearch(search)
     .split(/\s+/)
     .filter((word) => word !== "");
-  return rooms.filter((room) => passes(room, filter) && hasWords(room, words));
+  return rooms.filter((room) => matchesFilter(room, filter) && matchesWords(room, words));
 }
 
-function passes(room: Room, filter: RoomFilter): boolean {
+function matchesFilter(room: Room, filter: RoomFilter): boolean {
   switch (filter) {
     case "unread":
       return room.unread.value.count > 0;
@@ -24,13 +24,13 @@ function passes(room: Room, filter: RoomFilter): boolean {
   }
 }
 
-function hasWords(room: Room, words: string[]): boolean {
+function matchesWords(room: Room, words: string[]): boolean {
   if (words.length === 0) return true;
-  const names = folded(`${room.name.value} ${room.alias.value ?? ""} ${room.directWith.value ?? ""}`);
+  const names = foldForSearch(`${room.name.value} ${room.alias.value ?? ""} ${room.directWith.value ?? ""}`);
   return words.every((word) => names.includes(word));
 }
 
 /** Without case and accents, so that "uber" finds "Über". */
-export function folded(text: string): string {
+export function foldForSearch(text: string): string {
   return text.normalize("NFKD").replace(/\p{M}/gu, "").toLocaleLowerCase();
 }

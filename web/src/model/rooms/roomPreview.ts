@@ -4,10 +4,10 @@ import { text } from "../server/events.ts";
 import type { TimelineEvent } from "../timeline/timeline.ts";
 import type { Room } from "./room.ts";
 
-const LONGEST = 160;
+const MAX_PREVIEW_LENGTH = 160;
 
 /** "Photo", or the beginning of the text. */
-export function summaryOf(event: TimelineEvent): string {
+export function messageSummary(event: TimelineEvent): string {
   if (event.raw.type === "m.room.encrypted") return "Encrypted message";
   if (event.raw.type === "m.sticker") return "Sticker";
   if (event.raw.type.endsWith("poll.start")) return "Poll";
@@ -21,26 +21,26 @@ export function summaryOf(event: TimelineEvent): string {
     case "m.audio":
       return "Audio";
     case "m.file":
-      return `File: ${short(text(content["filename"]) ?? body)}`;
+      return `File: ${shortened(text(content["filename"]) ?? body)}`;
     case "m.location":
       return "Location";
     default:
-      return short(body);
+      return shortened(body);
   }
 }
 
 /** The line under a room's name: who, and what. */
-export function previewOf(room: Room, me: string): string {
+export function roomPreview(room: Room, me: string): string {
   const event = room.preview.value;
   if (event === undefined) return room.topic.value ?? "";
-  const summary = summaryOf(event);
+  const summary = messageSummary(event);
   if (event.content["msgtype"] === "m.emote") return `${nameOf(room, event.sender)} ${summary}`;
   if (event.sender === me) return `You: ${summary}`;
   return room.directWith.value === null ? `${nameOf(room, event.sender)}: ${summary}` : summary;
 }
 
 /** Who is typing, in a few words. */
-export function typingIn(room: Room): string | null {
+export function typingText(room: Room): string | null {
   const typing = room.typing.value;
   if (typing.length === 0) return null;
   if (room.directWith.value !== null) return "typing…";
@@ -57,7 +57,7 @@ function withoutFallback(body: string): string {
   return body.startsWith("> <@") ? body.replace(/^(?:> .*\n)+\n?/, "") : body;
 }
 
-function short(body: string): string {
+function shortened(body: string): string {
   const line = body.replace(/\s+/g, " ").trim();
-  return line.length > LONGEST ? `${line.slice(0, LONGEST)}…` : line;
+  return line.length > MAX_PREVIEW_LENGTH ? `${line.slice(0, MAX_PREVIEW_LENGTH)}…` : line;
 }

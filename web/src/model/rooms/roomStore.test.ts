@@ -1,14 +1,14 @@
 import { expect, test } from "vitest";
 import type { Api } from "../server/api.ts";
 import type { RawEvent } from "../server/events.ts";
-import { Parlour } from "../server/parlourApi.ts";
-import { Account } from "../settings/accountData.ts";
-import { Notifying } from "./notificationTracker.ts";
-import { Directory } from "./roomDirectory.ts";
-import { Founding } from "./roomEntry.ts";
-import { shownRooms } from "./roomFilter.ts";
-import { previewOf, typingIn } from "./roomPreview.ts";
-import { Rooms } from "./roomStore.ts";
+import { ParlourApi } from "../server/parlourApi.ts";
+import { AccountData } from "../settings/accountData.ts";
+import { NotificationTracker } from "./notificationTracker.ts";
+import { RoomDirectory } from "./roomDirectory.ts";
+import { RoomEntry } from "./roomEntry.ts";
+import { filterRooms } from "./roomFilter.ts";
+import { roomPreview, typingText } from "./roomPreview.ts";
+import { RoomStore } from "./roomStore.ts";
 
 const ME = "@me:x";
 let next = 0;
@@ -22,40 +22,40 @@ function named(name: string): RawEvent {
   return { event_id: `$n${name}`, type: "m.room.name", state_key: "", sender: ME, origin_server_ts: 0, content: { name } };
 }
 
-function hasRoom(rooms: Rooms, id: string, name: string, events: RawEvent[], unread = 0): void {
+function hasRoom(rooms: RoomStore, id: string, name: string, events: RawEvent[], unread = 0): void {
   const room = { state: { events: [named(name)] }, timeline: { events }, unread_notifications: { notification_count: unread } };
   rooms.update({ next_batch: "n", rooms: { join: { [id]: room } } });
 }
 
 test("the preview says who wrote, and what it is", () => {
-  const rooms = new Rooms({} as Api, ME);
+  const rooms = new RoomStore({} as Api, ME);
   hasRoom(rooms, "!r", "Tea", [message("@ann:x", "Milk\n\nor lemon?")]);
   const room = rooms.get("!r")!;
-  expect(previewOf(room, ME)).toBe("ann: Milk or lemon?");
+  expect(roomPreview(room, ME)).toBe("ann: Milk or lemon?");
   hasRoom(rooms, "!r", "Tea", [message(ME, "cat.png", { msgtype: "m.image" })]);
-  expect(previewOf(room, ME)).toBe("You: Photo");
-  rooms.setDirect({ "@ann:x": ["!r"] });
+  expect(roomPreview(room, ME)).toBe("You: Photo");
+  rooms.setDirectChats({ "@ann:x": ["!r"] });
   hasRoom(rooms, "!r", "Tea", [message("@ann:x", "> <@me:x> old\n> text\n\nIndeed")]);
-  expect(previewOf(room, ME)).toBe("Indeed");
+  expect(roomPreview(room, ME)).toBe("Indeed");
 });
 
 test("one who types is named, several are counted", () => {
-  const rooms = new Rooms({} as Api, ME);
+  const rooms = new RoomStore({} as Api, ME);
   hasRoom(rooms, "!r", "Tea", []);
   const room = rooms.get("!r")!;
-  expect(typingIn(room)).toBe(null);
+  expect(typingText(room)).toBe(null);
   room.typing.value = ["@ann:x"];
-  expect(typingIn(room)).toBe("ann is typing…");
+  expect(typingText(room)).toBe("ann is typing…");
   room.typing.value = ["@ann:x", "@bob:x"];
-  expect(typingIn(room)).toBe("2 people are typing…");
+  expect(typingText(room)).toBe("2 people are typing…");
 });
 
 test("the list is filtered by kind and by words, without case and accents", () => {
-  const rooms = new Rooms({} as Api, ME);
+  const rooms = new RoomStore({} as Api, ME);
   hasRoom(rooms, "!a", "Über uns", []);
   hasRoom(rooms, "!b", "Tea", [message("@ann:x", "hi")], 2);
-  rooms.setDirect({ "@ann:x": ["!b"] });
-  const ids = (filter: Parameters<typeof shownRooms>[1], search: string) => shownRooms(rooms.joined.value, filter, search).map(({ id }) => id);
+  rooms.setDirectChats({ "@ann:x": ["!b"] });
+  const ids = (filter: Parameters<typeof filterRooms>[1], search: string) => filterRooms(rooms.joined.value, filter, search).map(({ id }) => id);
   expect(ids("all", "uber")).toEqual(["!a"]);
   expect(ids("unread", "")).toEqual(["!b"]);
   expect(ids("direct", "")).toEqual(["!b"]);
@@ -64,17 +64,17 @@ test("the list is filtered by kind and by words, without case and accents", () =
 });
 
 test("news are the rooms whose count went up, after the first look", () => {
-  const rooms = new Rooms({} as Api, ME);
-  const notifying = new Notifying(ME);
+  const rooms = new RoomStore({} as Api, ME);
+  const notifying = new NotificationTracker(ME);
   hasRoom(rooms, "!a", "A", [message("@ann:x", "old")], 3);
-  expect(notifying.look(rooms.joined.value)).toEqual([]);
+  expect(notifying.takeNewNotifications(rooms.joined.value)).toEqual([]);
   hasRoom(rooms, "!a", "A", [message("@ann:x", "new")], 4);
-  expect(notifying.look(rooms.joined.value).map(({ room, event }) => [room.id, event.content["body"]])).toEqual([["!a", "new"]]);
+  expect(notifying.takeNewNotifications(rooms.joined.value).map(({ room, event }) => [room.id, event.content["body"]])).toEqual([["!a", "new"]]);
   hasRoom(rooms, "!a", "A", [], 0);
-  expect(notifying.look(rooms.joined.value)).toEqual([]);
+  expect(notifying.takeNewNotifications(rooms.joined.value)).toEqual([]);
 });
 
-function founding(rooms: Rooms) {
+function founding(rooms: RoomStore) {
   const asked: string[] = [];
   const api = {
     post: async (path: string) => {
@@ -84,23 +84,23 @@ function founding(rooms: Rooms) {
     },
     put: async () => ({}),
   } as unknown as Api;
-  const account = new Account(api, ME);
-  return { asked, account, made: new Founding(api, rooms, account, new Directory(api), new Parlour(api)) };
+  const account = new AccountData(api, ME);
+  return { asked, account, made: new RoomEntry(api, rooms, account, new RoomDirectory(api), new ParlourApi(api)) };
 }
 
 test("a direct chat is found again, also through an invitation, and made otherwise", async () => {
-  const rooms = new Rooms({} as Api, ME);
+  const rooms = new RoomStore({} as Api, ME);
   const { asked, account, made } = founding(rooms);
   hasRoom(rooms, "!old", "", []);
-  account.direct.value = { "@ann:x": ["!gone", "!old"] };
-  expect(await made.direct("@ann:x")).toBe("!old");
+  account.directChats.value = { "@ann:x": ["!gone", "!old"] };
+  expect(await made.directChatWith("@ann:x")).toBe("!old");
   expect(asked).toEqual([]);
 
-  expect(await made.direct("@bob:x")).toBe("!new");
+  expect(await made.directChatWith("@bob:x")).toBe("!new");
   expect(asked).toEqual(["/_matrix/client/v3/createRoom"]);
-  expect(account.direct.value["@bob:x"]).toEqual(["!new"]);
+  expect(account.directChats.value["@bob:x"]).toEqual(["!new"]);
 
   const own = { type: "m.room.member", state_key: ME, sender: "@cy:x", content: { membership: "invite", is_direct: true } };
   rooms.update({ next_batch: "n", rooms: { invite: { "!inv": { invite_state: { events: [own] } } } } });
-  expect(made.knownDirect("@cy:x")?.id).toBe("!inv");
+  expect(made.existingDirectChat("@cy:x")?.id).toBe("!inv");
 });

@@ -5,12 +5,12 @@ import type { Api } from "../server/api.ts";
 import { type Content, type SyncUpdate, strings } from "../server/events.ts";
 import { Room } from "./room.ts";
 
-export class Rooms {
+export class RoomStore {
   private readonly rooms = new Map<string, Room>();
   /** Goes up when a room is added, or its membership changes. */
   readonly changed = signal(0);
   /** Whether the first sync is there. */
-  readonly ready = signal(false);
+  readonly isReady = signal(false);
 
   constructor(
     private readonly api: Api,
@@ -44,22 +44,22 @@ export class Rooms {
 
   update(update: SyncUpdate): void {
     const { join = {}, invite = {}, knock = {}, leave = {} } = update.rooms ?? {};
-    for (const [id, part] of Object.entries(join)) this.room(id).joined(part);
-    for (const [id, part] of Object.entries(invite)) this.room(id).invited("invite", part.invite_state?.events ?? []);
-    for (const [id, part] of Object.entries(knock)) this.room(id).invited("knock", part.knock_state?.events ?? []);
+    for (const [id, part] of Object.entries(join)) this.room(id).applyJoin(part);
+    for (const [id, part] of Object.entries(invite)) this.room(id).applyInviteOrKnock("invite", part.invite_state?.events ?? []);
+    for (const [id, part] of Object.entries(knock)) this.room(id).applyInviteOrKnock("knock", part.knock_state?.events ?? []);
     for (const [id, part] of Object.entries(leave)) {
-      this.rooms.get(id)?.left([...(part.state?.events ?? []), ...(part.timeline?.events ?? [])]);
+      this.rooms.get(id)?.applyLeave([...(part.state?.events ?? []), ...(part.timeline?.events ?? [])]);
     }
     this.changed.value += 1;
-    this.ready.value = true;
+    this.isReady.value = true;
   }
 
   /** Takes the account data `m.direct`: which rooms are direct chats, and with whom. */
-  setDirect(direct: Content): void {
+  setDirectChats(direct: Content): void {
     const withWhom = new Map<string, string>();
     for (const [userId, ids] of Object.entries(direct)) for (const id of strings(ids)) withWhom.set(id, userId);
     for (const room of this.rooms.values()) room.directWith.value = withWhom.get(room.id) ?? null;
-    this.direct = withWhom;
+    this.directUsers = withWhom;
   }
 
   /** Forgets a room, which the server does not tell any more. */
@@ -68,13 +68,13 @@ export class Rooms {
     this.changed.value += 1;
   }
 
-  private direct = new Map<string, string>();
+  private directUsers = new Map<string, string>();
 
   private room(id: string): Room {
     let room = this.rooms.get(id);
     if (room === undefined) {
       room = new Room(this.api, id, this.me);
-      room.directWith.value = this.direct.get(id) ?? null;
+      room.directWith.value = this.directUsers.get(id) ?? null;
       this.rooms.set(id, room);
     }
     return room;

@@ -24,23 +24,23 @@ export class NetworkError extends Error {
 }
 
 /** What the page itself refuses; the message is for the person. */
-export class Refusal extends Error {
+export class UserFacingError extends Error {
   override name = "Refusal";
 }
 
 /** The longest wait for which an answer of 429 is waited out; a longer one is shown. */
-const LONGEST_WAIT_MS = 5_000;
+const MAX_RETRY_WAIT_MS = 5_000;
 
-export type Query = Record<string, string | number | boolean | undefined | null>;
+export type QueryParameters = Record<string, string | number | boolean | undefined | null>;
 
 export interface RequestOptions {
-  query?: Query | undefined;
+  query?: QueryParameters | undefined;
   body?: unknown;
   /** Asks without the access token. */
   anonymous?: boolean;
   signal?: AbortSignal | undefined;
   /** How often an answer of 429 is waited out, if the wait is short. */
-  patience?: number;
+  maxRetries?: number;
 }
 
 /** A path of the Matrix API whose parts are encoded: `` path`/rooms/${id}/send` ``. */
@@ -58,7 +58,7 @@ export class Api {
     public accessToken: string | null = null,
   ) {}
 
-  url(path: string, query: Query = {}): string {
+  url(path: string, query: QueryParameters = {}): string {
     const url = new URL(path, this.base);
     for (const [key, value] of Object.entries(query)) {
       if (value !== undefined && value !== null) url.searchParams.set(key, String(value));
@@ -71,24 +71,24 @@ export class Api {
     return this.accessToken === null ? {} : { Authorization: `Bearer ${this.accessToken}` };
   }
 
-  async get<T>(path: string, query?: Query, options: RequestOptions = {}): Promise<T> {
-    return this.request<T>("GET", path, { ...options, query });
+  async get<T>(path: string, query?: QueryParameters, options: RequestOptions = {}): Promise<T> {
+    return this.maxRetries<T>("GET", path, { ...options, query });
   }
 
   async post<T>(path: string, body: unknown = {}, options: RequestOptions = {}): Promise<T> {
-    return this.request<T>("POST", path, { ...options, body });
+    return this.maxRetries<T>("POST", path, { ...options, body });
   }
 
   async put<T>(path: string, body: unknown = {}, options: RequestOptions = {}): Promise<T> {
-    return this.request<T>("PUT", path, { ...options, body });
+    return this.maxRetries<T>("PUT", path, { ...options, body });
   }
 
   async delete<T>(path: string, body?: unknown, options: RequestOptions = {}): Promise<T> {
-    return this.request<T>("DELETE", path, { ...options, body });
+    return this.maxRetries<T>("DELETE", path, { ...options, body });
   }
 
-  async request<T>(method: string, path: string, options: RequestOptions = {}): Promise<T> {
-    const { query, body, anonymous = false, signal = null, patience = 3 } = options;
+  async maxRetries<T>(method: string, path: string, options: RequestOptions = {}): Promise<T> {
+    const { query, body, anonymous = false, signal = null, maxRetries = 3 } = options;
     for (let attempt = 0; ; attempt++) {
       // Each attempt is made with the token of its time.
       const token = this.accessToken;
@@ -103,8 +103,8 @@ export class Api {
       });
       if (response.ok) return (await this.json(response)) as T;
       const error = await this.error(response);
-      if (error.status === 429 && attempt < patience && waitOf(error) <= LONGEST_WAIT_MS) {
-        await pause(waitOf(error), signal);
+      if (error.status === 429 && attempt < maxRetries && retryAfterMs(error) <= MAX_RETRY_WAIT_MS) {
+        await pause(retryAfterMs(error), signal);
         continue;
       }
       // A late answer to a session that is over says nothing of the one that came after it.
@@ -114,7 +114,7 @@ export class Api {
   }
 
   /** Fetches bytes as this session. */
-  async blob(path: string, query?: Query, signal: AbortSignal | null = null): Promise<Blob> {
+  async blob(path: string, query?: QueryParameters, signal: AbortSignal | null = null): Promise<Blob> {
     const response = await this.fetch(this.url(path, query), { headers: this.authorization(), signal });
     if (!response.ok) throw await this.error(response);
     return response.blob();
@@ -158,13 +158,13 @@ export class Api {
 
 /** What to show a person of an error. */
 export function messageOf(error: unknown): string {
-  if (error instanceof MatrixError && error.status === 429) return `Too many attempts. Try again in ${waitText(waitOf(error))}.`;
-  if (error instanceof MatrixError || error instanceof NetworkError || error instanceof Refusal) return error.message;
+  if (error instanceof MatrixError && error.status === 429) return `Too many attempts. Try again in ${waitText(retryAfterMs(error))}.`;
+  if (error instanceof MatrixError || error instanceof NetworkError || error instanceof UserFacingError) return error.message;
   console.error(error);
   return "Something went wrong.";
 }
 
-function waitOf(error: MatrixError): number {
+function retryAfterMs(error: MatrixError): number {
   const wait = error.body["retry_after_ms"];
   return typeof wait === "number" ? wait : 1_000;
 }

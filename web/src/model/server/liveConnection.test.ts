@@ -1,8 +1,8 @@
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
-import { apiThat, refusal } from "../testHelpers.ts";
+import { apiAnswering, errorResponse } from "../testHelpers.ts";
 import type { MatrixError } from "./api.ts";
 import type { SyncUpdate } from "./events.ts";
-import { Live, type Socket } from "./liveConnection.ts";
+import { LiveConnection, type Socket } from "./liveConnection.ts";
 
 /** A WebSocket whose other end is the test. */
 class FakeSocket {
@@ -46,7 +46,7 @@ class FakeSocket {
 let sockets: FakeSocket[];
 let updates: string[];
 let syncs: URL[];
-let running: Live | null;
+let running: LiveConnection | null;
 
 beforeEach(() => {
   vi.useFakeTimers();
@@ -61,9 +61,9 @@ type Sync = (url: URL, signal: AbortSignal | null) => unknown;
 
 const waitForever: Sync = async (_, signal) => new Promise((_, reject) => signal?.addEventListener("abort", () => reject(signal.reason as Error)));
 
-function start(sync: Sync = waitForever, lost: (error: MatrixError) => void = () => {}): Live {
-  const api = apiThat((url, { signal }) => {
-    if (url.pathname.endsWith("/whoami")) return refusal(401, "M_UNKNOWN_TOKEN");
+function start(sync: Sync = waitForever, lost: (error: MatrixError) => void = () => {}): LiveConnection {
+  const api = apiAnswering((url, { signal }) => {
+    if (url.pathname.endsWith("/whoami")) return errorResponse(401, "M_UNKNOWN_TOKEN");
     syncs.push(url);
     return sync(url, signal);
   });
@@ -73,7 +73,7 @@ function start(sync: Sync = waitForever, lost: (error: MatrixError) => void = ()
     sockets.push(socket);
     return socket as unknown as Socket;
   };
-  running = new Live(api, { filter: {}, presence: () => "online", openSocket }, (update: SyncUpdate) => updates.push(update.next_batch));
+  running = new LiveConnection(api, { filter: {}, presence: () => "online", openSocket }, (update: SyncUpdate) => updates.push(update.next_batch));
   running.start();
   return running;
 }
@@ -91,7 +91,7 @@ test("the first frame says who it is, and updates follow", async () => {
   expect(socket.url.searchParams.has("access_token")).toBe(false);
   socket.says({ next_batch: "s1" });
   expect(updates).toEqual(["s1"]);
-  expect([live.connection.value, live.transport.value]).toEqual(["online", "websocket"]);
+  expect([live.state.value, live.transport.value]).toEqual(["online", "websocket"]);
 });
 
 test("a connection that stands is not closed by the time that opening may take", async () => {
@@ -109,13 +109,13 @@ test("after a break it goes on where it was", async () => {
   first.says({ next_batch: "s1" });
   first.says({ next_batch: "s2" });
   first.close(1001);
-  await vi.waitFor(() => expect(live.connection.value).toBe("offline"));
+  await vi.waitFor(() => expect(live.state.value).toBe("offline"));
   const second = await socketNumber(2);
   expect(second.url.searchParams.get("since")).toBe("s2");
   await second.welcome();
   second.says({ next_batch: "s3" });
   expect(updates).toEqual(["s1", "s2", "s3"]);
-  expect(live.connection.value).toBe("online");
+  expect(live.state.value).toBe("online");
 });
 
 test("after two sockets that do not work /sync is asked, from where it was, and sockets are tried later", async () => {
@@ -124,7 +124,7 @@ test("after two sockets that do not work /sync is asked, from where it was, and 
   (await socketNumber(1)).close(1006);
   (await socketNumber(2)).close(1006);
   await vi.waitFor(() => expect(updates).toEqual(["s1", "s2"]));
-  expect([live.connection.value, live.transport.value]).toEqual(["online", "sync"]);
+  expect([live.state.value, live.transport.value]).toEqual(["online", "sync"]);
   expect(syncs.map((url) => [url.searchParams.get("since"), url.searchParams.get("timeout")])).toEqual([
     [null, "0"],
     ["s1", "30000"],
@@ -193,7 +193,7 @@ test("a server that does not answer is given up", async () => {
   await vi.advanceTimersByTimeAsync(25_000);
   expect(socket.sent.at(-1)?.method).toBe("ping");
   await vi.advanceTimersByTimeAsync(15_000);
-  await vi.waitFor(() => expect(live.connection.value).toBe("offline"));
+  await vi.waitFor(() => expect(live.state.value).toBe("offline"));
   await socketNumber(2);
 });
 

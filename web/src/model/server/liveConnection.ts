@@ -4,12 +4,12 @@ import { signal } from "@preact/signals";
 import { type Api, MatrixError, NetworkError, pause } from "./api.ts";
 import type { SyncUpdate } from "./events.ts";
 
-export type Connection = "connecting" | "online" | "offline";
+export type ConnectionState = "connecting" | "online" | "offline";
 
 /** The parts of a WebSocket that are used; tests have their own. */
 export type Socket = Pick<WebSocket, "send" | "close" | "readyState" | "onopen" | "onmessage" | "onclose" | "onerror">;
 
-export interface LiveOptions {
+export interface LiveConnectionOptions {
   /** The filter for /sync, as JSON. */
   filter: unknown;
   /** Whether others see that one is here. */
@@ -17,41 +17,41 @@ export interface LiveOptions {
   openSocket?: (url: string, protocol: string) => Socket;
 }
 
-interface Waiting {
+interface PendingRequest {
   resolve: (result: unknown) => void;
   reject: (error: Error) => void;
 }
 
-const PING_MS = 25_000;
-const ANSWER_MS = 15_000;
-const POLL_MS = 30_000;
+const PING_INTERVAL_MS = 25_000;
+const RESPONSE_TIMEOUT_MS = 15_000;
+const POLL_TIMEOUT_MS = 30_000;
 /** After so many connections that broke before anything came, /sync is used for a while. */
-const SOCKET_TRIES = 2;
-const SOCKET_AGAIN_MS = 120_000;
-const LONGEST_WAIT_MS = 20_000;
+const MAX_FAILED_SOCKETS = 2;
+const SOCKET_RETRY_DELAY_MS = 120_000;
+const MAX_RECONNECT_DELAY_MS = 20_000;
 
-const UNAUTHENTICATED = 4401;
-const OPEN = 1;
+const CLOSE_CODE_UNAUTHENTICATED = 4401;
+const READY_STATE_OPEN = 1;
 
-export class Live {
-  readonly connection = signal<Connection>("connecting");
+export class LiveConnection {
+  readonly state = signal<ConnectionState>("connecting");
   readonly transport = signal<"websocket" | "sync" | null>(null);
   /** Up to where everything is known. */
   since: string | null = null;
 
   private socket: Socket | null = null;
-  private waiting = new Map<string, Waiting>();
+  private pendingRequests = new Map<string, PendingRequest>();
   private nextId = 1;
   private failedSockets = 0;
-  private socketsAgainAt = 0;
+  private retrySocketsAt = 0;
   private running: AbortController | null = null;
-  private nudge = new AbortController();
+  private wakeController = new AbortController();
   /** Set while messages to the device were handed over that the server still keeps. */
-  private owesAck = false;
+  private isAckPending = false;
 
   constructor(
     private readonly api: Api,
-    private readonly options: LiveOptions,
+    private readonly options: LiveConnectionOptions,
     private readonly onUpdate: (update: SyncUpdate, initial: boolean) => void,
   ) {}
 
@@ -69,14 +69,14 @@ export class Live {
 
   /** Tries at once what is waiting to be tried again: the network came back, or the page to the front. */
   wake(): void {
-    this.nudge.abort();
-    this.nudge = new AbortController();
-    if (this.socket?.readyState === OPEN) void this.checkSocket(this.socket);
+    this.wakeController.abort();
+    this.wakeController = new AbortController();
+    if (this.socket?.readyState === READY_STATE_OPEN) void this.checkSocket(this.socket);
   }
 
   /** Whether requests can go through the channel now. */
   get canRequest(): boolean {
-    return this.socket?.readyState === OPEN && this.transport.value === "websocket";
+    return this.socket?.readyState === READY_STATE_OPEN && this.transport.value === "websocket";
   }
 
   /**
@@ -85,27 +85,27 @@ export class Live {
    */
   async request<T>(method: string, params: unknown = {}, id?: string): Promise<T> {
     const socket = this.socket;
-    if (socket === null || socket.readyState !== OPEN) throw new NetworkError("There is no connection.");
-    return (await this.ask(socket, method, params, id ?? this.freshId())) as T;
+    if (socket === null || socket.readyState !== READY_STATE_OPEN) throw new NetworkError("There is no connection.");
+    return (await this.sendRequest(socket, method, params, id ?? this.takeRequestId())) as T;
   }
 
-  private freshId(): string {
+  private takeRequestId(): string {
     return `r${this.nextId++}`;
   }
 
   private async run(stopped: AbortSignal): Promise<void> {
     for (let failures = 0; !stopped.aborted; ) {
       try {
-        const useSocket = this.failedSockets < SOCKET_TRIES || Date.now() >= this.socketsAgainAt;
+        const useSocket = this.failedSockets < MAX_FAILED_SOCKETS || Date.now() >= this.retrySocketsAt;
         if (useSocket) await this.runSocket(stopped);
         else await this.poll(stopped);
         failures = 0;
       } catch (error) {
         if (stopped.aborted) return;
         if (error instanceof MatrixError && error.isUnknownToken) return;
-        failures = this.connection.value === "online" ? 1 : failures + 1;
-        this.connection.value = "offline";
-        const wait = Math.min(500 * 2 ** failures, LONGEST_WAIT_MS) * (0.75 + Math.random() / 2);
+        failures = this.state.value === "online" ? 1 : failures + 1;
+        this.state.value = "offline";
+        const wait = Math.min(500 * 2 ** failures, MAX_RECONNECT_DELAY_MS) * (0.75 + Math.random() / 2);
         await this.sleep(wait, stopped);
       }
     }
@@ -113,7 +113,7 @@ export class Live {
 
   /** Sleeps, but not longer than until `wake`. */
   private async sleep(milliseconds: number, stopped: AbortSignal): Promise<void> {
-    const signal = AbortSignal.any([stopped, this.nudge.signal]);
+    const signal = AbortSignal.any([stopped, this.wakeController.signal]);
     await pause(milliseconds, signal).catch(() => {});
   }
 
@@ -127,48 +127,48 @@ export class Live {
     });
     const socket = open(url.replace(/^http/, "ws"), "m.json");
     this.socket = socket;
-    let told = false;
+    let wasOnline = false;
     let ping: ReturnType<typeof setInterval> | undefined;
-    const giveUp = () => socket.close();
-    const late = setTimeout(giveUp, ANSWER_MS);
+    const closeSocket = () => socket.close();
+    const late = setTimeout(closeSocket, RESPONSE_TIMEOUT_MS);
     try {
       const closed = new Promise<number>((resolve) => {
         socket.onclose = (event) => {
-          this.giveUpWaiting();
+          this.rejectPendingRequests();
           resolve(event.code);
         };
         socket.onerror = () => {};
       });
-      stopped.addEventListener("abort", giveUp, { once: true });
+      stopped.addEventListener("abort", closeSocket, { once: true });
       const opened = new Promise<void>((resolve) => (socket.onopen = () => resolve()));
       await Promise.race([opened, closed]);
       clearTimeout(late);
-      if (socket.readyState === OPEN && (await this.authenticate(socket))) {
-        told = true;
+      if (socket.readyState === READY_STATE_OPEN && (await this.authenticate(socket))) {
+        wasOnline = true;
         this.failedSockets = 0;
         this.transport.value = "websocket";
-        this.connection.value = "online";
-        ping = setInterval(() => void this.checkSocket(socket), PING_MS);
+        this.state.value = "online";
+        ping = setInterval(() => void this.checkSocket(socket), PING_INTERVAL_MS);
       }
       const code = await closed;
-      if (code === UNAUTHENTICATED) await this.whoami();
+      if (code === CLOSE_CODE_UNAUTHENTICATED) await this.whoami();
     } finally {
       clearTimeout(late);
       clearInterval(ping);
-      stopped.removeEventListener("abort", giveUp);
+      stopped.removeEventListener("abort", closeSocket);
       if (this.socket === socket) this.socket = null;
       if (this.transport.value === "websocket") this.transport.value = null;
-      this.giveUpWaiting();
+      this.rejectPendingRequests();
       socket.close();
-      if (!told) this.countFailedSocket();
+      if (!wasOnline) this.countFailedSocket();
     }
-    if (!stopped.aborted && told) throw new NetworkError("The connection broke.");
+    if (!stopped.aborted && wasOnline) throw new NetworkError("The connection broke.");
   }
 
   private async authenticate(socket: Socket): Promise<boolean> {
-    socket.onmessage = ({ data }) => this.received(String(data));
+    socket.onmessage = ({ data }) => this.handleFrame(String(data));
     try {
-      await this.ask(socket, "authenticate", { access_token: this.api.accessToken }, this.freshId());
+      await this.sendRequest(socket, "authenticate", { access_token: this.api.accessToken }, this.takeRequestId());
       return true;
     } catch (error) {
       socket.close();
@@ -184,58 +184,58 @@ export class Live {
 
   private countFailedSocket(): void {
     this.failedSockets += 1;
-    if (this.failedSockets >= SOCKET_TRIES) this.socketsAgainAt = Date.now() + SOCKET_AGAIN_MS;
+    if (this.failedSockets >= MAX_FAILED_SOCKETS) this.retrySocketsAt = Date.now() + SOCKET_RETRY_DELAY_MS;
   }
 
   private async checkSocket(socket: Socket): Promise<void> {
     try {
-      await this.ask(socket, "ping", {}, this.freshId());
+      await this.sendRequest(socket, "ping", {}, this.takeRequestId());
     } catch {
       socket.close();
     }
   }
 
-  private async ask(socket: Socket, method: string, params: unknown, id: string): Promise<unknown> {
-    const answer = new Promise<unknown>((resolve, reject) => this.waiting.set(id, { resolve, reject }));
+  private async sendRequest(socket: Socket, method: string, params: unknown, id: string): Promise<unknown> {
+    const answer = new Promise<unknown>((resolve, reject) => this.pendingRequests.set(id, { resolve, reject }));
     const timer = setTimeout(() => {
-      this.waiting.get(id)?.reject(new NetworkError("The server does not answer."));
-      this.waiting.delete(id);
+      this.pendingRequests.get(id)?.reject(new NetworkError("The server does not answer."));
+      this.pendingRequests.delete(id);
       socket.close();
-    }, ANSWER_MS);
+    }, RESPONSE_TIMEOUT_MS);
     try {
       socket.send(JSON.stringify({ id, method, params }));
       return await answer;
     } finally {
       clearTimeout(timer);
-      this.waiting.delete(id);
+      this.pendingRequests.delete(id);
     }
   }
 
-  private received(data: string): void {
+  private handleFrame(data: string): void {
     const frame = JSON.parse(data) as Record<string, unknown>;
     if ("id" in frame) {
-      const waiting = this.waiting.get(String(frame["id"]));
+      const pending = this.pendingRequests.get(String(frame["id"]));
       const error = frame["error"] as { errcode: string; error: string } | undefined;
-      if (error === undefined) waiting?.resolve(frame["result"]);
-      else waiting?.reject(new MatrixError(error.errcode === "M_LIMIT_EXCEEDED" ? 429 : 400, error.errcode, error.error, { ...error }));
+      if (error === undefined) pending?.resolve(frame["result"]);
+      else pending?.reject(new MatrixError(error.errcode === "M_LIMIT_EXCEEDED" ? 429 : 400, error.errcode, error.error, { ...error }));
     } else if (typeof frame["next_batch"] === "string") {
-      this.took(frame as unknown as SyncUpdate);
+      this.applyUpdate(frame as unknown as SyncUpdate);
     }
   }
 
-  private giveUpWaiting(): void {
-    for (const { reject } of this.waiting.values()) reject(new NetworkError("The connection broke."));
-    this.waiting.clear();
+  private rejectPendingRequests(): void {
+    for (const { reject } of this.pendingRequests.values()) reject(new NetworkError("The connection broke."));
+    this.pendingRequests.clear();
   }
 
-  private took(update: SyncUpdate): void {
+  private applyUpdate(update: SyncUpdate): void {
     const initial = this.since === null;
     this.since = update.next_batch;
     this.onUpdate(update, initial);
-    if ((update.to_device?.events?.length ?? 0) > 0) this.owesAck = true;
-    if (this.owesAck && this.socket?.readyState === OPEN) {
-      this.owesAck = false;
-      this.request("ack", { since: update.next_batch }).catch(() => (this.owesAck = true));
+    if ((update.to_device?.events?.length ?? 0) > 0) this.isAckPending = true;
+    if (this.isAckPending && this.socket?.readyState === READY_STATE_OPEN) {
+      this.isAckPending = false;
+      this.request("ack", { since: update.next_batch }).catch(() => (this.isAckPending = true));
     }
   }
 
@@ -243,8 +243,8 @@ export class Live {
   private async poll(stopped: AbortSignal): Promise<void> {
     this.transport.value = "sync";
     // After a break the first answer comes at once, and says that the server is there.
-    for (let timeout = 0; !stopped.aborted && Date.now() < this.socketsAgainAt; timeout = POLL_MS) {
-      const late = AbortSignal.timeout(timeout + 2 * ANSWER_MS);
+    for (let timeout = 0; !stopped.aborted && Date.now() < this.retrySocketsAt; timeout = POLL_TIMEOUT_MS) {
+      const late = AbortSignal.timeout(timeout + 2 * RESPONSE_TIMEOUT_MS);
       const update = await this.api
         .get<SyncUpdate>(
           "/_matrix/client/v3/sync",
@@ -257,8 +257,8 @@ export class Live {
           if (late.aborted) throw new NetworkError("The server does not answer.");
           throw error;
         });
-      this.connection.value = "online";
-      this.took(update);
+      this.state.value = "online";
+      this.applyUpdate(update);
     }
   }
 }

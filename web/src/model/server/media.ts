@@ -3,7 +3,7 @@
 import { type Api, MatrixError, NetworkError, path } from "./api.ts";
 import { number } from "./events.ts";
 
-export interface Size {
+export interface ThumbnailSize {
   width: number;
   height: number;
   method: "crop" | "scale";
@@ -13,31 +13,31 @@ export interface Size {
  * The types of files that a browser only shows or plays. A document of any other type, such as a picture in SVG, could
  * run scripts in the page's origin when it is opened by itself, since its address in memory is of that origin.
  */
-const SHOWN_TYPES: ReadonlySet<string> = new Set([
+const SAFE_MEDIA_TYPES: ReadonlySet<string> = new Set([
   ...["png", "jpeg", "gif", "webp", "avif", "apng", "bmp"].map((type) => `image/${type}`),
   ...["mp4", "webm", "ogg", "quicktime"].map((type) => `video/${type}`),
   ...["mp4", "webm", "aac", "mpeg", "ogg", "wave", "wav", "x-wav", "x-pn-wav", "flac", "x-flac"].map((type) => `audio/${type}`),
 ]);
 
 /** Returns a file with a type of which a browser runs nothing: its own if that is harmless, else that of plain bytes. */
-export function harmless(file: Blob): Blob {
+export function withSafeType(file: Blob): Blob {
   const [type = ""] = file.type.split(";");
   const known = type.trim().toLowerCase();
-  return file.slice(0, file.size, SHOWN_TYPES.has(known) ? known : "application/octet-stream");
+  return file.slice(0, file.size, SAFE_MEDIA_TYPES.has(known) ? known : "application/octet-stream");
 }
 
 /** So many pictures are kept in memory. */
-const KEPT = 300;
+const MAX_CACHED_FILES = 300;
 
 export class Media {
-  private readonly kept = new Map<string, Promise<string>>();
+  private readonly cachedUrls = new Map<string, Promise<string>>();
 
-  private limit: Promise<number | undefined> | null = null;
+  private cachedUploadLimit: Promise<number | undefined> | null = null;
 
   constructor(private readonly api: Api) {}
 
   /** The address of a thumbnail in memory. */
-  async thumbnail(mxc: string, size: Size): Promise<string> {
+  async thumbnail(mxc: string, size: ThumbnailSize): Promise<string> {
     return this.load(mxc, "thumbnail", { ...size, animated: "true" }, `${mxc} ${size.width} ${size.height} ${size.method}`);
   }
 
@@ -48,9 +48,9 @@ export class Media {
 
   /** How many bytes a file may have; undefined where the server does not say. */
   async uploadLimit(): Promise<number | undefined> {
-    this.limit ??= this.api.get<Record<string, unknown>>("/_matrix/client/v1/media/config").then((config) => number(config["m.upload.size"]));
-    this.limit.catch(() => (this.limit = null));
-    return this.limit;
+    this.cachedUploadLimit ??= this.api.get<Record<string, unknown>>("/_matrix/client/v1/media/config").then((config) => number(config["m.upload.size"]));
+    this.cachedUploadLimit.catch(() => (this.cachedUploadLimit = null));
+    return this.cachedUploadLimit;
   }
 
   /** Uploads a file; `onProgress` is told which part of it is through, from 0 to 1. Returns its `mxc:` address. */
@@ -76,25 +76,25 @@ export class Media {
   }
 
   private async load(mxc: string, kind: "thumbnail" | "download", query: Record<string, string | number>, key: string): Promise<string> {
-    const known = this.kept.get(key);
+    const known = this.cachedUrls.get(key);
     if (known !== undefined) {
-      this.kept.delete(key);
-      this.kept.set(key, known);
+      this.cachedUrls.delete(key);
+      this.cachedUrls.set(key, known);
       return known;
     }
     const [, server, id] = /^mxc:\/\/([^/]+)\/([^/?#]+)$/.exec(mxc) ?? [];
     if (server === undefined || id === undefined) throw new NetworkError("This is not the address of a file.");
-    const loading = this.api.blob(path`/_matrix/client/v1/media/${kind}/${server}/${id}`, query).then((blob) => URL.createObjectURL(harmless(blob)));
-    this.kept.set(key, loading);
-    loading.catch(() => this.kept.delete(key));
+    const loading = this.api.blob(path`/_matrix/client/v1/media/${kind}/${server}/${id}`, query).then((blob) => URL.createObjectURL(withSafeType(blob)));
+    this.cachedUrls.set(key, loading);
+    loading.catch(() => this.cachedUrls.delete(key));
     this.dropOldest();
     return loading;
   }
 
   private dropOldest(): void {
-    for (const [key, url] of this.kept) {
-      if (this.kept.size <= KEPT) return;
-      this.kept.delete(key);
+    for (const [key, url] of this.cachedUrls) {
+      if (this.cachedUrls.size <= MAX_CACHED_FILES) return;
+      this.cachedUrls.delete(key);
       void url.then(
         (address) => URL.revokeObjectURL(address),
         () => {},

@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import type { Api } from "./api.ts";
-import { expiresAt, type InviteLink, isSpent, Parlour, usesLeft } from "./parlourApi.ts";
+import { expiresAt, type InviteLink, isUnusable, ParlourApi, usesLeft } from "./parlourApi.ts";
 
 const link: InviteLink = { token: "t", room_id: "!r:x", creator: "@a:x", created_at: 0, uses: 2 };
 
@@ -11,10 +11,10 @@ test("a link without a limit has no number of uses left", () => {
 });
 
 test("a link is spent when it is used up or its time is over", () => {
-  expect(isSpent(link, 1000)).toBe(false);
-  expect(isSpent({ ...link, max_uses: 2 }, 1000)).toBe(true);
-  expect(isSpent({ ...link, expires_at: 1000 }, 1000)).toBe(true);
-  expect(isSpent({ ...link, expires_at: 1001, max_uses: null }, 1000)).toBe(false);
+  expect(isUnusable(link, 1000)).toBe(false);
+  expect(isUnusable({ ...link, max_uses: 2 }, 1000)).toBe(true);
+  expect(isUnusable({ ...link, expires_at: 1000 }, 1000)).toBe(true);
+  expect(isUnusable({ ...link, expires_at: 1001, max_uses: null }, 1000)).toBe(false);
 });
 
 test("a time is chosen from now on, or by the calendar", () => {
@@ -32,6 +32,6 @@ test("a time that is over or missing is refused", () => {
 test("ids stand encoded in the addresses", async () => {
   const asked: unknown[] = [];
   const api = { post: async (...args: unknown[]) => asked.push(args) } as unknown as Api;
-  await new Parlour(api).inviteUntil("!r/1:x", "@b:x", 9);
+  await new ParlourApi(api).inviteUntil("!r/1:x", "@b:x", 9);
   expect(asked).toEqual([["/_parlour/client/v1/rooms/!r%2F1%3Ax/invite", { user_id: "@b:x", expires_at: 9 }]]);
 });

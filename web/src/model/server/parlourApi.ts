@@ -1,6 +1,6 @@
 // What this server can do beside the Matrix API: docs/parlour-api.md.
 
-import { type Api, path, Refusal } from "./api.ts";
+import { type Api, path, UserFacingError } from "./api.ts";
 
 export interface ServerUser {
   user_id: string;
@@ -29,14 +29,14 @@ export interface InviteLink {
   url?: string | null;
 }
 
-export interface NewLink {
+export interface NewInviteLink {
   expires_at?: number | undefined;
   max_uses?: number | undefined;
   label?: string | undefined;
 }
 
 /** What an invite link tells to those who hold it, also before they have an account. */
-export interface LinkPreview {
+export interface InviteLinkPreview {
   room: { room_id: string; name?: string | null; avatar_url?: string | null; topic?: string | null; joined_members?: number };
   inviter: { user_id: string; displayname?: string | null };
   expires_at?: number | null;
@@ -45,49 +45,49 @@ export interface LinkPreview {
 }
 
 /** How far ahead the server takes a time. */
-export const LONGEST_MS = 366 * 24 * 3_600_000;
+export const MAX_EXPIRY_MS = 366 * 24 * 3_600_000;
 
 /** What stands in the content of an invitation that expires. */
-export const EXPIRES_AT = "dev.parlour.expires_at";
+export const EXPIRES_AT_FIELD = "dev.parlour.expires_at";
 
-const BASE = "/_parlour/client/v1";
+const BASE_PATH = "/_parlour/client/v1";
 
-export class Parlour {
+export class ParlourApi {
   constructor(private readonly api: Api) {}
 
   async users(search: string, from?: string, limit = 100): Promise<UsersPage> {
-    return this.api.get(`${BASE}/users`, { search: search === "" ? undefined : search, from, limit });
+    return this.api.get(`${BASE_PATH}/users`, { search: search === "" ? undefined : search, from, limit });
   }
 
   /** Invites somebody until a time; then the server withdraws the invitation. */
   async inviteUntil(roomId: string, userId: string, expiresAt: number, reason?: string): Promise<void> {
     const body = { user_id: userId, expires_at: expiresAt, ...(reason === undefined ? {} : { reason }) };
-    await this.api.post(BASE + path`/rooms/${roomId}/invite`, body);
+    await this.api.post(BASE_PATH + path`/rooms/${roomId}/invite`, body);
   }
 
-  async links(roomId: string): Promise<InviteLink[]> {
-    return (await this.api.get<{ links: InviteLink[] }>(BASE + path`/rooms/${roomId}/invite_links`)).links;
+  async inviteLinks(roomId: string): Promise<InviteLink[]> {
+    return (await this.api.get<{ links: InviteLink[] }>(BASE_PATH + path`/rooms/${roomId}/invite_links`)).links;
   }
 
-  async createLink(roomId: string, link: NewLink): Promise<InviteLink> {
-    return this.api.post(BASE + path`/rooms/${roomId}/invite_links`, link);
+  async createInviteLink(roomId: string, link: NewInviteLink): Promise<InviteLink> {
+    return this.api.post(BASE_PATH + path`/rooms/${roomId}/invite_links`, link);
   }
 
-  async revokeLink(roomId: string, token: string): Promise<void> {
-    await this.api.delete(BASE + path`/rooms/${roomId}/invite_links/${token}`);
+  async revokeInviteLink(roomId: string, token: string): Promise<void> {
+    await this.api.delete(BASE_PATH + path`/rooms/${roomId}/invite_links/${token}`);
   }
 
-  async lookUpLink(token: string): Promise<LinkPreview> {
-    return this.api.get(BASE + path`/invite_links/${token}`, {}, { anonymous: true });
+  async previewInviteLink(token: string): Promise<InviteLinkPreview> {
+    return this.api.get(BASE_PATH + path`/invite_links/${token}`, {}, { anonymous: true });
   }
 
   /** Joins the room that a link is for. Returns its id. */
-  async redeemLink(token: string): Promise<string> {
-    return (await this.api.post<{ room_id: string }>(BASE + path`/invite_links/${token}/redeem`)).room_id;
+  async redeemInviteLink(token: string): Promise<string> {
+    return (await this.api.post<{ room_id: string }>(BASE_PATH + path`/invite_links/${token}/redeem`)).room_id;
   }
 
   async deleteRoom(roomId: string, reason?: string): Promise<void> {
-    await this.api.delete(BASE + path`/rooms/${roomId}`, reason === undefined ? {} : { reason });
+    await this.api.delete(BASE_PATH + path`/rooms/${roomId}`, reason === undefined ? {} : { reason });
   }
 }
 
@@ -97,26 +97,26 @@ export function usesLeft({ max_uses, uses }: InviteLink): number | null {
 }
 
 /** Whether a link lets nobody in any more. */
-export function isSpent(link: InviteLink, now = Date.now()): boolean {
+export function isUnusable(link: InviteLink, now = Date.now()): boolean {
   return usesLeft(link) === 0 || (typeof link.expires_at === "number" && link.expires_at <= now);
 }
 
-export type Expiry = "never" | "hour" | "day" | "week" | "custom";
+export type ExpiryChoice = "never" | "hour" | "day" | "week" | "custom";
 
-const HOUR = 3_600_000;
-const AFTER = { hour: HOUR, day: 24 * HOUR, week: 7 * 24 * HOUR };
+const HOUR_MS = 3_600_000;
+const EXPIRY_DELAYS_MS = { hour: HOUR_MS, day: 24 * HOUR_MS, week: 7 * 24 * HOUR_MS };
 
 /**
  * The time that was chosen; undefined for never. `custom` is what an input for a local date and time holds.
  *
  * Throws where the time is missing or over, in words for the person who chose it.
  */
-export function expiresAt(choice: Expiry, custom: string, now = Date.now()): number | undefined {
+export function expiresAt(choice: ExpiryChoice, custom: string, now = Date.now()): number | undefined {
   if (choice === "never") return undefined;
-  if (choice !== "custom") return now + AFTER[choice];
+  if (choice !== "custom") return now + EXPIRY_DELAYS_MS[choice];
   const time = new Date(custom).getTime();
-  if (Number.isNaN(time)) throw new Refusal("Choose a date and a time.");
-  if (time <= now) throw new Refusal("That time is over. Choose a later one.");
-  if (time > now + LONGEST_MS) throw new Refusal("That is too far away. A year is the most.");
+  if (Number.isNaN(time)) throw new UserFacingError("Choose a date and a time.");
+  if (time <= now) throw new UserFacingError("That time is over. Choose a later one.");
+  if (time > now + MAX_EXPIRY_MS) throw new UserFacingError("That is too far away. A year is the most.");
   return time;
 }

@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import { type Api, MatrixError } from "../server/api.ts";
-import { asUsername, availability, passwordProblem, registrationOf } from "./authentication.ts";
+import { checkUsername, fetchRegistrationMode, passwordProblem, toUsername } from "./authentication.ts";
 
 function answering(error: Error | null): Api {
   const answer = async (): Promise<unknown> => {
@@ -15,27 +15,27 @@ function flows(...stages: string[][]): Api {
 }
 
 test("registration is open where a flow needs nothing", async () => {
-  expect(await registrationOf(flows(["m.login.registration_token"], ["m.login.dummy"]))).toBe("open");
+  expect(await fetchRegistrationMode(flows(["m.login.registration_token"], ["m.login.dummy"]))).toBe("open");
 });
 
 test("registration needs a token where every flow does", async () => {
-  expect(await registrationOf(flows(["m.login.registration_token", "m.login.dummy"]))).toBe("token");
+  expect(await fetchRegistrationMode(flows(["m.login.registration_token", "m.login.dummy"]))).toBe("token");
 });
 
 test("registration is closed where the server says so, or asks for what the page cannot do", async () => {
-  expect(await registrationOf(answering(new MatrixError(403, "M_FORBIDDEN", "")))).toBe("closed");
-  expect(await registrationOf(flows(["m.login.recaptcha"]))).toBe("closed");
+  expect(await fetchRegistrationMode(answering(new MatrixError(403, "M_FORBIDDEN", "")))).toBe("closed");
+  expect(await fetchRegistrationMode(flows(["m.login.recaptcha"]))).toBe("closed");
 });
 
 test("a name that is taken is said to be", async () => {
-  expect(await availability(answering(null), "ann")).toEqual({ free: true });
+  expect(await checkUsername(answering(null), "ann")).toEqual({ free: true });
   const taken = answering(new MatrixError(400, "M_USER_IN_USE", "x"));
-  expect(await availability(taken, "ann")).toEqual({ free: false, why: "This name is taken." });
+  expect(await checkUsername(taken, "ann")).toEqual({ free: false, why: "This name is taken." });
 });
 
 test("a typed name becomes one that can be taken", () => {
-  expect(asUsername(" Ann Lee! ")).toBe("ann.lee");
-  expect(asUsername("Zoë_9")).toBe("zo_9");
+  expect(toUsername(" Ann Lee! ")).toBe("ann.lee");
+  expect(toUsername("Zoë_9")).toBe("zo_9");
 });
 
 test("a short or mistyped password is refused", () => {

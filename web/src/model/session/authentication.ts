@@ -2,33 +2,33 @@
 
 import { type Api, MatrixError } from "../server/api.ts";
 import { text } from "../server/events.ts";
-import type { LoginAnswer } from "./session.ts";
-import { type Challenge, challengeOf, DUMMY, TOKEN, throughStages } from "./userInteractiveAuth.ts";
+import type { LoginResponse } from "./session.ts";
+import { type AuthChallenge, DUMMY_STAGE, readChallenge, TOKEN_STAGE, withInteractiveAuth } from "./userInteractiveAuth.ts";
 
-export type Registration = "open" | "token" | "closed";
+export type RegistrationMode = "open" | "token" | "closed";
 
-export const SHORTEST_PASSWORD = 8;
+export const MIN_PASSWORD_LENGTH = 8;
 const DEVICE_NAME = "Parlour";
 /** A person who is told to wait decides when to try again. */
-const ONCE = { anonymous: true, patience: 0 };
+const WITHOUT_RETRY = { anonymous: true, patience: 0 };
 
 /** Says how accounts are made on this server. */
-export async function registrationOf(api: Api): Promise<Registration> {
+export async function fetchRegistrationMode(api: Api): Promise<RegistrationMode> {
   try {
     await api.post("/_matrix/client/v3/register", {}, { anonymous: true });
     return "closed";
   } catch (error) {
-    const challenge = challengeOf(error);
-    if (challenge !== null) return waysOf(challenge);
+    const challenge = readChallenge(error);
+    if (challenge !== null) return modeOf(challenge);
     if (error instanceof MatrixError) return "closed";
     throw error;
   }
 }
 
-function waysOf({ flows }: Challenge): Registration {
+function modeOf({ flows }: AuthChallenge): RegistrationMode {
   const passable = (known: string[]) => flows.some((stages) => stages.every((stage) => known.includes(stage)));
-  if (passable([DUMMY])) return "open";
-  return passable([DUMMY, TOKEN]) ? "token" : "closed";
+  if (passable([DUMMY_STAGE])) return "open";
+  return passable([DUMMY_STAGE, TOKEN_STAGE]) ? "token" : "closed";
 }
 
 export interface NewAccount {
@@ -37,11 +37,11 @@ export interface NewAccount {
   token: string | null;
 }
 
-export async function register(api: Api, { username, password, token }: NewAccount): Promise<LoginAnswer> {
+export async function register(api: Api, { username, password, token }: NewAccount): Promise<LoginResponse> {
   const request = { username, password, initial_device_display_name: DEVICE_NAME };
-  return throughStages<LoginAnswer>(
-    async (auth) => api.post("/_matrix/client/v3/register", { ...request, ...(auth && { auth }) }, ONCE),
-    token === null ? {} : { [TOKEN]: { token } },
+  return withInteractiveAuth<LoginResponse>(
+    async (auth) => api.post("/_matrix/client/v3/register", { ...request, ...(auth && { auth }) }, WITHOUT_RETRY),
+    token === null ? {} : { [TOKEN_STAGE]: { token } },
   );
 }
 
@@ -52,20 +52,20 @@ export interface Credentials {
   deviceId?: string | undefined;
 }
 
-export async function login(api: Api, { username, password, deviceId }: Credentials): Promise<LoginAnswer> {
+export async function login(api: Api, { username, password, deviceId }: Credentials): Promise<LoginResponse> {
   const request = {
     type: "m.login.password",
     identifier: { type: "m.id.user", user: username },
     password,
     ...(deviceId === undefined ? { initial_device_display_name: DEVICE_NAME } : { device_id: deviceId }),
   };
-  return api.post("/_matrix/client/v3/login", request, ONCE);
+  return api.post("/_matrix/client/v3/login", request, WITHOUT_RETRY);
 }
 
-export type Availability = { free: true } | { free: false; why: string };
+export type UsernameAvailability = { free: true } | { free: false; why: string };
 
 /** Whether an account can have this name. */
-export async function availability(api: Api, username: string, signal?: AbortSignal): Promise<Availability> {
+export async function checkUsername(api: Api, username: string, signal?: AbortSignal): Promise<UsernameAvailability> {
   try {
     await api.get("/_matrix/client/v3/register/available", { username }, { anonymous: true, signal });
     return { free: true };
@@ -76,7 +76,7 @@ export async function availability(api: Api, username: string, signal?: AbortSig
 }
 
 /** Turns what somebody types into the form that user names have: small letters, digits and a few signs. */
-export function asUsername(typed: string): string {
+export function toUsername(typed: string): string {
   return typed
     .trim()
     .toLowerCase()
@@ -86,12 +86,12 @@ export function asUsername(typed: string): string {
 
 /** Why a password cannot be taken; null where it can. */
 export function passwordProblem(password: string, repeated: string): string | null {
-  if ([...password].length < SHORTEST_PASSWORD) return `The password needs at least ${SHORTEST_PASSWORD} characters.`;
+  if ([...password].length < MIN_PASSWORD_LENGTH) return `The password needs at least ${MIN_PASSWORD_LENGTH} characters.`;
   return password === repeated ? null : "The two passwords are not the same.";
 }
 
 /** The name of the server, as it stands in ids; null where it does not tell strangers. */
-export async function serverName(api: Api): Promise<string | null> {
+export async function fetchServerName(api: Api): Promise<string | null> {
   try {
     const keys = await api.get<Record<string, unknown>>("/_matrix/key/v2/server", {}, { anonymous: true });
     return text(keys["server_name"]) ?? null;
@@ -101,7 +101,7 @@ export async function serverName(api: Api): Promise<string | null> {
 }
 
 /** Whether an account can be made with a token. */
-export async function tokenIsValid(api: Api, token: string): Promise<boolean> {
+export async function isTokenValid(api: Api, token: string): Promise<boolean> {
   const where = "/_matrix/client/v1/register/m.login.registration_token/validity";
   return (await api.get<{ valid: boolean }>(where, { token }, { anonymous: true })).valid;
 }

@@ -10,11 +10,11 @@ export interface Session {
 }
 
 /** The part of `localStorage` that is needed; tests have their own. */
-export type Storage = Pick<globalThis.Storage, "getItem" | "setItem" | "removeItem">;
+export type BrowserStorage = Pick<globalThis.Storage, "getItem" | "setItem" | "removeItem">;
 
-const KEY = "parlour.session";
+const STORAGE_KEY = "parlour.session";
 
-export interface LoginAnswer {
+export interface LoginResponse {
   user_id: string;
   device_id: string;
   access_token: string;
@@ -24,25 +24,25 @@ export interface LoginAnswer {
  * The session of this browser. `expired` holds it after a soft logout: the server wants the password again, and
  * everything else stays as it was.
  */
-export class Sessions {
+export class SessionStore {
   readonly current = signal<Session | null>(null);
   readonly expired = signal<Session | null>(null);
 
   constructor(
-    private readonly storage: Storage,
+    private readonly storage: BrowserStorage,
     private readonly api: Api,
   ) {
-    this.current.value = parse(storage.getItem(KEY));
+    this.current.value = parse(storage.getItem(STORAGE_KEY));
     this.api.accessToken = this.current.value?.accessToken ?? null;
   }
 
   /** Takes the answer of `/login` or `/register`. */
-  begin(answer: LoginAnswer): void {
+  start(answer: LoginResponse): void {
     this.set({ userId: answer.user_id, deviceId: answer.device_id, accessToken: answer.access_token });
   }
 
   /** The server took the token back. */
-  lost(soft: boolean): void {
+  tokenRevoked(soft: boolean): void {
     const session = this.current.value;
     this.set(null);
     if (soft) this.expired.value = session;
@@ -58,8 +58,8 @@ export class Sessions {
   }
 
   /** Another tab logged in or out. */
-  changedElsewhere(): void {
-    const session = parse(this.storage.getItem(KEY));
+  reloadFromStorage(): void {
+    const session = parse(this.storage.getItem(STORAGE_KEY));
     if (session?.accessToken === this.current.value?.accessToken) return;
     this.api.accessToken = session?.accessToken ?? null;
     this.expired.value = null;
@@ -67,8 +67,8 @@ export class Sessions {
   }
 
   private set(session: Session | null): void {
-    if (session === null) this.storage.removeItem(KEY);
-    else this.storage.setItem(KEY, JSON.stringify(session));
+    if (session === null) this.storage.removeItem(STORAGE_KEY);
+    else this.storage.setItem(STORAGE_KEY, JSON.stringify(session));
     this.api.accessToken = session?.accessToken ?? null;
     this.expired.value = null;
     this.current.value = session;

@@ -1,7 +1,7 @@
 import { expect, test } from "vitest";
 import { MatrixError } from "../server/api.ts";
 import type { Content } from "../server/events.ts";
-import { byPassword, challengeOf, TOKEN, throughStages } from "./userInteractiveAuth.ts";
+import { passwordAnswers, readChallenge, TOKEN_STAGE, withInteractiveAuth } from "./userInteractiveAuth.ts";
 
 function unauthorized(body: Content): MatrixError {
   return new MatrixError(401, "M_UNAUTHORIZED", "no", body);
@@ -28,12 +28,12 @@ function server(flows: string[][], password = "right") {
 }
 
 test("what needs no proof is sent once", async () => {
-  expect(await throughStages(async (auth) => auth, {})).toBe(undefined);
+  expect(await withInteractiveAuth(async (auth) => auth, {})).toBe(undefined);
 });
 
 test("the password is given with the session that the server named", async () => {
   const { send, seen } = server([["m.login.password"]]);
-  expect(await throughStages(send, byPassword("@a:x", "right"))).toBe("done");
+  expect(await withInteractiveAuth(send, passwordAnswers("@a:x", "right"))).toBe("done");
   expect(seen[1]).toEqual({
     type: "m.login.password",
     identifier: { type: "m.id.user", user: "@a:x" },
@@ -44,29 +44,29 @@ test("the password is given with the session that the server named", async () =>
 
 test("a wrong password is told to be one, and not tried again", async () => {
   const { send, seen } = server([["m.login.password"]]);
-  await expect(throughStages(send, byPassword("@a:x", "wrong"))).rejects.toThrow("not the right password");
+  await expect(withInteractiveAuth(send, passwordAnswers("@a:x", "wrong"))).rejects.toThrow("not the right password");
   expect(seen).toHaveLength(2);
 });
 
 test("several stages are gone through in order", async () => {
-  const { send, seen } = server([[TOKEN, "m.login.dummy"]]);
-  expect(await throughStages(send, { [TOKEN]: { token: "t" } })).toBe("done");
-  expect(seen.map((auth) => auth?.["type"])).toEqual([undefined, TOKEN, "m.login.dummy"]);
+  const { send, seen } = server([[TOKEN_STAGE, "m.login.dummy"]]);
+  expect(await withInteractiveAuth(send, { [TOKEN_STAGE]: { token: "t" } })).toBe("done");
+  expect(seen.map((auth) => auth?.["type"])).toEqual([undefined, TOKEN_STAGE, "m.login.dummy"]);
 });
 
 test("a flow that uses the token comes before one that needs nothing", async () => {
-  const { send, seen } = server([["m.login.dummy"], [TOKEN]]);
-  await throughStages(send, { [TOKEN]: { token: "t" } });
-  expect(seen.map((auth) => auth?.["type"])).toEqual([undefined, TOKEN]);
+  const { send, seen } = server([["m.login.dummy"], [TOKEN_STAGE]]);
+  await withInteractiveAuth(send, { [TOKEN_STAGE]: { token: "t" } });
+  expect(seen.map((auth) => auth?.["type"])).toEqual([undefined, TOKEN_STAGE]);
 });
 
 test("a stage that the page does not know is said to be one", async () => {
   const { send } = server([["m.login.recaptcha"]]);
-  await expect(throughStages(send, {})).rejects.toThrow("cannot give");
+  await expect(withInteractiveAuth(send, {})).rejects.toThrow("cannot give");
 });
 
 test("another error is no challenge", () => {
-  expect(challengeOf(new MatrixError(403, "M_FORBIDDEN", "no", { flows: [] }))).toBe(null);
-  expect(challengeOf(new MatrixError(401, "M_UNKNOWN_TOKEN", "no"))).toBe(null);
-  expect(challengeOf(new Error("x"))).toBe(null);
+  expect(readChallenge(new MatrixError(403, "M_FORBIDDEN", "no", { flows: [] }))).toBe(null);
+  expect(readChallenge(new MatrixError(401, "M_UNKNOWN_TOKEN", "no"))).toBe(null);
+  expect(readChallenge(new Error("x"))).toBe(null);
 });

@@ -5,7 +5,7 @@ import { type Api, path } from "../server/api.ts";
 import { type Content, record, type SyncUpdate, strings } from "../server/events.ts";
 
 /** What the page keeps in the account. */
-export interface Settings {
+export interface PageSettings {
   /** Whether others see when this user is here. */
   showPresence: boolean;
   /** Whether others see what this user has read. */
@@ -13,13 +13,13 @@ export interface Settings {
   theme: "system" | "light" | "dark";
 }
 
-const SETTINGS = "dev.parlour.settings";
-const DEFAULTS: Settings = { showPresence: true, sendReceipts: true, theme: "system" };
+const SETTINGS_TYPE = "dev.parlour.settings";
+const DEFAULT_SETTINGS: PageSettings = { showPresence: true, sendReceipts: true, theme: "system" };
 
-export class Account {
-  readonly settings = signal<Settings>(DEFAULTS);
-  readonly direct = signal<Content>({});
-  readonly ignored = signal<string[]>([]);
+export class AccountData {
+  readonly settings = signal<PageSettings>(DEFAULT_SETTINGS);
+  readonly directChats = signal<Content>({});
+  readonly ignoredUsers = signal<string[]>([]);
   readonly pushRules = signal<Content>({});
 
   constructor(
@@ -29,33 +29,33 @@ export class Account {
 
   update(update: SyncUpdate): void {
     for (const { type, content } of update.account_data?.events ?? []) {
-      if (type === SETTINGS) this.settings.value = { ...DEFAULTS, ...(content as Partial<Settings>) };
-      if (type === "m.direct") this.direct.value = content;
-      if (type === "m.ignored_user_list") this.ignored.value = Object.keys(record(content["ignored_users"]) ?? {});
+      if (type === SETTINGS_TYPE) this.settings.value = { ...DEFAULT_SETTINGS, ...(content as Partial<PageSettings>) };
+      if (type === "m.direct") this.directChats.value = content;
+      if (type === "m.ignored_user_list") this.ignoredUsers.value = Object.keys(record(content["ignored_users"]) ?? {});
       if (type === "m.push_rules") this.pushRules.value = content;
     }
   }
 
-  async changeSettings(change: Partial<Settings>): Promise<void> {
+  async changeSettings(change: Partial<PageSettings>): Promise<void> {
     const settings = { ...this.settings.value, ...change };
     this.settings.value = settings;
-    await this.put(SETTINGS, { ...settings });
+    await this.put(SETTINGS_TYPE, { ...settings });
   }
 
   /** Marks a room as a direct chat with a user. */
-  async addDirect(userId: string, roomId: string): Promise<void> {
-    const ids = new Set([...strings(this.direct.value[userId]), roomId]);
-    const direct = { ...this.direct.value, [userId]: [...ids] };
-    this.direct.value = direct;
+  async addDirectChat(userId: string, roomId: string): Promise<void> {
+    const ids = new Set([...strings(this.directChats.value[userId]), roomId]);
+    const direct = { ...this.directChats.value, [userId]: [...ids] };
+    this.directChats.value = direct;
     await this.put("m.direct", direct);
   }
 
   /** Stops or starts to see what somebody writes. */
   async setIgnored(userId: string, ignored: boolean): Promise<void> {
-    const others = this.ignored.value.filter((other) => other !== userId);
+    const others = this.ignoredUsers.value.filter((other) => other !== userId);
     const all = ignored ? [...others, userId] : others;
     await this.put("m.ignored_user_list", { ignored_users: Object.fromEntries(all.map((id) => [id, {}])) });
-    this.ignored.value = all;
+    this.ignoredUsers.value = all;
   }
 
   private async put(type: string, content: Content): Promise<void> {

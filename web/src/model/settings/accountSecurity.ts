@@ -1,7 +1,7 @@
 // Where the user is logged in, and what only a password allows.
 
 import { type Api, path } from "../server/api.ts";
-import { byPassword, throughStages } from "../session/userInteractiveAuth.ts";
+import { passwordAnswers, withInteractiveAuth } from "../session/userInteractiveAuth.ts";
 
 export interface Device {
   device_id: string;
@@ -10,7 +10,7 @@ export interface Device {
   last_seen_ts?: number | null;
 }
 
-export class Security {
+export class AccountSecurity {
   constructor(
     private readonly api: Api,
     private readonly me: string,
@@ -27,19 +27,19 @@ export class Security {
   }
 
   async signOut(deviceIds: string[], password: string): Promise<void> {
-    await this.proven("/_matrix/client/v3/delete_devices", { devices: deviceIds }, password);
+    await this.postWithPassword("/_matrix/client/v3/delete_devices", { devices: deviceIds }, password);
   }
 
   async changePassword(password: string, next: string, signOutOthers: boolean): Promise<void> {
-    await this.proven("/_matrix/client/v3/account/password", { new_password: next, logout_devices: signOutOthers }, password);
+    await this.postWithPassword("/_matrix/client/v3/account/password", { new_password: next, logout_devices: signOutOthers }, password);
   }
 
   /** Ends the account for good. */
   async deactivate(password: string, erase: boolean): Promise<void> {
-    await this.proven("/_matrix/client/v3/account/deactivate", { erase }, password);
+    await this.postWithPassword("/_matrix/client/v3/account/deactivate", { erase }, password);
   }
 
-  private async proven(where: string, body: Record<string, unknown>, password: string): Promise<void> {
-    await throughStages(async (auth) => this.api.post(where, { ...body, ...(auth && { auth }) }), byPassword(this.me, password));
+  private async postWithPassword(where: string, body: Record<string, unknown>, password: string): Promise<void> {
+    await withInteractiveAuth(async (auth) => this.api.post(where, { ...body, ...(auth && { auth }) }), passwordAnswers(this.me, password));
   }
 }

@@ -1,30 +1,30 @@
 import { expect, test } from "vitest";
 import type { Api } from "../server/api.ts";
-import { isOn, keywords, levelOf, PushRules } from "./pushRules.ts";
+import { isRuleOn, keywords, PushRules, roomNotificationLevel } from "./pushRules.ts";
 
 const room = "!r:x";
 const rule = (rule_id: string, actions: unknown[], more = {}) => ({ rule_id, actions, enabled: true, default: false, ...more });
 const rules = (global: Record<string, unknown[]>) => ({ global });
 
 test("a room without rules of its own follows the account", () => {
-  expect(levelOf({}, room)).toBe("default");
-  expect(levelOf(rules({ room: [rule("!other:x", ["notify"])] }), room)).toBe("default");
+  expect(roomNotificationLevel({}, room)).toBe("default");
+  expect(roomNotificationLevel(rules({ room: [rule("!other:x", ["notify"])] }), room)).toBe("default");
 });
 
 test("a room can tell of everything, of mentions, or of nothing", () => {
-  expect(levelOf(rules({ room: [rule(room, ["notify"])] }), room)).toBe("all");
-  expect(levelOf(rules({ room: [rule(room, ["dont_notify"])] }), room)).toBe("mentions");
-  expect(levelOf(rules({ override: [rule(room, [])], room: [rule(room, ["notify"])] }), room)).toBe("mute");
+  expect(roomNotificationLevel(rules({ room: [rule(room, ["notify"])] }), room)).toBe("all");
+  expect(roomNotificationLevel(rules({ room: [rule(room, ["dont_notify"])] }), room)).toBe("mentions");
+  expect(roomNotificationLevel(rules({ override: [rule(room, [])], room: [rule(room, ["notify"])] }), room)).toBe("mute");
 });
 
 test("a rule that is switched off does not count", () => {
-  expect(levelOf(rules({ override: [rule(room, [], { enabled: false })] }), room)).toBe("default");
-  expect(isOn(rules({ underride: [rule(".m.rule.message", ["notify"], { enabled: false })] }), "underride", ".m.rule.message")).toBe(false);
+  expect(roomNotificationLevel(rules({ override: [rule(room, [], { enabled: false })] }), room)).toBe("default");
+  expect(isRuleOn(rules({ underride: [rule(".m.rule.message", ["notify"], { enabled: false })] }), "underride", ".m.rule.message")).toBe(false);
 });
 
 test("a rule without a deed is off, and one that is not there is unknown", () => {
-  expect(isOn(rules({ underride: [rule(".m.rule.message", [])] }), "underride", ".m.rule.message")).toBe(false);
-  expect(isOn(rules({ underride: [] }), "underride", ".m.rule.message")).toBe(undefined);
+  expect(isRuleOn(rules({ underride: [rule(".m.rule.message", [])] }), "underride", ".m.rule.message")).toBe(false);
+  expect(isRuleOn(rules({ underride: [] }), "underride", ".m.rule.message")).toBe(undefined);
 });
 
 test("keywords are the patterns that the user added", () => {

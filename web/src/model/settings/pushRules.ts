@@ -4,9 +4,9 @@ import { type Api, path } from "../server/api.ts";
 import { type Content, list, record, strings, text } from "../server/events.ts";
 
 /** What a room tells of: everything, mentions only, nothing; or what is so for all rooms. */
-export type RoomLevel = "default" | "all" | "mentions" | "mute";
+export type RoomNotificationLevel = "default" | "all" | "mentions" | "mute";
 
-type Kind = "override" | "content" | "room" | "sender" | "underride";
+type PushRuleKind = "override" | "content" | "room" | "sender" | "underride";
 
 export interface PushRule {
   rule_id: string;
@@ -16,7 +16,7 @@ export interface PushRule {
 }
 
 /** The rules that every account has and that the settings show. */
-export const SHOWN_RULES: { kind: Kind; id: string; label: string }[] = [
+export const SHOWN_RULES: { kind: PushRuleKind; id: string; label: string }[] = [
   { kind: "underride", id: ".m.rule.message", label: "Messages in rooms" },
   { kind: "underride", id: ".m.rule.room_one_to_one", label: "Direct messages" },
   { kind: "override", id: ".m.rule.is_user_mention", label: "When somebody mentions me" },
@@ -24,11 +24,11 @@ export const SHOWN_RULES: { kind: Kind; id: string; label: string }[] = [
   { kind: "override", id: ".m.rule.invite_for_me", label: "Invitations" },
 ];
 
-const NOTIFY = ["notify"];
-const NOTIFY_LOUDLY = ["notify", { set_tweak: "sound", value: "default" }, { set_tweak: "highlight" }];
+const NOTIFY_ACTIONS = ["notify"];
+const NOTIFY_LOUDLY_ACTIONS = ["notify", { set_tweak: "sound", value: "default" }, { set_tweak: "highlight" }];
 
 /** The rules of a kind. */
-export function rulesOf(rules: Content, kind: Kind): PushRule[] {
+export function rulesOfKind(rules: Content, kind: PushRuleKind): PushRule[] {
   return list(record(rules["global"])?.[kind]).flatMap((item) => {
     const rule = record(item);
     const id = text(rule?.["rule_id"]);
@@ -44,8 +44,8 @@ export function rulesOf(rules: Content, kind: Kind): PushRule[] {
   });
 }
 
-export function levelOf(rules: Content, roomId: string): RoomLevel {
-  const find = (kind: Kind) => rulesOf(rules, kind).find(({ rule_id, enabled }) => rule_id === roomId && enabled);
+export function roomNotificationLevel(rules: Content, roomId: string): RoomNotificationLevel {
+  const find = (kind: PushRuleKind) => rulesOfKind(rules, kind).find(({ rule_id, enabled }) => rule_id === roomId && enabled);
   if (find("override")?.notifies === false) return "mute";
   const own = find("room");
   if (own === undefined) return "default";
@@ -53,14 +53,14 @@ export function levelOf(rules: Content, roomId: string): RoomLevel {
 }
 
 /** Whether a rule that every account has is on; one that the server does not have is not shown. */
-export function isOn(rules: Content, kind: Kind, id: string): boolean | undefined {
-  const rule = rulesOf(rules, kind).find(({ rule_id }) => rule_id === id);
+export function isRuleOn(rules: Content, kind: PushRuleKind, id: string): boolean | undefined {
+  const rule = rulesOfKind(rules, kind).find(({ rule_id }) => rule_id === id);
   return rule?.enabled && rule.notifies;
 }
 
 /** The words of which the user wants to hear, the one of the account's own name apart. */
 export function keywords(rules: Content): string[] {
-  return rulesOf(rules, "content")
+  return rulesOfKind(rules, "content")
     .filter(({ rule_id, enabled }) => !rule_id.startsWith(".") && enabled)
     .flatMap(({ pattern }) => (pattern === undefined ? [] : [pattern]));
 }
@@ -68,43 +68,43 @@ export function keywords(rules: Content): string[] {
 export class PushRules {
   constructor(private readonly api: Api) {}
 
-  async setLevel(roomId: string, level: RoomLevel, rules: Content): Promise<void> {
-    const has = (kind: Kind) => rulesOf(rules, kind).some(({ rule_id }) => rule_id === roomId);
+  async setLevel(roomId: string, level: RoomNotificationLevel, rules: Content): Promise<void> {
+    const has = (kind: PushRuleKind) => rulesOfKind(rules, kind).some(({ rule_id }) => rule_id === roomId);
     if (level === "mute") {
       const conditions = [{ kind: "event_match", key: "room_id", pattern: roomId }];
       await this.put("override", roomId, { actions: [], conditions });
     } else if (has("override")) {
       await this.remove("override", roomId);
     }
-    if (level === "all" || level === "mentions") await this.put("room", roomId, { actions: level === "all" ? NOTIFY : [] });
+    if (level === "all" || level === "mentions") await this.put("room", roomId, { actions: level === "all" ? NOTIFY_ACTIONS : [] });
     else if (has("room")) await this.remove("room", roomId);
   }
 
-  async switch(kind: Kind, id: string, on: boolean, rules: Content): Promise<void> {
-    const rule = rulesOf(rules, kind).find(({ rule_id }) => rule_id === id);
+  async setEnabled(kind: PushRuleKind, id: string, on: boolean, rules: Content): Promise<void> {
+    const rule = rulesOfKind(rules, kind).find(({ rule_id }) => rule_id === id);
     // A rule that does nothing while it is on was emptied by another client.
-    if (on && rule?.notifies === false) await this.api.put(`${this.of(kind, id)}/actions`, { actions: NOTIFY });
-    await this.api.put(`${this.of(kind, id)}/enabled`, { enabled: on });
+    if (on && rule?.notifies === false) await this.api.put(`${this.rulePath(kind, id)}/actions`, { actions: NOTIFY_ACTIONS });
+    await this.api.put(`${this.rulePath(kind, id)}/enabled`, { enabled: on });
   }
 
   async addKeyword(word: string): Promise<void> {
-    await this.put("content", word, { actions: NOTIFY_LOUDLY, pattern: word });
+    await this.put("content", word, { actions: NOTIFY_LOUDLY_ACTIONS, pattern: word });
   }
 
   async removeKeyword(word: string, rules: Content): Promise<void> {
-    const named = rulesOf(rules, "content").filter(({ rule_id, pattern }) => pattern === word && !rule_id.startsWith("."));
+    const named = rulesOfKind(rules, "content").filter(({ rule_id, pattern }) => pattern === word && !rule_id.startsWith("."));
     for (const { rule_id } of named) await this.remove("content", rule_id);
   }
 
-  private async put(kind: Kind, id: string, rule: Content): Promise<void> {
-    await this.api.put(this.of(kind, id), rule);
+  private async put(kind: PushRuleKind, id: string, rule: Content): Promise<void> {
+    await this.api.put(this.rulePath(kind, id), rule);
   }
 
-  private async remove(kind: Kind, id: string): Promise<void> {
-    await this.api.delete(this.of(kind, id));
+  private async remove(kind: PushRuleKind, id: string): Promise<void> {
+    await this.api.delete(this.rulePath(kind, id));
   }
 
-  private of(kind: Kind, id: string): string {
+  private rulePath(kind: PushRuleKind, id: string): string {
     return path`/_matrix/client/v3/pushrules/global/${kind}/${id}`;
   }
 }

@@ -1,45 +1,45 @@
 // A room as it is looked at: which part of its history is shown, what is read, what one does with messages.
 
 import { type Signal, signal } from "@preact/signals";
-import type { Chat } from "../client.ts";
+import type { Client } from "../client.ts";
 import type { Attachment } from "../composing/attachment.ts";
-import { Typist } from "../composing/typingNotifier.ts";
+import { TypingNotifier } from "../composing/typingNotifier.ts";
 import type { Room } from "../rooms/room.ts";
 import { path } from "../server/api.ts";
 import type { RawEvent } from "../server/events.ts";
-import { Reading } from "./readReceipts.ts";
+import { ReadReceipts } from "./readReceipts.ts";
 import { Thread } from "./thread.ts";
 import { Timeline, TimelineEvent } from "./timeline.ts";
 
-export interface Target {
+export interface JumpTarget {
   eventId: string;
   /** Tells one jump to an event from the next. */
   jump: number;
 }
 
 /** So many events are kept that were fetched for quotations. */
-const FETCHED_KEPT = 200;
+const MAX_FETCHED_EVENTS = 200;
 
 export class Conversation {
   /** The part of the history that is shown: the room's newest, or what surrounds an old event. */
   readonly timeline: Signal<Timeline>;
   /** The event to show. */
-  readonly target = signal<Target | null>(null);
-  readonly reading: Reading;
-  readonly typist: Typist;
+  readonly target = signal<JumpTarget | null>(null);
+  readonly readReceipts: ReadReceipts;
+  readonly typingNotifier: TypingNotifier;
   /** Files that wait in the composer: by the thread, or "" for the room itself. */
   readonly attachments = new Map<string, Signal<Attachment[]>>();
-  private readonly fetched = new Map<string, Signal<TimelineEvent | null | undefined>>();
+  private readonly fetchedEvents = new Map<string, Signal<TimelineEvent | null | undefined>>();
   private jumps = 0;
   private stopFollowing = () => {};
 
   constructor(
-    private readonly chat: Chat,
+    private readonly chat: Client,
     readonly room: Room,
   ) {
     this.timeline = signal(room.timeline);
-    this.reading = new Reading(chat.api, room, () => chat.account.settings.peek().sendReceipts);
-    this.typist = new Typist(chat.api, chat.live, room.id, chat.me);
+    this.readReceipts = new ReadReceipts(chat.api, room, () => chat.accountData.settings.peek().sendReceipts);
+    this.typingNotifier = new TypingNotifier(chat.api, chat.connection, room.id, chat.me);
   }
 
   get isLive(): boolean {
@@ -52,9 +52,9 @@ export class Conversation {
     if (event !== undefined) this.show(this.room.timeline);
     else event = this.timeline.value.get(eventId);
     if (event === undefined) {
-      const around = await Timeline.around(this.chat.api, this.room.id, eventId, this.room.timeline.onState);
+      const around = await Timeline.loadAround(this.chat.api, this.room.id, eventId, this.room.timeline.onHistoricState);
       event = around.get(eventId);
-      this.show(this.room.timeline.adopt(around) ? this.room.timeline : around);
+      this.show(this.room.timeline.mergeOlder(around) ? this.room.timeline : around);
     }
     const { type, target } = event?.relation ?? {};
     if (type === "m.thread" && target !== undefined) return target;
@@ -73,29 +73,29 @@ export class Conversation {
   async loadForward(): Promise<void> {
     const timeline = this.timeline.value;
     await timeline.loadForward();
-    if (timeline === this.timeline.value && this.room.timeline.adopt(timeline)) this.show(this.room.timeline);
+    if (timeline === this.timeline.value && this.room.timeline.mergeOlder(timeline)) this.show(this.room.timeline);
   }
 
   /** An event for a quotation: undefined while it is fetched, null where it cannot be. */
-  event(eventId: string): Signal<TimelineEvent | null | undefined> {
+  quotedEvent(eventId: string): Signal<TimelineEvent | null | undefined> {
     const loaded = this.room.timeline.get(eventId) ?? this.timeline.value.get(eventId);
-    const known = this.fetched.get(eventId);
+    const known = this.fetchedEvents.get(eventId);
     if (known !== undefined) return known;
     const found = signal<TimelineEvent | null | undefined>(loaded);
-    this.fetched.set(eventId, found);
-    for (const key of this.fetched.keys()) {
-      if (this.fetched.size <= FETCHED_KEPT) break;
-      this.fetched.delete(key);
+    this.fetchedEvents.set(eventId, found);
+    for (const key of this.fetchedEvents.keys()) {
+      if (this.fetchedEvents.size <= MAX_FETCHED_EVENTS) break;
+      this.fetchedEvents.delete(key);
     }
     if (loaded === undefined) void this.fetch(eventId, found);
     return found;
   }
 
-  thread(root: string): Thread {
+  openThread(root: string): Thread {
     return new Thread(this.chat.api, this.room.timeline, root);
   }
 
-  filesIn(thread: string | undefined): Signal<Attachment[]> {
+  attachmentsIn(thread: string | undefined): Signal<Attachment[]> {
     const place = thread ?? "";
     const files = this.attachments.get(place) ?? signal<Attachment[]>([]);
     this.attachments.set(place, files);
@@ -106,48 +106,48 @@ export class Conversation {
   async react(event: TimelineEvent, key: string): Promise<void> {
     const { me } = this.chat;
     const own = event.reactions.get(key)?.get(me);
-    if (own === ON_ITS_WAY) return;
+    if (own === PENDING_REACTION_ID) return;
     if (own !== undefined) {
       event.removeReaction(key, me);
       try {
-        await this.chat.sending.redact(this.room.id, own);
+        await this.chat.sendQueue.redact(this.room.id, own);
       } catch (error) {
         event.addReaction(key, me, own);
         throw error;
       }
       return;
     }
-    event.addReaction(key, me, ON_ITS_WAY);
+    event.addReaction(key, me, PENDING_REACTION_ID);
     try {
       const relation = { rel_type: "m.annotation", event_id: event.id, key };
-      const id = await this.chat.sending.quietly(this.room, "m.reaction", { "m.relates_to": relation });
-      if (event.reactions.get(key)?.get(me) === ON_ITS_WAY) event.addReaction(key, me, id);
+      const id = await this.chat.sendQueue.sendWithoutEcho(this.room, "m.reaction", { "m.relates_to": relation });
+      if (event.reactions.get(key)?.get(me) === PENDING_REACTION_ID) event.addReaction(key, me, id);
     } catch (error) {
       event.removeReaction(key, me);
       throw error;
     }
   }
 
-  async delete(event: TimelineEvent): Promise<void> {
-    await this.chat.sending.redact(this.room.id, event.id);
+  async deleteMessage(event: TimelineEvent): Promise<void> {
+    await this.chat.sendQueue.redact(this.room.id, event.id);
   }
 
   retry(event: TimelineEvent): void {
-    this.chat.sending.retry(this.room, event);
+    this.chat.sendQueue.retry(this.room, event);
   }
 
-  giveUp(event: TimelineEvent): void {
-    this.room.timeline.drop(event);
+  discard(event: TimelineEvent): void {
+    this.room.timeline.removeEcho(event);
   }
 
   /** Goes on in the room that replaced this one. */
-  async follow(successor: string): Promise<void> {
+  async joinSuccessor(successor: string): Promise<void> {
     if (this.chat.rooms.get(successor)?.membership.value === "join") return;
     const server = this.room.creator.value?.replace(/^[^:]*:/, "") ?? "";
     await this.chat.api.post(path`/_matrix/client/v3/join/${successor}`, {}, { query: { server_name: server, via: server } });
   }
 
-  async joinAgain(): Promise<void> {
+  async rejoin(): Promise<void> {
     await this.chat.api.post(path`/_matrix/client/v3/join/${this.room.id}`);
   }
 
@@ -156,9 +156,9 @@ export class Conversation {
     this.stopFollowing();
     this.stopFollowing = () => {};
     if (timeline !== this.room.timeline) {
-      const follower = (raw: RawEvent) => timeline.hear(raw);
-      this.room.timeline.followers.add(follower);
-      this.stopFollowing = () => this.room.timeline.followers.delete(follower);
+      const follower = (raw: RawEvent) => timeline.applyRelatedEvent(raw);
+      this.room.timeline.newEventListeners.add(follower);
+      this.stopFollowing = () => this.room.timeline.newEventListeners.delete(follower);
     }
     this.timeline.value = timeline;
   }
@@ -167,18 +167,18 @@ export class Conversation {
     try {
       const raw = await this.chat.api.get<RawEvent>(path`/_matrix/client/v3/rooms/${this.room.id}/event/${eventId}`);
       const loaded = this.room.timeline.get(eventId);
-      into.value = loaded ?? bundled(raw);
+      into.value = loaded ?? eventWithBundledEdit(raw);
     } catch {
       into.value = null;
     }
   }
 }
 
-const ON_ITS_WAY = "~";
+const PENDING_REACTION_ID = "~";
 
 /** An event with the edit that came with it. */
-function bundled(raw: RawEvent): TimelineEvent {
+function eventWithBundledEdit(raw: RawEvent): TimelineEvent {
   const event = new TimelineEvent(raw);
-  event.takeBundled();
+  event.applyBundledRelations();
   return event;
 }

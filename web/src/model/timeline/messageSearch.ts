@@ -4,15 +4,15 @@ import { signal } from "@preact/signals";
 import { type Api, messageOf } from "../server/api.ts";
 import { list, number, type RawEvent, record, strings, text } from "../server/events.ts";
 
-export interface Hit {
+export interface SearchHit {
   roomId: string;
   event: RawEvent;
 }
 
-const PAGE = 20;
+const PAGE_SIZE = 20;
 
-export class Search {
-  readonly hits = signal<Hit[]>([]);
+export class MessageSearch {
+  readonly hits = signal<SearchHit[]>([]);
   /** How many there are in all; null before anything was searched. */
   readonly count = signal<number | null>(null);
   /** The words to emphasise. */
@@ -24,7 +24,7 @@ export class Search {
   private next: string | undefined;
   private term = "";
   private rooms: string[] | undefined;
-  private asked = 0;
+  private requestCount = 0;
 
   constructor(private readonly api: Api) {}
 
@@ -38,18 +38,18 @@ export class Search {
     await this.load();
   }
 
-  async more(): Promise<void> {
+  async loadMore(): Promise<void> {
     if (this.loading.value || !this.hasMore.value) return;
     await this.load();
   }
 
   private async load(): Promise<void> {
-    const asked = ++this.asked;
+    const asked = ++this.requestCount;
     this.loading.value = true;
     this.problem.value = null;
     try {
-      const found = await this.ask();
-      if (asked !== this.asked) return;
+      const found = await this.fetchPage();
+      if (asked !== this.requestCount) return;
       const results = list(found["results"]).map((result) => record(record(result)?.["result"]));
       const hits = results.flatMap((event) => {
         const roomId = text(event?.["room_id"]);
@@ -61,13 +61,13 @@ export class Search {
       this.next = text(found["next_batch"]);
       this.hasMore.value = this.next !== undefined;
     } catch (error) {
-      if (asked === this.asked) this.problem.value = messageOf(error);
+      if (asked === this.requestCount) this.problem.value = messageOf(error);
     } finally {
-      if (asked === this.asked) this.loading.value = false;
+      if (asked === this.requestCount) this.loading.value = false;
     }
   }
 
-  private async ask(): Promise<Record<string, unknown>> {
+  private async fetchPage(): Promise<Record<string, unknown>> {
     const answer = await this.api.post<Record<string, unknown>>(
       "/_matrix/client/v3/search",
       {
@@ -76,7 +76,7 @@ export class Search {
             search_term: this.term,
             keys: ["content.body"],
             order_by: "recent",
-            filter: { limit: PAGE, ...(this.rooms === undefined ? {} : { rooms: this.rooms }) },
+            filter: { limit: PAGE_SIZE, ...(this.rooms === undefined ? {} : { rooms: this.rooms }) },
             event_context: { before_limit: 0, after_limit: 0 },
           },
         },
@@ -88,7 +88,7 @@ export class Search {
 }
 
 /** Splits a text so that the words that were searched for can be emphasised. */
-export function emphasised(body: string, words: string[]): { text: string; found: boolean }[] {
+export function splitAtWords(body: string, words: string[]): { text: string; found: boolean }[] {
   const patterns = words.map((word) => word.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"));
   if (patterns.length === 0) return [{ text: body, found: false }];
   return body

@@ -5,7 +5,7 @@ import type { Room } from "../rooms/room.ts";
 import { type Api, path } from "../server/api.ts";
 
 /** Receipts wait so long, so that a burst of messages is one receipt. */
-const GATHER_MS = 300;
+const RECEIPT_DELAY_MS = 300;
 
 export interface Reader {
   userId: string;
@@ -13,8 +13,8 @@ export interface Reader {
   upTo: number;
 }
 
-export class Reading {
-  private told: string | null = null;
+export class ReadReceipts {
+  private lastSent: string | null = null;
   private timer: ReturnType<typeof setTimeout> | null = null;
 
   constructor(
@@ -25,12 +25,12 @@ export class Reading {
   ) {}
 
   /** The newest events are before the user's eyes. */
-  seen(): void {
-    if (this.timer !== null || this.newest() === this.told) return;
+  markSeen(): void {
+    if (this.timer !== null || this.newestEventId() === this.lastSent) return;
     this.timer = setTimeout(() => {
       this.timer = null;
-      void this.tell();
-    }, GATHER_MS);
+      void this.sendReceipt();
+    }, RECEIPT_DELAY_MS);
   }
 
   /** Who has read up to where, those who are furthest first; this user apart. */
@@ -41,7 +41,7 @@ export class Reading {
     const upTo = new Map<string, number>();
     for (const [userId, { eventId }] of receipts) upTo.set(userId, timeline.get(eventId)?.order ?? -Infinity);
     // Whoever answers has read what is above.
-    for (const [userId, order] of timeline.lastBy) upTo.set(userId, Math.max(order, upTo.get(userId) ?? -Infinity));
+    for (const [userId, order] of timeline.lastOrderBySender) upTo.set(userId, Math.max(order, upTo.get(userId) ?? -Infinity));
     upTo.delete(me);
     return [...upTo].map(([userId, order]) => ({ userId, upTo: order })).sort((a, b) => b.upTo - a.upTo);
   });
@@ -55,21 +55,21 @@ export class Reading {
     return (end === -1 ? readers : readers.slice(0, end)).map(({ userId }) => userId);
   }
 
-  private newest(): string | null {
+  private newestEventId(): string | null {
     return this.room.timeline.events.findLast(({ sender }) => sender !== this.room.me)?.id ?? null;
   }
 
-  private async tell(): Promise<void> {
-    const newest = this.newest();
-    if (newest === null || newest === this.told) return;
-    this.told = newest;
+  private async sendReceipt(): Promise<void> {
+    const newest = this.newestEventId();
+    if (newest === null || newest === this.lastSent) return;
+    this.lastSent = newest;
     const body = { "m.fully_read": newest, [this.isPublic() ? "m.read" : "m.read.private"]: newest };
     try {
-      this.room.markedRead();
+      this.room.markRead();
       await this.api.post(path`/_matrix/client/v3/rooms/${this.room.id}/read_markers`, body);
     } catch {
       // Nobody asked for it, so nobody is told; the next look tries again.
-      this.told = null;
+      this.lastSent = null;
     }
   }
 }

@@ -1,14 +1,14 @@
 import { expect, test } from "vitest";
 import type { Content } from "../server/events.ts";
 import { event } from "../testHelpers.ts";
-import { describe } from "./stateEventText.ts";
+import { stateEventText } from "./stateEventText.ts";
 import { TimelineEvent } from "./timeline.ts";
 
 const NAMES: Record<string, string> = { "@a:x": "Ann", "@b:x": "Bob" };
 
 function words(type: string, sender: string, key: string, content: Content, before?: Content): string | null {
   const raw = event("$1", { type, sender, state_key: key, content, ...(before === undefined ? {} : { unsigned: { prev_content: before } }) });
-  return describe(new TimelineEvent(raw), (userId) => NAMES[userId] ?? userId);
+  return stateEventText(new TimelineEvent(raw), (userId) => NAMES[userId] ?? userId);
 }
 
 test.each<[string, string, Content, Content | undefined, string | null]>([

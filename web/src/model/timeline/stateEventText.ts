@@ -1,17 +1,17 @@
 // What the state events of a room say, in words.
 
-import { Powers } from "../rooms/powerLevels.ts";
+import { PowerLevels } from "../rooms/powerLevels.ts";
 import { type Content, record, text } from "../server/events.ts";
 import type { TimelineEvent } from "./timelineEvent.ts";
 
-type NameOf = (userId: string) => string;
+type NameLookup = (userId: string) => string;
 
 /** Whether there are words for an event. Those that change nothing, and those that nobody cares about, have none. */
-export function isDescribed(event: TimelineEvent): boolean {
-  return event.isState && describe(event, (userId) => userId) !== null;
+export function hasStateEventText(event: TimelineEvent): boolean {
+  return event.isState && stateEventText(event, (userId) => userId) !== null;
 }
 
-export function describe({ raw, isRedacted }: TimelineEvent, nameOf: NameOf): string | null {
+export function stateEventText({ raw, isRedacted }: TimelineEvent, nameOf: NameLookup): string | null {
   const who = nameOf(raw.sender);
   const { content } = raw;
   const before = record(raw.unsigned?.prev_content) ?? {};
@@ -21,9 +21,9 @@ export function describe({ raw, isRedacted }: TimelineEvent, nameOf: NameOf): st
     case "m.room.create":
       return content["type"] === "m.space" ? `${who} created this space` : `${who} created this room`;
     case "m.room.name":
-      return changed(who, "name", text(content["name"]), isRedacted);
+      return describeChange(who, "name", text(content["name"]), isRedacted);
     case "m.room.topic":
-      return changed(who, "topic", text(content["topic"]), isRedacted);
+      return describeChange(who, "topic", text(content["topic"]), isRedacted);
     case "m.room.avatar":
       return text(content["url"]) ? `${who} changed the picture of the room` : `${who} removed the picture of the room`;
     case "m.room.encryption":
@@ -45,12 +45,12 @@ export function describe({ raw, isRedacted }: TimelineEvent, nameOf: NameOf): st
   }
 }
 
-function changed(who: string, what: string, value: string | undefined, isRedacted: boolean): string {
+function describeChange(who: string, what: string, value: string | undefined, isRedacted: boolean): string {
   if (isRedacted) return `${who} changed the ${what} of the room`;
   return value ? `${who} changed the ${what} to “${value}”` : `${who} removed the ${what}`;
 }
 
-function describeMember(who: string, sender: string, userId: string, content: Content, before: Content, nameOf: NameOf): string | null {
+function describeMember(who: string, sender: string, userId: string, content: Content, before: Content, nameOf: NameLookup): string | null {
   const name = text(content["displayname"]) || nameOf(userId);
   const reason = text(content["reason"]);
   const because = reason ? `: ${reason}` : "";
@@ -86,7 +86,7 @@ function describeProfile(name: string, content: Content, before: Content): strin
   return text(content["avatar_url"]) ? `${name} changed their picture` : `${name} removed their picture`;
 }
 
-function describePowers(who: string, content: Content, before: Content, nameOf: NameOf): string | null {
+function describePowers(who: string, content: Content, before: Content, nameOf: NameLookup): string | null {
   const now = record(content["users"]) ?? {};
   const then = record(before["users"]) ?? {};
   const byDefault = Number(content["users_default"] ?? 0);
@@ -101,7 +101,7 @@ function describePowers(who: string, content: Content, before: Content, nameOf: 
 }
 
 function roleWithArticle(level: number): string {
-  const role = Powers.role(level);
+  const role = PowerLevels.roleName(level);
   return role === "admin" ? "an admin" : role === "muted" ? "muted" : `a ${role}`;
 }
 

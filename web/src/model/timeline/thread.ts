@@ -2,59 +2,59 @@
 
 import { type Api, path } from "../server/api.ts";
 import { type RawEvent, relationOf } from "../server/events.ts";
-import { type Messages, redactedBy, Timeline } from "./timeline.ts";
+import { type MessagesPage, redactionTarget, Timeline } from "./timeline.ts";
 
-const PAGE = 50;
+const PAGE_SIZE = 50;
 
 export class Thread extends Timeline {
-  private isComplete = false;
+  private hasRoot = false;
 
   constructor(
     api: Api,
-    private readonly room: Timeline,
+    private readonly roomTimeline: Timeline,
     readonly root: string,
   ) {
-    super(api, room.roomId);
-    this.onState = room.onState;
-    this.back.token = FIRST;
+    super(api, roomTimeline.roomId);
+    this.onHistoricState = roomTimeline.onHistoricState;
+    this.back.token = NEWEST_TOKEN;
   }
 
   /** Takes part in what happens in the room; the function that is returned ends it. */
-  follow(): () => void {
-    const follower = (raw: RawEvent) => this.take(raw);
-    this.room.followers.add(follower);
-    return () => this.room.followers.delete(follower);
+  followRoom(): () => void {
+    const follower = (raw: RawEvent) => this.applyRoomEvent(raw);
+    this.roomTimeline.newEventListeners.add(follower);
+    return () => this.roomTimeline.newEventListeners.delete(follower);
   }
 
-  protected override async messages(_: "b" | "f", from: string): Promise<Messages> {
+  protected override async fetchPage(_: "b" | "f", from: string): Promise<MessagesPage> {
     const address = path`/_matrix/client/v1/rooms/${this.roomId}/relations/${this.root}`;
     const answer = await this.api.get<{ chunk: RawEvent[]; next_batch?: string }>(address, {
       dir: "b",
-      limit: PAGE,
+      limit: PAGE_SIZE,
       // Reactions to the answers come with them.
       recurse: true,
-      from: from === FIRST ? undefined : from,
+      from: from === NEWEST_TOKEN ? undefined : from,
     });
     const chunk = [...answer.chunk];
-    if (answer.next_batch === undefined && !this.isComplete) {
-      this.isComplete = true;
+    if (answer.next_batch === undefined && !this.hasRoot) {
+      this.hasRoot = true;
       chunk.push(await this.rootEvent());
     }
     return answer.next_batch === undefined ? { chunk } : { chunk, end: answer.next_batch };
   }
 
-  private take(raw: RawEvent): void {
+  private applyRoomEvent(raw: RawEvent): void {
     const { type, target } = relationOf(raw.content);
     const isAnswer = type === "m.thread" && target === this.root;
-    const about = raw.type === "m.room.redaction" ? redactedBy(raw) : target;
-    if (isAnswer || (about !== undefined && this.byId.has(about))) this.append([raw]);
+    const about = raw.type === "m.room.redaction" ? redactionTarget(raw) : target;
+    if (isAnswer || (about !== undefined && this.eventsById.has(about))) this.append([raw]);
   }
 
   private async rootEvent(): Promise<RawEvent> {
-    const known = this.room.get(this.root)?.raw;
+    const known = this.roomTimeline.get(this.root)?.raw;
     return known ?? this.api.get<RawEvent>(path`/_matrix/client/v3/rooms/${this.roomId}/event/${this.root}`);
   }
 }
 
 /** Asks for the newest answers. */
-const FIRST = "";
+const NEWEST_TOKEN = "";

@@ -1,9 +1,9 @@
 import { expect, test } from "vitest";
 import type { RawEvent } from "../server/events.ts";
-import { apiThat, edit, event, reaction, redaction, reply } from "../testHelpers.ts";
+import { apiAnswering, edit, event, reaction, redaction, reply } from "../testHelpers.ts";
 import { Timeline, TimelineEvent } from "./timeline.ts";
 
-const nothing = apiThat(() => ({ chunk: [] }));
+const nothing = apiAnswering(() => ({ chunk: [] }));
 
 function timelineWith(...events: RawEvent[]): Timeline {
   const timeline = new Timeline(nothing, "!r:x");
@@ -23,7 +23,7 @@ function echoOf(key: string): TimelineEvent {
 
 /** A server whose room has these events, the newest last; tokens are positions among them. */
 function history(all: RawEvent[], page: number) {
-  return apiThat((url) => {
+  return apiAnswering((url) => {
     const from = Number(url.searchParams.get("from"));
     const begin = Math.max(from - page, 0);
     return { chunk: all.slice(begin, from).reverse(), ...(begin > 0 ? { end: String(begin) } : {}) };
@@ -71,7 +71,7 @@ test("where the gap is too big the older events are let go, and can be loaded ag
 
 test("history that was asked for before everything was let go is not mixed with the new", async () => {
   let answer = (_: unknown): void => {};
-  const slow = apiThat(async () => new Promise((resolve) => (answer = resolve)));
+  const slow = apiAnswering(async () => new Promise((resolve) => (answer = resolve)));
   const timeline = new Timeline(slow, "!r:x");
   timeline.update([event("$5")], true, "old");
   const loading = timeline.loadBack();
@@ -86,8 +86,8 @@ test("history that was asked for before everything was let go is not mixed with 
 test("an echo becomes the event when the answer comes first", () => {
   const timeline = timelineWith(event("$1"));
   const echo = echoOf("t1");
-  timeline.echo(echo);
-  timeline.stored(echo, "$2");
+  timeline.addEcho(echo);
+  timeline.markEchoStored(echo, "$2");
   expect(timeline.pending).toEqual([echo]);
   timeline.update([event("$2", { unsigned: { transaction_id: "t1" } })], false, undefined);
   expect(timeline.pending).toEqual([]);
@@ -98,9 +98,9 @@ test("an echo becomes the event when the answer comes first", () => {
 test("an echo becomes the event when the sync comes first", () => {
   const timeline = timelineWith(event("$1"));
   const echo = echoOf("t1");
-  timeline.echo(echo);
+  timeline.addEcho(echo);
   timeline.update([event("$2", { unsigned: { transaction_id: "t1" } })], false, undefined);
-  timeline.stored(echo, "$2");
+  timeline.markEchoStored(echo, "$2");
   expect(timeline.pending).toEqual([]);
   expect(ids(timeline)).toEqual(["$1", "$2"]);
   expect(timeline.last?.sendState).toBe("sent");
@@ -121,15 +121,15 @@ test("only the sender can edit", () => {
 test("a redacted edit leaves the version before", () => {
   const timeline = timelineWith(event("$1"), edit("$e1", "$1", "first"), edit("$e2", "$1", "second"), redaction("$x", "$e2"));
   expect(timeline.get("$1")?.content["body"]).toBe("first");
-  expect(timeline.get("$e2")?.isRetractedEdit).toBe(true);
+  expect(timeline.get("$e2")?.isRedactedEdit).toBe(true);
 });
 
 test("an own edit is shown at once, and no more when it is given up", () => {
   const timeline = timelineWith(event("$1"));
   const echo = new TimelineEvent(edit("~t1", "$1", "new"), "t1");
-  timeline.echo(echo);
+  timeline.addEcho(echo);
   expect(timeline.get("$1")?.content["body"]).toBe("new");
-  timeline.drop(echo);
+  timeline.removeEcho(echo);
   expect(timeline.get("$1")?.content["body"]).toBe("$1");
 });
 
@@ -165,14 +165,14 @@ test("a timeline around an old event hears what is said about it, and joins the 
   const all = Array.from({ length: 9 }, (_, at) => event(`$${at}`));
   const live = timelineWith(...all.slice(6));
   const old = timelineWith(...all.slice(0, 4));
-  live.followers.add((raw) => old.hear(raw));
+  live.newEventListeners.add((raw) => old.applyRelatedEvent(raw));
   live.update([reaction("$r", "$1", "👍", "@bob:x")], false, undefined);
   expect(old.get("$1")?.reactions.get("👍")?.size).toBe(1);
   live.update([redaction("$x", "$r")], false, undefined);
   expect(old.get("$1")?.reactions.size).toBe(0);
 
-  expect(live.adopt(old)).toBe(false);
+  expect(live.mergeOlder(old)).toBe(false);
   old.append(all.slice(4, 8));
-  expect(live.adopt(old)).toBe(true);
+  expect(live.mergeOlder(old)).toBe(true);
   expect(ids(live).slice(0, 9)).toEqual(all.map(({ event_id }) => event_id));
 });

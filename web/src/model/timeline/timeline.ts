@@ -8,21 +8,21 @@ import { type SendState, TimelineEvent } from "./timelineEvent.ts";
 export { type SendState, TimelineEvent };
 
 /** A part of the history, newest first where it was asked for backwards. */
-export interface Messages {
+export interface MessagesPage {
   chunk: RawEvent[];
   end?: string;
   /** Members whom lazy loading left out of the syncs. */
   state?: RawEvent[];
 }
 
-const PAGE = 50;
+const PAGE_SIZE = 50;
 /** The order of events that are not at the server begins here: after all others. */
-const PENDING_ORDER = 1e12;
+const FIRST_PENDING_ORDER = 1e12;
 /** How many pages are fetched to close the gap that a limited sync leaves; then the older part is let go. */
-const GAP_PAGES = 10;
+const MAX_GAP_PAGES = 10;
 
 /** Where a timeline goes on: a token to ask with, or null where there is nothing more. */
-type Edge = { token: string | null; loading: boolean };
+type PaginationEdge = { token: string | null; loading: boolean };
 
 export class Timeline {
   /** Goes up whenever events come or go. */
@@ -33,34 +33,34 @@ export class Timeline {
   /** Goes up when the events were let go, since too much is missing between them and the new ones. */
   readonly resets = signal(0);
   /** Are told of each new event. */
-  readonly followers = new Set<(raw: RawEvent) => void>();
+  readonly newEventListeners = new Set<(raw: RawEvent) => void>();
   /** Is told of the state that comes with the history. */
-  onState: ((events: RawEvent[]) => void) | null = null;
+  onHistoricState: ((events: RawEvent[]) => void) | null = null;
   /** Own events that are not back from the server yet, in the order of sending. */
   pending: TimelineEvent[] = [];
 
-  protected readonly byId = new Map<string, TimelineEvent>();
+  protected readonly eventsById = new Map<string, TimelineEvent>();
   /** The order of the last event of each sender. */
-  readonly lastBy = new Map<string, number>();
+  readonly lastOrderBySender = new Map<string, number>();
 
   /** What came before the event that it is about: by the target's id. */
-  private readonly early = new Map<string, RawEvent[]>();
-  protected back: Edge = { token: null, loading: false };
+  private readonly earlyRelations = new Map<string, RawEvent[]>();
+  protected back: PaginationEdge = { token: null, loading: false };
   private oldest = 0;
   private newest = 0;
-  private forward: Edge = { token: null, loading: false };
+  private forward: PaginationEdge = { token: null, loading: false };
   /** The updates that came while a gap is being closed: they go after it. */
-  private heldUp: [RawEvent[], boolean, string | undefined][] | null = null;
+  private heldUpdates: [RawEvent[], boolean, string | undefined][] | null = null;
 
   constructor(
     protected readonly api: Api,
     readonly roomId: string,
     /** Whether new events are appended; a timeline around an old event is not, until it reaches the present. */
-    public live = true,
+    public isLive = true,
   ) {}
 
   get(eventId: string): TimelineEvent | undefined {
-    return this.byId.get(eventId);
+    return this.eventsById.get(eventId);
   }
 
   get canGoBack(): boolean {
@@ -68,7 +68,7 @@ export class Timeline {
   }
 
   get canGoForward(): boolean {
-    return !this.live && this.forward.token !== null;
+    return !this.isLive && this.forward.token !== null;
   }
 
   /** The newest event that is at the server. */
@@ -78,8 +78,8 @@ export class Timeline {
 
   /** Takes what a sync says of the room. */
   update(events: RawEvent[], limited: boolean, prevBatch: string | undefined): void {
-    if (this.heldUp !== null) {
-      this.heldUp.push([events, limited, prevBatch]);
+    if (this.heldUpdates !== null) {
+      this.heldUpdates.push([events, limited, prevBatch]);
       return;
     }
     const known = this.events.length > 0;
@@ -94,30 +94,30 @@ export class Timeline {
   /** Adds events at the end. What is there already stays as it is. */
   append(events: RawEvent[]): void {
     for (const raw of events) {
-      const isNew = !this.byId.has(raw.event_id);
-      this.settlePending(raw);
-      this.place(raw, "end");
-      if (isNew) for (const follower of this.followers) follower(raw);
+      const isNew = !this.eventsById.has(raw.event_id);
+      this.replaceEcho(raw);
+      this.addEvent(raw, "end");
+      if (isNew) for (const follower of this.newEventListeners) follower(raw);
     }
     this.changed.value += 1;
   }
 
   /** Takes what is said about the events here by an event that has no place here itself. */
-  hear(raw: RawEvent): void {
-    const target = targetOf(raw);
-    if (target === undefined || !this.byId.has(target) || this.byId.has(raw.event_id)) return;
-    this.byId.set(raw.event_id, new TimelineEvent(raw));
-    this.relateTo(raw);
+  applyRelatedEvent(raw: RawEvent): void {
+    const target = relationTarget(raw);
+    if (target === undefined || !this.eventsById.has(target) || this.eventsById.has(raw.event_id)) return;
+    this.eventsById.set(raw.event_id, new TimelineEvent(raw));
+    this.applyToTarget(raw);
   }
 
   /**
    * Takes the older events of a timeline that reaches into this one. Returns false where they do not meet.
    */
-  adopt(other: Timeline): boolean {
-    const meeting = other.events.findIndex(({ id }) => this.byId.has(id));
+  mergeOlder(other: Timeline): boolean {
+    const meeting = other.events.findIndex(({ id }) => this.eventsById.has(id));
     if (meeting === -1) return false;
     if (meeting > 0) {
-      for (const event of other.events.slice(0, meeting).reverse()) this.place(event.raw, "start");
+      for (const event of other.events.slice(0, meeting).reverse()) this.addEvent(event.raw, "start");
       this.back = { token: other.back.token, loading: false };
       this.changed.value += 1;
     }
@@ -133,7 +133,7 @@ export class Timeline {
   }
 
   /** Loads what surrounds an event into a timeline of its own. */
-  static async around(api: Api, roomId: string, eventId: string, onState: Timeline["onState"] = null): Promise<Timeline> {
+  static async loadAround(api: Api, roomId: string, eventId: string, onState: Timeline["onHistoricState"] = null): Promise<Timeline> {
     interface Context {
       event: RawEvent;
       events_before?: RawEvent[];
@@ -143,11 +143,11 @@ export class Timeline {
       state?: RawEvent[];
     }
     const context = await api.get<Context>(path`/_matrix/client/v3/rooms/${roomId}/context/${eventId}`, {
-      limit: PAGE,
+      limit: PAGE_SIZE,
       filter: JSON.stringify({ lazy_load_members: true }),
     });
     const timeline = new Timeline(api, roomId, false);
-    timeline.onState = onState;
+    timeline.onHistoricState = onState;
     onState?.(context.state ?? []);
     timeline.append([...(context.events_before ?? []).reverse(), context.event, ...(context.events_after ?? [])]);
     timeline.back.token = context.start ?? null;
@@ -156,85 +156,85 @@ export class Timeline {
   }
 
   /** Adds a local echo. */
-  echo(event: TimelineEvent): void {
-    event.order = PENDING_ORDER + ++this.newest;
+  addEcho(event: TimelineEvent): void {
+    event.order = FIRST_PENDING_ORDER + ++this.newest;
     this.pending.push(event);
-    const edited = this.editedBy(event);
+    const edited = this.editTargetOf(event);
     if (edited !== undefined) {
       edited.pendingEdit = event;
-      edited.touch();
+      edited.notifyChanged();
     }
     this.changed.value += 1;
   }
 
   /** Takes a local echo away: it was given up. */
-  drop(event: TimelineEvent): void {
-    this.settle(event);
+  removeEcho(event: TimelineEvent): void {
+    this.detachEcho(event);
     this.changed.value += 1;
   }
 
   /** The server has stored the local echo as this event. */
-  stored(event: TimelineEvent, eventId: string): void {
+  markEchoStored(event: TimelineEvent, eventId: string): void {
     if (!this.pending.includes(event)) return;
     event.raw = { ...event.raw, event_id: eventId };
     event.sendState = "sent";
-    event.touch();
-    if (this.byId.has(eventId)) this.drop(event);
+    event.notifyChanged();
+    if (this.eventsById.has(eventId)) this.removeEcho(event);
   }
 
-  private settlePending(raw: RawEvent): void {
+  private replaceEcho(raw: RawEvent): void {
     const transaction = raw.unsigned?.transaction_id;
     const echo = this.pending.find(({ key, id }) => key === transaction || id === raw.event_id);
     if (echo === undefined) return;
-    this.settle(echo);
-    if (this.byId.has(raw.event_id)) return;
+    this.detachEcho(echo);
+    if (this.eventsById.has(raw.event_id)) return;
     echo.raw = raw;
     echo.sendState = "sent";
     this.insert(echo, "end");
-    echo.touch();
+    echo.notifyChanged();
   }
 
-  private settle(echo: TimelineEvent): void {
+  private detachEcho(echo: TimelineEvent): void {
     this.pending = this.pending.filter((other) => other !== echo);
-    const edited = this.editedBy(echo);
+    const edited = this.editTargetOf(echo);
     if (edited?.pendingEdit === echo) {
       edited.pendingEdit = null;
-      edited.touch();
+      edited.notifyChanged();
     }
   }
 
-  private editedBy(echo: TimelineEvent): TimelineEvent | undefined {
+  private editTargetOf(echo: TimelineEvent): TimelineEvent | undefined {
     const { type, target } = echo.relation;
-    return type === "m.replace" && target !== undefined ? this.byId.get(target) : undefined;
+    return type === "m.replace" && target !== undefined ? this.eventsById.get(target) : undefined;
   }
 
-  protected place(raw: RawEvent, end: "start" | "end"): void {
-    if (this.byId.has(raw.event_id)) return;
+  protected addEvent(raw: RawEvent, end: "start" | "end"): void {
+    if (this.eventsById.has(raw.event_id)) return;
     this.insert(new TimelineEvent(raw), end);
   }
 
   private insert(event: TimelineEvent, end: "start" | "end"): void {
-    this.byId.set(event.id, event);
+    this.eventsById.set(event.id, event);
     event.order = end === "end" ? ++this.newest : --this.oldest;
     if (end === "end") this.events.push(event);
     else this.events.unshift(event);
-    if (end === "end") this.lastBy.set(event.sender, event.order);
-    else if (!this.lastBy.has(event.sender)) this.lastBy.set(event.sender, event.order);
-    event.takeBundled();
-    for (const about of this.early.get(event.id) ?? []) this.relate(about, event);
-    this.early.delete(event.id);
-    this.relateTo(event.raw);
+    if (end === "end") this.lastOrderBySender.set(event.sender, event.order);
+    else if (!this.lastOrderBySender.has(event.sender)) this.lastOrderBySender.set(event.sender, event.order);
+    event.applyBundledRelations();
+    for (const about of this.earlyRelations.get(event.id) ?? []) this.applyRelation(about, event);
+    this.earlyRelations.delete(event.id);
+    this.applyToTarget(event.raw);
   }
 
-  private relateTo(raw: RawEvent): void {
-    const target = targetOf(raw);
+  private applyToTarget(raw: RawEvent): void {
+    const target = relationTarget(raw);
     if (target === undefined) return;
-    const event = this.byId.get(target);
-    if (event !== undefined) this.relate(raw, event);
-    else this.early.set(target, [...(this.early.get(target) ?? []), raw]);
+    const event = this.eventsById.get(target);
+    if (event !== undefined) this.applyRelation(raw, event);
+    else this.earlyRelations.set(target, [...(this.earlyRelations.get(target) ?? []), raw]);
   }
 
-  private relate(raw: RawEvent, event: TimelineEvent): void {
+  private applyRelation(raw: RawEvent, event: TimelineEvent): void {
     const { type, key } = relationOf(raw.content);
     if (raw.type === "m.room.redaction") this.redact(event, raw);
     else if (type === "m.replace") event.addEdit(raw);
@@ -245,19 +245,19 @@ export class Timeline {
   private redact(event: TimelineEvent, redaction: RawEvent): void {
     if (event.isRedacted) return;
     const { target } = event.relation;
-    if (target !== undefined) this.byId.get(target)?.forgetRelation(event);
+    if (target !== undefined) this.eventsById.get(target)?.removeRelation(event);
     event.redact(redaction);
   }
 
-  private async load(edge: Edge, dir: "b" | "f", loading: Signal<boolean>): Promise<void> {
+  private async load(edge: PaginationEdge, dir: "b" | "f", loading: Signal<boolean>): Promise<void> {
     if (edge.token === null || edge.loading) return;
     edge.loading = true;
     loading.value = true;
     try {
-      const page = await this.messages(dir, edge.token);
+      const page = await this.fetchPage(dir, edge.token);
       // Meanwhile everything may have been let go.
       if (edge !== this.back && edge !== this.forward) return;
-      for (const raw of page.chunk) this.place(raw, dir === "b" ? "start" : "end");
+      for (const raw of page.chunk) this.addEvent(raw, dir === "b" ? "start" : "end");
       edge.token = page.end ?? null;
     } finally {
       edge.loading = false;
@@ -266,36 +266,36 @@ export class Timeline {
     }
   }
 
-  protected async messages(dir: "b" | "f", from: string): Promise<Messages> {
-    const messages = await this.api.get<Messages>(path`/_matrix/client/v3/rooms/${this.roomId}/messages`, {
+  protected async fetchPage(dir: "b" | "f", from: string): Promise<MessagesPage> {
+    const messages = await this.api.get<MessagesPage>(path`/_matrix/client/v3/rooms/${this.roomId}/messages`, {
       dir,
       from,
-      limit: PAGE,
+      limit: PAGE_SIZE,
       filter: JSON.stringify({ lazy_load_members: true }),
     });
-    this.onState?.(messages.state ?? []);
+    this.onHistoricState?.(messages.state ?? []);
     return messages;
   }
 
   /** The sync left something out before `events`: it is fetched, or everything older is let go. */
   private async closeGap(events: RawEvent[], prevBatch: string | null): Promise<void> {
-    this.heldUp = [];
-    const { between, edge } = await this.between(prevBatch);
-    if (edge !== undefined) this.reset(edge);
+    this.heldUpdates = [];
+    const { between, edge } = await this.fetchGap(prevBatch);
+    if (edge !== undefined) this.clear(edge);
     this.append([...between, ...events]);
-    const heldUp = this.heldUp;
-    this.heldUp = null;
+    const heldUp = this.heldUpdates;
+    this.heldUpdates = null;
     for (const update of heldUp) this.update(...update);
   }
 
   /** What lies between the newest known event and the token; `edge` where the known events were not reached. */
-  private async between(prevBatch: string | null): Promise<{ between: RawEvent[]; edge?: string | null }> {
+  private async fetchGap(prevBatch: string | null): Promise<{ between: RawEvent[]; edge?: string | null }> {
     const between: RawEvent[] = [];
     let token = prevBatch;
     try {
-      for (let page = 0; page < GAP_PAGES && token !== null; page++) {
-        const { chunk, end } = await this.messages("b", token);
-        const met = chunk.findIndex(({ event_id }) => this.byId.has(event_id));
+      for (let page = 0; page < MAX_GAP_PAGES && token !== null; page++) {
+        const { chunk, end } = await this.fetchPage("b", token);
+        const met = chunk.findIndex(({ event_id }) => this.eventsById.has(event_id));
         between.unshift(...(met === -1 ? chunk : chunk.slice(0, met)).reverse());
         if (met !== -1 || end === undefined) return { between };
         token = end;
@@ -306,11 +306,11 @@ export class Timeline {
     }
   }
 
-  private reset(token: string | null): void {
+  private clear(token: string | null): void {
     this.events = [];
-    this.byId.clear();
-    this.early.clear();
-    this.lastBy.clear();
+    this.eventsById.clear();
+    this.earlyRelations.clear();
+    this.lastOrderBySender.clear();
     this.back = { token, loading: false };
     this.loadingBack.value = false;
     this.resets.value += 1;
@@ -318,13 +318,13 @@ export class Timeline {
 }
 
 /** The id of the event that a redaction is about, in the form of any room version. */
-export function redactedBy(raw: RawEvent): string | undefined {
+export function redactionTarget(raw: RawEvent): string | undefined {
   return text(raw.content["redacts"]) ?? raw.redacts;
 }
 
 /** The event that this one says something about; a reply says nothing about what it answers. */
-function targetOf(raw: RawEvent): string | undefined {
-  if (raw.type === "m.room.redaction") return redactedBy(raw);
+function relationTarget(raw: RawEvent): string | undefined {
+  if (raw.type === "m.room.redaction") return redactionTarget(raw);
   const { type, target } = relationOf(raw.content);
   return type === "m.annotation" || type === "m.replace" || type === "m.thread" ? target : undefined;
 }

@@ -22,7 +22,7 @@ export class TimelineEvent {
   /** What a thread's root knows of its thread. */
   thread: { count: number; latest: RawEvent | null } | null = null;
   /** Whether it was an edit that was taken back: then there is nothing to show in its place. */
-  isRetractedEdit = false;
+  isRedactedEdit = false;
 
   /** The edits by the event's own sender, oldest first. */
   private edits: RawEvent[] = [];
@@ -91,20 +91,20 @@ export class TimelineEvent {
       record(edit.content["m.new_content"]) !== undefined;
     if (!isValid || this.edits.some(({ event_id }) => event_id === edit.event_id)) return;
     this.edits = [...this.edits, edit].sort((a, b) => a.origin_server_ts - b.origin_server_ts);
-    this.touch();
+    this.notifyChanged();
   }
 
   addReaction(key: string, sender: string, eventId: string): void {
     const senders = this.reactions.get(key) ?? new Map<string, string>();
     this.reactions.set(key, senders.set(sender, eventId));
-    this.touch();
+    this.notifyChanged();
   }
 
   removeReaction(key: string, sender: string): void {
     const senders = this.reactions.get(key);
     senders?.delete(sender);
     if (senders?.size === 0) this.reactions.delete(key);
-    this.touch();
+    this.notifyChanged();
   }
 
   /** Counts a reply in the thread that begins here. */
@@ -114,7 +114,7 @@ export class TimelineEvent {
     // What is bundled counts what was there when the root was fetched; only later replies are added.
     if (latest !== null && (latest.event_id === reply.event_id || latest.origin_server_ts > reply.origin_server_ts)) return;
     this.thread = { count: count + 1, latest: reply };
-    this.touch();
+    this.notifyChanged();
   }
 
   removeReply(eventId: string): void {
@@ -122,11 +122,11 @@ export class TimelineEvent {
     const latest = this.thread.latest?.event_id === eventId ? null : this.thread.latest;
     const count = this.thread.count - 1;
     this.thread = count > 0 ? { count, latest } : null;
-    this.touch();
+    this.notifyChanged();
   }
 
   /** Takes what the server told with the event. */
-  takeBundled(): void {
+  applyBundledRelations(): void {
     const bundled = this.raw.unsigned?.["m.relations"];
     const edit = record(bundled?.["m.replace"]);
     if (record(edit?.["content"]) !== undefined) this.addEdit(edit as unknown as RawEvent);
@@ -137,26 +137,26 @@ export class TimelineEvent {
   }
 
   /** Takes back what another event said about this one. */
-  forgetRelation(from: TimelineEvent): void {
+  removeRelation(from: TimelineEvent): void {
     const { type, key } = from.relation;
     if (type === "m.replace") this.edits = this.edits.filter(({ event_id }) => event_id !== from.id);
     else if (type === "m.thread") this.removeReply(from.id);
     else if (key !== undefined && this.reactions.get(key)?.get(from.sender) === from.id) this.removeReaction(key, from.sender);
-    this.touch();
+    this.notifyChanged();
   }
 
   redact(redaction: RawEvent): void {
-    this.isRetractedEdit = this.relation.type === "m.replace";
+    this.isRedactedEdit = this.relation.type === "m.replace";
     const keepsContent = this.isState && this.raw.type !== "m.room.member";
     const unsigned = { ...this.raw.unsigned, redacted_because: redaction };
     this.raw = { ...this.raw, content: keepsContent ? this.raw.content : {}, unsigned };
     this.edits = [];
     this.pendingEdit = null;
     this.reactions.clear();
-    this.touch();
+    this.notifyChanged();
   }
 
-  touch(): void {
+  notifyChanged(): void {
     this.changed.value += 1;
   }
 }

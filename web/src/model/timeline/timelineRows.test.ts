@@ -1,15 +1,15 @@
 import { expect, test } from "vitest";
 import type { RawEvent } from "../server/events.ts";
-import { apiThat, edit, event, reaction, redaction, reply } from "../testHelpers.ts";
+import { apiAnswering, edit, event, reaction, redaction, reply } from "../testHelpers.ts";
 import { Timeline } from "./timeline.ts";
-import { rowsOf } from "./timelineRows.ts";
+import { buildRows } from "./timelineRows.ts";
 
 const NOON = Date.UTC(2026, 0, 5, 12);
 const MINUTE = 60_000;
 
 function eventsOf(...raw: RawEvent[]) {
   const timeline = new Timeline(
-    apiThat(() => ({})),
+    apiAnswering(() => ({})),
     "!r:x",
   );
   timeline.append(raw);
@@ -21,7 +21,7 @@ const join = (id: string, user: string, time: number) =>
   event(id, { type: "m.room.member", state_key: user, sender: user, origin_server_ts: time, content: { membership: "join" } });
 
 test("what one person says in a row is grouped, until some minutes pass", () => {
-  const rows = rowsOf(eventsOf(at("$1", NOON), at("$2", NOON + MINUTE), at("$3", NOON + 2 * MINUTE, "@bob:x"), at("$4", NOON + 20 * MINUTE, "@bob:x")), {
+  const rows = buildRows(eventsOf(at("$1", NOON), at("$2", NOON + MINUTE), at("$3", NOON + 2 * MINUTE, "@bob:x"), at("$4", NOON + 20 * MINUTE, "@bob:x")), {
     me: "@me:x",
   });
   expect(rows.map((row) => row.kind === "message" && [row.isFirst, row.isLast])).toEqual([
@@ -33,13 +33,13 @@ test("what one person says in a row is grouped, until some minutes pass", () => 
 });
 
 test("days are separated", () => {
-  const rows = rowsOf(eventsOf(at("$1", NOON), at("$2", NOON + MINUTE), at("$3", NOON + 1_440 * MINUTE)), { me: "@me:x" });
+  const rows = buildRows(eventsOf(at("$1", NOON), at("$2", NOON + MINUTE), at("$3", NOON + 1_440 * MINUTE)), { me: "@me:x" });
   expect(rows.map(({ day }) => day)).toEqual([NOON, null, NOON + 1_440 * MINUTE]);
 });
 
 test("the new messages begin with the first of somebody else after what was read", () => {
   const events = eventsOf(at("$1", NOON), at("$2", NOON, "@me:x"), at("$3", NOON), at("$4", NOON));
-  const rows = rowsOf(events, { me: "@me:x", readUpTo: events[0]!.order });
+  const rows = buildRows(events, { me: "@me:x", readUpTo: events[0]!.order });
   expect(rows.map(({ isUnread }) => isUnread)).toEqual([false, false, true, false]);
 });
 
@@ -52,7 +52,7 @@ test("changes in a row are one row; edits, reactions and threads are none", () =
     reaction("$r", "$1", "👍", "@b:x"),
     reply("$t", "$1", { origin_server_ts: NOON }),
   );
-  const rows = rowsOf(events, { me: "@me:x" });
+  const rows = buildRows(events, { me: "@me:x" });
   expect(rows.map(({ kind, key }) => [kind, key])).toEqual([
     ["changes", "$a"],
     ["message", "$1"],
@@ -61,10 +61,10 @@ test("changes in a row are one row; edits, reactions and threads are none", () =
 
 test("a thread has its root and its answers, and nothing else", () => {
   const events = eventsOf(at("$1", NOON), at("$2", NOON), reply("$t", "$1", { origin_server_ts: NOON }), join("$a", "@a:x", NOON));
-  expect(rowsOf(events, { me: "@me:x", thread: "$1" }).map(({ key }) => key)).toEqual(["$1", "$t"]);
+  expect(buildRows(events, { me: "@me:x", thread: "$1" }).map(({ key }) => key)).toEqual(["$1", "$t"]);
 });
 
 test("a deleted message leaves its place, a deleted edit does not", () => {
   const events = eventsOf(at("$1", NOON), edit("$e", "$1", "x", { origin_server_ts: NOON }), at("$2", NOON), redaction("$x", "$e"), redaction("$y", "$2"));
-  expect(rowsOf(events, { me: "@me:x" }).map(({ key }) => key)).toEqual(["$1", "$2"]);
+  expect(buildRows(events, { me: "@me:x" }).map(({ key }) => key)).toEqual(["$1", "$2"]);
 });

@@ -1,10 +1,10 @@
 // What stands under each other in a conversation: messages, grouped by who says them, and folded changes of the room.
 
-import { isShown } from "../rooms/room.ts";
-import { isDescribed } from "./stateEventText.ts";
+import { isVisibleMessage } from "../rooms/room.ts";
+import { hasStateEventText } from "./stateEventText.ts";
 import type { TimelineEvent } from "./timelineEvent.ts";
 
-interface Placed {
+interface RowBase {
   key: string;
   /** The orders of its first and last event. */
   first: number;
@@ -15,7 +15,7 @@ interface Placed {
   isUnread: boolean;
 }
 
-export interface MessageRow extends Placed {
+export interface MessageRow extends RowBase {
   kind: "message";
   event: TimelineEvent;
   /** Whether it is the first, or the last, of those that one person says in a row. */
@@ -23,14 +23,14 @@ export interface MessageRow extends Placed {
   isLast: boolean;
 }
 
-export interface ChangesRow extends Placed {
+export interface ChangesRow extends RowBase {
   kind: "changes";
   events: TimelineEvent[];
 }
 
-export type Row = MessageRow | ChangesRow;
+export type TimelineRow = MessageRow | ChangesRow;
 
-export interface RowOptions {
+export interface TimelineRowOptions {
   me: string;
   /** The thread that is shown; the conversation itself leaves threads out. */
   thread?: string | undefined;
@@ -39,16 +39,16 @@ export interface RowOptions {
 }
 
 /** Whoever says something again within this time needs no new heading. */
-const GROUP_MS = 5 * 60_000;
+const MESSAGE_GROUP_MS = 5 * 60_000;
 
-export function rowsOf(events: Iterable<TimelineEvent>, { me, thread, readUpTo = null }: RowOptions): Row[] {
-  const rows: Row[] = [];
+export function buildRows(events: Iterable<TimelineEvent>, { me, thread, readUpTo = null }: TimelineRowOptions): TimelineRow[] {
+  const rows: TimelineRow[] = [];
   let unreadBegun = readUpTo === null;
   let lastDay = "";
   for (const event of events) {
-    const isMessage = isMessageOf(event, thread);
-    if (!isMessage && (thread !== undefined || !isDescribed(event))) continue;
-    const today = dayOf(event.time);
+    const isMessage = isMessageIn(event, thread);
+    if (!isMessage && (thread !== undefined || !hasStateEventText(event))) continue;
+    const today = dayNumber(event.time);
     const day = today === lastDay ? null : event.time;
     lastDay = today;
     const isUnread = !unreadBegun && event.sender !== me && isMessage && event.order > readUpTo!;
@@ -56,7 +56,7 @@ export function rowsOf(events: Iterable<TimelineEvent>, { me, thread, readUpTo =
     const placed = { key: event.key, first: event.order, last: event.order, day, isUnread };
     const before = rows.at(-1);
     if (isMessage) {
-      const joins = before?.kind === "message" && day === null && !isUnread && follows(event, before.event);
+      const joins = before?.kind === "message" && day === null && !isUnread && continuesGroup(event, before.event);
       if (joins) before.isLast = false;
       rows.push({ ...placed, kind: "message", event, isFirst: !joins, isLast: true });
     } else if (before?.kind === "changes" && day === null) {
@@ -69,21 +69,21 @@ export function rowsOf(events: Iterable<TimelineEvent>, { me, thread, readUpTo =
   return rows;
 }
 
-function isMessageOf(event: TimelineEvent, thread: string | undefined): boolean {
-  if (!isShown(event.raw) || event.isState || event.isRetractedEdit) return false;
+function isMessageIn(event: TimelineEvent, thread: string | undefined): boolean {
+  if (!isVisibleMessage(event.raw) || event.isState || event.isRedactedEdit) return false;
   const { type, target } = event.relation;
   if (type === "m.replace") return event.sendState === "failed" && !event.isStored;
   return thread === undefined ? type !== "m.thread" : event.id === thread || (type === "m.thread" && target === thread);
 }
 
-function follows(event: TimelineEvent, before: TimelineEvent): boolean {
-  return event.sender === before.sender && event.time - before.time < GROUP_MS;
+function continuesGroup(event: TimelineEvent, before: TimelineEvent): boolean {
+  return event.sender === before.sender && event.time - before.time < MESSAGE_GROUP_MS;
 }
 
-const OFFSET_MS = 60_000;
+const MINUTE_MS = 60_000;
 
 /** Names the day of a time, by the clock of the reader. */
-function dayOf(time: number): string {
-  const offset = new Date(time).getTimezoneOffset() * OFFSET_MS;
+function dayNumber(time: number): string {
+  const offset = new Date(time).getTimezoneOffset() * MINUTE_MS;
   return String(Math.floor((time - offset) / 86_400_000));
 }

@@ -27,7 +27,7 @@ export function Avatar({ id, name, mxc, size = "medium", square = false, presenc
 }
 
 function Dot({ userId }: { userId: string }) {
-  const presence = useChat().people.get(userId)?.presence ?? "offline";
+  const presence = useChat().presences.get(userId)?.presence ?? "offline";
   return presence === "offline" ? null : <span class={`dot ${presence}`} />;
 }
 

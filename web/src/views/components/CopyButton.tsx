@@ -1,4 +1,4 @@
-import { Refusal } from "../../model/server/api.ts";
+import { UserFacingError } from "../../model/server/api.ts";
 import { IconButton } from "./IconButton.tsx";
 import { attempt, tell } from "./Toasts.tsx";
 
@@ -13,6 +13,6 @@ export function CopyButton({ text, label }: { text: string; label: string }) {
 async function toClipboard(text: string): Promise<void> {
   // Browsers have the clipboard only where the page came over https, or from this machine.
   const clipboard = navigator.clipboard as Clipboard | undefined;
-  if (clipboard === undefined) throw new Refusal("This browser lets the page copy only over https. Mark the text and copy it.");
+  if (clipboard === undefined) throw new UserFacingError("This browser lets the page copy only over https. Mark the text and copy it.");
   await clipboard.writeText(text);
 }

@@ -1,6 +1,6 @@
 import { useState } from "preact/hooks";
-import { Refusal } from "../../model/server/api.ts";
-import { passwordProblem, SHORTEST_PASSWORD } from "../../model/session/authentication.ts";
+import { UserFacingError } from "../../model/server/api.ts";
+import { MIN_PASSWORD_LENGTH, passwordProblem } from "../../model/session/authentication.ts";
 import { PasswordField } from "./PasswordField.tsx";
 
 /** A new password, typed twice, with the rules for it. */
@@ -14,7 +14,7 @@ export function NewPassword({ label = "Password" }: { label?: string }) {
         label={label}
         name="new-password"
         autocomplete="new-password"
-        hint={`At least ${SHORTEST_PASSWORD} characters. A few words are good.`}
+        hint={`At least ${MIN_PASSWORD_LENGTH} characters. A few words are good.`}
         onInput={setFirst}
       />
       <div class="stack tight">
@@ -31,6 +31,6 @@ export function NewPassword({ label = "Password" }: { label?: string }) {
 export function newPassword(data: FormData): string {
   const password = String(data.get("new-password") ?? "");
   const problem = passwordProblem(password, String(data.get("repeated") ?? ""));
-  if (problem !== null) throw new Refusal(problem);
+  if (problem !== null) throw new UserFacingError(problem);
   return password;
 }

@@ -1,6 +1,6 @@
 import "./PeoplePicker.css";
 import { useEffect, useId, useState } from "preact/hooks";
-import { type Found, findPeople } from "../../model/people/userSearch.ts";
+import { type FoundUser, searchUsers } from "../../model/people/userSearch.ts";
 import { messageOf } from "../../model/server/api.ts";
 import { useChat } from "../clientContext.ts";
 import { Avatar } from "./Avatar.tsx";
@@ -9,8 +9,8 @@ import { Icon } from "./Icon.tsx";
 interface Props {
   label: string;
   hint?: string;
-  chosen: Found[];
-  onChange: (chosen: Found[]) => void;
+  chosen: FoundUser[];
+  onChange: (chosen: FoundUser[]) => void;
   /** Suggests only when something is typed. */
   compact?: boolean;
   /** Who cannot be chosen. */
@@ -21,16 +21,16 @@ const TYPING_MS = 200;
 
 /** Chooses people by their names: what is typed is looked up, arrow keys and Enter choose. */
 export function PeoplePicker({ label, hint = "A name, or a whole id like @ann:example.org", chosen, onChange, compact = false, without }: Props) {
-  const { api, parlour, me } = useChat();
+  const { api, parlourApi, me } = useChat();
   const id = useId();
   const [typed, setTyped] = useState("");
-  const [found, setFound] = useState<Found[]>([]);
+  const [found, setFound] = useState<FoundUser[]>([]);
   const [problem, setProblem] = useState<string | null>(null);
   const [active, setActive] = useState(0);
   useEffect(() => {
     let wanted = true;
     const timer = setTimeout(() => {
-      findPeople(api, parlour, typed).then(
+      searchUsers(api, parlourApi, typed).then(
         (people) => {
           if (!wanted) return;
           setFound(people);
@@ -46,7 +46,7 @@ export function PeoplePicker({ label, hint = "A name, or a whole id like @ann:ex
     };
   }, [typed]);
   const open = found.filter((person) => person.id !== me && !without?.(person.id) && !chosen.some((other) => other.id === person.id));
-  const choose = (person: Found | undefined) => {
+  const choose = (person: FoundUser | undefined) => {
     if (person === undefined) return;
     onChange([...chosen, person]);
     setTyped("");

@@ -11,10 +11,10 @@ import { LeaveRoom } from "./LeaveRoom.tsx";
 
 /** What the room is called and about, and the first things to do in it. */
 export function About({ room, onMembers }: { room: Room; onMembers: () => void }) {
-  const { me, people } = useChat();
+  const { me, presences } = useChat();
   const [open, setOpen] = useState<"edit" | "invite" | "leave" | null>(null);
   const close = () => setOpen(null);
-  const powers = room.powers.value;
+  const powers = room.powerLevels.value;
   const mayEdit = ["m.room.name", "m.room.topic", "m.room.avatar"].some((type) => powers.maySend(me, type, true));
   const other = room.directWith.value;
   const count = room.joinedCount.value;
@@ -30,7 +30,7 @@ export function About({ room, onMembers }: { room: Room; onMembers: () => void }
           <CopyButton text={room.alias.value} label="Copy the address" />
         </p>
       )}
-      {other !== null && <p class="soft small-text">{presenceText(people.get(other))}</p>}
+      {other !== null && <p class="soft small-text">{presenceText(presences.get(other))}</p>}
       {room.topic.value !== undefined && (
         <p class="about-topic" dir="auto">
           {room.topic}

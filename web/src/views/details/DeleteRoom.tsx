@@ -9,12 +9,12 @@ import { panel } from "../sidePanel.ts";
 
 /** Deletes a room for everybody. Its name has to be typed, because nothing brings it back. */
 export function DeleteRoom({ room, onClose }: { room: Room; onClose: () => void }) {
-  const { parlour } = useChat();
+  const { parlourApi } = useChat();
   const [typed, setTyped] = useState("");
   const [name] = useState(room.name.peek());
   const remove = async (data: FormData) => {
     const reason = String(data.get("reason")).trim();
-    await parlour.deleteRoom(room.id, reason === "" ? undefined : reason);
+    await parlourApi.deleteRoom(room.id, reason === "" ? undefined : reason);
     panel.value = null;
     go({ at: "home" }, true);
     tell("The room is deleted.");

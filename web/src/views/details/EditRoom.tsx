@@ -1,6 +1,6 @@
 import { useState } from "preact/hooks";
 import { type Room, serverOf } from "../../model/rooms/room.ts";
-import { asUsername } from "../../model/session/authentication.ts";
+import { toUsername } from "../../model/session/authentication.ts";
 import { useChat } from "../clientContext.ts";
 import { Confirm } from "../components/ConfirmDialog.tsx";
 import { Field } from "../components/Form.tsx";
@@ -9,8 +9,8 @@ import { AliasField } from "../explore/AliasField.tsx";
 
 /** Changes what a room is called and about, as far as one may. */
 export function EditRoom({ room, onClose }: { room: Room; onClose: () => void }) {
-  const { moderation, me } = useChat();
-  const may = (type: string) => room.powers.value.maySend(me, type, true);
+  const { roomAdministration, me } = useChat();
+  const may = (type: string) => room.powerLevels.value.maySend(me, type, true);
   const [alias, setAlias] = useState("");
   const name = String(room.content("m.room.name")?.["name"] ?? "");
   const topic = room.topic.value ?? "";
@@ -18,9 +18,9 @@ export function EditRoom({ room, onClose }: { room: Room; onClose: () => void })
   const save = async (data: FormData) => {
     const nextName = String(data.get("name") ?? name).trim();
     const nextTopic = String(data.get("topic") ?? topic).trim();
-    if (nextName !== name) await moderation.setState(room.id, "m.room.name", { name: nextName });
-    if (nextTopic !== topic) await moderation.setState(room.id, "m.room.topic", { topic: nextTopic });
-    if (mayAlias && alias !== "") await moderation.setAlias(room.id, `#${asUsername(alias)}:${serverOf(me)}`);
+    if (nextName !== name) await roomAdministration.setState(room.id, "m.room.name", { name: nextName });
+    if (nextTopic !== topic) await roomAdministration.setState(room.id, "m.room.topic", { topic: nextTopic });
+    if (mayAlias && alias !== "") await roomAdministration.setAlias(room.id, `#${toUsername(alias)}:${serverOf(me)}`);
   };
   return (
     <Confirm title="Edit room" submit="Save" onConfirm={save} onClose={onClose}>
@@ -30,7 +30,7 @@ export function EditRoom({ room, onClose }: { room: Room; onClose: () => void })
           name={room.name.value}
           mxc={room.avatar.value}
           square
-          onChange={async (mxc) => moderation.setState(room.id, "m.room.avatar", mxc === undefined ? {} : { url: mxc })}
+          onChange={async (mxc) => roomAdministration.setState(room.id, "m.room.avatar", mxc === undefined ? {} : { url: mxc })}
         />
       )}
       <Field label="Name" name="name" defaultValue={name} dir="auto" autocomplete="off" disabled={!may("m.room.name")} />

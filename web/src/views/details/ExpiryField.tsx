@@ -1,8 +1,8 @@
-import type { Expiry } from "../../model/server/parlourApi.ts";
+import type { ExpiryChoice } from "../../model/server/parlourApi.ts";
 import { Field } from "../components/Form.tsx";
 import { Select } from "../components/Select.tsx";
 
-const CHOICES: { value: Expiry; label: string }[] = [
+const CHOICES: { value: ExpiryChoice; label: string }[] = [
   { value: "never", label: "Never" },
   { value: "hour", label: "In 1 hour" },
   { value: "day", label: "In 1 day" },
@@ -12,8 +12,8 @@ const CHOICES: { value: Expiry; label: string }[] = [
 
 interface Props {
   label: string;
-  value: Expiry;
-  onChange: (value: Expiry) => void;
+  value: ExpiryChoice;
+  onChange: (value: ExpiryChoice) => void;
   /** Whether it can stand without an end. */
   endless?: boolean;
 }
@@ -22,7 +22,7 @@ interface Props {
 export function ExpiryField({ label, value, onChange, endless = true }: Props) {
   return (
     <>
-      <Select label={label} value={value} onChange={(next) => onChange(next as Expiry)} options={endless ? CHOICES : CHOICES.slice(1)} />
+      <Select label={label} value={value} onChange={(next) => onChange(next as ExpiryChoice)} options={endless ? CHOICES : CHOICES.slice(1)} />
       {value === "custom" && <Field label="Date and time" name="until" type="datetime-local" min={localTime(Date.now())} required />}
     </>
   );

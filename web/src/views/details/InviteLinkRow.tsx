@@ -1,6 +1,6 @@
 import { useState } from "preact/hooks";
 import { hrefOf } from "../../model/route.ts";
-import { type InviteLink, isSpent, usesLeft } from "../../model/server/parlourApi.ts";
+import { type InviteLink, isUnusable, usesLeft } from "../../model/server/parlourApi.ts";
 import { CopyButton } from "../components/CopyButton.tsx";
 import { exactTime, fromNow } from "../components/formatTime.ts";
 import { IconButton } from "../components/IconButton.tsx";
@@ -21,7 +21,7 @@ export function LinkRow({ link, onRevoke }: { link: InviteLink; onRevoke: () => 
     setBusy(false);
   };
   return (
-    <li class={`invite-link${isSpent(link) ? " spent" : ""}`}>
+    <li class={`invite-link${isUnusable(link) ? " spent" : ""}`}>
       <div class="row">
         <div class="grow">
           <p class="ellipsis" dir="auto">

@@ -1,7 +1,7 @@
 import { useEffect, useState } from "preact/hooks";
 import type { Room } from "../../model/rooms/room.ts";
 import { messageOf } from "../../model/server/api.ts";
-import { type Expiry, expiresAt, type InviteLink } from "../../model/server/parlourApi.ts";
+import { type ExpiryChoice, expiresAt, type InviteLink } from "../../model/server/parlourApi.ts";
 import { useChat } from "../clientContext.ts";
 import { Field, Form } from "../components/Form.tsx";
 import { ExpiryField } from "./ExpiryField.tsx";
@@ -9,17 +9,17 @@ import { LinkRow } from "./InviteLinkRow.tsx";
 
 /** Links that let whoever has them into the room, with a new account if need be. */
 export function InviteLinks({ room }: { room: Room }) {
-  const { parlour } = useChat();
+  const { parlourApi } = useChat();
   const [links, setLinks] = useState<InviteLink[] | null>(null);
   const [problem, setProblem] = useState<string | null>(null);
-  const [expiry, setExpiry] = useState<Expiry>("week");
+  const [expiry, setExpiry] = useState<ExpiryChoice>("week");
   useEffect(() => {
-    parlour.links(room.id).then(setLinks, (error: unknown) => setProblem(messageOf(error)));
+    parlourApi.inviteLinks(room.id).then(setLinks, (error: unknown) => setProblem(messageOf(error)));
   }, []);
   const create = async (data: FormData) => {
     const uses = Number(data.get("uses"));
     const label = String(data.get("label")).trim();
-    const link = await parlour.createLink(room.id, {
+    const link = await parlourApi.createInviteLink(room.id, {
       expires_at: expiresAt(expiry, String(data.get("until") ?? "")),
       max_uses: uses > 0 ? uses : undefined,
       label: label === "" ? undefined : label,
@@ -27,7 +27,7 @@ export function InviteLinks({ room }: { room: Room }) {
     setLinks([link, ...(links ?? [])]);
   };
   const revoke = async (link: InviteLink) => {
-    await parlour.revokeLink(room.id, link.token);
+    await parlourApi.revokeInviteLink(room.id, link.token);
     setLinks((links ?? []).filter(({ token }) => token !== link.token));
   };
   return (

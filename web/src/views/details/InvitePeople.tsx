@@ -1,7 +1,7 @@
 import { useState } from "preact/hooks";
-import type { Found } from "../../model/people/userSearch.ts";
+import type { FoundUser } from "../../model/people/userSearch.ts";
 import type { Room } from "../../model/rooms/room.ts";
-import { type Expiry, expiresAt } from "../../model/server/parlourApi.ts";
+import { type ExpiryChoice, expiresAt } from "../../model/server/parlourApi.ts";
 import { useChat } from "../clientContext.ts";
 import { Form } from "../components/Form.tsx";
 import { PeoplePicker } from "../components/PeoplePicker.tsx";
@@ -10,14 +10,14 @@ import { ExpiryField } from "./ExpiryField.tsx";
 
 /** Invites people by their names, for good or until a time. */
 export function InvitePeople({ room, onDone }: { room: Room; onDone: () => void }) {
-  const { moderation } = useChat();
-  const [chosen, setChosen] = useState<Found[]>([]);
-  const [expiry, setExpiry] = useState<Expiry>("never");
+  const { roomAdministration } = useChat();
+  const [chosen, setChosen] = useState<FoundUser[]>([]);
+  const [expiry, setExpiry] = useState<ExpiryChoice>("never");
   const isThere = (userId: string) => ["join", "invite", "ban"].includes(room.members.get(userId)?.membership ?? "");
   const invite = async (data: FormData) => {
     const until = expiresAt(expiry, String(data.get("until") ?? ""));
     for (const person of [...chosen]) {
-      await moderation.invite(room.id, [person.id], until);
+      await roomAdministration.invite(room.id, [person.id], until);
       // Where one cannot be invited, those before are done.
       setChosen((rest) => rest.filter((other) => other.id !== person.id));
     }

@@ -5,9 +5,9 @@ import { go } from "../currentRoute.ts";
 import { panel } from "../sidePanel.ts";
 
 export function LeaveRoom({ room, onClose }: { room: Room; onClose: () => void }) {
-  const { moderation } = useChat();
+  const { roomAdministration } = useChat();
   const leave = async () => {
-    await moderation.leave(room.id);
+    await roomAdministration.leave(room.id);
     panel.value = null;
     go({ at: "home" }, true);
   };

@@ -1,6 +1,6 @@
 import { useState } from "preact/hooks";
 import type { Member, Room } from "../../model/rooms/room.ts";
-import { rolesToGive } from "../../model/rooms/roomAdministration.ts";
+import { assignableRoles } from "../../model/rooms/roomAdministration.ts";
 import { useChat } from "../clientContext.ts";
 import { Confirm } from "../components/ConfirmDialog.tsx";
 import { Field } from "../components/Form.tsx";
@@ -24,11 +24,11 @@ export function MemberDialog({ room, deed, onClose }: Props) {
 }
 
 function RemoveDialog({ room, deed: { kind, member }, onClose }: Props) {
-  const { moderation } = useChat();
+  const { roomAdministration } = useChat();
   const run = async (data: FormData) => {
     const reason = String(data.get("reason")).trim();
-    if (kind === "ban") await moderation.ban(room.id, member.userId, reason);
-    else await moderation.kick(room.id, member.userId, reason);
+    if (kind === "ban") await roomAdministration.ban(room.id, member.userId, reason);
+    else await roomAdministration.kick(room.id, member.userId, reason);
   };
   return (
     <Confirm
@@ -49,13 +49,18 @@ function RemoveDialog({ room, deed: { kind, member }, onClose }: Props) {
 }
 
 function RoleDialog({ room, member, onClose }: { room: Room; member: Member; onClose: () => void }) {
-  const { moderation, me } = useChat();
-  const roles = rolesToGive(room.powers.value, me, member.userId);
+  const { roomAdministration, me } = useChat();
+  const roles = assignableRoles(room.powerLevels.value, me, member.userId);
   const [level, setLevel] = useState(String(roles[0]?.level ?? 0));
-  const own = room.powers.value.of(me);
+  const own = room.powerLevels.value.levelOf(me);
   const isHigh = Number(level) >= own || member.userId === me;
   return (
-    <Confirm title={`Role of ${member.name}`} submit="Save" onConfirm={async () => moderation.setLevel(room, member.userId, Number(level))} onClose={onClose}>
+    <Confirm
+      title={`Role of ${member.name}`}
+      submit="Save"
+      onConfirm={async () => roomAdministration.setLevel(room, member.userId, Number(level))}
+      onClose={onClose}
+    >
       <Select
         label="Role"
         value={level}

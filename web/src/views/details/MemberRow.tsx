@@ -1,6 +1,6 @@
-import { Powers } from "../../model/rooms/powerLevels.ts";
+import { PowerLevels } from "../../model/rooms/powerLevels.ts";
 import type { Member, Room } from "../../model/rooms/room.ts";
-import { invitationEnds, rolesToGive } from "../../model/rooms/roomAdministration.ts";
+import { assignableRoles, invitationExpiry } from "../../model/rooms/roomAdministration.ts";
 import { useChat } from "../clientContext.ts";
 import { Avatar } from "../components/Avatar.tsx";
 import { fromNow } from "../components/formatTime.ts";
@@ -21,7 +21,7 @@ const ROLE_NAMES = { creator: "Creator", admin: "Admin", moderator: "Moderator",
 
 /** Somebody in the room, with what one can do about them. */
 export function MemberRow({ room, member, onDeed }: Props) {
-  const { people } = useChat();
+  const { presences } = useChat();
   const { userId, name, avatar, membership } = member;
   const role = membership === "join" ? roleOf(room, userId) : null;
   const items = useDeeds(room, member, onDeed);
@@ -33,7 +33,7 @@ export function MemberRow({ room, member, onDeed }: Props) {
           <span class="member-name ellipsis" dir="auto">
             {name}
           </span>
-          <span class="member-detail ellipsis">{membership === "join" ? presenceText(people.get(userId)) : detailOf(room, member)}</span>
+          <span class="member-detail ellipsis">{membership === "join" ? presenceText(presences.get(userId)) : detailOf(room, member)}</span>
         </span>
         {role !== null && <span class="role">{role}</span>}
       </button>
@@ -44,14 +44,14 @@ export function MemberRow({ room, member, onDeed }: Props) {
 
 /** The name of the role, if it is one worth a name. Who made a room of an old version is an admin of it. */
 function roleOf(room: Room, userId: string): string | null {
-  const powers = room.powers.value;
-  if (room.creator.value === userId && powers.of(userId) >= 100) return "Creator";
-  return ROLE_NAMES[Powers.role(powers.of(userId))];
+  const powers = room.powerLevels.value;
+  if (room.creator.value === userId && powers.levelOf(userId) >= 100) return "Creator";
+  return ROLE_NAMES[PowerLevels.roleName(powers.levelOf(userId))];
 }
 
 function detailOf(room: Room, { userId, membership, sender, reason }: Member): string {
   if (membership === "invite") {
-    const ends = invitationEnds(room, userId);
+    const ends = invitationExpiry(room, userId);
     return ends === undefined ? `Invited by ${room.memberName(sender)}` : `Expires ${fromNow(ends)}`;
   }
   if (membership === "knock") return reason ?? "Asks to come in";
@@ -60,25 +60,25 @@ function detailOf(room: Room, { userId, membership, sender, reason }: Member): s
 
 function useDeeds(room: Room, member: Member, onDeed: (deed: MemberDeed) => void): MenuItem[] {
   const chat = useChat();
-  const { me, moderation } = chat;
+  const { me, roomAdministration } = chat;
   const { userId, membership } = member;
-  const powers = room.powers.value;
+  const powers = room.powerLevels.value;
   const items: MenuItem[] = [];
   const do_ = (label: string, icon: MenuItem["icon"], work: () => Promise<unknown>) => items.push({ label, icon, action: () => void attempt(work) });
   const ask = (kind: MemberDeed["kind"], label: string, icon: MenuItem["icon"]) =>
     items.push({ label, icon, danger: kind !== "role", action: () => onDeed({ kind, member }) });
   if (membership === "ban") {
-    if (powers.mayAct(me, "ban", userId) && powers.may(me, "kick")) do_("Unban", "check", async () => moderation.unban(room.id, userId));
+    if (powers.mayActOn(me, "ban", userId) && powers.may(me, "kick")) do_("Unban", "check", async () => roomAdministration.unban(room.id, userId));
     return items;
   }
   if (userId !== me) items.push({ label: "Message", icon: "chat", action: () => void openDirect(chat, userId) });
-  if (membership === "knock" && powers.may(me, "invite")) do_("Let in", "check", async () => moderation.invite(room.id, [userId]));
-  if (membership === "join" && rolesToGive(powers, me, userId).length > 0) ask("role", "Change role", "shield");
+  if (membership === "knock" && powers.may(me, "invite")) do_("Let in", "check", async () => roomAdministration.invite(room.id, [userId]));
+  if (membership === "join" && assignableRoles(powers, me, userId).length > 0) ask("role", "Change role", "shield");
   if (userId === me) return items;
-  if (powers.mayAct(me, "kick", userId)) {
+  if (powers.mayActOn(me, "kick", userId)) {
     if (membership === "join") ask("kick", "Remove from room", "door");
-    else do_(membership === "invite" ? "Withdraw invitation" : "Turn down", "close", async () => moderation.kick(room.id, userId));
+    else do_(membership === "invite" ? "Withdraw invitation" : "Turn down", "close", async () => roomAdministration.kick(room.id, userId));
   }
-  if (powers.mayAct(me, "ban", userId)) ask("ban", "Ban", "warning");
+  if (powers.mayActOn(me, "ban", userId)) ask("ban", "Ban", "warning");
   return items;
 }

@@ -1,6 +1,6 @@
 import { useEffect, useState } from "preact/hooks";
 import type { Member, Room } from "../../model/rooms/room.ts";
-import { folded } from "../../model/rooms/roomFilter.ts";
+import { foldForSearch } from "../../model/rooms/roomFilter.ts";
 import { useChat } from "../clientContext.ts";
 import { Icon } from "../components/Icon.tsx";
 import { attempt } from "../components/Toasts.tsx";
@@ -20,10 +20,10 @@ export function Members({ room }: { room: Room }) {
   const [deed, setDeed] = useState<MemberDeed | null>(null);
   useEffect(() => void attempt(async () => room.loadMembers()), [room]);
   room.membersChanged.value;
-  const powers = room.powers.value;
-  const words = folded(search.trim());
-  const found = (members: Member[]) => members.filter(({ name, userId }) => words === "" || folded(`${name} ${userId}`).includes(words));
-  const joined = found(room.membersWith("join")).sort((a, b) => powers.of(b.userId) - powers.of(a.userId) || a.name.localeCompare(b.name));
+  const powers = room.powerLevels.value;
+  const words = foldForSearch(search.trim());
+  const found = (members: Member[]) => members.filter(({ name, userId }) => words === "" || foldForSearch(`${name} ${userId}`).includes(words));
+  const joined = found(room.membersWith("join")).sort((a, b) => powers.levelOf(b.userId) - powers.levelOf(a.userId) || a.name.localeCompare(b.name));
   const groups = [
     { name: "In the room", members: joined },
     { name: "Asking to join", members: found(room.membersWith("knock")) },

@@ -1,7 +1,7 @@
 import { useEffect, useState } from "preact/hooks";
 import type { Room } from "../../model/rooms/room.ts";
 import { isCreator } from "../../model/rooms/roomAdministration.ts";
-import { levelOf, type RoomLevel } from "../../model/settings/pushRules.ts";
+import { type RoomNotificationLevel, roomNotificationLevel } from "../../model/settings/pushRules.ts";
 import { useChat } from "../clientContext.ts";
 import { Check } from "../components/Form.tsx";
 import { Select } from "../components/Select.tsx";
@@ -10,7 +10,7 @@ import { HISTORY } from "../explore/CreateRoom.tsx";
 import { DeleteRoom } from "./DeleteRoom.tsx";
 import { LeaveRoom } from "./LeaveRoom.tsx";
 
-const LEVELS: { value: RoomLevel; label: string }[] = [
+const LEVELS: { value: RoomNotificationLevel; label: string }[] = [
   { value: "default", label: "As in my settings" },
   { value: "all", label: "Every message" },
   { value: "mentions", label: "Only mentions" },
@@ -25,24 +25,24 @@ const JOIN_RULES = [
 
 /** How the room is set: for oneself, and for all. */
 export function RoomSettings({ room }: { room: Room }) {
-  const { account, push, moderation, me } = useChat();
+  const { accountData, pushRules, roomAdministration, me } = useChat();
   const [open, setOpen] = useState<"leave" | "delete" | null>(null);
   const close = () => setOpen(null);
-  const rules = account.pushRules.value;
-  const may = (type: string) => room.powers.value.maySend(me, type, true);
+  const rules = accountData.pushRules.value;
+  const may = (type: string) => room.powerLevels.value.maySend(me, type, true);
   const joinRule = room.joinRule.value;
   const joinRules = JOIN_RULES.some(({ value }) => value === joinRule) ? JOIN_RULES : [...JOIN_RULES, { value: joinRule, label: "Members of certain rooms" }];
   const set = (type: string, key: string) => (value: string) =>
-    void attempt(async () => moderation.setState(room.id, type, { ...room.content(type), [key]: value }));
+    void attempt(async () => roomAdministration.setState(room.id, type, { ...room.content(type), [key]: value }));
   return (
     <>
       <section class="stack details-section" aria-labelledby="for-me">
         <h3 id="for-me">For me</h3>
         <Select
           label="Notifications"
-          value={levelOf(rules, room.id)}
+          value={roomNotificationLevel(rules, room.id)}
           options={LEVELS}
-          onChange={(level) => void attempt(async () => push.setLevel(room.id, level as RoomLevel, rules))}
+          onChange={(level) => void attempt(async () => pushRules.setLevel(room.id, level as RoomNotificationLevel, rules))}
         />
       </section>
       <section class="stack details-section" aria-labelledby="for-all">
@@ -81,18 +81,18 @@ export function RoomSettings({ room }: { room: Room }) {
 }
 
 function Listed({ room, disabled }: { room: Room; disabled: boolean }) {
-  const { moderation } = useChat();
+  const { roomAdministration } = useChat();
   const [listed, setListed] = useState(false);
   const [known, setKnown] = useState(false);
   useEffect(() => {
     void attempt(async () => {
-      setListed(await moderation.isListed(room.id));
+      setListed(await roomAdministration.isPubliclyListed(room.id));
       setKnown(true);
     });
   }, []);
   const change = async (next: boolean) => {
     setListed(next);
-    if (!(await attempt(async () => moderation.setListed(room.id, next)))) setListed(!next);
+    if (!(await attempt(async () => roomAdministration.setPubliclyListed(room.id, next)))) setListed(!next);
   };
   return (
     <Check label="In the list of public rooms" checked={listed} disabled={disabled || !known} onChange={(event) => void change(event.currentTarget.checked)} />

@@ -1,7 +1,7 @@
 import { useState } from "preact/hooks";
-import type { Found } from "../../model/people/userSearch.ts";
+import type { FoundUser } from "../../model/people/userSearch.ts";
 import { serverOf } from "../../model/rooms/room.ts";
-import { asUsername } from "../../model/session/authentication.ts";
+import { toUsername } from "../../model/session/authentication.ts";
 import { useChat } from "../clientContext.ts";
 import { Confirm } from "../components/ConfirmDialog.tsx";
 import { Field } from "../components/Form.tsx";
@@ -19,17 +19,17 @@ export const HISTORY = [
 
 /** Makes a room. */
 export function CreateRoom({ onClose }: { onClose: () => void }) {
-  const { founding, me } = useChat();
+  const { roomEntry, me } = useChat();
   const [isPublic, setPublic] = useState(false);
   const [history, setHistory] = useState("shared");
-  const [chosen, setChosen] = useState<Found[]>([]);
+  const [chosen, setChosen] = useState<FoundUser[]>([]);
   const [alias, setAlias] = useState("");
   const create = async (data: FormData) => {
-    const id = await founding.create({
+    const id = await roomEntry.createRoom({
       name: String(data.get("name")).trim(),
       topic: String(data.get("topic")).trim(),
       isPublic,
-      alias: isPublic ? asUsername(alias) : "",
+      alias: isPublic ? toUsername(alias) : "",
       historyVisibility: history,
       invite: chosen.map((person) => person.id),
     });

@@ -12,7 +12,7 @@ const TYPING_MS = 250;
 
 /** The public rooms of the server, and the way into any room whose address one has. */
 export function Explore() {
-  const { directory } = useChat();
+  const { roomDirectory } = useChat();
   const [search, setSearch] = useState("");
   const [rooms, setRooms] = useState<PublicRoom[] | null>(null);
   const [next, setNext] = useState<string | undefined>();
@@ -25,7 +25,7 @@ export function Explore() {
     let wanted = true;
     const timer = setTimeout(
       () => {
-        directory.publicRooms(address === null ? search.trim() : "").then(
+        roomDirectory.publicRooms(address === null ? search.trim() : "").then(
           ({ chunk, next_batch }) => {
             if (!wanted) return;
             setRooms(chunk);
@@ -43,7 +43,7 @@ export function Explore() {
     };
   }, [search]);
   const more = async () => {
-    const page = await directory.publicRooms(address === null ? search.trim() : "", next);
+    const page = await roomDirectory.publicRooms(address === null ? search.trim() : "", next);
     setRooms([...(rooms ?? []), ...page.chunk]);
     setNext(page.next_batch);
   };

@@ -1,5 +1,5 @@
 import { useState } from "preact/hooks";
-import type { Address, PublicRoom } from "../../model/rooms/roomDirectory.ts";
+import type { MatrixAddress, PublicRoom } from "../../model/rooms/roomDirectory.ts";
 import { hrefOf } from "../../model/route.ts";
 import { useChat } from "../clientContext.ts";
 import { Avatar } from "../components/Avatar.tsx";
@@ -34,7 +34,7 @@ export function PublicRoomCard({ room }: { room: PublicRoom }) {
 }
 
 function Enter({ room, name }: { room: PublicRoom; name: string }) {
-  const { rooms, founding, directory } = useChat();
+  const { rooms, roomEntry, roomDirectory } = useChat();
   const [busy, setBusy] = useState(false);
   rooms.changed.value;
   const membership = rooms.get(room.room_id)?.membership.value;
@@ -52,7 +52,7 @@ function Enter({ room, name }: { room: PublicRoom; name: string }) {
   };
   if (room.join_rule === "knock" || room.join_rule === "knock_restricted") {
     const ask = async () => {
-      await directory.knock(room.room_id);
+      await roomDirectory.knock(room.room_id);
       tell(`You have asked to join ${name}.`);
     };
     const asked = membership === "knock";
@@ -68,7 +68,7 @@ function Enter({ room, name }: { room: PublicRoom; name: string }) {
       class="button primary small"
       disabled={busy}
       aria-label={`Join ${name}`}
-      onClick={() => void run(async () => go({ at: "room", id: await founding.join(room.room_id) }))}
+      onClick={() => void run(async () => go({ at: "room", id: await roomEntry.joinRoom(room.room_id) }))}
     >
       Join
     </button>
@@ -76,13 +76,13 @@ function Enter({ room, name }: { room: PublicRoom; name: string }) {
 }
 
 /** The room or person that the typed address stands for. */
-export function ByAddress({ address }: { address: Address }) {
+export function ByAddress({ address }: { address: MatrixAddress }) {
   const chat = useChat();
   const [busy, setBusy] = useState(false);
   const run = async () => {
     setBusy(true);
     if (address.kind === "user") await openDirect(chat, address.id);
-    else await attempt(async () => go({ at: "room", id: await chat.founding.join(address.id, address.via) }));
+    else await attempt(async () => go({ at: "room", id: await chat.roomEntry.joinRoom(address.id, address.via) }));
     setBusy(false);
   };
   return (

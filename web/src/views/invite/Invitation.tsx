@@ -1,7 +1,7 @@
 import "./Invitation.css";
 import { useState } from "preact/hooks";
 import type { Room } from "../../model/rooms/room.ts";
-import { invitationEnds } from "../../model/rooms/roomAdministration.ts";
+import { invitationExpiry } from "../../model/rooms/roomAdministration.ts";
 import { isDirectInvitation } from "../../model/rooms/roomEntry.ts";
 import { useChat } from "../clientContext.ts";
 import { Avatar } from "../components/Avatar.tsx";
@@ -13,18 +13,18 @@ import { go } from "../currentRoute.ts";
 
 /** Stands in place of the conversation in a room that one is invited to. */
 export function Invitation({ room }: { room: Room }) {
-  const { founding, moderation } = useChat();
+  const { roomEntry, roomAdministration } = useChat();
   const [busy, setBusy] = useState(false);
   const own = room.ownMember.value;
   const inviter = own?.sender ?? "";
-  const ends = invitationEnds(room, room.me);
+  const ends = invitationExpiry(room, room.me);
   const answer = async (work: () => Promise<unknown>) => {
     setBusy(true);
     await attempt(work);
     setBusy(false);
   };
   const decline = async () => {
-    await moderation.leave(room.id);
+    await roomAdministration.leave(room.id);
     go({ at: "home" }, true);
   };
   const isDirect = isDirectInvitation(room);
@@ -59,7 +59,7 @@ export function Invitation({ room }: { room: Room }) {
           <button type="button" class="button" disabled={busy} onClick={() => void answer(decline)}>
             Decline
           </button>
-          <button type="button" class="button primary" disabled={busy} onClick={() => void answer(async () => founding.accept(room))}>
+          <button type="button" class="button primary" disabled={busy} onClick={() => void answer(async () => roomEntry.acceptInvitation(room))}>
             Accept
           </button>
         </div>

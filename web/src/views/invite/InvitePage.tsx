@@ -2,7 +2,7 @@ import "./Invitation.css";
 import { useEffect, useState } from "preact/hooks";
 import { localpart } from "../../model/rooms/room.ts";
 import { MatrixError, messageOf } from "../../model/server/api.ts";
-import type { LinkPreview } from "../../model/server/parlourApi.ts";
+import type { InviteLinkPreview } from "../../model/server/parlourApi.ts";
 import { useChat } from "../clientContext.ts";
 import { Avatar } from "../components/Avatar.tsx";
 import { fromNow } from "../components/formatTime.ts";
@@ -14,11 +14,11 @@ import { arriving } from "./pendingInviteLink.ts";
 
 /** An invite link that somebody opens who is logged in. Whoever came through the link goes on into the room at once. */
 export function InvitePage({ token }: { token: string }) {
-  const { parlour, founding } = useChat();
-  const [link, setLink] = useState<LinkPreview | null>(null);
+  const { parlourApi, roomEntry } = useChat();
+  const [link, setLink] = useState<InviteLinkPreview | null>(null);
   const [problem, setProblem] = useState<string | null>(null);
   const [busy, setBusy] = useState(arriving.peek() === token);
-  const redeem = async () => go({ at: "room", id: await founding.redeem(token) }, true);
+  const redeem = async () => go({ at: "room", id: await roomEntry.redeemInviteLink(token) }, true);
   useEffect(() => {
     if (arriving.peek() === token) {
       arriving.value = null;
@@ -28,7 +28,7 @@ export function InvitePage({ token }: { token: string }) {
       });
       return;
     }
-    parlour.lookUpLink(token).then(setLink, (error: unknown) => {
+    parlourApi.previewInviteLink(token).then(setLink, (error: unknown) => {
       setProblem(error instanceof MatrixError && error.status === 404 ? "This link was taken back, used up, or its time is over." : messageOf(error));
     });
   }, []);
@@ -53,7 +53,7 @@ export function InvitePage({ token }: { token: string }) {
   );
 }
 
-function Preview({ link: { room, inviter, expires_at }, busy, onJoin }: { link: LinkPreview; busy: boolean; onJoin: () => void }) {
+function Preview({ link: { room, inviter, expires_at }, busy, onJoin }: { link: InviteLinkPreview; busy: boolean; onJoin: () => void }) {
   const name = room.name ?? "A room";
   const people = room.joined_members ?? 0;
   return (

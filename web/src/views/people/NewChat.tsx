@@ -1,5 +1,5 @@
 import { useState } from "preact/hooks";
-import type { Found } from "../../model/people/userSearch.ts";
+import type { FoundUser } from "../../model/people/userSearch.ts";
 import { useChat } from "../clientContext.ts";
 import { Confirm } from "../components/ConfirmDialog.tsx";
 import { PeoplePicker } from "../components/PeoplePicker.tsx";
@@ -7,15 +7,22 @@ import { go } from "../currentRoute.ts";
 
 /** Begins a direct chat, or goes back to the one that there is; with several people it is a room. */
 export function NewChat({ onClose }: { onClose: () => void }) {
-  const { founding } = useChat();
-  const [chosen, setChosen] = useState<Found[]>([]);
+  const { roomEntry } = useChat();
+  const [chosen, setChosen] = useState<FoundUser[]>([]);
   const begin = async () => {
     const [first] = chosen;
     if (first === undefined) return;
     const id =
       chosen.length === 1
-        ? await founding.direct(first.id)
-        : await founding.create({ name: "", topic: "", isPublic: false, alias: "", historyVisibility: "shared", invite: chosen.map((person) => person.id) });
+        ? await roomEntry.directChatWith(first.id)
+        : await roomEntry.createRoom({
+            name: "",
+            topic: "",
+            isPublic: false,
+            alias: "",
+            historyVisibility: "shared",
+            invite: chosen.map((person) => person.id),
+          });
     go({ at: "room", id });
   };
   return (

@@ -1,6 +1,6 @@
 import "./People.css";
 import { useEffect, useRef, useState } from "preact/hooks";
-import { type Found, foundOf, seenOf } from "../../model/people/userSearch.ts";
+import { type FoundUser, toFoundUser, toPresenceEntry } from "../../model/people/userSearch.ts";
 import { messageOf } from "../../model/server/api.ts";
 import type { UsersPage } from "../../model/server/parlourApi.ts";
 import { useChat } from "../clientContext.ts";
@@ -20,15 +20,15 @@ export function People() {
   const chat = useChat();
   const { me } = chat;
   const [search, setSearch] = useState("");
-  const [people, setPeople] = useState<Found[] | null>(null);
+  const [people, setPeople] = useState<FoundUser[] | null>(null);
   const [next, setNext] = useState<string | undefined>();
   const [total, setTotal] = useState(0);
   const [problem, setProblem] = useState<string | null>(null);
   const loaded = useRef(0);
 
-  const take = (page: UsersPage, before: Found[]) => {
-    chat.people.setAll(page.users.map(seenOf));
-    const all = [...before, ...page.users.map(foundOf)];
+  const take = (page: UsersPage, before: FoundUser[]) => {
+    chat.presences.setAll(page.users.map(toPresenceEntry));
+    const all = [...before, ...page.users.map(toFoundUser)];
     loaded.current = all.length;
     setPeople(all);
     setNext(page.next_batch ?? undefined);
@@ -40,7 +40,7 @@ export function People() {
   useEffect(() => {
     let wanted = true;
     const load = () => {
-      chat.parlour.users(search.trim(), undefined, PAGE).then(
+      chat.parlourApi.users(search.trim(), undefined, PAGE).then(
         (page) => wanted && take(page, []),
         (error: unknown) => wanted && failed(error),
       );
@@ -61,7 +61,7 @@ export function People() {
   }, [search]);
 
   const others = (people ?? []).filter(({ id }) => id !== me);
-  const isHere = ({ id }: Found) => (chat.people.get(id)?.presence ?? "offline") !== "offline";
+  const isHere = ({ id }: FoundUser) => (chat.presences.get(id)?.presence ?? "offline") !== "offline";
   const here = others.filter(isHere);
   const away = others.filter((person) => !isHere(person));
   return (
@@ -96,7 +96,7 @@ export function People() {
           <button
             type="button"
             class="button"
-            onClick={() => void chat.parlour.users(search.trim(), next, PAGE).then((page) => take(page, people ?? []), failed)}
+            onClick={() => void chat.parlourApi.users(search.trim(), next, PAGE).then((page) => take(page, people ?? []), failed)}
           >
             Show more
           </button>
@@ -106,7 +106,7 @@ export function People() {
   );
 }
 
-function Group({ name, people }: { name: string; people: Found[] }) {
+function Group({ name, people }: { name: string; people: FoundUser[] }) {
   if (people.length === 0) return null;
   return (
     <section aria-label={name}>

@@ -1,4 +1,4 @@
-import type { Found } from "../../model/people/userSearch.ts";
+import type { FoundUser } from "../../model/people/userSearch.ts";
 import { useChat } from "../clientContext.ts";
 import { Avatar } from "../components/Avatar.tsx";
 import { IconButton } from "../components/IconButton.tsx";
@@ -7,9 +7,9 @@ import { presenceText } from "./presenceText.ts";
 import { showProfile } from "./shownProfile.ts";
 
 /** Somebody of this server; a click opens the direct chat. */
-export function PersonRow({ person: { id, name, avatar } }: { person: Found }) {
+export function PersonRow({ person: { id, name, avatar } }: { person: FoundUser }) {
   const chat = useChat();
-  const presence = chat.people.get(id);
+  const presence = chat.presences.get(id);
   return (
     <div class="person-row">
       <button type="button" class="person" onClick={() => void openDirect(chat, id)}>

@@ -22,15 +22,15 @@ export function ProfileCard() {
 /** Somebody's profile: who they are, what one shares with them, and what one can do about them. */
 function Card({ userId }: { userId: string }) {
   const chat = useChat();
-  const { account, me } = chat;
+  const { accountData, me } = chat;
   const [person, setPerson] = useState<{ name: string; avatar: string | undefined }>({ name: localpart(userId), avatar: undefined });
   const [inviting, setInviting] = useState(false);
   useEffect(() => {
-    void chat.profiles.of(userId).then(setPerson, () => {});
+    void chat.userProfiles.fetchProfile(userId).then(setPerson, () => {});
   }, []);
   const close = () => (profileShown.value = null);
-  const ignored = account.ignored.value.includes(userId);
-  const presence = chat.people.get(userId);
+  const ignored = accountData.ignoredUsers.value.includes(userId);
+  const presence = chat.presences.get(userId);
   return (
     <Dialog title="Profile" onClose={close}>
       <div class="profile-card">
@@ -59,7 +59,7 @@ function Card({ userId }: { userId: string }) {
             <button type="button" class="button" onClick={() => setInviting(true)}>
               <Icon name="user-add" /> Invite to a room
             </button>
-            <button type="button" class="button" onClick={() => void attempt(async () => account.setIgnored(userId, !ignored))}>
+            <button type="button" class="button" onClick={() => void attempt(async () => accountData.setIgnored(userId, !ignored))}>
               {ignored ? "Stop ignoring" : "Ignore"}
             </button>
           </div>
@@ -73,10 +73,10 @@ function Card({ userId }: { userId: string }) {
 }
 
 function Shared({ userId, onGo }: { userId: string; onGo: () => void }) {
-  const { profiles, rooms } = useChat();
+  const { userProfiles, rooms } = useChat();
   const [ids, setIds] = useState<string[]>([]);
   useEffect(() => {
-    void profiles.sharedRooms(userId).then(setIds, () => {});
+    void userProfiles.sharedRooms(userId).then(setIds, () => {});
   }, []);
   const shared = ids.map((id) => rooms.get(id)).filter((room): room is Room => room?.membership.value === "join");
   if (shared.length === 0) return null;
@@ -100,10 +100,10 @@ function Shared({ userId, onGo }: { userId: string; onGo: () => void }) {
 }
 
 function InviteTo({ userId, name, onClose }: { userId: string; name: string; onClose: () => void }) {
-  const { rooms, moderation, me } = useChat();
+  const { rooms, roomAdministration, me } = useChat();
   const open = rooms.joined.value.filter((room) => {
     const theirs = room.members.get(userId)?.membership;
-    return room.directWith.value === null && room.powers.value.may(me, "invite") && theirs !== "join" && theirs !== "invite";
+    return room.directWith.value === null && room.powerLevels.value.may(me, "invite") && theirs !== "join" && theirs !== "invite";
   });
   const [chosen, setChosen] = useState(open[0]?.id ?? "");
   return (
@@ -113,7 +113,7 @@ function InviteTo({ userId, name, onClose }: { userId: string; name: string; onC
       disabled={chosen === ""}
       onClose={onClose}
       onConfirm={async () => {
-        await moderation.invite(chosen, [userId]);
+        await roomAdministration.invite(chosen, [userId]);
         tell(`${name} is invited.`);
       }}
     >

@@ -38,7 +38,7 @@ export function JoinedRoom({ room, event }: { room: Room; event?: string | undef
   useEffect(() => {
     return () => {
       if (panel.peek()?.show === "thread") panel.value = null;
-      conversation.typist.stopped();
+      conversation.typingNotifier.stopTyping();
       conversation.goToNewest();
     };
   }, [conversation]);

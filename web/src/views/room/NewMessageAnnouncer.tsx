@@ -1,5 +1,5 @@
 import { useEffect, useState } from "preact/hooks";
-import { isShown } from "../../model/rooms/room.ts";
+import { isVisibleMessage } from "../../model/rooms/room.ts";
 import type { RawEvent } from "../../model/server/events.ts";
 import { relationOf } from "../../model/server/events.ts";
 import { TimelineEvent } from "../../model/timeline/timeline.ts";
@@ -14,13 +14,13 @@ export function Announcer() {
   const [said, setSaid] = useState("");
   useEffect(() => {
     const follower = (raw: RawEvent) => {
-      if (raw.sender === me || !isShown(raw) || document.visibilityState !== "visible") return;
+      if (raw.sender === me || !isVisibleMessage(raw) || document.visibilityState !== "visible") return;
       if (relationOf(raw.content).type === "m.replace") return;
       setSaid(`${room.memberName(raw.sender)}: ${plainText(new TimelineEvent(raw))}`);
     };
-    room.timeline.followers.add(follower);
+    room.timeline.newEventListeners.add(follower);
     return () => {
-      room.timeline.followers.delete(follower);
+      room.timeline.newEventListeners.delete(follower);
     };
   }, [room]);
   return (

@@ -22,7 +22,7 @@ export function Gone({ room }: { room: Room }) {
       {reason !== undefined && by !== null && <blockquote dir="auto">{reason}</blockquote>}
       <div class="row">
         {isOpen && (
-          <button type="button" class="button primary" onClick={() => void attempt(async () => conversationOf(chat, room).joinAgain())}>
+          <button type="button" class="button primary" onClick={() => void attempt(async () => conversationOf(chat, room).rejoin())}>
             Join again
           </button>
         )}

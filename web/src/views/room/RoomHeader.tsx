@@ -39,11 +39,11 @@ function PanelButton({ icon, label, show }: { icon: "search" | "info"; label: st
 
 function Sub() {
   const { room } = usePlace();
-  const { people } = useChat();
+  const { presences } = useChat();
   const other = room.directWith.value;
   const count = room.joinedCount.value;
   const topic = room.topic.value;
-  if (other !== null && count <= 2) return <span class="sub ellipsis">{presenceText(people.get(other))}</span>;
+  if (other !== null && count <= 2) return <span class="sub ellipsis">{presenceText(presences.get(other))}</span>;
   const members = count === 1 ? "1 participant" : `${count.toLocaleString()} participants`;
   return (
     <span class="sub ellipsis" title={topic}>

@@ -11,7 +11,7 @@ export function RoomPage({ id, event }: { id: string; event?: string | undefined
   const { rooms } = useChat();
   rooms.changed.value;
   const room = rooms.get(id);
-  if (room === undefined) return rooms.ready.value ? <NotFound /> : <Loading />;
+  if (room === undefined) return rooms.isReady.value ? <NotFound /> : <Loading />;
   switch (room.membership.value) {
     case "join":
       return <JoinedRoom key={room.id} room={room} event={event} />;

@@ -2,7 +2,7 @@
 
 import { createContext } from "preact";
 import { useContext } from "preact/hooks";
-import type { Chat } from "../../model/client.ts";
+import type { Client } from "../../model/client.ts";
 import type { Composer } from "../../model/composing/composer.ts";
 import { Drafts } from "../../model/composing/drafts.ts";
 import type { Room } from "../../model/rooms/room.ts";
@@ -29,12 +29,12 @@ export function usePlace(): Place {
 const conversations = new WeakMap<Room, Conversation>();
 
 /** The conversation of a room: one for as long as the room is known, so that uploads go on when one looks elsewhere. */
-export function conversationOf(chat: Chat, room: Room): Conversation {
+export function conversationOf(chat: Client, room: Room): Conversation {
   const conversation = conversations.get(room) ?? new Conversation(chat, room);
   conversations.set(room, conversation);
   return conversation;
 }
 
-export function draftsOf(chat: Chat): Drafts {
+export function draftsOf(chat: Client): Drafts {
   return new Drafts(localStorage, chat.me);
 }

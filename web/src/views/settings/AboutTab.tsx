@@ -3,7 +3,7 @@ import { useChat } from "../clientContext.ts";
 
 /** What runs here, and how other clients come in. */
 export function AboutTab() {
-  const { me, deviceId, live } = useChat();
+  const { me, deviceId, connection } = useChat();
   return (
     <>
       <section class="settings-section" aria-labelledby="about-heading">
@@ -20,7 +20,7 @@ export function AboutTab() {
           <dt>This device</dt>
           <dd>{deviceId}</dd>
           <dt>Connection</dt>
-          <dd>{live.transport.value === "websocket" ? "WebSocket" : live.transport.value === "sync" ? "Polling" : "None"}</dd>
+          <dd>{connection.transport.value === "websocket" ? "WebSocket" : connection.transport.value === "sync" ? "Polling" : "None"}</dd>
           <dt>Version</dt>
           <dd>Parlour {__VERSION__}</dd>
         </dl>

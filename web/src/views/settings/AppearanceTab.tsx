@@ -8,8 +8,8 @@ const THEMES = [
 ] as const;
 
 export function AppearanceTab() {
-  const { account } = useChat();
-  const { theme } = account.settings.value;
+  const { accountData } = useChat();
+  const { theme } = accountData.settings.value;
   return (
     <section class="settings-section" aria-labelledby="appearance-heading">
       <h2 id="appearance-heading">Appearance</h2>
@@ -23,7 +23,7 @@ export function AppearanceTab() {
               <span />
             </span>
             <span class="theme-name">
-              <input type="radio" name="theme" checked={theme === id} onChange={() => void attempt(async () => account.changeSettings({ theme: id }))} />
+              <input type="radio" name="theme" checked={theme === id} onChange={() => void attempt(async () => accountData.changeSettings({ theme: id }))} />
               {label}
             </span>
           </label>

@@ -13,11 +13,11 @@ type Open = { what: "rename"; device: Device } | { what: "sign-out"; devices: De
 
 /** Where one is logged in. */
 export function DevicesTab() {
-  const { security, deviceId } = useChat();
+  const { accountSecurity, deviceId } = useChat();
   const [devices, setDevices] = useState<Device[] | null>(null);
   const [problem, setProblem] = useState<string | null>(null);
   const [open, setOpen] = useState<Open>(null);
-  const load = async () => setDevices(await security.devices());
+  const load = async () => setDevices(await accountSecurity.devices());
   useEffect(() => {
     load().catch((error: unknown) => setProblem(messageOf(error)));
   }, []);
@@ -90,9 +90,9 @@ interface DialogProps {
 }
 
 function Rename({ device, onDone, onClose }: DialogProps & { device: Device }) {
-  const { security } = useChat();
+  const { accountSecurity } = useChat();
   const run = async (data: FormData) => {
-    await security.rename(device.device_id, String(data.get("name")).trim());
+    await accountSecurity.rename(device.device_id, String(data.get("name")).trim());
     await onDone();
   };
   return (
@@ -103,9 +103,9 @@ function Rename({ device, onDone, onClose }: DialogProps & { device: Device }) {
 }
 
 function SignOutDevices({ devices, onDone, onClose }: DialogProps & { devices: Device[] }) {
-  const { security } = useChat();
+  const { accountSecurity } = useChat();
   const run = async (data: FormData) => {
-    await security.signOut(
+    await accountSecurity.signOut(
       devices.map(({ device_id }) => device_id),
       String(data.get("password")),
     );

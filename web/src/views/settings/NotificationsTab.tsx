@@ -1,5 +1,5 @@
 import { useState } from "preact/hooks";
-import { isOn, keywords, SHOWN_RULES } from "../../model/settings/pushRules.ts";
+import { isRuleOn, keywords, SHOWN_RULES } from "../../model/settings/pushRules.ts";
 import { useChat } from "../clientContext.ts";
 import { Check, Field, Form } from "../components/Form.tsx";
 import { Icon } from "../components/Icon.tsx";
@@ -52,25 +52,25 @@ function Browser() {
 }
 
 function Rules() {
-  const { account, push } = useChat();
-  const rules = account.pushRules.value;
+  const { accountData, pushRules } = useChat();
+  const rules = accountData.pushRules.value;
   return (
     <>
       {SHOWN_RULES.map(({ kind, id, label }) => {
-        const on = isOn(rules, kind, id);
+        const on = isRuleOn(rules, kind, id);
         if (on === undefined) return null;
-        return <Check key={id} label={label} checked={on} onChange={() => void attempt(async () => push.switch(kind, id, !on, rules))} />;
+        return <Check key={id} label={label} checked={on} onChange={() => void attempt(async () => pushRules.setEnabled(kind, id, !on, rules))} />;
       })}
     </>
   );
 }
 
 function Keywords() {
-  const { account, push } = useChat();
+  const { accountData, pushRules } = useChat();
   const [round, setRound] = useState(0);
-  const rules = account.pushRules.value;
+  const rules = accountData.pushRules.value;
   const add = async (data: FormData) => {
-    await push.addKeyword(String(data.get("word")).trim());
+    await pushRules.addKeyword(String(data.get("word")).trim());
     setRound(round + 1);
   };
   return (
@@ -78,7 +78,7 @@ function Keywords() {
       <ul class="chips plain-chips" role="list" aria-label="Keywords">
         {keywords(rules).map((word) => (
           <li key={word}>
-            <button type="button" class="chip" aria-label={`Remove ${word}`} onClick={() => void attempt(async () => push.removeKeyword(word, rules))}>
+            <button type="button" class="chip" aria-label={`Remove ${word}`} onClick={() => void attempt(async () => pushRules.removeKeyword(word, rules))}>
               <span dir="auto">{word}</span>
               <Icon name="close" />
             </button>

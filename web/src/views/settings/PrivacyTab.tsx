@@ -6,8 +6,8 @@ import { showProfile } from "../people/shownProfile.ts";
 /** What others learn of one, and whom one does not want to hear. */
 export function PrivacyTab() {
   const chat = useChat();
-  const { account } = chat;
-  const { showPresence, sendReceipts } = account.settings.value;
+  const { accountData } = chat;
+  const { showPresence, sendReceipts } = accountData.settings.value;
   return (
     <>
       <section class="settings-section" aria-labelledby="privacy-heading">
@@ -18,7 +18,7 @@ export function PrivacyTab() {
           checked={showPresence}
           onChange={(event) => {
             const { checked } = event.currentTarget;
-            void attempt(async () => chat.showPresence(checked));
+            void attempt(async () => chat.setPresenceShown(checked));
           }}
         />
         <Check
@@ -27,15 +27,15 @@ export function PrivacyTab() {
           checked={sendReceipts}
           onChange={(event) => {
             const { checked } = event.currentTarget;
-            void attempt(async () => account.changeSettings({ sendReceipts: checked }));
+            void attempt(async () => accountData.changeSettings({ sendReceipts: checked }));
           }}
         />
       </section>
       <section class="settings-section" aria-labelledby="ignored-heading">
         <h2 id="ignored-heading">Ignored people</h2>
-        {account.ignored.value.length === 0 && <p class="soft">You ignore nobody. You can from the profile of a person.</p>}
+        {accountData.ignoredUsers.value.length === 0 && <p class="soft">You ignore nobody. You can from the profile of a person.</p>}
         <ul class="plain-list" role="list">
-          {account.ignored.value.map((userId) => (
+          {accountData.ignoredUsers.value.map((userId) => (
             <li key={userId}>
               <button type="button" class="button small" onClick={() => showProfile(userId)}>
                 {userId}
@@ -44,7 +44,7 @@ export function PrivacyTab() {
                 type="button"
                 class="button small"
                 aria-label={`Stop ignoring ${userId}`}
-                onClick={() => void attempt(async () => account.setIgnored(userId, false))}
+                onClick={() => void attempt(async () => accountData.setIgnored(userId, false))}
               >
                 Stop ignoring
               </button>

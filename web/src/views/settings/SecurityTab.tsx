@@ -1,5 +1,5 @@
 import { useState } from "preact/hooks";
-import type { Sessions } from "../../model/session/session.ts";
+import type { SessionStore } from "../../model/session/session.ts";
 import { useChat } from "../clientContext.ts";
 import { Confirm } from "../components/ConfirmDialog.tsx";
 import { Check, Field, Form } from "../components/Form.tsx";
@@ -8,12 +8,12 @@ import { PasswordField } from "../components/PasswordField.tsx";
 import { tell } from "../components/Toasts.tsx";
 
 /** The password, and the end of the account. */
-export function SecurityTab({ sessions }: { sessions: Sessions }) {
-  const { me, security } = useChat();
+export function SecurityTab({ sessions }: { sessions: SessionStore }) {
+  const { me, accountSecurity } = useChat();
   const [ending, setEnding] = useState(false);
   const [round, setRound] = useState(0);
   const change = async (data: FormData) => {
-    await security.changePassword(String(data.get("password")), newPassword(data), data.get("others") === "on");
+    await accountSecurity.changePassword(String(data.get("password")), newPassword(data), data.get("others") === "on");
     setRound(round + 1);
     tell("Your password is changed.");
   };
@@ -42,12 +42,12 @@ export function SecurityTab({ sessions }: { sessions: Sessions }) {
   );
 }
 
-function Deactivate({ sessions, onClose }: { sessions: Sessions; onClose: () => void }) {
-  const { me, security } = useChat();
+function Deactivate({ sessions, onClose }: { sessions: SessionStore; onClose: () => void }) {
+  const { me, accountSecurity } = useChat();
   const [typed, setTyped] = useState("");
   const run = async (data: FormData) => {
-    await security.deactivate(String(data.get("password")), data.get("erase") === "on");
-    sessions.lost(false);
+    await accountSecurity.deactivate(String(data.get("password")), data.get("erase") === "on");
+    sessions.tokenRevoked(false);
   };
   return (
     <Confirm title="Deactivate your account?" submit="Deactivate for ever" danger disabled={typed.trim() !== me} onConfirm={run} onClose={onClose}>

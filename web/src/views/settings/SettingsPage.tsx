@@ -1,5 +1,5 @@
 import "./Settings.css";
-import type { Sessions } from "../../model/session/session.ts";
+import type { SessionStore } from "../../model/session/session.ts";
 import { Page } from "../components/Page.tsx";
 import { Tabs } from "../components/Tabs.tsx";
 import { go } from "../currentRoute.ts";
@@ -21,7 +21,7 @@ const TABS = [
   { id: "about", label: "About", icon: "info" },
 ] as const;
 
-export function SettingsPage({ tab, sessions }: { tab: string; sessions: Sessions }) {
+export function SettingsPage({ tab, sessions }: { tab: string; sessions: SessionStore }) {
   const chosen = TABS.find(({ id }) => id === tab)?.id ?? "profile";
   return (
     <Page title="Settings">

@@ -1,6 +1,6 @@
 import "./Shell.css";
 import { useEffect, useRef } from "preact/hooks";
-import type { Sessions } from "../../model/session/session.ts";
+import type { SessionStore } from "../../model/session/session.ts";
 import { useChat } from "../clientContext.ts";
 import { Icon } from "../components/Icon.tsx";
 import { route } from "../currentRoute.ts";
@@ -17,7 +17,7 @@ import { Notifier } from "./Notifier.tsx";
 import { SignOut } from "./SignOutDialog.tsx";
 
 /** The page of somebody who is logged in: the list of conversations, and what was chosen. */
-export function Shell({ sessions }: { sessions: Sessions }) {
+export function Shell({ sessions }: { sessions: SessionStore }) {
   const at = route.value;
   const main = useRef<HTMLElement>(null);
   useEffect(() => {
@@ -42,7 +42,7 @@ export function Shell({ sessions }: { sessions: Sessions }) {
   );
 }
 
-function mainView(at: typeof route.value, sessions: Sessions) {
+function mainView(at: typeof route.value, sessions: SessionStore) {
   switch (at.at) {
     case "room":
       return <RoomPage key={at.id} id={at.id} event={at.event} />;
@@ -60,14 +60,14 @@ function mainView(at: typeof route.value, sessions: Sessions) {
 }
 
 function ConnectionNotice() {
-  const { live, rooms } = useChat();
-  const offline = live.connection.value === "offline";
+  const { connection, rooms } = useChat();
+  const offline = connection.state.value === "offline";
   return (
     <div class="connection" role="status" hidden={!offline}>
       {offline && (
         <>
           <Icon name="warning" />
-          {rooms.ready.value ? "No connection. What you write is sent when it is back." : "The server cannot be reached. Trying again."}
+          {rooms.isReady.value ? "No connection. What you write is sent when it is back." : "The server cannot be reached. Trying again."}
         </>
       )}
     </div>

@@ -1,16 +1,16 @@
 import { signal } from "@preact/signals";
-import { forgetDrafts } from "../../model/composing/drafts.ts";
-import type { Sessions } from "../../model/session/session.ts";
+import { deleteDrafts } from "../../model/composing/drafts.ts";
+import type { SessionStore } from "../../model/session/session.ts";
 import { Confirm } from "../components/ConfirmDialog.tsx";
 
 export const signOutAsked = signal(false);
 
 /** Asks before it signs out: whoever has no password at hand could not come back. */
-export function SignOut({ sessions }: { sessions: Sessions }) {
+export function SignOut({ sessions }: { sessions: SessionStore }) {
   if (!signOutAsked.value) return null;
   const close = () => (signOutAsked.value = false);
   const signOut = async () => {
-    forgetDrafts(localStorage);
+    deleteDrafts(localStorage);
     await sessions.logout();
   };
   return (

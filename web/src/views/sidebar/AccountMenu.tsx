@@ -6,7 +6,7 @@ import { signOutAsked } from "../shell/SignOutDialog.tsx";
 
 /** Who one is here, and what belongs to that. */
 export function OwnMenu() {
-  const { me, profile, account } = useChat();
+  const { me, ownProfile, accountData } = useChat();
   const items = [
     { label: "Profile", icon: "user", action: () => go({ at: "settings", tab: "profile" }) },
     { label: "Settings", icon: "gear", action: () => go({ at: "settings", tab: "appearance" }) },
@@ -14,10 +14,10 @@ export function OwnMenu() {
   ] as const;
   return (
     <span class="own-menu">
-      <Menu label={`${profile.name.value}: account`} items={[...items]} side="left">
-        <Avatar id={me} name={profile.name.value} mxc={profile.avatar.value} presenceOf={account.settings.value.showPresence ? me : undefined} />
+      <Menu label={`${ownProfile.name.value}: account`} items={[...items]} side="left">
+        <Avatar id={me} name={ownProfile.name.value} mxc={ownProfile.avatar.value} presenceOf={accountData.settings.value.showPresence ? me : undefined} />
         <span class="own-name ellipsis" dir="auto">
-          {profile.name}
+          {ownProfile.name}
           <span class="visually-hidden">account</span>
         </span>
       </Menu>

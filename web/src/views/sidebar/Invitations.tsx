@@ -1,6 +1,6 @@
 import { useState } from "preact/hooks";
 import type { Room } from "../../model/rooms/room.ts";
-import { invitationEnds } from "../../model/rooms/roomAdministration.ts";
+import { invitationExpiry } from "../../model/rooms/roomAdministration.ts";
 import { isDirectInvitation } from "../../model/rooms/roomEntry.ts";
 import { hrefOf } from "../../model/route.ts";
 import { useChat } from "../clientContext.ts";
@@ -30,16 +30,16 @@ export function Invitations() {
 }
 
 function Invited({ room }: { room: Room }) {
-  const { founding, moderation } = useChat();
+  const { roomEntry, roomAdministration } = useChat();
   const [busy, setBusy] = useState(false);
   const inviter = room.ownMember.value?.sender;
-  const ends = invitationEnds(room, room.me);
+  const ends = invitationExpiry(room, room.me);
   const answer = async (work: () => Promise<unknown>) => {
     setBusy(true);
     await attempt(work);
     setBusy(false);
   };
-  const accept = async () => go({ at: "room", id: await founding.accept(room) });
+  const accept = async () => go({ at: "room", id: await roomEntry.acceptInvitation(room) });
   const here = route.value.at === "room" && route.value.id === room.id;
   const by = inviter === undefined ? "" : room.memberName(inviter);
   return (
@@ -56,7 +56,12 @@ function Invited({ room }: { room: Room }) {
         </span>
       </a>
       <IconButton icon="check" label={`Accept: ${room.name.value}`} disabled={busy} onClick={() => void answer(accept)} />
-      <IconButton icon="close" label={`Decline: ${room.name.value}`} disabled={busy} onClick={() => void answer(async () => moderation.leave(room.id))} />
+      <IconButton
+        icon="close"
+        label={`Decline: ${room.name.value}`}
+        disabled={busy}
+        onClick={() => void answer(async () => roomAdministration.leave(room.id))}
+      />
     </li>
   );
 }

@@ -14,7 +14,7 @@ export function RoomList({ rooms }: { rooms: Room[] }) {
   const { me } = useChat();
   const list = useRef<HTMLDivElement>(null);
   // Drafts are written in a room that is open; the list shows them when one has left it.
-  const drafts = useMemo(() => new Drafts(localStorage, me).texts(), [route.value]);
+  const drafts = useMemo(() => new Drafts(localStorage, me).draftTexts(), [route.value]);
   const onKeyDown = (event: KeyboardEvent) => {
     const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
     if (step === undefined) return;

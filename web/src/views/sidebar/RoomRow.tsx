@@ -1,7 +1,7 @@
 import type { Room } from "../../model/rooms/room.ts";
-import { previewOf, typingIn } from "../../model/rooms/roomPreview.ts";
+import { roomPreview, typingText } from "../../model/rooms/roomPreview.ts";
 import { hrefOf } from "../../model/route.ts";
-import { levelOf } from "../../model/settings/pushRules.ts";
+import { roomNotificationLevel } from "../../model/settings/pushRules.ts";
 import { useChat } from "../clientContext.ts";
 import { Avatar } from "../components/Avatar.tsx";
 import { shortTime } from "../components/formatTime.ts";
@@ -10,10 +10,10 @@ import { route } from "../currentRoute.ts";
 
 /** A room in the list: who and what it is, what was said last, and how much of it is unread. */
 export function RoomRow({ room, draft }: { room: Room; draft: string | undefined }) {
-  const { me, account } = useChat();
+  const { me, accountData } = useChat();
   const { count } = room.unread.value;
   const here = route.value.at === "room" && route.value.id === room.id;
-  const muted = levelOf(account.pushRules.value, room.id) === "mute";
+  const muted = roomNotificationLevel(accountData.pushRules.value, room.id) === "mute";
   const other = room.directWith.value;
   return (
     <a class={`room-row${count > 0 ? " unread" : ""}`} href={hrefOf({ at: "room", id: room.id })} aria-current={here ? "page" : undefined}>
@@ -36,7 +36,7 @@ export function RoomRow({ room, draft }: { room: Room; draft: string | undefined
 }
 
 function Preview({ room, me, draft }: { room: Room; me: string; draft: string | undefined }) {
-  const typing = typingIn(room);
+  const typing = typingText(room);
   if (typing !== null) return <span class="room-preview typing ellipsis grow">{typing}</span>;
   if (draft !== undefined) {
     return (
@@ -49,7 +49,7 @@ function Preview({ room, me, draft }: { room: Room; me: string; draft: string | 
   room.preview.value?.changed.value;
   return (
     <span class="room-preview ellipsis grow" dir="auto">
-      {previewOf(room, me)}
+      {roomPreview(room, me)}
     </span>
   );
 }

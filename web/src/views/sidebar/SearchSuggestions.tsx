@@ -1,5 +1,5 @@
 import { useEffect, useState } from "preact/hooks";
-import { findPeople, type Found as Person } from "../../model/people/userSearch.ts";
+import { type FoundUser as Person, searchUsers } from "../../model/people/userSearch.ts";
 import type { PublicRoom } from "../../model/rooms/roomDirectory.ts";
 import { messageOf } from "../../model/server/api.ts";
 import { useChat } from "../clientContext.ts";
@@ -17,12 +17,12 @@ interface Results {
 
 /** What else is called so: people to talk to, and public rooms to join. */
 export function Found({ search, onFound }: { search: string; onFound: () => void }) {
-  const { api, parlour, directory, founding, rooms, me } = useChat();
+  const { api, parlourApi, roomDirectory, roomEntry, rooms, me } = useChat();
   const [results, setResults] = useState<Results | null>(null);
   useEffect(() => {
     let wanted = true;
     const timer = setTimeout(() => {
-      Promise.all([findPeople(api, parlour, search), directory.publicRooms(search, undefined, 8)]).then(
+      Promise.all([searchUsers(api, parlourApi, search), roomDirectory.publicRooms(search, undefined, 8)]).then(
         ([people, { chunk }]) => wanted && setResults({ people, rooms: chunk, problem: null }),
         (error: unknown) => wanted && setResults({ people: [], rooms: [], problem: messageOf(error) }),
       );
@@ -46,7 +46,7 @@ export function Found({ search, onFound }: { search: string; onFound: () => void
       {results.problem !== null && <p class="problem sidebar-nothing">{results.problem}</p>}
       <Section name="People">
         {people.map(({ id, name, avatar }) => (
-          <Row key={id} name={name} detail={id} onClick={() => void open(async () => founding.direct(id))}>
+          <Row key={id} name={name} detail={id} onClick={() => void open(async () => roomEntry.directChatWith(id))}>
             <Avatar id={id} name={name} mxc={avatar} presenceOf={id} />
           </Row>
         ))}
@@ -59,7 +59,7 @@ export function Found({ search, onFound }: { search: string; onFound: () => void
               key={room_id}
               name={title}
               detail={`${count} ${count === 1 ? "person" : "people"} · join`}
-              onClick={() => void open(async () => founding.join(room_id))}
+              onClick={() => void open(async () => roomEntry.joinRoom(room_id))}
             >
               <Avatar id={room_id} name={title} mxc={avatar_url} square />
             </Row>

@@ -1,6 +1,6 @@
 import "./Sidebar.css";
 import { useEffect, useRef, useState } from "preact/hooks";
-import { type RoomFilter, shownRooms } from "../../model/rooms/roomFilter.ts";
+import { filterRooms, type RoomFilter } from "../../model/rooms/roomFilter.ts";
 import { hrefOf } from "../../model/route.ts";
 import { useChat } from "../clientContext.ts";
 import { Icon, type IconName } from "../components/Icon.tsx";
@@ -23,7 +23,7 @@ export function Sidebar() {
   const { rooms } = useChat();
   const [filter, setFilter] = useState<RoomFilter>("all");
   const [search, setSearch] = useState("");
-  const shown = shownRooms(rooms.joined.value, filter, search);
+  const shown = filterRooms(rooms.joined.value, filter, search);
   return (
     <nav class="sidebar" aria-label="Conversations">
       <div class="sidebar-top">
@@ -44,8 +44,8 @@ export function Sidebar() {
       </div>
       <div class="sidebar-list">
         {search === "" && <Invitations />}
-        {rooms.ready.value ? <RoomList rooms={shown} /> : <Waiting />}
-        {rooms.ready.value && shown.length === 0 && <Nothing filter={filter} search={search} />}
+        {rooms.isReady.value ? <RoomList rooms={shown} /> : <Waiting />}
+        {rooms.isReady.value && shown.length === 0 && <Nothing filter={filter} search={search} />}
         {search.trim() !== "" && <Found search={search.trim()} onFound={() => setSearch("")} />}
       </div>
     </nav>

@@ -2,8 +2,8 @@ import { useEffect, useState } from "preact/hooks";
 import { localpart } from "../../model/rooms/room.ts";
 import { hrefOf } from "../../model/route.ts";
 import { type Api, MatrixError, messageOf } from "../../model/server/api.ts";
-import { type LinkPreview, Parlour } from "../../model/server/parlourApi.ts";
-import type { Sessions } from "../../model/session/session.ts";
+import { type InviteLinkPreview, ParlourApi } from "../../model/server/parlourApi.ts";
+import type { SessionStore } from "../../model/session/session.ts";
 import { fromNow } from "../components/formatTime.ts";
 import { Icon } from "../components/Icon.tsx";
 import { arriving } from "../invite/pendingInviteLink.ts";
@@ -12,18 +12,18 @@ import { SignInForm } from "./SignIn.tsx";
 
 interface Props {
   api: Api;
-  sessions: Sessions;
+  sessions: SessionStore;
   server: string | null;
   token: string;
 }
 
 /** What an invite link shows to somebody who is not logged in. */
 export function Invited({ api, sessions, server, token }: Props) {
-  const [link, setLink] = useState<LinkPreview | null>(null);
+  const [link, setLink] = useState<InviteLinkPreview | null>(null);
   const [problem, setProblem] = useState<string | null>(null);
   const [way, setWay] = useState<"register" | "login" | null>(null);
   useEffect(() => {
-    new Parlour(api).lookUpLink(token).then(setLink, (error: unknown) => {
+    new ParlourApi(api).previewInviteLink(token).then(setLink, (error: unknown) => {
       setProblem(error instanceof MatrixError && error.status === 404 ? "This link was taken back, used up, or its time is over." : messageOf(error));
     });
   }, []);
@@ -68,7 +68,7 @@ export function Invited({ api, sessions, server, token }: Props) {
   );
 }
 
-function RoomOfLink({ link: { room, inviter, expires_at } }: { link: LinkPreview }) {
+function RoomOfLink({ link: { room, inviter, expires_at } }: { link: InviteLinkPreview }) {
   const people = room.joined_members ?? 0;
   return (
     <div class="welcome-room">

@@ -1,8 +1,8 @@
 import { useEffect, useState } from "preact/hooks";
 import { hrefOf } from "../../model/route.ts";
 import type { Api } from "../../model/server/api.ts";
-import { type Registration, register, tokenIsValid } from "../../model/session/authentication.ts";
-import type { Sessions } from "../../model/session/session.ts";
+import { isTokenValid, type RegistrationMode, register } from "../../model/session/authentication.ts";
+import type { SessionStore } from "../../model/session/session.ts";
 import { Field, Form } from "../components/Form.tsx";
 import { NewPassword, newPassword } from "../components/NewPassword.tsx";
 import { forgetRegistrationToken, go } from "../currentRoute.ts";
@@ -10,10 +10,10 @@ import { UsernameField } from "./UsernameField.tsx";
 
 interface Props {
   api: Api;
-  sessions: Sessions;
+  sessions: SessionStore;
   server: string | null;
   /** null while it is not known. */
-  registration: Registration | null;
+  registration: RegistrationMode | null;
   /** The token of the link, if one was followed. */
   token: string | null;
 }
@@ -21,7 +21,7 @@ interface Props {
 export function Register({ api, sessions, server, registration, token }: Props) {
   const [usable, setUsable] = useState(true);
   useEffect(() => {
-    if (token !== null) tokenIsValid(api, token).then(setUsable, () => {});
+    if (token !== null) isTokenValid(api, token).then(setUsable, () => {});
   }, [token]);
   const signIn = (
     <p class="welcome-other">
@@ -63,7 +63,7 @@ export function Register({ api, sessions, server, registration, token }: Props) 
 
 interface FormProps {
   api: Api;
-  sessions: Sessions;
+  sessions: SessionStore;
   server: string | null;
   token: string | null;
   asksToken?: boolean;
@@ -79,7 +79,7 @@ export function RegisterForm({ api, sessions, server, token, asksToken = false, 
       token: typed === "" ? token : typed,
     });
     onBegin?.();
-    sessions.begin(answer);
+    sessions.start(answer);
   };
   return (
     <Form onSubmit={submit} submit="Create account">

@@ -1,13 +1,13 @@
 import type { Api } from "../../model/server/api.ts";
 import { login } from "../../model/session/authentication.ts";
-import type { Session, Sessions } from "../../model/session/session.ts";
+import type { Session, SessionStore } from "../../model/session/session.ts";
 import { Form } from "../components/Form.tsx";
 import { PasswordField } from "../components/PasswordField.tsx";
 
 /** After a soft logout: the same account on the same device, so that nothing is lost. */
-export function SignInAgain({ api, sessions, expired }: { api: Api; sessions: Sessions; expired: Session }) {
+export function SignInAgain({ api, sessions, expired }: { api: Api; sessions: SessionStore; expired: Session }) {
   const submit = async (data: FormData) => {
-    sessions.begin(await login(api, { username: expired.userId, password: String(data.get("password")), deviceId: expired.deviceId }));
+    sessions.start(await login(api, { username: expired.userId, password: String(data.get("password")), deviceId: expired.deviceId }));
   };
   const leave = (
     <button type="button" class="button" onClick={() => (sessions.expired.value = null)}>

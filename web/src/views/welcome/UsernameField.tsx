@@ -1,6 +1,6 @@
 import { useEffect, useId, useState } from "preact/hooks";
 import type { Api } from "../../model/server/api.ts";
-import { type Availability, asUsername, availability } from "../../model/session/authentication.ts";
+import { checkUsername, toUsername, type UsernameAvailability } from "../../model/session/authentication.ts";
 
 const TYPING_MS = 350;
 
@@ -8,13 +8,13 @@ const TYPING_MS = 350;
 export function UsernameField({ api, server }: { api: Api; server: string | null }) {
   const id = useId();
   const [name, setName] = useState("");
-  const [found, setFound] = useState<(Availability & { name: string }) | null>(null);
+  const [found, setFound] = useState<(UsernameAvailability & { name: string }) | null>(null);
   useEffect(() => {
     if (name === "") return;
     const gone = new AbortController();
     const timer = setTimeout(() => {
       // A failure here says nothing about the name; the form itself will tell.
-      availability(api, name, gone.signal).then(
+      checkUsername(api, name, gone.signal).then(
         (answer) => setFound({ ...answer, name }),
         () => {},
       );
@@ -46,7 +46,7 @@ export function UsernameField({ api, server }: { api: Api; server: string | null
           aria-describedby={`${id}-hint`}
           aria-invalid={known?.free === false}
           onInput={(event) => {
-            const typed = asUsername(event.currentTarget.value);
+            const typed = toUsername(event.currentTarget.value);
             event.currentTarget.value = typed;
             setName(typed);
           }}

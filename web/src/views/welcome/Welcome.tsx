@@ -1,8 +1,8 @@
 import "./Welcome.css";
 import { useEffect, useState } from "preact/hooks";
 import { type Api, messageOf } from "../../model/server/api.ts";
-import { type Registration, registrationOf, serverName } from "../../model/session/authentication.ts";
-import type { Sessions } from "../../model/session/session.ts";
+import { fetchRegistrationMode, fetchServerName, type RegistrationMode } from "../../model/session/authentication.ts";
+import type { SessionStore } from "../../model/session/session.ts";
 import { Icon } from "../components/Icon.tsx";
 import { registrationToken, route } from "../currentRoute.ts";
 import { Invited } from "./InviteLinkWelcome.tsx";
@@ -12,21 +12,21 @@ import { SignInAgain } from "./SignInAgain.tsx";
 
 interface Props {
   api: Api;
-  sessions: Sessions;
+  sessions: SessionStore;
 }
 
 /** What somebody sees who is not logged in. */
 export function Welcome({ api, sessions }: Props) {
   const [server, setServer] = useState<string | null>(null);
-  const [registration, setRegistration] = useState<Registration | null>(null);
+  const [registration, setRegistration] = useState<RegistrationMode | null>(null);
   const [problem, setProblem] = useState<string | null>(null);
   const find = () => {
     setProblem(null);
-    registrationOf(api).then(setRegistration, (error: unknown) => setProblem(messageOf(error)));
+    fetchRegistrationMode(api).then(setRegistration, (error: unknown) => setProblem(messageOf(error)));
   };
   useEffect(() => {
     document.title = "Parlour";
-    void serverName(api).then(setServer);
+    void fetchServerName(api).then(setServer);
     find();
   }, []);
   return (
@@ -59,7 +59,7 @@ export function Welcome({ api, sessions }: Props) {
   );
 }
 
-function Card({ api, sessions, server, registration }: Props & { server: string | null; registration: Registration | null }) {
+function Card({ api, sessions, server, registration }: Props & { server: string | null; registration: RegistrationMode | null }) {
   const expired = sessions.expired.value;
   const at = route.value;
   const token = registrationToken();

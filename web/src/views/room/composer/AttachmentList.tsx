@@ -1,6 +1,6 @@
 import { useEffect, useState } from "preact/hooks";
 import { type Attachment, sizeText } from "../../../model/composing/attachment.ts";
-import { harmless } from "../../../model/server/media.ts";
+import { withSafeType } from "../../../model/server/media.ts";
 import { Icon } from "../../components/Icon.tsx";
 import { IconButton } from "../../components/IconButton.tsx";
 import { usePlace } from "../roomContext.ts";
@@ -8,7 +8,7 @@ import { usePlace } from "../roomContext.ts";
 /** The files that are about to be sent. */
 export function Files({ isSending }: { isSending: boolean }) {
   const { conversation, thread } = usePlace();
-  const files = conversation.filesIn(thread);
+  const files = conversation.attachmentsIn(thread);
   if (files.value.length === 0) return null;
   const remove = (file: Attachment) => {
     file.cancel();
@@ -56,7 +56,7 @@ function usePreview(attachment: Attachment): string | undefined {
   const [url, setUrl] = useState<string>();
   useEffect(() => {
     if (!attachment.isImage) return;
-    const made = URL.createObjectURL(harmless(attachment.file));
+    const made = URL.createObjectURL(withSafeType(attachment.file));
     setUrl(made);
     return () => URL.revokeObjectURL(made);
   }, [attachment]);

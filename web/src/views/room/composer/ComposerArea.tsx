@@ -14,7 +14,7 @@ export function ComposerArea() {
   const successor = room.successor.value;
   if (successor !== undefined) {
     const follow = async () => {
-      if (await attempt(async () => conversation.follow(successor))) go({ at: "room", id: successor });
+      if (await attempt(async () => conversation.joinSuccessor(successor))) go({ at: "room", id: successor });
     };
     return (
       <Instead icon="door">
@@ -33,7 +33,7 @@ export function ComposerArea() {
       </Instead>
     );
   }
-  if (!room.powers.value.maySend(me, "m.room.message")) {
+  if (!room.powerLevels.value.maySend(me, "m.room.message")) {
     return <Instead icon="info">You may read this room, but you are not allowed to write in it.</Instead>;
   }
   return <ComposerBox />;

@@ -18,11 +18,11 @@ export function ComposerBox() {
   const addFiles = useAddFiles();
   const [isSending, setSending] = useState(false);
   const draft = composer.draft.value;
-  const files = conversation.filesIn(thread).value;
+  const files = conversation.attachmentsIn(thread).value;
   const completion = useCompletion(field);
   useGrowing(field, draft.text);
 
-  const wanted = composer.wanted.value;
+  const wanted = composer.focusRequests.value;
   useEffect(() => {
     // On a phone the keyboard comes only when one asks for it.
     if (wanted === 0 && matchMedia("(hover: none)").matches) return;
@@ -36,7 +36,7 @@ export function ComposerBox() {
     await attempt(async () => {
       if (files.length === 0) return composer.send(cleanForSending);
       setSending(true);
-      await composer.sendFiles(cleanForSending);
+      await composer.sendAttachments(cleanForSending);
     });
     setSending(false);
     field.current?.focus();
@@ -48,7 +48,7 @@ export function ComposerBox() {
       event.preventDefault();
       void send();
     } else if (event.key === "ArrowUp" && isPlain && draft.text === "" && draft.editing === null) {
-      if (composer.editLast()) event.preventDefault();
+      if (composer.editLastMessage()) event.preventDefault();
     } else if (event.key === "Escape" && (draft.editing !== null || draft.replyTo !== null)) {
       event.preventDefault();
       event.stopPropagation();
@@ -57,7 +57,7 @@ export function ComposerBox() {
   };
   const insert = (text: string) => {
     const { selectionStart = draft.text.length, selectionEnd = draft.text.length } = field.current ?? {};
-    composer.write(draft.text.slice(0, selectionStart) + text + draft.text.slice(selectionEnd));
+    composer.setText(draft.text.slice(0, selectionStart) + text + draft.text.slice(selectionEnd));
     requestAnimationFrame(() => {
       field.current?.focus();
       field.current?.setSelectionRange(selectionStart + text.length, selectionStart + text.length);
@@ -93,7 +93,7 @@ export function ComposerBox() {
             value={draft.text}
             {...completion.aria}
             onInput={(event) => {
-              composer.write(event.currentTarget.value);
+              composer.setText(event.currentTarget.value);
               completion.look();
             }}
             onSelect={() => completion.look()}

@@ -13,7 +13,7 @@ export function DropZone({ children }: { children: ComponentChildren }) {
   // Every element that is entered or left tells of it.
   const depth = useRef(0);
   const addFiles = useAddFiles();
-  const maySend = !room.encrypted.value && room.successor.value === undefined && room.powers.value.maySend(me, "m.room.message");
+  const maySend = !room.encrypted.value && room.successor.value === undefined && room.powerLevels.value.maySend(me, "m.room.message");
   const hasFiles = (event: DragEvent) => maySend && (event.dataTransfer?.types.includes("Files") ?? false);
   const end = () => {
     depth.current = 0;

@@ -9,7 +9,7 @@ export function AboutBar() {
   const { editing, replyTo } = composer.draft.value;
   const eventId = editing ?? replyTo;
   if (eventId === null) return null;
-  const event = composer.find(eventId) ?? conversation.event(eventId).value;
+  const event = composer.findEvent(eventId) ?? conversation.quotedEvent(eventId).value;
   const label = editing === null ? "Reply to" : "Edit message";
   return (
     <div class="about-bar" role="group" aria-label={label}>

@@ -1,13 +1,13 @@
 // Finds out what the event of a file should say: how big a picture is, how long a film, and what it looks like.
 
-import type { Measured } from "../../../model/composing/attachment.ts";
+import type { FileMetadata } from "../../../model/composing/attachment.ts";
 
 const THUMBNAIL = { width: 800, height: 600 };
 /** Smaller pictures are their own thumbnails. */
 const SMALL_BYTES = 300_000;
 const PATIENCE_MS = 8_000;
 
-export async function measure(file: File): Promise<Measured> {
+export async function measure(file: File): Promise<FileMetadata> {
   try {
     if (file.type.startsWith("image/")) return await measureImage(file);
     if (file.type.startsWith("video/")) return await measureVideo(file);
@@ -17,7 +17,7 @@ export async function measure(file: File): Promise<Measured> {
   return {};
 }
 
-async function measureImage(file: File): Promise<Measured> {
+async function measureImage(file: File): Promise<FileMetadata> {
   const bitmap = await createImageBitmap(file);
   const { width, height } = bitmap;
   const isBig = file.size > SMALL_BYTES && (width > THUMBNAIL.width || height > THUMBNAIL.height) && file.type !== "image/gif";
@@ -26,7 +26,7 @@ async function measureImage(file: File): Promise<Measured> {
   return { width, height, ...(thumbnail === undefined ? {} : { thumbnail }) };
 }
 
-async function measureVideo(file: File): Promise<Measured> {
+async function measureVideo(file: File): Promise<FileMetadata> {
   const video = document.createElement("video");
   const url = URL.createObjectURL(file);
   try {
@@ -51,7 +51,7 @@ async function measureVideo(file: File): Promise<Measured> {
   }
 }
 
-async function shrink(picture: CanvasImageSource, width: number, height: number): Promise<Measured["thumbnail"]> {
+async function shrink(picture: CanvasImageSource, width: number, height: number): Promise<FileMetadata["thumbnail"]> {
   const scale = Math.min(THUMBNAIL.width / width, THUMBNAIL.height / height, 1);
   const canvas = document.createElement("canvas");
   canvas.width = Math.max(Math.round(width * scale), 1);

@@ -12,10 +12,10 @@ export function useAddFiles(): (files: File[]) => void {
   const { media } = useChat();
   const { conversation, thread, composer } = usePlace();
   return (added) => {
-    const files = conversation.filesIn(thread);
+    const files = conversation.attachmentsIn(thread);
     const free = MOST - files.value.length;
     if (added.length > free) tell(`At most ${MOST} files can be sent at once.`);
     files.value = [...files.value, ...added.slice(0, free).map((file) => new Attachment(file, media, measure))];
-    composer.wanted.value += 1;
+    composer.focusRequests.value += 1;
   };
 }

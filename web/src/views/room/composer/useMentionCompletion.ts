@@ -33,7 +33,8 @@ export function useCompletion(field: { current: HTMLTextAreaElement | null }) {
       .filter(({ name, userId }) => begins(name, wanted) || userId.slice(1).toLocaleLowerCase().startsWith(wanted))
       .slice(0, OFFERED)
       .map((member) => ({ id: member.userId, name: member.name, member }));
-    const mayAll = room.powers.value.of(me) >= Number((room.content("m.room.power_levels")?.["notifications"] as { room?: number } | undefined)?.room ?? 50);
+    const mayAll =
+      room.powerLevels.value.levelOf(me) >= Number((room.content("m.room.power_levels")?.["notifications"] as { room?: number } | undefined)?.room ?? 50);
     if (mayAll && "room".startsWith(wanted)) found.push({ id: "@room", name: "room", member: null });
     return found;
   }
@@ -54,8 +55,8 @@ export function useCompletion(field: { current: HTMLTextAreaElement | null }) {
     const label = `@${choice.name}`;
     const start = current.selectionStart - word.length - 1;
     const text = `${current.value.slice(0, start)}${label} ${current.value.slice(current.selectionStart)}`;
-    composer.write(text);
-    composer.mention({ label, id: choice.id });
+    composer.setText(text);
+    composer.addMention({ label, id: choice.id });
     setWord(null);
     requestAnimationFrame(() => {
       current.focus();

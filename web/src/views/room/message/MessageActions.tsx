@@ -1,5 +1,5 @@
 import { useEffect, useRef, useState } from "preact/hooks";
-import { bodyOf } from "../../../model/composing/messageContent.ts";
+import { bodyText } from "../../../model/composing/messageContent.ts";
 import type { TimelineEvent } from "../../../model/timeline/timeline.ts";
 import { useChat } from "../../clientContext.ts";
 import { Dialog } from "../../components/Dialog.tsx";
@@ -21,24 +21,24 @@ export function Actions({ event, menuAsked }: { event: TimelineEvent; menuAsked:
     if (menuAsked > 0) bar.current?.querySelector<HTMLElement>("[aria-haspopup=menu]")?.click();
   }, [menuAsked]);
 
-  const powers = room.powers.value;
+  const powers = room.powerLevels.value;
   const maySpeak = powers.maySend(me, "m.room.message") && !room.encrypted.value && room.successor.value === undefined;
   const mayDelete = event.sender === me ? powers.maySend(me, "m.room.redaction") : powers.may(me, "redact");
   const mayEdit = maySpeak && composer.mayEdit(event);
-  const body = bodyOf(event.content);
+  const body = bodyText(event.content);
 
   const items: MenuItem[] = [];
-  if (maySpeak) items.push({ label: "Reply", icon: "reply", action: () => composer.reply(event) });
+  if (maySpeak) items.push({ label: "Reply", icon: "reply", action: () => composer.startReply(event) });
   if (thread === undefined && !event.isEncrypted)
     items.push({ label: "Open thread", icon: "thread", action: () => (panel.value = { show: "thread", root: event.id }) });
-  if (mayEdit) items.push({ label: "Edit", icon: "edit", action: () => composer.edit(event) });
+  if (mayEdit) items.push({ label: "Edit", icon: "edit", action: () => composer.startEdit(event) });
   if (body !== "") items.push({ label: "Copy text", icon: "copy", action: () => void copy(body) });
   if (mayDelete) items.push({ label: "Delete", icon: "trash", danger: true, action: () => setDeleting(true) });
   return (
     <div ref={bar} class="actions" role="toolbar" aria-label="Message actions">
       {maySpeak && <EmojiButton label="React" onChoose={(emoji) => void attempt(async () => conversation.react(event, emoji))} />}
-      {maySpeak && <IconButton icon="reply" label="Reply" onClick={() => composer.reply(event)} />}
-      {mayEdit && <IconButton icon="edit" label="Edit" onClick={() => composer.edit(event)} />}
+      {maySpeak && <IconButton icon="reply" label="Reply" onClick={() => composer.startReply(event)} />}
+      {mayEdit && <IconButton icon="edit" label="Edit" onClick={() => composer.startEdit(event)} />}
       {items.length > 0 && <Menu label="More" items={items} />}
       {deleting && (
         <Dialog title="Delete this message?" onClose={() => setDeleting(false)}>
@@ -46,7 +46,7 @@ export function Actions({ event, menuAsked }: { event: TimelineEvent; menuAsked:
             submit="Delete"
             danger
             onSubmit={async () => {
-              await conversation.delete(event);
+              await conversation.deleteMessage(event);
               setDeleting(false);
             }}
           >

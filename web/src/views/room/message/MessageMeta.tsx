@@ -32,10 +32,10 @@ function ReadMark({ eventId }: { eventId: string }) {
   const { room, conversation } = usePlace();
   const [asked, setAsked] = useState(false);
   // The mark is drawn again only when the number changes.
-  const count = useComputed(() => conversation.reading.readersOf(eventId).length).value;
+  const count = useComputed(() => conversation.readReceipts.readersOf(eventId).length).value;
   if (count === 0) return <Mark icon="check" label="Sent" />;
   const names = () => {
-    const readers = conversation.reading.readersOf(eventId).map((userId) => room.memberName(userId));
+    const readers = conversation.readReceipts.readersOf(eventId).map((userId) => room.memberName(userId));
     const shown = readers.slice(0, 10).join(", ");
     return readers.length > 10 ? `Read by ${shown} and ${readers.length - 10} more` : `Read by ${shown}`;
   };

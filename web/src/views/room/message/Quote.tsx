@@ -5,7 +5,7 @@ import { plainText } from "./plainText.ts";
 /** The message that is answered, in short. A click goes to it. */
 export function Quote({ eventId }: { eventId: string }) {
   const { conversation, goTo } = usePlace();
-  const event = conversation.event(eventId).value;
+  const event = conversation.quotedEvent(eventId).value;
   if (event === undefined || event === null) {
     return <span class="quote">{event === null ? "The message that is answered cannot be shown." : "…"}</span>;
   }

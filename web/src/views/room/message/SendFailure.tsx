@@ -12,7 +12,7 @@ export function Failed({ event }: { event: TimelineEvent }) {
       <button type="button" class="link-button" onClick={() => conversation.retry(event)}>
         Try again
       </button>
-      <button type="button" class="link-button" onClick={() => conversation.giveUp(event)}>
+      <button type="button" class="link-button" onClick={() => conversation.discard(event)}>
         Delete
       </button>
     </div>

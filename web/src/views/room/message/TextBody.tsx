@@ -1,6 +1,6 @@
 import { useMemo } from "preact/hooks";
-import { pieces } from "../../../model/composing/links.ts";
-import { bodyOf } from "../../../model/composing/messageContent.ts";
+import { splitAtLinks } from "../../../model/composing/links.ts";
+import { bodyText } from "../../../model/composing/messageContent.ts";
 import { type Content, text } from "../../../model/server/events.ts";
 import { useChat } from "../../clientContext.ts";
 import { showProfile } from "../../people/shownProfile.ts";
@@ -14,7 +14,7 @@ const ONLY_EMOJI =
 export function TextBody({ content }: { content: Content }) {
   const formatted = content["format"] === "org.matrix.custom.html" ? text(content["formatted_body"]) : undefined;
   if (formatted !== undefined && formatted !== "" && formatted.length <= LONGEST) return <Html html={formatted} />;
-  const body = bodyOf(content).slice(0, LONGEST);
+  const body = bodyText(content).slice(0, LONGEST);
   return (
     <div class={`text plain${ONLY_EMOJI.test(body) ? " only-emoji" : ""}`} dir="auto">
       <Linked text={body} />
@@ -26,7 +26,7 @@ export function TextBody({ content }: { content: Content }) {
 export function Linked({ text }: { text: string }) {
   return (
     <>
-      {pieces(text).map((piece, at) =>
+      {splitAtLinks(text).map((piece, at) =>
         piece.href === undefined ? (
           piece.text
         ) : (

@@ -1,6 +1,6 @@
 // A message in one line of words, for quotations, previews and announcements.
 
-import { bodyOf } from "../../../model/composing/messageContent.ts";
+import { bodyText } from "../../../model/composing/messageContent.ts";
 import { type Content, list, record, text } from "../../../model/server/events.ts";
 import type { TimelineEvent } from "../../../model/timeline/timeline.ts";
 
@@ -20,7 +20,7 @@ export function plainText(event: TimelineEvent): string {
     case "m.file":
       return `File: ${fileName(content)}`;
     default:
-      return bodyOf(content);
+      return bodyText(content);
   }
 }
 
@@ -31,7 +31,7 @@ export function fileName(content: Content): string {
 /** What stands under a file, where it says more than its name. */
 export function captionOf(content: Content): string | undefined {
   const name = text(content["filename"]);
-  const body = bodyOf(content);
+  const body = bodyText(content);
   return name !== undefined && body !== "" && body !== name ? body : undefined;
 }
 

@@ -1,7 +1,7 @@
 // Cleans the HTML of messages. This is the only way by which HTML gets into the page.
 
 import DOMPurify, { type DOMPurify as Purifier } from "dompurify";
-import { mentionedBy, safeHref } from "../../../model/composing/links.ts";
+import { matrixLinkTarget, safeHref } from "../../../model/composing/links.ts";
 import { hrefOf } from "../../../model/route.ts";
 
 /** What the specification allows, pictures and fonts apart. */
@@ -63,7 +63,7 @@ function strict(purifier: Purifier): Purifier {
 function finishLink(link: Element): void {
   const href = link.getAttribute("href");
   if (href === null) return;
-  const mentioned = mentionedBy(href);
+  const mentioned = matrixLinkTarget(href);
   if (mentioned?.kind === "user") {
     link.setAttribute("class", mentioned.id === reader ? "pill me" : "pill");
     link.setAttribute("data-user", mentioned.id);

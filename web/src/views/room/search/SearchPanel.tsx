@@ -1,6 +1,6 @@
 import "./Search.css";
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
-import { Search } from "../../../model/timeline/messageSearch.ts";
+import { MessageSearch } from "../../../model/timeline/messageSearch.ts";
 import { useChat } from "../../clientContext.ts";
 import { Check } from "../../components/Form.tsx";
 import { Icon } from "../../components/Icon.tsx";
@@ -13,7 +13,7 @@ import { HitView } from "./SearchResult.tsx";
 export function SearchPanel() {
   const { room } = usePlace();
   const { api } = useChat();
-  const search = useMemo(() => new Search(api), []);
+  const search = useMemo(() => new MessageSearch(api), []);
   const [term, setTerm] = useState("");
   const [inAll, setInAll] = useState(false);
   const field = useRef<HTMLInputElement>(null);
@@ -61,7 +61,7 @@ export function SearchPanel() {
   );
 }
 
-function Results({ search }: { search: Search }) {
+function Results({ search }: { search: MessageSearch }) {
   const count = search.count.value;
   const loading = search.loading.value;
   const problem = search.problem.value;
@@ -79,7 +79,7 @@ function Results({ search }: { search: Search }) {
         ))}
       </ol>
       {search.hasMore.value && (
-        <button type="button" class="button wide" disabled={loading} onClick={() => void search.more()}>
+        <button type="button" class="button wide" disabled={loading} onClick={() => void search.loadMore()}>
           Show more
         </button>
       )}

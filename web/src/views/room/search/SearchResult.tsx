@@ -1,4 +1,4 @@
-import { emphasised, type Hit } from "../../../model/timeline/messageSearch.ts";
+import { type SearchHit, splitAtWords } from "../../../model/timeline/messageSearch.ts";
 import { TimelineEvent } from "../../../model/timeline/timeline.ts";
 import { useChat } from "../../clientContext.ts";
 import { exactTime, shortTime } from "../../components/formatTime.ts";
@@ -8,7 +8,7 @@ import { hueOf } from "../message/Quote.tsx";
 import { usePlace } from "../roomContext.ts";
 
 /** A message that was found. A click goes to it. */
-export function HitView({ hit, words }: { hit: Hit; words: string[] }) {
+export function HitView({ hit, words }: { hit: SearchHit; words: string[] }) {
   const { room, goTo } = usePlace();
   const { rooms } = useChat();
   const { event, roomId } = hit;
@@ -25,7 +25,7 @@ export function HitView({ hit, words }: { hit: Hit; words: string[] }) {
       </span>
       {roomId !== room.id && <span class="hit-room ellipsis">in {where?.name.value ?? roomId}</span>}
       <span class="hit-text" dir="auto">
-        {emphasised(body, words).map(({ text, found }, at) => (found ? <mark key={at}>{text}</mark> : text))}
+        {splitAtWords(body, words).map(({ text, found }, at) => (found ? <mark key={at}>{text}</mark> : text))}
       </span>
     </button>
   );

@@ -16,9 +16,9 @@ export function ThreadPanel({ root }: { root: string }) {
   const { room, conversation } = around;
   // Where too much was missed, the thread is fetched anew.
   const resets = room.timeline.resets.value;
-  const thread = useMemo(() => conversation.thread(root), [root, resets]);
+  const thread = useMemo(() => conversation.openThread(root), [root, resets]);
   const [problem, setProblem] = useState<string | null>(null);
-  useEffect(() => thread.follow(), [thread]);
+  useEffect(() => thread.followRoom(), [thread]);
   thread.changed.value;
   room.timeline.changed.value;
 

@@ -1,13 +1,13 @@
 import "./MessageList.css";
 import type { ComponentChildren } from "preact";
 import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
-import type { Target } from "../../../model/timeline/conversation.ts";
+import type { JumpTarget } from "../../../model/timeline/conversation.ts";
 import type { Timeline, TimelineEvent } from "../../../model/timeline/timeline.ts";
-import { type Row, rowsOf } from "../../../model/timeline/timelineRows.ts";
+import { buildRows, type TimelineRow } from "../../../model/timeline/timelineRows.ts";
 import { useChat } from "../../clientContext.ts";
 import { usePlace } from "../roomContext.ts";
 import { JumpButton } from "./JumpButton.tsx";
-import { RowView } from "./TimelineRow.tsx";
+import { RowView } from "./TimelineRowView.tsx";
 import { useArrows } from "./useArrowKeys.ts";
 import { useWindowedList } from "./useVirtualRows.ts";
 
@@ -22,7 +22,7 @@ interface Props {
   readUpTo?: number | null;
   /** Tells that it is known where the new messages begin; before that nothing is scrolled. */
   isReady?: boolean;
-  target?: Target | null;
+  target?: JumpTarget | null;
   loadBack: (() => void) | null;
   loadForward?: (() => void) | null;
   onNewest?: () => void;
@@ -38,7 +38,7 @@ export function MessageList(props: Props) {
   const { me } = useChat();
   const place = usePlace();
   const version = timeline.changed.value;
-  const rows = useMemo(() => rowsOf([...timeline.events, ...pending], { me, thread, readUpTo }), [timeline, version, pending, pending.length, readUpTo]);
+  const rows = useMemo(() => buildRows([...timeline.events, ...pending], { me, thread, readUpTo }), [timeline, version, pending, pending.length, readUpTo]);
   const list = useWindowedList(rows, {
     of: timeline,
     isNewest: isLive,
@@ -48,7 +48,7 @@ export function MessageList(props: Props) {
   const { keeper } = list;
   const [current, setCurrent] = useState<string | null>(null);
   const [highlighted, setHighlighted] = useState<string | null>(null);
-  const onKeyDown = useArrows(list.content, () => place.composer.wanted.value++);
+  const onKeyDown = useArrows(list.content, () => place.composer.focusRequests.value++);
 
   // A row to scroll to, as soon as it is in the page.
   const wanted = useRef<{ at: number; key: string; above: number; isBrought: boolean; onShown: () => void } | null>(null);
@@ -140,14 +140,14 @@ export function MessageList(props: Props) {
   );
 }
 
-function positionOf(rows: Row[], order: number | undefined): number {
+function positionOf(rows: TimelineRow[], order: number | undefined): number {
   if (order === undefined) return -1;
   const at = rows.findIndex(({ last }) => last >= order);
   return at === -1 ? rows.length - 1 : at;
 }
 
 /** How many messages of others came since the end was in view. */
-function newSince(rows: Row[], order: number, me: string): number {
+function newSince(rows: TimelineRow[], order: number, me: string): number {
   let count = 0;
   for (let at = rows.length - 1; at >= 0 && rows[at]!.last > order; at--) {
     const row = rows[at]!;

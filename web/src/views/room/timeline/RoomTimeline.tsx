@@ -14,7 +14,7 @@ const PAGES_BACK = 4;
 /** The messages of the room, apart from those in threads. */
 export function MainList() {
   const { room, conversation } = usePlace();
-  const { live } = useChat();
+  const { connection } = useChat();
   const timeline = conversation.timeline.value;
   const isLive = conversation.isLive;
   room.timeline.changed.value;
@@ -27,7 +27,7 @@ export function MainList() {
     void findUnread(room).then((order) => setReadUpTo(order));
   }, [room]);
   const readIfSeen = () => {
-    if (isAtEnd.current && isAttentive()) conversation.reading.seen();
+    if (isAtEnd.current && isAttentive()) conversation.readReceipts.markSeen();
   };
   useAttention(readIfSeen, () => {
     // What comes while nobody looks is new when they come back.
@@ -36,7 +36,7 @@ export function MainList() {
   });
 
   // After a failure the next try is the user's, or comes with the connection.
-  useEffect(() => setProblem(null), [live.connection.value]);
+  useEffect(() => setProblem(null), [connection.state.value]);
   const load = (work: () => Promise<void>) => () => void work().catch((error: unknown) => setProblem(messageOf(error)));
   const loadBack = load(async () => timeline.loadBack());
   const pending = isLive ? room.timeline.pending.filter(({ relation }) => relation.type !== "m.thread") : [];

@@ -1,5 +1,5 @@
 import { useState } from "preact/hooks";
-import { describe } from "../../../model/timeline/stateEventText.ts";
+import { stateEventText } from "../../../model/timeline/stateEventText.ts";
 import type { TimelineEvent } from "../../../model/timeline/timeline.ts";
 import { exactTime, timeOfDay } from "../../components/formatTime.ts";
 import { usePlace } from "../roomContext.ts";
@@ -24,7 +24,7 @@ export function Changes({ events, count }: { events: TimelineEvent[]; count: num
       )}
       {lines.map((event) => (
         <p key={event.key} class="change">
-          <span dir="auto">{describe(event, nameOf)}</span>{" "}
+          <span dir="auto">{stateEventText(event, nameOf)}</span>{" "}
           <time dateTime={new Date(event.time).toISOString()} title={exactTime(event.time)}>
             {timeOfDay(event.time)}
           </time>

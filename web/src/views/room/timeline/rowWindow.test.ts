@@ -1,8 +1,8 @@
 import { expect, test } from "vitest";
-import type { Row } from "../../../model/timeline/timelineRows.ts";
+import type { TimelineRow } from "../../../model/timeline/timelineRows.ts";
 import { aroundRow, cut, down, EVERYTHING, MOST, sliceOf, up } from "./rowWindow.ts";
 
-const rowsUpTo = (count: number) => Array.from({ length: count }, (_, at) => ({ key: `$${at}`, first: at * 2, last: at * 2 + 1 }) as Row);
+const rowsUpTo = (count: number) => Array.from({ length: count }, (_, at) => ({ key: `$${at}`, first: at * 2, last: at * 2 + 1 }) as TimelineRow);
 
 test("few rows are all in the page", () => {
   expect(sliceOf(rowsUpTo(30), cut(rowsUpTo(30), EVERYTHING, "end"))).toEqual([0, 30]);

@@ -1,7 +1,7 @@
 // Moves a window over many rows as one scrolls, and loads more at its ends.
 
 import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
-import type { Row } from "../../../model/timeline/timelineRows.ts";
+import type { TimelineRow } from "../../../model/timeline/timelineRows.ts";
 import { aroundRow, cut, down, EVERYTHING, sliceOf, up, type Window } from "./rowWindow.ts";
 import { Keeper } from "./scrollAnchor.ts";
 
@@ -17,7 +17,7 @@ export interface Ends {
   loadForward: (() => void) | null;
 }
 
-export function useWindowedList(rows: Row[], ends: Ends) {
+export function useWindowedList(rows: TimelineRow[], ends: Ends) {
   const [, setDrawn] = useState(0);
   const redraw = () => setDrawn((times) => times + 1);
   const scroller = useRef<HTMLDivElement>(null);
@@ -103,18 +103,18 @@ export function useWindowedList(rows: Row[], ends: Ends) {
   };
 }
 
-function isWholeEnd(rows: Row[], window: Window): boolean {
+function isWholeEnd(rows: TimelineRow[], window: Window): boolean {
   return sliceOf(rows, window)[1] >= rows.length;
 }
 
-function middleOf(rows: Row[], keeper: Keeper): number {
+function middleOf(rows: TimelineRow[], keeper: Keeper): number {
   const keys = new Set(keeper.visibleKeys);
   const at = rows.findLastIndex(({ key }) => keys.has(key));
   return at === -1 ? rows.length - 1 : at;
 }
 
 /** The window among other rows in which what was in view is in view. */
-function foundAgain(rows: Row[], keeper: Keeper): Window {
+function foundAgain(rows: TimelineRow[], keeper: Keeper): Window {
   const keys = new Set(keeper.visibleKeys);
   const at = rows.findIndex(({ key }) => keys.has(key));
   if (at === -1) return EVERYTHING;

@@ -1,10 +1,10 @@
-import type { Row } from "../../../model/timeline/timelineRows.ts";
+import type { TimelineRow } from "../../../model/timeline/timelineRows.ts";
 import { dayName } from "../../components/formatTime.ts";
 import { Message } from "../message/Message.tsx";
 import { Changes } from "./StateChanges.tsx";
 
 interface Props {
-  row: Row;
+  row: TimelineRow;
   isCurrent: boolean;
   isHighlighted: boolean;
 }
