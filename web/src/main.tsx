@@ -5,12 +5,12 @@ import { render } from "preact";
 import { Api } from "./model/server/api.ts";
 import { SessionStore } from "./model/session/session.ts";
 import { App } from "./views/App.tsx";
-import { applyKeptTheme } from "./views/theme.ts";
+import { applyStoredTheme } from "./views/theme.ts";
 
 const api = new Api(location.origin);
 const sessions = new SessionStore(localStorage, api);
 api.onUnknownToken = (error) => sessions.tokenRevoked(error.body["soft_logout"] === true);
 addEventListener("storage", () => sessions.reloadFromStorage());
 
-applyKeptTheme();
+applyStoredTheme();
 render(<App api={api} sessions={sessions} />, document.getElementById("app")!);

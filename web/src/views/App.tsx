@@ -2,7 +2,7 @@ import { useEffect, useMemo } from "preact/hooks";
 import { Client } from "../model/client.ts";
 import type { Api } from "../model/server/api.ts";
 import type { Session, SessionStore } from "../model/session/session.ts";
-import { ChatContext } from "./clientContext.ts";
+import { ClientContext } from "./clientContext.ts";
 import { Toasts } from "./components/Toasts.tsx";
 import { Shell } from "./shell/Shell.tsx";
 import { applyTheme } from "./theme.ts";
@@ -24,11 +24,11 @@ export function App({ api, sessions }: Props) {
 }
 
 function LoggedIn({ api, session, sessions }: Props & { session: Session }) {
-  const chat = useMemo(() => new Client(api, session.userId, session.deviceId), []);
+  const client = useMemo(() => new Client(api, session.userId, session.deviceId), []);
   useEffect(() => {
-    chat.start();
+    client.start();
     const wake = () => {
-      if (document.visibilityState === "visible") chat.connection.wake();
+      if (document.visibilityState === "visible") client.connection.wake();
     };
     addEventListener("online", wake);
     addEventListener("offline", wake);
@@ -37,17 +37,17 @@ function LoggedIn({ api, session, sessions }: Props & { session: Session }) {
       removeEventListener("online", wake);
       removeEventListener("offline", wake);
       document.removeEventListener("visibilitychange", wake);
-      chat.stop();
+      client.stop();
     };
   }, []);
-  const theme = chat.accountData.settings.value.theme;
-  const isKnown = chat.rooms.isReady.value;
+  const theme = client.accountData.settings.value.theme;
+  const isKnown = client.rooms.isReady.value;
   useEffect(() => {
     if (isKnown) applyTheme(theme);
   }, [theme, isKnown]);
   return (
-    <ChatContext.Provider value={chat}>
+    <ClientContext.Provider value={client}>
       <Shell sessions={sessions} />
-    </ChatContext.Provider>
+    </ClientContext.Provider>
   );
 }

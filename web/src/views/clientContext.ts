@@ -4,39 +4,39 @@ import { createContext } from "preact";
 import { useContext, useEffect, useState } from "preact/hooks";
 import type { Client } from "../model/client.ts";
 
-export const ChatContext = createContext<Client | null>(null);
+export const ClientContext = createContext<Client | null>(null);
 
 /** Everything of the user who is logged in. */
-export function useChat(): Client {
-  const chat = useContext(ChatContext);
-  if (chat === null) throw new Error("This view stands outside of a session.");
-  return chat;
+export function useClient(): Client {
+  const client = useContext(ClientContext);
+  if (client === null) throw new Error("This view stands outside of a session.");
+  return client;
 }
 
 /** The address of a thumbnail, once it is loaded. */
 export function useThumbnail(mxc: string | undefined, width: number, height: number, method: "crop" | "scale"): string | undefined {
-  const { media } = useChat();
+  const { media } = useClient();
   return useLoaded(mxc, async (address) => media.thumbnail(address, { width, height, method }), `${width} ${height} ${method}`);
 }
 
 /** The address of a whole file, once it is loaded. */
 export function useFile(mxc: string | undefined): string | undefined {
-  const { media } = useChat();
+  const { media } = useClient();
   return useLoaded(mxc, async (address) => media.file(address), "file");
 }
 
 function useLoaded(mxc: string | undefined, load: (mxc: string) => Promise<string>, what: string): string | undefined {
   const [loaded, setLoaded] = useState<{ mxc: string; url: string }>();
   useEffect(() => {
-    let wanted = true;
+    let isCurrent = true;
     if (mxc !== undefined && mxc !== "") {
       load(mxc).then(
-        (url) => wanted && setLoaded({ mxc, url }),
+        (url) => isCurrent && setLoaded({ mxc, url }),
         () => {},
       );
     }
     return () => {
-      wanted = false;
+      isCurrent = false;
     };
   }, [mxc, what]);
   return loaded?.mxc === mxc ? loaded?.url : undefined;

@@ -3,14 +3,14 @@
 import { signal } from "@preact/signals";
 import { hrefOf, parseRoute, type Route } from "../model/route.ts";
 
-export const route = signal<Route>(parseRoute(location.hash));
-addEventListener("hashchange", () => (route.value = parseRoute(location.hash)));
+export const currentRoute = signal<Route>(parseRoute(location.hash));
+addEventListener("hashchange", () => (currentRoute.value = parseRoute(location.hash)));
 
-export function go(to: Route, replace = false): void {
+export function navigate(to: Route, replace = false): void {
   const href = hrefOf(to);
   if (replace) {
     history.replaceState(null, "", location.pathname + href);
-    route.value = to;
+    currentRoute.value = to;
   } else {
     location.hash = href;
   }
@@ -22,6 +22,6 @@ export function registrationToken(): string | null {
 }
 
 /** Takes the registration token out of the address once it is used. */
-export function forgetRegistrationToken(): void {
+export function removeRegistrationToken(): void {
   history.replaceState(null, "", location.pathname + location.hash);
 }

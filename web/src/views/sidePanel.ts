@@ -2,6 +2,6 @@
 
 import { signal } from "@preact/signals";
 
-export type Panel = { show: "details" } | { show: "thread"; root: string } | { show: "search" };
+export type SidePanel = { show: "details" } | { show: "thread"; root: string } | { show: "search" };
 
-export const panel = signal<Panel | null>(null);
+export const sidePanel = signal<SidePanel | null>(null);

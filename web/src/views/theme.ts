@@ -3,19 +3,19 @@
 
 import type { PageSettings } from "../model/settings/accountData.ts";
 
-const KEY = "parlour.theme";
+const STORAGE_KEY = "parlour.theme";
 
 export function applyTheme(theme: PageSettings["theme"]): void {
   if (theme === "system") {
     delete document.documentElement.dataset["theme"];
-    localStorage.removeItem(KEY);
+    localStorage.removeItem(STORAGE_KEY);
   } else {
     document.documentElement.dataset["theme"] = theme;
-    localStorage.setItem(KEY, theme);
+    localStorage.setItem(STORAGE_KEY, theme);
   }
 }
 
-export function applyKeptTheme(): void {
-  const kept = localStorage.getItem(KEY);
+export function applyStoredTheme(): void {
+  const kept = localStorage.getItem(STORAGE_KEY);
   if (kept === "light" || kept === "dark") document.documentElement.dataset["theme"] = kept;
 }

@@ -26,7 +26,7 @@ export class Composer {
   private readonly draftKey: string;
 
   constructor(
-    private readonly chat: Client,
+    private readonly client: Client,
     private readonly conversation: Conversation,
     private readonly drafts: Drafts,
     readonly thread?: ComposerThread,
@@ -76,7 +76,7 @@ export class Composer {
   mayEdit(event: TimelineEvent): boolean {
     const isText = ["m.text", "m.emote", "m.notice"].includes(text(event.content["msgtype"]) ?? "");
     return (
-      event.sender === this.chat.me &&
+      event.sender === this.client.me &&
       event.raw.type === "m.room.message" &&
       isText &&
       !event.isRedacted &&
@@ -100,11 +100,11 @@ export class Composer {
     if (text.trim() === "") return;
     const written = { text, mentions, clean, replyTo: this.repliedEvent(), thread: this.threadRelation() };
     if (editing === null) {
-      this.chat.sendQueue.send(room, messageContent(written));
+      this.client.sendQueue.send(room, messageContent(written));
       this.setDraft(EMPTY_DRAFT);
     } else {
       const edited = this.findEvent(editing);
-      if (edited !== undefined && bodyText(edited.content) !== text) this.chat.sendQueue.send(room, editContent(written, edited));
+      if (edited !== undefined && bodyText(edited.content) !== text) this.client.sendQueue.send(room, editContent(written, edited));
       this.setDraft(this.savedDraft ?? EMPTY_DRAFT);
       this.savedDraft = null;
     }
@@ -121,7 +121,7 @@ export class Composer {
     for (const file of files.value) {
       const content = await file.upload(caption);
       if (content === null) continue;
-      this.chat.sendQueue.send(room, { ...content, ...(relation === undefined ? {} : { "m.relates_to": relation }) });
+      this.client.sendQueue.send(room, { ...content, ...(relation === undefined ? {} : { "m.relates_to": relation }) });
       files.value = files.value.filter((other) => other !== file);
       if (editing === null && this.draft.value.text === text) this.setDraft(EMPTY_DRAFT);
       caption = null;

@@ -22,7 +22,7 @@ export class SendQueue {
 
   constructor(
     private readonly api: Api,
-    private readonly live: SendChannel,
+    private readonly connection: SendChannel,
     private readonly me: string,
   ) {}
 
@@ -101,15 +101,15 @@ export class SendQueue {
 
   /** A single request may fail while the connection stands; otherwise its return brings everything on its way again. */
   private retryLater(room: Room): void {
-    if (this.live.state.value !== "online") return;
+    if (this.connection.state.value !== "online") return;
     setTimeout(() => this.retryAll([room]), RETRY_DELAY_MS);
   }
 
   private async putEvent(roomId: string, type: string, content: Content, transaction: string): Promise<string> {
-    if (this.live.canRequest) {
+    if (this.connection.canRequest) {
       try {
         const params = { room_id: roomId, event_type: type, content };
-        return (await this.live.request<{ event_id: string }>("send", params, transaction)).event_id;
+        return (await this.connection.request<{ event_id: string }>("send", params, transaction)).event_id;
       } catch (error) {
         // A broken channel says nothing about the event, and a limit can be waited out over HTTP: the transaction
         // id makes it the same event there.

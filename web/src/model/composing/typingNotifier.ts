@@ -16,7 +16,7 @@ export class TypingNotifier {
 
   constructor(
     private readonly api: Api,
-    private readonly live: SendChannel,
+    private readonly connection: SendChannel,
     private readonly roomId: string,
     private readonly me: string,
   ) {}
@@ -43,7 +43,7 @@ export class TypingNotifier {
 
   private async request(typing: boolean): Promise<unknown> {
     const params = { typing, ...(typing ? { timeout: TYPING_TIMEOUT_MS } : {}) };
-    if (this.live.canRequest) return this.live.request("typing", { room_id: this.roomId, ...params });
+    if (this.connection.canRequest) return this.connection.request("typing", { room_id: this.roomId, ...params });
     return this.api.put(path`/_matrix/client/v3/rooms/${this.roomId}/typing/${this.me}`, params);
   }
 }

@@ -17,7 +17,7 @@ export const ROLE_LEVELS = [
 export class RoomAdministration {
   constructor(
     private readonly api: Api,
-    private readonly parlour: ParlourApi,
+    private readonly parlourApi: ParlourApi,
   ) {}
 
   async setState(roomId: string, type: string, content: Content, key = ""): Promise<void> {
@@ -44,7 +44,7 @@ export class RoomAdministration {
   async invite(roomId: string, userIds: string[], until?: number): Promise<void> {
     for (const userId of userIds) {
       if (until === undefined) await this.changeMembership(roomId, "invite", userId);
-      else await this.parlour.inviteUntil(roomId, userId, until);
+      else await this.parlourApi.inviteUntil(roomId, userId, until);
     }
   }
 
@@ -87,10 +87,10 @@ export function invitationExpiry(room: Room, userId: string): number | undefined
 }
 
 /** The roles that one member can give another: none above the own, and none to those as high as oneself. */
-export function assignableRoles(powers: PowerLevels, me: string, userId: string): (typeof ROLE_LEVELS)[number][] {
-  const own = powers.levelOf(me);
-  const theirs = powers.levelOf(userId);
-  if (!powers.maySend(me, "m.room.power_levels", true) || theirs === Infinity) return [];
+export function assignableRoles(powerLevels: PowerLevels, me: string, userId: string): (typeof ROLE_LEVELS)[number][] {
+  const own = powerLevels.levelOf(me);
+  const theirs = powerLevels.levelOf(userId);
+  if (!powerLevels.maySend(me, "m.room.power_levels", true) || theirs === Infinity) return [];
   if (userId !== me && theirs >= own) return [];
   return ROLE_LEVELS.filter(({ level }) => level <= own && level !== theirs);
 }
@@ -101,8 +101,8 @@ export function isCreator(room: Room, userId: string): boolean {
 }
 
 /** Marks one as here, or as not here, at once. */
-export async function announcePresence(api: Api, live: LiveConnection, me: string, shown: boolean): Promise<void> {
+export async function announcePresence(api: Api, connection: LiveConnection, me: string, shown: boolean): Promise<void> {
   const presence = shown ? "online" : "offline";
-  if (live.canRequest) await live.request("presence", { presence });
+  if (connection.canRequest) await connection.request("presence", { presence });
   else await api.put(path`/_matrix/client/v3/presence/${me}/status`, { presence });
 }

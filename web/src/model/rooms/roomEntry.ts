@@ -26,9 +26,9 @@ export class RoomEntry {
   constructor(
     private readonly api: Api,
     private readonly rooms: RoomStore,
-    private readonly account: AccountData,
-    private readonly directory: RoomDirectory,
-    private readonly parlour: ParlourApi,
+    private readonly accountData: AccountData,
+    private readonly roomDirectory: RoomDirectory,
+    private readonly parlourApi: ParlourApi,
   ) {}
 
   /** Makes a room. Returns its id when it is in the list. */
@@ -57,13 +57,13 @@ export class RoomEntry {
       preset: "trusted_private_chat",
       invite: [userId],
     });
-    await this.account.addDirectChat(userId, room_id);
+    await this.accountData.addDirectChat(userId, room_id);
     return this.waitForRoom(room_id);
   }
 
   /** The direct chat with somebody that was used last. */
   existingDirectChat(userId: string): Room | undefined {
-    const marked = strings(this.account.directChats.value[userId]).map((id) => this.rooms.get(id));
+    const marked = strings(this.accountData.directChats.value[userId]).map((id) => this.rooms.get(id));
     const invited = this.rooms.invitations.value.filter((room) => isDirectInvitation(room) && room.ownMember.value?.sender === userId);
     return [...marked, ...invited]
       .filter((room): room is Room => room !== undefined && ["join", "invite"].includes(room.membership.value))
@@ -74,18 +74,18 @@ export class RoomEntry {
   async acceptInvitation(room: Room): Promise<string> {
     const inviter = room.ownMember.value?.sender;
     const isDirect = isDirectInvitation(room);
-    await this.directory.join(room.id);
-    if (isDirect && inviter !== undefined) await this.account.addDirectChat(inviter, room.id);
+    await this.roomDirectory.join(room.id);
+    if (isDirect && inviter !== undefined) await this.accountData.addDirectChat(inviter, room.id);
     return this.waitForRoom(room.id);
   }
 
   /** Joins by id or alias, and returns the room's id when it is in the list. */
   async joinRoom(address: string, via: string[] = []): Promise<string> {
-    return this.waitForRoom(await this.directory.join(address, via));
+    return this.waitForRoom(await this.roomDirectory.join(address, via));
   }
 
   async redeemInviteLink(token: string): Promise<string> {
-    return this.waitForRoom(await this.parlour.redeemInviteLink(token));
+    return this.waitForRoom(await this.parlourApi.redeemInviteLink(token));
   }
 
   /** Waits until the sync has told of a room that was joined, though not for ever: it comes in any case. */

@@ -84,14 +84,14 @@ async function socketNumber(number: number): Promise<FakeSocket> {
 }
 
 test("the first frame says who it is, and updates follow", async () => {
-  const live = start();
+  const connection = start();
   const socket = await socketNumber(1);
   await socket.welcome();
   expect(socket.sent[0]).toMatchObject({ method: "authenticate", params: { access_token: "token" } });
   expect(socket.url.searchParams.has("access_token")).toBe(false);
   socket.says({ next_batch: "s1" });
   expect(updates).toEqual(["s1"]);
-  expect([live.state.value, live.transport.value]).toEqual(["online", "websocket"]);
+  expect([connection.state.value, connection.transport.value]).toEqual(["online", "websocket"]);
 });
 
 test("a connection that stands is not closed by the time that opening may take", async () => {
@@ -103,34 +103,34 @@ test("a connection that stands is not closed by the time that opening may take",
 });
 
 test("after a break it goes on where it was", async () => {
-  const live = start();
+  const connection = start();
   const first = await socketNumber(1);
   await first.welcome();
   first.says({ next_batch: "s1" });
   first.says({ next_batch: "s2" });
   first.close(1001);
-  await vi.waitFor(() => expect(live.state.value).toBe("offline"));
+  await vi.waitFor(() => expect(connection.state.value).toBe("offline"));
   const second = await socketNumber(2);
   expect(second.url.searchParams.get("since")).toBe("s2");
   await second.welcome();
   second.says({ next_batch: "s3" });
   expect(updates).toEqual(["s1", "s2", "s3"]);
-  expect(live.state.value).toBe("online");
+  expect(connection.state.value).toBe("online");
 });
 
 test("after two sockets that do not work /sync is asked, from where it was, and sockets are tried later", async () => {
   let answered = 0;
-  const live = start(async (url, signal) => (++answered <= 2 ? { next_batch: `s${answered}` } : waitForever(url, signal)));
+  const connection = start(async (url, signal) => (++answered <= 2 ? { next_batch: `s${answered}` } : waitForever(url, signal)));
   (await socketNumber(1)).close(1006);
   (await socketNumber(2)).close(1006);
   await vi.waitFor(() => expect(updates).toEqual(["s1", "s2"]));
-  expect([live.state.value, live.transport.value]).toEqual(["online", "sync"]);
+  expect([connection.state.value, connection.transport.value]).toEqual(["online", "sync"]);
   expect(syncs.map((url) => [url.searchParams.get("since"), url.searchParams.get("timeout")])).toEqual([
     [null, "0"],
     ["s1", "30000"],
     ["s2", "30000"],
   ]);
-  expect(live.canRequest).toBe(false);
+  expect(connection.canRequest).toBe(false);
   expect(sockets).toHaveLength(2);
 });
 
@@ -171,12 +171,12 @@ test("a token that is refused at the beginning ends the session at once", async 
 });
 
 test("a request gets its own answer, or learns that the connection broke", async () => {
-  const live = start();
+  const connection = start();
   const socket = await socketNumber(1);
   await socket.welcome();
-  const one = live.request("send", {}, "a");
-  const two = live.request("send", {}, "b");
-  const three = live.request("send", {}, "c");
+  const one = connection.request("send", {}, "a");
+  const two = connection.request("send", {}, "b");
+  const three = connection.request("send", {}, "c");
   const broken = expect(three).rejects.toThrow("The connection broke.");
   socket.says({ id: "b", error: { errcode: "M_FORBIDDEN", error: "no" } });
   socket.says({ id: "a", result: { event_id: "$1" } });
@@ -187,13 +187,13 @@ test("a request gets its own answer, or learns that the connection broke", async
 });
 
 test("a server that does not answer is given up", async () => {
-  const live = start();
+  const connection = start();
   const socket = await socketNumber(1);
   await socket.welcome();
   await vi.advanceTimersByTimeAsync(25_000);
   expect(socket.sent.at(-1)?.method).toBe("ping");
   await vi.advanceTimersByTimeAsync(15_000);
-  await vi.waitFor(() => expect(live.state.value).toBe("offline"));
+  await vi.waitFor(() => expect(connection.state.value).toBe("offline"));
   await socketNumber(2);
 });
 

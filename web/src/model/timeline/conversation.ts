@@ -34,12 +34,12 @@ export class Conversation {
   private stopFollowing = () => {};
 
   constructor(
-    private readonly chat: Client,
+    private readonly client: Client,
     readonly room: Room,
   ) {
     this.timeline = signal(room.timeline);
-    this.readReceipts = new ReadReceipts(chat.api, room, () => chat.accountData.settings.peek().sendReceipts);
-    this.typingNotifier = new TypingNotifier(chat.api, chat.connection, room.id, chat.me);
+    this.readReceipts = new ReadReceipts(client.api, room, () => client.accountData.settings.peek().sendReceipts);
+    this.typingNotifier = new TypingNotifier(client.api, client.connection, room.id, client.me);
   }
 
   get isLive(): boolean {
@@ -52,7 +52,7 @@ export class Conversation {
     if (event !== undefined) this.show(this.room.timeline);
     else event = this.timeline.value.get(eventId);
     if (event === undefined) {
-      const around = await Timeline.loadAround(this.chat.api, this.room.id, eventId, this.room.timeline.onHistoricState);
+      const around = await Timeline.loadAround(this.client.api, this.room.id, eventId, this.room.timeline.onHistoricState);
       event = around.get(eventId);
       this.show(this.room.timeline.mergeOlder(around) ? this.room.timeline : around);
     }
@@ -92,7 +92,7 @@ export class Conversation {
   }
 
   openThread(root: string): Thread {
-    return new Thread(this.chat.api, this.room.timeline, root);
+    return new Thread(this.client.api, this.room.timeline, root);
   }
 
   attachmentsIn(thread: string | undefined): Signal<Attachment[]> {
@@ -104,13 +104,13 @@ export class Conversation {
 
   /** Reacts, or takes the reaction back. It is shown at once. */
   async react(event: TimelineEvent, key: string): Promise<void> {
-    const { me } = this.chat;
+    const { me } = this.client;
     const own = event.reactions.get(key)?.get(me);
     if (own === PENDING_REACTION_ID) return;
     if (own !== undefined) {
       event.removeReaction(key, me);
       try {
-        await this.chat.sendQueue.redact(this.room.id, own);
+        await this.client.sendQueue.redact(this.room.id, own);
       } catch (error) {
         event.addReaction(key, me, own);
         throw error;
@@ -120,7 +120,7 @@ export class Conversation {
     event.addReaction(key, me, PENDING_REACTION_ID);
     try {
       const relation = { rel_type: "m.annotation", event_id: event.id, key };
-      const id = await this.chat.sendQueue.sendWithoutEcho(this.room, "m.reaction", { "m.relates_to": relation });
+      const id = await this.client.sendQueue.sendWithoutEcho(this.room, "m.reaction", { "m.relates_to": relation });
       if (event.reactions.get(key)?.get(me) === PENDING_REACTION_ID) event.addReaction(key, me, id);
     } catch (error) {
       event.removeReaction(key, me);
@@ -129,11 +129,11 @@ export class Conversation {
   }
 
   async deleteMessage(event: TimelineEvent): Promise<void> {
-    await this.chat.sendQueue.redact(this.room.id, event.id);
+    await this.client.sendQueue.redact(this.room.id, event.id);
   }
 
   retry(event: TimelineEvent): void {
-    this.chat.sendQueue.retry(this.room, event);
+    this.client.sendQueue.retry(this.room, event);
   }
 
   discard(event: TimelineEvent): void {
@@ -142,13 +142,13 @@ export class Conversation {
 
   /** Goes on in the room that replaced this one. */
   async joinSuccessor(successor: string): Promise<void> {
-    if (this.chat.rooms.get(successor)?.membership.value === "join") return;
+    if (this.client.rooms.get(successor)?.membership.value === "join") return;
     const server = this.room.creator.value?.replace(/^[^:]*:/, "") ?? "";
-    await this.chat.api.post(path`/_matrix/client/v3/join/${successor}`, {}, { query: { server_name: server, via: server } });
+    await this.client.api.post(path`/_matrix/client/v3/join/${successor}`, {}, { query: { server_name: server, via: server } });
   }
 
   async rejoin(): Promise<void> {
-    await this.chat.api.post(path`/_matrix/client/v3/join/${this.room.id}`);
+    await this.client.api.post(path`/_matrix/client/v3/join/${this.room.id}`);
   }
 
   private show(timeline: Timeline): void {
@@ -165,7 +165,7 @@ export class Conversation {
 
   private async fetch(eventId: string, into: Signal<TimelineEvent | null | undefined>): Promise<void> {
     try {
-      const raw = await this.chat.api.get<RawEvent>(path`/_matrix/client/v3/rooms/${this.room.id}/event/${eventId}`);
+      const raw = await this.client.api.get<RawEvent>(path`/_matrix/client/v3/rooms/${this.room.id}/event/${eventId}`);
       const loaded = this.room.timeline.get(eventId);
       into.value = loaded ?? eventWithBundledEdit(raw);
     } catch {

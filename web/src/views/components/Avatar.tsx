@@ -1,5 +1,5 @@
 import "./Avatar.css";
-import { useChat, useThumbnail } from "../clientContext.ts";
+import { useClient, useThumbnail } from "../clientContext.ts";
 
 interface Props {
   /** What the colour follows: a user's or a room's id. */
@@ -13,21 +13,21 @@ interface Props {
   presenceOf?: string | undefined;
 }
 
-const EDGE = { small: 56, medium: 80, large: 144 };
+const AVATAR_PX = { small: 56, medium: 80, large: 144 };
 
 /** A picture, or the first letter where there is none. The name stands beside it, so screen readers pass it over. */
 export function Avatar({ id, name, mxc, size = "medium", square = false, presenceOf }: Props) {
-  const url = useThumbnail(mxc, EDGE[size], EDGE[size], "crop");
+  const url = useThumbnail(mxc, AVATAR_PX[size], AVATAR_PX[size], "crop");
   return (
     <span class={`avatar ${size} hue-${hueOf(id)}${square ? " square" : ""}`} aria-hidden="true">
       {url === undefined ? initialOf(name) : <img src={url} alt="" />}
-      {presenceOf !== undefined && <Dot userId={presenceOf} />}
+      {presenceOf !== undefined && <PresenceDot userId={presenceOf} />}
     </span>
   );
 }
 
-function Dot({ userId }: { userId: string }) {
-  const presence = useChat().presences.get(userId)?.presence ?? "offline";
+function PresenceDot({ userId }: { userId: string }) {
+  const presence = useClient().presences.get(userId)?.presence ?? "offline";
   return presence === "offline" ? null : <span class={`dot ${presence}`} />;
 }
 

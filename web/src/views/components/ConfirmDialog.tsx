@@ -14,7 +14,7 @@ interface Props {
 }
 
 /** A question before something happens; it closes when that is done. */
-export function Confirm({ title, submit, danger = false, disabled = false, onConfirm, onClose, children }: Props) {
+export function ConfirmDialog({ title, submit, danger = false, disabled = false, onConfirm, onClose, children }: Props) {
   const run = async (data: FormData) => {
     await onConfirm(data);
     onClose();

@@ -1,16 +1,16 @@
 import { UserFacingError } from "../../model/server/api.ts";
 import { IconButton } from "./IconButton.tsx";
-import { attempt, tell } from "./Toasts.tsx";
+import { attempt, showToast } from "./Toasts.tsx";
 
 /** Copies a text to the clipboard. */
 export function CopyButton({ text, label }: { text: string; label: string }) {
   const copy = async () => {
-    if (await attempt(async () => toClipboard(text))) tell("Copied.");
+    if (await attempt(async () => copyToClipboard(text))) showToast("Copied.");
   };
   return <IconButton icon="copy" label={label} onClick={() => void copy()} />;
 }
 
-async function toClipboard(text: string): Promise<void> {
+async function copyToClipboard(text: string): Promise<void> {
   // Browsers have the clipboard only where the page came over https, or from this machine.
   const clipboard = navigator.clipboard as Clipboard | undefined;
   if (clipboard === undefined) throw new UserFacingError("This browser lets the page copy only over https. Mark the text and copy it.");

@@ -10,7 +10,7 @@ type FieldProps = Omit<AllHTMLAttributes<HTMLInputElement>, "label" | "role"> & 
 };
 
 /** Preact's types tell the kinds of inputs apart; the fields here take any. */
-type Input = InputHTMLAttributes<HTMLInputElement>;
+type InputAttributes = InputHTMLAttributes<HTMLInputElement>;
 
 export function Field({ label, hint, ...rest }: FieldProps) {
   const id = useId();
@@ -19,7 +19,7 @@ export function Field({ label, hint, ...rest }: FieldProps) {
       <label class="label" for={id}>
         {label}
       </label>
-      <input id={id} class="input" aria-describedby={hint === undefined ? undefined : `${id}-hint`} {...(rest as Input)} />
+      <input id={id} class="input" aria-describedby={hint === undefined ? undefined : `${id}-hint`} {...(rest as InputAttributes)} />
       {hint !== undefined && (
         <span class="hint" id={`${id}-hint`}>
           {hint}
@@ -32,7 +32,7 @@ export function Field({ label, hint, ...rest }: FieldProps) {
 export function Check({ label, hint, ...rest }: FieldProps) {
   return (
     <label class="check">
-      <input {...({ ...rest, type: "checkbox" } as Input)} />
+      <input {...({ ...rest, type: "checkbox" } as InputAttributes)} />
       <span>
         {label}
         {hint !== undefined && <span class="hint">{hint}</span>}

@@ -1,6 +1,6 @@
 // The icons, drawn in lines on a grid of 24.
 
-const PATHS = {
+const ICON_PATHS = {
   add: "M12 5v14M5 12h14",
   back: "M15 5l-7 7 7 7",
   at: "M12 8.500a3.500 3.500 0 1 0 0 7 3.500 3.500 0 0 0 0-7M15.500 8.500v5a2.300 2.300 0 0 0 4.700 0V12a8.200 8.200 0 1 0-3.200 6.500",
@@ -46,7 +46,7 @@ const PATHS = {
   warning: "M12 4L2.500 20h19zM12 10v4.500M12 17v.5",
 } as const;
 
-export type IconName = keyof typeof PATHS;
+export type IconName = keyof typeof ICON_PATHS;
 
 /** An icon beside a text that says the same: screen readers pass it over. */
 export function Icon({ name }: { name: IconName }) {
@@ -61,7 +61,7 @@ export function Icon({ name }: { name: IconName }) {
       stroke-linecap="round"
       stroke-linejoin="round"
     >
-      <path d={PATHS[name]} />
+      <path d={ICON_PATHS[name]} />
     </svg>
   );
 }

@@ -12,13 +12,13 @@ interface Props<P> {
 export function Lazy<P>({ load, props }: Props<P>) {
   const [loaded, setLoaded] = useState<{ component: ComponentType<P> } | { problem: string }>();
   useEffect(() => {
-    let wanted = true;
+    let isCurrent = true;
     load().then(
-      (component) => wanted && setLoaded({ component }),
-      (error: unknown) => wanted && setLoaded({ problem: messageOf(error) }),
+      (component) => isCurrent && setLoaded({ component }),
+      (error: unknown) => isCurrent && setLoaded({ problem: messageOf(error) }),
     );
     return () => {
-      wanted = false;
+      isCurrent = false;
     };
   }, []);
   if (loaded === undefined) return null;

@@ -22,8 +22,8 @@ interface Props {
 }
 
 /** Distances in pixels: to the button, and to the edge of the window. */
-const GAP = 4;
-const EDGE = 8;
+const MENU_GAP_PX = 4;
+const WINDOW_MARGIN_PX = 8;
 
 /** A button that opens a list of things to do. Arrow keys move in it, Escape and a click elsewhere close it. */
 export function Menu({ label, icon = "more", items, side = "right", above = false, children }: Props) {
@@ -31,11 +31,11 @@ export function Menu({ label, icon = "more", items, side = "right", above = fals
   const anchor = useRef<HTMLSpanElement>(null);
   const menu = useRef<HTMLDivElement>(null);
   useLayoutEffect(() => {
-    if (open && anchor.current !== null && menu.current !== null) place(menu.current, anchor.current, side, above);
+    if (open && anchor.current !== null && menu.current !== null) positionMenu(menu.current, anchor.current, side, above);
   }, [open]);
   useEffect(() => {
     if (!open) return;
-    entries(anchor.current)[0]?.focus({ preventScroll: true });
+    menuItemsIn(anchor.current)[0]?.focus({ preventScroll: true });
     const outside = (event: Event) => {
       if (!anchor.current?.contains(event.target as Node)) setOpen(false);
     };
@@ -57,7 +57,7 @@ export function Menu({ label, icon = "more", items, side = "right", above = fals
   };
   const onKeyDown = (event: KeyboardEvent) => {
     if (!open) return;
-    const all = entries(anchor.current);
+    const all = menuItemsIn(anchor.current);
     const at = all.indexOf(document.activeElement as HTMLElement);
     const to = { ArrowDown: at + 1, ArrowUp: at - 1, Home: 0, End: all.length - 1 }[event.key];
     if (event.key === "Escape" || event.key === "Tab") close();
@@ -100,18 +100,18 @@ export function Menu({ label, icon = "more", items, side = "right", above = fals
 }
 
 /** Puts the menu where it has room: it stands over everything, so that no scrolled list cuts it off. */
-function place(menu: HTMLElement, anchor: HTMLElement, side: "left" | "right", above: boolean): void {
+function positionMenu(menu: HTMLElement, anchor: HTMLElement, side: "left" | "right", above: boolean): void {
   const { top, bottom, left, right } = anchor.getBoundingClientRect();
   const { offsetWidth: width, offsetHeight: height } = menu;
-  const over = top - height - GAP;
-  const under = bottom + GAP;
-  const fitsUnder = under + height <= innerHeight - EDGE;
-  const y = (above && over >= EDGE) || (!fitsUnder && over >= EDGE) ? over : Math.min(under, innerHeight - height - EDGE);
+  const over = top - height - MENU_GAP_PX;
+  const under = bottom + MENU_GAP_PX;
+  const fitsUnder = under + height <= innerHeight - WINDOW_MARGIN_PX;
+  const y = (above && over >= WINDOW_MARGIN_PX) || (!fitsUnder && over >= WINDOW_MARGIN_PX) ? over : Math.min(under, innerHeight - height - WINDOW_MARGIN_PX);
   const x = side === "right" ? right - width : left;
-  menu.style.top = `${Math.max(y, EDGE)}px`;
-  menu.style.left = `${Math.max(EDGE, Math.min(x, innerWidth - width - EDGE))}px`;
+  menu.style.top = `${Math.max(y, WINDOW_MARGIN_PX)}px`;
+  menu.style.left = `${Math.max(WINDOW_MARGIN_PX, Math.min(x, innerWidth - width - WINDOW_MARGIN_PX))}px`;
 }
 
-function entries(anchor: HTMLElement | null): HTMLElement[] {
+function menuItemsIn(anchor: HTMLElement | null): HTMLElement[] {
   return [...(anchor?.querySelectorAll<HTMLElement>("[role=menuitem]") ?? [])];
 }

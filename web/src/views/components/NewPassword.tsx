@@ -28,7 +28,7 @@ export function NewPassword({ label = "Password" }: { label?: string }) {
 }
 
 /** The new password of a form; throws where it cannot be taken. */
-export function newPassword(data: FormData): string {
+export function readNewPassword(data: FormData): string {
   const password = String(data.get("new-password") ?? "");
   const problem = passwordProblem(password, String(data.get("repeated") ?? ""));
   if (problem !== null) throw new UserFacingError(problem);

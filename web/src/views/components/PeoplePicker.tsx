@@ -2,7 +2,7 @@ import "./PeoplePicker.css";
 import { useEffect, useId, useState } from "preact/hooks";
 import { type FoundUser, searchUsers } from "../../model/people/userSearch.ts";
 import { messageOf } from "../../model/server/api.ts";
-import { useChat } from "../clientContext.ts";
+import { useClient } from "../clientContext.ts";
 import { Avatar } from "./Avatar.tsx";
 import { Icon } from "./Icon.tsx";
 
@@ -14,38 +14,38 @@ interface Props {
   /** Suggests only when something is typed. */
   compact?: boolean;
   /** Who cannot be chosen. */
-  without?: (userId: string) => boolean;
+  isExcluded?: (userId: string) => boolean;
 }
 
-const TYPING_MS = 200;
+const SEARCH_DELAY_MS = 200;
 
 /** Chooses people by their names: what is typed is looked up, arrow keys and Enter choose. */
-export function PeoplePicker({ label, hint = "A name, or a whole id like @ann:example.org", chosen, onChange, compact = false, without }: Props) {
-  const { api, parlourApi, me } = useChat();
+export function PeoplePicker({ label, hint = "A name, or a whole id like @ann:example.org", chosen, onChange, compact = false, isExcluded }: Props) {
+  const { api, parlourApi, me } = useClient();
   const id = useId();
   const [typed, setTyped] = useState("");
   const [found, setFound] = useState<FoundUser[]>([]);
   const [problem, setProblem] = useState<string | null>(null);
   const [active, setActive] = useState(0);
   useEffect(() => {
-    let wanted = true;
+    let isCurrent = true;
     const timer = setTimeout(() => {
       searchUsers(api, parlourApi, typed).then(
         (people) => {
-          if (!wanted) return;
+          if (!isCurrent) return;
           setFound(people);
           setActive(0);
           setProblem(null);
         },
-        (error: unknown) => wanted && setProblem(messageOf(error)),
+        (error: unknown) => isCurrent && setProblem(messageOf(error)),
       );
-    }, TYPING_MS);
+    }, SEARCH_DELAY_MS);
     return () => {
-      wanted = false;
+      isCurrent = false;
       clearTimeout(timer);
     };
   }, [typed]);
-  const open = found.filter((person) => person.id !== me && !without?.(person.id) && !chosen.some((other) => other.id === person.id));
+  const open = found.filter((person) => person.id !== me && !isExcluded?.(person.id) && !chosen.some((other) => other.id === person.id));
   const choose = (person: FoundUser | undefined) => {
     if (person === undefined) return;
     onChange([...chosen, person]);

@@ -1,6 +1,6 @@
 import "./PictureButton.css";
 import { useRef, useState } from "preact/hooks";
-import { useChat } from "../clientContext.ts";
+import { useClient } from "../clientContext.ts";
 import { Avatar } from "./Avatar.tsx";
 import { attempt } from "./Toasts.tsx";
 
@@ -15,7 +15,7 @@ interface Props {
 
 /** A picture that can be changed or taken away. */
 export function PictureButton({ id, name, mxc, square = false, onChange }: Props) {
-  const { media } = useChat();
+  const { media } = useClient();
   const input = useRef<HTMLInputElement>(null);
   const [progress, setProgress] = useState<number | null>(null);
   const upload = async (file: File | undefined) => {

@@ -8,14 +8,14 @@ interface Toast {
 }
 
 const toasts = signal<Toast[]>([]);
-const SHOWN_MS = 6_000;
+const TOAST_DURATION_MS = 6_000;
 let nextId = 1;
 
 /** Says something in passing. */
-export function tell(text: string): void {
+export function showToast(text: string): void {
   const toast = { id: nextId++, text };
   toasts.value = [...toasts.value.slice(-2), toast];
-  setTimeout(() => (toasts.value = toasts.value.filter(({ id }) => id !== toast.id)), SHOWN_MS);
+  setTimeout(() => (toasts.value = toasts.value.filter(({ id }) => id !== toast.id)), TOAST_DURATION_MS);
 }
 
 /** Does something, and says so if it fails. Returns whether it worked. */
@@ -24,7 +24,7 @@ export async function attempt(work: () => Promise<unknown>): Promise<boolean> {
     await work();
     return true;
   } catch (error) {
-    tell(messageOf(error));
+    showToast(messageOf(error));
     return false;
   }
 }

@@ -6,47 +6,47 @@ interface Props<T> {
   items: T[];
   keyOf: (item: T) => string;
   /** The height of every row, in rem. */
-  row: number;
+  rowHeight: number;
   render: (item: T) => ComponentChildren;
   label: string;
 }
 
 /** So many rows are kept ready above and below what is seen. */
-const AHEAD = 8;
+const EXTRA_ROWS = 8;
 
 /** A list with rows of one height, of which only those are made that are seen. It scrolls with what it stands in. */
-export function Windowed<T>({ items, keyOf, row, render, label }: Props<T>) {
+export function VirtualList<T>({ items, keyOf, rowHeight, render, label }: Props<T>) {
   const list = useRef<HTMLUListElement>(null);
   const [range, setRange] = useState({ from: 0, to: 30 });
   useLayoutEffect(() => {
     const scroller = scrollerOf(list.current);
     if (scroller === null) return;
-    const look = () => {
+    const update = () => {
       if (list.current === null) return;
-      const height = row * parseFloat(getComputedStyle(document.documentElement).fontSize);
+      const height = rowHeight * parseFloat(getComputedStyle(document.documentElement).fontSize);
       const above = scroller.getBoundingClientRect().top - list.current.getBoundingClientRect().top;
-      const from = Math.max(Math.floor(above / height) - AHEAD, 0);
-      const to = Math.max(Math.ceil((above + scroller.clientHeight) / height) + AHEAD, 0);
+      const from = Math.max(Math.floor(above / height) - EXTRA_ROWS, 0);
+      const to = Math.max(Math.ceil((above + scroller.clientHeight) / height) + EXTRA_ROWS, 0);
       setRange((known) => (known.from === from && known.to === to ? known : { from, to }));
     };
-    look();
-    const resized = new ResizeObserver(look);
-    resized.observe(scroller);
-    scroller.addEventListener("scroll", look, { passive: true });
+    update();
+    const resizeObserver = new ResizeObserver(update);
+    resizeObserver.observe(scroller);
+    scroller.addEventListener("scroll", update, { passive: true });
     return () => {
-      resized.disconnect();
-      scroller.removeEventListener("scroll", look);
+      resizeObserver.disconnect();
+      scroller.removeEventListener("scroll", update);
     };
-  }, [items.length, row]);
+  }, [items.length, rowHeight]);
   const seen = items.slice(range.from, range.to);
   return (
-    <ul ref={list} class="windowed" role="list" aria-label={label} style={{ height: `${items.length * row}rem` }}>
+    <ul ref={list} class="windowed" role="list" aria-label={label} style={{ height: `${items.length * rowHeight}rem` }}>
       {seen.map((item, at) => (
         <li
           key={keyOf(item)}
           aria-setsize={items.length}
           aria-posinset={range.from + at + 1}
-          style={{ top: `${(range.from + at) * row}rem`, height: `${row}rem` }}
+          style={{ top: `${(range.from + at) * rowHeight}rem`, height: `${rowHeight}rem` }}
         >
           {render(item)}
         </li>

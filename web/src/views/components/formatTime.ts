@@ -8,9 +8,9 @@ const fullDate = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "lo
 const exact = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "medium" });
 const relative = new Intl.RelativeTimeFormat(undefined, { numeric: "auto" });
 
-const MINUTE = 60_000;
-const HOUR = 60 * MINUTE;
-const DAY = 24 * HOUR;
+const MINUTE_MS = 60_000;
+const HOUR_MS = 60 * MINUTE_MS;
+const DAY_MS = 24 * HOUR_MS;
 
 export function timeOfDay(time: number): string {
   return clock.format(time);
@@ -23,25 +23,25 @@ export function exactTime(time: number): string {
 /** For lists: the time today, the weekday this week, the date before. */
 export function shortTime(time: number, now = Date.now()): string {
   if (isSameDay(time, now)) return clock.format(time);
-  if (now - time < 6 * DAY && now > time) return weekday.format(time);
+  if (now - time < 6 * DAY_MS && now > time) return weekday.format(time);
   return shortDate.format(time);
 }
 
 /** For the lines between the days of a conversation. */
 export function dayName(time: number, now = Date.now()): string {
   if (isSameDay(time, now)) return capitalised(relative.format(0, "day"));
-  if (isSameDay(time, now - DAY)) return capitalised(relative.format(-1, "day"));
-  return now - time < 300 * DAY ? longDate.format(time) : fullDate.format(time);
+  if (isSameDay(time, now - DAY_MS)) return capitalised(relative.format(-1, "day"));
+  return now - time < 300 * DAY_MS ? longDate.format(time) : fullDate.format(time);
 }
 
 /** "5 minutes ago", "in 2 days". */
-export function fromNow(time: number, now = Date.now()): string {
+export function relativeTime(time: number, now = Date.now()): string {
   const away = time - now;
   const size = Math.abs(away);
-  if (size < MINUTE) return away <= 0 ? "just now" : "in a moment";
-  if (size < HOUR) return relative.format(Math.round(away / MINUTE), "minute");
-  if (size < DAY) return relative.format(Math.round(away / HOUR), "hour");
-  return relative.format(Math.round(away / DAY), "day");
+  if (size < MINUTE_MS) return away <= 0 ? "just now" : "in a moment";
+  if (size < HOUR_MS) return relative.format(Math.round(away / MINUTE_MS), "minute");
+  if (size < DAY_MS) return relative.format(Math.round(away / HOUR_MS), "hour");
+  return relative.format(Math.round(away / DAY_MS), "day");
 }
 
 export function isSameDay(one: number, other: number): boolean {

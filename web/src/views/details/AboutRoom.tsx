@@ -1,6 +1,6 @@
 import { useState } from "preact/hooks";
 import type { Room } from "../../model/rooms/room.ts";
-import { useChat } from "../clientContext.ts";
+import { useClient } from "../clientContext.ts";
 import { Avatar } from "../components/Avatar.tsx";
 import { CopyButton } from "../components/CopyButton.tsx";
 import { Icon } from "../components/Icon.tsx";
@@ -10,12 +10,12 @@ import { InviteDialog } from "./InviteDialog.tsx";
 import { LeaveRoom } from "./LeaveRoom.tsx";
 
 /** What the room is called and about, and the first things to do in it. */
-export function About({ room, onMembers }: { room: Room; onMembers: () => void }) {
-  const { me, presences } = useChat();
+export function AboutRoom({ room, onMembers }: { room: Room; onMembers: () => void }) {
+  const { me, presences } = useClient();
   const [open, setOpen] = useState<"edit" | "invite" | "leave" | null>(null);
   const close = () => setOpen(null);
-  const powers = room.powerLevels.value;
-  const mayEdit = ["m.room.name", "m.room.topic", "m.room.avatar"].some((type) => powers.maySend(me, type, true));
+  const powerLevels = room.powerLevels.value;
+  const mayEdit = ["m.room.name", "m.room.topic", "m.room.avatar"].some((type) => powerLevels.maySend(me, type, true));
   const other = room.directWith.value;
   const count = room.joinedCount.value;
   return (
@@ -37,7 +37,7 @@ export function About({ room, onMembers }: { room: Room; onMembers: () => void }
         </p>
       )}
       <div class="about-actions">
-        {powers.may(me, "invite") && (
+        {powerLevels.may(me, "invite") && (
           <button type="button" class="button primary wide" onClick={() => setOpen("invite")}>
             <Icon name="user-add" /> Invite people
           </button>

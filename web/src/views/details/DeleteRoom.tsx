@@ -1,26 +1,26 @@
 import { useState } from "preact/hooks";
 import type { Room } from "../../model/rooms/room.ts";
-import { useChat } from "../clientContext.ts";
-import { Confirm } from "../components/ConfirmDialog.tsx";
+import { useClient } from "../clientContext.ts";
+import { ConfirmDialog } from "../components/ConfirmDialog.tsx";
 import { Field } from "../components/Form.tsx";
-import { tell } from "../components/Toasts.tsx";
-import { go } from "../currentRoute.ts";
-import { panel } from "../sidePanel.ts";
+import { showToast } from "../components/Toasts.tsx";
+import { navigate } from "../currentRoute.ts";
+import { sidePanel } from "../sidePanel.ts";
 
 /** Deletes a room for everybody. Its name has to be typed, because nothing brings it back. */
 export function DeleteRoom({ room, onClose }: { room: Room; onClose: () => void }) {
-  const { parlourApi } = useChat();
+  const { parlourApi } = useClient();
   const [typed, setTyped] = useState("");
   const [name] = useState(room.name.peek());
   const remove = async (data: FormData) => {
     const reason = String(data.get("reason")).trim();
     await parlourApi.deleteRoom(room.id, reason === "" ? undefined : reason);
-    panel.value = null;
-    go({ at: "home" }, true);
-    tell("The room is deleted.");
+    sidePanel.value = null;
+    navigate({ at: "home" }, true);
+    showToast("The room is deleted.");
   };
   return (
-    <Confirm title="Delete this room?" submit="Delete room" danger disabled={typed.trim() !== name.trim()} onConfirm={remove} onClose={onClose}>
+    <ConfirmDialog title="Delete this room?" submit="Delete room" danger disabled={typed.trim() !== name.trim()} onConfirm={remove} onClose={onClose}>
       <p>
         Everybody is removed from <strong dir="auto">{name}</strong>, its addresses go, and all messages are deleted from this server. This cannot be taken
         back.
@@ -34,6 +34,6 @@ export function DeleteRoom({ room, onClose }: { room: Room; onClose: () => void 
         onInput={(event) => setTyped(event.currentTarget.value)}
       />
       <Field label="Reason (optional)" name="reason" dir="auto" autocomplete="off" />
-    </Confirm>
+    </ConfirmDialog>
   );
 }

@@ -3,12 +3,12 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import type { Room } from "../../model/rooms/room.ts";
 import { IconButton } from "../components/IconButton.tsx";
 import { Tabs } from "../components/Tabs.tsx";
-import { panel } from "../sidePanel.ts";
-import { About } from "./AboutRoom.tsx";
+import { sidePanel } from "../sidePanel.ts";
+import { AboutRoom } from "./AboutRoom.tsx";
 import { Members } from "./Members.tsx";
 import { RoomSettings } from "./RoomSettings.tsx";
 
-const TABS = [
+const DETAILS_TABS = [
   { id: "about", label: "About" },
   { id: "members", label: "Members" },
   { id: "room-settings", label: "Settings" },
@@ -26,7 +26,7 @@ export function Details({ room }: { room: Room }) {
       if (before instanceof HTMLElement && before.isConnected && document.activeElement === document.body) before.focus();
     };
   }, []);
-  const close = () => (panel.value = null);
+  const close = () => (sidePanel.value = null);
   const onKeyDown = (event: KeyboardEvent) => {
     if (event.key !== "Escape" || (event.target as Element).closest("dialog") !== null) return;
     event.stopPropagation();
@@ -38,8 +38,8 @@ export function Details({ room }: { room: Room }) {
         <h2 class="grow">Details</h2>
         <IconButton icon="close" label="Close details" class="icon-button close" onClick={close} />
       </header>
-      <Tabs label="Details" tabs={TABS} chosen={tab} onChoose={setTab}>
-        {tab === "about" && <About room={room} onMembers={() => setTab("members")} />}
+      <Tabs label="Details" tabs={DETAILS_TABS} chosen={tab} onChoose={setTab}>
+        {tab === "about" && <AboutRoom room={room} onMembers={() => setTab("members")} />}
         {tab === "members" && <Members room={room} />}
         {tab === "room-settings" && <RoomSettings room={room} />}
       </Tabs>

@@ -1,15 +1,15 @@
 import { useState } from "preact/hooks";
 import { type Room, serverOf } from "../../model/rooms/room.ts";
 import { toUsername } from "../../model/session/authentication.ts";
-import { useChat } from "../clientContext.ts";
-import { Confirm } from "../components/ConfirmDialog.tsx";
+import { useClient } from "../clientContext.ts";
+import { ConfirmDialog } from "../components/ConfirmDialog.tsx";
 import { Field } from "../components/Form.tsx";
 import { PictureButton } from "../components/PictureButton.tsx";
 import { AliasField } from "../explore/AliasField.tsx";
 
 /** Changes what a room is called and about, as far as one may. */
 export function EditRoom({ room, onClose }: { room: Room; onClose: () => void }) {
-  const { roomAdministration, me } = useChat();
+  const { roomAdministration, me } = useClient();
   const may = (type: string) => room.powerLevels.value.maySend(me, type, true);
   const [alias, setAlias] = useState("");
   const name = String(room.content("m.room.name")?.["name"] ?? "");
@@ -23,7 +23,7 @@ export function EditRoom({ room, onClose }: { room: Room; onClose: () => void })
     if (mayAlias && alias !== "") await roomAdministration.setAlias(room.id, `#${toUsername(alias)}:${serverOf(me)}`);
   };
   return (
-    <Confirm title="Edit room" submit="Save" onConfirm={save} onClose={onClose}>
+    <ConfirmDialog title="Edit room" submit="Save" onConfirm={save} onClose={onClose}>
       {may("m.room.avatar") && (
         <PictureButton
           id={room.id}
@@ -41,6 +41,6 @@ export function EditRoom({ room, onClose }: { room: Room; onClose: () => void })
         <textarea id="edit-topic" class="input" name="topic" rows={3} dir="auto" defaultValue={topic} disabled={!may("m.room.topic")} />
       </div>
       {mayAlias && <AliasField server={serverOf(me)} value={alias} onChange={setAlias} />}
-    </Confirm>
+    </ConfirmDialog>
   );
 }

@@ -6,7 +6,7 @@ import { Tabs } from "../components/Tabs.tsx";
 import { InviteLinks } from "./InviteLinks.tsx";
 import { InvitePeople } from "./InvitePeople.tsx";
 
-const TABS = [
+const INVITE_TABS = [
   { id: "invite-people", label: "People", icon: "user-add" },
   { id: "invite-links", label: "Links", icon: "link" },
 ] as const;
@@ -16,7 +16,7 @@ export function InviteDialog({ room, onClose }: { room: Room; onClose: () => voi
   const [tab, setTab] = useState<string>("invite-people");
   return (
     <Dialog title="Invite people" onClose={onClose}>
-      <Tabs label="Ways to invite" tabs={[...TABS]} chosen={tab} onChoose={setTab}>
+      <Tabs label="Ways to invite" tabs={[...INVITE_TABS]} chosen={tab} onChoose={setTab}>
         {tab === "invite-people" ? <InvitePeople room={room} onDone={onClose} /> : <InviteLinks room={room} />}
       </Tabs>
     </Dialog>

@@ -2,13 +2,13 @@ import { useState } from "preact/hooks";
 import { hrefOf } from "../../model/route.ts";
 import { type InviteLink, isUnusable, usesLeft } from "../../model/server/parlourApi.ts";
 import { CopyButton } from "../components/CopyButton.tsx";
-import { exactTime, fromNow } from "../components/formatTime.ts";
+import { exactTime, relativeTime } from "../components/formatTime.ts";
 import { IconButton } from "../components/IconButton.tsx";
 import { Lazy } from "../components/Lazy.tsx";
 import { attempt } from "../components/Toasts.tsx";
 
 /** An invite link: what is left of it, and the ways to hand it on or take it back. */
-export function LinkRow({ link, onRevoke }: { link: InviteLink; onRevoke: () => Promise<void> }) {
+export function InviteLinkRow({ link, onRevoke }: { link: InviteLink; onRevoke: () => Promise<void> }) {
   const [showsCode, setShowsCode] = useState(false);
   const [busy, setBusy] = useState(false);
   // The page's own address is one that surely works here.
@@ -29,7 +29,7 @@ export function LinkRow({ link, onRevoke }: { link: InviteLink; onRevoke: () => 
           </p>
           <p class="soft small-text">
             {left === null ? `${link.uses} ${link.uses === 1 ? "use" : "uses"}, no limit` : `${left} of ${link.max_uses} uses left`}
-            {typeof link.expires_at === "number" && <span title={exactTime(link.expires_at)}> · ends {fromNow(link.expires_at)}</span>}
+            {typeof link.expires_at === "number" && <span title={exactTime(link.expires_at)}> · ends {relativeTime(link.expires_at)}</span>}
           </p>
         </div>
         <CopyButton text={url} label={`Copy ${name}`} />
@@ -37,7 +37,7 @@ export function LinkRow({ link, onRevoke }: { link: InviteLink; onRevoke: () => 
         <IconButton icon="trash" label={`Revoke ${name}`} disabled={busy} onClick={() => void revoke()} />
       </div>
       <input class="input invite-url" readOnly value={url} aria-label={`Address of ${name}`} onFocus={(event) => event.currentTarget.select()} />
-      {showsCode && <Lazy load={async () => (await import("./QrCode.tsx")).Qr} props={{ text: url, label: `QR code of ${name}` }} />}
+      {showsCode && <Lazy load={async () => (await import("./QrCode.tsx")).QrCode} props={{ text: url, label: `QR code of ${name}` }} />}
     </li>
   );
 }

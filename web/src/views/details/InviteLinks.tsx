@@ -2,14 +2,14 @@ import { useEffect, useState } from "preact/hooks";
 import type { Room } from "../../model/rooms/room.ts";
 import { messageOf } from "../../model/server/api.ts";
 import { type ExpiryChoice, expiresAt, type InviteLink } from "../../model/server/parlourApi.ts";
-import { useChat } from "../clientContext.ts";
+import { useClient } from "../clientContext.ts";
 import { Field, Form } from "../components/Form.tsx";
 import { ExpiryField } from "./ExpiryField.tsx";
-import { LinkRow } from "./InviteLinkRow.tsx";
+import { InviteLinkRow } from "./InviteLinkRow.tsx";
 
 /** Links that let whoever has them into the room, with a new account if need be. */
 export function InviteLinks({ room }: { room: Room }) {
-  const { parlourApi } = useChat();
+  const { parlourApi } = useClient();
   const [links, setLinks] = useState<InviteLink[] | null>(null);
   const [problem, setProblem] = useState<string | null>(null);
   const [expiry, setExpiry] = useState<ExpiryChoice>("week");
@@ -35,7 +35,7 @@ export function InviteLinks({ room }: { room: Room }) {
       <p class="soft small-text">Whoever has a link can come in, and make an account on this server with it.</p>
       <Form onSubmit={create} submit="Create link">
         <div class="invite-limits">
-          <ExpiryField label="Link ends" value={expiry} onChange={setExpiry} endless={false} />
+          <ExpiryField label="Link ends" value={expiry} onChange={setExpiry} allowsNever={false} />
           <Field label="Number of uses" name="uses" type="number" min={1} max={1_000_000} step={1} placeholder="Any" inputMode="numeric" />
         </div>
         <Field label="Label (optional)" name="label" dir="auto" autocomplete="off" maxLength={100} placeholder="To know it again" />
@@ -49,7 +49,7 @@ export function InviteLinks({ room }: { room: Room }) {
       {links?.length === 0 && <p class="soft small-text">There are none.</p>}
       <ul class="invite-links" role="list">
         {links?.map((link) => (
-          <LinkRow key={link.token} link={link} onRevoke={async () => revoke(link)} />
+          <InviteLinkRow key={link.token} link={link} onRevoke={async () => revoke(link)} />
         ))}
       </ul>
     </div>

@@ -2,15 +2,15 @@ import { useState } from "preact/hooks";
 import type { FoundUser } from "../../model/people/userSearch.ts";
 import type { Room } from "../../model/rooms/room.ts";
 import { type ExpiryChoice, expiresAt } from "../../model/server/parlourApi.ts";
-import { useChat } from "../clientContext.ts";
+import { useClient } from "../clientContext.ts";
 import { Form } from "../components/Form.tsx";
 import { PeoplePicker } from "../components/PeoplePicker.tsx";
-import { tell } from "../components/Toasts.tsx";
+import { showToast } from "../components/Toasts.tsx";
 import { ExpiryField } from "./ExpiryField.tsx";
 
 /** Invites people by their names, for good or until a time. */
 export function InvitePeople({ room, onDone }: { room: Room; onDone: () => void }) {
-  const { roomAdministration } = useChat();
+  const { roomAdministration } = useClient();
   const [chosen, setChosen] = useState<FoundUser[]>([]);
   const [expiry, setExpiry] = useState<ExpiryChoice>("never");
   const isThere = (userId: string) => ["join", "invite", "ban"].includes(room.members.get(userId)?.membership ?? "");
@@ -21,14 +21,14 @@ export function InvitePeople({ room, onDone }: { room: Room; onDone: () => void 
       // Where one cannot be invited, those before are done.
       setChosen((rest) => rest.filter((other) => other.id !== person.id));
     }
-    tell(chosen.length === 1 ? `${chosen[0]!.name} is invited.` : `${chosen.length} people are invited.`);
+    showToast(chosen.length === 1 ? `${chosen[0]!.name} is invited.` : `${chosen.length} people are invited.`);
     onDone();
   };
   const submit = chosen.length > 1 ? `Invite ${chosen.length} people` : "Send invitation";
   return (
     <div class="invite-panel">
       <Form onSubmit={invite} submit={submit} disabled={chosen.length === 0}>
-        <PeoplePicker label="Whom?" chosen={chosen} onChange={setChosen} without={isThere} />
+        <PeoplePicker label="Whom?" chosen={chosen} onChange={setChosen} isExcluded={isThere} />
         <ExpiryField label="Invitation ends" value={expiry} onChange={setExpiry} />
       </Form>
     </div>

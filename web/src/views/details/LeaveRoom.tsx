@@ -1,23 +1,23 @@
 import type { Room } from "../../model/rooms/room.ts";
-import { useChat } from "../clientContext.ts";
-import { Confirm } from "../components/ConfirmDialog.tsx";
-import { go } from "../currentRoute.ts";
-import { panel } from "../sidePanel.ts";
+import { useClient } from "../clientContext.ts";
+import { ConfirmDialog } from "../components/ConfirmDialog.tsx";
+import { navigate } from "../currentRoute.ts";
+import { sidePanel } from "../sidePanel.ts";
 
 export function LeaveRoom({ room, onClose }: { room: Room; onClose: () => void }) {
-  const { roomAdministration } = useChat();
+  const { roomAdministration } = useClient();
   const leave = async () => {
     await roomAdministration.leave(room.id);
-    panel.value = null;
-    go({ at: "home" }, true);
+    sidePanel.value = null;
+    navigate({ at: "home" }, true);
   };
   return (
-    <Confirm title="Leave this room?" submit="Leave" danger onConfirm={leave} onClose={onClose}>
+    <ConfirmDialog title="Leave this room?" submit="Leave" danger onConfirm={leave} onClose={onClose}>
       <p>
         You leave <strong dir="auto">{room.name}</strong> and no longer see what is written there.{" "}
         {room.joinRule.value !== "public" && "To come back you need an invitation."}
         {room.joinedCount.value === 1 && " You are the last one: nobody could come in again."}
       </p>
-    </Confirm>
+    </ConfirmDialog>
   );
 }

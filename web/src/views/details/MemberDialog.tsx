@@ -1,37 +1,37 @@
 import { useState } from "preact/hooks";
 import type { Member, Room } from "../../model/rooms/room.ts";
 import { assignableRoles } from "../../model/rooms/roomAdministration.ts";
-import { useChat } from "../clientContext.ts";
-import { Confirm } from "../components/ConfirmDialog.tsx";
+import { useClient } from "../clientContext.ts";
+import { ConfirmDialog } from "../components/ConfirmDialog.tsx";
 import { Field } from "../components/Form.tsx";
 import { Select } from "../components/Select.tsx";
 
 /** What is to be done to a member. */
-export interface MemberDeed {
+export interface MemberAction {
   kind: "role" | "kick" | "ban";
   member: Member;
 }
 
 interface Props {
   room: Room;
-  deed: MemberDeed;
+  action: MemberAction;
   onClose: () => void;
 }
 
-export function MemberDialog({ room, deed, onClose }: Props) {
-  if (deed.kind === "role") return <RoleDialog room={room} member={deed.member} onClose={onClose} />;
-  return <RemoveDialog room={room} deed={deed} onClose={onClose} />;
+export function MemberDialog({ room, action, onClose }: Props) {
+  if (action.kind === "role") return <RoleDialog room={room} member={action.member} onClose={onClose} />;
+  return <RemoveDialog room={room} action={action} onClose={onClose} />;
 }
 
-function RemoveDialog({ room, deed: { kind, member }, onClose }: Props) {
-  const { roomAdministration } = useChat();
+function RemoveDialog({ room, action: { kind, member }, onClose }: Props) {
+  const { roomAdministration } = useClient();
   const run = async (data: FormData) => {
     const reason = String(data.get("reason")).trim();
     if (kind === "ban") await roomAdministration.ban(room.id, member.userId, reason);
     else await roomAdministration.kick(room.id, member.userId, reason);
   };
   return (
-    <Confirm
+    <ConfirmDialog
       title={kind === "ban" ? `Ban ${member.name}?` : `Remove ${member.name}?`}
       submit={kind === "ban" ? "Ban" : "Remove"}
       danger
@@ -44,18 +44,18 @@ function RemoveDialog({ room, deed: { kind, member }, onClose }: Props) {
           : "They leave the room. They can come back if the room is open, or when they are invited again."}
       </p>
       <Field label="Reason (optional)" name="reason" dir="auto" autocomplete="off" hint="The person can read it." />
-    </Confirm>
+    </ConfirmDialog>
   );
 }
 
 function RoleDialog({ room, member, onClose }: { room: Room; member: Member; onClose: () => void }) {
-  const { roomAdministration, me } = useChat();
+  const { roomAdministration, me } = useClient();
   const roles = assignableRoles(room.powerLevels.value, me, member.userId);
   const [level, setLevel] = useState(String(roles[0]?.level ?? 0));
   const own = room.powerLevels.value.levelOf(me);
   const isHigh = Number(level) >= own || member.userId === me;
   return (
-    <Confirm
+    <ConfirmDialog
       title={`Role of ${member.name}`}
       submit="Save"
       onConfirm={async () => roomAdministration.setLevel(room, member.userId, Number(level))}
@@ -73,6 +73,6 @@ function RoleDialog({ room, member, onClose }: { room: Room; member: Member; onC
           {member.userId === me ? "You cannot take this back yourself." : "This person will stand as high as you: you cannot take it back."}
         </p>
       )}
-    </Confirm>
+    </ConfirmDialog>
   );
 }

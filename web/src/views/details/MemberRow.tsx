@@ -1,30 +1,30 @@
 import { PowerLevels } from "../../model/rooms/powerLevels.ts";
 import type { Member, Room } from "../../model/rooms/room.ts";
 import { assignableRoles, invitationExpiry } from "../../model/rooms/roomAdministration.ts";
-import { useChat } from "../clientContext.ts";
+import { useClient } from "../clientContext.ts";
 import { Avatar } from "../components/Avatar.tsx";
-import { fromNow } from "../components/formatTime.ts";
+import { relativeTime } from "../components/formatTime.ts";
 import { Menu, type MenuItem } from "../components/Menu.tsx";
 import { attempt } from "../components/Toasts.tsx";
-import { openDirect } from "../people/openDirectChat.ts";
+import { openDirectChat } from "../people/openDirectChat.ts";
 import { presenceText } from "../people/presenceText.ts";
 import { showProfile } from "../people/shownProfile.ts";
-import type { MemberDeed } from "./MemberDialog.tsx";
+import type { MemberAction } from "./MemberDialog.tsx";
 
 interface Props {
   room: Room;
   member: Member;
-  onDeed: (deed: MemberDeed) => void;
+  onAction: (deed: MemberAction) => void;
 }
 
 const ROLE_NAMES = { creator: "Creator", admin: "Admin", moderator: "Moderator", member: null, muted: "Muted" };
 
 /** Somebody in the room, with what one can do about them. */
-export function MemberRow({ room, member, onDeed }: Props) {
-  const { presences } = useChat();
+export function MemberRow({ room, member, onAction }: Props) {
+  const { presences } = useClient();
   const { userId, name, avatar, membership } = member;
   const role = membership === "join" ? roleOf(room, userId) : null;
-  const items = useDeeds(room, member, onDeed);
+  const items = useMemberActions(room, member, onAction);
   return (
     <div class="member-row">
       <button type="button" class="member" onClick={() => showProfile(userId)}>
@@ -44,41 +44,42 @@ export function MemberRow({ room, member, onDeed }: Props) {
 
 /** The name of the role, if it is one worth a name. Who made a room of an old version is an admin of it. */
 function roleOf(room: Room, userId: string): string | null {
-  const powers = room.powerLevels.value;
-  if (room.creator.value === userId && powers.levelOf(userId) >= 100) return "Creator";
-  return ROLE_NAMES[PowerLevels.roleName(powers.levelOf(userId))];
+  const powerLevels = room.powerLevels.value;
+  if (room.creator.value === userId && powerLevels.levelOf(userId) >= 100) return "Creator";
+  return ROLE_NAMES[PowerLevels.roleName(powerLevels.levelOf(userId))];
 }
 
 function detailOf(room: Room, { userId, membership, sender, reason }: Member): string {
   if (membership === "invite") {
     const ends = invitationExpiry(room, userId);
-    return ends === undefined ? `Invited by ${room.memberName(sender)}` : `Expires ${fromNow(ends)}`;
+    return ends === undefined ? `Invited by ${room.memberName(sender)}` : `Expires ${relativeTime(ends)}`;
   }
   if (membership === "knock") return reason ?? "Asks to come in";
   return reason ?? `Banned by ${room.memberName(sender)}`;
 }
 
-function useDeeds(room: Room, member: Member, onDeed: (deed: MemberDeed) => void): MenuItem[] {
-  const chat = useChat();
-  const { me, roomAdministration } = chat;
+function useMemberActions(room: Room, member: Member, onAction: (deed: MemberAction) => void): MenuItem[] {
+  const client = useClient();
+  const { me, roomAdministration } = client;
   const { userId, membership } = member;
-  const powers = room.powerLevels.value;
+  const powerLevels = room.powerLevels.value;
   const items: MenuItem[] = [];
-  const do_ = (label: string, icon: MenuItem["icon"], work: () => Promise<unknown>) => items.push({ label, icon, action: () => void attempt(work) });
-  const ask = (kind: MemberDeed["kind"], label: string, icon: MenuItem["icon"]) =>
-    items.push({ label, icon, danger: kind !== "role", action: () => onDeed({ kind, member }) });
+  const addAction = (label: string, icon: MenuItem["icon"], work: () => Promise<unknown>) => items.push({ label, icon, action: () => void attempt(work) });
+  const addDialog = (kind: MemberAction["kind"], label: string, icon: MenuItem["icon"]) =>
+    items.push({ label, icon, danger: kind !== "role", action: () => onAction({ kind, member }) });
   if (membership === "ban") {
-    if (powers.mayActOn(me, "ban", userId) && powers.may(me, "kick")) do_("Unban", "check", async () => roomAdministration.unban(room.id, userId));
+    if (powerLevels.mayActOn(me, "ban", userId) && powerLevels.may(me, "kick"))
+      addAction("Unban", "check", async () => roomAdministration.unban(room.id, userId));
     return items;
   }
-  if (userId !== me) items.push({ label: "Message", icon: "chat", action: () => void openDirect(chat, userId) });
-  if (membership === "knock" && powers.may(me, "invite")) do_("Let in", "check", async () => roomAdministration.invite(room.id, [userId]));
-  if (membership === "join" && assignableRoles(powers, me, userId).length > 0) ask("role", "Change role", "shield");
+  if (userId !== me) items.push({ label: "Message", icon: "chat", action: () => void openDirectChat(client, userId) });
+  if (membership === "knock" && powerLevels.may(me, "invite")) addAction("Let in", "check", async () => roomAdministration.invite(room.id, [userId]));
+  if (membership === "join" && assignableRoles(powerLevels, me, userId).length > 0) addDialog("role", "Change role", "shield");
   if (userId === me) return items;
-  if (powers.mayActOn(me, "kick", userId)) {
-    if (membership === "join") ask("kick", "Remove from room", "door");
-    else do_(membership === "invite" ? "Withdraw invitation" : "Turn down", "close", async () => roomAdministration.kick(room.id, userId));
+  if (powerLevels.mayActOn(me, "kick", userId)) {
+    if (membership === "join") addDialog("kick", "Remove from room", "door");
+    else addAction(membership === "invite" ? "Withdraw invitation" : "Turn down", "close", async () => roomAdministration.kick(room.id, userId));
   }
-  if (powers.mayActOn(me, "ban", userId)) ask("ban", "Ban", "warning");
+  if (powerLevels.mayActOn(me, "ban", userId)) addDialog("ban", "Ban", "warning");
   return items;
 }

@@ -2,15 +2,15 @@ import { useEffect, useState } from "preact/hooks";
 import type { Room } from "../../model/rooms/room.ts";
 import { isCreator } from "../../model/rooms/roomAdministration.ts";
 import { type RoomNotificationLevel, roomNotificationLevel } from "../../model/settings/pushRules.ts";
-import { useChat } from "../clientContext.ts";
+import { useClient } from "../clientContext.ts";
 import { Check } from "../components/Form.tsx";
 import { Select } from "../components/Select.tsx";
 import { attempt } from "../components/Toasts.tsx";
-import { HISTORY } from "../explore/CreateRoom.tsx";
+import { HISTORY_VISIBILITIES } from "../explore/CreateRoom.tsx";
 import { DeleteRoom } from "./DeleteRoom.tsx";
 import { LeaveRoom } from "./LeaveRoom.tsx";
 
-const LEVELS: { value: RoomNotificationLevel; label: string }[] = [
+const NOTIFICATION_LEVELS: { value: RoomNotificationLevel; label: string }[] = [
   { value: "default", label: "As in my settings" },
   { value: "all", label: "Every message" },
   { value: "mentions", label: "Only mentions" },
@@ -25,7 +25,7 @@ const JOIN_RULES = [
 
 /** How the room is set: for oneself, and for all. */
 export function RoomSettings({ room }: { room: Room }) {
-  const { accountData, pushRules, roomAdministration, me } = useChat();
+  const { accountData, pushRules, roomAdministration, me } = useClient();
   const [open, setOpen] = useState<"leave" | "delete" | null>(null);
   const close = () => setOpen(null);
   const rules = accountData.pushRules.value;
@@ -41,7 +41,7 @@ export function RoomSettings({ room }: { room: Room }) {
         <Select
           label="Notifications"
           value={roomNotificationLevel(rules, room.id)}
-          options={LEVELS}
+          options={NOTIFICATION_LEVELS}
           onChange={(level) => void attempt(async () => pushRules.setLevel(room.id, level as RoomNotificationLevel, rules))}
         />
       </section>
@@ -57,11 +57,11 @@ export function RoomSettings({ room }: { room: Room }) {
         <Select
           label="Who can read what was said before"
           value={room.historyVisibility.value}
-          options={HISTORY}
+          options={HISTORY_VISIBILITIES}
           disabled={!may("m.room.history_visibility")}
           onChange={set("m.room.history_visibility", "history_visibility")}
         />
-        <Listed room={room} disabled={!may("m.room.canonical_alias")} />
+        <PublicListingCheck room={room} disabled={!may("m.room.canonical_alias")} />
       </section>
       <section class="stack details-section" aria-labelledby="ending">
         <h3 id="ending">Ending it</h3>
@@ -80,8 +80,8 @@ export function RoomSettings({ room }: { room: Room }) {
   );
 }
 
-function Listed({ room, disabled }: { room: Room; disabled: boolean }) {
-  const { roomAdministration } = useChat();
+function PublicListingCheck({ room, disabled }: { room: Room; disabled: boolean }) {
+  const { roomAdministration } = useClient();
   const [listed, setListed] = useState(false);
   const [known, setKnown] = useState(false);
   useEffect(() => {

@@ -2,15 +2,15 @@ import { useState } from "preact/hooks";
 import type { FoundUser } from "../../model/people/userSearch.ts";
 import { serverOf } from "../../model/rooms/room.ts";
 import { toUsername } from "../../model/session/authentication.ts";
-import { useChat } from "../clientContext.ts";
-import { Confirm } from "../components/ConfirmDialog.tsx";
+import { useClient } from "../clientContext.ts";
+import { ConfirmDialog } from "../components/ConfirmDialog.tsx";
 import { Field } from "../components/Form.tsx";
 import { PeoplePicker } from "../components/PeoplePicker.tsx";
 import { Select } from "../components/Select.tsx";
-import { go } from "../currentRoute.ts";
+import { navigate } from "../currentRoute.ts";
 import { AliasField } from "./AliasField.tsx";
 
-export const HISTORY = [
+export const HISTORY_VISIBILITIES = [
   { value: "shared", label: "Members, all of it" },
   { value: "invited", label: "Members, since they were invited" },
   { value: "joined", label: "Members, since they joined" },
@@ -19,7 +19,7 @@ export const HISTORY = [
 
 /** Makes a room. */
 export function CreateRoom({ onClose }: { onClose: () => void }) {
-  const { roomEntry, me } = useChat();
+  const { roomEntry, me } = useClient();
   const [isPublic, setPublic] = useState(false);
   const [history, setHistory] = useState("shared");
   const [chosen, setChosen] = useState<FoundUser[]>([]);
@@ -33,25 +33,30 @@ export function CreateRoom({ onClose }: { onClose: () => void }) {
       historyVisibility: history,
       invite: chosen.map((person) => person.id),
     });
-    go({ at: "room", id });
+    navigate({ at: "room", id });
   };
   return (
-    <Confirm title="New room" submit="Create room" onConfirm={create} onClose={onClose}>
+    <ConfirmDialog title="New room" submit="Create room" onConfirm={create} onClose={onClose}>
       <Field label="Name" name="name" autocomplete="off" dir="auto" maxLength={255} required />
       <Field label="Topic" name="topic" autocomplete="off" dir="auto" placeholder="What is it about? (optional)" />
       <fieldset class="choices">
         <legend class="label">Who can join</legend>
-        <Choice label="Private" hint="Only those who are invited." checked={!isPublic} onChoose={() => setPublic(false)} />
-        <Choice label="Public" hint="Everybody; it stands in the list of rooms." checked={isPublic} onChoose={() => setPublic(true)} />
+        <AccessChoice label="Private" hint="Only those who are invited." checked={!isPublic} onChoose={() => setPublic(false)} />
+        <AccessChoice label="Public" hint="Everybody; it stands in the list of rooms." checked={isPublic} onChoose={() => setPublic(true)} />
       </fieldset>
       {isPublic && <AliasField server={serverOf(me)} value={alias} onChange={setAlias} />}
-      <Select label="Who can read what was said before" value={history} onChange={setHistory} options={isPublic ? HISTORY : HISTORY.slice(0, 3)} />
+      <Select
+        label="Who can read what was said before"
+        value={history}
+        onChange={setHistory}
+        options={isPublic ? HISTORY_VISIBILITIES : HISTORY_VISIBILITIES.slice(0, 3)}
+      />
       <PeoplePicker label="Invite people" compact chosen={chosen} onChange={setChosen} />
-    </Confirm>
+    </ConfirmDialog>
   );
 }
 
-function Choice({ label, hint, checked, onChoose }: { label: string; hint: string; checked: boolean; onChoose: () => void }) {
+function AccessChoice({ label, hint, checked, onChoose }: { label: string; hint: string; checked: boolean; onChoose: () => void }) {
   return (
     <label class="check">
       <input type="radio" name="access" checked={checked} onChange={onChoose} />

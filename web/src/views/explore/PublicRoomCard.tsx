@@ -1,12 +1,12 @@
 import { useState } from "preact/hooks";
 import type { MatrixAddress, PublicRoom } from "../../model/rooms/roomDirectory.ts";
 import { hrefOf } from "../../model/route.ts";
-import { useChat } from "../clientContext.ts";
+import { useClient } from "../clientContext.ts";
 import { Avatar } from "../components/Avatar.tsx";
 import { Icon } from "../components/Icon.tsx";
-import { attempt, tell } from "../components/Toasts.tsx";
-import { go } from "../currentRoute.ts";
-import { openDirect } from "../people/openDirectChat.ts";
+import { attempt, showToast } from "../components/Toasts.tsx";
+import { navigate } from "../currentRoute.ts";
+import { openDirectChat } from "../people/openDirectChat.ts";
 
 /** A public room, and the way into it. */
 export function PublicRoomCard({ room }: { room: PublicRoom }) {
@@ -28,13 +28,13 @@ export function PublicRoomCard({ room }: { room: PublicRoom }) {
           {room.canonical_alias !== undefined && <span class="ellipsis">{room.canonical_alias}</span>}
         </p>
       </div>
-      <Enter room={room} name={name} />
+      <EnterRoomButton room={room} name={name} />
     </li>
   );
 }
 
-function Enter({ room, name }: { room: PublicRoom; name: string }) {
-  const { rooms, roomEntry, roomDirectory } = useChat();
+function EnterRoomButton({ room, name }: { room: PublicRoom; name: string }) {
+  const { rooms, roomEntry, roomDirectory } = useClient();
   const [busy, setBusy] = useState(false);
   rooms.changed.value;
   const membership = rooms.get(room.room_id)?.membership.value;
@@ -53,7 +53,7 @@ function Enter({ room, name }: { room: PublicRoom; name: string }) {
   if (room.join_rule === "knock" || room.join_rule === "knock_restricted") {
     const ask = async () => {
       await roomDirectory.knock(room.room_id);
-      tell(`You have asked to join ${name}.`);
+      showToast(`You have asked to join ${name}.`);
     };
     const asked = membership === "knock";
     return (
@@ -68,7 +68,7 @@ function Enter({ room, name }: { room: PublicRoom; name: string }) {
       class="button primary small"
       disabled={busy}
       aria-label={`Join ${name}`}
-      onClick={() => void run(async () => go({ at: "room", id: await roomEntry.joinRoom(room.room_id) }))}
+      onClick={() => void run(async () => navigate({ at: "room", id: await roomEntry.joinRoom(room.room_id) }))}
     >
       Join
     </button>
@@ -76,13 +76,13 @@ function Enter({ room, name }: { room: PublicRoom; name: string }) {
 }
 
 /** The room or person that the typed address stands for. */
-export function ByAddress({ address }: { address: MatrixAddress }) {
-  const chat = useChat();
+export function AddressCard({ address }: { address: MatrixAddress }) {
+  const client = useClient();
   const [busy, setBusy] = useState(false);
   const run = async () => {
     setBusy(true);
-    if (address.kind === "user") await openDirect(chat, address.id);
-    else await attempt(async () => go({ at: "room", id: await chat.roomEntry.joinRoom(address.id, address.via) }));
+    if (address.kind === "user") await openDirectChat(client, address.id);
+    else await attempt(async () => navigate({ at: "room", id: await client.roomEntry.joinRoom(address.id, address.via) }));
     setBusy(false);
   };
   return (

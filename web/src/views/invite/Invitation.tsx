@@ -3,17 +3,17 @@ import { useState } from "preact/hooks";
 import type { Room } from "../../model/rooms/room.ts";
 import { invitationExpiry } from "../../model/rooms/roomAdministration.ts";
 import { isDirectInvitation } from "../../model/rooms/roomEntry.ts";
-import { useChat } from "../clientContext.ts";
+import { useClient } from "../clientContext.ts";
 import { Avatar } from "../components/Avatar.tsx";
-import { exactTime, fromNow } from "../components/formatTime.ts";
+import { exactTime, relativeTime } from "../components/formatTime.ts";
 import { Icon } from "../components/Icon.tsx";
 import { BackLink } from "../components/Page.tsx";
 import { attempt } from "../components/Toasts.tsx";
-import { go } from "../currentRoute.ts";
+import { navigate } from "../currentRoute.ts";
 
 /** Stands in place of the conversation in a room that one is invited to. */
 export function Invitation({ room }: { room: Room }) {
-  const { roomEntry, roomAdministration } = useChat();
+  const { roomEntry, roomAdministration } = useClient();
   const [busy, setBusy] = useState(false);
   const own = room.ownMember.value;
   const inviter = own?.sender ?? "";
@@ -25,7 +25,7 @@ export function Invitation({ room }: { room: Room }) {
   };
   const decline = async () => {
     await roomAdministration.leave(room.id);
-    go({ at: "home" }, true);
+    navigate({ at: "home" }, true);
   };
   const isDirect = isDirectInvitation(room);
   return (
@@ -52,7 +52,7 @@ export function Invitation({ room }: { room: Room }) {
         )}
         {ends !== undefined && (
           <p class="invitation-ends" title={exactTime(ends)}>
-            <Icon name="clock" /> This invitation ends {fromNow(ends)}
+            <Icon name="clock" /> This invitation ends {relativeTime(ends)}
           </p>
         )}
         <div class="invitation-answers">

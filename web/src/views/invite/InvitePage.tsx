@@ -3,25 +3,25 @@ import { useEffect, useState } from "preact/hooks";
 import { localpart } from "../../model/rooms/room.ts";
 import { MatrixError, messageOf } from "../../model/server/api.ts";
 import type { InviteLinkPreview } from "../../model/server/parlourApi.ts";
-import { useChat } from "../clientContext.ts";
+import { useClient } from "../clientContext.ts";
 import { Avatar } from "../components/Avatar.tsx";
-import { fromNow } from "../components/formatTime.ts";
+import { relativeTime } from "../components/formatTime.ts";
 import { Icon } from "../components/Icon.tsx";
 import { BackLink } from "../components/Page.tsx";
 import { attempt } from "../components/Toasts.tsx";
-import { go } from "../currentRoute.ts";
-import { arriving } from "./pendingInviteLink.ts";
+import { navigate } from "../currentRoute.ts";
+import { pendingInviteLink } from "./pendingInviteLink.ts";
 
 /** An invite link that somebody opens who is logged in. Whoever came through the link goes on into the room at once. */
 export function InvitePage({ token }: { token: string }) {
-  const { parlourApi, roomEntry } = useChat();
+  const { parlourApi, roomEntry } = useClient();
   const [link, setLink] = useState<InviteLinkPreview | null>(null);
   const [problem, setProblem] = useState<string | null>(null);
-  const [busy, setBusy] = useState(arriving.peek() === token);
-  const redeem = async () => go({ at: "room", id: await roomEntry.redeemInviteLink(token) }, true);
+  const [busy, setBusy] = useState(pendingInviteLink.peek() === token);
+  const redeem = async () => navigate({ at: "room", id: await roomEntry.redeemInviteLink(token) }, true);
   useEffect(() => {
-    if (arriving.peek() === token) {
-      arriving.value = null;
+    if (pendingInviteLink.peek() === token) {
+      pendingInviteLink.value = null;
       redeem().catch((error: unknown) => {
         setBusy(false);
         setProblem(messageOf(error));
@@ -48,12 +48,12 @@ export function InvitePage({ token }: { token: string }) {
         </div>
       )}
       {problem === null && link === null && <div class="spinner" role="status" aria-label="Opening the invitation" />}
-      {problem === null && link !== null && <Preview link={link} busy={busy} onJoin={() => void join()} />}
+      {problem === null && link !== null && <InvitePreview link={link} busy={busy} onJoin={() => void join()} />}
     </section>
   );
 }
 
-function Preview({ link: { room, inviter, expires_at }, busy, onJoin }: { link: InviteLinkPreview; busy: boolean; onJoin: () => void }) {
+function InvitePreview({ link: { room, inviter, expires_at }, busy, onJoin }: { link: InviteLinkPreview; busy: boolean; onJoin: () => void }) {
   const name = room.name ?? "A room";
   const people = room.joined_members ?? 0;
   return (
@@ -70,10 +70,10 @@ function Preview({ link: { room, inviter, expires_at }, busy, onJoin }: { link: 
       )}
       <p class="soft small-text">
         {people === 1 ? "1 person is there" : `${people} people are there`}
-        {typeof expires_at === "number" && ` · ends ${fromNow(expires_at)}`}
+        {typeof expires_at === "number" && ` · ends ${relativeTime(expires_at)}`}
       </p>
       <div class="invitation-answers">
-        <button type="button" class="button" onClick={() => go({ at: "home" }, true)}>
+        <button type="button" class="button" onClick={() => navigate({ at: "home" }, true)}>
           Not now
         </button>
         <button type="button" class="button primary" disabled={busy} onClick={onJoin}>

@@ -3,4 +3,4 @@
 import { signal } from "@preact/signals";
 
 /** The invite link with which somebody has just signed in or up: its room is where they want to be. */
-export const arriving = signal<string | null>(null);
+export const pendingInviteLink = signal<string | null>(null);

@@ -1,13 +1,13 @@
 import { useState } from "preact/hooks";
 import type { FoundUser } from "../../model/people/userSearch.ts";
-import { useChat } from "../clientContext.ts";
-import { Confirm } from "../components/ConfirmDialog.tsx";
+import { useClient } from "../clientContext.ts";
+import { ConfirmDialog } from "../components/ConfirmDialog.tsx";
 import { PeoplePicker } from "../components/PeoplePicker.tsx";
-import { go } from "../currentRoute.ts";
+import { navigate } from "../currentRoute.ts";
 
 /** Begins a direct chat, or goes back to the one that there is; with several people it is a room. */
 export function NewChat({ onClose }: { onClose: () => void }) {
-  const { roomEntry } = useChat();
+  const { roomEntry } = useClient();
   const [chosen, setChosen] = useState<FoundUser[]>([]);
   const begin = async () => {
     const [first] = chosen;
@@ -23,11 +23,17 @@ export function NewChat({ onClose }: { onClose: () => void }) {
             historyVisibility: "shared",
             invite: chosen.map((person) => person.id),
           });
-    go({ at: "room", id });
+    navigate({ at: "room", id });
   };
   return (
-    <Confirm title="New chat" submit={chosen.length > 1 ? "Start group chat" : "Start chat"} disabled={chosen.length === 0} onConfirm={begin} onClose={onClose}>
+    <ConfirmDialog
+      title="New chat"
+      submit={chosen.length > 1 ? "Start group chat" : "Start chat"}
+      disabled={chosen.length === 0}
+      onConfirm={begin}
+      onClose={onClose}
+    >
       <PeoplePicker label="With whom?" chosen={chosen} onChange={setChosen} />
-    </Confirm>
+    </ConfirmDialog>
   );
 }

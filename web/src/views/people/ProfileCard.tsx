@@ -2,35 +2,35 @@ import "./ProfileCard.css";
 import { useEffect, useState } from "preact/hooks";
 import { localpart, type Room } from "../../model/rooms/room.ts";
 import { hrefOf } from "../../model/route.ts";
-import { useChat } from "../clientContext.ts";
+import { useClient } from "../clientContext.ts";
 import { Avatar } from "../components/Avatar.tsx";
-import { Confirm } from "../components/ConfirmDialog.tsx";
+import { ConfirmDialog } from "../components/ConfirmDialog.tsx";
 import { CopyButton } from "../components/CopyButton.tsx";
 import { Dialog } from "../components/Dialog.tsx";
 import { Icon } from "../components/Icon.tsx";
 import { Select } from "../components/Select.tsx";
-import { attempt, tell } from "../components/Toasts.tsx";
-import { openDirect } from "./openDirectChat.ts";
+import { attempt, showToast } from "../components/Toasts.tsx";
+import { openDirectChat } from "./openDirectChat.ts";
 import { presenceText } from "./presenceText.ts";
-import { profileShown } from "./shownProfile.ts";
+import { shownProfile } from "./shownProfile.ts";
 
 export function ProfileCard() {
-  const userId = profileShown.value;
-  return userId === null ? null : <Card key={userId} userId={userId} />;
+  const userId = shownProfile.value;
+  return userId === null ? null : <ProfileDialog key={userId} userId={userId} />;
 }
 
 /** Somebody's profile: who they are, what one shares with them, and what one can do about them. */
-function Card({ userId }: { userId: string }) {
-  const chat = useChat();
-  const { accountData, me } = chat;
+function ProfileDialog({ userId }: { userId: string }) {
+  const client = useClient();
+  const { accountData, me } = client;
   const [person, setPerson] = useState<{ name: string; avatar: string | undefined }>({ name: localpart(userId), avatar: undefined });
   const [inviting, setInviting] = useState(false);
   useEffect(() => {
-    void chat.userProfiles.fetchProfile(userId).then(setPerson, () => {});
+    void client.userProfiles.fetchProfile(userId).then(setPerson, () => {});
   }, []);
-  const close = () => (profileShown.value = null);
+  const close = () => (shownProfile.value = null);
   const ignored = accountData.ignoredUsers.value.includes(userId);
-  const presence = chat.presences.get(userId);
+  const presence = client.presences.get(userId);
   return (
     <Dialog title="Profile" onClose={close}>
       <div class="profile-card">
@@ -51,7 +51,7 @@ function Card({ userId }: { userId: string }) {
               class="button primary"
               onClick={() => {
                 close();
-                void openDirect(chat, userId);
+                void openDirectChat(client, userId);
               }}
             >
               <Icon name="chat" /> Message
@@ -65,15 +65,15 @@ function Card({ userId }: { userId: string }) {
           </div>
         )}
         {ignored && <p class="soft small-text">You do not see what this person writes.</p>}
-        {userId !== me && <Shared userId={userId} onGo={close} />}
+        {userId !== me && <SharedRooms userId={userId} onGo={close} />}
       </div>
-      {inviting && <InviteTo userId={userId} name={person.name} onClose={() => setInviting(false)} />}
+      {inviting && <InviteToRoomDialog userId={userId} name={person.name} onClose={() => setInviting(false)} />}
     </Dialog>
   );
 }
 
-function Shared({ userId, onGo }: { userId: string; onGo: () => void }) {
-  const { userProfiles, rooms } = useChat();
+function SharedRooms({ userId, onGo }: { userId: string; onGo: () => void }) {
+  const { userProfiles, rooms } = useClient();
   const [ids, setIds] = useState<string[]>([]);
   useEffect(() => {
     void userProfiles.sharedRooms(userId).then(setIds, () => {});
@@ -99,22 +99,22 @@ function Shared({ userId, onGo }: { userId: string; onGo: () => void }) {
   );
 }
 
-function InviteTo({ userId, name, onClose }: { userId: string; name: string; onClose: () => void }) {
-  const { rooms, roomAdministration, me } = useChat();
+function InviteToRoomDialog({ userId, name, onClose }: { userId: string; name: string; onClose: () => void }) {
+  const { rooms, roomAdministration, me } = useClient();
   const open = rooms.joined.value.filter((room) => {
     const theirs = room.members.get(userId)?.membership;
     return room.directWith.value === null && room.powerLevels.value.may(me, "invite") && theirs !== "join" && theirs !== "invite";
   });
   const [chosen, setChosen] = useState(open[0]?.id ?? "");
   return (
-    <Confirm
+    <ConfirmDialog
       title={`Invite ${name}`}
       submit="Invite"
       disabled={chosen === ""}
       onClose={onClose}
       onConfirm={async () => {
         await roomAdministration.invite(chosen, [userId]);
-        tell(`${name} is invited.`);
+        showToast(`${name} is invited.`);
       }}
     >
       {open.length === 0 ? (
@@ -122,6 +122,6 @@ function InviteTo({ userId, name, onClose }: { userId: string; name: string; onC
       ) : (
         <Select label="Room" value={chosen} onChange={setChosen} options={open.map((room) => ({ value: room.id, label: room.name.value }))} />
       )}
-    </Confirm>
+    </ConfirmDialog>
   );
 }

@@ -2,8 +2,8 @@
 
 import { signal } from "@preact/signals";
 
-export const profileShown = signal<string | null>(null);
+export const shownProfile = signal<string | null>(null);
 
 export function showProfile(userId: string): void {
-  profileShown.value = userId;
+  shownProfile.value = userId;
 }

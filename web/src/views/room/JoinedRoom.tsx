@@ -2,66 +2,66 @@ import { useEffect, useMemo } from "preact/hooks";
 import { Composer as ComposerModel } from "../../model/composing/composer.ts";
 import type { Room } from "../../model/rooms/room.ts";
 import { hrefOf } from "../../model/route.ts";
-import { useChat } from "../clientContext.ts";
+import { useClient } from "../clientContext.ts";
 import { attempt } from "../components/Toasts.tsx";
-import { go } from "../currentRoute.ts";
+import { navigate } from "../currentRoute.ts";
 import { Details } from "../details/Details.tsx";
-import { panel } from "../sidePanel.ts";
+import { sidePanel } from "../sidePanel.ts";
 import { ComposerArea } from "./composer/ComposerArea.tsx";
 import { DropZone } from "./composer/DropZone.tsx";
-import { Announcer } from "./NewMessageAnnouncer.tsx";
+import { NewMessageAnnouncer } from "./NewMessageAnnouncer.tsx";
 import { RoomHeader } from "./RoomHeader.tsx";
-import { conversationOf, draftsOf, type Place, PlaceContext } from "./roomContext.ts";
+import { conversationOf, createDrafts, RoomContext, type RoomContextValue } from "./roomContext.ts";
 import { SearchPanel } from "./search/SearchPanel.tsx";
 import { TypingLine } from "./TypingLine.tsx";
 import { ThreadPanel } from "./threads/ThreadPanel.tsx";
-import { MainList } from "./timeline/RoomTimeline.tsx";
+import { RoomTimeline } from "./timeline/RoomTimeline.tsx";
 
 /** A room that one is in: the conversation, and the panel beside it. */
 export function JoinedRoom({ room, event }: { room: Room; event?: string | undefined }) {
-  const chat = useChat();
-  const conversation = conversationOf(chat, room);
-  const composer = useMemo(() => new ComposerModel(chat, conversation, draftsOf(chat)), [conversation]);
+  const client = useClient();
+  const conversation = conversationOf(client, room);
+  const composer = useMemo(() => new ComposerModel(client, conversation, createDrafts(client)), [conversation]);
 
   const goTo = (eventId: string) =>
     void attempt(async () => {
       const root = await conversation.goTo(eventId);
-      if (root !== null) panel.value = { show: "thread", root };
+      if (root !== null) sidePanel.value = { show: "thread", root };
     });
   useEffect(() => {
     if (event === undefined) return;
     goTo(event);
     // The address of the room stays; a reload begins at the newest again.
-    go({ at: "room", id: room.id }, true);
+    navigate({ at: "room", id: room.id }, true);
   }, [event]);
   // A panel belongs to its room; search alone goes on from room to room.
   useEffect(() => {
     return () => {
-      if (panel.peek()?.show === "thread") panel.value = null;
+      if (sidePanel.peek()?.show === "thread") sidePanel.value = null;
       conversation.typingNotifier.stopTyping();
       conversation.goToNewest();
     };
   }, [conversation]);
 
-  const place: Place = useMemo(() => ({ room, conversation, composer, goTo }), [composer]);
-  const shown = panel.value;
+  const context: RoomContextValue = useMemo(() => ({ room, conversation, composer, goTo }), [composer]);
+  const shown = sidePanel.value;
   return (
-    <PlaceContext.Provider value={place}>
+    <RoomContext.Provider value={context}>
       <div class={`room${shown === null ? "" : " with-panel"}`}>
         <section class="conversation" aria-label="Conversation">
           <RoomHeader />
           <DropZone>
-            <MainList />
+            <RoomTimeline />
             <TypingLine />
             <ComposerArea />
           </DropZone>
-          <Announcer />
+          <NewMessageAnnouncer />
         </section>
         {shown?.show === "details" && <Details room={room} />}
         {shown?.show === "search" && <SearchPanel />}
         {shown?.show === "thread" && <ThreadPanel key={shown.root} root={shown.root} />}
       </div>
-    </PlaceContext.Provider>
+    </RoomContext.Provider>
   );
 }
 

@@ -3,29 +3,29 @@ import { isVisibleMessage } from "../../model/rooms/room.ts";
 import type { RawEvent } from "../../model/server/events.ts";
 import { relationOf } from "../../model/server/events.ts";
 import { TimelineEvent } from "../../model/timeline/timeline.ts";
-import { useChat } from "../clientContext.ts";
+import { useClient } from "../clientContext.ts";
 import { plainText } from "./message/plainText.ts";
-import { usePlace } from "./roomContext.ts";
+import { useRoomContext } from "./roomContext.ts";
 
 /** Tells screen readers of new messages, while the page is looked at. */
-export function Announcer() {
-  const { room } = usePlace();
-  const { me } = useChat();
-  const [said, setSaid] = useState("");
+export function NewMessageAnnouncer() {
+  const { room } = useRoomContext();
+  const { me } = useClient();
+  const [announcement, setAnnouncement] = useState("");
   useEffect(() => {
-    const follower = (raw: RawEvent) => {
+    const listener = (raw: RawEvent) => {
       if (raw.sender === me || !isVisibleMessage(raw) || document.visibilityState !== "visible") return;
       if (relationOf(raw.content).type === "m.replace") return;
-      setSaid(`${room.memberName(raw.sender)}: ${plainText(new TimelineEvent(raw))}`);
+      setAnnouncement(`${room.memberName(raw.sender)}: ${plainText(new TimelineEvent(raw))}`);
     };
-    room.timeline.newEventListeners.add(follower);
+    room.timeline.newEventListeners.add(listener);
     return () => {
-      room.timeline.newEventListeners.delete(follower);
+      room.timeline.newEventListeners.delete(listener);
     };
   }, [room]);
   return (
     <div class="visually-hidden" role="status" aria-live="polite" aria-label="New messages">
-      {said}
+      {announcement}
     </div>
   );
 }

@@ -1,16 +1,16 @@
 import type { Room } from "../../model/rooms/room.ts";
 import { hrefOf } from "../../model/route.ts";
 import { text } from "../../model/server/events.ts";
-import { useChat } from "../clientContext.ts";
+import { useClient } from "../clientContext.ts";
 import { Avatar } from "../components/Avatar.tsx";
 import { attempt } from "../components/Toasts.tsx";
 import { conversationOf } from "./roomContext.ts";
 
 /** A room that one is not in any more, or waits to be let into. */
-export function Gone({ room }: { room: Room }) {
-  const chat = useChat();
+export function NotJoinedRoom({ room }: { room: Room }) {
+  const client = useClient();
   const own = room.ownMember.value;
-  const by = own === undefined || own.sender === chat.me ? null : room.memberName(own.sender);
+  const by = own === undefined || own.sender === client.me ? null : room.memberName(own.sender);
   const reason = text(own?.content["reason"]);
   const membership = room.membership.value;
   const isOpen = room.joinRule.value === "public" && membership === "leave";
@@ -18,11 +18,11 @@ export function Gone({ room }: { room: Room }) {
     <div class="empty">
       <Avatar id={room.id} name={room.name.value} mxc={room.avatar.value} size="large" square={room.directWith.value === null} />
       <h1 dir="auto">{room.name.value}</h1>
-      <p>{whatHappened(membership, by)}</p>
+      <p>{membershipText(membership, by)}</p>
       {reason !== undefined && by !== null && <blockquote dir="auto">{reason}</blockquote>}
       <div class="row">
         {isOpen && (
-          <button type="button" class="button primary" onClick={() => void attempt(async () => conversationOf(chat, room).rejoin())}>
+          <button type="button" class="button primary" onClick={() => void attempt(async () => conversationOf(client, room).rejoin())}>
             Join again
           </button>
         )}
@@ -34,7 +34,7 @@ export function Gone({ room }: { room: Room }) {
   );
 }
 
-function whatHappened(membership: string, by: string | null): string {
+function membershipText(membership: string, by: string | null): string {
   if (membership === "knock") return "You asked to be let in. As soon as somebody lets you in, the conversation is here.";
   if (membership === "ban") return by === null ? "You are banned from this room." : `${by} banned you from this room.`;
   return by === null ? "You left this room." : `${by} removed you from this room.`;

@@ -1,15 +1,15 @@
 import { hrefOf } from "../../model/route.ts";
-import { useChat } from "../clientContext.ts";
+import { useClient } from "../clientContext.ts";
 import { Avatar } from "../components/Avatar.tsx";
-import { fromNow } from "../components/formatTime.ts";
+import { relativeTime } from "../components/formatTime.ts";
 import { Icon } from "../components/Icon.tsx";
 import { IconButton } from "../components/IconButton.tsx";
-import { type Panel, panel } from "../sidePanel.ts";
-import { usePlace } from "./roomContext.ts";
+import { type SidePanel, sidePanel } from "../sidePanel.ts";
+import { useRoomContext } from "./roomContext.ts";
 
 /** Where one is, with whom, and the ways to the panels. */
 export function RoomHeader() {
-  const { room } = usePlace();
+  const { room } = useRoomContext();
   const other = room.directWith.value;
   return (
     <header class="room-header">
@@ -22,7 +22,7 @@ export function RoomHeader() {
           <h1 class="ellipsis" dir="auto">
             {room.name.value}
           </h1>
-          <Sub />
+          <Subtitle />
         </div>
       </div>
       <PanelButton icon="search" label="Search messages" show="search" />
@@ -32,14 +32,14 @@ export function RoomHeader() {
 }
 
 function PanelButton({ icon, label, show }: { icon: "search" | "info"; label: string; show: "search" | "details" }) {
-  const isOpen = panel.value?.show === show;
-  const next: Panel | null = isOpen ? null : { show };
-  return <IconButton icon={icon} label={label} aria-pressed={isOpen} onClick={() => (panel.value = next)} />;
+  const isOpen = sidePanel.value?.show === show;
+  const next: SidePanel | null = isOpen ? null : { show };
+  return <IconButton icon={icon} label={label} aria-pressed={isOpen} onClick={() => (sidePanel.value = next)} />;
 }
 
-function Sub() {
-  const { room } = usePlace();
-  const { presences } = useChat();
+function Subtitle() {
+  const { room } = useRoomContext();
+  const { presences } = useClient();
   const other = room.directWith.value;
   const count = room.joinedCount.value;
   const topic = room.topic.value;
@@ -61,5 +61,5 @@ function Sub() {
 function presenceText(presence: { presence: string; lastActive: number | undefined } | undefined): string {
   if (presence === undefined) return "";
   if (presence.presence === "online") return "online";
-  return presence.lastActive === undefined ? "" : `last seen ${fromNow(presence.lastActive)}`;
+  return presence.lastActive === undefined ? "" : `last seen ${relativeTime(presence.lastActive)}`;
 }

@@ -1,14 +1,14 @@
 import "./RoomPage.css";
 import { hrefOf } from "../../model/route.ts";
-import { useChat } from "../clientContext.ts";
+import { useClient } from "../clientContext.ts";
 import { Icon } from "../components/Icon.tsx";
 import { Invitation } from "../invite/Invitation.tsx";
 import { JoinedRoom } from "./JoinedRoom.tsx";
-import { Gone } from "./NotJoinedRoom.tsx";
+import { NotJoinedRoom } from "./NotJoinedRoom.tsx";
 
 /** A conversation, or why there is none. */
 export function RoomPage({ id, event }: { id: string; event?: string | undefined }) {
-  const { rooms } = useChat();
+  const { rooms } = useClient();
   rooms.changed.value;
   const room = rooms.get(id);
   if (room === undefined) return rooms.isReady.value ? <NotFound /> : <Loading />;
@@ -18,7 +18,7 @@ export function RoomPage({ id, event }: { id: string; event?: string | undefined
     case "invite":
       return <Invitation room={room} />;
     default:
-      return <Gone room={room} />;
+      return <NotJoinedRoom room={room} />;
   }
 }
 

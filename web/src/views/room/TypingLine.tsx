@@ -1,8 +1,8 @@
-import { usePlace } from "./roomContext.ts";
+import { useRoomContext } from "./roomContext.ts";
 
 /** Who is typing. Its place is kept free, so that nothing moves. */
 export function TypingLine() {
-  const { room } = usePlace();
+  const { room } = useRoomContext();
   const names = room.typing.value.map((userId) => room.memberName(userId));
   return (
     <div class="typing-line">

@@ -8,7 +8,7 @@ import { Drafts } from "../../model/composing/drafts.ts";
 import type { Room } from "../../model/rooms/room.ts";
 import { Conversation } from "../../model/timeline/conversation.ts";
 
-export interface Place {
+export interface RoomContextValue {
   room: Room;
   conversation: Conversation;
   composer: Composer;
@@ -18,23 +18,23 @@ export interface Place {
   goTo: (eventId: string) => void;
 }
 
-export const PlaceContext = createContext<Place | null>(null);
+export const RoomContext = createContext<RoomContextValue | null>(null);
 
-export function usePlace(): Place {
-  const place = useContext(PlaceContext);
-  if (place === null) throw new Error("This view stands outside of a room.");
-  return place;
+export function useRoomContext(): RoomContextValue {
+  const context = useContext(RoomContext);
+  if (context === null) throw new Error("This view stands outside of a room.");
+  return context;
 }
 
 const conversations = new WeakMap<Room, Conversation>();
 
 /** The conversation of a room: one for as long as the room is known, so that uploads go on when one looks elsewhere. */
-export function conversationOf(chat: Client, room: Room): Conversation {
-  const conversation = conversations.get(room) ?? new Conversation(chat, room);
+export function conversationOf(client: Client, room: Room): Conversation {
+  const conversation = conversations.get(room) ?? new Conversation(client, room);
   conversations.set(room, conversation);
   return conversation;
 }
 
-export function draftsOf(chat: Client): Drafts {
-  return new Drafts(localStorage, chat.me);
+export function createDrafts(client: Client): Drafts {
+  return new Drafts(localStorage, client.me);
 }

@@ -1,9 +1,9 @@
 import { serverOf } from "../../model/rooms/room.ts";
-import { useChat } from "../clientContext.ts";
+import { useClient } from "../clientContext.ts";
 
 /** What runs here, and how other clients come in. */
 export function AboutTab() {
-  const { me, deviceId, connection } = useChat();
+  const { me, deviceId, connection } = useClient();
   return (
     <>
       <section class="settings-section" aria-labelledby="about-heading">

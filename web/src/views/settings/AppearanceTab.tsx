@@ -1,14 +1,14 @@
-import { useChat } from "../clientContext.ts";
+import { useClient } from "../clientContext.ts";
 import { attempt } from "../components/Toasts.tsx";
 
-const THEMES = [
+const THEME_CHOICES = [
   { id: "system", label: "Like the system" },
   { id: "light", label: "Light" },
   { id: "dark", label: "Dark" },
 ] as const;
 
 export function AppearanceTab() {
-  const { accountData } = useChat();
+  const { accountData } = useClient();
   const { theme } = accountData.settings.value;
   return (
     <section class="settings-section" aria-labelledby="appearance-heading">
@@ -16,7 +16,7 @@ export function AppearanceTab() {
       <p class="soft">It follows you to every browser in which you sign in here.</p>
       <fieldset class="themes">
         <legend class="visually-hidden">Theme</legend>
-        {THEMES.map(({ id, label }) => (
+        {THEME_CHOICES.map(({ id, label }) => (
           <label key={id} class="theme">
             <span class={`theme-picture ${id}`} aria-hidden="true">
               <span />

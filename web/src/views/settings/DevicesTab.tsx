@@ -1,22 +1,22 @@
 import { useEffect, useState } from "preact/hooks";
 import { messageOf } from "../../model/server/api.ts";
 import type { Device } from "../../model/settings/accountSecurity.ts";
-import { useChat } from "../clientContext.ts";
-import { Confirm } from "../components/ConfirmDialog.tsx";
+import { useClient } from "../clientContext.ts";
+import { ConfirmDialog } from "../components/ConfirmDialog.tsx";
 import { Field } from "../components/Form.tsx";
-import { exactTime, fromNow } from "../components/formatTime.ts";
+import { exactTime, relativeTime } from "../components/formatTime.ts";
 import { Icon } from "../components/Icon.tsx";
 import { IconButton } from "../components/IconButton.tsx";
 import { PasswordField } from "../components/PasswordField.tsx";
 
-type Open = { what: "rename"; device: Device } | { what: "sign-out"; devices: Device[] } | null;
+type OpenDialog = { what: "rename"; device: Device } | { what: "sign-out"; devices: Device[] } | null;
 
 /** Where one is logged in. */
 export function DevicesTab() {
-  const { accountSecurity, deviceId } = useChat();
+  const { accountSecurity, deviceId } = useClient();
   const [devices, setDevices] = useState<Device[] | null>(null);
   const [problem, setProblem] = useState<string | null>(null);
-  const [open, setOpen] = useState<Open>(null);
+  const [open, setOpen] = useState<OpenDialog>(null);
   const load = async () => setDevices(await accountSecurity.devices());
   useEffect(() => {
     load().catch((error: unknown) => setProblem(messageOf(error)));
@@ -53,8 +53,8 @@ export function DevicesTab() {
           </button>
         </div>
       )}
-      {open?.what === "rename" && <Rename device={open.device} onDone={load} onClose={() => setOpen(null)} />}
-      {open?.what === "sign-out" && <SignOutDevices devices={open.devices} onDone={load} onClose={() => setOpen(null)} />}
+      {open?.what === "rename" && <RenameDialog device={open.device} onDone={load} onClose={() => setOpen(null)} />}
+      {open?.what === "sign-out" && <SignOutDevicesDialog devices={open.devices} onDone={load} onClose={() => setOpen(null)} />}
     </section>
   );
 }
@@ -65,7 +65,7 @@ function nameOf({ display_name, device_id }: Device): string {
 
 function DeviceRow({ device, isOwn, onRename, onSignOut }: { device: Device; isOwn: boolean; onRename: () => void; onSignOut: () => void }) {
   const seen = device.last_seen_ts ?? undefined;
-  const details = [seen === undefined ? null : `seen ${fromNow(seen)}`, device.last_seen_ip ?? null, device.device_id];
+  const details = [seen === undefined ? null : `seen ${relativeTime(seen)}`, device.last_seen_ip ?? null, device.device_id];
   return (
     <li class="device">
       <Icon name="devices" />
@@ -89,21 +89,21 @@ interface DialogProps {
   onClose: () => void;
 }
 
-function Rename({ device, onDone, onClose }: DialogProps & { device: Device }) {
-  const { accountSecurity } = useChat();
+function RenameDialog({ device, onDone, onClose }: DialogProps & { device: Device }) {
+  const { accountSecurity } = useClient();
   const run = async (data: FormData) => {
     await accountSecurity.rename(device.device_id, String(data.get("name")).trim());
     await onDone();
   };
   return (
-    <Confirm title="Rename device" submit="Save" onConfirm={run} onClose={onClose}>
+    <ConfirmDialog title="Rename device" submit="Save" onConfirm={run} onClose={onClose}>
       <Field label="Name" name="name" defaultValue={device.display_name ?? ""} autocomplete="off" dir="auto" maxLength={100} required />
-    </Confirm>
+    </ConfirmDialog>
   );
 }
 
-function SignOutDevices({ devices, onDone, onClose }: DialogProps & { devices: Device[] }) {
-  const { accountSecurity } = useChat();
+function SignOutDevicesDialog({ devices, onDone, onClose }: DialogProps & { devices: Device[] }) {
+  const { accountSecurity } = useClient();
   const run = async (data: FormData) => {
     await accountSecurity.signOut(
       devices.map(({ device_id }) => device_id),
@@ -112,7 +112,7 @@ function SignOutDevices({ devices, onDone, onClose }: DialogProps & { devices: D
     await onDone();
   };
   return (
-    <Confirm
+    <ConfirmDialog
       title={devices.length === 1 ? "Sign out this device?" : `Sign out ${devices.length} devices?`}
       submit="Sign out"
       danger
@@ -121,6 +121,6 @@ function SignOutDevices({ devices, onDone, onClose }: DialogProps & { devices: D
     >
       <p dir="auto">{devices.map(nameOf).join(", ")}</p>
       <PasswordField label="Your password" name="password" autocomplete="current-password" />
-    </Confirm>
+    </ConfirmDialog>
   );
 }

@@ -1,10 +1,10 @@
 import { useState } from "preact/hooks";
 import { isRuleOn, keywords, SHOWN_RULES } from "../../model/settings/pushRules.ts";
-import { useChat } from "../clientContext.ts";
+import { useClient } from "../clientContext.ts";
 import { Check, Field, Form } from "../components/Form.tsx";
 import { Icon } from "../components/Icon.tsx";
 import { attempt } from "../components/Toasts.tsx";
-import { notificationsWanted, wantNotifications } from "../shell/notificationPreference.ts";
+import { notificationsEnabled, setNotificationsEnabled } from "../shell/notificationPreference.ts";
 
 /** Whether this browser shows notifications, and what about. */
 export function NotificationsTab() {
@@ -12,12 +12,12 @@ export function NotificationsTab() {
     <>
       <section class="settings-section" aria-labelledby="browser-heading">
         <h2 id="browser-heading">In this browser</h2>
-        <Browser />
+        <BrowserNotifications />
       </section>
       <section class="settings-section" aria-labelledby="rules-heading">
         <h2 id="rules-heading">What counts</h2>
         <p class="soft">For all your devices. Each room can have its own setting, in its details.</p>
-        <Rules />
+        <PushRuleChecks />
       </section>
       <section class="settings-section" aria-labelledby="keywords-heading">
         <h2 id="keywords-heading">Keywords</h2>
@@ -28,13 +28,13 @@ export function NotificationsTab() {
   );
 }
 
-function Browser() {
+function BrowserNotifications() {
   const [permission, setPermission] = useState(() => ("Notification" in window ? Notification.permission : "denied"));
   const change = async (wanted: boolean) => {
     if (wanted && permission === "default") setPermission(await Notification.requestPermission());
-    wantNotifications(wanted);
+    setNotificationsEnabled(wanted);
   };
-  const isOnHere = permission === "granted" && notificationsWanted.value;
+  const isOnHere = permission === "granted" && notificationsEnabled.value;
   return (
     <>
       <Check
@@ -51,8 +51,8 @@ function Browser() {
   );
 }
 
-function Rules() {
-  const { accountData, pushRules } = useChat();
+function PushRuleChecks() {
+  const { accountData, pushRules } = useClient();
   const rules = accountData.pushRules.value;
   return (
     <>
@@ -66,7 +66,7 @@ function Rules() {
 }
 
 function Keywords() {
-  const { accountData, pushRules } = useChat();
+  const { accountData, pushRules } = useClient();
   const [round, setRound] = useState(0);
   const rules = accountData.pushRules.value;
   const add = async (data: FormData) => {

@@ -1,12 +1,12 @@
-import { useChat } from "../clientContext.ts";
+import { useClient } from "../clientContext.ts";
 import { Check } from "../components/Form.tsx";
 import { attempt } from "../components/Toasts.tsx";
 import { showProfile } from "../people/shownProfile.ts";
 
 /** What others learn of one, and whom one does not want to hear. */
 export function PrivacyTab() {
-  const chat = useChat();
-  const { accountData } = chat;
+  const client = useClient();
+  const { accountData } = client;
   const { showPresence, sendReceipts } = accountData.settings.value;
   return (
     <>
@@ -18,7 +18,7 @@ export function PrivacyTab() {
           checked={showPresence}
           onChange={(event) => {
             const { checked } = event.currentTarget;
-            void attempt(async () => chat.setPresenceShown(checked));
+            void attempt(async () => client.setPresenceShown(checked));
           }}
         />
         <Check

@@ -1,15 +1,15 @@
-import { useChat } from "../clientContext.ts";
+import { useClient } from "../clientContext.ts";
 import { CopyButton } from "../components/CopyButton.tsx";
 import { Field, Form } from "../components/Form.tsx";
 import { PictureButton } from "../components/PictureButton.tsx";
-import { tell } from "../components/Toasts.tsx";
+import { showToast } from "../components/Toasts.tsx";
 
 /** How others see one. */
 export function ProfileTab() {
-  const { me, ownProfile } = useChat();
+  const { me, ownProfile } = useClient();
   const save = async (data: FormData) => {
     await ownProfile.setName(String(data.get("name")).trim());
-    tell("Your name is saved.");
+    showToast("Your name is saved.");
   };
   return (
     <section class="settings-section" aria-labelledby="profile-heading">

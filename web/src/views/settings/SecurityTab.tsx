@@ -1,21 +1,21 @@
 import { useState } from "preact/hooks";
 import type { SessionStore } from "../../model/session/session.ts";
-import { useChat } from "../clientContext.ts";
-import { Confirm } from "../components/ConfirmDialog.tsx";
+import { useClient } from "../clientContext.ts";
+import { ConfirmDialog } from "../components/ConfirmDialog.tsx";
 import { Check, Field, Form } from "../components/Form.tsx";
-import { NewPassword, newPassword } from "../components/NewPassword.tsx";
+import { NewPassword, readNewPassword } from "../components/NewPassword.tsx";
 import { PasswordField } from "../components/PasswordField.tsx";
-import { tell } from "../components/Toasts.tsx";
+import { showToast } from "../components/Toasts.tsx";
 
 /** The password, and the end of the account. */
 export function SecurityTab({ sessions }: { sessions: SessionStore }) {
-  const { me, accountSecurity } = useChat();
-  const [ending, setEnding] = useState(false);
+  const { me, accountSecurity } = useClient();
+  const [deactivating, setDeactivating] = useState(false);
   const [round, setRound] = useState(0);
   const change = async (data: FormData) => {
-    await accountSecurity.changePassword(String(data.get("password")), newPassword(data), data.get("others") === "on");
+    await accountSecurity.changePassword(String(data.get("password")), readNewPassword(data), data.get("others") === "on");
     setRound(round + 1);
-    tell("Your password is changed.");
+    showToast("Your password is changed.");
   };
   return (
     <>
@@ -32,25 +32,25 @@ export function SecurityTab({ sessions }: { sessions: SessionStore }) {
         <h2 id="deactivate-heading">Deactivate account</h2>
         <p class="soft">You leave all rooms and can never sign in again. Your name cannot be used by anybody else.</p>
         <div>
-          <button type="button" class="button danger" onClick={() => setEnding(true)}>
+          <button type="button" class="button danger" onClick={() => setDeactivating(true)}>
             Deactivate account…
           </button>
         </div>
       </section>
-      {ending && <Deactivate sessions={sessions} onClose={() => setEnding(false)} />}
+      {deactivating && <DeactivateDialog sessions={sessions} onClose={() => setDeactivating(false)} />}
     </>
   );
 }
 
-function Deactivate({ sessions, onClose }: { sessions: SessionStore; onClose: () => void }) {
-  const { me, accountSecurity } = useChat();
+function DeactivateDialog({ sessions, onClose }: { sessions: SessionStore; onClose: () => void }) {
+  const { me, accountSecurity } = useClient();
   const [typed, setTyped] = useState("");
   const run = async (data: FormData) => {
     await accountSecurity.deactivate(String(data.get("password")), data.get("erase") === "on");
     sessions.tokenRevoked(false);
   };
   return (
-    <Confirm title="Deactivate your account?" submit="Deactivate for ever" danger disabled={typed.trim() !== me} onConfirm={run} onClose={onClose}>
+    <ConfirmDialog title="Deactivate your account?" submit="Deactivate for ever" danger disabled={typed.trim() !== me} onConfirm={run} onClose={onClose}>
       <p>
         This ends <strong>{me}</strong> for good. Nobody can bring it back.
       </p>
@@ -64,6 +64,6 @@ function Deactivate({ sessions, onClose }: { sessions: SessionStore; onClose: ()
       />
       <Check label="Hide what I wrote from people who join later" name="erase" />
       <PasswordField label="Password" name="password" autocomplete="current-password" />
-    </Confirm>
+    </ConfirmDialog>
   );
 }

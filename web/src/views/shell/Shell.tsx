@@ -1,9 +1,9 @@
 import "./Shell.css";
 import { useEffect, useRef } from "preact/hooks";
 import type { SessionStore } from "../../model/session/session.ts";
-import { useChat } from "../clientContext.ts";
+import { useClient } from "../clientContext.ts";
 import { Icon } from "../components/Icon.tsx";
-import { route } from "../currentRoute.ts";
+import { currentRoute } from "../currentRoute.ts";
 import { Explore } from "../explore/Explore.tsx";
 import { InvitePage } from "../invite/InvitePage.tsx";
 import { People } from "../people/People.tsx";
@@ -11,14 +11,14 @@ import { ProfileCard } from "../people/ProfileCard.tsx";
 import { RoomPage } from "../room/RoomPage.tsx";
 import { Settings } from "../settings/Settings.tsx";
 import { Sidebar } from "../sidebar/Sidebar.tsx";
-import { Title } from "./DocumentTitle.tsx";
+import { DocumentTitle } from "./DocumentTitle.tsx";
 import { Home } from "./Home.tsx";
 import { Notifier } from "./Notifier.tsx";
-import { SignOut } from "./SignOutDialog.tsx";
+import { SignOutDialog } from "./SignOutDialog.tsx";
 
 /** The page of somebody who is logged in: the list of conversations, and what was chosen. */
 export function Shell({ sessions }: { sessions: SessionStore }) {
-  const at = route.value;
+  const at = currentRoute.value;
   const main = useRef<HTMLElement>(null);
   useEffect(() => {
     // On a phone the link that was followed is hidden now; whoever uses the keyboard goes on where the page does.
@@ -34,15 +34,15 @@ export function Shell({ sessions }: { sessions: SessionStore }) {
       <main class="main" ref={main} tabIndex={-1}>
         {mainView(at, sessions)}
       </main>
-      <Title />
+      <DocumentTitle />
       <Notifier />
-      <SignOut sessions={sessions} />
+      <SignOutDialog sessions={sessions} />
       <ProfileCard />
     </div>
   );
 }
 
-function mainView(at: typeof route.value, sessions: SessionStore) {
+function mainView(at: typeof currentRoute.value, sessions: SessionStore) {
   switch (at.at) {
     case "room":
       return <RoomPage key={at.id} id={at.id} event={at.event} />;
@@ -60,7 +60,7 @@ function mainView(at: typeof route.value, sessions: SessionStore) {
 }
 
 function ConnectionNotice() {
-  const { connection, rooms } = useChat();
+  const { connection, rooms } = useClient();
   const offline = connection.state.value === "offline";
   return (
     <div class="connection" role="status" hidden={!offline}>

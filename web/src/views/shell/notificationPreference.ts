@@ -2,11 +2,11 @@
 
 import { signal } from "@preact/signals";
 
-const KEY = "parlour.notifications";
+const STORAGE_KEY = "parlour.notifications";
 
-export const notificationsWanted = signal(localStorage.getItem(KEY) !== "off");
+export const notificationsEnabled = signal(localStorage.getItem(STORAGE_KEY) !== "off");
 
-export function wantNotifications(wanted: boolean): void {
-  localStorage.setItem(KEY, wanted ? "on" : "off");
-  notificationsWanted.value = wanted;
+export function setNotificationsEnabled(wanted: boolean): void {
+  localStorage.setItem(STORAGE_KEY, wanted ? "on" : "off");
+  notificationsEnabled.value = wanted;
 }

@@ -1,16 +1,16 @@
-import { useChat } from "../clientContext.ts";
+import { useClient } from "../clientContext.ts";
 import { Avatar } from "../components/Avatar.tsx";
 import { Menu } from "../components/Menu.tsx";
-import { go } from "../currentRoute.ts";
-import { signOutAsked } from "../shell/SignOutDialog.tsx";
+import { navigate } from "../currentRoute.ts";
+import { isSignOutRequested } from "../shell/SignOutDialog.tsx";
 
 /** Who one is here, and what belongs to that. */
-export function OwnMenu() {
-  const { me, ownProfile, accountData } = useChat();
+export function AccountMenu() {
+  const { me, ownProfile, accountData } = useClient();
   const items = [
-    { label: "Profile", icon: "user", action: () => go({ at: "settings", tab: "profile" }) },
-    { label: "Settings", icon: "gear", action: () => go({ at: "settings", tab: "appearance" }) },
-    { label: "Sign out", icon: "door", action: () => (signOutAsked.value = true) },
+    { label: "Profile", icon: "user", action: () => navigate({ at: "settings", tab: "profile" }) },
+    { label: "Settings", icon: "gear", action: () => navigate({ at: "settings", tab: "appearance" }) },
+    { label: "Sign out", icon: "door", action: () => (isSignOutRequested.value = true) },
   ] as const;
   return (
     <span class="own-menu">

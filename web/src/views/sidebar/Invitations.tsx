@@ -3,16 +3,16 @@ import type { Room } from "../../model/rooms/room.ts";
 import { invitationExpiry } from "../../model/rooms/roomAdministration.ts";
 import { isDirectInvitation } from "../../model/rooms/roomEntry.ts";
 import { hrefOf } from "../../model/route.ts";
-import { useChat } from "../clientContext.ts";
+import { useClient } from "../clientContext.ts";
 import { Avatar } from "../components/Avatar.tsx";
-import { fromNow } from "../components/formatTime.ts";
+import { relativeTime } from "../components/formatTime.ts";
 import { IconButton } from "../components/IconButton.tsx";
 import { attempt } from "../components/Toasts.tsx";
-import { go, route } from "../currentRoute.ts";
+import { currentRoute, navigate } from "../currentRoute.ts";
 
 /** The rooms that one is invited to; each can be answered at once. */
 export function Invitations() {
-  const { rooms } = useChat();
+  const { rooms } = useClient();
   const invitations = rooms.invitations.value;
   if (invitations.length === 0) return null;
   return (
@@ -22,15 +22,15 @@ export function Invitations() {
       </h2>
       <ul role="list">
         {invitations.map((room) => (
-          <Invited key={room.id} room={room} />
+          <InvitationRow key={room.id} room={room} />
         ))}
       </ul>
     </section>
   );
 }
 
-function Invited({ room }: { room: Room }) {
-  const { roomEntry, roomAdministration } = useChat();
+function InvitationRow({ room }: { room: Room }) {
+  const { roomEntry, roomAdministration } = useClient();
   const [busy, setBusy] = useState(false);
   const inviter = room.ownMember.value?.sender;
   const ends = invitationExpiry(room, room.me);
@@ -39,8 +39,8 @@ function Invited({ room }: { room: Room }) {
     await attempt(work);
     setBusy(false);
   };
-  const accept = async () => go({ at: "room", id: await roomEntry.acceptInvitation(room) });
-  const here = route.value.at === "room" && route.value.id === room.id;
+  const accept = async () => navigate({ at: "room", id: await roomEntry.acceptInvitation(room) });
+  const here = currentRoute.value.at === "room" && currentRoute.value.id === room.id;
   const by = inviter === undefined ? "" : room.memberName(inviter);
   return (
     <li class="invited-row">
@@ -51,7 +51,7 @@ function Invited({ room }: { room: Room }) {
             {room.name}
           </span>
           <span class="room-preview ellipsis" dir="auto">
-            {ends === undefined ? `${by} invites you` : `${by} · ends ${fromNow(ends)}`}
+            {ends === undefined ? `${by} invites you` : `${by} · ends ${relativeTime(ends)}`}
           </span>
         </span>
       </a>

@@ -1,20 +1,20 @@
 import { useMemo, useRef } from "preact/hooks";
 import { Drafts } from "../../model/composing/drafts.ts";
 import type { Room } from "../../model/rooms/room.ts";
-import { useChat } from "../clientContext.ts";
-import { Windowed } from "../components/VirtualList.tsx";
-import { route } from "../currentRoute.ts";
+import { useClient } from "../clientContext.ts";
+import { VirtualList } from "../components/VirtualList.tsx";
+import { currentRoute } from "../currentRoute.ts";
 import { RoomRow } from "./RoomRow.tsx";
 
 /** The height of a row, in rem; Sidebar.css says the same. */
-const ROW = 3.75;
+const ROW_HEIGHT_REM = 3.75;
 
 /** The joined rooms. Arrow keys go from one to the next. */
 export function RoomList({ rooms }: { rooms: Room[] }) {
-  const { me } = useChat();
+  const { me } = useClient();
   const list = useRef<HTMLDivElement>(null);
   // Drafts are written in a room that is open; the list shows them when one has left it.
-  const drafts = useMemo(() => new Drafts(localStorage, me).draftTexts(), [route.value]);
+  const drafts = useMemo(() => new Drafts(localStorage, me).draftTexts(), [currentRoute.value]);
   const onKeyDown = (event: KeyboardEvent) => {
     const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
     if (step === undefined) return;
@@ -27,10 +27,10 @@ export function RoomList({ rooms }: { rooms: Room[] }) {
   };
   return (
     <div ref={list} class="room-list" onKeyDown={onKeyDown}>
-      <Windowed
+      <VirtualList
         items={rooms}
         keyOf={(room) => room.id}
-        row={ROW}
+        rowHeight={ROW_HEIGHT_REM}
         label="Rooms and chats"
         render={(room) => <RoomRow room={room} draft={drafts.get(room.id)} />}
       />

@@ -2,17 +2,17 @@ import type { Room } from "../../model/rooms/room.ts";
 import { roomPreview, typingText } from "../../model/rooms/roomPreview.ts";
 import { hrefOf } from "../../model/route.ts";
 import { roomNotificationLevel } from "../../model/settings/pushRules.ts";
-import { useChat } from "../clientContext.ts";
+import { useClient } from "../clientContext.ts";
 import { Avatar } from "../components/Avatar.tsx";
 import { shortTime } from "../components/formatTime.ts";
 import { Icon } from "../components/Icon.tsx";
-import { route } from "../currentRoute.ts";
+import { currentRoute } from "../currentRoute.ts";
 
 /** A room in the list: who and what it is, what was said last, and how much of it is unread. */
 export function RoomRow({ room, draft }: { room: Room; draft: string | undefined }) {
-  const { me, accountData } = useChat();
+  const { me, accountData } = useClient();
   const { count } = room.unread.value;
-  const here = route.value.at === "room" && route.value.id === room.id;
+  const here = currentRoute.value.at === "room" && currentRoute.value.id === room.id;
   const muted = roomNotificationLevel(accountData.pushRules.value, room.id) === "mute";
   const other = room.directWith.value;
   return (
@@ -23,19 +23,19 @@ export function RoomRow({ room, draft }: { room: Room; draft: string | undefined
           <span class="room-name ellipsis grow" dir="auto">
             {room.name}
           </span>
-          {muted && <Muted />}
+          {muted && <MutedMark />}
           {room.activity.value > 0 && <time class="room-time">{shortTime(room.activity.value)}</time>}
         </span>
         <span class="room-line">
-          <Preview room={room} me={me} draft={here ? undefined : draft} />
-          <Unread room={room} />
+          <RoomRowPreview room={room} me={me} draft={here ? undefined : draft} />
+          <UnreadBadge room={room} />
         </span>
       </span>
     </a>
   );
 }
 
-function Preview({ room, me, draft }: { room: Room; me: string; draft: string | undefined }) {
+function RoomRowPreview({ room, me, draft }: { room: Room; me: string; draft: string | undefined }) {
   const typing = typingText(room);
   if (typing !== null) return <span class="room-preview typing ellipsis grow">{typing}</span>;
   if (draft !== undefined) {
@@ -54,7 +54,7 @@ function Preview({ room, me, draft }: { room: Room; me: string; draft: string | 
   );
 }
 
-function Unread({ room }: { room: Room }) {
+function UnreadBadge({ room }: { room: Room }) {
   const { count, highlights } = room.unread.value;
   if (count === 0) return null;
   const what = highlights > 0 ? `${count} unread, you are mentioned` : `${count} unread`;
@@ -66,7 +66,7 @@ function Unread({ room }: { room: Room }) {
   );
 }
 
-function Muted() {
+function MutedMark() {
   return (
     <span class="room-muted">
       <Icon name="bell-off" />

@@ -2,40 +2,40 @@ import { useEffect, useState } from "preact/hooks";
 import { type FoundUser as Person, searchUsers } from "../../model/people/userSearch.ts";
 import type { PublicRoom } from "../../model/rooms/roomDirectory.ts";
 import { messageOf } from "../../model/server/api.ts";
-import { useChat } from "../clientContext.ts";
+import { useClient } from "../clientContext.ts";
 import { Avatar } from "../components/Avatar.tsx";
 import { attempt } from "../components/Toasts.tsx";
-import { go } from "../currentRoute.ts";
+import { navigate } from "../currentRoute.ts";
 
-const TYPING_MS = 250;
+const SEARCH_DELAY_MS = 250;
 
-interface Results {
+interface SuggestionResults {
   people: Person[];
   rooms: PublicRoom[];
   problem: string | null;
 }
 
 /** What else is called so: people to talk to, and public rooms to join. */
-export function Found({ search, onFound }: { search: string; onFound: () => void }) {
-  const { api, parlourApi, roomDirectory, roomEntry, rooms, me } = useChat();
-  const [results, setResults] = useState<Results | null>(null);
+export function SearchSuggestions({ search, onFound }: { search: string; onFound: () => void }) {
+  const { api, parlourApi, roomDirectory, roomEntry, rooms, me } = useClient();
+  const [results, setResults] = useState<SuggestionResults | null>(null);
   useEffect(() => {
-    let wanted = true;
+    let isCurrent = true;
     const timer = setTimeout(() => {
       Promise.all([searchUsers(api, parlourApi, search), roomDirectory.publicRooms(search, undefined, 8)]).then(
-        ([people, { chunk }]) => wanted && setResults({ people, rooms: chunk, problem: null }),
-        (error: unknown) => wanted && setResults({ people: [], rooms: [], problem: messageOf(error) }),
+        ([people, { chunk }]) => isCurrent && setResults({ people, rooms: chunk, problem: null }),
+        (error: unknown) => isCurrent && setResults({ people: [], rooms: [], problem: messageOf(error) }),
       );
-    }, TYPING_MS);
+    }, SEARCH_DELAY_MS);
     return () => {
-      wanted = false;
+      isCurrent = false;
       clearTimeout(timer);
     };
   }, [search]);
   if (results === null) return null;
   const open = async (work: () => Promise<string>) => {
     await attempt(async () => {
-      go({ at: "room", id: await work() });
+      navigate({ at: "room", id: await work() });
       onFound();
     });
   };
@@ -44,33 +44,33 @@ export function Found({ search, onFound }: { search: string; onFound: () => void
   return (
     <>
       {results.problem !== null && <p class="problem sidebar-nothing">{results.problem}</p>}
-      <Section name="People">
+      <SuggestionSection name="People">
         {people.map(({ id, name, avatar }) => (
-          <Row key={id} name={name} detail={id} onClick={() => void open(async () => roomEntry.directChatWith(id))}>
+          <SuggestionRow key={id} name={name} detail={id} onClick={() => void open(async () => roomEntry.directChatWith(id))}>
             <Avatar id={id} name={name} mxc={avatar} presenceOf={id} />
-          </Row>
+          </SuggestionRow>
         ))}
-      </Section>
-      <Section name="Public rooms">
+      </SuggestionSection>
+      <SuggestionSection name="Public rooms">
         {others.map(({ room_id, name, canonical_alias, avatar_url, num_joined_members: count }) => {
           const title = name ?? canonical_alias ?? room_id;
           return (
-            <Row
+            <SuggestionRow
               key={room_id}
               name={title}
               detail={`${count} ${count === 1 ? "person" : "people"} · join`}
               onClick={() => void open(async () => roomEntry.joinRoom(room_id))}
             >
               <Avatar id={room_id} name={title} mxc={avatar_url} square />
-            </Row>
+            </SuggestionRow>
           );
         })}
-      </Section>
+      </SuggestionSection>
     </>
   );
 }
 
-function Section({ name, children }: { name: string; children: preact.ComponentChild[] }) {
+function SuggestionSection({ name, children }: { name: string; children: preact.ComponentChild[] }) {
   if (children.length === 0) return null;
   return (
     <section aria-label={name}>
@@ -80,7 +80,7 @@ function Section({ name, children }: { name: string; children: preact.ComponentC
   );
 }
 
-function Row({ name, detail, onClick, children }: { name: string; detail: string; onClick: () => void; children: preact.ComponentChildren }) {
+function SuggestionRow({ name, detail, onClick, children }: { name: string; detail: string; onClick: () => void; children: preact.ComponentChildren }) {
   return (
     <li>
       <button type="button" class="room-row found-row" onClick={onClick}>

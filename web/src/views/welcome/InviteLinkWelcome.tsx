@@ -4,9 +4,9 @@ import { hrefOf } from "../../model/route.ts";
 import { type Api, MatrixError, messageOf } from "../../model/server/api.ts";
 import { type InviteLinkPreview, ParlourApi } from "../../model/server/parlourApi.ts";
 import type { SessionStore } from "../../model/session/session.ts";
-import { fromNow } from "../components/formatTime.ts";
+import { relativeTime } from "../components/formatTime.ts";
 import { Icon } from "../components/Icon.tsx";
-import { arriving } from "../invite/pendingInviteLink.ts";
+import { pendingInviteLink } from "../invite/pendingInviteLink.ts";
 import { RegisterForm } from "./Register.tsx";
 import { SignInForm } from "./SignIn.tsx";
 
@@ -18,7 +18,7 @@ interface Props {
 }
 
 /** What an invite link shows to somebody who is not logged in. */
-export function Invited({ api, sessions, server, token }: Props) {
+export function InviteLinkWelcome({ api, sessions, server, token }: Props) {
   const [link, setLink] = useState<InviteLinkPreview | null>(null);
   const [problem, setProblem] = useState<string | null>(null);
   const [way, setWay] = useState<"register" | "login" | null>(null);
@@ -39,7 +39,7 @@ export function Invited({ api, sessions, server, token }: Props) {
     );
   }
   if (link === null) return <div class="skeleton welcome-room" role="status" aria-label="Loading the invitation" />;
-  const begin = () => (arriving.value = token);
+  const begin = () => (pendingInviteLink.value = token);
   const back = (
     <button type="button" class="button" onClick={() => setWay(null)}>
       Back
@@ -48,7 +48,7 @@ export function Invited({ api, sessions, server, token }: Props) {
   return (
     <>
       <h1>You are invited</h1>
-      <RoomOfLink link={link} />
+      <LinkedRoom link={link} />
       {way === null && (
         <div class="stack">
           {link.registration && (
@@ -68,7 +68,7 @@ export function Invited({ api, sessions, server, token }: Props) {
   );
 }
 
-function RoomOfLink({ link: { room, inviter, expires_at } }: { link: InviteLinkPreview }) {
+function LinkedRoom({ link: { room, inviter, expires_at } }: { link: InviteLinkPreview }) {
   const people = room.joined_members ?? 0;
   return (
     <div class="welcome-room">
@@ -83,7 +83,7 @@ function RoomOfLink({ link: { room, inviter, expires_at } }: { link: InviteLinkP
         <p class="soft small-text">
           <span dir="auto">{inviter.displayname ?? localpart(inviter.user_id)}</span> invites you
           {people > 0 && ` · ${people} ${people === 1 ? "person" : "people"} there`}
-          {typeof expires_at === "number" && ` · ends ${fromNow(expires_at)}`}
+          {typeof expires_at === "number" && ` · ends ${relativeTime(expires_at)}`}
         </p>
       </div>
     </div>

@@ -4,8 +4,8 @@ import type { Api } from "../../model/server/api.ts";
 import { isTokenValid, type RegistrationMode, register } from "../../model/session/authentication.ts";
 import type { SessionStore } from "../../model/session/session.ts";
 import { Field, Form } from "../components/Form.tsx";
-import { NewPassword, newPassword } from "../components/NewPassword.tsx";
-import { forgetRegistrationToken, go } from "../currentRoute.ts";
+import { NewPassword, readNewPassword } from "../components/NewPassword.tsx";
+import { navigate, removeRegistrationToken } from "../currentRoute.ts";
 import { UsernameField } from "./UsernameField.tsx";
 
 interface Props {
@@ -52,8 +52,8 @@ export function Register({ api, sessions, server, registration, token }: Props) 
         token={token}
         asksToken={token === null && registration === "token"}
         onBegin={() => {
-          forgetRegistrationToken();
-          go({ at: "home" }, true);
+          removeRegistrationToken();
+          navigate({ at: "home" }, true);
         }}
       />
       {signIn}
@@ -75,7 +75,7 @@ export function RegisterForm({ api, sessions, server, token, asksToken = false, 
     const typed = String(data.get("token") ?? "").trim();
     const answer = await register(api, {
       username: String(data.get("username")),
-      password: newPassword(data),
+      password: readNewPassword(data),
       token: typed === "" ? token : typed,
     });
     onBegin?.();

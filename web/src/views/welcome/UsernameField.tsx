@@ -2,7 +2,7 @@ import { useEffect, useId, useState } from "preact/hooks";
 import type { Api } from "../../model/server/api.ts";
 import { checkUsername, toUsername, type UsernameAvailability } from "../../model/session/authentication.ts";
 
-const TYPING_MS = 350;
+const SEARCH_DELAY_MS = 350;
 
 /** The name of a new account, which is looked up while it is typed. */
 export function UsernameField({ api, server }: { api: Api; server: string | null }) {
@@ -11,17 +11,17 @@ export function UsernameField({ api, server }: { api: Api; server: string | null
   const [found, setFound] = useState<(UsernameAvailability & { name: string }) | null>(null);
   useEffect(() => {
     if (name === "") return;
-    const gone = new AbortController();
+    const abort = new AbortController();
     const timer = setTimeout(() => {
       // A failure here says nothing about the name; the form itself will tell.
-      checkUsername(api, name, gone.signal).then(
+      checkUsername(api, name, abort.signal).then(
         (answer) => setFound({ ...answer, name }),
         () => {},
       );
-    }, TYPING_MS);
+    }, SEARCH_DELAY_MS);
     return () => {
       clearTimeout(timer);
-      gone.abort();
+      abort.abort();
     };
   }, [name]);
   const known = found?.name === name && name !== "" ? found : null;

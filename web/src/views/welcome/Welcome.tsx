@@ -4,8 +4,8 @@ import { type Api, messageOf } from "../../model/server/api.ts";
 import { fetchRegistrationMode, fetchServerName, type RegistrationMode } from "../../model/session/authentication.ts";
 import type { SessionStore } from "../../model/session/session.ts";
 import { Icon } from "../components/Icon.tsx";
-import { registrationToken, route } from "../currentRoute.ts";
-import { Invited } from "./InviteLinkWelcome.tsx";
+import { currentRoute, registrationToken } from "../currentRoute.ts";
+import { InviteLinkWelcome } from "./InviteLinkWelcome.tsx";
 import { Register } from "./Register.tsx";
 import { SignIn } from "./SignIn.tsx";
 import { SignInAgain } from "./SignInAgain.tsx";
@@ -46,7 +46,7 @@ export function Welcome({ api, sessions }: Props) {
               </button>
             </p>
           )}
-          <Card api={api} sessions={sessions} server={server} registration={registration} />
+          <WelcomeCard api={api} sessions={sessions} server={server} registration={registration} />
         </div>
         <p class="welcome-note">
           <Icon name="devices" />
@@ -59,12 +59,12 @@ export function Welcome({ api, sessions }: Props) {
   );
 }
 
-function Card({ api, sessions, server, registration }: Props & { server: string | null; registration: RegistrationMode | null }) {
+function WelcomeCard({ api, sessions, server, registration }: Props & { server: string | null; registration: RegistrationMode | null }) {
   const expired = sessions.expired.value;
-  const at = route.value;
+  const at = currentRoute.value;
   const token = registrationToken();
   if (expired !== null) return <SignInAgain api={api} sessions={sessions} expired={expired} />;
-  if (at.at === "invite") return <Invited key={at.token} api={api} sessions={sessions} server={server} token={at.token} />;
+  if (at.at === "invite") return <InviteLinkWelcome key={at.token} api={api} sessions={sessions} server={server} token={at.token} />;
   if (at.at === "register" || (token !== null && at.at !== "login")) {
     return <Register api={api} sessions={sessions} server={server} registration={registration} token={token} />;
   }

@@ -3,11 +3,11 @@ import { type Attachment, sizeText } from "../../../model/composing/attachment.t
 import { withSafeType } from "../../../model/server/media.ts";
 import { Icon } from "../../components/Icon.tsx";
 import { IconButton } from "../../components/IconButton.tsx";
-import { usePlace } from "../roomContext.ts";
+import { useRoomContext } from "../roomContext.ts";
 
 /** The files that are about to be sent. */
-export function Files({ isSending }: { isSending: boolean }) {
-  const { conversation, thread } = usePlace();
+export function AttachmentList({ isSending }: { isSending: boolean }) {
+  const { conversation, thread } = useRoomContext();
   const files = conversation.attachmentsIn(thread);
   if (files.value.length === 0) return null;
   const remove = (file: Attachment) => {
@@ -17,13 +17,13 @@ export function Files({ isSending }: { isSending: boolean }) {
   return (
     <ul class="files" aria-label="Files to send">
       {files.value.map((file) => (
-        <FileItem key={file.key} attachment={file} isSending={isSending} onRemove={() => remove(file)} />
+        <AttachmentItem key={file.key} attachment={file} isSending={isSending} onRemove={() => remove(file)} />
       ))}
     </ul>
   );
 }
 
-function FileItem({ attachment, isSending, onRemove }: { attachment: Attachment; isSending: boolean; onRemove: () => void }) {
+function AttachmentItem({ attachment, isSending, onRemove }: { attachment: Attachment; isSending: boolean; onRemove: () => void }) {
   const { file } = attachment;
   const preview = usePreview(attachment);
   const state = attachment.state.value;

@@ -2,25 +2,25 @@ import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { IconButton } from "../../components/IconButton.tsx";
 import { attempt } from "../../components/Toasts.tsx";
 import { EmojiButton } from "../emoji/EmojiButton.tsx";
-import { cleanForSending } from "../message/sanitizeHtml.ts";
-import { usePlace } from "../roomContext.ts";
-import { Files } from "./AttachmentList.tsx";
-import { Completion } from "./MentionSuggestions.tsx";
-import { AboutBar } from "./ReplyOrEditBar.tsx";
+import { sanitizeForSending } from "../message/sanitizeHtml.ts";
+import { useRoomContext } from "../roomContext.ts";
+import { AttachmentList } from "./AttachmentList.tsx";
+import { MentionSuggestions } from "./MentionSuggestions.tsx";
+import { ReplyOrEditBar } from "./ReplyOrEditBar.tsx";
 import { useAddFiles } from "./useAddFiles.ts";
-import { useCompletion } from "./useMentionCompletion.ts";
+import { useMentionCompletion } from "./useMentionCompletion.ts";
 
 /** The field for a message, with all that belongs to it. */
 export function ComposerBox() {
-  const { room, conversation, composer, thread } = usePlace();
+  const { room, conversation, composer, thread } = useRoomContext();
   const field = useRef<HTMLTextAreaElement>(null);
-  const picker = useRef<HTMLInputElement>(null);
+  const fileInput = useRef<HTMLInputElement>(null);
   const addFiles = useAddFiles();
   const [isSending, setSending] = useState(false);
   const draft = composer.draft.value;
   const files = conversation.attachmentsIn(thread).value;
-  const completion = useCompletion(field);
-  useGrowing(field, draft.text);
+  const completion = useMentionCompletion(field);
+  useAutoHeight(field, draft.text);
 
   const wanted = composer.focusRequests.value;
   useEffect(() => {
@@ -34,9 +34,9 @@ export function ComposerBox() {
   const send = async () => {
     if (isSending) return;
     await attempt(async () => {
-      if (files.length === 0) return composer.send(cleanForSending);
+      if (files.length === 0) return composer.send(sanitizeForSending);
       setSending(true);
-      await composer.sendAttachments(cleanForSending);
+      await composer.sendAttachments(sanitizeForSending);
     });
     setSending(false);
     field.current?.focus();
@@ -67,12 +67,12 @@ export function ComposerBox() {
   const isEmpty = draft.text.trim() === "" && files.length === 0;
   return (
     <div class="composer">
-      <AboutBar />
-      <Files isSending={isSending} />
+      <ReplyOrEditBar />
+      <AttachmentList isSending={isSending} />
       <div class="composer-row">
-        <IconButton icon="paperclip" label="Attach files" onClick={() => picker.current?.click()} />
+        <IconButton icon="paperclip" label="Attach files" onClick={() => fileInput.current?.click()} />
         <input
-          ref={picker}
+          ref={fileInput}
           type="file"
           multiple
           hidden
@@ -83,7 +83,7 @@ export function ComposerBox() {
           }}
         />
         <div class="composer-field">
-          {completion.isOpen && <Completion completion={completion} />}
+          {completion.isOpen && <MentionSuggestions completion={completion} />}
           <textarea
             ref={field}
             rows={1}
@@ -121,7 +121,7 @@ export function ComposerBox() {
 }
 
 /** The field is as high as its text, up to a limit that the style sets. */
-function useGrowing(field: { current: HTMLTextAreaElement | null }, text: string): void {
+function useAutoHeight(field: { current: HTMLTextAreaElement | null }, text: string): void {
   useLayoutEffect(() => {
     const { current } = field;
     if (current === null) return;

@@ -1,14 +1,14 @@
 import type { ComponentChildren } from "preact";
 import { useRef, useState } from "preact/hooks";
-import { useChat } from "../../clientContext.ts";
+import { useClient } from "../../clientContext.ts";
 import { Icon } from "../../components/Icon.tsx";
-import { usePlace } from "../roomContext.ts";
+import { useRoomContext } from "../roomContext.ts";
 import { useAddFiles } from "./useAddFiles.ts";
 
 /** Takes files that are dropped on the conversation. */
 export function DropZone({ children }: { children: ComponentChildren }) {
-  const { room } = usePlace();
-  const { me } = useChat();
+  const { room } = useRoomContext();
+  const { me } = useClient();
   const [isOver, setOver] = useState(false);
   // Every element that is entered or left tells of it.
   const depth = useRef(0);

@@ -1,9 +1,9 @@
 import { Avatar } from "../../components/Avatar.tsx";
 import { Icon } from "../../components/Icon.tsx";
-import type { useCompletion } from "./useMentionCompletion.ts";
+import type { useMentionCompletion } from "./useMentionCompletion.ts";
 
 /** The people whose names begin with what is written. */
-export function Completion({ completion }: { completion: ReturnType<typeof useCompletion> }) {
+export function MentionSuggestions({ completion }: { completion: ReturnType<typeof useMentionCompletion> }) {
   const { choices, chosen, listId, choose } = completion;
   return (
     <ul class="completion" id={listId} role="listbox" aria-label="People">

@@ -1,11 +1,11 @@
 import { Icon } from "../../components/Icon.tsx";
 import { IconButton } from "../../components/IconButton.tsx";
 import { QuotedText } from "../message/Quote.tsx";
-import { usePlace } from "../roomContext.ts";
+import { useRoomContext } from "../roomContext.ts";
 
 /** What is answered or edited. */
-export function AboutBar() {
-  const { composer, conversation } = usePlace();
+export function ReplyOrEditBar() {
+  const { composer, conversation } = useRoomContext();
   const { editing, replyTo } = composer.draft.value;
   const eventId = editing ?? replyTo;
   if (eventId === null) return null;

@@ -2,12 +2,12 @@
 
 import type { FileMetadata } from "../../../model/composing/attachment.ts";
 
-const THUMBNAIL = { width: 800, height: 600 };
+const MAX_THUMBNAIL_PX = { width: 800, height: 600 };
 /** Smaller pictures are their own thumbnails. */
-const SMALL_BYTES = 300_000;
-const PATIENCE_MS = 8_000;
+const MIN_BYTES_FOR_THUMBNAIL = 300_000;
+const VIDEO_LOAD_TIMEOUT_MS = 8_000;
 
-export async function measure(file: File): Promise<FileMetadata> {
+export async function measureFile(file: File): Promise<FileMetadata> {
   try {
     if (file.type.startsWith("image/")) return await measureImage(file);
     if (file.type.startsWith("video/")) return await measureVideo(file);
@@ -20,8 +20,8 @@ export async function measure(file: File): Promise<FileMetadata> {
 async function measureImage(file: File): Promise<FileMetadata> {
   const bitmap = await createImageBitmap(file);
   const { width, height } = bitmap;
-  const isBig = file.size > SMALL_BYTES && (width > THUMBNAIL.width || height > THUMBNAIL.height) && file.type !== "image/gif";
-  const thumbnail = isBig ? await shrink(bitmap, width, height) : undefined;
+  const isBig = file.size > MIN_BYTES_FOR_THUMBNAIL && (width > MAX_THUMBNAIL_PX.width || height > MAX_THUMBNAIL_PX.height) && file.type !== "image/gif";
+  const thumbnail = isBig ? await makeThumbnail(bitmap, width, height) : undefined;
   bitmap.close();
   return { width, height, ...(thumbnail === undefined ? {} : { thumbnail }) };
 }
@@ -36,10 +36,10 @@ async function measureVideo(file: File): Promise<FileMetadata> {
     await new Promise((resolve, reject) => {
       video.onloadeddata = resolve;
       video.onerror = reject;
-      setTimeout(reject, PATIENCE_MS);
+      setTimeout(reject, VIDEO_LOAD_TIMEOUT_MS);
     });
     const { videoWidth: width, videoHeight: height, duration } = video;
-    const thumbnail = await shrink(video, width, height);
+    const thumbnail = await makeThumbnail(video, width, height);
     return {
       width,
       height,
@@ -51,8 +51,8 @@ async function measureVideo(file: File): Promise<FileMetadata> {
   }
 }
 
-async function shrink(picture: CanvasImageSource, width: number, height: number): Promise<FileMetadata["thumbnail"]> {
-  const scale = Math.min(THUMBNAIL.width / width, THUMBNAIL.height / height, 1);
+async function makeThumbnail(picture: CanvasImageSource, width: number, height: number): Promise<FileMetadata["thumbnail"]> {
+  const scale = Math.min(MAX_THUMBNAIL_PX.width / width, MAX_THUMBNAIL_PX.height / height, 1);
   const canvas = document.createElement("canvas");
   canvas.width = Math.max(Math.round(width * scale), 1);
   canvas.height = Math.max(Math.round(height * scale), 1);

@@ -2,22 +2,22 @@
 
 import { useId, useState } from "preact/hooks";
 import type { Member } from "../../../model/rooms/room.ts";
-import { useChat } from "../../clientContext.ts";
-import { usePlace } from "../roomContext.ts";
+import { useClient } from "../../clientContext.ts";
+import { useRoomContext } from "../roomContext.ts";
 
-export interface Choice {
+export interface MentionChoice {
   id: string;
   name: string;
   member: Member | null;
 }
 
 /** So many names are offered. */
-const OFFERED = 6;
-const LONGEST = 40;
+const MAX_SUGGESTIONS = 6;
+const MAX_NAME_LENGTH = 40;
 
-export function useCompletion(field: { current: HTMLTextAreaElement | null }) {
-  const { room, composer } = usePlace();
-  const { me } = useChat();
+export function useMentionCompletion(field: { current: HTMLTextAreaElement | null }) {
+  const { room, composer } = useRoomContext();
+  const { me } = useClient();
   const [word, setWord] = useState<string | null>(null);
   const [at, setAt] = useState(0);
   const listId = useId();
@@ -26,12 +26,12 @@ export function useCompletion(field: { current: HTMLTextAreaElement | null }) {
   const isOpen = choices.length > 0;
   const chosen = Math.min(at, choices.length - 1);
 
-  function choicesFor(begun: string): Choice[] {
-    const wanted = begun.toLocaleLowerCase();
+  function choicesFor(start: string): MentionChoice[] {
+    const wanted = start.toLocaleLowerCase();
     const members = room.membersWith("join").filter(({ userId }) => userId !== me);
-    const found: Choice[] = members
-      .filter(({ name, userId }) => begins(name, wanted) || userId.slice(1).toLocaleLowerCase().startsWith(wanted))
-      .slice(0, OFFERED)
+    const found: MentionChoice[] = members
+      .filter(({ name, userId }) => hasWordStartingWith(name, wanted) || userId.slice(1).toLocaleLowerCase().startsWith(wanted))
+      .slice(0, MAX_SUGGESTIONS)
       .map((member) => ({ id: member.userId, name: member.name, member }));
     const mayAll =
       room.powerLevels.value.levelOf(me) >= Number((room.content("m.room.power_levels")?.["notifications"] as { room?: number } | undefined)?.room ?? 50);
@@ -47,9 +47,9 @@ export function useCompletion(field: { current: HTMLTextAreaElement | null }) {
     const found = /(?:^|\s)@([^\s@][^@\n]*|)$/u.exec(before)?.[1];
     if (found !== undefined && word === null) void room.loadMembers().catch(() => {});
     if (found !== word) setAt(0);
-    setWord(found === undefined || found.length > LONGEST ? null : found);
+    setWord(found === undefined || found.length > MAX_NAME_LENGTH ? null : found);
   };
-  const choose = (choice: Choice) => {
+  const choose = (choice: MentionChoice) => {
     const { current } = field;
     if (current === null || word === null) return;
     const label = `@${choice.name}`;
@@ -93,7 +93,7 @@ export function useCompletion(field: { current: HTMLTextAreaElement | null }) {
 }
 
 /** Whether a name, or a word in it, begins so. */
-function begins(name: string, wanted: string): boolean {
+function hasWordStartingWith(name: string, wanted: string): boolean {
   const lower = name.toLocaleLowerCase();
   return lower.startsWith(wanted) || lower.split(/\s+/).some((part) => part.startsWith(wanted));
 }

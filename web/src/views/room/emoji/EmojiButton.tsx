@@ -1,7 +1,7 @@
 import { Component, type ComponentChildren, createRef, type FunctionComponent } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
 import { IconButton } from "../../components/IconButton.tsx";
-import { tell } from "../../components/Toasts.tsx";
+import { showToast } from "../../components/Toasts.tsx";
 import "./Emoji.css";
 
 interface Props {
@@ -23,7 +23,7 @@ export function EmojiButton({ label, onChoose, above = false }: Props) {
     if (!isOpen) return;
     import("./EmojiPicker.tsx").then(
       ({ EmojiPicker }) => setPicker({ of: EmojiPicker }),
-      () => tell("The emoji could not be loaded."),
+      () => showToast("The emoji could not be loaded."),
     );
     const outside = (event: Event) => {
       if (!anchor.current?.contains(event.target as Node)) setOpen(false);
@@ -48,7 +48,7 @@ export function EmojiButton({ label, onChoose, above = false }: Props) {
     >
       <IconButton icon="emoji" label={label} aria-haspopup="dialog" aria-expanded={isOpen} onClick={() => setOpen(!isOpen)} />
       {isOpen && (
-        <InView above={above}>
+        <EmojiPopup above={above}>
           {Picker === null ? (
             <span class="spinner" />
           ) : (
@@ -59,14 +59,14 @@ export function EmojiButton({ label, onChoose, above = false }: Props) {
               }}
             />
           )}
-        </InView>
+        </EmojiPopup>
       )}
     </span>
   );
 }
 
 /** Places the emoji so that all of them are in the window. */
-class InView extends Component<{ above: boolean; children?: ComponentChildren }> {
+class EmojiPopup extends Component<{ above: boolean; children?: ComponentChildren }> {
   private readonly element = createRef<HTMLDivElement>();
 
   override componentDidMount(): void {

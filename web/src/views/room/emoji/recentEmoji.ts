@@ -1,23 +1,23 @@
 // The emoji that were chosen last, on this device.
 
-const KEY = "parlour.emoji";
-const KEPT = 24;
-const FIRST = ["👍", "❤️", "😂", "🎉", "😮", "😢", "🙏", "👀"];
+const STORAGE_KEY = "parlour.emoji";
+const MAX_RECENT_EMOJI = 24;
+const DEFAULT_EMOJI = ["👍", "❤️", "😂", "🎉", "😮", "😢", "🙏", "👀"];
 
 export function recentEmoji(): string[] {
   try {
-    const stored: unknown = JSON.parse(localStorage.getItem(KEY) ?? "null");
+    const stored: unknown = JSON.parse(localStorage.getItem(STORAGE_KEY) ?? "null");
     if (Array.isArray(stored)) return stored.filter((emoji): emoji is string => typeof emoji === "string");
   } catch {
     // Then there are none.
   }
-  return FIRST;
+  return DEFAULT_EMOJI;
 }
 
-export function addRecent(emoji: string): void {
-  const recent = [emoji, ...recentEmoji().filter((other) => other !== emoji)].slice(0, KEPT);
+export function addRecentEmoji(emoji: string): void {
+  const recent = [emoji, ...recentEmoji().filter((other) => other !== emoji)].slice(0, MAX_RECENT_EMOJI);
   try {
-    localStorage.setItem(KEY, JSON.stringify(recent));
+    localStorage.setItem(STORAGE_KEY, JSON.stringify(recent));
   } catch {
     // It is no loss.
   }

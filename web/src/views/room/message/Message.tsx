@@ -2,17 +2,17 @@ import "./Message.css";
 import { useRef, useState } from "preact/hooks";
 import { record, strings } from "../../../model/server/events.ts";
 import type { TimelineEvent } from "../../../model/timeline/timeline.ts";
-import { useChat } from "../../clientContext.ts";
+import { useClient } from "../../clientContext.ts";
 import { Avatar } from "../../components/Avatar.tsx";
 import { dayName, timeOfDay } from "../../components/formatTime.ts";
 import { showProfile } from "../../people/shownProfile.ts";
-import { usePlace } from "../roomContext.ts";
-import { Actions } from "./MessageActions.tsx";
-import { Body } from "./MessageBody.tsx";
-import { Meta } from "./MessageMeta.tsx";
+import { useRoomContext } from "../roomContext.ts";
+import { MessageActions } from "./MessageActions.tsx";
+import { MessageBody } from "./MessageBody.tsx";
+import { MessageMeta } from "./MessageMeta.tsx";
 import { hueOf, Quote } from "./Quote.tsx";
 import { Reactions } from "./Reactions.tsx";
-import { Failed } from "./SendFailure.tsx";
+import { SendFailure } from "./SendFailure.tsx";
 import { ThreadChip } from "./ThreadChip.tsx";
 import { useLongPress } from "./useLongPress.ts";
 
@@ -28,14 +28,14 @@ interface Props {
 
 /** One message: who says it, what, when, and what others made of it. */
 export function Message({ event, isFirst, isLast, isCurrent, isHighlighted }: Props) {
-  const { room } = usePlace();
-  const { me } = useChat();
+  const { room } = useRoomContext();
+  const { me } = useClient();
   const [isTouched, setTouched] = useState(false);
-  const [menuAsked, setMenuAsked] = useState(0);
+  const [menuRequests, setMenuRequests] = useState(0);
   const article = useRef<HTMLElement>(null);
   const longPress = useLongPress(() => {
     setTouched(true);
-    setMenuAsked((times) => times + 1);
+    setMenuRequests((times) => times + 1);
   });
   event.changed.value;
   room.membersChanged.value;
@@ -80,14 +80,14 @@ export function Message({ event, isFirst, isLast, isCurrent, isHighlighted }: Pr
         <div class="bubble">
           {replyTo !== undefined && !event.isRedacted && <Quote eventId={replyTo} />}
           <div class="said">
-            <Body event={event} name={name} />
+            <MessageBody event={event} name={name} />
           </div>
-          <Meta event={event} />
+          <MessageMeta event={event} />
         </div>
-        {event.sendState === "failed" && <Failed event={event} />}
+        {event.sendState === "failed" && <SendFailure event={event} />}
         <Reactions event={event} />
         <ThreadChip event={event} />
-        {isTouched && event.isStored && !event.isRedacted && <Actions event={event} menuAsked={menuAsked} />}
+        {isTouched && event.isStored && !event.isRedacted && <MessageActions event={event} menuRequests={menuRequests} />}
       </div>
     </article>
   );

@@ -1,43 +1,43 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import { bodyText } from "../../../model/composing/messageContent.ts";
 import type { TimelineEvent } from "../../../model/timeline/timeline.ts";
-import { useChat } from "../../clientContext.ts";
+import { useClient } from "../../clientContext.ts";
 import { Dialog } from "../../components/Dialog.tsx";
 import { Form } from "../../components/Form.tsx";
 import { IconButton } from "../../components/IconButton.tsx";
 import { Menu, type MenuItem } from "../../components/Menu.tsx";
-import { attempt, tell } from "../../components/Toasts.tsx";
-import { panel } from "../../sidePanel.ts";
+import { attempt, showToast } from "../../components/Toasts.tsx";
+import { sidePanel } from "../../sidePanel.ts";
 import { EmojiButton } from "../emoji/EmojiButton.tsx";
-import { usePlace } from "../roomContext.ts";
+import { useRoomContext } from "../roomContext.ts";
 
 /** What one can do with a message. */
-export function Actions({ event, menuAsked }: { event: TimelineEvent; menuAsked: number }) {
-  const { room, conversation, composer, thread } = usePlace();
-  const { me } = useChat();
+export function MessageActions({ event, menuRequests }: { event: TimelineEvent; menuRequests: number }) {
+  const { room, conversation, composer, thread } = useRoomContext();
+  const { me } = useClient();
   const [deleting, setDeleting] = useState(false);
   const bar = useRef<HTMLDivElement>(null);
   useEffect(() => {
-    if (menuAsked > 0) bar.current?.querySelector<HTMLElement>("[aria-haspopup=menu]")?.click();
-  }, [menuAsked]);
+    if (menuRequests > 0) bar.current?.querySelector<HTMLElement>("[aria-haspopup=menu]")?.click();
+  }, [menuRequests]);
 
-  const powers = room.powerLevels.value;
-  const maySpeak = powers.maySend(me, "m.room.message") && !room.encrypted.value && room.successor.value === undefined;
-  const mayDelete = event.sender === me ? powers.maySend(me, "m.room.redaction") : powers.may(me, "redact");
-  const mayEdit = maySpeak && composer.mayEdit(event);
+  const powerLevels = room.powerLevels.value;
+  const maySend = powerLevels.maySend(me, "m.room.message") && !room.encrypted.value && room.successor.value === undefined;
+  const mayDelete = event.sender === me ? powerLevels.maySend(me, "m.room.redaction") : powerLevels.may(me, "redact");
+  const mayEdit = maySend && composer.mayEdit(event);
   const body = bodyText(event.content);
 
   const items: MenuItem[] = [];
-  if (maySpeak) items.push({ label: "Reply", icon: "reply", action: () => composer.startReply(event) });
+  if (maySend) items.push({ label: "Reply", icon: "reply", action: () => composer.startReply(event) });
   if (thread === undefined && !event.isEncrypted)
-    items.push({ label: "Open thread", icon: "thread", action: () => (panel.value = { show: "thread", root: event.id }) });
+    items.push({ label: "Open thread", icon: "thread", action: () => (sidePanel.value = { show: "thread", root: event.id }) });
   if (mayEdit) items.push({ label: "Edit", icon: "edit", action: () => composer.startEdit(event) });
   if (body !== "") items.push({ label: "Copy text", icon: "copy", action: () => void copy(body) });
   if (mayDelete) items.push({ label: "Delete", icon: "trash", danger: true, action: () => setDeleting(true) });
   return (
     <div ref={bar} class="actions" role="toolbar" aria-label="Message actions">
-      {maySpeak && <EmojiButton label="React" onChoose={(emoji) => void attempt(async () => conversation.react(event, emoji))} />}
-      {maySpeak && <IconButton icon="reply" label="Reply" onClick={() => composer.startReply(event)} />}
+      {maySend && <EmojiButton label="React" onChoose={(emoji) => void attempt(async () => conversation.react(event, emoji))} />}
+      {maySend && <IconButton icon="reply" label="Reply" onClick={() => composer.startReply(event)} />}
       {mayEdit && <IconButton icon="edit" label="Edit" onClick={() => composer.startEdit(event)} />}
       {items.length > 0 && <Menu label="More" items={items} />}
       {deleting && (
@@ -59,5 +59,5 @@ export function Actions({ event, menuAsked }: { event: TimelineEvent; menuAsked:
 }
 
 async function copy(text: string): Promise<void> {
-  await attempt(async () => navigator.clipboard.writeText(text).then(() => tell("Copied.")));
+  await attempt(async () => navigator.clipboard.writeText(text).then(() => showToast("Copied.")));
 }

@@ -2,12 +2,12 @@ import type { ComponentChildren } from "preact";
 import { record, text } from "../../../model/server/events.ts";
 import type { TimelineEvent } from "../../../model/timeline/timeline.ts";
 import { Icon } from "../../components/Icon.tsx";
-import { FileBody, ImageBody, SoundBody, VideoBody } from "./MediaBody.tsx";
+import { AudioBody, FileBody, ImageBody, VideoBody } from "./MediaBody.tsx";
 import { captionOf, pollOf } from "./plainText.ts";
 import { TextBody } from "./TextBody.tsx";
 
 /** What a message says, by its kind. */
-export function Body({ event, name }: { event: TimelineEvent; name: string }) {
+export function MessageBody({ event, name }: { event: TimelineEvent; name: string }) {
   event.changed.value;
   const { content } = event;
   if (event.isRedacted) return <Note icon="trash">Message deleted</Note>;
@@ -20,7 +20,7 @@ export function Body({ event, name }: { event: TimelineEvent; name: string }) {
     case "m.video":
       return <WithCaption event={event} media={<VideoBody content={content} />} />;
     case "m.audio":
-      return <WithCaption event={event} media={<SoundBody content={content} />} />;
+      return <WithCaption event={event} media={<AudioBody content={content} />} />;
     case "m.file":
       return <WithCaption event={event} media={<FileBody content={content} />} />;
     case "m.emote":

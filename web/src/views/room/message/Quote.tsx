@@ -1,10 +1,10 @@
 import type { TimelineEvent } from "../../../model/timeline/timeline.ts";
-import { usePlace } from "../roomContext.ts";
+import { useRoomContext } from "../roomContext.ts";
 import { plainText } from "./plainText.ts";
 
 /** The message that is answered, in short. A click goes to it. */
 export function Quote({ eventId }: { eventId: string }) {
-  const { conversation, goTo } = usePlace();
+  const { conversation, goTo } = useRoomContext();
   const event = conversation.quotedEvent(eventId).value;
   if (event === undefined || event === null) {
     return <span class="quote">{event === null ? "The message that is answered cannot be shown." : "…"}</span>;
@@ -18,7 +18,7 @@ export function Quote({ eventId }: { eventId: string }) {
 }
 
 export function QuotedText({ event }: { event: TimelineEvent }) {
-  const { room } = usePlace();
+  const { room } = useRoomContext();
   event.changed.value;
   room.membersChanged.value;
   return (

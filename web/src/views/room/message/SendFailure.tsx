@@ -1,10 +1,10 @@
 import type { TimelineEvent } from "../../../model/timeline/timeline.ts";
 import { Icon } from "../../components/Icon.tsx";
-import { usePlace } from "../roomContext.ts";
+import { useRoomContext } from "../roomContext.ts";
 
 /** Why a message was not sent, and what can be done. */
-export function Failed({ event }: { event: TimelineEvent }) {
-  const { conversation } = usePlace();
+export function SendFailure({ event }: { event: TimelineEvent }) {
+  const { conversation } = useRoomContext();
   return (
     <div class="failed-line" role="alert">
       <Icon name="warning" />

@@ -2,28 +2,28 @@ import { useMemo } from "preact/hooks";
 import { splitAtLinks } from "../../../model/composing/links.ts";
 import { bodyText } from "../../../model/composing/messageContent.ts";
 import { type Content, text } from "../../../model/server/events.ts";
-import { useChat } from "../../clientContext.ts";
+import { useClient } from "../../clientContext.ts";
 import { showProfile } from "../../people/shownProfile.ts";
-import { cleanForShowing } from "./sanitizeHtml.ts";
+import { sanitizeForDisplay } from "./sanitizeHtml.ts";
 
 /** So much of a text is shown. */
-const LONGEST = 40_000;
-const ONLY_EMOJI =
+const MAX_TEXT_LENGTH = 40_000;
+const ONLY_EMOJI_PATTERN =
   /^(?:\s*(?:\p{Regional_Indicator}{2}|\p{Emoji_Presentation}\p{Emoji_Modifier}?|\p{Emoji}\ufe0f)(?:\u200d(?:\p{Emoji_Presentation}|\p{Emoji}\ufe0f?)\p{Emoji_Modifier}?)*){1,6}\s*$/u;
 
 export function TextBody({ content }: { content: Content }) {
   const formatted = content["format"] === "org.matrix.custom.html" ? text(content["formatted_body"]) : undefined;
-  if (formatted !== undefined && formatted !== "" && formatted.length <= LONGEST) return <Html html={formatted} />;
-  const body = bodyText(content).slice(0, LONGEST);
+  if (formatted !== undefined && formatted !== "" && formatted.length <= MAX_TEXT_LENGTH) return <HtmlText html={formatted} />;
+  const body = bodyText(content).slice(0, MAX_TEXT_LENGTH);
   return (
-    <div class={`text plain${ONLY_EMOJI.test(body) ? " only-emoji" : ""}`} dir="auto">
-      <Linked text={body} />
+    <div class={`text plain${ONLY_EMOJI_PATTERN.test(body) ? " only-emoji" : ""}`} dir="auto">
+      <LinkedText text={body} />
     </div>
   );
 }
 
 /** Plain text, with its addresses as links. */
-export function Linked({ text }: { text: string }) {
+export function LinkedText({ text }: { text: string }) {
   return (
     <>
       {splitAtLinks(text).map((piece, at) =>
@@ -39,9 +39,9 @@ export function Linked({ text }: { text: string }) {
   );
 }
 
-function Html({ html }: { html: string }) {
-  const { me } = useChat();
-  const clean = useMemo(() => cleanForShowing(html, me), [html]);
+function HtmlText({ html }: { html: string }) {
+  const { me } = useClient();
+  const clean = useMemo(() => sanitizeForDisplay(html, me), [html]);
   return <div class="text html" dir="auto" dangerouslySetInnerHTML={{ __html: clean }} onClick={onClick} onKeyDown={onKeyDown} />;
 }
 
@@ -52,15 +52,15 @@ function onClick(event: MouseEvent): void {
     event.preventDefault();
     showProfile(mentioned);
   }
-  reveal(target.closest(".spoiler"), event);
+  revealSpoiler(target.closest(".spoiler"), event);
 }
 
 function onKeyDown(event: KeyboardEvent): void {
-  if (event.key === "Enter" || event.key === " ") reveal((event.target as Element).closest(".spoiler"), event);
+  if (event.key === "Enter" || event.key === " ") revealSpoiler((event.target as Element).closest(".spoiler"), event);
 }
 
 /** Shows what a spoiler hides. */
-function reveal(spoiler: Element | null, event: Event): void {
+function revealSpoiler(spoiler: Element | null, event: Event): void {
   if (spoiler === null || spoiler.classList.contains("shown")) return;
   event.preventDefault();
   spoiler.classList.add("shown");

@@ -2,19 +2,19 @@ import { relationOf } from "../../../model/server/events.ts";
 import { TimelineEvent } from "../../../model/timeline/timeline.ts";
 import { shortTime } from "../../components/formatTime.ts";
 import { Icon } from "../../components/Icon.tsx";
-import { panel } from "../../sidePanel.ts";
-import { usePlace } from "../roomContext.ts";
+import { sidePanel } from "../../sidePanel.ts";
+import { useRoomContext } from "../roomContext.ts";
 import { plainText } from "./plainText.ts";
 
 /** What a thread has come to, under its first message. */
 export function ThreadChip({ event }: { event: TimelineEvent }) {
-  const { room, thread } = usePlace();
+  const { room, thread } = useRoomContext();
   event.changed.value;
   if (event.thread === null || event.thread.count === 0 || thread !== undefined) return null;
   const { count, latest } = event.thread;
-  const isOpen = panel.value?.show === "thread" && panel.value.root === event.id;
+  const isOpen = sidePanel.value?.show === "thread" && sidePanel.value.root === event.id;
   return (
-    <button type="button" class="thread-chip" aria-expanded={isOpen} onClick={() => (panel.value = isOpen ? null : { show: "thread", root: event.id })}>
+    <button type="button" class="thread-chip" aria-expanded={isOpen} onClick={() => (sidePanel.value = isOpen ? null : { show: "thread", root: event.id })}>
       <Icon name="thread" />
       <span class="thread-count">{count === 1 ? "1 reply" : `${count} replies`}</span>
       {latest !== null && relationOf(latest.content).type !== undefined && (

@@ -5,12 +5,12 @@ import { matrixLinkTarget, safeHref } from "../../../model/composing/links.ts";
 import { hrefOf } from "../../../model/route.ts";
 
 /** What the specification allows, pictures and fonts apart. */
-const TAGS =
+const ALLOWED_TAGS =
   "del h1 h2 h3 h4 h5 h6 blockquote p a ul ol sup sub li b i u strong em s strike code hr br div table thead tbody tr th td caption pre span details summary".split(
     " ",
   );
-const CONFIG = {
-  ALLOWED_TAGS: TAGS,
+const SANITIZER_CONFIG = {
+  ALLOWED_TAGS: ALLOWED_TAGS,
   ALLOWED_ATTR: ["href", "start", "class", "data-mx-spoiler"],
   // Their values are no addresses.
   ADD_URI_SAFE_ATTR: ["start", "data-mx-spoiler"],
@@ -20,20 +20,20 @@ const CONFIG = {
 };
 
 /** Cleans what is sent. */
-export function cleanForSending(html: string): string {
-  return outgoing().sanitize(html, CONFIG);
+export function sanitizeForSending(html: string): string {
+  return outgoingPurifier().sanitize(html, SANITIZER_CONFIG);
 }
 
 /** Cleans what is shown, and makes links, mentions and spoilers work. */
-export function cleanForShowing(html: string, me: string): string {
+export function sanitizeForDisplay(html: string, me: string): string {
   reader = me;
-  return incoming().sanitize(html, CONFIG);
+  return incomingPurifier().sanitize(html, SANITIZER_CONFIG);
 }
 
 let reader = "";
-const outgoing = once(() => strict(DOMPurify(window)));
-const incoming = once(() => {
-  const purifier = strict(DOMPurify(window));
+const outgoingPurifier = once(() => withStrictHooks(DOMPurify(window)));
+const incomingPurifier = once(() => {
+  const purifier = withStrictHooks(DOMPurify(window));
   purifier.addHook("afterSanitizeAttributes", (node) => {
     if (node.tagName === "A") finishLink(node);
     if (node.hasAttribute("data-mx-spoiler")) finishSpoiler(node);
@@ -41,7 +41,7 @@ const incoming = once(() => {
   return purifier;
 });
 
-function strict(purifier: Purifier): Purifier {
+function withStrictHooks(purifier: Purifier): Purifier {
   purifier.addHook("uponSanitizeElement", (node, { tagName }) => {
     // Old clients quote what they answer; the page does it itself.
     if (tagName === "mx-reply") (node as Element).remove();

@@ -1,18 +1,18 @@
 import "./Search.css";
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { MessageSearch } from "../../../model/timeline/messageSearch.ts";
-import { useChat } from "../../clientContext.ts";
+import { useClient } from "../../clientContext.ts";
 import { Check } from "../../components/Form.tsx";
 import { Icon } from "../../components/Icon.tsx";
 import { IconButton } from "../../components/IconButton.tsx";
-import { panel } from "../../sidePanel.ts";
-import { usePlace } from "../roomContext.ts";
-import { HitView } from "./SearchResult.tsx";
+import { sidePanel } from "../../sidePanel.ts";
+import { useRoomContext } from "../roomContext.ts";
+import { SearchResult } from "./SearchResult.tsx";
 
 /** Searches in the messages of this room, or of all. */
 export function SearchPanel() {
-  const { room } = usePlace();
-  const { api } = useChat();
+  const { room } = useRoomContext();
+  const { api } = useClient();
   const search = useMemo(() => new MessageSearch(api), []);
   const [term, setTerm] = useState("");
   const [inAll, setInAll] = useState(false);
@@ -25,7 +25,7 @@ export function SearchPanel() {
     <aside class="side-panel search-panel" aria-label="Search">
       <header>
         <h2>Search messages</h2>
-        <IconButton icon="close" label="Close search" onClick={() => (panel.value = null)} />
+        <IconButton icon="close" label="Close search" onClick={() => (sidePanel.value = null)} />
       </header>
       <form
         class="search-form"
@@ -74,7 +74,7 @@ function Results({ search }: { search: MessageSearch }) {
       <ol>
         {search.hits.value.map((hit) => (
           <li key={hit.event.event_id}>
-            <HitView hit={hit} words={search.words.value} />
+            <SearchResult hit={hit} words={search.words.value} />
           </li>
         ))}
       </ol>

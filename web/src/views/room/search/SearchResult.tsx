@@ -1,20 +1,20 @@
 import { type SearchHit, splitAtWords } from "../../../model/timeline/messageSearch.ts";
 import { TimelineEvent } from "../../../model/timeline/timeline.ts";
-import { useChat } from "../../clientContext.ts";
+import { useClient } from "../../clientContext.ts";
 import { exactTime, shortTime } from "../../components/formatTime.ts";
-import { go } from "../../currentRoute.ts";
+import { navigate } from "../../currentRoute.ts";
 import { plainText } from "../message/plainText.ts";
 import { hueOf } from "../message/Quote.tsx";
-import { usePlace } from "../roomContext.ts";
+import { useRoomContext } from "../roomContext.ts";
 
 /** A message that was found. A click goes to it. */
-export function HitView({ hit, words }: { hit: SearchHit; words: string[] }) {
-  const { room, goTo } = usePlace();
-  const { rooms } = useChat();
+export function SearchResult({ hit, words }: { hit: SearchHit; words: string[] }) {
+  const { room, goTo } = useRoomContext();
+  const { rooms } = useClient();
   const { event, roomId } = hit;
   const where = rooms.get(roomId);
   const body = plainText(new TimelineEvent(event)).slice(0, 500);
-  const show = () => (roomId === room.id ? goTo(event.event_id) : go({ at: "room", id: roomId, event: event.event_id }));
+  const show = () => (roomId === room.id ? goTo(event.event_id) : navigate({ at: "room", id: roomId, event: event.event_id }));
   return (
     <button type="button" class="hit" onClick={show}>
       <span class="hit-head">

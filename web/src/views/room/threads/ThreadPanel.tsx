@@ -1,19 +1,19 @@
 import { useEffect, useMemo, useState } from "preact/hooks";
 import { Composer as ComposerModel } from "../../../model/composing/composer.ts";
 import { messageOf } from "../../../model/server/api.ts";
-import { useChat } from "../../clientContext.ts";
+import { useClient } from "../../clientContext.ts";
 import { IconButton } from "../../components/IconButton.tsx";
-import { panel } from "../../sidePanel.ts";
+import { sidePanel } from "../../sidePanel.ts";
 import { ComposerArea } from "../composer/ComposerArea.tsx";
-import { draftsOf, type Place, PlaceContext, usePlace } from "../roomContext.ts";
+import { createDrafts, RoomContext, type RoomContextValue, useRoomContext } from "../roomContext.ts";
 import { MessageList } from "../timeline/MessageList.tsx";
 import { usePendingList } from "../timeline/RoomTimeline.tsx";
 
 /** A thread beside its room. */
 export function ThreadPanel({ root }: { root: string }) {
-  const chat = useChat();
-  const around = usePlace();
-  const { room, conversation } = around;
+  const client = useClient();
+  const roomContext = useRoomContext();
+  const { room, conversation } = roomContext;
   // Where too much was missed, the thread is fetched anew.
   const resets = room.timeline.resets.value;
   const thread = useMemo(() => conversation.openThread(root), [root, resets]);
@@ -22,19 +22,19 @@ export function ThreadPanel({ root }: { root: string }) {
   thread.changed.value;
   room.timeline.changed.value;
 
-  const place: Place = useMemo(() => {
+  const context: RoomContextValue = useMemo(() => {
     const last = () => thread.events.findLast((event) => event.relation.type === "m.thread" && !event.isRedacted)?.id ?? root;
-    const composer = new ComposerModel(chat, conversation, draftsOf(chat), { root, last, get: (id) => thread.get(id) });
-    return { ...around, composer, thread: root };
+    const composer = new ComposerModel(client, conversation, createDrafts(client), { root, last, get: (id) => thread.get(id) });
+    return { ...roomContext, composer, thread: root };
   }, [thread]);
   const pending = room.timeline.pending.filter(({ relation }) => relation.type === "m.thread" && relation.target === root);
   const load = () => void thread.loadBack().catch((error: unknown) => setProblem(messageOf(error)));
   return (
-    <PlaceContext.Provider value={place}>
+    <RoomContext.Provider value={context}>
       <aside class="side-panel" aria-label="Thread">
         <header>
           <h2>Thread</h2>
-          <IconButton icon="close" label="Close thread" onClick={() => (panel.value = null)} />
+          <IconButton icon="close" label="Close thread" onClick={() => (sidePanel.value = null)} />
         </header>
         <MessageList
           timeline={thread}
@@ -62,6 +62,6 @@ export function ThreadPanel({ root }: { root: string }) {
         />
         <ComposerArea />
       </aside>
-    </PlaceContext.Provider>
+    </RoomContext.Provider>
   );
 }

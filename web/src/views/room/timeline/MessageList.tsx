@@ -4,12 +4,12 @@ import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/ho
 import type { JumpTarget } from "../../../model/timeline/conversation.ts";
 import type { Timeline, TimelineEvent } from "../../../model/timeline/timeline.ts";
 import { buildRows, type TimelineRow } from "../../../model/timeline/timelineRows.ts";
-import { useChat } from "../../clientContext.ts";
-import { usePlace } from "../roomContext.ts";
+import { useClient } from "../../clientContext.ts";
+import { useRoomContext } from "../roomContext.ts";
 import { JumpButton } from "./JumpButton.tsx";
-import { RowView } from "./TimelineRowView.tsx";
-import { useArrows } from "./useArrowKeys.ts";
-import { useWindowedList } from "./useVirtualRows.ts";
+import { TimelineRowView } from "./TimelineRowView.tsx";
+import { useArrowKeys } from "./useArrowKeys.ts";
+import { useVirtualRows } from "./useVirtualRows.ts";
 
 interface Props {
   timeline: Timeline;
@@ -35,42 +35,42 @@ interface Props {
 /** The messages of a room, or of a thread: of many, those around what one looks at are in the page. */
 export function MessageList(props: Props) {
   const { timeline, pending, isLive, thread, readUpTo = null, isReady = true, target = null, onEnd } = props;
-  const { me } = useChat();
-  const place = usePlace();
+  const { me } = useClient();
+  const context = useRoomContext();
   const version = timeline.changed.value;
   const rows = useMemo(() => buildRows([...timeline.events, ...pending], { me, thread, readUpTo }), [timeline, version, pending, pending.length, readUpTo]);
-  const list = useWindowedList(rows, {
+  const list = useVirtualRows(rows, {
     of: timeline,
     isNewest: isLive,
     loadBack: props.loadBack,
     loadForward: props.loadForward ?? null,
   });
-  const { keeper } = list;
+  const { anchor } = list;
   const [current, setCurrent] = useState<string | null>(null);
   const [highlighted, setHighlighted] = useState<string | null>(null);
-  const onKeyDown = useArrows(list.content, () => place.composer.focusRequests.value++);
+  const onKeyDown = useArrowKeys(list.content, () => context.composer.focusRequests.value++);
 
   // A row to scroll to, as soon as it is in the page.
-  const wanted = useRef<{ at: number; key: string; above: number; isBrought: boolean; onShown: () => void } | null>(null);
-  const begun = useRef(false);
+  const pendingScroll = useRef<{ at: number; key: string; above: number; isBrought: boolean; onShown: () => void } | null>(null);
+  const hasStarted = useRef(false);
   useLayoutEffect(() => {
-    if (isReady && !begun.current && rows.length > 0) {
-      begun.current = true;
+    if (isReady && !hasStarted.current && rows.length > 0) {
+      hasStarted.current = true;
       // Once it is known what is new, the view begins there.
       const at = rows.findIndex(({ isUnread }) => isUnread);
-      if (at !== -1 && target === null) wanted.current = { at, key: rows[at]!.key, above: 0.15, isBrought: false, onShown: () => {} };
+      if (at !== -1 && target === null) pendingScroll.current = { at, key: rows[at]!.key, above: 0.15, isBrought: false, onShown: () => {} };
     }
-    const { current } = wanted;
+    const { current } = pendingScroll;
     if (current === null) return;
-    if (keeper.show(current.key, current.above)) {
-      wanted.current = null;
+    if (anchor.scrollTo(current.key, current.above)) {
+      pendingScroll.current = null;
       current.onShown();
       list.redraw();
     } else if (!current.isBrought) {
       current.isBrought = true;
       list.bring(current.at);
     } else {
-      wanted.current = null;
+      pendingScroll.current = null;
     }
   });
 
@@ -82,9 +82,9 @@ export function MessageList(props: Props) {
     const onShown = () => {
       setHighlighted(row.key);
       setCurrent(row.key);
-      keeper.find(row.key)?.querySelector<HTMLElement>("article")?.focus({ preventScroll: true });
+      anchor.findRow(row.key)?.querySelector<HTMLElement>("article")?.focus({ preventScroll: true });
     };
-    wanted.current = { at, key: row.key, above: 0.3, isBrought: false, onShown };
+    pendingScroll.current = { at, key: row.key, above: 0.3, isBrought: false, onShown };
     list.redraw();
   }, [target?.jump]);
 
@@ -99,10 +99,10 @@ export function MessageList(props: Props) {
   }, [newestPending]);
 
   // Where the view is, is known only after the rows are placed.
-  const seenUpTo = useRef(-Infinity);
+  const lastSeenOrder = useRef(-Infinity);
   useEffect(() => {
-    const isAtEnd = keeper.isStuck && isLive && isReady;
-    if (isAtEnd) seenUpTo.current = rows.at(-1)?.last ?? -Infinity;
+    const isAtEnd = anchor.followsEnd && isLive && isReady;
+    if (isAtEnd) lastSeenOrder.current = rows.at(-1)?.last ?? -Infinity;
     onEnd?.(isAtEnd);
   });
 
@@ -123,13 +123,13 @@ export function MessageList(props: Props) {
         >
           <div class="beginning">{props.beginning}</div>
           {list.shown.map((row) => (
-            <RowView key={row.key} row={row} isCurrent={row.key === currentKey} isHighlighted={row.key === highlighted} />
+            <TimelineRowView key={row.key} row={row} isCurrent={row.key === currentKey} isHighlighted={row.key === highlighted} />
           ))}
         </div>
       </div>
-      {!(keeper.isStuck && isLive) && rows.length > 0 && (
+      {!(anchor.followsEnd && isLive) && rows.length > 0 && (
         <JumpButton
-          count={isLive ? newSince(rows, seenUpTo.current, me) : 0}
+          count={isLive ? newSince(rows, lastSeenOrder.current, me) : 0}
           onClick={() => {
             props.onNewest?.();
             list.toEnd();

@@ -1,20 +1,20 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import type { Room } from "../../../model/rooms/room.ts";
 import { messageOf } from "../../../model/server/api.ts";
-import { useChat } from "../../clientContext.ts";
+import { useClient } from "../../clientContext.ts";
 import { attempt } from "../../components/Toasts.tsx";
-import { usePlace } from "../roomContext.ts";
+import { useRoomContext } from "../roomContext.ts";
 import { MessageList } from "./MessageList.tsx";
-import { Beginning } from "./TimelineStart.tsx";
-import { useAttention } from "./usePageFocus.ts";
+import { TimelineStart } from "./TimelineStart.tsx";
+import { usePageFocus } from "./usePageFocus.ts";
 
 /** So many pages are loaded to find where the new messages begin. */
-const PAGES_BACK = 4;
+const MAX_UNREAD_PAGES = 4;
 
 /** The messages of the room, apart from those in threads. */
-export function MainList() {
-  const { room, conversation } = usePlace();
-  const { connection } = useChat();
+export function RoomTimeline() {
+  const { room, conversation } = useRoomContext();
+  const { connection } = useClient();
   const timeline = conversation.timeline.value;
   const isLive = conversation.isLive;
   room.timeline.changed.value;
@@ -27,9 +27,9 @@ export function MainList() {
     void findUnread(room).then((order) => setReadUpTo(order));
   }, [room]);
   const readIfSeen = () => {
-    if (isAtEnd.current && isAttentive()) conversation.readReceipts.markSeen();
+    if (isAtEnd.current && isPageFocused()) conversation.readReceipts.markSeen();
   };
-  useAttention(readIfSeen, () => {
+  usePageFocus(readIfSeen, () => {
     // What comes while nobody looks is new when they come back.
     const last = room.timeline.last?.order;
     if (isAtEnd.current && last !== undefined) setReadUpTo(last);
@@ -60,7 +60,7 @@ export function MainList() {
         readIfSeen();
       }}
       beginning={
-        <Beginning
+        <TimelineStart
           isLoading={timeline.canGoBack}
           problem={problem}
           onRetry={() => {
@@ -80,7 +80,7 @@ export function usePendingList<T>(pending: T[]): T[] {
   return kept.current;
 }
 
-function isAttentive(): boolean {
+function isPageFocused(): boolean {
   return document.visibilityState === "visible" && document.hasFocus();
 }
 
@@ -89,7 +89,7 @@ async function findUnread(room: Room): Promise<number | null> {
   const eventId = room.fullyRead.peek();
   if (eventId === null) return null;
   try {
-    for (let page = 0; page < PAGES_BACK && room.unread.peek().count > 0; page++) {
+    for (let page = 0; page < MAX_UNREAD_PAGES && room.unread.peek().count > 0; page++) {
       if (room.timeline.get(eventId) !== undefined || !room.timeline.canGoBack) break;
       await room.timeline.loadBack();
     }

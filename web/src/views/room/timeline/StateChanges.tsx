@@ -2,22 +2,22 @@ import { useState } from "preact/hooks";
 import { stateEventText } from "../../../model/timeline/stateEventText.ts";
 import type { TimelineEvent } from "../../../model/timeline/timeline.ts";
 import { exactTime, timeOfDay } from "../../components/formatTime.ts";
-import { usePlace } from "../roomContext.ts";
+import { useRoomContext } from "../roomContext.ts";
 
 /** More changes in a row than this are folded. */
-const FOLDED_FROM = 4;
-const MOST_SHOWN = 200;
+const MIN_FOLDED_CHANGES = 4;
+const MAX_SHOWN_CHANGES = 200;
 
 /** What changed in the room, in small lines. `count` tells the view of changes that join the list. */
-export function Changes({ events, count }: { events: TimelineEvent[]; count: number }) {
-  const { room } = usePlace();
+export function StateChanges({ events, count }: { events: TimelineEvent[]; count: number }) {
+  const { room } = useRoomContext();
   const [isOpen, setOpen] = useState(false);
   room.membersChanged.value;
   const nameOf = (userId: string) => room.memberName(userId);
-  const lines = isOpen || count < FOLDED_FROM ? events.slice(-MOST_SHOWN) : [];
+  const lines = isOpen || count < MIN_FOLDED_CHANGES ? events.slice(-MAX_SHOWN_CHANGES) : [];
   return (
     <div class="changes">
-      {count >= FOLDED_FROM && (
+      {count >= MIN_FOLDED_CHANGES && (
         <button type="button" class="fold" aria-expanded={isOpen} onClick={() => setOpen(!isOpen)}>
           {summary(events, nameOf)}
         </button>

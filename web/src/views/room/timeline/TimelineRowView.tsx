@@ -1,7 +1,7 @@
 import type { TimelineRow } from "../../../model/timeline/timelineRows.ts";
 import { dayName } from "../../components/formatTime.ts";
 import { Message } from "../message/Message.tsx";
-import { Changes } from "./StateChanges.tsx";
+import { StateChanges } from "./StateChanges.tsx";
 
 interface Props {
   row: TimelineRow;
@@ -9,7 +9,7 @@ interface Props {
   isHighlighted: boolean;
 }
 
-export function RowView({ row, isCurrent, isHighlighted }: Props) {
+export function TimelineRowView({ row, isCurrent, isHighlighted }: Props) {
   return (
     <div class="list-row" data-key={row.key}>
       {row.day !== null && (
@@ -25,7 +25,7 @@ export function RowView({ row, isCurrent, isHighlighted }: Props) {
       {row.kind === "message" ? (
         <Message event={row.event} rowKey={row.key} isFirst={row.isFirst} isLast={row.isLast} isCurrent={isCurrent} isHighlighted={isHighlighted} />
       ) : (
-        <Changes events={row.events} count={row.events.length} />
+        <StateChanges events={row.events} count={row.events.length} />
       )}
     </div>
   );

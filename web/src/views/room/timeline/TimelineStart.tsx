@@ -1,6 +1,6 @@
-import { useChat } from "../../clientContext.ts";
+import { useClient } from "../../clientContext.ts";
 import { Avatar } from "../../components/Avatar.tsx";
-import { usePlace } from "../roomContext.ts";
+import { useRoomContext } from "../roomContext.ts";
 
 interface Props {
   /** Whether there is more above. */
@@ -10,9 +10,9 @@ interface Props {
 }
 
 /** What stands above the first message: a sign that more comes, or how it began. */
-export function Beginning({ isLoading, problem, onRetry }: Props) {
-  const { room } = usePlace();
-  const { me } = useChat();
+export function TimelineStart({ isLoading, problem, onRetry }: Props) {
+  const { room } = useRoomContext();
+  const { me } = useClient();
   if (problem !== null) {
     return (
       <div class="more" role="alert">

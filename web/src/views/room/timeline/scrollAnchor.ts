@@ -1,11 +1,11 @@
 // Keeps what one looks at where it is, whatever comes and goes around it.
 
 /** So near to the end, in pixels, one is at it. */
-const AT_END = 40;
+const END_MARGIN_PX = 40;
 
-export class Keeper {
+export class ScrollAnchor {
   /** Whether the view follows the end of the list. */
-  isStuck = true;
+  followsEnd = true;
   scroller: HTMLElement | null = null;
   content: HTMLElement | null = null;
   /** The rows that were visible, and how far below the top of the view they were. */
@@ -23,7 +23,7 @@ export class Keeper {
   }
 
   /** Pixels that are hidden above and below. */
-  get hidden(): { above: number; below: number } {
+  get hiddenPixels(): { above: number; below: number } {
     const { scroller } = this;
     if (scroller === null) return { above: 0, below: 0 };
     return { above: scroller.scrollTop, below: scroller.scrollHeight - scroller.clientHeight - scroller.scrollTop };
@@ -39,7 +39,7 @@ export class Keeper {
     const { scroller } = this;
     if (scroller === null) return;
     this.lastTop = scroller.scrollTop;
-    this.isStuck = this.hidden.below <= AT_END && this.isEnd();
+    this.followsEnd = this.hiddenPixels.below <= END_MARGIN_PX && this.isEnd();
     const view = scroller.getBoundingClientRect();
     this.anchors = [];
     const rows = this.rows();
@@ -54,10 +54,10 @@ export class Keeper {
   restore(): void {
     const { scroller } = this;
     if (scroller === null) return;
-    if (this.isStuck) {
-      if (this.hidden.below > 0) scroller.scrollTop = scroller.scrollHeight;
+    if (this.followsEnd) {
+      if (this.hiddenPixels.below > 0) scroller.scrollTop = scroller.scrollHeight;
     } else {
-      const found = this.anchors.map(({ key, offset }) => ({ row: this.find(key), offset })).find(({ row }) => row !== null);
+      const found = this.anchors.map(({ key, offset }) => ({ row: this.findRow(key), offset })).find(({ row }) => row !== null);
       if (found?.row) {
         const moved = found.row.getBoundingClientRect().top - scroller.getBoundingClientRect().top - found.offset;
         if (Math.abs(moved) >= 0.5) scroller.scrollTop += moved;
@@ -67,8 +67,8 @@ export class Keeper {
   }
 
   /** Scrolls to a row, so that so much of the view is above it. Returns whether it is there. */
-  show(key: string, above: number): boolean {
-    const row = this.find(key);
+  scrollTo(key: string, above: number): boolean {
+    const row = this.findRow(key);
     const { scroller } = this;
     if (row === null || scroller === null) return false;
     const top = row.getBoundingClientRect().top - scroller.getBoundingClientRect().top;
@@ -77,7 +77,7 @@ export class Keeper {
     return true;
   }
 
-  find(key: string): HTMLElement | null {
+  findRow(key: string): HTMLElement | null {
     return this.content?.querySelector<HTMLElement>(`[data-key="${CSS.escape(key)}"]`) ?? null;
   }
 

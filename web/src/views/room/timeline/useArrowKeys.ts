@@ -1,6 +1,6 @@
 // Moves through messages with the arrow keys.
 
-export function useArrows(content: { current: HTMLElement | null }, leave: () => void) {
+export function useArrowKeys(content: { current: HTMLElement | null }, leave: () => void) {
   return (event: KeyboardEvent) => {
     const article = event.target as HTMLElement;
     if (article.tagName !== "ARTICLE") {

@@ -2,12 +2,12 @@
 
 import { useEffect, useRef } from "preact/hooks";
 
-export function useAttention(onCome: () => void, onGo: () => void): void {
-  const latest = useRef({ onCome, onGo });
-  latest.current = { onCome, onGo };
+export function usePageFocus(onFocus: () => void, onBlur: () => void): void {
+  const latest = useRef({ onFocus, onBlur });
+  latest.current = { onFocus, onBlur };
   useEffect(() => {
-    const come = () => latest.current.onCome();
-    const go = () => latest.current.onGo();
+    const come = () => latest.current.onFocus();
+    const go = () => latest.current.onBlur();
     const turned = () => (document.visibilityState === "visible" ? come() : go());
     addEventListener("focus", come);
     addEventListener("blur", go);
