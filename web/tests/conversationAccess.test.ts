@@ -1,35 +1,35 @@
 import axe from "axe-core";
 import type { Page } from "playwright-core";
 import { beforeAll, expect, test } from "vitest";
-import { type Person, world } from "./harness.ts";
-import { actions, field, message, roomOf, type TestRoom } from "./roomHelpers.ts";
+import { type TestUser, testEnvironment } from "./harness.ts";
+import { createRoom, messageActions, messageField, messagesWith, type TestRoom } from "./roomHelpers.ts";
 
-const here = world();
-let alice: Person;
+const env = testEnvironment();
+let alice: TestUser;
 let tokens: { alice: string; bob: string };
 let room: TestRoom;
 
 beforeAll(async () => {
-  alice = await here.person("alice");
-  tokens = { alice: await here.token(alice), bob: (await here.register("bob")).access_token };
-  room = await roomOf(here, [tokens.alice, tokens.bob]);
-  const first = await room.says(tokens.bob, {
+  alice = await env.signUp("alice");
+  tokens = { alice: await env.accessTokenOf(alice), bob: (await env.registerAccount("bob")).access_token };
+  room = await createRoom(env, [tokens.alice, tokens.bob]);
+  const first = await room.send(tokens.bob, {
     msgtype: "m.text",
     body: "x",
     format: "org.matrix.custom.html",
     formatted_body:
       'Some <code>code</code>, <a href="https://example.org">a link</a>, <a href="https://matrix.to/#/@alice:x">alice</a> and <span data-mx-spoiler>a spoiler</span><blockquote>quoted</blockquote>',
   });
-  await room.says(tokens.bob, { "m.relates_to": { rel_type: "m.annotation", event_id: first, key: "👍" } }, "m.reaction");
-  await room.says(tokens.alice, { msgtype: "m.text", body: "An answer", "m.relates_to": { "m.in_reply_to": { event_id: first } } });
-  await room.says(tokens.bob, { msgtype: "m.text", body: "In the thread", "m.relates_to": { rel_type: "m.thread", event_id: first } });
-  await room.says(tokens.bob, { msgtype: "m.notice", body: "A notice" });
-  await room.says(tokens.bob, { msgtype: "m.file", body: "plan.pdf", url: "mxc://x/y", info: { size: 1_000 } });
-  await room.redact(tokens.bob, await room.says(tokens.bob, "gone"));
+  await room.send(tokens.bob, { "m.relates_to": { rel_type: "m.annotation", event_id: first, key: "👍" } }, "m.reaction");
+  await room.send(tokens.alice, { msgtype: "m.text", body: "An answer", "m.relates_to": { "m.in_reply_to": { event_id: first } } });
+  await room.send(tokens.bob, { msgtype: "m.text", body: "In the thread", "m.relates_to": { rel_type: "m.thread", event_id: first } });
+  await room.send(tokens.bob, { msgtype: "m.notice", body: "A notice" });
+  await room.send(tokens.bob, { msgtype: "m.file", body: "plan.pdf", url: "mxc://x/y", info: { size: 1_000 } });
+  await room.redact(tokens.bob, await room.send(tokens.bob, "gone"));
 });
 
 /** What the checker finds in a page, in short. */
-async function problemsOf(page: Page): Promise<string[]> {
+async function accessibilityProblems(page: Page): Promise<string[]> {
   await page.evaluate(axe.source);
   return page.evaluate(async () => {
     const { axe } = window as unknown as {
@@ -43,52 +43,52 @@ async function problemsOf(page: Page): Promise<string[]> {
 test.each(["light", "dark"] as const)("a conversation is accessible in the %s theme", async (colorScheme) => {
   await alice.page.emulateMedia({ colorScheme });
   await room.open(alice);
-  await message(alice.page, "An answer")
+  await messagesWith(alice.page, "An answer")
     .getByRole("button", { name: /Answers: bob/ })
     .waitFor();
-  expect(await problemsOf(alice.page)).toEqual([]);
+  expect(await accessibilityProblems(alice.page)).toEqual([]);
 });
 
 test("what opens in a conversation is accessible", async () => {
-  await actions(alice.page, "An answer");
-  expect(await problemsOf(alice.page)).toEqual([]);
+  await messageActions(alice.page, "An answer");
+  expect(await accessibilityProblems(alice.page)).toEqual([]);
 
-  await field(alice.page).fill("@bo");
-  await field(alice.page).pressSequentially("b");
+  await messageField(alice.page).fill("@bo");
+  await messageField(alice.page).pressSequentially("b");
   await alice.page.getByRole("listbox", { name: "People" }).waitFor();
-  expect(await problemsOf(alice.page)).toEqual([]);
-  await field(alice.page).fill("");
+  expect(await accessibilityProblems(alice.page)).toEqual([]);
+  await messageField(alice.page).fill("");
 
   await alice.page.getByRole("button", { name: "Emoji", exact: true }).click();
   await alice.page.getByRole("searchbox", { name: "Search emoji" }).waitFor();
-  expect(await problemsOf(alice.page)).toEqual([]);
+  expect(await accessibilityProblems(alice.page)).toEqual([]);
   await alice.page.keyboard.press("Escape");
 
   await alice.page.getByLabel("Files to attach").setInputFiles({ name: "a.txt", mimeType: "text/plain", buffer: Buffer.from("a") });
   await alice.page.getByRole("list", { name: "Files to send" }).waitFor();
-  expect(await problemsOf(alice.page)).toEqual([]);
+  expect(await accessibilityProblems(alice.page)).toEqual([]);
   await alice.page.getByRole("button", { name: "Remove a.txt" }).click();
 });
 
 test("the panels are accessible", async () => {
-  await message(alice.page, "Some code")
+  await messagesWith(alice.page, "Some code")
     .getByRole("button", { name: /1 reply/ })
     .click();
   await alice.page.getByRole("complementary", { name: "Thread" }).getByRole("article").last().waitFor();
-  expect(await problemsOf(alice.page)).toEqual([]);
+  expect(await accessibilityProblems(alice.page)).toEqual([]);
 
   await alice.page.getByRole("button", { name: "Search messages" }).click();
   await alice.page.getByRole("searchbox", { name: "Search for" }).fill("answer");
   await alice.page.keyboard.press("Enter");
   await alice.page.getByText("1 message found").waitFor();
-  expect(await problemsOf(alice.page)).toEqual([]);
+  expect(await accessibilityProblems(alice.page)).toEqual([]);
   await alice.page.getByRole("button", { name: "Close search" }).click();
 });
 
 test("a conversation is accessible on a phone, and nothing is wider than the screen", async () => {
   await alice.page.setViewportSize({ width: 390, height: 844 });
-  await message(alice.page, "An answer").waitFor();
-  expect(await problemsOf(alice.page)).toEqual([]);
+  await messagesWith(alice.page, "An answer").waitFor();
+  expect(await accessibilityProblems(alice.page)).toEqual([]);
   expect(await alice.page.evaluate(() => document.documentElement.scrollWidth)).toBeLessThanOrEqual(390);
   await alice.page.getByRole("link", { name: "Back to the list" }).click();
   await alice.page

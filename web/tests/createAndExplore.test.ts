@@ -1,20 +1,20 @@
 import { expect, test } from "vitest";
-import { type Person, world } from "./harness.ts";
+import { type TestUser, testEnvironment } from "./harness.ts";
 
-const here = world();
+const env = testEnvironment();
 
-async function begins({ page }: Person, what: "New room" | "New chat"): Promise<void> {
+async function openNewDialog({ page }: TestUser, what: "New room" | "New chat"): Promise<void> {
   await page.getByRole("button", { name: "New conversation" }).click();
   await page.getByRole("menuitem", { name: what }).click();
 }
 
-function list({ page }: Person) {
+function roomLinks({ page }: TestUser) {
   return page.getByRole("list", { name: "Rooms and chats" }).getByRole("link");
 }
 
 test("somebody makes a public room, and another finds and joins it, and leaves", async () => {
-  const [ann, bob] = [await here.person("ann"), await here.person("bob")];
-  await begins(ann, "New room");
+  const [ann, bob] = [await env.signUp("ann"), await env.signUp("bob")];
+  await openNewDialog(ann, "New room");
   const dialog = ann.page.getByRole("dialog", { name: "New room" });
   await dialog.getByLabel("Name").fill("Garden club");
   await dialog.getByLabel("Topic").fill("Seeds and soil");
@@ -31,7 +31,7 @@ test("somebody makes a public room, and another finds and joins it, and leaves",
   await card.getByText("1 person").waitFor();
   await card.getByRole("button", { name: "Join Garden club" }).click();
   await bob.page.getByRole("main").getByRole("heading", { name: "Garden club" }).waitFor();
-  await list(bob).filter({ hasText: "Garden club" }).waitFor();
+  await roomLinks(bob).filter({ hasText: "Garden club" }).waitFor();
 
   await bob.page.getByRole("button", { name: "Details", exact: true }).click();
   await bob.page
@@ -40,14 +40,14 @@ test("somebody makes a public room, and another finds and joins it, and leaves",
     .click();
   await bob.page.getByRole("dialog", { name: "Leave this room?" }).getByRole("button", { name: "Leave" }).click();
   await bob.page.getByText("Choose a conversation").waitFor();
-  await expect.poll(async () => list(bob).count()).toBe(0);
-  expect(ann.problems).toEqual([]);
-  expect(bob.problems).toEqual([]);
+  await expect.poll(async () => roomLinks(bob).count()).toBe(0);
+  expect(ann.consoleErrors).toEqual([]);
+  expect(bob.consoleErrors).toEqual([]);
 });
 
 test("somebody makes a private room and invites people at once", async () => {
-  const [carol, dan] = [await here.person("carol"), await here.person("dan")];
-  await begins(carol, "New room");
+  const [carol, dan] = [await env.signUp("carol"), await env.signUp("dan")];
+  await openNewDialog(carol, "New room");
   const dialog = carol.page.getByRole("dialog", { name: "New room" });
   await dialog.getByLabel("Name").fill("Surprise party");
   await dialog.getByLabel("Who can read what was said before").selectOption({ label: "Members, since they joined" });
@@ -63,13 +63,13 @@ test("somebody makes a private room and invites people at once", async () => {
   await dan.page.getByText("carol invites you to this room").waitFor();
   const room = decodeURIComponent(dan.page.url().split("#/room/")[1]!);
   const where = `/_matrix/client/v3/rooms/${encodeURIComponent(room)}/state/m.room.history_visibility/`;
-  expect(await here.api(await here.token(carol), "GET", where)).toEqual({ history_visibility: "joined" });
+  expect(await env.request(await env.accessTokenOf(carol), "GET", where)).toEqual({ history_visibility: "joined" });
 });
 
 test("a chat with several people is a room named after them", async () => {
-  const eve = await here.person("eve");
-  for (const name of ["finn", "gus"]) await here.register(name);
-  await begins(eve, "New chat");
+  const eve = await env.signUp("eve");
+  for (const name of ["finn", "gus"]) await env.registerAccount(name);
+  await openNewDialog(eve, "New chat");
   const dialog = eve.page.getByRole("dialog", { name: "New chat" });
   for (const name of ["finn", "gus"]) {
     await dialog.getByRole("combobox", { name: "With whom?" }).fill(name);
@@ -82,9 +82,9 @@ test("a chat with several people is a room named after them", async () => {
 });
 
 test("a pasted address joins the room behind it, or opens a chat", async () => {
-  const hana = await here.person("hana");
-  const maker = await here.register("maker");
-  await here.api(maker.access_token, "POST", "/_matrix/client/v3/createRoom", { name: "Hidden", preset: "public_chat", room_alias_name: "hidden" });
+  const hana = await env.signUp("hana");
+  const maker = await env.registerAccount("maker");
+  await env.request(maker.access_token, "POST", "/_matrix/client/v3/createRoom", { name: "Hidden", preset: "public_chat", room_alias_name: "hidden" });
   await hana.page.getByRole("link", { name: "Explore rooms" }).click();
   const search = hana.page.getByRole("searchbox", { name: "Search public rooms" });
   await search.fill("matrix:r/hidden:localhost?action=join");
@@ -101,8 +101,8 @@ test("a pasted address joins the room behind it, or opens a chat", async () => {
 });
 
 test("one asks to come into a room where that is asked for, and is let in", async () => {
-  const [ida, jo] = [await here.person("ida"), await here.person("jo")];
-  await here.api(await here.token(ida), "POST", "/_matrix/client/v3/createRoom", {
+  const [ida, jo] = [await env.signUp("ida"), await env.signUp("jo")];
+  await env.request(await env.accessTokenOf(ida), "POST", "/_matrix/client/v3/createRoom", {
     name: "Quiet room",
     visibility: "public",
     initial_state: [{ type: "m.room.join_rules", state_key: "", content: { join_rule: "knock" } }],
@@ -111,7 +111,7 @@ test("one asks to come into a room where that is asked for, and is let in", asyn
   await jo.page.getByRole("button", { name: "Ask to join Quiet room" }).click();
   await jo.page.getByText("Asked", { exact: true }).waitFor();
 
-  await list(ida).filter({ hasText: "Quiet room" }).click();
+  await roomLinks(ida).filter({ hasText: "Quiet room" }).click();
   await ida.page.getByRole("button", { name: "Details", exact: true }).click();
   await ida.page.getByRole("tab", { name: "Members" }).click();
   await ida.page.getByRole("region", { name: "Asking to join" }).getByRole("button", { name: "Actions for jo" }).click();
@@ -124,12 +124,12 @@ test("one asks to come into a room where that is asked for, and is let in", asyn
 });
 
 test("the list of public rooms goes on page after page", async () => {
-  const kim = await here.person("kim");
-  const token = (await here.register("builder")).access_token;
+  const kim = await env.signUp("kim");
+  const token = (await env.registerAccount("builder")).access_token;
   for (let batch = 0; batch < 4; batch++) {
     const names = Array.from({ length: 10 }, (_, at) => `Hall ${batch * 10 + at}`);
     await Promise.all(
-      names.map(async (name) => here.api(token, "POST", "/_matrix/client/v3/createRoom", { name, preset: "public_chat", visibility: "public" })),
+      names.map(async (name) => env.request(token, "POST", "/_matrix/client/v3/createRoom", { name, preset: "public_chat", visibility: "public" })),
     );
   }
   await kim.page.getByRole("link", { name: "Explore rooms" }).click();

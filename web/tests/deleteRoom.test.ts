@@ -1,18 +1,18 @@
 import { expect, test } from "vitest";
-import { world } from "./harness.ts";
+import { testEnvironment } from "./harness.ts";
 
-const here = world();
+const env = testEnvironment();
 
 test("the creator deletes a room, and it is gone for everybody", async () => {
-  const [ann, bob] = [await here.person("ann"), await here.person("bob")];
-  const { room_id } = await here.api(await here.token(ann), "POST", "/_matrix/client/v3/createRoom", {
+  const [ann, bob] = [await env.signUp("ann"), await env.signUp("bob")];
+  const { room_id } = await env.request(await env.accessTokenOf(ann), "POST", "/_matrix/client/v3/createRoom", {
     name: "Doomed",
     preset: "public_chat",
     visibility: "public",
     room_alias_name: "doomed",
   });
   const id = encodeURIComponent(String(room_id));
-  await here.api(await here.token(bob), "POST", `/_matrix/client/v3/join/${id}`, {});
+  await env.request(await env.accessTokenOf(bob), "POST", `/_matrix/client/v3/join/${id}`, {});
   await bob.page
     .getByRole("list", { name: "Rooms and chats" })
     .getByRole("link", { name: /Doomed/ })
@@ -31,17 +31,17 @@ test("the creator deletes a room, and it is gone for everybody", async () => {
     await expect.poll(async () => person.page.getByRole("list", { name: "Rooms and chats" }).getByRole("link").count()).toBe(0);
   }
   await ann.page.getByText("Choose a conversation").waitFor();
-  await expect(here.api("", "GET", "/_matrix/client/v3/directory/room/%23doomed%3Alocalhost")).rejects.toThrow("404");
+  await expect(env.request("", "GET", "/_matrix/client/v3/directory/room/%23doomed%3Alocalhost")).rejects.toThrow("404");
   await bob.page.reload();
   await bob.page.getByText("No conversations yet").waitFor();
-  expect(ann.problems).toEqual([]);
+  expect(ann.consoleErrors).toEqual([]);
 });
 
 test("a member who did not make the room is not offered to delete it", async () => {
-  const [cara, dan] = [await here.person("cara"), await here.person("dan")];
-  const { room_id } = await here.api(await here.token(cara), "POST", "/_matrix/client/v3/createRoom", { name: "Safe", preset: "public_chat" });
+  const [cara, dan] = [await env.signUp("cara"), await env.signUp("dan")];
+  const { room_id } = await env.request(await env.accessTokenOf(cara), "POST", "/_matrix/client/v3/createRoom", { name: "Safe", preset: "public_chat" });
   const id = encodeURIComponent(String(room_id));
-  await here.api(await here.token(dan), "POST", `/_matrix/client/v3/join/${id}`, {});
+  await env.request(await env.accessTokenOf(dan), "POST", `/_matrix/client/v3/join/${id}`, {});
   await dan.page.goto(`/#/room/${id}`);
   await dan.page.getByRole("button", { name: "Details", exact: true }).click();
   await dan.page.getByRole("complementary").getByRole("tab", { name: "Settings" }).click();

@@ -9,11 +9,11 @@ import { createInterface } from "node:readline";
 import { type Browser, type BrowserContext, type BrowserContextOptions, chromium, type Page } from "playwright-core";
 import { afterAll, beforeAll } from "vitest";
 
-const ROOT = resolve(import.meta.dirname, "../..");
-const SERVER = process.env["PARLOUR_BIN"] ?? join(process.env["CARGO_TARGET_DIR"] ?? join(ROOT, "target"), "debug/parlour");
-const CHROMIUM = process.env["CHROMIUM"] ?? "/usr/bin/chromium";
+const REPOSITORY = resolve(import.meta.dirname, "../..");
+const SERVER_BINARY = process.env["PARLOUR_BIN"] ?? join(process.env["CARGO_TARGET_DIR"] ?? join(REPOSITORY, "target"), "debug/parlour");
+const CHROMIUM_BINARY = process.env["CHROMIUM"] ?? "/usr/bin/chromium";
 
-export interface Server {
+export interface TestServer {
   /** Where the page is. */
   url: string;
   /** The link with the token for the first account. */
@@ -24,14 +24,14 @@ export interface Server {
 }
 
 /** Starts a server with this environment beside the defaults. Registration is open. */
-export async function startServer(environment: Record<string, string> = {}): Promise<Server> {
-  if (!existsSync(SERVER)) throw new Error(`There is no ${SERVER}: build it with cargo build.`);
+export async function startServer(environment: Record<string, string> = {}): Promise<TestServer> {
+  if (!existsSync(SERVER_BINARY)) throw new Error(`There is no ${SERVER_BINARY}: build it with cargo build.`);
   const folder = await mkdtemp(join(tmpdir(), "parlour-page-"));
   let address = "127.0.0.1:0";
   let child: ChildProcess;
   let firstLink = "";
   const start = async (): Promise<string> => {
-    child = spawn(SERVER, {
+    child = spawn(SERVER_BINARY, {
       stdio: ["ignore", "pipe", process.env["SERVER_LOG"] === undefined ? "ignore" : "inherit"],
       env: {
         ...process.env,
@@ -58,7 +58,7 @@ export async function startServer(environment: Record<string, string> = {}): Pro
   };
   const backend = await start();
   address = new URL(backend).host;
-  const front = await frontOf(backend);
+  const front = await startFront(backend);
   return {
     url: front.url,
     firstLink: firstLink.replace(backend, front.url),
@@ -78,52 +78,52 @@ export async function startServer(environment: Record<string, string> = {}): Pro
  * Where the page is served. The server has it built in; with PAGE=built the files in web/dist are taken, through a
  * proxy, so that a change of the page needs no build of the server. Then its Content-Security-Policy is not tested.
  */
-async function frontOf(backend: string): Promise<{ url: string; stop: () => Promise<void> }> {
+async function startFront(backend: string): Promise<{ url: string; stop: () => Promise<void> }> {
   if (process.env["PAGE"] !== "built") return { url: backend, stop: async () => {} };
   const { preview } = await import("vite");
   const proxy = { "/_matrix": { target: backend, ws: true }, "/_parlour": { target: backend } };
-  const server = await preview({ root: join(ROOT, "web"), preview: { port: 0, host: "127.0.0.1", proxy }, logLevel: "silent" });
+  const server = await preview({ root: join(REPOSITORY, "web"), preview: { port: 0, host: "127.0.0.1", proxy }, logLevel: "silent" });
   return { url: server.resolvedUrls!.local[0]!.replace(/\/$/, ""), stop: async () => server.close() };
 }
 
 /** Somebody with a browser of their own. */
-export interface Person {
+export interface TestUser {
   name: string;
   password: string;
   userId: string;
   page: Page;
   context: BrowserContext;
   /** What went wrong in the page's console. */
-  problems: string[];
+  consoleErrors: string[];
 }
 
 export const PASSWORD = "correct horse battery";
 
 /** The server and the browser of one file of tests. */
-export class World {
-  server!: Server;
+export class TestEnvironment {
+  server!: TestServer;
   browser!: Browser;
   private readonly contexts: BrowserContext[] = [];
 
   /** Opens a browser that nobody is logged in to. */
-  async stranger(options: BrowserContextOptions = {}): Promise<Person> {
+  async openBrowser(options: BrowserContextOptions = {}): Promise<TestUser> {
     const context = await this.browser.newContext({ viewport: { width: 1280, height: 800 }, locale: "en-GB", baseURL: this.server.url, ...options });
     this.contexts.push(context);
     // Shorter than a test may take, so that it is told what was waited for.
     context.setDefaultTimeout(15_000);
     const page = await context.newPage();
-    const problems: string[] = [];
-    page.on("pageerror", (error) => problems.push(String(error)));
+    const consoleErrors: string[] = [];
+    page.on("pageerror", (error) => consoleErrors.push(String(error)));
     page.on("console", (message) => {
-      if (message.type() === "error" && !message.text().startsWith("Failed to load resource")) problems.push(message.text());
+      if (message.type() === "error" && !message.text().startsWith("Failed to load resource")) consoleErrors.push(message.text());
     });
-    return { name: "", password: PASSWORD, userId: "", page, context, problems };
+    return { name: "", password: PASSWORD, userId: "", page, context, consoleErrors };
   }
 
   /** Registers an account through the API and logs in to it in a browser. */
-  async person(name: string, options: BrowserContextOptions = {}): Promise<Person> {
-    const person = await this.stranger(options);
-    const { user_id, device_id, access_token } = await this.register(name);
+  async signUp(name: string, options: BrowserContextOptions = {}): Promise<TestUser> {
+    const person = await this.openBrowser(options);
+    const { user_id, device_id, access_token } = await this.registerAccount(name);
     const session = JSON.stringify({ userId: user_id, deviceId: device_id, accessToken: access_token });
     await person.context.addInitScript((stored) => {
       // Once for the context: what the page does to it later stays, also over reloads.
@@ -137,8 +137,8 @@ export class World {
   }
 
   /** Makes an account and a session. */
-  async register(name: string): Promise<{ user_id: string; device_id: string; access_token: string }> {
-    return (await this.api("", "POST", "/_matrix/client/v3/register", {
+  async registerAccount(name: string): Promise<{ user_id: string; device_id: string; access_token: string }> {
+    return (await this.request("", "POST", "/_matrix/client/v3/register", {
       username: name,
       password: PASSWORD,
       auth: { type: "m.login.dummy" },
@@ -146,12 +146,12 @@ export class World {
   }
 
   /** The access token of a person's browser. */
-  async token(person: Person): Promise<string> {
+  async accessTokenOf(person: TestUser): Promise<string> {
     return person.page.evaluate(() => (JSON.parse(localStorage.getItem("parlour.session")!) as { accessToken: string }).accessToken);
   }
 
   /** Asks the server what a test needs to have, or to know. */
-  async api(token: string, method: string, path: string, body?: unknown): Promise<Record<string, unknown>> {
+  async request(token: string, method: string, path: string, body?: unknown): Promise<Record<string, unknown>> {
     const response = await fetch(this.server.url + path, {
       method,
       headers: { ...(token === "" ? {} : { Authorization: `Bearer ${token}` }), "Content-Type": "application/json" },
@@ -165,7 +165,7 @@ export class World {
   async start(environment: Record<string, string>): Promise<void> {
     this.server = await startServer(environment);
     this.browser = await chromium.launch({
-      executablePath: CHROMIUM,
+      executablePath: CHROMIUM_BINARY,
       args: [
         "--no-sandbox",
         "--disable-gpu",
@@ -186,8 +186,8 @@ export class World {
 }
 
 /** Gives a file of tests its world. */
-export function world(environment: Record<string, string> = {}): World {
-  const made = new World();
+export function testEnvironment(environment: Record<string, string> = {}): TestEnvironment {
+  const made = new TestEnvironment();
   beforeAll(async () => made.start(environment));
   afterAll(async () => made.stop());
   return made;

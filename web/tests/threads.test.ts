@@ -1,25 +1,25 @@
 import { beforeAll, expect, test } from "vitest";
-import { type Person, world } from "./harness.ts";
-import { actions, log, message, roomOf, type TestRoom, write } from "./roomHelpers.ts";
+import { type TestUser, testEnvironment } from "./harness.ts";
+import { createRoom, messageActions, messageLog, messagesWith, type TestRoom, typeMessage } from "./roomHelpers.ts";
 
-const here = world();
-let alice: Person;
-let bob: Person;
+const env = testEnvironment();
+let alice: TestUser;
+let bob: TestUser;
 let tokens: { alice: string; bob: string };
 let room: TestRoom;
 
 beforeAll(async () => {
-  alice = await here.person("alice");
-  bob = await here.person("bob");
-  tokens = { alice: await here.token(alice), bob: await here.token(bob) };
-  room = await roomOf(here, [tokens.alice, tokens.bob]);
+  alice = await env.signUp("alice");
+  bob = await env.signUp("bob");
+  tokens = { alice: await env.accessTokenOf(alice), bob: await env.accessTokenOf(bob) };
+  room = await createRoom(env, [tokens.alice, tokens.bob]);
   await room.open(alice);
   await room.open(bob);
 });
 
 test("an answer in a thread stands in the thread, and the room shows how many there are", async () => {
-  await write(alice.page, "The root");
-  const bar = await actions(bob.page, "The root");
+  await typeMessage(alice.page, "The root");
+  const bar = await messageActions(bob.page, "The root");
   await bar.getByRole("button", { name: "More" }).click();
   await bob.page.getByRole("menuitem", { name: "Open thread" }).click();
   const thread = bob.page.getByRole("complementary", { name: "Thread" });
@@ -32,9 +32,9 @@ test("an answer in a thread stands in the thread, and the room shows how many th
     .getByRole("img", { name: /Sent|Read/ })
     .waitFor();
 
-  const chip = message(alice.page, "The root").getByRole("button", { name: /1 reply/ });
+  const chip = messagesWith(alice.page, "The root").getByRole("button", { name: /1 reply/ });
   await chip.getByText("In the thread").waitFor();
-  expect(await log(alice.page).getByRole("article").filter({ hasText: "In the thread" }).filter({ hasNotText: "The root" }).count()).toBe(0);
+  expect(await messageLog(alice.page).getByRole("article").filter({ hasText: "In the thread" }).filter({ hasNotText: "The root" }).count()).toBe(0);
 
   await chip.click();
   const other = alice.page.getByRole("complementary", { name: "Thread" });
@@ -42,7 +42,7 @@ test("an answer in a thread stands in the thread, and the room shows how many th
   await other.getByRole("textbox", { name: "Message to the thread" }).fill("Answer there");
   await other.getByRole("textbox", { name: "Message to the thread" }).press("Enter");
   await thread.getByRole("article").filter({ hasText: "Answer there" }).waitFor();
-  await message(bob.page, "The root")
+  await messagesWith(bob.page, "The root")
     .getByRole("button", { name: /2 replies/ })
     .waitFor();
 });
@@ -63,7 +63,7 @@ test("reactions and edits in a thread are seen there", async () => {
 
   // The same after a reload, from the server.
   await bob.page.reload();
-  await message(bob.page, "The root")
+  await messagesWith(bob.page, "The root")
     .getByRole("button", { name: /2 replies/ })
     .click();
   await other.getByText("In the thread, corrected").waitFor();
@@ -73,9 +73,9 @@ test("reactions and edits in a thread are seen there", async () => {
 });
 
 test("a search finds messages of the room, and leads to them", async () => {
-  await room.says(tokens.bob, "The quick marmalade");
-  for (let number = 0; number < 80; number++) await room.says(tokens.bob, `Filling ${number}`);
-  await message(alice.page, "Filling 79").waitFor();
+  await room.send(tokens.bob, "The quick marmalade");
+  for (let number = 0; number < 80; number++) await room.send(tokens.bob, `Filling ${number}`);
+  await messagesWith(alice.page, "Filling 79").waitFor();
   await alice.page.reload();
   await alice.page.getByRole("button", { name: "Search messages" }).click();
   await alice.page.getByRole("searchbox", { name: "Search for" }).fill("marmalade");
@@ -84,8 +84,8 @@ test("a search finds messages of the room, and leads to them", async () => {
   await panel.getByText("1 message found").waitFor();
   await panel.locator("mark", { hasText: "marmalade" }).waitFor();
   await panel.getByRole("button", { name: /quick/ }).click();
-  await message(alice.page, "The quick marmalade").waitFor();
-  await expect.poll(async () => message(alice.page, "The quick marmalade").evaluate((element) => element === document.activeElement)).toBe(true);
+  await messagesWith(alice.page, "The quick marmalade").waitFor();
+  await expect.poll(async () => messagesWith(alice.page, "The quick marmalade").evaluate((element) => element === document.activeElement)).toBe(true);
 });
 
 test("a search shows more on demand", async () => {
@@ -99,8 +99,8 @@ test("a search shows more on demand", async () => {
 });
 
 test("a search in all rooms leads to the other room", async () => {
-  const other = await roomOf(here, [tokens.alice], { name: "Elsewhere" });
-  await other.says(tokens.alice, "A rare zeppelin");
+  const other = await createRoom(env, [tokens.alice], { name: "Elsewhere" });
+  await other.send(tokens.alice, "A rare zeppelin");
   await alice.page.getByRole("searchbox", { name: "Search for" }).fill("zeppelin");
   await alice.page.keyboard.press("Enter");
   const panel = alice.page.getByRole("complementary", { name: "Search" });
@@ -109,10 +109,10 @@ test("a search in all rooms leads to the other room", async () => {
   await panel.getByText("in Elsewhere").waitFor();
   await panel.getByRole("button", { name: /zeppelin/ }).click();
   await alice.page.getByRole("heading", { level: 1, name: "Elsewhere" }).waitFor();
-  await message(alice.page, "A rare zeppelin").waitFor();
+  await messagesWith(alice.page, "A rare zeppelin").waitFor();
 });
 
 test("nothing went wrong in the consoles", () => {
-  expect(alice.problems).toEqual([]);
-  expect(bob.problems).toEqual([]);
+  expect(alice.consoleErrors).toEqual([]);
+  expect(bob.consoleErrors).toEqual([]);
 });

@@ -2,14 +2,14 @@ import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect, test } from "vitest";
 
-const ROOT = join(import.meta.dirname, "..");
+const SOURCE_FOLDER = join(import.meta.dirname, "..");
 
-const sheets = readdirSync(ROOT, { recursive: true, encoding: "utf8" })
+const sheets = readdirSync(SOURCE_FOLDER, { recursive: true, encoding: "utf8" })
   .filter((file) => file.endsWith(".css"))
-  .map((file) => ({ file, selectors: selectorsOf(readFileSync(join(ROOT, file), "utf8")) }));
+  .map((file) => ({ file, selectors: selectorsOf(readFileSync(join(SOURCE_FOLDER, file), "utf8")) }));
 
 /** The style sheets that say how a class looks by itself. */
-function owners(): Map<string, Set<string>> {
+function sheetsByClass(): Map<string, Set<string>> {
   const owners = new Map<string, Set<string>>();
   for (const { file, selectors } of sheets) {
     for (const selector of selectors) {
@@ -21,12 +21,12 @@ function owners(): Map<string, Set<string>> {
 }
 
 test("a class belongs to one style sheet", () => {
-  const shared = [...owners()].filter(([, files]) => files.size > 1);
+  const shared = [...sheetsByClass()].filter(([, files]) => files.size > 1);
   expect(shared.map(([name, files]) => `.${name}: ${[...files].join(", ")}`)).toEqual([]);
 });
 
 test("what varies a class is no class of another style sheet", () => {
-  const owned = owners();
+  const owned = sheetsByClass();
   const mixed = sheets.flatMap(({ file, selectors }) =>
     selectors.flatMap((selector) => {
       const variants = [...selector.matchAll(/\.[\w-]+\.([\w-]+)/g)].map(([, name = ""]) => name);

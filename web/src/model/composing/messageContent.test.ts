@@ -3,11 +3,11 @@ import { event } from "../testHelpers.ts";
 import { TimelineEvent } from "../timeline/timeline.ts";
 import { bodyText, editContent, messageContent } from "./messageContent.ts";
 
-const written = (text: string) => ({ text, mentions: [] });
+const input = (text: string) => ({ text, mentions: [] });
 
 test("a reply names what it answers, and mentions who said it", () => {
   const replyTo = new TimelineEvent(event("$1", { sender: "@bob:x" }));
-  expect(messageContent({ ...written("yes"), replyTo })).toEqual({
+  expect(messageContent({ ...input("yes"), replyTo })).toEqual({
     msgtype: "m.text",
     body: "yes",
     "m.mentions": { user_ids: ["@bob:x"] },
@@ -16,7 +16,7 @@ test("a reply names what it answers, and mentions who said it", () => {
 });
 
 test("a message in a thread falls back to a reply to the last one there", () => {
-  const content = messageContent({ ...written("x"), thread: { root: "$r", last: "$l" } });
+  const content = messageContent({ ...input("x"), thread: { root: "$r", last: "$l" } });
   expect(content["m.relates_to"]).toEqual({ rel_type: "m.thread", event_id: "$r", is_falling_back: true, "m.in_reply_to": { event_id: "$l" } });
 });
 
@@ -36,11 +36,11 @@ test("an edit has its fallback, and tells only those who were not told before", 
 });
 
 test("/me makes an emote", () => {
-  expect(messageContent(written("/me waves"))).toMatchObject({ msgtype: "m.emote", body: "waves" });
+  expect(messageContent(input("/me waves"))).toMatchObject({ msgtype: "m.emote", body: "waves" });
 });
 
 test("HTML is cleaned before it is sent", () => {
-  const content = messageContent({ ...written("**x**"), clean: (html) => html.replaceAll("strong", "b") });
+  const content = messageContent({ ...input("**x**"), clean: (html) => html.replaceAll("strong", "b") });
   expect(content["formatted_body"]).toBe("<b>x</b>");
 });
 

@@ -10,21 +10,21 @@ beforeEach(() => void vi.useFakeTimers());
 afterEach(() => void vi.useRealTimers());
 
 /** A channel over which everything is sent, or nothing where it is null. */
-function channel(request: SendChannel["request"] | null): SendChannel & { state: ReturnType<typeof signal<ConnectionState>> } {
+function createChannel(request: SendChannel["request"] | null): SendChannel & { state: ReturnType<typeof signal<ConnectionState>> } {
   return { canRequest: request !== null, state: signal<ConnectionState>("online"), request: request ?? (async () => Promise.reject(new NetworkError(""))) };
 }
 
-function roomOf(api: Api): Room {
+function createRoom(api: Api): Room {
   const room = new Room(api, "!r:x", "@me:x");
   room.applyJoin({ state: { events: [event("$c", { type: "m.room.create", state_key: "", content: { room_version: "12" } })] } });
   return room;
 }
 
-function encrypt(room: Room): void {
+function turnOnEncryption(room: Room): void {
   room.applyJoin({ state: { events: [event("$enc", { type: "m.room.encryption", state_key: "", content: { algorithm: "m.megolm.v1.aes-sha2" } })] } });
 }
 
-const hello = (body: string) => ({ msgtype: "m.text", body });
+const textContent = (body: string) => ({ msgtype: "m.text", body });
 const transactionOf = (url: URL) => url.pathname.split("/").at(-1)!;
 
 test("messages are sent one after the other, in their order", async () => {
@@ -38,9 +38,9 @@ test("messages are sent one after the other, in their order", async () => {
     sent.push((body as { body: string }).body);
     return { event_id: `$${sent.length}` };
   });
-  const room = roomOf(api);
-  const sending = new SendQueue(api, channel(null), "@me:x");
-  for (const body of ["one", "two", "three"]) sending.send(room, hello(body));
+  const room = createRoom(api);
+  const sending = new SendQueue(api, createChannel(null), "@me:x");
+  for (const body of ["one", "two", "three"]) sending.send(room, textContent(body));
   expect(room.timeline.pending).toHaveLength(3);
   await vi.waitFor(() => expect(sent).toEqual(["one", "two", "three"]));
   await vi.waitFor(() =>
@@ -58,9 +58,9 @@ test("where the channel breaks, the same transaction goes over HTTP", async () =
     transactions.push(transactionOf(url));
     return { event_id: "$1" };
   });
-  const room = roomOf(api);
+  const room = createRoom(api);
   const request = vi.fn(async () => Promise.reject(new NetworkError("broken")));
-  const echo = new SendQueue(api, channel(request as SendChannel["request"]), "@me:x").send(room, hello("x"));
+  const echo = new SendQueue(api, createChannel(request as SendChannel["request"]), "@me:x").send(room, textContent("x"));
   await vi.waitFor(() => expect(transactions).toEqual([echo.key]));
   expect(request).toHaveBeenCalledWith("send", expect.anything(), echo.key);
 });
@@ -68,9 +68,9 @@ test("where the channel breaks, the same transaction goes over HTTP", async () =
 test("a limit is waited out", async () => {
   let asked = 0;
   const api = apiAnswering(() => (++asked === 1 ? errorResponse(429, "M_LIMIT_EXCEEDED", { retry_after_ms: 700 }) : { event_id: "$1" }));
-  const room = roomOf(api);
+  const room = createRoom(api);
   const limited = async () => Promise.reject(new MatrixError(429, "M_LIMIT_EXCEEDED", "slow down"));
-  const echo = new SendQueue(api, channel(limited as SendChannel["request"]), "@me:x").send(room, hello("x"));
+  const echo = new SendQueue(api, createChannel(limited as SendChannel["request"]), "@me:x").send(room, textContent("x"));
   await vi.waitFor(() => expect(asked).toBe(1));
   expect(echo.sendState).toBe("sending");
   await vi.advanceTimersByTimeAsync(700);
@@ -80,10 +80,10 @@ test("a limit is waited out", async () => {
 
 test("what the server refuses fails with its words, and what comes after it is sent", async () => {
   const api = apiAnswering((_, { body }) => ((body as { body: string }).body === "bad" ? errorResponse(403, "M_FORBIDDEN") : { event_id: "$1" }));
-  const room = roomOf(api);
-  const sending = new SendQueue(api, channel(null), "@me:x");
-  const bad = sending.send(room, hello("bad"));
-  const good = sending.send(room, hello("good"));
+  const room = createRoom(api);
+  const sending = new SendQueue(api, createChannel(null), "@me:x");
+  const bad = sending.send(room, textContent("bad"));
+  const good = sending.send(room, textContent("good"));
   await vi.waitFor(() => expect(good.sendState).toBe("sent"));
   expect([bad.sendState, bad.problem]).toEqual(["failed", "M_FORBIDDEN"]);
 });
@@ -96,11 +96,11 @@ test("without a connection everything waits, and goes in the same order with the
     sent.push([(body as { body: string }).body, transactionOf(url)]);
     return { event_id: `$${sent.length}` };
   });
-  const room = roomOf(api);
-  const live = channel(null);
+  const room = createRoom(api);
+  const live = createChannel(null);
   live.state.value = "offline";
   const sending = new SendQueue(api, live, "@me:x");
-  const echoes = ["one", "two"].map((body) => sending.send(room, hello(body)));
+  const echoes = ["one", "two"].map((body) => sending.send(room, textContent(body)));
   await vi.waitFor(() => expect(echoes.map(({ sendState }) => sendState)).toEqual(["failed", "failed"]));
   isOffline = false;
   sending.retryAll([room]);
@@ -118,8 +118,8 @@ test("a single request that fails is tried again after a while", async () => {
     if (++asked === 1) throw new TypeError("a hiccup");
     return { event_id: "$1" };
   });
-  const room = roomOf(api);
-  const echo = new SendQueue(api, channel(null), "@me:x").send(room, hello("x"));
+  const room = createRoom(api);
+  const echo = new SendQueue(api, createChannel(null), "@me:x").send(room, textContent("x"));
   await vi.waitFor(() => expect(echo.sendState).toBe("failed"));
   await vi.advanceTimersByTimeAsync(5_000);
   await vi.waitFor(() => expect(echo.sendState).toBe("sent"));
@@ -128,10 +128,10 @@ test("a single request that fails is tried again after a while", async () => {
 test("nothing is sent into an encrypted room", async () => {
   const asked = vi.fn(() => ({ event_id: "$1" }));
   const api = apiAnswering(asked);
-  const room = roomOf(api);
-  encrypt(room);
-  const sending = new SendQueue(api, channel(asked as unknown as SendChannel["request"]), "@me:x");
-  expect(() => sending.send(room, hello("secret"))).toThrow("This room is encrypted");
+  const room = createRoom(api);
+  turnOnEncryption(room);
+  const sending = new SendQueue(api, createChannel(asked as unknown as SendChannel["request"]), "@me:x");
+  expect(() => sending.send(room, textContent("secret"))).toThrow("This room is encrypted");
   await expect(sending.sendWithoutEcho(room, "m.reaction", {})).rejects.toThrow("This room is encrypted");
   expect(room.timeline.pending).toEqual([]);
   expect(asked).not.toHaveBeenCalled();
@@ -145,13 +145,13 @@ test("a message that waits is not sent when its room became encrypted meanwhile"
     sent.push(body);
     return { event_id: "$1" };
   });
-  const room = roomOf(api);
-  const live = channel(null);
+  const room = createRoom(api);
+  const live = createChannel(null);
   live.state.value = "offline";
   const sending = new SendQueue(api, live, "@me:x");
-  const echo = sending.send(room, hello("secret"));
+  const echo = sending.send(room, textContent("secret"));
   await vi.waitFor(() => expect(echo.sendState).toBe("failed"));
-  encrypt(room);
+  turnOnEncryption(room);
   isOffline = false;
   sending.retryAll([room]);
   await vi.waitFor(() => expect(echo.problem).toMatch(/encrypted/));
@@ -165,12 +165,12 @@ test("a message behind another in the queue is not sent when the room becomes en
     sent.push((body as { body: string }).body);
     return new Promise((resolve) => (answer = resolve));
   });
-  const room = roomOf(api);
-  const sending = new SendQueue(api, channel(null), "@me:x");
-  sending.send(room, hello("one"));
-  const second = sending.send(room, hello("two"));
+  const room = createRoom(api);
+  const sending = new SendQueue(api, createChannel(null), "@me:x");
+  sending.send(room, textContent("one"));
+  const second = sending.send(room, textContent("two"));
   await vi.waitFor(() => expect(sent).toEqual(["one"]));
-  encrypt(room);
+  turnOnEncryption(room);
   answer({ event_id: "$1" });
   await vi.waitFor(() => expect(second.sendState).toBe("failed"));
   expect(sent).toEqual(["one"]);

@@ -26,7 +26,7 @@ beforeEach(() => {
 });
 afterEach(() => void vi.useRealTimers());
 
-async function answered(): Promise<void> {
+async function waitForResponse(): Promise<void> {
   answers.shift()?.();
   await vi.advanceTimersByTimeAsync(0);
 }
@@ -35,7 +35,7 @@ test("many keys are told once, and again before the server forgets", async () =>
   for (let second = 0; second < 25; second++) {
     typist.keepTyping();
     await vi.advanceTimersByTimeAsync(1_000);
-    await answered();
+    await waitForResponse();
   }
   expect(told).toEqual([true, true]);
 });
@@ -43,10 +43,10 @@ test("many keys are told once, and again before the server forgets", async () =>
 test("a pause, and sending, end it", async () => {
   typist.keepTyping();
   await vi.advanceTimersByTimeAsync(0);
-  await answered();
+  await waitForResponse();
   await vi.advanceTimersByTimeAsync(8_000);
   expect(told).toEqual([true, false]);
-  await answered();
+  await waitForResponse();
   typist.stopTyping();
   await vi.advanceTimersByTimeAsync(0);
   expect(told).toEqual([true, false]);
@@ -58,7 +58,7 @@ test("what is told last arrives last", async () => {
   typist.keepTyping();
   await vi.advanceTimersByTimeAsync(0);
   expect(told).toEqual([true]);
-  await answered();
-  await answered();
+  await waitForResponse();
+  await waitForResponse();
   expect(told).toEqual([true, false, true]);
 });

@@ -18,30 +18,30 @@ function message(sender: string, body: string, content = {}): RawEvent {
   return { event_id: `$${next}`, type: "m.room.message", sender, origin_server_ts: next, content: { msgtype: "m.text", body, ...content } };
 }
 
-function named(name: string): RawEvent {
+function nameEvent(name: string): RawEvent {
   return { event_id: `$n${name}`, type: "m.room.name", state_key: "", sender: ME, origin_server_ts: 0, content: { name } };
 }
 
-function hasRoom(rooms: RoomStore, id: string, name: string, events: RawEvent[], unread = 0): void {
-  const room = { state: { events: [named(name)] }, timeline: { events }, unread_notifications: { notification_count: unread } };
+function addRoom(rooms: RoomStore, id: string, name: string, events: RawEvent[], unread = 0): void {
+  const room = { state: { events: [nameEvent(name)] }, timeline: { events }, unread_notifications: { notification_count: unread } };
   rooms.update({ next_batch: "n", rooms: { join: { [id]: room } } });
 }
 
 test("the preview says who wrote, and what it is", () => {
   const rooms = new RoomStore({} as Api, ME);
-  hasRoom(rooms, "!r", "Tea", [message("@ann:x", "Milk\n\nor lemon?")]);
+  addRoom(rooms, "!r", "Tea", [message("@ann:x", "Milk\n\nor lemon?")]);
   const room = rooms.get("!r")!;
   expect(roomPreview(room, ME)).toBe("ann: Milk or lemon?");
-  hasRoom(rooms, "!r", "Tea", [message(ME, "cat.png", { msgtype: "m.image" })]);
+  addRoom(rooms, "!r", "Tea", [message(ME, "cat.png", { msgtype: "m.image" })]);
   expect(roomPreview(room, ME)).toBe("You: Photo");
   rooms.setDirectChats({ "@ann:x": ["!r"] });
-  hasRoom(rooms, "!r", "Tea", [message("@ann:x", "> <@me:x> old\n> text\n\nIndeed")]);
+  addRoom(rooms, "!r", "Tea", [message("@ann:x", "> <@me:x> old\n> text\n\nIndeed")]);
   expect(roomPreview(room, ME)).toBe("Indeed");
 });
 
 test("one who types is named, several are counted", () => {
   const rooms = new RoomStore({} as Api, ME);
-  hasRoom(rooms, "!r", "Tea", []);
+  addRoom(rooms, "!r", "Tea", []);
   const room = rooms.get("!r")!;
   expect(typingText(room)).toBe(null);
   room.typing.value = ["@ann:x"];
@@ -52,8 +52,8 @@ test("one who types is named, several are counted", () => {
 
 test("the list is filtered by kind and by words, without case and accents", () => {
   const rooms = new RoomStore({} as Api, ME);
-  hasRoom(rooms, "!a", "Über uns", []);
-  hasRoom(rooms, "!b", "Tea", [message("@ann:x", "hi")], 2);
+  addRoom(rooms, "!a", "Über uns", []);
+  addRoom(rooms, "!b", "Tea", [message("@ann:x", "hi")], 2);
   rooms.setDirectChats({ "@ann:x": ["!b"] });
   const ids = (filter: Parameters<typeof filterRooms>[1], search: string) => filterRooms(rooms.joined.value, filter, search).map(({ id }) => id);
   expect(ids("all", "uber")).toEqual(["!a"]);
@@ -66,20 +66,20 @@ test("the list is filtered by kind and by words, without case and accents", () =
 test("news are the rooms whose count went up, after the first look", () => {
   const rooms = new RoomStore({} as Api, ME);
   const notifying = new NotificationTracker(ME);
-  hasRoom(rooms, "!a", "A", [message("@ann:x", "old")], 3);
+  addRoom(rooms, "!a", "A", [message("@ann:x", "old")], 3);
   expect(notifying.takeNewNotifications(rooms.joined.value)).toEqual([]);
-  hasRoom(rooms, "!a", "A", [message("@ann:x", "new")], 4);
+  addRoom(rooms, "!a", "A", [message("@ann:x", "new")], 4);
   expect(notifying.takeNewNotifications(rooms.joined.value).map(({ room, event }) => [room.id, event.content["body"]])).toEqual([["!a", "new"]]);
-  hasRoom(rooms, "!a", "A", [], 0);
+  addRoom(rooms, "!a", "A", [], 0);
   expect(notifying.takeNewNotifications(rooms.joined.value)).toEqual([]);
 });
 
-function founding(rooms: RoomStore) {
+function createRoomEntry(rooms: RoomStore) {
   const asked: string[] = [];
   const api = {
     post: async (path: string) => {
       asked.push(path);
-      queueMicrotask(() => hasRoom(rooms, "!new", "", []));
+      queueMicrotask(() => addRoom(rooms, "!new", "", []));
       return { room_id: "!new" };
     },
     put: async () => ({}),
@@ -90,8 +90,8 @@ function founding(rooms: RoomStore) {
 
 test("a direct chat is found again, also through an invitation, and made otherwise", async () => {
   const rooms = new RoomStore({} as Api, ME);
-  const { asked, account, made } = founding(rooms);
-  hasRoom(rooms, "!old", "", []);
+  const { asked, account, made } = createRoomEntry(rooms);
+  addRoom(rooms, "!old", "", []);
   account.directChats.value = { "@ann:x": ["!gone", "!old"] };
   expect(await made.directChatWith("@ann:x")).toBe("!old");
   expect(asked).toEqual([]);

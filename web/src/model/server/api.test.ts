@@ -3,12 +3,12 @@ import { Api, messageOf } from "./api.ts";
 
 afterEach(() => vi.unstubAllGlobals());
 
-function refusal(): Response {
+function unknownTokenResponse(): Response {
   return new Response(JSON.stringify({ errcode: "M_UNKNOWN_TOKEN", error: "no", soft_logout: true }), { status: 401 });
 }
 
 test("a refused token is told", async () => {
-  vi.stubGlobal("fetch", async () => refusal());
+  vi.stubGlobal("fetch", async () => unknownTokenResponse());
   const api = new Api("http://localhost", "old");
   const told = vi.fn();
   api.onUnknownToken = told;
@@ -27,7 +27,7 @@ test("a late refusal of an old token does not end the session that came after it
 
   const asking = api.get("/a");
   api.accessToken = "new";
-  answer(refusal());
+  answer(unknownTokenResponse());
 
   await expect(asking).rejects.toMatchObject({ errcode: "M_UNKNOWN_TOKEN" });
   expect(told).not.toHaveBeenCalled();
@@ -35,7 +35,7 @@ test("a late refusal of an old token does not end the session that came after it
 
 test("a refusal is told of the token that was sent, also when one had to wait before", async () => {
   const api = new Api("http://localhost", "old");
-  const answers = [new Response(JSON.stringify({ errcode: "M_LIMIT_EXCEEDED", retry_after_ms: 1 }), { status: 429 }), refusal()];
+  const answers = [new Response(JSON.stringify({ errcode: "M_LIMIT_EXCEEDED", retry_after_ms: 1 }), { status: 429 }), unknownTokenResponse()];
   vi.stubGlobal("fetch", async () => {
     api.accessToken = "new";
     return answers.shift()!;

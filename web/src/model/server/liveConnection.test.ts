@@ -57,11 +57,11 @@ afterEach(() => {
   vi.useRealTimers();
 });
 
-type Sync = (url: URL, signal: AbortSignal | null) => unknown;
+type SyncHandler = (url: URL, signal: AbortSignal | null) => unknown;
 
-const waitForever: Sync = async (_, signal) => new Promise((_, reject) => signal?.addEventListener("abort", () => reject(signal.reason as Error)));
+const neverAnswer: SyncHandler = async (_, signal) => new Promise((_, reject) => signal?.addEventListener("abort", () => reject(signal.reason as Error)));
 
-function start(sync: Sync = waitForever, lost: (error: MatrixError) => void = () => {}): LiveConnection {
+function start(sync: SyncHandler = neverAnswer, lost: (error: MatrixError) => void = () => {}): LiveConnection {
   const api = apiAnswering((url, { signal }) => {
     if (url.pathname.endsWith("/whoami")) return errorResponse(401, "M_UNKNOWN_TOKEN");
     syncs.push(url);
@@ -120,7 +120,7 @@ test("after a break it goes on where it was", async () => {
 
 test("after two sockets that do not work /sync is asked, from where it was, and sockets are tried later", async () => {
   let answered = 0;
-  const connection = start(async (url, signal) => (++answered <= 2 ? { next_batch: `s${answered}` } : waitForever(url, signal)));
+  const connection = start(async (url, signal) => (++answered <= 2 ? { next_batch: `s${answered}` } : neverAnswer(url, signal)));
   (await socketNumber(1)).close(1006);
   (await socketNumber(2)).close(1006);
   await vi.waitFor(() => expect(updates).toEqual(["s1", "s2"]));
@@ -138,7 +138,7 @@ test("where the server is away, sockets are tried again when it is back", async 
   let isAway = true;
   start(async (url, signal) => {
     if (isAway) throw new TypeError("away");
-    return waitForever(url, signal);
+    return neverAnswer(url, signal);
   });
   (await socketNumber(1)).close(1006);
   (await socketNumber(2)).close(1006);
@@ -151,7 +151,7 @@ test("where the server is away, sockets are tried again when it is back", async 
 
 test("code 4401 ends the session", async () => {
   const lost = vi.fn();
-  start(waitForever, lost);
+  start(neverAnswer, lost);
   const socket = await socketNumber(1);
   await socket.welcome();
   socket.close(4401);
@@ -162,7 +162,7 @@ test("code 4401 ends the session", async () => {
 
 test("a token that is refused at the beginning ends the session at once", async () => {
   const lost = vi.fn();
-  start(waitForever, lost);
+  start(neverAnswer, lost);
   const socket = await socketNumber(1);
   socket.open();
   await vi.waitFor(() => expect(socket.sent).toHaveLength(1));

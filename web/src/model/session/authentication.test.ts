@@ -2,7 +2,7 @@ import { expect, test } from "vitest";
 import { type Api, MatrixError } from "../server/api.ts";
 import { checkUsername, fetchRegistrationMode, passwordProblem, toUsername } from "./authentication.ts";
 
-function answering(error: Error | null): Api {
+function apiFailingWith(error: Error | null): Api {
   const answer = async (): Promise<unknown> => {
     if (error !== null) throw error;
     return {};
@@ -10,26 +10,26 @@ function answering(error: Error | null): Api {
   return { post: answer, get: answer } as unknown as Api;
 }
 
-function flows(...stages: string[][]): Api {
-  return answering(new MatrixError(401, "M_UNAUTHORIZED", "", { flows: stages.map((each) => ({ stages: each })), session: "s" }));
+function apiWithFlows(...stages: string[][]): Api {
+  return apiFailingWith(new MatrixError(401, "M_UNAUTHORIZED", "", { flows: stages.map((each) => ({ stages: each })), session: "s" }));
 }
 
 test("registration is open where a flow needs nothing", async () => {
-  expect(await fetchRegistrationMode(flows(["m.login.registration_token"], ["m.login.dummy"]))).toBe("open");
+  expect(await fetchRegistrationMode(apiWithFlows(["m.login.registration_token"], ["m.login.dummy"]))).toBe("open");
 });
 
 test("registration needs a token where every flow does", async () => {
-  expect(await fetchRegistrationMode(flows(["m.login.registration_token", "m.login.dummy"]))).toBe("token");
+  expect(await fetchRegistrationMode(apiWithFlows(["m.login.registration_token", "m.login.dummy"]))).toBe("token");
 });
 
 test("registration is closed where the server says so, or asks for what the page cannot do", async () => {
-  expect(await fetchRegistrationMode(answering(new MatrixError(403, "M_FORBIDDEN", "")))).toBe("closed");
-  expect(await fetchRegistrationMode(flows(["m.login.recaptcha"]))).toBe("closed");
+  expect(await fetchRegistrationMode(apiFailingWith(new MatrixError(403, "M_FORBIDDEN", "")))).toBe("closed");
+  expect(await fetchRegistrationMode(apiWithFlows(["m.login.recaptcha"]))).toBe("closed");
 });
 
 test("a name that is taken is said to be", async () => {
-  expect(await checkUsername(answering(null), "ann")).toEqual({ free: true });
-  const taken = answering(new MatrixError(400, "M_USER_IN_USE", "x"));
+  expect(await checkUsername(apiFailingWith(null), "ann")).toEqual({ free: true });
+  const taken = apiFailingWith(new MatrixError(400, "M_USER_IN_USE", "x"));
   expect(await checkUsername(taken, "ann")).toEqual({ free: false, why: "This name is taken." });
 });
 

@@ -8,7 +8,7 @@ function unauthorized(body: Content): MatrixError {
 }
 
 /** A server that wants these stages in one flow of several. */
-function server(flows: string[][], password = "right") {
+function serverWithFlows(flows: string[][], password = "right") {
   const seen: (Content | undefined)[] = [];
   const completed: string[] = [];
   const send = async (auth: Content | undefined): Promise<string> => {
@@ -32,7 +32,7 @@ test("what needs no proof is sent once", async () => {
 });
 
 test("the password is given with the session that the server named", async () => {
-  const { send, seen } = server([["m.login.password"]]);
+  const { send, seen } = serverWithFlows([["m.login.password"]]);
   expect(await withInteractiveAuth(send, passwordAnswers("@a:x", "right"))).toBe("done");
   expect(seen[1]).toEqual({
     type: "m.login.password",
@@ -43,25 +43,25 @@ test("the password is given with the session that the server named", async () =>
 });
 
 test("a wrong password is told to be one, and not tried again", async () => {
-  const { send, seen } = server([["m.login.password"]]);
+  const { send, seen } = serverWithFlows([["m.login.password"]]);
   await expect(withInteractiveAuth(send, passwordAnswers("@a:x", "wrong"))).rejects.toThrow("not the right password");
   expect(seen).toHaveLength(2);
 });
 
 test("several stages are gone through in order", async () => {
-  const { send, seen } = server([[TOKEN_STAGE, "m.login.dummy"]]);
+  const { send, seen } = serverWithFlows([[TOKEN_STAGE, "m.login.dummy"]]);
   expect(await withInteractiveAuth(send, { [TOKEN_STAGE]: { token: "t" } })).toBe("done");
   expect(seen.map((auth) => auth?.["type"])).toEqual([undefined, TOKEN_STAGE, "m.login.dummy"]);
 });
 
 test("a flow that uses the token comes before one that needs nothing", async () => {
-  const { send, seen } = server([["m.login.dummy"], [TOKEN_STAGE]]);
+  const { send, seen } = serverWithFlows([["m.login.dummy"], [TOKEN_STAGE]]);
   await withInteractiveAuth(send, { [TOKEN_STAGE]: { token: "t" } });
   expect(seen.map((auth) => auth?.["type"])).toEqual([undefined, TOKEN_STAGE]);
 });
 
 test("a stage that the page does not know is said to be one", async () => {
-  const { send } = server([["m.login.recaptcha"]]);
+  const { send } = serverWithFlows([["m.login.recaptcha"]]);
   await expect(withInteractiveAuth(send, {})).rejects.toThrow("cannot give");
 });
 

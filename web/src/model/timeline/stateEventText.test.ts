@@ -6,7 +6,7 @@ import { TimelineEvent } from "./timeline.ts";
 
 const NAMES: Record<string, string> = { "@a:x": "Ann", "@b:x": "Bob" };
 
-function words(type: string, sender: string, key: string, content: Content, before?: Content): string | null {
+function textOf(type: string, sender: string, key: string, content: Content, before?: Content): string | null {
   const raw = event("$1", { type, sender, state_key: key, content, ...(before === undefined ? {} : { unsigned: { prev_content: before } }) });
   return stateEventText(new TimelineEvent(raw), (userId) => NAMES[userId] ?? userId);
 }
@@ -24,7 +24,7 @@ test.each<[string, string, Content, Content | undefined, string | null]>([
   ["@b:x", "@b:x", { membership: "join", avatar_url: "mxc://x/1" }, { membership: "join" }, "Bob changed their picture"],
   ["@b:x", "@b:x", { membership: "join" }, { membership: "join" }, null],
 ])("of a member by %s about %s: %j", (sender, key, content, before, said) => {
-  expect(words("m.room.member", sender, key, content, before)).toBe(said);
+  expect(textOf("m.room.member", sender, key, content, before)).toBe(said);
 });
 
 test.each<[string, Content, Content | undefined, string | null]>([
@@ -37,5 +37,5 @@ test.each<[string, Content, Content | undefined, string | null]>([
   ["m.room.join_rules", { join_rule: "public" }, undefined, "Ann opened the room to everyone"],
   ["org.example.other", {}, undefined, null],
 ])("of %s: %j", (type, content, before, said) => {
-  expect(words(type, "@a:x", "", content, before)).toBe(said);
+  expect(textOf(type, "@a:x", "", content, before)).toBe(said);
 });

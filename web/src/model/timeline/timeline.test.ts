@@ -3,10 +3,10 @@ import type { RawEvent } from "../server/events.ts";
 import { apiAnswering, edit, event, reaction, redaction, reply } from "../testHelpers.ts";
 import { Timeline, TimelineEvent } from "./timeline.ts";
 
-const nothing = apiAnswering(() => ({ chunk: [] }));
+const emptyApi = apiAnswering(() => ({ chunk: [] }));
 
 function timelineWith(...events: RawEvent[]): Timeline {
-  const timeline = new Timeline(nothing, "!r:x");
+  const timeline = new Timeline(emptyApi, "!r:x");
   timeline.update(events, false, undefined);
   return timeline;
 }
@@ -22,7 +22,7 @@ function echoOf(key: string): TimelineEvent {
 }
 
 /** A server whose room has these events, the newest last; tokens are positions among them. */
-function history(all: RawEvent[], page: number) {
+function serverWithHistory(all: RawEvent[], page: number) {
   return apiAnswering((url) => {
     const from = Number(url.searchParams.get("from"));
     const begin = Math.max(from - page, 0);
@@ -38,7 +38,7 @@ test("an event that is told twice is there once", () => {
 
 test("history is put in front, in its order", async () => {
   const all = ["$1", "$2", "$3", "$4", "$5"].map((id) => event(id));
-  const timeline = new Timeline(history(all, 2), "!r:x");
+  const timeline = new Timeline(serverWithHistory(all, 2), "!r:x");
   timeline.update([all[4]!], true, "4");
   await timeline.loadBack();
   await timeline.loadBack();
@@ -50,7 +50,7 @@ test("history is put in front, in its order", async () => {
 
 test("the gap of a limited sync is filled, and what comes meanwhile goes after it", async () => {
   const all = Array.from({ length: 10 }, (_, at) => event(`$${at}`));
-  const timeline = new Timeline(history(all, 3), "!r:x");
+  const timeline = new Timeline(serverWithHistory(all, 3), "!r:x");
   timeline.update(all.slice(0, 2), false, undefined);
   timeline.update(all.slice(8, 9), true, "8");
   timeline.update(all.slice(9), false, undefined);
@@ -59,7 +59,7 @@ test("the gap of a limited sync is filled, and what comes meanwhile goes after i
 
 test("where the gap is too big the older events are let go, and can be loaded again", async () => {
   const all = Array.from({ length: 100 }, (_, at) => event(`$${at}`));
-  const timeline = new Timeline(history(all, 3), "!r:x");
+  const timeline = new Timeline(serverWithHistory(all, 3), "!r:x");
   timeline.update(all.slice(0, 2), false, undefined);
   timeline.update(all.slice(99), true, "99");
   await expect.poll(() => timeline.resets.value).toBe(1);
@@ -135,7 +135,7 @@ test("an own edit is shown at once, and no more when it is given up", () => {
 
 test("what is said about an event before it is loaded counts when it is", async () => {
   const all = [event("$1"), reaction("$r", "$1", "👍", "@bob:x"), edit("$e", "$1", "edited"), reply("$t", "$1"), event("$2"), redaction("$x", "$2")];
-  const timeline = new Timeline(history(all, 1), "!r:x");
+  const timeline = new Timeline(serverWithHistory(all, 1), "!r:x");
   timeline.update([], true, String(all.length));
   while (timeline.canGoBack) await timeline.loadBack();
   const target = timeline.get("$1")!;

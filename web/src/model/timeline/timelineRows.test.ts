@@ -4,10 +4,10 @@ import { apiAnswering, edit, event, reaction, redaction, reply } from "../testHe
 import { Timeline } from "./timeline.ts";
 import { buildRows } from "./timelineRows.ts";
 
-const NOON = Date.UTC(2026, 0, 5, 12);
-const MINUTE = 60_000;
+const NOON_MS = Date.UTC(2026, 0, 5, 12);
+const MINUTE_MS = 60_000;
 
-function eventsOf(...raw: RawEvent[]) {
+function timelineEvents(...raw: RawEvent[]) {
   const timeline = new Timeline(
     apiAnswering(() => ({})),
     "!r:x",
@@ -21,9 +21,12 @@ const join = (id: string, user: string, time: number) =>
   event(id, { type: "m.room.member", state_key: user, sender: user, origin_server_ts: time, content: { membership: "join" } });
 
 test("what one person says in a row is grouped, until some minutes pass", () => {
-  const rows = buildRows(eventsOf(at("$1", NOON), at("$2", NOON + MINUTE), at("$3", NOON + 2 * MINUTE, "@bob:x"), at("$4", NOON + 20 * MINUTE, "@bob:x")), {
-    me: "@me:x",
-  });
+  const rows = buildRows(
+    timelineEvents(at("$1", NOON_MS), at("$2", NOON_MS + MINUTE_MS), at("$3", NOON_MS + 2 * MINUTE_MS, "@bob:x"), at("$4", NOON_MS + 20 * MINUTE_MS, "@bob:x")),
+    {
+      me: "@me:x",
+    },
+  );
   expect(rows.map((row) => row.kind === "message" && [row.isFirst, row.isLast])).toEqual([
     [true, false],
     [false, true],
@@ -33,24 +36,24 @@ test("what one person says in a row is grouped, until some minutes pass", () => 
 });
 
 test("days are separated", () => {
-  const rows = buildRows(eventsOf(at("$1", NOON), at("$2", NOON + MINUTE), at("$3", NOON + 1_440 * MINUTE)), { me: "@me:x" });
-  expect(rows.map(({ day }) => day)).toEqual([NOON, null, NOON + 1_440 * MINUTE]);
+  const rows = buildRows(timelineEvents(at("$1", NOON_MS), at("$2", NOON_MS + MINUTE_MS), at("$3", NOON_MS + 1_440 * MINUTE_MS)), { me: "@me:x" });
+  expect(rows.map(({ day }) => day)).toEqual([NOON_MS, null, NOON_MS + 1_440 * MINUTE_MS]);
 });
 
 test("the new messages begin with the first of somebody else after what was read", () => {
-  const events = eventsOf(at("$1", NOON), at("$2", NOON, "@me:x"), at("$3", NOON), at("$4", NOON));
+  const events = timelineEvents(at("$1", NOON_MS), at("$2", NOON_MS, "@me:x"), at("$3", NOON_MS), at("$4", NOON_MS));
   const rows = buildRows(events, { me: "@me:x", readUpTo: events[0]!.order });
   expect(rows.map(({ isUnread }) => isUnread)).toEqual([false, false, true, false]);
 });
 
 test("changes in a row are one row; edits, reactions and threads are none", () => {
-  const events = eventsOf(
-    join("$a", "@a:x", NOON),
-    join("$b", "@b:x", NOON),
-    at("$1", NOON),
-    edit("$e", "$1", "new", { origin_server_ts: NOON }),
+  const events = timelineEvents(
+    join("$a", "@a:x", NOON_MS),
+    join("$b", "@b:x", NOON_MS),
+    at("$1", NOON_MS),
+    edit("$e", "$1", "new", { origin_server_ts: NOON_MS }),
     reaction("$r", "$1", "👍", "@b:x"),
-    reply("$t", "$1", { origin_server_ts: NOON }),
+    reply("$t", "$1", { origin_server_ts: NOON_MS }),
   );
   const rows = buildRows(events, { me: "@me:x" });
   expect(rows.map(({ kind, key }) => [kind, key])).toEqual([
@@ -60,11 +63,17 @@ test("changes in a row are one row; edits, reactions and threads are none", () =
 });
 
 test("a thread has its root and its answers, and nothing else", () => {
-  const events = eventsOf(at("$1", NOON), at("$2", NOON), reply("$t", "$1", { origin_server_ts: NOON }), join("$a", "@a:x", NOON));
+  const events = timelineEvents(at("$1", NOON_MS), at("$2", NOON_MS), reply("$t", "$1", { origin_server_ts: NOON_MS }), join("$a", "@a:x", NOON_MS));
   expect(buildRows(events, { me: "@me:x", thread: "$1" }).map(({ key }) => key)).toEqual(["$1", "$t"]);
 });
 
 test("a deleted message leaves its place, a deleted edit does not", () => {
-  const events = eventsOf(at("$1", NOON), edit("$e", "$1", "x", { origin_server_ts: NOON }), at("$2", NOON), redaction("$x", "$e"), redaction("$y", "$2"));
+  const events = timelineEvents(
+    at("$1", NOON_MS),
+    edit("$e", "$1", "x", { origin_server_ts: NOON_MS }),
+    at("$2", NOON_MS),
+    redaction("$x", "$e"),
+    redaction("$y", "$2"),
+  );
   expect(buildRows(events, { me: "@me:x" }).map(({ key }) => key)).toEqual(["$1", "$2"]);
 });
