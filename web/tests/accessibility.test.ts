@@ -6,10 +6,10 @@ import { type TestUser, testEnvironment } from "./harness.ts";
 
 const env = testEnvironment();
 
-/** What axe finds wrong in what is shown, by the rules of WCAG 2.2 AA and its best practices. */
+/** Returns the problems that axe finds by WCAG 2.2 AA and its best practices. */
 async function accessibilityProblems(page: Page): Promise<string[]> {
   const source = await readFile(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
-  // Evaluated, not added as a script: the Content-Security-Policy allows none.
+  // Evaluated instead of added as a script, which the Content-Security-Policy forbids.
   await page.evaluate(source);
   return page.evaluate(async () => {
     interface Axe {

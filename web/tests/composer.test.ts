@@ -17,7 +17,7 @@ beforeAll(async () => {
   await room.open(bob);
 });
 
-/** The content of the newest message of the room. */
+/** Returns the content of the newest message of the room. */
 async function newestContent(): Promise<Record<string, unknown>> {
   const { chunk } = await env.request(tokens.alice, "GET", `${room.path}/messages?dir=b&limit=5`);
   return (chunk as { type: string; content: Record<string, unknown> }[]).find(({ type }) => type === "m.room.message")!.content;
@@ -161,7 +161,7 @@ test("on a touch screen Enter is a new line, and the button sends", async () => 
   await messagesWith(bob.page, "two").last().waitFor();
   expect((await newestContent())["body"]).toBe("one\ntwo");
 
-  // What one does with a message is behind a long press.
+  // The actions on a message are behind a long press.
   const touched = messagesWith(carol.page, "At last");
   await touched.dispatchEvent("pointerdown", { pointerType: "touch", clientX: 100, clientY: 100 });
   await carol.page.getByRole("menuitem", { name: "Reply" }).waitFor();

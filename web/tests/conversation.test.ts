@@ -130,7 +130,8 @@ test("only harmless HTML is shown", async () => {
   await spoiler.press("Enter");
   await spoiler.waitFor({ state: "detached" });
 
-  // While the sanitiser reads such a message the browser tells that the policy would not let it run either.
+  // While the sanitiser reads such a message, the browser reports that the Content-Security-Policy would block it as
+  // well.
   await messagesWith(bob.page, "good link").waitFor();
   for (const { consoleErrors } of [alice, bob]) {
     const others = consoleErrors.filter((problem) => !problem.includes("Content Security Policy"));

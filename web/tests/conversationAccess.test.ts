@@ -28,7 +28,7 @@ beforeAll(async () => {
   await room.redact(tokens.bob, await room.send(tokens.bob, "gone"));
 });
 
-/** What the checker finds in a page, in short. */
+/** Returns the problems that axe finds in the main view. */
 async function accessibilityProblems(page: Page): Promise<string[]> {
   await page.evaluate(axe.source);
   return page.evaluate(async () => {

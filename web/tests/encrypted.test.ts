@@ -13,7 +13,7 @@ beforeAll(async () => {
   tokens = { alice: await env.accessTokenOf(alice), bob: (await env.registerAccount("bob")).access_token };
 });
 
-/** What was said in a room for everyone to read. */
+/** Returns the unencrypted messages and reactions of a room. */
 async function unencryptedEvents(room: TestRoom): Promise<unknown[]> {
   const { chunk } = await env.request(tokens.alice, "GET", `${room.path}/messages?dir=b&limit=50`);
   return (chunk as { type: string }[]).filter(({ type }) => type === "m.room.message" || type === "m.reaction");

@@ -1,4 +1,4 @@
-// A server of its own for each file of tests, and people with browsers who use it.
+// Starts a server for each test file, and signs up users with their own browsers.
 
 import { type ChildProcess, spawn } from "node:child_process";
 import { existsSync } from "node:fs";
@@ -14,16 +14,16 @@ const SERVER_BINARY = process.env["PARLOUR_BIN"] ?? join(process.env["CARGO_TARG
 const CHROMIUM_BINARY = process.env["CHROMIUM"] ?? "/usr/bin/chromium";
 
 export interface TestServer {
-  /** Where the page is. */
+  /** The address of the page. */
   url: string;
-  /** The link with the token for the first account. */
+  /** The link with the registration token for the first account. */
   firstLink: string;
-  /** Stops the server in order and starts it again, with the same data, at the same address. */
+  /** Stops the server cleanly and starts it again with the same data at the same address. */
   restart(): Promise<void>;
   stop(): Promise<void>;
 }
 
-/** Starts a server with this environment beside the defaults. Registration is open. */
+/** Starts a server with these variables in addition to the defaults. Registration is open. */
 export async function startServer(environment: Record<string, string> = {}): Promise<TestServer> {
   if (!existsSync(SERVER_BINARY)) throw new Error(`There is no ${SERVER_BINARY}: build it with cargo build.`);
   const folder = await mkdtemp(join(tmpdir(), "parlour-page-"));
@@ -75,8 +75,9 @@ export async function startServer(environment: Record<string, string> = {}): Pro
 }
 
 /**
- * Where the page is served. The server has it built in; with PAGE=built the files in web/dist are taken, through a
- * proxy, so that a change of the page needs no build of the server. Then its Content-Security-Policy is not tested.
+ * Returns the address of the page. The server has the page built in; with PAGE=built the files in web/dist are served
+ * through a proxy, so that a change of the page does not need a new server. The Content-Security-Policy is not tested
+ * then.
  */
 async function startFront(backend: string): Promise<{ url: string; stop: () => Promise<void> }> {
   if (process.env["PAGE"] !== "built") return { url: backend, stop: async () => {} };
@@ -86,30 +87,30 @@ async function startFront(backend: string): Promise<{ url: string; stop: () => P
   return { url: server.resolvedUrls!.local[0]!.replace(/\/$/, ""), stop: async () => server.close() };
 }
 
-/** Somebody with a browser of their own. */
+/** A user with their own browser. */
 export interface TestUser {
   name: string;
   password: string;
   userId: string;
   page: Page;
   context: BrowserContext;
-  /** What went wrong in the page's console. */
+  /** The errors on the page's console. */
   consoleErrors: string[];
 }
 
 export const PASSWORD = "correct horse battery";
 
-/** The server and the browser of one file of tests. */
+/** The server and the browser of one test file. */
 export class TestEnvironment {
   server!: TestServer;
   browser!: Browser;
   private readonly contexts: BrowserContext[] = [];
 
-  /** Opens a browser that nobody is logged in to. */
+  /** Opens a browser without a session. */
   async openBrowser(options: BrowserContextOptions = {}): Promise<TestUser> {
     const context = await this.browser.newContext({ viewport: { width: 1280, height: 800 }, locale: "en-GB", baseURL: this.server.url, ...options });
     this.contexts.push(context);
-    // Shorter than a test may take, so that it is told what was waited for.
+    // Shorter than the timeout of a test, so that the error names the missing element.
     context.setDefaultTimeout(15_000);
     const page = await context.newPage();
     const consoleErrors: string[] = [];
@@ -120,13 +121,13 @@ export class TestEnvironment {
     return { name: "", password: PASSWORD, userId: "", page, context, consoleErrors };
   }
 
-  /** Registers an account through the API and logs in to it in a browser. */
+  /** Registers an account through the API and opens a browser that is signed in to it. */
   async signUp(name: string, options: BrowserContextOptions = {}): Promise<TestUser> {
     const person = await this.openBrowser(options);
     const { user_id, device_id, access_token } = await this.registerAccount(name);
     const session = JSON.stringify({ userId: user_id, deviceId: device_id, accessToken: access_token });
     await person.context.addInitScript((stored) => {
-      // Once for the context: what the page does to it later stays, also over reloads.
+      // Only once per context, so that later changes by the page survive reloads.
       if (sessionStorage.getItem("begun") === null && window.top === window) {
         sessionStorage.setItem("begun", "yes");
         localStorage.setItem("parlour.session", stored);
@@ -136,7 +137,7 @@ export class TestEnvironment {
     return Object.assign(person, { name, userId: user_id });
   }
 
-  /** Makes an account and a session. */
+  /** Registers an account with a session. */
   async registerAccount(name: string): Promise<{ user_id: string; device_id: string; access_token: string }> {
     return (await this.request("", "POST", "/_matrix/client/v3/register", {
       username: name,
@@ -145,12 +146,12 @@ export class TestEnvironment {
     })) as { user_id: string; device_id: string; access_token: string };
   }
 
-  /** The access token of a person's browser. */
+  /** Returns the access token of a user's browser. */
   async accessTokenOf(person: TestUser): Promise<string> {
     return person.page.evaluate(() => (JSON.parse(localStorage.getItem("parlour.session")!) as { accessToken: string }).accessToken);
   }
 
-  /** Asks the server what a test needs to have, or to know. */
+  /** Sends a request to the server directly. */
   async request(token: string, method: string, path: string, body?: unknown): Promise<Record<string, unknown>> {
     const response = await fetch(this.server.url + path, {
       method,
@@ -185,7 +186,7 @@ export class TestEnvironment {
   }
 }
 
-/** Gives a file of tests its world. */
+/** Sets up the environment of a test file. */
 export function testEnvironment(environment: Record<string, string> = {}): TestEnvironment {
   const made = new TestEnvironment();
   beforeAll(async () => made.start(environment));

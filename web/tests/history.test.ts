@@ -22,7 +22,7 @@ beforeAll(async () => {
   }
 }, 180_000);
 
-/** How many rows are in the page. */
+/** Returns how many rows are rendered. */
 async function countRows(): Promise<number> {
   return messageLog(alice.page).locator("[data-key]").count();
 }
@@ -32,7 +32,7 @@ test("scrolling back through a long history never jumps, and keeps the page smal
   await messagesWith(alice.page, "Message 149").first().waitFor();
   const view = messageLog(alice.page).locator("xpath=..");
 
-  // Each step scrolls up by so much, and looks whether what was in view moved by exactly that.
+  // Each step scrolls up by a fixed distance and checks that the visible row moved by exactly that.
   let worst = 0;
   let most = 0;
   let isAtBeginning = false;

@@ -43,7 +43,7 @@ async function newestContent(): Promise<Record<string, unknown>> {
   return (chunk as { type: string; content: Record<string, unknown> }[]).find(({ type }) => type === "m.room.message")!.content;
 }
 
-/** Gives files to the field as a drag or a paste does. */
+/** Gives a file to the field by paste or by drag and drop. */
 async function giveFile(how: "paste" | "drop", name: string, type: string, content: Buffer): Promise<void> {
   const transfer = await alice.page.evaluateHandle(
     ([name, type, content]) => {
@@ -98,7 +98,7 @@ test("a picture opens over the page, and Escape closes it", async () => {
 });
 
 test("a big picture is sent with a thumbnail", async () => {
-  // Noise does not compress, so that the file is big, too.
+  // Noise does not compress, so the file is large.
   const noise = await alice.page.evaluate(async () => {
     const canvas = new OffscreenCanvas(1000, 700);
     const context = canvas.getContext("2d")!;
@@ -177,7 +177,7 @@ test("a picture that is a program runs nothing, wherever it is opened", async ()
   const shown = bob.page.getByRole("dialog").getByRole("img");
   await shown.waitFor({ state: "attached" });
   const address = (await shown.getAttribute("src"))!;
-  // Its address in memory is of the page's origin. Opened by itself, it is saved.
+  // Its address in memory has the page's origin. Opened by itself, it is downloaded.
   const saved = bob.page.waitForEvent("download");
   await bob.page.evaluate((address) => {
     const link = document.createElement("a");

@@ -3,7 +3,7 @@ import { type TestUser, testEnvironment } from "./harness.ts";
 
 const env = testEnvironment();
 
-/** A room of the first with all others in it, which the first looks at. */
+/** Creates a room of the first user with all others in it. */
 async function createRoomWith(name: string, [maker, ...others]: [TestUser, ...TestUser[]]): Promise<string> {
   const { room_id } = await env.request(await env.accessTokenOf(maker), "POST", "/_matrix/client/v3/createRoom", { name, preset: "public_chat" });
   for (const other of others) await env.request(await env.accessTokenOf(other), "POST", `/_matrix/client/v3/join/${encodeURIComponent(String(room_id))}`, {});

@@ -18,7 +18,7 @@ beforeAll(async () => {
   await room.open(alice);
 });
 
-/** Takes the focus from a page, or gives it back; browsers without a screen do not do it themselves. */
+/** Sets the focus of a page; headless browsers do not change it themselves. */
 async function setFocus(person: TestUser, isLooking: boolean): Promise<void> {
   await person.page.evaluate((looking) => {
     document.hasFocus = () => looking;
@@ -117,7 +117,7 @@ test("an own message brings the view to the end", async () => {
 test("a room opens where the new messages begin", async () => {
   await bob.page.goto("/#/");
   for (let number = 1; number <= 60; number++) await room.send(tokens.alice, `News ${number}.`);
-  // Only when all of them have come is it sure that they fill more than the view.
+  // Only when all have arrived do they certainly fill more than the view.
   await bob.page.getByRole("navigation").getByText("News 60.").first().waitFor();
   await room.open(bob);
   const line = bob.page.getByRole("separator", { name: "New messages" });

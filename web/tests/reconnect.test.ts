@@ -18,7 +18,7 @@ beforeAll(async () => {
   await room.open(bob);
 });
 
-/** Pulls the plug of a browser, or puts it back. Chromium leaves WebSockets alone when it is offline, so they are cut. */
+/** Disconnects a browser and reconnects it. Chromium keeps WebSockets open when it is offline, so they are closed. */
 class NetworkPlug {
   private isOut = false;
   private readonly sockets = new Set<WebSocketRoute>();
@@ -46,7 +46,7 @@ class NetworkPlug {
   }
 }
 
-/** How often each of these stands in a page. */
+/** Returns how many times each text is in the message list. */
 async function countTexts(person: TestUser, texts: string[]): Promise<number[]> {
   return Promise.all(texts.map(async (text) => messageLog(person.page).getByText(text, { exact: true }).count()));
 }

@@ -1,11 +1,11 @@
-// What the tests of conversations have in common: rooms that are there already, and things that are said in them.
+// Helpers for the tests of conversations: rooms, and the messages in them.
 
 import type { Locator, Page } from "playwright-core";
 import type { TestEnvironment, TestUser } from "./harness.ts";
 
 type Content = Record<string, unknown>;
 
-/** A room as tests know it: what is done there without a browser. */
+/** A room in which tests act through the API. */
 export class TestRoom {
   private transactionCount = 0;
 
@@ -14,7 +14,7 @@ export class TestRoom {
     readonly id: string,
   ) {}
 
-  /** Says something. Returns the event's id. */
+  /** Sends a message or another event. Returns its event id. */
   async send(token: string, content: string | Content, type = "m.room.message"): Promise<string> {
     const body = typeof content === "string" ? { msgtype: "m.text", body: content } : content;
     const path = `${this.path}/send/${type}/t${Date.now()}-${this.transactionCount++}`;
@@ -33,7 +33,7 @@ export class TestRoom {
     await this.env.request(token, "POST", `${this.path}/receipt/m.read/${encodeURIComponent(eventId)}`, {});
   }
 
-  /** Opens the room in somebody's browser. */
+  /** Opens the room in a user's browser. */
   async open(person: TestUser, event?: string): Promise<void> {
     const hash = `#/room/${encodeURIComponent(this.id)}${event === undefined ? "" : `/${encodeURIComponent(event)}`}`;
     await person.page.goto(`/${hash}`);
@@ -45,7 +45,7 @@ export class TestRoom {
   }
 }
 
-/** Makes a room with these people in it; the first made it. */
+/** Creates a room with these users in it; the first is the creator. */
 export async function createRoom(env: TestEnvironment, tokens: string[], options: Content = {}): Promise<TestRoom> {
   const [first, ...others] = tokens;
   const created = await env.request(first!, "POST", "/_matrix/client/v3/createRoom", { name: "The room", preset: "public_chat", ...options });
@@ -58,7 +58,7 @@ export function messageLog(page: Page): Locator {
   return page.getByRole("log", { name: "Messages", exact: true });
 }
 
-/** The messages in which something is said. */
+/** Returns the messages that contain a text. */
 export function messagesWith(page: Page, text: string | RegExp): Locator {
   return messageLog(page).getByRole("article").filter({ hasText: text });
 }
@@ -72,14 +72,14 @@ export async function typeMessage(page: Page, text: string): Promise<void> {
   await messageField(page).press("Enter");
 }
 
-/** Opens what can be done with a message. */
+/** Hovers over a message and returns its toolbar. */
 export async function messageActions(page: Page, text: string): Promise<Locator> {
   const found = messagesWith(page, text).last();
   await found.hover();
   return found.getByRole("toolbar", { name: "Message actions" });
 }
 
-/** How far the view of the messages is from its end, in pixels. */
+/** Returns the distance of the view from the end of the list, in pixels. */
 export async function pixelsBelow(page: Page): Promise<number> {
   return messageLog(page).evaluate((content) => {
     const view = content.parentElement!;

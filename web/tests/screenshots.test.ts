@@ -1,5 +1,5 @@
-// Pictures of the main screens, light, dark and on a phone, with something in them: for people to judge, and for the
-// README. They go to target/screenshots, or to the folder that SCREENSHOTS names.
+// Takes screenshots of the main screens, in light, dark and phone versions, for people to look at and for the README.
+// They are saved in target/screenshots, or in the folder that SCREENSHOTS names.
 
 import { mkdir } from "node:fs/promises";
 import { join, resolve } from "node:path";
@@ -18,7 +18,7 @@ interface Scene {
 
 let prepared: Promise<Scene> | null = null;
 
-/** A small company of people in the middle of a conversation. Made once. */
+/** Returns a room in the middle of a conversation. It is prepared once. */
 async function scene(): Promise<Scene> {
   prepared ??= prepareScene();
   return prepared;
@@ -63,7 +63,7 @@ async function prepareScene(): Promise<Scene> {
     visibility: "public",
   });
   await fillConversation(room, alice, [token, b, c, d]);
-  // Two of them are there.
+  // Two of them are online.
   for (const present of [b, d]) await env.request(present, "GET", "/_matrix/client/v3/sync?timeout=0");
   await alice.page.reload();
   return { alice, room };
@@ -100,7 +100,7 @@ async function fillConversation(room: TestRoom, alice: TestUser, [a, b, c, d]: s
   await env.request(b!, "PUT", `${room.path}/typing/${encodeURIComponent("@bruno:localhost")}`, { typing: true, timeout: 30_000 });
 }
 
-/** Uploads a picture that is painted in the browser, as this user. */
+/** Uploads a picture that is drawn in the browser, as this user. */
 async function uploadPicture(painter: TestUser, token: string, hue: number, width: number, height: number): Promise<string> {
   const painted = await painter.page.evaluate(
     async ([hue, width, height]) => {
@@ -131,7 +131,7 @@ async function uploadPicture(painter: TestUser, token: string, hue: number, widt
 }
 
 async function takeScreenshot(page: Page, name: string): Promise<void> {
-  // Pictures are fetched after the page is drawn.
+  // Pictures load after the page is drawn.
   await page.waitForLoadState("networkidle").catch(() => {});
   await page.screenshot({ path: join(SCREENSHOT_FOLDER, `${name}.png`), animations: "disabled" });
 }

@@ -1,4 +1,4 @@
-// Everything that there is for one user who is logged in.
+// All models of one signed-in user.
 
 import { effect } from "@preact/signals";
 import { SendQueue } from "./composing/sendQueue.ts";
@@ -71,7 +71,7 @@ export class Client {
       }),
     );
     this.connection.start();
-    // The name that stands in the id is shown until then; a change of the profile asks again.
+    // Until the profile is loaded, the name from the user id is shown. A changed profile is loaded again.
     this.ownProfile.load().catch(() => {});
   }
 
@@ -80,7 +80,7 @@ export class Client {
     this.connection.stop();
   }
 
-  /** Lets others see when this user is here, or not, from now on. */
+  /** Shows or hides this user's presence, starting now. */
   async setPresenceShown(shown: boolean): Promise<void> {
     await this.accountData.changeSettings({ showPresence: shown });
     await announcePresence(this.api, this.connection, this.me, shown);

@@ -1,4 +1,4 @@
-// Where in the page one is: it stands in the address after `#`, so that the browser's back button works.
+// The routes of the page. They are in the address after `#`, so that the browser's back button works.
 
 export type Route =
   | { at: "home" }

@@ -1,11 +1,10 @@
-// What the tests of the models have in common: events, and a server that answers as they say.
+// Helpers for the tests of the models: events, and a server with given responses.
 
 import { Api } from "./server/api.ts";
 import type { Content, RawEvent } from "./server/events.ts";
 
 let count = 0;
 
-/** An event of a room. */
 export function event(id: string, options: Partial<RawEvent> & { content?: Content } = {}): RawEvent {
   count += 1;
   return { event_id: id, type: "m.room.message", sender: "@alice:x", origin_server_ts: count * 1_000, content: { msgtype: "m.text", body: id }, ...options };
@@ -35,7 +34,10 @@ export function reply(id: string, root: string, options: Partial<RawEvent> = {})
 
 type RequestHandler = (url: URL, request: { method: string; body: unknown; signal: AbortSignal | null }) => unknown;
 
-/** An API whose server answers with what this returns; what it throws is a network failure, a `Response` goes as it is. */
+/**
+ * Returns an API whose server answers with the result of `answer`. A thrown error is a network failure; a `Response` is
+ * passed on as it is.
+ */
 export function apiAnswering(answer: RequestHandler): Api {
   globalThis.fetch = (async (input: string | URL | Request, init: RequestInit = {}) => {
     const body: unknown = typeof init.body === "string" ? JSON.parse(init.body) : undefined;

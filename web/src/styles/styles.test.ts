@@ -8,7 +8,7 @@ const sheets = readdirSync(SOURCE_FOLDER, { recursive: true, encoding: "utf8" })
   .filter((file) => file.endsWith(".css"))
   .map((file) => ({ file, selectors: selectorsOf(readFileSync(join(SOURCE_FOLDER, file), "utf8")) }));
 
-/** The style sheets that say how a class looks by itself. */
+/** Returns the style sheets that define each class by itself. */
 function sheetsByClass(): Map<string, Set<string>> {
   const owners = new Map<string, Set<string>>();
   for (const { file, selectors } of sheets) {
@@ -36,7 +36,7 @@ test("what varies a class is no class of another style sheet", () => {
   expect(mixed).toEqual([]);
 });
 
-/** Whether a class is another sheet's own. What stands in components is there to be used by all. */
+/** Whether a class belongs to another sheet. Classes of components may be used everywhere. */
 function isForeign(name: string, file: string, owned: Map<string, Set<string>>): boolean {
   const files = [...(owned.get(name) ?? [])];
   return files.length > 0 && !files.some((owner) => owner === file || owner.startsWith("views/components/"));

@@ -1,4 +1,4 @@
-// What views find without being given it.
+// Context and hooks for the signed-in client.
 
 import { createContext } from "preact";
 import { useContext, useEffect, useState } from "preact/hooks";
@@ -6,20 +6,20 @@ import type { Client } from "../model/client.ts";
 
 export const ClientContext = createContext<Client | null>(null);
 
-/** Everything of the user who is logged in. */
+/** Returns the models of the signed-in user. */
 export function useClient(): Client {
   const client = useContext(ClientContext);
   if (client === null) throw new Error("This view stands outside of a session.");
   return client;
 }
 
-/** The address of a thumbnail, once it is loaded. */
+/** Returns the address of a thumbnail, once it is loaded. */
 export function useThumbnail(mxc: string | undefined, width: number, height: number, method: "crop" | "scale"): string | undefined {
   const { media } = useClient();
   return useLoaded(mxc, async (address) => media.thumbnail(address, { width, height, method }), `${width} ${height} ${method}`);
 }
 
-/** The address of a whole file, once it is loaded. */
+/** Returns the address of a whole file, once it is loaded. */
 export function useFile(mxc: string | undefined): string | undefined {
   const { media } = useClient();
   return useLoaded(mxc, async (address) => media.file(address), "file");

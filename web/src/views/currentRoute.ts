@@ -1,4 +1,4 @@
-// The address in the browser, as a signal.
+// The route of the page, as a signal.
 
 import { signal } from "@preact/signals";
 import { hrefOf, parseRoute, type Route } from "../model/route.ts";
@@ -16,12 +16,12 @@ export function navigate(to: Route, replace = false): void {
   }
 }
 
-/** The registration token of the link that the server prints, or that an administrator made. */
+/** Returns the registration token of the link that the server prints or an administrator made. */
 export function registrationToken(): string | null {
   return new URLSearchParams(location.search).get("registration_token");
 }
 
-/** Takes the registration token out of the address once it is used. */
+/** Removes a used registration token from the address. */
 export function removeRegistrationToken(): void {
   history.replaceState(null, "", location.pathname + location.hash);
 }

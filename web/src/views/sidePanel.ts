@@ -1,4 +1,4 @@
-// What stands beside the conversation.
+// The panel next to the conversation.
 
 import { signal } from "@preact/signals";
 

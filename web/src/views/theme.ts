@@ -1,5 +1,4 @@
-// Light or dark, as the user chose. This browser keeps it, so that the page does not change its colours when the
-// account's settings arrive.
+// The light or dark theme. The browser stores it, so that the colours do not change when the account's settings arrive.
 
 import type { PageSettings } from "../model/settings/accountData.ts";
 

@@ -1,4 +1,4 @@
-// Files that are to be sent: chosen, then uploaded, then said in the room.
+// Files to send: chosen by the user, then uploaded, then sent to the room.
 
 import { signal } from "@preact/signals";
 import { messageOf, NetworkError } from "../server/api.ts";
@@ -6,12 +6,12 @@ import type { Content } from "../server/events.ts";
 import type { Media } from "../server/media.ts";
 import { randomId } from "../server/randomId.ts";
 
-/** What the page finds out about a file before it is sent. */
+/** Properties of a file that the page finds out before sending it. */
 export interface FileMetadata {
   width?: number;
   height?: number;
   duration?: number;
-  /** A smaller picture, for big images and for videos. */
+  /** A smaller picture, for large images and for videos. */
   thumbnail?: { blob: Blob; width: number; height: number };
 }
 
@@ -19,7 +19,7 @@ export type MeasureFile = (file: File) => Promise<FileMetadata>;
 
 export class Attachment {
   readonly state = signal<"ready" | "uploading" | "failed">("ready");
-  /** Which part of it is uploaded, from 0 to 1. */
+  /** The uploaded part, from 0 to 1. */
   readonly progress = signal(0);
   readonly problem = signal<string | null>(null);
   readonly key = randomId();
@@ -36,8 +36,8 @@ export class Attachment {
   }
 
   /**
-   * Uploads the file. Returns the content of the message, or null where it failed or was given up. `caption` is what
-   * the message says beside the file's name.
+   * Uploads the file. Returns the content of the message, or null if the upload failed or was cancelled. `caption` is
+   * the text of the message, in addition to the file name.
    */
   async upload(caption: Content | null): Promise<Content | null> {
     this.abort = new AbortController();
@@ -86,7 +86,7 @@ export class Attachment {
   }
 }
 
-/** A number of bytes, for people. */
+/** Formats a number of bytes for people. */
 export function sizeText(bytes: number): string {
   if (bytes === 1) return "1 byte";
   const units = ["bytes", "kB", "MB", "GB"];

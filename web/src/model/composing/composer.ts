@@ -1,4 +1,4 @@
-// What is being written in one place: a room, or a thread of it.
+// The message that is being written in a room or in a thread of it.
 
 import { type Signal, signal } from "@preact/signals";
 import type { Client } from "../client.ts";
@@ -11,7 +11,7 @@ import { bodyText, captionContent, editContent, messageContent, relationContent 
 
 export interface ComposerThread {
   root: string;
-  /** The last event there. */
+  /** Returns the id of the thread's last event. */
   last: () => string;
   /** Finds an event of the thread. */
   get: (eventId: string) => TimelineEvent | undefined;
@@ -19,9 +19,9 @@ export interface ComposerThread {
 
 export class Composer {
   readonly draft: Signal<Draft>;
-  /** Goes up when the field should have the focus. */
+  /** A counter that goes up when the text field should get the focus. */
   readonly focusRequests = signal(0);
-  /** What was being written when an edit began. */
+  /** The draft that was being written when an edit began. */
   private savedDraft: Draft | null = null;
   private readonly draftKey: string;
 
@@ -43,7 +43,7 @@ export class Composer {
     }
   }
 
-  /** Notes that a label in the text names somebody. */
+  /** Remembers that a label in the text mentions a user. */
   addMention(mention: Mention): void {
     const others = this.draft.value.mentions.filter(({ label }) => label !== mention.label);
     this.updateDraft({ mentions: [...others, mention] });
@@ -65,7 +65,7 @@ export class Composer {
     this.focusRequests.value += 1;
   }
 
-  /** Edits the last own message, if there is one. Returns whether there is. */
+  /** Starts editing the user's last message. Returns false if there is none. */
   editLastMessage(): boolean {
     const { room } = this.conversation;
     const own = room.timeline.events.findLast((event) => this.mayEdit(event) && this.belongsHere(event));
@@ -85,7 +85,7 @@ export class Composer {
     );
   }
 
-  /** Gives up the answer or the edit. */
+  /** Cancels the reply or the edit. */
   cancel(): void {
     if (this.draft.value.editing !== null) this.setDraft(this.savedDraft ?? EMPTY_DRAFT);
     else this.updateDraft({ replyTo: null });
@@ -93,7 +93,7 @@ export class Composer {
     this.focusRequests.value += 1;
   }
 
-  /** Sends what is written. `clean` makes sure that the HTML is harmless. */
+  /** Sends the draft. `clean` makes the HTML harmless. */
   send(clean: (html: string) => string): void {
     const { text, mentions, editing } = this.draft.value;
     const { room } = this.conversation;
@@ -111,7 +111,10 @@ export class Composer {
     this.conversation.typingNotifier.stopTyping();
   }
 
-  /** Uploads the files and sends them, in their order. What fails stays. The text stands under the first of them. */
+  /**
+   * Uploads and sends the files in order. Files that fail stay in the list. The text becomes the caption of the first
+   * file.
+   */
   async sendAttachments(clean: (html: string) => string): Promise<void> {
     const { room } = this.conversation;
     const files = this.conversation.attachmentsIn(this.thread?.root);

@@ -1,4 +1,4 @@
-// What was begun to be written, kept over reloads.
+// Unsent drafts, kept over reloads.
 
 import { list, record, text } from "../server/events.ts";
 import type { BrowserStorage } from "../session/session.ts";
@@ -7,7 +7,7 @@ import type { Mention } from "./markdown.ts";
 export interface Draft {
   text: string;
   mentions: Mention[];
-  /** The event that is answered, or edited. */
+  /** The event that the draft replies to, and the event that it edits. */
   replyTo: string | null;
   editing: string | null;
 }
@@ -15,10 +15,10 @@ export interface Draft {
 export const EMPTY_DRAFT: Draft = { text: "", mentions: [], replyTo: null, editing: null };
 
 const STORAGE_KEY = "parlour.drafts";
-/** The oldest drafts are let go beyond so many. */
+/** Beyond this number the oldest drafts are dropped. */
 const MAX_DRAFTS = 100;
 
-/** Lets go of everything that was begun in this browser: whoever signs out leaves nothing behind. */
+/** Deletes all drafts in this browser, so that nothing stays behind after signing out. */
 export function deleteDrafts(storage: BrowserStorage): void {
   storage.removeItem(STORAGE_KEY);
 }
@@ -43,7 +43,7 @@ export class Drafts {
     };
   }
 
-  /** What was begun in each place. */
+  /** Returns the text of each draft, by room or thread. */
   draftTexts(): Map<string, string> {
     const texts = Object.keys(this.readAll()).map((place) => [place, this.get(place).text.trim()] as const);
     return new Map(texts.filter(([, begun]) => begun !== ""));
@@ -56,11 +56,11 @@ export class Drafts {
     try {
       this.storage.setItem(STORAGE_KEY, JSON.stringify({ user: this.me, drafts: Object.fromEntries(kept) }));
     } catch {
-      // The storage is full, or closed: then the draft lives as long as the page.
+      // The storage is full or blocked: the draft lives as long as the page.
     }
   }
 
-  /** What another user of this browser began is not for this one. */
+  /** Reads the drafts of this user; those of another user of this browser are ignored. */
   private readAll(): Record<string, unknown> {
     try {
       const stored = record(JSON.parse(this.storage.getItem(STORAGE_KEY) ?? "null"));

@@ -1,17 +1,17 @@
-// Addresses in what people write.
+// Links in the text of messages.
 
 export interface TextPiece {
   text: string;
-  /** Where it leads; undefined for plain text. */
+  /** The link's address; undefined for plain text. */
   href?: string;
 }
 
 const ALLOWED_SCHEMES = new Set(["http:", "https:", "mailto:", "matrix:"]);
 const ADDRESS_PATTERN = /\b(?:https?:\/\/|www\.|mailto:|matrix:)[^\s<>"“”]+/giu;
-/** What ends a sentence does not belong to the address before it. */
+/** Punctuation at the end of a sentence does not belong to the address before it. */
 const TRAILING_PUNCTUATION = /[.,;:!?'*_~]+$/u;
 
-/** Splits plain text into what is an address and what is not. */
+/** Splits plain text into links and the text between them. */
 export function splitAtLinks(plain: string): TextPiece[] {
   const found: TextPiece[] = [];
   let end = 0;
@@ -27,7 +27,7 @@ export function splitAtLinks(plain: string): TextPiece[] {
   return found;
 }
 
-/** The address, if it is one that may be opened. */
+/** Returns the address if its scheme is allowed. */
 export function safeHref(href: string): string | undefined {
   try {
     const url = new URL(href);
@@ -43,7 +43,7 @@ export interface MatrixLinkTarget {
   event?: string;
 }
 
-/** What a link of matrix.to, or a matrix: address, is about. */
+/** Returns the user or room that a matrix.to link or a matrix: address points to. */
 export function matrixLinkTarget(href: string): MatrixLinkTarget | undefined {
   const [, first = "", second = ""] = /^https:\/\/matrix\.to\/#\/([^/?]+)(?:\/([^?]+))?/.exec(href) ?? [];
   const id = decoded(first);
@@ -69,7 +69,7 @@ function decoded(part: string): string {
 
 function trimAddress(address: string): string {
   let shown = address.replace(TRAILING_PUNCTUATION, "");
-  // A closing bracket belongs to the text around, unless it was opened in the address.
+  // A closing bracket belongs to the address only if it was opened in the address.
   while (/[)\]}]$/.test(shown) && count(shown, /[([{]/g) < count(shown, /[)\]}]/g)) shown = shown.slice(0, -1).replace(TRAILING_PUNCTUATION, "");
   return shown;
 }

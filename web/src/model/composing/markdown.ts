@@ -1,20 +1,20 @@
-// Markdown to HTML, for messages. What is written as HTML stays text.
+// Converts the Markdown of messages to HTML. HTML in the text stays text.
 
 import { Marked, type Token, type TokenizerAndRendererExtension } from "marked";
 import { userLink } from "./links.ts";
 
 export interface Mention {
-  /** What stands in the text. */
+  /** The label in the text. */
   label: string;
-  /** A user's id, or "@room". */
+  /** A user id, or "@room". */
   id: string;
 }
 
 export interface FormattedMessage {
   body: string;
-  /** Null where it would say no more than the body. */
+  /** Null if it would say no more than the body. */
   html: string | null;
-  /** Who is mentioned in the text. */
+  /** Everyone that the text mentions. */
   mentions: { user_ids: string[]; room: boolean };
 }
 
@@ -41,7 +41,7 @@ export function formatMarkdown(text: string, known: Mention[] = []): FormattedMe
 }
 
 function mentionExtension(known: Mention[], mentioned: Set<string>): TokenizerAndRendererExtension {
-  // The longest first: "@Ann Lee" is not "@Ann".
+  // The longest label first: "@Ann Lee" is not "@Ann".
   const longest = known.filter(({ label }) => label !== "").sort((a, b) => b.label.length - a.label.length);
   return {
     name: "mention",
@@ -62,7 +62,7 @@ function mentionExtension(known: Mention[], mentioned: Set<string>): TokenizerAn
   };
 }
 
-/** Whether a token looks the same as the text that it was written with. */
+/** Whether a token looks the same as its source text. */
 function isPlain(token: Token): boolean {
   switch (token.type) {
     case "paragraph":
@@ -79,7 +79,7 @@ function isPlain(token: Token): boolean {
   }
 }
 
-/** A single paragraph needs no tags around it. */
+/** Removes the tags around a single paragraph. */
 function withoutOnlyParagraph(html: string): string {
   const inner = /^<p>([\s\S]*)<\/p>$/.exec(html)?.[1];
   return inner === undefined || inner.includes("<p>") ? html : inner;

@@ -1,4 +1,4 @@
-// The contents of the messages that one writes.
+// Builds the contents of messages.
 
 import { type Content, record, strings, text } from "../server/events.ts";
 import type { TimelineEvent } from "../timeline/timelineEvent.ts";
@@ -8,13 +8,13 @@ export interface MessageInput {
   text: string;
   mentions: Mention[];
   replyTo?: TimelineEvent | undefined;
-  /** The thread it belongs to, and the last event there, to which clients without threads see it as a reply. */
+  /** The thread, and its last event: clients without threads show the message as a reply to that. */
   thread?: { root: string; last: string } | undefined;
-  /** Cleans HTML; the page gives its own. */
+  /** Makes HTML harmless; the page provides it. */
   clean?: (html: string) => string;
 }
 
-/** The content of a new message. */
+/** Returns the content of a new message. */
 export function messageContent(written: MessageInput): Content {
   const { content, mentioned } = textContent(written);
   const { replyTo } = written;
@@ -28,18 +28,18 @@ export function messageContent(written: MessageInput): Content {
   };
 }
 
-/** What a file says beside its name. */
+/** Returns the caption of a file. */
 export function captionContent(written: MessageInput): Content {
   const { content, mentioned } = textContent(written);
   const { msgtype: _, ...caption } = content;
   return { ...caption, "m.mentions": mentionsContent(new Set(mentioned.user_ids), mentioned.room) };
 }
 
-/** The content that replaces that of an older message. */
+/** Returns the content that replaces that of an older message. */
 export function editContent(written: MessageInput, edited: TimelineEvent): Content {
   const { content, mentioned } = textContent(written);
   const before = new Set(strings(record(edited.content["m.mentions"])?.["user_ids"]));
-  // Whoever was told of the first version is not told again.
+  // Users who were notified of the first version are not notified again.
   const fresh = new Set(mentioned.user_ids.filter((userId) => !before.has(userId)));
   const wasRoom = record(edited.content["m.mentions"])?.["room"] === true;
   const fallback: Content = { ...content, body: `* ${String(content["body"])}` };
@@ -52,7 +52,7 @@ export function editContent(written: MessageInput, edited: TimelineEvent): Conte
   };
 }
 
-/** What `m.relates_to` says of an answer, or of a message in a thread. */
+/** Returns `m.relates_to` for a reply or for a message in a thread. */
 export function relationContent({ replyTo, thread }: Pick<MessageInput, "replyTo" | "thread">): Content | undefined {
   if (thread !== undefined) {
     return {
@@ -80,7 +80,7 @@ function mentionsContent(users: Set<string>, room: boolean): Content {
   return { ...(users.size > 0 ? { user_ids: [...users] } : {}), ...(room ? { room: true } : {}) };
 }
 
-/** A message's text without the quotation that older clients put before their answers. */
+/** Returns the text of a message without the quotation that older clients put in front of replies. */
 export function bodyText(content: Content): string {
   const body = text(content["body"]) ?? "";
   const isReply = record(record(content["m.relates_to"])?.["m.in_reply_to"]) !== undefined;

@@ -9,7 +9,7 @@ import { type SendChannel, SendQueue } from "./sendQueue.ts";
 beforeEach(() => void vi.useFakeTimers());
 afterEach(() => void vi.useRealTimers());
 
-/** A channel over which everything is sent, or nothing where it is null. */
+/** A channel that answers with `request`, or a closed one if that is null. */
 function createChannel(request: SendChannel["request"] | null): SendChannel & { state: ReturnType<typeof signal<ConnectionState>> } {
   return { canRequest: request !== null, state: signal<ConnectionState>("online"), request: request ?? (async () => Promise.reject(new NetworkError(""))) };
 }

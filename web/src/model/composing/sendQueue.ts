@@ -1,5 +1,5 @@
-// Sends events: an echo stands in the timeline at once, and says how it goes. What fails can be sent again; the
-// transaction id makes sure that it arrives once.
+// Sends events. A local echo is in the timeline immediately and shows the progress. A failed event can be sent again;
+// its transaction id prevents duplicates.
 
 import type { Room } from "../rooms/room.ts";
 import { type Api, MatrixError, messageOf, NetworkError, path, UserFacingError } from "../server/api.ts";
@@ -17,7 +17,7 @@ interface SendJob {
 }
 
 export class SendQueue {
-  /** One queue a room, so that messages arrive in their order. */
+  /** One queue per room keeps the messages in order. */
   private readonly queues = new Map<string, SendJob[]>();
 
   constructor(
@@ -27,8 +27,8 @@ export class SendQueue {
   ) {}
 
   /**
-   * Sends a message-like event and shows it at once. Where the room is encrypted it throws: nothing may be said there
-   * for everyone to read.
+   * Sends a message-like event and shows it immediately. Throws in an encrypted room, where nothing may be sent in
+   * plain text.
    */
   send(room: Room, content: Content, type = "m.room.message"): TimelineEvent {
     assertNotEncrypted(room);
@@ -40,7 +40,7 @@ export class SendQueue {
     return event;
   }
 
-  /** Sends again what failed. */
+  /** Sends a failed event again. */
   retry(room: Room, event: TimelineEvent): void {
     if (event.sendState !== "failed") return;
     event.sendState = "sending";
@@ -49,14 +49,14 @@ export class SendQueue {
     this.enqueue({ room, event });
   }
 
-  /** Sends again everything that failed because there was no connection. */
+  /** Sends all events again that failed for lack of a connection. */
   retryAll(rooms: Iterable<Room>): void {
     for (const room of rooms) {
       for (const event of room.timeline.pending) if (event.problem === OFFLINE_PROBLEM) this.retry(room, event);
     }
   }
 
-  /** Sends without an echo: reactions, redactions. Returns the event's id. */
+  /** Sends an event without a local echo, for example a reaction. Returns its event id. */
   async sendWithoutEcho(room: Room, type: string, content: Content): Promise<string> {
     assertNotEncrypted(room);
     return this.putEvent(room.id, type, content, randomId());
@@ -88,7 +88,7 @@ export class SendQueue {
         room.timeline.markEchoStored(event, eventId);
       } catch (error) {
         if (error instanceof NetworkError) {
-          // What comes after it must not arrive before it.
+          // Later events must not arrive before this one.
           for (const { event } of queue.splice(0)) markFailed(event, OFFLINE_PROBLEM);
           this.retryLater(room);
           break;
@@ -99,7 +99,10 @@ export class SendQueue {
     this.queues.delete(roomId);
   }
 
-  /** A single request may fail while the connection stands; otherwise its return brings everything on its way again. */
+  /**
+   * While the connection is up only this request failed, so it is tried again after a while. Otherwise everything is
+   * sent again when the connection is back.
+   */
   private retryLater(room: Room): void {
     if (this.connection.state.value !== "online") return;
     setTimeout(() => this.retryAll([room]), RETRY_DELAY_MS);
@@ -111,8 +114,8 @@ export class SendQueue {
         const params = { room_id: roomId, event_type: type, content };
         return (await this.connection.request<{ event_id: string }>("send", params, transaction)).event_id;
       } catch (error) {
-        // A broken channel says nothing about the event, and a limit can be waited out over HTTP: the transaction
-        // id makes it the same event there.
+        // After a broken channel it is unknown whether the event was sent, and HTTP can wait out a rate limit. The
+        // transaction id makes it the same event there.
         if (error instanceof MatrixError && error.status !== 429) throw error;
       }
     }

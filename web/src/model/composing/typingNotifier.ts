@@ -1,16 +1,16 @@
-// Tells a room that this user is typing.
+// Sends this user's typing notifications to a room.
 
 import { type Api, path } from "../server/api.ts";
 import type { SendChannel } from "./sendQueue.ts";
 
 const TYPING_TIMEOUT_MS = 30_000;
-/** It is told again before the server forgets it, and taken back when nothing was typed for a while. */
+/** The notification is repeated before the server drops it, and withdrawn after a pause. */
 const TYPING_REFRESH_MS = 20_000;
 const TYPING_IDLE_MS = 8_000;
 
 export class TypingNotifier {
   private sentAt = 0;
-  /** One after the other: what is said last must arrive last. */
+  /** One request after the other, so that the last state arrives last. */
   private lastRequest: Promise<unknown> = Promise.resolve();
   private idleTimer: ReturnType<typeof setTimeout> | undefined;
 
@@ -36,7 +36,7 @@ export class TypingNotifier {
     this.send(false);
   }
 
-  /** It is said in passing: if it is lost, nothing is. */
+  /** Sends the state; a failure is ignored. */
   private send(typing: boolean): void {
     this.lastRequest = this.lastRequest.then(async () => this.request(typing)).catch(() => {});
   }

@@ -1,4 +1,4 @@
-// The name and picture of the user.
+// The name and picture of the signed-in user.
 
 import { signal } from "@preact/signals";
 import { localpart } from "../rooms/room.ts";
@@ -22,12 +22,12 @@ export class OwnProfile {
       this.name.value = text(profile["displayname"])?.trim() || localpart(this.me);
       this.avatar.value = text(profile["avatar_url"]) || undefined;
     } catch (error) {
-      // Somebody who never had a profile has none.
+      // The server answers 404 for a user who never set a profile.
       if (!(error instanceof MatrixError) || error.status !== 404) throw error;
     }
   }
 
-  /** Looks again when a room is told of a change that this user made, here or elsewhere. */
+  /** Loads the profile again when a room shows that it changed. */
   update(update: SyncUpdate): void {
     const rooms = Object.values(update.rooms?.join ?? {});
     const events = rooms.flatMap((room) => room.timeline?.events ?? []);
@@ -42,7 +42,7 @@ export class OwnProfile {
     this.name.value = name.trim() || localpart(this.me);
   }
 
-  /** Takes a picture that was uploaded, or none. */
+  /** Sets the picture to an uploaded file, or removes it. */
   async setAvatar(mxc: string | undefined): Promise<void> {
     await this.api.put(path`/_matrix/client/v3/profile/${this.me}/avatar_url`, { avatar_url: mxc ?? "" });
     this.avatar.value = mxc;

@@ -1,11 +1,11 @@
-// Who is there.
+// The presence of users.
 
 import { signal } from "@preact/signals";
 import { number, type SyncUpdate, text } from "../server/events.ts";
 
 export interface Presence {
   presence: "online" | "unavailable" | "offline";
-  /** When the user last did something, in milliseconds; undefined where it is not known. */
+  /** The time of the user's last activity, in milliseconds; undefined if it is not known. */
   lastActive: number | undefined;
   status: string | undefined;
 }
@@ -24,7 +24,7 @@ export class PresenceStore {
     this.changed.value += 1;
   }
 
-  /** Takes what the list of the server's people says. */
+  /** Adds the presence from the server's list of users. */
   setAll(all: Iterable<[string, Presence]>): void {
     for (const [userId, presence] of all) this.known.set(userId, presence);
     this.changed.value += 1;

@@ -1,4 +1,4 @@
-// The profiles of other people.
+// The profiles of other users.
 
 import { localpart } from "../rooms/room.ts";
 import { type Api, MatrixError, path } from "../server/api.ts";
@@ -9,14 +9,14 @@ export class UserProfiles {
 
   async fetchProfile(userId: string): Promise<{ name: string; avatar: string | undefined }> {
     const profile = await this.api.get<Record<string, unknown>>(path`/_matrix/client/v3/profile/${userId}`).catch((error: unknown) => {
-      // Somebody who never had a profile has none.
+      // The server answers 404 for a user who never set a profile.
       if (error instanceof MatrixError && error.status === 404) return {} as Record<string, unknown>;
       throw error;
     });
     return { name: text(profile["displayname"])?.trim() || localpart(userId), avatar: text(profile["avatar_url"]) || undefined };
   }
 
-  /** The ids of rooms in which both are; the first page of them. */
+  /** Returns the ids of the rooms that both users are in; only the first page. */
   async sharedRooms(userId: string): Promise<string[]> {
     const { joined } = await this.api.get<{ joined: unknown }>("/_matrix/client/v1/mutual_rooms", { user_id: userId });
     return strings(joined);

@@ -1,4 +1,4 @@
-// Finding people: those of this server, and those whom it knows of elsewhere.
+// Searches for users of this server and for those of other servers that it knows.
 
 import { localpart } from "../rooms/room.ts";
 import { parseAddress } from "../rooms/roomDirectory.ts";
@@ -14,7 +14,7 @@ export interface FoundUser {
 
 const MAX_RESULTS = 12;
 
-/** The people whose names begin like this, and the one whose whole id was typed. */
+/** Returns the users whose names start with the text, and the user whose full id it is. */
 export async function searchUsers(api: Api, parlour: ParlourApi, typed: string): Promise<FoundUser[]> {
   const search = typed.trim();
   const here = parlour.users(search.replace(/^@/, ""), undefined, MAX_RESULTS).then(({ users }) => users.map(toFoundUser));

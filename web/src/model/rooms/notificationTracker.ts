@@ -1,5 +1,5 @@
-// Says which rooms have something new to notify of: those whose count of notifications went up. The server counts
-// by the push rules, so what they keep quiet is not told.
+// Finds the rooms with new notifications: those whose notification count went up. The server counts by the push rules,
+// so muted rooms do not appear.
 
 import type { TimelineEvent } from "../timeline/timeline.ts";
 import type { Room } from "./room.ts";
@@ -14,7 +14,7 @@ export class NotificationTracker {
 
   constructor(private readonly me: string) {}
 
-  /** Compares with the time before; the first time only learns what is there. */
+  /** Compares the rooms with those of the previous call. The first call returns nothing. */
   takeNewNotifications(rooms: Room[]): RoomNotification[] {
     const before = this.counts;
     this.counts = new Map(rooms.map((room) => [room.id, room.unread.value.count]));

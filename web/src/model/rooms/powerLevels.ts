@@ -1,4 +1,4 @@
-// Who may do what in a room: the power levels, with the defaults of the specification.
+// Permissions in a room: the power levels, with the defaults of the specification.
 
 import { type Content, number, record } from "../server/events.ts";
 
@@ -24,7 +24,7 @@ export class PowerLevels {
     return this.levelOf(userId) >= this.requiredLevel(action);
   }
 
-  /** Whether one may kick, ban or change the power of another. */
+  /** Whether a user may kick, ban or change the power level of another. */
   mayActOn(userId: string, action: "kick" | "ban", other: string): boolean {
     return this.may(userId, action) && this.levelOf(userId) > this.levelOf(other);
   }
@@ -41,12 +41,11 @@ export class PowerLevels {
     return number(this.levels?.[action]) ?? DEFAULT_ACTION_LEVELS[action];
   }
 
-  /** In room version 12 creators have no entry in the levels and cannot be given one. */
+  /** In room version 12 creators have no entry in the power levels and cannot be given one. */
   get creatorsAreUnlimited(): boolean {
     return Number(this.roomVersion) >= 12;
   }
 
-  /** The name of a role. */
   static roleName(level: number): "creator" | "admin" | "moderator" | "member" | "muted" {
     if (level === Infinity) return "creator";
     if (level >= 100) return "admin";

@@ -1,4 +1,4 @@
-// One room as this user knows it.
+// One room, as this user sees it.
 
 import { computed, signal } from "@preact/signals";
 import type { Api } from "../server/api.ts";
@@ -13,7 +13,7 @@ export interface Member {
   name: string;
   avatar: string | undefined;
   membership: Membership;
-  /** Who set the membership: for an invitation, who invites. */
+  /** The user who set the membership: for an invitation, the inviter. */
   sender: string;
   reason: string | undefined;
 }
@@ -27,24 +27,24 @@ type RoomStateEvent = RawEvent | StrippedEvent;
 
 export class Room {
   readonly membership = signal<Membership>("join");
-  /** Goes up when the state of the room changes, members apart. */
+  /** Goes up when the state of the room changes, except for members. */
   readonly stateChanged = signal(0);
   readonly membersChanged = signal(0);
   readonly receiptsChanged = signal(0);
   readonly unread = signal({ count: 0, highlights: 0 });
-  /** Who is typing, this user apart. */
+  /** The users who are typing, except this one. */
   readonly typing = signal<string[]>([]);
   readonly fullyRead = signal<string | null>(null);
   readonly tags = signal<string[]>([]);
-  /** The other people of a direct chat, by this user's account data. */
+  /** The other user of a direct chat, from this user's account data. */
   readonly directWith = signal<string | null>(null);
   readonly timeline: Timeline;
   readonly members = new Map<string, Member>();
-  /** The newest public receipt of each member, whatever thread it is in. */
+  /** The newest public receipt of each member, in any thread. */
   readonly receipts = new Map<string, Receipt>();
-  /** Whether all members are loaded, and not only those who spoke. */
+  /** Whether all members are loaded, not only those who sent something. */
   readonly hasAllMembers = signal(false);
-  /** When something happened that moves the room up in the list. */
+  /** The time of the last event that moves the room up in the list. */
   readonly activity = signal(0);
 
   private readonly state = new Map<string, Map<string, RoomStateEvent>>();
@@ -60,7 +60,7 @@ export class Room {
     this.timeline.onHistoricState = (events) => this.addHistoricMembers(events);
   }
 
-  // What the state says. Views that read these are told of changes.
+  // State of the room. Views that read these signals are drawn again when they change.
 
   readonly name = computed(() => {
     this.stateChanged.value;
@@ -84,7 +84,7 @@ export class Room {
   readonly encrypted = computed(() => this.field("m.room.encryption", "algorithm") !== undefined);
   readonly isSpace = computed(() => this.field("m.room.create", "type") === "m.space");
   readonly version = computed(() => this.field("m.room.create", "room_version") ?? "1");
-  /** The room that goes on where this one was closed. */
+  /** The room that replaced this one. */
   readonly successor = computed(() => this.field("m.room.tombstone", "replacement_room"));
   readonly creator = computed(() => {
     this.stateChanged.value;
@@ -103,13 +103,13 @@ export class Room {
     return this.memberCounts.joined ?? [...this.members.values()].filter(({ membership }) => membership === "join").length;
   });
 
-  /** The own membership event, which for an invitation says by whom, and until when. */
+  /** This user's membership event. For an invitation it has the inviter and the expiry. */
   readonly ownMember = computed(() => {
     this.membersChanged.value;
     return this.stateEvent("m.room.member", this.me);
   });
 
-  /** The newest event that is worth a line in the list of rooms. */
+  /** The newest event that the room list can show. */
   readonly preview = computed(() => {
     this.timeline.changed.value;
     const events = this.timeline.pending.length > 0 ? this.timeline.pending : this.timeline.events;
@@ -128,12 +128,12 @@ export class Room {
     return this.members.get(userId)?.name ?? localpart(userId);
   }
 
-  /** The members with this membership, by name. */
+  /** Returns the members with a membership, sorted by name. */
   membersWith(membership: Membership): Member[] {
     return [...this.members.values()].filter((member) => member.membership === membership).sort((a, b) => a.name.localeCompare(b.name));
   }
 
-  /** Loads the members whom the syncs left out. */
+  /** Loads the members that lazy loading left out of the syncs. */
   async loadMembers(): Promise<void> {
     if (this.hasAllMembers.value || this.membership.value !== "join") return;
     const { chunk } = await this.api.get<{ chunk: RawEvent[] }>(`/_matrix/client/v3/rooms/${encodeURIComponent(this.id)}/members`);
@@ -142,7 +142,7 @@ export class Room {
     this.membersChanged.value += 1;
   }
 
-  // What the server says.
+  // Updates from the server.
 
   applyJoin(update: JoinedRoom): void {
     if (this.membership.value !== "join") this.state.clear();
@@ -180,14 +180,14 @@ export class Room {
     this.unread.value = { count: 0, highlights: 0 };
   }
 
-  /** Takes members that come with the history: what is known already is newer. */
+  /** Adds members that came with older history. Members that are already known are newer. */
   addHistoricMembers(events: RawEvent[]): void {
     for (const event of events) {
       if (event.type === "m.room.member" && !this.members.has(event.state_key ?? "")) this.applyState(event);
     }
   }
 
-  /** Notes the own receipt at once, before the server tells it. */
+  /** Clears the unread counts immediately, before the server does. */
   markRead(): void {
     this.unread.value = { count: 0, highlights: 0 };
   }
@@ -205,7 +205,7 @@ export class Room {
     const gone = !["join", "invite", "knock"].includes(String(event.content["membership"]));
     this.members.set(userId, {
       userId,
-      // Whoever goes is told without a name; the old one is still the best one.
+      // The event of a member who left has no name; the old one is still the best.
       name: text(event.content["displayname"])?.trim() || (gone ? known?.name : undefined) || localpart(userId),
       avatar: text(event.content["avatar_url"]) ?? (gone ? known?.avatar : undefined),
       membership: (text(event.content["membership"]) ?? "leave") as Membership,
@@ -257,7 +257,7 @@ export class Room {
     return text(this.content(type)?.[key]);
   }
 
-  /** The name of a room that has none: after the people in it. */
+  /** Returns a name made of the members, for a room without a name. */
   private nameByMembers(): string {
     this.membersChanged.value;
     const others = this.heroes.length > 0 ? this.heroes : this.others();
@@ -282,12 +282,12 @@ export function localpart(userId: string): string {
   return userId.replace(/^@/, "").replace(/:.*$/s, "");
 }
 
-/** The server's name in an id. */
+/** Returns the server name of an id. */
 export function serverOf(id: string): string {
   return id.slice(id.indexOf(":") + 1);
 }
 
-/** Whether an event is a message, as people see it. */
+/** Whether people see the event as a message. */
 export function isVisibleMessage({ type }: { type: string }): boolean {
   return type === "m.room.message" || type === "m.room.encrypted" || type === "m.sticker" || type.endsWith("poll.start");
 }

@@ -1,4 +1,4 @@
-// What members do to a room and to each other: its name and picture, its rules, who is in it and as what.
+// Changes to a room and its members: its state, its address, invitations, kicks, bans and roles.
 
 import { type Api, path } from "../server/api.ts";
 import { type Content, number, record } from "../server/events.ts";
@@ -24,13 +24,13 @@ export class RoomAdministration {
     await this.api.put(path`/_matrix/client/v3/rooms/${roomId}/state/${type}/${key}`, content);
   }
 
-  /** Gives a room an address, and makes it the one to show. */
+  /** Gives a room an alias and makes it the canonical one. */
   async setAlias(roomId: string, alias: string): Promise<void> {
     await this.api.put(path`/_matrix/client/v3/directory/room/${alias}`, { room_id: roomId });
     await this.setState(roomId, "m.room.canonical_alias", { alias });
   }
 
-  /** Whether a room stands in the list of public rooms. */
+  /** Whether a room is in the list of public rooms. */
   async isPubliclyListed(roomId: string): Promise<boolean> {
     const { visibility } = await this.api.get<{ visibility?: string }>(path`/_matrix/client/v3/directory/list/room/${roomId}`);
     return visibility === "public";
@@ -40,7 +40,7 @@ export class RoomAdministration {
     await this.api.put(path`/_matrix/client/v3/directory/list/room/${roomId}`, { visibility: listed ? "public" : "private" });
   }
 
-  /** Invites people, each until a time if there is one. */
+  /** Invites users, with an expiry time if there is one. */
   async invite(roomId: string, userIds: string[], until?: number): Promise<void> {
     for (const userId of userIds) {
       if (until === undefined) await this.changeMembership(roomId, "invite", userId);
@@ -48,7 +48,7 @@ export class RoomAdministration {
     }
   }
 
-  /** Takes somebody out of a room, or their invitation back. */
+  /** Removes a member from a room, or withdraws an invitation. */
   async kick(roomId: string, userId: string, reason = ""): Promise<void> {
     await this.changeMembership(roomId, "kick", userId, reason);
   }
@@ -61,7 +61,7 @@ export class RoomAdministration {
     await this.changeMembership(roomId, "unban", userId);
   }
 
-  /** Gives somebody a power level; everything else in the levels stays as it is. */
+  /** Sets the power level of a user and leaves the other levels as they are. */
   async setLevel(room: Room, userId: string, level: number): Promise<void> {
     const levels = room.content("m.room.power_levels") ?? {};
     const users = { ...record(levels["users"]) };
@@ -70,7 +70,7 @@ export class RoomAdministration {
     await this.setState(room.id, "m.room.power_levels", { ...levels, users });
   }
 
-  /** Leaves a room, or declines an invitation to it. */
+  /** Leaves a room, or declines an invitation. */
   async leave(roomId: string): Promise<void> {
     await this.api.post(path`/_matrix/client/v3/rooms/${roomId}/leave`);
   }
@@ -81,12 +81,12 @@ export class RoomAdministration {
   }
 }
 
-/** When an invitation to a room ends; undefined where it does not. */
+/** Returns when an invitation to a room expires; undefined if it does not. */
 export function invitationExpiry(room: Room, userId: string): number | undefined {
   return number(room.content("m.room.member", userId)?.[EXPIRES_AT_FIELD]);
 }
 
-/** The roles that one member can give another: none above the own, and none to those as high as oneself. */
+/** Returns the roles that one member can give another: none above their own, and none to a member of the same level. */
 export function assignableRoles(powerLevels: PowerLevels, me: string, userId: string): (typeof ROLE_LEVELS)[number][] {
   const own = powerLevels.levelOf(me);
   const theirs = powerLevels.levelOf(userId);
@@ -95,12 +95,12 @@ export function assignableRoles(powerLevels: PowerLevels, me: string, userId: st
   return ROLE_LEVELS.filter(({ level }) => level <= own && level !== theirs);
 }
 
-/** Who made the room, and may delete it; the other creators that new room versions know may not. */
+/** Whether the user made the room and may delete it. The additional creators of new room versions may not. */
 export function isCreator(room: Room, userId: string): boolean {
   return room.creator.value === userId;
 }
 
-/** Marks one as here, or as not here, at once. */
+/** Sets this user's presence immediately. */
 export async function announcePresence(api: Api, connection: LiveConnection, me: string, shown: boolean): Promise<void> {
   const presence = shown ? "online" : "offline";
   if (connection.canRequest) await connection.request("presence", { presence });

@@ -1,4 +1,4 @@
-// Finding rooms: the list of public rooms, aliases, and addresses that people paste.
+// Finds rooms: in the list of public rooms, by alias, and by pasted addresses.
 
 import { type Api, path } from "../server/api.ts";
 
@@ -29,12 +29,12 @@ export class RoomDirectory {
     return this.api.post(`/_matrix/client/v3/publicRooms${query}`, { limit, ...filter, ...(since === undefined ? {} : { since }) });
   }
 
-  /** Joins by id or alias. Returns the room's id. */
+  /** Joins a room by id or alias. Returns the room id. */
   async join(address: string, via: string[] = []): Promise<string> {
     return this.joinOrKnock("join", address, via, {});
   }
 
-  /** Asks to be let in. */
+  /** Knocks on a room. */
   async knock(address: string, via: string[] = [], reason?: string): Promise<string> {
     return this.joinOrKnock("knock", address, via, reason === undefined ? {} : { reason });
   }
@@ -46,10 +46,10 @@ export class RoomDirectory {
   }
 }
 
-/** What an address that somebody typed or pasted stands for. */
+/** The room or user that a typed or pasted address points to. */
 export type MatrixAddress = { kind: "room"; id: string; via: string[] } | { kind: "user"; id: string };
 
-/** Reads `#room:server`, `!id:server`, `@user:server`, `matrix:` addresses and links of matrix.to. */
+/** Parses `#room:server`, `!id:server`, `@user:server`, `matrix:` addresses and matrix.to links. */
 export function parseAddress(typed: string): MatrixAddress | null {
   const text = typed.trim();
   if (/^[#!@][^\s]+$/.test(text)) return addressOf(text, []);
@@ -63,7 +63,7 @@ export function parseAddress(typed: string): MatrixAddress | null {
 }
 
 function addressOf(id: string, via: string[]): MatrixAddress | null {
-  // Ids of rooms have no server's name in the newest versions.
+  // The newest room versions have no server name in the room id.
   if (id.startsWith("!") && id.length > 1) return { kind: "room", id, via };
   if (!/^[#@][^\s:]+:[^\s]+$/.test(id)) return null;
   return id.startsWith("@") ? { kind: "user", id } : { kind: "room", id, via };

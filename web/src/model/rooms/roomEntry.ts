@@ -1,4 +1,4 @@
-// Making rooms and direct chats, and coming into them.
+// Creates rooms and direct chats, and joins rooms.
 
 import { effect } from "@preact/signals";
 import type { Api } from "../server/api.ts";
@@ -13,13 +13,13 @@ export interface NewRoomOptions {
   name: string;
   topic: string;
   isPublic: boolean;
-  /** The part of the alias between `#` and the server's name; empty for none. */
+  /** The part of the alias between `#` and the server name; empty for none. */
   alias: string;
   historyVisibility: string;
   invite: string[];
 }
 
-/** How long to wait for the sync to tell of a room that the server has already answered for. */
+/** Time to wait until the sync has a room that the server has already confirmed. */
 const SYNC_TIMEOUT_MS = 8_000;
 
 export class RoomEntry {
@@ -31,12 +31,12 @@ export class RoomEntry {
     private readonly parlourApi: ParlourApi,
   ) {}
 
-  /** Makes a room. Returns its id when it is in the list. */
+  /** Creates a room. Returns its id when the room is in the list. */
   async createRoom({ name, topic, isPublic, alias, historyVisibility, invite }: NewRoomOptions): Promise<string> {
     const { room_id } = await this.api.post<{ room_id: string }>("/_matrix/client/v3/createRoom", {
       ...(name === "" ? {} : { name }),
       preset: isPublic ? "public_chat" : "private_chat",
-      // Whoever is in may bring others, into public rooms, too.
+      // Members may invite others, also into public rooms.
       power_level_content_override: { invite: 0 },
       visibility: isPublic ? "public" : "private",
       ...(topic === "" ? {} : { topic }),
@@ -47,7 +47,7 @@ export class RoomEntry {
     return this.waitForRoom(room_id);
   }
 
-  /** Returns the direct chat with somebody: the one that there is, or a new one. */
+  /** Returns the direct chat with a user, and creates one if there is none. */
   async directChatWith(userId: string): Promise<string> {
     const known = this.existingDirectChat(userId);
     if (known?.membership.value === "invite") return this.acceptInvitation(known);
@@ -61,7 +61,7 @@ export class RoomEntry {
     return this.waitForRoom(room_id);
   }
 
-  /** The direct chat with somebody that was used last. */
+  /** Returns the most recently used direct chat with a user. */
   existingDirectChat(userId: string): Room | undefined {
     const marked = strings(this.accountData.directChats.value[userId]).map((id) => this.rooms.get(id));
     const invited = this.rooms.invitations.value.filter((room) => isDirectInvitation(room) && room.ownMember.value?.sender === userId);
@@ -70,7 +70,7 @@ export class RoomEntry {
       .sort((a, b) => Number(b.membership.value === "join") - Number(a.membership.value === "join") || b.activity.value - a.activity.value)[0];
   }
 
-  /** Accepts an invitation, and keeps it as a direct chat if it was meant as one. */
+  /** Accepts an invitation, and marks the room as a direct chat if the inviter did. */
   async acceptInvitation(room: Room): Promise<string> {
     const inviter = room.ownMember.value?.sender;
     const isDirect = isDirectInvitation(room);
@@ -79,7 +79,7 @@ export class RoomEntry {
     return this.waitForRoom(room.id);
   }
 
-  /** Joins by id or alias, and returns the room's id when it is in the list. */
+  /** Joins a room by id or alias. Returns its id when the room is in the list. */
   async joinRoom(address: string, via: string[] = []): Promise<string> {
     return this.waitForRoom(await this.roomDirectory.join(address, via));
   }
@@ -88,7 +88,7 @@ export class RoomEntry {
     return this.waitForRoom(await this.parlourApi.redeemInviteLink(token));
   }
 
-  /** Waits until the sync has told of a room that was joined, though not for ever: it comes in any case. */
+  /** Waits until the sync has a joined room, up to a timeout; the room will appear in any case. */
   async waitForRoom(roomId: string): Promise<string> {
     await new Promise<void>((resolve) => {
       let stop: (() => void) | undefined;

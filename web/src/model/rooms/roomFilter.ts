@@ -1,4 +1,4 @@
-// Which rooms the list shows.
+// Selects the rooms that the list shows.
 
 import type { Room } from "./room.ts";
 
@@ -30,7 +30,7 @@ function matchesWords(room: Room, words: string[]): boolean {
   return words.every((word) => names.includes(word));
 }
 
-/** Without case and accents, so that "uber" finds "Über". */
+/** Removes case and accents, so that "uber" finds "Über". */
 export function foldForSearch(text: string): string {
   return text.normalize("NFKD").replace(/\p{M}/gu, "").toLocaleLowerCase();
 }

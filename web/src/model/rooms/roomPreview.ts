@@ -1,4 +1,4 @@
-// What one line says of a message.
+// One-line summaries of messages.
 
 import { text } from "../server/events.ts";
 import type { TimelineEvent } from "../timeline/timeline.ts";
@@ -6,7 +6,7 @@ import type { Room } from "./room.ts";
 
 const MAX_PREVIEW_LENGTH = 160;
 
-/** "Photo", or the beginning of the text. */
+/** Returns "Photo" and the like, or the beginning of the text. */
 export function messageSummary(event: TimelineEvent): string {
   if (event.raw.type === "m.room.encrypted") return "Encrypted message";
   if (event.raw.type === "m.sticker") return "Sticker";
@@ -29,7 +29,7 @@ export function messageSummary(event: TimelineEvent): string {
   }
 }
 
-/** The line under a room's name: who, and what. */
+/** Returns the line under a room's name: the sender and a summary of the last message. */
 export function roomPreview(room: Room, me: string): string {
   const event = room.preview.value;
   if (event === undefined) return room.topic.value ?? "";
@@ -39,7 +39,7 @@ export function roomPreview(room: Room, me: string): string {
   return room.directWith.value === null ? `${nameOf(room, event.sender)}: ${summary}` : summary;
 }
 
-/** Who is typing, in a few words. */
+/** Returns who is typing, in a few words. */
 export function typingText(room: Room): string | null {
   const typing = room.typing.value;
   if (typing.length === 0) return null;
@@ -52,7 +52,7 @@ function nameOf(room: Room, userId: string): string {
   return room.memberName(userId);
 }
 
-/** Replies of old clients begin with what they reply to, each line after `> `. */
+/** Removes the quotation at the start of replies of old clients, in which each line starts with `> `. */
 function withoutFallback(body: string): string {
   return body.startsWith("> <@") ? body.replace(/^(?:> .*\n)+\n?/, "") : body;
 }

@@ -1,4 +1,4 @@
-// All rooms of the user, as the syncs tell them.
+// All rooms of the user, from the syncs.
 
 import { computed, signal } from "@preact/signals";
 import type { Api } from "../server/api.ts";
@@ -7,9 +7,9 @@ import { Room } from "./room.ts";
 
 export class RoomStore {
   private readonly rooms = new Map<string, Room>();
-  /** Goes up when a room is added, or its membership changes. */
+  /** Goes up when a room is added or its membership changes. */
   readonly changed = signal(0);
-  /** Whether the first sync is there. */
+  /** Whether the first sync has arrived. */
   readonly isReady = signal(false);
 
   constructor(
@@ -21,7 +21,7 @@ export class RoomStore {
     return this.rooms.get(id);
   }
 
-  /** The joined rooms, those with the newest activity first. */
+  /** The joined rooms, sorted by activity, newest first. */
   readonly joined = computed(() => {
     this.changed.value;
     return [...this.rooms.values()]
@@ -54,7 +54,7 @@ export class RoomStore {
     this.isReady.value = true;
   }
 
-  /** Takes the account data `m.direct`: which rooms are direct chats, and with whom. */
+  /** Takes over the account data `m.direct`: the direct chats and their users. */
   setDirectChats(direct: Content): void {
     const withWhom = new Map<string, string>();
     for (const [userId, ids] of Object.entries(direct)) for (const id of strings(ids)) withWhom.set(id, userId);
@@ -62,7 +62,7 @@ export class RoomStore {
     this.directUsers = withWhom;
   }
 
-  /** Forgets a room, which the server does not tell any more. */
+  /** Removes a room that the server no longer sends. */
   forget(id: string): void {
     this.rooms.delete(id);
     this.changed.value += 1;

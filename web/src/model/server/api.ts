@@ -1,6 +1,6 @@
-// The HTTP side of the Matrix client-server API.
+// HTTP requests of the Matrix client-server API.
 
-/** An answer of the server that is an error, in the specification's form. */
+/** An error response of the server, in the specification's format. */
 export class MatrixError extends Error {
   constructor(
     readonly status: number,
@@ -12,23 +12,23 @@ export class MatrixError extends Error {
     this.name = "MatrixError";
   }
 
-  /** Whether the access token was refused for good or until the next login. */
+  /** Whether the access token was refused, for good or until the next login. */
   get isUnknownToken(): boolean {
     return this.status === 401 && (this.errcode === "M_UNKNOWN_TOKEN" || this.errcode === "M_MISSING_TOKEN");
   }
 }
 
-/** The server could not be reached, or answered with something that is not Matrix. */
+/** The server could not be reached, or sent a response that is not Matrix. */
 export class NetworkError extends Error {
   override name = "NetworkError";
 }
 
-/** What the page itself refuses; the message is for the person. */
+/** An error that the page itself raises; its message is shown to the user. */
 export class UserFacingError extends Error {
   override name = "Refusal";
 }
 
-/** The longest wait for which an answer of 429 is waited out; a longer one is shown. */
+/** The longest wait after a 429 response; with a longer one the error is shown. */
 const MAX_RETRY_WAIT_MS = 5_000;
 
 export type QueryParameters = Record<string, string | number | boolean | undefined | null>;
@@ -36,19 +36,19 @@ export type QueryParameters = Record<string, string | number | boolean | undefin
 export interface RequestOptions {
   query?: QueryParameters | undefined;
   body?: unknown;
-  /** Asks without the access token. */
+  /** Sends the request without the access token. */
   anonymous?: boolean;
   signal?: AbortSignal | undefined;
-  /** How often an answer of 429 is waited out, if the wait is short. */
+  /** How many times a short 429 wait is waited out. */
   maxRetries?: number;
 }
 
-/** A path of the Matrix API whose parts are encoded: `` path`/rooms/${id}/send` ``. */
+/** A path of the Matrix API with encoded parts: `` path`/rooms/${id}/send` ``. */
 export function path(parts: TemplateStringsArray, ...values: string[]): string {
   return parts.reduce((all, part, at) => all + encodeURIComponent(values[at - 1] ?? "") + part);
 }
 
-/** Sends requests to one server, as one session or as nobody. */
+/** Sends requests to one server, with the access token of a session if there is one. */
 export class Api {
   /** Called when the server refuses the access token. */
   onUnknownToken: ((error: MatrixError) => void) | null = null;
@@ -66,7 +66,7 @@ export class Api {
     return url.href;
   }
 
-  /** Headers that say who asks; for what does not go through `request`, such as uploads. */
+  /** The authorization header, for requests that do not use `request`, such as uploads. */
   authorization(): Record<string, string> {
     return this.accessToken === null ? {} : { Authorization: `Bearer ${this.accessToken}` };
   }
@@ -90,7 +90,7 @@ export class Api {
   async maxRetries<T>(method: string, path: string, options: RequestOptions = {}): Promise<T> {
     const { query, body, anonymous = false, signal = null, maxRetries = 3 } = options;
     for (let attempt = 0; ; attempt++) {
-      // Each attempt is made with the token of its time.
+      // Each attempt uses the token of its time.
       const token = this.accessToken;
       const response = await this.fetch(this.url(path, query), {
         method,
@@ -107,13 +107,13 @@ export class Api {
         await pause(retryAfterMs(error), signal);
         continue;
       }
-      // A late answer to a session that is over says nothing of the one that came after it.
+      // A late response to a previous session must not end the current one.
       if (error.isUnknownToken && !anonymous && token === this.accessToken) this.onUnknownToken?.(error);
       throw error;
     }
   }
 
-  /** Fetches bytes as this session. */
+  /** Downloads a file with the access token. */
   async blob(path: string, query?: QueryParameters, signal: AbortSignal | null = null): Promise<Blob> {
     const response = await this.fetch(this.url(path, query), { headers: this.authorization(), signal });
     if (!response.ok) throw await this.error(response);
@@ -156,7 +156,7 @@ export class Api {
   }
 }
 
-/** What to show a person of an error. */
+/** Returns the text that a user sees for an error. */
 export function messageOf(error: unknown): string {
   if (error instanceof MatrixError && error.status === 429) return `Too many attempts. Try again in ${waitText(retryAfterMs(error))}.`;
   if (error instanceof MatrixError || error instanceof NetworkError || error instanceof UserFacingError) return error.message;
@@ -175,7 +175,7 @@ function waitText(milliseconds: number): string {
   return seconds === 1 ? "a second" : `${seconds} seconds`;
 }
 
-/** Waits so many milliseconds, or less if it is aborted: then it throws. */
+/** Waits for a time. Throws if the signal aborts it. */
 export async function pause(milliseconds: number, signal: AbortSignal | null = null): Promise<void> {
   await new Promise<void>((resolve, reject) => {
     if (signal?.aborted) return reject(signal.reason as Error);

@@ -1,5 +1,5 @@
-// The shapes of Matrix events and of /sync, as far as the page reads them. What comes from other people is
-// unknown until it was looked at: contents are records of unknown values.
+// The types of Matrix events and of /sync, as far as the page reads them. Contents come from other people, so their
+// values are unknown until they are checked.
 
 export type Content = Record<string, unknown>;
 
@@ -24,7 +24,7 @@ export interface RawEvent {
   unsigned?: Unsigned;
 }
 
-/** An event of which only type, sender, key and content are told, as in an invitation. */
+/** An event with only type, sender, state key and content, as in an invitation. */
 export interface StrippedEvent {
   type: string;
   sender: string;
@@ -101,12 +101,12 @@ export function strings(value: unknown): string[] {
   return list(value).filter((item): item is string => typeof item === "string");
 }
 
-/** What the event's content relates to, as `m.relates_to` says. */
+/** The relation of an event, from `m.relates_to`. */
 export interface Relation {
   type: string | undefined;
   target: string | undefined;
   key: string | undefined;
-  /** The event that is replied to, unless this is only a thread's fallback. */
+  /** The event that is replied to, unless this is only the fallback of a thread. */
   replyTo: string | undefined;
 }
 

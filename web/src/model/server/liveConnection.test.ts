@@ -34,7 +34,7 @@ class FakeSocket {
     this.onmessage?.({ data: JSON.stringify(frame) });
   }
 
-  /** Opens, and lets the page in. */
+  /** Opens the socket and accepts the token. */
   async welcome(): Promise<void> {
     this.open();
     await vi.waitFor(() => expect(this.sent[0]?.method).toBe("authenticate"));

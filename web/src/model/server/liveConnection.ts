@@ -1,4 +1,4 @@
-// What happens, as it happens: through the WebSocket channel (docs/websocket.md), or by /sync where there is none.
+// Receives updates live: through the WebSocket channel (docs/websocket.md), or by /sync if that does not work.
 
 import { signal } from "@preact/signals";
 import { type Api, MatrixError, NetworkError, pause } from "./api.ts";
@@ -12,7 +12,7 @@ export type Socket = Pick<WebSocket, "send" | "close" | "readyState" | "onopen" 
 export interface LiveConnectionOptions {
   /** The filter for /sync, as JSON. */
   filter: unknown;
-  /** Whether others see that one is here. */
+  /** The presence that other users see. */
   presence: () => "online" | "offline" | "unavailable";
   openSocket?: (url: string, protocol: string) => Socket;
 }
@@ -25,7 +25,7 @@ interface PendingRequest {
 const PING_INTERVAL_MS = 25_000;
 const RESPONSE_TIMEOUT_MS = 15_000;
 const POLL_TIMEOUT_MS = 30_000;
-/** After so many connections that broke before anything came, /sync is used for a while. */
+/** After this many connections that broke before any update, /sync is used for a while. */
 const MAX_FAILED_SOCKETS = 2;
 const SOCKET_RETRY_DELAY_MS = 120_000;
 const MAX_RECONNECT_DELAY_MS = 20_000;
@@ -36,7 +36,7 @@ const READY_STATE_OPEN = 1;
 export class LiveConnection {
   readonly state = signal<ConnectionState>("connecting");
   readonly transport = signal<"websocket" | "sync" | null>(null);
-  /** Up to where everything is known. */
+  /** The token up to which updates were received. */
   since: string | null = null;
 
   private socket: Socket | null = null;
@@ -46,7 +46,7 @@ export class LiveConnection {
   private retrySocketsAt = 0;
   private running: AbortController | null = null;
   private wakeController = new AbortController();
-  /** Set while messages to the device were handed over that the server still keeps. */
+  /** Set while the server still keeps to-device messages that were received. */
   private isAckPending = false;
 
   constructor(
@@ -67,21 +67,21 @@ export class LiveConnection {
     this.socket?.close();
   }
 
-  /** Tries at once what is waiting to be tried again: the network came back, or the page to the front. */
+  /** Retries immediately, since the network came back or the page came to the front. */
   wake(): void {
     this.wakeController.abort();
     this.wakeController = new AbortController();
     if (this.socket?.readyState === READY_STATE_OPEN) void this.checkSocket(this.socket);
   }
 
-  /** Whether requests can go through the channel now. */
+  /** Whether requests can use the channel now. */
   get canRequest(): boolean {
     return this.socket?.readyState === READY_STATE_OPEN && this.transport.value === "websocket";
   }
 
   /**
-   * Asks through the channel. An answer of the server that is an error is thrown as a `MatrixError`; a channel that
-   * breaks before the answer, as a `NetworkError`: then it is not known whether it was done.
+   * Sends a request through the channel. Throws a `MatrixError` for an error response. Throws a `NetworkError` if the
+   * channel breaks before the response: then it is unknown whether the request was carried out.
    */
   async request<T>(method: string, params: unknown = {}, id?: string): Promise<T> {
     const socket = this.socket;
@@ -111,13 +111,13 @@ export class LiveConnection {
     }
   }
 
-  /** Sleeps, but not longer than until `wake`. */
+  /** Waits for a time, or until `wake` is called. */
   private async sleep(milliseconds: number, stopped: AbortSignal): Promise<void> {
     const signal = AbortSignal.any([stopped, this.wakeController.signal]);
     await pause(milliseconds, signal).catch(() => {});
   }
 
-  /** Keeps one WebSocket until it ends. Throws where it ended badly. */
+  /** Keeps one WebSocket until it closes. Throws if it broke. */
   private async runSocket(stopped: AbortSignal): Promise<void> {
     const open = this.options.openSocket ?? ((url, protocol) => new WebSocket(url, protocol));
     const url = this.api.url("/_matrix/client/unstable/stream", {
@@ -172,7 +172,7 @@ export class LiveConnection {
       return true;
     } catch (error) {
       socket.close();
-      // Whether the token is to blame, the HTTP side says: where it is, this throws.
+      // The HTTP API says whether the token is at fault; if so, this throws.
       if (error instanceof MatrixError) await this.whoami();
       return false;
     }
@@ -239,10 +239,10 @@ export class LiveConnection {
     }
   }
 
-  /** Asks /sync until it is time to try a WebSocket again. */
+  /** Polls /sync until it is time to try a WebSocket again. */
   private async poll(stopped: AbortSignal): Promise<void> {
     this.transport.value = "sync";
-    // After a break the first answer comes at once, and says that the server is there.
+    // After a break the first response comes immediately and shows that the server is up.
     for (let timeout = 0; !stopped.aborted && Date.now() < this.retrySocketsAt; timeout = POLL_TIMEOUT_MS) {
       const late = AbortSignal.timeout(timeout + 2 * RESPONSE_TIMEOUT_MS);
       const update = await this.api
@@ -252,7 +252,7 @@ export class LiveConnection {
           { signal: AbortSignal.any([stopped, late]) },
         )
         .catch((error: unknown) => {
-          // Where the server is away altogether, WebSockets are not to blame.
+          // If the whole server is down, WebSockets are not at fault.
           this.failedSockets = 0;
           if (late.aborted) throw new NetworkError("The server does not answer.");
           throw error;

@@ -1,4 +1,4 @@
-// Pictures and files of the server. They need the access token, so they are fetched and shown from memory.
+// Pictures and files from the server. They need the access token, so they are downloaded and shown from memory.
 
 import { type Api, MatrixError, NetworkError, path } from "./api.ts";
 import { number } from "./events.ts";
@@ -10,8 +10,8 @@ export interface ThumbnailSize {
 }
 
 /**
- * The types of files that a browser only shows or plays. A document of any other type, such as a picture in SVG, could
- * run scripts in the page's origin when it is opened by itself, since its address in memory is of that origin.
+ * The file types that a browser only shows or plays. A document of any other type, such as an SVG picture, could run
+ * scripts in the page's origin when it is opened by itself, since its address in memory has that origin.
  */
 const SAFE_MEDIA_TYPES: ReadonlySet<string> = new Set([
   ...["png", "jpeg", "gif", "webp", "avif", "apng", "bmp"].map((type) => `image/${type}`),
@@ -19,14 +19,13 @@ const SAFE_MEDIA_TYPES: ReadonlySet<string> = new Set([
   ...["mp4", "webm", "aac", "mpeg", "ogg", "wave", "wav", "x-wav", "x-pn-wav", "flac", "x-flac"].map((type) => `audio/${type}`),
 ]);
 
-/** Returns a file with a type of which a browser runs nothing: its own if that is harmless, else that of plain bytes. */
+/** Returns a file with a type that no browser runs: its own type if that is safe, else that of plain bytes. */
 export function withSafeType(file: Blob): Blob {
   const [type = ""] = file.type.split(";");
   const known = type.trim().toLowerCase();
   return file.slice(0, file.size, SAFE_MEDIA_TYPES.has(known) ? known : "application/octet-stream");
 }
 
-/** So many pictures are kept in memory. */
 const MAX_CACHED_FILES = 300;
 
 export class Media {
@@ -36,27 +35,27 @@ export class Media {
 
   constructor(private readonly api: Api) {}
 
-  /** The address of a thumbnail in memory. */
+  /** Returns the address of a thumbnail in memory. */
   async thumbnail(mxc: string, size: ThumbnailSize): Promise<string> {
     return this.load(mxc, "thumbnail", { ...size, animated: "true" }, `${mxc} ${size.width} ${size.height} ${size.method}`);
   }
 
-  /** The address of a whole file in memory. */
+  /** Returns the address of a whole file in memory. */
   async file(mxc: string): Promise<string> {
     return this.load(mxc, "download", {}, mxc);
   }
 
-  /** How many bytes a file may have; undefined where the server does not say. */
+  /** Returns the size limit of uploads in bytes; undefined if the server does not say. */
   async uploadLimit(): Promise<number | undefined> {
     this.cachedUploadLimit ??= this.api.get<Record<string, unknown>>("/_matrix/client/v1/media/config").then((config) => number(config["m.upload.size"]));
     this.cachedUploadLimit.catch(() => (this.cachedUploadLimit = null));
     return this.cachedUploadLimit;
   }
 
-  /** Uploads a file; `onProgress` is told which part of it is through, from 0 to 1. Returns its `mxc:` address. */
+  /** Uploads a file. `onProgress` gets the uploaded part, from 0 to 1. Returns the `mxc:` address. */
   async upload(file: Blob, name: string, onProgress?: (part: number) => void, signal?: AbortSignal): Promise<string> {
     return new Promise((resolve, reject) => {
-      // fetch does not tell how far an upload is.
+      // fetch does not report the progress of an upload.
       const request = new XMLHttpRequest();
       request.open("POST", this.api.url("/_matrix/media/v3/upload", { filename: name }));
       for (const [key, value] of Object.entries(this.api.authorization())) request.setRequestHeader(key, value);

@@ -1,4 +1,4 @@
-// What this server can do beside the Matrix API: docs/parlour-api.md.
+// The server's own API in addition to Matrix: docs/parlour-api.md.
 
 import { type Api, path, UserFacingError } from "./api.ts";
 
@@ -35,19 +35,19 @@ export interface NewInviteLink {
   label?: string | undefined;
 }
 
-/** What an invite link tells to those who hold it, also before they have an account. */
+/** The information about an invite link for anyone who has it, with or without an account. */
 export interface InviteLinkPreview {
   room: { room_id: string; name?: string | null; avatar_url?: string | null; topic?: string | null; joined_members?: number };
   inviter: { user_id: string; displayname?: string | null };
   expires_at?: number | null;
-  /** Whether an account can be made with it. */
+  /** Whether the link can be used to register an account. */
   registration: boolean;
 }
 
-/** How far ahead the server takes a time. */
+/** The furthest expiry that the server accepts. */
 export const MAX_EXPIRY_MS = 366 * 24 * 3_600_000;
 
-/** What stands in the content of an invitation that expires. */
+/** The field in the content of an invitation that expires. */
 export const EXPIRES_AT_FIELD = "dev.parlour.expires_at";
 
 const BASE_PATH = "/_parlour/client/v1";
@@ -59,7 +59,7 @@ export class ParlourApi {
     return this.api.get(`${BASE_PATH}/users`, { search: search === "" ? undefined : search, from, limit });
   }
 
-  /** Invites somebody until a time; then the server withdraws the invitation. */
+  /** Invites a user until a time; then the server withdraws the invitation. */
   async inviteUntil(roomId: string, userId: string, expiresAt: number, reason?: string): Promise<void> {
     const body = { user_id: userId, expires_at: expiresAt, ...(reason === undefined ? {} : { reason }) };
     await this.api.post(BASE_PATH + path`/rooms/${roomId}/invite`, body);
@@ -81,7 +81,7 @@ export class ParlourApi {
     return this.api.get(BASE_PATH + path`/invite_links/${token}`, {}, { anonymous: true });
   }
 
-  /** Joins the room that a link is for. Returns its id. */
+  /** Joins the room of a link. Returns the room id. */
   async redeemInviteLink(token: string): Promise<string> {
     return (await this.api.post<{ room_id: string }>(BASE_PATH + path`/invite_links/${token}/redeem`)).room_id;
   }
@@ -91,12 +91,12 @@ export class ParlourApi {
   }
 }
 
-/** How often a link can still be used; null where that has no limit. */
+/** Returns how many more times a link can be used; null if there is no limit. */
 export function usesLeft({ max_uses, uses }: InviteLink): number | null {
   return typeof max_uses === "number" ? Math.max(max_uses - uses, 0) : null;
 }
 
-/** Whether a link lets nobody in any more. */
+/** Whether a link is used up or expired. */
 export function isUnusable(link: InviteLink, now = Date.now()): boolean {
   return usesLeft(link) === 0 || (typeof link.expires_at === "number" && link.expires_at <= now);
 }
@@ -107,9 +107,9 @@ const HOUR_MS = 3_600_000;
 const EXPIRY_DELAYS_MS = { hour: HOUR_MS, day: 24 * HOUR_MS, week: 7 * 24 * HOUR_MS };
 
 /**
- * The time that was chosen; undefined for never. `custom` is what an input for a local date and time holds.
+ * Returns the chosen time; undefined for never. `custom` is the value of an input for a local date and time.
  *
- * Throws where the time is missing or over, in words for the person who chose it.
+ * Throws a message for the user if the time is missing or in the past.
  */
 export function expiresAt(choice: ExpiryChoice, custom: string, now = Date.now()): number | undefined {
   if (choice === "never") return undefined;

@@ -1,4 +1,4 @@
-// Making an account: which ways the server offers, which names are free.
+// Registers accounts and logs in.
 
 import { type Api, MatrixError } from "../server/api.ts";
 import { text } from "../server/events.ts";
@@ -9,10 +9,10 @@ export type RegistrationMode = "open" | "token" | "closed";
 
 export const MIN_PASSWORD_LENGTH = 8;
 const DEVICE_NAME = "Parlour";
-/** A person who is told to wait decides when to try again. */
+/** After a rate limit the user decides when to try again. */
 const WITHOUT_RETRY = { anonymous: true, patience: 0 };
 
-/** Says how accounts are made on this server. */
+/** Returns how accounts can be registered on this server. */
 export async function fetchRegistrationMode(api: Api): Promise<RegistrationMode> {
   try {
     await api.post("/_matrix/client/v3/register", {}, { anonymous: true });
@@ -48,7 +48,7 @@ export async function register(api: Api, { username, password, token }: NewAccou
 export interface Credentials {
   username: string;
   password: string;
-  /** The device to come back as, after a soft logout. */
+  /** The device to log in as again, after a soft logout. */
   deviceId?: string | undefined;
 }
 
@@ -64,7 +64,7 @@ export async function login(api: Api, { username, password, deviceId }: Credenti
 
 export type UsernameAvailability = { free: true } | { free: false; why: string };
 
-/** Whether an account can have this name. */
+/** Checks whether a user name can be registered. */
 export async function checkUsername(api: Api, username: string, signal?: AbortSignal): Promise<UsernameAvailability> {
   try {
     await api.get("/_matrix/client/v3/register/available", { username }, { anonymous: true, signal });
@@ -75,7 +75,7 @@ export async function checkUsername(api: Api, username: string, signal?: AbortSi
   }
 }
 
-/** Turns what somebody types into the form that user names have: small letters, digits and a few signs. */
+/** Converts typed text to a valid user name: lower-case letters, digits and a few signs. */
 export function toUsername(typed: string): string {
   return typed
     .trim()
@@ -84,13 +84,13 @@ export function toUsername(typed: string): string {
     .replace(/[^a-z0-9._=/+-]/g, "");
 }
 
-/** Why a password cannot be taken; null where it can. */
+/** Returns why a password is not accepted; null if it is. */
 export function passwordProblem(password: string, repeated: string): string | null {
   if ([...password].length < MIN_PASSWORD_LENGTH) return `The password needs at least ${MIN_PASSWORD_LENGTH} characters.`;
   return password === repeated ? null : "The two passwords are not the same.";
 }
 
-/** The name of the server, as it stands in ids; null where it does not tell strangers. */
+/** Returns the server name that is used in ids; null if the server does not publish it. */
 export async function fetchServerName(api: Api): Promise<string | null> {
   try {
     const keys = await api.get<Record<string, unknown>>("/_matrix/key/v2/server", {}, { anonymous: true });
@@ -100,7 +100,7 @@ export async function fetchServerName(api: Api): Promise<string | null> {
   }
 }
 
-/** Whether an account can be made with a token. */
+/** Whether a registration token is valid. */
 export async function isTokenValid(api: Api, token: string): Promise<boolean> {
   const where = "/_matrix/client/v1/register/m.login.registration_token/validity";
   return (await api.get<{ valid: boolean }>(where, { token }, { anonymous: true })).valid;

@@ -1,4 +1,4 @@
-// Who is logged in here, kept over reloads.
+// The session of this browser, kept over reloads.
 
 import { signal } from "@preact/signals";
 import type { Api } from "../server/api.ts";
@@ -21,8 +21,8 @@ export interface LoginResponse {
 }
 
 /**
- * The session of this browser. `expired` holds it after a soft logout: the server wants the password again, and
- * everything else stays as it was.
+ * Keeps the session of this browser. After a soft logout `expired` holds it: the server wants the password again, and
+ * everything else stays.
  */
 export class SessionStore {
   readonly current = signal<Session | null>(null);
@@ -36,12 +36,12 @@ export class SessionStore {
     this.api.accessToken = this.current.value?.accessToken ?? null;
   }
 
-  /** Takes the answer of `/login` or `/register`. */
+  /** Starts a session with the response of `/login` or `/register`. */
   start(answer: LoginResponse): void {
     this.set({ userId: answer.user_id, deviceId: answer.device_id, accessToken: answer.access_token });
   }
 
-  /** The server took the token back. */
+  /** Ends the session because the server no longer accepts its token. */
   tokenRevoked(soft: boolean): void {
     const session = this.current.value;
     this.set(null);
@@ -57,7 +57,7 @@ export class SessionStore {
     }
   }
 
-  /** Another tab logged in or out. */
+  /** Takes over a login or logout of another tab. */
   reloadFromStorage(): void {
     const session = parse(this.storage.getItem(STORAGE_KEY));
     if (session?.accessToken === this.current.value?.accessToken) return;

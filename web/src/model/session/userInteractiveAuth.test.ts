@@ -7,7 +7,7 @@ function unauthorized(body: Content): MatrixError {
   return new MatrixError(401, "M_UNAUTHORIZED", "no", body);
 }
 
-/** A server that wants these stages in one flow of several. */
+/** A server that wants the stages of one of these flows. */
 function serverWithFlows(flows: string[][], password = "right") {
   const seen: (Content | undefined)[] = [];
   const completed: string[] = [];

@@ -1,29 +1,29 @@
-// User-interactive authentication: what the server wants to be told again before it does something that matters.
+// User-interactive authentication: the server asks for a proof before important changes.
 
 import { MatrixError } from "../server/api.ts";
 import { type Content, list, record, strings, text } from "../server/events.ts";
 
 export interface AuthChallenge {
   session: string | undefined;
-  /** The ways through, each a list of stages. */
+  /** The possible flows, each a list of stages. */
   flows: string[][];
   completed: string[];
 }
 
-/** What a stage needs to be told beside its type and session. */
+/** The fields that each stage needs in addition to its type and session. */
 export type StageAnswers = Record<string, Content>;
 
 export const PASSWORD_STAGE = "m.login.password";
 export const TOKEN_STAGE = "m.login.registration_token";
 export const DUMMY_STAGE = "m.login.dummy";
 
-/** What a stage that was refused means to the person. */
+/** The message for the user when a stage is refused. */
 const STAGE_FAILURE_TEXTS: Record<string, string> = {
   [PASSWORD_STAGE]: "This is not the right password.",
   [TOKEN_STAGE]: "This token is not valid, or it was used already.",
 };
 
-/** Reads the challenge out of an answer of 401; null where it is something else. */
+/** Reads the challenge from a 401 response; null if it is something else. */
 export function readChallenge(error: unknown): AuthChallenge | null {
   if (!(error instanceof MatrixError) || error.status !== 401) return null;
   const { flows, session, completed } = error.body;
@@ -36,8 +36,8 @@ export function readChallenge(error: unknown): AuthChallenge | null {
 }
 
 /**
- * Sends a request, and goes through the stages that the server asks for with the answers given. An answer that the
- * server refuses is thrown with what that means; a server that asks for something else, too.
+ * Sends a request and completes the stages that the server asks for with the given answers. Throws an error with a
+ * message for the user if the server refuses an answer or asks for an unknown stage.
  */
 export async function withInteractiveAuth<T>(send: (auth: Content | undefined) => Promise<T>, answers: StageAnswers): Promise<T> {
   const known: StageAnswers = { [DUMMY_STAGE]: {}, ...answers };
@@ -57,7 +57,7 @@ export async function withInteractiveAuth<T>(send: (auth: Content | undefined) =
   }
 }
 
-/** The answer to the stage that asks for the password. */
+/** Returns the answer to the password stage. */
 export function passwordAnswers(userId: string, password: string): StageAnswers {
   return { [PASSWORD_STAGE]: { identifier: { type: "m.id.user", user: userId }, password } };
 }
@@ -66,7 +66,7 @@ function nextStage({ flows, completed }: AuthChallenge, answers: StageAnswers): 
   const open = flows
     .map((stages) => stages.filter((stage) => !completed.includes(stage)))
     .filter((left) => left.length > 0 && left.every((stage) => stage in answers));
-  // A flow that uses what was given is meant, rather than one that needs nothing.
+  // Prefers a flow that uses the given answers to one that needs nothing.
   const meant = open.find((left) => !left.every((stage) => stage === DUMMY_STAGE)) ?? open[0];
   return meant?.[0];
 }

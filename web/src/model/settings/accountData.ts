@@ -1,12 +1,12 @@
-// The account data of the user: settings that follow them to every device.
+// The user's account data: settings that apply on every device.
 
 import { signal } from "@preact/signals";
 import { type Api, path } from "../server/api.ts";
 import { type Content, record, type SyncUpdate, strings } from "../server/events.ts";
 
-/** What the page keeps in the account. */
+/** The settings of the page that are stored in the account. */
 export interface PageSettings {
-  /** Whether others see when this user is here. */
+  /** Whether others see when this user is online. */
   showPresence: boolean;
   /** Whether others see what this user has read. */
   sendReceipts: boolean;
@@ -50,7 +50,7 @@ export class AccountData {
     await this.put("m.direct", direct);
   }
 
-  /** Stops or starts to see what somebody writes. */
+  /** Starts or stops ignoring a user. */
   async setIgnored(userId: string, ignored: boolean): Promise<void> {
     const others = this.ignoredUsers.value.filter((other) => other !== userId);
     const all = ignored ? [...others, userId] : others;

@@ -1,4 +1,4 @@
-// Where the user is logged in, and what only a password allows.
+// The devices of the account, and the changes that need the password.
 
 import { type Api, path } from "../server/api.ts";
 import { passwordAnswers, withInteractiveAuth } from "../session/userInteractiveAuth.ts";
@@ -16,7 +16,7 @@ export class AccountSecurity {
     private readonly me: string,
   ) {}
 
-  /** The devices, the one seen last first. */
+  /** Returns the devices, the last seen first. */
   async devices(): Promise<Device[]> {
     const { devices } = await this.api.get<{ devices: Device[] }>("/_matrix/client/v3/devices");
     return devices.sort((a, b) => (b.last_seen_ts ?? 0) - (a.last_seen_ts ?? 0));
@@ -34,7 +34,7 @@ export class AccountSecurity {
     await this.postWithPassword("/_matrix/client/v3/account/password", { new_password: next, logout_devices: signOutOthers }, password);
   }
 
-  /** Ends the account for good. */
+  /** Deactivates the account for good. */
   async deactivate(password: string, erase: boolean): Promise<void> {
     await this.postWithPassword("/_matrix/client/v3/account/deactivate", { erase }, password);
   }

@@ -1,9 +1,9 @@
-// What the user wants to be notified of: the push rules, as far as the page shows them.
+// Push rules, as far as the page shows them.
 
 import { type Api, path } from "../server/api.ts";
 import { type Content, list, record, strings, text } from "../server/events.ts";
 
-/** What a room tells of: everything, mentions only, nothing; or what is so for all rooms. */
+/** The notifications of a room: everything, mentions only, nothing, or the default of all rooms. */
 export type RoomNotificationLevel = "default" | "all" | "mentions" | "mute";
 
 type PushRuleKind = "override" | "content" | "room" | "sender" | "underride";
@@ -15,7 +15,7 @@ export interface PushRule {
   pattern: string | undefined;
 }
 
-/** The rules that every account has and that the settings show. */
+/** The predefined rules that the settings show. */
 export const SHOWN_RULES: { kind: PushRuleKind; id: string; label: string }[] = [
   { kind: "underride", id: ".m.rule.message", label: "Messages in rooms" },
   { kind: "underride", id: ".m.rule.room_one_to_one", label: "Direct messages" },
@@ -27,7 +27,6 @@ export const SHOWN_RULES: { kind: PushRuleKind; id: string; label: string }[] = 
 const NOTIFY_ACTIONS = ["notify"];
 const NOTIFY_LOUDLY_ACTIONS = ["notify", { set_tweak: "sound", value: "default" }, { set_tweak: "highlight" }];
 
-/** The rules of a kind. */
 export function rulesOfKind(rules: Content, kind: PushRuleKind): PushRule[] {
   return list(record(rules["global"])?.[kind]).flatMap((item) => {
     const rule = record(item);
@@ -52,13 +51,13 @@ export function roomNotificationLevel(rules: Content, roomId: string): RoomNotif
   return own.notifies ? "all" : "mentions";
 }
 
-/** Whether a rule that every account has is on; one that the server does not have is not shown. */
+/** Whether a predefined rule is on; undefined if the server does not have it. */
 export function isRuleOn(rules: Content, kind: PushRuleKind, id: string): boolean | undefined {
   const rule = rulesOfKind(rules, kind).find(({ rule_id }) => rule_id === id);
   return rule?.enabled && rule.notifies;
 }
 
-/** The words of which the user wants to hear, the one of the account's own name apart. */
+/** Returns the user's keywords, without the account's own name. */
 export function keywords(rules: Content): string[] {
   return rulesOfKind(rules, "content")
     .filter(({ rule_id, enabled }) => !rule_id.startsWith(".") && enabled)
@@ -82,7 +81,7 @@ export class PushRules {
 
   async setEnabled(kind: PushRuleKind, id: string, on: boolean, rules: Content): Promise<void> {
     const rule = rulesOfKind(rules, kind).find(({ rule_id }) => rule_id === id);
-    // A rule that does nothing while it is on was emptied by another client.
+    // A rule that is on without actions was emptied by another client.
     if (on && rule?.notifies === false) await this.api.put(`${this.rulePath(kind, id)}/actions`, { actions: NOTIFY_ACTIONS });
     await this.api.put(`${this.rulePath(kind, id)}/enabled`, { enabled: on });
   }

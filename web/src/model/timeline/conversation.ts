@@ -1,4 +1,4 @@
-// A room as it is looked at: which part of its history is shown, what is read, what one does with messages.
+// An open room: the part of its history that is shown, its receipts, and the actions on messages.
 
 import { type Signal, signal } from "@preact/signals";
 import type { Client } from "../client.ts";
@@ -13,21 +13,21 @@ import { Timeline, TimelineEvent } from "./timeline.ts";
 
 export interface JumpTarget {
   eventId: string;
-  /** Tells one jump to an event from the next. */
+  /** Distinguishes two jumps to the same event. */
   jump: number;
 }
 
-/** So many events are kept that were fetched for quotations. */
+/** The number of events that are kept after they were fetched for quotations. */
 const MAX_FETCHED_EVENTS = 200;
 
 export class Conversation {
-  /** The part of the history that is shown: the room's newest, or what surrounds an old event. */
+  /** The part of the history that is shown: the newest, or the surroundings of an old event. */
   readonly timeline: Signal<Timeline>;
-  /** The event to show. */
+  /** The event to scroll to. */
   readonly target = signal<JumpTarget | null>(null);
   readonly readReceipts: ReadReceipts;
   readonly typingNotifier: TypingNotifier;
-  /** Files that wait in the composer: by the thread, or "" for the room itself. */
+  /** Files in the composer, by thread; the key of the room itself is "". */
   readonly attachments = new Map<string, Signal<Attachment[]>>();
   private readonly fetchedEvents = new Map<string, Signal<TimelineEvent | null | undefined>>();
   private jumps = 0;
@@ -46,7 +46,9 @@ export class Conversation {
     return this.timeline.value === this.room.timeline;
   }
 
-  /** Shows an event. Returns the root of its thread, if it is in one: the conversation leaves it out. */
+  /**
+   * Shows an event. If the event is in a thread, returns the root instead, since the conversation leaves threads out.
+   */
   async goTo(eventId: string): Promise<string | null> {
     let event = this.room.timeline.get(eventId);
     if (event !== undefined) this.show(this.room.timeline);
@@ -63,20 +65,19 @@ export class Conversation {
     return null;
   }
 
-  /** Shows the newest messages. */
   goToNewest(): void {
     this.target.value = null;
     this.show(this.room.timeline);
   }
 
-  /** Loads newer messages below an old part of the history, until it meets the newest. */
+  /** Loads newer messages after an old part of the history, until it reaches the newest. */
   async loadForward(): Promise<void> {
     const timeline = this.timeline.value;
     await timeline.loadForward();
     if (timeline === this.timeline.value && this.room.timeline.mergeOlder(timeline)) this.show(this.room.timeline);
   }
 
-  /** An event for a quotation: undefined while it is fetched, null where it cannot be. */
+  /** Returns an event for a quotation: undefined while it is loading, null if it cannot be loaded. */
   quotedEvent(eventId: string): Signal<TimelineEvent | null | undefined> {
     const loaded = this.room.timeline.get(eventId) ?? this.timeline.value.get(eventId);
     const known = this.fetchedEvents.get(eventId);
@@ -102,7 +103,7 @@ export class Conversation {
     return files;
   }
 
-  /** Reacts, or takes the reaction back. It is shown at once. */
+  /** Adds or removes a reaction. The change is shown immediately. */
   async react(event: TimelineEvent, key: string): Promise<void> {
     const { me } = this.client;
     const own = event.reactions.get(key)?.get(me);
@@ -140,7 +141,7 @@ export class Conversation {
     this.room.timeline.removeEcho(event);
   }
 
-  /** Goes on in the room that replaced this one. */
+  /** Joins the room that replaced this one. */
   async joinSuccessor(successor: string): Promise<void> {
     if (this.client.rooms.get(successor)?.membership.value === "join") return;
     const server = this.room.creator.value?.replace(/^[^:]*:/, "") ?? "";
@@ -176,7 +177,7 @@ export class Conversation {
 
 const PENDING_REACTION_ID = "~";
 
-/** An event with the edit that came with it. */
+/** Returns an event with the edit that the server bundled. */
 function eventWithBundledEdit(raw: RawEvent): TimelineEvent {
   const event = new TimelineEvent(raw);
   event.applyBundledRelations();

@@ -1,4 +1,4 @@
-// Searches in what was said.
+// Searches for messages.
 
 import { signal } from "@preact/signals";
 import { type Api, messageOf } from "../server/api.ts";
@@ -13,9 +13,9 @@ const PAGE_SIZE = 20;
 
 export class MessageSearch {
   readonly hits = signal<SearchHit[]>([]);
-  /** How many there are in all; null before anything was searched. */
+  /** The total number of results; null before the first search. */
   readonly count = signal<number | null>(null);
-  /** The words to emphasise. */
+  /** The words to highlight. */
   readonly words = signal<string[]>([]);
   readonly loading = signal(false);
   readonly problem = signal<string | null>(null);
@@ -28,7 +28,7 @@ export class MessageSearch {
 
   constructor(private readonly api: Api) {}
 
-  /** Searches in one room, or in all. */
+  /** Searches in one room, or in all rooms. */
   async start(term: string, roomId: string | null): Promise<void> {
     this.term = term;
     this.rooms = roomId === null ? undefined : [roomId];
@@ -87,7 +87,7 @@ export class MessageSearch {
   }
 }
 
-/** Splits a text so that the words that were searched for can be emphasised. */
+/** Splits a text so that the searched words can be highlighted. */
 export function splitAtWords(body: string, words: string[]): { text: string; found: boolean }[] {
   const patterns = words.map((word) => word.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"));
   if (patterns.length === 0) return [{ text: body, found: false }];

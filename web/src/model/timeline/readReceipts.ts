@@ -1,15 +1,15 @@
-// Tells the server what this user has read, and what others have.
+// Sends this user's read receipts, and knows those of others.
 
 import { computed, type ReadonlySignal } from "@preact/signals";
 import type { Room } from "../rooms/room.ts";
 import { type Api, path } from "../server/api.ts";
 
-/** Receipts wait so long, so that a burst of messages is one receipt. */
+/** The delay that combines a burst of messages into one receipt. */
 const RECEIPT_DELAY_MS = 300;
 
 export interface Reader {
   userId: string;
-  /** The order of the last event that they have read, as far as it is loaded. */
+  /** The order of the last event that the user has read, as far as it is loaded. */
   upTo: number;
 }
 
@@ -20,11 +20,11 @@ export class ReadReceipts {
   constructor(
     private readonly api: Api,
     private readonly room: Room,
-    /** Whether others may see it. */
+    /** Whether others may see the receipts. */
     private readonly isPublic: () => boolean,
   ) {}
 
-  /** The newest events are before the user's eyes. */
+  /** Notes that the newest events are in view. */
   markSeen(): void {
     if (this.timer !== null || this.newestEventId() === this.lastSent) return;
     this.timer = setTimeout(() => {
@@ -33,22 +33,22 @@ export class ReadReceipts {
     }, RECEIPT_DELAY_MS);
   }
 
-  /** Who has read up to where, those who are furthest first; this user apart. */
+  /** The other readers, and how far each has read; the furthest first. */
   readonly readers: ReadonlySignal<Reader[]> = computed(() => {
     this.room.receiptsChanged.value;
     this.room.timeline.changed.value;
     const { timeline, receipts, me } = this.room;
     const upTo = new Map<string, number>();
     for (const [userId, { eventId }] of receipts) upTo.set(userId, timeline.get(eventId)?.order ?? -Infinity);
-    // Whoever answers has read what is above.
+    // A user who sent an event has read everything above it.
     for (const [userId, order] of timeline.lastOrderBySender) upTo.set(userId, Math.max(order, upTo.get(userId) ?? -Infinity));
     upTo.delete(me);
     return [...upTo].map(([userId, order]) => ({ userId, upTo: order })).sort((a, b) => b.upTo - a.upTo);
   });
 
-  /** Who has read this event. */
+  /** Returns the users who have read an event. */
   readersOf(eventId: string): string[] {
-    // What is not loaded is older than everything that is.
+    // An event that is not loaded is older than all that are.
     const order = this.room.timeline.get(eventId)?.order ?? -Infinity;
     const readers = this.readers.value;
     const end = readers.findIndex(({ upTo }) => upTo < order);
@@ -68,7 +68,7 @@ export class ReadReceipts {
       this.room.markRead();
       await this.api.post(path`/_matrix/client/v3/rooms/${this.room.id}/read_markers`, body);
     } catch {
-      // Nobody asked for it, so nobody is told; the next look tries again.
+      // The user did not ask for this, so no error is shown; the next call tries again.
       this.lastSent = null;
     }
   }

@@ -1,4 +1,4 @@
-// What the state events of a room say, in words.
+// Describes the state events of a room in words.
 
 import { PowerLevels } from "../rooms/powerLevels.ts";
 import { type Content, record, text } from "../server/events.ts";
@@ -6,7 +6,7 @@ import type { TimelineEvent } from "./timelineEvent.ts";
 
 type NameLookup = (userId: string) => string;
 
-/** Whether there are words for an event. Those that change nothing, and those that nobody cares about, have none. */
+/** Whether there is a description for an event. Events without a visible change have none. */
 export function hasStateEventText(event: TimelineEvent): boolean {
   return event.isState && stateEventText(event, (userId) => userId) !== null;
 }

@@ -1,4 +1,4 @@
-// A thread of a room: its root and what was answered to it.
+// A thread of a room: its root and the replies.
 
 import { type Api, path } from "../server/api.ts";
 import { type RawEvent, relationOf } from "../server/events.ts";
@@ -19,7 +19,7 @@ export class Thread extends Timeline {
     this.back.token = NEWEST_TOKEN;
   }
 
-  /** Takes part in what happens in the room; the function that is returned ends it. */
+  /** Follows the events of the room. Returns a function that stops it. */
   followRoom(): () => void {
     const follower = (raw: RawEvent) => this.applyRoomEvent(raw);
     this.roomTimeline.newEventListeners.add(follower);
@@ -31,7 +31,7 @@ export class Thread extends Timeline {
     const answer = await this.api.get<{ chunk: RawEvent[]; next_batch?: string }>(address, {
       dir: "b",
       limit: PAGE_SIZE,
-      // Reactions to the answers come with them.
+      // Includes the reactions to the replies.
       recurse: true,
       from: from === NEWEST_TOKEN ? undefined : from,
     });
@@ -56,5 +56,5 @@ export class Thread extends Timeline {
   }
 }
 
-/** Asks for the newest answers. */
+/** The token that asks for the newest replies. */
 const NEWEST_TOKEN = "";

@@ -21,7 +21,7 @@ function echoOf(key: string): TimelineEvent {
   return echo;
 }
 
-/** A server whose room has these events, the newest last; tokens are positions among them. */
+/** A server whose room has these events, the newest last. Tokens are positions among them. */
 function serverWithHistory(all: RawEvent[], page: number) {
   return apiAnswering((url) => {
     const from = Number(url.searchParams.get("from"));

@@ -1,4 +1,4 @@
-// The events of one room that are loaded, in order, with what was said about them: edits, reactions, redactions.
+// The loaded events of one room, in order, with their edits, reactions and redactions.
 
 import { type Signal, signal } from "@preact/signals";
 import { type Api, path } from "../server/api.ts";
@@ -7,55 +7,55 @@ import { type SendState, TimelineEvent } from "./timelineEvent.ts";
 
 export { type SendState, TimelineEvent };
 
-/** A part of the history, newest first where it was asked for backwards. */
+/** A page of the history; the newest first if it was fetched backwards. */
 export interface MessagesPage {
   chunk: RawEvent[];
   end?: string;
-  /** Members whom lazy loading left out of the syncs. */
+  /** Members that lazy loading left out of the syncs. */
   state?: RawEvent[];
 }
 
 const PAGE_SIZE = 50;
-/** The order of events that are not at the server begins here: after all others. */
+/** The orders of local echoes start here, after all other events. */
 const FIRST_PENDING_ORDER = 1e12;
-/** How many pages are fetched to close the gap that a limited sync leaves; then the older part is let go. */
+/** The most pages to fetch for the gap of a limited sync; with a larger gap the older events are dropped. */
 const MAX_GAP_PAGES = 10;
 
-/** Where a timeline goes on: a token to ask with, or null where there is nothing more. */
+/** An end of the loaded history: the token of the next page, or null if there is no more. */
 type PaginationEdge = { token: string | null; loading: boolean };
 
 export class Timeline {
-  /** Goes up whenever events come or go. */
+  /** Goes up whenever events are added or removed. */
   readonly changed = signal(0);
   readonly loadingBack: Signal<boolean> = signal(false);
   readonly loadingForward: Signal<boolean> = signal(false);
   events: TimelineEvent[] = [];
-  /** Goes up when the events were let go, since too much is missing between them and the new ones. */
+  /** Goes up when all events were dropped, because the gap to the new ones is too large. */
   readonly resets = signal(0);
-  /** Are told of each new event. */
+  /** Called with each new event. */
   readonly newEventListeners = new Set<(raw: RawEvent) => void>();
-  /** Is told of the state that comes with the history. */
+  /** Called with the state that comes with the history. */
   onHistoricState: ((events: RawEvent[]) => void) | null = null;
-  /** Own events that are not back from the server yet, in the order of sending. */
+  /** The local echoes of sent events, in the order of sending. */
   pending: TimelineEvent[] = [];
 
   protected readonly eventsById = new Map<string, TimelineEvent>();
   /** The order of the last event of each sender. */
   readonly lastOrderBySender = new Map<string, number>();
 
-  /** What came before the event that it is about: by the target's id. */
+  /** Relations that arrived before their target, by the target's id. */
   private readonly earlyRelations = new Map<string, RawEvent[]>();
   protected back: PaginationEdge = { token: null, loading: false };
   private oldest = 0;
   private newest = 0;
   private forward: PaginationEdge = { token: null, loading: false };
-  /** The updates that came while a gap is being closed: they go after it. */
+  /** The updates that arrived while a gap is being closed; they are applied after it. */
   private heldUpdates: [RawEvent[], boolean, string | undefined][] | null = null;
 
   constructor(
     protected readonly api: Api,
     readonly roomId: string,
-    /** Whether new events are appended; a timeline around an old event is not, until it reaches the present. */
+    /** Whether new events are appended. A timeline around an old event is not live until it reaches the present. */
     public isLive = true,
   ) {}
 
@@ -71,12 +71,12 @@ export class Timeline {
     return !this.isLive && this.forward.token !== null;
   }
 
-  /** The newest event that is at the server. */
+  /** The newest event that the server has. */
   get last(): TimelineEvent | undefined {
     return this.events.at(-1);
   }
 
-  /** Takes what a sync says of the room. */
+  /** Applies a sync of the room. */
   update(events: RawEvent[], limited: boolean, prevBatch: string | undefined): void {
     if (this.heldUpdates !== null) {
       this.heldUpdates.push([events, limited, prevBatch]);
@@ -91,7 +91,7 @@ export class Timeline {
     this.append(events);
   }
 
-  /** Adds events at the end. What is there already stays as it is. */
+  /** Adds events at the end. Known events stay as they are. */
   append(events: RawEvent[]): void {
     for (const raw of events) {
       const isNew = !this.eventsById.has(raw.event_id);
@@ -102,7 +102,7 @@ export class Timeline {
     this.changed.value += 1;
   }
 
-  /** Takes what is said about the events here by an event that has no place here itself. */
+  /** Applies an edit, reaction or redaction that has no place in this timeline to its target here. */
   applyRelatedEvent(raw: RawEvent): void {
     const target = relationTarget(raw);
     if (target === undefined || !this.eventsById.has(target) || this.eventsById.has(raw.event_id)) return;
@@ -110,9 +110,7 @@ export class Timeline {
     this.applyToTarget(raw);
   }
 
-  /**
-   * Takes the older events of a timeline that reaches into this one. Returns false where they do not meet.
-   */
+  /** Adds the older events of a timeline that overlaps this one. Returns false if they do not overlap. */
   mergeOlder(other: Timeline): boolean {
     const meeting = other.events.findIndex(({ id }) => this.eventsById.has(id));
     if (meeting === -1) return false;
@@ -132,7 +130,7 @@ export class Timeline {
     await this.load(this.forward, "f", this.loadingForward);
   }
 
-  /** Loads what surrounds an event into a timeline of its own. */
+  /** Loads the surroundings of an event as a separate timeline. */
   static async loadAround(api: Api, roomId: string, eventId: string, onState: Timeline["onHistoricState"] = null): Promise<Timeline> {
     interface Context {
       event: RawEvent;
@@ -155,7 +153,6 @@ export class Timeline {
     return timeline;
   }
 
-  /** Adds a local echo. */
   addEcho(event: TimelineEvent): void {
     event.order = FIRST_PENDING_ORDER + ++this.newest;
     this.pending.push(event);
@@ -167,13 +164,13 @@ export class Timeline {
     this.changed.value += 1;
   }
 
-  /** Takes a local echo away: it was given up. */
+  /** Removes a discarded local echo. */
   removeEcho(event: TimelineEvent): void {
     this.detachEcho(event);
     this.changed.value += 1;
   }
 
-  /** The server has stored the local echo as this event. */
+  /** Notes that the server stored a local echo under this event id. */
   markEchoStored(event: TimelineEvent, eventId: string): void {
     if (!this.pending.includes(event)) return;
     event.raw = { ...event.raw, event_id: eventId };
@@ -255,7 +252,7 @@ export class Timeline {
     loading.value = true;
     try {
       const page = await this.fetchPage(dir, edge.token);
-      // Meanwhile everything may have been let go.
+      // All events may have been dropped in the meantime.
       if (edge !== this.back && edge !== this.forward) return;
       for (const raw of page.chunk) this.addEvent(raw, dir === "b" ? "start" : "end");
       edge.token = page.end ?? null;
@@ -277,7 +274,7 @@ export class Timeline {
     return messages;
   }
 
-  /** The sync left something out before `events`: it is fetched, or everything older is let go. */
+  /** Fetches the events that a limited sync left out before `events`, or drops everything older. */
   private async closeGap(events: RawEvent[], prevBatch: string | null): Promise<void> {
     this.heldUpdates = [];
     const { between, edge } = await this.fetchGap(prevBatch);
@@ -288,7 +285,9 @@ export class Timeline {
     for (const update of heldUp) this.update(...update);
   }
 
-  /** What lies between the newest known event and the token; `edge` where the known events were not reached. */
+  /**
+   * Fetches the events between the newest known one and the token. `edge` is set if the known events were not reached.
+   */
   private async fetchGap(prevBatch: string | null): Promise<{ between: RawEvent[]; edge?: string | null }> {
     const between: RawEvent[] = [];
     let token = prevBatch;
@@ -317,12 +316,12 @@ export class Timeline {
   }
 }
 
-/** The id of the event that a redaction is about, in the form of any room version. */
+/** Returns the id of the redacted event, in any room version. */
 export function redactionTarget(raw: RawEvent): string | undefined {
   return text(raw.content["redacts"]) ?? raw.redacts;
 }
 
-/** The event that this one says something about; a reply says nothing about what it answers. */
+/** Returns the event that an edit, reaction, redaction or threaded reply belongs to. A plain reply belongs to none. */
 function relationTarget(raw: RawEvent): string | undefined {
   if (raw.type === "m.room.redaction") return redactionTarget(raw);
   const { type, target } = relationOf(raw.content);

@@ -1,30 +1,30 @@
-// One event of a timeline, with what was said about it: edits, reactions, its thread, its redaction.
+// One event of a timeline, with its edits, reactions, thread and redaction.
 
 import { signal } from "@preact/signals";
 import { type Content, number, type RawEvent, type Relation, record, relationOf } from "../server/events.ts";
 
 export type SendState = "sending" | "sent" | "failed";
 
-/** Views read `changed` to be told when something about the event changes. */
+/** Views read `changed` so that they are drawn again when something about the event changes. */
 export class TimelineEvent {
   readonly changed = signal(0);
-  /** Names the event for as long as the page is open: the local echo and the event that it becomes are one. */
+  /** Identifies the event while the page is open: the same for the local echo and the stored event. */
   readonly key: string;
-  /** Where it stands among the events of its timeline: later events have higher numbers. */
+  /** The position in the timeline: later events have higher numbers. */
   order = 0;
   sendState: SendState = "sent";
-  /** Why it could not be sent. */
+  /** Why the event could not be sent. */
   problem: string | null = null;
-  /** An own edit that is not back from the server yet. */
+  /** An edit of this user that the server has not confirmed yet. */
   pendingEdit: TimelineEvent | null = null;
-  /** Reactions: key → sender → the reaction's event id. */
+  /** Reactions: key → sender → event id of the reaction. */
   reactions = new Map<string, Map<string, string>>();
-  /** What a thread's root knows of its thread. */
+  /** The thread that starts at this event. */
   thread: { count: number; latest: RawEvent | null } | null = null;
-  /** Whether it was an edit that was taken back: then there is nothing to show in its place. */
+  /** Whether this is an edit that was redacted: then nothing is shown for it. */
   isRedactedEdit = false;
 
-  /** The edits by the event's own sender, oldest first. */
+  /** The edits by the sender of the event, oldest first. */
   private edits: RawEvent[] = [];
 
   constructor(
@@ -54,7 +54,6 @@ export class TimelineEvent {
     return this.raw.unsigned?.redacted_because !== undefined;
   }
 
-  /** The newest edit. */
   get edit(): RawEvent | null {
     return this.pendingEdit?.raw ?? this.edits.at(-1) ?? null;
   }
@@ -67,7 +66,7 @@ export class TimelineEvent {
     return this.raw.type === "m.room.encrypted" && !this.isRedacted;
   }
 
-  /** Whether the server has it: only then others can refer to it. */
+  /** Whether the server has the event: only then can others refer to it. */
   get isStored(): boolean {
     return !this.raw.event_id.startsWith("~");
   }
@@ -107,11 +106,11 @@ export class TimelineEvent {
     this.notifyChanged();
   }
 
-  /** Counts a reply in the thread that begins here. */
+  /** Counts a reply in the thread that starts here. */
   addReply(reply: RawEvent): void {
     if (reply.unsigned?.redacted_because !== undefined) return;
     const { count, latest } = this.thread ?? { count: 0, latest: null };
-    // What is bundled counts what was there when the root was fetched; only later replies are added.
+    // The bundled count includes replies up to the time of the request; only later replies are added.
     if (latest !== null && (latest.event_id === reply.event_id || latest.origin_server_ts > reply.origin_server_ts)) return;
     this.thread = { count: count + 1, latest: reply };
     this.notifyChanged();
@@ -125,7 +124,7 @@ export class TimelineEvent {
     this.notifyChanged();
   }
 
-  /** Takes what the server told with the event. */
+  /** Applies the relations that the server bundled with the event. */
   applyBundledRelations(): void {
     const bundled = this.raw.unsigned?.["m.relations"];
     const edit = record(bundled?.["m.replace"]);
@@ -136,7 +135,7 @@ export class TimelineEvent {
     this.thread = { count: number(thread["count"]) ?? 0, latest: latest ?? null };
   }
 
-  /** Takes back what another event said about this one. */
+  /** Removes an edit, reaction or reply that was redacted. */
   removeRelation(from: TimelineEvent): void {
     const { type, key } = from.relation;
     if (type === "m.replace") this.edits = this.edits.filter(({ event_id }) => event_id !== from.id);

@@ -1,4 +1,4 @@
-// What stands under each other in a conversation: messages, grouped by who says them, and folded changes of the room.
+// The rows of a conversation: messages, grouped by sender, and state changes, folded together.
 
 import { isVisibleMessage } from "../rooms/room.ts";
 import { hasStateEventText } from "./stateEventText.ts";
@@ -6,19 +6,19 @@ import type { TimelineEvent } from "./timelineEvent.ts";
 
 interface RowBase {
   key: string;
-  /** The orders of its first and last event. */
+  /** The orders of the first and last event of the row. */
   first: number;
   last: number;
-  /** When the day begins, where it begins here. */
+  /** The time of the row, if a new day starts here. */
   day: number | null;
-  /** Whether the new messages begin here. */
+  /** Whether the unread messages start here. */
   isUnread: boolean;
 }
 
 export interface MessageRow extends RowBase {
   kind: "message";
   event: TimelineEvent;
-  /** Whether it is the first, or the last, of those that one person says in a row. */
+  /** Whether this is the first, or the last, message of a group by one sender. */
   isFirst: boolean;
   isLast: boolean;
 }
@@ -32,13 +32,13 @@ export type TimelineRow = MessageRow | ChangesRow;
 
 export interface TimelineRowOptions {
   me: string;
-  /** The thread that is shown; the conversation itself leaves threads out. */
+  /** The root of the thread that is shown; undefined for the conversation itself, which leaves threads out. */
   thread?: string | undefined;
   /** The order of the last event that was read before. */
   readUpTo?: number | null;
 }
 
-/** Whoever says something again within this time needs no new heading. */
+/** Messages of one sender within this time are a group. */
 const MESSAGE_GROUP_MS = 5 * 60_000;
 
 export function buildRows(events: Iterable<TimelineEvent>, { me, thread, readUpTo = null }: TimelineRowOptions): TimelineRow[] {
@@ -82,7 +82,7 @@ function continuesGroup(event: TimelineEvent, before: TimelineEvent): boolean {
 
 const MINUTE_MS = 60_000;
 
-/** Names the day of a time, by the clock of the reader. */
+/** Returns a number for the day of a time, in the reader's time zone. */
 function dayNumber(time: number): string {
   const offset = new Date(time).getTimezoneOffset() * MINUTE_MS;
   return String(Math.floor((time - offset) / 86_400_000));

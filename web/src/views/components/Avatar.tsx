@@ -2,20 +2,20 @@ import "./Avatar.css";
 import { useClient, useThumbnail } from "../clientContext.ts";
 
 interface Props {
-  /** What the colour follows: a user's or a room's id. */
+  /** A user or room id, which determines the colour. */
   id: string;
   name: string;
   mxc?: string | undefined;
   size?: "small" | "medium" | "large";
-  /** Rooms have corners, people do not. */
+  /** Rooms have square pictures, people have round ones. */
   square?: boolean;
-  /** Shows whether the user is there. */
+  /** The user whose presence is shown. */
   presenceOf?: string | undefined;
 }
 
 const AVATAR_PX = { small: 56, medium: 80, large: 144 };
 
-/** A picture, or the first letter where there is none. The name stands beside it, so screen readers pass it over. */
+/** A picture, or the first letter of the name. The name is next to it, so screen readers skip it. */
 export function Avatar({ id, name, mxc, size = "medium", square = false, presenceOf }: Props) {
   const url = useThumbnail(mxc, AVATAR_PX[size], AVATAR_PX[size], "crop");
   return (

@@ -4,7 +4,7 @@ import { Form } from "./Form.tsx";
 
 interface Props {
   title: string;
-  /** What the button says, which does it. */
+  /** The text of the button that confirms. */
   submit: string;
   danger?: boolean;
   disabled?: boolean;
@@ -13,7 +13,7 @@ interface Props {
   children: ComponentChildren;
 }
 
-/** A question before something happens; it closes when that is done. */
+/** A dialog with a form that closes when the form has succeeded. */
 export function ConfirmDialog({ title, submit, danger = false, disabled = false, onConfirm, onClose, children }: Props) {
   const run = async (data: FormData) => {
     await onConfirm(data);

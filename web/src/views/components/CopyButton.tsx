@@ -11,7 +11,7 @@ export function CopyButton({ text, label }: { text: string; label: string }) {
 }
 
 async function copyToClipboard(text: string): Promise<void> {
-  // Browsers have the clipboard only where the page came over https, or from this machine.
+  // Browsers offer the clipboard only on pages from https or localhost.
   const clipboard = navigator.clipboard as Clipboard | undefined;
   if (clipboard === undefined) throw new UserFacingError("This browser lets the page copy only over https. Mark the text and copy it.");
   await clipboard.writeText(text);

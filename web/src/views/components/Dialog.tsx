@@ -9,7 +9,7 @@ interface Props {
   children: ComponentChildren;
 }
 
-/** A dialog in front of the page: Escape, the cross, and a click beside it close it. */
+/** A modal dialog. Escape, the close button and a click outside close it. */
 export function Dialog({ title, onClose, children }: Props) {
   const dialog = useRef<HTMLDialogElement>(null);
   const titleId = useId();

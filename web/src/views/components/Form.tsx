@@ -1,4 +1,4 @@
-// The parts of forms: fields with their labels, and a form that says what went wrong.
+// Form controls: fields with labels, and a form that shows its errors.
 
 import type { AllHTMLAttributes, ComponentChildren, InputHTMLAttributes } from "preact";
 import { useId, useState } from "preact/hooks";
@@ -9,7 +9,7 @@ type FieldProps = Omit<AllHTMLAttributes<HTMLInputElement>, "label" | "role"> & 
   hint?: string;
 };
 
-/** Preact's types tell the kinds of inputs apart; the fields here take any. */
+/** Preact's types distinguish the kinds of inputs; these fields accept any. */
 type InputAttributes = InputHTMLAttributes<HTMLInputElement>;
 
 export function Field({ label, hint, ...rest }: FieldProps) {
@@ -42,13 +42,13 @@ export function Check({ label, hint, ...rest }: FieldProps) {
 }
 
 interface FormProps {
-  /** Does what the form is for; what it throws is shown. */
+  /** Submits the form; a thrown error is shown. */
   onSubmit: (data: FormData) => Promise<void>;
   submit: string;
   danger?: boolean;
   disabled?: boolean;
   children?: ComponentChildren;
-  /** Stands beside the button. */
+  /** Shown next to the submit button. */
   beside?: ComponentChildren;
 }
 

@@ -1,4 +1,4 @@
-// The icons, drawn in lines on a grid of 24.
+// Icons, drawn in lines on a 24 × 24 grid.
 
 const ICON_PATHS = {
   add: "M12 5v14M5 12h14",
@@ -48,7 +48,7 @@ const ICON_PATHS = {
 
 export type IconName = keyof typeof ICON_PATHS;
 
-/** An icon beside a text that says the same: screen readers pass it over. */
+/** An icon next to text that says the same, so screen readers skip it. */
 export function Icon({ name }: { name: IconName }) {
   return (
     <svg

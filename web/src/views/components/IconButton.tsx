@@ -3,7 +3,7 @@ import { Icon, type IconName } from "./Icon.tsx";
 
 interface Props extends Omit<ButtonHTMLAttributes<HTMLButtonElement>, "icon" | "label"> {
   icon: IconName;
-  /** What it does, for everyone: the tooltip, and the name that a screen reader says. */
+  /** The action of the button, for the tooltip and for screen readers. */
   label: string;
 }
 

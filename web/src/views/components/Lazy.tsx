@@ -3,12 +3,12 @@ import { useEffect, useState } from "preact/hooks";
 import { messageOf } from "../../model/server/api.ts";
 
 interface Props<P> {
-  /** Fetches the component: an `import()`. */
+  /** Loads the component with an `import()`. */
   load: () => Promise<ComponentType<P>>;
   props: P;
 }
 
-/** A part of the page that is fetched when it is needed. */
+/** A component that is loaded when it is first shown. */
 export function Lazy<P>({ load, props }: Props<P>) {
   const [loaded, setLoaded] = useState<{ component: ComponentType<P> } | { problem: string }>();
   useEffect(() => {

@@ -17,7 +17,7 @@ interface Props {
   items: MenuItem[];
   side?: "left" | "right";
   above?: boolean;
-  /** What stands on the button instead of an icon, and names it. */
+  /** The content of the button, which also names it, instead of an icon. */
   children?: ComponentChildren;
 }
 
@@ -25,7 +25,7 @@ interface Props {
 const MENU_GAP_PX = 4;
 const WINDOW_MARGIN_PX = 8;
 
-/** A button that opens a list of things to do. Arrow keys move in it, Escape and a click elsewhere close it. */
+/** A button that opens a menu. Arrow keys move in the menu; Escape and a click elsewhere close it. */
 export function Menu({ label, icon = "more", items, side = "right", above = false, children }: Props) {
   const [open, setOpen] = useState(false);
   const anchor = useRef<HTMLSpanElement>(null);
@@ -39,7 +39,7 @@ export function Menu({ label, icon = "more", items, side = "right", above = fals
     const outside = (event: Event) => {
       if (!anchor.current?.contains(event.target as Node)) setOpen(false);
     };
-    // What is scrolled leaves its menu behind.
+    // Scrolling moves the button away from its menu.
     const scrolled = (event: Event) => {
       if (event.target instanceof Node && event.target.contains(anchor.current)) setOpen(false);
     };
@@ -99,7 +99,7 @@ export function Menu({ label, icon = "more", items, side = "right", above = fals
   );
 }
 
-/** Puts the menu where it has room: it stands over everything, so that no scrolled list cuts it off. */
+/** Positions the menu where it fits in the window. It is above everything else, so no scrolling list cuts it off. */
 function positionMenu(menu: HTMLElement, anchor: HTMLElement, side: "left" | "right", above: boolean): void {
   const { top, bottom, left, right } = anchor.getBoundingClientRect();
   const { offsetWidth: width, offsetHeight: height } = menu;

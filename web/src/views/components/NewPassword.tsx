@@ -3,7 +3,7 @@ import { UserFacingError } from "../../model/server/api.ts";
 import { MIN_PASSWORD_LENGTH, passwordProblem } from "../../model/session/authentication.ts";
 import { PasswordField } from "./PasswordField.tsx";
 
-/** A new password, typed twice, with the rules for it. */
+/** Two fields for a new password, with the rules for it. */
 export function NewPassword({ label = "Password" }: { label?: string }) {
   const [first, setFirst] = useState("");
   const [second, setSecond] = useState("");
@@ -27,7 +27,7 @@ export function NewPassword({ label = "Password" }: { label?: string }) {
   );
 }
 
-/** The new password of a form; throws where it cannot be taken. */
+/** Returns the new password of a form. Throws if it is not acceptable. */
 export function readNewPassword(data: FormData): string {
   const password = String(data.get("new-password") ?? "");
   const problem = passwordProblem(password, String(data.get("repeated") ?? ""));

@@ -6,14 +6,14 @@ import { Icon } from "./Icon.tsx";
 
 interface Props {
   title: string;
-  /** Stands at the right of the title. */
+  /** Shown to the right of the title. */
   tools?: ComponentChildren;
-  /** Stands under the title and stays when the rest is scrolled. */
+  /** Shown under the title; stays when the rest is scrolled. */
   head?: ComponentChildren;
   children: ComponentChildren;
 }
 
-/** A screen beside the list: a bar with its title, and what is scrolled. */
+/** A screen next to the sidebar: a bar with a title, and a scrolling body. */
 export function Page({ title, tools, head, children }: Props) {
   const id = useId();
   return (
@@ -31,7 +31,7 @@ export function Page({ title, tools, head, children }: Props) {
   );
 }
 
-/** On a phone, the way back to the list. */
+/** On a phone, the link back to the list. */
 export function BackLink() {
   return (
     <a class="icon-button back-link" href={hrefOf({ at: "home" })} aria-label="Back to conversations" title="Back to conversations">

@@ -10,7 +10,7 @@ interface Props {
   onInput?: (value: string) => void;
 }
 
-/** A password, which can be shown while it is typed. */
+/** A password field whose text can be shown. */
 export function PasswordField({ label, name, autocomplete, hint, minLength, onInput }: Props) {
   const id = useId();
   const [shown, setShown] = useState(false);

@@ -11,15 +11,15 @@ interface Props {
   hint?: string;
   chosen: FoundUser[];
   onChange: (chosen: FoundUser[]) => void;
-  /** Suggests only when something is typed. */
+  /** Shows suggestions only after something is typed. */
   compact?: boolean;
-  /** Who cannot be chosen. */
+  /** Users who cannot be chosen. */
   isExcluded?: (userId: string) => boolean;
 }
 
 const SEARCH_DELAY_MS = 200;
 
-/** Chooses people by their names: what is typed is looked up, arrow keys and Enter choose. */
+/** Chooses users by name. Typing searches; arrow keys and Enter choose. */
 export function PeoplePicker({ label, hint = "A name, or a whole id like @ann:example.org", chosen, onChange, compact = false, isExcluded }: Props) {
   const { api, parlourApi, me } = useClient();
   const id = useId();

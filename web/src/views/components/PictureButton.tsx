@@ -9,11 +9,11 @@ interface Props {
   name: string;
   mxc: string | undefined;
   square?: boolean;
-  /** Takes the uploaded picture, or none. */
+  /** Called with the uploaded picture, or with undefined to remove it. */
   onChange: (mxc: string | undefined) => Promise<void>;
 }
 
-/** A picture that can be changed or taken away. */
+/** A picture that can be changed or removed. */
 export function PictureButton({ id, name, mxc, square = false, onChange }: Props) {
   const { media } = useClient();
   const input = useRef<HTMLInputElement>(null);

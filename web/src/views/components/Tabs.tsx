@@ -16,11 +16,14 @@ interface Props {
   onChoose: (id: string) => void;
   /** The panel of the chosen tab. */
   children: ComponentChildren;
-  /** Beside the panel instead of above, where there is room. */
+  /** Puts the tabs to the side of the panel, if there is room. */
   upright?: boolean;
 }
 
-/** Panels of which one is seen. Arrow keys move between the tabs, and only the chosen one is in the order of Tab. */
+/**
+ * A row of tabs and the panel of the chosen one. Arrow keys move between the tabs; only the chosen tab is in the tab
+ * order.
+ */
 export function Tabs({ label, tabs, chosen, onChoose, children, upright = false }: Props) {
   const onKeyDown = (event: KeyboardEvent) => {
     const at = tabs.findIndex(({ id }) => id === chosen);

@@ -11,14 +11,14 @@ const toasts = signal<Toast[]>([]);
 const TOAST_DURATION_MS = 6_000;
 let nextId = 1;
 
-/** Says something in passing. */
+/** Shows a message for a few seconds. */
 export function showToast(text: string): void {
   const toast = { id: nextId++, text };
   toasts.value = [...toasts.value.slice(-2), toast];
   setTimeout(() => (toasts.value = toasts.value.filter(({ id }) => id !== toast.id)), TOAST_DURATION_MS);
 }
 
-/** Does something, and says so if it fails. Returns whether it worked. */
+/** Runs an action and shows its error. Returns whether it succeeded. */
 export async function attempt(work: () => Promise<unknown>): Promise<boolean> {
   try {
     await work();

@@ -11,10 +11,12 @@ interface Props<T> {
   label: string;
 }
 
-/** So many rows are kept ready above and below what is seen. */
+/** The number of rows to render above and below the visible ones. */
 const EXTRA_ROWS = 8;
 
-/** A list with rows of one height, of which only those are made that are seen. It scrolls with what it stands in. */
+/**
+ * A list with rows of equal height that renders only the visible ones. It scrolls with its nearest scrolling ancestor.
+ */
 export function VirtualList<T>({ items, keyOf, rowHeight, render, label }: Props<T>) {
   const list = useRef<HTMLUListElement>(null);
   const [range, setRange] = useState({ from: 0, to: 30 });

@@ -1,4 +1,4 @@
-// Times, in the words of the reader's language and region.
+// Formats times for the reader's language and region.
 
 const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
 const weekday = new Intl.DateTimeFormat(undefined, { weekday: "short" });
@@ -20,7 +20,7 @@ export function exactTime(time: number): string {
   return exact.format(time);
 }
 
-/** For lists: the time today, the weekday this week, the date before. */
+/** For lists: the time today, the weekday within the last week, else the date. */
 export function shortTime(time: number, now = Date.now()): string {
   if (isSameDay(time, now)) return clock.format(time);
   if (now - time < 6 * DAY_MS && now > time) return weekday.format(time);
@@ -34,7 +34,7 @@ export function dayName(time: number, now = Date.now()): string {
   return now - time < 300 * DAY_MS ? longDate.format(time) : fullDate.format(time);
 }
 
-/** "5 minutes ago", "in 2 days". */
+/** Returns "5 minutes ago", "in 2 days" and the like. */
 export function relativeTime(time: number, now = Date.now()): string {
   const away = time - now;
   const size = Math.abs(away);

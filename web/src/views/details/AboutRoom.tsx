@@ -9,7 +9,7 @@ import { EditRoom } from "./EditRoom.tsx";
 import { InviteDialog } from "./InviteDialog.tsx";
 import { LeaveRoom } from "./LeaveRoom.tsx";
 
-/** What the room is called and about, and the first things to do in it. */
+/** The name and topic of a room, and the main actions. */
 export function AboutRoom({ room, onMembers }: { room: Room; onMembers: () => void }) {
   const { me, presences } = useClient();
   const [open, setOpen] = useState<"edit" | "invite" | "leave" | null>(null);

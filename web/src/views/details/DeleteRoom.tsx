@@ -7,7 +7,7 @@ import { showToast } from "../components/Toasts.tsx";
 import { navigate } from "../currentRoute.ts";
 import { sidePanel } from "../sidePanel.ts";
 
-/** Deletes a room for everybody. Its name has to be typed, because nothing brings it back. */
+/** Deletes a room for everyone. The user must type its name, because this cannot be undone. */
 export function DeleteRoom({ room, onClose }: { room: Room; onClose: () => void }) {
   const { parlourApi } = useClient();
   const [typed, setTyped] = useState("");

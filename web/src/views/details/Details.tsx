@@ -14,13 +14,13 @@ const DETAILS_TABS = [
   { id: "room-settings", label: "Settings" },
 ];
 
-/** The panel with what a room is, who is in it, and how it is set. */
+/** The panel with the room's details, members and settings. */
 export function Details({ room }: { room: Room }) {
   const [tab, setTab] = useState("about");
   const aside = useRef<HTMLElement>(null);
   useEffect(() => {
     const before = document.activeElement;
-    // Whoever has just pressed the button goes on in the panel; who only came to another room with it open does not.
+    // After a click on the button the focus moves into the panel, but not after a change of the room.
     if (before instanceof HTMLButtonElement) aside.current?.querySelector<HTMLElement>(".close")?.focus();
     return () => {
       if (before instanceof HTMLElement && before.isConnected && document.activeElement === document.body) before.focus();

@@ -7,7 +7,7 @@ import { Field } from "../components/Form.tsx";
 import { PictureButton } from "../components/PictureButton.tsx";
 import { AliasField } from "../explore/AliasField.tsx";
 
-/** Changes what a room is called and about, as far as one may. */
+/** Changes the name, topic, picture and address of a room, as far as the user may. */
 export function EditRoom({ room, onClose }: { room: Room; onClose: () => void }) {
   const { roomAdministration, me } = useClient();
   const may = (type: string) => room.powerLevels.value.maySend(me, type, true);

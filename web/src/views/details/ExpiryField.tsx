@@ -14,11 +14,11 @@ interface Props {
   label: string;
   value: ExpiryChoice;
   onChange: (value: ExpiryChoice) => void;
-  /** Whether it can stand without an end. */
+  /** Whether "Never" is a choice. */
   allowsNever?: boolean;
 }
 
-/** Until when something holds. The date, where one is chosen, is the form's `until`. */
+/** A choice of expiry times. A custom date is in the form field `until`. */
 export function ExpiryField({ label, value, onChange, allowsNever = true }: Props) {
   return (
     <>
@@ -33,7 +33,7 @@ export function ExpiryField({ label, value, onChange, allowsNever = true }: Prop
   );
 }
 
-/** A time as an input for a local date and time takes it. */
+/** Formats a time as the value of an input for a local date and time. */
 function toLocalInputValue(time: number): string {
   const date = new Date(time);
   return new Date(time - date.getTimezoneOffset() * 60_000).toISOString().slice(0, 16);

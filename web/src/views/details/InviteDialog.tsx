@@ -11,7 +11,7 @@ const INVITE_TABS = [
   { id: "invite-links", label: "Links", icon: "link" },
 ] as const;
 
-/** The ways to bring somebody into a room: by name, or with a link. */
+/** Invites people to a room, by name or with a link. */
 export function InviteDialog({ room, onClose }: { room: Room; onClose: () => void }) {
   const [tab, setTab] = useState<string>("invite-people");
   return (

@@ -7,11 +7,11 @@ import { IconButton } from "../components/IconButton.tsx";
 import { Lazy } from "../components/Lazy.tsx";
 import { attempt } from "../components/Toasts.tsx";
 
-/** An invite link: what is left of it, and the ways to hand it on or take it back. */
+/** An invite link with its remaining uses, and buttons to share or revoke it. */
 export function InviteLinkRow({ link, onRevoke }: { link: InviteLink; onRevoke: () => Promise<void> }) {
   const [showsCode, setShowsCode] = useState(false);
   const [busy, setBusy] = useState(false);
-  // The page's own address is one that surely works here.
+  // The address of this page certainly works for the user.
   const url = `${location.origin}/${hrefOf({ at: "invite", token: link.token })}`;
   const name = link.label ?? "Link";
   const left = usesLeft(link);

@@ -7,7 +7,7 @@ import { Field, Form } from "../components/Form.tsx";
 import { ExpiryField } from "./ExpiryField.tsx";
 import { InviteLinkRow } from "./InviteLinkRow.tsx";
 
-/** Links that let whoever has them into the room, with a new account if need be. */
+/** Creates and lists links with which anyone can join the room, with a new account if necessary. */
 export function InviteLinks({ room }: { room: Room }) {
   const { parlourApi } = useClient();
   const [links, setLinks] = useState<InviteLink[] | null>(null);

@@ -8,7 +8,7 @@ import { PeoplePicker } from "../components/PeoplePicker.tsx";
 import { showToast } from "../components/Toasts.tsx";
 import { ExpiryField } from "./ExpiryField.tsx";
 
-/** Invites people by their names, for good or until a time. */
+/** Invites users by name, with or without an expiry time. */
 export function InvitePeople({ room, onDone }: { room: Room; onDone: () => void }) {
   const { roomAdministration } = useClient();
   const [chosen, setChosen] = useState<FoundUser[]>([]);
@@ -18,7 +18,7 @@ export function InvitePeople({ room, onDone }: { room: Room; onDone: () => void 
     const until = expiresAt(expiry, String(data.get("until") ?? ""));
     for (const person of [...chosen]) {
       await roomAdministration.invite(room.id, [person.id], until);
-      // Where one cannot be invited, those before are done.
+      // If an invitation fails, those before it were sent.
       setChosen((rest) => rest.filter((other) => other.id !== person.id));
     }
     showToast(chosen.length === 1 ? `${chosen[0]!.name} is invited.` : `${chosen.length} people are invited.`);

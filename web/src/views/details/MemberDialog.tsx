@@ -6,7 +6,7 @@ import { ConfirmDialog } from "../components/ConfirmDialog.tsx";
 import { Field } from "../components/Form.tsx";
 import { Select } from "../components/Select.tsx";
 
-/** What is to be done to a member. */
+/** An action on a member that needs a dialog. */
 export interface MemberAction {
   kind: "role" | "kick" | "ban";
   member: Member;

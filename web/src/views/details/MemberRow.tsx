@@ -19,7 +19,7 @@ interface Props {
 
 const ROLE_NAMES = { creator: "Creator", admin: "Admin", moderator: "Moderator", member: null, muted: "Muted" };
 
-/** Somebody in the room, with what one can do about them. */
+/** A member of the room, with a menu of actions. */
 export function MemberRow({ room, member, onAction }: Props) {
   const { presences } = useClient();
   const { userId, name, avatar, membership } = member;
@@ -42,7 +42,7 @@ export function MemberRow({ room, member, onAction }: Props) {
   );
 }
 
-/** The name of the role, if it is one worth a name. Who made a room of an old version is an admin of it. */
+/** Returns the name of the member's role, if it has one. In old room versions the creator has the level of an admin. */
 function roleOf(room: Room, userId: string): string | null {
   const powerLevels = room.powerLevels.value;
   if (room.creator.value === userId && powerLevels.levelOf(userId) >= 100) return "Creator";

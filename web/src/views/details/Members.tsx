@@ -9,10 +9,10 @@ import { InviteDialog } from "./InviteDialog.tsx";
 import { type MemberAction, MemberDialog } from "./MemberDialog.tsx";
 import { MemberRow } from "./MemberRow.tsx";
 
-/** The height of a row, in rem; Details.css says the same. */
+/** The height of a row, in rem; the same as in Details.css. */
 const ROW_HEIGHT_REM = 3.25;
 
-/** Who is in the room, who is invited, who asks to come in, and who may not. */
+/** The joined, knocking, invited and banned members of a room. */
 export function Members({ room }: { room: Room }) {
   const { me } = useClient();
   const [search, setSearch] = useState("");

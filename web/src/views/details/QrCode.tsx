@@ -1,6 +1,6 @@
 import { encode } from "uqr";
 
-/** A text as a QR code: always dark on white, as cameras expect it. */
+/** A QR code: always dark on white, as cameras expect. */
 export function QrCode({ text, label }: { text: string; label: string }) {
   const { data, size } = encode(text, { ecc: "M", border: 3 });
   const path = data.flatMap((row, y) => row.flatMap((dark, x) => (dark ? [`M${x} ${y}h1v1h-1z`] : []))).join("");

@@ -23,7 +23,7 @@ const JOIN_RULES = [
   { value: "public", label: "Everybody" },
 ];
 
-/** How the room is set: for oneself, and for all. */
+/** The settings of a room: for this user, and for everyone. */
 export function RoomSettings({ room }: { room: Room }) {
   const { accountData, pushRules, roomAdministration, me } = useClient();
   const [open, setOpen] = useState<"leave" | "delete" | null>(null);

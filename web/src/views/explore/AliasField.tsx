@@ -7,7 +7,7 @@ interface Props {
   label?: string;
 }
 
-/** The part of a room's address that one chooses. */
+/** The field for the first part of a room alias. */
 export function AliasField({ server, value, onChange, label = "Address" }: Props) {
   const id = useId();
   return (

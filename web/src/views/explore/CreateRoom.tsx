@@ -17,7 +17,7 @@ export const HISTORY_VISIBILITIES = [
   { value: "world_readable", label: "Everybody, without joining" },
 ];
 
-/** Makes a room. */
+/** A dialog that creates a room. */
 export function CreateRoom({ onClose }: { onClose: () => void }) {
   const { roomEntry, me } = useClient();
   const [isPublic, setPublic] = useState(false);

@@ -10,7 +10,7 @@ import { AddressCard, PublicRoomCard } from "./PublicRoomCard.tsx";
 
 const SEARCH_DELAY_MS = 250;
 
-/** The public rooms of the server, and the way into any room whose address one has. */
+/** The public rooms of the server. A pasted address leads to any other room. */
 export function Explore() {
   const { roomDirectory } = useClient();
   const [search, setSearch] = useState("");

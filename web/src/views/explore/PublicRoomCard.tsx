@@ -8,7 +8,7 @@ import { attempt, showToast } from "../components/Toasts.tsx";
 import { navigate } from "../currentRoute.ts";
 import { openDirectChat } from "../people/openDirectChat.ts";
 
-/** A public room, and the way into it. */
+/** A public room with a button to join or open it. */
 export function PublicRoomCard({ room }: { room: PublicRoom }) {
   const name = room.name ?? room.canonical_alias ?? room.room_id;
   return (
@@ -75,7 +75,7 @@ function EnterRoomButton({ room, name }: { room: PublicRoom; name: string }) {
   );
 }
 
-/** The room or person that the typed address stands for. */
+/** The room or user of a typed address. */
 export function AddressCard({ address }: { address: MatrixAddress }) {
   const client = useClient();
   const [busy, setBusy] = useState(false);

@@ -11,7 +11,7 @@ import { BackLink } from "../components/Page.tsx";
 import { attempt } from "../components/Toasts.tsx";
 import { navigate } from "../currentRoute.ts";
 
-/** Stands in place of the conversation in a room that one is invited to. */
+/** Replaces the conversation in a room to which the user is invited. */
 export function Invitation({ room }: { room: Room }) {
   const { roomEntry, roomAdministration } = useClient();
   const [busy, setBusy] = useState(false);

@@ -12,7 +12,10 @@ import { attempt } from "../components/Toasts.tsx";
 import { navigate } from "../currentRoute.ts";
 import { pendingInviteLink } from "./pendingInviteLink.ts";
 
-/** An invite link that somebody opens who is logged in. Whoever came through the link goes on into the room at once. */
+/**
+ * The page of an invite link for a signed-in user. A user who has just signed in through the link joins the room
+ * immediately.
+ */
 export function InvitePage({ token }: { token: string }) {
   const { parlourApi, roomEntry } = useClient();
   const [link, setLink] = useState<InviteLinkPreview | null>(null);

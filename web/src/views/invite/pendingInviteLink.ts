@@ -1,6 +1,6 @@
-// What is kept from before the login for after it, while the page stays open.
+// State that is kept from before the login until after it.
 
 import { signal } from "@preact/signals";
 
-/** The invite link with which somebody has just signed in or up: its room is where they want to be. */
+/** The invite link through which the user is signing in; its room is opened afterwards. */
 export const pendingInviteLink = signal<string | null>(null);

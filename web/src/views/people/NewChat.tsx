@@ -5,7 +5,7 @@ import { ConfirmDialog } from "../components/ConfirmDialog.tsx";
 import { PeoplePicker } from "../components/PeoplePicker.tsx";
 import { navigate } from "../currentRoute.ts";
 
-/** Begins a direct chat, or goes back to the one that there is; with several people it is a room. */
+/** Starts a direct chat or opens the existing one. With several people it creates a room. */
 export function NewChat({ onClose }: { onClose: () => void }) {
   const { roomEntry } = useClient();
   const [chosen, setChosen] = useState<FoundUser[]>([]);

@@ -12,10 +12,10 @@ import { PersonRow } from "./PersonRow.tsx";
 const SEARCH_DELAY_MS = 200;
 const REFRESH_INTERVAL_MS = 30_000;
 const PAGE_SIZE = 500;
-/** The height of a row, in rem; People.css says the same. */
+/** The height of a row, in rem; the same as in People.css. */
 const ROW_HEIGHT_REM = 4;
 
-/** Everybody who has an account here: who is there now, and when the others were. */
+/** All users of this server: those who are online, then the others. */
 export function People() {
   const client = useClient();
   const { me } = client;
@@ -46,7 +46,7 @@ export function People() {
       );
     };
     const refresh = () => {
-      // Whoever has paged on keeps the pages; the syncs tell of changes then.
+      // After "Show more" the list is not refreshed; the syncs bring changes of presence.
       if (document.visibilityState === "visible" && loadedCount.current <= PAGE_SIZE) load();
     };
     const searchTimer = setTimeout(load, people === null ? 0 : SEARCH_DELAY_MS);

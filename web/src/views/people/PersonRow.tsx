@@ -6,7 +6,7 @@ import { openDirectChat } from "./openDirectChat.ts";
 import { presenceText } from "./presenceText.ts";
 import { showProfile } from "./shownProfile.ts";
 
-/** Somebody of this server; a click opens the direct chat. */
+/** A user of this server. A click opens the direct chat. */
 export function PersonRow({ person: { id, name, avatar } }: { person: FoundUser }) {
   const client = useClient();
   const presence = client.presences.get(id);

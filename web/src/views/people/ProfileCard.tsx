@@ -19,7 +19,7 @@ export function ProfileCard() {
   return userId === null ? null : <ProfileDialog key={userId} userId={userId} />;
 }
 
-/** Somebody's profile: who they are, what one shares with them, and what one can do about them. */
+/** The profile of a user: name, presence, shared rooms and actions. */
 function ProfileDialog({ userId }: { userId: string }) {
   const client = useClient();
   const { accountData, me } = client;

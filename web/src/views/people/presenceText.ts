@@ -1,4 +1,4 @@
-// When somebody was there, in words.
+// Describes a user's presence in words.
 
 import type { Presence } from "../../model/people/presence.ts";
 import { relativeTime } from "../components/formatTime.ts";

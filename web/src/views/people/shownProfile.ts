@@ -1,4 +1,4 @@
-// Whose profile is shown in front of the page. Whatever names a person can open it.
+// The user whose profile dialog is open.
 
 import { signal } from "@preact/signals";
 

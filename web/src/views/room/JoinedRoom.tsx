@@ -17,7 +17,7 @@ import { TypingLine } from "./TypingLine.tsx";
 import { ThreadPanel } from "./threads/ThreadPanel.tsx";
 import { RoomTimeline } from "./timeline/RoomTimeline.tsx";
 
-/** A room that one is in: the conversation, and the panel beside it. */
+/** A joined room: the conversation and the side panel. */
 export function JoinedRoom({ room, event }: { room: Room; event?: string | undefined }) {
   const client = useClient();
   const conversation = conversationOf(client, room);
@@ -31,10 +31,10 @@ export function JoinedRoom({ room, event }: { room: Room; event?: string | undef
   useEffect(() => {
     if (event === undefined) return;
     goTo(event);
-    // The address of the room stays; a reload begins at the newest again.
+    // The address keeps only the room, so a reload starts at the newest message.
     navigate({ at: "room", id: room.id }, true);
   }, [event]);
-  // A panel belongs to its room; search alone goes on from room to room.
+  // A thread belongs to its room, so its panel closes with it; the search panel stays open.
   useEffect(() => {
     return () => {
       if (sidePanel.peek()?.show === "thread") sidePanel.value = null;
@@ -65,7 +65,6 @@ export function JoinedRoom({ room, event }: { room: Room; event?: string | undef
   );
 }
 
-/** The address of a room, for links. */
 export function roomHref(id: string): string {
   return hrefOf({ at: "room", id });
 }

@@ -7,7 +7,7 @@ import { useClient } from "../clientContext.ts";
 import { plainText } from "./message/plainText.ts";
 import { useRoomContext } from "./roomContext.ts";
 
-/** Tells screen readers of new messages, while the page is looked at. */
+/** Announces new messages to screen readers while the page is visible. */
 export function NewMessageAnnouncer() {
   const { room } = useRoomContext();
   const { me } = useClient();

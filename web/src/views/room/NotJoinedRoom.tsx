@@ -6,7 +6,7 @@ import { Avatar } from "../components/Avatar.tsx";
 import { attempt } from "../components/Toasts.tsx";
 import { conversationOf } from "./roomContext.ts";
 
-/** A room that one is not in any more, or waits to be let into. */
+/** A room that the user has left or was removed from, or is waiting to enter. */
 export function NotJoinedRoom({ room }: { room: Room }) {
   const client = useClient();
   const own = room.ownMember.value;

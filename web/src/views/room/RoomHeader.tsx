@@ -7,7 +7,7 @@ import { IconButton } from "../components/IconButton.tsx";
 import { type SidePanel, sidePanel } from "../sidePanel.ts";
 import { useRoomContext } from "./roomContext.ts";
 
-/** Where one is, with whom, and the ways to the panels. */
+/** The name of the room, and the buttons of the side panels. */
 export function RoomHeader() {
   const { room } = useRoomContext();
   const other = room.directWith.value;

@@ -6,7 +6,7 @@ import { Invitation } from "../invite/Invitation.tsx";
 import { JoinedRoom } from "./JoinedRoom.tsx";
 import { NotJoinedRoom } from "./NotJoinedRoom.tsx";
 
-/** A conversation, or why there is none. */
+/** The view of a room, depending on the user's membership. */
 export function RoomPage({ id, event }: { id: string; event?: string | undefined }) {
   const { rooms } = useClient();
   rooms.changed.value;

@@ -1,6 +1,6 @@
 import { useRoomContext } from "./roomContext.ts";
 
-/** Who is typing. Its place is kept free, so that nothing moves. */
+/** The users who are typing. The line always takes up space, so that nothing moves. */
 export function TypingLine() {
   const { room } = useRoomContext();
   const names = room.typing.value.map((userId) => room.memberName(userId));

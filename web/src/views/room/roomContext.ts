@@ -1,4 +1,4 @@
-// Where in the page a message or a composer stands: which room, and which thread of it.
+// The room, and the thread if there is one, to which the views below belong.
 
 import { createContext } from "preact";
 import { useContext } from "preact/hooks";
@@ -12,7 +12,7 @@ export interface RoomContextValue {
   room: Room;
   conversation: Conversation;
   composer: Composer;
-  /** The root of the thread, in its panel. */
+  /** The root of the thread, in the thread panel. */
   thread?: string | undefined;
   /** Shows an event, wherever it is. */
   goTo: (eventId: string) => void;
@@ -28,7 +28,10 @@ export function useRoomContext(): RoomContextValue {
 
 const conversations = new WeakMap<Room, Conversation>();
 
-/** The conversation of a room: one for as long as the room is known, so that uploads go on when one looks elsewhere. */
+/**
+ * Returns the conversation of a room. It stays the same while the room is known, so that uploads continue when another
+ * room is opened.
+ */
 export function conversationOf(client: Client, room: Room): Conversation {
   const conversation = conversations.get(room) ?? new Conversation(client, room);
   conversations.set(room, conversation);

@@ -1,7 +1,7 @@
 import { serverOf } from "../../model/rooms/room.ts";
 import { useClient } from "../clientContext.ts";
 
-/** What runs here, and how other clients come in. */
+/** Information about the server and this page, and how to connect other clients. */
 export function AboutTab() {
   const { me, deviceId, connection } = useClient();
   return (

@@ -11,7 +11,7 @@ import { PasswordField } from "../components/PasswordField.tsx";
 
 type OpenDialog = { what: "rename"; device: Device } | { what: "sign-out"; devices: Device[] } | null;
 
-/** Where one is logged in. */
+/** The devices that are signed in. */
 export function DevicesTab() {
   const { accountSecurity, deviceId } = useClient();
   const [devices, setDevices] = useState<Device[] | null>(null);

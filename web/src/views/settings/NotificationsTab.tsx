@@ -6,7 +6,7 @@ import { Icon } from "../components/Icon.tsx";
 import { attempt } from "../components/Toasts.tsx";
 import { notificationsEnabled, setNotificationsEnabled } from "../shell/notificationPreference.ts";
 
-/** Whether this browser shows notifications, and what about. */
+/** The notifications of this browser, the push rules and keywords. */
 export function NotificationsTab() {
   return (
     <>

@@ -4,7 +4,7 @@ import { Field, Form } from "../components/Form.tsx";
 import { PictureButton } from "../components/PictureButton.tsx";
 import { showToast } from "../components/Toasts.tsx";
 
-/** How others see one. */
+/** The user's name and picture. */
 export function ProfileTab() {
   const { me, ownProfile } = useClient();
   const save = async (data: FormData) => {

@@ -7,7 +7,7 @@ import { NewPassword, readNewPassword } from "../components/NewPassword.tsx";
 import { PasswordField } from "../components/PasswordField.tsx";
 import { showToast } from "../components/Toasts.tsx";
 
-/** The password, and the end of the account. */
+/** The password, and the deactivation of the account. */
 export function SecurityTab({ sessions }: { sessions: SessionStore }) {
   const { me, accountSecurity } = useClient();
   const [deactivating, setDeactivating] = useState(false);

@@ -4,7 +4,7 @@ import { currentRoute } from "../currentRoute.ts";
 
 const PAGE_TITLES = { home: "", room: "", people: "People", explore: "Explore rooms", settings: "Settings", invite: "Invitation", register: "", login: "" };
 
-/** The title of the window: how much is unread, and where one is. */
+/** The title of the window: the unread count and the current page. */
 export function DocumentTitle() {
   const { rooms } = useClient();
   const at = currentRoute.value;

@@ -1,7 +1,7 @@
 import { hrefOf } from "../../model/route.ts";
 import { Icon } from "../components/Icon.tsx";
 
-/** What stands beside the list while nothing is chosen. */
+/** Shown next to the list while nothing is chosen. */
 export function Home() {
   return (
     <div class="empty">

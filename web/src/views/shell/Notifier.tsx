@@ -5,7 +5,7 @@ import { useClient } from "../clientContext.ts";
 import { currentRoute, navigate } from "../currentRoute.ts";
 import { notificationsEnabled } from "./notificationPreference.ts";
 
-/** Shows what the push rules notify of, while one looks elsewhere. */
+/** Shows notifications for rooms that are not in view. */
 export function Notifier() {
   const { rooms, me } = useClient();
   const tracker = useMemo(() => new NotificationTracker(me), []);
@@ -25,7 +25,7 @@ function isRoomInView({ room }: RoomNotification): boolean {
 
 function showNotification({ room, event }: RoomNotification, me: string): void {
   if (!notificationsEnabled.peek() || !("Notification" in window) || Notification.permission !== "granted") return;
-  // The tag makes the newest message of a room take the place of the one before.
+  // The tag makes a room's newest notification replace the one before.
   const notification = new Notification(room.name.peek(), { body: roomPreview(room, me), tag: room.id, icon: "/assets/icon.svg" });
   notification.onclick = () => {
     window.focus();

@@ -16,12 +16,12 @@ import { Home } from "./Home.tsx";
 import { Notifier } from "./Notifier.tsx";
 import { SignOutDialog } from "./SignOutDialog.tsx";
 
-/** The page of somebody who is logged in: the list of conversations, and what was chosen. */
+/** The page of a signed-in user: the sidebar and the chosen view. */
 export function Shell({ sessions }: { sessions: SessionStore }) {
   const at = currentRoute.value;
   const main = useRef<HTMLElement>(null);
   useEffect(() => {
-    // On a phone the link that was followed is hidden now; whoever uses the keyboard goes on where the page does.
+    // On a phone the followed link is now hidden, so the keyboard focus moves to the main view.
     if (at.at !== "home" && document.activeElement === document.body) main.current?.focus({ preventScroll: true });
   }, [at]);
   return (

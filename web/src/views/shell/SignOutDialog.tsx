@@ -5,7 +5,7 @@ import { ConfirmDialog } from "../components/ConfirmDialog.tsx";
 
 export const isSignOutRequested = signal(false);
 
-/** Asks before it signs out: whoever has no password at hand could not come back. */
+/** Asks before signing out, because the user needs the password to come back. */
 export function SignOutDialog({ sessions }: { sessions: SessionStore }) {
   if (!isSignOutRequested.value) return null;
   const close = () => (isSignOutRequested.value = false);

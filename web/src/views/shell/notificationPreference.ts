@@ -1,4 +1,4 @@
-// Whether this browser shows notifications. That is a matter of the browser, not of the account.
+// Whether this browser shows notifications. The setting belongs to the browser, not to the account.
 
 import { signal } from "@preact/signals";
 

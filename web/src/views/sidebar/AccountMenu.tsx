@@ -4,7 +4,7 @@ import { Menu } from "../components/Menu.tsx";
 import { navigate } from "../currentRoute.ts";
 import { isSignOutRequested } from "../shell/SignOutDialog.tsx";
 
-/** Who one is here, and what belongs to that. */
+/** The menu of the user's own account. */
 export function AccountMenu() {
   const { me, ownProfile, accountData } = useClient();
   const items = [

@@ -10,7 +10,7 @@ import { IconButton } from "../components/IconButton.tsx";
 import { attempt } from "../components/Toasts.tsx";
 import { currentRoute, navigate } from "../currentRoute.ts";
 
-/** The rooms that one is invited to; each can be answered at once. */
+/** The rooms to which the user is invited, with buttons to answer. */
 export function Invitations() {
   const { rooms } = useClient();
   const invitations = rooms.invitations.value;

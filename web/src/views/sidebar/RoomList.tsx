@@ -6,14 +6,14 @@ import { VirtualList } from "../components/VirtualList.tsx";
 import { currentRoute } from "../currentRoute.ts";
 import { RoomRow } from "./RoomRow.tsx";
 
-/** The height of a row, in rem; Sidebar.css says the same. */
+/** The height of a row, in rem; the same as in Sidebar.css. */
 const ROW_HEIGHT_REM = 3.75;
 
-/** The joined rooms. Arrow keys go from one to the next. */
+/** The joined rooms. Arrow keys move between them. */
 export function RoomList({ rooms }: { rooms: Room[] }) {
   const { me } = useClient();
   const list = useRef<HTMLDivElement>(null);
-  // Drafts are written in a room that is open; the list shows them when one has left it.
+  // Drafts change in the open room; the list shows them after the user leaves it.
   const drafts = useMemo(() => new Drafts(localStorage, me).draftTexts(), [currentRoute.value]);
   const onKeyDown = (event: KeyboardEvent) => {
     const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];

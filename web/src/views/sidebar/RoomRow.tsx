@@ -8,7 +8,7 @@ import { shortTime } from "../components/formatTime.ts";
 import { Icon } from "../components/Icon.tsx";
 import { currentRoute } from "../currentRoute.ts";
 
-/** A room in the list: who and what it is, what was said last, and how much of it is unread. */
+/** A room in the list: name, last message and unread count. */
 export function RoomRow({ room, draft }: { room: Room; draft: string | undefined }) {
   const { me, accountData } = useClient();
   const { count } = room.unread.value;

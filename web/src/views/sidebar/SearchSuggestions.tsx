@@ -15,7 +15,7 @@ interface SuggestionResults {
   problem: string | null;
 }
 
-/** What else is called so: people to talk to, and public rooms to join. */
+/** Other matches of a search: users to talk to, and public rooms to join. */
 export function SearchSuggestions({ search, onFound }: { search: string; onFound: () => void }) {
   const { api, parlourApi, roomDirectory, roomEntry, rooms, me } = useClient();
   const [results, setResults] = useState<SuggestionResults | null>(null);

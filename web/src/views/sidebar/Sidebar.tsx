@@ -18,7 +18,7 @@ const ROOM_FILTERS: { id: RoomFilter; label: string }[] = [
   { id: "rooms", label: "Rooms" },
 ];
 
-/** The list of conversations, and the ways to everything else. */
+/** The list of conversations, and links to the other pages. */
 export function Sidebar() {
   const { rooms } = useClient();
   const [filter, setFilter] = useState<RoomFilter>("all");
@@ -97,7 +97,7 @@ function SearchField({ value, onChange }: { value: string; onChange: (value: str
   );
 }
 
-/** Stands where the rooms will, in their size. */
+/** A placeholder for the rooms, of the same size. */
 function ConversationsSkeleton() {
   return (
     <div role="status" aria-label="Loading the conversations">

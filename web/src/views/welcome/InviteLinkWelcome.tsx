@@ -17,7 +17,7 @@ interface Props {
   token: string;
 }
 
-/** What an invite link shows to somebody who is not logged in. */
+/** The page of an invite link for a user who is not signed in. */
 export function InviteLinkWelcome({ api, sessions, server, token }: Props) {
   const [link, setLink] = useState<InviteLinkPreview | null>(null);
   const [problem, setProblem] = useState<string | null>(null);

@@ -12,9 +12,9 @@ interface Props {
   api: Api;
   sessions: SessionStore;
   server: string | null;
-  /** null while it is not known. */
+  /** Null while it is not known. */
   registration: RegistrationMode | null;
-  /** The token of the link, if one was followed. */
+  /** The registration token from the link, if there is one. */
   token: string | null;
 }
 

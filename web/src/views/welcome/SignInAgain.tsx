@@ -4,7 +4,7 @@ import type { Session, SessionStore } from "../../model/session/session.ts";
 import { Form } from "../components/Form.tsx";
 import { PasswordField } from "../components/PasswordField.tsx";
 
-/** After a soft logout: the same account on the same device, so that nothing is lost. */
+/** The form after a soft logout: it continues with the same account and device, so that nothing is lost. */
 export function SignInAgain({ api, sessions, expired }: { api: Api; sessions: SessionStore; expired: Session }) {
   const submit = async (data: FormData) => {
     sessions.start(await login(api, { username: expired.userId, password: String(data.get("password")), deviceId: expired.deviceId }));

@@ -4,7 +4,7 @@ import { checkUsername, toUsername, type UsernameAvailability } from "../../mode
 
 const SEARCH_DELAY_MS = 350;
 
-/** The name of a new account, which is looked up while it is typed. */
+/** The name of a new account, which is checked while it is typed. */
 export function UsernameField({ api, server }: { api: Api; server: string | null }) {
   const id = useId();
   const [name, setName] = useState("");
@@ -13,7 +13,7 @@ export function UsernameField({ api, server }: { api: Api; server: string | null
     if (name === "") return;
     const abort = new AbortController();
     const timer = setTimeout(() => {
-      // A failure here says nothing about the name; the form itself will tell.
+      // A failure here says nothing about the name; the form itself will show it.
       checkUsername(api, name, abort.signal).then(
         (answer) => setFound({ ...answer, name }),
         () => {},

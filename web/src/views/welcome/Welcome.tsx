@@ -15,7 +15,7 @@ interface Props {
   sessions: SessionStore;
 }
 
-/** What somebody sees who is not logged in. */
+/** The page of a user who is not signed in. */
 export function Welcome({ api, sessions }: Props) {
   const [server, setServer] = useState<string | null>(null);
   const [registration, setRegistration] = useState<RegistrationMode | null>(null);
@@ -71,7 +71,7 @@ function WelcomeCard({ api, sessions, server, registration }: Props & { server: 
   return <SignIn api={api} sessions={sessions} server={server} canRegister={registration === "open" || registration === "token" || token !== null} />;
 }
 
-/** A few lines of a conversation, to look at. */
+/** An example conversation, as decoration. */
 function Brand() {
   return (
     <div class="welcome-brand" aria-hidden="true">

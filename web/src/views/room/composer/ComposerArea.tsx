@@ -7,7 +7,7 @@ import { navigate } from "../../currentRoute.ts";
 import { useRoomContext } from "../roomContext.ts";
 import { ComposerBox } from "./ComposerBox.tsx";
 
-/** Where one writes, or why one cannot. */
+/** The composer, or the reason why the user cannot write. */
 export function ComposerArea() {
   const { room, conversation } = useRoomContext();
   const { me } = useClient();

@@ -10,7 +10,7 @@ import { ReplyOrEditBar } from "./ReplyOrEditBar.tsx";
 import { useAddFiles } from "./useAddFiles.ts";
 import { useMentionCompletion } from "./useMentionCompletion.ts";
 
-/** The field for a message, with all that belongs to it. */
+/** The text field for a message, with its buttons, files and suggestions. */
 export function ComposerBox() {
   const { room, conversation, composer, thread } = useRoomContext();
   const field = useRef<HTMLTextAreaElement>(null);
@@ -24,7 +24,7 @@ export function ComposerBox() {
 
   const wanted = composer.focusRequests.value;
   useEffect(() => {
-    // On a phone the keyboard comes only when one asks for it.
+    // On a phone the keyboard opens only on request.
     if (wanted === 0 && matchMedia("(hover: none)").matches) return;
     const { current } = field;
     current?.focus();
@@ -120,7 +120,7 @@ export function ComposerBox() {
   );
 }
 
-/** The field is as high as its text, up to a limit that the style sets. */
+/** Makes the field as high as its text, up to the limit in the style sheet. */
 function useAutoHeight(field: { current: HTMLTextAreaElement | null }, text: string): void {
   useLayoutEffect(() => {
     const { current } = field;

@@ -5,12 +5,12 @@ import { Icon } from "../../components/Icon.tsx";
 import { useRoomContext } from "../roomContext.ts";
 import { useAddFiles } from "./useAddFiles.ts";
 
-/** Takes files that are dropped on the conversation. */
+/** Accepts files that are dropped on the conversation. */
 export function DropZone({ children }: { children: ComponentChildren }) {
   const { room } = useRoomContext();
   const { me } = useClient();
   const [isOver, setOver] = useState(false);
-  // Every element that is entered or left tells of it.
+  // Each element under the pointer fires its own enter and leave events.
   const depth = useRef(0);
   const addFiles = useAddFiles();
   const maySend = !room.encrypted.value && room.successor.value === undefined && room.powerLevels.value.maySend(me, "m.room.message");

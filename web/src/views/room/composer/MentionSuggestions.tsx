@@ -2,7 +2,7 @@ import { Avatar } from "../../components/Avatar.tsx";
 import { Icon } from "../../components/Icon.tsx";
 import type { useMentionCompletion } from "./useMentionCompletion.ts";
 
-/** The people whose names begin with what is written. */
+/** Suggestions of members for a mention. */
 export function MentionSuggestions({ completion }: { completion: ReturnType<typeof useMentionCompletion> }) {
   const { choices, chosen, listId, choose } = completion;
   return (

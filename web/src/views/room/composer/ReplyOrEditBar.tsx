@@ -3,7 +3,7 @@ import { IconButton } from "../../components/IconButton.tsx";
 import { QuotedText } from "../message/Quote.tsx";
 import { useRoomContext } from "../roomContext.ts";
 
-/** What is answered or edited. */
+/** The message that is being replied to or edited. */
 export function ReplyOrEditBar() {
   const { composer, conversation } = useRoomContext();
   const { editing, replyTo } = composer.draft.value;

@@ -1,9 +1,9 @@
-// Finds out what the event of a file should say: how big a picture is, how long a film, and what it looks like.
+// Finds out the metadata of a file: the size and thumbnail of a picture or video, and its duration.
 
 import type { FileMetadata } from "../../../model/composing/attachment.ts";
 
 const MAX_THUMBNAIL_PX = { width: 800, height: 600 };
-/** Smaller pictures are their own thumbnails. */
+/** Smaller pictures need no thumbnail. */
 const MIN_BYTES_FOR_THUMBNAIL = 300_000;
 const VIDEO_LOAD_TIMEOUT_MS = 8_000;
 
@@ -12,7 +12,7 @@ export async function measureFile(file: File): Promise<FileMetadata> {
     if (file.type.startsWith("image/")) return await measureImage(file);
     if (file.type.startsWith("video/")) return await measureVideo(file);
   } catch {
-    // What the browser cannot show is sent as a file like any other.
+    // A file that the browser cannot show is sent as a plain file.
   }
   return {};
 }

@@ -4,10 +4,10 @@ import { showToast } from "../../components/Toasts.tsx";
 import { useRoomContext } from "../roomContext.ts";
 import { measureFile } from "./measureFile.ts";
 
-/** So many files are sent at once. */
+/** The most files that can be sent at once. */
 const MAX_FILES = 20;
 
-/** Puts files into the composer. */
+/** Returns a function that adds files to the composer. */
 export function useAddFiles(): (files: File[]) => void {
   const { media } = useClient();
   const { conversation, thread, composer } = useRoomContext();

@@ -1,4 +1,4 @@
-// Completes the names of people after an @.
+// Completes the names of members after an @.
 
 import { useId, useState } from "preact/hooks";
 import type { Member } from "../../../model/rooms/room.ts";
@@ -11,7 +11,6 @@ export interface MentionChoice {
   member: Member | null;
 }
 
-/** So many names are offered. */
 const MAX_SUGGESTIONS = 6;
 const MAX_NAME_LENGTH = 40;
 
@@ -39,7 +38,7 @@ export function useMentionCompletion(field: { current: HTMLTextAreaElement | nul
     return found;
   }
 
-  /** Looks whether a name is being written before the cursor. */
+  /** Checks whether a name is being typed before the cursor. */
   const look = () => {
     const { current } = field;
     if (current === null || current.selectionStart !== current.selectionEnd) return setWord(null);
@@ -92,7 +91,7 @@ export function useMentionCompletion(field: { current: HTMLTextAreaElement | nul
   };
 }
 
-/** Whether a name, or a word in it, begins so. */
+/** Whether a name, or a word in it, starts with the text. */
 function hasWordStartingWith(name: string, wanted: string): boolean {
   const lower = name.toLocaleLowerCase();
   return lower.startsWith(wanted) || lower.split(/\s+/).some((part) => part.startsWith(wanted));

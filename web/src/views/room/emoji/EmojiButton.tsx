@@ -14,7 +14,7 @@ interface PickerProps {
   onChoose: (emoji: string) => void;
 }
 
-/** Opens the emoji, which are loaded the first time. */
+/** Opens the emoji picker, which is loaded on first use. */
 export function EmojiButton({ label, onChoose, above = false }: Props) {
   const [isOpen, setOpen] = useState(false);
   const [Picker, setPicker] = useState<{ of: FunctionComponent<PickerProps> } | null>(null);
@@ -65,7 +65,7 @@ export function EmojiButton({ label, onChoose, above = false }: Props) {
   );
 }
 
-/** Places the emoji so that all of them are in the window. */
+/** A popup that is positioned inside the window. */
 class EmojiPopup extends Component<{ above: boolean; children?: ComponentChildren }> {
   private readonly element = createRef<HTMLDivElement>();
 

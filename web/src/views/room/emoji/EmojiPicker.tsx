@@ -9,7 +9,7 @@ interface Emoji {
   group?: number;
 }
 
-/** The kinds of emoji by the numbers that the data has for them; 2 holds parts that are no emoji. */
+/** The groups of emoji, with the numbers from the data. Group 2 has components that are not emoji. */
 const EMOJI_GROUPS = [
   { id: 0, name: "Smileys", sign: "😀" },
   { id: 1, name: "People", sign: "👋" },
@@ -103,7 +103,7 @@ function emojiInGroup(group: number, recent: string[]): Emoji[] {
   );
 }
 
-/** An emoji without the sign that says that it is one. */
+/** Removes the variation selector that requests the emoji style. */
 function withoutVariationSelector(unicode: string): string {
   return unicode.replace(/\ufe0f/g, "");
 }

@@ -1,4 +1,4 @@
-// The emoji that were chosen last, on this device.
+// The last chosen emoji, on this device.
 
 const STORAGE_KEY = "parlour.emoji";
 const MAX_RECENT_EMOJI = 24;
@@ -9,7 +9,7 @@ export function recentEmoji(): string[] {
     const stored: unknown = JSON.parse(localStorage.getItem(STORAGE_KEY) ?? "null");
     if (Array.isArray(stored)) return stored.filter((emoji): emoji is string => typeof emoji === "string");
   } catch {
-    // Then there are none.
+    // Invalid data counts as none.
   }
   return DEFAULT_EMOJI;
 }
@@ -19,6 +19,6 @@ export function addRecentEmoji(emoji: string): void {
   try {
     localStorage.setItem(STORAGE_KEY, JSON.stringify(recent));
   } catch {
-    // It is no loss.
+    // The storage is full or blocked; nothing important is lost.
   }
 }

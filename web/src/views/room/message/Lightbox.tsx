@@ -9,7 +9,7 @@ interface Props {
   onClose: () => void;
 }
 
-/** A picture over the whole page. Escape, the cross, and a click beside it close it. */
+/** A picture over the whole page. Escape, the close button and a click outside close it. */
 export function Lightbox({ mxc, name, onClose }: Props) {
   const dialog = useRef<HTMLDialogElement>(null);
   const titleId = useId();

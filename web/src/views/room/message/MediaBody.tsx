@@ -8,12 +8,12 @@ import { attempt } from "../../components/Toasts.tsx";
 import { Lightbox } from "./Lightbox.tsx";
 import { fileName } from "./plainText.ts";
 
-/** The box that a picture gets before it is there, in pixels. */
+/** Limits of the box of a picture, in pixels. */
 const MAX_WIDTH_PX = 352;
 const MAX_HEIGHT_PX = 320;
 const MIN_SIDE_PX = 56;
 
-/** The size of a picture's box by what the event says, so that nothing moves when it comes. */
+/** Returns the size of a picture's box from the event, so that nothing moves when the picture has loaded. */
 export function mediaBox(content: Content): { width: number; height: number } {
   const info = record(content["info"]);
   const width = number(info?.["w"]) ?? 0;
@@ -109,7 +109,7 @@ function sizeOf(content: Content): string {
   return size === undefined ? "" : sizeText(size);
 }
 
-/** Saves what is in memory as a file. */
+/** Saves a file from memory. */
 export function download(url: string, name: string): void {
   const link = document.createElement("a");
   link.href = url;

@@ -21,12 +21,12 @@ interface Props {
   rowKey: string;
   isFirst: boolean;
   isLast: boolean;
-  /** Whether the tab key comes to it. */
+  /** Whether the tab key reaches the message. */
   isCurrent: boolean;
   isHighlighted: boolean;
 }
 
-/** One message: who says it, what, when, and what others made of it. */
+/** One message: sender, content, time, reactions and thread. */
 export function Message({ event, isFirst, isLast, isCurrent, isHighlighted }: Props) {
   const { room } = useRoomContext();
   const { me } = useClient();
@@ -93,7 +93,7 @@ export function Message({ event, isFirst, isLast, isCurrent, isHighlighted }: Pr
   );
 }
 
-/** Pictures fill their bubble, and what is deleted or encrypted has none. */
+/** Pictures fill the bubble; deleted and encrypted messages have none. */
 function kindOf(event: TimelineEvent): string {
   if (event.isRedacted || event.isEncrypted) return "without-text";
   if (event.raw.type === "m.sticker" || event.content["msgtype"] === "m.image" || event.content["msgtype"] === "m.video") return "with-picture";

@@ -11,7 +11,7 @@ import { sidePanel } from "../../sidePanel.ts";
 import { EmojiButton } from "../emoji/EmojiButton.tsx";
 import { useRoomContext } from "../roomContext.ts";
 
-/** What one can do with a message. */
+/** The toolbar and menu of a message. */
 export function MessageActions({ event, menuRequests }: { event: TimelineEvent; menuRequests: number }) {
   const { room, conversation, composer, thread } = useRoomContext();
   const { me } = useClient();

@@ -6,7 +6,7 @@ import { AudioBody, FileBody, ImageBody, VideoBody } from "./MediaBody.tsx";
 import { captionOf, pollOf } from "./plainText.ts";
 import { TextBody } from "./TextBody.tsx";
 
-/** What a message says, by its kind. */
+/** The content of a message, by its type. */
 export function MessageBody({ event, name }: { event: TimelineEvent; name: string }) {
   event.changed.value;
   const { content } = event;

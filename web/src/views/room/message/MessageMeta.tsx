@@ -6,7 +6,7 @@ import { exactTime, timeOfDay } from "../../components/formatTime.ts";
 import { Icon } from "../../components/Icon.tsx";
 import { useRoomContext } from "../roomContext.ts";
 
-/** When a message was said, whether it was changed, and for own ones how far it came. */
+/** The time of a message, whether it was edited, and the status of the user's own messages. */
 export function MessageMeta({ event }: { event: TimelineEvent }) {
   const { me } = useClient();
   event.changed.value;

@@ -2,7 +2,7 @@ import type { TimelineEvent } from "../../../model/timeline/timeline.ts";
 import { useRoomContext } from "../roomContext.ts";
 import { plainText } from "./plainText.ts";
 
-/** The message that is answered, in short. A click goes to it. */
+/** The message that is replied to, shortened. A click goes to it. */
 export function Quote({ eventId }: { eventId: string }) {
   const { conversation, goTo } = useRoomContext();
   const event = conversation.quotedEvent(eventId).value;
@@ -31,7 +31,7 @@ export function QuotedText({ event }: { event: TimelineEvent }) {
   );
 }
 
-/** Which of the colours a name has: the same as its picture. */
+/** Returns the colour of a user's name, which is the same as that of the avatar. */
 export function hueOf(id: string): number {
   let sum = 0;
   for (const char of id) sum = (sum * 31 + (char.codePointAt(0) ?? 0)) % 9973;

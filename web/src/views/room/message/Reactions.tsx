@@ -3,7 +3,6 @@ import { useClient } from "../../clientContext.ts";
 import { attempt } from "../../components/Toasts.tsx";
 import { useRoomContext } from "../roomContext.ts";
 
-/** So many kinds of reactions are shown. */
 const MAX_REACTIONS = 30;
 
 export function Reactions({ event }: { event: TimelineEvent }) {

@@ -2,7 +2,7 @@ import type { TimelineEvent } from "../../../model/timeline/timeline.ts";
 import { Icon } from "../../components/Icon.tsx";
 import { useRoomContext } from "../roomContext.ts";
 
-/** Why a message was not sent, and what can be done. */
+/** Why a message was not sent, with buttons to try again or to delete it. */
 export function SendFailure({ event }: { event: TimelineEvent }) {
   const { conversation } = useRoomContext();
   return (

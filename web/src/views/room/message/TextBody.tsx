@@ -6,7 +6,7 @@ import { useClient } from "../../clientContext.ts";
 import { showProfile } from "../../people/shownProfile.ts";
 import { sanitizeForDisplay } from "./sanitizeHtml.ts";
 
-/** So much of a text is shown. */
+/** Longer texts are cut off. */
 const MAX_TEXT_LENGTH = 40_000;
 const ONLY_EMOJI_PATTERN =
   /^(?:\s*(?:\p{Regional_Indicator}{2}|\p{Emoji_Presentation}\p{Emoji_Modifier}?|\p{Emoji}\ufe0f)(?:\u200d(?:\p{Emoji_Presentation}|\p{Emoji}\ufe0f?)\p{Emoji_Modifier}?)*){1,6}\s*$/u;
@@ -59,7 +59,7 @@ function onKeyDown(event: KeyboardEvent): void {
   if (event.key === "Enter" || event.key === " ") revealSpoiler((event.target as Element).closest(".spoiler"), event);
 }
 
-/** Shows what a spoiler hides. */
+/** Shows the text of a spoiler. */
 function revealSpoiler(spoiler: Element | null, event: Event): void {
   if (spoiler === null || spoiler.classList.contains("shown")) return;
   event.preventDefault();

@@ -6,7 +6,7 @@ import { sidePanel } from "../../sidePanel.ts";
 import { useRoomContext } from "../roomContext.ts";
 import { plainText } from "./plainText.ts";
 
-/** What a thread has come to, under its first message. */
+/** The number of replies in a thread and the latest one, under its root. */
 export function ThreadChip({ event }: { event: TimelineEvent }) {
   const { room, thread } = useRoomContext();
   event.changed.value;

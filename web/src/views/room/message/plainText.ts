@@ -1,4 +1,4 @@
-// A message in one line of words, for quotations, previews and announcements.
+// The text of a message in one line, for quotations, previews and announcements.
 
 import { bodyText } from "../../../model/composing/messageContent.ts";
 import { type Content, list, record, text } from "../../../model/server/events.ts";
@@ -28,7 +28,7 @@ export function fileName(content: Content): string {
   return text(content["filename"]) || text(content["body"]) || "file";
 }
 
-/** What stands under a file, where it says more than its name. */
+/** Returns the caption of a file, if it is not just the file name. */
 export function captionOf(content: Content): string | undefined {
   const name = text(content["filename"]);
   const body = bodyText(content);

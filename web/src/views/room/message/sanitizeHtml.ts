@@ -1,10 +1,10 @@
-// Cleans the HTML of messages. This is the only way by which HTML gets into the page.
+// Sanitises the HTML of messages. HTML gets into the page only through here.
 
 import DOMPurify, { type DOMPurify as Purifier } from "dompurify";
 import { matrixLinkTarget, safeHref } from "../../../model/composing/links.ts";
 import { hrefOf } from "../../../model/route.ts";
 
-/** What the specification allows, pictures and fonts apart. */
+/** The tags that the specification allows, except for images and fonts. */
 const ALLOWED_TAGS =
   "del h1 h2 h3 h4 h5 h6 blockquote p a ul ol sup sub li b i u strong em s strike code hr br div table thead tbody tr th td caption pre span details summary".split(
     " ",
@@ -12,19 +12,19 @@ const ALLOWED_TAGS =
 const SANITIZER_CONFIG = {
   ALLOWED_TAGS: ALLOWED_TAGS,
   ALLOWED_ATTR: ["href", "start", "class", "data-mx-spoiler"],
-  // Their values are no addresses.
+  // The values of these attributes are not addresses.
   ADD_URI_SAFE_ATTR: ["start", "data-mx-spoiler"],
   ALLOW_DATA_ATTR: false,
   ALLOW_ARIA_ATTR: false,
   ALLOWED_URI_REGEXP: /^(?:https?|mailto|matrix):/i,
 };
 
-/** Cleans what is sent. */
+/** Sanitises HTML before it is sent. */
 export function sanitizeForSending(html: string): string {
   return outgoingPurifier().sanitize(html, SANITIZER_CONFIG);
 }
 
-/** Cleans what is shown, and makes links, mentions and spoilers work. */
+/** Sanitises HTML before it is shown, and makes links, mentions and spoilers work. */
 export function sanitizeForDisplay(html: string, me: string): string {
   reader = me;
   return incomingPurifier().sanitize(html, SANITIZER_CONFIG);
@@ -43,7 +43,7 @@ const incomingPurifier = once(() => {
 
 function withStrictHooks(purifier: Purifier): Purifier {
   purifier.addHook("uponSanitizeElement", (node, { tagName }) => {
-    // Old clients quote what they answer; the page does it itself.
+    // Old clients include a quotation in replies; the page shows its own.
     if (tagName === "mx-reply") (node as Element).remove();
   });
   purifier.addHook("uponSanitizeAttribute", (node, data) => {
@@ -76,7 +76,7 @@ function finishLink(link: Element): void {
 }
 
 function finishSpoiler(span: Element): void {
-  // What is hidden is hidden from everybody, until it is asked for.
+  // The text is hidden from everyone, screen readers included, until it is requested.
   const spoiled = document.createElement("span");
   spoiled.append(...span.childNodes);
   span.append(spoiled);

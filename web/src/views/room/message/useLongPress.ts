@@ -1,9 +1,9 @@
-// A finger that rests on something.
+// Detects a long press on a touch screen.
 
 import { useRef } from "preact/hooks";
 
 const LONG_PRESS_MS = 450;
-/** A finger is not still; beyond so many pixels it scrolls. */
+/** A finger is never still; a move of more pixels is scrolling. */
 const MAX_MOVE_PX = 10;
 
 export function useLongPress(onLongPress: () => void) {

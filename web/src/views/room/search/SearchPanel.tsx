@@ -9,7 +9,7 @@ import { sidePanel } from "../../sidePanel.ts";
 import { useRoomContext } from "../roomContext.ts";
 import { SearchResult } from "./SearchResult.tsx";
 
-/** Searches in the messages of this room, or of all. */
+/** Searches for messages in this room or in all rooms. */
 export function SearchPanel() {
   const { room } = useRoomContext();
   const { api } = useClient();

@@ -7,7 +7,7 @@ import { plainText } from "../message/plainText.ts";
 import { hueOf } from "../message/Quote.tsx";
 import { useRoomContext } from "../roomContext.ts";
 
-/** A message that was found. A click goes to it. */
+/** A found message. A click goes to it. */
 export function SearchResult({ hit, words }: { hit: SearchHit; words: string[] }) {
   const { room, goTo } = useRoomContext();
   const { rooms } = useClient();

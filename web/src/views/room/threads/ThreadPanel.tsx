@@ -9,12 +9,12 @@ import { createDrafts, RoomContext, type RoomContextValue, useRoomContext } from
 import { MessageList } from "../timeline/MessageList.tsx";
 import { usePendingList } from "../timeline/RoomTimeline.tsx";
 
-/** A thread beside its room. */
+/** The panel with a thread of the room. */
 export function ThreadPanel({ root }: { root: string }) {
   const client = useClient();
   const roomContext = useRoomContext();
   const { room, conversation } = roomContext;
-  // Where too much was missed, the thread is fetched anew.
+  // After a gap that is too large the thread is loaded again.
   const resets = room.timeline.resets.value;
   const thread = useMemo(() => conversation.openThread(root), [root, resets]);
   const [problem, setProblem] = useState<string | null>(null);

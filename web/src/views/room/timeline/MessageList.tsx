@@ -13,26 +13,26 @@ import { useVirtualRows } from "./useVirtualRows.ts";
 
 interface Props {
   timeline: Timeline;
-  /** Own messages that are on their way. */
+  /** Local echoes of messages that are being sent. */
   pending: TimelineEvent[];
-  /** Whether the timeline goes up to the newest. */
+  /** Whether the timeline reaches the newest event. */
   isLive: boolean;
   label: string;
   thread?: string;
   readUpTo?: number | null;
-  /** Tells that it is known where the new messages begin; before that nothing is scrolled. */
+  /** Whether the start of the unread messages is known; nothing is scrolled before that. */
   isReady?: boolean;
   target?: JumpTarget | null;
   loadBack: (() => void) | null;
   loadForward?: (() => void) | null;
   onNewest?: () => void;
-  /** The newest is in view, or no longer is. */
+  /** Called with whether the newest event is in view. */
   onEnd?: (isAtEnd: boolean) => void;
-  /** Stands above the first message. */
+  /** Shown above the first message. */
   beginning: ComponentChildren;
 }
 
-/** The messages of a room, or of a thread: of many, those around what one looks at are in the page. */
+/** The messages of a room or of a thread. Only the rows around the visible ones are rendered. */
 export function MessageList(props: Props) {
   const { timeline, pending, isLive, thread, readUpTo = null, isReady = true, target = null, onEnd } = props;
   const { me } = useClient();
@@ -50,13 +50,13 @@ export function MessageList(props: Props) {
   const [highlighted, setHighlighted] = useState<string | null>(null);
   const onKeyDown = useArrowKeys(list.content, () => context.composer.focusRequests.value++);
 
-  // A row to scroll to, as soon as it is in the page.
+  // A row to scroll to, as soon as it is rendered.
   const pendingScroll = useRef<{ at: number; key: string; above: number; isBrought: boolean; onShown: () => void } | null>(null);
   const hasStarted = useRef(false);
   useLayoutEffect(() => {
     if (isReady && !hasStarted.current && rows.length > 0) {
       hasStarted.current = true;
-      // Once it is known what is new, the view begins there.
+      // The view starts at the first unread message.
       const at = rows.findIndex(({ isUnread }) => isUnread);
       if (at !== -1 && target === null) pendingScroll.current = { at, key: rows[at]!.key, above: 0.15, isBrought: false, onShown: () => {} };
     }
@@ -88,7 +88,7 @@ export function MessageList(props: Props) {
     list.redraw();
   }, [target?.jump]);
 
-  // An own message brings the view to the end, wherever it is.
+  // Sending a message scrolls to the end.
   const newestPending = pending.findLast(({ relation }) => relation.type !== "m.replace")?.key;
   const sentBefore = useRef(newestPending);
   useEffect(() => {
@@ -98,7 +98,7 @@ export function MessageList(props: Props) {
     list.toEnd();
   }, [newestPending]);
 
-  // Where the view is, is known only after the rows are placed.
+  // The scroll position is known only after the rows are laid out.
   const lastSeenOrder = useRef(-Infinity);
   useEffect(() => {
     const isAtEnd = anchor.followsEnd && isLive && isReady;
@@ -146,7 +146,7 @@ function positionOf(rows: TimelineRow[], order: number | undefined): number {
   return at === -1 ? rows.length - 1 : at;
 }
 
-/** How many messages of others came since the end was in view. */
+/** Returns how many messages of others came since the end was in view. */
 function newSince(rows: TimelineRow[], order: number, me: string): number {
   let count = 0;
   for (let at = rows.length - 1; at >= 0 && rows[at]!.last > order; at--) {

@@ -8,10 +8,10 @@ import { MessageList } from "./MessageList.tsx";
 import { TimelineStart } from "./TimelineStart.tsx";
 import { usePageFocus } from "./usePageFocus.ts";
 
-/** So many pages are loaded to find where the new messages begin. */
+/** The most pages to load in search of the first unread message. */
 const MAX_UNREAD_PAGES = 4;
 
-/** The messages of the room, apart from those in threads. */
+/** The messages of the room, without those in threads. */
 export function RoomTimeline() {
   const { room, conversation } = useRoomContext();
   const { connection } = useClient();
@@ -30,12 +30,12 @@ export function RoomTimeline() {
     if (isAtEnd.current && isPageFocused()) conversation.readReceipts.markSeen();
   };
   usePageFocus(readIfSeen, () => {
-    // What comes while nobody looks is new when they come back.
+    // Messages that arrive while the page is in the background are unread when the user comes back.
     const last = room.timeline.last?.order;
     if (isAtEnd.current && last !== undefined) setReadUpTo(last);
   });
 
-  // After a failure the next try is the user's, or comes with the connection.
+  // After a failure the user tries again, or the next connection does.
   useEffect(() => setProblem(null), [connection.state.value]);
   const load = (work: () => Promise<void>) => () => void work().catch((error: unknown) => setProblem(messageOf(error)));
   const loadBack = load(async () => timeline.loadBack());
@@ -73,7 +73,7 @@ export function RoomTimeline() {
   );
 }
 
-/** Keeps the list the same object while the same messages are in it. */
+/** Returns the same array as long as its messages are the same. */
 export function usePendingList<T>(pending: T[]): T[] {
   const kept = useRef(pending);
   if (kept.current.length !== pending.length || pending.some((event, at) => event !== kept.current[at])) kept.current = pending;
@@ -84,7 +84,7 @@ function isPageFocused(): boolean {
   return document.visibilityState === "visible" && document.hasFocus();
 }
 
-/** The order of the last event that was read before, if there is something new after it. */
+/** Returns the order of the last event that was read, if there are newer ones; null otherwise. */
 async function findUnread(room: Room): Promise<number | null> {
   const eventId = room.fullyRead.peek();
   if (eventId === null) return null;
@@ -94,7 +94,7 @@ async function findUnread(room: Room): Promise<number | null> {
       await room.timeline.loadBack();
     }
   } catch {
-    // Then one begins at the newest; the list itself says that there is no connection.
+    // The view starts at the newest message; the list shows that there is no connection.
   }
   return room.timeline.get(eventId)?.order ?? null;
 }

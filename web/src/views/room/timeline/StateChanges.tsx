@@ -4,11 +4,11 @@ import type { TimelineEvent } from "../../../model/timeline/timeline.ts";
 import { exactTime, timeOfDay } from "../../components/formatTime.ts";
 import { useRoomContext } from "../roomContext.ts";
 
-/** More changes in a row than this are folded. */
+/** This many changes in a row are folded together. */
 const MIN_FOLDED_CHANGES = 4;
 const MAX_SHOWN_CHANGES = 200;
 
-/** What changed in the room, in small lines. `count` tells the view of changes that join the list. */
+/** State changes of the room, in small lines. `count` makes the view update when changes are added to the list. */
 export function StateChanges({ events, count }: { events: TimelineEvent[]; count: number }) {
   const { room } = useRoomContext();
   const [isOpen, setOpen] = useState(false);
@@ -34,7 +34,7 @@ export function StateChanges({ events, count }: { events: TimelineEvent[]; count
   );
 }
 
-/** Many changes in one line. */
+/** Summarises many changes in one line. */
 function summary(events: TimelineEvent[], nameOf: (userId: string) => string): string {
   const joined = events.filter(({ raw }) => raw.type === "m.room.member" && raw.content["membership"] === "join");
   if (joined.length === events.length) {

@@ -3,13 +3,13 @@ import { Avatar } from "../../components/Avatar.tsx";
 import { useRoomContext } from "../roomContext.ts";
 
 interface Props {
-  /** Whether there is more above. */
+  /** Whether older messages are loading. */
   isLoading: boolean;
   problem: string | null;
   onRetry: () => void;
 }
 
-/** What stands above the first message: a sign that more comes, or how it began. */
+/** The start of the list: a loading sign, an error, or the beginning of the room. */
 export function TimelineStart({ isLoading, problem, onRetry }: Props) {
   const { room } = useRoomContext();
   const { me } = useClient();

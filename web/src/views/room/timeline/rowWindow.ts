@@ -1,8 +1,8 @@
-// Which of many rows are in the page.
+// Selects the rows that are rendered.
 
 import type { TimelineRow } from "../../../model/timeline/timelineRows.ts";
 
-/** By the order of events, since positions change when history comes in front. */
+/** A range of rows. It is given by the order of events, because indexes change when older rows are added. */
 export interface RowWindow {
   from: number;
   to: number;
@@ -10,18 +10,21 @@ export interface RowWindow {
 
 export const ALL_ROWS: RowWindow = { from: -Infinity, to: Infinity };
 
-/** At most so many rows are in the page. */
+/** The most rows that are rendered. */
 export const MAX_ROWS = 200;
-/** So many stay when the end is followed, and so many come at once. */
+/** The number of rows that stay while the view follows the end, and the number that is added at a time. */
 const ROWS_AT_END = 100;
 const STEP_ROWS = 40;
 
-/** The positions of the first row in the window, and of the first one after it. */
+/** Returns the index of the first row in the window, and of the first row after it. */
 export function sliceOf(rows: TimelineRow[], { from, to }: RowWindow): [number, number] {
   return [firstIndexWhere(rows, (row) => row.last >= from), firstIndexWhere(rows, (row) => row.first > to)];
 }
 
-/** Cuts a window that has too many rows: to the end where that is followed, else to what surrounds a row. */
+/**
+ * Shrinks a window with too many rows: to the end of the list if the view follows it, else to the surroundings of a
+ * row.
+ */
 export function limitWindow(rows: TimelineRow[], window: RowWindow, around: number | "end"): RowWindow {
   const [start, end] = sliceOf(rows, window);
   if (end - start <= MAX_ROWS) return window;
@@ -45,7 +48,7 @@ export function moveDown(rows: TimelineRow[], window: RowWindow): RowWindow {
   return windowBetween(rows, Math.max(start, last - MAX_ROWS), last);
 }
 
-/** The window from one position up to another; at the ends it is open. */
+/** Returns the window between two indexes; it is open at the ends of the list. */
 function windowBetween(rows: TimelineRow[], start: number, end: number): RowWindow {
   return {
     from: start <= 0 ? -Infinity : rows[start]!.first,

@@ -1,6 +1,6 @@
-// Keeps what one looks at where it is, whatever comes and goes around it.
+// Keeps the visible rows in place while rows above and below change.
 
-/** So near to the end, in pixels, one is at it. */
+/** The distance from the end, in pixels, that counts as being at the end. */
 const END_MARGIN_PX = 40;
 
 export class ScrollAnchor {
@@ -8,33 +8,33 @@ export class ScrollAnchor {
   followsEnd = true;
   scroller: HTMLElement | null = null;
   content: HTMLElement | null = null;
-  /** The rows that were visible, and how far below the top of the view they were. */
+  /** The visible rows, and their distances from the top of the view. */
   private anchors: { key: string; offset: number }[] = [];
   private lastTop = 0;
 
   constructor(
-    /** Whether the end of what is there is the end of the conversation. */
+    /** Whether the end of the rendered rows is the end of the conversation. */
     private readonly isEnd: () => boolean,
   ) {}
 
-  /** The keys of the rows in view, from the top. */
+  /** The keys of the visible rows, from the top. */
   get visibleKeys(): string[] {
     return this.anchors.map(({ key }) => key);
   }
 
-  /** Pixels that are hidden above and below. */
+  /** The hidden pixels above and below the view. */
   get hiddenPixels(): { above: number; below: number } {
     const { scroller } = this;
     if (scroller === null) return { above: 0, below: 0 };
     return { above: scroller.scrollTop, below: scroller.scrollHeight - scroller.clientHeight - scroller.scrollTop };
   }
 
-  /** Called before the rows change: a scroll that was not told yet counts. */
+  /** Called before the rows change, because a scroll event may still be pending. */
   capture(): void {
     if (this.scroller !== null && Math.abs(this.scroller.scrollTop - this.lastTop) > 1) this.measure();
   }
 
-  /** Notes where everything is. */
+  /** Remembers the positions of the visible rows. */
   measure(): void {
     const { scroller } = this;
     if (scroller === null) return;
@@ -50,7 +50,7 @@ export class ScrollAnchor {
     }
   }
 
-  /** Called after the rows changed, or their sizes: brings everything back to where it was. */
+  /** Called after the rows or their sizes changed: scrolls the visible rows back to where they were. */
   restore(): void {
     const { scroller } = this;
     if (scroller === null) return;
@@ -66,7 +66,7 @@ export class ScrollAnchor {
     this.measureTop();
   }
 
-  /** Scrolls to a row, so that so much of the view is above it. Returns whether it is there. */
+  /** Scrolls to a row, with a fraction of the view above it. Returns false if the row is not rendered. */
   scrollTo(key: string, above: number): boolean {
     const row = this.findRow(key);
     const { scroller } = this;
@@ -89,7 +89,7 @@ export class ScrollAnchor {
     this.lastTop = this.scroller?.scrollTop ?? 0;
   }
 
-  /** The rows stand under each other, so half of the rest is left out each time. */
+  /** A binary search, since the rows are in order. */
   private firstVisible(rows: HTMLElement[], top: number): number {
     let low = 0;
     let high = rows.length;

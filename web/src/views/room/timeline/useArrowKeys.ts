@@ -1,10 +1,10 @@
-// Moves through messages with the arrow keys.
+// Moves the focus between messages with the arrow keys.
 
 export function useArrowKeys(content: { current: HTMLElement | null }, leave: () => void) {
   return (event: KeyboardEvent) => {
     const article = event.target as HTMLElement;
     if (article.tagName !== "ARTICLE") {
-      // From what one can do with a message, Escape leads back to it.
+      // Escape moves the focus from an action back to its message.
       if (event.key === "Escape") article.closest("article")?.focus();
       return;
     }

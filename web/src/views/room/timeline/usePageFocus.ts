@@ -1,4 +1,4 @@
-// Whether somebody looks at the page.
+// Calls back when the page gets or loses the user's attention.
 
 import { useEffect, useRef } from "preact/hooks";
 

@@ -1,15 +1,15 @@
-// Moves a window over many rows as one scrolls, and loads more at its ends.
+// Renders a window of many rows, moves it while scrolling, and loads more rows at its ends.
 
 import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import type { TimelineRow } from "../../../model/timeline/timelineRows.ts";
 import { ALL_ROWS, limitWindow, moveDown, moveUp, type RowWindow, sliceOf, windowAround } from "./rowWindow.ts";
 import { ScrollAnchor } from "./scrollAnchor.ts";
 
-/** So near to an end of the page's rows, in pixels, more of them come. */
+/** The distance to an end of the rendered rows, in pixels, at which more are added. */
 const LOAD_MARGIN_PX = 900;
 
 export interface VirtualRowsOptions {
-  /** What the rows belong to; when it changes, the place among the new ones is found again. */
+  /** The owner of the rows. When it changes, the visible rows are found again among the new ones. */
   of: unknown;
   /** Whether the last row is the newest of all. */
   isNewest: boolean;
@@ -39,7 +39,7 @@ export function useVirtualRows(rows: TimelineRow[], options: VirtualRowsOptions)
     window.current = to;
     redraw();
   };
-  /** Brings more rows where an end of those in the page is near. */
+  /** Renders or loads more rows if an end of the rendered ones is near. */
   const loadNearEdges = () => {
     const { rows, options } = latest.current;
     const [start, end] = sliceOf(rows, window.current);
@@ -67,7 +67,7 @@ export function useVirtualRows(rows: TimelineRow[], options: VirtualRowsOptions)
       if (wasStuck !== anchor.followsEnd) redraw();
     };
     view.addEventListener("scroll", onScroll, { passive: true });
-    // Pictures, reactions, a keyboard on the screen: sizes change without a new row.
+    // Sizes also change without a new row: pictures, reactions, an on-screen keyboard.
     const sizes = new ResizeObserver(() => {
       anchor.restore();
       loadNearEdges();
@@ -86,9 +86,9 @@ export function useVirtualRows(rows: TimelineRow[], options: VirtualRowsOptions)
     anchor,
     redraw,
     shown: rows.slice(start, end),
-    /** Whether newer rows are not in the page. */
+    /** Whether newer rows are not rendered. */
     isCutBelow: end < rows.length,
-    /** Brings a row into the page; it can be scrolled to when that is drawn. */
+    /** Renders a row; afterwards it can be scrolled to. */
     bring: (at: number) => {
       anchor.followsEnd = false;
       const [start, end] = sliceOf(latest.current.rows, window.current);
@@ -113,7 +113,7 @@ function lastVisibleIndex(rows: TimelineRow[], anchor: ScrollAnchor): number {
   return at === -1 ? rows.length - 1 : at;
 }
 
-/** The window among other rows in which what was in view is in view. */
+/** Returns the window of the new rows that contains the visible ones. */
 function windowAroundVisible(rows: TimelineRow[], anchor: ScrollAnchor): RowWindow {
   const keys = new Set(anchor.visibleKeys);
   const at = rows.findIndex(({ key }) => keys.has(key));
