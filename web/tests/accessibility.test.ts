@@ -35,7 +35,7 @@ async function expectAccessible(page: Page, screen: string): Promise<void> {
   expect(await accessibilityProblems(page), screen).toEqual([]);
 }
 
-test.for(COLOR_SCHEMES)("the pages before the login, %s", async (colorScheme) => {
+test.for(COLOR_SCHEMES)("the pages before signing in, %s", async (colorScheme) => {
   const { page } = await env.openBrowser({ colorScheme });
   await page.goto("/");
   await page.getByRole("heading", { name: "Sign in" }).waitFor();
@@ -50,7 +50,7 @@ test.for(COLOR_SCHEMES)("the pages before the login, %s", async (colorScheme) =>
   await expectAccessible(page, "invitation that is over");
 });
 
-test.for(COLOR_SCHEMES)("the list, people, and rooms to find, %s", async (colorScheme) => {
+test.for(COLOR_SCHEMES)("the list, people, and public rooms, %s", async (colorScheme) => {
   const ann = await signUpWithRooms(`ann-${colorScheme}`, colorScheme);
   const { page } = ann;
   await page.getByRole("list", { name: "Rooms and chats" }).getByText("1 unread").waitFor();

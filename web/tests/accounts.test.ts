@@ -35,7 +35,7 @@ test("the first link makes an administrator, who stays logged in over a reload",
   expect(admin.consoleErrors).toEqual([]);
 });
 
-test("a link that was used already says so", async () => {
+test("a used registration link says so", async () => {
   const late = await env.openBrowser();
   await late.page.goto(env.server.firstLink);
   await late.page.getByText("used already").waitFor();
@@ -43,7 +43,7 @@ test("a link that was used already says so", async () => {
   await late.page.getByRole("heading", { name: "Sign in" }).waitFor();
 });
 
-test("where registration is open, somebody makes an account, signs out and in again", async () => {
+test("with open registration a user registers, signs out and in again", async () => {
   const ann = await env.openBrowser();
   await ann.page.goto("/");
   await ann.page.getByRole("link", { name: "Create an account" }).click();
@@ -65,7 +65,7 @@ test("where registration is open, somebody makes an account, signs out and in ag
   await waitUntilSignedIn(ann);
 });
 
-test("a name that is taken and passwords that differ are told before anything is sent", async () => {
+test("a taken name and different passwords are reported before sending", async () => {
   await env.registerAccount("taken");
   const bob = await env.openBrowser();
   await bob.page.goto("/#/register");
@@ -88,7 +88,7 @@ test("a password can be shown while it is typed", async () => {
   expect(await field.getAttribute("type")).toBe("text");
 });
 
-test("after a soft logout one signs in again as the same user on the same device", async () => {
+test("after a soft logout the user signs in again on the same device", async () => {
   const carol = await env.signUp("carol");
   await waitUntilSignedIn(carol);
   const before = await carol.page.evaluate(() => localStorage.getItem("parlour.session")!);
@@ -110,7 +110,7 @@ test("after a soft logout one signs in again as the same user on the same device
   expect((JSON.parse(after) as { deviceId: string }).deviceId).toBe((JSON.parse(before) as { deviceId: string }).deviceId);
 });
 
-test("a session that another device ended leads back to the sign-in", async () => {
+test("a session ended by another device leads back to signing in", async () => {
   const dave = await env.signUp("dave");
   await waitUntilSignedIn(dave);
   await env.request(await env.accessTokenOf(dave), "POST", "/_matrix/client/v3/logout");

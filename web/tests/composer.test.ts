@@ -23,7 +23,7 @@ async function newestContent(): Promise<Record<string, unknown>> {
   return (chunk as { type: string; content: Record<string, unknown> }[]).find(({ type }) => type === "m.room.message")!.content;
 }
 
-test("plain text is sent without HTML, Markdown with it", async () => {
+test("plain text is sent without HTML, Markdown with HTML", async () => {
   await typeMessage(alice.page, "just text & <b>more</b>");
   await messagesWith(bob.page, "just text & <b>more</b>").waitFor();
   expect(await newestContent()).not.toHaveProperty("formatted_body");
@@ -33,7 +33,7 @@ test("plain text is sent without HTML, Markdown with it", async () => {
   expect(await newestContent()).toMatchObject({ body: "some **bold** words", formatted_body: "some <strong>bold</strong> words" });
 });
 
-test("Shift and Enter begin a new line", async () => {
+test("Shift+Enter starts a new line", async () => {
   await messageField(alice.page).fill("line one");
   await messageField(alice.page).press("Shift+Enter");
   await messageField(alice.page).pressSequentially("line two");
@@ -54,7 +54,7 @@ test("a draft is kept over a reload, for its room only", async () => {
   await messageField(alice.page).fill("");
 });
 
-test("whoever signs out leaves no draft behind", async () => {
+test("signing out deletes the drafts", async () => {
   const dora = await env.signUp("dora");
   await env.request(await env.accessTokenOf(dora), "POST", `/_matrix/client/v3/join/${encodeURIComponent(room.id)}`, {});
   await room.open(dora);
@@ -67,7 +67,7 @@ test("whoever signs out leaves no draft behind", async () => {
   expect(await dora.page.evaluate(() => JSON.stringify(localStorage))).not.toContain("nobody");
 });
 
-test("an answer that was begun is kept over a reload", async () => {
+test("an unfinished reply is kept over a reload", async () => {
   await room.send(tokens.bob, "Answer me");
   await (await messageActions(alice.page, "Answer me")).getByRole("button", { name: "Reply" }).click();
   await messageField(alice.page).fill("In a moment");
@@ -79,7 +79,7 @@ test("an answer that was begun is kept over a reload", async () => {
     .waitFor();
 });
 
-test("a name is completed, and whoever is meant is told", async () => {
+test("a completed name mentions the user", async () => {
   await messageField(alice.page).pressSequentially("Hello @bo");
   const people = alice.page.getByRole("listbox", { name: "People" });
   await people.getByRole("option", { name: /bob/ }).waitFor();
@@ -95,7 +95,7 @@ test("a name is completed, and whoever is meant is told", async () => {
   });
 });
 
-test("the whole room can be mentioned by those who may", async () => {
+test("only users with the power can mention the whole room", async () => {
   await messageField(alice.page).pressSequentially("@ro");
   await alice.page.getByRole("option", { name: /@room/ }).click();
   await messageField(alice.page).press("Enter");
@@ -106,7 +106,7 @@ test("the whole room can be mentioned by those who may", async () => {
   await messageField(bob.page).fill("");
 });
 
-test("the arrow up in an empty field edits the last own message, Escape gives it up", async () => {
+test("arrow up edits the last own message, Escape cancels", async () => {
   await typeMessage(alice.page, "First version");
   await messagesWith(bob.page, "First version").waitFor();
   await messageField(alice.page).press("ArrowUp");
@@ -116,7 +116,7 @@ test("the arrow up in an empty field edits the last own message, Escape gives it
   expect(await messageField(alice.page).inputValue()).toBe("");
 });
 
-test("an emoji is found and put where the cursor is", async () => {
+test("an emoji is found and inserted at the cursor", async () => {
   await messageField(alice.page).fill("ab");
   await messageField(alice.page).press("ArrowLeft");
   await alice.page.getByRole("button", { name: "Emoji", exact: true }).click();
@@ -132,7 +132,7 @@ test("an emoji is found and put where the cursor is", async () => {
   await alice.page.keyboard.press("Escape");
 });
 
-test("a message that cannot be sent says so, and is sent once when one tries again", async () => {
+test("a failed message says so and is sent once on retry", async () => {
   await alice.page.routeWebSocket(/stream/, (socket) => void socket.close());
   await room.open(alice);
   await alice.page.reload();
@@ -150,7 +150,7 @@ test("a message that cannot be sent says so, and is sent once when one tries aga
   expect(await messagesWith(bob.page, "At last").count()).toBe(1);
 });
 
-test("on a touch screen Enter is a new line, and the button sends", async () => {
+test("on a touch screen Enter starts a new line and the button sends", async () => {
   const carol = await env.signUp("carol", { viewport: { width: 390, height: 844 }, hasTouch: true, isMobile: true });
   await env.request(await env.accessTokenOf(carol), "POST", `/_matrix/client/v3/join/${encodeURIComponent(room.id)}`, {});
   await room.open(carol);
@@ -167,7 +167,7 @@ test("on a touch screen Enter is a new line, and the button sends", async () => 
   await carol.page.getByRole("menuitem", { name: "Reply" }).waitFor();
 });
 
-test("nothing went wrong in the consoles", () => {
+test("there were no console errors", () => {
   expect(alice.consoleErrors.filter((problem) => !problem.includes("WebSocket"))).toEqual([]);
   expect(bob.consoleErrors).toEqual([]);
 });

@@ -17,14 +17,14 @@ beforeAll(async () => {
   await room.open(bob);
 });
 
-test("what one writes is there for the other", async () => {
+test("a message reaches the other user", async () => {
   await typeMessage(alice.page, "Good morning");
   await messagesWith(alice.page, "Good morning").waitFor();
   await messagesWith(bob.page, "Good morning").getByText("alice").waitFor();
   expect(await messageField(alice.page).inputValue()).toBe("");
 });
 
-test("who says something is a click away", async () => {
+test("a click on the sender shows their profile", async () => {
   await room.send(tokens.bob, "Who am I?");
   await messagesWith(alice.page, "Who am I?").getByRole("button", { name: "bob" }).click();
   const card = alice.page.getByRole("dialog", { name: "Profile" });
@@ -32,7 +32,7 @@ test("who says something is a click away", async () => {
   await card.getByRole("button", { name: "Close" }).click();
 });
 
-test("a reaction is seen by the other, and can be taken back", async () => {
+test("a reaction is shown to others and can be removed", async () => {
   await typeMessage(alice.page, "React to this");
   const bar = await messageActions(bob.page, "React to this");
   await bar.getByRole("button", { name: "React" }).click();
@@ -48,7 +48,7 @@ test("a reaction is seen by the other, and can be taken back", async () => {
   await seen.waitFor({ state: "detached" });
 });
 
-test("a reply shows what it answers, and leads to it", async () => {
+test("a reply shows the original message and leads to it", async () => {
   await typeMessage(alice.page, "The question");
   await (await messageActions(bob.page, "The question")).getByRole("button", { name: "Reply" }).click();
   await bob.page.getByRole("group", { name: "Reply to" }).getByText("The question").waitFor();
@@ -65,7 +65,7 @@ test("a reply shows what it answers, and leads to it", async () => {
     .toBe(true);
 });
 
-test("an edit replaces the text for everybody, and says so", async () => {
+test("an edit replaces the text for everyone and is marked", async () => {
   await typeMessage(alice.page, "Teh typo");
   await messagesWith(bob.page, "Teh typo").waitFor();
   await (await messageActions(alice.page, "Teh typo")).getByRole("button", { name: "Edit" }).click();
@@ -76,7 +76,7 @@ test("an edit replaces the text for everybody, and says so", async () => {
   await messagesWith(bob.page, "Teh typo").waitFor({ state: "detached" });
 });
 
-test("an own message can be deleted after a question, another's only by a moderator", async () => {
+test("users delete their own messages, moderators those of others", async () => {
   await typeMessage(bob.page, "Delete me");
   await typeMessage(alice.page, "Not yours");
   await messagesWith(bob.page, "Not yours").waitFor();
@@ -95,7 +95,7 @@ test("an own message can be deleted after a question, another's only by a modera
   await messagesWith(bob.page, "Delete me").waitFor({ state: "detached" });
 });
 
-test("what changes in the room is told in words", async () => {
+test("changes of the room are described in words", async () => {
   await room.setState(tokens.alice, "m.room.topic", { topic: "Tests" });
   await messageLog(bob.page).getByText("alice changed the topic to “Tests”").waitFor();
   await room.setState(tokens.alice, "m.room.join_rules", { join_rule: "invite" });
@@ -139,14 +139,14 @@ test("only harmless HTML is shown", async () => {
   }
 });
 
-test("addresses in plain text are links, of harmless kinds only", async () => {
+test("safe addresses in plain text are links", async () => {
   await room.send(tokens.bob, "See https://example.org/a_(b). or javascript:alert(1)");
   const link = messagesWith(alice.page, "or javascript:").getByRole("link");
   await link.waitFor();
   expect(await link.getAttribute("href")).toBe("https://example.org/a_(b)");
 });
 
-test("stickers, emotes, notices, places and polls are shown", async () => {
+test("emotes, notices, locations and polls are shown", async () => {
   await room.send(tokens.bob, { msgtype: "m.emote", body: "waves" });
   await room.send(tokens.bob, { msgtype: "m.notice", body: "I am a bot" });
   await room.send(tokens.bob, { msgtype: "m.location", body: "The harbour", geo_uri: "geo:1,2" });
@@ -169,7 +169,7 @@ test("stickers, emotes, notices, places and polls are shown", async () => {
   await messagesWith(alice.page, "Tea or coffee?").getByText("Coffee").first().waitFor();
 });
 
-test("one moves through messages with the arrow keys, and comes to what can be done with them", async () => {
+test("arrow keys move through messages, and Tab reaches their actions", async () => {
   await typeMessage(alice.page, "Last but one");
   await typeMessage(alice.page, "Last of all");
   await messagesWith(alice.page, "Last of all").focus();
@@ -195,7 +195,7 @@ test("a room that was replaced leads to the new one", async () => {
   await bob.page.getByRole("heading", { level: 1, name: "The new room" }).waitFor();
 });
 
-test("whoever is removed is told by whom and why", async () => {
+test("a removed user sees by whom and why", async () => {
   const short = await createRoom(env, [tokens.alice, tokens.bob], { name: "Short" });
   await short.open(bob);
   await env.request(tokens.alice, "POST", `${short.path}/kick`, { user_id: bob.userId, reason: "Too loud" });
@@ -203,14 +203,14 @@ test("whoever is removed is told by whom and why", async () => {
   await bob.page.getByText("Too loud").waitFor();
 });
 
-test("whoever may not write is told so", async () => {
+test("a user who may not write sees why", async () => {
   const quiet = await createRoom(env, [tokens.alice, tokens.bob], { power_level_content_override: { events_default: 50 } });
   await quiet.open(bob);
   await bob.page.getByText("you are not allowed to write in it").waitFor();
   expect(await messageField(bob.page).count()).toBe(0);
 });
 
-test("nothing went wrong in the consoles", () => {
+test("there were no console errors", () => {
   expect(alice.consoleErrors).toEqual([]);
   expect(bob.consoleErrors).toEqual([]);
 });

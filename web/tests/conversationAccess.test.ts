@@ -49,7 +49,7 @@ test.each(["light", "dark"] as const)("a conversation is accessible in the %s th
   expect(await accessibilityProblems(alice.page)).toEqual([]);
 });
 
-test("what opens in a conversation is accessible", async () => {
+test("popups in a conversation are accessible", async () => {
   await messageActions(alice.page, "An answer");
   expect(await accessibilityProblems(alice.page)).toEqual([]);
 
@@ -70,7 +70,7 @@ test("what opens in a conversation is accessible", async () => {
   await alice.page.getByRole("button", { name: "Remove a.txt" }).click();
 });
 
-test("the panels are accessible", async () => {
+test("the side panels are accessible", async () => {
   await messagesWith(alice.page, "Some code")
     .getByRole("button", { name: /1 reply/ })
     .click();

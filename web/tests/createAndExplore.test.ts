@@ -12,7 +12,7 @@ function roomLinks({ page }: TestUser) {
   return page.getByRole("list", { name: "Rooms and chats" }).getByRole("link");
 }
 
-test("somebody makes a public room, and another finds and joins it, and leaves", async () => {
+test("a public room is created, found, joined and left", async () => {
   const [ann, bob] = [await env.signUp("ann"), await env.signUp("bob")];
   await openNewDialog(ann, "New room");
   const dialog = ann.page.getByRole("dialog", { name: "New room" });
@@ -45,7 +45,7 @@ test("somebody makes a public room, and another finds and joins it, and leaves",
   expect(bob.consoleErrors).toEqual([]);
 });
 
-test("somebody makes a private room and invites people at once", async () => {
+test("a private room is created with invitations", async () => {
   const [carol, dan] = [await env.signUp("carol"), await env.signUp("dan")];
   await openNewDialog(carol, "New room");
   const dialog = carol.page.getByRole("dialog", { name: "New room" });
@@ -66,7 +66,7 @@ test("somebody makes a private room and invites people at once", async () => {
   expect(await env.request(await env.accessTokenOf(carol), "GET", where)).toEqual({ history_visibility: "joined" });
 });
 
-test("a chat with several people is a room named after them", async () => {
+test("a chat with several people is named after them", async () => {
   const eve = await env.signUp("eve");
   for (const name of ["finn", "gus"]) await env.registerAccount(name);
   await openNewDialog(eve, "New chat");
@@ -81,7 +81,7 @@ test("a chat with several people is a room named after them", async () => {
   await eve.page.getByRole("main").getByRole("heading", { name: "finn and gus" }).waitFor();
 });
 
-test("a pasted address joins the room behind it, or opens a chat", async () => {
+test("a pasted address joins the room or opens a chat", async () => {
   const hana = await env.signUp("hana");
   const maker = await env.registerAccount("maker");
   await env.request(maker.access_token, "POST", "/_matrix/client/v3/createRoom", { name: "Hidden", preset: "public_chat", room_alias_name: "hidden" });
@@ -100,7 +100,7 @@ test("a pasted address joins the room behind it, or opens a chat", async () => {
   await hana.page.getByRole("main").getByRole("heading", { name: "maker" }).waitFor();
 });
 
-test("one asks to come into a room where that is asked for, and is let in", async () => {
+test("a user knocks on a room and is let in", async () => {
   const [ida, jo] = [await env.signUp("ida"), await env.signUp("jo")];
   await env.request(await env.accessTokenOf(ida), "POST", "/_matrix/client/v3/createRoom", {
     name: "Quiet room",
@@ -123,7 +123,7 @@ test("one asks to come into a room where that is asked for, and is let in", asyn
   await jo.page.getByRole("main").getByRole("heading", { name: "Quiet room" }).waitFor();
 });
 
-test("the list of public rooms goes on page after page", async () => {
+test("the list of public rooms loads page by page", async () => {
   const kim = await env.signUp("kim");
   const token = (await env.registerAccount("builder")).access_token;
   for (let batch = 0; batch < 4; batch++) {

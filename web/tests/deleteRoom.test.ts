@@ -3,7 +3,7 @@ import { testEnvironment } from "./harness.ts";
 
 const env = testEnvironment();
 
-test("the creator deletes a room, and it is gone for everybody", async () => {
+test("the creator deletes a room, and it disappears for everyone", async () => {
   const [ann, bob] = [await env.signUp("ann"), await env.signUp("bob")];
   const { room_id } = await env.request(await env.accessTokenOf(ann), "POST", "/_matrix/client/v3/createRoom", {
     name: "Doomed",
@@ -37,7 +37,7 @@ test("the creator deletes a room, and it is gone for everybody", async () => {
   expect(ann.consoleErrors).toEqual([]);
 });
 
-test("a member who did not make the room is not offered to delete it", async () => {
+test("only the creator is offered to delete a room", async () => {
   const [cara, dan] = [await env.signUp("cara"), await env.signUp("dan")];
   const { room_id } = await env.request(await env.accessTokenOf(cara), "POST", "/_matrix/client/v3/createRoom", { name: "Safe", preset: "public_chat" });
   const id = encodeURIComponent(String(room_id));

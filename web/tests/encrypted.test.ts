@@ -19,7 +19,7 @@ async function unencryptedEvents(room: TestRoom): Promise<unknown[]> {
   return (chunk as { type: string }[]).filter(({ type }) => type === "m.room.message" || type === "m.reaction");
 }
 
-test("an encrypted room says that it cannot be shown, and takes no text", async () => {
+test("an encrypted room shows a notice and accepts no text", async () => {
   const room = await createRoom(env, [tokens.alice, tokens.bob], { initial_state: [ENCRYPTION_EVENT] });
   await room.send(
     tokens.bob,
@@ -37,7 +37,7 @@ test("an encrypted room says that it cannot be shown, and takes no text", async 
   expect(await alice.page.getByRole("button", { name: "Reply" }).count()).toBe(0);
 });
 
-test("a message that waits when a room becomes encrypted is not sent", async () => {
+test("a failed message is not sent once the room is encrypted", async () => {
   const room = await createRoom(env, [tokens.alice, tokens.bob]);
   await room.open(alice);
   await messagesWith(alice.page, "").first().waitFor({ state: "detached" });

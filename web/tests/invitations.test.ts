@@ -21,7 +21,7 @@ function invitationLink({ page }: TestUser, name: string) {
   return page.getByRole("region", { name: /Invitations/ }).getByRole("link", { name: new RegExp(name) });
 }
 
-test("several people are invited by name; one accepts and one declines", async () => {
+test("people are invited by name; one accepts and one declines", async () => {
   const [ann, bob, cara] = [await env.signUp("ann"), await env.signUp("bob"), await env.signUp("cara")];
   const dialog = await openInviteDialog(ann, await createPrivateRoom(ann, "Tea"), "People");
   for (const name of ["bob", "cara"]) {
@@ -41,7 +41,7 @@ test("several people are invited by name; one accepts and one declines", async (
   expect(bob.consoleErrors).toEqual([]);
 });
 
-test("an invitation that has an end shows it to both sides, and can be withdrawn", async () => {
+test("an expiring invitation shows its end to both sides and can be withdrawn", async () => {
   const [dan, eve] = [await env.signUp("dan"), await env.signUp("eve")];
   const dialog = await openInviteDialog(dan, await createPrivateRoom(dan, "Hike"), "People");
   await dialog.getByRole("combobox", { name: "Whom?" }).fill("eve");
@@ -62,7 +62,7 @@ test("an invitation that has an end shows it to both sides, and can be withdrawn
   await expect.poll(async () => invitationLink(eve, "Hike").count()).toBe(0);
 });
 
-test("an invitation whose time is over vanishes by itself", async () => {
+test("an expired invitation disappears by itself", async () => {
   const [finn, gus] = [await env.signUp("finn"), await env.signUp("gus")];
   const id = await createPrivateRoom(finn, "Short");
   const body = { user_id: gus.userId, expires_at: Date.now() + 8_000 };
@@ -71,7 +71,7 @@ test("an invitation whose time is over vanishes by itself", async () => {
   await expect.poll(async () => invitationLink(gus, "Short").count(), { timeout: 30_000 }).toBe(0);
 });
 
-test("an end that is too far away is refused before anything is sent", async () => {
+test("an expiry too far in the future is refused before sending", async () => {
   const hana = await env.signUp("hana");
   await env.registerAccount("ida");
   const dialog = await openInviteDialog(hana, await createPrivateRoom(hana, "Far"), "People");
@@ -83,7 +83,7 @@ test("an end that is too far away is refused before anything is sent", async () 
   await dialog.getByText("A year is the most.").waitFor();
 });
 
-test("a link is made with its limits, shown as address and QR code, and revoked", async () => {
+test("a link is created with limits, shown as QR code, and revoked", async () => {
   const jo = await env.signUp("jo", { permissions: ["clipboard-read", "clipboard-write"] });
   const dialog = await openInviteDialog(jo, await createPrivateRoom(jo, "Linked"), "Links");
   await dialog.getByLabel("Link ends").selectOption("In 1 day");
@@ -107,7 +107,7 @@ test("a link is made with its limits, shown as address and QR code, and revoked"
   expect(jo.consoleErrors).toEqual([]);
 });
 
-test("a new person registers by a link and lands in the room", async () => {
+test("a new user registers through a link and lands in the room", async () => {
   const kim = await env.signUp("kim");
   const id = await createPrivateRoom(kim, "Welcome room");
   const link = await env.request(await env.accessTokenOf(kim), "POST", `/_parlour/client/v1/rooms/${encodeURIComponent(id)}/invite_links`, { max_uses: 1 });
@@ -129,7 +129,7 @@ test("a new person registers by a link and lands in the room", async () => {
   expect(lea.consoleErrors).toEqual([]);
 });
 
-test("somebody with an account signs in by a link and lands in the room", async () => {
+test("an existing user signs in through a link and lands in the room", async () => {
   const max = await env.signUp("max");
   const id = await createPrivateRoom(max, "Reading");
   await env.registerAccount("nina");
@@ -143,7 +143,7 @@ test("somebody with an account signs in by a link and lands in the room", async 
   await nina.page.getByRole("main").getByRole("heading", { name: "Reading" }).waitFor();
 });
 
-test("whoever is logged in sees the room of a link first, and joins", async () => {
+test("a signed-in user sees the room of a link before joining", async () => {
   const [olga, pia] = [await env.signUp("olga"), await env.signUp("pia")];
   const id = await createPrivateRoom(olga, "Orchestra");
   const link = await env.request(await env.accessTokenOf(olga), "POST", `/_parlour/client/v1/rooms/${encodeURIComponent(id)}/invite_links`, {});

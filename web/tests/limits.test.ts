@@ -3,7 +3,7 @@ import { PASSWORD, testEnvironment } from "./harness.ts";
 
 const env = testEnvironment({ PARLOUR__LIMITS__ENABLED: "true", PARLOUR__LIMITS__REGISTRATION_BURST: "1" });
 
-test("somebody who has to wait before making an account is told for how long", async () => {
+test("a rate-limited registration shows how long to wait", async () => {
   await env.registerAccount("first");
   const second = await env.openBrowser();
   await second.page.goto("/#/register");

@@ -118,7 +118,7 @@ test("a big picture is sent with a thumbnail", async () => {
   expect(await newestContent()).toMatchObject({ info: { w: 1000, h: 700, thumbnail_url: expect.stringMatching(/^mxc:/), thumbnail_info: { w: 800, h: 560 } } });
 });
 
-test("a pasted picture waits to be sent, and can be taken away", async () => {
+test("a pasted picture waits to be sent and can be removed", async () => {
   await giveFile("paste", "pasted.png", "image/png", await drawPicture(50, 50));
   const waiting = alice.page.getByRole("list", { name: "Files to send" });
   await waiting.getByText("pasted.png").waitFor();
@@ -136,7 +136,7 @@ test("files are offered for download by name and size", async () => {
   expect((await download).suggestedFilename()).toBe("notes.txt");
 });
 
-test("an upload shows how far it is, and can be given up", async () => {
+test("an upload shows its progress and can be cancelled", async () => {
   await alice.page.route("**/_matrix/media/v3/upload**", async () => new Promise(() => {}));
   await giveFile("drop", "slow.txt", "text/plain", Buffer.from("slow"));
   await alice.page.getByRole("button", { name: "Send" }).click();
@@ -153,12 +153,12 @@ test("a file that is too big for the server is refused with the limit", async ()
   await alice.page.getByText("This file has 3 MB. The server takes files of up to 2 MB.").waitFor();
 });
 
-test("nothing went wrong in the consoles", () => {
+test("there were no console errors", () => {
   expect(alice.consoleErrors).toEqual([]);
   expect(bob.consoleErrors).toEqual([]);
 });
 
-test("a picture that is a program runs nothing, wherever it is opened", async () => {
+test("an SVG picture with a script never runs it", async () => {
   const program = `<svg xmlns="http://www.w3.org/2000/svg"><script>localStorage.setItem("stolen", "yes")</script></svg>`;
   const upload = await fetch(`${env.server.url}/_matrix/media/v3/upload`, {
     method: "POST",

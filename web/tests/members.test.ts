@@ -25,7 +25,7 @@ function memberGroup({ page }: TestUser, name: string) {
   return page.getByRole("complementary").getByRole("region", { name });
 }
 
-test("the members stand with their roles, and they are counted", async () => {
+test("members are listed with roles and counted", async () => {
   const [ann, bob, cara] = [await env.signUp("ann"), await env.signUp("bob"), await env.signUp("cara")];
   const id = await createRoomWith("Tea", [ann, bob, cara]);
   await openDetails(ann, id, "About");
@@ -51,7 +51,7 @@ test("the members stand with their roles, and they are counted", async () => {
   expect(ann.consoleErrors).toEqual([]);
 });
 
-test("a member who is removed is gone, for everyone at once, and the reason is told", async () => {
+test("a removed member disappears for everyone, with the reason stored", async () => {
   const [dan, eve, finn] = [await env.signUp("dan"), await env.signUp("eve"), await env.signUp("finn")];
   const id = await createRoomWith("Hike", [dan, eve, finn]);
   await openDetails(dan, id, "Members");
@@ -70,7 +70,7 @@ test("a member who is removed is gone, for everyone at once, and the reason is t
   expect(state).toMatchObject({ membership: "leave", reason: "By mistake here" });
 });
 
-test("somebody who is banned cannot come back until the ban is lifted", async () => {
+test("a banned user cannot return until the ban is lifted", async () => {
   const [gus, hana] = [await env.signUp("gus"), await env.signUp("hana")];
   const id = await createRoomWith("Choir", [gus, hana]);
   await openDetails(gus, id, "Members");
@@ -86,7 +86,7 @@ test("somebody who is banned cannot come back until the ban is lifted", async ()
   await memberGroup(gus, "In the room").getByText("In the room · 2").waitFor();
 });
 
-test("who may not act on others is not offered it", async () => {
+test("members without power are offered no actions on others", async () => {
   const [ida, jo] = [await env.signUp("ida"), await env.signUp("jo")];
   const id = await createRoomWith("Books", [ida, jo]);
   await openDetails(jo, id, "Members");
@@ -98,7 +98,7 @@ test("who may not act on others is not offered it", async () => {
   expect(await jo.page.getByRole("button", { name: "Delete room" }).count()).toBe(0);
 });
 
-test("name, topic, picture and address of a room are changed, and everyone sees it", async () => {
+test("changes of a room's details reach everyone", async () => {
   const [kim, lea] = [await env.signUp("kim"), await env.signUp("lea")];
   const id = await createRoomWith("Old name", [kim, lea]);
   await openDetails(kim, id, "About");
@@ -117,7 +117,7 @@ test("name, topic, picture and address of a room are changed, and everyone sees 
   await panel.locator(".avatar.large img").waitFor();
 });
 
-test("the settings of a room are changed, and its notifications", async () => {
+test("the settings and notifications of a room are changed", async () => {
   const mia = await env.signUp("mia");
   const id = await createRoomWith("Settings room", [mia]);
   const token = await env.accessTokenOf(mia);
@@ -137,7 +137,7 @@ test("the settings of a room are changed, and its notifications", async () => {
   await expect.poll(async () => mia.page.getByLabel("Notifications").inputValue()).toBe("mentions");
 });
 
-test("the panel closes by Escape, and fills a phone", async () => {
+test("Escape closes the panel, which fills a phone", async () => {
   const nina = await env.signUp("nina", { viewport: { width: 390, height: 844 } });
   const id = await createRoomWith("Small", [nina]);
   await openDetails(nina, id, "About");

@@ -12,7 +12,7 @@ function peopleGroup({ page }: TestUser, name: string) {
   return page.getByRole("region", { name, exact: true });
 }
 
-test("who is there has a green dot, and who is not was last seen", async () => {
+test("online users have a green dot, others a last-seen time", async () => {
   const [ann, bob] = [await env.signUp("ann"), await env.signUp("bob")];
   const { user_id, access_token } = await env.registerAccount("zoe");
   for (const presence of ["online", "offline"]) {
@@ -28,7 +28,7 @@ test("who is there has a green dot, and who is not was last seen", async () => {
   expect(ann.consoleErrors).toEqual([]);
 });
 
-test("somebody who hides is not seen", async () => {
+test("a user who hides their presence is not shown as online", async () => {
   const [carol, dan] = [await env.signUp("carol"), await env.signUp("dan")];
   await dan.page.getByText("Choose a conversation").waitFor();
   await openPeople(carol);
@@ -43,7 +43,7 @@ test("somebody who hides is not seen", async () => {
     .toBe(0);
 });
 
-test("a click on somebody opens a direct chat, and finds it again", async () => {
+test("a click on a user opens their direct chat, the same every time", async () => {
   const eve = await env.signUp("eve");
   await env.registerAccount("finn");
   await openPeople(eve);
@@ -59,7 +59,7 @@ test("a click on somebody opens a direct chat, and finds it again", async () => 
   expect(Object.keys(direct)).toEqual(["@finn:localhost"]);
 });
 
-test("the invited one accepts a direct chat, and has it as one, too", async () => {
+test("an accepted direct chat is direct for the invited user as well", async () => {
   const [gus, hana] = [await env.signUp("gus"), await env.signUp("hana")];
   await openPeople(gus);
   await gus.page.getByRole("button", { name: /^hana/ }).click();

@@ -26,7 +26,7 @@ async function setFocus(person: TestUser, isLooking: boolean): Promise<void> {
   }, isLooking);
 }
 
-test("an own message is sent, then read, and one sees by whom", async () => {
+test("an own message is marked as sent, then as read by others", async () => {
   await typeMessage(alice.page, "Read me");
   const mine = messagesWith(alice.page, "Read me");
   await mine.getByRole("img", { name: "Sent" }).waitFor();
@@ -37,7 +37,7 @@ test("an own message is sent, then read, and one sees by whom", async () => {
   await mine.getByRole("img", { name: /Read by (bob, carol|carol, bob)/ }).waitFor();
 });
 
-test("nothing counts as read while nobody looks", async () => {
+test("nothing is marked as read while the page is in the background", async () => {
   await setFocus(bob, false);
   await setFocus(carol, false);
   await typeMessage(alice.page, "Anybody there?");
@@ -51,7 +51,7 @@ test("nothing counts as read while nobody looks", async () => {
   await setFocus(carol, true);
 });
 
-test("whoever does not want to tell what they have read does not", async () => {
+test("private read receipts are not shown to others", async () => {
   const settings = `/_matrix/client/v3/user/${encodeURIComponent(carol.userId)}/account_data/dev.parlour.settings`;
   await env.request(tokens.carol, "PUT", settings, { sendReceipts: false });
   await carol.page.reload();
@@ -63,7 +63,7 @@ test("whoever does not want to tell what they have read does not", async () => {
   await messagesWith(alice.page, "In secret").getByRole("img", { name: "Read by bob" }).waitFor();
 });
 
-test("one sees who is typing: one, two, or several", async () => {
+test("one or several typing users are shown", async () => {
   await messageField(bob.page).pressSequentially("H");
   await alice.page.getByText("bob is typing…").first().waitFor();
   await messageField(carol.page).pressSequentially("H");
@@ -82,7 +82,7 @@ test("the view follows new messages when it is at the end", async () => {
   await expect.poll(async () => pixelsBelow(alice.page)).toBeLessThan(2);
 });
 
-test("when one reads above, a button counts what is new, and leads to it", async () => {
+test("a reader above the end sees a button with the new count", async () => {
   await expect.poll(async () => pixelsBelow(alice.page)).toBeLessThan(2);
   await messageLog(alice.page).hover();
   await alice.page.mouse.wheel(0, -700);
@@ -97,7 +97,7 @@ test("when one reads above, a button counts what is new, and leads to it", async
   await jump.waitFor({ state: "detached" });
 });
 
-test("messages that come do not move what one reads", async () => {
+test("new messages do not move the visible ones", async () => {
   await messageLog(alice.page).hover();
   await alice.page.mouse.wheel(0, -700);
   await alice.page.getByRole("button", { name: /^Jump to/ }).waitFor();
@@ -109,12 +109,12 @@ test("messages that come do not move what one reads", async () => {
   expect(Math.abs((await anchor.boundingBox())!.y - before)).toBeLessThan(2);
 });
 
-test("an own message brings the view to the end", async () => {
+test("sending a message scrolls to the end", async () => {
   await typeMessage(alice.page, "Here I am");
   await expect.poll(async () => pixelsBelow(alice.page)).toBeLessThan(2);
 });
 
-test("a room opens where the new messages begin", async () => {
+test("a room opens at the first new message", async () => {
   await bob.page.goto("/#/");
   for (let number = 1; number <= 60; number++) await room.send(tokens.alice, `News ${number}.`);
   // Only when all have arrived do they certainly fill more than the view.
@@ -129,6 +129,6 @@ test("a room opens where the new messages begin", async () => {
   expect(await messageLog(bob.page).getByText("News 1.", { exact: true }).isVisible()).toBe(true);
 });
 
-test("nothing went wrong in the consoles", () => {
+test("there were no console errors", () => {
   for (const person of [alice, bob, carol]) expect(person.consoleErrors).toEqual([]);
 });

@@ -51,7 +51,7 @@ async function countTexts(person: TestUser, texts: string[]): Promise<number[]> 
   return Promise.all(texts.map(async (text) => messageLog(person.page).getByText(text, { exact: true }).count()));
 }
 
-test("what was said while one was offline is there afterwards, once, and in order", async () => {
+test("messages missed while offline appear once and in order", async () => {
   const plug = await NetworkPlug.insertInto(alice);
   await alice.page.reload();
   await typeMessage(alice.page, "Before");
@@ -78,7 +78,7 @@ test("what was said while one was offline is there afterwards, once, and in orde
   expect(shown).toEqual(missed);
 });
 
-test("a restart of the server is noticed, and nothing is lost by it", async () => {
+test("nothing is lost when the server restarts", async () => {
   await env.server.restart();
   await typeMessage(alice.page, "After the restart");
   await messagesWith(bob.page, "After the restart").waitFor({ timeout: 45_000 });

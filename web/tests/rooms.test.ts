@@ -21,7 +21,7 @@ function roomLinks({ page }: TestUser) {
   return page.getByRole("list", { name: "Rooms and chats" }).getByRole("link");
 }
 
-test("rooms stand by activity, with the last message and what is unread", async () => {
+test("rooms are sorted by activity, with last message and unread count", async () => {
   const [ann, bob] = [await env.signUp("ann"), await env.signUp("bob")];
   const tea = await createRoom(bob, { name: "Tea", preset: "public_chat" });
   const hike = await createRoom(bob, { name: "Hike", preset: "public_chat" });
@@ -41,7 +41,7 @@ test("rooms stand by activity, with the last message and what is unread", async 
   expect(ann.consoleErrors).toEqual([]);
 });
 
-test("filters show what is unread, direct chats, or rooms", async () => {
+test("filters show unread rooms, direct chats, or rooms", async () => {
   const [carol, dan] = [await env.signUp("carol"), await env.signUp("dan")];
   const books = await createRoom(dan, { name: "Books", preset: "public_chat" });
   await joinRoom(carol, books);
@@ -93,7 +93,7 @@ test("arrow keys move through the list, and Enter opens a room", async () => {
   await gus.page.locator("[aria-current=page]", { hasText: "Two" }).waitFor();
 });
 
-test("five hundred rooms are a list of a few rows", async () => {
+test("a list of five hundred rooms renders a few rows", async () => {
   const hugo = await env.signUp("hugo");
   const token = await env.accessTokenOf(hugo);
   for (let batch = 0; batch < 25; batch++) {
@@ -107,7 +107,7 @@ test("five hundred rooms are a list of a few rows", async () => {
   await expect.poll(async () => roomLinks(hugo).last().locator("xpath=ancestor::li").getAttribute("aria-posinset")).toBe("500");
 }, 120_000);
 
-test("on a phone one sees the list, or what was chosen in it", async () => {
+test("a phone shows either the list or the chosen page", async () => {
   const ida = await env.signUp("ida", { viewport: { width: 390, height: 844 }, hasTouch: true });
   await createRoom(ida, { name: "Harbour" });
   await roomLinks(ida).filter({ hasText: "Harbour" }).click();
@@ -120,7 +120,7 @@ test("on a phone one sees the list, or what was chosen in it", async () => {
   await roomLinks(ida).filter({ hasText: "Harbour" }).waitFor();
 });
 
-test("the skip link leads past the list", async () => {
+test("the skip link skips the list", async () => {
   const jo = await env.signUp("jo");
   await jo.page.getByText("Choose a conversation").waitFor();
   await jo.page.keyboard.press("Tab");

@@ -36,7 +36,7 @@ test("the display name and the picture are changed, and others see them", async 
   expect(ann.consoleErrors).toEqual([]);
 });
 
-test("the password is changed with the old one, and only with it", async () => {
+test("changing the password requires the old one", async () => {
   const cara = await env.signUp("cara");
   const elsewhere = await logInElsewhere("cara", "Old phone");
   await openTab(cara, "Account");
@@ -85,7 +85,7 @@ test("devices are listed, renamed, and signed out with the password", async () =
   await expect.poll(async () => devices.count()).toBe(1);
 });
 
-test("presence is switched off and on at once", async () => {
+test("turning presence off and on takes effect immediately", async () => {
   const eve = await env.signUp("eve");
   const token = await env.accessTokenOf(eve);
   const presence = async () => (await env.request(token, "GET", `/_matrix/client/v3/presence/${encodeURIComponent(eve.userId)}/status`))["presence"];
@@ -97,7 +97,7 @@ test("presence is switched off and on at once", async () => {
   await expect.poll(presence).toBe("online");
 });
 
-test("the theme follows the system until one is chosen, and is kept", async () => {
+test("the theme follows the system until the user chooses one", async () => {
   const finn = await env.signUp("finn", { colorScheme: "dark" });
   await openTab(finn, "Appearance");
   const ground = async () => finn.page.evaluate(() => getComputedStyle(document.body).backgroundColor);
@@ -109,7 +109,7 @@ test("the theme follows the system until one is chosen, and is kept", async () =
   await expect.poll(ground).toBe("rgb(246, 244, 239)");
 });
 
-test("rules of notifications and keywords are kept by the server", async () => {
+test("push rules and keywords are stored on the server", async () => {
   const gus = await env.signUp("gus");
   const token = await env.accessTokenOf(gus);
   await openTab(gus, "Notifications");
@@ -125,7 +125,7 @@ test("rules of notifications and keywords are kept by the server", async () => {
   await expect.poll(async () => gus.page.getByRole("button", { name: "Remove biscuits" }).count()).toBe(0);
 });
 
-test("a notification is shown for a message in another room, and not for one that is muted", async () => {
+test("notifications appear for other rooms, except muted ones", async () => {
   const [hana, ida] = [await env.signUp("hana", { permissions: ["notifications"] }), await env.signUp("ida")];
   await hana.page.addInitScript(() => {
     const shown: string[] = [];
@@ -156,7 +156,7 @@ test("a notification is shown for a message in another room, and not for one tha
   await expect.poll(async () => hana.page.evaluate(() => (window as unknown as { shown: string[] }).shown)).toEqual(["Loud: ida: Hello"]);
 });
 
-test("the tabs are moved through with arrow keys", async () => {
+test("arrow keys move through the tabs", async () => {
   const jo = await env.signUp("jo");
   await openTab(jo, "Profile");
   await jo.page.getByRole("tab", { name: "Profile" }).focus();
@@ -168,7 +168,7 @@ test("the tabs are moved through with arrow keys", async () => {
   await jo.page.getByText("localhost", { exact: true }).waitFor();
 });
 
-test("the account is deactivated with the id typed and the password", async () => {
+test("deactivating requires the typed user id and the password", async () => {
   const kim = await env.signUp("kim");
   await openTab(kim, "Account");
   await kim.page.getByRole("button", { name: "Deactivate account…" }).click();

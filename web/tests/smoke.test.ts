@@ -3,7 +3,7 @@ import { testEnvironment } from "./harness.ts";
 
 const env = testEnvironment();
 
-test("somebody who registered elsewhere stays logged in over a reload", async () => {
+test("a session from elsewhere survives a reload", async () => {
   const alice = await env.signUp("alice");
   await alice.page.getByText("Choose a conversation").waitFor();
   await alice.page.reload();

@@ -17,7 +17,7 @@ beforeAll(async () => {
   await room.open(bob);
 });
 
-test("an answer in a thread stands in the thread, and the room shows how many there are", async () => {
+test("replies are shown in the thread and counted in the room", async () => {
   await typeMessage(alice.page, "The root");
   const bar = await messageActions(bob.page, "The root");
   await bar.getByRole("button", { name: "More" }).click();
@@ -47,7 +47,7 @@ test("an answer in a thread stands in the thread, and the room shows how many th
     .waitFor();
 });
 
-test("reactions and edits in a thread are seen there", async () => {
+test("reactions and edits appear in the thread", async () => {
   const thread = alice.page.getByRole("complementary", { name: "Thread" });
   const answer = thread.getByRole("article").filter({ hasText: "In the thread" });
   await answer.hover();
@@ -72,7 +72,7 @@ test("reactions and edits in a thread are seen there", async () => {
   await alice.page.getByRole("button", { name: "Close thread" }).click();
 });
 
-test("a search finds messages of the room, and leads to them", async () => {
+test("a search finds messages of the room and leads to them", async () => {
   await room.send(tokens.bob, "The quick marmalade");
   for (let number = 0; number < 80; number++) await room.send(tokens.bob, `Filling ${number}`);
   await messagesWith(alice.page, "Filling 79").waitFor();
@@ -112,7 +112,7 @@ test("a search in all rooms leads to the other room", async () => {
   await messagesWith(alice.page, "A rare zeppelin").waitFor();
 });
 
-test("nothing went wrong in the consoles", () => {
+test("there were no console errors", () => {
   expect(alice.consoleErrors).toEqual([]);
   expect(bob.consoleErrors).toEqual([]);
 });

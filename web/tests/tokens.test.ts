@@ -3,7 +3,7 @@ import { PASSWORD, testEnvironment } from "./harness.ts";
 
 const env = testEnvironment({ PARLOUR__REGISTRATION__OPEN: "false" });
 
-test("where registration needs a token, the form asks for it", async () => {
+test("the form asks for a registration token if one is needed", async () => {
   const ann = await env.openBrowser();
   await ann.page.goto("/");
   await ann.page.getByRole("link", { name: "Create an account" }).click();
@@ -16,7 +16,7 @@ test("where registration needs a token, the form asks for it", async () => {
   expect(ann.consoleErrors).toEqual([]);
 });
 
-test("a token that is wrong is said to be", async () => {
+test("a wrong registration token is reported", async () => {
   const bob = await env.openBrowser();
   await bob.page.goto("/#/register");
   await bob.page.getByLabel("Registration token").fill("no-such-token");
@@ -27,7 +27,7 @@ test("a token that is wrong is said to be", async () => {
   await bob.page.getByRole("alert").filter({ hasText: /token/i }).waitFor();
 });
 
-test("an invite link lets a new person in, though registration is closed", async () => {
+test("an invite link allows registration although it is closed", async () => {
   const login = { type: "m.login.password", identifier: { type: "m.id.user", user: "ann" }, password: PASSWORD };
   const token = String((await env.request("", "POST", "/_matrix/client/v3/login", login))["access_token"]);
   const { room_id } = await env.request(token, "POST", "/_matrix/client/v3/createRoom", { name: "Tennis", preset: "private_chat" });

@@ -1,7 +1,7 @@
 import { expect, test } from "vitest";
 import { hrefOf, parseRoute, type Route } from "./route.ts";
 
-test("every place has an address that leads back to it", () => {
+test("every route has an address that parses back to it", () => {
   const places: Route[] = [
     { at: "home" },
     { at: "room", id: "!a/b#c:example.org" },
@@ -16,10 +16,10 @@ test("every place has an address that leads back to it", () => {
   for (const place of places) expect(parseRoute(hrefOf(place))).toEqual(place);
 });
 
-test("an address that is no place leads home", () => {
+test("an unknown address leads home", () => {
   for (const hash of ["", "#", "#/", "#/nowhere", "#/room/", "#/invite", "#/%E0%A4%A"]) expect(parseRoute(hash)).toEqual({ at: "home" });
 });
 
-test("settings without a tab begin with the profile", () => {
+test("settings without a tab show the profile", () => {
   expect(parseRoute("#/settings")).toEqual({ at: "settings", tab: "profile" });
 });

@@ -25,7 +25,7 @@ test("a class belongs to one style sheet", () => {
   expect(shared.map(([name, files]) => `.${name}: ${[...files].join(", ")}`)).toEqual([]);
 });
 
-test("what varies a class is no class of another style sheet", () => {
+test("a modifier class does not belong to another style sheet", () => {
   const owned = sheetsByClass();
   const mixed = sheets.flatMap(({ file, selectors }) =>
     selectors.flatMap((selector) => {

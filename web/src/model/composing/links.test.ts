@@ -20,7 +20,7 @@ test.each(["javascript:alert(1)", "data:text/html,x", "file:///etc/passwd", "vbs
   },
 );
 
-test("links of matrix.to and matrix: say whom or what they are about", () => {
+test("matrix.to links and matrix: addresses have a target", () => {
   expect(matrixLinkTarget("https://matrix.to/#/@ann:x")).toEqual({ kind: "user", id: "@ann:x" });
   expect(matrixLinkTarget("https://matrix.to/#/%40ann%3Ax")).toEqual({ kind: "user", id: "@ann:x" });
   expect(matrixLinkTarget("https://matrix.to/#/!r:x/$e?via=x")).toEqual({ kind: "room", id: "!r:x", event: "$e" });

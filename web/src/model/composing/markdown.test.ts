@@ -20,15 +20,15 @@ test.each([
   expect(formatMarkdown(text).html).toBe(html);
 });
 
-test("code blocks keep their language and their signs", () => {
+test("code blocks keep their language and special characters", () => {
   expect(formatMarkdown("```rust\nfn main() { <x> }\n```").html).toBe('<pre><code class="language-rust">fn main() { &lt;x&gt; }\n</code></pre>');
 });
 
-test("pictures become links: a message holds none from elsewhere", () => {
+test("pictures become links, since messages contain none from elsewhere", () => {
   expect(formatMarkdown("![cat](https://example.org/cat.png)").html).toBe('<a href="https://example.org/cat.png">cat</a>');
 });
 
-test("who is mentioned becomes a link, and is told apart from whose name begins the same", () => {
+test("a mention becomes a link, also if another name starts the same", () => {
   const known = [
     { label: "@Ann", id: "@ann:x" },
     { label: "@Ann Lee", id: "@lee:x" },
@@ -39,7 +39,7 @@ test("who is mentioned becomes a link, and is told apart from whose name begins 
   expect(formatted.body).toBe("Ask @Ann Lee **now**");
 });
 
-test("a name in code is no mention", () => {
+test("a name in code is not a mention", () => {
   expect(formatMarkdown("`@Ann`", [{ label: "@Ann", id: "@ann:x" }]).mentions.user_ids).toEqual([]);
 });
 

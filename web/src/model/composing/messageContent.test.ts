@@ -5,7 +5,7 @@ import { bodyText, editContent, messageContent } from "./messageContent.ts";
 
 const input = (text: string) => ({ text, mentions: [] });
 
-test("a reply names what it answers, and mentions who said it", () => {
+test("a reply refers to its event and mentions the sender", () => {
   const replyTo = new TimelineEvent(event("$1", { sender: "@bob:x" }));
   expect(messageContent({ ...input("yes"), replyTo })).toEqual({
     msgtype: "m.text",
@@ -15,12 +15,12 @@ test("a reply names what it answers, and mentions who said it", () => {
   });
 });
 
-test("a message in a thread falls back to a reply to the last one there", () => {
+test("a threaded message falls back to a reply to the last one", () => {
   const content = messageContent({ ...input("x"), thread: { root: "$r", last: "$l" } });
   expect(content["m.relates_to"]).toEqual({ rel_type: "m.thread", event_id: "$r", is_falling_back: true, "m.in_reply_to": { event_id: "$l" } });
 });
 
-test("an edit has its fallback, and tells only those who were not told before", () => {
+test("an edit has a fallback and mentions only new users at the top", () => {
   const mentions = [
     { label: "@Ann", id: "@ann:x" },
     { label: "@Bob", id: "@bob:x" },
@@ -44,7 +44,7 @@ test("HTML is cleaned before it is sent", () => {
   expect(content["formatted_body"]).toBe("<b>x</b>");
 });
 
-test("the quotation of old clients is no part of what is said", () => {
+test("the quotation of old clients is removed from the text", () => {
   const body = "> <@bob:x> first\n> second\n\nanswer";
   expect(bodyText({ body, "m.relates_to": { "m.in_reply_to": { event_id: "$1" } } })).toBe("answer");
   expect(bodyText({ body })).toBe(body);

@@ -27,7 +27,7 @@ function turnOnEncryption(room: Room): void {
 const textContent = (body: string) => ({ msgtype: "m.text", body });
 const transactionOf = (url: URL) => url.pathname.split("/").at(-1)!;
 
-test("messages are sent one after the other, in their order", async () => {
+test("messages are sent one after the other, in order", async () => {
   const sent: string[] = [];
   let isBusy = false;
   const api = apiAnswering(async (_, { body }) => {
@@ -52,7 +52,7 @@ test("messages are sent one after the other, in their order", async () => {
   );
 });
 
-test("where the channel breaks, the same transaction goes over HTTP", async () => {
+test("when the channel breaks, the same transaction is sent over HTTP", async () => {
   const transactions: string[] = [];
   const api = apiAnswering((url) => {
     transactions.push(transactionOf(url));
@@ -65,7 +65,7 @@ test("where the channel breaks, the same transaction goes over HTTP", async () =
   expect(request).toHaveBeenCalledWith("send", expect.anything(), echo.key);
 });
 
-test("a limit is waited out", async () => {
+test("a rate limit is waited out", async () => {
   let asked = 0;
   const api = apiAnswering(() => (++asked === 1 ? errorResponse(429, "M_LIMIT_EXCEEDED", { retry_after_ms: 700 }) : { event_id: "$1" }));
   const room = createRoom(api);
@@ -78,7 +78,7 @@ test("a limit is waited out", async () => {
   expect(asked).toBe(2);
 });
 
-test("what the server refuses fails with its words, and what comes after it is sent", async () => {
+test("a refused message shows the server's error, and later ones are sent", async () => {
   const api = apiAnswering((_, { body }) => ((body as { body: string }).body === "bad" ? errorResponse(403, "M_FORBIDDEN") : { event_id: "$1" }));
   const room = createRoom(api);
   const sending = new SendQueue(api, createChannel(null), "@me:x");
@@ -88,7 +88,7 @@ test("what the server refuses fails with its words, and what comes after it is s
   expect([bad.sendState, bad.problem]).toEqual(["failed", "M_FORBIDDEN"]);
 });
 
-test("without a connection everything waits, and goes in the same order with the same transactions", async () => {
+test("offline messages are sent later, with the same order and transactions", async () => {
   const sent: [string, string][] = [];
   let isOffline = true;
   const api = apiAnswering((url, { body }) => {
@@ -112,7 +112,7 @@ test("without a connection everything waits, and goes in the same order with the
   );
 });
 
-test("a single request that fails is tried again after a while", async () => {
+test("a single failed request is tried again after a while", async () => {
   let asked = 0;
   const api = apiAnswering(() => {
     if (++asked === 1) throw new TypeError("a hiccup");
@@ -137,7 +137,7 @@ test("nothing is sent into an encrypted room", async () => {
   expect(asked).not.toHaveBeenCalled();
 });
 
-test("a message that waits is not sent when its room became encrypted meanwhile", async () => {
+test("a failed message is not sent again once its room is encrypted", async () => {
   let isOffline = true;
   const sent: unknown[] = [];
   const api = apiAnswering((_, { body }) => {
@@ -158,7 +158,7 @@ test("a message that waits is not sent when its room became encrypted meanwhile"
   expect(sent).toEqual([]);
 });
 
-test("a message behind another in the queue is not sent when the room becomes encrypted before its turn", async () => {
+test("a queued message is not sent once its room is encrypted", async () => {
   const sent: string[] = [];
   let answer = (_: unknown): void => {};
   const api = apiAnswering(async (_, { body }) => {

@@ -31,7 +31,7 @@ async function waitForResponse(): Promise<void> {
   await vi.advanceTimersByTimeAsync(0);
 }
 
-test("many keys are told once, and again before the server forgets", async () => {
+test("typing is sent once, and repeated before it expires", async () => {
   for (let second = 0; second < 25; second++) {
     typist.keepTyping();
     await vi.advanceTimersByTimeAsync(1_000);
@@ -40,7 +40,7 @@ test("many keys are told once, and again before the server forgets", async () =>
   expect(told).toEqual([true, true]);
 });
 
-test("a pause, and sending, end it", async () => {
+test("a pause or sending a message ends typing", async () => {
   typist.keepTyping();
   await vi.advanceTimersByTimeAsync(0);
   await waitForResponse();
@@ -52,7 +52,7 @@ test("a pause, and sending, end it", async () => {
   expect(told).toEqual([true, false]);
 });
 
-test("what is told last arrives last", async () => {
+test("the last typing state arrives last", async () => {
   typist.keepTyping();
   typist.stopTyping();
   typist.keepTyping();

@@ -27,7 +27,7 @@ function addRoom(rooms: RoomStore, id: string, name: string, events: RawEvent[],
   rooms.update({ next_batch: "n", rooms: { join: { [id]: room } } });
 }
 
-test("the preview says who wrote, and what it is", () => {
+test("the preview shows the sender and a summary", () => {
   const rooms = new RoomStore({} as Api, ME);
   addRoom(rooms, "!r", "Tea", [message("@ann:x", "Milk\n\nor lemon?")]);
   const room = rooms.get("!r")!;
@@ -39,7 +39,7 @@ test("the preview says who wrote, and what it is", () => {
   expect(roomPreview(room, ME)).toBe("Indeed");
 });
 
-test("one who types is named, several are counted", () => {
+test("a single typing user is named, several are counted", () => {
   const rooms = new RoomStore({} as Api, ME);
   addRoom(rooms, "!r", "Tea", []);
   const room = rooms.get("!r")!;
@@ -50,7 +50,7 @@ test("one who types is named, several are counted", () => {
   expect(typingText(room)).toBe("2 people are typing…");
 });
 
-test("the list is filtered by kind and by words, without case and accents", () => {
+test("the list is filtered by kind and by words, ignoring case and accents", () => {
   const rooms = new RoomStore({} as Api, ME);
   addRoom(rooms, "!a", "Über uns", []);
   addRoom(rooms, "!b", "Tea", [message("@ann:x", "hi")], 2);
@@ -63,7 +63,7 @@ test("the list is filtered by kind and by words, without case and accents", () =
   expect(ids("all", "tea nothing")).toEqual([]);
 });
 
-test("news are the rooms whose count went up, after the first look", () => {
+test("rooms whose count went up are notified, after the first call", () => {
   const rooms = new RoomStore({} as Api, ME);
   const notifying = new NotificationTracker(ME);
   addRoom(rooms, "!a", "A", [message("@ann:x", "old")], 3);
@@ -88,7 +88,7 @@ function createRoomEntry(rooms: RoomStore) {
   return { asked, account, made: new RoomEntry(api, rooms, account, new RoomDirectory(api), new ParlourApi(api)) };
 }
 
-test("a direct chat is found again, also through an invitation, and made otherwise", async () => {
+test("an existing direct chat or invitation is reused, otherwise one is created", async () => {
   const rooms = new RoomStore({} as Api, ME);
   const { asked, account, made } = createRoomEntry(rooms);
   addRoom(rooms, "!old", "", []);

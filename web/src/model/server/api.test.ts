@@ -7,7 +7,7 @@ function unknownTokenResponse(): Response {
   return new Response(JSON.stringify({ errcode: "M_UNKNOWN_TOKEN", error: "no", soft_logout: true }), { status: 401 });
 }
 
-test("a refused token is told", async () => {
+test("a refused token is reported", async () => {
   vi.stubGlobal("fetch", async () => unknownTokenResponse());
   const api = new Api("http://localhost", "old");
   const told = vi.fn();
@@ -18,7 +18,7 @@ test("a refused token is told", async () => {
   expect(told).toHaveBeenCalledOnce();
 });
 
-test("a late refusal of an old token does not end the session that came after it", async () => {
+test("a late refusal of an old token does not end the new session", async () => {
   let answer!: (response: Response) => void;
   vi.stubGlobal("fetch", async () => new Promise<Response>((resolve) => (answer = resolve)));
   const api = new Api("http://localhost", "old");
@@ -33,7 +33,7 @@ test("a late refusal of an old token does not end the session that came after it
   expect(told).not.toHaveBeenCalled();
 });
 
-test("a refusal is told of the token that was sent, also when one had to wait before", async () => {
+test("a refusal after a wait is about the token that was sent", async () => {
   const api = new Api("http://localhost", "old");
   const answers = [new Response(JSON.stringify({ errcode: "M_LIMIT_EXCEEDED", retry_after_ms: 1 }), { status: 429 }), unknownTokenResponse()];
   vi.stubGlobal("fetch", async () => {
@@ -48,7 +48,7 @@ test("a refusal is told of the token that was sent, also when one had to wait be
   expect(told).toHaveBeenCalledOnce();
 });
 
-test("a limit that lasts is shown with its end, and not waited out", async () => {
+test("a long rate limit is shown with its duration and not waited out", async () => {
   const fetched = vi.fn(
     async () => new Response(JSON.stringify({ errcode: "M_LIMIT_EXCEEDED", error: "too many requests" }), { status: 429, headers: { "Retry-After": "30" } }),
   );

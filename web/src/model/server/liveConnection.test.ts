@@ -83,7 +83,7 @@ async function socketNumber(number: number): Promise<FakeSocket> {
   return sockets[number - 1]!;
 }
 
-test("the first frame says who it is, and updates follow", async () => {
+test("the first frame authenticates, and updates follow", async () => {
   const connection = start();
   const socket = await socketNumber(1);
   await socket.welcome();
@@ -94,7 +94,7 @@ test("the first frame says who it is, and updates follow", async () => {
   expect([connection.state.value, connection.transport.value]).toEqual(["online", "websocket"]);
 });
 
-test("a connection that stands is not closed by the time that opening may take", async () => {
+test("an open connection is not closed by the opening timeout", async () => {
   start();
   const socket = await socketNumber(1);
   await socket.welcome();
@@ -102,7 +102,7 @@ test("a connection that stands is not closed by the time that opening may take",
   expect(socket.readyState).toBe(1);
 });
 
-test("after a break it goes on where it was", async () => {
+test("after a break updates continue from the last token", async () => {
   const connection = start();
   const first = await socketNumber(1);
   await first.welcome();
@@ -118,7 +118,7 @@ test("after a break it goes on where it was", async () => {
   expect(connection.state.value).toBe("online");
 });
 
-test("after two sockets that do not work /sync is asked, from where it was, and sockets are tried later", async () => {
+test("after two failed sockets /sync continues from the last token, and sockets are tried later", async () => {
   let answered = 0;
   const connection = start(async (url, signal) => (++answered <= 2 ? { next_batch: `s${answered}` } : neverAnswer(url, signal)));
   (await socketNumber(1)).close(1006);
@@ -134,7 +134,7 @@ test("after two sockets that do not work /sync is asked, from where it was, and 
   expect(sockets).toHaveLength(2);
 });
 
-test("where the server is away, sockets are tried again when it is back", async () => {
+test("after a server outage sockets are tried first again", async () => {
   let isAway = true;
   start(async (url, signal) => {
     if (isAway) throw new TypeError("away");
@@ -160,7 +160,7 @@ test("code 4401 ends the session", async () => {
   expect(sockets).toHaveLength(1);
 });
 
-test("a token that is refused at the beginning ends the session at once", async () => {
+test("a token that is refused on connecting ends the session", async () => {
   const lost = vi.fn();
   start(neverAnswer, lost);
   const socket = await socketNumber(1);
@@ -170,7 +170,7 @@ test("a token that is refused at the beginning ends the session at once", async 
   await vi.waitFor(() => expect(lost).toHaveBeenCalledOnce());
 });
 
-test("a request gets its own answer, or learns that the connection broke", async () => {
+test("a request gets its own response, or an error when the connection breaks", async () => {
   const connection = start();
   const socket = await socketNumber(1);
   await socket.welcome();
@@ -186,7 +186,7 @@ test("a request gets its own answer, or learns that the connection broke", async
   await broken;
 });
 
-test("a server that does not answer is given up", async () => {
+test("a connection whose server does not answer is closed", async () => {
   const connection = start();
   const socket = await socketNumber(1);
   await socket.welcome();
@@ -197,7 +197,7 @@ test("a server that does not answer is given up", async () => {
   await socketNumber(2);
 });
 
-test("messages to the device are acknowledged when they are taken", async () => {
+test("to-device messages are acknowledged once they are received", async () => {
   start();
   const socket = await socketNumber(1);
   await socket.welcome();

@@ -10,7 +10,7 @@ test("pictures, videos and sounds keep their types", () => {
   expect(typeOf("audio/ogg")).toBe("audio/ogg");
 });
 
-test("what could be a document or a program is plain bytes", () => {
+test("possible documents and programs become plain bytes", () => {
   for (const type of [
     "image/svg+xml",
     "text/html",

@@ -14,26 +14,26 @@ function apiWithFlows(...stages: string[][]): Api {
   return apiFailingWith(new MatrixError(401, "M_UNAUTHORIZED", "", { flows: stages.map((each) => ({ stages: each })), session: "s" }));
 }
 
-test("registration is open where a flow needs nothing", async () => {
+test("registration is open if a flow needs no proof", async () => {
   expect(await fetchRegistrationMode(apiWithFlows(["m.login.registration_token"], ["m.login.dummy"]))).toBe("open");
 });
 
-test("registration needs a token where every flow does", async () => {
+test("registration needs a token if every flow does", async () => {
   expect(await fetchRegistrationMode(apiWithFlows(["m.login.registration_token", "m.login.dummy"]))).toBe("token");
 });
 
-test("registration is closed where the server says so, or asks for what the page cannot do", async () => {
+test("registration is closed if the server refuses it or wants unknown stages", async () => {
   expect(await fetchRegistrationMode(apiFailingWith(new MatrixError(403, "M_FORBIDDEN", "")))).toBe("closed");
   expect(await fetchRegistrationMode(apiWithFlows(["m.login.recaptcha"]))).toBe("closed");
 });
 
-test("a name that is taken is said to be", async () => {
+test("a taken user name is reported", async () => {
   expect(await checkUsername(apiFailingWith(null), "ann")).toEqual({ free: true });
   const taken = apiFailingWith(new MatrixError(400, "M_USER_IN_USE", "x"));
   expect(await checkUsername(taken, "ann")).toEqual({ free: false, why: "This name is taken." });
 });
 
-test("a typed name becomes one that can be taken", () => {
+test("a typed name becomes a valid user name", () => {
   expect(toUsername(" Ann Lee! ")).toBe("ann.lee");
   expect(toUsername("Zoë_9")).toBe("zo_9");
 });

@@ -27,11 +27,11 @@ function serverWithFlows(flows: string[][], password = "right") {
   return { send, seen };
 }
 
-test("what needs no proof is sent once", async () => {
+test("a request that needs no proof is sent once", async () => {
   expect(await withInteractiveAuth(async (auth) => auth, {})).toBe(undefined);
 });
 
-test("the password is given with the session that the server named", async () => {
+test("the password is sent with the session of the challenge", async () => {
   const { send, seen } = serverWithFlows([["m.login.password"]]);
   expect(await withInteractiveAuth(send, passwordAnswers("@a:x", "right"))).toBe("done");
   expect(seen[1]).toEqual({
@@ -42,30 +42,30 @@ test("the password is given with the session that the server named", async () =>
   });
 });
 
-test("a wrong password is told to be one, and not tried again", async () => {
+test("a wrong password is reported and not tried again", async () => {
   const { send, seen } = serverWithFlows([["m.login.password"]]);
   await expect(withInteractiveAuth(send, passwordAnswers("@a:x", "wrong"))).rejects.toThrow("not the right password");
   expect(seen).toHaveLength(2);
 });
 
-test("several stages are gone through in order", async () => {
+test("several stages are completed in order", async () => {
   const { send, seen } = serverWithFlows([[TOKEN_STAGE, "m.login.dummy"]]);
   expect(await withInteractiveAuth(send, { [TOKEN_STAGE]: { token: "t" } })).toBe("done");
   expect(seen.map((auth) => auth?.["type"])).toEqual([undefined, TOKEN_STAGE, "m.login.dummy"]);
 });
 
-test("a flow that uses the token comes before one that needs nothing", async () => {
+test("a flow that uses the token is preferred", async () => {
   const { send, seen } = serverWithFlows([["m.login.dummy"], [TOKEN_STAGE]]);
   await withInteractiveAuth(send, { [TOKEN_STAGE]: { token: "t" } });
   expect(seen.map((auth) => auth?.["type"])).toEqual([undefined, TOKEN_STAGE]);
 });
 
-test("a stage that the page does not know is said to be one", async () => {
+test("an unknown stage is reported", async () => {
   const { send } = serverWithFlows([["m.login.recaptcha"]]);
   await expect(withInteractiveAuth(send, {})).rejects.toThrow("cannot give");
 });
 
-test("another error is no challenge", () => {
+test("another error is not a challenge", () => {
   expect(readChallenge(new MatrixError(403, "M_FORBIDDEN", "no", { flows: [] }))).toBe(null);
   expect(readChallenge(new MatrixError(401, "M_UNKNOWN_TOKEN", "no"))).toBe(null);
   expect(readChallenge(new Error("x"))).toBe(null);

@@ -6,23 +6,23 @@ const room = "!r:x";
 const rule = (rule_id: string, actions: unknown[], more = {}) => ({ rule_id, actions, enabled: true, default: false, ...more });
 const rules = (global: Record<string, unknown[]>) => ({ global });
 
-test("a room without rules of its own follows the account", () => {
+test("a room without its own rules follows the account", () => {
   expect(roomNotificationLevel({}, room)).toBe("default");
   expect(roomNotificationLevel(rules({ room: [rule("!other:x", ["notify"])] }), room)).toBe("default");
 });
 
-test("a room can tell of everything, of mentions, or of nothing", () => {
+test("a room can notify of everything, mentions, or nothing", () => {
   expect(roomNotificationLevel(rules({ room: [rule(room, ["notify"])] }), room)).toBe("all");
   expect(roomNotificationLevel(rules({ room: [rule(room, ["dont_notify"])] }), room)).toBe("mentions");
   expect(roomNotificationLevel(rules({ override: [rule(room, [])], room: [rule(room, ["notify"])] }), room)).toBe("mute");
 });
 
-test("a rule that is switched off does not count", () => {
+test("a disabled rule does not count", () => {
   expect(roomNotificationLevel(rules({ override: [rule(room, [], { enabled: false })] }), room)).toBe("default");
   expect(isRuleOn(rules({ underride: [rule(".m.rule.message", ["notify"], { enabled: false })] }), "underride", ".m.rule.message")).toBe(false);
 });
 
-test("a rule without a deed is off, and one that is not there is unknown", () => {
+test("a rule without actions is off, a missing one is unknown", () => {
   expect(isRuleOn(rules({ underride: [rule(".m.rule.message", [])] }), "underride", ".m.rule.message")).toBe(false);
   expect(isRuleOn(rules({ underride: [] }), "underride", ".m.rule.message")).toBe(undefined);
 });
@@ -32,7 +32,7 @@ test("keywords are the patterns that the user added", () => {
   expect(keywords(rules({ content }))).toEqual(["tea"]);
 });
 
-test("muting a room and unmuting it write and take away one rule", async () => {
+test("muting and unmuting a room adds and removes one rule", async () => {
   const asked: string[] = [];
   const note = (method: string) => async (path: string) => void asked.push(`${method} ${decodeURIComponent(path)}`);
   const push = new PushRules({ put: note("PUT"), delete: note("DELETE") } as unknown as Api);

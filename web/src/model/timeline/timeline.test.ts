@@ -30,13 +30,13 @@ function serverWithHistory(all: RawEvent[], page: number) {
   });
 }
 
-test("an event that is told twice is there once", () => {
+test("an event that arrives twice is shown once", () => {
   const timeline = timelineWith(event("$1"), event("$2"));
   timeline.update([event("$2"), event("$3")], false, undefined);
   expect(ids(timeline)).toEqual(["$1", "$2", "$3"]);
 });
 
-test("history is put in front, in its order", async () => {
+test("history is added at the front, in order", async () => {
   const all = ["$1", "$2", "$3", "$4", "$5"].map((id) => event(id));
   const timeline = new Timeline(serverWithHistory(all, 2), "!r:x");
   timeline.update([all[4]!], true, "4");
@@ -48,7 +48,7 @@ test("history is put in front, in its order", async () => {
   expect(orders).toEqual([...orders].sort((a, b) => a - b));
 });
 
-test("the gap of a limited sync is filled, and what comes meanwhile goes after it", async () => {
+test("the gap of a limited sync is filled before later updates are applied", async () => {
   const all = Array.from({ length: 10 }, (_, at) => event(`$${at}`));
   const timeline = new Timeline(serverWithHistory(all, 3), "!r:x");
   timeline.update(all.slice(0, 2), false, undefined);
@@ -57,7 +57,7 @@ test("the gap of a limited sync is filled, and what comes meanwhile goes after i
   await expect.poll(() => ids(timeline)).toEqual(all.map(({ event_id }) => event_id));
 });
 
-test("where the gap is too big the older events are let go, and can be loaded again", async () => {
+test("after a gap that is too large older events are dropped and can be reloaded", async () => {
   const all = Array.from({ length: 100 }, (_, at) => event(`$${at}`));
   const timeline = new Timeline(serverWithHistory(all, 3), "!r:x");
   timeline.update(all.slice(0, 2), false, undefined);
@@ -69,7 +69,7 @@ test("where the gap is too big the older events are let go, and can be loaded ag
   expect(ids(timeline)).toEqual(all.map(({ event_id }) => event_id));
 });
 
-test("history that was asked for before everything was let go is not mixed with the new", async () => {
+test("history requested before a reset is not mixed with new events", async () => {
   let answer = (_: unknown): void => {};
   const slow = apiAnswering(async () => new Promise((resolve) => (answer = resolve)));
   const timeline = new Timeline(slow, "!r:x");
@@ -83,7 +83,7 @@ test("history that was asked for before everything was let go is not mixed with 
   expect(ids(timeline)).toEqual(["$90"]);
 });
 
-test("an echo becomes the event when the answer comes first", () => {
+test("an echo becomes the event when the response arrives first", () => {
   const timeline = timelineWith(event("$1"));
   const echo = echoOf("t1");
   timeline.addEcho(echo);
@@ -95,7 +95,7 @@ test("an echo becomes the event when the answer comes first", () => {
   expect(ids(timeline)).toEqual(["$1", "$2"]);
 });
 
-test("an echo becomes the event when the sync comes first", () => {
+test("an echo becomes the event when the sync arrives first", () => {
   const timeline = timelineWith(event("$1"));
   const echo = echoOf("t1");
   timeline.addEcho(echo);
@@ -106,7 +106,7 @@ test("an echo becomes the event when the sync comes first", () => {
   expect(timeline.last?.sendState).toBe("sent");
 });
 
-test("the newest edit counts, whatever the order in which edits come", () => {
+test("the newest edit is shown, in whatever order edits arrive", () => {
   const first = edit("$e1", "$1", "first");
   const second = edit("$e2", "$1", "second");
   const timeline = timelineWith(event("$1"), second, first);
@@ -118,13 +118,13 @@ test("only the sender can edit", () => {
   expect(timeline.get("$1")?.isEdited).toBe(false);
 });
 
-test("a redacted edit leaves the version before", () => {
+test("redacting an edit shows the previous version", () => {
   const timeline = timelineWith(event("$1"), edit("$e1", "$1", "first"), edit("$e2", "$1", "second"), redaction("$x", "$e2"));
   expect(timeline.get("$1")?.content["body"]).toBe("first");
   expect(timeline.get("$e2")?.isRedactedEdit).toBe(true);
 });
 
-test("an own edit is shown at once, and no more when it is given up", () => {
+test("an own edit is shown immediately, and no longer once discarded", () => {
   const timeline = timelineWith(event("$1"));
   const echo = new TimelineEvent(edit("~t1", "$1", "new"), "t1");
   timeline.addEcho(echo);
@@ -133,7 +133,7 @@ test("an own edit is shown at once, and no more when it is given up", () => {
   expect(timeline.get("$1")?.content["body"]).toBe("$1");
 });
 
-test("what is said about an event before it is loaded counts when it is", async () => {
+test("relations that arrive before their event apply once it is loaded", async () => {
   const all = [event("$1"), reaction("$r", "$1", "👍", "@bob:x"), edit("$e", "$1", "edited"), reply("$t", "$1"), event("$2"), redaction("$x", "$2")];
   const timeline = new Timeline(serverWithHistory(all, 1), "!r:x");
   timeline.update([], true, String(all.length));
@@ -145,14 +145,14 @@ test("what is said about an event before it is loaded counts when it is", async 
   expect(timeline.get("$2")?.isRedacted).toBe(true);
 });
 
-test("a redacted reaction is gone, a redacted message has no content", () => {
+test("a redacted reaction disappears, a redacted message loses its content", () => {
   const timeline = timelineWith(event("$1"), reaction("$r", "$1", "👍", "@bob:x"), redaction("$x1", "$r"), redaction("$x2", "$1"));
   expect(timeline.get("$1")?.reactions.size).toBe(0);
   expect(timeline.get("$1")?.isRedacted).toBe(true);
   expect(timeline.get("$1")?.content).toEqual({});
 });
 
-test("a thread counts what the server bundled and what came later, and forgets what was taken back", () => {
+test("a thread counts bundled and later replies, without redacted ones", () => {
   const bundled = reply("$t2", "$1");
   const root = event("$1", { origin_server_ts: 1, unsigned: { "m.relations": { "m.thread": { count: 2, latest_event: bundled } } } });
   const timeline = timelineWith(root, reply("$t1", "$1", { origin_server_ts: 2 }), bundled, reply("$t3", "$1"));
@@ -161,7 +161,7 @@ test("a thread counts what the server bundled and what came later, and forgets w
   expect(timeline.get("$1")?.thread?.count).toBe(2);
 });
 
-test("a timeline around an old event hears what is said about it, and joins the newest where they meet", async () => {
+test("a timeline around an old event gets relations and merges when it overlaps the live one", async () => {
   const all = Array.from({ length: 9 }, (_, at) => event(`$${at}`));
   const live = timelineWith(...all.slice(6));
   const old = timelineWith(...all.slice(0, 4));

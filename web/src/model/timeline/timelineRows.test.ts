@@ -20,7 +20,7 @@ const at = (id: string, time: number, sender = "@alice:x") => event(id, { origin
 const join = (id: string, user: string, time: number) =>
   event(id, { type: "m.room.member", state_key: user, sender: user, origin_server_ts: time, content: { membership: "join" } });
 
-test("what one person says in a row is grouped, until some minutes pass", () => {
+test("messages of one sender are grouped until some minutes pass", () => {
   const rows = buildRows(
     timelineEvents(at("$1", NOON_MS), at("$2", NOON_MS + MINUTE_MS), at("$3", NOON_MS + 2 * MINUTE_MS, "@bob:x"), at("$4", NOON_MS + 20 * MINUTE_MS, "@bob:x")),
     {
@@ -40,13 +40,13 @@ test("days are separated", () => {
   expect(rows.map(({ day }) => day)).toEqual([NOON_MS, null, NOON_MS + 1_440 * MINUTE_MS]);
 });
 
-test("the new messages begin with the first of somebody else after what was read", () => {
+test("unread messages start at the first one by another user", () => {
   const events = timelineEvents(at("$1", NOON_MS), at("$2", NOON_MS, "@me:x"), at("$3", NOON_MS), at("$4", NOON_MS));
   const rows = buildRows(events, { me: "@me:x", readUpTo: events[0]!.order });
   expect(rows.map(({ isUnread }) => isUnread)).toEqual([false, false, true, false]);
 });
 
-test("changes in a row are one row; edits, reactions and threads are none", () => {
+test("consecutive changes share a row; edits, reactions and threads have none", () => {
   const events = timelineEvents(
     join("$a", "@a:x", NOON_MS),
     join("$b", "@b:x", NOON_MS),
@@ -62,12 +62,12 @@ test("changes in a row are one row; edits, reactions and threads are none", () =
   ]);
 });
 
-test("a thread has its root and its answers, and nothing else", () => {
+test("a thread shows only its root and its replies", () => {
   const events = timelineEvents(at("$1", NOON_MS), at("$2", NOON_MS), reply("$t", "$1", { origin_server_ts: NOON_MS }), join("$a", "@a:x", NOON_MS));
   expect(buildRows(events, { me: "@me:x", thread: "$1" }).map(({ key }) => key)).toEqual(["$1", "$t"]);
 });
 
-test("a deleted message leaves its place, a deleted edit does not", () => {
+test("a deleted message keeps its row, a deleted edit does not", () => {
   const events = timelineEvents(
     at("$1", NOON_MS),
     edit("$e", "$1", "x", { origin_server_ts: NOON_MS }),

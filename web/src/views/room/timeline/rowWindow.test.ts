@@ -4,17 +4,17 @@ import { ALL_ROWS, limitWindow, MAX_ROWS, moveDown, moveUp, sliceOf, windowAroun
 
 const rowsUpTo = (count: number) => Array.from({ length: count }, (_, at) => ({ key: `$${at}`, first: at * 2, last: at * 2 + 1 }) as TimelineRow);
 
-test("few rows are all in the page", () => {
+test("a few rows are all rendered", () => {
   expect(sliceOf(rowsUpTo(30), limitWindow(rowsUpTo(30), ALL_ROWS, "end"))).toEqual([0, 30]);
 });
 
-test("of many rows the newest are in the page, and new ones join them", () => {
+test("of many rows the newest are rendered, and new ones are added", () => {
   const window = limitWindow(rowsUpTo(1_000), ALL_ROWS, "end");
   expect(sliceOf(rowsUpTo(1_000), window)).toEqual([900, 1_000]);
   expect(sliceOf(rowsUpTo(1_001), window)).toEqual([900, 1_001]);
 });
 
-test("one comes from the end to the beginning and back, with never too many rows", () => {
+test("the window moves to the start and back with a bounded size", () => {
   const rows = rowsUpTo(1_000);
   let window = limitWindow(rows, ALL_ROWS, "end");
   while (sliceOf(rows, window)[0] > 0) {
@@ -30,6 +30,6 @@ test("one comes from the end to the beginning and back, with never too many rows
   expect(window.to).toBe(Infinity);
 });
 
-test("a row in the middle has rows on both sides", () => {
+test("a window around a row has rows on both sides", () => {
   expect(sliceOf(rowsUpTo(1_000), windowAround(rowsUpTo(1_000), 500))).toEqual([400, 600]);
 });
