@@ -46,7 +46,7 @@ test.for(COLOR_SCHEMES)("the pages before signing in, %s", async (colorScheme) =
   await page.getByText("is free").waitFor();
   await expectAccessible(page, "register");
   await page.goto("/#/invite/nosuchtoken");
-  await page.getByRole("heading", { name: "This invitation is over" }).waitFor();
+  await page.getByRole("heading", { name: "This invitation is no longer valid" }).waitFor();
   await expectAccessible(page, "invitation that is over");
 });
 

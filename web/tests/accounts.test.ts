@@ -38,7 +38,7 @@ test("the first link makes an administrator, who stays logged in over a reload",
 test("a used registration link says so", async () => {
   const late = await env.openBrowser();
   await late.page.goto(env.server.firstLink);
-  await late.page.getByText("used already").waitFor();
+  await late.page.getByText("already been used").waitFor();
   await late.page.getByRole("link", { name: "Sign in" }).click();
   await late.page.getByRole("heading", { name: "Sign in" }).waitFor();
 });
@@ -73,9 +73,9 @@ test("a taken name and different passwords are reported before sending", async (
   await bob.page.getByText("This name is taken.").waitFor();
   await bob.page.getByLabel("Password", { exact: true }).fill("long enough for all");
   await bob.page.getByLabel("Repeat the password", { exact: true }).fill("something else");
-  await bob.page.getByText("This is not the same yet.").waitFor();
+  await bob.page.getByText("The passwords do not match yet.").waitFor();
   await bob.page.getByRole("button", { name: "Create account" }).click();
-  await bob.page.getByText("The two passwords are not the same.").waitFor();
+  await bob.page.getByText("The two passwords do not match.").waitFor();
 });
 
 test("a password can be shown while it is typed", async () => {

@@ -58,7 +58,7 @@ test("signing out deletes the drafts", async () => {
   const dora = await env.signUp("dora");
   await env.request(await env.accessTokenOf(dora), "POST", `/_matrix/client/v3/join/${encodeURIComponent(room.id)}`, {});
   await room.open(dora);
-  await messageField(dora.page).fill("nobody shall read this");
+  await messageField(dora.page).fill("nobody may read this");
   await expect.poll(async () => dora.page.evaluate(() => localStorage.getItem("parlour.drafts"))).toContain("nobody");
   await dora.page.getByRole("button", { name: "dora account" }).click();
   await dora.page.getByRole("menuitem", { name: "Sign out" }).click();
@@ -75,7 +75,7 @@ test("an unfinished reply is kept over a reload", async () => {
   await alice.page.getByRole("group", { name: "Reply to" }).getByText("Answer me").waitFor();
   await messageField(alice.page).press("Enter");
   await messagesWith(bob.page, "In a moment")
-    .getByRole("button", { name: /Answers: bob/ })
+    .getByRole("button", { name: /In reply to: bob/ })
     .waitFor();
 });
 

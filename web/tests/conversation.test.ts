@@ -54,7 +54,7 @@ test("a reply shows the original message and leads to it", async () => {
   await bob.page.getByRole("group", { name: "Reply to" }).getByText("The question").waitFor();
   await typeMessage(bob.page, "The answer");
 
-  const quote = messagesWith(alice.page, "The answer").getByRole("button", { name: "Answers: alice The question" });
+  const quote = messagesWith(alice.page, "The answer").getByRole("button", { name: "In reply to: alice The question" });
   await quote.click();
   await expect
     .poll(async () =>

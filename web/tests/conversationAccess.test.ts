@@ -44,7 +44,7 @@ test.each(["light", "dark"] as const)("a conversation is accessible in the %s th
   await alice.page.emulateMedia({ colorScheme });
   await room.open(alice);
   await messagesWith(alice.page, "An answer")
-    .getByRole("button", { name: /Answers: bob/ })
+    .getByRole("button", { name: /In reply to: bob/ })
     .waitFor();
   expect(await accessibilityProblems(alice.page)).toEqual([]);
 });

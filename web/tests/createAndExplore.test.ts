@@ -50,7 +50,7 @@ test("a private room is created with invitations", async () => {
   await openNewDialog(carol, "New room");
   const dialog = carol.page.getByRole("dialog", { name: "New room" });
   await dialog.getByLabel("Name").fill("Surprise party");
-  await dialog.getByLabel("Who can read what was said before").selectOption({ label: "Members, since they joined" });
+  await dialog.getByLabel("Who can read the history").selectOption({ label: "Members, since they joined" });
   await dialog.getByRole("combobox", { name: "Invite people" }).fill("dan");
   await dialog.getByRole("option", { name: /dan/ }).click();
   await dialog.getByRole("button", { name: "Create room" }).click();
@@ -72,7 +72,7 @@ test("a chat with several people is named after them", async () => {
   await openNewDialog(eve, "New chat");
   const dialog = eve.page.getByRole("dialog", { name: "New chat" });
   for (const name of ["finn", "gus"]) {
-    await dialog.getByRole("combobox", { name: "With whom?" }).fill(name);
+    await dialog.getByRole("combobox", { name: "People to chat with" }).fill(name);
     await dialog.getByRole("option", { name: new RegExp(name) }).waitFor();
     await eve.page.keyboard.press("Enter");
     await dialog.getByRole("button", { name: `Remove ${name}` }).waitFor();
@@ -109,7 +109,7 @@ test("a user knocks on a room and is let in", async () => {
   });
   await jo.page.getByRole("link", { name: "Explore rooms" }).click();
   await jo.page.getByRole("button", { name: "Ask to join Quiet room" }).click();
-  await jo.page.getByText("Asked", { exact: true }).waitFor();
+  await jo.page.getByText("Request sent", { exact: true }).waitFor();
 
   await roomLinks(ida).filter({ hasText: "Quiet room" }).click();
   await ida.page.getByRole("button", { name: "Details", exact: true }).click();

@@ -24,7 +24,7 @@ test("the creator deletes a room, and it disappears for everyone", async () => {
   await ann.page.getByRole("button", { name: "Delete room" }).click();
   const dialog = ann.page.getByRole("dialog", { name: "Delete this room?" });
   expect(await dialog.getByRole("button", { name: "Delete room" }).isDisabled()).toBe(true);
-  await dialog.getByLabel("Type the room's name to go on").fill("Doomed");
+  await dialog.getByLabel("Type the room's name to continue").fill("Doomed");
   await dialog.getByRole("button", { name: "Delete room" }).click();
 
   for (const person of [ann, bob]) {

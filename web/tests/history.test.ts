@@ -61,14 +61,14 @@ test("scrolling back never jumps and keeps the page small", async () => {
   await messagesWith(alice.page, "Message 0.").waitFor();
 });
 
-test("a new message is counted from far away, and one jump leads back to it", async () => {
+test("a new message is counted while reading far above, and one jump shows it", async () => {
   await room.send(tokens.bob, "The newest of all");
   await alice.page.getByRole("button", { name: "Jump to 1 new message" }).click();
   await messagesWith(alice.page, "The newest of all").waitFor();
   expect(await countRows()).toBeLessThanOrEqual(200);
 });
 
-test("a link to an old message shows it, and from there one scrolls to the newest", async () => {
+test("a link to an old message shows it and the messages after it", async () => {
   const found = await env.request(tokens.alice, "POST", "/_matrix/client/v3/search", {
     search_categories: { room_events: { search_term: "Message 300", keys: ["content.body"], filter: { rooms: [room.id] } } },
   });
@@ -102,6 +102,6 @@ test("a link to an old message shows it, and from there one scrolls to the newes
     .toBe(0);
 });
 
-test("nothing went wrong in the console", () => {
+test("there were no console errors", () => {
   expect(alice.consoleErrors).toEqual([]);
 });

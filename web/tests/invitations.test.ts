@@ -25,7 +25,7 @@ test("people are invited by name; one accepts and one declines", async () => {
   const [ann, bob, cara] = [await env.signUp("ann"), await env.signUp("bob"), await env.signUp("cara")];
   const dialog = await openInviteDialog(ann, await createPrivateRoom(ann, "Tea"), "People");
   for (const name of ["bob", "cara"]) {
-    await dialog.getByRole("combobox", { name: "Whom?" }).fill(name);
+    await dialog.getByRole("combobox", { name: "People to invite" }).fill(name);
     await dialog.getByRole("option", { name: new RegExp(name) }).click();
   }
   await dialog.getByRole("button", { name: "Invite 2 people" }).click();
@@ -44,15 +44,15 @@ test("people are invited by name; one accepts and one declines", async () => {
 test("an expiring invitation shows its end to both sides and can be withdrawn", async () => {
   const [dan, eve] = [await env.signUp("dan"), await env.signUp("eve")];
   const dialog = await openInviteDialog(dan, await createPrivateRoom(dan, "Hike"), "People");
-  await dialog.getByRole("combobox", { name: "Whom?" }).fill("eve");
+  await dialog.getByRole("combobox", { name: "People to invite" }).fill("eve");
   await dialog.getByRole("option", { name: /^eve/ }).click();
-  await dialog.getByLabel("Invitation ends").selectOption("In 1 day");
+  await dialog.getByLabel("Invitation expires").selectOption("In 1 day");
   await dialog.getByRole("button", { name: "Send invitation" }).click();
   await invitationLink(eve, "Hike")
-    .getByText(/ends (tomorrow|in 1 day|in 24 hours)/)
+    .getByText(/expires (tomorrow|in 1 day|in 24 hours)/)
     .waitFor();
   await invitationLink(eve, "Hike").click();
-  await eve.page.getByText(/This invitation ends/).waitFor();
+  await eve.page.getByText(/This invitation expires/).waitFor();
 
   await dan.page.getByRole("complementary").getByRole("tab", { name: "Members" }).click();
   const invited = dan.page.getByRole("region", { name: "Invited" });
@@ -75,18 +75,18 @@ test("an expiry too far in the future is refused before sending", async () => {
   const hana = await env.signUp("hana");
   await env.registerAccount("ida");
   const dialog = await openInviteDialog(hana, await createPrivateRoom(hana, "Far"), "People");
-  await dialog.getByRole("combobox", { name: "Whom?" }).fill("ida");
+  await dialog.getByRole("combobox", { name: "People to invite" }).fill("ida");
   await dialog.getByRole("option", { name: /ida/ }).click();
-  await dialog.getByLabel("Invitation ends").selectOption("At a date…");
+  await dialog.getByLabel("Invitation expires").selectOption("At a date…");
   await dialog.getByLabel("Date and time").fill("2040-01-01T00:00");
   await dialog.getByRole("button", { name: "Send invitation" }).click();
-  await dialog.getByText("A year is the most.").waitFor();
+  await dialog.getByText("The limit is one year.").waitFor();
 });
 
 test("a link is created with limits, shown as QR code, and revoked", async () => {
   const jo = await env.signUp("jo", { permissions: ["clipboard-read", "clipboard-write"] });
   const dialog = await openInviteDialog(jo, await createPrivateRoom(jo, "Linked"), "Links");
-  await dialog.getByLabel("Link ends").selectOption("In 1 day");
+  await dialog.getByLabel("Link expires").selectOption("In 1 day");
   await dialog.getByLabel("Number of uses").fill("3");
   await dialog.getByLabel("Label").fill("Tennis club");
   await dialog.getByRole("button", { name: "Create link" }).click();
@@ -103,7 +103,7 @@ test("a link is created with limits, shown as QR code, and revoked", async () =>
   await expect.poll(async () => link.count()).toBe(0);
   const stranger = await env.openBrowser();
   await stranger.page.goto(address);
-  await stranger.page.getByRole("heading", { name: "This invitation is over" }).waitFor();
+  await stranger.page.getByRole("heading", { name: "This invitation is no longer valid" }).waitFor();
   expect(jo.consoleErrors).toEqual([]);
 });
 
@@ -125,7 +125,7 @@ test("a new user registers through a link and lands in the room", async () => {
 
   const late = await env.openBrowser();
   await late.page.goto(`/#/invite/${String(link["token"])}`);
-  await late.page.getByRole("heading", { name: "This invitation is over" }).waitFor();
+  await late.page.getByRole("heading", { name: "This invitation is no longer valid" }).waitFor();
   expect(lea.consoleErrors).toEqual([]);
 });
 
@@ -156,5 +156,5 @@ test("a signed-in user sees the room of a link before joining", async () => {
     .getByRole("link", { name: /Orchestra/ })
     .waitFor();
   await pia.page.goto("/#/invite/nosuchtoken");
-  await pia.page.getByRole("heading", { name: "This invitation is over" }).waitFor();
+  await pia.page.getByRole("heading", { name: "This invitation is no longer valid" }).waitFor();
 });

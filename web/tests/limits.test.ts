@@ -13,6 +13,6 @@ test("a rate-limited registration shows how long to wait", async () => {
 
   await second.page.getByRole("button", { name: "Create account" }).click();
 
-  const told = second.page.getByRole("alert").filter({ hasText: /\S/ });
-  expect(await told.textContent()).toMatch(/^Too many attempts\. Try again in \d+ seconds\.$/);
+  const alert = second.page.getByRole("alert").filter({ hasText: /\S/ });
+  expect(await alert.textContent()).toMatch(/^Too many attempts\. Try again in \d+ seconds\.$/);
 });

@@ -150,7 +150,7 @@ test("an upload shows its progress and can be cancelled", async () => {
 test("a file that is too big for the server is refused with the limit", async () => {
   await alice.page.getByLabel("Files to attach").setInputFiles({ name: "big.bin", mimeType: "application/octet-stream", buffer: Buffer.alloc(3_000_000) });
   await alice.page.getByRole("button", { name: "Send" }).click();
-  await alice.page.getByText("This file has 3 MB. The server takes files of up to 2 MB.").waitFor();
+  await alice.page.getByText("This file is 3 MB. The server accepts files of up to 2 MB.").waitFor();
 });
 
 test("there were no console errors", () => {

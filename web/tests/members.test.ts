@@ -123,11 +123,11 @@ test("the settings and notifications of a room are changed", async () => {
   const token = await env.accessTokenOf(mia);
   const state = async (type: string) => env.request(token, "GET", `/_matrix/client/v3/rooms/${encodeURIComponent(id)}/state/${type}/`);
   await openDetails(mia, id, "Settings");
-  await mia.page.getByLabel("Who can join").selectOption("Only who is invited");
+  await mia.page.getByLabel("Who can join").selectOption("Only invited people");
   await expect.poll(async () => state("m.room.join_rules")).toMatchObject({ join_rule: "invite" });
-  await mia.page.getByLabel("Who can read what was said before").selectOption("Members, since they joined");
+  await mia.page.getByLabel("Who can read the history").selectOption("Members, since they joined");
   await expect.poll(async () => state("m.room.history_visibility")).toMatchObject({ history_visibility: "joined" });
-  await mia.page.getByLabel("In the list of public rooms").check();
+  await mia.page.getByLabel("Show in the list of public rooms").check();
   await expect.poll(async () => env.request("", "GET", `/_matrix/client/v3/directory/list/room/${encodeURIComponent(id)}`)).toEqual({ visibility: "public" });
 
   await mia.page.getByLabel("Notifications").selectOption("Nothing");

@@ -20,9 +20,9 @@ test("online users have a green dot, others a last-seen time", async () => {
   }
   await bob.page.getByText("Choose a conversation").waitFor();
   await openPeople(ann);
-  const there = peopleGroup(ann, "Here now").getByRole("button", { name: /^bob Online/ });
+  const there = peopleGroup(ann, "Online now").getByRole("button", { name: /^bob Online/ });
   await there.locator(".dot.online").waitFor();
-  const gone = peopleGroup(ann, "Everybody else").getByRole("button", { name: /^zoe Last seen just now/ });
+  const gone = peopleGroup(ann, "Everyone else").getByRole("button", { name: /^zoe Last seen just now/ });
   await gone.waitFor();
   expect(await gone.locator(".dot").count()).toBe(0);
   expect(ann.consoleErrors).toEqual([]);
@@ -32,13 +32,13 @@ test("a user who hides their presence is not shown as online", async () => {
   const [carol, dan] = [await env.signUp("carol"), await env.signUp("dan")];
   await dan.page.getByText("Choose a conversation").waitFor();
   await openPeople(carol);
-  await peopleGroup(carol, "Here now").getByRole("button", { name: /^dan/ }).waitFor();
+  await peopleGroup(carol, "Online now").getByRole("button", { name: /^dan/ }).waitFor();
   await dan.page.goto("/#/settings/privacy");
-  await dan.page.getByRole("checkbox", { name: /When I am here/ }).click();
+  await dan.page.getByRole("checkbox", { name: /When I am online/ }).click();
   await expect
     .poll(async () => {
       await carol.page.evaluate(() => document.dispatchEvent(new Event("visibilitychange")));
-      return peopleGroup(carol, "Here now").getByRole("button", { name: /^dan/ }).count();
+      return peopleGroup(carol, "Online now").getByRole("button", { name: /^dan/ }).count();
     })
     .toBe(0);
 });
@@ -106,7 +106,7 @@ test("the profile card shows shared rooms, invites, and ignores", async () => {
   await max.page.getByRole("link", { name: /Only mine/ }).waitFor();
 
   await card.getByRole("button", { name: "Ignore" }).click();
-  await card.getByText("You do not see what this person writes.").waitFor();
+  await card.getByText("You do not see this person's messages.").waitFor();
   await card.getByRole("button", { name: "Stop ignoring" }).click();
-  await expect.poll(async () => card.getByText("You do not see what this person writes.").count()).toBe(0);
+  await expect.poll(async () => card.getByText("You do not see this person's messages.").count()).toBe(0);
 });

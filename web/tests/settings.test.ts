@@ -49,7 +49,7 @@ test("changing the password requires the old one", async () => {
   await change("wrong");
   await cara.page.getByText("This is not the right password.").waitFor();
   await change(PASSWORD);
-  await cara.page.getByText("Your password is changed.").waitFor();
+  await cara.page.getByText("Your password has been changed.").waitFor();
   await logInElsewhere("cara", "Phone", "a new and better one");
   await expect(env.request(elsewhere, "GET", "/_matrix/client/v3/account/whoami")).rejects.toThrow("401");
 });
@@ -62,7 +62,7 @@ test("devices are listed, renamed, and signed out with the password", async () =
   await openTab(dan, "Devices");
   const devices = dan.page.getByRole("tabpanel").getByRole("listitem");
   await expect.poll(async () => devices.count()).toBe(4);
-  await devices.first().getByText("this one").waitFor();
+  await devices.first().getByText("this device").waitFor();
 
   await dan.page.getByRole("button", { name: "Rename Tablet" }).click();
   await dan.page.getByRole("dialog").getByLabel("Name").fill("Kitchen tablet");
@@ -91,9 +91,9 @@ test("turning presence off and on takes effect immediately", async () => {
   const presence = async () => (await env.request(token, "GET", `/_matrix/client/v3/presence/${encodeURIComponent(eve.userId)}/status`))["presence"];
   await expect.poll(presence).toBe("online");
   await openTab(eve, "Privacy");
-  await eve.page.getByRole("checkbox", { name: /When I am here/ }).click();
+  await eve.page.getByRole("checkbox", { name: /When I am online/ }).click();
   await expect.poll(presence).toBe("offline");
-  await eve.page.getByRole("checkbox", { name: /When I am here/ }).click();
+  await eve.page.getByRole("checkbox", { name: /When I am online/ }).click();
   await expect.poll(presence).toBe("online");
 });
 
@@ -173,10 +173,10 @@ test("deactivating requires the typed user id and the password", async () => {
   await openTab(kim, "Account");
   await kim.page.getByRole("button", { name: "Deactivate account…" }).click();
   const dialog = kim.page.getByRole("dialog", { name: "Deactivate your account?" });
-  expect(await dialog.getByRole("button", { name: "Deactivate for ever" }).isDisabled()).toBe(true);
-  await dialog.getByLabel("Type your user id to go on").fill("@kim:localhost");
+  expect(await dialog.getByRole("button", { name: "Deactivate permanently" }).isDisabled()).toBe(true);
+  await dialog.getByLabel("Type your user id to continue").fill("@kim:localhost");
   await dialog.getByLabel("Password", { exact: true }).fill(PASSWORD);
-  await dialog.getByRole("button", { name: "Deactivate for ever" }).click();
+  await dialog.getByRole("button", { name: "Deactivate permanently" }).click();
   await kim.page.getByRole("heading", { name: "Sign in" }).waitFor();
   await expect(logInElsewhere("kim", "x")).rejects.toThrow("403");
 });

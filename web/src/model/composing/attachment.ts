@@ -64,7 +64,7 @@ export class Attachment {
   private async checkSize(): Promise<void> {
     const limit = await this.media.uploadLimit();
     if (limit !== undefined && this.file.size > limit) {
-      throw new NetworkError(`This file has ${sizeText(this.file.size)}. The server takes files of up to ${sizeText(limit)}.`);
+      throw new NetworkError(`This file is ${sizeText(this.file.size)}. The server accepts files of up to ${sizeText(limit)}.`);
     }
   }
 

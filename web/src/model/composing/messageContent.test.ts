@@ -20,7 +20,7 @@ test("a threaded message falls back to a reply to the last one", () => {
   expect(content["m.relates_to"]).toEqual({ rel_type: "m.thread", event_id: "$r", is_falling_back: true, "m.in_reply_to": { event_id: "$l" } });
 });
 
-test("an edit has a fallback and mentions only new users at the top", () => {
+test("an edit notifies only newly mentioned users", () => {
   const mentions = [
     { label: "@Ann", id: "@ann:x" },
     { label: "@Bob", id: "@bob:x" },

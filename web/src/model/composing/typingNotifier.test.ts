@@ -5,16 +5,16 @@ import { apiAnswering } from "../testHelpers.ts";
 import type { SendChannel } from "./sendQueue.ts";
 import { TypingNotifier } from "./typingNotifier.ts";
 
-let told: boolean[];
-let answers: (() => void)[];
+let sentStates: boolean[];
+let pendingAnswers: (() => void)[];
 let typist: TypingNotifier;
 
 beforeEach(() => {
   vi.useFakeTimers();
-  [told, answers] = [[], []];
+  [sentStates, pendingAnswers] = [[], []];
   const request = async (_: string, params: unknown) => {
-    told.push((params as { typing: boolean }).typing);
-    return new Promise<void>((resolve) => answers.push(resolve));
+    sentStates.push((params as { typing: boolean }).typing);
+    return new Promise<void>((resolve) => pendingAnswers.push(resolve));
   };
   const live: SendChannel = { canRequest: true, state: signal<ConnectionState>("online"), request: request as SendChannel["request"] };
   typist = new TypingNotifier(
@@ -27,7 +27,7 @@ beforeEach(() => {
 afterEach(() => void vi.useRealTimers());
 
 async function waitForResponse(): Promise<void> {
-  answers.shift()?.();
+  pendingAnswers.shift()?.();
   await vi.advanceTimersByTimeAsync(0);
 }
 
@@ -37,7 +37,7 @@ test("typing is sent once, and repeated before it expires", async () => {
     await vi.advanceTimersByTimeAsync(1_000);
     await waitForResponse();
   }
-  expect(told).toEqual([true, true]);
+  expect(sentStates).toEqual([true, true]);
 });
 
 test("a pause or sending a message ends typing", async () => {
@@ -45,11 +45,11 @@ test("a pause or sending a message ends typing", async () => {
   await vi.advanceTimersByTimeAsync(0);
   await waitForResponse();
   await vi.advanceTimersByTimeAsync(8_000);
-  expect(told).toEqual([true, false]);
+  expect(sentStates).toEqual([true, false]);
   await waitForResponse();
   typist.stopTyping();
   await vi.advanceTimersByTimeAsync(0);
-  expect(told).toEqual([true, false]);
+  expect(sentStates).toEqual([true, false]);
 });
 
 test("the last typing state arrives last", async () => {
@@ -57,8 +57,8 @@ test("the last typing state arrives last", async () => {
   typist.stopTyping();
   typist.keepTyping();
   await vi.advanceTimersByTimeAsync(0);
-  expect(told).toEqual([true]);
+  expect(sentStates).toEqual([true]);
   await waitForResponse();
   await waitForResponse();
-  expect(told).toEqual([true, false, true]);
+  expect(sentStates).toEqual([true, false, true]);
 });

@@ -10,27 +10,27 @@ function unknownTokenResponse(): Response {
 test("a refused token is reported", async () => {
   vi.stubGlobal("fetch", async () => unknownTokenResponse());
   const api = new Api("http://localhost", "old");
-  const told = vi.fn();
-  api.onUnknownToken = told;
+  const listener = vi.fn();
+  api.onUnknownToken = listener;
 
   await expect(api.get("/a")).rejects.toMatchObject({ errcode: "M_UNKNOWN_TOKEN" });
 
-  expect(told).toHaveBeenCalledOnce();
+  expect(listener).toHaveBeenCalledOnce();
 });
 
 test("a late refusal of an old token does not end the new session", async () => {
   let answer!: (response: Response) => void;
   vi.stubGlobal("fetch", async () => new Promise<Response>((resolve) => (answer = resolve)));
   const api = new Api("http://localhost", "old");
-  const told = vi.fn();
-  api.onUnknownToken = told;
+  const listener = vi.fn();
+  api.onUnknownToken = listener;
 
   const asking = api.get("/a");
   api.accessToken = "new";
   answer(unknownTokenResponse());
 
   await expect(asking).rejects.toMatchObject({ errcode: "M_UNKNOWN_TOKEN" });
-  expect(told).not.toHaveBeenCalled();
+  expect(listener).not.toHaveBeenCalled();
 });
 
 test("a refusal after a wait is about the token that was sent", async () => {
@@ -40,12 +40,12 @@ test("a refusal after a wait is about the token that was sent", async () => {
     api.accessToken = "new";
     return answers.shift()!;
   });
-  const told = vi.fn();
-  api.onUnknownToken = told;
+  const listener = vi.fn();
+  api.onUnknownToken = listener;
 
   await expect(api.get("/a")).rejects.toMatchObject({ errcode: "M_UNKNOWN_TOKEN" });
 
-  expect(told).toHaveBeenCalledOnce();
+  expect(listener).toHaveBeenCalledOnce();
 });
 
 test("a long rate limit is shown with its duration and not waited out", async () => {

@@ -133,15 +133,15 @@ export class Api {
     try {
       return await response.json();
     } catch (cause) {
-      throw new NetworkError("The server's answer broke off.", { cause });
+      throw new NetworkError("The server's response was cut off.", { cause });
     }
   }
 
   private async error(response: Response): Promise<MatrixError> {
     const body: unknown = await response.json().catch(() => null);
     if (typeof body !== "object" || body === null) {
-      if (response.status >= 500) throw new NetworkError(`The server answered ${response.status}.`);
-      return new MatrixError(response.status, "M_UNKNOWN", `The server answered ${response.status}.`);
+      if (response.status >= 500) throw new NetworkError(`The server answered with status ${response.status}.`);
+      return new MatrixError(response.status, "M_UNKNOWN", `The server answered with status ${response.status}.`);
     }
     const content = { ...(body as Record<string, unknown>) };
     const { errcode, error } = content;
@@ -150,7 +150,7 @@ export class Api {
     return new MatrixError(
       response.status,
       typeof errcode === "string" ? errcode : "M_UNKNOWN",
-      typeof error === "string" ? error : `The server answered ${response.status}.`,
+      typeof error === "string" ? error : `The server answered with status ${response.status}.`,
       content,
     );
   }

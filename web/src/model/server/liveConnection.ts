@@ -162,7 +162,7 @@ export class LiveConnection {
       socket.close();
       if (!wasOnline) this.countFailedSocket();
     }
-    if (!stopped.aborted && wasOnline) throw new NetworkError("The connection broke.");
+    if (!stopped.aborted && wasOnline) throw new NetworkError("The connection was lost.");
   }
 
   private async authenticate(socket: Socket): Promise<boolean> {
@@ -198,7 +198,7 @@ export class LiveConnection {
   private async sendRequest(socket: Socket, method: string, params: unknown, id: string): Promise<unknown> {
     const answer = new Promise<unknown>((resolve, reject) => this.pendingRequests.set(id, { resolve, reject }));
     const timer = setTimeout(() => {
-      this.pendingRequests.get(id)?.reject(new NetworkError("The server does not answer."));
+      this.pendingRequests.get(id)?.reject(new NetworkError("The server is not responding."));
       this.pendingRequests.delete(id);
       socket.close();
     }, RESPONSE_TIMEOUT_MS);
@@ -224,7 +224,7 @@ export class LiveConnection {
   }
 
   private rejectPendingRequests(): void {
-    for (const { reject } of this.pendingRequests.values()) reject(new NetworkError("The connection broke."));
+    for (const { reject } of this.pendingRequests.values()) reject(new NetworkError("The connection was lost."));
     this.pendingRequests.clear();
   }
 
@@ -254,7 +254,7 @@ export class LiveConnection {
         .catch((error: unknown) => {
           // If the whole server is down, WebSockets are not at fault.
           this.failedSockets = 0;
-          if (late.aborted) throw new NetworkError("The server does not answer.");
+          if (late.aborted) throw new NetworkError("The server is not responding.");
           throw error;
         });
       this.state.value = "online";

@@ -62,8 +62,8 @@ export class Media {
       request.setRequestHeader("Content-Type", file.type || "application/octet-stream");
       request.responseType = "json";
       request.upload.onprogress = ({ loaded, total }) => onProgress?.(total === 0 ? 1 : loaded / total);
-      request.onerror = () => reject(new NetworkError("The upload broke off."));
-      request.onabort = () => reject(new NetworkError("The upload was given up."));
+      request.onerror = () => reject(new NetworkError("The upload was interrupted."));
+      request.onabort = () => reject(new NetworkError("The upload was cancelled."));
       request.onload = () => {
         const body = (request.response ?? {}) as Record<string, unknown>;
         if (request.status === 200 && typeof body["content_uri"] === "string") resolve(body["content_uri"]);

@@ -116,7 +116,7 @@ export function expiresAt(choice: ExpiryChoice, custom: string, now = Date.now()
   if (choice !== "custom") return now + EXPIRY_DELAYS_MS[choice];
   const time = new Date(custom).getTime();
   if (Number.isNaN(time)) throw new UserFacingError("Choose a date and a time.");
-  if (time <= now) throw new UserFacingError("That time is over. Choose a later one.");
-  if (time > now + MAX_EXPIRY_MS) throw new UserFacingError("That is too far away. A year is the most.");
+  if (time <= now) throw new UserFacingError("That time is in the past. Choose a later one.");
+  if (time > now + MAX_EXPIRY_MS) throw new UserFacingError("That is too far in the future. The limit is one year.");
   return time;
 }

@@ -40,6 +40,6 @@ test("a typed name becomes a valid user name", () => {
 
 test("a short or mistyped password is refused", () => {
   expect(passwordProblem("short", "short")).toContain("8 characters");
-  expect(passwordProblem("long enough", "long enouhg")).toContain("not the same");
+  expect(passwordProblem("long enough", "long enouhg")).toContain("do not match");
   expect(passwordProblem("long enough", "long enough")).toBe(null);
 });

@@ -87,7 +87,7 @@ export function toUsername(typed: string): string {
 /** Returns why a password is not accepted; null if it is. */
 export function passwordProblem(password: string, repeated: string): string | null {
   if ([...password].length < MIN_PASSWORD_LENGTH) return `The password needs at least ${MIN_PASSWORD_LENGTH} characters.`;
-  return password === repeated ? null : "The two passwords are not the same.";
+  return password === repeated ? null : "The two passwords do not match.";
 }
 
 /** Returns the server name that is used in ids; null if the server does not publish it. */

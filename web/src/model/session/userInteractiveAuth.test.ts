@@ -62,7 +62,7 @@ test("a flow that uses the token is preferred", async () => {
 
 test("an unknown stage is reported", async () => {
   const { send } = serverWithFlows([["m.login.recaptcha"]]);
-  await expect(withInteractiveAuth(send, {})).rejects.toThrow("cannot give");
+  await expect(withInteractiveAuth(send, {})).rejects.toThrow("does not support");
 });
 
 test("another error is not a challenge", () => {

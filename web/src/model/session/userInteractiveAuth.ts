@@ -20,7 +20,7 @@ export const DUMMY_STAGE = "m.login.dummy";
 /** The message for the user when a stage is refused. */
 const STAGE_FAILURE_TEXTS: Record<string, string> = {
   [PASSWORD_STAGE]: "This is not the right password.",
-  [TOKEN_STAGE]: "This token is not valid, or it was used already.",
+  [TOKEN_STAGE]: "This token is not valid, or has already been used.",
 };
 
 /** Reads the challenge from a 401 response; null if it is something else. */
@@ -49,7 +49,7 @@ export async function withInteractiveAuth<T>(send: (auth: Content | undefined) =
       const challenge = readChallenge(error);
       if (challenge === null) throw error;
       const stage = nextStage(challenge, known);
-      if (stage === undefined) throw new MatrixError(401, "M_UNAUTHORIZED", "The server wants a proof that this page cannot give.");
+      if (stage === undefined) throw new MatrixError(401, "M_UNAUTHORIZED", "The server asks for a verification step that this page does not support.");
       if (tried.has(stage)) throw new MatrixError(401, (error as MatrixError).errcode, STAGE_FAILURE_TEXTS[stage] ?? (error as MatrixError).message);
       tried.add(stage);
       auth = { ...known[stage], type: stage, ...(challenge.session === undefined ? {} : { session: challenge.session }) };

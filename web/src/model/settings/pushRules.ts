@@ -19,8 +19,8 @@ export interface PushRule {
 export const SHOWN_RULES: { kind: PushRuleKind; id: string; label: string }[] = [
   { kind: "underride", id: ".m.rule.message", label: "Messages in rooms" },
   { kind: "underride", id: ".m.rule.room_one_to_one", label: "Direct messages" },
-  { kind: "override", id: ".m.rule.is_user_mention", label: "When somebody mentions me" },
-  { kind: "override", id: ".m.rule.is_room_mention", label: "When somebody mentions the whole room" },
+  { kind: "override", id: ".m.rule.is_user_mention", label: "When someone mentions me" },
+  { kind: "override", id: ".m.rule.is_room_mention", label: "When someone mentions the whole room" },
   { kind: "override", id: ".m.rule.invite_for_me", label: "Invitations" },
 ];
 

@@ -29,7 +29,7 @@ export function stateEventText({ raw, isRedacted }: TimelineEvent, nameOf: NameL
     case "m.room.encryption":
       return `${who} turned on encryption`;
     case "m.room.tombstone":
-      return `${who} replaced this room by another`;
+      return `${who} replaced this room with a new one`;
     case "m.room.power_levels":
       return describePowers(who, content, before, nameOf);
     case "m.room.join_rules":
@@ -39,7 +39,7 @@ export function stateEventText({ raw, isRedacted }: TimelineEvent, nameOf: NameL
     case "m.room.canonical_alias":
       return text(content["alias"]) ? `${who} made ${text(content["alias"])} the address of the room` : `${who} removed the address of the room`;
     case "m.room.pinned_events":
-      return `${who} changed what is pinned`;
+      return `${who} changed the pinned messages`;
     default:
       return null;
   }
@@ -62,13 +62,13 @@ function describeMember(who: string, sender: string, userId: string, content: Co
     case "invite":
       return old === "knock" ? `${who} let ${name} in` : `${who} invited ${name}`;
     case "knock":
-      return `${name} asks to be let in${because}`;
+      return `${name} asked to join${because}`;
     case "ban":
       return `${who} banned ${nameOf(userId)}${because}`;
     case "leave":
-      if (old === "ban") return `${who} lifted the ban of ${nameOf(userId)}`;
-      if (old === "invite") return isSelf ? `${nameOf(userId)} declined the invitation` : `${who} withdrew the invitation of ${nameOf(userId)}`;
-      if (old === "knock" && isSelf) return `${nameOf(userId)} no longer asks to be let in`;
+      if (old === "ban") return `${who} unbanned ${nameOf(userId)}`;
+      if (old === "invite") return isSelf ? `${nameOf(userId)} declined the invitation` : `${who} withdrew the invitation to ${nameOf(userId)}`;
+      if (old === "knock" && isSelf) return `${nameOf(userId)} no longer asks to join`;
       return isSelf ? `${nameOf(userId)} left${because}` : `${who} removed ${nameOf(userId)}${because}`;
     default:
       return null;
@@ -96,7 +96,7 @@ function describePowers(who: string, content: Content, before: Content, nameOf: 
     if (level === Number(then[userId] ?? byDefault)) continue;
     changes.push(`made ${nameOf(userId)} ${roleWithArticle(level)}`);
   }
-  if (Object.keys(before).length === 0 || changes.length === 0) return Object.keys(before).length === 0 ? null : `${who} changed who may do what`;
+  if (Object.keys(before).length === 0 || changes.length === 0) return Object.keys(before).length === 0 ? null : `${who} changed the permissions`;
   return `${who} ${changes.slice(0, 5).join(", ")}`;
 }
 
@@ -113,7 +113,7 @@ function describeJoinRule(who: string, rule: string | undefined): string | null 
       return `${who} made the room private`;
     case "knock":
     case "knock_restricted":
-      return `${who} lets people ask to join`;
+      return `${who} allowed people to ask to join`;
     case "restricted":
       return `${who} opened the room to members of a space`;
     default:
@@ -124,13 +124,13 @@ function describeJoinRule(who: string, rule: string | undefined): string | null 
 function describeVisibility(who: string, visibility: string | undefined): string | null {
   switch (visibility) {
     case "world_readable":
-      return `${who} let everybody read the history`;
+      return `${who} let everyone read the history`;
     case "shared":
       return `${who} let all members read the history`;
     case "invited":
-      return `${who} let members read what comes after their invitation`;
+      return `${who} let members read the history since their invitation`;
     case "joined":
-      return `${who} let members read what comes after they joined`;
+      return `${who} let members read the history since they joined`;
     default:
       return null;
   }

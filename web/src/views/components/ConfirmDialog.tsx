@@ -26,7 +26,7 @@ export function ConfirmDialog({ title, submit, danger = false, disabled = false,
   );
   return (
     <Dialog title={title} onClose={onClose}>
-      <Form onSubmit={run} submit={submit} danger={danger} disabled={disabled} beside={cancel}>
+      <Form onSubmit={run} submit={submit} danger={danger} disabled={disabled} extraButton={cancel}>
         {children}
       </Form>
     </Dialog>

@@ -13,6 +13,6 @@ export function CopyButton({ text, label }: { text: string; label: string }) {
 async function copyToClipboard(text: string): Promise<void> {
   // Browsers offer the clipboard only on pages from https or localhost.
   const clipboard = navigator.clipboard as Clipboard | undefined;
-  if (clipboard === undefined) throw new UserFacingError("This browser lets the page copy only over https. Mark the text and copy it.");
+  if (clipboard === undefined) throw new UserFacingError("This browser allows copying only over https. Select the text and copy it.");
   await clipboard.writeText(text);
 }

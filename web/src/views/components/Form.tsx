@@ -49,10 +49,10 @@ interface FormProps {
   disabled?: boolean;
   children?: ComponentChildren;
   /** Shown next to the submit button. */
-  beside?: ComponentChildren;
+  extraButton?: ComponentChildren;
 }
 
-export function Form({ onSubmit, submit, danger = false, disabled = false, children, beside }: FormProps) {
+export function Form({ onSubmit, submit, danger = false, disabled = false, children, extraButton }: FormProps) {
   const [busy, setBusy] = useState(false);
   const [problem, setProblem] = useState<string | null>(null);
   const run = async (event: SubmitEvent) => {
@@ -75,7 +75,7 @@ export function Form({ onSubmit, submit, danger = false, disabled = false, child
         {problem}
       </p>
       <div class="row end">
-        {beside}
+        {extraButton}
         <button type="submit" class={`button ${danger ? "danger" : "primary"}`} disabled={busy || disabled}>
           {submit}
         </button>

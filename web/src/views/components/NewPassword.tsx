@@ -14,13 +14,13 @@ export function NewPassword({ label = "Password" }: { label?: string }) {
         label={label}
         name="new-password"
         autocomplete="new-password"
-        hint={`At least ${MIN_PASSWORD_LENGTH} characters. A few words are good.`}
+        hint={`At least ${MIN_PASSWORD_LENGTH} characters. A few words work well.`}
         onInput={setFirst}
       />
       <div class="stack tight">
         <PasswordField label="Repeat the password" name="repeated" autocomplete="new-password" onInput={setSecond} />
         <p class="problem" role="status">
-          {differs ? "This is not the same yet." : ""}
+          {differs ? "The passwords do not match yet." : ""}
         </p>
       </div>
     </>

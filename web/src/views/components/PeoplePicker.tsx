@@ -20,7 +20,7 @@ interface Props {
 const SEARCH_DELAY_MS = 200;
 
 /** Chooses users by name. Typing searches; arrow keys and Enter choose. */
-export function PeoplePicker({ label, hint = "A name, or a whole id like @ann:example.org", chosen, onChange, compact = false, isExcluded }: Props) {
+export function PeoplePicker({ label, hint = "A name, or a full id like @ann:example.org", chosen, onChange, compact = false, isExcluded }: Props) {
   const { api, parlourApi, me } = useClient();
   const id = useId();
   const [typed, setTyped] = useState("");
@@ -107,7 +107,7 @@ export function PeoplePicker({ label, hint = "A name, or a whole id like @ann:ex
         ))}
       </ul>
       <p class="soft small-text" role="status">
-        {problem ?? (typed.trim() !== "" && open.length === 0 ? "Nobody found." : "")}
+        {problem ?? (typed.trim() !== "" && open.length === 0 ? "No one found." : "")}
       </p>
     </div>
   );

@@ -17,16 +17,16 @@ export function DeleteRoom({ room, onClose }: { room: Room; onClose: () => void 
     await parlourApi.deleteRoom(room.id, reason === "" ? undefined : reason);
     sidePanel.value = null;
     navigate({ at: "home" }, true);
-    showToast("The room is deleted.");
+    showToast("The room has been deleted.");
   };
   return (
     <ConfirmDialog title="Delete this room?" submit="Delete room" danger disabled={typed.trim() !== name.trim()} onConfirm={remove} onClose={onClose}>
       <p>
-        Everybody is removed from <strong dir="auto">{name}</strong>, its addresses go, and all messages are deleted from this server. This cannot be taken
-        back.
+        Everyone is removed from <strong dir="auto">{name}</strong>, its addresses are removed, and all messages are deleted from this server. This cannot be
+        undone.
       </p>
       <Field
-        label="Type the room's name to go on"
+        label="Type the room's name to continue"
         name="name"
         dir="auto"
         autocomplete="off"

@@ -29,7 +29,7 @@ export function InviteLinkRow({ link, onRevoke }: { link: InviteLink; onRevoke: 
           </p>
           <p class="soft small-text">
             {left === null ? `${link.uses} ${link.uses === 1 ? "use" : "uses"}, no limit` : `${left} of ${link.max_uses} uses left`}
-            {typeof link.expires_at === "number" && <span title={exactTime(link.expires_at)}> · ends {relativeTime(link.expires_at)}</span>}
+            {typeof link.expires_at === "number" && <span title={exactTime(link.expires_at)}> · expires {relativeTime(link.expires_at)}</span>}
           </p>
         </div>
         <CopyButton text={url} label={`Copy ${name}`} />

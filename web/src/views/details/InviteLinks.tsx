@@ -32,21 +32,21 @@ export function InviteLinks({ room }: { room: Room }) {
   };
   return (
     <div class="invite-panel">
-      <p class="soft small-text">Whoever has a link can come in, and make an account on this server with it.</p>
+      <p class="soft small-text">Anyone with a link can join, and can use it to create an account on this server.</p>
       <Form onSubmit={create} submit="Create link">
         <div class="invite-limits">
-          <ExpiryField label="Link ends" value={expiry} onChange={setExpiry} allowsNever={false} />
+          <ExpiryField label="Link expires" value={expiry} onChange={setExpiry} allowsNever={false} />
           <Field label="Number of uses" name="uses" type="number" min={1} max={1_000_000} step={1} placeholder="Any" inputMode="numeric" />
         </div>
-        <Field label="Label (optional)" name="label" dir="auto" autocomplete="off" maxLength={100} placeholder="To know it again" />
+        <Field label="Label (optional)" name="label" dir="auto" autocomplete="off" maxLength={100} placeholder="To recognise it later" />
       </Form>
-      <h3 class="invite-heading">Links into this room</h3>
+      <h3 class="invite-heading">Links to this room</h3>
       {problem !== null && (
         <p class="problem" role="alert">
           {problem}
         </p>
       )}
-      {links?.length === 0 && <p class="soft small-text">There are none.</p>}
+      {links?.length === 0 && <p class="soft small-text">There are no links yet.</p>}
       <ul class="invite-links" role="list">
         {links?.map((link) => (
           <InviteLinkRow key={link.token} link={link} onRevoke={async () => revoke(link)} />

@@ -21,15 +21,15 @@ export function InvitePeople({ room, onDone }: { room: Room; onDone: () => void 
       // If an invitation fails, those before it were sent.
       setChosen((rest) => rest.filter((other) => other.id !== person.id));
     }
-    showToast(chosen.length === 1 ? `${chosen[0]!.name} is invited.` : `${chosen.length} people are invited.`);
+    showToast(chosen.length === 1 ? `${chosen[0]!.name} has been invited.` : `${chosen.length} people have been invited.`);
     onDone();
   };
   const submit = chosen.length > 1 ? `Invite ${chosen.length} people` : "Send invitation";
   return (
     <div class="invite-panel">
       <Form onSubmit={invite} submit={submit} disabled={chosen.length === 0}>
-        <PeoplePicker label="Whom?" chosen={chosen} onChange={setChosen} isExcluded={isThere} />
-        <ExpiryField label="Invitation ends" value={expiry} onChange={setExpiry} />
+        <PeoplePicker label="People to invite" chosen={chosen} onChange={setChosen} isExcluded={isThere} />
+        <ExpiryField label="Invitation expires" value={expiry} onChange={setExpiry} />
       </Form>
     </div>
   );

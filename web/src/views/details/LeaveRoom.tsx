@@ -14,9 +14,9 @@ export function LeaveRoom({ room, onClose }: { room: Room; onClose: () => void }
   return (
     <ConfirmDialog title="Leave this room?" submit="Leave" danger onConfirm={leave} onClose={onClose}>
       <p>
-        You leave <strong dir="auto">{room.name}</strong> and no longer see what is written there.{" "}
+        You will leave <strong dir="auto">{room.name}</strong> and will no longer see new messages.{" "}
         {room.joinRule.value !== "public" && "To come back you need an invitation."}
-        {room.joinedCount.value === 1 && " You are the last one: nobody could come in again."}
+        {room.joinedCount.value === 1 && " You are the last member: no one could join again."}
       </p>
     </ConfirmDialog>
   );

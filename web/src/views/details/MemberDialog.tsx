@@ -40,7 +40,7 @@ function RemoveDialog({ room, action: { kind, member }, onClose }: Props) {
     >
       <p>
         {kind === "ban"
-          ? "They leave the room and cannot come back until somebody lifts the ban."
+          ? "They leave the room and cannot come back until someone lifts the ban."
           : "They leave the room. They can come back if the room is open, or when they are invited again."}
       </p>
       <Field label="Reason (optional)" name="reason" dir="auto" autocomplete="off" hint="The person can read it." />
@@ -69,9 +69,7 @@ function RoleDialog({ room, member, onClose }: { room: Room; member: Member; onC
         hint="Moderators can remove people and messages; admins can change everything."
       />
       {isHigh && (
-        <p class="problem">
-          {member.userId === me ? "You cannot take this back yourself." : "This person will stand as high as you: you cannot take it back."}
-        </p>
+        <p class="problem">{member.userId === me ? "You cannot undo this yourself." : "This person will have as much power as you: you cannot undo this."}</p>
       )}
     </ConfirmDialog>
   );

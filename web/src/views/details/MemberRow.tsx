@@ -54,7 +54,7 @@ function detailOf(room: Room, { userId, membership, sender, reason }: Member): s
     const ends = invitationExpiry(room, userId);
     return ends === undefined ? `Invited by ${room.memberName(sender)}` : `Expires ${relativeTime(ends)}`;
   }
-  if (membership === "knock") return reason ?? "Asks to come in";
+  if (membership === "knock") return reason ?? "Asks to join";
   return reason ?? `Banned by ${room.memberName(sender)}`;
 }
 
@@ -78,7 +78,7 @@ function useMemberActions(room: Room, member: Member, onAction: (deed: MemberAct
   if (userId === me) return items;
   if (powerLevels.mayActOn(me, "kick", userId)) {
     if (membership === "join") addDialog("kick", "Remove from room", "door");
-    else addAction(membership === "invite" ? "Withdraw invitation" : "Turn down", "close", async () => roomAdministration.kick(room.id, userId));
+    else addAction(membership === "invite" ? "Withdraw invitation" : "Decline", "close", async () => roomAdministration.kick(room.id, userId));
   }
   if (powerLevels.mayActOn(me, "ban", userId)) addDialog("ban", "Ban", "warning");
   return items;

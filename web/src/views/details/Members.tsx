@@ -70,7 +70,7 @@ export function Members({ room }: { room: Room }) {
           </section>
         ),
       )}
-      {words !== "" && groups.every(({ members }) => members.length === 0) && <p class="sidebar-nothing">Nobody here is called that.</p>}
+      {words !== "" && groups.every(({ members }) => members.length === 0) && <p class="sidebar-nothing">No one here has that name.</p>}
       {inviting && <InviteDialog room={room} onClose={() => setInviting(false)} />}
       {action !== null && <MemberDialog room={room} action={action} onClose={() => setAction(null)} />}
     </>

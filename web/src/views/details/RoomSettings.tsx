@@ -18,9 +18,9 @@ const NOTIFICATION_LEVELS: { value: RoomNotificationLevel; label: string }[] = [
 ];
 
 const JOIN_RULES = [
-  { value: "invite", label: "Only who is invited" },
-  { value: "knock", label: "Who asks and is let in" },
-  { value: "public", label: "Everybody" },
+  { value: "invite", label: "Only invited people" },
+  { value: "knock", label: "People who ask and are let in" },
+  { value: "public", label: "Everyone" },
 ];
 
 /** The settings of a room: for this user, and for everyone. */
@@ -46,7 +46,7 @@ export function RoomSettings({ room }: { room: Room }) {
         />
       </section>
       <section class="stack details-section" aria-labelledby="for-all">
-        <h3 id="for-all">For everybody</h3>
+        <h3 id="for-all">For everyone</h3>
         <Select
           label="Who can join"
           value={joinRule}
@@ -55,7 +55,7 @@ export function RoomSettings({ room }: { room: Room }) {
           onChange={set("m.room.join_rules", "join_rule")}
         />
         <Select
-          label="Who can read what was said before"
+          label="Who can read the history"
           value={room.historyVisibility.value}
           options={HISTORY_VISIBILITIES}
           disabled={!may("m.room.history_visibility")}
@@ -64,7 +64,7 @@ export function RoomSettings({ room }: { room: Room }) {
         <PublicListingCheck room={room} disabled={!may("m.room.canonical_alias")} />
       </section>
       <section class="stack details-section" aria-labelledby="ending">
-        <h3 id="ending">Ending it</h3>
+        <h3 id="ending">Leave or delete</h3>
         <button type="button" class="button wide" onClick={() => setOpen("leave")}>
           Leave room
         </button>
@@ -95,6 +95,11 @@ function PublicListingCheck({ room, disabled }: { room: Room; disabled: boolean 
     if (!(await attempt(async () => roomAdministration.setPubliclyListed(room.id, next)))) setListed(!next);
   };
   return (
-    <Check label="In the list of public rooms" checked={listed} disabled={disabled || !known} onChange={(event) => void change(event.currentTarget.checked)} />
+    <Check
+      label="Show in the list of public rooms"
+      checked={listed}
+      disabled={disabled || !known}
+      onChange={(event) => void change(event.currentTarget.checked)}
+    />
   );
 }

@@ -11,10 +11,10 @@ import { navigate } from "../currentRoute.ts";
 import { AliasField } from "./AliasField.tsx";
 
 export const HISTORY_VISIBILITIES = [
-  { value: "shared", label: "Members, all of it" },
+  { value: "shared", label: "Members, the whole history" },
   { value: "invited", label: "Members, since they were invited" },
   { value: "joined", label: "Members, since they joined" },
-  { value: "world_readable", label: "Everybody, without joining" },
+  { value: "world_readable", label: "Everyone, without joining" },
 ];
 
 /** A dialog that creates a room. */
@@ -41,12 +41,12 @@ export function CreateRoom({ onClose }: { onClose: () => void }) {
       <Field label="Topic" name="topic" autocomplete="off" dir="auto" placeholder="What is it about? (optional)" />
       <fieldset class="choices">
         <legend class="label">Who can join</legend>
-        <AccessChoice label="Private" hint="Only those who are invited." checked={!isPublic} onChoose={() => setPublic(false)} />
-        <AccessChoice label="Public" hint="Everybody; it stands in the list of rooms." checked={isPublic} onChoose={() => setPublic(true)} />
+        <AccessChoice label="Private" hint="Only invited people." checked={!isPublic} onChoose={() => setPublic(false)} />
+        <AccessChoice label="Public" hint="Everyone; the room is in the public list." checked={isPublic} onChoose={() => setPublic(true)} />
       </fieldset>
       {isPublic && <AliasField server={serverOf(me)} value={alias} onChange={setAlias} />}
       <Select
-        label="Who can read what was said before"
+        label="Who can read the history"
         value={history}
         onChange={setHistory}
         options={isPublic ? HISTORY_VISIBILITIES : HISTORY_VISIBILITIES.slice(0, 3)}

@@ -86,8 +86,8 @@ export function Explore() {
       {address === null && rooms?.length === 0 && (
         <div class="empty">
           <Icon name="compass" />
-          <h2>{search.trim() === "" ? "No public rooms yet" : "No public room is called that"}</h2>
-          <p>{search.trim() === "" ? "Make the first one: everybody on this server will find it here." : "Try another word, or the room's address."}</p>
+          <h2>{search.trim() === "" ? "No public rooms yet" : "No public room has that name"}</h2>
+          <p>{search.trim() === "" ? "Create the first one: everyone on this server will find it here." : "Try another word, or the room's address."}</p>
         </div>
       )}
       {address === null && next !== undefined && (

@@ -58,7 +58,7 @@ function EnterRoomButton({ room, name }: { room: PublicRoom; name: string }) {
     const asked = membership === "knock";
     return (
       <button type="button" class="button small" disabled={busy || asked} aria-label={`Ask to join ${name}`} onClick={() => void run(ask)}>
-        {asked ? "Asked" : "Ask to join"}
+        {asked ? "Request sent" : "Ask to join"}
       </button>
     );
   }
@@ -90,7 +90,7 @@ export function AddressCard({ address }: { address: MatrixAddress }) {
       <Avatar id={address.id} name={address.id} square={address.kind === "room"} />
       <div class="grow">
         <h2 class="ellipsis">{address.id}</h2>
-        <p class="soft small-text">{address.kind === "user" ? "Somebody with this id" : "The room with this address"}</p>
+        <p class="soft small-text">{address.kind === "user" ? "The user with this id" : "The room with this address"}</p>
       </div>
       <button type="button" class="button primary small" disabled={busy} onClick={() => void run()}>
         {address.kind === "user" ? "Message" : "Join"}

@@ -37,7 +37,7 @@ export function Invitation({ room }: { room: Room }) {
           {room.name}
         </h1>
         <p>
-          <strong dir="auto">{room.memberName(inviter)}</strong> {isDirect ? "wants to talk with you" : "invites you to this room"}
+          <strong dir="auto">{room.memberName(inviter)}</strong> {isDirect ? "wants to chat with you" : "invites you to this room"}
         </p>
         <p class="soft small-text">{inviter}</p>
         {room.topic.value !== undefined && (
@@ -52,7 +52,7 @@ export function Invitation({ room }: { room: Room }) {
         )}
         {ends !== undefined && (
           <p class="invitation-ends" title={exactTime(ends)}>
-            <Icon name="clock" /> This invitation ends {relativeTime(ends)}
+            <Icon name="clock" /> This invitation expires {relativeTime(ends)}
           </p>
         )}
         <div class="invitation-answers">

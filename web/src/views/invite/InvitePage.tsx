@@ -32,7 +32,7 @@ export function InvitePage({ token }: { token: string }) {
       return;
     }
     parlourApi.previewInviteLink(token).then(setLink, (error: unknown) => {
-      setProblem(error instanceof MatrixError && error.status === 404 ? "This link was taken back, used up, or its time is over." : messageOf(error));
+      setProblem(error instanceof MatrixError && error.status === 404 ? "This link was revoked, used up, or has expired." : messageOf(error));
     });
   }, []);
   const join = async () => {
@@ -46,7 +46,7 @@ export function InvitePage({ token }: { token: string }) {
       {problem !== null && (
         <div class="empty">
           <Icon name="link" />
-          <h1>This invitation is over</h1>
+          <h1>This invitation is no longer valid</h1>
           <p>{problem}</p>
         </div>
       )}
@@ -72,8 +72,8 @@ function InvitePreview({ link: { room, inviter, expires_at }, busy, onJoin }: { 
         </p>
       )}
       <p class="soft small-text">
-        {people === 1 ? "1 person is there" : `${people} people are there`}
-        {typeof expires_at === "number" && ` · ends ${relativeTime(expires_at)}`}
+        {people === 1 ? "1 member" : `${people} members`}
+        {typeof expires_at === "number" && ` · expires ${relativeTime(expires_at)}`}
       </p>
       <div class="invitation-answers">
         <button type="button" class="button" onClick={() => navigate({ at: "home" }, true)}>

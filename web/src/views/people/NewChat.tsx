@@ -33,7 +33,7 @@ export function NewChat({ onClose }: { onClose: () => void }) {
       onConfirm={begin}
       onClose={onClose}
     >
-      <PeoplePicker label="With whom?" chosen={chosen} onChange={setChosen} />
+      <PeoplePicker label="People to chat with" chosen={chosen} onChange={setChosen} />
     </ConfirmDialog>
   );
 }

@@ -88,8 +88,8 @@ export function People() {
         </p>
       )}
       {people === null && problem === null && <PeopleSkeleton />}
-      <PeopleGroup name="Here now" people={here} />
-      <PeopleGroup name={here.length > 0 ? "Everybody else" : "Everybody"} people={away} />
+      <PeopleGroup name="Online now" people={here} />
+      <PeopleGroup name={here.length > 0 ? "Everyone else" : "Everyone"} people={away} />
       {people !== null && others.length === 0 && <NoPeople searched={search.trim() !== ""} />}
       {next !== undefined && (
         <p class="people-more">
@@ -135,8 +135,8 @@ function NoPeople({ searched }: { searched: boolean }) {
   return (
     <div class="empty">
       <Icon name="people" />
-      <h2>{searched ? "Nobody is called that" : "You are the first one here"}</h2>
-      <p>{searched ? "Try a part of the name, or the user name." : "Make an invite link in a room, and send it to those whom you want to have here."}</p>
+      <h2>{searched ? "No one has that name" : "You are the first one here"}</h2>
+      <p>{searched ? "Try a part of the name, or the user name." : "Create an invite link in a room, and send it to the people you want to have here."}</p>
     </div>
   );
 }

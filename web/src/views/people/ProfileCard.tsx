@@ -64,7 +64,7 @@ function ProfileDialog({ userId }: { userId: string }) {
             </button>
           </div>
         )}
-        {ignored && <p class="soft small-text">You do not see what this person writes.</p>}
+        {ignored && <p class="soft small-text">You do not see this person's messages.</p>}
         {userId !== me && <SharedRooms userId={userId} onGo={close} />}
       </div>
       {inviting && <InviteToRoomDialog userId={userId} name={person.name} onClose={() => setInviting(false)} />}
@@ -114,11 +114,11 @@ function InviteToRoomDialog({ userId, name, onClose }: { userId: string; name: s
       onClose={onClose}
       onConfirm={async () => {
         await roomAdministration.invite(chosen, [userId]);
-        showToast(`${name} is invited.`);
+        showToast(`${name} has been invited.`);
       }}
     >
       {open.length === 0 ? (
-        <p>There is no room to which you could invite them.</p>
+        <p>There is no room that you could invite them to.</p>
       ) : (
         <Select label="Room" value={chosen} onChange={setChosen} options={open.map((room) => ({ value: room.id, label: room.name.value }))} />
       )}

@@ -35,7 +35,7 @@ export function NotJoinedRoom({ room }: { room: Room }) {
 }
 
 function membershipText(membership: string, by: string | null): string {
-  if (membership === "knock") return "You asked to be let in. As soon as somebody lets you in, the conversation is here.";
+  if (membership === "knock") return "You asked to join. As soon as someone lets you in, the conversation appears here.";
   if (membership === "ban") return by === null ? "You are banned from this room." : `${by} banned you from this room.`;
   return by === null ? "You left this room." : `${by} removed you from this room.`;
 }

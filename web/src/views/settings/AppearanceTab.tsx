@@ -2,7 +2,7 @@ import { useClient } from "../clientContext.ts";
 import { attempt } from "../components/Toasts.tsx";
 
 const THEME_CHOICES = [
-  { id: "system", label: "Like the system" },
+  { id: "system", label: "Same as the system" },
   { id: "light", label: "Light" },
   { id: "dark", label: "Dark" },
 ] as const;
@@ -13,7 +13,7 @@ export function AppearanceTab() {
   return (
     <section class="settings-section" aria-labelledby="appearance-heading">
       <h2 id="appearance-heading">Appearance</h2>
-      <p class="soft">It follows you to every browser in which you sign in here.</p>
+      <p class="soft">It applies in every browser where you sign in here.</p>
       <fieldset class="themes">
         <legend class="visually-hidden">Theme</legend>
         {THEME_CHOICES.map(({ id, label }) => (

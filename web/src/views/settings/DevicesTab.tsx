@@ -35,7 +35,7 @@ export function DevicesTab() {
   return (
     <section class="settings-section" aria-labelledby="devices-heading">
       <h2 id="devices-heading">Devices</h2>
-      <p class="soft">Everywhere you are signed in. Sign out what you do not know.</p>
+      <p class="soft">Everywhere you are signed in. Sign out any device that you do not recognise.</p>
       {problem !== null && (
         <p class="problem" role="alert">
           {problem}
@@ -72,7 +72,7 @@ function DeviceRow({ device, isOwn, onRename, onSignOut }: { device: Device; isO
       <div class="grow">
         <p class="ellipsis">
           <strong dir="auto">{nameOf(device)}</strong>
-          {isOwn && <span class="soft"> · this one</span>}
+          {isOwn && <span class="soft"> · this device</span>}
         </p>
         <p class="soft small-text ellipsis" title={seen === undefined ? undefined : exactTime(seen)}>
           {details.filter((detail) => detail !== null).join(" · ")}

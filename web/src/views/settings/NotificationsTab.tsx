@@ -15,7 +15,7 @@ export function NotificationsTab() {
         <BrowserNotifications />
       </section>
       <section class="settings-section" aria-labelledby="rules-heading">
-        <h2 id="rules-heading">What counts</h2>
+        <h2 id="rules-heading">Notify me about</h2>
         <p class="soft">For all your devices. Each room can have its own setting, in its details.</p>
         <PushRuleChecks />
       </section>
@@ -39,7 +39,7 @@ function BrowserNotifications() {
     <>
       <Check
         label="Show notifications"
-        hint="While you look at something else, as long as this page is open."
+        hint="While you are looking at something else, as long as this page is open."
         checked={isOnHere}
         disabled={permission === "denied"}
         onChange={(event) => void change(event.currentTarget.checked)}

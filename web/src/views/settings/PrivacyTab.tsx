@@ -13,8 +13,8 @@ export function PrivacyTab() {
       <section class="settings-section" aria-labelledby="privacy-heading">
         <h2 id="privacy-heading">What others see</h2>
         <Check
-          label="When I am here"
-          hint="A green dot beside your name, and when you were last seen."
+          label="When I am online"
+          hint="A green dot next to your name, and when you were last seen."
           checked={showPresence}
           onChange={(event) => {
             const { checked } = event.currentTarget;
@@ -33,7 +33,7 @@ export function PrivacyTab() {
       </section>
       <section class="settings-section" aria-labelledby="ignored-heading">
         <h2 id="ignored-heading">Ignored people</h2>
-        {accountData.ignoredUsers.value.length === 0 && <p class="soft">You ignore nobody. You can from the profile of a person.</p>}
+        {accountData.ignoredUsers.value.length === 0 && <p class="soft">You are not ignoring anyone. You can ignore people from their profile.</p>}
         <ul class="plain-list" role="list">
           {accountData.ignoredUsers.value.map((userId) => (
             <li key={userId}>

@@ -9,7 +9,7 @@ export function ProfileTab() {
   const { me, ownProfile } = useClient();
   const save = async (data: FormData) => {
     await ownProfile.setName(String(data.get("name")).trim());
-    showToast("Your name is saved.");
+    showToast("Your name has been saved.");
   };
   return (
     <section class="settings-section" aria-labelledby="profile-heading">

@@ -15,7 +15,7 @@ export function SecurityTab({ sessions }: { sessions: SessionStore }) {
   const change = async (data: FormData) => {
     await accountSecurity.changePassword(String(data.get("password")), readNewPassword(data), data.get("others") === "on");
     setRound(round + 1);
-    showToast("Your password is changed.");
+    showToast("Your password has been changed.");
   };
   return (
     <>
@@ -30,7 +30,7 @@ export function SecurityTab({ sessions }: { sessions: SessionStore }) {
       </section>
       <section class="settings-section" aria-labelledby="deactivate-heading">
         <h2 id="deactivate-heading">Deactivate account</h2>
-        <p class="soft">You leave all rooms and can never sign in again. Your name cannot be used by anybody else.</p>
+        <p class="soft">You leave all rooms and can never sign in again. No one else can use your name.</p>
         <div>
           <button type="button" class="button danger" onClick={() => setDeactivating(true)}>
             Deactivate account…
@@ -50,12 +50,12 @@ function DeactivateDialog({ sessions, onClose }: { sessions: SessionStore; onClo
     sessions.tokenRevoked(false);
   };
   return (
-    <ConfirmDialog title="Deactivate your account?" submit="Deactivate for ever" danger disabled={typed.trim() !== me} onConfirm={run} onClose={onClose}>
+    <ConfirmDialog title="Deactivate your account?" submit="Deactivate permanently" danger disabled={typed.trim() !== me} onConfirm={run} onClose={onClose}>
       <p>
-        This ends <strong>{me}</strong> for good. Nobody can bring it back.
+        This permanently deactivates <strong>{me}</strong>. It cannot be undone.
       </p>
       <Field
-        label="Type your user id to go on"
+        label="Type your user id to continue"
         name="id"
         autocomplete="off"
         autocapitalize="none"

@@ -7,7 +7,7 @@ export function Home() {
     <div class="empty">
       <Icon name="chat" />
       <h1>Choose a conversation</h1>
-      <p>Your rooms and direct chats are in the list. Find somebody to talk to, or a room that is open to everybody.</p>
+      <p>Your rooms and direct chats are in the list. Find someone to talk to, or a room that is open to everyone.</p>
       <p class="row">
         <a class="button" href={hrefOf({ at: "people" })}>
           <Icon name="people" /> See who is here

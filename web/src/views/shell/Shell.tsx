@@ -67,7 +67,7 @@ function ConnectionNotice() {
       {offline && (
         <>
           <Icon name="warning" />
-          {rooms.isReady.value ? "No connection. What you write is sent when it is back." : "The server cannot be reached. Trying again."}
+          {rooms.isReady.value ? "No connection. Your messages will be sent when it is back." : "The server cannot be reached. Trying again."}
         </>
       )}
     </div>

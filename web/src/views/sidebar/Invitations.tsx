@@ -51,7 +51,7 @@ function InvitationRow({ room }: { room: Room }) {
             {room.name}
           </span>
           <span class="room-preview ellipsis" dir="auto">
-            {ends === undefined ? `${by} invites you` : `${by} · ends ${relativeTime(ends)}`}
+            {ends === undefined ? `${by} invites you` : `${by} · expires ${relativeTime(ends)}`}
           </span>
         </span>
       </a>

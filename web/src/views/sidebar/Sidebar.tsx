@@ -112,7 +112,7 @@ function ConversationsSkeleton() {
 }
 
 function NoConversations({ filter, search }: { filter: RoomFilter; search: string }) {
-  if (search.trim() !== "") return <p class="sidebar-nothing">None of your conversations is called that.</p>;
+  if (search.trim() !== "") return <p class="sidebar-nothing">None of your conversations has that name.</p>;
   if (filter === "unread") return <p class="sidebar-nothing">You have read everything.</p>;
-  return <p class="sidebar-nothing">No conversations yet. Begin one with +, or look around among the people and rooms of this server.</p>;
+  return <p class="sidebar-nothing">No conversations yet. Start one with +, or have a look at the people and rooms of this server.</p>;
 }

@@ -24,13 +24,13 @@ export function InviteLinkWelcome({ api, sessions, server, token }: Props) {
   const [way, setWay] = useState<"register" | "login" | null>(null);
   useEffect(() => {
     new ParlourApi(api).previewInviteLink(token).then(setLink, (error: unknown) => {
-      setProblem(error instanceof MatrixError && error.status === 404 ? "This link was taken back, used up, or its time is over." : messageOf(error));
+      setProblem(error instanceof MatrixError && error.status === 404 ? "This link was revoked, used up, or has expired." : messageOf(error));
     });
   }, []);
   if (problem !== null) {
     return (
       <>
-        <h1>This invitation is over</h1>
+        <h1>This invitation is no longer valid</h1>
         <p class="soft">{problem} Ask for a new one.</p>
         <p class="welcome-other">
           Have an account? <a href={hrefOf({ at: "login" })}>Sign in</a>
@@ -82,8 +82,8 @@ function LinkedRoom({ link: { room, inviter, expires_at } }: { link: InviteLinkP
         )}
         <p class="soft small-text">
           <span dir="auto">{inviter.displayname ?? localpart(inviter.user_id)}</span> invites you
-          {people > 0 && ` · ${people} ${people === 1 ? "person" : "people"} there`}
-          {typeof expires_at === "number" && ` · ends ${relativeTime(expires_at)}`}
+          {people > 0 && ` · ${people} ${people === 1 ? "member" : "members"}`}
+          {typeof expires_at === "number" && ` · expires ${relativeTime(expires_at)}`}
         </p>
       </div>
     </div>

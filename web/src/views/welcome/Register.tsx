@@ -34,8 +34,8 @@ export function Register({ api, sessions, server, registration, token }: Props) 
         <h1>Create an account</h1>
         <p class="soft">
           {usable
-            ? "Accounts on this server are made by invitation. Ask somebody who is here for an invite link."
-            : "This link was used already, or its time is over. Ask for a new one."}
+            ? "You need an invitation to create an account on this server. Ask a member for an invite link."
+            : "This link has already been used or has expired. Ask for a new one."}
         </p>
         {signIn}
       </>
@@ -83,7 +83,7 @@ export function RegisterForm({ api, sessions, server, token, asksToken = false, 
   };
   return (
     <Form onSubmit={submit} submit="Create account">
-      {asksToken && <Field label="Registration token" name="token" autocomplete="off" hint="Whoever runs the server gives it to you." required />}
+      {asksToken && <Field label="Registration token" name="token" autocomplete="off" hint="You get it from the server's administrator." required />}
       <UsernameField api={api} server={server} />
       <NewPassword />
     </Form>

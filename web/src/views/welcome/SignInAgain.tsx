@@ -18,9 +18,9 @@ export function SignInAgain({ api, sessions, expired }: { api: Api; sessions: Se
     <>
       <h1>Sign in again</h1>
       <p class="soft">
-        The server has ended your session. Enter the password of <strong dir="auto">{expired.userId}</strong> to go on where you were.
+        The server has ended your session. Enter the password of <strong dir="auto">{expired.userId}</strong> to continue where you left off.
       </p>
-      <Form onSubmit={submit} submit="Sign in" beside={leave}>
+      <Form onSubmit={submit} submit="Sign in" extraButton={leave}>
         <input type="text" name="username" autocomplete="username" value={expired.userId} readOnly hidden />
         <PasswordField label="Password" name="password" autocomplete="current-password" />
       </Form>

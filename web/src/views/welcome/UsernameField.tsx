@@ -58,7 +58,7 @@ export function UsernameField({ api, server }: { api: Api; server: string | null
         )}
       </div>
       <span id={`${id}-hint`} role="status" class={known === null ? "hint" : known.free ? "good" : "problem"}>
-        {known === null ? "Small letters, digits and . _ - = / +" : known.free ? `@${name} is free.` : known.why}
+        {known === null ? "Lower-case letters, digits and . _ - = / +" : known.free ? `@${name} is free.` : known.why}
       </span>
     </div>
   );

@@ -51,7 +51,7 @@ export function Welcome({ api, sessions }: Props) {
         <p class="welcome-note">
           <Icon name="devices" />
           <span>
-            Any Matrix client works here, too. Where it asks for your homeserver, enter <code>{location.origin}</code>
+            Any Matrix client works here too. Where it asks for your homeserver, enter <code>{location.origin}</code>
           </span>
         </p>
       </main>
@@ -80,7 +80,7 @@ function Brand() {
       <div class="welcome-talk">
         <span class="bubble">Tea at four?</span>
         <span class="bubble own">Gladly. The garden, or by the fire?</span>
-        <span class="bubble">By the fire. I bring the biscuits.</span>
+        <span class="bubble">By the fire. I'll bring the biscuits.</span>
         <span class="bubble own short">✓✓</span>
       </div>
     </div>

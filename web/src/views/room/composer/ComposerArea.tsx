@@ -18,7 +18,7 @@ export function ComposerArea() {
     };
     return (
       <ComposerNotice icon="door">
-        This room was replaced by another.{" "}
+        This room has been replaced.{" "}
         <button type="button" class="button small primary" onClick={() => void follow()}>
           Go to the new room
         </button>

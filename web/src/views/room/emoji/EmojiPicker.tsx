@@ -67,7 +67,7 @@ export function EmojiPicker({ onChoose }: { onChoose: (emoji: string) => void })
         value={term}
         onInput={(event) => setTerm(event.currentTarget.value)}
       />
-      <div class="emoji-groups" role="group" aria-label="Kinds of emoji">
+      <div class="emoji-groups" role="group" aria-label="Emoji groups">
         {[...(recent.length > 0 ? [{ id: RECENT_GROUP_ID, name: "Recent", sign: "🕘" }] : []), ...EMOJI_GROUPS].map(({ id, name, sign }) => (
           <button
             key={id}
@@ -84,7 +84,7 @@ export function EmojiPicker({ onChoose }: { onChoose: (emoji: string) => void })
           </button>
         ))}
       </div>
-      <div ref={grid} class="emoji-grid" role="group" aria-label={term === "" ? "Emoji" : "Found emoji"}>
+      <div ref={grid} class="emoji-grid" role="group" aria-label={term === "" ? "Emoji" : "Emoji search results"}>
         {found.map(({ unicode, label }, at) => (
           <button key={unicode} type="button" tabIndex={at === 0 ? 0 : -1} aria-label={label} title={label} onClick={() => choose(unicode)}>
             {unicode}

@@ -50,7 +50,7 @@ export function MessageActions({ event, menuRequests }: { event: TimelineEvent; 
               setDeleting(false);
             }}
           >
-            <p>{event.sender === me ? "It is taken away for everyone." : `The message of ${room.memberName(event.sender)} is taken away for everyone.`}</p>
+            <p>{event.sender === me ? "It is removed for everyone." : `The message of ${room.memberName(event.sender)} is removed for everyone.`}</p>
           </Form>
         </Dialog>
       )}

@@ -36,7 +36,7 @@ export function MessageBody({ event, name }: { event: TimelineEvent; name: strin
         </div>
       );
     case "m.location":
-      return <Note icon="compass">{text(content["body"]) ?? text(content["geo_uri"]) ?? "A place"}</Note>;
+      return <Note icon="compass">{text(content["body"]) ?? text(content["geo_uri"]) ?? "A location"}</Note>;
     default:
       return <TextBody content={content} />;
   }
@@ -76,7 +76,7 @@ function Poll({ event }: { event: TimelineEvent }) {
           </li>
         ))}
       </ul>
-      <p class="hint">One cannot vote here yet.</p>
+      <p class="hint">Voting is not supported here yet.</p>
     </div>
   );
 }

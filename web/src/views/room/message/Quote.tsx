@@ -7,11 +7,11 @@ export function Quote({ eventId }: { eventId: string }) {
   const { conversation, goTo } = useRoomContext();
   const event = conversation.quotedEvent(eventId).value;
   if (event === undefined || event === null) {
-    return <span class="quote">{event === null ? "The message that is answered cannot be shown." : "…"}</span>;
+    return <span class="quote">{event === null ? "The original message cannot be shown." : "…"}</span>;
   }
   return (
     <button type="button" class="quote" onClick={() => goTo(eventId)}>
-      <span class="visually-hidden">Answers: </span>
+      <span class="visually-hidden">In reply to: </span>
       <QuotedText event={event} />
     </button>
   );

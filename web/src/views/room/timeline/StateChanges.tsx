@@ -44,5 +44,5 @@ function summary(events: TimelineEvent[], nameOf: (userId: string) => string): s
   }
   const created = events[0]?.raw.type === "m.room.create" ? events[0] : undefined;
   if (created !== undefined) return `${nameOf(created.sender)} created this room and set it up`;
-  return `${events.length} changes of the room`;
+  return `${events.length} changes to the room`;
 }
