@@ -1,5 +1,7 @@
 // The routes of the page. They are in the address after `#`, so that the browser's back button works.
 
+import { decodeUriPart } from "./server/decodeUriPart.ts";
+
 export type Route =
   | { at: "home" }
   | { at: "room"; id: string; event?: string }
@@ -14,7 +16,7 @@ export function parseRoute(hash: string): Route {
   const [first = "", second = "", third = ""] = hash
     .replace(/^#?\/?/, "")
     .split("/")
-    .map(decoded);
+    .map(decodeUriPart);
   switch (first) {
     case "room":
       return second === "" ? { at: "home" } : { at: "room", id: second, ...(third === "" ? {} : { event: third }) };
@@ -44,13 +46,5 @@ export function hrefOf(route: Route): string {
       return `#/settings/${encodeURIComponent(route.tab)}`;
     default:
       return `#/${route.at}`;
-  }
-}
-
-function decoded(part: string): string {
-  try {
-    return decodeURIComponent(part);
-  } catch {
-    return part;
   }
 }

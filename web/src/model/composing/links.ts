@@ -1,5 +1,7 @@
 // Links in the text of messages.
 
+import { decodeUriPart } from "../server/decodeUriPart.ts";
+
 export interface TextPiece {
   text: string;
   /** The link's address; undefined for plain text. */
@@ -46,25 +48,17 @@ export interface MatrixLinkTarget {
 /** Returns the user or room that a matrix.to link or a matrix: address points to. */
 export function matrixLinkTarget(href: string): MatrixLinkTarget | undefined {
   const [, first = "", second = ""] = /^https:\/\/matrix\.to\/#\/([^/?]+)(?:\/([^?]+))?/.exec(href) ?? [];
-  const id = decoded(first);
+  const id = decodeUriPart(first);
   if (id.startsWith("@")) return { kind: "user", id };
-  if (id.startsWith("!") || id.startsWith("#")) return { kind: "room", id, ...(second === "" ? {} : { event: decoded(second) }) };
+  if (id.startsWith("!") || id.startsWith("#")) return { kind: "room", id, ...(second === "" ? {} : { event: decodeUriPart(second) }) };
   const [, kind, path = ""] = /^matrix:(u|roomid|r)\/([^/?]+)/.exec(href) ?? [];
-  if (kind === "u") return { kind: "user", id: `@${decoded(path)}` };
-  if (kind !== undefined) return { kind: "room", id: `${kind === "r" ? "#" : "!"}${decoded(path)}` };
+  if (kind === "u") return { kind: "user", id: `@${decodeUriPart(path)}` };
+  if (kind !== undefined) return { kind: "room", id: `${kind === "r" ? "#" : "!"}${decodeUriPart(path)}` };
   return undefined;
 }
 
 export function userLink(userId: string): string {
   return `https://matrix.to/#/${encodeURIComponent(userId)}`;
-}
-
-function decoded(part: string): string {
-  try {
-    return decodeURIComponent(part);
-  } catch {
-    return part;
-  }
 }
 
 function trimAddress(address: string): string {

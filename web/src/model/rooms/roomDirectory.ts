@@ -1,6 +1,7 @@
 // Finds rooms: in the list of public rooms, by alias, and by pasted addresses.
 
 import { type Api, path } from "../server/api.ts";
+import { decodeUriPart } from "../server/decodeUriPart.ts";
 
 export interface PublicRoom {
   room_id: string;
@@ -56,10 +57,10 @@ export function parseAddress(typed: string): MatrixAddress | null {
   const uri = /^matrix:(?:\/\/[^/]*\/)?(r|roomid|u)\/([^/?#]+)[^?]*(?:\?(.*))?$/.exec(text);
   if (uri !== null) {
     const sigil = { r: "#", roomid: "!", u: "@" }[uri[1] as "r" | "roomid" | "u"];
-    return addressOf(sigil + decoded(uri[2]!), viaOf(uri[3]));
+    return addressOf(sigil + decodeUriPart(uri[2]!), viaOf(uri[3]));
   }
   const link = /^https?:\/\/matrix\.to\/#\/([^/?]+)[^?]*(?:\?(.*))?$/.exec(text);
-  return link === null ? null : addressOf(decoded(link[1]!), viaOf(link[2]));
+  return link === null ? null : addressOf(decodeUriPart(link[1]!), viaOf(link[2]));
 }
 
 function addressOf(id: string, via: string[]): MatrixAddress | null {
@@ -71,12 +72,4 @@ function addressOf(id: string, via: string[]): MatrixAddress | null {
 
 function viaOf(query: string | undefined): string[] {
   return new URLSearchParams(query ?? "").getAll("via").slice(0, 5);
-}
-
-function decoded(part: string): string {
-  try {
-    return decodeURIComponent(part);
-  } catch {
-    return part;
-  }
 }

@@ -31,7 +31,8 @@ function PresenceDot({ userId }: { userId: string }) {
   return presence === "offline" ? null : <span class={`dot ${presence}`} />;
 }
 
-function hueOf(id: string): number {
+/** Returns the number of the colour for a user or room: that of the avatar and of the name. */
+export function hueOf(id: string): number {
   let sum = 0;
   for (const char of id) sum = (sum * 31 + (char.codePointAt(0) ?? 0)) % 9973;
   return sum % 8;

@@ -1,7 +1,7 @@
 import "./Dialog.css";
 import type { ComponentChildren } from "preact";
-import { useEffect, useId, useRef } from "preact/hooks";
 import { IconButton } from "./IconButton.tsx";
+import { useModal } from "./useModal.ts";
 
 interface Props {
   title: string;
@@ -11,26 +11,13 @@ interface Props {
 
 /** A modal dialog. Escape, the close button and a click outside close it. */
 export function Dialog({ title, onClose, children }: Props) {
-  const dialog = useRef<HTMLDialogElement>(null);
-  const titleId = useId();
-  useEffect(() => {
-    const before = document.activeElement;
-    dialog.current?.showModal();
-    return () => {
-      if (before instanceof HTMLElement && before.isConnected) before.focus();
-    };
-  }, []);
+  const { titleId, dialogProps } = useModal(onClose);
   return (
     <dialog
-      ref={dialog}
+      {...dialogProps}
       class="dialog"
-      aria-labelledby={titleId}
-      onCancel={(event) => {
-        event.preventDefault();
-        onClose();
-      }}
       onMouseDown={(event) => {
-        if (event.target === dialog.current) onClose();
+        if (event.target === event.currentTarget) onClose();
       }}
     >
       <header>

@@ -27,7 +27,7 @@ export function MemberRow({ room, member, onAction }: Props) {
   const items = useMemberActions(room, member, onAction);
   return (
     <div class="member-row">
-      <button type="button" class="member" onClick={() => showProfile(userId)}>
+      <button type="button" class="member row-button" onClick={() => showProfile(userId)}>
         <Avatar id={userId} name={name} mxc={avatar} presenceOf={membership === "join" ? userId : undefined} />
         <span class="grow">
           <span class="member-name ellipsis" dir="auto">

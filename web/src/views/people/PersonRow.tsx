@@ -12,7 +12,7 @@ export function PersonRow({ person: { id, name, avatar } }: { person: FoundUser 
   const presence = client.presences.get(id);
   return (
     <div class="person-row">
-      <button type="button" class="person" onClick={() => void openDirectChat(client, id)}>
+      <button type="button" class="person row-button" onClick={() => void openDirectChat(client, id)}>
         <Avatar id={id} name={name} mxc={avatar} presenceOf={id} />
         <span class="grow">
           <span class="person-name ellipsis" dir="auto">

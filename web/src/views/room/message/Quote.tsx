@@ -1,4 +1,5 @@
 import type { TimelineEvent } from "../../../model/timeline/timeline.ts";
+import { hueOf } from "../../components/Avatar.tsx";
 import { useRoomContext } from "../roomContext.ts";
 import { plainText } from "./plainText.ts";
 
@@ -29,11 +30,4 @@ export function QuotedText({ event }: { event: TimelineEvent }) {
       </span>
     </>
   );
-}
-
-/** Returns the colour of a user's name, which is the same as that of the avatar. */
-export function hueOf(id: string): number {
-  let sum = 0;
-  for (const char of id) sum = (sum * 31 + (char.codePointAt(0) ?? 0)) % 9973;
-  return sum % 8;
 }

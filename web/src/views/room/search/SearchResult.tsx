@@ -1,10 +1,10 @@
 import { type SearchHit, splitAtWords } from "../../../model/timeline/messageSearch.ts";
 import { TimelineEvent } from "../../../model/timeline/timeline.ts";
 import { useClient } from "../../clientContext.ts";
+import { hueOf } from "../../components/Avatar.tsx";
 import { exactTime, shortTime } from "../../components/formatTime.ts";
 import { navigate } from "../../currentRoute.ts";
 import { plainText } from "../message/plainText.ts";
-import { hueOf } from "../message/Quote.tsx";
 import { useRoomContext } from "../roomContext.ts";
 
 /** A found message. A click goes to it. */
