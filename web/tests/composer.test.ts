@@ -1,36 +1,22 @@
 import { beforeAll, expect, test } from "vitest";
-import { type TestUser, testEnvironment } from "./harness.ts";
-import { createRoom, messageActions, messageField, messagesWith, type TestRoom, typeMessage } from "./roomHelpers.ts";
+import { testEnvironment } from "./harness.ts";
+import { createRoom, messageActions, messageField, messagesWith, openRoomOfTwo, type RoomOfTwo, typeMessage } from "./roomHelpers.ts";
 
 const env = testEnvironment();
-let alice: TestUser;
-let bob: TestUser;
-let tokens: { alice: string; bob: string };
-let room: TestRoom;
+let { alice, bob, tokens, room } = {} as RoomOfTwo;
 
 beforeAll(async () => {
-  alice = await env.signUp("alice");
-  bob = await env.signUp("bob");
-  tokens = { alice: await env.accessTokenOf(alice), bob: await env.accessTokenOf(bob) };
-  room = await createRoom(env, [tokens.alice, tokens.bob]);
-  await room.open(alice);
-  await room.open(bob);
+  ({ alice, bob, tokens, room } = await openRoomOfTwo(env));
 });
-
-/** Returns the content of the newest message of the room. */
-async function newestContent(): Promise<Record<string, unknown>> {
-  const { chunk } = await env.request(tokens.alice, "GET", `${room.path}/messages?dir=b&limit=5`);
-  return (chunk as { type: string; content: Record<string, unknown> }[]).find(({ type }) => type === "m.room.message")!.content;
-}
 
 test("plain text is sent without HTML, Markdown with HTML", async () => {
   await typeMessage(alice.page, "just text & <b>more</b>");
   await messagesWith(bob.page, "just text & <b>more</b>").waitFor();
-  expect(await newestContent()).not.toHaveProperty("formatted_body");
+  expect(await room.newestContent(tokens.alice)).not.toHaveProperty("formatted_body");
 
   await typeMessage(alice.page, "some **bold** words");
   await messagesWith(bob.page, "some bold words").getByText("bold", { exact: true }).waitFor();
-  expect(await newestContent()).toMatchObject({ body: "some **bold** words", formatted_body: "some <strong>bold</strong> words" });
+  expect(await room.newestContent(tokens.alice)).toMatchObject({ body: "some **bold** words", formatted_body: "some <strong>bold</strong> words" });
 });
 
 test("Shift+Enter starts a new line", async () => {
@@ -39,7 +25,7 @@ test("Shift+Enter starts a new line", async () => {
   await messageField(alice.page).pressSequentially("line two");
   await messageField(alice.page).press("Enter");
   await messagesWith(bob.page, "line two").waitFor();
-  expect((await newestContent())["body"]).toBe("line one\nline two");
+  expect((await room.newestContent(tokens.alice))["body"]).toBe("line one\nline two");
 });
 
 test("a draft is kept over a reload, for its room only", async () => {
@@ -88,7 +74,7 @@ test("a completed name mentions the user", async () => {
   await messageField(alice.page).press("Enter");
 
   await messagesWith(bob.page, "Hello bob").getByRole("link", { name: "bob" }).waitFor();
-  expect(await newestContent()).toMatchObject({
+  expect(await room.newestContent(tokens.alice)).toMatchObject({
     body: "Hello @bob",
     "m.mentions": { user_ids: [bob.userId] },
     formatted_body: `Hello <a href="https://matrix.to/#/${encodeURIComponent(bob.userId)}">bob</a>`,
@@ -99,7 +85,7 @@ test("only users with the power can mention the whole room", async () => {
   await messageField(alice.page).pressSequentially("@ro");
   await alice.page.getByRole("option", { name: /@room/ }).click();
   await messageField(alice.page).press("Enter");
-  await expect.poll(async () => (await newestContent())["m.mentions"]).toEqual({ room: true });
+  await expect.poll(async () => (await room.newestContent(tokens.alice))["m.mentions"]).toEqual({ room: true });
 
   await messageField(bob.page).pressSequentially("@ro");
   expect(await bob.page.getByRole("option", { name: /@room/ }).count()).toBe(0);
@@ -159,7 +145,7 @@ test("on a touch screen Enter starts a new line and the button sends", async () 
   await messageField(carol.page).pressSequentially("two");
   await carol.page.getByRole("button", { name: "Send" }).tap();
   await messagesWith(bob.page, "two").last().waitFor();
-  expect((await newestContent())["body"]).toBe("one\ntwo");
+  expect((await room.newestContent(tokens.alice))["body"]).toBe("one\ntwo");
 
   // The actions on a message are behind a long press.
   const touched = messagesWith(carol.page, "At last");

@@ -1,20 +1,12 @@
 import { beforeAll, expect, test } from "vitest";
-import { type TestUser, testEnvironment } from "./harness.ts";
-import { createRoom, messageActions, messageField, messageLog, messagesWith, type TestRoom, typeMessage } from "./roomHelpers.ts";
+import { testEnvironment } from "./harness.ts";
+import { createRoom, messageActions, messageField, messageLog, messagesWith, openRoomOfTwo, type RoomOfTwo, typeMessage } from "./roomHelpers.ts";
 
 const env = testEnvironment();
-let alice: TestUser;
-let bob: TestUser;
-let tokens: { alice: string; bob: string };
-let room: TestRoom;
+let { alice, bob, tokens, room } = {} as RoomOfTwo;
 
 beforeAll(async () => {
-  alice = await env.signUp("alice");
-  bob = await env.signUp("bob");
-  tokens = { alice: await env.accessTokenOf(alice), bob: await env.accessTokenOf(bob) };
-  room = await createRoom(env, [tokens.alice, tokens.bob]);
-  await room.open(alice);
-  await room.open(bob);
+  ({ alice, bob, tokens, room } = await openRoomOfTwo(env));
 });
 
 test("a message reaches the other user", async () => {

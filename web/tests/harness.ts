@@ -98,6 +98,9 @@ export interface TestUser {
   consoleErrors: string[];
 }
 
+/** A picture of one pixel. */
+export const DOT_PNG = Buffer.from("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkaPj/HwAEggJ/q5nNKwAAAABJRU5ErkJggg==", "base64");
+
 export const PASSWORD = "correct horse battery";
 
 /** The server and the browser of one test file. */

@@ -1,20 +1,12 @@
 import { beforeAll, expect, test } from "vitest";
-import { type TestUser, testEnvironment } from "./harness.ts";
-import { createRoom, messageField, messageLog, messagesWith, type TestRoom } from "./roomHelpers.ts";
+import { testEnvironment } from "./harness.ts";
+import { messageField, messageLog, messagesWith, openRoomOfTwo, type RoomOfTwo } from "./roomHelpers.ts";
 
 const env = testEnvironment({ PARLOUR__MEDIA__MAX_UPLOAD_BYTES: "2000000" });
-let alice: TestUser;
-let bob: TestUser;
-let tokens: { alice: string; bob: string };
-let room: TestRoom;
+let { alice, bob, tokens, room } = {} as RoomOfTwo;
 
 beforeAll(async () => {
-  alice = await env.signUp("alice");
-  bob = await env.signUp("bob");
-  tokens = { alice: await env.accessTokenOf(alice), bob: await env.accessTokenOf(bob) };
-  room = await createRoom(env, [tokens.alice, tokens.bob]);
-  await room.open(alice);
-  await room.open(bob);
+  ({ alice, bob, tokens, room } = await openRoomOfTwo(env));
 });
 
 /** Draws a picture in a browser. */
@@ -36,11 +28,6 @@ async function drawPicture(width: number, height: number): Promise<Buffer> {
     [width, height],
   );
   return Buffer.from(bytes);
-}
-
-async function newestContent(): Promise<Record<string, unknown>> {
-  const { chunk } = await env.request(tokens.alice, "GET", `${room.path}/messages?dir=b&limit=5`);
-  return (chunk as { type: string; content: Record<string, unknown> }[]).find(({ type }) => type === "m.room.message")!.content;
 }
 
 /** Gives a file to the field by paste or by drag and drop. */
@@ -73,7 +60,7 @@ test("a picture is chosen, previewed, captioned and sent with its size", async (
   const shown = messagesWith(bob.page, "Look at this");
   const button = shown.getByRole("button", { name: "Open picture sunset.png" });
   await button.getByRole("img").waitFor();
-  expect(await newestContent()).toMatchObject({
+  expect(await room.newestContent(tokens.alice)).toMatchObject({
     msgtype: "m.image",
     filename: "sunset.png",
     body: "Look at *this*",
@@ -115,7 +102,9 @@ test("a big picture is sent with a thumbnail", async () => {
   await alice.page.getByLabel("Files to attach").setInputFiles({ name: "noise.jpg", mimeType: "image/jpeg", buffer: Buffer.from(noise, "base64") });
   await alice.page.getByRole("button", { name: "Send" }).click();
   await messagesWith(bob.page, "").getByRole("button", { name: "Open picture noise.jpg" }).waitFor();
-  expect(await newestContent()).toMatchObject({ info: { w: 1000, h: 700, thumbnail_url: expect.stringMatching(/^mxc:/), thumbnail_info: { w: 800, h: 560 } } });
+  expect(await room.newestContent(tokens.alice)).toMatchObject({
+    info: { w: 1000, h: 700, thumbnail_url: expect.stringMatching(/^mxc:/), thumbnail_info: { w: 800, h: 560 } },
+  });
 });
 
 test("a pasted picture waits to be sent and can be removed", async () => {

@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { type TestUser, testEnvironment } from "./harness.ts";
+import { DOT_PNG, type TestUser, testEnvironment } from "./harness.ts";
 
 const env = testEnvironment();
 
@@ -146,5 +146,3 @@ test("Escape closes the panel, which fills a phone", async () => {
   await nina.page.keyboard.press("Escape");
   await expect.poll(async () => panel.count()).toBe(0);
 });
-
-const DOT_PNG = Buffer.from("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkaPj/HwAEggJ/q5nNKwAAAABJRU5ErkJggg==", "base64");

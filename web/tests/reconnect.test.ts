@@ -1,21 +1,13 @@
 import type { WebSocketRoute } from "playwright-core";
 import { beforeAll, expect, test } from "vitest";
 import { type TestUser, testEnvironment } from "./harness.ts";
-import { createRoom, messageField, messageLog, messagesWith, type TestRoom, typeMessage } from "./roomHelpers.ts";
+import { messageField, messageLog, messagesWith, openRoomOfTwo, type RoomOfTwo, typeMessage } from "./roomHelpers.ts";
 
 const env = testEnvironment();
-let alice: TestUser;
-let bob: TestUser;
-let tokens: { alice: string; bob: string };
-let room: TestRoom;
+let { alice, bob, tokens, room } = {} as RoomOfTwo;
 
 beforeAll(async () => {
-  alice = await env.signUp("alice");
-  bob = await env.signUp("bob");
-  tokens = { alice: await env.accessTokenOf(alice), bob: await env.accessTokenOf(bob) };
-  room = await createRoom(env, [tokens.alice, tokens.bob]);
-  await room.open(alice);
-  await room.open(bob);
+  ({ alice, bob, tokens, room } = await openRoomOfTwo(env));
 });
 
 /** Disconnects a browser and reconnects it. Chromium keeps WebSockets open when it is offline, so they are closed. */

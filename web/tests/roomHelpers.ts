@@ -40,6 +40,12 @@ export class TestRoom {
     await messageLog(person.page).waitFor();
   }
 
+  /** Returns the content of the newest message. */
+  async newestContent(token: string): Promise<Content> {
+    const { chunk } = await this.env.request(token, "GET", `${this.path}/messages?dir=b&limit=5`);
+    return (chunk as { type: string; content: Content }[]).find(({ type }) => type === "m.room.message")!.content;
+  }
+
   get path(): string {
     return `/_matrix/client/v3/rooms/${encodeURIComponent(this.id)}`;
   }
@@ -52,6 +58,24 @@ export async function createRoom(env: TestEnvironment, tokens: string[], options
   const id = created["room_id"] as string;
   for (const token of others) await env.request(token, "POST", `/_matrix/client/v3/join/${encodeURIComponent(id)}`, {});
   return new TestRoom(env, id);
+}
+
+export interface RoomOfTwo {
+  alice: TestUser;
+  bob: TestUser;
+  tokens: { alice: string; bob: string };
+  room: TestRoom;
+}
+
+/** Signs up Alice and Bob and opens a room with both of them in their browsers. */
+export async function openRoomOfTwo(env: TestEnvironment): Promise<RoomOfTwo> {
+  const alice = await env.signUp("alice");
+  const bob = await env.signUp("bob");
+  const tokens = { alice: await env.accessTokenOf(alice), bob: await env.accessTokenOf(bob) };
+  const room = await createRoom(env, [tokens.alice, tokens.bob]);
+  await room.open(alice);
+  await room.open(bob);
+  return { alice, bob, tokens, room };
 }
 
 export function messageLog(page: Page): Locator {

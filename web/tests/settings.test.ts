@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { PASSWORD, type TestUser, testEnvironment } from "./harness.ts";
+import { DOT_PNG, PASSWORD, type TestUser, testEnvironment } from "./harness.ts";
 
 const env = testEnvironment();
 
@@ -180,5 +180,3 @@ test("deactivating requires the typed user id and the password", async () => {
   await kim.page.getByRole("heading", { name: "Sign in" }).waitFor();
   await expect(logInElsewhere("kim", "x")).rejects.toThrow("403");
 });
-
-const DOT_PNG = Buffer.from("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkaPj/HwAEggJ/q5nNKwAAAABJRU5ErkJggg==", "base64");
