@@ -3,9 +3,9 @@
 import { effect } from "@preact/signals";
 import { SendQueue } from "./composing/sendQueue.ts";
 import { OwnProfile } from "./people/ownProfile.ts";
-import { PresenceStore } from "./people/presence.ts";
+import { announcePresence, PresenceStore } from "./people/presence.ts";
 import { UserProfiles } from "./people/userProfiles.ts";
-import { announcePresence, RoomAdministration } from "./rooms/roomAdministration.ts";
+import { RoomAdministration } from "./rooms/roomAdministration.ts";
 import { RoomDirectory } from "./rooms/roomDirectory.ts";
 import { RoomEntry } from "./rooms/roomEntry.ts";
 import { RoomStore } from "./rooms/roomStore.ts";

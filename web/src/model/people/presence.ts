@@ -1,7 +1,9 @@
 // The presence of users.
 
 import { signal } from "@preact/signals";
+import { type Api, path } from "../server/api.ts";
 import { number, type SyncUpdate, text } from "../server/events.ts";
+import type { LiveConnection } from "../server/liveConnection.ts";
 
 export interface Presence {
   presence: "online" | "unavailable" | "offline";
@@ -46,4 +48,11 @@ export class PresenceStore {
 
 export function parsePresence(value: unknown): Presence["presence"] {
   return value === "online" || value === "unavailable" ? value : "offline";
+}
+
+/** Sets this user's presence immediately. */
+export async function announcePresence(api: Api, connection: LiveConnection, me: string, shown: boolean): Promise<void> {
+  const presence = shown ? "online" : "offline";
+  if (connection.canRequest) await connection.request("presence", { presence });
+  else await api.put(path`/_matrix/client/v3/presence/${me}/status`, { presence });
 }

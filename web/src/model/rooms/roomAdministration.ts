@@ -2,7 +2,6 @@
 
 import { type Api, path } from "../server/api.ts";
 import { type Content, number, record } from "../server/events.ts";
-import type { LiveConnection } from "../server/liveConnection.ts";
 import type { ParlourApi } from "../server/parlourApi.ts";
 import { EXPIRES_AT_FIELD } from "../server/parlourApi.ts";
 import type { PowerLevels } from "./powerLevels.ts";
@@ -98,11 +97,4 @@ export function assignableRoles(powerLevels: PowerLevels, me: string, userId: st
 /** Whether the user made the room and may delete it. The additional creators of new room versions may not. */
 export function isCreator(room: Room, userId: string): boolean {
   return room.creator.value === userId;
-}
-
-/** Sets this user's presence immediately. */
-export async function announcePresence(api: Api, connection: LiveConnection, me: string, shown: boolean): Promise<void> {
-  const presence = shown ? "online" : "offline";
-  if (connection.canRequest) await connection.request("presence", { presence });
-  else await api.put(path`/_matrix/client/v3/presence/${me}/status`, { presence });
 }
