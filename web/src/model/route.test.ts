@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { hrefOf, parseRoute, type Route } from "./route.ts";
+import { parseRoute, type Route, routeHref } from "./route.ts";
 
 test("every route has an address that parses back to it", () => {
   const places: Route[] = [
@@ -13,7 +13,7 @@ test("every route has an address that parses back to it", () => {
     { at: "register" },
     { at: "login" },
   ];
-  for (const place of places) expect(parseRoute(hrefOf(place))).toEqual(place);
+  for (const place of places) expect(parseRoute(routeHref(place))).toEqual(place);
 });
 
 test("an unknown address leads home", () => {

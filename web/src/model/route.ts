@@ -34,7 +34,7 @@ export function parseRoute(hash: string): Route {
   }
 }
 
-export function hrefOf(route: Route): string {
+export function routeHref(route: Route): string {
   switch (route.at) {
     case "home":
       return "#/";

@@ -1,13 +1,13 @@
 // The route of the page, as a signal.
 
 import { signal } from "@preact/signals";
-import { hrefOf, parseRoute, type Route } from "../model/route.ts";
+import { parseRoute, type Route, routeHref } from "../model/route.ts";
 
 export const currentRoute = signal<Route>(parseRoute(location.hash));
 addEventListener("hashchange", () => (currentRoute.value = parseRoute(location.hash)));
 
 export function navigate(to: Route, replace = false): void {
-  const href = hrefOf(to);
+  const href = routeHref(to);
   if (replace) {
     history.replaceState(null, "", location.pathname + href);
     currentRoute.value = to;

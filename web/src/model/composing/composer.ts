@@ -2,7 +2,7 @@
 
 import { type Signal, signal } from "@preact/signals";
 import type { Client } from "../client.ts";
-import { record, strings, text } from "../server/events.ts";
+import { asRecord, asString, asStrings } from "../server/events.ts";
 import type { Conversation } from "../timeline/conversation.ts";
 import type { TimelineEvent } from "../timeline/timelineEvent.ts";
 import { type Draft, type Drafts, EMPTY_DRAFT } from "./drafts.ts";
@@ -58,9 +58,9 @@ export class Composer {
   startEdit(event: TimelineEvent): void {
     if (this.draft.value.editing === null) this.savedDraft = this.draft.value;
     const { content } = event;
-    const mentioned = strings(record(content["m.mentions"])?.["user_ids"]);
+    const mentioned = asStrings(asRecord(content["m.mentions"])?.["user_ids"]);
     const mentions = mentioned.map((id) => ({ label: `@${this.conversation.room.memberName(id)}`, id }));
-    const prefix = text(content["msgtype"]) === "m.emote" ? "/me " : "";
+    const prefix = asString(content["msgtype"]) === "m.emote" ? "/me " : "";
     this.setDraft({ text: prefix + bodyText(content), mentions, replyTo: null, editing: event.id });
     this.focusRequests.value += 1;
   }
@@ -74,7 +74,7 @@ export class Composer {
   }
 
   mayEdit(event: TimelineEvent): boolean {
-    const isText = ["m.text", "m.emote", "m.notice"].includes(text(event.content["msgtype"]) ?? "");
+    const isText = ["m.text", "m.emote", "m.notice"].includes(asString(event.content["msgtype"]) ?? "");
     return (
       event.sender === this.client.me &&
       event.raw.type === "m.room.message" &&

@@ -1,6 +1,6 @@
 // Unsent drafts, kept over reloads.
 
-import { list, record, text } from "../server/events.ts";
+import { asArray, asRecord, asString } from "../server/events.ts";
 import type { BrowserStorage } from "../session/session.ts";
 import type { Mention } from "./markdown.ts";
 
@@ -30,16 +30,16 @@ export class Drafts {
   ) {}
 
   get(place: string): Draft {
-    const draft = record(this.readAll()[place]);
+    const draft = asRecord(this.readAll()[place]);
     if (draft === undefined) return EMPTY_DRAFT;
     return {
-      text: text(draft["text"]) ?? "",
-      mentions: list(draft["mentions"]).flatMap((mention) => {
-        const { label, id } = record(mention) ?? {};
+      text: asString(draft["text"]) ?? "",
+      mentions: asArray(draft["mentions"]).flatMap((mention) => {
+        const { label, id } = asRecord(mention) ?? {};
         return typeof label === "string" && typeof id === "string" ? [{ label, id }] : [];
       }),
-      replyTo: text(draft["replyTo"]) ?? null,
-      editing: text(draft["editing"]) ?? null,
+      replyTo: asString(draft["replyTo"]) ?? null,
+      editing: asString(draft["editing"]) ?? null,
     };
   }
 
@@ -63,8 +63,8 @@ export class Drafts {
   /** Reads the drafts of this user; those of another user of this browser are ignored. */
   private readAll(): Record<string, unknown> {
     try {
-      const stored = record(JSON.parse(this.storage.getItem(STORAGE_KEY) ?? "null"));
-      return stored?.["user"] === this.me ? (record(stored["drafts"]) ?? {}) : {};
+      const stored = asRecord(JSON.parse(this.storage.getItem(STORAGE_KEY) ?? "null"));
+      return stored?.["user"] === this.me ? (asRecord(stored["drafts"]) ?? {}) : {};
     } catch {
       return {};
     }

@@ -1,6 +1,6 @@
 // Builds the contents of messages.
 
-import { type Content, record, strings, text } from "../server/events.ts";
+import { asRecord, asString, asStrings, type Content } from "../server/events.ts";
 import type { TimelineEvent } from "../timeline/timelineEvent.ts";
 import { formatMarkdown, type Mention } from "./markdown.ts";
 
@@ -38,10 +38,10 @@ export function captionContent(written: MessageInput): Content {
 /** Returns the content that replaces that of an older message. */
 export function editContent(written: MessageInput, edited: TimelineEvent): Content {
   const { content, mentioned } = textContent(written);
-  const before = new Set(strings(record(edited.content["m.mentions"])?.["user_ids"]));
+  const before = new Set(asStrings(asRecord(edited.content["m.mentions"])?.["user_ids"]));
   // Users who were notified of the first version are not notified again.
   const fresh = new Set(mentioned.user_ids.filter((userId) => !before.has(userId)));
-  const wasRoom = record(edited.content["m.mentions"])?.["room"] === true;
+  const wasRoom = asRecord(edited.content["m.mentions"])?.["room"] === true;
   const fallback: Content = { ...content, body: `* ${String(content["body"])}` };
   if (content["formatted_body"] !== undefined) fallback["formatted_body"] = `* ${String(content["formatted_body"])}`;
   return {
@@ -82,8 +82,8 @@ function mentionsContent(users: Set<string>, room: boolean): Content {
 
 /** Returns the text of a message without the quotation that older clients put in front of replies. */
 export function bodyText(content: Content): string {
-  const body = text(content["body"]) ?? "";
-  const isReply = record(record(content["m.relates_to"])?.["m.in_reply_to"]) !== undefined;
+  const body = asString(content["body"]) ?? "";
+  const isReply = asRecord(asRecord(content["m.relates_to"])?.["m.in_reply_to"]) !== undefined;
   if (!isReply || !body.startsWith("> ")) return body;
   const lines = body.split("\n");
   const end = lines.findIndex((line) => !line.startsWith(">"));

@@ -3,7 +3,7 @@
 import { signal } from "@preact/signals";
 import { localpart } from "../rooms/room.ts";
 import { type Api, MatrixError, path } from "../server/api.ts";
-import { type SyncUpdate, text } from "../server/events.ts";
+import { asString, type SyncUpdate } from "../server/events.ts";
 
 export class OwnProfile {
   readonly name = signal("");
@@ -19,8 +19,8 @@ export class OwnProfile {
   async load(): Promise<void> {
     try {
       const profile = await this.api.get<Record<string, unknown>>(path`/_matrix/client/v3/profile/${this.me}`);
-      this.name.value = text(profile["displayname"])?.trim() || localpart(this.me);
-      this.avatar.value = text(profile["avatar_url"]) || undefined;
+      this.name.value = asString(profile["displayname"])?.trim() || localpart(this.me);
+      this.avatar.value = asString(profile["avatar_url"]) || undefined;
     } catch (error) {
       // The server answers 404 for a user who never set a profile.
       if (!(error instanceof MatrixError) || error.status !== 404) throw error;

@@ -2,7 +2,7 @@
 
 import { signal } from "@preact/signals";
 import { type Api, path } from "../server/api.ts";
-import { number, type SyncUpdate, text } from "../server/events.ts";
+import { asNumber, asString, type SyncUpdate } from "../server/events.ts";
 import type { LiveConnection } from "../server/liveConnection.ts";
 
 export interface Presence {
@@ -35,11 +35,11 @@ export class PresenceStore {
   update(update: SyncUpdate): void {
     const events = update.presence?.events ?? [];
     for (const { sender, content } of events) {
-      const ago = number(content["last_active_ago"]);
+      const ago = asNumber(content["last_active_ago"]);
       this.known.set(sender, {
         presence: parsePresence(content["presence"]),
         lastActive: ago === undefined ? this.known.get(sender)?.lastActive : Date.now() - ago,
-        status: text(content["status_msg"]),
+        status: asString(content["status_msg"]),
       });
     }
     if (events.length > 0) this.changed.value += 1;

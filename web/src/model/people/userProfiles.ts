@@ -2,7 +2,7 @@
 
 import { localpart } from "../rooms/room.ts";
 import { type Api, MatrixError, path } from "../server/api.ts";
-import { strings, text } from "../server/events.ts";
+import { asString, asStrings } from "../server/events.ts";
 
 export class UserProfiles {
   constructor(private readonly api: Api) {}
@@ -13,12 +13,12 @@ export class UserProfiles {
       if (error instanceof MatrixError && error.status === 404) return {} as Record<string, unknown>;
       throw error;
     });
-    return { name: text(profile["displayname"])?.trim() || localpart(userId), avatar: text(profile["avatar_url"]) || undefined };
+    return { name: asString(profile["displayname"])?.trim() || localpart(userId), avatar: asString(profile["avatar_url"]) || undefined };
   }
 
   /** Returns the ids of the rooms that both users are in; only the first page. */
   async sharedRooms(userId: string): Promise<string[]> {
     const { joined } = await this.api.get<{ joined: unknown }>("/_matrix/client/v1/mutual_rooms", { user_id: userId });
-    return strings(joined);
+    return asStrings(joined);
   }
 }

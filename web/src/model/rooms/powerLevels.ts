@@ -1,6 +1,6 @@
 // Permissions in a room: the power levels, with the defaults of the specification.
 
-import { type Content, number, record } from "../server/events.ts";
+import { asNumber, asRecord, type Content } from "../server/events.ts";
 
 export type PowerAction = "invite" | "kick" | "ban" | "redact";
 
@@ -16,8 +16,8 @@ export class PowerLevels {
   levelOf(userId: string): number {
     if (this.creatorsAreUnlimited && this.creators.includes(userId)) return Infinity;
     if (this.levels === undefined) return this.creators[0] === userId ? 100 : 0;
-    const users = record(this.levels["users"]) ?? {};
-    return number(users[userId]) ?? number(this.levels["users_default"]) ?? 0;
+    const users = asRecord(this.levels["users"]) ?? {};
+    return asNumber(users[userId]) ?? asNumber(this.levels["users_default"]) ?? 0;
   }
 
   may(userId: string, action: PowerAction): boolean {
@@ -30,15 +30,15 @@ export class PowerLevels {
   }
 
   maySend(userId: string, type: string, isState = false): boolean {
-    const events = record(this.levels?.["events"]) ?? {};
+    const events = asRecord(this.levels?.["events"]) ?? {};
     const byDefault = isState
-      ? (number(this.levels?.["state_default"]) ?? (this.levels === undefined ? 0 : 50))
-      : (number(this.levels?.["events_default"]) ?? 0);
-    return this.levelOf(userId) >= (number(events[type]) ?? byDefault);
+      ? (asNumber(this.levels?.["state_default"]) ?? (this.levels === undefined ? 0 : 50))
+      : (asNumber(this.levels?.["events_default"]) ?? 0);
+    return this.levelOf(userId) >= (asNumber(events[type]) ?? byDefault);
   }
 
   requiredLevel(action: PowerAction): number {
-    return number(this.levels?.[action]) ?? DEFAULT_ACTION_LEVELS[action];
+    return asNumber(this.levels?.[action]) ?? DEFAULT_ACTION_LEVELS[action];
   }
 
   /** In room version 12 creators have no entry in the power levels and cannot be given one. */

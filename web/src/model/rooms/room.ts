@@ -2,7 +2,17 @@
 
 import { computed, signal } from "@preact/signals";
 import type { Api } from "../server/api.ts";
-import { type Content, type Ephemeral, type JoinedRoom, number, type RawEvent, record, type StrippedEvent, strings, text } from "../server/events.ts";
+import {
+  asNumber,
+  asRecord,
+  asString,
+  asStrings,
+  type Content,
+  type EphemeralEvent,
+  type JoinedRoomUpdate,
+  type RawEvent,
+  type StrippedEvent,
+} from "../server/events.ts";
 import { Timeline } from "../timeline/timeline.ts";
 import { PowerLevels } from "./powerLevels.ts";
 
@@ -64,13 +74,13 @@ export class Room {
 
   readonly name = computed(() => {
     this.stateChanged.value;
-    const own = text(this.content("m.room.name")?.["name"])?.trim() || text(this.content("m.room.canonical_alias")?.["alias"]);
+    const own = asString(this.content("m.room.name")?.["name"])?.trim() || asString(this.content("m.room.canonical_alias")?.["alias"]);
     return own ?? this.nameByMembers();
   });
 
   readonly avatar = computed(() => {
     this.stateChanged.value;
-    const own = text(this.content("m.room.avatar")?.["url"]);
+    const own = asString(this.content("m.room.avatar")?.["url"]);
     if (own !== undefined) return own;
     this.membersChanged.value;
     const other = this.directWith.value;
@@ -94,7 +104,7 @@ export class Room {
   readonly powerLevels = computed(() => {
     this.stateChanged.value;
     const create = this.content("m.room.create") ?? {};
-    const creators = [this.creator.value, ...strings(create["additional_creators"])].filter((id) => id !== undefined);
+    const creators = [this.creator.value, ...asStrings(create["additional_creators"])].filter((id) => id !== undefined);
     return new PowerLevels(this.content("m.room.power_levels"), creators, this.version.value);
   });
 
@@ -144,7 +154,7 @@ export class Room {
 
   // Updates from the server.
 
-  applyJoin(update: JoinedRoom): void {
+  applyJoin(update: JoinedRoomUpdate): void {
     if (this.membership.value !== "join") this.state.clear();
     this.membership.value = "join";
     for (const event of update.state?.events ?? []) this.applyState(event);
@@ -174,7 +184,7 @@ export class Room {
   applyLeave(events: RawEvent[]): void {
     for (const event of events) if (event.state_key !== undefined) this.applyState(event);
     this.timeline.append(events);
-    const own = text(this.content("m.room.member", this.me)?.["membership"]);
+    const own = asString(this.content("m.room.member", this.me)?.["membership"]);
     this.membership.value = own === "ban" ? "ban" : "leave";
     this.typing.value = [];
     this.unread.value = { count: 0, highlights: 0 };
@@ -206,16 +216,16 @@ export class Room {
     this.members.set(userId, {
       userId,
       // The event of a member who left has no name; the old one is still the best.
-      name: text(event.content["displayname"])?.trim() || (gone ? known?.name : undefined) || localpart(userId),
-      avatar: text(event.content["avatar_url"]) ?? (gone ? known?.avatar : undefined),
-      membership: (text(event.content["membership"]) ?? "leave") as Membership,
+      name: asString(event.content["displayname"])?.trim() || (gone ? known?.name : undefined) || localpart(userId),
+      avatar: asString(event.content["avatar_url"]) ?? (gone ? known?.avatar : undefined),
+      membership: (asString(event.content["membership"]) ?? "leave") as Membership,
       sender: event.sender,
-      reason: text(event.content["reason"]),
+      reason: asString(event.content["reason"]),
     });
     this.membersChanged.value += 1;
   }
 
-  private applySummary(summary: JoinedRoom["summary"]): void {
+  private applySummary(summary: JoinedRoomUpdate["summary"]): void {
     if (summary === undefined) return;
     this.heroes = summary["m.heroes"] ?? this.heroes;
     this.memberCounts = {
@@ -231,30 +241,30 @@ export class Room {
     }
   }
 
-  private applyEphemeral({ type, content }: Ephemeral): void {
-    if (type === "m.typing") this.typing.value = strings(content["user_ids"]).filter((id) => id !== this.me);
+  private applyEphemeral({ type, content }: EphemeralEvent): void {
+    if (type === "m.typing") this.typing.value = asStrings(content["user_ids"]).filter((id) => id !== this.me);
     else if (type === "m.receipt") this.applyReceipts(content);
   }
 
   private applyReceipts(content: Content): void {
     for (const [eventId, kinds] of Object.entries(content)) {
-      const readers = record(record(kinds)?.["m.read"]) ?? {};
+      const readers = asRecord(asRecord(kinds)?.["m.read"]) ?? {};
       for (const [userId, receipt] of Object.entries(readers)) {
-        const time = number(record(receipt)?.["ts"]) ?? 0;
+        const time = asNumber(asRecord(receipt)?.["ts"]) ?? 0;
         if (time >= (this.receipts.get(userId)?.time ?? 0)) this.receipts.set(userId, { eventId, time });
       }
     }
     this.receiptsChanged.value += 1;
   }
 
-  private applyAccountData({ type, content }: Ephemeral): void {
-    if (type === "m.fully_read") this.fullyRead.value = text(content["event_id"]) ?? null;
-    if (type === "m.tag") this.tags.value = Object.keys(record(content["tags"]) ?? {});
+  private applyAccountData({ type, content }: EphemeralEvent): void {
+    if (type === "m.fully_read") this.fullyRead.value = asString(content["event_id"]) ?? null;
+    if (type === "m.tag") this.tags.value = Object.keys(asRecord(content["tags"]) ?? {});
   }
 
   private field(type: string, key: string): string | undefined {
     this.stateChanged.value;
-    return text(this.content(type)?.[key]);
+    return asString(this.content(type)?.[key]);
   }
 
   /** Returns a name made of the members, for a room without a name. */
@@ -283,7 +293,7 @@ export function localpart(userId: string): string {
 }
 
 /** Returns the server name of an id. */
-export function serverOf(id: string): string {
+export function serverNameOf(id: string): string {
   return id.slice(id.indexOf(":") + 1);
 }
 

@@ -1,7 +1,7 @@
 // Changes to a room and its members: its state, its address, invitations, kicks, bans and roles.
 
 import { type Api, path } from "../server/api.ts";
-import { type Content, number, record } from "../server/events.ts";
+import { asNumber, asRecord, type Content } from "../server/events.ts";
 import type { ParlourApi } from "../server/parlourApi.ts";
 import { EXPIRES_AT_FIELD } from "../server/parlourApi.ts";
 import type { PowerLevels } from "./powerLevels.ts";
@@ -63,8 +63,8 @@ export class RoomAdministration {
   /** Sets the power level of a user and leaves the other levels as they are. */
   async setLevel(room: Room, userId: string, level: number): Promise<void> {
     const levels = room.content("m.room.power_levels") ?? {};
-    const users = { ...record(levels["users"]) };
-    if (level === (number(levels["users_default"]) ?? 0)) delete users[userId];
+    const users = { ...asRecord(levels["users"]) };
+    if (level === (asNumber(levels["users_default"]) ?? 0)) delete users[userId];
     else users[userId] = level;
     await this.setState(room.id, "m.room.power_levels", { ...levels, users });
   }
@@ -82,7 +82,7 @@ export class RoomAdministration {
 
 /** Returns when an invitation to a room expires; undefined if it does not. */
 export function invitationExpiry(room: Room, userId: string): number | undefined {
-  return number(room.content("m.room.member", userId)?.[EXPIRES_AT_FIELD]);
+  return asNumber(room.content("m.room.member", userId)?.[EXPIRES_AT_FIELD]);
 }
 
 /** Returns the roles that one member can give another: none above their own, and none to a member of the same level. */

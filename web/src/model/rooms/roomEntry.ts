@@ -2,7 +2,7 @@
 
 import { effect } from "@preact/signals";
 import type { Api } from "../server/api.ts";
-import { strings } from "../server/events.ts";
+import { asStrings } from "../server/events.ts";
 import type { ParlourApi } from "../server/parlourApi.ts";
 import type { AccountData } from "../settings/accountData.ts";
 import type { Room } from "./room.ts";
@@ -63,7 +63,7 @@ export class RoomEntry {
 
   /** Returns the most recently used direct chat with a user. */
   existingDirectChat(userId: string): Room | undefined {
-    const marked = strings(this.accountData.directChats.value[userId]).map((id) => this.rooms.get(id));
+    const marked = asStrings(this.accountData.directChats.value[userId]).map((id) => this.rooms.get(id));
     const invited = this.rooms.invitations.value.filter((room) => isDirectInvitation(room) && room.ownMember.value?.sender === userId);
     return [...marked, ...invited]
       .filter((room): room is Room => room !== undefined && ["join", "invite"].includes(room.membership.value))

@@ -1,6 +1,6 @@
 // One-line summaries of messages.
 
-import { text } from "../server/events.ts";
+import { asString } from "../server/events.ts";
 import type { TimelineEvent } from "../timeline/timeline.ts";
 import type { Room } from "./room.ts";
 
@@ -12,7 +12,7 @@ export function messageSummary(event: TimelineEvent): string {
   if (event.raw.type === "m.sticker") return "Sticker";
   if (event.raw.type.endsWith("poll.start")) return "Poll";
   const { content } = event;
-  const body = withoutFallback(text(content["body"]) ?? "");
+  const body = withoutFallback(asString(content["body"]) ?? "");
   switch (content["msgtype"]) {
     case "m.image":
       return "Photo";
@@ -21,7 +21,7 @@ export function messageSummary(event: TimelineEvent): string {
     case "m.audio":
       return "Audio";
     case "m.file":
-      return `File: ${shortened(text(content["filename"]) ?? body)}`;
+      return `File: ${shortened(asString(content["filename"]) ?? body)}`;
     case "m.location":
       return "Location";
     default:

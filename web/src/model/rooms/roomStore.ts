@@ -2,7 +2,7 @@
 
 import { computed, signal } from "@preact/signals";
 import type { Api } from "../server/api.ts";
-import { type Content, type SyncUpdate, strings } from "../server/events.ts";
+import { asStrings, type Content, type SyncUpdate } from "../server/events.ts";
 import { Room } from "./room.ts";
 
 export class RoomStore {
@@ -57,7 +57,7 @@ export class RoomStore {
   /** Takes over the account data `m.direct`: the direct chats and their users. */
   setDirectChats(direct: Content): void {
     const withWhom = new Map<string, string>();
-    for (const [userId, ids] of Object.entries(direct)) for (const id of strings(ids)) withWhom.set(id, userId);
+    for (const [userId, ids] of Object.entries(direct)) for (const id of asStrings(ids)) withWhom.set(id, userId);
     for (const room of this.rooms.values()) room.directWith.value = withWhom.get(room.id) ?? null;
     this.directUsers = withWhom;
   }

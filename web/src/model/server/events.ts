@@ -3,7 +3,7 @@
 
 export type Content = Record<string, unknown>;
 
-export interface Unsigned {
+export interface UnsignedData {
   transaction_id?: string;
   redacted_because?: RawEvent;
   prev_content?: Content;
@@ -21,7 +21,7 @@ export interface RawEvent {
   content: Content;
   state_key?: string;
   redacts?: string;
-  unsigned?: Unsigned;
+  unsigned?: UnsignedData;
 }
 
 /** An event with only type, sender, state key and content, as in an invitation. */
@@ -32,17 +32,17 @@ export interface StrippedEvent {
   content: Content;
 }
 
-export interface Ephemeral {
+export interface EphemeralEvent {
   type: string;
   content: Content;
 }
 
-export interface Counts {
+export interface NotificationCounts {
   notification_count?: number;
   highlight_count?: number;
 }
 
-export interface JoinedRoom {
+export interface JoinedRoomUpdate {
   summary?: {
     "m.heroes"?: string[];
     "m.joined_member_count"?: number;
@@ -50,20 +50,20 @@ export interface JoinedRoom {
   };
   state?: { events?: RawEvent[] };
   timeline?: { events?: RawEvent[]; limited?: boolean; prev_batch?: string };
-  ephemeral?: { events?: Ephemeral[] };
-  account_data?: { events?: Ephemeral[] };
-  unread_notifications?: Counts;
+  ephemeral?: { events?: EphemeralEvent[] };
+  account_data?: { events?: EphemeralEvent[] };
+  unread_notifications?: NotificationCounts;
 }
 
-export interface InvitedRoom {
+export interface InvitedRoomUpdate {
   invite_state?: { events?: StrippedEvent[] };
 }
 
-export interface KnockedRoom {
+export interface KnockedRoomUpdate {
   knock_state?: { events?: StrippedEvent[] };
 }
 
-export interface LeftRoom {
+export interface LeftRoomUpdate {
   state?: { events?: RawEvent[] };
   timeline?: { events?: RawEvent[]; limited?: boolean; prev_batch?: string };
 }
@@ -71,34 +71,34 @@ export interface LeftRoom {
 export interface SyncUpdate {
   next_batch: string;
   rooms?: {
-    join?: Record<string, JoinedRoom>;
-    invite?: Record<string, InvitedRoom>;
-    knock?: Record<string, KnockedRoom>;
-    leave?: Record<string, LeftRoom>;
+    join?: Record<string, JoinedRoomUpdate>;
+    invite?: Record<string, InvitedRoomUpdate>;
+    knock?: Record<string, KnockedRoomUpdate>;
+    leave?: Record<string, LeftRoomUpdate>;
   };
   presence?: { events?: { type: string; sender: string; content: Content }[] };
-  account_data?: { events?: Ephemeral[] };
+  account_data?: { events?: EphemeralEvent[] };
   to_device?: { events?: unknown[] };
 }
 
-export function text(value: unknown): string | undefined {
+export function asString(value: unknown): string | undefined {
   return typeof value === "string" ? value : undefined;
 }
 
-export function number(value: unknown): number | undefined {
+export function asNumber(value: unknown): number | undefined {
   return typeof value === "number" && Number.isFinite(value) ? value : undefined;
 }
 
-export function record(value: unknown): Record<string, unknown> | undefined {
+export function asRecord(value: unknown): Record<string, unknown> | undefined {
   return typeof value === "object" && value !== null && !Array.isArray(value) ? (value as Record<string, unknown>) : undefined;
 }
 
-export function list(value: unknown): unknown[] {
+export function asArray(value: unknown): unknown[] {
   return Array.isArray(value) ? value : [];
 }
 
-export function strings(value: unknown): string[] {
-  return list(value).filter((item): item is string => typeof item === "string");
+export function asStrings(value: unknown): string[] {
+  return asArray(value).filter((item): item is string => typeof item === "string");
 }
 
 /** The relation of an event, from `m.relates_to`. */
@@ -111,13 +111,13 @@ export interface Relation {
 }
 
 export function relationOf(content: Content): Relation {
-  const relation = record(content["m.relates_to"]) ?? {};
-  const type = text(relation["rel_type"]);
+  const relation = asRecord(content["m.relates_to"]) ?? {};
+  const type = asString(relation["rel_type"]);
   const isFallback = type === "m.thread" && relation["is_falling_back"] === true;
   return {
     type,
-    target: text(relation["event_id"]),
-    key: text(relation["key"]),
-    replyTo: isFallback ? undefined : text(record(relation["m.in_reply_to"])?.["event_id"]),
+    target: asString(relation["event_id"]),
+    key: asString(relation["key"]),
+    replyTo: isFallback ? undefined : asString(asRecord(relation["m.in_reply_to"])?.["event_id"]),
   };
 }

@@ -44,7 +44,7 @@ export class LiveConnection {
   private nextId = 1;
   private failedSockets = 0;
   private retrySocketsAt = 0;
-  private running: AbortController | null = null;
+  private stopController: AbortController | null = null;
   private wakeController = new AbortController();
   /** Set while the server still keeps to-device messages that were received. */
   private isAckPending = false;
@@ -56,14 +56,14 @@ export class LiveConnection {
   ) {}
 
   start(): void {
-    if (this.running !== null) return;
-    this.running = new AbortController();
-    void this.run(this.running.signal);
+    if (this.stopController !== null) return;
+    this.stopController = new AbortController();
+    void this.run(this.stopController.signal);
   }
 
   stop(): void {
-    this.running?.abort();
-    this.running = null;
+    this.stopController?.abort();
+    this.stopController = null;
     this.socket?.close();
   }
 

@@ -1,7 +1,7 @@
 // Pictures and files from the server. They need the access token, so they are downloaded and shown from memory.
 
 import { type Api, MatrixError, NetworkError, path } from "./api.ts";
-import { number } from "./events.ts";
+import { asNumber } from "./events.ts";
 
 export interface ThumbnailSize {
   width: number;
@@ -47,7 +47,7 @@ export class Media {
 
   /** Returns the size limit of uploads in bytes; undefined if the server does not say. */
   async uploadLimit(): Promise<number | undefined> {
-    this.cachedUploadLimit ??= this.api.get<Record<string, unknown>>("/_matrix/client/v1/media/config").then((config) => number(config["m.upload.size"]));
+    this.cachedUploadLimit ??= this.api.get<Record<string, unknown>>("/_matrix/client/v1/media/config").then((config) => asNumber(config["m.upload.size"]));
     this.cachedUploadLimit.catch(() => (this.cachedUploadLimit = null));
     return this.cachedUploadLimit;
   }

@@ -1,7 +1,7 @@
 // Registers accounts and logs in.
 
 import { type Api, MatrixError } from "../server/api.ts";
-import { text } from "../server/events.ts";
+import { asString } from "../server/events.ts";
 import type { LoginResponse } from "./session.ts";
 import { type AuthChallenge, DUMMY_STAGE, readChallenge, TOKEN_STAGE, withInteractiveAuth } from "./userInteractiveAuth.ts";
 
@@ -94,7 +94,7 @@ export function passwordProblem(password: string, repeated: string): string | nu
 export async function fetchServerName(api: Api): Promise<string | null> {
   try {
     const keys = await api.get<Record<string, unknown>>("/_matrix/key/v2/server", {}, { anonymous: true });
-    return text(keys["server_name"]) ?? null;
+    return asString(keys["server_name"]) ?? null;
   } catch {
     return null;
   }

@@ -1,7 +1,7 @@
 // User-interactive authentication: the server asks for a proof before important changes.
 
 import { MatrixError } from "../server/api.ts";
-import { type Content, list, record, strings, text } from "../server/events.ts";
+import { asArray, asRecord, asString, asStrings, type Content } from "../server/events.ts";
 
 export interface AuthChallenge {
   session: string | undefined;
@@ -29,9 +29,9 @@ export function readChallenge(error: unknown): AuthChallenge | null {
   const { flows, session, completed } = error.body;
   if (!Array.isArray(flows)) return null;
   return {
-    session: text(session),
-    flows: list(flows).map((flow) => strings(record(flow)?.["stages"])),
-    completed: strings(completed),
+    session: asString(session),
+    flows: asArray(flows).map((flow) => asStrings(asRecord(flow)?.["stages"])),
+    completed: asStrings(completed),
   };
 }
 

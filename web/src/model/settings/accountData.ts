@@ -2,7 +2,7 @@
 
 import { signal } from "@preact/signals";
 import { type Api, path } from "../server/api.ts";
-import { type Content, record, type SyncUpdate, strings } from "../server/events.ts";
+import { asRecord, asStrings, type Content, type SyncUpdate } from "../server/events.ts";
 
 /** The settings of the page that are stored in the account. */
 export interface PageSettings {
@@ -31,7 +31,7 @@ export class AccountData {
     for (const { type, content } of update.account_data?.events ?? []) {
       if (type === SETTINGS_TYPE) this.settings.value = { ...DEFAULT_SETTINGS, ...(content as Partial<PageSettings>) };
       if (type === "m.direct") this.directChats.value = content;
-      if (type === "m.ignored_user_list") this.ignoredUsers.value = Object.keys(record(content["ignored_users"]) ?? {});
+      if (type === "m.ignored_user_list") this.ignoredUsers.value = Object.keys(asRecord(content["ignored_users"]) ?? {});
       if (type === "m.push_rules") this.pushRules.value = content;
     }
   }
@@ -44,7 +44,7 @@ export class AccountData {
 
   /** Marks a room as a direct chat with a user. */
   async addDirectChat(userId: string, roomId: string): Promise<void> {
-    const ids = new Set([...strings(this.directChats.value[userId]), roomId]);
+    const ids = new Set([...asStrings(this.directChats.value[userId]), roomId]);
     const direct = { ...this.directChats.value, [userId]: [...ids] };
     this.directChats.value = direct;
     await this.put("m.direct", direct);

@@ -1,7 +1,7 @@
 // Push rules, as far as the page shows them.
 
 import { type Api, path } from "../server/api.ts";
-import { type Content, list, record, strings, text } from "../server/events.ts";
+import { asArray, asRecord, asString, asStrings, type Content } from "../server/events.ts";
 
 /** The notifications of a room: everything, mentions only, nothing, or the default of all rooms. */
 export type RoomNotificationLevel = "default" | "all" | "mentions" | "mute";
@@ -28,16 +28,16 @@ const NOTIFY_ACTIONS = ["notify"];
 const NOTIFY_LOUDLY_ACTIONS = ["notify", { set_tweak: "sound", value: "default" }, { set_tweak: "highlight" }];
 
 export function rulesOfKind(rules: Content, kind: PushRuleKind): PushRule[] {
-  return list(record(rules["global"])?.[kind]).flatMap((item) => {
-    const rule = record(item);
-    const id = text(rule?.["rule_id"]);
+  return asArray(asRecord(rules["global"])?.[kind]).flatMap((item) => {
+    const rule = asRecord(item);
+    const id = asString(rule?.["rule_id"]);
     if (rule === undefined || id === undefined) return [];
     return [
       {
         rule_id: id,
         enabled: rule["enabled"] !== false,
-        notifies: strings(rule["actions"]).includes("notify"),
-        pattern: text(rule["pattern"]),
+        notifies: asStrings(rule["actions"]).includes("notify"),
+        pattern: asString(rule["pattern"]),
       },
     ];
   });

@@ -2,7 +2,7 @@
 
 import { signal } from "@preact/signals";
 import { type Api, messageOf } from "../server/api.ts";
-import { list, number, type RawEvent, record, strings, text } from "../server/events.ts";
+import { asArray, asNumber, asRecord, asString, asStrings, type RawEvent } from "../server/events.ts";
 
 export interface SearchHit {
   roomId: string;
@@ -50,15 +50,15 @@ export class MessageSearch {
     try {
       const found = await this.fetchPage();
       if (asked !== this.requestCount) return;
-      const results = list(found["results"]).map((result) => record(record(result)?.["result"]));
+      const results = asArray(found["results"]).map((result) => asRecord(asRecord(result)?.["result"]));
       const hits = results.flatMap((event) => {
-        const roomId = text(event?.["room_id"]);
+        const roomId = asString(event?.["room_id"]);
         return roomId === undefined ? [] : [{ roomId, event: event as unknown as RawEvent }];
       });
       this.hits.value = [...this.hits.value, ...hits];
-      this.count.value = number(found["count"]) ?? this.hits.value.length;
-      this.words.value = [...new Set([...strings(found["highlights"]), ...this.term.split(/\s+/)])].filter((word) => word !== "");
-      this.next = text(found["next_batch"]);
+      this.count.value = asNumber(found["count"]) ?? this.hits.value.length;
+      this.words.value = [...new Set([...asStrings(found["highlights"]), ...this.term.split(/\s+/)])].filter((word) => word !== "");
+      this.next = asString(found["next_batch"]);
       this.hasMore.value = this.next !== undefined;
     } catch (error) {
       if (asked === this.requestCount) this.problem.value = messageOf(error);
@@ -83,7 +83,7 @@ export class MessageSearch {
       },
       { query: { next_batch: this.next } },
     );
-    return record(record(answer["search_categories"])?.["room_events"]) ?? {};
+    return asRecord(asRecord(answer["search_categories"])?.["room_events"]) ?? {};
   }
 }
 

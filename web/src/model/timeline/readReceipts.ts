@@ -7,7 +7,7 @@ import { type Api, path } from "../server/api.ts";
 /** The delay that combines a burst of messages into one receipt. */
 const RECEIPT_DELAY_MS = 300;
 
-export interface Reader {
+export interface RoomReader {
   userId: string;
   /** The order of the last event that the user has read, as far as it is loaded. */
   upTo: number;
@@ -34,7 +34,7 @@ export class ReadReceipts {
   }
 
   /** The other readers, and how far each has read; the furthest first. */
-  readonly readers: ReadonlySignal<Reader[]> = computed(() => {
+  readonly readers: ReadonlySignal<RoomReader[]> = computed(() => {
     this.room.receiptsChanged.value;
     this.room.timeline.changed.value;
     const { timeline, receipts, me } = this.room;

@@ -1,7 +1,7 @@
 // Describes the state events of a room in words.
 
 import { PowerLevels } from "../rooms/powerLevels.ts";
-import { type Content, record, text } from "../server/events.ts";
+import { asRecord, asString, type Content } from "../server/events.ts";
 import type { TimelineEvent } from "./timelineEvent.ts";
 
 type NameLookup = (userId: string) => string;
@@ -14,18 +14,18 @@ export function hasStateEventText(event: TimelineEvent): boolean {
 export function stateEventText({ raw, isRedacted }: TimelineEvent, nameOf: NameLookup): string | null {
   const who = nameOf(raw.sender);
   const { content } = raw;
-  const before = record(raw.unsigned?.prev_content) ?? {};
+  const before = asRecord(raw.unsigned?.prev_content) ?? {};
   switch (raw.type) {
     case "m.room.member":
       return describeMember(who, raw.sender, raw.state_key ?? "", content, before, nameOf);
     case "m.room.create":
       return content["type"] === "m.space" ? `${who} created this space` : `${who} created this room`;
     case "m.room.name":
-      return describeChange(who, "name", text(content["name"]), isRedacted);
+      return describeChange(who, "name", asString(content["name"]), isRedacted);
     case "m.room.topic":
-      return describeChange(who, "topic", text(content["topic"]), isRedacted);
+      return describeChange(who, "topic", asString(content["topic"]), isRedacted);
     case "m.room.avatar":
-      return text(content["url"]) ? `${who} changed the picture of the room` : `${who} removed the picture of the room`;
+      return asString(content["url"]) ? `${who} changed the picture of the room` : `${who} removed the picture of the room`;
     case "m.room.encryption":
       return `${who} turned on encryption`;
     case "m.room.tombstone":
@@ -33,11 +33,11 @@ export function stateEventText({ raw, isRedacted }: TimelineEvent, nameOf: NameL
     case "m.room.power_levels":
       return describePowers(who, content, before, nameOf);
     case "m.room.join_rules":
-      return describeJoinRule(who, text(content["join_rule"]));
+      return describeJoinRule(who, asString(content["join_rule"]));
     case "m.room.history_visibility":
-      return describeVisibility(who, text(content["history_visibility"]));
+      return describeVisibility(who, asString(content["history_visibility"]));
     case "m.room.canonical_alias":
-      return text(content["alias"]) ? `${who} made ${text(content["alias"])} the address of the room` : `${who} removed the address of the room`;
+      return asString(content["alias"]) ? `${who} made ${asString(content["alias"])} the address of the room` : `${who} removed the address of the room`;
     case "m.room.pinned_events":
       return `${who} changed the pinned messages`;
     default:
@@ -51,11 +51,11 @@ function describeChange(who: string, what: string, value: string | undefined, is
 }
 
 function describeMember(who: string, sender: string, userId: string, content: Content, before: Content, nameOf: NameLookup): string | null {
-  const name = text(content["displayname"]) || nameOf(userId);
-  const reason = text(content["reason"]);
+  const name = asString(content["displayname"]) || nameOf(userId);
+  const reason = asString(content["reason"]);
   const because = reason ? `: ${reason}` : "";
   const isSelf = sender === userId;
-  const old = text(before["membership"]) ?? "leave";
+  const old = asString(before["membership"]) ?? "leave";
   switch (content["membership"]) {
     case "join":
       return old === "join" ? describeProfile(nameOf(userId), content, before) : `${name} joined`;
@@ -76,19 +76,19 @@ function describeMember(who: string, sender: string, userId: string, content: Co
 }
 
 function describeProfile(name: string, content: Content, before: Content): string | null {
-  const now = text(content["displayname"]);
-  const then = text(before["displayname"]);
+  const now = asString(content["displayname"]);
+  const then = asString(before["displayname"]);
   if (now !== then) {
     if (!now) return `${then} removed their name`;
     return then ? `${then} is now called ${now}` : `${name} is now called ${now}`;
   }
-  if (text(content["avatar_url"]) === text(before["avatar_url"])) return null;
-  return text(content["avatar_url"]) ? `${name} changed their picture` : `${name} removed their picture`;
+  if (asString(content["avatar_url"]) === asString(before["avatar_url"])) return null;
+  return asString(content["avatar_url"]) ? `${name} changed their picture` : `${name} removed their picture`;
 }
 
 function describePowers(who: string, content: Content, before: Content, nameOf: NameLookup): string | null {
-  const now = record(content["users"]) ?? {};
-  const then = record(before["users"]) ?? {};
+  const now = asRecord(content["users"]) ?? {};
+  const then = asRecord(before["users"]) ?? {};
   const byDefault = Number(content["users_default"] ?? 0);
   const changes: string[] = [];
   for (const userId of new Set([...Object.keys(now), ...Object.keys(then)])) {

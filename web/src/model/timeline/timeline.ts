@@ -2,7 +2,7 @@
 
 import { type Signal, signal } from "@preact/signals";
 import { type Api, path } from "../server/api.ts";
-import { type RawEvent, relationOf, text } from "../server/events.ts";
+import { asString, type RawEvent, relationOf } from "../server/events.ts";
 import { type SendState, TimelineEvent } from "./timelineEvent.ts";
 
 export { type SendState, TimelineEvent };
@@ -318,7 +318,7 @@ export class Timeline {
 
 /** Returns the id of the redacted event, in any room version. */
 export function redactionTarget(raw: RawEvent): string | undefined {
-  return text(raw.content["redacts"]) ?? raw.redacts;
+  return asString(raw.content["redacts"]) ?? raw.redacts;
 }
 
 /** Returns the event that an edit, reaction, redaction or threaded reply belongs to. A plain reply belongs to none. */

@@ -1,7 +1,7 @@
 // One event of a timeline, with its edits, reactions, thread and redaction.
 
 import { signal } from "@preact/signals";
-import { type Content, number, type RawEvent, type Relation, record, relationOf } from "../server/events.ts";
+import { asNumber, asRecord, type Content, type RawEvent, type Relation, relationOf } from "../server/events.ts";
 
 export type SendState = "sending" | "sent" | "failed";
 
@@ -77,7 +77,7 @@ export class TimelineEvent {
 
   /** The content to show: that of the newest edit, if there is one. */
   get content(): Content {
-    const edited = this.isEdited ? record(this.edit?.content["m.new_content"]) : undefined;
+    const edited = this.isEdited ? asRecord(this.edit?.content["m.new_content"]) : undefined;
     return edited ?? this.raw.content;
   }
 
@@ -87,7 +87,7 @@ export class TimelineEvent {
       edit.type === this.raw.type &&
       !this.isState &&
       edit.unsigned?.redacted_because === undefined &&
-      record(edit.content["m.new_content"]) !== undefined;
+      asRecord(edit.content["m.new_content"]) !== undefined;
     if (!isValid || this.edits.some(({ event_id }) => event_id === edit.event_id)) return;
     this.edits = [...this.edits, edit].sort((a, b) => a.origin_server_ts - b.origin_server_ts);
     this.notifyChanged();
@@ -127,12 +127,12 @@ export class TimelineEvent {
   /** Applies the relations that the server bundled with the event. */
   applyBundledRelations(): void {
     const bundled = this.raw.unsigned?.["m.relations"];
-    const edit = record(bundled?.["m.replace"]);
-    if (record(edit?.["content"]) !== undefined) this.addEdit(edit as unknown as RawEvent);
-    const thread = record(bundled?.["m.thread"]);
+    const edit = asRecord(bundled?.["m.replace"]);
+    if (asRecord(edit?.["content"]) !== undefined) this.addEdit(edit as unknown as RawEvent);
+    const thread = asRecord(bundled?.["m.thread"]);
     if (thread === undefined) return;
-    const latest = record(thread["latest_event"]) as unknown as RawEvent | undefined;
-    this.thread = { count: number(thread["count"]) ?? 0, latest: latest ?? null };
+    const latest = asRecord(thread["latest_event"]) as unknown as RawEvent | undefined;
+    this.thread = { count: asNumber(thread["count"]) ?? 0, latest: latest ?? null };
   }
 
   /** Removes an edit, reaction or reply that was redacted. */

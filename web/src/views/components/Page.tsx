@@ -1,7 +1,7 @@
 import "./Page.css";
 import type { ComponentChildren } from "preact";
 import { useId } from "preact/hooks";
-import { hrefOf } from "../../model/route.ts";
+import { routeHref } from "../../model/route.ts";
 import { Icon } from "./Icon.tsx";
 
 interface Props {
@@ -34,7 +34,7 @@ export function Page({ title, tools, head, children }: Props) {
 /** On a phone, the link back to the list. */
 export function BackLink() {
   return (
-    <a class="icon-button back-link" href={hrefOf({ at: "home" })} aria-label="Back to conversations" title="Back to conversations">
+    <a class="icon-button back-link" href={routeHref({ at: "home" })} aria-label="Back to conversations" title="Back to conversations">
       <Icon name="back" />
     </a>
   );

@@ -1,5 +1,5 @@
 import { useState } from "preact/hooks";
-import { type Room, serverOf } from "../../model/rooms/room.ts";
+import { type Room, serverNameOf } from "../../model/rooms/room.ts";
 import { toUsername } from "../../model/session/authentication.ts";
 import { useClient } from "../clientContext.ts";
 import { ConfirmDialog } from "../components/ConfirmDialog.tsx";
@@ -20,7 +20,7 @@ export function EditRoom({ room, onClose }: { room: Room; onClose: () => void })
     const nextTopic = String(data.get("topic") ?? topic).trim();
     if (nextName !== name) await roomAdministration.setState(room.id, "m.room.name", { name: nextName });
     if (nextTopic !== topic) await roomAdministration.setState(room.id, "m.room.topic", { topic: nextTopic });
-    if (mayAlias && alias !== "") await roomAdministration.setAlias(room.id, `#${toUsername(alias)}:${serverOf(me)}`);
+    if (mayAlias && alias !== "") await roomAdministration.setAlias(room.id, `#${toUsername(alias)}:${serverNameOf(me)}`);
   };
   return (
     <ConfirmDialog title="Edit room" submit="Save" onConfirm={save} onClose={onClose}>
@@ -40,7 +40,7 @@ export function EditRoom({ room, onClose }: { room: Room; onClose: () => void })
         </label>
         <textarea id="edit-topic" class="input" name="topic" rows={3} dir="auto" defaultValue={topic} disabled={!may("m.room.topic")} />
       </div>
-      {mayAlias && <AliasField server={serverOf(me)} value={alias} onChange={setAlias} />}
+      {mayAlias && <AliasField server={serverNameOf(me)} value={alias} onChange={setAlias} />}
     </ConfirmDialog>
   );
 }

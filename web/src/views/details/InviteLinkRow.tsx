@@ -1,5 +1,5 @@
 import { useState } from "preact/hooks";
-import { hrefOf } from "../../model/route.ts";
+import { routeHref } from "../../model/route.ts";
 import { type InviteLink, isUnusable, usesLeft } from "../../model/server/parlourApi.ts";
 import { CopyButton } from "../components/CopyButton.tsx";
 import { exactTime, relativeTime } from "../components/formatTime.ts";
@@ -12,7 +12,7 @@ export function InviteLinkRow({ link, onRevoke }: { link: InviteLink; onRevoke: 
   const [showsCode, setShowsCode] = useState(false);
   const [busy, setBusy] = useState(false);
   // The address of this page certainly works for the user.
-  const url = `${location.origin}/${hrefOf({ at: "invite", token: link.token })}`;
+  const url = `${location.origin}/${routeHref({ at: "invite", token: link.token })}`;
   const name = link.label ?? "Link";
   const left = usesLeft(link);
   const revoke = async () => {

@@ -1,6 +1,6 @@
 import { useState } from "preact/hooks";
 import type { FoundUser } from "../../model/people/userSearch.ts";
-import { serverOf } from "../../model/rooms/room.ts";
+import { serverNameOf } from "../../model/rooms/room.ts";
 import { toUsername } from "../../model/session/authentication.ts";
 import { useClient } from "../clientContext.ts";
 import { ConfirmDialog } from "../components/ConfirmDialog.tsx";
@@ -44,7 +44,7 @@ export function CreateRoom({ onClose }: { onClose: () => void }) {
         <AccessChoice label="Private" hint="Only invited people." checked={!isPublic} onChoose={() => setPublic(false)} />
         <AccessChoice label="Public" hint="Everyone; the room is in the public list." checked={isPublic} onChoose={() => setPublic(true)} />
       </fieldset>
-      {isPublic && <AliasField server={serverOf(me)} value={alias} onChange={setAlias} />}
+      {isPublic && <AliasField server={serverNameOf(me)} value={alias} onChange={setAlias} />}
       <Select
         label="Who can read the history"
         value={history}

@@ -1,6 +1,6 @@
 import { useState } from "preact/hooks";
 import type { MatrixAddress, PublicRoom } from "../../model/rooms/roomDirectory.ts";
-import { hrefOf } from "../../model/route.ts";
+import { routeHref } from "../../model/route.ts";
 import { useClient } from "../clientContext.ts";
 import { Avatar } from "../components/Avatar.tsx";
 import { Icon } from "../components/Icon.tsx";
@@ -40,7 +40,7 @@ function EnterRoomButton({ room, name }: { room: PublicRoom; name: string }) {
   const membership = rooms.get(room.room_id)?.membership.value;
   if (membership === "join") {
     return (
-      <a class="button small" href={hrefOf({ at: "room", id: room.room_id })} aria-label={`Open ${name}`}>
+      <a class="button small" href={routeHref({ at: "room", id: room.room_id })} aria-label={`Open ${name}`}>
         Open
       </a>
     );

@@ -1,7 +1,7 @@
 import "./ProfileCard.css";
 import { useEffect, useState } from "preact/hooks";
 import { localpart, type Room } from "../../model/rooms/room.ts";
-import { hrefOf } from "../../model/route.ts";
+import { routeHref } from "../../model/route.ts";
 import { useClient } from "../clientContext.ts";
 import { Avatar } from "../components/Avatar.tsx";
 import { ConfirmDialog } from "../components/ConfirmDialog.tsx";
@@ -86,7 +86,7 @@ function SharedRooms({ userId, onGo }: { userId: string; onGo: () => void }) {
       <ul role="list">
         {shared.map((room) => (
           <li key={room.id}>
-            <a class="shared-room" href={hrefOf({ at: "room", id: room.id })} onClick={onGo}>
+            <a class="shared-room" href={routeHref({ at: "room", id: room.id })} onClick={onGo}>
               <Avatar id={room.id} name={room.name.value} mxc={room.avatar.value} size="small" square />
               <span class="ellipsis" dir="auto">
                 {room.name}

@@ -1,7 +1,7 @@
 import { useEffect, useMemo } from "preact/hooks";
-import { Composer as ComposerModel } from "../../model/composing/composer.ts";
+import { Composer } from "../../model/composing/composer.ts";
 import type { Room } from "../../model/rooms/room.ts";
-import { hrefOf } from "../../model/route.ts";
+import { routeHref } from "../../model/route.ts";
 import { useClient } from "../clientContext.ts";
 import { attempt } from "../components/Toasts.tsx";
 import { navigate } from "../currentRoute.ts";
@@ -21,7 +21,7 @@ import { RoomTimeline } from "./timeline/RoomTimeline.tsx";
 export function JoinedRoom({ room, event }: { room: Room; event?: string | undefined }) {
   const client = useClient();
   const conversation = conversationOf(client, room);
-  const composer = useMemo(() => new ComposerModel(client, conversation, createDrafts(client)), [conversation]);
+  const composer = useMemo(() => new Composer(client, conversation, createDrafts(client)), [conversation]);
 
   const goTo = (eventId: string) =>
     void attempt(async () => {
@@ -66,5 +66,5 @@ export function JoinedRoom({ room, event }: { room: Room; event?: string | undef
 }
 
 export function roomHref(id: string): string {
-  return hrefOf({ at: "room", id });
+  return routeHref({ at: "room", id });
 }

@@ -1,6 +1,6 @@
 import type { Room } from "../../model/rooms/room.ts";
-import { hrefOf } from "../../model/route.ts";
-import { text } from "../../model/server/events.ts";
+import { routeHref } from "../../model/route.ts";
+import { asString } from "../../model/server/events.ts";
 import { useClient } from "../clientContext.ts";
 import { Avatar } from "../components/Avatar.tsx";
 import { attempt } from "../components/Toasts.tsx";
@@ -11,7 +11,7 @@ export function NotJoinedRoom({ room }: { room: Room }) {
   const client = useClient();
   const own = room.ownMember.value;
   const by = own === undefined || own.sender === client.me ? null : room.memberName(own.sender);
-  const reason = text(own?.content["reason"]);
+  const reason = asString(own?.content["reason"]);
   const membership = room.membership.value;
   const isOpen = room.joinRule.value === "public" && membership === "leave";
   return (
@@ -26,7 +26,7 @@ export function NotJoinedRoom({ room }: { room: Room }) {
             Join again
           </button>
         )}
-        <a class="button" href={hrefOf({ at: "home" })}>
+        <a class="button" href={routeHref({ at: "home" })}>
           Back to my conversations
         </a>
       </div>

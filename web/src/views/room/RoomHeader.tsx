@@ -1,4 +1,4 @@
-import { hrefOf } from "../../model/route.ts";
+import { routeHref } from "../../model/route.ts";
 import { useClient } from "../clientContext.ts";
 import { Avatar } from "../components/Avatar.tsx";
 import { relativeTime } from "../components/formatTime.ts";
@@ -13,7 +13,7 @@ export function RoomHeader() {
   const other = room.directWith.value;
   return (
     <header class="room-header">
-      <a class="icon-button back" href={hrefOf({ at: "home" })} aria-label="Back to the list" title="Back to the list">
+      <a class="icon-button back" href={routeHref({ at: "home" })} aria-label="Back to the list" title="Back to the list">
         <Icon name="back" />
       </a>
       <div class="about">
@@ -43,7 +43,7 @@ function Subtitle() {
   const other = room.directWith.value;
   const count = room.joinedCount.value;
   const topic = room.topic.value;
-  if (other !== null && count <= 2) return <span class="sub ellipsis">{presenceText(presences.get(other))}</span>;
+  if (other !== null && count <= 2) return <span class="sub ellipsis">{headerPresenceText(presences.get(other))}</span>;
   const members = count === 1 ? "1 participant" : `${count.toLocaleString()} participants`;
   return (
     <span class="sub ellipsis" title={topic}>
@@ -58,7 +58,7 @@ function Subtitle() {
   );
 }
 
-function presenceText(presence: { presence: string; lastActive: number | undefined } | undefined): string {
+function headerPresenceText(presence: { presence: string; lastActive: number | undefined } | undefined): string {
   if (presence === undefined) return "";
   if (presence.presence === "online") return "online";
   return presence.lastActive === undefined ? "" : `last seen ${relativeTime(presence.lastActive)}`;

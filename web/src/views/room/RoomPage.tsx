@@ -1,5 +1,5 @@
 import "./RoomPage.css";
-import { hrefOf } from "../../model/route.ts";
+import { routeHref } from "../../model/route.ts";
 import { useClient } from "../clientContext.ts";
 import { Icon } from "../components/Icon.tsx";
 import { Invitation } from "../invite/Invitation.tsx";
@@ -37,7 +37,7 @@ function NotFound() {
       <Icon name="compass" />
       <h1>There is no such room</h1>
       <p>It may have been deleted, or you are not in it.</p>
-      <a class="button" href={hrefOf({ at: "home" })}>
+      <a class="button" href={routeHref({ at: "home" })}>
         Back to my conversations
       </a>
     </div>

@@ -13,14 +13,14 @@ export function TypingLine() {
             <i />
             <i />
           </span>
-          <span class="ellipsis">{typingText(names)}</span>
+          <span class="ellipsis">{typingNamesText(names)}</span>
         </>
       )}
     </div>
   );
 }
 
-function typingText(names: string[]): string {
+function typingNamesText(names: string[]): string {
   const [first, second] = names;
   if (names.length === 1) return `${first} is typing…`;
   return names.length === 2 ? `${first} and ${second} are typing…` : `${first}, ${second} and others are typing…`;

@@ -1,4 +1,4 @@
-import { serverOf } from "../../model/rooms/room.ts";
+import { serverNameOf } from "../../model/rooms/room.ts";
 import { useClient } from "../clientContext.ts";
 
 /** Information about the server and this page, and how to connect other clients. */
@@ -10,7 +10,7 @@ export function AboutTab() {
         <h2 id="about-heading">About</h2>
         <dl class="facts">
           <dt>Server</dt>
-          <dd>{serverOf(me)}</dd>
+          <dd>{serverNameOf(me)}</dd>
           <dt>Address</dt>
           <dd>
             <code>{location.origin}</code>

@@ -2,7 +2,7 @@ import { useState } from "preact/hooks";
 import type { Room } from "../../model/rooms/room.ts";
 import { invitationExpiry } from "../../model/rooms/roomAdministration.ts";
 import { isDirectInvitation } from "../../model/rooms/roomEntry.ts";
-import { hrefOf } from "../../model/route.ts";
+import { routeHref } from "../../model/route.ts";
 import { useClient } from "../clientContext.ts";
 import { Avatar } from "../components/Avatar.tsx";
 import { relativeTime } from "../components/formatTime.ts";
@@ -44,7 +44,7 @@ function InvitationRow({ room }: { room: Room }) {
   const by = inviter === undefined ? "" : room.memberName(inviter);
   return (
     <li class="invited-row">
-      <a class="room-row" href={hrefOf({ at: "room", id: room.id })} aria-current={here ? "page" : undefined}>
+      <a class="room-row" href={routeHref({ at: "room", id: room.id })} aria-current={here ? "page" : undefined}>
         <Avatar id={room.id} name={room.name.value} mxc={room.avatar.value} square={!isDirectInvitation(room)} />
         <span class="room-text">
           <span class="room-name ellipsis" dir="auto">

@@ -1,6 +1,6 @@
 import type { Room } from "../../model/rooms/room.ts";
 import { roomPreview, typingText } from "../../model/rooms/roomPreview.ts";
-import { hrefOf } from "../../model/route.ts";
+import { routeHref } from "../../model/route.ts";
 import { roomNotificationLevel } from "../../model/settings/pushRules.ts";
 import { useClient } from "../clientContext.ts";
 import { Avatar } from "../components/Avatar.tsx";
@@ -16,7 +16,7 @@ export function RoomRow({ room, draft }: { room: Room; draft: string | undefined
   const muted = roomNotificationLevel(accountData.pushRules.value, room.id) === "mute";
   const other = room.directWith.value;
   return (
-    <a class={`room-row${count > 0 ? " unread" : ""}`} href={hrefOf({ at: "room", id: room.id })} aria-current={here ? "page" : undefined}>
+    <a class={`room-row${count > 0 ? " unread" : ""}`} href={routeHref({ at: "room", id: room.id })} aria-current={here ? "page" : undefined}>
       <Avatar id={other ?? room.id} name={room.name.value} mxc={room.avatar.value} square={other === null} presenceOf={other ?? undefined} />
       <span class="room-text">
         <span class="room-line">

@@ -1,7 +1,7 @@
 import "./Sidebar.css";
 import { useEffect, useRef, useState } from "preact/hooks";
 import { filterRooms, type RoomFilter } from "../../model/rooms/roomFilter.ts";
-import { hrefOf } from "../../model/route.ts";
+import { routeHref } from "../../model/route.ts";
 import { useClient } from "../clientContext.ts";
 import { Icon, type IconName } from "../components/Icon.tsx";
 import { currentRoute } from "../currentRoute.ts";
@@ -55,7 +55,7 @@ export function Sidebar() {
 function PageLink({ at, icon, label }: { at: "people" | "explore"; icon: IconName; label: string }) {
   const here = currentRoute.value.at === at;
   return (
-    <a class="icon-button place" href={hrefOf({ at })} aria-label={label} title={label} aria-current={here ? "page" : undefined}>
+    <a class="icon-button place" href={routeHref({ at })} aria-label={label} title={label} aria-current={here ? "page" : undefined}>
       <Icon name={icon} />
     </a>
   );

@@ -1,6 +1,6 @@
 import { useEffect, useState } from "preact/hooks";
 import { localpart } from "../../model/rooms/room.ts";
-import { hrefOf } from "../../model/route.ts";
+import { routeHref } from "../../model/route.ts";
 import { type Api, MatrixError, messageOf } from "../../model/server/api.ts";
 import { type InviteLinkPreview, ParlourApi } from "../../model/server/parlourApi.ts";
 import type { SessionStore } from "../../model/session/session.ts";
@@ -33,7 +33,7 @@ export function InviteLinkWelcome({ api, sessions, server, token }: Props) {
         <h1>This invitation is no longer valid</h1>
         <p class="soft">{problem} Ask for a new one.</p>
         <p class="welcome-other">
-          Have an account? <a href={hrefOf({ at: "login" })}>Sign in</a>
+          Have an account? <a href={routeHref({ at: "login" })}>Sign in</a>
         </p>
       </>
     );

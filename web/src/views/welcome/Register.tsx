@@ -1,5 +1,5 @@
 import { useEffect, useState } from "preact/hooks";
-import { hrefOf } from "../../model/route.ts";
+import { routeHref } from "../../model/route.ts";
 import type { Api } from "../../model/server/api.ts";
 import { isTokenValid, type RegistrationMode, register } from "../../model/session/authentication.ts";
 import type { SessionStore } from "../../model/session/session.ts";
@@ -25,7 +25,7 @@ export function Register({ api, sessions, server, registration, token }: Props) 
   }, [token]);
   const signIn = (
     <p class="welcome-other">
-      Have an account? <a href={hrefOf({ at: "login" })}>Sign in</a>
+      Have an account? <a href={routeHref({ at: "login" })}>Sign in</a>
     </p>
   );
   if (!usable || (registration === "closed" && token === null)) {

@@ -1,4 +1,4 @@
-import { hrefOf } from "../../model/route.ts";
+import { routeHref } from "../../model/route.ts";
 import type { Api } from "../../model/server/api.ts";
 import { login } from "../../model/session/authentication.ts";
 import type { SessionStore } from "../../model/session/session.ts";
@@ -20,7 +20,7 @@ export function SignIn({ api, sessions, server, canRegister }: Props) {
       <SignInForm api={api} sessions={sessions} />
       {canRegister && (
         <p class="welcome-other">
-          New here? <a href={hrefOf({ at: "register" })}>Create an account</a>
+          New here? <a href={routeHref({ at: "register" })}>Create an account</a>
         </p>
       )}
     </>

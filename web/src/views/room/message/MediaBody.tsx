@@ -1,7 +1,7 @@
 import "./MediaBody.css";
 import { useState } from "preact/hooks";
 import { sizeText } from "../../../model/composing/attachment.ts";
-import { type Content, number, record, text } from "../../../model/server/events.ts";
+import { asNumber, asRecord, asString, type Content } from "../../../model/server/events.ts";
 import { useClient, useFile, useThumbnail } from "../../clientContext.ts";
 import { Icon } from "../../components/Icon.tsx";
 import { attempt } from "../../components/Toasts.tsx";
@@ -15,9 +15,9 @@ const MIN_SIDE_PX = 56;
 
 /** Returns the size of a picture's box from the event, so that nothing moves when the picture has loaded. */
 export function mediaBox(content: Content): { width: number; height: number } {
-  const info = record(content["info"]);
-  const width = number(info?.["w"]) ?? 0;
-  const height = number(info?.["h"]) ?? 0;
+  const info = asRecord(content["info"]);
+  const width = asNumber(info?.["w"]) ?? 0;
+  const height = asNumber(info?.["h"]) ?? 0;
   if (width < 1 || height < 1) return { width: 320, height: 240 };
   const scale = Math.min(MAX_WIDTH_PX / width, MAX_HEIGHT_PX / height, 1);
   return { width: Math.max(Math.round(width * scale), MIN_SIDE_PX), height: Math.max(Math.round(height * scale), MIN_SIDE_PX) };
@@ -30,7 +30,7 @@ function boxStyle(content: Content): Record<string, string> {
 
 export function ImageBody({ content }: { content: Content }) {
   const [open, setOpen] = useState(false);
-  const url = text(content["url"]);
+  const url = asString(content["url"]);
   const thumbnail = useThumbnail(url, 800, 600, "scale");
   const name = fileName(content);
   return (
@@ -45,8 +45,8 @@ export function ImageBody({ content }: { content: Content }) {
 
 export function VideoBody({ content }: { content: Content }) {
   const [isRequested, setRequested] = useState(false);
-  const file = useFile(isRequested ? text(content["url"]) : undefined);
-  const poster = useThumbnail(text(record(content["info"])?.["thumbnail_url"]), 800, 600, "scale");
+  const file = useFile(isRequested ? asString(content["url"]) : undefined);
+  const poster = useThumbnail(asString(asRecord(content["info"])?.["thumbnail_url"]), 800, 600, "scale");
   const name = fileName(content);
   if (file !== undefined) {
     return <video class="media" style={boxStyle(content)} src={file} poster={poster} controls autoplay aria-label={name} />;
@@ -63,7 +63,7 @@ export function VideoBody({ content }: { content: Content }) {
 
 export function AudioBody({ content }: { content: Content }) {
   const [isRequested, setRequested] = useState(false);
-  const file = useFile(isRequested ? text(content["url"]) : undefined);
+  const file = useFile(isRequested ? asString(content["url"]) : undefined);
   if (file !== undefined) return <audio class="sound" src={file} controls autoplay aria-label={fileName(content)} />;
   return <FileCard content={content} icon="play" label="Play" busy={isRequested} onClick={() => setRequested(true)} />;
 }
@@ -71,7 +71,7 @@ export function AudioBody({ content }: { content: Content }) {
 export function FileBody({ content }: { content: Content }) {
   const { media } = useClient();
   const [busy, setBusy] = useState(false);
-  const url = text(content["url"]);
+  const url = asString(content["url"]);
   const save = async () => {
     setBusy(true);
     await attempt(async () => download(await media.file(url ?? ""), fileName(content)));
@@ -105,7 +105,7 @@ function FileCard({ content, icon, label, busy, onClick }: CardProps) {
 }
 
 function sizeOf(content: Content): string {
-  const size = number(record(content["info"])?.["size"]);
+  const size = asNumber(asRecord(content["info"])?.["size"]);
   return size === undefined ? "" : sizeText(size);
 }
 

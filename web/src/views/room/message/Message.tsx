@@ -1,6 +1,6 @@
 import "./Message.css";
 import { useRef, useState } from "preact/hooks";
-import { record, strings } from "../../../model/server/events.ts";
+import { asRecord, asStrings } from "../../../model/server/events.ts";
 import type { TimelineEvent } from "../../../model/timeline/timeline.ts";
 import { useClient } from "../../clientContext.ts";
 import { Avatar, hueOf } from "../../components/Avatar.tsx";
@@ -101,6 +101,6 @@ function kindOf(event: TimelineEvent): string {
 }
 
 function mentions(event: TimelineEvent, me: string): boolean {
-  const mentioned = record(event.content["m.mentions"]);
-  return event.sender !== me && (mentioned?.["room"] === true || strings(mentioned?.["user_ids"]).includes(me));
+  const mentioned = asRecord(event.content["m.mentions"]);
+  return event.sender !== me && (mentioned?.["room"] === true || asStrings(mentioned?.["user_ids"]).includes(me));
 }

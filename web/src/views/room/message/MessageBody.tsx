@@ -1,5 +1,5 @@
 import type { ComponentChildren } from "preact";
-import { record, text } from "../../../model/server/events.ts";
+import { asRecord, asString } from "../../../model/server/events.ts";
 import type { TimelineEvent } from "../../../model/timeline/timeline.ts";
 import { Icon } from "../../components/Icon.tsx";
 import { AudioBody, FileBody, ImageBody, VideoBody } from "./MediaBody.tsx";
@@ -36,7 +36,7 @@ export function MessageBody({ event, name }: { event: TimelineEvent; name: strin
         </div>
       );
     case "m.location":
-      return <Note icon="compass">{text(content["body"]) ?? text(content["geo_uri"]) ?? "A location"}</Note>;
+      return <Note icon="compass">{asString(content["body"]) ?? asString(content["geo_uri"]) ?? "A location"}</Note>;
     default:
       return <TextBody content={content} />;
   }
@@ -63,7 +63,7 @@ function WithCaption({ event, media }: { event: TimelineEvent; media: ComponentC
 
 function Poll({ event }: { event: TimelineEvent }) {
   const { question, answers } = pollOf(event.content);
-  const fallback = text(record(event.content)?.["body"]);
+  const fallback = asString(asRecord(event.content)?.["body"]);
   return (
     <div class="poll">
       <p class="question" dir="auto">

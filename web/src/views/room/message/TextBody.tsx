@@ -1,7 +1,7 @@
 import { useMemo } from "preact/hooks";
 import { splitAtLinks } from "../../../model/composing/links.ts";
 import { bodyText } from "../../../model/composing/messageContent.ts";
-import { type Content, text } from "../../../model/server/events.ts";
+import { asString, type Content } from "../../../model/server/events.ts";
 import { useClient } from "../../clientContext.ts";
 import { showProfile } from "../../people/shownProfile.ts";
 import { sanitizeForDisplay } from "./sanitizeHtml.ts";
@@ -12,7 +12,7 @@ const ONLY_EMOJI_PATTERN =
   /^(?:\s*(?:\p{Regional_Indicator}{2}|\p{Emoji_Presentation}\p{Emoji_Modifier}?|\p{Emoji}\ufe0f)(?:\u200d(?:\p{Emoji_Presentation}|\p{Emoji}\ufe0f?)\p{Emoji_Modifier}?)*){1,6}\s*$/u;
 
 export function TextBody({ content }: { content: Content }) {
-  const formatted = content["format"] === "org.matrix.custom.html" ? text(content["formatted_body"]) : undefined;
+  const formatted = content["format"] === "org.matrix.custom.html" ? asString(content["formatted_body"]) : undefined;
   if (formatted !== undefined && formatted !== "" && formatted.length <= MAX_TEXT_LENGTH) return <HtmlText html={formatted} />;
   const body = bodyText(content).slice(0, MAX_TEXT_LENGTH);
   return (

@@ -2,7 +2,7 @@
 
 import DOMPurify, { type DOMPurify as Purifier } from "dompurify";
 import { matrixLinkTarget, safeHref } from "../../../model/composing/links.ts";
-import { hrefOf } from "../../../model/route.ts";
+import { routeHref } from "../../../model/route.ts";
 
 /** The tags that the specification allows, except for images and fonts. */
 const ALLOWED_TAGS =
@@ -68,7 +68,7 @@ function finishLink(link: Element): void {
     link.setAttribute("class", mentioned.id === reader ? "pill me" : "pill");
     link.setAttribute("data-user", mentioned.id);
   } else if (mentioned?.kind === "room" && mentioned.id.startsWith("!")) {
-    link.setAttribute("href", hrefOf({ at: "room", id: mentioned.id, ...(mentioned.event === undefined ? {} : { event: mentioned.event }) }));
+    link.setAttribute("href", routeHref({ at: "room", id: mentioned.id, ...(mentioned.event === undefined ? {} : { event: mentioned.event }) }));
     return;
   }
   link.setAttribute("target", "_blank");

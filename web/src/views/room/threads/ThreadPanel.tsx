@@ -1,5 +1,5 @@
 import { useEffect, useMemo, useState } from "preact/hooks";
-import { Composer as ComposerModel } from "../../../model/composing/composer.ts";
+import { Composer } from "../../../model/composing/composer.ts";
 import { messageOf } from "../../../model/server/api.ts";
 import { useClient } from "../../clientContext.ts";
 import { IconButton } from "../../components/IconButton.tsx";
@@ -24,7 +24,7 @@ export function ThreadPanel({ root }: { root: string }) {
 
   const context: RoomContextValue = useMemo(() => {
     const last = () => thread.events.findLast((event) => event.relation.type === "m.thread" && !event.isRedacted)?.id ?? root;
-    const composer = new ComposerModel(client, conversation, createDrafts(client), { root, last, get: (id) => thread.get(id) });
+    const composer = new Composer(client, conversation, createDrafts(client), { root, last, get: (id) => thread.get(id) });
     return { ...roomContext, composer, thread: root };
   }, [thread]);
   const pending = room.timeline.pending.filter(({ relation }) => relation.type === "m.thread" && relation.target === root);
