@@ -30,7 +30,7 @@ export async function startServer(environment: Record<string, string> = {}): Pro
   let address = "127.0.0.1:0";
   let child: ChildProcess;
   let firstLink = "";
-  const start = async (): Promise<string> => {
+  const startProcess = async (): Promise<string> => {
     child = spawn(SERVER_BINARY, {
       stdio: ["ignore", "pipe", process.env["SERVER_LOG"] === undefined ? "ignore" : "inherit"],
       env: {
@@ -51,24 +51,24 @@ export async function startServer(environment: Record<string, string> = {}): Pro
     if (firstLink === "") firstLink = /https?:\/\/\S+/.exec(await line())?.[0] ?? "";
     return url.replace(/\/$/, "");
   };
-  const end = async (): Promise<void> => {
+  const stopProcess = async (): Promise<void> => {
     const ended = new Promise((done) => child.once("exit", done));
     child.kill("SIGTERM");
     await ended;
   };
-  const backend = await start();
+  const backend = await startProcess();
   address = new URL(backend).host;
   const front = await startFront(backend);
   return {
     url: front.url,
     firstLink: firstLink.replace(backend, front.url),
     restart: async () => {
-      await end();
-      await start();
+      await stopProcess();
+      await startProcess();
     },
     stop: async () => {
       await front.stop();
-      await end();
+      await stopProcess();
       await rm(folder, { recursive: true, force: true });
     },
   };
@@ -191,8 +191,8 @@ export class TestEnvironment {
 
 /** Sets up the environment of a test file. */
 export function testEnvironment(environment: Record<string, string> = {}): TestEnvironment {
-  const made = new TestEnvironment();
-  beforeAll(async () => made.start(environment));
-  afterAll(async () => made.stop());
-  return made;
+  const env = new TestEnvironment();
+  beforeAll(async () => env.start(environment));
+  afterAll(async () => env.stop());
+  return env;
 }

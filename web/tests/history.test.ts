@@ -33,8 +33,8 @@ test("scrolling back never jumps and keeps the page small", async () => {
   const view = messageLog(alice.page).locator("xpath=..");
 
   // Each step scrolls up by a fixed distance and checks that the visible row moved by exactly that.
-  let worst = 0;
-  let most = 0;
+  let maxJump = 0;
+  let maxRows = 0;
   let isAtBeginning = false;
   for (let step = 0; step < 400 && !isAtBeginning; step++) {
     const moved = await view.evaluate(async (element) => {
@@ -51,13 +51,13 @@ test("scrolling back never jumps and keeps the page small", async () => {
       return after === undefined ? null : Math.abs(after - before - scrolled);
     });
     expect(moved).not.toBeNull();
-    worst = Math.max(worst, moved!);
-    most = Math.max(most, await countRows());
+    maxJump = Math.max(maxJump, moved!);
+    maxRows = Math.max(maxRows, await countRows());
     isAtBeginning = await alice.page.getByText("This is where it begins.").isVisible();
   }
   expect(isAtBeginning).toBe(true);
-  expect(worst).toBeLessThan(2);
-  expect(most).toBeLessThanOrEqual(200);
+  expect(maxJump).toBeLessThan(2);
+  expect(maxRows).toBeLessThanOrEqual(200);
   await messagesWith(alice.page, "Message 0.").waitFor();
 });
 

@@ -20,11 +20,11 @@ test("online users have a green dot, others a last-seen time", async () => {
   }
   await bob.page.getByText("Choose a conversation").waitFor();
   await openPeople(ann);
-  const there = peopleGroup(ann, "Online now").getByRole("button", { name: /^bob Online/ });
-  await there.locator(".dot.online").waitFor();
-  const gone = peopleGroup(ann, "Everyone else").getByRole("button", { name: /^zoe Last seen just now/ });
-  await gone.waitFor();
-  expect(await gone.locator(".dot").count()).toBe(0);
+  const online = peopleGroup(ann, "Online now").getByRole("button", { name: /^bob Online/ });
+  await online.locator(".dot.online").waitFor();
+  const offline = peopleGroup(ann, "Everyone else").getByRole("button", { name: /^zoe Last seen just now/ });
+  await offline.waitFor();
+  expect(await offline.locator(".dot").count()).toBe(0);
   expect(ann.consoleErrors).toEqual([]);
 });
 

@@ -15,6 +15,6 @@ export function applyTheme(theme: PageSettings["theme"]): void {
 }
 
 export function applyStoredTheme(): void {
-  const kept = localStorage.getItem(STORAGE_KEY);
-  if (kept === "light" || kept === "dark") document.documentElement.dataset["theme"] = kept;
+  const stored = localStorage.getItem(STORAGE_KEY);
+  if (stored === "light" || stored === "dark") document.documentElement.dataset["theme"] = stored;
 }

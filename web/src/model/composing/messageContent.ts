@@ -40,13 +40,13 @@ export function editContent(written: MessageInput, edited: TimelineEvent): Conte
   const { content, mentioned } = textContent(written);
   const before = new Set(asStrings(asRecord(edited.content["m.mentions"])?.["user_ids"]));
   // Users who were notified of the first version are not notified again.
-  const fresh = new Set(mentioned.user_ids.filter((userId) => !before.has(userId)));
+  const newMentions = new Set(mentioned.user_ids.filter((userId) => !before.has(userId)));
   const wasRoom = asRecord(edited.content["m.mentions"])?.["room"] === true;
   const fallback: Content = { ...content, body: `* ${String(content["body"])}` };
   if (content["formatted_body"] !== undefined) fallback["formatted_body"] = `* ${String(content["formatted_body"])}`;
   return {
     ...fallback,
-    "m.mentions": mentionsContent(fresh, mentioned.room && !wasRoom),
+    "m.mentions": mentionsContent(newMentions, mentioned.room && !wasRoom),
     "m.new_content": { ...content, "m.mentions": mentionsContent(new Set(mentioned.user_ids), mentioned.room) },
     "m.relates_to": { rel_type: "m.replace", event_id: edited.id },
   };

@@ -39,8 +39,8 @@ test("messages are sent one after the other, in order", async () => {
     return { event_id: `$${sent.length}` };
   });
   const room = createRoom(api);
-  const sending = new SendQueue(api, createChannel(null), "@me:x");
-  for (const body of ["one", "two", "three"]) sending.send(room, textContent(body));
+  const sendQueue = new SendQueue(api, createChannel(null), "@me:x");
+  for (const body of ["one", "two", "three"]) sendQueue.send(room, textContent(body));
   expect(room.timeline.pending).toHaveLength(3);
   await vi.waitFor(() => expect(sent).toEqual(["one", "two", "three"]));
   await vi.waitFor(() =>
@@ -66,24 +66,24 @@ test("when the channel breaks, the same transaction is sent over HTTP", async ()
 });
 
 test("a rate limit is waited out", async () => {
-  let asked = 0;
-  const api = apiAnswering(() => (++asked === 1 ? errorResponse(429, "M_LIMIT_EXCEEDED", { retry_after_ms: 700 }) : { event_id: "$1" }));
+  let requests = 0;
+  const api = apiAnswering(() => (++requests === 1 ? errorResponse(429, "M_LIMIT_EXCEEDED", { retry_after_ms: 700 }) : { event_id: "$1" }));
   const room = createRoom(api);
   const limited = async () => Promise.reject(new MatrixError(429, "M_LIMIT_EXCEEDED", "slow down"));
   const echo = new SendQueue(api, createChannel(limited as SendChannel["request"]), "@me:x").send(room, textContent("x"));
-  await vi.waitFor(() => expect(asked).toBe(1));
+  await vi.waitFor(() => expect(requests).toBe(1));
   expect(echo.sendState).toBe("sending");
   await vi.advanceTimersByTimeAsync(700);
   await vi.waitFor(() => expect(echo.sendState).toBe("sent"));
-  expect(asked).toBe(2);
+  expect(requests).toBe(2);
 });
 
 test("a refused message shows the server's error, and later ones are sent", async () => {
   const api = apiAnswering((_, { body }) => ((body as { body: string }).body === "bad" ? errorResponse(403, "M_FORBIDDEN") : { event_id: "$1" }));
   const room = createRoom(api);
-  const sending = new SendQueue(api, createChannel(null), "@me:x");
-  const bad = sending.send(room, textContent("bad"));
-  const good = sending.send(room, textContent("good"));
+  const sendQueue = new SendQueue(api, createChannel(null), "@me:x");
+  const bad = sendQueue.send(room, textContent("bad"));
+  const good = sendQueue.send(room, textContent("good"));
   await vi.waitFor(() => expect(good.sendState).toBe("sent"));
   expect([bad.sendState, bad.problem]).toEqual(["failed", "M_FORBIDDEN"]);
 });
@@ -99,11 +99,11 @@ test("offline messages are sent later, with the same order and transactions", as
   const room = createRoom(api);
   const live = createChannel(null);
   live.state.value = "offline";
-  const sending = new SendQueue(api, live, "@me:x");
-  const echoes = ["one", "two"].map((body) => sending.send(room, textContent(body)));
+  const sendQueue = new SendQueue(api, live, "@me:x");
+  const echoes = ["one", "two"].map((body) => sendQueue.send(room, textContent(body)));
   await vi.waitFor(() => expect(echoes.map(({ sendState }) => sendState)).toEqual(["failed", "failed"]));
   isOffline = false;
-  sending.retryAll([room]);
+  sendQueue.retryAll([room]);
   await vi.waitFor(() =>
     expect(sent).toEqual([
       ["one", echoes[0]!.key],
@@ -113,9 +113,9 @@ test("offline messages are sent later, with the same order and transactions", as
 });
 
 test("a single failed request is tried again after a while", async () => {
-  let asked = 0;
+  let requests = 0;
   const api = apiAnswering(() => {
-    if (++asked === 1) throw new TypeError("a hiccup");
+    if (++requests === 1) throw new TypeError("a hiccup");
     return { event_id: "$1" };
   });
   const room = createRoom(api);
@@ -126,15 +126,15 @@ test("a single failed request is tried again after a while", async () => {
 });
 
 test("nothing is sent into an encrypted room", async () => {
-  const asked = vi.fn(() => ({ event_id: "$1" }));
-  const api = apiAnswering(asked);
+  const requests = vi.fn(() => ({ event_id: "$1" }));
+  const api = apiAnswering(requests);
   const room = createRoom(api);
   turnOnEncryption(room);
-  const sending = new SendQueue(api, createChannel(asked as unknown as SendChannel["request"]), "@me:x");
-  expect(() => sending.send(room, textContent("secret"))).toThrow("This room is encrypted");
-  await expect(sending.sendWithoutEcho(room, "m.reaction", {})).rejects.toThrow("This room is encrypted");
+  const sendQueue = new SendQueue(api, createChannel(requests as unknown as SendChannel["request"]), "@me:x");
+  expect(() => sendQueue.send(room, textContent("secret"))).toThrow("This room is encrypted");
+  await expect(sendQueue.sendWithoutEcho(room, "m.reaction", {})).rejects.toThrow("This room is encrypted");
   expect(room.timeline.pending).toEqual([]);
-  expect(asked).not.toHaveBeenCalled();
+  expect(requests).not.toHaveBeenCalled();
 });
 
 test("a failed message is not sent again once its room is encrypted", async () => {
@@ -148,12 +148,12 @@ test("a failed message is not sent again once its room is encrypted", async () =
   const room = createRoom(api);
   const live = createChannel(null);
   live.state.value = "offline";
-  const sending = new SendQueue(api, live, "@me:x");
-  const echo = sending.send(room, textContent("secret"));
+  const sendQueue = new SendQueue(api, live, "@me:x");
+  const echo = sendQueue.send(room, textContent("secret"));
   await vi.waitFor(() => expect(echo.sendState).toBe("failed"));
   turnOnEncryption(room);
   isOffline = false;
-  sending.retryAll([room]);
+  sendQueue.retryAll([room]);
   await vi.waitFor(() => expect(echo.problem).toMatch(/encrypted/));
   expect(sent).toEqual([]);
 });
@@ -166,9 +166,9 @@ test("a queued message is not sent once its room is encrypted", async () => {
     return new Promise((resolve) => (answer = resolve));
   });
   const room = createRoom(api);
-  const sending = new SendQueue(api, createChannel(null), "@me:x");
-  sending.send(room, textContent("one"));
-  const second = sending.send(room, textContent("two"));
+  const sendQueue = new SendQueue(api, createChannel(null), "@me:x");
+  sendQueue.send(room, textContent("one"));
+  const second = sendQueue.send(room, textContent("two"));
   await vi.waitFor(() => expect(sent).toEqual(["one"]));
   turnOnEncryption(room);
   answer({ event_id: "$1" });

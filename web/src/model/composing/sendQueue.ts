@@ -73,9 +73,9 @@ export class SendQueue {
       queue.push(job);
       return;
     }
-    const fresh = [job];
-    this.queues.set(job.room.id, fresh);
-    void this.processQueue(job.room.id, fresh);
+    const newQueue = [job];
+    this.queues.set(job.room.id, newQueue);
+    void this.processQueue(job.room.id, newQueue);
   }
 
   private async processQueue(roomId: string, queue: SendJob[]): Promise<void> {

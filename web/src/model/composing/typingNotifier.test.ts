@@ -7,7 +7,7 @@ import { TypingNotifier } from "./typingNotifier.ts";
 
 let sentStates: boolean[];
 let pendingAnswers: (() => void)[];
-let typist: TypingNotifier;
+let notifier: TypingNotifier;
 
 beforeEach(() => {
   vi.useFakeTimers();
@@ -17,7 +17,7 @@ beforeEach(() => {
     return new Promise<void>((resolve) => pendingAnswers.push(resolve));
   };
   const live: SendChannel = { canRequest: true, state: signal<ConnectionState>("online"), request: request as SendChannel["request"] };
-  typist = new TypingNotifier(
+  notifier = new TypingNotifier(
     apiAnswering(() => ({})),
     live,
     "!r:x",
@@ -33,7 +33,7 @@ async function waitForResponse(): Promise<void> {
 
 test("typing is sent once, and repeated before it expires", async () => {
   for (let second = 0; second < 25; second++) {
-    typist.keepTyping();
+    notifier.keepTyping();
     await vi.advanceTimersByTimeAsync(1_000);
     await waitForResponse();
   }
@@ -41,21 +41,21 @@ test("typing is sent once, and repeated before it expires", async () => {
 });
 
 test("a pause or sending a message ends typing", async () => {
-  typist.keepTyping();
+  notifier.keepTyping();
   await vi.advanceTimersByTimeAsync(0);
   await waitForResponse();
   await vi.advanceTimersByTimeAsync(8_000);
   expect(sentStates).toEqual([true, false]);
   await waitForResponse();
-  typist.stopTyping();
+  notifier.stopTyping();
   await vi.advanceTimersByTimeAsync(0);
   expect(sentStates).toEqual([true, false]);
 });
 
 test("the last typing state arrives last", async () => {
-  typist.keepTyping();
-  typist.stopTyping();
-  typist.keepTyping();
+  notifier.keepTyping();
+  notifier.stopTyping();
+  notifier.keepTyping();
   await vi.advanceTimersByTimeAsync(0);
   expect(sentStates).toEqual([true]);
   await waitForResponse();

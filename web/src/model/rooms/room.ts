@@ -212,12 +212,12 @@ export class Room {
 
   private applyMember(userId: string, event: RoomStateEvent): void {
     const known = this.members.get(userId);
-    const gone = !["join", "invite", "knock"].includes(String(event.content["membership"]));
+    const hasLeft = !["join", "invite", "knock"].includes(String(event.content["membership"]));
     this.members.set(userId, {
       userId,
       // The event of a member who left has no name; the old one is still the best.
-      name: asString(event.content["displayname"])?.trim() || (gone ? known?.name : undefined) || localpart(userId),
-      avatar: asString(event.content["avatar_url"]) ?? (gone ? known?.avatar : undefined),
+      name: asString(event.content["displayname"])?.trim() || (hasLeft ? known?.name : undefined) || localpart(userId),
+      avatar: asString(event.content["avatar_url"]) ?? (hasLeft ? known?.avatar : undefined),
       membership: (asString(event.content["membership"]) ?? "leave") as Membership,
       sender: event.sender,
       reason: asString(event.content["reason"]),

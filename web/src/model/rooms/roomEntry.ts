@@ -92,9 +92,9 @@ export class RoomEntry {
   async waitForRoom(roomId: string): Promise<string> {
     await new Promise<void>((resolve) => {
       let stop: (() => void) | undefined;
-      const late = setTimeout(done, SYNC_TIMEOUT_MS);
+      const timeout = setTimeout(done, SYNC_TIMEOUT_MS);
       function done(): void {
-        clearTimeout(late);
+        clearTimeout(timeout);
         stop?.();
         resolve();
       }

@@ -65,42 +65,42 @@ test("the list is filtered by kind and by words, ignoring case and accents", () 
 
 test("rooms whose count went up are notified, after the first call", () => {
   const rooms = new RoomStore({} as Api, ME);
-  const notifying = new NotificationTracker(ME);
+  const tracker = new NotificationTracker(ME);
   addRoom(rooms, "!a", "A", [message("@ann:x", "old")], 3);
-  expect(notifying.takeNewNotifications(rooms.joined.value)).toEqual([]);
+  expect(tracker.takeNewNotifications(rooms.joined.value)).toEqual([]);
   addRoom(rooms, "!a", "A", [message("@ann:x", "new")], 4);
-  expect(notifying.takeNewNotifications(rooms.joined.value).map(({ room, event }) => [room.id, event.content["body"]])).toEqual([["!a", "new"]]);
+  expect(tracker.takeNewNotifications(rooms.joined.value).map(({ room, event }) => [room.id, event.content["body"]])).toEqual([["!a", "new"]]);
   addRoom(rooms, "!a", "A", [], 0);
-  expect(notifying.takeNewNotifications(rooms.joined.value)).toEqual([]);
+  expect(tracker.takeNewNotifications(rooms.joined.value)).toEqual([]);
 });
 
 function createRoomEntry(rooms: RoomStore) {
-  const asked: string[] = [];
+  const requests: string[] = [];
   const api = {
     post: async (path: string) => {
-      asked.push(path);
+      requests.push(path);
       queueMicrotask(() => addRoom(rooms, "!new", "", []));
       return { room_id: "!new" };
     },
     put: async () => ({}),
   } as unknown as Api;
   const account = new AccountData(api, ME);
-  return { asked, account, made: new RoomEntry(api, rooms, account, new RoomDirectory(api), new ParlourApi(api)) };
+  return { requests, account, roomEntry: new RoomEntry(api, rooms, account, new RoomDirectory(api), new ParlourApi(api)) };
 }
 
 test("an existing direct chat or invitation is reused, otherwise one is created", async () => {
   const rooms = new RoomStore({} as Api, ME);
-  const { asked, account, made } = createRoomEntry(rooms);
+  const { requests, account, roomEntry } = createRoomEntry(rooms);
   addRoom(rooms, "!old", "", []);
   account.directChats.value = { "@ann:x": ["!gone", "!old"] };
-  expect(await made.directChatWith("@ann:x")).toBe("!old");
-  expect(asked).toEqual([]);
+  expect(await roomEntry.directChatWith("@ann:x")).toBe("!old");
+  expect(requests).toEqual([]);
 
-  expect(await made.directChatWith("@bob:x")).toBe("!new");
-  expect(asked).toEqual(["/_matrix/client/v3/createRoom"]);
+  expect(await roomEntry.directChatWith("@bob:x")).toBe("!new");
+  expect(requests).toEqual(["/_matrix/client/v3/createRoom"]);
   expect(account.directChats.value["@bob:x"]).toEqual(["!new"]);
 
   const own = { type: "m.room.member", state_key: ME, sender: "@cy:x", content: { membership: "invite", is_direct: true } };
   rooms.update({ next_batch: "n", rooms: { invite: { "!inv": { invite_state: { events: [own] } } } } });
-  expect(made.existingDirectChat("@cy:x")?.id).toBe("!inv");
+  expect(roomEntry.existingDirectChat("@cy:x")?.id).toBe("!inv");
 });

@@ -56,10 +56,10 @@ export class RoomStore {
 
   /** Takes over the account data `m.direct`: the direct chats and their users. */
   setDirectChats(direct: Content): void {
-    const withWhom = new Map<string, string>();
-    for (const [userId, ids] of Object.entries(direct)) for (const id of asStrings(ids)) withWhom.set(id, userId);
-    for (const room of this.rooms.values()) room.directWith.value = withWhom.get(room.id) ?? null;
-    this.directUsers = withWhom;
+    const usersByRoom = new Map<string, string>();
+    for (const [userId, ids] of Object.entries(direct)) for (const id of asStrings(ids)) usersByRoom.set(id, userId);
+    for (const room of this.rooms.values()) room.directWith.value = usersByRoom.get(room.id) ?? null;
+    this.directUsers = usersByRoom;
   }
 
   /** Removes a room that the server no longer sends. */

@@ -130,7 +130,7 @@ export class LiveConnection {
     let wasOnline = false;
     let ping: ReturnType<typeof setInterval> | undefined;
     const closeSocket = () => socket.close();
-    const late = setTimeout(closeSocket, RESPONSE_TIMEOUT_MS);
+    const timeout = setTimeout(closeSocket, RESPONSE_TIMEOUT_MS);
     try {
       const closed = new Promise<number>((resolve) => {
         socket.onclose = (event) => {
@@ -142,7 +142,7 @@ export class LiveConnection {
       stopped.addEventListener("abort", closeSocket, { once: true });
       const opened = new Promise<void>((resolve) => (socket.onopen = () => resolve()));
       await Promise.race([opened, closed]);
-      clearTimeout(late);
+      clearTimeout(timeout);
       if (socket.readyState === READY_STATE_OPEN && (await this.authenticate(socket))) {
         wasOnline = true;
         this.failedSockets = 0;
@@ -153,7 +153,7 @@ export class LiveConnection {
       const code = await closed;
       if (code === CLOSE_CODE_UNAUTHENTICATED) await this.whoami();
     } finally {
-      clearTimeout(late);
+      clearTimeout(timeout);
       clearInterval(ping);
       stopped.removeEventListener("abort", closeSocket);
       if (this.socket === socket) this.socket = null;
@@ -244,17 +244,17 @@ export class LiveConnection {
     this.transport.value = "sync";
     // After a break the first response comes immediately and shows that the server is up.
     for (let timeout = 0; !stopped.aborted && Date.now() < this.retrySocketsAt; timeout = POLL_TIMEOUT_MS) {
-      const late = AbortSignal.timeout(timeout + 2 * RESPONSE_TIMEOUT_MS);
+      const timeoutSignal = AbortSignal.timeout(timeout + 2 * RESPONSE_TIMEOUT_MS);
       const update = await this.api
         .get<SyncUpdate>(
           "/_matrix/client/v3/sync",
           { timeout, since: this.since, filter: JSON.stringify(this.options.filter), set_presence: this.options.presence() },
-          { signal: AbortSignal.any([stopped, late]) },
+          { signal: AbortSignal.any([stopped, timeoutSignal]) },
         )
         .catch((error: unknown) => {
           // If the whole server is down, WebSockets are not at fault.
           this.failedSockets = 0;
-          if (late.aborted) throw new NetworkError("The server is not responding.");
+          if (timeoutSignal.aborted) throw new NetworkError("The server is not responding.");
           throw error;
         });
       this.state.value = "online";

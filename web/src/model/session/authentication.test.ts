@@ -29,8 +29,8 @@ test("registration is closed if the server refuses it or wants unknown stages", 
 
 test("a taken user name is reported", async () => {
   expect(await checkUsername(apiFailingWith(null), "ann")).toEqual({ free: true });
-  const taken = apiFailingWith(new MatrixError(400, "M_USER_IN_USE", "x"));
-  expect(await checkUsername(taken, "ann")).toEqual({ free: false, why: "This name is taken." });
+  const api = apiFailingWith(new MatrixError(400, "M_USER_IN_USE", "x"));
+  expect(await checkUsername(api, "ann")).toEqual({ free: false, why: "This name is taken." });
 });
 
 test("a typed name becomes a valid user name", () => {

@@ -67,6 +67,6 @@ function nextStage({ flows, completed }: AuthChallenge, answers: StageAnswers): 
     .map((stages) => stages.filter((stage) => !completed.includes(stage)))
     .filter((left) => left.length > 0 && left.every((stage) => stage in answers));
   // Prefers a flow that uses the given answers to one that needs nothing.
-  const meant = open.find((left) => !left.every((stage) => stage === DUMMY_STAGE)) ?? open[0];
-  return meant?.[0];
+  const preferred = open.find((left) => !left.every((stage) => stage === DUMMY_STAGE)) ?? open[0];
+  return preferred?.[0];
 }

@@ -33,10 +33,10 @@ test("keywords are the patterns that the user added", () => {
 });
 
 test("muting and unmuting a room adds and removes one rule", async () => {
-  const asked: string[] = [];
-  const note = (method: string) => async (path: string) => void asked.push(`${method} ${decodeURIComponent(path)}`);
-  const push = new PushRules({ put: note("PUT"), delete: note("DELETE") } as unknown as Api);
+  const requests: string[] = [];
+  const recorder = (method: string) => async (path: string) => void requests.push(`${method} ${decodeURIComponent(path)}`);
+  const push = new PushRules({ put: recorder("PUT"), delete: recorder("DELETE") } as unknown as Api);
   await push.setLevel(room, "mute", {});
   await push.setLevel(room, "default", rules({ override: [rule(room, [])] }));
-  expect(asked).toEqual([`PUT /_matrix/client/v3/pushrules/global/override/${room}`, `DELETE /_matrix/client/v3/pushrules/global/override/${room}`]);
+  expect(requests).toEqual([`PUT /_matrix/client/v3/pushrules/global/override/${room}`, `DELETE /_matrix/client/v3/pushrules/global/override/${room}`]);
 });

@@ -157,9 +157,9 @@ export class Conversation {
     this.stopFollowing();
     this.stopFollowing = () => {};
     if (timeline !== this.room.timeline) {
-      const follower = (raw: RawEvent) => timeline.applyRelatedEvent(raw);
-      this.room.timeline.newEventListeners.add(follower);
-      this.stopFollowing = () => this.room.timeline.newEventListeners.delete(follower);
+      const listener = (raw: RawEvent) => timeline.applyRelatedEvent(raw);
+      this.room.timeline.newEventListeners.add(listener);
+      this.stopFollowing = () => this.room.timeline.newEventListeners.delete(listener);
     }
     this.timeline.value = timeline;
   }

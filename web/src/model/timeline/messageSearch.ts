@@ -44,12 +44,12 @@ export class MessageSearch {
   }
 
   private async load(): Promise<void> {
-    const asked = ++this.requestCount;
+    const requestNumber = ++this.requestCount;
     this.loading.value = true;
     this.problem.value = null;
     try {
       const found = await this.fetchPage();
-      if (asked !== this.requestCount) return;
+      if (requestNumber !== this.requestCount) return;
       const results = asArray(found["results"]).map((result) => asRecord(asRecord(result)?.["result"]));
       const hits = results.flatMap((event) => {
         const roomId = asString(event?.["room_id"]);
@@ -61,9 +61,9 @@ export class MessageSearch {
       this.next = asString(found["next_batch"]);
       this.hasMore.value = this.next !== undefined;
     } catch (error) {
-      if (asked === this.requestCount) this.problem.value = messageOf(error);
+      if (requestNumber === this.requestCount) this.problem.value = messageOf(error);
     } finally {
-      if (asked === this.requestCount) this.loading.value = false;
+      if (requestNumber === this.requestCount) this.loading.value = false;
     }
   }
 

@@ -21,9 +21,9 @@ export class Thread extends Timeline {
 
   /** Follows the events of the room. Returns a function that stops it. */
   followRoom(): () => void {
-    const follower = (raw: RawEvent) => this.applyRoomEvent(raw);
-    this.roomTimeline.newEventListeners.add(follower);
-    return () => this.roomTimeline.newEventListeners.delete(follower);
+    const listener = (raw: RawEvent) => this.applyRoomEvent(raw);
+    this.roomTimeline.newEventListeners.add(listener);
+    return () => this.roomTimeline.newEventListeners.delete(listener);
   }
 
   protected override async fetchPage(_: "b" | "f", from: string): Promise<MessagesPage> {
@@ -46,8 +46,8 @@ export class Thread extends Timeline {
   private applyRoomEvent(raw: RawEvent): void {
     const { type, target } = relationOf(raw.content);
     const isAnswer = type === "m.thread" && target === this.root;
-    const about = raw.type === "m.room.redaction" ? redactionTarget(raw) : target;
-    if (isAnswer || (about !== undefined && this.eventsById.has(about))) this.append([raw]);
+    const affected = raw.type === "m.room.redaction" ? redactionTarget(raw) : target;
+    if (isAnswer || (affected !== undefined && this.eventsById.has(affected))) this.append([raw]);
   }
 
   private async rootEvent(): Promise<RawEvent> {

@@ -97,7 +97,7 @@ export class Timeline {
       const isNew = !this.eventsById.has(raw.event_id);
       this.replaceEcho(raw);
       this.addEvent(raw, "end");
-      if (isNew) for (const follower of this.newEventListeners) follower(raw);
+      if (isNew) for (const listener of this.newEventListeners) listener(raw);
     }
     this.changed.value += 1;
   }
@@ -112,10 +112,10 @@ export class Timeline {
 
   /** Adds the older events of a timeline that overlaps this one. Returns false if they do not overlap. */
   mergeOlder(other: Timeline): boolean {
-    const meeting = other.events.findIndex(({ id }) => this.eventsById.has(id));
-    if (meeting === -1) return false;
-    if (meeting > 0) {
-      for (const event of other.events.slice(0, meeting).reverse()) this.addEvent(event.raw, "start");
+    const overlapIndex = other.events.findIndex(({ id }) => this.eventsById.has(id));
+    if (overlapIndex === -1) return false;
+    if (overlapIndex > 0) {
+      for (const event of other.events.slice(0, overlapIndex).reverse()) this.addEvent(event.raw, "start");
       this.back = { token: other.back.token, loading: false };
       this.changed.value += 1;
     }
@@ -280,9 +280,9 @@ export class Timeline {
     const { between, edge } = await this.fetchGap(prevBatch);
     if (edge !== undefined) this.clear(edge);
     this.append([...between, ...events]);
-    const heldUp = this.heldUpdates;
+    const updates = this.heldUpdates;
     this.heldUpdates = null;
-    for (const update of heldUp) this.update(...update);
+    for (const update of updates) this.update(...update);
   }
 
   /**
@@ -294,9 +294,9 @@ export class Timeline {
     try {
       for (let page = 0; page < MAX_GAP_PAGES && token !== null; page++) {
         const { chunk, end } = await this.fetchPage("b", token);
-        const met = chunk.findIndex(({ event_id }) => this.eventsById.has(event_id));
-        between.unshift(...(met === -1 ? chunk : chunk.slice(0, met)).reverse());
-        if (met !== -1 || end === undefined) return { between };
+        const knownIndex = chunk.findIndex(({ event_id }) => this.eventsById.has(event_id));
+        between.unshift(...(knownIndex === -1 ? chunk : chunk.slice(0, knownIndex)).reverse());
+        if (knownIndex !== -1 || end === undefined) return { between };
         token = end;
       }
       return { between, edge: token };

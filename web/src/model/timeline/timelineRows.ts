@@ -43,7 +43,7 @@ const MESSAGE_GROUP_MS = 5 * 60_000;
 
 export function buildRows(events: Iterable<TimelineEvent>, { me, thread, readUpTo = null }: TimelineRowOptions): TimelineRow[] {
   const rows: TimelineRow[] = [];
-  let unreadBegun = readUpTo === null;
+  let hasUnreadRow = readUpTo === null;
   let lastDay = "";
   for (const event of events) {
     const isMessage = isMessageIn(event, thread);
@@ -51,19 +51,19 @@ export function buildRows(events: Iterable<TimelineEvent>, { me, thread, readUpT
     const today = dayNumber(event.time);
     const day = today === lastDay ? null : event.time;
     lastDay = today;
-    const isUnread = !unreadBegun && event.sender !== me && isMessage && event.order > readUpTo!;
-    if (isUnread) unreadBegun = true;
-    const placed = { key: event.key, first: event.order, last: event.order, day, isUnread };
+    const isUnread = !hasUnreadRow && event.sender !== me && isMessage && event.order > readUpTo!;
+    if (isUnread) hasUnreadRow = true;
+    const base = { key: event.key, first: event.order, last: event.order, day, isUnread };
     const before = rows.at(-1);
     if (isMessage) {
-      const joins = before?.kind === "message" && day === null && !isUnread && continuesGroup(event, before.event);
-      if (joins) before.isLast = false;
-      rows.push({ ...placed, kind: "message", event, isFirst: !joins, isLast: true });
+      const joinsGroup = before?.kind === "message" && day === null && !isUnread && continuesGroup(event, before.event);
+      if (joinsGroup) before.isLast = false;
+      rows.push({ ...base, kind: "message", event, isFirst: !joinsGroup, isLast: true });
     } else if (before?.kind === "changes" && day === null) {
       before.events.push(event);
       before.last = event.order;
     } else {
-      rows.push({ ...placed, kind: "changes", events: [event] });
+      rows.push({ ...base, kind: "changes", events: [event] });
     }
   }
   return rows;

@@ -14,7 +14,7 @@ import type { MemberAction } from "./MemberDialog.tsx";
 interface Props {
   room: Room;
   member: Member;
-  onAction: (deed: MemberAction) => void;
+  onAction: (action: MemberAction) => void;
 }
 
 const ROLE_NAMES = { creator: "Creator", admin: "Admin", moderator: "Moderator", member: null, muted: "Muted" };
@@ -58,7 +58,7 @@ function detailOf(room: Room, { userId, membership, sender, reason }: Member): s
   return reason ?? `Banned by ${room.memberName(sender)}`;
 }
 
-function useMemberActions(room: Room, member: Member, onAction: (deed: MemberAction) => void): MenuItem[] {
+function useMemberActions(room: Room, member: Member, onAction: (action: MemberAction) => void): MenuItem[] {
   const client = useClient();
   const { me, roomAdministration } = client;
   const { userId, membership } = member;

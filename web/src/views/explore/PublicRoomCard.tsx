@@ -51,14 +51,14 @@ function EnterRoomButton({ room, name }: { room: PublicRoom; name: string }) {
     setBusy(false);
   };
   if (room.join_rule === "knock" || room.join_rule === "knock_restricted") {
-    const ask = async () => {
+    const knock = async () => {
       await roomDirectory.knock(room.room_id);
       showToast(`You have asked to join ${name}.`);
     };
-    const asked = membership === "knock";
+    const hasKnocked = membership === "knock";
     return (
-      <button type="button" class="button small" disabled={busy || asked} aria-label={`Ask to join ${name}`} onClick={() => void run(ask)}>
-        {asked ? "Request sent" : "Ask to join"}
+      <button type="button" class="button small" disabled={busy || hasKnocked} aria-label={`Ask to join ${name}`} onClick={() => void run(knock)}>
+        {hasKnocked ? "Request sent" : "Ask to join"}
       </button>
     );
   }

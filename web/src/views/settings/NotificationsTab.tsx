@@ -30,9 +30,9 @@ export function NotificationsTab() {
 
 function BrowserNotifications() {
   const [permission, setPermission] = useState(() => ("Notification" in window ? Notification.permission : "denied"));
-  const change = async (wanted: boolean) => {
-    if (wanted && permission === "default") setPermission(await Notification.requestPermission());
-    setNotificationsEnabled(wanted);
+  const change = async (enabled: boolean) => {
+    if (enabled && permission === "default") setPermission(await Notification.requestPermission());
+    setNotificationsEnabled(enabled);
   };
   const isOnHere = permission === "granted" && notificationsEnabled.value;
   return (
@@ -67,11 +67,11 @@ function PushRuleChecks() {
 
 function Keywords() {
   const { accountData, pushRules } = useClient();
-  const [round, setRound] = useState(0);
+  const [formKey, setFormKey] = useState(0);
   const rules = accountData.pushRules.value;
   const add = async (data: FormData) => {
     await pushRules.addKeyword(String(data.get("word")).trim());
-    setRound(round + 1);
+    setFormKey(formKey + 1);
   };
   return (
     <>
@@ -85,7 +85,7 @@ function Keywords() {
           </li>
         ))}
       </ul>
-      <Form key={round} onSubmit={add} submit="Add keyword">
+      <Form key={formKey} onSubmit={add} submit="Add keyword">
         <Field label="Word" name="word" autocomplete="off" dir="auto" pattern=".*\S.*" maxLength={100} required />
       </Form>
     </>

@@ -11,17 +11,17 @@ import { showToast } from "../components/Toasts.tsx";
 export function SecurityTab({ sessions }: { sessions: SessionStore }) {
   const { me, accountSecurity } = useClient();
   const [deactivating, setDeactivating] = useState(false);
-  const [round, setRound] = useState(0);
+  const [formKey, setFormKey] = useState(0);
   const change = async (data: FormData) => {
     await accountSecurity.changePassword(String(data.get("password")), readNewPassword(data), data.get("others") === "on");
-    setRound(round + 1);
+    setFormKey(formKey + 1);
     showToast("Your password has been changed.");
   };
   return (
     <>
       <section class="settings-section" aria-labelledby="password-heading">
         <h2 id="password-heading">Password</h2>
-        <Form key={round} onSubmit={change} submit="Change password">
+        <Form key={formKey} onSubmit={change} submit="Change password">
           <input type="text" name="username" autocomplete="username" value={me} readOnly hidden />
           <PasswordField label="Current password" name="password" autocomplete="current-password" />
           <NewPassword label="New password" />

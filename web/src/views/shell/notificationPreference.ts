@@ -6,7 +6,7 @@ const STORAGE_KEY = "parlour.notifications";
 
 export const notificationsEnabled = signal(localStorage.getItem(STORAGE_KEY) !== "off");
 
-export function setNotificationsEnabled(wanted: boolean): void {
-  localStorage.setItem(STORAGE_KEY, wanted ? "on" : "off");
-  notificationsEnabled.value = wanted;
+export function setNotificationsEnabled(enabled: boolean): void {
+  localStorage.setItem(STORAGE_KEY, enabled ? "on" : "off");
+  notificationsEnabled.value = enabled;
 }

@@ -16,7 +16,7 @@ interface SuggestionResults {
 }
 
 /** Other matches of a search: users to talk to, and public rooms to join. */
-export function SearchSuggestions({ search, onFound }: { search: string; onFound: () => void }) {
+export function SearchSuggestions({ search, onOpen }: { search: string; onOpen: () => void }) {
   const { api, parlourApi, roomDirectory, roomEntry, rooms, me } = useClient();
   const [results, setResults] = useState<SuggestionResults | null>(null);
   useEffect(() => {
@@ -36,7 +36,7 @@ export function SearchSuggestions({ search, onFound }: { search: string; onFound
   const open = async (work: () => Promise<string>) => {
     await attempt(async () => {
       navigate({ at: "room", id: await work() });
-      onFound();
+      onOpen();
     });
   };
   const people = results.people.filter(({ id }) => id !== me);

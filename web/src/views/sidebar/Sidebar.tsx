@@ -46,7 +46,7 @@ export function Sidebar() {
         {search === "" && <Invitations />}
         {rooms.isReady.value ? <RoomList rooms={shown} /> : <ConversationsSkeleton />}
         {rooms.isReady.value && shown.length === 0 && <NoConversations filter={filter} search={search} />}
-        {search.trim() !== "" && <SearchSuggestions search={search.trim()} onFound={() => setSearch("")} />}
+        {search.trim() !== "" && <SearchSuggestions search={search.trim()} onOpen={() => setSearch("")} />}
       </div>
     </nav>
   );

@@ -21,7 +21,7 @@ interface Props {
 export function InviteLinkWelcome({ api, sessions, server, token }: Props) {
   const [link, setLink] = useState<InviteLinkPreview | null>(null);
   const [problem, setProblem] = useState<string | null>(null);
-  const [way, setWay] = useState<"register" | "login" | null>(null);
+  const [form, setForm] = useState<"register" | "login" | null>(null);
   useEffect(() => {
     new ParlourApi(api).previewInviteLink(token).then(setLink, (error: unknown) => {
       setProblem(error instanceof MatrixError && error.status === 404 ? "This link was revoked, used up, or has expired." : messageOf(error));
@@ -41,7 +41,7 @@ export function InviteLinkWelcome({ api, sessions, server, token }: Props) {
   if (link === null) return <div class="skeleton welcome-room" role="status" aria-label="Loading the invitation" />;
   const begin = () => (pendingInviteLink.value = token);
   const back = (
-    <button type="button" class="button" onClick={() => setWay(null)}>
+    <button type="button" class="button" onClick={() => setForm(null)}>
       Back
     </button>
   );
@@ -49,21 +49,21 @@ export function InviteLinkWelcome({ api, sessions, server, token }: Props) {
     <>
       <h1>You are invited</h1>
       <LinkedRoom link={link} />
-      {way === null && (
+      {form === null && (
         <div class="stack">
           {link.registration && (
-            <button type="button" class="button primary wide" onClick={() => setWay("register")}>
+            <button type="button" class="button primary wide" onClick={() => setForm("register")}>
               Create an account
             </button>
           )}
-          <button type="button" class={`button wide${link.registration ? "" : " primary"}`} onClick={() => setWay("login")}>
+          <button type="button" class={`button wide${link.registration ? "" : " primary"}`} onClick={() => setForm("login")}>
             Sign in
           </button>
         </div>
       )}
-      {way === "register" && <RegisterForm api={api} sessions={sessions} server={server} token={token} onBegin={begin} />}
-      {way === "login" && <SignInForm api={api} sessions={sessions} onBegin={begin} />}
-      {way !== null && <div class="row">{back}</div>}
+      {form === "register" && <RegisterForm api={api} sessions={sessions} server={server} token={token} onBegin={begin} />}
+      {form === "login" && <SignInForm api={api} sessions={sessions} onBegin={begin} />}
+      {form !== null && <div class="row">{back}</div>}
     </>
   );
 }

@@ -56,9 +56,9 @@ function usePreview(attachment: Attachment): string | undefined {
   const [url, setUrl] = useState<string>();
   useEffect(() => {
     if (!attachment.isImage) return;
-    const made = URL.createObjectURL(withSafeType(attachment.file));
-    setUrl(made);
-    return () => URL.revokeObjectURL(made);
+    const objectUrl = URL.createObjectURL(withSafeType(attachment.file));
+    setUrl(objectUrl);
+    return () => URL.revokeObjectURL(objectUrl);
   }, [attachment]);
   return url;
 }

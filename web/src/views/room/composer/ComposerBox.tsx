@@ -22,14 +22,14 @@ export function ComposerBox() {
   const completion = useMentionCompletion(field);
   useAutoHeight(field, draft.text);
 
-  const wanted = composer.focusRequests.value;
+  const focusRequests = composer.focusRequests.value;
   useEffect(() => {
     // On a phone the keyboard opens only on request.
-    if (wanted === 0 && matchMedia("(hover: none)").matches) return;
+    if (focusRequests === 0 && matchMedia("(hover: none)").matches) return;
     const { current } = field;
     current?.focus();
     current?.setSelectionRange(current.value.length, current.value.length);
-  }, [wanted]);
+  }, [focusRequests]);
 
   const send = async () => {
     if (isSending) return;
@@ -94,9 +94,9 @@ export function ComposerBox() {
             {...completion.aria}
             onInput={(event) => {
               composer.setText(event.currentTarget.value);
-              completion.look();
+              completion.update();
             }}
-            onSelect={() => completion.look()}
+            onSelect={() => completion.update()}
             onBlur={() => completion.close()}
             onKeyDown={onKeyDown}
             onPaste={(event) => {

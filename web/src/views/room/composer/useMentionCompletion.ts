@@ -26,20 +26,20 @@ export function useMentionCompletion(field: { current: HTMLTextAreaElement | nul
   const chosen = Math.min(at, choices.length - 1);
 
   function choicesFor(start: string): MentionChoice[] {
-    const wanted = start.toLocaleLowerCase();
+    const prefix = start.toLocaleLowerCase();
     const members = room.membersWith("join").filter(({ userId }) => userId !== me);
     const found: MentionChoice[] = members
-      .filter(({ name, userId }) => hasWordStartingWith(name, wanted) || userId.slice(1).toLocaleLowerCase().startsWith(wanted))
+      .filter(({ name, userId }) => hasWordStartingWith(name, prefix) || userId.slice(1).toLocaleLowerCase().startsWith(prefix))
       .slice(0, MAX_SUGGESTIONS)
       .map((member) => ({ id: member.userId, name: member.name, member }));
     const mayAll =
       room.powerLevels.value.levelOf(me) >= Number((room.content("m.room.power_levels")?.["notifications"] as { room?: number } | undefined)?.room ?? 50);
-    if (mayAll && "room".startsWith(wanted)) found.push({ id: "@room", name: "room", member: null });
+    if (mayAll && "room".startsWith(prefix)) found.push({ id: "@room", name: "room", member: null });
     return found;
   }
 
   /** Checks whether a name is being typed before the cursor. */
-  const look = () => {
+  const update = () => {
     const { current } = field;
     if (current === null || current.selectionStart !== current.selectionEnd) return setWord(null);
     const before = current.value.slice(0, current.selectionStart);
@@ -78,7 +78,7 @@ export function useMentionCompletion(field: { current: HTMLTextAreaElement | nul
     choices,
     chosen,
     listId,
-    look,
+    update,
     choose,
     onKeyDown,
     close: () => setWord(null),
@@ -92,7 +92,7 @@ export function useMentionCompletion(field: { current: HTMLTextAreaElement | nul
 }
 
 /** Whether a name, or a word in it, starts with the text. */
-function hasWordStartingWith(name: string, wanted: string): boolean {
+function hasWordStartingWith(name: string, prefix: string): boolean {
   const lower = name.toLocaleLowerCase();
-  return lower.startsWith(wanted) || lower.split(/\s+/).some((part) => part.startsWith(wanted));
+  return lower.startsWith(prefix) || lower.split(/\s+/).some((part) => part.startsWith(prefix));
 }

@@ -77,9 +77,9 @@ function finishLink(link: Element): void {
 
 function finishSpoiler(span: Element): void {
   // The text is hidden from everyone, screen readers included, until it is requested.
-  const spoiled = document.createElement("span");
-  spoiled.append(...span.childNodes);
-  span.append(spoiled);
+  const hidden = document.createElement("span");
+  hidden.append(...span.childNodes);
+  span.append(hidden);
   span.setAttribute("class", "spoiler");
   span.setAttribute("role", "button");
   span.setAttribute("tabindex", "0");
@@ -88,6 +88,6 @@ function finishSpoiler(span: Element): void {
 }
 
 function once<T>(make: () => T): () => T {
-  let made: T | undefined;
-  return () => (made ??= make());
+  let value: T | undefined;
+  return () => (value ??= make());
 }

@@ -90,10 +90,10 @@ export function MessageList(props: Props) {
 
   // Sending a message scrolls to the end.
   const newestPending = pending.findLast(({ relation }) => relation.type !== "m.replace")?.key;
-  const sentBefore = useRef(newestPending);
+  const lastPending = useRef(newestPending);
   useEffect(() => {
-    if (newestPending === undefined || newestPending === sentBefore.current) return;
-    sentBefore.current = newestPending;
+    if (newestPending === undefined || newestPending === lastPending.current) return;
+    lastPending.current = newestPending;
     props.onNewest?.();
     list.toEnd();
   }, [newestPending]);

@@ -75,9 +75,9 @@ export function RoomTimeline() {
 
 /** Returns the same array as long as its messages are the same. */
 export function usePendingList<T>(pending: T[]): T[] {
-  const kept = useRef(pending);
-  if (kept.current.length !== pending.length || pending.some((event, at) => event !== kept.current[at])) kept.current = pending;
-  return kept.current;
+  const stable = useRef(pending);
+  if (stable.current.length !== pending.length || pending.some((event, at) => event !== stable.current[at])) stable.current = pending;
+  return stable.current;
 }
 
 function isPageFocused(): boolean {

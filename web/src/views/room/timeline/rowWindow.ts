@@ -56,12 +56,12 @@ function windowBetween(rows: TimelineRow[], start: number, end: number): RowWind
   };
 }
 
-function firstIndexWhere(rows: TimelineRow[], holds: (row: TimelineRow) => boolean): number {
+function firstIndexWhere(rows: TimelineRow[], matches: (row: TimelineRow) => boolean): number {
   let low = 0;
   let high = rows.length;
   while (low < high) {
     const middle = (low + high) >> 1;
-    if (holds(rows[middle]!)) high = middle;
+    if (matches(rows[middle]!)) high = middle;
     else low = middle + 1;
   }
   return low;

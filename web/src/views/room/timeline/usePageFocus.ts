@@ -6,16 +6,16 @@ export function usePageFocus(onFocus: () => void, onBlur: () => void): void {
   const latest = useRef({ onFocus, onBlur });
   latest.current = { onFocus, onBlur };
   useEffect(() => {
-    const come = () => latest.current.onFocus();
-    const go = () => latest.current.onBlur();
-    const turned = () => (document.visibilityState === "visible" ? come() : go());
-    addEventListener("focus", come);
-    addEventListener("blur", go);
-    document.addEventListener("visibilitychange", turned);
+    const handleFocus = () => latest.current.onFocus();
+    const handleBlur = () => latest.current.onBlur();
+    const handleVisibility = () => (document.visibilityState === "visible" ? handleFocus() : handleBlur());
+    addEventListener("focus", handleFocus);
+    addEventListener("blur", handleBlur);
+    document.addEventListener("visibilitychange", handleVisibility);
     return () => {
-      removeEventListener("focus", come);
-      removeEventListener("blur", go);
-      document.removeEventListener("visibilitychange", turned);
+      removeEventListener("focus", handleFocus);
+      removeEventListener("blur", handleBlur);
+      document.removeEventListener("visibilitychange", handleVisibility);
     };
   }, []);
 }

@@ -61,22 +61,22 @@ export function useVirtualRows(rows: TimelineRow[], options: VirtualRowsOptions)
   useEffect(() => {
     const view = scroller.current!;
     const onScroll = () => {
-      const wasStuck = anchor.followsEnd;
+      const followedEnd = anchor.followsEnd;
       anchor.measure();
       loadNearEdges();
-      if (wasStuck !== anchor.followsEnd) redraw();
+      if (followedEnd !== anchor.followsEnd) redraw();
     };
     view.addEventListener("scroll", onScroll, { passive: true });
     // Sizes also change without a new row: pictures, reactions, an on-screen keyboard.
-    const sizes = new ResizeObserver(() => {
+    const resizeObserver = new ResizeObserver(() => {
       anchor.restore();
       loadNearEdges();
     });
-    sizes.observe(view);
-    sizes.observe(content.current!);
+    resizeObserver.observe(view);
+    resizeObserver.observe(content.current!);
     return () => {
       view.removeEventListener("scroll", onScroll);
-      sizes.disconnect();
+      resizeObserver.disconnect();
     };
   }, []);
 
