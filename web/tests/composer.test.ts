@@ -92,7 +92,7 @@ test("only users with the power can mention the whole room", async () => {
   await messageField(bob.page).fill("");
 });
 
-test("arrow up edits the last own message, Escape cancels", async () => {
+test("arrow up edits the user's last message, Escape cancels", async () => {
   await typeMessage(alice.page, "First version");
   await messagesWith(bob.page, "First version").waitFor();
   await messageField(alice.page).press("ArrowUp");

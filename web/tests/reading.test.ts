@@ -26,7 +26,7 @@ async function setFocus(person: TestUser, isLooking: boolean): Promise<void> {
   }, isLooking);
 }
 
-test("an own message is marked as sent, then as read by others", async () => {
+test("a message is marked as sent, then as read by others", async () => {
   await typeMessage(alice.page, "Read me");
   const mine = messagesWith(alice.page, "Read me");
   await mine.getByRole("img", { name: "Sent" }).waitFor();

@@ -47,7 +47,7 @@ export class Conversation {
   }
 
   /**
-   * Shows an event. If the event is in a thread, returns the root instead, since the conversation leaves threads out.
+   * Shows an event. Returns the root of its thread, if it is in one: the thread panel shows it then, not the conversation.
    */
   async goTo(eventId: string): Promise<string | null> {
     let event = this.room.timeline.get(eventId);

@@ -124,7 +124,7 @@ test("redacting an edit shows the previous version", () => {
   expect(timeline.get("$e2")?.isRedactedEdit).toBe(true);
 });
 
-test("an own edit is shown immediately, and no longer once discarded", () => {
+test("an edit is shown immediately, and no longer once discarded", () => {
   const timeline = timelineWith(event("$1"));
   const echo = new TimelineEvent(edit("~t1", "$1", "new"), "t1");
   timeline.addEcho(echo);
