@@ -39,7 +39,7 @@ export interface RequestOptions {
   /** Sends the request without the access token. */
   anonymous?: boolean;
   signal?: AbortSignal | undefined;
-  /** How many times a short 429 wait is waited out. */
+  /** The number of short 429 waits that are waited out. */
   maxRetries?: number;
 }
 

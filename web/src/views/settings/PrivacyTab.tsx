@@ -3,7 +3,7 @@ import { Check } from "../components/Form.tsx";
 import { attempt } from "../components/Toasts.tsx";
 import { showProfile } from "../people/shownProfile.ts";
 
-/** What other users see of this one, and the ignored users. */
+/** The privacy settings, and the ignored users. */
 export function PrivacyTab() {
   const client = useClient();
   const { accountData } = client;
