@@ -4,18 +4,18 @@ import { gzipSync } from "node:zlib";
 import { defineConfig, type Plugin } from "vite";
 import { version } from "./package.json";
 
-// Where `npm run dev` finds a server: cargo run, beside it.
+// The server that `npm run dev` forwards requests to: by default that of `cargo run`.
 const server = process.env["PARLOUR_URL"] ?? "http://127.0.0.1:8008";
 const proxy = { "/_matrix": { target: server, ws: true }, "/_parlour": { target: server } };
 
 export default defineConfig({
   define: { __VERSION__: JSON.stringify(version) },
-  // src/api/web.rs puts a new nonce here for each answer; the Content-Security-Policy runs nothing without it.
+  // src/api/web.rs puts a new nonce here for each response; the Content-Security-Policy runs nothing without it.
   html: { cspNonce: "__CSP_NONCE__" },
-  // build.rs embeds what is built, and src/api/web.rs serves it at `/` and `/assets/`.
+  // build.rs embeds the output, and src/api/web.rs serves it at `/` and `/assets/`.
   build: {
     target: "es2022",
-    // Everything that is loaded is a file: the Content-Security-Policy allows nothing inline.
+    // Everything that is loaded is a file: the Content-Security-Policy forbids inline content.
     assetsInlineLimit: 0,
     modulePreload: { polyfill: false },
     reportCompressedSize: false,
@@ -25,7 +25,7 @@ export default defineConfig({
   preview: { proxy },
 });
 
-/** Writes each file that is text once more, compressed, for the server to send. */
+/** Writes a compressed copy of each text file, for the server to send. */
 function compressed(): Plugin {
   let folder = "dist";
   return {

@@ -1,16 +1,16 @@
 import "./styles/tokens.css";
 import "./styles/base.css";
-import "./views/parts/controls.css";
+import "./views/components/controls.css";
 import { render } from "preact";
-import { Api } from "./model/api.ts";
-import { Sessions } from "./model/session.ts";
+import { Api } from "./model/server/api.ts";
+import { SessionStore } from "./model/session/session.ts";
 import { App } from "./views/App.tsx";
-import { applyKeptTheme } from "./views/theme.ts";
+import { applyStoredTheme } from "./views/theme.ts";
 
 const api = new Api(location.origin);
-const sessions = new Sessions(localStorage, api);
-api.onUnknownToken = (error) => sessions.lost(error.body["soft_logout"] === true);
-addEventListener("storage", () => sessions.changedElsewhere());
+const sessions = new SessionStore(localStorage, api);
+api.onUnknownToken = (error) => sessions.tokenRevoked(error.body["soft_logout"] === true);
+addEventListener("storage", () => sessions.reloadFromStorage());
 
-applyKeptTheme();
+applyStoredTheme();
 render(<App api={api} sessions={sessions} />, document.getElementById("app")!);

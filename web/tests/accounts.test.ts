@@ -1,56 +1,56 @@
 import { expect, test } from "vitest";
-import { PASSWORD, world, type Person } from "./harness.ts";
+import { PASSWORD, type TestUser, testEnvironment } from "./harness.ts";
 
-const here = world({ PARLOUR__REGISTRATION__OPEN: "true" });
+const env = testEnvironment({ PARLOUR__REGISTRATION__OPEN: "true" });
 
-async function typesNewAccount({ page }: Person, name: string): Promise<void> {
+async function typeNewAccount({ page }: TestUser, name: string): Promise<void> {
   await page.getByLabel("User name").fill(name);
   await page.getByLabel("Password", { exact: true }).fill(PASSWORD);
   await page.getByLabel("Repeat the password", { exact: true }).fill(PASSWORD);
 }
 
-async function signsIn({ page }: Person, name: string, password = PASSWORD): Promise<void> {
+async function signIn({ page }: TestUser, name: string, password = PASSWORD): Promise<void> {
   await page.getByLabel("User name").fill(name);
   await page.getByLabel("Password", { exact: true }).fill(password);
   await page.getByRole("button", { name: "Sign in" }).click();
 }
 
-async function isIn({ page }: Person): Promise<void> {
+async function waitUntilSignedIn({ page }: TestUser): Promise<void> {
   await page.getByText("Choose a conversation").waitFor();
 }
 
 test("the first link makes an administrator, who stays logged in over a reload", async () => {
-  const admin = await here.stranger();
-  await admin.page.goto(here.server.firstLink);
+  const admin = await env.openBrowser();
+  await admin.page.goto(env.server.firstLink);
   await admin.page.getByRole("heading", { name: "Create an account" }).waitFor();
-  await typesNewAccount(admin, "admin");
+  await typeNewAccount(admin, "admin");
   await admin.page.getByRole("button", { name: "Create account" }).click();
-  await isIn(admin);
+  await waitUntilSignedIn(admin);
   expect(admin.page.url()).not.toContain("registration_token");
-  const { capabilities } = await here.api(await here.token(admin), "GET", "/_matrix/client/v3/capabilities");
+  const { capabilities } = await env.request(await env.accessTokenOf(admin), "GET", "/_matrix/client/v3/capabilities");
   expect(capabilities).toMatchObject({ "m.account_moderation": { suspend: true } });
 
   await admin.page.reload();
-  await isIn(admin);
-  expect(admin.problems).toEqual([]);
+  await waitUntilSignedIn(admin);
+  expect(admin.consoleErrors).toEqual([]);
 });
 
-test("a link that was used already says so", async () => {
-  const late = await here.stranger();
-  await late.page.goto(here.server.firstLink);
-  await late.page.getByText("used already").waitFor();
+test("a used registration link says so", async () => {
+  const late = await env.openBrowser();
+  await late.page.goto(env.server.firstLink);
+  await late.page.getByText("already been used").waitFor();
   await late.page.getByRole("link", { name: "Sign in" }).click();
   await late.page.getByRole("heading", { name: "Sign in" }).waitFor();
 });
 
-test("where registration is open, somebody makes an account, signs out and in again", async () => {
-  const ann = await here.stranger();
+test("with open registration a user registers, signs out and in again", async () => {
+  const ann = await env.openBrowser();
   await ann.page.goto("/");
   await ann.page.getByRole("link", { name: "Create an account" }).click();
-  await typesNewAccount(ann, "ann");
+  await typeNewAccount(ann, "ann");
   await ann.page.getByText("@ann is free").waitFor();
   await ann.page.getByRole("button", { name: "Create account" }).click();
-  await isIn(ann);
+  await waitUntilSignedIn(ann);
 
   await ann.page.getByRole("button", { name: "ann account" }).click();
   await ann.page.getByRole("menuitem", { name: "Sign out" }).click();
@@ -59,27 +59,27 @@ test("where registration is open, somebody makes an account, signs out and in ag
   await ann.page.reload();
   await ann.page.getByRole("heading", { name: "Sign in" }).waitFor();
 
-  await signsIn(ann, "ann", "not the password");
+  await signIn(ann, "ann", "not the password");
   await ann.page.getByRole("alert").filter({ hasText: /\S/ }).waitFor();
-  await signsIn(ann, "ann");
-  await isIn(ann);
+  await signIn(ann, "ann");
+  await waitUntilSignedIn(ann);
 });
 
-test("a name that is taken and passwords that differ are told before anything is sent", async () => {
-  await here.register("taken");
-  const bob = await here.stranger();
+test("a taken name and different passwords are reported before sending", async () => {
+  await env.registerAccount("taken");
+  const bob = await env.openBrowser();
   await bob.page.goto("/#/register");
   await bob.page.getByLabel("User name").fill("Taken");
   await bob.page.getByText("This name is taken.").waitFor();
   await bob.page.getByLabel("Password", { exact: true }).fill("long enough for all");
   await bob.page.getByLabel("Repeat the password", { exact: true }).fill("something else");
-  await bob.page.getByText("This is not the same yet.").waitFor();
+  await bob.page.getByText("The passwords do not match yet.").waitFor();
   await bob.page.getByRole("button", { name: "Create account" }).click();
-  await bob.page.getByText("The two passwords are not the same.").waitFor();
+  await bob.page.getByText("The two passwords do not match.").waitFor();
 });
 
 test("a password can be shown while it is typed", async () => {
-  const eve = await here.stranger();
+  const eve = await env.openBrowser();
   await eve.page.goto("/");
   const field = eve.page.getByLabel("Password", { exact: true });
   await field.fill("secret words");
@@ -88,9 +88,9 @@ test("a password can be shown while it is typed", async () => {
   expect(await field.getAttribute("type")).toBe("text");
 });
 
-test("after a soft logout one signs in again as the same user on the same device", async () => {
-  const carol = await here.person("carol");
-  await isIn(carol);
+test("after a soft logout the user signs in again on the same device", async () => {
+  const carol = await env.signUp("carol");
+  await waitUntilSignedIn(carol);
   const before = await carol.page.evaluate(() => localStorage.getItem("parlour.session")!);
   await carol.page.goto("/#/people");
   await carol.page.route("**/_matrix/client/**", async (route) => {
@@ -110,9 +110,9 @@ test("after a soft logout one signs in again as the same user on the same device
   expect((JSON.parse(after) as { deviceId: string }).deviceId).toBe((JSON.parse(before) as { deviceId: string }).deviceId);
 });
 
-test("a session that another device ended leads back to the sign-in", async () => {
-  const dave = await here.person("dave");
-  await isIn(dave);
-  await here.api(await here.token(dave), "POST", "/_matrix/client/v3/logout");
+test("a session ended by another device leads back to signing in", async () => {
+  const dave = await env.signUp("dave");
+  await waitUntilSignedIn(dave);
+  await env.request(await env.accessTokenOf(dave), "POST", "/_matrix/client/v3/logout");
   await dave.page.getByRole("heading", { name: "Sign in" }).waitFor();
 });

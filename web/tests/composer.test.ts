@@ -1,64 +1,50 @@
 import { beforeAll, expect, test } from "vitest";
-import { world, type Person } from "./harness.ts";
-import { actions, field, message, roomOf, write, type TestRoom } from "./talking.ts";
+import { testEnvironment } from "./harness.ts";
+import { createRoom, messageActions, messageField, messagesWith, openRoomOfTwo, type RoomOfTwo, typeMessage } from "./roomHelpers.ts";
 
-const here = world();
-let alice: Person;
-let bob: Person;
-let tokens: { alice: string; bob: string };
-let room: TestRoom;
+const env = testEnvironment();
+let { alice, bob, tokens, room } = {} as RoomOfTwo;
 
 beforeAll(async () => {
-  alice = await here.person("alice");
-  bob = await here.person("bob");
-  tokens = { alice: await here.token(alice), bob: await here.token(bob) };
-  room = await roomOf(here, [tokens.alice, tokens.bob]);
-  await room.open(alice);
-  await room.open(bob);
+  ({ alice, bob, tokens, room } = await openRoomOfTwo(env));
 });
 
-/** The content of the newest message of the room. */
-async function newest(): Promise<Record<string, unknown>> {
-  const { chunk } = await here.api(tokens.alice, "GET", `${room.path}/messages?dir=b&limit=5`);
-  return (chunk as { type: string; content: Record<string, unknown> }[]).find(({ type }) => type === "m.room.message")!.content;
-}
+test("plain text is sent without HTML, Markdown with HTML", async () => {
+  await typeMessage(alice.page, "just text & <b>more</b>");
+  await messagesWith(bob.page, "just text & <b>more</b>").waitFor();
+  expect(await room.newestContent(tokens.alice)).not.toHaveProperty("formatted_body");
 
-test("plain text is sent without HTML, Markdown with it", async () => {
-  await write(alice.page, "just text & <b>more</b>");
-  await message(bob.page, "just text & <b>more</b>").waitFor();
-  expect(await newest()).not.toHaveProperty("formatted_body");
-
-  await write(alice.page, "some **bold** words");
-  await message(bob.page, "some bold words").getByText("bold", { exact: true }).waitFor();
-  expect(await newest()).toMatchObject({ body: "some **bold** words", formatted_body: "some <strong>bold</strong> words" });
+  await typeMessage(alice.page, "some **bold** words");
+  await messagesWith(bob.page, "some bold words").getByText("bold", { exact: true }).waitFor();
+  expect(await room.newestContent(tokens.alice)).toMatchObject({ body: "some **bold** words", formatted_body: "some <strong>bold</strong> words" });
 });
 
-test("Shift and Enter begin a new line", async () => {
-  await field(alice.page).fill("line one");
-  await field(alice.page).press("Shift+Enter");
-  await field(alice.page).pressSequentially("line two");
-  await field(alice.page).press("Enter");
-  await message(bob.page, "line two").waitFor();
-  expect((await newest())["body"]).toBe("line one\nline two");
+test("Shift+Enter starts a new line", async () => {
+  await messageField(alice.page).fill("line one");
+  await messageField(alice.page).press("Shift+Enter");
+  await messageField(alice.page).pressSequentially("line two");
+  await messageField(alice.page).press("Enter");
+  await messagesWith(bob.page, "line two").waitFor();
+  expect((await room.newestContent(tokens.alice))["body"]).toBe("line one\nline two");
 });
 
 test("a draft is kept over a reload, for its room only", async () => {
-  const other = await roomOf(here, [tokens.alice], { name: "Another" });
-  await field(alice.page).fill("not finished");
+  const other = await createRoom(env, [tokens.alice], { name: "Another" });
+  await messageField(alice.page).fill("not finished");
   await alice.page.reload();
-  await expect.poll(async () => field(alice.page).inputValue()).toBe("not finished");
+  await expect.poll(async () => messageField(alice.page).inputValue()).toBe("not finished");
   await other.open(alice);
   expect(await alice.page.getByRole("textbox", { name: "Message to Another" }).inputValue()).toBe("");
   await room.open(alice);
-  expect(await field(alice.page).inputValue()).toBe("not finished");
-  await field(alice.page).fill("");
+  expect(await messageField(alice.page).inputValue()).toBe("not finished");
+  await messageField(alice.page).fill("");
 });
 
-test("whoever signs out leaves no draft behind", async () => {
-  const dora = await here.person("dora");
-  await here.api(await here.token(dora), "POST", `/_matrix/client/v3/join/${encodeURIComponent(room.id)}`, {});
+test("signing out deletes the drafts", async () => {
+  const dora = await env.signUp("dora");
+  await env.request(await env.accessTokenOf(dora), "POST", `/_matrix/client/v3/join/${encodeURIComponent(room.id)}`, {});
   await room.open(dora);
-  await field(dora.page).fill("nobody shall read this");
+  await messageField(dora.page).fill("nobody may read this");
   await expect.poll(async () => dora.page.evaluate(() => localStorage.getItem("parlour.drafts"))).toContain("nobody");
   await dora.page.getByRole("button", { name: "dora account" }).click();
   await dora.page.getByRole("menuitem", { name: "Sign out" }).click();
@@ -67,62 +53,64 @@ test("whoever signs out leaves no draft behind", async () => {
   expect(await dora.page.evaluate(() => JSON.stringify(localStorage))).not.toContain("nobody");
 });
 
-test("an answer that was begun is kept over a reload", async () => {
-  await room.says(tokens.bob, "Answer me");
-  await (await actions(alice.page, "Answer me")).getByRole("button", { name: "Reply" }).click();
-  await field(alice.page).fill("In a moment");
+test("an unfinished reply is kept over a reload", async () => {
+  await room.send(tokens.bob, "Answer me");
+  await (await messageActions(alice.page, "Answer me")).getByRole("button", { name: "Reply" }).click();
+  await messageField(alice.page).fill("In a moment");
   await alice.page.reload();
   await alice.page.getByRole("group", { name: "Reply to" }).getByText("Answer me").waitFor();
-  await field(alice.page).press("Enter");
-  await message(bob.page, "In a moment").getByRole("button", { name: /Answers: bob/ }).waitFor();
+  await messageField(alice.page).press("Enter");
+  await messagesWith(bob.page, "In a moment")
+    .getByRole("button", { name: /In reply to: bob/ })
+    .waitFor();
 });
 
-test("a name is completed, and whoever is meant is told", async () => {
-  await field(alice.page).pressSequentially("Hello @bo");
+test("a completed name mentions the user", async () => {
+  await messageField(alice.page).pressSequentially("Hello @bo");
   const people = alice.page.getByRole("listbox", { name: "People" });
   await people.getByRole("option", { name: /bob/ }).waitFor();
-  await field(alice.page).press("Enter");
-  expect(await field(alice.page).inputValue()).toBe("Hello @bob ");
-  await field(alice.page).press("Enter");
+  await messageField(alice.page).press("Enter");
+  expect(await messageField(alice.page).inputValue()).toBe("Hello @bob ");
+  await messageField(alice.page).press("Enter");
 
-  await message(bob.page, "Hello bob").getByRole("link", { name: "bob" }).waitFor();
-  expect(await newest()).toMatchObject({
+  await messagesWith(bob.page, "Hello bob").getByRole("link", { name: "bob" }).waitFor();
+  expect(await room.newestContent(tokens.alice)).toMatchObject({
     body: "Hello @bob",
     "m.mentions": { user_ids: [bob.userId] },
     formatted_body: `Hello <a href="https://matrix.to/#/${encodeURIComponent(bob.userId)}">bob</a>`,
   });
 });
 
-test("the whole room can be mentioned by those who may", async () => {
-  await field(alice.page).pressSequentially("@ro");
+test("only users with the power can mention the whole room", async () => {
+  await messageField(alice.page).pressSequentially("@ro");
   await alice.page.getByRole("option", { name: /@room/ }).click();
-  await field(alice.page).press("Enter");
-  await expect.poll(async () => (await newest())["m.mentions"]).toEqual({ room: true });
+  await messageField(alice.page).press("Enter");
+  await expect.poll(async () => (await room.newestContent(tokens.alice))["m.mentions"]).toEqual({ room: true });
 
-  await field(bob.page).pressSequentially("@ro");
+  await messageField(bob.page).pressSequentially("@ro");
   expect(await bob.page.getByRole("option", { name: /@room/ }).count()).toBe(0);
-  await field(bob.page).fill("");
+  await messageField(bob.page).fill("");
 });
 
-test("the arrow up in an empty field edits the last own message, Escape gives it up", async () => {
-  await write(alice.page, "First version");
-  await message(bob.page, "First version").waitFor();
-  await field(alice.page).press("ArrowUp");
+test("arrow up edits the user's last message, Escape cancels", async () => {
+  await typeMessage(alice.page, "First version");
+  await messagesWith(bob.page, "First version").waitFor();
+  await messageField(alice.page).press("ArrowUp");
   await alice.page.getByRole("group", { name: "Edit message" }).waitFor();
-  expect(await field(alice.page).inputValue()).toBe("First version");
-  await field(alice.page).press("Escape");
-  expect(await field(alice.page).inputValue()).toBe("");
+  expect(await messageField(alice.page).inputValue()).toBe("First version");
+  await messageField(alice.page).press("Escape");
+  expect(await messageField(alice.page).inputValue()).toBe("");
 });
 
-test("an emoji is found and put where the cursor is", async () => {
-  await field(alice.page).fill("ab");
-  await field(alice.page).press("ArrowLeft");
+test("an emoji is found and inserted at the cursor", async () => {
+  await messageField(alice.page).fill("ab");
+  await messageField(alice.page).press("ArrowLeft");
   await alice.page.getByRole("button", { name: "Emoji", exact: true }).click();
   await alice.page.getByRole("searchbox", { name: "Search emoji" }).fill("octopus");
   await alice.page.keyboard.press("ArrowDown");
   await alice.page.keyboard.press("Enter");
-  await expect.poll(async () => field(alice.page).inputValue()).toBe("a🐙b");
-  await field(alice.page).fill("");
+  await expect.poll(async () => messageField(alice.page).inputValue()).toBe("a🐙b");
+  await messageField(alice.page).fill("");
 
   await alice.page.getByRole("button", { name: "Emoji", exact: true }).click();
   await alice.page.getByRole("button", { name: "Recent" }).click();
@@ -130,7 +118,7 @@ test("an emoji is found and put where the cursor is", async () => {
   await alice.page.keyboard.press("Escape");
 });
 
-test("a message that cannot be sent says so, and is sent once when one tries again", async () => {
+test("a failed message says so and is sent once on retry", async () => {
   await alice.page.routeWebSocket(/stream/, (socket) => void socket.close());
   await room.open(alice);
   await alice.page.reload();
@@ -138,34 +126,34 @@ test("a message that cannot be sent says so, and is sent once when one tries aga
   await alice.page.route(/\/send\/m\.room\.message\//, async (route) =>
     isBroken ? route.fulfill({ status: 403, json: { errcode: "M_FORBIDDEN", error: "Not now" } }) : route.continue(),
   );
-  await write(alice.page, "At last");
-  const mine = message(alice.page, "At last");
+  await typeMessage(alice.page, "At last");
+  const mine = messagesWith(alice.page, "At last");
   await mine.getByText("Not sent. Not now").waitFor();
   isBroken = false;
   await mine.getByRole("button", { name: "Try again" }).click();
   await mine.getByRole("img", { name: "Sent" }).waitFor();
-  await message(bob.page, "At last").waitFor();
-  expect(await message(bob.page, "At last").count()).toBe(1);
+  await messagesWith(bob.page, "At last").waitFor();
+  expect(await messagesWith(bob.page, "At last").count()).toBe(1);
 });
 
-test("on a touch screen Enter is a new line, and the button sends", async () => {
-  const carol = await here.person("carol", { viewport: { width: 390, height: 844 }, hasTouch: true, isMobile: true });
-  await here.api(await here.token(carol), "POST", `/_matrix/client/v3/join/${encodeURIComponent(room.id)}`, {});
+test("on a touch screen Enter starts a new line and the button sends", async () => {
+  const carol = await env.signUp("carol", { viewport: { width: 390, height: 844 }, hasTouch: true, isMobile: true });
+  await env.request(await env.accessTokenOf(carol), "POST", `/_matrix/client/v3/join/${encodeURIComponent(room.id)}`, {});
   await room.open(carol);
-  await field(carol.page).fill("one");
-  await field(carol.page).press("Enter");
-  await field(carol.page).pressSequentially("two");
+  await messageField(carol.page).fill("one");
+  await messageField(carol.page).press("Enter");
+  await messageField(carol.page).pressSequentially("two");
   await carol.page.getByRole("button", { name: "Send" }).tap();
-  await message(bob.page, "two").last().waitFor();
-  expect((await newest())["body"]).toBe("one\ntwo");
+  await messagesWith(bob.page, "two").last().waitFor();
+  expect((await room.newestContent(tokens.alice))["body"]).toBe("one\ntwo");
 
-  // What one does with a message is behind a long press.
-  const touched = message(carol.page, "At last");
+  // The actions on a message are behind a long press.
+  const touched = messagesWith(carol.page, "At last");
   await touched.dispatchEvent("pointerdown", { pointerType: "touch", clientX: 100, clientY: 100 });
   await carol.page.getByRole("menuitem", { name: "Reply" }).waitFor();
 });
 
-test("nothing went wrong in the consoles", () => {
-  expect(alice.problems.filter((problem) => !problem.includes("WebSocket"))).toEqual([]);
-  expect(bob.problems).toEqual([]);
+test("there were no console errors", () => {
+  expect(alice.consoleErrors.filter((problem) => !problem.includes("WebSocket"))).toEqual([]);
+  expect(bob.consoleErrors).toEqual([]);
 });

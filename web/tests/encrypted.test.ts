@@ -1,54 +1,58 @@
 import { beforeAll, expect, test } from "vitest";
-import { world, type Person } from "./harness.ts";
-import { field, message, roomOf, write, type TestRoom } from "./talking.ts";
+import { type TestUser, testEnvironment } from "./harness.ts";
+import { createRoom, messageField, messagesWith, type TestRoom, typeMessage } from "./roomHelpers.ts";
 
-const ENCRYPTION = { type: "m.room.encryption", state_key: "", content: { algorithm: "m.megolm.v1.aes-sha2" } };
+const ENCRYPTION_EVENT = { type: "m.room.encryption", state_key: "", content: { algorithm: "m.megolm.v1.aes-sha2" } };
 
-const here = world();
-let alice: Person;
+const env = testEnvironment();
+let alice: TestUser;
 let tokens: { alice: string; bob: string };
 
 beforeAll(async () => {
-  alice = await here.person("alice");
-  tokens = { alice: await here.token(alice), bob: (await here.register("bob")).access_token };
+  alice = await env.signUp("alice");
+  tokens = { alice: await env.accessTokenOf(alice), bob: (await env.registerAccount("bob")).access_token };
 });
 
-/** What was said in a room for everyone to read. */
-async function plain(room: TestRoom): Promise<unknown[]> {
-  const { chunk } = await here.api(tokens.alice, "GET", `${room.path}/messages?dir=b&limit=50`);
+/** Returns the unencrypted messages and reactions of a room. */
+async function unencryptedEvents(room: TestRoom): Promise<unknown[]> {
+  const { chunk } = await env.request(tokens.alice, "GET", `${room.path}/messages?dir=b&limit=50`);
   return (chunk as { type: string }[]).filter(({ type }) => type === "m.room.message" || type === "m.reaction");
 }
 
-test("an encrypted room says that it cannot be shown, and takes no text", async () => {
-  const room = await roomOf(here, [tokens.alice, tokens.bob], { initial_state: [ENCRYPTION] });
-  await room.says(tokens.bob, { algorithm: "m.megolm.v1.aes-sha2", ciphertext: "AwgAEn", session_id: "s", sender_key: "k", device_id: "d" }, "m.room.encrypted");
+test("an encrypted room shows a notice and accepts no text", async () => {
+  const room = await createRoom(env, [tokens.alice, tokens.bob], { initial_state: [ENCRYPTION_EVENT] });
+  await room.send(
+    tokens.bob,
+    { algorithm: "m.megolm.v1.aes-sha2", ciphertext: "AwgAEn", session_id: "s", sender_key: "k", device_id: "d" },
+    "m.room.encrypted",
+  );
   await room.open(alice);
-  await message(alice.page, "This message is encrypted and cannot be shown here yet.").waitFor();
+  await messagesWith(alice.page, "This message is encrypted and cannot be shown here yet.").waitFor();
   await alice.page.getByText("This room is encrypted. This page cannot encrypt yet").waitFor();
-  expect(await field(alice.page).count()).toBe(0);
+  expect(await messageField(alice.page).count()).toBe(0);
   expect(await alice.page.getByRole("button", { name: "Attach files" }).count()).toBe(0);
 
-  await message(alice.page, "encrypted").hover();
+  await messagesWith(alice.page, "encrypted").hover();
   expect(await alice.page.getByRole("button", { name: "React" }).count()).toBe(0);
   expect(await alice.page.getByRole("button", { name: "Reply" }).count()).toBe(0);
 });
 
-test("a message that waits when a room becomes encrypted is not sent", async () => {
-  const room = await roomOf(here, [tokens.alice, tokens.bob]);
+test("a failed message is not sent once the room is encrypted", async () => {
+  const room = await createRoom(env, [tokens.alice, tokens.bob]);
   await room.open(alice);
-  await message(alice.page, "").first().waitFor({ state: "detached" });
+  await messagesWith(alice.page, "").first().waitFor({ state: "detached" });
   await alice.page.routeWebSocket(/stream/, (socket) => void socket.close());
   await alice.page.reload();
-  await field(alice.page).waitFor();
+  await messageField(alice.page).waitFor();
   await alice.page.route(/\/send\//, async (route) => route.abort());
-  await write(alice.page, "Do not leak");
-  const mine = message(alice.page, "Do not leak");
+  await typeMessage(alice.page, "Do not leak");
+  const mine = messagesWith(alice.page, "Do not leak");
   await mine.getByText("Not sent.").waitFor();
-  await room.setState(tokens.alice, "m.room.encryption", ENCRYPTION.content);
+  await room.setState(tokens.alice, "m.room.encryption", ENCRYPTION_EVENT.content);
   await alice.page.getByText("This room is encrypted. This page cannot encrypt yet").waitFor();
   await alice.page.unroute(/\/send\//);
 
   await mine.getByRole("button", { name: "Try again" }).click();
   await mine.getByText("This room is encrypted, and this page cannot encrypt yet.").waitFor();
-  expect(await plain(room)).toEqual([]);
+  expect(await unencryptedEvents(room)).toEqual([]);
 });

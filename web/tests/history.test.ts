@@ -1,43 +1,47 @@
 import { beforeAll, expect, test } from "vitest";
-import { world, type Person } from "./harness.ts";
-import { log, message, roomOf, type TestRoom } from "./talking.ts";
+import { type TestUser, testEnvironment } from "./harness.ts";
+import { createRoom, messageLog, messagesWith, type TestRoom } from "./roomHelpers.ts";
 
-const COUNT = 1_500;
-const AT_ONCE = 25;
+const MESSAGE_COUNT = 1_500;
+const BATCH_SIZE = 25;
 
-const here = world();
-let alice: Person;
+const env = testEnvironment();
+let alice: TestUser;
 let tokens: { alice: string; bob: string };
 let room: TestRoom;
 
 beforeAll(async () => {
-  alice = await here.person("alice");
-  tokens = { alice: await here.token(alice), bob: (await here.register("bob")).access_token };
-  room = await roomOf(here, [tokens.alice, tokens.bob]);
-  for (let begin = 0; begin < COUNT; begin += AT_ONCE) {
-    const numbers = Array.from({ length: AT_ONCE }, (_, at) => begin + at);
-    await Promise.all(numbers.map(async (number) => room.says(number % 3 === 0 ? tokens.alice : tokens.bob, `Message ${number}. ${"and so on ".repeat(number % 17)}`)));
+  alice = await env.signUp("alice");
+  tokens = { alice: await env.accessTokenOf(alice), bob: (await env.registerAccount("bob")).access_token };
+  room = await createRoom(env, [tokens.alice, tokens.bob]);
+  for (let begin = 0; begin < MESSAGE_COUNT; begin += BATCH_SIZE) {
+    const numbers = Array.from({ length: BATCH_SIZE }, (_, at) => begin + at);
+    await Promise.all(
+      numbers.map(async (number) => room.send(number % 3 === 0 ? tokens.alice : tokens.bob, `Message ${number}. ${"and so on ".repeat(number % 17)}`)),
+    );
   }
 }, 180_000);
 
-/** How many rows are in the page. */
-async function rows(): Promise<number> {
-  return log(alice.page).locator("[data-key]").count();
+/** Returns how many rows are rendered. */
+async function countRows(): Promise<number> {
+  return messageLog(alice.page).locator("[data-key]").count();
 }
 
-test("scrolling back through a long history never jumps, and keeps the page small", async () => {
+test("scrolling back never jumps and keeps the page small", async () => {
   await room.open(alice);
-  await message(alice.page, "Message 149").first().waitFor();
-  const view = log(alice.page).locator("xpath=..");
+  await messagesWith(alice.page, "Message 149").first().waitFor();
+  const view = messageLog(alice.page).locator("xpath=..");
 
-  // Each step scrolls up by so much, and looks whether what was in view moved by exactly that.
-  let worst = 0;
-  let most = 0;
+  // Each step scrolls up by a fixed distance and checks that the visible row moved by exactly that.
+  let maxJump = 0;
+  let maxRows = 0;
   let isAtBeginning = false;
   for (let step = 0; step < 400 && !isAtBeginning; step++) {
     const moved = await view.evaluate(async (element) => {
       const frame = async () => new Promise((resolve) => requestAnimationFrame(resolve));
-      const inView = [...element.querySelectorAll<HTMLElement>("[data-key]")].find((row) => row.getBoundingClientRect().top > element.getBoundingClientRect().top + 50)!;
+      const inView = [...element.querySelectorAll<HTMLElement>("[data-key]")].find(
+        (row) => row.getBoundingClientRect().top > element.getBoundingClientRect().top + 50,
+      )!;
       const key = inView.dataset["key"]!;
       const before = inView.getBoundingClientRect().top;
       const scrolled = Math.min(600, element.scrollTop);
@@ -47,47 +51,48 @@ test("scrolling back through a long history never jumps, and keeps the page smal
       return after === undefined ? null : Math.abs(after - before - scrolled);
     });
     expect(moved).not.toBeNull();
-    worst = Math.max(worst, moved!);
-    most = Math.max(most, await rows());
+    maxJump = Math.max(maxJump, moved!);
+    maxRows = Math.max(maxRows, await countRows());
     isAtBeginning = await alice.page.getByText("This is where it begins.").isVisible();
   }
   expect(isAtBeginning).toBe(true);
-  expect(worst).toBeLessThan(2);
-  expect(most).toBeLessThanOrEqual(200);
-  await message(alice.page, "Message 0.").waitFor();
+  expect(maxJump).toBeLessThan(2);
+  expect(maxRows).toBeLessThanOrEqual(200);
+  await messagesWith(alice.page, "Message 0.").waitFor();
 });
 
-test("a new message is counted from far away, and one jump leads back to it", async () => {
-  await room.says(tokens.bob, "The newest of all");
+test("a new message is counted while reading far above, and one jump shows it", async () => {
+  await room.send(tokens.bob, "The newest of all");
   await alice.page.getByRole("button", { name: "Jump to 1 new message" }).click();
-  await message(alice.page, "The newest of all").waitFor();
-  expect(await rows()).toBeLessThanOrEqual(200);
+  await messagesWith(alice.page, "The newest of all").waitFor();
+  expect(await countRows()).toBeLessThanOrEqual(200);
 });
 
-test("a link to an old message shows it, and from there one scrolls to the newest", async () => {
-  const found = await here.api(tokens.alice, "POST", "/_matrix/client/v3/search", {
+test("a link to an old message shows it and the messages after it", async () => {
+  const found = await env.request(tokens.alice, "POST", "/_matrix/client/v3/search", {
     search_categories: { room_events: { search_term: "Message 300", keys: ["content.body"], filter: { rooms: [room.id] } } },
   });
-  const results = (found["search_categories"] as { room_events: { results: { result: { event_id: string; content: { body: string } } }[] } }).room_events.results;
+  const results = (found["search_categories"] as { room_events: { results: { result: { event_id: string; content: { body: string } } }[] } }).room_events
+    .results;
   const old = results.find(({ result }) => result.content.body.startsWith("Message 300."))!.result.event_id;
   await alice.page.goto("/#/");
   await alice.page.reload();
   await room.open(alice, old);
-  const shown = message(alice.page, "Message 300.");
+  const shown = messagesWith(alice.page, "Message 300.");
   await shown.waitFor();
   await expect.poll(async () => shown.evaluate((element) => element === document.activeElement)).toBe(true);
 
-  const view = log(alice.page).locator("xpath=..");
+  const view = messageLog(alice.page).locator("xpath=..");
   await expect
     .poll(
       async () => {
         await view.evaluate((element) => element.scrollBy(0, 2_000));
-        return message(alice.page, "The newest of all").isVisible();
+        return messagesWith(alice.page, "The newest of all").isVisible();
       },
       { timeout: 45_000 },
     )
     .toBe(true);
-  expect(await rows()).toBeLessThanOrEqual(200);
+  expect(await countRows()).toBeLessThanOrEqual(200);
   const jump = alice.page.getByRole("button", { name: /^Jump to/ });
   await expect
     .poll(async () => {
@@ -97,6 +102,6 @@ test("a link to an old message shows it, and from there one scrolls to the newes
     .toBe(0);
 });
 
-test("nothing went wrong in the console", () => {
-  expect(alice.problems).toEqual([]);
+test("there were no console errors", () => {
+  expect(alice.consoleErrors).toEqual([]);
 });

@@ -1,11 +1,11 @@
 import { expect, test } from "vitest";
-import { PASSWORD, world } from "./harness.ts";
+import { PASSWORD, testEnvironment } from "./harness.ts";
 
-const here = world({ PARLOUR__LIMITS__ENABLED: "true", PARLOUR__LIMITS__REGISTRATION_BURST: "1" });
+const env = testEnvironment({ PARLOUR__LIMITS__ENABLED: "true", PARLOUR__LIMITS__REGISTRATION_BURST: "1" });
 
-test("somebody who has to wait before making an account is told for how long", async () => {
-  await here.register("first");
-  const second = await here.stranger();
+test("a rate-limited registration shows how long to wait", async () => {
+  await env.registerAccount("first");
+  const second = await env.openBrowser();
   await second.page.goto("/#/register");
   await second.page.getByLabel("User name").fill("second");
   await second.page.getByLabel("Password", { exact: true }).fill(PASSWORD);
@@ -13,6 +13,6 @@ test("somebody who has to wait before making an account is told for how long", a
 
   await second.page.getByRole("button", { name: "Create account" }).click();
 
-  const told = second.page.getByRole("alert").filter({ hasText: /\S/ });
-  expect(await told.textContent()).toMatch(/^Too many attempts\. Try again in \d+ seconds\.$/);
+  const alert = second.page.getByRole("alert").filter({ hasText: /\S/ });
+  expect(await alert.textContent()).toMatch(/^Too many attempts\. Try again in \d+ seconds\.$/);
 });

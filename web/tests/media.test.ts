@@ -1,24 +1,16 @@
 import { beforeAll, expect, test } from "vitest";
-import { world, type Person } from "./harness.ts";
-import { field, log, message, roomOf, type TestRoom } from "./talking.ts";
+import { testEnvironment } from "./harness.ts";
+import { messageField, messageLog, messagesWith, openRoomOfTwo, type RoomOfTwo } from "./roomHelpers.ts";
 
-const here = world({ PARLOUR__MEDIA__MAX_UPLOAD_BYTES: "2000000" });
-let alice: Person;
-let bob: Person;
-let tokens: { alice: string; bob: string };
-let room: TestRoom;
+const env = testEnvironment({ PARLOUR__MEDIA__MAX_UPLOAD_BYTES: "2000000" });
+let { alice, bob, tokens, room } = {} as RoomOfTwo;
 
 beforeAll(async () => {
-  alice = await here.person("alice");
-  bob = await here.person("bob");
-  tokens = { alice: await here.token(alice), bob: await here.token(bob) };
-  room = await roomOf(here, [tokens.alice, tokens.bob]);
-  await room.open(alice);
-  await room.open(bob);
+  ({ alice, bob, tokens, room } = await openRoomOfTwo(env));
 });
 
 /** Draws a picture in a browser. */
-async function picture(width: number, height: number): Promise<Buffer> {
+async function drawPicture(width: number, height: number): Promise<Buffer> {
   const bytes = await alice.page.evaluate(
     async ([width, height]) => {
       const canvas = document.createElement("canvas");
@@ -38,13 +30,8 @@ async function picture(width: number, height: number): Promise<Buffer> {
   return Buffer.from(bytes);
 }
 
-async function newest(): Promise<Record<string, unknown>> {
-  const { chunk } = await here.api(tokens.alice, "GET", `${room.path}/messages?dir=b&limit=5`);
-  return (chunk as { type: string; content: Record<string, unknown> }[]).find(({ type }) => type === "m.room.message")!.content;
-}
-
-/** Gives files to the field as a drag or a paste does. */
-async function handOver(how: "paste" | "drop", name: string, type: string, content: Buffer): Promise<void> {
+/** Gives a file to the field by paste or by drag and drop. */
+async function giveFile(how: "paste" | "drop", name: string, type: string, content: Buffer): Promise<void> {
   const transfer = await alice.page.evaluateHandle(
     ([name, type, content]) => {
       const transfer = new DataTransfer();
@@ -54,27 +41,36 @@ async function handOver(how: "paste" | "drop", name: string, type: string, conte
     [name, type, [...content]] as const,
   );
   if (how === "paste") {
-    await field(alice.page).evaluate((element, clipboardData) => element.dispatchEvent(new ClipboardEvent("paste", { clipboardData, bubbles: true, cancelable: true })), transfer);
+    await messageField(alice.page).evaluate(
+      (element, clipboardData) => element.dispatchEvent(new ClipboardEvent("paste", { clipboardData, bubbles: true, cancelable: true })),
+      transfer,
+    );
   } else {
-    for (const event of ["dragenter", "dragover", "drop"]) await log(alice.page).dispatchEvent(event, { dataTransfer: transfer });
+    for (const event of ["dragenter", "dragover", "drop"]) await messageLog(alice.page).dispatchEvent(event, { dataTransfer: transfer });
   }
 }
 
 test("a picture is chosen, previewed, captioned and sent with its size", async () => {
-  await alice.page.getByLabel("Files to attach").setInputFiles({ name: "sunset.png", mimeType: "image/png", buffer: await picture(400, 200) });
+  await alice.page.getByLabel("Files to attach").setInputFiles({ name: "sunset.png", mimeType: "image/png", buffer: await drawPicture(400, 200) });
   const waiting = alice.page.getByRole("list", { name: "Files to send" });
   await waiting.getByText("sunset.png").waitFor();
-  await field(alice.page).fill("Look at *this*");
-  await field(alice.page).press("Enter");
+  await messageField(alice.page).fill("Look at *this*");
+  await messageField(alice.page).press("Enter");
 
-  const shown = message(bob.page, "Look at this");
+  const shown = messagesWith(bob.page, "Look at this");
   const button = shown.getByRole("button", { name: "Open picture sunset.png" });
   await button.getByRole("img").waitFor();
-  expect(await newest()).toMatchObject({ msgtype: "m.image", filename: "sunset.png", body: "Look at *this*", formatted_body: "Look at <em>this</em>", info: { w: 400, h: 200, mimetype: "image/png" } });
+  expect(await room.newestContent(tokens.alice)).toMatchObject({
+    msgtype: "m.image",
+    filename: "sunset.png",
+    body: "Look at *this*",
+    formatted_body: "Look at <em>this</em>",
+    info: { w: 400, h: 200, mimetype: "image/png" },
+  });
   const box = (await button.boundingBox())!;
   expect(box.width / box.height).toBeCloseTo(2, 1);
   await waiting.waitFor({ state: "detached" });
-  expect(await field(alice.page).inputValue()).toBe("");
+  expect(await messageField(alice.page).inputValue()).toBe("");
 });
 
 test("a picture opens over the page, and Escape closes it", async () => {
@@ -89,7 +85,7 @@ test("a picture opens over the page, and Escape closes it", async () => {
 });
 
 test("a big picture is sent with a thumbnail", async () => {
-  // Noise does not compress, so that the file is big, too.
+  // Noise does not compress, so the file is large.
   const noise = await alice.page.evaluate(async () => {
     const canvas = new OffscreenCanvas(1000, 700);
     const context = canvas.getContext("2d")!;
@@ -105,12 +101,14 @@ test("a big picture is sent with a thumbnail", async () => {
   });
   await alice.page.getByLabel("Files to attach").setInputFiles({ name: "noise.jpg", mimeType: "image/jpeg", buffer: Buffer.from(noise, "base64") });
   await alice.page.getByRole("button", { name: "Send" }).click();
-  await message(bob.page, "").getByRole("button", { name: "Open picture noise.jpg" }).waitFor();
-  expect(await newest()).toMatchObject({ info: { w: 1000, h: 700, thumbnail_url: expect.stringMatching(/^mxc:/), thumbnail_info: { w: 800, h: 560 } } });
+  await messagesWith(bob.page, "").getByRole("button", { name: "Open picture noise.jpg" }).waitFor();
+  expect(await room.newestContent(tokens.alice)).toMatchObject({
+    info: { w: 1000, h: 700, thumbnail_url: expect.stringMatching(/^mxc:/), thumbnail_info: { w: 800, h: 560 } },
+  });
 });
 
-test("a pasted picture waits to be sent, and can be taken away", async () => {
-  await handOver("paste", "pasted.png", "image/png", await picture(50, 50));
+test("a pasted picture waits to be sent and can be removed", async () => {
+  await giveFile("paste", "pasted.png", "image/png", await drawPicture(50, 50));
   const waiting = alice.page.getByRole("list", { name: "Files to send" });
   await waiting.getByText("pasted.png").waitFor();
   await waiting.getByRole("button", { name: "Remove pasted.png" }).click();
@@ -118,52 +116,57 @@ test("a pasted picture waits to be sent, and can be taken away", async () => {
 });
 
 test("files are offered for download by name and size", async () => {
-  await handOver("drop", "notes.txt", "text/plain", Buffer.from("hello file"));
+  await giveFile("drop", "notes.txt", "text/plain", Buffer.from("hello file"));
   await alice.page.getByRole("button", { name: "Send" }).click();
-  const button = log(bob.page).getByRole("button", { name: "Download notes.txt" });
+  const button = messageLog(bob.page).getByRole("button", { name: "Download notes.txt" });
   await button.getByText("10 bytes").waitFor();
   const download = bob.page.waitForEvent("download");
   await button.click();
   expect((await download).suggestedFilename()).toBe("notes.txt");
 });
 
-test("an upload shows how far it is, and can be given up", async () => {
+test("an upload shows its progress and can be cancelled", async () => {
   await alice.page.route("**/_matrix/media/v3/upload**", async () => new Promise(() => {}));
-  await handOver("drop", "slow.txt", "text/plain", Buffer.from("slow"));
+  await giveFile("drop", "slow.txt", "text/plain", Buffer.from("slow"));
   await alice.page.getByRole("button", { name: "Send" }).click();
   await alice.page.getByRole("progressbar", { name: "Uploading slow.txt" }).waitFor();
   await alice.page.getByRole("button", { name: "Cancel slow.txt" }).click();
   await alice.page.getByRole("list", { name: "Files to send" }).waitFor({ state: "detached" });
   await alice.page.unroute("**/_matrix/media/v3/upload**");
-  expect(await log(bob.page).getByText("slow.txt").count()).toBe(0);
+  expect(await messageLog(bob.page).getByText("slow.txt").count()).toBe(0);
 });
 
 test("a file that is too big for the server is refused with the limit", async () => {
   await alice.page.getByLabel("Files to attach").setInputFiles({ name: "big.bin", mimeType: "application/octet-stream", buffer: Buffer.alloc(3_000_000) });
   await alice.page.getByRole("button", { name: "Send" }).click();
-  await alice.page.getByText("This file has 3 MB. The server takes files of up to 2 MB.").waitFor();
+  await alice.page.getByText("This file is 3 MB. The server accepts files of up to 2 MB.").waitFor();
 });
 
-test("nothing went wrong in the consoles", () => {
-  expect(alice.problems).toEqual([]);
-  expect(bob.problems).toEqual([]);
+test("there were no console errors", () => {
+  expect(alice.consoleErrors).toEqual([]);
+  expect(bob.consoleErrors).toEqual([]);
 });
 
-test("a picture that is a program runs nothing, wherever it is opened", async () => {
+test("an SVG picture with a script never runs it", async () => {
   const program = `<svg xmlns="http://www.w3.org/2000/svg"><script>localStorage.setItem("stolen", "yes")</script></svg>`;
-  const upload = await fetch(`${here.server.url}/_matrix/media/v3/upload`, {
+  const upload = await fetch(`${env.server.url}/_matrix/media/v3/upload`, {
     method: "POST",
     headers: { Authorization: `Bearer ${tokens.alice}`, "Content-Type": "image/svg+xml" },
     body: program,
   });
   const { content_uri: url } = (await upload.json()) as { content_uri: string };
-  await here.api(tokens.alice, "PUT", `${room.path}/send/m.room.message/svg`, { msgtype: "m.image", body: "program.svg", url, info: { w: 100, h: 100, mimetype: "image/svg+xml" } });
+  await env.request(tokens.alice, "PUT", `${room.path}/send/m.room.message/svg`, {
+    msgtype: "m.image",
+    body: "program.svg",
+    url,
+    info: { w: 100, h: 100, mimetype: "image/svg+xml" },
+  });
 
   await bob.page.getByRole("button", { name: "Open picture program.svg" }).click();
   const shown = bob.page.getByRole("dialog").getByRole("img");
   await shown.waitFor({ state: "attached" });
   const address = (await shown.getAttribute("src"))!;
-  // Its address in memory is of the page's origin. Opened by itself, it is saved.
+  // Its address in memory has the page's origin. Opened by itself, it is downloaded.
   const saved = bob.page.waitForEvent("download");
   await bob.page.evaluate((address) => {
     const link = document.createElement("a");

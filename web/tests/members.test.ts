@@ -1,87 +1,95 @@
 import { expect, test } from "vitest";
-import { world, type Person } from "./harness.ts";
+import { DOT_PNG, type TestUser, testEnvironment } from "./harness.ts";
 
-const here = world();
+const env = testEnvironment();
 
-/** A room of the first with all others in it, which the first looks at. */
-async function room(name: string, [maker, ...others]: [Person, ...Person[]]): Promise<string> {
-  const { room_id } = await here.api(await here.token(maker), "POST", "/_matrix/client/v3/createRoom", { name, preset: "public_chat" });
-  for (const other of others) await here.api(await here.token(other), "POST", `/_matrix/client/v3/join/${encodeURIComponent(String(room_id))}`, {});
+/** Creates a room of the first user with all others in it. */
+async function createRoomWith(name: string, [maker, ...others]: [TestUser, ...TestUser[]]): Promise<string> {
+  const { room_id } = await env.request(await env.accessTokenOf(maker), "POST", "/_matrix/client/v3/createRoom", { name, preset: "public_chat" });
+  for (const other of others) await env.request(await env.accessTokenOf(other), "POST", `/_matrix/client/v3/join/${encodeURIComponent(String(room_id))}`, {});
   return String(room_id);
 }
 
-async function opensDetails({ page }: Person, roomId: string, tab: "About" | "Members" | "Settings"): Promise<void> {
+async function openDetails({ page }: TestUser, roomId: string, tab: "About" | "Members" | "Settings"): Promise<void> {
   await page.goto(`/#/room/${encodeURIComponent(roomId)}`);
   await page.getByRole("button", { name: "Details", exact: true }).click();
   await page.getByRole("complementary").getByRole("tab", { name: tab }).click();
 }
 
-async function acts({ page }: Person, name: string, what: string): Promise<void> {
+async function chooseAction({ page }: TestUser, name: string, what: string): Promise<void> {
   await page.getByRole("button", { name: `Actions for ${name}` }).click();
   await page.getByRole("menuitem", { name: what }).click();
 }
 
-function group({ page }: Person, name: string) {
+function memberGroup({ page }: TestUser, name: string) {
   return page.getByRole("complementary").getByRole("region", { name });
 }
 
-test("the members stand with their roles, and they are counted", async () => {
-  const [ann, bob, cara] = [await here.person("ann"), await here.person("bob"), await here.person("cara")];
-  const id = await room("Tea", [ann, bob, cara]);
-  await opensDetails(ann, id, "About");
+test("members are listed with roles and counted", async () => {
+  const [ann, bob, cara] = [await env.signUp("ann"), await env.signUp("bob"), await env.signUp("cara")];
+  const id = await createRoomWith("Tea", [ann, bob, cara]);
+  await openDetails(ann, id, "About");
   await ann.page.getByRole("button", { name: "Participants 3" }).click();
-  await group(ann, "In the room").getByText("In the room · 3").waitFor();
-  await group(ann, "In the room").getByRole("button", { name: /^ann Online Creator/ }).waitFor();
+  await memberGroup(ann, "In the room").getByText("In the room · 3").waitFor();
+  await memberGroup(ann, "In the room")
+    .getByRole("button", { name: /^ann Online Creator/ })
+    .waitFor();
 
-  await acts(ann, "bob", "Change role");
+  await chooseAction(ann, "bob", "Change role");
   const dialog = ann.page.getByRole("dialog", { name: "Role of bob" });
   await dialog.getByLabel("Role").selectOption("Moderator");
   await dialog.getByRole("button", { name: "Save" }).click();
-  await group(ann, "In the room").getByRole("button", { name: /^bob .*Moderator/ }).waitFor();
-  await opensDetails(bob, id, "Members");
-  await acts(bob, "cara", "Remove from room");
+  await memberGroup(ann, "In the room")
+    .getByRole("button", { name: /^bob .*Moderator/ })
+    .waitFor();
+  await openDetails(bob, id, "Members");
+  await chooseAction(bob, "cara", "Remove from room");
   await bob.page.getByRole("dialog", { name: "Remove cara?" }).getByRole("button", { name: "Cancel" }).click();
 
   await ann.page.getByRole("searchbox", { name: "Search members" }).fill("car");
-  await group(ann, "In the room").getByText("In the room · 1").waitFor();
-  expect(ann.problems).toEqual([]);
+  await memberGroup(ann, "In the room").getByText("In the room · 1").waitFor();
+  expect(ann.consoleErrors).toEqual([]);
 });
 
-test("a member who is removed is gone, for everyone at once, and the reason is told", async () => {
-  const [dan, eve, finn] = [await here.person("dan"), await here.person("eve"), await here.person("finn")];
-  const id = await room("Hike", [dan, eve, finn]);
-  await opensDetails(dan, id, "Members");
-  await opensDetails(eve, id, "Members");
-  await acts(dan, "finn", "Remove from room");
+test("a removed member disappears for everyone, with the reason stored", async () => {
+  const [dan, eve, finn] = [await env.signUp("dan"), await env.signUp("eve"), await env.signUp("finn")];
+  const id = await createRoomWith("Hike", [dan, eve, finn]);
+  await openDetails(dan, id, "Members");
+  await openDetails(eve, id, "Members");
+  await chooseAction(dan, "finn", "Remove from room");
   const dialog = dan.page.getByRole("dialog", { name: "Remove finn?" });
   await dialog.getByLabel("Reason").fill("By mistake here");
   await dialog.getByRole("button", { name: "Remove" }).click();
-  for (const person of [dan, eve]) await group(person, "In the room").getByText("In the room · 2").waitFor();
+  for (const person of [dan, eve]) await memberGroup(person, "In the room").getByText("In the room · 2").waitFor();
   await expect.poll(async () => finn.page.getByRole("list", { name: "Rooms and chats" }).getByRole("link", { name: /Hike/ }).count()).toBe(0);
-  const state = await here.api(await here.token(dan), "GET", `/_matrix/client/v3/rooms/${encodeURIComponent(id)}/state/m.room.member/${encodeURIComponent(finn.userId)}`);
+  const state = await env.request(
+    await env.accessTokenOf(dan),
+    "GET",
+    `/_matrix/client/v3/rooms/${encodeURIComponent(id)}/state/m.room.member/${encodeURIComponent(finn.userId)}`,
+  );
   expect(state).toMatchObject({ membership: "leave", reason: "By mistake here" });
 });
 
-test("somebody who is banned cannot come back until the ban is lifted", async () => {
-  const [gus, hana] = [await here.person("gus"), await here.person("hana")];
-  const id = await room("Choir", [gus, hana]);
-  await opensDetails(gus, id, "Members");
-  await acts(gus, "hana", "Ban");
+test("a banned user cannot return until the ban is lifted", async () => {
+  const [gus, hana] = [await env.signUp("gus"), await env.signUp("hana")];
+  const id = await createRoomWith("Choir", [gus, hana]);
+  await openDetails(gus, id, "Members");
+  await chooseAction(gus, "hana", "Ban");
   await gus.page.getByRole("dialog", { name: "Ban hana?" }).getByRole("button", { name: "Ban" }).click();
-  await group(gus, "Banned").getByText("hana", { exact: true }).waitFor();
-  const join = here.api(await here.token(hana), "POST", `/_matrix/client/v3/join/${encodeURIComponent(id)}`, {});
+  await memberGroup(gus, "Banned").getByText("hana", { exact: true }).waitFor();
+  const join = env.request(await env.accessTokenOf(hana), "POST", `/_matrix/client/v3/join/${encodeURIComponent(id)}`, {});
   await expect(join).rejects.toThrow("403");
 
-  await acts(gus, "hana", "Unban");
-  await expect.poll(async () => group(gus, "Banned").count()).toBe(0);
-  await here.api(await here.token(hana), "POST", `/_matrix/client/v3/join/${encodeURIComponent(id)}`, {});
-  await group(gus, "In the room").getByText("In the room · 2").waitFor();
+  await chooseAction(gus, "hana", "Unban");
+  await expect.poll(async () => memberGroup(gus, "Banned").count()).toBe(0);
+  await env.request(await env.accessTokenOf(hana), "POST", `/_matrix/client/v3/join/${encodeURIComponent(id)}`, {});
+  await memberGroup(gus, "In the room").getByText("In the room · 2").waitFor();
 });
 
-test("who may not act on others is not offered it", async () => {
-  const [ida, jo] = [await here.person("ida"), await here.person("jo")];
-  const id = await room("Books", [ida, jo]);
-  await opensDetails(jo, id, "Members");
+test("members without power are offered no actions on others", async () => {
+  const [ida, jo] = [await env.signUp("ida"), await env.signUp("jo")];
+  const id = await createRoomWith("Books", [ida, jo]);
+  await openDetails(jo, id, "Members");
   await jo.page.getByRole("button", { name: "Actions for ida" }).click();
   expect(await jo.page.getByRole("menuitem").allInnerTexts()).toEqual(["Message"]);
   await jo.page.keyboard.press("Escape");
@@ -90,14 +98,14 @@ test("who may not act on others is not offered it", async () => {
   expect(await jo.page.getByRole("button", { name: "Delete room" }).count()).toBe(0);
 });
 
-test("name, topic, picture and address of a room are changed, and everyone sees it", async () => {
-  const [kim, lea] = [await here.person("kim"), await here.person("lea")];
-  const id = await room("Old name", [kim, lea]);
-  await opensDetails(kim, id, "About");
-  await opensDetails(lea, id, "About");
+test("changes of a room's details reach everyone", async () => {
+  const [kim, lea] = [await env.signUp("kim"), await env.signUp("lea")];
+  const id = await createRoomWith("Old name", [kim, lea]);
+  await openDetails(kim, id, "About");
+  await openDetails(lea, id, "About");
   await kim.page.getByRole("button", { name: "Edit room" }).click();
   const dialog = kim.page.getByRole("dialog", { name: "Edit room" });
-  await dialog.getByLabel("Picture").setInputFiles({ name: "dot.png", mimeType: "image/png", buffer: DOT });
+  await dialog.getByLabel("Picture").setInputFiles({ name: "dot.png", mimeType: "image/png", buffer: DOT_PNG });
   await dialog.getByRole("button", { name: "Change picture" }).waitFor();
   await dialog.getByLabel("Name").fill("New name");
   await dialog.getByLabel("Topic").fill("Two lines\nof topic");
@@ -109,18 +117,18 @@ test("name, topic, picture and address of a room are changed, and everyone sees 
   await panel.locator(".avatar.large img").waitFor();
 });
 
-test("the settings of a room are changed, and its notifications", async () => {
-  const mia = await here.person("mia");
-  const id = await room("Settings room", [mia]);
-  const token = await here.token(mia);
-  const state = async (type: string) => here.api(token, "GET", `/_matrix/client/v3/rooms/${encodeURIComponent(id)}/state/${type}/`);
-  await opensDetails(mia, id, "Settings");
-  await mia.page.getByLabel("Who can join").selectOption("Only who is invited");
+test("the settings and notifications of a room are changed", async () => {
+  const mia = await env.signUp("mia");
+  const id = await createRoomWith("Settings room", [mia]);
+  const token = await env.accessTokenOf(mia);
+  const state = async (type: string) => env.request(token, "GET", `/_matrix/client/v3/rooms/${encodeURIComponent(id)}/state/${type}/`);
+  await openDetails(mia, id, "Settings");
+  await mia.page.getByLabel("Who can join").selectOption("Only invited people");
   await expect.poll(async () => state("m.room.join_rules")).toMatchObject({ join_rule: "invite" });
-  await mia.page.getByLabel("Who can read what was said before").selectOption("Members, since they joined");
+  await mia.page.getByLabel("Who can read the history").selectOption("Members, since they joined");
   await expect.poll(async () => state("m.room.history_visibility")).toMatchObject({ history_visibility: "joined" });
-  await mia.page.getByLabel("In the list of public rooms").check();
-  await expect.poll(async () => here.api("", "GET", `/_matrix/client/v3/directory/list/room/${encodeURIComponent(id)}`)).toEqual({ visibility: "public" });
+  await mia.page.getByLabel("Show in the list of public rooms").check();
+  await expect.poll(async () => env.request("", "GET", `/_matrix/client/v3/directory/list/room/${encodeURIComponent(id)}`)).toEqual({ visibility: "public" });
 
   await mia.page.getByLabel("Notifications").selectOption("Nothing");
   await mia.page.getByRole("list", { name: "Rooms and chats" }).getByRole("link", { name: /muted/ }).waitFor();
@@ -129,14 +137,12 @@ test("the settings of a room are changed, and its notifications", async () => {
   await expect.poll(async () => mia.page.getByLabel("Notifications").inputValue()).toBe("mentions");
 });
 
-test("the panel closes by Escape, and fills a phone", async () => {
-  const nina = await here.person("nina", { viewport: { width: 390, height: 844 } });
-  const id = await room("Small", [nina]);
-  await opensDetails(nina, id, "About");
+test("Escape closes the panel, which fills a phone", async () => {
+  const nina = await env.signUp("nina", { viewport: { width: 390, height: 844 } });
+  const id = await createRoomWith("Small", [nina]);
+  await openDetails(nina, id, "About");
   const panel = nina.page.getByRole("complementary", { name: "Details of Small" });
   expect((await panel.boundingBox())?.width).toBe(390);
   await nina.page.keyboard.press("Escape");
   await expect.poll(async () => panel.count()).toBe(0);
 });
-
-const DOT = Buffer.from("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkaPj/HwAEggJ/q5nNKwAAAABJRU5ErkJggg==", "base64");

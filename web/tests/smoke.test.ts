@@ -1,12 +1,12 @@
 import { expect, test } from "vitest";
-import { world } from "./harness.ts";
+import { testEnvironment } from "./harness.ts";
 
-const here = world();
+const env = testEnvironment();
 
-test("somebody who registered elsewhere stays logged in over a reload", async () => {
-  const alice = await here.person("alice");
+test("a session from elsewhere survives a reload", async () => {
+  const alice = await env.signUp("alice");
   await alice.page.getByText("Choose a conversation").waitFor();
   await alice.page.reload();
   await alice.page.getByText("Choose a conversation").waitFor();
-  expect(alice.problems).toEqual([]);
+  expect(alice.consoleErrors).toEqual([]);
 });

@@ -1,36 +1,32 @@
 import { beforeAll, expect, test } from "vitest";
-import { world, type Person } from "./harness.ts";
-import { actions, log, message, roomOf, write, type TestRoom } from "./talking.ts";
+import { testEnvironment } from "./harness.ts";
+import { createRoom, messageActions, messageLog, messagesWith, openRoomOfTwo, type RoomOfTwo, typeMessage } from "./roomHelpers.ts";
 
-const here = world();
-let alice: Person;
-let bob: Person;
-let tokens: { alice: string; bob: string };
-let room: TestRoom;
+const env = testEnvironment();
+let { alice, bob, tokens, room } = {} as RoomOfTwo;
 
 beforeAll(async () => {
-  alice = await here.person("alice");
-  bob = await here.person("bob");
-  tokens = { alice: await here.token(alice), bob: await here.token(bob) };
-  room = await roomOf(here, [tokens.alice, tokens.bob]);
-  await room.open(alice);
-  await room.open(bob);
+  ({ alice, bob, tokens, room } = await openRoomOfTwo(env));
 });
 
-test("an answer in a thread stands in the thread, and the room shows how many there are", async () => {
-  await write(alice.page, "The root");
-  const bar = await actions(bob.page, "The root");
+test("replies are shown in the thread and counted in the room", async () => {
+  await typeMessage(alice.page, "The root");
+  const bar = await messageActions(bob.page, "The root");
   await bar.getByRole("button", { name: "More" }).click();
   await bob.page.getByRole("menuitem", { name: "Open thread" }).click();
   const thread = bob.page.getByRole("complementary", { name: "Thread" });
   await thread.getByRole("article").filter({ hasText: "The root" }).waitFor();
   await thread.getByRole("textbox", { name: "Message to the thread" }).fill("In the thread");
   await thread.getByRole("textbox", { name: "Message to the thread" }).press("Enter");
-  await thread.getByRole("article").filter({ hasText: "In the thread" }).getByRole("img", { name: /Sent|Read/ }).waitFor();
+  await thread
+    .getByRole("article")
+    .filter({ hasText: "In the thread" })
+    .getByRole("img", { name: /Sent|Read/ })
+    .waitFor();
 
-  const chip = message(alice.page, "The root").getByRole("button", { name: /1 reply/ });
+  const chip = messagesWith(alice.page, "The root").getByRole("button", { name: /1 reply/ });
   await chip.getByText("In the thread").waitFor();
-  expect(await log(alice.page).getByRole("article").filter({ hasText: "In the thread" }).filter({ hasNotText: "The root" }).count()).toBe(0);
+  expect(await messageLog(alice.page).getByRole("article").filter({ hasText: "In the thread" }).filter({ hasNotText: "The root" }).count()).toBe(0);
 
   await chip.click();
   const other = alice.page.getByRole("complementary", { name: "Thread" });
@@ -38,10 +34,12 @@ test("an answer in a thread stands in the thread, and the room shows how many th
   await other.getByRole("textbox", { name: "Message to the thread" }).fill("Answer there");
   await other.getByRole("textbox", { name: "Message to the thread" }).press("Enter");
   await thread.getByRole("article").filter({ hasText: "Answer there" }).waitFor();
-  await message(bob.page, "The root").getByRole("button", { name: /2 replies/ }).waitFor();
+  await messagesWith(bob.page, "The root")
+    .getByRole("button", { name: /2 replies/ })
+    .waitFor();
 });
 
-test("reactions and edits in a thread are seen there", async () => {
+test("reactions and edits appear in the thread", async () => {
   const thread = alice.page.getByRole("complementary", { name: "Thread" });
   const answer = thread.getByRole("article").filter({ hasText: "In the thread" });
   await answer.hover();
@@ -57,17 +55,19 @@ test("reactions and edits in a thread are seen there", async () => {
 
   // The same after a reload, from the server.
   await bob.page.reload();
-  await message(bob.page, "The root").getByRole("button", { name: /2 replies/ }).click();
+  await messagesWith(bob.page, "The root")
+    .getByRole("button", { name: /2 replies/ })
+    .click();
   await other.getByText("In the thread, corrected").waitFor();
   await other.getByRole("button", { name: /👍.*: alice/ }).waitFor();
   await other.getByRole("button", { name: "Close thread" }).click();
   await alice.page.getByRole("button", { name: "Close thread" }).click();
 });
 
-test("a search finds messages of the room, and leads to them", async () => {
-  await room.says(tokens.bob, "The quick marmalade");
-  for (let number = 0; number < 80; number++) await room.says(tokens.bob, `Filling ${number}`);
-  await message(alice.page, "Filling 79").waitFor();
+test("a search finds messages of the room and leads to them", async () => {
+  await room.send(tokens.bob, "The quick marmalade");
+  for (let number = 0; number < 80; number++) await room.send(tokens.bob, `Filling ${number}`);
+  await messagesWith(alice.page, "Filling 79").waitFor();
   await alice.page.reload();
   await alice.page.getByRole("button", { name: "Search messages" }).click();
   await alice.page.getByRole("searchbox", { name: "Search for" }).fill("marmalade");
@@ -76,8 +76,8 @@ test("a search finds messages of the room, and leads to them", async () => {
   await panel.getByText("1 message found").waitFor();
   await panel.locator("mark", { hasText: "marmalade" }).waitFor();
   await panel.getByRole("button", { name: /quick/ }).click();
-  await message(alice.page, "The quick marmalade").waitFor();
-  await expect.poll(async () => message(alice.page, "The quick marmalade").evaluate((element) => element === document.activeElement)).toBe(true);
+  await messagesWith(alice.page, "The quick marmalade").waitFor();
+  await expect.poll(async () => messagesWith(alice.page, "The quick marmalade").evaluate((element) => element === document.activeElement)).toBe(true);
 });
 
 test("a search shows more on demand", async () => {
@@ -91,8 +91,8 @@ test("a search shows more on demand", async () => {
 });
 
 test("a search in all rooms leads to the other room", async () => {
-  const other = await roomOf(here, [tokens.alice], { name: "Elsewhere" });
-  await other.says(tokens.alice, "A rare zeppelin");
+  const other = await createRoom(env, [tokens.alice], { name: "Elsewhere" });
+  await other.send(tokens.alice, "A rare zeppelin");
   await alice.page.getByRole("searchbox", { name: "Search for" }).fill("zeppelin");
   await alice.page.keyboard.press("Enter");
   const panel = alice.page.getByRole("complementary", { name: "Search" });
@@ -101,10 +101,10 @@ test("a search in all rooms leads to the other room", async () => {
   await panel.getByText("in Elsewhere").waitFor();
   await panel.getByRole("button", { name: /zeppelin/ }).click();
   await alice.page.getByRole("heading", { level: 1, name: "Elsewhere" }).waitFor();
-  await message(alice.page, "A rare zeppelin").waitFor();
+  await messagesWith(alice.page, "A rare zeppelin").waitFor();
 });
 
-test("nothing went wrong in the consoles", () => {
-  expect(alice.problems).toEqual([]);
-  expect(bob.problems).toEqual([]);
+test("there were no console errors", () => {
+  expect(alice.consoleErrors).toEqual([]);
+  expect(bob.consoleErrors).toEqual([]);
 });

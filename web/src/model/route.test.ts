@@ -1,7 +1,7 @@
 import { expect, test } from "vitest";
-import { hrefOf, parseRoute, type Route } from "./route.ts";
+import { parseRoute, type Route, routeHref } from "./route.ts";
 
-test("every place has an address that leads back to it", () => {
+test("every route has an address that parses back to it", () => {
   const places: Route[] = [
     { at: "home" },
     { at: "room", id: "!a/b#c:example.org" },
@@ -13,13 +13,13 @@ test("every place has an address that leads back to it", () => {
     { at: "register" },
     { at: "login" },
   ];
-  for (const place of places) expect(parseRoute(hrefOf(place))).toEqual(place);
+  for (const place of places) expect(parseRoute(routeHref(place))).toEqual(place);
 });
 
-test("an address that is no place leads home", () => {
+test("an unknown address leads home", () => {
   for (const hash of ["", "#", "#/", "#/nowhere", "#/room/", "#/invite", "#/%E0%A4%A"]) expect(parseRoute(hash)).toEqual({ at: "home" });
 });
 
-test("settings without a tab begin with the profile", () => {
+test("settings without a tab show the profile", () => {
   expect(parseRoute("#/settings")).toEqual({ at: "settings", tab: "profile" });
 });

@@ -1,4 +1,6 @@
-// Where in the page one is: it stands in the address after `#`, so that the browser's back button works.
+// The routes of the page. They are in the address after `#`, so that the browser's back button works.
+
+import { decodeUriPart } from "./server/decodeUriPart.ts";
 
 export type Route =
   | { at: "home" }
@@ -14,7 +16,7 @@ export function parseRoute(hash: string): Route {
   const [first = "", second = "", third = ""] = hash
     .replace(/^#?\/?/, "")
     .split("/")
-    .map(decoded);
+    .map(decodeUriPart);
   switch (first) {
     case "room":
       return second === "" ? { at: "home" } : { at: "room", id: second, ...(third === "" ? {} : { event: third }) };
@@ -32,7 +34,7 @@ export function parseRoute(hash: string): Route {
   }
 }
 
-export function hrefOf(route: Route): string {
+export function routeHref(route: Route): string {
   switch (route.at) {
     case "home":
       return "#/";
@@ -44,13 +46,5 @@ export function hrefOf(route: Route): string {
       return `#/settings/${encodeURIComponent(route.tab)}`;
     default:
       return `#/${route.at}`;
-  }
-}
-
-function decoded(part: string): string {
-  try {
-    return decodeURIComponent(part);
-  } catch {
-    return part;
   }
 }

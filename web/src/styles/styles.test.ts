@@ -1,15 +1,15 @@
-import { readFileSync, readdirSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect, test } from "vitest";
 
-const ROOT = join(import.meta.dirname, "..");
+const SOURCE_FOLDER = join(import.meta.dirname, "..");
 
-const sheets = readdirSync(ROOT, { recursive: true, encoding: "utf8" })
+const sheets = readdirSync(SOURCE_FOLDER, { recursive: true, encoding: "utf8" })
   .filter((file) => file.endsWith(".css"))
-  .map((file) => ({ file, selectors: selectorsOf(readFileSync(join(ROOT, file), "utf8")) }));
+  .map((file) => ({ file, selectors: selectorsOf(readFileSync(join(SOURCE_FOLDER, file), "utf8")) }));
 
-/** The style sheets that say how a class looks by itself. */
-function owners(): Map<string, Set<string>> {
+/** Returns the style sheets that define each class by itself. */
+function sheetsByClass(): Map<string, Set<string>> {
   const owners = new Map<string, Set<string>>();
   for (const { file, selectors } of sheets) {
     for (const selector of selectors) {
@@ -21,12 +21,12 @@ function owners(): Map<string, Set<string>> {
 }
 
 test("a class belongs to one style sheet", () => {
-  const shared = [...owners()].filter(([, files]) => files.size > 1);
+  const shared = [...sheetsByClass()].filter(([, files]) => files.size > 1);
   expect(shared.map(([name, files]) => `.${name}: ${[...files].join(", ")}`)).toEqual([]);
 });
 
-test("what varies a class is no class of another style sheet", () => {
-  const owned = owners();
+test("a modifier class does not belong to another style sheet", () => {
+  const owned = sheetsByClass();
   const mixed = sheets.flatMap(({ file, selectors }) =>
     selectors.flatMap((selector) => {
       const variants = [...selector.matchAll(/\.[\w-]+\.([\w-]+)/g)].map(([, name = ""]) => name);
@@ -36,10 +36,10 @@ test("what varies a class is no class of another style sheet", () => {
   expect(mixed).toEqual([]);
 });
 
-/** Whether a class is another sheet's own. What stands in parts is there to be used by all. */
+/** Whether a class belongs to another sheet. Classes of components may be used everywhere. */
 function isForeign(name: string, file: string, owned: Map<string, Set<string>>): boolean {
   const files = [...(owned.get(name) ?? [])];
-  return files.length > 0 && !files.some((owner) => owner === file || owner.startsWith("views/parts/"));
+  return files.length > 0 && !files.some((owner) => owner === file || owner.startsWith("views/components/"));
 }
 
 function selectorsOf(css: string): string[] {

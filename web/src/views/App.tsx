@@ -1,16 +1,16 @@
 import { useEffect, useMemo } from "preact/hooks";
-import type { Api } from "../model/api.ts";
-import { Chat } from "../model/chat.ts";
-import type { Session, Sessions } from "../model/session.ts";
-import { ChatContext } from "./context.ts";
-import { Toasts } from "./parts/Toasts.tsx";
-import { applyTheme } from "./theme.ts";
+import { Client } from "../model/client.ts";
+import type { Api } from "../model/server/api.ts";
+import type { Session, SessionStore } from "../model/session/session.ts";
+import { ClientContext } from "./clientContext.ts";
+import { Toasts } from "./components/Toasts.tsx";
 import { Shell } from "./shell/Shell.tsx";
+import { applyTheme } from "./theme.ts";
 import { Welcome } from "./welcome/Welcome.tsx";
 
 interface Props {
   api: Api;
-  sessions: Sessions;
+  sessions: SessionStore;
 }
 
 export function App({ api, sessions }: Props) {
@@ -24,11 +24,11 @@ export function App({ api, sessions }: Props) {
 }
 
 function LoggedIn({ api, session, sessions }: Props & { session: Session }) {
-  const chat = useMemo(() => new Chat(api, session.userId, session.deviceId), []);
+  const client = useMemo(() => new Client(api, session.userId, session.deviceId), []);
   useEffect(() => {
-    chat.start();
+    client.start();
     const wake = () => {
-      if (document.visibilityState === "visible") chat.live.wake();
+      if (document.visibilityState === "visible") client.connection.wake();
     };
     addEventListener("online", wake);
     addEventListener("offline", wake);
@@ -37,17 +37,17 @@ function LoggedIn({ api, session, sessions }: Props & { session: Session }) {
       removeEventListener("online", wake);
       removeEventListener("offline", wake);
       document.removeEventListener("visibilitychange", wake);
-      chat.stop();
+      client.stop();
     };
   }, []);
-  const theme = chat.account.settings.value.theme;
-  const isKnown = chat.rooms.ready.value;
+  const theme = client.accountData.settings.value.theme;
+  const isKnown = client.rooms.isReady.value;
   useEffect(() => {
     if (isKnown) applyTheme(theme);
   }, [theme, isKnown]);
   return (
-    <ChatContext.Provider value={chat}>
+    <ClientContext.Provider value={client}>
       <Shell sessions={sessions} />
-    </ChatContext.Provider>
+    </ClientContext.Provider>
   );
 }

@@ -1,21 +1,20 @@
-// Light or dark, as the user chose. This browser keeps it, so that the page does not change its colours when the
-// account's settings arrive.
+// The light or dark theme. The browser stores it, so that the colours do not change when the account's settings arrive.
 
-import type { Settings } from "../model/account.ts";
+import type { PageSettings } from "../model/settings/accountData.ts";
 
-const KEY = "parlour.theme";
+const STORAGE_KEY = "parlour.theme";
 
-export function applyTheme(theme: Settings["theme"]): void {
+export function applyTheme(theme: PageSettings["theme"]): void {
   if (theme === "system") {
     delete document.documentElement.dataset["theme"];
-    localStorage.removeItem(KEY);
+    localStorage.removeItem(STORAGE_KEY);
   } else {
     document.documentElement.dataset["theme"] = theme;
-    localStorage.setItem(KEY, theme);
+    localStorage.setItem(STORAGE_KEY, theme);
   }
 }
 
-export function applyKeptTheme(): void {
-  const kept = localStorage.getItem(KEY);
-  if (kept === "light" || kept === "dark") document.documentElement.dataset["theme"] = kept;
+export function applyStoredTheme(): void {
+  const stored = localStorage.getItem(STORAGE_KEY);
+  if (stored === "light" || stored === "dark") document.documentElement.dataset["theme"] = stored;
 }

@@ -1,16 +1,16 @@
 import { useState } from "preact/hooks";
-import { asUsername } from "../../model/registering.ts";
-import { serverOf, type Room } from "../../model/room.ts";
-import { useChat } from "../context.ts";
+import { type Room, serverNameOf } from "../../model/rooms/room.ts";
+import { toUsername } from "../../model/session/authentication.ts";
+import { useClient } from "../clientContext.ts";
+import { ConfirmDialog } from "../components/ConfirmDialog.tsx";
+import { Field } from "../components/Form.tsx";
+import { PictureButton } from "../components/PictureButton.tsx";
 import { AliasField } from "../explore/AliasField.tsx";
-import { Confirm } from "../parts/Confirm.tsx";
-import { Field } from "../parts/Form.tsx";
-import { PictureButton } from "../parts/PictureButton.tsx";
 
-/** Changes what a room is called and about, as far as one may. */
+/** Changes the name, topic, picture and address of a room, as far as the user may. */
 export function EditRoom({ room, onClose }: { room: Room; onClose: () => void }) {
-  const { moderation, me } = useChat();
-  const may = (type: string) => room.powers.value.maySend(me, type, true);
+  const { roomAdministration, me } = useClient();
+  const may = (type: string) => room.powerLevels.value.maySend(me, type, true);
   const [alias, setAlias] = useState("");
   const name = String(room.content("m.room.name")?.["name"] ?? "");
   const topic = room.topic.value ?? "";
@@ -18,19 +18,19 @@ export function EditRoom({ room, onClose }: { room: Room; onClose: () => void })
   const save = async (data: FormData) => {
     const nextName = String(data.get("name") ?? name).trim();
     const nextTopic = String(data.get("topic") ?? topic).trim();
-    if (nextName !== name) await moderation.setState(room.id, "m.room.name", { name: nextName });
-    if (nextTopic !== topic) await moderation.setState(room.id, "m.room.topic", { topic: nextTopic });
-    if (mayAlias && alias !== "") await moderation.setAlias(room.id, `#${asUsername(alias)}:${serverOf(me)}`);
+    if (nextName !== name) await roomAdministration.setState(room.id, "m.room.name", { name: nextName });
+    if (nextTopic !== topic) await roomAdministration.setState(room.id, "m.room.topic", { topic: nextTopic });
+    if (mayAlias && alias !== "") await roomAdministration.setAlias(room.id, `#${toUsername(alias)}:${serverNameOf(me)}`);
   };
   return (
-    <Confirm title="Edit room" submit="Save" onConfirm={save} onClose={onClose}>
+    <ConfirmDialog title="Edit room" submit="Save" onConfirm={save} onClose={onClose}>
       {may("m.room.avatar") && (
         <PictureButton
           id={room.id}
           name={room.name.value}
           mxc={room.avatar.value}
           square
-          onChange={async (mxc) => moderation.setState(room.id, "m.room.avatar", mxc === undefined ? {} : { url: mxc })}
+          onChange={async (mxc) => roomAdministration.setState(room.id, "m.room.avatar", mxc === undefined ? {} : { url: mxc })}
         />
       )}
       <Field label="Name" name="name" defaultValue={name} dir="auto" autocomplete="off" disabled={!may("m.room.name")} />
@@ -40,7 +40,7 @@ export function EditRoom({ room, onClose }: { room: Room; onClose: () => void })
         </label>
         <textarea id="edit-topic" class="input" name="topic" rows={3} dir="auto" defaultValue={topic} disabled={!may("m.room.topic")} />
       </div>
-      {mayAlias && <AliasField server={serverOf(me)} value={alias} onChange={setAlias} />}
-    </Confirm>
+      {mayAlias && <AliasField server={serverNameOf(me)} value={alias} onChange={setAlias} />}
+    </ConfirmDialog>
   );
 }

@@ -1,8 +1,8 @@
-import type { Expiry } from "../../model/parlour.ts";
-import { Field } from "../parts/Form.tsx";
-import { Select } from "../parts/Select.tsx";
+import type { ExpiryChoice } from "../../model/server/parlourApi.ts";
+import { Field } from "../components/Form.tsx";
+import { Select } from "../components/Select.tsx";
 
-const CHOICES: { value: Expiry; label: string }[] = [
+const EXPIRY_CHOICES: { value: ExpiryChoice; label: string }[] = [
   { value: "never", label: "Never" },
   { value: "hour", label: "In 1 hour" },
   { value: "day", label: "In 1 day" },
@@ -12,24 +12,29 @@ const CHOICES: { value: Expiry; label: string }[] = [
 
 interface Props {
   label: string;
-  value: Expiry;
-  onChange: (value: Expiry) => void;
-  /** Whether it can stand without an end. */
-  endless?: boolean;
+  value: ExpiryChoice;
+  onChange: (value: ExpiryChoice) => void;
+  /** Whether "Never" is a choice. */
+  allowsNever?: boolean;
 }
 
-/** Until when something holds. The date, where one is chosen, is the form's `until`. */
-export function ExpiryField({ label, value, onChange, endless = true }: Props) {
+/** A choice of expiry times. A custom date is in the form field `until`. */
+export function ExpiryField({ label, value, onChange, allowsNever = true }: Props) {
   return (
     <>
-      <Select label={label} value={value} onChange={(next) => onChange(next as Expiry)} options={endless ? CHOICES : CHOICES.slice(1)} />
-      {value === "custom" && <Field label="Date and time" name="until" type="datetime-local" min={localTime(Date.now())} required />}
+      <Select
+        label={label}
+        value={value}
+        onChange={(next) => onChange(next as ExpiryChoice)}
+        options={allowsNever ? EXPIRY_CHOICES : EXPIRY_CHOICES.slice(1)}
+      />
+      {value === "custom" && <Field label="Date and time" name="until" type="datetime-local" min={toLocalInputValue(Date.now())} required />}
     </>
   );
 }
 
-/** A time as an input for a local date and time takes it. */
-function localTime(time: number): string {
+/** Formats a time as the value of an input for a local date and time. */
+function toLocalInputValue(time: number): string {
   const date = new Date(time);
   return new Date(time - date.getTimezoneOffset() * 60_000).toISOString().slice(0, 16);
 }

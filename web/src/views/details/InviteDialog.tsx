@@ -1,22 +1,22 @@
 import "./Invite.css";
 import { useState } from "preact/hooks";
-import type { Room } from "../../model/room.ts";
-import { Dialog } from "../parts/Dialog.tsx";
-import { Tabs } from "../parts/Tabs.tsx";
+import type { Room } from "../../model/rooms/room.ts";
+import { Dialog } from "../components/Dialog.tsx";
+import { Tabs } from "../components/Tabs.tsx";
 import { InviteLinks } from "./InviteLinks.tsx";
 import { InvitePeople } from "./InvitePeople.tsx";
 
-const TABS = [
+const INVITE_TABS = [
   { id: "invite-people", label: "People", icon: "user-add" },
   { id: "invite-links", label: "Links", icon: "link" },
 ] as const;
 
-/** The ways to bring somebody into a room: by name, or with a link. */
+/** Invites people to a room, by name or with a link. */
 export function InviteDialog({ room, onClose }: { room: Room; onClose: () => void }) {
   const [tab, setTab] = useState<string>("invite-people");
   return (
     <Dialog title="Invite people" onClose={onClose}>
-      <Tabs label="Ways to invite" tabs={[...TABS]} chosen={tab} onChoose={setTab}>
+      <Tabs label="Ways to invite" tabs={[...INVITE_TABS]} chosen={tab} onChoose={setTab}>
         {tab === "invite-people" ? <InvitePeople room={room} onDone={onClose} /> : <InviteLinks room={room} />}
       </Tabs>
     </Dialog>

@@ -1,25 +1,25 @@
 import { useEffect, useState } from "preact/hooks";
-import { messageOf } from "../../model/api.ts";
-import { expiresAt, type Expiry, type InviteLink } from "../../model/parlour.ts";
-import type { Room } from "../../model/room.ts";
-import { useChat } from "../context.ts";
-import { Field, Form } from "../parts/Form.tsx";
+import type { Room } from "../../model/rooms/room.ts";
+import { messageOf } from "../../model/server/api.ts";
+import { type ExpiryChoice, expiresAt, type InviteLink } from "../../model/server/parlourApi.ts";
+import { useClient } from "../clientContext.ts";
+import { Field, Form } from "../components/Form.tsx";
 import { ExpiryField } from "./ExpiryField.tsx";
-import { LinkRow } from "./LinkRow.tsx";
+import { InviteLinkRow } from "./InviteLinkRow.tsx";
 
-/** Links that let whoever has them into the room, with a new account if need be. */
+/** Creates and lists links with which anyone can join the room, with a new account if necessary. */
 export function InviteLinks({ room }: { room: Room }) {
-  const { parlour } = useChat();
+  const { parlourApi } = useClient();
   const [links, setLinks] = useState<InviteLink[] | null>(null);
   const [problem, setProblem] = useState<string | null>(null);
-  const [expiry, setExpiry] = useState<Expiry>("week");
+  const [expiry, setExpiry] = useState<ExpiryChoice>("week");
   useEffect(() => {
-    parlour.links(room.id).then(setLinks, (error: unknown) => setProblem(messageOf(error)));
+    parlourApi.inviteLinks(room.id).then(setLinks, (error: unknown) => setProblem(messageOf(error)));
   }, []);
   const create = async (data: FormData) => {
     const uses = Number(data.get("uses"));
     const label = String(data.get("label")).trim();
-    const link = await parlour.createLink(room.id, {
+    const link = await parlourApi.createInviteLink(room.id, {
       expires_at: expiresAt(expiry, String(data.get("until") ?? "")),
       max_uses: uses > 0 ? uses : undefined,
       label: label === "" ? undefined : label,
@@ -27,29 +27,29 @@ export function InviteLinks({ room }: { room: Room }) {
     setLinks([link, ...(links ?? [])]);
   };
   const revoke = async (link: InviteLink) => {
-    await parlour.revokeLink(room.id, link.token);
+    await parlourApi.revokeInviteLink(room.id, link.token);
     setLinks((links ?? []).filter(({ token }) => token !== link.token));
   };
   return (
     <div class="invite-panel">
-      <p class="soft small-text">Whoever has a link can come in, and make an account on this server with it.</p>
+      <p class="soft small-text">Anyone with a link can join, and can use it to create an account on this server.</p>
       <Form onSubmit={create} submit="Create link">
         <div class="invite-limits">
-          <ExpiryField label="Link ends" value={expiry} onChange={setExpiry} endless={false} />
+          <ExpiryField label="Link expires" value={expiry} onChange={setExpiry} allowsNever={false} />
           <Field label="Number of uses" name="uses" type="number" min={1} max={1_000_000} step={1} placeholder="Any" inputMode="numeric" />
         </div>
-        <Field label="Label (optional)" name="label" dir="auto" autocomplete="off" maxLength={100} placeholder="To know it again" />
+        <Field label="Label (optional)" name="label" dir="auto" autocomplete="off" maxLength={100} placeholder="To recognise it later" />
       </Form>
-      <h3 class="invite-heading">Links into this room</h3>
+      <h3 class="invite-heading">Links to this room</h3>
       {problem !== null && (
         <p class="problem" role="alert">
           {problem}
         </p>
       )}
-      {links?.length === 0 && <p class="soft small-text">There are none.</p>}
+      {links?.length === 0 && <p class="soft small-text">There are no links yet.</p>}
       <ul class="invite-links" role="list">
         {links?.map((link) => (
-          <LinkRow key={link.token} link={link} onRevoke={async () => revoke(link)} />
+          <InviteLinkRow key={link.token} link={link} onRevoke={async () => revoke(link)} />
         ))}
       </ul>
     </div>

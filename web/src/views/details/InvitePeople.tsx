@@ -1,35 +1,35 @@
 import { useState } from "preact/hooks";
-import type { Found } from "../../model/finding.ts";
-import { expiresAt, type Expiry } from "../../model/parlour.ts";
-import type { Room } from "../../model/room.ts";
-import { useChat } from "../context.ts";
-import { Form } from "../parts/Form.tsx";
-import { PeoplePicker } from "../parts/PeoplePicker.tsx";
-import { tell } from "../parts/Toasts.tsx";
+import type { FoundUser } from "../../model/people/userSearch.ts";
+import type { Room } from "../../model/rooms/room.ts";
+import { type ExpiryChoice, expiresAt } from "../../model/server/parlourApi.ts";
+import { useClient } from "../clientContext.ts";
+import { Form } from "../components/Form.tsx";
+import { PeoplePicker } from "../components/PeoplePicker.tsx";
+import { showToast } from "../components/Toasts.tsx";
 import { ExpiryField } from "./ExpiryField.tsx";
 
-/** Invites people by their names, for good or until a time. */
+/** Invites users by name, with or without an expiry time. */
 export function InvitePeople({ room, onDone }: { room: Room; onDone: () => void }) {
-  const { moderation } = useChat();
-  const [chosen, setChosen] = useState<Found[]>([]);
-  const [expiry, setExpiry] = useState<Expiry>("never");
+  const { roomAdministration } = useClient();
+  const [chosen, setChosen] = useState<FoundUser[]>([]);
+  const [expiry, setExpiry] = useState<ExpiryChoice>("never");
   const isThere = (userId: string) => ["join", "invite", "ban"].includes(room.members.get(userId)?.membership ?? "");
   const invite = async (data: FormData) => {
     const until = expiresAt(expiry, String(data.get("until") ?? ""));
     for (const person of [...chosen]) {
-      await moderation.invite(room.id, [person.id], until);
-      // Where one cannot be invited, those before are done.
+      await roomAdministration.invite(room.id, [person.id], until);
+      // If an invitation fails, those before it were sent.
       setChosen((rest) => rest.filter((other) => other.id !== person.id));
     }
-    tell(chosen.length === 1 ? `${chosen[0]!.name} is invited.` : `${chosen.length} people are invited.`);
+    showToast(chosen.length === 1 ? `${chosen[0]!.name} has been invited.` : `${chosen.length} people have been invited.`);
     onDone();
   };
   const submit = chosen.length > 1 ? `Invite ${chosen.length} people` : "Send invitation";
   return (
     <div class="invite-panel">
       <Form onSubmit={invite} submit={submit} disabled={chosen.length === 0}>
-        <PeoplePicker label="Whom?" chosen={chosen} onChange={setChosen} without={isThere} />
-        <ExpiryField label="Invitation ends" value={expiry} onChange={setExpiry} />
+        <PeoplePicker label="People to invite" chosen={chosen} onChange={setChosen} isExcluded={isThere} />
+        <ExpiryField label="Invitation expires" value={expiry} onChange={setExpiry} />
       </Form>
     </div>
   );

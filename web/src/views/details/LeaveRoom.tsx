@@ -1,23 +1,23 @@
-import type { Room } from "../../model/room.ts";
-import { useChat } from "../context.ts";
-import { panel } from "../panel.ts";
-import { Confirm } from "../parts/Confirm.tsx";
-import { go } from "../routing.ts";
+import type { Room } from "../../model/rooms/room.ts";
+import { useClient } from "../clientContext.ts";
+import { ConfirmDialog } from "../components/ConfirmDialog.tsx";
+import { navigate } from "../currentRoute.ts";
+import { sidePanel } from "../sidePanel.ts";
 
 export function LeaveRoom({ room, onClose }: { room: Room; onClose: () => void }) {
-  const { moderation } = useChat();
+  const { roomAdministration } = useClient();
   const leave = async () => {
-    await moderation.leave(room.id);
-    panel.value = null;
-    go({ at: "home" }, true);
+    await roomAdministration.leave(room.id);
+    sidePanel.value = null;
+    navigate({ at: "home" }, true);
   };
   return (
-    <Confirm title="Leave this room?" submit="Leave" danger onConfirm={leave} onClose={onClose}>
+    <ConfirmDialog title="Leave this room?" submit="Leave" danger onConfirm={leave} onClose={onClose}>
       <p>
-        You leave <strong dir="auto">{room.name}</strong> and no longer see what is written there.{" "}
+        You will leave <strong dir="auto">{room.name}</strong> and will no longer see new messages.{" "}
         {room.joinRule.value !== "public" && "To come back you need an invitation."}
-        {room.joinedCount.value === 1 && " You are the last one: nobody could come in again."}
+        {room.joinedCount.value === 1 && " You are the last member: no one could join again."}
       </p>
-    </Confirm>
+    </ConfirmDialog>
   );
 }

@@ -1,34 +1,36 @@
 import { useEffect, useState } from "preact/hooks";
-import { folded } from "../../model/room_list.ts";
-import type { Member, Room } from "../../model/room.ts";
-import { useChat } from "../context.ts";
-import { Icon } from "../parts/Icon.tsx";
-import { attempt } from "../parts/Toasts.tsx";
-import { Windowed } from "../parts/Windowed.tsx";
+import type { Member, Room } from "../../model/rooms/room.ts";
+import { foldForSearch } from "../../model/rooms/roomFilter.ts";
+import { useClient } from "../clientContext.ts";
+import { Icon } from "../components/Icon.tsx";
+import { attempt } from "../components/Toasts.tsx";
+import { VirtualList } from "../components/VirtualList.tsx";
 import { InviteDialog } from "./InviteDialog.tsx";
-import { MemberDialog, type MemberDeed } from "./MemberDialog.tsx";
+import { type MemberAction, MemberDialog } from "./MemberDialog.tsx";
 import { MemberRow } from "./MemberRow.tsx";
 
-/** The height of a row, in rem; Details.css says the same. */
-const ROW = 3.25;
+/** The height of a row, in rem; the same as in Details.css. */
+const ROW_HEIGHT_REM = 3.25;
 
-/** Who is in the room, who is invited, who asks to come in, and who may not. */
+/** The joined, knocking, invited and banned members of a room. */
 export function Members({ room }: { room: Room }) {
-  const { me } = useChat();
+  const { me } = useClient();
   const [search, setSearch] = useState("");
   const [inviting, setInviting] = useState(false);
-  const [deed, setDeed] = useState<MemberDeed | null>(null);
+  const [action, setAction] = useState<MemberAction | null>(null);
   useEffect(() => void attempt(async () => room.loadMembers()), [room]);
   room.membersChanged.value;
-  const powers = room.powers.value;
-  const words = folded(search.trim());
-  const found = (members: Member[]) => members.filter(({ name, userId }) => words === "" || folded(`${name} ${userId}`).includes(words));
-  const joined = found(room.membersWith("join")).sort((a, b) => powers.of(b.userId) - powers.of(a.userId) || a.name.localeCompare(b.name));
+  const powerLevels = room.powerLevels.value;
+  const words = foldForSearch(search.trim());
+  const matching = (members: Member[]) => members.filter(({ name, userId }) => words === "" || foldForSearch(`${name} ${userId}`).includes(words));
+  const joined = matching(room.membersWith("join")).sort(
+    (a, b) => powerLevels.levelOf(b.userId) - powerLevels.levelOf(a.userId) || a.name.localeCompare(b.name),
+  );
   const groups = [
     { name: "In the room", members: joined },
-    { name: "Asking to join", members: found(room.membersWith("knock")) },
-    { name: "Invited", members: found(room.membersWith("invite")) },
-    { name: "Banned", members: found(room.membersWith("ban")) },
+    { name: "Asking to join", members: matching(room.membersWith("knock")) },
+    { name: "Invited", members: matching(room.membersWith("invite")) },
+    { name: "Banned", members: matching(room.membersWith("ban")) },
   ];
   return (
     <>
@@ -36,9 +38,16 @@ export function Members({ room }: { room: Room }) {
         <div class="row">
           <div class="search-field grow">
             <Icon name="search" />
-            <input type="search" class="input" aria-label="Search members" placeholder="Search" value={search} onInput={(event) => setSearch(event.currentTarget.value)} />
+            <input
+              type="search"
+              class="input"
+              aria-label="Search members"
+              placeholder="Search"
+              value={search}
+              onInput={(event) => setSearch(event.currentTarget.value)}
+            />
           </div>
-          {powers.may(me, "invite") && (
+          {powerLevels.may(me, "invite") && (
             <button type="button" class="button primary" onClick={() => setInviting(true)}>
               Invite
             </button>
@@ -51,13 +60,19 @@ export function Members({ room }: { room: Room }) {
             <h3 class="details-group">
               {name} · {name === "In the room" && words === "" ? room.joinedCount.value : members.length}
             </h3>
-            <Windowed items={members} keyOf={({ userId }) => userId} row={ROW} label={name} render={(member) => <MemberRow room={room} member={member} onDeed={setDeed} />} />
+            <VirtualList
+              items={members}
+              keyOf={({ userId }) => userId}
+              rowHeight={ROW_HEIGHT_REM}
+              label={name}
+              render={(member) => <MemberRow room={room} member={member} onAction={setAction} />}
+            />
           </section>
         ),
       )}
-      {words !== "" && groups.every(({ members }) => members.length === 0) && <p class="sidebar-nothing">Nobody here is called that.</p>}
+      {words !== "" && groups.every(({ members }) => members.length === 0) && <p class="sidebar-nothing">No one here has that name.</p>}
       {inviting && <InviteDialog room={room} onClose={() => setInviting(false)} />}
-      {deed !== null && <MemberDialog room={room} deed={deed} onClose={() => setDeed(null)} />}
+      {action !== null && <MemberDialog room={room} action={action} onClose={() => setAction(null)} />}
     </>
   );
 }

@@ -7,7 +7,7 @@ interface Props {
   label?: string;
 }
 
-/** The part of a room's address that one chooses. */
+/** The field for the first part of a room alias. */
 export function AliasField({ server, value, onChange, label = "Address" }: Props) {
   const id = useId();
   return (
@@ -19,7 +19,17 @@ export function AliasField({ server, value, onChange, label = "Address" }: Props
         <span class="affix before" aria-hidden="true">
           #
         </span>
-        <input id={id} class="input" name="alias" value={value} autocomplete="off" autocapitalize="none" spellcheck={false} placeholder="optional" onInput={(event) => onChange(event.currentTarget.value.replace(/[\s#:]/g, ""))} />
+        <input
+          id={id}
+          class="input"
+          name="alias"
+          value={value}
+          autocomplete="off"
+          autocapitalize="none"
+          spellcheck={false}
+          placeholder="optional"
+          onInput={(event) => onChange(event.currentTarget.value.replace(/[\s#:]/g, ""))}
+        />
         <span class="affix" aria-hidden="true">
           :{server}
         </span>

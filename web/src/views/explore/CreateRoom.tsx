@@ -1,57 +1,62 @@
 import { useState } from "preact/hooks";
-import type { Found } from "../../model/finding.ts";
-import { asUsername } from "../../model/registering.ts";
-import { serverOf } from "../../model/room.ts";
-import { useChat } from "../context.ts";
-import { Confirm } from "../parts/Confirm.tsx";
-import { Field } from "../parts/Form.tsx";
-import { PeoplePicker } from "../parts/PeoplePicker.tsx";
-import { Select } from "../parts/Select.tsx";
-import { go } from "../routing.ts";
+import type { FoundUser } from "../../model/people/userSearch.ts";
+import { serverNameOf } from "../../model/rooms/room.ts";
+import { toUsername } from "../../model/session/authentication.ts";
+import { useClient } from "../clientContext.ts";
+import { ConfirmDialog } from "../components/ConfirmDialog.tsx";
+import { Field } from "../components/Form.tsx";
+import { PeoplePicker } from "../components/PeoplePicker.tsx";
+import { Select } from "../components/Select.tsx";
+import { navigate } from "../currentRoute.ts";
 import { AliasField } from "./AliasField.tsx";
 
-export const HISTORY = [
-  { value: "shared", label: "Members, all of it" },
+export const HISTORY_VISIBILITIES = [
+  { value: "shared", label: "Members, the whole history" },
   { value: "invited", label: "Members, since they were invited" },
   { value: "joined", label: "Members, since they joined" },
-  { value: "world_readable", label: "Everybody, without joining" },
+  { value: "world_readable", label: "Everyone, without joining" },
 ];
 
-/** Makes a room. */
+/** A dialog that creates a room. */
 export function CreateRoom({ onClose }: { onClose: () => void }) {
-  const { founding, me } = useChat();
+  const { roomEntry, me } = useClient();
   const [isPublic, setPublic] = useState(false);
   const [history, setHistory] = useState("shared");
-  const [chosen, setChosen] = useState<Found[]>([]);
+  const [chosen, setChosen] = useState<FoundUser[]>([]);
   const [alias, setAlias] = useState("");
   const create = async (data: FormData) => {
-    const id = await founding.create({
+    const id = await roomEntry.createRoom({
       name: String(data.get("name")).trim(),
       topic: String(data.get("topic")).trim(),
       isPublic,
-      alias: isPublic ? asUsername(alias) : "",
+      alias: isPublic ? toUsername(alias) : "",
       historyVisibility: history,
       invite: chosen.map((person) => person.id),
     });
-    go({ at: "room", id });
+    navigate({ at: "room", id });
   };
   return (
-    <Confirm title="New room" submit="Create room" onConfirm={create} onClose={onClose}>
+    <ConfirmDialog title="New room" submit="Create room" onConfirm={create} onClose={onClose}>
       <Field label="Name" name="name" autocomplete="off" dir="auto" maxLength={255} required />
       <Field label="Topic" name="topic" autocomplete="off" dir="auto" placeholder="What is it about? (optional)" />
       <fieldset class="choices">
         <legend class="label">Who can join</legend>
-        <Choice label="Private" hint="Only those who are invited." checked={!isPublic} onChoose={() => setPublic(false)} />
-        <Choice label="Public" hint="Everybody; it stands in the list of rooms." checked={isPublic} onChoose={() => setPublic(true)} />
+        <AccessChoice label="Private" hint="Only invited people." checked={!isPublic} onChoose={() => setPublic(false)} />
+        <AccessChoice label="Public" hint="Everyone; the room is in the public list." checked={isPublic} onChoose={() => setPublic(true)} />
       </fieldset>
-      {isPublic && <AliasField server={serverOf(me)} value={alias} onChange={setAlias} />}
-      <Select label="Who can read what was said before" value={history} onChange={setHistory} options={isPublic ? HISTORY : HISTORY.slice(0, 3)} />
+      {isPublic && <AliasField server={serverNameOf(me)} value={alias} onChange={setAlias} />}
+      <Select
+        label="Who can read the history"
+        value={history}
+        onChange={setHistory}
+        options={isPublic ? HISTORY_VISIBILITIES : HISTORY_VISIBILITIES.slice(0, 3)}
+      />
       <PeoplePicker label="Invite people" compact chosen={chosen} onChange={setChosen} />
-    </Confirm>
+    </ConfirmDialog>
   );
 }
 
-function Choice({ label, hint, checked, onChoose }: { label: string; hint: string; checked: boolean; onChoose: () => void }) {
+function AccessChoice({ label, hint, checked, onChoose }: { label: string; hint: string; checked: boolean; onChoose: () => void }) {
   return (
     <label class="check">
       <input type="radio" name="access" checked={checked} onChange={onChoose} />

@@ -1,18 +1,18 @@
 import "./Explore.css";
 import { useEffect, useState } from "preact/hooks";
-import { messageOf } from "../../model/api.ts";
-import { parseAddress, type PublicRoom } from "../../model/directory.ts";
-import { useChat } from "../context.ts";
-import { Icon } from "../parts/Icon.tsx";
-import { Page } from "../parts/Page.tsx";
+import { type PublicRoom, parseAddress } from "../../model/rooms/roomDirectory.ts";
+import { messageOf } from "../../model/server/api.ts";
+import { useClient } from "../clientContext.ts";
+import { Icon } from "../components/Icon.tsx";
+import { Page } from "../components/Page.tsx";
 import { CreateRoom } from "./CreateRoom.tsx";
-import { ByAddress, PublicRoomCard } from "./PublicRoomCard.tsx";
+import { AddressCard, PublicRoomCard } from "./PublicRoomCard.tsx";
 
-const TYPING_MS = 250;
+const SEARCH_DELAY_MS = 250;
 
-/** The public rooms of the server, and the way into any room whose address one has. */
+/** The public rooms of the server. A pasted address leads to any other room. */
 export function Explore() {
-  const { directory } = useChat();
+  const { roomDirectory } = useClient();
   const [search, setSearch] = useState("");
   const [rooms, setRooms] = useState<PublicRoom[] | null>(null);
   const [next, setNext] = useState<string | undefined>();
@@ -22,28 +22,28 @@ export function Explore() {
 
   const failed = (error: unknown) => setProblem(messageOf(error));
   useEffect(() => {
-    let wanted = true;
+    let isCurrent = true;
     const timer = setTimeout(
       () => {
-        directory.publicRooms(address === null ? search.trim() : "").then(
+        roomDirectory.publicRooms(address === null ? search.trim() : "").then(
           ({ chunk, next_batch }) => {
-            if (!wanted) return;
+            if (!isCurrent) return;
             setRooms(chunk);
             setNext(next_batch);
             setProblem(null);
           },
-          (error: unknown) => wanted && failed(error),
+          (error: unknown) => isCurrent && failed(error),
         );
       },
-      rooms === null ? 0 : TYPING_MS,
+      rooms === null ? 0 : SEARCH_DELAY_MS,
     );
     return () => {
-      wanted = false;
+      isCurrent = false;
       clearTimeout(timer);
     };
   }, [search]);
   const more = async () => {
-    const page = await directory.publicRooms(address === null ? search.trim() : "", next);
+    const page = await roomDirectory.publicRooms(address === null ? search.trim() : "", next);
     setRooms([...(rooms ?? []), ...page.chunk]);
     setNext(page.next_batch);
   };
@@ -74,8 +74,8 @@ export function Explore() {
           {problem}
         </p>
       )}
-      {address !== null && <ByAddress address={address} />}
-      {rooms === null && problem === null && <WaitingRooms />}
+      {address !== null && <AddressCard address={address} />}
+      {rooms === null && problem === null && <RoomsSkeleton />}
       {address === null && rooms !== null && (
         <ul class="public-rooms" role="list" aria-label="Public rooms">
           {rooms.map((room) => (
@@ -86,8 +86,8 @@ export function Explore() {
       {address === null && rooms?.length === 0 && (
         <div class="empty">
           <Icon name="compass" />
-          <h2>{search.trim() === "" ? "No public rooms yet" : "No public room is called that"}</h2>
-          <p>{search.trim() === "" ? "Make the first one: everybody on this server will find it here." : "Try another word, or the room's address."}</p>
+          <h2>{search.trim() === "" ? "No public rooms yet" : "No public room has that name"}</h2>
+          <p>{search.trim() === "" ? "Create the first one: everyone on this server will find it here." : "Try another word, or the room's address."}</p>
         </div>
       )}
       {address === null && next !== undefined && (
@@ -102,7 +102,7 @@ export function Explore() {
   );
 }
 
-function WaitingRooms() {
+function RoomsSkeleton() {
   return (
     <div class="public-rooms" role="status" aria-label="Loading the rooms">
       {[1, 2, 3, 4].map((key) => (

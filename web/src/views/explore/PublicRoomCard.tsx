@@ -1,14 +1,14 @@
 import { useState } from "preact/hooks";
-import type { Address, PublicRoom } from "../../model/directory.ts";
-import { hrefOf } from "../../model/route.ts";
-import { useChat } from "../context.ts";
-import { Avatar } from "../parts/Avatar.tsx";
-import { Icon } from "../parts/Icon.tsx";
-import { attempt, tell } from "../parts/Toasts.tsx";
-import { openDirect } from "../people/openDirect.ts";
-import { go } from "../routing.ts";
+import type { MatrixAddress, PublicRoom } from "../../model/rooms/roomDirectory.ts";
+import { routeHref } from "../../model/route.ts";
+import { useClient } from "../clientContext.ts";
+import { Avatar } from "../components/Avatar.tsx";
+import { Icon } from "../components/Icon.tsx";
+import { attempt, showToast } from "../components/Toasts.tsx";
+import { navigate } from "../currentRoute.ts";
+import { openDirectChat } from "../people/openDirectChat.ts";
 
-/** A public room, and the way into it. */
+/** A public room with a button to join or open it. */
 export function PublicRoomCard({ room }: { room: PublicRoom }) {
   const name = room.name ?? room.canonical_alias ?? room.room_id;
   return (
@@ -28,19 +28,19 @@ export function PublicRoomCard({ room }: { room: PublicRoom }) {
           {room.canonical_alias !== undefined && <span class="ellipsis">{room.canonical_alias}</span>}
         </p>
       </div>
-      <Enter room={room} name={name} />
+      <EnterRoomButton room={room} name={name} />
     </li>
   );
 }
 
-function Enter({ room, name }: { room: PublicRoom; name: string }) {
-  const { rooms, founding, directory } = useChat();
+function EnterRoomButton({ room, name }: { room: PublicRoom; name: string }) {
+  const { rooms, roomEntry, roomDirectory } = useClient();
   const [busy, setBusy] = useState(false);
   rooms.changed.value;
   const membership = rooms.get(room.room_id)?.membership.value;
   if (membership === "join") {
     return (
-      <a class="button small" href={hrefOf({ at: "room", id: room.room_id })} aria-label={`Open ${name}`}>
+      <a class="button small" href={routeHref({ at: "room", id: room.room_id })} aria-label={`Open ${name}`}>
         Open
       </a>
     );
@@ -51,32 +51,38 @@ function Enter({ room, name }: { room: PublicRoom; name: string }) {
     setBusy(false);
   };
   if (room.join_rule === "knock" || room.join_rule === "knock_restricted") {
-    const ask = async () => {
-      await directory.knock(room.room_id);
-      tell(`You have asked to join ${name}.`);
+    const knock = async () => {
+      await roomDirectory.knock(room.room_id);
+      showToast(`You have asked to join ${name}.`);
     };
-    const asked = membership === "knock";
+    const hasKnocked = membership === "knock";
     return (
-      <button type="button" class="button small" disabled={busy || asked} aria-label={`Ask to join ${name}`} onClick={() => void run(ask)}>
-        {asked ? "Asked" : "Ask to join"}
+      <button type="button" class="button small" disabled={busy || hasKnocked} aria-label={`Ask to join ${name}`} onClick={() => void run(knock)}>
+        {hasKnocked ? "Request sent" : "Ask to join"}
       </button>
     );
   }
   return (
-    <button type="button" class="button primary small" disabled={busy} aria-label={`Join ${name}`} onClick={() => void run(async () => go({ at: "room", id: await founding.join(room.room_id) }))}>
+    <button
+      type="button"
+      class="button primary small"
+      disabled={busy}
+      aria-label={`Join ${name}`}
+      onClick={() => void run(async () => navigate({ at: "room", id: await roomEntry.joinRoom(room.room_id) }))}
+    >
       Join
     </button>
   );
 }
 
-/** The room or person that the typed address stands for. */
-export function ByAddress({ address }: { address: Address }) {
-  const chat = useChat();
+/** The room or user of a typed address. */
+export function AddressCard({ address }: { address: MatrixAddress }) {
+  const client = useClient();
   const [busy, setBusy] = useState(false);
   const run = async () => {
     setBusy(true);
-    if (address.kind === "user") await openDirect(chat, address.id);
-    else await attempt(async () => go({ at: "room", id: await chat.founding.join(address.id, address.via) }));
+    if (address.kind === "user") await openDirectChat(client, address.id);
+    else await attempt(async () => navigate({ at: "room", id: await client.roomEntry.joinRoom(address.id, address.via) }));
     setBusy(false);
   };
   return (
@@ -84,7 +90,7 @@ export function ByAddress({ address }: { address: Address }) {
       <Avatar id={address.id} name={address.id} square={address.kind === "room"} />
       <div class="grow">
         <h2 class="ellipsis">{address.id}</h2>
-        <p class="soft small-text">{address.kind === "user" ? "Somebody with this id" : "The room with this address"}</p>
+        <p class="soft small-text">{address.kind === "user" ? "The user with this id" : "The room with this address"}</p>
       </div>
       <button type="button" class="button primary small" disabled={busy} onClick={() => void run()}>
         {address.kind === "user" ? "Message" : "Join"}

@@ -1,31 +1,31 @@
 import "./Invitation.css";
 import { useState } from "preact/hooks";
-import { isDirectInvitation } from "../../model/founding.ts";
-import { invitationEnds } from "../../model/moderation.ts";
-import type { Room } from "../../model/room.ts";
-import { useChat } from "../context.ts";
-import { Avatar } from "../parts/Avatar.tsx";
-import { Icon } from "../parts/Icon.tsx";
-import { BackLink } from "../parts/Page.tsx";
-import { exactTime, fromNow } from "../parts/time.ts";
-import { attempt } from "../parts/Toasts.tsx";
-import { go } from "../routing.ts";
+import type { Room } from "../../model/rooms/room.ts";
+import { invitationExpiry } from "../../model/rooms/roomAdministration.ts";
+import { isDirectInvitation } from "../../model/rooms/roomEntry.ts";
+import { useClient } from "../clientContext.ts";
+import { Avatar } from "../components/Avatar.tsx";
+import { exactTime, relativeTime } from "../components/formatTime.ts";
+import { Icon } from "../components/Icon.tsx";
+import { BackLink } from "../components/Page.tsx";
+import { attempt } from "../components/Toasts.tsx";
+import { navigate } from "../currentRoute.ts";
 
-/** Stands in place of the conversation in a room that one is invited to. */
+/** Replaces the conversation in a room to which the user is invited. */
 export function Invitation({ room }: { room: Room }) {
-  const { founding, moderation } = useChat();
+  const { roomEntry, roomAdministration } = useClient();
   const [busy, setBusy] = useState(false);
   const own = room.ownMember.value;
   const inviter = own?.sender ?? "";
-  const ends = invitationEnds(room, room.me);
+  const ends = invitationExpiry(room, room.me);
   const answer = async (work: () => Promise<unknown>) => {
     setBusy(true);
     await attempt(work);
     setBusy(false);
   };
   const decline = async () => {
-    await moderation.leave(room.id);
-    go({ at: "home" }, true);
+    await roomAdministration.leave(room.id);
+    navigate({ at: "home" }, true);
   };
   const isDirect = isDirectInvitation(room);
   return (
@@ -37,7 +37,7 @@ export function Invitation({ room }: { room: Room }) {
           {room.name}
         </h1>
         <p>
-          <strong dir="auto">{room.memberName(inviter)}</strong> {isDirect ? "wants to talk with you" : "invites you to this room"}
+          <strong dir="auto">{room.memberName(inviter)}</strong> {isDirect ? "wants to chat with you" : "invites you to this room"}
         </p>
         <p class="soft small-text">{inviter}</p>
         {room.topic.value !== undefined && (
@@ -52,14 +52,14 @@ export function Invitation({ room }: { room: Room }) {
         )}
         {ends !== undefined && (
           <p class="invitation-ends" title={exactTime(ends)}>
-            <Icon name="clock" /> This invitation ends {fromNow(ends)}
+            <Icon name="clock" /> This invitation expires {relativeTime(ends)}
           </p>
         )}
         <div class="invitation-answers">
           <button type="button" class="button" disabled={busy} onClick={() => void answer(decline)}>
             Decline
           </button>
-          <button type="button" class="button primary" disabled={busy} onClick={() => void answer(async () => founding.accept(room))}>
+          <button type="button" class="button primary" disabled={busy} onClick={() => void answer(async () => roomEntry.acceptInvitation(room))}>
             Accept
           </button>
         </div>

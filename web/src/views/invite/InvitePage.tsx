@@ -1,35 +1,38 @@
 import "./Invitation.css";
 import { useEffect, useState } from "preact/hooks";
-import { MatrixError, messageOf } from "../../model/api.ts";
-import type { LinkPreview } from "../../model/parlour.ts";
-import { localpart } from "../../model/room.ts";
-import { useChat } from "../context.ts";
-import { Avatar } from "../parts/Avatar.tsx";
-import { Icon } from "../parts/Icon.tsx";
-import { BackLink } from "../parts/Page.tsx";
-import { fromNow } from "../parts/time.ts";
-import { attempt } from "../parts/Toasts.tsx";
-import { go } from "../routing.ts";
-import { arriving } from "./arrival.ts";
+import { localpart } from "../../model/rooms/room.ts";
+import { MatrixError, messageOf } from "../../model/server/api.ts";
+import type { InviteLinkPreview } from "../../model/server/parlourApi.ts";
+import { useClient } from "../clientContext.ts";
+import { Avatar } from "../components/Avatar.tsx";
+import { relativeTime } from "../components/formatTime.ts";
+import { Icon } from "../components/Icon.tsx";
+import { BackLink } from "../components/Page.tsx";
+import { attempt } from "../components/Toasts.tsx";
+import { navigate } from "../currentRoute.ts";
+import { pendingInviteLink } from "./pendingInviteLink.ts";
 
-/** An invite link that somebody opens who is logged in. Whoever came through the link goes on into the room at once. */
+/**
+ * The page of an invite link for a signed-in user. A user who has just signed in through the link joins the room
+ * immediately.
+ */
 export function InvitePage({ token }: { token: string }) {
-  const { parlour, founding } = useChat();
-  const [link, setLink] = useState<LinkPreview | null>(null);
+  const { parlourApi, roomEntry } = useClient();
+  const [link, setLink] = useState<InviteLinkPreview | null>(null);
   const [problem, setProblem] = useState<string | null>(null);
-  const [busy, setBusy] = useState(arriving.peek() === token);
-  const redeem = async () => go({ at: "room", id: await founding.redeem(token) }, true);
+  const [busy, setBusy] = useState(pendingInviteLink.peek() === token);
+  const redeem = async () => navigate({ at: "room", id: await roomEntry.redeemInviteLink(token) }, true);
   useEffect(() => {
-    if (arriving.peek() === token) {
-      arriving.value = null;
+    if (pendingInviteLink.peek() === token) {
+      pendingInviteLink.value = null;
       redeem().catch((error: unknown) => {
         setBusy(false);
         setProblem(messageOf(error));
       });
       return;
     }
-    parlour.lookUpLink(token).then(setLink, (error: unknown) => {
-      setProblem(error instanceof MatrixError && error.status === 404 ? "This link was taken back, used up, or its time is over." : messageOf(error));
+    parlourApi.previewInviteLink(token).then(setLink, (error: unknown) => {
+      setProblem(error instanceof MatrixError && error.status === 404 ? "This link was revoked, used up, or has expired." : messageOf(error));
     });
   }, []);
   const join = async () => {
@@ -43,17 +46,17 @@ export function InvitePage({ token }: { token: string }) {
       {problem !== null && (
         <div class="empty">
           <Icon name="link" />
-          <h1>This invitation is over</h1>
+          <h1>This invitation is no longer valid</h1>
           <p>{problem}</p>
         </div>
       )}
       {problem === null && link === null && <div class="spinner" role="status" aria-label="Opening the invitation" />}
-      {problem === null && link !== null && <Preview link={link} busy={busy} onJoin={() => void join()} />}
+      {problem === null && link !== null && <InvitePreview link={link} busy={busy} onJoin={() => void join()} />}
     </section>
   );
 }
 
-function Preview({ link: { room, inviter, expires_at }, busy, onJoin }: { link: LinkPreview; busy: boolean; onJoin: () => void }) {
+function InvitePreview({ link: { room, inviter, expires_at }, busy, onJoin }: { link: InviteLinkPreview; busy: boolean; onJoin: () => void }) {
   const name = room.name ?? "A room";
   const people = room.joined_members ?? 0;
   return (
@@ -69,11 +72,11 @@ function Preview({ link: { room, inviter, expires_at }, busy, onJoin }: { link: 
         </p>
       )}
       <p class="soft small-text">
-        {people === 1 ? "1 person is there" : `${people} people are there`}
-        {typeof expires_at === "number" && ` · ends ${fromNow(expires_at)}`}
+        {people === 1 ? "1 member" : `${people} members`}
+        {typeof expires_at === "number" && ` · expires ${relativeTime(expires_at)}`}
       </p>
       <div class="invitation-answers">
-        <button type="button" class="button" onClick={() => go({ at: "home" }, true)}>
+        <button type="button" class="button" onClick={() => navigate({ at: "home" }, true)}>
           Not now
         </button>
         <button type="button" class="button primary" disabled={busy} onClick={onJoin}>

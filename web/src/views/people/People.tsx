@@ -1,35 +1,35 @@
 import "./People.css";
 import { useEffect, useRef, useState } from "preact/hooks";
-import { messageOf } from "../../model/api.ts";
-import { foundOf, seenOf, type Found } from "../../model/finding.ts";
-import type { UsersPage } from "../../model/parlour.ts";
-import { useChat } from "../context.ts";
-import { Icon } from "../parts/Icon.tsx";
-import { Page } from "../parts/Page.tsx";
-import { Windowed } from "../parts/Windowed.tsx";
+import { type FoundUser, toFoundUser, toPresenceEntry } from "../../model/people/userSearch.ts";
+import { messageOf } from "../../model/server/api.ts";
+import type { UsersPage } from "../../model/server/parlourApi.ts";
+import { useClient } from "../clientContext.ts";
+import { Icon } from "../components/Icon.tsx";
+import { Page } from "../components/Page.tsx";
+import { VirtualList } from "../components/VirtualList.tsx";
 import { PersonRow } from "./PersonRow.tsx";
 
-const TYPING_MS = 200;
-const REFRESH_MS = 30_000;
-const PAGE = 500;
-/** The height of a row, in rem; People.css says the same. */
-const ROW = 4;
+const SEARCH_DELAY_MS = 200;
+const REFRESH_INTERVAL_MS = 30_000;
+const PAGE_SIZE = 500;
+/** The height of a row, in rem; the same as in People.css. */
+const ROW_HEIGHT_REM = 4;
 
-/** Everybody who has an account here: who is there now, and when the others were. */
+/** All users of this server: those who are online, then the others. */
 export function People() {
-  const chat = useChat();
-  const { me } = chat;
+  const client = useClient();
+  const { me } = client;
   const [search, setSearch] = useState("");
-  const [people, setPeople] = useState<Found[] | null>(null);
+  const [people, setPeople] = useState<FoundUser[] | null>(null);
   const [next, setNext] = useState<string | undefined>();
   const [total, setTotal] = useState(0);
   const [problem, setProblem] = useState<string | null>(null);
-  const loaded = useRef(0);
+  const loadedCount = useRef(0);
 
-  const take = (page: UsersPage, before: Found[]) => {
-    chat.people.setAll(page.users.map(seenOf));
-    const all = [...before, ...page.users.map(foundOf)];
-    loaded.current = all.length;
+  const addPage = (page: UsersPage, before: FoundUser[]) => {
+    client.presences.setAll(page.users.map(toPresenceEntry));
+    const all = [...before, ...page.users.map(toFoundUser)];
+    loadedCount.current = all.length;
     setPeople(all);
     setNext(page.next_batch ?? undefined);
     setTotal(page.total ?? all.length);
@@ -38,27 +38,30 @@ export function People() {
   const failed = (error: unknown) => setProblem(messageOf(error));
 
   useEffect(() => {
-    let wanted = true;
+    let isCurrent = true;
     const load = () => {
-      chat.parlour.users(search.trim(), undefined, PAGE).then((page) => wanted && take(page, []), (error: unknown) => wanted && failed(error));
+      client.parlourApi.users(search.trim(), undefined, PAGE_SIZE).then(
+        (page) => isCurrent && addPage(page, []),
+        (error: unknown) => isCurrent && failed(error),
+      );
     };
     const refresh = () => {
-      // Whoever has paged on keeps the pages; the syncs tell of changes then.
-      if (document.visibilityState === "visible" && loaded.current <= PAGE) load();
+      // After "Show more" the list is not refreshed; the syncs bring changes of presence.
+      if (document.visibilityState === "visible" && loadedCount.current <= PAGE_SIZE) load();
     };
-    const typed = setTimeout(load, people === null ? 0 : TYPING_MS);
-    const timer = setInterval(refresh, REFRESH_MS);
+    const searchTimer = setTimeout(load, people === null ? 0 : SEARCH_DELAY_MS);
+    const refreshTimer = setInterval(refresh, REFRESH_INTERVAL_MS);
     document.addEventListener("visibilitychange", refresh);
     return () => {
-      wanted = false;
-      clearTimeout(typed);
-      clearInterval(timer);
+      isCurrent = false;
+      clearTimeout(searchTimer);
+      clearInterval(refreshTimer);
       document.removeEventListener("visibilitychange", refresh);
     };
   }, [search]);
 
   const others = (people ?? []).filter(({ id }) => id !== me);
-  const isHere = ({ id }: Found) => (chat.people.get(id)?.presence ?? "offline") !== "offline";
+  const isHere = ({ id }: FoundUser) => (client.presences.get(id)?.presence ?? "offline") !== "offline";
   const here = others.filter(isHere);
   const away = others.filter((person) => !isHere(person));
   return (
@@ -68,7 +71,14 @@ export function People() {
       head={
         <div class="search-field">
           <Icon name="search" />
-          <input type="search" class="input" aria-label="Search people" placeholder="Search by name" value={search} onInput={(event) => setSearch(event.currentTarget.value)} />
+          <input
+            type="search"
+            class="input"
+            aria-label="Search people"
+            placeholder="Search by name"
+            value={search}
+            onInput={(event) => setSearch(event.currentTarget.value)}
+          />
         </div>
       }
     >
@@ -77,13 +87,17 @@ export function People() {
           {problem}
         </p>
       )}
-      {people === null && problem === null && <WaitingPeople />}
-      <Group name="Here now" people={here} />
-      <Group name={here.length > 0 ? "Everybody else" : "Everybody"} people={away} />
-      {people !== null && others.length === 0 && <Nobody searched={search.trim() !== ""} />}
+      {people === null && problem === null && <PeopleSkeleton />}
+      <PeopleGroup name="Online now" people={here} />
+      <PeopleGroup name={here.length > 0 ? "Everyone else" : "Everyone"} people={away} />
+      {people !== null && others.length === 0 && <NoPeople searched={search.trim() !== ""} />}
       {next !== undefined && (
         <p class="people-more">
-          <button type="button" class="button" onClick={() => void chat.parlour.users(search.trim(), next, PAGE).then((page) => take(page, people ?? []), failed)}>
+          <button
+            type="button"
+            class="button"
+            onClick={() => void client.parlourApi.users(search.trim(), next, PAGE_SIZE).then((page) => addPage(page, people ?? []), failed)}
+          >
             Show more
           </button>
         </p>
@@ -92,19 +106,19 @@ export function People() {
   );
 }
 
-function Group({ name, people }: { name: string; people: Found[] }) {
+function PeopleGroup({ name, people }: { name: string; people: FoundUser[] }) {
   if (people.length === 0) return null;
   return (
     <section aria-label={name}>
       <h2 class="people-group">
         {name} <span class="soft">{people.length}</span>
       </h2>
-      <Windowed items={people} keyOf={({ id }) => id} row={ROW} label={name} render={(person) => <PersonRow person={person} />} />
+      <VirtualList items={people} keyOf={({ id }) => id} rowHeight={ROW_HEIGHT_REM} label={name} render={(person) => <PersonRow person={person} />} />
     </section>
   );
 }
 
-function WaitingPeople() {
+function PeopleSkeleton() {
   return (
     <div role="status" aria-label="Loading the people">
       {[30, 42, 24, 36, 28].map((width) => (
@@ -117,12 +131,12 @@ function WaitingPeople() {
   );
 }
 
-function Nobody({ searched }: { searched: boolean }) {
+function NoPeople({ searched }: { searched: boolean }) {
   return (
     <div class="empty">
       <Icon name="people" />
-      <h2>{searched ? "Nobody is called that" : "You are the first one here"}</h2>
-      <p>{searched ? "Try a part of the name, or the user name." : "Make an invite link in a room, and send it to those whom you want to have here."}</p>
+      <h2>{searched ? "No one has that name" : "You are the first one here"}</h2>
+      <p>{searched ? "Try a part of the name, or the user name." : "Create an invite link in a room, and send it to the people you want to have here."}</p>
     </div>
   );
 }

@@ -1,18 +1,18 @@
-import type { Found } from "../../model/finding.ts";
-import { useChat } from "../context.ts";
-import { Avatar } from "../parts/Avatar.tsx";
-import { IconButton } from "../parts/IconButton.tsx";
-import { showProfile } from "./card.ts";
-import { openDirect } from "./openDirect.ts";
-import { presenceText } from "./presence.ts";
+import type { FoundUser } from "../../model/people/userSearch.ts";
+import { useClient } from "../clientContext.ts";
+import { Avatar } from "../components/Avatar.tsx";
+import { IconButton } from "../components/IconButton.tsx";
+import { openDirectChat } from "./openDirectChat.ts";
+import { presenceText } from "./presenceText.ts";
+import { showProfile } from "./shownProfile.ts";
 
-/** Somebody of this server; a click opens the direct chat. */
-export function PersonRow({ person: { id, name, avatar } }: { person: Found }) {
-  const chat = useChat();
-  const presence = chat.people.get(id);
+/** A user of this server. A click opens the direct chat. */
+export function PersonRow({ person: { id, name, avatar } }: { person: FoundUser }) {
+  const client = useClient();
+  const presence = client.presences.get(id);
   return (
     <div class="person-row">
-      <button type="button" class="person" onClick={() => void openDirect(chat, id)}>
+      <button type="button" class="person row-button" onClick={() => void openDirectChat(client, id)}>
         <Avatar id={id} name={name} mxc={avatar} presenceOf={id} />
         <span class="grow">
           <span class="person-name ellipsis" dir="auto">

@@ -1,36 +1,36 @@
 import "./ProfileCard.css";
 import { useEffect, useState } from "preact/hooks";
-import { Confirm } from "../parts/Confirm.tsx";
-import { localpart, type Room } from "../../model/room.ts";
-import { hrefOf } from "../../model/route.ts";
-import { useChat } from "../context.ts";
-import { Avatar } from "../parts/Avatar.tsx";
-import { CopyButton } from "../parts/CopyButton.tsx";
-import { Dialog } from "../parts/Dialog.tsx";
-import { Icon } from "../parts/Icon.tsx";
-import { Select } from "../parts/Select.tsx";
-import { attempt, tell } from "../parts/Toasts.tsx";
-import { profileShown } from "./card.ts";
-import { openDirect } from "./openDirect.ts";
-import { presenceText } from "./presence.ts";
+import { localpart, type Room } from "../../model/rooms/room.ts";
+import { routeHref } from "../../model/route.ts";
+import { useClient } from "../clientContext.ts";
+import { Avatar } from "../components/Avatar.tsx";
+import { ConfirmDialog } from "../components/ConfirmDialog.tsx";
+import { CopyButton } from "../components/CopyButton.tsx";
+import { Dialog } from "../components/Dialog.tsx";
+import { Icon } from "../components/Icon.tsx";
+import { Select } from "../components/Select.tsx";
+import { attempt, showToast } from "../components/Toasts.tsx";
+import { openDirectChat } from "./openDirectChat.ts";
+import { presenceText } from "./presenceText.ts";
+import { shownProfile } from "./shownProfile.ts";
 
 export function ProfileCard() {
-  const userId = profileShown.value;
-  return userId === null ? null : <Card key={userId} userId={userId} />;
+  const userId = shownProfile.value;
+  return userId === null ? null : <ProfileDialog key={userId} userId={userId} />;
 }
 
-/** Somebody's profile: who they are, what one shares with them, and what one can do about them. */
-function Card({ userId }: { userId: string }) {
-  const chat = useChat();
-  const { account, me } = chat;
+/** The profile of a user: name, presence, shared rooms and actions. */
+function ProfileDialog({ userId }: { userId: string }) {
+  const client = useClient();
+  const { accountData, me } = client;
   const [person, setPerson] = useState<{ name: string; avatar: string | undefined }>({ name: localpart(userId), avatar: undefined });
   const [inviting, setInviting] = useState(false);
   useEffect(() => {
-    void chat.profiles.of(userId).then(setPerson, () => {});
+    void client.userProfiles.fetchProfile(userId).then(setPerson, () => {});
   }, []);
-  const close = () => (profileShown.value = null);
-  const ignored = account.ignored.value.includes(userId);
-  const presence = chat.people.get(userId);
+  const close = () => (shownProfile.value = null);
+  const ignored = accountData.ignoredUsers.value.includes(userId);
+  const presence = client.presences.get(userId);
   return (
     <Dialog title="Profile" onClose={close}>
       <div class="profile-card">
@@ -51,7 +51,7 @@ function Card({ userId }: { userId: string }) {
               class="button primary"
               onClick={() => {
                 close();
-                void openDirect(chat, userId);
+                void openDirectChat(client, userId);
               }}
             >
               <Icon name="chat" /> Message
@@ -59,24 +59,24 @@ function Card({ userId }: { userId: string }) {
             <button type="button" class="button" onClick={() => setInviting(true)}>
               <Icon name="user-add" /> Invite to a room
             </button>
-            <button type="button" class="button" onClick={() => void attempt(async () => account.setIgnored(userId, !ignored))}>
+            <button type="button" class="button" onClick={() => void attempt(async () => accountData.setIgnored(userId, !ignored))}>
               {ignored ? "Stop ignoring" : "Ignore"}
             </button>
           </div>
         )}
-        {ignored && <p class="soft small-text">You do not see what this person writes.</p>}
-        {userId !== me && <Shared userId={userId} onGo={close} />}
+        {ignored && <p class="soft small-text">You do not see this person's messages.</p>}
+        {userId !== me && <SharedRooms userId={userId} onGo={close} />}
       </div>
-      {inviting && <InviteTo userId={userId} name={person.name} onClose={() => setInviting(false)} />}
+      {inviting && <InviteToRoomDialog userId={userId} name={person.name} onClose={() => setInviting(false)} />}
     </Dialog>
   );
 }
 
-function Shared({ userId, onGo }: { userId: string; onGo: () => void }) {
-  const { profiles, rooms } = useChat();
+function SharedRooms({ userId, onGo }: { userId: string; onGo: () => void }) {
+  const { userProfiles, rooms } = useClient();
   const [ids, setIds] = useState<string[]>([]);
   useEffect(() => {
-    void profiles.sharedRooms(userId).then(setIds, () => {});
+    void userProfiles.sharedRooms(userId).then(setIds, () => {});
   }, []);
   const shared = ids.map((id) => rooms.get(id)).filter((room): room is Room => room?.membership.value === "join");
   if (shared.length === 0) return null;
@@ -86,7 +86,7 @@ function Shared({ userId, onGo }: { userId: string; onGo: () => void }) {
       <ul role="list">
         {shared.map((room) => (
           <li key={room.id}>
-            <a class="shared-room" href={hrefOf({ at: "room", id: room.id })} onClick={onGo}>
+            <a class="shared-room" href={routeHref({ at: "room", id: room.id })} onClick={onGo}>
               <Avatar id={room.id} name={room.name.value} mxc={room.avatar.value} size="small" square />
               <span class="ellipsis" dir="auto">
                 {room.name}
@@ -99,29 +99,29 @@ function Shared({ userId, onGo }: { userId: string; onGo: () => void }) {
   );
 }
 
-function InviteTo({ userId, name, onClose }: { userId: string; name: string; onClose: () => void }) {
-  const { rooms, moderation, me } = useChat();
+function InviteToRoomDialog({ userId, name, onClose }: { userId: string; name: string; onClose: () => void }) {
+  const { rooms, roomAdministration, me } = useClient();
   const open = rooms.joined.value.filter((room) => {
     const theirs = room.members.get(userId)?.membership;
-    return room.directWith.value === null && room.powers.value.may(me, "invite") && theirs !== "join" && theirs !== "invite";
+    return room.directWith.value === null && room.powerLevels.value.may(me, "invite") && theirs !== "join" && theirs !== "invite";
   });
   const [chosen, setChosen] = useState(open[0]?.id ?? "");
   return (
-    <Confirm
+    <ConfirmDialog
       title={`Invite ${name}`}
       submit="Invite"
       disabled={chosen === ""}
       onClose={onClose}
       onConfirm={async () => {
-        await moderation.invite(chosen, [userId]);
-        tell(`${name} is invited.`);
+        await roomAdministration.invite(chosen, [userId]);
+        showToast(`${name} has been invited.`);
       }}
     >
       {open.length === 0 ? (
-        <p>There is no room to which you could invite them.</p>
+        <p>There is no room that you could invite them to.</p>
       ) : (
         <Select label="Room" value={chosen} onChange={setChosen} options={open.map((room) => ({ value: room.id, label: room.name.value }))} />
       )}
-    </Confirm>
+    </ConfirmDialog>
   );
 }

@@ -1,71 +1,70 @@
 import { useEffect, useMemo } from "preact/hooks";
-import { Composer as ComposerModel } from "../../model/composer.ts";
-import { hrefOf } from "../../model/route.ts";
-import type { Room } from "../../model/room.ts";
-import { useChat } from "../context.ts";
+import { Composer } from "../../model/composing/composer.ts";
+import type { Room } from "../../model/rooms/room.ts";
+import { routeHref } from "../../model/route.ts";
+import { useClient } from "../clientContext.ts";
+import { attempt } from "../components/Toasts.tsx";
+import { navigate } from "../currentRoute.ts";
 import { Details } from "../details/Details.tsx";
-import { panel } from "../panel.ts";
-import { attempt } from "../parts/Toasts.tsx";
-import { go } from "../routing.ts";
-import { Announcer } from "./Announcer.tsx";
+import { sidePanel } from "../sidePanel.ts";
 import { ComposerArea } from "./composer/ComposerArea.tsx";
 import { DropZone } from "./composer/DropZone.tsx";
-import { conversationOf, draftsOf, PlaceContext, type Place } from "./place.ts";
+import { NewMessageAnnouncer } from "./NewMessageAnnouncer.tsx";
 import { RoomHeader } from "./RoomHeader.tsx";
+import { conversationOf, createDrafts, RoomContext, type RoomContextValue } from "./roomContext.ts";
 import { SearchPanel } from "./search/SearchPanel.tsx";
-import { ThreadPanel } from "./threads/ThreadPanel.tsx";
-import { MainList } from "./timeline/MainList.tsx";
 import { TypingLine } from "./TypingLine.tsx";
+import { ThreadPanel } from "./threads/ThreadPanel.tsx";
+import { RoomTimeline } from "./timeline/RoomTimeline.tsx";
 
-/** A room that one is in: the conversation, and the panel beside it. */
+/** A joined room: the conversation and the side panel. */
 export function JoinedRoom({ room, event }: { room: Room; event?: string | undefined }) {
-  const chat = useChat();
-  const conversation = conversationOf(chat, room);
-  const composer = useMemo(() => new ComposerModel(chat, conversation, draftsOf(chat)), [conversation]);
+  const client = useClient();
+  const conversation = conversationOf(client, room);
+  const composer = useMemo(() => new Composer(client, conversation, createDrafts(client)), [conversation]);
 
   const goTo = (eventId: string) =>
     void attempt(async () => {
       const root = await conversation.goTo(eventId);
-      if (root !== null) panel.value = { show: "thread", root };
+      if (root !== null) sidePanel.value = { show: "thread", root };
     });
   useEffect(() => {
     if (event === undefined) return;
     goTo(event);
-    // The address of the room stays; a reload begins at the newest again.
-    go({ at: "room", id: room.id }, true);
+    // The address keeps only the room, so a reload starts at the newest message.
+    navigate({ at: "room", id: room.id }, true);
   }, [event]);
-  // A panel belongs to its room; search alone goes on from room to room.
+  // A thread belongs to its room, so its panel closes with it; the search panel stays open.
   useEffect(() => {
     return () => {
-      if (panel.peek()?.show === "thread") panel.value = null;
-      conversation.typist.stopped();
+      if (sidePanel.peek()?.show === "thread") sidePanel.value = null;
+      conversation.typingNotifier.stopTyping();
       conversation.goToNewest();
     };
   }, [conversation]);
 
-  const place: Place = useMemo(() => ({ room, conversation, composer, goTo }), [composer]);
-  const shown = panel.value;
+  const context: RoomContextValue = useMemo(() => ({ room, conversation, composer, goTo }), [composer]);
+  const shown = sidePanel.value;
   return (
-    <PlaceContext.Provider value={place}>
+    <RoomContext.Provider value={context}>
       <div class={`room${shown === null ? "" : " with-panel"}`}>
         <section class="conversation" aria-label="Conversation">
           <RoomHeader />
           <DropZone>
-            <MainList />
+            <RoomTimeline />
             <TypingLine />
             <ComposerArea />
           </DropZone>
-          <Announcer />
+          <NewMessageAnnouncer />
         </section>
         {shown?.show === "details" && <Details room={room} />}
         {shown?.show === "search" && <SearchPanel />}
         {shown?.show === "thread" && <ThreadPanel key={shown.root} root={shown.root} />}
       </div>
-    </PlaceContext.Provider>
+    </RoomContext.Provider>
   );
 }
 
-/** The address of a room, for links. */
 export function roomHref(id: string): string {
-  return hrefOf({ at: "room", id });
+  return routeHref({ at: "room", id });
 }

@@ -1,19 +1,19 @@
-import { hrefOf } from "../../model/route.ts";
-import { useChat } from "../context.ts";
-import { panel, type Panel } from "../panel.ts";
-import { Avatar } from "../parts/Avatar.tsx";
-import { Icon } from "../parts/Icon.tsx";
-import { IconButton } from "../parts/IconButton.tsx";
-import { fromNow } from "../parts/time.ts";
-import { usePlace } from "./place.ts";
+import { routeHref } from "../../model/route.ts";
+import { useClient } from "../clientContext.ts";
+import { Avatar } from "../components/Avatar.tsx";
+import { relativeTime } from "../components/formatTime.ts";
+import { Icon } from "../components/Icon.tsx";
+import { IconButton } from "../components/IconButton.tsx";
+import { type SidePanel, sidePanel } from "../sidePanel.ts";
+import { useRoomContext } from "./roomContext.ts";
 
-/** Where one is, with whom, and the ways to the panels. */
+/** The name of the room, and the buttons of the side panels. */
 export function RoomHeader() {
-  const { room } = usePlace();
+  const { room } = useRoomContext();
   const other = room.directWith.value;
   return (
     <header class="room-header">
-      <a class="icon-button back" href={hrefOf({ at: "home" })} aria-label="Back to the list" title="Back to the list">
+      <a class="icon-button back" href={routeHref({ at: "home" })} aria-label="Back to the list" title="Back to the list">
         <Icon name="back" />
       </a>
       <div class="about">
@@ -22,7 +22,7 @@ export function RoomHeader() {
           <h1 class="ellipsis" dir="auto">
             {room.name.value}
           </h1>
-          <Sub />
+          <Subtitle />
         </div>
       </div>
       <PanelButton icon="search" label="Search messages" show="search" />
@@ -32,18 +32,18 @@ export function RoomHeader() {
 }
 
 function PanelButton({ icon, label, show }: { icon: "search" | "info"; label: string; show: "search" | "details" }) {
-  const isOpen = panel.value?.show === show;
-  const next: Panel | null = isOpen ? null : { show };
-  return <IconButton icon={icon} label={label} aria-pressed={isOpen} onClick={() => (panel.value = next)} />;
+  const isOpen = sidePanel.value?.show === show;
+  const next: SidePanel | null = isOpen ? null : { show };
+  return <IconButton icon={icon} label={label} aria-pressed={isOpen} onClick={() => (sidePanel.value = next)} />;
 }
 
-function Sub() {
-  const { room } = usePlace();
-  const { people } = useChat();
+function Subtitle() {
+  const { room } = useRoomContext();
+  const { presences } = useClient();
   const other = room.directWith.value;
   const count = room.joinedCount.value;
   const topic = room.topic.value;
-  if (other !== null && count <= 2) return <span class="sub ellipsis">{presenceText(people.get(other))}</span>;
+  if (other !== null && count <= 2) return <span class="sub ellipsis">{headerPresenceText(presences.get(other))}</span>;
   const members = count === 1 ? "1 participant" : `${count.toLocaleString()} participants`;
   return (
     <span class="sub ellipsis" title={topic}>
@@ -58,8 +58,8 @@ function Sub() {
   );
 }
 
-function presenceText(presence: { presence: string; lastActive: number | undefined } | undefined): string {
+function headerPresenceText(presence: { presence: string; lastActive: number | undefined } | undefined): string {
   if (presence === undefined) return "";
   if (presence.presence === "online") return "online";
-  return presence.lastActive === undefined ? "" : `last seen ${fromNow(presence.lastActive)}`;
+  return presence.lastActive === undefined ? "" : `last seen ${relativeTime(presence.lastActive)}`;
 }

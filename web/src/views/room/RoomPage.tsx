@@ -1,24 +1,24 @@
 import "./RoomPage.css";
-import { useChat } from "../context.ts";
+import { routeHref } from "../../model/route.ts";
+import { useClient } from "../clientContext.ts";
+import { Icon } from "../components/Icon.tsx";
 import { Invitation } from "../invite/Invitation.tsx";
-import { Icon } from "../parts/Icon.tsx";
-import { hrefOf } from "../../model/route.ts";
-import { Gone } from "./Gone.tsx";
 import { JoinedRoom } from "./JoinedRoom.tsx";
+import { NotJoinedRoom } from "./NotJoinedRoom.tsx";
 
-/** A conversation, or why there is none. */
+/** The view of a room, depending on the user's membership. */
 export function RoomPage({ id, event }: { id: string; event?: string | undefined }) {
-  const { rooms } = useChat();
+  const { rooms } = useClient();
   rooms.changed.value;
   const room = rooms.get(id);
-  if (room === undefined) return rooms.ready.value ? <NotFound /> : <Loading />;
+  if (room === undefined) return rooms.isReady.value ? <NotFound /> : <Loading />;
   switch (room.membership.value) {
     case "join":
       return <JoinedRoom key={room.id} room={room} event={event} />;
     case "invite":
       return <Invitation room={room} />;
     default:
-      return <Gone room={room} />;
+      return <NotJoinedRoom room={room} />;
   }
 }
 
@@ -37,7 +37,7 @@ function NotFound() {
       <Icon name="compass" />
       <h1>There is no such room</h1>
       <p>It may have been deleted, or you are not in it.</p>
-      <a class="button" href={hrefOf({ at: "home" })}>
+      <a class="button" href={routeHref({ at: "home" })}>
         Back to my conversations
       </a>
     </div>

@@ -1,8 +1,8 @@
-import { usePlace } from "./place.ts";
+import { useRoomContext } from "./roomContext.ts";
 
-/** Who is typing. Its place is kept free, so that nothing moves. */
+/** The users who are typing. The line always takes up space, so that nothing moves. */
 export function TypingLine() {
-  const { room } = usePlace();
+  const { room } = useRoomContext();
   const names = room.typing.value.map((userId) => room.memberName(userId));
   return (
     <div class="typing-line">
@@ -13,14 +13,14 @@ export function TypingLine() {
             <i />
             <i />
           </span>
-          <span class="ellipsis">{typingText(names)}</span>
+          <span class="ellipsis">{typingNamesText(names)}</span>
         </>
       )}
     </div>
   );
 }
 
-function typingText(names: string[]): string {
+function typingNamesText(names: string[]): string {
   const [first, second] = names;
   if (names.length === 1) return `${first} is typing…`;
   return names.length === 2 ? `${first} and ${second} are typing…` : `${first}, ${second} and others are typing…`;

@@ -1,16 +1,16 @@
-import { serverOf } from "../../model/room.ts";
-import { useChat } from "../context.ts";
+import { serverNameOf } from "../../model/rooms/room.ts";
+import { useClient } from "../clientContext.ts";
 
-/** What runs here, and how other clients come in. */
+/** Information about the server and this page, and how to connect other clients. */
 export function AboutTab() {
-  const { me, deviceId, live } = useChat();
+  const { me, deviceId, connection } = useClient();
   return (
     <>
       <section class="settings-section" aria-labelledby="about-heading">
         <h2 id="about-heading">About</h2>
         <dl class="facts">
           <dt>Server</dt>
-          <dd>{serverOf(me)}</dd>
+          <dd>{serverNameOf(me)}</dd>
           <dt>Address</dt>
           <dd>
             <code>{location.origin}</code>
@@ -20,7 +20,7 @@ export function AboutTab() {
           <dt>This device</dt>
           <dd>{deviceId}</dd>
           <dt>Connection</dt>
-          <dd>{live.transport.value === "websocket" ? "WebSocket" : live.transport.value === "sync" ? "Polling" : "None"}</dd>
+          <dd>{connection.transport.value === "websocket" ? "WebSocket" : connection.transport.value === "sync" ? "Polling" : "None"}</dd>
           <dt>Version</dt>
           <dd>Parlour {__VERSION__}</dd>
         </dl>
@@ -28,8 +28,11 @@ export function AboutTab() {
       <section class="settings-section" aria-labelledby="clients-heading">
         <h2 id="clients-heading">Other clients</h2>
         <p>
-          Parlour speaks <a href="https://matrix.org" rel="noreferrer" target="_blank">Matrix</a>: any Matrix client works with your account, on the phone and on the desktop. Where it asks for your homeserver, enter{" "}
-          <code>{location.origin}</code>
+          Parlour speaks{" "}
+          <a href="https://matrix.org" rel="noreferrer" target="_blank">
+            Matrix
+          </a>
+          : any Matrix client works with your account, on the phone and on the desktop. Where it asks for your homeserver, enter <code>{location.origin}</code>
         </p>
       </section>
     </>

@@ -1,23 +1,23 @@
 import { useEffect, useState } from "preact/hooks";
-import { messageOf } from "../../model/api.ts";
-import type { Device } from "../../model/devices.ts";
-import { useChat } from "../context.ts";
-import { Confirm } from "../parts/Confirm.tsx";
-import { Field } from "../parts/Form.tsx";
-import { Icon } from "../parts/Icon.tsx";
-import { IconButton } from "../parts/IconButton.tsx";
-import { PasswordField } from "../parts/PasswordField.tsx";
-import { exactTime, fromNow } from "../parts/time.ts";
+import { messageOf } from "../../model/server/api.ts";
+import type { Device } from "../../model/settings/accountSecurity.ts";
+import { useClient } from "../clientContext.ts";
+import { ConfirmDialog } from "../components/ConfirmDialog.tsx";
+import { Field } from "../components/Form.tsx";
+import { exactTime, relativeTime } from "../components/formatTime.ts";
+import { Icon } from "../components/Icon.tsx";
+import { IconButton } from "../components/IconButton.tsx";
+import { PasswordField } from "../components/PasswordField.tsx";
 
-type Open = { what: "rename"; device: Device } | { what: "sign-out"; devices: Device[] } | null;
+type OpenDialog = { what: "rename"; device: Device } | { what: "sign-out"; devices: Device[] } | null;
 
-/** Where one is logged in. */
+/** The devices that are signed in. */
 export function DevicesTab() {
-  const { security, deviceId } = useChat();
+  const { accountSecurity, deviceId } = useClient();
   const [devices, setDevices] = useState<Device[] | null>(null);
   const [problem, setProblem] = useState<string | null>(null);
-  const [open, setOpen] = useState<Open>(null);
-  const load = async () => setDevices(await security.devices());
+  const [open, setOpen] = useState<OpenDialog>(null);
+  const load = async () => setDevices(await accountSecurity.devices());
   useEffect(() => {
     load().catch((error: unknown) => setProblem(messageOf(error)));
   }, []);
@@ -35,7 +35,7 @@ export function DevicesTab() {
   return (
     <section class="settings-section" aria-labelledby="devices-heading">
       <h2 id="devices-heading">Devices</h2>
-      <p class="soft">Everywhere you are signed in. Sign out what you do not know.</p>
+      <p class="soft">Everywhere you are signed in. Sign out any device that you do not recognise.</p>
       {problem !== null && (
         <p class="problem" role="alert">
           {problem}
@@ -53,8 +53,8 @@ export function DevicesTab() {
           </button>
         </div>
       )}
-      {open?.what === "rename" && <Rename device={open.device} onDone={load} onClose={() => setOpen(null)} />}
-      {open?.what === "sign-out" && <SignOutDevices devices={open.devices} onDone={load} onClose={() => setOpen(null)} />}
+      {open?.what === "rename" && <RenameDialog device={open.device} onDone={load} onClose={() => setOpen(null)} />}
+      {open?.what === "sign-out" && <SignOutDevicesDialog devices={open.devices} onDone={load} onClose={() => setOpen(null)} />}
     </section>
   );
 }
@@ -65,14 +65,14 @@ function nameOf({ display_name, device_id }: Device): string {
 
 function DeviceRow({ device, isOwn, onRename, onSignOut }: { device: Device; isOwn: boolean; onRename: () => void; onSignOut: () => void }) {
   const seen = device.last_seen_ts ?? undefined;
-  const details = [seen === undefined ? null : `seen ${fromNow(seen)}`, device.last_seen_ip ?? null, device.device_id];
+  const details = [seen === undefined ? null : `seen ${relativeTime(seen)}`, device.last_seen_ip ?? null, device.device_id];
   return (
     <li class="device">
       <Icon name="devices" />
       <div class="grow">
         <p class="ellipsis">
           <strong dir="auto">{nameOf(device)}</strong>
-          {isOwn && <span class="soft"> · this one</span>}
+          {isOwn && <span class="soft"> · this device</span>}
         </p>
         <p class="soft small-text ellipsis" title={seen === undefined ? undefined : exactTime(seen)}>
           {details.filter((detail) => detail !== null).join(" · ")}
@@ -89,29 +89,38 @@ interface DialogProps {
   onClose: () => void;
 }
 
-function Rename({ device, onDone, onClose }: DialogProps & { device: Device }) {
-  const { security } = useChat();
+function RenameDialog({ device, onDone, onClose }: DialogProps & { device: Device }) {
+  const { accountSecurity } = useClient();
   const run = async (data: FormData) => {
-    await security.rename(device.device_id, String(data.get("name")).trim());
+    await accountSecurity.rename(device.device_id, String(data.get("name")).trim());
     await onDone();
   };
   return (
-    <Confirm title="Rename device" submit="Save" onConfirm={run} onClose={onClose}>
+    <ConfirmDialog title="Rename device" submit="Save" onConfirm={run} onClose={onClose}>
       <Field label="Name" name="name" defaultValue={device.display_name ?? ""} autocomplete="off" dir="auto" maxLength={100} required />
-    </Confirm>
+    </ConfirmDialog>
   );
 }
 
-function SignOutDevices({ devices, onDone, onClose }: DialogProps & { devices: Device[] }) {
-  const { security } = useChat();
+function SignOutDevicesDialog({ devices, onDone, onClose }: DialogProps & { devices: Device[] }) {
+  const { accountSecurity } = useClient();
   const run = async (data: FormData) => {
-    await security.signOut(devices.map(({ device_id }) => device_id), String(data.get("password")));
+    await accountSecurity.signOut(
+      devices.map(({ device_id }) => device_id),
+      String(data.get("password")),
+    );
     await onDone();
   };
   return (
-    <Confirm title={devices.length === 1 ? "Sign out this device?" : `Sign out ${devices.length} devices?`} submit="Sign out" danger onConfirm={run} onClose={onClose}>
+    <ConfirmDialog
+      title={devices.length === 1 ? "Sign out this device?" : `Sign out ${devices.length} devices?`}
+      submit="Sign out"
+      danger
+      onConfirm={run}
+      onClose={onClose}
+    >
       <p dir="auto">{devices.map(nameOf).join(", ")}</p>
       <PasswordField label="Your password" name="password" autocomplete="current-password" />
-    </Confirm>
+    </ConfirmDialog>
   );
 }

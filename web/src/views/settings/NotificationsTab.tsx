@@ -1,23 +1,23 @@
 import { useState } from "preact/hooks";
-import { isOn, keywords, SHOWN_RULES } from "../../model/push_rules.ts";
-import { useChat } from "../context.ts";
-import { Check, Field, Form } from "../parts/Form.tsx";
-import { Icon } from "../parts/Icon.tsx";
-import { attempt } from "../parts/Toasts.tsx";
-import { notificationsWanted, wantNotifications } from "../shell/wanted.ts";
+import { isRuleOn, keywords, SHOWN_RULES } from "../../model/settings/pushRules.ts";
+import { useClient } from "../clientContext.ts";
+import { Check, Field, Form } from "../components/Form.tsx";
+import { Icon } from "../components/Icon.tsx";
+import { attempt } from "../components/Toasts.tsx";
+import { notificationsEnabled, setNotificationsEnabled } from "../shell/notificationPreference.ts";
 
-/** Whether this browser shows notifications, and what about. */
+/** The notifications of this browser, the push rules and keywords. */
 export function NotificationsTab() {
   return (
     <>
       <section class="settings-section" aria-labelledby="browser-heading">
         <h2 id="browser-heading">In this browser</h2>
-        <Browser />
+        <BrowserNotifications />
       </section>
       <section class="settings-section" aria-labelledby="rules-heading">
-        <h2 id="rules-heading">What counts</h2>
+        <h2 id="rules-heading">Notify me about</h2>
         <p class="soft">For all your devices. Each room can have its own setting, in its details.</p>
-        <Rules />
+        <PushRuleChecks />
       </section>
       <section class="settings-section" aria-labelledby="keywords-heading">
         <h2 id="keywords-heading">Keywords</h2>
@@ -28,62 +28,64 @@ export function NotificationsTab() {
   );
 }
 
-function Browser() {
+function BrowserNotifications() {
   const [permission, setPermission] = useState(() => ("Notification" in window ? Notification.permission : "denied"));
-  const change = async (wanted: boolean) => {
-    if (wanted && permission === "default") setPermission(await Notification.requestPermission());
-    wantNotifications(wanted);
+  const change = async (enabled: boolean) => {
+    if (enabled && permission === "default") setPermission(await Notification.requestPermission());
+    setNotificationsEnabled(enabled);
   };
-  const isOnHere = permission === "granted" && notificationsWanted.value;
+  const isOnHere = permission === "granted" && notificationsEnabled.value;
   return (
     <>
       <Check
         label="Show notifications"
-        hint="While you look at something else, as long as this page is open."
+        hint="While you are looking at something else, as long as this page is open."
         checked={isOnHere}
         disabled={permission === "denied"}
         onChange={(event) => void change(event.currentTarget.checked)}
       />
-      {permission === "denied" && <p class="problem">This browser does not let the page show notifications. You can change that in the browser's settings for this site.</p>}
+      {permission === "denied" && (
+        <p class="problem">This browser does not let the page show notifications. You can change that in the browser's settings for this site.</p>
+      )}
     </>
   );
 }
 
-function Rules() {
-  const { account, push } = useChat();
-  const rules = account.pushRules.value;
+function PushRuleChecks() {
+  const { accountData, pushRules } = useClient();
+  const rules = accountData.pushRules.value;
   return (
     <>
       {SHOWN_RULES.map(({ kind, id, label }) => {
-        const on = isOn(rules, kind, id);
+        const on = isRuleOn(rules, kind, id);
         if (on === undefined) return null;
-        return <Check key={id} label={label} checked={on} onChange={() => void attempt(async () => push.switch(kind, id, !on, rules))} />;
+        return <Check key={id} label={label} checked={on} onChange={() => void attempt(async () => pushRules.setEnabled(kind, id, !on, rules))} />;
       })}
     </>
   );
 }
 
 function Keywords() {
-  const { account, push } = useChat();
-  const [round, setRound] = useState(0);
-  const rules = account.pushRules.value;
+  const { accountData, pushRules } = useClient();
+  const [formKey, setFormKey] = useState(0);
+  const rules = accountData.pushRules.value;
   const add = async (data: FormData) => {
-    await push.addKeyword(String(data.get("word")).trim());
-    setRound(round + 1);
+    await pushRules.addKeyword(String(data.get("word")).trim());
+    setFormKey(formKey + 1);
   };
   return (
     <>
       <ul class="chips plain-chips" role="list" aria-label="Keywords">
         {keywords(rules).map((word) => (
           <li key={word}>
-            <button type="button" class="chip" aria-label={`Remove ${word}`} onClick={() => void attempt(async () => push.removeKeyword(word, rules))}>
+            <button type="button" class="chip" aria-label={`Remove ${word}`} onClick={() => void attempt(async () => pushRules.removeKeyword(word, rules))}>
               <span dir="auto">{word}</span>
               <Icon name="close" />
             </button>
           </li>
         ))}
       </ul>
-      <Form key={round} onSubmit={add} submit="Add keyword">
+      <Form key={formKey} onSubmit={add} submit="Add keyword">
         <Field label="Word" name="word" autocomplete="off" dir="auto" pattern=".*\S.*" maxLength={100} required />
       </Form>
     </>

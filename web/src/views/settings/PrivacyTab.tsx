@@ -1,24 +1,24 @@
-import { useChat } from "../context.ts";
-import { Check } from "../parts/Form.tsx";
-import { attempt } from "../parts/Toasts.tsx";
-import { showProfile } from "../people/card.ts";
+import { useClient } from "../clientContext.ts";
+import { Check } from "../components/Form.tsx";
+import { attempt } from "../components/Toasts.tsx";
+import { showProfile } from "../people/shownProfile.ts";
 
-/** What others learn of one, and whom one does not want to hear. */
+/** The privacy settings, and the ignored users. */
 export function PrivacyTab() {
-  const chat = useChat();
-  const { account } = chat;
-  const { showPresence, sendReceipts } = account.settings.value;
+  const client = useClient();
+  const { accountData } = client;
+  const { showPresence, sendReceipts } = accountData.settings.value;
   return (
     <>
       <section class="settings-section" aria-labelledby="privacy-heading">
         <h2 id="privacy-heading">What others see</h2>
         <Check
-          label="When I am here"
-          hint="A green dot beside your name, and when you were last seen."
+          label="When I am online"
+          hint="A green dot next to your name, and when you were last seen."
           checked={showPresence}
           onChange={(event) => {
             const { checked } = event.currentTarget;
-            void attempt(async () => chat.showPresence(checked));
+            void attempt(async () => client.setPresenceShown(checked));
           }}
         />
         <Check
@@ -27,20 +27,25 @@ export function PrivacyTab() {
           checked={sendReceipts}
           onChange={(event) => {
             const { checked } = event.currentTarget;
-            void attempt(async () => account.changeSettings({ sendReceipts: checked }));
+            void attempt(async () => accountData.changeSettings({ sendReceipts: checked }));
           }}
         />
       </section>
       <section class="settings-section" aria-labelledby="ignored-heading">
         <h2 id="ignored-heading">Ignored people</h2>
-        {account.ignored.value.length === 0 && <p class="soft">You ignore nobody. You can from the profile of a person.</p>}
+        {accountData.ignoredUsers.value.length === 0 && <p class="soft">You are not ignoring anyone. You can ignore people from their profile.</p>}
         <ul class="plain-list" role="list">
-          {account.ignored.value.map((userId) => (
+          {accountData.ignoredUsers.value.map((userId) => (
             <li key={userId}>
               <button type="button" class="button small" onClick={() => showProfile(userId)}>
                 {userId}
               </button>
-              <button type="button" class="button small" aria-label={`Stop ignoring ${userId}`} onClick={() => void attempt(async () => account.setIgnored(userId, false))}>
+              <button
+                type="button"
+                class="button small"
+                aria-label={`Stop ignoring ${userId}`}
+                onClick={() => void attempt(async () => accountData.setIgnored(userId, false))}
+              >
                 Stop ignoring
               </button>
             </li>

@@ -1,23 +1,31 @@
-import { useChat } from "../context.ts";
-import { CopyButton } from "../parts/CopyButton.tsx";
-import { Field, Form } from "../parts/Form.tsx";
-import { PictureButton } from "../parts/PictureButton.tsx";
-import { tell } from "../parts/Toasts.tsx";
+import { useClient } from "../clientContext.ts";
+import { CopyButton } from "../components/CopyButton.tsx";
+import { Field, Form } from "../components/Form.tsx";
+import { PictureButton } from "../components/PictureButton.tsx";
+import { showToast } from "../components/Toasts.tsx";
 
-/** How others see one. */
+/** The user's name and picture. */
 export function ProfileTab() {
-  const { me, profile } = useChat();
+  const { me, ownProfile } = useClient();
   const save = async (data: FormData) => {
-    await profile.setName(String(data.get("name")).trim());
-    tell("Your name is saved.");
+    await ownProfile.setName(String(data.get("name")).trim());
+    showToast("Your name has been saved.");
   };
   return (
     <section class="settings-section" aria-labelledby="profile-heading">
       <h2 id="profile-heading">Profile</h2>
       <p class="soft">This is how others see you.</p>
-      <PictureButton id={me} name={profile.name.value} mxc={profile.avatar.value} onChange={async (mxc) => profile.setAvatar(mxc)} />
+      <PictureButton id={me} name={ownProfile.name.value} mxc={ownProfile.avatar.value} onChange={async (mxc) => ownProfile.setAvatar(mxc)} />
       <Form onSubmit={save} submit="Save name">
-        <Field key={profile.name.value} label="Display name" name="name" defaultValue={profile.name.value} dir="auto" autocomplete="name" maxLength={255} />
+        <Field
+          key={ownProfile.name.value}
+          label="Display name"
+          name="name"
+          defaultValue={ownProfile.name.value}
+          dir="auto"
+          autocomplete="name"
+          maxLength={255}
+        />
       </Form>
       <div class="field">
         <span class="label">User id</span>

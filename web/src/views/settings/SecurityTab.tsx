@@ -1,27 +1,27 @@
 import { useState } from "preact/hooks";
-import type { Sessions } from "../../model/session.ts";
-import { useChat } from "../context.ts";
-import { Confirm } from "../parts/Confirm.tsx";
-import { Check, Field, Form } from "../parts/Form.tsx";
-import { NewPassword, newPassword } from "../parts/NewPassword.tsx";
-import { PasswordField } from "../parts/PasswordField.tsx";
-import { tell } from "../parts/Toasts.tsx";
+import type { SessionStore } from "../../model/session/session.ts";
+import { useClient } from "../clientContext.ts";
+import { ConfirmDialog } from "../components/ConfirmDialog.tsx";
+import { Check, Field, Form } from "../components/Form.tsx";
+import { NewPassword, readNewPassword } from "../components/NewPassword.tsx";
+import { PasswordField } from "../components/PasswordField.tsx";
+import { showToast } from "../components/Toasts.tsx";
 
-/** The password, and the end of the account. */
-export function SecurityTab({ sessions }: { sessions: Sessions }) {
-  const { me, security } = useChat();
-  const [ending, setEnding] = useState(false);
-  const [round, setRound] = useState(0);
+/** The password, and the deactivation of the account. */
+export function SecurityTab({ sessions }: { sessions: SessionStore }) {
+  const { me, accountSecurity } = useClient();
+  const [deactivating, setDeactivating] = useState(false);
+  const [formKey, setFormKey] = useState(0);
   const change = async (data: FormData) => {
-    await security.changePassword(String(data.get("password")), newPassword(data), data.get("others") === "on");
-    setRound(round + 1);
-    tell("Your password is changed.");
+    await accountSecurity.changePassword(String(data.get("password")), readNewPassword(data), data.get("others") === "on");
+    setFormKey(formKey + 1);
+    showToast("Your password has been changed.");
   };
   return (
     <>
       <section class="settings-section" aria-labelledby="password-heading">
         <h2 id="password-heading">Password</h2>
-        <Form key={round} onSubmit={change} submit="Change password">
+        <Form key={formKey} onSubmit={change} submit="Change password">
           <input type="text" name="username" autocomplete="username" value={me} readOnly hidden />
           <PasswordField label="Current password" name="password" autocomplete="current-password" />
           <NewPassword label="New password" />
@@ -30,33 +30,40 @@ export function SecurityTab({ sessions }: { sessions: Sessions }) {
       </section>
       <section class="settings-section" aria-labelledby="deactivate-heading">
         <h2 id="deactivate-heading">Deactivate account</h2>
-        <p class="soft">You leave all rooms and can never sign in again. Your name cannot be used by anybody else.</p>
+        <p class="soft">You leave all rooms and can never sign in again. No one else can use your name.</p>
         <div>
-          <button type="button" class="button danger" onClick={() => setEnding(true)}>
+          <button type="button" class="button danger" onClick={() => setDeactivating(true)}>
             Deactivate account…
           </button>
         </div>
       </section>
-      {ending && <Deactivate sessions={sessions} onClose={() => setEnding(false)} />}
+      {deactivating && <DeactivateDialog sessions={sessions} onClose={() => setDeactivating(false)} />}
     </>
   );
 }
 
-function Deactivate({ sessions, onClose }: { sessions: Sessions; onClose: () => void }) {
-  const { me, security } = useChat();
+function DeactivateDialog({ sessions, onClose }: { sessions: SessionStore; onClose: () => void }) {
+  const { me, accountSecurity } = useClient();
   const [typed, setTyped] = useState("");
   const run = async (data: FormData) => {
-    await security.deactivate(String(data.get("password")), data.get("erase") === "on");
-    sessions.lost(false);
+    await accountSecurity.deactivate(String(data.get("password")), data.get("erase") === "on");
+    sessions.tokenRevoked(false);
   };
   return (
-    <Confirm title="Deactivate your account?" submit="Deactivate for ever" danger disabled={typed.trim() !== me} onConfirm={run} onClose={onClose}>
+    <ConfirmDialog title="Deactivate your account?" submit="Deactivate permanently" danger disabled={typed.trim() !== me} onConfirm={run} onClose={onClose}>
       <p>
-        This ends <strong>{me}</strong> for good. Nobody can bring it back.
+        This permanently deactivates <strong>{me}</strong>. It cannot be undone.
       </p>
-      <Field label="Type your user id to go on" name="id" autocomplete="off" autocapitalize="none" placeholder={me} onInput={(event) => setTyped(event.currentTarget.value)} />
+      <Field
+        label="Type your user id to continue"
+        name="id"
+        autocomplete="off"
+        autocapitalize="none"
+        placeholder={me}
+        onInput={(event) => setTyped(event.currentTarget.value)}
+      />
       <Check label="Hide what I wrote from people who join later" name="erase" />
       <PasswordField label="Password" name="password" autocomplete="current-password" />
-    </Confirm>
+    </ConfirmDialog>
   );
 }

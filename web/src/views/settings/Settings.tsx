@@ -1,7 +1,7 @@
-import type { Sessions } from "../../model/session.ts";
-import { Lazy } from "../parts/Lazy.tsx";
+import type { SessionStore } from "../../model/session/session.ts";
+import { Lazy } from "../components/Lazy.tsx";
 
-/** The settings, which are fetched when they are opened first. */
-export function Settings({ tab, sessions }: { tab: string; sessions: Sessions }) {
+/** The settings, which are loaded when they are first opened. */
+export function Settings({ tab, sessions }: { tab: string; sessions: SessionStore }) {
   return <Lazy load={async () => (await import("./SettingsPage.tsx")).SettingsPage} props={{ tab, sessions }} />;
 }

@@ -1,8 +1,8 @@
 import "./Settings.css";
-import type { Sessions } from "../../model/session.ts";
-import { Page } from "../parts/Page.tsx";
-import { Tabs } from "../parts/Tabs.tsx";
-import { go } from "../routing.ts";
+import type { SessionStore } from "../../model/session/session.ts";
+import { Page } from "../components/Page.tsx";
+import { Tabs } from "../components/Tabs.tsx";
+import { navigate } from "../currentRoute.ts";
 import { AboutTab } from "./AboutTab.tsx";
 import { AppearanceTab } from "./AppearanceTab.tsx";
 import { DevicesTab } from "./DevicesTab.tsx";
@@ -11,7 +11,7 @@ import { PrivacyTab } from "./PrivacyTab.tsx";
 import { ProfileTab } from "./ProfileTab.tsx";
 import { SecurityTab } from "./SecurityTab.tsx";
 
-const TABS = [
+const SETTINGS_TABS = [
   { id: "profile", label: "Profile", icon: "user" },
   { id: "security", label: "Account", icon: "key" },
   { id: "devices", label: "Devices", icon: "devices" },
@@ -21,12 +21,12 @@ const TABS = [
   { id: "about", label: "About", icon: "info" },
 ] as const;
 
-export function SettingsPage({ tab, sessions }: { tab: string; sessions: Sessions }) {
-  const chosen = TABS.find(({ id }) => id === tab)?.id ?? "profile";
+export function SettingsPage({ tab, sessions }: { tab: string; sessions: SessionStore }) {
+  const chosen = SETTINGS_TABS.find(({ id }) => id === tab)?.id ?? "profile";
   return (
     <Page title="Settings">
       <div class="settings">
-        <Tabs label="Settings" tabs={[...TABS]} chosen={chosen} onChoose={(next) => go({ at: "settings", tab: next }, true)} upright>
+        <Tabs label="Settings" tabs={[...SETTINGS_TABS]} chosen={chosen} onChoose={(next) => navigate({ at: "settings", tab: next }, true)} upright>
           {chosen === "profile" && <ProfileTab />}
           {chosen === "security" && <SecurityTab sessions={sessions} />}
           {chosen === "devices" && <DevicesTab />}

@@ -1,35 +1,35 @@
 import { useEffect, useMemo } from "preact/hooks";
-import { Notifying, type News } from "../../model/notifying.ts";
-import { previewOf } from "../../model/preview.ts";
-import { useChat } from "../context.ts";
-import { go, route } from "../routing.ts";
-import { notificationsWanted } from "./wanted.ts";
+import { NotificationTracker, type RoomNotification } from "../../model/rooms/notificationTracker.ts";
+import { roomPreview } from "../../model/rooms/roomPreview.ts";
+import { useClient } from "../clientContext.ts";
+import { currentRoute, navigate } from "../currentRoute.ts";
+import { notificationsEnabled } from "./notificationPreference.ts";
 
-/** Shows what the push rules notify of, while one looks elsewhere. */
+/** Shows notifications for rooms that are not in view. */
 export function Notifier() {
-  const { rooms, me } = useChat();
-  const notifying = useMemo(() => new Notifying(me), []);
+  const { rooms, me } = useClient();
+  const tracker = useMemo(() => new NotificationTracker(me), []);
   const counts = rooms.joined.value.map((room) => `${room.id} ${room.unread.value.count}`).join("\n");
-  const ready = rooms.ready.value;
+  const ready = rooms.isReady.value;
   useEffect(() => {
     if (!ready) return;
-    for (const news of notifying.look(rooms.joined.peek())) if (!isSeen(news)) show(news, me);
+    for (const notification of tracker.takeNewNotifications(rooms.joined.peek())) if (!isRoomInView(notification)) showNotification(notification, me);
   }, [counts, ready]);
   return null;
 }
 
-function isSeen({ room }: News): boolean {
-  const at = route.peek();
+function isRoomInView({ room }: RoomNotification): boolean {
+  const at = currentRoute.peek();
   return document.visibilityState === "visible" && document.hasFocus() && at.at === "room" && at.id === room.id;
 }
 
-function show({ room, event }: News, me: string): void {
-  if (!notificationsWanted.peek() || !("Notification" in window) || Notification.permission !== "granted") return;
-  // The tag makes the newest message of a room take the place of the one before.
-  const notification = new Notification(room.name.peek(), { body: previewOf(room, me), tag: room.id, icon: "/assets/icon.svg" });
+function showNotification({ room, event }: RoomNotification, me: string): void {
+  if (!notificationsEnabled.peek() || !("Notification" in window) || Notification.permission !== "granted") return;
+  // The tag makes a room's newest notification replace the one before.
+  const notification = new Notification(room.name.peek(), { body: roomPreview(room, me), tag: room.id, icon: "/assets/icon.svg" });
   notification.onclick = () => {
     window.focus();
-    go({ at: "room", id: room.id, ...(event.raw.event_id.startsWith("~") ? {} : { event: event.id }) });
+    navigate({ at: "room", id: room.id, ...(event.raw.event_id.startsWith("~") ? {} : { event: event.id }) });
     notification.close();
   };
 }

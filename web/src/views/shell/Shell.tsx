@@ -1,27 +1,27 @@
 import "./Shell.css";
 import { useEffect, useRef } from "preact/hooks";
-import type { Sessions } from "../../model/session.ts";
-import { useChat } from "../context.ts";
+import type { SessionStore } from "../../model/session/session.ts";
+import { useClient } from "../clientContext.ts";
+import { Icon } from "../components/Icon.tsx";
+import { currentRoute } from "../currentRoute.ts";
 import { Explore } from "../explore/Explore.tsx";
 import { InvitePage } from "../invite/InvitePage.tsx";
 import { People } from "../people/People.tsx";
-import { Icon } from "../parts/Icon.tsx";
 import { ProfileCard } from "../people/ProfileCard.tsx";
 import { RoomPage } from "../room/RoomPage.tsx";
-import { route } from "../routing.ts";
 import { Settings } from "../settings/Settings.tsx";
 import { Sidebar } from "../sidebar/Sidebar.tsx";
+import { DocumentTitle } from "./DocumentTitle.tsx";
 import { Home } from "./Home.tsx";
 import { Notifier } from "./Notifier.tsx";
-import { SignOut } from "./SignOut.tsx";
-import { Title } from "./Title.tsx";
+import { SignOutDialog } from "./SignOutDialog.tsx";
 
-/** The page of somebody who is logged in: the list of conversations, and what was chosen. */
-export function Shell({ sessions }: { sessions: Sessions }) {
-  const at = route.value;
+/** The page of a signed-in user: the sidebar and the chosen view. */
+export function Shell({ sessions }: { sessions: SessionStore }) {
+  const at = currentRoute.value;
   const main = useRef<HTMLElement>(null);
   useEffect(() => {
-    // On a phone the link that was followed is hidden now; whoever uses the keyboard goes on where the page does.
+    // On a phone the followed link is now hidden, so the keyboard focus moves to the main view.
     if (at.at !== "home" && document.activeElement === document.body) main.current?.focus({ preventScroll: true });
   }, [at]);
   return (
@@ -34,15 +34,15 @@ export function Shell({ sessions }: { sessions: Sessions }) {
       <main class="main" ref={main} tabIndex={-1}>
         {mainView(at, sessions)}
       </main>
-      <Title />
+      <DocumentTitle />
       <Notifier />
-      <SignOut sessions={sessions} />
+      <SignOutDialog sessions={sessions} />
       <ProfileCard />
     </div>
   );
 }
 
-function mainView(at: typeof route.value, sessions: Sessions) {
+function mainView(at: typeof currentRoute.value, sessions: SessionStore) {
   switch (at.at) {
     case "room":
       return <RoomPage key={at.id} id={at.id} event={at.event} />;
@@ -60,14 +60,14 @@ function mainView(at: typeof route.value, sessions: Sessions) {
 }
 
 function ConnectionNotice() {
-  const { live, rooms } = useChat();
-  const offline = live.connection.value === "offline";
+  const { connection, rooms } = useClient();
+  const offline = connection.state.value === "offline";
   return (
     <div class="connection" role="status" hidden={!offline}>
       {offline && (
         <>
           <Icon name="warning" />
-          {rooms.ready.value ? "No connection. What you write is sent when it is back." : "The server cannot be reached. Trying again."}
+          {rooms.isReady.value ? "No connection. Your messages will be sent when it is back." : "The server cannot be reached. Trying again."}
         </>
       )}
     </div>

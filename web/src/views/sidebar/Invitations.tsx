@@ -1,18 +1,18 @@
 import { useState } from "preact/hooks";
-import { isDirectInvitation } from "../../model/founding.ts";
-import { invitationEnds } from "../../model/moderation.ts";
-import type { Room } from "../../model/room.ts";
-import { hrefOf } from "../../model/route.ts";
-import { useChat } from "../context.ts";
-import { Avatar } from "../parts/Avatar.tsx";
-import { IconButton } from "../parts/IconButton.tsx";
-import { fromNow } from "../parts/time.ts";
-import { attempt } from "../parts/Toasts.tsx";
-import { go, route } from "../routing.ts";
+import type { Room } from "../../model/rooms/room.ts";
+import { invitationExpiry } from "../../model/rooms/roomAdministration.ts";
+import { isDirectInvitation } from "../../model/rooms/roomEntry.ts";
+import { routeHref } from "../../model/route.ts";
+import { useClient } from "../clientContext.ts";
+import { Avatar } from "../components/Avatar.tsx";
+import { relativeTime } from "../components/formatTime.ts";
+import { IconButton } from "../components/IconButton.tsx";
+import { attempt } from "../components/Toasts.tsx";
+import { currentRoute, navigate } from "../currentRoute.ts";
 
-/** The rooms that one is invited to; each can be answered at once. */
+/** The rooms to which the user is invited, with buttons to answer. */
 export function Invitations() {
-  const { rooms } = useChat();
+  const { rooms } = useClient();
   const invitations = rooms.invitations.value;
   if (invitations.length === 0) return null;
   return (
@@ -22,41 +22,46 @@ export function Invitations() {
       </h2>
       <ul role="list">
         {invitations.map((room) => (
-          <Invited key={room.id} room={room} />
+          <InvitationRow key={room.id} room={room} />
         ))}
       </ul>
     </section>
   );
 }
 
-function Invited({ room }: { room: Room }) {
-  const { founding, moderation } = useChat();
+function InvitationRow({ room }: { room: Room }) {
+  const { roomEntry, roomAdministration } = useClient();
   const [busy, setBusy] = useState(false);
   const inviter = room.ownMember.value?.sender;
-  const ends = invitationEnds(room, room.me);
+  const ends = invitationExpiry(room, room.me);
   const answer = async (work: () => Promise<unknown>) => {
     setBusy(true);
     await attempt(work);
     setBusy(false);
   };
-  const accept = async () => go({ at: "room", id: await founding.accept(room) });
-  const here = route.value.at === "room" && route.value.id === room.id;
+  const accept = async () => navigate({ at: "room", id: await roomEntry.acceptInvitation(room) });
+  const here = currentRoute.value.at === "room" && currentRoute.value.id === room.id;
   const by = inviter === undefined ? "" : room.memberName(inviter);
   return (
     <li class="invited-row">
-      <a class="room-row" href={hrefOf({ at: "room", id: room.id })} aria-current={here ? "page" : undefined}>
+      <a class="room-row" href={routeHref({ at: "room", id: room.id })} aria-current={here ? "page" : undefined}>
         <Avatar id={room.id} name={room.name.value} mxc={room.avatar.value} square={!isDirectInvitation(room)} />
         <span class="room-text">
           <span class="room-name ellipsis" dir="auto">
             {room.name}
           </span>
           <span class="room-preview ellipsis" dir="auto">
-            {ends === undefined ? `${by} invites you` : `${by} · ends ${fromNow(ends)}`}
+            {ends === undefined ? `${by} invites you` : `${by} · expires ${relativeTime(ends)}`}
           </span>
         </span>
       </a>
       <IconButton icon="check" label={`Accept: ${room.name.value}`} disabled={busy} onClick={() => void answer(accept)} />
-      <IconButton icon="close" label={`Decline: ${room.name.value}`} disabled={busy} onClick={() => void answer(async () => moderation.leave(room.id))} />
+      <IconButton
+        icon="close"
+        label={`Decline: ${room.name.value}`}
+        disabled={busy}
+        onClick={() => void answer(async () => roomAdministration.leave(room.id))}
+      />
     </li>
   );
 }

@@ -1,9 +1,9 @@
 import { useState } from "preact/hooks";
+import { Menu } from "../components/Menu.tsx";
 import { CreateRoom } from "../explore/CreateRoom.tsx";
-import { Menu } from "../parts/Menu.tsx";
 import { NewChat } from "../people/NewChat.tsx";
 
-/** The ways to begin a conversation. */
+/** The menu that starts a conversation. */
 export function NewMenu() {
   const [open, setOpen] = useState<"chat" | "room" | null>(null);
   const close = () => setOpen(null);

@@ -1,20 +1,20 @@
 import { useMemo, useRef } from "preact/hooks";
-import { Drafts } from "../../model/drafts.ts";
-import type { Room } from "../../model/room.ts";
-import { useChat } from "../context.ts";
-import { Windowed } from "../parts/Windowed.tsx";
-import { route } from "../routing.ts";
+import { Drafts } from "../../model/composing/drafts.ts";
+import type { Room } from "../../model/rooms/room.ts";
+import { useClient } from "../clientContext.ts";
+import { VirtualList } from "../components/VirtualList.tsx";
+import { currentRoute } from "../currentRoute.ts";
 import { RoomRow } from "./RoomRow.tsx";
 
-/** The height of a row, in rem; Sidebar.css says the same. */
-const ROW = 3.75;
+/** The height of a row, in rem; the same as in Sidebar.css. */
+const ROW_HEIGHT_REM = 3.75;
 
-/** The joined rooms. Arrow keys go from one to the next. */
+/** The joined rooms. Arrow keys move between them. */
 export function RoomList({ rooms }: { rooms: Room[] }) {
-  const { me } = useChat();
+  const { me } = useClient();
   const list = useRef<HTMLDivElement>(null);
-  // Drafts are written in a room that is open; the list shows them when one has left it.
-  const drafts = useMemo(() => new Drafts(localStorage, me).texts(), [route.value]);
+  // Drafts change in the open room; the list shows them after the user leaves it.
+  const drafts = useMemo(() => new Drafts(localStorage, me).draftTexts(), [currentRoute.value]);
   const onKeyDown = (event: KeyboardEvent) => {
     const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
     if (step === undefined) return;
@@ -27,7 +27,13 @@ export function RoomList({ rooms }: { rooms: Room[] }) {
   };
   return (
     <div ref={list} class="room-list" onKeyDown={onKeyDown}>
-      <Windowed items={rooms} keyOf={(room) => room.id} row={ROW} label="Rooms and chats" render={(room) => <RoomRow room={room} draft={drafts.get(room.id)} />} />
+      <VirtualList
+        items={rooms}
+        keyOf={(room) => room.id}
+        rowHeight={ROW_HEIGHT_REM}
+        label="Rooms and chats"
+        render={(room) => <RoomRow room={room} draft={drafts.get(room.id)} />}
+      />
     </div>
   );
 }

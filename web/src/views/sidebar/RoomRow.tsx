@@ -1,42 +1,42 @@
-import { levelOf } from "../../model/push_rules.ts";
-import { previewOf, typingIn } from "../../model/preview.ts";
-import type { Room } from "../../model/room.ts";
-import { hrefOf } from "../../model/route.ts";
-import { useChat } from "../context.ts";
-import { Avatar } from "../parts/Avatar.tsx";
-import { Icon } from "../parts/Icon.tsx";
-import { shortTime } from "../parts/time.ts";
-import { route } from "../routing.ts";
+import type { Room } from "../../model/rooms/room.ts";
+import { roomPreview, typingText } from "../../model/rooms/roomPreview.ts";
+import { routeHref } from "../../model/route.ts";
+import { roomNotificationLevel } from "../../model/settings/pushRules.ts";
+import { useClient } from "../clientContext.ts";
+import { Avatar } from "../components/Avatar.tsx";
+import { shortTime } from "../components/formatTime.ts";
+import { Icon } from "../components/Icon.tsx";
+import { currentRoute } from "../currentRoute.ts";
 
-/** A room in the list: who and what it is, what was said last, and how much of it is unread. */
+/** A room in the list: name, last message and unread count. */
 export function RoomRow({ room, draft }: { room: Room; draft: string | undefined }) {
-  const { me, account } = useChat();
+  const { me, accountData } = useClient();
   const { count } = room.unread.value;
-  const here = route.value.at === "room" && route.value.id === room.id;
-  const muted = levelOf(account.pushRules.value, room.id) === "mute";
+  const here = currentRoute.value.at === "room" && currentRoute.value.id === room.id;
+  const muted = roomNotificationLevel(accountData.pushRules.value, room.id) === "mute";
   const other = room.directWith.value;
   return (
-    <a class={`room-row${count > 0 ? " unread" : ""}`} href={hrefOf({ at: "room", id: room.id })} aria-current={here ? "page" : undefined}>
+    <a class={`room-row${count > 0 ? " unread" : ""}`} href={routeHref({ at: "room", id: room.id })} aria-current={here ? "page" : undefined}>
       <Avatar id={other ?? room.id} name={room.name.value} mxc={room.avatar.value} square={other === null} presenceOf={other ?? undefined} />
       <span class="room-text">
         <span class="room-line">
           <span class="room-name ellipsis grow" dir="auto">
             {room.name}
           </span>
-          {muted && <Muted />}
+          {muted && <MutedMark />}
           {room.activity.value > 0 && <time class="room-time">{shortTime(room.activity.value)}</time>}
         </span>
         <span class="room-line">
-          <Preview room={room} me={me} draft={here ? undefined : draft} />
-          <Unread room={room} />
+          <RoomRowPreview room={room} me={me} draft={here ? undefined : draft} />
+          <UnreadBadge room={room} />
         </span>
       </span>
     </a>
   );
 }
 
-function Preview({ room, me, draft }: { room: Room; me: string; draft: string | undefined }) {
-  const typing = typingIn(room);
+function RoomRowPreview({ room, me, draft }: { room: Room; me: string; draft: string | undefined }) {
+  const typing = typingText(room);
   if (typing !== null) return <span class="room-preview typing ellipsis grow">{typing}</span>;
   if (draft !== undefined) {
     return (
@@ -49,12 +49,12 @@ function Preview({ room, me, draft }: { room: Room; me: string; draft: string | 
   room.preview.value?.changed.value;
   return (
     <span class="room-preview ellipsis grow" dir="auto">
-      {previewOf(room, me)}
+      {roomPreview(room, me)}
     </span>
   );
 }
 
-function Unread({ room }: { room: Room }) {
+function UnreadBadge({ room }: { room: Room }) {
   const { count, highlights } = room.unread.value;
   if (count === 0) return null;
   const what = highlights > 0 ? `${count} unread, you are mentioned` : `${count} unread`;
@@ -66,7 +66,7 @@ function Unread({ room }: { room: Room }) {
   );
 }
 
-function Muted() {
+function MutedMark() {
   return (
     <span class="room-muted">
       <Icon name="bell-off" />

@@ -1,41 +1,41 @@
 import "./Sidebar.css";
 import { useEffect, useRef, useState } from "preact/hooks";
-import { hrefOf } from "../../model/route.ts";
-import { shownRooms, type RoomFilter } from "../../model/room_list.ts";
-import { useChat } from "../context.ts";
-import { Icon, type IconName } from "../parts/Icon.tsx";
-import { route } from "../routing.ts";
-import { Found } from "./Found.tsx";
+import { filterRooms, type RoomFilter } from "../../model/rooms/roomFilter.ts";
+import { routeHref } from "../../model/route.ts";
+import { useClient } from "../clientContext.ts";
+import { Icon, type IconName } from "../components/Icon.tsx";
+import { currentRoute } from "../currentRoute.ts";
+import { AccountMenu } from "./AccountMenu.tsx";
 import { Invitations } from "./Invitations.tsx";
 import { NewMenu } from "./NewMenu.tsx";
-import { OwnMenu } from "./OwnMenu.tsx";
 import { RoomList } from "./RoomList.tsx";
+import { SearchSuggestions } from "./SearchSuggestions.tsx";
 
-const FILTERS: { id: RoomFilter; label: string }[] = [
+const ROOM_FILTERS: { id: RoomFilter; label: string }[] = [
   { id: "all", label: "All" },
   { id: "unread", label: "Unread" },
   { id: "direct", label: "Direct" },
   { id: "rooms", label: "Rooms" },
 ];
 
-/** The list of conversations, and the ways to everything else. */
+/** The list of conversations, and links to the other pages. */
 export function Sidebar() {
-  const { rooms } = useChat();
+  const { rooms } = useClient();
   const [filter, setFilter] = useState<RoomFilter>("all");
   const [search, setSearch] = useState("");
-  const shown = shownRooms(rooms.joined.value, filter, search);
+  const shown = filterRooms(rooms.joined.value, filter, search);
   return (
     <nav class="sidebar" aria-label="Conversations">
       <div class="sidebar-top">
-        <OwnMenu />
-        <Place at="people" icon="people" label="People" />
-        <Place at="explore" icon="compass" label="Explore rooms" />
+        <AccountMenu />
+        <PageLink at="people" icon="people" label="People" />
+        <PageLink at="explore" icon="compass" label="Explore rooms" />
         <NewMenu />
       </div>
       <div class="sidebar-search">
         <SearchField value={search} onChange={setSearch} />
         <div class="chips" role="group" aria-label="Show">
-          {FILTERS.map(({ id, label }) => (
+          {ROOM_FILTERS.map(({ id, label }) => (
             <button key={id} type="button" class="chip" aria-pressed={filter === id} onClick={() => setFilter(id)}>
               {label}
             </button>
@@ -44,18 +44,18 @@ export function Sidebar() {
       </div>
       <div class="sidebar-list">
         {search === "" && <Invitations />}
-        {rooms.ready.value ? <RoomList rooms={shown} /> : <Waiting />}
-        {rooms.ready.value && shown.length === 0 && <Nothing filter={filter} search={search} />}
-        {search.trim() !== "" && <Found search={search.trim()} onFound={() => setSearch("")} />}
+        {rooms.isReady.value ? <RoomList rooms={shown} /> : <ConversationsSkeleton />}
+        {rooms.isReady.value && shown.length === 0 && <NoConversations filter={filter} search={search} />}
+        {search.trim() !== "" && <SearchSuggestions search={search.trim()} onOpen={() => setSearch("")} />}
       </div>
     </nav>
   );
 }
 
-function Place({ at, icon, label }: { at: "people" | "explore"; icon: IconName; label: string }) {
-  const here = route.value.at === at;
+function PageLink({ at, icon, label }: { at: "people" | "explore"; icon: IconName; label: string }) {
+  const here = currentRoute.value.at === at;
   return (
-    <a class="icon-button place" href={hrefOf({ at })} aria-label={label} title={label} aria-current={here ? "page" : undefined}>
+    <a class="icon-button place" href={routeHref({ at })} aria-label={label} title={label} aria-current={here ? "page" : undefined}>
       <Icon name={icon} />
     </a>
   );
@@ -97,8 +97,8 @@ function SearchField({ value, onChange }: { value: string; onChange: (value: str
   );
 }
 
-/** Stands where the rooms will, in their size. */
-function Waiting() {
+/** A placeholder for the rooms, of the same size. */
+function ConversationsSkeleton() {
   return (
     <div role="status" aria-label="Loading the conversations">
       {[62, 48, 70, 55, 66, 40].map((width) => (
@@ -111,8 +111,8 @@ function Waiting() {
   );
 }
 
-function Nothing({ filter, search }: { filter: RoomFilter; search: string }) {
-  if (search.trim() !== "") return <p class="sidebar-nothing">None of your conversations is called that.</p>;
+function NoConversations({ filter, search }: { filter: RoomFilter; search: string }) {
+  if (search.trim() !== "") return <p class="sidebar-nothing">None of your conversations has that name.</p>;
   if (filter === "unread") return <p class="sidebar-nothing">You have read everything.</p>;
-  return <p class="sidebar-nothing">No conversations yet. Begin one with +, or look around among the people and rooms of this server.</p>;
+  return <p class="sidebar-nothing">No conversations yet. Start one with +, or have a look at the people and rooms of this server.</p>;
 }

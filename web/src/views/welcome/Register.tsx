@@ -1,31 +1,31 @@
 import { useEffect, useState } from "preact/hooks";
-import type { Api } from "../../model/api.ts";
-import { register, tokenIsValid, type Registration } from "../../model/registering.ts";
-import { hrefOf } from "../../model/route.ts";
-import type { Sessions } from "../../model/session.ts";
-import { Field, Form } from "../parts/Form.tsx";
-import { NewPassword, newPassword } from "../parts/NewPassword.tsx";
-import { forgetRegistrationToken, go } from "../routing.ts";
+import { routeHref } from "../../model/route.ts";
+import type { Api } from "../../model/server/api.ts";
+import { isTokenValid, type RegistrationMode, register } from "../../model/session/authentication.ts";
+import type { SessionStore } from "../../model/session/session.ts";
+import { Field, Form } from "../components/Form.tsx";
+import { NewPassword, readNewPassword } from "../components/NewPassword.tsx";
+import { navigate, removeRegistrationToken } from "../currentRoute.ts";
 import { UsernameField } from "./UsernameField.tsx";
 
 interface Props {
   api: Api;
-  sessions: Sessions;
+  sessions: SessionStore;
   server: string | null;
-  /** null while it is not known. */
-  registration: Registration | null;
-  /** The token of the link, if one was followed. */
+  /** Null while it is not known. */
+  registration: RegistrationMode | null;
+  /** The registration token from the link, if there is one. */
   token: string | null;
 }
 
 export function Register({ api, sessions, server, registration, token }: Props) {
   const [usable, setUsable] = useState(true);
   useEffect(() => {
-    if (token !== null) tokenIsValid(api, token).then(setUsable, () => {});
+    if (token !== null) isTokenValid(api, token).then(setUsable, () => {});
   }, [token]);
   const signIn = (
     <p class="welcome-other">
-      Have an account? <a href={hrefOf({ at: "login" })}>Sign in</a>
+      Have an account? <a href={routeHref({ at: "login" })}>Sign in</a>
     </p>
   );
   if (!usable || (registration === "closed" && token === null)) {
@@ -33,7 +33,9 @@ export function Register({ api, sessions, server, registration, token }: Props) 
       <>
         <h1>Create an account</h1>
         <p class="soft">
-          {usable ? "Accounts on this server are made by invitation. Ask somebody who is here for an invite link." : "This link was used already, or its time is over. Ask for a new one."}
+          {usable
+            ? "You need an invitation to create an account on this server. Ask a member for an invite link."
+            : "This link has already been used or has expired. Ask for a new one."}
         </p>
         {signIn}
       </>
@@ -50,8 +52,8 @@ export function Register({ api, sessions, server, registration, token }: Props) 
         token={token}
         asksToken={token === null && registration === "token"}
         onBegin={() => {
-          forgetRegistrationToken();
-          go({ at: "home" }, true);
+          removeRegistrationToken();
+          navigate({ at: "home" }, true);
         }}
       />
       {signIn}
@@ -61,7 +63,7 @@ export function Register({ api, sessions, server, registration, token }: Props) 
 
 interface FormProps {
   api: Api;
-  sessions: Sessions;
+  sessions: SessionStore;
   server: string | null;
   token: string | null;
   asksToken?: boolean;
@@ -73,15 +75,15 @@ export function RegisterForm({ api, sessions, server, token, asksToken = false, 
     const typed = String(data.get("token") ?? "").trim();
     const answer = await register(api, {
       username: String(data.get("username")),
-      password: newPassword(data),
+      password: readNewPassword(data),
       token: typed === "" ? token : typed,
     });
     onBegin?.();
-    sessions.begin(answer);
+    sessions.start(answer);
   };
   return (
     <Form onSubmit={submit} submit="Create account">
-      {asksToken && <Field label="Registration token" name="token" autocomplete="off" hint="Whoever runs the server gives it to you." required />}
+      {asksToken && <Field label="Registration token" name="token" autocomplete="off" hint="You get it from the server's administrator." required />}
       <UsernameField api={api} server={server} />
       <NewPassword />
     </Form>

@@ -1,13 +1,13 @@
-import { login } from "../../model/registering.ts";
-import type { Api } from "../../model/api.ts";
-import { hrefOf } from "../../model/route.ts";
-import type { Sessions } from "../../model/session.ts";
-import { Field, Form } from "../parts/Form.tsx";
-import { PasswordField } from "../parts/PasswordField.tsx";
+import { routeHref } from "../../model/route.ts";
+import type { Api } from "../../model/server/api.ts";
+import { login } from "../../model/session/authentication.ts";
+import type { SessionStore } from "../../model/session/session.ts";
+import { Field, Form } from "../components/Form.tsx";
+import { PasswordField } from "../components/PasswordField.tsx";
 
 interface Props {
   api: Api;
-  sessions: Sessions;
+  sessions: SessionStore;
   server: string | null;
   canRegister: boolean;
 }
@@ -20,18 +20,18 @@ export function SignIn({ api, sessions, server, canRegister }: Props) {
       <SignInForm api={api} sessions={sessions} />
       {canRegister && (
         <p class="welcome-other">
-          New here? <a href={hrefOf({ at: "register" })}>Create an account</a>
+          New here? <a href={routeHref({ at: "register" })}>Create an account</a>
         </p>
       )}
     </>
   );
 }
 
-export function SignInForm({ api, sessions, onBegin }: { api: Api; sessions: Sessions; onBegin?: () => void }) {
+export function SignInForm({ api, sessions, onBegin }: { api: Api; sessions: SessionStore; onBegin?: () => void }) {
   const submit = async (data: FormData) => {
     const answer = await login(api, { username: String(data.get("username")).trim(), password: String(data.get("password")) });
     onBegin?.();
-    sessions.begin(answer);
+    sessions.start(answer);
   };
   return (
     <Form onSubmit={submit} submit="Sign in">

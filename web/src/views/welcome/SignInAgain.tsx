@@ -1,13 +1,13 @@
-import type { Api } from "../../model/api.ts";
-import { login } from "../../model/registering.ts";
-import type { Session, Sessions } from "../../model/session.ts";
-import { Form } from "../parts/Form.tsx";
-import { PasswordField } from "../parts/PasswordField.tsx";
+import type { Api } from "../../model/server/api.ts";
+import { login } from "../../model/session/authentication.ts";
+import type { Session, SessionStore } from "../../model/session/session.ts";
+import { Form } from "../components/Form.tsx";
+import { PasswordField } from "../components/PasswordField.tsx";
 
-/** After a soft logout: the same account on the same device, so that nothing is lost. */
-export function SignInAgain({ api, sessions, expired }: { api: Api; sessions: Sessions; expired: Session }) {
+/** The form after a soft logout: it continues with the same account and device, so that nothing is lost. */
+export function SignInAgain({ api, sessions, expired }: { api: Api; sessions: SessionStore; expired: Session }) {
   const submit = async (data: FormData) => {
-    sessions.begin(await login(api, { username: expired.userId, password: String(data.get("password")), deviceId: expired.deviceId }));
+    sessions.start(await login(api, { username: expired.userId, password: String(data.get("password")), deviceId: expired.deviceId }));
   };
   const leave = (
     <button type="button" class="button" onClick={() => (sessions.expired.value = null)}>
@@ -18,9 +18,9 @@ export function SignInAgain({ api, sessions, expired }: { api: Api; sessions: Se
     <>
       <h1>Sign in again</h1>
       <p class="soft">
-        The server has ended your session. Enter the password of <strong dir="auto">{expired.userId}</strong> to go on where you were.
+        The server has ended your session. Enter the password of <strong dir="auto">{expired.userId}</strong> to continue where you left off.
       </p>
-      <Form onSubmit={submit} submit="Sign in" beside={leave}>
+      <Form onSubmit={submit} submit="Sign in" extraButton={leave}>
         <input type="text" name="username" autocomplete="username" value={expired.userId} readOnly hidden />
         <PasswordField label="Password" name="password" autocomplete="current-password" />
       </Form>

@@ -1,24 +1,27 @@
 import { useEffect, useId, useState } from "preact/hooks";
-import type { Api } from "../../model/api.ts";
-import { asUsername, availability, type Availability } from "../../model/registering.ts";
+import type { Api } from "../../model/server/api.ts";
+import { checkUsername, toUsername, type UsernameAvailability } from "../../model/session/authentication.ts";
 
-const TYPING_MS = 350;
+const SEARCH_DELAY_MS = 350;
 
-/** The name of a new account, which is looked up while it is typed. */
+/** The name of a new account, which is checked while it is typed. */
 export function UsernameField({ api, server }: { api: Api; server: string | null }) {
   const id = useId();
   const [name, setName] = useState("");
-  const [found, setFound] = useState<(Availability & { name: string }) | null>(null);
+  const [found, setFound] = useState<(UsernameAvailability & { name: string }) | null>(null);
   useEffect(() => {
     if (name === "") return;
-    const gone = new AbortController();
+    const abort = new AbortController();
     const timer = setTimeout(() => {
-      // A failure here says nothing about the name; the form itself will tell.
-      availability(api, name, gone.signal).then((answer) => setFound({ ...answer, name }), () => {});
-    }, TYPING_MS);
+      // A failure here says nothing about the name; the form itself will show it.
+      checkUsername(api, name, abort.signal).then(
+        (answer) => setFound({ ...answer, name }),
+        () => {},
+      );
+    }, SEARCH_DELAY_MS);
     return () => {
       clearTimeout(timer);
-      gone.abort();
+      abort.abort();
     };
   }, [name]);
   const known = found?.name === name && name !== "" ? found : null;
@@ -43,7 +46,7 @@ export function UsernameField({ api, server }: { api: Api; server: string | null
           aria-describedby={`${id}-hint`}
           aria-invalid={known?.free === false}
           onInput={(event) => {
-            const typed = asUsername(event.currentTarget.value);
+            const typed = toUsername(event.currentTarget.value);
             event.currentTarget.value = typed;
             setName(typed);
           }}
@@ -55,7 +58,7 @@ export function UsernameField({ api, server }: { api: Api; server: string | null
         )}
       </div>
       <span id={`${id}-hint`} role="status" class={known === null ? "hint" : known.free ? "good" : "problem"}>
-        {known === null ? "Small letters, digits and . _ - = / +" : known.free ? `@${name} is free.` : known.why}
+        {known === null ? "Lower-case letters, digits and . _ - = / +" : known.free ? `@${name} is free.` : known.why}
       </span>
     </div>
   );

@@ -1,32 +1,32 @@
 import "./Welcome.css";
 import { useEffect, useState } from "preact/hooks";
-import { messageOf, type Api } from "../../model/api.ts";
-import { registrationOf, serverName, type Registration } from "../../model/registering.ts";
-import type { Sessions } from "../../model/session.ts";
-import { Icon } from "../parts/Icon.tsx";
-import { registrationToken, route } from "../routing.ts";
-import { Invited } from "./Invited.tsx";
+import { type Api, messageOf } from "../../model/server/api.ts";
+import { fetchRegistrationMode, fetchServerName, type RegistrationMode } from "../../model/session/authentication.ts";
+import type { SessionStore } from "../../model/session/session.ts";
+import { Icon } from "../components/Icon.tsx";
+import { currentRoute, registrationToken } from "../currentRoute.ts";
+import { InviteLinkWelcome } from "./InviteLinkWelcome.tsx";
 import { Register } from "./Register.tsx";
 import { SignIn } from "./SignIn.tsx";
 import { SignInAgain } from "./SignInAgain.tsx";
 
 interface Props {
   api: Api;
-  sessions: Sessions;
+  sessions: SessionStore;
 }
 
-/** What somebody sees who is not logged in. */
+/** The page of a user who is not signed in. */
 export function Welcome({ api, sessions }: Props) {
   const [server, setServer] = useState<string | null>(null);
-  const [registration, setRegistration] = useState<Registration | null>(null);
+  const [registration, setRegistration] = useState<RegistrationMode | null>(null);
   const [problem, setProblem] = useState<string | null>(null);
   const find = () => {
     setProblem(null);
-    registrationOf(api).then(setRegistration, (error: unknown) => setProblem(messageOf(error)));
+    fetchRegistrationMode(api).then(setRegistration, (error: unknown) => setProblem(messageOf(error)));
   };
   useEffect(() => {
     document.title = "Parlour";
-    void serverName(api).then(setServer);
+    void fetchServerName(api).then(setServer);
     find();
   }, []);
   return (
@@ -46,12 +46,12 @@ export function Welcome({ api, sessions }: Props) {
               </button>
             </p>
           )}
-          <Card api={api} sessions={sessions} server={server} registration={registration} />
+          <WelcomeCard api={api} sessions={sessions} server={server} registration={registration} />
         </div>
         <p class="welcome-note">
           <Icon name="devices" />
           <span>
-            Any Matrix client works here, too. Where it asks for your homeserver, enter <code>{location.origin}</code>
+            Any Matrix client works here too. Where it asks for your homeserver, enter <code>{location.origin}</code>
           </span>
         </p>
       </main>
@@ -59,19 +59,19 @@ export function Welcome({ api, sessions }: Props) {
   );
 }
 
-function Card({ api, sessions, server, registration }: Props & { server: string | null; registration: Registration | null }) {
+function WelcomeCard({ api, sessions, server, registration }: Props & { server: string | null; registration: RegistrationMode | null }) {
   const expired = sessions.expired.value;
-  const at = route.value;
+  const at = currentRoute.value;
   const token = registrationToken();
   if (expired !== null) return <SignInAgain api={api} sessions={sessions} expired={expired} />;
-  if (at.at === "invite") return <Invited key={at.token} api={api} sessions={sessions} server={server} token={at.token} />;
+  if (at.at === "invite") return <InviteLinkWelcome key={at.token} api={api} sessions={sessions} server={server} token={at.token} />;
   if (at.at === "register" || (token !== null && at.at !== "login")) {
     return <Register api={api} sessions={sessions} server={server} registration={registration} token={token} />;
   }
   return <SignIn api={api} sessions={sessions} server={server} canRegister={registration === "open" || registration === "token" || token !== null} />;
 }
 
-/** A few lines of a conversation, to look at. */
+/** An example conversation, as decoration. */
 function Brand() {
   return (
     <div class="welcome-brand" aria-hidden="true">
@@ -80,7 +80,7 @@ function Brand() {
       <div class="welcome-talk">
         <span class="bubble">Tea at four?</span>
         <span class="bubble own">Gladly. The garden, or by the fire?</span>
-        <span class="bubble">By the fire. I bring the biscuits.</span>
+        <span class="bubble">By the fire. I'll bring the biscuits.</span>
         <span class="bubble own short">✓✓</span>
       </div>
     </div>

@@ -1,42 +1,42 @@
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
-import { IconButton } from "../../parts/IconButton.tsx";
-import { attempt } from "../../parts/Toasts.tsx";
+import { IconButton } from "../../components/IconButton.tsx";
+import { attempt } from "../../components/Toasts.tsx";
 import { EmojiButton } from "../emoji/EmojiButton.tsx";
-import { cleanForSending } from "../message/html.ts";
-import { usePlace } from "../place.ts";
-import { AboutBar } from "./AboutBar.tsx";
-import { Completion } from "./Completion.tsx";
-import { Files } from "./Files.tsx";
+import { sanitizeForSending } from "../message/sanitizeHtml.ts";
+import { useRoomContext } from "../roomContext.ts";
+import { AttachmentList } from "./AttachmentList.tsx";
+import { MentionSuggestions } from "./MentionSuggestions.tsx";
+import { ReplyOrEditBar } from "./ReplyOrEditBar.tsx";
 import { useAddFiles } from "./useAddFiles.ts";
-import { useCompletion } from "./useCompletion.ts";
+import { useMentionCompletion } from "./useMentionCompletion.ts";
 
-/** The field for a message, with all that belongs to it. */
+/** The text field for a message, with its buttons, files and suggestions. */
 export function ComposerBox() {
-  const { room, conversation, composer, thread } = usePlace();
+  const { room, conversation, composer, thread } = useRoomContext();
   const field = useRef<HTMLTextAreaElement>(null);
-  const picker = useRef<HTMLInputElement>(null);
+  const fileInput = useRef<HTMLInputElement>(null);
   const addFiles = useAddFiles();
   const [isSending, setSending] = useState(false);
   const draft = composer.draft.value;
-  const files = conversation.filesIn(thread).value;
-  const completion = useCompletion(field);
-  useGrowing(field, draft.text);
+  const files = conversation.attachmentsIn(thread).value;
+  const completion = useMentionCompletion(field);
+  useAutoHeight(field, draft.text);
 
-  const wanted = composer.wanted.value;
+  const focusRequests = composer.focusRequests.value;
   useEffect(() => {
-    // On a phone the keyboard comes only when one asks for it.
-    if (wanted === 0 && matchMedia("(hover: none)").matches) return;
+    // On a phone the keyboard opens only on request.
+    if (focusRequests === 0 && matchMedia("(hover: none)").matches) return;
     const { current } = field;
     current?.focus();
     current?.setSelectionRange(current.value.length, current.value.length);
-  }, [wanted]);
+  }, [focusRequests]);
 
   const send = async () => {
     if (isSending) return;
     await attempt(async () => {
-      if (files.length === 0) return composer.send(cleanForSending);
+      if (files.length === 0) return composer.send(sanitizeForSending);
       setSending(true);
-      await composer.sendFiles(cleanForSending);
+      await composer.sendAttachments(sanitizeForSending);
     });
     setSending(false);
     field.current?.focus();
@@ -48,7 +48,7 @@ export function ComposerBox() {
       event.preventDefault();
       void send();
     } else if (event.key === "ArrowUp" && isPlain && draft.text === "" && draft.editing === null) {
-      if (composer.editLast()) event.preventDefault();
+      if (composer.editLastMessage()) event.preventDefault();
     } else if (event.key === "Escape" && (draft.editing !== null || draft.replyTo !== null)) {
       event.preventDefault();
       event.stopPropagation();
@@ -57,7 +57,7 @@ export function ComposerBox() {
   };
   const insert = (text: string) => {
     const { selectionStart = draft.text.length, selectionEnd = draft.text.length } = field.current ?? {};
-    composer.write(draft.text.slice(0, selectionStart) + text + draft.text.slice(selectionEnd));
+    composer.setText(draft.text.slice(0, selectionStart) + text + draft.text.slice(selectionEnd));
     requestAnimationFrame(() => {
       field.current?.focus();
       field.current?.setSelectionRange(selectionStart + text.length, selectionStart + text.length);
@@ -67,12 +67,12 @@ export function ComposerBox() {
   const isEmpty = draft.text.trim() === "" && files.length === 0;
   return (
     <div class="composer">
-      <AboutBar />
-      <Files isSending={isSending} />
+      <ReplyOrEditBar />
+      <AttachmentList isSending={isSending} />
       <div class="composer-row">
-        <IconButton icon="paperclip" label="Attach files" onClick={() => picker.current?.click()} />
+        <IconButton icon="paperclip" label="Attach files" onClick={() => fileInput.current?.click()} />
         <input
-          ref={picker}
+          ref={fileInput}
           type="file"
           multiple
           hidden
@@ -83,7 +83,7 @@ export function ComposerBox() {
           }}
         />
         <div class="composer-field">
-          {completion.isOpen && <Completion completion={completion} />}
+          {completion.isOpen && <MentionSuggestions completion={completion} />}
           <textarea
             ref={field}
             rows={1}
@@ -93,10 +93,10 @@ export function ComposerBox() {
             value={draft.text}
             {...completion.aria}
             onInput={(event) => {
-              composer.write(event.currentTarget.value);
-              completion.look();
+              composer.setText(event.currentTarget.value);
+              completion.update();
             }}
-            onSelect={() => completion.look()}
+            onSelect={() => completion.update()}
             onBlur={() => completion.close()}
             onKeyDown={onKeyDown}
             onPaste={(event) => {
@@ -108,14 +108,20 @@ export function ComposerBox() {
           />
         </div>
         <EmojiButton label="Emoji" onChoose={insert} above />
-        <IconButton icon="send" label={draft.editing === null ? "Send" : "Save"} class="icon-button send" disabled={isEmpty || isSending} onClick={() => void send()} />
+        <IconButton
+          icon="send"
+          label={draft.editing === null ? "Send" : "Save"}
+          class="icon-button send"
+          disabled={isEmpty || isSending}
+          onClick={() => void send()}
+        />
       </div>
     </div>
   );
 }
 
-/** The field is as high as its text, up to a limit that the style sets. */
-function useGrowing(field: { current: HTMLTextAreaElement | null }, text: string): void {
+/** Makes the field as high as its text, up to the limit in the style sheet. */
+function useAutoHeight(field: { current: HTMLTextAreaElement | null }, text: string): void {
   useLayoutEffect(() => {
     const { current } = field;
     if (current === null) return;

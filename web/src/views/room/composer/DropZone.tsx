@@ -1,19 +1,19 @@
 import type { ComponentChildren } from "preact";
 import { useRef, useState } from "preact/hooks";
-import { useChat } from "../../context.ts";
-import { Icon } from "../../parts/Icon.tsx";
-import { usePlace } from "../place.ts";
+import { useClient } from "../../clientContext.ts";
+import { Icon } from "../../components/Icon.tsx";
+import { useRoomContext } from "../roomContext.ts";
 import { useAddFiles } from "./useAddFiles.ts";
 
-/** Takes files that are dropped on the conversation. */
+/** Accepts files that are dropped on the conversation. */
 export function DropZone({ children }: { children: ComponentChildren }) {
-  const { room } = usePlace();
-  const { me } = useChat();
+  const { room } = useRoomContext();
+  const { me } = useClient();
   const [isOver, setOver] = useState(false);
-  // Every element that is entered or left tells of it.
+  // Each element under the pointer fires its own enter and leave events.
   const depth = useRef(0);
   const addFiles = useAddFiles();
-  const maySend = !room.encrypted.value && room.successor.value === undefined && room.powers.value.maySend(me, "m.room.message");
+  const maySend = !room.encrypted.value && room.successor.value === undefined && room.powerLevels.value.maySend(me, "m.room.message");
   const hasFiles = (event: DragEvent) => maySend && (event.dataTransfer?.types.includes("Files") ?? false);
   const end = () => {
     depth.current = 0;

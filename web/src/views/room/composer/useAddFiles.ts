@@ -1,21 +1,21 @@
-import { Attachment } from "../../../model/attachments.ts";
-import { useChat } from "../../context.ts";
-import { tell } from "../../parts/Toasts.tsx";
-import { usePlace } from "../place.ts";
-import { measure } from "./measure.ts";
+import { Attachment } from "../../../model/composing/attachment.ts";
+import { useClient } from "../../clientContext.ts";
+import { showToast } from "../../components/Toasts.tsx";
+import { useRoomContext } from "../roomContext.ts";
+import { measureFile } from "./measureFile.ts";
 
-/** So many files are sent at once. */
-const MOST = 20;
+/** The most files that can be sent at once. */
+const MAX_FILES = 20;
 
-/** Puts files into the composer. */
+/** Returns a function that adds files to the composer. */
 export function useAddFiles(): (files: File[]) => void {
-  const { media } = useChat();
-  const { conversation, thread, composer } = usePlace();
+  const { media } = useClient();
+  const { conversation, thread, composer } = useRoomContext();
   return (added) => {
-    const files = conversation.filesIn(thread);
-    const free = MOST - files.value.length;
-    if (added.length > free) tell(`At most ${MOST} files can be sent at once.`);
-    files.value = [...files.value, ...added.slice(0, free).map((file) => new Attachment(file, media, measure))];
-    composer.wanted.value += 1;
+    const files = conversation.attachmentsIn(thread);
+    const free = MAX_FILES - files.value.length;
+    if (added.length > free) showToast(`At most ${MAX_FILES} files can be sent at once.`);
+    files.value = [...files.value, ...added.slice(0, free).map((file) => new Attachment(file, media, measureFile))];
+    composer.focusRequests.value += 1;
   };
 }

@@ -1,7 +1,7 @@
-import { Component, type ComponentChildren, type FunctionComponent } from "preact";
+import { Component, type ComponentChildren, createRef, type FunctionComponent } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
-import { IconButton } from "../../parts/IconButton.tsx";
-import { tell } from "../../parts/Toasts.tsx";
+import { IconButton } from "../../components/IconButton.tsx";
+import { showToast } from "../../components/Toasts.tsx";
 import "./Emoji.css";
 
 interface Props {
@@ -14,7 +14,7 @@ interface PickerProps {
   onChoose: (emoji: string) => void;
 }
 
-/** Opens the emoji, which are loaded the first time. */
+/** Opens the emoji picker, which is loaded on first use. */
 export function EmojiButton({ label, onChoose, above = false }: Props) {
   const [isOpen, setOpen] = useState(false);
   const [Picker, setPicker] = useState<{ of: FunctionComponent<PickerProps> } | null>(null);
@@ -23,7 +23,7 @@ export function EmojiButton({ label, onChoose, above = false }: Props) {
     if (!isOpen) return;
     import("./EmojiPicker.tsx").then(
       ({ EmojiPicker }) => setPicker({ of: EmojiPicker }),
-      () => tell("The emoji could not be loaded."),
+      () => showToast("The emoji could not be loaded."),
     );
     const outside = (event: Event) => {
       if (!anchor.current?.contains(event.target as Node)) setOpen(false);
@@ -48,7 +48,7 @@ export function EmojiButton({ label, onChoose, above = false }: Props) {
     >
       <IconButton icon="emoji" label={label} aria-haspopup="dialog" aria-expanded={isOpen} onClick={() => setOpen(!isOpen)} />
       {isOpen && (
-        <InView above={above}>
+        <EmojiPopup above={above}>
           {Picker === null ? (
             <span class="spinner" />
           ) : (
@@ -59,18 +59,18 @@ export function EmojiButton({ label, onChoose, above = false }: Props) {
               }}
             />
           )}
-        </InView>
+        </EmojiPopup>
       )}
     </span>
   );
 }
 
-/** Places the emoji so that all of them are in the window. */
-class InView extends Component<{ above: boolean; children?: ComponentChildren }> {
-  private element: HTMLDivElement | null = null;
+/** A popup that is positioned inside the window. */
+class EmojiPopup extends Component<{ above: boolean; children?: ComponentChildren }> {
+  private readonly element = createRef<HTMLDivElement>();
 
   override componentDidMount(): void {
-    const { element } = this;
+    const element = this.element.current;
     const anchor = element?.parentElement?.getBoundingClientRect();
     if (!element || anchor === undefined) return;
     const { width, height } = element.getBoundingClientRect();
@@ -84,7 +84,7 @@ class InView extends Component<{ above: boolean; children?: ComponentChildren }>
 
   override render() {
     return (
-      <div ref={(element) => void (this.element = element)} class="emoji-popup" role="dialog" aria-label="Emoji">
+      <div ref={this.element} class="emoji-popup" role="dialog" aria-label="Emoji">
         {this.props.children}
       </div>
     );

@@ -1,6 +1,6 @@
-import { useEffect, useRef, useState } from "preact/hooks";
 import emojis from "emojibase-data/en/compact.json";
-import { addRecent, recentEmoji } from "./recent.ts";
+import { useEffect, useRef, useState } from "preact/hooks";
+import { addRecentEmoji, recentEmoji } from "./recentEmoji.ts";
 
 interface Emoji {
   unicode: string;
@@ -9,8 +9,8 @@ interface Emoji {
   group?: number;
 }
 
-/** The kinds of emoji by the numbers that the data has for them; 2 holds parts that are no emoji. */
-const GROUPS = [
+/** The groups of emoji, with the numbers from the data. Group 2 has components that are not emoji. */
+const EMOJI_GROUPS = [
   { id: 0, name: "Smileys", sign: "😀" },
   { id: 1, name: "People", sign: "👋" },
   { id: 3, name: "Animals and nature", sign: "🐻" },
@@ -21,21 +21,21 @@ const GROUPS = [
   { id: 8, name: "Symbols", sign: "❤️" },
   { id: 9, name: "Flags", sign: "🏁" },
 ];
-const ALL = (emojis as Emoji[]).filter(({ group }) => group !== undefined && group !== 2);
-const RECENT = -1;
-const MOST_FOUND = 150;
+const ALL_EMOJI = (emojis as Emoji[]).filter(({ group }) => group !== undefined && group !== 2);
+const RECENT_GROUP_ID = -1;
+const MAX_FOUND_EMOJI = 150;
 
 export function EmojiPicker({ onChoose }: { onChoose: (emoji: string) => void }) {
   const recent = recentEmoji();
-  const [group, setGroup] = useState(recent.length > 0 ? RECENT : 0);
+  const [group, setGroup] = useState(recent.length > 0 ? RECENT_GROUP_ID : 0);
   const [term, setTerm] = useState("");
   const search = useRef<HTMLInputElement>(null);
   const grid = useRef<HTMLDivElement>(null);
   useEffect(() => search.current?.focus(), []);
 
-  const found = term.trim() === "" ? inGroup(group, recent) : matching(term.trim().toLowerCase());
+  const found = term.trim() === "" ? emojiInGroup(group, recent) : emojiMatching(term.trim().toLowerCase());
   const choose = (emoji: string) => {
-    addRecent(emoji);
+    addRecentEmoji(emoji);
     onChoose(emoji);
   };
   const buttons = () => [...(grid.current?.querySelectorAll<HTMLElement>("button") ?? [])];
@@ -58,9 +58,17 @@ export function EmojiPicker({ onChoose }: { onChoose: (emoji: string) => void })
   };
   return (
     <div class="emoji-picker" onKeyDown={onKeyDown}>
-      <input ref={search} class="input" type="search" aria-label="Search emoji" placeholder="Search emoji" value={term} onInput={(event) => setTerm(event.currentTarget.value)} />
-      <div class="emoji-groups" role="group" aria-label="Kinds of emoji">
-        {[...(recent.length > 0 ? [{ id: RECENT, name: "Recent", sign: "🕘" }] : []), ...GROUPS].map(({ id, name, sign }) => (
+      <input
+        ref={search}
+        class="input"
+        type="search"
+        aria-label="Search emoji"
+        placeholder="Search emoji"
+        value={term}
+        onInput={(event) => setTerm(event.currentTarget.value)}
+      />
+      <div class="emoji-groups" role="group" aria-label="Emoji groups">
+        {[...(recent.length > 0 ? [{ id: RECENT_GROUP_ID, name: "Recent", sign: "🕘" }] : []), ...EMOJI_GROUPS].map(({ id, name, sign }) => (
           <button
             key={id}
             type="button"
@@ -76,7 +84,7 @@ export function EmojiPicker({ onChoose }: { onChoose: (emoji: string) => void })
           </button>
         ))}
       </div>
-      <div ref={grid} class="emoji-grid" role="group" aria-label={term === "" ? "Emoji" : "Found emoji"}>
+      <div ref={grid} class="emoji-grid" role="group" aria-label={term === "" ? "Emoji" : "Emoji search results"}>
         {found.map(({ unicode, label }, at) => (
           <button key={unicode} type="button" tabIndex={at === 0 ? 0 : -1} aria-label={label} title={label} onClick={() => choose(unicode)}>
             {unicode}
@@ -88,18 +96,20 @@ export function EmojiPicker({ onChoose }: { onChoose: (emoji: string) => void })
   );
 }
 
-function inGroup(group: number, recent: string[]): Emoji[] {
-  if (group !== RECENT) return ALL.filter((emoji) => emoji.group === group);
-  return recent.map((unicode) => ALL.find((emoji) => bare(emoji.unicode) === bare(unicode)) ?? { unicode, label: unicode });
+function emojiInGroup(group: number, recent: string[]): Emoji[] {
+  if (group !== RECENT_GROUP_ID) return ALL_EMOJI.filter((emoji) => emoji.group === group);
+  return recent.map(
+    (unicode) => ALL_EMOJI.find((emoji) => withoutVariationSelector(emoji.unicode) === withoutVariationSelector(unicode)) ?? { unicode, label: unicode },
+  );
 }
 
-/** An emoji without the sign that says that it is one. */
-function bare(unicode: string): string {
+/** Removes the variation selector that requests the emoji style. */
+function withoutVariationSelector(unicode: string): string {
   return unicode.replace(/\ufe0f/g, "");
 }
 
-function matching(term: string): Emoji[] {
-  const starts = ALL.filter(({ label }) => label.startsWith(term));
-  const others = ALL.filter(({ label, tags = [] }) => !label.startsWith(term) && (label.includes(term) || tags.some((tag) => tag.startsWith(term))));
-  return [...starts, ...others].slice(0, MOST_FOUND);
+function emojiMatching(term: string): Emoji[] {
+  const starts = ALL_EMOJI.filter(({ label }) => label.startsWith(term));
+  const others = ALL_EMOJI.filter(({ label, tags = [] }) => !label.startsWith(term) && (label.includes(term) || tags.some((tag) => tag.startsWith(term))));
+  return [...starts, ...others].slice(0, MAX_FOUND_EMOJI);
 }

@@ -1,6 +1,6 @@
-import { useEffect, useId, useRef } from "preact/hooks";
-import { useFile } from "../../context.ts";
-import { IconButton } from "../../parts/IconButton.tsx";
+import { useFile } from "../../clientContext.ts";
+import { IconButton } from "../../components/IconButton.tsx";
+import { useModal } from "../../components/useModal.ts";
 import { download } from "./MediaBody.tsx";
 
 interface Props {
@@ -9,29 +9,12 @@ interface Props {
   onClose: () => void;
 }
 
-/** A picture over the whole page. Escape, the cross, and a click beside it close it. */
+/** A picture over the whole page. Escape, the close button and a click outside close it. */
 export function Lightbox({ mxc, name, onClose }: Props) {
-  const dialog = useRef<HTMLDialogElement>(null);
-  const titleId = useId();
+  const { titleId, dialogProps } = useModal(onClose);
   const url = useFile(mxc);
-  useEffect(() => {
-    const before = document.activeElement;
-    dialog.current?.showModal();
-    return () => {
-      if (before instanceof HTMLElement && before.isConnected) before.focus();
-    };
-  }, []);
   return (
-    <dialog
-      ref={dialog}
-      class="lightbox"
-      aria-labelledby={titleId}
-      onCancel={(event) => {
-        event.preventDefault();
-        onClose();
-      }}
-      onKeyDown={(event) => event.stopPropagation()}
-    >
+    <dialog {...dialogProps} class="lightbox" onKeyDown={(event) => event.stopPropagation()}>
       <header>
         <h2 id={titleId} class="ellipsis" dir="auto">
           {name}

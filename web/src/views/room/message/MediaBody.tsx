@@ -1,36 +1,36 @@
 import "./MediaBody.css";
 import { useState } from "preact/hooks";
-import { sizeText } from "../../../model/attachments.ts";
-import { number, record, text, type Content } from "../../../model/events.ts";
-import { useChat, useFile, useThumbnail } from "../../context.ts";
-import { Icon } from "../../parts/Icon.tsx";
-import { attempt } from "../../parts/Toasts.tsx";
+import { sizeText } from "../../../model/composing/attachment.ts";
+import { asNumber, asRecord, asString, type Content } from "../../../model/server/events.ts";
+import { useClient, useFile, useThumbnail } from "../../clientContext.ts";
+import { Icon } from "../../components/Icon.tsx";
+import { attempt } from "../../components/Toasts.tsx";
 import { Lightbox } from "./Lightbox.tsx";
-import { fileName } from "./plain.ts";
+import { fileName } from "./plainText.ts";
 
-/** The box that a picture gets before it is there, in pixels. */
-const WIDEST = 352;
-const HIGHEST = 320;
-const SMALLEST = 56;
+/** Limits of the box of a picture, in pixels. */
+const MAX_WIDTH_PX = 352;
+const MAX_HEIGHT_PX = 320;
+const MIN_SIDE_PX = 56;
 
-/** The size of a picture's box by what the event says, so that nothing moves when it comes. */
-export function boxOf(content: Content): { width: number; height: number } {
-  const info = record(content["info"]);
-  const width = number(info?.["w"]) ?? 0;
-  const height = number(info?.["h"]) ?? 0;
+/** Returns the size of a picture's box from the event, so that nothing moves when the picture has loaded. */
+export function mediaBox(content: Content): { width: number; height: number } {
+  const info = asRecord(content["info"]);
+  const width = asNumber(info?.["w"]) ?? 0;
+  const height = asNumber(info?.["h"]) ?? 0;
   if (width < 1 || height < 1) return { width: 320, height: 240 };
-  const scale = Math.min(WIDEST / width, HIGHEST / height, 1);
-  return { width: Math.max(Math.round(width * scale), SMALLEST), height: Math.max(Math.round(height * scale), SMALLEST) };
+  const scale = Math.min(MAX_WIDTH_PX / width, MAX_HEIGHT_PX / height, 1);
+  return { width: Math.max(Math.round(width * scale), MIN_SIDE_PX), height: Math.max(Math.round(height * scale), MIN_SIDE_PX) };
 }
 
 function boxStyle(content: Content): Record<string, string> {
-  const { width, height } = boxOf(content);
+  const { width, height } = mediaBox(content);
   return { width: `${width}px`, aspectRatio: `${width} / ${height}` };
 }
 
 export function ImageBody({ content }: { content: Content }) {
   const [open, setOpen] = useState(false);
-  const url = text(content["url"]);
+  const url = asString(content["url"]);
   const thumbnail = useThumbnail(url, 800, 600, "scale");
   const name = fileName(content);
   return (
@@ -44,34 +44,34 @@ export function ImageBody({ content }: { content: Content }) {
 }
 
 export function VideoBody({ content }: { content: Content }) {
-  const [wanted, setWanted] = useState(false);
-  const file = useFile(wanted ? text(content["url"]) : undefined);
-  const poster = useThumbnail(text(record(content["info"])?.["thumbnail_url"]), 800, 600, "scale");
+  const [isRequested, setRequested] = useState(false);
+  const file = useFile(isRequested ? asString(content["url"]) : undefined);
+  const poster = useThumbnail(asString(asRecord(content["info"])?.["thumbnail_url"]), 800, 600, "scale");
   const name = fileName(content);
   if (file !== undefined) {
     return <video class="media" style={boxStyle(content)} src={file} poster={poster} controls autoplay aria-label={name} />;
   }
   return (
-    <button type="button" class="media video" style={boxStyle(content)} aria-busy={wanted} onClick={() => setWanted(true)}>
+    <button type="button" class="media video" style={boxStyle(content)} aria-busy={isRequested} onClick={() => setRequested(true)}>
       <span class="visually-hidden">Play video {name}</span>
       {poster !== undefined && <img src={poster} alt="" />}
-      <span class="play">{wanted ? <span class="spinner" /> : <Icon name="play" />}</span>
+      <span class="play">{isRequested ? <span class="spinner" /> : <Icon name="play" />}</span>
       <span class="media-size">{sizeOf(content)}</span>
     </button>
   );
 }
 
-export function SoundBody({ content }: { content: Content }) {
-  const [wanted, setWanted] = useState(false);
-  const file = useFile(wanted ? text(content["url"]) : undefined);
+export function AudioBody({ content }: { content: Content }) {
+  const [isRequested, setRequested] = useState(false);
+  const file = useFile(isRequested ? asString(content["url"]) : undefined);
   if (file !== undefined) return <audio class="sound" src={file} controls autoplay aria-label={fileName(content)} />;
-  return <FileCard content={content} icon="play" label="Play" busy={wanted} onClick={() => setWanted(true)} />;
+  return <FileCard content={content} icon="play" label="Play" busy={isRequested} onClick={() => setRequested(true)} />;
 }
 
 export function FileBody({ content }: { content: Content }) {
-  const { media } = useChat();
+  const { media } = useClient();
   const [busy, setBusy] = useState(false);
-  const url = text(content["url"]);
+  const url = asString(content["url"]);
   const save = async () => {
     setBusy(true);
     await attempt(async () => download(await media.file(url ?? ""), fileName(content)));
@@ -105,11 +105,11 @@ function FileCard({ content, icon, label, busy, onClick }: CardProps) {
 }
 
 function sizeOf(content: Content): string {
-  const size = number(record(content["info"])?.["size"]);
+  const size = asNumber(asRecord(content["info"])?.["size"]);
   return size === undefined ? "" : sizeText(size);
 }
 
-/** Saves what is in memory as a file. */
+/** Saves a file from memory. */
 export function download(url: string, name: string): void {
   const link = document.createElement("a");
   link.href = url;

@@ -1,18 +1,18 @@
 import "./Message.css";
 import { useRef, useState } from "preact/hooks";
-import { record, strings } from "../../../model/events.ts";
-import type { TimelineEvent } from "../../../model/timeline.ts";
-import { useChat } from "../../context.ts";
-import { Avatar } from "../../parts/Avatar.tsx";
-import { dayName, timeOfDay } from "../../parts/time.ts";
-import { showProfile } from "../../people/card.ts";
-import { usePlace } from "../place.ts";
-import { Actions } from "./Actions.tsx";
-import { Body } from "./Body.tsx";
-import { Failed } from "./Failed.tsx";
-import { Meta } from "./Meta.tsx";
-import { hueOf, Quote } from "./Quote.tsx";
+import { asRecord, asStrings } from "../../../model/server/events.ts";
+import type { TimelineEvent } from "../../../model/timeline/timeline.ts";
+import { useClient } from "../../clientContext.ts";
+import { Avatar, hueOf } from "../../components/Avatar.tsx";
+import { dayName, timeOfDay } from "../../components/formatTime.ts";
+import { showProfile } from "../../people/shownProfile.ts";
+import { useRoomContext } from "../roomContext.ts";
+import { MessageActions } from "./MessageActions.tsx";
+import { MessageBody } from "./MessageBody.tsx";
+import { MessageMeta } from "./MessageMeta.tsx";
+import { Quote } from "./Quote.tsx";
 import { Reactions } from "./Reactions.tsx";
+import { SendFailure } from "./SendFailure.tsx";
 import { ThreadChip } from "./ThreadChip.tsx";
 import { useLongPress } from "./useLongPress.ts";
 
@@ -21,21 +21,21 @@ interface Props {
   rowKey: string;
   isFirst: boolean;
   isLast: boolean;
-  /** Whether the tab key comes to it. */
+  /** Whether the tab key reaches the message. */
   isCurrent: boolean;
   isHighlighted: boolean;
 }
 
-/** One message: who says it, what, when, and what others made of it. */
+/** One message: sender, content, time, reactions and thread. */
 export function Message({ event, isFirst, isLast, isCurrent, isHighlighted }: Props) {
-  const { room } = usePlace();
-  const { me } = useChat();
+  const { room } = useRoomContext();
+  const { me } = useClient();
   const [isTouched, setTouched] = useState(false);
-  const [menuAsked, setMenuAsked] = useState(0);
+  const [menuRequests, setMenuRequests] = useState(0);
   const article = useRef<HTMLElement>(null);
   const longPress = useLongPress(() => {
     setTouched(true);
-    setMenuAsked((times) => times + 1);
+    setMenuRequests((times) => times + 1);
   });
   event.changed.value;
   room.membersChanged.value;
@@ -43,7 +43,15 @@ export function Message({ event, isFirst, isLast, isCurrent, isHighlighted }: Pr
   const isOwn = event.sender === me;
   const name = room.memberName(event.sender);
   const { replyTo } = event.relation;
-  const classes = ["message", isOwn ? "own" : "", isFirst ? "first" : "", isLast ? "last" : "", isHighlighted ? "highlighted" : "", mentions(event, me) ? "mentions-me" : "", kindOf(event)];
+  const classes = [
+    "message",
+    isOwn ? "own" : "",
+    isFirst ? "first" : "",
+    isLast ? "last" : "",
+    isHighlighted ? "highlighted" : "",
+    mentions(event, me) ? "mentions-me" : "",
+    kindOf(event),
+  ];
   return (
     <article
       ref={article}
@@ -59,27 +67,33 @@ export function Message({ event, isFirst, isLast, isCurrent, isHighlighted }: Pr
       {!isOwn && <span class="face">{isFirst && <Avatar id={event.sender} name={name} mxc={room.members.get(event.sender)?.avatar} size="small" />}</span>}
       <div class="column">
         {!isOwn && isFirst && (
-          <button type="button" class={`who name-${hueOf(event.sender)}`} title={event.sender} tabIndex={isCurrent ? 0 : -1} onClick={() => showProfile(event.sender)}>
+          <button
+            type="button"
+            class={`who name-${hueOf(event.sender)}`}
+            title={event.sender}
+            tabIndex={isCurrent ? 0 : -1}
+            onClick={() => showProfile(event.sender)}
+          >
             <bdi>{name}</bdi>
           </button>
         )}
         <div class="bubble">
           {replyTo !== undefined && !event.isRedacted && <Quote eventId={replyTo} />}
           <div class="said">
-            <Body event={event} name={name} />
+            <MessageBody event={event} name={name} />
           </div>
-          <Meta event={event} />
+          <MessageMeta event={event} />
         </div>
-        {event.sendState === "failed" && <Failed event={event} />}
+        {event.sendState === "failed" && <SendFailure event={event} />}
         <Reactions event={event} />
         <ThreadChip event={event} />
-        {isTouched && event.isStored && !event.isRedacted && <Actions event={event} menuAsked={menuAsked} />}
+        {isTouched && event.isStored && !event.isRedacted && <MessageActions event={event} menuRequests={menuRequests} />}
       </div>
     </article>
   );
 }
 
-/** Pictures fill their bubble, and what is deleted or encrypted has none. */
+/** Pictures fill the bubble; deleted and encrypted messages have none. */
 function kindOf(event: TimelineEvent): string {
   if (event.isRedacted || event.isEncrypted) return "without-text";
   if (event.raw.type === "m.sticker" || event.content["msgtype"] === "m.image" || event.content["msgtype"] === "m.video") return "with-picture";
@@ -87,6 +101,6 @@ function kindOf(event: TimelineEvent): string {
 }
 
 function mentions(event: TimelineEvent, me: string): boolean {
-  const mentioned = record(event.content["m.mentions"]);
-  return event.sender !== me && (mentioned?.["room"] === true || strings(mentioned?.["user_ids"]).includes(me));
+  const mentioned = asRecord(event.content["m.mentions"]);
+  return event.sender !== me && (mentioned?.["room"] === true || asStrings(mentioned?.["user_ids"]).includes(me));
 }

@@ -1,24 +1,25 @@
-import type { TimelineEvent } from "../../../model/timeline.ts";
-import { usePlace } from "../place.ts";
-import { plainText } from "./plain.ts";
+import type { TimelineEvent } from "../../../model/timeline/timeline.ts";
+import { hueOf } from "../../components/Avatar.tsx";
+import { useRoomContext } from "../roomContext.ts";
+import { plainText } from "./plainText.ts";
 
-/** The message that is answered, in short. A click goes to it. */
+/** The message that is replied to, shortened. A click goes to it. */
 export function Quote({ eventId }: { eventId: string }) {
-  const { conversation, goTo } = usePlace();
-  const event = conversation.event(eventId).value;
+  const { conversation, goTo } = useRoomContext();
+  const event = conversation.quotedEvent(eventId).value;
   if (event === undefined || event === null) {
-    return <span class="quote">{event === null ? "The message that is answered cannot be shown." : "…"}</span>;
+    return <span class="quote">{event === null ? "The original message cannot be shown." : "…"}</span>;
   }
   return (
     <button type="button" class="quote" onClick={() => goTo(eventId)}>
-      <span class="visually-hidden">Answers: </span>
+      <span class="visually-hidden">In reply to: </span>
       <QuotedText event={event} />
     </button>
   );
 }
 
 export function QuotedText({ event }: { event: TimelineEvent }) {
-  const { room } = usePlace();
+  const { room } = useRoomContext();
   event.changed.value;
   room.membersChanged.value;
   return (
@@ -29,11 +30,4 @@ export function QuotedText({ event }: { event: TimelineEvent }) {
       </span>
     </>
   );
-}
-
-/** Which of the colours a name has: the same as its picture. */
-export function hueOf(id: string): number {
-  let sum = 0;
-  for (const char of id) sum = (sum * 31 + (char.codePointAt(0) ?? 0)) % 9973;
-  return sum % 8;
 }

@@ -1,19 +1,18 @@
-import type { TimelineEvent } from "../../../model/timeline.ts";
-import { useChat } from "../../context.ts";
-import { attempt } from "../../parts/Toasts.tsx";
-import { usePlace } from "../place.ts";
+import type { TimelineEvent } from "../../../model/timeline/timeline.ts";
+import { useClient } from "../../clientContext.ts";
+import { attempt } from "../../components/Toasts.tsx";
+import { useRoomContext } from "../roomContext.ts";
 
-/** So many kinds of reactions are shown. */
-const MOST = 30;
+const MAX_REACTIONS = 30;
 
 export function Reactions({ event }: { event: TimelineEvent }) {
-  const { room, conversation } = usePlace();
-  const { me } = useChat();
+  const { room, conversation } = useRoomContext();
+  const { me } = useClient();
   event.changed.value;
   if (event.reactions.size === 0) return null;
   return (
     <ul class="reactions" aria-label="Reactions">
-      {[...event.reactions].slice(0, MOST).map(([key, senders]) => {
+      {[...event.reactions].slice(0, MAX_REACTIONS).map(([key, senders]) => {
         const names = [...senders.keys()].slice(0, 20).map((userId) => (userId === me ? "you" : room.memberName(userId)));
         const said = `${key}: ${names.join(", ")}`;
         return (

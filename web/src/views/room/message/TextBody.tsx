@@ -1,31 +1,32 @@
 import { useMemo } from "preact/hooks";
-import { bodyOf } from "../../../model/composing.ts";
-import { text, type Content } from "../../../model/events.ts";
-import { pieces } from "../../../model/links.ts";
-import { useChat } from "../../context.ts";
-import { showProfile } from "../../people/card.ts";
-import { cleanForShowing } from "./html.ts";
+import { splitAtLinks } from "../../../model/composing/links.ts";
+import { bodyText } from "../../../model/composing/messageContent.ts";
+import { asString, type Content } from "../../../model/server/events.ts";
+import { useClient } from "../../clientContext.ts";
+import { showProfile } from "../../people/shownProfile.ts";
+import { sanitizeForDisplay } from "./sanitizeHtml.ts";
 
-/** So much of a text is shown. */
-const LONGEST = 40_000;
-const ONLY_EMOJI = /^(?:\s*(?:\p{Regional_Indicator}{2}|\p{Emoji_Presentation}\p{Emoji_Modifier}?|\p{Emoji}\ufe0f)(?:\u200d(?:\p{Emoji_Presentation}|\p{Emoji}\ufe0f?)\p{Emoji_Modifier}?)*){1,6}\s*$/u;
+/** Longer texts are cut off. */
+const MAX_TEXT_LENGTH = 40_000;
+const ONLY_EMOJI_PATTERN =
+  /^(?:\s*(?:\p{Regional_Indicator}{2}|\p{Emoji_Presentation}\p{Emoji_Modifier}?|\p{Emoji}\ufe0f)(?:\u200d(?:\p{Emoji_Presentation}|\p{Emoji}\ufe0f?)\p{Emoji_Modifier}?)*){1,6}\s*$/u;
 
 export function TextBody({ content }: { content: Content }) {
-  const formatted = content["format"] === "org.matrix.custom.html" ? text(content["formatted_body"]) : undefined;
-  if (formatted !== undefined && formatted !== "" && formatted.length <= LONGEST) return <Html html={formatted} />;
-  const body = bodyOf(content).slice(0, LONGEST);
+  const formatted = content["format"] === "org.matrix.custom.html" ? asString(content["formatted_body"]) : undefined;
+  if (formatted !== undefined && formatted !== "" && formatted.length <= MAX_TEXT_LENGTH) return <HtmlText html={formatted} />;
+  const body = bodyText(content).slice(0, MAX_TEXT_LENGTH);
   return (
-    <div class={`text plain${ONLY_EMOJI.test(body) ? " only-emoji" : ""}`} dir="auto">
-      <Linked text={body} />
+    <div class={`text plain${ONLY_EMOJI_PATTERN.test(body) ? " only-emoji" : ""}`} dir="auto">
+      <LinkedText text={body} />
     </div>
   );
 }
 
 /** Plain text, with its addresses as links. */
-export function Linked({ text }: { text: string }) {
+export function LinkedText({ text }: { text: string }) {
   return (
     <>
-      {pieces(text).map((piece, at) =>
+      {splitAtLinks(text).map((piece, at) =>
         piece.href === undefined ? (
           piece.text
         ) : (
@@ -38,9 +39,9 @@ export function Linked({ text }: { text: string }) {
   );
 }
 
-function Html({ html }: { html: string }) {
-  const { me } = useChat();
-  const clean = useMemo(() => cleanForShowing(html, me), [html]);
+function HtmlText({ html }: { html: string }) {
+  const { me } = useClient();
+  const clean = useMemo(() => sanitizeForDisplay(html, me), [html]);
   return <div class="text html" dir="auto" dangerouslySetInnerHTML={{ __html: clean }} onClick={onClick} onKeyDown={onKeyDown} />;
 }
 
@@ -51,15 +52,15 @@ function onClick(event: MouseEvent): void {
     event.preventDefault();
     showProfile(mentioned);
   }
-  reveal(target.closest(".spoiler"), event);
+  revealSpoiler(target.closest(".spoiler"), event);
 }
 
 function onKeyDown(event: KeyboardEvent): void {
-  if (event.key === "Enter" || event.key === " ") reveal((event.target as Element).closest(".spoiler"), event);
+  if (event.key === "Enter" || event.key === " ") revealSpoiler((event.target as Element).closest(".spoiler"), event);
 }
 
-/** Shows what a spoiler hides. */
-function reveal(spoiler: Element | null, event: Event): void {
+/** Shows the text of a spoiler. */
+function revealSpoiler(spoiler: Element | null, event: Event): void {
   if (spoiler === null || spoiler.classList.contains("shown")) return;
   event.preventDefault();
   spoiler.classList.add("shown");

@@ -1,25 +1,20 @@
-import { relationOf } from "../../../model/events.ts";
-import { TimelineEvent } from "../../../model/timeline.ts";
-import { panel } from "../../panel.ts";
-import { Icon } from "../../parts/Icon.tsx";
-import { shortTime } from "../../parts/time.ts";
-import { usePlace } from "../place.ts";
-import { plainText } from "./plain.ts";
+import { relationOf } from "../../../model/server/events.ts";
+import { TimelineEvent } from "../../../model/timeline/timeline.ts";
+import { shortTime } from "../../components/formatTime.ts";
+import { Icon } from "../../components/Icon.tsx";
+import { sidePanel } from "../../sidePanel.ts";
+import { useRoomContext } from "../roomContext.ts";
+import { plainText } from "./plainText.ts";
 
-/** What a thread has come to, under its first message. */
+/** The number of replies in a thread and the latest one, under its root. */
 export function ThreadChip({ event }: { event: TimelineEvent }) {
-  const { room, thread } = usePlace();
+  const { room, thread } = useRoomContext();
   event.changed.value;
   if (event.thread === null || event.thread.count === 0 || thread !== undefined) return null;
   const { count, latest } = event.thread;
-  const isOpen = panel.value?.show === "thread" && panel.value.root === event.id;
+  const isOpen = sidePanel.value?.show === "thread" && sidePanel.value.root === event.id;
   return (
-    <button
-      type="button"
-      class="thread-chip"
-      aria-expanded={isOpen}
-      onClick={() => (panel.value = isOpen ? null : { show: "thread", root: event.id })}
-    >
+    <button type="button" class="thread-chip" aria-expanded={isOpen} onClick={() => (sidePanel.value = isOpen ? null : { show: "thread", root: event.id })}>
       <Icon name="thread" />
       <span class="thread-count">{count === 1 ? "1 reply" : `${count} replies`}</span>
       {latest !== null && relationOf(latest.content).type !== undefined && (

@@ -1,10 +1,10 @@
-// A finger that rests on something.
+// Detects a long press on a touch screen.
 
 import { useRef } from "preact/hooks";
 
-const LONG_MS = 450;
-/** A finger is not still; beyond so many pixels it scrolls. */
-const SLACK = 10;
+const LONG_PRESS_MS = 450;
+/** A finger is never still; a move of more pixels is scrolling. */
+const MAX_MOVE_PX = 10;
 
 export function useLongPress(onLongPress: () => void) {
   const press = useRef<{ timer: ReturnType<typeof setTimeout>; x: number; y: number } | null>(null);
@@ -16,11 +16,11 @@ export function useLongPress(onLongPress: () => void) {
     onPointerDown: (event: PointerEvent) => {
       if (event.pointerType === "mouse") return;
       end();
-      press.current = { timer: setTimeout(onLongPress, LONG_MS), x: event.clientX, y: event.clientY };
+      press.current = { timer: setTimeout(onLongPress, LONG_PRESS_MS), x: event.clientX, y: event.clientY };
     },
     onPointerMove: (event: PointerEvent) => {
       const at = press.current;
-      if (at !== null && Math.hypot(event.clientX - at.x, event.clientY - at.y) > SLACK) end();
+      if (at !== null && Math.hypot(event.clientX - at.x, event.clientY - at.y) > MAX_MOVE_PX) end();
     },
     onPointerUp: end,
     onPointerCancel: end,

@@ -1,19 +1,19 @@
 import "./Search.css";
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
-import { Search } from "../../../model/search.ts";
-import { useChat } from "../../context.ts";
-import { panel } from "../../panel.ts";
-import { Check } from "../../parts/Form.tsx";
-import { Icon } from "../../parts/Icon.tsx";
-import { IconButton } from "../../parts/IconButton.tsx";
-import { usePlace } from "../place.ts";
-import { HitView } from "./HitView.tsx";
+import { MessageSearch } from "../../../model/timeline/messageSearch.ts";
+import { useClient } from "../../clientContext.ts";
+import { Check } from "../../components/Form.tsx";
+import { Icon } from "../../components/Icon.tsx";
+import { IconButton } from "../../components/IconButton.tsx";
+import { sidePanel } from "../../sidePanel.ts";
+import { useRoomContext } from "../roomContext.ts";
+import { SearchResult } from "./SearchResult.tsx";
 
-/** Searches in the messages of this room, or of all. */
+/** Searches for messages in this room or in all rooms. */
 export function SearchPanel() {
-  const { room } = usePlace();
-  const { api } = useChat();
-  const search = useMemo(() => new Search(api), []);
+  const { room } = useRoomContext();
+  const { api } = useClient();
+  const search = useMemo(() => new MessageSearch(api), []);
   const [term, setTerm] = useState("");
   const [inAll, setInAll] = useState(false);
   const field = useRef<HTMLInputElement>(null);
@@ -25,7 +25,7 @@ export function SearchPanel() {
     <aside class="side-panel search-panel" aria-label="Search">
       <header>
         <h2>Search messages</h2>
-        <IconButton icon="close" label="Close search" onClick={() => (panel.value = null)} />
+        <IconButton icon="close" label="Close search" onClick={() => (sidePanel.value = null)} />
       </header>
       <form
         class="search-form"
@@ -37,7 +37,15 @@ export function SearchPanel() {
       >
         <div class="search-field">
           <Icon name="search" />
-          <input ref={field} class="input" type="search" aria-label="Search for" placeholder="Search for" value={term} onInput={(event) => setTerm(event.currentTarget.value)} />
+          <input
+            ref={field}
+            class="input"
+            type="search"
+            aria-label="Search for"
+            placeholder="Search for"
+            value={term}
+            onInput={(event) => setTerm(event.currentTarget.value)}
+          />
         </div>
         <Check
           label="In all rooms"
@@ -53,7 +61,7 @@ export function SearchPanel() {
   );
 }
 
-function Results({ search }: { search: Search }) {
+function Results({ search }: { search: MessageSearch }) {
   const count = search.count.value;
   const loading = search.loading.value;
   const problem = search.problem.value;
@@ -66,12 +74,12 @@ function Results({ search }: { search: Search }) {
       <ol>
         {search.hits.value.map((hit) => (
           <li key={hit.event.event_id}>
-            <HitView hit={hit} words={search.words.value} />
+            <SearchResult hit={hit} words={search.words.value} />
           </li>
         ))}
       </ol>
       {search.hasMore.value && (
-        <button type="button" class="button wide" disabled={loading} onClick={() => void search.more()}>
+        <button type="button" class="button wide" disabled={loading} onClick={() => void search.loadMore()}>
           Show more
         </button>
       )}

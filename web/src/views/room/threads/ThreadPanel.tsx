@@ -1,40 +1,40 @@
 import { useEffect, useMemo, useState } from "preact/hooks";
-import { messageOf } from "../../../model/api.ts";
-import { Composer as ComposerModel } from "../../../model/composer.ts";
-import { useChat } from "../../context.ts";
-import { panel } from "../../panel.ts";
-import { IconButton } from "../../parts/IconButton.tsx";
+import { Composer } from "../../../model/composing/composer.ts";
+import { messageOf } from "../../../model/server/api.ts";
+import { useClient } from "../../clientContext.ts";
+import { IconButton } from "../../components/IconButton.tsx";
+import { sidePanel } from "../../sidePanel.ts";
 import { ComposerArea } from "../composer/ComposerArea.tsx";
-import { draftsOf, PlaceContext, usePlace, type Place } from "../place.ts";
-import { usePendingList } from "../timeline/MainList.tsx";
+import { createDrafts, RoomContext, type RoomContextValue, useRoomContext } from "../roomContext.ts";
 import { MessageList } from "../timeline/MessageList.tsx";
+import { usePendingList } from "../timeline/RoomTimeline.tsx";
 
-/** A thread beside its room. */
+/** The panel with a thread of the room. */
 export function ThreadPanel({ root }: { root: string }) {
-  const chat = useChat();
-  const around = usePlace();
-  const { room, conversation } = around;
-  // Where too much was missed, the thread is fetched anew.
+  const client = useClient();
+  const roomContext = useRoomContext();
+  const { room, conversation } = roomContext;
+  // After a gap that is too large the thread is loaded again.
   const resets = room.timeline.resets.value;
-  const thread = useMemo(() => conversation.thread(root), [root, resets]);
+  const thread = useMemo(() => conversation.openThread(root), [root, resets]);
   const [problem, setProblem] = useState<string | null>(null);
-  useEffect(() => thread.follow(), [thread]);
+  useEffect(() => thread.followRoom(), [thread]);
   thread.changed.value;
   room.timeline.changed.value;
 
-  const place: Place = useMemo(() => {
+  const context: RoomContextValue = useMemo(() => {
     const last = () => thread.events.findLast((event) => event.relation.type === "m.thread" && !event.isRedacted)?.id ?? root;
-    const composer = new ComposerModel(chat, conversation, draftsOf(chat), { root, last, get: (id) => thread.get(id) });
-    return { ...around, composer, thread: root };
+    const composer = new Composer(client, conversation, createDrafts(client), { root, last, get: (id) => thread.get(id) });
+    return { ...roomContext, composer, thread: root };
   }, [thread]);
   const pending = room.timeline.pending.filter(({ relation }) => relation.type === "m.thread" && relation.target === root);
   const load = () => void thread.loadBack().catch((error: unknown) => setProblem(messageOf(error)));
   return (
-    <PlaceContext.Provider value={place}>
+    <RoomContext.Provider value={context}>
       <aside class="side-panel" aria-label="Thread">
         <header>
           <h2>Thread</h2>
-          <IconButton icon="close" label="Close thread" onClick={() => (panel.value = null)} />
+          <IconButton icon="close" label="Close thread" onClick={() => (sidePanel.value = null)} />
         </header>
         <MessageList
           timeline={thread}
@@ -62,6 +62,6 @@ export function ThreadPanel({ root }: { root: string }) {
         />
         <ComposerArea />
       </aside>
-    </PlaceContext.Provider>
+    </RoomContext.Provider>
   );
 }

@@ -1,76 +1,76 @@
 import "./MessageList.css";
 import type { ComponentChildren } from "preact";
 import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
-import type { Target } from "../../../model/conversation.ts";
-import { rowsOf, type Row } from "../../../model/rows.ts";
-import type { Timeline, TimelineEvent } from "../../../model/timeline.ts";
-import { useChat } from "../../context.ts";
-import { usePlace } from "../place.ts";
+import type { JumpTarget } from "../../../model/timeline/conversation.ts";
+import type { Timeline, TimelineEvent } from "../../../model/timeline/timeline.ts";
+import { buildRows, type TimelineRow } from "../../../model/timeline/timelineRows.ts";
+import { useClient } from "../../clientContext.ts";
+import { useRoomContext } from "../roomContext.ts";
 import { JumpButton } from "./JumpButton.tsx";
-import { RowView } from "./RowView.tsx";
-import { useArrows } from "./useArrows.ts";
-import { useWindowedList } from "./useWindowedList.ts";
+import { TimelineRowView } from "./TimelineRowView.tsx";
+import { useArrowKeys } from "./useArrowKeys.ts";
+import { useVirtualRows } from "./useVirtualRows.ts";
 
 interface Props {
   timeline: Timeline;
-  /** Own messages that are on their way. */
+  /** Local echoes of messages that are being sent. */
   pending: TimelineEvent[];
-  /** Whether the timeline goes up to the newest. */
+  /** Whether the timeline reaches the newest event. */
   isLive: boolean;
   label: string;
   thread?: string;
   readUpTo?: number | null;
-  /** Tells that it is known where the new messages begin; before that nothing is scrolled. */
+  /** Whether the start of the unread messages is known; nothing is scrolled before that. */
   isReady?: boolean;
-  target?: Target | null;
+  target?: JumpTarget | null;
   loadBack: (() => void) | null;
   loadForward?: (() => void) | null;
   onNewest?: () => void;
-  /** The newest is in view, or no longer is. */
+  /** Called with whether the newest event is in view. */
   onEnd?: (isAtEnd: boolean) => void;
-  /** Stands above the first message. */
+  /** Shown above the first message. */
   beginning: ComponentChildren;
 }
 
-/** The messages of a room, or of a thread: of many, those around what one looks at are in the page. */
+/** The messages of a room or of a thread. Only the rows around the visible ones are rendered. */
 export function MessageList(props: Props) {
   const { timeline, pending, isLive, thread, readUpTo = null, isReady = true, target = null, onEnd } = props;
-  const { me } = useChat();
-  const place = usePlace();
+  const { me } = useClient();
+  const context = useRoomContext();
   const version = timeline.changed.value;
-  const rows = useMemo(() => rowsOf([...timeline.events, ...pending], { me, thread, readUpTo }), [timeline, version, pending, pending.length, readUpTo]);
-  const list = useWindowedList(rows, {
+  const rows = useMemo(() => buildRows([...timeline.events, ...pending], { me, thread, readUpTo }), [timeline, version, pending, pending.length, readUpTo]);
+  const list = useVirtualRows(rows, {
     of: timeline,
     isNewest: isLive,
     loadBack: props.loadBack,
     loadForward: props.loadForward ?? null,
   });
-  const { keeper } = list;
+  const { anchor } = list;
   const [current, setCurrent] = useState<string | null>(null);
   const [highlighted, setHighlighted] = useState<string | null>(null);
-  const onKeyDown = useArrows(list.content, () => place.composer.wanted.value++);
+  const onKeyDown = useArrowKeys(list.content, () => context.composer.focusRequests.value++);
 
-  // A row to scroll to, as soon as it is in the page.
-  const wanted = useRef<{ at: number; key: string; above: number; isBrought: boolean; then: () => void } | null>(null);
-  const begun = useRef(false);
+  // A row to scroll to, as soon as it is rendered.
+  const pendingScroll = useRef<{ at: number; key: string; above: number; isBrought: boolean; onShown: () => void } | null>(null);
+  const hasStarted = useRef(false);
   useLayoutEffect(() => {
-    if (isReady && !begun.current && rows.length > 0) {
-      begun.current = true;
-      // Once it is known what is new, the view begins there.
+    if (isReady && !hasStarted.current && rows.length > 0) {
+      hasStarted.current = true;
+      // The view starts at the first unread message.
       const at = rows.findIndex(({ isUnread }) => isUnread);
-      if (at !== -1 && target === null) wanted.current = { at, key: rows[at]!.key, above: 0.15, isBrought: false, then: () => {} };
+      if (at !== -1 && target === null) pendingScroll.current = { at, key: rows[at]!.key, above: 0.15, isBrought: false, onShown: () => {} };
     }
-    const { current } = wanted;
+    const { current } = pendingScroll;
     if (current === null) return;
-    if (keeper.show(current.key, current.above)) {
-      wanted.current = null;
-      current.then();
+    if (anchor.scrollTo(current.key, current.above)) {
+      pendingScroll.current = null;
+      current.onShown();
       list.redraw();
     } else if (!current.isBrought) {
       current.isBrought = true;
       list.bring(current.at);
     } else {
-      wanted.current = null;
+      pendingScroll.current = null;
     }
   });
 
@@ -79,34 +79,35 @@ export function MessageList(props: Props) {
     const at = positionOf(rows, timeline.get(target.eventId)?.order);
     const row = rows[at];
     if (row === undefined) return;
-    const then = () => {
+    const onShown = () => {
       setHighlighted(row.key);
       setCurrent(row.key);
-      keeper.find(row.key)?.querySelector<HTMLElement>("article")?.focus({ preventScroll: true });
+      anchor.findRow(row.key)?.querySelector<HTMLElement>("article")?.focus({ preventScroll: true });
     };
-    wanted.current = { at, key: row.key, above: 0.3, isBrought: false, then };
+    pendingScroll.current = { at, key: row.key, above: 0.3, isBrought: false, onShown };
     list.redraw();
   }, [target?.jump]);
 
-  // An own message brings the view to the end, wherever it is.
+  // Sending a message scrolls to the end.
   const newestPending = pending.findLast(({ relation }) => relation.type !== "m.replace")?.key;
-  const sentBefore = useRef(newestPending);
+  const lastPending = useRef(newestPending);
   useEffect(() => {
-    if (newestPending === undefined || newestPending === sentBefore.current) return;
-    sentBefore.current = newestPending;
+    if (newestPending === undefined || newestPending === lastPending.current) return;
+    lastPending.current = newestPending;
     props.onNewest?.();
     list.toEnd();
   }, [newestPending]);
 
-  // Where the view is, is known only after the rows are placed.
-  const seenUpTo = useRef(-Infinity);
+  // The scroll position is known only after the rows are laid out.
+  const lastSeenOrder = useRef(-Infinity);
   useEffect(() => {
-    const isAtEnd = keeper.isStuck && isLive && isReady;
-    if (isAtEnd) seenUpTo.current = rows.at(-1)?.last ?? -Infinity;
+    const isAtEnd = anchor.followsEnd && isLive && isReady;
+    if (isAtEnd) lastSeenOrder.current = rows.at(-1)?.last ?? -Infinity;
     onEnd?.(isAtEnd);
   });
 
-  const currentKey = current !== null && list.shown.some(({ key }) => key === current) ? current : (list.shown.findLast(({ kind }) => kind === "message")?.key ?? null);
+  const currentKey =
+    current !== null && list.shown.some(({ key }) => key === current) ? current : (list.shown.findLast(({ kind }) => kind === "message")?.key ?? null);
   return (
     <div class="message-list">
       <div class="scroller" ref={list.scroller}>
@@ -122,13 +123,13 @@ export function MessageList(props: Props) {
         >
           <div class="beginning">{props.beginning}</div>
           {list.shown.map((row) => (
-            <RowView key={row.key} row={row} isCurrent={row.key === currentKey} isHighlighted={row.key === highlighted} />
+            <TimelineRowView key={row.key} row={row} isCurrent={row.key === currentKey} isHighlighted={row.key === highlighted} />
           ))}
         </div>
       </div>
-      {!(keeper.isStuck && isLive) && rows.length > 0 && (
+      {!(anchor.followsEnd && isLive) && rows.length > 0 && (
         <JumpButton
-          count={isLive ? newSince(rows, seenUpTo.current, me) : 0}
+          count={isLive ? newSince(rows, lastSeenOrder.current, me) : 0}
           onClick={() => {
             props.onNewest?.();
             list.toEnd();
@@ -139,14 +140,14 @@ export function MessageList(props: Props) {
   );
 }
 
-function positionOf(rows: Row[], order: number | undefined): number {
+function positionOf(rows: TimelineRow[], order: number | undefined): number {
   if (order === undefined) return -1;
   const at = rows.findIndex(({ last }) => last >= order);
   return at === -1 ? rows.length - 1 : at;
 }
 
-/** How many messages of others came since the end was in view. */
-function newSince(rows: Row[], order: number, me: string): number {
+/** Returns how many messages of others came since the end was in view. */
+function newSince(rows: TimelineRow[], order: number, me: string): number {
   let count = 0;
   for (let at = rows.length - 1; at >= 0 && rows[at]!.last > order; at--) {
     const row = rows[at]!;

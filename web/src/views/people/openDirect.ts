@@ -1,8 +1,0 @@
-import type { Chat } from "../../model/chat.ts";
-import { attempt } from "../parts/Toasts.tsx";
-import { go } from "../routing.ts";
-
-/** Goes to the direct chat with somebody, which is made if there is none. */
-export async function openDirect({ founding }: Chat, userId: string): Promise<void> {
-  await attempt(async () => go({ at: "room", id: await founding.direct(userId) }));
-}
