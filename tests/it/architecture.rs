@@ -16,7 +16,7 @@ const LAYERS: [(&str, &[&str]); 20] = [
     ("clock", &[]),
     ("config", &[]),
     ("health", &[]),
-    ("tasks", &[]),
+    ("tasks", &["error"]),
     ("turns", &[]),
     ("outbound", &["error"]),
     ("matrix", &[]),
