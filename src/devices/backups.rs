@@ -1,6 +1,6 @@
-//! Backups of room keys: encrypted by the clients, kept by version, room and session.
+//! Backups of room keys: encrypted by the clients, stored by version, room and session.
 //!
-//! See <https://spec.matrix.org/v1.19/client-server-api/#server-side-key-backups>.
+//! See the [specification](https://spec.matrix.org/v1.19/client-server-api/#server-side-key-backups).
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -23,39 +23,36 @@ const NAME_BYTES: usize = 255;
 const AUTH_DATA_BYTES: usize = 64 * 1024;
 /// The largest key, in bytes.
 const KEY_BYTES: usize = 64 * 1024;
-/// The most keys of a backup: many years of a busy user.
+/// The largest number of keys in a backup: enough for many years of a busy user.
 const KEYS: i64 = 500_000;
-/// The most versions of a user's backup.
+/// The largest number of versions of a user's backup.
 const VERSIONS: i64 = 50;
-/// Newer versions after which it is forgotten that a version existed.
+/// The number of newer versions after which a deleted version is forgotten.
 const DELETED_KEPT: i64 = 1_000;
-/// Keys that are looked for at a time: the statement tries every room with every session.
+/// The number of keys in one look-up. Its statement tries every room with every session.
 const LOOKED_FOR: usize = 64;
 
 /// A version of a backup.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Backup {
-    /// Its name.
     pub version: String,
-    /// How the keys are encrypted: `algorithm` and `auth_data`, as JSON.
+    /// The encryption of the keys: `algorithm` and `auth_data`, as JSON.
     pub definition: String,
-    /// How many keys it holds, and which state of them this is.
     pub state: BackupState,
 }
 
-/// How many keys a backup holds, and which state of them this is.
+/// The number of keys in a backup, and the version of this set of keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BackupState {
-    /// Another text for each change of the keys.
+    /// A text that differs after each change of the keys.
     pub etag: String,
-    /// How many keys there are.
     pub count: UInt,
 }
 
-/// The keys of sessions by room.
+/// Backed-up keys by room and session.
 pub type BackedUp = BTreeMap<OwnedRoomId, BTreeMap<String, Raw<KeyBackupData>>>;
 
-/// A key as clients send and get it.
+/// A key in the JSON format of clients.
 #[derive(Debug, Deserialize, Serialize)]
 struct Key {
     first_message_index: UInt,
@@ -64,7 +61,7 @@ struct Key {
     session_data: Box<RawValue>,
 }
 
-/// How the keys of a backup are encrypted.
+/// The encryption of a backup.
 #[derive(Deserialize)]
 struct Definition {
     algorithm: String,
@@ -80,11 +77,12 @@ struct ShownDefinition<'a> {
 }
 
 impl Devices {
-    /// Begins a new version of a user's backup and returns its name; `definition` is what the client sent.
+    /// Creates a new version of a user's backup and returns its version string; `definition` is the body of the
+    /// request.
     ///
     /// # Errors
     ///
-    /// [`Error::BadJson`] for what is none, [`Error::InvalidParam`] when the user has too many versions.
+    /// [`Error::BadJson`] for an invalid definition, [`Error::InvalidParam`] when the user has too many versions.
     pub async fn create_backup(&self, user: UserNum, definition: &str) -> Result<String> {
         let (definition, auth_data) = read_definition(definition)?;
         let mut tx = self.db.write().await?;
@@ -100,7 +98,7 @@ impl Devices {
         Ok(version.to_string())
     }
 
-    /// Returns a version of a user's backup, or the latest.
+    /// Returns a version of a user's backup, or the latest one.
     ///
     /// # Errors
     ///
@@ -128,7 +126,7 @@ impl Devices {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidParam`] when the algorithm or the version in the body is another.
+    /// [`Error::InvalidParam`] when the body names another algorithm or version.
     pub async fn update_backup(&self, user: UserNum, version: &str, body: &str) -> Result<()> {
         let (definition, auth_data) = read_definition(body)?;
         if definition.version.is_some_and(|named| named != version) {
@@ -143,7 +141,7 @@ impl Devices {
         tx.commit().await
     }
 
-    /// Deletes a version with its keys; one that was deleted before, too.
+    /// Deletes a version with its keys. Succeeds if it was already deleted.
     ///
     /// # Errors
     ///
@@ -159,7 +157,7 @@ impl Devices {
         tx.commit().await
     }
 
-    /// Stores keys in the current version; of two for one session, the better one is kept.
+    /// Stores keys in the current version. If a session already has a key, the better one is kept.
     ///
     /// # Errors
     ///
@@ -241,7 +239,7 @@ impl Devices {
     }
 }
 
-/// Which keys of a backup are meant.
+/// A selection of the keys of a backup.
 #[derive(Clone, Copy, Debug)]
 pub struct BackupPart<'a>(Part<'a>);
 
@@ -290,7 +288,7 @@ async fn existing(db: &mut impl Read, user: UserNum, version: &str) -> Result<Ba
     row.filter(|row| !row.deleted).ok_or_else(unknown_version)
 }
 
-/// Returns a version that must be the current one.
+/// Returns a version, which must be the current one.
 async fn current(tx: &mut WriteTx, user: UserNum, version: &str) -> Result<BackupRow> {
     let row = existing(tx, user, version).await?;
     let latest = key_backups::latest(tx, user).await?;
@@ -315,7 +313,7 @@ fn read_definition(json: &str) -> Result<(Definition, String)> {
     Ok((read, auth_data))
 }
 
-/// PostgreSQL takes no U+0000 in texts.
+/// Refuses U+0000, which PostgreSQL does not accept in texts.
 fn check_nul(json: &str) -> Result<()> {
     if json.contains("\\u0000") {
         return Err(Error::invalid_param("the data contains U+0000"));
@@ -372,7 +370,7 @@ fn shown(row: BackupKeyRow) -> Result<Raw<KeyBackupData>> {
     Ok(Raw::from_json_string(serde_json::to_string(&key)?)?)
 }
 
-/// Returns those of the offered keys that are better than what is stored, and how many are for new sessions.
+/// Returns the offered keys that are better than the stored ones, and the number of them that are for new sessions.
 async fn better_ones(
     tx: &mut WriteTx,
     user: UserNum,

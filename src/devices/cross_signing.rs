@@ -1,6 +1,6 @@
-//! The keys with which users sign their devices and each other, and the signatures.
+//! Cross-signing keys, with which users sign their devices and each other.
 //!
-//! See <https://spec.matrix.org/v1.19/client-server-api/#cross-signing>.
+//! See the [specification](https://spec.matrix.org/v1.19/client-server-api/#cross-signing).
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -27,19 +27,19 @@ use crate::{
 
 /// The largest key, in bytes.
 const KEY_BYTES: usize = 16 * 1024;
-/// The bytes of an ed25519 key.
+/// The length of an ed25519 key, in bytes.
 const PUBLIC_KEY_BYTES: usize = 32;
 
-/// Whether the user has just proven who they are.
+/// Whether the user has just completed interactive authentication.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Proof {
-    /// By their password, or what else is asked for.
+    /// By a password or another stage.
     Given,
-    /// Only by their access token.
+    /// No: there is only an access token.
     Missing,
 }
 
-/// A cross-signing key that was uploaded, or told by another server.
+/// A cross-signing key that a user uploaded, or another server reported.
 pub(super) struct NewKey {
     usage: KeyUsage,
     public_key: String,
@@ -49,7 +49,7 @@ pub(super) struct NewKey {
 impl Devices {
     /// Returns whether an upload of cross-signing keys needs more than an access token.
     ///
-    /// The first one does not, nor one that brings nothing new.
+    /// The first upload does not, nor does one without new keys.
     pub async fn signing_keys_need_proof(
         &self,
         owner: &Owner<'_>,
@@ -65,8 +65,8 @@ impl Devices {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidSignature`] for keys that the master key did not sign, [`Error::MissingParam`] where there is
-    /// none, [`Error::Forbidden`] for one whose name is that of a device, or without proof where it is needed.
+    /// [`Error::InvalidSignature`] for keys that the master key did not sign, [`Error::MissingParam`] without a master
+    /// key, [`Error::Forbidden`] for a key named like a device, or when interactive authentication is missing.
     #[tracing::instrument(skip_all, fields(user_id = %owner.user_id), err(level = "debug"))]
     pub async fn upload_signing_keys(
         &self,
@@ -93,8 +93,8 @@ impl Devices {
 }
 
 impl Devices {
-    /// Remembers the keys with which users of other servers sign, as their servers told them, so that this server's
-    /// users can sign them. What is malformed, or not signed by the master key, is passed over.
+    /// Stores the cross-signing keys of users of other servers, as their servers reported them, so that local users can
+    /// sign them. Keys that are malformed, or not signed by the master key, are ignored.
     pub async fn learn_signing_keys(
         &self,
         masters: BTreeMap<OwnedUserId, Raw<CrossSigningKey>>,
@@ -128,8 +128,7 @@ impl Devices {
     }
 }
 
-/// Reads the keys with which a user of another server signs, as their server told them; what is malformed is passed
-/// over.
+/// Reads the cross-signing keys of a user of another server, as that server reported them. Malformed keys are ignored.
 pub(super) fn read_told(
     user_id: &UserId,
     master: Option<&Raw<CrossSigningKey>>,
@@ -144,8 +143,7 @@ pub(super) fn read_told(
         .collect()
 }
 
-/// Stores keys of a user of another server, as far as the master key signed them; returns whether they are others
-/// than before.
+/// Stores the keys of a user of another server that the master key signed. Returns whether any of them changed.
 pub(super) async fn store_told(
     tx: &mut WriteTx,
     (user, user_id): (UserNum, &UserId),
@@ -155,7 +153,7 @@ pub(super) async fn store_told(
     let good = if check_signatures(user_id, &stored, new).is_ok() {
         new
     } else {
-        // The master key comes first, and needs nobody's signature.
+        // The master key comes first, and needs no signature.
         let masters = new.iter().filter(|key| key.usage == KeyUsage::Master);
         new.get(..masters.count()).unwrap_or_default()
     };
@@ -219,7 +217,7 @@ fn read(user_id: &UserId, usage: KeyUsage, raw: &Raw<CrossSigningKey>) -> Result
     })
 }
 
-/// Returns the keys that say something else than those that are stored; with another master key, all of them.
+/// Returns the keys that differ from the stored ones; if the master key differs, all of them.
 fn changed<'a>(stored: &Stored, new: &'a [NewKey]) -> Result<Vec<&'a NewKey>> {
     let mut changed = Vec::new();
     for key in new {
@@ -235,8 +233,8 @@ fn changed<'a>(stored: &Stored, new: &'a [NewKey]) -> Result<Vec<&'a NewKey>> {
         }
     }
     if changed.iter().any(|key| key.usage == KeyUsage::Master) {
-        // What the former master key signed goes with it: keys that stay as they are have its signature, and must be
-        // stored anew with that of this one.
+        // The former master key's signatures are removed with it. Unchanged keys carry such a signature, so they must
+        // be stored again with the new master key's signature.
         return Ok(new.iter().collect());
     }
     Ok(changed)
@@ -270,8 +268,8 @@ fn check_signatures(user_id: &UserId, stored: &Stored, new: &[NewKey]) -> Result
     Ok(())
 }
 
-/// "The public key of one of the keys is the same as one of the user's device IDs": refused, since signatures name
-/// either alike.
+/// "The public key of one of the keys is the same as one of the user's device IDs": such a key is refused, because
+/// signatures do not distinguish the two.
 async fn check_names(tx: &mut WriteTx, user: UserNum, changed: &[&NewKey]) -> Result<()> {
     let names: Vec<&str> = changed.iter().map(|key| &*key.public_key).collect();
     if device_table::find_all(tx, user, &names).await?.is_empty() {
@@ -280,7 +278,7 @@ async fn check_names(tx: &mut WriteTx, user: UserNum, changed: &[&NewKey]) -> Re
     Err(Error::forbidden("a key has the name of a device"))
 }
 
-/// Stores keys, and removes with a master key what it signed.
+/// Stores keys. A new master key removes the keys that the former one signed.
 async fn store(
     tx: &mut WriteTx,
     user: UserNum,

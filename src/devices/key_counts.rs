@@ -1,4 +1,4 @@
-//! What devices have left of the keys that others claim, in memory: every sync tells it.
+//! The counts of one-time keys and the unused fallback keys of devices, in memory: every sync response contains them.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -13,24 +13,24 @@ use crate::{
     storage::{Change, DeviceNum, Follower, KeyCounts, Position, devices::one_time_keys},
 };
 
-/// Devices whose keys are remembered; when there are more, the memory starts afresh.
+/// The number of devices whose counts are remembered. When it is reached, all of them are forgotten.
 const REMEMBERED: usize = 100_000;
 
-/// What a device has left.
+/// The keys that a device has left for others to claim.
 #[derive(Clone, Debug, Default)]
 pub struct KeysLeft {
     counts: Arc<KeyCounts>,
-    /// When somebody last claimed a key; 0 if that was before memory begins to know it.
+    /// The position at which a key was last claimed; 0 if that was before the counts were remembered.
     pub claimed_at: Position,
 }
 
 impl KeysLeft {
-    /// Returns the number of one-time keys by algorithm; the usual one is told even if there are none.
+    /// Returns the number of one-time keys by algorithm. The usual algorithm is included even if there are none.
     pub fn one_time(&self) -> BTreeMap<OneTimeKeyAlgorithm, UInt> {
         one_time(&self.counts)
     }
 
-    /// Returns the algorithms whose fallback key nobody was given.
+    /// Returns the algorithms whose fallback key has not been used.
     pub fn unused_fallback(&self) -> Vec<OneTimeKeyAlgorithm> {
         let algorithms = self.counts.unused_fallback.iter();
         algorithms
@@ -39,7 +39,7 @@ impl KeysLeft {
     }
 }
 
-/// Returns the number of one-time keys by algorithm, as answers tell it.
+/// Returns the number of one-time keys by algorithm, as in responses.
 pub(super) fn one_time(counts: &KeyCounts) -> BTreeMap<OneTimeKeyAlgorithm, UInt> {
     let usual = (OneTimeKeyAlgorithm::SignedCurve25519, UInt::MIN);
     let counts = counts.one_time.iter().map(|(algorithm, count)| {
@@ -51,7 +51,7 @@ pub(super) fn one_time(counts: &KeyCounts) -> BTreeMap<OneTimeKeyAlgorithm, UInt
 }
 
 impl Devices {
-    /// Returns what a device has left of the keys that others claim; from memory if it is there.
+    /// Returns the keys that a device has left, from memory if possible.
     pub async fn keys_left(&self, device: DeviceNum) -> Result<KeysLeft> {
         let (generation, known) = self.key_counts.get(device);
         if let Some(known) = known {
@@ -68,7 +68,7 @@ impl Devices {
     }
 }
 
-/// What devices have left.
+/// The remembered counts of devices.
 #[derive(Default)]
 pub(super) struct CountsInMemory {
     known: Mutex<Known>,
@@ -76,7 +76,7 @@ pub(super) struct CountsInMemory {
 
 #[derive(Default)]
 struct Known {
-    /// Counts the changes: what was read before one may not be remembered after it.
+    /// Counts the changes: counts that were read before a change must not be remembered after it.
     generation: u64,
     by_device: HashMap<DeviceNum, KeysLeft>,
 }
@@ -143,7 +143,7 @@ impl Follower for CountsInMemory {
     }
 
     fn failed(&self) {
-        // Only what is on disk is remembered.
+        // Nothing to undo: only committed counts are remembered.
     }
 }
 

@@ -1,6 +1,6 @@
-//! The keys with which devices encrypt for each other: uploading and claiming them.
+//! The device keys, one-time keys and fallback keys of devices: uploading and claiming them.
 //!
-//! See <https://spec.matrix.org/v1.19/client-server-api/#key-management-api>.
+//! See the [specification](https://spec.matrix.org/v1.19/client-server-api/#key-management-api).
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -30,25 +30,21 @@ use crate::{
     },
 };
 
-/// The largest key, in bytes: keys that resist quantum computers are some thousand.
+/// The largest key, in bytes. Post-quantum keys have some thousand.
 const KEY_BYTES: usize = 16 * 1024;
-/// The most one-time keys of a device, whatever their algorithms: clients keep about a hundred.
+/// The largest number of one-time keys of a device, over all algorithms. Clients keep about a hundred.
 const ONE_TIME_KEYS: i64 = 2_000;
-/// Claimed keys of a device that are remembered, so that an upload that comes twice brings none of them back.
+/// The number of claimed keys that are remembered per device, so that a repeated upload does not restore one.
 const CLAIMED_KEPT: i64 = 1_000;
-/// The most fallback keys that one upload brings: one for each algorithm that there could be.
+/// The largest number of fallback keys in one upload: more than there are algorithms.
 const FALLBACK_KEYS: usize = 16;
 
-/// A device, and whose it is.
+/// A device and its user.
 #[derive(Clone, Copy, Debug)]
 pub struct Owner<'a> {
-    /// The user's number.
     pub user: UserNum,
-    /// The user.
     pub user_id: &'a UserId,
-    /// The device's number.
     pub device: DeviceNum,
-    /// The device.
     pub device_id: &'a DeviceId,
 }
 
@@ -70,12 +66,12 @@ impl Uploaded {
 }
 
 impl Devices {
-    /// Stores the keys of a device and returns how many one-time keys it has then.
+    /// Stores the keys of a device, and returns the resulting number of its one-time keys.
     ///
     /// # Errors
     ///
-    /// [`Error::BadJson`] or [`Error::InvalidParam`] for keys that are malformed, another's, too many, or have the
-    /// id of a different one; [`Error::TooLarge`] for those that are too large.
+    /// [`Error::BadJson`] or [`Error::InvalidParam`] for keys that are malformed, too many, of another device, or have
+    /// the id of a different key; [`Error::TooLarge`] for keys that are too large.
     #[tracing::instrument(skip_all, fields(user_id = %owner.user_id, device_id = %owner.device_id), err(level = "debug"))]
     pub async fn upload_keys(
         &self,
@@ -113,10 +109,10 @@ impl Devices {
         Ok(key_counts::one_time(&counts))
     }
 
-    /// Gives out a one-time key of each device that is named, or its fallback key where none is left.
+    /// Claims a one-time key of each requested device, or its fallback key if none is left.
     ///
-    /// Each one-time key is given out once, ever: it is taken in the journal's transaction.
-    /// Those of users of other servers are not for this one to give.
+    /// Each one-time key is given out only once: it is removed in the same transaction. Keys of users of other servers
+    /// are left out.
     #[tracing::instrument(skip_all, err(level = "debug"))]
     pub async fn claim_keys(
         &self,
@@ -155,7 +151,7 @@ impl Devices {
         Ok(given)
     }
 
-    /// Returns what is asked of users of this server.
+    /// Returns the entries for users of this server.
     pub(super) fn local<'a, T>(
         &self,
         by_user: &'a BTreeMap<OwnedUserId, T>,
@@ -168,7 +164,7 @@ impl Devices {
             .collect()
     }
 
-    /// Returns the devices from which keys are wanted, by algorithm.
+    /// Returns the devices whose keys are claimed, by algorithm.
     async fn find_wanted(
         &self,
         tx: &mut WriteTx,
@@ -201,7 +197,7 @@ impl Devices {
     }
 }
 
-/// A device as a claim names it.
+/// A device whose key is claimed.
 struct Named {
     user: UserNum,
     user_id: OwnedUserId,
@@ -219,7 +215,7 @@ fn add_key(of_user: &mut OneTimeKeys, named: &Named, key_id: &str, key: String) 
     Ok(())
 }
 
-/// Reads the identity keys of a device: the canonical form, without what servers add.
+/// Reads the identity keys of a device, in canonical form, without the `unsigned` part that servers add.
 fn read_device_keys(owner: &Owner<'_>, raw: &Raw<DeviceKeys>) -> Result<CanonicalJsonObject> {
     let bad = |error: serde_json::Error| Error::BadJson(format!("device_keys: {error}"));
     check_size(raw.json().get())?;
@@ -258,7 +254,7 @@ fn read_keys(keys: &BTreeMap<OwnedOneTimeKeyId, Raw<OneTimeKey>>) -> Result<Vec<
 
 /// Returns whether JSON has the form of a one-time or fallback key: a text, or an object with it and its signatures.
 ///
-/// Whether a key that needs signatures has them is looked at by whoever claims it, who has to verify them anyhow.
+/// Missing signatures are not detected here: the client that claims the key has to verify them anyway.
 pub fn is_one_time_key(json: &str) -> bool {
     let object = match serde_json::from_str(json) {
         Ok(Value::String(_)) => return true,
@@ -278,7 +274,7 @@ fn check_size(json: &str) -> Result<()> {
             "a key is larger than {KEY_BYTES} bytes"
         )));
     }
-    // PostgreSQL takes no U+0000 in texts.
+    // PostgreSQL does not accept U+0000 in texts.
     if json.contains("\\u0000") {
         return Err(Error::invalid_param("a key contains U+0000"));
     }
@@ -336,7 +332,7 @@ async fn store_one_time(tx: &mut WriteTx, device: DeviceNum, keys: &[Uploaded]) 
     let mut new = Vec::new();
     for key in keys {
         match known.get(&(&key.algorithm, &key.key_id)) {
-            // Uploaded twice; if it was claimed meanwhile, it is not to come back.
+            // Uploaded twice. If it has been claimed since, it must not be restored.
             Some((same, _)) if *same == key.key => {}
             Some((_, false)) => {
                 // Clients look for these words.
@@ -368,7 +364,7 @@ async fn store_fallback(tx: &mut WriteTx, device: DeviceNum, keys: &[Uploaded]) 
     Ok(())
 }
 
-/// Tells what these devices have left, and returns it.
+/// Publishes the keys that these devices have left, and returns them.
 async fn publish_counts(
     tx: &mut WriteTx,
     devices: &[(UserNum, DeviceNum)],

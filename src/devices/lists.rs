@@ -1,6 +1,6 @@
-//! What others may know of the keys of users and their devices, and whose changed.
+//! Key queries: the keys of users and their devices as others may see them, and the users whose keys changed.
 //!
-//! See <https://spec.matrix.org/v1.19/client-server-api/#tracking-the-device-list-for-a-user>.
+//! See the [specification](https://spec.matrix.org/v1.19/client-server-api/#tracking-the-device-list-for-a-user).
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -28,36 +28,34 @@ use crate::{
     },
 };
 
-/// Users of whom one request may ask.
+/// The largest number of users in one request.
 const MAX_USERS: usize = 10_000;
 
-/// Who looks at keys.
+/// The user who queries keys.
 #[derive(Clone, Copy, Debug)]
 pub struct Viewer<'a> {
-    /// The user's number.
     pub user: UserNum,
-    /// The user.
     pub user_id: &'a UserId,
 }
 
-/// Signatures by the user and the key that they sign.
+/// Signatures by user and signed key.
 type Signatures<'a> = HashMap<(UserNum, &'a str), Vec<&'a SignatureRow>>;
 
-/// The number of a viewer who is of another server: nobody's.
+/// The user number of a viewer on another server; no user has it.
 const NOBODY: UserNum = 0;
 
-/// What is told with the keys of a device.
+/// The part of a device's keys that servers add.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Shown {
     unsigned: Unsigned,
 }
 
-/// Checks how many users a request asks of.
+/// Checks the number of users in a request.
 ///
 /// # Errors
 ///
-/// [`Error::TooLarge`] when it asks of too many.
+/// [`Error::TooLarge`] when there are too many.
 pub fn check_number<T>(users: &BTreeMap<OwnedUserId, T>) -> Result<()> {
     if users.len() > MAX_USERS {
         return Err(Error::TooLarge(format!(
@@ -76,8 +74,8 @@ struct Unsigned {
 impl Devices {
     /// Returns the keys of devices and users as a user may see them.
     ///
-    /// Users of this server who have none are in the answer, those who do not exist are not.
-    /// Of users of other servers nothing is told. Without a viewer it is what other servers may know.
+    /// The response includes local users without keys, but not users who do not exist, nor users of other servers.
+    /// Without a viewer it contains the keys that other servers may see.
     pub async fn query_keys(
         &self,
         viewer: Option<Viewer<'_>>,
@@ -116,7 +114,7 @@ impl Devices {
         Ok(response)
     }
 
-    /// Adds to an answer the keys with which users sign, as far as they are known here, with the viewer's signatures.
+    /// Adds the known cross-signing keys of users to a response, with the viewer's signatures.
     pub async fn add_signing_keys(
         &self,
         viewer: Option<Viewer<'_>>,
@@ -143,10 +141,10 @@ impl Devices {
         Ok(())
     }
 
-    /// Returns the devices of a user of this server with their keys, as other servers are told of them.
+    /// Returns the devices of a local user with their keys, as other servers receive them.
     pub async fn told_of(&self, user_id: &UserId) -> Result<get_devices::v1::Response> {
         let asked = BTreeMap::from([(user_id.to_owned(), Vec::new())]);
-        // Before the keys: what changes meanwhile is told again, and nothing is missed.
+        // Read before the keys: a later change is then reported again, and none is missed.
         let stream_id = self.stream_id(user_id).await?;
         let mut found = self.query_keys(None, &asked).await?;
         let stream_id = UInt::try_from(stream_id).unwrap_or_default();
@@ -162,7 +160,7 @@ impl Devices {
         Ok(response)
     }
 
-    /// Returns the version of the list of a user's devices: the position of its last change.
+    /// Returns the version of a user's device list: the position of its last change.
     async fn stream_id(&self, user_id: &UserId) -> Result<Position> {
         let mut db = self.db.read().await?;
         let Some(user) = self.db.strings.find(&mut db, user_id.as_str()).await? else {
@@ -171,8 +169,7 @@ impl Devices {
         Ok(device_lists::last_change(&mut db, user).await?.unwrap_or(0))
     }
 
-    /// Returns the users of whose keys a user is told because they last changed after a position and no later than
-    /// another.
+    /// Returns the users whose keys concern a user, and last changed after one position and up to another.
     pub async fn lists_changed(
         &self,
         user: UserNum,
@@ -242,7 +239,7 @@ fn add_cross_signing_key(
     Ok(())
 }
 
-/// Adds signatures to a key; they are of its owner or of the viewer.
+/// Adds signatures of the owner or the viewer to a key.
 fn add_signatures(
     key: &mut Map<String, Value>,
     signatures: Option<&Vec<&SignatureRow>>,

@@ -1,6 +1,6 @@
-//! The devices of users, the messages that wait for them, and the keys with which they encrypt.
+//! The devices of users, the to-device messages that wait for them, and their encryption keys.
 //!
-//! See <https://spec.matrix.org/v1.19/client-server-api/#device-management>.
+//! See the [specification](https://spec.matrix.org/v1.19/client-server-api/#device-management).
 
 mod backups;
 mod cross_signing;
@@ -40,15 +40,15 @@ use crate::{
     },
 };
 
-/// The longest device id and the longest name of a device, in bytes.
+/// The longest device id and device name, in bytes.
 const NAME_BYTES: usize = 255;
 
-/// The devices of this server's users.
+/// The service for the devices of this server's users.
 #[derive(Clone)]
 pub struct Devices {
     db: Db,
     server_name: OwnedServerName,
-    /// Whether this server talks to others.
+    /// Whether federation is enabled.
     federates: bool,
     queues: Arc<Queues>,
     key_counts: Arc<CountsInMemory>,
@@ -56,7 +56,7 @@ pub struct Devices {
 }
 
 impl Devices {
-    /// Begins to serve the devices in a database.
+    /// Creates the service for the devices in a database.
     pub fn new(db: &Db, config: &Config) -> Self {
         let queues = Arc::new(Queues::default());
         db.journal().follow(queues.clone());
@@ -72,7 +72,7 @@ impl Devices {
         }
     }
 
-    /// Tells a follower of what is committed, after those that follow already.
+    /// Adds a follower of the journal, which is notified after the existing ones.
     pub fn follow(&self, follower: Arc<dyn Follower>) {
         self.db.journal().follow(follower);
     }
@@ -96,7 +96,7 @@ impl Devices {
         device.map(describe).ok_or_else(unknown)
     }
 
-    /// Gives a device of a user another name; without one it stays as it is.
+    /// Renames a device of a user; without a name nothing changes.
     ///
     /// # Errors
     ///
@@ -119,16 +119,16 @@ impl Devices {
             return Ok(());
         }
         device_table::rename(&mut tx, user, device_id.as_str(), Some(display_name)).await?;
-        // The name is told with the keys.
+        // The name is shown with the device's keys.
         if device_keys::get(&mut tx, device.num).await?.is_some() {
             device_lists::note_devices(&mut tx, user, &[device_id]).await?;
         }
         tx.commit().await
     }
 
-    /// Deletes devices of a user, with all that belongs to them; those that the user has not are passed over.
+    /// Deletes devices of a user, with all their data. Devices that the user does not have are ignored.
     ///
-    /// The caller has had the user prove who they are.
+    /// The caller must have checked interactive authentication.
     pub async fn delete(&self, user: UserNum, device_ids: &[&DeviceId]) -> Result<()> {
         let ids: Vec<&str> = device_ids.iter().map(|id| id.as_str()).collect();
         let mut tx = self.db.write().await?;
@@ -153,7 +153,7 @@ fn describe(device: Device) -> DeviceInfo {
     info
 }
 
-/// Checks a text that is stored and sought as it is: not too long, and nothing that a database refuses.
+/// Checks a text that is stored and looked up unchanged: its length, and that the database accepts it.
 fn check_text(name: &str, text: &str) -> Result<()> {
     if text.len() > NAME_BYTES || text.contains('\0') {
         return Err(Error::invalid_param(format!(

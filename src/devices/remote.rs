@@ -1,13 +1,14 @@
-//! The devices of users of other servers who share a room with users of this one.
+//! The device lists of users on other servers who share a room with local users.
 //!
-//! A list is *fresh* from when its server told it until something says that it changed: while a room is shared, the
-//! server tells of every change. What comes while a list is being asked for makes the answer doubtful, since nobody
-//! knows which of them is older; then it is asked for again. No list is kept of those who share no room.
+//! A list is *fresh* from the time its server sends it until a sign that it has changed. As long as a room is shared,
+//! the server reports every change. A change that arrives while a list is being requested makes the answer unreliable,
+//! because it is not known which of them is older; the list is then requested again. Lists of users who share no room
+//! are not kept.
 //!
-//! Clients are told that a list changed when it does: when an update says something new, or when an answer differs
-//! from what clients could know. Who comes to share a room is told of by `sync`, and so not here (`is_told`).
+//! Clients are notified of a change when it happens: when an update contains something new, or when an answer differs
+//! from the list that clients could know. A user who starts to share a room is reported by `sync` instead (`is_told`).
 //!
-//! [Device management](https://spec.matrix.org/v1.19/server-server-api/#device-management)
+//! See [Device management](https://spec.matrix.org/v1.19/server-server-api/#device-management).
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -37,71 +38,68 @@ use crate::{
 
 /// The largest keys of a device, in bytes.
 const KEY_BYTES: usize = 64 * 1024;
-/// The most devices of a user that are known, and the most bytes of their keys; those beyond are passed over.
+/// The largest number of devices of a user, and the largest total size of their keys, that are stored. The rest is
+/// ignored.
 const DEVICES: i64 = 1_000;
 const BYTES: i64 = 2 * 1024 * 1024;
 
-/// A device as its server tells of it.
+/// A device as its server reported it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RemoteDevice {
     device_id: OwnedDeviceId,
-    /// Canonical JSON.
+    /// The device keys, as canonical JSON.
     keys: Option<String>,
     display_name: Option<String>,
 }
 
-/// The devices and keys of a user as their server tells of them.
+/// The devices and keys of a user as their server reported them.
 #[derive(Debug, Default)]
 pub struct RemoteList {
-    /// What the server calls this state of the list, if it says so.
+    /// The server's version of the list, if it gave one.
     pub stream_id: Option<i64>,
-    /// The devices.
     pub devices: Vec<RemoteDevice>,
-    /// The user's master key.
     pub master_key: Option<Raw<CrossSigningKey>>,
-    /// The key with which the user signs devices.
     pub self_signing_key: Option<Raw<CrossSigningKey>>,
 }
 
-/// A change of a list, as its server tells of it.
+/// A change of a device list, as its server reported it.
 #[derive(Debug)]
 pub struct ListUpdate {
-    /// Whose list.
+    /// The user whose list changed.
     pub user_id: OwnedUserId,
-    /// What the server calls the list after it.
+    /// The version of the list after the change.
     pub stream_id: i64,
-    /// What it called the list before.
+    /// The versions of the list before the change.
     pub prev_ids: Vec<i64>,
-    /// The device that is new, changed or gone.
+    /// The device that is new, changed or deleted.
     pub device: RemoteDevice,
-    /// Whether it is gone.
     pub deleted: bool,
 }
 
-/// What is known here of a user's devices.
+/// A device list as it is stored here.
 #[derive(Debug)]
 pub struct KnownList {
-    /// Whether it is what the user's server has.
+    /// Whether the list is the same as on the user's server.
     pub is_fresh: bool,
-    /// The keys of those that encrypt, as clients see them.
+    /// The keys of the devices that support encryption, as clients see them.
     pub devices: BTreeMap<OwnedDeviceId, Raw<DeviceKeys>>,
 }
 
-/// What became of those who share rooms with users of this server.
+/// A change in the set of users who share rooms with local users.
 #[derive(Clone, Debug)]
 pub enum Move {
-    /// They came to share a room: their lists are wanted.
+    /// The users started to share a room: their lists are needed.
     Came(Vec<UserNum>),
-    /// They share none any more, or are too many to want the lists of all.
+    /// The users no longer share a room, or are too many to request all lists.
     Went(Vec<UserNum>),
-    /// The last user of this server left a room: its other members may share none any more.
+    /// The last local user left a room: its other members may no longer share a room.
     Abandoned(RoomNum),
-    /// Nobody knows exactly.
+    /// The change is not known exactly.
     Unclear,
 }
 
 impl RemoteDevice {
-    /// Reads a device; `None` when it is another's, too large, or makes no sense.
+    /// Reads a device; `None` if it is of another user, too large, or malformed.
     pub fn read(
         user_id: &UserId,
         device_id: &DeviceId,
@@ -132,7 +130,7 @@ impl RemoteDevice {
         })
     }
 
-    /// Returns the device as it is stored; `None` for one that does not encrypt, which is nothing to clients.
+    /// Returns the device as it is stored; `None` if it does not support encryption, and so does not concern clients.
     fn row(&self, user_num: UserNum) -> Option<DeviceRow> {
         Some(DeviceRow {
             user_num,
@@ -154,7 +152,7 @@ fn name_in(unsigned: CanonicalJsonValue) -> Option<String> {
 }
 
 impl Devices {
-    /// Begins to ask for lists: whatever comes for these users from now on makes the answers doubtful.
+    /// Starts to request lists. Any change of these users' lists from now on makes the answers unreliable.
     pub fn begin_asking<'a>(&self, users: impl IntoIterator<Item = &'a UserId>) -> Ticket {
         let mut asked = self.asking.lock();
         let users = users.into_iter().map(|user_id| {
@@ -169,21 +167,21 @@ impl Devices {
         }
     }
 
-    /// Notes that something happened to a user's list: answers that are on their way may be older, or newer.
+    /// Records a change of a user's list. Answers to running requests may be older or newer than it.
     pub fn touch(&self, user_id: &UserId) {
         if let Some(asked) = self.asking.lock().get_mut(user_id) {
             asked.touched += 1;
         }
     }
 
-    /// Notes that rooms may be shared no more: nobody will tell of changes of the lists that are on their way.
+    /// Records that rooms may no longer be shared. Changes of the lists being requested may then go unreported.
     pub fn touch_all(&self) {
         for asked in self.asking.lock().values_mut() {
             asked.touched += 1;
         }
     }
 
-    /// Returns what is known here of the devices of users of other servers.
+    /// Returns the stored device lists of users of other servers.
     pub async fn known_lists(
         &self,
         user_ids: &[&UserId],
@@ -217,9 +215,9 @@ impl Devices {
         Ok(known.collect())
     }
 
-    /// Takes the answers of servers that were asked for lists, and tells clients of what they could not know.
+    /// Stores the requested lists, and notifies clients of changes that they could not know.
     ///
-    /// Returns those who have to be asked for again, since something came meanwhile.
+    /// Returns the users whose lists must be requested again, because of changes in the meantime.
     pub async fn remember_lists(
         &self,
         ticket: &Ticket,
@@ -239,9 +237,9 @@ impl Devices {
         Ok(doubtful)
     }
 
-    /// Takes changes of lists, in their order, and tells clients of what is new.
+    /// Applies changes of lists, in their order, and notifies clients of new information.
     ///
-    /// Returns those whose lists have to be asked for, since a change is missing before one of these.
+    /// Returns the users whose lists must be requested, because an earlier change is missing.
     pub async fn update_lists(&self, updates: &[ListUpdate]) -> Result<Vec<OwnedUserId>> {
         let mut states: HashMap<&UserId, Updating> = HashMap::new();
         let mut named: HashMap<&UserId, Vec<&str>> = HashMap::new();
@@ -271,7 +269,7 @@ impl Devices {
                 continue;
             };
             if !list.is_fresh {
-                // What the answer is compared with may be what clients know already, if it is on its way.
+                // If a request is running, clients may already know the list that its answer will be compared with.
                 list.is_told &= self.asking.is_asked(user_id);
                 to_ask.push(user_id.to_owned());
             }
@@ -281,7 +279,7 @@ impl Devices {
         Ok(to_ask)
     }
 
-    /// Takes the keys with which a user of another server signs, and tells clients if they are new.
+    /// Stores the cross-signing keys of a user of another server, and notifies clients if they are new.
     pub async fn update_signing_keys(
         &self,
         user_id: &UserId,
@@ -301,7 +299,7 @@ impl Devices {
         tx.commit().await
     }
 
-    /// Notes that lists were asked for in vain: when they are there, clients have to be told.
+    /// Records that requests for lists failed. Clients must be notified once the lists are available.
     pub async fn note_unanswered(&self, user_ids: &[&UserId]) -> Result<()> {
         let texts: Vec<&str> = user_ids.iter().map(|user_id| user_id.as_str()).collect();
         let mut db = self.db.read().await?;
@@ -318,7 +316,7 @@ impl Devices {
         tx.commit().await
     }
 
-    /// Notes who came to share a room with users of this server, and who went, in their order.
+    /// Applies changes in the set of users who share rooms with local users, in their order.
     pub async fn note_moves(&self, moves: &[Move]) -> Result<()> {
         if moves.is_empty() {
             return Ok(());
@@ -337,7 +335,7 @@ impl Devices {
         tx.commit().await
     }
 
-    /// Returns those of some users of whose lists nothing is known, not even that they are wanted.
+    /// Returns the users without a stored list, not even one marked as needed.
     pub async fn without_list(&self, users: &[UserNum]) -> Result<Vec<UserNum>> {
         let mut db = self.db.read().await?;
         let known = remote_devices::lists(&mut db, users).await?;
@@ -346,7 +344,7 @@ impl Devices {
         Ok(users.filter(|user| !known.contains(user)).collect())
     }
 
-    /// Returns some of the users whose lists have to be asked for, after a number.
+    /// Returns some of the users whose lists must be requested, after a user number.
     pub async fn lists_to_ask(
         &self,
         after: UserNum,
@@ -384,7 +382,7 @@ async fn store_list(
     let mut after: Vec<DeviceRow> = devices
         .filter(|device| extent.grow(None, Some(device)))
         .collect();
-    // Databases sort texts in ways of their own.
+    // Sorted here, because databases sort texts differently.
     before.sort_by(|one, other| one.device_id.cmp(&other.device_id));
     after.sort_by(|one, other| one.device_id.cmp(&other.device_id));
     after.dedup_by(|one, other| one.device_id == other.device_id);
@@ -408,7 +406,7 @@ async fn store_list(
     Ok(())
 }
 
-/// How much there is of a list.
+/// The size of a list.
 #[derive(Clone, Copy, Default)]
 struct Extent {
     devices: i64,
@@ -416,7 +414,7 @@ struct Extent {
 }
 
 impl Extent {
-    /// Takes another device into account in place of one, unless that is too much.
+    /// Adds the size of a device that replaces another one, unless the limits are exceeded.
     fn grow(&mut self, before: Option<&DeviceRow>, after: Option<&DeviceRow>) -> bool {
         let count = |device: Option<&DeviceRow>| i64::from(device.is_some());
         let bytes = |device: Option<&DeviceRow>| {
@@ -435,17 +433,17 @@ impl Extent {
     }
 }
 
-/// A list that changes are made to.
+/// Applies changes to a list.
 struct Updating {
     user: UserNum,
     list: Option<ListRow>,
-    /// Those of its devices that the changes are about.
+    /// The stored devices that the changes name.
     devices: HashMap<String, DeviceRow>,
-    /// How much there is of it, once that matters.
+    /// The size of the list, once it is needed.
     extent: Option<Extent>,
-    /// What the list has been called.
+    /// The versions that the list has had.
     stream_ids: HashSet<i64>,
-    /// Whether clients could not know what the changes say.
+    /// Whether the changes contain something that clients could not know.
     is_new: bool,
 }
 
@@ -469,7 +467,7 @@ impl Updating {
 
     async fn take(&mut self, tx: &mut WriteTx, update: &ListUpdate) -> Result<()> {
         let Some(list) = &mut self.list else {
-            // Nobody has asked for the list since the room is shared: there is nothing to compare it with.
+            // The list has not been requested since the room is shared: there is nothing to compare the change with.
             self.is_new = true;
             return Ok(());
         };
@@ -482,8 +480,8 @@ impl Updating {
         if is_known && list.stream_id == Some(update.stream_id) {
             return Ok(());
         }
-        // "If the receiving server does not recognise any of the prev_ids, it means an EDU has been lost": and so it
-        // does where only some are recognised, since all of them were sent.
+        // "If the receiving server does not recognise any of the prev_ids, it means an EDU has been lost". The same is
+        // true if only some are recognised, because all of them were sent.
         let mut before = update.prev_ids.iter();
         if update.prev_ids.is_empty() || !before.all(|id| self.stream_ids.contains(id)) {
             list.is_fresh = false;
@@ -506,7 +504,7 @@ impl Updating {
         Ok(())
     }
 
-    /// Returns whether a device may take the place of what is known of it.
+    /// Returns whether a device may replace its stored state within the limits.
     async fn fits(
         &mut self,
         tx: &mut WriteTx,
@@ -524,7 +522,7 @@ impl Updating {
     }
 }
 
-/// The lists that are being asked for.
+/// The lists that are being requested.
 #[derive(Default)]
 pub(super) struct Asking {
     users: Mutex<HashMap<OwnedUserId, Asked>>,
@@ -533,7 +531,7 @@ pub(super) struct Asking {
 #[derive(Default)]
 struct Asked {
     askers: usize,
-    /// How often something happened to the list meanwhile.
+    /// The number of changes of the list in the meantime.
     touched: u64,
 }
 
@@ -547,14 +545,14 @@ impl Asking {
     }
 }
 
-/// Somebody asks for lists, until this is dropped.
+/// A running request for lists, until it is dropped.
 pub struct Ticket {
     asking: Arc<Asking>,
     users: HashMap<OwnedUserId, u64>,
 }
 
 impl Ticket {
-    /// Returns whether something happened to a user's list since it was asked for.
+    /// Returns whether a user's list has changed since it was requested.
     pub fn is_doubtful(&self, user_id: &UserId) -> bool {
         let asked = self.asking.lock();
         let touched = asked.get(user_id).map(|asked| asked.touched);

@@ -1,6 +1,6 @@
 //! Signatures that users add to keys: to their own devices, to their master key, and to the master keys of others.
 //!
-//! See <https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3keyssignaturesupload>.
+//! See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3keyssignaturesupload).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -28,10 +28,10 @@ use crate::{
     },
 };
 
-/// The most keys that one request signs; a user without any counts as one, who is looked for all the same.
+/// The largest number of signed keys in one request. A user without keys counts as one, because the user is looked up.
 const SIGNED: usize = 1_000;
 
-/// What a signer knows of the keys that could be signed, and of those to sign with.
+/// The context in which signatures are checked: the signer's own keys.
 struct Desk<'a> {
     owner: &'a Owner<'a>,
     own: Stored,
@@ -39,17 +39,17 @@ struct Desk<'a> {
     devices: HashMap<String, CanonicalJsonObject>,
 }
 
-/// A key that is to be signed.
+/// A key with new signatures.
 struct Target<'a> {
     user: UserNum,
     user_id: &'a UserId,
     key_id: &'a str,
-    /// The key with its new signatures.
+    /// The key including its new signatures.
     signed: CanonicalJsonObject,
 }
 
 impl Devices {
-    /// Stores signatures by a user; what is wrong with any of them is told by user and key.
+    /// Stores signatures by a user. The response lists the rejected ones by user and key.
     #[tracing::instrument(skip_all, fields(user_id = %owner.user_id), err(level = "debug"))]
     pub async fn upload_signatures(
         &self,
@@ -100,7 +100,7 @@ impl<'a> Desk<'a> {
         })
     }
 
-    /// Returns the signatures of a key, all of which must be good.
+    /// Returns the new signatures of a key, all of which must be valid.
     fn check(
         &self,
         user: Option<UserNum>,
@@ -177,7 +177,7 @@ impl<'a> Desk<'a> {
         })
     }
 
-    /// Stores the signatures of keys of one user, and tells those who may see them.
+    /// Stores the signatures of one user's keys, and notifies the users who may see them.
     async fn store(&self, tx: &mut WriteTx, rows: &[SignatureRow]) -> Result<()> {
         for row in rows {
             cross_signing::set_signature(tx, row).await?;
@@ -222,11 +222,11 @@ fn invalid() -> Error {
     Error::InvalidSignature("the signature is missing or wrong".to_owned())
 }
 
-/// Notes what is wrong with the signature of a key.
+/// Records why a signature was rejected.
 ///
 /// # Errors
 ///
-/// What is no fault of the signature.
+/// An error that was not caused by the signature.
 fn note(
     failures: &mut BTreeMap<OwnedUserId, BTreeMap<String, Failure>>,
     user_id: &UserId,

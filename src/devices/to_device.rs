@@ -1,6 +1,6 @@
-//! Messages from device to device: sent once, kept until the device says that it has them.
+//! To-device messages: delivered once, stored until the device acknowledges them.
 //!
-//! See <https://spec.matrix.org/v1.19/client-server-api/#send-to-device-messaging>.
+//! See the [specification](https://spec.matrix.org/v1.19/client-server-api/#send-to-device-messaging).
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -32,31 +32,31 @@ use crate::{
     },
 };
 
-/// The most devices that one request reaches: each costs a row.
+/// The largest number of target devices of one request: each needs a row.
 const TARGETS: usize = 10_000;
-/// What one request may store in all, in bytes. A request that names each device is smaller anyway; with "*" the same
-/// message is stored for each device of a user.
+/// The largest total size that one request may store, in bytes. A request that names each device is always smaller;
+/// with "*" the same message is stored for each device of a user.
 const MAX_DELIVERED_BYTES: usize = 4 * 1024 * 1024;
-/// The most other servers that one request reaches. Clients share the key of a room with some hundred devices in one
-/// request, some with all.
+/// The largest number of other servers that one request reaches. Clients share a room key with some hundred devices in
+/// one request, some with all.
 const SERVERS: usize = 1_000;
 /// The largest message, in bytes.
 const MESSAGE_BYTES: usize = 64 * 1024;
-/// Devices remembered to have no messages; when there are more, the memory starts afresh.
+/// The number of devices that are remembered to have no messages. When it is reached, all of them are forgotten.
 const REMEMBERED: usize = 100_000;
-/// How far back transactions are remembered, in positions of the journal.
+/// The number of journal positions for which transactions are remembered.
 const TRANSACTIONS_KEPT: Position = 1_000_000;
-/// Old transactions of a device are forgotten at about one in so many of its requests.
+/// The average number of a device's requests between deletions of its old transactions.
 const FORGET_EVERY: Position = 256;
-/// How long messages of other servers are remembered: for longer than a server tries to send one.
+/// The time for which ids of other servers' messages are remembered: longer than any server tries to send one.
 const RECEIVED_KEPT_MS: i64 = 30 * 24 * 60 * 60 * 1000;
 
 /// A message that waits for a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pending {
-    /// Its place in the order of all changes.
+    /// The position in the journal.
     pub position: Position,
-    /// The event, as JSON: `content`, `sender` and `type`.
+    /// The event as JSON: `content`, `sender` and `type`.
     pub message: String,
 }
 
@@ -68,9 +68,9 @@ struct Message<'a> {
 }
 
 impl Devices {
-    /// Sends messages to devices; a transaction id that was used is passed over.
+    /// Sends messages to devices. A transaction id that was already used is ignored.
     ///
-    /// Those to devices of other servers' users are stored for the federation sender.
+    /// Messages to devices on other servers are stored for the federation sender.
     ///
     /// # Errors
     ///
@@ -103,12 +103,12 @@ impl Devices {
         tx.commit().await
     }
 
-    /// Takes messages of users of another server, in their order; one that came before is passed over, and so are those
-    /// that are too large or go to too many devices.
+    /// Stores messages from users of another server, in their order. Messages that were already received are ignored,
+    /// and so are those that are too large or have too many targets.
     ///
     /// # Errors
     ///
-    /// When they cannot be stored: the server has to send them again.
+    /// When the messages cannot be stored: the server has to send them again.
     #[tracing::instrument(skip_all, fields(server = %origin, count = messages.len()), err(level = "debug"))]
     pub async fn receive_messages(
         &self,
@@ -157,7 +157,7 @@ impl Devices {
 
     /// Returns the messages for a device after one position, up to another, oldest first.
     ///
-    /// For a device that has none it reads nothing from disk.
+    /// For a device without messages it does not read from disk.
     pub async fn pending(
         &self,
         device: DeviceNum,
@@ -175,7 +175,7 @@ impl Devices {
         if rows.is_empty() && to_device::oldest(&mut db, device).await?.is_none() {
             self.queues.remember_empty(generation, device);
         }
-        // Versions of this server that did not bound the depth stored some that no client can read.
+        // Older versions of this server did not limit the depth, and stored some that clients cannot parse.
         let readable = rows
             .into_iter()
             .filter(|(_, message)| check_depth(message, MAX_JSON_DEPTH).is_ok());
@@ -183,7 +183,7 @@ impl Devices {
         Ok(pending.collect())
     }
 
-    /// Deletes the messages for a device up to a position: it has them.
+    /// Deletes the messages for a device up to a position, because it has received them.
     pub async fn acknowledge(&self, device: DeviceNum, up_to: Position) -> Result<()> {
         if self.queues.is_empty(device) {
             return Ok(());
@@ -199,7 +199,7 @@ impl Devices {
         tx.commit().await
     }
 
-    /// Writes each message once, for all devices that it goes to.
+    /// Serializes each message once, for all its target devices.
     fn write_letters(&self, sender: &UserId, kind: &str, messages: &Messages) -> Result<Letters> {
         let targets: usize = messages.values().map(BTreeMap::len).sum();
         if targets > TARGETS {
@@ -229,7 +229,7 @@ impl Devices {
         Ok(letters)
     }
 
-    /// Writes the messages to devices of users of other servers, by server.
+    /// Serializes the messages to devices of users of other servers, by server.
     fn write_remote_letters(
         &self,
         sender: &UserId,
@@ -270,7 +270,7 @@ fn check_contents(messages: &Messages) -> Result<()> {
     }
 }
 
-/// Checks that a message can be part of a transaction, which is signed.
+/// Checks that a message can be part of a signed transaction.
 fn check_can_be_sent(content: &RawValue) -> Result<()> {
     if content.get().len() > MESSAGE_BYTES {
         return Err(Error::TooLarge("a message is too large".to_owned()));
@@ -280,7 +280,7 @@ fn check_can_be_sent(content: &RawValue) -> Result<()> {
         .map_err(|error| Error::BadJson(format!("a message cannot be signed: {error}")))
 }
 
-/// The messages for each user: to one device, or to all.
+/// The messages for each user: for one device, or for all.
 type Letters = BTreeMap<OwnedUserId, Vec<(DeviceIdOrAllDevices, Arc<str>)>>;
 
 /// A message for a device.
@@ -290,7 +290,7 @@ struct Delivery {
     message: Arc<str>,
 }
 
-/// Finds the devices that the messages go to.
+/// Finds the target devices of messages.
 async fn address(
     tx: &mut WriteTx,
     db: &crate::storage::Db,
@@ -321,7 +321,7 @@ async fn address(
     Ok(deliveries)
 }
 
-/// Checks how many devices messages reach, and how much is to be stored for them.
+/// Checks the number of target devices, and the total size to store for them.
 fn check_extent(deliveries: &[Delivery]) -> Result<()> {
     if deliveries.len() > TARGETS {
         return Err(Error::invalid_param(format!(
@@ -375,7 +375,7 @@ pub(super) struct Queues {
 
 #[derive(Default)]
 struct Known {
-    /// Counts the messages that came: what was read before one may not be remembered after it.
+    /// Counts new messages: a result that was read before one must not be remembered after it.
     generation: u64,
     empty: HashSet<DeviceNum>,
 }
@@ -417,7 +417,7 @@ impl Follower for Queues {
     }
 
     fn failed(&self) {
-        // Only what was read from the database is remembered, and that is on disk.
+        // Nothing to undo: only committed data is remembered.
     }
 }
 

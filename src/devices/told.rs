@@ -1,6 +1,6 @@
-//! What other servers are told of the devices of this server's users, as EDUs.
+//! The EDUs about local users' devices that other servers receive: device list updates and to-device messages.
 //!
-//! [Device management](https://spec.matrix.org/v1.19/server-server-api/#device-management)
+//! See [Device management](https://spec.matrix.org/v1.19/server-server-api/#device-management).
 
 use std::collections::BTreeMap;
 
@@ -28,31 +28,30 @@ use crate::{
     },
 };
 
-/// Devices that a server is told of that hears of a user for the first time: it asks for the whole list then.
+/// The number of devices that are sent to a server that has no updates of a user yet: it requests the whole list then.
 const FIRST: usize = 20;
-/// About how large a message to devices of another server is at most, in bytes; one to a single device may be larger.
+/// The approximate largest size of a to-device EDU for another server, in bytes. One for a single device may be larger.
 const LETTER_BYTES: usize = 48 * 1024;
-/// How long messages wait for a server, and how many do: who is gone for longer has to begin anew.
+/// The time for which messages wait for a server, and their number. A server that is away longer misses some.
 const LETTERS_KEPT_MS: i64 = 30 * 24 * 60 * 60 * 1000;
 const LETTERS_KEPT: i64 = 10_000;
-/// Messages that are removed in one turn.
+/// The number of messages that are removed in one transaction.
 const LETTERS: i64 = 500;
 
-/// What a server is to be told of a user's devices.
+/// The device list updates of a user that a server must be sent.
 #[derive(Debug)]
 pub struct Telling {
-    /// The user.
     pub user: UserNum,
-    /// What it is told.
+    /// The EDUs to send.
     pub edus: Vec<Raw<Edu>>,
-    /// Up to which position it knows all changes then.
+    /// The position up to which the server knows all changes afterwards.
     pub told: Position,
-    /// The last `stream_id` of it.
+    /// The `stream_id` of the last EDU.
     pub stream_id: i64,
 }
 
 impl Devices {
-    /// Notes that servers are to be told of the devices of users of this server; returns those that are.
+    /// Queues device list updates of local users for servers. Returns the servers that must be sent something.
     pub async fn owe_lists(
         &self,
         servers: &[OwnedServerName],
@@ -74,13 +73,13 @@ impl Devices {
             .collect()
     }
 
-    /// Returns the users of this server whose keys changed after a position.
+    /// Returns the local users whose keys changed after a position.
     pub async fn lists_changed_after(&self, after: Position) -> Result<Vec<UserNum>> {
         let mut db = self.db.read().await?;
         device_lists::changed_after(&mut db, after).await
     }
 
-    /// Returns what a server is to be told of devices, in at most so many EDUs.
+    /// Returns the device list updates for a server, in at most `limit` EDUs.
     pub async fn to_tell(&self, server: &OwnedServerName, limit: usize) -> Result<Vec<Telling>> {
         let limited = i64::try_from(limit).unwrap_or(i64::MAX);
         let owed = {
@@ -89,7 +88,7 @@ impl Devices {
         };
         let (mut tellings, mut left) = (Vec::new(), limit);
         for owed in owed {
-            // The first words on a user, and those on the user's own keys, are not divided.
+            // The first updates of a user, and those of the user's own keys, are not split.
             if left < FIRST + 2 && !tellings.is_empty() {
                 break;
             }
@@ -122,7 +121,7 @@ impl Devices {
         }
     }
 
-    /// Tells of all devices of a user. The server will ask for the list, since no EDU went before these.
+    /// Returns the first updates of a user. The server will request the list, because these have no previous id.
     async fn first_telling(&self, owed: ToTell, user_id: &UserId) -> Result<Telling> {
         let (devices, newest) = {
             let mut db = self.db.read().await?;
@@ -159,7 +158,7 @@ impl Devices {
         })
     }
 
-    /// Tells of what changed since a server was told last.
+    /// Returns the changes since the last updates that a server was sent.
     async fn telling_of_changes(
         &self,
         owed: ToTell,
@@ -179,7 +178,7 @@ impl Devices {
             .into_iter()
             .map(|device| (device.device_id.clone(), device))
             .collect();
-        // After the changes: what is told may be newer than they are, and never older.
+        // Read after the changes: the list may be newer than they are, but never older.
         let list = self.told_of(user_id).await?;
         let mut keys: BTreeMap<_, _> = list
             .devices
@@ -215,7 +214,7 @@ impl Devices {
         Ok(telling)
     }
 
-    /// Returns the oldest messages to devices that wait for a server, but for those that waited for too long.
+    /// Returns the oldest to-device messages for a server, except those that have expired.
     pub async fn messages_for(
         &self,
         server: &OwnedServerName,
@@ -230,7 +229,7 @@ impl Devices {
             .collect()
     }
 
-    /// Removes messages that waited for their servers for too long.
+    /// Removes expired to-device messages.
     pub async fn remove_old_letters(&self, now_ms: i64) -> Result<()> {
         let before = now_ms.saturating_sub(LETTERS_KEPT_MS);
         loop {
@@ -243,7 +242,7 @@ impl Devices {
         }
     }
 
-    /// Notes what a server has now: the messages up to a position, and what it was told of devices.
+    /// Records that a server has received the messages up to a position, and device list updates.
     pub async fn note_told(
         &self,
         server: &OwnedServerName,
@@ -262,16 +261,16 @@ impl Devices {
     }
 }
 
-/// Users and servers that are noted in one write.
+/// The number of pairs of server and user in one transaction.
 const PAIRS: usize = 500;
 
-/// Messages to devices of users of another server.
+/// To-device messages to users of one other server.
 pub(super) struct RemoteLetters {
     server: OwnedServerName,
     edus: Vec<String>,
 }
 
-/// Writes the messages of one user to devices of other servers: some EDUs for each server.
+/// Serializes the messages of one user to devices of other servers: some EDUs for each server.
 pub(super) fn write_remote(
     sender: &UserId,
     kind: &str,
@@ -302,8 +301,8 @@ pub(super) fn write_remote(
     Ok(letters)
 }
 
-/// Stores messages for other servers, in the turn that stores all else of the request; the oldest that wait for a server
-/// go when there are too many.
+/// Stores messages for other servers, in the transaction that stores the rest of the request. If too many wait for a
+/// server, the oldest are removed.
 pub(super) async fn post(tx: &mut WriteTx, letters: &[RemoteLetters], now_ms: i64) -> Result<()> {
     for RemoteLetters { server, edus } in letters {
         for edu in edus {
@@ -324,7 +323,7 @@ fn letter(sender: &UserId, kind: &str, messages: DirectDeviceMessages) -> Result
     Ok(serde_json::to_string(&Edu::DirectToDevice(content))?)
 }
 
-/// The keys of a user under the name of the specification, and under that which servers knew before.
+/// Returns the EDUs of a user's cross-signing keys: of the specified type, and of the older unstable type.
 fn signing_keys(content: SigningKeyUpdateContent) -> Result<[Raw<Edu>; 2]> {
     let old = json!({ "edu_type": "org.matrix.signing_key_update", "content": content });
     let old = Raw::from_json_string(old.to_string())?;

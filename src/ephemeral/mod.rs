@@ -1,6 +1,7 @@
-//! What lives in memory alone: who types, who is there.
+//! State that is kept in memory only: typing notifications and presence.
 //!
-//! Such changes have an order of their own, a *tick*, which begins anew with every start of the server.
+//! Its changes have their own order. A change is numbered by a *tick*, and ticks start from zero with every start of
+//! the server.
 
 mod presence;
 mod typing;
@@ -20,33 +21,33 @@ use crate::{
     tasks::Tasks,
 };
 
-/// The place of a change in the order of what lives in memory.
+/// The number of a change to the in-memory state.
 pub type Tick = i64;
 
-/// What changed, for whoever wakes those who wait.
+/// A change to the in-memory state, for the listeners that wake waiting clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stir {
-    /// Somebody began or ceased to type in a room.
+    /// A user started or stopped typing in a room.
     Typing(RoomNum),
     /// A user's presence changed.
     Presence(UserNum),
 }
 
-/// Called with every change; be quick.
+/// A function that is called with every change. It must be fast.
 pub type Listener = Arc<dyn Fn(Stir) + Send + Sync>;
 
-/// What lives in memory alone. Cheap to clone.
+/// The state that is kept in memory only. Cheap to clone.
 #[derive(Clone)]
 pub struct Ephemeral {
     ticks: Ticks,
-    /// Who types where.
+    /// The users who are typing, by room.
     pub typing: Arc<Typing>,
-    /// Who is there.
+    /// The presence of all users.
     pub presence: Arc<Presence>,
 }
 
 impl Ephemeral {
-    /// Begins with nobody typing and nobody there.
+    /// Starts with no user typing and no presence known.
     pub fn new(clock: Clock, tasks: &Tasks) -> Self {
         let ticks = Ticks {
             boot: rand::random(),
@@ -65,7 +66,7 @@ impl Ephemeral {
         self.ticks.last.load(Ordering::SeqCst)
     }
 
-    /// Returns a number that tells this run of the server from others.
+    /// Returns a random number that distinguishes this run of the server from others.
     pub fn boot(&self) -> u32 {
         self.ticks.boot
     }

@@ -1,10 +1,10 @@
-//! Who is there, and when they were last active.
+//! Presence: whether users are online, and when they were last active.
 //!
-//! Presence is kept in memory alone. A user who syncs is online, or what the sync says; one who has done
-//! nothing for a while is unavailable, and one who no longer syncs is offline. Of users of other servers it is
-//! what their server tells, for as long as it does.
+//! Presence is kept in memory only. A user who syncs is online, or has the state that the sync sets. A user who has
+//! done nothing for a while is unavailable, and one who no longer syncs is offline. For users of other servers, the
+//! state is the one that their server sent, until that server is silent for too long.
 //!
-//! [Presence](https://spec.matrix.org/v1.19/client-server-api/#presence)
+//! See the [specification](https://spec.matrix.org/v1.19/client-server-api/#presence).
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -22,24 +22,25 @@ use crate::{
     tasks::Tasks,
 };
 
-/// After how long without a sync a user is offline.
+/// The time after the last sync after which a user is offline.
 const OFFLINE_AFTER_MS: i64 = 30_000;
-/// After how long without any action a user is unavailable.
+/// The time without any action after which a user is unavailable.
 const IDLE_AFTER_MS: i64 = 5 * 60_000;
-/// For how long after an action a user counts as currently active.
+/// The time after an action during which a user counts as currently active.
 const ACTIVE_FOR_MS: i64 = 60_000;
-/// After how long without a word of their server a user of another one is offline: servers repeat themselves sooner.
+/// The time without an update after which a user of another server is offline. Servers repeat their updates sooner.
 const SILENT_AFTER_MS: i64 = 30 * 60_000;
-/// The longest status message: it goes to everyone who shares a room, in one transaction with those of others.
+/// The longest status message. It is sent to everyone who shares a room, in one transaction with those of other users.
 const MAX_STATUS_BYTES: usize = 1_024;
-/// How often it is looked who has gone.
+/// The interval of the check for users who are now offline or unavailable.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// Changes remembered in order; whoever asks for older ones is told everything.
+/// The number of changes that are remembered in order. A client that asks for older ones receives the presence of all
+/// users.
 const RECENT: usize = 16_384;
-/// Users remembered; the offline ones are forgotten first.
+/// The number of users that are remembered. Offline users are forgotten first.
 const USERS: usize = 100_000;
 
-/// Who is there.
+/// The presence of all users.
 pub struct Presence {
     known: Mutex<Known>,
     clock: Clock,
@@ -50,7 +51,7 @@ pub struct Presence {
 struct Known {
     users: HashMap<UserNum, Record>,
     recent: VecDeque<(Tick, UserNum)>,
-    /// Changes up to this tick are in `recent` no more.
+    /// The latest change that `recent` has dropped.
     forgotten: Tick,
 }
 
@@ -61,57 +62,53 @@ struct Record {
     status_msg: Option<String>,
     last_active: i64,
     last_sync: i64,
-    /// Syncs that wait, and channels that are open.
+    /// The number of syncs that wait and of channels that are open.
     waiting: usize,
     changed: Tick,
-    /// Of users of other servers: whether they are currently active, as their server says.
+    /// For users of other servers: whether they are currently active, as their server reports.
     told_active: Option<bool>,
 }
 
-/// What another server tells of a user of its own.
+/// The presence of a user of another server, as that server reports it.
 #[derive(Clone, Debug)]
 pub struct Told {
-    /// Whether they are there.
     pub state: PresenceState,
-    /// What they tell others.
     pub status_msg: Option<String>,
-    /// How long ago they last did something, in milliseconds.
+    /// The time since the user's last action, in milliseconds.
     pub last_active_ago: Option<i64>,
-    /// Whether they are currently active.
+    /// Whether the user is currently active.
     pub currently_active: bool,
 }
 
-/// What a user shows of themselves.
+/// The presence of a user as others see it.
 #[derive(Clone, Debug)]
 pub struct Shown {
-    /// Whether they are there.
     pub state: PresenceState,
-    /// What they tell others.
     pub status_msg: Option<String>,
-    /// When they last did something, in milliseconds since the Unix epoch.
+    /// The time of the user's last action, in milliseconds since the Unix epoch.
     pub last_active: Option<i64>,
 }
 
-/// What a user does that bears on presence.
+/// An event that affects a user's presence.
 #[derive(Clone, Debug)]
 pub enum PresenceUpdate {
-    /// Says so, with a message for others.
+    /// The user sets their state and status message.
     Set(PresenceState, Option<String>),
-    /// Syncs, and shall be shown like this meanwhile.
+    /// The user syncs, with the state to show while they do.
     Sync(PresenceState),
-    /// Sends, types or reads.
+    /// The user sends, types or reads.
     Active,
-    /// Is so, as their server tells.
+    /// The user's server reports their presence.
     Told(Told),
 }
 
 impl PresenceUpdate {
-    /// Returns what a user says of themselves.
+    /// Returns the update by which a user sets their presence.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidParam`] for a state that the specification does not know; [`Error::TooLarge`] for a message of
-    /// more than 1,024 bytes.
+    /// [`Error::InvalidParam`] for a state that the specification does not define; [`Error::TooLarge`] for a status
+    /// message of more than 1,024 bytes.
     pub fn said(state: PresenceState, status_msg: Option<String>) -> Result<Self> {
         check_state("presence", &state)?;
         if status_msg
@@ -125,11 +122,11 @@ impl PresenceUpdate {
         Ok(Self::Set(state, status_msg))
     }
 
-    /// Returns that a user syncs, and how they want to be shown meanwhile.
+    /// Returns the update for a sync, with the state to show while the user syncs.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidParam`] for a state that the specification does not know.
+    /// [`Error::InvalidParam`] for a state that the specification does not define.
     pub fn syncs(state: PresenceState) -> Result<Self> {
         check_state("set_presence", &state)?;
         Ok(Self::Sync(state))
@@ -169,7 +166,7 @@ impl Presence {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes what a user does.
+    /// Applies an update to a user's presence.
     pub fn update(&self, user: UserNum, user_id: &OwnedUserId, update: PresenceUpdate) {
         let now = self.clock.now_ms();
         let changed = {
@@ -192,7 +189,7 @@ impl Presence {
         }
     }
 
-    /// Notes that a user begins to wait for news; until the guard is dropped they do not go offline.
+    /// Keeps a user from going offline until the returned guard is dropped.
     pub fn waits(self: &Arc<Self>, user: UserNum) -> Waiting {
         if let Some(record) = self.known().users.get_mut(&user) {
             record.waiting += 1;
@@ -203,7 +200,7 @@ impl Presence {
         }
     }
 
-    /// Returns a user's presence, if anything is known of it.
+    /// Returns a user's presence event, if their presence is known.
     pub fn get(&self, user: UserNum) -> Option<PresenceEvent> {
         let now = self.clock.now_ms();
         self.known()
@@ -212,7 +209,7 @@ impl Presence {
             .map(|record| record.event(now))
     }
 
-    /// Returns what a user shows of themselves now, if anything is known of it.
+    /// Returns a user's presence as others see it, if it is known.
     pub fn shown(&self, user: UserNum) -> Option<Shown> {
         let known = self.known();
         let record = known.users.get(&user)?;
@@ -224,7 +221,8 @@ impl Presence {
         })
     }
 
-    /// Returns whose presence changed after a tick; `None` when that is too long ago to know.
+    /// Returns the users whose presence changed after one tick and up to another, or `None` if such old changes are
+    /// forgotten.
     pub fn changed(&self, after: Tick, up_to: Tick) -> Option<Vec<UserNum>> {
         let known = self.known();
         if after < known.forgotten {
@@ -244,12 +242,12 @@ impl Presence {
         Some(users)
     }
 
-    /// Returns everyone of whom anything is known.
+    /// Returns all users whose presence is known.
     pub fn everyone(&self) -> Vec<UserNum> {
         self.known().users.keys().copied().collect()
     }
 
-    /// Finds who has gone, and who does nothing.
+    /// Finds the users who have become offline or unavailable.
     fn look(&self) {
         let now = self.clock.now_ms();
         let mut gone = Vec::new();
@@ -291,7 +289,7 @@ impl Known {
                 .retain(|_, record| record.state != PresenceState::Offline || record.waiting > 0);
         }
         if self.users.len() > USERS {
-            // The users of this server come first.
+            // The users of this server stay; those of other servers are forgotten.
             self.users.retain(|_, record| record.told_active.is_none());
         }
     }
@@ -325,7 +323,7 @@ impl Record {
                 if comes {
                     self.last_active = now;
                 }
-                // A sync does not wake one who is idle: only an action does.
+                // A sync does not make an idle user online again: only an action does.
                 let idles =
                     self.state == PresenceState::Unavailable && state == PresenceState::Online;
                 if state != PresenceState::Offline && !idles {
@@ -368,7 +366,7 @@ impl Record {
         }
     }
 
-    /// What others would notice.
+    /// Returns the parts of the presence that other users can see.
     fn shown(&self) -> (PresenceState, Option<String>, Option<bool>) {
         (
             self.state.clone(),
@@ -393,7 +391,7 @@ impl Record {
     }
 }
 
-/// Somebody waits for news.
+/// A guard that keeps a user online while it exists.
 pub struct Waiting {
     presence: Arc<Presence>,
     user: UserNum,

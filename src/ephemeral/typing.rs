@@ -1,6 +1,6 @@
-//! Who types where, until they cease or their time is up.
+//! The users who are typing in each room, until they stop or their timeout passes.
 //!
-//! [Typing notifications](https://spec.matrix.org/v1.19/client-server-api/#typing-notifications)
+//! See the [specification](https://spec.matrix.org/v1.19/client-server-api/#typing-notifications).
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -14,15 +14,15 @@ use tokio::{sync::Notify, time::Instant};
 use super::{Stir, Tick, Ticks};
 use crate::{storage::RoomNum, tasks::Tasks};
 
-/// The longest that one notification lasts, whatever the client says.
+/// The longest time that one typing notification is valid, even if the client asks for more.
 const LONGEST: Duration = Duration::from_mins(2);
-/// Rooms remembered in which somebody typed; those where nobody does any more are forgotten first.
+/// The number of rooms that are remembered. Rooms in which nobody types any longer are forgotten first.
 const ROOMS: usize = 10_000;
 
-/// Who types where.
+/// The users who are typing, by room.
 pub struct Typing {
     rooms: Mutex<HashMap<RoomNum, Typists>>,
-    /// Rung when a time comes up sooner than all others.
+    /// Notified when a timeout is set that may pass before all others.
     sooner: Notify,
     ticks: Ticks,
 }
@@ -54,7 +54,7 @@ impl Typing {
         self.rooms.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes that a user types in a room for a while, or with `None` that they have ceased.
+    /// Records that a user types in a room for a while, or with `None` that they have stopped.
     pub fn set(&self, room: RoomNum, user_id: &UserId, lasting: Option<Duration>) {
         let changed = {
             let mut rooms = self.rooms();
@@ -69,7 +69,7 @@ impl Typing {
                     .is_some(),
                 None => typists.until.remove(user_id).is_some(),
             };
-            // A notification that is prolonged changes nothing for those who watch.
+            // Prolonging a notification changes nothing for the other members.
             let changed = before != lasting.is_some();
             if changed {
                 typists.changed = self.ticks.next();
@@ -84,7 +84,7 @@ impl Typing {
         }
     }
 
-    /// Returns who types in a room, if that changed after a tick and not after another.
+    /// Returns the users who are typing in a room, if that changed after one tick and up to another.
     pub fn changed(&self, room: RoomNum, after: Tick, up_to: Tick) -> Option<Vec<OwnedUserId>> {
         let rooms = self.rooms();
         let typists = rooms.get(&room)?;
@@ -92,7 +92,7 @@ impl Typing {
             .then(|| typists.until.keys().cloned().collect())
     }
 
-    /// Returns the rooms in which it changed after a tick who types.
+    /// Returns the rooms in which the typing users changed after a tick.
     pub fn changed_rooms(&self, after: Tick) -> Vec<RoomNum> {
         self.rooms()
             .iter()
@@ -101,7 +101,7 @@ impl Typing {
             .collect()
     }
 
-    /// Ends the notifications whose time is up.
+    /// Removes notifications as their timeouts pass.
     async fn watch(&self) {
         loop {
             let next = self

@@ -1,4 +1,5 @@
-//! Who did not answer of late, and is left alone for a while: in memory, for those who wait for an answer.
+//! Servers that have recently failed to answer, and are left alone for a while. Kept in memory; used by requests that
+//! wait for an answer.
 
 use std::{
     collections::HashMap,
@@ -10,15 +11,15 @@ use ruma::{OwnedServerName, ServerName};
 
 use crate::clock::Clock;
 
-/// Failures after which a server is left alone: one or two happen to everybody.
+/// The number of failures in a row after which a server is left alone: one or two can happen to any server.
 const PATIENCE: u32 = 3;
-/// For how long first, and at most.
+/// The first pause, and the longest one. The pause doubles with each failure.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_mins(5);
-/// Servers that are remembered (about 1 MB).
+/// The number of servers that are remembered (about 1 MB).
 const SERVERS: usize = 10_000;
 
-/// Remembers who does not answer.
+/// Remembers servers that do not answer.
 pub(super) struct Backoff {
     clock: Clock,
     failing: Mutex<HashMap<OwnedServerName, Failing>>,
@@ -26,9 +27,9 @@ pub(super) struct Backoff {
 
 #[derive(Clone, Copy, Default)]
 struct Failing {
-    /// How often in a row.
+    /// The number of failures in a row.
     times: u32,
-    /// Until when the server is left alone.
+    /// The time until which the server is left alone.
     until_ms: i64,
 }
 
@@ -46,7 +47,7 @@ impl Backoff {
         failing.until_ms <= self.clock.now_ms()
     }
 
-    /// Notes that a server did not answer.
+    /// Records that a server did not answer.
     pub(super) fn failed(&self, server: &ServerName) {
         let now = self.clock.now_ms();
         let mut all = self.lock();
@@ -65,7 +66,7 @@ impl Backoff {
         }
     }
 
-    /// Notes that a server showed life.
+    /// Records that a server answered, or sent a request itself.
     pub(super) fn answered(&self, server: &ServerName) {
         self.lock().remove(server);
     }

@@ -1,4 +1,4 @@
-//! What was looked up, for as long as it holds.
+//! A cache for the results of look-ups, each with its own lifetime.
 
 use std::{
     collections::HashMap,
@@ -11,10 +11,10 @@ use tokio::sync::Mutex as AsyncMutex;
 
 use crate::clock::Clock;
 
-/// What was found, and until when it holds, in milliseconds since the Unix epoch.
+/// A result, and the time until which it is valid, in milliseconds since the Unix epoch.
 type Slot<V> = Arc<AsyncMutex<Option<(V, i64)>>>;
 
-/// Remembers what was looked up. Those who look for the same at the same time wait for one look-up.
+/// Remembers results. Callers who look up the same key at the same time wait for a single look-up.
 pub struct Cache<K, V> {
     clock: Clock,
     limit: usize,
@@ -22,7 +22,7 @@ pub struct Cache<K, V> {
 }
 
 impl<K: Clone + Eq + Hash, V: Clone> Cache<K, V> {
-    /// Returns an empty cache for so many keys.
+    /// Returns an empty cache for at most `limit` keys.
     pub fn new(clock: &Clock, limit: usize) -> Self {
         Self {
             clock: clock.clone(),
@@ -31,10 +31,12 @@ impl<K: Clone + Eq + Hash, V: Clone> Cache<K, V> {
         }
     }
 
-    /// Returns what is known of a key, or what a look-up finds; it says for how long that holds.
+    /// Returns the remembered value of a key, or the value that `look_up` finds, which comes with
+    /// its lifetime.
     pub async fn get(&self, key: &K, look_up: impl Future<Output = (V, Duration)>) -> V {
         let slot = self.slot(key);
-        // Whoever looks up holds this; if they give up, the next one looks up.
+        // The caller who does the look-up holds this lock; if they give up, the next caller does
+        // it.
         let mut known = slot.lock().await;
         if let Some((value, until)) = &*known
             && *until > self.clock.now_ms()
@@ -48,7 +50,7 @@ impl<K: Clone + Eq + Hash, V: Clone> Cache<K, V> {
         value
     }
 
-    /// Forgets what is known of a key.
+    /// Forgets the value of a key.
     pub fn forget(&self, key: &K) {
         self.lock().remove(key);
     }
@@ -58,7 +60,7 @@ impl<K: Clone + Eq + Hash, V: Clone> Cache<K, V> {
         if slots.len() >= self.limit && !slots.contains_key(key) {
             let now = self.clock.now_ms();
             slots.retain(|_, slot| is_needed(slot, now));
-            // Where all still hold, half of them go.
+            // If all of them are still valid, half of them are dropped.
             let mut turn = slots.len() >= self.limit;
             slots.retain(|_, _| {
                 turn = !turn;
@@ -73,7 +75,7 @@ impl<K: Clone + Eq + Hash, V: Clone> Cache<K, V> {
     }
 }
 
-/// Whether somebody looks it up now, or what was found still holds.
+/// Returns whether a look-up is running, or the value is still valid.
 fn is_needed<V>(slot: &Slot<V>, now: i64) -> bool {
     let Ok(known) = slot.try_lock() else {
         return true;

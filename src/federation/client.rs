@@ -1,4 +1,4 @@
-//! Requests to other servers: signed, bounded in time and size, over connections that are kept.
+//! Requests to other servers: signed, limited in time and size, over kept-alive connections.
 
 use std::{
     sync::{Arc, PoisonError, RwLock},
@@ -29,25 +29,25 @@ use super::{
 };
 use crate::{clock::Clock, error::Result, matrix::SigningKey};
 
-/// Who is given less time than this has not failed when it is over.
+/// A timeout shorter than this says nothing about the server, and does not count as a failure.
 const FAIR_TIME: Duration = Duration::from_secs(5);
 
-/// What an answer may cost.
+/// The limits of a request and its answer.
 #[derive(Clone, Copy, Debug)]
 pub struct Allowance {
-    /// How long it may take, all in all.
+    /// The time for the whole exchange.
     pub time: Duration,
-    /// How many bytes it may have.
+    /// The largest answer, in bytes.
     pub bytes: usize,
 }
 
 impl Allowance {
-    /// For what somebody waits for who looks at a screen.
+    /// The limits where a user waits for the answer.
     pub const QUICK: Self = Self {
         time: Duration::from_secs(10),
         bytes: 1024 * 1024,
     };
-    /// For what may be longer.
+    /// The limits for longer answers.
     pub const USUAL: Self = Self {
         time: Duration::from_secs(30),
         bytes: 10 * 1024 * 1024,
@@ -66,11 +66,11 @@ struct Inner {
     servers: Servers,
     http: Http,
     backoff: Backoff,
-    /// Are told of every server that shows life.
+    /// Callbacks for servers that show signs of life.
     watchers: RwLock<Vec<Watcher>>,
 }
 
-/// Somebody who is told of servers that show life: be quick.
+/// A callback that is notified of servers that show signs of life. It must return quickly.
 pub(super) type Watcher = Box<dyn Fn(&ServerName) + Send + Sync>;
 
 impl Client {
@@ -94,12 +94,12 @@ impl Client {
         }
     }
 
-    /// Returns whether this server talks to others at all.
+    /// Returns whether federation is enabled.
     pub(super) fn is_enabled(&self) -> bool {
         self.inner.enabled
     }
 
-    /// Has somebody told from now on of every server that shows life.
+    /// Calls `watcher` from now on for every server that shows a sign of life.
     pub fn watch(&self, watcher: Watcher) {
         let watchers = self.inner.watchers.write();
         watchers
@@ -107,11 +107,11 @@ impl Client {
             .push(watcher);
     }
 
-    /// Sends a request in the name of this server.
+    /// Sends a request, signed by this server.
     ///
     /// # Errors
     ///
-    /// When the server cannot be reached or refuses, or answers more, or later, than is allowed.
+    /// When the server cannot be reached or refuses, or its answer exceeds the limits in time or size.
     #[tracing::instrument(skip_all, fields(server = %server, endpoint = R::PATH_BUILDER.path()), err(level = "debug", Debug))]
     pub async fn send<R>(
         &self,
@@ -129,8 +129,8 @@ impl Client {
         read_answer(server, answer)
     }
 
-    /// Sends a request in the name of this server, and reads its answer into a type of the caller's: for what other
-    /// servers write more freely than ruma reads it.
+    /// Sends a request, signed by this server, and deserializes the answer into a type of the caller's. This is for
+    /// answers that other servers write more loosely than ruma accepts.
     ///
     /// # Errors
     ///
@@ -152,8 +152,8 @@ impl Client {
         serde_json::from_slice(answer.body()).map_err(|error| nonsense(server, &error))
     }
 
-    /// Delivers something to a server, whether or not it answered of late: for those who know themselves when to try
-    /// again. Any answer that is a success will do, and is returned as it is.
+    /// Delivers something to a server even if it has recently failed to answer: for callers who schedule their own
+    /// retries. Any successful answer is accepted, and returned unparsed.
     ///
     /// # Errors
     ///
@@ -183,7 +183,7 @@ impl Client {
         Ok(answer?.into_body())
     }
 
-    /// Sends a whole event to an endpoint of older servers, for which ruma has no type; returns the answer as it is.
+    /// Sends a whole event to an endpoint of older servers, for which ruma has no type. Returns the answer unparsed.
     ///
     /// # Errors
     ///
@@ -202,7 +202,7 @@ impl Client {
         Ok(answer.into_body())
     }
 
-    /// Sends an event as [`Client::put_event`] does, and returns the answer to be read bit by bit.
+    /// Sends an event as [`Client::put_event`] does, and returns the response with its body still to be read.
     ///
     /// # Errors
     ///
@@ -219,7 +219,7 @@ impl Client {
         self.within(server, time, self.begin(server, write)).await
     }
 
-    /// Returns what writes the request with which a whole event is sent, for a base address.
+    /// Returns a function that writes the request with which a whole event is sent, given a base address.
     fn event_request(
         &self,
         server: &ServerName,
@@ -239,7 +239,7 @@ impl Client {
         }
     }
 
-    /// Sends a request that needs no signature.
+    /// Sends a request without a signature.
     ///
     /// # Errors
     ///
@@ -259,11 +259,11 @@ impl Client {
         read_answer(server, answer)
     }
 
-    /// Sends a request in the name of this server, and returns its answer to be read bit by bit.
+    /// Sends a request, signed by this server, and returns the response with its body still to be read.
     ///
     /// # Errors
     ///
-    /// As [`Client::send`]; the time is that in which the answer has to begin.
+    /// As [`Client::send`]; `time` is the limit until the response begins.
     pub async fn open<R>(
         &self,
         server: &ServerName,
@@ -278,7 +278,7 @@ impl Client {
         self.within(server, time, self.begin(server, write)).await
     }
 
-    /// Gets something without a signature by its path, and returns the answer to be read bit by bit.
+    /// Gets a path without a signature, and returns the response with its body still to be read.
     ///
     /// # Errors
     ///
@@ -296,7 +296,7 @@ impl Client {
         self.within(server, time, self.begin(server, write)).await
     }
 
-    /// Notes that a server showed life.
+    /// Records that a server showed a sign of life.
     pub(super) fn heard_from(&self, server: &ServerName) {
         self.inner.backoff.answered(server);
         let watchers = self.inner.watchers.read();
@@ -305,7 +305,7 @@ impl Client {
         }
     }
 
-    /// Waits for a request to a server that may be asked, and remembers whether it could be reached.
+    /// Waits for a request to a server that may be contacted, and records whether the server could be reached.
     async fn within<T>(
         &self,
         server: &ServerName,
@@ -324,14 +324,14 @@ impl Client {
         };
         match &answer {
             Err(Failure::Unreachable(_)) => self.inner.backoff.failed(server),
-            // Whatever it says, it is there.
+            // A server that refuses is alive.
             Ok(_) | Err(Failure::Refused(_)) => self.heard_from(server),
             Err(Failure::Unwritable(_)) => {}
         }
         answer
     }
 
-    /// Checks that a server may be asked anything.
+    /// Checks that a server may be contacted.
     fn check(&self, server: &ServerName) -> Result<(), Failure> {
         if !self.inner.enabled {
             return Err(unreachable(server, "this server does not federate"));
@@ -342,7 +342,7 @@ impl Client {
         Ok(())
     }
 
-    /// Sends a request and reads what comes back.
+    /// Sends a request and reads the whole answer.
     async fn exchange<E>(
         &self,
         server: &ServerName,
@@ -361,7 +361,7 @@ impl Client {
         Ok(answer)
     }
 
-    /// Sends a request and waits until its answer begins, which is no refusal.
+    /// Sends a request and waits until a successful response begins.
     async fn begin<E>(
         &self,
         server: &ServerName,

@@ -1,4 +1,4 @@
-//! The connections to other servers.
+//! The HTTP clients for requests to other servers.
 
 use std::sync::Arc;
 
@@ -22,11 +22,11 @@ use crate::{
 pub(super) struct Http {
     names: Arc<Names>,
     trust: Trust,
-    /// Made when they are first needed: the system's certificates take a while to read.
+    /// Built when first needed, because loading the system's certificates takes a while.
     clients: OnceCell<Clients>,
 }
 
-/// Forgets where a name was found, unless somebody answers there.
+/// Forgets the cached addresses of a name when dropped, unless a server answered there.
 struct Doubt<'a> {
     names: &'a Names,
     name: &'a str,
@@ -42,9 +42,9 @@ impl Drop for Doubt<'_> {
 }
 
 struct Clients {
-    /// For addresses with a port.
+    /// For addresses that have a port.
     by_host: reqwest::Client,
-    /// For those without: records say where they are.
+    /// For addresses without a port, which are found by SRV records.
     by_records: reqwest::Client,
 }
 
@@ -57,7 +57,7 @@ impl Http {
         }
     }
 
-    /// Sends a request to where a server is, and waits until its answer begins.
+    /// Sends a request to the address of a server, and waits until the response begins.
     pub(super) async fn execute(
         &self,
         place: &Place,
@@ -78,7 +78,8 @@ impl Http {
         } else {
             &clients.by_host
         };
-        // Whoever moved is looked for anew: also when the time is over before somebody answers.
+        // A server that does not answer may have moved, so its name is resolved again. The guard
+        // also covers a timeout.
         let mut doubt = Doubt {
             names: &self.names,
             name: place.name(),
@@ -101,7 +102,7 @@ impl Http {
     }
 }
 
-/// Says what broke, with its causes, and not with the address, which may hold ids.
+/// Describes a connection error with its causes, but without the URL, which may contain ids.
 fn broken(error: reqwest::Error) -> Failure {
     let error = error.without_url();
     let mut text = error.to_string();
@@ -114,7 +115,7 @@ fn broken(error: reqwest::Error) -> Failure {
     Failure::Unreachable(text)
 }
 
-/// Reads a body of at most so many bytes.
+/// Reads a body of at most `max_bytes`.
 pub(super) async fn read(
     mut response: reqwest::Response,
     max_bytes: usize,

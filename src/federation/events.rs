@@ -1,4 +1,4 @@
-//! Events that other servers send: their form, their hashes, and the signatures of those who have to sign them.
+//! Events that other servers send: their format, their hashes, and their required signatures.
 //!
 //! [Checks performed on receipt of a PDU](https://spec.matrix.org/v1.19/server-server-api/#checks-performed-on-receipt-of-a-pdu)
 
@@ -15,22 +15,23 @@ use crate::{
     matrix::{Verified, needed_keys, read_event},
 };
 
-/// Events verified at once: those whose keys have to be asked for hold up no others.
+/// The number of events verified at the same time. One whose keys must be fetched does not delay the others.
 const AT_ONCE: usize = 32;
 
 impl Federation {
-    /// Checks the form, the hash and the signatures of an event, with the keys of whoever has to have signed it.
+    /// Checks the format, the hash and the signatures of an event, with the keys of the servers that must have signed
+    /// it.
     ///
     /// # Errors
     ///
-    /// When it is to be dropped: [`Error::BadJson`], [`Error::TooLarge`], [`Error::InvalidSignature`].
+    /// When the event must be dropped: [`Error::BadJson`], [`Error::TooLarge`], [`Error::InvalidSignature`].
     pub async fn verify(&self, event: &RawValue, rules: &RoomVersionRules) -> Result<Verified> {
         let object = read_event(event)?;
         let keys = self.keys().public_keys(wanted(&object, rules)?).await?;
         Verified::check(object, rules, &keys)
     }
 
-    /// Checks events as [`Federation::verify`] does; those that are to be dropped are left out.
+    /// Checks events as [`Federation::verify`] does, and leaves out those that must be dropped.
     pub async fn verify_all<E: AsRef<RawValue>>(
         &self,
         events: impl IntoIterator<Item = E>,
@@ -46,14 +47,14 @@ impl Federation {
                 Ok(event) => verified.push(event),
                 Err(error) => tracing::debug!(%error, "an event is dropped"),
             }
-            // Signatures take long enough to count them.
+            // Checking a signature takes long enough to count against the task's budget.
             tokio::task::consume_budget().await;
         }
         verified
     }
 }
 
-/// Returns the keys that it takes to verify an event.
+/// Returns the keys that are needed to verify an event.
 pub(super) fn wanted(
     object: &CanonicalJsonObject,
     rules: &RoomVersionRules,

@@ -1,4 +1,4 @@
-//! Why another server did not do what it was asked.
+//! The reasons why a request to another server failed.
 
 use std::time::Duration;
 
@@ -8,34 +8,34 @@ use serde_json::Value;
 use super::connections::read;
 use crate::error::Error;
 
-/// The longest text of another server that is shown.
+/// The longest error text of another server that is shown, in characters.
 const MAX_TEXT: usize = 500;
-/// The longest answer that says what is wrong.
+/// The longest error response that is read, in bytes.
 const MAX_REFUSAL: usize = 64 * 1024;
 
-/// What another server said instead of doing what it was asked.
+/// The error with which another server refused a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// The status of HTTP.
+    /// The HTTP status.
     pub status: u16,
-    /// The code that says what is wrong; empty where there is none.
+    /// The error code; empty if there is none.
     pub errcode: String,
-    /// What people may read of it.
+    /// The text for people.
     pub error: String,
-    /// The whole answer, if it is JSON.
+    /// The whole body, if it is JSON.
     pub body: Value,
 }
 
-/// Why another server did not do what it was asked.
+/// The reason why a request to another server failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
-    /// It could not be reached, or what it answered makes no sense.
+    /// It could not be reached, or its answer was invalid.
     #[error("{0}")]
     Unreachable(String),
-    /// It refused.
+    /// It refused the request.
     #[error("the other server refused: {}", .0.error)]
     Refused(Box<Refusal>),
-    /// The request cannot be written or signed, to whatever server.
+    /// The request cannot be written or signed, for any server.
     #[error("the request cannot be written: {0}")]
     Unwritable(String),
 }
@@ -48,7 +48,7 @@ impl Refusal {
 }
 
 impl Failure {
-    /// Returns whether the server does not know the endpoint: whoever does refuses with an error of Matrix.
+    /// Returns whether the server does not know the endpoint. A server that knows it refuses with a Matrix error.
     pub fn is_unknown_endpoint(&self) -> bool {
         match self {
             Self::Unreachable(_) | Self::Unwritable(_) => false,
@@ -90,8 +90,8 @@ impl From<Failure> for Error {
     }
 }
 
-/// Returns the code under which a caller here is told of a bad request that another server was sent; `None` for codes
-/// that are between the two servers.
+/// Returns the error code that a client gets here when another server refused a request as bad; `None` for codes that
+/// concern only the two servers.
 fn passed_on(errcode: &str) -> Option<&'static str> {
     const PASSED_ON: [&str; 10] = [
         "M_BAD_ALIAS",
@@ -117,7 +117,7 @@ pub(super) fn nonsense(server: &ServerName, error: &impl ToString) -> Failure {
     Failure::Unreachable(format!("{server} answered what makes no sense: {text}"))
 }
 
-/// Reads what a server says who did not do what it was asked.
+/// Reads the error response of a server.
 pub(super) async fn refusal(server: &ServerName, response: reqwest::Response) -> Failure {
     let status = response.status();
     let body = read(response, MAX_REFUSAL).await.unwrap_or_default();

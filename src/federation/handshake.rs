@@ -1,4 +1,4 @@
-//! Coming into rooms of other servers, leaving them, and knocking: templates of events, completed and sent back.
+//! Joining, leaving and knocking on rooms of other servers: event templates are fetched, completed and sent back.
 //!
 //! [Joining rooms](https://spec.matrix.org/v1.19/server-server-api/#joining-rooms)
 
@@ -28,48 +28,43 @@ use crate::{
 
 pub use crate::matrix::Signed;
 
-/// How long a server may think about a join: it may have to find out who is in a large room.
+/// The time that a server has to answer a join: it may have to collect the members of a large room.
 const JOIN_TIME: Duration = Duration::from_mins(3);
-/// What an invitation may cost: somebody waits for it, and somebody's phone may ring first.
+/// The limits for sending an invite. A user waits for the answer, and the invited server may send a push first.
 const INVITING: Allowance = Allowance {
     time: Duration::from_secs(20),
     bytes: 1024 * 1024,
 };
 
-/// Where older servers take invitations, joins and leave events.
+/// The endpoints of older servers for invites, joins and leave events.
 const INVITE_V1: &str = "/_matrix/federation/v1/invite/{room_id}/{event_id}";
 const SEND_JOIN_V1: &str = "/_matrix/federation/v1/send_join/{room_id}/{event_id}";
 const SEND_LEAVE_V1: &str = "/_matrix/federation/v1/send_leave/{room_id}/{event_id}";
 
-/// An event that another server wants to be signed.
+/// An event that another server proposes, to be completed and signed.
 #[derive(Debug)]
 pub struct Template {
-    /// The version of the room.
     pub version: RoomVersionId,
-    /// Its rules.
     pub rules: Arc<RoomVersionRules>,
     event: Box<RawValue>,
 }
 
-/// What a user of this server wants to be to a room.
+/// The membership that a user of this server wants in a room.
 #[derive(Clone, Debug)]
 pub struct Member<'a> {
-    /// The room.
     pub room_id: &'a RoomId,
-    /// The user.
     pub user_id: &'a UserId,
-    /// The content of the member event.
     pub content: Map<String, Value>,
 }
 
-/// How a server answers a knock that it takes.
+/// The answer of a server that accepts a knock.
 #[derive(Deserialize)]
 struct KnockAnswer {
     #[serde(default)]
     knock_room_state: StrippedState,
 }
 
-/// How a server answers an invitation in the first form.
+/// The answer to the v1 form of an invite.
 #[derive(Deserialize)]
 struct TakenInvitation {
     event: Box<RawValue>,
@@ -102,14 +97,14 @@ impl Template {
         })
     }
 
-    /// Returns who lets the user in, where that is needed.
+    /// Returns the user who authorises the join, in rooms with restricted joins.
     pub fn authoriser(&self) -> Option<OwnedUserId> {
         let offered: Offered = serde_json::from_str(self.event.get()).ok()?;
         offered.content.join_authorised_via_users_server
     }
 }
 
-/// Returns that a server does not know how to be invited to a room of a version.
+/// Returns the failure for a server that cannot be invited to a room of this version.
 fn unsupported(version: &RoomVersionId) -> Failure {
     Failure::Refused(Box::new(Refusal {
         status: 400,
@@ -119,7 +114,7 @@ fn unsupported(version: &RoomVersionId) -> Failure {
     }))
 }
 
-/// Returns the room versions that this server can handle.
+/// Returns the room versions that this server supports.
 fn supported() -> Vec<RoomVersionId> {
     let owned = OWNED_STATE_VERSIONS.iter();
     let owned = owned.filter_map(|version| RoomVersionId::try_from(*version).ok());
@@ -127,7 +122,7 @@ fn supported() -> Vec<RoomVersionId> {
 }
 
 impl Federation {
-    /// Asks a server for the event with which a user comes into a room.
+    /// Asks a server for the template of a user's join event.
     ///
     /// # Errors
     ///
@@ -148,7 +143,7 @@ impl Federation {
         Template::new(version, answer.event)
     }
 
-    /// Asks a server for the event with which a user knocks.
+    /// Asks a server for the template of a user's knock event.
     ///
     /// # Errors
     ///
@@ -168,7 +163,7 @@ impl Federation {
         Template::new(answer.room_version, answer.event)
     }
 
-    /// Asks a server for the event with which a user leaves a room, whose version is known.
+    /// Asks a server for the template of a user's leave event, for a room whose version is known.
     ///
     /// # Errors
     ///
@@ -188,11 +183,11 @@ impl Federation {
         Template::new(version, answer.event)
     }
 
-    /// Makes the event of a template, signed by this server.
+    /// Completes the event of a template, and signs it as this server.
     ///
     /// # Errors
     ///
-    /// [`crate::error::Error::BadJson`] when the template is none.
+    /// [`crate::error::Error::BadJson`] when the template is invalid.
     pub fn complete(&self, template: &Template, member: &Member<'_>) -> Result<Signed> {
         let rules = &template.rules;
         let is_chosen = rules.event_format.require_event_id;
@@ -208,11 +203,11 @@ impl Federation {
         matrix::complete(&template.event, draft, (member.room_id, rules), &self.key)
     }
 
-    /// Sends a server the join that it made a template of, and reads what it tells of the room as it comes.
+    /// Sends a completed join event to the server that made its template, and reads the room's state from the answer.
     ///
     /// # Errors
     ///
-    /// When it does not answer, refuses, or answers what makes no sense.
+    /// When the server does not answer or refuses, or its answer is invalid.
     pub async fn send_join(
         &self,
         server: &ServerName,
@@ -233,11 +228,11 @@ impl Federation {
             }
             sent => sent?,
         };
-        // In a box: it holds much at a time.
+        // Boxed, because the future is large.
         Box::pin(self.read_join_answer(server, response, &template.rules)).await
     }
 
-    /// Sends a server the leave event that it made a template of.
+    /// Sends a completed leave event to the server that made its template.
     ///
     /// # Errors
     ///
@@ -264,7 +259,7 @@ impl Federation {
         }
     }
 
-    /// Sends a server the knock that it made a template of; returns what those who knock may know of the room.
+    /// Sends a completed knock event to the server that made its template. Returns the room's stripped state.
     ///
     /// # Errors
     ///
@@ -287,7 +282,7 @@ impl Federation {
 }
 
 impl Federation {
-    /// Lets the server of a user who is invited take the invitation; returns it with that server's signature.
+    /// Sends an invite to the server of the invited user. Returns the event with that server's signature.
     ///
     /// # Errors
     ///
@@ -313,7 +308,7 @@ impl Federation {
         let event = match self.client().send(server, request, INVITING).await {
             Ok(answer) => answer.event,
             Err(failure) if failure.is_unknown_endpoint() => {
-                // "This API is for rooms of versions 1 and 2" alone.
+                // The specification says: "This API is for rooms of versions 1 and 2".
                 if !matches!(version, RoomVersionId::V1 | RoomVersionId::V2) {
                     return Err(unsupported(version));
                 }
@@ -328,9 +323,9 @@ impl Federation {
         })
     }
 
-    /// Sends an invitation in its first form, which is all that older servers know.
+    /// Sends an invite in its v1 form, the only one that older servers know.
     ///
-    /// [spec]: https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv1inviteroomideventid
+    /// See the [specification](https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv1inviteroomideventid).
     async fn send_invite_v1(
         &self,
         server: &ServerName,
@@ -356,7 +351,7 @@ impl Federation {
     }
 }
 
-/// Returns an event with the signature of a server that another form of it has: nothing else is taken from there.
+/// Adds a server's signature to an event, from a copy that the server signed. Nothing else is taken from the copy.
 fn with_signature(
     event: &RawValue,
     signed: &RawValue,

@@ -1,11 +1,11 @@
-//! Reading what a server tells of a room that it lets somebody into: tens of thousands of events in one answer.
+//! Reads the response to a join, which can hold tens of thousands of events.
 //!
-//! The answer is never in memory as a whole. A thread reads it as it comes, and hands the events on one by one; they are
-//! verified some at a time, and while that is done the reading waits, and with it the other server.
+//! The response is never in memory as a whole. A thread parses it as it arrives, and passes the events on one by one.
+//! They are verified in batches. While a batch is verified the parsing waits, and so does the other server.
 //!
-//! [`PUT /send_join`](https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv2send_joinroomideventid);
-//! its first form puts the answer into a list, after the status:
-//! [`PUT /v1/send_join`](https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv1send_joinroomideventid)
+//! See [`PUT /send_join`](https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv2send_joinroomideventid);
+//! its first version puts the response into a list, after the status:
+//! [`PUT /v1/send_join`](https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv1send_joinroomideventid).
 
 use std::{
     cell::Cell,
@@ -33,41 +33,41 @@ use tokio::{
 use super::{Failure, Federation, KeyRing};
 use crate::matrix::Verified;
 
-/// How long nothing may come, and how long it may take all in all.
+/// The longest time in which no data arrives, and the longest time for the whole response.
 const IDLE: Duration = Duration::from_mins(1);
 const WHOLE: Duration = Duration::from_mins(20);
-/// The largest answer; the greatest rooms that there are come close to it.
+/// The largest response; the largest existing rooms come close to it.
 const MAX_BYTES: usize = 256 * 1024 * 1024;
-/// The most events in it.
+/// The largest number of events in a response.
 const MAX_EVENTS: usize = 400_000;
-/// The largest part of it that is looked at as one: an event may have 64 KiB.
+/// The largest part of the body that is parsed as one event. An event may have 64 KiB.
 const MAX_PART: usize = 4 * 1024 * 1024;
-/// Events that are verified together.
+/// The number of events that are verified together.
 const BATCH: usize = 500;
-/// Parts of the body, and events, that wait.
+/// The number of chunks of the body, and of events, that can wait in the queues.
 const CHUNKS: usize = 4;
 const EVENTS: usize = 64;
 
-/// What a server tells of a room that it lets somebody into. Events that are to be dropped are left out.
+/// The response to a join, without the events that must be dropped.
 #[derive(Debug, Default)]
 pub struct JoinAnswer {
-    /// The join, as that server signed it.
+    /// The join event, with that server's signature.
     pub event: Option<Box<RawValue>>,
-    /// Whether members are missing, which nobody asked for.
+    /// Whether members are missing, although this server did not ask for that.
     pub members_omitted: bool,
     /// The state before the join.
     pub state: Vec<Verified>,
-    /// What that state and the join rest on, without the state.
+    /// The auth chain of that state and of the join, without the state itself.
     pub auth_chain: Vec<Verified>,
 }
 
-/// An event of the answer.
+/// An event of the response.
 enum Part {
     State(Box<RawValue>),
     AuthChain(Box<RawValue>),
 }
 
-/// What is told of the join beside other events.
+/// The fields of the response other than the lists of events.
 #[derive(Default)]
 struct Told {
     event: Option<Box<RawValue>>,
@@ -75,7 +75,7 @@ struct Told {
 }
 
 impl Federation {
-    /// Reads the answer of a server to a join.
+    /// Reads the response of a server to a join.
     pub(super) async fn read_join_answer(
         &self,
         server: &ServerName,
@@ -104,7 +104,7 @@ impl Federation {
     }
 }
 
-/// Hands on a body as it comes.
+/// Passes the chunks of a body on as they arrive.
 async fn pump(mut response: reqwest::Response, chunks: Sender<Bytes>) -> Result<(), String> {
     let mut size = 0_usize;
     loop {
@@ -117,13 +117,13 @@ async fn pump(mut response: reqwest::Response, chunks: Sender<Bytes>) -> Result<
             return Err("the answer is too large".to_owned());
         }
         if chunks.send(chunk).await.is_err() {
-            // Whoever reads has had enough, and says why.
+            // The parser stopped early, and reports why.
             return Ok(());
         }
     }
 }
 
-/// Verifies events as they come, those that come twice once.
+/// Verifies events as they arrive. Duplicates are verified once.
 async fn gather(
     mut ring: KeyRing,
     mut events: Receiver<Part>,
@@ -174,7 +174,7 @@ async fn gather(
     Ok(answer)
 }
 
-/// Reads an answer that comes bit by bit; on a thread that may wait.
+/// Parses a response as it arrives; runs on a thread that may block.
 fn read(body: Receiver<Bytes>, parts: &Sender<Part>) -> serde_json::Result<Told> {
     let left = Rc::new(Cell::new(MAX_PART));
     let body = Body {
@@ -188,11 +188,11 @@ fn read(body: Receiver<Bytes>, parts: &Sender<Part>) -> serde_json::Result<Told>
     Ok(told)
 }
 
-/// A body that comes bit by bit.
+/// A body that arrives in chunks.
 struct Body {
     chunks: Receiver<Bytes>,
     chunk: Bytes,
-    /// How much may be read before the next event has to begin.
+    /// The number of bytes that may be read before the next event has to begin.
     left: Rc<Cell<usize>>,
 }
 
@@ -214,7 +214,7 @@ impl Read for Body {
     }
 }
 
-/// Reads the object that is the answer, or the list of the first form that has it after the status.
+/// Parses the response object, or the list of the first version, in which the object follows the status.
 struct Answer<'a> {
     parts: &'a Sender<Part>,
     left: Rc<Cell<usize>>,
@@ -268,7 +268,7 @@ impl<'de> Visitor<'de> for Answer<'_> {
     }
 }
 
-/// Reads a list of events, and hands each on.
+/// Parses a list of events, and passes each one on.
 struct Events<'a> {
     parts: &'a Sender<Part>,
     left: &'a Cell<usize>,
@@ -304,7 +304,8 @@ impl<'de> Visitor<'de> for Events<'_> {
 mod tests {
     use super::*;
 
-    /// Reads an answer that comes in these parts; returns what is told, and how many events of state and chain.
+    /// Reads a response that arrives in these chunks; returns its fields, and the number of state and auth chain
+    /// events.
     async fn reads(chunks: Vec<Bytes>) -> (Result<Told, String>, (usize, usize)) {
         let (sender, body) = channel(1);
         let (parts, mut events) = channel(1);

@@ -1,9 +1,9 @@
-//! The keys of the many servers whose events come together, as with the state of a room.
+//! The keys of the many servers whose events arrive together, as with the state of a room.
 //!
-//! They are gathered before the events are verified: from notaries, which know those of many servers at once, and from
-//! the servers themselves, all at the same time. So servers that are gone hold up nothing but the first of the events.
+//! They are fetched before the events are verified, all at the same time: from notaries, which know the keys of many
+//! servers, and from the servers themselves. So servers that no longer exist delay only the first of the events.
 //!
-//! [spec]: https://spec.matrix.org/v1.19/server-server-api/#querying-keys-through-another-server
+//! See the [specification](https://spec.matrix.org/v1.19/server-server-api/#querying-keys-through-another-server).
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -32,23 +32,23 @@ use crate::{
     matrix::{ServerKeys, Verified, read_event},
 };
 
-/// Servers that one request to a notary asks for.
+/// The number of servers in one request to a notary.
 const SERVERS_AT_ONCE: usize = 100;
-/// Requests to a notary, and to servers for their own keys, that wait at the same time.
+/// The number of requests in flight to one notary, and of requests to servers for their own keys.
 const REQUESTS_AT_ONCE: usize = 4;
 const ASKED_AT_ONCE: usize = 64;
-/// How long servers have to tell their keys themselves, all in all.
+/// The time in which all servers have to answer with their own keys.
 const DIRECTLY: Duration = Duration::from_secs(12);
-/// What a notary's answer may cost. A notary may have to ask itself.
+/// The limits of a request to a notary, which may have to fetch keys itself.
 const ALLOWANCE: Allowance = Allowance {
     time: Duration::from_secs(15),
     bytes: 4 * 1024 * 1024,
 };
 
-/// Keys that are gathered for events that a server sends together; who could not be asked is not asked again.
+/// The keys for events that one server sends together. Servers that could not be asked are not asked again.
 pub struct KeyRing {
     keys: Keys,
-    /// Who sends the events.
+    /// The server that sends the events.
     source: OwnedServerName,
     believes_source: bool,
     known: HashMap<OwnedServerName, Arc<ServerKeys>>,
@@ -56,7 +56,7 @@ pub struct KeyRing {
 }
 
 impl Federation {
-    /// Returns an empty ring for the events that a server will send.
+    /// Returns an empty key ring for the events that a server will send.
     pub fn key_ring(&self, source: OwnedServerName) -> KeyRing {
         KeyRing {
             keys: self.keys().clone(),
@@ -69,8 +69,8 @@ impl Federation {
 }
 
 impl KeyRing {
-    /// Takes the word of the server that sends the events for the keys of servers that nobody else can tell of: many of
-    /// those that were ever in a large room are gone, and without what they said nobody could come into it.
+    /// Trusts the sending server about the keys of servers for which there is no other source. Many servers that once
+    /// took part in a large room no longer exist, and without their events nobody could join it.
     #[must_use]
     pub(super) fn believing_source(self) -> Self {
         Self {
@@ -79,12 +79,12 @@ impl KeyRing {
         }
     }
 
-    /// Checks events as [`Federation::verify`] does, with the keys that can be had in a short while; `None` stands for
-    /// one that is to be dropped.
+    /// Checks events as [`Federation::verify`] does, with the keys that can be fetched in a short time. The result is
+    /// `None` for an event that must be dropped.
     ///
     /// # Errors
     ///
-    /// When the keys that are known cannot be read.
+    /// When the stored keys cannot be read.
     pub async fn verify(
         &mut self,
         events: Vec<Box<RawValue>>,
@@ -126,7 +126,7 @@ impl KeyRing {
             .map_err(|source| Error::internal("verify events", source))
     }
 
-    /// Returns the keys that are wanted, as far as they are known.
+    /// Returns the wanted keys that are known.
     fn chosen(&self, wanted: &[WantedKey]) -> PublicKeyMap {
         let mut chosen = PublicKeyMap::new();
         for WantedKey {
@@ -177,7 +177,8 @@ impl KeyRing {
         self.keys.ask_directly(servers).await;
         self.look_again(&mut missing).await?;
         if self.believes_source {
-            // Of whom a single key is known, this server or another, nobody else tells the keys.
+            // If any key of a server is known, the source is not trusted about it. So it is never trusted about this
+            // server.
             missing.retain(|server, _| {
                 let known = self.known.get(server);
                 *server != self.source && known.is_none_or(|known| known.keys.is_empty())
@@ -187,7 +188,7 @@ impl KeyRing {
         Ok(())
     }
 
-    /// Looks up what has been stored meanwhile; what is there is not missing any more.
+    /// Looks up the keys that have been stored since, and removes them from the missing ones.
     async fn look_again(
         &mut self,
         missing: &mut BTreeMap<OwnedServerName, Vec<WantedKey>>,
@@ -204,8 +205,8 @@ impl KeyRing {
         Ok(())
     }
 
-    /// Takes the word of the server that sends the events, for these events alone: what it says is not kept, since it
-    /// must not say for good who signs for whom.
+    /// Trusts the sending server about keys, for these events only. The keys are not stored: the server must not decide
+    /// permanently which keys belong to other servers.
     async fn believe_source(&mut self, missing: &BTreeMap<OwnedServerName, Vec<WantedKey>>) {
         if missing.is_empty() {
             return;
@@ -220,7 +221,7 @@ impl KeyRing {
 }
 
 impl Keys {
-    /// Asks a notary for keys of many servers.
+    /// Asks a notary for the keys of many servers.
     async fn told_by(
         &self,
         notary: &OwnedServerName,
@@ -248,7 +249,7 @@ impl Keys {
         told
     }
 
-    /// Asks servers for their keys, as far as that is done in a short while.
+    /// Asks servers for their keys, and stops waiting after a short time.
     async fn ask_directly(&self, servers: Vec<OwnedServerName>) {
         let asking =
             stream::iter(servers).map(async |server: OwnedServerName| self.ask_once(&server).await);

@@ -1,6 +1,6 @@
-//! The keys with which other servers sign: asked of them, or of notaries, and remembered.
+//! The keys with which other servers sign: fetched from them or from notaries, and stored.
 //!
-//! [spec]: https://spec.matrix.org/v1.19/server-server-api/#retrieving-server-keys
+//! See the [specification](https://spec.matrix.org/v1.19/server-server-api/#retrieving-server-keys).
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -34,32 +34,33 @@ use crate::{
     },
 };
 
-/// What a list of keys may cost.
+/// The limits of a request for keys.
 const ALLOWANCE: Allowance = Allowance {
     time: Duration::from_secs(10),
     bytes: 64 * 1024,
 };
-/// How long this server's own keys are valid once somebody asked: as long as others believe them at most, so that
-/// what it said can be verified while it is away.
+/// The validity of this server's own keys, counted from the request: the longest that others accept, so that its events
+/// can be verified while it is offline.
 const OWN_VALIDITY: Duration = Duration::from_hours(7 * 24);
-/// How long a server is not asked again: keys that nobody has are asked for again and again.
+/// The time after which a server is asked again. Without it, keys that no server has would be requested repeatedly.
 const PAUSE: Duration = Duration::from_mins(1);
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(10);
-/// How long keys that were read from the database stay in memory.
+/// The time that keys read from the database stay in memory.
 const IN_MEMORY: Duration = Duration::from_hours(1);
-/// Servers whose keys are in memory (about 10 MB).
+/// The number of servers whose keys are in memory (about 10 MB).
 const SERVERS: usize = 10_000;
-/// Servers that are asked at once for the keys of one request, and for all: anybody can claim to be any server.
+/// The number of servers asked at the same time for the keys of one request, and for all requests. Any sender can claim
+/// to be any server.
 const AT_ONCE: usize = 16;
 const ALL_AT_ONCE: usize = 128;
-/// Servers that are asked at once for somebody else, to whom this server is a notary: that must keep nobody waiting.
+/// The number of servers asked at the same time as a notary. Other requests must not have to wait for these.
 const FOR_OTHERS_AT_ONCE: usize = 16;
-/// How often a server is asked for somebody else in an interval, so that a key which has just been renewed is found, and
-/// nobody can have this server ask another without end.
+/// The number of requests to one server as a notary in an interval. A key that has just been renewed is found, and no
+/// one can make this server send endless requests to another.
 const MAX_ASKED_FOR_OTHERS: u32 = 4;
 const ASKED_FOR_OTHERS_INTERVAL: Duration = Duration::from_secs(10);
-/// Servers that are asked at once because somebody says to be them, and how long that waits until others were asked:
-/// whoever names many that are slow keeps nobody waiting but those who are as unknown.
+/// The number of servers asked at the same time because a caller claims to be them, and the time that a caller waits
+/// for a free place. A caller who names many slow servers delays only other unknown callers.
 const FOR_CALLERS_AT_ONCE: usize = 64;
 const CALLERS_WAIT: Duration = Duration::from_secs(10);
 
@@ -77,7 +78,7 @@ struct Inner {
     notaries: Vec<OwnedServerName>,
     known: Cache<OwnedServerName, Arc<ServerKeys>>,
     asked: Cache<OwnedServerName, ()>,
-    /// Servers that were asked for somebody else, and how often in the interval that began then.
+    /// The servers asked as a notary, each with the start of its interval and the number of requests since.
     asked_for_others: Mutex<HashMap<OwnedServerName, (i64, u32)>>,
     turns: Semaphore,
     turns_for_others: Semaphore,
@@ -87,12 +88,11 @@ struct Inner {
 /// A key that is needed to verify a signature.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WantedKey {
-    /// Whose signature.
+    /// The server that signed.
     pub server: OwnedServerName,
-    /// With which key.
     pub key_id: String,
-    /// When it was signed, in milliseconds since the Unix epoch: the key has to be valid then. 0 for room versions
-    /// that do not care.
+    /// The time of the signature, in milliseconds since the Unix epoch, at which the key has to be valid. 0 for room
+    /// versions that do not require that.
     pub valid_at: i64,
 }
 
@@ -122,19 +122,18 @@ impl Keys {
         }
     }
 
-    /// Returns what this server publishes of its own keys.
+    /// Returns the list of this server's own keys, as it is published.
     pub(super) fn published(&self) -> Result<CanonicalJsonObject> {
         let validity = i64::try_from(OWN_VALIDITY.as_millis()).unwrap_or(i64::MAX);
         let until = self.inner.clock.now_ms().saturating_add(validity);
         self.inner.own.published(until)
     }
 
-    /// Returns a key of a server, which has to be valid at a time; it is asked for where it is not known. `None` if
-    /// nobody has it.
+    /// Returns a key of a server that is valid at a time, and fetches it if necessary. `None` if it cannot be found.
     ///
     /// # Errors
     ///
-    /// When what is known cannot be read or stored.
+    /// When the stored keys cannot be read, or new ones cannot be stored.
     pub async fn key(
         &self,
         server: &ServerName,
@@ -149,12 +148,12 @@ impl Keys {
             .await
     }
 
-    /// Returns a key of a server as [`Keys::key`] does, for somebody who says to be that server. Where it has to be
-    /// asked for, that happens only if the caller is admitted.
+    /// Returns a key of a server as [`Keys::key`] does, for a caller who claims to be that server. If it must be
+    /// fetched, `admit` decides whether the caller may cause that.
     ///
     /// # Errors
     ///
-    /// As [`Keys::key`], and those of `admit`; [`Error::LimitExceeded`] when too many are asked for callers already.
+    /// As [`Keys::key`], and those of `admit`; [`Error::LimitExceeded`] when too many fetches for callers are running.
     pub(super) async fn key_of_caller(
         &self,
         server: &ServerName,
@@ -174,7 +173,7 @@ impl Keys {
             .await
     }
 
-    /// Returns a key of a server, after it was asked for if it was not known.
+    /// Returns a key of a server, and runs `asking` first if the key is not known.
     async fn known_or_asked(
         &self,
         server: &ServerName,
@@ -193,7 +192,7 @@ impl Keys {
         Ok(known.at(key_id, valid_at).cloned())
     }
 
-    /// Returns those of the keys that are needed which can be had.
+    /// Returns the wanted keys that can be found.
     ///
     /// # Errors
     ///
@@ -217,9 +216,9 @@ impl Keys {
         Ok(found)
     }
 
-    /// Returns what a server published of its keys, for somebody else: the newest list, and earlier ones where only they
-    /// list keys that are wanted. The server is asked again if these are not valid until a time; if it does not answer,
-    /// or is asked too often, what is known is better than nothing.
+    /// Returns the key lists that a server published, for another server: the newest one, and older ones if only they
+    /// contain wanted keys. The server is asked again if these are not valid until the given time. If it does not
+    /// answer, or is asked too often, the known lists are returned.
     pub(super) async fn documents(
         &self,
         server: &ServerName,
@@ -240,7 +239,7 @@ impl Keys {
         Ok(chosen.into_iter().map(|known| known.object).collect())
     }
 
-    /// Counts that a server is to be asked for somebody else; returns whether it may be.
+    /// Counts a request to a server as a notary, and returns whether it may be sent.
     fn may_ask_for_others(&self, server: &ServerName) -> bool {
         let now = self.inner.clock.now_ms();
         let asked = self.inner.asked_for_others.lock();
@@ -261,7 +260,7 @@ impl Keys {
         *count <= MAX_ASKED_FOR_OTHERS
     }
 
-    /// Returns the lists of keys of a server that are known, the newest first.
+    /// Returns the stored key lists of a server, the newest first.
     async fn stored_documents(&self, server: &ServerName) -> Result<Vec<KeyDocument>> {
         let db = &self.inner.db;
         let mut conn = db.read().await?;
@@ -325,7 +324,7 @@ impl Keys {
         &self.inner.client
     }
 
-    /// Returns the keys that are known of a server, which may be this one.
+    /// Returns the known keys of a server, which may be this one.
     pub(super) async fn known_or_own(&self, server: &ServerName) -> Result<Arc<ServerKeys>> {
         let own = &self.inner.own;
         if server != own.server_name() {
@@ -343,7 +342,7 @@ impl Keys {
         }))
     }
 
-    /// Reads what somebody published, if it is what it says.
+    /// Reads a published key list, if its signatures are valid.
     pub(super) fn read(
         &self,
         document: &Raw<ServerSigningKeys>,
@@ -355,7 +354,7 @@ impl Keys {
         Some((server, keys))
     }
 
-    /// Asks a server for its keys, and nobody else.
+    /// Asks a server itself for its keys, without notaries.
     pub(super) async fn ask_once(&self, server: &ServerName) {
         let asking = async {
             // The semaphore is never closed.
@@ -370,7 +369,7 @@ impl Keys {
         self.inner.asked.get(&server.to_owned(), asking).await;
     }
 
-    /// Stores what a notary tells of servers.
+    /// Stores the key lists that a notary returned.
     pub(super) async fn take_all(
         &self,
         notary: &OwnedServerName,
@@ -399,26 +398,26 @@ impl Keys {
         Ok(())
     }
 
-    /// Asks a server for its keys, or notaries if it does not answer; what is learned is stored. All who ask at the
-    /// same time wait for one answer.
+    /// Asks a server for its keys, or notaries if it does not answer, and stores them. Callers who ask at the same time
+    /// wait for one answer.
     async fn ask(&self, server: &ServerName) {
         let asking = async {
             // The semaphore is never closed.
             let _turn = self.inner.turns.acquire().await;
             self.ask_all(server).await
         };
-        // In a box: whoever asks a notary asks for the notary's keys first.
+        // Boxed, because asking a notary can first ask for the notary's own keys.
         let asking = Box::pin(asking);
         self.inner.asked.get(&server.to_owned(), asking).await;
     }
 
-    /// Asks as [`Keys::ask`] does, for those who have their turn already.
+    /// Asks as [`Keys::ask`] does, for callers who already hold a permit.
     async fn ask_in_turn(&self, server: &ServerName) {
         let asking = Box::pin(self.ask_all(server));
         self.inner.asked.get(&server.to_owned(), asking).await;
     }
 
-    /// Asks a server, and then the notaries; says for how long nobody need be asked again.
+    /// Asks a server, and then the notaries. Returns the time for which nobody needs to ask again.
     async fn ask_all(&self, server: &ServerName) -> ((), Duration) {
         let asked = match self.ask_server(server).await {
             Ok(false) => self.ask_notaries(server).await,
@@ -463,7 +462,7 @@ impl Keys {
         Ok(false)
     }
 
-    /// Returns whether a notary signed what it is said to tell.
+    /// Returns whether a notary has signed a key list that it returned.
     async fn is_of_notary(
         &self,
         notary: &OwnedServerName,
@@ -490,7 +489,7 @@ impl Keys {
         Ok(known.is_signed_by_notary(notary, &object, now))
     }
 
-    /// Stores what a server published, if it did.
+    /// Stores a key list, if the server really published it.
     async fn take(&self, server: &ServerName, document: &Raw<ServerSigningKeys>) -> Result<bool> {
         let now = self.inner.clock.now_ms();
         let Ok(object) = serde_json::from_str::<CanonicalJsonObject>(document.json().get()) else {
@@ -512,7 +511,7 @@ impl Keys {
     }
 }
 
-/// A list of keys as a server published it.
+/// A key list as a server published it.
 struct KeyDocument {
     object: CanonicalJsonObject,
     key_ids: BTreeSet<String>,
@@ -532,8 +531,8 @@ impl KeyDocument {
         })
     }
 
-    /// Returns those of some lists, the newest first, that have keys which are wanted: of each key the newest. Where no
-    /// keys are named, and where none of them is known, the newest list is returned.
+    /// Returns the lists that contain wanted keys, the newest first: for each key the newest list. If no keys are
+    /// named, or none of them is known, the newest list is returned.
     fn choose(stored: Vec<Self>, key_ids: &BTreeSet<String>) -> Vec<Self> {
         let mut wanted = key_ids.clone();
         let is_any_known = stored.iter().any(|list| !list.key_ids.is_disjoint(&wanted));
@@ -551,7 +550,7 @@ impl KeyDocument {
         chosen
     }
 
-    /// Returns whether lists have all keys that are wanted, and are valid until a time.
+    /// Returns whether the lists contain all wanted keys, and are valid until a time.
     fn suffice(chosen: &[Self], key_ids: &BTreeSet<String>, valid_until_ms: i64) -> bool {
         let has = |key_id: &String| chosen.iter().any(|list| list.key_ids.contains(key_id));
         let is_valid = |list: &Self| list.valid_until_ts >= valid_until_ms;
@@ -559,7 +558,7 @@ impl KeyDocument {
     }
 }
 
-/// Keeps the list of keys that a new one is about to replace, if it lists a key that the new one does not.
+/// Keeps the list that a new one is about to replace, if it contains a key that the new one does not.
 async fn keep_former(tx: &mut WriteTx, server: i64, new: &DocumentRow) -> Result<()> {
     let Some(former) = server_keys::document(tx, server).await? else {
         return Ok(());

@@ -1,15 +1,15 @@
-//! Talking to other servers: where they are, the keys with which they sign, and requests to them.
+//! Communication with other servers: finding them, their signing keys, and requests to them.
 //!
-//! `resolve` finds a server in the specification's steps, with `well_known` and `names`; `client` sends requests,
-//! signed, over `connections` that are kept; `failure` says why nothing came of one, and `backoff` remembers who does
-//! not answer; `keys` knows with what others sign, and is a notary; `key_ring` gathers those of many; `handshake` gets
-//! templates of events and completes them; `cache` bounds what is remembered, and lets those who look for the same wait
-//! for one look-up; `multipart` reads the form in which media comes.
+//! `resolve` follows the specification's steps to find a server, with the help of `well_known` and `names`. `client`
+//! sends signed requests over the `connections` that are kept alive. `failure` gives the reason why a request failed,
+//! and `backoff` remembers servers that do not answer. `keys` fetches signing keys, and acts as a notary; `key_ring`
+//! fetches those of many servers together. `handshake` gets event templates and completes them. `cache` limits what is
+//! remembered, and shares one look-up among concurrent callers. `multipart` parses the responses with media.
 //!
-//! `policy` asks policy servers; `events` verifies what others send, and `sender` sees to it that they are sent what
-//! concerns them.
+//! `policy` asks policy servers, `events` verifies the events of other servers, and `sender` sends them the events and
+//! EDUs that concern them.
 //!
-//! [spec]: https://spec.matrix.org/v1.19/server-server-api/
+//! See the [specification](https://spec.matrix.org/v1.19/server-server-api/).
 
 mod backoff;
 mod cache;
@@ -64,7 +64,7 @@ use crate::{
     storage::Db,
 };
 
-/// The other servers. Cheap to clone.
+/// The service for communication with other servers. Cheap to clone.
 #[derive(Clone)]
 pub struct Federation {
     key: Arc<SigningKey>,
@@ -76,7 +76,7 @@ pub struct Federation {
 }
 
 impl Federation {
-    /// Gets ready to talk to other servers; nothing is sent before somebody asks.
+    /// Sets up the communication with other servers. Nothing is sent yet.
     ///
     /// # Errors
     ///
@@ -109,48 +109,48 @@ impl Federation {
         })
     }
 
-    /// Returns the present time, in milliseconds since the Unix epoch.
+    /// Returns the current time, in milliseconds since the Unix epoch.
     pub fn now_ms(&self) -> i64 {
         self.clock.now_ms()
     }
 
-    /// Returns which addresses other servers may be at.
+    /// Returns the range of addresses to which requests may go.
     pub fn reach(&self) -> Reach {
         self.reach
     }
 
-    /// Returns whose certificates are believed beside those that the system knows.
+    /// Returns the certificate authorities that are trusted in addition to the system's.
     pub fn trust(&self) -> &Trust {
         &self.trust
     }
 
-    /// Returns a cache for what other servers tell.
+    /// Returns a cache for answers of other servers.
     pub fn cache<K: Clone + Eq + std::hash::Hash, V: Clone>(&self, limit: usize) -> Cache<K, V> {
         Cache::new(&self.clock, limit)
     }
 
-    /// Returns what sends requests to other servers.
+    /// Returns the client for requests to other servers.
     pub fn client(&self) -> &Client {
         &self.client
     }
 
-    /// Returns the keys with which servers sign.
+    /// Returns the signing keys of other servers.
     pub fn keys(&self) -> &Keys {
         &self.keys
     }
 
-    /// Returns whether a server is this one.
+    /// Returns whether a server name is this server's own.
     pub fn is_own(&self, server: &ServerName) -> bool {
         server == self.key.server_name()
     }
 
-    /// Proves that a request is of the server that it says, and meant for this one. If the server's key is not known,
-    /// `admit` says whether it may be asked for: anybody can name any server.
+    /// Verifies that a request was sent by the server that it names, and is meant for this one. If the server's key is
+    /// not known, `admit` decides whether it may be fetched, because a request can name any server.
     ///
     /// # Errors
     ///
-    /// [`Error::Unauthorized`] where it is not; [`Error::LimitExceeded`] when too many servers of which nothing is
-    /// known seem to ask; those of `admit`.
+    /// [`Error::Unauthorized`] if the verification fails; [`Error::LimitExceeded`] when too many unknown servers send
+    /// requests; the errors of `admit`.
     #[tracing::instrument(skip_all, fields(server = %proof.origin), err(level = "debug"))]
     pub async fn authenticate<B: AsRef<[u8]>>(
         &self,
@@ -182,7 +182,7 @@ impl Federation {
         Ok(())
     }
 
-    /// Returns the keys of this server, signed.
+    /// Returns this server's own keys, signed.
     ///
     /// # Errors
     ///
@@ -191,8 +191,8 @@ impl Federation {
         raw(&self.keys.published()?)
     }
 
-    /// Returns the keys of a server for somebody who asks this one as a notary, signed by this one, too: those with some
-    /// ids, or all. They are asked for again if those known are not valid until a time.
+    /// Returns the keys of a server for a request to this server as a notary, which adds its own signature: the keys
+    /// with the wanted ids, or all. They are fetched again if the known ones are not valid until the wanted time.
     ///
     /// # Errors
     ///
@@ -216,7 +216,7 @@ impl Federation {
     ///
     /// # Errors
     ///
-    /// As [`Failure`] becomes an [`Error`].
+    /// The [`Failure`] of the request, converted into an [`Error`].
     pub async fn profile(
         &self,
         user_id: &UserId,

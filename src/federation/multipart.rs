@@ -1,6 +1,6 @@
-//! `multipart/mixed`, the form in which other servers send media, read as it arrives.
+//! Parses `multipart/mixed`, the format in which other servers send media, as it arrives.
 //!
-//! [spec]: https://spec.matrix.org/v1.19/server-server-api/#content-repository
+//! See the [specification](https://spec.matrix.org/v1.19/server-server-api/#content-repository).
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt, stream::BoxStream};
@@ -11,34 +11,33 @@ use reqwest::{
 
 use super::Failure;
 
-/// The longest headers of a part.
+/// The longest headers of a part, in bytes.
 const MAX_HEADERS: usize = 16 * 1024;
-/// The longest boundary ("no more than 70 characters" by RFC 2046, and some to spare).
+/// The longest boundary ("no more than 70 characters" by RFC 2046, with some margin).
 const MAX_BOUNDARY: usize = 200;
 
-/// The parts of an answer.
+/// The parts of a response, read one after another.
 pub struct Parts {
     bytes: BoxStream<'static, reqwest::Result<Bytes>>,
-    /// What stands between parts: a line's end, two dashes and the boundary.
+    /// The separator between parts: a line break, two dashes and the boundary.
     delimiter: Vec<u8>,
-    /// What has arrived and was not handed out.
+    /// Bytes that have arrived and were not returned yet.
     buffer: BytesMut,
     is_complete: bool,
 }
 
-/// What is said of a part.
+/// The headers of a part.
 #[derive(Clone, Debug, Default)]
 pub struct Part {
-    /// Its headers.
     pub headers: HeaderMap,
 }
 
 impl Parts {
-    /// Begins to read the parts of an answer.
+    /// Starts to read the parts of a response.
     ///
     /// # Errors
     ///
-    /// When it has another form.
+    /// When the response is not `multipart/mixed`.
     pub fn of(response: Response) -> Result<Self, Failure> {
         let content_type = response.headers().get(CONTENT_TYPE);
         let content_type = content_type.and_then(|value| value.to_str().ok());
@@ -55,27 +54,27 @@ impl Parts {
         Self {
             bytes: bytes.boxed(),
             delimiter: format!("\r\n--{boundary}").into_bytes(),
-            // The first delimiter may stand at the very beginning, without a line's end before it.
+            // The first delimiter may be at the very beginning, without a line break before it.
             buffer: BytesMut::from(&b"\r\n"[..]),
             is_complete: false,
         }
     }
 
-    /// Goes on to the next part, past what is left of this one; `None` after the last.
+    /// Skips the rest of the current part and returns the next one; `None` after the last.
     ///
     /// # Errors
     ///
-    /// When the answer breaks off, or is malformed.
+    /// When the response breaks off, or is malformed.
     pub async fn next(&mut self) -> Result<Option<Part>, Failure> {
         while self.chunk().await?.is_some() {}
         self.skip(self.delimiter.len());
         while self.buffer.len() < 2 && self.read_more().await? {}
-        // After the last one there are two dashes; some servers leave them out.
+        // Two dashes follow the last part; some servers leave them out.
         if self.buffer.len() < 2 || self.buffer.starts_with(b"--") {
             return Ok(None);
         }
         let mut part = Part::default();
-        // The rest of the delimiter's line, which is blank.
+        // The rest of the delimiter's line is blank.
         self.line().await?;
         let mut size = 0_usize;
         loop {
@@ -94,18 +93,18 @@ impl Parts {
         }
     }
 
-    /// Returns the next bytes of this part; `None` after the last.
+    /// Returns the next bytes of the current part; `None` at its end.
     ///
     /// # Errors
     ///
-    /// When the answer breaks off.
+    /// When the response breaks off.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, Failure> {
         loop {
             let end = find(&self.buffer, &self.delimiter);
             if end == Some(0) {
                 return Ok(None);
             }
-            // Of what could be the beginning of a delimiter nothing is handed out.
+            // Bytes that could be the start of a delimiter are held back.
             let open = self.delimiter.len() - 1;
             let ready = end.unwrap_or_else(|| self.buffer.len().saturating_sub(open));
             if ready > 0 {
@@ -117,7 +116,7 @@ impl Parts {
         }
     }
 
-    /// Returns the next line, with its end.
+    /// Returns the next line, including its line break.
     async fn line(&mut self) -> Result<Bytes, Failure> {
         loop {
             if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
@@ -136,7 +135,7 @@ impl Parts {
         drop(self.buffer.split_to(length.min(self.buffer.len())));
     }
 
-    /// Waits for more; returns whether there was any.
+    /// Waits for more bytes; returns `false` at the end of the response.
     async fn read_more(&mut self) -> Result<bool, Failure> {
         if self.is_complete {
             return Ok(false);
@@ -159,7 +158,7 @@ fn broken(what: &str) -> Failure {
     Failure::Unreachable(format!("the other server's answer cannot be read: {what}"))
 }
 
-/// Returns the boundary that a content type names.
+/// Returns the boundary in a content type.
 fn boundary(content_type: &str) -> Option<String> {
     let mut parameters = content_type.split(';');
     let essence = parameters.next()?.trim();
@@ -185,7 +184,7 @@ fn header(line: &[u8]) -> Option<(HeaderName, HeaderValue)> {
     Some((name, value))
 }
 
-/// Returns where a delimiter, which begins with a line's end, first stands.
+/// Returns the first position of a delimiter, which begins with a line break.
 fn find(bytes: &[u8], delimiter: &[u8]) -> Option<usize> {
     let mut from = 0;
     loop {
@@ -204,7 +203,7 @@ mod tests {
 
     use super::*;
 
-    /// Reads an answer that arrives in pieces of so many bytes.
+    /// Reads a response that arrives in chunks of `size` bytes.
     async fn read(text: &str, size: usize) -> Result<Vec<(Part, String)>, Failure> {
         let pieces: Vec<_> = text
             .as_bytes()
@@ -252,7 +251,7 @@ mod tests {
         let long = format!("--abc\r\n{}", "A: b\r\n".repeat(MAX_HEADERS));
         for text in ["", "--abc", "--abc\r\nA: b", "--abc\r\n\r\none", &long] {
             let read = read(text, 1_000).await;
-            // After a delimiter there may be nothing more.
+            // The response may end directly after a delimiter.
             assert!(read.is_err() || text == "--abc", "{text}");
         }
     }

@@ -1,7 +1,7 @@
-//! The addresses of host names, and of the records that say where a server is.
+//! Resolves host names, and the SRV records of servers.
 //!
-//! Addresses are asked of the system, which knows the files and services that its administrator chose; SRV records,
-//! which it has no words for, of the name servers that it is set up with.
+//! Addresses are resolved by the operating system, which uses the files and services that its administrator chose. The
+//! system has no interface for SRV records, so these are requested from its configured name servers.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -20,26 +20,26 @@ use crate::{
     outbound::{self, Reach},
 };
 
-/// Where servers listen of which nothing else is known.
+/// The default port of a server.
 const PORT: u16 = 8448;
-/// "An SRV record is looked up for `_matrix-fed._tcp.<hostname>`", and then by the name of old.
+/// "An SRV record is looked up for `_matrix-fed._tcp.<hostname>`", and then for the deprecated name.
 const SERVICES: [&str; 2] = ["_matrix-fed._tcp", "_matrix._tcp"];
-/// How long a name server may take, and how often it is asked: whoever sends a message waits for it.
+/// The time limit of a request to a name server, and the number of attempts. A user who sends a message waits for it.
 const LOOK_UP_TIMEOUT: Duration = Duration::from_secs(2);
 const LOOK_UP_ATTEMPTS: usize = 2;
-/// Hosts of a server that are tried at most.
+/// The number of SRV targets that are tried.
 const MAX_TARGETS: usize = 8;
-/// How long addresses are remembered: the system does not say how long they hold.
+/// The time for which addresses are cached. The system does not report their lifetime.
 const LIFETIME: Duration = Duration::from_mins(5);
-/// How long it is remembered that there are none.
+/// The time for which a failed look-up is cached.
 const LIFETIME_OF_NOTHING: Duration = Duration::from_secs(30);
-/// Names that are remembered (about 2 MB).
+/// The number of names in the cache (about 2 MB).
 const NAMES: usize = 10_000;
 
-/// The addresses of a name, or why there are none.
+/// The addresses of a name, or the reason why there are none.
 type Found = Result<Arc<[SocketAddr]>, Arc<str>>;
 
-/// Resolves names, and remembers what it found.
+/// Resolves names, and caches the results.
 pub(super) struct Names {
     reach: Reach,
     hosts: Cache<String, Found>,
@@ -47,7 +47,7 @@ pub(super) struct Names {
     records: OnceCell<Option<TokioResolver>>,
 }
 
-/// A host and a port to which a record points.
+/// A host and port that an SRV record names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Target {
     priority: u16,
@@ -66,14 +66,14 @@ impl Names {
         })
     }
 
-    /// Forgets where a name was found: nobody was there.
+    /// Forgets the addresses of a name, because no server answered there.
     pub(super) fn forget(&self, name: &str) {
         let key = name.to_ascii_lowercase();
         self.hosts.forget(&key);
         self.servers.forget(&key);
     }
 
-    /// Returns the addresses of a host; the port is that which the caller has.
+    /// Returns the addresses of a host, without a port.
     async fn host(&self, name: &str) -> Found {
         let key = name.to_ascii_lowercase();
         self.hosts.get(&key, self.look_up_host(&key)).await
@@ -124,13 +124,13 @@ impl Names {
         })
     }
 
-    /// Returns the hosts to which the records of a server point, in the order in which they are to be tried.
+    /// Returns the hosts in the SRV records of a server, in the order in which to try them.
     async fn targets(&self, name: &str) -> Vec<Target> {
         let records = self.records.get_or_init(async || resolver()).await;
         let Some(records) = records else {
             return Vec::new();
         };
-        // Both at once: most servers have neither.
+        // Both at the same time, because most servers have neither.
         let look_ups = SERVICES.map(|service| async move {
             let name = format!("{service}.{name}.");
             let found = records.lookup(name, RecordType::SRV).await;
@@ -158,7 +158,7 @@ impl Names {
     }
 }
 
-/// Returns what asks name servers, as the system is set up; `None` if it is not.
+/// Returns a resolver with the system's name servers; `None` if none are configured.
 fn resolver() -> Option<TokioResolver> {
     let build = || {
         let mut builder = TokioResolver::builder_tokio()?;
@@ -172,12 +172,12 @@ fn resolver() -> Option<TokioResolver> {
         .ok()
 }
 
-/// Orders targets by priority, and those of one priority by chance: twice the weight, twice the chance to be first.
+/// Sorts targets by priority, and randomly by weight within a priority: twice the weight, twice the chance to be first.
 fn in_order(targets: Vec<Target>, mut chance: impl FnMut() -> f64) -> Vec<Target> {
     let mut keyed: Vec<(u16, f64, Target)> = targets
         .into_iter()
         .map(|target| {
-            // A weight of 0 shall have "a very small chance of being selected".
+            // A weight of 0 should have "a very small chance of being selected".
             let weight = f64::from(target.weight).max(0.01);
             let key = -chance().max(f64::MIN_POSITIVE).ln() / weight;
             (target.priority, key, target)
@@ -200,7 +200,7 @@ fn remembered(found: Found) -> (Found, Duration) {
 /// Resolves the host of an address that has a port.
 pub(super) struct Hosts(pub(super) Arc<Names>);
 
-/// Resolves the host of an address without a port as the name of a server.
+/// Resolves the host of an address without a port as a server name, by its SRV records.
 pub(super) struct ServersByRecords(pub(super) Arc<Names>);
 
 impl Resolve for Hosts {

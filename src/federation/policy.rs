@@ -1,4 +1,4 @@
-//! Policy servers: a room may name a server that says which events it recommends.
+//! Policy servers: a room can name a server that decides which events it recommends.
 //!
 //! [Policy Servers](https://spec.matrix.org/v1.19/server-server-api/#policy-servers)
 
@@ -31,7 +31,7 @@ impl Recommends for Federation {
 }
 
 impl Federation {
-    /// Returns an event with the signature of the policy server of its room, or as it is if the room uses none.
+    /// Returns an event with the signature of its room's policy server, or unchanged if the room has none.
     ///
     /// # Errors
     ///
@@ -54,7 +54,7 @@ impl Federation {
         let is_signed = |object: &CanonicalJsonObject| {
             verify_policy_server_signature(policy, object, rules).is_ok()
         };
-        // This server is nobody's policy server, and recommends whatever its users send.
+        // This server is not a policy server, and recommends all events of its own users.
         if self.is_own(&policy.via) || is_signed(&object) {
             return Ok(event.to_owned());
         }

@@ -1,6 +1,6 @@
-//! Where a server is: the specification's steps, up to the names that are resolved when a connection is made.
+//! Finds the address of a server by the specification's steps, up to the names that are resolved when connecting.
 //!
-//! [spec]: https://spec.matrix.org/v1.19/server-server-api/#resolving-server-names
+//! See the [specification](https://spec.matrix.org/v1.19/server-server-api/#resolving-server-names).
 
 use reqwest::{Client, Url};
 use ruma::{OwnedServerName, ServerName};
@@ -13,24 +13,24 @@ use crate::{
     outbound::{self, Reach, Trust},
 };
 
-/// Where servers listen of which nothing else is known.
+/// The default port of a server.
 const PORT: u16 = 8448;
-/// Hosts whose answers are remembered (about 2 MB).
+/// The number of hosts whose delegation is cached (about 2 MB).
 const HOSTS: usize = 10_000;
 
-/// Where requests to a server go.
+/// The address to which requests for a server are sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Place {
-    /// The host and port of the address: for the host there has to be a certificate.
+    /// The host and port of the address. The certificate must be valid for this host.
     pub(super) authority: String,
-    /// What `Host` says, where it is something else.
+    /// The value of the `Host` header, where it differs from the authority.
     pub(super) host: Option<String>,
-    /// Whether SRV records of the host say where it is; otherwise it has a port.
+    /// Whether the host is resolved by SRV records; otherwise the address has a port.
     pub(super) by_records: bool,
 }
 
 impl Place {
-    /// Returns the name that has to be looked up.
+    /// Returns the name that must be resolved.
     pub(super) fn name(&self) -> &str {
         if self.by_records {
             return &self.authority;
@@ -40,11 +40,11 @@ impl Place {
     }
 }
 
-/// Finds servers, and remembers what hosts say of where they are.
+/// Finds servers, and caches the delegations of their hosts.
 pub(super) struct Servers {
     reach: Reach,
     trust: Trust,
-    /// Made when it is first needed: the system's certificates take a while to read.
+    /// Built when first needed, because loading the system's certificates takes a while.
     client: OnceCell<Client>,
     delegated: Cache<String, Option<OwnedServerName>>,
 }
@@ -59,17 +59,17 @@ impl Servers {
         }
     }
 
-    /// Returns where requests to a server go.
+    /// Returns the address to which requests for a server are sent.
     ///
     /// # Errors
     ///
-    /// [`Error::Unreachable`] for an address that this server does not go to.
+    /// [`Error::Unreachable`] for an address to which this server must not connect.
     pub(super) async fn place(&self, server: &ServerName) -> Result<Place> {
-        // Steps 1 and 2: the name says it.
+        // Steps 1 and 2: the server name is an IP literal, or has a port.
         if server.is_ip_literal() || server.port().is_some() {
             return self.within_reach(server);
         }
-        // Step 3: the host says it.
+        // Step 3: the host's `.well-known` is asked.
         let client = self
             .client
             .get_or_try_init(async || outbound::client_that_trusts(self.reach, &self.trust))
@@ -82,14 +82,14 @@ impl Servers {
             .await;
         match asked {
             Some(delegated) => self.within_reach(&delegated),
-            // Steps 4 to 6: the name servers say it.
+            // Steps 4 to 6: the host is resolved by SRV records when connecting.
             None => self.within_reach(server),
         }
     }
 
     fn within_reach(&self, name: &ServerName) -> Result<Place> {
         let place = place(name);
-        // As an address, since some names are read as numbers there.
+        // Parsed as a URL, because URLs interpret some host names as IP addresses.
         let url = Url::parse(&format!("https://{}/", place.authority));
         let is_within = url.is_ok_and(|url| outbound::check(&url, self.reach).is_ok());
         if is_within {
@@ -100,7 +100,7 @@ impl Servers {
     }
 }
 
-/// Returns where the server is that a name names, without asking the host.
+/// Returns the address of a server name, without asking its host.
 fn place(name: &ServerName) -> Place {
     if name.port().is_some() {
         return Place {

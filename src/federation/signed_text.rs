@@ -1,9 +1,9 @@
-//! Requests that ruma cannot verify, since something in the body has fractions or very large numbers, or is nested very
-//! deeply.
+//! Verifies requests that ruma cannot verify, because the body contains fractions, very large numbers, or very deep
+//! nesting.
 //!
-//! What has them is dropped, if not by its room's rules then because this server cannot keep it; but a transaction with
-//! it must not be refused: its sender would repeat it for ever, and send nothing else. Servers that do not mind such
-//! numbers sign them as they send them.
+//! Events with these are dropped, either by the room's rules or because this server cannot store them. But a
+//! transaction that contains them must not be refused: its sender would retry it forever, and send nothing else.
+//! Servers that accept such numbers sign them as they send them.
 
 use ruma::{
     ServerName, SigningKeyAlgorithm,
@@ -16,11 +16,11 @@ use serde_json::Value;
 
 use crate::matrix::canonical_text;
 
-/// The greatest depth of a body. It bounds the memory that a stranger's request takes, and is beyond what an event of the
-/// permitted size can have.
+/// The greatest depth of a body. It limits the memory that an unauthenticated request can use, and exceeds the depth
+/// that an event of the permitted size can have.
 const MAX_SIGNED_DEPTH: usize = 1_000_000;
 
-/// Returns `Some` if a body that ruma does not read was signed.
+/// Returns `Some` if a body that ruma cannot parse has a valid signature.
 pub(super) fn verify<B: AsRef<[u8]>>(
     proof: &XMatrix,
     request: &Request<B>,

@@ -1,6 +1,6 @@
-//! `/.well-known/matrix/server`, by which a server says that it is elsewhere.
+//! Reads `/.well-known/matrix/server`, with which a host delegates to the address of its server.
 //!
-//! [spec]: https://spec.matrix.org/v1.19/server-server-api/#resolving-server-names
+//! See the [specification](https://spec.matrix.org/v1.19/server-server-api/#resolving-server-names).
 
 use std::time::Duration;
 
@@ -10,21 +10,21 @@ use reqwest::{
 };
 use ruma::{OwnedServerName, ServerName};
 
-/// How long the answer may take.
+/// The time limit of a request.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// The longest answer that is read; usual ones have fifty bytes.
+/// The largest answer that is read; typical ones have fifty bytes.
 const MAX_BYTES: usize = 50 * 1024;
 /// "The recommended sensible default is 24 hours. Servers should additionally impose a maximum cache time for
 /// responses: 48 hours is recommended."
 const DEFAULT_LIFETIME: Duration = Duration::from_hours(24);
 const LONGEST_LIFETIME: Duration = Duration::from_hours(48);
-/// What a server cannot fall below.
+/// The lower limit for the cache time that a server chooses.
 const SHORTEST_LIFETIME: Duration = Duration::from_mins(5);
-/// "Errors are recommended to be cached for up to an hour": not as long where the server could not be reached.
+/// "Errors are recommended to be cached for up to an hour". The time is shorter if the host could not be reached.
 const LIFETIME_OF_ERRORS: Duration = Duration::from_hours(1);
 const LIFETIME_OF_FAILURES: Duration = Duration::from_mins(5);
 
-/// Asks a host where its server is, and returns how long the answer holds; `None` if it does not say.
+/// Asks a host for the name of its server. Returns the name, or `None` if there is none, and the time to cache it.
 pub(super) async fn ask(client: &Client, host: &str) -> (Option<OwnedServerName>, Duration) {
     ask_at(client, &format!("https://{host}/.well-known/matrix/server")).await
 }
@@ -69,7 +69,7 @@ fn parse(body: &[u8]) -> Option<OwnedServerName> {
     ServerName::parse(value.get("m.server")?.as_str()?).ok()
 }
 
-/// Returns how long an answer holds by its headers.
+/// Returns the time to cache an answer, by its headers.
 fn lifetime(headers: &HeaderMap) -> Duration {
     let directives = headers.get_all(CACHE_CONTROL).into_iter();
     let directives = directives.filter_map(|value| value.to_str().ok());

@@ -1,4 +1,4 @@
-//! Building, authorizing and signing an event of our own.
+//! Builds, authorizes and signs the events of this server.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -18,55 +18,48 @@ use serde_json::{Value, value::RawValue};
 use super::{Pdu, SigningKey, StateMap, event_format, owned_state::as_own};
 use crate::error::{Error, Result};
 
-/// What a user wants to say, before the room has given it its place.
+/// An event that a user wants to send, before it has its place in the room.
 #[derive(Clone, Debug)]
 pub struct Draft {
-    /// Who says it.
     pub sender: OwnedUserId,
-    /// The event type.
     pub kind: TimelineEventType,
-    /// The state key, for a state event.
     pub state_key: Option<String>,
-    /// The content.
     pub content: Box<RawValue>,
-    /// The event that it redacts.
+    /// The event that this one redacts.
     pub redacts: Option<OwnedEventId>,
-    /// When it was said.
     pub timestamp: MilliSecondsSinceUnixEpoch,
-    /// Its id, for versions in which the sender's server chooses it.
+    /// The event id, for room versions in which the sender's server chooses it.
     pub event_id: Option<OwnedEventId>,
 }
 
-/// Where in a room the next event stands.
+/// The place in a room of the next event.
 #[derive(Clone, Copy, Debug)]
 pub struct Site<'a> {
-    /// The room; `None` for the create event of a version that names the room after it.
+    /// The room; `None` for the create event of a version in which the room id follows from that event.
     pub room_id: Option<&'a OwnedRoomId>,
-    /// The rules of the room's version.
     pub rules: &'a RoomVersionRules,
     /// The state before the event.
     pub state: &'a StateMap,
-    /// The forward extremities.
     pub prev_events: &'a [OwnedEventId],
-    /// Their hashes, for versions that name them.
+    /// The reference hashes of the forward extremities, for versions that name them.
     pub prev_hashes: &'a [String],
-    /// One more than the greatest depth among them.
+    /// One more than the greatest depth among the forward extremities.
     pub depth: UInt,
 }
 
-/// Who has a level of their own.
+/// The users who have a power level of their own.
 #[derive(Default, Deserialize)]
 struct Levels {
     #[serde(default)]
     users: BTreeMap<String, Value>,
 }
 
-/// Builds, authorizes and signs an event; returns it with its canonical JSON.
+/// Builds, authorizes and signs an event. Returns it with its canonical JSON.
 ///
 /// # Errors
 ///
-/// [`Error::Forbidden`] with the rule that refuses it; [`Error::TooLarge`] or [`Error::BadJson`] when it is no
-/// proper event.
+/// [`Error::Forbidden`] with the rule that refuses it; [`Error::TooLarge`] or [`Error::BadJson`] when it is not a valid
+/// event.
 pub fn build(draft: Draft, site: Site<'_>, key: &SigningKey) -> Result<(Pdu, String)> {
     if draft.kind.to_string().is_empty() {
         return Err(Error::BadJson("the event type is empty".to_owned()));
@@ -90,7 +83,7 @@ pub fn build(draft: Draft, site: Site<'_>, key: &SigningKey) -> Result<(Pdu, Str
     Ok((pdu, json))
 }
 
-/// A creator stands above all levels: whoever gives one a level made a mistake, rather than lacks the right.
+/// Refuses a power level for a creator, who is above all levels: this is a mistake in the request, not a lack of power.
 fn check_no_creator_has_a_level(pdu: &Pdu, site: Site<'_>) -> Result<()> {
     let is_known = site.rules.authorization.explicitly_privilege_room_creators;
     let create = site.state.get(&StateEventType::RoomCreate, "");
@@ -158,7 +151,7 @@ pub(super) fn unsigned_object(
     put("type", draft.kind.to_string().into());
     put("origin_server_ts", integer(draft.timestamp.0)?);
     put("depth", integer(site.depth)?);
-    // An event of a later version may have a field that looks as if its id said nothing of its hash.
+    // An event of a later version can have an `event_id` field, and then looks like one whose id is not a hash.
     let has_hashes = site.rules.event_format.require_event_id;
     let mut hashes = site.prev_hashes.iter().filter(|_| has_hashes);
     let prev_events = site.prev_events.iter();
@@ -191,7 +184,7 @@ pub(super) fn unsigned_object(
     Ok(object)
 }
 
-/// Names events by their ids, and where they have hashes that their ids do not say, by these, too.
+/// Lists events by their ids, and by their hashes, too, in versions whose ids are not hashes.
 fn references<'a>(
     events: impl Iterator<Item = (&'a OwnedEventId, Option<&'a String>)>,
 ) -> CanonicalJsonValue {
@@ -209,11 +202,11 @@ pub(super) fn integer(value: UInt) -> Result<CanonicalJsonValue> {
     Ok(CanonicalJsonValue::Integer(value))
 }
 
-/// Returns the JSON of an event without what a redaction takes away.
+/// Returns the redacted JSON of an event.
 ///
 /// # Errors
 ///
-/// [`Error::BadJson`] when `json` is no event.
+/// [`Error::BadJson`] when `json` is not an event.
 pub fn redact_json(json: &str, rules: &RoomVersionRules) -> Result<String> {
     let object: CanonicalJsonObject = serde_json::from_str(json)?;
     let redacted =

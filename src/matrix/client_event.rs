@@ -1,6 +1,6 @@
-//! Events as clients see them.
+//! Events in the format that clients receive.
 //!
-//! Everything but `unsigned` is the same for every recipient: it is written once, as a *head*, and shared.
+//! Everything except `unsigned` is the same for every recipient: it is written once, as a *head*, and shared.
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
@@ -12,27 +12,26 @@ use serde_json::{
 
 use super::Pdu;
 
-/// What a client is told about an event beside the event.
+/// The fields of `unsigned` in an event for a client.
 #[derive(Clone, Debug, Default)]
 pub struct Unsigned<'a> {
-    /// Milliseconds since the event was made.
+    /// The age of the event in milliseconds.
     pub age: Option<i64>,
-    /// The recipient's own transaction id.
+    /// The transaction id, for the device that sent the event.
     pub transaction_id: Option<&'a str>,
-    /// The state event that it replaced.
+    /// The state event that this one replaced.
     pub replaces: Option<&'a Pdu>,
-    /// The recipient's membership at the time of the event.
     pub membership: Option<&'a str>,
-    /// The id of the redaction that took effect on it. The specification has only `redacted_because` today, but older
-    /// clients look for this.
+    /// The id of the redaction that took effect on the event. The specification has only `redacted_because` today, but
+    /// older clients look for this.
     pub redacted_by: Option<&'a str>,
-    /// The redaction that took effect on it, as clients see it.
+    /// The redaction that took effect on the event, in the client format.
     pub redacted_because: Option<&'a RawValue>,
-    /// The aggregations of the events that relate to it.
+    /// The aggregations of the events that relate to this one.
     pub relations: Option<&'a RawValue>,
 }
 
-/// Writes the part of an event that is the same for all: a JSON object without its closing brace.
+/// Writes the part of an event that is the same for every recipient: a JSON object without its closing brace.
 pub fn head(pdu: &Pdu, rules: &RoomVersionRules) -> Box<str> {
     let mut json = String::with_capacity(pdu.content.get().len() + 256);
     let content = content(pdu, rules);
@@ -54,7 +53,7 @@ pub fn head(pdu: &Pdu, rules: &RoomVersionRules) -> Box<str> {
     json.into_boxed_str()
 }
 
-/// Clients find `redacts` in both places, whatever the room version.
+/// Returns the content of a redaction with `redacts` in it, which clients find in both places in every room version.
 fn content(pdu: &Pdu, rules: &RoomVersionRules) -> Option<String> {
     if pdu.kind != TimelineEventType::RoomRedaction || rules.redaction.content_field_redacts {
         return None;
@@ -71,17 +70,17 @@ fn quoted(text: &str) -> String {
     Value::String(text.to_owned()).to_string()
 }
 
-/// Finishes a head for `/sync`, where the room is known.
+/// Completes a head for `/sync`, where the room is known.
 pub fn sync_event(head: &str, unsigned: &Unsigned<'_>) -> Box<RawValue> {
     finish(head, None, unsigned)
 }
 
-/// Finishes a head for everywhere else: with its `room_id`.
+/// Completes a head for all other responses, with its `room_id`.
 pub fn client_event(head: &str, room_id: &str, unsigned: &Unsigned<'_>) -> Box<RawValue> {
     finish(head, Some(room_id), unsigned)
 }
 
-/// Writes an event in the form in which servers exchange it, with `event_id` and `unsigned` besides.
+/// Writes an event in the federation format, with `event_id` and `unsigned` in addition.
 ///
 /// `source` is the event as it is stored. The content is that of `pdu`, which may have been redacted for the reader.
 pub fn federation_event(source: &str, pdu: &Pdu, unsigned: &Unsigned<'_>) -> Option<Box<RawValue>> {
@@ -144,10 +143,10 @@ fn write_unsigned(json: &mut String, unsigned: &Unsigned<'_>) {
     }
 }
 
-/// Writes a state event as those see it who are not in the room yet. Clients show since when somebody is invited, and
-/// look for the date of the room, so these come with theirs.
+/// Writes a state event in the stripped form for users who are not in the room yet. The member event and the create
+/// event keep their dates, because clients show the date of an invitation and look for that of the room.
 ///
-/// [Stripped state](https://spec.matrix.org/v1.19/client-server-api/#stripped-state)
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#stripped-state).
 pub fn stripped(pdu: &Pdu) -> Box<RawValue> {
     let mut json = format!(
         r#"{{"type":{},"sender":{},"state_key":{},"content":{}"#,
@@ -175,8 +174,7 @@ fn is_dated(kind: &TimelineEventType) -> bool {
     )
 }
 
-/// Takes from a state event that another server tells what those may know who are not in the room; `None` if it is no
-/// state event.
+/// Reduces a state event that another server sent to the stripped form. Returns `None` if it is not a state event.
 pub fn strip(event: &RawValue) -> Option<Box<RawValue>> {
     #[derive(serde::Deserialize)]
     struct Told {

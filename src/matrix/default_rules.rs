@@ -1,4 +1,4 @@
-//! The push rules that everybody has to begin with.
+//! The default push rules of every user.
 
 use ruma::{
     UserId,
@@ -8,14 +8,14 @@ use ruma::{
     },
 };
 
-/// The rule for whoever is named in the text of a message.
+/// The rule for a user whose name is in the text of a message.
 const USER_NAME: &str = ".m.rule.contains_user_name";
 
-/// Returns the default push rules of a user: the specification's, those for polls, and one that it had before
-/// there were `m.mentions`: bridges and bots still name people in the text alone.
+/// Returns the default push rules of a user. These are the predefined rules of the specification and those for polls of
+/// [MSC3930](https://github.com/matrix-org/matrix-spec-proposals/pull/3930). The rule that the specification had before
+/// `m.mentions` is there, too, because bridges and bots still mention users in the text only.
 ///
-/// [Predefined rules](https://spec.matrix.org/v1.19/client-server-api/#predefined-rules),
-/// [MSC3930](https://github.com/matrix-org/matrix-spec-proposals/pull/3930)
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#predefined-rules).
 pub fn default_rules(user_id: &UserId) -> Ruleset {
     let mut rules = Ruleset::server_default(user_id);
     for set in [&mut rules.override_, &mut rules.underride] {
@@ -29,7 +29,7 @@ pub fn default_rules(user_id: &UserId) -> Ruleset {
             set.replace(rule);
         }
     }
-    // What subscriptions to threads (MSC4306) are worth is not decided here yet.
+    // Thread subscriptions (MSC4306) have no effect on notifications here yet.
     rules.postcontent.clear();
     rules.content.insert(named_in_text(user_id));
     rules
@@ -50,7 +50,7 @@ fn named_in_text(user_id: &UserId) -> PatternedPushRule {
     .into()
 }
 
-/// Writes the condition on the type as the proposal does: `event_match`, which means the same for a type without
+/// Writes the condition on the type as the proposal does, as an `event_match`. It means the same for a type without
 /// wildcards.
 fn as_proposed(condition: PushCondition) -> PushCondition {
     match condition {

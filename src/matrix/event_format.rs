@@ -1,6 +1,6 @@
-//! The form of events: which fields they have, and how large these may be.
+//! The format of events: the fields that they have, and their size limits.
 //!
-//! [Size limits](https://spec.matrix.org/v1.19/client-server-api/#size-limits)
+//! See the [specification](https://spec.matrix.org/v1.19/client-server-api/#size-limits).
 
 use std::collections::BTreeMap;
 
@@ -15,19 +15,19 @@ use serde_json::value::RawValue;
 use super::{MAX_SERVER_JSON_DEPTH, check_depth};
 use crate::error::{Error, Result};
 
-/// The most bytes of an event in canonical JSON, with its signatures.
+/// The largest size of an event in canonical JSON, with its signatures.
 const MAX_EVENT_BYTES: usize = 65_536;
-/// The most bytes of an event that ruma takes: one fewer than the specification allows.
+/// The largest size of an event that ruma accepts: one byte less than the specification allows.
 const MAX_EVENT_BYTES_OF_RUMA: usize = 65_535;
-/// The most bytes of the type and of the state key of an event, and of an event id.
+/// The longest type, state key or event id of an event.
 const MAX_FIELD_BYTES: usize = 255;
 
-/// Reads an event of another server, without `unsigned`: that is neither signed nor hashed, and so no reason to refuse
-/// an event.
+/// Reads an event of another server, without `unsigned`. That field is neither signed nor hashed, so that nothing in it
+/// is a reason to refuse the event.
 ///
 /// # Errors
 ///
-/// [`Error::BadJson`] when it is nested too deeply, or has no canonical form.
+/// [`Error::BadJson`] when the event is nested too deeply, or has no canonical form.
 pub fn read_event(event: &RawValue) -> Result<CanonicalJsonObject> {
     let text = event.get();
     check_depth(text, MAX_SERVER_JSON_DEPTH)?;
@@ -41,7 +41,7 @@ pub fn read_event(event: &RawValue) -> Result<CanonicalJsonObject> {
     serde_json::from_str(&serde_json::to_string(&fields)?).map_err(bad)
 }
 
-/// Checks an event of this server.
+/// Checks the format of an event of this server.
 ///
 /// # Errors
 ///
@@ -76,14 +76,14 @@ pub(super) fn check_own(object: &CanonicalJsonObject, rules: &RoomVersionRules) 
     }
 }
 
-/// Checks an event that may be of another server.
+/// Checks the format of an event that may come from another server.
 ///
 /// # Errors
 ///
-/// As [`check_own`].
+/// The same as [`check_own`].
 pub(super) fn check_any(object: &CanonicalJsonObject, rules: &RoomVersionRules) -> Result<()> {
-    // Before version 11, servers counted characters where the specification counts bytes, and there are rooms that
-    // have such events: to drop them would split these rooms.
+    // Before version 11, servers counted characters where the specification counts bytes. Some rooms have such events,
+    // and to drop them would split these rooms.
     let counts_bytes = rules.authorization.use_room_create_sender;
     let is_long = |field: &&str| {
         let text = object.get(*field).and_then(CanonicalJsonValue::as_str);
@@ -111,7 +111,7 @@ pub(super) fn check_any(object: &CanonicalJsonObject, rules: &RoomVersionRules) 
     check_own(&shortened, rules)
 }
 
-/// Refuses U+0000 where no honest event has it: PostgreSQL cannot keep it in columns of their own.
+/// Refuses U+0000 in fields where no honest event has it: PostgreSQL cannot store it in text columns.
 fn check_texts(object: &CanonicalJsonObject) -> Result<()> {
     for field in [
         "type",
@@ -129,7 +129,7 @@ fn check_texts(object: &CanonicalJsonObject) -> Result<()> {
     Ok(())
 }
 
-/// Checks how an event names others: by their ids, and in versions 1 and 2 with their hashes.
+/// Checks the form of references to other events: ids, and in versions 1 and 2 ids with hashes.
 fn check_references(object: &CanonicalJsonObject, rules: &RoomVersionRules) -> Result<()> {
     let has_hashes = rules.event_format.require_event_id;
     let is_id = |id: &CanonicalJsonValue| {

@@ -1,6 +1,6 @@
-//! Filters: which events a client wants.
+//! Filters: the events that a client asks for.
 //!
-//! [Filtering](https://spec.matrix.org/v1.19/client-server-api/#filtering)
+//! See the [specification](https://spec.matrix.org/v1.19/client-server-api/#filtering).
 
 use ruma::{
     OwnedUserId, RoomId, UserId,
@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::Pdu;
 
-/// Returns whether a filter lets an event of a room's timeline or state through.
+/// Returns whether a filter includes an event of a room's timeline or state.
 pub fn wants_event(filter: &RoomEventFilter, pdu: &Pdu) -> bool {
     wants_room_in(filter.rooms.as_deref(), &filter.not_rooms, &pdu.room_id)
         && wants_type(
@@ -26,34 +26,34 @@ pub fn wants_event(filter: &RoomEventFilter, pdu: &Pdu) -> bool {
         }
 }
 
-/// Returns whether the format of events that a filter asks for is one of the specification's.
+/// Returns whether the event format of a filter is one of the specification's.
 pub fn knows_format(format: &EventFormat) -> bool {
     matches!(format, EventFormat::Client | EventFormat::Federation)
 }
 
-/// What a filter says of the relationships of events.
+/// The part of a filter that is about relationships between events.
 ///
-/// [MSC3874](https://github.com/matrix-org/matrix-spec-proposals/pull/3874), and what came with threads:
+/// See [MSC3874](https://github.com/matrix-org/matrix-spec-proposals/pull/3874) and, for threads,
 /// [MSC3440](https://github.com/matrix-org/matrix-spec-proposals/pull/3440).
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct RelationFilter {
-    /// Only events that relate to others in one of these ways.
+    /// Includes only events that relate to others with one of these types.
     #[serde(alias = "org.matrix.msc3874.rel_types")]
     pub rel_types: Option<Vec<String>>,
-    /// No events that relate to others in one of these ways.
+    /// Excludes events that relate to others with one of these types.
     #[serde(alias = "org.matrix.msc3874.not_rel_types")]
     pub not_rel_types: Vec<String>,
-    /// Only events to which others relate in one of these ways.
+    /// Includes only events to which others relate with one of these types.
     #[serde(alias = "io.element.relation_types")]
     pub related_by_rel_types: Option<Vec<String>>,
-    /// Only events to which events of one of these users relate.
+    /// Includes only events to which events of one of these users relate.
     #[serde(alias = "io.element.relation_senders")]
     pub related_by_senders: Option<Vec<OwnedUserId>>,
 }
 
 impl RelationFilter {
-    /// Returns whether the filter lets an event through, as far as that depends on what it relates to.
+    /// Returns whether the filter includes an event, judged by the relationship in the event itself.
     pub fn wants(&self, pdu: &Pdu) -> bool {
         let names = |types: &[String]| {
             let relates_to = pdu.relates_to.as_ref();
@@ -62,25 +62,25 @@ impl RelationFilter {
         !names(&self.not_rel_types) && self.rel_types.as_deref().is_none_or(names)
     }
 
-    /// Returns whether it matters what relates to an event.
+    /// Returns whether the filter depends on the events that relate to an event.
     pub fn looks_at_children(&self) -> bool {
         self.related_by_rel_types.is_some() || self.related_by_senders.is_some()
     }
 }
 
-/// Returns whether a filter lets events of a type and a sender through, as far as that is all it depends on.
+/// Returns whether a filter includes events of a type and a sender. Its other conditions are not checked.
 pub fn wants_type_of(filter: &RoomEventFilter, kind: &str, sender: &UserId) -> bool {
     wants_type(filter.types.as_deref(), &filter.not_types, kind)
         && wants_sender(filter.senders.as_deref(), &filter.not_senders, sender)
 }
 
-/// Returns whether a filter lets something of a room through that is no event: typing, receipts, account data.
+/// Returns whether a filter includes data of a room that are not events: typing, receipts, account data.
 pub fn wants_room_data(filter: &RoomEventFilter, room_id: &RoomId, kind: &str) -> bool {
     wants_room_in(filter.rooms.as_deref(), &filter.not_rooms, room_id)
         && wants_type(filter.types.as_deref(), &filter.not_types, kind)
 }
 
-/// Returns whether a filter lets something through that belongs to no room.
+/// Returns whether a filter includes data that belong to no room.
 pub fn wants_global(filter: &Filter, kind: &str, sender: Option<&UserId>) -> bool {
     wants_type(filter.types.as_deref(), &filter.not_types, kind)
         && sender.is_none_or(|sender| {
@@ -88,7 +88,7 @@ pub fn wants_global(filter: &Filter, kind: &str, sender: Option<&UserId>) -> boo
         })
 }
 
-/// Returns whether a filter lets a room through.
+/// Returns whether a filter includes a room.
 pub fn wants_room(filter: &RoomFilter, room_id: &RoomId) -> bool {
     wants_room_in(filter.rooms.as_deref(), &filter.not_rooms, room_id)
 }
@@ -112,7 +112,7 @@ fn wants_type(types: Option<&[String]>, not_types: &[String], kind: &str) -> boo
     !names(not_types) && types.is_none_or(names)
 }
 
-/// Returns whether a type fits a pattern in which `*` stands for any text.
+/// Returns whether a type matches a pattern in which `*` is a wildcard for any text.
 fn matches(pattern: &str, kind: &str) -> bool {
     let mut parts = pattern.split('*');
     let Some(mut rest) = parts.next().and_then(|first| kind.strip_prefix(first)) else {

@@ -1,13 +1,13 @@
-//! Patterns in which `*` stands for any text, and `?` for one character.
+//! Patterns in which `*` is a wildcard for any text, and `?` for one character.
 //!
-//! [Glob-style matching](https://spec.matrix.org/v1.19/appendices/#glob-style-matching)
+//! See the [specification](https://spec.matrix.org/v1.19/appendices/#glob-style-matching).
 
-/// Returns whether a text fits a pattern, in time that grows with the product of their lengths at most.
+/// Returns whether a text matches a pattern, in a time of at most the product of their lengths.
 pub(super) fn matches(pattern: &str, text: &str) -> bool {
     let pattern: Vec<char> = pattern.chars().collect();
     let text: Vec<char> = text.chars().collect();
     let (mut p, mut t) = (0, 0);
-    // The latest star, and where the text stood that it does not swallow yet.
+    // The last star, and the first character of the text that it does not cover yet.
     let mut star: Option<(usize, usize)> = None;
     while let Some(c) = text.get(t) {
         match pattern.get(p) {

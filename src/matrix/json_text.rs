@@ -1,10 +1,10 @@
-//! JSON as text: how deeply it is nested, and its canonical form, whatever its depth and its numbers.
+//! JSON as text: how deeply it is nested, and its canonical form, for any depth and any numbers.
 //!
-//! JSON from clients and servers is brought into this form where it comes in. What is stored and passed on as raw text
-//! is then valid JSON of bounded depth, which has each key once, and which every reader understands in the same way.
-//! Nothing here recurses: text of any depth needs no more stack than flat text.
+//! JSON from clients and servers is converted to this form when it is received. Raw text that is stored and passed on
+//! is then valid JSON of limited depth. It has each key once, and every reader understands it in the same way. Nothing
+//! here recurses: text of any depth needs only as much stack as flat text.
 //!
-//! [spec]: https://spec.matrix.org/v1.19/appendices/#canonical-json
+//! See the [specification](https://spec.matrix.org/v1.19/appendices/#canonical-json).
 
 use std::{borrow::Cow, ops::Range};
 
@@ -13,27 +13,27 @@ use serde_json::value::RawValue;
 
 use crate::error::{Error, Result};
 
-/// The greatest depth of what a client sends, and of each EDU of another server.
+/// The greatest depth of JSON that a client sends, and of each EDU of another server.
 ///
-/// The parsers of many clients and servers give up at 128 levels, and what comes in here is wrapped in some twenty
-/// more on its way out: in transactions, in answers to `/sync`, and where one event is bundled with another.
+/// The parsers of many clients and servers give up at 128 levels. On its way out, the JSON is wrapped in about twenty
+/// more: in transactions, in responses to `/sync`, and where one event is bundled with another.
 pub const MAX_JSON_DEPTH: usize = 100;
 
-/// The greatest depth of an event of another server, and of each of its requests but transactions: what a client may
-/// send, in an event, in an invitation.
+/// The greatest depth of an event of another server, and of each of its requests except transactions: a client's JSON,
+/// in an event, in an invite.
 pub const MAX_SERVER_JSON_DEPTH: usize = MAX_JSON_DEPTH + 10;
 
 /// Returns the canonical form of JSON text that is at most `max_depth` levels deep.
 ///
-/// Keys are sorted, the last value of a key that is given twice is kept, and nothing is escaped that need not be.
-/// Numbers stay as they are written, fractions included: what signs an event refuses these.
+/// Keys are sorted, the last value of a duplicate key is kept, and only what must be escaped is escaped. Numbers stay
+/// as they are written, fractions included: the code that signs an event refuses these.
 ///
 /// # Errors
 ///
-/// [`Error::NotJson`] when the text is not JSON, or has a number that is too large for every reader;
-/// [`Error::BadJson`] when it is nested too deeply.
+/// [`Error::NotJson`] when the text is not JSON, or has a number that is too large for every reader; [`Error::BadJson`]
+/// when it is nested too deeply.
 pub fn canonical_text(text: &[u8], max_depth: usize) -> Result<String> {
-    // The parsers of requests pass over what they do not need without a look at its encoding.
+    // The parsers of requests skip what they do not need, without checking its encoding.
     let text = std::str::from_utf8(text).map_err(|e| Error::NotJson(e.to_string()))?;
     let mut reader = Reader::new(text, max_depth);
     reader.read()?;
@@ -48,7 +48,8 @@ pub fn canonical_text(text: &[u8], max_depth: usize) -> Result<String> {
     document.write()
 }
 
-/// Checks that JSON text is nested at most `max_depth` levels deep. Text that is not JSON passes: its parser refuses it.
+/// Checks that JSON text is nested at most `max_depth` levels deep. Text that is not JSON passes: its parser refuses
+/// it.
 ///
 /// # Errors
 ///
@@ -72,19 +73,20 @@ pub fn check_depth(text: &str, max_depth: usize) -> Result<()> {
     Ok(())
 }
 
-/// Returns the canonical form of an object that another server sent, if it is one and is not nested too deeply.
+/// Returns the canonical form of an object from another server. Returns `None` if it is not an object or is nested too
+/// deeply.
 pub fn canonical_object(raw: &RawValue) -> Option<Box<RawValue>> {
     let text = canonical_text(raw.get().as_bytes(), MAX_JSON_DEPTH).ok()?;
     let is_object = text.starts_with('{');
     is_object.then(|| RawValue::from_string(text).ok())?
 }
 
-/// Reads an object that its owner signed, such as a key: in canonical JSON, since nobody can check it otherwise.
+/// Reads an object that its owner signed, such as a key, as canonical JSON: nobody can check the signature otherwise.
 ///
 /// # Errors
 ///
-/// [`Error::BadJson`] or [`Error::NotJson`] when it is no object, is nested too deeply, or has a number that canonical
-/// JSON has not.
+/// [`Error::BadJson`] or [`Error::NotJson`] when it is not an object, is nested too deeply, or has a number that
+/// canonical JSON does not allow.
 pub fn signed_object(text: &str) -> Result<CanonicalJsonObject> {
     check_depth(text, MAX_JSON_DEPTH)?;
     serde_json::from_str(text).map_err(|e| Error::BadJson(e.to_string()))
@@ -96,18 +98,18 @@ fn too_deep(max_depth: usize) -> Error {
     ))
 }
 
-/// An object in the text.
+/// The position of an object in the text.
 struct Object {
-    /// Where its braces stand.
+    /// The byte offsets of its braces.
     opens: usize,
     closes: usize,
-    /// Its members among those of all objects: sorted, and each key once.
+    /// The range of its members in the list of all members: sorted, and without duplicate keys.
     members: Range<usize>,
 }
 
 struct Member<'a> {
     key: Cow<'a, str>,
-    /// The text of its value.
+    /// The range of its value in the text.
     value: Range<usize>,
 }
 
@@ -115,23 +117,23 @@ struct Member<'a> {
 enum Container<'a> {
     List,
     Object {
-        /// Its number among the objects.
+        /// The index of the object.
         number: usize,
-        /// Its first member among those of open objects.
+        /// The index of its first member in the list of open members.
         first_member: usize,
-        /// The key whose value comes, and where that begins.
+        /// The key whose value is read next, and the offset at which the value begins.
         pending: Option<(Cow<'a, str>, usize)>,
     },
 }
 
-/// Finds the objects of a text and their members, and checks that it is JSON.
+/// A reader that finds the objects of a text and their members, and checks that the text is JSON.
 struct Reader<'a> {
     text: &'a str,
     at: usize,
     max_depth: usize,
     open: Vec<Container<'a>>,
     open_members: Vec<Member<'a>>,
-    /// In the order in which they open.
+    /// The objects, in the order in which they open.
     objects: Vec<Object>,
     members: Vec<Member<'a>>,
 }
@@ -152,7 +154,7 @@ impl<'a> Reader<'a> {
     fn read(&mut self) -> Result<()> {
         self.skip_space();
         loop {
-            // A value begins here, unless a list or object has none.
+            // A value begins here, unless the list or object is empty.
             let is_complete = self.read_value()?;
             if is_complete && self.finish_values()? {
                 break;
@@ -164,7 +166,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// Reads a scalar or opens a list or object; returns whether a value is complete.
+    /// Reads a scalar, or opens a list or object. Returns whether a value is complete.
     fn read_value(&mut self) -> Result<bool> {
         match self.peek() {
             Some(b'{') => self.open_object(),
@@ -233,7 +235,8 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// Goes on after a complete value, and closes what ends with it; returns whether the whole text is complete.
+    /// Continues after a complete value, and closes the lists and objects that end with it. Returns whether the whole
+    /// text is complete.
     fn finish_values(&mut self) -> Result<bool> {
         loop {
             let ends = self.at;
@@ -326,7 +329,7 @@ impl<'a> Reader<'a> {
         self.text.as_bytes().get(self.at).copied()
     }
 
-    /// Goes over one character and the space behind it.
+    /// Skips one character and the space after it.
     fn advance(&mut self) {
         self.at += 1;
         self.skip_space();
@@ -350,7 +353,7 @@ fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\n' | b'\r' | b'\t')
 }
 
-/// Returns the string with which a text begins, with its quotes.
+/// Returns the string at the start of a text, with its quotes.
 fn string_literal(text: &str) -> Option<&str> {
     let mut is_escaped = false;
     for (at, byte) in text.bytes().enumerate().skip(1) {
@@ -364,7 +367,7 @@ fn string_literal(text: &str) -> Option<&str> {
     None
 }
 
-/// Returns the text of a string.
+/// Returns the value of a string literal.
 fn unescaped(literal: &str) -> Result<Cow<'_, str>, ()> {
     let inner = literal.get(1..literal.len().saturating_sub(1));
     let is_plain = |byte: u8| byte >= b' ' && byte != b'\\';
@@ -383,7 +386,7 @@ struct Document<'a> {
     members: Vec<Member<'a>>,
 }
 
-/// A part of the canonical form that is still to be written.
+/// A part of the canonical form that is not written yet.
 enum Part {
     Text(Range<usize>),
     Members { object: usize, next: usize },
@@ -404,7 +407,7 @@ impl Document<'_> {
         Ok(out)
     }
 
-    /// Writes text up to the next object, and leaves that and the rest to be written.
+    /// Writes text up to the next object, and queues the object and the rest.
     fn write_text(
         &self,
         range: Range<usize>,
@@ -429,7 +432,7 @@ impl Document<'_> {
                     return Ok(());
                 }
                 Some(byte) => {
-                    // All that is neither in a string nor space is ASCII.
+                    // Everything outside strings, other than space, is ASCII.
                     if !is_space(*byte) {
                         out.push(char::from(*byte));
                     }

@@ -1,6 +1,6 @@
-//! The protocol as pure functions: events, their building, signing and authorization, state, visibility.
+//! The protocol as pure functions: building, signing and authorizing events, state, history visibility, push rules.
 //!
-//! Nothing here is asynchronous, reads the time, draws randomness, or touches the database or the network.
+//! Nothing here is asynchronous, reads the time, draws randomness, or uses the database or the network.
 
 mod build;
 mod client_event;

@@ -1,6 +1,6 @@
 //! State that belongs to a user: its key is the user's id, or begins with it and an underscore.
 //!
-//! [MSC3757](https://github.com/matrix-org/matrix-spec-proposals/pull/3757)
+//! See [MSC3757](https://github.com/matrix-org/matrix-spec-proposals/pull/3757).
 
 use std::cmp::Ordering;
 
@@ -13,16 +13,16 @@ use ruma::{
 use super::{OWNED_STATE_VERSIONS, Pdu, StateMap, power_levels};
 use crate::error::{Error, Result};
 
-/// The longest part of a key after the user's id, in bytes, the underscore included.
+/// The longest part of a state key after the user id, the underscore included.
 const SUFFIX_BYTES: usize = 256;
 
-/// Returns the event as the common rules are to see it: with the sender's own id as its key, if the sender may
-/// write what belongs to another. `None` where the common rules say all there is to say.
+/// Returns the event in the form that the common authorization rules should check: with the sender's own id as its key,
+/// if the sender may write the state of the owner. Returns `None` where the common rules suffice.
 ///
 /// # Errors
 ///
-/// [`Error::BadJson`] for a key that begins like an id and is none, [`Error::Forbidden`] for the state of someone
-/// who is not less powerful.
+/// [`Error::BadJson`] for a key that begins with `@` but not with a valid user id. [`Error::Forbidden`] for the state
+/// of a user whose power level is not lower.
 pub(super) fn as_own(pdu: &Pdu, rules: &RoomVersionRules, state: &StateMap) -> Result<Option<Pdu>> {
     let Some(state_key) = pdu.state_key.as_deref().filter(|key| key.starts_with('@')) else {
         return Ok(None);

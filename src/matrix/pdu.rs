@@ -22,44 +22,37 @@ use crate::error::{Error, Result};
 /// A persistent data unit: an event of a room, without signatures and hashes.
 #[derive(Clone, Debug)]
 pub struct Pdu {
-    /// The reference hash with its sigil.
     pub event_id: OwnedEventId,
     /// The room; for a create event of version 12 it follows from the event id.
     pub room_id: OwnedRoomId,
-    /// Who sent it.
     pub sender: OwnedUserId,
-    /// The event type.
     pub kind: TimelineEventType,
-    /// The state key, if it is a state event.
+    /// The state key, if this is a state event.
     pub state_key: Option<String>,
-    /// When the sender's server made it, in milliseconds since the Unix epoch.
+    /// The time at which the sender's server made it.
     pub origin_server_ts: MilliSecondsSinceUnixEpoch,
     /// One more than the greatest depth of its `prev_events`.
     pub depth: UInt,
-    /// The events that it follows.
     pub prev_events: Vec<OwnedEventId>,
-    /// The events that allow it.
     pub auth_events: Vec<OwnedEventId>,
-    /// The events that it names as redacted.
     pub(super) redacts: RedactsFields,
-    /// The event that it relates to, and how.
+    /// The event that it relates to, and the relationship type.
     pub relates_to: Option<RelatesTo>,
-    /// The content.
     pub content: Box<RawValue>,
     /// Whether it failed the checks on receipt.
     pub rejected: bool,
-    /// The reference hash, for versions whose event ids say nothing of it.
+    /// The reference hash, for versions in which the event id is not made from it.
     pub reference_hash: Option<String>,
-    /// Whether the event itself names its room: all do but the create event of version 12.
+    /// Whether the event itself has a `room_id`: all events do, except the create event of version 12.
     pub(super) names_room: bool,
 }
 
-/// The two places in which a redaction may name its event. The room version says which of them counts.
+/// The two fields in which a redaction may name its target. The room version decides which of them counts.
 #[derive(Clone, Debug, Default)]
 pub(super) struct RedactsFields {
-    /// At the top of the event: until version 10.
+    /// The field at the top level of the event: up to version 10.
     top_level: Option<OwnedEventId>,
-    /// In the content: from version 11 on.
+    /// The field in the content: from version 11 on.
     content: Option<OwnedEventId>,
 }
 
@@ -80,7 +73,7 @@ struct Wire<'a> {
     event_id: Option<IgnoredAny>,
 }
 
-/// How an event names another; versions 1 and 2 add its hash.
+/// A reference to another event; versions 1 and 2 add its hash.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Reference {
@@ -106,7 +99,7 @@ impl RedactsFields {
         if wire.kind != TimelineEventType::RoomRedaction {
             return Self::default();
         }
-        // No event has an id that is longer, or has U+0000.
+        // No event has an id that is longer, or that contains U+0000.
         let may_be = |id: &OwnedEventId| id.as_str().len() <= 255 && !id.as_str().contains('\0');
         let content = serde_json::from_str::<Content>(wire.content.get());
         let top_level = wire
@@ -162,7 +155,7 @@ impl Pdu {
     ///
     /// # Errors
     ///
-    /// [`Error::BadJson`] when it is not a proper event of this room version.
+    /// [`Error::BadJson`] when it is not a valid event of this room version.
     pub fn from_object(
         object: &CanonicalJsonObject,
         rules: &RoomVersionRules,
@@ -172,7 +165,7 @@ impl Pdu {
         Ok((Self::parse(event_id, &json)?, json))
     }
 
-    /// Returns the id of an event, whatever else is wrong with it.
+    /// Returns the id of an event, even if the event is otherwise malformed.
     ///
     /// # Errors
     ///
@@ -186,7 +179,7 @@ impl Pdu {
         EventId::parse(event_id).map_err(|e| Error::BadJson(format!("not an event: {e}")))
     }
 
-    /// Returns the event that a redaction redacts.
+    /// Returns the target of a redaction.
     pub fn redacts(&self, rules: &RoomVersionRules) -> Option<&OwnedEventId> {
         if rules.redaction.content_field_redacts {
             self.redacts.content.as_ref()
@@ -195,7 +188,7 @@ impl Pdu {
         }
     }
 
-    /// Returns the event without what a redaction takes from its content.
+    /// Returns the event with its content redacted.
     #[must_use]
     pub fn redacted(&self, rules: &RoomVersionRules) -> Self {
         let mut redacted = self.clone();
@@ -213,7 +206,7 @@ impl Pdu {
         serde_json::from_str(self.content.get()).ok()
     }
 
-    /// Returns one string field of the content.
+    /// Returns a string field of the content.
     pub fn content_str(&self, field: &str) -> Option<String> {
         let content: serde_json::Map<String, serde_json::Value> = self.content_as()?;
         content.get(field)?.as_str().map(ToOwned::to_owned)
@@ -224,7 +217,7 @@ impl Pdu {
         StateEventType::from(self.kind.to_string())
     }
 
-    /// Returns whether this is the state event of this type and key.
+    /// Returns whether this is the state event with this type and key.
     pub fn is_state(&self, kind: &TimelineEventType, state_key: &str) -> bool {
         self.kind == *kind && self.state_key.as_deref() == Some(state_key)
     }
@@ -289,7 +282,7 @@ impl Event for Pdu {
     fn auth_events(&self) -> Box<dyn DoubleEndedIterator<Item = &Self::Id> + '_> {
         Box::new(self.auth_events.iter())
     }
-    // Asked for by the rules of versions 1 and 2 alone.
+    // Only the rules of versions 1 and 2 need this.
     fn redacts(&self) -> Option<&Self::Id> {
         self.redacts.top_level.as_ref()
     }

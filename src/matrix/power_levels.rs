@@ -1,4 +1,4 @@
-//! Who may do what in a room.
+//! The power levels of a room.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ use serde_json::value::RawValue;
 use super::StateMap;
 use crate::error::{Error, Result};
 
-/// `m.room.power_levels` as clients may send it: with numbers, and no numbers in texts as there are in old rooms.
+/// `m.room.power_levels` as clients may send it: levels are numbers, and not strings as in old rooms.
 #[derive(Deserialize)]
 #[expect(dead_code, reason = "only whether it can be read matters")]
 struct StrictPowerLevels {
@@ -37,11 +37,11 @@ struct StrictPowerLevels {
     notifications: BTreeMap<String, Int>,
 }
 
-/// Checks the content of `m.room.power_levels` that a client sends.
+/// Checks the content of an `m.room.power_levels` event that a client sends.
 ///
 /// # Errors
 ///
-/// [`Error::BadJson`] when it has a value of another type than the specification says.
+/// [`Error::BadJson`] when a value does not have the type that the specification requires.
 pub fn check_power_levels(content: &RawValue) -> Result<()> {
     match serde_json::from_str::<StrictPowerLevels>(content.get()) {
         Ok(_) => Ok(()),

@@ -1,6 +1,6 @@
-//! What an event is worth to a user's unread counts, by push rules.
+//! Push rules: whether an event counts as a notification or highlight for a user.
 //!
-//! [Push rules](https://spec.matrix.org/v1.19/client-server-api/#push-rules)
+//! See the [specification](https://spec.matrix.org/v1.19/client-server-api/#push-rules).
 
 use std::collections::BTreeSet;
 
@@ -17,32 +17,30 @@ use super::{
     push_limits::{bounded_event, bounded_name},
 };
 
-/// What the rules say of an event for one user.
+/// The result of a user's push rules for an event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Notice {
-    /// It counts as a notification.
     pub notify: bool,
-    /// It counts as a highlight, too.
+    /// It counts as a highlight as well as a notification.
     pub highlight: bool,
 }
 
-/// What the rules need to know of the room.
+/// The facts about a room that push rules depend on.
 #[derive(Clone, Debug)]
 pub struct RoomFacts {
-    /// The room.
     pub room_id: OwnedRoomId,
-    /// How many joined it.
+    /// The number of joined members.
     pub member_count: u64,
-    /// Who may mention the whole room.
+    /// The power levels, which decide who may mention the whole room.
     pub power_levels: Option<RoomPowerLevels>,
 }
 
 /// The longest text that is searched for names, in bytes.
 const MAX_BODY: usize = 4_096;
-/// Words joined by punctuation that may make up one name.
+/// The most words joined by punctuation that can form one name.
 const WORDS: usize = 6;
 
-/// Returns what stands in a text and could be the localpart of a user, in lower case.
+/// Returns the parts of a text that could be the localpart of a user, in lower case.
 pub fn possible_names(body: &str) -> BTreeSet<String> {
     let end = body.floor_char_boundary(MAX_BODY);
     let body = body.get(..end).unwrap_or_default().to_lowercase();
@@ -71,7 +69,7 @@ pub fn possible_names(body: &str) -> BTreeSet<String> {
     names
 }
 
-/// Returns what `rules` say of an event, which has the form that clients see, for a user.
+/// Returns whether an event in the client format notifies or highlights for a user.
 pub async fn notice(
     rules: &Ruleset,
     user_id: &UserId,
@@ -87,7 +85,7 @@ pub async fn notice(
     }
 }
 
-/// Returns what `rules` say that is to be done about an event, which has the form that clients see, for a user.
+/// Returns the actions of the rule that matches an event in the client format for a user.
 pub async fn actions<'a>(
     rules: &'a Ruleset,
     user_id: &UserId,
@@ -105,9 +103,9 @@ pub async fn actions<'a>(
     rules.get_actions(&bounded_event(event), &context).await
 }
 
-/// Returns whether rules of a user ask whether the sender of an event may notify others of it.
+/// Returns whether a user's rules depend on the power of an event's sender to notify others.
 ///
-/// That on mentions of the room, which all have, asks it only of events that mention the room.
+/// The default rule on mentions of the room is not counted: it depends on this only for events that mention the room.
 pub fn asks_for_levels(rules: &Ruleset) -> bool {
     let asks = |condition: &PushCondition| {
         matches!(condition, PushCondition::SenderNotificationPermission(_))
@@ -119,9 +117,9 @@ pub fn asks_for_levels(rules: &Ruleset) -> bool {
     })
 }
 
-/// Returns what the default rules say of an event for a member whom it does not mention.
+/// Returns the outcome of the default rules for a member whom an event does not mention.
 pub async fn default_notice(event: &RawValue, room: &RoomFacts) -> Notice {
-    // The default rules look at the user only to see whether they are mentioned, named or invited.
+    // The default rules depend on the user only for mentions, names and invites.
     let anyone = user_id!("@:nobody.invalid");
     let mut rules = default_rules(anyone);
     rules.content.clear();

@@ -1,4 +1,5 @@
-//! Bounds on what push rules cost: every event of a room is held against the rules of its members while it is stored.
+//! Limits on the cost of push rules: every event of a room is checked against the rules of its members while it is
+//! stored.
 
 use ruma::{
     push::{AnyPushRuleRef, PushCondition, Ruleset},
@@ -8,28 +9,28 @@ use serde_json::{Map, Value, value::RawValue};
 
 use crate::error::{Error, Result};
 
-/// Rules of a user's own: one for each of very many rooms.
+/// The most rules of a user's own. Some users have one for each of very many rooms.
 const MAX_RULES: usize = 2_000;
-/// The longest pattern, in bytes.
+/// The longest pattern.
 const MAX_PATTERN_BYTES: usize = 255;
-/// Wildcards in one pattern.
+/// The most wildcards in one pattern.
 const MAX_WILDCARDS: usize = 8;
-/// Patterns with wildcards in all rules of a user: each is made a regular expression for each event.
+/// The most patterns with wildcards in all rules of a user: each becomes a regular expression for each event.
 const MAX_WILDCARD_PATTERNS: usize = 32;
-/// Conditions of one rule.
+/// The most conditions of one rule.
 const MAX_CONDITIONS: usize = 16;
-/// The longest text of an event that rules look at, in bytes. A text that is longer is looked at up to there.
+/// The longest text in an event that rules are checked against. Longer ones are cut.
 const MAX_TEXT_BYTES: usize = 2_048;
-/// The size of an event up to which it is looked at as it is, in bytes.
+/// The size up to which an event is checked without being shortened.
 const MAX_WHOLE_EVENT_BYTES: usize = 4_096;
-/// Values of a larger event that rules look at.
+/// The most values of a larger event that rules are checked against.
 const MAX_VALUES: usize = 256;
 
-/// Checks that holding an event against push rules costs little.
+/// Checks that a user's push rules are cheap to evaluate.
 ///
 /// # Errors
 ///
-/// [`Error::InvalidParam`] that says what there is too much of.
+/// [`Error::InvalidParam`] that names the limit that is exceeded.
 pub fn check_push_rules(rules: &Ruleset) -> Result<()> {
     let (mut count, mut wildcard_patterns) = (0, 0);
     for rule in rules.iter().filter(|rule| !rule.is_server_default()) {
@@ -87,13 +88,14 @@ fn wildcards_in(pattern: &str) -> usize {
     pattern.matches(['*', '?']).count()
 }
 
-/// Returns what push rules look at of a user's display name, which they take for a pattern.
+/// Returns the display name for use in push rules, which treat it as a pattern. Returns an empty one if it is too long
+/// or has too many wildcards.
 pub(super) fn bounded_name(name: &str) -> &str {
     let is_bounded = name.len() <= MAX_PATTERN_BYTES && wildcards_in(name) <= MAX_WILDCARDS;
     if is_bounded { name } else { "" }
 }
 
-/// Returns what push rules look at of an event: of a large one, the beginnings of its texts.
+/// Returns the event for use in push rules. The texts of a large event are cut.
 pub(super) fn bounded_event(event: &RawValue) -> Raw<()> {
     let bounded = || {
         if event.get().len() <= MAX_WHOLE_EVENT_BYTES {
@@ -107,7 +109,7 @@ pub(super) fn bounded_event(event: &RawValue) -> Raw<()> {
     Raw::from_json(bounded().unwrap_or_else(|| event.to_owned()))
 }
 
-/// Shortens the texts of a value, and drops what is beyond the values that are left.
+/// Shortens the texts of a value, and drops values over the limit that `left` counts down.
 fn shorten(value: &mut Value, left: &mut usize) {
     *left = left.saturating_sub(1);
     match value {

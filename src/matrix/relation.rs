@@ -1,6 +1,6 @@
-//! Relationships between events, as the one that relates says them.
+//! Relationships between events, read from the event that relates to another.
 //!
-//! [Forming relationships between events](https://spec.matrix.org/v1.19/client-server-api/#forming-relationships-between-events)
+//! See the [specification](https://spec.matrix.org/v1.19/client-server-api/#forming-relationships-between-events).
 
 use ruma::OwnedEventId;
 use serde::Deserialize;
@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use super::Pdu;
 
-/// The relationship types that this server knows the meaning of.
+/// The relationship types that have a meaning for this server.
 pub mod rel_type {
     /// The event replaces the content of another.
     pub const REPLACE: &str = "m.replace";
@@ -20,15 +20,14 @@ pub mod rel_type {
     pub const ANNOTATION: &str = "m.annotation";
 }
 
-/// The longest relationship type or key that is kept.
+/// The longest relationship type, event id or key that is stored.
 const MAX_LENGTH: usize = 255;
 
 /// `m.relates_to` with a `rel_type`: rich replies have none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RelatesTo {
-    /// How it relates.
     pub rel_type: String,
-    /// To which event.
+    /// The event that it relates to.
     pub event_id: OwnedEventId,
     /// The key of an annotation.
     pub key: Option<String>,
@@ -47,9 +46,9 @@ struct Replacement {
 }
 
 impl RelatesTo {
-    /// Returns the relationship in a content; one that does not have the proper form counts as none.
+    /// Returns the relationship in a content. A malformed one counts as none.
     pub fn of_content(content: &RawValue) -> Option<Self> {
-        // Most events relate to nothing, and need not be parsed to know it.
+        // Most events relate to nothing, and this shows it without parsing them.
         if !content.get().contains("m.relates_to") {
             return None;
         }
@@ -71,7 +70,7 @@ impl RelatesTo {
             .then_some(relates_to)
     }
 
-    /// Returns the key of an annotation that can be kept.
+    /// Returns the key of an annotation, if it can be stored.
     pub fn annotation(&self) -> Option<&str> {
         let key = self.key.as_deref()?;
         let is_kept = key.len() <= MAX_LENGTH && !key.contains('\0');
@@ -80,20 +79,20 @@ impl RelatesTo {
 }
 
 impl Pdu {
-    /// Returns whether this relates to another event in a way.
+    /// Returns the event to which this one relates with the given type.
     pub fn relates_by(&self, rel_type: &str) -> Option<&OwnedEventId> {
         let relates_to = self.relates_to.as_ref()?;
         (relates_to.rel_type == rel_type).then_some(&relates_to.event_id)
     }
 
-    /// Returns whether this has the form of a valid replacement, whatever it replaces.
+    /// Returns whether this has the form of a valid replacement. The replaced event is not checked.
     ///
-    /// [Validity](https://spec.matrix.org/v1.19/client-server-api/#validity-of-replacement-events)
+    /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#validity-of-replacement-events).
     pub fn is_edit(&self) -> bool {
         if self.relates_by(rel_type::REPLACE).is_none() || self.state_key.is_some() {
             return false;
         }
-        // Of an encrypted event the new content is within what this server cannot read.
+        // The new content of an encrypted event is in the ciphertext, which this server cannot read.
         self.kind == ruma::events::TimelineEventType::RoomEncrypted
             || self
                 .content_as::<Replacement>()

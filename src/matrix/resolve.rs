@@ -1,11 +1,11 @@
-//! State resolution: `ruma` decides, this gives it the right sets, and not more of them than it takes. What room version
-//! 1 wants is in `first_version`.
+//! State resolution. `ruma` decides; this module gives it the right state sets, and only as much of them as it needs.
+//! The algorithm of room version 1 is in `first_version`.
 //!
-//! What a state of a hundred thousand members has in common with another is neither copied nor looked at. The
-//! algorithm looks only at the keys in conflict, and at those that the events in conflict are authorized by; and of
-//! the auth chains only at what tells them apart.
+//! The part that a state of a hundred thousand members shares with another is neither copied nor read. The algorithm
+//! reads only the keys in conflict, the keys by which the events in conflict are authorized, and the part of the auth
+//! chains that differs.
 //!
-//! [State resolution](https://spec.matrix.org/v1.19/rooms/v12/#state-resolution)
+//! See the [specification](https://spec.matrix.org/v1.19/rooms/v12/#state-resolution).
 
 mod first_version;
 
@@ -25,31 +25,31 @@ use ruma::{
 use super::{Pdu, StateMap, verified::auth_types};
 use crate::error::{Error, Result};
 
-/// The events that a resolution knows beside those in the states themselves.
+/// The events that are available to a resolution in addition to those in the states themselves.
 pub type KnownEvents = HashMap<OwnedEventId, Arc<Pdu>>;
 
-/// What a resolution came to.
+/// The result of a resolution.
 #[derive(Debug)]
 pub enum Resolution {
     /// The resolved state.
     Resolved(StateMap),
-    /// Nothing yet: these events have to be known. Those that nobody has are to be left out when it is tried again.
+    /// The resolution needs these events first. Those that cannot be found are passed as absent in the next attempt.
     Needs(BTreeSet<OwnedEventId>),
 }
 
-/// States that are resolved at once: more than a room has lines of events.
+/// The most states that are resolved together: more than a room has branches.
 const MAX_SETS: usize = InChains::BITS as usize;
 
 type Key = (StateEventType, String);
-/// In the auth chains of which of the states an event is: a bit for each.
+/// The states whose auth chains contain an event: one bit for each state.
 type InChains = u64;
 
-/// How far the auth chains of what is in conflict are looked at.
+/// The extent to which the auth chains of the events in conflict are followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reach {
-    /// Up to what all states hold.
+    /// Up to the events that are in all states.
     Conflict,
-    /// All of it: what lies between the events in conflict may lead through what is not.
+    /// To the end: a path between events in conflict may lead through events that are not.
     Whole,
 }
 
@@ -102,7 +102,7 @@ pub fn resolve(
 struct Conflict<'a> {
     sets: &'a [StateMap],
     keys: HashSet<Key>,
-    /// The events that stand under these keys.
+    /// The events under the keys in conflict.
     held: KnownEvents,
     known: &'a KnownEvents,
     absent: &'a BTreeSet<OwnedEventId>,
@@ -147,7 +147,7 @@ impl Conflict<'_> {
         (!needs.is_empty()).then_some(needs)
     }
 
-    /// Returns an event, and remembers that it is needed if it is not here.
+    /// Returns an event, and records that it is needed if it is not available.
     fn event(&self, event_id: &EventId) -> Option<Arc<Pdu>> {
         if let Some(pdu) = self.here(event_id) {
             return Some(pdu.clone());
@@ -162,7 +162,7 @@ impl Conflict<'_> {
         self.held.get(event_id).or_else(|| self.known.get(event_id))
     }
 
-    /// Returns whether all states hold an event.
+    /// Returns whether all states contain an event.
     fn is_in_all(&self, pdu: &Pdu) -> bool {
         let Some(state_key) = &pdu.state_key else {
             return false;
@@ -174,8 +174,8 @@ impl Conflict<'_> {
         })
     }
 
-    /// Returns the events in conflict and all that they are authorized by, and in the chains of which states each is.
-    /// That may end at what all states hold, since with it they have in common all that lies beneath.
+    /// Returns the events in conflict and their auth chains, and for each event the states whose chains contain it. A
+    /// chain may stop at an event that is in all states, since everything below it is then in common.
     fn chains(&self, reach: Reach) -> HashMap<OwnedEventId, InChains> {
         let order = self.in_order(reach);
         let mut chains: HashMap<OwnedEventId, InChains> =
@@ -199,7 +199,7 @@ impl Conflict<'_> {
         chains
     }
 
-    /// Returns the events of all chains, each before those that it is authorized by.
+    /// Returns the events of all chains, each before its auth events.
     fn in_order(&self, reach: Reach) -> Vec<Arc<Pdu>> {
         let mut order = Vec::new();
         let mut seen: HashSet<OwnedEventId> = HashSet::new();
@@ -227,16 +227,16 @@ impl Conflict<'_> {
         order
     }
 
-    /// Returns the events that not all of the auth chains of the states have in common.
+    /// Returns the auth difference: the events that are not in the auth chains of all states.
     ///
-    /// The whole chain of a state is that of its events in conflict, and that of all others, which is the same for
-    /// all states. So an event that is in one chain only may yet be in the common part; what is not, makes a
-    /// difference.
+    /// The full chain of a state consists of the chains of its events in conflict and those of all its other events,
+    /// which are the same for all states. So an event that is in one chain only may still be in the common part; an
+    /// event outside it is part of the difference.
     fn difference(&self, chains: &HashMap<OwnedEventId, InChains>) -> HashSet<OwnedEventId> {
         let of_all = InChains::MAX >> (MAX_SETS - self.sets.len());
         let apart = chains.iter().filter(|(_, chains)| **chains != of_all);
         let mut apart: HashSet<OwnedEventId> = apart.map(|(id, _)| id.clone()).collect();
-        // The events in conflict are in the full set anyway.
+        // The events in conflict are in the full conflicted set anyway.
         let is_other = |id: &&OwnedEventId| !self.held.contains_key(*id);
         let mut unknown: HashSet<OwnedEventId> = apart.iter().filter(is_other).cloned().collect();
         if !unknown.is_empty() {
@@ -246,9 +246,10 @@ impl Conflict<'_> {
         apart
     }
 
-    /// Removes those events that lie in the auth chains of what all states hold.
+    /// Removes the events that are in the auth chains of the events in all states.
     ///
-    /// Those come first that are most likely to lead to them: what decides about power, then the latest members.
+    /// The events that most probably lead to them are followed first: those other than member events, then the latest
+    /// member events.
     fn find_in_common(&self, unknown: &mut HashSet<OwnedEventId>) {
         let Some(first) = self.sets.first() else {
             return;
@@ -277,12 +278,13 @@ impl Conflict<'_> {
                 }
             }
         }
-        // Only what is left when all that is known was looked at has to be read.
+        // Events are read only if the available ones did not settle the question.
         let waiting = waiting.into_iter().filter(|id| !self.absent.contains(id));
         self.needs.borrow_mut().extend(waiting);
     }
 
-    /// Returns what lies between the events in conflict: what one is authorized by, and leads to another.
+    /// Returns the events on paths between events in conflict: authorized, directly or not, by one, and in the auth
+    /// chain of another.
     fn subgraph(&self, chains: &HashMap<OwnedEventId, InChains>) -> HashSet<OwnedEventId> {
         let mut leads: HashMap<OwnedEventId, bool> = HashMap::new();
         for id in self.held.keys() {
@@ -294,8 +296,8 @@ impl Conflict<'_> {
         between.map(|(id, _)| id).collect()
     }
 
-    /// Notes of an event, and of all that it is authorized by, whether it is in conflict, or is authorized, however
-    /// far down, by one that is.
+    /// Records for an event and everything in its auth chain whether it is in conflict, or is authorized, at any depth,
+    /// by an event that is.
     fn look_for_conflict(&self, id: &OwnedEventId, leads: &mut HashMap<OwnedEventId, bool>) {
         let mut stack = vec![(id.clone(), false)];
         while let Some((id, is_back)) = stack.pop() {
@@ -368,7 +370,7 @@ impl Conflict<'_> {
             })
             .map(|pdu| (pdu.event_id.clone(), pdu.clone()))
             .collect();
-        // Its own way of taking the difference shall find what was found already.
+        // Ruma's own computation of the difference must give the result that is already known.
         let difference: EventIdSet<OwnedEventId> = difference.into_iter().collect();
         let subgraph: EventIdSet<OwnedEventId> = subgraph.into_iter().collect();
         ruma::state_res::resolve(
@@ -390,11 +392,11 @@ impl Conflict<'_> {
         })
     }
 
-    /// Puts what was resolved into the state that all have in common.
+    /// Applies the resolved events to the state that all sets have in common.
     fn merge(&self, resolved: &IdMap<OwnedEventId>) -> StateMap {
         let mut state = self.sets.first().cloned().unwrap_or_default();
         let mut keys: Vec<Key> = self.keys.iter().cloned().collect();
-        // What was in no state may have come back from the auth chains.
+        // A key that was in no state may have been restored from the auth chains.
         keys.extend(resolved.keys().cloned());
         for key in keys {
             let (kind, state_key) = &key;

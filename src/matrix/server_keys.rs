@@ -1,6 +1,6 @@
-//! The keys with which another server signs, as it publishes them.
+//! The signing keys of another server, as it publishes them.
 //!
-//! [spec]: https://spec.matrix.org/v1.19/server-server-api/#publishing-keys
+//! See the [specification](https://spec.matrix.org/v1.19/server-server-api/#publishing-keys).
 
 use std::{cmp::Reverse, collections::BTreeMap, time::Duration};
 
@@ -19,32 +19,30 @@ use crate::error::{Error, Result};
 
 /// "Servers MUST use the lesser of this field and 7 days into the future when determining if a key is valid."
 const LONGEST_VALIDITY: Duration = Duration::from_hours(7 * 24);
-/// The most keys of a server that are kept, the present ones first and then the youngest of the past.
+/// The most keys of a server that are stored: the current ones first, and then the most recent old ones.
 const MAX_KEYS: usize = 64;
-/// The longest id of a key, and the bytes of an ed25519 key.
+/// The longest id of a key, and the length of an ed25519 key.
 const KEY_ID_BYTES: usize = 255;
 const PUBLIC_KEY_BYTES: usize = 32;
 
 /// A key of another server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KnownKey {
-    /// The public key.
     pub key: Base64,
-    /// Until when what it signs is believed, in milliseconds since the Unix epoch.
+    /// The time until which its signatures are accepted, in milliseconds since the Unix epoch.
     pub valid_until_ts: i64,
 }
 
 /// The keys of another server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServerKeys {
-    /// By their ids.
     pub keys: BTreeMap<String, KnownKey>,
-    /// When these are to be asked for again.
+    /// The time at which the keys must be requested again, in milliseconds since the Unix epoch.
     pub valid_until_ts: i64,
 }
 
-/// What a server publishes. The keys are read one by one: those that are malformed, or that this server cannot use,
-/// are passed over.
+/// The document that a server publishes. The keys are read one by one: malformed ones, and those that this server
+/// cannot use, are skipped.
 #[derive(Deserialize)]
 struct Published {
     server_name: OwnedServerName,
@@ -81,7 +79,7 @@ impl PublicKey for PastKey {
     }
 }
 
-/// Returns those entries of a list of keys that are ed25519 keys.
+/// Returns the entries of a list of keys that are ed25519 keys.
 fn entries<T: PublicKey>(keys: &BTreeMap<String, Value>) -> impl Iterator<Item = (String, T)> {
     keys.iter().filter_map(|(id, entry)| {
         ServerSigningKeyId::parse(id).ok()?;
@@ -92,11 +90,11 @@ fn entries<T: PublicKey>(keys: &BTreeMap<String, Value>) -> impl Iterator<Item =
 }
 
 impl ServerKeys {
-    /// Reads what a server published, which has to be signed by a key that it has now.
+    /// Reads the keys that a server published, which must be signed with one of its current keys.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidSignature`] where it is not; [`Error::BadJson`] for what is no list of this server's keys.
+    /// [`Error::InvalidSignature`] when they are not; [`Error::BadJson`] when this is not a list of this server's keys.
     pub fn read(server: &ServerName, document: &CanonicalJsonObject, now_ms: i64) -> Result<Self> {
         let bad = |what: &str| Error::BadJson(format!("the keys of {server}: {what}"));
         let value = serde_json::to_value(document)?;
@@ -107,7 +105,7 @@ impl ServerKeys {
         }
         let mut present: Vec<(String, PresentKey)> = entries(&published.verify_keys).collect();
         let signed_with = signed_with(server, document);
-        // Of too many, those that the server uses.
+        // Of too many keys, those that the server used for the signature come first.
         present.sort_by_key(|(id, _)| !signed_with.contains(&&**id));
         let present: BTreeMap<String, Base64> = present
             .into_iter()
@@ -129,7 +127,7 @@ impl ServerKeys {
             .map(|(id, key)| {
                 let known = KnownKey {
                     key: key.key,
-                    // What has gone cannot go on to be valid.
+                    // An old key cannot be valid in the future.
                     valid_until_ts: ms(key.expired_ts).min(now_ms),
                 };
                 (id, known)
@@ -148,13 +146,13 @@ impl ServerKeys {
         })
     }
 
-    /// Returns the key with this id if what it signs at a time is believed.
+    /// Returns the key with this id if its signatures are accepted at this time.
     pub fn at(&self, key_id: &str, time_ms: i64) -> Option<&Base64> {
         let known = self.keys.get(key_id)?;
         (time_ms <= known.valid_until_ts).then_some(&known.key)
     }
 
-    /// Takes over what is known of keys that are not published any more: events of old may be signed by them.
+    /// Keeps the known keys that are no longer published: old events may be signed with them.
     pub fn keep_old(&mut self, before: &Self) {
         for (id, key) in &before.keys {
             if self.keys.len() < MAX_KEYS && !self.keys.contains_key(id) {
@@ -163,7 +161,7 @@ impl ServerKeys {
         }
     }
 
-    /// Returns whether a notary signed what it tells of another server.
+    /// Returns whether a notary signed the keys of another server.
     pub fn is_signed_by_notary(
         &self,
         notary: &ServerName,
@@ -176,7 +174,7 @@ impl ServerKeys {
     }
 }
 
-/// Returns the ids of the keys with which a server says that it signed an object.
+/// Returns the ids of a server's keys in the signatures of an object.
 fn signed_with<'o>(server: &ServerName, object: &'o CanonicalJsonObject) -> Vec<&'o str> {
     let signatures = object.get("signatures").and_then(|all| all.as_object());
     let of_server = signatures.and_then(|all| all.get(server.as_str())?.as_object());
@@ -184,7 +182,8 @@ fn signed_with<'o>(server: &ServerName, object: &'o CanonicalJsonObject) -> Vec<
     ids.map(String::as_str).collect()
 }
 
-/// Returns whether a server signed an object with one of these keys, and with none of them wrongly.
+/// Returns whether a server signed an object with at least one of these keys, and all its signatures by these are
+/// valid.
 fn is_signed(
     server: &ServerName,
     object: &CanonicalJsonObject,
@@ -197,7 +196,7 @@ fn is_signed(
     if by_these.is_empty() {
         return false;
     }
-    // Whoever else signed it is another question.
+    // Signatures by other servers are not checked here.
     let mut object = object.clone();
     let signatures = [(
         server.to_string(),
@@ -214,11 +213,11 @@ fn is_signed(
 }
 
 impl SigningKey {
-    /// Returns the keys of this server as it publishes them, signed.
+    /// Returns the signed document in which this server publishes its keys.
     ///
     /// # Errors
     ///
-    /// When they cannot be signed.
+    /// When it cannot be signed.
     pub fn published(&self, valid_until_ts: i64) -> Result<CanonicalJsonObject> {
         let key = [(
             self.key_id().to_string(),
@@ -259,7 +258,7 @@ mod tests {
         serde_json::from_value(value).unwrap()
     }
 
-    /// Signs keys that a server publishes beside its own.
+    /// Signs the published keys of a server after a change to them.
     fn published_with(key: &SigningKey, change: impl FnOnce(&mut Value)) -> CanonicalJsonObject {
         let document = key.published(NOW + 1_000).unwrap();
         let mut document = serde_json::to_value(document).unwrap();

@@ -1,7 +1,8 @@
-//! What a user does not want to see: events of those they ignore, and invitations that they do not take.
+//! The events and invites that a user does not want to see: those of ignored users, and invites that the user's invite
+//! permissions exclude.
 //!
-//! [Ignoring users](https://spec.matrix.org/v1.19/client-server-api/#ignoring-users),
-//! [invite permission](https://spec.matrix.org/v1.19/client-server-api/#invite-permission)
+//! See the specification on [ignoring users](https://spec.matrix.org/v1.19/client-server-api/#ignoring-users) and
+//! [invite permission](https://spec.matrix.org/v1.19/client-server-api/#invite-permission).
 
 use std::collections::HashSet;
 
@@ -11,16 +12,16 @@ use serde_json::{Map, Value};
 
 use super::{Pdu, glob::matches};
 
-/// Account data that holds whom a user ignores.
+/// The account data type of the list of ignored users.
 const IGNORED_USERS: &str = "m.ignored_user_list";
-/// Account data that says whose invitations a user takes.
+/// The account data type of the invite permissions.
 const INVITES: &str = "m.invite_permission_config";
-/// The same, as [MSC4155](https://github.com/matrix-org/matrix-spec-proposals/pull/4155) names it for now.
+/// The same, with its unstable name in [MSC4155](https://github.com/matrix-org/matrix-spec-proposals/pull/4155).
 const INVITES_UNSTABLE: &str = "org.matrix.msc4155.invite_permission_config";
-/// How many users or patterns of a list count.
+/// The most users or patterns of a list that count.
 const ENTRIES: usize = 10_000;
 
-/// What a user does not want to see.
+/// The users whom a user ignores, and the user's invite permissions.
 #[derive(Clone, Debug, Default)]
 pub struct Shield {
     ignored: HashSet<OwnedUserId>,
@@ -28,16 +29,16 @@ pub struct Shield {
     invites_unstable: Option<Permissions>,
 }
 
-/// What becomes of an invitation.
+/// The treatment of an invite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Invitation {
-    /// The user sees it.
+    /// The invite is shown to the user.
     Shown,
-    /// The user does not see it, and whoever sent it does not know.
+    /// The invite is not shown, and the inviter is not informed.
     Hidden,
-    /// It is refused.
+    /// The invite is refused.
     Blocked,
-    /// It is refused by a list of patterns, which the specification does not know yet.
+    /// The invite is refused by a list of patterns, which the specification does not have yet.
     Filtered,
 }
 
@@ -60,10 +61,10 @@ struct Permissions {
 }
 
 impl Shield {
-    /// The types of account data that it is made of.
+    /// The types of account data that these settings are made of.
     pub const KINDS: [&str; 3] = [IGNORED_USERS, INVITES, INVITES_UNSTABLE];
 
-    /// Takes a piece of account data over; returns whether it is one that matters.
+    /// Applies a piece of account data. Returns whether it is one of these settings.
     pub fn set(&mut self, kind: &str, content: &str) -> bool {
         match kind {
             IGNORED_USERS => {
@@ -81,32 +82,32 @@ impl Shield {
         true
     }
 
-    /// Takes a user from those who are ignored.
+    /// Removes a user from the ignored users.
     pub fn stop_ignoring(&mut self, user_id: &UserId) {
         self.ignored.remove(user_id);
     }
 
-    /// Returns whether it hides nothing.
+    /// Returns whether nothing is hidden.
     pub fn is_empty(&self) -> bool {
         self.ignored.is_empty() && self.invites.is_none() && self.invites_unstable.is_none()
     }
 
-    /// Returns whether the user ignores anybody.
+    /// Returns whether the user ignores anyone.
     pub fn ignores_somebody(&self) -> bool {
         !self.ignored.is_empty()
     }
 
-    /// Returns whether the user ignores another.
+    /// Returns whether the user ignores another user.
     pub fn ignores_user(&self, user_id: &UserId) -> bool {
         self.ignored.contains(user_id)
     }
 
-    /// Returns whether the user is not to see an event of a timeline: state is never hidden.
+    /// Returns whether a timeline event is hidden from the user. State events are never hidden.
     pub fn hides(&self, pdu: &Pdu) -> bool {
         pdu.state_key.is_none() && self.ignores_user(&pdu.sender)
     }
 
-    /// Returns what becomes of an invitation by `inviter`.
+    /// Returns the treatment of an invite by `inviter`.
     pub fn invitation(&self, inviter: &UserId) -> Invitation {
         if self.ignores_user(inviter) {
             return Invitation::Hidden;
@@ -125,7 +126,7 @@ impl Shield {
 }
 
 impl Permissions {
-    /// The rules in the order in which they are to be tried; the first that matches decides.
+    /// Tries the rules in their order; the first that matches decides.
     fn invitation(&self, inviter: &UserId) -> Invitation {
         if self.enabled == Some(false) {
             return Invitation::Shown;

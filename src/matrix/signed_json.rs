@@ -1,6 +1,6 @@
-//! Objects that users' keys sign.
+//! Objects that are signed with the keys of users.
 //!
-//! [Signing JSON](https://spec.matrix.org/v1.19/appendices/#signing-json)
+//! See the [specification](https://spec.matrix.org/v1.19/appendices/#signing-json).
 
 use ruma::{
     SigningKeyAlgorithm, UserId,
@@ -9,13 +9,13 @@ use ruma::{
     signatures::{to_canonical_json_string_for_signing, verify_canonical_json_bytes},
 };
 
-/// Returns whether two objects say the same, whoever signed them: `signatures` and `unsigned` do not count.
+/// Returns whether two objects are equal apart from `signatures` and `unsigned`.
 pub fn says_the_same(one: &CanonicalJsonObject, other: &CanonicalJsonObject) -> bool {
     let signed = |object| to_canonical_json_string_for_signing(object).ok();
     signed(one).is_some_and(|one| signed(other) == Some(one))
 }
 
-/// Returns the signature of an object that a user made with a key.
+/// Returns a user's signature of an object with a key.
 pub fn signature<'a>(
     object: &'a CanonicalJsonObject,
     user_id: &UserId,

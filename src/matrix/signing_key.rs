@@ -24,7 +24,7 @@ impl SigningKey {
     ///
     /// # Errors
     ///
-    /// When the document is no ed25519 key, or the version is none that a key can have.
+    /// When the document is not an ed25519 key, or the version is not a valid key version.
     pub fn from_der(server_name: OwnedServerName, document: &[u8], version: &str) -> Result<Self> {
         let key_id = ServerSigningKeyId::parse(format!("ed25519:{version}"))
             .map_err(|source| Error::internal("read the version of the signing key", source))?;
@@ -37,32 +37,31 @@ impl SigningKey {
         })
     }
 
-    /// Returns the name of the server.
     pub fn server_name(&self) -> &ServerName {
         &self.server_name
     }
 
-    /// Returns the id by which others know the key.
+    /// Returns the id under which the key is published.
     pub fn key_id(&self) -> &ServerSigningKeyId {
         &self.key_id
     }
 
-    /// Returns what others verify its signatures with.
+    /// Returns the public key, with which others verify the signatures.
     pub fn public_key(&self) -> Base64 {
         Base64::new(self.pair.public_key().to_vec())
     }
 
-    /// Returns with what a request to another server is signed.
+    /// Returns the signing input for a request to another server.
     pub fn signing_input(&self, destination: &ServerName) -> XMatrixSigningInput<'_> {
         let origin = self.server_name.clone();
         XMatrixSigningInput::new(origin, destination.to_owned(), &self.pair)
     }
 
-    /// Adds this server's signature to an object that is no event.
+    /// Adds this server's signature to an object that is not an event.
     ///
     /// # Errors
     ///
-    /// When the object has `signatures` that are none.
+    /// When the object has malformed `signatures`.
     pub fn sign(&self, object: &mut CanonicalJsonObject) -> Result<()> {
         sign_json(self.server_name.as_str(), &self.pair, object)
             .map_err(|source| Error::internal("sign an object", source))
@@ -87,11 +86,11 @@ impl SigningKey {
         .map_err(|e| Error::TooLarge(format!("the event cannot be signed: {e}")))
     }
 
-    /// Adds this server's signature to an event that has its hash.
+    /// Adds this server's signature to an event that already has its hash.
     ///
     /// # Errors
     ///
-    /// [`Error::BadJson`] when it is no event.
+    /// [`Error::BadJson`] when it is not an event.
     pub fn sign_event(
         &self,
         event: &mut CanonicalJsonObject,

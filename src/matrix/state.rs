@@ -1,4 +1,4 @@
-//! The state of a room at one moment: an immutable map that shares its structure with its neighbours.
+//! The state of a room at one point: an immutable map that shares its structure with earlier and later states.
 
 use std::sync::Arc;
 
@@ -18,17 +18,17 @@ pub struct StateMap {
 }
 
 impl StateMap {
-    /// Returns the event of this type and key.
+    /// Returns the event with this type and key.
     pub fn get(&self, kind: &StateEventType, state_key: &str) -> Option<&Arc<Pdu>> {
         self.by_type.get(kind)?.get(state_key)
     }
 
-    /// Returns the content of the event of this type with an empty key.
+    /// Returns the content of the event with this type and an empty key.
     pub fn content<T: DeserializeOwned>(&self, kind: &StateEventType) -> Option<T> {
         self.get(kind, "")?.content_as()
     }
 
-    /// Puts a state event in its place; returns the one that it replaces.
+    /// Inserts a state event. Returns the one that it replaces.
     pub fn insert(&mut self, pdu: Arc<Pdu>) -> Option<Arc<Pdu>> {
         let state_key = pdu.state_key.clone()?;
         let kind = pdu.state_type();
@@ -39,7 +39,7 @@ impl StateMap {
         replaced
     }
 
-    /// Empties the place of this type and key.
+    /// Removes the event with this type and key.
     pub fn remove(&mut self, kind: &StateEventType, state_key: &str) {
         if let Some(mut keys) = self.by_type.get(kind).cloned()
             && keys.remove_mut(state_key)
@@ -48,7 +48,7 @@ impl StateMap {
         }
     }
 
-    /// Puts what a key holds into its place: an event, or nothing.
+    /// Inserts the event of a key, or removes it if there is none.
     pub fn put(&mut self, kind: &StateEventType, state_key: &str, held: Option<&Arc<Pdu>>) {
         match held {
             Some(pdu) => drop(self.insert(pdu.clone())),
@@ -56,9 +56,9 @@ impl StateMap {
         }
     }
 
-    /// Returns the keys under which another state holds something else.
+    /// Returns the keys under which another state has a different event.
     ///
-    /// Types that both share with a common ancestor are passed over at once.
+    /// Types whose maps both states share are skipped without a comparison.
     pub fn differences(&self, other: &Self) -> Vec<(StateEventType, String)> {
         let mut keys = Vec::new();
         if self.by_type.ptr_eq(&other.by_type) {
@@ -86,12 +86,12 @@ impl StateMap {
         keys
     }
 
-    /// Returns every state event.
+    /// Returns all state events.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Pdu>> {
         self.by_type.values().flat_map(HashTrieMapSync::values)
     }
 
-    /// Returns every state event of a type.
+    /// Returns all state events of a type.
     pub fn of_type(&self, kind: &StateEventType) -> impl Iterator<Item = &Arc<Pdu>> {
         self.by_type
             .get(kind)
@@ -99,12 +99,12 @@ impl StateMap {
             .flat_map(HashTrieMapSync::values)
     }
 
-    /// Returns how many state events there are.
+    /// Returns the number of state events.
     pub fn len(&self) -> usize {
         self.by_type.values().map(HashTrieMapSync::size).sum()
     }
 
-    /// Returns whether there is no state.
+    /// Returns whether there is no state event.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -114,7 +114,7 @@ impl StateMap {
         self.get(&StateEventType::RoomMember, user_id.as_str())
     }
 
-    /// Returns a user's membership; one who never had any has left.
+    /// Returns a user's membership, which is `leave` for a user without a member event.
     pub fn membership(&self, user_id: &UserId) -> MembershipState {
         self.member(user_id)
             .and_then(|pdu| pdu.membership())

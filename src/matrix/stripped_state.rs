@@ -1,14 +1,14 @@
-//! The state of a room as another server sends it with an invitation, or in answer to a knock.
+//! The state of a room as another server sends it with an invite, or in response to a knock.
 //!
-//! [Stripped state](https://spec.matrix.org/v1.19/client-server-api/#stripped-state)
+//! See the [specification](https://spec.matrix.org/v1.19/client-server-api/#stripped-state).
 
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::canonical_object;
 
-/// State events, whole or stripped. Entries that are none are left out, and the list may be missing: neither is a reason
-/// to refuse the invitation.
+/// State events, complete or stripped. Malformed entries are left out, and the list may be missing: neither is a reason
+/// to refuse the invite.
 #[derive(Debug, Default)]
 pub struct StrippedState(pub Vec<Box<RawValue>>);
 

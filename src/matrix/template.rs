@@ -1,6 +1,6 @@
-//! Events that another server will sign: what it has to fill in is missing.
+//! Templates of events that another server will complete and sign.
 //!
-//! [Joining rooms](https://spec.matrix.org/v1.19/server-server-api/#joining-rooms)
+//! See the [specification](https://spec.matrix.org/v1.19/server-server-api/#joining-rooms).
 
 use std::sync::Arc;
 
@@ -23,27 +23,25 @@ use crate::error::{Error, Result};
 /// An event without hashes and signatures.
 #[derive(Debug)]
 pub struct Template {
-    /// The event.
     pub event: Box<RawValue>,
 }
 
-/// An event that this server has signed, and others may have to sign, too.
+/// An event that this server has signed, and that others may have to sign as well.
 #[derive(Clone, Debug)]
 pub struct Signed {
-    /// Its id.
     pub event_id: OwnedEventId,
-    /// The event.
     pub event: Box<RawValue>,
 }
 
-/// What of a template is the other server's to say: where in the room the event stands.
+/// The fields of a template that the other server decides: the position of the event in the room.
 const TAKEN: [&str; 3] = ["auth_events", "prev_events", "depth"];
 
-/// Makes an event of a template that another server made; only its place in the room is taken from the template.
+/// Completes an event from a template that another server made. Only the position in the room is taken from the
+/// template.
 ///
 /// # Errors
 ///
-/// [`Error::BadJson`] when the template is none.
+/// [`Error::BadJson`] when the template is malformed.
 pub fn complete(
     template: &RawValue,
     draft: Draft,
@@ -82,7 +80,7 @@ pub fn complete(
     })
 }
 
-/// Returns the event that another server may sign, if the rules allow it.
+/// Returns a template that another server may sign, if the authorization rules allow the event.
 ///
 /// # Errors
 ///

@@ -1,4 +1,4 @@
-//! An event in its room's timeline, with what readers need to show it.
+//! An event in its room's timeline, with the data that are needed to show it.
 
 use std::{
     ops::{Add, Sub},
@@ -12,59 +12,57 @@ use ruma::{
 
 use super::{Pdu, StateMap, Visibility};
 
-/// An accepted event and its place.
+/// An accepted event and its place in the timeline.
 #[derive(Clone, Debug)]
 pub struct TimelineEvent {
     /// The journal position at which it was stored.
     pub position: i64,
     /// Its place in the timeline of the room.
     pub timeline: i64,
-    /// The event.
     pub pdu: Arc<Pdu>,
-    /// What clients see of it, without `unsigned` and the closing brace.
+    /// The event in the client format, without `unsigned` and the closing brace.
     pub head: Box<str>,
-    /// Whether it is a redaction that has not taken effect, which no client is shown.
+    /// Whether it is a redaction that has not taken effect, which is not shown to clients.
     pub is_withheld: bool,
-    /// `m.room.history_visibility` before it.
+    /// The `m.room.history_visibility` before it.
     pub visibility: Visibility,
     /// The snapshot of the state before it.
     pub snapshot: i64,
-    /// The state of the room when it came, while that is in memory.
+    /// The state of the room when it was stored, while that is in memory.
     pub state_before: Option<StateMap>,
-    /// What it made of the state of the room, where that is not the event itself.
+    /// The state of the room after it, where that differs from the state before by more than the event itself.
     pub resolved: Option<Arc<Resolved>>,
-    /// How many events up to this one notify by the default rules.
+    /// The number of events up to this one that notify by the default rules.
     pub notified: i64,
-    /// How many events up to this one mention the whole room.
+    /// The number of events up to this one that mention the whole room.
     pub mentioned: i64,
-    /// How many of these are in threads.
+    /// The part of these counts that is in threads.
     pub threaded: Counters,
-    /// The thread that it is in.
     pub thread: Option<InThread>,
-    /// For whom it counts otherwise than the running counters say.
+    /// The users for whom it counts differently from the running counters.
     pub exceptions: Vec<Exception>,
-    /// The device here that sent it.
+    /// The local device that sent it.
     pub device: Option<i64>,
     /// The transaction id under which it was sent.
     pub txn_id: Option<String>,
     /// The redaction that took effect on it.
     pub redacted_by: Option<Arc<Pdu>>,
-    /// Whether the server sent it while its sender was not looking, as far as memory knows.
+    /// Whether it was sent on behalf of its sender, without the sender looking at the room, as far as memory knows.
     pub unattended: bool,
 }
 
-/// What became of the state of a room when an event came that does not follow all that the room knew.
+/// The change of a room's state by an event that does not follow all events that the room had.
 #[derive(Clone, Debug)]
 pub struct Resolved {
-    /// The state of the room after it.
+    /// The state of the room after the event.
     pub state: StateMap,
-    /// The keys that hold something else since.
+    /// The state keys that changed.
     pub keys: Vec<(StateEventType, String)>,
-    /// Whether the event stands after a gap in the timeline.
+    /// Whether the event follows a gap in the timeline.
     pub after_gap: bool,
 }
 
-/// Running counters: how many events notify, and how many mention the whole room.
+/// Running counters of events that notify and of events that mention the whole room.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Events that notify by the default rules.
@@ -98,26 +96,24 @@ impl Sub for Counters {
 /// The place of an event in a thread.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InThread {
-    /// The event that the thread began with.
+    /// The event with which the thread began.
     pub root: OwnedEventId,
     /// The counters of the thread up to this event.
     pub counters: Counters,
-    /// What the event itself adds to them, as far as memory knows.
+    /// The amount that the event itself adds to them, as far as memory knows.
     pub added: Counters,
 }
 
-/// An event that counts otherwise for a user than the room's running counters say.
+/// An event that counts differently for a user than in the room's running counters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exception {
-    /// The user's number.
     pub user: i64,
-    /// The event's place in the timeline.
     pub timeline: i64,
     /// The thread that the event is in; `None` is the main timeline.
     pub thread: Option<OwnedEventId>,
-    /// What to add to the notifications.
+    /// The difference in notifications.
     pub notify: i64,
-    /// What to add to the highlights.
+    /// The difference in highlights.
     pub highlight: i64,
 }
 
@@ -130,7 +126,7 @@ impl TimelineEvent {
         }
     }
 
-    /// Returns whether with it its sender comes into the room, as far as memory knows the state before.
+    /// Returns whether its sender joins the room with it, as far as memory knows the state before.
     pub fn begins_stay(&self) -> bool {
         let was_in = || {
             let before = self.state_before.as_ref()?;
@@ -141,8 +137,8 @@ impl TimelineEvent {
             && was_in() != Some(MembershipState::Join)
     }
 
-    /// Returns whether its sender, of this server, has read the room up to it: whoever speaks in a room looks at it, but
-    /// a new name or picture is sent to every room.
+    /// Returns whether it shows that its local sender has read the room up to it. A user who sends to a room looks at
+    /// it, but a new name or avatar is sent to all rooms.
     pub fn shows_reading(&self) -> bool {
         let is_own_member_event = self.pdu.member() == Some(&*self.pdu.sender);
         !self.unattended && (!is_own_member_event || self.begins_stay())

@@ -1,6 +1,6 @@
-//! Events of other servers: the checks on receipt that need nothing but the event and the keys of who signed it.
+//! The checks on receipt of a PDU that need nothing except the event and the keys of the servers that signed it.
 //!
-//! [Checks performed on receipt of a PDU](https://spec.matrix.org/v1.19/server-server-api/#checks-performed-on-receipt-of-a-pdu)
+//! See the [specification](https://spec.matrix.org/v1.19/server-server-api/#checks-performed-on-receipt-of-a-pdu).
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use ruma::{
 use super::{Pdu, StateMap, build::authorize, event_format};
 use crate::error::{Error, Result};
 
-/// An event that is well formed and signed by whoever has to sign it. Nothing is said about whether it is allowed.
+/// An event that is well formed and signed by the servers that must sign it. It may still be forbidden.
 #[derive(Clone, Debug)]
 pub struct Verified {
     pdu: Pdu,
@@ -26,31 +26,29 @@ pub struct Verified {
     is_redacted: bool,
 }
 
-/// Whose keys it takes to verify an event.
+/// The keys of a server that are needed to verify an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NeededKeys {
-    /// The server.
     pub server: OwnedServerName,
-    /// Those of its keys with which it signed the event; one that is good suffices.
+    /// The ids of its keys with which it signed the event; one valid signature suffices.
     pub key_ids: Vec<String>,
 }
 
 impl Verified {
-    /// Checks the form, the signatures and the hash of an event, and takes away what the sender vouches for no more:
-    /// all that a redaction takes, if the hash does not match.
+    /// Checks the form, the signatures and the hash of an event. If the hash does not match, the event is redacted.
     ///
-    /// `keys` holds, of those that [`needed_keys`] names, the ones that were valid when the event was made.
+    /// `keys` holds those of [`needed_keys`] that were valid when the event was made.
     ///
     /// # Errors
     ///
-    /// [`Error::BadJson`] or [`Error::TooLarge`] when it is no valid event of this room version, and
-    /// [`Error::InvalidSignature`]; in all cases it is to be dropped.
+    /// [`Error::BadJson`] or [`Error::TooLarge`] when it is not a valid event of this room version, and
+    /// [`Error::InvalidSignature`]. In all cases the event must be dropped.
     pub fn check(
         mut object: CanonicalJsonObject,
         rules: &RoomVersionRules,
         keys: &PublicKeyMap,
     ) -> Result<Self> {
-        // What stands there is nobody's word.
+        // Nobody signs this field.
         object.remove("unsigned");
         // 1. Is a valid event, otherwise it is dropped.
         event_format::check_any(&object, rules)?;
@@ -74,7 +72,6 @@ impl Verified {
         })
     }
 
-    /// Returns the event.
     pub fn pdu(&self) -> &Pdu {
         &self.pdu
     }
@@ -84,7 +81,7 @@ impl Verified {
         &self.json
     }
 
-    /// Returns whether its hash did not match, so that only what a redaction leaves of it is here.
+    /// Returns whether its hash did not match, so that only its redacted form is here.
     pub fn is_redacted(&self) -> bool {
         self.is_redacted
     }
@@ -95,11 +92,11 @@ impl Verified {
     }
 }
 
-/// Returns whose keys it takes to verify an event.
+/// Returns the keys that are needed to verify an event.
 ///
 /// # Errors
 ///
-/// [`Error::BadJson`] when the event is too broken to tell.
+/// [`Error::BadJson`] when the event is too malformed to decide this.
 pub fn needed_keys(
     object: &CanonicalJsonObject,
     rules: &RoomVersionRules,
@@ -122,7 +119,7 @@ pub fn needed_keys(
     Ok(servers.into_iter().map(needed).collect())
 }
 
-/// Checks an event by the events that it names as those that allow it.
+/// Checks an event by its auth events.
 ///
 /// `auth_events` holds these, and the create event of the room.
 ///
@@ -152,13 +149,13 @@ pub fn authorize_by_auth_events(
     authorize(pdu, rules, &state)
 }
 
-/// Returns the keys of the state by which an event is authorized.
+/// Returns the state keys by which an event is authorized.
 ///
-/// [Auth events selection](https://spec.matrix.org/v1.19/server-server-api/#auth-events-selection)
+/// See the [specification](https://spec.matrix.org/v1.19/server-server-api/#auth-events-selection).
 ///
 /// # Errors
 ///
-/// [`Error::Forbidden`] for an event whose content is too broken to tell.
+/// [`Error::Forbidden`] for an event whose content is too malformed to decide this.
 pub fn auth_types(pdu: &Pdu, rules: &RoomVersionRules) -> Result<Vec<(StateEventType, String)>> {
     ruma::state_res::auth_types_for_event(
         &pdu.kind,

@@ -1,10 +1,10 @@
 //! The room versions that this server supports.
 //!
-//! [Room versions](https://spec.matrix.org/v1.19/rooms/)
+//! See the [specification](https://spec.matrix.org/v1.19/rooms/).
 
 use ruma::{RoomVersionId, room_version_rules::RoomVersionRules};
 
-/// Stable versions.
+/// The stable versions.
 pub const STABLE_VERSIONS: [RoomVersionId; 12] = [
     RoomVersionId::V1,
     RoomVersionId::V2,
@@ -20,9 +20,9 @@ pub const STABLE_VERSIONS: [RoomVersionId; 12] = [
     RoomVersionId::V12,
 ];
 
-/// Versions in which state belongs to the user whose id its key begins with.
+/// The versions in which a state event belongs to the user whose id its key begins with.
 ///
-/// [MSC3757](https://github.com/matrix-org/matrix-spec-proposals/pull/3757)
+/// See [MSC3757](https://github.com/matrix-org/matrix-spec-proposals/pull/3757).
 pub const OWNED_STATE_VERSIONS: [&str; 2] = ["org.matrix.msc3757.10", "org.matrix.msc3757.11"];
 
 /// Returns the rules of a version, if this server supports it.

@@ -1,6 +1,6 @@
-//! Which events of a room a user may see.
+//! History visibility: the events of a room that a user may see.
 //!
-//! [History visibility](https://spec.matrix.org/v1.19/client-server-api/#room-history-visibility)
+//! See the [specification](https://spec.matrix.org/v1.19/client-server-api/#room-history-visibility).
 
 use ruma::events::{
     StateEventType,
@@ -15,14 +15,14 @@ use super::{Pdu, StateMap};
 /// `m.room.history_visibility`, as it is stored with each event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Visibility {
-    /// Anyone may see it.
+    /// Anyone may see the event.
     WorldReadable,
-    /// Whoever has joined since may see it.
+    /// Users who joined at any time after it may see the event.
     #[default]
     Shared,
-    /// Whoever was at least invited may see it.
+    /// Users who were invited or joined at the time may see the event.
     Invited,
-    /// Whoever was a member may see it.
+    /// Users who were joined at the time may see the event.
     Joined,
 }
 
@@ -69,21 +69,20 @@ impl Visibility {
     }
 }
 
-/// A user's membership from one place of the timeline on.
+/// A user's membership from one place in the timeline on.
 #[derive(Clone, Debug)]
 pub struct Membership {
     /// The place of the member event.
     pub from: i64,
-    /// What it made the user.
     pub membership: MembershipState,
 }
 
 /// Returns whether a user may see an event.
 ///
-/// `history` holds the user's memberships in order; `visibility` is the one before the event, and for an
-/// `m.room.history_visibility` event the laxer of the one before and the one that it sets.
+/// `history` holds the user's memberships in order. `visibility` is the one before the event; for an
+/// `m.room.history_visibility` event it is the laxer of the one before and the one that it sets.
 pub fn may_see(visibility: Visibility, timeline: i64, history: &[Membership]) -> bool {
-    // One's own member events are one's own to know: also the invitation, and that it was turned down.
+    // A user may always see their own member events, including an invite and its rejection.
     if history.iter().any(|entry| entry.from == timeline) {
         return true;
     }
@@ -130,7 +129,7 @@ mod tests {
             .collect()
     }
 
-    /// Invited at 3, joined at 5, left at 7.
+    /// Returns the history of a user who was invited at 3, joined at 5 and left at 7.
     fn visitor() -> Vec<Membership> {
         history(&[
             (3, MembershipState::Invite),

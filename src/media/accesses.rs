@@ -1,4 +1,4 @@
-//! When media was last asked for: gathered in memory, written now and then.
+//! The times of the last access to media: collected in memory, and written from time to time.
 
 use std::{
     collections::HashSet,
@@ -13,14 +13,14 @@ use crate::{
     tasks::Tasks,
 };
 
-/// How exactly the time of an access is known.
+/// The precision of the stored access time.
 const EXACTNESS: Duration = Duration::from_hours(1);
-/// How long an access waits in memory; a crash forgets these.
+/// The time for which an access is only in memory. A crash loses it.
 const WRITE_EVERY: Duration = Duration::from_mins(1);
-/// How many wait at most; further ones are noted when they are asked for again.
+/// The largest number of waiting accesses. Further ones are recorded on the next access.
 const MAX_WAITING: usize = 10_000;
 
-/// Notes accesses: cheap to clone.
+/// Records accesses. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Accesses {
     waiting: Arc<Mutex<HashSet<i64>>>,
@@ -29,7 +29,7 @@ pub(super) struct Accesses {
 }
 
 impl Accesses {
-    /// Starts to write down what is noted.
+    /// Starts the task that writes the recorded accesses.
     pub(super) fn start(db: Db, clock: Clock, tasks: &Tasks) -> Self {
         let accesses = Self {
             waiting: Arc::default(),
@@ -51,7 +51,7 @@ impl Accesses {
         accesses
     }
 
-    /// Notes that somebody asked for this media.
+    /// Records an access to media.
     pub(super) fn note(&self, media: &media_table::MediaRow) {
         let age_ms = self.clock.now_ms().saturating_sub(media.last_access_ts);
         if u128::try_from(age_ms).unwrap_or(0) < EXACTNESS.as_millis() {
@@ -63,7 +63,7 @@ impl Accesses {
         }
     }
 
-    /// Writes down what waits.
+    /// Writes the recorded accesses.
     pub(super) async fn write(&self) -> Result<()> {
         let noted =
             std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));

@@ -1,7 +1,7 @@
-//! The files: each content once, under the name of its SHA-256.
+//! The media files: each content is stored once, under its SHA-256.
 //!
-//! A file is written under a temporary name, brought to the disk, and only then given its place. So what has a
-//! place is whole, whenever the machine stops; and what was on its way then is removed at the next start.
+//! A file is written under a temporary name, flushed to disk, and only then moved to its final path. So a file at its
+//! final path is complete, even after a crash. Incomplete files are removed at the next start.
 
 use std::{
     fmt,
@@ -17,9 +17,9 @@ use tokio::io::AsyncWriteExt;
 
 use crate::error::{Error, Result};
 
-/// The folder of what is on its way; no hash begins like this.
+/// The folder for incomplete files; no hash begins with this name.
 const ARRIVING: &str = "arriving";
-/// Others on the machine may not read what users keep here.
+/// Other users of the machine must not read the files.
 const PRIVATE_FOLDER: u32 = 0o700;
 const PRIVATE_FILE: u32 = 0o600;
 
@@ -27,21 +27,20 @@ const PRIVATE_FILE: u32 = 0o600;
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ContentHash([u8; 32]);
 
-/// A content that has its place on the disk.
+/// A content that is stored at its final path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stored {
     pub(super) hash: ContentHash,
-    /// In bytes.
     pub(super) size: u64,
 }
 
-/// The folder of the files: cheap to clone.
+/// The folder of the files. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Files {
     directory: Arc<Path>,
 }
 
-/// A content on its way. Dropped without [`Arriving::keep`], it leaves no trace.
+/// A file that is being received. It is removed if it is dropped without [`Arriving::keep`].
 pub(super) struct Arriving {
     file: tokio::fs::File,
     temporary: Temporary,
@@ -50,7 +49,7 @@ pub(super) struct Arriving {
     directory: Arc<Path>,
 }
 
-/// The name of a file that is not whole yet; the file goes with it.
+/// The path of an incomplete file, which is deleted when this is dropped.
 struct Temporary(PathBuf);
 
 impl Drop for Temporary {
@@ -64,7 +63,7 @@ impl Drop for Temporary {
 }
 
 impl ContentHash {
-    /// Reads a hash as the database has it; `None` if it is not of 32 bytes.
+    /// Reads a hash from the database; `None` if it does not have 32 bytes.
     pub(super) fn from_slice(bytes: &[u8]) -> Option<Self> {
         bytes.try_into().ok().map(Self)
     }
@@ -97,7 +96,7 @@ impl fmt::Debug for ContentHash {
 }
 
 impl Files {
-    /// Makes the folder if it is not there, and removes what was on its way when the server last stopped.
+    /// Creates the folder if necessary, and removes incomplete files of the last run.
     pub(super) fn open(directory: &Path) -> Result<Self> {
         prepare(directory).map_err(|source| {
             let source = format!("{}: {source}", directory.display());
@@ -108,7 +107,7 @@ impl Files {
         })
     }
 
-    /// Begins to write a content.
+    /// Creates a file for content that will arrive in parts.
     pub(super) async fn receive(&self) -> Result<Arriving> {
         let temporary = self.temporary();
         let mut options = OpenOptions::new();
@@ -126,7 +125,7 @@ impl Files {
         })
     }
 
-    /// Stores a content that is in memory. This blocks.
+    /// Stores content that is in memory. This blocks.
     pub(super) fn store(&self, content: &[u8]) -> Result<Stored> {
         let hash = ContentHash(Sha256::digest(content).into());
         let temporary = self.temporary();
@@ -147,7 +146,7 @@ impl Files {
     ///
     /// # Errors
     ///
-    /// Also when the file is not there, or is not as long as it was: the database knows of it, so it should be.
+    /// Also when the file is missing or has another size, because the database refers to it.
     pub(super) async fn read(&self, stored: Stored) -> Result<tokio::fs::File> {
         let open = async {
             let file = tokio::fs::File::open(self.path(stored.hash)).await?;
@@ -163,7 +162,7 @@ impl Files {
         })
     }
 
-    /// Returns where a content is.
+    /// Returns the path of a content.
     pub(super) fn path(&self, hash: ContentHash) -> PathBuf {
         hash.path_in(&self.directory)
     }
@@ -175,12 +174,12 @@ impl Files {
 }
 
 impl Arriving {
-    /// Returns how many bytes have arrived.
+    /// Returns the number of bytes that have arrived.
     pub(super) fn size(&self) -> u64 {
         self.size
     }
 
-    /// Takes the next part.
+    /// Writes the next part.
     pub(super) async fn write(&mut self, part: &[u8]) -> Result<()> {
         self.file.write_all(part).await.map_err(cannot_store)?;
         self.hasher.update(part);
@@ -189,9 +188,9 @@ impl Arriving {
         Ok(())
     }
 
-    /// Brings the content to the disk and gives it its place.
+    /// Flushes the content to disk, and moves it to its final path.
     pub(super) async fn keep(mut self) -> Result<Stored> {
-        // The first reports writes that failed in the background, the second waits for the disk.
+        // The first call reports writes that failed in the background, the second waits for the disk.
         self.file.flush().await.map_err(cannot_store)?;
         self.file.sync_all().await.map_err(cannot_store)?;
         let hash = ContentHash(self.hasher.finalize().into());
@@ -222,14 +221,12 @@ fn prepare(directory: &Path) -> io::Result<()> {
     sync_folder(directory)
 }
 
-/// Gives a file that is whole its name.
+/// Moves a complete file to its final path.
 ///
-/// A file that has the name already is replaced by its equal: that costs no more than to look, and mends what
-/// somebody may have damaged.
+/// An existing file is replaced by its identical copy. That costs no more than a check, and repairs a damaged file.
 fn place(temporary: &Path, hash: ContentHash, directory: &Path) -> io::Result<()> {
     let path = hash.path_in(directory);
-    // Every folder on the way is brought to the disk, also one that is there already: whoever made it may not
-    // have got that far.
+    // Every folder of the path is synced, even an existing one: the task that created it may not have synced it yet.
     let mut folders: Vec<&Path> = path
         .ancestors()
         .skip(1)

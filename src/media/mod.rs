@@ -1,11 +1,11 @@
 //! The content repository: files that users upload, and thumbnails of them.
 //!
-//! `files` keeps the bytes, each content once, named by its hash; `thumbnail` makes smaller images; `accesses`
-//! notes when media was last asked for; `promised` gives out ids before the bytes arrive; `preview`
-//! looks at the pages that messages link to, and `remote` fetches media of other servers. The database has what is known of a file. Nothing here holds a whole
-//! file in memory but an image that is being made smaller.
+//! `files` stores the bytes, each content once, named by its hash. `thumbnail` makes smaller images. `accesses` records
+//! the time of the last access. `promised` reserves ids before the bytes arrive. `preview` reads the web pages that
+//! messages link to, and `remote` fetches media from other servers. The metadata is in the database. No file is ever in
+//! memory as a whole, except an image that is being made smaller.
 //!
-//! [spec]: https://spec.matrix.org/v1.19/client-server-api/#content-repository
+//! See the [specification](https://spec.matrix.org/v1.19/client-server-api/#content-repository).
 
 mod accesses;
 mod files;
@@ -43,35 +43,33 @@ use crate::{
     tasks::Tasks,
 };
 
-/// Nobody guesses an id of so many letters and digits.
+/// The length of an id: long enough that it cannot be guessed.
 const MEDIA_ID_LENGTH: usize = 32;
-/// The longest id that is looked for.
+/// The longest id that is looked up.
 const MAX_MEDIA_ID: usize = 255;
-/// The longest file name that is kept, in characters, and the longest content type.
+/// The longest stored file name, in characters, and the longest content type.
 const MAX_FILE_NAME: usize = 255;
 const MAX_CONTENT_TYPE: usize = 255;
-/// What a file is of which nothing is said.
+/// The content type of a file that has none.
 const UNKNOWN_TYPE: &str = "application/octet-stream";
-/// How long an upload may stand still.
+/// The time after which an upload without new data is aborted.
 const MAX_STANDSTILL: Duration = Duration::from_mins(1);
 
-/// What the configuration says of media.
+/// The media settings of the configuration.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The name of this server.
     pub server_name: OwnedServerName,
-    /// The folder of the files.
     pub directory: PathBuf,
     /// The largest file that can be uploaded.
     pub max_upload_bytes: u64,
     /// The largest file that is fetched from another server.
     pub max_remote_bytes: u64,
-    /// Whether pages are looked at that messages link to.
+    /// The settings of previews of linked pages.
     pub url_previews: UrlPreviews,
 }
 
 impl Settings {
-    /// Returns what this configuration says.
+    /// Returns the settings in a configuration.
     pub fn of(config: &Config) -> Self {
         Self {
             server_name: config.server.name.clone(),
@@ -83,7 +81,7 @@ impl Settings {
     }
 }
 
-/// The content repository: cheap to clone.
+/// The content repository. Cheap to clone.
 #[derive(Clone)]
 pub struct Media {
     server_name: OwnedServerName,
@@ -96,40 +94,36 @@ pub struct Media {
     accesses: Accesses,
     previews: Option<Previews>,
     remotes: Remotes,
-    /// Wakes those who wait for media whose id was given out before.
+    /// Wakes requests that wait for media with a reserved id.
     arrived: Arc<Notify>,
 }
 
-/// What is known of a file before it arrives.
+/// The metadata of a file, known before the file arrives.
 #[derive(Debug)]
 pub struct Upload<'a> {
-    /// Who uploads it.
     pub uploader: UserNum,
-    /// What it is said to be.
+    /// The content type that the uploader gave.
     pub content_type: Option<&'a str>,
-    /// Its name.
     pub file_name: Option<&'a str>,
-    /// How many bytes are announced.
+    /// The number of bytes that the client announced.
     pub announced_size: Option<u64>,
 }
 
-/// A file to be served.
+/// A file to serve.
 #[derive(Debug)]
 pub struct Content {
-    /// The bytes, to be read from the beginning.
     pub file: File,
-    /// How many there are.
     pub size: u64,
-    /// What names these bytes and no others.
+    /// The hash of the bytes.
     pub hash: ContentHash,
-    /// What the uploader says that it is; of a thumbnail, what it is.
+    /// The content type that the uploader gave; for a thumbnail the real one.
     pub content_type: String,
-    /// The name under which it was uploaded.
+    /// The name that the uploader gave.
     pub file_name: Option<String>,
 }
 
 impl Media {
-    /// Opens the repository, and removes what was half uploaded when the server last stopped.
+    /// Opens the repository, and removes incomplete uploads of the last run.
     ///
     /// # Errors
     ///
@@ -162,11 +156,11 @@ impl Media {
         self.max_upload_bytes
     }
 
-    /// Stores a file as it arrives, and returns where it is when it is on the disk.
+    /// Stores a file as it arrives. Returns its URI once it is on disk.
     ///
     /// # Errors
     ///
-    /// [`Error::TooLarge`] as soon as that shows; [`Error::InvalidParam`] when the parts stop to come.
+    /// [`Error::TooLarge`] as soon as the limit is exceeded; [`Error::InvalidParam`] when no more data arrives.
     #[tracing::instrument(skip_all, err(level = "debug"))]
     pub async fn upload<E>(
         &self,
@@ -181,7 +175,7 @@ impl Media {
         let uploader = upload.uploader;
         let content_type = clean_content_type(upload.content_type);
         let file_name = clean_file_name(upload.file_name);
-        // A task of its own: a client that hangs up now cannot leave a file that nobody knows of.
+        // In a task of its own: if the client disconnects now, the file must still be recorded.
         let media = self.clone();
         let keeping = self.tasks.spawn(async move {
             let stored = arriving.keep().await?;
@@ -207,13 +201,13 @@ impl Media {
         Ok(())
     }
 
-    /// Returns the media with this id; waits for it where only the id was given out, and fetches it from another
-    /// server if it may.
+    /// Returns the media with an id. Waits for the upload if the id is only reserved, and fetches it from another
+    /// server if permitted.
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`]; [`Error::NotYetUploaded`]; [`Error::Unreachable`] and [`Error::TooLarge`] where it is to
-    /// be fetched.
+    /// [`Error::NotFound`]; [`Error::NotYetUploaded`]; [`Error::Unreachable`] and [`Error::TooLarge`] when fetching it
+    /// fails.
     #[tracing::instrument(skip_all, fields(server = %server), err(level = "debug"))]
     pub async fn content(
         &self,
@@ -233,7 +227,7 @@ impl Media {
         })
     }
 
-    /// Returns whether media is here, and was before the freeze of unauthenticated media.
+    /// Returns whether media is stored here, from before the freeze of unauthenticated media.
     ///
     /// # Errors
     ///
@@ -249,12 +243,12 @@ impl Media {
         }
     }
 
-    /// Returns a thumbnail of the media, which does not move unless it may.
+    /// Returns a thumbnail of media, which is still unless `animated` is set.
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`]; [`Error::CannotThumbnail`] and [`Error::TooLarge`] of the image;
-    /// [`Error::LimitExceeded`] when too many are being made.
+    /// [`Error::NotFound`]; [`Error::CannotThumbnail`] and [`Error::TooLarge`] because of the image;
+    /// [`Error::LimitExceeded`] when too many thumbnails are being made.
     #[tracing::instrument(skip_all, fields(server = %address.0), err(level = "debug"))]
     pub async fn thumbnail(
         &self,
@@ -381,7 +375,7 @@ fn is_media_id(text: &str) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
 }
 
-/// Returns the content type if it can be sent as a header.
+/// Returns the content type if it can be sent as a header, otherwise the default one.
 fn clean_content_type(content_type: Option<&str>) -> String {
     let is_sane = |text: &&str| {
         (1..=MAX_CONTENT_TYPE).contains(&text.len())
@@ -391,7 +385,7 @@ fn clean_content_type(content_type: Option<&str>) -> String {
     sane.unwrap_or(UNKNOWN_TYPE).to_owned()
 }
 
-/// Returns the name without what no file name has; `None` if nothing is left.
+/// Returns the name without control characters; `None` if nothing is left.
 fn clean_file_name(file_name: Option<&str>) -> Option<String> {
     let characters = file_name?.chars().filter(|c| !c.is_control());
     let name: String = characters.take(MAX_FILE_NAME).collect();

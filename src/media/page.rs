@@ -1,4 +1,4 @@
-//! What a web page says of itself, in the words of Open Graph (<https://ogp.me>).
+//! Reads the Open Graph properties (<https://ogp.me>) of a web page.
 
 use std::collections::BTreeMap;
 
@@ -6,21 +6,21 @@ use html5gum::{DefaultEmitter, StartTag, Token, Tokenizer};
 
 /// The longest value that is kept, in characters.
 const VALUE: usize = 1_000;
-/// The longest name of a property that is kept, in bytes.
+/// The longest property name that is kept, in bytes.
 const NAME: usize = 64;
-/// Properties that are kept of a page.
+/// The number of properties that are kept of a page.
 const PROPERTIES: usize = 20;
 
-/// What a page says of itself: `og:title`, `og:description` and so on.
+/// The properties of a page: `og:title`, `og:description` and so on.
 pub(super) type Properties = BTreeMap<String, String>;
 
-/// Reads a page. Where it has no Open Graph, its title and description stand in.
+/// Reads a page. Without Open Graph properties its title and description are used instead.
 pub(super) fn read(html: &str) -> Properties {
     let mut found = Properties::new();
     let mut title = String::new();
     let mut is_in_title = false;
     let mut emitter = DefaultEmitter::<()>::default();
-    // Otherwise what stands in a script would be read as a part of the page.
+    // Without this, the content of scripts would be parsed as a part of the page.
     emitter.naively_switch_states(true);
     for Ok(token) in Tokenizer::new_with_emitter(html, emitter) {
         match token {
@@ -41,7 +41,7 @@ pub(super) fn read(html: &str) -> Properties {
     found
 }
 
-/// Keeps what a `meta` element says; the first of several counts.
+/// Adds the property of a `meta` element. The first of several counts.
 fn note(tag: &StartTag<()>, found: &mut Properties) {
     let attribute = |name: &[u8]| {
         let value = tag.attributes.get(name)?;
@@ -64,7 +64,7 @@ fn note(tag: &StartTag<()>, found: &mut Properties) {
     }
 }
 
-/// Returns a text with its white space in order, and not too long.
+/// Returns a text with normalized white space, shortened to the limit.
 fn clean(text: &str) -> String {
     let words: Vec<&str> = text.split_whitespace().collect();
     words.join(" ").chars().take(VALUE).collect()

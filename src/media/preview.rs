@@ -1,6 +1,6 @@
-//! What stands behind the links in messages: this server looks, so that clients need not.
+//! Previews of the pages that messages link to. This server fetches the pages so that clients do not have to.
 //!
-//! [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1mediapreview_url
+//! See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1mediapreview_url).
 
 use std::{
     collections::HashMap,
@@ -24,21 +24,21 @@ use crate::{
     outbound::{self, Reach},
 };
 
-/// How much of a page is read: what it says of itself stands at its beginning.
+/// The part of a page that is read, in bytes. Its properties are near the beginning.
 const MAX_PAGE: usize = 1024 * 1024;
-/// The largest image that is shown with a page.
+/// The largest image of a page, in bytes.
 const MAX_IMAGE: usize = 8 * 1024 * 1024;
-/// How long a page, and then its image, may take.
+/// The time limit for a page, and again for its image.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// The longest address.
+/// The longest URL, in bytes.
 const MAX_ADDRESS: usize = 4096;
-/// Pages looked at together; more have to wait.
+/// The number of pages that are fetched at the same time; further ones have to wait.
 const TOGETHER: usize = 8;
-/// What is remembered, and for how long, in milliseconds.
+/// The number of previews in the cache, and their lifetime in milliseconds.
 const REMEMBERED: usize = 1_000;
 const LIFETIME_MS: i64 = 60 * 60 * 1000;
 
-/// Looks at pages, and remembers what it saw.
+/// Fetches pages, and caches their previews.
 #[derive(Clone)]
 pub(super) struct Previews {
     inner: Arc<Inner>,
@@ -57,7 +57,7 @@ struct Seen {
 }
 
 impl Previews {
-    /// Begins to look at pages; `None` where the configuration does not want it.
+    /// Sets up previews; `None` if they are disabled in the configuration.
     pub(super) fn open(config: &UrlPreviews) -> Result<Option<Self>> {
         if !config.enabled {
             return Ok(None);
@@ -102,7 +102,7 @@ impl Previews {
         seen.insert(url.to_string(), Seen { preview, until });
     }
 
-    /// Asks for an address within reach.
+    /// Fetches a URL, if its address is permitted.
     async fn get(&self, url: &Url) -> Result<Response> {
         outbound::check(url, self.inner.reach)?;
         let unreachable = |error: reqwest::Error| {
@@ -116,12 +116,12 @@ impl Previews {
 }
 
 impl Media {
-    /// Returns what a page says of itself; its image becomes media of this server.
+    /// Returns the preview of a page. Its image is stored as media of this server.
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`] where previews are switched off; [`Error::InvalidParam`] when it is no address;
-    /// [`Error::Forbidden`] for an address to which this server does not go; [`Error::Unreachable`].
+    /// [`Error::NotFound`] when previews are disabled; [`Error::InvalidParam`] for an invalid URL; [`Error::Forbidden`]
+    /// for an address that is not permitted; [`Error::Unreachable`].
     #[tracing::instrument(skip_all, err(level = "debug"))]
     pub async fn preview(&self, url: &str) -> Result<Map<String, Value>> {
         let previews = self.previews.as_ref();
@@ -137,7 +137,7 @@ impl Media {
         }
         // The semaphore is never closed.
         let _place = previews.inner.together.acquire().await.ok();
-        // Somebody may have looked while this request waited.
+        // Another request may have fetched the page while this one waited.
         let now = self.clock.now_ms();
         if let Some(preview) = previews.recall(&url, now) {
             return Ok(preview);
@@ -150,7 +150,7 @@ impl Media {
     async fn look_at(&self, previews: &Previews, url: &Url) -> Result<Map<String, Value>> {
         let response = previews.get(url).await?;
         let content_type = content_type(&response);
-        // Where redirects led to: what is relative is so to that.
+        // The URL after redirects, which is the base of relative URLs.
         let base = response.url().clone();
         let mut preview = Map::new();
         if content_type.starts_with("image/") {
@@ -166,7 +166,7 @@ impl Media {
             if let Some(image) = image.and_then(|image| base.join(&image).ok())
                 && let Err(error) = self.look_at_image(previews, &image, &mut preview).await
             {
-                // A page without its image is still worth showing.
+                // A preview without its image is still useful.
                 tracing::debug!(%error, "the image of a page cannot be shown");
             }
         }
@@ -188,7 +188,7 @@ impl Media {
         self.add_image(preview, &content_type, image).await
     }
 
-    /// Stores an image and says of it where it is and how large.
+    /// Stores an image, and adds its URI and size to a preview.
     async fn add_image(
         &self,
         preview: &mut Map<String, Value>,
@@ -209,7 +209,7 @@ impl Media {
         Ok(())
     }
 
-    /// Stores a file that no user uploaded.
+    /// Stores a file that was not uploaded by a user.
     async fn keep(&self, content_type: &str, file: Bytes) -> Result<String> {
         let parts = stream::iter([Ok::<_, std::io::Error>(file)]);
         let arriving = self.receive(parts, self.max_upload_bytes).await?;
@@ -224,7 +224,7 @@ impl Media {
     }
 }
 
-/// What becomes of more than is read.
+/// The treatment of data beyond the limit.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum TooLong {
     Cut,
@@ -256,7 +256,7 @@ fn content_type(response: &Response) -> String {
     value.unwrap_or_default().to_lowercase()
 }
 
-/// Returns the text of a page in the encoding that its type tells, or that the page itself does.
+/// Decodes a page, by the encoding in its content type or in the page itself.
 fn decode(page: &[u8], content_type: &str) -> String {
     let told = content_type.split_once("charset=").map(|(_, label)| label);
     let told = told.map(|label| label.trim_matches(['"', '\'', ' ']).to_owned());

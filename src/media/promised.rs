@@ -1,6 +1,6 @@
-//! Ids that are given out before the bytes arrive, so that a message can be sent while its file is uploaded.
+//! Asynchronous uploads: ids are reserved before the bytes arrive, so that a message can be sent during the upload.
 //!
-//! [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixmediav1create
+//! See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixmediav1create).
 
 use std::{error::Error as StdError, time::Duration};
 
@@ -21,21 +21,21 @@ use crate::{
     },
 };
 
-/// How long an id waits for its upload: as long as the specification recommends.
+/// The time for which an id is reserved, as the specification recommends.
 const LIFETIME: Duration = Duration::from_hours(24);
-/// Ids of a user that wait at a time.
+/// The number of reserved ids of one user.
 const PROMISES: i64 = 50;
-/// When a user with too many of them may try again.
+/// The time after which a user with too many reserved ids may try again.
 const RETRY_AFTER: Duration = Duration::from_mins(1);
-/// The longest that somebody who asks for the media waits for it.
+/// The longest time that a download waits for the upload.
 const MAX_WAIT: Duration = Duration::from_mins(1);
 
 impl Media {
-    /// Returns an id to which the user may upload, and until when.
+    /// Reserves an id for an upload by a user. Returns it with its expiry time.
     ///
     /// # Errors
     ///
-    /// [`Error::LimitExceeded`] when too many ids of the user wait for their uploads.
+    /// [`Error::LimitExceeded`] when the user has too many reserved ids.
     pub async fn promise(&self, uploader: UserNum) -> Result<(OwnedMxcUri, i64)> {
         let now = self.clock.now_ms();
         let lifetime = i64::try_from(LIFETIME.as_millis()).unwrap_or(i64::MAX);
@@ -56,12 +56,12 @@ impl Media {
         Ok((address.into(), promise.expires_ts))
     }
 
-    /// Stores a file under an id that was promised to the uploader.
+    /// Stores a file under an id that is reserved for the uploader.
     ///
     /// # Errors
     ///
-    /// [`Error::CannotOverwriteMedia`] when it was uploaded already; [`Error::Forbidden`] for others;
-    /// [`Error::NotFound`] when nothing, or nothing any more, was promised; and as [`Media::upload`].
+    /// [`Error::CannotOverwriteMedia`] when it was already uploaded; [`Error::Forbidden`] for other users;
+    /// [`Error::NotFound`] when the id is not reserved, or has expired; and as [`Media::upload`].
     #[tracing::instrument(skip_all, err(level = "debug"))]
     pub async fn upload_promised<E>(
         &self,
@@ -81,7 +81,7 @@ impl Media {
         let content_type = clean_content_type(upload.content_type);
         let file_name = clean_file_name(upload.file_name);
         let (media, media_id) = (self.clone(), media_id.to_owned());
-        // A task of its own: a client that hangs up now cannot leave a file that nobody knows of.
+        // In a task of its own: if the client disconnects now, the file must still be recorded.
         let keeping = self.tasks.spawn(async move {
             let stored = arriving.keep().await?;
             let mut tx = media.db.write().await?;
@@ -112,7 +112,7 @@ impl Media {
         if server != self.server_name {
             return Err(unknown());
         }
-        // Before the row, as in `await_upload`.
+        // Read before the row, as in `await_upload`.
         let promise = self.promise_of(media_id).await?;
         if self.row(server, media_id).await?.is_some() {
             return Err(already_there());
@@ -124,11 +124,11 @@ impl Media {
         Ok(())
     }
 
-    /// Waits for media whose id was given out, as long as the one who asks wants.
+    /// Waits for media with a reserved id, up to the given time.
     ///
     /// # Errors
     ///
-    /// [`Error::NotYetUploaded`] when it does not arrive in time; [`Error::NotFound`] when nothing was promised.
+    /// [`Error::NotYetUploaded`] when it does not arrive in time; [`Error::NotFound`] when the id is not reserved.
     pub(super) async fn await_upload(
         &self,
         server: &ServerName,
@@ -139,10 +139,10 @@ impl Media {
         loop {
             let arrival = self.arrived.notified();
             tokio::pin!(arrival);
-            // Before the look, so that what arrives meanwhile is not missed.
+            // Registered before the look-up, so that an upload in the meantime is not missed.
             arrival.as_mut().enable();
-            // Before the row: an upload stores that and takes the promise away in one turn, so that whoever looked
-            // in the other order could miss both.
+            // Read before the row. An upload stores the row and removes the reservation in one transaction; in the
+            // other order, both could be missed.
             let promise = self.promise_of(media_id).await?;
             if let Some(row) = self.row(server, media_id).await? {
                 return Ok(row);

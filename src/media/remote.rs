@@ -1,6 +1,6 @@
-//! Media of other servers: fetched when somebody asks for it, and kept as this server's own.
+//! Media of other servers: fetched on request, and stored like this server's own media.
 //!
-//! [spec]: https://spec.matrix.org/v1.19/server-server-api/#content-repository
+//! See the [specification](https://spec.matrix.org/v1.19/server-server-api/#content-repository).
 
 use std::{
     collections::HashMap,
@@ -33,26 +33,26 @@ use crate::{
     outbound,
 };
 
-/// How long another server may take until its answer begins, beside the time that it may wait for an upload.
+/// The time limit until another server's response begins, in addition to the time that it may wait for an upload.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
-/// The longest that another server is to wait for an upload.
+/// The longest time that another server may wait for an upload.
 const MAX_WAIT: Duration = Duration::from_mins(1);
-/// How long a file may take, all in all: 100 MB at 2 Mbit/s.
+/// The time limit for a whole file: 100 MB at 2 Mbit/s.
 const FILE_TIMEOUT: Duration = Duration::from_mins(7);
-/// Files that are fetched at once.
+/// The number of files that are fetched at the same time.
 const AT_ONCE: usize = 32;
-/// Files of one server that are fetched at once: slow ones hold up its own alone.
+/// The number of files that are fetched from one server at the same time. A slow server delays only its own files.
 const OF_SERVER: usize = 4;
-/// How long it is remembered that a file cannot be had, and of how many.
+/// The time for which a failure is remembered, and the number of remembered results.
 const PAUSE: Duration = Duration::from_secs(20);
 const REMEMBERED: usize = 10_000;
-/// The longest part that comes before the file.
+/// The largest metadata part before the file, in bytes.
 const MAX_METADATA: usize = 64 * 1024;
 
-/// Whether media of other servers is fetched from them.
+/// Whether media is fetched from other servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Remote {
-    /// It is, where it is not here already.
+    /// It is fetched if it is not stored here.
     Fetch,
     /// "If the server should not attempt to fetch the media if it is deemed remote."
     Leave,
@@ -69,13 +69,13 @@ struct Inner {
     max_bytes: u64,
     fetched: Cache<(OwnedServerName, String), Result<(), Missing>>,
     turns: Semaphore,
-    /// The turns of each server whose files are being fetched.
+    /// The limit of each server from which files are being fetched.
     of_servers: Mutex<HashMap<OwnedServerName, Arc<Semaphore>>>,
-    /// For files that a server keeps elsewhere.
+    /// The client for files that a server keeps at another address.
     elsewhere: OnceCell<reqwest::Client>,
 }
 
-/// Why a file could not be had, as it is remembered.
+/// The remembered reason why a file could not be fetched.
 #[derive(Clone, Debug)]
 enum Missing {
     NotThere(String),
@@ -108,7 +108,7 @@ impl Remotes {
 }
 
 impl Media {
-    /// Fetches media from another server, unless somebody else just did; those who ask at once wait for one answer.
+    /// Fetches media from another server, unless that has just been tried. Concurrent requests share one answer.
     pub(super) async fn fetch(
         &self,
         server: &ServerName,
@@ -120,7 +120,7 @@ impl Media {
         }
         let key = (server.to_owned(), media_id.to_owned());
         let media = self.clone();
-        // A task of its own: what has begun to arrive is kept, though the one who asked may be gone.
+        // In a task of its own: the file is stored even if the client disconnects.
         let fetching = self.tasks.spawn(async move {
             let fetch = media.fetch_now(&key.0, &key.1, wait);
             media.remotes.inner.fetched.get(&key, fetch).await
@@ -134,14 +134,14 @@ impl Media {
         }
     }
 
-    /// Returns how it went, and for how long that is to be remembered: what is there is found without this.
+    /// Returns the result and the time to remember it. A success is not remembered, because the file is then found.
     async fn fetch_now(
         &self,
         server: &ServerName,
         media_id: &str,
         wait: Duration,
     ) -> (Result<(), Missing>, Duration) {
-        // It may have come while this one waited.
+        // Another request may have stored it while this one waited.
         if matches!(self.row(server, media_id).await, Ok(Some(_))) {
             return (Ok(()), Duration::ZERO);
         }
@@ -167,7 +167,7 @@ impl Media {
         }
     }
 
-    /// Asks for the file, and stores it.
+    /// Requests the file, and stores it.
     async fn take(&self, server: &ServerName, media_id: &str, wait: Duration) -> Result<()> {
         let Coming {
             content_type,
@@ -188,11 +188,11 @@ impl Media {
 }
 
 impl Remotes {
-    /// Returns the turns of a server.
+    /// Returns the semaphore of a server.
     fn turns_of(&self, server: &ServerName) -> Arc<Semaphore> {
         let of_servers = self.inner.of_servers.lock();
         let mut of_servers = of_servers.unwrap_or_else(PoisonError::into_inner);
-        // Those that somebody has a turn of, or waits for.
+        // Keeps those that are in use.
         of_servers.retain(|_, turns| Arc::strong_count(turns) > 1);
         let turns = of_servers.entry(server.to_owned());
         turns
@@ -200,8 +200,8 @@ impl Remotes {
             .clone()
     }
 
-    /// Asks a server for a file: by the endpoint that wants to know who asks, and where it is not known, by the one
-    /// of old.
+    /// Requests a file from a server, by the authenticated endpoint or, if the server does not know it, by the
+    /// deprecated one.
     async fn open(
         &self,
         server: &ServerName,
@@ -225,7 +225,7 @@ impl Remotes {
         }
     }
 
-    /// Reads an answer in parts: the first is about the file, the second has it or says where it is.
+    /// Reads a multipart response: the first part is metadata, the second is the file or its location.
     async fn in_parts(&self, mut parts: Parts) -> Result<Coming, Failure> {
         let missing = || Failure::Unreachable("the answer has no file".to_owned());
         parts.next().await?.ok_or_else(missing)?;
@@ -252,7 +252,7 @@ impl Remotes {
         })
     }
 
-    /// Gets a file from where its server says that it is.
+    /// Gets a file from the location that its server gave.
     async fn elsewhere(&self, location: &str) -> Result<Coming, Failure> {
         let failed = |text: String| Failure::Unreachable(text);
         let reach = self.inner.federation.reach();
@@ -276,7 +276,7 @@ impl Remotes {
     }
 }
 
-/// A file that is the whole of an answer.
+/// Returns the file that is the whole body of a response.
 fn whole(response: Response) -> Coming {
     let headers = response.headers();
     let (content_type, file_name) = (text(headers, &CONTENT_TYPE), file_name(headers));
@@ -306,7 +306,7 @@ fn not_there() -> Error {
     Error::not_found("there is no media with this id")
 }
 
-/// What an upload may do wrong, another server did.
+/// Converts an error of an upload into one of the other server.
 fn of_another(error: Error) -> Error {
     match error {
         Error::InvalidParam(_) => {

@@ -1,7 +1,7 @@
-//! The database: one SQL text for SQLite and PostgreSQL, and the journal through which all change goes.
+//! The database: one SQL text for SQLite and PostgreSQL, and the journal for all changes.
 //!
-//! A file here holds the queries of one subject and nothing else: no decision, no commit. `journal` is the
-//! one writer, `query` the seam to the two drivers, `dialect` the few places where they differ.
+//! A table file has the queries on one subject, and makes no decisions and no commits. `journal` is the only writer,
+//! `query` abstracts from the two drivers, and `dialect` has the few differences between the databases.
 
 mod engine;
 #[cfg(test)]
@@ -37,15 +37,15 @@ pub use self::engine::{
 use self::engine::{dialect, lock::DirectoryLock};
 use crate::{error::Result, health::Health, tasks::Tasks};
 
-/// Connections that read; SQLite's readers never wait for the writer.
+/// The number of connections for reading. SQLite's readers never wait for the writer.
 const READERS: u32 = 6;
 
-/// The open database: a pool that reads, and the journal that writes.
+/// The open database: a pool for reading, and the journal for writing.
 #[derive(Clone)]
 pub struct Db {
     readers: Readers,
     journal: Journal,
-    /// The texts that are stored as numbers.
+    /// The cache of texts that are stored as numbers.
     pub strings: strings::Strings,
 }
 
@@ -57,17 +57,13 @@ enum Readers {
 
 /// A connection for single statements, outside any transaction.
 pub enum ReadConn {
-    /// Of SQLite's pool.
     Sqlite(PoolConnection<Sqlite>),
-    /// Of PostgreSQL's pool.
     Postgres(PoolConnection<Postgres>),
 }
 
-/// A read-only transaction: every statement sees the same moment.
+/// A read-only transaction: all its statements see the same state of the database.
 pub enum Snapshot {
-    /// Of SQLite's pool.
     Sqlite(Transaction<'static, Sqlite>),
-    /// Of PostgreSQL's pool.
     Postgres(Transaction<'static, Postgres>),
 }
 
@@ -90,9 +86,9 @@ impl Read for Snapshot {
 }
 
 impl Db {
-    /// Opens the database that `url` names, brings its schema up to date and starts the journal.
+    /// Opens the database at `url`, brings its schema up to date and starts the journal.
     ///
-    /// A relative SQLite path is taken from `data_dir`.
+    /// A relative SQLite path is relative to `data_dir`.
     ///
     /// # Errors
     ///
@@ -133,7 +129,7 @@ impl Db {
         })
     }
 
-    /// Returns a read-only view of one moment.
+    /// Begins a read-only transaction with a consistent view.
     pub async fn snapshot(&self) -> Result<Snapshot> {
         Ok(match &self.readers {
             Readers::Sqlite(pool) => Snapshot::Sqlite(pool.begin().await?),
@@ -143,12 +139,12 @@ impl Db {
         })
     }
 
-    /// Waits for a turn at writing; see [`WriteTx`].
+    /// Waits for a turn to write; see [`WriteTx`].
     pub async fn write(&self) -> Result<WriteTx> {
         self.journal.write().await
     }
 
-    /// Returns what keeps the database from storing anything.
+    /// Returns the reason why the database cannot store anything, if there is one.
     pub fn health(&self) -> &Health {
         self.journal.health()
     }
@@ -158,7 +154,7 @@ impl Db {
         &self.journal
     }
 
-    /// Waits until all that was written is on disk and closes every connection.
+    /// Waits until all writes are on disk, and closes all connections.
     pub async fn close(&self) {
         self.journal.close().await;
         match &self.readers {
@@ -168,7 +164,7 @@ impl Db {
     }
 }
 
-/// Locks the data directory, and that of an SQLite file elsewhere.
+/// Locks the data directory, and the directory of an SQLite file elsewhere.
 fn lock_directories(target: &Target, data_dir: &Path) -> Result<Vec<DirectoryLock>> {
     let mut locks = vec![DirectoryLock::take(data_dir)?];
     let canonical = |path: &Path| path.canonicalize().ok();

@@ -1,21 +1,21 @@
-//! Databases for tests: a fresh SQLite file, or a fresh PostgreSQL schema where `TEST_POSTGRES_URL` is set.
+//! Databases for tests: a new SQLite file, or a new PostgreSQL database where `TEST_POSTGRES_URL` is set.
 
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
 use super::{Db, Read};
 use crate::tasks::Tasks;
 
-/// A database that a test has for itself.
+/// A database for one test.
 pub(crate) struct TestDb {
     pub(crate) db: Db,
     pub(crate) tasks: Tasks,
-    /// Where the database is, to open it once more.
+    /// The address of the database, to open it again.
     pub(crate) url: String,
     pub(crate) dir: tempfile::TempDir,
     _followed: Followed,
 }
 
-/// Lets go of those who follow a database: they hold it, and it holds them, with all its connections.
+/// A guard that drops the followers of a database. They and the database hold each other, with all its connections.
 struct Followed(Db);
 
 impl Drop for Followed {
@@ -33,7 +33,7 @@ fn postgres() -> Option<String> {
 }
 
 impl TestDb {
-    /// Makes and opens a database of its own.
+    /// Creates and opens a database.
     pub(crate) async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let url = match postgres() {
@@ -52,7 +52,7 @@ impl TestDb {
         }
     }
 
-    /// Takes away what older versions of the server did not keep of the events that are stored.
+    /// Removes data about the stored events that older versions of the server did not keep.
     pub(crate) async fn forget_relations(&self) {
         let mut tx = self.db.write().await.unwrap();
         for sql in [

@@ -1,7 +1,7 @@
-//! What a client that encrypts is told: whose keys changed, with whom it shares a room now or no longer, and what is
-//! left of its own keys.
+//! The parts of a sync for end-to-end encryption: the users whose keys changed, the users with whom a room is now or no
+//! longer shared, and the counts of the device's own remaining keys.
 //!
-//! [End-to-end encryption extensions](https://spec.matrix.org/v1.19/client-server-api/#e2e-extensions-to-sync)
+//! See the [specification](https://spec.matrix.org/v1.19/client-server-api/#e2e-extensions-to-sync).
 
 use std::{
     collections::{HashMap, HashSet},
@@ -31,10 +31,10 @@ use crate::{
     users::Session,
 };
 
-/// Changed lists that are looked at one by one; for more of them the database is asked once.
+/// The number of changed lists that are checked one by one. For more, one query reads them from the database.
 const ONE_BY_ONE: usize = 64;
 
-/// Who came into a room between two positions, or went, as the one who asks is concerned.
+/// The users who joined or left a room between two positions, as far as that concerns the requesting user.
 #[derive(Debug, Default)]
 struct Turnover {
     came: Vec<OwnedUserId>,
@@ -45,7 +45,7 @@ struct Turnover {
 #[derive(Debug, Default)]
 struct TouchedMembers {
     users: Vec<OwnedUserId>,
-    /// Those of them who were not in the room at some moment since.
+    /// The users among them who were out of the room at some point since.
     left_between: HashSet<OwnedUserId>,
 }
 
@@ -61,7 +61,7 @@ impl TouchedMembers {
                 if kind != StateEventType::RoomMember {
                     continue;
                 }
-                // A member who changed with another event may have been out of the room for that moment.
+                // If the membership changed with another event, the user may have been out of the room in between.
                 let is_own_join = joins && event.pdu.member() == Some(&*user_id);
                 if !is_own_join {
                     touched.left_between.insert(user_id.clone());
@@ -74,15 +74,15 @@ impl TouchedMembers {
 }
 
 impl Sync {
-    /// Returns whose keys changed since a token, and with whom the user shares no room any more.
+    /// Returns the users whose keys changed since a token, and those with whom the user no longer shares a room.
     ///
-    /// What happened after `to` may be among it: a client that learns of that twice loses nothing.
+    /// Changes after `to` may be included: a client that receives them twice loses nothing.
     ///
-    /// [`GET /keys/changes`](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3keyschanges)
+    /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3keyschanges).
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidParam`] when `to` comes before `from`.
+    /// [`Error::InvalidParam`] when `to` is before `from`.
     pub async fn key_changes(
         &self,
         session: &Session,
@@ -108,7 +108,7 @@ impl Sync {
 }
 
 impl Inner {
-    /// Adds what a client that encrypts is told; returns whether it has lost a key that it should replace.
+    /// Adds the parts for end-to-end encryption; returns whether the device has lost a key that it should replace.
     pub(super) async fn add_encryption(
         &self,
         viewer: &Viewer<'_>,
@@ -126,7 +126,7 @@ impl Inner {
         Ok(left.claimed_at > since.position)
     }
 
-    /// Returns whose keys changed since a position, and with whom the user shares no room any more.
+    /// Returns the users whose keys changed since a position, and those with whom the user no longer shares a room.
     pub(super) async fn device_lists(
         &self,
         session: &Session,
@@ -139,14 +139,14 @@ impl Inner {
         let mut turnover = Turnover::default();
         for room in &moment.rooms {
             let of_room = match self.turnover(session, moment, room, since).await {
-                // Who was in a room that is gone is known no more.
+                // The members of a deleted room are no longer known.
                 Err(_) if self.is_removed(session.user, room.num).await? => continue,
                 of_room => of_room?,
             };
             turnover.came.extend(of_room.came);
             turnover.went.extend(of_room.went);
         }
-        // Who joins is among those who came: their other devices may want to know.
+        // The user themselves is listed when they join: their other devices may need to know.
         lists.changed.extend(turnover.came);
         lists.changed.sort_unstable();
         lists.changed.dedup();
@@ -156,9 +156,9 @@ impl Inner {
         Ok(lists)
     }
 
-    /// Returns whose keys changed, of those who concern a user; from memory unless that is long ago.
+    /// Returns the users whose keys changed and who concern a user; from memory unless the position is too old.
     ///
-    /// What changed after `now` waits for the next sync: told in this one, it would be told twice.
+    /// Changes after `now` wait for the next sync. If this one sent them, they would be sent twice.
     async fn lists_changed(
         &self,
         user: UserNum,
@@ -194,7 +194,7 @@ impl Inner {
         Ok(user_ids.collect())
     }
 
-    /// Returns who came into a room and who went: what the user is now compared with what the user was at a position.
+    /// Returns the users who joined or left a room, and compares the user's own membership now with that at a position.
     async fn turnover(
         &self,
         session: &Session,
@@ -208,7 +208,7 @@ impl Inner {
             return Ok(Turnover::default());
         }
         let Some(inside) = &room.inside else {
-            // Who is only invited may have been in the room before.
+            // A user who is only invited may have been in the room before.
             let known = match self.rooms.memory.room_by_number(room.num).await {
                 Err(Error::NotFound(_)) => return Ok(Turnover::default()),
                 known => known?,
@@ -254,7 +254,8 @@ impl Inner {
         let users: Vec<OwnedUserId> = users.collect();
         let mut left_between = HashSet::new();
         for user_id in &users {
-            // Of too many, each is taken for one who left: a client that asks for a list once more loses nothing.
+            // If there are too many, each is assumed to have left: a client that fetches a device list once more loses
+            // nothing.
             if users.len() > ONE_BY_ONE
                 || self
                     .rooms
@@ -303,7 +304,8 @@ impl Inner {
 }
 
 impl Turnover {
-    /// Compares all members, where the one who asks came or went: `now` is what a member knows.
+    /// Compares all members, for a room that the requesting user joined or left. `now` is the state if the user is a
+    /// member.
     fn between(session: &Session, before: &StateMap, now: Option<&StateMap>) -> Self {
         let was_in = before.membership(&session.user_id) == MembershipState::Join;
         Self {
@@ -312,8 +314,8 @@ impl Turnover {
         }
     }
 
-    /// Compares those whose membership may have changed. For one who left and came back, nobody may have followed the
-    /// list of devices meanwhile: they count as having come.
+    /// Compares the users whose membership may have changed. One who left and came back counts as having joined,
+    /// because nobody may have followed their device list in between.
     fn of(touched: &TouchedMembers, before: &StateMap, now: &StateMap) -> Self {
         let mut turnover = Self::default();
         let is_in =
@@ -332,7 +334,7 @@ impl Turnover {
     }
 }
 
-/// Returns who has joined, by the state of a room.
+/// Returns the joined members in the state of a room.
 fn joined(state: &StateMap) -> Vec<OwnedUserId> {
     state
         .of_type(&StateEventType::RoomMember)

@@ -1,8 +1,8 @@
-//! The echo of what a device sends: it comes to the device no earlier than the answer to the request that sent it.
+//! The remote echo: a device does not receive its own event before the response to the request that sent it.
 //!
-//! There are clients that fail when they meet their own event before they know its id. So a sync of the device that
-//! would show events of its user waits until the answers to the device's own requests have been handed to their
-//! connections. Nobody else waits, and nobody waits for long.
+//! Some clients fail when they receive their own event before they know its id. So a sync that would show a device
+//! events of its user waits until the responses to the device's own requests have been handed to their connections.
+//! Other devices do not wait, and no wait is long.
 
 use std::{
     collections::HashMap,
@@ -18,12 +18,12 @@ use tokio::{
 
 use crate::storage::DeviceNum;
 
-/// How long an echo waits after the answer was handed to its connection: both travel by different connections.
+/// The time that an echo waits after the response was handed to its connection. The two use different connections.
 const ECHO_PAUSE: Duration = Duration::from_millis(10);
-/// The longest that an echo waits: an answer may be slow, or never be read.
+/// The longest time that an echo waits. A response may be slow, or never be read.
 const MAX_ECHO_WAIT: Duration = Duration::from_secs(1);
 
-/// The requests of devices that send something and are not answered yet. Cheap to clone.
+/// The requests of devices that send something and have no response yet. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Sends {
     by_device: Arc<Mutex<HashMap<DeviceNum, InFlight>>>,
@@ -33,9 +33,9 @@ pub struct Sends {
 #[derive(Default)]
 struct InFlight {
     count: usize,
-    /// Requests that took so long that nothing waits for them any more.
+    /// The number of requests that took so long that nothing waits for them any longer.
     given_up: usize,
-    /// When the latest of them was answered.
+    /// The time of the latest response.
     answered: Option<Instant>,
     settled: Arc<Notify>,
 }
@@ -53,7 +53,7 @@ impl Sends {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes that a device sends something, before anything of it can be seen.
+    /// Records that a device sends something. Must be called before any of it can be seen.
     pub fn begin(&self, device: DeviceNum) -> SendInFlight {
         let mut by_device = self.lock();
         by_device.retain(|_, in_flight| !in_flight.is_over());
@@ -64,10 +64,10 @@ impl Sends {
         }
     }
 
-    /// Waits until the requests of a device that are in flight have been answered, at most for a while.
+    /// Waits for a limited time until the requests of a device that are in flight have their responses.
     pub(super) async fn settled(&self, device: DeviceNum) {
         if timeout(MAX_ECHO_WAIT, self.answered(device)).await.is_err() {
-            // A join by other servers, say: it holds up one answer, and no others.
+            // For example a join through other servers: it delays one sync, and no others.
             if let Some(in_flight) = self.lock().get_mut(&device) {
                 in_flight.given_up = in_flight.count;
             }
@@ -78,7 +78,7 @@ impl Sends {
         while let Some(settled) = self.in_flight(device) {
             let mut settled = pin!(settled.notified());
             settled.as_mut().enable();
-            // It may have been answered before it was waited for.
+            // The last response may have come before this started to wait.
             if self.in_flight(device).is_some() {
                 settled.await;
             }
@@ -89,7 +89,7 @@ impl Sends {
         }
     }
 
-    /// Returns what tells that all requests of a device are answered; `None` if they are.
+    /// Returns the notifier of the moment when all requests of a device have responses; `None` if they have.
     fn in_flight(&self, device: DeviceNum) -> Option<Arc<Notify>> {
         let by_device = self.lock();
         let in_flight = by_device.get(&device)?;

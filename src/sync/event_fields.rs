@@ -1,8 +1,8 @@
-//! `event_fields` of a filter: only these parts of each event.
+//! The `event_fields` of a filter, which select parts of each event.
 
 use serde_json::{Map, Value, value::RawValue};
 
-/// Returns an event with only the fields that a filter lists, each a path with dots; `\.` is a dot in a name.
+/// Returns an event with only the fields that a filter lists. Each is a path with dots; `\.` is a dot in a name.
 pub(super) fn keep(event: Box<RawValue>, fields: Option<&[String]>) -> Box<RawValue> {
     let Some(fields) = fields else { return event };
     let Ok(Value::Object(whole)) = serde_json::from_str(event.get()) else {

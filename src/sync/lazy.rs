@@ -1,6 +1,6 @@
-//! Which member events a device has been given already, where members are loaded lazily.
+//! The member events that each device has already received, for lazy loading.
 //!
-//! [Lazy-loading room members](https://spec.matrix.org/v1.19/client-server-api/#lazy-loading-room-members)
+//! See the [specification](https://spec.matrix.org/v1.19/client-server-api/#lazy-loading-room-members).
 
 use std::{
     collections::HashMap,
@@ -11,22 +11,22 @@ use ruma::{EventId, OwnedEventId};
 
 use crate::storage::{DeviceNum, Position};
 
-/// Devices remembered.
+/// The number of devices that are remembered.
 const DEVICES: usize = 5_000;
-/// Member events remembered of each device.
+/// The number of member events that are remembered for each device.
 const EVENTS: usize = 5_000;
 
-/// The member events that were given, by device, and up to where the answer told that gave them.
+/// The member events that were sent, by device, each with the position of the response that contained it.
 #[derive(Default)]
 pub(super) struct LazyMembers {
     given: Mutex<HashMap<DeviceNum, HashMap<OwnedEventId, Position>>>,
 }
 
 impl LazyMembers {
-    /// Notes that a device is given a member event in an answer up to `now`; returns whether it may lack it.
+    /// Records that a response up to `now` contains a member event; returns whether the device may lack it.
     ///
-    /// Only a device that comes back with the token of an answer, or a later one, has what the answer gave: one
-    /// that asks with an older token never got it.
+    /// Only a device that syncs with the token of a response, or a later one, has received that response. A device that
+    /// uses an older token never received it.
     pub(super) fn give(
         &self,
         device: DeviceNum,
@@ -52,7 +52,7 @@ impl LazyMembers {
         true
     }
 
-    /// Forgets what a device was given: it begins anew.
+    /// Forgets what a device was sent, because it starts with an initial sync.
     pub(super) fn forget(&self, device: DeviceNum) {
         self.given
             .lock()

@@ -1,8 +1,8 @@
-//! What changed for a user between two positions of the journal: one engine, and the ways to present it.
+//! The changes for a user between two positions of the journal: one engine, and the ways to present them.
 //!
-//! `moment` takes what memory holds at one position; `room_view` makes of it what one user may see of a room;
-//! `response` puts an answer of `/sync` together; `waiter` lets clients wait for news, and `channel` pushes
-//! the same answers through a WebSocket; `sliding` tells of those rooms alone that a client looks at.
+//! `snapshot` takes from memory the state at one position; `room_view` derives from it the part of a room that one user
+//! may see; `response` builds a response of `/sync`. `sync_waiters` lets clients wait for changes, and `channel` pushes
+//! the same responses through a WebSocket. `sliding` answers only for the rooms that a client displays.
 
 mod device_lists;
 mod echo;
@@ -57,15 +57,15 @@ use crate::{
     users::{Session, Users},
 };
 
-/// The longest that a client may wait for news.
+/// The longest time that a client may wait for changes.
 const LONGEST_WAIT: Duration = Duration::from_mins(3);
-/// Answers with everything that one user is given at once, and requests that wait for one more.
+/// The number of initial syncs that one user may run at the same time, and of further ones that may wait.
 const FIRST_SYNCS_AT_ONCE: usize = 3;
 const MAX_WAITING_FIRST_SYNCS: usize = 10;
-/// When a user may ask for everything again who asks for it too often.
+/// The time after which a user may try an initial sync again when too many wait.
 const FIRST_SYNC_RETRY_AFTER: Duration = Duration::from_secs(5);
 
-/// Answers what changed. Cheap to clone.
+/// Computes the changes for clients that sync. Cheap to clone.
 #[derive(Clone)]
 pub struct Sync {
     inner: Arc<Inner>,
@@ -88,41 +88,34 @@ struct Inner {
     tasks: Tasks,
 }
 
-/// What a client asks of a sync.
+/// The parameters of a sync.
 #[derive(Clone, Debug)]
 pub struct SyncRequest {
-    /// From where on; `None` for everything.
+    /// The token to start from; `None` for an initial sync.
     pub since: Option<Token>,
-    /// What the client wants.
     pub filter: Arc<FilterDefinition>,
     /// Whether all state is wanted, even where nothing changed.
     pub full_state: bool,
-    /// How long to wait for news.
+    /// The time to wait for changes.
     pub timeout: Duration,
-    /// What the user is shown as meanwhile.
+    /// The presence of the user while they sync.
     pub set_presence: PresenceState,
-    /// Whether state is wanted as it is after the timeline, not before.
+    /// Whether the state is wanted as it is after the timeline instead of before it.
     pub use_state_after: bool,
 }
 
 /// The services that a sync reads from.
 pub struct Sources {
-    /// The database.
     pub db: Db,
-    /// The time.
     pub clock: Clock,
-    /// The accounts.
     pub users: Users,
-    /// The devices.
     pub devices: Devices,
-    /// The rooms.
     pub rooms: Rooms,
-    /// What lives in memory alone.
     pub ephemeral: Ephemeral,
 }
 
 impl Sync {
-    /// Begins to follow the journal. The rooms must follow it already: they are told first.
+    /// Starts to follow the journal. The rooms must follow it already, so that they see each change first.
     pub fn new(sources: Sources, tasks: &Tasks) -> Self {
         let Sources {
             db,
@@ -158,9 +151,9 @@ impl Sync {
         }
     }
 
-    /// Returns what changed since the client's token, and waits for something to change if nothing has.
+    /// Returns the changes since the client's token, and waits for a change if there is none.
     ///
-    /// [`GET /sync`](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3sync)
+    /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3sync).
     pub async fn sync(&self, session: &Session, request: SyncRequest) -> Result<Response> {
         let request = self.inner.clamped(&request);
         self.inner.begin(session, &request).await?;
@@ -183,13 +176,14 @@ impl Sync {
         }
     }
 
-    /// Waits until a user may have everything at once: such an answer is large, and takes memory until it is read.
+    /// Waits until a user may run an initial sync. Its response is large, and takes memory until the client has read
+    /// it.
     ///
     /// The turn lasts until it is dropped.
     ///
     /// # Errors
     ///
-    /// [`Error::LimitExceeded`] when too many requests of the user wait for that.
+    /// [`Error::LimitExceeded`] when too many requests of the user wait for a turn.
     pub async fn turn_for_everything(&self, session: &Session) -> Result<Turn> {
         let place = self.inner.first_syncs.place(&session.user);
         let place = place.ok_or(Error::LimitExceeded {
@@ -198,25 +192,25 @@ impl Sync {
         Ok(place.turn().await)
     }
 
-    /// Notes that a device sends something, until the answer to it was handed to its connection: the device is not shown
-    /// its own events before.
+    /// Records that a device sends something. Until the response is handed to its connection, the device does not
+    /// receive its own events.
     pub fn sending(&self, device: DeviceNum) -> SendInFlight {
         self.inner.sends.begin(device)
     }
 
-    /// Waits until the device has the answers to what it has sent, if it is about to be shown events of its user.
+    /// Waits until the device has the responses to its send requests, if it is about to receive events of its user.
     pub async fn hold_echo(&self, session: &Session, shows_own: bool) {
         if shows_own {
             self.inner.sends.settled(session.device).await;
         }
     }
 
-    /// Returns what changed since a token, at once.
+    /// Returns the changes since a token without waiting.
     pub async fn changes(&self, session: &Session, request: &SyncRequest) -> Result<Answer> {
         self.inner.respond(session, request).await
     }
 
-    /// Notes that a client has all that came before a token.
+    /// Records that a client has received everything before a token.
     pub async fn acknowledge(&self, session: &Session, token: &Token) -> Result<()> {
         self.inner
             .devices
@@ -224,14 +218,14 @@ impl Sync {
             .await
     }
 
-    /// Returns where to wait for news of a user.
+    /// Returns the waiters, which wake clients when there are changes for their user.
     pub fn waiters(&self) -> &Arc<Waiters> {
         &self.inner.waiters
     }
 }
 
 impl Inner {
-    /// Returns a request whose token names nothing that is still to come: no client has what does not exist.
+    /// Returns a request whose token is not in the future: no client can have received changes that do not exist.
     fn clamped(&self, request: &SyncRequest) -> SyncRequest {
         let now = self.db.journal().published();
         let clamp = |since: Token| Token {
@@ -245,7 +239,7 @@ impl Inner {
         }
     }
 
-    /// Notes that the client is there, and that it has what came before its token.
+    /// Records that the client is online and has received everything before its token.
     async fn begin(&self, session: &Session, request: &SyncRequest) -> Result<()> {
         let update = PresenceUpdate::syncs(request.set_presence.clone())?;
         self.ephemeral

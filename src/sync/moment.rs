@@ -1,7 +1,7 @@
-//! What memory holds for a user at one position of the journal.
+//! A snapshot of a user's rooms, taken from memory at one position of the journal.
 //!
-//! Everything is taken while the journal is held still, so that no change between two tokens is missed or told
-//! twice; what is not in memory is loaded before.
+//! The journal is held still while the snapshot is taken, so that no change between two tokens is missed or sent twice.
+//! Rooms that are not in memory are loaded before.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -20,60 +20,60 @@ use crate::{
     users::Session,
 };
 
-/// How often rooms are loaded again because memory dropped them meanwhile.
+/// The number of times that rooms are loaded again because memory has dropped them in the meantime.
 pub(super) const ATTEMPTS: usize = 16;
 
-/// What memory holds at one position.
+/// The state of a user's rooms at one position.
 #[derive(Debug)]
 pub(super) struct Moment {
-    /// The position.
+    /// The journal position at which it was taken.
     pub(super) now: Position,
-    /// The tick.
+    /// The tick of the in-memory state.
     pub(super) tick: Tick,
-    /// The rooms of the user in which something happened.
+    /// The rooms of the user that changed.
     pub(super) rooms: Vec<RoomMoment>,
 }
 
-/// What memory holds of a room.
+/// The state of one room.
 #[derive(Debug)]
 pub(super) struct RoomMoment {
     pub(super) num: RoomNum,
-    /// What the user is to the room.
+    /// The user's membership and unread state in the room.
     pub(super) mine: UserRoom,
-    /// `None` for a room that this server may not know from within: the user is only invited.
+    /// `None` for a room that the user is only invited to or knocks on: this server may not know its state.
     pub(super) inside: Option<Inside>,
 }
 
-/// A room as those see it who are, or were, in it.
+/// The state of a room for a user who is, or was, in it.
 #[derive(Debug)]
 pub(super) struct Inside {
     pub(super) room: Arc<Room>,
     pub(super) state: StateMap,
     /// The latest events after the client's token, the oldest first.
     pub(super) ring: Vec<Arc<TimelineEvent>>,
-    /// Whether `ring` holds every event after the client's token.
+    /// Whether these are all events after the client's token.
     pub(super) is_complete: bool,
-    /// The running counters of the room, and how much of them is in threads.
+    /// The running counters of the room.
     pub(super) counters: Counters,
     pub(super) threaded: Counters,
     pub(super) joined_members: i64,
     pub(super) invited_members: i64,
-    /// Receipts after the client's token.
+    /// The receipts after the client's token.
     pub(super) receipts: Vec<Arc<Receipt>>,
-    /// Who types, if that changed.
+    /// The users who are typing, if that changed.
     pub(super) typing: Option<Vec<OwnedUserId>>,
 }
 
 impl Inner {
-    /// Takes the moment for a user: every room, or those in which something happened since a token.
+    /// Takes the snapshot for a user: of every room, or of those that changed since a token.
     ///
-    /// Rooms that the user has left belong to it only where they left after the token, or with `include_leave`.
+    /// It includes rooms that the user has left only if they left after the token, or with `include_leave`.
     pub(super) async fn moment(&self, session: &Session, request: &SyncRequest) -> Result<Moment> {
         let since = request.since.as_ref();
         let older = self.changed_long_ago(session, since).await?;
         for _ in 0..ATTEMPTS {
             let mine = self.rooms.memory.of_user(session.user).await?;
-            // Loads what is not in memory, and keeps it there until the moment is taken.
+            // Loads the rooms that are not in memory, and keeps them there until the snapshot is taken.
             let asked = Asked {
                 since,
                 older: &older,
@@ -91,7 +91,7 @@ impl Inner {
         ))
     }
 
-    /// Loads the rooms that belong to the moment; one that was deleted meanwhile is passed over.
+    /// Loads the rooms of the snapshot. A room that was deleted in the meantime is skipped.
     async fn hold(&self, mine: &UserRooms, asked: &Asked<'_>) -> Result<Vec<Arc<Room>>> {
         let mut held = Vec::new();
         for (num, room) in self.wanted(mine, asked) {
@@ -106,7 +106,7 @@ impl Inner {
         Ok(held)
     }
 
-    /// Returns the rooms in which something happened before memory begins to know it.
+    /// Returns the rooms that changed before the period that memory covers.
     pub(super) async fn changed_long_ago(
         &self,
         session: &Session,
@@ -141,7 +141,7 @@ impl Inner {
         })
     }
 
-    /// Returns the rooms in which something happened since a token, whoever is in them.
+    /// Returns all rooms that changed since a token, including those that the user is not in.
     pub(super) fn changed(&self, since: &Token, older: &Older) -> HashSet<RoomNum> {
         let mut changed: HashSet<RoomNum> = older.rooms.iter().copied().collect();
         changed.extend(self.recent.rooms(older.up_to).unwrap_or_default());
@@ -149,7 +149,7 @@ impl Inner {
         changed
     }
 
-    /// Returns the tick of a token; one from an earlier run of the server knows nothing of this one.
+    /// Returns the tick of a token. A token of an earlier run of the server has seen no tick of this run.
     pub(super) fn tick_of(&self, since: &Token) -> Tick {
         if since.boot == self.ephemeral.boot() {
             since.tick
@@ -158,7 +158,7 @@ impl Inner {
         }
     }
 
-    /// Returns the user's rooms that belong to the moment.
+    /// Returns the user's rooms that belong to the snapshot.
     fn wanted(&self, mine: &UserRooms, asked: &Asked<'_>) -> HashMap<RoomNum, UserRoom> {
         let all = mine.all();
         let is_wanted = |room: &UserRoom| {
@@ -169,7 +169,7 @@ impl Inner {
             let is_news = asked
                 .since
                 .is_some_and(|since| room.position > since.position);
-            // Even who has forgotten the room meanwhile must learn on each device that they left.
+            // Each device must learn that the user left a room, even if the user has forgotten it in the meantime.
             !has_left || is_news || (asked.everything && asked.with_left && !room.forgotten)
         };
         let found: HashMap<RoomNum, UserRoom> = match asked.since.filter(|_| !asked.everything) {
@@ -188,7 +188,7 @@ impl Inner {
             .collect()
     }
 
-    /// Takes the moment; `None` when something is not in memory.
+    /// Takes the snapshot; returns `None` when a room is not in memory.
     fn take(&self, user: UserNum, mine: &Arc<UserRooms>, asked: &Asked<'_>) -> Option<Moment> {
         let _still = self.db.journal().still();
         let is_current = self
@@ -247,23 +247,24 @@ impl Inner {
     }
 }
 
-/// Rooms in which something happened before memory begins to know it, and up to where the database said so.
+/// The rooms that changed before the period that memory covers, and the position up to which the database was read.
 #[derive(Debug, Default)]
 pub(super) struct Older {
     up_to: Position,
     rooms: Vec<RoomNum>,
 }
 
-/// What a moment is taken for.
+/// The parameters of a snapshot.
 struct Asked<'a> {
     since: Option<&'a Token>,
     older: &'a Older,
-    /// Whether rooms are wanted in which nothing happened, too.
+    /// Whether rooms are wanted in which nothing changed.
     everything: bool,
     with_left: bool,
 }
 
-/// Returns whether a user knows a room from within: not one who is only invited, and no room that was deleted.
+/// Returns whether a user has access to a room's state: not if they are only invited or knock, or if the room was
+/// deleted.
 pub(super) fn is_inside(room: &UserRoom) -> bool {
     room.removed.is_none()
         && !matches!(

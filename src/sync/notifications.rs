@@ -1,8 +1,8 @@
 //! The events of which a user was notified, or would have been.
 //!
-//! They are stored nowhere: the latest events of the user's rooms are held against the push rules of today.
+//! They are not stored. The latest events of the user's rooms are matched with the current push rules.
 //!
-//! [Listing notifications](https://spec.matrix.org/v1.19/client-server-api/#listing-notifications)
+//! See the [specification](https://spec.matrix.org/v1.19/client-server-api/#listing-notifications).
 
 use std::{
     collections::{BinaryHeap, HashMap, VecDeque},
@@ -28,40 +28,39 @@ use crate::{
     users::Session,
 };
 
-/// Notifications where the client names no number, and at most.
+/// The number of notifications when the client sets no limit, and the largest limit.
 const DEFAULT_LIMIT: usize = 20;
 const MAX_LIMIT: usize = 100;
-/// Events that one request looks at; the token of its answer goes on behind them.
+/// The number of events that one request examines. The token in its response continues after them.
 const LOOKED_AT: usize = 1_000;
-/// Events of a room that are read at a time.
+/// The number of events of a room that are read at a time.
 const PAGE: usize = 32;
 
-/// Which notifications are wanted.
+/// The selection of notifications.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Only {
-    /// All.
     Everything,
-    /// Those that stand out.
+    /// Only those with a highlight.
     Highlights,
 }
 
-/// A place in the timeline of a room, before which nothing of it was looked at.
+/// The point in the timeline of a room up to which its events have been examined, from the newest back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Head {
     place: i64,
     room: RoomNum,
 }
 
-/// A room whose events are looked at.
+/// A room whose events are examined.
 struct Opened {
     room: Arc<Room>,
     access: Access,
     facts: RoomFacts,
-    /// What the user is called there.
+    /// The user's display name in the room.
     name: String,
     /// The next events, the newest first.
     events: VecDeque<Arc<TimelineEvent>>,
-    /// From where on to read more.
+    /// The point from which to read more events.
     rest: Option<i64>,
 }
 
@@ -77,9 +76,9 @@ struct Feed<'a> {
 }
 
 impl Sync {
-    /// Returns of which events a user was notified, the newest first, up to a place in the journal.
+    /// Returns the events of which a user was notified, the newest first, up to a point in the journal.
     ///
-    /// [`GET /notifications`](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3notifications)
+    /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3notifications).
     pub async fn notifications(
         &self,
         session: &Session,
@@ -132,7 +131,7 @@ impl<'a> Feed<'a> {
         })
     }
 
-    /// Returns the event at a head, if one is there, and puts the next head of its room in place.
+    /// Returns the event at a cursor, if there is one, and adds the next cursor of its room.
     async fn next(&mut self, head: Head) -> Result<Option<Arc<TimelineEvent>>> {
         let mut opened = match self.opened.remove(&head.room) {
             Some(opened) => opened,
@@ -185,7 +184,7 @@ impl<'a> Feed<'a> {
         })
     }
 
-    /// Reads the next events of a room, without the user's own.
+    /// Reads the next events of a room, except the user's own.
     async fn read(&self, opened: &mut Opened, from: i64) -> Result<()> {
         let request = PageRequest {
             from,
@@ -207,7 +206,7 @@ impl<'a> Feed<'a> {
         Ok(())
     }
 
-    /// Returns the notification of an event, if the push rules ask for one.
+    /// Returns the notification for an event, if the push rules ask for one.
     async fn notification(
         &self,
         num: RoomNum,
@@ -239,7 +238,7 @@ impl<'a> Feed<'a> {
         let showing = Showing {
             session,
             access: Some(&opened.access),
-            // A list of what one was notified of is no place to read what became of it.
+            // A list of notifications does not need the later edits and reactions.
             bundles: &Bundles::default(),
             now_ms: self.inner.clock.now_ms(),
             room_id: None,

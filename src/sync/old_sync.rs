@@ -1,6 +1,6 @@
-//! What clients asked for before there was `/sync`: the same answers in another form, and a look into one room.
+//! Endpoints that are older than `/sync`: the same responses in another form, and reading one room.
 //!
-//! See `GET /initialSync` and `GET /events` of the
+//! See `GET /initialSync` and `GET /events` in the
 //! [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3initialsync).
 
 use std::{sync::Arc, time::Duration};
@@ -25,14 +25,14 @@ use crate::{
     users::Session,
 };
 
-/// Messages of each room where the client names no number, and at most.
+/// The number of messages of each room when the client sets no limit, and the largest limit.
 const DEFAULT_LIMIT: u32 = 20;
 const MAX_LIMIT: u32 = 1_000;
-/// Events of one answer, of each room.
+/// The largest number of events of each room in one response.
 const EVENTS: u32 = 100;
 
 impl Sync {
-    /// Returns the rooms of a user with their latest messages, and what else there is to know.
+    /// Returns the rooms of a user with their latest messages, the presence and the account data.
     pub async fn initial_sync(
         &self,
         session: &Session,
@@ -70,7 +70,7 @@ impl Sync {
             return Ok("private");
         };
         let room = match self.inner.rooms.memory.room(room_id).await {
-            // It was deleted meanwhile.
+            // The room was deleted in the meantime.
             Err(Error::NotFound(_)) => return Ok("private"),
             room => room?,
         };
@@ -78,7 +78,7 @@ impl Sync {
         Ok(if is_public { "public" } else { "private" })
     }
 
-    /// Returns what happened since a token, and waits for something to happen if nothing has.
+    /// Returns the events since a token, and waits for one if there is none.
     pub async fn events(
         &self,
         session: &Session,
@@ -113,8 +113,8 @@ impl Sync {
         }
     }
 
-    /// Returns what happened in a room that a user may read, after a place of its timeline, and waits for something
-    /// to happen if nothing has.
+    /// Returns the events of a room that a user may read after a point of its timeline, and waits for one if there is
+    /// none.
     ///
     /// # Errors
     ///
@@ -146,7 +146,7 @@ impl Sync {
             if page.events.is_empty()
                 && let Some(end) = page.end
             {
-                // What the user may not see lies behind.
+                // Skip past the events that the user may not see.
                 from = Some(end);
             }
             let is_over = Instant::now() >= deadline || self.inner.tasks.stopping().is_cancelled();
@@ -178,7 +178,7 @@ impl Sync {
         }
     }
 
-    /// Returns the token of this moment.
+    /// Returns the token for the current position.
     fn here(&self) -> Token {
         Token {
             position: self.inner.db.journal().published(),
@@ -202,7 +202,8 @@ fn request(since: Option<Token>, limit: u32) -> SyncRequest {
     }
 }
 
-/// These endpoints carry no messages to devices: nobody has got any, so a token must not say so.
+/// Sets the to-device position of a token. These endpoints send no to-device messages, so the token must not
+/// acknowledge any.
 fn unacknowledged(token: Token, to_device: i64) -> Token {
     Token { to_device, ..token }
 }
@@ -211,7 +212,7 @@ fn written(response: &Response) -> Result<Value> {
     Ok(serde_json::from_str(&write(response, StateAfter::Stable)?)?)
 }
 
-/// Returns the rooms of an answer by what the user is to them.
+/// Returns the rooms of a response by the user's membership.
 fn sections(answer: &Value) -> impl Iterator<Item = (&'static str, &Map<String, Value>)> {
     let sections = ["join", "leave", "invite", "knock"].into_iter();
     sections.filter_map(|section| {
@@ -252,7 +253,7 @@ fn own_member<'a>(state: &'a [Value], user_id: &str) -> Option<&'a Value> {
         .find(|event| at(event, "/type") == "m.room.member" && at(event, "/state_key") == user_id)
 }
 
-/// Returns everything that an answer tells, as one list.
+/// Returns all events of a response in one list.
 fn flat(answer: &Value) -> Vec<Value> {
     let mut chunk = Vec::new();
     for (section, rooms) in sections(answer) {

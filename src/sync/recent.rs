@@ -1,5 +1,5 @@
-//! The latest changes in memory, so that a sync finds the rooms in which something happened without looking
-//! at all that the user has joined.
+//! The latest changes, kept in memory. With them a sync finds the rooms that changed without checking every room that
+//! the user has joined.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -8,9 +8,9 @@ use std::{
 
 use crate::storage::{Change, Follower, Position, RoomNum, UserNum};
 
-/// Changes remembered.
+/// The number of changes that are remembered.
 const CHANGES: usize = 65_536;
-/// Users of whom it is remembered when their account data, or their subscriptions to threads, changed.
+/// The number of users for whom the latest changes of account data and of thread subscriptions are remembered.
 const USERS: usize = 200_000;
 
 /// The latest changes.
@@ -20,19 +20,19 @@ pub(super) struct Recent {
 
 struct Log {
     rooms: VecDeque<(Position, RoomNum)>,
-    /// The log holds every change after this position.
+    /// `rooms` holds every change after this position.
     rooms_after: Position,
     account_data: Latest,
     subscriptions: Latest,
-    /// Whose keys changed, and who alone is told of it.
+    /// The changes of users' keys.
     lists: VecDeque<(Position, ListChange)>,
     lists_after: Position,
 }
 
-/// Whose keys changed, and who alone is told of it; `None` is everyone who shares a room with the user.
+/// A user whose keys changed, and the only user to notify; `None` means everyone who shares a room with them.
 pub(super) type ListChange = (UserNum, Option<UserNum>);
 
-/// When something of users last changed.
+/// The position of the latest change of one kind, by user.
 struct Latest {
     by_user: HashMap<UserNum, Position>,
     /// Every change after this position is known.
@@ -76,7 +76,7 @@ impl Recent {
         }
     }
 
-    /// Returns the rooms in which something happened after a position; `None` when that is too long ago.
+    /// Returns the rooms that changed after a position, or `None` if memory does not reach back so far.
     pub(super) fn rooms(&self, after: Position) -> Option<HashSet<RoomNum>> {
         let log = self.log.read().unwrap_or_else(PoisonError::into_inner);
         if after < log.rooms_after {
@@ -90,7 +90,8 @@ impl Recent {
         Some(recent.map(|(_, room)| *room).collect())
     }
 
-    /// Returns whose keys changed after a position and no later than another; `None` when that is too long ago.
+    /// Returns the changes of users' keys after one position and up to another, or `None` if memory does not reach back
+    /// so far.
     pub(super) fn lists(&self, after: Position, until: Position) -> Option<HashSet<ListChange>> {
         let log = self.log.read().unwrap_or_else(PoisonError::into_inner);
         if after < log.lists_after {
@@ -111,7 +112,7 @@ impl Recent {
         log.account_data.may_have_changed(user, after)
     }
 
-    /// Returns whether a user's subscriptions to threads may have changed after a position.
+    /// Returns whether a user's thread subscriptions may have changed after a position.
     pub(super) fn subscriptions_changed(&self, user: UserNum, after: Position) -> bool {
         let log = self.log.read().unwrap_or_else(PoisonError::into_inner);
         log.subscriptions.may_have_changed(user, after)

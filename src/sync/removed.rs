@@ -1,4 +1,4 @@
-//! Rooms that were deleted, as those are told who were in them and do not know yet.
+//! Deleted rooms, for users who were in them and have not been notified yet.
 
 use ruma::{
     api::client::sync::sync_events::v3::{LeftRoom, Response},
@@ -17,7 +17,7 @@ use crate::{
     storage::{Position, Removed, RoomNum, UserNum},
 };
 
-/// Returns what one who was in a room that was deleted is told of it: the event by which they left.
+/// Returns a deleted room for a user who was in it: the event by which they left.
 pub(super) fn removed_room(
     viewer: &Viewer<'_>,
     left_at: Position,
@@ -36,7 +36,7 @@ pub(super) fn removed_room(
 }
 
 impl Inner {
-    /// Returns whether a room was deleted that a user was something to.
+    /// Returns whether a room was deleted in which the user had a membership.
     pub(super) async fn is_removed(&self, user: UserNum, room: RoomNum) -> Result<bool> {
         Ok(self
             .rooms
@@ -47,8 +47,7 @@ impl Inner {
             .is_some())
     }
 
-    /// Puts right what an answer tells of a room that was deleted while it was looked at: what was read of it may be
-    /// anything, or nothing.
+    /// Corrects the response for a room that was deleted while it was read: the data that was read may be incomplete.
     pub(super) async fn unless_removed(
         &self,
         viewer: &Viewer<'_>,

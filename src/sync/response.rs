@@ -1,4 +1,4 @@
-//! An answer of `/sync`.
+//! The response of `/sync`.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -36,25 +36,24 @@ use crate::{
     users::{Session, write_push_rules},
 };
 
-/// The account data that holds the push rules.
+/// The type of the account data that holds the push rules.
 pub(super) const PUSH_RULES: &str = "m.push_rules";
-/// Messages to a device that one answer carries.
+/// The largest number of to-device messages in one response.
 pub(super) const TO_DEVICE: usize = 100;
 
-/// What changed for a user.
+/// The changes for a user.
 #[derive(Debug)]
 pub struct Answer {
-    /// All of it.
     pub response: Response,
-    /// The token up to which it tells.
+    /// The token up to which the response covers the changes.
     pub token: Token,
-    /// Whether the client learns anything from it.
+    /// Whether the response has any changes for the client.
     pub is_news: bool,
-    /// Whether it shows events that the user has sent.
+    /// Whether it contains events that the user has sent.
     pub shows_own: bool,
 }
 
-/// Returns whether an answer tells nothing.
+/// Returns whether a response contains no changes.
 fn is_empty(response: &Response) -> bool {
     response.rooms.is_empty()
         && response.presence.is_empty()
@@ -64,7 +63,7 @@ fn is_empty(response: &Response) -> bool {
 }
 
 impl Inner {
-    /// Returns what changed since the client's token.
+    /// Returns the changes since the client's token.
     pub(super) async fn respond(&self, session: &Session, request: &SyncRequest) -> Result<Answer> {
         let request = &self.clamped(request);
         let moment = self.moment(session, request).await?;
@@ -171,7 +170,7 @@ impl Inner {
         Ok(())
     }
 
-    /// Adds what belongs to no room; a first answer has the push rules, even if nobody ever changed them.
+    /// Adds the global account data. An initial sync has the push rules even if the user has never changed them.
     async fn add_global_account_data(
         &self,
         viewer: &Viewer<'_>,
@@ -187,7 +186,7 @@ impl Inner {
         response.account_data.events = wanted
             .filter_map(|data| Some(Raw::from_json(typed(&data.kind, &data.content)?)))
             .collect();
-        // As they are today: those that were stored may lack what the server has added since.
+        // The stored rules may lack those that the server has added since, so the current ones are sent.
         let has_rules = viewer.request.since.is_none() || !rules.is_empty();
         if has_rules && wants_global(filter, PUSH_RULES, None) {
             let rules = self.push_rules(viewer.session).await?;
@@ -210,7 +209,7 @@ impl Inner {
         Ok(Raw::from_json(to_raw_value(&event)?))
     }
 
-    /// Adds the presence of those with whom the user shares a room.
+    /// Adds the presence of the users who share a room with the user.
     async fn add_presence(
         &self,
         viewer: &Viewer<'_>,
@@ -259,7 +258,7 @@ impl Inner {
         Ok(())
     }
 
-    /// Adds the messages to the device; returns up to which position they were handed out.
+    /// Adds the to-device messages; returns the position up to which they were sent.
     async fn add_to_device(&self, viewer: &Viewer<'_>, response: &mut Response) -> Result<i64> {
         let after = viewer.request.since.map_or(0, |since| since.to_device);
         let pending = self
@@ -280,9 +279,9 @@ impl Inner {
     }
 }
 
-/// A room belongs into an answer when something is told of it, or only its counts changed.
+/// Returns whether a room belongs in the response because it has changes, even if only its unread counts changed.
 fn tells_something(viewer: &Viewer<'_>, joined: &JoinedRoom, moment: &RoomMoment) -> bool {
-    // One's own receipt, on whatever device, changes the counts; those of others are told, or private.
+    // The user's own receipt changes the counts, even from another device. Receipts of others are sent or private.
     let has_read = moment.inside.as_ref().is_some_and(|inside| {
         let mut receipts = inside.receipts.iter();
         receipts.any(|receipt| receipt.user_id == viewer.session.user_id)
@@ -295,7 +294,7 @@ fn tells_something(viewer: &Viewer<'_>, joined: &JoinedRoom, moment: &RoomMoment
         || has_read
 }
 
-/// Returns whether the user takes the invitation.
+/// Returns whether the user accepts invites from the inviter.
 pub(super) fn is_welcome(shield: Option<&Shield>, session: &Session, mine: &UserRoom) -> bool {
     let Some(shield) = shield else {
         return true;
@@ -313,13 +312,13 @@ pub(super) fn is_welcome(shield: Option<&Shield>, session: &Session, mine: &User
     inviter.is_none_or(|inviter| shield.invitation(&inviter) == Invitation::Shown)
 }
 
-/// Returns what one who is invited, or knocks, is told of a room.
+/// Returns the stripped state of a room for a user who is invited or knocks.
 pub(super) fn stripped<T>(mine: &UserRoom) -> Vec<Raw<T>> {
     let json = mine.stripped_state.as_deref().unwrap_or("[]");
     serde_json::from_str(json).unwrap_or_default()
 }
 
-/// Writes account data as an event; content that is no JSON, which cannot be stored, is passed over.
+/// Writes account data as an event. Content that is not JSON cannot have been stored, and is skipped.
 pub(super) fn typed(kind: &str, content: &str) -> Option<Box<RawValue>> {
     let kind = Value::String(kind.to_owned());
     RawValue::from_string(format!(r#"{{"type":{kind},"content":{content}}}"#)).ok()
@@ -350,7 +349,7 @@ fn ephemeral(
     let mut events = Vec::new();
     if let Some(typing) = &inside.typing
         && wants_room_data(filter, room_id, "m.typing")
-        // In a first answer only those who type are news.
+        // In an initial sync, only a list that is not empty is worth sending.
         && (viewer.request.since.is_some() || !typing.is_empty())
     {
         events.push(json!({ "type": "m.typing", "content": { "user_ids": typing } }));
@@ -367,7 +366,7 @@ fn ephemeral(
         .collect()
 }
 
-/// Returns the content of `m.receipt`; private receipts are for their owner alone.
+/// Returns the content of `m.receipt`. Private receipts are sent only to their owner.
 pub(super) fn receipts(session: &Session, receipts: &[Arc<Receipt>]) -> Option<Value> {
     let is_visible =
         |receipt: &&Arc<Receipt>| receipt.kind == "m.read" || receipt.user_id == session.user_id;
@@ -379,7 +378,7 @@ pub(super) fn receipts(session: &Session, receipts: &[Arc<Receipt>]) -> Option<V
         }
         let by_kind = content.entry(receipt.event_id.to_string()).or_default();
         let by_user = by_kind.entry(receipt.kind.clone()).or_default();
-        // There is room for one at an event, and one that is of no thread says most: MSC4102.
+        // An event has only one receipt of a user; an unthreaded one has precedence: MSC4102.
         let known = by_user.get(receipt.user_id.as_str());
         if known.is_none_or(|known| known.get("thread_id").is_some()) {
             by_user.insert(receipt.user_id.to_string(), data);
@@ -396,7 +395,7 @@ fn thread_id(thread: &str) -> Option<String> {
     thread.as_str().map(ToOwned::to_owned)
 }
 
-/// Returns with whom the user shares a room only now: their presence is news, however old it is.
+/// Returns the users with whom the user shares a room only since the token. Their presence is sent however old it is.
 fn newcomers(viewer: &Viewer<'_>, moment: &Moment) -> Vec<UserNum> {
     let Some(since) = viewer.request.since else {
         return Vec::new();

@@ -1,4 +1,4 @@
-//! What one user is told of one room.
+//! The part of one room that one user receives.
 
 use std::{
     collections::HashSet,
@@ -38,35 +38,35 @@ use crate::{
     users::Session,
 };
 
-/// Events of a timeline where the client names no number.
+/// The number of timeline events when the client sets no limit.
 const DEFAULT_LIMIT: usize = 10;
-/// Events of a timeline at most.
+/// The largest number of timeline events.
 const MAX_LIMIT: usize = 1_000;
 
-/// For whom a room is looked at.
+/// The user and the request for which a room is read.
 pub(super) struct Viewer<'a> {
     pub(super) session: &'a Session,
     pub(super) request: &'a SyncRequest,
-    /// Up to which position.
+    /// The position up to which the room is read.
     pub(super) now: Position,
     pub(super) now_ms: i64,
-    /// What the user does not want to see.
+    /// The users and events that the user does not want to see.
     pub(super) shield: Option<Arc<Shield>>,
-    /// Whether the viewer has been shown events of their own.
+    /// Whether a response contains events of the user's own.
     pub(super) shows_own: &'a AtomicBool,
 }
 
 impl Viewer<'_> {
-    /// Returns whether an event belongs into a timeline.
+    /// Returns whether an event belongs in a timeline.
     pub(super) fn wants(&self, pdu: &Pdu) -> bool {
         wants_event(self.timeline_filter(), pdu)
             && !self.shield.as_ref().is_some_and(|shield| shield.hides(pdu))
     }
 
-    /// Returns whether every event belongs into a timeline.
+    /// Returns whether every event belongs in a timeline.
     fn wants_all(&self) -> bool {
         let ignores = |shield: &Arc<Shield>| shield.ignores_somebody();
-        // How many there are to be decides nothing about one of them.
+        // The limit does not affect whether one event is included.
         let mut filter = self.timeline_filter().clone();
         filter.limit = None;
         filter.is_empty() && !self.shield.as_ref().is_some_and(ignores)
@@ -80,7 +80,7 @@ impl Viewer<'_> {
         &self.request.filter.room.timeline
     }
 
-    /// Returns how many events a timeline has at most.
+    /// Returns the largest number of events of a timeline.
     pub(super) fn limit(&self) -> usize {
         let limit = self.timeline_filter().limit.map(u64::from);
         limit.map_or(DEFAULT_LIMIT, |limit| {
@@ -97,7 +97,7 @@ impl Viewer<'_> {
         }
     }
 
-    /// Writes an event of the timeline as this viewer sees it.
+    /// Writes a timeline event as this viewer receives it.
     fn show(&self, event: &TimelineEvent, span: &Span) -> Box<RawValue> {
         if event.pdu.sender == self.session.user_id {
             self.shows_own.store(true, Ordering::Relaxed);
@@ -121,7 +121,7 @@ impl Viewer<'_> {
         self.show_state_in_format(pdu, room, &EventSources::default())
     }
 
-    /// Writes a state event; one of which the source is given as servers exchange it.
+    /// Writes a state event; in the federation format if it is in `sources`.
     fn show_state_in_format(
         &self,
         pdu: &Pdu,
@@ -141,15 +141,15 @@ impl Viewer<'_> {
     }
 }
 
-/// What a member is told of a room.
+/// The part of a room that a member receives.
 pub(super) struct JoinedNews {
     pub(super) room: JoinedRoom,
-    /// Whether the user has come into the room since the client's token.
+    /// Whether the user has joined the room since the client's token.
     pub(super) is_new: bool,
 }
 
 impl Inner {
-    /// Returns what a member is told of a room.
+    /// Returns the part of a room that a member receives.
     pub(super) async fn joined_room(
         &self,
         viewer: &Viewer<'_>,
@@ -176,7 +176,7 @@ impl Inner {
         })
     }
 
-    /// Returns what of a room's timeline is news to a member, and since when the member knows the room.
+    /// Returns the new part of a room's timeline for a member, and the position from which the member knows the room.
     pub(super) async fn joined_span(
         &self,
         viewer: &Viewer<'_>,
@@ -191,13 +191,13 @@ impl Inner {
         });
         let since = viewer.since().filter(|_| !is_new);
         let mut span = self.span(viewer, inside, since, access).await?;
-        // What a client may have of the room from an earlier stay does not adjoin this timeline.
+        // A timeline that the client has from an earlier membership does not connect with this one.
         span.is_limited |= is_new && !is_whole(&span);
         self.add_bundles(viewer, &inside.room, &mut span).await?;
         Ok((span, since))
     }
 
-    /// Returns what one who has left is told of a room.
+    /// Returns the part of a room that a user who has left receives.
     pub(super) async fn left_room(
         &self,
         viewer: &Viewer<'_>,
@@ -216,7 +216,7 @@ impl Inner {
         let since = viewer.since().filter(|_| was_in);
         let mut left = LeftRoom::new();
         if !access.ever_joined() || mine.forgotten {
-            // Turned an invitation down, or forgot the room: only that they left is theirs to know.
+            // The user rejected an invite or forgot the room: they may only learn that they left.
             let own =
                 |pdu: &Pdu| pdu.is_state(&TimelineEventType::RoomMember, session.user_id.as_str());
             let span = self
@@ -281,7 +281,7 @@ impl Inner {
         Ok(())
     }
 
-    /// Returns events as servers exchange them, if the viewer wants them so.
+    /// Returns events in the federation format, if the client asks for it.
     async fn sources<'a>(
         &self,
         viewer: &Viewer<'_>,
@@ -293,7 +293,7 @@ impl Inner {
         self.rooms.timeline.sources(&ids.collect::<Vec<_>>()).await
     }
 
-    /// Returns what of a room's timeline is news to one who has left, up to where they left.
+    /// Returns the new part of a room's timeline for a user who has left, up to the point where they left.
     pub(super) async fn left_span(
         &self,
         room: &Room,
@@ -316,7 +316,7 @@ impl Inner {
         Ok(Span::of_page(page, limit, left_at, Some(access)))
     }
 
-    /// Returns the viewer's access, unless the viewer was in the room all the time and may see all of it.
+    /// Returns the viewer's access, or `None` if the viewer was a member the whole time and may see everything.
     async fn access_if_needed(
         &self,
         viewer: &Viewer<'_>,
@@ -343,7 +343,7 @@ impl Inner {
             .map(Some)
     }
 
-    /// Returns the events to show: the newest that the viewer wants and may see.
+    /// Returns the events to send: the newest that the viewer wants and may see.
     async fn span(
         &self,
         viewer: &Viewer<'_>,
@@ -356,7 +356,7 @@ impl Inner {
             let is_visible = access.as_ref().is_none_or(|access| access.may_see(event));
             is_visible.then(|| viewer.wants(&event.pdu))
         });
-        // A new member is told of more than what came after the token, so the ring may begin too late.
+        // A new member receives more than the events after the token, so the events in memory may start too late.
         let holds_all = inside.is_complete && (since.is_some() || viewer.since().is_none());
         if page.events.len() <= limit && page.end.is_none() && !holds_all {
             let access = if let Some(access) = access {
@@ -410,9 +410,9 @@ impl Inner {
         .await
     }
 
-    /// Returns the state that the client needs beside the timeline.
+    /// Returns the state that the client needs besides the timeline.
     ///
-    /// `end` is the position up to which the timeline goes, and the state there.
+    /// `end` is the position up to which the timeline extends, and the state there.
     async fn state_of(
         &self,
         viewer: &Viewer<'_>,
@@ -471,8 +471,8 @@ impl Inner {
         })
     }
 
-    /// Returns the state that changed within the timeline, but not by an event that the timeline shows: the filter keeps
-    /// that out, the user may not see it, it was sent in a gap, or several lines of events came together.
+    /// Returns the state that changed during the timeline by an event that the timeline does not contain. Such an event
+    /// is excluded by the filter, may not be seen by the user, was sent in a gap, or came from a fork.
     async fn beside_timeline(
         &self,
         room: &Room,
@@ -494,8 +494,8 @@ impl Inner {
         Ok(changed)
     }
 
-    /// Adds the members whose events the client sees; and of all members, where the client is told all the state,
-    /// leaves only those, and the client itself.
+    /// Adds the members whose events the client receives. If the client receives all the state, it removes all other
+    /// members, except the user themselves.
     fn load_lazily(
         &self,
         viewer: &Viewer<'_>,
@@ -551,7 +551,7 @@ pub(super) fn timeline(viewer: &Viewer<'_>, span: &Span) -> Timeline {
     timeline
 }
 
-/// A room's id, for the maps of an answer.
+/// Returns a room's id, for the maps of a response.
 pub(super) async fn room_id(inner: &Inner, moment: &RoomMoment) -> Result<OwnedRoomId> {
     match (&moment.inside, &moment.mine.removed) {
         (Some(inside), _) => Ok(inside.room.room_id.clone()),

@@ -1,4 +1,4 @@
-//! Events as one client sees them: with what is the recipient's own in `unsigned`.
+//! Events as one client receives them, with the fields of `unsigned` that depend on the recipient.
 
 use ruma::{RoomId, events::room::member::MembershipState};
 use serde_json::{
@@ -12,21 +12,21 @@ use crate::{
     users::Session,
 };
 
-/// For whom events are written, and how.
+/// The recipient and the format of events.
 #[derive(Clone, Copy)]
 pub(super) struct Showing<'a> {
     pub(super) session: &'a Session,
-    /// `None` for a member who was there all the time.
+    /// `None` for a user who was a member the whole time.
     pub(super) access: Option<&'a Access>,
     pub(super) bundles: &'a Bundles,
     pub(super) now_ms: i64,
-    /// Given where the answer does not name the room elsewhere.
+    /// Set when the response does not name the room elsewhere.
     pub(super) room_id: Option<&'a RoomId>,
-    /// The events as servers exchange them, for a client that wants them so.
+    /// The events in the federation format, for a client that asks for it.
     pub(super) sources: &'a EventSources,
 }
 
-/// Writes an event as a client sees it outside of `/sync`.
+/// Writes an event in the format that clients receive outside of `/sync`.
 pub fn client_event(
     event: &TimelineEvent,
     session: &Session,
@@ -38,7 +38,7 @@ pub fn client_event(
     event_in_format(event, (session, access), (bundles, &as_client), now_ms)
 }
 
-/// As [`client_event`]; an event of which the source is given is written as servers exchange it.
+/// Like [`client_event`], but an event that is in `sources` is written in the federation format.
 pub fn event_in_format(
     event: &TimelineEvent,
     (session, access): (&Session, &Access),
@@ -63,7 +63,7 @@ impl Showing<'_> {
         self.with(event, bundle.map(|bundle| self.relations(bundle)).as_ref())
     }
 
-    /// Writes the newest reply of a thread: what relates to it makes no thread in the thread.
+    /// Writes the newest reply of a thread, without a thread summary of its own.
     fn reply(&self, event: &TimelineEvent) -> Box<RawValue> {
         let bundle = self.bundles.get(&event.pdu.event_id).cloned();
         let bundle = bundle.map(|bundle| Bundle {
@@ -96,7 +96,7 @@ impl Showing<'_> {
 
     fn with(&self, event: &TimelineEvent, relations: Option<&Value>) -> Box<RawValue> {
         let redaction = event.redacted_by.as_ref().map(|redaction| {
-            // Whatever the room version: a redaction's own content has only a reason, and its target.
+            // In every room version, the content of a redaction has only a reason and a target.
             let head = matrix::head(redaction, &ruma::room_version_rules::RoomVersionRules::V10);
             matrix::client_event(&head, redaction.room_id.as_str(), &Unsigned::default())
         });

@@ -1,4 +1,4 @@
-//! The part of a room's timeline that an answer shows.
+//! The part of a room's timeline that a response contains.
 
 use std::sync::Arc;
 
@@ -11,21 +11,21 @@ use crate::{
     storage::Position,
 };
 
-/// A part of a room's timeline, and what the viewer was when its events were sent.
+/// A part of a room's timeline, and the viewer's access to its events.
 pub(super) struct Span {
     pub(super) events: Vec<Arc<TimelineEvent>>,
     pub(super) is_limited: bool,
-    /// The place before the first event.
+    /// The point before the first event.
     pub(super) start: i64,
     pub(super) access: Option<Access>,
-    /// What is told of the events that relate to these.
+    /// The aggregations of the events that relate to these.
     pub(super) bundles: Bundles,
-    /// The events as servers exchange them, where the client wants them so.
+    /// The events in the federation format, if the client asks for it.
     pub(super) sources: EventSources,
 }
 
-/// Returns the newest events of memory that the viewer wants, the newest first; `wants` answers `None` for what the
-/// viewer may not see. They end before an event that was replaced by one of those.
+/// Returns the newest events in memory that the viewer wants, the newest first. `wants` returns `None` for an event
+/// that the viewer may not see. The events stop before one that one of them has replaced.
 pub(super) fn newest(
     inside: &Inside,
     since: Option<Position>,
@@ -57,8 +57,8 @@ pub(super) fn newest(
 }
 
 impl Span {
-    /// Makes a span of events that stand newest first, one more than `limit` if there are more. A page that ended
-    /// before it had so many, because it looked at too much that was not wanted, is limited, too.
+    /// Makes a slice from a page of events, the newest first, that has one more than `limit` if there are more. A page
+    /// that stopped early because it examined too many unwanted events makes a limited slice, too.
     pub(super) fn of_page(page: Page, limit: usize, end: i64, access: Option<Access>) -> Self {
         let mut events = page.events;
         let is_limited = events.len() > limit || page.end.is_some();
@@ -78,7 +78,7 @@ impl Span {
     }
 }
 
-/// Returns whether a timeline begins with the room, and is a newcomer's whose first stay this is.
+/// Returns whether a timeline starts with the creation of the room and the viewer joined for the first time.
 pub(super) fn is_whole(span: &Span) -> bool {
     let first = span.events.first().map(|event| &event.pdu);
     let begins = first.is_some_and(|pdu| pdu.is_state(&TimelineEventType::RoomCreate, ""));

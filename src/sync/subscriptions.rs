@@ -1,6 +1,6 @@
-//! Changes of subscriptions to threads, as clients are told of them.
+//! Changes of thread subscriptions, as they are sent to clients.
 //!
-//! [MSC4308](https://github.com/matrix-org/matrix-spec-proposals/pull/4308)
+//! See [MSC4308](https://github.com/matrix-org/matrix-spec-proposals/pull/4308).
 
 use std::collections::BTreeMap;
 
@@ -13,10 +13,10 @@ use ruma::{
 
 use crate::rooms::SubscriptionChange;
 
-/// Something of threads, by room.
+/// Values by room and thread root.
 type ByThread<T> = BTreeMap<OwnedRoomId, BTreeMap<OwnedEventId, T>>;
 
-/// Returns the subscriptions that there are, and those that are no more.
+/// Splits changes into the current subscriptions and those that were ended.
 pub fn subscriptions(
     changes: Vec<SubscriptionChange>,
 ) -> (ByThread<ThreadSubscription>, ByThread<ThreadUnsubscription>) {

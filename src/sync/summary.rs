@@ -1,4 +1,4 @@
-//! What a room is called by those who are in it, where it has no name.
+//! The summary of a room: its member counts, and the heroes that name a room without a name.
 
 use std::sync::Arc;
 
@@ -11,10 +11,10 @@ use ruma::{
 use super::moment::Inside;
 use crate::matrix::{StateMap, TimelineEvent};
 
-/// Members named in the summary of a room.
+/// The largest number of members that the summary names.
 const HEROES: usize = 5;
 
-/// Returns whether one of the events changes what the summary of the room says.
+/// Returns whether one of the events changes the summary of the room.
 pub(super) fn changes_summary(events: &[Arc<TimelineEvent>]) -> bool {
     events.iter().any(|event| {
         let pdu = &event.pdu;
@@ -24,7 +24,8 @@ pub(super) fn changes_summary(events: &[Arc<TimelineEvent>]) -> bool {
     })
 }
 
-/// [Room summary](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3sync)
+/// Returns the summary of a room. See the
+/// [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3sync).
 pub(super) fn summary(inside: &Inside, user_id: &UserId) -> RoomSummary {
     let mut summary = RoomSummary::new();
     let count = |number: i64| u64::try_from(number).ok().map(UInt::new_saturating);
@@ -43,7 +44,7 @@ pub(super) fn summary(inside: &Inside, user_id: &UserId) -> RoomSummary {
     summary
 }
 
-/// Returns the first other members, or where nobody else is left, the first who have left.
+/// Returns the first other members or, if all others have left, the first of those.
 pub(super) fn heroes(state: &StateMap, user_id: &UserId) -> Vec<OwnedUserId> {
     let mut present = Vec::new();
     let mut gone = Vec::new();

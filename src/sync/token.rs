@@ -1,4 +1,4 @@
-//! Tokens: places in the journal, and in a room's timeline, as clients carry them.
+//! Tokens for positions in the journal and in a room's timeline, which clients send back.
 
 use std::{fmt, str::FromStr};
 
@@ -8,14 +8,14 @@ use crate::{
     storage::Position,
 };
 
-/// Up to where a client knows everything. Opaque to clients, and valid across restarts.
+/// The position up to which a client has received everything. Opaque to clients, and valid across restarts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Token {
-    /// The place in the journal.
+    /// The position in the journal.
     pub position: Position,
-    /// The place up to which messages to the device were handed out; behind `position` when there were many.
+    /// The position up to which to-device messages were sent. It is behind `position` when there were too many.
     pub to_device: Position,
-    /// The place in what lives in memory alone …
+    /// The tick of the in-memory state …
     pub tick: Tick,
     /// … in this run of the server.
     pub boot: u32,
@@ -51,17 +51,16 @@ impl FromStr for Token {
     }
 }
 
-/// Returns the token of a place in a room's timeline: between the event with this number and the next.
+/// Returns the token for a point in a room's timeline: between the event with this number and the next.
 pub fn place_token(place: i64) -> String {
     format!("t{place}")
 }
 
-/// Returns the place in a room's timeline that a token stands for; that of a sync, sliding or not, stands for
-/// one, too.
+/// Returns the point in a room's timeline that a token means. The tokens of a sync, sliding or not, have one, too.
 ///
 /// # Errors
 ///
-/// [`Error::InvalidParam`] for anything that this server did not give.
+/// [`Error::InvalidParam`] for a token that is not from this server.
 pub fn place_of(token: &str) -> Result<i64> {
     let number = |text: &str| {
         let number = text.parse();

@@ -1,7 +1,8 @@
-//! Unread counts: of a room, and of each of its threads where a client asks for them.
+//! The unread counts of a room, and of each of its threads where a client asks for them.
 //!
-//! How much of a thread is unread follows from its counters now, and where the user had read everything. Both are
-//! read from disk once for a user and a room, and from then on brought up to date by the events in memory.
+//! The unread count of a thread follows from its counters now and those at the point up to which the user has read
+//! everything. Both are read from the database once for a user and a room, and are then updated with the events in
+//! memory.
 
 use std::{
     collections::HashMap,
@@ -21,7 +22,7 @@ use crate::{
     storage::{RoomNum, UserNum},
 };
 
-/// Rooms of users of which the unread threads are remembered.
+/// The number of rooms of users for which the unread threads are remembered.
 const REMEMBERED: usize = 10_000;
 
 /// The unread threads of the users who ask for them.
@@ -30,17 +31,17 @@ pub(super) struct ThreadCache {
     known: Mutex<HashMap<(UserNum, RoomNum), Known>>,
 }
 
-/// The threads of a room in which something happened since a user had read everything.
+/// The threads of a room that have new events since the user had read everything.
 #[derive(Clone, Debug, Default)]
 struct Known {
-    /// The place up to which the user had read everything.
+    /// The point up to which the user had read everything.
     since: i64,
-    /// The place up to which this is brought up to date.
+    /// The point up to which this is up to date.
     up_to: i64,
     threads: HashMap<OwnedEventId, Count>,
 }
 
-/// The counters of a thread, where everything was read and now.
+/// The counters of a thread at the point up to which all was read, and now.
 #[derive(Clone, Copy, Debug)]
 struct Count {
     base: Counters,
@@ -48,7 +49,7 @@ struct Count {
 }
 
 impl Known {
-    /// Knows of nothing: nothing can have happened since a place that memory reaches back to.
+    /// Starts without threads if memory reaches back to a point: then no thread can have events that are missing here.
     fn anew(since: i64, view: &View) -> Option<Self> {
         (since >= view.ring_after).then(|| Self {
             since,
@@ -69,7 +70,7 @@ impl Known {
         }
     }
 
-    /// Takes in what happened since, if memory holds all of it.
+    /// Adds the events since the last update, if memory holds all of them.
     fn follow(mut self, view: &View) -> Option<Self> {
         if self.up_to < view.ring_after {
             return None;
@@ -117,9 +118,9 @@ impl ThreadCache {
 }
 
 impl Inner {
-    /// Adds how much of a room is unread; and where the client wants it, of the main timeline and each thread.
+    /// Adds the unread counts of a room or, where the client asks for it, of its main timeline and of each thread.
     ///
-    /// [Receiving notifications](https://spec.matrix.org/v1.19/client-server-api/#receiving-notifications)
+    /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#receiving-notifications).
     pub(super) async fn add_unread(
         &self,
         viewer: &Viewer<'_>,

@@ -1,4 +1,4 @@
-//! Clients that wait for news, and who wakes them.
+//! The clients that wait for changes, and the changes that wake them.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -16,19 +16,19 @@ use crate::{
     tasks::Tasks,
 };
 
-/// How long changes of presence are gathered before they wake anybody.
+/// The time for which presence changes are gathered before they wake clients.
 const PRESENCE_PAUSE: Duration = Duration::from_secs(2);
 
-/// Who waits for news.
+/// The clients that wait for changes.
 pub struct Waiters {
     by_user: Mutex<HashMap<UserNum, Waiting>>,
-    /// Rooms that somebody looks into, who need not be in them.
+    /// The rooms that users read who need not be members.
     watched: Mutex<HashMap<RoomNum, Arc<Notify>>>,
     rooms: Rooms,
-    /// Whose presence changed since it was last told.
+    /// The users whose presence changed since clients were last woken for it.
     stirred: Mutex<HashSet<UserNum>>,
     presence: Notify,
-    /// Whose keys changed since it was last told.
+    /// The users whose keys changed since clients were last woken for it.
     relisted: Mutex<HashSet<UserNum>>,
     lists: Notify,
 }
@@ -38,7 +38,7 @@ struct Waiting {
     count: usize,
 }
 
-/// A place in the queue of those who wait.
+/// A registration of one waiting client.
 pub struct News {
     waiters: Arc<Waiters>,
     user: UserNum,
@@ -77,7 +77,7 @@ impl Waiters {
         self.by_user.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins to wait for news of a user: whatever comes from now on is not missed.
+    /// Starts to wait for changes for a user. No change after this call is missed.
     pub fn register(self: &Arc<Self>, user: UserNum) -> News {
         let notify = {
             let mut by_user = self.by_user();
@@ -97,7 +97,7 @@ impl Waiters {
         }
     }
 
-    /// Begins to wait for news of a room: whatever comes from now on is not missed.
+    /// Starts to wait for changes in a room. No change after this call is missed.
     pub fn watch(&self, room: RoomNum) -> impl Future<Output = ()> + use<> {
         let notify = {
             let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
@@ -115,7 +115,7 @@ impl Waiters {
         }
     }
 
-    /// Wakes the members of a room, by whichever list is shorter.
+    /// Wakes the members of a room, by going through the shorter of the two lists.
     fn wake_room(&self, room: RoomNum) {
         let watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(notify) = watched.get(&room) {
@@ -144,7 +144,8 @@ impl Waiters {
         }
     }
 
-    /// Wakes those who share a room with a user; rooms that are not in memory are sought from the other side.
+    /// Wakes the users who share a room with a user. For rooms that are not in memory it checks each waiting user
+    /// instead.
     fn wake_neighbours(&self, rooms: &UserRooms) {
         let (known, unknown): (Vec<RoomNum>, Vec<RoomNum>) = rooms
             .joined()
@@ -167,7 +168,7 @@ impl Waiters {
         }
     }
 
-    /// Tells of changed keys; who shares a room with a user may have to be read first.
+    /// Wakes clients when keys changed. The users who share a room may have to be read from the database first.
     async fn tell_lists(&self) {
         loop {
             self.lists.notified().await;
@@ -195,7 +196,7 @@ impl Waiters {
         }
     }
 
-    /// Tells changes of presence, many at a time.
+    /// Wakes clients for presence changes, many at a time.
     async fn tell_presence(&self) {
         loop {
             self.presence.notified().await;
@@ -204,7 +205,7 @@ impl Waiters {
                 std::mem::take(&mut *self.stirred.lock().unwrap_or_else(PoisonError::into_inner));
             let mut rooms: HashSet<RoomNum> = HashSet::new();
             for user in users {
-                // Of users of other servers it may have to be read where they are.
+                // The rooms of users of other servers may have to be read from the database.
                 match self.rooms.memory.of_user(user).await {
                     Ok(user) => rooms.extend(user.joined()),
                     Err(error) => tracing::warn!(%error, "could not tell of presence"),
@@ -263,7 +264,7 @@ impl Follower for Waiters {
 }
 
 impl News {
-    /// Returns when there may be news.
+    /// Returns when there may be changes.
     pub async fn come(&mut self) {
         self.notified.as_mut().await;
     }

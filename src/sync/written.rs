@@ -1,8 +1,8 @@
-//! An answer as JSON.
+//! The response of `/sync` as JSON.
 //!
-//! As ruma would write it, except that a timeline always says whether it is limited, and that rooms and lists of
-//! devices have all their lists, even empty ones: there are clients (matrix-nio), and tests, that do not take what is
-//! missing for the default.
+//! It is written as ruma would write it, with two exceptions: a timeline always says whether it is limited, and rooms
+//! and device lists have all their lists, even empty ones. Some clients (matrix-nio) and tests do not use the default
+//! for a missing field.
 
 use std::collections::BTreeMap;
 
@@ -124,21 +124,21 @@ enum ToldState<'a> {
     },
 }
 
-/// Under which name the state after a timeline is written.
+/// The name under which the state after a timeline is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum StateAfter {
-    /// As the specification names it.
+    /// The name in the specification.
     #[default]
     Stable,
-    /// As [MSC4222](https://github.com/matrix-org/matrix-spec-proposals/pull/4222) did before.
+    /// The earlier name in [MSC4222](https://github.com/matrix-org/matrix-spec-proposals/pull/4222).
     Unstable,
 }
 
-/// Writes an answer.
+/// Writes a response.
 ///
 /// # Errors
 ///
-/// When it cannot be written, which has no reason that a client could act on.
+/// An internal error if it cannot be serialized. No action of a client can cause this.
 pub fn write(response: &Response, state_after: StateAfter) -> Result<String> {
     let answer = Answer {
         next_batch: &response.next_batch,

@@ -1,4 +1,4 @@
-//! The end of sessions, another password, and the end of an account.
+//! Logging out, changing the password, and deactivating an account.
 
 use ruma::api::client::account::change_password;
 use serde_json::json;
@@ -15,7 +15,7 @@ use crate::{
 };
 
 impl Users {
-    /// Logs a device out; it is gone with its tokens and messages.
+    /// Logs a device out, and deletes it with its tokens and messages.
     pub async fn logout(&self, session: &Session) -> Result<()> {
         let mut tx = self.inner.db.write().await?;
         device_table::delete(&mut tx, session.user, vec![session.device]).await?;
@@ -29,7 +29,7 @@ impl Users {
         tx.commit().await
     }
 
-    /// Gives a user another password, once they have shown the old one.
+    /// Changes a user's password, after the user has authenticated with the old one.
     ///
     /// # Errors
     ///
@@ -54,9 +54,9 @@ impl Users {
         tx.commit().await
     }
 
-    /// Ends an account: nobody can log in to it or register its name again, and its profile is gone.
+    /// Deactivates an account: nobody can log in to it or register its name again, and its profile is deleted.
     ///
-    /// The caller has had the user prove who they are, and has left their rooms or will.
+    /// The caller has authenticated the user, and removes the user from their rooms.
     #[tracing::instrument(skip_all, fields(user_id = %session.user_id), err(level = "debug"))]
     pub async fn deactivate(&self, session: &Session, erase: bool) -> Result<()> {
         let user = session.user;

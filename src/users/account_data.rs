@@ -1,6 +1,6 @@
-//! Account data, globally and by room, and the tags of rooms.
+//! Global account data, room account data, and the tags of rooms.
 //!
-//! See <https://spec.matrix.org/v1.19/client-server-api/#client-config>.
+//! See the [specification](https://spec.matrix.org/v1.19/client-server-api/#client-config).
 
 use ruma::{
     EventId, RoomId, UserId,
@@ -20,28 +20,28 @@ use crate::{
 
 /// The longest type of account data and the longest tag, in bytes.
 const NAME_BYTES: usize = 255;
-/// The most account data of a user: its pieces, of which each room may have some, and their bytes.
+/// The largest number of a user's account data entries, in all rooms and globally, and their total size.
 const MAX_PIECES: i64 = 20_000;
 const MAX_BYTES: i64 = 10 * 1024 * 1024;
-/// The most tags of a room: far more than a list of rooms can show.
+/// The largest number of tags of a room: far more than a list of rooms can show.
 const TAGS: usize = 100;
-/// The account data that holds up to where a room is read.
+/// The account data type for the fully read marker of a room.
 const FULLY_READ: &str = "m.fully_read";
-/// The account data that the server keeps itself.
+/// The account data types that only the server sets.
 const OWN: [&str; 2] = [FULLY_READ, PUSH_RULES];
-/// The account data that holds whom a user ignores.
+/// The account data type for the users that a user ignores.
 const IGNORED_USERS: &str = "m.ignored_user_list";
-/// The account data that holds the push rules.
+/// The account data type for the push rules.
 pub(super) const PUSH_RULES: &str = "m.push_rules";
-/// The account data that holds the tags of a room.
+/// The account data type for the tags of a room.
 pub(super) const TAG: &str = "m.tag";
 
 impl Users {
-    /// Returns the content of a piece of account data as JSON.
+    /// Returns the content of an account data entry as JSON.
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`] when there is none, [`Error::Forbidden`] for that of another.
+    /// [`Error::NotFound`] when there is none, [`Error::Forbidden`] for another user's.
     pub async fn account_data(
         &self,
         session: &Session,
@@ -62,9 +62,9 @@ impl Users {
         content.ok_or_else(|| Error::not_found("there is no such account data"))
     }
 
-    /// Returns a user's account data that changed after one position, up to another, in order.
+    /// Returns a user's account data that changed after one position and up to another, in order.
     ///
-    /// Push rules that the user never changed are not among it: see [`Users::push_rules`].
+    /// It does not contain push rules that the user never changed: see [`Users::push_rules`].
     pub async fn account_data_changed(
         &self,
         user: UserNum,
@@ -75,12 +75,12 @@ impl Users {
         account_data::changed(&mut db, user, after, up_to).await
     }
 
-    /// Sets a piece of account data; an empty object removes it (MSC3391).
+    /// Sets an account data entry. An empty object removes it (MSC3391).
     ///
     /// # Errors
     ///
-    /// [`Error::ReadOnly`] for what the server keeps, [`Error::BadJson`] when the content is no object,
-    /// [`Error::InvalidParam`] for a user who would ignore themselves, [`Error::Forbidden`] for that of another.
+    /// [`Error::ReadOnly`] for types that only the server sets, [`Error::BadJson`] when the content is not an object,
+    /// [`Error::InvalidParam`] for users who try to ignore themselves, [`Error::Forbidden`] for another user's.
     pub async fn set_account_data(
         &self,
         session: &Session,
@@ -113,9 +113,9 @@ impl Users {
         tx.commit().await
     }
 
-    /// Notes up to which event a user has read everything of a room.
+    /// Stores the event up to which a user has read a room.
     ///
-    /// [Fully read markers](https://spec.matrix.org/v1.19/client-server-api/#fully-read-markers)
+    /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#fully-read-markers).
     pub async fn set_fully_read(
         &self,
         session: &Session,
@@ -132,7 +132,7 @@ impl Users {
     ///
     /// # Errors
     ///
-    /// [`Error::Forbidden`] for those of another.
+    /// [`Error::Forbidden`] for another user's.
     pub async fn tags(&self, session: &Session, owner: &UserId, room_id: &RoomId) -> Result<Tags> {
         session.must_be(owner)?;
         let mut db = self.inner.db.read().await?;
@@ -141,12 +141,12 @@ impl Users {
         Ok(read_tags(content.as_deref()))
     }
 
-    /// Puts a tag on a room, or changes it.
+    /// Adds a tag to a room, or changes it.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidParam`] when the tag is too long or the room has too many, [`Error::Forbidden`] for
-    /// those of another.
+    /// [`Error::InvalidParam`] when the tag is too long or the room has too many, [`Error::Forbidden`] for another
+    /// user's.
     pub async fn set_tag(
         &self,
         session: &Session,
@@ -167,11 +167,11 @@ impl Users {
         .await
     }
 
-    /// Takes a tag from a room.
+    /// Removes a tag from a room.
     ///
     /// # Errors
     ///
-    /// [`Error::Forbidden`] for those of another.
+    /// [`Error::Forbidden`] for another user's.
     pub async fn remove_tag(
         &self,
         session: &Session,
@@ -205,11 +205,11 @@ impl Users {
     }
 }
 
-/// Checks that a user has no more account data than a user may have. Every device reads all of it at its first sync.
+/// Checks that the account data of a user stays within the limits. Every device reads all of it in its initial sync.
 ///
 /// # Errors
 ///
-/// [`Error::TooLarge`] when it is more.
+/// [`Error::TooLarge`] when it does not.
 async fn check_size(tx: &mut WriteTx, user: UserNum) -> Result<()> {
     let size = account_data::size(tx, user).await?;
     if size.count > MAX_PIECES || size.bytes > MAX_BYTES {
@@ -220,7 +220,7 @@ async fn check_size(tx: &mut WriteTx, user: UserNum) -> Result<()> {
     Ok(())
 }
 
-/// Checks that the users whom a user ignores are others.
+/// Checks that a user does not ignore themselves.
 fn must_not_ignore_oneself(content: &Map<String, Value>, user_id: &UserId) -> Result<()> {
     let ignored = content.get("ignored_users").and_then(Value::as_object);
     if ignored.is_some_and(|ignored| ignored.contains_key(user_id.as_str())) {
@@ -244,7 +244,7 @@ async fn room_number(db: &mut impl Read, room_id: Option<&RoomId>) -> Result<Opt
     }
 }
 
-/// Reads the tags of a room; a client may have stored anything, which counts as none.
+/// Reads the tags of a room. Content that a client stored and that is not valid counts as no tags.
 fn read_tags(content: Option<&str>) -> Tags {
     content
         .and_then(|content| serde_json::from_str::<TagEventContent>(content).ok())
@@ -252,7 +252,7 @@ fn read_tags(content: Option<&str>) -> Tags {
         .unwrap_or_default()
 }
 
-/// Puts a tag on a room of a user, for the server.
+/// Adds a tag to a user's room on behalf of the server.
 pub(super) async fn add_tag(
     tx: &mut WriteTx,
     user: UserNum,
@@ -266,7 +266,7 @@ pub(super) async fn add_tag(
     store_for(tx, user, Some(room), TAG, &content).await
 }
 
-/// Stores a piece of account data and tells of it.
+/// Stores an account data entry of the session's user and publishes the change.
 pub(super) async fn store(
     tx: &mut WriteTx,
     session: &Session,
@@ -277,7 +277,7 @@ pub(super) async fn store(
     store_for(tx, session.user, room, kind, content).await
 }
 
-/// Stores a piece of a user's account data and tells of it.
+/// Stores an account data entry of a user and publishes the change.
 pub(super) async fn store_for(
     tx: &mut WriteTx,
     user: UserNum,
@@ -304,7 +304,7 @@ mod tests {
     use super::*;
     use crate::users::testing::TestUsers;
 
-    /// Makes a room that this server knows.
+    /// Creates a room that this server knows.
     async fn room(test: &TestUsers) -> &'static RoomId {
         let room_id = room_id!("!a:localhost");
         let mut tx = test.test.db.write().await.unwrap();

@@ -1,6 +1,6 @@
-//! Finding people.
+//! The user directory search.
 //!
-//! See <https://spec.matrix.org/v1.19/client-server-api/#user-directory>.
+//! See the [specification](https://spec.matrix.org/v1.19/client-server-api/#user-directory).
 
 use ruma::{OwnedMxcUri, OwnedUserId, UserId};
 
@@ -10,32 +10,29 @@ use crate::{
     storage::users::user_directory::{self, PeopleQuery, Person},
 };
 
-/// People in one answer, whatever the client asks for.
+/// The largest number of users in one response, even if the client asks for more.
 const MAX_FOUND: u64 = 50;
-/// The longest text to look for, in bytes, and the most words of it.
+/// The longest search term, in bytes, and the largest number of its words that are used.
 const TERM_BYTES: usize = 255;
 const WORDS: usize = 8;
 
-/// Somebody who was found, as they show themselves to everybody.
+/// A user that a search has found, with the public profile.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// Who.
     pub user_id: OwnedUserId,
-    /// The display name.
     pub displayname: Option<String>,
-    /// The avatar.
     pub avatar_url: Option<OwnedMxcUri>,
 }
 
 impl Users {
-    /// Returns people whose user id or display name has every word of `term`, and whether there are more.
+    /// Returns the users whose user id or display name contains every word of `term`, and whether there are more.
     ///
-    /// They share a room with the searcher or are in a room that everyone may join or read, unless the configuration
-    /// lets everybody be found.
+    /// They share a room with the searching user or are in a room that everyone may join or read, unless the
+    /// configuration makes all users searchable.
     ///
     /// # Errors
     ///
-    /// [`crate::error::Error::InvalidParam`] when the text is too long.
+    /// [`crate::error::Error::InvalidParam`] when the term is too long.
     pub async fn search(
         &self,
         session: &Session,
@@ -48,7 +45,7 @@ impl Users {
         let words = term.to_lowercase();
         let query = PeopleQuery {
             searcher: session.user,
-            // People search for "@alice" as well as for "alice".
+            // Users search for "@alice" as well as for "alice".
             words: words
                 .split_whitespace()
                 .map(|word| word.trim_start_matches('@').to_owned())

@@ -1,6 +1,6 @@
 //! The filters that clients store for `/sync` and `/messages`.
 //!
-//! See <https://spec.matrix.org/v1.19/client-server-api/#filtering>.
+//! See the [specification](https://spec.matrix.org/v1.19/client-server-api/#filtering).
 
 use ruma::{UserId, api::client::filter::FilterDefinition, canonical_json::to_canonical_value};
 
@@ -11,17 +11,17 @@ use crate::{
     storage::{UserNum, users::filters},
 };
 
-/// The most filters of a user; clients store one or two for each of their versions.
+/// The largest number of filters of a user. Clients store one or two for each of their versions.
 const FILTERS: i64 = 200;
 /// The largest filter, in bytes.
 const FILTER_BYTES: usize = 64 * 1024;
 
 impl Users {
-    /// Stores a filter and returns its id; the same definition has the same id.
+    /// Stores a filter and returns its id. Equal filters have the same id.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidParam`] when it is too large, or the user has too many; [`Error::Forbidden`] for another.
+    /// [`Error::InvalidParam`] when it is too large, or the user has too many; [`Error::Forbidden`] for another user.
     pub async fn create_filter(
         &self,
         session: &Session,

@@ -1,6 +1,6 @@
-//! Logging in with a password or a login token, and the session that begins then.
+//! Logging in with a password or a login token, which starts a session.
 //!
-//! See <https://spec.matrix.org/v1.19/client-server-api/#login>.
+//! See the [specification](https://spec.matrix.org/v1.19/client-server-api/#login).
 
 use ruma::{OwnedDeviceId, OwnedUserId, api::client::session::login};
 
@@ -16,35 +16,32 @@ use crate::{
 
 /// The longest device id, in bytes.
 const DEVICE_ID_BYTES: usize = 255;
-/// The devices of a user: when there are more, those that were not seen for longest are logged out.
+/// The largest number of a user's devices. Beyond it, those that were not seen for the longest time are logged out.
 const MAX_DEVICES: i64 = 1_000;
-/// The longest name of a device, in bytes.
+/// The longest display name of a device, in bytes.
 pub(crate) const DEVICE_NAME_BYTES: usize = 255;
 
-/// The device that a login or registration wants.
+/// The device for a login or registration.
 #[derive(Debug, Default)]
 pub struct NewDevice {
-    /// Its id; one that the user has already is logged in anew. The server chooses when there is none.
+    /// The device id. An existing device of the user gets new tokens. Without an id the server generates one.
     pub device_id: Option<OwnedDeviceId>,
-    /// The name of a device that is new.
+    /// The display name, which is used only for a new device.
     pub display_name: Option<String>,
-    /// Whether the client takes a refresh token.
+    /// Whether the client supports refresh tokens.
     pub refresh_token: bool,
 }
 
-/// A session that began.
+/// A session that was started.
 #[derive(Clone, Debug)]
 pub struct LoggedIn {
-    /// Who is logged in.
     pub user_id: OwnedUserId,
-    /// With which device.
     pub device_id: OwnedDeviceId,
-    /// The device's tokens.
     pub issued: Issued,
 }
 
 impl NewDevice {
-    /// Checks that the device may be called so.
+    /// Checks the device id and the display name.
     pub(super) fn check(&self) -> Result<()> {
         if let Some(device_id) = &self.device_id {
             check_text("device_id", device_id.as_str(), DEVICE_ID_BYTES)?;
@@ -62,8 +59,8 @@ impl Users {
     /// # Errors
     ///
     /// [`Error::Forbidden`] when the user or the password is wrong, which takes the same time;
-    /// [`Error::UserDeactivated`]; [`Error::UserLocked`]; [`Error::Refused`] for other ways to log in than
-    /// a password or a login token.
+    /// [`Error::UserDeactivated`]; [`Error::UserLocked`]; [`Error::Refused`] for login types other than a password or a
+    /// login token.
     #[tracing::instrument(skip_all, err(level = "debug"))]
     pub async fn login(&self, request: login::v3::Request) -> Result<LoggedIn> {
         let device = NewDevice {
@@ -82,7 +79,7 @@ impl Users {
         };
         let now = self.inner.clock.now_ms();
         let mut tx = self.inner.db.write().await?;
-        // The account may have been given up while the password was checked.
+        // The account may have been deactivated while the password was checked.
         match accounts::find(&mut tx, user).await? {
             Some(account) if account.locked => return Err(Error::UserLocked),
             Some(account) if !account.deactivated => {}
@@ -97,7 +94,7 @@ impl Users {
         })
     }
 
-    /// Returns the user id for which a login gives a password, whether there is such an account or not.
+    /// Returns the user id in a login by password, whether or not there is such an account.
     pub fn account_tried(&self, request: &login::v3::Request) -> Option<OwnedUserId> {
         let login::v3::LoginInfo::Password(credentials) = &request.login_info else {
             return None;
@@ -106,7 +103,7 @@ impl Users {
         names::named(&name, &self.inner.server_name)
     }
 
-    /// Returns the user with this name, if the password is theirs.
+    /// Returns the user with this name, if the password is correct.
     pub(super) async fn check_password(
         &self,
         name: &str,
@@ -123,7 +120,8 @@ impl Users {
         let is_right = self.inner.passwords.verify(password, hash).await?;
         let (account, user_id) = account.ok_or_else(wrong)?;
         if account.deactivated {
-            // Its password is gone. That the name is taken is no secret: it can never be registered again.
+            // The password is deleted. It is no secret that the name is taken, because it can never be registered
+            // again.
             return Err(Error::UserDeactivated);
         }
         if !is_right {
@@ -142,7 +140,7 @@ impl Users {
     }
 }
 
-/// Returns the user that a login names, the way of today or of the first specifications.
+/// Returns the user in a login, from the current field or from the one of the first specifications.
 fn named_user(credentials: &login::v3::Password) -> Result<String> {
     use ruma::api::client::uiaa::UserIdentifier;
     #[expect(deprecated, reason = "clients still send it")]
@@ -165,7 +163,7 @@ fn named_user(credentials: &login::v3::Password) -> Result<String> {
     }
 }
 
-/// Begins a session of a device; tokens that the device had are void.
+/// Starts a session of a device. Earlier tokens of the device are revoked.
 pub(super) async fn begin_session(
     tx: &mut WriteTx,
     user: UserNum,
@@ -181,7 +179,7 @@ pub(super) async fn begin_session(
     }
     let name = wanted.display_name;
     let device = device_table::upsert(tx, user, device_id.as_str(), name, now).await?;
-    // Scripts that log in again and again, and never out, lose the devices that they forgot.
+    // Scripts that log in repeatedly and never log out lose their old devices.
     let mut forgotten = device_table::beyond(tx, user, MAX_DEVICES).await?;
     forgotten.retain(|forgotten| *forgotten != device);
     device_table::delete(tx, user, forgotten).await?;

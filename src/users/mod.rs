@@ -1,9 +1,9 @@
-//! Accounts and what belongs to them: sessions, passwords, profiles, account data, push rules, filters.
+//! Accounts and their data: sessions, passwords, profiles, account data, push rules, filters.
 //!
-//! Who may do what with an account is decided here; the rows are in `storage`, HTTP is in `api`. Leaving rooms
-//! and telling them of a new name are no matter of this module: it returns what changed.
+//! The permissions of accounts are checked here; the rows are in `storage`, HTTP is in `api`. This module does not make
+//! users leave rooms and sends no profile changes to rooms: it returns the changes.
 //!
-//! See <https://spec.matrix.org/v1.19/client-server-api/#client-authentication>.
+//! See the [specification](https://spec.matrix.org/v1.19/client-server-api/#client-authentication).
 
 mod account;
 mod account_data;
@@ -57,7 +57,7 @@ use crate::{
     tasks::Tasks,
 };
 
-/// The accounts of this server.
+/// The accounts of this server. Cheap to clone.
 #[derive(Clone)]
 pub struct Users {
     inner: Arc<Inner>,
@@ -77,12 +77,12 @@ struct Inner {
     uia: UiaSessions,
     nonces: Nonces,
     tasks: Tasks,
-    /// Held while users of other servers are listed.
+    /// Held while users of other servers are added to the directory.
     listing_people: tokio::sync::Mutex<()>,
 }
 
 impl Users {
-    /// Begins to serve the accounts in a database.
+    /// Starts to serve the accounts in a database.
     pub fn new(db: &Db, clock: &Clock, config: &Config, tasks: &Tasks) -> Self {
         let sessions = Arc::new(Sessions::default());
         db.journal().follow(sessions.clone());
@@ -112,7 +112,7 @@ impl Users {
         crate::storage::users::accounts::guests(&mut db, users).await
     }
 
-    /// Returns whether an account is in use, and no administrator holds it back.
+    /// Returns whether an account is active and not a guest's, suspended or locked.
     pub async fn may_act(&self, user: UserNum) -> Result<bool> {
         let mut db = self.inner.db.read().await?;
         let account = crate::storage::users::accounts::find(&mut db, user).await?;
@@ -121,11 +121,11 @@ impl Users {
         }))
     }
 
-    /// Returns the number of a user of this server who has an account in use.
+    /// Returns the number of a user of this server whose account is active.
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`] for everybody else.
+    /// [`Error::NotFound`] for all other users.
     async fn number_of(&self, user_id: &UserId) -> Result<UserNum> {
         let unknown = || Error::not_found("there is no such user");
         if user_id.server_name() != self.inner.server_name {
@@ -142,13 +142,14 @@ impl Users {
     }
 }
 
-/// Returns the user who sends notices of the server.
+/// Returns the user who sends server notices.
 fn notices_sender(config: &Config) -> Option<OwnedUserId> {
     let localpart = config.server_notices.localpart.as_ref()?;
     UserId::parse_with_server_name(localpart.as_str(), &config.server.name).ok()
 }
 
-/// Checks a text that is stored and sought as it is: not too long, and nothing that a database refuses.
+/// Checks a text that is stored and searched unchanged: its length, and that it contains no character that a database
+/// refuses.
 fn check_text(name: &str, text: &str, max_bytes: usize) -> Result<()> {
     if text.len() > max_bytes {
         return Err(Error::invalid_param(format!(
@@ -168,7 +169,7 @@ pub(crate) mod testing {
     use super::*;
     use crate::storage::testing::TestDb;
 
-    /// Users of a database of their own, with a clock that stands still and cheap passwords.
+    /// Users with their own database, a clock that only advances on request, and cheap password hashes.
     pub(crate) struct TestUsers {
         pub(crate) users: Users,
         pub(crate) clock: Clock,

@@ -1,24 +1,24 @@
-//! Which user names may be registered, and which user a login means.
+//! The grammar of user names for registration, and the user that a login names.
 //!
-//! See <https://spec.matrix.org/v1.19/appendices/#user-identifiers>.
+//! See the [specification](https://spec.matrix.org/v1.19/appendices/#user-identifiers).
 
 use ruma::{OwnedUserId, ServerName, UserId};
 
 use super::secrets;
 use crate::error::{Error, Result};
 
-/// The longest user id: 255 bytes, sigil and server name included.
+/// The longest user id in bytes, with the sigil and the server name.
 const USER_ID_BYTES: usize = 255;
-/// Letters of a user name that the server chooses.
+/// The length of a user name that the server generates.
 const CHOSEN_LETTERS: usize = 16;
 
-/// Returns the user id of a name that somebody wants to register.
+/// Returns the user id for a user name to register.
 ///
-/// Capital letters are made small ones, so that nobody can pass for another by them.
+/// Upper-case letters become lower-case, so that two names cannot differ only in case.
 ///
 /// # Errors
 ///
-/// [`Error::InvalidUsername`] unless the localpart keeps to the grammar of new user ids.
+/// [`Error::InvalidUsername`] unless the localpart follows the grammar of new user ids.
 pub(super) fn registrable(name: &str, server_name: &ServerName) -> Result<OwnedUserId> {
     let localpart = name.to_ascii_lowercase();
     // "The localpart of a user ID MUST NOT be empty."
@@ -42,12 +42,12 @@ pub(super) fn registrable(name: &str, server_name: &ServerName) -> Result<OwnedU
         .map_err(|e| Error::InvalidUsername(format!("the user name is not allowed: {e}")))
 }
 
-/// Returns a user id with a name that the server chooses.
+/// Returns a user id with a generated name.
 pub(super) fn chosen(server_name: &ServerName) -> Result<OwnedUserId> {
     registrable(&secrets::letters(b'a', CHOSEN_LETTERS), server_name)
 }
 
-/// Returns the user of this server that a login names by localpart or full id, if there can be one.
+/// Returns the user of this server that a login names by localpart or user id, if the name is valid.
 pub(super) fn named(name: &str, server_name: &ServerName) -> Option<OwnedUserId> {
     let name = name.to_ascii_lowercase();
     let user_id = if name.starts_with('@') {

@@ -1,4 +1,4 @@
-//! Tokens that serve one purpose for a while: to log another device in, or to tell another service who one is.
+//! Short-lived tokens for one purpose: to log another device in, or to prove the user's identity to another service.
 
 use std::time::Duration;
 
@@ -16,21 +16,21 @@ use crate::{
     },
 };
 
-/// How long a token lasts that logs another device in: as long as the specification recommends.
+/// The lifetime of a login token, as the specification recommends.
 const LOGIN_LIFETIME: Duration = Duration::from_mins(2);
-/// How long a token lasts that tells another service who one is.
+/// The lifetime of an OpenID token.
 const OPENID_LIFETIME: Duration = Duration::from_hours(1);
-/// Tokens of a user at a time.
+/// The largest number of valid tokens of a user.
 const TOKENS: i64 = 100;
 
 impl Users {
-    /// Gives a user a token with which another device can log in once, and says how long it lasts.
-    ///
-    /// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv1loginget_token
+    /// Issues a token with which another device can log in once, and returns its lifetime.
     ///
     /// # Errors
     ///
-    /// [`Error::Uia`] until the user has shown the password, each time anew.
+    /// [`Error::Uia`] until the user has authenticated with the password, which is needed for each token.
+    ///
+    /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv1loginget_token).
     pub async fn login_token(
         &self,
         session: &Session,
@@ -42,19 +42,19 @@ impl Users {
         Ok(get_login_token::v1::Response::new(LOGIN_LIFETIME, token))
     }
 
-    /// Gives a user a token that tells another service who they are, and says how long it lasts.
+    /// Issues a token that proves the user's identity to another service, and returns its lifetime.
     ///
-    /// [spec]: https://spec.matrix.org/v1.19/client-server-api/#openid
+    /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#openid).
     pub async fn openid_token(&self, session: &Session) -> Result<(String, Duration)> {
         let token = self.pass(session, Purpose::Openid, OPENID_LIFETIME).await?;
         Ok((token, OPENID_LIFETIME))
     }
 
-    /// Returns whose token it is that another service shows.
+    /// Returns the user whose token another service presents.
     ///
     /// # Errors
     ///
-    /// [`Error::UnknownToken`] when it is nobody's, or has expired.
+    /// [`Error::UnknownToken`] when the token is unknown or has expired.
     pub async fn openid_user(&self, token: &str) -> Result<OwnedUserId> {
         let (hash, now) = (secrets::hash(token), self.inner.clock.now_ms());
         let mut db = self.inner.db.read().await?;
@@ -64,7 +64,7 @@ impl Users {
         UserId::parse(&*text).map_err(|e| Error::internal("read a stored user id", e))
     }
 
-    /// Uses a token up that logs a device in, and returns whose it was.
+    /// Redeems a login token and returns its user.
     pub(super) async fn take_login_token(&self, token: &str) -> Result<(UserNum, OwnedUserId)> {
         let (hash, now) = (secrets::hash(token), self.inner.clock.now_ms());
         let mut tx = self.inner.db.write().await?;

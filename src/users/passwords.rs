@@ -1,4 +1,4 @@
-//! Hashing and checking passwords with argon2id, off the asynchronous threads.
+//! Hashing and checking passwords with argon2id, outside the asynchronous threads.
 
 use std::sync::{
     Arc,
@@ -16,11 +16,11 @@ use crate::{
     error::{Error, Result},
 };
 
-/// Passwords that may wait for their turn; more are sent away, so that memory and waiting stay bounded.
+/// The number of passwords that may wait to be hashed. More are refused, so that memory and waiting time stay bounded.
 const QUEUE: usize = 512;
 /// The longest password, in bytes.
 const MAX_BYTES: usize = 512;
-/// A salt and a hash that belong to no password: what unknown users are checked against.
+/// A salt and a hash without a password, against which the passwords of unknown users are checked.
 const NOBODY: &str = "cGFybG91cjogbm8gc2FsdA$cGFybG91ciBrbm93cyBub2JvZHkgYnkgdGhlIG5hbWU";
 
 /// Hashes and checks passwords.
@@ -35,7 +35,7 @@ impl Passwords {
     /// Prepares argon2id with the configured parameters.
     pub(super) fn new(config: &config::Passwords) -> Self {
         let (memory, passes) = (config.memory_kib, config.iterations);
-        // The configuration admits only what argon2 takes.
+        // The configuration accepts only parameters that argon2 supports.
         let params = Params::new(memory, passes, 1, None).unwrap_or_default();
         let nobody = format!(
             "$argon2id$v=19$m={},t={},p=1${NOBODY}",
@@ -68,7 +68,7 @@ impl Passwords {
         Ok(())
     }
 
-    /// Returns the hash of a password, in PHC form.
+    /// Returns the hash of a password, in PHC format.
     pub(super) async fn hash(&self, password: String) -> Result<String> {
         let argon2 = self.argon2.clone();
         self.in_turn(move || {
@@ -79,7 +79,7 @@ impl Passwords {
         .await
     }
 
-    /// Returns whether a password has this hash; without a hash it takes as long, and it has not.
+    /// Returns whether a password has this hash. Without a hash it takes the same time and returns `false`.
     pub(super) async fn verify(&self, password: String, hash: Option<String>) -> Result<bool> {
         if password.len() > MAX_BYTES {
             return Ok(false);

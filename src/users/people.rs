@@ -1,4 +1,4 @@
-//! The people of this server, in the order of their names.
+//! The list of this server's users, sorted by name.
 
 use ruma::{
     OwnedMxcUri, OwnedUserId, UserId,
@@ -14,61 +14,58 @@ use crate::{
     },
 };
 
-/// People on a page where the client names no number, and at most.
+/// The number of users on a page when the client sets no limit, and the largest limit.
 const DEFAULT_LIMIT: u64 = 100;
 const MAX_LIMIT: u64 = 500;
-/// The longest text to look for, in bytes.
+/// The longest search text, in bytes.
 const TERM_BYTES: usize = 255;
-/// The longest token of a page.
+/// The longest page token, in bytes.
 const TOKEN_BYTES: usize = 2_048;
-/// Accounts that get their place in the list in one write.
+/// The number of accounts that get their list key in one transaction.
 const CHUNK: i64 = 500;
 
-/// A request for a page of people.
+/// A request for a page of the user list.
 #[derive(Clone, Debug, Default)]
 pub struct PeopleRequest {
-    /// A part of their names or ids.
+    /// The text that their names or user ids must contain.
     pub search: Option<String>,
     /// The token of the page.
     pub from: Option<String>,
-    /// How many at most.
+    /// The largest number of users on the page.
     pub limit: Option<u64>,
 }
 
-/// A page of people.
+/// A page of the user list.
 #[derive(Debug)]
 pub struct PeoplePage {
-    /// The people.
+    /// The users.
     pub people: Vec<Person>,
     /// The token of the next page.
     pub next_batch: Option<String>,
-    /// How many there are on all pages.
+    /// The number of users on all pages.
     pub total: u64,
 }
 
-/// Somebody in the list, as they show themselves to everybody.
+/// A user in the list, with the public profile.
 #[derive(Clone, Debug)]
 pub struct Person {
-    /// The number.
     pub user: UserNum,
-    /// Who.
     pub user_id: OwnedUserId,
-    /// The display name.
     pub displayname: Option<String>,
-    /// The avatar.
     pub avatar_url: Option<OwnedMxcUri>,
-    /// When a device of theirs was last seen, in milliseconds since the Unix epoch.
+    /// The time at which one of the user's devices was last seen, in milliseconds since the Unix epoch.
     pub last_seen_ts: Option<i64>,
 }
 
 impl Users {
-    /// Returns a page of the people of this server, by name and then by id.
+    /// Returns a page of the users of this server, sorted by name and then by user id.
     ///
-    /// Where the configuration does not list everybody, they are those whom the user would find, and the user.
+    /// If the configuration does not list all users, the list contains the requesting user and the users that they can
+    /// find.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidParam`] for a token that this server did not give, and when the text is too long.
+    /// [`Error::InvalidParam`] for a token that is not from this server, and when the search text is too long.
     pub async fn people(&self, session: &Session, request: &PeopleRequest) -> Result<PeoplePage> {
         let term = request.search.as_deref().unwrap_or_default();
         check_text("search", term, TERM_BYTES)?;
@@ -99,7 +96,7 @@ impl Users {
         })
     }
 
-    /// Gives everybody a place in the list who is there from before there was one.
+    /// Sets the list key of accounts that are older than the list.
     pub async fn complete_list(&self) -> Result<()> {
         loop {
             let mut tx = self.inner.db.write().await?;
@@ -128,7 +125,7 @@ fn person(listed: Listed) -> Option<Person> {
     })
 }
 
-/// Writes a place in the list as a token.
+/// Writes a list key as a page token.
 fn token(list_key: &[u8]) -> String {
     Base64::<UrlSafe, _>::new(list_key).encode()
 }

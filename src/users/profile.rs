@@ -1,6 +1,6 @@
-//! What users show of themselves.
+//! The profiles of users.
 //!
-//! See <https://spec.matrix.org/v1.19/client-server-api/#profiles>.
+//! See the [specification](https://spec.matrix.org/v1.19/client-server-api/#profiles).
 
 use ruma::{
     UserId,
@@ -18,17 +18,16 @@ use crate::{
 const PROFILE_BYTES: usize = 64 * 1024;
 /// "The key MUST NOT exceed 255 bytes."
 const KEY_BYTES: usize = 255;
-/// The longest display name and avatar address, in bytes: they stand in every membership event.
+/// The longest display name and avatar address, in bytes. Every membership event contains them.
 pub(super) const NAME_BYTES: usize = 1024;
-/// What a field needs beside its key and value: quotes, colon, comma.
+/// The size of a field besides its key and value: quotes, colon, comma.
 const FIELD_OVERHEAD: usize = 4;
 
-/// A field of a profile that changed: rooms show the name and the avatar.
+/// A changed field of a profile. The name and the avatar are also part of membership events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProfileChange {
-    /// Which field.
     pub field: ProfileFieldName,
-    /// Its new value; `None` when it was removed.
+    /// The new value; `None` when the field was removed.
     pub value: Option<Value>,
 }
 
@@ -67,13 +66,13 @@ impl Users {
         Ok(ProfileFieldValue::new(field.as_str(), value)?)
     }
 
-    /// Sets a field of the profile of the user who asks; `None` when it was so already.
+    /// Sets a field of the requesting user's profile; returns `None` if it already had the value.
     ///
     /// An empty display name or avatar address removes it, as clients expect.
     ///
     /// # Errors
     ///
-    /// [`Error::Forbidden`] for the profile of another, [`Error::ProfileTooLarge`], [`Error::KeyTooLarge`].
+    /// [`Error::Forbidden`] for the profile of another user, [`Error::ProfileTooLarge`], [`Error::KeyTooLarge`].
     pub async fn set_profile_field(
         &self,
         session: &Session,
@@ -116,11 +115,11 @@ impl Users {
         Ok(Some(ProfileChange { field, value }))
     }
 
-    /// Removes a field of the profile of the user who asks; `None` when it was not there.
+    /// Removes a field of the requesting user's profile; returns `None` if it was not set.
     ///
     /// # Errors
     ///
-    /// [`Error::Forbidden`] for the profile of another.
+    /// [`Error::Forbidden`] for the profile of another user.
     pub async fn remove_profile_field(
         &self,
         session: &Session,
@@ -142,7 +141,7 @@ impl Users {
     }
 }
 
-/// Checks the name of a field that is to be set; one that was set before this was checked can still be removed.
+/// Checks the name of a field to set. A field whose name was set before this check existed can still be removed.
 fn check_grammar(field: &ProfileFieldName) -> Result<()> {
     check_key(field)?;
     if is_namespaced(field.as_str()) {
@@ -153,7 +152,8 @@ fn check_grammar(field: &ProfileFieldName) -> Result<()> {
     ))
 }
 
-/// [Common Namespaced Identifier Grammar](https://spec.matrix.org/v1.19/appendices/#common-namespaced-identifier-grammar)
+/// Returns whether a name follows the [Common Namespaced Identifier
+/// Grammar](https://spec.matrix.org/v1.19/appendices/#common-namespaced-identifier-grammar).
 fn is_namespaced(name: &str) -> bool {
     let is_inner = |c: char| matches!(c, 'a'..='z' | '0'..='9' | '-' | '_' | '.');
     name.starts_with(|c: char| c.is_ascii_lowercase()) && name.chars().all(is_inner)
@@ -168,7 +168,7 @@ fn check_key(field: &ProfileFieldName) -> Result<()> {
     check_text("keyName", field.as_str(), KEY_BYTES)
 }
 
-/// What a value stands for.
+/// The effect of setting a value.
 #[derive(PartialEq, Eq)]
 enum Means {
     Set,
@@ -178,7 +178,7 @@ enum Means {
 fn check_value(value: &ProfileFieldValue) -> Result<Means> {
     let text = match value {
         ProfileFieldValue::DisplayName(name) => name.as_str(),
-        // Clients do set what is no mxc:// address, and those of others show no avatar then.
+        // Clients do set addresses other than mxc://; other clients then show no avatar.
         ProfileFieldValue::AvatarUrl(address) => address.as_str(),
         _ => return Ok(Means::Set),
     };

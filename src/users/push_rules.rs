@@ -1,9 +1,9 @@
-//! The push rules of users: the server's default ones, and what users make of them.
+//! The push rules of users: the server's default rules and the changes that users make.
 //!
-//! They are account data of the type `m.push_rules`, so `/sync` brings them to every device. Rules that nobody
-//! changed are stored nowhere, so that they can be better tomorrow.
+//! They are account data of the type `m.push_rules`, so `/sync` sends them to every device. Rules that the user never
+//! changed are not stored, so that a later version can improve them.
 //!
-//! See <https://spec.matrix.org/v1.19/client-server-api/#push-rules>.
+//! See the [specification](https://spec.matrix.org/v1.19/client-server-api/#push-rules).
 
 use ruma::{
     UserId,
@@ -26,7 +26,7 @@ use crate::{
     storage::{Read, UserNum, users::account_data},
 };
 
-/// The largest set of rules, in bytes: each event is held against all of them.
+/// The largest set of rules, in bytes. Every event is matched with all of them.
 pub(super) const RULES_BYTES: usize = 256 * 1024;
 /// The kinds of push rules.
 const RULE_KINDS: [&str; 5] = ["override", "content", "room", "sender", "underride"];
@@ -80,7 +80,7 @@ impl Users {
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`] when there is none, [`Error::InvalidParam`] for one of the server's.
+    /// [`Error::NotFound`] when there is none, [`Error::InvalidParam`] for a default rule of the server.
     pub async fn remove_push_rule(
         &self,
         session: &Session,
@@ -96,7 +96,7 @@ impl Users {
         .await
     }
 
-    /// Turns a push rule on or off.
+    /// Enables or disables a push rule.
     ///
     /// # Errors
     ///
@@ -115,7 +115,7 @@ impl Users {
         .await
     }
 
-    /// Says what a push rule does.
+    /// Sets the actions of a push rule.
     ///
     /// # Errors
     ///
@@ -165,7 +165,7 @@ fn insert(
     let known = rules.get(kind.clone(), &rule_id);
     let was_enabled = known.map(AnyPushRuleRef::enabled);
     if was_enabled.is_some() && (after.is_some() || before.is_some()) {
-        // ruma cannot move a rule behind the last one.
+        // ruma cannot move a rule after the last one.
         let removed = rules.remove(kind.clone(), &rule_id);
         removed.map_err(|error| Error::invalid_param(error.to_string()))?;
     }
@@ -186,7 +186,7 @@ fn unknown_rule() -> Error {
     Error::not_found("there is no such push rule")
 }
 
-/// Reads the rules of a user, with the server's default rules as they are today.
+/// Reads the rules of a user, with the server's current default rules.
 pub(super) async fn read(db: &mut impl Read, user: UserNum, user_id: &UserId) -> Result<Ruleset> {
     let default = matrix::default_rules(user_id);
     let Some(content) = account_data::get(db, user, None, PUSH_RULES).await? else {
@@ -197,17 +197,17 @@ pub(super) async fn read(db: &mut impl Read, user: UserNum, user_id: &UserId) ->
     Ok(rules)
 }
 
-/// Returns push rules as account data.
+/// Returns push rules as the content of account data.
 pub(super) fn to_content(rules: &Ruleset) -> Result<String> {
     let content = json!({ "global": write_push_rules(rules)? });
     Ok(content.to_string())
 }
 
-/// Writes push rules with a list for every kind, even for one that has no rules: clients read all of them.
+/// Writes push rules with a list for every kind, even for one without rules: clients read all of them.
 ///
 /// # Errors
 ///
-/// When they cannot be written, which has no reason that a client could act on.
+/// An internal error if they cannot be serialized. No action of a client can cause this.
 pub fn write_push_rules(rules: &Ruleset) -> Result<Value> {
     let mut written: Map<String, Value> = match serde_json::to_value(rules)? {
         Value::Object(written) => written,

@@ -1,8 +1,8 @@
-//! Pushers: where users want to be notified while their clients are not there.
+//! Pushers: the gateways through which users want to be notified while their clients are not connected.
 //!
-//! They are kept here; nothing is sent yet. A pusher belongs to the device that set it, and goes with it.
+//! They are stored here; nothing is sent yet. A pusher belongs to the device that set it, and is deleted with it.
 //!
-//! See <https://spec.matrix.org/v1.19/client-server-api/#push-notifications>.
+//! See the [specification](https://spec.matrix.org/v1.19/client-server-api/#push-notifications).
 
 use ruma::api::client::push::{Pusher, PusherKind, set_pusher::v3::PusherAction};
 use url::Url;
@@ -19,7 +19,7 @@ const PUSHKEY_BYTES: usize = 512;
 const APP_ID_BYTES: usize = 64;
 /// The largest pusher, in bytes.
 const PUSHER_BYTES: usize = 16 * 1024;
-/// The most pushers of a user: more devices than anyone has.
+/// The largest number of pushers of a user: more than anyone has devices.
 const PUSHERS: usize = 200;
 /// The path of a push gateway.
 const GATEWAY_PATH: &str = "/_matrix/push/v1/notify";
@@ -37,7 +37,7 @@ impl Users {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidParam`] for one that this server could never use, or one too many.
+    /// [`Error::InvalidParam`] for a pusher that this server could never use, or if the user has too many.
     pub async fn set_pusher(&self, session: &Session, action: PusherAction) -> Result<()> {
         match action {
             PusherAction::Post(data) => self.add_pusher(session, &data.pusher, data.append).await,

@@ -1,6 +1,6 @@
-//! Access tokens and refresh tokens: issuing them, and trading a refresh token for new ones.
+//! Access tokens and refresh tokens: issuing them, and exchanging a refresh token for new ones.
 //!
-//! See <https://spec.matrix.org/v1.19/client-server-api/#refreshing-access-tokens>.
+//! See the [specification](https://spec.matrix.org/v1.19/client-server-api/#refreshing-access-tokens).
 
 use std::time::Duration;
 
@@ -17,22 +17,21 @@ use crate::{
     },
 };
 
-/// How long an access token lasts that comes with a refresh token.
+/// The lifetime of an access token that has a refresh token.
 pub const ACCESS_TOKEN_LIFETIME: Duration = Duration::from_hours(1);
 
-/// Tokens that were given out.
+/// The tokens of a new session or a refresh.
 #[derive(Clone, Debug)]
 pub struct Issued {
-    /// The access token.
     pub access_token: String,
     /// The refresh token, for clients that asked for one.
     pub refresh_token: Option<String>,
-    /// How long the access token lasts; `None` is until the device logs out.
+    /// The lifetime of the access token; `None` means until the device logs out.
     pub expires_in: Option<Duration>,
 }
 
 impl Issued {
-    /// Gives a device an access token and, if wanted, a refresh token.
+    /// Issues an access token and, if wanted, a refresh token for a device.
     pub(super) async fn store(
         tx: &mut WriteTx,
         device: DeviceNum,
@@ -58,10 +57,10 @@ impl Issued {
 }
 
 impl Users {
-    /// Trades a refresh token for a new access and refresh token.
+    /// Exchanges a refresh token for a new access token and a new refresh token.
     ///
-    /// "The old refresh token remains valid until the new access token or refresh token is used, at which
-    /// point the old refresh token is revoked." So an answer that got lost can be asked for again.
+    /// "The old refresh token remains valid until the new access token or refresh token is used, at which point the old
+    /// refresh token is revoked." So a client that lost the response can repeat the request.
     ///
     /// # Errors
     ///
@@ -80,7 +79,8 @@ impl Users {
             return Err(Error::UserLocked);
         }
         revoke_predecessor(&mut tx, old.device, &hash).await?;
-        // Tokens given for it before were never used: whoever asks again did not get them.
+        // Tokens that were issued for it before were never used: a client that repeats the request did not receive
+        // them.
         if let (Some(access), Some(refresh)) = (&old.next_access, &old.next_refresh) {
             tokens::delete_access(&mut tx, access).await?;
             tokens::delete_refresh(&mut tx, refresh).await?;
@@ -95,7 +95,7 @@ impl Users {
         Ok(issued)
     }
 
-    /// Notes the first use of an access token: the tokens that it replaces are void from now on.
+    /// Records the first use of an access token, which revokes the tokens that it replaces.
     pub(super) async fn note_use(&self, device: DeviceNum, access: &TokenHash) -> Result<()> {
         let mut db = self.inner.db.read().await?;
         let replaces = tokens::predecessor(&mut db, device, access).await?;
@@ -110,13 +110,13 @@ impl Users {
     }
 }
 
-/// Has memory forget the tokens of a device once the change is on disk.
+/// Removes the tokens of a device from the cache once the change is committed.
 fn tell_tokens_changed(tx: &mut WriteTx, device: DeviceNum) {
     let position = tx.position();
     tx.publish(position, Change::TokensChanged { device });
 }
 
-/// Revokes the tokens that a token, access or refresh, replaces.
+/// Revokes the tokens that an access or refresh token replaces.
 async fn revoke_predecessor(tx: &mut WriteTx, device: DeviceNum, used: &TokenHash) -> Result<()> {
     let Some(old) = tokens::predecessor(tx, device, used).await? else {
         return Ok(());

@@ -1,6 +1,6 @@
-//! Making accounts.
+//! Registering accounts.
 //!
-//! See <https://spec.matrix.org/v1.19/client-server-api/#account-registration-and-management>.
+//! See the [specification](https://spec.matrix.org/v1.19/client-server-api/#account-registration-and-management).
 
 use ruma::{
     OwnedUserId,
@@ -31,16 +31,15 @@ use crate::{
     },
 };
 
-/// An account that was made.
+/// An account that was registered.
 #[derive(Clone, Debug)]
 pub struct Registered {
-    /// Whose it is.
     pub user_id: OwnedUserId,
     /// The first session, unless the client did not want one.
     pub login: Option<LoggedIn>,
 }
 
-/// What an account begins with.
+/// The data of an account to create.
 pub(super) struct NewAccount {
     pub(super) user_id: OwnedUserId,
     pub(super) password_hash: Option<String>,
@@ -51,12 +50,12 @@ pub(super) struct NewAccount {
 }
 
 impl Users {
-    /// Makes an account, once the request has authenticated itself.
+    /// Registers an account, after the request has authenticated itself.
     ///
     /// # Errors
     ///
     /// [`Error::Uia`] with the flows until it has; [`Error::InvalidUsername`], [`Error::UserInUse`];
-    /// [`Error::GuestAccessForbidden`] for guests where there are none.
+    /// [`Error::GuestAccessForbidden`] if guests are not allowed.
     #[tracing::instrument(skip_all, err(level = "debug"))]
     pub async fn register(&self, request: Request) -> Result<Registered> {
         match request.kind {
@@ -69,7 +68,7 @@ impl Users {
         let Some(session) = id.and_then(|id| self.inner.uia.registration(id, now)) else {
             return self.register_remembering(request).await;
         };
-        // One request of a session at a time: a second one is given the result of the first.
+        // Requests of the same session run one at a time: the second one gets the result of the first.
         let mut session = session.lock().await;
         let request = session.completed(request);
         if let Some(outcome) = session.outcome_of(&request)? {
@@ -84,7 +83,7 @@ impl Users {
         Ok(registered)
     }
 
-    /// Registers a user; the session of interactive authentication that may begin then remembers what was asked for.
+    /// Registers a user. If this starts an interactive authentication session, the session remembers the request.
     async fn register_remembering(&self, request: Request) -> Result<Registered> {
         let parameters = parameters(&request);
         let registered = self.register_user(request).await;
@@ -128,7 +127,7 @@ impl Users {
             .await
     }
 
-    /// Returns the user id of a name that can be registered.
+    /// Returns the user id for a user name that can be registered.
     ///
     /// # Errors
     ///
@@ -149,7 +148,7 @@ impl Users {
         }
     }
 
-    /// Returns the one-time token with which the first administrator registers; `None` once there is one.
+    /// Returns the one-time token with which the first administrator registers; `None` once there is an administrator.
     pub async fn first_admin_token(&self) -> Result<Option<String>> {
         let mut tx = self.inner.db.write().await?;
         if accounts::has_admin(&mut tx).await? {
@@ -171,7 +170,7 @@ impl Users {
         Ok(Some(token))
     }
 
-    /// Stores an account in one write; every rule that two registrations could break is checked inside it.
+    /// Stores an account in one transaction, which checks every rule that two concurrent registrations could break.
     pub(super) async fn create_account(
         &self,
         account: NewAccount,
@@ -200,7 +199,7 @@ impl Users {
         }
         user_directory::set_search_text(&mut tx, user, account.user_id.as_str(), None).await?;
         if admin {
-            // The link for the first administrator has served.
+            // The link for the first administrator is no longer needed.
             tokens::delete_unused_admin_registrations(&mut tx).await?;
         }
         let login = match account.device {
@@ -217,9 +216,9 @@ impl Users {
         })
     }
 
-    /// Uses a registration token, and returns whether it makes an administrator.
+    /// Uses a registration token, and returns whether it makes the account an administrator.
     ///
-    /// That of a link into a room makes none; the account holds one of the link's uses from then on.
+    /// The token of a room invite link does not. Each account counts as one use of the link.
     async fn use_token(&self, tx: &mut WriteTx, token: &str, user: UserNum) -> Result<bool> {
         let now = self.inner.clock.now_ms();
         if let Some(makes_admin) = tokens::use_registration(tx, token, now).await? {
@@ -234,7 +233,7 @@ impl Users {
         ))
     }
 
-    /// Returns whether one may register with a link into a room, or with anything.
+    /// Returns whether registration is open, or possible with a room invite link.
     pub fn takes_links(&self) -> bool {
         self.inner.registration.open || self.inner.registration.invite_links
     }
@@ -251,7 +250,7 @@ impl Users {
         let ask = Ask {
             endpoint: "register",
             session: None,
-            // A request without a name and password only asks for the flows.
+            // A request without a user name and password only asks for the flows.
             operation: match (user_id, &request.password) {
                 (None, None) => None,
                 parameters => Some(Operation::of(&parameters)?),
@@ -261,7 +260,8 @@ impl Users {
         self.authorize(&ask, request.auth.as_ref()).await
     }
 
-    /// "All other parameters are ignored" but the name of the device: a guest has no name and no password.
+    /// Registers a guest. "All other parameters are ignored" except the device name: a guest has no name and no
+    /// password.
     async fn register_guest(&self, request: Request) -> Result<Registered> {
         if !self.inner.registration.guests {
             return Err(Error::GuestAccessForbidden);
@@ -282,7 +282,7 @@ impl Users {
         self.create_account(account, None).await
     }
 
-    /// Makes the account of a guest one of a user: it keeps its id, and gets a password.
+    /// Turns a guest account into a user account, which keeps its user id and gets a password.
     async fn upgrade_guest(&self, request: Request) -> Result<Registered> {
         let Some(token) = &request.guest_access_token else {
             return Err(Error::MissingParam(
@@ -310,7 +310,7 @@ impl Users {
         let now = self.inner.clock.now_ms();
         let mut tx = self.inner.db.write().await?;
         if let Some(token) = proven.registration_token {
-            // An account that a guest made for themselves is never an administrator's.
+            // A guest who upgrades their own account never becomes an administrator.
             self.use_token(&mut tx, &token, guest.user).await?;
         }
         if !accounts::upgrade_guest(&mut tx, guest.user, &hash).await? {
@@ -329,7 +329,7 @@ impl Users {
     }
 }
 
-/// Returns what a request asks for, if it is more than the flows.
+/// Returns the parameters of a request, if it has a user name or a password.
 fn parameters(request: &Request) -> Option<Request> {
     let has_any = request.username.is_some() || request.password.is_some();
     has_any.then(|| {
@@ -339,8 +339,8 @@ fn parameters(request: &Request) -> Option<Request> {
     })
 }
 
-/// Checks that a request that goes on with a session says whom to register: an account that was asked for with a name
-/// and a password must not come without them.
+/// Checks that a request that continues a session has parameters: an account that was requested with a name and a
+/// password must not be created without them.
 fn check_has_parameters(request: &Request) -> Result<()> {
     let shows_proof = request
         .auth
@@ -439,7 +439,7 @@ mod tests {
         assert_eq!(login.device_id, "PHONE");
         let checked = test.users.check_password("alice", "password".to_owned());
         assert!(checked.await.is_ok());
-        // A client that lost the answer is given it again.
+        // A client that lost the response gets it again.
         let again = test.register_with(auth.clone()).await.unwrap();
         assert_eq!(again.issued.access_token, login.issued.access_token);
         let mut other = auth;

@@ -1,7 +1,7 @@
-//! How users of other servers are shown, so that they can be found.
+//! The profiles of users of other servers, so that the user directory can find them.
 //!
-//! Their member events say so. These are looked at behind the events, by the searches for people: nobody who joins a
-//! room, or takes over a room with many members, waits for it.
+//! The profiles are read from their member events, and only when someone searches the directory. So a join, or
+//! receiving a room with many members, does not wait for it.
 
 use std::time::Duration;
 
@@ -18,13 +18,13 @@ use crate::{
     },
 };
 
-/// Users who are listed in one turn of the journal.
+/// The number of users that are added in one transaction.
 const CHUNK: usize = 200;
-/// Memberships after which is noted how far it has come.
+/// The number of memberships after which the progress is stored.
 const STEP: i64 = 1_000;
-/// How long a search waits for what it has not come to: it finds the others meanwhile.
+/// The longest time that a search waits for this work. After it, the search finds only the users added so far.
 const MAX_WAIT: Duration = Duration::from_secs(5);
-/// The list that is filled.
+/// The name under which the progress is stored.
 const REMOTE_PEOPLE: &str = "remote_people";
 
 #[derive(Deserialize)]
@@ -39,8 +39,8 @@ struct MemberContent {
 }
 
 impl Users {
-    /// Takes note of how users of other servers are shown who have joined rooms, or have changed their names, since the
-    /// last search.
+    /// Adds the profiles of users of other servers who have joined rooms, or have changed their profile, since the last
+    /// search.
     pub(super) async fn list_remote_people(&self) -> Result<()> {
         let users = self.clone();
         let listing = self
@@ -48,7 +48,7 @@ impl Users {
             .tasks
             .spawn(async move { users.list_all_remote_people().await });
         match timeout(MAX_WAIT, listing).await {
-            // It goes on.
+            // The task continues in the background.
             Err(_) => Ok(()),
             Ok(listed) => {
                 listed.map_err(|source| Error::internal("list people of other servers", source))?

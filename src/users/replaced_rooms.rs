@@ -1,6 +1,6 @@
-//! What a user keeps about a room that another one replaces: tags, push rules, and whether it is a direct chat.
+//! A user's settings for a room that was upgraded: tags, push rules, and whether it is a direct chat.
 //!
-//! [Room upgrades](https://spec.matrix.org/v1.19/client-server-api/#room-upgrades)
+//! See the [specification](https://spec.matrix.org/v1.19/client-server-api/#room-upgrades).
 
 use ruma::{
     OwnedRoomId, RoomId, UserId,
@@ -18,13 +18,13 @@ use crate::{
     storage::{RoomNum, UserNum, WriteTx, rooms::room_table, users::account_data},
 };
 
-/// The account data that lists direct chats by user.
+/// The account data type that lists direct chats by user.
 const DIRECT: &str = "m.direct";
 
 impl Users {
-    /// Lets what a user keeps about a room hold for the room that replaces it.
+    /// Copies a user's settings for a room to the room that replaces it.
     ///
-    /// What the user has said of the new room already stays as it is.
+    /// Settings that the user already has for the new room stay unchanged.
     pub async fn follow_room(
         &self,
         user: UserNum,
@@ -89,7 +89,7 @@ fn copy_room_rule(rules: &mut Ruleset, old: &RoomId, new: &RoomId) -> bool {
     rules.room.get(new.as_str()).is_none() && rules.room.insert(rule)
 }
 
-/// Clients mute a room by an override that has its id, and a condition with its id.
+/// Copies an override rule that has the room's id as its own id and in a condition. Clients use these to mute a room.
 fn copy_override(rules: &mut Ruleset, old: &RoomId, new: &RoomId) -> bool {
     let copy = || -> Option<ConditionalPushRule> {
         let rule = serde_json::to_string(rules.override_.get(old.as_str())?).ok()?;

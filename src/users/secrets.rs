@@ -1,11 +1,11 @@
-//! Random texts that open something, and the hashes that are kept of them.
+//! Random tokens and ids, and the hashes under which tokens are stored.
 
 use ruma::serde::{Base64, base64::UrlSafe};
 use sha2::{Digest, Sha256};
 
 use crate::storage::users::tokens::TokenHash;
 
-/// Letters of a device id that the server chooses.
+/// The length of a device id that the server generates.
 const DEVICE_ID_LETTERS: usize = 10;
 
 /// Returns a token that nobody can guess.
@@ -15,12 +15,12 @@ pub(super) fn token() -> String {
 
 /// Returns the hash under which a token is stored.
 ///
-/// A token is 256 random bits: a fast hash is enough, and an index over hashes tells nothing by its timing.
+/// A token is 256 random bits, so a fast hash is enough, and the timing of an index over hashes reveals nothing.
 pub(super) fn hash(token: &str) -> TokenHash {
     Sha256::digest(token.as_bytes()).into()
 }
 
-/// Returns a device id.
+/// Returns a random device id.
 pub(super) fn device_id() -> String {
     letters(b'A', DEVICE_ID_LETTERS)
 }

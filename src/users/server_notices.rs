@@ -1,6 +1,6 @@
-//! Which room a user gets the notices of the server in.
+//! The room in which each user gets server notices.
 //!
-//! See <https://spec.matrix.org/v1.19/client-server-api/#server-notices>.
+//! See the [specification](https://spec.matrix.org/v1.19/client-server-api/#server-notices).
 
 use ruma::{OwnedUserId, RoomId, UserId, events::tag::TagInfo};
 
@@ -10,7 +10,7 @@ use crate::{
     storage::{RoomNum, UserNum, rooms::room_table, users::server_notices},
 };
 
-/// The tag by which clients know the room.
+/// The tag by which clients recognize the room.
 const TAG: &str = "m.server_notice";
 
 impl Users {
@@ -18,23 +18,23 @@ impl Users {
     ///
     /// # Errors
     ///
-    /// [`crate::error::Error::NotFound`] when nobody has such an account.
+    /// [`crate::error::Error::NotFound`] when there is no such account.
     pub async fn number(&self, user_id: &UserId) -> Result<UserNum> {
         self.number_of(user_id).await
     }
 
-    /// Returns who sends notices; `None` where the configuration names nobody.
+    /// Returns the user who sends server notices, if the configuration names one.
     pub fn notices_sender(&self) -> Option<&OwnedUserId> {
         self.inner.notices_sender.as_ref()
     }
 
-    /// Returns the room in which a user gets notices.
+    /// Returns the room in which a user gets server notices.
     pub async fn notice_room(&self, user: UserNum) -> Result<Option<RoomNum>> {
         let mut db = self.inner.db.read().await?;
         server_notices::room_of(&mut db, user).await
     }
 
-    /// Returns whether a room is one for notices.
+    /// Returns whether a room is for server notices.
     pub async fn is_notice_room(&self, room: RoomNum) -> Result<bool> {
         if self.inner.notices_sender.is_none() {
             return Ok(false);
@@ -43,7 +43,7 @@ impl Users {
         server_notices::is_notice_room(&mut db, room).await
     }
 
-    /// Notes in which room a user gets notices, and tags it for their clients.
+    /// Stores the room in which a user gets server notices, and tags it for their clients.
     pub async fn set_notice_room(&self, user: UserNum, room_id: &RoomId) -> Result<()> {
         let mut tx = self.inner.db.write().await?;
         if let Some(room) = room_table::number(&mut tx, room_id.as_str()).await? {

@@ -1,4 +1,4 @@
-//! Who an access token belongs to, remembered in memory, and when their devices were last seen.
+//! The sessions of access tokens, cached in memory, and the times at which devices were last seen.
 
 use std::{
     collections::HashMap,
@@ -23,43 +23,36 @@ use crate::{
     tasks::Tasks,
 };
 
-/// Sessions remembered in memory; when there are more, the memory starts afresh.
+/// The largest number of sessions in the cache. Beyond it, the cache is emptied.
 const REMEMBERED: usize = 100_000;
-/// How often it is written when a device was last seen, in milliseconds: often enough for people to read.
+/// The interval for storing when a device was last seen, in milliseconds. It is short enough for users to read.
 const SEEN_EVERY_MS: i64 = 5 * 60 * 1000;
-/// How often it is written that a device has another address, in milliseconds: phones change between networks.
+/// The interval for storing a new address of a device, in milliseconds: phones change between networks.
 const ADDRESS_EVERY_MS: i64 = 60 * 1000;
-/// Devices whose last sight waits to be written; more are noted at their next request.
+/// The number of updates that may wait to be written. Beyond it, a device is updated at a later request.
 const SEEN_QUEUE: usize = 4096;
-/// Devices whose last sight one write notes.
+/// The number of updates in one write.
 const SEEN_BATCH: usize = 64;
 
-/// A device that is logged in, and its user.
+/// A logged-in device and its user.
 #[expect(
     clippy::struct_excessive_bools,
     reason = "each is told of the account, and independent of the others"
 )]
 #[derive(Debug)]
 pub struct Session {
-    /// The user.
     pub user_id: OwnedUserId,
-    /// The user's number.
     pub user: UserNum,
-    /// The device.
     pub device_id: OwnedDeviceId,
-    /// The device's number.
     pub device: DeviceNum,
-    /// Whether the user administers the server.
+    /// Whether the user is an administrator of the server.
     pub is_admin: bool,
-    /// Whether the user is a guest.
     pub is_guest: bool,
-    /// Whether an administrator has suspended the user.
     pub is_suspended: bool,
-    /// Whether an administrator has locked the user's account.
     pub is_locked: bool,
-    /// When the access token expires; `None` is never.
+    /// The time at which the access token expires; `None` means never.
     expires_ts: Option<i64>,
-    /// When and from where the device was seen, as it was last noted.
+    /// The time and address that were last recorded for the device.
     noted: Mutex<Noted>,
 }
 
@@ -69,23 +62,23 @@ struct Noted {
     ip: Option<IpAddr>,
 }
 
-/// Whether a request says something new about its device.
+/// The kind of update that a request of a device needs.
 #[derive(Debug, PartialEq, Eq)]
 enum Sight {
-    /// It is known from where the device is used, and when it was used last.
+    /// The recorded time and address are recent enough.
     Known,
-    /// It was not known from where the device is used.
+    /// No address is recorded yet.
     First,
-    /// The device is used from another address, or was last noted a while ago.
+    /// The address is new, or the recorded time is too old.
     Later,
 }
 
 impl Session {
-    /// Checks that what a request names is the user's own.
+    /// Checks that the user id in a request is the user's own.
     ///
     /// # Errors
     ///
-    /// [`Error::Forbidden`] when it is another's.
+    /// [`Error::Forbidden`] when it is another user's.
     pub fn must_be(&self, user_id: &UserId) -> Result<()> {
         if self.user_id != user_id {
             return Err(Error::forbidden("this belongs to another user"));
@@ -93,7 +86,7 @@ impl Session {
         Ok(())
     }
 
-    /// Checks that the user is no guest.
+    /// Checks that the user is not a guest.
     ///
     /// # Errors
     ///
@@ -109,7 +102,7 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// [`Error::UserSuspended`] for one who is.
+    /// [`Error::UserSuspended`] for a suspended user.
     pub fn must_not_be_suspended(&self) -> Result<()> {
         if self.is_suspended {
             return Err(Error::UserSuspended);
@@ -117,7 +110,7 @@ impl Session {
         Ok(())
     }
 
-    /// Returns what a request at this time from this address says, and notes that.
+    /// Records a request at this time from this address; returns the kind of update that it needs.
     fn see(&self, now: i64, ip: IpAddr) -> Sight {
         let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
         let age_ms = now.saturating_sub(noted.ts);
@@ -138,7 +131,7 @@ impl Session {
 
     fn check_time(&self, now: i64) -> Result<()> {
         if self.expires_ts.is_some_and(|expires_ts| expires_ts <= now) {
-            // The device is still there: a refresh, or a login to it, goes on where it was.
+            // The device still exists: after a refresh, or a login to it, it continues as before.
             return Err(Error::UnknownToken { soft_logout: true });
         }
         Ok(())
@@ -146,11 +139,11 @@ impl Session {
 }
 
 impl Users {
-    /// Returns the session that an access token belongs to; in a session in use it reads nothing from disk.
+    /// Returns the session of an access token. For a session in use, nothing is read from the database.
     ///
     /// # Errors
     ///
-    /// [`Error::UnknownToken`] when it belongs to none, or has expired.
+    /// [`Error::UnknownToken`] when there is no session, or the token has expired.
     pub async fn authenticate(&self, token: &str) -> Result<Arc<Session>> {
         let hash = secrets::hash(token);
         let now = self.inner.clock.now_ms();
@@ -169,8 +162,8 @@ impl Users {
         Ok(session)
     }
 
-    /// Notes that a device made a request. The first address of a device is stored when this returns; later ones are
-    /// written every few minutes, after the request.
+    /// Records that a device made a request. The first address of a device is stored before this returns. Later ones
+    /// are written every few minutes, after the request.
     pub async fn note_seen(&self, session: &Session, ip: IpAddr) {
         let now = self.inner.clock.now_ms();
         let seen = Seen {
@@ -223,7 +216,7 @@ impl Users {
     }
 }
 
-/// The sessions in memory.
+/// The cached sessions.
 #[derive(Default)]
 pub(super) struct Sessions {
     known: RwLock<Known>,
@@ -231,7 +224,7 @@ pub(super) struct Sessions {
 
 #[derive(Default)]
 struct Known {
-    /// Counts what was forgotten: what was read before that may not be remembered after it.
+    /// The number of removals so far. A session that was read before a removal must not be cached after it.
     generation: u64,
     by_hash: HashMap<TokenHash, Arc<Session>>,
     by_device: HashMap<DeviceNum, Vec<TokenHash>>,
@@ -269,7 +262,7 @@ impl Sessions {
         }
     }
 
-    /// Forgets the sessions of devices: the next request of each asks the database.
+    /// Removes the sessions of devices from the cache, so that their next requests read the database.
     pub(super) fn forget(&self, devices: &[DeviceNum]) {
         let mut known = self.write();
         known.generation += 1;
@@ -293,18 +286,18 @@ impl Follower for Sessions {
     }
 
     fn failed(&self) {
-        // Only what was read from the database is remembered, and that is on disk.
+        // The cache only holds data that was read from the database, and that is committed.
     }
 }
 
-/// When and from where a device was seen.
+/// The time and address of a device's latest request.
 struct Seen {
     device: DeviceNum,
     ts: i64,
     ip: IpAddr,
 }
 
-/// Writes down when devices were last seen, beside the requests.
+/// Writes when devices were last seen, outside of the requests.
 pub(super) struct LastSeen {
     queue: mpsc::Sender<Seen>,
 }
@@ -325,7 +318,7 @@ impl LastSeen {
     }
 
     fn note(&self, seen: Seen) {
-        // A full queue loses a time of day, no more.
+        // If the queue is full, only a time is lost.
         let _ = self.queue.try_send(seen);
     }
 }
@@ -338,7 +331,7 @@ async fn write_seen(db: &Db, mut waiting: mpsc::Receiver<Seen>) {
     }
 }
 
-/// Writes when devices were seen. No request fails because that cannot be written.
+/// Writes when devices were seen. A failure is logged and does not fail a request.
 async fn write_batch(db: &Db, batch: &mut Vec<Seen>) {
     if let Err(error) = try_write_batch(db, batch).await {
         tracing::warn!(%error, "could not note when devices were last seen");
@@ -439,7 +432,7 @@ mod tests {
         test.later(Duration::from_mins(10));
         test.users.note_seen(&session, work).await;
 
-        // The write runs beside; the next turns of the journal come after it.
+        // The write runs in the background; the loop waits for it.
         while seen().await != (1_600_000, work.to_string()) {
             tokio::task::yield_now().await;
         }

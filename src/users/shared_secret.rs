@@ -1,6 +1,6 @@
-//! Registration by whoever knows the server's shared secret, as other homeservers' tools do it.
+//! Registration with the server's shared secret, compatible with the tools of other homeservers.
 //!
-//! See <https://element-hq.github.io/synapse/latest/admin_api/register_api.html>.
+//! See the [documentation of Synapse](https://element-hq.github.io/synapse/latest/admin_api/register_api.html).
 
 use std::{
     collections::HashMap,
@@ -15,9 +15,9 @@ use sha1::Sha1;
 use super::{NewDevice, Registered, Users, passwords::Passwords, register::NewAccount, secrets};
 use crate::error::{Error, Result};
 
-/// How long a nonce lasts, in milliseconds.
+/// The lifetime of a nonce, in milliseconds.
 const NONCE_LIFETIME_MS: i64 = 60 * 1000;
-/// Nonces at a time: strangers may ask for them.
+/// The largest number of valid nonces. Anyone may request them.
 const NONCES: usize = 1000;
 
 /// The body of a registration with the shared secret.
@@ -35,7 +35,7 @@ pub struct SharedSecretRegistration {
     mac: String,
 }
 
-/// The nonces that were given out.
+/// The nonces that were issued.
 #[derive(Default)]
 pub(super) struct Nonces {
     expire_ms: Mutex<HashMap<String, i64>>,
@@ -77,11 +77,11 @@ impl Users {
         self.inner.nonces.issue(self.inner.clock.now_ms())
     }
 
-    /// Registers a user for somebody who knows the shared secret.
+    /// Registers a user for a client that knows the shared secret.
     ///
     /// # Errors
     ///
-    /// [`Error::Unrecognized`] when the server has none, [`Error::Forbidden`] when they do not know it.
+    /// [`Error::Unrecognized`] when the server has none, [`Error::Forbidden`] when the MAC is wrong.
     pub async fn register_with_shared_secret(
         &self,
         request: SharedSecretRegistration,
@@ -122,7 +122,7 @@ impl Users {
     }
 }
 
-/// Checks the MAC over the request's fields, which NUL separates, in constant time.
+/// Checks the MAC over the request's fields, which are separated by NUL, in constant time.
 fn is_authentic(secret: &str, request: &SharedSecretRegistration) -> bool {
     let Ok(mut mac) = Hmac::<Sha1>::new_from_slice(secret.as_bytes()) else {
         return false;

@@ -1,6 +1,6 @@
-//! What administrators may do to an account: suspend it, lock it, and see where it is logged in.
+//! Account moderation by administrators: suspending and locking accounts, and listing their sessions.
 //!
-//! See <https://spec.matrix.org/v1.19/client-server-api/#account-moderation>.
+//! See the [specification](https://spec.matrix.org/v1.19/client-server-api/#account-moderation).
 
 use ruma::UserId;
 
@@ -15,22 +15,22 @@ use crate::{
     },
 };
 
-/// What holds an account back.
+/// A restriction of an account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Restriction {
     /// The user may read and leave, but not write.
     Suspended,
-    /// The user may do nothing but log out.
+    /// The user may only log out.
     Locked,
 }
 
 impl Users {
-    /// Returns whether an account is under a restriction, for an administrator.
+    /// Returns whether an account has a restriction, for an administrator.
     ///
     /// # Errors
     ///
-    /// [`Error::Forbidden`] for others, and about administrators; [`Error::InvalidParam`] for users of other
-    /// servers; [`Error::NotFound`].
+    /// [`Error::Forbidden`] for other users, and for accounts of administrators; [`Error::InvalidParam`] for users of
+    /// other servers; [`Error::NotFound`].
     pub async fn restriction(
         &self,
         session: &Session,
@@ -44,12 +44,12 @@ impl Users {
         })
     }
 
-    /// Puts an account under a restriction, or takes it off. It holds for what is open, too, and what the user has
-    /// scheduled is cancelled.
+    /// Sets or removes a restriction of an account. It also applies to open connections, and cancels the user's delayed
+    /// events.
     ///
     /// # Errors
     ///
-    /// As [`Users::restriction`].
+    /// Like [`Users::restriction`].
     #[tracing::instrument(skip_all, fields(user_id = %user_id), err(level = "debug"))]
     pub async fn restrict(
         &self,
@@ -69,18 +69,19 @@ impl Users {
         }
         let devices = device_table::of_user(&mut tx, user).await?;
         let devices = devices.into_iter().map(|device| device.num).collect();
-        // The tokens stay; what memory knows of their sessions does not.
+        // The tokens stay valid, but the cached sessions must be read again.
         device_table::end_sessions(&mut tx, user, devices);
         tx.commit().await?;
         tracing::info!(user_id = %user_id, ?restriction, is_on, "an account's restriction changed");
         Ok(())
     }
 
-    /// Returns the number of a user whose devices the asker may look at: their own, or as administrator.
+    /// Returns the number of a user whose devices the requesting user may see: themselves, or any user for an
+    /// administrator.
     ///
     /// # Errors
     ///
-    /// [`Error::Forbidden`] for others; [`Error::NotFound`].
+    /// [`Error::Forbidden`] for other users; [`Error::NotFound`].
     pub async fn may_inspect(&self, session: &Session, user_id: &UserId) -> Result<UserNum> {
         if session.user_id != user_id && !session.is_admin {
             return Err(Error::forbidden("only administrators may do this"));
@@ -88,9 +89,9 @@ impl Users {
         self.number_of(user_id).await
     }
 
-    /// Returns the account that an administrator is about to moderate.
+    /// Returns the account that an administrator moderates.
     async fn moderated(&self, session: &Session, user_id: &UserId) -> Result<(UserNum, Account)> {
-        // First, so that nobody else learns who has an account.
+        // This check comes first, so that nobody else learns which accounts exist.
         if !session.is_admin {
             return Err(Error::forbidden("only administrators may do this"));
         }

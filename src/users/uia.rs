@@ -1,6 +1,6 @@
-//! User-interactive authentication: stages, and what a request still needs.
+//! User-interactive authentication: its stages, and the stages that a request still needs.
 //!
-//! See <https://spec.matrix.org/v1.19/client-server-api/#user-interactive-authentication-api>.
+//! See the [specification](https://spec.matrix.org/v1.19/client-server-api/#user-interactive-authentication-api).
 
 mod pages;
 mod sessions;
@@ -20,19 +20,18 @@ use crate::{
     storage::{rooms::invite_links, users::tokens},
 };
 
-/// What a request asks to be authenticated for.
+/// A request that needs authentication.
 pub(super) struct Ask<'a> {
-    /// The endpoint.
     pub(super) endpoint: &'static str,
-    /// Who asks, where somebody is logged in.
+    /// The session of the requesting user, if they are logged in.
     pub(super) session: Option<&'a Session>,
-    /// The request's parameters, without `auth`; `None` when it only asks for the flows.
+    /// The digest of the request's parameters, without `auth`; `None` when the request only asks for the flows.
     pub(super) operation: Option<Operation>,
-    /// The ways to authenticate.
+    /// The flows that the user can choose from.
     pub(super) flows: Vec<AuthFlow>,
 }
 
-/// A digest of the parameters of a request: a session authenticates one request, not its likes.
+/// A digest of the parameters of a request. A session authenticates one request, not others of the same kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Operation([u8; 32]);
 
@@ -43,21 +42,21 @@ impl Operation {
     }
 }
 
-/// What was proven on the way.
+/// The result of completed stages.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Proven {
-    /// The registration token that was shown.
+    /// The registration token that was used.
     pub(super) registration_token: Option<String>,
 }
 
 impl Users {
-    /// Has a user who is logged in prove once more who they are, with their password.
+    /// Requires a logged-in user to authenticate again with their password.
     ///
-    /// `parameters` are those of the request: the session is good for this request alone.
+    /// `parameters` are those of the request: the session is valid only for this request.
     ///
     /// # Errors
     ///
-    /// [`Error::Uia`] until they have; [`Error::Forbidden`] when they prove to be somebody else.
+    /// [`Error::Uia`] until they have; [`Error::Forbidden`] when they authenticate as another user.
     pub async fn reauthenticate(
         &self,
         endpoint: &'static str,
@@ -74,18 +73,18 @@ impl Users {
         self.authorize(&ask, auth).await.map(drop)
     }
 
-    /// Has a session that has begun remember what was asked for, unless it does already.
+    /// Stores the first request of a session, unless one is stored already.
     pub fn remember_asked(&self, id: &str, body: &str) {
         self.inner.uia.remember(id, body);
     }
 
-    /// Returns what the first request of a user's session asked for, if it is remembered.
+    /// Returns the first request of a user's session, if it is stored.
     pub fn asked_first(&self, id: &str, session: &Session) -> Option<String> {
         let now = self.inner.clock.now_ms();
         self.inner.uia.remembered(id, session.user, now)
     }
 
-    /// Takes a request one stage further and returns what was proven once all stages are complete.
+    /// Handles one stage of a request, and returns the result once all stages are complete.
     pub(super) async fn authorize(&self, ask: &Ask<'_>, auth: Option<&AuthData>) -> Result<Proven> {
         let now = self.inner.clock.now_ms();
         let sessions = &self.inner.uia;
@@ -122,7 +121,7 @@ impl Users {
         }
     }
 
-    /// Returns what a stage proves, or `None` when it fails.
+    /// Returns the result of a stage, or `None` when it fails.
     async fn try_stage(&self, ask: &Ask<'_>, auth: &AuthData) -> Result<Option<Proven>> {
         match auth {
             AuthData::Dummy(_) => Ok(Some(Proven::default())),
@@ -141,7 +140,7 @@ impl Users {
                     ask.session.is_some_and(|session| session.user_id == named)
                 });
                 if !is_own {
-                    // The password is not looked at: nobody learns here whether it is that of another user.
+                    // The password is not checked, so that nobody can use this to guess another user's password.
                     return Err(Error::forbidden("you have to authenticate as yourself"));
                 }
                 let password = shown.password.clone();
@@ -155,7 +154,7 @@ impl Users {
         }
     }
 
-    /// Returns whether somebody may register with a token.
+    /// Returns whether a registration token is valid.
     pub async fn registration_token_is_valid(&self, token: &str) -> Result<bool> {
         if token.contains('\0') {
             return Ok(false);
@@ -231,7 +230,7 @@ mod tests {
         assert!(begun.params.is_some());
         let right = password("alice", "password", begun.session.as_deref());
         ask(Some(&right)).await.unwrap();
-        // A client that lost the answer sends the same again, whatever it shows.
+        // A client that lost the response sends the same request again, with any password.
         ask(Some(&right)).await.unwrap();
         let wrong = password("alice", "wrong", begun.session.as_deref());
         ask(Some(&wrong)).await.unwrap();

@@ -1,4 +1,4 @@
-//! Room aliases and lists of public rooms, of this server and of others.
+//! Room aliases and public room lists, of this server and of others.
 
 use std::collections::HashMap;
 
@@ -19,7 +19,7 @@ use crate::{
     rooms::{DirectoryPage, DirectorySearch, Room},
 };
 
-/// The most servers that are told of a room: whoever wants to join needs one that answers.
+/// The largest number of servers in an answer. To join, a client needs only one that responds.
 const MAX_SERVERS: usize = 50;
 
 impl Workflows {
@@ -27,7 +27,7 @@ impl Workflows {
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`] when there is no such alias; [`Error::Unreachable`] when its server does not answer.
+    /// [`Error::NotFound`] when the alias does not exist; [`Error::Unreachable`] when its server does not answer.
     ///
     /// [`Error::NotFound`]: crate::error::Error::NotFound
     /// [`Error::Unreachable`]: crate::error::Error::Unreachable
@@ -56,7 +56,7 @@ impl Workflows {
     ///
     /// # Errors
     ///
-    /// When it does not answer, or refuses.
+    /// When the server does not answer, or refuses.
     pub async fn directory_of(
         &self,
         server: &ServerName,
@@ -96,7 +96,7 @@ impl Workflows {
     }
 }
 
-/// Returns servers whose users are in a room: this one first, and then those with most of them.
+/// Returns the servers in a room: this one first, and then by their number of members.
 fn servers_in(room: &Room, own: &ServerName) -> Vec<OwnedServerName> {
     let state = room.view().state.clone();
     let mut members: HashMap<OwnedServerName, usize> = HashMap::new();

@@ -1,9 +1,9 @@
-//! What other servers tell beside events: who types, who has read what, who is there, messages to devices, and keys.
+//! Receives EDUs of other servers: typing, receipts, presence, to-device messages, device lists and keys.
 //!
-//! A server speaks for its own users alone. What is of a room concerns those who are in it, and comes only from
-//! servers that the room does not shut out. What makes no sense is passed over, and the rest of it is not.
+//! A server may only send EDUs about its own users. Those about a room must be from a member of it, and from a server
+//! that the room's server ACL permits. Malformed EDUs are ignored; the others are still processed.
 //!
-//! [EDUs](https://spec.matrix.org/v1.19/server-server-api/#edus)
+//! See [EDUs](https://spec.matrix.org/v1.19/server-server-api/#edus).
 
 mod keys;
 mod people;
@@ -36,7 +36,7 @@ struct Envelope<'a> {
     content: &'a RawValue,
 }
 
-/// The contents of the EDUs of each kind, in their order.
+/// The contents of the EDUs by type, in their order.
 #[derive(Default)]
 struct Sorted {
     typing: Vec<Box<RawValue>>,
@@ -48,11 +48,11 @@ struct Sorted {
 }
 
 impl Workflows {
-    /// Takes what another server tells; what makes no sense is passed over.
+    /// Processes the EDUs of another server. Malformed ones are ignored.
     ///
     /// # Errors
     ///
-    /// When it cannot be stored: the server has to tell it again.
+    /// When they cannot be stored: the server has to send them again.
     #[tracing::instrument(skip_all, fields(server = %origin, count = edus.len()), err(level = "debug"))]
     pub async fn receive_edus(&self, origin: &ServerName, edus: Vec<Raw<Edu>>) -> Result<()> {
         let mut sorted = Sorted::default();
@@ -88,7 +88,7 @@ impl Workflows {
         self.receive_receipts(origin, &sorted.receipts).await
     }
 
-    /// Returns a room of which a server may tell something; `None` for any other.
+    /// Returns a room about which a server may send EDUs; `None` for any other.
     async fn room_told_of(
         &self,
         origin: &ServerName,
@@ -101,7 +101,7 @@ impl Workflows {
         }
     }
 
-    /// Returns the number of a user if a server speaks for them, and they share a room with a user of this one.
+    /// Returns the number of a user of a server who shares a room with local users; `None` for any other.
     async fn neighbour(&self, origin: &ServerName, user_id: &UserId) -> Result<Option<i64>> {
         if user_id.server_name() != origin {
             return Ok(None);
@@ -114,7 +114,7 @@ impl Workflows {
     }
 }
 
-/// Returns whether a server speaks for a user who has joined a room.
+/// Returns whether a user belongs to a server and has joined a room.
 fn speaks_for(origin: &ServerName, room: &Room, user_id: &OwnedUserId) -> bool {
     user_id.server_name() == origin
         && room.view().state.membership(user_id) == MembershipState::Join

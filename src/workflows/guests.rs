@@ -1,6 +1,6 @@
-//! Guests in rooms: they may be in those alone that say so.
+//! Guests in rooms: they may only be in rooms that permit guest access.
 //!
-//! [spec]: https://spec.matrix.org/v1.19/client-server-api/#guest-access
+//! See the [specification](https://spec.matrix.org/v1.19/client-server-api/#guest-access).
 
 use ruma::{
     RoomId,
@@ -18,7 +18,7 @@ use crate::{
 };
 
 impl Workflows {
-    /// Checks that a guest may join a room; everybody else is not held up here.
+    /// Checks that a guest may join a room. Other users always pass.
     ///
     /// # Errors
     ///
@@ -30,7 +30,7 @@ impl Workflows {
         Err(Error::GuestAccessForbidden)
     }
 
-    /// Takes the guests of this server out of a room that admits them no more.
+    /// Removes the local guests from a room that no longer permits guest access.
     pub async fn expel_guests(&self, room_id: &RoomId) -> Result<()> {
         let room = self.rooms.memory.room(room_id).await?;
         if admits_guests(&room) {
@@ -40,7 +40,8 @@ impl Workflows {
         let numbers: Vec<_> = members.keys().copied().collect();
         let guests = self.users.guests_among(&numbers).await?;
         let workflows = self.clone();
-        // A task of its own: a client that hangs up now cannot leave half of them in the room.
+        // In a task of its own: if the client disconnects, the remaining guests must still be
+        // removed.
         let leaving = self.tasks.spawn(async move {
             for user_id in guests.iter().filter_map(|guest| members.get(guest)) {
                 let leave = MemberChange::own(user_id, Action::Leave, MemberProfile::default());
@@ -58,7 +59,7 @@ impl Workflows {
     }
 }
 
-/// Returns whether guests may be in a room.
+/// Returns whether a room permits guest access.
 pub(super) fn admits_guests(room: &Room) -> bool {
     let state = room.view().state.clone();
     state

@@ -1,4 +1,4 @@
-//! Events that other servers have signed for users of their own, by which these come into a room, leave it or knock.
+//! Events that other servers have signed for their own users, to join or leave a room, or to knock on it.
 
 use std::sync::Arc;
 
@@ -15,36 +15,31 @@ use crate::{
     rooms::{Applicant, Handshake, Room},
 };
 
-/// An event that another server has signed, and what it says of it.
+/// An event that another server has signed, and the parameters of its request.
 #[derive(Debug)]
 pub struct SignedEvent {
-    /// The server.
     pub origin: OwnedServerName,
-    /// The room.
     pub room_id: OwnedRoomId,
-    /// The id of the event.
     pub event_id: OwnedEventId,
-    /// The event.
     pub event: Box<RawValue>,
 }
 
-/// An event that has come into a room.
+/// An event that was accepted into a room.
 #[derive(Debug)]
 pub struct TakenEvent {
-    /// The room.
     pub room: Arc<Room>,
-    /// The event, with this server's signature where it needs that.
+    /// The event, with this server's signature if it is required.
     pub event: Verified,
-    /// The state before it.
+    /// The state before the event.
     pub before: StateMap,
 }
 
 impl Workflows {
-    /// Takes an event into its room with which a user of another server comes in, goes, or knocks.
+    /// Accepts an event with which a user of another server joins, leaves, or knocks.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidParam`] and [`Error::BadJson`] when it is not what the server may send, or not signed well;
+    /// [`Error::InvalidParam`] and [`Error::BadJson`] when the event is invalid or not properly signed;
     /// [`Error::Forbidden`] with the rule that refuses it; [`Error::NotFound`] when this server is not in the room.
     pub async fn take_signed(
         &self,
@@ -95,7 +90,7 @@ fn sender(object: &CanonicalJsonObject) -> Result<OwnedUserId> {
     sender.ok_or_else(|| Error::invalid_param("the event has no sender"))
 }
 
-/// What is signed badly is, as the specification has it here, a wrong parameter.
+/// Converts an invalid signature into an invalid parameter, as the specification demands for these endpoints.
 pub(super) fn as_parameter(error: Error) -> Error {
     match error {
         Error::InvalidSignature(reason) => Error::InvalidParam(reason),

@@ -1,4 +1,4 @@
-//! Invitations that expire.
+//! Invites that expire.
 
 use ruma::{OwnedEventId, OwnedUserId, RoomId};
 
@@ -10,12 +10,12 @@ use crate::{
 };
 
 impl Workflows {
-    /// Invites a user to a room until a time; returns the id of the invitation.
+    /// Invites a user to a room until a time; returns the event id of the invite.
     ///
     /// # Errors
     ///
-    /// [`crate::error::Error::InvalidParam`] for a time that has passed or is more than a year away;
-    /// [`crate::error::Error::Forbidden`] with the rule that refuses the invitation.
+    /// [`crate::error::Error::InvalidParam`] for a time in the past or more than a year ahead;
+    /// [`crate::error::Error::Forbidden`] with the rule that refuses the invite.
     pub async fn invite_until(
         &self,
         session: &Session,

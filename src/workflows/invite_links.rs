@@ -1,4 +1,4 @@
-//! Links that let people into rooms, and onto the server.
+//! Links with which people can join rooms, and register accounts.
 
 use std::sync::Arc;
 
@@ -15,27 +15,25 @@ use crate::{
     users::{Registered, Session},
 };
 
-/// What whoever has a link is told of it.
+/// The information that a link shows to anyone who has it.
 #[derive(Debug)]
 pub struct LinkPreview {
-    /// The room.
     pub room: Arc<Room>,
-    /// Who invites.
     pub inviter: OwnedUserId,
-    /// What they are called in the room.
+    /// The inviter's display name in the room.
     pub inviter_name: Option<String>,
-    /// Until when the link serves.
+    /// The time when the link expires.
     pub expires_at: i64,
-    /// Whether one may register with it.
+    /// Whether it permits registration.
     pub registration: bool,
 }
 
 impl Workflows {
-    /// Returns what whoever has a link is told of it.
+    /// Returns the information that a link shows to anyone who has it.
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`] for a link that lets nobody in any more, whyever.
+    /// [`Error::NotFound`] for a link that is no longer valid, whatever the reason.
     pub async fn preview_link(&self, token: &str) -> Result<LinkPreview> {
         let unknown = || Error::not_found("there is no such link, or it serves no more");
         let link = self.rooms.invite_links.link(token).await?;
@@ -59,12 +57,12 @@ impl Workflows {
         })
     }
 
-    /// Lets a user into a room by a link: invites them in the name of its creator, and joins them.
+    /// Lets a user join a room by a link: invites the user in the name of the link's creator, and joins the room.
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`] for a link that serves no more; [`Error::Forbidden`] for one who is banned, and where the
-    /// creator may not invite any more.
+    /// [`Error::NotFound`] for a link that is no longer valid; [`Error::Forbidden`] for a banned user, and when the
+    /// creator may no longer invite.
     pub async fn redeem_link(&self, session: &Session, token: &str) -> Result<OwnedRoomId> {
         let link = self.rooms.invite_links.link(token).await?;
         let room = self.rooms.memory.room(&link.room_id).await?;
@@ -85,7 +83,7 @@ impl Workflows {
         let Err(refused) = self.let_in(session, &room, &link).await else {
             return Ok(link.room_id);
         };
-        // Another request of theirs may have let them in at the same time: nobody is invited who is in.
+        // A concurrent request may have joined the user, and a joined user cannot be invited.
         self.rooms.memory.settle(&room).await?;
         if room.view().state.membership(&session.user_id) == MembershipState::Join {
             return Ok(link.room_id);
@@ -120,7 +118,7 @@ impl Workflows {
         self.settle(session, &room.room_id).await
     }
 
-    /// Returns the room of a link whose creator may still invite to it.
+    /// Returns the room of a link, whose creator must still be permitted to invite to it.
     async fn room_of_link(&self, link: &InviteLink) -> Result<Arc<Room>> {
         if !self.users.may_act(link.row.creator).await? {
             return Err(Error::forbidden(
@@ -130,11 +128,11 @@ impl Workflows {
         self.rooms.invite_links.room_of_link(link).await
     }
 
-    /// Makes an account; a link into a room is as good as a registration token, if the configuration says so.
+    /// Creates an account. If the configuration permits it, an invite link serves as a registration token.
     ///
     /// # Errors
     ///
-    /// As [`crate::users::Users::register`]; and [`Error::Forbidden`] for a link that lets nobody in any more.
+    /// As [`crate::users::Users::register`]; and [`Error::Forbidden`] for a link that is no longer valid.
     pub async fn register(&self, request: Request) -> Result<Registered> {
         if let Some(AuthData::RegistrationToken(shown)) = &request.auth
             && !self.link_serves(&shown.token).await?
@@ -146,12 +144,12 @@ impl Workflows {
         self.users.register(request).await
     }
 
-    /// Returns whether somebody may register with a token.
+    /// Returns whether a token permits registration.
     pub async fn registration_token_is_valid(&self, token: &str) -> Result<bool> {
         Ok(self.users.registration_token_is_valid(token).await? && self.link_serves(token).await?)
     }
 
-    /// Returns whether a token is not that of a link whose creator may not invite any more.
+    /// Returns `false` if a token belongs to a link whose creator may no longer invite.
     async fn link_serves(&self, token: &str) -> Result<bool> {
         let link = match self.rooms.invite_links.link(token).await {
             Err(Error::NotFound(_)) => return Ok(true),

@@ -1,4 +1,4 @@
-//! Operations that need several services: what happens in a room because of what happens to an account.
+//! Operations that need several services, such as the changes in rooms that follow from a change to an account.
 
 mod aliases;
 mod edus;
@@ -48,10 +48,10 @@ use crate::{
     users::{ProfileChange, Session, Users},
 };
 
-/// Changes of one membership by other servers that wait for one that is under way.
+/// The number of changes to one membership that wait while another server processes an earlier one.
 const WAITING_REMOTE_CHANGES: usize = 32;
 
-/// Operations that need several services. Cheap to clone.
+/// The service for operations that need several other services. Cheap to clone.
 #[derive(Clone)]
 pub struct Workflows {
     users: Users,
@@ -61,34 +61,32 @@ pub struct Workflows {
     federation: Federation,
     tasks: Tasks,
     remote_lists: RemoteLists,
-    /// Receipts that came before their events.
+    /// Receipts that arrived before their events.
     kept: Arc<edus::Kept>,
     joins: remote::Joins,
-    /// Changes of memberships that other servers have to take: of each membership one at a time.
+    /// Changes to memberships that other servers have to accept: one at a time for each membership.
     remote_changes: Turns<(OwnedRoomId, OwnedUserId)>,
     elsewhere: remote::Elsewhere,
     inbox: Arc<inbox::Inbox>,
-    /// The room for what others answer about keys.
+    /// The memory limit for other servers' answers about keys.
     answers: Arc<remote_keys::Answers>,
-    /// Held while a notice finds or makes its room.
+    /// Held while a server notice looks up or creates its room.
     notices: Arc<Mutex<()>>,
 }
 
-/// What a user wants to change of a membership.
+/// A change to a membership that a user requests.
 #[derive(Clone, Debug)]
 pub struct Wish {
-    /// Whose membership.
+    /// The user whose membership changes.
     pub target: OwnedUserId,
-    /// What shall be done.
     pub action: Action,
-    /// Why.
     pub reason: Option<String>,
-    /// What else shall be in the member event of one who joins.
+    /// Additional content of the member event of a join.
     pub extra: Map<String, Value>,
 }
 
 impl Wish {
-    /// Returns a wish without anything else in the member event.
+    /// Returns a request without additional content in the member event.
     pub fn new(target: OwnedUserId, action: Action, reason: Option<String>) -> Self {
         Self {
             target,
@@ -100,7 +98,7 @@ impl Wish {
 }
 
 impl Workflows {
-    /// Builds the operations on services that exist already.
+    /// Creates the service from the services below it.
     pub fn new(
         (users, devices): (Users, Devices),
         rooms: Rooms,
@@ -131,7 +129,7 @@ impl Workflows {
         workflows
     }
 
-    /// Starts what goes on in the background.
+    /// Starts the background tasks.
     fn start(&self) {
         let (workflows, stopping) = (self.clone(), self.tasks.stopping().clone());
         drop(self.tasks.spawn(async move {
@@ -165,7 +163,7 @@ impl Workflows {
         Ok(room_id)
     }
 
-    /// Changes a membership as a user wishes.
+    /// Changes a membership as a user requests.
     ///
     /// # Errors
     ///
@@ -214,7 +212,7 @@ impl Workflows {
         Ok(())
     }
 
-    /// Shows a changed profile in the rooms of the user.
+    /// Publishes a changed profile in the rooms of the user.
     pub async fn show_profile(
         &self,
         session: &Session,
@@ -232,7 +230,7 @@ impl Workflows {
             .await
     }
 
-    /// Deactivates an account and takes the user out of every room.
+    /// Deactivates an account, and makes the user leave all rooms.
     pub async fn deactivate(&self, session: &Session, erase: bool) -> Result<()> {
         self.users.deactivate(session, erase).await?;
         self.leave_all_outside(session).await?;
@@ -242,11 +240,11 @@ impl Workflows {
             .await
     }
 
-    /// Notes that a user types in a room, or has ceased to.
+    /// Records that a user is typing in a room, or has stopped.
     ///
     /// # Errors
     ///
-    /// [`Error::Forbidden`] for one who is not in the room.
+    /// [`Error::Forbidden`] for a user who is not in the room.
     pub async fn types(
         &self,
         session: &Session,
@@ -263,7 +261,7 @@ impl Workflows {
         Ok(())
     }
 
-    /// Returns a room that a user is in.
+    /// Returns a room that a user has joined.
     async fn joined_room(&self, session: &Session, room_id: &RoomId) -> Result<Arc<Room>> {
         let room = self.rooms.memory.room_of_member(room_id).await?;
         if self.rooms.memory.is_joined(session.user, &room).await? {
@@ -272,7 +270,7 @@ impl Workflows {
         Err(Error::forbidden("you are not in this room"))
     }
 
-    /// Notes that a user has read a room up to an event.
+    /// Records that a user has read a room up to an event.
     pub async fn read(
         &self,
         session: &Session,
@@ -321,7 +319,7 @@ impl Workflows {
             .await
     }
 
-    /// Returns how a user is shown in rooms; of a user of another server nothing is known here.
+    /// Returns the profile that a user has in rooms; an empty one for users of other servers.
     async fn member_profile(&self, user_id: &UserId) -> MemberProfile {
         let Ok(profile) = self.users.profile(user_id).await else {
             return MemberProfile::default();

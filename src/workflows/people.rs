@@ -1,4 +1,4 @@
-//! The people of this server, and whether they are there.
+//! The users of this server, and their presence.
 
 use ruma::presence::PresenceState;
 
@@ -8,36 +8,32 @@ use crate::{
     users::{PeopleRequest, Person, Session},
 };
 
-/// Somebody of this server, and whether they are there.
+/// A user of this server, with the user's presence.
 #[derive(Clone, Debug)]
 pub struct Seen {
-    /// Who.
     pub person: Person,
-    /// Whether they are there.
     pub presence: PresenceState,
-    /// What they tell others.
+    /// The status message.
     pub status_msg: Option<String>,
-    /// When they were last there, in milliseconds since the Unix epoch; `None` for one who never was.
+    /// The time of the last activity, in milliseconds since the Unix epoch; `None` without any activity.
     pub last_active_ts: Option<i64>,
 }
 
-/// A page of people.
+/// A page of users.
 #[derive(Debug)]
 pub struct SeenPage {
-    /// The people.
     pub people: Vec<Seen>,
-    /// The token of the next page.
     pub next_batch: Option<String>,
-    /// How many there are on all pages.
+    /// The number of users on all pages.
     pub total: u64,
 }
 
 impl Workflows {
-    /// Returns a page of the people of this server, by name and then by id.
+    /// Returns a page of the users of this server, by name and then by id.
     ///
     /// # Errors
     ///
-    /// [`crate::error::Error::InvalidParam`] for a token that this server did not give.
+    /// [`crate::error::Error::InvalidParam`] for an invalid page token.
     pub async fn people(&self, session: &Session, request: &PeopleRequest) -> Result<SeenPage> {
         let page = self.users.people(session, request).await?;
         let people = page.people.into_iter().map(|person| self.seen(person));
@@ -48,7 +44,7 @@ impl Workflows {
         })
     }
 
-    /// Presence lives in memory alone: what a restart takes of it, the user's devices still say.
+    /// Adds the presence of a user. It is only in memory; after a restart the last use of a device gives the time.
     fn seen(&self, person: Person) -> Seen {
         let shown = self.ephemeral.presence.shown(person.user);
         let active = shown.as_ref().and_then(|shown| shown.last_active);

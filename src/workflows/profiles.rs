@@ -9,11 +9,11 @@ use super::Workflows;
 use crate::error::{Error, Result};
 
 impl Workflows {
-    /// Returns the profile of a user, wherever the user is.
+    /// Returns the profile of a user of any server.
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`] when there is no such user; [`Error::Unreachable`] when their server does not answer.
+    /// [`Error::NotFound`] when the user does not exist; [`Error::Unreachable`] when their server does not answer.
     pub async fn profile(&self, user_id: &UserId) -> Result<UserProfile> {
         if self.rooms.memory.is_local(user_id) {
             return self.users.profile(user_id).await;
@@ -21,7 +21,7 @@ impl Workflows {
         self.federation.profile(user_id, None).await
     }
 
-    /// Returns a field of the profile of a user, wherever the user is.
+    /// Returns a profile field of a user of any server.
     ///
     /// # Errors
     ///

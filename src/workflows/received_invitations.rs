@@ -1,4 +1,4 @@
-//! Invitations that other servers send to users of this one.
+//! Invites that other servers send to users of this one.
 
 use ruma::{
     RoomVersionId, ServerName,
@@ -23,21 +23,20 @@ use crate::{
     rooms::{FromOutside, NewEvent},
 };
 
-/// Events of the room that come with an invitation, at most.
+/// The largest number of state events that come with an invite.
 const MAX_STATE: usize = 100;
 
-/// An invitation that another server sends.
+/// An invite that another server sends.
 #[derive(Debug)]
 pub struct ReceivedInvitation {
-    /// The version of the room.
     pub version: RoomVersionId,
-    /// The invitation.
+    /// The invite event.
     pub signed: SignedEvent,
-    /// What the user may know of the room.
+    /// The stripped state of the room.
     pub room_state: Vec<Box<RawValue>>,
 }
 
-/// What there is to tell of an invitation by address.
+/// The content of a third-party invite.
 #[derive(Deserialize, Serialize)]
 struct ByAddress {
     membership: MembershipState,
@@ -45,13 +44,12 @@ struct ByAddress {
 }
 
 impl Workflows {
-    /// Takes an invitation for a user of this server, and returns it with this server's signature.
+    /// Accepts an invite for a user of this server, and returns it with this server's signature.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidParam`] when it is not what it should be; [`Error::IncompatibleRoomVersion`];
-    /// [`Error::Forbidden`] and [`Error::InviteBlocked`] when the user may not be invited; [`Error::NotFound`] when
-    /// there is no such user.
+    /// [`Error::InvalidParam`] when the invite is invalid; [`Error::IncompatibleRoomVersion`]; [`Error::Forbidden`] and
+    /// [`Error::InviteBlocked`] when the user may not be invited; [`Error::NotFound`] when the user does not exist.
     pub async fn receive_invitation(
         &self,
         invitation: ReceivedInvitation,
@@ -92,13 +90,13 @@ impl Workflows {
             .await
     }
 
-    /// Invites a user of another server in the name of one of this server who invited the user by an address, as that
-    /// server asks once it is known whose address it is. Whether that is true is for the rules of the room to say.
+    /// Invites a user of another server in the name of the local user who sent a third-party invite. The other server
+    /// requests this once the user has claimed the address. The auth rules of the room check the claim.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidParam`] when it is no such invitation, or not of this server; [`Error::Forbidden`] when the
-    /// rules refuse it.
+    /// [`Error::InvalidParam`] when the request is not such an invite, or not by a user of this server;
+    /// [`Error::Forbidden`] when the rules refuse it.
     pub async fn exchange_third_party_invite(
         &self,
         origin: &ServerName,
@@ -132,8 +130,8 @@ impl Workflows {
         Ok(())
     }
 
-    /// Checks what the user is shown of the room, where the room's version lets it be checked: the id of the room is
-    /// the hash of the event that creates it, so that nobody can show another room under it.
+    /// Checks the state that comes with an invite, in room versions where the room id is the hash of the create event.
+    /// So no other room can be shown under this id.
     async fn check_room_state(
         &self,
         room_state: &[Box<RawValue>],
@@ -155,7 +153,7 @@ impl Workflows {
         if has_create {
             return Ok(());
         }
-        // Servers that are older than the rule tell stripped state, in which there is nothing to check.
+        // Servers that do not implement the rule send stripped state, which cannot be checked.
         tracing::debug!(%origin, "an invitation comes without the event that creates the room");
         let are_stripped = room_state.iter().all(|event| !is_signed(event));
         if are_stripped {

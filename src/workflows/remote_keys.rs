@@ -1,4 +1,4 @@
-//! The keys with which devices encrypt, of this server's users and of others.
+//! Queries and claims of device keys, of this server's users and of others.
 
 mod answers;
 mod received;
@@ -32,36 +32,36 @@ use crate::{
     federation::Failure,
 };
 
-/// Servers that are asked at once.
+/// The number of servers that are asked at the same time.
 const AT_ONCE: usize = 32;
-/// Users of whom what is known is read at once: 2 MiB each at most.
+/// The number of users whose stored lists are read together: at most 2 MiB each.
 const LISTS_AT_ONCE: usize = 32;
-/// Of which devices of users keys are asked for; an empty list is all of them.
+/// The queried devices by user. An empty list stands for all devices.
 type Asked = BTreeMap<OwnedUserId, Vec<OwnedDeviceId>>;
-/// Of which devices of users one-time keys are claimed, and by which algorithms.
+/// The claimed one-time keys: an algorithm for each device of each user.
 type Claims = BTreeMap<OwnedUserId, BTreeMap<OwnedDeviceId, OneTimeKeyAlgorithm>>;
 type DevicesOfUser = BTreeMap<OwnedDeviceId, Raw<DeviceKeys>>;
 
-/// What is still to be found out of users of other servers.
+/// The state of a query for users of other servers.
 #[derive(Default)]
 struct Query {
     to_ask: BTreeMap<OwnedServerName, Asked>,
-    /// Those who share a room, with the devices that the client asks for.
+    /// The users who share a room with local users, with the requested devices.
     tracked: Asked,
-    /// What was known of them before.
+    /// Outdated stored devices of these users.
     stale: BTreeMap<OwnedUserId, DevicesOfUser>,
-    /// Those of whom the answer is complete but for the keys with which they sign.
+    /// The users whose answer is complete except for their cross-signing keys.
     known: HashSet<OwnedUserId>,
 }
 
 impl Workflows {
-    /// Returns the keys of devices and users, wherever they are; whose server could not tell them is told.
+    /// Returns the keys of devices and users of any server. Servers that could not answer are listed as failures.
     ///
-    /// Of users of other servers who share a room with one of this, they are known here while they are fresh.
+    /// For users of other servers who share a room with local users, fresh stored lists are used.
     ///
     /// # Errors
     ///
-    /// [`Error::TooLarge`] when too many users are asked for; others when what is stored cannot be read.
+    /// [`Error::TooLarge`] when there are too many users; others when stored data cannot be read.
     pub async fn query_keys(&self, viewer: Viewer<'_>, request: &QueryRequest) -> Result<Found> {
         check_number(&request.device_keys)?;
         let (local, remote) = self.by_server(&request.device_keys);
@@ -69,7 +69,8 @@ impl Workflows {
         if remote.is_empty() {
             return Ok(found);
         }
-        // What happens to the lists from now on makes the answers doubtful: also that a room is shared no more.
+        // Registered first: changes of the lists from now on, and rooms that are no longer shared, make answers
+        // unreliable.
         let mut tickets: BTreeMap<OwnedServerName, Ticket> = remote
             .iter()
             .map(|(server, asked)| {
@@ -85,7 +86,7 @@ impl Workflows {
             Some((server, wanted, ticket))
         });
         let to_ask: Vec<(OwnedServerName, Asked, Ticket)> = to_ask.collect();
-        // Of the others everything is known.
+        // The remaining servers need not be asked.
         drop(tickets);
         let bytes_for = |wanted: &Asked| bytes_for(wanted.len(), USER_BYTES);
         let mut budget = Budget::of(to_ask.iter().map(|(_, wanted, _)| bytes_for(wanted)));
@@ -121,7 +122,7 @@ impl Workflows {
         Ok(found)
     }
 
-    /// Answers what is known here of users of other servers, and says of whom their servers have to be asked.
+    /// Answers from stored lists of users of other servers, and collects the users whose servers must be asked.
     async fn look_up(&self, asked: Asked, found: &mut Found) -> Result<Query> {
         self.remote_lists.settle().await?;
         let mut query = Query::default();
@@ -174,7 +175,7 @@ impl Workflows {
                     }
                 }
             }
-            // Of those who are tracked all devices are asked for, so that they are known from then on.
+            // For tracked users all devices are requested, so that the complete list can be stored.
             let of_server = query.to_ask.entry(server).or_default();
             if shares {
                 of_server.insert(user_id.clone(), Vec::new());
@@ -186,7 +187,7 @@ impl Workflows {
         Ok(())
     }
 
-    /// Takes the answer of a server, and remembers it of those who share a room.
+    /// Processes the answer of a server, and stores the lists of users who share a room.
     async fn take_keys(
         &self,
         query: &mut Query,
@@ -224,7 +225,7 @@ impl Workflows {
         Ok(())
     }
 
-    /// Answers what was known of users whose server does not answer: better than nothing to encrypt for.
+    /// Answers with outdated devices of users whose server does not answer, because they are better than none.
     async fn go_without(&self, query: &mut Query, wanted: &Asked, found: &mut Found) -> Result<()> {
         let mut unanswered = Vec::new();
         for user_id in wanted.keys() {
@@ -242,11 +243,11 @@ impl Workflows {
         self.devices.note_unanswered(&unanswered).await
     }
 
-    /// Claims one-time keys of devices, wherever they are; whose server could not give them is told.
+    /// Claims one-time keys of devices of any server. Servers that could not answer are listed as failures.
     ///
     /// # Errors
     ///
-    /// [`Error::TooLarge`] when too many users are asked for; others when what is stored cannot be read or written.
+    /// [`Error::TooLarge`] when there are too many users; others when stored data cannot be read or written.
     pub async fn claim_keys(&self, request: &ClaimRequest) -> Result<Claimed> {
         check_number(&request.one_time_keys)?;
         let (local, remote) = self.by_server(&request.one_time_keys);
@@ -284,7 +285,7 @@ impl Workflows {
         Ok(claimed)
     }
 
-    /// Splits what is asked of users into this server's and that of others.
+    /// Splits the requested users into those of this server, and those of others by server.
     fn by_server<T: Clone>(
         &self,
         asked: &BTreeMap<OwnedUserId, T>,
@@ -305,7 +306,7 @@ impl Workflows {
     }
 }
 
-/// Returns of the keys that a server gave those that were claimed, and are keys.
+/// Returns the valid one-time keys of claimed devices in a server's answer.
 fn keys_of_wanted(
     mut given: BTreeMap<OwnedUserId, OneTimeKeys>,
     wanted: &Claims,
@@ -323,7 +324,7 @@ fn keys_of_wanted(
     given
 }
 
-/// Returns how large an answer is, as far as it is taken.
+/// Returns the size of the used parts of an answer.
 fn size_of(answer: &ReceivedKeys) -> usize {
     let signing = answer.master_keys.values();
     let signing = signing.chain(answer.self_signing_keys.values());
@@ -336,7 +337,7 @@ fn size_of_all<'a>(devices: impl IntoIterator<Item = &'a DevicesOfUser>) -> usiz
     devices.map(|keys| keys.json().get().len()).sum()
 }
 
-/// Returns those of a user's devices that are asked for.
+/// Returns the requested devices of a user.
 fn only(mut devices: DevicesOfUser, asked: &[OwnedDeviceId]) -> DevicesOfUser {
     let asked: HashSet<&OwnedDeviceId> = asked.iter().collect();
     devices.retain(|device_id, _| asked.is_empty() || asked.contains(device_id));
@@ -350,7 +351,7 @@ fn read(user_id: &UserId, devices: &DevicesOfUser) -> Vec<RemoteDevice> {
     devices.collect()
 }
 
-/// Returns of an answer what was asked for, and is what it says.
+/// Returns the requested users and devices of an answer whose ids are consistent.
 fn of_users(
     answer: BTreeMap<OwnedUserId, DevicesOfUser>,
     wanted: &Asked,
@@ -373,7 +374,7 @@ fn of_users(
     found
 }
 
-/// Returns a failure as clients are told of it.
+/// Returns a failure in the form in which clients receive it.
 fn told(failure: Failure) -> Value {
     let errcode = match &failure {
         Failure::Unreachable(_) | Failure::Unwritable(_) => "M_UNKNOWN",

@@ -1,9 +1,9 @@
-//! Keeping the lists of devices of users of other servers: who is in a room with users of this one, and asking the
-//! servers of those whose lists are not known, or not known to be right.
+//! Tracks the device lists of remote users who share a room with local users, and requests the lists that are missing
+//! or outdated.
 //!
-//! Each server with such users has a task of its own, which asks for one list after the other; one that does not
-//! answer is asked again after a while that grows, or as soon as it shows life. Which lists are wanted is in the
-//! database, so that a restart forgets none.
+//! Each server with such users has a task, which requests one list after another. A server that does not answer is
+//! asked again after a growing pause, or as soon as it shows a sign of life. The wanted lists are recorded in the
+//! database, so that they survive a restart.
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -32,21 +32,22 @@ use crate::{
     tasks::Tasks,
 };
 
-/// Lists that are asked for at once, of all servers.
+/// The number of lists that are requested at the same time, over all servers.
 const AT_ONCE: usize = 16;
-/// Users who come into a room together of whom all lists are asked for; those of more wait until somebody needs them.
+/// The largest number of users who join a room together and whose lists are all requested. Those of more users are
+/// requested when needed.
 const TOGETHER: usize = 100;
-/// Changes of memberships that are settled in one turn.
+/// The number of membership changes that are processed together.
 const BATCH: usize = 500;
-/// Wanted lists that are read at once when the server starts.
+/// The number of wanted lists that are read together at the start.
 const PAGE: i64 = 1_000;
-/// How long a server that does not answer is left alone first, and at most.
+/// The first pause after a server did not answer, and the longest one.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_hours(1);
-/// How long it is left alone even though it shows life.
+/// The shortest pause, even if the server shows a sign of life.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(500);
 
-/// Keeps the lists of devices of users of other servers. Cheap to clone.
+/// Tracks the device lists of remote users. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct RemoteLists {
     inner: Arc<Inner>,
@@ -58,7 +59,7 @@ struct Inner {
     ephemeral: Ephemeral,
     federation: Federation,
     tasks: Tasks,
-    /// Who came into rooms, or went, in the order of the journal.
+    /// The membership changes to process, in the order of the journal.
     moved: Mutex<VecDeque<Moved>>,
     settling: tokio::sync::Mutex<()>,
     news: Notify,
@@ -66,24 +67,24 @@ struct Inner {
     asking: Semaphore,
 }
 
-/// A membership that changed.
+/// A change to a membership.
 #[derive(Clone, Copy, Debug)]
 enum Moved {
-    /// A user of another server is in a room.
+    /// A remote user joined a room.
     In(UserNum, RoomNum),
-    /// A user of another server is not in a room, or no more.
+    /// A remote user left a room, or did not join it.
     Out(UserNum, RoomNum),
-    /// A user of this server is not in a room, or no more.
+    /// A local user left a room, or did not join it.
     OursOut(RoomNum),
-    /// A room is gone.
+    /// A room was deleted.
     Deleted,
 }
 
-/// The lists that a server is to be asked for.
+/// The lists to request from a server.
 #[derive(Default)]
 struct Wanted {
     users: Mutex<BTreeSet<OwnedUserId>>,
-    /// The server showed life.
+    /// Notified when the server shows a sign of life.
     alive: Notify,
 }
 
@@ -93,7 +94,7 @@ impl Wanted {
     }
 }
 
-/// What a server tells of a user's devices; some write devices that do not encrypt without keys.
+/// A server's answer with the devices of a user. Some servers omit the keys of devices without encryption.
 #[derive(Deserialize)]
 struct Told {
     user_id: OwnedUserId,
@@ -111,13 +112,13 @@ struct ToldDevice {
     device_display_name: Option<String>,
 }
 
-/// What came of asking for a list.
+/// The outcome of requesting a list.
 enum Outcome {
-    /// It is known now, or not wanted any more.
+    /// The list is stored, or no longer wanted.
     Done,
-    /// Something happened to it meanwhile.
+    /// The list changed during the request.
     Doubtful,
-    /// The server could not be asked.
+    /// The server did not answer.
     Unanswered,
 }
 
@@ -160,7 +161,7 @@ impl RemoteLists {
         lists
     }
 
-    /// Takes up what a former run of the server left, and then settles who comes and goes.
+    /// Restores the wanted lists of the last run, and then processes changes to memberships.
     async fn keep(&self) {
         if let Err(error) = self.take_up().await {
             tracing::warn!(%error, "could not take up the lists of devices that are wanted");
@@ -186,7 +187,7 @@ impl RemoteLists {
         }
     }
 
-    /// Brings what is known of who shares rooms up to what is committed. Whoever looks at lists does this first.
+    /// Processes all committed membership changes. This must happen before the lists are used.
     pub(super) async fn settle(&self) -> Result<()> {
         let _turn = self.inner.settling.lock().await;
         loop {
@@ -243,7 +244,7 @@ impl RemoteLists {
         Ok(moves)
     }
 
-    /// Returns whether users of this server are in a room.
+    /// Returns whether local users are in a room.
     async fn is_ours(&self, room: RoomNum) -> Result<bool> {
         match self.inner.rooms.memory.room_by_number(room).await {
             Err(Error::NotFound(_)) => Ok(false),
@@ -251,8 +252,8 @@ impl RemoteLists {
         }
     }
 
-    /// Returns whether users of this server are in a room in which messages are encrypted. In others nobody needs the
-    /// keys before somebody asks for them.
+    /// Returns whether local users are in a room, and the room is encrypted. In other rooms the keys are only needed
+    /// when a client queries them.
     async fn is_encrypted(&self, room: RoomNum) -> Result<bool> {
         match self.inner.rooms.memory.room_by_number(room).await {
             Err(Error::NotFound(_)) => Ok(false),
@@ -265,7 +266,7 @@ impl RemoteLists {
         }
     }
 
-    /// Returns whether a user shares no other room, and nothing is known of the user's list.
+    /// Returns whether a user shares no other room, and has no stored list.
     async fn is_new(&self, user: UserNum, room: RoomNum) -> Result<bool> {
         let unknown = self.inner.devices.without_list(&[user]).await?;
         Ok(!unknown.is_empty()
@@ -277,7 +278,7 @@ impl RemoteLists {
                 .await?)
     }
 
-    /// Begins to ask for the lists of users.
+    /// Requests the lists of users in the background.
     pub(super) fn want(&self, users: impl IntoIterator<Item = OwnedUserId>) {
         for user_id in users {
             let server = user_id.server_name().to_owned();
@@ -300,12 +301,12 @@ impl RemoteLists {
         }
     }
 
-    /// Asks a server for the lists that are wanted of it, until it has told them all.
+    /// Requests the wanted lists from a server, until none is left.
     async fn ask_server(&self, server: &ServerName, wanted: &Wanted) {
         let mut failures = 0_u32;
         loop {
             let user_id = {
-                // Whoever wants another list finds this task, or none.
+                // Locked, so that a new list is either given to this task or starts another one.
                 let mut servers = self.inner.servers();
                 let Some(user_id) = wanted.users().pop_first() else {
                     servers.remove(server);
@@ -333,14 +334,14 @@ impl RemoteLists {
         }
     }
 
-    /// Asks for the list of a user.
+    /// Requests the list of a user.
     #[tracing::instrument(skip_all, fields(user_id = %user_id), err(level = "debug"))]
     async fn ask(&self, user_id: &UserId) -> Result<Outcome> {
         let inner = &self.inner;
         let permit = inner.asking.acquire().await;
         let _permit = permit.map_err(|source| Error::internal("ask for devices", source))?;
         self.settle().await?;
-        // Before it is seen that a room is shared: who goes after that makes the answer doubtful.
+        // Before the check for a shared room: a leave after it makes the answer unreliable.
         let ticket = inner.devices.begin_asking([user_id]);
         let Some(user) = inner.rooms.memory.user_number(user_id).await? else {
             return Ok(Outcome::Done);
@@ -370,7 +371,7 @@ impl RemoteLists {
                     Outcome::Doubtful
                 })
             }
-            // It will not tell: whoever needs the list asks as clients do.
+            // The server refuses. The list is then requested only when a client queries the keys.
             Err(Failure::Refused(refusal)) if refusal.status != 429 => {
                 inner.devices.note_moves(&[Move::Went(vec![user])]).await?;
                 Ok(Outcome::Done)
@@ -454,6 +455,6 @@ impl Follower for Inner {
     }
 
     fn failed(&self) {
-        // Only what is on disk was told.
+        // Nothing to undo: only committed changes were reported.
     }
 }

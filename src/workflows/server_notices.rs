@@ -1,6 +1,6 @@
-//! Notices of the server to its users, each in a room of their own.
+//! Server notices: messages of the server to its users, each in a room of their own.
 //!
-//! See <https://spec.matrix.org/v1.19/client-server-api/#server-notices>.
+//! See the [specification](https://spec.matrix.org/v1.19/client-server-api/#server-notices).
 
 use std::collections::HashMap;
 
@@ -20,29 +20,27 @@ use crate::{
     users::Session,
 };
 
-/// What the sender and the rooms are called.
+/// The name of the sender and of the rooms.
 const NAME: &str = "Server Notices";
 
 /// A notice to a user.
 #[derive(Debug)]
 pub struct Notice {
-    /// To whom.
+    /// The recipient.
     pub user_id: OwnedUserId,
-    /// The type of the event.
     pub kind: TimelineEventType,
-    /// Its content.
     pub content: Box<RawValue>,
-    /// With which a notice that is sent again is known.
+    /// The transaction id by which a repeated notice is recognized.
     pub txn_id: Option<String>,
 }
 
 impl Workflows {
-    /// Sends a notice to a user, as an administrator asks; the user is invited to the room of their notices.
+    /// Sends a notice to a user, on behalf of an administrator. The user is invited to the room for their notices.
     ///
     /// # Errors
     ///
-    /// [`Error::Forbidden`] for everybody else; [`Error::NotFound`] when there is no such user;
-    /// [`Error::Unrecognized`] where the configuration names no sender.
+    /// [`Error::Forbidden`] for all other users; [`Error::NotFound`] when the user does not exist;
+    /// [`Error::Unrecognized`] when no sender is configured.
     pub async fn send_server_notice(
         &self,
         session: &Session,
@@ -63,7 +61,7 @@ impl Workflows {
         self.rooms.sender.send(&room_id, event).await
     }
 
-    /// Checks that a room may be left: whoever is only invited to their notices must read them first.
+    /// Checks that a user may leave a room. An invite to the room for server notices cannot be rejected.
     ///
     /// # Errors
     ///
@@ -83,7 +81,7 @@ impl Workflows {
         Ok(())
     }
 
-    /// Finds or makes the room of a user's notices, and invites them.
+    /// Returns the room for a user's notices, creates it if necessary, and invites the user.
     async fn settle_notice_room(
         &self,
         sender: &UserId,
@@ -91,7 +89,7 @@ impl Workflows {
         user_id: &UserId,
     ) -> Result<OwnedRoomId> {
         let (workflows, sender, user_id) = (self.clone(), sender.to_owned(), user_id.to_owned());
-        // A task of its own: a client that hangs up now cannot leave a room that nobody knows of.
+        // In a task of its own: if the client disconnects now, the new room must still be recorded.
         let settling = self.tasks.spawn(async move {
             let _turn = workflows.notices.lock().await;
             let room_id = match workflows.users.notice_room(user).await? {
@@ -122,7 +120,7 @@ impl Workflows {
         request.preset = Some(RoomPreset::PrivateChat);
         request.name = Some(NAME.to_owned());
         request.invite = vec![user_id.to_owned()];
-        // Nobody answers notices.
+        // Nobody may reply to notices.
         let levels = json!({ "users_default": -10 });
         request.power_level_content_override = Some(Raw::new(&levels)?.cast_unchecked());
         let shown = MemberProfile {
@@ -143,7 +141,7 @@ impl Workflows {
         Ok(room_id)
     }
 
-    /// Invites a user who has left the room of their notices.
+    /// Invites a user again who has left the room for their notices.
     async fn invite_to_notices(
         &self,
         sender: &UserId,

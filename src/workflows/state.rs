@@ -1,4 +1,4 @@
-//! State that a user sets by itself, where other endpoints or the server have a say.
+//! Checks of state events that a user sends, if other endpoints or the server restrict them.
 
 use ruma::{
     RoomId,
@@ -14,19 +14,19 @@ use crate::{
     users::Session,
 };
 
-/// What is looked at of a member event.
+/// The checked part of a member event.
 #[derive(Deserialize)]
 struct Member {
     membership: Option<MembershipState>,
 }
 
-/// What is looked at of a tombstone.
+/// The checked part of a tombstone.
 #[derive(Deserialize)]
 struct Tombstone {
     replacement_room: Option<String>,
 }
 
-/// Refuses a tombstone that leads nowhere: clients would go round in circles.
+/// Refuses a tombstone with an invalid replacement, or with the room itself, which would send clients in a circle.
 fn check_tombstone(room_id: &RoomId, content: &RawValue) -> Result<()> {
     let tombstone: Tombstone =
         serde_json::from_str(content.get()).map_err(|error| Error::BadJson(error.to_string()))?;
@@ -42,13 +42,13 @@ fn check_tombstone(room_id: &RoomId, content: &RawValue) -> Result<()> {
 }
 
 impl Workflows {
-    /// Checks state that a user wants to set, now or later.
+    /// Checks a state event that a user wants to send, now or later.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidParam`] for what is set only once, and for a tombstone that leads nowhere; [`Error::BadJson`] for
-    /// malformed power levels; [`Error::BadAlias`] for an alias that points elsewhere;
-    /// [`Error::GuestAccessForbidden`] and [`Error::CannotLeaveServerNoticeRoom`] for memberships of one's own.
+    /// [`Error::InvalidParam`] for a second create event, and for an invalid tombstone; [`Error::BadJson`] for
+    /// malformed power levels; [`Error::BadAlias`] for an alias that points to another room;
+    /// [`Error::GuestAccessForbidden`] and [`Error::CannotLeaveServerNoticeRoom`] for the user's own membership.
     pub async fn check_state(
         &self,
         session: &Session,
@@ -68,7 +68,7 @@ impl Workflows {
             StateEventType::RoomPowerLevels => matrix::check_power_levels(content),
             StateEventType::RoomTombstone => check_tombstone(room_id, content),
             StateEventType::RoomMember => {
-                // Guests come and go by the endpoints for that, which look at whether the room admits them.
+                // Guests must join and leave by the specific endpoints, which check the guest access of the room.
                 session.must_not_be_guest()?;
                 let member: Option<Member> = serde_json::from_str(content.get()).ok();
                 let membership = member.and_then(|member| member.membership);

@@ -1,4 +1,4 @@
-//! Replacing a room, and what its members keep of it.
+//! Room upgrades: replacing a room, and moving its members' settings to the new room.
 
 use ruma::{OwnedRoomId, OwnedUserId, RoomId, RoomVersionId, events::StateEventType};
 use serde::Deserialize;
@@ -25,7 +25,7 @@ impl Workflows {
     ///
     /// # Errors
     ///
-    /// [`Error::UnsupportedRoomVersion`]; [`Error::Forbidden`] for one who may not send the tombstone.
+    /// [`Error::UnsupportedRoomVersion`]; [`Error::Forbidden`] for a user who may not send the tombstone.
     pub async fn upgrade_room(
         &self,
         session: &Session,
@@ -44,7 +44,7 @@ impl Workflows {
         Ok(new)
     }
 
-    /// Lets what a user keeps about a room hold for the one that replaces it, which the user has just joined.
+    /// Copies the settings that a user has for a room to the room that replaces it, which the user has just joined.
     pub(super) async fn settle(&self, session: &Session, room_id: &RoomId) -> Result<()> {
         let room = self.rooms.memory.room(room_id).await?;
         let created: Option<Created> = room.view().state.content(&StateEventType::RoomCreate);
@@ -66,7 +66,7 @@ impl Workflows {
         {
             return Ok(());
         }
-        // Anybody can claim to replace a room. The old one says who does; and one's own rooms one may trust.
+        // Any room can claim to replace another. The old room's tombstone proves it; the user's own rooms are trusted.
         let old = self.rooms.memory.room(&predecessor.room_id).await?;
         let replacement = {
             let view = old.view();

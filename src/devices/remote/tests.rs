@@ -1,4 +1,4 @@
-//! Lists of devices as other servers tell of them.
+//! Tests of the device lists that other servers report.
 
 use std::sync::Mutex;
 
@@ -10,7 +10,7 @@ use crate::{
     storage::{Change, Follower, Position, testing::TestDb},
 };
 
-/// Counts how often clients are told that a list changed.
+/// Counts the notifications of clients that a list changed.
 #[derive(Default)]
 struct Told(Mutex<usize>);
 
@@ -35,7 +35,7 @@ fn bob() -> &'static UserId {
     user_id!("@bob:there")
 }
 
-/// Returns a device whose keys have a number.
+/// Returns a device whose keys contain a number.
 fn device(device_id: &str, keys: Option<u32>) -> RemoteDevice {
     let keys = keys.map(|n| {
         json!({
@@ -83,7 +83,7 @@ impl Scene {
         }
     }
 
-    /// A scene in which the list is known.
+    /// Returns a scene in which the list is stored.
     async fn with_list(stream_id: i64, devices: Vec<RemoteDevice>) -> Self {
         let scene = Self::new().await;
         scene.comes().await;
@@ -96,7 +96,7 @@ impl Scene {
         self.devices.note_moves(&[came]).await.unwrap();
     }
 
-    /// The server answers at once.
+    /// Lets the server answer immediately.
     async fn answers(
         &self,
         stream_id: Option<i64>,
@@ -107,7 +107,7 @@ impl Scene {
         self.devices.remember_lists(&ticket, lists).await.unwrap()
     }
 
-    /// Returns whether the list has to be asked for.
+    /// Applies updates; returns whether the list must be requested.
     async fn changes(&self, updates: &[ListUpdate]) -> bool {
         !self.devices.update_lists(updates).await.unwrap().is_empty()
     }

@@ -1,4 +1,4 @@
-//! What goes into one transaction: events, from memory or from disk, and EDUs.
+//! Collects the content of one transaction: events, from memory or from disk, and EDUs.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,44 +27,44 @@ use crate::{
     storage::{Position, Receipt, RoomNum},
 };
 
-/// Events in a transaction, as the specification limits them.
+/// The largest number of events in a transaction, by the specification.
 pub(super) const PDUS: usize = 50;
-/// Events of one room that a server which was away is sent one by one, and of all rooms; beyond that it is sent the
-/// newest of each, and asks for what lies between.
+/// The number of events that a server receives one by one after it was away, from one room and from all rooms. Beyond
+/// that it receives only the newest of each room, and can request the events in between.
 const MISSED_IN_ROOM: usize = 50;
 const MISSED: usize = 400;
-/// Parts of a room's timeline that are looked through for what a server missed.
+/// The number of pages of a room's timeline that are searched for events that a server has missed.
 const PAGES: usize = 4;
 
-/// The greatest depth of an event or EDU in a transaction: what signs that reads 127 levels, of which the transaction
-/// takes some. All that comes in today is less deep.
+/// The greatest depth of an event or EDU in a transaction. The signing code parses 127 levels, some of which are used
+/// by the transaction itself. All events that are accepted today are less deep.
 const MAX_SENT_DEPTH: usize = 120;
 
-/// What goes into one transaction.
+/// The content of one transaction.
 #[derive(Default)]
 pub(super) struct Batch {
     pub(super) pdus: Vec<Arc<Outgoing>>,
     pub(super) edus: Vec<Raw<Edu>>,
-    /// Up to which place of each room the server has everything then.
+    /// For each room, the position up to which the server has all events after this transaction.
     pub(super) through: BTreeMap<RoomNum, Position>,
-    /// Up to which position it has the messages to devices then.
+    /// The position up to which the server has all to-device messages after this transaction.
     pub(super) messages: Option<Position>,
-    /// What it is told of devices.
+    /// The device list updates in the transaction.
     pub(super) tellings: Vec<Telling>,
     pub(super) receipts: Vec<(ReceiptKey, Arc<Receipt>)>,
     pub(super) presence: BTreeSet<OwnedUserId>,
-    /// Whether it is sent even if nothing is in it.
+    /// Whether the transaction is sent even if it is empty.
     pub(super) greets: bool,
 }
 
 impl Batch {
-    /// Returns whether nothing is to be sent. Something may have to be noted all the same.
+    /// Returns whether there is nothing to send. The progress may still have to be recorded.
     pub(super) fn is_empty(&self) -> bool {
         self.pdus.is_empty() && self.edus.is_empty() && !self.greets
     }
 
-    /// Removes events and EDUs that cannot be written into a request that is signed; returns the id of each event and the
-    /// type of each EDU. They count as sent.
+    /// Removes events and EDUs that cannot be written into a signed request. They count as sent. Returns the id of each
+    /// removed event and the type of each removed EDU.
     pub(super) fn remove_unwritable(&mut self) -> Vec<String> {
         let mut removed = Vec::new();
         self.pdus.retain(|pdu| {
@@ -85,10 +85,10 @@ impl Batch {
         removed
     }
 
-    /// Returns the id of the transaction.
+    /// Returns the transaction id.
     ///
-    /// What is sent once alone has the same id whenever it is tried, also after a restart; and since it is never sent
-    /// again once it was taken, no two transactions have the same. The others are told apart by chance.
+    /// A batch with events or to-device messages gets the same id on every attempt, even after a restart. It is never
+    /// sent again after it was accepted, so no two transactions share an id. Other batches get a random id.
     pub(super) fn transaction_id(&self) -> OwnedTransactionId {
         let mut hash = Sha256::new();
         for pdu in &self.pdus {
@@ -104,7 +104,7 @@ impl Batch {
         }
         let digest = hash.finalize();
         let id: String = digest.iter().take(16).fold(String::new(), |mut id, byte| {
-            // A string takes everything.
+            // Writing to a string cannot fail.
             let _ = write!(id, "{byte:02x}");
             id
         });
@@ -112,16 +112,16 @@ impl Batch {
     }
 }
 
-/// Returns whether JSON can be part of a request that is signed.
+/// Returns whether JSON can be part of a signed request.
 fn is_writable(json: &RawValue) -> bool {
     check_depth(json.get(), MAX_SENT_DEPTH).is_ok()
         && serde_json::from_str::<CanonicalJsonObject>(json.get()).is_ok()
 }
 
 impl Inner {
-    /// Gathers what a server is to be sent next.
+    /// Collects the next batch for a server.
     ///
-    /// What is in memory alone is taken; if the transaction fails, it is put back.
+    /// EDUs that exist only in memory are removed from the queue, and put back if the transaction fails.
     pub(super) async fn gather(&self, destination: &Destination) -> Result<Batch> {
         let found = self.gather_pdus(destination).await?;
         let mut batch = Batch {
@@ -167,7 +167,7 @@ impl Inner {
             }
             let of_room = self.of_room(destination, (room, unsent), most, left);
             let (events, through) = match of_room.await {
-                // It was deleted.
+                // The room was deleted.
                 Err(Error::NotFound(_)) => (Vec::new(), unsent.last),
                 of_room => of_room?,
             };
@@ -177,9 +177,9 @@ impl Inner {
         Ok(found)
     }
 
-    /// Returns what a server was not sent of a room, and up to which place that is everything: its newest events alone,
-    /// if it missed more than `most`. A server that left gets all that it is still to be sent, which is about its own
-    /// users, however much was said in between: nothing that comes later would tell it.
+    /// Returns the next events of a room for a server, and the position up to which they are complete. If the server
+    /// missed more than `most` events, these are only the newest. A server that has left the room gets all remaining
+    /// events: they are about its own users, and no later event would replace them.
     async fn of_room(
         &self,
         destination: &Destination,
@@ -207,7 +207,7 @@ impl Inner {
             next = page.next.filter(|next| *next <= unsent.last);
             pages += 1;
         }
-        // What came since waits for its own turn.
+        // Events that were added since then have their own turn.
         events.retain(|event| event.position <= unsent.last);
         let is_too_much = |most| events.len() > most || (next.is_some() && events.len() <= enough);
         if most.is_some_and(is_too_much) {
@@ -218,7 +218,7 @@ impl Inner {
                 .newest_outgoing(room, missed, server)
                 .await?;
             if newest.len() > left && left < PDUS {
-                // They go together, next time.
+                // They are sent together, in the next transaction.
                 return Ok((Vec::new(), unsent.first - 1));
             }
             newest.truncate(left);
@@ -230,7 +230,7 @@ impl Inner {
         events.truncate(left);
         let through = match (is_cut, next) {
             (true, _) => events.last().map_or(unsent.last, |event| event.position),
-            // What was looked through, had it anything for the server or not.
+            // The position up to which the timeline was searched.
             (false, Some(next)) => next - 1,
             (false, None) => unsent.last,
         };

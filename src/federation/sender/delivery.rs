@@ -1,4 +1,4 @@
-//! The task that sends to one server, while there is something for it: one transaction after the other.
+//! The task that sends transactions to one server, one after another, as long as something is waiting for it.
 //!
 //! [Transactions](https://spec.matrix.org/v1.19/server-server-api/#transactions)
 
@@ -19,39 +19,39 @@ use crate::{
     federation::{Allowance, Failure},
 };
 
-/// What a transaction may cost. It may make the other server ask others for what it lacks.
+/// The limits of a transaction. The other server may have to fetch missing events before it answers.
 const ALLOWANCE: Allowance = Allowance {
     time: Duration::from_mins(1),
     bytes: 1024 * 1024,
 };
-/// How long a transaction under way may take when this server stops.
+/// The time that a running transaction may take when this server stops.
 const LAST_MOMENT: Duration = Duration::from_secs(3);
-/// How long a server waits whose batch could not be read or noted.
+/// The pause after a batch could not be read, or its result could not be stored.
 const PAUSE: Duration = Duration::from_secs(2);
 
-/// What a server says of a transaction that it took. Whatever else it says, it took it.
+/// The answer to an accepted transaction. Any other content is ignored.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Answer {
     pdus: Map<String, Value>,
 }
 
-/// How it went on.
+/// The outcome of one step.
 enum Step {
-    /// Something was sent, or nothing had to be.
+    /// Something was sent, or nothing had to be sent.
     Done,
-    /// It did not work: the server waits.
+    /// An error of this server: the task pauses.
     Failed,
-    /// This server stops.
+    /// This server is stopping.
     Stopping,
 }
 
 impl Inner {
-    /// Begins to send to a server, if something waits for it and nobody sends to it yet.
+    /// Starts to send to a server, if something is waiting for it and no task is sending to it.
     pub(super) fn serve(self: &Arc<Self>, destination: &Arc<Destination>) {
         if destination.lock().begin() {
             let (inner, destination) = (self.clone(), destination.clone());
-            // Counted before it begins to run, so that a stop waits for it.
+            // Subscribed before the task runs, so that a stop waits for it.
             let served = self.served.subscribe();
             drop(self.tasks.spawn(async move {
                 inner.send_all(&destination).await;
@@ -82,7 +82,7 @@ impl Inner {
         }
     }
 
-    /// Waits until a server may be tried.
+    /// Waits until the server may be tried.
     async fn wait_for(&self, destination: &Destination) {
         loop {
             let now = self.clock.now_ms();
@@ -92,14 +92,14 @@ impl Inner {
             }
             tokio::select! {
                 () = self.clock.sleep_until(retry_at) => {}
-                // Whatever the clock says.
+                // Real time limits the wait, in case the clock is changed.
                 () = tokio::time::sleep(LONGEST_PAUSE) => return,
                 () = destination.woken.notified() => {}
             }
         }
     }
 
-    /// Waits a moment after what is this server's own fault; returns whether it stops.
+    /// Pauses after an internal error; returns whether this server is stopping.
     async fn pauses(&self) -> bool {
         tokio::select! {
             () = tokio::time::sleep(PAUSE) => false,
@@ -111,7 +111,7 @@ impl Inner {
     async fn step(&self, destination: &Destination) -> Step {
         let is_slow = destination.lock().is_slow();
         let lane = if is_slow { &self.slow } else { &self.fast };
-        // It is never closed.
+        // The semaphore is never closed.
         let _place = lane.acquire().await;
         if self.tasks.stopping().is_cancelled() {
             return Step::Stopping;
@@ -164,7 +164,7 @@ impl Inner {
         tokio::time::sleep(LAST_MOMENT).await;
     }
 
-    /// Sends a batch. What cannot be sent to any server is left out of it, so that it holds up nothing else.
+    /// Sends a batch. Items that cannot be sent to any server are removed, so that they do not block the others.
     async fn send(&self, destination: &Destination, batch: &mut Batch) -> Result<(), Failure> {
         let sent = self.try_send(destination, batch).await;
         let Err(Failure::Unwritable(reason)) = &sent else {
@@ -204,14 +204,14 @@ impl Inner {
         Ok(())
     }
 
-    /// Notes that a server has what was sent.
+    /// Records that a server has received a batch.
     async fn note_taken(&self, destination: &Destination, batch: Batch) -> Step {
         if batch.messages.is_some() || !batch.tellings.is_empty() {
             let (server, tellings) = (&destination.server, &batch.tellings);
             let noted = self.devices.note_told(server, batch.messages, tellings);
             if let Err(error) = noted.await {
                 tracing::warn!(%server, %error, "what was sent cannot be noted");
-                // It knows these by their ids when they come again.
+                // The server recognizes these by their ids when they are sent again.
                 destination.lock().restore(batch);
                 return Step::Failed;
             }

@@ -1,4 +1,4 @@
-//! A server that is sent something: what waits for it, and how it fares.
+//! The queue for one destination server, and the history of its failures.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -15,55 +15,55 @@ use crate::storage::{
     federation::outbox::{DestinationRow, UnsentRow},
 };
 
-/// How long a server that fails is left alone first, and at most.
+/// The first pause after a failure, and the longest one.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 pub(super) const LONGEST_PAUSE: Duration = Duration::from_hours(1);
-/// How long a transaction may take that holds up nobody.
+/// The longest duration of a transaction that does not delay others.
 const QUICK: Duration = Duration::from_secs(5);
-/// How soon after a failure a sign of life counts: so long for each failure before, up to a limit. A server may be able
-/// to reach this one and not the other way round.
+/// The pause before a sign of life causes a retry. It grows with the square of the number of failures, up to a limit: a
+/// server may be able to reach this one without being reachable itself.
 const SHORTEST_LIFE: Duration = Duration::from_millis(300);
 const LONGEST_LIFE: Duration = Duration::from_mins(1);
-/// Receipts, users whose presence changed, and users who type, that wait for one server.
+/// The number of receipts, presence updates and typing users that wait for one server.
 const RECEIPTS: usize = 1_000;
 const PRESENCES: usize = 1_000;
 const TYPISTS: usize = 200;
 
-/// A server that is sent something.
+/// A server that receives events and EDUs.
 pub(super) struct Destination {
     pub(super) server: OwnedServerName,
     state: Mutex<State>,
-    /// Rung when the server shows life.
+    /// Notified when the server shows a sign of life.
     pub(super) woken: Notify,
 }
 
-/// What waits, and how the server fares.
+/// The waiting items, and the health of the server.
 #[expect(
     clippy::struct_excessive_bools,
     reason = "each is of its own kind of work"
 )]
 #[derive(Default)]
 pub(super) struct State {
-    /// The rooms of which not everything was sent.
+    /// The rooms with events that were not sent.
     pub(super) unsent: BTreeMap<RoomNum, Unsent>,
-    /// The same, as it is on disk.
+    /// The stored copy of `unsent`.
     stored: HashMap<RoomNum, Position>,
-    /// Whether messages to devices may wait on disk.
+    /// Whether to-device messages may be waiting on disk.
     pub(super) has_messages: bool,
-    /// Whether users of whose devices the server is to be told may wait on disk.
+    /// Whether device list updates may be waiting on disk.
     pub(super) has_lists: bool,
-    /// Whether it is to be told that this server is there again.
+    /// Whether the server must be sent an empty transaction to announce that this server is running again.
     pub(super) greet: bool,
     pub(super) receipts: BTreeMap<ReceiptKey, Arc<Receipt>>,
     pub(super) typing: BTreeMap<(OwnedRoomId, OwnedUserId), bool>,
     pub(super) presence: BTreeSet<OwnedUserId>,
-    /// It failed, and has not got everything since: what it missed in busy rooms it is sent no more.
+    /// Whether it has failed, and not received everything since. Older events of busy rooms are then left out.
     pub(super) catches_up: bool,
     pub(super) health: Health,
-    /// Whether it took the last transaction quickly; not when it has not been sent any.
+    /// Whether its last transaction was quick; `false` if it has not been sent any.
     is_quick: bool,
     stored_health: Option<Health>,
-    /// Whether a task sends to it.
+    /// Whether a task is sending to it.
     is_served: bool,
     is_dirty: bool,
 }
@@ -71,28 +71,28 @@ pub(super) struct State {
 /// The room, the user and the thread of a receipt.
 pub(super) type ReceiptKey = (OwnedRoomId, OwnedUserId, String);
 
-/// What was not sent of a room: places of its timeline.
+/// The unsent events of a room: positions of its timeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Unsent {
     pub(super) first: Position,
     pub(super) last: Position,
 }
 
-/// How a server fares.
+/// The health of a server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Health {
-    /// How often in a row it did not take what it was sent.
+    /// The number of consecutive failed transactions.
     pub(super) failures: u32,
-    /// Since when, in milliseconds since the Unix epoch.
+    /// The time of the first of these failures, in milliseconds since the Unix epoch.
     pub(super) failing_since: i64,
-    /// When it is tried again.
+    /// The time of the next attempt.
     pub(super) retry_at: i64,
-    /// When it was last tried.
+    /// The time of the last attempt.
     last_try: i64,
 }
 
 impl Health {
-    /// Notes a failure; `jitter` lies between 0 and 1.
+    /// Records a failure; `jitter` is between 0 and 1.
     fn failed(&mut self, now: i64, jitter: f64) {
         if self.failures == 0 {
             self.failing_since = now;
@@ -104,20 +104,20 @@ impl Health {
         self.retry_at = now.saturating_add(milliseconds(pause));
     }
 
-    /// Sees to it that the server is not left alone for longer than it may be: the clock may have been set back.
+    /// Limits the pause to its maximum, in case the clock was set back.
     fn clamp(&mut self, now: i64) {
         let latest = now.saturating_add(milliseconds(LONGEST_PAUSE));
         self.retry_at = self.retry_at.min(latest);
         self.last_try = self.last_try.min(now);
     }
 
-    /// Returns when the server is tried again.
+    /// Returns the time of the next attempt.
     pub(super) fn next_try(&mut self, now: i64) -> i64 {
         self.clamp(now);
         self.retry_at
     }
 
-    /// Notes a sign of life; returns whether the server is tried sooner for it.
+    /// Records a sign of life; returns whether this makes the next attempt earlier.
     fn lives(&mut self, now: i64) -> bool {
         self.clamp(now);
         let pause = SHORTEST_LIFE.saturating_mul(self.failures.saturating_mul(self.failures));
@@ -130,7 +130,7 @@ impl Health {
         is_sooner
     }
 
-    /// Returns whether two of them are the same on disk.
+    /// Returns whether the stored parts of two states are equal.
     fn is_stored_as(&self, other: &Self) -> bool {
         (self.failures, self.failing_since, self.retry_at)
             == (other.failures, other.failing_since, other.retry_at)
@@ -153,7 +153,7 @@ impl Destination {
         }
     }
 
-    /// Returns a server as it was stored.
+    /// Returns a destination as it was stored.
     pub(super) fn stored(server: OwnedServerName, row: &DestinationRow, now: i64) -> Self {
         let mut health = Health {
             failures: u32::try_from(row.failures).unwrap_or(u32::MAX),
@@ -180,7 +180,7 @@ impl Destination {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes that the server showed life: if it failed, it is tried soon.
+    /// Records a sign of life. A server that has failed is tried again soon.
     pub(super) fn lives(&self, now: i64) {
         if self.lock().health.lives(now) {
             self.woken.notify_one();
@@ -189,14 +189,14 @@ impl Destination {
 }
 
 impl State {
-    /// Notes what was stored as not sent when everything up to a position was known.
+    /// Restores the unsent events of a room, which were stored when everything up to `known` had been distributed.
     pub(super) fn recall(&mut self, row: &UnsentRow, known: Position) {
         let (first, last) = (row.since, known.max(row.since));
         self.unsent.insert(row.room, Unsent { first, last });
         self.stored.insert(row.room, row.since);
     }
 
-    /// Notes that an event of a room is to be sent.
+    /// Adds an event of a room to the queue.
     pub(super) fn note_event(&mut self, room: RoomNum, position: Position) {
         let unsent = self.unsent.entry(room).or_insert(Unsent {
             first: position,
@@ -220,7 +220,7 @@ impl State {
         }
     }
 
-    /// Notes that somebody types, or has ceased to. Whoever fails will not care by the time it is back.
+    /// Adds a change in typing to the queue. It is not kept for a server that fails, because it would arrive too late.
     pub(super) fn note_typing(&mut self, room_id: &OwnedRoomId, user_id: &OwnedUserId, is: bool) {
         if self.health.failures == 0 && self.typing.len() < TYPISTS {
             let key = (room_id.clone(), user_id.clone());
@@ -228,12 +228,12 @@ impl State {
         }
     }
 
-    /// Returns whether events or messages to devices wait to be sent.
+    /// Returns whether events or to-device messages are waiting.
     pub(super) fn has_letters(&self) -> bool {
         !self.unsent.is_empty() || self.has_messages
     }
 
-    /// Returns whether anything waits to be sent.
+    /// Returns whether anything is waiting.
     pub(super) fn has_work(&self) -> bool {
         !self.unsent.is_empty()
             || self.has_messages
@@ -244,14 +244,14 @@ impl State {
             || !self.presence.is_empty()
     }
 
-    /// Returns whether somebody has to begin to send, and that they did.
+    /// Returns whether a task must be started to send to the server, and marks it as started.
     pub(super) fn begin(&mut self) -> bool {
         let begins = !self.is_served && self.has_work();
         self.is_served |= begins;
         begins
     }
 
-    /// Returns whether whoever sends may end, and that they did.
+    /// Returns whether the sending task may end, and marks it as ended.
     pub(super) fn end(&mut self) -> bool {
         if self.has_work() {
             return false;
@@ -260,22 +260,22 @@ impl State {
         true
     }
 
-    /// Returns whether a transaction may take long: others shall not wait for its place.
+    /// Returns whether a transaction may take long, in which case it must not occupy a fast slot.
     pub(super) fn is_slow(&self) -> bool {
         !self.is_quick || self.greet || self.health.failures > 0
     }
 
-    /// Notes how long the server took to take a transaction.
+    /// Records the duration of a transaction.
     pub(super) fn answered_after(&mut self, time: Duration) {
         self.is_quick = time <= QUICK;
     }
 
-    /// Notes that the one who sends has to stop, whatever waits.
+    /// Marks the sending task as ended, even if something is waiting.
     pub(super) fn abandon(&mut self) {
         self.is_served = false;
     }
 
-    /// Notes that the server has what was in a batch, which was sent unless it was empty.
+    /// Records that the server has received a batch. It was sent, unless it was empty.
     pub(super) fn took(&mut self, batch: &Batch) {
         for (room, through) in &batch.through {
             let Some(unsent) = self.unsent.get_mut(room) else {
@@ -295,7 +295,7 @@ impl State {
         self.is_dirty = true;
     }
 
-    /// Notes that the server did not take what it was sent: what still matters waits again.
+    /// Records that the server did not accept a batch, and puts back the items that are still useful.
     pub(super) fn refused(&mut self, batch: Batch, now: i64) {
         self.restore(batch);
         self.typing.clear();
@@ -305,7 +305,7 @@ impl State {
         self.is_dirty = true;
     }
 
-    /// Puts back what was taken for a batch.
+    /// Puts back the items of a batch.
     pub(super) fn restore(&mut self, batch: Batch) {
         self.has_messages |= batch.messages.is_some();
         self.has_lists |= !batch.tellings.is_empty();
@@ -315,7 +315,7 @@ impl State {
         self.presence.extend(batch.presence);
     }
 
-    /// Returns what has to be stored of this server, as if it were.
+    /// Returns the changes that must be stored for this server, and marks them as stored.
     pub(super) fn take_changes(&mut self, server: &OwnedServerName) -> Option<ToStore> {
         if !std::mem::take(&mut self.is_dirty) {
             return None;
@@ -348,7 +348,7 @@ impl State {
         Some(to_store)
     }
 
-    /// Notes that it is not known what is stored.
+    /// Forgets the stored state, because storing it failed.
     pub(super) fn forget_stored(&mut self, to_store: &ToStore) {
         for room in &to_store.sent {
             self.stored.insert(*room, Position::MAX);
@@ -361,11 +361,11 @@ impl State {
     }
 }
 
-/// What has to be stored of a server.
+/// The changes that must be stored for a server.
 #[derive(Default)]
 pub(super) struct ToStore {
     pub(super) unsent: Vec<UnsentRow>,
-    /// The rooms of which everything was sent.
+    /// The rooms of which all events were sent.
     pub(super) sent: Vec<RoomNum>,
     pub(super) health: Option<DestinationRow>,
 }

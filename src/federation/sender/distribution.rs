@@ -1,4 +1,4 @@
-//! Says which servers are to be sent what.
+//! Distributes events and EDUs to the queues of the servers that they concern.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -17,44 +17,45 @@ use crate::{
     storage::{Position, Receipt, RoomNum, UserNum},
 };
 
-/// How long receipts are gathered, and changes of presence.
+/// The time for which receipts, and presence updates, are collected before they are sent.
 const RECEIPTS: Duration = Duration::from_millis(300);
 const PRESENCE: Duration = Duration::from_secs(1);
-/// How often others are told of those who type on: they forget it after a minute.
+/// The interval for repeating that users are still typing. Other servers forget it after a minute.
 const TYPING_AGAIN: Duration = Duration::from_secs(40);
-/// How often they are told of those who are there still, in the same measure: they forget that after half an hour.
+/// The interval for repeating that users are still online, in rounds of typing. Other servers forget it after half an
+/// hour.
 const PRESENCE_AGAIN: u32 = 30;
-/// When a server is sent the presence of those with whom its users share a room only now, after it came into the room:
-/// several times, since it drops what comes before it knows of the room.
+/// The delays after which a server that is new in a room is sent the presence of the room's users. There are several,
+/// because the server drops presence that arrives before it knows the room.
 const PRESENCE_FOR_NEWCOMERS: [Duration; 3] = [
     Duration::from_secs(1),
     Duration::from_secs(10),
     Duration::from_secs(90),
 ];
-/// The most presences for newcomers that wait.
+/// The largest number of waiting presence updates for new servers.
 const MAX_NEWCOMER_PRESENCES: usize = 10_000;
-/// How long it waits after an error.
+/// The pause after an error.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// What is held back for a moment, and what was told.
+/// Changes that are held back for a moment, and the state that was already distributed.
 #[derive(Default)]
 struct Held {
-    /// The position from which on changes of devices are still to be read that were not told to this run of the server.
+    /// The position from which changes of devices must still be read because this run of the server was not notified.
     untold: Option<Position>,
-    /// There are events to distribute.
+    /// Whether there are events to distribute.
     events: bool,
     lists: BTreeSet<UserNum>,
     receipts: BTreeMap<(RoomNum, OwnedUserId, String), Arc<Receipt>>,
     receipts_due: Option<Instant>,
     presence: BTreeSet<UserNum>,
     presence_due: Option<Instant>,
-    /// Whom others know to type.
+    /// The users whom other servers know to be typing.
     typing: HashMap<RoomNum, BTreeSet<OwnedUserId>>,
-    /// The presence that servers new in a room are to be sent, by when.
+    /// The presence to send to servers that are new in a room, by due time.
     newcomers: BTreeMap<Instant, Vec<NewcomerPresence>>,
 }
 
-/// The users whose presence a server that is new in a room is to be sent.
+/// The users whose presence is sent to servers that are new in a room.
 #[derive(Clone)]
 struct NewcomerPresence {
     servers: Vec<OwnedServerName>,
@@ -62,7 +63,7 @@ struct NewcomerPresence {
 }
 
 impl Held {
-    /// Takes what may wait a little, and returns what may not.
+    /// Adds changes that may wait a little, and returns those that may not.
     fn take(&mut self, news: News) -> (BTreeSet<OwnedServerName>, BTreeSet<RoomNum>) {
         let now = Instant::now();
         self.events |= news.events;
@@ -78,14 +79,14 @@ impl Held {
         (news.messages, news.typing)
     }
 
-    /// Returns when something that was held back is due.
+    /// Returns the time when the next delayed change is due.
     fn next_due(&self) -> Option<Instant> {
         let newcomers = self.newcomers.keys().next().copied();
         let dues = self.receipts_due.into_iter().chain(self.presence_due);
         dues.chain(newcomers).min()
     }
 
-    /// Notes that servers which are new in a room are to be sent the presence of users.
+    /// Schedules the presence of users for servers that are new in a room.
     fn add_newcomers(&mut self, presence: &NewcomerPresence) {
         let now = Instant::now();
         for after in PRESENCE_FOR_NEWCOMERS {
@@ -96,7 +97,7 @@ impl Held {
         }
     }
 
-    /// Takes the presence for newcomers that is due.
+    /// Takes the due presence for new servers.
     fn take_newcomers(&mut self) -> Vec<NewcomerPresence> {
         let mut due = Vec::new();
         while let Some(entry) = self.newcomers.first_entry()
@@ -117,10 +118,10 @@ fn is_due(due: &mut Option<Instant>) -> bool {
 }
 
 impl Inner {
-    /// Distributes what happens, until the server stops.
+    /// Distributes changes until the server stops.
     pub(super) async fn distribute(self: Arc<Self>) {
         let mut held = Held {
-            // What changed just before the server stopped, or was killed.
+            // Includes the changes just before the server stopped, or crashed.
             untold: Some(self.settled.load(Ordering::SeqCst)),
             events: true,
             ..Held::default()
@@ -154,7 +155,7 @@ impl Inner {
     }
 
     async fn distribute_once(self: &Arc<Self>, held: &mut Held) -> Result<()> {
-        // Before the inbox is emptied: all that was told up to there is in it, or was.
+        // Read before the inbox is emptied: all changes up to this position are in the inbox, or were.
         let ceiling = {
             let journal = self.db.journal();
             let _still = journal.still();
@@ -198,7 +199,7 @@ impl Inner {
         Ok(())
     }
 
-    /// Notes that everything up to a position was distributed.
+    /// Records that everything up to a position was distributed.
     fn settle(&self, ceiling: Position) {
         let position = ceiling.min(self.distributed.load(Ordering::SeqCst));
         let before = self.settled.fetch_max(position, Ordering::SeqCst);
@@ -207,12 +208,12 @@ impl Inner {
         }
     }
 
-    /// Notes for each server the events that it is to be sent.
+    /// Adds new events to the queues of the servers that receive them.
     async fn distribute_events(self: &Arc<Self>, held: &mut Held) -> Result<()> {
         loop {
             let after = self.distributed.load(Ordering::SeqCst);
             let page = self.rooms.federation.outgoing(after).await?;
-            // First what can fail: then all of it is done again.
+            // The part that can fail is done first; after a failure all of it is repeated.
             for arrival in page.arrivals {
                 self.welcome(held, arrival).await?;
             }
@@ -232,7 +233,7 @@ impl Inner {
     fn note_event(&self, servers: &mut BTreeSet<OwnedServerName>, event: Outgoing) {
         let (room, position) = (event.room, event.position);
         let to = event.servers.clone();
-        // Before anybody looks for it there.
+        // It must be in the log before any sending task looks for it there.
         let log = self.log.write();
         log.unwrap_or_else(PoisonError::into_inner).push(event);
         for server in to {
@@ -242,7 +243,7 @@ impl Inner {
         }
     }
 
-    /// Sees to it that servers know the devices, and the presence, of those with whom their users share a room now.
+    /// Queues the device lists and the presence of users for the servers that now share a room with them.
     async fn welcome(self: &Arc<Self>, held: &mut Held, arrival: Arrival) -> Result<()> {
         let Arrival {
             position,
@@ -250,7 +251,7 @@ impl Inner {
             user_id,
         } = arrival;
         let (servers, users) = match self.rooms.memory.room_by_number(room).await {
-            // It was deleted.
+            // The room was deleted.
             Err(Error::NotFound(_)) => return Ok(()),
             Err(error) => return Err(error),
             Ok(_) if self.rooms.memory.is_local(&user_id) => {
@@ -261,7 +262,7 @@ impl Inner {
             Ok(room) => newly_there(&room, &user_id, position),
         };
         for server in &servers {
-            // From now on it is to be told when this server is there again.
+            // From now on this server announces its restarts to it.
             self.destination(server);
         }
         if servers.is_empty() || users.is_empty() {
@@ -288,7 +289,7 @@ impl Inner {
         Ok(())
     }
 
-    /// Notes that the devices of a user changed, for the servers that share a room with the user.
+    /// Queues the device list changes of a user for the servers that share a room with the user.
     async fn distribute_lists(self: &Arc<Self>, user: UserNum) -> Result<()> {
         let user_id = {
             let mut db = self.db.read().await?;
@@ -328,7 +329,7 @@ impl Inner {
         Ok(())
     }
 
-    /// Notes who began to type in a room, and who ceased.
+    /// Queues the users who started or stopped typing in a room.
     async fn distribute_typing(self: &Arc<Self>, held: &mut Held, room: RoomNum) -> Result<()> {
         let typists = self.ephemeral.typing.changed(room, Tick::MIN, Tick::MAX);
         let typists = typists.unwrap_or_default().into_iter();
@@ -376,7 +377,7 @@ impl Inner {
         Ok(())
     }
 
-    /// Tells of those who type on, and now and then of those who are there still.
+    /// Repeats which users are still typing and, at a longer interval, which are still online.
     async fn tell_again(self: &Arc<Self>, held: &mut Held, rounds: u32) {
         for (room, typists) in &held.typing {
             let typists: Vec<(OwnedUserId, bool)> = typists
@@ -399,7 +400,7 @@ impl Inner {
         }
     }
 
-    /// Returns the other servers in a room; `None` when it is gone, or nobody else is there.
+    /// Returns the other servers in a room; `None` when it was deleted, or has no other servers.
     async fn servers_of(&self, room: RoomNum) -> Result<Option<Vec<OwnedServerName>>> {
         match self.rooms.federation.other_servers(room).await {
             Err(Error::NotFound(_)) => Ok(None),
@@ -408,8 +409,8 @@ impl Inner {
     }
 }
 
-/// Returns the server of a user of another one who came into a room, if it was not there before, and the users of this
-/// server who are.
+/// Returns the server of a remote user who joined a room, if it was not in the room before, and the local users in the
+/// room.
 fn newly_there(
     room: &crate::rooms::Room,
     user_id: &UserId,
@@ -420,7 +421,7 @@ fn newly_there(
     let is_new = view
         .servers
         .get(server)
-        // 0: memory cannot tell.
+        // 0 means that it is not known.
         .is_some_and(|stay| stay.since == 0 || stay.since == position);
     if !is_new {
         return (Vec::new(), Vec::new());

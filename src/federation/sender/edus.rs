@@ -1,4 +1,4 @@
-//! What is told beside events: messages to devices, changed devices, who is there, who has read what, and who types.
+//! Collects EDUs: to-device messages, device list updates, presence, receipts and typing.
 //!
 //! [EDUs](https://spec.matrix.org/v1.19/server-server-api/#edus)
 
@@ -21,19 +21,19 @@ use super::{
 };
 use crate::{clock::timestamp, error::Result, storage::Receipt};
 
-/// EDUs in a transaction, as the specification limits them.
+/// The largest number of EDUs in a transaction, by the specification.
 const EDUS: usize = 100;
-/// Messages to devices in a transaction, and about how many bytes they have at most.
+/// The largest number of to-device messages in a transaction, and roughly their largest total size.
 const MESSAGES: i64 = 40;
 const MESSAGE_BYTES: usize = 1024 * 1024;
-/// EDUs about devices in a transaction.
+/// The largest number of device list EDUs in a transaction.
 const LISTS: usize = 40;
-/// Users whose presence one transaction tells.
+/// The largest number of users whose presence is in one transaction.
 const PRESENCES: usize = 100;
-/// EDUs with receipts in a transaction.
+/// The largest number of receipt EDUs in a transaction.
 const RECEIPTS: usize = 5;
 
-/// Adds to a batch what waits beside events.
+/// Adds the waiting EDUs to a batch.
 pub(super) async fn gather(
     inner: &Inner,
     destination: &Destination,
@@ -69,7 +69,7 @@ async fn gather_messages(
     destination: &Destination,
     batch: &mut Batch,
 ) -> Result<()> {
-    // What comes from here on is noted again.
+    // Messages that arrive after this line set the flag again.
     if !std::mem::take(&mut destination.lock().has_messages) {
         return Ok(());
     }
@@ -109,7 +109,7 @@ async fn gather_lists(inner: &Inner, destination: &Destination, batch: &mut Batc
     for telling in &tellings {
         batch.edus.extend(telling.edus.iter().cloned());
     }
-    // Whether there is more shows when these are noted.
+    // Whether there are more is only known when these have been recorded as sent.
     destination.lock().has_lists |= !tellings.is_empty();
     batch.tellings = tellings;
     Ok(())
@@ -142,7 +142,8 @@ async fn gather_presence(
     Ok(())
 }
 
-/// Takes users whose presence one transaction tells. They are in the batch before anything can fail: then they wait again.
+/// Takes users whose presence goes into one transaction. They are put into the batch before anything can fail, so that
+/// they are put back after a failure.
 fn take_presence(state: &mut State, batch: &mut Batch) -> Vec<OwnedUserId> {
     let all = std::iter::from_fn(|| state.presence.pop_first());
     let taken: Vec<OwnedUserId> = all.take(PRESENCES).collect();
@@ -150,7 +151,7 @@ fn take_presence(state: &mut State, batch: &mut Batch) -> Vec<OwnedUserId> {
     taken
 }
 
-/// Takes receipts that fit into the EDUs of one transaction: of each user of a room one goes into each.
+/// Takes receipts that fit into the EDUs of one transaction. Each EDU can have one receipt per user and room.
 fn take_receipts(
     waiting: &mut BTreeMap<ReceiptKey, Arc<Receipt>>,
 ) -> Vec<(ReceiptKey, Arc<Receipt>)> {
@@ -170,7 +171,7 @@ fn take_receipts(
     taken
 }
 
-/// Writes receipts into EDUs, each with one receipt of a user in a room at most.
+/// Writes receipts into EDUs, each with at most one receipt per user and room.
 fn write_receipts(receipts: &[(ReceiptKey, Arc<Receipt>)]) -> Vec<ReceiptContent> {
     let mut contents: Vec<ReceiptContent> = Vec::new();
     for ((room_id, user_id, thread), receipt) in receipts {

@@ -1,4 +1,4 @@
-//! What happened, as the journal and the ephemeral services tell it, until it is distributed: each thing once.
+//! Collects changes that the journal and the ephemeral services report, without duplicates, until they are distributed.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,27 +16,27 @@ use crate::{
     storage::{Change, Follower, Position, Receipt, RoomNum, UserNum},
 };
 
-/// Receipts, rooms and users that wait to be distributed; what comes beyond is passed over.
+/// The largest number of receipts, rooms and users that wait to be distributed. Further ones are ignored.
 const MOST: usize = 20_000;
 
-/// What happened.
+/// The changes since the last distribution.
 #[derive(Default)]
 pub(super) struct News {
-    /// Events came.
+    /// Whether there are new events.
     pub(super) events: bool,
-    /// Whose devices changed.
+    /// The users whose devices changed.
     pub(super) lists: BTreeSet<UserNum>,
-    /// The servers for which messages to devices came.
+    /// The servers that have new to-device messages.
     pub(super) messages: BTreeSet<OwnedServerName>,
-    /// Who has read how far: the newest receipt of each user and thread.
+    /// The newest receipt of each user and thread.
     pub(super) receipts: BTreeMap<(RoomNum, OwnedUserId, String), Arc<Receipt>>,
-    /// The rooms in which it changed who types.
+    /// The rooms in which the typing users changed.
     pub(super) typing: BTreeSet<RoomNum>,
-    /// Whose presence changed.
+    /// The users whose presence changed.
     pub(super) presence: BTreeSet<UserNum>,
 }
 
-/// Takes what happens.
+/// Collects changes.
 pub(super) struct Inbox {
     own: OwnedServerName,
     news: Mutex<News>,
@@ -55,23 +55,23 @@ impl Inbox {
         })
     }
 
-    /// Takes what happened since the last time.
+    /// Takes the changes since the last call.
     pub(super) fn take(&self) -> News {
         let mut news = self.news.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::take(&mut *news)
     }
 
-    /// Returns the position of the newest event that came since the start.
+    /// Returns the position of the newest event since the start.
     pub(super) fn newest_event(&self) -> Position {
         self.newest.load(Ordering::SeqCst)
     }
 
-    /// Waits until something happens.
+    /// Waits until there are changes.
     pub(super) async fn rung(&self) {
         self.rung.notified().await;
     }
 
-    /// Takes what changed in memory alone.
+    /// Adds a change that is only in memory.
     pub(super) fn stir(&self, stir: Stir) {
         self.add(|news| match stir {
             Stir::Typing(room) if news.typing.len() < MOST => news.typing.insert(room),
@@ -80,7 +80,7 @@ impl Inbox {
         });
     }
 
-    /// Adds to the news, and rings if there is anything new.
+    /// Adds to the changes, and wakes the distribution if something is new.
     fn add(&self, add: impl FnOnce(&mut News) -> bool) {
         let is_new = {
             let mut news = self.news.lock().unwrap_or_else(PoisonError::into_inner);
@@ -107,12 +107,12 @@ impl Follower for Inbox {
     }
 
     fn failed(&self) {
-        // What is told is on disk.
+        // Nothing is lost: all reported changes are on disk.
     }
 }
 
 impl News {
-    /// Takes a change; returns whether other servers may have to be told of it.
+    /// Adds a change; returns whether it may concern other servers.
     fn take(&mut self, change: &Change, own: &ServerName) -> bool {
         match change {
             Change::Event { .. } => self.events = true,

@@ -1,5 +1,5 @@
-//! Writes down what waits: behind the events, some at a time, so that a message to a thousand servers is no thousand
-//! rows. What a crash takes is read again from the journal.
+//! Stores the queues. This happens some time after the events, in batches, so that a message to a thousand servers does
+//! not write a thousand rows. After a crash the rest is read again from the journal.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -17,13 +17,13 @@ use crate::{
     storage::{Position, federation::outbox},
 };
 
-/// How long what changed is gathered.
+/// The time for which changes are collected.
 const GATHERING: Duration = Duration::from_millis(500);
-/// How long a stop waits for what is under way. All of it has to be over after eight seconds.
+/// The time that a stop waits for running transactions. The whole stop must take less than eight seconds.
 const LAST_MOMENT: Duration = Duration::from_secs(5);
 
 impl Inner {
-    /// Writes down what waits, whenever that changed, and when the server stops.
+    /// Stores the queues whenever they change, and when the server stops.
     pub(super) async fn keep(self: Arc<Self>) {
         let stopping = self.tasks.stopping().clone();
         let mut kept = self.settled.load(Ordering::SeqCst);
@@ -45,7 +45,7 @@ impl Inner {
     }
 
     async fn keep_once(&self, kept: &mut Position) {
-        // Before the rest: what was distributed until now is in it.
+        // Read first: the queues contain everything that was distributed up to this position.
         let position = self.settled.load(Ordering::SeqCst);
         let mut changed: Vec<(Arc<Destination>, ToStore)> = Vec::new();
         let (mut failing, mut waiting) = (0, 0);

@@ -1,4 +1,4 @@
-//! The events that were sent of late, in memory once for all servers that they go to.
+//! The most recent events to send, kept in memory once for all servers that receive them.
 
 use std::{collections::BTreeMap, collections::VecDeque, sync::Arc};
 
@@ -10,11 +10,11 @@ use crate::{
     storage::{Position, RoomNum},
 };
 
-/// How many events are kept, and how many bytes they may have.
+/// The number of events that are kept, and their total size in bytes.
 const EVENTS: usize = 2_000;
 const BYTES: usize = 8 * 1024 * 1024;
 
-/// The latest events, in order.
+/// The most recent events, in order.
 #[derive(Default)]
 pub(super) struct Log {
     events: VecDeque<Arc<Outgoing>>,
@@ -23,7 +23,7 @@ pub(super) struct Log {
     gone: Position,
 }
 
-/// Events for a server, and up to which place of each room that is everything for it.
+/// Events for a server, and for each room the position up to which they are complete.
 #[derive(Debug, Default)]
 pub(super) struct Found {
     pub(super) events: Vec<Arc<Outgoing>>,
@@ -31,7 +31,7 @@ pub(super) struct Found {
 }
 
 impl Log {
-    /// Returns an empty log: what came up to a position is on disk.
+    /// Returns an empty log. Events up to `position` are only on disk.
     pub(super) fn after(position: Position) -> Self {
         Self {
             gone: position,
@@ -41,7 +41,7 @@ impl Log {
 
     /// Adds an event that is newer than all others.
     pub(super) fn push(&mut self, mut event: Outgoing) {
-        // For the look-up by each of them.
+        // Sorted for the binary search of each look-up.
         event.servers.sort_unstable();
         self.bytes += event.json.get().len();
         self.events.push_back(Arc::new(event));
@@ -54,7 +54,7 @@ impl Log {
         }
     }
 
-    /// Returns the oldest events that a server was not sent; `None` when some of them are not in memory.
+    /// Returns the oldest unsent events of a server; `None` if some of them are not in memory.
     pub(super) fn find(
         &self,
         server: &ServerName,

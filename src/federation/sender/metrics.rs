@@ -1,17 +1,17 @@
-//! What is counted of sending.
+//! Metrics of the sender.
 
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
 use crate::error::{Error, Result};
 
-/// What is counted.
+/// The metrics of the sender.
 pub(super) struct Metrics {
     transactions: IntCounterVec,
-    /// Events and EDUs that can be sent to no server.
+    /// Events and EDUs that cannot be sent to any server.
     dropped: IntCounter,
-    /// Servers that do not take what they are sent.
+    /// Servers that do not accept transactions.
     pub(super) failing: IntGauge,
-    /// Servers for which something waits.
+    /// Servers for which something is waiting.
     pub(super) waiting: IntGauge,
 }
 

@@ -1,9 +1,9 @@
-//! Sending: what happens here and concerns other servers reaches each of them, in order, whatever crashes meanwhile.
+//! Sends local events and EDUs to the other servers that they concern, in order, even if this server crashes.
 //!
-//! The sender follows the journal. `distribution` says what goes to whom; `destination` keeps what waits for one server:
-//! since which place in which rooms, not the events themselves, which `log` has once for all while they are new, and
-//! the database after that. `delivery` is the task that sends to one server while something waits for it, `batch` and
-//! `edus` fill its transactions, and `keeping` writes down what waits.
+//! The sender follows the journal. `distribution` decides which servers receive what. `destination` keeps the queue of
+//! one server: the first unsent position of each room, not the events themselves. Recent events are in memory once for
+//! all servers, in `log`; older ones are in the database. `delivery` is the task that sends to one server as long as
+//! something is waiting, `batch` and `edus` fill its transactions, and `keeping` stores the queues.
 //!
 //! [Transactions](https://spec.matrix.org/v1.19/server-server-api/#transactions)
 
@@ -42,11 +42,11 @@ use crate::{
     tasks::Tasks,
 };
 
-/// Transactions under way at once: to servers that fare well, and to others, which may take their time.
+/// The number of concurrent transactions to healthy servers, and to others, which may take their time.
 const FAST: usize = 64;
 const SLOW: usize = 32;
 
-/// Sends to other servers. Cheap to clone.
+/// The service that sends events and EDUs to other servers. Cheap to clone.
 #[derive(Clone)]
 pub struct Sender {
     inner: Arc<Inner>,
@@ -62,28 +62,28 @@ struct Inner {
     client: Client,
     destinations: Mutex<HashMap<OwnedServerName, Arc<Destination>>>,
     log: RwLock<Log>,
-    /// What happened and is not distributed yet.
+    /// Changes that are not distributed yet.
     inbox: Arc<Inbox>,
-    /// Up to which position it is known which events go to whom.
+    /// The position up to which events have been distributed.
     distributed: AtomicI64,
-    /// Up to which position it is known what goes to whom, devices that changed among it: from here on it is looked at
-    /// again after a crash.
+    /// The position up to which everything has been distributed, including device list changes. After a crash, changes
+    /// are read again from here.
     settled: AtomicI64,
-    /// Rung when something is to be written down.
+    /// Notified when the queues must be stored.
     changed: Notify,
     fast: Semaphore,
     slow: Semaphore,
-    /// Whoever sends to a server listens to it, so that a stop can wait for them.
+    /// Each running delivery holds a receiver, so that a stop can wait for them.
     served: watch::Sender<()>,
     metrics: Metrics,
 }
 
 impl Sender {
-    /// Begins to send, with what waited when the server stopped; unless this server talks to no others.
+    /// Starts to send, beginning with the stored queues, unless federation is disabled.
     ///
     /// # Errors
     ///
-    /// When it cannot be read what waits, or the registry has its metrics already.
+    /// When the queues cannot be read, or the registry already contains these metrics.
     pub async fn start(
         (db, clock, tasks): (Db, Clock, Tasks),
         (rooms, devices, ephemeral): (Rooms, Devices, Ephemeral),
@@ -122,8 +122,8 @@ impl Sender {
         Ok(sender)
     }
 
-    /// Returns whether all that was said in a room up to now was sent to every server that takes it. Those that do not
-    /// answer are not waited for.
+    /// Returns whether all events of a room have been sent to every server that accepts transactions. Failing servers
+    /// are not waited for.
     pub fn is_sent(&self, room: RoomNum) -> bool {
         let inner = &self.inner;
         if !inner.client.is_enabled() {
@@ -139,7 +139,7 @@ impl Sender {
         })
     }
 
-    /// Reads what waited when the server stopped.
+    /// Reads the stored queues.
     async fn recall(&self, cursor: Position) -> Result<()> {
         let mut db = self.inner.db.read().await?;
         let rows = outbox::destinations(&mut db).await?;
@@ -175,7 +175,7 @@ impl Sender {
         Ok(())
     }
 
-    /// Follows the journal, and whoever types or comes and goes.
+    /// Follows the journal, and changes in typing and presence.
     fn follow(&self) {
         let inner = &self.inner;
         inner.db.journal().follow(inner.inbox.clone());
@@ -196,7 +196,7 @@ impl Sender {
             }
         }));
         for destination in inner.all() {
-            // The others may be gone for good.
+            // Servers with less important items wait, because they may have disappeared for good.
             let has_letters = destination.lock().has_letters();
             if has_letters {
                 inner.serve(&destination);
@@ -215,7 +215,7 @@ impl Inner {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns what waits for a server, now or from now on.
+    /// Returns the queue of a server, and creates it if necessary.
     fn destination(&self, server: &ServerName) -> Arc<Destination> {
         let mut all = self.destinations();
         if let Some(known) = all.get(server) {
@@ -230,7 +230,7 @@ impl Inner {
         self.destinations().values().cloned().collect()
     }
 
-    /// Notes something for servers, and sends it.
+    /// Changes the queues of servers, and starts to send to them.
     fn note<'a>(
         self: &Arc<Self>,
         servers: impl IntoIterator<Item = &'a OwnedServerName>,

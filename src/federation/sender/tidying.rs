@@ -1,4 +1,4 @@
-//! Clears away what is of no use: messages that waited for too long, and servers that nothing connects with this one.
+//! Removes to-device messages that waited too long, and servers that no longer share a room with this one.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,13 +10,13 @@ use crate::{
     storage::{devices::device_list_updates, federation::outbox},
 };
 
-/// How often it is looked for what can go.
+/// The interval between clean-ups.
 const PAUSE: Duration = Duration::from_hours(24);
-/// Servers that are forgotten in one turn.
+/// The number of servers that are removed in one transaction.
 const SERVERS: usize = 100;
 
 impl Inner {
-    /// Clears away what is of no use, when the server starts and every day. Those that are only to be greeted wait for it.
+    /// Cleans up at the start and every day. Servers that only need a restart announcement are sent it after this.
     pub(super) async fn tidy(self: Arc<Self>) {
         let stopping = self.tasks.stopping().clone();
         loop {
@@ -40,7 +40,7 @@ impl Inner {
 
     async fn tidy_once(&self) -> Result<()> {
         self.devices.remove_old_letters(self.clock.now_ms()).await?;
-        // Who is told of something after this has come back meanwhile.
+        // A server that has been sent something after this position has come back, and is kept.
         let up_to = self.db.journal().published();
         let idle = {
             let mut db = self.db.read().await?;
@@ -62,7 +62,7 @@ impl Inner {
         Ok(())
     }
 
-    /// Forgets those of some servers that nothing waits for and nobody is about to send to.
+    /// Removes the servers that have nothing waiting and no task sending to them, and returns them.
     fn forget(&self, servers: &[OwnedServerName]) -> Vec<OwnedServerName> {
         let mut all = self.destinations();
         let mut forgotten = Vec::new();

@@ -1,10 +1,10 @@
 //! State resolution of room version 1, which `ruma` does not have.
 //!
-//! It looks at the events in conflict alone: first at those that others are authorized by, one type after the other, and
-//! then at the rest. Of the former, the line of the lowest depth counts as far as each event allows the next; of the
-//! latter, the deepest event that is allowed.
+//! It reads the events in conflict only: first the auth events, one type after the other, and then the rest. Auth
+//! events are taken in order of depth as long as each one allows the next. Of the others, the deepest event that is
+//! allowed counts.
 //!
-//! [State resolution](https://spec.matrix.org/v1.19/rooms/v1/#state-resolution)
+//! See the [specification](https://spec.matrix.org/v1.19/rooms/v1/#state-resolution).
 
 use std::{
     cmp::Reverse,
@@ -39,7 +39,7 @@ pub(super) fn resolve(
         let held = sets.iter().filter_map(|set| set.get(kind, state_key));
         let held = held.filter(|pdu| seen.insert(pdu.event_id.clone()));
         let held: Vec<Arc<Pdu>> = held.cloned().collect();
-        // A key that some states lack is in no conflict.
+        // A key that is missing in some states is not in conflict.
         let only = held.first().filter(|_| held.len() == 1);
         state.put(kind, state_key, only);
         if held.len() > 1 {
@@ -47,7 +47,7 @@ pub(super) fn resolve(
         }
     }
     for auth_type in AUTH_TYPES {
-        // Events of one type do not see how others of it are resolved.
+        // Events of one type do not depend on how others of it are resolved.
         let before = state.clone();
         for ((kind, state_key), events) in &conflicts {
             if *kind == auth_type {
@@ -66,7 +66,7 @@ pub(super) fn resolve(
     state
 }
 
-/// Returns the last event of a line, the least deep first, of which each allows the next.
+/// Returns the last event of a series, from the least deep on, in which each event allows the next.
 fn resolve_auth_event(
     rules: &RoomVersionRules,
     state: &StateMap,
@@ -127,7 +127,7 @@ mod tests {
     const ALICE: &str = "@alice:a";
     const BOB: &str = "@bob:a";
 
-    /// Returns a room in which Alice has all power, and Bob has what it takes to set the topic.
+    /// Returns a room in which Alice has all power, and Bob may set the topic.
     fn room() -> StateMap {
         let create = (ALICE, "m.room.create", "");
         let levels = json!({ "users": { ALICE: 100, BOB: 50 } });
@@ -225,7 +225,7 @@ mod tests {
             )
         };
         let less = levels("less", 6, ALICE, json!({ ALICE: 100 }));
-        // Bob would need power that the event before does not leave him.
+        // Bob would need power that the event before takes from him.
         let more = levels("more", 7, BOB, json!({ ALICE: 100, BOB: 50, "@eve:a": 50 }));
 
         let key = (StateEventType::RoomPowerLevels, "");

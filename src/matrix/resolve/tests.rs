@@ -1,4 +1,5 @@
-//! What comes of a resolution is what `ruma` says of the whole sets, whatever was spared.
+//! The result of a resolution is that of `ruma` for the whole sets, although only a part of them is
+//! read.
 
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use ruma::{OwnedRoomId, OwnedUserId, RoomVersionId};
@@ -13,7 +14,7 @@ struct Graph {
     version: &'static str,
     room_id: Option<OwnedRoomId>,
     events: KnownEvents,
-    /// The states after the lines of events.
+    /// The state at the end of each branch.
     lines: Vec<StateMap>,
     random: StdRng,
     made: u64,
@@ -75,7 +76,7 @@ impl Graph {
         }
     }
 
-    /// Adds an event to a line, if the rules allow it there.
+    /// Adds an event to a branch, if the rules allow it there.
     fn add(
         &mut self,
         line: usize,
@@ -114,7 +115,7 @@ impl Graph {
         self.lines[line].insert(pdu);
     }
 
-    /// Lets something happen on a line.
+    /// Adds a random event to a branch.
     fn happen(&mut self, line: usize) {
         let (who, whom) = (
             self.random.random_range(0..8),
@@ -173,7 +174,7 @@ impl Graph {
         self.add(line, (sender, "m.room.power_levels", ""), levels);
     }
 
-    /// Returns what comes of resolving states when only what is asked for is given.
+    /// Resolves states, giving only the events that are asked for.
     fn resolved(&self, sets: &[StateMap]) -> StateMap {
         let mut known = KnownEvents::new();
         let mut absent = BTreeSet::new();
@@ -193,7 +194,7 @@ impl Graph {
         }
     }
 
-    /// Returns what comes of resolving the whole states with the whole auth chains.
+    /// Resolves the whole states with the whole auth chains.
     fn naively_resolved(&self, sets: &[StateMap]) -> StateMap {
         let maps: Vec<IdMap<OwnedEventId>> = sets.iter().map(ids).collect();
         let chains = sets.iter().map(|set| self.whole_chain(set)).collect();
@@ -224,7 +225,7 @@ impl Graph {
         chain
     }
 
-    /// Returns what lies on a path from one event to another of the same set.
+    /// Returns the events on the paths between events of a set.
     fn paths<'a>(&self, ends: impl Iterator<Item = &'a OwnedEventId>) -> EventIdSet<OwnedEventId> {
         let ends: HashSet<OwnedEventId> = ends.cloned().collect();
         let mut between = EventIdSet::new();

@@ -1,4 +1,4 @@
-//! The checks that need nothing but the event.
+//! The checks that need nothing except the event.
 
 use ruma::{
     RoomVersionId,

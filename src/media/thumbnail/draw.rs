@@ -1,4 +1,4 @@
-//! Making the image. All of this blocks, and all that a hostile file could swell is bounded before it is read.
+//! Making a thumbnail. This code blocks. Everything that a malicious file could inflate is limited before it is read.
 
 use std::{
     fs::File,
@@ -22,38 +22,38 @@ use image::{
 use super::shape::{Cut, Shape, Size};
 use crate::error::{Error, Result};
 
-/// The largest file that is read: a decoder may hold all of it in memory.
+/// The largest file that is read, in bytes: a decoder may hold all of it in memory.
 const MAX_FILE: u64 = 64 * 1024 * 1024;
-/// The most that an image may take in memory once it is decoded: 40 million pixels of four bytes.
+/// The largest size of a decoded image in memory, in bytes: 40 million pixels of four bytes.
 const MAX_DECODED: u64 = 160 * 1024 * 1024;
-/// The largest colour profile of a PNG, as it is compressed there: decoders inflate it whatever its size becomes, up to a
-/// thousand times as much. Usual ones have a few KiB.
+/// The largest compressed colour profile of a PNG, in bytes. Decoders inflate it without a limit, up to a thousand
+/// times its size. Typical profiles have a few KiB.
 const MAX_PNG_PROFILE: u32 = 64 * 1024;
-/// The longest side of an image.
+/// The longest side of an image, in pixels.
 const MAX_SIDE: u32 = 32_768;
-/// How many frames, and how many of their pixels, are decoded for a thumbnail that moves.
+/// The number of frames, and of their pixels, that are decoded for an animated thumbnail.
 const MAX_FRAMES: usize = 300;
 const MAX_MOVING_PIXELS: u64 = 30_000_000;
-/// The largest thumbnail that moves; one that would be larger stands still.
+/// The largest animated thumbnail, in bytes. A larger one is replaced by a still image.
 const MAX_MOVING_OUTPUT: usize = 8 * 1024 * 1024;
-/// Between 1 (careful) and 30 (quick).
+/// Between 1 (best quality) and 30 (fastest).
 const GIF_SPEED: i32 = 10;
-/// Of 100; more is not seen at these sizes.
+/// Out of 100; a higher quality is not visible at these sizes.
 const JPEG_QUALITY: u8 = 85;
-/// A large image is first brought to so many times its new size, roughly but quickly.
+/// The multiple of its final size to which a large image is first reduced by a rough but fast method.
 const ROUGH: u32 = 3;
 
-/// Whether a thumbnail may move.
+/// Whether a thumbnail may be animated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Motion {
     Still,
     Animated,
 }
 
-/// What serves as the thumbnail.
+/// The result of making a thumbnail.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Drawn {
-    /// The original, which is of this type.
+    /// The original image serves as the thumbnail; it has this content type.
     Original(&'static str),
     /// A new image.
     Anew {
@@ -104,7 +104,7 @@ fn open(path: &Path) -> Result<(Reader, ImageFormat)> {
     let mut reader = reader.with_guessed_format().map_err(unreadable)?;
     reader.limits(limits());
     match reader.format() {
-        // What clients show, and what may be served inline.
+        // The formats that clients display, and that may be served inline.
         Some(
             format @ (ImageFormat::Png | ImageFormat::Jpeg | ImageFormat::Gif | ImageFormat::WebP),
         ) => {
@@ -117,7 +117,7 @@ fn open(path: &Path) -> Result<(Reader, ImageFormat)> {
     }
 }
 
-/// Refuses a PNG with a large colour profile. What is malformed otherwise is left to the decoder.
+/// Refuses a PNG with a large colour profile. Other malformed data is left to the decoder.
 ///
 /// [Chunk layout](https://www.w3.org/TR/png-3/#5Chunk-layout)
 fn check_png_profile(mut file: impl Read + Seek) -> Result<()> {
@@ -137,7 +137,7 @@ fn check_png_profile(mut file: impl Read + Seek) -> Result<()> {
     while let Ok((length, kind)) = next_chunk() {
         match &kind {
             b"iCCP" if length > MAX_PNG_PROFILE => return Err(too_large()),
-            // A profile stands before the pixels.
+            // A profile precedes the pixels.
             b"IDAT" => break,
             _ => {}
         }
@@ -153,7 +153,7 @@ fn limits() -> Limits {
     limits
 }
 
-/// Refuses an image before its pixels are decoded.
+/// Refuses an oversized image before its pixels are decoded.
 fn check(decoder: &impl ImageDecoder) -> Result<()> {
     let (width, height) = decoder.dimensions();
     if width == 0 || height == 0 {
@@ -167,7 +167,7 @@ fn check(decoder: &impl ImageDecoder) -> Result<()> {
     }
 }
 
-/// Whether the image may move; of a GIF that is not known before it is decoded.
+/// Returns whether the image may be animated. For a GIF that is only known after decoding.
 fn is_animated(path: &Path, format: ImageFormat) -> Result<bool> {
     let animated = match format {
         ImageFormat::Gif => Ok(true),
@@ -185,7 +185,7 @@ fn buffered(path: &Path) -> Result<BufReader<File>> {
     Ok(BufReader::new(file))
 }
 
-/// The size of an image as it is meant to be seen.
+/// Returns the size of an image in its intended orientation.
 fn upright((width, height): (u32, u32), orientation: Orientation) -> Size {
     match orientation {
         Orientation::Rotate90
@@ -196,7 +196,7 @@ fn upright((width, height): (u32, u32), orientation: Orientation) -> Size {
     }
 }
 
-/// Takes the image, so that no more than two of its size are in memory at once.
+/// Consumes the image, so that at most two copies of its size are in memory at the same time.
 fn resize(mut image: DynamicImage, cut: Cut) -> DynamicImage {
     let (take, to) = (cut.take, cut.scaled_to);
     if (image.width(), image.height()) != (take.width, take.height) {
@@ -217,7 +217,7 @@ fn resize(mut image: DynamicImage, cut: Cut) -> DynamicImage {
     image.resize_exact(to.width, to.height, FilterType::CatmullRom)
 }
 
-/// A photograph becomes a JPEG, all else, and what can be seen through, a PNG.
+/// Encodes an opaque photograph as a JPEG, and all other images as a PNG.
 fn encode(image: &DynamicImage, original: ImageFormat) -> ImageResult<Drawn> {
     let mut output = Vec::new();
     let is_photograph = matches!(original, ImageFormat::Jpeg | ImageFormat::WebP);
@@ -243,7 +243,7 @@ fn anew(image: Vec<u8>, format: ImageFormat) -> Drawn {
     }
 }
 
-/// Makes a GIF that moves; `None` when that would be too much, or a frame is broken.
+/// Makes an animated GIF; `None` when it would exceed the limits, or a frame is damaged.
 fn draw_moving(path: &Path, format: ImageFormat, cut: Cut) -> Option<Vec<u8>> {
     match try_draw_moving(path, format, cut) {
         Ok(image) => image,
@@ -295,7 +295,7 @@ fn frames(path: &Path, format: ImageFormat) -> Result<Frames<'static>> {
     frames.map_err(refusal)
 }
 
-/// Takes no more than a thumbnail that moves may have.
+/// A writer that refuses more than the size limit of an animated thumbnail.
 struct Bounded<'a>(&'a mut Vec<u8>);
 
 impl Write for Bounded<'_> {

@@ -1,6 +1,6 @@
-//! Thumbnails: asked for, made once, and remembered.
+//! Thumbnails: made on request, once, and stored.
 //!
-//! `shape` says how large one becomes, `draw` makes it. Here is who waits for whom.
+//! `shape` decides on the size, `draw` makes the image. This module limits and orders the work.
 
 mod draw;
 mod shape;
@@ -30,17 +30,19 @@ use crate::{
 
 pub use self::shape::Wanted;
 
-/// How many are made at once: each may take some hundred megabytes for a moment.
+/// The number of thumbnails made at the same time. Each may need some hundred megabytes for a
+/// moment.
 const AT_ONCE: usize = 2;
-/// How many are made or wait for that; who comes then has to come again.
+/// The number of thumbnails being made or waiting for that. Further requests have to be repeated.
 const MAX_WAITING: usize = 64;
-/// How many of one user's or one server's media are made at once, and how many more wait for that.
+/// The number of thumbnails made at the same time for one user's or server's media, and the number
+/// that may wait.
 const MAX_OF_ONE_ORIGIN: usize = 1;
 const MAX_WAITING_OF_ONE_ORIGIN: usize = 15;
-/// When to come again.
+/// The time after which a refused request may be repeated.
 const COME_AGAIN: Duration = Duration::from_secs(2);
 
-/// Makes thumbnails: cheap to clone.
+/// Makes thumbnails. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Thumbnails {
     db: Db,
@@ -52,7 +54,7 @@ pub(super) struct Thumbnails {
     origins: Turns<MediaOrigin>,
 }
 
-/// Whose media it is: a user of this server, by the server's number and theirs, or another server.
+/// The origin of media: a local user, by this server's number and the user's, or another server.
 type MediaOrigin = (i64, Option<UserNum>);
 
 impl Thumbnails {
@@ -68,7 +70,7 @@ impl Thumbnails {
         }
     }
 
-    /// Returns the thumbnail of this media, which is made unless it is there.
+    /// Returns a thumbnail of media, and makes it if necessary.
     pub(super) async fn of(
         &self,
         media: &MediaRow,
@@ -89,14 +91,14 @@ impl Thumbnails {
             return Ok(known);
         }
         let place = self.waiting.clone().try_acquire_owned().ok();
-        // Pictures that take long are made slowly for who uploaded them, and for nobody else.
+        // Images that take long delay only the user or server that uploaded them.
         let origin = self.origins.place(&(media.server, media.uploader));
         let Some((place, origin)) = place.zip(origin) else {
             return Err(Error::LimitExceeded {
                 retry_after: COME_AGAIN,
             });
         };
-        // A task of its own: the thumbnail is remembered also when nobody waits for it any more.
+        // In a task of its own: the thumbnail is stored even if the client disconnects.
         let thumbnails = self.clone();
         let making = self.tasks.spawn(async move {
             let turn = origin.turn().await;
@@ -114,7 +116,7 @@ impl Thumbnails {
         media_table::find_thumbnail(&mut db, key).await
     }
 
-    /// Makes the thumbnail, unless another request did while this one waited for its turn.
+    /// Makes the thumbnail, unless another request made it while this one waited.
     async fn make_once(
         &self,
         key: ThumbnailKey,
@@ -144,7 +146,7 @@ impl Thumbnails {
         let files = self.files.clone();
         let drawing = tokio::task::spawn_blocking(move || {
             let drawn = draw(&files.path(original.hash), shape, motion);
-            // What is drawn is small; the next one may begin.
+            // The new image is small, so the next one may begin.
             drop(permit);
             match drawn? {
                 Drawn::Original(content_type) => Ok((original, content_type)),
@@ -155,7 +157,7 @@ impl Thumbnails {
             }
         });
         let drawn: Result<(Stored, &'static str)> = drawing.await.map_err(|error| {
-            // A decoder that panics has met a file that it cannot read.
+            // The decoder panicked on a file that it cannot read.
             tracing::warn!(%error, "an image broke its decoder");
             Error::CannotThumbnail("cannot make a thumbnail of this content".to_owned())
         })?;
@@ -168,15 +170,15 @@ impl Thumbnails {
     }
 }
 
-/// One turn after another for those who want the same.
+/// A lock for each thumbnail that is being made.
 #[derive(Clone, Default)]
 struct MakingTurns(Arc<Mutex<HashMap<ThumbnailKey, Weak<AsyncMutex<()>>>>>);
 
 impl MakingTurns {
-    /// Returns the lock of a thumbnail; it is forgotten when nobody holds it.
+    /// Returns the lock of a thumbnail. It is forgotten when it is no longer in use.
     fn of(&self, key: ThumbnailKey) -> Arc<AsyncMutex<()>> {
         let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // There are no more than wait.
+        // Removes unused locks. There are never more than waiting requests.
         turns.retain(|_, turn| turn.strong_count() > 0);
         if let Some(turn) = turns.get(&key).and_then(Weak::upgrade) {
             return turn;

@@ -1,24 +1,24 @@
-//! How large a thumbnail becomes: a few sizes only, so that nobody can have a thousand made of one image.
+//! The sizes of thumbnails. There are only a few, so that a client cannot have a thousand made of one image.
 //!
-//! [spec]: https://spec.matrix.org/v1.19/client-server-api/#thumbnails
+//! See the [specification](https://spec.matrix.org/v1.19/client-server-api/#thumbnails).
 
 use ruma::media::Method;
 
-/// Squares for faces. The first two are the specification's, the others are for screens with many pixels.
+/// The squares for avatars. The first two are from the specification, the others are for high-resolution screens.
 const CROPS: [Size; 4] = [
     Size::new(32, 32),
     Size::new(96, 96),
     Size::new(320, 320),
     Size::new(640, 640),
 ];
-/// Boxes that an image must fit into. The last one is for screens with many pixels.
+/// The boxes that an image must fit into. The last one is for high-resolution screens.
 const SCALES: [Size; 4] = [
     Size::new(320, 240),
     Size::new(640, 480),
     Size::new(800, 600),
     LARGEST,
 ];
-/// The largest image that is made where the original cannot be served.
+/// The largest image that is made if the original cannot be served.
 const LARGEST: Size = Size::new(1600, 1200);
 
 /// The size of an image in pixels.
@@ -28,7 +28,7 @@ pub(super) struct Size {
     pub(super) height: u32,
 }
 
-/// What a client wants.
+/// The thumbnail that a client requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wanted {
     width: u32,
@@ -36,28 +36,28 @@ pub struct Wanted {
     crop: bool,
 }
 
-/// Which of the few sizes that is.
+/// The size and method of a thumbnail, out of the few that exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Shape {
-    /// Filling the box, with what juts out cut off.
+    /// Fills the box; the overlapping parts are cut off.
     Crop(Size),
-    /// Within the box.
+    /// Fits into the box.
     Scale(Size),
-    /// As large as the original: every box is too small.
+    /// As large as the original, because every box is too small.
     Whole,
 }
 
-/// What to make of an image.
+/// The part of an image to use, and its new size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Cut {
-    /// How much of it to take, from the middle.
+    /// The size of the part, from the middle of the image.
     pub(super) take: Size,
-    /// How large that becomes; it is never enlarged.
+    /// The new size of the part, which is never enlarged.
     pub(super) scaled_to: Size,
 }
 
 impl Wanted {
-    /// Reads a wish; `None` when it makes no sense.
+    /// Reads a request; `None` if it is invalid.
     pub fn new(width: u64, height: u64, method: Option<&Method>) -> Option<Self> {
         let crop = match method {
             Some(Method::Crop) => true,
@@ -77,12 +77,12 @@ impl Size {
         Self { width, height }
     }
 
-    /// Whether an image of this size fits into the box.
+    /// Returns whether an image of this size fits into the box.
     fn fits(self, bounds: Self) -> bool {
         self.width <= bounds.width && self.height <= bounds.height
     }
 
-    /// Whether this is flatter than the other.
+    /// Returns whether this size is wider than the other in proportion to its height.
     fn is_flatter(self, other: Self) -> bool {
         u64::from(self.width) * u64::from(other.height)
             > u64::from(other.width) * u64::from(self.height)
@@ -90,7 +90,7 @@ impl Size {
 }
 
 impl Shape {
-    /// "Servers must never return thumbnails smaller than the client's requested dimensions": the next larger
+    /// "Servers must never return thumbnails smaller than the client's requested dimensions": returns the next larger
     /// size.
     pub(super) fn of(wanted: Wanted) -> Self {
         let size = Size::new(wanted.width, wanted.height);
@@ -102,7 +102,7 @@ impl Shape {
         }
     }
 
-    /// Returns the name of the method and the box, as the database has them.
+    /// Returns the name of the method and the box, as stored in the database.
     pub(super) fn key(self) -> (&'static str, Size) {
         match self {
             Self::Crop(size) => ("crop", size),
@@ -111,7 +111,7 @@ impl Shape {
         }
     }
 
-    /// Returns what to make of an image; `None` when it serves as it is.
+    /// Returns the cut of an image; `None` if the image can serve unchanged.
     ///
     /// "Servers MUST NOT upscale thumbnails under any circumstance."
     pub(super) fn cut(self, image: Size) -> Option<Cut> {
@@ -125,7 +125,7 @@ impl Shape {
 }
 
 impl Cut {
-    /// Returns what to make of an image that cannot be served as it is, although no box asks for less.
+    /// Returns the cut of an image that must be encoded again, although it fits into every box.
     pub(super) fn anew(image: Size) -> Self {
         Shape::Scale(LARGEST).cut(image).unwrap_or(Self {
             take: image,
@@ -134,7 +134,7 @@ impl Cut {
     }
 }
 
-/// "Scale" keeps the aspect ratio.
+/// Scales an image. "Scale" keeps the aspect ratio.
 fn scale(image: Size, bounds: Size) -> Cut {
     let scaled_to = if image.is_flatter(bounds) {
         let height = of_ratio(image.height, bounds.width, image.width);
@@ -149,7 +149,7 @@ fn scale(image: Size, bounds: Size) -> Cut {
     }
 }
 
-/// "Crop" has the aspect ratio of the box, unless the image is too small for that in one direction.
+/// Crops an image to the aspect ratio of the box, unless it is too small for that in one direction.
 fn crop(image: Size, bounds: Size) -> Cut {
     if image.width <= bounds.width || image.height <= bounds.height {
         let take = Size::new(
@@ -178,7 +178,7 @@ fn crop(image: Size, bounds: Size) -> Cut {
     }
 }
 
-/// Returns `side * numerator / denominator`, rounded, and one pixel at least.
+/// Returns `side * numerator / denominator`, rounded, and at least one pixel.
 fn of_ratio(side: u32, numerator: u32, denominator: u32) -> u32 {
     let (side, numerator) = (u64::from(side), u64::from(numerator));
     let denominator = u64::from(denominator).max(1);

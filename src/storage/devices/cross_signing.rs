@@ -1,4 +1,4 @@
-//! The keys with which users sign devices and each other, and those signatures.
+//! The cross-signing keys of users, and the signatures of keys.
 
 use crate::{
     error::Result,
@@ -8,7 +8,6 @@ use crate::{
 /// A cross-signing key.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
 pub struct CrossSigningKeyRow {
-    /// Whose it is.
     pub user_num: UserNum,
     /// `master`, `self_signing` or `user_signing`.
     pub usage: String,
@@ -21,19 +20,18 @@ pub struct CrossSigningKeyRow {
 /// A signature of a key.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
 pub struct SignatureRow {
-    /// Whose key is signed.
+    /// The owner of the signed key.
     pub user_num: UserNum,
-    /// Which one: a device id, or the public key of a master key.
+    /// The signed key: a device id, or the public key of a master key.
     pub target: String,
-    /// Who signed.
+    /// The user who signed.
     pub signer: UserNum,
-    /// With which key: `ed25519:…`.
+    /// The id of the signing key: `ed25519:…`.
     pub key_id: String,
-    /// The signature.
     pub signature: String,
 }
 
-/// Stores a cross-signing key in place of the one of its usage.
+/// Stores a cross-signing key in place of the one with the same usage.
 pub async fn set(tx: &mut WriteTx, row: &CrossSigningKeyRow) -> Result<()> {
     tx.query(
         "INSERT INTO cross_signing_keys (user_num, usage, public_key, key)
@@ -78,7 +76,7 @@ pub async fn remove(tx: &mut WriteTx, user: UserNum, usage: &str, public_key: &s
     Ok(())
 }
 
-/// Removes the signatures of keys of a user, named by device id or public key.
+/// Removes the signatures of a user's keys, given by device id or public key.
 pub async fn remove_signatures_of<S: AsRef<str>>(
     tx: &mut WriteTx,
     user: UserNum,
@@ -125,7 +123,7 @@ pub async fn set_signature(tx: &mut WriteTx, row: &SignatureRow) -> Result<()> {
     Ok(())
 }
 
-/// Returns the signatures of the keys of users, made by their owner or by `viewer`.
+/// Returns the signatures of users' keys that their owner or `viewer` made.
 pub async fn signatures(
     db: &mut impl Read,
     users: &[UserNum],

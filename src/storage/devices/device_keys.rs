@@ -5,14 +5,12 @@ use crate::{
     storage::{DeviceNum, Read, UserNum, WriteTx, list_of_numbers},
 };
 
-/// The identity keys of a device, and what is told with them.
+/// The identity keys of a device, with the data that are published with them.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
 pub struct DeviceKeysRow {
-    /// Whose device it is.
     pub user_num: UserNum,
-    /// Its id.
     pub device_id: String,
-    /// What its user calls it.
+    /// The display name of the device.
     pub display_name: Option<String>,
     /// The keys, as JSON.
     pub keys: String,

@@ -1,4 +1,4 @@
-//! What other servers were told of the devices of this server's users.
+//! The device list updates that other servers were sent about this server's users.
 
 use sqlx::AssertSqlSafe;
 
@@ -7,26 +7,25 @@ use crate::{
     storage::{Position, Read, UserNum, WriteTx, list, values},
 };
 
-/// Rows that one statement stores.
+/// The number of rows that one statement stores.
 const CHUNK: usize = 100;
-/// In place of a position: a server was told of nothing yet.
+/// A value in place of a position: nothing was sent to the server yet.
 pub const NOTHING: Position = -1;
 
-/// A user of whose devices a server is to be told.
+/// A user whose device list changes must be sent to a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::FromRow)]
 pub struct ToTell {
-    /// The user.
     pub user_num: UserNum,
     /// The position of the newest change.
     pub changed: Position,
-    /// Up to which position the server was told of all changes, or [`NOTHING`].
+    /// The position up to which the server was sent all changes, or [`NOTHING`].
     pub told: Position,
-    /// The last `stream_id` that it was told; 0 if there was none.
+    /// The last `stream_id` that the server was sent; 0 if there was none.
     pub stream_id: i64,
 }
 
-/// Notes that servers are to be told of the devices of users, each of all of them if they were told of nothing yet, else
-/// of what changed since. Returns the servers that are to be told of something.
+/// Queues device list updates of users for servers: all devices if nothing was sent yet, otherwise the changes since
+/// then. Returns the servers for which something is queued.
 pub async fn owe(
     tx: &mut WriteTx,
     pairs: &[(&str, UserNum)],
@@ -58,7 +57,7 @@ pub async fn owe(
     Ok(servers)
 }
 
-/// Returns of whose devices a server is to be told, those who changed first.
+/// Returns the users whose updates are queued for a server, the oldest change first.
 pub async fn to_tell(db: &mut impl Read, server: &str, limit: i64) -> Result<Vec<ToTell>> {
     db.query(
         "SELECT user_num, changed, told, stream_id FROM told_devices
@@ -71,7 +70,7 @@ pub async fn to_tell(db: &mut impl Read, server: &str, limit: i64) -> Result<Vec
     .await
 }
 
-/// Notes up to which change a server was told of a user's devices.
+/// Stores the change up to which a server was sent a user's updates.
 pub async fn set_told(
     tx: &mut WriteTx,
     server: &str,
@@ -91,7 +90,7 @@ pub async fn set_told(
     Ok(())
 }
 
-/// Forgets what servers were told, and are to be told of changes up to a position.
+/// Deletes the records of servers about changes up to a position.
 pub async fn forget<S: AsRef<str>>(tx: &mut WriteTx, servers: &[S], up_to: Position) -> Result<()> {
     tx.query(
         "DELETE FROM told_devices
@@ -104,7 +103,7 @@ pub async fn forget<S: AsRef<str>>(tx: &mut WriteTx, servers: &[S], up_to: Posit
     Ok(())
 }
 
-/// Returns the servers that are to be told of something.
+/// Returns the servers for which updates are queued.
 pub async fn servers(db: &mut impl Read) -> Result<Vec<String>> {
     db.query("SELECT DISTINCT server FROM told_devices WHERE changed > told")
         .fetch_scalars()

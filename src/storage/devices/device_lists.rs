@@ -1,16 +1,16 @@
-//! When the keys of users last changed, for those who track them.
+//! The positions at which the keys of users last changed.
 
 use crate::{
     error::Result,
     storage::{Change, Position, Read, UserNum, WriteTx},
 };
 
-/// The watcher of a change of which everyone is told.
+/// The watcher of a change that concerns everyone who shares a room with the user.
 const EVERYONE: UserNum = 0;
-/// In place of a device id: the keys of the user, with which they sign.
+/// A placeholder for the device id in a change of a user's cross-signing keys.
 pub const OWN_KEYS: &str = "";
 
-/// Notes and tells that a user's keys changed: for everyone who shares a room with the user, or one watcher alone.
+/// Stores and announces a change of a user's keys, for everyone who shares a room with the user or for one watcher.
 pub async fn note_change(
     tx: &mut WriteTx,
     user: UserNum,
@@ -32,8 +32,8 @@ pub async fn note_change(
     Ok(position)
 }
 
-/// Notes and tells that devices of a user changed, or with [`OWN_KEYS`] that the user's own keys did: each at a
-/// position of its own.
+/// Stores and announces changes of a user's devices, or with [`OWN_KEYS`] of the user's cross-signing keys. Each change
+/// has its own position.
 pub async fn note_devices<S: AsRef<str>>(
     tx: &mut WriteTx,
     user: UserNum,
@@ -70,7 +70,7 @@ async fn note_device(
     Ok(())
 }
 
-/// Returns when a device of a user last changed of which other servers are told.
+/// Returns the position of the last change of a user's devices that other servers are sent.
 pub async fn last_change(db: &mut impl Read, user: UserNum) -> Result<Option<Position>> {
     let last: Option<Option<Position>> = db
         .query("SELECT MAX(position) FROM device_changes WHERE user_num = $1 AND device_id <> ''")
@@ -80,7 +80,7 @@ pub async fn last_change(db: &mut impl Read, user: UserNum) -> Result<Option<Pos
     Ok(last.flatten())
 }
 
-/// Returns when a device of a user, or the user's own keys, last changed of which other servers are told.
+/// Returns the position of the last change of a user's devices or cross-signing keys that other servers are sent.
 pub async fn newest_change(db: &mut impl Read, user: UserNum) -> Result<Option<Position>> {
     let newest: Option<Option<Position>> = db
         .query("SELECT MAX(position) FROM device_changes WHERE user_num = $1")
@@ -90,7 +90,7 @@ pub async fn newest_change(db: &mut impl Read, user: UserNum) -> Result<Option<P
     Ok(newest.flatten())
 }
 
-/// Returns which devices of a user changed after a position, and when, the oldest change first.
+/// Returns the devices of a user that changed after a position, with the positions of the changes, the oldest first.
 pub async fn devices_changed(
     db: &mut impl Read,
     user: UserNum,
@@ -117,7 +117,7 @@ pub async fn changed_after(db: &mut impl Read, after: Position) -> Result<Vec<Us
         .await
 }
 
-/// Returns the users whose keys last changed after a position and no later than another, and of whom a user is told:
+/// Returns the users whose last key change is after one position, and not after another, and concerns a user. These are
 /// the user, those who share a room with the user, and those whose keys the user signed.
 pub async fn changed(
     db: &mut impl Read,

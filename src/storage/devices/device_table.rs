@@ -1,4 +1,4 @@
-//! The devices of users. All that belongs to them goes with them.
+//! The devices of users, and the removal of everything that belongs to a device.
 
 use super::{cross_signing, device_keys, device_lists};
 use crate::{
@@ -9,28 +9,22 @@ use crate::{
     },
 };
 
-/// How the types of account data begin that say how a device notifies; its id follows.
+/// The prefixes of the account data types with a device's notification settings; the device id follows.
 ///
-/// [MSC3890](https://github.com/matrix-org/matrix-spec-proposals/pull/3890)
+/// See [MSC3890](https://github.com/matrix-org/matrix-spec-proposals/pull/3890).
 const NOTIFICATION_SETTINGS: [&str; 2] = [
     "m.local_notification_settings.",
     "org.matrix.msc3890.local_notification_settings.",
 ];
 
-/// A device.
+/// A device of a user.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
 pub struct Device {
-    /// Its number.
     pub num: DeviceNum,
-    /// Whose it is.
     pub user_num: UserNum,
-    /// The id by which its user knows it.
     pub device_id: String,
-    /// What its user calls it.
     pub display_name: Option<String>,
-    /// When it was last seen.
     pub last_seen_ts: i64,
-    /// From where it was last seen.
     pub last_seen_ip: Option<String>,
 }
 
@@ -106,10 +100,10 @@ pub async fn get(db: &mut impl Read, num: DeviceNum) -> Result<Option<Device>> {
     .await
 }
 
-/// Devices that [`beyond`] returns at most.
+/// The most devices that [`beyond`] returns.
 const REMOVED_AT_ONCE: i64 = 100;
 
-/// Stores a device that logs in and returns its number; one that is known keeps its name.
+/// Stores a device at login, and returns its number. A device that already exists keeps its name.
 pub async fn upsert(
     tx: &mut WriteTx,
     user: UserNum,
@@ -133,7 +127,7 @@ pub async fn upsert(
     .ok_or_else(|| Error::internal("store a device", "no number came back"))
 }
 
-/// Returns devices of a user beyond those that were seen last, as many as are kept.
+/// Returns devices of a user other than the `kept` ones that were seen last.
 pub async fn beyond(db: &mut impl Read, user: UserNum, kept: i64) -> Result<Vec<DeviceNum>> {
     db.query(
         "SELECT num FROM devices
@@ -148,7 +142,7 @@ pub async fn beyond(db: &mut impl Read, user: UserNum, kept: i64) -> Result<Vec<
     .await
 }
 
-/// Gives a device another name; `false` when the user has no such device.
+/// Renames a device. Returns `false` if the user has no such device.
 pub async fn rename(
     tx: &mut WriteTx,
     user: UserNum,
@@ -169,7 +163,7 @@ pub async fn rename(
     Ok(changed == 1)
 }
 
-/// Notes when and from where a device was last seen.
+/// Stores when and from which address a device was last seen.
 pub async fn seen(tx: &mut WriteTx, num: DeviceNum, ts: i64, ip: Option<String>) -> Result<()> {
     tx.query(
         "UPDATE devices
@@ -184,8 +178,8 @@ pub async fn seen(tx: &mut WriteTx, num: DeviceNum, ts: i64, ip: Option<String>)
     Ok(())
 }
 
-/// Deletes devices of a user, and with them their tokens, messages, transactions, keys, pushers and settings;
-/// tells that they ended.
+/// Deletes devices of a user with their tokens, messages, transactions, keys, pushers and settings, and announces the
+/// end of their sessions.
 pub async fn delete(tx: &mut WriteTx, user: UserNum, devices: Vec<DeviceNum>) -> Result<()> {
     if devices.is_empty() {
         return Ok(());
@@ -210,7 +204,7 @@ pub async fn delete(tx: &mut WriteTx, user: UserNum, devices: Vec<DeviceNum>) ->
     Ok(())
 }
 
-/// Keeps of devices that go when their user was last there.
+/// Keeps the time at which a user was last seen on devices that are being deleted.
 async fn remember_last_seen(tx: &mut WriteTx, user: UserNum, devices: &[DeviceNum]) -> Result<()> {
     let last: Option<Option<i64>> = tx
         .query(
@@ -226,7 +220,7 @@ async fn remember_last_seen(tx: &mut WriteTx, user: UserNum, devices: &[DeviceNu
     }
 }
 
-/// Removes the account data that says how devices notify: it is theirs alone.
+/// Removes the account data with the notification settings of devices.
 async fn remove_settings(tx: &mut WriteTx, user: UserNum, device_ids: &[String]) -> Result<()> {
     let kinds: Vec<String> = device_ids
         .iter()
@@ -245,7 +239,7 @@ async fn remove_settings(tx: &mut WriteTx, user: UserNum, device_ids: &[String])
     Ok(())
 }
 
-/// Tells that the access tokens of devices are valid no more.
+/// Announces that the access tokens of devices are no longer valid.
 pub fn end_sessions(tx: &mut WriteTx, user: UserNum, devices: Vec<DeviceNum>) {
     let position = tx.position();
     tx.publish(position, Change::SessionsEnded { user, devices });

@@ -1,4 +1,4 @@
-//! Backups of room keys, which only their owner can read.
+//! Backups of room keys, which only their owner can decrypt.
 
 use sqlx::AssertSqlSafe;
 
@@ -7,40 +7,36 @@ use crate::{
     storage::{Read, UserNum, WriteTx, list, values},
 };
 
-/// Rows that one statement inserts.
+/// The number of rows that one statement inserts.
 const CHUNK: usize = 64;
 
 /// A version of a user's backup.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
 pub struct BackupRow {
-    /// Its number.
     pub version: i64,
-    /// How the keys are encrypted.
+    /// The encryption algorithm of the keys.
     pub algorithm: String,
-    /// What else that needs, as JSON.
+    /// The algorithm-dependent data, as JSON.
     pub auth_data: String,
-    /// How often its keys changed.
+    /// The number of changes of its keys.
     pub etag: i64,
-    /// How many keys it holds.
+    /// The number of keys in it.
     pub key_count: i64,
-    /// Whether it is gone.
     pub deleted: bool,
 }
 
 /// A key in a backup.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
 pub struct BackupKeyRow {
-    /// The room in which it is used.
     pub room_id: String,
-    /// The session that it is of.
     pub session_id: String,
-    /// The first message that it decrypts.
+    /// The index of the first message that it decrypts.
     pub first_message_index: i64,
-    /// How often it was forwarded.
+    /// The number of times that it was forwarded.
     pub forwarded_count: i64,
     /// Whether the device that it came from was verified.
     pub is_verified: bool,
-    /// The key, encrypted, as JSON.
+    /// The encrypted key, as JSON.
     pub session_data: String,
 }
 
@@ -73,7 +69,7 @@ pub async fn newest_version(db: &mut impl Read, user: UserNum) -> Result<Option<
         .await
 }
 
-/// Returns how many versions a user has that are not deleted.
+/// Returns the number of a user's versions that are not deleted.
 pub async fn count(db: &mut impl Read, user: UserNum) -> Result<i64> {
     let count = db
         .query("SELECT COUNT(*) FROM key_backups WHERE user_num = $1 AND NOT deleted")
@@ -97,7 +93,7 @@ pub async fn latest(db: &mut impl Read, user: UserNum) -> Result<Option<BackupRo
     .await
 }
 
-/// Returns a version of a user, even one that is deleted.
+/// Returns a version of a user, including a deleted one.
 pub async fn get(db: &mut impl Read, user: UserNum, version: i64) -> Result<Option<BackupRow>> {
     db.query(
         "SELECT version, algorithm, auth_data, etag, key_count, deleted
@@ -110,7 +106,7 @@ pub async fn get(db: &mut impl Read, user: UserNum, version: i64) -> Result<Opti
     .await
 }
 
-/// Stores other `auth_data`.
+/// Replaces the `auth_data` of a version.
 pub async fn set_auth_data(
     tx: &mut WriteTx,
     user: UserNum,
@@ -126,7 +122,7 @@ pub async fn set_auth_data(
     Ok(())
 }
 
-/// Stores how often the keys of a version changed, and how many it holds.
+/// Stores the number of changes and the number of keys of a version.
 pub async fn set_counts(
     tx: &mut WriteTx,
     user: UserNum,
@@ -147,7 +143,7 @@ pub async fn set_counts(
     Ok(())
 }
 
-/// Deletes a version and its keys; that there was one is kept until there are `kept` newer ones.
+/// Deletes a version and its keys. The row of the version is kept until there are `kept` newer ones.
 pub async fn delete(tx: &mut WriteTx, user: UserNum, version: i64, kept: i64) -> Result<()> {
     delete_keys(tx, user, version, Part::All).await?;
     tx.query("UPDATE key_backups SET deleted = TRUE WHERE user_num = $1 AND version = $2")
@@ -180,18 +176,18 @@ pub async fn remove_all(tx: &mut WriteTx, user: UserNum) -> Result<()> {
     Ok(())
 }
 
-/// Which keys of a backup are meant.
+/// A selection of the keys of a backup.
 #[derive(Clone, Copy, Debug)]
 pub enum Part<'a> {
-    /// All of them.
+    /// All keys.
     All,
-    /// Those of a room.
+    /// The keys of a room.
     Room(&'a str),
-    /// That of a session of a room.
+    /// The key of a session in a room.
     Session(&'a str, &'a str),
 }
 
-/// Returns keys of a version.
+/// Returns the selected keys of a version.
 pub async fn keys(
     db: &mut impl Read,
     user: UserNum,
@@ -223,8 +219,8 @@ pub async fn keys(
     query.fetch_all().await
 }
 
-/// Returns the keys of a version that are of these rooms and sessions; it tries every room with every session, so
-/// there must not be many of both.
+/// Returns the keys of a version in these rooms and sessions. Every room is combined with every session, so there must
+/// not be many of both.
 pub async fn known(
     db: &mut impl Read,
     user: UserNum,
@@ -279,7 +275,7 @@ pub async fn set_keys(
     Ok(())
 }
 
-/// Deletes keys of a version and returns how many there were.
+/// Deletes the selected keys of a version, and returns their number.
 pub async fn delete_keys(
     tx: &mut WriteTx,
     user: UserNum,

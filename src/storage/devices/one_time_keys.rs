@@ -1,4 +1,4 @@
-//! Keys that others claim: one-time keys, each given out once, and the fallback keys for when none is left.
+//! Keys that others can claim: one-time keys, each of which is given out once, and fallback keys for when none is left.
 
 use std::collections::BTreeMap;
 
@@ -9,24 +9,23 @@ use crate::{
     storage::{DeviceNum, KeyCounts, Position, Read, WriteTx, list, list_of_numbers, values},
 };
 
-/// Rows that one statement inserts.
+/// The number of rows that one statement inserts.
 const CHUNK: usize = 64;
 
 /// A one-time or fallback key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyRow<'a> {
-    /// The algorithm.
     pub algorithm: &'a str,
-    /// The id, without the algorithm.
+    /// The key id, without the algorithm.
     pub key_id: &'a str,
     /// The key, as JSON.
     pub key: &'a str,
 }
 
-/// A one-time key that is known: algorithm, id, key, and whether it was claimed.
+/// A stored one-time key: algorithm, id, key, and whether it was claimed.
 pub type Known = (String, String, String, bool);
 
-/// Returns those one-time keys of a device that have one of these ids, whatever their algorithm.
+/// Returns the one-time keys of a device that have one of these ids, with any algorithm.
 pub async fn known(db: &mut impl Read, device: DeviceNum, key_ids: &[&str]) -> Result<Vec<Known>> {
     db.query(
         "SELECT algorithm, key_id, key, claimed
@@ -39,7 +38,7 @@ pub async fn known(db: &mut impl Read, device: DeviceNum, key_ids: &[&str]) -> R
     .await
 }
 
-/// Stores one-time keys, each at its position; one that was claimed may be followed by another of its id.
+/// Stores one-time keys, each at its position. A claimed key may be replaced by a new one with the same id.
 pub async fn insert(
     tx: &mut WriteTx,
     device: DeviceNum,
@@ -67,10 +66,10 @@ pub async fn insert(
     Ok(())
 }
 
-/// A key that was given out: of which device, its id, the key.
+/// A key that was given out: its device, its id, and the key.
 pub type Claimed = (DeviceNum, String, String);
 
-/// Takes from each of these devices the one-time key that was uploaded first.
+/// Claims the oldest one-time key of each of these devices.
 pub async fn claim(
     tx: &mut WriteTx,
     devices: &[DeviceNum],
@@ -92,7 +91,7 @@ pub async fn claim(
     .await
 }
 
-/// Forgets the claimed keys of a device, except the latest.
+/// Deletes the claimed keys of a device, except the latest.
 pub async fn forget_claimed(tx: &mut WriteTx, device: DeviceNum, kept: i64) -> Result<()> {
     tx.query(
         "DELETE FROM one_time_keys
@@ -120,7 +119,7 @@ pub async fn fallback_keys(
         .await
 }
 
-/// Stores a fallback key, unused, in place of the one of its algorithm.
+/// Stores an unused fallback key in place of the one with the same algorithm.
 pub async fn set_fallback(tx: &mut WriteTx, device: DeviceNum, row: &KeyRow<'_>) -> Result<()> {
     tx.query(
         "INSERT INTO fallback_keys (device, algorithm, key_id, key, used)
@@ -137,7 +136,7 @@ pub async fn set_fallback(tx: &mut WriteTx, device: DeviceNum, row: &KeyRow<'_>)
     Ok(())
 }
 
-/// Returns the fallback keys of these devices, which count as used from now on.
+/// Returns the fallback keys of these devices, and marks them as used.
 pub async fn use_fallback(
     tx: &mut WriteTx,
     devices: &[DeviceNum],
@@ -155,7 +154,7 @@ pub async fn use_fallback(
     .await
 }
 
-/// Returns what each of these devices has left.
+/// Returns the number of remaining keys of each of these devices.
 pub async fn counts(
     db: &mut impl Read,
     devices: &[DeviceNum],

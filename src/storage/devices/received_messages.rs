@@ -1,11 +1,11 @@
-//! Messages to devices that other servers sent, by which one that comes twice is known.
+//! The ids of to-device messages from other servers, to recognise duplicates.
 
 use crate::{
     error::Result,
     storage::{Read as _, WriteTx},
 };
 
-/// Notes that a server's message came; `false` when it had come before.
+/// Records a message of a server. Returns `false` if it was received before.
 pub async fn insert(
     tx: &mut WriteTx,
     server: i64,
@@ -26,7 +26,7 @@ pub async fn insert(
     Ok(inserted == 1)
 }
 
-/// Forgets the messages that came before a time.
+/// Deletes the messages that were received before a time.
 pub async fn forget(tx: &mut WriteTx, before_ts: i64) -> Result<u64> {
     tx.query("DELETE FROM received_messages WHERE received_ts < $1")
         .bind(before_ts)

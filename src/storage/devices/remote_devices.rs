@@ -1,4 +1,4 @@
-//! The lists of devices of users of other servers.
+//! The device lists of users of other servers.
 
 use sqlx::AssertSqlSafe;
 
@@ -7,36 +7,32 @@ use crate::{
     storage::{Read, RoomNum, UserNum, WriteTx, list, list_of_numbers, values},
 };
 
-/// Rows that one statement inserts.
+/// The number of rows that one statement inserts.
 const CHUNK: usize = 64;
 
-/// What is known of a user's list.
+/// The state of a user's device list.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
 pub struct ListRow {
-    /// Whose it is.
     pub user_num: UserNum,
-    /// What their server calls the list as it is here, if it said so.
+    /// The `stream_id` of the stored list, if the user's server gave one.
     pub stream_id: Option<i64>,
-    /// Whether it is what their server has, as far as anybody here can know.
+    /// Whether the list is up to date, as far as this server knows.
     pub is_fresh: bool,
-    /// Whether clients were told that it changed, and none has asked since.
+    /// Whether clients were notified of a change, and none has queried the list since.
     pub is_told: bool,
 }
 
-/// A device of a user, which encrypts.
+/// A device with keys of a user.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
 pub struct DeviceRow {
-    /// Whose it is.
     pub user_num: UserNum,
-    /// Its id.
     pub device_id: String,
-    /// Its keys, as JSON.
+    /// The keys, as JSON.
     pub keys: String,
-    /// Its name.
     pub display_name: Option<String>,
 }
 
-/// Returns what is known of the lists of users.
+/// Returns the states of users' device lists.
 pub async fn lists(db: &mut impl Read, users: &[UserNum]) -> Result<Vec<ListRow>> {
     db.query(
         "SELECT user_num, stream_id, is_fresh, is_told
@@ -77,7 +73,7 @@ pub async fn devices_named(
     .await
 }
 
-/// Returns how many devices of a user there are, and how many bytes their keys have.
+/// Returns the number of a user's devices, and the total bytes of their keys.
 pub async fn extent(db: &mut impl Read, user: UserNum) -> Result<(i64, i64)> {
     let extent = db
         .query(
@@ -91,7 +87,7 @@ pub async fn extent(db: &mut impl Read, user: UserNum) -> Result<(i64, i64)> {
     Ok(extent.unwrap_or_default())
 }
 
-/// Returns some of the users whose lists have to be asked for, after a number: number and id.
+/// Returns some of the users whose lists must be queried, after a user number: number and user id.
 pub async fn to_ask(
     db: &mut impl Read,
     after: UserNum,
@@ -110,7 +106,7 @@ pub async fn to_ask(
     .await
 }
 
-/// Stores what is known of a list.
+/// Stores the state of a list.
 pub async fn set(tx: &mut WriteTx, row: &ListRow) -> Result<()> {
     tx.query(
         "INSERT INTO remote_device_lists (user_num, stream_id, is_fresh, is_told)
@@ -127,7 +123,8 @@ pub async fn set(tx: &mut WriteTx, row: &ListRow) -> Result<()> {
     Ok(())
 }
 
-/// Begins to want the lists of users, of whom clients are told; those that are known stay as they are.
+/// Starts tracking the lists of users, of whose changes clients are notified. Lists that are already tracked do not
+/// change.
 pub async fn want(tx: &mut WriteTx, users: &[UserNum]) -> Result<()> {
     for chunk in users.chunks(CHUNK) {
         let sql = format!(
@@ -144,7 +141,7 @@ pub async fn want(tx: &mut WriteTx, users: &[UserNum]) -> Result<()> {
     Ok(())
 }
 
-/// Stores devices of a user in place of those that are known.
+/// Replaces the stored devices of a user.
 pub async fn replace(tx: &mut WriteTx, user: UserNum, devices: &[DeviceRow]) -> Result<()> {
     tx.query("DELETE FROM remote_devices WHERE user_num = $1")
         .bind(user)
@@ -196,7 +193,7 @@ pub async fn remove_device(tx: &mut WriteTx, user: UserNum, device_id: &str) -> 
     Ok(())
 }
 
-/// Notes that clients have asked for lists since they were told of changes, whether or not they got an answer.
+/// Records that clients have queried lists since they were notified of changes, even if they got no answer.
 pub async fn note_asked(tx: &mut WriteTx, users: &[UserNum]) -> Result<()> {
     tx.query(
         "UPDATE remote_device_lists SET is_told = FALSE
@@ -208,7 +205,7 @@ pub async fn note_asked(tx: &mut WriteTx, users: &[UserNum]) -> Result<()> {
     Ok(())
 }
 
-/// Forgets the lists of users.
+/// Stops tracking the lists of users.
 pub async fn forget(tx: &mut WriteTx, users: &[UserNum]) -> Result<()> {
     tx.query(
         "DELETE FROM remote_device_lists
@@ -220,7 +217,7 @@ pub async fn forget(tx: &mut WriteTx, users: &[UserNum]) -> Result<()> {
     Ok(())
 }
 
-/// Forgets the lists of the members of a room.
+/// Stops tracking the lists of the members of a room.
 pub async fn forget_members(tx: &mut WriteTx, room: RoomNum) -> Result<()> {
     tx.query(
         "DELETE FROM remote_device_lists
@@ -232,7 +229,7 @@ pub async fn forget_members(tx: &mut WriteTx, room: RoomNum) -> Result<()> {
     Ok(())
 }
 
-/// Forgets the lists of those who share no room with a user of this server.
+/// Stops tracking the lists of users who share no room with a user of this server.
 pub async fn forget_strangers(tx: &mut WriteTx) -> Result<u64> {
     tx.query(
         "DELETE FROM remote_device_lists

@@ -1,4 +1,4 @@
-//! Messages that wait for devices, and the transactions that sent them.
+//! To-device messages, and the transactions that sent them.
 
 use sqlx::AssertSqlSafe;
 
@@ -7,7 +7,7 @@ use crate::{
     storage::{DeviceNum, Position, Read, WriteTx, values},
 };
 
-/// Rows that one statement inserts.
+/// The number of rows that one statement inserts.
 const CHUNK: usize = 64;
 
 /// Stores messages, each at its position for its device.
@@ -29,7 +29,7 @@ pub async fn insert(
     Ok(())
 }
 
-/// Returns the messages for a device after one position, up to another, oldest first.
+/// Returns the messages for a device after one position and up to another, the oldest first.
 pub async fn pending(
     db: &mut impl Read,
     device: DeviceNum,
@@ -52,7 +52,7 @@ pub async fn pending(
     .await
 }
 
-/// Returns the position of the oldest message that waits for a device.
+/// Returns the position of the oldest message for a device.
 pub async fn oldest(db: &mut impl Read, device: DeviceNum) -> Result<Option<Position>> {
     db.query(
         "SELECT position
@@ -78,7 +78,8 @@ pub async fn delete(tx: &mut WriteTx, device: DeviceNum, up_to: Position) -> Res
     .await
 }
 
-/// Notes that a device has used a transaction id at an endpoint; `false` when it had before.
+/// Records that a device has used a transaction id at an endpoint. Returns `false` if it had
+/// before.
 pub async fn insert_transaction(
     tx: &mut WriteTx,
     device: DeviceNum,
@@ -101,7 +102,7 @@ pub async fn insert_transaction(
     Ok(inserted == 1)
 }
 
-/// Forgets the transactions of a device before a position.
+/// Deletes the transactions of a device before a position.
 pub async fn forget_transactions(
     tx: &mut WriteTx,
     device: DeviceNum,

@@ -1,4 +1,4 @@
-//! What a commit tells those who follow the journal.
+//! The changes that a commit announces to the followers of the journal.
 
 use std::sync::Arc;
 
@@ -15,206 +15,167 @@ pub type DeviceNum = i64;
 /// The number of a room in the table `rooms`.
 pub type RoomNum = i64;
 
-/// One fact that a commit made true.
+/// A change that a commit made.
 #[derive(Clone, Debug)]
 pub enum Change {
-    /// An event came into a room's timeline.
+    /// An event was added to a room's timeline.
     Event {
-        /// The room.
         room: RoomNum,
-        /// The number of its sender.
+        /// The number of the sender.
         sender: UserNum,
         /// The event and its place.
         event: Arc<TimelineEvent>,
     },
-    /// An event lost its content to a redaction.
+    /// A redaction removed the content of an event.
     Redacted {
-        /// The room.
         room: RoomNum,
-        /// What is left of the event, and why.
+        /// The redacted event, with the redaction.
         event: Arc<TimelineEvent>,
     },
-    /// A room was stored anew, after another server: what memory holds of it is void.
-    Imported {
-        /// The room.
-        room: RoomNum,
-    },
-    /// History came into a room's timeline, before events that stand there already.
-    Backfilled {
-        /// The room.
-        room: RoomNum,
-    },
+    /// A room was replaced by a copy from another server: everything in memory about it is out of date.
+    Imported { room: RoomNum },
+    /// History was added to a room's timeline, before events that were there already.
+    Backfilled { room: RoomNum },
     /// A user's membership of a room changed, or the user forgot the room.
     Membership {
         /// The user's number.
         user: UserNum,
-        /// The user.
         user_id: OwnedUserId,
         /// Whether the user is of this server.
         local: bool,
-        /// The room.
         room: RoomNum,
-        /// What the user is now; `None` after forgetting.
+        /// The new membership; `None` after forgetting.
         membership: Option<MembershipState>,
-        /// JSON list of stripped state, with an invitation or a knock.
+        /// The stripped state of an invite or knock, as a JSON list.
         stripped_state: Option<Arc<str>>,
     },
-    /// A room that a user was something to is deleted, and all that is left of it for them is how it ended.
+    /// A user's room was deleted. The user is still sent the end of the membership.
     Removed {
-        /// The user.
         user: UserNum,
-        /// The number that the room had.
+        /// The former number of the room.
         room: RoomNum,
-        /// The journal position at which the user ceased to be a member.
+        /// The journal position at which the user left.
         left_at: i64,
-        /// What they are told.
+        /// The last update that the user is sent.
         removed: Arc<Removed>,
     },
-    /// A room is gone.
+    /// A room was deleted.
     RoomDeleted {
-        /// The number that it had.
+        /// The former number of the room.
         room: RoomNum,
     },
-    /// A user has read a room up to an event.
+    /// A user's read receipt moved.
     Receipt {
-        /// The room.
         room: RoomNum,
-        /// Who has read how far.
         receipt: Arc<Receipt>,
     },
-    /// What a user has read of a room changed, and with it the unread counts.
+    /// The read position of a user in a room changed, and with it the unread counts.
     Read {
-        /// The user.
         user: UserNum,
-        /// The room.
         room: RoomNum,
-        /// How far, and what the counters were there.
+        /// The new read position, with the counters there.
         reading: Reading,
     },
     /// A user's account data changed, globally or in a room.
     AccountData {
-        /// Whose.
         user: UserNum,
-        /// In which room; `None` is global.
+        /// The room; `None` is global.
         room: Option<RoomNum>,
         /// The type of the account data event.
         kind: Arc<str>,
-        /// Its new content, as JSON.
+        /// The new content, as JSON.
         content: Arc<str>,
     },
-    /// A message waits for a device.
-    ToDevice {
-        /// Whose device.
-        user: UserNum,
-        /// Which one.
-        device: DeviceNum,
-    },
-    /// A message waits for devices of another server's users.
-    ToServer {
-        /// The server.
-        server: OwnedServerName,
-    },
-    /// The keys of a user's devices changed, or the user's own, or the signatures of either.
+    /// A to-device message was stored for a device.
+    ToDevice { user: UserNum, device: DeviceNum },
+    /// A to-device message was stored for users of another server.
+    ToServer { server: OwnedServerName },
+    /// The device keys, the cross-signing keys or the signatures of a user's keys changed.
     DeviceList {
-        /// Whose.
         user: UserNum,
-        /// Who alone is told of it; `None` is everyone who shares a room with the user.
+        /// The only user to notify; `None` is everyone who shares a room with the user.
         watcher: Option<UserNum>,
     },
     /// The one-time or fallback keys of a device changed.
     KeyCounts {
-        /// Whose device.
         user: UserNum,
-        /// Which one.
         device: DeviceNum,
-        /// What is left of them.
+        /// The remaining keys.
         counts: Arc<KeyCounts>,
-        /// Whether somebody claimed one, so that the device has something to do.
+        /// Whether a key was claimed, so that the device may have to upload more.
         claimed: bool,
     },
-    /// A user has gone and wishes to be erased: whoever joins a room after this sees their events redacted.
-    Erased {
-        /// The user.
-        user_id: OwnedUserId,
-    },
+    /// A deactivated user asked to be erased: users who join a room after this see that user's events redacted.
+    Erased { user_id: OwnedUserId },
     /// A user's subscription to a thread began, changed or ended.
-    ThreadSubscription {
-        /// Whose.
-        user: UserNum,
-    },
-    /// A device has other access tokens than before.
-    TokensChanged {
-        /// The device.
-        device: DeviceNum,
-    },
-    /// The access tokens of devices are valid no more: what they have open must be closed.
+    ThreadSubscription { user: UserNum },
+    /// The access tokens of a device changed.
+    TokensChanged { device: DeviceNum },
+    /// The access tokens of devices are no longer valid: their open connections must be closed.
     SessionsEnded {
-        /// Whose devices.
+        /// The owner of the devices.
         user: UserNum,
-        /// Which ones.
         devices: Vec<DeviceNum>,
     },
 }
 
-/// What is left of a deleted room for one who was something to it.
+/// The last update about a deleted room for one of its members.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Removed {
-    /// The room.
     pub room_id: OwnedRoomId,
-    /// The user's last member event, as clients see it; `None` where there is none.
+    /// The user's last member event in the client format; `None` if there is none.
     pub event: Option<String>,
 }
 
-/// How many keys a device has left that others can claim.
+/// The number of keys of a device that can be claimed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KeyCounts {
     /// One-time keys by algorithm.
     pub one_time: Vec<(String, i64)>,
-    /// The algorithms whose fallback key nobody was given.
+    /// The algorithms whose fallback key is not used yet.
     pub unused_fallback: Vec<String>,
 }
 
-/// A receipt: who has read how far.
+/// A read receipt of a user.
 ///
-/// [Receipts](https://spec.matrix.org/v1.19/client-server-api/#receipts)
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#receipts).
 #[derive(Clone, Debug)]
 pub struct Receipt {
-    /// Who has read.
     pub user_id: OwnedUserId,
     /// `m.read` or `m.read.private`.
     pub kind: String,
     /// Empty for an unthreaded receipt, or `main`, or the thread's root.
     pub thread: String,
-    /// The event up to which it was read.
+    /// The event up to which the user has read.
     pub event_id: OwnedEventId,
-    /// When, in milliseconds since the Unix epoch.
+    /// The time of the receipt, in milliseconds since the Unix epoch.
     pub ts: i64,
     /// The journal position of the receipt.
     pub position: i64,
 }
 
-/// What a user has read.
+/// The read position of a user in a room.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reading {
-    /// Everything up to a place, with the markers of threads that have been read further.
+    /// Everything is read up to a place, and some threads beyond it.
     All {
-        /// The place.
+        /// The place up to which everything is read.
         marker: ReadMarker,
-        /// The markers after it.
+        /// The markers of threads that are read beyond that place.
         threads: Vec<ThreadMarker>,
     },
     /// A thread, or the main timeline.
     Thread(ThreadMarker),
 }
 
-/// Up to which place a user has read all of a room, and what the room's running counters were there.
+/// The place up to which a user has read all of a room, with the room's running counters there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReadMarker {
     /// The place in the timeline.
     pub timeline: i64,
     /// The counters of the room.
     pub counters: Counters,
-    /// How many of these are in threads.
+    /// The part of these that is in threads.
     pub threaded: Counters,
 }
 
@@ -225,15 +186,15 @@ impl ReadMarker {
     }
 }
 
-/// How far a user has read a thread, or the main timeline.
+/// The place up to which a user has read a thread, or the main timeline.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ThreadMarker {
     /// The root of the thread; `None` is the main timeline.
     pub thread: Option<OwnedEventId>,
     /// The place in the timeline.
     pub timeline: i64,
-    /// The counters of the thread there.
+    /// The counters of the thread at that place.
     pub counters: Counters,
-    /// The same at the place up to which everything was read.
+    /// The counters of the thread at the place up to which everything was read.
     pub base: Counters,
 }

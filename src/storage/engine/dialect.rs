@@ -1,4 +1,4 @@
-//! Where SQLite and PostgreSQL differ; nothing outside this file and `migrate` asks which one is open.
+//! The differences between SQLite and PostgreSQL. No other file except `migrate` asks which database is open.
 
 use std::{path::Path, str::FromStr};
 
@@ -11,29 +11,27 @@ use sqlx::{
 
 use crate::error::{Error, Result};
 
-/// Prepared statements kept for each connection: more than the program has.
+/// The number of prepared statements that each connection keeps: more than the program has.
 const STATEMENTS: usize = 512;
-/// Pages in the write-ahead log (4 KiB each) before SQLite moves them into the database.
+/// The number of pages (4 KiB each) in the write-ahead log after which SQLite moves them into the database.
 const CHECKPOINT_PAGES: &str = "4000";
-/// The key of PostgreSQL's advisory lock that the one writer holds: "parlour" in ASCII.
+/// The key of PostgreSQL's advisory lock for the only writer: "parlour" in ASCII.
 const WRITER_LOCK: i64 = 0x70_61_72_6c_6f_75_72;
-/// PostgreSQL notices a while after a server was killed that its connection, which holds the lock, is dead.
+/// After a server was killed, PostgreSQL needs a while to notice that the connection that holds the lock is dead.
 const WAIT_FOR_LOCK: &str = "SET lock_timeout = '10s'";
-/// What PostgreSQL calls a lock that another connection holds for too long.
+/// PostgreSQL's error code for a lock that another connection holds for too long.
 const LOCK_NOT_AVAILABLE: &str = "55P03";
 
-/// How a read-only transaction that sees one moment begins.
+/// The statement that begins a read-only transaction with a consistent view.
 pub(crate) const POSTGRES_SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 
-/// A borrowed connection to whichever database is open.
+/// A borrowed connection to the open database.
 pub enum Raw<'c> {
-    /// To SQLite.
     Sqlite(&'c mut SqliteConnection),
-    /// To PostgreSQL.
     Postgres(&'c mut PgConnection),
 }
 
-/// Which database, and how to connect to it.
+/// The database, and the options to connect to it.
 #[derive(Clone, Debug)]
 pub enum Target {
     /// An SQLite file.
@@ -43,7 +41,7 @@ pub enum Target {
 }
 
 impl Target {
-    /// Reads `sqlite:PATH` or `postgres://…`.
+    /// Parses `sqlite:PATH` or `postgres://…`.
     ///
     /// # Errors
     ///
@@ -79,7 +77,7 @@ impl Target {
         ))
     }
 
-    /// Returns the file of SQLite; `None` for a database that has none.
+    /// Returns the file of SQLite; `None` for a database without a file.
     pub fn sqlite_file(&self) -> Option<&Path> {
         match self {
             Self::Sqlite(options) => {
@@ -90,7 +88,7 @@ impl Target {
         }
     }
 
-    /// Opens the writer's connection; on PostgreSQL it also takes the lock that only one writer can hold.
+    /// Opens the writer's connection. On PostgreSQL it also takes the lock that only one writer can hold.
     pub(crate) async fn connect_writer(&self) -> Result<Conn> {
         match self {
             Self::Sqlite(options) => Ok(Conn::Sqlite(options.connect().await?)),
@@ -113,7 +111,7 @@ impl Target {
     }
 }
 
-/// An owned connection: the writer's.
+/// An owned connection, for the writer.
 pub(crate) enum Conn {
     Sqlite(SqliteConnection),
     Postgres(PgConnection),
@@ -127,7 +125,7 @@ impl Conn {
         }
     }
 
-    /// Runs statements that take no values.
+    /// Runs statements without parameters.
     pub(crate) async fn run(&mut self, sql: &'static str) -> Result<()> {
         match self {
             Self::Sqlite(conn) => conn.execute(sql).await.map(drop)?,
@@ -144,7 +142,7 @@ impl Conn {
         }
     }
 
-    /// Ends what the connection was doing and lets go of the writer's lock, which the next connection takes.
+    /// Rolls back the open transaction, and releases the writer's lock for the next connection.
     pub(crate) async fn give_up(&mut self) -> Result<()> {
         match self {
             Self::Sqlite(_) => self.run("ROLLBACK").await,
@@ -152,7 +150,7 @@ impl Conn {
         }
     }
 
-    /// Leaves the database as the next start wants it: no log to read back, nobody writing.
+    /// Prepares the database for the next start: with an empty log, and without a writer.
     pub(crate) async fn retire(&mut self) -> Result<()> {
         match self {
             Self::Sqlite(_) => self.run("PRAGMA wal_checkpoint(TRUNCATE)").await,

@@ -1,5 +1,4 @@
-//! What a failure of the database means for whoever asked: the disk is full, the database is away, or something is
-//! broken.
+//! The meaning of database errors: the disk is full, the database is unavailable, or something is broken.
 
 use std::sync::Arc;
 
@@ -13,16 +12,16 @@ const SQLITE_READONLY: i32 = 8;
 const SQLITE_IOERR: i32 = 10;
 const SQLITE_FULL: i32 = 13;
 const SQLITE_CANTOPEN: i32 = 14;
-/// What PostgreSQL calls a full disk.
+/// PostgreSQL's error code for a full disk.
 ///
 /// See <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
 const POSTGRES_DISK_FULL: &str = "53100";
-/// Classes of PostgreSQL's codes that pass by themselves: lost connections, too few resources, an operator who stops the
+/// The classes of PostgreSQL's temporary errors: lost connections, too few resources, an operator who stops the
 /// database, failing disks.
 const POSTGRES_PASSING: [&str; 4] = ["08", "53", "57P", "58"];
 
-/// What PostgreSQL calls a text with U+0000, the same in JSON, and a text that is too long for an index. Texts are
-/// bounded where they come in: whatever slipped through is to be refused alone.
+/// PostgreSQL's error codes for a text with U+0000, the same in JSON, and a text that is too long for an index. The
+/// length of texts is limited when they are received. If one is not, only the request with it is refused.
 const POSTGRES_UNSTORABLE: [&str; 3] = ["22021", "22P05", "54000"];
 
 impl From<sqlx::Error> for Error {
@@ -45,9 +44,9 @@ impl From<sqlx::Error> for Error {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum FailureKind {
     DiskFull,
-    /// It may be there again in a while.
+    /// The database may be available again after a while.
     Away,
-    /// What was sent is to blame.
+    /// The stored value is the cause.
     Unstorable,
     Broken,
 }
@@ -84,7 +83,7 @@ fn kind_of_code(code: &str) -> FailureKind {
     }
 }
 
-/// Why a batch was lost, for each of those who wrote in it.
+/// The reason why a batch was lost, for all writers of the batch.
 #[derive(Clone, Debug)]
 pub(crate) enum BatchLoss {
     DiskFull,
@@ -93,7 +92,7 @@ pub(crate) enum BatchLoss {
 }
 
 impl BatchLoss {
-    /// Returns why nothing can be stored, if that may go on for a while.
+    /// Returns the reason why nothing can be stored, if it may last for a while.
     pub(crate) fn problem(&self) -> Option<&'static str> {
         match self {
             Self::DiskFull => Some("the disk is full: nothing can be stored"),

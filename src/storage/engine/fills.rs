@@ -1,30 +1,29 @@
-//! Tables that are filled from the stored events: how far that has come, and what it reads.
+//! The progress of filling tables from the stored events, and the events to read for it.
 
 use crate::{
     error::Result,
     storage::{Read, RoomNum, UserNum, WriteTx},
 };
 
-/// An event that is looked at.
+/// An event that a table is filled from.
 #[derive(Debug, sqlx::FromRow)]
 pub struct StoredEvent {
     /// The journal position.
     pub position: i64,
-    /// The room.
     pub room: RoomNum,
-    /// Its id.
     pub event_id: String,
-    /// Its place in the timeline.
+    /// The place in the timeline.
     pub timeline: Option<i64>,
-    /// The number of its type.
+    /// The number of the event type.
     pub kind: i64,
-    /// The number of its sender.
+    /// The number of the sender.
     pub sender: UserNum,
-    /// Canonical JSON.
+    /// The canonical JSON.
     pub json: String,
 }
 
-/// Returns up to where events were looked at, and up to where they have to be.
+/// Returns the position up to which events have been read, and the position up to which they must
+/// be.
 pub async fn progress(db: &mut impl Read, name: &str) -> Result<Option<(i64, Option<i64>)>> {
     db.query("SELECT done, up_to FROM fills WHERE name = $1")
         .bind(name)
@@ -32,7 +31,7 @@ pub async fn progress(db: &mut impl Read, name: &str) -> Result<Option<(i64, Opt
         .await
 }
 
-/// Notes up to where events were looked at.
+/// Stores the position up to which events have been read.
 pub async fn set_progress(tx: &mut WriteTx, name: &str, done: i64) -> Result<()> {
     tx.query("UPDATE fills SET done = $2 WHERE name = $1")
         .bind(name)
@@ -42,7 +41,7 @@ pub async fn set_progress(tx: &mut WriteTx, name: &str, done: i64) -> Result<()>
     Ok(())
 }
 
-/// Returns the next events to be looked at.
+/// Returns the next events to read.
 pub async fn events(
     db: &mut impl Read,
     after: i64,
@@ -61,7 +60,7 @@ pub async fn events(
     .await
 }
 
-/// Sets what follows from the JSON of a stored event.
+/// Sets the columns that are derived from the JSON of a stored event.
 pub async fn set_derived(
     tx: &mut WriteTx,
     position: i64,

@@ -1,15 +1,15 @@
-//! The one writer: fair turns, group commit, positions, and what a commit tells.
+//! The only writer: fair turns, group commit, positions, and the announcement of committed changes.
 //!
-//! A write waits its turn on a fair lock and runs in a savepoint of the open batch. Whoever opens a batch
-//! also queues the *flusher* on the same lock: it gets its turn after all who are waiting by then, and
-//! commits them together. Those who arrive during that commit form the next batch. So a lone write pays one
-//! fsync, and so do thirty-two that come at once. Writers that are on their way but held up by a lock of their own,
-//! such as a room's, say so by an intent, and the batch waits a few milliseconds for them.
+//! A write waits for its turn on a fair lock and runs in a savepoint of the open batch. The write that opens a batch
+//! also queues the *flusher* on the same lock. The flusher gets its turn after all writes that are waiting by then, and
+//! commits them together. Writes that arrive during that commit form the next batch. So a single write costs one fsync,
+//! and so do thirty-two that arrive at the same time. A writer that is held up by a lock of its own, such as a room's,
+//! registers an intent, and the batch waits a few milliseconds for it.
 //!
-//! A turn that fails, or whose caller vanishes, is rolled back to its savepoint and harms no neighbour.
+//! A turn that fails, or whose caller is dropped, is rolled back to its savepoint and does not affect the others.
 //!
-//! A commit that is not answered leaves its batch *in doubt*: the database is asked, again and again until it answers,
-//! whether it stored the batch. Nothing is written, and nobody who wrote in the batch gets an answer, until then.
+//! A commit without an answer leaves its batch *in doubt*: the database is asked until it answers whether it stored the
+//! batch. Until then nothing is written, and no writer of the batch gets an answer.
 
 mod doubt;
 mod turn;
@@ -44,48 +44,48 @@ use crate::{
     tasks::Tasks,
 };
 
-/// How long a batch waits for those who are on their way into it.
+/// The time for which a batch waits for writers that have registered an intent.
 const RIPENING: Duration = Duration::from_millis(4);
-/// Changes with which a batch waits for nobody.
+/// The number of changes from which on a batch waits for no intent.
 const LARGE: usize = 256;
-/// How long the journal waits before it asks the database once more what became of a batch.
+/// The time between two questions to the database about a batch in doubt.
 const DOUBT_INTERVAL: Duration = Duration::from_millis(250);
-/// How often the journal tries whether something can be stored, after it could not.
+/// The interval at which the journal tries to write, after it could not.
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The place of a change in the one order of all changes; a sync token is one of these.
+/// The place of a change in the order of all changes. A sync token is made of such positions.
 pub type Position = i64;
 
-/// Someone who follows the journal in memory. Called in order, between the commit and its answer: be quick.
+/// A follower of the journal in memory. It is called in order, between the commit and its answer, so it must be quick.
 pub trait Follower: Send + Sync {
-    /// The changes are on disk.
+    /// Handles changes that are on disk.
     fn committed(&self, changes: &[(Position, Change)]);
-    /// A batch was lost: whatever memory took from writes that were not yet durable is wrong.
+    /// Handles the loss of a batch: everything in memory from writes that were not yet durable is wrong.
     fn failed(&self);
 }
 
-/// What a write waits for: `None` while its batch is open, then whether it is on disk.
+/// The state of a batch for its writers: `None` while it is open, then whether it is on disk.
 type Outcome = Option<Result<(), BatchLoss>>;
 
-/// The journal's front: cheap to clone.
+/// The handle of the journal. It is cheap to clone.
 #[derive(Clone)]
 pub struct Journal {
     writer: Arc<Mutex<Writer>>,
     shared: Arc<Shared>,
 }
 
-/// Somebody who will write in a moment, for whom a batch may wait a little.
+/// An announcement of a write, for which a batch may wait a little.
 pub struct Intent {
     shared: Arc<Shared>,
 }
 
 struct Shared {
-    /// Those who will write in a moment.
+    /// The number of registered intents.
     intents: AtomicUsize,
     /// The newest position that readers may see.
     published: AtomicI64,
     followers: RwLock<Vec<Arc<dyn Follower>>>,
-    /// Held while a batch is told, so that a reader can hold memory still.
+    /// Locked while a batch is announced, so that a reader can keep memory from changing.
     telling: RwLock<()>,
     strings: Strings,
     health: Health,
@@ -94,19 +94,19 @@ struct Shared {
 struct Writer {
     target: Target,
     conn: Conn,
-    /// The connection is not to be trusted; the next turn connects anew.
+    /// Whether the connection is unusable; the next turn opens a new one.
     lost: bool,
     next_position: Position,
     open: Option<Batch>,
     /// The batch whose commit was not answered.
     in_doubt: Option<DoubtfulBatch>,
     savepoint: Savepoint,
-    /// A caller vanished while it opened a batch: the transaction may or may not have begun.
+    /// Whether a caller was dropped while it opened a batch: the transaction may or may not have begun.
     opening: bool,
     closed: bool,
     flush: mpsc::UnboundedSender<()>,
     shared: Arc<Shared>,
-    /// Kept until the journal is closed.
+    /// The locks on the data directories, held until the journal is closed.
     locks: Vec<DirectoryLock>,
     #[cfg(test)]
     fault: doubt::Fault,
@@ -114,15 +114,15 @@ struct Writer {
 
 /// The savepoint of the latest turn in the open batch.
 ///
-/// Every state is set before the statement that leads to it is awaited, or holds whether or not it ran: a
-/// caller may vanish at any await.
+/// Each state is set before the statement that leads to it is awaited, or holds whether or not it ran: a caller may be
+/// dropped at any await.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Savepoint {
-    /// None was made, or nobody knows whether it was; in either case nothing was written in it.
+    /// There is none, or it is not known whether there is. In both cases nothing was written in it.
     None,
-    /// A turn writes in it. Found like this by the next, it is of one who failed or vanished.
+    /// A turn writes in it. If the next turn finds this state, the turn before failed or was dropped.
     Open,
-    /// The turn is over and what it wrote stays.
+    /// The turn is over and its changes stay.
     Kept,
 }
 
@@ -170,7 +170,8 @@ impl Journal {
             .published
             .store(writer.next_position - 1, Ordering::SeqCst);
         let writer = Arc::new(Mutex::new(writer));
-        // The flusher ends with the last writer, not with the stop signal: what is written must reach the disk.
+        // The flusher runs until the last writer is dropped, not until the stop signal: written changes must reach the
+        // disk.
         drop(tasks.spawn(flusher(Arc::downgrade(&writer), wanted)));
         Ok(Self { writer, shared })
     }
@@ -186,9 +187,9 @@ impl Journal {
         Ok(WriteTx::new(writer))
     }
 
-    /// Says that a write comes in a moment: a batch that is open waits a little for it.
+    /// Announces a write: an open batch waits a little for it.
     ///
-    /// Without it, writers that are kept apart by a lock of their own would each pay for a commit.
+    /// Without this, writers that are kept apart by a lock of their own would each pay for a commit.
     pub fn intent(&self) -> Intent {
         Intent::new(&self.shared)
     }
@@ -198,21 +199,21 @@ impl Journal {
         self.shared.published.load(Ordering::SeqCst)
     }
 
-    /// Returns what keeps the journal from storing anything.
+    /// Returns the reason why the journal cannot store anything, if there is one.
     pub(crate) fn health(&self) -> &Health {
         &self.shared.health
     }
 
-    /// Lets go of all who follow: a test is over.
+    /// Drops all followers at the end of a test.
     #[cfg(test)]
     pub(crate) fn forget_followers(&self) {
         let followers = self.shared.followers.write();
         followers.unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    /// Holds what followers keep in memory still: until the guard is dropped no commit is told.
+    /// Keeps the followers' memory from changing: until the guard is dropped, no commit is announced.
     ///
-    /// For moments only, and never across an await: writes wait for it.
+    /// This must be held for a moment only, and never across an await: writes wait for it.
     pub fn still(&self) -> RwLockReadGuard<'_, ()> {
         self.shared
             .telling
@@ -220,7 +221,7 @@ impl Journal {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a follower; those added first are told first.
+    /// Adds a follower. Followers are called in the order in which they were added.
     pub fn follow(&self, follower: Arc<dyn Follower>) {
         self.shared
             .followers
@@ -229,13 +230,13 @@ impl Journal {
             .push(follower);
     }
 
-    /// Commits what is open and lets no further turn begin.
+    /// Commits the open batch and refuses further turns.
     pub(crate) async fn close(&self) {
         let mut writer = self.writer.lock().await;
         writer.flush().await;
         if let Err(error) = writer.settle_doubt().await {
             tracing::error!(%error, "it is not known whether the last changes were stored");
-            // Those who wait for it hear that the journal stopped.
+            // The waiting writers get the error that the journal stopped.
             writer.in_doubt = None;
         }
         writer.closed = true;
@@ -243,7 +244,7 @@ impl Journal {
         if let Err(error) = writer.conn.retire().await {
             tracing::warn!(%error, "the database did not close cleanly");
         }
-        // Ends the flusher.
+        // This ends the flusher.
         let (nobody, _) = mpsc::unbounded_channel();
         writer.flush = nobody;
     }
@@ -278,7 +279,7 @@ async fn flusher(writer: std::sync::Weak<Mutex<Writer>>, mut wanted: mpsc::Unbou
                 }
                 break;
             }
-            // Those who wait by now go first, and those who are on their way get the time to come.
+            // Writers that wait by now go first, and announced ones get time to arrive.
             drop(writer);
             tokio::task::yield_now().await;
         }
@@ -328,7 +329,7 @@ impl Shared {
 }
 
 impl Writer {
-    /// Returns whether nobody is on their way into the open batch, or it is large enough.
+    /// Returns whether no intent is registered, or the open batch is large enough.
     fn is_ripe(&self) -> bool {
         self.shared.intents.load(Ordering::SeqCst) == 0
             || self
@@ -348,7 +349,7 @@ impl Writer {
         if self.lost {
             let connected = self.connect_again().await;
             if let Err(error) = &connected {
-                // Nothing is lost by it: memory goes on answering.
+                // Nothing is lost by this: requests are still answered from memory.
                 self.note_problem(&BatchLoss::from(error));
             }
             connected?;
@@ -376,7 +377,7 @@ impl Writer {
                 outcome: watch::Sender::new(None),
                 changes: Vec::new(),
             });
-            // The flusher queues behind those who wait already.
+            // The flusher queues behind the writers that already wait.
             let _ = self.flush.send(());
         }
         let was_kept = std::mem::replace(&mut self.savepoint, Savepoint::None) == Savepoint::Kept;
@@ -390,10 +391,10 @@ impl Writer {
         Ok(())
     }
 
-    /// Undoes what a caller left behind that failed or vanished.
+    /// Undoes the unfinished turn of a caller that failed or was dropped.
     async fn settle(&mut self) -> Result<()> {
         if self.opening {
-            // SQLite refuses when nothing had begun; then nothing is to be undone.
+            // SQLite refuses if no transaction had begun; then there is nothing to undo.
             if let Err(error) = self.conn.run("ROLLBACK").await {
                 tracing::debug!(%error, "no transaction to roll back");
             }
@@ -401,13 +402,13 @@ impl Writer {
         }
         if self.savepoint == Savepoint::Open {
             self.conn.run("ROLLBACK TO SAVEPOINT turn").await?;
-            // The savepoint itself stays, empty; the next turn lies in it.
+            // The savepoint itself stays, empty; the next turn is inside it.
             self.savepoint = Savepoint::None;
         }
         Ok(())
     }
 
-    /// Commits the open batch, tells its changes in order, then answers all who wait for it.
+    /// Commits the open batch, announces its changes in order, then answers all its writers.
     async fn flush(&mut self) {
         if self.open.is_none() {
             return;
@@ -440,14 +441,14 @@ impl Writer {
         committed.map_err(|error| CommitError::Unanswered { number, error })
     }
 
-    /// Tells the changes of a batch that is on disk, and answers all who wait for it.
+    /// Announces the changes of a batch that is on disk, and answers all its writers.
     fn tell(&self, batch: &Batch) {
         self.shared.tell(&batch.changes, self.next_position - 1);
         self.shared.health.clear();
         batch.outcome.send_replace(Some(Ok(())));
     }
 
-    /// Says that a batch was not stored.
+    /// Reports that a batch was not stored.
     fn tell_loss(&self, batch: Option<Batch>, error: &Error) {
         self.shared.tell_failure();
         let loss = BatchLoss::from(error);
@@ -457,14 +458,14 @@ impl Writer {
         }
     }
 
-    /// Notes for the operator's tools that nothing can be stored, if that may go on for a while.
+    /// Records for the operator's tools that nothing can be stored, if this may last for a while.
     fn note_problem(&self, loss: &BatchLoss) {
         if let Some(problem) = loss.problem() {
             self.shared.health.set_problem(problem);
         }
     }
 
-    /// Tries whether something can be stored, if it could not of late.
+    /// Tries to write, if the last attempt failed.
     async fn probe(&mut self) {
         if self.shared.health.problem().is_none() || self.closed {
             return;
@@ -475,7 +476,7 @@ impl Writer {
         }
     }
 
-    /// Gives up the open batch and the connection: whether the database still answers is not known.
+    /// Drops the open batch and the connection, because it is not known whether the database still answers.
     async fn lose(&mut self, error: &Error) {
         self.savepoint = Savepoint::None;
         self.opening = false;

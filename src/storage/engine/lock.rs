@@ -1,4 +1,4 @@
-//! The lock on a data directory: one server at a time uses it.
+//! The lock on a data directory: only one server at a time uses it.
 
 use std::{
     fs::{File, OpenOptions, TryLockError},
@@ -8,10 +8,10 @@ use std::{
 
 use crate::error::{Error, Result};
 
-/// The file that is locked, in the directory.
+/// The file in the directory that is locked.
 const LOCK_FILE: &str = "parlour.lock";
 
-/// A lock on a directory, which ends when this is dropped or the process ends, however that happens.
+/// A lock on a directory. It is released when this is dropped or the process ends in any way.
 #[derive(Debug)]
 pub(crate) struct DirectoryLock(#[expect(dead_code, reason = "the open file is the lock")] File);
 
@@ -20,7 +20,7 @@ impl DirectoryLock {
     ///
     /// # Errors
     ///
-    /// When another server has locked it, or the file cannot be made.
+    /// When another server has locked it, or the file cannot be created.
     pub(crate) fn take(directory: &Path) -> Result<Self> {
         let path = directory.join(LOCK_FILE);
         let failed = |error: std::io::Error| {

@@ -1,4 +1,4 @@
-//! Texts for PostgreSQL, which takes every character but U+0000.
+//! Texts for PostgreSQL, which accepts every character except U+0000.
 
 use std::borrow::Cow;
 
@@ -10,10 +10,10 @@ use sqlx::{
     sqlite::{SqliteArgumentsBuffer, SqliteTypeInfo},
 };
 
-/// What is stored and looked up in place of U+0000: U+001A, whose name is SUBSTITUTE.
+/// The replacement for U+0000 in stored texts and queries: U+001A, whose name is SUBSTITUTE.
 const SUBSTITUTE: u8 = 0x1a;
 
-/// Returns a text as PostgreSQL has it.
+/// Returns a text in the form in which PostgreSQL stores it.
 pub(crate) fn without_nul(text: &str) -> Cow<'_, str> {
     if text.contains('\0') {
         Cow::Owned(text.replace('\0', &char::from(SUBSTITUTE).to_string()))
@@ -22,10 +22,10 @@ pub(crate) fn without_nul(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// A value whose U+0000, if it is a text, becomes [`SUBSTITUTE`].
+/// A value in which U+0000, if it is a text, becomes [`SUBSTITUTE`].
 ///
-/// A text with U+0000 comes from a client or another server that wants to see what happens. It may be odd in what is
-/// stored, but no statement may fail because of it: that would hold up whatever is stored or asked for beside it.
+/// A text with U+0000 comes from a client or server that tries out what happens. The stored text may then look odd, but
+/// no statement may fail because of it: that would also stop everything else in the same write or query.
 pub(crate) struct WithoutNul<T>(pub(crate) T);
 
 impl<T: Type<Postgres>> Type<Postgres> for WithoutNul<T> {
@@ -44,7 +44,7 @@ impl<'q, T: Encode<'q, Postgres> + Type<Postgres>> Encode<'q, Postgres> for With
         let is_null = self.0.encode_by_ref(buffer)?;
         if T::type_info() == <str as Type<Postgres>>::type_info() {
             for byte in buffer.iter_mut().skip(start).filter(|byte| **byte == 0) {
-                // One byte for one byte: the length is written already.
+                // One byte replaces one byte, since the length is already written.
                 *byte = SUBSTITUTE;
             }
         }

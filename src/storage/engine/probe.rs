@@ -1,4 +1,4 @@
-//! Looks at a database before a server uses it, and changes nothing in it.
+//! Checks a database before a server uses it, and changes nothing in it.
 
 use std::{fs::File, path::PathBuf};
 
@@ -11,23 +11,23 @@ use super::{
     query::Scalar,
 };
 
-/// What PostgreSQL calls a table that is not there, and how SQLite begins to say it.
+/// PostgreSQL's error code for a missing table, and the beginning of SQLite's message.
 const POSTGRES_NO_TABLE: &str = "42P01";
 const SQLITE_NO_TABLE: &str = "no such table";
 
-/// Why a server cannot use a database, with the key of the configuration that names it.
+/// The reason why a server cannot use a database, with the key of the configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
-    /// The file is a folder.
+    /// The path is a directory.
     #[error("database.url: {} is a directory", .0.display())]
     Directory(PathBuf),
-    /// It cannot be reached, refuses the user, or is no database.
+    /// The database cannot be reached, refuses the user, or is not a database.
     #[error("database.url: the database cannot be used: {}", cause_of(.0))]
     Unusable(#[from] sqlx::Error),
-    /// This program does not know its schema.
+    /// The schema is newer than this program.
     #[error("database.url: the database was written by a newer version of Parlour")]
     Newer,
-    /// It has the accounts of another server.
+    /// The database has the accounts of another server.
     #[error(
         "server.name = \"{configured}\": the database has the accounts of the server \"{owner}\", and the name of a \
          server cannot change once it has been used"
@@ -41,11 +41,11 @@ pub enum ProbeError {
 }
 
 impl Target {
-    /// Checks that a server of this name can use the database. A file that is not there yet can be used.
+    /// Checks that a server of this name can use the database. A file that does not exist yet can be used.
     ///
     /// # Errors
     ///
-    /// When it cannot be reached, is no database, is from a newer version of this program, or belongs to a server of
+    /// When it cannot be reached, is not a database, is from a newer version of this program, or belongs to a server of
     /// another name.
     pub async fn probe(&self, server_name: &ServerName) -> Result<(), ProbeError> {
         let mut conn = match self {
@@ -79,7 +79,7 @@ impl Target {
 
 /// Checks that the accounts of a database are of the server with this name.
 ///
-/// The last one that was made counts: earlier versions let a used server go on under another name.
+/// The newest account counts: earlier versions let a used server continue under another name.
 async fn check_owner(conn: &mut Conn, configured: &ServerName) -> Result<(), ProbeError> {
     let user_id: Option<String> = first(
         conn,
@@ -100,7 +100,7 @@ async fn check_owner(conn: &mut Conn, configured: &ServerName) -> Result<(), Pro
     }
 }
 
-/// Returns the first value that a statement finds; none, if its table is not there.
+/// Returns the first value that a statement finds; none if its table does not exist.
 async fn first<T: Scalar>(conn: &mut Conn, sql: &'static str) -> sqlx::Result<Option<T>> {
     let found = match conn {
         Conn::Sqlite(conn) => sqlx::query_scalar(sql).fetch_optional(conn).await,
@@ -117,7 +117,7 @@ fn is_about_missing_table(error: &dyn DatabaseError) -> bool {
         || error.message().starts_with(SQLITE_NO_TABLE)
 }
 
-/// Returns what went wrong, without what sqlx was doing.
+/// Returns the cause of an error, without what sqlx was doing.
 fn cause_of(error: &sqlx::Error) -> String {
     match error {
         sqlx::Error::Io(error) => error.to_string(),
@@ -205,7 +205,7 @@ mod tests {
         .unwrap();
 
         for (url, reason) in [
-            // Nothing listens there.
+            // Nothing listens on this port.
             (
                 "postgres://me:swordfish@127.0.0.1:1/chat",
                 "Connection refused",

@@ -1,4 +1,4 @@
-//! The seam to the two drivers: a statement is built once and runs on whichever database is open.
+//! The abstraction from the two drivers: a statement is built once and runs on the open database.
 
 use std::fmt::Write as _;
 
@@ -32,7 +32,7 @@ impl<T> Record for T where
 {
 }
 
-/// A single column that both drivers can decode.
+/// The value of a single column that both drivers can decode.
 pub trait Scalar:
     for<'r> Decode<'r, Sqlite>
     + Type<Sqlite>
@@ -52,7 +52,7 @@ impl<T> Scalar for T where
 {
 }
 
-/// Anything that a read-only statement can run on.
+/// A connection or transaction that a read-only statement can run on.
 pub trait Read: Send {
     /// Returns the driver's connection.
     fn raw(&mut self) -> Raw<'_>;
@@ -83,7 +83,7 @@ pub enum Query<'c, 'q> {
 }
 
 impl<'q> Query<'_, 'q> {
-    /// Gives the next placeholder its value.
+    /// Binds the value of the next placeholder.
     pub fn bind<T: Param<'q> + 'q>(self, value: T) -> Self {
         match self {
             Self::Sqlite(query, conn) => Self::Sqlite(query.bind(value), conn),
@@ -91,7 +91,7 @@ impl<'q> Query<'_, 'q> {
         }
     }
 
-    /// Runs the statement and returns the number of rows it changed.
+    /// Runs the statement and returns the number of rows that it changed.
     pub async fn execute(self) -> Result<u64> {
         Ok(match self {
             Self::Sqlite(query, conn) => query.execute(conn).await?.rows_affected(),
@@ -149,7 +149,7 @@ fn collect<R, T>(rows: &[R], from: impl Fn(&R) -> sqlx::Result<T>) -> Result<Vec
 
 /// Returns the `VALUES ($1, $2), ($3, $4), …` of a statement that inserts `rows` rows of `columns` columns.
 ///
-/// Callers chunk by a constant, so that the text, and with it the prepared statement, repeats.
+/// Callers split rows by a constant, so that the text, and with it the prepared statement, repeats.
 pub fn values(rows: usize, columns: usize) -> String {
     let mut sql = String::from("VALUES ");
     for row in 0..rows {
@@ -164,7 +164,7 @@ pub fn values(rows: usize, columns: usize) -> String {
     sql
 }
 
-/// Returns a list parameter of numbers, which `json_each($n)` unpacks; cast the value to BIGINT.
+/// Returns a list parameter of numbers, which `json_each($n)` unpacks; the value must be cast to BIGINT.
 pub fn list_of_numbers(items: impl IntoIterator<Item = i64>) -> String {
     let items: Vec<serde_json::Value> = items.into_iter().map(serde_json::Value::from).collect();
     serde_json::Value::Array(items).to_string()

@@ -1,4 +1,5 @@
-//! Texts that repeat by the million (user ids, event types, state keys), stored once and named by number.
+//! Interned strings: texts that repeat very often (user ids, event types, state keys), stored once and referred to by
+//! number.
 
 use std::{
     collections::HashMap,
@@ -11,12 +12,12 @@ use crate::{
     storage::{Read, WriteTx, list, list_of_numbers},
 };
 
-/// Texts remembered in memory; when there are more, the memory starts afresh.
+/// The most texts in memory; when there are more, the memory is cleared.
 const REMEMBERED: usize = 200_000;
-/// Texts stored by one statement.
+/// The number of texts that one statement stores.
 const INTERNED: usize = 500;
 
-/// The texts that are known in memory.
+/// The cache of interned texts. It is cheap to clone.
 #[derive(Clone, Default)]
 pub struct Strings {
     known: Arc<RwLock<Known>>,
@@ -58,7 +59,7 @@ impl Strings {
         }
     }
 
-    /// Forgets everything: a batch failed, and numbers it gave out do not exist.
+    /// Clears the cache: a batch failed, and the numbers that it gave out do not exist.
     pub(crate) fn forget(&self) {
         *self.known.write().unwrap_or_else(PoisonError::into_inner) = Known::default();
     }
@@ -146,7 +147,7 @@ impl Strings {
 }
 
 impl WriteTx {
-    /// Returns the numbers of texts and stores those that are new.
+    /// Returns the numbers of texts, and stores those that are new.
     pub async fn intern_all(&mut self, texts: &[&str]) -> Result<HashMap<String, i64>> {
         let mut numbers = HashMap::with_capacity(texts.len());
         let mut unknown = Vec::new();
@@ -186,7 +187,7 @@ impl WriteTx {
         Ok(numbers)
     }
 
-    /// Returns the number of a text and stores the text if it is new.
+    /// Returns the number of a text, and stores the text if it is new.
     pub async fn intern(&mut self, text: &str) -> Result<i64> {
         if let Some(number) = self.strings().number(text).or_else(|| self.interned(text)) {
             return Ok(number);

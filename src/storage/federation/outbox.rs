@@ -1,4 +1,4 @@
-//! What other servers are still to be sent: since when in which rooms, and messages to devices of their users.
+//! The data to be sent to other servers: the first unsent event of each room, and to-device messages.
 
 use sqlx::AssertSqlSafe;
 
@@ -7,34 +7,31 @@ use crate::{
     storage::{Position, Read, RoomNum, WriteTx, list, list_of_numbers, values},
 };
 
-/// Rows that one statement stores.
+/// The number of rows that one statement stores.
 const CHUNK: usize = 100;
 
-/// A server that is sent something now and then.
+/// A server to which this one sends.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
 pub struct DestinationRow {
-    /// The server.
     pub server: String,
-    /// How often in a row it did not take what it was sent.
+    /// The number of consecutive failures to send to it.
     pub failures: i64,
-    /// Since when, in milliseconds since the Unix epoch.
+    /// The time of the first of these failures, in milliseconds since the Unix epoch.
     pub failing_since: i64,
-    /// When it is tried again.
+    /// The time of the next attempt.
     pub retry_ts: i64,
 }
 
-/// A room of which a server was not sent everything.
+/// A room with events that were not sent to a server.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
 pub struct UnsentRow {
-    /// The server.
     pub server: String,
-    /// The room.
     pub room: RoomNum,
-    /// The place in the timeline from which on events were not sent.
+    /// The place in the timeline of the first event that was not sent.
     pub since: Position,
 }
 
-/// Returns up to which position it is stored what is to be sent.
+/// Returns the journal position up to which the outbox is filled.
 pub async fn cursor(db: &mut impl Read) -> Result<Position> {
     let position = db
         .query("SELECT position FROM sender")
@@ -43,7 +40,7 @@ pub async fn cursor(db: &mut impl Read) -> Result<Position> {
     Ok(position.unwrap_or_default())
 }
 
-/// Notes up to which position it is stored what is to be sent.
+/// Stores the journal position up to which the outbox is filled.
 pub async fn set_cursor(tx: &mut WriteTx, position: Position) -> Result<()> {
     tx.query("UPDATE sender SET position = $1")
         .bind(position)
@@ -52,14 +49,14 @@ pub async fn set_cursor(tx: &mut WriteTx, position: Position) -> Result<()> {
     Ok(())
 }
 
-/// Returns the servers that are sent something now and then.
+/// Returns the servers to which this one sends.
 pub async fn destinations(db: &mut impl Read) -> Result<Vec<DestinationRow>> {
     db.query("SELECT server, failures, failing_since, retry_ts FROM destinations")
         .fetch_all()
         .await
 }
 
-/// Returns the servers for which neither events nor messages to devices wait.
+/// Returns the servers for which neither events nor to-device messages are queued.
 pub async fn idle_destinations(db: &mut impl Read) -> Result<Vec<String>> {
     db.query(
         "SELECT server FROM destinations d
@@ -70,7 +67,7 @@ pub async fn idle_destinations(db: &mut impl Read) -> Result<Vec<String>> {
     .await
 }
 
-/// Forgets servers that nothing is sent to.
+/// Deletes servers to which nothing is sent.
 pub async fn remove_destinations<S: AsRef<str>>(tx: &mut WriteTx, servers: &[S]) -> Result<()> {
     tx.query("DELETE FROM destinations WHERE server IN (SELECT value FROM json_each($1))")
         .bind(list(servers))
@@ -79,7 +76,7 @@ pub async fn remove_destinations<S: AsRef<str>>(tx: &mut WriteTx, servers: &[S])
     Ok(())
 }
 
-/// Stores how servers fare.
+/// Stores the failures and retry times of servers.
 pub async fn set_destinations(tx: &mut WriteTx, rows: &[DestinationRow]) -> Result<()> {
     for chunk in rows.chunks(CHUNK) {
         let sql = format!(
@@ -101,14 +98,14 @@ pub async fn set_destinations(tx: &mut WriteTx, rows: &[DestinationRow]) -> Resu
     Ok(())
 }
 
-/// Returns of which rooms which servers were not sent everything.
+/// Returns the servers and rooms with unsent events.
 pub async fn unsent(db: &mut impl Read) -> Result<Vec<UnsentRow>> {
     db.query("SELECT server, room, since FROM unsent_rooms")
         .fetch_all()
         .await
 }
 
-/// Stores from where on servers were not sent what was said in rooms.
+/// Stores the places of the first unsent events of rooms.
 pub async fn set_unsent(tx: &mut WriteTx, rows: &[UnsentRow]) -> Result<()> {
     for chunk in rows.chunks(CHUNK) {
         let sql = format!(
@@ -128,7 +125,7 @@ pub async fn set_unsent(tx: &mut WriteTx, rows: &[UnsentRow]) -> Result<()> {
     Ok(())
 }
 
-/// Notes that a server was sent everything of these rooms.
+/// Records that a server was sent all events of these rooms.
 pub async fn remove_unsent(tx: &mut WriteTx, server: &str, rooms: &[RoomNum]) -> Result<()> {
     tx.query(
         "DELETE FROM unsent_rooms
@@ -141,7 +138,7 @@ pub async fn remove_unsent(tx: &mut WriteTx, server: &str, rooms: &[RoomNum]) ->
     Ok(())
 }
 
-/// Stores a message to devices of users of another server.
+/// Stores a to-device message for users of another server.
 pub async fn insert_message(
     tx: &mut WriteTx,
     position: Position,
@@ -160,7 +157,7 @@ pub async fn insert_message(
     Ok(())
 }
 
-/// Removes the oldest messages for a server beyond so many.
+/// Deletes all messages for a server except the newest ones.
 pub async fn keep_newest_messages(tx: &mut WriteTx, server: &str, most: i64) -> Result<()> {
     tx.query(
         "DELETE FROM unsent_messages
@@ -175,7 +172,7 @@ pub async fn keep_newest_messages(tx: &mut WriteTx, server: &str, most: i64) -> 
     Ok(())
 }
 
-/// Removes some of the messages that were sent before a time; returns how many.
+/// Deletes some of the messages that were sent before a time. Returns their number.
 pub async fn remove_old_messages(tx: &mut WriteTx, before_ts: i64, limit: i64) -> Result<u64> {
     tx.query(
         "DELETE FROM unsent_messages
@@ -187,7 +184,7 @@ pub async fn remove_old_messages(tx: &mut WriteTx, before_ts: i64, limit: i64) -
     .await
 }
 
-/// Returns the oldest messages that wait for a server and were sent since a time.
+/// Returns the oldest queued messages for a server that were sent since a time.
 pub async fn messages(
     db: &mut impl Read,
     server: &str,
@@ -205,7 +202,7 @@ pub async fn messages(
     .await
 }
 
-/// Removes the messages for a server up to a position: it has them.
+/// Deletes the messages for a server up to a position, which were delivered.
 pub async fn remove_messages(tx: &mut WriteTx, server: &str, up_to: Position) -> Result<()> {
     tx.query("DELETE FROM unsent_messages WHERE server = $1 AND position <= $2")
         .bind(server)
@@ -215,7 +212,7 @@ pub async fn remove_messages(tx: &mut WriteTx, server: &str, up_to: Position) ->
     Ok(())
 }
 
-/// Returns the servers for which messages wait.
+/// Returns the servers for which messages are queued.
 pub async fn servers_with_messages(db: &mut impl Read) -> Result<Vec<String>> {
     db.query("SELECT DISTINCT server FROM unsent_messages")
         .fetch_scalars()

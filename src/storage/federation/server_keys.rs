@@ -1,4 +1,4 @@
-//! The keys with which other servers sign.
+//! The signing keys of other servers.
 
 use crate::{
     error::Result,
@@ -8,29 +8,28 @@ use crate::{
 /// A key of another server.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
 pub struct ServerKeyRow {
-    /// Its id, with its algorithm.
+    /// The key id, with its algorithm.
     pub key_id: String,
-    /// The key, in unpadded base64.
+    /// The public key, in unpadded base64.
     pub public_key: String,
-    /// Until when what it signs is believed.
+    /// The time until which its signatures are accepted.
     pub valid_until_ts: i64,
 }
 
-/// What a server published of its keys.
+/// A list of keys that a server published.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
 pub struct DocumentRow {
     /// The signed JSON.
     pub document: String,
-    /// Until when it is valid.
     pub valid_until_ts: i64,
 }
 
-/// The most keys of a server that are kept: as many as one document has.
+/// The most keys of a server that are stored: as many as one document has.
 const MAX_KEYS: i64 = 64;
-/// The most former lists of a server that are kept.
+/// The most former documents of a server that are stored.
 const MAX_FORMER_DOCUMENTS: i64 = 8;
 
-/// Returns what is known of the keys of a server.
+/// Returns the stored keys of a server.
 pub async fn of_server(db: &mut impl Read, server: i64) -> Result<Vec<ServerKeyRow>> {
     db.query("SELECT key_id, public_key, valid_until_ts FROM server_keys WHERE server = $1")
         .bind(server)
@@ -38,7 +37,7 @@ pub async fn of_server(db: &mut impl Read, server: i64) -> Result<Vec<ServerKeyR
         .await
 }
 
-/// Stores a key of a server in place of what was known of it.
+/// Stores a key of a server in place of the one with the same id.
 pub async fn set(tx: &mut WriteTx, server: i64, row: &ServerKeyRow) -> Result<()> {
     tx.query(
         "INSERT INTO server_keys (server, key_id, public_key, valid_until_ts)
@@ -55,7 +54,7 @@ pub async fn set(tx: &mut WriteTx, server: i64, row: &ServerKeyRow) -> Result<()
     Ok(())
 }
 
-/// Forgets keys of a server that has had too many: those that ceased to be believed first.
+/// Deletes surplus keys of a server, the ones that expired first.
 pub async fn prune(tx: &mut WriteTx, server: i64) -> Result<()> {
     tx.query(
         "DELETE FROM server_keys
@@ -70,7 +69,7 @@ pub async fn prune(tx: &mut WriteTx, server: i64) -> Result<()> {
     Ok(())
 }
 
-/// Returns what a server last published of its keys.
+/// Returns the document that a server published last.
 pub async fn document(db: &mut impl Read, server: i64) -> Result<Option<DocumentRow>> {
     db.query("SELECT document, valid_until_ts FROM server_key_documents WHERE server = $1")
         .bind(server)
@@ -78,7 +77,7 @@ pub async fn document(db: &mut impl Read, server: i64) -> Result<Option<Document
         .await
 }
 
-/// Stores what a server published of its keys.
+/// Stores the document that a server published.
 pub async fn set_document(tx: &mut WriteTx, server: i64, row: &DocumentRow) -> Result<()> {
     tx.query(
         "INSERT INTO server_key_documents (server, document, valid_until_ts)
@@ -94,7 +93,7 @@ pub async fn set_document(tx: &mut WriteTx, server: i64, row: &DocumentRow) -> R
     Ok(())
 }
 
-/// Keeps a list of keys that a later one has replaced, and of too many those that were valid for longest.
+/// Keeps a document that a later one has replaced. Of too many, those with the latest expiry are kept.
 pub async fn keep_former_document(tx: &mut WriteTx, server: i64, row: &DocumentRow) -> Result<()> {
     tx.query(
         "INSERT INTO former_key_documents (server, valid_until_ts, document)
@@ -119,7 +118,7 @@ pub async fn keep_former_document(tx: &mut WriteTx, server: i64, row: &DocumentR
     Ok(())
 }
 
-/// Returns the lists of keys of a server that later ones have replaced, those that were valid for longest first.
+/// Returns the former documents of a server, those with the latest expiry first.
 pub async fn former_documents(db: &mut impl Read, server: i64) -> Result<Vec<DocumentRow>> {
     db.query(
         "SELECT document, valid_until_ts FROM former_key_documents

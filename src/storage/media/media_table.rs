@@ -1,79 +1,77 @@
-//! What is known of media and thumbnails; their bytes are files, which `media` keeps.
+//! The metadata of media and thumbnails. The `media` service keeps their contents in files.
 
 use crate::{
     error::Result,
     storage::{Read, UserNum, WriteTx, list_of_numbers},
 };
 
-/// Media as it is stored.
+/// Media in the table.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
 pub struct MediaRow {
     /// The number of the media.
     pub num: i64,
-    /// The number of the server's name.
+    /// The number of the server name.
     pub server: i64,
-    /// Who uploaded it, for media of this server.
+    /// The user who uploaded it, for media of this server.
     pub uploader: Option<UserNum>,
-    /// The SHA-256 of the content.
+    /// The SHA-256 hash of the content.
     pub sha256: Vec<u8>,
     /// The length of the content in bytes.
     pub size: i64,
-    /// What the uploader says that it is.
+    /// The content type that the uploader gave.
     pub content_type: String,
-    /// The name under which it was uploaded.
+    /// The file name that the uploader gave.
     pub file_name: Option<String>,
-    /// When somebody last asked for it, to the hour.
+    /// The time of the last request for it, to the hour.
     pub last_access_ts: i64,
 }
 
 /// Media to be stored.
 #[derive(Debug)]
 pub struct NewMedia<'a> {
-    /// The number of the server's name.
+    /// The number of the server name.
     pub server: i64,
-    /// The id, unique on that server.
+    /// The media id, unique on that server.
     pub media_id: &'a str,
-    /// Who uploaded it, for media of this server.
+    /// The user who uploaded it, for media of this server.
     pub uploader: Option<UserNum>,
-    /// The SHA-256 of the content.
+    /// The SHA-256 hash of the content.
     pub sha256: &'a [u8],
     /// The length of the content in bytes.
     pub size: i64,
-    /// What the uploader says that it is.
+    /// The content type that the uploader gave.
     pub content_type: &'a str,
-    /// The name under which it was uploaded.
+    /// The file name that the uploader gave.
     pub file_name: Option<&'a str>,
-    /// When.
     pub created_ts: i64,
 }
 
-/// Which thumbnail of which media.
+/// The key of a thumbnail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ThumbnailKey {
     /// The number of the media.
     pub media: i64,
-    /// The width of the box that it is made for.
+    /// The width of the box that it must fit.
     pub width: i64,
     /// The height of that box.
     pub height: i64,
     /// `crop`, `scale` or `whole`.
     pub method: &'static str,
-    /// Whether it may move.
+    /// Whether it may be animated.
     pub animated: bool,
 }
 
-/// A thumbnail as it is stored.
+/// A thumbnail in the table.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
 pub struct ThumbnailRow {
-    /// The SHA-256 of the content.
+    /// The SHA-256 hash of the content.
     pub sha256: Vec<u8>,
     /// The length of the content in bytes.
     pub size: i64,
-    /// What it is.
     pub content_type: String,
 }
 
-/// Returns the media with this id of this server.
+/// Returns the media of a server with this media id.
 pub async fn find(db: &mut impl Read, server: i64, media_id: &str) -> Result<Option<MediaRow>> {
     db.query(
         "SELECT num, server, uploader, sha256, size, content_type, file_name, last_access_ts
@@ -85,7 +83,7 @@ pub async fn find(db: &mut impl Read, server: i64, media_id: &str) -> Result<Opt
     .await
 }
 
-/// Returns whether media with this id was here before the freeze of unauthenticated media.
+/// Returns whether media with this id was stored before the freeze of unauthenticated media.
 pub async fn is_before_freeze(db: &mut impl Read, server: i64, media_id: &str) -> Result<bool> {
     let found = db
         .query("SELECT before_freeze FROM media WHERE server = $1 AND media_id = $2")
@@ -96,7 +94,7 @@ pub async fn is_before_freeze(db: &mut impl Read, server: i64, media_id: &str) -
     Ok(found.unwrap_or(false))
 }
 
-/// Stores media under an id that is not in use.
+/// Stores media under an unused id.
 pub async fn insert(tx: &mut WriteTx, media: &NewMedia<'_>) -> Result<()> {
     tx.query(
         "INSERT INTO media (server, media_id, uploader, sha256, size, content_type, file_name,
@@ -116,7 +114,7 @@ pub async fn insert(tx: &mut WriteTx, media: &NewMedia<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Notes that somebody asked for each of these media.
+/// Stores the time of a request for each of these media.
 pub async fn touch(tx: &mut WriteTx, media: &[i64], now_ms: i64) -> Result<()> {
     tx.query(
         "UPDATE media SET last_access_ts = $1
@@ -129,7 +127,7 @@ pub async fn touch(tx: &mut WriteTx, media: &[i64], now_ms: i64) -> Result<()> {
     Ok(())
 }
 
-/// Returns a thumbnail that was made before.
+/// Returns a stored thumbnail.
 pub async fn find_thumbnail(
     db: &mut impl Read,
     key: &ThumbnailKey,
@@ -147,7 +145,7 @@ pub async fn find_thumbnail(
     .await
 }
 
-/// Remembers a thumbnail; the one that is stored already stays.
+/// Stores a thumbnail, unless one is already stored.
 pub async fn insert_thumbnail(
     tx: &mut WriteTx,
     key: &ThumbnailKey,

@@ -1,20 +1,19 @@
-//! Ids of media that were given out before the bytes arrived.
+//! Media ids that were reserved before the upload.
 
 use crate::{
     error::Result,
     storage::{Read, UserNum, WriteTx},
 };
 
-/// A promised id.
+/// A reserved media id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::FromRow)]
 pub struct Promise {
-    /// Who may upload to it.
+    /// The user who may upload to it.
     pub uploader: UserNum,
-    /// Until when.
     pub expires_ts: i64,
 }
 
-/// Stores a promised id, and removes those of the uploader that have expired.
+/// Reserves a media id, and deletes the uploader's expired ones.
 pub async fn insert(tx: &mut WriteTx, media_id: &str, promise: Promise, now: i64) -> Result<()> {
     tx.query("DELETE FROM promised_media WHERE uploader = $1 AND expires_ts <= $2")
         .bind(promise.uploader)
@@ -30,7 +29,7 @@ pub async fn insert(tx: &mut WriteTx, media_id: &str, promise: Promise, now: i64
     Ok(())
 }
 
-/// Returns how many ids wait for a user's uploads.
+/// Returns the number of a user's reserved ids.
 pub async fn count(db: &mut impl Read, uploader: UserNum, now: i64) -> Result<i64> {
     let count = db
         .query("SELECT COUNT(*) FROM promised_media WHERE uploader = $1 AND expires_ts > $2")
@@ -41,7 +40,7 @@ pub async fn count(db: &mut impl Read, uploader: UserNum, now: i64) -> Result<i6
     Ok(count.unwrap_or(0))
 }
 
-/// Returns what was promised of an id, unless that has expired.
+/// Returns the reservation of an id, unless it has expired.
 pub async fn find(db: &mut impl Read, media_id: &str, now: i64) -> Result<Option<Promise>> {
     db.query(
         "SELECT uploader, expires_ts
@@ -54,7 +53,7 @@ pub async fn find(db: &mut impl Read, media_id: &str, now: i64) -> Result<Option
     .await
 }
 
-/// Removes a promised id whose bytes have arrived; `false` when there is none.
+/// Deletes a reservation after the upload. Returns `false` if there is none.
 pub async fn remove(tx: &mut WriteTx, media_id: &str) -> Result<bool> {
     let removed = tx
         .query("DELETE FROM promised_media WHERE media_id = $1")

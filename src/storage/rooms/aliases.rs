@@ -5,7 +5,7 @@ use crate::{
     storage::{Read, RoomNum, UserNum, WriteTx},
 };
 
-/// Stores an alias; returns whether it was free.
+/// Stores an alias. Returns whether it was free.
 pub async fn insert(
     tx: &mut WriteTx,
     alias: &str,
@@ -22,7 +22,7 @@ pub async fn insert(
     Ok(stored == 1)
 }
 
-/// Returns how many aliases a user has made.
+/// Returns the number of aliases that a user has created.
 pub async fn count_of_creator(db: &mut impl Read, creator: UserNum) -> Result<i64> {
     let count = db
         .query("SELECT COUNT(*) FROM aliases WHERE creator = $1")
@@ -42,7 +42,7 @@ pub async fn delete(tx: &mut WriteTx, alias: &str) -> Result<bool> {
         == 1)
 }
 
-/// Returns the room that an alias points to, and who made the alias.
+/// Returns the room that an alias points to, and the creator of the alias.
 pub async fn get(db: &mut impl Read, alias: &str) -> Result<Option<(RoomNum, UserNum)>> {
     db.query("SELECT room, creator FROM aliases WHERE alias = $1")
         .bind(alias)
@@ -67,7 +67,7 @@ pub async fn remove_of_room(tx: &mut WriteTx, room: RoomNum) -> Result<()> {
     Ok(())
 }
 
-/// Lets all aliases of a room point to another.
+/// Points all aliases of a room to another room.
 pub async fn move_all(tx: &mut WriteTx, from: RoomNum, to: RoomNum) -> Result<()> {
     tx.query("UPDATE aliases SET room = $2 WHERE room = $1")
         .bind(from)

@@ -1,24 +1,23 @@
-//! Events of other servers that wait for what they lack.
+//! Events of other servers that are queued until their missing prev events and auth events are
+//! here.
 
 use crate::{
     error::Result,
     storage::{Position, Read, RoomNum, WriteTx, list_of_numbers},
 };
 
-/// An event that waits.
+/// A queued event.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
 pub struct ArrivedRow {
-    /// Its place among those that wait.
+    /// The position in the queue.
     pub position: Position,
-    /// The room.
     pub room: RoomNum,
-    /// The server that sent it.
     pub origin: String,
-    /// The event as it came.
+    /// The event as it was received.
     pub json: String,
 }
 
-/// Stores an event that waits.
+/// Queues an event.
 pub async fn insert(tx: &mut WriteTx, row: &ArrivedRow) -> Result<()> {
     tx.query("INSERT INTO arrived_events (position, room, origin, json) VALUES ($1, $2, $3, $4)")
         .bind(row.position)
@@ -30,7 +29,7 @@ pub async fn insert(tx: &mut WriteTx, row: &ArrivedRow) -> Result<()> {
     Ok(())
 }
 
-/// Removes events that wait no more.
+/// Removes events from the queue.
 pub async fn remove(tx: &mut WriteTx, positions: &[Position]) -> Result<()> {
     tx.query("DELETE FROM arrived_events WHERE position IN (SELECT CAST(value AS BIGINT) FROM json_each($1))")
         .bind(list_of_numbers(positions.iter().copied()))
@@ -39,7 +38,7 @@ pub async fn remove(tx: &mut WriteTx, positions: &[Position]) -> Result<()> {
     Ok(())
 }
 
-/// Returns the oldest of the events that wait after a place.
+/// Returns the oldest events of the queue after a position.
 pub async fn after(db: &mut impl Read, position: Position, limit: i64) -> Result<Vec<ArrivedRow>> {
     db.query(
         "SELECT position, room, origin, json FROM arrived_events

@@ -1,76 +1,62 @@
-//! Events that are to be sent later, and for a while what became of them.
+//! Delayed events, and for a while their outcomes.
 
 use crate::{
     error::Result,
     storage::{DeviceNum, Read, RoomNum, UserNum, WriteTx},
 };
 
-/// An event to be sent later.
+/// An event to be sent after a delay.
 #[derive(Clone, Copy, Debug)]
 pub struct NewDelayed<'a> {
-    /// The secret by which it can be cancelled, restarted or sent.
+    /// The secret id with which it can be cancelled, restarted or sent.
     pub delay_id: &'a str,
-    /// Who sends it.
     pub user: UserNum,
-    /// From which device.
     pub device: DeviceNum,
-    /// Under which transaction id.
     pub txn_id: Option<&'a str>,
-    /// To which room.
     pub room: RoomNum,
-    /// Its type.
     pub kind: &'a str,
-    /// Its state key, for a state event.
     pub state_key: Option<&'a str>,
-    /// Its content, as JSON.
+    /// The content, as JSON.
     pub content: &'a str,
-    /// After how many milliseconds.
     pub delay_ms: i64,
-    /// From when on.
+    /// The time at which the delay began.
     pub running_since: i64,
 }
 
-/// A delayed event as the table has it.
+/// A delayed event in the table.
 #[derive(Clone, Debug, sqlx::FromRow)]
 pub struct DelayedRow {
-    /// Its number.
     pub num: i64,
-    /// The secret by which it can be cancelled, restarted or sent.
+    /// The secret id with which it can be cancelled, restarted or sent.
     pub delay_id: String,
-    /// Who sends it.
     pub user_num: UserNum,
-    /// To which room.
     pub room: RoomNum,
-    /// Its type.
     pub kind: String,
-    /// Its state key, for a state event.
     pub state_key: Option<String>,
-    /// Its content, as JSON.
+    /// The content, as JSON.
     pub content: String,
-    /// After how many milliseconds.
     pub delay_ms: i64,
-    /// From when on.
+    /// The time at which the delay began.
     pub running_since: i64,
-    /// When it was sent, cancelled or refused.
+    /// The time at which it was sent, cancelled or refused.
     pub finalised_ts: Option<i64>,
-    /// The event that it became.
+    /// The id of the event that was sent.
     pub event_id: Option<String>,
-    /// JSON: why it was refused.
+    /// The reason of a refusal, as JSON.
     pub error: Option<String>,
 }
 
-/// What becomes of a delayed event.
+/// The outcome of a delayed event.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Ending<'a> {
-    /// When.
     pub ts: i64,
-    /// The event that it became.
+    /// The id of the event that was sent.
     pub event_id: Option<&'a str>,
-    /// JSON: why it was refused.
+    /// The reason of a refusal, as JSON.
     pub error: Option<&'a str>,
 }
 
-/// Stores a delayed event; returns whether the transaction was new.
+/// Stores a delayed event. Returns whether the transaction id was new.
 pub async fn insert(tx: &mut WriteTx, delayed: NewDelayed<'_>) -> Result<bool> {
     let stored = tx
         .query(
@@ -95,7 +81,7 @@ pub async fn insert(tx: &mut WriteTx, delayed: NewDelayed<'_>) -> Result<bool> {
     Ok(stored == 1)
 }
 
-/// Returns the id of the event that a device delayed under a transaction id.
+/// Returns the delay id of the event that a device delayed under a transaction id.
 pub async fn by_transaction(
     db: &mut impl Read,
     device: DeviceNum,
@@ -115,7 +101,7 @@ pub async fn by_transaction(
     .await
 }
 
-/// Returns how many events of a user are still to be sent, and when the next is.
+/// Returns the number of a user's scheduled events, and the time of the next one.
 pub async fn waiting(db: &mut impl Read, user: UserNum) -> Result<(i64, Option<i64>)> {
     let row = db
         .query(
@@ -128,7 +114,7 @@ pub async fn waiting(db: &mut impl Read, user: UserNum) -> Result<(i64, Option<i
     Ok(row.unwrap_or((0, None)))
 }
 
-/// Cancels everything that a user has scheduled.
+/// Cancels all scheduled events of a user.
 pub async fn cancel_of(tx: &mut WriteTx, user: UserNum, now: i64) -> Result<()> {
     tx.query(
         "UPDATE delayed_events SET due_ts = NULL, finalised_ts = $2
@@ -153,7 +139,7 @@ pub async fn get(db: &mut impl Read, delay_id: &str) -> Result<Option<DelayedRow
     .await
 }
 
-/// Returns the events of a user that are still to be sent, in the order in which they are.
+/// Returns the scheduled events of a user, in the order of their times.
 pub async fn scheduled(db: &mut impl Read, user: UserNum) -> Result<Vec<DelayedRow>> {
     db.query(
         "SELECT num, delay_id, user_num, room, kind, state_key, content, delay_ms, running_since, finalised_ts,
@@ -165,7 +151,7 @@ pub async fn scheduled(db: &mut impl Read, user: UserNum) -> Result<Vec<DelayedR
     .await
 }
 
-/// Returns events that are to be sent by now, in the order in which they are.
+/// Returns events that are due, in the order of their times.
 pub async fn due(db: &mut impl Read, now: i64, limit: i64) -> Result<Vec<DelayedRow>> {
     db.query(
         "SELECT num, delay_id, user_num, room, kind, state_key, content, delay_ms, running_since, finalised_ts,
@@ -178,14 +164,14 @@ pub async fn due(db: &mut impl Read, now: i64, limit: i64) -> Result<Vec<Delayed
     .await
 }
 
-/// Returns when the next event is to be sent.
+/// Returns the time of the next event.
 pub async fn next_due(db: &mut impl Read) -> Result<Option<i64>> {
     db.query("SELECT due_ts FROM delayed_events WHERE due_ts IS NOT NULL ORDER BY due_ts LIMIT 1")
         .fetch_scalar()
         .await
 }
 
-/// Lets the time of a delayed event begin anew; returns whether it was still to be sent.
+/// Restarts the delay of an event. Returns whether the event was still scheduled.
 pub async fn restart(tx: &mut WriteTx, num: i64, now: i64) -> Result<bool> {
     let restarted = tx
         .query(
@@ -200,7 +186,7 @@ pub async fn restart(tx: &mut WriteTx, num: i64, now: i64) -> Result<bool> {
     Ok(restarted == 1)
 }
 
-/// Notes what became of a delayed event; returns whether it was still to be sent.
+/// Stores the outcome of a delayed event. Returns whether the event was still scheduled.
 pub async fn finish(tx: &mut WriteTx, num: i64, ending: Ending<'_>) -> Result<bool> {
     let finished = tx
         .query(
@@ -216,7 +202,7 @@ pub async fn finish(tx: &mut WriteTx, num: i64, ending: Ending<'_>) -> Result<bo
     Ok(finished == 1)
 }
 
-/// Cancels what others than `sender` wanted to set later of a piece of state.
+/// Cancels the delayed events by which users other than `sender` would set a state event.
 pub async fn cancel_state(
     tx: &mut WriteTx,
     room: RoomNum,
@@ -238,7 +224,7 @@ pub async fn cancel_state(
     Ok(())
 }
 
-/// Forgets what became of a user's delayed events before a time, and all but the latest `keep` events.
+/// Deletes outcomes of a user's delayed events: those before a time, and all but the latest `keep`.
 pub async fn prune(tx: &mut WriteTx, user: UserNum, before: i64, keep: i64) -> Result<()> {
     tx.query(
         "DELETE FROM delayed_events

@@ -8,14 +8,14 @@ use crate::{
     storage::{DeviceNum, Read, RoomNum, WriteTx, list, list_of_numbers},
 };
 
-/// How an event fared in the checks on receipt.
+/// The result of the checks on receipt of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
-    /// It counts.
+    /// The event is part of the room.
     Accepted,
-    /// It is allowed where it stands, but not by the present state: it is not shown.
+    /// The event is allowed at its place in the graph, but not by the current state. It is not shown.
     SoftFailed,
-    /// It is not allowed.
+    /// The event is not allowed.
     Rejected,
 }
 
@@ -44,93 +44,88 @@ impl Status {
 pub struct NewEvent<'a> {
     /// The journal position.
     pub position: i64,
-    /// The room.
     pub room: RoomNum,
-    /// Its id.
     pub event_id: &'a str,
-    /// Its place in the timeline; `None` for an event that is shown in none.
+    /// The place in the timeline; `None` for an event that is in none.
     pub timeline: Option<i64>,
-    /// The number of its type.
+    /// The number of the event type.
     pub kind: i64,
-    /// The number of its state key.
+    /// The number of the state key.
     pub state_key: Option<i64>,
-    /// The number of its sender.
+    /// The number of the sender.
     pub sender: i64,
     /// The snapshot of the state before it; `None` for an outlier.
     pub state: Option<i64>,
     /// The snapshot of the state after it, where that is neither the position nor `state`.
     pub state_after: Option<i64>,
-    /// Whether it is history that came later.
+    /// Whether it was received by backfill.
     pub backfilled: bool,
     /// Whether this server sends it to others.
     pub goes_out: bool,
-    /// Whether it is a redaction that has not taken effect, which no client is shown.
+    /// Whether it is a redaction that has not taken effect, which is not shown to clients.
     pub withheld: bool,
     /// The number of the history visibility before it.
     pub visibility: i64,
-    /// How it fared in the checks.
+    /// The result of the checks.
     pub status: Status,
     /// The room's counter of events that notify.
     pub notified: i64,
-    /// The room's counter of events that mention everybody.
+    /// The room's counter of events that mention the whole room.
     pub mentioned: i64,
-    /// The same counters of all threads of the room.
+    /// The same counters for all threads of the room.
     pub threaded: Counters,
-    /// The thread that it is in, and the same counters of it.
+    /// The thread that it is in, and the counters of the thread.
     pub thread: Option<(&'a str, Counters)>,
-    /// When it was made, in milliseconds since the Unix epoch.
+    /// The `origin_server_ts`.
     pub origin_server_ts: i64,
-    /// Which device sent it under which transaction id.
+    /// The device that sent it, and the transaction id.
     pub transaction: Option<(DeviceNum, &'a str)>,
-    /// Canonical JSON.
+    /// The canonical JSON.
     pub json: &'a str,
 }
 
-/// An event as the timeline has it.
+/// An event in the timeline.
 #[derive(Clone, Debug, sqlx::FromRow)]
 pub struct EventRow {
     /// The journal position.
     pub position: i64,
-    /// The room.
     pub room: RoomNum,
-    /// Its id.
     pub event_id: String,
-    /// Its place in the timeline.
+    /// The place in the timeline.
     pub timeline: i64,
     /// The snapshot of the state before it.
     pub state: i64,
-    /// Whether it is history that came later.
+    /// Whether it was received by backfill.
     pub backfilled: bool,
-    /// Whether it is a redaction that has not taken effect, which no client is shown.
+    /// Whether it is a redaction that has not taken effect, which is not shown to clients.
     pub withheld: bool,
     /// The number of the history visibility before it.
     pub visibility: i64,
     /// The room's counter of events that notify.
     pub notified: i64,
-    /// The room's counter of events that mention everybody.
+    /// The room's counter of events that mention the whole room.
     pub mentioned: i64,
-    /// The same counters of all threads of the room.
+    /// The counter of events that notify, for all threads of the room.
     pub threaded_notified: i64,
-    /// As `threaded_notified`, of those that mention everybody.
+    /// The counter of events that mention the whole room, for all threads of the room.
     pub threaded_mentioned: i64,
     /// The thread that it is in.
     pub thread: Option<String>,
-    /// The same counters of its thread.
+    /// The thread's counter of events that notify.
     pub thread_notified: i64,
-    /// As `thread_notified`, of those that mention everybody.
+    /// The thread's counter of events that mention the whole room.
     pub thread_mentioned: i64,
-    /// Which device here sent it.
+    /// The local device that sent it.
     pub device: Option<DeviceNum>,
-    /// Under which transaction id.
     pub txn_id: Option<String>,
     /// The redaction that took effect on it.
     pub redacted_by: Option<String>,
-    /// Canonical JSON.
+    /// The canonical JSON.
     pub json: String,
 }
 
 impl EventRow {
-    /// Returns the counters of all threads of the room.
+    /// Returns the counters for all threads of the room.
     pub fn threaded(&self) -> Counters {
         Counters {
             notified: self.threaded_notified,
@@ -153,8 +148,8 @@ impl EventRow {
     }
 }
 
-/// Stores an event. Returns `false`, and stores nothing, if the device used the transaction id for this before, or if
-/// the event is stored already.
+/// Stores an event. Returns `false`, and stores nothing, if the device has already used the transaction id or the event
+/// is already stored.
 pub async fn insert(tx: &mut WriteTx, event: &NewEvent<'_>) -> Result<bool> {
     let stored = tx
         .query(
@@ -196,7 +191,7 @@ pub async fn insert(tx: &mut WriteTx, event: &NewEvent<'_>) -> Result<bool> {
     Ok(stored == 1)
 }
 
-/// Gives an event its place that was stored without one: an outlier, or one that was rejected.
+/// Gives a place in the timeline to an event that was stored without one: an outlier, or a rejected event.
 pub async fn place(tx: &mut WriteTx, event: &NewEvent<'_>) -> Result<()> {
     tx.query(
         "UPDATE events
@@ -226,7 +221,7 @@ pub async fn place(tx: &mut WriteTx, event: &NewEvent<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Shows a redaction that was withheld, at a place of the timeline or where it is.
+/// Shows a redaction that was withheld, at a new place in the timeline or at its present one.
 pub async fn show_redaction(
     tx: &mut WriteTx,
     event_id: &str,
@@ -270,7 +265,7 @@ pub async fn by_transaction(
     .await
 }
 
-/// Replaces the JSON of an event by what a redaction leaves of it.
+/// Replaces the JSON of an event by its redacted form.
 pub async fn redact(tx: &mut WriteTx, event_id: &str, json: &str, redaction: &str) -> Result<()> {
     tx.query("UPDATE events SET json = $2, redacted_by = $3 WHERE event_id = $1")
         .bind(event_id)
@@ -281,7 +276,7 @@ pub async fn redact(tx: &mut WriteTx, event_id: &str, json: &str, redaction: &st
     Ok(())
 }
 
-/// Returns an event that a timeline shows.
+/// Returns an event that is in a timeline.
 pub async fn get(db: &mut impl Read, event_id: &str) -> Result<Option<EventRow>> {
     db.query(
         "SELECT position, room, event_id, timeline, state, backfilled, withheld, visibility, notified, mentioned,
@@ -293,7 +288,7 @@ pub async fn get(db: &mut impl Read, event_id: &str) -> Result<Option<EventRow>>
     .await
 }
 
-/// Returns an event, whether or not a timeline shows it. Where none does, its place is 0.
+/// Returns an event that is or is not in a timeline. Without a timeline its place is 0.
 pub async fn any(db: &mut impl Read, event_id: &str) -> Result<Option<EventRow>> {
     db.query(
         "SELECT position, room, event_id, COALESCE(timeline, 0) AS timeline, COALESCE(state, 0) AS state, backfilled,
@@ -306,7 +301,7 @@ pub async fn any(db: &mut impl Read, event_id: &str) -> Result<Option<EventRow>>
     .await
 }
 
-/// Returns events that a timeline shows, by their places in it, in no particular order.
+/// Returns the events at these places of a timeline, in no particular order.
 pub async fn at(db: &mut impl Read, room: RoomNum, places: &[i64]) -> Result<Vec<EventRow>> {
     if places.is_empty() {
         return Ok(Vec::new());
@@ -323,7 +318,7 @@ pub async fn at(db: &mut impl Read, room: RoomNum, places: &[i64]) -> Result<Vec
     .await
 }
 
-/// Returns events that a timeline shows, by their ids, in no particular order.
+/// Returns those of the events that are in a timeline, in no particular order.
 pub async fn with_ids<S: AsRef<str>>(
     db: &mut impl Read,
     room: RoomNum,
@@ -342,7 +337,7 @@ pub async fn with_ids<S: AsRef<str>>(
     .await
 }
 
-/// Returns the events made at a time or before it, the latest first: (place, visibility, time, id).
+/// Returns the events made at or before a time, the latest first: (place, visibility, time, id).
 pub async fn made_before(
     db: &mut impl Read,
     room: RoomNum,
@@ -363,7 +358,7 @@ pub async fn made_before(
     .await
 }
 
-/// Returns the events made at a time or after it, the earliest first: (place, visibility, time, id).
+/// Returns the events made at or after a time, the earliest first: (place, visibility, time, id).
 pub async fn made_after(
     db: &mut impl Read,
     room: RoomNum,
@@ -384,7 +379,7 @@ pub async fn made_after(
     .await
 }
 
-/// Returns the JSON of any events by id: (id, status, JSON).
+/// Returns events by id, whether or not they are in a timeline: (id, status, JSON).
 pub async fn by_ids<S: AsRef<str>>(
     db: &mut impl Read,
     ids: impl IntoIterator<Item = S>,
@@ -398,7 +393,7 @@ pub async fn by_ids<S: AsRef<str>>(
     .await
 }
 
-/// Returns events of a room before a place of its timeline (not including it), the newest first.
+/// Returns the events of a room before a place in its timeline (not including it), the newest first.
 pub async fn before(
     db: &mut impl Read,
     room: RoomNum,
@@ -418,7 +413,7 @@ pub async fn before(
     .await
 }
 
-/// Returns events of a room after a place of its timeline (not including it), the oldest first.
+/// Returns the events of a room after a place in its timeline (not including it), the oldest first.
 pub async fn after(
     db: &mut impl Read,
     room: RoomNum,

@@ -1,24 +1,22 @@
-//! Invitations that stand for a while.
+//! Invites that expire.
 
 use crate::{
     error::Result,
     storage::{Read, RoomNum, UserNum, WriteTx},
 };
 
-/// An invitation that stands for a while.
+/// An invite that expires.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
 pub struct Expiring {
-    /// To which room.
     pub room: RoomNum,
-    /// Who is invited.
+    /// The invited user.
     pub user_num: UserNum,
-    /// The id of the invitation.
+    /// The id of the member event.
     pub event_id: String,
-    /// Until when.
     pub expires_ts: i64,
 }
 
-/// Notes until when a user is invited.
+/// Stores when a user's invite expires.
 pub async fn set(tx: &mut WriteTx, invitation: &Expiring) -> Result<()> {
     tx.query(
         "INSERT INTO expiring_invitations (room, user_num, event_id, expires_ts)
@@ -35,7 +33,7 @@ pub async fn set(tx: &mut WriteTx, invitation: &Expiring) -> Result<()> {
     Ok(())
 }
 
-/// Forgets until when a user was invited.
+/// Deletes the expiry of a user's invite.
 pub async fn remove(tx: &mut WriteTx, room: RoomNum, user: UserNum) -> Result<()> {
     tx.query("DELETE FROM expiring_invitations WHERE room = $1 AND user_num = $2")
         .bind(room)
@@ -45,7 +43,7 @@ pub async fn remove(tx: &mut WriteTx, room: RoomNum, user: UserNum) -> Result<()
     Ok(())
 }
 
-/// Forgets an invitation, unless another has taken its place.
+/// Deletes the expiry of an invite, unless another invite has replaced it.
 pub async fn remove_one(tx: &mut WriteTx, invitation: &Expiring) -> Result<()> {
     tx.query(
         "DELETE FROM expiring_invitations WHERE room = $1 AND user_num = $2 AND event_id = $3",
@@ -58,7 +56,7 @@ pub async fn remove_one(tx: &mut WriteTx, invitation: &Expiring) -> Result<()> {
     Ok(())
 }
 
-/// Returns the invitation of a user to a room.
+/// Returns a user's expiring invite to a room.
 pub async fn get(db: &mut impl Read, room: RoomNum, user: UserNum) -> Result<Option<Expiring>> {
     db.query(
         "SELECT room, user_num, event_id, expires_ts FROM expiring_invitations
@@ -70,7 +68,7 @@ pub async fn get(db: &mut impl Read, room: RoomNum, user: UserNum) -> Result<Opt
     .await
 }
 
-/// Returns invitations that have expired by now, the oldest first.
+/// Returns invites that have expired, the oldest first.
 pub async fn due(db: &mut impl Read, now: i64, limit: i64) -> Result<Vec<Expiring>> {
     db.query(
         "SELECT room, user_num, event_id, expires_ts FROM expiring_invitations
@@ -82,7 +80,7 @@ pub async fn due(db: &mut impl Read, now: i64, limit: i64) -> Result<Vec<Expirin
     .await
 }
 
-/// Returns when the next invitation expires.
+/// Returns the time at which the next invite expires.
 pub async fn next_due(db: &mut impl Read) -> Result<Option<i64>> {
     db.query("SELECT expires_ts FROM expiring_invitations ORDER BY expires_ts LIMIT 1")
         .fetch_scalar()

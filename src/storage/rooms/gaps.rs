@@ -1,11 +1,11 @@
-//! Gaps in timelines: events that others follow, and that this server does not have.
+//! Gaps in timelines: prev events that this server does not have.
 
 use crate::{
     error::Result,
     storage::{Read, RoomNum, WriteTx, list},
 };
 
-/// Notes that events are missing before a place of a room's timeline.
+/// Records that events are missing before a place in a room's timeline.
 pub async fn insert<S: AsRef<str>>(
     tx: &mut WriteTx,
     room: RoomNum,
@@ -27,7 +27,7 @@ pub async fn insert<S: AsRef<str>>(
     Ok(())
 }
 
-/// Notes that an event is missing no more.
+/// Records that an event is no longer missing.
 pub async fn close(tx: &mut WriteTx, room: RoomNum, event_id: &str) -> Result<()> {
     tx.query("DELETE FROM gaps WHERE room = $1 AND event_id = $2")
         .bind(room)
@@ -37,7 +37,7 @@ pub async fn close(tx: &mut WriteTx, room: RoomNum, event_id: &str) -> Result<()
     Ok(())
 }
 
-/// Returns those of some events that are missing, and the places before which they belong.
+/// Returns those of the events that are missing, with the places before which they belong.
 pub async fn among<S: AsRef<str>>(
     db: &mut impl Read,
     room: RoomNum,
@@ -53,7 +53,7 @@ pub async fn among<S: AsRef<str>>(
     .await
 }
 
-/// Returns the gaps of a room within a span of its timeline, the newest first: (missing event, place after it).
+/// Returns the gaps in a range of a room's timeline, the newest first: (missing event, place after it).
 pub async fn within(
     db: &mut impl Read,
     room: RoomNum,

@@ -1,4 +1,5 @@
-//! The graph of a room's events: what follows what, whether it was accepted, and what state it leaves behind.
+//! The graph of a room's events: their status, the states before and after them, outliers, and redactions without
+//! target.
 
 use std::ops::RangeInclusive;
 
@@ -10,21 +11,19 @@ use crate::{
     storage::{Read, RoomNum, WriteTx, list, values},
 };
 
-/// Outliers stored by one statement.
+/// The number of outliers that one statement stores.
 const OUTLIERS: usize = 50;
 
-/// An event as the graph knows it.
+/// An event in the graph.
 #[derive(Clone, Debug, sqlx::FromRow)]
 pub struct Node {
-    /// Its id.
     pub event_id: String,
     /// The journal position at which it was stored.
     pub position: i64,
-    /// The room.
     pub room: RoomNum,
-    /// Its place in the timeline, if it has one.
+    /// The place in the timeline, if it has one.
     pub timeline: Option<i64>,
-    /// The number of its status.
+    /// The number of the status.
     pub status: i64,
     /// The snapshot of the state before it; `None` for an outlier.
     pub state: Option<i64>,
@@ -32,18 +31,18 @@ pub struct Node {
     pub state_after: Option<i64>,
     /// The number of the history visibility before it.
     pub visibility: i64,
-    /// Canonical JSON.
+    /// The canonical JSON.
     pub json: String,
 }
 
 impl Node {
-    /// Returns how it fared in the checks.
+    /// Returns the result of the checks.
     pub fn status(&self) -> Status {
         Status::from_number(self.status)
     }
 }
 
-/// Returns those of some events that are stored, in no particular order.
+/// Returns those of the events that are stored, in no particular order.
 pub async fn nodes<S: AsRef<str>>(
     db: &mut impl Read,
     ids: impl IntoIterator<Item = S>,
@@ -73,30 +72,27 @@ pub async fn positions<S: AsRef<str>>(
     .await
 }
 
-/// An event that is stored beside the timeline: its state is not known here.
+/// An event that is stored outside the timeline, without its state.
 #[derive(Debug)]
 pub struct Outlier<'a> {
     /// The journal position.
     pub position: i64,
-    /// The room.
     pub room: RoomNum,
-    /// Its id.
     pub event_id: &'a str,
-    /// The number of its type.
+    /// The number of the event type.
     pub kind: i64,
-    /// The number of its state key.
+    /// The number of the state key.
     pub state_key: Option<i64>,
-    /// The number of its sender.
+    /// The number of the sender.
     pub sender: i64,
     /// Whether it was accepted or rejected.
     pub status: Status,
-    /// When it was made.
     pub origin_server_ts: i64,
-    /// Canonical JSON.
+    /// The canonical JSON.
     pub json: &'a str,
 }
 
-/// Stores outliers; those that are stored already stay as they are.
+/// Stores outliers. Those that are already stored do not change.
 pub async fn insert_outliers(tx: &mut WriteTx, outliers: &[Outlier<'_>]) -> Result<()> {
     for chunk in outliers.chunks(OUTLIERS) {
         let sql = format!(
@@ -126,7 +122,7 @@ pub async fn insert_outliers(tx: &mut WriteTx, outliers: &[Outlier<'_>]) -> Resu
     Ok(())
 }
 
-/// Changes how an event fared in the checks that was stored beside the timeline.
+/// Changes the status of an event that is stored outside the timeline.
 pub async fn set_status(tx: &mut WriteTx, position: i64, status: Status) -> Result<()> {
     tx.query("UPDATE events SET status = $2 WHERE position = $1")
         .bind(position)
@@ -141,17 +137,15 @@ pub async fn set_status(tx: &mut WriteTx, position: i64, status: Status) -> Resu
 pub struct Sent {
     /// The journal position.
     pub position: i64,
-    /// The room.
     pub room: RoomNum,
-    /// Its id.
     pub event_id: String,
     /// Whether this server sends it to others.
     pub goes_out: bool,
-    /// Canonical JSON.
+    /// The canonical JSON.
     pub json: String,
 }
 
-/// Returns accepted events that were stored after a position and up to another, as they came.
+/// Returns the accepted events that were stored after one position and up to another, in order.
 pub async fn after_position(
     db: &mut impl Read,
     after: i64,
@@ -170,7 +164,7 @@ pub async fn after_position(
     .await
 }
 
-/// Returns accepted events of a room from a place of its timeline on, by their places and in their order.
+/// Returns accepted events of a room from a place in its timeline on, in order, with the places as positions.
 pub async fn of_room_from(
     db: &mut impl Read,
     room: RoomNum,
@@ -189,7 +183,7 @@ pub async fn of_room_from(
     .await
 }
 
-/// Returns the newest accepted events of a room at some places of its timeline, the newest first.
+/// Returns the newest accepted events of a room in a range of its timeline, the newest first.
 pub async fn newest_of_room(
     db: &mut impl Read,
     room: RoomNum,
@@ -209,7 +203,7 @@ pub async fn newest_of_room(
     .await
 }
 
-/// Returns the place of the newest event before a place of a room's timeline.
+/// Returns the place of the newest event before a place in a room's timeline.
 pub async fn place_before(db: &mut impl Read, room: RoomNum, place: i64) -> Result<Option<i64>> {
     db.query(
         "SELECT timeline FROM events
@@ -222,7 +216,7 @@ pub async fn place_before(db: &mut impl Read, room: RoomNum, place: i64) -> Resu
     .await
 }
 
-/// Notes that a redaction waits for the event that it redacts.
+/// Stores a redaction whose target is not here yet.
 pub async fn await_target(
     tx: &mut WriteTx,
     room: RoomNum,
@@ -241,7 +235,7 @@ pub async fn await_target(
     Ok(())
 }
 
-/// Takes the redactions that waited for an event.
+/// Deletes and returns the redactions that waited for an event.
 pub async fn take_waiting(tx: &mut WriteTx, room: RoomNum, target: &str) -> Result<Vec<String>> {
     tx.query("DELETE FROM waiting_redactions WHERE room = $1 AND target = $2 RETURNING event_id")
         .bind(room)

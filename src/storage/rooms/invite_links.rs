@@ -1,48 +1,44 @@
-//! Links that let people into rooms, and who has used them.
+//! Links that let people into rooms, and their uses.
 
 use crate::{
     error::Result,
     storage::{Read, RoomNum, UserNum, WriteTx},
 };
 
-/// A link as the table has it.
+/// A link in the table.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
 pub struct LinkRow {
-    /// Its number.
     pub num: i64,
-    /// The secret in it.
+    /// The secret in the link.
     pub token: String,
-    /// The room that it lets into.
+    /// The room that the link leads to.
     pub room: RoomNum,
-    /// Who made it.
     pub creator: UserNum,
-    /// When it was made.
     pub created_ts: i64,
-    /// Until when it serves.
     pub expires_ts: i64,
-    /// How many people may use it; `None` for any number.
+    /// The number of users who may use it; `None` for any number.
     pub max_uses: Option<i64>,
-    /// How many have.
+    /// The number of users who have used it.
     pub uses: i64,
-    /// What its creator calls it.
+    /// The creator's label for it.
     pub label: Option<String>,
 }
 
 impl LinkRow {
-    /// Returns whether somebody else may use it.
+    /// Returns whether another user may use it.
     pub fn has_uses_left(&self) -> bool {
         self.max_uses.is_none_or(|most| self.uses < most)
     }
 }
 
-/// What came of an attempt to use a link.
+/// The result of an attempt to use a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Use {
     /// The user has used it now.
     Taken,
-    /// The user has used it before.
+    /// The user had used it before.
     Held,
-    /// There is no such link any more, or nobody else may use it.
+    /// The link does not exist any longer, or no other user may use it.
     Refused,
 }
 
@@ -89,7 +85,7 @@ pub async fn of_room(db: &mut impl Read, room: RoomNum, now: i64) -> Result<Vec<
     .await
 }
 
-/// Removes a link; returns whether it was there.
+/// Removes a link. Returns whether there was one.
 pub async fn remove(tx: &mut WriteTx, room: RoomNum, token: &str) -> Result<bool> {
     let removed = tx
         .query("DELETE FROM invite_links WHERE room = $1 AND token = $2")
@@ -100,7 +96,7 @@ pub async fn remove(tx: &mut WriteTx, room: RoomNum, token: &str) -> Result<bool
     Ok(removed == 1)
 }
 
-/// Removes the links that a user made.
+/// Removes the links that a user created.
 pub async fn remove_of_creator(tx: &mut WriteTx, creator: UserNum) -> Result<()> {
     tx.query("DELETE FROM invite_links WHERE creator = $1")
         .bind(creator)
@@ -127,14 +123,15 @@ pub async fn remove_expired(tx: &mut WriteTx, now: i64) -> Result<()> {
     Ok(())
 }
 
-/// Returns when the next link expires.
+/// Returns the time at which the next link expires.
 pub async fn next_due(db: &mut impl Read) -> Result<Option<i64>> {
     db.query("SELECT expires_ts FROM invite_links ORDER BY expires_ts LIMIT 1")
         .fetch_scalar()
         .await
 }
 
-/// Lets a user use a link: once, however often they come, and not more users than may.
+/// Records that a user uses a link. A repeated use by the same user is counted once, and the number
+/// of users is limited.
 pub async fn take(tx: &mut WriteTx, token: &str, user: UserNum, now: i64) -> Result<Use> {
     let Some(link) = find(tx, token, now).await? else {
         return Ok(Use::Refused);
@@ -166,7 +163,7 @@ pub async fn take(tx: &mut WriteTx, token: &str, user: UserNum, now: i64) -> Res
     Ok(Use::Refused)
 }
 
-/// Takes back that a user has used a link.
+/// Undoes a user's use of a link.
 pub async fn give_back(tx: &mut WriteTx, link: i64, user: UserNum) -> Result<()> {
     if remove_use(tx, link, user).await? {
         tx.query("UPDATE invite_links SET uses = uses - 1 WHERE num = $1")

@@ -1,4 +1,4 @@
-//! Who is what in which room.
+//! The memberships of users in rooms.
 
 use sqlx::AssertSqlSafe;
 
@@ -7,25 +7,25 @@ use crate::{
     storage::{Read, RoomNum, UserNum, WriteTx, list_of_numbers, values},
 };
 
-/// Memberships stored by one statement.
+/// The number of memberships that one statement stores.
 const MEMBERS: usize = 100;
 
 /// A user's membership of a room.
 #[derive(Clone, Debug, sqlx::FromRow)]
 pub struct MembershipRow {
-    /// The room.
     pub room: RoomNum,
     /// `join`, `invite`, `leave`, `ban` or `knock`.
     pub membership: String,
     /// The journal position of the change.
     pub position: i64,
-    /// JSON list of stripped state, for an invitation or a knock.
+    /// The stripped state of an invite or knock, as a JSON list.
     pub stripped_state: Option<String>,
-    /// Whether the user asked to forget the room.
+    /// Whether the user forgot the room.
     pub forgotten: bool,
 }
 
-/// Stores what a user is in a room since a position, by a member event that is stored at another, if it is.
+/// Stores a user's membership of a room with the position of the change, and the position of the member event if it is
+/// stored.
 pub async fn set(
     tx: &mut WriteTx,
     (user, room): (UserNum, RoomNum),
@@ -51,7 +51,7 @@ pub async fn set(
     Ok(())
 }
 
-/// Returns some of those who are in rooms with users of this server, after a number: number and id.
+/// Returns some of the users who share a room with users of this server, after a user number: number and user id.
 pub async fn with_us(
     db: &mut impl Read,
     after: UserNum,
@@ -74,7 +74,7 @@ pub async fn with_us(
     .await
 }
 
-/// Stores the memberships of many users of a room that nobody is told of: (user, membership, event).
+/// Stores the memberships of many users of a room without announcing them: (user, membership, event).
 pub async fn set_all(
     tx: &mut WriteTx,
     room: RoomNum,
@@ -141,7 +141,7 @@ pub async fn of_user(db: &mut impl Read, user: UserNum) -> Result<Vec<Membership
     .await
 }
 
-/// Returns the rooms of a user in which an event, a receipt, or the user's own membership is newer than a position.
+/// Returns a user's rooms in which an event, a receipt, or the user's own membership is newer than a position.
 pub async fn changed_since(db: &mut impl Read, user: UserNum, after: i64) -> Result<Vec<RoomNum>> {
     db.query(
         "SELECT m.room FROM memberships m JOIN rooms r ON r.num = m.room
@@ -156,7 +156,7 @@ pub async fn changed_since(db: &mut impl Read, user: UserNum, after: i64) -> Res
     .await
 }
 
-/// Returns those of some users who have joined a room that a user has joined, too.
+/// Returns those of the users who have joined a room that a user has joined as well.
 pub async fn sharing(
     db: &mut impl Read,
     user: UserNum,

@@ -5,18 +5,15 @@ use crate::{
     storage::{Read, RoomNum, UserNum, WriteTx},
 };
 
-/// A receipt as it is stored.
+/// A receipt in the table.
 #[derive(Debug, sqlx::FromRow)]
 pub struct ReceiptRow {
-    /// Who has read.
     pub user_num: UserNum,
     /// `m.read` or `m.read.private`.
     pub kind: String,
-    /// Empty, `main`, or the thread's root.
+    /// Empty for an unthreaded receipt, or `main`, or the thread's root.
     pub thread: String,
-    /// Up to which event.
     pub event_id: String,
-    /// When.
     pub ts: i64,
     /// The journal position.
     pub position: i64,
@@ -25,25 +22,21 @@ pub struct ReceiptRow {
 /// A receipt to be stored.
 #[derive(Debug)]
 pub struct NewReceipt<'a> {
-    /// The room.
     pub room: RoomNum,
-    /// Who has read.
     pub user: UserNum,
     /// `m.read` or `m.read.private`.
     pub kind: &'a str,
-    /// Empty, `main`, or the thread's root.
+    /// Empty for an unthreaded receipt, or `main`, or the thread's root.
     pub thread: &'a str,
-    /// Up to which event.
     pub event_id: &'a str,
     /// The place of that event in the timeline.
     pub event_timeline: i64,
-    /// When.
     pub ts: i64,
     /// The journal position.
     pub position: i64,
 }
 
-/// Moves a receipt forward; returns `false` if it was already as far.
+/// Moves a receipt forward. Returns `false` if it was already as far.
 pub async fn advance(tx: &mut WriteTx, receipt: &NewReceipt<'_>) -> Result<bool> {
     let changed = tx
         .query(

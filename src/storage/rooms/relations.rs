@@ -1,4 +1,4 @@
-//! Which events relate to which, and how.
+//! The relationships between events.
 
 use crate::{
     error::Result,
@@ -8,19 +8,18 @@ use crate::{
 /// A relationship to be stored.
 #[derive(Debug)]
 pub struct NewRelation<'a> {
-    /// The position of the event that relates.
+    /// The position of the event that relates to another.
     pub child: i64,
-    /// The room.
     pub room: RoomNum,
     /// The event that it relates to.
     pub parent: &'a str,
     /// The number of the relationship type.
     pub rel_type: i64,
-    /// The number of the type of the event that relates.
+    /// The number of the event type of the child.
     pub kind: i64,
-    /// The number of its sender.
+    /// The number of the child's sender.
     pub sender: UserNum,
-    /// Its place in the timeline.
+    /// The child's place in the timeline.
     pub timeline: i64,
     /// The key of an annotation.
     pub annotation: Option<&'a str>,
@@ -28,43 +27,41 @@ pub struct NewRelation<'a> {
     pub is_edit: bool,
 }
 
-/// Which relationships are asked for.
+/// A query for the events that relate to another.
 #[derive(Clone, Copy, Debug)]
 pub struct RelationQuery<'a> {
-    /// The room.
     pub room: RoomNum,
-    /// The event that others relate to.
+    /// The event that the others relate to.
     pub parent: &'a str,
-    /// Only of this type.
+    /// Includes only this relationship type.
     pub rel_type: Option<i64>,
-    /// Only events of this type.
+    /// Includes only events of this type.
     pub kind: Option<i64>,
-    /// How many steps away from the parent an event may be.
+    /// The number of steps that an event may be away from the parent.
     pub depth: i64,
-    /// The place from which to read, which lies between two events: after the one with this number.
+    /// The place from which to read, which is between two events: after the one with this number.
     pub from: i64,
-    /// How many at most.
+    /// The most events to return.
     pub limit: i64,
 }
 
-/// A child that its parent's aggregation shows.
+/// A child in the aggregations of its parent.
 #[derive(Clone, Debug, sqlx::FromRow)]
 pub struct Bundled {
-    /// The parent.
     pub parent: String,
     /// The child's place in the timeline.
     pub timeline: i64,
-    /// The number of the history visibility before it.
+    /// The number of the history visibility before the child.
     pub visibility: i64,
     /// The child's id.
     pub event_id: String,
-    /// The number of its sender.
+    /// The number of the child's sender.
     pub sender: UserNum,
     /// Whether it is a replacement.
     pub is_edit: bool,
 }
 
-/// Stores a relationship, unless it is stored already.
+/// Stores a relationship, unless it is already stored.
 pub async fn insert(tx: &mut WriteTx, relation: &NewRelation<'_>) -> Result<bool> {
     let stored = tx
         .query(
@@ -86,7 +83,7 @@ pub async fn insert(tx: &mut WriteTx, relation: &NewRelation<'_>) -> Result<bool
     Ok(stored == 1)
 }
 
-/// Removes the relationship of an event that was redacted; returns whether it had one.
+/// Removes the relationship of a redacted event. Returns whether it had one.
 pub async fn remove(tx: &mut WriteTx, child: i64) -> Result<bool> {
     let removed = tx
         .query("DELETE FROM relations WHERE child = $1")
@@ -96,7 +93,7 @@ pub async fn remove(tx: &mut WriteTx, child: i64) -> Result<bool> {
     Ok(removed == 1)
 }
 
-/// Returns the places of the events that relate to another, the newest first, with the steps that lie between.
+/// Returns the places of the events that relate to another, the newest first, with the number of steps between them.
 pub async fn before(db: &mut impl Read, query: &RelationQuery<'_>) -> Result<Vec<(i64, i64)>> {
     if query.depth == 1 {
         return children_before(db, query).await;
@@ -127,7 +124,7 @@ pub async fn before(db: &mut impl Read, query: &RelationQuery<'_>) -> Result<Vec
     .await
 }
 
-/// As [`before`], but the events after a place, the oldest first.
+/// As [`before`], but with the events after a place, the oldest first.
 pub async fn after(db: &mut impl Read, query: &RelationQuery<'_>) -> Result<Vec<(i64, i64)>> {
     if query.depth == 1 {
         return children_after(db, query).await;
@@ -158,7 +155,7 @@ pub async fn after(db: &mut impl Read, query: &RelationQuery<'_>) -> Result<Vec<
     .await
 }
 
-/// As [`before`] for one step: ends as soon as it has enough, however many children there are.
+/// As [`before`] for one step: it stops as soon as it has enough, no matter how many children there are.
 async fn children_before(db: &mut impl Read, query: &RelationQuery<'_>) -> Result<Vec<(i64, i64)>> {
     db.query(
         "SELECT timeline, CAST(1 AS BIGINT) FROM relations
@@ -176,7 +173,7 @@ async fn children_before(db: &mut impl Read, query: &RelationQuery<'_>) -> Resul
     .await
 }
 
-/// As [`children_before`], but the events after a place, the oldest first.
+/// As [`children_before`], but with the events after a place, the oldest first.
 async fn children_after(db: &mut impl Read, query: &RelationQuery<'_>) -> Result<Vec<(i64, i64)>> {
     db.query(
         "SELECT timeline, CAST(1 AS BIGINT) FROM relations
@@ -194,9 +191,9 @@ async fn children_after(db: &mut impl Read, query: &RelationQuery<'_>) -> Result
     .await
 }
 
-/// Returns the valid replacements of the parents, and the events that refer to them: of each kind the latest.
+/// Returns the latest valid replacements of the parents, and the latest events that refer to them.
 ///
-/// [Event replacements](https://spec.matrix.org/v1.19/client-server-api/#validity-of-replacement-events)
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#validity-of-replacement-events).
 pub async fn bundled<S: AsRef<str>>(
     db: &mut impl Read,
     room: RoomNum,
@@ -228,7 +225,7 @@ pub async fn bundled<S: AsRef<str>>(
     .await
 }
 
-/// Returns those of the parents to which a user's events relate in a way.
+/// Returns those of the parents to which a user's events relate with a type.
 pub async fn related_by<S: AsRef<str>>(
     db: &mut impl Read,
     room: RoomNum,
@@ -248,8 +245,8 @@ pub async fn related_by<S: AsRef<str>>(
     .await
 }
 
-/// Returns those of the parents to which events of these types and senders relate that stand before a place; `None`
-/// stands for all.
+/// Returns those of the parents to which events with these relationship types and senders relate that are before a
+/// place. `None` means any.
 pub async fn parents_among<S: AsRef<str>>(
     db: &mut impl Read,
     room: RoomNum,
@@ -276,7 +273,7 @@ pub async fn parents_among<S: AsRef<str>>(
     .await
 }
 
-/// Returns whether an annotation is there already: the same event, type, sender and key.
+/// Returns whether there is already an annotation with the same event, type, sender and key.
 pub async fn has_annotation(
     db: &mut impl Read,
     room: RoomNum,
@@ -299,7 +296,7 @@ pub async fn has_annotation(
     Ok(found.is_some())
 }
 
-/// Returns what an event relates to: (its parent, the thread that it is in).
+/// Returns the relationship of an event: (its parent, the thread that it is in).
 pub async fn parent_of(
     db: &mut impl Read,
     room: RoomNum,

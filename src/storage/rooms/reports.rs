@@ -1,4 +1,4 @@
-//! What users report to those who run the server.
+//! Reports by users to the administrators of the server.
 
 use crate::{
     error::Result,
@@ -8,21 +8,19 @@ use crate::{
 /// A report to be stored.
 #[derive(Clone, Copy, Debug)]
 pub struct NewReport<'a> {
-    /// When, in milliseconds since the Unix epoch.
+    /// The time in milliseconds since the Unix epoch.
     pub ts: i64,
-    /// By whom.
     pub reporter: UserNum,
-    /// The room that is reported, or that has the event.
+    /// The reported room, or the room of the reported event.
     pub room: Option<RoomNum>,
-    /// The event.
+    /// The reported event.
     pub event_id: Option<&'a str>,
-    /// The user.
+    /// The reported user.
     pub user: Option<UserNum>,
-    /// Why.
     pub reason: &'a str,
 }
 
-/// Stores a report, and drops the reporter's oldest ones of which there are more than `keep`.
+/// Stores a report, and deletes the reporter's oldest reports beyond `keep`.
 pub async fn insert(tx: &mut WriteTx, report: NewReport<'_>, keep: i64) -> Result<()> {
     tx.query(
         "INSERT INTO reports (ts, reporter, room, event_id, user_num, reason)

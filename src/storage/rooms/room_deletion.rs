@@ -1,71 +1,68 @@
-//! The end of rooms: whom to tell of it, and everything that has to go.
+//! The deletion of rooms: removing the members, and everything that is stored about the room.
 //!
-//! This file alone knows every table that has something of a room. What goes, goes a piece at a time, so that no write
-//! takes long; each piece returns how many rows it removed.
+//! This file alone knows every table with data of a room. Data are deleted in batches, so that no write takes long;
+//! each function returns the number of rows that it removed.
 
 use crate::{
     error::Result,
     storage::{Position, Read, RoomNum, UserNum, WriteTx, list_of_numbers},
 };
 
-/// Rows that a piece removes from a table at most.
+/// The most rows that a batch removes from a table.
 pub const PIECE: i64 = 200;
 
-/// A room that is about to be deleted.
+/// A room that is being deleted.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
 pub struct Deletion {
     /// The number of the room.
     pub num: RoomNum,
-    /// Its id.
     pub room_id: String,
-    /// In whose name its members are removed.
+    /// The user in whose name the members are removed.
     pub remover: String,
-    /// What they are told.
+    /// The reason that is sent to the members.
     pub reason: String,
-    /// How far it has come.
+    /// The stage that the deletion has reached.
     pub stage: i64,
 }
 
 impl Deletion {
-    /// Its members are being removed.
+    /// The members are being removed.
     pub const EMPTYING: i64 = 0;
-    /// What is stored of it is being removed.
+    /// The stored data are being removed.
     pub const PURGING: i64 = 1;
     /// Nothing is left.
     pub const DONE: i64 = 2;
 }
 
-/// What a user is to a room, and the event that says so.
+/// A user's membership of a room, with the member event.
 #[derive(Clone, Debug, sqlx::FromRow)]
 pub struct Member {
     /// The user's number.
     pub user_num: UserNum,
-    /// The user.
     pub user_id: String,
     /// `join`, `invite`, `leave`, `ban` or `knock`.
     pub membership: String,
-    /// Since when.
+    /// The position of the last change.
     pub position: Position,
-    /// The id of the event.
+    /// The id of the member event.
     pub event_id: Option<String>,
-    /// Its canonical JSON.
+    /// The canonical JSON of the member event.
     pub json: Option<String>,
 }
 
-/// A room that was deleted, as one who was in it is told.
+/// A deleted room, as it is reported to a former member.
 #[derive(Clone, Debug, sqlx::FromRow)]
 pub struct RemovedRow {
-    /// The number that the room had.
+    /// The former number of the room.
     pub room: RoomNum,
-    /// Its id.
     pub room_id: String,
-    /// When the user ceased to be a member.
+    /// The position at which the user left.
     pub position: Position,
-    /// The event that says so, as clients see it.
+    /// The member event in the client format.
     pub event: Option<String>,
 }
 
-/// Notes that a room is to be deleted; returns whether nobody did so before.
+/// Marks a room for deletion. Returns whether it was not marked before.
 pub async fn begin(tx: &mut WriteTx, deletion: &Deletion) -> Result<bool> {
     let begun = tx
         .query(
@@ -83,7 +80,7 @@ pub async fn begin(tx: &mut WriteTx, deletion: &Deletion) -> Result<bool> {
     Ok(begun == 1)
 }
 
-/// Returns the rooms whose deletion has begun and not ended.
+/// Returns the unfinished deletions.
 pub async fn unfinished(db: &mut impl Read) -> Result<Vec<Deletion>> {
     db.query(
         "SELECT num, room_id, remover, reason, stage FROM deleted_rooms WHERE stage < 2 ORDER BY num",
@@ -92,7 +89,7 @@ pub async fn unfinished(db: &mut impl Read) -> Result<Vec<Deletion>> {
     .await
 }
 
-/// Notes how far a deletion has come.
+/// Stores the stage of a deletion.
 pub async fn set_stage(tx: &mut WriteTx, room: RoomNum, stage: i64) -> Result<()> {
     tx.query("UPDATE deleted_rooms SET stage = $2 WHERE num = $1")
         .bind(room)
@@ -102,7 +99,7 @@ pub async fn set_stage(tx: &mut WriteTx, room: RoomNum, stage: i64) -> Result<()
     Ok(())
 }
 
-/// Returns users who are, or were, something to a room.
+/// Returns users with any membership of a room.
 pub async fn members(db: &mut impl Read, room: RoomNum, limit: i64) -> Result<Vec<Member>> {
     db.query(
         "SELECT m.user_num, s.text AS user_id, m.membership, m.position, e.event_id, e.json
@@ -118,7 +115,7 @@ pub async fn members(db: &mut impl Read, room: RoomNum, limit: i64) -> Result<Ve
     .await
 }
 
-/// Notes what a user is told of a room that is deleted.
+/// Stores the update about a deleted room that a user is sent.
 pub async fn tell(
     tx: &mut WriteTx,
     user: UserNum,
@@ -151,7 +148,7 @@ pub async fn remove_memberships(tx: &mut WriteTx, room: RoomNum, users: &[UserNu
     Ok(())
 }
 
-/// Removes the room itself: from here on nobody knows it.
+/// Removes the row of the room: after this the room no longer exists.
 pub async fn remove_room(tx: &mut WriteTx, room: RoomNum) -> Result<()> {
     tx.query("DELETE FROM rooms WHERE num = $1")
         .bind(room)
@@ -172,7 +169,7 @@ pub async fn removed(db: &mut impl Read, user: UserNum) -> Result<Vec<RemovedRow
     .await
 }
 
-/// Returns the deleted rooms that a user was in up to after a position.
+/// Returns the deleted rooms that a user left after a position.
 pub async fn removed_since(
     db: &mut impl Read,
     user: UserNum,
@@ -185,7 +182,7 @@ pub async fn removed_since(
         .await
 }
 
-/// Returns the users who have something of a room of their own. It looks at whole tables: not for a write.
+/// Returns the users with data of their own about a room. It scans whole tables, so it must not run inside a write.
 pub async fn users(db: &mut impl Read, room: RoomNum) -> Result<Vec<UserNum>> {
     db.query(
         "SELECT user_num FROM account_data WHERE room = $1
@@ -200,7 +197,7 @@ pub async fn users(db: &mut impl Read, room: RoomNum) -> Result<Vec<UserNum>> {
     .await
 }
 
-/// Removes what some users have of a room of their own.
+/// Removes the data of these users about a room.
 pub async fn purge_users(tx: &mut WriteTx, room: RoomNum, users: &[UserNum]) -> Result<u64> {
     let users = list_of_numbers(users.iter().copied());
     let mut removed = 0;
@@ -230,7 +227,7 @@ pub async fn purge_users(tx: &mut WriteTx, room: RoomNum, users: &[UserNum]) -> 
     Ok(removed)
 }
 
-/// Removes what members have of a room together.
+/// Removes the data of a room that the members share.
 pub async fn purge_shared(tx: &mut WriteTx, room: RoomNum) -> Result<u64> {
     let mut removed = 0;
     for sql in [
@@ -261,8 +258,8 @@ pub async fn purge_shared(tx: &mut WriteTx, room: RoomNum) -> Result<u64> {
     Ok(removed)
 }
 
-/// Returns the chains of state of a room, those first from which others branch: as long as one is there, its events lead
-/// to those that lie under it.
+/// Returns the state chains of a room, the parents before the chains that branch from them. While a chain exists, its
+/// events lead to the chains under it.
 pub async fn chains(db: &mut impl Read, room: RoomNum) -> Result<Vec<i64>> {
     db.query(
         "WITH RECURSIVE named (id) AS (
@@ -285,7 +282,7 @@ pub async fn chains(db: &mut impl Read, room: RoomNum) -> Result<Vec<i64>> {
     .await
 }
 
-/// Removes entries of a chain of state, then its snapshots, and the chain itself when nothing else is left of it.
+/// Removes entries of a state chain, then its snapshots, and finally the chain itself.
 pub async fn purge_chain(tx: &mut WriteTx, chain: i64) -> Result<u64> {
     for sql in [
         "DELETE FROM state_entries WHERE (chain, kind, state_key, snapshot) IN (
@@ -303,7 +300,7 @@ pub async fn purge_chain(tx: &mut WriteTx, chain: i64) -> Result<u64> {
     Ok(0)
 }
 
-/// Removes events, and what is stored by their positions.
+/// Removes events, and everything that is stored by their positions.
 pub async fn purge_events(tx: &mut WriteTx, room: RoomNum) -> Result<u64> {
     let positions: Vec<Position> = tx
         .query("SELECT position FROM events WHERE room = $1 LIMIT $2")

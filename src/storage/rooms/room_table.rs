@@ -1,20 +1,17 @@
-//! Rooms: their versions, tips, and what the public directory shows of them.
+//! Rooms: their versions, tips, and entries in the public directory.
 
 use crate::{
     error::Result,
     storage::{Position, Read, RoomNum, TextList, WriteTx, list_of_numbers},
 };
 
-/// A room as it is stored.
+/// A room in the table.
 #[derive(Debug, sqlx::FromRow)]
 pub struct RoomRow {
-    /// Its number.
     pub num: RoomNum,
-    /// Its id.
     pub room_id: String,
-    /// Its version.
     pub version: String,
-    /// JSON list of the forward extremities.
+    /// The forward extremities, as a JSON list.
     pub forward_extremities: String,
     /// The snapshot of the current state.
     pub state: i64,
@@ -22,7 +19,7 @@ pub struct RoomRow {
     pub last_position: i64,
 }
 
-/// What the directory shows of a room, kept beside it so that a search reads one table.
+/// The directory entry of a room, stored with it so that a search reads one table.
 #[derive(Clone, Debug, Default, PartialEq, Eq, sqlx::FromRow)]
 pub struct Listing {
     /// `m.room.name`.
@@ -41,31 +38,29 @@ pub struct Listing {
     pub world_readable: bool,
     /// Whether guests can join.
     pub guest_can_join: bool,
-    /// How many have joined.
+    /// The number of joined members.
     pub joined_members: i64,
 }
 
-/// A page of the directory: which rooms, and from where.
+/// A query for a page of the directory.
 #[derive(Clone, Debug, Default)]
 pub struct DirectoryQuery {
     /// A part of the name, topic or alias, in lower case; empty for all.
     pub term: String,
-    /// Only rooms with one of these types, as JSON list; `""` stands for rooms without a type. Empty for all.
+    /// Includes only rooms of these types, as a JSON list, in which `""` means rooms without a type. `None` includes
+    /// all.
     pub room_types: Option<TextList>,
-    /// Rooms after this one in the order, or before it when going back.
+    /// The room after which the page begins, or before which it ends when going back.
     pub from: Option<(i64, RoomNum)>,
-    /// How many at most.
+    /// The most rooms to return.
     pub limit: i64,
 }
 
 /// A room in the directory.
 #[derive(Debug, sqlx::FromRow)]
 pub struct ListedRoom {
-    /// Its number.
     pub num: RoomNum,
-    /// Its id.
     pub room_id: String,
-    /// What the directory shows.
     #[sqlx(flatten)]
     pub listing: Listing,
 }
@@ -85,7 +80,7 @@ pub async fn insert(tx: &mut WriteTx, room_id: &str, version: &str) -> Result<Op
     .await
 }
 
-/// Corrects of which version a room is, of which nothing is stored but that it is.
+/// Corrects the version of a room of which nothing else is stored.
 pub async fn set_version(tx: &mut WriteTx, room: RoomNum, version: &str) -> Result<()> {
     tx.query("UPDATE rooms SET version = $2 WHERE num = $1")
         .bind(room)
@@ -95,7 +90,7 @@ pub async fn set_version(tx: &mut WriteTx, room: RoomNum, version: &str) -> Resu
     Ok(())
 }
 
-/// Moves a room's tip after an event that is no state event.
+/// Moves a room's tip after an event that is not a state event.
 pub async fn advance(
     tx: &mut WriteTx,
     room: RoomNum,
@@ -116,7 +111,7 @@ pub async fn advance(
     Ok(())
 }
 
-/// Stores what the directory shows of a room.
+/// Stores the directory entry of a room.
 pub async fn set_listing(tx: &mut WriteTx, room: RoomNum, listing: &Listing) -> Result<()> {
     tx.query(
         "UPDATE rooms SET name = $2, topic = $3, canonical_alias = $4, avatar_url = $5, join_rule = $6,
@@ -174,7 +169,7 @@ pub async fn last_positions(
     .await
 }
 
-/// Puts a room into the public directory, or takes it out.
+/// Adds a room to the public directory, or removes it.
 pub async fn set_published(tx: &mut WriteTx, room: RoomNum, published: bool) -> Result<()> {
     tx.query("UPDATE rooms SET published = $2 WHERE num = $1")
         .bind(room)
@@ -245,7 +240,7 @@ pub async fn directory_before(
     .await
 }
 
-/// Returns how many rooms the directory lists.
+/// Returns the number of rooms in the directory.
 pub async fn count_published(db: &mut impl Read) -> Result<i64> {
     let count = db
         .query("SELECT COUNT(*) FROM rooms WHERE published AND joined_members > 0")
@@ -254,7 +249,7 @@ pub async fn count_published(db: &mut impl Read) -> Result<i64> {
     Ok(count.unwrap_or(0))
 }
 
-/// The databases lower letters each in their own way; so it is done here.
+/// Returns the searched text in lower case. The databases differ in how they lower letters, so this is done here.
 fn search_text(listing: &Listing) -> String {
     let texts = [&listing.name, &listing.topic, &listing.canonical_alias];
     texts

@@ -1,30 +1,29 @@
-//! The texts of events, in lower case, and those that contain others.
+//! The text index: the texts of events in lower case, and the search in them.
 //!
-//! In SQLite it is a virtual table of FTS5, in PostgreSQL a table with an index: of trigrams in both, which serve
-//! `LIKE` with any pattern that has three letters in a row. A shorter one looks at every text.
+//! In SQLite it is a virtual table of FTS5, in PostgreSQL a table with an index. Both index trigrams, which serve
+//! `LIKE` with any pattern that has three letters in a row. A shorter pattern reads every text.
 
 use crate::{
     error::Result,
     storage::{Read, RoomNum, UserNum, WriteTx, list_of_numbers},
 };
 
-/// Patterns of one search.
+/// The most patterns of one search.
 pub const PATTERNS: usize = 4;
 
 /// A text that was found.
 #[derive(Clone, Debug, sqlx::FromRow)]
 pub struct Found {
-    /// The position of its event.
+    /// The position of the event.
     pub position: i64,
-    /// The room.
     pub room: RoomNum,
     /// The event's place in the timeline.
     pub timeline: i64,
-    /// The number of the history visibility before it.
+    /// The number of the history visibility before the event.
     pub visibility: i64,
-    /// The number of its type.
+    /// The number of the event type.
     pub kind: i64,
-    /// The number of its sender.
+    /// The number of the sender.
     pub sender: UserNum,
     /// The text, in lower case.
     pub text: String,
@@ -51,7 +50,7 @@ pub async fn remove(tx: &mut WriteTx, position: i64) -> Result<()> {
 
 /// Returns the newest texts in some rooms that contain all of the parts, up to a position.
 ///
-/// A text that has any letter in the place of a `%`, `_` or `\` of a part is found as well.
+/// A `%`, `_` or `\` in a part matches any letter.
 pub async fn find(
     db: &mut impl Read,
     rooms: impl IntoIterator<Item = RoomNum>,
@@ -80,7 +79,8 @@ pub async fn find(
     .await
 }
 
-/// With an `ESCAPE`, SQLite would not use the trigrams; and without one, PostgreSQL takes `\` for one.
+/// Returns the pattern without an `ESCAPE`, with which SQLite would not use the trigrams. Without one, PostgreSQL reads
+/// `\` as the escape character.
 fn pattern(part: &str) -> String {
     format!("%{}%", part.replace(['%', '_', '\\'], "_"))
 }

@@ -1,7 +1,7 @@
-//! State snapshots, kept as chains of changes.
+//! State snapshots, stored as chains of changes.
 //!
-//! A snapshot is a moment of a chain. What a key holds at a snapshot is the chain's newest entry for it that
-//! is not newer than the snapshot; where the chain has none, it is what the chain's parent held.
+//! A snapshot is a point of a chain. The event of a key at a snapshot is that of the chain's newest entry for the key
+//! that is not newer than the snapshot. Where the chain has no such entry, it is the event in the chain's parent.
 
 use std::collections::HashMap;
 
@@ -12,26 +12,26 @@ use crate::{
     storage::{Read, WriteTx, values},
 };
 
-/// How many chains may lie under one; a deeper fork is written out whole.
+/// The most chains that may be under one; a deeper fork is written as a complete state.
 pub const MAX_DEPTH: i64 = 16;
 
-/// Entries stored by one statement.
+/// The number of entries that one statement stores.
 const ENTRIES: usize = 100;
 
 /// A state event of a snapshot.
 #[derive(Clone, Debug, sqlx::FromRow)]
 pub struct StateRow {
-    /// The number of its type.
+    /// The number of the event type.
     pub kind: i64,
-    /// The number of its state key.
+    /// The number of the state key.
     pub state_key: i64,
-    /// Its id; `None` where the key holds nothing.
+    /// The event id; `None` where the key has no event.
     pub event_id: Option<String>,
-    /// Its canonical JSON.
+    /// The canonical JSON.
     pub json: Option<String>,
 }
 
-/// Begins a chain; returns nothing, the id is the caller's.
+/// Stores a new chain under an id that the caller chose.
 pub async fn insert_chain(
     tx: &mut WriteTx,
     id: i64,
@@ -47,7 +47,7 @@ pub async fn insert_chain(
     Ok(())
 }
 
-/// Stores a moment of a chain.
+/// Stores a snapshot of a chain.
 pub async fn insert_snapshot(tx: &mut WriteTx, id: i64, chain: i64) -> Result<()> {
     tx.query("INSERT INTO state_snapshots (id, chain) VALUES ($1, $2)")
         .bind(id)
@@ -57,7 +57,7 @@ pub async fn insert_snapshot(tx: &mut WriteTx, id: i64, chain: i64) -> Result<()
     Ok(())
 }
 
-/// Stores what a key holds from a snapshot on.
+/// Stores the event of a key from a snapshot on.
 pub async fn insert_entry(
     tx: &mut WriteTx,
     (chain, snapshot): (i64, i64),
@@ -78,7 +78,7 @@ pub async fn insert_entry(
     Ok(())
 }
 
-/// Returns the chain that a snapshot belongs to; snapshot 0, the empty state, belongs to none.
+/// Returns the chain of a snapshot. Snapshot 0, the empty state, has none.
 pub async fn chain_of(db: &mut impl Read, snapshot: i64) -> Result<Option<i64>> {
     db.query("SELECT chain FROM state_snapshots WHERE id = $1")
         .bind(snapshot)
@@ -115,7 +115,7 @@ async fn layers(db: &mut impl Read, snapshot: i64) -> Result<Vec<(i64, i64)>> {
     Ok(layers)
 }
 
-/// Returns the whole state of a snapshot; where a key is listed twice, the later row holds.
+/// Returns the whole state of a snapshot. Where a key is listed twice, the later row counts.
 pub async fn all(db: &mut impl Read, snapshot: i64) -> Result<Vec<StateRow>> {
     let mut rows: Vec<StateRow> = Vec::new();
     for (chain, at) in layers(db, snapshot).await? {
@@ -137,7 +137,7 @@ pub async fn all(db: &mut impl Read, snapshot: i64) -> Result<Vec<StateRow>> {
     Ok(rows)
 }
 
-/// Returns the whole state of a snapshot in numbers, as [`insert_entries`] takes it.
+/// Returns the whole state of a snapshot in numbers, for [`insert_entries`].
 pub async fn entries(db: &mut impl Read, snapshot: i64) -> Result<Vec<Entry>> {
     let mut held: HashMap<(i64, i64), Option<i64>> = HashMap::new();
     for (chain, at) in layers(db, snapshot).await? {
@@ -165,7 +165,7 @@ pub async fn entries(db: &mut impl Read, snapshot: i64) -> Result<Vec<Entry>> {
         .collect())
 }
 
-/// Returns what one key holds at a snapshot.
+/// Returns the event of a key at a snapshot.
 pub async fn get(
     db: &mut impl Read,
     snapshot: i64,
@@ -193,7 +193,7 @@ pub async fn get(
     Ok(None)
 }
 
-/// Returns all that one key has held up to a snapshot, the oldest first: (place in the timeline, JSON).
+/// Returns all events that a key has had up to a snapshot, the oldest first: (place in the timeline, JSON).
 pub async fn history(
     db: &mut impl Read,
     snapshot: i64,
@@ -220,9 +220,9 @@ pub async fn history(
     Ok(rows)
 }
 
-/// Returns the state that the chain of a snapshot held at an earlier moment.
+/// Returns the state of the chain of a snapshot at an earlier point.
 ///
-/// The chain has to be whole in itself, as that of a room's own state is.
+/// The chain must be complete in itself, as that of a room's own state is.
 pub async fn all_at(db: &mut impl Read, snapshot: i64, at: i64) -> Result<Vec<StateRow>> {
     db.query(
         "SELECT s.kind, s.state_key, e.event_id, e.json
@@ -240,19 +240,19 @@ pub async fn all_at(db: &mut impl Read, snapshot: i64, at: i64) -> Result<Vec<St
 /// A change of a chain.
 #[derive(Clone, Debug, sqlx::FromRow)]
 pub struct ChangeRow {
-    /// The snapshot from which on it holds.
+    /// The snapshot from which on the change is in effect.
     pub snapshot: i64,
-    /// The number of the type.
+    /// The number of the event type.
     pub kind: i64,
     /// The number of the state key.
     pub state_key: i64,
-    /// The id of the event; `None` where the key holds nothing any more.
+    /// The event id; `None` where the key no longer has an event.
     pub event_id: Option<String>,
-    /// Its canonical JSON.
+    /// The canonical JSON.
     pub json: Option<String>,
 }
 
-/// Returns how the chain of a snapshot changed after one moment and up to another, in order.
+/// Returns the changes of the chain of a snapshot after one point and up to another, in order.
 pub async fn changes(
     db: &mut impl Read,
     snapshot: i64,
@@ -271,7 +271,7 @@ pub async fn changes(
     .await
 }
 
-/// Returns which keys of the chain of a snapshot changed in the same span: (type number, state key number).
+/// Returns the keys of the chain of a snapshot that changed in such a range: (type number, state key number).
 pub async fn keys_changed(
     db: &mut impl Read,
     snapshot: i64,
@@ -289,7 +289,7 @@ pub async fn keys_changed(
     .await
 }
 
-/// Returns the chain of a snapshot, how many lie under it, and the newest snapshot of the chain.
+/// Returns the chain of a snapshot, the number of chains under it, and the newest snapshot of the chain.
 pub async fn end_of_chain(db: &mut impl Read, snapshot: i64) -> Result<Option<(i64, i64, i64)>> {
     db.query(
         "SELECT c.id, c.depth, (SELECT MAX(t.id) FROM state_snapshots t WHERE t.chain = c.id)
@@ -304,7 +304,7 @@ pub async fn end_of_chain(db: &mut impl Read, snapshot: i64) -> Result<Option<(i
 /// An entry to be stored: the numbers of type and state key, and the position of the event.
 pub type Entry = (i64, i64, Option<i64>);
 
-/// Stores what many keys hold from a snapshot on.
+/// Stores the events of many keys from a snapshot on.
 pub async fn insert_entries(
     tx: &mut WriteTx,
     (chain, snapshot): (i64, i64),

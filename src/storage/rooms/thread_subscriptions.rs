@@ -1,20 +1,19 @@
-//! Who is subscribed to which threads.
+//! The subscriptions of users to threads.
 
 use crate::{
     error::Result,
     storage::{Read, RoomNum, UserNum, WriteTx},
 };
 
-/// A subscription, or what is left of one.
+/// A subscription to a thread, or its removal.
 #[derive(Clone, Debug, sqlx::FromRow)]
 pub struct Subscription {
-    /// The room.
     pub room: RoomNum,
-    /// The event that the thread began with.
+    /// The event with which the thread began.
     pub root: String,
-    /// Whether it is one: else the user has unsubscribed.
+    /// Whether the user is subscribed; otherwise the user has unsubscribed.
     pub subscribed: bool,
-    /// Whether it came about automatically.
+    /// Whether the subscription was automatic.
     pub automatic: bool,
     /// The position of the change.
     pub position: i64,
@@ -23,15 +22,13 @@ pub struct Subscription {
 /// A subscription to be stored.
 #[derive(Debug)]
 pub struct NewSubscription<'a> {
-    /// Whose.
     pub user: UserNum,
-    /// The room.
     pub room: RoomNum,
-    /// The event that the thread began with.
+    /// The event with which the thread began.
     pub root: &'a str,
-    /// Whether it is one: else the user has unsubscribed.
+    /// Whether the user is subscribed; otherwise the user has unsubscribed.
     pub subscribed: bool,
-    /// Whether it came about automatically.
+    /// Whether the subscription was automatic.
     pub automatic: bool,
     /// The position of the change.
     pub position: i64,
@@ -74,7 +71,7 @@ pub async fn get(
     .await
 }
 
-/// Returns a user's subscriptions that changed in a span of positions, the latest first.
+/// Returns the user's subscriptions that changed in a range of positions, the latest first.
 pub async fn changes(
     db: &mut impl Read,
     user: UserNum,

@@ -1,4 +1,4 @@
-//! Threads: how long they are, what counts in them, and how far users have read them.
+//! Threads: their lengths, their counters, and the read markers of users in them.
 
 use ruma::OwnedEventId;
 
@@ -8,47 +8,46 @@ use crate::{
     storage::{Read, RoomNum, ThreadMarker, UserNum, WriteTx, list},
 };
 
-/// How the main timeline is called where it stands for a thread.
+/// The thread id of the main timeline.
 pub const MAIN: &str = "main";
 
 /// A thread.
 #[derive(Clone, Debug, sqlx::FromRow)]
 pub struct ThreadRow {
-    /// The event that it began with.
+    /// The event with which it began.
     pub root: String,
-    /// How many events say `m.thread`.
+    /// The number of events that relate to it by `m.thread`.
     pub replies: i64,
     /// The place of the newest of them.
     pub latest: i64,
 }
 
-/// A thread in which something happened, and its counters now and at an earlier place.
+/// A thread with new events, and its counters now and at an earlier place.
 #[derive(Clone, Debug, sqlx::FromRow)]
 pub struct ThreadCounts {
-    /// The event that it began with.
+    /// The event with which it began.
     pub root: String,
-    /// Events that notify.
+    /// The number of events that notify.
     pub notified: i64,
-    /// Events that mention the whole room.
+    /// The number of events that mention the whole room.
     pub mentioned: i64,
-    /// Events that notify, up to the earlier place.
+    /// The number of events that notify, up to the earlier place.
     pub base_notified: i64,
-    /// Events that mention the whole room, up to the earlier place.
+    /// The number of events that mention the whole room, up to the earlier place.
     pub base_mentioned: i64,
 }
 
-/// How far a user has read a thread, or the main timeline.
+/// The place up to which a user has read a thread, or the main timeline.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
 pub struct MarkerRow {
-    /// The room.
     pub room: RoomNum,
     /// `main`, or the thread's root.
     pub thread: String,
     /// The place in the timeline.
     pub timeline: i64,
-    /// Its counter of events that notify, there.
+    /// The counter of events that notify, at that place.
     pub notified: i64,
-    /// Its counter of events that mention the whole room, there.
+    /// The counter of events that mention the whole room, at that place.
     pub mentioned: i64,
     /// As `notified`, at the place up to which everything was read.
     pub base_notified: i64,
@@ -73,7 +72,7 @@ impl MarkerRow {
         }
     }
 
-    /// Returns the marker; `None` if its thread has no proper name.
+    /// Returns the marker; `None` if the thread's root is not an event id.
     pub fn marker(&self) -> Option<ThreadMarker> {
         let thread = match self.thread.as_str() {
             MAIN => None,
@@ -109,7 +108,7 @@ pub async fn counters(db: &mut impl Read, room: RoomNum, thread_root: &str) -> R
     })
 }
 
-/// Adds an event to a thread; `is_reply` is one that says `m.thread`.
+/// Adds an event to a thread; `is_reply` is for one that relates to it by `m.thread`.
 pub async fn advance(
     tx: &mut WriteTx,
     (room, thread_root): (RoomNum, &str),
@@ -139,7 +138,7 @@ pub async fn advance(
     Ok(())
 }
 
-/// Takes a reply out of a thread, whose relationship is removed already.
+/// Removes a reply from a thread. Its relationship must be removed already.
 pub async fn remove_reply(
     tx: &mut WriteTx,
     room: RoomNum,
@@ -176,7 +175,7 @@ pub async fn of_roots<S: AsRef<str>>(
     .await
 }
 
-/// Returns the threads of a room whose newest reply stands before a place, the newest first.
+/// Returns the threads of a room whose newest reply is before a place, the newest first.
 pub async fn before(
     db: &mut impl Read,
     room: RoomNum,
@@ -195,8 +194,8 @@ pub async fn before(
     .await
 }
 
-/// Returns the replies of a thread, the newest first: (place, the number of the history visibility before it, the
-/// number of its sender).
+/// Returns the replies of a thread, the newest first: (place, number of the history visibility before it, number of its
+/// sender).
 pub async fn replies(
     db: &mut impl Read,
     (room, thread_root): (RoomNum, &str),
@@ -216,7 +215,7 @@ pub async fn replies(
     .await
 }
 
-/// Returns the threads in which something happened after a place, the newest first.
+/// Returns the threads with new events after a place, the newest first.
 pub async fn active_after(
     db: &mut impl Read,
     room: RoomNum,
@@ -242,7 +241,7 @@ pub async fn active_after(
     .await
 }
 
-/// Returns the counters of a thread at a place of the timeline.
+/// Returns the counters of a thread at a place in the timeline.
 pub async fn counters_at(
     db: &mut impl Read,
     room: RoomNum,
@@ -267,7 +266,7 @@ pub async fn counters_at(
     })
 }
 
-/// Moves a user's marker of a thread, or of the main timeline, forward; returns `false` if it was already as far.
+/// Moves a user's marker of a thread, or of the main timeline, forward. Returns `false` if it was already as far.
 pub async fn mark_read(tx: &mut WriteTx, user: UserNum, marker: &MarkerRow) -> Result<bool> {
     let changed = tx
         .query(
@@ -292,7 +291,7 @@ pub async fn mark_read(tx: &mut WriteTx, user: UserNum, marker: &MarkerRow) -> R
     Ok(changed == 1)
 }
 
-/// Sets what the counters of a marker's thread were where everything was read.
+/// Sets the counters that a marker's thread had at the place up to which everything was read.
 pub async fn set_base(tx: &mut WriteTx, user: UserNum, marker: &MarkerRow) -> Result<()> {
     tx.query(
         "UPDATE thread_markers SET base_notified = $4, base_mentioned = $5
@@ -308,7 +307,7 @@ pub async fn set_base(tx: &mut WriteTx, user: UserNum, marker: &MarkerRow) -> Re
     Ok(())
 }
 
-/// Removes the markers up to a place: everything was read up to there.
+/// Removes the markers up to a place, up to which everything was read.
 pub async fn clear_markers(
     tx: &mut WriteTx,
     user: UserNum,

@@ -1,4 +1,4 @@
-//! How far users have read, and what counts otherwise for them than the rooms' running counters say.
+//! The read markers of users, and the events that count differently for them than in the rooms' running counters.
 
 use crate::{
     error::Result,
@@ -6,7 +6,7 @@ use crate::{
     storage::{Read, ReadMarker, RoomNum, UserNum, WriteTx, values},
 };
 
-/// Rows a statement.
+/// The number of rows that one statement stores.
 const CHUNK: usize = 32;
 
 #[derive(sqlx::FromRow)]
@@ -128,7 +128,7 @@ pub async fn clear_exceptions(
     Ok(())
 }
 
-/// Stores for whom an event counts otherwise.
+/// Stores the users for whom events count differently.
 pub async fn insert_exceptions(
     tx: &mut WriteTx,
     room: RoomNum,

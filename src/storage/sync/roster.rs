@@ -1,26 +1,24 @@
-//! The rooms of a user as a list of rooms shows them.
+//! The rooms of a user for a room list.
 
 use crate::{
     error::Result,
     storage::{Position, Read, RoomNum, UserNum, list_of_numbers},
 };
 
-/// A room that a user has something to do with.
+/// A room of which a user has a membership.
 #[derive(Clone, Debug, sqlx::FromRow)]
 pub struct RosterRow {
-    /// The room.
     pub room: RoomNum,
-    /// Its id.
     pub room_id: String,
     /// `type` of `m.room.create`.
     pub room_type: Option<String>,
-    /// The position of its newest event.
+    /// The position of the newest event.
     pub last_position: Position,
-    /// Who sent the user's member event.
+    /// The sender of the user's member event.
     pub sender: Option<UserNum>,
 }
 
-/// Returns the rooms of a user, whatever the user is to them.
+/// Returns the rooms of a user with any membership.
 pub async fn of_user(db: &mut impl Read, user: UserNum) -> Result<Vec<RosterRow>> {
     db.query(
         "SELECT m.room, r.room_id, r.room_type, r.last_position, e.sender
@@ -34,7 +32,7 @@ pub async fn of_user(db: &mut impl Read, user: UserNum) -> Result<Vec<RosterRow>
     .await
 }
 
-/// Returns those of some rooms that have had a state event of a type and key.
+/// Returns those of the rooms that have had a state event with this type and key.
 pub async fn with_state(
     db: &mut impl Read,
     rooms: &[RoomNum],

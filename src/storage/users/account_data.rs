@@ -1,30 +1,30 @@
-//! What clients keep on the server about a user, globally and by room.
+//! The account data of users, globally and by room.
 
 use crate::{
     error::Result,
     storage::{Position, Read, RoomNum, UserNum, WriteTx, list},
 };
 
-/// The content of account data that was removed: later syncs have to tell of it.
+/// The content of account data that was removed. Later syncs must report the removal.
 pub const REMOVED: &str = "{}";
-/// The room of account data that belongs to none.
+/// The room number of global account data.
 const GLOBAL: RoomNum = 0;
 
-/// A piece of account data as the table has it.
+/// A piece of account data in the table.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
 pub struct AccountData {
     /// The room's number; 0 is global.
     room: RoomNum,
     /// The type of the account data event.
     pub kind: String,
-    /// Its content, as JSON.
+    /// The content, as JSON.
     pub content: String,
-    /// When it was last changed.
+    /// The position of the last change.
     pub position: Position,
 }
 
 impl AccountData {
-    /// Returns the room that it belongs to; `None` is global.
+    /// Returns the room of the account data; `None` is global.
     pub fn room(&self) -> Option<RoomNum> {
         (self.room != GLOBAL).then_some(self.room)
     }
@@ -49,12 +49,12 @@ pub async fn get(
     .await
 }
 
-/// Returns the global account data of a type of everybody who has any: the number, the id, the content.
+/// Returns the global account data of a type of all users who have any: the user's number, the user id and the content.
 pub async fn of_all_users(
     db: &mut impl Read,
     kind: &str,
 ) -> Result<Vec<(UserNum, String, String)>> {
-    // Joined here, since there may be a row for every user.
+    // The user ids are joined here, since there may be a row for every user.
     db.query(
         "SELECT a.user_num, s.text, a.content
          FROM account_data a
@@ -93,16 +93,16 @@ pub async fn set(
     Ok(position)
 }
 
-/// How much account data a user has.
+/// The amount of a user's account data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, sqlx::FromRow)]
 pub struct AccountDataSize {
-    /// The number of pieces, removed ones included: syncs have to tell of these.
+    /// The number of pieces, including removed ones, because syncs must report these.
     pub count: i64,
-    /// Their length in bytes.
+    /// The total length of the contents in bytes.
     pub bytes: i64,
 }
 
-/// Returns how much account data a user has.
+/// Returns the amount of a user's account data.
 pub async fn size(db: &mut impl Read, user: UserNum) -> Result<AccountDataSize> {
     let size = db
         .query(
@@ -115,8 +115,8 @@ pub async fn size(db: &mut impl Read, user: UserNum) -> Result<AccountDataSize> 
     Ok(size.unwrap_or_default())
 }
 
-/// Returns a user's account data that changed after one position, up to another, in order. From the beginning,
-/// what was removed is left out.
+/// Returns the user's account data that changed after one position and up to another, in order. From the beginning,
+/// removed account data is left out.
 pub async fn changed(
     db: &mut impl Read,
     user: UserNum,
@@ -137,7 +137,7 @@ pub async fn changed(
     .await
 }
 
-/// Removes those pieces of a user's global account data that there are, and returns their types.
+/// Removes the user's global account data of these types, and returns the types that there were.
 pub async fn remove_global(
     tx: &mut WriteTx,
     user: UserNum,

@@ -1,4 +1,4 @@
-//! Accounts: who has one, with which password, and what they may.
+//! The accounts of this server: passwords, administrators, guests and restrictions.
 
 use crate::{
     error::Result,
@@ -12,23 +12,21 @@ use crate::{
 )]
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
 pub struct Account {
-    /// Whose.
     pub user_num: UserNum,
-    /// argon2id in PHC form; `None` where nobody can log in with a password.
+    /// The argon2id hash in PHC form; `None` if there is no password to log in with.
     pub password_hash: Option<String>,
-    /// Whether they administer the server.
+    /// Whether the user is an administrator.
     pub admin: bool,
-    /// Whether it is a guest's.
+    /// Whether it is a guest account.
     pub guest: bool,
-    /// Whether it was given up.
     pub deactivated: bool,
     /// Whether an administrator has suspended it: the user may read, but not write.
     pub suspended: bool,
-    /// Whether an administrator has locked it: the user may do nothing but log out.
+    /// Whether an administrator has locked it: the user may only log out.
     pub locked: bool,
-    /// The journal position at which it was given up with the wish to be erased.
+    /// The journal position of a deactivation with the request to be erased.
     pub erased_position: Option<Position>,
-    /// When it was made.
+    /// The creation time.
     pub created_ts: i64,
 }
 
@@ -45,7 +43,7 @@ pub async fn find(db: &mut impl Read, user: UserNum) -> Result<Option<Account>> 
     .await
 }
 
-/// Stores an account; `false` when the user has one.
+/// Stores an account. Returns `false` if the user already has one.
 pub async fn insert(tx: &mut WriteTx, account: &Account) -> Result<bool> {
     let inserted = tx
         .query(
@@ -66,7 +64,7 @@ pub async fn insert(tx: &mut WriteTx, account: &Account) -> Result<bool> {
     Ok(inserted == 1)
 }
 
-/// Returns whether an administrator has an account.
+/// Returns whether there is an active administrator.
 pub async fn has_admin(db: &mut impl Read) -> Result<bool> {
     let found: Option<i64> = db
         .query(
@@ -80,7 +78,7 @@ pub async fn has_admin(db: &mut impl Read) -> Result<bool> {
     Ok(found.is_some())
 }
 
-/// Returns those of the users who have an account that is in use.
+/// Returns those of the users who have an account that is not deactivated.
 pub async fn active(db: &mut impl Read, users: &str) -> Result<Vec<UserNum>> {
     db.query(
         "SELECT user_num
@@ -105,7 +103,7 @@ pub async fn guests(db: &mut impl Read, users: &[UserNum]) -> Result<Vec<UserNum
     .await
 }
 
-/// Gives an account another password.
+/// Changes the password of an account.
 pub async fn set_password(tx: &mut WriteTx, user: UserNum, password_hash: &str) -> Result<()> {
     tx.query(
         "UPDATE accounts
@@ -119,7 +117,7 @@ pub async fn set_password(tx: &mut WriteTx, user: UserNum, password_hash: &str) 
     Ok(())
 }
 
-/// Makes the account of a guest one of a user.
+/// Turns a guest account into a user account.
 pub async fn upgrade_guest(tx: &mut WriteTx, user: UserNum, password_hash: &str) -> Result<bool> {
     let changed = tx
         .query(
@@ -134,7 +132,7 @@ pub async fn upgrade_guest(tx: &mut WriteTx, user: UserNum, password_hash: &str)
     Ok(changed == 1)
 }
 
-/// Suspends an account, or ends that.
+/// Sets whether an account is suspended.
 pub async fn set_suspended(tx: &mut WriteTx, user: UserNum, suspended: bool) -> Result<()> {
     tx.query("UPDATE accounts SET suspended = $2 WHERE user_num = $1")
         .bind(user)
@@ -144,7 +142,7 @@ pub async fn set_suspended(tx: &mut WriteTx, user: UserNum, suspended: bool) -> 
     Ok(())
 }
 
-/// Locks an account, or ends that.
+/// Sets whether an account is locked.
 pub async fn set_locked(tx: &mut WriteTx, user: UserNum, locked: bool) -> Result<()> {
     tx.query("UPDATE accounts SET locked = $2 WHERE user_num = $1")
         .bind(user)
@@ -154,7 +152,7 @@ pub async fn set_locked(tx: &mut WriteTx, user: UserNum, locked: bool) -> Result
     Ok(())
 }
 
-/// Notes when a user was last seen, as far as their devices do not say it any more.
+/// Stores when a user was last seen on a device that is deleted.
 pub async fn note_last_seen(tx: &mut WriteTx, user: UserNum, ts: i64) -> Result<()> {
     tx.query("UPDATE accounts SET last_seen_ts = $2 WHERE user_num = $1 AND last_seen_ts < $2")
         .bind(user)
@@ -164,7 +162,7 @@ pub async fn note_last_seen(tx: &mut WriteTx, user: UserNum, ts: i64) -> Result<
     Ok(())
 }
 
-/// Marks an account as given up, and forgets its password.
+/// Marks an account as deactivated, and removes its password.
 pub async fn deactivate(
     tx: &mut WriteTx,
     user: UserNum,
@@ -182,7 +180,7 @@ pub async fn deactivate(
     Ok(())
 }
 
-/// Returns the users who wished to be erased, and at which position.
+/// Returns the users who asked to be erased, with the positions of these requests.
 pub async fn erased(db: &mut impl Read) -> Result<Vec<(String, Position)>> {
     db.query(
         "SELECT s.text, a.erased_position FROM accounts a JOIN strings s ON s.num = a.user_num

@@ -31,7 +31,7 @@ pub async fn find(db: &mut impl Read, user: UserNum, definition: &str) -> Result
     .await
 }
 
-/// Returns the highest id of a user's filters; 0 when there is none.
+/// Returns the highest id of a user's filters, or 0 if there are none.
 pub async fn last_id(db: &mut impl Read, user: UserNum) -> Result<i64> {
     let last = db
         .query(

@@ -1,4 +1,4 @@
-//! What users show of themselves.
+//! The profiles of users.
 
 use crate::{
     error::Result,
@@ -47,7 +47,7 @@ pub async fn set(tx: &mut WriteTx, user: UserNum, field: &str, value: &str) -> R
     Ok(())
 }
 
-/// Removes a field of a user's profile; `false` when there was none.
+/// Removes a field of a user's profile. Returns `false` if there was none.
 pub async fn remove(tx: &mut WriteTx, user: UserNum, field: &str) -> Result<bool> {
     let removed = tx
         .query(

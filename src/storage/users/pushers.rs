@@ -1,4 +1,4 @@
-//! Where users want to be notified, apart from their clients.
+//! The pushers of users.
 
 use crate::{
     error::Result,

@@ -1,11 +1,11 @@
-//! The rooms in which users get notices of the server.
+//! The rooms in which users receive server notices.
 
 use crate::{
     error::Result,
     storage::{Read, RoomNum, UserNum, WriteTx},
 };
 
-/// Returns the room in which a user gets notices.
+/// Returns the room in which a user receives server notices.
 pub async fn room_of(db: &mut impl Read, user: UserNum) -> Result<Option<RoomNum>> {
     db.query("SELECT room FROM server_notice_rooms WHERE user_num = $1")
         .bind(user)
@@ -13,7 +13,7 @@ pub async fn room_of(db: &mut impl Read, user: UserNum) -> Result<Option<RoomNum
         .await
 }
 
-/// Returns whether a room is one for notices.
+/// Returns whether a room is for server notices.
 pub async fn is_notice_room(db: &mut impl Read, room: RoomNum) -> Result<bool> {
     let found: Option<i64> = db
         .query("SELECT user_num FROM server_notice_rooms WHERE room = $1")
@@ -23,7 +23,7 @@ pub async fn is_notice_room(db: &mut impl Read, room: RoomNum) -> Result<bool> {
     Ok(found.is_some())
 }
 
-/// Stores in which room a user gets notices.
+/// Stores the room in which a user receives server notices.
 pub async fn set_room(tx: &mut WriteTx, user: UserNum, room: RoomNum) -> Result<()> {
     tx.query(
         "INSERT INTO server_notice_rooms (user_num, room) VALUES ($1, $2)

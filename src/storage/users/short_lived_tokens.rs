@@ -1,4 +1,4 @@
-//! Tokens that serve one purpose for a while, only as hashes.
+//! Tokens that are valid for one purpose and a short time, stored as hashes only.
 
 use super::tokens::TokenHash;
 use crate::{
@@ -6,12 +6,12 @@ use crate::{
     storage::{Read, UserNum, WriteTx},
 };
 
-/// What a token is good for.
+/// The purpose of a short-lived token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// To log another device in, once.
+    /// To log in another device, once.
     Login,
-    /// To tell another service who one is.
+    /// To prove one's identity to another service by OpenID.
     Openid,
 }
 
@@ -24,7 +24,7 @@ impl Purpose {
     }
 }
 
-/// Stores a token, and removes those of the user that have expired.
+/// Stores a token, and deletes the user's expired ones.
 pub async fn insert(
     tx: &mut WriteTx,
     hash: &TokenHash,
@@ -51,7 +51,7 @@ pub async fn insert(
     Ok(())
 }
 
-/// Returns how many tokens of a user have not expired.
+/// Returns the number of a user's tokens that have not expired.
 pub async fn count(db: &mut impl Read, user: UserNum, now: i64) -> Result<i64> {
     let count = db
         .query("SELECT COUNT(*) FROM passing_tokens WHERE user_num = $1 AND expires_ts > $2")
@@ -62,7 +62,7 @@ pub async fn count(db: &mut impl Read, user: UserNum, now: i64) -> Result<i64> {
     Ok(count.unwrap_or(0))
 }
 
-/// Returns whose a token is, unless it has expired.
+/// Returns the owner of a token, unless it has expired.
 pub async fn find(
     db: &mut impl Read,
     hash: &TokenHash,
@@ -81,7 +81,7 @@ pub async fn find(
     .await
 }
 
-/// Uses a token up and returns whose it was, unless it has expired.
+/// Deletes a token and returns its owner, unless it has expired.
 pub async fn take(
     tx: &mut WriteTx,
     hash: &TokenHash,

@@ -1,4 +1,4 @@
-//! Access tokens and refresh tokens, both only as hashes, and the tokens with which one may register.
+//! Access tokens and refresh tokens, stored as hashes only, and registration tokens.
 
 use crate::{
     error::Result,
@@ -8,29 +8,28 @@ use crate::{
 /// The SHA-256 of a token.
 pub type TokenHash = [u8; 32];
 
-/// A token with which one may register.
+/// A registration token.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
 pub struct RegistrationToken {
     /// The token itself.
     pub token: String,
-    /// How often it may be used; `None` is any number of times.
+    /// The number of allowed uses; `None` is any number.
     pub uses_allowed: Option<i64>,
-    /// How often it was used.
+    /// The number of uses.
     pub completed: i64,
-    /// When it ends; `None` is never.
+    /// The expiry time; `None` is never.
     pub expires_ts: Option<i64>,
-    /// Whether whoever registers with it becomes administrator.
+    /// Whether users who register with it become administrators.
     pub makes_admin: bool,
 }
 
 /// A refresh token.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
 pub struct RefreshToken {
-    /// Whose it is.
     pub device: DeviceNum,
-    /// The access token that was given for it.
+    /// The hash of the access token that was issued for it.
     pub next_access: Option<Vec<u8>>,
-    /// The refresh token that was given for it.
+    /// The hash of the refresh token that was issued for it.
     pub next_refresh: Option<Vec<u8>>,
 }
 
@@ -53,7 +52,7 @@ pub async fn insert_access(
     Ok(())
 }
 
-/// Returns the device of an access token, and when the token expires.
+/// Returns the device of an access token, and the token's expiry time.
 pub async fn find_access(
     db: &mut impl Read,
     hash: &TokenHash,
@@ -115,7 +114,7 @@ pub async fn find_refresh(db: &mut impl Read, hash: &TokenHash) -> Result<Option
     .await
 }
 
-/// Notes the tokens that were given for a refresh token.
+/// Stores the tokens that were issued for a refresh token.
 pub async fn set_next(
     tx: &mut WriteTx,
     hash: &TokenHash,
@@ -135,7 +134,7 @@ pub async fn set_next(
     Ok(())
 }
 
-/// Returns the refresh token of a device for which this token, access or refresh, was given.
+/// Returns the refresh token of a device for which this access or refresh token was issued.
 pub async fn predecessor(
     db: &mut impl Read,
     device: DeviceNum,
@@ -174,7 +173,7 @@ pub async fn delete_refresh(tx: &mut WriteTx, hash: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Deletes every token of these devices, access and refresh.
+/// Deletes all access and refresh tokens of these devices.
 pub async fn delete_of_devices(tx: &mut WriteTx, devices: &[DeviceNum]) -> Result<()> {
     let devices = list_of_numbers(devices.iter().copied());
     tx.query(
@@ -194,7 +193,7 @@ pub async fn delete_of_devices(tx: &mut WriteTx, devices: &[DeviceNum]) -> Resul
     Ok(())
 }
 
-/// Stores a token with which one may register.
+/// Stores a registration token.
 pub async fn insert_registration(tx: &mut WriteTx, token: &RegistrationToken) -> Result<()> {
     tx.query(
         "INSERT INTO registration_tokens (token, uses_allowed, completed, expires_ts, makes_admin)
@@ -210,7 +209,7 @@ pub async fn insert_registration(tx: &mut WriteTx, token: &RegistrationToken) ->
     Ok(())
 }
 
-/// Returns a token with which one may register, if it has uses left and has not expired.
+/// Returns a registration token, if it has uses left and has not expired.
 pub async fn valid_registration(
     db: &mut impl Read,
     token: &str,
@@ -229,7 +228,7 @@ pub async fn valid_registration(
     .await
 }
 
-/// Returns an unused token that makes administrators.
+/// Returns an unused registration token for administrators.
 pub async fn unused_admin_registration(db: &mut impl Read) -> Result<Option<String>> {
     db.query(
         "SELECT token
@@ -242,7 +241,7 @@ pub async fn unused_admin_registration(db: &mut impl Read) -> Result<Option<Stri
     .await
 }
 
-/// Deletes the unused tokens that make administrators.
+/// Deletes the unused registration tokens for administrators.
 pub async fn delete_unused_admin_registrations(tx: &mut WriteTx) -> Result<()> {
     tx.query("DELETE FROM registration_tokens WHERE makes_admin AND completed = 0")
         .execute()
@@ -250,7 +249,7 @@ pub async fn delete_unused_admin_registrations(tx: &mut WriteTx) -> Result<()> {
     Ok(())
 }
 
-/// Counts a use of a registration token, if it has one left; returns whether it makes administrators.
+/// Counts a use of a registration token, if it has one left. Returns whether it is for administrators.
 pub async fn use_registration(tx: &mut WriteTx, token: &str, now: i64) -> Result<Option<bool>> {
     tx.query(
         "UPDATE registration_tokens

@@ -1,4 +1,4 @@
-//! Finding people by their user id or display name.
+//! Finding users by their user id or display name.
 
 use serde_json::Value;
 
@@ -7,34 +7,32 @@ use crate::{
     storage::{Read, UserNum, WriteTx, list, list_of_numbers},
 };
 
-/// How much of a name decides on a place in the list.
+/// The longest part of a display name that decides on a place in the list.
 const KEY_NAME_BYTES: usize = 256;
 
-/// A search for people.
+/// A search for users.
 #[derive(Clone, Debug)]
 pub struct PeopleQuery {
-    /// Who searches.
     pub searcher: UserNum,
-    /// Words in lower case that all have to be found.
+    /// Words in lower case, all of which must match.
     pub words: Vec<String>,
-    /// Whether people are found with whom the searcher has nothing in common.
+    /// Whether users who share nothing with the searcher are found.
     pub everybody: bool,
-    /// How many at most.
+    /// The most users to return.
     pub limit: i64,
 }
 
-/// Somebody who was found.
+/// A user who was found.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
 pub struct Person {
-    /// The user id.
     pub user_id: String,
     /// The display name, as JSON.
     pub displayname: Option<String>,
-    /// The address of the avatar, as JSON.
+    /// The avatar URL, as JSON.
     pub avatar_url: Option<String>,
 }
 
-/// Stores what a search for a user looks at, and the user's place in the list of people.
+/// Stores the text in which a user is searched, and the user's place in the list of users.
 pub async fn set_search_text(
     tx: &mut WriteTx,
     user: UserNum,
@@ -52,24 +50,23 @@ pub async fn set_search_text(
 }
 
 fn search_text(user_id: &str, displayname: Option<&str>) -> String {
-    // The databases lower letters each in their own way; so it is done here.
+    // The databases differ in how they lower letters, so this is done here.
     format!("{user_id}\n{}", displayname.unwrap_or_default()).to_lowercase()
 }
 
-/// A membership whose member event says how a user is shown.
+/// A membership whose member event has a user's display name and avatar.
 #[derive(Debug, sqlx::FromRow)]
 pub struct StoredMember {
     /// The user's number.
     pub user_num: UserNum,
-    /// The user id.
     pub user_id: String,
     /// The journal position of the membership.
     pub position: i64,
-    /// The member event.
+    /// The JSON of the member event.
     pub json: String,
 }
 
-/// Returns the position of the last of so many memberships after another position.
+/// Returns the position of the last of at most `limit` memberships after another position.
 pub async fn memberships_end(db: &mut impl Read, after: i64, limit: i64) -> Result<i64> {
     let end = db
         .query(
@@ -84,7 +81,7 @@ pub async fn memberships_end(db: &mut impl Read, after: i64, limit: i64) -> Resu
     Ok(end.flatten().unwrap_or(after))
 }
 
-/// Returns those who have joined rooms after a position and up to another.
+/// Returns the users who have joined rooms after one position and up to another.
 pub async fn joined_between(
     db: &mut impl Read,
     (after, up_to): (i64, i64),
@@ -99,7 +96,7 @@ pub async fn joined_between(
     .await
 }
 
-/// Returns the member events by which users have joined rooms after a position and up to another, in their order.
+/// Returns the member events by which users have joined rooms after one position and up to another, in order.
 pub async fn member_events_between(
     db: &mut impl Read,
     users: &[UserNum],
@@ -121,22 +118,19 @@ pub async fn member_events_between(
     .await
 }
 
-/// How a user of another server is shown.
+/// The display name and avatar of a user of another server.
 #[derive(Clone, Debug)]
 pub struct RemotePerson<'a> {
     /// The user's number.
     pub user: UserNum,
-    /// The user id.
     pub user_id: &'a str,
-    /// The journal position of the membership that says so.
+    /// The journal position of the membership that they are from.
     pub position: i64,
-    /// The display name.
     pub displayname: Option<&'a str>,
-    /// The address of the avatar.
     pub avatar_url: Option<&'a str>,
 }
 
-/// Stores how a user of another server is shown, unless something newer is known.
+/// Stores the display name and avatar of a user of another server, unless newer ones are stored.
 pub async fn set_remote_person(tx: &mut WriteTx, person: &RemotePerson<'_>) -> Result<()> {
     let as_json = |text: Option<&str>| text.map(|text| Value::from(text).to_string());
     tx.query(
@@ -157,18 +151,18 @@ pub async fn set_remote_person(tx: &mut WriteTx, person: &RemotePerson<'_>) -> R
     Ok(())
 }
 
-/// Returns the people whom a search finds, those whose name or id begins with the first word first.
+/// Returns the users whom a search finds, first those whose name or id begins with the first word.
 ///
-/// Those whom one may find share a room with the searcher, or are in a room that everyone may join or read. The
-/// searcher is found in rooms of the second kind. Who is in a room that all users of this server have left, it does not
-/// know any more: users of other servers are not found by such rooms.
+/// A user is found who shares a room with the searcher, or is in a room that everyone may join or read. The searcher is
+/// only found in rooms of the second kind. This server does not know the present members of a room that all its users
+/// have left, so users of other servers are not found by such rooms.
 pub async fn search(db: &mut impl Read, query: &PeopleQuery) -> Result<Vec<Person>> {
     let words: Vec<String> = query.words.iter().map(|word| escape(word)).collect();
     let first = words.first().map(String::as_str).unwrap_or_default();
     let anywhere: Vec<String> = words.iter().map(|word| format!("%{word}%")).collect();
     let anywhere: Vec<&str> = anywhere.iter().map(String::as_str).collect();
     db.query(
-        // The accounts first: there may be many more members of other servers.
+        // The accounts come first, as there may be many more members of other servers.
         "WITH present AS MATERIALIZED (
              SELECT DISTINCT l.room
              FROM accounts a CROSS JOIN memberships l
@@ -215,55 +209,53 @@ pub async fn search(db: &mut impl Read, query: &PeopleQuery) -> Result<Vec<Perso
     .await
 }
 
-/// Returns how a user is sorted: by the name in lower case, or the user id where there is none, then by the user id.
+/// Returns the sort key of a user: the name in lower case, or the user id where there is none, then the user id.
 fn list_key(user_id: &str, displayname: Option<&str>) -> Vec<u8> {
     let name = displayname.map(str::trim).filter(|name| !name.is_empty());
     let name = name.unwrap_or_else(|| user_id.trim_start_matches('@'));
     let mut key = name.to_lowercase().into_bytes();
-    // PostgreSQL takes no long keys into an index.
+    // PostgreSQL does not accept long keys in an index.
     key.truncate(KEY_NAME_BYTES);
     key.push(0);
     key.extend_from_slice(user_id.as_bytes());
     key
 }
 
-/// A request for people in their order.
+/// A query for the ordered list of users.
 #[derive(Clone, Debug)]
 pub struct ListQuery {
-    /// Who asks.
     pub asker: UserNum,
     /// A part of the name or id, in lower case.
     pub term: String,
-    /// Whether people are listed with whom the asker has nothing in common.
+    /// Whether users who share nothing with the asker are listed.
     pub everybody: bool,
-    /// Whoever is not listed.
+    /// The user who is left out.
     pub except: UserNum,
-    /// Those after this place.
+    /// The place in the list after which to begin.
     pub after: Vec<u8>,
-    /// How many at most.
+    /// The most users to return.
     pub limit: i64,
 }
 
-/// Somebody in the list of people.
+/// A user in the list of users.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
 pub struct Listed {
     /// The user's number.
     pub user_num: UserNum,
-    /// The user id.
     pub user_id: String,
     /// The display name, as JSON.
     pub displayname: Option<String>,
-    /// The address of the avatar, as JSON.
+    /// The avatar URL, as JSON.
     pub avatar_url: Option<String>,
-    /// When the user's devices were last seen; 0 for never.
+    /// The time at which the user's devices were last seen; 0 for never.
     pub device_seen_ts: i64,
-    /// The same of those that are gone.
+    /// The same for deleted devices.
     pub last_seen_ts: i64,
     /// The place in the list.
     pub list_key: Vec<u8>,
 }
 
-/// Returns the people after a place, in their order.
+/// Returns the users after a place in the list, in order.
 pub async fn list_people(db: &mut impl Read, query: &ListQuery) -> Result<Vec<Listed>> {
     db.query(
         "SELECT a.user_num, s.text AS user_id, n.value AS displayname, v.value AS avatar_url,
@@ -295,7 +287,7 @@ pub async fn list_people(db: &mut impl Read, query: &ListQuery) -> Result<Vec<Li
     .await
 }
 
-/// Returns how many people such a list has in all.
+/// Returns the total number of users in such a list.
 pub async fn count_people(db: &mut impl Read, query: &ListQuery) -> Result<i64> {
     let count = db
         .query(
@@ -337,7 +329,7 @@ pub async fn unlisted(
     .await
 }
 
-/// Writes a text so that `LIKE` finds it as it stands.
+/// Escapes a text so that `LIKE` matches it literally.
 fn escape(text: &str) -> String {
     text.replace('\\', "\\\\")
         .replace('%', "\\%")

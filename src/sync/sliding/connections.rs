@@ -1,7 +1,8 @@
-//! The connections of devices, and what each has been told.
+//! The connections of devices, with the state of each.
 //!
-//! They live in memory: after a restart a client begins anew. Of a connection two states are kept: that of which
-//! the client has shown that it has it, and that of the answer after it, which may have been lost on the way.
+//! Connections are kept in memory, so a client starts a new one after a restart. Two states of a connection are kept:
+//! the one that the client has confirmed to have, and the one of the response after it, which may have been lost on the
+//! way.
 
 use std::{
     collections::HashMap,
@@ -19,16 +20,18 @@ use crate::{
     storage::{Change, DeviceNum, Follower, Position},
 };
 
-/// Connections of a device: an app has two or three, and some that live for moments.
+/// The number of connections of a device. An app has two or three, and some that are short-lived.
 const OF_A_DEVICE: usize = 16;
-/// Connections of all devices, and rooms of all connections (about 400 bytes each). Those unused for longest go first.
+/// The number of connections of all devices, and of rooms in all connections (about 400 bytes each). The least recently
+/// used are dropped first.
 const CONNECTIONS: usize = 20_000;
 const ROOMS: usize = 500_000;
 
 /// The connections of all devices.
 pub(crate) struct Connections {
     store: Mutex<Store>,
-    /// The number of the last answer. It begins anywhere, so that those of an earlier run are not taken for known.
+    /// The number of the last response. It starts at a random value, so that numbers of an earlier run are not
+    /// accepted.
     answers: AtomicU64,
 }
 
@@ -36,18 +39,18 @@ pub(crate) struct Connections {
 struct Store {
     connections: HashMap<Key, Connection>,
     rooms: usize,
-    /// Counts uses, to know which were used last.
+    /// The number of uses so far, which orders the connections by their latest use.
     uses: u64,
 }
 
 type Key = (DeviceNum, String);
 
 struct Connection {
-    /// What the client has.
+    /// The state that the client has confirmed.
     acknowledged: Option<Saved>,
-    /// What it was told after that.
+    /// The state after the response that followed.
     told: Option<Saved>,
-    /// The request that is being answered; an older one is answered to nobody.
+    /// The request that is in progress. An older one gets an empty response.
     request: u64,
     superseded: CancellationToken,
     weight: usize,
@@ -59,13 +62,13 @@ struct Saved {
     state: State,
 }
 
-/// A request that is being answered.
+/// A request in progress.
 pub(super) struct Turn {
     key: Key,
     request: u64,
-    /// What the client has been told; changed by what it will be told.
+    /// The state before the request, which becomes the state after the response.
     pub(super) state: State,
-    /// Cancelled when another request comes on the same connection.
+    /// Cancelled when another request arrives on the same connection.
     pub(super) superseded: CancellationToken,
 }
 
@@ -83,11 +86,11 @@ impl Connections {
         self.store.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins to answer a request of a device, and ends what is being answered on the same connection.
+    /// Starts to handle a request of a device, and cancels a request in progress on the same connection.
     ///
     /// # Errors
     ///
-    /// [`Error::UnknownPos`] when `pos` is none of the last two positions of the connection.
+    /// [`Error::UnknownPos`] when `pos` is not one of the last two positions of the connection.
     pub(super) fn begin(
         &self,
         device: DeviceNum,
@@ -118,8 +121,8 @@ impl Connections {
         store.turn(key, state)
     }
 
-    /// Keeps what the client is told; returns the position to which it can come back. `None` when another request
-    /// came meanwhile, so that nobody waits for this answer.
+    /// Saves the state after a response and returns the position with which the client can continue. Returns `None`
+    /// when another request has arrived, so that no client waits for this response.
     pub(super) fn finish(&self, turn: Turn) -> Option<String> {
         let answer = self.answers.fetch_add(1, Ordering::Relaxed);
         let position = turn.state.since.map_or(0, |since| since.position);
@@ -141,7 +144,7 @@ impl Connections {
 }
 
 impl Store {
-    /// Begins a connection, in place of one of the same name.
+    /// Opens a connection and closes an earlier one of the same name.
     fn open(&mut self, key: &Key, request: u64) {
         self.close(key);
         let of_device: Vec<(u64, Key)> = self
@@ -174,7 +177,7 @@ impl Store {
         }
     }
 
-    /// Closes the connections that were not used for longest, while there are too many; not the one named.
+    /// Closes the least recently used connections while there are too many, but not `needed`.
     fn make_place(&mut self, needed: &Key) {
         while self.connections.len() > CONNECTIONS || self.rooms > ROOMS {
             let others = self.connections.iter().filter(|(key, _)| *key != needed);
@@ -197,7 +200,7 @@ impl Store {
     }
 }
 
-/// A device that is logged out takes its connections along.
+/// Closes the connections of a device that is logged out.
 impl Follower for Connections {
     fn committed(&self, changes: &[(Position, Change)]) {
         for (_, change) in changes {
@@ -242,7 +245,7 @@ mod tests {
         state
     }
 
-    /// Answers a request with a state up to a place; returns the position, and up to where the client had been told.
+    /// Responds to a request with a state up to a position; returns the new `pos` and the position of the state before.
     fn answer(
         connections: &Connections,
         conn_id: &str,

@@ -1,9 +1,10 @@
-//! What a client is told beside rooms: messages to its device, keys, account data, subscriptions to threads.
+//! The extensions that do not concern single rooms: to-device messages, keys, global account data, thread
+//! subscriptions.
 //!
-//! [MSC3885](https://github.com/matrix-org/matrix-spec-proposals/pull/3885),
+//! See [MSC3885](https://github.com/matrix-org/matrix-spec-proposals/pull/3885),
 //! [MSC3884](https://github.com/matrix-org/matrix-spec-proposals/pull/3884),
-//! [MSC3959](https://github.com/matrix-org/matrix-spec-proposals/pull/3959),
-//! [MSC4308](https://github.com/matrix-org/matrix-spec-proposals/pull/4308)
+//! [MSC3959](https://github.com/matrix-org/matrix-spec-proposals/pull/3959) and
+//! [MSC4308](https://github.com/matrix-org/matrix-spec-proposals/pull/4308).
 
 use std::sync::Arc;
 
@@ -36,11 +37,11 @@ use crate::{
     users::Session,
 };
 
-/// Subscriptions to threads that one answer tells of.
+/// The largest number of thread subscriptions in one response.
 const SUBSCRIPTIONS: usize = 100;
 
 impl Inner {
-    /// Notes that a client has the messages to its device before its token.
+    /// Records that a client has received the to-device messages before its token.
     pub(super) async fn acknowledge(&self, session: &Session, request: &Request) -> Result<()> {
         let since = to_device_since(&request.extensions.to_device)?;
         if !is_enabled(request.extensions.to_device.enabled) || since == 0 {
@@ -50,7 +51,7 @@ impl Inner {
         self.devices.acknowledge(session.device, up_to).await
     }
 
-    /// Adds what belongs to no room; returns whether the client learns anything from it.
+    /// Adds these extensions; returns whether they have any changes for the client.
     pub(super) async fn add_extensions(
         &self,
         eye: &Eye<'_>,
@@ -67,7 +68,7 @@ impl Inner {
         if is_enabled(asked.e2ee.enabled) {
             is_news |= self.add_keys(eye, others).await?;
         }
-        // Whoever asks for something for the first time is told all of it.
+        // A client that enables an extension for the first time receives all of its data.
         let since = |was_enabled: Option<bool>| {
             let since = eye.since.filter(|_| is_enabled(was_enabled));
             since.map(|since| since.position)
@@ -110,7 +111,7 @@ impl Inner {
         })
     }
 
-    /// Adds what a client that encrypts is told; returns whether any of it is news.
+    /// Adds the parts for end-to-end encryption; returns whether there are changes.
     async fn add_keys(&self, eye: &Eye<'_>, extensions: &mut Extensions) -> Result<bool> {
         let left = self.devices.keys_left(eye.session.device).await?;
         let e2ee = &mut extensions.e2ee;
@@ -119,7 +120,7 @@ impl Inner {
         let Some(since) = eye.since else {
             return Ok(false);
         };
-        // What came after the plan was made may be told twice, which harms nobody.
+        // Changes after the plan was made may be sent twice, which does no harm.
         let request = SyncRequest {
             since: Some(self.token_of(since)),
             filter: Arc::new(FilterDefinition::default()),
@@ -202,7 +203,7 @@ fn limited(limit: Option<UInt>, most: usize) -> usize {
     limit.clamp(1, most)
 }
 
-/// Returns up to where a client has the messages to its device.
+/// Returns the position up to which a client has received its to-device messages.
 fn to_device_since(asked: &request::ToDevice) -> Result<Position> {
     let Some(since) = asked.since.as_deref() else {
         return Ok(0);

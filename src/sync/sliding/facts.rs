@@ -1,4 +1,4 @@
-//! What a room is: its name, who is in it, how much of it is unread, and when somebody said something last.
+//! The description of a room: its name, members, unread counts and latest activity.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -22,18 +22,18 @@ use crate::{
     },
 };
 
-/// What a room is to a member.
+/// The description of a room for a member.
 #[derive(Debug)]
 pub(super) struct Facts {
     name: Option<String>,
     avatar: Option<String>,
-    /// Who may stand for a name; `None` where nothing of it changed.
+    /// The members that can represent a missing name; `None` if they have not changed.
     heroes: Option<Vec<Hero>>,
     pub(super) digest: Digest,
 }
 
 impl Facts {
-    /// Returns what a room is; `before` is what the client was told of it.
+    /// Returns the description of a room; `before` is the record of what the client has received.
     pub(super) fn of(
         viewer: &Viewer<'_>,
         (moment, inside): (&RoomMoment, &Inside),
@@ -43,7 +43,7 @@ impl Facts {
     ) -> Self {
         let name = text(inside, &StateEventType::RoomName, "name");
         let avatar = text(inside, &StateEventType::RoomAvatar, "url");
-        // To find them, all members are looked at.
+        // Finding the heroes requires a search of all members, so it is done only if they may differ.
         let may_differ = before.is_none()
             || span.is_limited
             || !inside.is_complete
@@ -73,7 +73,7 @@ impl Facts {
         }
     }
 
-    /// Tells what the client does not know; how much is unread, and when somebody said something last, in any case.
+    /// Writes the fields that the client does not have yet, and always the unread counts and the bump stamp.
     pub(super) fn tell(self, room: &mut Room, before: Option<&Digest>) {
         let digest = self.digest;
         let (notifications, highlights) = digest.unread;
@@ -84,7 +84,7 @@ impl Facts {
             |is: fn(&Digest) -> u64| before.is_none_or(|before| is(before) != is(&digest));
         let known = |text: Option<String>| match (text, before) {
             (Some(text), _) => JsOption::Some(text),
-            // To whoever gets to know the room what is left out is not there.
+            // For a client that receives the room for the first time, a field that is left out is not set.
             (None, None) => JsOption::Undefined,
             (None, Some(_)) => JsOption::Null,
         };
@@ -109,7 +109,7 @@ impl Facts {
     }
 }
 
-/// Returns a text of the room's state, unless it is empty.
+/// Returns a text from the room's state, unless it is empty.
 fn text(inside: &Inside, kind: &StateEventType, field: &str) -> Option<String> {
     let pdu = inside.state.get(kind, "")?;
     pdu.content_str(field).filter(|text| !text.is_empty())
@@ -129,7 +129,7 @@ fn named_heroes(viewer: &Viewer<'_>, inside: &Inside) -> Vec<Hero> {
     named.collect()
 }
 
-/// Returns when somebody said something last, as far as memory knows.
+/// Returns the position of the latest event that bumps the room, as far as memory reaches back.
 fn bump_stamp(viewer: &Viewer<'_>, inside: &Inside, before: Option<&Digest>) -> Position {
     let mut ring = inside.ring.iter().rev();
     let last = ring.find(|event| {

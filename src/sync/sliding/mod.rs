@@ -1,10 +1,11 @@
-//! Sliding sync: a client says which rooms it looks at, and is told what is news of those.
+//! Sliding sync: a client says which rooms it displays, and receives the changes of those.
 //!
-//! `request` is what a client asks and `required_state` which state; `roster` has a user's rooms in order; `plan`
-//! finds the rooms to look at, `room` and `facts` tell what is news of one, `extensions` and `room_extensions`
-//! what is told beside; `state` is what a client has been told, and `connections` keeps it.
+//! `request` is the request of a client and `required_state` the state that it asks for. `room_index` sorts a user's
+//! rooms. `response_plan` finds the rooms to read, `room` and `room_description` write the changes of one, and
+//! `extensions` and `room_extensions` write the extensions. `connection_state` is what a client has received, and
+//! `connections` keeps it.
 //!
-//! [MSC4186](https://github.com/matrix-org/matrix-spec-proposals/pull/4186)
+//! See [MSC4186](https://github.com/matrix-org/matrix-spec-proposals/pull/4186).
 
 mod connections;
 mod extensions;
@@ -41,25 +42,25 @@ use crate::{
     users::Session,
 };
 
-/// What sliding sync keeps in memory.
+/// The state of sliding sync, which is kept in memory only.
 #[derive(Default)]
 pub(super) struct Sliding {
     connections: Arc<Connections>,
     rosters: Rosters,
 }
 
-/// What a client is told.
+/// A response and the state of the connection after it.
 struct Answer {
     response: Response,
     state: State,
-    /// Whether the client learns anything from it.
+    /// Whether the response has any changes for the client.
     is_news: bool,
-    /// Whether it shows events that the user has sent.
+    /// Whether it contains events that the user has sent.
     shows_own: bool,
 }
 
 impl Sliding {
-    /// Begins to follow the journal.
+    /// Starts to follow the journal.
     pub(super) fn following(journal: &Journal) -> Self {
         let sliding = Self::default();
         journal.follow(sliding.connections.clone());
@@ -68,14 +69,14 @@ impl Sliding {
 }
 
 impl Sync {
-    /// Returns what is news of the rooms that a client looks at, and waits for something to be if nothing is.
+    /// Returns the changes of the rooms that a client displays, and waits for a change if there is none.
     ///
-    /// [MSC4186](https://github.com/matrix-org/matrix-spec-proposals/pull/4186)
+    /// See [MSC4186](https://github.com/matrix-org/matrix-spec-proposals/pull/4186).
     ///
     /// # Errors
     ///
-    /// [`Error::UnknownPos`] when the connection is unknown, or was forgotten; [`Error::InvalidParam`] when the
-    /// client asks for too much.
+    /// [`Error::UnknownPos`] when the connection is unknown, or was forgotten; [`Error::InvalidParam`] when the client
+    /// asks for too much.
     pub async fn sliding_sync(&self, session: &Session, request: Request) -> Result<Response> {
         request.check()?;
         let inner = &self.inner;
@@ -108,7 +109,8 @@ impl Sync {
         turn.state = answer.state;
         match (connections.finish(turn), request.pos) {
             (Some(pos), _) => response.pos = pos,
-            // The client has asked anew, and does not wait for this: nothing is told, and the place stays the same.
+            // The client has sent another request and does not wait for this one: the response is empty and keeps the
+            // position.
             (None, Some(pos)) => {
                 response = Response {
                     pos,
@@ -122,7 +124,7 @@ impl Sync {
 }
 
 impl Inner {
-    /// Returns what is news to a client that has been told what `state` says.
+    /// Returns the changes for a client that has received what `before` says.
     async fn slide(&self, session: &Session, request: &Request, before: &State) -> Result<Answer> {
         let (plan, moments) = self.plan(session, request, before).await?;
         let eye = Eye {
@@ -168,7 +170,7 @@ impl Inner {
 }
 
 impl State {
-    /// Notes up to where the client knows everything now, and which rooms went out of sight.
+    /// Updates the position up to which the client has received everything, and marks the rooms that left its view.
     fn move_on(&mut self, plan: Plan) {
         let gone: Vec<_> = self
             .rooms

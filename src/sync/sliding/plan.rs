@@ -1,4 +1,4 @@
-//! Which rooms an answer looks at: those that come into sight, and of those in sight those that changed.
+//! The rooms that a response reads: those that come into view, and those in view that changed.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -30,62 +30,62 @@ use crate::{
     users::Session,
 };
 
-/// The bit of a room to which the client has subscribed, beside those of the lists that it is in.
+/// The bit of a room to which the client has subscribed. The other bits are the lists that the room is in.
 pub(super) const SUBSCRIBED: u128 = 1 << 127;
 
-/// What an answer is made of.
+/// The plan of a response.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
     pub(super) now: Since,
-    /// How many rooms the lists have.
+    /// The number of rooms in each list.
     pub(super) counts: BTreeMap<String, u64>,
-    /// The rooms in sight, and the lists that they are in, as bits.
+    /// The rooms in view, and the lists that they are in, as bits.
     pub(super) in_sight: HashMap<RoomNum, u128>,
-    /// The rooms to look at.
+    /// The rooms to read.
     pub(super) looks: Vec<Look>,
     pub(super) asked: Arc<Asked>,
     pub(super) generation: u32,
 }
 
-/// A room to look at.
+/// A room to read.
 #[derive(Clone, Debug)]
 pub(super) struct Look {
     pub(super) room: RoomNum,
     pub(super) room_id: OwnedRoomId,
     /// The lists that it is in, as bits.
     pub(super) lists: u128,
-    /// What the client has of it.
+    /// The record of what the client has received of the room.
     pub(super) told: Option<Told>,
-    /// Up to where the client knows it.
+    /// The position up to which the client has received the room's changes.
     pub(super) since: Option<Since>,
     pub(super) is_dm: bool,
     pub(super) rule: Rule,
 }
 
-/// What is wanted of a room by all the rules that it matches.
+/// The room parameters that apply to a room, combined from all lists and subscriptions that contain it.
 #[derive(Clone, Debug)]
 pub(super) struct Rule {
     pub(super) limit: u32,
     pub(super) required: Arc<Combined>,
 }
 
-/// The content of a link to a child of a space.
+/// The content of `m.space.child`.
 #[derive(Deserialize)]
 struct Link {
     #[serde(rename = "via")]
     _via: Vec<IgnoredAny>,
 }
 
-/// The rules of a request.
+/// The room parameters of a request.
 struct Rules<'a> {
     request: &'a Request,
-    /// The states that were asked for, before or now.
+    /// The combinations of required state in this request and the earlier ones.
     required: Vec<Arc<Combined>>,
-    /// Those of lists, by the lists.
+    /// The parameters for rooms without a subscription, by the lists that they are in.
     known: HashMap<u128, Rule>,
 }
 
-/// What a plan is made from.
+/// The data from which a plan is made.
 struct Scene<'a> {
     session: &'a Session,
     request: &'a Request,
@@ -93,21 +93,21 @@ struct Scene<'a> {
     roster: &'a Roster,
     mine: &'a UserRooms,
     shield: Option<&'a Shield>,
-    /// The rooms in which something happened since the last answer.
+    /// The rooms that changed since the last response.
     changed: &'a HashSet<RoomNum>,
     /// The children of the spaces by which lists are filtered, by list.
     spaces: &'a HashMap<&'a str, HashSet<String>>,
 }
 
 impl Look {
-    /// Returns up to where the client knows the room from within.
+    /// Returns the position up to which the client has received the room as a member.
     pub(super) fn inside_since(&self) -> Option<Since> {
         let was_in = |told: &Told| told.digest.membership == Some(MembershipState::Join);
         self.since
             .filter(|_| self.told.as_ref().is_some_and(was_in))
     }
 
-    /// Returns whether the client lacks older events that it now asks for.
+    /// Returns whether the client asks for older events that it does not have.
     pub(super) fn expands(&self) -> bool {
         let lacks = |told: &Told| told.lacks_history(self.rule.limit);
         self.inside_since().is_some() && self.told.as_ref().is_some_and(lacks)
@@ -198,8 +198,8 @@ impl Scene<'_> {
         plan
     }
 
-    /// Returns whether something happened in a room that the client knows. Also of rooms that the user is not in
-    /// account data may change.
+    /// Returns whether a room that the client knows has changed. Account data can also change for rooms that the user
+    /// is not in.
     fn has_changed(&self, room: RoomNum, entry: &Entry, told: &Told) -> bool {
         entry.since != told.digest.member_since || self.changed.contains(&room)
     }
@@ -245,7 +245,7 @@ impl Scene<'_> {
         mine.is_some_and(|mine| is_welcome(self.shield, self.session, &mine))
     }
 
-    /// Rooms that the user has nothing to do with, or has forgotten, are passed over.
+    /// Adds the room subscriptions, except to rooms that are not the user's or that the user has forgotten.
     fn add_subscriptions(&self, plan: &mut Plan) {
         for room_id in self.request.room_subscriptions.keys() {
             let Some(room) = self.roster.number(room_id) else {
@@ -286,7 +286,7 @@ impl Scene<'_> {
 }
 
 impl Inner {
-    /// Returns the plan of an answer, and what memory holds of the rooms to look at, all at one position.
+    /// Returns the plan of a response and the snapshots of the rooms to read, all at one position.
     pub(super) async fn plan(
         &self,
         session: &Session,
@@ -323,7 +323,7 @@ impl Inner {
             };
             let plan = scene.plan(now);
             drop(roster);
-            // Loads what is not in memory, and keeps it there until the moment is taken.
+            // Loads the rooms that are not in memory, and keeps them there until the snapshots are taken.
             let mut held = Vec::new();
             for look in &plan.looks {
                 if mine.get(look.room).is_some_and(|mine| is_inside(&mine)) {
@@ -343,7 +343,7 @@ impl Inner {
         Ok(self.changed(&since, &older))
     }
 
-    /// Returns a place as a token.
+    /// Returns a position as a token.
     pub(super) fn token_of(&self, since: Since) -> Token {
         Token {
             position: since.position,
@@ -353,8 +353,8 @@ impl Inner {
         }
     }
 
-    /// Returns the children of the spaces by which lists are filtered, by list. Spaces in which the user is not do
-    /// not count.
+    /// Returns the children of the spaces by which lists are filtered, by list. Spaces in which the user is not joined
+    /// are ignored.
     async fn spaces<'a>(
         &self,
         roster: &Roster,
@@ -375,7 +375,7 @@ impl Inner {
                 let space = self.rooms.memory.room_by_number(room).await?;
                 let state = space.view().state.clone();
                 let links = state.of_type(&StateEventType::SpaceChild);
-                // A link without a way to the room is one that was taken back.
+                // A space child without `via` was removed from the space.
                 let links = links.filter(|pdu| pdu.content_as::<Link>().is_some());
                 children.extend(links.filter_map(|pdu| pdu.state_key.clone()));
             }
@@ -384,8 +384,8 @@ impl Inner {
         Ok(found)
     }
 
-    /// Takes what memory holds of the rooms to look at; `None` when something of the user's changed since the plan
-    /// was made, or is not in memory.
+    /// Takes snapshots of the rooms to read. Returns `None` if something has changed for the user since the plan was
+    /// made, or is not in memory.
     fn take_looks(
         &self,
         session: &Session,

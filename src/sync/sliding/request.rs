@@ -1,4 +1,4 @@
-//! What a client asks of sliding sync: in the form of the proposal, and in that of its drafts, which clients use.
+//! The request of sliding sync, in the form of the proposal and in that of its drafts, which clients use.
 
 use std::collections::BTreeMap;
 
@@ -10,47 +10,47 @@ use serde::Deserialize;
 use super::required_state::RequiredState;
 use crate::error::{Error, Result};
 
-/// Lists of a request, and subscriptions to rooms, as the proposal limits them.
+/// The largest number of lists and of room subscriptions of a request, as the proposal sets them.
 pub(super) const LISTS: usize = 100;
 const SUBSCRIPTIONS: usize = 100;
-/// Ranges of a list.
+/// The largest number of ranges of a list.
 const RANGES: usize = 100;
-/// Entries of each part of a filter.
+/// The largest number of entries in each part of a filter.
 const FILTER_ENTRIES: usize = 100;
-/// State that is named of a room.
+/// The largest number of elements in the required state of a room.
 const STATE: usize = 200;
-/// Lists or rooms that an extension names.
+/// The largest number of lists or rooms that an extension names.
 const EXTENSION_ENTRIES: usize = 200;
-/// The longest id of a connection, and the longest name of a list, in bytes.
+/// The longest connection id and the longest name of a list, in bytes.
 const NAME_BYTES: usize = 255;
-/// Events of a timeline at most.
+/// The largest number of events of a timeline.
 const TIMELINE: u64 = 100;
 
-/// What a client asks.
+/// A sliding sync request.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct Request {
-    /// Which of the device's connections this is.
+    /// The id that distinguishes the connections of a device.
     #[serde(default)]
     pub conn_id: Option<String>,
-    /// Up to where the client knows everything; `None` begins a connection.
+    /// The position up to which the client has received everything; `None` starts a connection.
     #[serde(default)]
     pub pos: Option<String>,
-    /// How long to wait for news, in milliseconds.
+    /// The time to wait for changes, in milliseconds.
     #[serde(default)]
     pub timeout: Option<u64>,
-    /// What the user is shown as meanwhile.
+    /// The presence of the user while they sync.
     #[serde(default)]
     pub set_presence: Option<PresenceState>,
-    /// Which rooms are wanted, by their place among the user's rooms.
+    /// The lists of rooms, each with ranges of indexes in the sorted rooms of the user.
     #[serde(default)]
     pub lists: BTreeMap<String, List>,
-    /// Which rooms are wanted in any case.
+    /// The rooms that are wanted in any case.
     #[serde(default)]
     pub room_subscriptions: BTreeMap<OwnedRoomId, RoomConfig>,
-    /// What is wanted beside rooms.
+    /// The extensions that are wanted.
     #[serde(default)]
     pub extensions: Extensions,
-    /// How long the request is: so much of it is remembered.
+    /// The size of the request in bytes, which counts towards the memory of the connection.
     #[serde(skip)]
     pub bytes: usize,
 }
@@ -60,7 +60,7 @@ pub struct Request {
 pub struct List {
     #[serde(default)]
     range: Option<(u64, u64)>,
-    /// As the drafts have it.
+    /// The form of the drafts.
     #[serde(default)]
     ranges: Option<Vec<(u64, u64)>>,
     #[serde(flatten)]
@@ -69,7 +69,7 @@ pub struct List {
     pub(super) filters: Option<Filters>,
 }
 
-/// What is wanted of a room.
+/// The parameters for one room.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct RoomConfig {
     timeline_limit: u64,
@@ -77,7 +77,7 @@ pub struct RoomConfig {
     pub(super) required_state: RequiredState,
 }
 
-/// Which rooms belong into a list.
+/// The filters of a list.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub(super) struct Filters {
@@ -93,7 +93,7 @@ pub(super) struct Filters {
 }
 
 impl Request {
-    /// Checks that the request stays within what this server does for one.
+    /// Checks that the request stays within the limits of this server.
     ///
     /// # Errors
     ///
@@ -132,11 +132,7 @@ impl Request {
         Ok(())
     }
 
-    /// Returns what the user is to be shown as.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::InvalidParam`] for a state that the specification does not know.
+    /// Returns the presence to set for the user, `online` by default.
     pub(super) fn presence(&self) -> PresenceState {
         self.set_presence.clone().unwrap_or(PresenceState::Online)
     }
@@ -165,14 +161,14 @@ impl List {
         }
     }
 
-    /// Returns whether two lists show the same of the same rooms, wherever they stand.
+    /// Returns whether two lists have the same parameters and filters, regardless of their ranges.
     pub(super) fn is_like(&self, other: &Self) -> bool {
         self.config == other.config && self.filters == other.filters
     }
 }
 
 impl RoomConfig {
-    /// Returns how many events a timeline has at most.
+    /// Returns the largest number of events of the timeline.
     pub(super) fn timeline_limit(&self) -> u32 {
         u32::try_from(self.timeline_limit.min(TIMELINE)).unwrap_or(u32::MAX)
     }
@@ -203,7 +199,8 @@ fn entries(extensions: &Extensions) -> impl Iterator<Item = usize> {
     lists.chain(rooms.into_iter().flatten().map(Vec::len))
 }
 
-/// [Opaque identifiers](https://spec.matrix.org/v1.19/appendices/#opaque-identifiers)
+/// Returns whether a text is an opaque identifier. See the
+/// [specification](https://spec.matrix.org/v1.19/appendices/#opaque-identifiers).
 fn is_opaque_id(text: &str) -> bool {
     let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
     (1..=NAME_BYTES).contains(&text.len()) && text.bytes().all(is_allowed)

@@ -1,4 +1,4 @@
-//! Which state of a room a client wants.
+//! The required state: which state events of a room a client wants.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -7,17 +7,17 @@ use serde::Deserialize;
 
 use crate::matrix::{Pdu, StateMap};
 
-/// State that is wanted of a room, by one of the rules that the room matches.
+/// The required state of one list or room subscription.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(from = "Wire")]
 pub(super) struct RequiredState {
     include: Vec<Element>,
     exclude: Vec<Element>,
-    /// Whether members are wanted as the timeline needs them.
+    /// Whether only the members that the timeline needs are wanted.
     lazy_members: bool,
 }
 
-/// What is wanted by all the rules that a room matches.
+/// The required state of all lists and subscriptions that contain a room.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Combined {
     parts: Vec<RequiredState>,
@@ -26,7 +26,7 @@ pub(super) struct Combined {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(from = "WireElement")]
 struct Element {
-    /// `None` is every type.
+    /// `None` matches every type.
     kind: Option<StateEventType>,
     state_key: StateKey,
 }
@@ -34,12 +34,12 @@ struct Element {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum StateKey {
     Any,
-    /// The id of whoever asks.
+    /// The user id of the requesting user.
     Me,
     Exactly(String),
 }
 
-/// The proposal has an object, its drafts have pairs of a type and a state key.
+/// The required state as JSON: an object in the proposal, pairs of a type and a state key in its drafts.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Wire {
@@ -112,7 +112,7 @@ impl Element {
             && self.key(me).is_none_or(|wanted| wanted == state_key)
     }
 
-    /// Returns the state key that is meant; `None` is every one.
+    /// Returns the state key that is wanted; `None` means every one.
     fn key<'a>(&'a self, me: &'a UserId) -> Option<&'a str> {
         match &self.state_key {
             StateKey::Any => None,
@@ -121,7 +121,7 @@ impl Element {
         }
     }
 
-    /// Returns whether all members are meant.
+    /// Returns whether the element matches all members.
     fn is_all_members(&self) -> bool {
         let is_member = |kind: &StateEventType| *kind == StateEventType::RoomMember;
         self.state_key == StateKey::Any && self.kind.as_ref().is_none_or(is_member)
@@ -129,14 +129,14 @@ impl Element {
 }
 
 impl RequiredState {
-    /// Returns how many elements it has.
+    /// Returns the number of elements.
     pub(super) fn len(&self) -> usize {
         self.include.len() + self.exclude.len()
     }
 
     fn wants(&self, kind: &StateEventType, state_key: &str, me: &UserId) -> bool {
         let is_member = *kind == StateEventType::RoomMember;
-        // Whoever loads members lazily gets those of "everything" when the timeline needs them.
+        // With lazy loading, a wildcard does not include the members: the timeline decides which are needed.
         let counts =
             |element: &&Element| !(is_member && self.lazy_members && element.is_all_members());
         let mut include = self.include.iter().filter(counts);
@@ -149,7 +149,7 @@ impl RequiredState {
 }
 
 impl Combined {
-    /// Returns roughly how much memory it takes, in bytes.
+    /// Returns the approximate memory that it takes, in bytes.
     pub(super) fn bytes(&self) -> usize {
         let element = |element: &Element| {
             let state_key = match &element.state_key {
@@ -175,7 +175,7 @@ impl Combined {
         combined
     }
 
-    /// Returns whether members are wanted as the timeline needs them: not if all are wanted anyway.
+    /// Returns whether members are loaded lazily. They are not if another list or subscription wants all of them.
     pub(super) fn is_lazy(&self) -> bool {
         let wants_all = |part: &RequiredState| {
             !part.lazy_members && part.include.iter().any(Element::is_all_members)
@@ -183,7 +183,7 @@ impl Combined {
         self.parts.iter().any(|part| part.lazy_members) && !self.parts.iter().any(wants_all)
     }
 
-    /// Returns whether a state event is wanted in any case.
+    /// Returns whether a state event is wanted even if the timeline does not need it.
     pub(super) fn wants(&self, pdu: &Pdu, me: &UserId) -> bool {
         let (kind, state_key) = (pdu.state_type(), pdu.state_key.as_deref());
         let state_key = state_key.unwrap_or_default();
@@ -192,7 +192,7 @@ impl Combined {
             .any(|part| part.wants(&kind, state_key, me))
     }
 
-    /// Returns what is wanted of a state. What is named is looked up; only for wildcards the state is searched.
+    /// Returns the wanted part of a state. Only wildcards need a search of the state; other elements are looked up.
     pub(super) fn select(&self, state: &StateMap, me: &UserId) -> Vec<Arc<Pdu>> {
         let mut found: Vec<Arc<Pdu>> = Vec::new();
         let mut seen: HashSet<&EventId> = HashSet::new();
@@ -301,7 +301,7 @@ mod tests {
             ]
         );
         let lazily = json!([["*", "*"], ["m.room.member", "$LAZY"]]);
-        // The key of another event is that of the member, which is no member event.
+        // The state key `@me:a` also matches another event, which is not a member event.
         assert_eq!(selected(&[lazily]).len(), 3);
     }
 

@@ -1,4 +1,4 @@
-//! What a client is told.
+//! The response of sliding sync.
 
 use std::collections::BTreeMap;
 
@@ -10,53 +10,52 @@ use ruma::{
 };
 use serde::Serialize;
 
-/// What a client is told. There are clients that read all of its fields without a check.
+/// A sliding sync response. Some clients read all of its fields without a check.
 #[derive(Debug, Default, Serialize)]
 pub struct Response {
-    /// Up to where the client then knows everything.
+    /// The position up to which the client has then received everything.
     pub pos: String,
-    /// How many rooms the lists have.
+    /// The lists, with the number of their rooms.
     pub lists: BTreeMap<String, ListResult>,
-    /// What is news of rooms.
+    /// The changes of rooms.
     pub rooms: BTreeMap<OwnedRoomId, Room>,
-    /// What is news beside them.
+    /// The changes of the extensions.
     pub extensions: AllExtensions,
 }
 
-/// What is news beside rooms.
+/// The extensions of a response.
 #[derive(Debug, Default, Serialize)]
 pub struct AllExtensions {
-    /// Messages to the device; that of ruma, which leaves out an empty list, stays unused.
+    /// The to-device messages. The field of ruma's type, which omits an empty list, stays unused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub to_device: Option<ToDevice>,
-    /// All others.
+    /// All other extensions.
     #[serde(flatten)]
     pub others: Extensions,
 }
 
-/// Messages to a device.
+/// To-device messages.
 #[derive(Debug, Serialize)]
 pub struct ToDevice {
-    /// What the client gives back once it has them.
+    /// The token that the client sends back when it has received the messages.
     pub next_batch: String,
-    /// The messages.
     pub events: Vec<Raw<AnyToDeviceEvent>>,
 }
 
-/// What a client is told of a list.
+/// The result for one list.
 #[derive(Debug, Serialize)]
 pub struct ListResult {
-    /// How many rooms it has.
+    /// The number of rooms in the list.
     pub count: u64,
 }
 
-/// What a client is told of a room.
+/// The changes of one room.
 #[derive(Debug, Default, Serialize)]
 pub struct Room {
-    /// Whether this is all that there is to know.
+    /// Whether these are all the data of the room.
     #[serde(skip_serializing_if = "is_false")]
     pub initial: bool,
-    /// What the user is to the room.
+    /// The user's membership.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub membership: Option<String>,
     /// The lists that the room is in.
@@ -68,71 +67,68 @@ pub struct Room {
     /// `m.room.avatar`.
     #[serde(skip_serializing_if = "JsOption::is_undefined")]
     pub avatar: JsOption<String>,
-    /// Who may stand for a name.
+    /// The members that can represent a missing name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub heroes: Option<Vec<Hero>>,
-    /// Whether the user calls it a direct chat.
+    /// Whether the user's account data lists it as a direct chat.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub is_dm: Option<bool>,
-    /// What one who is invited, or knocks, is told, under the name that clients know …
+    /// The stripped state for a user who is invited or knocks, under the name that clients use …
     #[serde(skip_serializing_if = "Option::is_none")]
     pub invite_state: Option<Vec<Raw<AnyStrippedStateEvent>>>,
-    /// … and that which the proposal gave it in the end.
+    /// … and under the final name of the proposal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stripped_state: Option<Vec<Raw<AnyStrippedStateEvent>>>,
-    /// State that was asked for.
+    /// The state that was requested.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub required_state: Vec<Raw<AnySyncStateEvent>>,
     /// The newest events.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub timeline: Vec<Raw<AnySyncTimelineEvent>>,
-    /// Where the events before them are found.
+    /// The token for the events before them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prev_batch: Option<String>,
-    /// Whether events lack before them.
+    /// Whether events before them are missing.
     #[serde(skip_serializing_if = "is_false")]
     pub limited: bool,
-    /// Whether the client asked for more events than before, and gets them.
+    /// Set when the client asked for more events than before and receives them.
     #[serde(flatten)]
     pub expanded: Option<Expanded>,
-    /// How many of the events came since the answer before.
+    /// The number of the events that are newer than the last response.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub num_live: Option<usize>,
-    /// How many have joined.
+    /// The number of joined members.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub joined_count: Option<i64>,
-    /// How many are invited.
+    /// The number of invited users.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub invited_count: Option<i64>,
-    /// How many events are unread of which the user is notified.
+    /// The number of unread events that notify the user.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub notification_count: Option<u64>,
-    /// How many of these stand out.
+    /// The number of unread events with a highlight.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub highlight_count: Option<u64>,
-    /// When somebody said something last, as a number that has only an order.
+    /// The time of the latest activity, as a number that only defines an order.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bump_stamp: Option<i64>,
 }
 
-/// That a timeline has more events than the client asked for before.
+/// The mark of a timeline that has more events than the client asked for before.
 #[derive(Debug, Serialize)]
 pub struct Expanded {
-    /// Always.
+    /// Always true.
     pub expanded_timeline: bool,
-    /// The same, under the name of a draft.
+    /// The same field, under the name of a draft.
     pub unstable_expanded_timeline: bool,
 }
 
-/// A member who may stand for the name of a room.
+/// A member who can represent the missing name of a room.
 #[derive(Debug, Hash, Serialize)]
 pub struct Hero {
-    /// Who.
     pub user_id: OwnedUserId,
-    /// What they are called there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub displayname: Option<String>,
-    /// How they look there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub avatar_url: Option<String>,
 }

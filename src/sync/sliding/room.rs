@@ -1,4 +1,4 @@
-//! What a client is told of one room, and what it has been told of it then.
+//! The changes of one room for a client, and the record of what the client has received of it.
 
 use std::{
     collections::HashSet,
@@ -34,29 +34,29 @@ use crate::{
     users::Session,
 };
 
-/// For whom an answer is made, and what of.
+/// The user, the request and the plan of a response.
 pub(super) struct Eye<'a> {
     pub(super) session: &'a Session,
     pub(super) request: &'a Request,
     pub(super) plan: &'a Plan,
-    /// Up to where the client was told before.
+    /// The position up to which the client has received everything.
     pub(super) since: Option<Since>,
     pub(super) now_ms: i64,
     pub(super) shield: Option<Arc<Shield>>,
-    /// Whether the client is shown events that its user has sent.
+    /// Whether the response contains events that the client's user has sent.
     pub(super) shows_own: AtomicBool,
 }
 
-/// What is news of a room's timeline, and of its state.
+/// The new part of a room's timeline, and the state after it.
 struct News<'a> {
     span: &'a Span,
-    /// Whether the client gets to know the room only now.
+    /// Whether the client receives the room for the first time.
     is_initial: bool,
-    /// Whether it asked for more events than before.
+    /// Whether the client asked for more events than before.
     is_expanded: bool,
     /// The state at the end.
     state: &'a StateMap,
-    /// Up to where the timeline, and the state, go.
+    /// The position up to which the timeline and the state extend.
     end: i64,
 }
 
@@ -72,7 +72,7 @@ impl Eye<'_> {
         }
     }
 
-    /// Returns a room with what is told of every one.
+    /// Returns a room with the fields that every room has.
     fn room(&self, look: &Look, membership: &MembershipState) -> Room {
         let lists = self.request.lists.keys().enumerate();
         let lists = lists.filter(|(bit, _)| look.lists & (1 << bit) != 0);
@@ -84,7 +84,7 @@ impl Eye<'_> {
         }
     }
 
-    /// Returns what the client has then been told of a room, apart from the room itself.
+    /// Returns the record of the room after this response, apart from the timeline and the description.
     fn told(&self, look: &Look) -> Told {
         let mut told = look.told.clone().unwrap_or_default();
         told.lists = told.lists(self.plan.generation) | look.lists;
@@ -96,7 +96,7 @@ impl Eye<'_> {
 }
 
 impl Inner {
-    /// Returns what is news of a room, if anything is, and what the client has then been told of it.
+    /// Returns the changes of a room, if there are any, and the record of the room after this response.
     pub(super) async fn look(
         &self,
         eye: &Eye<'_>,
@@ -112,7 +112,7 @@ impl Inner {
         }
     }
 
-    /// Looks at a room as a member.
+    /// Reads a room for a member.
     async fn look_inside(
         &self,
         eye: &Eye<'_>,
@@ -158,7 +158,7 @@ impl Inner {
         Ok((is_news.then_some(room), told))
     }
 
-    /// Looks at a room as one who has left, or was sent away: up to then.
+    /// Reads a room for a user who has left or was removed, up to that point.
     async fn look_back(
         &self,
         eye: &Eye<'_>,
@@ -188,7 +188,7 @@ impl Inner {
         let request = self.request_for(None, look.rule.limit);
         let viewer = eye.viewer(&request);
         if !access.ever_joined() || mine.forgotten {
-            // Turned an invitation down, or forgot the room: only that they left is theirs to know.
+            // The user rejected an invite or forgot the room: they may only learn that they left.
             let own = inside.state.member(user_id);
             let own = own.map(|pdu| Raw::from_json(viewer.show_state(pdu, &inside.room)));
             room.required_state = own.into_iter().collect();
@@ -222,7 +222,7 @@ impl Inner {
         Ok((Some(room), told))
     }
 
-    /// Returns what the engine of `/sync` would be asked to show the same events.
+    /// Returns the `/sync` request that would return the same events.
     fn request_for(&self, since: Option<Since>, limit: u32) -> SyncRequest {
         let mut filter = FilterDefinition::default();
         filter.room.timeline.limit = Some(limit.into());
@@ -236,7 +236,7 @@ impl Inner {
         }
     }
 
-    /// Returns the state that is news to the client, of that which it wants, and notes which members it then has.
+    /// Returns the new state of the kinds that the client wants, and records which members the client then has.
     async fn news_of_state(
         &self,
         eye: &Eye<'_>,
@@ -256,7 +256,7 @@ impl Inner {
                         .state
                         .state_changes(room, news.state, since.position, news.end);
                 let mut changed = changed.await?;
-                // Whoever missed events asks for members anew.
+                // A client that missed events gets the members it needs from the state instead.
                 let with_members = is_lazy && !news.span.is_limited;
                 changed.retain(|pdu| {
                     required.wants(pdu, me) || (with_members && pdu.member().is_some())
@@ -281,7 +281,7 @@ impl Inner {
     }
 }
 
-/// Adds the members whom the timeline names, as far as the client does not have them.
+/// Adds the members that the timeline mentions and the client does not have.
 fn add_members(news: &News<'_>, told: &mut Told, state: &mut Vec<Arc<Pdu>>) {
     let mut needed: HashSet<OwnedUserId> = HashSet::new();
     for event in &news.span.events {
@@ -321,7 +321,7 @@ fn add_timeline(room: &mut Room, viewer: &Viewer<'_>, news: &News<'_>, since: Op
     room.num_live = (!news.span.events.is_empty()).then_some(live);
 }
 
-/// Notes how many of the newest events the client has without a gap.
+/// Records how many of the newest events the client has without a gap.
 fn note_timeline(told: &mut Told, look: &Look, room: &Room) {
     let limit = look.rule.limit;
     let added = u32::try_from(room.timeline.len()).unwrap_or(u32::MAX);
@@ -336,7 +336,7 @@ fn note_timeline(told: &mut Told, look: &Look, room: &Room) {
     }
 }
 
-/// Looks at a room as one who is invited, or knocks.
+/// Reads a room for a user who is invited or knocks.
 fn look_from_outside(eye: &Eye<'_>, look: &Look, moment: &RoomMoment) -> (Option<Room>, Told) {
     let mine = &moment.mine;
     let mut told = eye.told(look);
@@ -351,7 +351,7 @@ fn look_from_outside(eye: &Eye<'_>, look: &Look, moment: &RoomMoment) -> (Option
     if look.told.is_some() && before == told.digest {
         return (None, told);
     }
-    // Who was in the room before has a timeline of it that does not go on.
+    // If the user was in the room before, the timeline from that time does not continue.
     told.count = 0;
     told.limit = 0;
     let mut room = eye.room(look, &mine.membership);
@@ -363,7 +363,7 @@ fn look_from_outside(eye: &Eye<'_>, look: &Look, moment: &RoomMoment) -> (Option
     (Some(room), told)
 }
 
-/// Returns whether an event is such that the room moves up in a list of rooms.
+/// Returns whether an event of this type moves the room up in a list of rooms.
 pub(super) fn bumps(kind: &TimelineEventType) -> bool {
     const KINDS: [&str; 9] = [
         "m.room.create",

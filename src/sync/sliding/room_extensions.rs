@@ -1,8 +1,8 @@
-//! What a client is told beside each room: account data, receipts, and who types.
+//! The extensions for each room: account data, receipts and typing notifications.
 //!
-//! [MSC3959](https://github.com/matrix-org/matrix-spec-proposals/pull/3959),
-//! [MSC3960](https://github.com/matrix-org/matrix-spec-proposals/pull/3960),
-//! [MSC3961](https://github.com/matrix-org/matrix-spec-proposals/pull/3961)
+//! See [MSC3959](https://github.com/matrix-org/matrix-spec-proposals/pull/3959),
+//! [MSC3960](https://github.com/matrix-org/matrix-spec-proposals/pull/3960) and
+//! [MSC3961](https://github.com/matrix-org/matrix-spec-proposals/pull/3961).
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -30,32 +30,31 @@ use crate::{
     },
 };
 
-/// The bits of the extensions that told of a room.
+/// The bits of the extensions that were sent for a room.
 const ACCOUNT_DATA: u8 = 1;
 const RECEIPTS: u8 = 2;
 const TYPING: u8 = 4;
 
-/// The account data of a user.
+/// The room account data of a user.
 #[derive(Default)]
 pub(super) struct RoomData {
-    /// All of it, for the rooms of which the client has none.
+    /// All account data, for the rooms of which the client has none.
     all: Vec<AccountData>,
-    /// What changed, for the others.
+    /// The changed account data, for the other rooms.
     changed: Vec<AccountData>,
 }
 
-/// Whether an extension tells of a room, and since when.
+/// The part of an extension's data that is sent for a room.
 enum Telling {
-    /// It does not.
     Nothing,
-    /// It did not before.
+    /// All data, because the extension was not sent for the room before.
     All,
-    /// It did, up to a place.
+    /// The changes since a position.
     Since(Since),
 }
 
 impl Inner {
-    /// Returns the account data of which the answer may tell.
+    /// Returns the account data that the response may contain.
     pub(super) async fn room_data(&self, eye: &Eye<'_>) -> Result<RoomData> {
         let (mut needs_all, mut since) = (false, None);
         for look in &eye.plan.looks {
@@ -79,7 +78,7 @@ impl Inner {
         Ok(data)
     }
 
-    /// Adds what the extensions tell of a room, and notes which did.
+    /// Adds the extensions for a room, and records which were sent.
     pub(super) fn add_beside(
         &self,
         eye: &Eye<'_>,
@@ -128,7 +127,7 @@ impl Inner {
         let now = eye.plan.now.tick;
         let typing = &self.ephemeral.typing;
         let typing = typing.changed(look.room, after.unwrap_or(0), now);
-        // To whoever knew nothing only those who type are news.
+        // If the client had nothing before, an empty list of typing users is no change.
         let typing = typing.filter(|users| after.is_some() || !users.is_empty());
         if let Some(users) = typing {
             let event = json!({ "type": "m.typing", "content": { "user_ids": users } });
@@ -153,8 +152,7 @@ impl RoomData {
     }
 }
 
-/// Returns the receipts that are news. Whoever has none of a room gets those at the events that they have, and
-/// their own.
+/// Returns the new receipts. A client that has none of a room receives those at the events that it has, and its own.
 fn recent_receipts(
     eye: &Eye<'_>,
     moment: &RoomMoment,
@@ -190,7 +188,7 @@ fn recent_receipts(
     }
 }
 
-/// Returns whether an extension tells of a room, and since when.
+/// Returns which part of an extension's data is sent for a room.
 fn telling(eye: &Eye<'_>, look: &Look, bit: u8) -> Telling {
     let asked = &eye.request.extensions;
     let (enabled, lists, rooms) = match bit {
@@ -220,7 +218,7 @@ fn telling(eye: &Eye<'_>, look: &Look, bit: u8) -> Telling {
     }
 }
 
-/// An extension that names no lists is of all of them.
+/// An extension without `lists` applies to all of them.
 fn by_lists(eye: &Eye<'_>, look: &Look, lists: Option<&[String]>) -> bool {
     let Some(lists) = lists else {
         return look.lists & !SUBSCRIBED != 0;
@@ -231,7 +229,7 @@ fn by_lists(eye: &Eye<'_>, look: &Look, lists: Option<&[String]>) -> bool {
     named.any(|(bit, _)| look.lists & (1 << bit) != 0)
 }
 
-/// An extension that names no rooms is of all to which the client has subscribed.
+/// An extension without `rooms` applies to all room subscriptions.
 fn by_rooms(look: &Look, rooms: Option<&[ExtensionRoomConfig]>) -> bool {
     let is_subscribed = look.lists & SUBSCRIBED != 0;
     let Some(rooms) = rooms else {

@@ -1,7 +1,6 @@
-//! The rooms of a user in the order in which something happened in them, with what lists are filtered by.
+//! The rooms of a user, sorted by their latest activity, with the properties by which lists are filtered.
 //!
-//! A roster is loaded once, and from then on brought up to date by the rooms in which something happened. All
-//! connections of the user share it.
+//! An index is loaded once, and is then updated for the rooms that change. All connections of the user share it.
 
 use std::{
     cmp::Reverse,
@@ -32,13 +31,13 @@ use crate::{
     users::Session,
 };
 
-/// Rosters kept in memory, and rooms of all of them together (about 300 bytes each).
+/// The number of indexes that are kept in memory, and of rooms in all of them together (about 300 bytes each).
 const ROSTERS: usize = 5_000;
 const ROOMS: usize = 1_000_000;
-/// Tags of a room that lists can be filtered by.
+/// The number of a room's tags by which lists can be filtered.
 const TAGS: usize = 100;
 
-/// The rosters of the users who sync.
+/// The room indexes of the users who sync.
 #[derive(Default)]
 pub(crate) struct Rosters {
     by_user: Mutex<Kept>,
@@ -47,56 +46,56 @@ pub(crate) struct Rosters {
 #[derive(Default)]
 struct Kept {
     slots: HashMap<UserNum, Slot>,
-    /// Counts uses, to know which were used last.
+    /// The number of uses so far, which orders the indexes by their latest use.
     uses: u64,
 }
 
 struct Slot {
     roster: Arc<tokio::sync::Mutex<Roster>>,
-    /// How many rooms it had when it was last used.
+    /// The number of rooms in it at its latest use.
     size: Arc<AtomicUsize>,
     used: u64,
 }
 
-/// The rooms of a user.
+/// The rooms of one user.
 #[derive(Debug, Default)]
 pub(super) struct Roster {
-    /// The position up to which it is brought up to date; `None` before it is loaded.
+    /// The position up to which it is up to date; `None` before it is loaded.
     up_to: Option<Position>,
     rooms: HashMap<RoomNum, Entry>,
     by_id: HashMap<OwnedRoomId, RoomNum>,
-    /// The rooms, that in which something happened last first.
+    /// The rooms, the most recently active first.
     order: BTreeSet<(Reverse<Position>, RoomNum)>,
-    /// The rooms that the user's account data calls direct chats.
+    /// The rooms that the user's account data lists as direct chats.
     direct: HashSet<OwnedRoomId>,
-    /// The tags of rooms, by room.
+    /// The tags of each room.
     tags: HashMap<RoomNum, Vec<String>>,
     size: Arc<AtomicUsize>,
 }
 
-/// A room of a user.
+/// A room of the user.
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
     pub(super) room_id: OwnedRoomId,
     pub(super) membership: MembershipState,
-    /// Since when the user is that to the room.
+    /// The position of the user's latest membership event in the room.
     pub(super) since: Position,
     pub(super) standing: Standing,
-    /// When something happened last.
+    /// The position of the latest activity.
     activity: Position,
     pub(super) room_type: Option<String>,
-    /// `None` while nobody has asked.
+    /// `None` until a filter needs it.
     pub(super) encrypted: Option<bool>,
 }
 
-/// Whether a room belongs into the lists of a user.
+/// The relation of the user to a room, which decides whether it belongs in lists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Standing {
-    /// The user is in the room, invited, or knocks.
+    /// The user is in the room, is invited, or knocks.
     In,
-    /// The user was in the room until someone else ended that, which the user may not have seen.
+    /// The user was in the room until someone else removed them, which they may not have seen.
     Expelled,
-    /// The user left, or was never in: of it only those learn who know the room.
+    /// The user left, or was never in the room. Only clients that already have the room learn of it.
     Gone,
 }
 
@@ -150,7 +149,7 @@ impl Rosters {
 }
 
 impl Kept {
-    /// Drops the rosters that were not used for longest, while there are too many.
+    /// Drops the least recently used indexes while there are too many.
     fn make_place(&mut self) {
         let size = |slot: &Slot| slot.size.load(Ordering::Relaxed);
         let mut rooms: usize = self.slots.values().map(size).sum();
@@ -165,12 +164,12 @@ impl Kept {
 }
 
 impl Roster {
-    /// Returns the position up to which it is brought up to date.
+    /// Returns the position up to which the index is up to date.
     pub(super) fn now(&self) -> Position {
         self.up_to.unwrap_or(0)
     }
 
-    /// Returns the rooms, that in which something happened last first.
+    /// Returns the rooms, the most recently active first.
     pub(super) fn in_order(&self) -> impl Iterator<Item = (RoomNum, &Entry)> {
         self.order
             .iter()
@@ -207,7 +206,7 @@ impl Roster {
         }
     }
 
-    /// Takes over what of the user's account data says something of rooms.
+    /// Applies account data of the user that concerns rooms.
     fn note(&mut self, data: &AccountData) {
         match (data.room(), data.kind.as_str()) {
             (None, "m.direct") => {
@@ -234,7 +233,7 @@ impl Roster {
 }
 
 impl Inner {
-    /// Returns the roster of a user as it is now.
+    /// Returns the room index of a user as it is now.
     pub(super) async fn roster(&self, session: &Session) -> Result<OwnedMutexGuard<Roster>> {
         let shared = self.sliding.rosters.of(session.user);
         let mut roster = shared.lock_owned().await;
@@ -295,7 +294,7 @@ impl Inner {
         Ok(())
     }
 
-    /// Brings one room up to date.
+    /// Updates one room.
     async fn refresh(
         &self,
         session: &Session,
@@ -356,7 +355,7 @@ impl Inner {
         Ok(())
     }
 
-    /// Finds out which rooms of a roster are encrypted, as far as nobody has asked before.
+    /// Finds out which rooms are encrypted, for those where this is not known yet.
     pub(super) async fn look_for_encryption(&self, roster: &mut Roster) -> Result<()> {
         let unknown = |entry: &&mut Entry| entry.encrypted.is_none();
         let rooms = roster.rooms.iter();
@@ -389,7 +388,7 @@ impl Inner {
 }
 
 impl Entry {
-    /// Takes over what one who is invited, or knocks, is told of the room.
+    /// Sets the properties that the stripped state has for a user who is invited or knocks.
     fn take_stripped(&mut self, mine: &UserRoom) {
         let json = mine.stripped_state.as_deref().unwrap_or("[]");
         let state: Vec<Stripped<'_>> = serde_json::from_str(json).unwrap_or_default();
@@ -401,7 +400,7 @@ impl Entry {
     }
 }
 
-/// Returns the entry of a stored room; `None` where more has to be known than is stored of it in one place.
+/// Returns the entry of a stored room, or `None` if the stored row is not enough.
 fn entry_of(session: &Session, row: RosterRow, mine: &UserRoom) -> Option<Entry> {
     let mut entry = Entry {
         room_id: OwnedRoomId::try_from(row.room_id).ok()?,
@@ -415,7 +414,7 @@ fn entry_of(session: &Session, row: RosterRow, mine: &UserRoom) -> Option<Entry>
     match mine.membership {
         MembershipState::Join => entry.activity = row.last_position.max(mine.position),
         MembershipState::Invite | MembershipState::Knock => entry.take_stripped(mine),
-        // Whether one who was sent away was ever in the room stands in the history of the room.
+        // Whether a removed user was ever in the room is known only from the room's history.
         _ if row.sender != Some(session.user) && !mine.forgotten => return None,
         _ => entry.standing = Standing::Gone,
     }

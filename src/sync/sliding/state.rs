@@ -1,4 +1,4 @@
-//! What a client has been told on a connection.
+//! The state of a connection: what the client has received on it.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -20,41 +20,42 @@ use crate::{
     storage::{Position, RoomNum},
 };
 
-/// Members of a room of which it is remembered that the client has them; with more it is told of them again.
+/// The number of members of a room of which it is remembered that the client has them. Beyond it, they are sent again.
 const MEMBERS: usize = 200;
-/// Different states asked for of rooms, beyond which those are forgotten that no room has any more.
+/// The number of different required states that are remembered. Beyond it, those that no room uses are forgotten.
 const REQUIRED: usize = 64;
-/// How much memory a room of a connection takes, and each member of it that is remembered.
+/// The memory that a room of a connection takes, and each member of it that is remembered.
 const ROOM_BYTES: usize = 400;
 const MEMBER_BYTES: usize = 64;
 
-/// What a client has been told, up to a place. A clone costs nothing much.
+/// The data that a client has received, up to a position. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub(super) struct State {
-    /// Up to where; `None` before the first answer.
+    /// The position; `None` before the first response.
     pub(super) since: Option<Since>,
-    /// Of which rooms.
+    /// The rooms that were sent.
     pub(super) rooms: HashTrieMapSync<RoomNum, Told>,
-    /// What was asked for last.
+    /// The parameters of the last request.
     pub(super) asked: Arc<Asked>,
-    /// Counts how often the lists changed: what is told by a list of other times says nothing.
+    /// The number of times that the lists changed. The list bits of a room count only in the generation in which they
+    /// were set.
     pub(super) generation: u32,
-    /// The numbers of rooms in the lists.
+    /// The number of rooms in each list.
     pub(super) counts: Arc<BTreeMap<String, u64>>,
-    /// The different states that were asked for of rooms: few, since rooms are asked for by lists.
+    /// The different required states that were requested. They are few, since lists set them for many rooms.
     pub(super) required: Arc<Vec<Arc<Combined>>>,
-    /// How many members are remembered in all rooms.
+    /// The number of members that are remembered in all rooms.
     members: usize,
 }
 
-/// A place in the journal, and in what lives in memory alone.
+/// A position in the journal and the tick of the in-memory state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Since {
     pub(super) position: Position,
     pub(super) tick: Tick,
 }
 
-/// What a client asked for, without the ranges of lists and the tokens.
+/// The parameters of a request, without the ranges of lists and the tokens.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Asked {
     lists: BTreeMap<String, List>,
@@ -62,33 +63,33 @@ pub(super) struct Asked {
     bytes: usize,
 }
 
-/// What a client has been told of a room.
+/// The record of what a client has received of a room.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Told {
-    /// Since when the room is not looked at for the client; `None` while it is.
+    /// The position at which the room left the client's view; `None` while it is in view.
     pub(super) out_of_sight: Option<Since>,
-    /// By which lists, as bits; those of another generation do not count.
+    /// The lists by which it was sent, as bits. They count only in the same generation.
     pub(super) lists: u128,
     pub(super) generation: u32,
-    /// How many events the client asked for.
+    /// The timeline limit of the request.
     pub(super) limit: u32,
-    /// How many of the newest events it has without a gap.
+    /// The number of the newest events that the client has without a gap.
     pub(super) count: u32,
-    /// The state that it asked for.
+    /// The required state of the request.
     pub(super) required: Arc<Combined>,
-    /// Whose member events it has.
+    /// The members whose events the client has.
     pub(super) members: Arc<Vec<OwnedUserId>>,
-    /// Which extensions told of the room, as bits.
+    /// The extensions that were sent for the room, as bits.
     pub(super) extensions: u8,
-    /// What it was told of the room itself.
+    /// The description of the room that was sent.
     pub(super) digest: Digest,
 }
 
-/// What a client was told of a room itself, of texts their hashes.
+/// The description of a room that a client has received. Texts are stored as hashes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Digest {
     pub(super) membership: Option<MembershipState>,
-    /// Since when the user was that to the room.
+    /// The position of the user's latest membership event in the room.
     pub(super) member_since: Position,
     pub(super) name: u64,
     pub(super) avatar: u64,
@@ -103,7 +104,7 @@ pub(super) struct Digest {
 impl Asked {
     pub(super) fn of(request: &Request) -> Self {
         let mut extensions = request.extensions.clone();
-        // These differ in each request, and say nothing of what is wanted.
+        // The token differs in each request, and does not change what is wanted.
         extensions.to_device.since = None;
         Self {
             lists: request.lists.clone(),
@@ -112,7 +113,7 @@ impl Asked {
         }
     }
 
-    /// Returns whether both have the same lists, whatever part of them.
+    /// Returns whether both requests have the same lists, with any ranges.
     pub(super) fn has_lists_of(&self, other: &Self) -> bool {
         self.lists.len() == other.lists.len()
             && self
@@ -126,7 +127,7 @@ impl Asked {
 }
 
 impl State {
-    /// Notes what the client has been told of a room.
+    /// Records what the client has received of a room.
     pub(super) fn put(&mut self, room: RoomNum, told: Told) {
         let before = self.rooms.get(&room);
         self.members -= before.map_or(0, |before| before.members.len());
@@ -134,7 +135,7 @@ impl State {
         self.rooms.insert_mut(room, told);
     }
 
-    /// Notes which state was asked for of rooms.
+    /// Records which required states were requested.
     pub(super) fn note_required<'a>(&mut self, asked: impl Iterator<Item = &'a Arc<Combined>>) {
         let mut added: Vec<Arc<Combined>> = Vec::new();
         for required in asked {
@@ -155,7 +156,7 @@ impl State {
         }
     }
 
-    /// Returns roughly how much memory it takes, in rooms.
+    /// Returns the approximate memory that it takes, counted in rooms.
     pub(super) fn weight(&self) -> usize {
         let required: usize = self.required.iter().map(|required| required.bytes()).sum();
         let bytes = self.asked.bytes + required + self.members * MEMBER_BYTES;
@@ -164,7 +165,7 @@ impl State {
 }
 
 impl Told {
-    /// Returns the lists by which the room was told, of this generation.
+    /// Returns the lists by which the room was sent, in this generation.
     pub(super) fn lists(&self, generation: u32) -> u128 {
         if self.generation == generation {
             self.lists
@@ -173,7 +174,7 @@ impl Told {
         }
     }
 
-    /// Returns whether the client lacks older events that it now asks for.
+    /// Returns whether the client asks for older events that it does not have.
     pub(super) fn lacks_history(&self, limit: u32) -> bool {
         limit > self.limit && limit > self.count
     }
@@ -182,7 +183,7 @@ impl Told {
         self.members.iter().any(|member| member == user_id)
     }
 
-    /// Notes whose member events the client has now.
+    /// Records the members whose events the client now has.
     pub(super) fn add_members(&mut self, added: impl Iterator<Item = OwnedUserId>) {
         let mut members = Vec::new();
         for member in added {

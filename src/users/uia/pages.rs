@@ -1,6 +1,7 @@
-//! Stages that a user completes on a page of this server, since their client does not know them.
+//! Authentication stages that a user completes on a web page of this server, because their client does not support
+//! them.
 //!
-//! See <https://spec.matrix.org/v1.19/client-server-api/#fallback>.
+//! See the [specification](https://spec.matrix.org/v1.19/client-server-api/#fallback).
 
 use ruma::{OwnedUserId, api::client::uiaa::AuthType};
 
@@ -10,13 +11,13 @@ use crate::{
     users::Users,
 };
 
-/// What a user answers on the page of a stage.
+/// The input of a user on the page of a stage.
 pub enum StageAnswer {
-    /// That they go on.
+    /// The user continues.
     Dummy,
-    /// Their password.
+    /// The user's password.
     Password(String),
-    /// A registration token, which the caller has found to be valid.
+    /// A registration token, which the caller has validated.
     RegistrationToken(String),
 }
 
@@ -31,18 +32,18 @@ impl StageAnswer {
 }
 
 impl Users {
-    /// Returns whose request a session is to authenticate, if it is that of somebody who is logged in.
+    /// Returns the logged-in user whose request a session authenticates, if there is one.
     pub fn asker_of(&self, id: &str) -> Option<OwnedUserId> {
         let now = self.inner.clock.now_ms();
         self.inner.uia.waiting(id, now)?.user_id
     }
 
-    /// Completes a stage of a session; the client then sends its request with the session alone.
+    /// Completes a stage of a session. The client then sends its request with the session alone.
     ///
     /// # Errors
     ///
-    /// [`Error::Forbidden`] when the session is unknown or has ended, the stage is not its next, or the password is
-    /// wrong.
+    /// [`Error::Forbidden`] when the session is unknown or has expired, the stage is not the next one, or the password
+    /// is wrong.
     pub async fn answer_stage(&self, id: &str, answer: StageAnswer) -> Result<()> {
         let now = self.inner.clock.now_ms();
         let sessions = &self.inner.uia;

@@ -1,4 +1,4 @@
-//! The sessions of interactive authentication, in memory.
+//! The sessions of user-interactive authentication, in memory.
 
 use std::{
     collections::HashMap,
@@ -20,26 +20,27 @@ use crate::{
     users::{Registered, secrets},
 };
 
-/// How long a session lasts, in milliseconds: time to find a password or a token.
+/// The lifetime of a session, in milliseconds: enough time to find a password or a token.
 const LIFETIME_MS: i64 = 15 * 60 * 1000;
-/// How long a session is kept at least once it is completed, in milliseconds: a client that lost the answer asks again.
+/// The shortest lifetime of a session after its completion, in milliseconds: a client that lost the response sends the
+/// request again.
 const COMPLETED_LIFETIME_MS: i64 = 5 * 60 * 1000;
-/// The longest body that a session remembers, in bytes: a client that sends more has to send it again.
+/// The longest request body that a session stores, in bytes. A client with a longer one has to send it again.
 const REMEMBERED_BYTES: usize = 4 * 1024;
-/// Sessions at a time; the oldest make room for new ones.
+/// The largest number of sessions. Beyond it, the oldest are dropped.
 const SESSIONS: usize = 10_000;
 
-/// What a session remembers of the registration that it is for.
+/// The registration that a session is for.
 #[derive(Default)]
 pub(in crate::users) struct RegistrationSession {
     /// The first request that had parameters, without `auth`.
     pub(in crate::users) request: Option<Request>,
-    /// What came of it.
+    /// The account that it registered.
     pub(in crate::users) outcome: Option<Registered>,
 }
 
 impl RegistrationSession {
-    /// Returns a request with what the first request of the session asked for, where it does not say so again.
+    /// Returns a request, completed with the parameters of the session's first request that it does not repeat.
     pub(in crate::users) fn completed(&self, mut request: Request) -> Request {
         let Some(first) = &self.request else {
             return request;
@@ -59,7 +60,7 @@ impl RegistrationSession {
         request
     }
 
-    /// Returns what came of the request, if it is the one that the session has completed.
+    /// Returns the registered account, if this is the request that the session has completed.
     ///
     /// # Errors
     ///
@@ -79,7 +80,7 @@ fn changed() -> Error {
     Error::forbidden("the request is not the one that this session began with")
 }
 
-/// The sessions that go on.
+/// The sessions in memory.
 #[derive(Default)]
 pub(in crate::users) struct UiaSessions {
     sessions: Mutex<HashMap<String, UiaSession>>,
@@ -95,17 +96,17 @@ struct UiaSession {
     asked: Option<Box<str>>,
     completed: Vec<AuthType>,
     proven: Proven,
-    /// Whether a flow is complete: the same request is then authenticated for a while.
+    /// Whether a flow is complete. The same request is then authenticated for a while.
     is_done: bool,
     registration: Arc<tokio::sync::Mutex<RegistrationSession>>,
     expires_ms: i64,
 }
 
-/// What a session waits for.
+/// The stages that a session still needs.
 pub(super) struct Waiting {
-    /// Who is logged in and asks.
+    /// The requesting user, if they are logged in.
     pub(super) user_id: Option<OwnedUserId>,
-    /// The ways to authenticate.
+    /// The flows that the user can choose from.
     pub(super) flows: Vec<AuthFlow>,
     /// The stages that are complete.
     pub(super) completed: Vec<AuthType>,
@@ -147,11 +148,11 @@ impl UiaSessions {
         id
     }
 
-    /// Returns whether the session goes on and is of this request.
+    /// Returns whether the session exists and belongs to this request.
     ///
     /// # Errors
     ///
-    /// [`Error::Forbidden`] when the session is of another request.
+    /// [`Error::Forbidden`] when the session belongs to another request.
     pub(super) fn resume(&self, id: &str, ask: &Ask<'_>, now: i64) -> Result<bool> {
         let mut sessions = self.lock();
         let Some(session) = sessions.get_mut(id).filter(|s| s.expires_ms > now) else {
@@ -163,14 +164,14 @@ impl UiaSessions {
         }
         match (&session.operation, &ask.operation) {
             (Some(begun), Some(asked)) if begun != asked => return Err(changed()),
-            // A session that began by asking for the flows is of the first real request.
+            // A session that started with a request for the flows belongs to the first real request.
             (None, Some(asked)) => session.operation = Some(asked.clone()),
             _ => {}
         }
         Ok(true)
     }
 
-    /// Returns what a session waits for; `None` if it is unknown or has ended.
+    /// Returns the stages that a session still needs, or `None` if it is unknown or has expired.
     pub(super) fn waiting(&self, id: &str, now: i64) -> Option<Waiting> {
         let sessions = self.lock();
         let session = sessions.get(id).filter(|s| s.expires_ms > now)?;
@@ -187,7 +188,7 @@ impl UiaSessions {
         session.map_or_else(Vec::new, |session| session.completed.clone())
     }
 
-    /// Remembers what was asked for, if it is not too long.
+    /// Stores the first request, if it is not too long.
     pub(super) fn remember(&self, id: &str, body: &str) {
         let mut sessions = self.lock();
         let Some(session) = sessions.get_mut(id) else {
@@ -198,7 +199,7 @@ impl UiaSessions {
         }
     }
 
-    /// Returns what a user asked for first in their session.
+    /// Returns the first request of a user's session.
     pub(super) fn remembered(&self, id: &str, user: UserNum, now: i64) -> Option<String> {
         let sessions = self.lock();
         let session = sessions.get(id).filter(|s| s.expires_ms > now)?;
@@ -208,14 +209,14 @@ impl UiaSessions {
             .map(ToString::to_string)
     }
 
-    /// Returns what was proven in a session in which a flow is complete.
+    /// Returns the result of a session in which a flow is complete.
     pub(super) fn proven(&self, id: &str) -> Option<Proven> {
         let sessions = self.lock();
         let session = sessions.get(id).filter(|session| session.is_done)?;
         Some(session.proven.clone())
     }
 
-    /// Returns what a session remembers of a registration; `None` if the session is unknown or has ended.
+    /// Returns the registration of a session, or `None` if the session is unknown or has expired.
     pub(in crate::users) fn registration(
         &self,
         id: &str,
@@ -226,7 +227,7 @@ impl UiaSessions {
         Some(session.registration.clone())
     }
 
-    /// Notes that a stage is complete; returns what was proven once a flow is complete.
+    /// Records that a stage is complete; returns the result once a flow is complete.
     pub(super) fn complete(
         &self,
         id: &str,
@@ -236,7 +237,7 @@ impl UiaSessions {
     ) -> Option<Proven> {
         let mut sessions = self.lock();
         let session = sessions.get_mut(id)?;
-        // Another request of the session may have completed the stage meanwhile.
+        // A concurrent request of the session may have completed the stage.
         if is_next(&stage, &session.completed, flows) {
             session.completed.push(stage);
             if proven.registration_token.is_some() {

@@ -1,4 +1,4 @@
-//! Messages to devices, and the devices and keys of users.
+//! Received EDUs about to-device messages, device lists and cross-signing keys.
 
 use ruma::{
     ServerName,
@@ -15,11 +15,11 @@ use crate::{
     workflows::Workflows,
 };
 
-/// Versions of a list that one update may name as those before it: servers give up long before there are so many.
+/// The number of previous list versions that one update may name. Servers give up long before they reach it.
 const PREV_IDS: usize = 1_000;
 
 impl Workflows {
-    /// `m.direct_to_device`
+    /// Processes `m.direct_to_device`.
     pub(super) async fn receive_messages(
         &self,
         origin: &ServerName,
@@ -38,7 +38,7 @@ impl Workflows {
         self.devices.receive_messages(origin, &messages, now).await
     }
 
-    /// `m.device_list_update`
+    /// Processes `m.device_list_update`.
     pub(super) async fn receive_device_lists(
         &self,
         origin: &ServerName,
@@ -65,7 +65,7 @@ impl Workflows {
         Ok(())
     }
 
-    /// `m.signing_key_update`
+    /// Processes `m.signing_key_update`.
     pub(super) async fn receive_signing_keys(
         &self,
         origin: &ServerName,
@@ -87,7 +87,7 @@ impl Workflows {
     }
 }
 
-/// Reads an update. One whose keys make no sense tells of a device without any.
+/// Reads an update. If its keys are malformed, the device has no keys.
 fn read(content: DeviceListUpdateContent) -> Option<ListUpdate> {
     let (user_id, device_id) = (&content.user_id, &content.device_id);
     let keys = content.keys.as_ref().map(|keys| keys.json().get());

@@ -1,4 +1,4 @@
-//! Who types, and who is there.
+//! Received EDUs about typing and presence.
 
 use std::time::Duration;
 
@@ -16,11 +16,11 @@ use crate::{
     workflows::Workflows,
 };
 
-/// How long somebody types of whom nothing more is heard: servers repeat themselves sooner.
+/// The time for which a user is typing without a further EDU. Servers repeat them sooner.
 const TYPING: Duration = Duration::from_mins(1);
-/// Users of whose presence one EDU may tell.
+/// The largest number of users in one presence EDU.
 const USERS: usize = 1_000;
-/// The longest message that is shown with a presence, in bytes.
+/// The longest status message that is shown, in bytes.
 const STATUS_BYTES: usize = 4_096;
 
 #[derive(Deserialize)]
@@ -28,7 +28,8 @@ struct Presences {
     push: Vec<Box<RawValue>>,
 }
 
-/// As the specification has it, except that servers leave out what they do not know.
+/// The presence of a user, as in the specification, but with the fields optional that some servers
+/// leave out.
 #[derive(Deserialize)]
 struct OfUser {
     user_id: OwnedUserId,
@@ -40,7 +41,7 @@ struct OfUser {
 }
 
 impl Workflows {
-    /// `m.typing`
+    /// Processes `m.typing`.
     pub(super) async fn receive_typing(
         &self,
         origin: &ServerName,
@@ -63,7 +64,7 @@ impl Workflows {
         Ok(())
     }
 
-    /// `m.presence`
+    /// Processes `m.presence`.
     pub(super) async fn receive_presence(
         &self,
         origin: &ServerName,

@@ -1,5 +1,5 @@
-//! Who has read what. A receipt may come before the event that it names: it is kept for a while, and taken when the
-//! event is there.
+//! Received read receipts. A receipt may arrive before the event that it names; it is then kept for a while, until the
+//! event arrives.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -21,14 +21,14 @@ use crate::{
     workflows::Workflows,
 };
 
-/// Receipts of one EDU that are looked at.
+/// The number of receipts in one EDU that are processed.
 const RECEIPTS: usize = 1_000;
-/// Events that are waited for; the oldest are given up first.
+/// The number of missing events for which receipts are kept. The oldest are dropped first.
 const EVENTS: usize = 2_000;
-/// Receipts that are kept for one event.
+/// The number of receipts that are kept for one event.
 const OF_EVENT: usize = 100;
 
-/// What an EDU says of rooms.
+/// The receipts of an EDU by room.
 type Receipts = BTreeMap<String, Box<RawValue>>;
 
 #[derive(Deserialize)]
@@ -50,7 +50,7 @@ struct Data {
     thread_id: Option<String>,
 }
 
-/// A receipt as another server tells of it.
+/// A receipt that another server sent.
 #[derive(Clone, Debug)]
 struct ToldReceipt {
     user: UserNum,
@@ -74,7 +74,7 @@ impl ToldReceipt {
 }
 
 impl Workflows {
-    /// `m.receipt`
+    /// Processes `m.receipt`.
     pub(super) async fn receive_receipts(
         &self,
         origin: &ServerName,
@@ -93,7 +93,7 @@ impl Workflows {
         Ok(())
     }
 
-    /// Returns what a server may tell of who has read what of a room.
+    /// Returns the receipts of a room that a server may send.
     async fn told(
         &self,
         origin: &ServerName,
@@ -134,7 +134,7 @@ impl Workflows {
         Ok(told)
     }
 
-    /// Notes receipts, and keeps those whose events are not there yet.
+    /// Stores receipts, and keeps those whose events are missing.
     async fn take_receipts(&self, room_id: &RoomId, told: Vec<ToldReceipt>) -> Result<()> {
         if told.is_empty() {
             return Ok(());
@@ -154,12 +154,12 @@ impl Workflows {
                 self.kept.keep(room_id, told.clone());
             }
         }
-        // The event may have come between the two.
+        // The event may have arrived in between.
         self.rooms.unread.receive_receipts(&room, unknown).await?;
         Ok(())
     }
 
-    /// Takes receipts whose events have come.
+    /// Stores kept receipts whose events have arrived.
     pub(in super::super) async fn take_kept_receipts(&self) {
         loop {
             self.kept.news.notified().await;
@@ -172,7 +172,7 @@ impl Workflows {
     }
 }
 
-/// Returns a thread as receipts are stored with it; `None` for what is no thread.
+/// Returns the thread of a receipt as it is stored; `None` for an invalid thread.
 fn thread(thread_id: Option<String>) -> Option<String> {
     let Some(thread_id) = thread_id else {
         return Some(String::new());
@@ -183,7 +183,7 @@ fn thread(thread_id: Option<String>) -> Option<String> {
     }
 }
 
-/// Receipts whose events are not there yet.
+/// Receipts whose events are missing.
 #[derive(Default)]
 pub(in super::super) struct Kept {
     waiting: Mutex<Waiting>,
@@ -193,9 +193,9 @@ pub(in super::super) struct Kept {
 #[derive(Default)]
 struct Waiting {
     by_event: HashMap<OwnedEventId, (OwnedRoomId, Vec<ToldReceipt>)>,
-    /// The events, the one that is waited for longest first.
+    /// The missing events, the oldest entry first.
     order: VecDeque<OwnedEventId>,
-    /// Those that have come.
+    /// The receipts whose events have arrived.
     ready: Vec<(OwnedRoomId, Vec<ToldReceipt>)>,
 }
 
@@ -221,7 +221,7 @@ impl Kept {
         waiting.order.push_back(event_id.clone());
         let kept = (room_id.to_owned(), vec![told]);
         waiting.by_event.insert(event_id, kept);
-        // Those that came are in the order still.
+        // Events that have arrived are still in the order.
         if waiting.order.len() > 2 * EVENTS {
             let Waiting {
                 by_event, order, ..
@@ -250,6 +250,6 @@ impl Follower for Kept {
     }
 
     fn failed(&self) {
-        // Only what is on disk was told.
+        // Nothing is lost: all reported events are on disk.
     }
 }

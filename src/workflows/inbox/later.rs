@@ -1,5 +1,5 @@
-//! Events that an answer does not wait for: they are kept, so that none is lost when the server stops before they are
-//! in their rooms.
+//! Events whose transaction was not answered in time. They are stored, so that none is lost if the server stops before
+//! they are in their rooms.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use crate::{
 };
 
 impl Workflows {
-    /// Keeps what a transaction still has under way.
+    /// Stores the events of a transaction that are still being processed.
     pub(super) async fn keep_for_later(&self, origin: &ServerName, notes: &Shared) -> Result<()> {
         let waiting = locked(notes).waiting.clone();
         let (ids, events): (Vec<_>, Vec<_>) = waiting.into_iter().unzip();
@@ -34,7 +34,7 @@ impl Workflows {
         self.rooms.receiver.forget_arrived(&done).await
     }
 
-    /// Notes that an event is under way no more.
+    /// Records that an event is no longer being processed.
     pub(super) async fn done_with(&self, event_id: &OwnedEventId, notes: &Shared) {
         let kept = {
             let mut notes = locked(notes);
@@ -43,12 +43,12 @@ impl Workflows {
         };
         let Some(position) = kept else { return };
         if let Err(error) = self.rooms.receiver.forget_arrived(&[position]).await {
-            // It will be taken once more, which does no harm.
+            // It will be processed once more, which is harmless.
             tracing::warn!(%error, "an event that has come into its room is still kept");
         }
     }
 
-    /// Takes what was kept when the server stopped, in the background.
+    /// Processes the events that were stored when the server stopped, in the background.
     pub fn take_what_was_kept(&self) {
         let workflows = self.clone();
         drop(self.tasks.spawn(async move {
@@ -85,7 +85,7 @@ impl Workflows {
 
     async fn take_arrived(&self, arrived: Arrived) -> Result<()> {
         let room = match self.rooms.memory.room_by_number(arrived.room).await {
-            // It was deleted meanwhile.
+            // The room was deleted in the meantime.
             Err(Error::NotFound(_)) => return Ok(()),
             room => room?,
         };

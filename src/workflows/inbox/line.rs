@@ -1,4 +1,4 @@
-//! Events of one room that come one after the other: each builds on the one before, and none waits for the disk alone.
+//! Consecutive events of one room: each builds on the one before, and they share one write to disk.
 
 use ruma::OwnedEventId;
 
@@ -8,10 +8,10 @@ use crate::{
     storage::Intent,
 };
 
-/// Events that are in their room, and on their way to the disk.
+/// Events that are in their room, and not yet on disk.
 pub(super) struct Line<'a> {
     rooms: &'a Rooms,
-    /// While the next one follows at once.
+    /// Held while the next event is about to follow.
     more: Option<Intent>,
     taken: Vec<(OwnedEventId, Taken)>,
 }
@@ -25,13 +25,13 @@ impl<'a> Line<'a> {
         }
     }
 
-    /// Says that the next event comes in a moment: the disk waits for it.
+    /// Announces that the next event follows soon, so that the commit waits for it.
     pub(super) fn hurries(&mut self) {
         self.more
             .get_or_insert_with(|| self.rooms.receiver.more_to_come());
     }
 
-    /// Says that it takes a while until the next event comes.
+    /// Announces that the next event is not expected soon, so that the commit need not wait.
     pub(super) fn pauses(&mut self) {
         self.more = None;
     }
@@ -41,7 +41,7 @@ impl<'a> Line<'a> {
         self.taken.push((event_id, taken));
     }
 
-    /// Returns what became of the events, when all of that is on disk.
+    /// Returns the results of the events, as soon as all of them are on disk.
     pub(super) async fn ends(mut self) -> Vec<(OwnedEventId, Result<Received>)> {
         self.pauses();
         let mut outcomes = Vec::with_capacity(self.taken.len());

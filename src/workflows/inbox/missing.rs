@@ -1,7 +1,6 @@
-//! Fetching what an event follows and rests on, of the server that sends it.
+//! Fetches the missing prev events and auth events of an event, from the server that sent it.
 //!
-//! [Backfilling and retrieving missing
-//! events](https://spec.matrix.org/v1.19/server-server-api/#backfilling-and-retrieving-missing-events)
+//! See [Backfilling and retrieving missing events](https://spec.matrix.org/v1.19/server-server-api/#backfilling-and-retrieving-missing-events).
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -30,59 +29,59 @@ use crate::{
     workflows::Workflows,
 };
 
-/// How long one event may make this server ask for others.
+/// The time limit for all requests on behalf of one event.
 const PATIENCE: Duration = Duration::from_mins(2);
-/// How often it is asked for what lies before the events that came: as many as are told at once, and then more.
+/// The number of requests for earlier events. The number of events in each grows after the first.
 const ROUNDS: usize = 30;
-/// Events asked for at first, and then: most servers tell no more than this at once.
+/// The number of events in the first request, and in each further one. Most servers return no more than this.
 const FIRST: u32 = 10;
 const FURTHER: u32 = 20;
-/// Events that are in memory until it is known what they follow (64 KiB each at most), and that one answer may have.
+/// The number of events that are in memory until their order is known (64 KiB each at most), and in one answer.
 const MAX_FOUND: usize = 500;
 const MAX_ANSWER: usize = 50;
-/// Events at the edge of what was found, of which it is asked what lies before them.
+/// The number of events at the edge of the fetched ones, whose prev events are requested.
 const MAX_EDGE: usize = 20;
-/// Gaps at which another server is asked for the state, for one event.
+/// The number of gaps at which the state is requested from another server, for one event.
 const MAX_GAPS: usize = 3;
-/// Events asked for one by one, at once and in all, and how far back along what they rest on.
+/// The limits for events requested one by one: at the same time, in total, and in levels of their auth events.
 const EVENTS_AT_ONCE: usize = 8;
 pub(super) const MAX_SINGLE: usize = 500;
 const MAX_LEVELS: usize = 20;
 
-/// Whether what an event rests on was found.
+/// Whether the auth events of an event were found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Foundation {
     Found,
-    /// Nobody has it.
+    /// No server has them.
     Lost,
-    /// Somebody who might have it cannot be asked now.
+    /// A server that might have them cannot be reached at present.
     Unreachable,
 }
 
-/// Whom to ask about a room.
+/// The context for fetching events of a room.
 pub(super) struct Search<'a> {
     pub(super) workflows: &'a Workflows,
     pub(super) origin: &'a ServerName,
     pub(super) room: &'a Arc<Room>,
 }
 
-/// Events between those that are here and one that came.
+/// Events between the known ones and a received one.
 struct FoundEvents {
     found: HashMap<OwnedEventId, Verified>,
-    /// Those that the other server told, and that are malformed or not signed well.
+    /// Events that the other server returned, but that are malformed or not properly signed.
     refused: HashSet<OwnedEventId>,
 }
 
-/// Events that were asked for one by one.
+/// Events that were requested one by one.
 #[derive(Default)]
 pub(super) struct Singles {
     pub(super) events: Vec<Verified>,
-    /// Some could not be asked for.
+    /// Whether some could not be requested.
     pub(super) is_unreachable: bool,
 }
 
 impl Workflows {
-    /// Takes an event of which something is missing, once that was fetched.
+    /// Processes an event that lacks others, after fetching these.
     pub(super) async fn fetch_and_take(
         &self,
         origin: &ServerName,
@@ -110,13 +109,13 @@ impl Workflows {
         })?
     }
 
-    /// Takes an event of a room that found no place in the queue, in the background.
+    /// Processes an event of a room for which the queue had no place, in the background.
     fn take_left(&self, room: &Arc<Room>) {
         let Some((origin, event)) = self.inbox.queues.take_left(room.num) else {
             return;
         };
         let (workflows, room) = (self.clone(), room.clone());
-        // In a box of its type's own: when it is done, it takes what was left in turn.
+        // Boxed as a trait object, because the task ends by starting the next one.
         let taking: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(async move {
             let stopping = workflows.tasks.stopping().clone();
             let taking = workflows.receive_event(&origin, &room, event);
@@ -128,9 +127,9 @@ impl Workflows {
 }
 
 impl Search<'_> {
-    /// Takes an event that was pushed: as whoever pushes it has what it follows, there is no other way to learn of
-    /// that than the events themselves. It could become the only one that nothing follows, and what its server says
-    /// of the state before it would be the state of the room.
+    /// Processes an event that was sent in a transaction. The sending server has its prev events, so they must be
+    /// fetched themselves. Otherwise the event could become the only forward extremity, and the state that its server
+    /// claims before it would become the state of the room.
     async fn take(&self, event: Verified, mut help: Help) -> Result<Received> {
         let mut refused: Option<HashSet<OwnedEventId>> = None;
         let mut has_founded = false;
@@ -141,7 +140,7 @@ impl Search<'_> {
             };
             match &refused {
                 None if !prev.is_empty() => refused = Some(self.fill(&event).await?),
-                // The server has told what the event follows, but nothing of that can be taken, now or later.
+                // The server returned the prev events, but none of them can be accepted, now or later.
                 Some(refused)
                     if help.state_before.is_none()
                         && !prev.is_empty()
@@ -166,8 +165,8 @@ impl Search<'_> {
             .await
     }
 
-    /// Fetches events between those that are here and one that came, and takes them. Returns those that the other server
-    /// has told and that are refused.
+    /// Fetches the events between the known ones and a received one, and processes them. Returns the ids of events that
+    /// the other server returned and that are refused.
     async fn fill(&self, event: &Verified) -> Result<HashSet<OwnedEventId>> {
         let FoundEvents { found, mut refused } = self.events_before(event).await?;
         let mut gaps = 0;
@@ -195,7 +194,7 @@ impl Search<'_> {
         Ok(refused)
     }
 
-    /// Takes an event that was missing.
+    /// Processes an event that was missing.
     async fn take_found(
         &self,
         event: Verified,
@@ -228,7 +227,7 @@ impl Search<'_> {
         }
     }
 
-    /// Returns events before one, back to such as are here, or as far as the other server tells.
+    /// Returns the events before an event, back to known ones, or as far as the other server returns them.
     async fn events_before(&self, event: &Verified) -> Result<FoundEvents> {
         let earliest = self
             .workflows
@@ -264,7 +263,7 @@ impl Search<'_> {
             for event in self.verified(events).await {
                 found.insert(event.pdu().event_id.clone(), event);
             }
-            // Who tells less than was asked for has no more to tell.
+            // A server that returns fewer events than requested has no more.
             if !is_full || found.len() == before || found.len() >= MAX_FOUND {
                 break;
             }
@@ -278,7 +277,7 @@ impl Search<'_> {
         Ok(FoundEvents { found, refused })
     }
 
-    /// Returns which of the events that were found follow others that are neither among them nor here.
+    /// Returns the fetched events with prev events that are neither fetched nor known.
     async fn edge(&self, found: &HashMap<OwnedEventId, Verified>) -> Result<Vec<OwnedEventId>> {
         let mut outside: BTreeMap<&OwnedEventId, Vec<&OwnedEventId>> = BTreeMap::new();
         for (id, event) in found {
@@ -299,7 +298,7 @@ impl Search<'_> {
         Ok(edge.into_iter().take(MAX_EDGE).cloned().collect())
     }
 
-    /// Fetches and stores what an event rests on.
+    /// Fetches and stores the auth events of an event.
     async fn found(&self, event: &Verified, missing: &[OwnedEventId]) -> Result<Foundation> {
         let mut is_unreachable = false;
         for server in self.who_has(event) {
@@ -331,7 +330,8 @@ impl Search<'_> {
         })
     }
 
-    /// Returns who should have what an event rests on: who sends it, and who made it.
+    /// Returns the servers that should have the auth events: the server that sent the event, and the one that created
+    /// it.
     fn who_has(&self, event: &Verified) -> Vec<OwnedServerName> {
         let maker = event.pdu().sender.server_name();
         let mut servers = vec![self.origin.to_owned()];
@@ -341,7 +341,7 @@ impl Search<'_> {
         servers
     }
 
-    /// Fetches events one by one, and those that these rest on.
+    /// Fetches events one by one, and their auth events.
     async fn singles_with_foundation(
         &self,
         server: &ServerName,
@@ -392,7 +392,7 @@ impl Search<'_> {
         singles
     }
 
-    /// Returns those of some events that are signed well and of the room.
+    /// Returns the events that are properly signed and belong to the room.
     pub(super) async fn verified(
         &self,
         events: impl IntoIterator<Item = Box<RawValue>>,
@@ -403,7 +403,7 @@ impl Search<'_> {
         verified
     }
 
-    /// Keeps events beside the timeline, as far as it can be told whether they are allowed.
+    /// Stores events as outliers, if the auth rules permit them as far as that can be checked.
     pub(super) async fn keep(&self, events: Vec<Verified>) -> Result<()> {
         if events.is_empty() {
             return Ok(());
@@ -419,7 +419,7 @@ impl Search<'_> {
     }
 }
 
-/// Returns whether an event that was refused will be refused whenever it comes.
+/// Returns whether an event that was refused would always be refused.
 fn is_for_good(error: &Error) -> bool {
     matches!(
         error,
@@ -427,13 +427,13 @@ fn is_for_good(error: &Error) -> bool {
     )
 }
 
-/// Returns events so that each stands after those among them that it follows.
+/// Sorts events so that each follows its prev events among them.
 fn in_order(mut waiting: HashMap<OwnedEventId, Verified>) -> Vec<Verified> {
     let mut ids: Vec<(UInt, OwnedEventId)> = waiting
         .values()
         .map(|event| (event.pdu().depth, event.pdu().event_id.clone()))
         .collect();
-    // The depth is what a server says; it decides where nothing better does.
+    // A server chooses the depth freely, so it decides only where the prev events do not.
     ids.sort_unstable();
     let mut ordered = Vec::with_capacity(waiting.len());
     let mut begun: HashSet<OwnedEventId> = HashSet::new();

@@ -1,9 +1,9 @@
-//! Transactions of other servers: the events in them go into their rooms, what they lack is fetched, and every event is
-//! answered for by itself.
+//! Transactions of other servers: their events are added to their rooms, missing events are fetched, and each event
+//! gets its own result.
 //!
-//! `queue` bounds what is under way; `missing` fetches events that others follow or rest on, and `state` the state
-//! where a gap remains; `policy` asks policy servers; `line` takes events of a room to the disk together; `later` keeps
-//! what an answer does not wait for.
+//! `queue` limits the work in progress. `missing` fetches prev events and auth events, and `state` the state where a
+//! gap remains. `policy` asks policy servers. `line` writes events of a room to disk together. `later` stores the
+//! events for which the answer does not wait.
 //!
 //! [Transactions](https://spec.matrix.org/v1.19/server-server-api/#transactions)
 
@@ -46,39 +46,36 @@ use crate::{
     storage::{Position, RoomNum},
 };
 
-/// PDUs and EDUs of one transaction.
+/// The largest number of PDUs and EDUs of one transaction.
 const MAX_PDUS: usize = 50;
 const MAX_EDUS: usize = 100;
-/// How long an event may be, with what stands beside it that is nobody's word.
+/// The longest event with its unsigned data, in bytes.
 const MAX_PDU_BYTES: usize = 128 * 1024;
-/// States of rooms that are fetched at once, of whatever server.
+/// The number of room states that are fetched at the same time, over all servers.
 const STATES_AT_ONCE: usize = 3;
-/// How long an answer waits for the events, and then for the EDUs: what takes longer goes on without it.
+/// The time that an answer waits for the events, and then for the EDUs. Slower work continues after the answer.
 const PATIENCE: Duration = Duration::from_secs(20);
 const PATIENCE_WITH_EDUS: Duration = Duration::from_secs(5);
-/// Events whose signatures are verified at once.
+/// The number of events whose signatures are verified at the same time.
 const AT_ONCE: usize = 8;
-/// Answers that are remembered (about 2 KB each), and for how long: a server that got no answer sends again soon.
+/// The number of remembered answers (about 2 KB each), and their lifetime. A server that missed an answer retries soon.
 const ANSWERS: usize = 4_096;
 const REMEMBERED: Duration = Duration::from_hours(1);
 
-/// What another server sends at once.
+/// A transaction that another server sends.
 #[derive(Debug)]
 pub struct Transaction {
-    /// The server.
     pub origin: OwnedServerName,
-    /// What it calls this.
+    /// The transaction id.
     pub id: OwnedTransactionId,
-    /// Events.
     pub pdus: Vec<Box<RawValue>>,
-    /// What is said beside them.
     pub edus: Vec<Raw<Edu>>,
 }
 
-/// What became of the events of a transaction: nothing to speak of, or what is wrong with them.
+/// The results of a transaction's events: success, or the reason why an event was refused.
 pub type Outcomes = BTreeMap<OwnedEventId, Result<(), String>>;
 
-/// What is known of transactions, and who is under way for which room.
+/// The answers to transactions, and the limits of the work in progress.
 pub(super) struct Inbox {
     clock: Clock,
     answers: Cache<(OwnedServerName, OwnedTransactionId), Option<Arc<Outcomes>>>,
@@ -98,7 +95,7 @@ impl Inbox {
         }
     }
 
-    /// Waits until the state of a room may be fetched: it may be large.
+    /// Waits for permission to fetch the state of a room, which may be large.
     pub(super) async fn turn_for_state(&self) -> Result<SemaphorePermit<'_>> {
         let turn = self.states.acquire().await;
         turn.map_err(|source| Error::internal("wait for a turn", source))
@@ -111,21 +108,21 @@ struct Arriving {
     json: Arc<RawValue>,
 }
 
-/// Those of one room.
+/// The events of one room.
 struct OfRoom {
     room: Arc<Room>,
     events: Vec<Arriving>,
 }
 
-/// What is noted of a transaction while its rooms are at it.
+/// The progress of a transaction while its events are processed.
 #[derive(Default)]
 struct Notes {
     outcomes: Outcomes,
-    /// The events that are not done with, and the numbers of their rooms.
+    /// The events that are not finished, with the numbers of their rooms.
     waiting: BTreeMap<OwnedEventId, (RoomNum, Arc<RawValue>)>,
-    /// Where those of them are that are kept for later.
+    /// The positions of those that were stored for later.
     kept: BTreeMap<OwnedEventId, Position>,
-    /// This server cannot do it now.
+    /// Whether an internal error occurred.
     is_broken: bool,
 }
 
@@ -142,13 +139,13 @@ struct Content {
 }
 
 impl Workflows {
-    /// Takes a transaction, and says what became of its events.
+    /// Processes a transaction, and returns the results of its events.
     ///
-    /// A transaction that was taken already is answered as it was then. Whoever asks may go: it is taken all the same.
+    /// A repeated transaction gets the remembered answer. Processing continues even if the other server disconnects.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidParam`] when it is larger than a transaction may be; [`Error::LimitExceeded`] and
+    /// [`Error::InvalidParam`] when the transaction exceeds the limits; [`Error::LimitExceeded`] and
     /// [`Error::Unavailable`] when the server has to send it again.
     #[tracing::instrument(skip_all, fields(server = %transaction.origin, txn_id = %transaction.id), err(level = "debug"))]
     pub async fn receive_transaction(&self, transaction: Transaction) -> Result<Arc<Outcomes>> {
@@ -210,13 +207,13 @@ impl Workflows {
             self.keep_for_later(&origin, &notes).await?;
         }
         if !edus.is_empty() {
-            // After the events, of which they may tell that they have been read.
+            // EDUs come after the events, because receipts refer to events.
             let workflows = self.clone();
             let edus = self
                 .tasks
                 .spawn(async move { workflows.receive_edus(&origin, edus).await });
             let taken = self.within(PATIENCE_WITH_EDUS, edus).await;
-            // Messages to devices are told nowhere else: they have to come again.
+            // To-device messages are not repeated by any other means, so the transaction must be sent again.
             locked(&notes).is_broken |= !matches!(taken, Some(Ok(Ok(()))));
         }
         let notes = locked(&notes);
@@ -226,7 +223,7 @@ impl Workflows {
         Ok(notes.outcomes.clone())
     }
 
-    /// Waits for something, but no longer than so.
+    /// Waits for a future, up to a time limit.
     async fn within<T>(&self, patience: Duration, something: impl Future<Output = T>) -> Option<T> {
         let clock = &self.inbox.clock;
         let patience = i64::try_from(patience.as_millis()).unwrap_or(i64::MAX);
@@ -237,7 +234,7 @@ impl Workflows {
         }
     }
 
-    /// Sorts events by their rooms; what is not of a room that is known here is answered for.
+    /// Groups events by room. Events of unknown rooms get their result here.
     async fn by_room(&self, pdus: Vec<Box<RawValue>>, notes: &Shared) -> Result<Vec<OfRoom>> {
         let mut rooms: Vec<OfRoom> = Vec::new();
         let mut unknown: HashMap<OwnedRoomId, String> = HashMap::new();
@@ -268,7 +265,7 @@ impl Workflows {
                 },
             };
             let of_room = held.and_then(|held| rooms.get_mut(held));
-            // Of a room that is not known the version is not, either; most have the latest rules about ids.
+            // The version of an unknown room is not known; most rooms have the latest rules for ids.
             let rules = of_room
                 .as_ref()
                 .map_or(&RoomVersionRules::V11, |of| &of.room.rules);
@@ -292,7 +289,7 @@ impl Workflows {
         Ok(rooms)
     }
 
-    /// Takes the events of one room, one after the other, and notes what is wrong with them.
+    /// Processes the events of one room, one after another, and records their results.
     async fn take_events(&self, origin: &ServerName, of_room: OfRoom, notes: &Shared) {
         let OfRoom { room, events } = of_room;
         let room = &room;
@@ -335,12 +332,12 @@ impl Workflows {
         }
     }
 
-    /// Notes what became of an event.
+    /// Records the result of an event.
     async fn note(&self, event_id: &OwnedEventId, received: Result<Received>, notes: &Shared) {
         let problem = match received {
             Ok(received) => problem(&received),
             Err(error) if is_our_fault(&error) => {
-                // It is sent again, or was kept and is taken when the server starts again.
+                // It is sent again, or was stored and is processed when the server starts again.
                 locked(notes).is_broken = true;
                 return;
             }
@@ -354,7 +351,7 @@ impl Workflows {
             .insert(event_id.clone(), Err(problem));
     }
 
-    /// Takes an event into its room, and fetches what it lacks; returns what became of it, when that is on disk.
+    /// Adds an event to its room, and fetches the events it lacks. Returns the result when it is on disk.
     pub(super) async fn receive_event(
         &self,
         origin: &ServerName,
@@ -367,7 +364,7 @@ impl Workflows {
         taken.durable().await
     }
 
-    /// Takes an event into its room, and fetches what it lacks.
+    /// Adds an event to its room, and fetches the events it lacks.
     async fn take_event(
         &self,
         origin: &ServerName,
@@ -391,14 +388,14 @@ impl Workflows {
     }
 }
 
-/// Returns what to tell the server of an event that was not accepted.
+/// Returns the error to report for an event that was not accepted.
 fn problem(received: &Received) -> Option<String> {
     match received {
         // "If an event in an incoming transaction is rejected, this should not cause the transaction request to be
-        // responded to with an error response." The event's own answer may say it.
+        // responded to with an error response." The result of the event itself may report it.
         Received::Rejected(reason) => Some(reason.clone()),
-        // That what it follows cannot be had may change, and is not the fault of whoever sends it; and nobody need
-        // know that an event is not shown.
+        // Missing events may become available later, and the sending server is not at fault. A soft failure is not
+        // reported to anyone.
         Received::Missing { .. }
         | Received::SoftFailed(_)
         | Received::Accepted
@@ -406,7 +403,7 @@ fn problem(received: &Received) -> Option<String> {
     }
 }
 
-/// Returns whether it is this server that cannot do something.
+/// Returns whether an error is internal to this server.
 fn is_our_fault(error: &Error) -> bool {
     matches!(
         error,
@@ -414,8 +411,8 @@ fn is_our_fault(error: &Error) -> bool {
     )
 }
 
-/// Returns the id of an event. What is nested too deeply to be read is left out of it: a redaction takes away most of
-/// that, so the id is right all the same for messages and nearly all state.
+/// Returns the id of an event. Fields that are nested too deeply to be parsed are left out. A redaction removes most of
+/// such fields, so the id is still correct for messages and nearly all state events.
 fn id_of(json: &RawValue, rules: &RoomVersionRules) -> Option<OwnedEventId> {
     let read = |object| Pdu::id_of(object, rules).ok();
     if let Ok(object) = read_event(json) {
@@ -427,7 +424,7 @@ fn id_of(json: &RawValue, rules: &RoomVersionRules) -> Option<OwnedEventId> {
     read(&object)
 }
 
-/// Returns those fields of an object that have a canonical form.
+/// Returns the fields of an object that have a canonical form.
 fn readable_fields(json: &RawValue) -> Option<CanonicalJsonObject> {
     let fields: BTreeMap<String, Box<RawValue>> = serde_json::from_str(json.get()).ok()?;
     let readable = fields.into_iter().filter_map(|(name, value)| {

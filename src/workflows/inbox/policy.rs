@@ -1,4 +1,4 @@
-//! What the policy server of a room says of an event of another server.
+//! Checks events of other servers with the policy server of their room.
 //!
 //! [Validating Policy Server signatures](https://spec.matrix.org/v1.19/server-server-api/#validating-policy-server-signatures)
 
@@ -10,7 +10,7 @@ use crate::{
 };
 
 impl Workflows {
-    /// Returns what the policy server of a room, if it has one, says of an event.
+    /// Asks the policy server of a room, if it has one, whether it recommends an event.
     pub(super) async fn policy_help(
         &self,
         room: &Room,

@@ -1,4 +1,4 @@
-//! How much is under way at once: bounded in all, by server and by room.
+//! Limits the events in progress: in total, per server and per room.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -15,20 +15,20 @@ use crate::{
     turns::{Place, Turn, Turns},
 };
 
-/// Events under way of one server, and of all (64 KiB each at most). A server sends one transaction after the other;
-/// beside that there is what goes on after the answer.
+/// The number of events in progress for one server, and for all (64 KiB each at most). A server sends one transaction
+/// after another; in addition, events can still be in progress after the answer.
 const OF_SERVER: usize = 200;
 const OF_ALL: usize = 4_000;
-/// When a server may send again that was told to wait.
+/// The time after which a refused server may send again.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
-/// How many may wait for their turn to fetch events of one room, or have it, and how many of those for one server: one
-/// that answers slowly must not keep the others out.
+/// The number of events of one room that fetch missing events or wait for that, and the number of those from one
+/// server. A slow server must not keep out the others.
 const WAITING: usize = 50;
 const WAITING_OF_SERVER: usize = 4;
-/// Events that found no place and are kept in memory until there is one (64 KiB each at most).
+/// The number of events that wait in memory for a free place (64 KiB each at most).
 const LEFT: usize = 500;
 
-/// Who has how many events under way.
+/// Counts the events in progress.
 #[derive(Default)]
 pub(super) struct Crowd {
     counts: Arc<Mutex<Counts>>,
@@ -40,7 +40,7 @@ struct Counts {
     of_servers: HashMap<OwnedServerName, usize>,
 }
 
-/// Events that are under way until this is dropped.
+/// Events that are in progress until this is dropped.
 pub(super) struct Underway {
     counts: Arc<Mutex<Counts>>,
     server: OwnedServerName,
@@ -48,7 +48,7 @@ pub(super) struct Underway {
 }
 
 impl Crowd {
-    /// Lets so many events of a server in; what comes beside them counts as one.
+    /// Admits events of a server. A transaction without events counts as one.
     pub(super) fn admit(&self, server: &ServerName, events: usize) -> Result<Underway> {
         let events = events.max(1);
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
@@ -83,27 +83,27 @@ impl Drop for Underway {
     }
 }
 
-/// The queues of those who fetch events, one a room: what the first fetches, the next may need no more.
+/// The queues for fetching events, one per room, because an event may need the same missing events as the one before.
 pub(super) struct Queues {
     rooms: Turns<RoomNum>,
     of_servers: Turns<(RoomNum, OwnedServerName)>,
     left: Mutex<BTreeMap<(RoomNum, OwnedServerName), Verified>>,
 }
 
-/// A place in the queue of a room, of all and of those for one server.
+/// A place in the queue of a room, and among those of one server.
 pub(super) struct FetchPlace {
     of_room: Place,
     of_server: Place,
 }
 
-/// The turn of somebody who fetches events of a room.
+/// The permission to fetch events of a room.
 pub(super) struct FetchTurn {
     _of_room: Turn,
     _of_server: Turn,
 }
 
 impl FetchPlace {
-    /// Waits until nobody else fetches events of the room.
+    /// Waits until no other task fetches events of the room.
     pub(super) async fn turn(self) -> FetchTurn {
         FetchTurn {
             _of_server: self.of_server.turn().await,
@@ -123,15 +123,15 @@ impl Default for Queues {
 }
 
 impl Queues {
-    /// Returns a place in the queue of a room for an event of a server. If there is none, the event is left for whoever
-    /// is done next: of a server only the last one, which comes with those that it follows.
+    /// Returns a place in the queue of a room for an event of a server. If there is none, the event is kept until
+    /// another one is finished. Only the last event of a server is kept, because its prev events are fetched with it.
     pub(super) fn place(
         &self,
         room: RoomNum,
         server: &ServerName,
         event: &Verified,
     ) -> Option<FetchPlace> {
-        // Whoever is done meanwhile looks at what was left after this.
+        // Locked first, so that a task that finishes now sees the event that is kept here.
         let mut left = self.left();
         let key = (room, server.to_owned());
         let place = self.free_place(&key);
@@ -148,7 +148,7 @@ impl Queues {
         })
     }
 
-    /// Returns an event of a room that was left, and the server that sent it.
+    /// Takes a kept event of a room, with the server that sent it.
     pub(super) fn take_left(&self, room: RoomNum) -> Option<(OwnedServerName, Verified)> {
         let mut left = self.left();
         let key = left.keys().find(|(of_room, _)| *of_room == room)?.clone();

@@ -1,6 +1,6 @@
-//! The state before an event, as another server tells it, where what the event follows cannot be had.
+//! The state before an event, fetched from another server because the prev events are not available.
 //!
-//! [`GET /state_ids`](https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1state_idsroomid)
+//! See [`GET /state_ids`](https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1state_idsroomid).
 
 use std::{collections::HashSet, time::Duration};
 
@@ -18,7 +18,7 @@ use crate::{
     matrix::Verified,
 };
 
-/// What the ids of a state, and what the state itself, may cost: of a room with 100,000 members.
+/// The limits for the ids of a state, and for the state itself, sufficient for a room with 100,000 members.
 const IDS: Allowance = Allowance {
     time: Duration::from_mins(1),
     bytes: 32 * 1024 * 1024,
@@ -27,16 +27,16 @@ const STATE: Allowance = Allowance {
     time: Duration::from_secs(90),
     bytes: 128 * 1024 * 1024,
 };
-/// Events of a state are fetched one by one if no more than one of so many is missing.
+/// State events are fetched one by one if at most one in this number is missing.
 const FEW: usize = 10;
 
 impl Search<'_> {
-    /// Returns the state before an event, of which everything is stored then. Of what it follows, `refused` is what
-    /// this server cannot take.
+    /// Returns the state before an event, after storing all of its events. `refused` contains the prev events that this
+    /// server cannot accept.
     ///
     /// # Errors
     ///
-    /// When it cannot be had.
+    /// When the state cannot be fetched.
     pub(super) async fn state_before(
         &self,
         event: &Verified,
@@ -44,8 +44,8 @@ impl Search<'_> {
     ) -> Result<Vec<OwnedEventId>> {
         let _turn = self.workflows.inbox.turn_for_state().await?;
         let pdu = event.pdu();
-        // The server knows the state before the missing event as surely as that before this one. If there are more
-        // that this one follows, only the server can say what their states come to.
+        // The server knows the state before a single prev event as reliably as the state before this event. With
+        // several prev events, only the server can resolve their states.
         let only = match &*pdu.prev_events {
             [only] => Some(only.clone()),
             _ => None,
@@ -70,7 +70,7 @@ impl Search<'_> {
         Ok(state)
     }
 
-    /// Fetches what is missing of a state and of what it rests on.
+    /// Fetches the missing events of a state and of its auth chain.
     async fn fetch_state(&self, at: OwnedEventId, needed: &[OwnedEventId]) -> Result<()> {
         let missing = self.workflows.rooms.receiver.unknown(needed).await?;
         if missing.is_empty() {
@@ -86,7 +86,7 @@ impl Search<'_> {
         let events = told.auth_chain.into_iter().chain(told.pdus);
         let events = self.verified(events).await;
         self.keep(events).await?;
-        // What the state stands before does not come with it.
+        // The response does not include the event whose state it is.
         if self
             .workflows
             .rooms
@@ -101,7 +101,7 @@ impl Search<'_> {
         self.keep(singles.events).await
     }
 
-    /// Adds the event after which a state is wanted to the state before it.
+    /// Adds an event to the state before it, to get the state after it.
     async fn add(&self, event_id: OwnedEventId, state: &mut Vec<OwnedEventId>) -> Result<()> {
         let unknown = self
             .workflows

@@ -1,6 +1,6 @@
-//! Spaces whose rooms are on other servers, and what such rooms are like.
+//! Spaces with rooms on other servers, and the summaries of such rooms.
 //!
-//! [Spaces](https://spec.matrix.org/v1.19/server-server-api/#spaces)
+//! See [Spaces](https://spec.matrix.org/v1.19/server-server-api/#spaces).
 
 use std::{
     collections::{HashMap, HashSet},
@@ -22,20 +22,20 @@ use crate::{
     workflows::Workflows,
 };
 
-/// How long what other servers told is told on, and how long they are not asked again when none could be reached.
+/// The time for which answers of other servers are cached, and the pause after no server could be reached.
 const HOLDS: Duration = Duration::from_mins(5);
 const PAUSE: Duration = Duration::from_mins(1);
-/// Spaces that are remembered, and rooms of each.
+/// The number of cached spaces, and of rooms in each.
 const SPACES: usize = 500;
 const CHILDREN: usize = 1_000;
-/// How long other servers may take for one page, all together.
+/// The time limit of all requests to other servers for one page.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Servers that are asked for one room.
+/// The number of servers that are asked about one room.
 const SERVERS: usize = 3;
-/// Rooms of a space that are looked at, on all pages together.
+/// The number of rooms of a space that are examined, over all pages.
 const MAX_ROOMS: usize = 5_000;
 
-/// What a server told of a room.
+/// A room as another server described it.
 #[derive(Debug)]
 pub(super) struct Told {
     room: SpaceRoom,
@@ -43,7 +43,7 @@ pub(super) struct Told {
     inaccessible: HashSet<OwnedRoomId>,
 }
 
-/// What other servers told of rooms that are not here.
+/// Descriptions of rooms by other servers.
 #[derive(Clone)]
 pub(in super::super) struct Elsewhere {
     told: Arc<Cache<OwnedRoomId, Option<Arc<Told>>>>,
@@ -57,21 +57,21 @@ impl Elsewhere {
     }
 }
 
-/// A room that is still to be looked at.
+/// A room that is still to be examined.
 struct Waiting {
     room_id: OwnedRoomId,
     depth: u64,
     via: Vec<OwnedServerName>,
-    /// What the server of the space tells of it.
+    /// The summary by the server of the space.
     told: Option<Summary>,
 }
 
 impl Workflows {
-    /// Returns a part of a space, as far as a user may know its rooms.
+    /// Returns a page of a space, with the rooms that a user may see.
     ///
     /// # Errors
     ///
-    /// [`Error::Forbidden`] when the user may not know the space; [`Error::InvalidParam`] for a token that does not
+    /// [`Error::Forbidden`] when the user may not see the space; [`Error::InvalidParam`] for a token that does not
     /// belong to the request.
     pub async fn hierarchy(
         &self,
@@ -121,7 +121,7 @@ impl Workflows {
         Ok(page)
     }
 
-    /// Returns a room of a space, if the user may know it, and what another server told of its children.
+    /// Returns a room of a space, if the user may see it, and another server's description of its children.
     async fn look_at(
         &self,
         user_id: &UserId,
@@ -147,7 +147,7 @@ impl Workflows {
         }
         let asking = self.ask_for_room(room_id, &next.via);
         let Some(told) = timeout_at(until, asking).await.ok().flatten() else {
-            // What was known of it when somebody was in it is better than nothing.
+            // Outdated local information from an earlier membership is better than none.
             let room = rooms
                 .previews
                 .space_room(user_id, room_id, suggested_only)
@@ -162,11 +162,11 @@ impl Workflows {
         Ok(may_know.then_some((room, Some(told))))
     }
 
-    /// Returns what a room is like that nobody of this server is in, if the user may know it.
+    /// Returns the summary of a room without local members, if the user may see it.
     ///
     /// # Errors
     ///
-    /// When what is known here cannot be read.
+    /// When local data cannot be read.
     pub async fn summary_elsewhere(
         &self,
         user_id: Option<&UserId>,
@@ -189,7 +189,7 @@ impl Workflows {
         Ok(may_know.then(|| summary.clone()))
     }
 
-    /// Returns whether a room that nobody of this server is in admits guests, as far as a server says so.
+    /// Returns whether a room without local members permits guests, if a server says so.
     pub(super) async fn admits_guests_elsewhere(
         &self,
         room_id: &RoomId,
@@ -201,7 +201,7 @@ impl Workflows {
         Some(told.room.summary().guest_can_join)
     }
 
-    /// Asks servers what a room is like; what they say is remembered for a while.
+    /// Asks servers to describe a room; the answer is cached.
     async fn ask_for_room(&self, room_id: &RoomId, via: &[OwnedServerName]) -> Option<Arc<Told>> {
         let mut candidates = self.candidates();
         candidates.add(via.iter().cloned());
@@ -210,7 +210,7 @@ impl Workflows {
             return None;
         }
         let asking = async {
-            // Whoever refuses is asked again: users join rooms, and then they may know others.
+            // A refusal is not cached: after users have joined more rooms, the server may answer.
             let mut is_refused = false;
             for server in &candidates.servers {
                 let request = get_hierarchy::v1::Request::new(room_id.to_owned());

@@ -1,6 +1,6 @@
-//! History of rooms that this server has come into: fetched from other servers when somebody reads so far back.
+//! History from before this server joined a room: fetched from other servers when a user reads that far back.
 //!
-//! [Backfilling](https://spec.matrix.org/v1.19/server-server-api/#backfilling-and-retrieving-missing-events)
+//! See [Backfilling](https://spec.matrix.org/v1.19/server-server-api/#backfilling-and-retrieving-missing-events).
 
 use std::{
     collections::{HashMap, HashSet},
@@ -32,40 +32,40 @@ use crate::{
     workflows::Workflows,
 };
 
-/// How long whoever reads waits for what others have: then they get what there is.
+/// The time that a reader waits for other servers. After that the reader gets the available events.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// How often more is asked for while one waits.
+/// The number of backfill rounds during one wait.
 const ROUNDS: usize = 4;
-/// Events that are asked for at once.
+/// The number of events in one request.
 const EVENTS: u32 = 100;
-/// Servers that are asked for the same.
+/// The number of servers that are asked for the same events.
 const SERVERS: usize = 5;
-/// Missing events that one request names.
+/// The number of missing events that one request names.
 const NAMED: usize = 20;
-/// Events of which the state before them is asked for; most often there is one, the oldest.
+/// The number of events for which the state before them is fetched. Usually there is one, the oldest.
 const STATES: usize = 10;
-/// Events that are fetched one by one; where more are missing, the whole state is.
+/// The number of events that are fetched one by one. If more are missing, the whole state is fetched.
 const SINGLES: usize = 50;
 const SINGLES_AT_ONCE: usize = 10;
-/// What the state of a room may cost.
+/// The limits for fetching the state of a room.
 const STATE: Allowance = Allowance {
     time: Duration::from_mins(1),
     bytes: 64 * 1024 * 1024,
 };
 
 impl Workflows {
-    /// Fetches history that is missing in a span of a room's timeline, after one place and up to another. Returns
-    /// whether there is more than before: then it is worth to read again.
+    /// Fetches missing history in a range of a room's timeline, from after one position up to another. Returns `true`
+    /// if there are new events, so that the range should be read again.
     ///
     /// # Errors
     ///
-    /// When it cannot be stored; who does not answer is no error.
+    /// When the events cannot be stored. A server that does not answer is not an error.
     pub async fn fill(&self, room: &Arc<Room>, after: i64, up_to: i64) -> Result<bool> {
         let filling = self.fill_newest_gap(room, after, up_to);
         timeout(PATIENCE, filling).await.unwrap_or(Ok(false))
     }
 
-    /// Returns whether events are missing up to a place of a room's timeline.
+    /// Returns whether events are missing up to a position of a room's timeline.
     ///
     /// # Errors
     ///
@@ -75,11 +75,11 @@ impl Workflows {
         Ok(!gaps.is_empty())
     }
 
-    /// Returns the event that was made closest to a time; other servers are asked where this one may lack it.
+    /// Returns the event closest to a time. Other servers are asked if this one may lack it.
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`] when there is none that the user may see.
+    /// [`Error::NotFound`] when there is no event that the user may see.
     pub async fn event_at_time(
         &self,
         room: &Arc<Room>,
@@ -110,7 +110,7 @@ impl Workflows {
         {
             return here;
         }
-        // Whoever asks will want to read on from there.
+        // The client is likely to read on from this event.
         let filling = async {
             for _ in 0..ROUNDS {
                 let is_here = self
@@ -182,7 +182,7 @@ impl Workflows {
         Ok(false)
     }
 
-    /// Returns servers that may know the past of a room: those with most users in it, then those that were in it.
+    /// Returns servers that may have the history of a room: first those with most members, then former ones.
     fn servers_of(&self, room: &Room) -> Vec<OwnedServerName> {
         let view = room.view();
         let mut present: Vec<_> = view.servers.iter().collect();
@@ -195,7 +195,7 @@ impl Workflows {
         present.chain(past).filter(is_new).take(SERVERS).collect()
     }
 
-    /// Asks a server for what is missing; returns how many events there are now that were not.
+    /// Fetches missing events from a server; returns the number of new events.
     async fn backfill_from(&self, room: &Room, server: &ServerName, gap: &Gap) -> Result<usize> {
         let missing = gap.missing.iter().take(NAMED).cloned().collect();
         let mut request = get_backfill::v1::Request::new(room.room_id.clone(), missing, uint!(1));
@@ -241,8 +241,8 @@ impl Workflows {
         Ok(of_room.collect())
     }
 
-    /// Fetches the states before those events that follow none which is here or comes with them, and all events that
-    /// these states and the others take.
+    /// Fetches the states before the events whose prev events are neither stored nor among `events`, and all other
+    /// events that these need.
     async fn states_for(
         &self,
         room: &Room,
@@ -265,7 +265,7 @@ impl Workflows {
         }
         let lacking = self.rooms.receiver.unknown(&lacking).await?;
         let found = self.fetch(room, server, lacking).await?;
-        // State events among the history may be what others rest on.
+        // State events within the history may be auth events of others.
         let of_state = events
             .iter()
             .filter(|event| event.pdu().state_key.is_some());
@@ -274,7 +274,7 @@ impl Workflows {
         Ok(states)
     }
 
-    /// Returns the state before an event, whose events are stored then as far as the server tells them.
+    /// Returns the state before an event. Its events are stored as far as the server returns them.
     async fn state_before(
         &self,
         room: &Room,
@@ -302,7 +302,7 @@ impl Workflows {
             self.fetch(room, server, absent).await?
         };
         self.rooms.receiver.store_outliers(room, events).await?;
-        // What nobody has cannot be part of it.
+        // Events that no server has cannot be part of the state.
         let absent: HashSet<OwnedEventId> = self
             .rooms
             .receiver

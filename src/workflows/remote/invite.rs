@@ -1,6 +1,6 @@
 //! Inviting users of other servers.
 //!
-//! [Inviting to a room](https://spec.matrix.org/v1.19/server-server-api/#inviting-to-a-room)
+//! See [Inviting to a room](https://spec.matrix.org/v1.19/server-server-api/#inviting-to-a-room).
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -20,11 +20,12 @@ use crate::{
 };
 
 impl Workflows {
-    /// Sends an event into a room; one that invites a user of another server goes to that server first.
+    /// Sends an event to a room. An invite of a user of another server is first sent to that server.
     ///
     /// # Errors
     ///
-    /// As [`crate::rooms::Rooms::send`]; and [`Error::Unreachable`] when the server of the invited does not answer.
+    /// As [`crate::rooms::Rooms::send`]; and [`Error::Unreachable`] when the server of the invited user does not
+    /// answer.
     pub async fn send(&self, room_id: &RoomId, event: NewEvent) -> Result<OwnedEventId> {
         let is_invitation = event.membership() == Some(MembershipState::Invite);
         if is_invitation && self.invited_elsewhere(&event).is_some() {
@@ -44,14 +45,14 @@ impl Workflows {
         (!self.rooms.memory.is_local(invited)).then_some(invited)
     }
 
-    /// Invites a user of another server; returns the id of the invitation.
+    /// Invites a user of another server; returns the event id of the invite.
     pub(in super::super) async fn invite_to(
         &self,
         room_id: &RoomId,
         event: NewEvent,
     ) -> Result<OwnedEventId> {
         let (workflows, room_id) = (self.clone(), room_id.to_owned());
-        // A task of its own: what the other server has taken must not be missing in the room.
+        // In a task of its own: an invite that the other server has accepted must also be added to the room.
         let inviting = self
             .tasks
             .spawn(async move { workflows.invite_now(&room_id, event).await });
@@ -71,7 +72,7 @@ impl Workflows {
             && now.sender == event.sender
             && now.membership() == Some(MembershipState::Invite)
         {
-            // An equal request was quicker.
+            // An equal request was faster.
             return Ok(now.event_id.clone());
         }
         let draft = self.rooms.resident.draft_invitation(room_id, event).await?;
@@ -91,7 +92,7 @@ impl Workflows {
         self.rooms.resident.accept_invitation(event).await
     }
 
-    /// Returns the invitations of users of other servers that the creation of a room asks for.
+    /// Returns the invites of users of other servers in a request to create a room.
     pub(in super::super) fn remote_invitations(
         &self,
         session: &Session,
@@ -113,7 +114,7 @@ impl Workflows {
         elsewhere.map(invitation).collect()
     }
 
-    /// Invites users of other servers to a new room. The room is there already: who cannot be invited is left out.
+    /// Invites users of other servers to a new room. The room exists already, so failed invites are only logged.
     pub(in super::super) async fn invite_all(
         &self,
         room_id: &RoomId,
@@ -132,7 +133,7 @@ impl Workflows {
     }
 }
 
-/// Tells the one who invites what the server of the invited says, if that is about the invitation.
+/// Returns the error to report to the inviter, if it is about the invite.
 fn refused(failure: Failure) -> Error {
     let code = match &failure {
         Failure::Refused(refusal) => &*refusal.errcode,

@@ -1,6 +1,6 @@
-//! Joining rooms that nobody of this server is in, and restricted rooms that nobody of this server may let one into.
+//! Joining rooms without local members, and restricted rooms in which no local member can authorise the join.
 //!
-//! [Joining rooms](https://spec.matrix.org/v1.19/server-server-api/#joining-rooms)
+//! See [Joining rooms](https://spec.matrix.org/v1.19/server-server-api/#joining-rooms).
 
 use ruma::{
     OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, RoomOrAliasId, RoomVersionId, ServerName,
@@ -20,20 +20,21 @@ use crate::{
     workflows::{Wish, Workflows},
 };
 
-/// How often one waits for another user's join: then the room is here, or it is one's own turn.
+/// The number of times that a user waits for another user's join. After each wait the room is here, or it is this
+/// user's turn.
 const TURNS: usize = 16;
-/// What names the user whose right to invite lets somebody in.
+/// The field with the user who authorises the join of a restricted room.
 const AUTHORISED_VIA: &str = "join_authorised_via_users_server";
 
-/// How a user comes into a room.
+/// The way in which a user joins a room or knocks on it.
 pub(super) enum Way {
-    /// By an event that this server makes.
+    /// With an event that this server creates.
     Here,
-    /// With the help of one of these servers.
+    /// Through one of these servers.
     Through(Candidates),
 }
 
-/// A join of a room of other servers.
+/// A join of a room on other servers.
 struct RemoteJoin {
     room_id: OwnedRoomId,
     user_id: OwnedUserId,
@@ -43,12 +44,12 @@ struct RemoteJoin {
 }
 
 impl Workflows {
-    /// Lets a user join a room, named by its id or an alias; servers may be named that are in it.
+    /// Lets a user join a room, given by its id or an alias, with servers that may be in it.
     ///
     /// # Errors
     ///
-    /// [`Error::Forbidden`] with the rule that refuses it; [`Error::NotFound`] where nobody knows the room;
-    /// [`Error::Unreachable`] when no server answers that does.
+    /// [`Error::Forbidden`] with the rule that refuses it; [`Error::NotFound`] if no server knows the room;
+    /// [`Error::Unreachable`] when no server in the room answers.
     pub async fn join(
         &self,
         session: &Session,
@@ -94,7 +95,7 @@ impl Workflows {
         ))
     }
 
-    /// Returns how a user comes into a room.
+    /// Returns the way in which a user joins a room or knocks on it.
     pub(super) async fn way_into(
         &self,
         room_id: &RoomId,
@@ -137,8 +138,8 @@ impl Workflows {
         Ok(Way::Through(candidates))
     }
 
-    /// Returns whether a room that nobody of this server is in is here as well as anywhere, because everybody has left;
-    /// unless somebody of another server has come back, and invites.
+    /// Returns whether the copy of a room without local members is complete, because all users have left the room. It
+    /// is not if a user of another server has since come back and sent an invite.
     pub(super) async fn is_all_here(&self, room: &Room, user_id: &UserId) -> Result<bool> {
         let is_left = {
             let view = room.view();
@@ -171,7 +172,7 @@ impl Workflows {
         })
     }
 
-    /// Checks, as far as it can be known before a guest joins, that a room which nobody here is in admits guests.
+    /// Checks whether a room without local members permits guests, as far as that is known before the join.
     ///
     /// # Errors
     ///
@@ -192,12 +193,12 @@ impl Workflows {
         let servers: Vec<OwnedServerName> = servers.cloned().collect();
         match self.admits_guests_elsewhere(room_id, &servers).await {
             Some(false) => Err(Error::GuestAccessForbidden),
-            // A server that does not say it lets the join show it.
+            // If the server does not say so, it is checked in the state after the join.
             Some(true) | None => Ok(()),
         }
     }
 
-    /// Asks servers, one after the other, to let a user in.
+    /// Asks servers, one after another, to accept a join.
     async fn join_through(&self, join: RemoteJoin) -> Result<()> {
         let mut refusals = Refusals::default();
         let Candidates {
@@ -247,7 +248,7 @@ impl Workflows {
         joined
     }
 
-    /// Lets a user leave again whom a server let in, but who must not be in the room.
+    /// Makes a user leave again whose join was accepted, but who must not be in the room.
     async fn take_back(&self, server: &ServerName, join: &RemoteJoin, version: &RoomVersionId) {
         let leaving = async {
             let (room_id, user_id) = (&*join.room_id, &*join.user_id);
@@ -270,7 +271,7 @@ impl Workflows {
         }
     }
 
-    /// Checks that a user may be in a room, by the state that the server tells which let them in.
+    /// Checks that a user may be in a room, by the state that the server returned with the join.
     async fn check_let_in(
         &self,
         join: &RemoteJoin,
@@ -294,7 +295,7 @@ impl Workflows {
         else {
             return Ok(());
         };
-        // That server may not have learned yet that the user left the room which would let them in.
+        // The other server may not know yet that the user has left the room that permits the join.
         let is_known = |rule: &AllowRule| matches!(rule, AllowRule::RoomMembership(_));
         if !restricted.allow.iter().all(is_known)
             || self
@@ -325,7 +326,7 @@ impl Workflows {
             ))
             .into());
         }
-        // Where somebody there lets the user in, their server has signed the event, too.
+        // In a restricted room, the server of the authorising user has also signed the event.
         let event = answer.event.as_deref().unwrap_or(&signed.event);
         let event = self.federation.verify(event, &template.rules).await?;
         if event.pdu().event_id != signed.event_id || event.is_redacted() {
@@ -335,7 +336,7 @@ impl Workflows {
             .into());
         }
         if let Ok(room) = self.rooms.memory.resident(room_id).await {
-            // Somebody is in the room: the join is an event like others there.
+            // Another local user has joined in the meantime, so the join is processed like any other event.
             let event_id = event.pdu().event_id.clone();
             return match self.receive_event(server, &room, event).await? {
                 Received::Accepted => Ok(()),
@@ -365,14 +366,14 @@ impl Workflows {
     }
 }
 
-/// Why a server did not let somebody in.
+/// The reason why a join through a server failed.
 #[derive(Debug)]
 enum NotJoined {
-    /// It said so, or did not answer.
+    /// The server refused, or did not answer.
     Failed(Failure),
-    /// What it answered cannot be taken.
+    /// The server's answer is not acceptable.
     Refused(Error),
-    /// It let the user in, who may not be in the room.
+    /// The server accepted the join, but the user must not be in the room.
     TakenBack(Error),
 }
 

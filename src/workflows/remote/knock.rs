@@ -1,4 +1,4 @@
-//! Asking to be let into a room.
+//! Knocking on rooms.
 
 use ruma::{
     OwnedRoomId, OwnedServerName, RoomId, RoomOrAliasId, ServerName,
@@ -15,12 +15,12 @@ use crate::{
 };
 
 impl Workflows {
-    /// Lets a user knock on a room, named by its id or an alias.
+    /// Lets a user knock on a room, given by its id or an alias.
     ///
     /// # Errors
     ///
-    /// [`crate::error::Error::Forbidden`] with the rule that refuses it; as [`Workflows::join`] where nobody of this
-    /// server is in the room.
+    /// [`crate::error::Error::Forbidden`] with the rule that refuses it; as [`Workflows::join`] for a room without
+    /// local members.
     pub async fn knock(
         &self,
         session: &Session,
@@ -42,7 +42,7 @@ impl Workflows {
         Ok(room_id)
     }
 
-    /// Knocks on a room by the first of some servers that takes the knock.
+    /// Knocks on a room through the first of some servers that accepts the knock.
     async fn knock_through(
         &self,
         session: &Session,
@@ -60,7 +60,7 @@ impl Workflows {
             let _turn = workflows.turn_at_membership(&room_id, &user_id).await?;
             let now = workflows.known_membership(user, &room_id).await?;
             if now != before && now == MembershipState::Knock {
-                // An equal request was quicker.
+                // An equal request was faster.
                 return Ok(());
             }
             let mut refusals = Refusals::default();

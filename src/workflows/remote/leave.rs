@@ -1,6 +1,6 @@
-//! Leaving rooms that nobody of this server is in: turning down invitations, and taking knocks back.
+//! Leaving rooms without local members: rejecting invites and retracting knocks.
 //!
-//! [Leaving rooms](https://spec.matrix.org/v1.19/server-server-api/#leaving-rooms-rejecting-invites)
+//! See [Leaving rooms](https://spec.matrix.org/v1.19/server-server-api/#leaving-rooms-rejecting-invites).
 
 use std::time::Duration;
 
@@ -17,11 +17,11 @@ use crate::{
     workflows::Workflows,
 };
 
-/// How long servers have to take note that somebody leaves, all in all: one can always get rid of an invitation.
+/// The time limit for all servers. After it the user still leaves locally, so an invite can always be rejected.
 const LEAVING: Duration = Duration::from_secs(20);
 
 impl Workflows {
-    /// Returns whether a user is invited to a room that nobody of this server is in, or has knocked there.
+    /// Returns whether a user is invited to a room without local members, or has knocked on it.
     pub(in super::super) async fn is_outside(
         &self,
         session: &Session,
@@ -42,8 +42,8 @@ impl Workflows {
         Ok(is_asked && !is_resident && !self.is_all_here(&room, &session.user_id).await?)
     }
 
-    /// Lets a user leave a room that nobody of this server is in. The server of whoever invited is told, or another one
-    /// of the room; where none can be, it is noted here alone.
+    /// Makes a user leave a room without local members. The event is sent to the inviter's server, or to another server
+    /// in the room. If none accepts it, the leave is only recorded here.
     pub(in super::super) async fn leave_outside(
         &self,
         session: &Session,
@@ -55,7 +55,7 @@ impl Workflows {
         let leaving = self.tasks.spawn(async move {
             let _turn = workflows.turn_at_membership(&room_id, &user_id).await?;
             if workflows.known_membership(user, &room_id).await? == MembershipState::Leave {
-                // An equal request was quicker.
+                // An equal request was faster.
                 return Ok(());
             }
             let mut candidates = workflows.candidates();
@@ -82,7 +82,7 @@ impl Workflows {
             .map_err(|source| Error::internal("leave a room from outside", source))?
     }
 
-    /// Tells a server of a room that a user leaves it; returns the event.
+    /// Sends a user's leave event to a server in the room; returns the event.
     async fn tell_leave(
         &self,
         room_id: &RoomId,
@@ -122,13 +122,13 @@ impl Workflows {
         federation.verify(&leave.event, &template.rules).await
     }
 
-    /// Turns down all invitations to rooms that nobody of this server is in, and takes all knocks back.
+    /// Rejects all invites to rooms without local members, and retracts all knocks on them.
     pub(in super::super) async fn leave_all_outside(&self, session: &Session) -> Result<()> {
         let rooms = self.rooms.memory.of_user(session.user).await?;
         let rooms: Vec<_> = rooms.all().keys().copied().collect();
         for room in rooms {
             let room_id = match self.rooms.memory.room_id(room).await {
-                // It was deleted meanwhile.
+                // The room was deleted in the meantime.
                 Err(Error::NotFound(_)) => continue,
                 room_id => room_id?,
             };

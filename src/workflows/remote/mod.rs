@@ -1,6 +1,6 @@
-//! Rooms of other servers: coming into them and leaving them, inviting to rooms, and what is told of rooms elsewhere.
+//! Rooms on other servers: joining and leaving them, knocking, inviting, history, and the hierarchy of spaces.
 //!
-//! Each of these asks several servers, one after the other, until one does it.
+//! Each operation tries several servers, one after another, until one succeeds.
 
 mod hierarchy;
 mod history;
@@ -24,16 +24,16 @@ use crate::{
     turns::Turn,
 };
 
-/// Servers that are tried for one thing.
+/// The number of servers that are tried for one operation.
 const MAX_SERVERS: usize = 20;
 
-/// Servers that may be asked for something, in order, each once.
+/// Servers that may be asked, in order and without duplicates.
 #[derive(Clone, Debug)]
 struct Candidates {
     own: OwnedServerName,
-    /// Who is likely to know: those that somebody has named.
+    /// The servers that are likely to be in the room, because they were named.
     servers: Vec<OwnedServerName>,
-    /// Who is asked where none of these can be reached.
+    /// The servers to ask if none of these can be reached.
     others: Vec<OwnedServerName>,
 }
 
@@ -64,7 +64,7 @@ impl Candidates {
     }
 }
 
-/// What servers answered that did not do what they were asked: the most telling of it is told.
+/// The errors of the servers that were asked; the most specific one is reported.
 #[derive(Debug, Default)]
 struct Refusals {
     most_telling: Option<Error>,
@@ -74,7 +74,7 @@ impl Refusals {
     fn add(&mut self, error: Error) {
         tracing::debug!(%error, "a server does not do it");
         let error = match error {
-            // It is the other server that is wrong, not the one who asks.
+            // The other server is at fault, not the client.
             Error::BadJson(text) | Error::InvalidSignature(text) | Error::InvalidParam(text) => {
                 Error::Unreachable(text)
             }
@@ -89,7 +89,7 @@ impl Refusals {
         }
     }
 
-    /// Returns whether all that were asked could not be reached.
+    /// Returns whether none of the asked servers could be reached.
     fn are_none(&self) -> bool {
         matches!(self.most_telling, None | Some(Error::Unreachable(_)))
     }
@@ -113,7 +113,7 @@ fn how_telling(error: &Error) -> u8 {
     }
 }
 
-/// Returns whether a server's refusal is the last word: the others would say the same.
+/// Returns whether a server's refusal is final, because other servers would refuse, too.
 fn is_final(failure: &Failure) -> bool {
     match failure {
         Failure::Unreachable(_) | Failure::Unwritable(_) => false,
@@ -122,7 +122,7 @@ fn is_final(failure: &Failure) -> bool {
 }
 
 impl Workflows {
-    /// Waits until no other server is asked to change this membership: equal requests at once make one event.
+    /// Waits until no other request changes this membership, so that equal concurrent requests create one event.
     async fn turn_at_membership(&self, room_id: &RoomId, user_id: &UserId) -> Result<Turn> {
         let key = (room_id.to_owned(), user_id.to_owned());
         let place = self.remote_changes.place(&key).ok_or_else(|| {
@@ -131,7 +131,7 @@ impl Workflows {
         Ok(place.turn().await)
     }
 
-    /// Returns what a user is to a room, as far as this server knows.
+    /// Returns the membership of a user in a room, as far as this server knows it.
     async fn known_membership(&self, user: UserNum, room_id: &RoomId) -> Result<MembershipState> {
         match self.rooms.memory.number(room_id).await {
             Ok(room) => Ok(self.rooms.memory.of_user(user).await?.membership(room)),
@@ -148,7 +148,7 @@ impl Workflows {
         }
     }
 
-    /// Returns the room that somebody names, and servers that may be in it: those named with it come first.
+    /// Returns the id of a room given by id or alias, and servers that may be in it, the named ones first.
     async fn locate(
         &self,
         room: &RoomOrAliasId,
@@ -167,8 +167,8 @@ impl Workflows {
         Ok((room_id, candidates))
     }
 
-    /// Adds the servers that this one knows of: that of whoever invited the user; and as the last resort those that
-    /// were in the room when it was last known, and the one that it is named after, which may have left it long ago.
+    /// Adds servers that this one knows. The inviter's server is a likely one. The last resort are servers that were in
+    /// the room when it was last known, and the one in the room id, which may have left it long ago.
     async fn add_known(
         &self,
         candidates: &mut Candidates,

@@ -1,4 +1,4 @@
-//! Joins that are under way: whoever wants the same waits for the same.
+//! Running joins: concurrent requests to join the same room wait for a single join.
 
 use std::{
     collections::HashMap,
@@ -18,20 +18,20 @@ use crate::{
 
 type Outcome = std::result::Result<(), Arc<Error>>;
 
-/// A join that is under way, and whose it is.
+/// A running join, with its user.
 #[derive(Clone)]
 pub(super) struct Joining {
     pub(super) user_id: OwnedUserId,
     outcome: Shared<BoxFuture<'static, Outcome>>,
 }
 
-/// The joins that are under way: one a room, since the second user of a server needs no other server any more.
+/// The running joins: one per room, because a second local user no longer needs another server.
 #[derive(Clone, Default)]
 pub(in super::super) struct Joins {
     by_room: Arc<Mutex<HashMap<OwnedRoomId, Joining>>>,
 }
 
-/// Removes a join from those that are under way, however it ends.
+/// Removes a join from the running ones when it is over, even after a panic.
 struct Ended {
     joins: Joins,
     room_id: OwnedRoomId,
@@ -44,8 +44,8 @@ impl Drop for Ended {
 }
 
 impl Joins {
-    /// Begins to join a room in a task of its own, which goes on when nobody waits for it any more, unless somebody is
-    /// joining it already.
+    /// Starts to join a room, unless a join of it is already running. The task continues even if no request waits for
+    /// it any more.
     pub(super) fn begin(
         &self,
         tasks: &Tasks,
@@ -84,13 +84,13 @@ impl Joins {
 }
 
 impl Joining {
-    /// Waits until the join has ended.
+    /// Waits until the join is over.
     pub(super) async fn ended(self) -> Result<()> {
         self.outcome.await.map_err(|error| again(&error))
     }
 }
 
-/// Returns an error that several are told.
+/// Returns a copy of an error, for several waiting requests.
 fn again(error: &Error) -> Error {
     let text = error.to_string();
     match error {

@@ -1,4 +1,4 @@
-//! How much other servers may answer about keys: to one request of a client, and to all that are under way.
+//! The size limits for other servers' answers about keys: per client request, and for all running requests together.
 
 use std::time::Duration;
 
@@ -9,20 +9,20 @@ use tokio::{
 
 use crate::federation::{Allowance, Failure};
 
-/// The longest that a client may wait for other servers.
+/// The longest time that a client may wait for other servers.
 const MAX_TIMEOUT: Duration = Duration::from_secs(30);
-/// The largest answer of a server: so much, and so much for each user of whom it is asked, or for each device of which a
-/// one-time key is claimed.
+/// The largest answer of a server: a base, plus an amount for each queried user, or for each device with a claimed
+/// one-time key.
 const ANSWER_BYTES: usize = 256 * 1024;
 pub(super) const USER_BYTES: usize = 256 * 1024;
 pub(super) const KEY_BYTES: usize = 16 * 1024;
-/// The largest answer of all, and the most that the answers to one request of a client have together: that of a thousand
+/// The largest answer, and the largest total size of the answers for one client request: sufficient for a thousand
 /// users with ten devices each.
 const MAX_BYTES: usize = 32 * 1024 * 1024;
-/// What all answers may have that are under way, whoever asked: 128 MB.
+/// The total size of all answers in progress: 128 MB.
 const UNDER_WAY_KIB: usize = 128 * 1024;
 
-/// The room in memory that there is for answers.
+/// The memory that is available for answers.
 pub(in crate::workflows) struct Answers {
     kib: Semaphore,
 }
@@ -36,7 +36,8 @@ impl Default for Answers {
 }
 
 impl Answers {
-    /// Asks as soon as there is room for the answer, which is taken until what is returned beside it is dropped.
+    /// Runs a request as soon as there is memory for its answer. The memory is released when the returned permit is
+    /// dropped.
     pub(super) async fn ask<T>(
         &self,
         allowance: Allowance,
@@ -52,13 +53,13 @@ impl Answers {
     }
 }
 
-/// What the answers to one request of a client may still have.
+/// The remaining size of the answers to one client request.
 pub(super) struct Budget {
     left: usize,
 }
 
 impl Budget {
-    /// Returns what may be answered altogether, where each answer may have so many bytes.
+    /// Returns the budget for answers of these largest sizes.
     pub(super) fn of(answers: impl Iterator<Item = usize>) -> Self {
         let all = answers.fold(0, usize::saturating_add);
         Self {
@@ -66,12 +67,12 @@ impl Budget {
         }
     }
 
-    /// Returns what may be answered of what is known here.
+    /// Returns the budget for stored lists.
     pub(super) fn of_known() -> Self {
         Self { left: MAX_BYTES }
     }
 
-    /// Takes an answer of so many bytes, unless it is too much beside the others.
+    /// Accepts an answer of a size, unless the total would exceed the budget.
     pub(super) fn take<T>(&mut self, answer: T, bytes: usize) -> Result<T, Failure> {
         let left = self.left.checked_sub(bytes);
         let too_much = || Failure::Unreachable("the answers are too large".to_owned());
@@ -80,13 +81,13 @@ impl Budget {
     }
 }
 
-/// Returns how large an answer may be in which there are so many things of a size.
+/// Returns the size limit of an answer with a number of items of a size.
 pub(super) fn bytes_for(count: usize, each: usize) -> usize {
     let all = count.saturating_mul(each).saturating_add(ANSWER_BYTES);
     all.min(MAX_BYTES)
 }
 
-/// Returns what a server that is asked for a client may cost.
+/// Returns the limits of a request to another server on behalf of a client.
 pub(super) fn allowance(timeout: Option<Duration>, bytes: usize) -> Allowance {
     Allowance {
         time: timeout.unwrap_or(Allowance::QUICK.time).min(MAX_TIMEOUT),

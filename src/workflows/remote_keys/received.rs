@@ -1,7 +1,7 @@
-//! What other servers answer about keys, as far as it can be handed on to clients.
+//! Parses other servers' answers about keys, as far as they can be passed on to clients.
 //!
-//! What is malformed is left out alone: a client cannot read an answer that has it, and so not the keys of anybody
-//! else either.
+//! Only malformed entries are left out. A client could not parse an answer with such an entry, and would miss all other
+//! keys.
 
 use std::collections::BTreeMap;
 
@@ -31,7 +31,7 @@ pub(super) struct ReceivedKeys {
 /// One-time keys of devices, by their ids.
 type OneTimeKeys = BTreeMap<OwnedDeviceId, BTreeMap<OwnedOneTimeKeyId, Raw<OneTimeKey>>>;
 
-/// The one-time keys that were claimed.
+/// The claimed one-time keys.
 ///
 /// [`POST /user/keys/claim`](https://spec.matrix.org/v1.19/server-server-api/#post_matrixfederationv1userkeysclaim)
 #[derive(Deserialize)]
@@ -40,7 +40,7 @@ pub(super) struct ReceivedOneTimeKeys {
     pub(super) one_time_keys: BTreeMap<OwnedUserId, OneTimeKeys>,
 }
 
-/// A map of which nothing but the keys has been read.
+/// A map whose values have not been parsed.
 type RawMap = BTreeMap<String, Box<RawValue>>;
 
 #[derive(Deserialize)]
@@ -79,7 +79,7 @@ impl From<RawOneTimeKeys> for ReceivedOneTimeKeys {
     }
 }
 
-/// Returns the entries of a map whose keys are what they have to be, and whose values can be read.
+/// Returns the entries of a map with valid keys and values.
 fn entries<K, V>(raw: RawMap, value: impl Fn(&RawValue) -> Option<V>) -> BTreeMap<K, V>
 where
     K: Ord + TryFrom<String>,
@@ -98,7 +98,7 @@ fn object<T>(raw: &RawValue) -> Option<Raw<T>> {
     Some(Raw::from_json(to_raw_value(&object).ok()?))
 }
 
-/// Reads a key that may be the text of an unsigned one.
+/// Reads a one-time key, which is a string if it is unsigned.
 fn one_time_key(raw: &RawValue) -> Option<Raw<OneTimeKey>> {
     match parse::<String>(raw) {
         Some(key) => Some(Raw::from_json(to_raw_value(&key).ok()?)),
@@ -112,12 +112,12 @@ mod tests {
 
     use super::*;
 
-    /// Returns an object that is nested so deeply.
+    /// Returns an object with a nesting depth.
     fn nested(depth: usize) -> String {
         format!("{}{}", r#"{"a":"#.repeat(depth - 1), "{}") + &"}".repeat(depth - 1)
     }
 
-    /// Values that no client can be sent as a key.
+    /// Returns values that must not be sent to a client as a key.
     fn odd_keys() -> Vec<String> {
         let odd = [
             "5",

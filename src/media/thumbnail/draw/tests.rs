@@ -9,7 +9,7 @@ fn shape(width: u64, height: u64) -> Shape {
     Shape::of(Wanted::new(width, height, None).unwrap())
 }
 
-/// An image whose left half is red and whose right half is blue.
+/// Returns an image whose left half is red and whose right half is blue.
 fn two_halves(width: u32, height: u32) -> RgbImage {
     RgbImage::from_fn(width, height, |x, _| {
         if x < width / 2 {
@@ -205,7 +205,7 @@ fn crc32(bytes: &[u8]) -> u32 {
     !crc
 }
 
-/// Returns a PNG with a colour profile of so many bytes, in place of any that would be right.
+/// Returns a PNG whose colour profile has `bytes` arbitrary bytes.
 fn png_with_profile(bytes: usize) -> Vec<u8> {
     let mut png = bytes_of(&two_halves(4, 4).into(), ImageFormat::Png);
     let after_header = 8 + 25;

@@ -1,4 +1,4 @@
-//! Batches in doubt: the database was asked to commit them, and did not say that it did.
+//! Batches in doubt: the database was asked to commit them, and did not answer.
 
 use super::{Batch, Read, Savepoint, Writer};
 use crate::error::{Error, Result};
@@ -8,19 +8,19 @@ pub(super) struct DoubtfulBatch {
     batch: Batch,
     /// The number that its commit wrote.
     number: i64,
-    /// Why there was no answer.
+    /// The reason why there was no answer.
     error: Error,
 }
 
-/// How the commit of a batch failed.
+/// The failure of a commit.
 pub(super) enum CommitError {
-    /// Before the database was asked to commit.
+    /// It failed before the database was asked to commit.
     Before(Error),
-    /// The database was asked, and did not say that it did.
+    /// The database was asked to commit, and did not answer.
     Unanswered {
         /// The number of the batch.
         number: i64,
-        /// Why there is no answer.
+        /// The reason why there was no answer.
         error: Error,
     },
 }
@@ -40,7 +40,7 @@ impl Writer {
         self.conn.run("COMMIT").await
     }
 
-    /// Sets the open batch aside until the database says whether it stored it.
+    /// Puts the open batch in doubt until the database says whether it stored it.
     pub(super) fn doubt(&mut self, number: i64, error: Error) {
         tracing::warn!(%error, "a commit was not answered: it is being found out whether it took place");
         self.savepoint = Savepoint::None;
@@ -52,7 +52,7 @@ impl Writer {
         });
     }
 
-    /// Finds out whether the batch in doubt was stored, and tells those who wait for it.
+    /// Finds out whether the batch in doubt was stored, and answers its writers.
     ///
     /// # Errors
     ///
@@ -64,7 +64,7 @@ impl Writer {
         if let Err(error) = self.conn.give_up().await {
             tracing::debug!(%error, "a lost connection does not answer");
         }
-        // The lock of the writer is only had when the connection before is over, and with it its commit.
+        // The writer's lock is only free when the former connection is closed, and with it its commit is over.
         self.conn = self.target.connect_writer().await?;
         let stored: Option<i64> = self
             .query("SELECT batch FROM journal")
@@ -86,15 +86,15 @@ impl Writer {
     }
 }
 
-/// What a test lets happen to the next commit.
+/// The fault that a test causes in the next commit.
 #[cfg(test)]
 #[derive(Default)]
 pub(super) enum Fault {
     #[default]
     None,
-    /// The connection ends before the database commits.
+    /// The connection breaks before the database commits.
     NotCommitted,
-    /// The connection ends after the database committed.
+    /// The connection breaks after the database committed.
     AnswerLost,
 }
 

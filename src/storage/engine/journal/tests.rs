@@ -1,4 +1,4 @@
-//! The journal, tried on a database of its own.
+//! Tests of the journal on a database of its own.
 
 use std::sync::Mutex as StdMutex;
 
@@ -152,7 +152,7 @@ async fn callers_that_vanish_at_any_moment_neither_block_nor_lose_others() {
     assert!(stored(&test).await >= 80);
 }
 
-/// Polls a future a number of times at most, and drops it wherever it is then.
+/// Polls a future at most the given number of times, and then drops it.
 async fn vanish_after(future: impl Future<Output = ()>, polls: u64) {
     let mut future = Box::pin(future);
     let mut left = polls;
@@ -166,7 +166,7 @@ async fn vanish_after(future: impl Future<Output = ()>, polls: u64) {
     .await;
 }
 
-/// Writes something in a batch whose commit fails as `fault` says; returns whether it was said to be stored.
+/// Writes in a batch whose commit fails as `fault` says. Returns the outcome for the writer.
 async fn written_with(test: &TestDb, fault: doubt::Fault) -> Result<()> {
     let mut tx = test.db.write().await.unwrap();
     store(&mut tx, "doubtful").await;

@@ -1,4 +1,4 @@
-//! A turn at writing, and waiting until it is on disk.
+//! A turn to write, and the wait until it is on disk.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use tokio::sync::{OwnedMutexGuard, watch};
 use super::{Change, Outcome, Position, Raw, Read, Savepoint, Strings, Writer};
 use crate::error::{Error, Result};
 
-/// A turn at writing. Dropped without [`WriteTx::commit`] or [`WriteTx::release`], it leaves no trace.
+/// A turn to write. If it is dropped without [`WriteTx::commit`] or [`WriteTx::release`], nothing is written.
 pub struct WriteTx {
     pub(super) writer: OwnedMutexGuard<Writer>,
     changes: Vec<(Position, Change)>,
@@ -36,21 +36,21 @@ impl WriteTx {
         position
     }
 
-    /// Leaves places free before the next position, for what belongs there and may come later.
+    /// Leaves positions free before the next one, for changes that belong there and may come later.
     pub fn leave_room(&mut self, places: i64) {
         self.writer.next_position += places;
     }
 
-    /// Says what the commit will tell of a position; not told at all after a roll-back.
+    /// Registers a change that the commit will announce. It is not announced after a roll-back.
     pub fn publish(&mut self, position: Position, change: Change) {
         self.changes.push((position, change));
     }
 
-    /// Leaves the write in the batch and lets the next one have its turn; it is not on disk yet.
+    /// Leaves the write in the batch and ends the turn. The write is not on disk yet.
     ///
     /// # Errors
     ///
-    /// When the batch was lost meanwhile.
+    /// When the batch has been lost.
     pub fn release(mut self) -> Result<Pending> {
         let interned = std::mem::take(&mut self.interned);
         let mut changes = std::mem::take(&mut self.changes);
@@ -68,7 +68,7 @@ impl WriteTx {
         Ok(Pending { outcome })
     }
 
-    /// Returns when the write is on disk, applied to memory and told to the followers.
+    /// Waits until the write is on disk and the followers have received it.
     pub async fn commit(self) -> Result<()> {
         self.release()?.durable().await
     }
@@ -89,14 +89,14 @@ impl WriteTx {
     }
 }
 
-/// A write that is in a batch, not yet on disk.
+/// A write in a batch that is not yet on disk.
 #[must_use = "nothing may be answered before it is durable"]
 pub struct Pending {
     outcome: watch::Receiver<Outcome>,
 }
 
 impl Pending {
-    /// Returns when the batch is on disk.
+    /// Waits until the batch is on disk.
     ///
     /// # Errors
     ///
