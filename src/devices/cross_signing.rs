@@ -20,7 +20,7 @@ use crate::{
         Read, UserNum, WriteTx,
         devices::{
             cross_signing::{self, CrossSigningKeyRow},
-            device_lists, device_table,
+            device_list_changes, device_table,
         },
     },
 };
@@ -87,7 +87,8 @@ impl Devices {
         check_signatures(owner.user_id, &stored, &new)?;
         check_names(&mut tx, owner.user, &changed).await?;
         store(&mut tx, owner.user, &stored, &changed).await?;
-        device_lists::note_devices(&mut tx, owner.user, &[device_lists::OWN_KEYS]).await?;
+        device_list_changes::note_devices(&mut tx, owner.user, &[device_list_changes::OWN_KEYS])
+            .await?;
         tx.commit().await
     }
 }

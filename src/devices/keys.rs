@@ -24,7 +24,7 @@ use crate::{
     storage::{
         Change, DeviceNum, KeyCounts, UserNum, WriteTx,
         devices::{
-            cross_signing, device_keys, device_lists, device_table,
+            cross_signing, device_keys, device_list_changes, device_table,
             one_time_keys::{self, KeyRow},
         },
     },
@@ -310,7 +310,7 @@ async fn store_device_keys(
         }
     }
     device_keys::set(tx, owner.user, owner.device, &json).await?;
-    device_lists::note_devices(tx, owner.user, &[owner.device_id]).await?;
+    device_list_changes::note_devices(tx, owner.user, &[owner.device_id]).await?;
     Ok(())
 }
 

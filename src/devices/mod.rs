@@ -4,13 +4,13 @@
 
 mod backups;
 mod cross_signing;
+mod device_list_updates;
 mod key_counts;
+mod key_queries;
 mod keys;
-mod lists;
-mod remote;
+mod remote_device_lists;
 mod signatures;
 mod to_device;
-mod told;
 
 use std::sync::Arc;
 
@@ -19,14 +19,14 @@ use ruma::{DeviceId, OwnedServerName, api::client::device::Device as DeviceInfo}
 pub use self::{
     backups::{BackedUp, Backup, BackupPart, BackupState},
     cross_signing::Proof,
+    device_list_updates::Telling,
     key_counts::KeysLeft,
+    key_queries::{Viewer, check_number},
     keys::{Owner, is_one_time_key},
-    lists::{Viewer, check_number},
-    remote::{KnownList, ListUpdate, Move, RemoteDevice, RemoteList, Ticket},
+    remote_device_lists::{KnownList, ListUpdate, Move, RemoteDevice, RemoteList, Ticket},
     to_device::Pending,
-    told::Telling,
 };
-use self::{key_counts::CountsInMemory, remote::Asking, to_device::Queues};
+use self::{key_counts::CountsInMemory, remote_device_lists::Asking, to_device::Queues};
 use crate::{
     clock::timestamp,
     config::Config,
@@ -34,7 +34,7 @@ use crate::{
     storage::{
         Db, Follower, UserNum,
         devices::{
-            device_keys, device_lists,
+            device_keys, device_list_changes,
             device_table::{self, Device},
         },
     },
@@ -121,7 +121,7 @@ impl Devices {
         device_table::rename(&mut tx, user, device_id.as_str(), Some(display_name)).await?;
         // The name is shown with the device's keys.
         if device_keys::get(&mut tx, device.num).await?.is_some() {
-            device_lists::note_devices(&mut tx, user, &[device_id]).await?;
+            device_list_changes::note_devices(&mut tx, user, &[device_id]).await?;
         }
         tx.commit().await
     }

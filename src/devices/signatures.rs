@@ -23,7 +23,7 @@ use crate::{
         UserNum, WriteTx,
         devices::{
             cross_signing::{self, SignatureRow},
-            device_keys, device_lists,
+            device_keys, device_list_changes,
         },
     },
 };
@@ -187,16 +187,16 @@ impl<'a> Desk<'a> {
         };
         let signer = self.owner.user;
         if row.user_num != signer {
-            device_lists::note_change(tx, row.user_num, Some(signer)).await?;
+            device_list_changes::note_change(tx, row.user_num, Some(signer)).await?;
             return Ok(());
         }
         let changed = rows.iter().map(|row| match self.devices.get(&row.target) {
             Some(_) => &*row.target,
-            None => device_lists::OWN_KEYS,
+            None => device_list_changes::OWN_KEYS,
         });
         let changed: BTreeSet<&str> = changed.collect();
         let changed: Vec<&str> = changed.into_iter().collect();
-        device_lists::note_devices(tx, signer, &changed).await
+        device_list_changes::note_devices(tx, signer, &changed).await
     }
 }
 

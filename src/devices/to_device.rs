@@ -21,14 +21,14 @@ use serde_json::value::RawValue;
 
 use super::{
     Devices, check_text,
-    told::{self, RemoteLetters},
+    device_list_updates::{self, RemoteLetters},
 };
 use crate::{
     error::{Error, Result},
     matrix::{MAX_JSON_DEPTH, check_depth},
     storage::{
         Change, DeviceNum, Follower, Position, UserNum, WriteTx,
-        devices::{device_table, received_messages, to_device},
+        devices::{device_table, received_to_device_messages, to_device},
     },
 };
 
@@ -98,7 +98,7 @@ impl Devices {
         let deliveries = address(&mut tx, &self.db, &letters).await?;
         check_extent(&deliveries)?;
         deliver(&mut tx, deliveries).await?;
-        told::post(&mut tx, &remote, now_ms).await?;
+        device_list_updates::post(&mut tx, &remote, now_ms).await?;
         forget_old_transactions(&mut tx, device).await?;
         tx.commit().await
     }
@@ -140,7 +140,7 @@ impl Devices {
                 tx = self.db.write().await?;
                 reached = 0;
             }
-            if !received_messages::insert(&mut tx, server, id, now_ms).await? {
+            if !received_to_device_messages::insert(&mut tx, server, id, now_ms).await? {
                 continue;
             }
             let deliveries = address(&mut tx, &self.db, &letters).await?;
@@ -150,7 +150,7 @@ impl Devices {
             }
         }
         if tx.position() % FORGET_EVERY == 0 {
-            received_messages::forget(&mut tx, now_ms - RECEIVED_KEPT_MS).await?;
+            received_to_device_messages::forget(&mut tx, now_ms - RECEIVED_KEPT_MS).await?;
         }
         tx.commit().await
     }
@@ -254,7 +254,7 @@ impl Devices {
                 "the messages go to more than {SERVERS} servers"
             )));
         }
-        told::write_remote(sender, kind, by_server)
+        device_list_updates::write_remote(sender, kind, by_server)
     }
 }
 

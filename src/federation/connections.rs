@@ -8,8 +8,8 @@ use ruma::exports::http;
 use tokio::sync::OnceCell;
 
 use super::{
+    dns::{Hosts, Names, ServersByRecords},
     failure::Failure,
-    names::{Hosts, Names, ServersByRecords},
     resolve::Place,
 };
 use crate::{

@@ -15,18 +15,18 @@ mod backoff;
 mod cache;
 mod client;
 mod connections;
+mod dns;
 mod events;
 mod failure;
-mod handshake;
-mod join_answer;
+mod join_leave_knock;
 mod key_ring;
 mod keys;
 mod multipart;
-mod names;
 mod policy;
 mod resolve;
+mod send_join_response;
 mod sender;
-mod signed_text;
+mod verify_unusual_json;
 mod well_known;
 
 use std::{collections::BTreeSet, sync::Arc};
@@ -47,11 +47,11 @@ pub use self::{
     cache::Cache,
     client::{Allowance, Client},
     failure::{Failure, Refusal},
-    handshake::{Member, Signed, Template},
-    join_answer::JoinAnswer,
+    join_leave_knock::{Member, Signed, Template},
     key_ring::KeyRing,
     keys::{Keys, WantedKey},
     multipart::{Part, Parts},
+    send_join_response::JoinAnswer,
     sender::Sender,
 };
 use self::{connections::Http, resolve::Servers};
@@ -175,7 +175,7 @@ impl Federation {
         let own = self.key.server_name();
         let is_signed = match proof.verify_http_request(request, own, &keys) {
             Ok(()) => Ok(()),
-            Err(error) => signed_text::verify(proof, request, (own, &keys)).ok_or(error),
+            Err(error) => verify_unusual_json::verify(proof, request, (own, &keys)).ok_or(error),
         };
         is_signed.map_err(|error| unauthorized(error.to_string()))?;
         self.client.heard_from(origin);

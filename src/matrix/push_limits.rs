@@ -147,7 +147,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::matrix::default_rules;
+    use crate::matrix::default_push_rules;
 
     fn with_patterns(patterns: impl IntoIterator<Item = String>) -> Ruleset {
         let mut rules = default_rules(user_id!("@alice:localhost"));

@@ -7,13 +7,13 @@
 //!
 //! See the [specification](https://spec.matrix.org/v1.19/client-server-api/#content-repository).
 
-mod accesses;
+mod async_uploads;
 mod files;
-mod page;
-mod preview;
-mod promised;
+mod last_access;
+mod open_graph;
 mod remote;
 mod thumbnail;
+mod url_previews;
 
 use std::{error::Error as StdError, path::PathBuf, sync::Arc, time::Duration};
 
@@ -23,14 +23,14 @@ use rand::{Rng, distr::Alphanumeric};
 use ruma::{OwnedMxcUri, OwnedServerName, ServerName};
 use tokio::{fs::File, sync::Notify};
 
+pub use self::{files::ContentHash, remote::Remote, thumbnail::Wanted};
 use self::{
-    accesses::Accesses,
     files::{Arriving, Files, Stored},
-    preview::Previews,
+    last_access::Accesses,
     remote::Remotes,
     thumbnail::Thumbnails,
+    url_previews::Previews,
 };
-pub use self::{files::ContentHash, remote::Remote, thumbnail::Wanted};
 use crate::{
     clock::Clock,
     config::{Config, UrlPreviews},

@@ -73,7 +73,7 @@ pub use self::{
     },
 };
 use self::{
-    log::{EventLog, backfill_columns, invitation_expiry},
+    log::{EventLog, backfill_columns, invite_expiry},
     memory::timetable::Timetable,
     read::ignored_users::Shields,
     unread::push_counts::CustomRules,
@@ -212,7 +212,7 @@ impl Timetables {
     async fn load(db: &Db) -> Result<Self> {
         Ok(Self {
             delayed_events: Arc::new(delayed_events::timetable(db).await?),
-            expiring_invitations: Arc::new(invitation_expiry::timetable(db).await?),
+            expiring_invitations: Arc::new(invite_expiry::timetable(db).await?),
             invite_links: Arc::new(invite_links::timetable(db).await?),
         })
     }
@@ -277,7 +277,7 @@ impl Follower for RoomsFollower {
             self.push_rules.committed(change);
             self.ignored_users.committed(change);
             if let Change::Event { event, .. } = change
-                && invitation_expiry::expiry(&event.pdu).is_some()
+                && invite_expiry::expiry(&event.pdu).is_some()
             {
                 self.expiring_invitations.changed();
             }

@@ -22,19 +22,19 @@ use sqlx::{
 };
 
 pub use self::engine::{
+    backfilled_tables,
     change::{
         Change, DeviceNum, KeyCounts, ReadMarker, Reading, Receipt, Removed, RoomNum, ThreadMarker,
         UserNum,
     },
+    database_check::ProbeError,
     dialect::{Raw, Target},
-    fills,
+    interned_strings,
     journal::{Follower, Intent, Journal, Pending, Position, WriteTx, position},
     postgres_text::{TextList, list},
-    probe::ProbeError,
     query::{Query, Read, list_of_numbers, values},
-    strings,
 };
-use self::engine::{dialect, lock::DirectoryLock};
+use self::engine::{dialect, directory_lock::DirectoryLock};
 use crate::{error::Result, health::Health, tasks::Tasks};
 
 /// The number of connections for reading. SQLite's readers never wait for the writer.
@@ -46,7 +46,7 @@ pub struct Db {
     readers: Readers,
     journal: Journal,
     /// The cache of texts that are stored as numbers.
-    pub strings: strings::Strings,
+    pub strings: interned_strings::Strings,
 }
 
 #[derive(Clone)]
@@ -96,7 +96,7 @@ impl Db {
     pub async fn open(url: &str, data_dir: &Path, tasks: &Tasks) -> Result<Self> {
         let target = Target::parse(url, data_dir)?;
         let locks = lock_directories(&target, data_dir)?;
-        let strings = strings::Strings::default();
+        let strings = interned_strings::Strings::default();
         let journal = Journal::open(&target, strings.clone(), (tasks, locks)).await?;
         let readers = match &target {
             Target::Sqlite(options) => Readers::Sqlite(

@@ -20,8 +20,8 @@ use ruma::{
 
 use super::{
     Inner, Sync, SyncRequest, Token,
-    moment::{Inside, Moment, RoomMoment},
     room_view::Viewer,
+    snapshot::{Inside, Moment, RoomMoment},
 };
 use crate::{
     error::{Error, Result},

@@ -4,26 +4,26 @@
 //! may see; `response` builds a response of `/sync`. `sync_waiters` lets clients wait for changes, and `channel` pushes
 //! the same responses through a WebSocket. `sliding` answers only for the rooms that a client displays.
 
+mod deleted_rooms;
 mod device_lists;
-mod echo;
 mod event_fields;
-mod lazy;
-mod moment;
+mod event_format;
+mod lazy_members;
+mod legacy_sync;
 mod notifications;
-mod old_sync;
-mod recent;
-mod removed;
+mod recent_changes;
+mod remote_echo;
 mod response;
+mod response_json;
 mod room_view;
-mod show;
 mod sliding;
-mod span;
-mod subscriptions;
+mod snapshot;
 mod summary;
+mod sync_waiters;
+mod thread_subscriptions;
+mod timeline_slice;
 mod token;
 mod unread;
-mod waiter;
-mod written;
 
 use std::{sync::Arc, time::Duration};
 
@@ -34,17 +34,19 @@ use ruma::{
 use tokio::time::Instant;
 
 pub use self::{
-    echo::{SendInFlight, Sends},
+    event_format::{client_event, event_in_format},
     notifications::Only,
+    remote_echo::{SendInFlight, Sends},
     response::Answer,
-    show::{client_event, event_in_format},
+    response_json::{StateAfter, write},
     sliding::{Request as SlidingRequest, Response as SlidingResponse},
-    subscriptions::subscriptions,
+    sync_waiters::Waiters,
+    thread_subscriptions::subscriptions,
     token::{Token, place_of, place_token},
-    waiter::Waiters,
-    written::{StateAfter, write},
 };
-use self::{lazy::LazyMembers, recent::Recent, sliding::Sliding, unread::ThreadCache};
+use self::{
+    lazy_members::LazyMembers, recent_changes::Recent, sliding::Sliding, unread::ThreadCache,
+};
 use crate::{
     clock::Clock,
     devices::Devices,

@@ -19,7 +19,7 @@ use ruma::{
     serde::Raw,
 };
 
-use super::{Inner, Sync, place_token, show::Showing};
+use super::{Inner, Sync, event_format::Showing, place_token};
 use crate::{
     error::Result,
     matrix::{self, Pdu, RoomFacts, TimelineEvent, Unsigned},

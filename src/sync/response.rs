@@ -24,9 +24,9 @@ use serde_json::{
 
 use super::{
     Inner, SyncRequest, Token,
-    moment::{Inside, Moment, RoomMoment},
-    removed::removed_room,
+    deleted_rooms::removed_room,
     room_view::{Viewer, room_id},
+    snapshot::{Inside, Moment, RoomMoment},
 };
 use crate::{
     error::Result,

@@ -24,11 +24,11 @@ use serde_json::value::RawValue;
 
 use super::{
     Inner, SyncRequest, event_fields,
-    moment::{Inside, RoomMoment},
+    event_format::Showing,
     place_token,
-    show::Showing,
-    span::{Span, is_whole, newest},
+    snapshot::{Inside, RoomMoment},
     summary::{changes_summary, summary},
+    timeline_slice::{Span, is_whole, newest},
 };
 use crate::{
     error::Result,

@@ -8,7 +8,7 @@ use ruma::{
     events::{StateEventType, TimelineEventType, room::member::MembershipState},
 };
 
-use super::moment::Inside;
+use super::snapshot::Inside;
 use crate::matrix::{StateMap, TimelineEvent};
 
 /// The largest number of members that the summary names.

@@ -14,7 +14,7 @@ use ruma::{
     api::client::sync::sync_events::{UnreadNotificationsCount, v3::JoinedRoom},
 };
 
-use super::{Inner, moment::Inside, room_view::Viewer};
+use super::{Inner, room_view::Viewer, snapshot::Inside};
 use crate::{
     error::Result,
     matrix::Counters,

@@ -8,7 +8,7 @@ use crate::{
     error::Result,
     storage::{
         Change, UserNum, WriteTx,
-        devices::{cross_signing, device_lists, device_table, key_backups},
+        devices::{cross_signing, device_list_changes, device_table, key_backups},
         rooms::{delayed_events, invite_links},
         users::{account_data, accounts, profiles, short_lived_tokens},
     },
@@ -70,7 +70,8 @@ impl Users {
         delete_devices_except(&mut tx, user, None).await?;
         short_lived_tokens::remove_all(&mut tx, user).await?;
         if cross_signing::remove_all(&mut tx, user).await? > 0 {
-            device_lists::note_devices(&mut tx, user, &[device_lists::OWN_KEYS]).await?;
+            device_list_changes::note_devices(&mut tx, user, &[device_list_changes::OWN_KEYS])
+                .await?;
         }
         key_backups::remove_all(&mut tx, user).await?;
         profiles::remove_all(&mut tx, user).await?;

@@ -4,7 +4,7 @@
 
 use ruma::{OwnedDeviceId, OwnedUserId, api::client::session::login};
 
-use super::{Issued, Users, check_text, names, secrets};
+use super::{Issued, Users, check_text, secrets, usernames};
 use crate::{
     error::{Error, Result},
     storage::{
@@ -100,7 +100,7 @@ impl Users {
             return None;
         };
         let name = named_user(credentials).ok()?;
-        names::named(&name, &self.inner.server_name)
+        usernames::named(&name, &self.inner.server_name)
     }
 
     /// Returns the user with this name, if the password is correct.
@@ -110,7 +110,7 @@ impl Users {
         password: String,
     ) -> Result<(UserNum, OwnedUserId)> {
         let wrong = || Error::forbidden("the user name or the password is wrong");
-        let account = match names::named(name, &self.inner.server_name) {
+        let account = match usernames::named(name, &self.inner.server_name) {
             Some(user_id) => self.account_of(&user_id).await?.map(|a| (a, user_id)),
             None => None,
         };

@@ -7,43 +7,43 @@
 
 mod account;
 mod account_data;
-mod directory;
+mod account_restrictions;
 mod filters;
 mod login;
-mod names;
-mod passing;
 mod passwords;
-mod people;
 mod profile;
 mod push_rules;
 mod pushers;
-mod refresh;
+mod refresh_tokens;
 mod register;
-mod remote_people;
-mod replaced_rooms;
+mod remote_users;
 mod secrets;
 mod server_notices;
 mod sessions;
 mod shared_secret;
-mod standing;
+mod short_lived_tokens;
 mod uia;
+mod upgraded_rooms;
+mod user_directory;
+mod user_list;
+mod usernames;
 
 use std::sync::Arc;
 
 use ruma::{OwnedServerName, OwnedUserId, UserId};
 
 pub use self::{
-    directory::Found,
+    account_restrictions::Restriction,
     login::{LoggedIn, NewDevice},
-    people::{PeoplePage, PeopleRequest, Person},
     profile::ProfileChange,
     push_rules::write_push_rules,
-    refresh::{ACCESS_TOKEN_LIFETIME, Issued},
+    refresh_tokens::{ACCESS_TOKEN_LIFETIME, Issued},
     register::Registered,
     sessions::Session,
     shared_secret::SharedSecretRegistration,
-    standing::Restriction,
     uia::StageAnswer,
+    user_directory::Found,
+    user_list::{PeoplePage, PeopleRequest, Person},
 };
 use self::{
     passwords::Passwords, sessions::LastSeen, sessions::Sessions, shared_secret::Nonces,

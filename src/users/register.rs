@@ -13,10 +13,10 @@ use ruma::{
 use super::{
     LoggedIn, NewDevice, Users,
     login::begin_session,
-    names,
     passwords::Passwords,
     secrets,
     uia::{Ask, Operation, Proven},
+    usernames,
 };
 use crate::{
     error::{Error, Result},
@@ -111,7 +111,7 @@ impl Users {
         let proven = self
             .authorize_registration(&request, user_id.as_ref())
             .await?;
-        let user_id = user_id.map_or_else(|| names::chosen(&self.inner.server_name), Ok)?;
+        let user_id = user_id.map_or_else(|| usernames::chosen(&self.inner.server_name), Ok)?;
         let password_hash = match request.password {
             Some(password) => Some(self.inner.passwords.hash(password).await?),
             None => None,
@@ -133,7 +133,7 @@ impl Users {
     ///
     /// [`Error::InvalidUsername`] or [`Error::UserInUse`] when it cannot.
     pub async fn available(&self, name: &str) -> Result<OwnedUserId> {
-        let user_id = names::registrable(name, &self.inner.server_name)?;
+        let user_id = usernames::registrable(name, &self.inner.server_name)?;
         if self.inner.notices_sender.as_ref() == Some(&user_id) {
             return Err(Error::UserInUse);
         }
@@ -273,7 +273,7 @@ impl Users {
         };
         device.check()?;
         let account = NewAccount {
-            user_id: names::chosen(&self.inner.server_name)?,
+            user_id: usernames::chosen(&self.inner.server_name)?,
             password_hash: None,
             admin: false,
             guest: true,

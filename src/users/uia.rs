@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 pub use self::pages::StageAnswer;
 pub(super) use self::sessions::UiaSessions;
-use super::{Session, Users, names};
+use super::{Session, Users, usernames};
 use crate::{
     error::{Error, Result},
     storage::{rooms::invite_links, users::tokens},
@@ -135,7 +135,7 @@ impl Users {
                 let UserIdentifier::Matrix(identifier) = &shown.identifier else {
                     return Ok(None);
                 };
-                let named = names::named(&identifier.user, &self.inner.server_name);
+                let named = usernames::named(&identifier.user, &self.inner.server_name);
                 let is_own = named.is_some_and(|named| {
                     ask.session.is_some_and(|session| session.user_id == named)
                 });

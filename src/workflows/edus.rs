@@ -5,9 +5,9 @@
 //!
 //! See [EDUs](https://spec.matrix.org/v1.19/server-server-api/#edus).
 
-mod keys;
-mod people;
+mod device_edus;
 mod receipts;
+mod typing_and_presence;
 
 use std::sync::Arc;
 

@@ -1,20 +1,20 @@
 //! Operations that need several services, such as the changes in rooms that follow from a change to an account.
 
 mod aliases;
+mod device_list_tracker;
 mod edus;
+mod expiring_invites;
 mod guests;
-mod handshakes;
 mod inbox;
-mod invitations;
 mod invite_links;
+mod join_leave_knock;
 mod people;
 mod profiles;
-mod received_invitations;
+mod received_invites;
 mod remote;
 mod remote_keys;
-mod remote_lists;
 mod server_notices;
-mod state;
+mod state_checks;
 mod upgrade;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -27,13 +27,13 @@ use ruma::{
 use serde_json::{Map, Value};
 use tokio::sync::Mutex;
 
-use self::remote_lists::RemoteLists;
+use self::device_list_tracker::RemoteLists;
 pub use self::{
-    handshakes::{SignedEvent, TakenEvent},
     inbox::{Outcomes, Transaction},
     invite_links::LinkPreview,
+    join_leave_knock::{SignedEvent, TakenEvent},
     people::{Seen, SeenPage},
-    received_invitations::ReceivedInvitation,
+    received_invites::ReceivedInvitation,
     server_notices::Notice,
 };
 use crate::{

@@ -1,7 +1,7 @@
 //! Queries and claims of device keys, of this server's users and of others.
 
-mod answers;
-mod received;
+mod answer_limits;
+mod received_keys;
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -20,10 +20,10 @@ use ruma::{
 };
 use serde_json::{Value, json};
 
-pub(super) use self::answers::Answers;
+pub(super) use self::answer_limits::Answers;
 use self::{
-    answers::{Budget, KEY_BYTES, USER_BYTES, allowance, bytes_for},
-    received::{ReceivedKeys, ReceivedOneTimeKeys},
+    answer_limits::{Budget, KEY_BYTES, USER_BYTES, allowance, bytes_for},
+    received_keys::{ReceivedKeys, ReceivedOneTimeKeys},
 };
 use super::Workflows;
 use crate::{

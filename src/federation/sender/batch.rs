@@ -17,7 +17,7 @@ use super::{
     Inner,
     destination::{Destination, ReceiptKey, Unsent},
     edus,
-    log::Found,
+    recent_events::Found,
 };
 use crate::{
     devices::Telling,

@@ -9,7 +9,7 @@ use std::{
 use ruma::{OwnedServerName, OwnedUserId, UserId, presence::PresenceState};
 use tokio::time::{Instant, interval, sleep, sleep_until};
 
-use super::{Inner, inbox::News};
+use super::{Inner, pending_changes::News};
 use crate::{
     ephemeral::Tick,
     error::{Error, Result},

@@ -8,15 +8,15 @@
 //! [Transactions](https://spec.matrix.org/v1.19/server-server-api/#transactions)
 
 mod batch;
+mod cleanup;
 mod delivery;
 mod destination;
 mod distribution;
 mod edus;
-mod inbox;
-mod keeping;
-mod log;
 mod metrics;
-mod tidying;
+mod pending_changes;
+mod queue_persistence;
+mod recent_events;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -30,7 +30,9 @@ use prometheus::Registry;
 use ruma::{OwnedServerName, ServerName};
 use tokio::sync::{Notify, Semaphore, watch};
 
-use self::{destination::Destination, inbox::Inbox, log::Log, metrics::Metrics};
+use self::{
+    destination::Destination, metrics::Metrics, pending_changes::Inbox, recent_events::Log,
+};
 use super::{Client, Federation};
 use crate::{
     clock::Clock,

@@ -19,7 +19,7 @@ use image::{
     metadata::Orientation,
 };
 
-use super::shape::{Cut, Shape, Size};
+use super::size::{Cut, Shape, Size};
 use crate::error::{Error, Result};
 
 /// The largest file that is read, in bytes: a decoder may hold all of it in memory.

@@ -3,7 +3,7 @@
 //! `shape` decides on the size, `draw` makes the image. This module limits and orders the work.
 
 mod draw;
-mod shape;
+mod size;
 
 use std::{
     collections::HashMap,
@@ -15,7 +15,7 @@ use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 
 use self::{
     draw::{Drawn, Motion, draw},
-    shape::Shape,
+    size::Shape,
 };
 use super::files::{Files, Stored};
 use crate::{
@@ -28,7 +28,7 @@ use crate::{
     turns::Turns,
 };
 
-pub use self::shape::Wanted;
+pub use self::size::Wanted;
 
 /// The number of thumbnails made at the same time. Each may need some hundred megabytes for a
 /// moment.

@@ -9,7 +9,7 @@ use ruma::{
 use serde_json::value::RawValue;
 
 use super::{
-    EventLog, invitation_expiry, redactions,
+    EventLog, invite_expiry, redactions,
     relations::{self, Stored},
     snapshots::{self, Base},
 };
@@ -32,7 +32,7 @@ use crate::{
         rooms::{
             delayed_events::{self, Ending},
             events::{self, NewEvent, Status},
-            gaps, memberships, room_table, state, unread,
+            memberships, room_table, state_snapshots, timeline_gaps, unread_counts,
         },
     },
 };
@@ -155,7 +155,7 @@ pub(crate) async fn append(
         };
         read_markers::read_by_sending(tx, reader, &event).await?;
     }
-    unread::insert_exceptions(tx, room.num, &event.exceptions).await?;
+    unread_counts::insert_exceptions(tx, room.num, &event.exceptions).await?;
     let event = Arc::new(event);
     tx.publish(
         numbers.position,
@@ -275,7 +275,7 @@ async fn follow_fork(
     (numbers, event, fork): (&Numbers, &TimelineEvent, &Fork),
 ) -> Result<()> {
     let gap_at = fork.gap_at.unwrap_or(event.timeline);
-    gaps::insert(tx, room.num, &fork.missing, gap_at).await?;
+    timeline_gaps::insert(tx, room.num, &fork.missing, gap_at).await?;
     let extremities = fork.extremities.iter();
     tip.forward_extremities = extremities.map(|(id, _)| id.clone()).collect();
     let extremities = fork.extremities.iter();
@@ -494,10 +494,10 @@ async fn store_state(
     if tip.chain == 0 {
         tracing::debug!(room_id = %room.room_id, "a new chain of state begins");
         tip.chain = snapshot;
-        state::insert_chain(tx, snapshot, None, 0).await?;
+        state_snapshots::insert_chain(tx, snapshot, None, 0).await?;
     }
-    state::insert_snapshot(tx, snapshot, tip.chain).await?;
-    state::insert_entry(
+    state_snapshots::insert_snapshot(tx, snapshot, tip.chain).await?;
+    state_snapshots::insert_entry(
         tx,
         (tip.chain, snapshot),
         numbers.kind,
@@ -536,7 +536,7 @@ pub(crate) async fn store_membership(
         stripped.as_deref(),
     )
     .await?;
-    invitation_expiry::note(log, tx, (room.num, user), pdu).await?;
+    invite_expiry::note(log, tx, (room.num, user), pdu).await?;
     let local = user_id.server_name() == log.key.server_name();
     let change = Change::Membership {
         user,

@@ -8,7 +8,7 @@ use crate::{
     matrix::{Counters, InThread, Pdu},
     storage::{
         Db, WriteTx,
-        fills::{self, StoredEvent},
+        backfilled_tables::{self, StoredEvent},
     },
 };
 
@@ -22,7 +22,7 @@ const RELATIONS: &str = "relations";
 /// It ends before the server answers anybody, and goes on where it was if the server is killed meanwhile.
 pub(crate) async fn fill_relations(db: &Db) -> Result<()> {
     let mut conn = db.read().await?;
-    let progress = fills::progress(&mut conn, RELATIONS).await?;
+    let progress = backfilled_tables::progress(&mut conn, RELATIONS).await?;
     drop(conn);
     let Some((mut done, Some(up_to))) = progress else {
         return Ok(());
@@ -32,12 +32,12 @@ pub(crate) async fn fill_relations(db: &Db) -> Result<()> {
     }
     while done < up_to {
         let mut tx = db.write().await?;
-        let events = fills::events(&mut tx, done, up_to, CHUNK).await?;
+        let events = backfilled_tables::events(&mut tx, done, up_to, CHUNK).await?;
         done = events.last().map_or(up_to, |event| event.position);
         for event in &events {
             note(&mut tx, event).await?;
         }
-        fills::set_progress(&mut tx, RELATIONS, done).await?;
+        backfilled_tables::set_progress(&mut tx, RELATIONS, done).await?;
         tx.commit().await?;
     }
     Ok(())
@@ -53,7 +53,7 @@ async fn note(tx: &mut WriteTx, event: &StoredEvent) -> Result<()> {
     let thread_root = thread_root_of(tx, event.room, &pdu).await?;
     let ts = pdu.origin_server_ts.0.into();
     let thread = thread_root.as_ref().map(|thread_root| thread_root.as_str());
-    fills::set_derived(tx, event.position, ts, thread).await?;
+    backfilled_tables::set_derived(tx, event.position, ts, thread).await?;
     let Some(timeline) = event.timeline else {
         return Ok(());
     };

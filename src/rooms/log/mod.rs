@@ -2,7 +2,7 @@
 
 pub(crate) mod append;
 pub(crate) mod backfill_columns;
-pub(crate) mod invitation_expiry;
+pub(crate) mod invite_expiry;
 pub(crate) mod new_event;
 pub(crate) mod new_events;
 pub(crate) mod redactions;

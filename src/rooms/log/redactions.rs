@@ -23,8 +23,9 @@ use crate::{
     storage::{
         Change, WriteTx,
         rooms::{
+            event_graph,
             events::{self, EventRow},
-            graph, room_table, search, state,
+            room_table, state_snapshots, text_index,
         },
     },
 };
@@ -101,7 +102,7 @@ pub(crate) async fn redact(
             let target = redaction.redacts(&room.rules);
             if let Some(target) = target {
                 let (target, redaction) = (target.as_str(), redaction.event_id.as_str());
-                graph::await_target(tx, room.num, target, redaction).await?;
+                event_graph::await_target(tx, room.num, target, redaction).await?;
             }
             return Ok(false);
         }
@@ -119,7 +120,7 @@ pub(crate) async fn redact(
     )
     .await?;
     relations::redact(tx, &row, &target).await?;
-    search::remove(tx, row.position).await?;
+    text_index::remove(tx, row.position).await?;
     let pdu = Arc::new(Pdu::parse(target.event_id, &json)?);
     put_redacted(&mut tip.state, &pdu);
     if pdu.state_key.is_some() {
@@ -151,7 +152,7 @@ pub(crate) async fn arrived(
     if pdu.kind == TimelineEventType::RoomRedaction {
         redact(tx, room, tip, (&Arc::new(pdu.clone()), before)).await?;
     }
-    for redaction in graph::take_waiting(tx, room.num, pdu.event_id.as_str()).await? {
+    for redaction in event_graph::take_waiting(tx, room.num, pdu.event_id.as_str()).await? {
         let Some(row) = events::any(tx, &redaction).await? else {
             continue;
         };
@@ -173,7 +174,7 @@ async fn levels_before(tx: &mut WriteTx, row: &EventRow) -> Result<StateMap> {
     let key = tx.intern("").await?;
     for kind in [StateEventType::RoomCreate, StateEventType::RoomPowerLevels] {
         let kind = tx.intern(&kind.to_string()).await?;
-        let held = state::get(tx, row.state, kind, key).await?;
+        let held = state_snapshots::get(tx, row.state, kind, key).await?;
         let event_id = held.and_then(|held| held.event_id);
         if let Some(event_id) = event_id
             && let Some(pdu) = load::pdu_by_id(tx, &event_id).await?

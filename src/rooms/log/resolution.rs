@@ -12,8 +12,8 @@ use crate::{
     error::{Error, Result},
     matrix::{self, KnownEvents, Pdu, Resolution, StateMap},
     storage::rooms::{
+        event_graph::{self, Node},
         events::Status,
-        graph::{self, Node},
     },
 };
 
@@ -110,7 +110,7 @@ impl EventLog {
         for chunk in unknown.chunks(CHUNK) {
             let nodes = {
                 let mut conn = self.db.read().await?;
-                graph::nodes(&mut conn, chunk.iter().map(|id| id.as_str())).await?
+                event_graph::nodes(&mut conn, chunk.iter().map(|id| id.as_str())).await?
             };
             for node in nodes {
                 let pdu = pdu_of(node)?;

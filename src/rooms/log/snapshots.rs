@@ -21,8 +21,8 @@ use crate::{
     storage::{
         Change, WriteTx,
         rooms::{
-            graph, memberships, room_table,
-            state::{self, Entry, MAX_DEPTH},
+            event_graph, memberships, room_table,
+            state_snapshots::{self, Entry, MAX_DEPTH},
         },
     },
 };
@@ -82,27 +82,27 @@ pub(crate) async fn branch(
     own_chain: i64,
 ) -> Result<i64> {
     let snapshot = tx.position();
-    let end = state::end_of_chain(tx, parent).await?;
+    let end = state_snapshots::end_of_chain(tx, parent).await?;
     let chain = match end {
         Some((chain, _, newest)) if newest == parent && chain != own_chain => chain,
         Some((_, depth, _)) if depth < MAX_DEPTH => {
-            state::insert_chain(tx, snapshot, Some(parent), depth + 1).await?;
+            state_snapshots::insert_chain(tx, snapshot, Some(parent), depth + 1).await?;
             snapshot
         }
         _ => {
-            state::insert_chain(tx, snapshot, None, 0).await?;
-            let mut whole = state::entries(tx, parent).await?;
+            state_snapshots::insert_chain(tx, snapshot, None, 0).await?;
+            let mut whole = state_snapshots::entries(tx, parent).await?;
             let is_changed = |entry: &Entry| {
                 let mut keys = changed.iter().map(|(kind, key, _)| (kind, key));
                 keys.any(|key| key == (&entry.0, &entry.1))
             };
             whole.retain(|entry| !is_changed(entry));
-            state::insert_entries(tx, (snapshot, snapshot), &whole).await?;
+            state_snapshots::insert_entries(tx, (snapshot, snapshot), &whole).await?;
             snapshot
         }
     };
-    state::insert_snapshot(tx, snapshot, chain).await?;
-    state::insert_entries(tx, (chain, snapshot), changed).await?;
+    state_snapshots::insert_snapshot(tx, snapshot, chain).await?;
+    state_snapshots::insert_entries(tx, (chain, snapshot), changed).await?;
     Ok(snapshot)
 }
 
@@ -141,7 +141,7 @@ pub(crate) async fn positions(
 ) -> Result<HashMap<String, i64>> {
     let mut found = HashMap::with_capacity(events.len());
     for chunk in events.chunks(CHUNK) {
-        let rows = graph::positions(tx, chunk.iter().map(|id| id.as_str())).await?;
+        let rows = event_graph::positions(tx, chunk.iter().map(|id| id.as_str())).await?;
         found.extend(rows.into_iter().map(|(id, position, _)| (id, position)));
     }
     Ok(found)
@@ -208,10 +208,10 @@ pub(crate) async fn set_current(
     let entries = entries(tx, &changes).await?;
     if tip.chain == 0 {
         tip.chain = place;
-        state::insert_chain(tx, place, None, 0).await?;
+        state_snapshots::insert_chain(tx, place, None, 0).await?;
     }
-    state::insert_snapshot(tx, place, tip.chain).await?;
-    state::insert_entries(tx, (tip.chain, place), &entries).await?;
+    state_snapshots::insert_snapshot(tx, place, tip.chain).await?;
+    state_snapshots::insert_entries(tx, (tip.chain, place), &entries).await?;
     tip.snapshot = place;
     tip.joined_members += joined_between(&tip.state, &resolved.state, keys);
     tip.state = resolved.state.clone();

@@ -21,13 +21,14 @@ use crate::{
     rooms::read::timeline::event_of_row,
     storage::{
         self, Db, Position, Read, Receipt, RoomNum,
+        interned_strings::Strings,
         rooms::{
             events::{self, EventRow},
-            gaps, receipts,
+            receipts,
             room_table::{self, RoomRow},
-            state::{self, StateRow},
+            state_snapshots::{self, StateRow},
+            timeline_gaps,
         },
-        strings::Strings,
     },
 };
 
@@ -69,7 +70,7 @@ async fn tip(db: &mut impl Read, row: &RoomRow, view: &View) -> Result<Tip> {
         hashes: extremities.filter_map(|id| hashes.remove(id)).collect(),
         state: view.state.clone(),
         snapshot: row.state,
-        chain: state::chain_of(db, row.state).await?.unwrap_or(0),
+        chain: state_snapshots::chain_of(db, row.state).await?.unwrap_or(0),
         forward_extremities,
         depth,
         notified: view.notified,
@@ -228,7 +229,7 @@ fn is_own(keys: &[(StateEventType, String)], pdu: &Pdu) -> bool {
 async fn latest_rows(db: &mut impl Read, room: RoomNum) -> Result<(Vec<EventRow>, i64, Counters)> {
     let limit = i64::try_from(RING).unwrap_or(i64::MAX);
     let mut rows: Vec<EventRow> = events::before(db, room, i64::MAX, limit + 1).await?;
-    let gap = gaps::newest(db, room).await?.unwrap_or(i64::MIN);
+    let gap = timeline_gaps::newest(db, room).await?.unwrap_or(i64::MIN);
     let is_apart = |row: &EventRow| row.backfilled || row.timeline < gap;
     let older = match rows.iter().position(is_apart) {
         Some(apart) => Some(rows.split_off(apart).swap_remove(0)),
@@ -267,7 +268,7 @@ async fn changes_since(
     snapshot: i64,
     after: i64,
 ) -> Result<Vec<StateChange>> {
-    let rows = state::changes(db, snapshot, (after, i64::MAX)).await?;
+    let rows = state_snapshots::changes(db, snapshot, (after, i64::MAX)).await?;
     let numbers: Vec<i64> = rows
         .iter()
         .flat_map(|row| [row.kind, row.state_key])
@@ -327,7 +328,7 @@ pub(crate) async fn pdu_by_id(db: &mut impl Read, event_id: &str) -> Result<Opti
 
 /// Returns the state of a snapshot.
 pub(crate) async fn state_map(db: &mut impl Read, snapshot: i64) -> Result<StateMap> {
-    state_of_rows(state::all(db, snapshot).await?)
+    state_of_rows(state_snapshots::all(db, snapshot).await?)
 }
 
 /// Returns the state of a room at a place of its timeline, if `snapshot` is that of its state now.
@@ -336,7 +337,7 @@ pub(crate) async fn state_map_at(
     snapshot: i64,
     place: i64,
 ) -> Result<StateMap> {
-    state_of_rows(state::all_at(db, snapshot, place).await?)
+    state_of_rows(state_snapshots::all_at(db, snapshot, place).await?)
 }
 
 fn state_of_rows(rows: Vec<StateRow>) -> Result<StateMap> {

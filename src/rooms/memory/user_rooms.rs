@@ -13,7 +13,7 @@ use crate::{
     matrix::Exception,
     storage::{
         self, Change, Db, Position, ReadMarker, Reading, Removed, RoomNum, UserNum,
-        rooms::{memberships, room_deletion, threads, unread},
+        rooms::{memberships, room_deletion, threads, unread_counts},
     },
 };
 
@@ -85,7 +85,7 @@ impl UserRooms {
             room.stripped_state = row.stripped_state.map(Arc::from);
             room.forgotten = row.forgotten;
         }
-        for (room, marker) in unread::markers(&mut tx, user).await? {
+        for (room, marker) in unread_counts::markers(&mut tx, user).await? {
             rooms.entry(room).or_default().marker = marker;
         }
         for row in threads::markers(&mut tx, user).await? {
@@ -94,7 +94,8 @@ impl UserRooms {
                 room.read(&Reading::Thread(marker));
             }
         }
-        for (room, timeline, thread, notify, highlight) in unread::exceptions(&mut tx, user).await?
+        for (room, timeline, thread, notify, highlight) in
+            unread_counts::exceptions(&mut tx, user).await?
         {
             let exception = Exception {
                 user,

@@ -15,7 +15,7 @@ use crate::{
     rooms::memory::{ErasedUsers, room::Room},
     storage::{
         RoomNum, UserNum,
-        rooms::{memberships, state},
+        rooms::{memberships, state_snapshots},
     },
 };
 
@@ -163,7 +163,7 @@ impl RoomAccess {
                 shield,
             });
         };
-        let rows = state::history(&mut tx, snapshot, kind, user).await?;
+        let rows = state_snapshots::history(&mut tx, snapshot, kind, user).await?;
         let mut history = Vec::with_capacity(rows.len());
         for (from, json) in rows {
             let pdu = Pdu::parse(placeholder(), &json)?;

@@ -24,8 +24,8 @@ use crate::{
     matrix::{Pdu, TimelineEvent, wants_event, wants_type_of},
     rooms::{Access, memory::room::Room},
     storage::{
-        RoomNum, UserNum, WriteTx, fills,
-        rooms::search::{self, Found, PATTERNS},
+        RoomNum, UserNum, WriteTx, backfilled_tables,
+        rooms::text_index::{self, Found, PATTERNS},
     },
 };
 
@@ -140,7 +140,7 @@ impl Search {
             let turn = self.searches.acquire().await;
             let _turn = turn.map_err(|source| Error::internal("wait to search", source))?;
             let mut conn = self.db.read().await?;
-            search::find(&mut conn, rooms, &parts, up_to, FOUND).await?
+            text_index::find(&mut conn, rooms, &parts, up_to, FOUND).await?
         };
         found.retain(|found| words.iter().all(|word| found.text.contains(word)));
         self.keep_wanted(user, query, &mut found).await?;
@@ -307,9 +307,12 @@ impl Search {
         for _ in 0..turns {
             let up_to = db.journal().published();
             let mut conn = db.read().await?;
-            let done = fills::progress(&mut conn, SEARCH).await?;
+            let done = backfilled_tables::progress(&mut conn, SEARCH).await?;
             let done = done.map_or(up_to, |(done, _)| done);
-            if fills::events(&mut conn, done, up_to, 1).await?.is_empty() {
+            if backfilled_tables::events(&mut conn, done, up_to, 1)
+                .await?
+                .is_empty()
+            {
                 return Ok(true);
             }
             drop(conn);
@@ -347,10 +350,10 @@ impl Search {
 
 /// Indexes the next events. Reads them in its turn, so that none is redacted in between.
 async fn index_some(tx: &mut WriteTx, up_to: i64) -> Result<()> {
-    let Some((done, _)) = fills::progress(tx, SEARCH).await? else {
+    let Some((done, _)) = backfilled_tables::progress(tx, SEARCH).await? else {
         return Ok(());
     };
-    let events = fills::events(tx, done, up_to, CHUNK).await?;
+    let events = backfilled_tables::events(tx, done, up_to, CHUNK).await?;
     let Some(last) = events.last() else {
         return Ok(());
     };
@@ -359,10 +362,10 @@ async fn index_some(tx: &mut WriteTx, up_to: i64) -> Result<()> {
             .map_err(|source| Error::internal("read an event id", source))?;
         let pdu = Pdu::parse(event_id, &event.json).ok();
         if let Some(text) = pdu.as_ref().and_then(text_of) {
-            search::insert(tx, event.position, &text).await?;
+            text_index::insert(tx, event.position, &text).await?;
         }
     }
-    fills::set_progress(tx, SEARCH, last.position).await
+    backfilled_tables::set_progress(tx, SEARCH, last.position).await
 }
 
 /// Returns the text of an event that a search looks at, in lower case. Of an edit it is the new one.

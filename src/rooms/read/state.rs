@@ -21,7 +21,7 @@ use crate::{
     },
     storage::{
         UserNum,
-        rooms::{events, graph, state},
+        rooms::{event_graph, events, state_snapshots},
     },
 };
 
@@ -75,7 +75,7 @@ impl StateReader {
             let snapshot = room.view().snapshot;
             return state_map_at(&mut tx, snapshot, place).await;
         }
-        let node = graph::nodes(&mut tx, [&last.event_id]).await?.pop();
+        let node = event_graph::nodes(&mut tx, [&last.event_id]).await?.pop();
         let after = node.and_then(|node| node.state_after);
         state_map(&mut tx, after.unwrap_or(last.state)).await
     }
@@ -146,7 +146,7 @@ impl StateReader {
     ) -> Result<Vec<(StateEventType, String)>> {
         let mut conn = self.db.read().await?;
         let snapshot = room.view().snapshot;
-        let keys = state::keys_changed(&mut conn, snapshot, (after, up_to)).await?;
+        let keys = state_snapshots::keys_changed(&mut conn, snapshot, (after, up_to)).await?;
         let numbers: Vec<i64> = keys.iter().flat_map(|(kind, key)| [*kind, *key]).collect();
         let texts = self.db.strings.texts(&mut conn, &numbers).await?;
         let text = |number: i64| texts.get(&number).map(ToString::to_string);

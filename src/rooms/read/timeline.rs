@@ -19,7 +19,7 @@ use crate::{
         Read,
         rooms::{
             events::{self, EventRow},
-            gaps, state,
+            state_snapshots, timeline_gaps,
         },
     },
 };
@@ -186,7 +186,7 @@ impl Timeline {
     async fn newest_gap(&self, room: &Room, request: PageRequest) -> Result<Option<i64>> {
         let mut conn = self.db.read().await?;
         let span = (request.to.unwrap_or(i64::MIN), request.from);
-        let gaps = gaps::within(&mut conn, room.num, span, 1).await?;
+        let gaps = timeline_gaps::within(&mut conn, room.num, span, 1).await?;
         Ok(gaps.into_iter().next().map(|(_, place)| place))
     }
 
@@ -242,7 +242,7 @@ impl Timeline {
         let kind = strings.find(conn, &event.pdu.kind.to_string()).await?;
         let key = strings.find(conn, state_key).await?;
         if let (Some(kind), Some(key)) = (kind, key)
-            && let Some(row) = state::get(conn, event.snapshot, kind, key).await?
+            && let Some(row) = state_snapshots::get(conn, event.snapshot, kind, key).await?
             && let Some((event_id, json)) = row.event_id.zip(row.json)
         {
             before.insert(Arc::new(Pdu::parse(parse_event_id(&event_id)?, &json)?));

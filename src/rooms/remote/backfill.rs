@@ -25,8 +25,9 @@ use crate::{
     storage::{
         Change, RoomNum, WriteTx,
         rooms::{
+            event_graph,
             events::{self, NewEvent, Status},
-            gaps, graph,
+            timeline_gaps,
         },
     },
 };
@@ -60,7 +61,9 @@ impl EventReceiver {
     pub async fn gaps(&self, room: &Room, after: i64, up_to: i64) -> Result<Vec<Gap>> {
         let mut conn = self.db.read().await?;
         let mut found: Vec<Gap> = Vec::new();
-        for (event_id, place) in gaps::within(&mut conn, room.num, (after, up_to), GAPS).await? {
+        for (event_id, place) in
+            timeline_gaps::within(&mut conn, room.num, (after, up_to), GAPS).await?
+        {
             let event_id = OwnedEventId::try_from(event_id)
                 .map_err(|source| Error::internal("read an event id", source))?;
             match found.last_mut().filter(|gap| gap.place == place) {
@@ -127,11 +130,11 @@ impl EventReceiver {
     async fn order(&self, room: RoomNum, events: &[Verified]) -> Result<Vec<usize>> {
         let mut tx = self.db.write().await?;
         let ids = events.iter().map(|event| event.pdu().event_id.as_str());
-        let nodes = graph::nodes(&mut tx, ids).await?.into_iter();
+        let nodes = event_graph::nodes(&mut tx, ids).await?.into_iter();
         let known = nodes.filter(|node| node.timeline.is_some());
         let known: HashSet<String> = known.map(|node| node.event_id).collect();
         let ids = events.iter().map(|event| event.pdu().event_id.as_str());
-        let gaps = gaps::among(&mut tx, room, ids).await?;
+        let gaps = timeline_gaps::among(&mut tx, room, ids).await?;
         let mut gaps: HashMap<String, i64> = gaps.into_iter().collect();
         let mut newest_first: Vec<(usize, &Pdu)> =
             events.iter().map(Verified::pdu).enumerate().collect();
@@ -144,9 +147,9 @@ impl EventReceiver {
                 continue;
             };
             let place = taken.entry(gap).or_insert(gap);
-            let own = gaps::among(&mut tx, room, [id]).await?.is_empty();
+            let own = timeline_gaps::among(&mut tx, room, [id]).await?.is_empty();
             if own {
-                gaps::insert(&mut tx, room, [id], *place).await?;
+                timeline_gaps::insert(&mut tx, room, [id], *place).await?;
             }
             *place -= 1;
             order.push(n);
@@ -216,9 +219,9 @@ pub(crate) async fn store(
     } else if !events::insert(tx, &row).await? {
         return Ok(None);
     }
-    gaps::close(tx, room.num, pdu.event_id.as_str()).await?;
+    timeline_gaps::close(tx, room.num, pdu.event_id.as_str()).await?;
     if let Some(place) = place {
-        gaps::insert(tx, room.num, &missing, place).await?;
+        timeline_gaps::insert(tx, room.num, &missing, place).await?;
         let stored = stored(room, &numbers, place);
         relations::store(tx, stored, pdu, thread.as_ref()).await?;
     }
@@ -239,7 +242,7 @@ fn stored(room: &Room, numbers: &Numbers, place: i64) -> relations::Stored {
 
 /// Returns the last free place before a place of a timeline, if there is one.
 async fn free_place(tx: &mut WriteTx, room: &Room, before: i64) -> Result<Option<i64>> {
-    let older = graph::place_before(tx, room.num, before).await?;
+    let older = event_graph::place_before(tx, room.num, before).await?;
     let place = before - 1;
     Ok((older != Some(place)).then_some(place))
 }

@@ -30,7 +30,7 @@ use crate::{
     },
     storage::{
         Change, RoomNum,
-        rooms::{graph, room_table},
+        rooms::{event_graph, room_table},
     },
 };
 
@@ -261,7 +261,7 @@ impl JoinImport {
         let mut next = tip.clone();
         let mut tx = self.db.write().await?;
         let mut missing = taken.join.pdu().prev_events.clone();
-        let nodes = graph::nodes(&mut tx, missing.iter().map(|id| id.as_str())).await?;
+        let nodes = event_graph::nodes(&mut tx, missing.iter().map(|id| id.as_str())).await?;
         missing.retain(|id| {
             let mut placed = nodes.iter().filter(|node| node.state.is_some());
             !placed.any(|node| node.event_id == *id)

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use ruma::OwnedEventId;
 
 use super::EventReceiver;
-use crate::{error::Result, rooms::memory::room::Room, storage::rooms::graph};
+use crate::{error::Result, rooms::memory::room::Room, storage::rooms::event_graph};
 
 /// Ids in one query.
 const CHUNK: usize = 500;
@@ -16,7 +16,8 @@ impl EventReceiver {
         let mut known: HashSet<String> = HashSet::with_capacity(ids.len());
         for chunk in ids.chunks(CHUNK) {
             let mut conn = self.db.read().await?;
-            let rows = graph::positions(&mut conn, chunk.iter().map(|id| id.as_str())).await?;
+            let rows =
+                event_graph::positions(&mut conn, chunk.iter().map(|id| id.as_str())).await?;
             known.extend(rows.into_iter().map(|(id, _, _)| id));
         }
         let unknown = ids.iter().filter(|id| !known.contains(id.as_str()));
@@ -28,7 +29,7 @@ impl EventReceiver {
         let mut placed: HashSet<String> = HashSet::new();
         for chunk in ids.chunks(CHUNK) {
             let mut conn = self.db.read().await?;
-            let nodes = graph::nodes(&mut conn, chunk.iter().map(|id| id.as_str())).await?;
+            let nodes = event_graph::nodes(&mut conn, chunk.iter().map(|id| id.as_str())).await?;
             let nodes = nodes
                 .into_iter()
                 .filter(|node| node.room == room.num && node.state_after.is_some());

@@ -19,8 +19,8 @@ use crate::{
     storage::{
         Position, RoomNum, UserNum,
         rooms::{
+            event_graph::{self, Sent},
             events::Status,
-            graph::{self, Sent},
             memberships, room_table,
         },
     },
@@ -95,7 +95,7 @@ impl FederationReader {
         };
         let rows = {
             let mut conn = self.db.read().await?;
-            graph::after_position(&mut conn, after, up_to, CHUNK).await?
+            event_graph::after_position(&mut conn, after, up_to, CHUNK).await?
         };
         let is_all = i64::try_from(rows.len()).unwrap_or(0) < CHUNK;
         let last = rows.last().map_or(up_to, |row| row.position);
@@ -151,7 +151,7 @@ impl FederationReader {
         let room = self.memory.room_by_number(room).await?;
         let rows = {
             let mut conn = self.db.read().await?;
-            graph::of_room_from(&mut conn, room.num, from, OF_ROOM).await?
+            event_graph::of_room_from(&mut conn, room.num, from, OF_ROOM).await?
         };
         let is_all = i64::try_from(rows.len()).unwrap_or(0) < OF_ROOM;
         let last = rows.last().map_or(from, |row| row.position);
@@ -189,7 +189,7 @@ impl FederationReader {
             let row = room_table::get(&mut conn, room.num).await?;
             let row = row.ok_or_else(|| Error::not_found("the room is gone"))?;
             let ids: Vec<String> = serde_json::from_str(&row.forward_extremities)?;
-            let nodes = graph::nodes(&mut conn, &ids).await?;
+            let nodes = event_graph::nodes(&mut conn, &ids).await?;
             let mut newest = Vec::new();
             for node in nodes {
                 let (status, place) = (node.status(), node.timeline.unwrap_or(node.position));
@@ -209,7 +209,7 @@ impl FederationReader {
                 return Ok(newest);
             }
         }
-        let rows = graph::newest_of_room(&mut conn, room.num, missed, OF_ROOM).await?;
+        let rows = event_graph::newest_of_room(&mut conn, room.num, missed, OF_ROOM).await?;
         drop(conn);
         for row in rows {
             if let Some(mut event) = self.for_server(&room, row, server)? {

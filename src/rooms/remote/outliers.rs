@@ -12,8 +12,8 @@ use crate::{
     storage::{
         RoomNum, WriteTx,
         rooms::{
+            event_graph::{self, Outlier as Row},
             events::Status,
-            graph::{self, Outlier as Row},
         },
     },
 };
@@ -77,7 +77,7 @@ impl EventReceiver {
         for chunk in ids.chunks(CHUNK) {
             let nodes = {
                 let mut conn = self.db.read().await?;
-                graph::nodes(&mut conn, chunk.iter().map(|id| id.as_str())).await?
+                event_graph::nodes(&mut conn, chunk.iter().map(|id| id.as_str())).await?
             };
             for node in nodes.into_iter().filter(|node| node.room == room) {
                 let pdu = crate::rooms::log::resolution::pdu_of(node)?;
@@ -232,5 +232,5 @@ async fn store(tx: &mut WriteTx, room: RoomNum, events: &[(Verified, Status)]) -
             json: event.json(),
         });
     }
-    graph::insert_outliers(tx, &rows).await
+    event_graph::insert_outliers(tx, &rows).await
 }

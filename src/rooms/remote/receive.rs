@@ -30,7 +30,7 @@ use crate::{
     },
     storage::{
         Intent, Pending, RoomNum, WriteTx,
-        rooms::{events::Status, graph},
+        rooms::{event_graph, events::Status},
     },
 };
 
@@ -149,7 +149,7 @@ impl EventReceiver {
     /// [`Error::Forbidden`] where it was not.
     pub async fn check_accepted(&self, event_id: &EventId) -> Result<()> {
         let mut conn = self.db.read().await?;
-        let nodes = graph::nodes(&mut conn, [event_id.as_str()]).await?;
+        let nodes = event_graph::nodes(&mut conn, [event_id.as_str()]).await?;
         if nodes.iter().any(|node| node.status() == Status::Accepted) {
             return Ok(());
         }

@@ -22,8 +22,8 @@ use crate::{
     storage::{
         Change, RoomNum, UserNum, WriteTx,
         rooms::{
+            event_graph::{self, Outlier},
             events::{self, Status},
-            graph::{self, Outlier},
             memberships, room_table,
         },
     },
@@ -371,6 +371,6 @@ async fn store_outlier(tx: &mut WriteTx, room: RoomNum, pdu: &Pdu, json: &str) -
         json,
     };
     let position = outlier.position;
-    graph::insert_outliers(tx, &[outlier]).await?;
+    event_graph::insert_outliers(tx, &[outlier]).await?;
     Ok(position)
 }

@@ -20,8 +20,8 @@ use crate::{
         memory::{load::state_map, room::Room},
     },
     storage::rooms::{
+        event_graph::{self, Node},
         events::{self, Status},
-        graph::{self, Node},
     },
 };
 
@@ -57,7 +57,9 @@ impl FederationReader {
     ) -> Result<Box<RawValue>> {
         let node = {
             let mut conn = self.db.read().await?;
-            graph::nodes(&mut conn, [event_id.as_str()]).await?.pop()
+            event_graph::nodes(&mut conn, [event_id.as_str()])
+                .await?
+                .pop()
         };
         let node = node.filter(|node| node.status() != Status::Rejected);
         let node = node.ok_or_else(|| Error::not_found("there is no such event"))?;
@@ -164,7 +166,7 @@ impl FederationReader {
         let latest: Vec<OwnedEventId> = latest.iter().take(MAX_NAMED).cloned().collect();
         let start: Vec<OwnedEventId> = {
             let mut conn = self.db.read().await?;
-            let nodes = graph::nodes(&mut conn, latest.iter().map(|id| id.as_str())).await?;
+            let nodes = event_graph::nodes(&mut conn, latest.iter().map(|id| id.as_str())).await?;
             let of_room = nodes.into_iter().filter(|node| node.room == room.num);
             let mut start = Vec::new();
             for node in of_room {
@@ -203,7 +205,7 @@ impl FederationReader {
             next.retain(|id| seen.insert(id.clone()));
             let read = {
                 let mut conn = self.db.read().await?;
-                graph::nodes(&mut conn, next.drain(..).map(String::from)).await?
+                event_graph::nodes(&mut conn, next.drain(..).map(String::from)).await?
             };
             for node in read {
                 let is_told = node.room == room.num && node.state.is_some();
@@ -255,7 +257,7 @@ impl FederationReader {
         for (_, _, ts, event_id) in rows {
             let node = {
                 let mut conn = self.db.read().await?;
-                graph::nodes(&mut conn, [event_id]).await?.pop()
+                event_graph::nodes(&mut conn, [event_id]).await?.pop()
             };
             let Some(node) = node else { continue };
             let event_id = OwnedEventId::try_from(node.event_id.as_str());

@@ -20,7 +20,7 @@ use crate::{
     error::{Error, Result},
     matrix::{Pdu, StateMap},
     rooms::memory::{load::state_map, room::Room},
-    storage::rooms::{events, graph},
+    storage::rooms::{event_graph, events},
     turns::Turns,
 };
 
@@ -162,7 +162,9 @@ impl FederationReader {
         event_id: &EventId,
     ) -> Result<StateMap> {
         let mut tx = self.db.snapshot().await?;
-        let node = graph::nodes(&mut tx, [event_id.as_str()]).await?.pop();
+        let node = event_graph::nodes(&mut tx, [event_id.as_str()])
+            .await?
+            .pop();
         let node = node.filter(|node| node.room == room.num);
         let snapshot = node.and_then(|node| node.state);
         let snapshot =

@@ -10,7 +10,7 @@ use crate::{
     error::{Error, Result},
     storage::{
         Position, RoomNum,
-        rooms::arrived_events::{self, ArrivedRow},
+        rooms::queued_events::{self, ArrivedRow},
     },
 };
 
@@ -46,7 +46,7 @@ impl EventReceiver {
                 origin: origin.to_string(),
                 json: json.get().to_owned(),
             };
-            arrived_events::insert(&mut tx, &row).await?;
+            queued_events::insert(&mut tx, &row).await?;
             positions.push(row.position);
         }
         tx.commit().await?;
@@ -59,7 +59,7 @@ impl EventReceiver {
             return Ok(());
         }
         let mut tx = self.db.write().await?;
-        arrived_events::remove(&mut tx, positions).await?;
+        queued_events::remove(&mut tx, positions).await?;
         tx.commit().await
     }
 
@@ -67,7 +67,7 @@ impl EventReceiver {
     pub async fn arrived(&self, after: Position) -> Result<Vec<Arrived>> {
         let rows = {
             let mut conn = self.db.read().await?;
-            arrived_events::after(&mut conn, after, PAGE).await?
+            queued_events::after(&mut conn, after, PAGE).await?
         };
         let arrived = |row: ArrivedRow| {
             let origin = OwnedServerName::try_from(row.origin)

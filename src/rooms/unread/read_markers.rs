@@ -13,7 +13,7 @@ use crate::{
         Change, Position, ReadMarker, Reading, RoomNum, ThreadMarker, UserNum, WriteTx,
         rooms::{
             threads::{self, MarkerRow},
-            unread,
+            unread_counts,
         },
     },
 };
@@ -38,11 +38,11 @@ pub(crate) async fn read_all(
         counters: event.counters(),
         threaded: event.threaded,
     };
-    if marker.timeline <= unread::marker(tx, user, room).await?.timeline {
+    if marker.timeline <= unread_counts::marker(tx, user, room).await?.timeline {
         return Ok(());
     }
-    unread::mark_read(tx, user, room, marker).await?;
-    unread::clear_exceptions(tx, user, room, marker.timeline).await?;
+    unread_counts::mark_read(tx, user, room, marker).await?;
+    unread_counts::clear_exceptions(tx, user, room, marker.timeline).await?;
     threads::clear_markers(tx, user, room, marker.timeline).await?;
     let mut further = Vec::new();
     for row in threads::markers_in(tx, user, room).await? {
@@ -81,7 +81,7 @@ pub(crate) async fn read_thread(
     event: &TimelineEvent,
 ) -> Result<()> {
     let Reader { user, room, .. } = reader;
-    let all = unread::marker(tx, user, room).await?;
+    let all = unread_counts::marker(tx, user, room).await?;
     if event.timeline <= all.timeline {
         return Ok(());
     }
@@ -102,7 +102,7 @@ pub(crate) async fn read_thread(
         return Ok(());
     }
     let thread_root = thread.map(|thread_root| thread_root.as_str());
-    unread::clear_exceptions_in(tx, user, room, thread_root, event.timeline).await?;
+    unread_counts::clear_exceptions_in(tx, user, room, thread_root, event.timeline).await?;
     tx.publish(
         reader.position,
         Change::Read {
@@ -131,5 +131,5 @@ pub(crate) async fn read_by_sending(
     }
     // Memory follows the event itself.
     let counters = event.counters() - event.threaded;
-    unread::mark_main_read(tx, reader.user, reader.room, (event.timeline, counters)).await
+    unread_counts::mark_main_read(tx, reader.user, reader.room, (event.timeline, counters)).await
 }

@@ -13,7 +13,7 @@ use ruma::{
     events::{StateEventType, room::member::MembershipState},
 };
 
-use super::{RoomDeletion, expiring_invitations::leave, send::Occasion};
+use super::{RoomDeletion, expiring_invites::leave, send::Occasion};
 use crate::{
     error::{Error, Result},
     matrix::{self, Pdu, StateMap, Unsigned},

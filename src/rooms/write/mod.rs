@@ -4,7 +4,7 @@ pub(crate) mod create;
 pub(crate) mod delayed_events;
 pub(crate) mod deletion;
 pub(crate) mod directory;
-pub(crate) mod expiring_invitations;
+pub(crate) mod expiring_invites;
 pub(crate) mod invite_links;
 pub(crate) mod membership;
 pub(crate) mod policy_server;

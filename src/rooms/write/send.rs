@@ -15,7 +15,7 @@ use crate::{
         Action,
         log::{
             append::{Accepted, append},
-            invitation_expiry,
+            invite_expiry,
             new_event::{NewEvent, check_txn_id},
             relations,
         },
@@ -60,9 +60,7 @@ impl Occasion {
     /// Checks, at the tip of the room, that there is still reason for the event.
     fn check(&self, tip: &Tip, event: &NewEvent) -> Result<()> {
         match self {
-            Self::Expiry(invitation) => {
-                invitation_expiry::check_stands(&tip.state, event, invitation)
-            }
+            Self::Expiry(invitation) => invite_expiry::check_stands(&tip.state, event, invitation),
             Self::Request
             | Self::Membership(_)
             | Self::Background
@@ -263,7 +261,7 @@ impl EventSender {
         let mut event = event.clone();
         if event.kind == TimelineEventType::RoomMember {
             self.log.check_invitation(&event).await?;
-            invitation_expiry::check_not_expired(&tip.state, &event, self.clock.now_ms())?;
+            invite_expiry::check_not_expired(&tip.state, &event, self.clock.now_ms())?;
             self.join_rules
                 .authorise_join(room, &tip.state, &mut event)
                 .await?;

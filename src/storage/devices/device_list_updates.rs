@@ -113,7 +113,7 @@ pub async fn servers(db: &mut impl Read) -> Result<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::{devices::device_lists, testing::TestDb};
+    use crate::storage::{devices::device_list_changes, testing::TestDb};
 
     #[tokio::test]
     async fn a_server_is_told_of_everything_once_and_then_of_changes() {
@@ -129,7 +129,7 @@ mod tests {
         assert!(owe(&mut tx, &[("a", 1)], 6).await.unwrap().is_empty());
 
         tx.leave_room(20);
-        device_lists::note_devices(&mut tx, 1, &["A"])
+        device_list_changes::note_devices(&mut tx, 1, &["A"])
             .await
             .unwrap();
         let changed = tx.position();

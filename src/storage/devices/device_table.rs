@@ -1,6 +1,6 @@
 //! The devices of users, and the removal of everything that belongs to a device.
 
-use super::{cross_signing, device_keys, device_lists};
+use super::{cross_signing, device_keys, device_list_changes};
 use crate::{
     error::{Error, Result},
     storage::{
@@ -197,7 +197,7 @@ pub async fn delete(tx: &mut WriteTx, user: UserNum, devices: Vec<DeviceNum>) ->
         .await?;
     if !with_keys.is_empty() {
         cross_signing::remove_signatures_of(tx, user, &with_keys).await?;
-        device_lists::note_devices(tx, user, &with_keys).await?;
+        device_list_changes::note_devices(tx, user, &with_keys).await?;
     }
     remove_settings(tx, user, &device_ids).await?;
     end_sessions(tx, user, devices);

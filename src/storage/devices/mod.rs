@@ -2,11 +2,11 @@
 
 pub mod cross_signing;
 pub mod device_keys;
+pub mod device_list_changes;
 pub mod device_list_updates;
-pub mod device_lists;
 pub mod device_table;
 pub mod key_backups;
 pub mod one_time_keys;
-pub mod received_messages;
-pub mod remote_devices;
+pub mod received_to_device_messages;
+pub mod remote_device_lists;
 pub mod to_device;

@@ -11,8 +11,8 @@
 //! A commit without an answer leaves its batch *in doubt*: the database is asked until it answers whether it stored the
 //! batch. Until then nothing is written, and no writer of the batch gets an answer.
 
-mod doubt;
-mod turn;
+mod batch_in_doubt;
+mod write_tx;
 
 use std::{
     sync::{
@@ -27,15 +27,15 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use self::doubt::{CommitError, DoubtfulBatch};
-pub use self::turn::{Pending, WriteTx};
+use self::batch_in_doubt::{CommitError, DoubtfulBatch};
+pub use self::write_tx::{Pending, WriteTx};
 use super::{
     change::Change,
     dialect::{Conn, Raw, Target},
+    directory_lock::DirectoryLock,
     failure::BatchLoss,
-    lock::DirectoryLock,
-    migrate,
-    strings::Strings,
+    interned_strings::Strings,
+    migrations,
 };
 use crate::{
     error::{Error, Result},
@@ -139,7 +139,7 @@ impl Journal {
         (tasks, locks): (&Tasks, Vec<DirectoryLock>),
     ) -> Result<Self> {
         let mut conn = target.connect_writer().await?;
-        migrate::run(&mut conn).await?;
+        migrations::run(&mut conn).await?;
         let (flush, wanted) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared {
             intents: AtomicUsize::new(0),

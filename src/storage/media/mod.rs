@@ -1,4 +1,4 @@
 //! The tables of uploaded and remote media.
 
 pub mod media_table;
-pub mod promised_media;
+pub mod reserved_media_ids;

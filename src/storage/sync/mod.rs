@@ -1,3 +1,3 @@
 //! The tables of sync.
 
-pub mod roster;
+pub mod room_list;

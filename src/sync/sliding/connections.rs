@@ -14,7 +14,7 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-use super::state::State;
+use super::connection_state::State;
 use crate::{
     error::{Error, Result},
     storage::{Change, DeviceNum, Follower, Position},
@@ -235,7 +235,7 @@ fn answer_of(pos: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sync::sliding::state::Since;
+    use crate::sync::sliding::connection_state::Since;
 
     const PHONE: DeviceNum = 1;
 

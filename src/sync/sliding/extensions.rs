@@ -21,10 +21,10 @@ use ruma::{
 use serde_json::value::RawValue;
 
 use super::{
+    connection_state::Asked,
     request::Request,
     response::{AllExtensions, ToDevice},
     room::Eye,
-    state::Asked,
 };
 use crate::{
     error::{Error, Result},
@@ -32,7 +32,7 @@ use crate::{
     sync::{
         Inner, SyncRequest, place_token,
         response::{PUSH_RULES, TO_DEVICE, typed},
-        subscriptions::subscriptions,
+        thread_subscriptions::subscriptions,
     },
     users::Session,
 };

@@ -7,17 +7,17 @@
 //!
 //! See [MSC4186](https://github.com/matrix-org/matrix-spec-proposals/pull/4186).
 
+mod connection_state;
 mod connections;
 mod extensions;
-mod facts;
-mod plan;
 mod request;
 mod required_state;
 mod response;
+mod response_plan;
 mod room;
+mod room_description;
 mod room_extensions;
-mod roster;
-mod state;
+mod room_index;
 
 use std::{
     sync::{
@@ -30,8 +30,8 @@ use std::{
 use tokio::time::Instant;
 
 use self::{
-    connections::Connections, plan::Plan, response::ListResult, room::Eye, roster::Rosters,
-    state::State,
+    connection_state::State, connections::Connections, response::ListResult, response_plan::Plan,
+    room::Eye, room_index::Rosters,
 };
 pub use self::{request::Request, response::Response};
 use super::{Inner, LONGEST_WAIT, Sync};

@@ -14,11 +14,11 @@ use ruma::{
 };
 
 use super::{
-    facts::Facts,
-    plan::{Look, Plan},
+    connection_state::{Digest, Since, Told},
     request::Request,
     response::{Expanded, Room},
-    state::{Digest, Since, Told},
+    response_plan::{Look, Plan},
+    room_description::Facts,
 };
 use crate::{
     error::Result,
@@ -26,10 +26,10 @@ use crate::{
     rooms,
     sync::{
         Inner, SyncRequest,
-        moment::{Inside, RoomMoment},
         response::stripped,
         room_view::{Viewer, timeline},
-        span::Span,
+        snapshot::{Inside, RoomMoment},
+        timeline_slice::Span,
     },
     users::Session,
 };

@@ -15,18 +15,18 @@ use ruma::{
 use serde_json::{json, value::to_raw_value};
 
 use super::{
+    connection_state::{Since, Told},
     extensions::is_enabled,
-    plan::{Look, SUBSCRIBED},
+    response_plan::{Look, SUBSCRIBED},
     room::Eye,
-    state::{Since, Told},
 };
 use crate::{
     error::Result,
     storage::{Position, Receipt, users::account_data::AccountData},
     sync::{
         Inner,
-        moment::RoomMoment,
         response::{receipts, typed},
+        snapshot::RoomMoment,
     },
 };
 

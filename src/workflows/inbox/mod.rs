@@ -7,12 +7,12 @@
 //!
 //! [Transactions](https://spec.matrix.org/v1.19/server-server-api/#transactions)
 
-mod later;
-mod line;
-mod missing;
+mod commit_batch;
+mod missing_events;
+mod pending_events;
 mod policy;
-mod queue;
 mod state;
+mod unanswered_transactions;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -33,8 +33,8 @@ use serde_json::value::RawValue;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use self::{
-    line::Line,
-    queue::{Crowd, Queues, Underway},
+    commit_batch::Line,
+    pending_events::{Crowd, Queues, Underway},
 };
 use super::{Workflows, guests::admits_guests};
 use crate::{

@@ -2,7 +2,7 @@
 //!
 //! [Validating Policy Server signatures](https://spec.matrix.org/v1.19/server-server-api/#validating-policy-server-signatures)
 
-use super::line::Line;
+use super::commit_batch::Line;
 use crate::{
     matrix::Verified,
     rooms::{Help, Recommends, Room},

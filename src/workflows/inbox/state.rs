@@ -11,7 +11,7 @@ use ruma::{
     },
 };
 
-use super::missing::{MAX_SINGLE, Search};
+use super::missing_events::{MAX_SINGLE, Search};
 use crate::{
     error::{Error, Result},
     federation::Allowance,

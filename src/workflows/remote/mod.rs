@@ -2,20 +2,20 @@
 //!
 //! Each operation tries several servers, one after another, until one succeeds.
 
+mod backfill;
 mod hierarchy;
-mod history;
 mod invite;
 mod join;
 mod knock;
 mod leave;
-mod under_way;
+mod running_joins;
 
 use ruma::{
     OwnedRoomId, OwnedServerName, RoomId, RoomOrAliasId, UserId,
     events::room::member::MembershipState,
 };
 
-pub(super) use self::{hierarchy::Elsewhere, under_way::Joins};
+pub(super) use self::{hierarchy::Elsewhere, running_joins::Joins};
 use super::Workflows;
 use crate::{
     error::{Error, Result},

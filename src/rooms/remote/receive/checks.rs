@@ -27,9 +27,9 @@ use crate::{
         remote::EventReceiver,
     },
     storage::rooms::{
+        event_graph::{self, Node},
         events::Status,
-        gaps,
-        graph::{self, Node},
+        timeline_gaps,
     },
 };
 
@@ -236,7 +236,7 @@ impl EventReceiver {
         ids.extend(prev_events.filter(|id| tip.lately.get(id).is_none()));
         let nodes = {
             let mut conn = self.db.read().await?;
-            graph::nodes(&mut conn, ids.iter().map(|id| id.as_str())).await?
+            event_graph::nodes(&mut conn, ids.iter().map(|id| id.as_str())).await?
         };
         let mut around = Surroundings {
             own: None,
@@ -322,7 +322,7 @@ impl EventReceiver {
 
     async fn gap_of(&self, room: &Room, pdu: &Pdu) -> Result<Option<i64>> {
         let mut conn = self.db.read().await?;
-        let gap = gaps::among(&mut conn, room.num, [pdu.event_id.as_str()]).await?;
+        let gap = timeline_gaps::among(&mut conn, room.num, [pdu.event_id.as_str()]).await?;
         Ok(gap.into_iter().next().map(|(_, place)| place))
     }
 }

@@ -13,7 +13,7 @@ use crate::{
         memory::room::{NAMED, Room, Tip},
         remote::EventReceiver,
     },
-    storage::rooms::{events::Status, graph},
+    storage::rooms::{event_graph, events::Status},
 };
 
 /// Lines of events that a room follows side by side. Of those with the same state, one will do where there are more than
@@ -125,7 +125,7 @@ impl EventReceiver {
             }
             let node = {
                 let mut conn = self.db.read().await?;
-                graph::nodes(&mut conn, [id.as_str()]).await?.pop()
+                event_graph::nodes(&mut conn, [id.as_str()]).await?.pop()
             };
             if let Some(node) = node.filter(|node| node.status() != Status::Accepted) {
                 next.extend(pdu_of(node)?.prev_events.iter().cloned());
@@ -154,7 +154,7 @@ impl EventReceiver {
     async fn stored_after(&self, tip: &Tip, id: &OwnedEventId) -> Result<Option<After>> {
         let node = {
             let mut conn = self.db.read().await?;
-            graph::nodes(&mut conn, [id.as_str()]).await?.pop()
+            event_graph::nodes(&mut conn, [id.as_str()]).await?.pop()
         };
         match node.and_then(|node| Some((node.state_after?, node))) {
             Some((snapshot, node)) => self.after(tip, snapshot, node).await.map(Some),

@@ -15,7 +15,7 @@ use crate::{
         WriteTx,
         rooms::{
             events::{self, NewEvent, Status},
-            gaps,
+            timeline_gaps,
         },
     },
 };
@@ -73,8 +73,8 @@ pub(crate) async fn store(
         return Ok(None);
     }
     if let Some(gap) = judged.gap {
-        gaps::close(tx, room.num, pdu.event_id.as_str()).await?;
-        gaps::insert(tx, room.num, &judged.missing, gap).await?;
+        timeline_gaps::close(tx, room.num, pdu.event_id.as_str()).await?;
+        timeline_gaps::insert(tx, room.num, &judged.missing, gap).await?;
     }
     if is_placed {
         tip.lately.push(pdu.event_id.clone(), after);

@@ -13,7 +13,7 @@ use super::{Users, profile::NAME_BYTES};
 use crate::{
     error::{Error, Result},
     storage::{
-        WriteTx, fills,
+        WriteTx, backfilled_tables,
         users::user_directory::{self, RemotePerson, StoredMember},
     },
 };
@@ -59,7 +59,7 @@ impl Users {
     async fn list_all_remote_people(&self) -> Result<()> {
         let _turn = self.inner.listing_people.lock().await;
         let mut db = self.inner.db.read().await?;
-        let done = fills::progress(&mut db, REMOTE_PEOPLE).await?;
+        let done = backfilled_tables::progress(&mut db, REMOTE_PEOPLE).await?;
         let mut done = done.map_or(0, |(done, _)| done);
         drop(db);
         while !self.inner.tasks.stopping().is_cancelled() {
@@ -93,7 +93,7 @@ impl Users {
             tx.commit().await?;
         }
         let mut tx = self.inner.db.write().await?;
-        fills::set_progress(&mut tx, REMOTE_PEOPLE, up_to).await?;
+        backfilled_tables::set_progress(&mut tx, REMOTE_PEOPLE, up_to).await?;
         tx.commit().await
     }
 

@@ -20,7 +20,7 @@ use ruma::{
 use serde_json::value::RawValue;
 use tokio::time::timeout;
 
-use super::{id_of, is_our_fault, line::Line};
+use super::{commit_batch::Line, id_of, is_our_fault};
 use crate::{
     error::{Error, Result},
     federation::{Allowance, Failure},

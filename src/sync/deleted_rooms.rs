@@ -7,10 +7,9 @@ use ruma::{
 use serde_json::value::RawValue;
 
 use super::{
-    Inner, event_fields,
-    moment::RoomMoment,
-    place_token,
+    Inner, event_fields, place_token,
     room_view::{Viewer, room_id},
+    snapshot::RoomMoment,
 };
 use crate::{
     error::Result,

@@ -15,7 +15,7 @@ use ruma::{
     state_res::check_state_independent_auth_rules,
 };
 
-use super::{Pdu, StateMap, build::authorize, event_format};
+use super::{Pdu, StateMap, event_builder::authorize, event_format};
 use crate::error::{Error, Result};
 
 /// An event that is well formed and signed by the servers that must sign it. It may still be forbidden.

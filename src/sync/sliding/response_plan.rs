@@ -12,10 +12,10 @@ use ruma::{
 use serde::{Deserialize, de::IgnoredAny};
 
 use super::{
+    connection_state::{Asked, Since, State, Told},
     request::{Filters, Request, RoomConfig},
     required_state::Combined,
-    roster::{Entry, Roster, Standing},
-    state::{Asked, Since, State, Told},
+    room_index::{Entry, Roster, Standing},
 };
 use crate::{
     error::{Error, Result},
@@ -24,8 +24,8 @@ use crate::{
     storage::RoomNum,
     sync::{
         Inner, Token,
-        moment::{ATTEMPTS, RoomMoment, is_inside},
         response::is_welcome,
+        snapshot::{ATTEMPTS, RoomMoment, is_inside},
     },
     users::Session,
 };

@@ -7,7 +7,7 @@ use sqlx::{ConnectOptions, error::DatabaseError, sqlite::SqliteConnectOptions};
 
 use super::{
     dialect::{Conn, Target},
-    migrate,
+    migrations,
     query::Scalar,
 };
 
@@ -70,7 +70,7 @@ impl Target {
             "SELECT version FROM _sqlx_migrations ORDER BY version DESC LIMIT 1",
         )
         .await?;
-        if schema.is_some_and(|schema| schema > migrate::newest()) {
+        if schema.is_some_and(|schema| schema > migrations::newest()) {
             return Err(ProbeError::Newer);
         }
         check_owner(&mut conn, server_name).await

@@ -8,17 +8,17 @@ use ruma::{
 };
 
 use super::{
+    connection_state::Digest,
     response::{Hero, Room},
     room::bumps,
-    state::Digest,
 };
 use crate::{
     storage::Position,
     sync::{
-        moment::{Inside, RoomMoment},
         room_view::Viewer,
-        span::Span,
+        snapshot::{Inside, RoomMoment},
         summary::{changes_summary, heroes},
+        timeline_slice::Span,
     },
 };
 

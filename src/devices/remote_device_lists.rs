@@ -30,8 +30,8 @@ use crate::{
     storage::{
         RoomNum, UserNum, WriteTx,
         devices::{
-            device_lists,
-            remote_devices::{self, DeviceRow, ListRow},
+            device_list_changes,
+            remote_device_lists::{self, DeviceRow, ListRow},
         },
     },
 };
@@ -192,9 +192,9 @@ impl Devices {
         let texts: Vec<&str> = user_ids.iter().map(|user_id| user_id.as_str()).collect();
         let mut db = self.db.snapshot().await?;
         let users = self.db.strings.find_all(&mut db, &texts).await?;
-        let lists = remote_devices::lists(&mut db, &users).await?;
+        let lists = remote_device_lists::lists(&mut db, &users).await?;
         let known: Vec<UserNum> = lists.iter().map(|list| list.user_num).collect();
-        let devices = remote_devices::devices(&mut db, &known).await?;
+        let devices = remote_device_lists::devices(&mut db, &known).await?;
         let texts = self.db.strings.texts(&mut db, &known).await?;
         drop(db);
         let mut by_user: HashMap<UserNum, BTreeMap<OwnedDeviceId, Raw<DeviceKeys>>> =
@@ -263,7 +263,7 @@ impl Devices {
         let mut to_ask = Vec::new();
         for (user_id, state) in states {
             if state.is_new {
-                device_lists::note_change(&mut tx, state.user, None).await?;
+                device_list_changes::note_change(&mut tx, state.user, None).await?;
             }
             let Some(mut list) = state.list else {
                 continue;
@@ -273,7 +273,7 @@ impl Devices {
                 list.is_told &= self.asking.is_asked(user_id);
                 to_ask.push(user_id.to_owned());
             }
-            remote_devices::set(&mut tx, &list).await?;
+            remote_device_lists::set(&mut tx, &list).await?;
         }
         tx.commit().await?;
         Ok(to_ask)
@@ -294,7 +294,7 @@ impl Devices {
         let mut tx = self.db.write().await?;
         let user = tx.intern(user_id.as_str()).await?;
         if cross_signing::store_told(&mut tx, (user, user_id), &new).await? {
-            device_lists::note_change(&mut tx, user, None).await?;
+            device_list_changes::note_change(&mut tx, user, None).await?;
         }
         tx.commit().await
     }
@@ -304,7 +304,7 @@ impl Devices {
         let texts: Vec<&str> = user_ids.iter().map(|user_id| user_id.as_str()).collect();
         let mut db = self.db.read().await?;
         let users = self.db.strings.find_all(&mut db, &texts).await?;
-        let lists = remote_devices::lists(&mut db, &users).await?;
+        let lists = remote_device_lists::lists(&mut db, &users).await?;
         drop(db);
         let told = lists.iter().filter(|list| list.is_told);
         let told: Vec<UserNum> = told.map(|list| list.user_num).collect();
@@ -312,7 +312,7 @@ impl Devices {
             return Ok(());
         }
         let mut tx = self.db.write().await?;
-        remote_devices::note_asked(&mut tx, &told).await?;
+        remote_device_lists::note_asked(&mut tx, &told).await?;
         tx.commit().await
     }
 
@@ -324,11 +324,13 @@ impl Devices {
         let mut tx = self.db.write().await?;
         for each in moves {
             match each {
-                Move::Came(users) => remote_devices::want(&mut tx, users).await?,
-                Move::Went(users) => remote_devices::forget(&mut tx, users).await?,
-                Move::Abandoned(room) => remote_devices::forget_members(&mut tx, *room).await?,
+                Move::Came(users) => remote_device_lists::want(&mut tx, users).await?,
+                Move::Went(users) => remote_device_lists::forget(&mut tx, users).await?,
+                Move::Abandoned(room) => {
+                    remote_device_lists::forget_members(&mut tx, *room).await?
+                }
                 Move::Unclear => {
-                    remote_devices::forget_strangers(&mut tx).await?;
+                    remote_device_lists::forget_strangers(&mut tx).await?;
                 }
             }
         }
@@ -338,7 +340,7 @@ impl Devices {
     /// Returns the users without a stored list, not even one marked as needed.
     pub async fn without_list(&self, users: &[UserNum]) -> Result<Vec<UserNum>> {
         let mut db = self.db.read().await?;
-        let known = remote_devices::lists(&mut db, users).await?;
+        let known = remote_device_lists::lists(&mut db, users).await?;
         let known: HashSet<UserNum> = known.iter().map(|list| list.user_num).collect();
         let users = users.iter().copied();
         Ok(users.filter(|user| !known.contains(user)).collect())
@@ -351,7 +353,7 @@ impl Devices {
         limit: i64,
     ) -> Result<Vec<(UserNum, OwnedUserId)>> {
         let mut db = self.db.read().await?;
-        let rows = remote_devices::to_ask(&mut db, after, limit).await?;
+        let rows = remote_device_lists::to_ask(&mut db, after, limit).await?;
         let users = rows.into_iter();
         Ok(users
             .filter_map(|(user, text)| Some((user, UserId::parse(text).ok()?)))
@@ -375,8 +377,8 @@ async fn store_list(
     list: RemoteList,
     is_doubtful: bool,
 ) -> Result<()> {
-    let known = remote_devices::lists(tx, &[user]).await?.pop();
-    let mut before = remote_devices::devices(tx, &[user]).await?;
+    let known = remote_device_lists::lists(tx, &[user]).await?.pop();
+    let mut before = remote_device_lists::devices(tx, &[user]).await?;
     let mut extent = Extent::default();
     let devices = list.devices.iter().filter_map(|device| device.row(user));
     let mut after: Vec<DeviceRow> = devices
@@ -395,13 +397,13 @@ async fn store_list(
         is_fresh: !is_doubtful,
         is_told: false,
     };
-    remote_devices::set(tx, &row).await?;
+    remote_device_lists::set(tx, &row).await?;
     let is_new = before != after;
     if is_new {
-        remote_devices::replace(tx, user, &after).await?;
+        remote_device_lists::replace(tx, user, &after).await?;
     }
     if (is_new || signs_anew) && known.is_some_and(|known| !known.is_told) {
-        device_lists::note_change(tx, user, None).await?;
+        device_list_changes::note_change(tx, user, None).await?;
     }
     Ok(())
 }
@@ -449,8 +451,8 @@ struct Updating {
 
 impl Updating {
     async fn of(tx: &mut WriteTx, user: UserNum, device_ids: &[&str]) -> Result<Self> {
-        let list = remote_devices::lists(tx, &[user]).await?.pop();
-        let devices = remote_devices::devices_named(tx, user, device_ids).await?;
+        let list = remote_device_lists::lists(tx, &[user]).await?.pop();
+        let devices = remote_device_lists::devices_named(tx, user, device_ids).await?;
         let devices = devices.into_iter();
         let stream_id = list.as_ref().and_then(|list| list.stream_id);
         Ok(Self {
@@ -495,10 +497,10 @@ impl Updating {
         }
         self.is_new = true;
         if let Some(device) = device {
-            remote_devices::set_device(tx, &device).await?;
+            remote_device_lists::set_device(tx, &device).await?;
             self.devices.insert(device.device_id.clone(), device);
         } else {
-            remote_devices::remove_device(tx, self.user, device_id).await?;
+            remote_device_lists::remove_device(tx, self.user, device_id).await?;
             self.devices.remove(device_id);
         }
         Ok(())
@@ -514,7 +516,7 @@ impl Updating {
         let extent = match &mut self.extent {
             Some(extent) => extent,
             unknown @ None => {
-                let (devices, bytes) = remote_devices::extent(tx, self.user).await?;
+                let (devices, bytes) = remote_device_lists::extent(tx, self.user).await?;
                 unknown.insert(Extent { devices, bytes })
             }
         };

@@ -15,8 +15,7 @@ use std::{
 use ruma::{events::StateEventType, room_version_rules::RoomVersionRules};
 use sha1::{Digest, Sha1};
 
-use super::Key;
-use crate::matrix::{Pdu, StateMap, authorize};
+use crate::matrix::{Pdu, StateMap, authorize, state_resolution::Key};
 
 /// The types by which events are authorized, in the order in which they are resolved.
 const AUTH_TYPES: [StateEventType; 3] = [

@@ -24,7 +24,7 @@ use crate::{
     rooms::{UserRoom, UserRooms},
     storage::{
         Position, RoomNum, UserNum,
-        sync::roster::{self as stored, RosterRow},
+        sync::room_list::{self as stored, RosterRow},
         users::account_data::AccountData,
     },
     sync::Inner,

@@ -17,7 +17,7 @@ use reqwest::{Client, Response, Url, header::CONTENT_TYPE};
 use serde_json::{Map, Value};
 use tokio::sync::Semaphore;
 
-use super::{Media, clean_content_type, new_media_id, page};
+use super::{Media, clean_content_type, new_media_id, open_graph};
 use crate::{
     config::UrlPreviews,
     error::{Error, Result},
@@ -158,7 +158,7 @@ impl Media {
             self.add_image(&mut preview, &content_type, image).await?;
         } else if content_type.starts_with("text/html") || content_type.contains("xhtml") {
             let html = read(response, MAX_PAGE, TooLong::Cut).await?;
-            let properties = page::read(&decode(&html, &content_type));
+            let properties = open_graph::read(&decode(&html, &content_type));
             let image = properties.get("og:image").cloned();
             let texts = properties.into_iter();
             let texts = texts.filter(|(property, _)| !property.starts_with("og:image"));

@@ -16,7 +16,7 @@ use crate::{
         UserNum,
         media::{
             media_table::MediaRow,
-            promised_media::{self, Promise},
+            reserved_media_ids::{self, Promise},
         },
     },
 };
@@ -45,12 +45,12 @@ impl Media {
         };
         let media_id = new_media_id();
         let mut tx = self.db.write().await?;
-        if promised_media::count(&mut tx, uploader, now).await? >= PROMISES {
+        if reserved_media_ids::count(&mut tx, uploader, now).await? >= PROMISES {
             return Err(Error::LimitExceeded {
                 retry_after: RETRY_AFTER,
             });
         }
-        promised_media::insert(&mut tx, &media_id, promise, now).await?;
+        reserved_media_ids::insert(&mut tx, &media_id, promise, now).await?;
         tx.commit().await?;
         let address = format!("mxc://{}/{media_id}", self.server_name);
         Ok((address.into(), promise.expires_ts))
@@ -85,7 +85,7 @@ impl Media {
         let keeping = self.tasks.spawn(async move {
             let stored = arriving.keep().await?;
             let mut tx = media.db.write().await?;
-            if !promised_media::remove(&mut tx, &media_id).await? {
+            if !reserved_media_ids::remove(&mut tx, &media_id).await? {
                 return Err(already_there());
             }
             let described = (content_type.as_str(), file_name.as_deref());
@@ -163,7 +163,7 @@ impl Media {
             return Ok(None);
         }
         let mut db = self.db.read().await?;
-        promised_media::find(&mut db, media_id, self.clock.now_ms()).await
+        reserved_media_ids::find(&mut db, media_id, self.clock.now_ms()).await
     }
 }
 

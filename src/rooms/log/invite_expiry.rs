@@ -10,7 +10,7 @@ use crate::{
     rooms::{NewEvent, memory::timetable::Timetable},
     storage::{
         Db, RoomNum, UserNum, WriteTx,
-        rooms::expiring_invitations::{self, Expiring},
+        rooms::expiring_invites::{self, Expiring},
     },
 };
 
@@ -31,7 +31,7 @@ pub(crate) fn expiry(pdu: &Pdu) -> Option<i64> {
 /// Returns the timetable of the invitations that expire: without any, no change of a membership has to look for them.
 pub(crate) async fn timetable(db: &Db) -> Result<Timetable> {
     let mut conn = db.read().await?;
-    let next = expiring_invitations::next_due(&mut conn).await?;
+    let next = expiring_invites::next_due(&mut conn).await?;
     Ok(Timetable::new(next.is_some()))
 }
 
@@ -54,10 +54,10 @@ pub(crate) async fn note(
                 event_id: pdu.event_id.to_string(),
                 expires_ts,
             };
-            expiring_invitations::set(tx, &invitation).await
+            expiring_invites::set(tx, &invitation).await
         }
         None if log.expiring_invitations.is_used() => {
-            expiring_invitations::remove(tx, room, user).await
+            expiring_invites::remove(tx, room, user).await
         }
         None => Ok(()),
     }

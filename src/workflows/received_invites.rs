@@ -15,7 +15,7 @@ use serde_json::{
 
 use super::{
     Workflows,
-    handshakes::{SignedEvent, as_parameter},
+    join_leave_knock::{SignedEvent, as_parameter},
 };
 use crate::{
     error::{Error, Result},

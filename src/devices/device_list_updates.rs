@@ -20,8 +20,8 @@ use crate::{
     storage::{
         Change, Position, UserNum, WriteTx,
         devices::{
+            device_list_changes,
             device_list_updates::{self, NOTHING, ToTell},
-            device_lists,
             device_table::{self, Device},
         },
         federation::outbox,
@@ -76,7 +76,7 @@ impl Devices {
     /// Returns the local users whose keys changed after a position.
     pub async fn lists_changed_after(&self, after: Position) -> Result<Vec<UserNum>> {
         let mut db = self.db.read().await?;
-        device_lists::changed_after(&mut db, after).await
+        device_list_changes::changed_after(&mut db, after).await
     }
 
     /// Returns the device list updates for a server, in at most `limit` EDUs.
@@ -125,7 +125,7 @@ impl Devices {
     async fn first_telling(&self, owed: ToTell, user_id: &UserId) -> Result<Telling> {
         let (devices, newest) = {
             let mut db = self.db.read().await?;
-            let newest = device_lists::newest_change(&mut db, owed.user_num).await?;
+            let newest = device_list_changes::newest_change(&mut db, owed.user_num).await?;
             let devices = device_table::of_user(&mut db, owed.user_num).await?;
             (devices, newest.unwrap_or_default())
         };
@@ -169,7 +169,7 @@ impl Devices {
         let (changes, devices) = {
             let mut db = self.db.read().await?;
             let user = owed.user_num;
-            let changes = device_lists::devices_changed(&mut db, user, owed.told, limit);
+            let changes = device_list_changes::devices_changed(&mut db, user, owed.told, limit);
             let changes = changes.await?;
             (changes, device_table::of_user(&mut db, user).await?)
         };
@@ -193,7 +193,7 @@ impl Devices {
         };
         for (device_id, position) in changes {
             telling.told = telling.told.max(position);
-            if device_id == device_lists::OWN_KEYS {
+            if device_id == device_list_changes::OWN_KEYS {
                 let mut content = SigningKeyUpdateContent::new(user_id.to_owned());
                 content.master_key.clone_from(&list.master_key);
                 content.self_signing_key.clone_from(&list.self_signing_key);

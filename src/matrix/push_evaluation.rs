@@ -13,7 +13,7 @@ use ruma::{
 use serde_json::value::RawValue;
 
 use super::{
-    default_rules,
+    default_push_rules::default_rules,
     push_limits::{bounded_event, bounded_name},
 };
 

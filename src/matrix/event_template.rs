@@ -14,9 +14,9 @@ use serde_json::value::RawValue;
 
 use super::{
     Pdu, SigningKey,
-    build::{Draft, Site, authorize, integer, select_auth_events, unsigned_object},
+    event_builder::{Draft, Site, authorize, integer, select_auth_events, unsigned_object},
     event_format,
-    verified::authorize_by_auth_events,
+    verified_event::authorize_by_auth_events,
 };
 use crate::error::{Error, Result};
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ruma::events::TimelineEventType;
 
-use super::moment::Inside;
+use super::snapshot::Inside;
 use crate::{
     matrix::TimelineEvent,
     rooms::{Access, Bundles, EventSources, HiddenEvents, Page},

@@ -27,7 +27,7 @@ pub(super) struct Joining {
 
 /// The running joins: one per room, because a second local user no longer needs another server.
 #[derive(Clone, Default)]
-pub(in super::super) struct Joins {
+pub(in crate::workflows) struct Joins {
     by_room: Arc<Mutex<HashMap<OwnedRoomId, Joining>>>,
 }
 

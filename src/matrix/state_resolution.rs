@@ -7,7 +7,7 @@
 //!
 //! See the [specification](https://spec.matrix.org/v1.19/rooms/v12/#state-resolution).
 
-mod first_version;
+mod version_1;
 
 use std::{
     cell::RefCell,
@@ -22,7 +22,7 @@ use ruma::{
     state_res::{StateMap as IdMap, utils::event_id_set::EventIdSet},
 };
 
-use super::{Pdu, StateMap, verified::auth_types};
+use super::{Pdu, StateMap, verified_event::auth_types};
 use crate::error::{Error, Result};
 
 /// The events that are available to a resolution in addition to those in the states themselves.
@@ -79,9 +79,7 @@ pub fn resolve(
         return Err(Error::Unavailable(text.to_owned()));
     }
     if rules.state_res == StateResolutionVersion::V1 {
-        return Ok(Resolution::Resolved(first_version::resolve(
-            rules, sets, &keys,
-        )));
+        return Ok(Resolution::Resolved(version_1::resolve(rules, sets, &keys)));
     }
     let held = sets.iter().flat_map(|set| {
         let held = keys.iter().filter_map(|(kind, key)| set.get(kind, key));

@@ -23,7 +23,7 @@ use crate::{
         devices::{
             cross_signing::{self, CrossSigningKeyRow, SignatureRow},
             device_keys::{self, DeviceKeysRow},
-            device_lists,
+            device_list_changes,
         },
     },
 };
@@ -166,7 +166,9 @@ impl Devices {
         let Some(user) = self.db.strings.find(&mut db, user_id.as_str()).await? else {
             return Ok(0);
         };
-        Ok(device_lists::last_change(&mut db, user).await?.unwrap_or(0))
+        Ok(device_list_changes::last_change(&mut db, user)
+            .await?
+            .unwrap_or(0))
     }
 
     /// Returns the users whose keys concern a user, and last changed after one position and up to another.
@@ -177,7 +179,7 @@ impl Devices {
         until: Position,
     ) -> Result<Vec<UserNum>> {
         let mut db = self.db.read().await?;
-        device_lists::changed(&mut db, user, after, until).await
+        device_list_changes::changed(&mut db, user, after, until).await
     }
 }
 

@@ -15,10 +15,10 @@ use crate::{
     error::{Error, Result},
     rooms::{
         Action, MemberChange, MemberProfile, NewEvent,
-        log::invitation_expiry::{gone, is_expired},
+        log::invite_expiry::{gone, is_expired},
         memory::room::Room,
     },
-    storage::rooms::expiring_invitations::{self, Expiring},
+    storage::rooms::expiring_invites::{self, Expiring},
 };
 
 /// What says in an invitation until when it stands, in milliseconds since the Unix epoch.
@@ -101,9 +101,9 @@ impl Invitations {
             let now = self.clock.now_ms();
             let expired = {
                 let mut conn = self.db.read().await?;
-                let expired = expiring_invitations::due(&mut conn, now, BATCH).await?;
+                let expired = expiring_invites::due(&mut conn, now, BATCH).await?;
                 if expired.is_empty() {
-                    return expiring_invitations::next_due(&mut conn).await;
+                    return expiring_invites::next_due(&mut conn).await;
                 }
                 expired
             };
@@ -126,7 +126,7 @@ impl Invitations {
         };
         let known = {
             let mut conn = self.db.read().await?;
-            expiring_invitations::get(&mut conn, room.num, user).await?
+            expiring_invites::get(&mut conn, room.num, user).await?
         };
         match known {
             Some(invitation) => self.withdraw(&invitation).await,
@@ -147,7 +147,7 @@ impl Invitations {
         }
         // The event has removed the row; where there was no event, nothing is left to do.
         let mut tx = self.db.write().await?;
-        expiring_invitations::remove_one(&mut tx, invitation).await?;
+        expiring_invites::remove_one(&mut tx, invitation).await?;
         tx.commit().await
     }
 
