@@ -48,7 +48,7 @@ pub struct Running {
 ///
 /// # Errors
 ///
-/// When an address cannot be bound, or a certificate, the data directory or the database cannot be used.
+/// When an address cannot be bound, or a certificate, the data directory or the database is unavailable.
 pub async fn start(config: Config) -> Result<Running> {
     start_at(config, Clock::system()).await
 }

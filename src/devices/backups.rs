@@ -88,7 +88,7 @@ impl Devices {
         let mut tx = self.db.write().await?;
         if key_backups::count(&mut tx, user).await? >= VERSIONS {
             return Err(Error::invalid_param(
-                "there are too many backups: delete some that you do not need",
+                "there are too many backup versions: delete some of them",
             ));
         }
         let newest = key_backups::newest_version(&mut tx, user).await?;
@@ -130,12 +130,14 @@ impl Devices {
     pub async fn update_backup(&self, user: UserNum, version: &str, body: &str) -> Result<()> {
         let (definition, auth_data) = read_definition(body)?;
         if definition.version.is_some_and(|named| named != version) {
-            return Err(Error::invalid_param("version is not the one of the path"));
+            return Err(Error::invalid_param(
+                "version differs from the one in the path",
+            ));
         }
         let mut tx = self.db.write().await?;
         let row = existing(&mut tx, user, version).await?;
         if row.algorithm != definition.algorithm {
-            return Err(Error::invalid_param("algorithm is not that of the backup"));
+            return Err(Error::invalid_param("algorithm differs from the backup's"));
         }
         key_backups::set_auth_data(&mut tx, user, row.version, &auth_data).await?;
         tx.commit().await
@@ -268,7 +270,7 @@ impl<'a> BackupPart<'a> {
 }
 
 fn unknown_version() -> Error {
-    Error::not_found("there is no such backup")
+    Error::not_found("the backup version does not exist")
 }
 
 fn number_of(version: &str) -> Result<i64> {
@@ -347,7 +349,7 @@ fn read_key(room_id: &str, session_id: &str, json: &RawValue) -> Result<BackupKe
     let key: Key = serde_json::from_str(json.get())
         .map_err(|error| Error::BadJson(format!("the key of {session_id}: {error}")))?;
     if !key.session_data.get().starts_with('{') {
-        return Err(Error::BadJson("session_data is no object".to_owned()));
+        return Err(Error::BadJson("session_data is not an object".to_owned()));
     }
     Ok(BackupKeyRow {
         room_id: room_id.to_owned(),

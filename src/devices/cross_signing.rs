@@ -82,7 +82,9 @@ impl Devices {
             return Ok(());
         }
         if proof == Proof::Missing && need_proof(&stored, &new)? {
-            return Err(Error::forbidden("the keys were changed at the same time"));
+            return Err(Error::forbidden(
+                "the keys were changed by another request at the same time",
+            ));
         }
         check_signatures(owner.user_id, &stored, &new)?;
         check_names(&mut tx, owner.user, &changed).await?;
@@ -194,20 +196,22 @@ fn read(user_id: &UserId, usage: KeyUsage, raw: &Raw<CrossSigningKey>) -> Result
     let wrong = |what: &str| Error::invalid_param(format!("{}_key: {what}", usage.as_str()));
     let key = raw.deserialize().map_err(bad)?;
     if key.user_id != user_id {
-        return Err(wrong("user_id is another user"));
+        return Err(wrong("user_id differs from the user's"));
     }
     if !key.usage.contains(&usage) {
-        return Err(wrong("usage is another"));
+        return Err(wrong("usage differs from the expected one"));
     }
     let mut keys = key.keys.iter();
     let (Some((key_id, public_key)), None) = (keys.next(), keys.next()) else {
-        return Err(wrong("there has to be one key"));
+        return Err(wrong("there must be exactly one key"));
     };
     let is_ed25519 = key_id.as_str().strip_prefix("ed25519:") == Some(&**public_key);
     let bytes = Base64::<Standard>::parse(public_key).ok();
     let is_whole = bytes.is_some_and(|bytes| bytes.as_bytes().len() == PUBLIC_KEY_BYTES);
     if !is_ed25519 || !is_whole || json.contains("\\u0000") {
-        return Err(wrong("this is no ed25519 key named by itself"));
+        return Err(wrong(
+            "the key must be an ed25519 key whose id is the key itself",
+        ));
     }
     let mut object = signed_object(json)?;
     object.remove("unsigned");
@@ -256,7 +260,7 @@ fn check_signatures(user_id: &UserId, stored: &Stored, new: &[NewKey]) -> Result
     let master = accompanying
         .map(|key| &*key.public_key)
         .or_else(|| recent.map(|row| &*row.public_key))
-        .ok_or_else(|| Error::MissingParam("there is no master_key".to_owned()))?;
+        .ok_or_else(|| Error::MissingParam("master_key is missing".to_owned()))?;
     let key_id = format!("ed25519:{master}");
     for key in new.iter().filter(|key| key.usage != KeyUsage::Master) {
         if !matrix::is_signed_by(&key.object, user_id, &key_id, master) {
@@ -276,7 +280,7 @@ async fn check_names(tx: &mut WriteTx, user: UserNum, changed: &[&NewKey]) -> Re
     if device_table::find_all(tx, user, &names).await?.is_empty() {
         return Ok(());
     }
-    Err(Error::forbidden("a key has the name of a device"))
+    Err(Error::forbidden("a key has the same id as a device"))
 }
 
 /// Stores keys. A new master key removes the keys that the former one signed.

@@ -59,7 +59,7 @@ struct Shown {
 pub fn check_number<T>(users: &BTreeMap<OwnedUserId, T>) -> Result<()> {
     if users.len() > MAX_USERS {
         return Err(Error::TooLarge(format!(
-            "one request may ask of {MAX_USERS} users"
+            "one request may query at most {MAX_USERS} users"
         )));
     }
     Ok(())

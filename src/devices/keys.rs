@@ -222,7 +222,7 @@ fn read_device_keys(owner: &Owner<'_>, raw: &Raw<DeviceKeys>) -> Result<Canonica
     let keys = raw.deserialize().map_err(bad)?;
     if keys.user_id != owner.user_id || keys.device_id != owner.device_id {
         return Err(Error::invalid_param(
-            "device_keys: user_id or device_id is not that of the device that uploads",
+            "device_keys: user_id or device_id differs from the uploading device's",
         ));
     }
     let mut object: CanonicalJsonObject = serde_json::from_str(raw.json().get()).map_err(bad)?;
@@ -239,7 +239,7 @@ fn read_keys(keys: &BTreeMap<OwnedOneTimeKeyId, Raw<OneTimeKey>>) -> Result<Vec<
             let key: CanonicalJsonValue = serde_json::from_str(raw.json().get()).map_err(bad)?;
             if !is_one_time_key(raw.json().get()) {
                 return Err(Error::BadJson(format!(
-                    "{id}: a key is a text, or an object with the text `key` and its `signatures`"
+                    "{id}: a key must be a string, or an object with the string `key` and its `signatures`"
                 )));
             }
             let (algorithm, key_id) = id.as_str().split_once(':').unwrap_or_default();
@@ -287,7 +287,7 @@ fn check_fallback(keys: &[Uploaded]) -> Result<()> {
     algorithms.dedup();
     if algorithms.len() != keys.len() || keys.len() > FALLBACK_KEYS {
         return Err(Error::invalid_param(
-            "there can be one fallback key for an algorithm",
+            "there can be only one fallback key per algorithm",
         ));
     }
     Ok(())
@@ -337,7 +337,7 @@ async fn store_one_time(tx: &mut WriteTx, device: DeviceNum, keys: &[Uploaded]) 
             Some((_, false)) => {
                 // Clients look for these words.
                 return Err(Error::invalid_param(format!(
-                    "One time key {}:{} already exists, and is another",
+                    "One time key {}:{} already exists with a different value",
                     key.algorithm, key.key_id
                 )));
             }

@@ -142,7 +142,7 @@ impl Devices {
 }
 
 fn unknown() -> Error {
-    Error::not_found("there is no such device")
+    Error::not_found("the device does not exist")
 }
 
 fn describe(device: Device) -> DeviceInfo {

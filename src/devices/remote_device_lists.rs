@@ -327,7 +327,7 @@ impl Devices {
                 Move::Came(users) => remote_device_lists::want(&mut tx, users).await?,
                 Move::Went(users) => remote_device_lists::forget(&mut tx, users).await?,
                 Move::Abandoned(room) => {
-                    remote_device_lists::forget_members(&mut tx, *room).await?
+                    remote_device_lists::forget_members(&mut tx, *room).await?;
                 }
                 Move::Unclear => {
                     remote_device_lists::forget_strangers(&mut tx).await?;

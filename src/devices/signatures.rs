@@ -60,7 +60,7 @@ impl Devices {
         let signed = signed.map(|keys| keys.iter().count().max(1));
         if signed.sum::<usize>() > SIGNED {
             return Err(Error::invalid_param(format!(
-                "more than {SIGNED} keys are signed"
+                "a request may contain at most {SIGNED} signed keys"
             )));
         }
         let mut response = Response::new();
@@ -207,15 +207,15 @@ impl Target<'_> {
         if matrix::says_the_same(&self.signed, known) {
             return Ok(());
         }
-        tracing::debug!(user_id = %self.user_id, "another key was signed than is known");
+        tracing::debug!(user_id = %self.user_id, "the signed key differs from the stored one");
         Err(Error::invalid_param(
-            "the signed key is not the one that is known",
+            "the signed key differs from the uploaded key",
         ))
     }
 }
 
 fn unknown() -> Error {
-    Error::not_found("there is no such key that you could sign")
+    Error::not_found("there is no key with this id that you can sign")
 }
 
 fn invalid() -> Error {

@@ -125,7 +125,7 @@ impl Devices {
                 .and_then(|()| check_contents(&message.messages));
             match is_fit.and_then(|()| self.write_letters(sender, &kind, &message.messages)) {
                 Ok(letters) => written.push((id, letters)),
-                Err(error) => tracing::debug!(%error, "a message is passed over"),
+                Err(error) => tracing::debug!(%error, "a to-device message is ignored"),
             }
         }
         if written.is_empty() {
@@ -204,7 +204,7 @@ impl Devices {
         let targets: usize = messages.values().map(BTreeMap::len).sum();
         if targets > TARGETS {
             return Err(Error::invalid_param(format!(
-                "the messages go to more than {TARGETS} devices"
+                "the messages have more than {TARGETS} target devices"
             )));
         }
         let mut letters = Letters::new();
@@ -251,7 +251,7 @@ impl Devices {
         }
         if by_server.len() > SERVERS {
             return Err(Error::invalid_param(format!(
-                "the messages go to more than {SERVERS} servers"
+                "the messages have more than {SERVERS} target servers"
             )));
         }
         device_list_updates::write_remote(sender, kind, by_server)
@@ -325,13 +325,13 @@ async fn address(
 fn check_extent(deliveries: &[Delivery]) -> Result<()> {
     if deliveries.len() > TARGETS {
         return Err(Error::invalid_param(format!(
-            "the messages go to more than {TARGETS} devices"
+            "the messages have more than {TARGETS} target devices"
         )));
     }
     let bytes = deliveries.iter().map(|delivery| delivery.message.len());
     if bytes.sum::<usize>() > MAX_DELIVERED_BYTES {
         return Err(Error::TooLarge(format!(
-            "the messages to all devices have more than {MAX_DELIVERED_BYTES} bytes together"
+            "the messages to all devices exceed {MAX_DELIVERED_BYTES} bytes in total"
         )));
     }
     Ok(())

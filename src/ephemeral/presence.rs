@@ -116,7 +116,7 @@ impl PresenceUpdate {
             .is_some_and(|text| text.len() > MAX_STATUS_BYTES)
         {
             return Err(Error::TooLarge(format!(
-                "a status message has at most {MAX_STATUS_BYTES} bytes"
+                "a status message may have at most {MAX_STATUS_BYTES} bytes"
             )));
         }
         Ok(Self::Set(state, status_msg))
@@ -137,7 +137,7 @@ fn check_state(field: &str, state: &PresenceState) -> Result<()> {
     match state {
         PresenceState::Online | PresenceState::Offline | PresenceState::Unavailable => Ok(()),
         _ => Err(Error::invalid_param(format!(
-            "{field} is online, offline or unavailable"
+            "{field} must be online, offline or unavailable"
         ))),
     }
 }

@@ -314,7 +314,7 @@ impl Client {
     ) -> Result<T, Failure> {
         self.check(server)?;
         if !self.inner.backoff.may_try(server) {
-            return Err(unreachable(server, "it did not answer of late"));
+            return Err(unreachable(server, "it has recently failed to answer"));
         }
         let Ok(answer) = timeout(time, request).await else {
             if time >= FAIR_TIME {
@@ -334,10 +334,13 @@ impl Client {
     /// Checks that a server may be contacted.
     fn check(&self, server: &ServerName) -> Result<(), Failure> {
         if !self.inner.enabled {
-            return Err(unreachable(server, "this server does not federate"));
+            return Err(unreachable(server, "federation is disabled on this server"));
         }
         if server == self.inner.key.server_name() {
-            return Err(unreachable(server, "this is the server itself"));
+            return Err(unreachable(
+                server,
+                "a server does not send requests to itself",
+            ));
         }
         Ok(())
     }

@@ -106,7 +106,7 @@ impl Names {
             targets.push(target);
         }
         let looked_up = targets.iter().map(|target| self.host(&target.host));
-        let (mut found, mut failure) = (Vec::new(), Arc::from("there is no such name"));
+        let (mut found, mut failure) = (Vec::new(), Arc::from("the name does not exist"));
         for (target, addresses) in targets.iter().zip(join_all(looked_up).await) {
             match addresses {
                 Ok(addresses) => found.extend(addresses.iter().map(|address| {

@@ -114,7 +114,7 @@ pub(super) fn unreachable(server: &ServerName, why: &str) -> Failure {
 
 pub(super) fn nonsense(server: &ServerName, error: &impl ToString) -> Failure {
     let text = shortened(&error.to_string());
-    Failure::Unreachable(format!("{server} answered what makes no sense: {text}"))
+    Failure::Unreachable(format!("{server} sent an invalid answer: {text}"))
 }
 
 /// Reads the error response of a server.

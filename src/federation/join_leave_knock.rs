@@ -109,7 +109,7 @@ fn unsupported(version: &RoomVersionId) -> Failure {
     Failure::Refused(Box::new(Refusal {
         status: 400,
         errcode: "M_INCOMPATIBLE_ROOM_VERSION".to_owned(),
-        error: format!("the server of the invited does not know room version {version}"),
+        error: format!("the server of the invited user does not support room version {version}"),
         body: json!({ "room_version": version }),
     }))
 }
@@ -319,7 +319,7 @@ impl Federation {
         };
         let signed = with_signature(&invitation.event, &event, server);
         signed.ok_or_else(|| {
-            Failure::Unreachable(format!("{server} did not sign the invitation that it took"))
+            Failure::Unreachable(format!("{server} accepted the invite but did not sign it"))
         })
     }
 

@@ -243,7 +243,9 @@ impl Keys {
         while let Some(answer) = asking.next().await {
             match answer {
                 Ok(answer) => told.extend(answer.server_keys),
-                Err(failure) => tracing::debug!(%notary, %failure, "a notary tells no keys"),
+                Err(failure) => {
+                    tracing::debug!(%notary, %failure, "a notary did not answer with keys");
+                }
             }
         }
         told
@@ -257,7 +259,7 @@ impl Keys {
             .buffer_unordered(ASKED_AT_ONCE)
             .for_each(async |()| {});
         if timeout(DIRECTLY, asking).await.is_err() {
-            tracing::debug!("not all servers told their keys in time");
+            tracing::debug!("not all servers answered with their keys in time");
         }
     }
 }

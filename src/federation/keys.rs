@@ -425,7 +425,9 @@ impl Keys {
         };
         match asked {
             Ok(true) => return ((), PAUSE),
-            Ok(false) => tracing::debug!(server = %server, "nobody told the keys of a server"),
+            Ok(false) => {
+                tracing::debug!(server = %server, "no source returned the keys of a server");
+            }
             Err(error) => tracing::warn!(%error, "the keys of a server were not stored"),
         }
         ((), PAUSE_AFTER_FAILURE)
@@ -481,7 +483,9 @@ impl Keys {
         }
         let asking = async {
             let asked = self.ask_server(notary).await;
-            drop(asked.inspect_err(|error| tracing::warn!(%error, "no keys of the notary")));
+            drop(asked.inspect_err(
+                |error| tracing::warn!(%error, "the keys of a notary could not be fetched"),
+            ));
             ((), PAUSE)
         };
         self.inner.asked.get(notary, asking).await;
@@ -498,7 +502,7 @@ impl Keys {
         let mut keys = match ServerKeys::read(server, &object, now) {
             Ok(keys) => keys,
             Err(error) => {
-                tracing::debug!(%error, "keys are not believed");
+                tracing::debug!(%error, "a key list is invalid");
                 return Ok(false);
             }
         };

@@ -160,16 +160,17 @@ impl Federation {
     ) -> Result<()> {
         let origin = &proof.origin;
         if self.is_own(origin) {
-            return Err(unauthorized("this server asks itself nothing"));
+            return Err(unauthorized(
+                "a request cannot come from this server itself",
+            ));
         }
         let (key_id, now) = (proof.key.as_str(), self.clock.now_ms());
         let key = self
             .keys
             .key_of_caller(origin, (key_id, now), admit)
             .await?;
-        let key = key.ok_or_else(|| {
-            unauthorized("the key with which the request is signed cannot be found")
-        })?;
+        let key =
+            key.ok_or_else(|| unauthorized("the key that signed the request cannot be found"))?;
         let set = [(key_id.to_owned(), key)].into_iter().collect();
         let keys = [(origin.to_string(), set)].into_iter().collect();
         let own = self.key.server_name();

@@ -43,7 +43,7 @@ impl Parts {
         let content_type = content_type.and_then(|value| value.to_str().ok());
         let boundary = content_type
             .and_then(boundary)
-            .ok_or_else(|| broken("it is no multipart/mixed"))?;
+            .ok_or_else(|| broken("it is not multipart/mixed"))?;
         Ok(Self::new(&boundary, response.bytes_stream()))
     }
 

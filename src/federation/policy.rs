@@ -67,7 +67,7 @@ impl Federation {
         }
         if !is_signed(&object) {
             return Err(Error::forbidden(
-                "the policy server of the room does not recommend the event",
+                "the policy server of the room refused the event",
             ));
         }
         Ok(serde_json::to_string(&object)?)

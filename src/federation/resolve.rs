@@ -95,7 +95,7 @@ impl Servers {
         if is_within {
             return Ok(place);
         }
-        let text = "the server is at an address that this server does not go to";
+        let text = "the server's address is not permitted";
         Err(Error::Unreachable(text.to_owned()))
     }
 }

@@ -95,7 +95,7 @@ impl Federation {
         let gathered = gathered.map_err(|error| failed(&error))?;
         pumped.map_err(|error| failed(&error))?;
         let told = told.map_err(|error| failed(&error.to_string()))?;
-        let told = told.map_err(|error| failed(&format!("the answer makes no sense: {error}")))?;
+        let told = told.map_err(|error| failed(&format!("the answer is invalid: {error}")))?;
         Ok(JoinAnswer {
             event: told.event,
             members_omitted: told.members_omitted,
@@ -109,7 +109,7 @@ async fn pump(mut response: reqwest::Response, chunks: Sender<Bytes>) -> Result<
     let mut size = 0_usize;
     loop {
         let chunk = timeout(IDLE, response.chunk()).await;
-        let chunk = chunk.map_err(|_| "the answer does not go on".to_owned())?;
+        let chunk = chunk.map_err(|_| "the answer stopped before its end".to_owned())?;
         let chunk = chunk.map_err(|error| error.without_url().to_string())?;
         let Some(chunk) = chunk else { return Ok(()) };
         size = size.saturating_add(chunk.len());
@@ -263,7 +263,7 @@ impl<'de> Visitor<'de> for Answer<'_> {
         let told = told.ok_or_else(|| A::Error::custom("the list has no answer"))?;
         match list.next_element::<IgnoredAny>()? {
             None => Ok(told),
-            Some(_) => Err(A::Error::custom("the list has more than an answer")),
+            Some(_) => Err(A::Error::custom("the list has more than one answer")),
         }
     }
 }
@@ -294,7 +294,7 @@ impl<'de> Visitor<'de> for Events<'_> {
         while let Some(event) = list.next_element::<Box<RawValue>>()? {
             self.left.set(MAX_PART);
             let taken = self.parts.blocking_send((self.wrap)(event));
-            taken.map_err(|_| A::Error::custom("nobody waits for more of it"))?;
+            taken.map_err(|_| A::Error::custom("the receiver has stopped"))?;
         }
         Ok(())
     }

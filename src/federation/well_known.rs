@@ -45,7 +45,7 @@ async fn ask_at(client: &Client, address: &str) -> (Option<OwnedServerName>, Dur
         Ok(Ok((headers, Some(server)))) => (Some(server), lifetime(&headers)),
         Ok(Ok((headers, None))) => (None, lifetime(&headers).min(LIFETIME_OF_ERRORS)),
         Ok(Err(error)) => {
-            tracing::debug!(address, %error, "the host could not be asked");
+            tracing::debug!(address, %error, "the .well-known of a host could not be fetched");
             (None, LIFETIME_OF_FAILURES)
         }
         Err(_) => (None, LIFETIME_OF_FAILURES),

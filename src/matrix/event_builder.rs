@@ -98,7 +98,7 @@ fn check_no_creator_has_a_level(pdu: &Pdu, site: Site<'_>) -> Result<()> {
     for creator in creators.map_err(Error::BadJson)? {
         if levels.users.contains_key(creator.as_str()) {
             return Err(Error::BadJson(format!(
-                "{creator} created the room, and has no power level"
+                "{creator} created the room and must not be given a power level"
             )));
         }
     }
@@ -140,9 +140,11 @@ pub(super) fn unsigned_object(
     auth_events: &[Arc<Pdu>],
 ) -> Result<CanonicalJsonObject> {
     let content: CanonicalJsonValue = serde_json::from_str(draft.content.get())
-        .map_err(|e| Error::BadJson(format!("the content is no canonical JSON: {e}")))?;
+        .map_err(|e| Error::BadJson(format!("the content is not canonical JSON: {e}")))?;
     if content.as_object().is_none() {
-        return Err(Error::BadJson("the content is no JSON object".to_owned()));
+        return Err(Error::BadJson(
+            "the content must be a JSON object".to_owned(),
+        ));
     }
     let mut object = CanonicalJsonObject::new();
     let mut put = |field: &str, value: CanonicalJsonValue| object.insert(field.to_owned(), value);

@@ -55,7 +55,7 @@ pub(super) fn check_own(object: &CanonicalJsonObject, rules: &RoomVersionRules) 
     let bytes = serde_json::to_string(object)?.len();
     if bytes > MAX_EVENT_BYTES {
         return Err(Error::TooLarge(format!(
-            "the event would have {bytes} bytes, and an event has at most {MAX_EVENT_BYTES}"
+            "the event would have {bytes} bytes, and an event may have at most {MAX_EVENT_BYTES}"
         )));
     }
     let reason = if bytes > MAX_EVENT_BYTES_OF_RUMA {
@@ -101,7 +101,7 @@ pub(super) fn check_any(object: &CanonicalJsonObject, rules: &RoomVersionRules) 
     let bytes = serde_json::to_string(object)?.len();
     if bytes > MAX_EVENT_BYTES {
         return Err(Error::TooLarge(format!(
-            "an event has at most {MAX_EVENT_BYTES} bytes"
+            "an event may have at most {MAX_EVENT_BYTES} bytes"
         )));
     }
     let mut shortened = object.clone();
@@ -147,7 +147,7 @@ fn check_references(object: &CanonicalJsonObject, rules: &RoomVersionRules) -> R
         let references = object.get(field).and_then(CanonicalJsonValue::as_array);
         if !references.is_none_or(|references| references.iter().all(is_reference)) {
             return Err(Error::BadJson(format!(
-                "`{field}` does not name events as this room version does"
+                "`{field}` does not reference events in the form of this room version"
             )));
         }
     }

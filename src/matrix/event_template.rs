@@ -49,9 +49,9 @@ pub fn complete(
     key: &SigningKey,
 ) -> Result<Signed> {
     let mut template: CanonicalJsonObject = serde_json::from_str(template.get())
-        .map_err(|e| Error::BadJson(format!("the template is no event: {e}")))?;
+        .map_err(|e| Error::BadJson(format!("the template is not an event: {e}")))?;
     let content: CanonicalJsonValue = serde_json::from_str(draft.content.get())
-        .map_err(|e| Error::BadJson(format!("the content is no canonical JSON: {e}")))?;
+        .map_err(|e| Error::BadJson(format!("the content is not canonical JSON: {e}")))?;
     let mut object = CanonicalJsonObject::new();
     for field in TAKEN {
         let taken = template.remove(field);

@@ -37,8 +37,8 @@ pub(super) fn as_own(pdu: &Pdu, rules: &RoomVersionRules, state: &StateMap) -> R
     // If the size of the state_key without its leading user ID is greater than 256 bytes, reject.
     let owner =
         owner(state_key).filter(|owner| state_key.len() - owner.as_str().len() <= SUFFIX_BYTES);
-    let owner =
-        owner.ok_or_else(|| Error::BadJson("the state key begins with no user id".to_owned()))?;
+    let owner = owner
+        .ok_or_else(|| Error::BadJson("the state key does not begin with a user id".to_owned()))?;
     // If the leading user ID does not match the sender, and the sender's power level is not greater than that of
     // the user denoted by that ID, reject.
     if owner != pdu.sender && !is_above(&pdu.sender, &owner, rules, state) {

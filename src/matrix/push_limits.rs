@@ -37,14 +37,14 @@ pub fn check_push_rules(rules: &Ruleset) -> Result<()> {
         count += 1;
         if conditions(rule).len() > MAX_CONDITIONS {
             return Err(too_much(format!(
-                "a rule has {MAX_CONDITIONS} conditions at most"
+                "a rule may have at most {MAX_CONDITIONS} conditions"
             )));
         }
         for pattern in patterns(rule) {
             let wildcards = wildcards_in(pattern);
             if pattern.len() > MAX_PATTERN_BYTES || wildcards > MAX_WILDCARDS {
                 return Err(too_much(format!(
-                    "a pattern has {MAX_PATTERN_BYTES} bytes and {MAX_WILDCARDS} wildcards at most"
+                    "a pattern may have at most {MAX_PATTERN_BYTES} bytes and {MAX_WILDCARDS} wildcards"
                 )));
             }
             wildcard_patterns += usize::from(wildcards > 0);
@@ -52,7 +52,7 @@ pub fn check_push_rules(rules: &Ruleset) -> Result<()> {
     }
     if count > MAX_RULES || wildcard_patterns > MAX_WILDCARD_PATTERNS {
         return Err(too_much(format!(
-            "a user has {MAX_RULES} rules and {MAX_WILDCARD_PATTERNS} patterns with wildcards at most"
+            "a user may have at most {MAX_RULES} rules and {MAX_WILDCARD_PATTERNS} patterns with wildcards"
         )));
     }
     Ok(())
@@ -147,7 +147,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::matrix::default_push_rules;
+    use crate::matrix::default_rules;
 
     fn with_patterns(patterns: impl IntoIterator<Item = String>) -> Ruleset {
         let mut rules = default_rules(user_id!("@alice:localhost"));

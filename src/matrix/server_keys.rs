@@ -101,7 +101,7 @@ impl ServerKeys {
         let published: Published =
             serde_json::from_value(value).map_err(|error| bad(&error.to_string()))?;
         if published.server_name != server {
-            return Err(bad("they are those of another server"));
+            return Err(bad("the document is about another server"));
         }
         let mut present: Vec<(String, PresentKey)> = entries(&published.verify_keys).collect();
         let signed_with = signed_with(server, document);

@@ -75,7 +75,7 @@ pub fn resolve(
         return Ok(Resolution::Resolved(first.clone()));
     }
     if sets.len() > MAX_SETS {
-        let text = "the room has forked too often";
+        let text = "the room has too many conflicting states";
         return Err(Error::Unavailable(text.to_owned()));
     }
     if rules.state_res == StateResolutionVersion::V1 {
@@ -110,7 +110,9 @@ struct Conflict<'a> {
 impl Conflict<'_> {
     fn resolve(&self, rules: &RoomVersionRules) -> Result<Resolution> {
         let resolution = *rules.state_res.v2_rules().ok_or_else(|| {
-            Error::UnsupportedRoomVersion("this server does not resolve such states".to_owned())
+            Error::UnsupportedRoomVersion(
+                "this server does not support the state resolution of this room version".to_owned(),
+            )
         })?;
         let reach = if resolution.consider_conflicted_state_subgraph {
             Reach::Whole

@@ -53,11 +53,12 @@ impl Verified {
         // 1. Is a valid event, otherwise it is dropped.
         event_format::check_any(&object, rules)?;
         if !matches!(object.get("content"), Some(CanonicalJsonValue::Object(_))) {
-            return Err(Error::BadJson("`content` is no object".to_owned()));
+            return Err(Error::BadJson("`content` is not an object".to_owned()));
         }
         // 2. Passes signature checks, otherwise it is dropped.
-        let outcome = verify_event(keys, &object, rules)
-            .map_err(|e| Error::InvalidSignature(format!("the event is not signed well: {e}")))?;
+        let outcome = verify_event(keys, &object, rules).map_err(|e| {
+            Error::InvalidSignature(format!("the signatures of the event are not valid: {e}"))
+        })?;
         // 3. Passes hash checks, otherwise it is redacted before being processed further.
         let is_redacted = outcome == Outcome::Signatures;
         if is_redacted {

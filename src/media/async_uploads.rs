@@ -108,7 +108,7 @@ impl Media {
         media_id: &str,
         uploader: UserNum,
     ) -> Result<()> {
-        let unknown = || Error::not_found("nothing can be uploaded to this id");
+        let unknown = || Error::not_found("this id is not reserved for an upload");
         if server != self.server_name {
             return Err(unknown());
         }
@@ -119,7 +119,7 @@ impl Media {
         }
         let promise = promise.ok_or_else(unknown)?;
         if promise.uploader != uploader {
-            return Err(Error::forbidden("this id was given to another user"));
+            return Err(Error::forbidden("this id is reserved for another user"));
         }
         Ok(())
     }

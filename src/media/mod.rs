@@ -281,7 +281,7 @@ impl Media {
             Some(row) => row,
             None if server == self.server_name => self.await_upload(server, media_id, wait).await?,
             None if remote == Remote::Fetch => self.fetch(server, media_id, wait).await?,
-            None => return Err(Error::not_found("this media has not been fetched")),
+            None => return Err(Error::not_found("this media is not stored on this server")),
         };
         self.accesses.note(&row);
         Ok(row)
@@ -314,10 +314,10 @@ impl Media {
                 Ok(Some(Ok(part))) => part,
                 Ok(Some(Err(source))) => {
                     let source: Box<dyn StdError + Send + Sync> = source.into();
-                    tracing::debug!(error = %source, "an upload broke off");
-                    return Err(Error::invalid_param("the upload broke off"));
+                    tracing::debug!(error = %source, "an upload was interrupted");
+                    return Err(Error::invalid_param("the upload was interrupted"));
                 }
-                Err(_) => return Err(Error::invalid_param("the upload stood still")),
+                Err(_) => return Err(Error::invalid_param("the upload timed out")),
             };
             let length = u64::try_from(part.len()).unwrap_or(u64::MAX);
             if arriving.size().saturating_add(length) > max_bytes {

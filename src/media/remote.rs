@@ -227,7 +227,7 @@ impl Remotes {
 
     /// Reads a multipart response: the first part is metadata, the second is the file or its location.
     async fn in_parts(&self, mut parts: Parts) -> Result<Coming, Failure> {
-        let missing = || Failure::Unreachable("the answer has no file".to_owned());
+        let missing = || Failure::Unreachable("the response contains no file".to_owned());
         parts.next().await?.ok_or_else(missing)?;
         let mut size = 0;
         while let Some(chunk) = parts.chunk().await? {
@@ -310,7 +310,7 @@ fn not_there() -> Error {
 fn of_another(error: Error) -> Error {
     match error {
         Error::InvalidParam(_) => {
-            Error::Unreachable("the other server's answer broke off".to_owned())
+            Error::Unreachable("the other server's response ended too early".to_owned())
         }
         other => other,
     }

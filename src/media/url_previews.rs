@@ -106,7 +106,7 @@ impl Previews {
     async fn get(&self, url: &Url) -> Result<Response> {
         outbound::check(url, self.inner.reach)?;
         let unreachable = |error: reqwest::Error| {
-            tracing::debug!(%error, "a page cannot be looked at");
+            tracing::debug!(%error, "a page could not be fetched for a preview");
             Error::Unreachable("the page cannot be reached".to_owned())
         };
         let request = self.inner.client.get(url.clone()).timeout(TIMEOUT);
@@ -126,11 +126,11 @@ impl Media {
     pub async fn preview(&self, url: &str) -> Result<Map<String, Value>> {
         let previews = self.previews.as_ref();
         let previews =
-            previews.ok_or_else(|| Error::not_found("this server makes no URL previews"))?;
+            previews.ok_or_else(|| Error::not_found("URL previews are disabled on this server"))?;
         let mut url = Some(url)
             .filter(|url| url.len() <= MAX_ADDRESS)
             .and_then(|url| Url::parse(url).ok())
-            .ok_or_else(|| Error::invalid_param("url is no address"))?;
+            .ok_or_else(|| Error::invalid_param("url is not a valid URL"))?;
         url.set_fragment(None);
         if let Some(preview) = previews.recall(&url, self.clock.now_ms()) {
             return Ok(preview);
@@ -167,7 +167,7 @@ impl Media {
                 && let Err(error) = self.look_at_image(previews, &image, &mut preview).await
             {
                 // A preview without its image is still useful.
-                tracing::debug!(%error, "the image of a page cannot be shown");
+                tracing::debug!(%error, "the image of a page could not be fetched");
             }
         }
         Ok(preview)
@@ -182,7 +182,9 @@ impl Media {
         let response = previews.get(url).await?;
         let content_type = content_type(&response);
         if !content_type.starts_with("image/") {
-            return Err(Error::not_found("what the page names is no image"));
+            return Err(Error::not_found(
+                "the image URL of the page is not an image",
+            ));
         }
         let image = read(response, MAX_IMAGE, TooLong::Refused).await?;
         self.add_image(preview, &content_type, image).await
@@ -235,7 +237,8 @@ async fn read(mut response: Response, limit: usize, too_long: TooLong) -> Result
     let mut whole = Vec::new();
     loop {
         let part = response.chunk().await;
-        let part = part.map_err(|_| Error::Unreachable("the page broke off".to_owned()))?;
+        let part = part
+            .map_err(|_| Error::Unreachable("the page could not be read to its end".to_owned()))?;
         let Some(part) = part else {
             return Ok(whole.into());
         };

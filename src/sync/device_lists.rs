@@ -90,7 +90,7 @@ impl Sync {
         to: Token,
     ) -> Result<DeviceLists> {
         if to.position < from.position {
-            return Err(Error::invalid_param("to comes before from"));
+            return Err(Error::invalid_param("to must not be before from"));
         }
         let request = SyncRequest {
             since: Some(from),

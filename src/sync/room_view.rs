@@ -169,7 +169,7 @@ impl Inner {
             joined.summary = summary(inside, &viewer.session.user_id);
         }
         self.add_unread(viewer, (mine, inside), &mut joined).await?;
-        tracing::trace!(room_id = %room.room_id, user, count = span.events.len(), "room looked at");
+        tracing::trace!(room_id = %room.room_id, user, count = span.events.len(), "room added to a sync response");
         Ok(JoinedNews {
             room: joined,
             is_new: viewer.since().is_some() && since.is_none(),

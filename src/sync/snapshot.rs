@@ -87,7 +87,7 @@ impl Inner {
             drop(held);
         }
         Err(Error::Unavailable(
-            "the rooms do not stay in memory".to_owned(),
+            "the rooms could not be kept in memory, try again".to_owned(),
         ))
     }
 

@@ -177,7 +177,9 @@ impl Waiters {
             for user in users {
                 match self.rooms.memory.of_user(user).await {
                     Ok(rooms) => self.wake_neighbours(&rooms),
-                    Err(error) => tracing::warn!(%error, "could not tell of changed keys"),
+                    Err(error) => {
+                        tracing::warn!(%error, "could not wake clients for a device list change");
+                    }
                 }
             }
         }
@@ -208,7 +210,9 @@ impl Waiters {
                 // The rooms of users of other servers may have to be read from the database.
                 match self.rooms.memory.of_user(user).await {
                     Ok(user) => rooms.extend(user.joined()),
-                    Err(error) => tracing::warn!(%error, "could not tell of presence"),
+                    Err(error) => {
+                        tracing::warn!(%error, "could not wake clients for a presence change");
+                    }
                 }
             }
             for room in rooms {

@@ -47,7 +47,7 @@ impl FromStr for Token {
             };
             parts.next().is_none().then_some(token)
         };
-        parse().ok_or_else(|| Error::invalid_param("this is no sync token of this server"))
+        parse().ok_or_else(|| Error::invalid_param("this is not a sync token of this server"))
     }
 }
 
@@ -64,7 +64,7 @@ pub fn place_token(place: i64) -> String {
 pub fn place_of(token: &str) -> Result<i64> {
     let number = |text: &str| {
         let number = text.parse();
-        number.map_err(|_| Error::invalid_param("this is no token of this server"))
+        number.map_err(|_| Error::invalid_param("this is not a token of this server"))
     };
     if let Some(place) = token.strip_prefix('t') {
         return number(place);

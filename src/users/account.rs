@@ -79,7 +79,7 @@ impl Users {
         invite_links::remove_of_creator(&mut tx, user).await?;
         delayed_events::cancel_of(&mut tx, user, self.inner.clock.now_ms()).await?;
         tx.commit().await?;
-        tracing::info!(user_id = %session.user_id, "an account was deactivated");
+        tracing::info!(user_id = %session.user_id, "account deactivated");
         Ok(())
     }
 }

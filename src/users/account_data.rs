@@ -97,7 +97,7 @@ impl Users {
             )));
         }
         let object = serde_json::from_str::<Map<String, Value>>(content)
-            .map_err(|_| Error::BadJson("the content is no JSON object".to_owned()))?;
+            .map_err(|_| Error::BadJson("the content must be a JSON object".to_owned()))?;
         if room_id.is_none() && kind == IGNORED_USERS {
             must_not_ignore_oneself(&object, owner)?;
         }
@@ -214,7 +214,7 @@ async fn check_size(tx: &mut WriteTx, user: UserNum) -> Result<()> {
     let size = account_data::size(tx, user).await?;
     if size.count > MAX_PIECES || size.bytes > MAX_BYTES {
         return Err(Error::TooLarge(format!(
-            "a user has at most {MAX_PIECES} pieces of account data, and {MAX_BYTES} bytes of it"
+            "a user may have at most {MAX_PIECES} account data entries with {MAX_BYTES} bytes of it"
         )));
     }
     Ok(())
@@ -240,7 +240,7 @@ async fn room_number(db: &mut impl Read, room_id: Option<&RoomId>) -> Result<Opt
     };
     match room_table::number(db, room_id.as_str()).await? {
         Some(room) => Ok(Some(room)),
-        None => Err(Error::not_found("the room is not known here")),
+        None => Err(Error::not_found("this server does not know the room")),
     }
 }
 

@@ -72,7 +72,7 @@ impl Users {
         // The tokens stay valid, but the cached sessions must be read again.
         device_table::end_sessions(&mut tx, user, devices);
         tx.commit().await?;
-        tracing::info!(user_id = %user_id, ?restriction, is_on, "an account's restriction changed");
+        tracing::info!(user_id = %user_id, ?restriction, is_on, "account restriction changed");
         Ok(())
     }
 

@@ -30,7 +30,9 @@ impl Users {
     ) -> Result<String> {
         session.must_be(owner)?;
         if !knows_format(&filter.event_format) {
-            return Err(Error::invalid_param("event_format is client or federation"));
+            return Err(Error::invalid_param(
+                "event_format must be client or federation",
+            ));
         }
         let definition = to_canonical_value(filter)
             .map_err(|e| Error::invalid_param(format!("the filter is not canonical: {e}")))?

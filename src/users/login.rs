@@ -75,7 +75,7 @@ impl Users {
                 self.check_password(&name, credentials.password).await?
             }
             login::v3::LoginInfo::Token(login) => self.take_login_token(&login.token).await?,
-            _ => return Err(Error::Refused("unknown type of login".to_owned())),
+            _ => return Err(Error::Refused("unknown login type".to_owned())),
         };
         let now = self.inner.clock.now_ms();
         let mut tx = self.inner.db.write().await?;
@@ -155,7 +155,7 @@ fn named_user(credentials: &login::v3::Password) -> Result<String> {
             ),
             _,
         ) => Err(Error::forbidden(
-            "only user names can log in here, no addresses",
+            "log in with a user name, email addresses and phone numbers are not supported",
         )),
         (Some(_), _) => Err(Error::Refused("unknown login identifier type".to_owned())),
         (None, Some(user)) => Ok(user),

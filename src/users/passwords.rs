@@ -123,7 +123,9 @@ impl<'a> Place<'a> {
     fn take(waiting: &'a AtomicUsize) -> Result<Self> {
         let place = Self(waiting);
         if waiting.fetch_add(1, Ordering::SeqCst) >= QUEUE {
-            return Err(Error::Unavailable("too many logins at once".to_owned()));
+            return Err(Error::Unavailable(
+                "too many logins are in progress, try again later".to_owned(),
+            ));
         }
         Ok(place)
     }

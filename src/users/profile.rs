@@ -148,7 +148,7 @@ fn check_grammar(field: &ProfileFieldName) -> Result<()> {
         return Ok(());
     }
     Err(Error::invalid_param(
-        "keyName begins with a letter a-z, and goes on with a-z, 0-9, `-`, `_` and `.`",
+        "keyName must start with a letter a-z and may contain only a-z, 0-9, `-`, `_` and `.`",
     ))
 }
 

@@ -145,7 +145,7 @@ impl Users {
         matrix::check_push_rules(&rules)?;
         let content = to_content(&rules)?;
         if content.len() > RULES_BYTES {
-            return Err(Error::TooLarge("these are too many push rules".to_owned()));
+            return Err(Error::TooLarge("the push rules are too large".to_owned()));
         }
         store(&mut tx, session, None, PUSH_RULES, &content).await?;
         tx.commit().await
@@ -160,7 +160,9 @@ fn insert(
 ) -> Result<()> {
     let (kind, rule_id) = (rule.kind(), rule.rule_id().to_owned());
     if [after, before].contains(&Some(&*rule_id)) {
-        return Err(Error::not_found("a rule has no place relative to itself"));
+        return Err(Error::not_found(
+            "before and after must not name the rule itself",
+        ));
     }
     let known = rules.get(kind.clone(), &rule_id);
     let was_enabled = known.map(AnyPushRuleRef::enabled);

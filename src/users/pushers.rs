@@ -47,7 +47,7 @@ impl Users {
                 pushers::remove(&mut tx, session.user, &ids.app_id, &ids.pushkey).await?;
                 tx.commit().await
             }
-            _ => Err(Error::invalid_param("this cannot be done with pushers")),
+            _ => Err(Error::invalid_param("unknown pusher action")),
         }
     }
 
@@ -84,7 +84,7 @@ fn check_ids(app_id: &str, pushkey: &str) -> Result<()> {
 fn check_kind(kind: &PusherKind) -> Result<()> {
     let PusherKind::Http(data) = kind else {
         return Err(Error::invalid_param(
-            "this server knows only pushers of the kind http",
+            "this server supports only pushers of the kind http",
         ));
     };
     let is_gateway = Url::parse(&data.url)
@@ -93,6 +93,6 @@ fn check_kind(kind: &PusherKind) -> Result<()> {
         return Ok(());
     }
     Err(Error::invalid_param(format!(
-        "url is no HTTPS address with the path {GATEWAY_PATH}"
+        "url must be an HTTPS address with the path {GATEWAY_PATH}"
     )))
 }

@@ -61,7 +61,7 @@ impl Users {
         match request.kind {
             RegistrationKind::User => {}
             RegistrationKind::Guest => return self.register_guest(request).await,
-            _ => return Err(Error::invalid_param("kind is neither `user` nor `guest`")),
+            _ => return Err(Error::invalid_param("kind must be `user` or `guest`")),
         }
         let id = request.auth.as_ref().and_then(AuthData::session);
         let now = self.inner.clock.now_ms();
@@ -209,7 +209,7 @@ impl Users {
             None => None,
         };
         tx.commit().await?;
-        tracing::info!(user_id = %account.user_id, admin, "an account was registered");
+        tracing::info!(user_id = %account.user_id, admin, "account registered");
         Ok(Registered {
             user_id: account.user_id,
             login,

@@ -37,7 +37,7 @@ const SEEN_BATCH: usize = 64;
 /// A logged-in device and its user.
 #[expect(
     clippy::struct_excessive_bools,
-    reason = "each is told of the account, and independent of the others"
+    reason = "each is a property of the account, independent of the others"
 )]
 #[derive(Debug)]
 pub struct Session {
@@ -334,7 +334,7 @@ async fn write_seen(db: &Db, mut waiting: mpsc::Receiver<Seen>) {
 /// Writes when devices were seen. A failure is logged and does not fail a request.
 async fn write_batch(db: &Db, batch: &mut Vec<Seen>) {
     if let Err(error) = try_write_batch(db, batch).await {
-        tracing::warn!(%error, "could not note when devices were last seen");
+        tracing::warn!(%error, "could not store when devices were last seen");
     }
 }
 

@@ -18,7 +18,7 @@ use crate::{
 
 /// The lifetime of a login token, as the specification recommends.
 const LOGIN_LIFETIME: Duration = Duration::from_mins(2);
-/// The lifetime of an OpenID token.
+/// The lifetime of an `OpenID` token.
 const OPENID_LIFETIME: Duration = Duration::from_hours(1);
 /// The largest number of valid tokens of a user.
 const TOKENS: i64 = 100;

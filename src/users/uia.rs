@@ -97,7 +97,10 @@ impl Users {
             Some(id) if sessions.resume(id, ask, now)? => id.to_owned(),
             Some(_) => {
                 let id = sessions.begin(ask, now);
-                let error = (ErrorKind::Forbidden, "the session is unknown or has ended");
+                let error = (
+                    ErrorKind::Forbidden,
+                    "the session is unknown or has expired",
+                );
                 return Err(self.needs(ask, id, Some(error)));
             }
         };

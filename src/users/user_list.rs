@@ -131,7 +131,7 @@ fn token(list_key: &[u8]) -> String {
 }
 
 fn place(token: &str) -> Result<Vec<u8>> {
-    let unknown = || Error::invalid_param("from is no token of this list");
+    let unknown = || Error::invalid_param("from is not a token of this list");
     if token.len() > TOKEN_BYTES {
         return Err(unknown());
     }

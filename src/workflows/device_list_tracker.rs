@@ -164,12 +164,12 @@ impl RemoteLists {
     /// Restores the wanted lists of the last run, and then processes changes to memberships.
     async fn keep(&self) {
         if let Err(error) = self.take_up().await {
-            tracing::warn!(%error, "could not take up the lists of devices that are wanted");
+            tracing::warn!(%error, "the wanted device lists could not be restored");
         }
         loop {
             self.inner.news.notified().await;
             if let Err(error) = self.settle().await {
-                tracing::warn!(%error, "could not note who shares rooms");
+                tracing::warn!(%error, "changes to shared rooms could not be processed");
             }
         }
     }

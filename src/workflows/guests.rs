@@ -55,7 +55,7 @@ impl Workflows {
         });
         leaving
             .await
-            .map_err(|source| Error::internal("take guests out of a room", source))?
+            .map_err(|source| Error::internal("remove guests from a room", source))?
     }
 }
 

@@ -35,7 +35,7 @@ impl Workflows {
     ///
     /// [`Error::NotFound`] for a link that is no longer valid, whatever the reason.
     pub async fn preview_link(&self, token: &str) -> Result<LinkPreview> {
-        let unknown = || Error::not_found("there is no such link, or it serves no more");
+        let unknown = || Error::not_found("the link does not exist or is no longer valid");
         let link = self.rooms.invite_links.link(token).await?;
         if link.is_used_up() {
             return Err(unknown());
@@ -122,7 +122,7 @@ impl Workflows {
     async fn room_of_link(&self, link: &InviteLink) -> Result<Arc<Room>> {
         if !self.users.may_act(link.row.creator).await? {
             return Err(Error::forbidden(
-                "whoever made this link may not invite any more",
+                "the creator of this link may no longer invite",
             ));
         }
         self.rooms.invite_links.room_of_link(link).await
@@ -138,7 +138,7 @@ impl Workflows {
             && !self.link_serves(&shown.token).await?
         {
             return Err(Error::forbidden(
-                "whoever made this link may not invite any more",
+                "the creator of this link may no longer invite",
             ));
         }
         self.users.register(request).await

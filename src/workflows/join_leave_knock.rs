@@ -66,10 +66,12 @@ impl Workflows {
             .await
             .map_err(as_parameter)?;
         if event.pdu().event_id != signed.event_id {
-            return Err(Error::invalid_param("the event has another id"));
+            return Err(Error::invalid_param(
+                "the event's id differs from the one in the path",
+            ));
         }
         if event.is_redacted() {
-            return Err(Error::invalid_param("the event has another content hash"));
+            return Err(Error::invalid_param("the event's content hash is wrong"));
         }
         let before = self
             .rooms

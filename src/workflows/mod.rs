@@ -289,7 +289,7 @@ impl Workflows {
         );
         if !is_known || (kind == "m.fully_read" && *thread != ReceiptThread::Unthreaded) {
             return Err(Error::invalid_param(
-                "thread_id is no thread for this receipt",
+                "thread_id is not valid for this receipt",
             ));
         }
         match kind {
@@ -297,7 +297,7 @@ impl Workflows {
             "m.read" | "m.read.private" => {}
             other => {
                 return Err(Error::invalid_param(format!(
-                    "there are no receipts of type {other}"
+                    "the receipt type {other} does not exist"
                 )));
             }
         }

@@ -39,9 +39,10 @@ impl Workflows {
             .profile(user_id, Some(field.clone()))
             .await?;
         let value = profile.get(field.as_str()).filter(|value| !value.is_null());
-        let value = value.ok_or_else(|| Error::not_found("the user has not set this"))?;
+        let value =
+            value.ok_or_else(|| Error::not_found("the user has not set this profile field"))?;
         ProfileFieldValue::new(field.as_str(), value.clone()).map_err(|error| {
-            Error::Unreachable(format!("the other server answered badly: {error}"))
+            Error::Unreachable(format!("the other server sent an invalid answer: {error}"))
         })
     }
 }

@@ -68,7 +68,9 @@ impl Workflows {
             .map_err(as_parameter)?;
         let pdu = event.pdu();
         if (&pdu.room_id, &pdu.event_id) != (&signed.room_id, &signed.event_id) {
-            return Err(Error::invalid_param("the event has another room or id"));
+            return Err(Error::invalid_param(
+                "the event's room id or event id differs from the path",
+            ));
         }
         if let Some(user_id) = pdu
             .member()
@@ -105,11 +107,13 @@ impl Workflows {
         let (sender, invited) = (&request.sender, &request.state_key);
         if request.kind != StateEventType::RoomMember || !self.rooms.memory.is_local(sender) {
             return Err(Error::invalid_param(
-                "that is no invitation by a user of this server",
+                "the event is not an invite by a user of this server",
             ));
         }
         if invited.server_name() != origin {
-            return Err(Error::forbidden("the user is not of the server that asks"));
+            return Err(Error::forbidden(
+                "the invited user does not belong to the requesting server",
+            ));
         }
         self.rooms
             .federation
@@ -118,7 +122,7 @@ impl Workflows {
         let told: ByAddress = serde_json::from_str(request.content.json().get())
             .map_err(|error| Error::BadJson(error.to_string()))?;
         if told.membership != MembershipState::Invite {
-            return Err(Error::invalid_param("that is no invitation"));
+            return Err(Error::invalid_param("the membership is not invite"));
         }
         let invitation = NewEvent::state(
             sender.clone(),
@@ -145,7 +149,7 @@ impl Workflows {
         for event in self.federation.verify_all(room_state.to_vec(), rules).await {
             let pdu = event.pdu();
             if pdu.room_id != invitation.room_id {
-                let text = "the state that comes with the invitation is of another room";
+                let text = "the state that comes with the invite belongs to another room";
                 return Err(Error::invalid_param(text));
             }
             has_create |= pdu.kind == TimelineEventType::RoomCreate;
@@ -154,13 +158,13 @@ impl Workflows {
             return Ok(());
         }
         // Servers that do not implement the rule send stripped state, which cannot be checked.
-        tracing::debug!(%origin, "an invitation comes without the event that creates the room");
+        tracing::debug!(%origin, "an invite comes without the m.room.create event");
         let are_stripped = room_state.iter().all(|event| !is_signed(event));
         if are_stripped {
             return Ok(());
         }
         Err(Error::invalid_param(
-            "the event that creates the room did not come with the invitation",
+            "the m.room.create event must come with the invite",
         ))
     }
 }

@@ -47,7 +47,7 @@ impl Workflows {
         notice: Notice,
     ) -> Result<OwnedEventId> {
         let sender = self.users.notices_sender().ok_or_else(|| {
-            Error::Unrecognized("the configuration names nobody who sends notices".to_owned())
+            Error::Unrecognized("no sender of server notices is configured".to_owned())
         })?;
         let user = self.users.number(&notice.user_id).await?;
         let room_id = self
@@ -107,7 +107,7 @@ impl Workflows {
         });
         settling
             .await
-            .map_err(|source| Error::internal("settle the room of notices", source))?
+            .map_err(|source| Error::internal("prepare the room for server notices", source))?
     }
 
     async fn create_notice_room(

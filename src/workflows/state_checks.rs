@@ -31,11 +31,11 @@ fn check_tombstone(room_id: &RoomId, content: &RawValue) -> Result<()> {
     let tombstone: Tombstone =
         serde_json::from_str(content.get()).map_err(|error| Error::BadJson(error.to_string()))?;
     match tombstone.replacement_room {
-        Some(replacement) if replacement == room_id.as_str() => Err(Error::invalid_param(
-            "the room cannot be replaced by itself",
-        )),
+        Some(replacement) if replacement == room_id.as_str() => {
+            Err(Error::invalid_param("a room cannot be replaced by itself"))
+        }
         Some(replacement) if RoomId::parse(&replacement).is_err() => {
-            Err(Error::invalid_param("`replacement_room` is no room id"))
+            Err(Error::invalid_param("`replacement_room` is not a room id"))
         }
         _ => Ok(()),
     }

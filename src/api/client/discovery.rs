@@ -97,7 +97,7 @@ async fn discover_server(
     State(config): State<Arc<Config>>,
 ) -> Result<Outgoing<discover_server::Response>> {
     if !config.federation.enabled {
-        return Err(Error::not_found("this server does not federate"));
+        return Err(Error::not_found("federation is disabled on this server"));
     }
     let server = ServerName::parse(config.public_url().host_and_port())
         .map_err(|source| Error::internal("name this server", source))?;

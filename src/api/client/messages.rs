@@ -308,7 +308,9 @@ async fn sources<'a>(
 ) -> Result<EventSources> {
     let filter: FormatFilter = more_of_filter(query)?;
     if !knows_format(&filter.event_format) {
-        return Err(Error::invalid_param("event_format is client or federation"));
+        return Err(Error::invalid_param(
+            "event_format must be client or federation",
+        ));
     }
     if filter.event_format != EventFormat::Federation {
         return Ok(EventSources::default());

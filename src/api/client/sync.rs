@@ -93,7 +93,9 @@ pub(in crate::api) async fn filter(
         }
         Some(Filter::FilterId(id)) => users.filter(session.user, &id).await?,
         Some(Filter::FilterDefinition(definition)) if !knows_format(&definition.event_format) => {
-            return Err(Error::invalid_param("event_format is client or federation"));
+            return Err(Error::invalid_param(
+                "event_format must be client or federation",
+            ));
         }
         Some(Filter::FilterDefinition(definition)) => definition,
         _ => FilterDefinition::default(),

@@ -26,7 +26,7 @@ impl Inner {
                 done = self.tidy_once() => done,
             };
             if let Err(error) = done {
-                tracing::warn!(%error, "what waits for servers that are gone cannot be cleared away");
+                tracing::warn!(%error, "the queues for unreachable servers could not be cleaned up");
             }
             for destination in self.all() {
                 self.serve(&destination);

@@ -119,7 +119,7 @@ impl Inner {
         let mut batch = match self.gather(destination).await {
             Ok(batch) => batch,
             Err(error) => {
-                tracing::warn!(server = %destination.server, %error, "what is to be sent cannot be read");
+                tracing::warn!(server = %destination.server, %error, "the next transaction for a server could not be read");
                 return Step::Failed;
             }
         };
@@ -150,9 +150,9 @@ impl Inner {
                 self.changed.notify_one();
                 let server = &destination.server;
                 if is_first {
-                    tracing::info!(%server, %failure, "a server does not take what it is sent");
+                    tracing::info!(%server, %failure, "a server does not accept transactions");
                 } else {
-                    tracing::debug!(%server, %failure, "a server still takes nothing");
+                    tracing::debug!(%server, %failure, "a server still does not accept transactions");
                 }
                 Step::Done
             }
@@ -177,7 +177,7 @@ impl Inner {
         self.metrics.count_dropped(removed.len());
         let server = &destination.server;
         for dropped in removed {
-            tracing::warn!(%server, reason, dropped, "dropped what can be sent to no server");
+            tracing::warn!(%server, reason, dropped, "dropped an event or EDU that cannot be sent to any server");
         }
         if batch.is_empty() {
             return Ok(());
@@ -210,7 +210,7 @@ impl Inner {
             let (server, tellings) = (&destination.server, &batch.tellings);
             let noted = self.devices.note_told(server, batch.messages, tellings);
             if let Err(error) = noted.await {
-                tracing::warn!(%server, %error, "what was sent cannot be noted");
+                tracing::warn!(%server, %error, "the progress of a delivery could not be stored");
                 // The server recognizes these by their ids when they are sent again.
                 destination.lock().restore(batch);
                 return Step::Failed;
@@ -223,7 +223,7 @@ impl Inner {
             failed
         };
         if failed > 0 {
-            tracing::info!(server = %destination.server, count = failed, "a server takes what it is sent again");
+            tracing::info!(server = %destination.server, count = failed, "a server accepts transactions again");
         }
         self.changed.notify_one();
         Step::Done

@@ -40,7 +40,7 @@ pub(super) struct Destination {
 /// The waiting items, and the health of the server.
 #[expect(
     clippy::struct_excessive_bools,
-    reason = "each is of its own kind of work"
+    reason = "each flag concerns a different kind of work"
 )]
 #[derive(Default)]
 pub(super) struct State {

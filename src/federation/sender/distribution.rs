@@ -135,7 +135,7 @@ impl Inner {
                 done = self.distribute_once(&mut held) => done,
             };
             if let Err(error) = done {
-                tracing::warn!(%error, "what happened cannot be distributed to other servers");
+                tracing::warn!(%error, "changes could not be distributed to other servers");
                 tokio::select! {
                     () = stopping.cancelled() => return,
                     () = sleep(PAUSE) => continue,
@@ -385,7 +385,7 @@ impl Inner {
                 .map(|user_id| (user_id.clone(), true))
                 .collect();
             if let Err(error) = self.note_typists(*room, &typists).await {
-                tracing::debug!(%error, "it cannot be told again who types");
+                tracing::debug!(%error, "the typing users of a room could not be sent again");
             }
         }
         if rounds.is_multiple_of(PRESENCE_AGAIN) {

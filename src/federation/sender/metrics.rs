@@ -20,21 +20,21 @@ impl Metrics {
         let add = || -> prometheus::Result<Self> {
             let transactions = Opts::new(
                 "parlour_federation_transactions_total",
-                "Transactions to other servers, by whether they were taken.",
+                "Transactions to other servers, by whether they were accepted.",
             );
             let metrics = Self {
                 transactions: IntCounterVec::new(transactions, &["outcome"])?,
                 dropped: IntCounter::new(
                     "parlour_federation_dropped_total",
-                    "Events and EDUs that were dropped because they can be sent to no server.",
+                    "Events and EDUs that were dropped because they cannot be sent to any server.",
                 )?,
                 failing: IntGauge::new(
                     "parlour_federation_failing_servers",
-                    "Other servers that do not take what they are sent.",
+                    "Other servers that do not accept transactions.",
                 )?,
                 waiting: IntGauge::new(
                     "parlour_federation_waiting_servers",
-                    "Other servers for which something waits.",
+                    "Other servers for which events or EDUs are waiting.",
                 )?,
             };
             registry.register(Box::new(metrics.transactions.clone()))?;

@@ -39,7 +39,7 @@ impl Inner {
             self.keep_once(&mut kept).await;
         }
         if timeout(LAST_MOMENT, self.served.closed()).await.is_err() {
-            tracing::debug!("some servers are sent to still");
+            tracing::debug!("some transactions are still running at shutdown");
         }
         self.keep_once(&mut kept).await;
     }
@@ -65,7 +65,7 @@ impl Inner {
         match self.store(position, &changed).await {
             Ok(()) => *kept = position,
             Err(error) => {
-                tracing::warn!(%error, "what waits for other servers cannot be written down");
+                tracing::warn!(%error, "the queues for other servers could not be stored");
                 for (destination, to_store) in changed {
                     destination.lock().forget_stored(&to_store);
                 }

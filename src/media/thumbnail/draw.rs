@@ -248,7 +248,7 @@ fn draw_moving(path: &Path, format: ImageFormat, cut: Cut) -> Option<Vec<u8>> {
     match try_draw_moving(path, format, cut) {
         Ok(image) => image,
         Err(error) => {
-            tracing::debug!(%error, "a thumbnail that should move stands still");
+            tracing::debug!(%error, "a thumbnail could not be animated");
             None
         }
     }
@@ -301,7 +301,7 @@ struct Bounded<'a>(&'a mut Vec<u8>);
 impl Write for Bounded<'_> {
     fn write(&mut self, part: &[u8]) -> io::Result<usize> {
         if self.0.len().saturating_add(part.len()) > MAX_MOVING_OUTPUT {
-            return Err(io::Error::other("the thumbnail becomes too large"));
+            return Err(io::Error::other("the thumbnail is too large"));
         }
         self.0.write(part)
     }
@@ -315,7 +315,7 @@ fn refusal(error: ImageError) -> Error {
     match error {
         ImageError::Limits(_) => too_large(),
         error => {
-            tracing::debug!(%error, "an image cannot be read");
+            tracing::debug!(%error, "an image could not be decoded");
             cannot_thumbnail()
         }
     }

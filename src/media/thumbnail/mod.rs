@@ -158,7 +158,7 @@ impl Thumbnails {
         });
         let drawn: Result<(Stored, &'static str)> = drawing.await.map_err(|error| {
             // The decoder panicked on a file that it cannot read.
-            tracing::warn!(%error, "an image broke its decoder");
+            tracing::warn!(%error, "an image decoder panicked");
             Error::CannotThumbnail("cannot make a thumbnail of this content".to_owned())
         })?;
         let (stored, content_type) = drawn?;

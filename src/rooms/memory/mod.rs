@@ -327,7 +327,7 @@ impl RoomMemory {
     /// [`Error::NotFound`], as for a room that never was.
     pub(crate) fn check_stays(&self, room: RoomNum) -> Result<()> {
         if self.inner.deleted.contains(room) {
-            return Err(Error::not_found("the room is not known here"));
+            return Err(Error::not_found("this server does not know the room"));
         }
         Ok(())
     }

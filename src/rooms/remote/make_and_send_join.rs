@@ -82,7 +82,9 @@ impl ResidentServer {
         supported: &[RoomVersionId],
     ) -> Result<Offer> {
         if applicant.user_id.server_name() != applicant.origin {
-            return Err(Error::forbidden("the user is not of the server that asks"));
+            return Err(Error::forbidden(
+                "the invited user does not belong to the requesting server",
+            ));
         }
         let room = self.memory.resident(&applicant.room_id).await?;
         if !supported.is_empty() && !supported.contains(&room.version) {

@@ -76,7 +76,7 @@ pub struct RoomPage {
 
 /// Events looked at for one page.
 const CHUNK: i64 = 500;
-/// Events of one room looked at for one page.
+/// Events of one room added to a sync response for one page.
 const OF_ROOM: i64 = 200;
 /// Members who are read at once.
 const MEMBERS: i64 = 5_000;

@@ -99,7 +99,7 @@ impl RemoteMemberships {
         match user_id.filter(|_| is_right) {
             Some(user_id) => Ok(user_id.to_owned()),
             None => Err(Error::invalid_param(
-                "that is no invitation of a user of this server",
+                "the membership is not invite of a user of this server",
             )),
         }
     }

@@ -102,7 +102,7 @@ impl RoomDeletion {
     async fn begin_deletion(&self, deletion: &Deletion) -> Result<()> {
         let mut tx = self.db.write().await?;
         if !room_deletion::begin(&mut tx, deletion).await? {
-            return Err(Error::not_found("the room is not known here"));
+            return Err(Error::not_found("this server does not know the room"));
         }
         room_table::set_published(&mut tx, deletion.num, false).await?;
         aliases::remove_of_room(&mut tx, deletion.num).await?;

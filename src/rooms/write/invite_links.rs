@@ -199,7 +199,7 @@ impl InviteLinks {
     pub async fn room_of_link(&self, link: &InviteLink) -> Result<std::sync::Arc<Room>> {
         let room = self.memory.room(&link.room_id).await?;
         check_may_invite(&room, &link.creator)
-            .map_err(|_| Error::forbidden("whoever made this link may not invite any more"))?;
+            .map_err(|_| Error::forbidden("the creator of this link may no longer invite"))?;
         Ok(room)
     }
 
@@ -309,5 +309,5 @@ fn is_moderator(room: &Room, user_id: &UserId) -> bool {
 }
 
 fn unknown() -> Error {
-    Error::not_found("there is no such link, or it serves no more")
+    Error::not_found("the link does not exist or is no longer valid")
 }

@@ -22,7 +22,7 @@ pub enum ProbeError {
     #[error("database.url: {} is a directory", .0.display())]
     Directory(PathBuf),
     /// The database cannot be reached, refuses the user, or is not a database.
-    #[error("database.url: the database cannot be used: {}", cause_of(.0))]
+    #[error("database.url: the database is unavailable: {}", cause_of(.0))]
     Unusable(#[from] sqlx::Error),
     /// The schema is newer than this program.
     #[error("database.url: the database was written by a newer version of Parlour")]

@@ -64,7 +64,7 @@ impl Target {
         }
         if url.starts_with("postgres:") || url.starts_with("postgresql:") {
             let options = PgConnectOptions::from_str(url).map_err(|e| {
-                Error::invalid_param(format!("database.url is no PostgreSQL address: {e}"))
+                Error::invalid_param(format!("database.url is not a PostgreSQL address: {e}"))
             })?;
             return Ok(Self::Postgres(
                 options
@@ -102,7 +102,7 @@ impl Target {
                         return Err(error.into());
                     }
                     return Err(Error::Unavailable(
-                        "another server writes to this database".to_owned(),
+                        "another server is using this database".to_owned(),
                     ));
                 }
                 Ok(Conn::Postgres(conn))

@@ -29,11 +29,11 @@ impl From<sqlx::Error> for Error {
         match kind_of(&source) {
             FailureKind::DiskFull => Self::StorageFull,
             FailureKind::Away => {
-                tracing::error!(error = %source, "the database cannot be used");
-                Self::Unavailable("the database cannot be used at the moment".to_owned())
+                tracing::error!(error = %source, "the database is unavailable");
+                Self::Unavailable("the database is unavailable at the moment".to_owned())
             }
             FailureKind::Unstorable => {
-                tracing::warn!(error = %source, "the database refuses a text");
+                tracing::warn!(error = %source, "the database refused a text");
                 Self::invalid_param("a text is too long, or has a character that cannot be stored")
             }
             FailureKind::Broken => Self::internal("use the database", source),
@@ -96,7 +96,7 @@ impl BatchLoss {
     pub(crate) fn problem(&self) -> Option<&'static str> {
         match self {
             Self::DiskFull => Some("the disk is full: nothing can be stored"),
-            Self::Away => Some("the database cannot be used: nothing can be stored"),
+            Self::Away => Some("the database is unavailable: nothing can be stored"),
             Self::Broken(_) => None,
         }
     }
@@ -117,7 +117,7 @@ impl From<BatchLoss> for Error {
         match loss {
             BatchLoss::DiskFull => Self::StorageFull,
             BatchLoss::Away => {
-                Self::Unavailable("the database cannot be used at the moment".to_owned())
+                Self::Unavailable("the database is unavailable at the moment".to_owned())
             }
             BatchLoss::Broken(reason) => {
                 Self::internal("write to the database", reason.to_string())

@@ -109,7 +109,7 @@ struct Writer {
     /// The locks on the data directories, held until the journal is closed.
     locks: Vec<DirectoryLock>,
     #[cfg(test)]
-    fault: doubt::Fault,
+    fault: batch_in_doubt::Fault,
 }
 
 /// The savepoint of the latest turn in the open batch.
@@ -163,7 +163,7 @@ impl Journal {
             shared: shared.clone(),
             locks,
             #[cfg(test)]
-            fault: doubt::Fault::default(),
+            fault: batch_in_doubt::Fault::default(),
         };
         writer.recall_position().await?;
         shared
@@ -235,7 +235,7 @@ impl Journal {
         let mut writer = self.writer.lock().await;
         writer.flush().await;
         if let Err(error) = writer.settle_doubt().await {
-            tracing::error!(%error, "it is not known whether the last changes were stored");
+            tracing::error!(%error, "the journal was closed without knowing whether the last changes were stored");
             // The waiting writers get the error that the journal stopped.
             writer.in_doubt = None;
         }
@@ -472,7 +472,7 @@ impl Writer {
         }
         match self.take_turn().await {
             Ok(()) => self.flush().await,
-            Err(error) => tracing::debug!(%error, "nothing can be stored yet"),
+            Err(error) => tracing::debug!(%error, "the journal still cannot store anything"),
         }
     }
 

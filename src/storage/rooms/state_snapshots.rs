@@ -94,7 +94,7 @@ async fn layers(db: &mut impl Read, snapshot: i64) -> Result<Vec<(i64, i64)>> {
         if i64::try_from(layers.len()).unwrap_or(i64::MAX) > MAX_DEPTH {
             return Err(Error::internal(
                 "read the state",
-                format!("the chains under snapshot {snapshot} do not end"),
+                format!("there are too many state chains under snapshot {snapshot}"),
             ));
         }
         let row: Option<(i64, Option<i64>)> = db

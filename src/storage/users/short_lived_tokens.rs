@@ -11,7 +11,7 @@ use crate::{
 pub enum Purpose {
     /// To log in another device, once.
     Login,
-    /// To prove one's identity to another service by OpenID.
+    /// To prove one's identity to another service by `OpenID`.
     Openid,
 }
 

@@ -211,5 +211,5 @@ fn to_device_since(asked: &request::ToDevice) -> Result<Position> {
     let since: Option<Position> = since.parse().ok();
     since
         .filter(|since| *since >= 0)
-        .ok_or_else(|| Error::invalid_param("this is no token of messages to a device"))
+        .ok_or_else(|| Error::invalid_param("this is not a to-device token"))
 }

@@ -115,7 +115,9 @@ impl Request {
         }
         for (name, list) in &self.lists {
             if !is_opaque_id(name) {
-                return Err(Error::invalid_param("the name of a list is no opaque id"));
+                return Err(Error::invalid_param(
+                    "the name of a list must be an opaque identifier",
+                ));
             }
             list.check()?;
         }

@@ -334,7 +334,9 @@ impl Inner {
                 return Ok((plan, moments));
             }
         }
-        Err(Error::Unavailable("the rooms do not hold still".to_owned()))
+        Err(Error::Unavailable(
+            "the rooms changed too often, try again".to_owned(),
+        ))
     }
 
     async fn changed_since(&self, session: &Session, since: Since) -> Result<HashSet<RoomNum>> {

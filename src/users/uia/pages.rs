@@ -49,7 +49,7 @@ impl Users {
         let sessions = &self.inner.uia;
         let waiting = sessions.waiting(id, now);
         let waiting =
-            waiting.ok_or_else(|| Error::forbidden("the session is unknown or has ended"))?;
+            waiting.ok_or_else(|| Error::forbidden("the session is unknown or has expired"))?;
         let stage = answer.stage();
         if waiting.completed.contains(&stage) {
             return Ok(());

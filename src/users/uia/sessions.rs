@@ -77,7 +77,7 @@ impl RegistrationSession {
 }
 
 fn changed() -> Error {
-    Error::forbidden("the request is not the one that this session began with")
+    Error::forbidden("the session belongs to another request")
 }
 
 /// The sessions in memory.

@@ -165,7 +165,7 @@ impl Workflows {
             self.kept.news.notified().await;
             for (room_id, told) in self.kept.take_ready() {
                 if let Err(error) = self.take_receipts(&room_id, told).await {
-                    tracing::debug!(%error, "receipts that were kept are lost");
+                    tracing::debug!(%error, "receipts that arrived before their events could not be stored");
                 }
             }
         }

@@ -105,7 +105,7 @@ impl Workflows {
         drop(turn);
         self.take_left(room);
         taken.map_err(|_| {
-            Error::Unreachable("what the event follows did not come in time".to_owned())
+            Error::Unreachable("the event's prev_events could not be fetched in time".to_owned())
         })?
     }
 
@@ -120,7 +120,10 @@ impl Workflows {
             let stopping = workflows.tasks.stopping().clone();
             let taking = workflows.receive_event(&origin, &room, event);
             let taken = stopping.run_until_cancelled(taking).await;
-            tracing::debug!(?taken, "an event that had found no place is done with");
+            tracing::debug!(
+                ?taken,
+                "an event that had waited for a place in the queue is finished"
+            );
         });
         drop(self.tasks.spawn(taking));
     }
@@ -180,7 +183,7 @@ impl Search<'_> {
                 Ok(taken) => line.push(event_id, taken),
                 Err(error) if is_our_fault(&error) => return Err(error),
                 Err(error) => {
-                    tracing::debug!(%event_id, %error, "a missing event was not taken");
+                    tracing::debug!(%event_id, %error, "a missing event was not accepted");
                     if is_for_good(&error) {
                         refused.insert(event_id);
                     }
@@ -189,7 +192,7 @@ impl Search<'_> {
         }
         for (event_id, received) in line.ends().await {
             let received = received?;
-            tracing::debug!(%event_id, ?received, "a missing event came");
+            tracing::debug!(%event_id, ?received, "a missing event was processed");
         }
         Ok(refused)
     }
@@ -414,7 +417,7 @@ impl Search<'_> {
             .receiver
             .store_outliers(self.room, events);
         let outcomes = outcomes.await?;
-        tracing::debug!(?outcomes, "events came that others rest on");
+        tracing::debug!(?outcomes, "auth events were stored");
         Ok(())
     }
 }

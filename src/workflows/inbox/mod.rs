@@ -151,7 +151,7 @@ impl Workflows {
     pub async fn receive_transaction(&self, transaction: Transaction) -> Result<Arc<Outcomes>> {
         if transaction.pdus.len() > MAX_PDUS || transaction.edus.len() > MAX_EDUS {
             return Err(Error::invalid_param(format!(
-                "a transaction has {MAX_PDUS} PDUs and {MAX_EDUS} EDUs at most"
+                "a transaction may have at most {MAX_PDUS} PDUs and {MAX_EDUS} EDUs"
             )));
         }
         let underway = self
@@ -167,7 +167,7 @@ impl Workflows {
                 match outcomes {
                     Ok(outcomes) => (Some(Arc::new(outcomes)), REMEMBERED),
                     Err(error) => {
-                        tracing::warn!(%error, "a transaction could not be taken");
+                        tracing::warn!(%error, "a transaction could not be processed");
                         (None, Duration::ZERO)
                     }
                 }
@@ -176,8 +176,12 @@ impl Workflows {
         });
         let outcomes = taking
             .await
-            .map_err(|source| Error::internal("take a transaction", source))?;
-        outcomes.ok_or_else(|| Error::Unavailable("send it again in a while".to_owned()))
+            .map_err(|source| Error::internal("process a transaction", source))?;
+        outcomes.ok_or_else(|| {
+            Error::Unavailable(
+                "the transaction could not be stored: send it again later".to_owned(),
+            )
+        })
     }
 
     async fn take_transaction(
@@ -218,7 +222,9 @@ impl Workflows {
         }
         let notes = locked(&notes);
         if notes.is_broken {
-            return Err(Error::Unavailable("not all of it was stored".to_owned()));
+            return Err(Error::Unavailable(
+                "the transaction was only partly stored".to_owned(),
+            ));
         }
         Ok(notes.outcomes.clone())
     }
@@ -240,7 +246,7 @@ impl Workflows {
         let mut unknown: HashMap<OwnedRoomId, String> = HashMap::new();
         for json in pdus {
             if json.get().len() > MAX_PDU_BYTES {
-                tracing::debug!("an event that is larger than any may be is dropped");
+                tracing::debug!("an event that exceeds the size limit is dropped");
                 continue;
             }
             let Ok(Head { room_id }) = serde_json::from_str(json.get()) else {
@@ -270,7 +276,7 @@ impl Workflows {
                 .as_ref()
                 .map_or(&RoomVersionRules::V11, |of| &of.room.rules);
             let Some(event_id) = id_of(&json, rules) else {
-                tracing::debug!(%room_id, "an event that is no JSON of its room's version is dropped");
+                tracing::debug!(%room_id, "an event that is not valid JSON for its room version is dropped");
                 continue;
             };
             let outcome = match unknown.get(&room_id) {
@@ -328,7 +334,7 @@ impl Workflows {
             && !admits_guests(room)
             && let Err(error) = self.expel_guests(&room.room_id).await
         {
-            tracing::warn!(room_id = %room.room_id, %error, "guests could not be taken out of a room");
+            tracing::warn!(room_id = %room.room_id, %error, "guests could not be removed from a room");
         }
     }
 
@@ -345,7 +351,7 @@ impl Workflows {
         };
         self.done_with(event_id, notes).await;
         let Some(problem) = problem else { return };
-        tracing::debug!(%event_id, problem, "an event was not taken");
+        tracing::debug!(%event_id, problem, "an event was not accepted");
         locked(notes)
             .outcomes
             .insert(event_id.clone(), Err(problem));

@@ -24,7 +24,7 @@ impl Workflows {
                 .federation
                 .recommended(&policy, &room.rules, event.json());
             if let Err(error) = asking.await {
-                tracing::debug!(%error, "the policy server does not recommend an event");
+                tracing::debug!(%error, "the policy server refused an event");
                 help.is_not_recommended = true;
             }
         }

@@ -110,7 +110,7 @@ impl Search<'_> {
             .unknown(std::slice::from_ref(&event_id));
         if !unknown.await?.is_empty() {
             return Err(Error::Unreachable(format!(
-                "the event {event_id} cannot be had"
+                "the event {event_id} cannot be fetched"
             )));
         }
         state.push(event_id);

@@ -44,7 +44,7 @@ impl Workflows {
         let Some(position) = kept else { return };
         if let Err(error) = self.rooms.receiver.forget_arrived(&[position]).await {
             // It will be processed once more, which is harmless.
-            tracing::warn!(%error, "an event that has come into its room is still kept");
+            tracing::warn!(%error, "a processed event could not be removed from the stored events");
         }
     }
 
@@ -55,7 +55,7 @@ impl Workflows {
             let stopping = workflows.tasks.stopping().clone();
             let taking = Box::pin(workflows.take_kept());
             if let Some(Err(error)) = stopping.run_until_cancelled(taking).await {
-                tracing::error!(%error, "events of other servers that were kept could not be taken");
+                tracing::error!(%error, "stored events of other servers could not be processed");
             }
         }));
     }
@@ -72,10 +72,10 @@ impl Workflows {
                 let position = arrived.position;
                 match self.take_arrived(arrived).await {
                     Err(error) if is_our_fault(&error) => {
-                        tracing::warn!(%error, "an event that was kept could not be taken");
+                        tracing::warn!(%error, "a stored event could not be processed");
                     }
                     taken => {
-                        tracing::debug!(?taken, "an event that was kept is done with");
+                        tracing::debug!(?taken, "a stored event is finished");
                         self.rooms.receiver.forget_arrived(&[position]).await?;
                     }
                 }
@@ -91,7 +91,7 @@ impl Workflows {
         };
         let event = self.federation.verify(&arrived.json, &room.rules).await?;
         let received = self.receive_event(&arrived.origin, &room, event).await?;
-        tracing::debug!(?received, "an event that was kept was taken");
+        tracing::debug!(?received, "a stored event was processed");
         Ok(())
     }
 }

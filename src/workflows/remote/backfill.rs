@@ -160,7 +160,9 @@ impl Workflows {
                         return Some((found.event_id, at.0.into()));
                     }
                 }
-                Err(error) => tracing::debug!(%server, %error, "a server knows no event"),
+                Err(error) => {
+                    tracing::debug!(%server, %error, "a server returned no event for a time");
+                }
             }
         }
         None
@@ -176,7 +178,7 @@ impl Workflows {
                 Ok(0) => {}
                 Ok(_) => return Ok(true),
                 Err(error @ (Error::Internal { .. } | Error::StorageFull)) => return Err(error),
-                Err(error) => tracing::debug!(%server, %error, "a server tells no history"),
+                Err(error) => tracing::debug!(%server, %error, "a server returned no history"),
             }
         }
         Ok(false)

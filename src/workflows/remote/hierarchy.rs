@@ -102,7 +102,7 @@ impl Workflows {
             let depth = next.depth;
             let Some((room, told)) = self.look_at(user_id, next, (start, until)).await? else {
                 if depth == 0 {
-                    return Err(Error::forbidden("you may not see this space"));
+                    return Err(Error::forbidden("you are not allowed to see this space"));
                 }
                 continue;
             };
@@ -221,7 +221,7 @@ impl Workflows {
                     }
                     Ok(_) => {}
                     Err(error) => {
-                        tracing::debug!(%server, %error, "a server tells no room");
+                        tracing::debug!(%server, %error, "a server did not describe a room");
                         is_refused |= matches!(error, Failure::Refused(_));
                     }
                 }

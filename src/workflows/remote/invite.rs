@@ -63,7 +63,9 @@ impl Workflows {
 
     async fn invite_now(&self, room_id: &RoomId, event: NewEvent) -> Result<OwnedEventId> {
         let invited = self.invited_elsewhere(&event);
-        let invited = invited.ok_or_else(|| Error::invalid_param("that is no other server's"))?;
+        let invited = invited.ok_or_else(|| {
+            Error::invalid_param("the invited user does not belong to another server")
+        })?;
         let server = invited.server_name().to_owned();
         let before = self.member_event(room_id, invited).await?;
         let _turn = self.turn_at_membership(room_id, invited).await?;
@@ -143,7 +145,7 @@ fn refused(failure: Failure) -> Error {
         "M_INVITE_BLOCKED" => Error::InviteBlocked,
         "ORG.MATRIX.MSC4155.M_INVITE_BLOCKED" => Error::InviteFiltered,
         "M_INCOMPATIBLE_ROOM_VERSION" => Error::UnsupportedRoomVersion(
-            "the server of the invited does not support the version of the room".to_owned(),
+            "the server of the invited user does not support the room version".to_owned(),
         ),
         _ => failure.into(),
     }

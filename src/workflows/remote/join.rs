@@ -91,7 +91,7 @@ impl Workflows {
             }
         }
         Err(Error::Unavailable(
-            "too many users join this room now".to_owned(),
+            "too many users are joining this room at the moment".to_owned(),
         ))
     }
 
@@ -267,7 +267,7 @@ impl Workflows {
             Ok::<(), Error>(())
         };
         if let Err(error) = leaving.await {
-            tracing::debug!(%server, %error, "a join could not be taken back");
+            tracing::debug!(%server, %error, "a join could not be undone");
         }
     }
 
@@ -307,7 +307,7 @@ impl Workflows {
             return Ok(());
         }
         Err(Error::forbidden(
-            "you are in none of the rooms that would let you in",
+            "you are not in any of the rooms whose members may join",
         ))
     }
 
@@ -322,7 +322,7 @@ impl Workflows {
         let answer = self.federation.send_join(server, room_id, sent).await?;
         if answer.members_omitted {
             return Err(Error::Unreachable(format!(
-                "{server} left members out, which nobody asked for"
+                "{server} left out members, which was not requested"
             ))
             .into());
         }
@@ -330,10 +330,9 @@ impl Workflows {
         let event = answer.event.as_deref().unwrap_or(&signed.event);
         let event = self.federation.verify(event, &template.rules).await?;
         if event.pdu().event_id != signed.event_id || event.is_redacted() {
-            return Err(Error::Unreachable(format!(
-                "{server} answered with another event than it was sent"
-            ))
-            .into());
+            return Err(
+                Error::Unreachable(format!("{server} returned a different join event")).into(),
+            );
         }
         if let Ok(room) = self.rooms.memory.resident(room_id).await {
             // Another local user has joined in the meantime, so the join is processed like any other event.

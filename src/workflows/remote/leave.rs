@@ -79,7 +79,7 @@ impl Workflows {
         });
         leaving
             .await
-            .map_err(|source| Error::internal("leave a room from outside", source))?
+            .map_err(|source| Error::internal("leave a room of other servers", source))?
     }
 
     /// Sends a user's leave event to a server in the room; returns the event.
@@ -95,7 +95,9 @@ impl Workflows {
         for server in candidates.servers.iter().chain(&candidates.others) {
             match self.leave_by(server, room_id, change.clone()).await {
                 Ok(leave) => return Some(leave),
-                Err(error) => tracing::debug!(%server, %error, "a server takes no leave"),
+                Err(error) => {
+                    tracing::debug!(%server, %error, "a server did not accept a leave event");
+                }
             }
         }
         None

@@ -72,7 +72,7 @@ struct Refusals {
 
 impl Refusals {
     fn add(&mut self, error: Error) {
-        tracing::debug!(%error, "a server does not do it");
+        tracing::debug!(%error, "a server refused a request or could not be reached");
         let error = match error {
             // The other server is at fault, not the client.
             Error::BadJson(text) | Error::InvalidSignature(text) | Error::InvalidParam(text) => {
@@ -96,7 +96,7 @@ impl Refusals {
 
     fn into_error(self) -> Error {
         self.most_telling
-            .unwrap_or_else(|| Error::not_found("no server is known that is in the room"))
+            .unwrap_or_else(|| Error::not_found("no server is known to be in the room"))
     }
 }
 
@@ -126,7 +126,9 @@ impl Workflows {
     async fn turn_at_membership(&self, room_id: &RoomId, user_id: &UserId) -> Result<Turn> {
         let key = (room_id.to_owned(), user_id.to_owned());
         let place = self.remote_changes.place(&key).ok_or_else(|| {
-            Error::Unavailable("too many requests change this membership now".to_owned())
+            Error::Unavailable(
+                "too many requests are changing this membership at the moment".to_owned(),
+            )
         })?;
         Ok(place.turn().await)
     }

@@ -46,7 +46,7 @@ impl Answers {
         let kib = u32::try_from(allowance.bytes.div_ceil(1024)).unwrap_or(u32::MAX);
         let room = timeout(allowance.time, self.kib.acquire_many(kib)).await;
         let Some(room) = room.ok().and_then(Result::ok) else {
-            let failure = Failure::Unreachable("too many ask for keys".to_owned());
+            let failure = Failure::Unreachable("too many requests for keys are running".to_owned());
             return (Err(failure), None);
         };
         (asking.await, Some(room))

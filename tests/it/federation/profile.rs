@@ -157,5 +157,5 @@ async fn a_server_that_is_not_there_is_left_alone_after_some_attempts() {
     let refused = server.get(&path).await.expect_error(502, "M_UNKNOWN");
 
     let text = refused["error"].as_str().expect("a text");
-    assert!(text.contains("did not answer of late"), "{text}");
+    assert!(text.contains("recently failed to answer"), "{text}");
 }

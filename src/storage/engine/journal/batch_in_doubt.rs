@@ -42,7 +42,7 @@ impl Writer {
 
     /// Puts the open batch in doubt until the database says whether it stored it.
     pub(super) fn doubt(&mut self, number: i64, error: Error) {
-        tracing::warn!(%error, "a commit was not answered: it is being found out whether it took place");
+        tracing::warn!(%error, "a commit was not answered: checking whether it took place");
         self.savepoint = Savepoint::None;
         self.lost = true;
         self.in_doubt = self.open.take().map(|batch| DoubtfulBatch {
@@ -75,7 +75,7 @@ impl Writer {
         };
         self.lost = false;
         if stored == Some(doubtful.number) {
-            tracing::info!("the batch was stored");
+            tracing::info!("a batch whose commit was not answered was stored");
             self.tell(&doubtful.batch);
         } else {
             let DoubtfulBatch { batch, error, .. } = doubtful;

@@ -167,7 +167,7 @@ async fn vanish_after(future: impl Future<Output = ()>, polls: u64) {
 }
 
 /// Writes in a batch whose commit fails as `fault` says. Returns the outcome for the writer.
-async fn written_with(test: &TestDb, fault: doubt::Fault) -> Result<()> {
+async fn written_with(test: &TestDb, fault: batch_in_doubt::Fault) -> Result<()> {
     let mut tx = test.db.write().await.unwrap();
     store(&mut tx, "doubtful").await;
     tx.writer.fault = fault;
@@ -180,7 +180,7 @@ async fn a_batch_that_was_stored_is_told_although_the_answer_was_lost() {
     let notes = Arc::new(Notes::default());
     test.db.journal().follow(notes.clone());
 
-    let written = written_with(&test, doubt::Fault::AnswerLost).await;
+    let written = written_with(&test, batch_in_doubt::Fault::AnswerLost).await;
 
     assert!(written.is_ok());
     assert_eq!(stored(&test).await, 1);
@@ -194,7 +194,7 @@ async fn a_batch_without_answer_that_was_not_stored_is_lost_for_all_who_wrote_in
     let notes = Arc::new(Notes::default());
     test.db.journal().follow(notes.clone());
 
-    let written = written_with(&test, doubt::Fault::NotCommitted).await;
+    let written = written_with(&test, batch_in_doubt::Fault::NotCommitted).await;
 
     assert!(matches!(written, Err(Error::Unavailable(_))));
     assert_eq!(stored(&test).await, 0);
@@ -205,8 +205,8 @@ async fn a_batch_without_answer_that_was_not_stored_is_lost_for_all_who_wrote_in
 async fn a_batch_that_takes_no_position_is_found_out_about_as_well() {
     let test = TestDb::new().await;
     for (fault, is_stored) in [
-        (doubt::Fault::AnswerLost, true),
-        (doubt::Fault::NotCommitted, false),
+        (batch_in_doubt::Fault::AnswerLost, true),
+        (batch_in_doubt::Fault::NotCommitted, false),
     ] {
         let mut tx = test.db.write().await.unwrap();
         tx.intern(&format!("{is_stored}")).await.unwrap();
@@ -221,7 +221,10 @@ async fn writes_go_on_after_a_batch_was_in_doubt() {
     let test = TestDb::new().await;
     let notes = Arc::new(Notes::default());
     test.db.journal().follow(notes.clone());
-    for fault in [doubt::Fault::AnswerLost, doubt::Fault::NotCommitted] {
+    for fault in [
+        batch_in_doubt::Fault::AnswerLost,
+        batch_in_doubt::Fault::NotCommitted,
+    ] {
         drop(written_with(&test, fault).await);
 
         let mut tx = test.db.write().await.unwrap();
