@@ -16,7 +16,7 @@ use std::{
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-/// What the page is made of.
+/// The sources of the page.
 const SOURCES: [&str; 6] = [
     "web/index.html",
     "web/package-lock.json",
@@ -66,7 +66,7 @@ fn build(page: &Path) -> Result<()> {
     )
 }
 
-/// Installs what the lock file says, unless that was done.
+/// Installs the packages of the lock file, unless they are already installed.
 fn install() -> Result<()> {
     let wanted = fs::read_to_string("web/package-lock.json")?;
     let marker = Path::new("web/node_modules/.installed-for");
@@ -78,7 +78,7 @@ fn install() -> Result<()> {
     Ok(())
 }
 
-/// Runs a command in `web/`. What it prints is shown only if it fails.
+/// Runs a command in `web/`, and shows its output only if it fails.
 fn run(program: &str, arguments: &[&str]) -> Result<()> {
     let output = Command::new(program)
         .args(arguments)
@@ -91,7 +91,7 @@ fn run(program: &str, arguments: &[&str]) -> Result<()> {
     Err(format!("`{program} {}` failed: {told}", arguments.join(" ")).into())
 }
 
-/// Writes the files as Rust: the path at which each is served, and its bytes.
+/// Writes a Rust list of the files: the path at which each is served, and its bytes.
 fn list(page: &Path) -> Result<String> {
     let mut files = Vec::new();
     if page.exists() {
@@ -109,7 +109,7 @@ fn list(page: &Path) -> Result<String> {
         );
         entries.push((path, entry));
     }
-    // The server looks a path up by bisection.
+    // The server finds a path by binary search.
     entries.sort();
     let entries: String = entries.into_iter().map(|(_, entry)| entry).collect();
     Ok(format!("&[\n{entries}]\n"))

@@ -1,6 +1,6 @@
 //! The one place that reads the time.
 //!
-//! Services take a [`Clock`], so that a test can hold the time still and move it.
+//! Services take a [`Clock`], so that a test can stop the time and move it.
 
 use std::{
     sync::{
@@ -13,21 +13,21 @@ use std::{
 use ruma::{MilliSecondsSinceUnixEpoch, UInt};
 use tokio::sync::watch;
 
-/// The longest sleep without a look at the clock, which may be set while one sleeps.
+/// The longest sleep before the clock is read again, because the system's clock may be set in the meantime.
 const LONGEST_SLEEP: Duration = Duration::from_mins(1);
 
 /// A source of the present time.
 #[derive(Clone, Debug, Default)]
 pub struct Clock {
-    /// Milliseconds since the Unix epoch of a clock that a test moves; `None` is the system's clock.
+    /// The clock that a test moves; `None` is the system's clock.
     manual: Option<Arc<Manual>>,
 }
 
-/// A clock that a test moves.
+/// A clock that a test moves, in milliseconds since the Unix epoch.
 #[derive(Debug)]
 struct Manual {
     now: AtomicU64,
-    /// Told of every move.
+    /// Notified of every move.
     moved: watch::Sender<()>,
 }
 
@@ -37,7 +37,7 @@ impl Clock {
         Self::default()
     }
 
-    /// Returns a clock that stands still until [`Clock::advance`] moves it.
+    /// Returns a clock that does not move until [`Clock::advance`] is called.
     pub fn manual(start: u64) -> Self {
         Self {
             manual: Some(Arc::new(Manual {
@@ -47,7 +47,7 @@ impl Clock {
         }
     }
 
-    /// Moves a manual clock forward; the system's clock goes its own way.
+    /// Moves a manual clock forward. It has no effect on the system's clock.
     pub fn advance(&self, by: Duration) {
         if let Some(manual) = &self.manual {
             let by = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
@@ -83,7 +83,7 @@ impl Clock {
         }
     }
 
-    /// Returns the present time as Matrix writes it.
+    /// Returns the current time as a Matrix timestamp.
     pub fn now(&self) -> MilliSecondsSinceUnixEpoch {
         timestamp(self.now_ms())
     }
@@ -97,7 +97,7 @@ fn system_ms() -> u64 {
     u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Returns milliseconds, as the database keeps them, as Matrix writes them.
+/// Converts milliseconds, as the database stores them, to a Matrix timestamp.
 pub fn timestamp(ms: i64) -> MilliSecondsSinceUnixEpoch {
     MilliSecondsSinceUnixEpoch(UInt::try_from(ms).unwrap_or_default())
 }

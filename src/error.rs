@@ -1,16 +1,16 @@
-//! What can go wrong, as the layers below `api` say it.
+//! The errors of the layers below `api`.
 //!
-//! A variant for each thing that a caller can act on. `api/error.rs` alone turns them into a status, an
-//! `errcode` and a text; nothing here knows HTTP. Outcomes that are normal are no errors: `Option`, or an enum.
+//! There is a variant for each case on which a caller can act. `api/error.rs` alone turns them into a status, an
+//! `errcode` and a text; nothing here knows HTTP. Normal outcomes are not errors: they are an `Option` or an enum.
 
 use std::time::Duration;
 
 use ruma::{RoomVersionId, api::client::uiaa::UiaaInfo};
 
-/// The result of everything below `api`.
+/// The result of every fallible function below `api`.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why a request cannot be done.
+/// The reason why a request cannot be done.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The caller may not do this.
@@ -19,43 +19,43 @@ pub enum Error {
     /// The thing does not exist, or the caller may not know that it does.
     #[error("{0}")]
     NotFound(String),
-    /// No access token was given where one is needed.
+    /// The endpoint needs an access token, and the request has none.
     #[error("missing access token")]
     MissingToken,
-    /// The access token is not, or no longer, valid; with `soft_logout` a refresh or new login keeps the device.
+    /// The access token is unknown or no longer valid. With `soft_logout`, a refresh or a new login keeps the device.
     #[error("unknown access token")]
     UnknownToken {
         /// Whether the client may keep its data and log in again to the same device.
         soft_logout: bool,
     },
-    /// The request is not proven to be of the server that it says.
+    /// The request does not prove that it is from the server that it names.
     #[error("{0}")]
     Unauthorized(String),
-    /// User-interactive authentication has to go on before this is done.
+    /// The client must continue user-interactive authentication first.
     #[error("authentication is required")]
     Uia(Box<UiaaInfo>),
     /// The body is not JSON.
     #[error("{0}")]
     NotJson(String),
-    /// The body is JSON, but not what this endpoint takes.
+    /// The body is JSON, but not in the form that this endpoint accepts.
     #[error("{0}")]
     BadJson(String),
     /// A parameter has a value that is not allowed.
     #[error("{0}")]
     InvalidParam(String),
-    /// The request breaks a rule for which the specification has no code.
+    /// The request breaks a rule for which the specification has no error code.
     #[error("{0}")]
     Refused(String),
-    /// The user has reacted to the event with this key already.
+    /// The user has already reacted to the event with this key.
     #[error("you have annotated this event with this key already")]
     DuplicateAnnotation,
-    /// The event that shall subscribe the user to a thread is not in that thread.
+    /// The event with which the user subscribes to a thread is not in that thread.
     #[error("{0}")]
     NotInThread(String),
     /// The user unsubscribed from the thread after the event that would subscribe them.
     #[error("you have unsubscribed from this thread since")]
     ConflictingUnsubscription,
-    /// The place in a sliding sync is unknown, or known no more: the client has to begin anew.
+    /// The position in a sliding sync is unknown or no longer known: the client must start the connection again.
     #[error("this position is not known, or known no more")]
     UnknownPos,
     /// A parameter is missing.
@@ -67,7 +67,7 @@ pub enum Error {
     /// The version of the key backup is not the current one.
     #[error("this is not the current version of the backup")]
     WrongRoomKeysVersion {
-        /// The one that is.
+        /// The version that is the current one.
         current: String,
     },
     /// The body, event or file is too large.
@@ -82,10 +82,10 @@ pub enum Error {
     /// The endpoint exists, but not for this method.
     #[error("{0}")]
     MethodNotAllowed(String),
-    /// The thing is the server's own: clients may read it, not set it.
+    /// The server alone may set this value; clients may only read it.
     #[error("{0}")]
     ReadOnly(String),
-    /// The profile would become too large.
+    /// The change would make the profile too large.
     #[error("{0}")]
     ProfileTooLarge(String),
     /// The name of the profile field is too long.
@@ -94,7 +94,7 @@ pub enum Error {
     /// The caller has to wait.
     #[error("too many requests")]
     LimitExceeded {
-        /// How long until the next attempt may succeed.
+        /// The time after which the next attempt may succeed.
         retry_after: Duration,
     },
     /// The user name is taken.
@@ -115,10 +115,10 @@ pub enum Error {
     /// An administrator has locked the account.
     #[error("this account has been locked")]
     UserLocked,
-    /// Whoever is invited to the notices of the server must read them first.
+    /// A user must not decline the invite to the server notices room.
     #[error("the invitation to the notices of the server cannot be declined")]
     CannotLeaveServerNoticeRoom,
-    /// Third-party ids are not for this server.
+    /// This server does not support third-party identifiers.
     #[error("{0}")]
     ThreepidDenied(String),
     /// The account was deactivated.
@@ -127,7 +127,7 @@ pub enum Error {
     /// The room alias is taken.
     #[error("{0}")]
     RoomInUse(String),
-    /// The state that a room should begin with is not allowed.
+    /// The requested initial state of a room is not allowed.
     #[error("{0}")]
     InvalidRoomState(String),
     /// The server does not support the room version.
@@ -136,74 +136,73 @@ pub enum Error {
     /// The server does not support the version of the room to be joined.
     #[error("the room has version {0}, which this server does not support")]
     IncompatibleRoomVersion(RoomVersionId),
-    /// This server cannot tell whether the user may join the restricted room.
+    /// This server does not know whether the user may join the restricted room.
     #[error("{0}")]
     UnableToAuthoriseJoin(String),
-    /// The user may join the restricted room, but nobody of this server may let them in.
+    /// The user may join the restricted room, but no user of this server has the power to let them in.
     #[error("{0}")]
     UnableToGrantJoin(String),
-    /// The room cannot be forgotten: the user is in it.
+    /// The user cannot forget the room, because they are in it.
     #[error("{0}")]
     NotLeft(String),
-    /// The alias that shall point to a room points to one already.
+    /// The new alias already points to a room.
     #[error("{0}")]
     AliasInUse(String),
-    /// The change cannot be made to the present state.
+    /// The change does not fit the current state of the room.
     #[error("{0}")]
     BadState(String),
     /// The alias does not point to this room, or does not exist.
     #[error("{0}")]
     BadAlias(String),
-    /// The media has been promised, but not arrived.
+    /// The media ID was reserved, but the media has not been uploaded yet.
     #[error("{0}")]
     NotYetUploaded(String),
-    /// The media exists already.
+    /// Media with this ID already exists.
     #[error("{0}")]
     CannotOverwriteMedia(String),
-    /// No thumbnail can be made of the media.
+    /// The server cannot make a thumbnail of this media.
     #[error("{0}")]
     CannotThumbnail(String),
-    /// Another server could not be reached, or answered badly.
+    /// Another server could not be reached, or its response cannot be used.
     #[error("{0}")]
     Unreachable(String),
-    /// Another server refused what it was asked, for a reason that concerns the caller.
+    /// Another server refused the request, for a reason that concerns the caller.
     #[error("{text}")]
     RefusedElsewhere {
-        /// The code that it gave.
+        /// The error code that it sent.
         errcode: &'static str,
-        /// What people may read of it.
+        /// The part of its text that users may read.
         text: String,
     },
-    /// Something else has become of the delayed event.
+    /// A delayed event or an expiring invite has already been settled in another way.
     #[error("{0}")]
     Finalised(String),
-    /// The event shall be delayed for longer than this.
+    /// The requested delay is longer than this maximum.
     #[error("events cannot be delayed for so long")]
     MaxDelayExceeded(Duration),
-    /// The user takes no invitations.
+    /// The user accepts no invites.
     #[error("the user does not take invitations")]
     InviteBlocked,
-    /// A rule of the user refuses the invitation.
+    /// A rule in the user's settings refuses the invite.
     #[error("the user does not take this invitation")]
     InviteFiltered,
-    /// The disk is full: nothing can be stored.
+    /// The disk is full, so nothing can be stored.
     #[error("the server cannot store anything at the moment: its disk is full")]
     StorageFull,
-    /// The server is stopping, or too busy for this.
+    /// The server is stopping or too busy.
     #[error("{0}")]
     Unavailable(String),
-    /// Something broke here; the caller learns no more than that.
+    /// Something failed inside this server. The caller learns no details.
     #[error("could not {doing}: {source}")]
     Internal {
-        /// What was being done, in the infinitive.
+        /// The action that failed, in the infinitive.
         doing: &'static str,
-        /// What went wrong.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
 }
 
 impl Error {
-    /// Returns an internal error: `doing` is what could not be done, in the infinitive.
+    /// Returns an internal error. `doing` names the action that failed, in the infinitive.
     pub fn internal(
         doing: &'static str,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -214,17 +213,17 @@ impl Error {
         }
     }
 
-    /// Returns a refusal with its reason, which the caller may read.
+    /// Returns a refusal with a reason that the caller may read.
     pub fn forbidden(reason: impl Into<String>) -> Self {
         Self::Forbidden(reason.into())
     }
 
-    /// Returns that a thing does not exist.
+    /// Returns the error for a thing that does not exist.
     pub fn not_found(what: impl Into<String>) -> Self {
         Self::NotFound(what.into())
     }
 
-    /// Returns that a parameter has a value that is not allowed.
+    /// Returns the error for a parameter whose value is not allowed.
     pub fn invalid_param(what: impl Into<String>) -> Self {
         Self::InvalidParam(what.into())
     }

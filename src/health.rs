@@ -1,25 +1,25 @@
-//! Whether the server can do its work: what keeps it from storing anything, as the operator's tools are told.
+//! The health of the server: the problem that keeps it from storing data, for the operator's tools.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-/// What keeps the server from storing anything now. Cheap to clone.
+/// The problem that currently keeps the server from storing data. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Health {
     problem: Arc<RwLock<Option<&'static str>>>,
 }
 
 impl Health {
-    /// Returns what keeps the server from storing anything; `None` when all is well.
+    /// Returns the problem that keeps the server from storing data, or `None`.
     pub fn problem(&self) -> Option<&'static str> {
         *self.problem.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes that nothing can be stored, and why.
+    /// Records that nothing can be stored, and why.
     pub fn set_problem(&self, problem: &'static str) {
         self.set(Some(problem));
     }
 
-    /// Notes that something was stored.
+    /// Records that something was stored.
     pub fn clear(&self) {
         if self.problem().is_some() {
             self.set(None);

@@ -1,7 +1,7 @@
 //! Parlour: a Matrix homeserver in one binary.
 //!
-//! The modules are layers, lowest first; `docs/architecture.md` shows them and says why, and
-//! `tests/it/architecture.rs` holds the imports against the picture.
+//! The modules are layers, lowest first. `docs/architecture.md` shows and explains them, and
+//! `tests/it/architecture.rs` checks the imports against that picture.
 
 pub mod api;
 pub mod cli;

@@ -4,7 +4,8 @@ use std::{env, process::ExitCode};
 
 use mimalloc::MiMalloc;
 
-/// Gives back what password hashing takes, 19 MiB at a time; the system's allocator keeps it for every thread.
+/// Returns the memory that password hashing needs, 19 MiB at a time, to the system. The system's allocator would keep
+/// it for every thread.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 

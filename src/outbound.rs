@@ -1,4 +1,4 @@
-//! What leaves this server: connections to others, which must not be led into the network that it stands in.
+//! HTTP connections from this server to others. They must not lead into the private network of this server.
 
 use std::{
     fs, io,
@@ -17,28 +17,28 @@ use url::Host;
 
 use crate::error::{Error, Result};
 
-/// How long a connection may take to be made.
+/// The maximum time for making a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often a server may send us elsewhere.
+/// The maximum number of redirects that are followed.
 const REDIRECTS: usize = 5;
-/// How long a connection to another server is kept without a request, and how many of them.
+/// The time for which an unused connection to another server is kept, and the number of such connections.
 const IDLE_TIMEOUT: Duration = Duration::from_mins(5);
 const IDLE_CONNECTIONS: usize = 4;
-/// How often a connection is asked whether it still lives while an answer is awaited, and how long it may take.
+/// The interval at which an open connection is checked while a response is awaited, and the time limit for each check.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
-/// What this server calls itself.
+/// The `User-Agent` header of this server.
 const USER_AGENT: &str = concat!("Parlour/", env!("CARGO_PKG_VERSION"));
 
-/// Which addresses may be reached.
+/// The addresses that may be contacted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reach {
-    /// Those of the public network alone.
+    /// Only addresses of the public network.
     Public,
-    /// Loopback and private addresses, too: for tests and closed networks.
+    /// Loopback and private addresses as well: for tests and closed networks.
     Everywhere,
 }
 
-/// Whose certificates are believed.
+/// The certificates that are trusted.
 #[derive(Clone, Debug)]
 pub struct Trust {
     authorities: Vec<Certificate>,
@@ -55,12 +55,12 @@ impl Default for Trust {
 }
 
 impl Trust {
-    /// Reads the PEM files of authorities that are believed beside those that the system knows; without `verify`,
-    /// everybody is.
+    /// Reads PEM files of authorities that are trusted in addition to the system's. Without `verify`, every certificate
+    /// is accepted.
     ///
     /// # Errors
     ///
-    /// When a file cannot be read, or holds no certificate.
+    /// When a file cannot be read or contains no certificate.
     pub fn read(files: &[PathBuf], verify: bool) -> Result<Self> {
         let mut authorities = Vec::new();
         for file in files {
@@ -83,16 +83,16 @@ impl Trust {
     }
 }
 
-/// Chooses which code does the cryptography of TLS, for the whole process; a choice that was made stays.
+/// Chooses the TLS cryptography implementation for the whole process. An earlier choice is kept.
 pub fn choose_cryptography() {
-    // An error says only that it was chosen before.
+    // An error only means that an implementation was already chosen.
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
-/// Returns a client for pages that users name: it goes to HTTP and HTTPS addresses within reach, wherever names
-/// resolve to and redirects lead.
+/// Returns a client for web pages that users name. It contacts only HTTP and HTTPS addresses within `reach`, also after
+/// name resolution and redirects.
 ///
-/// An address has to be [checked](check) before it is asked for.
+/// The caller must [check](check) an address before requesting it.
 ///
 /// # Errors
 ///
@@ -101,7 +101,7 @@ pub fn client(reach: Reach) -> Result<Client> {
     client_that_trusts(reach, &Trust::default())
 }
 
-/// Returns a client as [`client`] does, which believes other certificates, too.
+/// Returns a client like [`client`] that also trusts other certificates.
 ///
 /// # Errors
 ///
@@ -120,8 +120,8 @@ pub fn client_that_trusts(reach: Reach, trust: &Trust) -> Result<Client> {
     built(builder(trust, resolver).redirect(redirects))
 }
 
-/// Returns a client for requests to other servers, which keeps its connections. The resolver has to see to it that
-/// no name leads [out of reach](addresses).
+/// Returns a client for requests to other servers, which keeps its connections. The resolver must make sure that no
+/// name leads [out of reach](addresses).
 ///
 /// # Errors
 ///
@@ -156,7 +156,7 @@ fn built(builder: ClientBuilder) -> Result<Client> {
         .map_err(|source| Error::internal("set up an HTTP client", source))
 }
 
-/// Resolves a name to the addresses within reach.
+/// Resolves a name to its addresses within `reach`.
 ///
 /// # Errors
 ///
@@ -171,11 +171,11 @@ pub async fn addresses(name: &str, port: u16, reach: Reach) -> io::Result<Vec<So
     Ok(within)
 }
 
-/// Checks that an address is one to go to; names are resolved, and checked, when they are used.
+/// Checks that a URL may be requested. Names are resolved and checked later, when they are used.
 ///
 /// # Errors
 ///
-/// [`Error::Forbidden`] when it is not.
+/// [`Error::Forbidden`] when it may not.
 pub fn check(url: &Url, reach: Reach) -> Result<()> {
     let refused = || Error::forbidden("this server does not go to such an address");
     if !matches!(url.scheme(), "http" | "https")
@@ -197,7 +197,7 @@ pub fn check(url: &Url, reach: Reach) -> Result<()> {
     }
 }
 
-/// Resolves names to the addresses that may be reached. The connection is made to what it answers, so a name
+/// Resolves names to addresses that may be contacted. The connection is made to the address returned here, so a name
 /// cannot resolve to something else between the check and the connection.
 struct Resolver {
     reach: Reach,
@@ -221,8 +221,8 @@ fn is_within(ip: IpAddr, reach: Reach) -> bool {
     reach == Reach::Everywhere || is_public
 }
 
-/// Returns whether an address is of the public network, as the registry of special addresses has it
-/// (<https://www.iana.org/assignments/iana-ipv4-special-registry>).
+/// Returns whether an address belongs to the public network, according to the [registry of special-purpose
+/// addresses](https://www.iana.org/assignments/iana-ipv4-special-registry).
 fn is_public_v4(ip: Ipv4Addr) -> bool {
     let [a, b, c, _] = ip.octets();
     let is_special = ip.is_private()
@@ -240,7 +240,7 @@ fn is_public_v4(ip: Ipv4Addr) -> bool {
     !is_special
 }
 
-/// Returns whether an address is of the public network; one that stands for an IPv4 address, if that is.
+/// Returns whether an address belongs to the public network. An embedded IPv4 address is checked instead.
 fn is_public_v6(ip: Ipv6Addr) -> bool {
     let segments = ip.segments();
     let embedded = |high: u16, low: u16| {
@@ -254,7 +254,7 @@ fn is_public_v6(ip: Ipv6Addr) -> bool {
         | [0x2002, high, low, ..] => embedded(high, low),
         // documentation, Teredo and other protocol assignments
         [0x2001, 0xdb8 | 0..=0x1ff, ..] => false,
-        // global unicast is 2000::/3, and nothing else is of the public network
+        // global unicast is 2000::/3, and nothing else belongs to the public network
         [first, ..] => first & 0xe000 == 0x2000,
     }
 }

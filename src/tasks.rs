@@ -1,4 +1,4 @@
-//! Background work: every task is started through [`Tasks`], so that a shutdown can end and await them all.
+//! Background work: every task is started through [`Tasks`], so that a shutdown can stop and await them all.
 
 use std::{future::Future, time::Duration};
 
@@ -7,7 +7,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::error::{Error, Result};
 
-/// Starts tasks, tells them when to stop, and waits for them.
+/// Starts tasks, asks them to stop, and waits for them.
 #[derive(Clone, Debug, Default)]
 pub struct Tasks {
     tracker: TaskTracker,
@@ -15,7 +15,7 @@ pub struct Tasks {
 }
 
 impl Tasks {
-    /// Starts a task; one that goes on for long must watch [`Tasks::stopping`].
+    /// Starts a task. A long-running task must watch [`Tasks::stopping`].
     #[expect(clippy::disallowed_methods, reason = "this is where tasks start")]
     pub fn spawn<F>(&self, task: F) -> JoinHandle<F::Output>
     where
@@ -45,7 +45,7 @@ impl Tasks {
             .map_err(|source| Error::internal("finish the task of a request", source))?
     }
 
-    /// Makes a shutdown wait for a future that somebody else runs, such as an upgraded connection.
+    /// Makes a shutdown wait for a future that runs elsewhere, such as an upgraded connection.
     pub fn track<F: Future>(&self, future: F) -> impl Future<Output = F::Output> + use<F> {
         self.tracker.track_future(future)
     }
@@ -55,7 +55,7 @@ impl Tasks {
         &self.stopping
     }
 
-    /// Tells every task to stop and waits for them, `patience` at most; returns whether all ended.
+    /// Asks every task to stop, and waits for them, at most for `patience`. Returns whether all have finished.
     pub async fn stop(&self, patience: Duration) -> bool {
         self.stopping.cancel();
         self.tracker.close();
@@ -64,7 +64,7 @@ impl Tasks {
             .is_ok()
     }
 
-    /// Waits until every task has ended after a stop that somebody else began.
+    /// Waits until every task has finished after a stop that was begun elsewhere.
     pub async fn stopped(&self) {
         self.stopping.cancelled().await;
         self.tracker.wait().await;

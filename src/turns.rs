@@ -1,4 +1,5 @@
-//! Turns at something that is dear: each who wants it has so many at once, so that nobody keeps it from the others.
+//! A semaphore for each key: a limited number of callers with the same key run at the same time, and a limited number
+//! wait. So no key can use up a costly resource.
 
 use std::{
     collections::HashMap,
@@ -8,7 +9,7 @@ use std::{
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Who has turns, or waits for one. Cheap to clone.
+/// Semaphores by key. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Turns<K> {
     at_once: usize,
@@ -16,22 +17,22 @@ pub struct Turns<K> {
     lines: Arc<Mutex<HashMap<K, Line>>>,
 }
 
-/// Those who want turns of the same.
+/// The semaphores of one key.
 #[derive(Debug)]
 struct Line {
-    /// Of those who wait, and of those who have their turn.
+    /// Counts the callers that wait or run, and those that run.
     places: Arc<Semaphore>,
     turns: Arc<Semaphore>,
 }
 
-/// A place among those who want turns of the same.
+/// A place in the queue of a key.
 #[derive(Debug)]
 pub struct Place {
     place: OwnedSemaphorePermit,
     turns: Arc<Semaphore>,
 }
 
-/// A turn that lasts until this is dropped.
+/// The permission to run, which lasts until this is dropped.
 #[derive(Debug)]
 pub struct Turn {
     _turn: Option<OwnedSemaphorePermit>,
@@ -39,7 +40,7 @@ pub struct Turn {
 }
 
 impl Place {
-    /// Waits for the turn.
+    /// Waits for the permission to run.
     pub async fn turn(self) -> Turn {
         // The semaphore is never closed.
         let turn = self.turns.acquire_owned().await.ok();
@@ -51,7 +52,7 @@ impl Place {
 }
 
 impl<K: Clone + Eq + Hash> Turns<K> {
-    /// Returns turns of which each has so many at once, while so many more of the same wait.
+    /// Creates semaphores that let `at_once` callers of each key run at the same time, and `waiting` more wait.
     pub fn new(at_once: usize, waiting: usize) -> Self {
         Self {
             at_once,
@@ -60,11 +61,11 @@ impl<K: Clone + Eq + Hash> Turns<K> {
         }
     }
 
-    /// Returns a place among those who want turns; `None` if too many of the same wait already.
+    /// Returns a place in the queue of a key, or `None` if too many callers already wait.
     pub fn place(&self, key: &K) -> Option<Place> {
         let all = self.at_once + self.waiting;
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        // Where nobody stands there is nothing to remember.
+        // A key that is not in use needs no entry.
         lines.retain(|_, line| line.places.available_permits() < all);
         let new = || Line {
             places: Arc::new(Semaphore::new(all)),

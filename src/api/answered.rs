@@ -1,4 +1,4 @@
-//! Answers that are noted once they were handed to their connection.
+//! Responses that count as in flight until the connection has taken them.
 
 use std::{
     pin::Pin,
@@ -13,11 +13,11 @@ use http_body::{Frame, SizeHint};
 
 use crate::sync::SendInFlight;
 
-/// An answer to a request that sends something, which is in flight until the connection has the whole answer, or is
-/// gone.
+/// The response to a request that sends something. It is in flight until the connection has taken the whole response or
+/// has closed.
 pub struct Answered<T>(pub SendInFlight, pub T);
 
-/// The body of such an answer: the connection drops it when it has written all of it.
+/// The body of such a response. The connection drops it after writing all of it.
 struct AnsweredBody {
     body: Body,
     _sending: SendInFlight,

@@ -1,4 +1,4 @@
-//! What the handlers share.
+//! The state that the handlers share.
 
 use std::sync::Arc;
 
@@ -11,35 +11,28 @@ use crate::{
     workflows::Workflows,
 };
 
-/// The services, each of which a handler takes with `State`. Built in `cli::serve`.
+/// The services, each of which a handler can take with `State`. They are built in `cli::serve`.
 #[derive(Clone, FromRef)]
 pub struct App {
-    /// The configuration.
     pub config: Arc<Config>,
-    /// The time.
     pub clock: Clock,
-    /// What runs beside requests, and the word that the server stops.
+    /// Starts background work, and signals that the server stops.
     pub tasks: Tasks,
-    /// Whether anything can be stored.
+    /// Says whether data can be stored.
     pub health: Health,
-    /// The rate limits.
     pub limits: Limits,
-    /// The counts of requests.
+    /// The request counters.
     pub metrics: Metrics,
-    /// The accounts.
     pub users: Users,
-    /// The devices.
     pub devices: Devices,
-    /// The rooms.
     pub rooms: Rooms,
-    /// What lives in memory alone.
+    /// State that is kept only in memory, such as typing and presence.
     pub ephemeral: Ephemeral,
-    /// The other servers.
+    /// The connections to other servers.
     pub federation: Federation,
     /// Operations that need several services.
     pub workflows: Workflows,
-    /// What changed for whom.
+    /// Collects the changes for `/sync`.
     pub sync: Sync,
-    /// The files that users upload.
     pub media: Media,
 }

@@ -1,4 +1,5 @@
-//! Who is asking: an endpoint's own metadata decides how that is proved, so it cannot be forgotten.
+//! Authentication of requests. An endpoint's own metadata decides how a request is authenticated, so it cannot be
+//! forgotten.
 
 use std::sync::Arc;
 
@@ -18,35 +19,35 @@ use crate::{
     users::Session,
 };
 
-/// A way to prove who asks, and what that proves.
+/// A way to authenticate a request.
 pub trait Authenticate: AuthScheme {
-    /// Who asks, once it is proved.
+    /// The identity of an authenticated sender.
     type Identity: Send;
 
-    /// The greatest depth of a body.
+    /// The maximum nesting depth of a body.
     const MAX_BODY_DEPTH: usize = MAX_JSON_DEPTH;
 
-    /// Returns who asks.
+    /// Authenticates a request and returns its sender.
     ///
     /// # Errors
     ///
-    /// When the proof is missing or wrong.
+    /// When the credentials are missing or wrong.
     fn authenticate(
         app: &App,
         parts: &Parts,
         body: &[u8],
     ) -> impl Future<Output = Result<Self::Identity>> + Send;
 
-    /// Looks at a request before its body is read.
+    /// Checks the head of a request before its body is read.
     ///
     /// # Errors
     ///
-    /// When nothing in the body could make it one to be answered.
+    /// When the request must be refused regardless of its body.
     fn check_head(_: &App, _: &Parts) -> Result<()> {
         Ok(())
     }
 
-    /// Returns the largest body that is read before anything is proved.
+    /// Returns the largest body that is read before the request is authenticated.
     fn max_body_bytes(app: &App, _: &Parts) -> usize {
         app.config.limits.max_request_bytes
     }
@@ -88,7 +89,7 @@ impl Authenticate for NoAuthentication {
     }
 }
 
-/// Registration and login: a user's token says nothing there, and clients do send stale ones.
+/// Used for registration and login. A user's token means nothing there, and some clients send an expired one.
 impl Authenticate for AppserviceTokenOptional {
     type Identity = ();
 
@@ -97,7 +98,7 @@ impl Authenticate for AppserviceTokenOptional {
     }
 }
 
-/// Who asks, where an endpoint needs no token but answers more with one.
+/// The session of the sender, for endpoints that need no token but return more with one.
 pub struct MaybeSession(pub Option<Arc<Session>>);
 
 impl FromRequestParts<App> for MaybeSession {
@@ -110,7 +111,7 @@ impl FromRequestParts<App> for MaybeSession {
     }
 }
 
-/// Who asks, for endpoints that ruma does not know.
+/// The session of the sender, for endpoints that ruma does not have.
 pub struct Asker(pub Arc<Session>);
 
 impl FromRequestParts<App> for Asker {
@@ -121,7 +122,7 @@ impl FromRequestParts<App> for Asker {
     }
 }
 
-/// Returns the access token of the request; one that cannot be read counts as missing.
+/// Returns the access token of a request. A token that cannot be read counts as missing.
 pub(super) fn token(parts: &Parts) -> Option<String> {
     let mut request = Request::new(());
     request.uri_mut().clone_from(&parts.uri);
@@ -132,7 +133,7 @@ pub(super) fn token(parts: &Parts) -> Option<String> {
     extract_bearer_or_query_token(&request).ok().flatten()
 }
 
-/// Returns the session that the token belongs to, if the user may ask for this, and notes that its device was seen.
+/// Returns the session of a token if the user may make this request, and records that its device was seen.
 pub(super) async fn session(app: &App, parts: &Parts, token: &str) -> Result<Arc<Session>> {
     let session = app.users.authenticate(token).await?;
     standing::check(&session, parts)?;

@@ -1,7 +1,7 @@
-//! Responses whose lists and maps are written even when they are empty.
+//! Responses that contain their lists and maps even when these are empty.
 //!
-//! ruma leaves many of them out. There are clients that read every list of the specification's schema without a
-//! check, and fail where one is missing.
+//! ruma omits many empty lists and maps. Some clients read every list of the specification's schema without a check,
+//! and fail when one is missing.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 
 use crate::error::Error;
 
-/// The lists and maps of a response that its schema has and ruma leaves out when they are empty.
+/// The lists and maps that the schema of a response has and ruma omits when they are empty.
 pub trait EmptyFields: OutgoingResponse {
     /// The names of the lists.
     const LISTS: &'static [&'static str] = &[];
@@ -24,10 +24,10 @@ pub trait EmptyFields: OutgoingResponse {
     const MAPS: &'static [&'static str] = &[];
 }
 
-/// A response of the Matrix APIs that has all its lists and maps.
+/// A Matrix response with all its lists and maps.
 pub struct Complete<T>(pub T);
 
-/// The fields of a response, of which only the names matter.
+/// The names of the fields of a response; the values are ignored.
 #[derive(Deserialize)]
 #[serde(transparent)]
 struct Fields<'a>(#[serde(borrow)] BTreeMap<&'a str, &'a RawValue>);
@@ -46,7 +46,7 @@ impl<T: EmptyFields> IntoResponse for Complete<T> {
     }
 }
 
-/// Adds the fields that an object lacks to its beginning.
+/// Adds the missing fields at the beginning of an object.
 fn completed(object: &Bytes, lists: &[&str], maps: &[&str]) -> serde_json::Result<Bytes> {
     let Fields(present) = serde_json::from_slice(object)?;
     let lists = lists.iter().map(|name| (name, "[]"));

@@ -1,7 +1,7 @@
-//! Typed endpoints: a request in, a response out, the paths and the authentication taken from ruma.
+//! Typed endpoints: ruma gives the request, the response, the paths and the authentication.
 //!
-//! Endpoints whose body is a file are not for [`Incoming`], which holds the whole body in memory. `parameters` says
-//! what is wrong with paths and queries.
+//! Endpoints whose body is a file do not use [`Incoming`], which holds the whole body in memory. `parameters` explains
+//! the errors in paths and queries.
 
 mod parameters;
 
@@ -33,38 +33,35 @@ use crate::{
     matrix::canonical_text,
 };
 
-/// A request of the Matrix APIs, and who proved to have sent it.
+/// A Matrix request and its authenticated sender.
 pub struct Incoming<R: Metadata<Authentication: Authenticate>> {
-    /// Who asks.
+    /// The authenticated sender.
     pub from: <R::Authentication as Authenticate>::Identity,
-    /// What they ask.
     pub request: R,
 }
 
-/// A request whose body may hold more than the specification names, with the whole of it.
+/// A request with its whole body, which may contain more than the specification names.
 pub struct WithBody<R: Metadata<Authentication: Authenticate>> {
-    /// Who asks.
+    /// The authenticated sender.
     pub from: <R::Authentication as Authenticate>::Identity,
-    /// What they ask.
     pub request: R,
-    /// All that the body holds.
+    /// The whole body.
     pub body: Map<String, Value>,
 }
 
-/// A request that may lack its body, which then was read as an empty object.
+/// A request whose body may be missing. A missing body is read as an empty object.
 pub struct WithOptionalBody<R: Metadata<Authentication: Authenticate>> {
-    /// Who asks.
+    /// The authenticated sender.
     pub from: <R::Authentication as Authenticate>::Identity,
-    /// What they ask.
     pub request: R,
-    /// Whether there was a body.
+    /// Whether the request has a body.
     pub has_body: bool,
 }
 
-/// A response of the Matrix APIs.
+/// A Matrix response.
 pub struct Outgoing<T>(pub T);
 
-/// Routes every path of endpoint `R` to `handler`.
+/// Routes every path of the endpoint `R` to `handler`.
 pub fn endpoint<R, T>(handler: impl Handler<T, App>) -> Router<App>
 where
     R: Metadata,
@@ -86,12 +83,12 @@ fn method<R: Metadata>() -> MethodFilter {
     MethodFilter::try_from(R::METHOD).expect("the method is a usual one")
 }
 
-/// Returns the paths and the forms of them that clients use as well.
+/// Returns the paths and the variants of them that clients also use.
 fn with_aliases(paths: impl Iterator<Item = &'static str>) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for path in paths {
         found.insert(path.to_owned());
-        // There are clients that know nothing but r0, and for media even v1.
+        // Some clients know only r0, and for media even v1.
         for (present, past) in [
             ("/_matrix/client/v3/", "/_matrix/client/r0/"),
             ("/_matrix/media/v3/", "/_matrix/media/r0/"),
@@ -102,7 +99,7 @@ fn with_aliases(paths: impl Iterator<Item = &'static str>) -> BTreeSet<String> {
             }
         }
     }
-    // An empty state key leaves its slash behind; the push rules have a slash that some leave out.
+    // An empty state key may leave its slash at the end. Some clients omit the slash at the end of the push rules.
     for path in found.clone() {
         if let Some(start) = path.strip_suffix("/{state_key}") {
             found.insert(format!("{start}/"));
@@ -122,8 +119,8 @@ where
     type Rejection = Error;
 
     async fn from_request(request: Request, app: &App) -> Result<Self> {
-        // Joining, leaving and more is asked for without a body by some clients, which then counts as an empty object.
-        // A `PUT` replaces something, and never by nothing.
+        // Some clients join, leave and so on without a body. It then counts as an empty object. A `PUT` replaces
+        // something, so it always needs a body.
         let may_lack_body = request.method() != Method::PUT;
         let (incoming, _) = read_request(request, app, may_lack_body).await?;
         Ok(incoming)
@@ -165,23 +162,23 @@ where
     }
 }
 
-/// A request that came in, and who proved to have sent it.
+/// A received request and its authenticated sender.
 pub struct Received<I> {
     parts: Parts,
-    /// The names and values in the path.
+    /// The names and values of the path parameters.
     params: Vec<(String, String)>,
-    /// Who asks.
+    /// The authenticated sender.
     pub from: I,
     /// The canonical form of the body, if there is one.
     pub body: Option<String>,
 }
 
 impl<I> Received<I> {
-    /// Reads the request with ruma; returns it with the sender and the body.
+    /// Parses the request with ruma. Returns it with the sender and the body.
     ///
     /// # Errors
     ///
-    /// Says what is wrong with it.
+    /// When the request is invalid; the error says why.
     pub fn read<R: IncomingRequest>(self) -> Result<(R, I, Option<String>)> {
         let params = self.params.iter();
         let params: Vec<(&str, &str)> = params.map(|(name, value)| (&**name, &**value)).collect();
@@ -192,7 +189,7 @@ impl<I> Received<I> {
     }
 }
 
-/// Reads a request, and proves who sent it; returns its body, too, if it has one.
+/// Receives, authenticates and parses a request. Also returns its body, if it has one.
 async fn read_request<R>(
     request: Request,
     app: &App,
@@ -206,7 +203,7 @@ where
     Ok((Incoming { from, request }, body))
 }
 
-/// Takes a request in, and proves who sent it.
+/// Receives a request and authenticates its sender.
 pub async fn receive<R>(
     request: Request,
     app: &App,
@@ -235,7 +232,7 @@ where
     })
 }
 
-/// Reads a body of at most `limit` bytes. A client that sends nothing for too long ends it with an error.
+/// Reads a body of at most `limit` bytes. It fails when the client sends nothing for too long.
 pub(super) async fn read(body: Body, limit: usize) -> Result<Bytes> {
     let mut chunks = body.into_data_stream();
     let mut read = BytesMut::new();
@@ -251,7 +248,7 @@ pub(super) async fn read(body: Body, limit: usize) -> Result<Bytes> {
     Ok(read.freeze())
 }
 
-/// Says why a body ended before it was complete.
+/// Returns the error for a body that ended before it was complete.
 fn broken_off(error: &axum::Error) -> Error {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = cause {
@@ -264,7 +261,7 @@ fn broken_off(error: &axum::Error) -> Error {
     Error::NotJson("the body broke off".to_owned())
 }
 
-/// Returns the canonical form of a body, which has to be an object: serde would read a list as a struct, too.
+/// Returns the canonical form of a body, which must be an object, because serde would also read a list as a struct.
 pub(super) fn object_text(body: &[u8], max_depth: usize) -> Result<String> {
     let text = canonical_text(body, max_depth)?;
     if text.starts_with('{') {
@@ -274,11 +271,11 @@ pub(super) fn object_text(body: &[u8], max_depth: usize) -> Result<String> {
     }
 }
 
-/// Has ruma read a request; `params` are the names and values in its path.
+/// Parses a request with ruma. `params` are the names and values of its path parameters.
 ///
 /// # Errors
 ///
-/// Says what is wrong with it.
+/// When the request is invalid; the error says why.
 pub(super) fn try_read<R: IncomingRequest>(
     request: http::Request<&[u8]>,
     params: &[(&str, &str)],
@@ -295,7 +292,7 @@ pub(super) fn try_read<R: IncomingRequest>(
     };
     Err(match error {
         DeserializationError::Json(error) => {
-            // A wrong type may stand before the place where the body stops to be JSON.
+            // A value of a wrong type may come before the place where the body is no longer JSON.
             match serde_json::from_slice::<IgnoredAny>(body) {
                 Err(broken) => Error::NotJson(broken.to_string()),
                 Ok(_) => Error::BadJson(error.to_string()),
@@ -317,17 +314,17 @@ impl<T: OutgoingResponse> IntoResponse for Outgoing<T> {
     }
 }
 
-/// The answer for a path that does not exist.
+/// The response for a path that does not exist.
 pub(super) async fn unknown_path() -> Error {
     Error::Unrecognized("unknown endpoint".to_owned())
 }
 
-/// The answer for a path that exists, but not for this method.
+/// The response for a path that exists but does not have this method.
 pub(super) async fn unknown_method() -> Error {
     Error::MethodNotAllowed("unknown method for this endpoint".to_owned())
 }
 
-/// The answer to a request that panicked; the panic itself has been logged where it happened.
+/// The response to a request whose handler panicked. The panic itself has been logged where it happened.
 pub(super) fn panicked() -> Response {
     let error = Error::internal("answer the request", "its handler panicked");
     let response = error.into_response();

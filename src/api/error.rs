@@ -1,6 +1,6 @@
-//! The one place where an error becomes a status, an `errcode` and a text.
+//! Converts errors to a status, an `errcode` and a text. No other module does this.
 //!
-//! [spec]: https://spec.matrix.org/v1.19/client-server-api/#standard-error-response
+//! See the [specification](https://spec.matrix.org/v1.19/client-server-api/#standard-error-response).
 
 use std::time::Duration;
 
@@ -13,9 +13,9 @@ use serde_json::{Value, json};
 
 use crate::error::Error;
 
-/// When to try again what the server could not do for a moment.
+/// The time after which to retry when the server is temporarily unavailable.
 const UNAVAILABLE_RETRY_AFTER: Duration = Duration::from_secs(5);
-/// When to try again what there was no space for: somebody has to make some.
+/// The time after which to retry when the disk is full. An operator has to free space first.
 const STORAGE_FULL_RETRY_AFTER: Duration = Duration::from_mins(1);
 
 impl IntoResponse for Error {
@@ -38,11 +38,11 @@ impl IntoResponse for Error {
     }
 }
 
-/// Marks an answer that has to say whom users may ask for help, which the configuration knows.
+/// Marks a response that must name an administrator to contact, which only the configuration knows.
 #[derive(Clone)]
 pub(super) struct ResourceLimit;
 
-/// Returns the body of an answer that is marked with [`ResourceLimit`].
+/// Returns the body of a response that is marked with [`ResourceLimit`].
 pub(super) fn resource_limit_body(admin_contact: &str) -> Value {
     let mut body = body(&Error::StorageFull);
     if let Value::Object(body) = &mut body {
@@ -51,7 +51,7 @@ pub(super) fn resource_limit_body(admin_contact: &str) -> Value {
     body
 }
 
-/// Returns when the caller may try again, where that is known.
+/// Returns the time after which the caller may retry, if it is known.
 fn retry_after(error: &Error) -> Option<Duration> {
     match error {
         Error::LimitExceeded { retry_after } => Some(*retry_after),
@@ -61,14 +61,14 @@ fn retry_after(error: &Error) -> Option<Duration> {
     }
 }
 
-/// Returns the standard error body, and logs what broke here.
+/// Returns the standard error body, and logs internal errors.
 pub(super) fn body(error: &Error) -> Value {
     if let Error::Internal { doing, source } = error {
         tracing::error!(error = %source, "could not {doing}");
     }
     let (_, errcode) = kind(error);
     let text = match error {
-        // What broke concerns the operator, not the caller.
+        // The details are for the operator, not for the caller.
         Error::Internal { .. } => "internal server error".to_owned(),
         other => other.to_string(),
     };
@@ -103,7 +103,8 @@ fn kind(error: &Error) -> (StatusCode, &'static str) {
         Error::InvalidUsername(_) => (StatusCode::BAD_REQUEST, "M_INVALID_USERNAME"),
         Error::WeakPassword(_) => (StatusCode::BAD_REQUEST, "M_WEAK_PASSWORD"),
         Error::GuestAccessForbidden => (StatusCode::FORBIDDEN, "M_GUEST_ACCESS_FORBIDDEN"),
-        // "This `type` of account data is controlled by the server": 405, and yet `M_BAD_JSON`.
+        // "This `type` of account data is controlled by the server": the status is 405, but the
+        // code is `M_BAD_JSON`.
         Error::ReadOnly(_) => (StatusCode::METHOD_NOT_ALLOWED, "M_BAD_JSON"),
         Error::ProfileTooLarge(_) => (StatusCode::BAD_REQUEST, "M_PROFILE_TOO_LARGE"),
         Error::KeyTooLarge(_) => (StatusCode::BAD_REQUEST, "M_KEY_TOO_LARGE"),
@@ -120,7 +121,7 @@ fn kind(error: &Error) -> (StatusCode, &'static str) {
         Error::IncompatibleRoomVersion(_) => bad_request("M_INCOMPATIBLE_ROOM_VERSION"),
         Error::UnableToAuthoriseJoin(_) => bad_request("M_UNABLE_TO_AUTHORISE_JOIN"),
         Error::UnableToGrantJoin(_) => bad_request("M_UNABLE_TO_GRANT_JOIN"),
-        // The specification gives these no code of their own.
+        // The specification has no error code for these.
         Error::NotLeft(_) | Error::CannotThumbnail(_) | Error::Refused(_) => {
             (StatusCode::BAD_REQUEST, "M_UNKNOWN")
         }
@@ -149,16 +150,16 @@ fn bad_request(code: &'static str) -> (StatusCode, &'static str) {
     (StatusCode::BAD_REQUEST, code)
 }
 
-/// Returns what some errors tell beside their code and text.
+/// Returns the fields of an error besides its code and text.
 fn details(error: &Error) -> Vec<(&'static str, Value)> {
     match error {
         Error::UnknownToken { soft_logout } => vec![("soft_logout", json!(soft_logout))],
-        // The client may keep its data: the account may be unlocked.
+        // The client may keep its data, because the account may be unlocked later.
         Error::UserLocked => vec![("soft_logout", json!(true))],
         Error::WrongRoomKeysVersion { current } => vec![("current_version", json!(current))],
         Error::IncompatibleRoomVersion(version) => vec![("room_version", json!(version))],
         Error::LimitExceeded { retry_after } => vec![("retry_after_ms", ms(*retry_after))],
-        // As clients look for it that know earlier drafts of MSC4140.
+        // Clients that implement earlier drafts of MSC4140 read these fields.
         Error::MaxDelayExceeded(longest) => vec![
             ("org.matrix.msc4140.errcode", json!("M_MAX_DELAY_EXCEEDED")),
             ("org.matrix.msc4140.max_delay", ms(*longest)),

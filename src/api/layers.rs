@@ -1,4 +1,4 @@
-//! What wraps every request: its span, its count, CORS, and the catching of panics.
+//! The layers around every request: its span, its counters, CORS and the handling of panics.
 
 use std::{any::Any, sync::Arc};
 
@@ -30,12 +30,12 @@ use super::{
 };
 use crate::{config::Config, error::Error};
 
-/// The header by which a request is found again in the log.
+/// The header with the id by which a request is found in the log.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// The longest request id that is taken from a client or a proxy.
+/// The longest request id that is accepted from a client or proxy.
 const MAX_REQUEST_ID: usize = 64;
 
-/// Wraps all routes, and answers what none of them does.
+/// Adds the layers to all routes, and answers requests that match no route.
 pub(super) fn wrap(routes: Router<App>, app: &App) -> Router<App> {
     routes
         .fallback(unknown_path)
@@ -48,12 +48,12 @@ pub(super) fn wrap(routes: Router<App>, app: &App) -> Router<App> {
         .layer(from_fn_with_state(app.metrics.clone(), observe))
 }
 
-/// Lets pages of any origin use the API, and answers their pre-flight requests.
+/// Lets web pages of any origin use the API, and answers their pre-flight requests.
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#web-browser-clients
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#web-browser-clients).
 async fn cors(request: Request, next: Next) -> Response {
     let mut response = if request.method() == Method::OPTIONS {
-        // No logic of the endpoint may run. An hour saves a browser most of these requests.
+        // The endpoint itself must not run. One hour saves a browser most of these requests.
         [(ACCESS_CONTROL_MAX_AGE, "3600")].into_response()
     } else {
         next.run(request).await
@@ -72,9 +72,9 @@ async fn cors(request: Request, next: Next) -> Response {
     response
 }
 
-/// Adds to an answer that tells of a limit of the server whom its users may ask for help.
+/// Adds the administrator's contact to a response that reports a resource limit.
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#common-error-codes
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#common-error-codes).
 async fn add_admin_contact(
     State(config): State<Arc<Config>>,
     request: Request,
@@ -89,9 +89,9 @@ async fn add_admin_contact(
     response
 }
 
-/// Refuses requests that do not say which host they are meant for.
+/// Refuses requests that do not name the host for which they are meant.
 ///
-/// [RFC 9112](https://www.rfc-editor.org/rfc/rfc9112#section-3.2)
+/// See [RFC 9112](https://www.rfc-editor.org/rfc/rfc9112#section-3.2).
 async fn require_host(request: Request, next: Next) -> Response {
     let hosts = request.headers().get_all(HOST).iter().count();
     if request.version() == Version::HTTP_11 && hosts != 1 {
@@ -101,9 +101,9 @@ async fn require_host(request: Request, next: Next) -> Response {
     next.run(request).await
 }
 
-/// Keeps answers in JSON out of caches, and browsers from taking them for something else.
+/// Keeps JSON responses out of caches, and keeps browsers from guessing another content type.
 async fn protect_json(request: Request, next: Next) -> Response {
-    // Other servers and clients may remember for a while where this server is.
+    // Other servers and clients may cache the address of this server for a while.
     let is_well_known = request.uri().path().starts_with("/.well-known/");
     let mut response = next.run(request).await;
     let headers = response.headers_mut();
@@ -122,7 +122,7 @@ async fn protect_json(request: Request, next: Next) -> Response {
 
 /// Gives the request an id and a span, and counts it.
 ///
-/// Of the path only the template is told: paths hold ids, and queries hold tokens.
+/// Only the template of the path is recorded, because paths contain ids and queries contain tokens.
 async fn observe(State(metrics): State<Metrics>, request: Request, next: Next) -> Response {
     let request_id = request_id(request.headers());
     let path = request.extensions().get::<MatchedPath>().cloned();
@@ -144,7 +144,7 @@ async fn observe(State(metrics): State<Metrics>, request: Request, next: Next) -
     response
 }
 
-/// Returns the id that the client or a proxy gave, if it can stand in a log, or a new one.
+/// Returns the id from the client or proxy if it is fit for a log, or a new one.
 fn request_id(headers: &HeaderMap) -> String {
     let is_sane = |id: &&str| {
         let mut bytes = id.bytes();
@@ -158,7 +158,7 @@ fn request_id(headers: &HeaderMap) -> String {
     }
 }
 
-/// Returns the method as one of a closed set, as labels need it.
+/// Returns the method as one of a closed set, as labels require.
 fn method_name(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",

@@ -1,6 +1,6 @@
-//! Rate limits: a bucket of tokens for each kind of request and each who makes it.
+//! Rate limits: a token bucket for each kind of request and each sender.
 //!
-//! Buckets live in memory; a restart fills them.
+//! The buckets are kept in memory; a restart fills them.
 
 use std::{
     collections::HashMap,
@@ -23,60 +23,59 @@ use crate::{
     error::{Error, Result},
 };
 
-/// Buckets kept in each of two generations (about 10 MB each when full). Who has been idle for the longest
-/// time is forgotten first.
+/// The number of buckets in each of two generations (about 10 MB each when full). The buckets that have been unused for
+/// the longest time are dropped first.
 const MAX_BUCKETS: usize = 100_000;
 
-/// How many times as many wrong passwords one account may get from all addresses as may come from one: whoever is at
-/// one address cannot keep the owner of the account out.
+/// The number of wrong passwords that one account may get from all addresses, as a multiple of those from one address.
+/// So nobody at a single address can lock the owner out.
 const WRONG_PASSWORD_FACTOR: u32 = 5;
 
-/// A kind of request that is limited.
+/// A kind of request that has a rate limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Class {
-    /// An attempt to prove who one is with a password: guessing them must be slow.
+    /// A login with a password. Guessing passwords must be slow.
     Login,
-    /// A wrong password for an account, from wherever.
+    /// A wrong password for an account, from any address.
     WrongPassword,
-    /// A registration token or a link that is not valid. One that is valid costs nothing and is always taken: nobody
-    /// guesses it, and those who are wrong may be behind the same address.
+    /// An invalid registration token or link. A valid one costs nothing and is always accepted: it cannot be guessed,
+    /// and other people behind the same address may send invalid ones.
     WrongToken,
-    /// A refresh token that is not valid, as [`Class::WrongToken`].
+    /// An invalid refresh token, treated like [`Class::WrongToken`].
     WrongRefreshToken,
-    /// A proof that one knows the secret of the configuration, which may be short: guessing it must be slow.
+    /// A proof of knowing the shared secret of the configuration, which may be short. Guessing it must be slow.
     SharedSecret,
-    /// A look at something without an access token, such as whether a user name is free, or at the rooms of another
-    /// server.
+    /// A lookup without an access token, such as whether a user name is free, or a list of the rooms of another server.
     Look,
-    /// An account that is made.
+    /// The registration of an account.
     Register,
-    /// An event sent to a room.
     Send,
-    /// A change of one's name, in each of the rooms that show it.
+    /// A change of the user's display name, counted once for each room that shows it.
     ShowName,
-    /// A change of one's picture, likewise. Apart from the name: whoever is in many rooms sets both, one after the other.
+    /// A change of the user's avatar, counted in the same way. It has its own limit, because a user in many rooms sets
+    /// both, one after the other.
     ShowPicture,
-    /// Messages to devices, which go beside the events, as when the key of a room is shared.
+    /// To-device messages, which are sent in addition to events, for example when room keys are shared.
     SendToDevice,
-    /// A file uploaded.
+    /// The upload of a file.
     Upload,
-    /// A request of a user that may store something, whatever it is.
+    /// Any request of a user that may store something.
     Write,
-    /// An invitation that a user of this server sends, to whomever.
+    /// An invite from a user of this server to anyone.
     Invite,
-    /// One that anyone of this server sends to the same user.
+    /// An invite from any user of this server to the same user.
     Invited,
-    /// One that the same user sends to the same user.
+    /// An invite from the same user to the same user.
     InviteAgain,
-    /// A request of a server of which no key is known: it names somebody whom this server then asks.
+    /// A request from a server whose keys are unknown. It makes this server contact the named server to fetch them.
     Newcomer,
-    /// An invitation that another server sends, to whomever.
+    /// An invite from another server to anyone.
     Invitation,
-    /// One that it sends to the same user.
+    /// An invite from another server to the same user.
     InvitationTo,
 }
 
-/// How many requests may come at once, and the time after which one more may.
+/// The number of requests that may arrive at the same time, and the time after which another one may.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Rate {
     burst: f64,
@@ -143,18 +142,16 @@ impl Rates {
     }
 }
 
-/// Who is limited.
+/// The subject of a rate limit.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Key {
-    /// A network address; of IPv6 the /64 network, since one subscriber has all of it.
+    /// A network address. For IPv6 it is the /64 network, because one subscriber has all of it.
     Address(IpAddr),
-    /// A user.
     User(OwnedUserId),
-    /// Another server.
     Server(OwnedServerName),
-    /// Another server, in what it does to a user.
+    /// Another server and a user to whom it sends.
     ServerTo(OwnedServerName, OwnedUserId),
-    /// A user, in what they do to another.
+    /// A user and another user to whom they send.
     UserTo(OwnedUserId, OwnedUserId),
 }
 
@@ -176,7 +173,7 @@ impl From<&Peer> for Key {
     }
 }
 
-/// The part of a member event that says whether it is an invitation.
+/// The part of a member event that says whether it is an invite.
 #[derive(Deserialize)]
 struct MemberContent {
     membership: MembershipState,
@@ -191,7 +188,7 @@ pub struct Limits {
     buckets: Arc<Mutex<Buckets>>,
 }
 
-/// Tokens that were taken for something that may turn out to cost nothing. Dropping it gives them back.
+/// Tokens taken for a request that may turn out to be free. Dropping this returns them.
 #[must_use]
 pub struct Charge {
     limits: Limits,
@@ -200,9 +197,9 @@ pub struct Charge {
 
 #[derive(Default)]
 struct Buckets {
-    /// Those used of late.
+    /// The recently used buckets.
     current: HashMap<(Class, Key), Bucket>,
-    /// Those not used since `current` was last full.
+    /// The buckets that have not been used since `current` was last full.
     previous: HashMap<(Class, Key), Bucket>,
 }
 
@@ -232,11 +229,11 @@ impl Limits {
         self.charge(class, key).map(Charge::keep)
     }
 
-    /// Takes what invitations of a user cost.
+    /// Takes the tokens for invites from a user.
     ///
     /// # Errors
     ///
-    /// [`Error::LimitExceeded`] when the user sends too many, or somebody gets too many.
+    /// [`Error::LimitExceeded`] when the user sends too many, or one of the invited users receives too many.
     pub fn check_invitations<'a>(
         &self,
         sender: &UserId,
@@ -253,7 +250,7 @@ impl Limits {
         Ok(())
     }
 
-    /// Takes what a state event costs beside being sent: as an invitation, if it is one.
+    /// Takes the tokens for a state event if it is an invite. The token for sending is separate.
     ///
     /// # Errors
     ///
@@ -273,7 +270,7 @@ impl Limits {
         }
     }
 
-    /// Takes a token for something that may turn out to cost nothing.
+    /// Takes a token for a request that may turn out to be free.
     ///
     /// # Errors
     ///
@@ -282,8 +279,8 @@ impl Limits {
         self.charge_times(class, key, 1)
     }
 
-    /// Takes tokens for one request that does so many things at once. One token that is left is enough; what the request
-    /// takes beyond those that are left has to come back before the next one.
+    /// Takes tokens for one request that does several things. One remaining token is enough. The next request has to
+    /// wait until the missing tokens are refilled.
     ///
     /// # Errors
     ///
@@ -317,7 +314,7 @@ impl Limits {
 }
 
 impl Charge {
-    /// Leaves the tokens taken.
+    /// Keeps the tokens taken.
     pub fn keep(mut self) {
         self.taken = None;
     }
@@ -338,7 +335,7 @@ impl Drop for Charge {
 
 impl Bucket {
     fn fill(&mut self, rate: Rate, now_ms: i64) {
-        // A clock that was set back gives nothing.
+        // A clock that was set back adds no tokens.
         let elapsed_ms = u64::try_from(now_ms - self.filled_ms).unwrap_or(0);
         let gained = Duration::from_millis(elapsed_ms).div_duration_f64(rate.period);
         self.tokens = (self.tokens + gained).min(rate.burst);
@@ -347,7 +344,7 @@ impl Bucket {
 }
 
 impl Buckets {
-    /// Returns the bucket of a key as it is now, a full one if it is new or forgotten.
+    /// Returns the current bucket of a key. A new or dropped bucket is full.
     fn bucket(&mut self, key: (Class, Key), rate: Rate, now_ms: i64) -> &mut Bucket {
         let full = Bucket {
             tokens: rate.burst,
@@ -442,7 +439,7 @@ mod tests {
         };
         clock.advance(retry_after);
 
-        // 100 at once, and then one in a tenth of a second: 51 have to come back.
+        // The burst is 100, and one token returns in 100 ms: 51 tokens have to be refilled.
         assert_eq!(retry_after, Duration::from_millis(5_100));
         assert!(change().is_ok());
     }

@@ -1,4 +1,4 @@
-//! The counts of requests, as Prometheus reads them. Labels come from closed sets only.
+//! Request metrics for Prometheus. Labels have values from closed sets only.
 
 use std::time::Duration;
 
@@ -8,13 +8,13 @@ use prometheus::{
 
 use crate::error::{Error, Result};
 
-/// Upper bounds of the durations that are told apart, in seconds: a send is at the low end, a waiting
-/// `/sync` at the high one.
+/// Upper bounds of the duration buckets, in seconds. Sending an event is at the low end, a waiting `/sync` at the high
+/// end.
 const DURATIONS: [f64; 12] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 15.0, 60.0,
 ];
 
-/// What is counted.
+/// The request metrics.
 #[derive(Clone)]
 pub struct Metrics {
     registry: Registry,
@@ -24,11 +24,11 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Adds the counts of requests to a registry, which other services may share.
+    /// Adds the request metrics to a registry, which other services may share.
     ///
     /// # Errors
     ///
-    /// When the registry has them already.
+    /// When the registry already has them.
     pub fn new(registry: &Registry) -> Result<Self> {
         let add = || -> prometheus::Result<Self> {
             let requests = Opts::new(
@@ -59,7 +59,7 @@ impl Metrics {
         add().map_err(|source| Error::internal("set up the metrics", source))
     }
 
-    /// Returns the registry, for what other services count.
+    /// Returns the registry, to which other services add their metrics.
     pub fn registry(&self) -> &Registry {
         &self.registry
     }
@@ -87,7 +87,7 @@ impl Metrics {
             .observe(duration.as_secs_f64());
     }
 
-    /// Returns everything that is counted, as text.
+    /// Returns all metrics as text.
     ///
     /// # Errors
     ///
@@ -103,7 +103,7 @@ impl Metrics {
     }
 }
 
-/// Reads the resident memory out of `/proc/self/status`, which says it whatever the size of a page is.
+/// Reads the resident memory from `/proc/self/status`, which does not depend on the page size.
 fn resident_bytes(status: &str) -> Option<i64> {
     let line = status
         .lines()

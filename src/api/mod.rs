@@ -1,7 +1,7 @@
-//! HTTP: a handler extracts, calls one or two methods of a service, and answers.
+//! HTTP: a handler parses the request, calls one or two methods of a service, and responds.
 //!
-//! `endpoint` turns requests into ruma's types and routes them, `auth` says who asks, `error` says what went
-//! wrong, `layers` wraps every request. No rules, SQL, locks or tasks here.
+//! `endpoint` converts requests to ruma's types and routes them, `auth` authenticates them, `error` converts errors to
+//! responses, and `layers` wraps every request. Rules, SQL, locks and tasks do not belong here.
 
 mod answered;
 mod app;
@@ -37,7 +37,7 @@ pub use self::{
     stranger::MaybeStranger,
 };
 
-/// Returns everything that a listener serves.
+/// Returns all routes of a listener.
 pub fn router(app: App) -> Router {
     let routes = Router::new()
         .merge(client::routes())

@@ -1,4 +1,4 @@
-//! What the operator's tools ask: is the server well, and what has it done.
+//! Endpoints for the operator's tools: the health and the metrics of the server.
 
 use axum::{
     Json, Router,
@@ -19,7 +19,7 @@ pub(super) fn routes() -> Router<App> {
     Router::new().route("/_parlour/health", get(health))
 }
 
-/// Returns what the separate listener for Prometheus serves.
+/// Returns the routes of the separate listener for Prometheus.
 pub fn metrics_router(metrics: Metrics) -> Router {
     Router::new()
         .route("/metrics", get(show_metrics))
@@ -29,7 +29,7 @@ pub fn metrics_router(metrics: Metrics) -> Router {
 
 /// `GET /_parlour/health`
 ///
-/// Answers 503 with what is wrong while nothing can be stored.
+/// Responds with 503 and the problem while nothing can be stored.
 async fn health(State(health): State<Health>) -> (StatusCode, Json<Value>) {
     match health.problem() {
         None => (StatusCode::OK, Json(json!({ "status": "ok" }))),

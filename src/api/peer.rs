@@ -1,5 +1,5 @@
-//! The client that a request comes from: the other end of the connection, or, behind a reverse proxy, the address
-//! that the proxy names.
+//! The address of the client that sent a request: the other end of the connection or, behind a reverse proxy, the
+//! address that the proxy names.
 
 use std::{
     any::Any,
@@ -18,7 +18,7 @@ use crate::{
     error::Result,
 };
 
-/// The address of the client that a request comes from.
+/// The address of the client that sent a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer(pub IpAddr);
 
@@ -31,16 +31,16 @@ impl<S: Sync> FromRequestParts<S> for Peer {
 }
 
 impl Peer {
-    /// Returns the client of a request.
+    /// Returns the address of the client that sent a request.
     pub fn of(parts: &Parts) -> Self {
-        // Without a connection, as in a test of a handler, all share one address.
+        // Without a connection, as in tests of a handler, all requests share one address.
         let nobody = Self(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         parts.extensions.get().copied().unwrap_or(nobody)
     }
 }
 
-/// Returns the address that stands for all of one subscriber: of IPv6 the /64 network, since one subscriber has all of
-/// it.
+/// Returns the address that represents one subscriber. For IPv6 it is the /64 network, because one subscriber has all
+/// of it.
 pub fn network_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(ip) => {
@@ -51,15 +51,15 @@ pub fn network_of(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Says that the connection of a request is in use, for as long as a clone exists. Requests and their answers say so
-/// by themselves; what goes on after the answer, such as a WebSocket, keeps a clone.
+/// Marks the connection of a request as in use while a clone exists. Requests and their responses do this
+/// automatically. Anything that outlasts the response, such as a WebSocket, keeps a clone.
 #[derive(Clone)]
 pub struct KeepOpen {
     _open_request: Arc<dyn Any + Send + Sync>,
 }
 
 impl KeepOpen {
-    /// Wraps a request that is open until the last clone is dropped.
+    /// Wraps a request that counts as open until the last clone is dropped.
     pub fn new(open_request: Arc<dyn Any + Send + Sync>) -> Self {
         Self {
             _open_request: open_request,
@@ -67,7 +67,7 @@ impl KeepOpen {
     }
 }
 
-/// The reverse proxies that are believed when they name a client. It is cheap to clone.
+/// The reverse proxies that are trusted to name a client. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct TrustedProxies {
     networks: Arc<[Network]>,
@@ -93,7 +93,7 @@ impl TrustedProxies {
 
     /// Returns the client of a request that came over a connection from `connected`.
     ///
-    /// It is the last address that is not that of a trusted proxy: those before it can be made up by the client.
+    /// It is the last address that is not a trusted proxy; a client can invent the addresses before it.
     pub fn client_of(&self, connected: IpAddr, headers: &HeaderMap) -> Peer {
         let mut client = connected.to_canonical();
         if !self.contains(client) {
@@ -124,9 +124,9 @@ impl TrustedProxies {
     }
 }
 
-/// Returns the `for` of one element of a `Forwarded` header.
+/// Returns the `for` value of one element of a `Forwarded` header.
 ///
-/// [RFC 7239](https://www.rfc-editor.org/rfc/rfc7239#section-4)
+/// See [RFC 7239](https://www.rfc-editor.org/rfc/rfc7239#section-4).
 fn forwarded_for(element: &str) -> Option<&str> {
     element.split(';').find_map(|pair| {
         let (name, value) = pair.split_once('=')?;
@@ -135,7 +135,7 @@ fn forwarded_for(element: &str) -> Option<&str> {
     })
 }
 
-/// Reads an address with or without a port: `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1`, `[2001:db8::1]:80`.
+/// Parses an address with or without a port: `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1`, `[2001:db8::1]:80`.
 fn read_address(text: &str) -> Option<IpAddr> {
     let text = text.trim();
     let address = match text.strip_prefix('[') {

@@ -1,7 +1,7 @@
-//! What guests, and users whom an administrator holds back, may not ask for.
+//! The requests that guests and locked or suspended users may not make.
 //!
-//! It is checked where every request is authenticated, by the endpoint's path: what is new is closed to guests
-//! until it is named here.
+//! This is checked where every request is authenticated, by the path of the endpoint. A new endpoint is closed to
+//! guests until it is listed here.
 
 use axum::{
     extract::MatchedPath,
@@ -13,14 +13,15 @@ use crate::{
     users::Session,
 };
 
-/// What a locked account may still do.
+/// The requests that a locked account may still make.
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#account-locking
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#account-locking).
 const LOCKED_MAY: [(&str, &str); 2] = [("POST", "logout"), ("POST", "logout/all")];
 
-/// What a suspended account may not do; whose events it may redact, the endpoint itself looks at.
+/// The requests that a suspended account may not make. Whether it may redact an event depends on the event, so the
+/// endpoint itself checks that.
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#account-suspension
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#account-suspension).
 const SUSPENDED_MAY_NOT: [(&str, &str); 20] = [
     ("POST", "createRoom"),
     ("POST", "join/{}"),
@@ -44,9 +45,9 @@ const SUSPENDED_MAY_NOT: [(&str, &str); 20] = [
     ("DELETE", "parlour/rooms/{}"),
 ];
 
-/// What guests may do, in the specification's order; and what every client needs to run at all.
+/// The requests that guests may make, in the specification's order, followed by those that every client needs.
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#guest-access
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#guest-access).
 const GUESTS_MAY: [(&str, &str); 44] = [
     ("GET", "rooms/{}/state"),
     ("GET", "rooms/{}/context/{}"),
@@ -94,7 +95,7 @@ const GUESTS_MAY: [(&str, &str); 44] = [
     ("POST", "logout"),
 ];
 
-/// Checks that the user's standing lets them ask for this.
+/// Checks that the restrictions of the account allow this request.
 ///
 /// # Errors
 ///
@@ -123,7 +124,7 @@ fn check_path(session: &Session, method: &Method, path: &str) -> Result<()> {
     Ok(())
 }
 
-/// Returns an endpoint's path without its version and the names of its parameters.
+/// Returns the path of an endpoint without its version and parameter names.
 fn pattern(path: &str) -> String {
     let path = match path.strip_prefix("/_parlour/client/v1/") {
         Some(rest) => &format!("parlour/{rest}"),
@@ -133,7 +134,7 @@ fn pattern(path: &str) -> String {
         .strip_prefix("/_matrix/client/")
         .and_then(|rest| rest.split_once('/'))
         .map_or(path, |(version, rest)| match rest.split_once('/') {
-            // Unstable endpoints stand under the name of their proposal.
+            // Unstable endpoints have the name of their proposal in the path.
             Some((proposal, rest)) if version == "unstable" && proposal.contains('.') => rest,
             _ => rest,
         });

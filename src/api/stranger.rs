@@ -1,4 +1,4 @@
-//! Who asks for something that needs no token: strangers have a limit, by their address.
+//! A rate limit for requests without a valid access token, counted by address.
 
 use std::convert::Infallible;
 
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::error::Result;
 
-/// The one who asks for something that needs no token.
+/// The rate limit of a sender that may have no valid access token.
 pub struct MaybeStranger {
     is_known: bool,
     peer: Peer,
@@ -24,7 +24,7 @@ impl FromRequestParts<App> for MaybeStranger {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Infallible> {
-        // A token that is no longer valid makes a stranger.
+        // A token that is no longer valid counts as none.
         let session = AccessToken::authenticate(app, parts, &[]).await;
         Ok(Self {
             is_known: session.is_ok(),
@@ -35,11 +35,11 @@ impl FromRequestParts<App> for MaybeStranger {
 }
 
 impl MaybeStranger {
-    /// Takes what one look costs a stranger.
+    /// Takes the cost of one lookup, unless the sender is authenticated.
     ///
     /// # Errors
     ///
-    /// [`crate::error::Error::LimitExceeded`] when a stranger has looked too often.
+    /// [`crate::error::Error::LimitExceeded`] after too many lookups.
     pub fn check_limit(&self) -> Result<()> {
         if self.is_known {
             return Ok(());

@@ -1,5 +1,5 @@
-//! The chat page at `/`, which `build.rs` made of what is in `web/`; or a short page that says how to connect a
-//! client, where the server was built without it.
+//! The chat page at `/`, which `build.rs` builds from `web/`. A server built without it shows a short page that
+//! explains how to connect a client.
 
 mod welcome;
 
@@ -30,14 +30,14 @@ use crate::config::Config;
 /// A file of the page: its path below `/`, and its bytes.
 type File = (&'static str, &'static [u8]);
 
-/// What Vite built, each file that is text a second time with `.gz` at its end; empty without Node.
+/// The output of Vite; empty without Node. Each text file is also included compressed, with `.gz` added to its name.
 const FILES: &[File] = include!(concat!(env!("OUT_DIR"), "/page.rs"));
 
-/// Stands in the page where the nonce of an answer belongs; `web/vite.config.ts` writes it there.
+/// Marks the place of the nonce in the page; `web/vite.config.ts` writes it there.
 const NONCE_PLACEHOLDER: &str = "__CSP_NONCE__";
-/// The bytes of a nonce: nobody guesses so many.
+/// The length of a nonce, long enough that it cannot be guessed.
 const NONCE_BYTES: usize = 16;
-/// Vite puts a hash of the content into these names: what stands there never changes.
+/// Vite puts a hash of the content into these names, so a file with such a name never changes.
 const IMMUTABLE: &str = "public, max-age=31536000, immutable";
 const REVALIDATED: &str = "no-cache";
 
@@ -62,7 +62,7 @@ async fn index() -> Response {
     let told = [
         (CONTENT_SECURITY_POLICY, policy(&nonce)),
         (CONTENT_TYPE, content_type("index.html").to_owned()),
-        // The nonce is good for one answer.
+        // A nonce is valid for one response.
         (CACHE_CONTROL, "no-store".to_owned()),
         (REFERRER_POLICY, "no-referrer".to_owned()),
         (X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
@@ -73,9 +73,9 @@ async fn index() -> Response {
     response
 }
 
-/// Returns the policy of the page: it runs the scripts and styles that have the nonce of this answer, and what they
-/// load themselves. It shows what it fetched from this server, and cannot be framed. A file that a user uploaded is
-/// at an address of this server, too, but has no nonce.
+/// Returns the content security policy of the page. It runs the scripts and styles with the nonce of this response, and
+/// anything that these load. It shows content fetched from this server, and cannot be framed. A file uploaded by a user
+/// also has an address on this server, but no nonce.
 fn policy(nonce: &str) -> String {
     format!(
         "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; img-src 'self' blob: data:; \
@@ -87,7 +87,7 @@ fn policy(nonce: &str) -> String {
 /// `GET /assets/…`
 async fn asset(PathParams(name): PathParams<String>, headers: HeaderMap) -> Response {
     let path = format!("assets/{name}");
-    // The compressed twins have no address of their own.
+    // The compressed files have no address of their own.
     if find(&path).is_none() || is_compressed(&path) {
         return unknown_path().await.into_response();
     }
@@ -132,10 +132,10 @@ fn body(path: &str, plain: &'static [u8], headers: &HeaderMap) -> Response {
     response
 }
 
-/// Returns how a policy names a script or a style that stands in the page.
+/// Returns the policy source for a script or style inside the page.
 pub(super) fn hash_source(text: &str) -> String {
     let hash: Base64<Standard, _> = Base64::new(Sha256::digest(text).to_vec());
-    // Matrix writes Base64 without padding; a hash of 32 bytes has one sign of it.
+    // Matrix writes Base64 without padding; the hash of 32 bytes needs one padding character.
     format!("'sha256-{}='", hash.encode())
 }
 

@@ -1,4 +1,4 @@
-//! The arguments of the command line.
+//! The command-line arguments.
 
 use std::{ffi::OsString, path::PathBuf};
 
@@ -7,7 +7,7 @@ use lexopt::{
     Parser, ValueExt,
 };
 
-/// What `parlour --help` says.
+/// The text of `parlour --help`.
 pub(super) const HELP: &str = "\
 Parlour, a Matrix homeserver.
 
@@ -25,26 +25,26 @@ Every key of the configuration can be set by an environment variable, which
 wins over the file: PARLOUR__SERVER__NAME=example.org
 ";
 
-/// What the program is asked to do.
+/// A command of the program.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Command {
-    /// Run the server.
+    /// Runs the server.
     Serve {
-        /// The file of the configuration.
+        /// The configuration file.
         config: Option<PathBuf>,
     },
-    /// Say whether the configuration is valid.
+    /// Checks the configuration.
     CheckConfig {
-        /// The file of the configuration.
+        /// The configuration file.
         config: Option<PathBuf>,
     },
-    /// Show the version.
+    /// Shows the version.
     Version,
-    /// Show the help.
+    /// Shows the help.
     Help,
 }
 
-/// Reads the arguments, without the program's name.
+/// Parses the arguments, without the program's name.
 pub(super) fn parse(
     arguments: impl IntoIterator<Item = OsString>,
 ) -> Result<Command, lexopt::Error> {

@@ -1,4 +1,4 @@
-//! The certificate of a listener, which is read anew when its files change.
+//! The TLS certificate of a listener, which is reloaded when its files change.
 
 use std::{
     error::Error,
@@ -14,10 +14,10 @@ use rustls_pki_types::{
     pem::{self, Error::NoItemsFound, PemObject},
 };
 
-/// A file that cannot be used, and why.
+/// A file that cannot be used, and the reason.
 pub(super) type Unusable = (PathBuf, Box<dyn Error + Send + Sync>);
 
-/// The files of a certificate, and what they held when it was last good.
+/// The files of a certificate, and the last valid configuration made from them.
 pub(super) struct Certificates {
     certificate: PathBuf,
     key: PathBuf,
@@ -29,13 +29,13 @@ struct Current {
     config: Arc<ServerConfig>,
 }
 
-/// What tells a file from the one that was there before: its number, time and size; `None` if it cannot be looked at.
+/// Inode, modification time and size, by which a changed file is noticed; `None` if the file cannot be accessed.
 type Stamp = Option<(u64, i64, i64, u64)>;
 
 impl Certificates {
     /// Reads a certificate chain and its private key.
     pub(super) fn read(certificate: &Path, key: &Path) -> Result<Self, Unusable> {
-        // Before they are read: what changes meanwhile is read again.
+        // Taken before reading, so that a change in the meantime leads to another read.
         let stamps = [certificate, key].map(stamp);
         let config = Arc::new(tls_config(certificate, key)?);
         Ok(Self {
@@ -45,9 +45,9 @@ impl Certificates {
         })
     }
 
-    /// Returns how connections are made by what the files hold now, or held when they were last good.
+    /// Returns the TLS configuration from the current files or, if they are invalid, from the last valid ones.
     ///
-    /// To look whether they changed costs next to nothing beside the handshake.
+    /// Checking for changes costs very little compared with a TLS handshake.
     pub(super) fn current(&self) -> Arc<ServerConfig> {
         let stamps = [&*self.certificate, &*self.key].map(stamp);
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
@@ -58,7 +58,7 @@ impl Certificates {
                     tracing::info!(path = %self.certificate.display(), "read a new certificate");
                     current.config = Arc::new(config);
                 }
-                // One of the two may be new and the other not yet.
+                // One of the two files may be new while the other is not yet.
                 Err((path, error)) => {
                     tracing::warn!(path = %path.display(), %error, "the former certificate stays in use");
                 }
@@ -110,7 +110,7 @@ fn tls_config(certificate: &Path, key: &Path) -> Result<ServerConfig, Unusable> 
     Ok(config)
 }
 
-/// Says why a PEM file cannot be read.
+/// Explains why a PEM file cannot be read.
 fn explain(error: pem::Error, item: &str) -> String {
     match error {
         NoItemsFound => format!(

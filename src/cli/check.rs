@@ -1,4 +1,4 @@
-//! What a configuration names is held against the machine: files, folders and the database.
+//! Checks a configuration against the machine: files, directories, addresses and the database.
 
 use std::{
     error::Error as StdError,
@@ -16,10 +16,10 @@ use crate::{
     storage::Target,
 };
 
-/// How long the database may take to answer.
+/// The time in which the database must answer.
 const DATABASE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Returns what would keep a server with this configuration from starting, one text each. Nothing is changed.
+/// Returns the problems that would keep a server with this configuration from starting. Nothing is changed.
 pub(super) async fn problems(config: &Config) -> Vec<String> {
     outbound::choose_cryptography();
     let mut problems = Vec::new();
@@ -42,7 +42,7 @@ pub(super) async fn problems(config: &Config) -> Vec<String> {
         }
     }
     if let Err(error) = signing_key::read(&config.server)
-        // A data directory that cannot be is named already.
+        // A data directory that cannot be used is already reported.
         && config.server.data_dir.is_dir()
     {
         problems.push(cause_of(&error));
@@ -52,10 +52,10 @@ pub(super) async fn problems(config: &Config) -> Vec<String> {
     problems
 }
 
-/// Tries to listen at each address, and says where that cannot be.
+/// Tries to listen on each address, and reports those where that fails.
 ///
-/// An address that is in use is no problem, for a server with this configuration may be running; two listeners at one
-/// address are.
+/// An address in use is not a problem, because a server with this configuration may be running. Two listeners with the
+/// same address are a problem.
 fn check_addresses(config: &Config) -> Vec<String> {
     let listeners = config.listen.iter().enumerate();
     let listeners = listeners.map(|(index, listen)| (format!("listen[{index}]"), listen.address));
@@ -73,7 +73,7 @@ fn check_addresses(config: &Config) -> Vec<String> {
             .is_some_and(|error| error.kind() == io::ErrorKind::AddrInUse);
         let rival = earlier.iter().find(|(_, other, held)| {
             let same_port = address.port() != 0 && other.port() == address.port();
-            // 0.0.0.0 and [::] have the addresses of others, and only the system knows whose.
+            // 0.0.0.0 and [::] include other addresses, and only the system knows which.
             same_port && (*other == address || is_in_use && held.is_some())
         });
         if let Some((rival, ..)) = rival {
@@ -99,7 +99,7 @@ fn check_certificate(index: usize, listen: &Listen) -> Option<String> {
     Some(format!("listen[{index}].{set} = \"{path}\": {error}"))
 }
 
-/// Checks that a folder is there or can be made, and that files can be made in it.
+/// Checks that a directory exists or can be created, and that files can be created in it.
 fn check_folder(folder: &Path) -> Result<(), String> {
     let existing = folder
         .ancestors()
@@ -116,7 +116,7 @@ fn check_folder(folder: &Path) -> Result<(), String> {
     if !existing.is_dir() {
         return Err(format!("{place} is not a directory"));
     }
-    // Only an attempt shows whether a file system can be written to.
+    // Only an attempt shows whether a file system is writable.
     let probe = existing.join(format!(".parlour-check-{:016x}", rand::random::<u64>()));
     let written = OpenOptions::new().write(true).create_new(true).open(&probe);
     written
@@ -145,7 +145,7 @@ async fn check_database(config: &Config) -> Option<String> {
     }
 }
 
-/// Returns the innermost text of an error, without what was being done.
+/// Returns the innermost text of an error, without the action that failed.
 fn cause_of(error: &crate::error::Error) -> String {
     let cause: &dyn StdError = match error {
         crate::error::Error::Internal { source, .. } => source.as_ref(),
@@ -239,7 +239,7 @@ mod tests {
         let found = only_problem(&config).await;
         assert!(found.starts_with("database.url: "), "{found}");
 
-        // Nothing listens there.
+        // Nothing listens on port 1.
         let closed = DatabaseUrl::parse("postgres://me:swordfish@127.0.0.1:1/parlour");
         config.database.url = closed.unwrap();
         let found = only_problem(&config).await;
@@ -292,7 +292,7 @@ mod tests {
             "{found}"
         );
 
-        // No machine has it.
+        // No machine has this address.
         config.metrics.address = Some("203.0.113.7:9090".parse().unwrap());
         let found = only_problem(&config).await;
         assert!(found.contains("Cannot assign requested address"), "{found}");

@@ -1,4 +1,4 @@
-//! The data directory: it holds secrets and what users write, so others on the machine cannot read it.
+//! The data directory. It contains secrets and users' data, so other users of the machine cannot read it.
 
 use std::{
     ffi::OsString,
@@ -17,17 +17,16 @@ use crate::{
 
 const PRIVATE_FOLDER: u32 = 0o700;
 const PRIVATE_FILE: u32 = 0o600;
-/// The permissions of everybody but the owner.
+/// The permissions of everyone except the owner.
 const OTHERS: u32 = 0o077;
-/// What SQLite appends to the name of its file for the files beside it. They get the permissions of the first when
-/// SQLite makes them.
+/// The suffixes of the additional files of SQLite. SQLite creates them with the permissions of the database file.
 const SQLITE_SUFFIXES: [&str; 3] = ["-wal", "-shm", "-journal"];
 
-/// Makes the data directory if it is not there, and sees to it that its files are private.
+/// Creates the data directory if necessary, and makes its files private.
 ///
 /// # Errors
 ///
-/// When the directory or the file of the database cannot be made.
+/// When the directory or the database file cannot be created.
 pub(super) fn prepare(config: &Config) -> Result<()> {
     let folder = &config.server.data_dir;
     let failed = |path: &Path, source: io::Error| {
@@ -54,7 +53,7 @@ pub(super) fn prepare(config: &Config) -> Result<()> {
     Ok(())
 }
 
-/// Makes a folder, and those above it, unless it is there.
+/// Creates a directory and its parents, if they do not exist.
 fn create_private_folder(folder: &Path) -> io::Result<()> {
     DirBuilder::new()
         .recursive(true)
@@ -72,7 +71,7 @@ fn warn_if_open(folder: &Path) {
     }
 }
 
-/// Makes an empty file that SQLite takes for a new database, unless there is one.
+/// Creates an empty file, which SQLite treats as a new database, if it does not exist.
 fn create_private(file: &Path) -> io::Result<()> {
     let created = OpenOptions::new()
         .write(true)
@@ -95,7 +94,7 @@ fn files_of_sqlite(database: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// Takes a file that is there away from all users but the owner.
+/// Removes the permissions of everyone except the owner from an existing file.
 fn make_private(file: &Path) -> io::Result<()> {
     let mode = match fs::metadata(file) {
         Ok(metadata) => metadata.permissions().mode(),

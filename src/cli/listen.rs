@@ -1,4 +1,4 @@
-//! The listeners: they accept connections, as many as there are places, and have each served by a task of its own.
+//! The listeners. They accept connections within the limits, and serve each in a task of its own.
 
 use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -11,12 +11,12 @@ use super::{
 };
 use crate::{config::Listen, error::Result, tasks::Tasks};
 
-/// How long to wait after an error such as too many open files, which the next attempt would meet as well.
+/// The pause after an error, such as too many open files, that would occur again immediately.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(1);
 
 /// A bound address.
 pub(super) struct Bound {
-    /// The address, with the port that the system chose if it was 0.
+    /// The address, with the port that the system chose if the configured port is 0.
     pub(super) address: SocketAddr,
     listener: TcpListener,
     tls: Option<Certificates>,
@@ -46,7 +46,7 @@ impl Bound {
         })
     }
 
-    /// Serves a router to all who connect, until the server stops.
+    /// Serves a router to all clients until the server stops.
     pub(super) async fn serve(self, router: Router, connections: ConnectionServer, tasks: Tasks) {
         let accepting = async {
             loop {
@@ -80,7 +80,7 @@ impl Bound {
     }
 }
 
-/// Returns whether only this one connection failed, by its other end.
+/// Returns whether the error concerns only one connection, because the client closed it.
 fn is_of_the_peer(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -90,23 +90,19 @@ fn is_of_the_peer(error: &io::Error) -> bool {
     )
 }
 
-/// Why a listener cannot be opened.
+/// The reason why a listener cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ListenError {
     /// The address cannot be bound.
     #[error("cannot listen on {address}: {source}")]
     Bind {
-        /// The address.
         address: SocketAddr,
-        /// Why.
         source: io::Error,
     },
     /// A file of the certificate cannot be used.
     #[error("cannot use {}: {source}", path.display())]
     Certificate {
-        /// The file.
         path: PathBuf,
-        /// Why.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
 }

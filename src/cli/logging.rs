@@ -1,4 +1,4 @@
-//! The log: lines for people or JSON for programs, on standard error.
+//! The log: text for people or JSON for programs, on standard error.
 
 use std::{
     io::{self, IsTerminal},
@@ -9,11 +9,11 @@ use tracing_subscriber::{EnvFilter, fmt, util::SubscriberInitExt};
 
 use crate::config::{LogFormat, Logging};
 
-/// What the filter of the configuration is added to: the state resolution tells at "info" of every event that it
-/// allows, which only somebody who asks for it wants to read.
+/// A filter that precedes the configured one. The state resolution logs every event that it allows at the level "info",
+/// which is useful only on request.
 const QUIET: &str = "ruma_state_res=warn";
 
-/// Starts the log, and sends the panics there.
+/// Starts the log, and logs panics there.
 pub(super) fn init(config: &Logging) -> Result<(), Box<dyn std::error::Error>> {
     let filter = EnvFilter::try_new(format!("{QUIET},{}", config.filter))?;
     let log = fmt::fmt().with_env_filter(filter).with_writer(io::stderr);

@@ -1,6 +1,6 @@
-//! The command line: reads the arguments, and builds and runs what they ask for.
+//! The command line: parses the arguments and runs the command.
 //!
-//! `serve` is the composition root. Nothing imports this module but `main` and the integration tests.
+//! `serve` is the composition root. Only `main` and the integration tests import this module.
 
 mod arguments;
 mod certificates;
@@ -26,9 +26,9 @@ use self::{
 };
 use crate::config::Config;
 
-/// Runs the program and returns how it ended.
+/// Runs the program and returns its exit code.
 ///
-/// What was asked for goes to standard output; errors and the log go to standard error.
+/// Requested output goes to standard output; errors and the log go to standard error.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let done = match arguments::parse(arguments) {
         Ok(Command::Serve { config }) => serve(config.as_deref()),
@@ -37,7 +37,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(Command::Help) => say(HELP.trim_end()),
         Err(error) => {
             complain(&format!("{error}\n\n{HELP}"));
-            // What Unix programs return when they are called in a wrong way.
+            // The usual exit code of Unix programs for invalid arguments.
             return ExitCode::from(2);
         }
     };
@@ -59,7 +59,7 @@ fn serve(config: Option<&Path>) -> Result<(), Failure> {
         .enable_all()
         .build()?;
     let served = runtime.block_on(serve_until_told(config));
-    // Blocking work that is stuck must not hold up the exit.
+    // Blocking work that is stuck must not delay the exit.
     runtime.shutdown_background();
     served
 }
@@ -107,7 +107,7 @@ fn say(text: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Writes to standard error; when that is closed, nobody wants to know.
+/// Writes to standard error. A failure is ignored, because it cannot be reported anywhere.
 fn complain(text: &str) {
     let _ = writeln!(io::stderr(), "parlour: {}", text.trim_end());
 }

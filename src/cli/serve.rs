@@ -1,4 +1,4 @@
-//! The composition root: builds the services, each from those that exist already, and starts to serve.
+//! The composition root: builds the services, each from those built before it, and starts the server.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -24,15 +24,15 @@ use crate::{
     workflows::Workflows,
 };
 
-/// How long a stop waits for what is running. The process has to be gone after ten seconds.
+/// The time for which a stop waits for running tasks. The process must exit within ten seconds.
 const STOP_TIMEOUT: Duration = Duration::from_secs(8);
-/// How long the database may take to close, once nobody uses it.
+/// The time for which a stop waits for the unused database to close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The connections that the listener for metrics holds at once: Prometheus needs one.
+/// The maximum number of connections of the metrics listener. Prometheus needs one.
 const MAX_METRICS_CONNECTIONS: usize = 16;
 
-/// A server that runs.
+/// A running server.
 pub struct Running {
     addresses: Vec<SocketAddr>,
     metrics_address: Option<SocketAddr>,
@@ -40,7 +40,7 @@ pub struct Running {
     registration_token: Option<String>,
     tasks: Tasks,
     db: Db,
-    /// What the database needs until the last request has been answered.
+    /// The tasks of the database, which are needed until the last request has been answered.
     storage_tasks: Tasks,
 }
 
@@ -53,11 +53,11 @@ pub async fn start(config: Config) -> Result<Running> {
     start_at(config, Clock::system()).await
 }
 
-/// Starts a server that goes by a clock of the caller.
+/// Starts a server with a clock of the caller.
 ///
 /// # Errors
 ///
-/// As [`start`].
+/// See [`start`].
 pub async fn start_at(mut config: Config, clock: Clock) -> Result<Running> {
     outbound::choose_cryptography();
     data_dir::prepare(&config)?;
@@ -87,7 +87,7 @@ pub async fn start_at(mut config: Config, clock: Clock) -> Result<Running> {
     let largest_body = largest_body(&app.config);
     let connections =
         ConnectionServer::new(&app.config.connections, largest_body, stopping.clone());
-    // The metrics can be read when all places of the other listeners are taken.
+    // The metrics have their own limit, so they remain available when the other listeners have reached theirs.
     let few = Connections {
         max_open: MAX_METRICS_CONNECTIONS,
         ..app.config.connections.clone()
@@ -121,7 +121,7 @@ fn start_work_of_rooms(rooms: &Rooms, federation: &Federation) {
     rooms.invite_links.remove_expired_links();
 }
 
-/// Builds the services, each from those above it: the order of the lines is the order of the layers.
+/// Builds the services, each from those above it. The order of the lines is the order of the layers.
 pub(crate) async fn build(
     config: Arc<Config>,
     clock: Clock,
@@ -188,28 +188,28 @@ pub(crate) async fn build(
 }
 
 impl Running {
-    /// Returns the addresses that the listeners are bound to, in the order of the configuration.
+    /// Returns the addresses of the listeners, in the order of the configuration.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
 
-    /// Returns the address at which metrics are shown.
+    /// Returns the address of the metrics listener.
     pub fn metrics_address(&self) -> Option<SocketAddr> {
         self.metrics_address
     }
 
-    /// Returns the address under which clients reach the server.
+    /// Returns the URL at which clients reach the server.
     pub fn public_url(&self) -> &BaseUrl {
         &self.public_url
     }
 
-    /// Returns the one-time address at which the first account, an administrator, registers.
+    /// Returns the one-time URL at which the first account, an administrator, registers.
     pub fn first_admin_url(&self) -> Option<String> {
         let token = self.registration_token.as_ref()?;
         Some(format!("{}/?registration_token={token}", self.public_url))
     }
 
-    /// Stops to accept, lets what is running finish, and returns whether all of it did.
+    /// Stops accepting requests and waits for running work. Returns whether all of it has finished.
     pub async fn stop(&self) -> bool {
         let all_ended = self.tasks.stop(STOP_TIMEOUT).await;
         let is_closed = async {
@@ -226,13 +226,13 @@ impl Running {
     }
 }
 
-/// Returns the size of the largest body that a request may have.
+/// Returns the maximum size of a request body.
 fn largest_body(config: &Config) -> u64 {
     let largest_json = u64::try_from(config.limits.max_request_bytes).unwrap_or(u64::MAX);
     config.media.max_upload_bytes.max(largest_json)
 }
 
-/// Binds all addresses, and writes into the configuration which ports the system chose.
+/// Binds all addresses, and writes the ports that the system chose into the configuration.
 async fn bind_all(listen: &mut [Listen]) -> Result<Vec<Bound>> {
     let mut bound = Vec::new();
     for config in listen {

@@ -1,20 +1,21 @@
-//! When the server stops: at the first SIGTERM or SIGINT in order, at the second at once.
+//! Signals that stop the server: the first SIGTERM or SIGINT stops it gracefully, and the second
+//! immediately.
 
 use std::{io, process};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// The status of a program that a second signal ended: 128 and the number of SIGTERM.
+/// The exit code after a second signal: 128 plus the number of SIGTERM.
 const ENDED_BY_SIGNAL: i32 = 143;
 
-/// The signals that tell the server to stop.
+/// The signals that ask the server to stop.
 pub(super) struct StopSignals {
     terminate: Signal,
     interrupt: Signal,
 }
 
 impl StopSignals {
-    /// Begins to listen; from now on these signals no longer end the process by themselves.
+    /// Starts to listen. From now on these signals no longer end the process by themselves.
     pub(super) fn listen() -> io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
@@ -30,7 +31,7 @@ impl StopSignals {
         }
     }
 
-    /// Waits for a signal that comes while the server stops already, and ends the process.
+    /// Waits for another signal while the server is stopping, and ends the process.
     pub(super) async fn end_at_next(mut self) {
         self.next().await;
         tracing::warn!("told to stop again: ending at once");

@@ -1,4 +1,4 @@
-//! The server's signing key: made once, kept in a file that only this user may read.
+//! The server's signing key. It is created once, and stored in a file that only its owner may read.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -16,17 +16,18 @@ use crate::{
     matrix::SigningKey,
 };
 
-/// The file in the data directory.
+/// The name of the file in the data directory.
 pub(super) const FILE: &str = "signing.key";
 const DOING: &str = "use the signing key";
 
-/// Returns the key of the server, which is made on the first start.
+/// Returns the signing key of the server, which is created at the first start.
 ///
-/// The file holds one line: `ed25519 VERSION KEY`, where `KEY` is the PKCS #8 document in base64.
+/// The file contains one line: `ed25519 VERSION KEY`, where `KEY` is the PKCS #8 document in
+/// base64.
 ///
 /// # Errors
 ///
-/// When the file cannot be read or written, or holds something else.
+/// When the file cannot be read or written, or contains something else.
 pub(super) fn load(config: &Server) -> Result<Arc<SigningKey>> {
     if let Some(key) = read(config)? {
         return Ok(key);
@@ -35,11 +36,11 @@ pub(super) fn load(config: &Server) -> Result<Arc<SigningKey>> {
     parse(config, &path, &create(&path)?)
 }
 
-/// Returns the key of the server if it has been made.
+/// Returns the signing key of the server if it exists.
 ///
 /// # Errors
 ///
-/// When the file cannot be read, or holds something else.
+/// When the file cannot be read, or contains something else.
 pub(super) fn read(config: &Server) -> Result<Option<Arc<SigningKey>>> {
     let path = config.data_dir.join(FILE);
     match fs::read_to_string(&path) {
@@ -78,7 +79,7 @@ fn create(path: &Path) -> Result<String> {
             file.write_all(line.as_bytes())
                 .and_then(|()| file.sync_all())
         });
-    // The file is on disk with its name only when the folder is, too.
+    // The name of the file is on disk only after the directory has been synced, too.
     let folder = path.parent().unwrap_or(Path::new("."));
     let named = written.and_then(|()| File::open(folder)?.sync_all());
     named.map_err(|error| Error::internal(DOING, format!("{}: {error}", path.display())))?;

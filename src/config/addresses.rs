@@ -1,12 +1,13 @@
-//! Names and addresses that this server tells others: one that cannot be is refused where it is configured.
+//! Names and addresses that this server announces to others. An impossible one is refused when the configuration is
+//! read.
 
 use ruma::{OwnedServerName, ServerName};
 use serde::{Deserialize, Deserializer, de::Error as _};
 use url::Url;
 
-/// The schemes of servers that relay calls, or tell clients their address.
+/// The URI schemes of TURN and STUN servers.
 ///
-/// [RFC 7064](https://www.rfc-editor.org/rfc/rfc7064), [RFC 7065](https://www.rfc-editor.org/rfc/rfc7065)
+/// See [RFC 7064](https://www.rfc-editor.org/rfc/rfc7064) and [RFC 7065](https://www.rfc-editor.org/rfc/rfc7065).
 const TURN_SCHEMES: [&str; 4] = ["turn", "turns", "stun", "stuns"];
 
 /// Reads the name of this server.
@@ -35,7 +36,7 @@ pub(super) fn turn_uris<'de, D: Deserializer<'de>>(
     }
 }
 
-/// Reads an e-mail address; an empty text stands for none.
+/// Reads an e-mail address; an empty string means none.
 pub(super) fn email_address<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<String>, D::Error> {
@@ -43,7 +44,7 @@ pub(super) fn email_address<'de, D: Deserializer<'de>>(
     text_if(deserializer, is_email_address, expected)
 }
 
-/// Reads the address of a page; an empty text stands for none.
+/// Reads the address of a web page; an empty string means none.
 pub(super) fn page_address<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<String>, D::Error> {
@@ -67,7 +68,7 @@ fn text_if<'de, D: Deserializer<'de>>(
     }
 }
 
-/// Returns whether there may be a server with this name: the grammar of Matrix allows more.
+/// Returns whether a server with this name is possible. The grammar of Matrix allows more names.
 fn is_reachable(name: &ServerName) -> bool {
     let host = name.host();
     let has_labels = host.starts_with('[') || host.split('.').all(|label| !label.is_empty());

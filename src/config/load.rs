@@ -1,4 +1,4 @@
-//! Reads the configuration from its sources, and says what is wrong with it.
+//! Reads the configuration from its sources, and reports what is wrong with it.
 
 use std::{
     collections::BTreeMap,
@@ -11,11 +11,11 @@ use toml::{Table, Value};
 
 use super::Config;
 
-/// How the names of environment variables begin that set a key.
+/// The prefix of environment variables that set a key.
 const PREFIX: &str = "PARLOUR__";
-/// Keys whose values are not shown in messages.
+/// The keys whose values are not shown in messages.
 const SECRETS: [&str; 2] = ["database.url", "registration.shared_secret"];
-/// What is allowed where the type's own message does not say it: the end of the key, and the text.
+/// The allowed values for keys whose type gives no good message: the end of the key, and the text.
 const ALLOWED: [(&str, &str); 3] = [
     (
         ".address",
@@ -31,32 +31,26 @@ const ALLOWED: [(&str, &str); 3] = [
     ),
 ];
 
-/// Why there is no configuration.
+/// The reason why the configuration cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
     #[error("cannot read {}: {source}", path.display())]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    Unreadable { path: PathBuf, source: io::Error },
     /// The file is not TOML.
     #[error("{file}: {source}")]
     Syntax {
-        /// The file.
         file: String,
-        /// Where, and why.
+        /// The place in the file, and the reason.
         source: Box<toml::de::Error>,
     },
-    /// A key is not known, or its value is not allowed.
+    /// A key is unknown, or its value is not allowed.
     #[error("{0}")]
     Wrong(String),
 }
 
 impl Config {
-    /// Reads `file`, if there is one, and the environment.
+    /// Reads `file`, if given, and the environment.
     ///
     /// # Errors
     ///
@@ -73,7 +67,7 @@ impl Config {
         Self::from_sources(&path.display().to_string(), &text, variables)
     }
 
-    /// Reads the text of a file, whose name is for messages, and then the environment variables.
+    /// Reads the text of a file and then the environment variables. `file` is its name in messages.
     ///
     /// # Errors
     ///
@@ -87,7 +81,7 @@ impl Config {
             file: file.to_owned(),
             source: Box::new(source),
         })?;
-        // A whole list comes before its items, and item 9 before item 10.
+        // A whole list must precede its items, and item 9 must precede item 10.
         variables.sort_by_key(|(name, _)| (name.len(), name.clone()));
         let mut origins = BTreeMap::new();
         for (name, value) in variables {
@@ -104,7 +98,7 @@ impl Config {
         Ok(config)
     }
 
-    /// Checks what concerns several keys at once.
+    /// Checks rules that concern several keys.
     fn check<'a>(&self, origin: impl Fn(&str) -> &'a str) -> Result<(), ConfigError> {
         if self.listen.is_empty() {
             let origin = origin("listen");
@@ -178,7 +172,7 @@ fn set_by_variable(table: &mut Table, name: &str, text: &str) -> Result<String, 
     }
 }
 
-/// Returns the table of the listener with this index, which may be the next after the last.
+/// Returns the table of the listener with this index, which may be one past the last.
 fn listener<'t>(
     table: &'t mut Table,
     name: &str,
@@ -203,8 +197,8 @@ fn listener<'t>(
     }
 }
 
-/// Reads the text of a variable as the type that the default has; a text that is not of that type stays a
-/// text, so that the message about it is the same as for a file.
+/// Reads the text of a variable as the type of the default value. Other text remains text, so that the error message is
+/// the same as for a file.
 fn value_like(default: &Value, text: &str) -> Value {
     let as_toml = || {
         let table: Option<Table> = format!("value = {text}").parse().ok();
@@ -244,7 +238,7 @@ fn unknown(name: &str, defaults: &Table, section: &str) -> ConfigError {
     })
 }
 
-/// Returns the key at which reading failed, as a person writes it, and its value.
+/// Returns the key at which reading failed, in the form in which people write it, and its value.
 fn locate<'v>(root: &'v Value, path: &serde_path_to_error::Path) -> (String, Option<&'v Value>) {
     let (mut key, mut value) = (String::new(), Some(root));
     for segment in path {
@@ -258,14 +252,14 @@ fn locate<'v>(root: &'v Value, path: &serde_path_to_error::Path) -> (String, Opt
                 key = format!("{key}[{index}]");
                 value = value.and_then(|value| value.get(*index));
             }
-            // Values of keys are plain: what lies deeper is still the same key.
+            // The values of keys are not nested: a deeper path still belongs to the same key.
             Segment::Enum { .. } | Segment::Unknown => {}
         }
     }
     (key, value)
 }
 
-/// Says which key is wrong, what it holds and what it may hold.
+/// Returns the error with the wrong key, its value and the allowed values.
 fn explain(origin: &str, key: &str, value: Option<&Value>, message: &str) -> ConfigError {
     let allowed = ALLOWED.iter().find(|(end, _)| key.ends_with(end));
     let allowed = match (message.find("expected "), allowed) {

@@ -1,10 +1,9 @@
-//! The configuration: a TOML file, then the environment, over defaults that work without either.
+//! The configuration: a TOML file and then the environment override defaults that work without either.
 //!
-//! `sections` names every key, its default and what it may be; `load` reads the sources and turns whatever
-//! is wrong into a message that names the key, the value and what is allowed; `values` has the types that
-//! cannot hold a wrong value, and `addresses` says which names and addresses can be right. Relative paths are taken
-//! from the working directory, except that of an SQLite database, which is taken from `server.data_dir`. Nothing
-//! else in the program reads the environment.
+//! `sections` defines every key, its default and its allowed values. `load` reads the sources, and reports an error
+//! with the key, its value and the allowed values. `values` has types that cannot hold a wrong value, and `addresses`
+//! checks names and addresses. Relative paths are relative to the working directory, except the path of an SQLite
+//! database, which is relative to `server.data_dir`. No other part of the program reads the environment.
 
 mod addresses;
 mod load;
@@ -23,9 +22,9 @@ pub use self::{
 };
 
 impl Config {
-    /// Returns the address under which clients reach this server, without a slash at its end.
+    /// Returns the URL at which clients reach this server, without a slash at the end.
     ///
-    /// Without `server.public_url` it is that of the first listener.
+    /// Without `server.public_url` it is the URL of the first listener.
     pub fn public_url(&self) -> BaseUrl {
         if let Some(url) = &self.server.public_url {
             return url.clone();
@@ -34,9 +33,9 @@ impl Config {
         first.url(self.server.name.host())
     }
 
-    /// Returns the address at which users can ask the administrator for help.
+    /// Returns the URL at which users can contact the administrator.
     ///
-    /// Where `[support]` has none, it is the document that says whom to ask.
+    /// If `[support]` has none, it is the URL of the document with the support contacts.
     pub fn admin_contact(&self) -> String {
         let support = &self.support;
         if let Some(email) = &support.admin_email {
@@ -49,7 +48,7 @@ impl Config {
         support.page.clone().unwrap_or(document)
     }
 
-    /// Returns the folder of the media.
+    /// Returns the directory of the media.
     pub fn media_directory(&self) -> PathBuf {
         self.media
             .directory
@@ -59,9 +58,9 @@ impl Config {
 }
 
 impl Listen {
-    /// Returns the address of this listener as a client writes it.
+    /// Returns the URL of this listener.
     ///
-    /// One that listens on all addresses has no address of its own: `host` stands in.
+    /// A listener on all addresses has no address of its own, so `host` is used.
     pub fn url(&self, host: &str) -> BaseUrl {
         let (scheme, usual_port) = if self.tls_certificate.is_some() {
             ("https", 443)
@@ -103,7 +102,7 @@ mod tests {
         let mut above = "";
         for line in EXAMPLE.lines() {
             let is_key = line.contains(" = ") && !line.starts_with('#');
-            // Keys that stand together share one comment.
+            // Adjacent keys share one comment.
             if is_key && !above.starts_with('#') && !above.contains(" = ") {
                 unexplained.push(line);
             }

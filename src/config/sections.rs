@@ -21,37 +21,22 @@ use super::{
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Who this server is.
     pub server: Server,
-    /// Where it listens; each listener serves both the client and the federation API.
+    /// The listeners. Each serves both the client API and the federation API.
     pub listen: Vec<Listen>,
-    /// The connections that it holds open.
     pub connections: Connections,
-    /// Where it keeps its data.
     pub database: Database,
-    /// Who may register.
     pub registration: Registration,
-    /// How passwords are hashed.
     pub passwords: Passwords,
-    /// What of rooms and users can be searched.
     pub directory: Directory,
-    /// How it talks to other servers.
     pub federation: Federation,
-    /// What it bounds.
     pub limits: Limits,
-    /// What it stores of files.
     pub media: Media,
-    /// Whether it looks at the pages that messages link to.
     pub url_previews: UrlPreviews,
-    /// Where calls find a relay.
     pub turn: Turn,
-    /// Who tells users what the server has to say.
     pub server_notices: ServerNotices,
-    /// What it logs.
     pub logging: Logging,
-    /// Where it shows its metrics.
     pub metrics: Metrics,
-    /// Whom users may ask for help.
     pub support: Support,
 }
 
@@ -78,20 +63,19 @@ impl Default for Config {
     }
 }
 
-/// `[server]`: who this server is.
+/// `[server]`: the identity of this server.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Server {
-    /// The name that stands after the colon of its users' ids; it can never change.
+    /// The server name, which is part of the ids of its users and can never change.
     #[serde(deserialize_with = "server_name")]
     pub name: OwnedServerName,
-    /// The address under which clients reach it; that of the first listener when unset.
+    /// The URL at which clients reach the server; if unset, that of the first listener.
     #[serde(with = "empty_is_none")]
     pub public_url: Option<BaseUrl>,
-    /// The folder of the database, the signing key and the media, unless placed elsewhere.
+    /// The directory of the database, the signing key and the media, unless they have their own paths.
     #[serde(deserialize_with = "path")]
     pub data_dir: PathBuf,
-    /// The version of new rooms.
     #[serde(deserialize_with = "room_version")]
     pub default_room_version: RoomVersionId,
 }
@@ -111,9 +95,8 @@ impl Default for Server {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Listen {
-    /// The IP address and port.
     pub address: SocketAddr,
-    /// The PEM file of the certificate chain; with it, the listener speaks TLS.
+    /// The PEM file of the certificate chain. If set, the listener uses TLS.
     #[serde(with = "empty_is_none")]
     pub tls_certificate: Option<PathBuf>,
     /// The PEM file of the certificate's private key.
@@ -131,31 +114,31 @@ impl Default for Listen {
     }
 }
 
-/// `[connections]`: the connections that are open, and the reverse proxies that some of them come from.
+/// `[connections]`: limits for connections, and trusted reverse proxies.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Connections {
-    /// The connections that are open at once, of all listeners together.
+    /// The maximum number of open connections of all listeners together.
     #[serde(deserialize_with = "between::<16, 1_000_000, _, _>")]
     pub max_open: usize,
-    /// Those of them that come from one address, or one /64 network of IPv6.
+    /// The maximum number of open connections from one address or IPv6 /64 network.
     #[serde(deserialize_with = "between::<1, 1_000_000, _, _>")]
     pub max_open_per_address: usize,
-    /// The seconds within which a client must have sent the head of a request, or made a TLS handshake.
+    /// The time in which a client must send the head of a request or complete a TLS handshake.
     #[serde(deserialize_with = "between::<1, 3_600, _, _>")]
     pub head_timeout_seconds: u64,
-    /// The seconds for which a connection without a request stays open.
+    /// The time for which a connection without a request stays open.
     #[serde(deserialize_with = "between::<1, 3_600, _, _>")]
     pub idle_timeout_seconds: u64,
-    /// The seconds for which the next part of a request's body is waited for.
+    /// The time in which the next part of a request body must arrive.
     #[serde(deserialize_with = "between::<1, 3_600, _, _>")]
     pub body_timeout_seconds: u64,
-    /// The seconds within which a client must take the next part of an answer.
+    /// The time in which a client must take the next part of a response.
     #[serde(deserialize_with = "between::<1, 3_600, _, _>")]
     pub write_timeout_seconds: u64,
-    /// The reverse proxies that are believed when they name the address of a client.
+    /// The reverse proxies that are trusted to name the address of a client.
     pub trusted_proxies: Vec<Network>,
-    /// The headers in which they name it; the first that a request has counts.
+    /// The headers with the client's address; the first one that is present in a request counts.
     pub address_headers: Vec<AddressHeader>,
 }
 
@@ -179,32 +162,32 @@ impl Default for Connections {
 }
 
 impl Connections {
-    /// Returns how long the head of a request, or a TLS handshake, may take.
+    /// Returns the time limit for the head of a request or a TLS handshake.
     pub fn head_timeout(&self) -> Duration {
         Duration::from_secs(self.head_timeout_seconds)
     }
 
-    /// Returns how long a connection without a request stays open.
+    /// Returns the time for which a connection without a request stays open.
     pub fn idle_timeout(&self) -> Duration {
         Duration::from_secs(self.idle_timeout_seconds)
     }
 
-    /// Returns how long the next part of a request's body is waited for.
+    /// Returns the time limit for the next part of a request body.
     pub fn body_timeout(&self) -> Duration {
         Duration::from_secs(self.body_timeout_seconds)
     }
 
-    /// Returns how long a client may take for the next part of an answer.
+    /// Returns the time limit for a client to take the next part of a response.
     pub fn write_timeout(&self) -> Duration {
         Duration::from_secs(self.write_timeout_seconds)
     }
 }
 
-/// `[database]`: where the data is kept.
+/// `[database]`: the database.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Database {
-    /// `sqlite:PATH`, taken from `server.data_dir`, or `postgres://…`.
+    /// `sqlite:PATH`, relative to `server.data_dir`, or `postgres://…`.
     pub url: DatabaseUrl,
 }
 
@@ -216,17 +199,17 @@ impl Default for Database {
     }
 }
 
-/// `[registration]`: who may register.
+/// `[registration]`: the conditions for registration.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Registration {
-    /// Whether anybody may; else a registration token is needed.
+    /// Whether anyone may register; otherwise a registration token is needed.
     pub open: bool,
-    /// Whether a link into a room is such a token.
+    /// Whether an invite link to a room is also a registration token.
     pub invite_links: bool,
-    /// Whether guests may.
+    /// Whether guests may register.
     pub guests: bool,
-    /// The secret of `/_synapse/admin/v1/register`; unset, there is no such endpoint.
+    /// The secret of `/_synapse/admin/v1/register`; without it, the endpoint is disabled.
     #[serde(with = "empty_is_none")]
     pub shared_secret: Option<Secret>,
 }
@@ -242,14 +225,14 @@ impl Default for Registration {
     }
 }
 
-/// `[passwords]`: what argon2id spends on a password.
+/// `[passwords]`: the cost of an argon2id hash.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Passwords {
-    /// Memory for one hash, in KiB.
+    /// The memory for one hash, in KiB.
     #[serde(deserialize_with = "between::<8, 4_194_304, _, _>")]
     pub memory_kib: u32,
-    /// Passes over that memory.
+    /// The number of passes over that memory.
     #[serde(deserialize_with = "between::<1, 1_000, _, _>")]
     pub iterations: u32,
 }
@@ -263,15 +246,16 @@ impl Default for Passwords {
     }
 }
 
-/// `[directory]`: what can be searched.
+/// `[directory]`: the visibility of rooms and users in searches.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Directory {
-    /// Whether strangers and other servers see the public room list.
+    /// Whether the public room list is visible without a login and to other servers.
     pub public_without_login: bool,
-    /// Whether a user finds all users, or only those who share a room with them or are in a public one.
+    /// Whether a search finds all users, or only those who share a room with the searching user or are in a public
+    /// room.
     pub all_users_searchable: bool,
-    /// Whether the list of people of the chat page has all users, or only those who can be found.
+    /// Whether the user list of the chat page contains all users, or only those whom a search can find.
     pub all_users_listed: bool,
 }
 
@@ -285,19 +269,18 @@ impl Default for Directory {
     }
 }
 
-/// `[federation]`: how this server talks to others.
+/// `[federation]`: the communication with other servers.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Federation {
-    /// Whether it talks to other servers at all.
+    /// Whether federation is enabled.
     pub enabled: bool,
-    /// PEM files of authorities to trust beside the public ones.
+    /// PEM files of authorities that are trusted in addition to the public ones.
     pub trusted_ca: Vec<PathBuf>,
-    /// Whether the certificates of other servers are verified.
     pub verify_certificates: bool,
-    /// Whether other servers may be at loopback and private addresses.
+    /// Whether other servers may have loopback and private addresses.
     pub allow_private_addresses: bool,
-    /// The servers that are asked for the keys of servers that do not answer.
+    /// The servers that are asked for the keys of servers that do not respond.
     pub notaries: Vec<OwnedServerName>,
 }
 
@@ -313,32 +296,32 @@ impl Default for Federation {
     }
 }
 
-/// `[limits]`: what is bounded.
+/// `[limits]`: rate limits and the maximum request size.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// Whether logins, registrations, messages, and what other servers cause (invitations, and the keys of servers that
-    /// nobody knows) are limited in their rate.
+    /// Whether there are rate limits for logins, registrations and messages, and for what other servers cause (invites,
+    /// and the fetching of unknown servers' keys).
     pub enabled: bool,
-    /// The largest JSON body of a request.
+    /// The maximum size of a JSON request body.
     #[serde(deserialize_with = "between::<65_536, 1_073_741_824, _, _>")]
     pub max_request_bytes: usize,
-    /// The logins that may come from one address at once.
+    /// The number of logins from one address that are allowed at the same time.
     #[serde(deserialize_with = "between::<1, 1_000_000, _, _>")]
     pub login_burst: u32,
-    /// The logins that may come from one address in a minute after that.
+    /// The number of further logins per minute from one address.
     #[serde(deserialize_with = "between::<1, 1_000_000, _, _>")]
     pub login_per_minute: u32,
-    /// The accounts that may be registered from one address at once.
+    /// The number of registrations from one address that are allowed at the same time.
     #[serde(deserialize_with = "between::<1, 1_000_000, _, _>")]
     pub registration_burst: u32,
-    /// The accounts that may be registered from one address in a minute after that.
+    /// The number of further registrations per minute from one address.
     #[serde(deserialize_with = "between::<1, 1_000_000, _, _>")]
     pub registration_per_minute: u32,
-    /// The events that one user may send at once.
+    /// The number of events that one user may send at the same time.
     #[serde(deserialize_with = "between::<1, 1_000_000, _, _>")]
     pub sending_burst: u32,
-    /// The events that one user may send in a minute after that.
+    /// The number of further events per minute of one user.
     #[serde(deserialize_with = "between::<1, 1_000_000, _, _>")]
     pub sending_per_minute: u32,
 }
@@ -358,19 +341,19 @@ impl Default for Limits {
     }
 }
 
-/// `[media]`: what is stored of files.
+/// `[media]`: the storage of files.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Media {
-    /// The largest file that can be uploaded.
+    /// The maximum size of an uploaded file.
     #[serde(deserialize_with = "between::<1, 1_099_511_627_776, _, _>")]
     pub max_upload_bytes: u64,
-    /// The folder of the files; `media` in `server.data_dir` when unset.
+    /// The directory of the files; if unset, `media` in `server.data_dir`.
     #[serde(with = "empty_is_none")]
     pub directory: Option<PathBuf>,
-    /// Which files the deprecated paths serve to those without an access token.
+    /// The files that the deprecated endpoints serve without an access token.
     pub legacy_unauthenticated: LegacyMedia,
-    /// The largest file that is fetched from another server.
+    /// The maximum size of a file that is fetched from another server.
     #[serde(deserialize_with = "between::<1, 1_099_511_627_776, _, _>")]
     pub max_remote_bytes: u64,
 }
@@ -386,27 +369,25 @@ impl Default for Media {
     }
 }
 
-/// `[url_previews]`: whether this server looks at the pages that messages link to.
+/// `[url_previews]`: previews of the pages to which messages link.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct UrlPreviews {
-    /// Whether it does.
     pub enabled: bool,
-    /// Whether the pages may be at loopback and private addresses.
+    /// Whether the pages may have loopback and private addresses.
     pub allow_private_addresses: bool,
 }
 
-/// `[turn]`: where calls find a relay.
+/// `[turn]`: the TURN servers for calls.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Turn {
-    /// The addresses of TURN servers.
     #[serde(deserialize_with = "turn_uris")]
     pub uris: Vec<String>,
-    /// The secret that is shared with them, from which each user gets a name and password of their own.
+    /// The secret shared with the TURN servers, from which each user's credentials are derived.
     #[serde(with = "empty_is_none")]
     pub shared_secret: Option<Secret>,
-    /// How long these last.
+    /// The lifetime of the credentials.
     #[serde(deserialize_with = "between::<60, 31_536_000, _, _>")]
     pub lifetime_seconds: u64,
 }
@@ -421,22 +402,21 @@ impl Default for Turn {
     }
 }
 
-/// `[server_notices]`: who tells users what the server has to say.
+/// `[server_notices]`: the sender of server notices.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ServerNotices {
-    /// The name of the user who does, which nobody can register; unset, there are no notices.
+    /// The localpart of the sending user, which nobody can register. If unset, there are no notices.
     #[serde(with = "empty_is_none")]
     pub localpart: Option<Localpart>,
 }
 
-/// `[logging]`: what is logged, to standard error.
+/// `[logging]`: the log on standard error.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Logging {
-    /// For people or for programs.
     pub format: LogFormat,
-    /// What is logged, as `tracing` writes it: `info`, or `info,parlour=debug`.
+    /// The filter in the syntax of `tracing`: `info`, or `info,parlour=debug`.
     #[serde(deserialize_with = "filter")]
     pub filter: String,
 }
@@ -450,39 +430,37 @@ impl Default for Logging {
     }
 }
 
-/// For whom the log is written.
+/// The format of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     /// Lines for people.
     Human,
-    /// A JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// `[metrics]`: where Prometheus finds the metrics.
+/// `[metrics]`: the metrics for Prometheus.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Metrics {
-    /// The address of a listener of its own; without one, no metrics are shown.
+    /// The address of a separate listener; if unset, there are no metrics.
     #[serde(with = "empty_is_none")]
     pub address: Option<SocketAddr>,
 }
 
-/// `[support]`: what `.well-known/matrix/support` tells.
+/// `[support]`: the content of `.well-known/matrix/support`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Support {
-    /// The administrator's e-mail address.
     #[serde(
         serialize_with = "empty_is_none::serialize",
         deserialize_with = "email_address"
     )]
     pub admin_email: Option<String>,
-    /// The administrator's Matrix id.
     #[serde(with = "empty_is_none")]
     pub admin_matrix_id: Option<OwnedUserId>,
-    /// The address of a page that helps.
+    /// The URL of a support page.
     #[serde(
         serialize_with = "empty_is_none::serialize",
         deserialize_with = "page_address"

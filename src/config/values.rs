@@ -1,4 +1,4 @@
-//! Types of values that cannot be wrong once they are read.
+//! Types that cannot hold a wrong value.
 
 use std::{fmt, net::IpAddr, path::PathBuf, str::FromStr};
 
@@ -8,10 +8,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 use url::Url;
 
-/// What stands for a secret wherever one could be shown.
+/// The text that is shown instead of a secret.
 const HIDDEN: &str = "…";
 
-/// A text that is never shown: not in logs, not in error messages.
+/// A text that is never shown in logs or error messages.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(String);
@@ -40,25 +40,25 @@ impl Serialize for Secret {
     }
 }
 
-/// The address of a database: `sqlite:PATH` or `postgres://…`. It may hold a password, so it is not shown.
+/// The URL of a database: `sqlite:PATH` or `postgres://…`. It may contain a password, so it is not shown.
 #[derive(Clone, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct DatabaseUrl(String);
 
 impl DatabaseUrl {
-    /// Reads an address; `None` when it is of neither database.
+    /// Parses a URL. Returns `None` if it belongs to neither kind of database.
     pub fn parse(url: &str) -> Option<Self> {
         let known = ["sqlite:", "postgres://", "postgresql://"];
         let place = known.iter().find_map(|prefix| url.strip_prefix(prefix))?;
         (!place.is_empty()).then(|| Self(url.to_owned()))
     }
 
-    /// Returns the address of an SQLite file.
+    /// Returns the URL of an SQLite file.
     pub(super) fn sqlite(path: &str) -> Self {
         Self(format!("sqlite:{path}"))
     }
 
-    /// Returns the address, with a password if there is one.
+    /// Returns the URL with its password, if it has one.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -78,13 +78,13 @@ impl<'de> Deserialize<'de> for DatabaseUrl {
     }
 }
 
-/// An `http` or `https` address with nothing after the host and port, and no slash at its end.
+/// An `http` or `https` URL with nothing after the host and port, and without a slash at the end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct BaseUrl(String);
 
 impl BaseUrl {
-    /// Reads an address; `None` when it is not a bare `http` or `https` address.
+    /// Parses a URL. Returns `None` if it is not a bare `http` or `https` URL.
     pub fn parse(text: &str) -> Option<Self> {
         let url = Url::parse(text).ok()?;
         let is_bare = url.path() == "/"
@@ -101,12 +101,12 @@ impl BaseUrl {
         Self(format!("{scheme}://{host}{port}"))
     }
 
-    /// Returns the address as text.
+    /// Returns the URL as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Returns the host and the port, which is always written.
+    /// Returns the host and the port, which is always included.
     pub fn host_and_port(&self) -> String {
         let (scheme, authority) = self.0.split_once("://").unwrap_or_default();
         let has_port = authority
@@ -142,10 +142,10 @@ impl<'de> Deserialize<'de> for BaseUrl {
 pub struct Localpart(String);
 
 impl Localpart {
-    /// The longest, which leaves room for the name of the server.
+    /// The maximum length, which leaves room for the server name.
     const BYTES: usize = 100;
 
-    /// Reads a localpart; `None` when new user ids may not begin so.
+    /// Parses a localpart. Returns `None` if new user ids may not have it.
     pub fn parse(text: &str) -> Option<Self> {
         let is_allowed =
             |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._=-/+".contains(&b);
@@ -167,7 +167,7 @@ impl<'de> Deserialize<'de> for Localpart {
     }
 }
 
-/// A network of addresses, as `10.0.0.0/8`, or a single address.
+/// An IP network, such as `10.0.0.0/8`, or a single address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Network(IpNet);
 
@@ -214,7 +214,7 @@ impl<'de> Deserialize<'de> for Network {
 /// A header in which a reverse proxy names the address of its client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum AddressHeader {
-    /// `Forwarded`, by RFC 7239.
+    /// `Forwarded`, defined by RFC 7239.
     #[serde(rename = "Forwarded")]
     Forwarded,
     /// `X-Forwarded-For`: all addresses on the way, that of the client first.
@@ -228,7 +228,7 @@ pub enum AddressHeader {
 impl AddressHeader {
     const ALL: [Self; 3] = [Self::Forwarded, Self::XForwardedFor, Self::XRealIp];
 
-    /// Returns the name of the header, as HTTP/2 writes it.
+    /// Returns the name of the header in lower case.
     pub fn name(self) -> &'static str {
         match self {
             Self::Forwarded => "forwarded",
@@ -249,21 +249,19 @@ impl<'de> Deserialize<'de> for AddressHeader {
     }
 }
 
-/// The files that the deprecated paths of media serve to those without an access token.
+/// The files that the deprecated media endpoints serve without an access token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LegacyMedia {
-    /// Those that were uploaded before the freeze, and no later ones.
+    /// Files that were uploaded before the freeze.
     Frozen,
-    /// All of them.
     All,
-    /// None.
     None,
 }
 
 impl<'de> Deserialize<'de> for LegacyMedia {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // The key was a boolean before there was a freeze.
+        // The key was a boolean before the freeze was introduced.
         let word = toml::Value::deserialize(deserializer)?;
         match word
             .as_str()
@@ -277,7 +275,7 @@ impl<'de> Deserialize<'de> for LegacyMedia {
     }
 }
 
-/// A key that is not set is written as an empty text, so that an environment variable can unset it, too.
+/// Writes an unset key as an empty string, so that an environment variable can unset it, too.
 pub(super) mod empty_is_none {
     use serde::{Deserialize, Deserializer, Serialize, Serializer, de::IntoDeserializer};
 
@@ -349,7 +347,7 @@ pub(super) fn room_version<'de, D: Deserializer<'de>>(
     Ok(version)
 }
 
-/// Reads what the log shows, as `tracing` writes it.
+/// Reads a log filter in the syntax of `tracing`.
 pub(super) fn filter<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     let filter = String::deserialize(deserializer)?;
     if !is_filter(&filter) {
@@ -361,17 +359,17 @@ pub(super) fn filter<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Strin
     Ok(filter)
 }
 
-/// Returns whether a text is a filter that says a level. `tracing` takes any other word for the name of a module, of
-/// which everything is logged, and nothing else.
+/// Returns whether a text is a filter with levels. `tracing` treats any other word as the name of a module, and then
+/// logs only that module.
 fn is_filter(filter: &str) -> bool {
-    // Fields of spans have commas of their own.
+    // Fields of spans can contain commas.
     let is_simple = !filter.contains('{');
     let is_level = |word: &str| {
         let is_word = !word.is_empty() && word.parse::<LevelFilter>().is_ok();
         is_word || word.contains('=')
     };
     let words = || filter.split(',').map(str::trim);
-    // A list without a level for everything shows what it names, and nothing else.
+    // A list without a default level shows only what it names.
     let shows_parlour = |word: &str| {
         let target = word.split_once('=').map(|(target, _)| target);
         target.is_none_or(|target| {

@@ -1,7 +1,7 @@
-//! The WebSocket push channel: the answers of `/sync`, pushed as things happen, and requests the other way.
+//! The WebSocket push channel. The server pushes the responses of `/sync`, and the client sends requests.
 //!
-//! `docs/websocket.md` describes it for clients. `requests` does what a client asks for; here are the
-//! connection and its life.
+//! `docs/websocket.md` describes it for clients. `requests` performs the requests of a client; this module handles the
+//! connection and its lifetime.
 
 mod requests;
 
@@ -40,24 +40,24 @@ use crate::{
 
 /// The sub-protocol: JSON in text frames.
 const PROTOCOL: &str = "m.json";
-/// The largest message of a client: an event of the largest size, with room for the frame around it.
+/// The largest message of a client: an event of the maximum size and the frame around it.
 const MAX_MESSAGE: usize = 128 * 1024;
-/// How long a client may take to say who it is.
+/// The time in which a client must authenticate.
 const AUTHENTICATE_WITHIN: Duration = Duration::from_secs(10);
-/// How often the server pings.
+/// The interval between pings of the server.
 const PING_EVERY: Duration = Duration::from_secs(20);
-/// After how long without a sign of life a client is given up.
+/// The time without a sign of life after which a client is disconnected.
 const DEAD_AFTER: Duration = Duration::from_secs(50);
-/// Requests of one client that are worked on at once; until one is done, no more are read.
+/// The number of requests of one client that run at the same time. At the limit, no more are read.
 const REQUESTS: usize = 32;
-/// The close code for an access token that is not, or no longer, valid.
+/// The close code for an access token that is unknown or no longer valid.
 const CLOSE_UNAUTHORIZED: u16 = 4401;
 
 pub(super) fn routes() -> Router<App> {
     Router::new().route("/_matrix/client/unstable/stream", get(stream))
 }
 
-/// What a client asks for when it connects.
+/// The query parameters of a connection.
 #[derive(Debug, Default, Deserialize)]
 struct Params {
     since: Option<String>,
@@ -113,7 +113,7 @@ async fn stream(State(app): State<App>, request: Request) -> Result<Response> {
         }))
 }
 
-/// Who is at the other end.
+/// The authenticated client of a connection.
 struct Identity {
     session: Arc<Session>,
     token: String,
@@ -133,18 +133,18 @@ async fn filter(app: &App, session: &Session, text: Option<&str>) -> Result<Arc<
     client::sync_filter(&app.users, session, filter).await
 }
 
-/// The requests of a client that are worked on.
+/// The running requests of a client.
 type Working = FuturesUnordered<BoxFuture<'static, requests::Answer>>;
 
-/// Why a connection ends.
+/// The reason why a connection ends.
 enum End {
-    /// The client closed it, or the network did.
+    /// The client closed the connection, or the network failed.
     Gone,
-    /// The server closes it: the code and the reason.
+    /// The server closes the connection with this code and reason.
     Close(u16, &'static str),
 }
 
-/// A connection before it is known who is at the other end.
+/// A connection whose client is not authenticated yet.
 struct Connection {
     app: App,
     since: Option<Token>,
@@ -248,12 +248,12 @@ impl Connection {
     }
 }
 
-/// A connection whose other end is known.
+/// A connection with an authenticated client.
 struct Channel {
     app: App,
     session: Arc<Session>,
     token: String,
-    /// What is pushed; its `since` moves with every push.
+    /// The next update to push; its `since` moves with every push.
     request: SyncRequest,
     sink: SplitSink<WebSocket, Message>,
 }
@@ -276,7 +276,7 @@ impl Channel {
         }
     }
 
-    /// A client that comes back with a token has all that came before it.
+    /// A client that reconnects with a token has received everything before it.
     async fn begin(&self) -> Result<()> {
         match &self.request.since {
             Some(since) => self.app.sync.acknowledge(&self.session, since).await,
@@ -284,9 +284,9 @@ impl Channel {
         }
     }
 
-    /// Pushes what happens and answers what is asked, until the connection ends.
+    /// Pushes updates and answers requests until the connection ends.
     ///
-    /// The next update is made only when the socket has taken the one before: a slow client gets one bigger
+    /// The next update is made only after the socket has taken the previous one. So a slow client gets one bigger
     /// update instead of a queue.
     async fn converse(&mut self, mut stream: SplitStream<WebSocket>) -> End {
         let stopping = self.app.tasks.stopping().clone();
@@ -322,7 +322,7 @@ impl Channel {
         }
     }
 
-    /// Sends the answer to a request, which is in flight until the socket has taken it.
+    /// Sends the response to a request, which is in flight until the socket has taken it.
     async fn answer(&mut self, answer: requests::Answer) -> Result<(), End> {
         let requests::Answer { text, sending } = answer;
         let sent = self.send(text).await;
@@ -330,7 +330,8 @@ impl Channel {
         sent
     }
 
-    /// Waits with an update that shows events of the user until the device has the answers to what it has sent.
+    /// Delays an update that shows the user's own events until the device has the responses to the requests that sent
+    /// them.
     async fn hold_echo(&mut self, working: &mut Working) -> Result<(), End> {
         let sync = self.app.sync.clone();
         let session = self.session.clone();
@@ -343,7 +344,7 @@ impl Channel {
         }
     }
 
-    /// Pushes what changed since the last push, if anything did.
+    /// Pushes the changes since the last push, if there are any.
     async fn push(&mut self, working: &mut Working) -> Result<(), End> {
         self.check_token().await?;
         let changes = self.app.sync.changes(&self.session, &self.request).await;
@@ -364,7 +365,7 @@ impl Channel {
             .await
     }
 
-    /// Sends a text; meanwhile a client that takes nothing is given up, and one whose token ends is closed.
+    /// Sends a text. Meanwhile it disconnects a client that takes no data or whose token is no longer valid.
     async fn send(&mut self, text: String) -> Result<(), End> {
         let stopping = self.app.tasks.stopping().clone();
         let (app, session, token) = (self.app.clone(), self.session.clone(), self.token.clone());
@@ -400,14 +401,14 @@ impl Channel {
         sent.ok().and_then(Result::ok).ok_or(End::Gone)
     }
 
-    /// A token that was revoked, or has expired, closes the connection, and so does an account that was locked.
+    /// Closes the connection when the token was revoked or has expired, or when the account was locked.
     async fn check_token(&mut self) -> Result<(), End> {
         match self.app.users.authenticate(&self.token).await {
             Ok(session) if session.is_locked => {
                 Err(End::Close(CLOSE_UNAUTHORIZED, "the account is locked"))
             }
             Ok(session) => {
-                // What its user may do can have changed.
+                // The restrictions of the account may have changed.
                 self.session = session;
                 Ok(())
             }
@@ -429,7 +430,7 @@ fn pings() -> Interval {
     pings
 }
 
-/// Returns the text of a frame; `None` for one that only shows that the client is there.
+/// Returns the text of a frame, or `None` for a ping or pong.
 fn read(frame: Option<Result<Message, axum::Error>>) -> Result<Option<String>, End> {
     match frame {
         Some(Ok(Message::Text(text))) => Ok(Some(text.to_string())),

@@ -1,4 +1,4 @@
-//! What a client asks for through the channel.
+//! Performs the requests that a client sends through the channel.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,13 +20,13 @@ use crate::{
     users::Session,
 };
 
-/// The longest id of a request: it is a transaction id, too.
+/// The maximum length of a request id, which is also a transaction id.
 const MAX_ID: usize = 255;
 
 /// A request of a client.
 #[derive(Debug, Deserialize)]
 pub(super) struct Call {
-    /// With which the answer is found again.
+    /// The id that the response repeats.
     #[serde(default)]
     pub(super) id: Value,
     #[serde(default)]
@@ -88,14 +88,14 @@ struct AckParams {
     since: String,
 }
 
-/// The answer to a request.
+/// The response to a request.
 pub(super) struct Outcome {
     id: Value,
     result: Result<Value, Value>,
 }
 
 impl Outcome {
-    /// Says that a request is done.
+    /// Returns the response to a completed request.
     pub(super) fn done(id: Value) -> Self {
         Self {
             id,
@@ -103,7 +103,7 @@ impl Outcome {
         }
     }
 
-    /// Says why a request is not done.
+    /// Returns the response to a failed request.
     pub(super) fn failed(id: Value, error: &Error) -> Self {
         Self {
             id,
@@ -121,11 +121,11 @@ impl Outcome {
 }
 
 impl Call {
-    /// Reads a frame.
+    /// Parses a frame.
     ///
     /// # Errors
     ///
-    /// [`Error::NotJson`] or [`Error::BadJson`] when it is no request.
+    /// [`Error::NotJson`] or [`Error::BadJson`] when it is not a request.
     pub(super) fn parse(text: &str) -> Result<Self> {
         let text = object_text(text.as_bytes(), MAX_JSON_DEPTH)?;
         let call: Self = serde_json::from_str(&text).map_err(|_| {
@@ -167,15 +167,15 @@ impl Call {
     }
 }
 
-/// The answer to a frame.
+/// The response frame to be sent.
 pub(super) struct Answer {
-    /// The frame to be sent.
+    /// The text of the frame.
     pub(super) text: String,
-    /// The request counts as in flight until its answer is sent.
+    /// Keeps the request in flight until its response is sent.
     pub(super) sending: Option<SendInFlight>,
 }
 
-/// Does what a frame asks for, and returns the answer.
+/// Performs the request in a frame, and returns the response.
 pub(super) async fn answer(app: App, session: Arc<Session>, text: String) -> Answer {
     let call = match Call::parse(&text) {
         Ok(call) => call,

@@ -1,4 +1,4 @@
-//! One's own account: who one is, another password, and giving it up.
+//! The user's own account: identity, password change and deactivation.
 
 use axum::{Router, extract::State};
 use ruma::api::client::account::{ThirdPartyIdRemovalStatus, change_password, deactivate, whoami};
@@ -20,7 +20,7 @@ pub(super) fn routes() -> Router<App> {
 
 /// `GET /_matrix/client/*/account/whoami`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3accountwhoami
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3accountwhoami).
 async fn whoami(
     Incoming { from, .. }: Incoming<whoami::v3::Request>,
 ) -> Outgoing<whoami::v3::Response> {
@@ -31,9 +31,10 @@ async fn whoami(
 
 /// `POST /_matrix/client/*/account/password`
 ///
-/// Who has no access token could prove by an e-mail address who they are; here are none.
+/// The specification also lets a user without an access token authenticate by e-mail. This server
+/// has no e-mail addresses.
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3accountpassword
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3accountpassword).
 async fn change_password(
     State(users): State<Users>,
     State(limits): State<Limits>,
@@ -54,7 +55,7 @@ async fn change_password(
 
 /// `POST /_matrix/client/*/account/deactivate`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3accountdeactivate
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3accountdeactivate).
 async fn deactivate(
     State(users): State<Users>,
     State(workflows): State<Workflows>,
@@ -75,7 +76,7 @@ async fn deactivate(
         .await;
     asked.remembered(&users, shown)?;
     workflows.deactivate(&from, request.erase).await?;
-    // There are no third-party ids that an identity server could know.
+    // This server has no third-party identifiers to remove from an identity server.
     let response = deactivate::v3::Response::new(ThirdPartyIdRemovalStatus::Success);
     Ok(Outgoing(response))
 }

@@ -1,4 +1,4 @@
-//! Client config: account data, globally and by room.
+//! Account data, global and for each room.
 
 use axum::{Json, Router, extract::State, routing::delete};
 use ruma::{
@@ -43,7 +43,7 @@ pub(super) fn routes() -> Router<App> {
 
 /// `GET /_matrix/client/*/user/{userId}/account_data/{type}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3useruseridaccount_datatype
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3useruseridaccount_datatype).
 async fn get_global_account_data(
     State(users): State<Users>,
     Incoming { from, request }: Incoming<get_global_account_data::v3::Request>,
@@ -60,7 +60,7 @@ async fn get_global_account_data(
 
 /// `PUT /_matrix/client/*/user/{userId}/account_data/{type}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3useruseridaccount_datatype
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3useruseridaccount_datatype).
 async fn set_global_account_data(
     State(users): State<Users>,
     Incoming { from, request }: Incoming<set_global_account_data::v3::Request>,
@@ -75,7 +75,7 @@ async fn set_global_account_data(
 
 /// `GET /_matrix/client/*/user/{userId}/rooms/{roomId}/account_data/{type}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3useruseridroomsroomidaccount_datatype
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3useruseridroomsroomidaccount_datatype).
 async fn get_room_account_data(
     State(users): State<Users>,
     Incoming { from, request }: Incoming<get_room_account_data::v3::Request>,
@@ -90,7 +90,7 @@ async fn get_room_account_data(
 
 /// `PUT /_matrix/client/*/user/{userId}/rooms/{roomId}/account_data/{type}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3useruseridroomsroomidaccount_datatype
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3useruseridroomsroomidaccount_datatype).
 async fn set_room_account_data(
     State(users): State<Users>,
     Incoming { from, request }: Incoming<set_room_account_data::v3::Request>,
@@ -105,7 +105,7 @@ async fn set_room_account_data(
 
 /// `DELETE /_matrix/client/unstable/org.matrix.msc3391/user/{userId}/account_data/{type}`
 ///
-/// [MSC3391](https://github.com/matrix-org/matrix-spec-proposals/pull/3391)
+/// See [MSC3391](https://github.com/matrix-org/matrix-spec-proposals/pull/3391).
 async fn delete_global_account_data(
     State(users): State<Users>,
     Asker(from): Asker,
@@ -119,7 +119,7 @@ async fn delete_global_account_data(
 
 /// `DELETE /_matrix/client/unstable/org.matrix.msc3391/user/{userId}/rooms/{roomId}/account_data/{type}`
 ///
-/// [MSC3391](https://github.com/matrix-org/matrix-spec-proposals/pull/3391)
+/// See [MSC3391](https://github.com/matrix-org/matrix-spec-proposals/pull/3391).
 async fn delete_room_account_data(
     State(users): State<Users>,
     Asker(from): Asker,

@@ -1,4 +1,4 @@
-//! Registration with the shared secret, at the path where other homeservers' tools look for it.
+//! Registration with the shared secret, at the path that the tools of other homeservers use.
 
 use std::sync::Arc;
 
@@ -55,7 +55,7 @@ async fn register(
     peer: Peer,
     body: Body,
 ) -> Result<Json<Registration>> {
-    // A script may register many users; only a proof that is wrong costs something.
+    // A script may register many users, so only a wrong proof counts.
     let guess = limits.charge(Class::SharedSecret, &peer)?;
     let body = read(body, config.limits.max_request_bytes).await?;
     let body = object_text(&body, MAX_JSON_DEPTH)?;

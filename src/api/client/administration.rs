@@ -1,4 +1,4 @@
-//! Server administration: where somebody is logged in, and suspended and locked accounts.
+//! Server administration: the sessions of a user, and suspended and locked accounts.
 
 use std::collections::BTreeMap;
 
@@ -33,7 +33,7 @@ pub(super) fn routes() -> Router<App> {
 
 /// `GET /_matrix/client/*/admin/whois/{userId}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3adminwhoisuserid
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3adminwhoisuserid).
 async fn get_user_info(
     State(users): State<Users>,
     State(devices): State<Devices>,
@@ -59,7 +59,7 @@ async fn get_user_info(
 
 /// `GET /_matrix/client/v1/admin/suspend/{userId}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1adminsuspenduserid
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1adminsuspenduserid).
 async fn is_user_suspended(
     State(users): State<Users>,
     Incoming { from, request }: Incoming<is_user_suspended::v1::Request>,
@@ -72,7 +72,7 @@ async fn is_user_suspended(
 
 /// `PUT /_matrix/client/v1/admin/suspend/{userId}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv1adminsuspenduserid
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv1adminsuspenduserid).
 async fn suspend_user(
     State(users): State<Users>,
     Incoming { from, request }: Incoming<suspend_user::v1::Request>,
@@ -86,7 +86,7 @@ async fn suspend_user(
 
 /// `GET /_matrix/client/v1/admin/lock/{userId}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1adminlockuserid
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1adminlockuserid).
 async fn is_user_locked(
     State(users): State<Users>,
     Incoming { from, request }: Incoming<is_user_locked::v1::Request>,
@@ -99,7 +99,7 @@ async fn is_user_locked(
 
 /// `PUT /_matrix/client/v1/admin/lock/{userId}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv1adminlockuserid
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv1adminlockuserid).
 async fn lock_user(
     State(users): State<Users>,
     Incoming { from, request }: Incoming<lock_user::v1::Request>,

@@ -1,6 +1,6 @@
-//! Pages on which a user completes a stage of interactive authentication that their client does not know.
+//! Pages for the stages of interactive authentication that a client does not implement.
 //!
-//! [spec]: https://spec.matrix.org/v1.19/client-server-api/#fallback
+//! See the [specification](https://spec.matrix.org/v1.19/client-server-api/#fallback).
 
 use axum::{
     Router,
@@ -32,7 +32,7 @@ use crate::{
 const PAGE: &str = include_str!("auth_pages/page.html");
 const STYLE: &str = include_str!("auth_pages/style.css");
 const DONE_SCRIPT: &str = include_str!("auth_pages/done.js");
-/// The largest form, in bytes.
+/// The maximum size of a form, in bytes.
 const FORM_BYTES: usize = 16 * 1024;
 
 /// A stage that has a page.
@@ -48,7 +48,7 @@ struct Query {
     session: String,
 }
 
-/// What the user writes into the form.
+/// The fields of the form.
 #[derive(Deserialize)]
 struct Form {
     #[serde(default)]
@@ -73,7 +73,7 @@ async fn show(PathParams(stage): PathParams<String>, uri: Uri) -> Result<Respons
     Ok(form(StatusCode::OK, stage, ""))
 }
 
-/// `POST /_matrix/client/*/auth/{stage}/fallback/web`, which the form of the page sends
+/// `POST /_matrix/client/*/auth/{stage}/fallback/web`, sent by the form of the page.
 async fn answer(
     State(app): State<App>,
     peer: Peer,
@@ -93,7 +93,7 @@ async fn answer(
     }
 }
 
-/// Completes a stage of a session with what the user has written.
+/// Completes a stage of a session with the submitted form.
 async fn complete(
     app: &App,
     peer: &Peer,
@@ -102,7 +102,7 @@ async fn complete(
     let answer = match stage {
         Stage::Dummy => StageAnswer::Dummy,
         Stage::Password => {
-            // As for a password in a request: who asks is limited, from wherever.
+            // The limit is that of a login: by user, from any address.
             match app.users.asker_of(session) {
                 Some(user_id) => app.limits.check(Class::Login, &*user_id)?,
                 None => app.limits.check(Class::Login, peer)?,
@@ -131,7 +131,7 @@ impl Stage {
         }
     }
 
-    /// Returns the title of its page, and the fields of its form.
+    /// Returns the title of the page and the fields of its form.
     fn shown(self) -> (&'static str, &'static str) {
         match self {
             Self::Dummy => ("Confirm", ""),
@@ -153,7 +153,7 @@ fn session_of(uri: &Uri) -> Result<String> {
     read_query(uri).map(|query: Query| query.session)
 }
 
-/// Returns the page of a stage; its form is sent to where the page is, so that it need not name the session.
+/// Returns the page of a stage. Its form is sent to the URL of the page, so it need not contain the session.
 fn form(status: StatusCode, stage: Stage, wrong: &str) -> Response {
     let (title, fields) = stage.shown();
     let wrong = match wrong {
@@ -170,14 +170,14 @@ fn form(status: StatusCode, stage: Stage, wrong: &str) -> Response {
     (status, page(title, &content, "")).into_response()
 }
 
-/// Returns the page that tells the client that the stage is complete.
+/// Returns the page that notifies the client that the stage is complete.
 fn done() -> Response {
     let content =
         format!("<p>You can close this page and go back.</p><script>{DONE_SCRIPT}</script>");
     page("Done", &content, DONE_SCRIPT)
 }
 
-/// Returns a page. It loads nothing, cannot be framed, and runs no script but the one that its policy names.
+/// Returns a page. It loads nothing, cannot be framed, and runs no script except the one that its policy names.
 fn page(title: &str, content: &str, script: &str) -> Response {
     let script_source = match script {
         "" => "'none'".to_owned(),

@@ -19,9 +19,10 @@ pub(super) fn routes() -> Router<App> {
 
 /// `GET /_matrix/client/*/capabilities`
 ///
-/// ruma's response leaves out what is as clients assume; some clients want to read it all the same.
+/// ruma's response omits values that are the specification's defaults. Some clients need them, so
+/// all are written here.
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3capabilities
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3capabilities).
 async fn get_capabilities(
     State(config): State<Arc<Config>>,
     Incoming { from, .. }: Incoming<get_capabilities::v3::Request>,

@@ -1,7 +1,7 @@
 //! Events that are sent later.
 //!
-//! [MSC4140](https://github.com/matrix-org/matrix-spec-proposals/pull/4140), and what came before its latest draft:
-//! the clients that are there speak both.
+//! Supports both [MSC4140](https://github.com/matrix-org/matrix-spec-proposals/pull/4140) and its earlier drafts,
+//! because existing clients use either.
 
 use axum::{
     Json, Router,
@@ -24,10 +24,10 @@ use crate::{
     workflows::Workflows,
 };
 
-/// What delays an event that is sent on the usual path.
+/// The query parameter that delays an event sent through the usual endpoint.
 const DELAY: &str = "org.matrix.msc4140.delay";
 
-/// For how long an event shall be delayed that is sent on the usual path.
+/// The delay of an event sent through the usual endpoint.
 pub(super) struct DelayMs(pub(super) Option<i64>);
 
 impl FromRequestParts<App> for DelayMs {
@@ -64,7 +64,7 @@ pub(super) fn routes() -> Router<App> {
 
 /// `PUT /_matrix/client/unstable/org.matrix.msc4140/rooms/{roomId}/delayed_event/{eventType}/{txnId}`
 ///
-/// [MSC4140](https://github.com/matrix-org/matrix-spec-proposals/pull/4140)
+/// See [MSC4140](https://github.com/matrix-org/matrix-spec-proposals/pull/4140).
 async fn send_delayed_event(
     State(rooms): State<Rooms>,
     State(workflows): State<Workflows>,
@@ -96,7 +96,7 @@ async fn send_delayed_event(
 
 /// `GET /_matrix/client/unstable/org.matrix.msc4140/delayed_events`
 ///
-/// [MSC4140](https://github.com/matrix-org/matrix-spec-proposals/pull/4140)
+/// See [MSC4140](https://github.com/matrix-org/matrix-spec-proposals/pull/4140).
 async fn get_all_delayed_events(
     State(rooms): State<Rooms>,
     Incoming { from, .. }: Incoming<get_all_delayed_events::unstable::Request>,
@@ -108,7 +108,7 @@ async fn get_all_delayed_events(
 
 /// `GET /_matrix/client/unstable/org.matrix.msc4140/delayed_events/{delayId}`
 ///
-/// [MSC4140](https://github.com/matrix-org/matrix-spec-proposals/pull/4140)
+/// See [MSC4140](https://github.com/matrix-org/matrix-spec-proposals/pull/4140).
 async fn get_delayed_event(
     State(rooms): State<Rooms>,
     Incoming { from, request }: Incoming<get_delayed_event::unstable::Request>,
@@ -120,9 +120,9 @@ async fn get_delayed_event(
     Ok(Json(shown(&event)))
 }
 
-/// `POST /_matrix/client/unstable/org.matrix.msc4140/delayed_events/{delayId}`, with the action in the body
+/// `POST /_matrix/client/unstable/org.matrix.msc4140/delayed_events/{delayId}`, with the action in the body.
 ///
-/// [MSC4140](https://github.com/matrix-org/matrix-spec-proposals/pull/4140)
+/// See [MSC4140](https://github.com/matrix-org/matrix-spec-proposals/pull/4140).
 async fn update_delayed_event_of_session(
     State(rooms): State<Rooms>,
     State(limits): State<Limits>,
@@ -143,9 +143,9 @@ async fn update_delayed_event_of_session(
 
 /// `POST /_matrix/client/unstable/org.matrix.msc4140/delayed_events/{delayId}/{action}`
 ///
-/// Whoever knows the id may do it: a call's own server does so for those who have lost their connection.
+/// Anyone who knows the id may do this. The server of a call does so for users whose connection was lost.
 ///
-/// [MSC4140](https://github.com/matrix-org/matrix-spec-proposals/pull/4140)
+/// See [MSC4140](https://github.com/matrix-org/matrix-spec-proposals/pull/4140).
 async fn update_delayed_event(
     State(rooms): State<Rooms>,
     State(limits): State<Limits>,
@@ -153,7 +153,7 @@ async fn update_delayed_event(
     Incoming { request, .. }: Incoming<unstable_v2::Request>,
 ) -> Result<Outgoing<unstable_v2::Response>> {
     limits.check(Class::Send, &peer)?;
-    // Each action is an endpoint of its own here.
+    // In this form, each action is an endpoint of its own.
     let action = action(&request.action)
         .ok_or_else(|| Error::Unrecognized("unknown endpoint".to_owned()))?;
     rooms
@@ -172,7 +172,8 @@ fn action(action: &UpdateAction) -> Option<DelayAction> {
     }
 }
 
-/// Both drafts name the delay and its beginning, each in its own way.
+/// Returns the JSON of a delayed event. The drafts use different names for the delay and its start, so both are
+/// written.
 fn shown(event: &Delayed) -> Value {
     let row = &event.row;
     let parsed = |text: &str| serde_json::from_str::<Value>(text).unwrap_or_default();

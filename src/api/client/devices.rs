@@ -27,7 +27,7 @@ pub(super) fn routes() -> Router<App> {
 
 /// `GET /_matrix/client/*/devices`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3devices
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3devices).
 async fn get_devices(
     State(devices): State<Devices>,
     Incoming { from, .. }: Incoming<get_devices::v3::Request>,
@@ -38,7 +38,7 @@ async fn get_devices(
 
 /// `GET /_matrix/client/*/devices/{deviceId}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3devicesdeviceid
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3devicesdeviceid).
 async fn get_device(
     State(devices): State<Devices>,
     Incoming { from, request }: Incoming<get_device::v3::Request>,
@@ -47,7 +47,7 @@ async fn get_device(
     Ok(Json(without_nulls(&device)?))
 }
 
-/// Returns an answer without what is not known: ruma writes that as `null`, which some clients refuse.
+/// Returns a response without unknown values. ruma writes them as `null`, which some clients refuse.
 pub(super) fn without_nulls(answer: &impl Serialize) -> Result<Value> {
     let mut json = serde_json::to_value(answer)?;
     remove_nulls(&mut json);
@@ -67,7 +67,7 @@ fn remove_nulls(json: &mut Value) {
 
 /// `PUT /_matrix/client/*/devices/{deviceId}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3devicesdeviceid
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3devicesdeviceid).
 async fn update_device(
     State(devices): State<Devices>,
     Incoming { from, request }: Incoming<update_device::v3::Request>,
@@ -80,7 +80,7 @@ async fn update_device(
 
 /// `DELETE /_matrix/client/*/devices/{deviceId}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#delete_matrixclientv3devicesdeviceid
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#delete_matrixclientv3devicesdeviceid).
 async fn delete_device(
     State(users): State<Users>,
     State(devices): State<Devices>,
@@ -105,7 +105,7 @@ async fn delete_device(
 
 /// `POST /_matrix/client/*/delete_devices`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3delete_devices
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3delete_devices).
 async fn delete_devices(
     State(users): State<Users>,
     State(devices): State<Devices>,

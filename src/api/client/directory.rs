@@ -43,7 +43,7 @@ pub(super) fn routes() -> Router<App> {
 
 /// `PUT /_matrix/client/*/directory/room/{roomAlias}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3directoryroomroomalias
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3directoryroomroomalias).
 async fn create_alias(
     State(rooms): State<Rooms>,
     Incoming { from, request }: Incoming<create_alias::v3::Request>,
@@ -60,7 +60,7 @@ async fn create_alias(
 
 /// `GET /_matrix/client/*/directory/room/{roomAlias}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3directoryroomroomalias
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3directoryroomroomalias).
 async fn get_alias(
     State(workflows): State<Workflows>,
     asker: MaybeStranger,
@@ -73,7 +73,7 @@ async fn get_alias(
 
 /// `DELETE /_matrix/client/*/directory/room/{roomAlias}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#delete_matrixclientv3directoryroomroomalias
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#delete_matrixclientv3directoryroomroomalias).
 async fn delete_alias(
     State(rooms): State<Rooms>,
     Incoming { from, request }: Incoming<delete_alias::v3::Request>,
@@ -87,7 +87,7 @@ async fn delete_alias(
 
 /// `GET /_matrix/client/*/directory/list/room/{roomId}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3directorylistroomroomid
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3directorylistroomroomid).
 async fn get_room_visibility(
     State(rooms): State<Rooms>,
     Incoming { request, .. }: Incoming<get_room_visibility::v3::Request>,
@@ -103,7 +103,7 @@ async fn get_room_visibility(
 
 /// `PUT /_matrix/client/*/directory/list/room/{roomId}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3directorylistroomroomid
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3directorylistroomroomid).
 async fn set_room_visibility(
     State(rooms): State<Rooms>,
     Incoming {
@@ -123,7 +123,7 @@ async fn set_room_visibility(
 
 /// `GET /_matrix/client/*/publicRooms`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3publicrooms
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3publicrooms).
 async fn get_public_rooms(
     State(app): State<App>,
     MaybeSession(session): MaybeSession,
@@ -145,7 +145,7 @@ async fn get_public_rooms(
 
 /// `POST /_matrix/client/*/publicRooms`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3publicrooms
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3publicrooms).
 async fn get_public_rooms_filtered(
     State(app): State<App>,
     Incoming { from, request }: Incoming<get_public_rooms_filtered::v3::Request>,
@@ -189,8 +189,8 @@ async fn directory(
     written(&response)
 }
 
-/// Writes a page of the directory. The join rule of a public room may be left out, and ruma does; yet there are
-/// clients that do not take what is missing for the default.
+/// Returns the JSON of a page of the directory. The join rule of a public room is optional, and ruma omits it, but some
+/// clients do not assume the default.
 fn written(response: &get_public_rooms::v3::Response) -> Result<Json<Value>> {
     let mut chunk = Vec::with_capacity(response.chunk.len());
     for room in &response.chunk {

@@ -1,4 +1,4 @@
-//! What a client or another server asks first: where the server is, and what it can do.
+//! Discovery: the address and the supported features of the server.
 
 use std::sync::Arc;
 
@@ -21,15 +21,15 @@ use crate::{
     error::{Error, Result},
 };
 
-/// The versions of the specification that clients may count on.
+/// The supported versions of the specification.
 ///
-/// `tests/it/endpoints.rs` holds the endpoints of the newest against the server.
+/// `tests/it/endpoints.rs` checks that the server has all endpoints of the newest version.
 const VERSIONS: [&str; 19] = [
     "v1.1", "v1.2", "v1.3", "v1.4", "v1.5", "v1.6", "v1.7", "v1.8", "v1.9", "v1.10", "v1.11",
     "v1.12", "v1.13", "v1.14", "v1.15", "v1.16", "v1.17", "v1.18", "v1.19",
 ];
-/// What it can do beyond them, by the names that clients look for: what unstable proposals bring, what clients of
-/// the time before a version ask for by its feature, and the push channel.
+/// Further supported features: unstable proposals, the names by which older clients look for features that are now
+/// stable, and the push channel.
 const UNSTABLE_FEATURES: &[&str] = &[
     "org.matrix.msc2285.stable",
     "org.matrix.msc3030",
@@ -67,9 +67,9 @@ pub(super) fn routes() -> Router<App> {
 
 /// `GET /_matrix/client/versions`
 ///
-/// The answer is the same for everybody, so a token is not looked at.
+/// The response is the same for everyone, so a token is ignored.
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientversions
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientversions).
 async fn get_supported_versions() -> Outgoing<get_supported_versions::Response> {
     let versions = VERSIONS.map(str::to_owned).to_vec();
     let mut response = get_supported_versions::Response::new(versions);
@@ -82,7 +82,7 @@ async fn get_supported_versions() -> Outgoing<get_supported_versions::Response> 
 
 /// `GET /.well-known/matrix/client`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#getwell-knownmatrixclient
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#getwell-knownmatrixclient).
 async fn discover_homeserver(
     State(config): State<Arc<Config>>,
 ) -> Outgoing<discover_homeserver::Response> {
@@ -92,7 +92,7 @@ async fn discover_homeserver(
 
 /// `GET /.well-known/matrix/server`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/server-server-api/#getwell-knownmatrixserver
+/// See the [specification](https://spec.matrix.org/v1.19/server-server-api/#getwell-knownmatrixserver).
 async fn discover_server(
     State(config): State<Arc<Config>>,
 ) -> Result<Outgoing<discover_server::Response>> {
@@ -106,7 +106,7 @@ async fn discover_server(
 
 /// `GET /.well-known/matrix/support`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#getwell-knownmatrixsupport
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#getwell-knownmatrixsupport).
 async fn discover_support(
     State(config): State<Arc<Config>>,
 ) -> Result<Outgoing<discover_support::Response>> {

@@ -1,6 +1,6 @@
-//! The lists and maps that responses of the client-server API have even when they are empty.
+//! The lists and maps that responses of the client-server API contain even when they are empty.
 //!
-//! A response that is not named here has them already, or is written by its handler.
+//! A response that is not listed here already has them, or its handler writes them.
 
 use ruma::api::client::{
     account::get_3pids,

@@ -38,14 +38,14 @@ pub(super) fn routes() -> Router<App> {
         .merge(endpoint::<set_presence::v3::Request, _>(set_presence))
 }
 
-/// The time for which typing lasts where a client names none.
+/// The typing timeout if a client sends none.
 pub(in crate::api) const DEFAULT_TYPING_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A request to show that a user types. Its `timeout` can be left out, which ruma does not allow.
+/// A typing request. Unlike in ruma, its `timeout` is optional.
 struct TypingRequest {
     room_id: OwnedRoomId,
     user_id: OwnedUserId,
-    /// For how long the user types; `None` when they have stopped.
+    /// The time for which the user types; `None` when they have stopped.
     lasting: Option<Duration>,
 }
 
@@ -87,7 +87,7 @@ impl IncomingRequest for TypingRequest {
 
 /// `PUT /_matrix/client/*/rooms/{roomId}/typing/{userId}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3roomsroomidtypinguserid
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3roomsroomidtypinguserid).
 async fn create_typing_event(
     State(workflows): State<Workflows>,
     Incoming { from, request }: Incoming<TypingRequest>,
@@ -101,7 +101,7 @@ async fn create_typing_event(
 
 /// `POST /_matrix/client/*/rooms/{roomId}/receipt/{receiptType}/{eventId}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3roomsroomidreceiptreceipttypeeventid
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3roomsroomidreceiptreceipttypeeventid).
 async fn create_receipt(
     State(workflows): State<Workflows>,
     Incoming { from, request }: Incoming<create_receipt::v3::Request>,
@@ -121,7 +121,7 @@ async fn create_receipt(
 
 /// `POST /_matrix/client/*/rooms/{roomId}/read_markers`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3roomsroomidread_markers
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3roomsroomidread_markers).
 async fn set_read_marker(
     State(workflows): State<Workflows>,
     Incoming { from, request }: Incoming<set_read_marker::v3::Request>,
@@ -144,7 +144,7 @@ async fn set_read_marker(
 
 /// `PUT /_matrix/client/*/presence/{userId}/status`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3presenceuseridstatus
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3presenceuseridstatus).
 async fn set_presence(
     State(ephemeral): State<Ephemeral>,
     Incoming { from, request }: Incoming<set_presence::v3::Request>,
@@ -157,7 +157,7 @@ async fn set_presence(
 
 /// `GET /_matrix/client/*/presence/{userId}/status`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3presenceuseridstatus
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3presenceuseridstatus).
 async fn get_presence(
     State(rooms): State<Rooms>,
     State(ephemeral): State<Ephemeral>,

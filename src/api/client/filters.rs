@@ -17,7 +17,7 @@ pub(super) fn routes() -> Router<App> {
 
 /// `POST /_matrix/client/*/user/{userId}/filter`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3useruseridfilter
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3useruseridfilter).
 async fn create_filter(
     State(users): State<Users>,
     Incoming { from, request }: Incoming<create_filter::v3::Request>,
@@ -30,7 +30,7 @@ async fn create_filter(
 
 /// `GET /_matrix/client/*/user/{userId}/filter/{filterId}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3useruseridfilterfilterid
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3useruseridfilterfilterid).
 async fn get_filter(
     State(users): State<Users>,
     Incoming { from, request }: Incoming<get_filter::v3::Request>,

@@ -1,8 +1,8 @@
-//! Requests that need interactive authentication, as clients send them.
+//! Requests that need user-interactive authentication.
 //!
-//! Some send what they ask for once, and then `auth` alone, with the session: what the first request of a session
-//! asked for holds. Clients of the first versions of the specification name the user in a field `user` of `auth`, where
-//! it has an `identifier` today; some, such as mautrix, still do.
+//! Some clients send the parameters once, and later only `auth` with the session; then the first request of the session
+//! supplies the parameters. Clients of the first versions of the specification name the user in a field `user` of
+//! `auth`, which is now an `identifier`. Some, such as mautrix, still do.
 
 use std::sync::Arc;
 
@@ -16,20 +16,19 @@ use crate::{
     users::{Session, Users},
 };
 
-/// A request that needs interactive authentication, and who proved to have sent it.
+/// A request that needs interactive authentication, and its sender.
 pub(super) struct Interactive<R: Metadata<Authentication: Authenticate>> {
-    /// Who asks.
+    /// The authenticated sender.
     pub(super) from: <R::Authentication as Authenticate>::Identity,
-    /// What they ask.
     pub(super) request: R,
-    /// What they ask, to be remembered.
+    /// The parameters of the request, to be remembered for its session.
     pub(super) asked: Asked,
 }
 
 /// The body of a request without `auth`.
 pub(super) struct Asked(String);
 
-/// One who may be logged in.
+/// An identity that may have a session.
 pub(super) trait MaybeLoggedIn {
     fn session(&self) -> Option<&Session>;
 }
@@ -77,7 +76,7 @@ where
 }
 
 impl Asked {
-    /// Has a session that begins with the answer remember what was asked for.
+    /// If the response starts a new session, stores the parameters of this request for it.
     pub(super) fn remembered<T>(&self, users: &Users, answer: Result<T>) -> Result<T> {
         if let Err(Error::Uia(info)) = &answer
             && let Some(id) = &info.session
@@ -88,7 +87,7 @@ impl Asked {
     }
 }
 
-/// Returns `auth` with an `identifier`, if it had only a `user`.
+/// Returns `auth` with an `identifier` if it has only a `user`.
 fn with_identifier(mut auth: Value) -> Value {
     if let Some(fields) = auth.as_object_mut()
         && !fields.contains_key("identifier")

@@ -77,7 +77,7 @@ fn of_session() -> Router<App> {
 
 /// `POST /_matrix/client/*/room_keys/version`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3room_keysversion
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3room_keysversion).
 async fn create_backup_version(
     State(devices): State<Devices>,
     Incoming { from, request }: Incoming<create_backup_version::v3::Request>,
@@ -89,7 +89,7 @@ async fn create_backup_version(
 
 /// `GET /_matrix/client/*/room_keys/version`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3room_keysversion
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3room_keysversion).
 async fn get_latest_backup_info(
     State(devices): State<Devices>,
     Incoming { from, .. }: Incoming<get_latest_backup_info::v3::Request>,
@@ -104,7 +104,7 @@ async fn get_latest_backup_info(
 
 /// `GET /_matrix/client/*/room_keys/version/{version}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3room_keysversionversion
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3room_keysversionversion).
 async fn get_backup_info(
     State(devices): State<Devices>,
     Incoming { from, request }: Incoming<get_backup_info::v3::Request>,
@@ -118,7 +118,7 @@ async fn get_backup_info(
 
 /// `PUT /_matrix/client/*/room_keys/version/{version}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3room_keysversionversion
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3room_keysversionversion).
 async fn update_backup_version(
     State(devices): State<Devices>,
     Incoming { from, request }: Incoming<update_backup_version::v3::Request>,
@@ -132,7 +132,7 @@ async fn update_backup_version(
 
 /// `DELETE /_matrix/client/*/room_keys/version/{version}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#delete_matrixclientv3room_keysversionversion
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#delete_matrixclientv3room_keysversionversion).
 async fn delete_backup_version(
     State(devices): State<Devices>,
     Incoming { from, request }: Incoming<delete_backup_version::v3::Request>,
@@ -143,7 +143,7 @@ async fn delete_backup_version(
 
 /// `PUT /_matrix/client/*/room_keys/keys`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3room_keyskeys
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3room_keyskeys).
 async fn add_backup_keys(
     State(devices): State<Devices>,
     Incoming { from, request }: Incoming<add_backup_keys::v3::Request>,
@@ -158,7 +158,7 @@ async fn add_backup_keys(
 
 /// `GET /_matrix/client/*/room_keys/keys`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3room_keyskeys
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3room_keyskeys).
 async fn get_backup_keys(
     State(devices): State<Devices>,
     Incoming { from, request }: Incoming<get_backup_keys::v3::Request>,
@@ -176,7 +176,7 @@ async fn get_backup_keys(
 
 /// `DELETE /_matrix/client/*/room_keys/keys`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#delete_matrixclientv3room_keyskeys
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#delete_matrixclientv3room_keyskeys).
 async fn delete_backup_keys(
     State(devices): State<Devices>,
     Incoming { from, request }: Incoming<delete_backup_keys::v3::Request>,
@@ -190,7 +190,7 @@ async fn delete_backup_keys(
 
 /// `PUT /_matrix/client/*/room_keys/keys/{roomId}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3room_keyskeysroomid
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3room_keyskeysroomid).
 async fn add_backup_keys_for_room(
     State(devices): State<Devices>,
     Incoming { from, request }: Incoming<add_backup_keys_for_room::v3::Request>,
@@ -203,7 +203,7 @@ async fn add_backup_keys_for_room(
 
 /// `GET /_matrix/client/*/room_keys/keys/{roomId}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3room_keyskeysroomid
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3room_keyskeysroomid).
 async fn get_backup_keys_for_room(
     State(devices): State<Devices>,
     Incoming { from, request }: Incoming<get_backup_keys_for_room::v3::Request>,
@@ -218,7 +218,7 @@ async fn get_backup_keys_for_room(
 
 /// `DELETE /_matrix/client/*/room_keys/keys/{roomId}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#delete_matrixclientv3room_keyskeysroomid
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#delete_matrixclientv3room_keyskeysroomid).
 async fn delete_backup_keys_for_room(
     State(devices): State<Devices>,
     Incoming { from, request }: Incoming<delete_backup_keys_for_room::v3::Request>,
@@ -233,7 +233,7 @@ async fn delete_backup_keys_for_room(
 
 /// `PUT /_matrix/client/*/room_keys/keys/{roomId}/{sessionId}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3room_keyskeysroomidsessionid
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3room_keyskeysroomidsessionid).
 async fn add_backup_keys_for_session(
     State(devices): State<Devices>,
     Incoming { from, request }: Incoming<add_backup_keys_for_session::v3::Request>,
@@ -247,7 +247,7 @@ async fn add_backup_keys_for_session(
 
 /// `GET /_matrix/client/*/room_keys/keys/{roomId}/{sessionId}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3room_keyskeysroomidsessionid
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3room_keyskeysroomidsessionid).
 async fn get_backup_keys_for_session(
     State(devices): State<Devices>,
     Incoming { from, request }: Incoming<get_backup_keys_for_session::v3::Request>,
@@ -265,7 +265,7 @@ async fn get_backup_keys_for_session(
 
 /// `DELETE /_matrix/client/*/room_keys/keys/{roomId}/{sessionId}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#delete_matrixclientv3room_keyskeysroomidsessionid
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#delete_matrixclientv3room_keyskeysroomidsessionid).
 async fn delete_backup_keys_for_session(
     State(devices): State<Devices>,
     Incoming { from, request }: Incoming<delete_backup_keys_for_session::v3::Request>,

@@ -41,7 +41,7 @@ fn owner(session: &Session) -> Owner<'_> {
 
 /// `POST /_matrix/client/*/keys/upload`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3keysupload
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3keysupload).
 async fn upload_keys(
     State(devices): State<Devices>,
     Incoming { from, request }: Incoming<upload_keys::v3::Request>,
@@ -52,7 +52,7 @@ async fn upload_keys(
 
 /// `POST /_matrix/client/*/keys/query`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3keysquery
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3keysquery).
 async fn get_keys(
     State(workflows): State<Workflows>,
     Incoming { from, request }: Incoming<get_keys::v3::Request>,
@@ -67,7 +67,7 @@ async fn get_keys(
 
 /// `POST /_matrix/client/*/keys/claim`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3keysclaim
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3keysclaim).
 async fn claim_keys(
     State(workflows): State<Workflows>,
     Incoming { request, .. }: Incoming<claim_keys::v3::Request>,
@@ -77,7 +77,7 @@ async fn claim_keys(
 
 /// `GET /_matrix/client/*/keys/changes`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3keyschanges
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3keyschanges).
 async fn get_key_changes(
     State(sync): State<Sync>,
     Incoming { from, request }: Incoming<get_key_changes::v3::Request>,
@@ -90,7 +90,7 @@ async fn get_key_changes(
 
 /// `POST /_matrix/client/*/keys/device_signing/upload`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3keysdevice_signingupload
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3keysdevice_signingupload).
 async fn upload_signing_keys(
     State(users): State<Users>,
     State(devices): State<Devices>,
@@ -125,7 +125,7 @@ async fn upload_signing_keys(
 
 /// `POST /_matrix/client/*/keys/signatures/upload`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3keyssignaturesupload
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3keyssignaturesupload).
 async fn upload_signatures(
     State(devices): State<Devices>,
     Incoming { from, request }: Incoming<upload_signatures::v3::Request>,

@@ -16,7 +16,7 @@ pub(super) fn routes() -> Router<App> {
 
 /// `POST /_matrix/client/*/knock/{roomIdOrAlias}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3knockroomidoralias
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3knockroomidoralias).
 async fn knock_room(
     State(sync): State<Sync>,
     State(workflows): State<Workflows>,

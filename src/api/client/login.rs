@@ -1,4 +1,4 @@
-//! Login, logout, and refreshing access tokens.
+//! Login, logout and the refresh of access tokens.
 
 use std::sync::Arc;
 
@@ -46,7 +46,7 @@ pub(super) fn routes() -> Router<App> {
 
 /// `GET /_matrix/client/*/login`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3login
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3login).
 async fn get_login_types(
     _: Incoming<get_login_types::v3::Request>,
 ) -> Outgoing<get_login_types::v3::Response> {
@@ -59,7 +59,7 @@ async fn get_login_types(
 
 /// `POST /_matrix/client/*/login/get_token`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv1loginget_token
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv1loginget_token).
 async fn get_login_token(
     State(users): State<Users>,
     State(limits): State<Limits>,
@@ -78,7 +78,7 @@ async fn get_login_token(
 
 /// `POST /_matrix/client/*/login`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3login
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3login).
 async fn login(
     State(users): State<Users>,
     State(limits): State<Limits>,
@@ -107,7 +107,7 @@ async fn login(
 
 /// `POST /_matrix/client/*/refresh`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3refresh
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3refresh).
 async fn refresh_token(
     State(users): State<Users>,
     State(limits): State<Limits>,
@@ -127,7 +127,7 @@ async fn refresh_token(
 
 /// `POST /_matrix/client/*/logout`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3logout
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3logout).
 async fn logout(
     State(users): State<Users>,
     Incoming { from, .. }: Incoming<logout::v3::Request>,
@@ -138,7 +138,7 @@ async fn logout(
 
 /// `POST /_matrix/client/*/logout/all`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3logoutall
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3logoutall).
 async fn logout_all(
     State(users): State<Users>,
     Incoming { from, .. }: Incoming<logout_all::v3::Request>,
@@ -147,7 +147,7 @@ async fn logout_all(
     Ok(Outgoing(logout_all::v3::Response::new()))
 }
 
-/// The request of a login, once it is known to have a `type`: ruma panics without one.
+/// A login request that is known to have a `type`, because ruma panics without one.
 struct Login(login::v3::Request);
 
 impl FromRequest<App> for Login {

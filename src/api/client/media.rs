@@ -1,6 +1,7 @@
-//! The content repository: files up and down, and thumbnails.
+//! The content repository: uploads, downloads and thumbnails.
 //!
-//! Files stream through in both directions. `legacy` has the deprecated paths, `answer` what is said with a file.
+//! Files are streamed in both directions. `legacy` has the deprecated paths, and `answer` makes the response for a
+//! file.
 
 mod answer;
 mod legacy;
@@ -58,7 +59,7 @@ pub(super) fn routes() -> Router<App> {
 
 /// `POST /_matrix/media/*/upload`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixmediav3upload
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixmediav3upload).
 async fn create_content(
     State(media): State<Media>,
     State(limits): State<Limits>,
@@ -77,7 +78,7 @@ async fn create_content(
 
 /// `POST /_matrix/media/v1/create`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixmediav1create
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixmediav1create).
 async fn create_mxc_uri(
     State(media): State<Media>,
     State(limits): State<Limits>,
@@ -92,7 +93,7 @@ async fn create_mxc_uri(
 
 /// `PUT /_matrix/media/*/upload/{serverName}/{mediaId}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#put_matrixmediav3uploadservernamemediaid
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#put_matrixmediav3uploadservernamemediaid).
 async fn create_content_async(
     State(media): State<Media>,
     State(limits): State<Limits>,
@@ -115,7 +116,7 @@ async fn create_content_async(
 
 /// `GET /_matrix/client/*/media/download/{serverName}/{mediaId}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1mediadownloadservernamemediaid
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1mediadownloadservernamemediaid).
 async fn get_content(
     State(media): State<Media>,
     headers: HeaderMap,
@@ -131,7 +132,7 @@ async fn get_content(
 
 /// `GET /_matrix/client/*/media/download/{serverName}/{mediaId}/{fileName}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1mediadownloadservernamemediaidfilename
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1mediadownloadservernamemediaidfilename).
 async fn get_content_as_filename(
     State(media): State<Media>,
     headers: HeaderMap,
@@ -147,7 +148,7 @@ async fn get_content_as_filename(
 
 /// `GET /_matrix/client/*/media/thumbnail/{serverName}/{mediaId}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1mediathumbnailservernamemediaid
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1mediathumbnailservernamemediaid).
 async fn get_content_thumbnail(
     State(media): State<Media>,
     headers: HeaderMap,
@@ -168,7 +169,7 @@ async fn get_content_thumbnail(
 
 /// `GET /_matrix/client/*/media/config`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1mediaconfig
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1mediaconfig).
 async fn get_media_config(
     State(media): State<Media>,
     _: Incoming<get_media_config::v1::Request>,
@@ -178,7 +179,7 @@ async fn get_media_config(
 
 /// `GET /_matrix/client/*/media/preview_url`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1mediapreview_url
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1mediapreview_url).
 async fn get_media_preview(
     State(media): State<Media>,
     State(limits): State<Limits>,
@@ -192,7 +193,7 @@ fn upload_size(media: &Media) -> UInt {
     UInt::try_from(media.max_upload_bytes()).unwrap_or(UInt::MAX)
 }
 
-/// What the two endpoints for thumbnails are asked.
+/// The parameters that the two thumbnail endpoints share.
 struct Thumbnail {
     server_name: OwnedServerName,
     media_id: String,

@@ -41,7 +41,7 @@ pub(super) fn routes() -> Router<App> {
 
 /// `POST /_matrix/client/*/rooms/{roomId}/join`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3roomsroomidjoin
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3roomsroomidjoin).
 async fn join_room_by_id(
     State(sync): State<Sync>,
     State(workflows): State<Workflows>,
@@ -68,7 +68,7 @@ async fn join_room_by_id(
 
 /// `POST /_matrix/client/*/join/{roomIdOrAlias}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3joinroomidoralias
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3joinroomidoralias).
 async fn join_room_by_id_or_alias(
     State(sync): State<Sync>,
     State(workflows): State<Workflows>,
@@ -95,7 +95,7 @@ async fn join_room_by_id_or_alias(
 
 /// `POST /_matrix/client/*/rooms/{roomId}/invite`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3roomsroomidinvite
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3roomsroomidinvite).
 async fn invite_user(
     State(sync): State<Sync>,
     State(workflows): State<Workflows>,
@@ -120,7 +120,7 @@ async fn invite_user(
 
 /// `POST /_matrix/client/*/rooms/{roomId}/leave`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3roomsroomidleave
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3roomsroomidleave).
 async fn leave_room(
     State(sync): State<Sync>,
     State(workflows): State<Workflows>,
@@ -137,7 +137,7 @@ async fn leave_room(
 
 /// `POST /_matrix/client/*/rooms/{roomId}/kick`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3roomsroomidkick
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3roomsroomidkick).
 async fn kick_user(
     State(sync): State<Sync>,
     State(workflows): State<Workflows>,
@@ -154,7 +154,7 @@ async fn kick_user(
 
 /// `POST /_matrix/client/*/rooms/{roomId}/ban`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3roomsroomidban
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3roomsroomidban).
 async fn ban_user(
     State(sync): State<Sync>,
     State(workflows): State<Workflows>,
@@ -171,7 +171,7 @@ async fn ban_user(
 
 /// `POST /_matrix/client/*/rooms/{roomId}/unban`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3roomsroomidunban
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3roomsroomidunban).
 async fn unban_user(
     State(sync): State<Sync>,
     State(workflows): State<Workflows>,
@@ -188,7 +188,7 @@ async fn unban_user(
 
 /// `POST /_matrix/client/*/rooms/{roomId}/forget`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3roomsroomidforget
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3roomsroomidforget).
 async fn forget_room(
     State(rooms): State<Rooms>,
     Incoming { from, request }: Incoming<forget_room::v3::Request>,
@@ -202,7 +202,7 @@ async fn forget_room(
 
 /// `GET /_matrix/client/*/rooms/{roomId}/joined_members`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3roomsroomidjoined_members
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3roomsroomidjoined_members).
 async fn joined_members(
     State(rooms): State<Rooms>,
     Incoming { from, request }: Incoming<joined_members::v3::Request>,
@@ -217,7 +217,7 @@ async fn joined_members(
         if let Some(user_id) = pdu.member()
             && pdu.membership() == Some(MembershipState::Join)
         {
-            // What is not set is null: there are clients, and tests, that want both fields to be there.
+            // Missing values are written as null, because some clients and tests require both fields.
             let member = json!({
                 "display_name": pdu.content_str("displayname"),
                 "avatar_url": pdu.content_str("avatar_url"),
@@ -230,7 +230,7 @@ async fn joined_members(
 
 /// `GET /_matrix/client/*/rooms/{roomId}/members`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3roomsroomidmembers
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3roomsroomidmembers).
 async fn get_member_events(
     State(rooms): State<Rooms>,
     State(clock): State<Clock>,
@@ -243,7 +243,7 @@ async fn get_member_events(
         .visible_state_at(&room, from.user, &from.user_id, at)
         .await?;
     if state.is_empty() {
-        // A timeline that begins with the room begins before anybody was there: its creator was the first.
+        // The timeline starts before the first join, so the state after the creator's join is returned.
         state = rooms.state.first_state(&room).await?;
     }
     let is_wanted = |membership: &MembershipState| {

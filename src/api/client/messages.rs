@@ -1,4 +1,4 @@
-//! Reading the timeline of a room.
+//! The timeline of a room.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -35,9 +35,9 @@ use crate::{
     workflows::Workflows,
 };
 
-/// How often more history is fetched for one page.
+/// The maximum number of backfills for one page.
 const MAX_FILLINGS: usize = 3;
-/// Events of one page, whatever the client asks for.
+/// The maximum number of events in a page.
 const MAX_LIMIT: u64 = 1_000;
 
 pub(super) fn routes() -> Router<App> {
@@ -53,7 +53,7 @@ pub(super) fn routes() -> Router<App> {
         ))
 }
 
-/// Makes a request that names no direction read backwards, as whoever asks for messages mostly means it.
+/// Makes a request without a direction read backwards, which such clients usually mean.
 async fn with_direction(mut request: Request) -> Request {
     let query = request.uri().query().unwrap_or_default();
     if query.split('&').any(|field| field.starts_with("dir=")) {
@@ -72,7 +72,7 @@ async fn with_direction(mut request: Request) -> Request {
 
 /// `GET /_matrix/client/*/rooms/{roomId}/messages`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3roomsroomidmessages
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3roomsroomidmessages).
 async fn get_message_events(
     State(rooms): State<Rooms>,
     State(workflows): State<Workflows>,
@@ -125,7 +125,7 @@ async fn get_message_events(
     };
     let mut response = get_message_events::v3::Response::new();
     response.start = request.from.clone().unwrap_or_else(|| place_token(start));
-    // A page that a filter made short says where it ends all the same: clients expect it of one that is not empty.
+    // A non-empty page that was shortened by a filter also has an end token, because clients expect it.
     response.end = page.end.or(far_end).map(place_token);
     response.state = members
         .iter()
@@ -135,7 +135,7 @@ async fn get_message_events(
     Ok(Complete(response))
 }
 
-/// Reads a page, and once more where other servers had what was missing in it.
+/// Reads a page. When other servers had the missing events, it reads the page again.
 async fn with_history(
     (rooms, workflows): (&Rooms, &Workflows),
     (room, access): (&Arc<Room>, &Access),
@@ -159,14 +159,14 @@ async fn with_history(
     if let (Direction::Backward, None, Some(last)) = (request.dir, page.end, page.events.last())
         && workflows.lacks_history(room, last.timeline).await?
     {
-        // Nobody tells now what stands before; one may ask again.
+        // No server sends the earlier events now; the client may ask again later.
         page.end = Some(last.timeline - 1);
     }
     Ok(page)
 }
 
-/// Returns the span in which what is missing belongs to a page: places lie between events, and what is missing before
-/// an event belongs to a page that ends beyond it.
+/// Returns the span in which missing events belong to a page. A position is between two events, and events missing
+/// before an event belong to a page that extends beyond that event.
 fn span(request: PageRequest, page: &Page) -> (i64, i64) {
     let end = page.end.or(request.to);
     match request.dir {
@@ -180,7 +180,7 @@ fn span(request: PageRequest, page: &Page) -> (i64, i64) {
 
 /// `GET /_matrix/client/*/rooms/{roomId}/context/{eventId}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3roomsroomidcontexteventid
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3roomsroomidcontexteventid).
 async fn get_context(
     State(rooms): State<Rooms>,
     State(workflows): State<Workflows>,
@@ -233,7 +233,7 @@ async fn get_context(
     Ok(Complete(response))
 }
 
-/// Reads what stands around an event, and once more where other servers had what was missing before it.
+/// Reads the events around an event. When other servers had the events missing before it, it reads them again.
 async fn context_with_history(
     (rooms, workflows): (&Rooms, &Workflows),
     (room, access, event_id): (&Arc<Room>, &Access, &EventId),
@@ -257,7 +257,7 @@ async fn context_with_history(
 
 /// `GET /_matrix/client/*/rooms/{roomId}/event/{eventId}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3roomsroomideventeventid
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3roomsroomideventeventid).
 async fn get_room_event(
     State(rooms): State<Rooms>,
     State(clock): State<Clock>,
@@ -281,7 +281,7 @@ async fn get_room_event(
     Ok(Outgoing(get_room_event::v3::Response::new(event)))
 }
 
-/// Reads what the filter in a query says besides what ruma knows.
+/// Reads the fields of the filter in a query that ruma does not have.
 fn more_of_filter<T: Default + DeserializeOwned>(query: &str) -> Result<T> {
     let mut pairs = url::form_urlencoded::parse(query.as_bytes());
     let Some((_, filter)) = pairs.find(|(name, _)| name == "filter") else {
@@ -290,14 +290,14 @@ fn more_of_filter<T: Default + DeserializeOwned>(query: &str) -> Result<T> {
     serde_json::from_str(&filter).map_err(|e| Error::invalid_param(format!("filter: {e}")))
 }
 
-/// What the filter of a whole sync has, and clients give here as well.
+/// A field that the specification has in the filter of a sync, and that clients also send here.
 #[derive(Default, Deserialize)]
 struct FormatFilter {
     #[serde(default)]
     event_format: EventFormat,
 }
 
-/// Returns events as servers exchange them, if the filter in a query asks for that format.
+/// Returns events in the federation format, if the filter in a query requests it.
 async fn sources<'a>(
     rooms: &Rooms,
     query: &str,
@@ -322,7 +322,7 @@ async fn sources<'a>(
 
 /// `GET /_matrix/client/*/rooms/{roomId}/timestamp_to_event`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1roomsroomidtimestamp_to_event
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1roomsroomidtimestamp_to_event).
 async fn get_event_by_timestamp(
     State(rooms): State<Rooms>,
     State(workflows): State<Workflows>,
@@ -340,7 +340,7 @@ async fn get_event_by_timestamp(
     Ok(Outgoing(response))
 }
 
-/// Returns whom aggregations are made for.
+/// Returns the user for whom aggregations are made.
 pub(super) fn audience<'a>(session: &'a Session, access: &'a Access) -> Audience<'a> {
     Audience {
         access: Some(access),
@@ -349,7 +349,7 @@ pub(super) fn audience<'a>(session: &'a Session, access: &'a Access) -> Audience
     }
 }
 
-/// Returns whether a filter leaves events out.
+/// Returns whether a filter excludes events.
 fn chooses(filter: &RoomEventFilter) -> bool {
     filter.types.is_some()
         || filter.senders.is_some()
@@ -362,7 +362,7 @@ fn limited(limit: u64) -> usize {
     usize::try_from(limit.clamp(1, MAX_LIMIT)).unwrap_or(1)
 }
 
-/// Returns the member events of those who sent the events, where members are loaded lazily.
+/// Returns the member events of the senders of events, if members are loaded lazily.
 fn senders<'a>(
     state: &StateMap,
     filter: &RoomEventFilter,
@@ -378,7 +378,8 @@ fn senders<'a>(
     members.cloned().collect()
 }
 
-/// Returns the state that a context shows: all of it, but of members only the senders, where they are loaded lazily.
+/// Returns the state of a context: all of it or, with lazy loading, only the senders' member events and all other
+/// state.
 fn state_around<'a>(
     state: &StateMap,
     filter: &RoomEventFilter,

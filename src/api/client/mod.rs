@@ -1,4 +1,4 @@
-//! The client-server API, one file a chapter of the specification.
+//! The client-server API, one file for each chapter of the specification.
 
 mod account;
 mod account_data;

@@ -1,4 +1,4 @@
-//! Tokens with which users tell other services who they are.
+//! Tokens with which users identify themselves to other services.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ pub(super) fn routes() -> Router<App> {
 
 /// `POST /_matrix/client/*/user/{userId}/openid/request_token`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3useruseridopenidrequest_token
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3useruseridopenidrequest_token).
 async fn request_openid_token(
     State(users): State<Users>,
     State(limits): State<Limits>,

@@ -1,4 +1,4 @@
-//! Requests whose body may lack fields that ruma asks for and the specification does not.
+//! Requests whose body may omit fields that ruma requires and the specification does not.
 
 use axum::http;
 use ruma::api::{
@@ -8,12 +8,12 @@ use ruma::api::{
 };
 use serde_json::{Map, Value, json};
 
-/// A request with the values of those fields that its body lacks.
+/// A request in which missing optional fields have their default values.
 pub(super) struct WithDefaults<R>(pub(super) R);
 
-/// The fields that a request may lack.
+/// The optional fields of a request.
 pub(super) trait OptionalFields {
-    /// Returns their names and values.
+    /// Returns the names and default values of the fields.
     fn defaults() -> Vec<(&'static str, Value)>;
 }
 
@@ -24,7 +24,7 @@ impl OptionalFields for set_room_visibility::v3::Request {
     }
 }
 
-/// "A rule with no conditions always matches." Rules of kinds without conditions pass over them.
+/// "A rule with no conditions always matches." Kinds of rules without conditions ignore the field.
 impl OptionalFields for set_pushrule::v3::Request {
     fn defaults() -> Vec<(&'static str, Value)> {
         vec![("conditions", json!([]))]
@@ -55,7 +55,7 @@ impl<R: IncomingRequest + OptionalFields> IncomingRequest for WithDefaults<R> {
     }
 }
 
-/// Returns a body with the fields that it lacks, if it is an object.
+/// Returns a body with default values for its missing fields, if it is an object.
 fn completed<R: OptionalFields>(body: &[u8]) -> Option<Vec<u8>> {
     let mut fields: Map<String, Value> = serde_json::from_slice(body).ok()?;
     for (name, value) in R::defaults() {

@@ -1,4 +1,4 @@
-//! What clients did before there was `/sync`, and looking into rooms that one is not in.
+//! The deprecated endpoints that preceded `/sync`, and peeking into rooms.
 
 use std::{slice, time::Duration};
 
@@ -30,7 +30,7 @@ use crate::{
     users::Users,
 };
 
-/// The latest messages of a room that is looked into.
+/// The number of latest messages in the initial sync of a room.
 const MESSAGES: usize = 20;
 
 #[derive(Deserialize)]
@@ -61,7 +61,7 @@ pub(super) fn routes() -> Router<App> {
 
 /// `GET /_matrix/client/*/rooms/{roomId}/initialSync`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3roomsroomidinitialsync
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3roomsroomidinitialsync).
 async fn get_current_state(
     State(rooms): State<Rooms>,
     State(users): State<Users>,
@@ -119,9 +119,9 @@ async fn get_current_state(
 
 /// `GET /_matrix/client/*/events`
 ///
-/// With a room it looks into that room alone, which the user need not be in.
+/// With a room, it peeks into that room only. The user need not be in it.
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#peeking_get_matrixclientv3events
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#peeking_get_matrixclientv3events).
 async fn get_events(
     State(sync): State<Sync>,
     MaybeSession(session): MaybeSession,
@@ -142,7 +142,7 @@ async fn get_events(
 
 /// `GET /_matrix/client/*/events/{eventId}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3eventseventid
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3eventseventid).
 async fn get_one_event(
     State(rooms): State<Rooms>,
     State(clock): State<Clock>,
@@ -172,7 +172,7 @@ async fn get_one_event(
 
 /// `GET /_matrix/client/*/initialSync`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3initialsync
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3initialsync).
 async fn initial_sync(
     State(sync): State<Sync>,
     MaybeSession(session): MaybeSession,

@@ -32,7 +32,7 @@ pub(super) fn routes() -> Router<App> {
 
 /// `GET /_matrix/client/*/profile/{userId}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3profileuserid
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3profileuserid).
 async fn get_profile(
     State(workflows): State<Workflows>,
     asker: MaybeStranger,
@@ -45,7 +45,7 @@ async fn get_profile(
 
 /// `GET /_matrix/client/*/profile/{userId}/{keyName}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3profileuseridkeyname
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3profileuseridkeyname).
 async fn get_profile_field(
     State(workflows): State<Workflows>,
     asker: MaybeStranger,
@@ -60,7 +60,7 @@ async fn get_profile_field(
 
 /// `PUT /_matrix/client/*/profile/{userId}/{keyName}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3profileuseridkeyname
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3profileuseridkeyname).
 async fn set_profile_field(
     State(users): State<Users>,
     State(workflows): State<Workflows>,
@@ -83,7 +83,7 @@ async fn set_profile_field(
 
 /// `DELETE /_matrix/client/*/profile/{userId}/{keyName}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#delete_matrixclientv3profileuseridkeyname
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#delete_matrixclientv3profileuseridkeyname).
 async fn delete_profile_field(
     State(users): State<Users>,
     State(workflows): State<Workflows>,
@@ -103,7 +103,7 @@ async fn delete_profile_field(
     Ok(Outgoing(delete_profile_field::v3::Response::new()))
 }
 
-/// Takes what it costs to change a field of one's profile: an event in each of one's rooms, if they show it.
+/// Takes the cost of changing a profile field: one event in each room of the user, if rooms show the field.
 async fn charge(
     rooms: &Rooms,
     limits: &Limits,

@@ -1,4 +1,4 @@
-//! Push notifications: the pushers of a user, and what they were notified of.
+//! Push notifications: the pushers of a user and the list of notifications.
 
 use axum::{Router, extract::State};
 use ruma::api::client::push::{get_notifications, get_pushers, set_pusher};
@@ -21,7 +21,7 @@ pub(super) fn routes() -> Router<App> {
 
 /// `GET /_matrix/client/*/pushers`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3pushers
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3pushers).
 async fn get_pushers(
     State(users): State<Users>,
     Incoming { from, .. }: Incoming<get_pushers::v3::Request>,
@@ -32,7 +32,7 @@ async fn get_pushers(
 
 /// `POST /_matrix/client/*/pushers/set`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3pushersset
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3pushersset).
 async fn set_pusher(
     State(users): State<Users>,
     Incoming { from, request }: Incoming<set_pusher::v3::Request>,
@@ -43,7 +43,7 @@ async fn set_pusher(
 
 /// `GET /_matrix/client/*/notifications`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3notifications
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3notifications).
 async fn get_notifications(
     State(sync): State<Sync>,
     Incoming { from, request }: Incoming<get_notifications::v3::Request>,

@@ -51,7 +51,7 @@ pub(super) fn routes() -> Router<App> {
 
 /// `GET /_matrix/client/*/pushrules/`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3pushrules
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3pushrules).
 async fn get_pushrules_all(
     State(users): State<Users>,
     Incoming { from, .. }: Incoming<get_pushrules_all::v3::Request>,
@@ -62,7 +62,7 @@ async fn get_pushrules_all(
 
 /// `GET /_matrix/client/*/pushrules/global/`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3pushrulesglobal
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3pushrulesglobal).
 async fn get_pushrules_global_scope(
     State(users): State<Users>,
     Incoming { from, .. }: Incoming<get_pushrules_global_scope::v3::Request>,
@@ -73,7 +73,7 @@ async fn get_pushrules_global_scope(
 
 /// `GET /_matrix/client/*/pushrules/global/{kind}/`
 ///
-/// The first versions of the specification had it, and clients still ask for it.
+/// The first versions of the specification had this endpoint, and clients still use it.
 async fn get_pushrules_of_kind(
     State(users): State<Users>,
     Asker(from): Asker,
@@ -91,7 +91,7 @@ async fn get_pushrules_of_kind(
 
 /// `GET /_matrix/client/*/pushrules/global/{kind}/{ruleId}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3pushrulesglobalkindruleid
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3pushrulesglobalkindruleid).
 async fn get_pushrule(
     State(users): State<Users>,
     Incoming { from, request }: Incoming<get_pushrule::v3::Request>,
@@ -104,7 +104,7 @@ async fn get_pushrule(
 
 /// `PUT /_matrix/client/*/pushrules/global/{kind}/{ruleId}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3pushrulesglobalkindruleid
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3pushrulesglobalkindruleid).
 async fn set_pushrule(
     State(users): State<Users>,
     Incoming {
@@ -118,7 +118,7 @@ async fn set_pushrule(
 
 /// `DELETE /_matrix/client/*/pushrules/global/{kind}/{ruleId}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#delete_matrixclientv3pushrulesglobalkindruleid
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#delete_matrixclientv3pushrulesglobalkindruleid).
 async fn delete_pushrule(
     State(users): State<Users>,
     Incoming { from, request }: Incoming<delete_pushrule::v3::Request>,
@@ -131,7 +131,7 @@ async fn delete_pushrule(
 
 /// `GET /_matrix/client/*/pushrules/global/{kind}/{ruleId}/enabled`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3pushrulesglobalkindruleidenabled
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3pushrulesglobalkindruleidenabled).
 async fn get_pushrule_enabled(
     State(users): State<Users>,
     Incoming { from, request }: Incoming<get_pushrule_enabled::v3::Request>,
@@ -145,7 +145,7 @@ async fn get_pushrule_enabled(
 
 /// `PUT /_matrix/client/*/pushrules/global/{kind}/{ruleId}/enabled`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3pushrulesglobalkindruleidenabled
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3pushrulesglobalkindruleidenabled).
 async fn set_pushrule_enabled(
     State(users): State<Users>,
     Incoming { from, request }: Incoming<set_pushrule_enabled::v3::Request>,
@@ -158,7 +158,7 @@ async fn set_pushrule_enabled(
 
 /// `GET /_matrix/client/*/pushrules/global/{kind}/{ruleId}/actions`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3pushrulesglobalkindruleidactions
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3pushrulesglobalkindruleidactions).
 async fn get_pushrule_actions(
     State(users): State<Users>,
     Incoming { from, request }: Incoming<get_pushrule_actions::v3::Request>,
@@ -172,7 +172,7 @@ async fn get_pushrule_actions(
 
 /// `PUT /_matrix/client/*/pushrules/global/{kind}/{ruleId}/actions`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3pushrulesglobalkindruleidactions
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3pushrulesglobalkindruleidactions).
 async fn set_pushrule_actions(
     State(users): State<Users>,
     Incoming { from, request }: Incoming<set_pushrule_actions::v3::Request>,

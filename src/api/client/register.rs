@@ -33,11 +33,11 @@ pub(super) fn routes() -> Router<App> {
         )
 }
 
-/// The answer to a registration. ruma's has `device_id: null` where it should be absent.
+/// The response to a registration. ruma's response has `device_id: null` where the field should be absent.
 #[derive(Serialize)]
 struct Registration {
     user_id: OwnedUserId,
-    /// Unless the client wants none.
+    /// The new session, unless the client inhibited the login.
     #[serde(flatten)]
     session: Option<NewSession>,
 }
@@ -54,7 +54,7 @@ struct NewSession {
 
 /// `POST /_matrix/client/*/register`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3register
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3register).
 async fn register(
     State(workflows): State<Workflows>,
     State(limits): State<Limits>,
@@ -62,7 +62,7 @@ async fn register(
     Incoming { request, .. }: Incoming<register::v3::Request>,
 ) -> Result<Json<Registration>> {
     limits.check(Class::Look, &peer)?;
-    // A request without authentication only asks for the ways to register, and costs nothing.
+    // A request without authentication only asks for the registration flows, and costs nothing.
     let is_complete = request.auth.is_some() || request.kind == RegistrationKind::Guest;
     let account = is_complete.then(|| limits.charge(Class::Register, &peer));
     let account = account.transpose()?;
@@ -86,7 +86,7 @@ async fn register(
     }))
 }
 
-/// Returns whether a registration failed because the token that it showed lets nobody in.
+/// Returns whether a registration failed because its token is not valid.
 fn is_token_wrong(registered: &Result<Registered>) -> bool {
     match registered {
         Err(Error::Uia(info)) => info.auth_error.is_some(),
@@ -97,7 +97,7 @@ fn is_token_wrong(registered: &Result<Registered>) -> bool {
 
 /// `GET /_matrix/client/*/register/available`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3registeravailable
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3registeravailable).
 async fn get_username_availability(
     State(users): State<Users>,
     State(limits): State<Limits>,
@@ -111,7 +111,7 @@ async fn get_username_availability(
 
 /// `GET /_matrix/client/v1/register/m.login.registration_token/validity`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1registermloginregistration_tokenvalidity
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1registermloginregistration_tokenvalidity).
 async fn check_registration_token_validity(
     State(workflows): State<Workflows>,
     State(limits): State<Limits>,

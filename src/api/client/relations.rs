@@ -1,4 +1,4 @@
-//! Events that relate to an event, and threads.
+//! Events that relate to an event.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ use crate::{
     users::Session,
 };
 
-/// Events of one page, whatever the client asks for, and where it asks for no number.
+/// The maximum number of events in a page, and the number if the client gives none.
 const MAX_LIMIT: u64 = 100;
 const DEFAULT_LIMIT: u64 = 20;
 
@@ -45,14 +45,14 @@ pub(super) fn routes() -> Router<App> {
         >(get_relating_events_with_rel_type_and_event_type))
 }
 
-/// A page of events that relate to another.
+/// A page of events that relate to another event.
 struct Found<T> {
     chunk: Vec<Raw<T>>,
     next_batch: Option<String>,
     recursion_depth: Option<UInt>,
 }
 
-/// Returns how many events, or threads, a page holds.
+/// Returns the number of events or threads in a page.
 pub(super) fn limited(limit: Option<UInt>) -> usize {
     let limit = limit.map_or(DEFAULT_LIMIT, u64::from);
     usize::try_from(limit.clamp(1, MAX_LIMIT)).unwrap_or(1)
@@ -96,7 +96,7 @@ async fn find<T>(
 
 /// `GET /_matrix/client/*/rooms/{roomId}/relations/{eventId}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1roomsroomidrelationseventid
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1roomsroomidrelationseventid).
 async fn get_relating_events(
     State(rooms): State<Rooms>,
     State(clock): State<Clock>,
@@ -123,7 +123,7 @@ async fn get_relating_events(
 
 /// `GET /_matrix/client/*/rooms/{roomId}/relations/{eventId}/{relType}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1roomsroomidrelationseventidreltype
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1roomsroomidrelationseventidreltype).
 async fn get_relating_events_with_rel_type(
     State(rooms): State<Rooms>,
     State(clock): State<Clock>,
@@ -150,7 +150,7 @@ async fn get_relating_events_with_rel_type(
 
 /// `GET /_matrix/client/*/rooms/{roomId}/relations/{eventId}/{relType}/{eventType}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1roomsroomidrelationseventidreltypeeventtype
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1roomsroomidrelationseventidreltypeeventtype).
 async fn get_relating_events_with_rel_type_and_event_type(
     State(rooms): State<Rooms>,
     State(clock): State<Clock>,

@@ -1,4 +1,4 @@
-//! Reporting events, rooms and users to those who run the server.
+//! Reports of events, rooms and users to the administrators of the server.
 
 use axum::{Router, extract::State};
 use ruma::api::client::{
@@ -22,7 +22,7 @@ pub(super) fn routes() -> Router<App> {
 
 /// `POST /_matrix/client/*/rooms/{roomId}/report/{eventId}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3roomsroomidreporteventid
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3roomsroomidreporteventid).
 async fn report_content(
     State(rooms): State<Rooms>,
     State(limits): State<Limits>,
@@ -40,7 +40,7 @@ async fn report_content(
 
 /// `POST /_matrix/client/*/rooms/{roomId}/report`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3roomsroomidreport
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3roomsroomidreport).
 async fn report_room(
     State(rooms): State<Rooms>,
     State(limits): State<Limits>,
@@ -56,7 +56,7 @@ async fn report_room(
 
 /// `POST /_matrix/client/*/users/{userId}/report`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3usersuseridreport
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3usersuseridreport).
 async fn report_user(
     State(rooms): State<Rooms>,
     State(limits): State<Limits>,

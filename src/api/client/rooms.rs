@@ -1,4 +1,4 @@
-//! Room creation, and lists of rooms.
+//! Room creation and lists of rooms.
 
 use axum::{Router, extract::State};
 use ruma::api::client::{membership::joined_rooms, room::aliases, room::create_room};
@@ -21,7 +21,7 @@ pub(super) fn routes() -> Router<App> {
 
 /// `POST /_matrix/client/*/createRoom`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3createroom
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3createroom).
 async fn create_room(
     State(sync): State<Sync>,
     State(workflows): State<Workflows>,
@@ -42,7 +42,7 @@ async fn create_room(
 
 /// `GET /_matrix/client/*/joined_rooms`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3joined_rooms
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3joined_rooms).
 async fn joined_rooms(
     State(rooms): State<Rooms>,
     Incoming { from, .. }: Incoming<joined_rooms::v3::Request>,
@@ -56,7 +56,7 @@ async fn joined_rooms(
 
 /// `GET /_matrix/client/*/rooms/{roomId}/aliases`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3roomsroomidaliases
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3roomsroomidaliases).
 async fn aliases(
     State(rooms): State<Rooms>,
     Incoming { from, request }: Incoming<aliases::v3::Request>,

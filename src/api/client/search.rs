@@ -1,4 +1,4 @@
-//! Searching.
+//! Search in the events of rooms.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -24,12 +24,12 @@ use crate::{
     users::Session,
 };
 
-/// Events of one page, where the client names no number, and whatever it asks for.
+/// The number of events in a page if the client gives none, and the maximum.
 const DEFAULT_LIMIT: u64 = 10;
 const MAX_LIMIT: u64 = 100;
-/// Events around each, on either side.
+/// The maximum number of context events on each side of a result.
 const MAX_CONTEXT: u64 = 20;
-/// Results whose contexts are read at once.
+/// The number of results whose contexts are read at the same time.
 const CONTEXTS_AT_ONCE: usize = 4;
 
 pub(super) fn routes() -> Router<App> {
@@ -38,9 +38,9 @@ pub(super) fn routes() -> Router<App> {
 
 /// `POST /_matrix/client/*/search`
 ///
-/// The answer has its list even if that is empty, which ruma would leave out.
+/// The response contains its list even when it is empty, unlike ruma's.
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3search
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3search).
 async fn search_events(
     State(rooms): State<Rooms>,
     State(clock): State<Clock>,
@@ -77,7 +77,7 @@ async fn search_events(
         rooms: &rooms,
         session: &from,
         criteria,
-        // What is left out means none here, and something else to ruma.
+        // A missing field means no context here, but ruma reads it as a default context.
         has_context: body
             .get("search_categories")
             .and_then(|categories| categories.get("room_events")?.get("event_context"))
@@ -114,7 +114,7 @@ fn keys(criteria: &Criteria) -> Result<Vec<SearchKey>> {
     known.collect()
 }
 
-/// Reads where a page of a search begins.
+/// Reads the position at which a page of a search begins.
 fn place_in(token: &str) -> Result<(i64, usize)> {
     let parse = || {
         let (up_to, skipped) = token.strip_prefix('q')?.split_once('_')?;
@@ -127,7 +127,7 @@ fn token_of((up_to, skipped): (i64, usize)) -> String {
     format!("q{up_to}_{skipped}")
 }
 
-/// What it takes to write an answer.
+/// The context in which search results are written.
 struct Answer<'a> {
     rooms: &'a Rooms,
     session: &'a Session,
@@ -163,7 +163,7 @@ impl Answer<'_> {
         Ok(Value::Object(found))
     }
 
-    /// Returns the aggregations of what was found, room by room.
+    /// Returns the aggregations of the results by room.
     async fn bundles(&self, hits: &[Hit]) -> Result<HashMap<OwnedRoomId, Bundles>> {
         let mut by_room: HashMap<&OwnedRoomId, Vec<&Hit>> = HashMap::new();
         for hit in hits {
@@ -247,14 +247,14 @@ impl Answer<'_> {
         Ok(Value::Object(result))
     }
 
-    /// Returns which of the results belong to which room, or sender.
+    /// Groups the results by room or sender.
     fn groups(&self, page: &SearchPage) -> Map<String, Value> {
         let mut groups = Map::new();
         for grouping in &self.criteria.groupings.group_by {
             let key_of = |hit: &Hit| match grouping.key {
                 Some(GroupingKey::RoomId) => Some(("room_id", hit.place.0.room_id.to_string())),
                 Some(GroupingKey::Sender) => Some(("sender", hit.event.pdu.sender.to_string())),
-                // Others were refused.
+                // Other groupings were refused before.
                 _ => None,
             };
             let mut members: Vec<(String, Vec<&str>)> = Vec::new();

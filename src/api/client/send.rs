@@ -44,7 +44,7 @@ pub(super) fn routes() -> Router<App> {
 
 /// `PUT /_matrix/client/*/rooms/{roomId}/send/{eventType}/{txnId}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3roomsroomidsendeventtypetxnid
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3roomsroomidsendeventtypetxnid).
 async fn send_message_event(
     State(rooms): State<Rooms>,
     State(ephemeral): State<Ephemeral>,
@@ -89,7 +89,7 @@ async fn send_message_event(
             txn_id: request.txn_id.to_string(),
         }),
     );
-    // Some clients ask by the transaction id alone what became of an event.
+    // Some clients send only the transaction id, to learn the event id of an earlier request.
     let event_id = if has_body {
         rooms.sender.send(&request.room_id, event).await?
     } else {
@@ -101,7 +101,7 @@ async fn send_message_event(
 
 /// `PUT /_matrix/client/*/rooms/{roomId}/state/{eventType}/{stateKey}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3roomsroomidstateeventtypestatekey
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3roomsroomidstateeventtypestatekey).
 async fn send_state_event(
     State(app): State<App>,
     DelayMs(delay_ms): DelayMs,
@@ -141,7 +141,7 @@ async fn send_state_event(
 
 /// `PUT /_matrix/client/*/rooms/{roomId}/redact/{eventId}/{txnId}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3roomsroomidredacteventidtxnid
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3roomsroomidredacteventidtxnid).
 async fn redact_event(
     State(rooms): State<Rooms>,
     State(limits): State<Limits>,
@@ -162,7 +162,7 @@ async fn redact_event(
     Ok(Answered(sending, Outgoing(response)))
 }
 
-/// A redaction without a transaction id.
+/// A redaction request without a transaction id.
 struct RedactOnce {
     room_id: OwnedRoomId,
     event_id: OwnedEventId,
@@ -203,7 +203,7 @@ impl IncomingRequest for RedactOnce {
 
 /// `POST /_matrix/client/*/rooms/{roomId}/redact/{eventId}`
 ///
-/// The first versions of the specification had it, and bots still use it.
+/// The first versions of the specification had this endpoint, and bots still use it.
 async fn redact_once(
     State(rooms): State<Rooms>,
     State(limits): State<Limits>,
@@ -238,7 +238,7 @@ async fn redact(
     Ok(redact_event::v3::Response::new(event_id))
 }
 
-/// One who is suspended may redact their own events alone.
+/// A suspended user may redact only their own events.
 async fn must_be_own(rooms: &Rooms, session: &Session, request: &RedactOnce) -> Result<()> {
     let (room, access) = rooms
         .access

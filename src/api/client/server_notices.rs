@@ -1,4 +1,4 @@
-//! Notices of the server to its users, at the path where other homeservers' tools look for it.
+//! Server notices, at the path that the tools of other homeservers use.
 
 use axum::{
     Json, Router,

@@ -16,11 +16,11 @@ use crate::{
     sync::{SlidingRequest, SlidingResponse, Sync},
 };
 
-/// A request in the form of the proposal, or in that of its drafts, which ruma has: those give some of it in the
-/// query.
+/// A request in the form of the proposal or of its drafts, which ruma implements. The drafts have some parameters in
+/// the query.
 struct Request(SlidingRequest);
 
-/// What the drafts give in the query.
+/// The query parameters of the drafts.
 #[derive(Deserialize)]
 struct Query {
     pos: Option<String>,
@@ -61,7 +61,7 @@ pub(super) fn routes() -> Router<App> {
 
 /// `POST /_matrix/client/unstable/org.matrix.simplified_msc3575/sync`
 ///
-/// [spec]: https://github.com/matrix-org/matrix-spec-proposals/pull/4186
+/// See [MSC4186](https://github.com/matrix-org/matrix-spec-proposals/pull/4186).
 async fn sliding_sync(
     State(sync): State<Sync>,
     Incoming { from, request }: Incoming<Request>,

@@ -1,4 +1,4 @@
-//! Spaces, and what rooms are like for those who are not in them.
+//! Spaces, and summaries of rooms for users who are not in them.
 
 use axum::{Json, Router, extract::State, http::Uri};
 use ruma::{
@@ -16,7 +16,7 @@ use crate::{
     workflows::Workflows,
 };
 
-/// An older path of the summary, by which there are clients that still ask.
+/// An older path of the summary, which some clients still use.
 const OLD_SUMMARY: &str = "/_matrix/client/unstable/im.nheko.summary/summary/{room_id_or_alias}";
 
 pub(super) fn routes() -> Router<App> {
@@ -34,7 +34,7 @@ pub(super) fn routes() -> Router<App> {
 
 /// `GET /_matrix/client/*/rooms/{roomId}/hierarchy`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1roomsroomidhierarchy
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1roomsroomidhierarchy).
 async fn get_hierarchy(
     State(workflows): State<Workflows>,
     Incoming { from, request }: Incoming<get_hierarchy::v1::Request>,
@@ -57,7 +57,7 @@ async fn get_hierarchy(
 
 /// `GET /_matrix/client/v1/room_summary/{roomIdOrAlias}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1room_summaryroomidoralias
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1room_summaryroomidoralias).
 async fn get_summary(
     State(rooms): State<Rooms>,
     State(workflows): State<Workflows>,
@@ -111,7 +111,8 @@ async fn get_summary(
     Ok(Json(body))
 }
 
-/// Returns what a room is like that nobody of this server is in: as others tell, or as it was known last.
+/// Returns the summary of a room in which this server has no members: from other servers or, failing that, from the
+/// last known state.
 async fn summary_elsewhere(
     rooms: &Rooms,
     workflows: &Workflows,
@@ -130,7 +131,7 @@ async fn summary_elsewhere(
     }
 }
 
-/// Returns what a user is to a room that nobody of this server is in.
+/// Returns the membership of a user in a room in which this server has no members.
 async fn membership_elsewhere(
     rooms: &Rooms,
     session: &Session,
@@ -145,7 +146,7 @@ async fn membership_elsewhere(
 
 /// `GET /_matrix/client/v1/mutual_rooms`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1mutual_rooms
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1mutual_rooms).
 async fn get_mutual_rooms(
     State(rooms): State<Rooms>,
     Incoming { from, request }: Incoming<get_mutual_rooms::v1::Request>,
@@ -155,7 +156,7 @@ async fn get_mutual_rooms(
 
 /// `GET /_matrix/client/unstable/uk.half-shot.msc2666/user/mutual_rooms`
 ///
-/// [MSC2666](https://github.com/matrix-org/matrix-spec-proposals/pull/2666)
+/// See [MSC2666](https://github.com/matrix-org/matrix-spec-proposals/pull/2666).
 async fn get_mutual_rooms_unstable(
     State(rooms): State<Rooms>,
     Incoming { from, request }: Incoming<get_mutual_rooms::unstable::Request>,

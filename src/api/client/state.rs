@@ -1,4 +1,4 @@
-//! Reading the state of a room.
+//! The state of a room.
 
 use axum::{Router, extract::State};
 use ruma::{
@@ -30,7 +30,7 @@ pub(super) fn routes() -> Router<App> {
 
 /// `GET /_matrix/client/*/rooms/{roomId}/state`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3roomsroomidstate
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3roomsroomidstate).
 async fn get_state_events(
     State(rooms): State<Rooms>,
     State(clock): State<Clock>,
@@ -51,7 +51,7 @@ async fn get_state_events(
 
 /// `GET /_matrix/client/*/rooms/{roomId}/state/{eventType}/{stateKey}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3roomsroomidstateeventtypestatekey
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3roomsroomidstateeventtypestatekey).
 async fn get_state_event_for_key(
     State(rooms): State<Rooms>,
     State(clock): State<Clock>,
@@ -73,12 +73,12 @@ async fn get_state_event_for_key(
     Ok(Outgoing(get_state_event_for_key::v3::Response::new(json)))
 }
 
-/// Writes a state event as clients see it.
+/// Returns the JSON of a state event for clients.
 pub(super) fn state_event(room: &Room, pdu: &Pdu, now_ms: i64) -> Box<RawValue> {
     state_event_in_format(room, pdu, &EventSources::default(), now_ms)
 }
 
-/// As [`state_event`]; an event of which the source is given is written as servers exchange it.
+/// Like [`state_event`], but returns an event whose source is given in the federation format.
 pub(super) fn state_event_in_format(
     room: &Room,
     pdu: &Pdu,

@@ -1,4 +1,4 @@
-//! Syncing.
+//! The `/sync` endpoint.
 
 use std::{convert::Infallible, sync::Arc};
 
@@ -32,7 +32,7 @@ pub(super) fn routes() -> Router<App> {
 
 /// `GET /_matrix/client/*/sync`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3sync
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3sync).
 async fn sync_events(
     State(users): State<Users>,
     State(sync): State<Sync>,
@@ -64,7 +64,7 @@ async fn sync_events(
         (CONTENT_TYPE, "application/json".to_owned()),
         (CONTENT_LENGTH, body.len().to_string()),
     ];
-    // The turn is over when the client has read the answer, or its connection is closed.
+    // The permit is released when the client has read the response, or its connection is closed.
     let body = stream::iter([Ok::<_, Infallible>(body)]).map(move |part| {
         let _held = &turn;
         part
@@ -72,7 +72,8 @@ async fn sync_events(
     Ok((headers, Body::from_stream(body)))
 }
 
-/// Clients of [MSC4222](https://github.com/matrix-org/matrix-spec-proposals/pull/4222) ask by its own name.
+/// Returns whether the client uses the unstable name of
+/// [MSC4222](https://github.com/matrix-org/matrix-spec-proposals/pull/4222).
 fn asks_for_unstable_state_after(uri: &Uri) -> bool {
     let query = uri.query().unwrap_or_default();
     query
@@ -80,14 +81,14 @@ fn asks_for_unstable_state_after(uri: &Uri) -> bool {
         .any(|field| field == "org.matrix.msc4222.use_state_after=true")
 }
 
-/// Returns the filter that a client gives, or names by its id.
+/// Returns the filter of a request, which contains it or its id.
 pub(in crate::api) async fn filter(
     users: &Users,
     session: &Session,
     filter: Option<Filter>,
 ) -> Result<Arc<FilterDefinition>> {
     Ok(Arc::new(match filter {
-        // A definition that cannot be read looks like an id.
+        // A definition that cannot be parsed looks like an id.
         Some(Filter::FilterId(id)) if id.trim_start().starts_with('{') => {
             return Err(Error::invalid_param("the filter is malformed"));
         }

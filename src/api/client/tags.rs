@@ -18,7 +18,7 @@ pub(super) fn routes() -> Router<App> {
 
 /// `GET /_matrix/client/*/user/{userId}/rooms/{roomId}/tags`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3useruseridroomsroomidtags
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3useruseridroomsroomidtags).
 async fn get_tags(
     State(users): State<Users>,
     Incoming { from, request }: Incoming<get_tags::v3::Request>,
@@ -31,7 +31,7 @@ async fn get_tags(
 
 /// `PUT /_matrix/client/*/user/{userId}/rooms/{roomId}/tags/{tag}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3useruseridroomsroomidtagstag
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3useruseridroomsroomidtagstag).
 async fn create_tag(
     State(users): State<Users>,
     Incoming { from, request }: Incoming<create_tag::v3::Request>,
@@ -45,7 +45,7 @@ async fn create_tag(
 
 /// `DELETE /_matrix/client/*/user/{userId}/rooms/{roomId}/tags/{tag}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#delete_matrixclientv3useruseridroomsroomidtagstag
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#delete_matrixclientv3useruseridroomsroomidtagstag).
 async fn delete_tag(
     State(users): State<Users>,
     Incoming { from, request }: Incoming<delete_tag::v3::Request>,

@@ -1,6 +1,6 @@
-//! E-mail addresses, telephone numbers and other networks: accounts have none here, and nothing is bridged yet.
+//! Third-party identifiers and third-party networks. Accounts have no such identifiers, and no network is bridged yet.
 //!
-//! Clients ask all the same, and the specification has an answer for each.
+//! Clients call these endpoints nevertheless, and the specification has a response for each case.
 
 use std::collections::BTreeMap;
 
@@ -54,16 +54,16 @@ pub(super) fn routes() -> Router<App> {
 
 /// `GET /_matrix/client/*/account/3pid`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3account3pid
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3account3pid).
 async fn get_3pids(_: Incoming<get_3pids::v3::Request>) -> Complete<get_3pids::v3::Response> {
     Complete(get_3pids::v3::Response::new(Vec::new()))
 }
 
 /// `POST /_matrix/client/*/account/3pid/delete`
 ///
-/// What is not there is removed; there is no identity server that could know it.
+/// Removing an identifier that does not exist succeeds. No identity server can know it.
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3account3piddelete
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3account3piddelete).
 async fn delete_3pid(_: Incoming<delete_3pid::v3::Request>) -> Outgoing<delete_3pid::v3::Response> {
     let status = ThirdPartyIdRemovalStatus::NoSupport;
     Outgoing(delete_3pid::v3::Response::new(status))
@@ -71,7 +71,7 @@ async fn delete_3pid(_: Incoming<delete_3pid::v3::Request>) -> Outgoing<delete_3
 
 /// `POST /_matrix/client/*/account/3pid/unbind`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3account3pidunbind
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3account3pidunbind).
 async fn unbind_3pid(_: Incoming<unbind_3pid::v3::Request>) -> Outgoing<unbind_3pid::v3::Response> {
     let status = ThirdPartyIdRemovalStatus::NoSupport;
     Outgoing(unbind_3pid::v3::Response::new(status))
@@ -79,14 +79,14 @@ async fn unbind_3pid(_: Incoming<unbind_3pid::v3::Request>) -> Outgoing<unbind_3
 
 /// `GET /_matrix/client/*/thirdparty/protocols`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3thirdpartyprotocols
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3thirdpartyprotocols).
 async fn get_protocols(
     _: Incoming<get_protocols::v3::Request>,
 ) -> Outgoing<get_protocols::v3::Response> {
     Outgoing(get_protocols::v3::Response::new(BTreeMap::new()))
 }
 
-/// Routes an endpoint that would add an address to an account: "The homeserver does not allow the third-party
+/// Routes an endpoint that would add an identifier to an account: "The homeserver does not allow the third-party
 /// identifier as a contact option."
 fn denied<R>() -> Router<App>
 where
@@ -97,7 +97,7 @@ where
     })
 }
 
-/// Routes an endpoint that looks something up in another network.
+/// Routes an endpoint for lookups in another network.
 fn not_found<R>() -> Router<App>
 where
     R: IncomingRequest + Metadata<Authentication: Authenticate> + Send + 'static,

@@ -1,4 +1,4 @@
-//! Threads of a room, and subscriptions to them.
+//! The threads of a room, and thread subscriptions.
 
 use std::sync::Arc;
 
@@ -42,7 +42,7 @@ pub(super) fn routes() -> Router<App> {
 
 /// `GET /_matrix/client/*/rooms/{roomId}/threads`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1roomsroomidthreads
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1roomsroomidthreads).
 async fn get_threads(
     State(rooms): State<Rooms>,
     State(clock): State<Clock>,
@@ -77,7 +77,7 @@ async fn get_threads(
 
 /// `GET /_matrix/client/unstable/io.element.msc4306/rooms/{roomId}/thread/{eventId}/subscription`
 ///
-/// [spec]: https://github.com/matrix-org/matrix-spec-proposals/pull/4306
+/// See [MSC4306](https://github.com/matrix-org/matrix-spec-proposals/pull/4306).
 async fn get_thread_subscription(
     State(rooms): State<Rooms>,
     Incoming { from, request }: Incoming<get_thread_subscription::unstable::Request>,
@@ -97,7 +97,7 @@ async fn get_thread_subscription(
 
 /// `PUT /_matrix/client/unstable/io.element.msc4306/rooms/{roomId}/thread/{eventId}/subscription`
 ///
-/// [spec]: https://github.com/matrix-org/matrix-spec-proposals/pull/4306
+/// See [MSC4306](https://github.com/matrix-org/matrix-spec-proposals/pull/4306).
 async fn subscribe_thread(
     State(rooms): State<Rooms>,
     Incoming { from, request }: Incoming<subscribe_thread::unstable::Request>,
@@ -116,7 +116,7 @@ async fn subscribe_thread(
 
 /// `DELETE /_matrix/client/unstable/io.element.msc4306/rooms/{roomId}/thread/{eventId}/subscription`
 ///
-/// [spec]: https://github.com/matrix-org/matrix-spec-proposals/pull/4306
+/// See [MSC4306](https://github.com/matrix-org/matrix-spec-proposals/pull/4306).
 async fn unsubscribe_thread(
     State(rooms): State<Rooms>,
     Incoming { from, request }: Incoming<unsubscribe_thread::unstable::Request>,
@@ -134,7 +134,7 @@ async fn unsubscribe_thread(
 
 /// `GET /_matrix/client/unstable/io.element.msc4308/thread_subscriptions`
 ///
-/// [spec]: https://github.com/matrix-org/matrix-spec-proposals/pull/4308
+/// See [MSC4308](https://github.com/matrix-org/matrix-spec-proposals/pull/4308).
 async fn get_thread_subscriptions_changes(
     State(rooms): State<Rooms>,
     Incoming { from, request }: Incoming<get_thread_subscriptions_changes::unstable::Request>,

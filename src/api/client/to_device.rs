@@ -16,7 +16,7 @@ pub(super) fn routes() -> Router<App> {
 
 /// `PUT /_matrix/client/*/sendToDevice/{eventType}/{txnId}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3sendtodeviceeventtypetxnid
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3sendtodeviceeventtypetxnid).
 async fn send_event_to_device(
     State(devices): State<Devices>,
     State(limits): State<Limits>,

@@ -15,10 +15,10 @@ use crate::{
     workflows::Workflows,
 };
 
-/// A request to upgrade a room, to a version that has the form of one.
+/// An upgrade request whose room version is a valid identifier.
 struct Upgrade(Incoming<upgrade_room::v3::Request>);
 
-/// A part of its body.
+/// The relevant part of the body.
 #[derive(Default, Deserialize)]
 struct WantedVersion {
     #[serde(default)]
@@ -38,7 +38,8 @@ impl FromRequest<App> for Upgrade {
             wanted.new_version,
         ) {
             (Ok(incoming), _) => Ok(Self(incoming)),
-            // An identifier that no room version can have is a version that is not supported.
+            // An identifier that is not valid for any room version counts as an unsupported
+            // version.
             (Err(Error::BadJson(_)), Some(version))
                 if RoomVersionId::try_from(&*version).is_err() =>
             {
@@ -56,7 +57,7 @@ pub(super) fn routes() -> Router<App> {
 
 /// `POST /_matrix/client/*/rooms/{roomId}/upgrade`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3roomsroomidupgrade
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3roomsroomidupgrade).
 async fn upgrade_room(
     State(sync): State<Sync>,
     State(workflows): State<Workflows>,

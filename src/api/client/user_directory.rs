@@ -1,4 +1,4 @@
-//! Finding people.
+//! The user directory.
 
 use axum::{Router, extract::State};
 use ruma::api::client::user_directory::search_users::{self, v3::User};
@@ -15,7 +15,7 @@ pub(super) fn routes() -> Router<App> {
 
 /// `POST /_matrix/client/*/user_directory/search`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3user_directorysearch
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3user_directorysearch).
 async fn search_users(
     State(users): State<Users>,
     State(limits): State<Limits>,

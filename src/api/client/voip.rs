@@ -1,4 +1,4 @@
-//! Where calls find a relay.
+//! The TURN servers for calls.
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,7 +24,7 @@ pub(super) fn routes() -> Router<App> {
 
 /// `GET /_matrix/client/*/voip/turnServer`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3voipturnserver
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3voipturnserver).
 async fn get_turn_server_info(
     State(config): State<Arc<Config>>,
     State(clock): State<Clock>,
@@ -42,9 +42,9 @@ async fn get_turn_server_info(
     )))
 }
 
-/// Returns the name and password that TURN servers accept from a user until they expire.
+/// Returns the name and password with which a user can use the TURN servers until they expire.
 ///
-/// The name is the time of expiry and the user, the password an HMAC of it, as in
+/// The name contains the expiry time and the user, and the password is an HMAC of it, according to
 /// <https://datatracker.ietf.org/doc/html/draft-uberti-behave-turn-rest-00>.
 fn credentials(turn: &Turn, user_id: &UserId, now_ms: i64) -> Result<Option<(String, String)>> {
     let Some(secret) = turn
@@ -60,7 +60,8 @@ fn credentials(turn: &Turn, user_id: &UserId, now_ms: i64) -> Result<Option<(Str
         .map_err(|e| Error::internal("make a TURN password", e.to_string()))?;
     mac.update(username.as_bytes());
     let tag = mac.finalize().into_bytes();
-    // Unpadded, while TURN servers compare it with padding: twenty bytes take one sign of it.
+    // TURN servers compare the password with its padding, which `encode` omits; 20 bytes need one
+    // padding character.
     let password = Base64::<Standard, _>::new(tag.as_slice()).encode() + "=";
     Ok(Some((username, password)))
 }

@@ -1,4 +1,4 @@
-//! Says which parameter of a request is wrong, and what it may be: the errors of serde and ruma name neither.
+//! Explains which parameter of a request is wrong, and what is allowed. The errors of serde and ruma say neither.
 
 use axum::{
     extract::{self, FromRequestParts, Query, RawPathParams},
@@ -15,18 +15,18 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
 
-/// The parameters of a query that are looked at one by one.
+/// The maximum number of query parameters that are checked one by one.
 const MAX_CANDIDATES: usize = 32;
-/// How the errors about parameters that are not there begin.
+/// The beginning of the errors about missing parameters.
 const MISSING: &str = "missing field";
-/// What axum writes before what is wrong with a path.
+/// The text before axum's errors about a path.
 const AXUM_PATH_PREFIX: &str = "Invalid URL: ";
-/// What axum writes before the parameter of a query and what is wrong with it.
+/// The text before axum's errors about a query.
 const AXUM_PREFIX: &str = "Failed to deserialize query string: ";
 
-/// Says what is wrong with the path or the query of a request that ruma could not read.
+/// Explains the error in the path or query of a request that ruma could not parse.
 ///
-/// `params` are the names and values in its path.
+/// `params` are the names and values of its path parameters.
 pub(super) fn explain<R: IncomingRequest>(
     error: &DeserializationError,
     head: &Request<()>,
@@ -36,7 +36,7 @@ pub(super) fn explain<R: IncomingRequest>(
     if text.starts_with(MISSING) {
         return Error::MissingParam(text.replace(MISSING, "missing parameter"));
     }
-    // ruma reads the path first, and does not tell its errors from those of the query.
+    // ruma parses the path first, and its errors do not say whether the path or the query is wrong.
     if let Some((name, expected)) = wrong_in_path(params) {
         return Error::InvalidParam(format!("invalid parameter `{name}`: expected {expected}"));
     }
@@ -46,7 +46,7 @@ pub(super) fn explain<R: IncomingRequest>(
     }
 }
 
-/// The parameters in the path of a request that ruma does not know, in their order.
+/// The path parameters, in order, of a request that ruma does not have.
 pub(in crate::api) struct PathParams<T>(pub(in crate::api) T);
 
 impl<T, S> FromRequestParts<S> for PathParams<T>
@@ -67,21 +67,21 @@ where
     }
 }
 
-/// Reads the names and values of the parameters in the path of a request.
+/// Reads the names and values of the path parameters of a request.
 ///
 /// # Errors
 ///
-/// [`Error::InvalidParam`] when one of them is no text.
+/// [`Error::InvalidParam`] when one of them is not UTF-8.
 pub(in crate::api) async fn raw_path_params(parts: &mut Parts) -> Result<RawPathParams> {
     let read = RawPathParams::from_request_parts(parts, &()).await;
     read.map_err(|error| Error::InvalidParam(error.to_string()))
 }
 
-/// Reads the query of a request that ruma does not know.
+/// Reads the query of a request that ruma does not have.
 ///
 /// # Errors
 ///
-/// [`Error::InvalidParam`] that names the parameter, and [`Error::MissingParam`].
+/// [`Error::InvalidParam`] with the name of the parameter, or [`Error::MissingParam`].
 pub(in crate::api) fn read_query<T: DeserializeOwned>(uri: &Uri) -> Result<T> {
     let read = Query::try_from_uri(uri);
     let error = match read {
@@ -109,7 +109,7 @@ fn invalid(name: &str, text: &str) -> Error {
     Error::InvalidParam(format!("invalid parameter `{name}`: {expected}"))
 }
 
-/// Returns what is allowed where serde and ruma say only that something is not.
+/// Returns the allowed values for an error in which serde or ruma only reject the given one.
 fn expected(text: &str) -> &str {
     let is_about = |words: &[&str]| words.iter().any(|word| text.contains(word));
     if is_about(&["digit", "integer", "number too", "out of range"]) {
@@ -121,7 +121,7 @@ fn expected(text: &str) -> &str {
     }
 }
 
-/// Finds the parameter of a query that cannot be read, by reading each of them alone.
+/// Finds the query parameter that cannot be parsed, by parsing each of them alone.
 fn wrong_in_query<R: IncomingRequest>(
     head: &Request<()>,
     params: &[(&str, &str)],
@@ -146,7 +146,7 @@ fn wrong_in_query<R: IncomingRequest>(
     })
 }
 
-/// Finds the parameter of a path that cannot be read, and says what it must be.
+/// Finds the path parameter that cannot be parsed, and says what is expected.
 fn wrong_in_path<'p>(params: &[(&'p str, &str)]) -> Option<(&'p str, &'static str)> {
     params.iter().find_map(|(name, value)| {
         let (is_valid, expected) = match *name {

@@ -116,7 +116,7 @@ fn a_wrong_type_is_bad_json_and_broken_json_is_not_json() {
     assert!(matches!(both, Error::NotJson(_)));
 }
 
-/// Answers a request as the server would that had these endpoints only.
+/// Sends a request to a server that has only these endpoints.
 async fn answer(mut request: http::Request<Body>) -> (u16, Value) {
     let test = TestDb::new().await;
     let mut config = Config::default();

@@ -1,6 +1,6 @@
-//! Which server asks: requests are signed.
+//! Authentication of other servers by the signatures of their requests.
 //!
-//! [spec]: https://spec.matrix.org/v1.19/server-server-api/#request-authentication
+//! See the [specification](https://spec.matrix.org/v1.19/server-server-api/#request-authentication).
 
 use axum::http::{Request, request::Parts};
 use ruma::{OwnedServerName, api::federation::authentication::ServerSignatures};
@@ -12,9 +12,9 @@ use crate::{
     matrix::MAX_SERVER_JSON_DEPTH,
 };
 
-/// The largest transaction: 50 PDUs and 100 EDUs, each as large as it may be.
+/// The largest transaction: 50 PDUs and 100 EDUs of the maximum size.
 const MAX_TRANSACTION: usize = 10 * 1024 * 1024;
-/// Where transactions come in.
+/// The path to which other servers send transactions.
 const TRANSACTIONS: &str = "/_matrix/federation/v1/send/";
 
 impl Authenticate for ServerSignatures {

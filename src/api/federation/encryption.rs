@@ -1,4 +1,4 @@
-//! The devices of this server's users, and the keys with which they encrypt, for other servers.
+//! Serves the devices and encryption keys of this server's users to other servers.
 
 use axum::{Router, extract::State};
 use ruma::api::federation::{
@@ -22,7 +22,7 @@ pub(super) fn routes() -> Router<App> {
 
 /// `GET /_matrix/federation/v1/user/devices/{userId}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1userdevicesuserid
+/// See the [specification](https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1userdevicesuserid).
 async fn get_devices(
     State(devices): State<Devices>,
     State(rooms): State<Rooms>,
@@ -36,7 +36,7 @@ async fn get_devices(
 
 /// `POST /_matrix/federation/v1/user/keys/query`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/server-server-api/#post_matrixfederationv1userkeysquery
+/// See the [specification](https://spec.matrix.org/v1.19/server-server-api/#post_matrixfederationv1userkeysquery).
 async fn get_keys(
     State(devices): State<Devices>,
     Incoming { request, .. }: Incoming<get_keys::v1::Request>,
@@ -51,7 +51,7 @@ async fn get_keys(
 
 /// `POST /_matrix/federation/v1/user/keys/claim`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/server-server-api/#post_matrixfederationv1userkeysclaim
+/// See the [specification](https://spec.matrix.org/v1.19/server-server-api/#post_matrixfederationv1userkeysclaim).
 async fn claim_keys(
     State(devices): State<Devices>,
     Incoming { request, .. }: Incoming<claim_keys::v1::Request>,

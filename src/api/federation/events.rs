@@ -1,6 +1,6 @@
-//! Events of rooms, what they rest on, and the state around them, for servers that are in these rooms.
+//! Serves events, their auth chains and room state to servers in the room.
 //!
-//! [Retrieving events](https://spec.matrix.org/v1.19/server-server-api/#retrieving-events)
+//! See [Retrieving events](https://spec.matrix.org/v1.19/server-server-api/#retrieving-events).
 
 use axum::{Json, Router, extract::State, response::Response};
 use ruma::api::federation::{
@@ -42,7 +42,7 @@ pub(super) fn routes() -> Router<App> {
 
 /// `GET /_matrix/federation/v1/event/{eventId}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1eventeventid
+/// See the [specification](https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1eventeventid).
 async fn get_event(
     State(rooms): State<Rooms>,
     State(clock): State<Clock>,
@@ -55,7 +55,7 @@ async fn get_event(
 
 /// `GET /_matrix/federation/v1/state/{roomId}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1stateroomid
+/// See the [specification](https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1stateroomid).
 async fn get_room_state(
     State(rooms): State<Rooms>,
     Incoming { from, request }: Incoming<get_room_state::v1::Request>,
@@ -83,7 +83,7 @@ async fn get_room_state(
 
 /// `GET /_matrix/federation/v1/state_ids/{roomId}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1state_idsroomid
+/// See the [specification](https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1state_idsroomid).
 async fn get_room_state_ids(
     State(rooms): State<Rooms>,
     Incoming { from, request }: Incoming<get_room_state_ids::v1::Request>,
@@ -111,7 +111,7 @@ async fn get_room_state_ids(
 
 /// `GET /_matrix/federation/v1/event_auth/{roomId}/{eventId}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1event_authroomideventid
+/// See the [specification](https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1event_authroomideventid).
 async fn get_event_authorization(
     State(rooms): State<Rooms>,
     Incoming { from, request }: Incoming<get_event_authorization::v1::Request>,
@@ -137,7 +137,7 @@ async fn get_event_authorization(
 
 /// `GET /_matrix/federation/v1/backfill/{roomId}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1backfillroomid
+/// See the [specification](https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1backfillroomid).
 async fn get_backfill(
     State(rooms): State<Rooms>,
     State(clock): State<Clock>,
@@ -158,7 +158,7 @@ async fn get_backfill(
 
 /// `POST /_matrix/federation/v1/get_missing_events/{roomId}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/server-server-api/#post_matrixfederationv1get_missing_eventsroomid
+/// See the [specification](https://spec.matrix.org/v1.19/server-server-api/#post_matrixfederationv1get_missing_eventsroomid).
 async fn get_missing_events(
     State(rooms): State<Rooms>,
     Incoming { from, request }: Incoming<get_missing_events::v1::Request>,
@@ -178,7 +178,7 @@ async fn get_missing_events(
 
 /// `GET /_matrix/federation/v1/timestamp_to_event/{roomId}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1timestamp_to_eventroomid
+/// See the [specification](https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1timestamp_to_eventroomid).
 async fn get_event_by_timestamp(
     State(rooms): State<Rooms>,
     Incoming { from, request }: Incoming<get_event_by_timestamp::v1::Request>,
@@ -200,7 +200,7 @@ async fn get_event_by_timestamp(
 
 /// `GET /_matrix/federation/v1/hierarchy/{roomId}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1hierarchyroomid
+/// See the [specification](https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1hierarchyroomid).
 async fn get_hierarchy(
     State(rooms): State<Rooms>,
     Incoming { from, request }: Incoming<get_hierarchy::v1::Request>,

@@ -1,6 +1,6 @@
-//! Users of other servers who join a room, leave it, or knock on it: two steps each, a template and what was signed.
+//! Joins, leaves and knocks of users of other servers. Each has two steps: a template, and the signed event.
 //!
-//! [Joining rooms](https://spec.matrix.org/v1.19/server-server-api/#joining-rooms)
+//! See [Joining rooms](https://spec.matrix.org/v1.19/server-server-api/#joining-rooms).
 
 use axum::{Json, Router, extract::State, response::Response, routing::put};
 use ruma::{
@@ -55,7 +55,7 @@ pub(super) fn routes() -> Router<App> {
 
 /// `GET /_matrix/federation/v1/make_join/{roomId}/{userId}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1make_joinroomiduserid
+/// See the [specification](https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1make_joinroomiduserid).
 async fn prepare_join_event(
     State(rooms): State<Rooms>,
     Incoming { from, request }: Incoming<prepare_join_event::v1::Request>,
@@ -76,7 +76,7 @@ async fn prepare_join_event(
 
 /// `PUT /_matrix/federation/v2/send_join/{roomId}/{eventId}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv2send_joinroomideventid
+/// See the [specification](https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv2send_joinroomideventid).
 async fn create_join_event(
     State(workflows): State<Workflows>,
     State(rooms): State<Rooms>,
@@ -98,9 +98,9 @@ async fn create_join_event(
     Ok(writing.into_response())
 }
 
-/// `PUT /_matrix/federation/v1/send_join/{roomId}/{eventId}`, from before the specification corrected its form.
+/// `PUT /_matrix/federation/v1/send_join/{roomId}/{eventId}`, whose response form was corrected in v2.
 ///
-/// [spec]: https://spec.matrix.org/v1.11/server-server-api/#put_matrixfederationv1send_joinroomideventid
+/// See the [specification](https://spec.matrix.org/v1.11/server-server-api/#put_matrixfederationv1send_joinroomideventid).
 async fn create_join_event_v1(
     State(workflows): State<Workflows>,
     State(rooms): State<Rooms>,
@@ -118,7 +118,7 @@ async fn create_join_event_v1(
     Ok(writing.into_response())
 }
 
-/// Lets a user in, and writes what their server has to know of the room.
+/// Lets a user join, and writes the room's state for their server.
 async fn write_join(
     workflows: &Workflows,
     rooms: &Rooms,
@@ -141,7 +141,7 @@ async fn write_join(
         let servers = to_raw_value(&answer.servers_in_room)?;
         writing.text(format!(r#""servers_in_room":{servers},"#));
     }
-    // Whoever reads this bit by bit can check each event when it comes if those that allow it came before.
+    // A server that reads this as a stream can check each event on arrival, because its auth events come before it.
     writing.text(r#""auth_chain":"#);
     writing.events(&answer.auth_chain);
     writing.text(r#","state":"#);
@@ -152,7 +152,7 @@ async fn write_join(
 
 /// `GET /_matrix/federation/v1/make_leave/{roomId}/{userId}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1make_leaveroomiduserid
+/// See the [specification](https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1make_leaveroomiduserid).
 async fn prepare_leave_event(
     State(rooms): State<Rooms>,
     Incoming { from, request }: Incoming<prepare_leave_event::v1::Request>,
@@ -172,7 +172,7 @@ async fn prepare_leave_event(
 
 /// `PUT /_matrix/federation/v2/send_leave/{roomId}/{eventId}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv2send_leaveroomideventid
+/// See the [specification](https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv2send_leaveroomideventid).
 async fn create_leave_event(
     State(workflows): State<Workflows>,
     Incoming { from, request }: Incoming<create_leave_event::v2::Request>,
@@ -187,9 +187,9 @@ async fn create_leave_event(
     Ok(Outgoing(create_leave_event::v2::Response::new()))
 }
 
-/// `PUT /_matrix/federation/v1/send_leave/{roomId}/{eventId}`, from before the specification corrected its form.
+/// `PUT /_matrix/federation/v1/send_leave/{roomId}/{eventId}`, whose response form was corrected in v2.
 ///
-/// [spec]: https://spec.matrix.org/v1.11/server-server-api/#put_matrixfederationv1send_leaveroomideventid
+/// See the [specification](https://spec.matrix.org/v1.11/server-server-api/#put_matrixfederationv1send_leaveroomideventid).
 async fn create_leave_event_v1(
     State(workflows): State<Workflows>,
     signed: Signed<Box<RawValue>>,
@@ -201,7 +201,7 @@ async fn create_leave_event_v1(
 
 /// `GET /_matrix/federation/v1/make_knock/{roomId}/{userId}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1make_knockroomiduserid
+/// See the [specification](https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1make_knockroomiduserid).
 async fn prepare_knock_event(
     State(rooms): State<Rooms>,
     Incoming { from, request }: Incoming<prepare_knock_event::v1::Request>,
@@ -221,7 +221,7 @@ async fn prepare_knock_event(
 
 /// `PUT /_matrix/federation/v1/send_knock/{roomId}/{eventId}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv1send_knockroomideventid
+/// See the [specification](https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv1send_knockroomideventid).
 async fn create_knock_event(
     State(workflows): State<Workflows>,
     State(rooms): State<Rooms>,

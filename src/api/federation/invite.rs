@@ -1,6 +1,6 @@
-//! Invitations of users of this server into rooms of others.
+//! Invites of this server's users into rooms of other servers.
 //!
-//! [Inviting to a room](https://spec.matrix.org/v1.19/server-server-api/#inviting-to-a-room)
+//! See [Inviting to a room](https://spec.matrix.org/v1.19/server-server-api/#inviting-to-a-room).
 
 use axum::{Json, Router, extract::State, routing::put};
 use ruma::{
@@ -30,7 +30,7 @@ pub(super) fn routes() -> Router<App> {
         )
 }
 
-/// An invitation of the second form.
+/// The body of a v2 invite.
 #[derive(Deserialize)]
 struct Invitation {
     room_version: RoomVersionId,
@@ -39,13 +39,13 @@ struct Invitation {
     invite_room_state: StrippedState,
 }
 
-/// Whom an event is about.
+/// The user whom an event invites.
 #[derive(Deserialize)]
 struct Invited {
     state_key: OwnedUserId,
 }
 
-/// What an invitation of the first form holds beside the event.
+/// The additional content of a v1 invite besides the event.
 #[derive(Deserialize)]
 struct WithUnsigned {
     #[serde(default)]
@@ -60,7 +60,7 @@ struct Unsigned {
 
 /// `PUT /_matrix/federation/v2/invite/{roomId}/{eventId}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv2inviteroomideventid
+/// See the [specification](https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv2inviteroomideventid).
 async fn create_invite(
     State(workflows): State<Workflows>,
     State(limits): State<Limits>,
@@ -85,7 +85,7 @@ async fn create_invite(
 
 /// `PUT /_matrix/federation/v1/invite/{roomId}/{eventId}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv1inviteroomideventid
+/// See the [specification](https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv1inviteroomideventid).
 async fn create_invite_v1(
     State(workflows): State<Workflows>,
     State(limits): State<Limits>,
@@ -97,7 +97,7 @@ async fn create_invite_v1(
     let told: WithUnsigned = serde_json::from_str(signed.body.get())
         .map_err(|error| Error::BadJson(error.to_string()))?;
     let invitation = ReceivedInvitation {
-        // "This API is for rooms of versions 1 and 2". Which it is shows when the user joins.
+        // "This API is for rooms of versions 1 and 2". The exact version becomes known when the user joins.
         version: RoomVersionId::V2,
         signed: SignedEvent {
             origin: signed.from,
@@ -111,10 +111,10 @@ async fn create_invite_v1(
     Ok(Json(json!([200, { "event": event }])))
 }
 
-/// Checks that a server does not send too many invitations, nor too many to one user.
+/// Checks that a server does not send too many invites, in total or to one user.
 fn check_limits(limits: &Limits, from: &ServerName, invitation: &RawValue) -> Result<()> {
     limits.check(Class::Invitation, from)?;
-    // What is no invitation is refused with what is wrong with it.
+    // An event that is not an invite is refused later, with the reason.
     if let Ok(Invited { state_key }) = serde_json::from_str(invitation.get()) {
         limits.check(
             Class::InvitationTo,

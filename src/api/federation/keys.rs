@@ -1,4 +1,4 @@
-//! The keys with which this server signs, and, as a notary, those of others.
+//! Serves the signing keys of this server and, as a notary, those of other servers.
 
 use std::collections::BTreeSet;
 
@@ -23,9 +23,9 @@ use crate::{
     federation::Federation,
 };
 
-/// Servers of whose keys one request may ask.
+/// The maximum number of servers in one request.
 const MAX_SERVERS: usize = 100;
-/// How many of them are asked at once.
+/// The number of servers that are queried at the same time.
 const AT_ONCE: usize = 10;
 
 pub(super) fn routes() -> Router<App> {
@@ -50,7 +50,7 @@ pub(super) fn routes() -> Router<App> {
 
 /// `GET /_matrix/key/v2/server`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/server-server-api/#get_matrixkeyv2server
+/// See the [specification](https://spec.matrix.org/v1.19/server-server-api/#get_matrixkeyv2server).
 async fn get_server_keys(
     State(federation): State<Federation>,
     _: Incoming<get_server_keys::v2::Request>,
@@ -59,9 +59,9 @@ async fn get_server_keys(
     Ok(Outgoing(get_server_keys::v2::Response::new(keys)))
 }
 
-/// `GET /_matrix/key/v2/server/{keyId}`, which older servers ask: the answer is the same for every id.
+/// `GET /_matrix/key/v2/server/{keyId}`, used by older servers. The response is the same for every id.
 ///
-/// [spec]: https://spec.matrix.org/v1.5/server-server-api/#get_matrixkeyv2serverkeyid
+/// See the [specification](https://spec.matrix.org/v1.5/server-server-api/#get_matrixkeyv2serverkeyid).
 async fn get_server_keys_by_id(
     State(federation): State<Federation>,
 ) -> Result<Outgoing<get_server_keys::v2::Response>> {
@@ -69,9 +69,9 @@ async fn get_server_keys_by_id(
     Ok(Outgoing(get_server_keys::v2::Response::new(keys)))
 }
 
-/// `GET /_matrix/key/v2/query/{serverName}/{keyId}`, which older servers ask.
+/// `GET /_matrix/key/v2/query/{serverName}/{keyId}`, used by older servers.
 ///
-/// [spec]: https://spec.matrix.org/v1.5/server-server-api/#get_matrixkeyv2queryservernamekeyid
+/// See the [specification](https://spec.matrix.org/v1.5/server-server-api/#get_matrixkeyv2queryservernamekeyid).
 async fn get_remote_server_keys_by_id(
     State(federation): State<Federation>,
     State(clock): State<Clock>,
@@ -90,7 +90,7 @@ async fn get_remote_server_keys_by_id(
     Ok(Outgoing(get_remote_server_keys::v2::Response::new(keys)))
 }
 
-/// Until when keys must be valid.
+/// The time until which the keys must be valid.
 #[derive(Deserialize)]
 struct Validity {
     minimum_valid_until_ts: Option<i64>,
@@ -98,7 +98,7 @@ struct Validity {
 
 /// `GET /_matrix/key/v2/query/{serverName}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/server-server-api/#get_matrixkeyv2queryservername
+/// See the [specification](https://spec.matrix.org/v1.19/server-server-api/#get_matrixkeyv2queryservername).
 async fn get_remote_server_keys(
     State(federation): State<Federation>,
     Incoming { request, .. }: Incoming<get_remote_server_keys::v2::Request>,
@@ -115,7 +115,7 @@ async fn get_remote_server_keys(
 
 /// `POST /_matrix/key/v2/query`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/server-server-api/#post_matrixkeyv2query
+/// See the [specification](https://spec.matrix.org/v1.19/server-server-api/#post_matrixkeyv2query).
 async fn get_remote_server_keys_batch(
     State(federation): State<Federation>,
     State(clock): State<Clock>,
@@ -127,7 +127,7 @@ async fn get_remote_server_keys_batch(
         )));
     }
     let now = clock.now_ms();
-    // The keys of a list come together: the one that is wanted for longest decides.
+    // All keys of a list have the same lifetime, so the latest requested time applies.
     let wanted = request.server_keys.into_iter().map(|(server, keys)| {
         let until = keys.values().filter_map(|key| key.minimum_valid_until_ts);
         let until = until.map(|until| i64::from(until.0)).max();
@@ -142,17 +142,17 @@ async fn get_remote_server_keys_batch(
     Ok(Outgoing(response))
 }
 
-/// The keys of a server that somebody wants to have.
+/// A request for the keys of a server.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Wanted {
     server: OwnedServerName,
-    /// Until when they must be valid, in milliseconds since the Unix epoch.
+    /// The time until which the keys must be valid, in milliseconds since the Unix epoch.
     until: i64,
-    /// Their ids; empty for all.
+    /// The ids of the keys; empty for all.
     key_ids: BTreeSet<String>,
 }
 
-/// Returns the keys of those servers of which any are known.
+/// Returns the known keys of the requested servers.
 async fn known(
     federation: &Federation,
     wanted: impl IntoIterator<Item = Wanted>,

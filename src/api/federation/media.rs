@@ -1,4 +1,4 @@
-//! This server's media, for other servers.
+//! Serves this server's media to other servers.
 
 use axum::{
     Router,
@@ -26,9 +26,9 @@ use crate::{
     rooms::Rooms,
 };
 
-/// How much of a file is in memory for a server that downloads it.
+/// The part of a file that is held in memory while another server downloads it.
 const BUFFER: usize = 64 * 1024;
-/// A boundary of so many letters and digits stands in no file by chance.
+/// The length of a boundary, long enough that no file contains it by chance.
 const BOUNDARY_LENGTH: usize = 40;
 
 pub(super) fn routes() -> Router<App> {
@@ -41,7 +41,7 @@ pub(super) fn routes() -> Router<App> {
 
 /// `GET /_matrix/federation/v1/media/download/{mediaId}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1mediadownloadmediaid
+/// See the [specification](https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1mediadownloadmediaid).
 async fn get_content(
     State(media): State<Media>,
     State(rooms): State<Rooms>,
@@ -57,7 +57,7 @@ async fn get_content(
 
 /// `GET /_matrix/federation/v1/media/thumbnail/{mediaId}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1mediathumbnailmediaid
+/// See the [specification](https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1mediathumbnailmediaid).
 async fn get_content_thumbnail(
     State(media): State<Media>,
     State(rooms): State<Rooms>,
@@ -77,7 +77,7 @@ async fn get_content_thumbnail(
     in_parts(content, &disposition)
 }
 
-/// Answers with a file as `multipart/mixed`: an object about it, which is empty, and the file.
+/// Returns a file as `multipart/mixed`: an empty object as metadata, followed by the file.
 fn in_parts(content: Content, disposition: &ContentDisposition) -> Result<Response> {
     let letters = rand::rng().sample_iter(Alphanumeric).map(char::from);
     let boundary: String = letters.take(BOUNDARY_LENGTH).collect();

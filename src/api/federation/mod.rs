@@ -1,5 +1,5 @@
-//! The server-server API, one file a chapter of the specification. `auth` proves who asks; `signed` reads what ruma
-//! does not, and `written` writes answers that are too large to be in memory.
+//! The server-server API, one file for each chapter of the specification. `auth` authenticates servers, `signed` parses
+//! requests for which ruma's types are not enough, and `written` streams responses that are too large for memory.
 
 mod auth;
 mod encryption;
@@ -24,7 +24,7 @@ use super::app::App;
 use crate::config::Config;
 
 pub(super) fn routes(config: &Config) -> Router<App> {
-    // Who somebody is concerns services that are no servers, too.
+    // Services other than servers also use this endpoint to identify a user.
     let always = openid::routes();
     if !config.federation.enabled {
         return always;

@@ -1,4 +1,4 @@
-//! Who somebody is who shows an `OpenID` token to another service.
+//! Identifies the user of an `OpenID` token for another service.
 
 use axum::{Router, extract::State};
 use ruma::api::federation::openid::get_openid_userinfo;
@@ -15,7 +15,7 @@ pub(super) fn routes() -> Router<App> {
 
 /// `GET /_matrix/federation/v1/openid/userinfo`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1openiduserinfo
+/// See the [specification](https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1openiduserinfo).
 async fn get_openid_userinfo(
     State(users): State<Users>,
     incoming: Result<Incoming<get_openid_userinfo::v1::Request>>,

@@ -1,4 +1,4 @@
-//! The list of public rooms, for those who may read it.
+//! The list of public rooms, if the configuration opens it to other servers.
 
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ pub(super) fn routes() -> Router<App> {
 
 /// `GET /_matrix/federation/v1/publicRooms`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1publicrooms
+/// See the [specification](https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1publicrooms).
 async fn get_public_rooms(
     State(rooms): State<Rooms>,
     State(config): State<Arc<Config>>,
@@ -52,7 +52,7 @@ async fn get_public_rooms(
 
 /// `POST /_matrix/federation/v1/publicRooms`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/server-server-api/#post_matrixfederationv1publicrooms
+/// See the [specification](https://spec.matrix.org/v1.19/server-server-api/#post_matrixfederationv1publicrooms).
 async fn get_public_rooms_filtered(
     State(rooms): State<Rooms>,
     State(config): State<Arc<Config>>,

@@ -1,4 +1,4 @@
-//! What other servers ask of users and rooms.
+//! Answers other servers' queries about users and rooms.
 
 use axum::{Router, extract::State};
 use ruma::{
@@ -31,7 +31,7 @@ pub(super) fn routes() -> Router<App> {
 
 /// `GET /_matrix/federation/v1/query/{queryType}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1queryquerytype
+/// See the [specification](https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1queryquerytype).
 async fn get_custom_information(
     Incoming { request, .. }: Incoming<get_custom_information::v1::Request>,
 ) -> Error {
@@ -43,7 +43,7 @@ async fn get_custom_information(
 
 /// `GET /_matrix/federation/v1/query/profile`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1queryprofile
+/// See the [specification](https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1queryprofile).
 async fn get_profile_information(
     State(users): State<Users>,
     State(rooms): State<Rooms>,
@@ -68,7 +68,7 @@ async fn get_profile_information(
 
 /// `GET /_matrix/federation/v1/query/directory`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1querydirectory
+/// See the [specification](https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1querydirectory).
 async fn get_room_information(
     State(workflows): State<Workflows>,
     State(rooms): State<Rooms>,

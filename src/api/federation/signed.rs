@@ -1,4 +1,4 @@
-//! Signed requests that ruma has no type for, or reads less of than there is to read.
+//! Signed requests for which ruma has no type, or whose type omits fields.
 
 use axum::extract::{FromRequest, Request};
 use ruma::{OwnedServerName, api::federation::authentication::ServerSignatures};
@@ -15,15 +15,15 @@ use crate::{
 
 /// The body of a signed request.
 pub(super) trait SignedBody: Sized + Send {
-    /// Reads a body that was signed.
+    /// Parses the body of a signed request.
     ///
     /// # Errors
     ///
-    /// [`Error::NotJson`] or [`Error::BadJson`] when it is not what the endpoint takes.
+    /// [`Error::NotJson`] or [`Error::BadJson`] when the endpoint does not accept it.
     fn read(body: &[u8]) -> Result<Self>;
 }
 
-/// An object whose parts the handler reads.
+/// An object that the handler parses.
 impl SignedBody for Box<RawValue> {
     fn read(body: &[u8]) -> Result<Self> {
         let text = object_text(body, MAX_SERVER_JSON_DEPTH)?;
@@ -33,16 +33,15 @@ impl SignedBody for Box<RawValue> {
 
 /// A request that another server has signed.
 pub(super) struct Signed<T> {
-    /// Who asks.
+    /// The server that sent the request.
     pub(super) from: OwnedServerName,
-    /// The parameters in its path, in their order.
+    /// The path parameters, in order.
     params: std::vec::IntoIter<String>,
-    /// Its body.
     pub(super) body: T,
 }
 
 impl<T> Signed<T> {
-    /// Returns the next of the parameters in the path.
+    /// Returns the next path parameter.
     pub(super) fn param<P>(&mut self) -> Result<P>
     where
         P: TryFrom<String, Error: std::fmt::Display>,

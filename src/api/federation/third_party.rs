@@ -1,6 +1,6 @@
-//! Users who were invited by an address before anybody knew whose it is.
+//! Third-party invites of users whose Matrix ID is not known when they are invited.
 //!
-//! [Third-party invites](https://spec.matrix.org/v1.19/server-server-api/#third-party-invites)
+//! See [Third-party invites](https://spec.matrix.org/v1.19/server-server-api/#third-party-invites).
 
 use axum::{Router, extract::State};
 use ruma::api::federation::thirdparty::{bind_callback, exchange_invite};
@@ -19,7 +19,7 @@ pub(super) fn routes() -> Router<App> {
 
 /// `PUT /_matrix/federation/v1/exchange_third_party_invite/{roomId}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv1exchange_third_party_inviteroomid
+/// See the [specification](https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv1exchange_third_party_inviteroomid).
 async fn exchange_invite(
     State(workflows): State<Workflows>,
     Incoming { from, request }: Incoming<exchange_invite::v1::Request>,
@@ -32,9 +32,9 @@ async fn exchange_invite(
 
 /// `PUT /_matrix/federation/v1/3pid/onbind`
 ///
-/// Accounts have no addresses here, so no identity server has one to tell of.
+/// Accounts of this server have no third-party identifiers, so no identity server can report one.
 ///
-/// [spec]: https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv13pidonbind
+/// See the [specification](https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv13pidonbind).
 async fn bind_callback(_: Incoming<bind_callback::v1::Request>) -> Error {
     Error::ThreepidDenied("accounts have no third-party ids on this server".to_owned())
 }

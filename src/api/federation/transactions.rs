@@ -1,6 +1,6 @@
-//! What other servers send: events and what is said beside them, many at once.
+//! Transactions of other servers: PDUs and EDUs.
 //!
-//! [Transactions](https://spec.matrix.org/v1.19/server-server-api/#transactions)
+//! See [Transactions](https://spec.matrix.org/v1.19/server-server-api/#transactions).
 
 use std::collections::BTreeMap;
 
@@ -27,18 +27,18 @@ pub(super) fn routes() -> Router<App> {
     )
 }
 
-/// A transaction; there are servers that leave out what is empty, or write `null`.
+/// The body of a transaction. Some servers omit empty lists or write `null`.
 #[derive(Deserialize)]
 struct Sent {
     pdus: Option<Vec<Box<RawValue>>>,
     edus: Option<Vec<Raw<Edu>>>,
 }
 
-/// Whatever is in an event or an EDU, the others are taken: each is held against the limits by itself.
+/// One invalid event or EDU does not spoil the others: each is checked separately.
 impl SignedBody for Sent {
     fn read(body: &[u8]) -> Result<Self> {
         let first = body.iter().find(|byte| !byte.is_ascii_whitespace());
-        // serde would read a list as a struct, too.
+        // serde would also read a list as a struct.
         if first.is_some_and(|first| *first != b'{') {
             return Err(Error::BadJson("expected a JSON object".to_owned()));
         }
@@ -54,7 +54,7 @@ impl SignedBody for Sent {
 
 /// `PUT /_matrix/federation/v1/send/{txnId}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv1sendtxnid
+/// See the [specification](https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv1sendtxnid).
 async fn send_transaction_message(
     State(workflows): State<Workflows>,
     mut signed: Signed<Sent>,

@@ -1,4 +1,4 @@
-//! What this server is.
+//! The name and version of this server.
 
 use axum::Router;
 use ruma::api::federation::discovery::get_server_version::v1 as get_server_version;
@@ -11,7 +11,7 @@ pub(super) fn routes() -> Router<App> {
 
 /// `GET /_matrix/federation/v1/version`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1version
+/// See the [specification](https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1version).
 async fn version(
     _: Incoming<get_server_version::Request>,
 ) -> Outgoing<get_server_version::Response> {

@@ -1,4 +1,4 @@
-//! Answers that hold many events: written piece by piece, so that no answer is in memory as a whole.
+//! Responses with many events. They are written in pieces, so that a whole response is never in memory.
 
 use std::collections::VecDeque;
 
@@ -15,18 +15,18 @@ use crate::{
     rooms::{Rooms, TurnToBeTold},
 };
 
-/// Events read and written at once: each has 64 KiB at most.
+/// The number of events that are read and written at the same time, of 64 KiB at most each.
 const EVENTS: usize = 100;
 
-/// An answer that is written.
+/// A response that is written in pieces.
 pub(super) struct Writing {
     rooms: Rooms,
-    /// Who asks.
+    /// The server that sent the request.
     server: OwnedServerName,
     pieces: VecDeque<Piece>,
-    /// Whether the list that is written has an event already.
+    /// Whether the current list already contains an event.
     has_events: bool,
-    /// The turn of whoever asks.
+    /// The permit of that server, which limits its large requests.
     _turn: TurnToBeTold,
 }
 
@@ -36,7 +36,7 @@ enum Piece {
 }
 
 impl Writing {
-    /// Begins an answer with events of these rooms, to somebody who has a turn to be told much.
+    /// Begins a response with events of these rooms, for a server that has a permit for large requests.
     pub(super) fn new(rooms: &Rooms, server: &ServerName, turn: TurnToBeTold) -> Self {
         Self {
             rooms: rooms.clone(),
@@ -47,12 +47,12 @@ impl Writing {
         }
     }
 
-    /// Adds a part of the answer's JSON.
+    /// Adds JSON text to the response.
     pub(super) fn text(&mut self, text: impl Into<String>) {
         self.pieces.push_back(Piece::Text(text.into()));
     }
 
-    /// Adds a list of events; what is not here is left out.
+    /// Adds a list of events. Events that are not stored are left out.
     pub(super) fn events(&mut self, ids: &[OwnedEventId]) {
         self.text("[");
         let chunks = ids.chunks(EVENTS);
@@ -61,19 +61,19 @@ impl Writing {
         self.text("]");
     }
 
-    /// Adds a list of the ids of events.
+    /// Adds a list of event ids.
     pub(super) fn ids(&mut self, ids: &[OwnedEventId]) -> Result<()> {
         self.text(serde_json::to_string(ids)?);
         Ok(())
     }
 
-    /// Returns the answer, which is written as it is read.
+    /// Returns the response. Its pieces are made while the body is read.
     pub(super) fn into_response(self) -> Response {
         let written = stream::unfold(self, |mut writing: Self| async move {
             let piece = writing.pieces.pop_front()?;
             let bytes = writing.write(piece).await;
             if bytes.is_err() {
-                // The answer breaks off, so that nobody takes it for whole.
+                // The response breaks off, so that the receiver notices that it is incomplete.
                 writing.pieces.clear();
             }
             Some((bytes, writing))

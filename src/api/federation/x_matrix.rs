@@ -1,6 +1,6 @@
-//! Reading the `Authorization` header of signed requests, as tolerantly as older servers need it.
+//! Parses the `Authorization` header of signed requests, as leniently as older servers require.
 //!
-//! [spec]: https://spec.matrix.org/v1.19/server-server-api/#request-authentication
+//! See the [specification](https://spec.matrix.org/v1.19/server-server-api/#request-authentication).
 
 use axum::http::{HeaderMap, header::AUTHORIZATION};
 use ruma::{
@@ -11,7 +11,7 @@ use ruma::{
 
 use crate::error::{Error, Result};
 
-/// The parameters of the header, as texts.
+/// The parameters of the header as text.
 #[derive(Default)]
 struct Parameters {
     origin: Option<String>,
@@ -24,7 +24,7 @@ struct Parameters {
 ///
 /// # Errors
 ///
-/// [`Error::Unauthorized`] when there is none, or it cannot be read.
+/// [`Error::Unauthorized`] when it is missing or cannot be parsed.
 pub(super) fn from_headers(headers: &HeaderMap) -> Result<XMatrix> {
     let strict = match XMatrix::extract_from_http_headers(headers) {
         Ok(signature) => return Ok(signature),
@@ -38,7 +38,7 @@ pub(super) fn from_headers(headers: &HeaderMap) -> Result<XMatrix> {
         .ok_or_else(|| Error::Unauthorized(refusal(&strict).to_owned()))
 }
 
-/// Says what is wrong with a header, without a word of the header itself: it is a secret of its sender.
+/// Explains the error in a header without quoting the header, which is a secret of its sender.
 fn refusal(error: &XMatrixExtractError) -> &'static str {
     match error {
         XMatrixExtractError::MissingAuthorizationHeader => {
@@ -57,7 +57,7 @@ fn refusal(error: &XMatrixExtractError) -> &'static str {
     }
 }
 
-/// Reads a header with values that should have been quoted, or with more spaces than there should be.
+/// Parses a header with missing quotes or with additional spaces.
 ///
 /// "For compatibility with older servers, the recipient should allow colons to be included in values without requiring
 /// the value to be enclosed in quotes."
@@ -80,7 +80,7 @@ fn parse_tolerantly(header: &str) -> Option<XMatrix> {
 }
 
 impl Parameters {
-    /// Reads `name=value` pairs; returns `None` where one cannot be read, or comes twice.
+    /// Parses `name=value` pairs. Returns `None` if one is invalid or appears twice.
     fn parse(mut rest: &str) -> Option<Self> {
         let mut parameters = Self::default();
         loop {
@@ -105,7 +105,7 @@ impl Parameters {
     }
 }
 
-/// Returns a value, and what follows it: quoted, or up to the next comma.
+/// Returns a value and the text after it. The value is quoted or extends to the next comma.
 fn take_value(text: &str) -> Option<(String, &str)> {
     let Some(quoted) = text.strip_prefix('"') else {
         let end = text.find(',').unwrap_or(text.len());

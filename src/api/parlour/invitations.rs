@@ -1,4 +1,4 @@
-//! Invitations that expire.
+//! Invites that expire.
 
 use axum::{Json, Router, extract::State, routing::post};
 use ruma::OwnedUserId;

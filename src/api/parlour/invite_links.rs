@@ -1,4 +1,4 @@
-//! Links that let people into rooms.
+//! Links that let people join rooms.
 
 use std::sync::Arc;
 
@@ -33,7 +33,7 @@ pub(super) fn routes() -> Router<App> {
         .route(&path("invite_links/{token}/redeem"), post(redeem_link))
 }
 
-/// The token of a link, in the path of a request.
+/// The token of a link in the path of a request.
 struct Token(String);
 
 impl FromRequestParts<App> for Token {
@@ -152,7 +152,7 @@ async fn redeem_link(
 
 fn shown(link: &InviteLink, config: &Config) -> Value {
     let row = &link.row;
-    // After the hash: the token goes to no server but this one, and into no server's log.
+    // The token is after the hash, so no other server and no server log receives it.
     let url = format!("{}/#/invite/{}", config.public_url(), row.token);
     json!({
         "token": row.token, "room_id": link.room_id, "creator": link.creator, "created_at": row.created_ts,

@@ -1,6 +1,7 @@
-//! What the chat page asks for beside the Matrix API: `/_parlour/client/v1/`, described in `docs/parlour-api.md`.
+//! The endpoints that the chat page uses besides the Matrix API: `/_parlour/client/v1/`, described in
+//! `docs/parlour-api.md`.
 //!
-//! ruma does not know these endpoints; how a request is read stands here, and is the same for all of them.
+//! ruma does not have these endpoints, so this module parses their requests.
 
 mod invitations;
 mod invite_links;
@@ -41,7 +42,7 @@ fn path(rest: &str) -> String {
     format!("/_parlour/client/v1/{rest}")
 }
 
-/// A request with a body, which may be missing where all of it is optional, and who proved to have sent it.
+/// A request and its authenticated sender. The body may be missing if all of its fields are optional.
 struct Asked<T> {
     from: Arc<Session>,
     body: T,
@@ -61,7 +62,7 @@ impl<T: DeserializeOwned + Send> FromRequest<App> for Asked<T> {
     }
 }
 
-/// The parameters in the query of a request.
+/// The query parameters of a request.
 struct Parameters<T>(T);
 
 impl<T: DeserializeOwned + Send> FromRequestParts<App> for Parameters<T> {
@@ -85,7 +86,7 @@ impl FromRequestParts<App> for InRoom {
     }
 }
 
-/// Returns a parameter of a request's path.
+/// Returns a path parameter of a request.
 async fn in_path(parts: &mut Parts, name: &str) -> Result<String> {
     let params = raw_path_params(parts).await?;
     let mut params = params.iter();

@@ -1,4 +1,4 @@
-//! The people of this server.
+//! The list of the users of this server.
 
 use axum::{Json, Router, extract::State, routing::get};
 use serde::Deserialize;

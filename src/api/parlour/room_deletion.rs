@@ -1,4 +1,4 @@
-//! Deleting rooms.
+//! The deletion of rooms.
 
 use axum::{Json, Router, extract::State, routing::delete};
 use serde::Deserialize;

@@ -1,4 +1,4 @@
-//! The page at `/` of a server that was built without the chat page: what this is, and how to connect a client.
+//! The page at `/` of a server that was built without the chat page. It explains how to connect a client.
 
 use axum::{
     Router,
@@ -19,7 +19,7 @@ const PAGE: &str = include_str!("welcome.html");
 const STYLE: &str = include_str!("welcome.css");
 const SCRIPT: &str = include_str!("welcome.js");
 
-/// Serves the one page.
+/// Serves the page.
 pub(super) fn routes(config: &Config) -> Router<App> {
     let page = page(config);
     let headers = headers();
@@ -39,8 +39,8 @@ fn page(config: &Config) -> String {
         .replace("{{registration}}", registration)
 }
 
-/// The page loads nothing and cannot be framed; its one style and its one script are named by their hashes, and
-/// the script may speak to this server only.
+/// Returns the headers of the page. It loads nothing and cannot be framed. Its only style and script are named by their
+/// hashes, and the script may contact this server only.
 fn headers() -> [(HeaderName, String); 5] {
     let policy = format!(
         "default-src 'none'; style-src {}; script-src {}; connect-src 'self'; base-uri 'none'; \

@@ -1,4 +1,4 @@
-//! Tracks the requests on a connection, so that a connection that nobody uses is closed.
+//! Tracks the requests on a connection, so that an unused connection is closed.
 
 use std::{
     collections::HashMap,
@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::config::Connections;
 
-/// What happens on one connection. The socket, the requests and their answers report to it.
+/// The activity on one connection. The socket, the requests and the responses report to it.
 pub(super) struct ConnectionActivity {
     state: Mutex<State>,
 }
@@ -17,26 +17,26 @@ pub(super) struct ConnectionActivity {
 struct State {
     open_requests: usize,
     is_http2: bool,
-    /// When the last request was over, or bytes of its answer were last written.
+    /// The time when the last request finished, or when bytes of its response were last written.
     last_used: Instant,
-    /// When the client began to send the head of the next request; that of the first is expected at once.
+    /// The time when the client began to send the head of the next request. The first head is expected immediately.
     head_began: Option<Instant>,
-    /// Over HTTP/2, when each answer offered the client a chunk that the client has not taken yet.
+    /// For HTTP/2: the time when each response offered the client a chunk that it has not taken yet.
     untaken_chunks: HashMap<AnswerNum, Instant>,
     next_answer: AnswerNum,
 }
 
-/// The number of an answer on its connection.
+/// The number of a response on its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct AnswerNum(u64);
 
-/// A request whose answer is not complete. The connection stays open while one of these exists.
+/// A request whose response is not complete. The connection stays open while one of these exists.
 pub(super) struct OpenRequest {
     activity: Arc<ConnectionActivity>,
 }
 
 impl ConnectionActivity {
-    /// Starts to track a connection that was just accepted.
+    /// Starts to track a new connection.
     pub(super) fn start() -> Arc<Self> {
         let now = Instant::now();
         let state = State {
@@ -56,16 +56,16 @@ impl ConnectionActivity {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes that bytes came from the client.
+    /// Records that bytes arrived from the client.
     pub(super) fn bytes_read(&self) {
         let mut state = self.lock();
-        // HTTP/2 has frames that belong to no request, such as the answer to a ping.
+        // HTTP/2 has frames that belong to no request, such as the reply to a ping.
         if state.open_requests == 0 && !state.is_http2 && state.head_began.is_none() {
             state.head_began = Some(Instant::now());
         }
     }
 
-    /// Notes that the client's system took bytes.
+    /// Records that the client's system took bytes.
     pub(super) fn bytes_written(&self) {
         let mut state = self.lock();
         if !state.is_http2 {
@@ -73,7 +73,7 @@ impl ConnectionActivity {
         }
     }
 
-    /// Notes that the head of a request is complete.
+    /// Records that the head of a request is complete.
     pub(super) fn begin_request(self: &Arc<Self>, is_http2: bool) -> OpenRequest {
         let mut state = self.lock();
         state.open_requests += 1;
@@ -84,7 +84,7 @@ impl ConnectionActivity {
         }
     }
 
-    /// Returns a number for an answer that is about to be written.
+    /// Returns a number for a response that is about to be written.
     pub(super) fn begin_answer(&self) -> AnswerNum {
         let mut state = self.lock();
         let answer = state.next_answer;
@@ -92,17 +92,17 @@ impl ConnectionActivity {
         answer
     }
 
-    /// Notes that a chunk of an answer waits for the client to take it.
+    /// Records that a chunk of a response waits for the client to take it.
     pub(super) fn chunk_offered(&self, answer: AnswerNum) {
         self.lock().untaken_chunks.insert(answer, Instant::now());
     }
 
-    /// Notes that the client took all chunks of an answer that it was offered.
+    /// Records that the client took all offered chunks of a response.
     pub(super) fn chunks_taken(&self, answer: AnswerNum) {
         self.lock().untaken_chunks.remove(&answer);
     }
 
-    /// Returns when the connection is to be closed, unless something happens before.
+    /// Returns the time when the connection is to be closed, unless there is activity before.
     pub(super) fn deadline(&self, timeouts: &Connections) -> Option<Instant> {
         let state = self.lock();
         let oldest_chunk = state.untaken_chunks.values().min();
@@ -114,7 +114,7 @@ impl ConnectionActivity {
         [untaken, unused].into_iter().flatten().min()
     }
 
-    /// Returns since when no request is open, if none is.
+    /// Returns the time since which no request has been open, or `None` if one is open.
     pub(super) fn unused_since(&self) -> Option<Instant> {
         let state = self.lock();
         (state.open_requests == 0).then_some(state.last_used)
@@ -139,7 +139,7 @@ mod tests {
         Connections::default()
     }
 
-    /// Returns how many seconds from now the connection is closed.
+    /// Returns the number of seconds until the connection is closed.
     fn closed_in(activity: &ConnectionActivity) -> Option<u64> {
         let deadline = activity.deadline(&timeouts())?;
         Some((deadline - Instant::now()).as_secs())

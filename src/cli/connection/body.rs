@@ -1,5 +1,5 @@
-//! The bodies of requests and answers: one that does not get on is given up, and the rest of a request that its handler
-//! does not read is discarded.
+//! The bodies of requests and responses. A stalled body is aborted, and the part of a request that its handler does not
+//! read is discarded.
 
 use std::{
     io,
@@ -22,10 +22,10 @@ use super::{
     stall::StallTimer,
 };
 
-/// The bytes of an answer that HTTP/2 is given at once: the client must take them within the time-out.
+/// The size of the chunks that are passed to HTTP/2. The client must take each within the timeout.
 const HTTP2_CHUNK_BYTES: usize = 16 * 1024;
 
-/// A body that fails when the client sends nothing for too long.
+/// A request body that fails when the client sends nothing for too long.
 pub(super) struct TimedBody {
     incoming: Incoming,
     timer: StallTimer,
@@ -73,25 +73,25 @@ impl HttpBody for TimedBody {
     }
 }
 
-/// The body of a request, as its handler gets it.
+/// The body of a request, as passed to its handler.
 pub(super) struct RequestBody {
-    /// `None` once it came to its end or failed.
+    /// `None` after the end of the body or an error.
     body: Option<TimedBody>,
     rest: Option<RestOfBody>,
 }
 
-/// What happens to the part of a body that its handler does not read.
+/// The handling of the part of a body that its handler does not read.
 pub(super) struct RestOfBody {
     /// Takes the rest.
     pub(super) sender: DiscardSender,
-    /// Counts as open until the rest is discarded.
+    /// Keeps the request open until the rest is discarded.
     pub(super) request: Arc<OpenRequest>,
-    /// Whether the client waits for an invitation to send the body, which the first read sends.
+    /// Whether the client waits for `100 Continue`, which the first read sends.
     pub(super) awaits_invitation: bool,
 }
 
 impl RequestBody {
-    /// Wraps a body; without `rest`, HTTP itself copes with what the handler does not read.
+    /// Wraps a body. Without `rest`, HTTP itself handles what the handler does not read.
     pub(super) fn new(body: TimedBody, rest: Option<RestOfBody>) -> Self {
         Self {
             body: Some(body),
@@ -136,23 +136,23 @@ impl Drop for RequestBody {
         let (Some(body), Some(rest)) = (self.body.take(), self.rest.take()) else {
             return;
         };
-        // A client that was not invited to send the body sends none.
+        // A client that did not receive `100 Continue` sends no body.
         if !body.is_end_stream() && !rest.awaits_invitation {
             rest.sender.discard(body, rest.request);
         }
     }
 }
 
-/// The body of an answer. Its request counts as open until all of it is written.
+/// The body of a response. Its request counts as open until all of it is written.
 pub(super) struct AnswerBody {
     body: Body,
-    /// Over HTTP/2, the chunks that the client has to take.
+    /// For HTTP/2: the chunks that the client must take.
     chunks: Option<Chunks>,
     _request: Arc<OpenRequest>,
 }
 
-/// HTTP/2 has its own flow control, so that the socket does not show whether a client takes an answer. Small chunks
-/// do: the next one is asked for when the client has room for it.
+/// Splits a response into small chunks. HTTP/2 has its own flow control, so the socket does not show whether a client
+/// takes a response. With small chunks, the next one is requested only when the client has room for it.
 struct Chunks {
     activity: Arc<ConnectionActivity>,
     answer: AnswerNum,

@@ -1,8 +1,8 @@
-//! Reads and discards the bodies of requests that are answered before their end, as nginx's `lingering_close` does.
+//! Reads and discards the rest of requests that are answered before their body ends, like nginx's `lingering_close`.
 //!
-//! Many clients read an answer only after they have written their whole request. If the connection closed earlier, they
-//! would see a broken connection in place of the answer. HTTP/2 needs none of this: there the server tells the client
-//! to send no more of one request.
+//! Many clients read a response only after writing their whole request. If the connection closed earlier, they would
+//! see a connection error instead of the response. HTTP/2 does not need this: the server can ask the client to stop
+//! sending one request.
 
 use std::{convert::Infallible, future::pending, sync::Arc, time::Duration};
 
@@ -16,11 +16,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{activity::OpenRequest, body::TimedBody};
 
-/// The bytes of one body that are discarded in addition to the size of the largest body that the server takes.
+/// The number of bytes of one body that are discarded beyond the maximum body size.
 const EXTRA_BYTES: u64 = 64 * 1024 * 1024;
-/// How long the bytes of one body are discarded. A connection may be open for as long without any request.
+/// The time for which one body is discarded. A connection may be open that long without a request.
 const DISCARD_TIMEOUT: Duration = Duration::from_mins(1);
-/// The bodies that wait to be discarded: over HTTP/1, a connection has one at a time.
+/// The number of bodies that may wait to be discarded. Over HTTP/1, a connection has at most one.
 const MAX_WAITING: usize = 1;
 
 /// The rest of a body that a handler has not read. Its request counts as open until the rest is discarded.
@@ -29,7 +29,7 @@ struct UnreadBody {
     _request: Arc<OpenRequest>,
 }
 
-/// Takes the bodies of one connection that are to be discarded.
+/// Receives the bodies of one connection that will be discarded.
 #[derive(Clone)]
 pub(super) struct DiscardSender(Sender<UnreadBody>);
 
@@ -41,9 +41,9 @@ pub(super) struct Discarder {
 }
 
 impl DiscardSender {
-    /// Has the rest of a body discarded.
+    /// Queues the rest of a body to be discarded.
     pub(super) fn discard(&self, body: TimedBody, request: Arc<OpenRequest>) {
-        // A body that is dropped instead closes its connection.
+        // If the queue is full, the body is dropped, which closes its connection.
         let _ = self.0.try_send(UnreadBody {
             body,
             _request: request,
@@ -52,7 +52,7 @@ impl DiscardSender {
 }
 
 impl Discarder {
-    /// Returns a discarder for one connection; `largest_body` is the size of the largest body that the server takes.
+    /// Returns a discarder for one connection. `largest_body` is the maximum body size of the server.
     pub(super) fn new(largest_body: u64, stopping: CancellationToken) -> (DiscardSender, Self) {
         let (sender, unread) = channel(MAX_WAITING);
         let discarder = Self {
@@ -63,7 +63,7 @@ impl Discarder {
         (DiscardSender(sender), discarder)
     }
 
-    /// Discards one body after the other, as long as the connection is served.
+    /// Discards one body after another while the connection is served.
     pub(super) async fn run(mut self) -> Infallible {
         while let Some(UnreadBody { body, _request }) = self.unread.recv().await {
             let discarding = discard(Body::new(body), self.max_bytes);
@@ -76,7 +76,7 @@ impl Discarder {
     }
 }
 
-/// Discards a body, and returns whether it came to its end. A body that is given up closes its connection.
+/// Discards a body, and returns whether its end was reached. If not, its connection is closed.
 async fn discard(body: Body, max_bytes: u64) -> bool {
     let discarding = async {
         let mut chunks = body.into_data_stream();
@@ -101,7 +101,7 @@ mod tests {
 
     use super::*;
 
-    /// Returns a body of chunks of 10 bytes, each a second after the one before.
+    /// Returns a body of 10-byte chunks, with one second between them.
     fn slow_body(chunks: usize) -> Body {
         let chunk = || async {
             tokio::time::sleep(Duration::from_secs(1)).await;

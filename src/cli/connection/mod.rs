@@ -1,7 +1,7 @@
 //! HTTP on one connection, from its first byte until it is closed.
 //!
-//! `socket` and `body` give up a client that sends or takes nothing, `discard` reads what a handler does not, `activity`
-//! says when a connection is unused for too long, `places` bounds how many are open.
+//! `socket` and `body` disconnect a stalled client, `discard` reads what a handler does not read, `activity` determines
+//! when a connection has been unused for too long, and `places` limits the number of open connections.
 
 mod activity;
 mod body;
@@ -46,30 +46,30 @@ use crate::{
     config::Connections,
 };
 
-/// How often it is looked whether a connection is unused for too long.
+/// The interval at which unused connections are looked for.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
-/// The shortest such interval, for time-outs that are shorter still.
+/// The shortest such interval, used with very short timeouts.
 const MIN_CHECK_INTERVAL: Duration = Duration::from_millis(100);
-/// How long an unused connection stays open when the server stops, so that what was written arrives.
+/// The time for which an unused connection stays open after the server stops, so that written data arrives.
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);
-/// How often an HTTP/2 client is asked for a sign of life, and how long it may take to give it.
+/// The interval of pings to an HTTP/2 client, and the time in which it must reply.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(30);
-/// The requests that one HTTP/2 connection may have open.
+/// The maximum number of open requests on one HTTP/2 connection.
 const MAX_STREAMS: u32 = 200;
 
-/// What all connections of a server share.
+/// The state that all connections of a server share.
 #[derive(Clone)]
 pub(super) struct ConnectionServer {
     timeouts: Arc<Connections>,
     places: Places,
     proxies: TrustedProxies,
-    /// The size of the largest body of a request that is taken.
+    /// The maximum size of a request body.
     largest_body: u64,
     stopping: CancellationToken,
 }
 
-/// A connection that was accepted and has its place.
+/// An accepted connection that has its place.
 pub(super) struct Accepted {
     stream: TcpStream,
     address: SocketAddr,
@@ -77,7 +77,7 @@ pub(super) struct Accepted {
 }
 
 impl ConnectionServer {
-    /// Returns a server of connections with none open, which take bodies up to a size.
+    /// Creates a connection server that accepts request bodies up to `largest_body` bytes.
     pub(super) fn new(
         config: &Connections,
         largest_body: u64,
@@ -93,12 +93,12 @@ impl ConnectionServer {
         }
     }
 
-    /// Waits until one more connection may be accepted.
+    /// Waits until another connection may be accepted.
     pub(super) async fn wait_for_free(&self) -> OwnedSemaphorePermit {
         self.places.wait_for_free().await
     }
 
-    /// Gives an accepted connection its place; `None` if its address has as many connections as it may.
+    /// Gives an accepted connection a place, or returns `None` if its address already has the maximum number.
     pub(super) fn admit(
         &self,
         permit: OwnedSemaphorePermit,
@@ -193,7 +193,7 @@ impl ConnectionServer {
         }
     }
 
-    /// Returns whether nothing has happened on a connection for so long that it is closed.
+    /// Returns whether a connection has been unused for so long that it must be closed.
     fn is_over(
         &self,
         activity: &ConnectionActivity,
@@ -230,12 +230,12 @@ fn http_builder() -> Builder<TokioExecutor> {
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
         .max_concurrent_streams(MAX_STREAMS)
-        // WebSockets over HTTP/2 begin with it.
+        // WebSockets over HTTP/2 need it.
         .enable_connect_protocol();
     builder
 }
 
-/// Answers the requests of one connection.
+/// Responds to the requests of one connection.
 #[derive(Clone)]
 struct ConnectionService {
     router: Router,

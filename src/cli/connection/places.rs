@@ -1,4 +1,4 @@
-//! Bounds the connections that are open at once: in all, and from each address.
+//! Limits the number of open connections, in total and for each address.
 
 use std::{
     collections::HashMap,
@@ -18,14 +18,14 @@ use crate::{
     config::Connections,
 };
 
-/// The file descriptors that are kept for the database, for media and for requests to other servers.
+/// The number of file descriptors that are reserved for the database, media and requests to other servers.
 const RESERVED_DESCRIPTORS: usize = 256;
-/// The least number of connections, however few file descriptors the system allows.
+/// The minimum number of connections, even if the system allows very few file descriptors.
 const MIN_CONNECTIONS: usize = 64;
-/// How often it is logged that there are as many connections as there may be.
+/// The shortest interval between warnings about a reached limit.
 const WARNING_INTERVAL: Duration = Duration::from_mins(1);
 
-/// The places that connections take. It is cheap to clone, and all clones share the places.
+/// The limits of the open connections. Clones share the same limits. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Places {
     free: Arc<Semaphore>,
@@ -37,28 +37,28 @@ pub(super) struct Places {
 #[derive(Default)]
 struct Taken {
     by_network: HashMap<IpAddr, usize>,
-    /// When each warning was last logged.
+    /// The time when each warning was last logged.
     warned: HashMap<Warning, Instant>,
 }
 
-/// A bound that connections have met.
+/// A limit that was reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Warning {
-    /// An address has as many as it may.
+    /// An address has its maximum number of connections.
     Address,
-    /// There are as many as there may be.
+    /// The server has its maximum number of connections.
     Full,
 }
 
-/// The place of one connection; it is free again when this is dropped.
+/// The place of one connection. It becomes free when this is dropped.
 pub(super) struct Place {
-    /// The address that the place counts for; a trusted proxy may have as many connections as there are places.
+    /// The address for which the place counts. A trusted proxy may use all places.
     counted: Option<(Arc<Mutex<Taken>>, IpAddr)>,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Places {
-    /// Returns places for as many connections as the configuration and the system allow.
+    /// Creates as many places as the configuration and the system allow.
     pub(super) fn new(config: &Connections, proxies: TrustedProxies) -> Self {
         let allowed = max_descriptors().map_or(usize::MAX, |max| {
             max.saturating_sub(RESERVED_DESCRIPTORS)
@@ -74,13 +74,13 @@ impl Places {
         Self {
             free: Arc::new(Semaphore::new(max_open)),
             taken: Arc::default(),
-            // One address must not have all of them.
+            // One address must not use all places.
             max_per_address: config.max_open_per_address.min(max_open.div_ceil(2)),
             proxies,
         }
     }
 
-    /// Waits until one more connection may be accepted.
+    /// Waits until another connection may be accepted.
     pub(super) async fn wait_for_free(&self) -> OwnedSemaphorePermit {
         if let Ok(permit) = Arc::clone(&self.free).try_acquire_owned() {
             return permit;
@@ -95,7 +95,7 @@ impl Places {
         }
     }
 
-    /// Gives an accepted connection its place; `None` if its address has as many connections as it may.
+    /// Gives an accepted connection a place, or returns `None` if its address already has the maximum number.
     pub(super) fn take(&self, permit: OwnedSemaphorePermit, address: IpAddr) -> Option<Place> {
         if self.proxies.contains(address) {
             return Some(Place {
@@ -124,7 +124,7 @@ impl Places {
 }
 
 impl Taken {
-    /// Returns whether a warning is to be logged, since it was not for a while.
+    /// Returns whether a warning should be logged because it was not logged recently.
     fn is_due(&mut self, warning: Warning) -> bool {
         let now = Instant::now();
         let last = self.warned.get(&warning);
@@ -153,7 +153,7 @@ fn lock(taken: &Mutex<Taken>) -> MutexGuard<'_, Taken> {
     taken.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Returns how many files this process may have open, where the system says so in a file.
+/// Returns the maximum number of open files of this process, on systems that have it in `/proc`.
 fn max_descriptors() -> Option<usize> {
     let limits = fs::read_to_string("/proc/self/limits").ok()?;
     let line = limits

@@ -1,4 +1,4 @@
-//! The socket of a connection, plain or with TLS. A client that takes nothing of what is written is given up.
+//! The socket of a connection, with or without TLS. A client that takes none of the written data is disconnected.
 
 use std::{
     io,
@@ -16,7 +16,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::{activity::ConnectionActivity, places::Place, stall::StallTimer};
 
-/// A TCP connection. It gives its place back when it is dropped.
+/// A TCP connection. Its place becomes free when it is dropped.
 pub(super) struct Socket {
     stream: TcpStream,
     activity: Arc<ConnectionActivity>,
@@ -32,7 +32,7 @@ impl Socket {
         activity: Arc<ConnectionActivity>,
         write_timeout: Duration,
     ) -> Self {
-        // Answers are written whole: waiting for more to send along only makes them late.
+        // Responses are written as a whole, so waiting for more data would only delay them.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "could not set TCP_NODELAY");
         }
@@ -44,7 +44,7 @@ impl Socket {
         }
     }
 
-    /// Passes the result of a write on, unless the client has taken nothing for too long.
+    /// Returns the result of a write, or an error if the client has taken nothing for too long.
     fn written(
         &mut self,
         written: Poll<io::Result<usize>>,

@@ -8,8 +8,8 @@ use std::{
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// The bytes that must pass within one time-out, or the other side counts as stalled: the slowest mobile networks
-/// carry several times as many, and one byte now and then does not keep a connection open.
+/// The number of bytes that must pass within one timeout; otherwise the other side counts as stalled. The slowest
+/// mobile networks transfer several times as many. A single byte now and then does not keep a connection open.
 const MIN_BYTES_PER_TIMEOUT: usize = 16 * 1024;
 
 /// The time for which this side has waited since enough bytes last passed.
@@ -22,7 +22,7 @@ pub(super) struct StallTimer {
 }
 
 impl StallTimer {
-    /// Returns a timer that has not begun to wait.
+    /// Creates a timer that is not waiting yet.
     pub(super) fn new(timeout: Duration) -> Self {
         Self {
             timeout,
@@ -33,7 +33,7 @@ impl StallTimer {
         }
     }
 
-    /// Notes that the other side sent or took bytes.
+    /// Records that the other side sent or took bytes.
     pub(super) fn progress(&mut self, bytes: usize) {
         if let Some(since) = self.waits_since.take() {
             self.waited += since.elapsed();
@@ -45,7 +45,7 @@ impl StallTimer {
         }
     }
 
-    /// Notes that this side waits, and is ready once it has waited for too long.
+    /// Records that this side waits. Ready when it has waited for too long.
     pub(super) fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.waits_since.is_none() {
             let now = Instant::now();
@@ -71,7 +71,7 @@ mod tests {
 
     const TIMEOUT: Duration = Duration::from_secs(30);
 
-    /// Waits for the other side, which is silent for so many seconds; returns whether that was too long.
+    /// Waits for the other side, which is silent for `seconds`. Returns whether that was too long.
     async fn is_stalled_by(timer: &mut StallTimer, seconds: u64) -> bool {
         let stalled = poll_fn(|cx| timer.poll_stalled(cx));
         let silence = Duration::from_secs(seconds);

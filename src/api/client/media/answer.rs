@@ -1,4 +1,4 @@
-//! What is said with a file, so that no browser does with it what it must not, and how it is sent.
+//! The response for a file. Its headers keep a browser from misusing the file.
 
 use std::io::SeekFrom;
 
@@ -25,17 +25,17 @@ use crate::{
     media::Content,
 };
 
-/// How much of a file is in memory for one who downloads it.
+/// The part of a file that is held in memory during a download.
 const BUFFER: usize = 64 * 1024;
 /// "The recommended policy"
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#content-repository
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#content-repository).
 const POLICY: &str = "sandbox; default-src 'none'; script-src 'none'; plugin-types application/pdf; \
                       style-src 'unsafe-inline'; object-src 'self';";
 /// "Servers SHOULD restrict `Content-Type` headers to one of the following values when serving content with
 /// `Content-Disposition: inline`"
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#serving-inline-content
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#serving-inline-content).
 const INLINE: [&str; 26] = [
     "text/css",
     "text/plain",
@@ -65,9 +65,9 @@ const INLINE: [&str; 26] = [
     "audio/x-flac",
 ];
 
-/// The types that a browser runs as a script. No file is served as one of them: with `nosniff`, no page can run it then.
+/// The types that a browser runs as a script. No file is served with one of them, so with `nosniff` no page can run it.
 ///
-/// [MIME Sniffing Standard](https://mimesniff.spec.whatwg.org/#javascript-mime-type)
+/// See [MIME Sniffing Standard](https://mimesniff.spec.whatwg.org/#javascript-mime-type).
 const SCRIPTS: [&str; 16] = [
     "application/ecmascript",
     "application/javascript",
@@ -86,34 +86,34 @@ const SCRIPTS: [&str; 16] = [
     "text/x-ecmascript",
     "text/x-javascript",
 ];
-/// The header in which a browser says what it will do with an answer.
+/// The header in which a browser announces the use of a response.
 ///
-/// [Fetch Metadata](https://www.w3.org/TR/fetch-metadata/#sec-fetch-dest-header)
+/// See [Fetch Metadata](https://www.w3.org/TR/fetch-metadata/#sec-fetch-dest-header).
 const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
-/// The uses that a browser may make of a user's file: show it in a page, or give it to a script that reads it. A file
-/// that becomes a document is saved instead.
+/// The uses of a user's file that a browser may make: showing it in a page, or passing it to a script as data. A file
+/// that would become a document is saved instead.
 const DESTINATIONS: [&str; 6] = ["empty", "image", "audio", "video", "track", DOCUMENT];
 const DOCUMENT: &str = "document";
 
-/// Who may see the file, and so whose caches may keep it.
+/// Says whether everyone may see the file, and so whether shared caches may keep it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Audience {
     Public,
     Private,
 }
 
-/// A file, and what is said with it.
+/// A response with a file.
 pub(super) struct Answer {
     content: Content,
     disposition: ContentDisposition,
     audience: Audience,
 }
 
-/// Which bytes are asked for.
+/// The requested bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Span {
     Whole,
-    /// From the first, so many.
+    /// `length` bytes, starting at `first`.
     Part {
         first: u64,
         length: u64,
@@ -122,7 +122,7 @@ enum Span {
 }
 
 impl Answer {
-    /// An upload; a name in the request replaces the one that it was uploaded with.
+    /// Returns the response for an upload. A file name in the request replaces the name from the upload.
     pub(super) fn file(
         mut content: Content,
         file_name: Option<String>,
@@ -136,7 +136,7 @@ impl Answer {
         }
     }
 
-    /// A thumbnail: an image of a type that this server chose.
+    /// Returns the response for a thumbnail, an image of a type that this server chose.
     pub(super) fn thumbnail(content: Content, audience: Audience) -> Self {
         Self {
             disposition: disposition_of_thumbnail(&content),
@@ -145,11 +145,11 @@ impl Answer {
         }
     }
 
-    /// Answers a request with these headers.
+    /// Returns the response to a request with these headers.
     ///
     /// # Errors
     ///
-    /// [`Error::Forbidden`] where a browser would make a program or a part of a page of the file.
+    /// [`Error::Forbidden`] when a browser would run the file or make it part of a page.
     pub(super) async fn to(mut self, request: &HeaderMap) -> Result<Response> {
         let destination = request.get(SEC_FETCH_DEST).map(HeaderValue::as_bytes);
         if !destination.is_none_or(may_become) {
@@ -192,7 +192,7 @@ impl Answer {
     }
 
     fn headers(&self, etag: &str) -> Result<HeaderMap> {
-        // A content never changes under its id.
+        // The content of a media id never changes.
         let cache = match self.audience {
             Audience::Public => "public, max-age=31536000, immutable",
             Audience::Private => "private, max-age=31536000, immutable",
@@ -216,7 +216,7 @@ impl Answer {
     }
 }
 
-/// Returns what a browser shall do with an upload.
+/// Returns the `Content-Disposition` of an upload.
 pub(in crate::api) fn disposition_of_file(content: &Content) -> ContentDisposition {
     let kind = if is_inline(&content.content_type) {
         ContentDispositionType::Inline
@@ -226,7 +226,7 @@ pub(in crate::api) fn disposition_of_file(content: &Content) -> ContentDispositi
     ContentDisposition::new(kind).with_filename(content.file_name.clone())
 }
 
-/// Returns what a browser shall do with a thumbnail.
+/// Returns the `Content-Disposition` of a thumbnail.
 pub(in crate::api) fn disposition_of_thumbnail(content: &Content) -> ContentDisposition {
     let extension = content.content_type.trim_start_matches("image/");
     let file_name = format!("thumbnail.{extension}");
@@ -238,14 +238,14 @@ fn value(text: impl AsRef<str>) -> Result<HeaderValue> {
     HeaderValue::from_str(text.as_ref()).map_err(|source| Error::internal("write a header", source))
 }
 
-/// Returns whether a browser may use a file in this way.
+/// Returns whether a browser may use a file for this destination.
 fn may_become(destination: &[u8]) -> bool {
     DESTINATIONS
         .iter()
         .any(|allowed| allowed.as_bytes() == destination)
 }
 
-/// Returns the type that a file is served with.
+/// Returns the content type with which a file is served.
 fn type_of(content: &Content) -> &str {
     if is_among(&SCRIPTS, &content.content_type) {
         "application/octet-stream"
@@ -254,12 +254,12 @@ fn type_of(content: &Content) -> &str {
     }
 }
 
-/// Whether a browser may show a file of this type by itself.
+/// Returns whether a browser may display a file of this type by itself.
 fn is_inline(content_type: &str) -> bool {
     is_among(&INLINE, content_type)
 }
 
-/// Returns whether a type is one of a list; its parameters and case do not matter.
+/// Returns whether a type is in a list, ignoring its parameters and case.
 fn is_among(types: &[&str], content_type: &str) -> bool {
     let essence = content_type.split(';').next().unwrap_or_default().trim();
     types
@@ -267,7 +267,7 @@ fn is_among(types: &[&str], content_type: &str) -> bool {
         .any(|listed| essence.eq_ignore_ascii_case(listed))
 }
 
-/// Whether a header names this content.
+/// Returns whether a header names this content.
 fn names(request: &HeaderMap, header: &HeaderName, etag: &str) -> bool {
     let named = request.get(header).and_then(|named| named.to_str().ok());
     named.is_some_and(|named| {
@@ -278,7 +278,7 @@ fn names(request: &HeaderMap, header: &HeaderName, etag: &str) -> bool {
     })
 }
 
-/// Reads a `Range`. What is no single range of bytes is answered with the whole file, as HTTP allows.
+/// Parses a `Range`. For anything other than a single range of bytes the whole file is sent, as HTTP allows.
 fn span(range: &str, size: u64) -> Span {
     let Some((first, last)) = range
         .strip_prefix("bytes=")
@@ -290,7 +290,7 @@ fn span(range: &str, size: u64) -> Span {
         (Ok(first), Ok(last)) if first <= last => (first, last),
         (Ok(first), Err(_)) if last.is_empty() => (first, u64::MAX),
         (Err(_), Ok(0)) if first.is_empty() => return Span::Nothing,
-        // The last so many bytes.
+        // The last `length` bytes.
         (Err(_), Ok(length)) if first.is_empty() => (size.saturating_sub(length), u64::MAX),
         _ => return Span::Whole,
     };

@@ -1,4 +1,4 @@
-//! The deprecated paths, on which a server can serve files to those without an access token.
+//! The deprecated media endpoints, which can serve files without an access token.
 
 #![expect(
     deprecated,
@@ -54,11 +54,11 @@ pub(super) fn routes() -> Router<App> {
         ))
 }
 
-/// A request of somebody who may have no access token.
+/// A request whose sender may have no access token.
 struct Legacy<R> {
     request: R,
     audience: Audience,
-    /// Whether only media that was here before the freeze may be served.
+    /// Whether only media from before the freeze may be served.
     is_frozen: bool,
 }
 
@@ -70,7 +70,7 @@ where
 
     async fn from_request(request: Request, app: &App) -> Result<Self> {
         let (parts, body) = request.into_parts();
-        // A token that is no longer valid is none.
+        // A token that is no longer valid counts as none.
         let has_token = AccessToken::authenticate(app, &parts, &[]).await.is_ok();
         let (audience, is_frozen) = match app.config.media.legacy_unauthenticated {
             _ if has_token => (Audience::Private, false),
@@ -89,9 +89,9 @@ where
 }
 
 impl<R> Legacy<R> {
-    /// Checks that the media may be served to the one who asks.
+    /// Checks that the freeze allows this media to be served.
     ///
-    /// [spec]: https://spec.matrix.org/v1.19/client-server-api/#content-repository
+    /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#content-repository).
     async fn check_freeze(&self, media: &Media, server: &ServerName, media_id: &str) -> Result<()> {
         if self.is_frozen && !media.is_before_freeze(server, media_id).await? {
             return Err(after_freeze());
@@ -106,7 +106,7 @@ fn after_freeze() -> Error {
 
 /// `GET /_matrix/media/*/download/{serverName}/{mediaId}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixmediav3downloadservernamemediaid
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixmediav3downloadservernamemediaid).
 async fn get_content(
     State(media): State<Media>,
     headers: HeaderMap,
@@ -127,7 +127,7 @@ async fn get_content(
 
 /// `GET /_matrix/media/*/download/{serverName}/{mediaId}/{fileName}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixmediav3downloadservernamemediaidfilename
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixmediav3downloadservernamemediaidfilename).
 async fn get_content_as_filename(
     State(media): State<Media>,
     headers: HeaderMap,
@@ -149,7 +149,7 @@ async fn get_content_as_filename(
 
 /// `GET /_matrix/media/*/thumbnail/{serverName}/{mediaId}`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixmediav3thumbnailservernamemediaid
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixmediav3thumbnailservernamemediaid).
 async fn get_content_thumbnail(
     State(media): State<Media>,
     headers: HeaderMap,
@@ -183,7 +183,7 @@ fn remote(is_allowed: bool) -> Remote {
 
 /// `GET /_matrix/media/*/config`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixmediav3config
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixmediav3config).
 async fn get_media_config(
     State(media): State<Media>,
     _: Incoming<get_media_config::v3::Request>,
@@ -193,7 +193,7 @@ async fn get_media_config(
 
 /// `GET /_matrix/media/*/preview_url`
 ///
-/// [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixmediav3preview_url
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixmediav3preview_url).
 async fn get_media_preview(
     State(media): State<Media>,
     State(limits): State<Limits>,

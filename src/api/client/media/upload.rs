@@ -1,4 +1,4 @@
-//! An upload as it arrives: who sends it is known before its first byte is read.
+//! An upload whose body is read later: the sender is authenticated before the first byte is read.
 
 use std::sync::Arc;
 
@@ -18,15 +18,14 @@ use crate::{
     users::Session,
 };
 
-/// An upload whose bytes have not been read.
+/// An upload whose body has not been read.
 pub(super) struct Arriving<R> {
-    /// Who sends it.
+    /// The authenticated sender.
     pub(super) from: Arc<Session>,
-    /// What is said of it; the file itself is in `parts`.
+    /// The request without the file, which is in `parts`.
     pub(super) request: R,
-    /// How many bytes are announced.
+    /// The `Content-Length`.
     pub(super) announced_size: Option<u64>,
-    /// The bytes.
     pub(super) parts: BodyDataStream,
 }
 
