@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::FromRef;
 
-use super::{limits::Limits, metrics::Metrics};
+use super::{metrics::Metrics, rate_limits::Limits};
 use crate::{
     clock::Clock, config::Config, devices::Devices, ephemeral::Ephemeral, federation::Federation,
     health::Health, media::Media, rooms::Rooms, sync::Sync, tasks::Tasks, users::Users,

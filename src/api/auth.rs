@@ -12,7 +12,7 @@ use ruma::api::auth_scheme::{
     NoAuthentication, extract_bearer_or_query_token,
 };
 
-use super::{app::App, limits::Class, peer::Peer, standing};
+use super::{account_restrictions, app::App, client_address::Peer, rate_limits::Class};
 use crate::{
     error::{Error, Result},
     matrix::MAX_JSON_DEPTH,
@@ -136,7 +136,7 @@ pub(super) fn token(parts: &Parts) -> Option<String> {
 /// Returns the session of a token if the user may make this request, and records that its device was seen.
 pub(super) async fn session(app: &App, parts: &Parts, token: &str) -> Result<Arc<Session>> {
     let session = app.users.authenticate(token).await?;
-    standing::check(&session, parts)?;
+    account_restrictions::check(&session, parts)?;
     if !parts.method.is_safe() {
         app.limits.check(Class::Write, &*session.user_id)?;
     }

@@ -3,38 +3,38 @@
 //! `endpoint` converts requests to ruma's types and routes them, `auth` authenticates them, `error` converts errors to
 //! responses, and `layers` wraps every request. Rules, SQL, locks and tasks do not belong here.
 
-mod answered;
+mod account_restrictions;
+mod anonymous_limit;
 mod app;
 mod auth;
-mod channel;
 mod client;
-mod complete;
+mod client_address;
+mod complete_response;
 mod endpoint;
 mod error;
 mod federation;
+mod in_flight_response;
 mod layers;
-mod limits;
 mod metrics;
-mod operator;
+mod monitoring;
 mod parlour;
-mod peer;
-mod standing;
-mod stranger;
+mod rate_limits;
 mod web;
+mod websocket;
 
 use axum::Router;
 
 pub use self::{
-    answered::Answered,
+    anonymous_limit::MaybeStranger,
     app::App,
     auth::{Asker, Authenticate, MaybeSession},
-    complete::Complete,
+    client_address::{KeepOpen, Peer, TrustedProxies, network_of},
+    complete_response::Complete,
     endpoint::{Incoming, Outgoing, WithBody, WithOptionalBody, endpoint, receive},
-    limits::{Charge, Class, Key, Limits},
+    in_flight_response::Answered,
     metrics::Metrics,
-    operator::metrics_router,
-    peer::{KeepOpen, Peer, TrustedProxies, network_of},
-    stranger::MaybeStranger,
+    monitoring::metrics_router,
+    rate_limits::{Charge, Class, Key, Limits},
 };
 
 /// Returns all routes of a listener.
@@ -42,8 +42,8 @@ pub fn router(app: App) -> Router {
     let routes = Router::new()
         .merge(client::routes())
         .merge(federation::routes(&app.config))
-        .merge(channel::routes())
-        .merge(operator::routes())
+        .merge(websocket::routes())
+        .merge(monitoring::routes())
         .merge(parlour::routes())
         .merge(web::routes(&app.config));
     layers::wrap(routes, &app).with_state(app)

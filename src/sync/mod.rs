@@ -52,10 +52,10 @@ use crate::{
     devices::Devices,
     ephemeral::{Ephemeral, PresenceUpdate},
     error::{Error, Result},
+    keyed_semaphore::{Turn, Turns},
     rooms::Rooms,
     storage::{Db, DeviceNum, UserNum},
     tasks::Tasks,
-    turns::{Turn, Turns},
     users::{Session, Users},
 };
 

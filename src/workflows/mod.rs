@@ -42,9 +42,9 @@ use crate::{
     ephemeral::{Ephemeral, PresenceUpdate},
     error::{Error, Result},
     federation::Federation,
+    keyed_semaphore::Turns,
     rooms::{Action, CreateRoom, MemberChange, MemberProfile, NewReceipt, Room, Rooms},
     tasks::Tasks,
-    turns::Turns,
     users::{ProfileChange, Session, Users},
 };
 

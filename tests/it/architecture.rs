@@ -7,7 +7,13 @@ use std::{
 
 /// What lies at the bottom: every layer may import these.
 const BASE: [&str; 7] = [
-    "error", "clock", "config", "health", "tasks", "turns", "outbound",
+    "error",
+    "clock",
+    "config",
+    "health",
+    "tasks",
+    "keyed_semaphore",
+    "outbound",
 ];
 
 /// Every other top-level module, lowest first, and the modules it may import beside `BASE`.
@@ -17,7 +23,7 @@ const LAYERS: [(&str, &[&str]); 20] = [
     ("config", &[]),
     ("health", &[]),
     ("tasks", &["error"]),
-    ("turns", &[]),
+    ("keyed_semaphore", &[]),
     ("outbound", &["error"]),
     ("matrix", &[]),
     ("storage", &["matrix"]),

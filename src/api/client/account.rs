@@ -3,7 +3,7 @@
 use axum::{Router, extract::State};
 use ruma::api::client::account::{ThirdPartyIdRemovalStatus, change_password, deactivate, whoami};
 
-use super::interactive::Interactive;
+use super::interactive_auth::Interactive;
 use crate::{
     api::{App, Class, Incoming, Limits, Outgoing, endpoint},
     error::{Error, Result},

@@ -8,7 +8,7 @@ use ruma::{
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::interactive::Interactive;
+use super::interactive_auth::Interactive;
 use crate::{
     api::{App, Class, Incoming, Limits, Outgoing, endpoint},
     devices::Devices,

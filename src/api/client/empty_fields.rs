@@ -10,7 +10,7 @@ use ruma::api::client::{
     peeking::get_current_state,
 };
 
-use crate::api::complete::EmptyFields;
+use crate::api::complete_response::EmptyFields;
 
 impl EmptyFields for get_3pids::v3::Response {
     const LISTS: &'static [&'static str] = &["threepids"];

@@ -6,7 +6,7 @@ use ruma::api::client::keys::{
 };
 use serde_json::json;
 
-use super::interactive::Interactive;
+use super::interactive_auth::Interactive;
 use crate::{
     api::{App, Class, Complete, Incoming, Limits, Outgoing, endpoint},
     devices::{Devices, Owner, Proof, Viewer},

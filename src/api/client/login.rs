@@ -22,7 +22,7 @@ use ruma::api::client::session::{
 
 use serde_json::Value;
 
-use super::interactive::Interactive;
+use super::interactive_auth::Interactive;
 use crate::{
     api::{
         App, Class, Incoming, Limits, Outgoing, Peer, endpoint,

@@ -3,8 +3,8 @@
 //! Files are streamed in both directions. `legacy` has the deprecated paths, and `answer` makes the response for a
 //! file.
 
-mod answer;
-mod legacy;
+mod file_response;
+mod legacy_endpoints;
 mod upload;
 
 use std::time::Duration;
@@ -24,9 +24,9 @@ use ruma::{
 
 use serde_json::{Value, json};
 
-pub(in crate::api) use self::answer::{disposition_of_file, disposition_of_thumbnail};
+pub(in crate::api) use self::file_response::{disposition_of_file, disposition_of_thumbnail};
 
-use self::answer::{Answer, Audience};
+use self::file_response::{Answer, Audience};
 use crate::{
     api::{App, Class, Incoming, Limits, Outgoing, endpoint},
     clock::timestamp,
@@ -54,7 +54,7 @@ pub(super) fn routes() -> Router<App> {
         .merge(endpoint::<get_media_preview::v1::Request, _>(
             get_media_preview,
         ))
-        .merge(legacy::routes())
+        .merge(legacy_endpoints::routes())
 }
 
 /// `POST /_matrix/media/*/upload`

@@ -13,7 +13,7 @@ mod discovery;
 mod empty_fields;
 mod ephemeral;
 mod filters;
-mod interactive;
+mod interactive_auth;
 mod key_backup;
 mod keys;
 mod knock;
@@ -39,7 +39,7 @@ mod spaces;
 mod state;
 mod sync;
 mod tags;
-mod third_party;
+mod third_party_ids;
 mod threads;
 mod to_device;
 mod upgrade;
@@ -94,7 +94,7 @@ pub(super) fn routes() -> Router<App> {
         .merge(state::routes())
         .merge(sync::routes())
         .merge(tags::routes())
-        .merge(third_party::routes())
+        .merge(third_party_ids::routes())
         .merge(threads::routes())
         .merge(to_device::routes())
         .merge(upgrade::routes())

@@ -12,7 +12,7 @@ use ruma::api::federation::{
     space::get_hierarchy,
 };
 
-use super::written::Writing;
+use super::streamed_response::Writing;
 use crate::{
     api::{App, Incoming, Outgoing, endpoint},
     clock::{Clock, timestamp},

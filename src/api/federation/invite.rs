@@ -10,7 +10,7 @@ use ruma::{
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 
-use super::signed::Signed;
+use super::signed_request::Signed;
 use crate::{
     api::{App, Class, Key, Limits, Outgoing},
     error::{Error, Result},

@@ -4,18 +4,18 @@
 mod auth;
 mod encryption;
 mod events;
-mod handshakes;
 mod invite;
+mod join_leave_knock;
 mod keys;
 mod media;
 mod openid;
 mod public_rooms;
 mod query;
-mod signed;
-mod third_party;
+mod signed_request;
+mod streamed_response;
+mod third_party_invites;
 mod transactions;
 mod version;
-mod written;
 mod x_matrix;
 
 use axum::Router;
@@ -32,13 +32,13 @@ pub(super) fn routes(config: &Config) -> Router<App> {
     always
         .merge(encryption::routes())
         .merge(events::routes())
-        .merge(handshakes::routes())
+        .merge(join_leave_knock::routes())
         .merge(invite::routes())
         .merge(keys::routes())
         .merge(media::routes())
         .merge(public_rooms::routes())
         .merge(query::routes())
-        .merge(third_party::routes())
+        .merge(third_party_invites::routes())
         .merge(transactions::routes())
         .merge(version::routes())
 }

@@ -13,7 +13,7 @@ use ruma::{
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::signed::{Signed, SignedBody};
+use super::signed_request::{Signed, SignedBody};
 use crate::{
     api::{App, Outgoing},
     error::{Error, Result},

@@ -3,7 +3,7 @@
 //!
 //! ruma does not have these endpoints, so this module parses their requests.
 
-mod invitations;
+mod expiring_invites;
 mod invite_links;
 mod people;
 mod room_deletion;
@@ -31,7 +31,7 @@ use crate::{
 
 pub(super) fn routes() -> Router<App> {
     Router::new()
-        .merge(invitations::routes())
+        .merge(expiring_invites::routes())
         .merge(invite_links::routes())
         .merge(people::routes())
         .merge(room_deletion::routes())

@@ -19,7 +19,7 @@ use hyper::body::Incoming;
 use super::{
     activity::{AnswerNum, ConnectionActivity, OpenRequest},
     discard::DiscardSender,
-    stall::StallTimer,
+    stall_timer::StallTimer,
 };
 
 /// The size of the chunks that are passed to HTTP/2. The client must take each within the timeout.

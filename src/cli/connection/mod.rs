@@ -5,10 +5,10 @@
 
 mod activity;
 mod body;
+mod connection_limits;
 mod discard;
-mod places;
 mod socket;
-mod stall;
+mod stall_timer;
 
 use std::{
     convert::Infallible, future::Future, net::SocketAddr, pin::Pin, sync::Arc, time::Duration,
@@ -37,8 +37,8 @@ use tower::ServiceExt;
 use self::{
     activity::ConnectionActivity,
     body::{AnswerBody, RequestBody, RestOfBody, TimedBody},
+    connection_limits::{Place, Places},
     discard::{DiscardSender, Discarder},
-    places::{Place, Places},
     socket::{Socket, Stream},
 };
 use crate::{

@@ -14,7 +14,7 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
-use super::{activity::ConnectionActivity, places::Place, stall::StallTimer};
+use super::{activity::ConnectionActivity, connection_limits::Place, stall_timer::StallTimer};
 
 /// A TCP connection. Its place becomes free when it is dropped.
 pub(super) struct Socket {

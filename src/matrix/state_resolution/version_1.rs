@@ -15,7 +15,8 @@ use std::{
 use ruma::{events::StateEventType, room_version_rules::RoomVersionRules};
 use sha1::{Digest, Sha1};
 
-use crate::matrix::{Pdu, StateMap, authorize, state_resolution::Key};
+use super::Key;
+use crate::matrix::{Pdu, StateMap, authorize};
 
 /// The types by which events are authorized, in the order in which they are resolved.
 const AUTH_TYPES: [StateEventType; 3] = [

@@ -20,12 +20,12 @@ use self::{
 use super::files::{Files, Stored};
 use crate::{
     error::{Error, Result},
+    keyed_semaphore::Turns,
     storage::{
         Db, UserNum,
         media::media_table::{self, MediaRow, ThumbnailKey, ThumbnailRow},
     },
     tasks::Tasks,
-    turns::Turns,
 };
 
 pub use self::size::Wanted;

@@ -24,9 +24,9 @@ use tokio::sync::Semaphore;
 use self::ignored_users::Shields;
 use super::{Environment, memory::RoomMemory};
 use crate::{
+    keyed_semaphore::Turns,
     storage::{Db, UserNum},
     tasks::Tasks,
-    turns::Turns,
 };
 
 /// Searches that read the database at the same time.

@@ -18,10 +18,10 @@ use tokio::sync::{Semaphore, oneshot};
 use super::FederationReader;
 use crate::{
     error::{Error, Result},
+    keyed_semaphore::Turns,
     matrix::{Pdu, StateMap},
     rooms::memory::{load::state_map, room::Room},
     storage::rooms::{event_graph, events},
-    turns::Turns,
 };
 
 /// Events of an auth chain that are told at most.

@@ -10,9 +10,9 @@ use ruma::{OwnedServerName, ServerName};
 
 use crate::{
     error::{Error, Result},
+    keyed_semaphore::{Place, Turn, Turns},
     matrix::Verified,
     storage::RoomNum,
-    turns::{Place, Turn, Turns},
 };
 
 /// The number of events in progress for one server, and for all (64 KiB each at most). A server sends one transaction

@@ -20,8 +20,8 @@ use super::Workflows;
 use crate::{
     error::{Error, Result},
     federation::Failure,
+    keyed_semaphore::Turn,
     storage::UserNum,
-    turns::Turn,
 };
 
 /// The number of servers that are tried for one operation.

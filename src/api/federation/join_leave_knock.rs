@@ -15,7 +15,7 @@ use serde_json::{
     value::{RawValue, to_raw_value},
 };
 
-use super::{signed::Signed, written::Writing};
+use super::{signed_request::Signed, streamed_response::Writing};
 use crate::{
     api::{App, Incoming, Outgoing, endpoint},
     error::Result,

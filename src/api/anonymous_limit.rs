@@ -8,8 +8,8 @@ use ruma::api::auth_scheme::AccessToken;
 use super::{
     app::App,
     auth::Authenticate,
-    limits::{Class, Limits},
-    peer::Peer,
+    client_address::Peer,
+    rate_limits::{Class, Limits},
 };
 use crate::error::Result;
 

@@ -27,7 +27,7 @@ use serde_json::Value;
 
 use super::{
     Thumbnail,
-    answer::{Answer, Audience},
+    file_response::{Answer, Audience},
     upload_size,
 };
 use crate::{

@@ -16,7 +16,7 @@ use ruma::{
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::peer::{Peer, network_of};
+use super::client_address::{Peer, network_of};
 use crate::{
     clock::Clock,
     config,
