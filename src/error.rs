@@ -47,16 +47,16 @@ pub enum Error {
     #[error("{0}")]
     Refused(String),
     /// The user has already reacted to the event with this key.
-    #[error("you have annotated this event with this key already")]
+    #[error("you have already annotated this event with this key")]
     DuplicateAnnotation,
     /// The event with which the user subscribes to a thread is not in that thread.
     #[error("{0}")]
     NotInThread(String),
     /// The user unsubscribed from the thread after the event that would subscribe them.
-    #[error("you have unsubscribed from this thread since")]
+    #[error("you have unsubscribed from this thread after this event")]
     ConflictingUnsubscription,
     /// The position in a sliding sync is unknown or no longer known: the client must start the connection again.
-    #[error("this position is not known, or known no more")]
+    #[error("this position is unknown or has expired; start the sync again without a position")]
     UnknownPos,
     /// A parameter is missing.
     #[error("{0}")]
@@ -116,7 +116,7 @@ pub enum Error {
     #[error("this account has been locked")]
     UserLocked,
     /// A user must not decline the invite to the server notices room.
-    #[error("the invitation to the notices of the server cannot be declined")]
+    #[error("the invitation to the server notices room cannot be declined")]
     CannotLeaveServerNoticeRoom,
     /// This server does not support third-party identifiers.
     #[error("{0}")]
@@ -178,13 +178,13 @@ pub enum Error {
     #[error("{0}")]
     Finalised(String),
     /// The requested delay is longer than this maximum.
-    #[error("events cannot be delayed for so long")]
+    #[error("the delay is longer than this server allows")]
     MaxDelayExceeded(Duration),
     /// The user accepts no invites.
-    #[error("the user does not take invitations")]
+    #[error("the user does not accept invitations")]
     InviteBlocked,
     /// A rule in the user's settings refuses the invite.
-    #[error("the user does not take this invitation")]
+    #[error("the user's settings do not allow this invitation")]
     InviteFiltered,
     /// The disk is full, so nothing can be stored.
     #[error("the server cannot store anything at the moment: its disk is full")]

@@ -71,7 +71,7 @@ impl Trust {
             let pem = fs::read(file).map_err(|error| failed(error.to_string()))?;
             let found = Certificate::from_pem_bundle(&pem).unwrap_or_default();
             if found.is_empty() {
-                let text = "it holds no certificate: expected a PEM file with `-----BEGIN CERTIFICATE-----`";
+                let text = "the file contains no certificate: expected a PEM file with `-----BEGIN CERTIFICATE-----`";
                 return Err(failed(text.to_owned()));
             }
             authorities.extend(found);
@@ -111,7 +111,7 @@ pub fn client_that_trusts(reach: Reach, trust: &Trust) -> Result<Client> {
         if attempt.previous().len() > REDIRECTS {
             attempt.error("too many redirects")
         } else if check(attempt.url(), reach).is_err() {
-            attempt.error("the redirect leads where this server does not go")
+            attempt.error("the redirect leads to an address that this server does not contact")
         } else {
             attempt.follow()
         }
@@ -165,7 +165,7 @@ pub async fn addresses(name: &str, port: u16, reach: Reach) -> io::Result<Vec<So
     let found = tokio::net::lookup_host((name, port)).await?;
     let within: Vec<SocketAddr> = found.filter(|to| is_within(to.ip(), reach)).collect();
     if within.is_empty() {
-        let text = "the name has no address that this server goes to";
+        let text = "the name has no address that this server may contact";
         return Err(io::Error::other(text));
     }
     Ok(within)
@@ -177,7 +177,7 @@ pub async fn addresses(name: &str, port: u16, reach: Reach) -> io::Result<Vec<So
 ///
 /// [`Error::Forbidden`] when it may not.
 pub fn check(url: &Url, reach: Reach) -> Result<()> {
-    let refused = || Error::forbidden("this server does not go to such an address");
+    let refused = || Error::forbidden("this server does not contact such an address");
     if !matches!(url.scheme(), "http" | "https")
         || !url.username().is_empty()
         || url.password().is_some()

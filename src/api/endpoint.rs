@@ -258,7 +258,7 @@ fn broken_off(error: &axum::Error) -> Error {
         }
         cause = error.source();
     }
-    Error::NotJson("the body broke off".to_owned())
+    Error::NotJson("the body ended before it was complete".to_owned())
 }
 
 /// Returns the canonical form of a body, which must be an object, because serde would also read a list as a struct.

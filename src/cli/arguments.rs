@@ -13,7 +13,7 @@ Parlour, a Matrix homeserver.
 
 Usage:
   parlour [--config FILE]               run the server; it needs no configuration
-  parlour config check [--config FILE]  say whether a server can start with the configuration
+  parlour config check [--config FILE]  check whether a server can start with the configuration
   parlour help                          show this
 
 Options:
@@ -21,8 +21,8 @@ Options:
   -h, --help         show this
   -V, --version      show the version
 
-Every key of the configuration can be set by an environment variable, which
-wins over the file: PARLOUR__SERVER__NAME=example.org
+Every key of the configuration can be set with an environment variable, which
+overrides the file: PARLOUR__SERVER__NAME=example.org
 ";
 
 /// A command of the program.

@@ -55,12 +55,12 @@ impl Certificates {
             current.stamps = stamps;
             match tls_config(&self.certificate, &self.key) {
                 Ok(config) => {
-                    tracing::info!(path = %self.certificate.display(), "read a new certificate");
+                    tracing::info!(path = %self.certificate.display(), "loaded a new certificate");
                     current.config = Arc::new(config);
                 }
                 // One of the two files may be new while the other is not yet.
                 Err((path, error)) => {
-                    tracing::warn!(path = %path.display(), %error, "the former certificate stays in use");
+                    tracing::warn!(path = %path.display(), %error, "could not load the new certificate; the previous one stays in use");
                 }
             }
         }
@@ -101,9 +101,10 @@ fn tls_config(certificate: &Path, key: &Path) -> Result<ServerConfig, Unusable> 
         .with_no_client_auth()
         .with_single_cert(chain, private_key)
         .map_err(|error| match error {
-            rustls::Error::InconsistentKeys(_) => {
-                failed(key, "the private key is not that of the certificate".into())
-            }
+            rustls::Error::InconsistentKeys(_) => failed(
+                key,
+                "the private key does not belong to the certificate".into(),
+            ),
             other => failed(certificate, other.into()),
         })?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
@@ -114,14 +115,14 @@ fn tls_config(certificate: &Path, key: &Path) -> Result<ServerConfig, Unusable> 
 fn explain(error: pem::Error, item: &str) -> String {
     match error {
         NoItemsFound => format!(
-            "it holds no {item}: expected a PEM file with `-----BEGIN {}-----`",
+            "the file contains no {item}: expected a PEM file with `-----BEGIN {}-----`",
             item.to_uppercase()
         ),
         pem::Error::Io(error) => error.to_string(),
         pem::Error::MissingSectionEnd { .. } => {
-            format!("its {item} has no end: a line with `-----END` is missing")
+            format!("the {item} in the file has no end: a line with `-----END` is missing")
         }
-        other => format!("it is not a valid PEM file: {other}"),
+        other => format!("the file is not valid PEM: {other}"),
     }
 }
 
@@ -129,7 +130,7 @@ fn explain_key(error: pem::Error, path: &Path) -> String {
     let is_encrypted =
         || fs::read_to_string(path).is_ok_and(|text| text.contains("BEGIN ENCRYPTED PRIVATE KEY"));
     if matches!(error, NoItemsFound) && is_encrypted() {
-        return "its private key is encrypted: expected one without a passphrase".to_owned();
+        return "the private key is encrypted: expected one without a passphrase".to_owned();
     }
     explain(error, "private key")
 }
@@ -161,7 +162,10 @@ mod tests {
 
         let (path, swapped) = problem(&key, &crt);
         assert_eq!(path, key);
-        assert!(swapped.starts_with("it holds no certificate"), "{swapped}");
+        assert!(
+            swapped.starts_with("the file contains no certificate"),
+            "{swapped}"
+        );
         let (path, no_key) = problem(&crt, &crt);
         assert_eq!(path, crt);
         assert!(no_key.contains("`-----BEGIN PRIVATE KEY-----`"), "{no_key}");
@@ -169,7 +173,7 @@ mod tests {
         write(other.path());
         let (path, other) = problem(&crt, &other.path().join("key"));
         assert!(path.ends_with("key"));
-        assert_eq!(other, "the private key is not that of the certificate");
+        assert_eq!(other, "the private key does not belong to the certificate");
         fs::write(
             &key,
             "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAA==\n-----END ENCRYPTED PRIVATE KEY-----\n",

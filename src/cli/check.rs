@@ -77,7 +77,7 @@ fn check_addresses(config: &Config) -> Vec<String> {
             same_port && (*other == address || is_in_use && held.is_some())
         });
         if let Some((rival, ..)) = rival {
-            let text = "listens at the same address";
+            let text = "listens on the same address";
             problems.push(format!("{name}.address = \"{address}\": {rival} {text}"));
         } else if let Some(error) = error.filter(|_| !is_in_use) {
             problems.push(format!("{name}.address = \"{address}\": {error}"));
@@ -111,7 +111,7 @@ fn check_folder(folder: &Path) -> Result<(), String> {
             }
         })
         .find(|path| path.exists())
-        .ok_or("there is no such path")?;
+        .ok_or("the path does not exist")?;
     let place = existing.display();
     if !existing.is_dir() {
         return Err(format!("{place} is not a directory"));
@@ -257,7 +257,7 @@ mod tests {
         fs::write(&file, "").unwrap();
         let found = only_problem(&config).await;
         assert!(
-            found.ends_with("signing.key holds no signing key"),
+            found.ends_with("signing.key contains no signing key"),
             "{found}"
         );
 
@@ -280,7 +280,7 @@ mod tests {
         let found = only_problem(&config).await;
         assert!(found.starts_with("metrics.address = "), "{found}");
         assert!(
-            found.ends_with("listen[0] listens at the same address"),
+            found.ends_with("listen[0] listens on the same address"),
             "{found}"
         );
 
@@ -288,7 +288,7 @@ mod tests {
         config.listen[0].address.set_ip([0, 0, 0, 0].into());
         let found = only_problem(&config).await;
         assert!(
-            found.ends_with("listen[0] listens at the same address"),
+            found.ends_with("listen[0] listens on the same address"),
             "{found}"
         );
 

@@ -47,7 +47,7 @@ pub(super) fn prepare(config: &Config) -> Result<()> {
     for file in beside.chain([folder.join(signing_key::FILE)]) {
         if let Err(error) = make_private(&file) {
             let path = file.display();
-            tracing::warn!(%error, %path, "other users of this machine may read a file of the server");
+            tracing::warn!(%error, %path, "could not make a file private; other users of this machine may read it");
         }
     }
     Ok(())
@@ -66,7 +66,7 @@ fn warn_if_open(folder: &Path) {
     if mode.is_ok_and(|mode| mode & OTHERS != 0) {
         tracing::warn!(
             path = %folder.display(),
-            "other users of this machine can enter the data directory; `chmod 700` keeps them out"
+            "other users of this machine can access the data directory; `chmod 700` prevents it"
         );
     }
 }

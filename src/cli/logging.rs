@@ -25,7 +25,7 @@ pub(super) fn init(config: &Logging) -> Result<(), Box<dyn std::error::Error>> {
         LogFormat::Json => log.json().flatten_event(true).finish().try_init()?,
     }
     panic::set_hook(Box::new(|panic| {
-        tracing::error!(%panic, "a bug made a task panic");
+        tracing::error!(%panic, "a task panicked because of a bug");
     }));
     Ok(())
 }

@@ -72,10 +72,10 @@ async fn serve_until_told(config: Config) -> Result<(), Failure> {
     for address in running.addresses() {
         tracing::info!(%address, "listening");
     }
-    say(&format!("Parlour serves {name} at {url}"))?;
+    say(&format!("Parlour is serving {name} at {url}"))?;
     if let Some(url) = running.first_admin_url() {
         say(&format!(
-            "Register the first account, an administrator, at {url}"
+            "Register the first account, which becomes an administrator, at {url}"
         ))?;
     }
     signals.next().await;
@@ -85,7 +85,7 @@ async fn serve_until_told(config: Config) -> Result<(), Failure> {
         () = signals.end_at_next() => false,
     };
     if !all_ended {
-        tracing::warn!("stopped while something was still running");
+        tracing::warn!("stopped before all tasks had finished");
     }
     Ok(())
 }

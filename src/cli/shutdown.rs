@@ -34,7 +34,7 @@ impl StopSignals {
     /// Waits for another signal while the server is stopping, and ends the process.
     pub(super) async fn end_at_next(mut self) {
         self.next().await;
-        tracing::warn!("told to stop again: ending at once");
+        tracing::warn!("received a second stop signal: exiting immediately");
         process::exit(ENDED_BY_SIGNAL);
     }
 }

@@ -54,7 +54,7 @@ pub(super) fn read(config: &Server) -> Result<Option<Arc<SigningKey>>> {
 }
 
 fn parse(config: &Server, path: &Path, line: &str) -> Result<Arc<SigningKey>> {
-    let broken = || Error::internal(DOING, format!("{} holds no signing key", path.display()));
+    let broken = || Error::internal(DOING, format!("{} contains no signing key", path.display()));
     let mut words = line.split_whitespace();
     let (Some("ed25519"), Some(version), Some(key)) = (words.next(), words.next(), words.next())
     else {

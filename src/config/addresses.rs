@@ -31,7 +31,7 @@ pub(super) fn turn_uris<'de, D: Deserializer<'de>>(
     match uris.iter().find(|uri| !is_turn_uri(uri)) {
         None => Ok(uris),
         Some(wrong) => Err(D::Error::custom(format!(
-            "{wrong:?} is no address of a TURN server, like `turn:turn.example.org:3478?transport=udp`"
+            "{wrong:?} is not the address of a TURN server, like `turn:turn.example.org:3478?transport=udp`"
         ))),
     }
 }

@@ -162,7 +162,7 @@ impl Localpart {
 impl<'de> Deserialize<'de> for Localpart {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Self::parse(&String::deserialize(deserializer)?).ok_or_else(|| {
-            D::Error::custom("expected at most 100 of a-z, 0-9, ., _, =, -, / and +")
+            D::Error::custom("expected 1 to 100 characters of a-z, 0-9, ., _, =, -, / and +")
         })
     }
 }

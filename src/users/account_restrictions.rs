@@ -96,7 +96,7 @@ impl Users {
             return Err(Error::forbidden("only administrators may do this"));
         }
         if user_id.server_name() != self.inner.server_name {
-            return Err(Error::invalid_param("the user is of another server"));
+            return Err(Error::invalid_param("the user belongs to another server"));
         }
         let user = self.number_of(user_id).await?;
         let mut db = self.inner.db.read().await?;

@@ -67,7 +67,7 @@ async fn register(
     let registered = registered?;
     let login = registered
         .login
-        .ok_or_else(|| Error::internal("log in", "the registration began no session"))?;
+        .ok_or_else(|| Error::internal("log in", "the registration created no session"))?;
     Ok(Json(Registration {
         home_server: login.user_id.server_name().to_owned(),
         user_id: login.user_id,

@@ -40,7 +40,7 @@ impl FromRequestParts<App> for DelayMs {
             return Ok(Self(None));
         };
         let delay = delay.parse();
-        let delay = delay.map_err(|_| Error::invalid_param(format!("{DELAY} is no number")))?;
+        let delay = delay.map_err(|_| Error::invalid_param(format!("{DELAY} is not a number")))?;
         Ok(Self(Some(delay)))
     }
 }

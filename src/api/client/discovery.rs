@@ -121,7 +121,7 @@ async fn discover_support(
         (None, None) => None,
     };
     if admin.is_none() && support.page.is_none() {
-        return Err(Error::not_found("this server names nobody to ask"));
+        return Err(Error::not_found("this server has no support contact"));
     }
     let mut response = discover_support::Response::with_contacts(admin.into_iter().collect());
     response.support_page.clone_from(&support.page);

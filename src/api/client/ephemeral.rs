@@ -163,7 +163,7 @@ async fn get_presence(
     State(ephemeral): State<Ephemeral>,
     Incoming { from, request }: Incoming<get_presence::v3::Request>,
 ) -> Result<Outgoing<get_presence::v3::Response>> {
-    let unknown = || Error::not_found("nothing is known of the presence of this user");
+    let unknown = || Error::not_found("the presence of this user is unknown");
     let user = rooms
         .memory
         .user_number(&request.user_id)

@@ -106,7 +106,7 @@ async fn invite_user(
     limits.check(Class::Send, &*from.user_id)?;
     let invite_user::v3::InvitationRecipient::UserId(invited) = request.recipient else {
         return Err(Error::forbidden(
-            "this server has no identity server to invite by address",
+            "this server cannot invite by e-mail or phone number: it has no identity server",
         ));
     };
     limits.check_invitations(&from.user_id, [&*invited.user_id])?;

@@ -97,7 +97,7 @@ fn check_groupings(criteria: &Criteria) -> Result<()> {
         return Ok(());
     }
     Err(Error::invalid_param(
-        "results are grouped by room_id or sender",
+        "results can be grouped only by room_id or sender",
     ))
 }
 
@@ -109,7 +109,9 @@ fn keys(criteria: &Criteria) -> Result<Vec<SearchKey>> {
         SearchKeys::ContentBody => Ok(SearchKey::Body),
         SearchKeys::ContentName => Ok(SearchKey::Name),
         SearchKeys::ContentTopic => Ok(SearchKey::Topic),
-        other => Err(Error::invalid_param(format!("there is no key {other}"))),
+        other => Err(Error::invalid_param(format!(
+            "the search key {other} is not supported"
+        ))),
     });
     known.collect()
 }
@@ -120,7 +122,7 @@ fn place_in(token: &str) -> Result<(i64, usize)> {
         let (up_to, skipped) = token.strip_prefix('q')?.split_once('_')?;
         Some((up_to.parse().ok()?, skipped.parse().ok()?))
     };
-    parse().ok_or_else(|| Error::invalid_param("this is no token of a search"))
+    parse().ok_or_else(|| Error::invalid_param("this is not a token of a search"))
 }
 
 fn token_of((up_to, skipped): (i64, usize)) -> String {

@@ -171,9 +171,9 @@ async fn mutual_rooms(
     from: Option<&str>,
 ) -> Result<Json<Value>> {
     if other == session.user_id {
-        return Err(Error::invalid_param("user_id is your own"));
+        return Err(Error::invalid_param("user_id must not be your own"));
     }
-    let invalid = || Error::invalid_param("from is no token of this server");
+    let invalid = || Error::invalid_param("from is not a token of this server");
     let after = match from {
         Some(token) => Some(token.strip_prefix('m').ok_or_else(invalid)?),
         None => None,

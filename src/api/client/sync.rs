@@ -90,7 +90,7 @@ pub(in crate::api) async fn filter(
     Ok(Arc::new(match filter {
         // A definition that cannot be parsed looks like an id.
         Some(Filter::FilterId(id)) if id.trim_start().starts_with('{') => {
-            return Err(Error::invalid_param("the filter is malformed"));
+            return Err(Error::invalid_param("the filter is not valid"));
         }
         Some(Filter::FilterId(id)) => users.filter(session.user, &id).await?,
         Some(Filter::FilterDefinition(definition)) if !knows_format(&definition.event_format) => {

@@ -93,7 +93,7 @@ where
     R: IncomingRequest + Metadata<Authentication: Authenticate> + Send + 'static,
 {
     endpoint::<R, _>(async |_: Incoming<R>| {
-        Error::ThreepidDenied("accounts have no addresses on this server".to_owned())
+        Error::ThreepidDenied("accounts have no third-party identifiers on this server".to_owned())
     })
 }
 
@@ -102,5 +102,7 @@ fn not_found<R>() -> Router<App>
 where
     R: IncomingRequest + Metadata<Authentication: Authenticate> + Send + 'static,
 {
-    endpoint::<R, _>(async |_: Incoming<R>| Error::not_found("no other networks are bridged here"))
+    endpoint::<R, _>(async |_: Incoming<R>| {
+        Error::not_found("this server has no bridges to other networks")
+    })
 }

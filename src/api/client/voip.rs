@@ -32,7 +32,7 @@ async fn get_turn_server_info(
 ) -> Result<Outgoing<get_turn_server_info::v3::Response>> {
     let turn = &config.turn;
     let Some((username, password)) = credentials(turn, &from.user_id, clock.now_ms())? else {
-        return Err(Error::not_found("this server names no TURN server"));
+        return Err(Error::not_found("this server has no TURN servers"));
     };
     Ok(Outgoing(get_turn_server_info::v3::Response::new(
         username,

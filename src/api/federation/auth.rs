@@ -38,7 +38,7 @@ impl Authenticate for ServerSignatures {
         // server must deny the request with an HTTP status code `401 Unauthorized`."
         let destination = proof.destination.as_ref();
         if destination.is_some_and(|destination| !app.federation.is_own(destination)) {
-            let text = "the request is meant for another server";
+            let text = "the request is for another server";
             return Err(Error::Unauthorized(text.to_owned()));
         }
         Ok(())

@@ -29,7 +29,7 @@ async fn get_devices(
     Incoming { request, .. }: Incoming<get_devices::v1::Request>,
 ) -> Result<Outgoing<get_devices::v1::Response>> {
     if !rooms.memory.is_local(&request.user_id) {
-        return Err(Error::invalid_param("the user is of another server"));
+        return Err(Error::invalid_param("the user belongs to another server"));
     }
     Ok(Outgoing(devices.told_of(&request.user_id).await?))
 }

@@ -123,7 +123,7 @@ async fn get_remote_server_keys_batch(
 ) -> Result<Outgoing<get_remote_server_keys_batch::v2::Response>> {
     if request.server_keys.len() > MAX_SERVERS {
         return Err(Error::TooLarge(format!(
-            "one request may ask for the keys of {MAX_SERVERS} servers"
+            "one request may query the keys of at most {MAX_SERVERS} servers"
         )));
     }
     let now = clock.now_ms();

@@ -51,7 +51,7 @@ async fn get_profile_information(
 ) -> Result<Outgoing<get_profile_information::v1::Response>> {
     let user_id = &request.user_id;
     if !rooms.memory.is_local(user_id) {
-        return Err(Error::invalid_param("the user is of another server"));
+        return Err(Error::invalid_param("the user belongs to another server"));
     }
     let mut profile = users.profile(user_id).await?;
     if let Some(field) = &request.field {

@@ -46,7 +46,7 @@ impl<T> Signed<T> {
     where
         P: TryFrom<String, Error: std::fmt::Display>,
     {
-        let missing = || Error::MissingParam("a part of the path is missing".to_owned());
+        let missing = || Error::MissingParam("a path parameter is missing".to_owned());
         let param = self.params.next().ok_or_else(missing)?;
         P::try_from(param).map_err(|error| Error::invalid_param(error.to_string()))
     }

@@ -28,7 +28,7 @@ pub(super) fn routes(config: &Config) -> Router<App> {
 
 fn page(config: &Config) -> String {
     let registration = if config.registration.open {
-        "Registration is open: anybody can make an account."
+        "Registration is open: anyone can create an account."
     } else {
         "Registration is closed: the administrator of this server can give you a registration token."
     };

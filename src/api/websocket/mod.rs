@@ -91,7 +91,9 @@ async fn stream(State(app): State<App>, request: Request) -> Result<Response> {
     let upgrade = WebSocketUpgrade::from_request_parts(&mut parts, &app)
         .await
         .map_err(|_| {
-            Error::invalid_param("this endpoint speaks WebSocket only; use /sync instead")
+            Error::invalid_param(
+                "this endpoint accepts only WebSocket connections; use /sync instead",
+            )
         })?;
     let tasks = app.tasks.clone();
     let keep_open = parts.extensions.get::<KeepOpen>().cloned();
@@ -261,7 +263,7 @@ struct Channel {
 impl Channel {
     async fn run(mut self, stream: SplitStream<WebSocket>) {
         if let Err(error) = self.begin().await {
-            tracing::debug!(%error, "a channel could not begin");
+            tracing::debug!(%error, "the position of a new WebSocket channel could not be acknowledged");
         }
         if let End::Close(code, reason) = self.converse(stream).await {
             let frame = CloseFrame {
@@ -349,7 +351,7 @@ impl Channel {
         self.check_token().await?;
         let changes = self.app.sync.changes(&self.session, &self.request).await;
         let answer = changes.map_err(|error| {
-            tracing::warn!(%error, "an update of a channel could not be made");
+            tracing::warn!(%error, "an update for a WebSocket channel could not be made");
             End::Close(close_code::ERROR, "internal server error")
         })?;
         let is_first = self.request.since.is_none();
@@ -417,7 +419,7 @@ impl Channel {
                 "the access token is not valid",
             )),
             Err(error) => {
-                tracing::warn!(%error, "a token could not be checked");
+                tracing::warn!(%error, "the access token of a WebSocket channel could not be checked");
                 Err(End::Close(close_code::ERROR, "internal server error"))
             }
         }
@@ -434,7 +436,10 @@ fn pings() -> Interval {
 fn read(frame: Option<Result<Message, axum::Error>>) -> Result<Option<String>, End> {
     match frame {
         Some(Ok(Message::Text(text))) => Ok(Some(text.to_string())),
-        Some(Ok(Message::Binary(_))) => Err(End::Close(close_code::UNSUPPORTED, "m.json is text")),
+        Some(Ok(Message::Binary(_))) => Err(End::Close(
+            close_code::UNSUPPORTED,
+            "m.json needs text frames",
+        )),
         Some(Ok(Message::Ping(_) | Message::Pong(_))) => Ok(None),
         Some(Ok(Message::Close(_)) | Err(_)) | None => Err(End::Gone),
     }

@@ -129,13 +129,13 @@ impl Call {
     pub(super) fn parse(text: &str) -> Result<Self> {
         let text = object_text(text.as_bytes(), MAX_JSON_DEPTH)?;
         let call: Self = serde_json::from_str(&text).map_err(|_| {
-            Error::BadJson("a request is an object with id, method and params".to_owned())
+            Error::BadJson("a request must be an object with id, method and params".to_owned())
         })?;
         match &call.id {
             Value::Null => Ok(call),
             Value::String(id) if id.len() <= MAX_ID => Ok(call),
             _ => Err(Error::BadJson(format!(
-                "id is a string of at most {MAX_ID} bytes"
+                "the id must be a string of at most {MAX_ID} bytes"
             ))),
         }
     }
@@ -212,7 +212,7 @@ async fn perform(app: &App, session: &Session, call: &Call) -> Result<Value> {
         "receipt" => receipt(app, session, call).await,
         "presence" => presence(app, session, call),
         "ack" => ack(app, session, call).await,
-        "authenticate" => Err(Error::forbidden("you are authenticated already")),
+        "authenticate" => Err(Error::forbidden("you are already authenticated")),
         other => Err(Error::Unrecognized(format!("unknown method {other:?}"))),
     }
 }

@@ -67,7 +67,7 @@ impl Places {
         if allowed < config.max_open {
             tracing::info!(
                 count = allowed,
-                "the system's limit of open files allows fewer connections than connections.max_open"
+                "the system's limit on open files allows fewer connections than connections.max_open"
             );
         }
         let max_open = config.max_open.min(allowed);
@@ -86,7 +86,9 @@ impl Places {
             return permit;
         }
         if lock(&self.taken).is_due(Warning::Full) {
-            tracing::warn!("all connections of connections.max_open are open; new clients wait");
+            tracing::warn!(
+                "the number of connections has reached connections.max_open; new clients have to wait"
+            );
         }
         match Arc::clone(&self.free).acquire_owned().await {
             Ok(permit) => permit,

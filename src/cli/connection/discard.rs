@@ -69,7 +69,7 @@ impl Discarder {
             let discarding = discard(Body::new(body), self.max_bytes);
             let whole = self.stopping.run_until_cancelled(discarding).await;
             if whole != Some(true) {
-                tracing::debug!("gave up a body that nobody reads");
+                tracing::debug!("stopped discarding an unread request body");
             }
         }
         pending().await

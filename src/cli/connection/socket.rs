@@ -59,7 +59,7 @@ impl Socket {
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             Poll::Pending => {
                 ready!(self.write_timer.poll_stalled(cx));
-                let text = "the client takes nothing of the answer";
+                let text = "the client did not take the response in time";
                 Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, text)))
             }
         }

@@ -359,7 +359,7 @@ impl FromStr for HierarchyStart {
             };
             parts.next().is_none().then_some(token)
         };
-        parse().ok_or_else(|| Error::invalid_param("from is no token of this server"))
+        parse().ok_or_else(|| Error::invalid_param("from is not a token of this server"))
     }
 }
 

@@ -154,7 +154,7 @@ impl Answer {
         let destination = request.get(SEC_FETCH_DEST).map(HeaderValue::as_bytes);
         if !destination.is_none_or(may_become) {
             return Err(Error::forbidden(
-                "a file of a user can be shown or saved, but not run",
+                "a user's file can be shown or saved, but not run",
             ));
         }
         if destination == Some(DOCUMENT.as_bytes()) {
@@ -305,7 +305,7 @@ fn span(range: &str, size: u64) -> Span {
 }
 
 fn not_in_file(size: u64) -> Response {
-    let mut response = Error::invalid_param("the range is not in the file").into_response();
+    let mut response = Error::invalid_param("the range is outside the file").into_response();
     *response.status_mut() = StatusCode::RANGE_NOT_SATISFIABLE;
     if let Ok(range) = HeaderValue::try_from(format!("bytes */{size}")) {
         response.headers_mut().insert(CONTENT_RANGE, range);

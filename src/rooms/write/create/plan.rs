@@ -80,7 +80,7 @@ pub(crate) fn events(
     }
     if !request.invite_3pid.is_empty() {
         return Err(Error::forbidden(
-            "this server has no identity server to invite by address",
+            "this server cannot invite by e-mail or phone number: it has no identity server",
         ));
     }
     let rules = matrix::rules(version).map_or(AuthorizationRules::V12, |rules| rules.authorization);
