@@ -1,10 +1,10 @@
 //! Communication with other servers: finding them, their signing keys, and requests to them.
 //!
-//! `resolve` follows the specification's steps to find a server, with the help of `well_known` and `names`. `client`
+//! `resolve` follows the specification's steps to find a server, with the help of `well_known` and `dns`. `client`
 //! sends signed requests over the `connections` that are kept alive. `failure` gives the reason why a request failed,
 //! and `backoff` remembers servers that do not answer. `keys` fetches signing keys, and acts as a notary; `key_ring`
-//! fetches those of many servers together. `handshake` gets event templates and completes them. `cache` limits what is
-//! remembered, and shares one look-up among concurrent callers. `multipart` parses the responses with media.
+//! fetches those of many servers together. `join_leave_knock` gets event templates and completes them. `cache` limits
+//! what is remembered, and shares one look-up among concurrent callers. `multipart` parses the responses with media.
 //!
 //! `policy` asks policy servers, `events` verifies the events of other servers, and `sender` sends them the events and
 //! EDUs that concern them.

@@ -1,5 +1,5 @@
 //! State resolution. `ruma` decides; this module gives it the right state sets, and only as much of them as it needs.
-//! The algorithm of room version 1 is in `first_version`.
+//! The algorithm of room version 1 is in `version_1`.
 //!
 //! The part that a state of a hundred thousand members shares with another is neither copied nor read. The algorithm
 //! reads only the keys in conflict, the keys by which the events in conflict are authorized, and the part of the auth

@@ -1,7 +1,7 @@
 //! The content repository: files that users upload, and thumbnails of them.
 //!
-//! `files` stores the bytes, each content once, named by its hash. `thumbnail` makes smaller images. `accesses` records
-//! the time of the last access. `promised` reserves ids before the bytes arrive. `preview` reads the web pages that
+//! `files` stores the bytes, each content once, named by its hash. `thumbnail` makes smaller images. `last_access` records
+//! the time of the last access. `async_uploads` reserves ids before the bytes arrive. `url_previews` reads the web pages that
 //! messages link to, and `remote` fetches media from other servers. The metadata is in the database. No file is ever in
 //! memory as a whole, except an image that is being made smaller.
 //!

@@ -1,14 +1,12 @@
-//! Rooms: a log of events each, and the state that follows from it.
+//! Rooms: the events of each, and the state that follows from them.
 //!
-//! `append` is the only code that stores an event. Everyone else follows the journal. `warm` keeps rooms in
-//! memory; `send`, `create`, `upgrade`, `membership` and `restricted` build events, which `policy` has looked at;
-//! `delayed` sends them later, and `invitations` withdraws what has expired, each when it is `due`; `timeline` and
-//! `state` read what `access` lets a user see; `directory` has aliases and the public list, `hierarchy` and `summary`
-//! show rooms to those outside; `receipts` and `counts` know what was read, and `shields` what users do not want to
-//! see.
-//!
-//! `handshake`, `receive`, `history`, `outliers` and `import` take what other servers send, and `resolution` decides
-//! between states; `sending`, `serving` and `telling` tell other servers.
+//! Each folder is a layer with services of its own, and knows only those before it:
+//! - `memory` keeps rooms and memberships in memory, and follows the journal;
+//! - `read` reads timelines, state, relations and search results, as far as a user may see them;
+//! - `unread` counts unread messages, and stores receipts and read markers;
+//! - `log` is the only code that adds an event to a room, and resolves states;
+//! - `write` changes rooms for the users of this server;
+//! - `remote` takes the events of other servers, and answers their requests.
 
 mod log;
 mod memory;
@@ -25,25 +23,25 @@ use ruma::RoomVersionId;
 
 pub use self::{
     log::new_event::{NewEvent, Transaction},
-    memory::RoomMemory,
     memory::{
+        RoomMemory,
         room::{Room, Stay, View},
         user_rooms::{UserRoom, UserRooms},
     },
-    read::relations::{Related, RelatedRequest},
-    read::{JoinRules, Relations, RoomAccess, RoomPreviews, Search, StateReader, Timeline},
     read::{
+        JoinRules, Relations, RoomAccess, RoomPreviews, Search, StateReader, Timeline,
         access::Access,
         aggregations::{Audience, Bundle, Bundles, ThreadSummary},
         federation_format::EventSources,
         hierarchy::{HierarchyPage, HierarchyRequest, HierarchyStart, ServerHierarchy, SpaceRoom},
+        relations::{Related, RelatedRequest},
         search::{Hit, SearchKey, SearchPage, SearchQuery},
         summary::{MutualRooms, Summary},
         threads::{SubscriptionChange, ThreadCount, Threads},
         timeline::{Context, HiddenEvents, Page, PageRequest},
     },
-    remote::{EventReceiver, FederationReader, JoinImport, RemoteMemberships, ResidentServer},
     remote::{
+        EventReceiver, FederationReader, JoinImport, RemoteMemberships, ResidentServer,
         backfill::{Backfilled, Gap},
         invite_remote_user::DraftInvitation,
         join_import::{Import, Imported},
@@ -55,16 +53,13 @@ pub use self::{
         serve_state::{StateAnswer, TurnToBeTold},
         stored_inbox::Arrived,
     },
-    unread::Unread,
-    unread::receipts::NewReceipt,
-    write::directory::{DirectoryPage, DirectorySearch},
+    unread::{Unread, receipts::NewReceipt},
     write::{
         DelayedEvents, EventSender, Invitations, InviteLinks, Memberships, Reports, RoomCreation,
         RoomDeletion, RoomDirectory,
-    },
-    write::{
         create::{CreateRoom, check_visibility},
         delayed_events::{Delay, DelayAction, Delayed, MAX_DELAY, MAX_SCHEDULED},
+        directory::{DirectoryPage, DirectorySearch},
         invite_links::{InviteLink, NewLink},
         membership::{Action, MemberChange, MemberProfile},
         policy_server::Recommends,

@@ -1,7 +1,7 @@
 //! The changes for a user between two positions of the journal: one engine, and the ways to present them.
 //!
 //! `snapshot` takes from memory the state at one position; `room_view` derives from it the part of a room that one user
-//! may see; `response` builds a response of `/sync`. `sync_waiters` lets clients wait for changes, and `channel` pushes
+//! may see; `response` builds a response of `/sync`. `sync_waiters` lets clients wait for changes, and `api/websocket` pushes
 //! the same responses through a WebSocket. `sliding` answers only for the rooms that a client displays.
 
 mod deleted_rooms;

@@ -1,6 +1,6 @@
 //! The content repository: uploads, downloads and thumbnails.
 //!
-//! Files are streamed in both directions. `legacy` has the deprecated paths, and `answer` makes the response for a
+//! Files are streamed in both directions. `legacy_endpoints` has the deprecated paths, and `file_response` makes the response for a
 //! file.
 
 mod file_response;

@@ -1,7 +1,7 @@
 //! HTTP on one connection, from its first byte until it is closed.
 //!
 //! `socket` and `body` disconnect a stalled client, `discard` reads what a handler does not read, `activity` determines
-//! when a connection has been unused for too long, and `places` limits the number of open connections.
+//! when a connection has been unused for too long, and `connection_limits` limits the number of open connections.
 
 mod activity;
 mod body;

@@ -2,8 +2,8 @@
 //!
 //! The sender follows the journal. `distribution` decides which servers receive what. `destination` keeps the queue of
 //! one server: the first unsent position of each room, not the events themselves. Recent events are in memory once for
-//! all servers, in `log`; older ones are in the database. `delivery` is the task that sends to one server as long as
-//! something is waiting, `batch` and `edus` fill its transactions, and `keeping` stores the queues.
+//! all servers, in `recent_events`; older ones are in the database. `delivery` is the task that sends to one server as long as
+//! something is waiting, `batch` and `edus` fill its transactions, and `queue_persistence` stores the queues.
 //!
 //! [Transactions](https://spec.matrix.org/v1.19/server-server-api/#transactions)
 

@@ -1,6 +1,6 @@
 //! Thumbnails: made on request, once, and stored.
 //!
-//! `shape` decides on the size, `draw` makes the image. This module limits and orders the work.
+//! `size` decides on the size, `draw` makes the image. This module limits and orders the work.
 
 mod draw;
 mod size;

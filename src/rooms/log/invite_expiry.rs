@@ -20,7 +20,7 @@ struct Content {
     expires_at: i64,
 }
 
-/// Returns until when an invitation stands; `None` for one that does not say so, and for what is none.
+/// Returns the time at which an invitation expires; `None` without an expiry, and for other events.
 pub(crate) fn expiry(pdu: &Pdu) -> Option<i64> {
     if pdu.membership() != Some(MembershipState::Invite) {
         return None;
@@ -28,16 +28,16 @@ pub(crate) fn expiry(pdu: &Pdu) -> Option<i64> {
     Some(pdu.content_as::<Content>()?.expires_at)
 }
 
-/// Returns the timetable of the invitations that expire: without any, no change of a membership has to look for them.
+/// Returns the timetable of the invitations that expire. While there are none, changes of memberships skip the look-up.
 pub(crate) async fn timetable(db: &Db) -> Result<Timetable> {
     let mut conn = db.read().await?;
     let next = expiring_invites::next_due(&mut conn).await?;
     Ok(Timetable::new(next.is_some()))
 }
 
-/// Keeps track of until when a user is invited, in the write that changes the membership.
+/// Stores when an invitation expires, in the transaction that changes the membership.
 ///
-/// Only whoever is of this server can be made to withdraw an invitation.
+/// Only invitations of users of this server are stored: the server withdraws them in the name of the sender.
 pub(crate) async fn note(
     log: &EventLog,
     tx: &mut WriteTx,
@@ -63,11 +63,11 @@ pub(crate) async fn note(
     }
 }
 
-/// Checks that whoever joins or knocks is not invited until a time that has passed.
+/// Checks that a user who joins or knocks does not have an expired invitation.
 ///
 /// # Errors
 ///
-/// [`Error::Forbidden`]; the invitation is withdrawn in a moment, after which it counts for nothing.
+/// [`Error::Forbidden`] until the expired invitation is withdrawn, which happens soon.
 pub(crate) fn check_not_expired(state: &StateMap, event: &NewEvent, now: i64) -> Result<()> {
     let comes = matches!(
         event.membership(),
@@ -80,13 +80,13 @@ pub(crate) fn check_not_expired(state: &StateMap, event: &NewEvent, now: i64) ->
     Ok(())
 }
 
-/// Returns whether a user is invited until a time that has passed.
+/// Returns whether the invitation of a user has expired.
 pub(crate) fn is_expired(state: &StateMap, user_id: &UserId, now: i64) -> bool {
     let expires = state.member(user_id).and_then(|pdu| expiry(pdu));
     expires.is_some_and(|expires| expires <= now)
 }
 
-/// Checks that an invitation is still what its user is to the room.
+/// Checks that an invitation is still the membership event of its user.
 pub(crate) fn check_stands(
     state: &StateMap,
     event: &NewEvent,

@@ -24,9 +24,9 @@ use crate::{
 };
 
 /// State resolutions that run at the same time.
-const RESOLUTIONS: usize = 2;
+const MAX_CONCURRENT_RESOLUTIONS: usize = 2;
 
-/// The log of events: builds them, stores them, and resolves the states between which they decide.
+/// The log of events: builds events, stores them, and resolves states.
 #[derive(Clone)]
 pub(super) struct EventLog {
     db: Db,
@@ -34,13 +34,13 @@ pub(super) struct EventLog {
     key: Arc<SigningKey>,
     unread: Unread,
     ignored_users: Arc<Shields>,
-    /// Of delayed events.
+    /// State events cancel the delayed events for the same state key.
     delayed_events: Arc<Timetable>,
-    /// Of invitations that expire.
+    /// Records whether any invitation expires.
     expiring_invitations: Arc<Timetable>,
-    /// A resolution reads much: it leaves connections for other work.
+    /// Limits resolutions, which read many events, so that connections are left for other work.
     resolutions: Arc<Semaphore>,
-    /// Events of auth chains that resolutions have looked at.
+    /// Events of auth chains that recent resolutions have read.
     auth_events: Arc<Mutex<KnownEvents>>,
 }
 
@@ -54,7 +54,7 @@ impl EventLog {
             ignored_users: environment.ignored_users.clone(),
             delayed_events: environment.timetables.delayed_events.clone(),
             expiring_invitations: environment.timetables.expiring_invitations.clone(),
-            resolutions: Arc::new(Semaphore::new(RESOLUTIONS)),
+            resolutions: Arc::new(Semaphore::new(MAX_CONCURRENT_RESOLUTIONS)),
             auth_events: Arc::default(),
         }
     }

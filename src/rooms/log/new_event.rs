@@ -12,23 +12,20 @@ use crate::{
     storage::DeviceNum,
 };
 
-/// The longest transaction id of a client: what PostgreSQL takes into an index, with what stands beside it.
+/// The longest transaction id of a client: together with the other columns it must fit into an index of PostgreSQL.
 const MAX_TXN_ID_BYTES: usize = 1_024;
 
 /// An event to be sent.
 #[derive(Clone, Debug)]
 pub struct NewEvent {
-    /// Who sends it.
     pub sender: OwnedUserId,
-    /// Its type.
     pub kind: TimelineEventType,
-    /// Its state key, for a state event.
+    /// `None` for message events.
     pub state_key: Option<String>,
-    /// Its content.
     pub content: Box<RawValue>,
     /// The event that it redacts.
     pub redacts: Option<OwnedEventId>,
-    /// With which it can be sent twice and comes once.
+    /// Lets a client send the event again without a second copy of it.
     pub transaction: Option<Transaction>,
 }
 
@@ -38,7 +35,7 @@ struct Redaction {
 }
 
 impl NewEvent {
-    /// Returns an event that is no state event. A redaction names its target in the content.
+    /// Returns a message event. A redaction names its target in the content.
     pub fn message(
         sender: OwnedUserId,
         kind: TimelineEventType,
@@ -62,7 +59,7 @@ impl NewEvent {
         }
     }
 
-    /// Returns the membership that it gives somebody.
+    /// Returns the new membership, if this is a member event.
     pub fn membership(&self) -> Option<MembershipState> {
         #[derive(Deserialize)]
         struct Content {
@@ -93,12 +90,10 @@ impl NewEvent {
     }
 }
 
-/// A client's transaction id, which is the device's own.
+/// A client's transaction id. It identifies an event of one device.
 #[derive(Clone, Debug)]
 pub struct Transaction {
-    /// The device.
     pub device: DeviceNum,
-    /// The id.
     pub txn_id: String,
 }
 

@@ -20,7 +20,7 @@ use crate::{
     storage::{WriteTx, rooms::room_table},
 };
 
-/// What refuses one of the first events is a fault of the request: the state that it asks for is impossible.
+/// Turns the refusal of one of the first events into an error of the request: it asks for an impossible state.
 pub(crate) fn invalid_state(error: Error) -> Error {
     match error {
         Error::Forbidden(reason) => Error::InvalidRoomState(reason),
@@ -29,7 +29,7 @@ pub(crate) fn invalid_state(error: Error) -> Error {
 }
 
 impl EventLog {
-    /// Returns an id for a new event, in versions in which it is no hash.
+    /// Returns an id for a new event; `None` in room versions in which the id is a hash of the event.
     pub(crate) fn new_event_id(&self, rules: &RoomVersionRules) -> Option<OwnedEventId> {
         let is_chosen = rules.event_format.require_event_id;
         is_chosen.then(|| EventId::new_v1(self.key.server_name()))
@@ -72,7 +72,7 @@ impl EventLog {
         })
     }
 
-    /// Builds the create event, after which the room may be named.
+    /// Builds the create event, from which the room id may follow.
     pub(crate) fn begin_room(
         &self,
         version: RoomVersionId,
@@ -139,11 +139,11 @@ impl EventLog {
         Ok(true)
     }
 
-    /// Checks an invitation against what the invited has said.
+    /// Checks that the invited user accepts invitations of the sender.
     ///
     /// # Errors
     ///
-    /// [`Error::InviteBlocked`] and [`Error::InviteFiltered`] when they take none of the sender.
+    /// [`Error::InviteBlocked`] and [`Error::InviteFiltered`] when the user does not.
     pub(crate) async fn check_invitation(&self, event: &NewEvent) -> Result<()> {
         if event.membership() != Some(MembershipState::Invite) {
             return Ok(());

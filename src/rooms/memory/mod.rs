@@ -33,11 +33,11 @@ use crate::{
 };
 
 /// Rooms kept in memory.
-const WARM_ROOMS: usize = 2_000;
+const MAX_ROOMS_IN_MEMORY: usize = 2_000;
 /// Rooms whose numbers are kept in memory.
-const KNOWN_NUMBERS: usize = 50_000;
+const MAX_ROOM_NUMBERS_IN_MEMORY: usize = 50_000;
 /// Users whose memberships are kept in memory.
-const WARM_USERS: usize = 20_000;
+const MAX_USERS_IN_MEMORY: usize = 20_000;
 
 /// The users who asked to be erased, each with the position of the request in the journal.
 pub(crate) type ErasedUsers = HashMap<OwnedUserId, Position>;
@@ -70,8 +70,8 @@ impl RoomMemory {
                 key,
                 numbers: RwLock::default(),
                 erased: RwLock::new(Arc::new(erased)),
-                rooms: Followed::new(WARM_ROOMS),
-                users: Followed::new(WARM_USERS),
+                rooms: Followed::new(MAX_ROOMS_IN_MEMORY),
+                users: Followed::new(MAX_USERS_IN_MEMORY),
                 deleted,
             }),
         })
@@ -108,7 +108,7 @@ impl RoomMemory {
         self.room_by_number(num).await
     }
 
-    /// Returns a room for a member of it; whether an unknown room exists is nobody's business.
+    /// Returns a room for a member of it; users must not find out whether other rooms exist.
     ///
     /// # Errors
     ///
@@ -144,7 +144,7 @@ impl RoomMemory {
         let mut joined = self.of_user(user).await?.joined();
         joined.retain(|room| Some(*room) != but);
         let is_ours = |room: &Room| !room.view().local_members.is_empty();
-        // What is in memory first: that costs nothing.
+        // Rooms in memory come first, because they cost no query.
         let mut others = Vec::new();
         for num in joined {
             match self.peek(num) {
@@ -199,7 +199,7 @@ impl RoomMemory {
             .numbers
             .write()
             .unwrap_or_else(PoisonError::into_inner);
-        if numbers.len() >= KNOWN_NUMBERS {
+        if numbers.len() >= MAX_ROOM_NUMBERS_IN_MEMORY {
             numbers.clear();
         }
         numbers.insert(room_id.to_owned(), num);
@@ -245,7 +245,7 @@ impl RoomMemory {
         Ok(changed)
     }
 
-    /// Returns the number of a user, or `None` if nobody here ever heard of them.
+    /// Returns the number of a user, or `None` if this server does not know the user.
     pub async fn user_number(&self, user_id: &UserId) -> Result<Option<UserNum>> {
         let mut conn = self.inner.db.read().await?;
         self.inner
@@ -307,7 +307,7 @@ impl RoomMemory {
         Ok(tip.forward_extremities.clone())
     }
 
-    /// Waits until all of a room is on disk, so that what was handed to the journal can be read.
+    /// Waits until all of a room is on disk, so that readers see everything that was passed to the journal.
     ///
     /// # Errors
     ///
@@ -332,7 +332,7 @@ impl RoomMemory {
         Ok(())
     }
 
-    /// Drops a room from memory that is gone; whoever has it in hand cannot store anything in it.
+    /// Drops a deleted room from memory. Code that still holds the room cannot store anything in it.
     pub(crate) fn forget_room(&self, room: RoomNum) {
         if let Some(room) = self.inner.rooms.remove(room) {
             room.stale.store(true, Ordering::SeqCst);
@@ -345,7 +345,7 @@ impl RoomMemory {
     }
 }
 
-/// Whether a room exists is nobody's business who is not in it.
+/// Turns "not found" into "forbidden": users must not find out whether a room exists that they are not in.
 pub(crate) fn not_in_room(error: Error, room_id: &RoomId) -> Error {
     match error {
         Error::NotFound(_) => Error::forbidden(format!("you are not in the room {room_id}")),
@@ -361,7 +361,7 @@ async fn load_erased_users(db: &Db) -> Result<ErasedUsers> {
 }
 
 impl RoomMemory {
-    /// Follows a change that is on disk.
+    /// Applies a change that is on disk.
     pub(super) fn committed(&self, position: Position, change: &Change) {
         match change {
             Change::Event {
@@ -416,7 +416,7 @@ impl RoomMemory {
         }
     }
 
-    /// Drops what may be ahead of the disk, after a batch was lost.
+    /// Drops all rooms and users, which may be ahead of the disk after a batch was lost.
     pub(super) fn failed(&self) {
         for room in self.inner.rooms.clear() {
             room.stale.store(true, std::sync::atomic::Ordering::SeqCst);

@@ -1,4 +1,4 @@
-//! How far a user has read a room, and how many unread messages follow from it.
+//! How far a user has read a room, and the unread counts that follow from it.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -68,7 +68,7 @@ impl UserRoom {
             .max(marker.map_or(0, |marker| marker.timeline))
     }
 
-    /// Follows what the user has read.
+    /// Applies a new read marker.
     pub(crate) fn read(&mut self, reading: &Reading) {
         match reading {
             Reading::All { marker, threads } => {
@@ -93,9 +93,9 @@ impl UserRoom {
         self.drop_read_exceptions();
     }
 
-    /// Follows an event that the user has sent.
+    /// Applies an event that the user has sent.
     pub(crate) fn sent(&mut self, event: &TimelineEvent) {
-        // That of a thread, or of a join, is told with its markers.
+        // Events of a thread and joins are published together with their markers.
         if event.thread.is_none() && !event.begins_stay() {
             let marker = ThreadMarker {
                 thread: None,
@@ -107,7 +107,7 @@ impl UserRoom {
         }
     }
 
-    /// Forgets what counts otherwise, but was read.
+    /// Removes the exceptions of events that the user has read.
     pub(crate) fn drop_read_exceptions(&mut self) {
         let mut exceptions = std::mem::take(&mut self.exceptions);
         exceptions.retain(|exception| exception.timeline > self.read_in(exception.thread.as_ref()));

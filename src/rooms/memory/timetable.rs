@@ -1,7 +1,7 @@
-//! Work that has its time: delayed events, invitations and links that expire.
+//! Work that is due at a certain time: delayed events, invitations and links that expire.
 //!
-//! What is due stands in the database, and the work is done in the write that takes it out of there. So it is done
-//! once, whatever crashes, and what came due while the server was down is done at its start.
+//! Due work is stored in the database, and the transaction that does it also deletes its row. So it is done once, even
+//! if the server crashes. Work that became due while the server was down is done at the start.
 
 use std::sync::{
     Arc,
@@ -12,42 +12,42 @@ use tokio::sync::Notify;
 
 use crate::{clock::Clock, error::Result, tasks::Tasks};
 
-/// When it is tried again where the database failed, in milliseconds.
+/// The time after which failed work is tried again.
 const RETRY_MS: i64 = 10_000;
 
-/// What is known in memory of work that has its time.
+/// A wake-up for the task that does due work.
 #[derive(Default)]
 pub(crate) struct Timetable {
-    /// Something is due sooner than what was known.
+    /// Work was added that may be due earlier than all other work.
     changed: Notify,
-    /// Whether there may be any: without, nobody has to look for it.
+    /// Whether there may be any work. Otherwise callers skip the database.
     is_used: AtomicBool,
 }
 
 impl Timetable {
-    /// Returns a timetable on which there may be something, or is nothing.
+    /// Returns a timetable with or without work.
     pub(crate) fn new(is_used: bool) -> Self {
         let timetable = Self::default();
         timetable.is_used.store(is_used, Ordering::SeqCst);
         timetable
     }
 
-    /// Returns whether there may be anything on it.
+    /// Returns whether there may be any work.
     pub(crate) fn is_used(&self) -> bool {
         self.is_used.load(Ordering::SeqCst)
     }
 
-    /// Says that there will be something on it.
+    /// Records that there will be work.
     pub(crate) fn begin_to_use(&self) {
         self.is_used.store(true, Ordering::SeqCst);
     }
 
-    /// Says that something may be due sooner than what was known.
+    /// Wakes the task, because work may be due earlier than before.
     pub(crate) fn changed(&self) {
         self.changed.notify_one();
     }
 
-    /// Does work in time until the server stops: `work` does what is due, and returns when the next is.
+    /// Runs `work` whenever it is due, until the server stops. `work` returns when it is due again.
     pub(crate) fn do_in_time<F, Work>(
         self: &Arc<Self>,
         name: &'static str,

@@ -30,7 +30,7 @@ use crate::{
 };
 
 /// Searches that read the database at the same time.
-const SEARCHES: usize = 2;
+const MAX_CONCURRENT_SEARCHES: usize = 2;
 /// Searches of one user that may wait for another of the same user.
 const MAX_WAITING_SEARCHES: usize = 4;
 
@@ -74,7 +74,7 @@ pub struct Search {
     memory: RoomMemory,
     access: RoomAccess,
     timeline: Timeline,
-    /// A search may look at every text: it leaves connections for other work.
+    /// Limits searches, which may read every text, so that connections are left for other work.
     searches: Arc<Semaphore>,
     searches_of_users: Arc<Turns<UserNum>>,
 }
@@ -141,7 +141,7 @@ impl Search {
             memory: environment.memory.clone(),
             access: access.clone(),
             timeline: timeline.clone(),
-            searches: Arc::new(Semaphore::new(SEARCHES)),
+            searches: Arc::new(Semaphore::new(MAX_CONCURRENT_SEARCHES)),
             searches_of_users: Arc::new(Turns::new(1, MAX_WAITING_SEARCHES)),
         }
     }

@@ -12,40 +12,38 @@ use crate::{
     storage::rooms::relations::{self, RelationQuery},
 };
 
-/// How many steps a recursion goes: the specification asks for at least three.
+/// The depth of a recursion: the specification asks for at least three.
 const MAX_DEPTH: i64 = 3;
 /// Relationships read at a time.
-const CHUNK: i64 = 100;
-/// Relationships that one page looks at before it ends short: the visibility may hide most of them.
-const LOOKED_AT: usize = 2_000;
+const RELATION_BATCH_ROWS: i64 = 100;
+/// Relationships that one page reads at most. A page may be short, because the user may not see most of them.
+const MAX_READ_RELATIONS: usize = 2_000;
 
-/// Which related events are asked for.
+/// A request for related events.
 #[derive(Clone, Debug)]
 pub struct RelatedRequest {
-    /// To which event they relate.
+    /// The event to which they relate.
     pub parent: OwnedEventId,
-    /// Only these relationships.
+    /// The only relationship type, if given.
     pub rel_type: Option<String>,
-    /// Only events of this type.
+    /// The only event type, if given.
     pub kind: Option<String>,
-    /// Whether those are wanted, too, that relate to a related event.
+    /// Whether events that relate to a related event are included.
     pub recurse: bool,
     /// The place from which to read.
     pub from: Option<i64>,
     /// The place at which to stop.
     pub to: Option<i64>,
-    /// Which way.
     pub dir: Direction,
-    /// How many events at most.
+    /// The greatest number of events.
     pub limit: usize,
 }
 
 /// A page of related events.
 #[derive(Debug)]
 pub struct Related {
-    /// The page.
     pub page: Page,
-    /// How many steps away the farthest event of the page is.
+    /// The greatest distance of an event of the page, in steps.
     pub depth: i64,
 }
 
@@ -82,12 +80,12 @@ impl Relations {
                 Direction::Backward => i64::MAX,
                 Direction::Forward => i64::MIN,
             }),
-            limit: CHUNK,
+            limit: RELATION_BATCH_ROWS,
         };
         let mut looked_at = 0;
-        while looked_at < LOOKED_AT {
+        while looked_at < MAX_READ_RELATIONS {
             let places = self.places(&query, request.dir).await?;
-            let is_last = i64::try_from(places.len()).unwrap_or(0) < CHUNK;
+            let is_last = i64::try_from(places.len()).unwrap_or(0) < RELATION_BATCH_ROWS;
             let events = self.events_at(room, &places).await?;
             for (place, depth) in places {
                 if passes(request.to, place, request.dir) {
@@ -137,7 +135,7 @@ impl Relations {
         self.timeline.at_places(room, &places).await
     }
 
-    /// Returns the numbers of what a request names; `None` if something of it was never heard of.
+    /// Returns the numbers of the strings in a request; `None` if one of them is not stored.
     async fn numbers_of(
         &self,
         request: &RelatedRequest,
@@ -147,7 +145,7 @@ impl Relations {
         let mut numbers = [None, None];
         for (number, text) in numbers.iter_mut().zip([&request.rel_type, &request.kind]) {
             if let Some(text) = text {
-                // What PostgreSQL cannot hold is nowhere.
+                // PostgreSQL cannot store such a string, so no event has it.
                 *number = if text.contains('\0') {
                     None
                 } else {

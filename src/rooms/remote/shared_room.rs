@@ -11,7 +11,7 @@ use crate::{
 };
 
 impl FederationReader {
-    /// Checks that another server is in a room that this server is in, and not shut out.
+    /// Checks that another server is in a room of this server, and that its ACL does not deny it.
     ///
     /// # Errors
     ///
@@ -24,11 +24,11 @@ impl FederationReader {
         Ok(room)
     }
 
-    /// Returns a room that this server is in, and that does not shut out another.
+    /// Returns a room of this server whose ACL does not deny another server.
     ///
     /// # Errors
     ///
-    /// [`Error::Forbidden`] when it does; [`Error::NotFound`] when this server is not in it.
+    /// [`Error::Forbidden`] when the ACL denies it; [`Error::NotFound`] when this server is not in it.
     pub async fn room_open_to(&self, origin: &ServerName, room_id: &RoomId) -> Result<Arc<Room>> {
         let room = self.memory.resident(room_id).await?;
         check_acl(&room.view().state, origin)?;

@@ -1,4 +1,4 @@
-//! The differences between SQLite and PostgreSQL. No other file except `migrate` asks which database is open.
+//! The differences between SQLite and PostgreSQL. No other file except `migrations` asks which database is open.
 
 use std::{path::Path, str::FromStr};
 

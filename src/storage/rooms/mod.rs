@@ -1,4 +1,4 @@
-//! The tables of rooms: events, state, memberships, relations, receipts and whatever else `crate::rooms` stores.
+//! The tables of rooms: events, state, memberships, relations, receipts and everything else that `crate::rooms` stores.
 
 pub mod aliases;
 pub mod delayed_events;

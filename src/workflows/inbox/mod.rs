@@ -1,9 +1,9 @@
 //! Transactions of other servers: their events are added to their rooms, missing events are fetched, and each event
 //! gets its own result.
 //!
-//! `queue` limits the work in progress. `missing` fetches prev events and auth events, and `state` the state where a
-//! gap remains. `policy` asks policy servers. `line` writes events of a room to disk together. `later` stores the
-//! events for which the answer does not wait.
+//! `pending_events` limits the work in progress. `missing_events` fetches prev events and auth events, and `state` the
+//! state where a gap remains. `policy` asks policy servers. `commit_batch` writes events of a room to disk together.
+//! `unanswered_transactions` stores the events for which the answer does not wait.
 //!
 //! [Transactions](https://spec.matrix.org/v1.19/server-server-api/#transactions)
 
