@@ -1,6 +1,6 @@
-//! Rooms: the events of each, and the state that follows from them.
+//! Rooms: the events of each, and the state that results from them.
 //!
-//! Each folder is a layer with services of its own, and knows only those before it:
+//! Each folder is a layer with its own services, and uses only the layers before it:
 //! - `memory` keeps rooms and memberships in memory, and follows the journal;
 //! - `read` reads timelines, state, relations and search results, as far as a user may see them;
 //! - `unread` counts unread messages, and stores receipts and read markers;
@@ -96,7 +96,7 @@ pub struct RoomServices {
     pub access: RoomAccess,
     /// Events by page, by id, and around one event.
     pub timeline: Timeline,
-    /// State, now and at any place of the timeline.
+    /// The state of rooms, now and at any place of the timeline.
     pub state: StateReader,
     /// Relations, aggregations and threads.
     pub relations: Relations,
@@ -114,7 +114,7 @@ pub struct RoomServices {
     pub delayed_events: DelayedEvents,
     /// Invitations that expire.
     pub invitations: Invitations,
-    /// Links by which users come into rooms.
+    /// Links that let users join rooms.
     pub invite_links: InviteLinks,
     /// Invitations, joins, leaves, kicks and bans.
     pub memberships: Memberships,
@@ -146,7 +146,7 @@ impl Deref for Rooms {
     }
 }
 
-/// Everything that the services of rooms have in common.
+/// The resources that all services of rooms share.
 pub(crate) struct Environment {
     db: Db,
     clock: Clock,

@@ -1,4 +1,4 @@
-//! The rooms, tried on a database of their own.
+//! Tests of the rooms, each on a database of its own.
 
 mod converging;
 mod handshakes;
@@ -74,7 +74,7 @@ impl House {
         }
     }
 
-    /// Returns the same server with nothing in its database.
+    /// Returns the same server with an empty database.
     async fn twin(&self) -> Self {
         let test = TestDb::new().await;
         Self {

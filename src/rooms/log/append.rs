@@ -1,4 +1,4 @@
-//! The only code that stores an event.
+//! Appending an event to a room. No other code stores events of the timeline.
 
 use std::sync::Arc;
 
@@ -37,26 +37,28 @@ use crate::{
     },
 };
 
-/// Places left free in the timeline where events are missing.
+/// The places reserved in the timeline where events are missing.
 pub(crate) const GAP: i64 = 1 << 20;
 
-/// An event that was built and authorized, with what is to be stored beside it.
+/// An event that was built and authorized, with the data to store with it.
 #[derive(Debug)]
 pub(crate) struct Accepted {
     pub(crate) pdu: Pdu,
     pub(crate) json: String,
     pub(crate) counting: Counting,
     pub(crate) transaction: Option<(DeviceNum, String)>,
-    /// The number under which it was scheduled.
+    /// The number of the delayed event that is sent with this event.
     pub(crate) delayed: Option<i64>,
-    /// What another server's event brings with it.
+    /// Data that only events of other servers have.
     pub(crate) arrival: Option<Arrival>,
-    /// Whether the server sends it while its sender is not looking: it says nothing of what they have read.
+    /// Whether the server sends the event without the sender's action, so that it does not show
+    /// what the sender has read.
     pub(crate) unattended: bool,
 }
 
 impl Accepted {
-    /// Leaves what its sender has read as it is: the event counts for them no more than their other events do.
+    /// Keeps the read state of the sender: the event is not counted as unread for them, like their
+    /// other events.
     pub(crate) fn leave_unread(&mut self) {
         self.unattended = true;
         let counted = (self.counting.notify, self.counting.mention);
@@ -68,48 +70,51 @@ impl Accepted {
     }
 }
 
-/// What is to be known of an event of another server beside the event.
+/// Data about an event of another server that is not part of the event.
 #[derive(Debug, Default)]
 pub(crate) struct Arrival {
-    /// The position at which it is stored already, without a place.
+    /// The position at which it is already stored, without a place in the timeline.
     pub(crate) stored_at: Option<i64>,
-    /// Whether this server sends it to the others in the room.
+    /// Whether this server sends the event to the other servers in the room.
     pub(crate) goes_out: bool,
-    /// Where it stands, if it does not simply follow the tip.
+    /// The position of the event in a fork; `None` if it follows the forward extremities.
     pub(crate) fork: Option<Fork>,
 }
 
-/// Where an event stands that does not follow all that the room knows.
+/// The states around an event that does not follow all forward extremities of the room.
 #[derive(Debug)]
 pub(crate) struct Fork {
-    /// The snapshot of the state before it.
+    /// The snapshot of the state before the event.
     pub(crate) base: Base,
-    /// That state.
+    /// The state before the event.
     pub(crate) before: StateMap,
-    /// The state of the room after it.
+    /// The resolved state of the room after the event.
     pub(crate) current: StateMap,
-    /// The forward extremities after it, with their hashes where ids do not say them.
+    /// The forward extremities after the event, each with its hash if the event id does not contain
+    /// it.
     pub(crate) extremities: Vec<(OwnedEventId, Option<String>)>,
-    /// The events that it follows and that nobody here has.
+    /// The `prev_events` that this server does not have.
     pub(crate) missing: Vec<OwnedEventId>,
-    /// The place before which these belong, if it was taken already.
+    /// The place before which the missing events belong, if it was already reserved.
     pub(crate) gap_at: Option<i64>,
 }
 
-/// Where an event stands, in numbers.
+/// The position of an event, and the numbers of its interned strings.
 pub(crate) struct Numbers {
     /// The position in the journal, and the place in the timeline.
     pub(crate) position: i64,
-    /// The position at which the event is stored: an earlier one, if it was known before it came.
+    /// The position at which the event is stored: an earlier one if it was stored
+    /// without a place before.
     pub(crate) row: i64,
     pub(crate) kind: i64,
     pub(crate) sender: i64,
     pub(crate) state_key: Option<i64>,
 }
 
-/// Stores an event as the newest of its room and moves the tip.
+/// Stores an event as the newest of its room and updates the tip.
 ///
-/// Returns `None`, and changes nothing, if the device used the transaction id before, or if the event is known.
+/// Returns `None`, and changes nothing, if the device has used the transaction id before or the
+/// event is already stored.
 pub(crate) async fn append(
     log: &EventLog,
     tx: &mut WriteTx,
@@ -181,14 +186,14 @@ fn has_gap(fork: &Fork) -> bool {
     !fork.missing.is_empty()
 }
 
-/// What stands before an event and after it, once that is stored.
+/// The states before and after an event that is about to be stored.
 struct Stand {
     before: StateMap,
-    /// The snapshot before it.
+    /// The snapshot before the event.
     snapshot: i64,
-    /// The snapshot after it, where it is not what the numbers of the event say.
+    /// The snapshot after the event, unless it follows from the numbers of the event.
     snapshot_after: Option<i64>,
-    /// Whether this server sends the event to others.
+    /// Whether this server sends the event to the other servers in the room.
     goes_out: bool,
     fork: Option<Fork>,
 }
@@ -216,7 +221,7 @@ impl Stand {
         Ok(stand)
     }
 
-    /// Returns what those see that follow the event.
+    /// Returns the state that events see that follow this event.
     fn after(&self, tip: &Tip, event: &TimelineEvent) -> After {
         let (mut snapshot, mut state) = (tip.snapshot, tip.state.clone());
         if self.fork.is_some() {
@@ -236,13 +241,13 @@ impl Stand {
 }
 
 impl Tip {
-    /// Remembers what stands after an event.
+    /// Keeps the state after an event in memory.
     fn remember(&mut self, event: &TimelineEvent, after: After) {
         self.lately.push(event.pdu.event_id.clone(), after);
     }
 }
 
-/// Moves the tip past an event that follows all that the room knows.
+/// Updates the tip for an event that follows all forward extremities.
 async fn follow(
     log: &EventLog,
     tx: &mut WriteTx,
@@ -266,7 +271,7 @@ async fn follow(
     Ok(())
 }
 
-/// Moves the tip past an event that stands beside others, to the state that was resolved.
+/// Updates the tip for an event in a fork, to the resolved state.
 async fn follow_fork(
     log: &EventLog,
     tx: &mut WriteTx,
@@ -288,7 +293,8 @@ async fn follow_fork(
     snapshots::set_current(log, tx, room, tip, (numbers.position, resolved)).await
 }
 
-/// Notes that a delayed event is sent, and cancels what others have scheduled for the same piece of state.
+/// Marks a delayed event as sent, and cancels the delayed events of other users for the same piece
+/// of state.
 async fn settle_delayed(
     log: &EventLog,
     tx: &mut WriteTx,
@@ -307,7 +313,7 @@ async fn settle_delayed(
         };
         if !delayed_events::finish(tx, num, ending).await? {
             return Err(Error::Finalised(
-                "the event was sent or cancelled already".to_owned(),
+                "the delayed event was already sent or cancelled".to_owned(),
             ));
         }
     }
@@ -332,7 +338,7 @@ pub(crate) async fn intern(tx: &mut WriteTx, pdu: &Pdu, stored_at: Option<i64>) 
     })
 }
 
-/// Gives an event its place in the timeline.
+/// Returns an event with its place in the timeline.
 async fn place(
     tx: &mut WriteTx,
     room: &Room,
@@ -371,7 +377,7 @@ async fn place(
         visibility: visibility_of(&stand.before, &accepted.pdu),
         snapshot: stand.snapshot,
         state_before: Some(match &resolved {
-            // What came before is told as history, not as what has changed.
+            // Events before a gap are sent as history, not as changes.
             Some(resolved) if resolved.after_gap => stand.before.clone(),
             _ => tip.state.clone(),
         }),
@@ -395,11 +401,12 @@ async fn place(
     })
 }
 
-/// Returns the history visibility of an event in the state before it.
+/// Returns the history visibility of an event, given the state before it.
 pub(crate) fn visibility_of(before: &StateMap, pdu: &Pdu) -> Visibility {
     let visibility = Visibility::of_state(before);
     if pdu.is_state(&TimelineEventType::RoomHistoryVisibility, "") {
-        // Such an event may be seen by whoever could see it before or after.
+        // An event that changes the history visibility is visible to everyone who could see it
+        // under the old or the new one.
         return visibility.min(Visibility::of_event(pdu));
     }
     visibility
@@ -474,7 +481,7 @@ fn advance_tip(tip: &mut Tip, event: &TimelineEvent) {
 }
 
 impl Tip {
-    /// Takes the running counters of an event.
+    /// Sets the running counters to those of an event.
     fn count(&mut self, event: &TimelineEvent) {
         self.notified = event.notified;
         self.mentioned = event.mentioned;
@@ -482,7 +489,7 @@ impl Tip {
     }
 }
 
-/// Stores the snapshot after a state event: one row of its chain.
+/// Stores the snapshot after a state event: one row in the chain of the room.
 async fn store_state(
     tx: &mut WriteTx,
     room: &Room,
@@ -492,7 +499,7 @@ async fn store_state(
 ) -> Result<()> {
     let snapshot = event.position;
     if tip.chain == 0 {
-        tracing::debug!(room_id = %room.room_id, "a new chain of state begins");
+        tracing::debug!(room_id = %room.room_id, "a new chain of state snapshots was started");
         tip.chain = snapshot;
         state_snapshots::insert_chain(tx, snapshot, None, 0).await?;
     }
@@ -509,7 +516,8 @@ async fn store_state(
     Ok(())
 }
 
-/// Stores what a user is in a room; `member` has the user's number, their member event, and where that is stored.
+/// Stores the membership of a user in a room. `member` holds the user's number, their member event,
+/// and the position at which it is stored.
 pub(crate) async fn store_membership(
     log: &EventLog,
     tx: &mut WriteTx,
@@ -550,9 +558,11 @@ pub(crate) async fn store_membership(
     Ok(())
 }
 
-/// The state that whoever is invited may know, and the invitation itself.
+/// Returns the state that an invited or knocking user receives, including the invitation or knock
+/// itself.
 ///
-/// [Stripped state](https://spec.matrix.org/v1.19/client-server-api/#stripped-state)
+/// See the specification on
+/// [stripped state](https://spec.matrix.org/v1.19/client-server-api/#stripped-state).
 fn stripped_state(state: &StateMap, invitation: &Pdu) -> Vec<Box<RawValue>> {
     const SHOWN: [StateEventType; 7] = [
         StateEventType::RoomCreate,

@@ -1,4 +1,4 @@
-//! Fills, once, what an update of the server wants to know of the events that are stored already.
+//! Filling columns that an update of the server has added, once, from the events stored before.
 
 use ruma::OwnedEventId;
 
@@ -12,14 +12,16 @@ use crate::{
     },
 };
 
-/// Events looked at in one turn.
+/// Events processed in one transaction.
 const CHUNK: i64 = 500;
-/// What is filled.
+/// The name under which the progress is stored.
 const RELATIONS: &str = "relations";
 
-/// Notes the times, relationships and threads of the events that were stored before these were kept.
+/// Stores the timestamps, relations and threads of events that were stored before these columns
+/// existed.
 ///
-/// It ends before the server answers anybody, and goes on where it was if the server is killed meanwhile.
+/// This runs before the server answers requests, and resumes where it stopped if the server is
+/// killed meanwhile.
 pub(crate) async fn fill_relations(db: &Db) -> Result<()> {
     let mut conn = db.read().await?;
     let progress = backfilled_tables::progress(&mut conn, RELATIONS).await?;
@@ -28,7 +30,7 @@ pub(crate) async fn fill_relations(db: &Db) -> Result<()> {
         return Ok(());
     };
     if done < up_to {
-        tracing::info!("the relations of stored events are read");
+        tracing::info!("filling the relations of stored events; the server starts afterwards");
     }
     while done < up_to {
         let mut tx = db.write().await?;

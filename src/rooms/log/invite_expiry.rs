@@ -1,4 +1,4 @@
-//! Until when an invitation is valid: `dev.parlour.expires_at` in its content.
+//! Expiry of invitations: `dev.parlour.expires_at` in their content.
 
 use ruma::{OwnedEventId, UserId, events::room::member::MembershipState};
 use serde::Deserialize;
@@ -20,7 +20,8 @@ struct Content {
     expires_at: i64,
 }
 
-/// Returns the time at which an invitation expires; `None` without an expiry, and for other events.
+/// Returns the time at which an invitation expires; `None` if it does not expire or the event is
+/// not an invitation.
 pub(crate) fn expiry(pdu: &Pdu) -> Option<i64> {
     if pdu.membership() != Some(MembershipState::Invite) {
         return None;
@@ -28,16 +29,18 @@ pub(crate) fn expiry(pdu: &Pdu) -> Option<i64> {
     Some(pdu.content_as::<Content>()?.expires_at)
 }
 
-/// Returns the timetable of the invitations that expire. While there are none, changes of memberships skip the look-up.
+/// Returns the timetable of the invitations that expire. As long as there are none, membership
+/// changes skip the look-up.
 pub(crate) async fn timetable(db: &Db) -> Result<Timetable> {
     let mut conn = db.read().await?;
     let next = expiring_invites::next_due(&mut conn).await?;
     Ok(Timetable::new(next.is_some()))
 }
 
-/// Stores when an invitation expires, in the transaction that changes the membership.
+/// Stores the expiry of an invitation, in the transaction that changes the membership.
 ///
-/// Only invitations of users of this server are stored: the server withdraws them in the name of the sender.
+/// Only invitations sent by users of this server are stored: the server withdraws them on behalf of
+/// the sender.
 pub(crate) async fn note(
     log: &EventLog,
     tx: &mut WriteTx,
@@ -63,7 +66,7 @@ pub(crate) async fn note(
     }
 }
 
-/// Checks that a user who joins or knocks does not have an expired invitation.
+/// Checks that the invitation of a user who joins or knocks has not expired.
 ///
 /// # Errors
 ///
@@ -75,7 +78,9 @@ pub(crate) fn check_not_expired(state: &StateMap, event: &NewEvent, now: i64) ->
     );
     let is_own = event.state_key.as_deref() == Some(event.sender.as_str());
     if comes && is_own && is_expired(state, &event.sender, now) {
-        return Err(Error::forbidden("the invitation has expired"));
+        return Err(Error::forbidden(
+            "the invitation has expired; ask for a new one",
+        ));
     }
     Ok(())
 }
@@ -86,7 +91,7 @@ pub(crate) fn is_expired(state: &StateMap, user_id: &UserId, now: i64) -> bool {
     expires.is_some_and(|expires| expires <= now)
 }
 
-/// Checks that an invitation is still the membership event of its user.
+/// Checks that an invitation is still the current member event of the invited user.
 pub(crate) fn check_stands(
     state: &StateMap,
     event: &NewEvent,
@@ -103,5 +108,5 @@ pub(crate) fn check_stands(
 }
 
 pub(crate) fn gone() -> Error {
-    Error::Finalised("something else has become of the invitation".to_owned())
+    Error::Finalised("the invitation is no longer pending".to_owned())
 }

@@ -1,4 +1,4 @@
-//! The log of events: the only code that adds an event to a room.
+//! The event log: the only code that adds events to rooms.
 
 pub(crate) mod append;
 pub(crate) mod backfill_columns;
@@ -23,10 +23,10 @@ use crate::{
     storage::Db,
 };
 
-/// State resolutions that run at the same time.
+/// The number of state resolutions that may run at the same time.
 const MAX_CONCURRENT_RESOLUTIONS: usize = 2;
 
-/// The log of events: builds events, stores them, and resolves states.
+/// The event log: builds events, stores them and resolves states.
 #[derive(Clone)]
 pub(super) struct EventLog {
     db: Db,
@@ -34,11 +34,12 @@ pub(super) struct EventLog {
     key: Arc<SigningKey>,
     unread: Unread,
     ignored_users: Arc<Shields>,
-    /// State events cancel the delayed events for the same state key.
+    /// The delayed events. A state event cancels those for the same piece of state.
     delayed_events: Arc<Timetable>,
     /// Records whether any invitation expires.
     expiring_invitations: Arc<Timetable>,
-    /// Limits resolutions, which read many events, so that connections are left for other work.
+    /// Limits the number of concurrent resolutions, which read many events, so that database
+    /// connections remain for other work.
     resolutions: Arc<Semaphore>,
     /// Events of auth chains that recent resolutions have read.
     auth_events: Arc<Mutex<KnownEvents>>,

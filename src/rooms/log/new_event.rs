@@ -1,4 +1,4 @@
-//! An event that is to be sent, before it is built.
+//! An event to be sent, before it is built.
 
 use ruma::{
     OwnedEventId, OwnedUserId,
@@ -12,7 +12,8 @@ use crate::{
     storage::DeviceNum,
 };
 
-/// The longest transaction id of a client: together with the other columns it must fit into an index of PostgreSQL.
+/// The longest transaction id of a client, in bytes. It must fit into a PostgreSQL index together
+/// with the other columns.
 const MAX_TXN_ID_BYTES: usize = 1_024;
 
 /// An event to be sent.
@@ -35,7 +36,7 @@ struct Redaction {
 }
 
 impl NewEvent {
-    /// Returns a message event. A redaction names its target in the content.
+    /// Returns a message event. If it is a redaction, its content names the redacted event.
     pub fn message(
         sender: OwnedUserId,
         kind: TimelineEventType,
@@ -105,7 +106,7 @@ pub struct Transaction {
 pub(crate) fn check_txn_id(txn_id: &str) -> Result<()> {
     if txn_id.len() > MAX_TXN_ID_BYTES || txn_id.contains('\0') {
         return Err(Error::invalid_param(format!(
-            "a transaction id has at most {MAX_TXN_ID_BYTES} bytes, and no U+0000"
+            "the transaction id must have at most {MAX_TXN_ID_BYTES} bytes and must not contain U+0000"
         )));
     }
     Ok(())

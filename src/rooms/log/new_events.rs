@@ -1,4 +1,5 @@
-//! Building events of users of this server: at the tip of a room, and the first of a new one.
+//! Building events of users of this server: at the tip of a room, and the first events of a new
+//! room.
 
 use ruma::{
     EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, RoomId, RoomVersionId, UInt,
@@ -20,7 +21,8 @@ use crate::{
     storage::{WriteTx, rooms::room_table},
 };
 
-/// Turns the refusal of one of the first events into an error of the request: it asks for an impossible state.
+/// Turns the rejection of one of a room's first events into an error of the request, which asked
+/// for an impossible state.
 pub(crate) fn invalid_state(error: Error) -> Error {
     match error {
         Error::Forbidden(reason) => Error::InvalidRoomState(reason),
@@ -29,7 +31,7 @@ pub(crate) fn invalid_state(error: Error) -> Error {
 }
 
 impl EventLog {
-    /// Returns an id for a new event; `None` in room versions in which the id is a hash of the event.
+    /// Returns an id for a new event; `None` in room versions where the id is a hash of the event.
     pub(crate) fn new_event_id(&self, rules: &RoomVersionRules) -> Option<OwnedEventId> {
         let is_chosen = rules.event_format.require_event_id;
         is_chosen.then(|| EventId::new_v1(self.key.server_name()))
@@ -72,7 +74,7 @@ impl EventLog {
         })
     }
 
-    /// Builds the create event, from which the room id may follow.
+    /// Builds the create event of a new room. In some room versions, the room id follows from it.
     pub(crate) fn begin_room(
         &self,
         version: RoomVersionId,
@@ -80,7 +82,7 @@ impl EventLog {
         timestamp: MilliSecondsSinceUnixEpoch,
     ) -> Result<(Room, Accepted)> {
         let rules = matrix::rules(&version).ok_or_else(|| {
-            Error::UnsupportedRoomVersion(format!("version {version} is not supported"))
+            Error::UnsupportedRoomVersion(format!("room version {version} is not supported"))
         })?;
         let named_before = rules.event_format.require_room_create_room_id;
         let room_id = named_before.then(|| RoomId::new_v1(self.key.server_name()));
@@ -122,7 +124,7 @@ impl EventLog {
         Ok((room, accepted))
     }
 
-    /// Stores a room with its first events; returns `false` if its id is taken.
+    /// Stores a new room with its first events; returns `false` if the room id is already in use.
     pub(crate) async fn insert_room(
         &self,
         tx: &mut WriteTx,
@@ -139,11 +141,11 @@ impl EventLog {
         Ok(true)
     }
 
-    /// Checks that the invited user accepts invitations of the sender.
+    /// Checks that the invited user accepts invitations from the sender.
     ///
     /// # Errors
     ///
-    /// [`Error::InviteBlocked`] and [`Error::InviteFiltered`] when the user does not.
+    /// [`Error::InviteBlocked`] or [`Error::InviteFiltered`] if the user does not.
     pub(crate) async fn check_invitation(&self, event: &NewEvent) -> Result<()> {
         if event.membership() != Some(MembershipState::Invite) {
             return Ok(());

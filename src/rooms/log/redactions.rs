@@ -1,6 +1,6 @@
-//! Redactions that take effect: at once, or when the event comes that they redact.
+//! Applying redactions: at once, or when the redacted event arrives.
 //!
-//! [Redactions](https://spec.matrix.org/v1.19/rooms/v12/#redactions)
+//! See the specification on [redactions](https://spec.matrix.org/v1.19/rooms/v12/#redactions).
 
 use std::sync::Arc;
 
@@ -30,21 +30,22 @@ use crate::{
     },
 };
 
-/// How a redaction fares.
+/// The outcome of checking a redaction.
 enum Outcome {
-    /// It takes effect on this event.
+    /// The redaction is valid and applies to this event.
     Valid(Box<(EventRow, Pdu)>),
-    /// The event that it redacts is not known yet.
+    /// The redacted event has not arrived yet.
     AwaitsTarget,
-    /// Its sender may not redact the event, or the event is in another room.
+    /// The sender may not redact the event, or the event is in another room.
     Invalid,
 }
 
-/// Returns whether an event is a redaction that clients must not see, since it has not taken effect.
+/// Returns whether an event is a redaction that must not be sent to clients, because it has not
+/// taken effect.
 ///
-/// In room versions 1 and 2, the authorization rules have checked it already.
+/// In room versions 1 and 2, the authorization rules have already checked it.
 ///
-/// [Handling redactions](https://spec.matrix.org/v1.19/rooms/v3/#handling-redactions)
+/// See [Handling redactions](https://spec.matrix.org/v1.19/rooms/v3/#handling-redactions).
 pub(crate) async fn is_withheld(
     tx: &mut WriteTx,
     room: &Room,
@@ -60,7 +61,7 @@ pub(crate) async fn is_withheld(
     Ok(!matches!(outcome, Outcome::Valid(_)))
 }
 
-/// Checks a redaction in the state before it.
+/// Checks a redaction against the state before it.
 async fn outcome(
     tx: &mut WriteTx,
     room: &Room,
@@ -87,9 +88,10 @@ fn is_of_same_server(one: &UserId, other: &UserId) -> bool {
     one.server_name() == other.server_name()
 }
 
-/// Lets an accepted redaction take effect, if its sender may redact the event. Returns whether it is valid.
+/// Applies an accepted redaction, if its sender may redact the event. Returns whether the redaction
+/// is valid.
 ///
-/// One whose event is not here yet waits for it.
+/// If the redacted event has not arrived yet, the redaction is stored until it does.
 pub(crate) async fn redact(
     tx: &mut WriteTx,
     room: &Room,
@@ -142,7 +144,8 @@ pub(crate) async fn redact(
     Ok(true)
 }
 
-/// Lets an event of another server take effect, if it is a redaction, and those redactions of it that came before.
+/// Applies an event of another server if it is a redaction, and then the redactions of the event
+/// that arrived before it.
 pub(crate) async fn arrived(
     tx: &mut WriteTx,
     room: &Room,
@@ -168,7 +171,7 @@ pub(crate) async fn arrived(
     Ok(())
 }
 
-/// Returns as much of the state before an event as it takes to say who had which power.
+/// Returns the part of the state before an event that determines power levels.
 async fn levels_before(tx: &mut WriteTx, row: &EventRow) -> Result<StateMap> {
     let mut before = StateMap::default();
     let key = tx.intern("").await?;
@@ -185,8 +188,9 @@ async fn levels_before(tx: &mut WriteTx, row: &EventRow) -> Result<StateMap> {
     Ok(before)
 }
 
-/// Shows a redaction that was withheld until its target came: as the newest event of the room, so that clients learn of
-/// it. One that came as history is shown where it is.
+/// Makes a redaction visible that was withheld until the redacted event arrived. It becomes the
+/// newest event of the room, so that clients receive it. A redaction from backfilled history
+/// becomes visible in its place.
 async fn show(
     tx: &mut WriteTx,
     room: &Room,

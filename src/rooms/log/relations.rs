@@ -1,6 +1,6 @@
-//! Relationships of events: kept beside the event that says them, and read from either end.
+//! Storing the relations between events, which can be read from both sides.
 //!
-//! [Forming relationships between events](https://spec.matrix.org/v1.19/client-server-api/#forming-relationships-between-events)
+//! See [Forming relationships between events](https://spec.matrix.org/v1.19/client-server-api/#forming-relationships-between-events).
 
 use ruma::OwnedEventId;
 
@@ -18,10 +18,10 @@ use crate::{
     },
 };
 
-/// Returns the thread that a new event is in, with what it adds to the counters.
+/// Returns the thread of a new event, with its counters including the event.
 ///
-/// What relates to an event of a thread is in the thread as well.
-/// [Threaded read receipts](https://spec.matrix.org/v1.19/client-server-api/#threaded-read-receipts)
+/// An event that relates to an event in a thread is in the thread as well. See
+/// [Threaded read receipts](https://spec.matrix.org/v1.19/client-server-api/#threaded-read-receipts).
 pub(crate) async fn thread_of(
     db: &mut impl Read,
     room: RoomNum,
@@ -55,7 +55,7 @@ pub(crate) async fn thread_root_of(
     Ok(thread_root.and_then(|thread_root| OwnedEventId::try_from(thread_root).ok()))
 }
 
-/// An event that is stored in this turn, in numbers.
+/// An event that is being stored with its relation; its strings are numbers.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stored {
     pub(crate) room: RoomNum,
@@ -65,7 +65,7 @@ pub(crate) struct Stored {
     pub(crate) sender: i64,
 }
 
-/// Stores what an event relates to, and adds it to its thread.
+/// Stores the relation of an event, and adds the event to its thread.
 pub(crate) async fn store(
     tx: &mut WriteTx,
     stored: Stored,
@@ -103,7 +103,7 @@ pub(crate) async fn store(
     Ok(())
 }
 
-/// Ends the relationship of an event that is redacted.
+/// Removes the relation of a redacted event.
 pub(crate) async fn redact(tx: &mut WriteTx, row: &EventRow, target: &Pdu) -> Result<()> {
     if relations::remove(tx, row.position).await?
         && let Some(thread_root) = target.relates_by(rel_type::THREAD)
@@ -114,7 +114,8 @@ pub(crate) async fn redact(tx: &mut WriteTx, row: &EventRow, target: &Pdu) -> Re
     Ok(())
 }
 
-/// Checks, in the turn that stores an event, what the rules of relationships leave to the server of the sender.
+/// Checks the rules of relations that the server of the sender must enforce, in the transaction
+/// that stores the event.
 pub(crate) async fn check(tx: &mut WriteTx, room: RoomNum, event: &NewEvent) -> Result<()> {
     let Some(relates_to) = RelatesTo::of_content(&event.content) else {
         return Ok(());
@@ -124,7 +125,7 @@ pub(crate) async fn check(tx: &mut WriteTx, room: RoomNum, event: &NewEvent) -> 
         && let Some((Some(_), _)) = relations::parent_of(tx, room, parent).await?
     {
         return Err(Error::Refused(
-            "a thread cannot begin with an event that relates to another".to_owned(),
+            "a thread cannot start from an event that relates to another event".to_owned(),
         ));
     }
     let Some(key) = relates_to.annotation() else {

@@ -1,4 +1,5 @@
-//! Resolving the state of a room where its events fork: reading what a resolution needs, and no more.
+//! Resolving the state of a room where its events fork. Only the events that a resolution needs are
+//! read.
 
 use std::{
     collections::BTreeSet,
@@ -17,14 +18,15 @@ use crate::{
     },
 };
 
-/// Events that one resolution reads at most: no honest room has auth chains of so many.
+/// The most events that one resolution reads. No honest room has auth chains of that size.
 const MAX_EVENTS: usize = 100_000;
-/// How many steps down the auth chains are read ahead at first. Each time it is twice as many: a resolution begins anew
-/// whenever it lacks something, and in an old room the way to the first of the power levels is long.
+/// The number of steps down the auth chains that are read ahead at first. The number doubles each
+/// time, because a resolution starts over whenever it lacks an event, and in an old room the path
+/// to the first power levels event is long.
 const READ_AHEAD: usize = 6;
-/// Ids in one query.
+/// Event ids in one query.
 const CHUNK: usize = 500;
-/// Events of auth chains that are remembered for the next resolution.
+/// The most events of auth chains that are kept in memory for later resolutions.
 const REMEMBERED: usize = 50_000;
 
 impl EventLog {
@@ -32,7 +34,7 @@ impl EventLog {
     ///
     /// # Errors
     ///
-    /// [`Error::Unavailable`] when it takes more events than a resolution may read.
+    /// [`Error::Unavailable`] when more events are needed than one resolution may read.
     pub(crate) async fn resolve_states(
         &self,
         rules: &RoomVersionRules,
@@ -46,7 +48,7 @@ impl EventLog {
         let mut ahead = READ_AHEAD;
         while known.len() < MAX_EVENTS {
             let (rules, states) = (rules.clone(), sets.clone());
-            // It may take a while, and other tasks shall go on meanwhile.
+            // Resolving may take long, and other tasks must be able to run meanwhile.
             let work = move || {
                 let resolution = matrix::resolve(&rules, &states, &known, &absent);
                 (resolution, known, absent)
@@ -64,11 +66,11 @@ impl EventLog {
             }
         }
         Err(Error::Unavailable(
-            "the state of the room takes too many events to resolve".to_owned(),
+            "the state of the room needs too many events to be resolved".to_owned(),
         ))
     }
 
-    /// Adds events to those that are known, and what they are authorized by, so many steps down.
+    /// Adds events, and the events that authorize them down to `ahead` steps, to the known events.
     async fn learn(
         &self,
         needs: BTreeSet<OwnedEventId>,
@@ -93,7 +95,7 @@ impl EventLog {
         Ok(())
     }
 
-    /// Returns events by their ids, from memory as far as it has them.
+    /// Returns events by their ids, from memory if possible.
     pub(crate) async fn auth_chain_events(&self, ids: &[OwnedEventId]) -> Result<Vec<Arc<Pdu>>> {
         let mut events = Vec::with_capacity(ids.len());
         let mut unknown = Vec::new();

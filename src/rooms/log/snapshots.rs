@@ -1,7 +1,8 @@
-//! Keeping states that are not the room's own: before and after events that stand beside others.
+//! Storing states other than the current state of the room: before and after events in forks.
 //!
-//! The room's own state is one chain, from its beginning to now, which never branches: so what it held at any place of
-//! the timeline is one look-up, and so is what changed since. States of other lines of events branch from it.
+//! The states of the room itself form one chain, from its creation until now, which never branches.
+//! So reading a value at any place in the timeline is one look-up, and so is reading the changes
+//! since a place. The states of forks branch from this chain.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -27,25 +28,25 @@ use crate::{
     },
 };
 
-/// Events whose positions are read at a time.
+/// Event ids in one query.
 const CHUNK: usize = 1_000;
 
 /// The snapshot of a state.
 #[derive(Clone, Debug)]
 pub(crate) enum Base {
-    /// It is stored.
+    /// It is already stored.
     Stored(i64),
-    /// It is to be stored: as another that is, with these changes.
+    /// It must be stored, as a stored snapshot with changes.
     Changed {
-        /// The other.
+        /// The stored snapshot.
         parent: i64,
-        /// What holds something else: the key, and the event.
+        /// The changed keys, each with its new event.
         changes: Vec<(StateEventType, String, Option<OwnedEventId>)>,
     },
 }
 
 impl Base {
-    /// Returns the snapshot to be stored of a state, given another that is stored.
+    /// Returns the snapshot of a state, as the difference from a stored snapshot.
     pub(crate) fn of_change(parent: (i64, &StateMap), state: &StateMap) -> Self {
         let (snapshot, before) = parent;
         let keys = before.differences(state);
@@ -63,7 +64,7 @@ impl Base {
     }
 }
 
-/// Returns the number of a snapshot, and stores it if need be.
+/// Returns the number of a snapshot. Stores the snapshot if it is not stored yet.
 pub(crate) async fn keep(tx: &mut WriteTx, base: &Base, own_chain: i64) -> Result<i64> {
     match base {
         Base::Stored(snapshot) => Ok(*snapshot),
@@ -74,7 +75,8 @@ pub(crate) async fn keep(tx: &mut WriteTx, base: &Base, own_chain: i64) -> Resul
     }
 }
 
-/// Stores a snapshot that differs from another by some entries; the room's own chain is not for it.
+/// Stores a snapshot that differs from another by some entries. It is never added to the chain of
+/// the room itself.
 pub(crate) async fn branch(
     tx: &mut WriteTx,
     parent: i64,
@@ -106,7 +108,7 @@ pub(crate) async fn branch(
     Ok(snapshot)
 }
 
-/// Returns changes in numbers. Their events have to be stored.
+/// Returns changes with numbers instead of strings and event ids. Their events must be stored.
 pub(crate) async fn entries(
     tx: &mut WriteTx,
     changes: &[(StateEventType, String, Option<OwnedEventId>)],
@@ -147,8 +149,8 @@ pub(crate) async fn positions(
     Ok(found)
 }
 
-/// Returns who a member event is about, if nobody here needs more than the fact: they are of another server, and
-/// neither invited nor knocking.
+/// Returns the user and membership of a member event that needs no more than a row in the table:
+/// the user is on another server, and is neither invited nor knocking.
 fn remote_member(log: &EventLog, pdu: &Pdu) -> Option<(OwnedUserId, MembershipState)> {
     let (user_id, membership) = (pdu.member()?, pdu.membership()?);
     let is_remote = user_id.server_name() != log.key.server_name();
@@ -156,14 +158,14 @@ fn remote_member(log: &EventLog, pdu: &Pdu) -> Option<(OwnedUserId, MembershipSt
     (is_remote && is_plain).then(|| (user_id.to_owned(), membership))
 }
 
-/// Stores that a user is nothing to the room any more, of whom the resolved state says nothing.
+/// Stores that a user has left the room, because the resolved state has no member event for them.
 async fn store_absence(
     log: &EventLog,
     tx: &mut WriteTx,
     room: &Room,
     (place, user, user_id): (i64, i64, &str),
 ) -> Result<()> {
-    // Whoever is no user was no member.
+    // An invalid user id was never a member.
     let Ok(user_id) = OwnedUserId::try_from(user_id) else {
         return Ok(());
     };
@@ -182,7 +184,7 @@ async fn store_absence(
     Ok(())
 }
 
-/// Makes a state that was resolved the room's own, from a place of the timeline on.
+/// Makes a resolved state the current state of the room, from a place in the timeline on.
 pub(crate) async fn set_current(
     log: &EventLog,
     tx: &mut WriteTx,

@@ -1,4 +1,4 @@
-//! Rooms that are being deleted: they are unknown to anyone who asks for them by their ids.
+//! Rooms that are being deleted. A request for such a room by its id finds no room.
 
 use std::collections::HashMap;
 
@@ -11,7 +11,7 @@ use crate::{
 
 /// The rooms that are being deleted, or were since the server started.
 pub(crate) struct DeletedRooms {
-    /// Whether the deletion of each is complete.
+    /// For each room, whether its deletion is complete.
     rooms: watch::Sender<HashMap<RoomNum, bool>>,
 }
 

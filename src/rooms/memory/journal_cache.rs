@@ -1,7 +1,8 @@
 //! Values that are loaded from the database on first use and then follow the journal in memory.
 //!
-//! While a value is being loaded, changes that are committed meanwhile are kept for it, and applied after.
-//! So a value never misses a change, and what it held already it ignores by position.
+//! While a value is being loaded, changes that are committed meanwhile are kept for it, and applied
+//! afterwards. So a value never misses a change. Changes that it contained already when it was loaded
+//! are ignored by their positions.
 
 use std::{
     collections::HashMap,
@@ -18,7 +19,7 @@ use crate::{
 
 /// A value that follows the journal.
 pub(crate) trait Follows: Send + Sync {
-    /// Takes a change that was committed after the value was loaded.
+    /// Applies a change that was committed after the value was loaded.
     fn apply(&self, position: Position, change: &Change);
 
     /// Returns whether the value may be dropped from memory now.
@@ -27,16 +28,16 @@ pub(crate) trait Follows: Send + Sync {
     }
 }
 
-/// Values by number.
+/// The values in memory, by number.
 pub(crate) struct Followed<V> {
     entries: Mutex<Entries<V>>,
-    /// How many values are kept; the longest unused go first.
+    /// The maximum number of values kept; the least recently used are dropped first.
     capacity: usize,
 }
 
 struct Entries<V> {
     by_number: HashMap<i64, Entry<V>>,
-    /// Counts uses, to know which were used last.
+    /// Counts uses, to find the values that were used last.
     uses: u64,
 }
 
@@ -48,8 +49,9 @@ enum Entry<V> {
     Ready {
         value: Arc<V>,
         used: u64,
-        /// The position up to which the value knew the journal when it was loaded. It may be later than what was told:
-        /// a commit is on disk for a moment, or longer if its answer was lost, before it is told.
+        /// The position up to which the value knew the journal when it was loaded. It may be later than
+        /// the changes that were passed to the cache: a commit is on disk for a moment, or longer if its
+        /// answer was lost, before it is passed on.
         known: Position,
     },
 }
@@ -78,7 +80,8 @@ impl<V: Follows> Followed<V> {
         }
     }
 
-    /// Returns a value; `load` gets it, with the position up to which it knows the journal.
+    /// Returns a value. If it is not in memory, `load` loads it, and returns it with the position up to
+    /// which it knows the journal.
     pub(crate) async fn get<F, Loading>(&self, number: i64, load: F) -> Result<Arc<V>>
     where
         F: Fn() -> Loading,
@@ -98,7 +101,7 @@ impl<V: Follows> Followed<V> {
                     drop(guard);
                     match value {
                         Some(value) => return Ok(value),
-                        // It was forgotten meanwhile.
+                        // The value was removed meanwhile.
                         None => continue,
                     }
                 }
@@ -166,7 +169,7 @@ impl<V: Follows> Followed<V> {
         Some(value)
     }
 
-    /// Gives a change to a value, if it is in memory or on its way there.
+    /// Applies a change to a value that is in memory, or keeps it for a value that is being loaded.
     pub(crate) fn committed(&self, number: i64, position: Position, change: &Change) {
         let value = match self.entries().by_number.get_mut(&number) {
             Some(Entry::Ready { known, .. }) if position <= *known => return,
@@ -180,7 +183,7 @@ impl<V: Follows> Followed<V> {
         value.apply(position, change);
     }
 
-    /// Forgets a value and returns it. One that is being loaded is loaded once more.
+    /// Removes a value and returns it. A value that is being loaded is loaded again.
     pub(crate) fn remove(&self, number: i64) -> Option<Arc<V>> {
         match self.entries().by_number.remove(&number) {
             Some(Entry::Ready { value, .. }) => Some(value),
@@ -192,7 +195,7 @@ impl<V: Follows> Followed<V> {
         }
     }
 
-    /// Forgets every value and returns them.
+    /// Removes all values that are in memory and returns them.
     pub(crate) fn clear(&self) -> Vec<Arc<V>> {
         let mut forgotten = Vec::new();
         self.entries().by_number.retain(|_, entry| match entry {
@@ -207,7 +210,7 @@ impl<V: Follows> Followed<V> {
 }
 
 impl<V: Follows> Entries<V> {
-    /// Drops a quarter of the values, those that were not used for longest.
+    /// Drops up to a quarter of the values: the idle ones that were not used for longest.
     fn evict(&mut self, capacity: usize) {
         let mut idle: Vec<(u64, i64)> = self
             .by_number
@@ -234,7 +237,7 @@ enum LookUp<V> {
     Load,
 }
 
-/// Takes back the mark of a loading that failed or was given up, so that the next caller tries again.
+/// Removes the entry of a load that failed or was cancelled, so that the next caller tries again.
 struct LoadGuard<'a, V: Follows> {
     followed: &'a Followed<V>,
     number: i64,

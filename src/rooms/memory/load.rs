@@ -32,7 +32,7 @@ use crate::{
     },
 };
 
-/// Loads a room; returns it with the position up to which it knows the journal.
+/// Loads a room, and returns it with the position up to which it knows the journal.
 pub(crate) async fn room(
     db: &Db,
     server_name: &ServerName,
@@ -162,9 +162,11 @@ async fn load_receipts(
     Ok(())
 }
 
-/// Returns the latest events with the state before each, the place after which they are complete, and the state now.
+/// Returns the latest events with the state before each, the place after which they are complete, and
+/// the current state.
 ///
-/// The state is read once, as it was before the first of them, and then carried along what has changed since.
+/// The state is read once, as it was before the first of these events. The later changes are then
+/// applied to it one after another.
 async fn ring(
     db: &mut impl Read,
     room: &RoomRow,
@@ -215,7 +217,8 @@ async fn ring(
     Ok((ring, complete_after, state))
 }
 
-/// Returns whether an event changed the state of the room by itself alone, as most do.
+/// Returns whether the event itself is the only change of the room's state at its place, as for most
+/// events.
 fn is_own(keys: &[(StateEventType, String)], pdu: &Pdu) -> bool {
     match (keys, &pdu.state_key) {
         ([], None) => true,
@@ -224,8 +227,8 @@ fn is_own(keys: &[(StateEventType, String)], pdu: &Pdu) -> bool {
     }
 }
 
-/// Returns the latest events that adjoin each other, the oldest first, the place after which they are complete, and
-/// the counters of threads there.
+/// Returns the latest events without a gap between them (the oldest first), the place after which they
+/// are complete, and the counters of threads at that place.
 async fn latest_rows(db: &mut impl Read, room: RoomNum) -> Result<(Vec<EventRow>, i64, Counters)> {
     let limit = i64::try_from(RING).unwrap_or(i64::MAX);
     let mut rows: Vec<EventRow> = events::before(db, room, i64::MAX, limit + 1).await?;
@@ -331,7 +334,8 @@ pub(crate) async fn state_map(db: &mut impl Read, snapshot: i64) -> Result<State
     state_of_rows(state_snapshots::all(db, snapshot).await?)
 }
 
-/// Returns the state of a room at a place of its timeline, if `snapshot` is that of its state now.
+/// Returns the state of a room at a place of its timeline. `snapshot` must be the snapshot of its
+/// current state.
 pub(crate) async fn state_map_at(
     db: &mut impl Read,
     snapshot: i64,

@@ -32,17 +32,18 @@ use crate::{
     },
 };
 
-/// Rooms kept in memory.
+/// The maximum number of rooms kept in memory.
 const MAX_ROOMS_IN_MEMORY: usize = 2_000;
-/// Rooms whose numbers are kept in memory.
+/// The maximum number of rooms whose numbers are kept in memory.
 const MAX_ROOM_NUMBERS_IN_MEMORY: usize = 50_000;
-/// Users whose memberships are kept in memory.
+/// The maximum number of users whose memberships are kept in memory.
 const MAX_USERS_IN_MEMORY: usize = 20_000;
 
-/// The users who asked to be erased, each with the position of the request in the journal.
+/// The users who requested erasure, each with the position of the request in the journal.
 pub(crate) type ErasedUsers = HashMap<OwnedUserId, Position>;
 
-/// The rooms and memberships in memory. Loads them from the database when they are needed, and follows the journal.
+/// The rooms and memberships in memory. They are loaded from the database when they are needed, and
+/// follow the journal.
 #[derive(Clone)]
 pub struct RoomMemory {
     inner: Arc<RoomMemoryInner>,
@@ -60,7 +61,7 @@ struct RoomMemoryInner {
 }
 
 impl RoomMemory {
-    /// Reads from the database what is kept in memory from the start.
+    /// Reads the data that is in memory from the start.
     pub(super) async fn load(db: Db, key: Arc<SigningKey>) -> Result<Self> {
         let erased = load_erased_users(&db).await?;
         let deleted = DeletedRooms::load(&db).await?;
@@ -77,7 +78,7 @@ impl RoomMemory {
         })
     }
 
-    /// Returns the users who asked to be erased.
+    /// Returns the users who requested erasure.
     pub(crate) fn erased_users(&self) -> Arc<ErasedUsers> {
         let erased = self.inner.erased.read();
         erased.unwrap_or_else(PoisonError::into_inner).clone()
@@ -93,7 +94,7 @@ impl RoomMemory {
         self.inner.key.server_name()
     }
 
-    /// Returns whether a user is of this server.
+    /// Returns whether a user belongs to this server.
     pub fn is_local(&self, user_id: &UserId) -> bool {
         user_id.server_name() == self.server_name()
     }
@@ -124,7 +125,7 @@ impl RoomMemory {
         Ok(self.of_user(user).await?.membership(room.num) == MembershipState::Join)
     }
 
-    /// Returns whether a user has left a room and asked to forget it.
+    /// Returns whether a user has left and forgotten a room.
     pub async fn has_forgotten(&self, user: UserNum, room: &Room) -> Result<bool> {
         let mine = self.of_user(user).await?.get(room.num);
         Ok(mine.is_some_and(|room| room.forgotten))
@@ -139,7 +140,8 @@ impl RoomMemory {
             .any(|room| other.membership(room) == MembershipState::Join))
     }
 
-    /// Returns whether a user has joined a room that a user of this server has joined, leaving one room out.
+    /// Returns whether a user has joined a room that a user of this server has joined, too. The room
+    /// `but` does not count.
     pub async fn shares_with_us(&self, user: UserNum, but: Option<RoomNum>) -> Result<bool> {
         let mut joined = self.of_user(user).await?.joined();
         joined.retain(|room| Some(*room) != but);
@@ -164,13 +166,14 @@ impl RoomMemory {
         Ok(false)
     }
 
-    /// Returns those of some users who have joined a room that a user has joined, too, as the database has it.
+    /// Returns the users among `others` who have joined a room that a user has joined, too, according to
+    /// the database.
     pub async fn sharing_a_room(&self, user: UserNum, others: &[UserNum]) -> Result<Vec<UserNum>> {
         let mut conn = self.inner.db.read().await?;
         memberships::sharing(&mut conn, user, others).await
     }
 
-    /// Returns the places of the newest events of rooms.
+    /// Returns the journal positions of the newest events of rooms.
     pub async fn last_positions(&self, rooms: &[RoomNum]) -> Result<Vec<(RoomNum, Position)>> {
         let mut conn = self.inner.db.read().await?;
         room_table::last_positions(&mut conn, rooms).await
@@ -237,7 +240,7 @@ impl RoomMemory {
         self.inner.users.peek(user)
     }
 
-    /// Returns the rooms of a user in which something happened after a position, as the database has it.
+    /// Returns the rooms of a user that changed after a position, according to the database.
     pub async fn changed_since(&self, user: UserNum, after: Position) -> Result<Vec<RoomNum>> {
         let mut conn = self.inner.db.read().await?;
         let mut changed = memberships::changed_since(&mut conn, user, after).await?;
@@ -268,7 +271,7 @@ impl RoomMemory {
         Ok(user_ids.collect())
     }
 
-    /// Returns the users of this server who share a room with a user, and the user.
+    /// Returns the users of this server who share a room with a user, including that user.
     pub async fn neighbours(&self, user: UserNum) -> Result<Vec<(UserNum, OwnedUserId)>> {
         let mut neighbours = HashMap::new();
         for room in self.of_user(user).await?.joined() {
@@ -287,11 +290,11 @@ impl RoomMemory {
         Ok(neighbours.into_iter().collect())
     }
 
-    /// Returns a room that users of this server are in.
+    /// Returns a room that has joined users of this server.
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`] for any other.
+    /// [`Error::NotFound`] for any other room.
     pub async fn resident(&self, room_id: &RoomId) -> Result<Arc<Room>> {
         let room = self.room(room_id).await?;
         if room.view().local_members.is_empty() {
@@ -307,11 +310,12 @@ impl RoomMemory {
         Ok(tip.forward_extremities.clone())
     }
 
-    /// Waits until all of a room is on disk, so that readers see everything that was passed to the journal.
+    /// Waits until all changes of a room are on disk, so that readers see everything that was passed to
+    /// the journal.
     ///
     /// # Errors
     ///
-    /// When it cannot be written.
+    /// Fails when the changes cannot be written.
     pub async fn settle(&self, room: &Room) -> Result<()> {
         let released = room.released.load(Ordering::SeqCst);
         if released > self.inner.db.journal().published() {
@@ -324,7 +328,7 @@ impl RoomMemory {
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`], as for a room that never was.
+    /// [`Error::NotFound`], as for a room that never existed.
     pub(crate) fn check_stays(&self, room: RoomNum) -> Result<()> {
         if self.inner.deleted.contains(room) {
             return Err(Error::not_found("this server does not know the room"));
@@ -345,7 +349,8 @@ impl RoomMemory {
     }
 }
 
-/// Turns "not found" into "forbidden": users must not find out whether a room exists that they are not in.
+/// Turns "not found" into "forbidden": users must not find out whether a room exists if they are not in
+/// it.
 pub(crate) fn not_in_room(error: Error, room_id: &RoomId) -> Error {
     match error {
         Error::NotFound(_) => Error::forbidden(format!("you are not in the room {room_id}")),

@@ -1,4 +1,4 @@
-//! How far a user has read a room, and the unread counts that follow from it.
+//! The place up to which a user has read a room, and the unread counts that follow from it.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -14,7 +14,7 @@ use crate::{
 pub(crate) type ThreadMarkers = HashMap<Option<OwnedEventId>, ThreadMarker>;
 
 impl UserRoom {
-    /// Returns the numbers of notifications and of highlights, given the room's running counters.
+    /// Returns the numbers of unread notifications and highlights, given the room's running counters.
     pub fn unread(&self, room: Counters) -> (u64, u64) {
         let mut count = room - self.marker.counters;
         for thread in self.threads.values() {
@@ -27,7 +27,7 @@ impl UserRoom {
         as_counts(count)
     }
 
-    /// Returns the same of the main timeline alone, given its counters.
+    /// Returns the unread counts of the main timeline alone, given its counters.
     pub fn unread_in_main(&self, main: Counters) -> (u64, u64) {
         let read = self.threads.get(&None);
         self.unread_since(
@@ -36,7 +36,8 @@ impl UserRoom {
         )
     }
 
-    /// Returns the same of a thread, given its counters now, and at the place up to which everything was read.
+    /// Returns the unread counts of a thread, given its counters now, and at the place up to which
+    /// everything was read.
     pub fn unread_in_thread(
         &self,
         thread_root: &OwnedEventId,
@@ -60,7 +61,7 @@ impl UserRoom {
         as_counts(count)
     }
 
-    /// Returns up to which place a thread, or the main timeline, was read.
+    /// Returns the place up to which a thread, or the main timeline, was read.
     fn read_in(&self, thread: Option<&OwnedEventId>) -> i64 {
         let marker = self.threads.get(&thread.cloned());
         self.marker

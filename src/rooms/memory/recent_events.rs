@@ -1,13 +1,13 @@
-//! The latest events of a room, with the state after each: those included that are not on disk yet.
+//! The latest events of a room, with the state after each, including events that are not on disk yet.
 //!
-//! An event that follows one of them, but not the newest, needs nothing from the database.
+//! An event that follows one of them, even if not the newest, needs no query to the database.
 
 use rpds::{HashTrieMapSync, QueueSync};
 use ruma::{EventId, OwnedEventId};
 
 use crate::{matrix::StateMap, storage::rooms::events::Status};
 
-/// How many are kept. A clone is a pointer, as that of a state is.
+/// The maximum number of events kept. A clone copies only a pointer, like a clone of a state.
 const KEPT: usize = 64;
 
 /// The latest events of a room.
@@ -17,16 +17,16 @@ pub(crate) struct Lately {
     order: QueueSync<OwnedEventId>,
 }
 
-/// An event, as those see it that follow it.
+/// The data of an event that the events after it need.
 #[derive(Clone, Debug)]
 pub(crate) struct After {
-    /// How it fared in the checks.
+    /// The result of the checks of the event.
     pub(crate) status: Status,
     /// The snapshot of the state after it.
     pub(crate) snapshot: i64,
-    /// That state.
+    /// The state after it.
     pub(crate) state: StateMap,
-    /// What it follows.
+    /// The events that it follows.
     pub(crate) prev_events: Vec<OwnedEventId>,
 }
 
@@ -46,7 +46,7 @@ impl Lately {
         }
     }
 
-    /// Takes a redacted event into the states that hold it.
+    /// Removes all events. After a redaction, their states may still hold the event with its content.
     pub(crate) fn forget(&mut self) {
         *self = Self::default();
     }

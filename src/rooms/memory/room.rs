@@ -21,7 +21,7 @@ use crate::{
     storage::{Change, Position, Receipt, RoomNum, UserNum},
 };
 
-/// The latest events that a room keeps in memory.
+/// The maximum number of latest events that a room keeps in memory.
 pub(crate) const RING: usize = 96;
 
 /// A room in memory.
@@ -35,34 +35,36 @@ pub struct Room {
     pub version: RoomVersionId,
     /// The rules of that version.
     pub rules: RoomVersionRules,
-    /// Held while an event is built, until it is in the journal's batch.
+    /// Locked while an event is built, until it is in the journal's batch.
     pub(crate) tip: Mutex<Tip>,
     view: RwLock<View>,
-    /// Held by whoever of this server is about to send, where a policy server has to agree.
+    /// Locked while this server sends an event that a policy server has to sign, so that such events are
+    /// sent one after another.
     pub(crate) vetting: Arc<Mutex<()>>,
-    /// A batch with this room's events was lost: load the room anew.
+    /// Set when the room must be loaded again, for example after a batch with its events was lost.
     pub(crate) stale: AtomicBool,
-    /// The newest position that was handed to the journal.
+    /// The newest position that was passed to the journal.
     pub(crate) released: AtomicI64,
 }
 
-/// How many events an event can name as those that it follows.
+/// The maximum number of events in the `prev_events` of an event.
 pub(crate) const NAMED: usize = 20;
 
-/// What the next event builds on; ahead of the view by what is not on disk yet.
+/// The end of a room, on which the next event builds. It is ahead of the view by the events that are
+/// not on disk yet.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tip {
     pub(crate) state: StateMap,
     pub(crate) snapshot: i64,
     pub(crate) chain: i64,
     pub(crate) forward_extremities: Vec<OwnedEventId>,
-    /// Their hashes, for versions whose ids do not say them.
+    /// The hashes of the extremities, for room versions whose event ids do not contain them.
     pub(crate) hashes: Vec<String>,
     /// The greatest depth among the extremities.
     pub(crate) depth: u64,
     pub(crate) notified: i64,
     pub(crate) mentioned: i64,
-    /// How many of these are in threads.
+    /// The part of these counts that belongs to threads.
     pub(crate) threaded: Counters,
     pub(crate) joined_members: i64,
     /// The latest events, and the state after each.
@@ -72,13 +74,14 @@ pub(crate) struct Tip {
 /// A server in a room.
 #[derive(Clone, Copy, Debug)]
 pub struct Stay {
-    /// How many of its users have joined.
+    /// The number of its users who have joined.
     pub members: i64,
-    /// The place of the timeline at which the first of them came; 0 if that was before memory can tell.
+    /// The place of the timeline at which the first of them joined; 0 if that was before the events in
+    /// memory.
     pub since: i64,
 }
 
-/// What readers may see: everything that is on disk.
+/// The view that readers have of a room: everything that is on disk.
 #[derive(Debug, Default)]
 pub struct View {
     /// The current state.
@@ -87,21 +90,21 @@ pub struct View {
     pub snapshot: i64,
     /// The latest events, the oldest first.
     pub ring: VecDeque<Arc<TimelineEvent>>,
-    /// The ring holds every event after this place of the timeline.
+    /// The place of the timeline after which the ring holds every event.
     pub ring_after: i64,
-    /// The position of the newest change that a member would be told of.
+    /// The position of the newest change that is sent to members.
     pub last_position: Position,
-    /// Events that notify by the default rules, ever.
+    /// The number of all events so far that notify by the default push rules.
     pub notified: i64,
-    /// Events that mention the whole room, ever.
+    /// The number of all events so far that mention the whole room.
     pub mentioned: i64,
-    /// How many of these are in threads.
+    /// The part of these counts that belongs to threads.
     pub threaded: Counters,
-    /// How many have joined.
+    /// The number of joined members.
     pub joined_members: i64,
-    /// How many are invited.
+    /// The number of invited users.
     pub invited_members: i64,
-    /// The users of this server that have joined.
+    /// The users of this server who have joined.
     pub local_members: HashMap<UserNum, OwnedUserId>,
     /// The servers in the room.
     pub servers: BTreeMap<OwnedServerName, Stay>,
@@ -116,8 +119,9 @@ impl Tip {
         self.forward_extremities.iter().zip(hashes)
     }
 
-    /// Returns which events a new one of this server follows, with their hashes: all, or if they are too many, the
-    /// oldest and the newest. So what an attack puts beside the room soon ends, and what was there before it stays.
+    /// Returns the events that a new event of this server follows, with their hashes: all extremities,
+    /// or the oldest and the newest if they are too many. So lines of events that an attack adds soon
+    /// end, and the lines from before the attack are kept.
     pub(crate) fn followed(&self) -> (Vec<OwnedEventId>, Vec<String>) {
         let surplus = self.forward_extremities.len().saturating_sub(NAMED);
         let (from, to) = (NAMED / 2, NAMED / 2 + surplus);
@@ -129,7 +133,7 @@ impl Tip {
         (ids, hashes.into_iter().flatten().collect())
     }
 
-    /// Puts an event in the place of those that it follows.
+    /// Replaces the extremities that an event follows with the event.
     pub(crate) fn replace_followed(&mut self, pdu: &Pdu) {
         let left = self
             .extremities()
@@ -163,7 +167,7 @@ impl Room {
         }
     }
 
-    /// Returns what readers may see; held for moments only.
+    /// Returns the view that readers have. Hold the lock for moments only.
     pub fn view(&self) -> RwLockReadGuard<'_, View> {
         self.view.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -209,7 +213,7 @@ impl Follows for Room {
 }
 
 impl View {
-    /// Returns the place after the newest event of the timeline.
+    /// Returns the place of the newest event of the timeline, or 0 if there is no event in memory.
     pub fn newest_place(&self) -> i64 {
         self.ring.back().map_or(0, |event| event.timeline)
     }
@@ -234,7 +238,7 @@ impl View {
         }
     }
 
-    /// Takes the state that several lines of events came to.
+    /// Applies the state that was resolved from several lines of events.
     fn take_resolved(&mut self, resolved: &Resolved, place: i64) {
         let before = std::mem::replace(&mut self.state, resolved.state.clone());
         for (kind, key) in &resolved.keys {
@@ -251,7 +255,7 @@ impl View {
         }
     }
 
-    /// What stands before the events of the ring is not known to memory any more.
+    /// Records that memory no longer knows which events come before those of the ring.
     fn end_ring(&mut self) {
         if let Some(first) = self.ring.front() {
             self.ring_after = self.ring_after.max(first.timeline - 1);
@@ -273,7 +277,7 @@ impl View {
         }
     }
 
-    /// Puts what a redaction has left of an event wherever memory holds the event.
+    /// Replaces an event with its redacted form wherever memory holds it.
     fn redact(&mut self, redacted: &Arc<TimelineEvent>) {
         put_redacted(&mut self.state, &redacted.pdu);
         for entry in &mut self.ring {
@@ -307,7 +311,7 @@ impl View {
     }
 }
 
-/// Counts a user who joined, or left, among those of their server.
+/// Updates the member count of a user's server after the user joined or left.
 pub(crate) fn count_server(
     servers: &mut BTreeMap<OwnedServerName, Stay>,
     user_id: &UserId,
@@ -324,7 +328,8 @@ pub(crate) fn count_server(
     }
 }
 
-/// Returns how many more have joined in a state than in another that differs from it under some keys.
+/// Returns the difference between the numbers of joined members of two states that differ only under
+/// some keys.
 pub(crate) fn joined_between(
     before: &StateMap,
     after: &StateMap,
@@ -341,7 +346,7 @@ pub(crate) fn joined_between(
         .sum()
 }
 
-/// Returns 1 for the member event of someone who has joined, and 0 for any other.
+/// Returns 1 for the member event of a user who has joined, and 0 for any other event.
 pub(crate) fn joined(pdu: Option<&Pdu>) -> i64 {
     i64::from(pdu.and_then(Pdu::membership) == Some(MembershipState::Join))
 }
@@ -355,7 +360,7 @@ fn holds(state: Option<&StateMap>, pdu: &Pdu) -> bool {
         .is_some_and(|held| held.event_id == pdu.event_id)
 }
 
-/// Puts what is left of a redacted state event in its place, if the state holds that event.
+/// Replaces a state event with its redacted form, if the state holds that event.
 pub(crate) fn put_redacted(state: &mut StateMap, pdu: &Arc<Pdu>) {
     if holds(Some(state), pdu) {
         state.insert(pdu.clone());

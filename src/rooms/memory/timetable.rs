@@ -1,7 +1,8 @@
 //! Work that is due at a certain time: delayed events, invitations and links that expire.
 //!
-//! Due work is stored in the database, and the transaction that does it also deletes its row. So it is done once, even
-//! if the server crashes. Work that became due while the server was down is done at the start.
+//! Due work is stored in the database, and the transaction that does it also deletes its row. So it is
+//! done once, even if the server crashes. Work that became due while the server was down is done at the
+//! start.
 
 use std::sync::{
     Arc,
@@ -18,7 +19,7 @@ const RETRY_MS: i64 = 10_000;
 /// A wake-up for the task that does due work.
 #[derive(Default)]
 pub(crate) struct Timetable {
-    /// Work was added that may be due earlier than all other work.
+    /// Notifies the task that work was added that may be due earlier than all other work.
     changed: Notify,
     /// Whether there may be any work. Otherwise callers skip the database.
     is_used: AtomicBool,
@@ -47,7 +48,8 @@ impl Timetable {
         self.changed.notify_one();
     }
 
-    /// Runs `work` whenever it is due, until the server stops. `work` returns when it is due again.
+    /// Runs `work` whenever it is due, until the server stops. `work` returns the time at which it is due
+    /// again.
     pub(crate) fn do_in_time<F, Work>(
         self: &Arc<Self>,
         name: &'static str,
@@ -65,7 +67,7 @@ impl Timetable {
                 let next = match work().await {
                     Ok(next) => next,
                     Err(error) => {
-                        tracing::warn!(%error, name, "what is due cannot be done now");
+                        tracing::warn!(%error, name, "due work failed and will be tried again");
                         Some(clock.now_ms() + RETRY_MS)
                     }
                 };

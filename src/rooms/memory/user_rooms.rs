@@ -1,4 +1,4 @@
-//! The rooms of a user: memberships, and how far each was read.
+//! The rooms of a user: the memberships, and the read state of each room.
 
 use std::{
     collections::HashMap,
@@ -24,24 +24,24 @@ pub struct UserRooms {
     rooms: RwLock<HashMap<RoomNum, UserRoom>>,
 }
 
-/// What a user is to a room.
+/// The membership and the read state of a user in a room.
 #[derive(Clone, Debug)]
 pub struct UserRoom {
     /// The membership.
     pub membership: MembershipState,
-    /// The journal position since when.
+    /// The journal position since which the membership holds.
     pub position: Position,
     /// JSON list of stripped state, with an invitation or a knock.
     pub stripped_state: Option<Arc<str>>,
-    /// Whether the user asked to forget the room.
+    /// Whether the user has forgotten the room.
     pub forgotten: bool,
-    /// How the room ended, where it was deleted.
+    /// The last update about the room, if it was deleted.
     pub removed: Option<Arc<Removed>>,
-    /// Up to where the user has read everything.
+    /// The place up to which the user has read everything.
     pub marker: ReadMarker,
-    /// Which threads, or the main timeline, the user has read beyond that.
+    /// The markers of threads, and of the main timeline, that are beyond that place.
     pub(crate) threads: Arc<ThreadMarkers>,
-    /// What counts otherwise than the room's counters say, after the markers.
+    /// The events after the markers that count differently for this user than in the room's counters.
     pub exceptions: Vec<Exception>,
 }
 
@@ -61,11 +61,11 @@ impl Default for UserRoom {
 }
 
 impl UserRoom {
-    /// Returns what a user is to a room that was deleted.
+    /// Returns the entry of a room that was deleted.
     fn removed(left_at: Position, removed: Arc<Removed>) -> Self {
         Self {
             position: left_at,
-            // Nothing of it is shown any more, but that it ended.
+            // Only the end of the room is still shown.
             forgotten: true,
             removed: Some(removed),
             ..Self::default()
@@ -125,12 +125,12 @@ impl UserRooms {
         ))
     }
 
-    /// Returns the rooms; held for moments only.
+    /// Returns the rooms. Hold the lock for moments only.
     pub fn all(&self) -> RwLockReadGuard<'_, HashMap<RoomNum, UserRoom>> {
         self.rooms.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns what the user is to a room.
+    /// Returns the user's membership and read state in a room.
     pub fn get(&self, room: RoomNum) -> Option<UserRoom> {
         self.all().get(&room).cloned()
     }
@@ -142,7 +142,8 @@ impl UserRooms {
             .map_or(MembershipState::Leave, |room| room.membership.clone())
     }
 
-    /// Returns how a room ended that was deleted, and at which position the user ceased to be a member.
+    /// Returns the last update about a deleted room, and the position at which the user ceased to be a
+    /// member.
     pub fn removed(&self, room: RoomNum) -> Option<(Position, Arc<Removed>)> {
         let all = self.all();
         let room = all.get(&room)?;

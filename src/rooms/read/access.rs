@@ -1,4 +1,4 @@
-//! What a user may see of a room: by the history visibility, by whom they ignore, and by who was erased.
+//! The events of a room that a user may see: by history visibility, ignored users and erased users.
 
 use std::sync::Arc;
 
@@ -19,19 +19,21 @@ use crate::{
     },
 };
 
-/// What a user may see of a room.
+/// The access of a user to the events of one room.
 #[derive(Clone, Debug)]
 pub struct Access {
-    /// The user's memberships, in order.
+    /// The user's memberships, oldest first.
     history: Vec<Membership>,
-    /// Whose events the user may see only redacted, unless the user was in the room already.
+    /// Erased users. The user sees their events redacted, unless the user was in the room before
+    /// the erasure.
     erased: Arc<ErasedUsers>,
-    /// What the user does not want to see.
+    /// The ignored users and invite permissions of the user.
     shield: Option<Arc<Shield>>,
 }
 
 impl Access {
-    /// Returns whether the user does not want to see an event, which they may see.
+    /// Returns whether an event is hidden because the user ignores its sender. The history
+    /// visibility is not checked.
     pub fn hides(&self, pdu: &Pdu) -> bool {
         self.shield.as_ref().is_some_and(|shield| shield.hides(pdu))
     }
@@ -41,9 +43,11 @@ impl Access {
         !event.is_withheld && may_see(event.visibility, event.timeline, &self.history)
     }
 
-    /// Returns an event as the user may see it: redacted, if its sender was erased before the user came.
+    /// Returns an event in the form that the user may see. It is redacted if the sender was erased
+    /// before the user joined the room.
     ///
-    /// [Deactivation](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3accountdeactivate)
+    /// See the specification on
+    /// [account deactivation](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3accountdeactivate).
     pub fn seen(&self, event: Arc<TimelineEvent>, rules: &RoomVersionRules) -> Arc<TimelineEvent> {
         let Some(erased) = self.erased.get(&event.pdu.sender) else {
             return event;
@@ -56,7 +60,7 @@ impl Access {
         redacted(&event, rules)
     }
 
-    /// As [`Access::seen`], and redacted also where the user does not want to see the event.
+    /// Like [`Access::seen`], but the event is also redacted if the user ignores its sender.
     pub fn seen_or_redacted(
         &self,
         event: Arc<TimelineEvent>,
@@ -68,14 +72,17 @@ impl Access {
         self.seen(event, rules)
     }
 
-    /// Returns whether the user may see what has this history visibility at a place of the timeline.
+    /// Returns whether the user may see an event with this history visibility at a place in the
+    /// timeline.
     pub fn may_see_at(&self, visibility: i64, timeline: i64) -> bool {
         may_see(Visibility::from_number(visibility), timeline, &self.history)
     }
 
-    /// Returns whether the user is in the room, and was at a place and ever since: there is nothing hidden after it.
+    /// Returns whether the user is in the room and has been since a place in the timeline or
+    /// longer. If so, no event after that place is hidden by its history visibility.
     pub fn was_there_since(&self, timeline: i64) -> bool {
-        // Whoever changes their name joins once more: the first join of the unbroken run at the end counts.
+        // A user who changes their display name joins again, so the first join of the unbroken run
+        // at the end counts.
         let stay = self
             .history
             .iter()
@@ -84,7 +91,7 @@ impl Access {
         stay.last().is_some_and(|entry| entry.from <= timeline)
     }
 
-    /// Returns what the user was at a place of the timeline.
+    /// Returns the membership of the user at a place in the timeline.
     pub fn membership_at(&self, timeline: i64) -> MembershipState {
         let entry = self
             .history
@@ -94,14 +101,14 @@ impl Access {
         entry.map_or(MembershipState::Leave, |entry| entry.membership.clone())
     }
 
-    /// Returns whether the user was ever in the room, and what for: to read what others may not.
+    /// Returns whether the user was ever in the room.
     pub fn ever_joined(&self) -> bool {
         self.history
             .iter()
             .any(|entry| entry.membership == MembershipState::Join)
     }
 
-    /// Returns how often the user came into the room.
+    /// Returns how often the user has joined the room after not being in it.
     pub fn stays(&self) -> usize {
         let mut stays = 0;
         let mut was_in = false;
@@ -113,7 +120,8 @@ impl Access {
         stays
     }
 
-    /// Returns the place at which the user left for the last time; `None` for one who is in the room.
+    /// Returns the place in the timeline at which the user last left; `None` if the user is in the
+    /// room or never was.
     pub fn left_at(&self) -> Option<i64> {
         let last_joined = self
             .history
@@ -124,11 +132,12 @@ impl Access {
 }
 
 impl RoomAccess {
-    /// Returns a room and what a user may see of it.
+    /// Returns a room that a user may read, and the user's access to it.
     ///
     /// # Errors
     ///
-    /// [`Error::Forbidden`] for one who was never in it, unless everyone may read it; and for one who forgot it.
+    /// [`Error::Forbidden`] when the user was never in the room or has forgotten it, unless the
+    /// history is world readable.
     pub async fn enter(
         &self,
         room_id: &RoomId,
@@ -145,7 +154,7 @@ impl RoomAccess {
         Err(Error::forbidden("you are not in this room"))
     }
 
-    /// Returns what a user may see of a room.
+    /// Returns the access of a user to a room.
     pub async fn access(&self, room: &Room, user: UserNum, user_id: &UserId) -> Result<Access> {
         let erased = self.memory.erased_users();
         let shield = self.shield(user);
@@ -171,7 +180,7 @@ impl RoomAccess {
                 history.push(Membership { from, membership });
             }
         }
-        tracing::trace!(room_id = %room.room_id, %user_id, count = history.len(), "membership history read");
+        tracing::trace!(room_id = %room.room_id, %user_id, count = history.len(), "the membership history was read");
         Ok(Access {
             history,
             erased,
@@ -181,7 +190,7 @@ impl RoomAccess {
 }
 
 impl RoomAccess {
-    /// Returns who has invited a user of this server to a room, if anybody has.
+    /// Returns the user who invited a user of this server to a room, if there is an invitation.
     pub async fn inviter(&self, room_id: &RoomId, user_id: &UserId) -> Result<Option<OwnedUserId>> {
         let num = match self.memory.number(room_id).await {
             Err(Error::NotFound(_)) => return Ok(None),
@@ -199,7 +208,7 @@ impl RoomAccess {
         }
     }
 
-    /// Returns the event that made a user what they are to a room.
+    /// Returns the current member event of a user in a room.
     pub(crate) async fn membership_event(
         &self,
         room: RoomNum,
@@ -213,7 +222,7 @@ impl RoomAccess {
         }))
     }
 
-    /// Returns whether a user was not in a room at some moment after a place of the timeline.
+    /// Returns whether a user was not in a room at some moment after a place in the timeline.
     pub async fn was_out_since(&self, room: &Room, user_id: &UserId, place: i64) -> Result<bool> {
         let Some(user) = self.memory.user_number(user_id).await? else {
             return Ok(true);
@@ -224,7 +233,7 @@ impl RoomAccess {
     }
 }
 
-/// Returns an event as it were if it had been redacted.
+/// Returns a redacted copy of an event.
 fn redacted(event: &TimelineEvent, rules: &RoomVersionRules) -> Arc<TimelineEvent> {
     let mut redacted = event.clone();
     redacted.pdu = Arc::new(event.pdu.redacted(rules));
@@ -232,7 +241,7 @@ fn redacted(event: &TimelineEvent, rules: &RoomVersionRules) -> Arc<TimelineEven
     Arc::new(redacted)
 }
 
-/// An event id for an event whose id does not matter.
+/// Returns an event id for events whose id does not matter.
 fn placeholder() -> OwnedEventId {
     ruma::event_id!("$unnamed").to_owned()
 }

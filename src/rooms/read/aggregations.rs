@@ -1,6 +1,8 @@
-//! What a client is told of the events that relate to an event, beside the event: bundled aggregations.
+//! Bundled aggregations: a summary of the events that relate to an event, sent to clients together
+//! with it.
 //!
-//! [Aggregations](https://spec.matrix.org/v1.19/client-server-api/#aggregations-of-child-events)
+//! See the specification on
+//! [aggregations](https://spec.matrix.org/v1.19/client-server-api/#aggregations-of-child-events).
 
 use std::{
     collections::{HashMap, HashSet},
@@ -26,52 +28,51 @@ use crate::{
     },
 };
 
-/// Replacements of an event that are looked at, and references to it that are told: of each the latest.
+/// The most edits and the most references that are read for an event, newest first.
 const CHILDREN: i64 = 100;
-/// Replies of a thread that are looked at one by one where the user may not, or does not want to, see all of them.
+/// The most replies of a thread that are checked one by one, when some may be hidden from the user.
 const REPLIES: i64 = 1_000;
 
-/// Who is told.
+/// The user that aggregations are built for.
 #[derive(Clone, Copy, Debug)]
 pub struct Audience<'a> {
-    /// What the user may see of the room; `None` is everything.
+    /// The user's access to the room; `None` means that everything is visible.
     pub access: Option<&'a Access>,
     /// The user's number.
     pub user: UserNum,
-    /// The user.
     pub user_id: &'a UserId,
 }
 
-/// What is told of the events that relate to one event.
+/// The aggregations of one event.
 #[derive(Clone, Debug, Default)]
 pub struct Bundle {
-    /// The replacement that is valid now.
+    /// The current edit.
     pub edit: Option<Arc<TimelineEvent>>,
-    /// The thread that began with the event.
+    /// The thread that starts with the event.
     pub thread: Option<ThreadSummary>,
-    /// Events that refer to it, the oldest first.
+    /// Events that refer to it, oldest first.
     pub references: Vec<OwnedEventId>,
 }
 
-/// What is told of a thread.
+/// The aggregation of a thread.
 #[derive(Clone, Debug)]
 pub struct ThreadSummary {
-    /// How many replies it has.
+    /// The number of replies.
     pub count: i64,
     /// The newest reply.
     pub latest: Arc<TimelineEvent>,
-    /// Whether the user has begun it, or replied.
+    /// Whether the user has started the thread or replied in it.
     pub participated: bool,
 }
 
-/// What is told of the events that relate to the events of a page, and to the newest replies of their threads.
+/// The aggregations of the events of a page, and of the newest replies in their threads.
 #[derive(Clone, Debug, Default)]
 pub struct Bundles {
     by_event: HashMap<OwnedEventId, Bundle>,
 }
 
 impl Bundles {
-    /// Returns what is told of an event; `None` if nothing that is told relates to it.
+    /// Returns the aggregations of an event; `None` if it has none.
     pub fn get(&self, event_id: &EventId) -> Option<&Bundle> {
         self.by_event.get(event_id)
     }
@@ -82,9 +83,9 @@ impl Bundles {
 }
 
 impl Relations {
-    /// Returns what is told of the events that relate to the events of a page.
+    /// Returns the aggregations of the events of a page.
     ///
-    /// Reads nothing from disk for events to which, as memory knows, nothing relates.
+    /// Events that have no relations according to memory are not looked up in the database.
     pub async fn bundles(
         &self,
         room: &Arc<Room>,
@@ -107,7 +108,7 @@ impl Relations {
         }
         self.add_threads(room, audience, &parents, &mut bundles)
             .await?;
-        // The newest replies of threads have aggregations of their own.
+        // The newest replies in threads have aggregations of their own.
         let latest: Vec<Arc<TimelineEvent>> = bundles
             .by_event
             .values()
@@ -174,7 +175,7 @@ impl Relations {
         Ok(())
     }
 
-    /// Takes those replies out of a thread that the user may not see, or of senders whom the user ignores.
+    /// Excludes replies in a thread that the user may not see or whose sender the user ignores.
     async fn limit_to_visible(
         &self,
         room: &Room,
@@ -230,7 +231,8 @@ impl Relations {
                 .await?;
             (children, ignored)
         };
-        // An edit has the sender of its parent: of a parent that the user does not want to see, none is told.
+        // An edit has the same sender as its parent, so no edit is included for an event of an
+        // ignored user.
         let is_visible = |child: &&Bundled| {
             audience.may_see_at(child.visibility, child.timeline)
                 && !ignored.contains(&child.sender)
@@ -245,7 +247,7 @@ impl Relations {
             if !child.is_edit {
                 references.push((parent, child));
             } else if may_be_edited(event) {
-                // The latest comes first.
+                // The newest edit comes first.
                 edits.entry(parent).or_insert(child.timeline);
             }
         }
@@ -265,7 +267,7 @@ impl Relations {
         Ok(())
     }
 
-    /// Returns those of some senders whom the user ignores.
+    /// Returns the senders in a list whom the user ignores.
     async fn ignored_among(
         &self,
         conn: &mut impl Read,
@@ -299,7 +301,7 @@ impl Audience<'_> {
     }
 }
 
-/// Returns to which events those relate that memory holds.
+/// Returns the events that the events in memory relate to.
 fn parents_in_memory(view: &View) -> HashSet<OwnedEventId> {
     let parents = view
         .ring
@@ -310,7 +312,8 @@ fn parents_in_memory(view: &View) -> HashSet<OwnedEventId> {
         .collect()
 }
 
-/// Events relate to older ones: what relates to an event in memory is in memory, too.
+/// Returns whether other events may relate to an event. Events relate to older ones, so everything
+/// that relates to an event in memory is in memory, too.
 fn may_have_children(
     view: &View,
     in_memory: &HashSet<OwnedEventId>,
@@ -320,7 +323,7 @@ fn may_have_children(
     event.pdu.state_key.is_none() && (is_old || in_memory.contains(&event.pdu.event_id))
 }
 
-/// Neither a redacted event nor an edit can be edited.
+/// Returns whether an event can be edited. Redacted events and edits cannot.
 fn may_be_edited(event: &TimelineEvent) -> bool {
     event.redacted_by.is_none() && event.pdu.relates_by(rel_type::REPLACE).is_none()
 }

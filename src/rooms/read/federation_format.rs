@@ -1,4 +1,4 @@
-//! Events in the form in which servers exchange them, for clients that want them so.
+//! Events in the federation format, for clients that ask for it.
 
 use std::collections::HashMap;
 
@@ -7,10 +7,10 @@ use ruma::{EventId, OwnedEventId};
 use super::Timeline;
 use crate::{error::Result, storage::rooms::events};
 
-/// Events read by one query.
+/// Events read in one query.
 const CHUNK: usize = 100;
 
-/// The JSON of events as it is stored, by their ids.
+/// The stored JSON of events, by event id.
 #[derive(Debug, Default)]
 pub struct EventSources {
     by_id: HashMap<OwnedEventId, String>,
@@ -24,7 +24,7 @@ impl EventSources {
 }
 
 impl Timeline {
-    /// Returns the JSON of events; whether somebody may see them has been decided before.
+    /// Returns the JSON of events. The caller has checked that it may be read.
     ///
     /// # Errors
     ///

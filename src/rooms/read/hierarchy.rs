@@ -1,6 +1,6 @@
-//! Spaces: rooms that lead to other rooms.
+//! Spaces: rooms that list other rooms as their children.
 //!
-//! [`GET /hierarchy`](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1roomsroomidhierarchy)
+//! See [`GET /hierarchy`](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1roomsroomidhierarchy).
 
 use std::{cmp::Ordering, str::FromStr, sync::Arc};
 
@@ -19,32 +19,32 @@ use crate::{
     rooms::memory::room::Room,
 };
 
-/// Rooms on a page where the client names no number, and at most.
+/// The number of rooms on a page if the client sends no limit, and the maximum.
 const DEFAULT_LIMIT: usize = 50;
 const MAX_LIMIT: usize = 100;
-/// Conditions of a room that are looked at.
+/// The most `allow` conditions of a restricted room that are checked.
 const MAX_CONDITIONS: usize = 64;
-/// How deep one may look into a space.
+/// The greatest depth of a hierarchy.
 const MAX_DEPTH: u64 = 32;
-/// Rooms of a space that are looked at, on all pages together.
+/// The most children of a space that are sent to another server.
 const MAX_ROOMS: usize = 5_000;
-/// The longest `order` of a child that counts, in characters.
+/// The longest valid `order` of a child, in characters.
 const ORDER_CHARS: usize = 50;
 
-/// A part of a space that is asked for.
+/// A request for the hierarchy of a space.
 #[derive(Clone, Debug, Default)]
 pub struct HierarchyRequest {
-    /// A page's token.
+    /// The token of a page.
     pub from: Option<String>,
-    /// How many rooms at most.
+    /// The greatest number of rooms.
     pub limit: Option<u64>,
-    /// How deep.
+    /// The greatest depth.
     pub max_depth: Option<u64>,
-    /// Whether only children count that the space suggests.
+    /// Whether to include only the children that the space suggests.
     pub suggested_only: bool,
 }
 
-/// A part of a space.
+/// A page of the hierarchy of a space.
 #[derive(Debug, Default)]
 pub struct HierarchyPage {
     /// The rooms, each before its children.
@@ -62,16 +62,16 @@ pub struct SpaceRoom {
 }
 
 impl HierarchyRequest {
-    /// Returns how many rooms a page has at most.
+    /// Returns the greatest number of rooms on the page.
     pub fn page_size(&self) -> usize {
         let limit = self.limit.and_then(|limit| usize::try_from(limit).ok());
         limit.unwrap_or(DEFAULT_LIMIT).clamp(1, MAX_LIMIT)
     }
 }
 
-/// A room, and the rooms that it leads to, as another server is told.
+/// A room and its children, as sent to another server.
 ///
-/// [`GET /hierarchy`](https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1hierarchyroomid)
+/// See [`GET /hierarchy`](https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1hierarchyroomid).
 #[derive(Debug, Serialize)]
 pub struct ServerHierarchy {
     room: SpaceRoom,
@@ -80,7 +80,7 @@ pub struct ServerHierarchy {
 }
 
 impl SpaceRoom {
-    /// Returns a room as another server tells of it.
+    /// Returns a room as another server describes it.
     pub fn elsewhere(summary: Summary, mut children_state: Vec<Value>) -> Self {
         if !summary.is_space() {
             children_state.clear();
@@ -93,12 +93,12 @@ impl SpaceRoom {
         }
     }
 
-    /// Returns what the room is like.
+    /// Returns the summary of the room.
     pub fn summary(&self) -> &Summary {
         &self.summary
     }
 
-    /// Returns the room with those of its children alone that it suggests, if that is wanted.
+    /// Returns the room; with `suggested_only`, without the children that it does not suggest.
     #[must_use]
     pub fn suggested(&self, suggested_only: bool) -> Self {
         let mut room = self.clone();
@@ -107,7 +107,7 @@ impl SpaceRoom {
         room
     }
 
-    /// Returns its children in their order, and the servers that may know them.
+    /// Returns the children in order, each with the servers that may know it.
     pub fn children(&self) -> Vec<(OwnedRoomId, Vec<OwnedServerName>)> {
         let children = self.children_state.iter().cloned().filter_map(Child::read);
         children.map(|child| (child.room_id, child.via)).collect()
@@ -127,14 +127,15 @@ impl SpaceRoom {
     }
 }
 
-/// Where a page begins, and what was asked for then, which must not change.
+/// The token of a page: its start, and the parameters of the request, which must not change between
+/// pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HierarchyStart {
-    /// After how many rooms.
+    /// The number of rooms before the page.
     pub skip: usize,
-    /// How deep one looks.
+    /// The greatest depth.
     pub max_depth: u64,
-    /// Whether only children count that the space suggests.
+    /// Whether to include only the children that the space suggests.
     pub suggested_only: bool,
 }
 
@@ -161,7 +162,7 @@ struct Child {
 }
 
 impl RoomPreviews {
-    /// Returns a room that is known here as a room of a space, if a user may know what it is like.
+    /// Returns a room known to this server as part of a hierarchy, if the user may see its summary.
     pub async fn space_room(
         &self,
         user_id: &UserId,
@@ -172,11 +173,11 @@ impl RoomPreviews {
         Ok(room.map(|room| SpaceRoom::of(&room, suggested_only)))
     }
 
-    /// Returns a room and the rooms that it leads to, as far as another server may know them.
+    /// Returns a room and its children, limited to those that another server may see.
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`] when the server may not know the room.
+    /// [`Error::NotFound`] when the server may not see the room.
     pub async fn hierarchy_for(
         &self,
         origin: &ServerName,
@@ -185,7 +186,9 @@ impl RoomPreviews {
     ) -> Result<ServerHierarchy> {
         let room = self.memory.resident(space).await?;
         if !self.may_know(&room, origin).await? {
-            return Err(Error::not_found("there is no such room that you may see"));
+            return Err(Error::not_found(
+                "this room does not exist, or you may not see it",
+            ));
         }
         let mut answer = ServerHierarchy {
             room: SpaceRoom::of(&room, suggested_only),
@@ -205,7 +208,9 @@ impl RoomPreviews {
         Ok(answer)
     }
 
-    /// Returns whether another server may know what a room is like: anybody may, or some user of it.
+    /// Returns whether another server may see the summary of a room: because anyone may, because
+    /// one of its users is in the room or invited, or because one of its users is in a room whose
+    /// members may join.
     async fn may_know(&self, room: &Room, origin: &ServerName) -> Result<bool> {
         if crate::rooms::remote::receive::check_acl(&room.view().state, origin).is_err() {
             return Ok(false);
@@ -242,7 +247,7 @@ impl RoomPreviews {
         Ok(false)
     }
 
-    /// Returns a room that is known here, if a user may know what it is like.
+    /// Returns a room known to this server, if the user may see its summary.
     async fn previewed(&self, user_id: &UserId, room_id: &RoomId) -> Result<Option<Arc<Room>>> {
         let room = match self.memory.room(room_id).await {
             Ok(room) => room,
@@ -254,9 +259,9 @@ impl RoomPreviews {
     }
 }
 
-/// Returns the children of a space in their order.
+/// Returns the children of a space in order.
 ///
-/// [Ordering of children](https://spec.matrix.org/v1.19/client-server-api/#ordering-of-children-within-a-space)
+/// See [Ordering of children](https://spec.matrix.org/v1.19/client-server-api/#ordering-of-children-within-a-space).
 fn children(space: &Room, suggested_only: bool) -> Vec<Child> {
     let state = space.view().state.clone();
     let events = state.of_type(&StateEventType::SpaceChild).map(|pdu| {
@@ -276,7 +281,7 @@ fn is_suggested(event: &Value) -> bool {
 }
 
 impl Child {
-    /// Reads a link to a child; `None` for what is none, or was taken back.
+    /// Reads an `m.space.child` event; `None` if it is invalid or was revoked.
     fn read(event: Value) -> Option<Self> {
         let read = ChildEvent::deserialize(&event).ok()?;
         let via = read.content.via.iter().filter_map(Value::as_str);
@@ -292,7 +297,7 @@ impl Child {
     }
 }
 
-/// An `order` counts if it has no more than 50 characters, all of them visible ASCII or spaces.
+/// Returns a valid `order`: no more than 50 characters, all of them visible ASCII or spaces.
 fn order(value: &Value) -> Option<String> {
     let order = value.as_str()?;
     let is_valid = order.len() <= ORDER_CHARS && order.bytes().all(|b| (0x20..=0x7e).contains(&b));
@@ -312,7 +317,7 @@ fn in_order(one: &Child, other: &Child) -> Ordering {
 }
 
 impl HierarchyStart {
-    /// Returns where a request begins.
+    /// Reads the start of a request.
     ///
     /// # Errors
     ///
@@ -329,13 +334,13 @@ impl HierarchyStart {
         let token: Self = from.parse()?;
         if (Self { skip: 0, ..token }) != asked {
             return Err(Error::invalid_param(
-                "suggested_only and max_depth cannot change from page to page",
+                "suggested_only and max_depth must be the same as on the previous page",
             ));
         }
         Ok(token)
     }
 
-    /// Returns the token of the page after so many rooms.
+    /// Returns the token of the page that starts after `skip` rooms.
     pub fn after(self, skip: usize) -> String {
         Self { skip, ..self }.into_text()
     }
@@ -359,7 +364,7 @@ impl FromStr for HierarchyStart {
             };
             parts.next().is_none().then_some(token)
         };
-        parse().ok_or_else(|| Error::invalid_param("from is not a token of this server"))
+        parse().ok_or_else(|| Error::invalid_param("from must be a next_batch token"))
     }
 }
 

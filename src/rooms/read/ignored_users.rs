@@ -1,6 +1,7 @@
-//! Whom users ignore, and whose invitations they take.
+//! The ignored users and the invite permissions of all users.
 //!
-//! Kept in memory for those few who do either, so that no message and no sync reads it from the disk.
+//! The settings are kept in memory for the few users that have any, so that sending messages and
+//! syncing do not read them from the database.
 
 use std::{
     collections::HashMap,
@@ -17,14 +18,14 @@ use crate::{
     storage::{Change, Db, UserNum, users::account_data},
 };
 
-/// What users do not want to see.
+/// The ignored users and invite permissions of each user that has any.
 #[derive(Default)]
 pub(crate) struct Shields {
     by_user: RwLock<HashMap<UserNum, Arc<Shield>>>,
 }
 
 impl Shields {
-    /// Loads what all users have said.
+    /// Loads the settings of all users.
     pub(crate) async fn load(db: &Db) -> Result<Self> {
         let mut conn = db.read().await?;
         let shields = Self::default();
@@ -49,7 +50,8 @@ impl Shields {
         keep(&mut by_user, user, shield);
     }
 
-    /// Shows a user their own events. Lists from before it was refused may name the user whose they are.
+    /// Removes a user from their own list of ignored users. Lists stored before this was refused
+    /// may contain the user.
     fn show_own(&self, user: UserNum, user_id: &str) {
         let Ok(user_id) = <&UserId>::try_from(user_id) else {
             return;
@@ -63,7 +65,7 @@ impl Shields {
         keep(&mut by_user, user, shield);
     }
 
-    /// Follows a change of someone's account data.
+    /// Applies a change of account data.
     pub(crate) fn committed(&self, change: &Change) {
         if let Change::AccountData {
             user,
@@ -102,7 +104,7 @@ impl Shields {
     }
 }
 
-/// Keeps what a user does not want to see, if there is anything.
+/// Stores the settings of a user, or removes them if they are empty.
 fn keep(by_user: &mut HashMap<UserNum, Arc<Shield>>, user: UserNum, shield: Shield) {
     if shield.is_empty() {
         by_user.remove(&user);
@@ -112,7 +114,7 @@ fn keep(by_user: &mut HashMap<UserNum, Arc<Shield>>, user: UserNum, shield: Shie
 }
 
 impl RoomAccess {
-    /// Returns what a user does not want to see, if there is anything.
+    /// Returns the ignored users and invite permissions of a user, if there are any.
     pub fn shield(&self, user: UserNum) -> Option<Arc<Shield>> {
         self.ignored_users.of(user)
     }

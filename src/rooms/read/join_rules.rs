@@ -1,6 +1,7 @@
-//! Rooms that one may join because one is in another.
+//! Restricted rooms: rooms that members of other rooms may join.
 //!
-//! [Restricted rooms](https://spec.matrix.org/v1.19/client-server-api/#restricted-rooms)
+//! See the specification on
+//! [restricted rooms](https://spec.matrix.org/v1.19/client-server-api/#restricted-rooms).
 
 use std::collections::HashSet;
 
@@ -21,17 +22,19 @@ use crate::{
     rooms::{NewEvent, memory::room::Room},
 };
 
-/// How many conditions of a room are looked at.
+/// The most `allow` conditions of a room that are checked.
 const CONDITIONS: usize = 64;
-/// What names the user whose right to invite lets somebody in.
+/// The field of a member event that names the user whose right to invite authorizes a join.
 const AUTHORISED_VIA: &str = "join_authorised_via_users_server";
 
 impl JoinRules {
-    /// Says in the member event of one who joins who lets them in, where that is needed.
+    /// Adds the authorizing user to the member event of a user who joins a restricted room, if one
+    /// is needed.
     ///
     /// # Errors
     ///
-    /// [`Error::Forbidden`] when they may join, but nobody of this server may let them in.
+    /// [`Error::Forbidden`] when the user meets a condition, but no member of this server may
+    /// authorize the join.
     pub(crate) async fn authorise_join(
         &self,
         room: &Room,
@@ -44,14 +47,14 @@ impl JoinRules {
         }
         let mut content: Map<String, Value> =
             serde_json::from_str(event.content.get()).map_err(|e| Error::BadJson(e.to_string()))?;
-        // Whatever a client says there, it is the server's to say.
+        // Only the server sets this field, so a value from the client is removed.
         let is_said = content.remove(AUTHORISED_VIA).is_some();
         let before = state.membership(&event.sender);
         let is_free = matches!(before, MembershipState::Join | MembershipState::Invite);
         let is_let_in = !is_free && self.meets_condition(room, state, &event.sender).await?;
         if is_let_in {
             let authoriser = authoriser(room, state).ok_or_else(|| {
-                Error::forbidden("nobody of this server who may invite is in the room")
+                Error::forbidden("no member of this room on this server may invite users")
             })?;
             content.insert(AUTHORISED_VIA.to_owned(), Value::String(authoriser.into()));
         }
@@ -61,8 +64,11 @@ impl JoinRules {
         Ok(())
     }
 
-    /// Returns the servers that may let a user of this server into a restricted room, those of the most powerful first:
-    /// the user meets a condition, but nobody of this server may let them in. There are none where that is not so.
+    /// Returns the servers that can authorize a join of a restricted room by a user of this server,
+    /// ordered by the power level of their most powerful member.
+    ///
+    /// The list is empty unless the user meets a condition and no member of this server may
+    /// authorize the join.
     pub async fn servers_that_let_in(
         &self,
         room: &Room,
@@ -97,7 +103,8 @@ impl JoinRules {
             .collect())
     }
 
-    /// Returns whether a user may join a restricted room because of a room that they are in.
+    /// Returns whether a user may join a restricted room because they are in one of the allowed
+    /// rooms.
     pub(crate) async fn meets_condition(
         &self,
         room: &Room,
@@ -110,8 +117,8 @@ impl JoinRules {
         }
     }
 
-    /// Returns whether a user is in one of the rooms whose members may join a restricted room, as far as it is known
-    /// here: of its own users, this server knows it best.
+    /// Returns whether a user is in one of the rooms whose members may join a restricted room,
+    /// according to the state known to this server, which is most reliable for its own users.
     pub async fn is_in_allowed_room(
         &self,
         restricted: &Restricted,
@@ -121,7 +128,8 @@ impl JoinRules {
             let AllowRule::RoomMembership(condition) = rule else {
                 continue;
             };
-            // What is known of a room that everybody here has left is of then.
+            // The state of a room that all users of this server have left is outdated, so it is not
+            // used.
             match self.memory.resident(&condition.room_id).await {
                 Ok(other) if other.view().state.membership(user_id) == MembershipState::Join => {
                     return Ok(true);
@@ -150,7 +158,7 @@ pub(crate) fn authoriser(room: &Room, state: &StateMap) -> Option<OwnedUserId> {
     may_invite.max_by_key(power).cloned()
 }
 
-/// Returns on which conditions one may join a room; `None` where there are none.
+/// Returns the `allow` conditions for joining a room; `None` if the room is not restricted.
 pub(crate) fn restriction(room: &Room, state: &StateMap) -> Option<Restricted> {
     let rules = &room.rules.authorization;
     match state.content::<JoinRule>(&StateEventType::RoomJoinRules)? {

@@ -1,4 +1,4 @@
-//! The row of a room in the public room directory.
+//! The entry of a room in the public room directory.
 
 use ruma::events::{StateEventType, room::guest_access::GuestAccess};
 
@@ -7,7 +7,7 @@ use crate::{
     storage::rooms::room_table::Listing,
 };
 
-/// Returns whether state of this type appears in the public room directory.
+/// Returns whether state events of this type affect the entry of a room in the directory.
 pub(crate) fn is_listed(kind: &StateEventType) -> bool {
     matches!(
         kind,
@@ -23,7 +23,7 @@ pub(crate) fn is_listed(kind: &StateEventType) -> bool {
     )
 }
 
-/// Returns the directory row of a room in this state.
+/// Returns the directory entry of a room with this state.
 pub(crate) fn listing(state: &StateMap, joined_members: i64) -> Listing {
     let text = |kind: StateEventType, field: &str| {
         state

@@ -1,4 +1,4 @@
-//! Reading rooms: timelines, state, relations and search, as far as a user may see them.
+//! Reading rooms: timelines, state, relations and search, limited to the events a user may see.
 
 pub(crate) mod access;
 pub(crate) mod aggregations;
@@ -29,9 +29,9 @@ use crate::{
     tasks::Tasks,
 };
 
-/// Searches that read the database at the same time.
+/// The number of searches that may read the database at the same time.
 const MAX_CONCURRENT_SEARCHES: usize = 2;
-/// Searches of one user that may wait for another of the same user.
+/// The number of searches of one user that may wait for another search of the same user.
 const MAX_WAITING_SEARCHES: usize = 4;
 
 /// Access of users to rooms: memberships, history visibility and ignored users.
@@ -49,7 +49,7 @@ pub struct Timeline {
     memory: RoomMemory,
 }
 
-/// The state of rooms, now and at any place of the timeline.
+/// The state of rooms, now and at any place in the timeline.
 #[derive(Clone)]
 pub struct StateReader {
     db: Db,
@@ -57,7 +57,7 @@ pub struct StateReader {
     access: RoomAccess,
 }
 
-/// Events that relate to others: relations, aggregations and threads.
+/// Events that relate to other events: relations, aggregations and threads.
 #[derive(Clone)]
 pub struct Relations {
     db: Db,
@@ -66,7 +66,7 @@ pub struct Relations {
     timeline: Timeline,
 }
 
-/// Search for events by their text.
+/// The search for events by their text.
 #[derive(Clone)]
 pub struct Search {
     db: Db,
@@ -74,18 +74,19 @@ pub struct Search {
     memory: RoomMemory,
     access: RoomAccess,
     timeline: Timeline,
-    /// Limits searches, which may read every text, so that connections are left for other work.
+    /// Limits the number of concurrent searches, which may read every text, so that database
+    /// connections remain for other work.
     searches: Arc<Semaphore>,
     searches_of_users: Arc<Turns<UserNum>>,
 }
 
-/// Join rules: the users who may join a restricted room.
+/// Join rules: the conditions on which users may join a restricted room.
 #[derive(Clone)]
 pub struct JoinRules {
     memory: RoomMemory,
 }
 
-/// Rooms as users see them who are not in them: summaries and the hierarchy of spaces.
+/// Rooms as users outside them see them: summaries and the hierarchy of spaces.
 #[derive(Clone)]
 pub struct RoomPreviews {
     memory: RoomMemory,

@@ -1,4 +1,4 @@
-//! Reading the timeline of a room by how its events relate to each other.
+//! Filtering the timeline of a room by the relations between events.
 
 use std::sync::Arc;
 
@@ -10,11 +10,13 @@ use crate::{
     storage::rooms::relations,
 };
 
-/// Pages of a timeline that are searched for events to which others relate, before the page ends short.
+/// The most pages of a timeline that are searched for events with matching relations before a page
+/// ends short.
 const SEARCHED: usize = 10;
 
 impl Timeline {
-    /// As [`Rooms::page`], with only those events that relate to others, and to which others relate, as a filter says.
+    /// Like [`Rooms::page`], but only returns events whose own relations, and the relations of
+    /// other events to them, match a filter.
     pub async fn page_by_relations(
         &self,
         room: &Room,
@@ -52,8 +54,8 @@ impl Timeline {
         Ok(found)
     }
 
-    /// Returns those of the events to which others relate as a filter says; of those others, whoever left the room
-    /// learns only what was there before.
+    /// Returns the events that have matching relations from other events. If the user has left the
+    /// room, only relations from before that count.
     async fn parents_among(
         &self,
         room: &Room,
@@ -68,7 +70,7 @@ impl Timeline {
         let strings = &self.db.strings;
         let mut rel_types = None;
         if let Some(names) = &filter.related_by_rel_types {
-            // What PostgreSQL cannot hold is nowhere.
+            // PostgreSQL cannot store U+0000, so no event has such a relation type.
             let names = names.iter().map(String::as_str);
             let names: Vec<&str> = names.filter(|name| !name.contains('\0')).collect();
             rel_types = Some(strings.find_all(&mut conn, &names).await?);

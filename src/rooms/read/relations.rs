@@ -12,27 +12,28 @@ use crate::{
     storage::rooms::relations::{self, RelationQuery},
 };
 
-/// The depth of a recursion: the specification asks for at least three.
+/// The greatest depth of recursion. The specification asks for at least three.
 const MAX_DEPTH: i64 = 3;
-/// Relationships read at a time.
+/// Relations read in one query.
 const RELATION_BATCH_ROWS: i64 = 100;
-/// Relationships that one page reads at most. A page may be short, because the user may not see most of them.
+/// The most relations that one page reads. The page may be short if the user may not see most of
+/// them.
 const MAX_READ_RELATIONS: usize = 2_000;
 
 /// A request for related events.
 #[derive(Clone, Debug)]
 pub struct RelatedRequest {
-    /// The event to which they relate.
+    /// The parent event.
     pub parent: OwnedEventId,
-    /// The only relationship type, if given.
+    /// The required relation type, if any.
     pub rel_type: Option<String>,
-    /// The only event type, if given.
+    /// The required event type, if any.
     pub kind: Option<String>,
     /// Whether events that relate to a related event are included.
     pub recurse: bool,
-    /// The place from which to read.
+    /// The place in the timeline from which to read.
     pub from: Option<i64>,
-    /// The place at which to stop.
+    /// The place in the timeline at which to stop.
     pub to: Option<i64>,
     pub dir: Direction,
     /// The greatest number of events.
@@ -43,16 +44,16 @@ pub struct RelatedRequest {
 #[derive(Debug)]
 pub struct Related {
     pub page: Page,
-    /// The greatest distance of an event of the page, in steps.
+    /// The greatest distance from the parent of an event on the page, in relations.
     pub depth: i64,
 }
 
 impl Relations {
-    /// Returns events that relate to an event, as far as the user may see them.
+    /// Returns events that relate to an event, limited to those that the user may see.
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`] when the user may not see that event, or there is none.
+    /// [`Error::NotFound`] when the event does not exist or the user may not see it.
     pub async fn related(
         &self,
         room: &Arc<Room>,
@@ -135,7 +136,8 @@ impl Relations {
         self.timeline.at_places(room, &places).await
     }
 
-    /// Returns the numbers of the strings in a request; `None` if one of them is not stored.
+    /// Returns the numbers of the interned strings in a request; `None` if one of them is not
+    /// stored, so that no event can match.
     async fn numbers_of(
         &self,
         request: &RelatedRequest,
@@ -162,8 +164,8 @@ impl Relations {
 }
 
 impl Timeline {
-    /// Returns whether an event belongs to a thread as a receipt names it: it is in it, it is its root, or it relates
-    /// to its root within a few steps.
+    /// Returns whether an event belongs to the thread that a receipt names: the event is in the
+    /// thread, is its root, or relates to its root within a few steps.
     pub(crate) async fn is_of_thread(
         &self,
         room: &Room,

@@ -1,9 +1,11 @@
-//! Searching what was said.
+//! Searching the texts of messages, room names and room topics.
 //!
-//! The texts are indexed behind the events, a batch at a time: by a task of its own, and by a search for whatever
-//! that has not come to yet. So a message that is sent does not wait for its trigrams.
+//! Texts are indexed in batches after their events are stored: by a background task, and by a
+//! search for events that the task has not reached yet. So sending a message does not wait for its
+//! trigrams.
 //!
-//! [Server side search](https://spec.matrix.org/v1.19/client-server-api/#server-side-search)
+//! See the specification on
+//! [server side search](https://spec.matrix.org/v1.19/client-server-api/#server-side-search).
 
 use std::{
     collections::{HashMap, HashSet},
@@ -29,85 +31,88 @@ use crate::{
     },
 };
 
-/// What is filled.
+/// The name under which the progress of indexing is stored.
 const SEARCH: &str = "search";
-/// Events indexed in one turn.
+/// Events indexed in one transaction.
 const CHUNK: i64 = 200;
-/// Turns that a search waits for: after an update of the server there may be very many events to index.
+/// The most batches that a search indexes before it searches: after an update of the server, very
+/// many events may not be indexed yet.
 const TURNS: usize = 50;
-/// How long the task rests that indexes what nobody has searched for.
+/// The pause of the indexing task when no events are left to index.
 const REST: Duration = Duration::from_secs(10);
-/// The most of one text that is indexed, in bytes.
+/// The longest indexed part of a text, in bytes.
 const TEXT: usize = 8 * 1024;
-/// The newest texts that one search finds.
+/// The most texts that one search finds, newest first.
 const FOUND: i64 = 2_000;
-/// Words that one search looks for.
+/// The most words of one search.
 const WORDS: usize = 16;
 /// The longest term of a search, in bytes.
 const MAX_TERM_BYTES: usize = 1_000;
-/// The letters of a word that the index is asked for: each costs a look-up. What is found has to have the whole word.
+/// The most letters of a word that are looked up in the index, since each one costs a look-up. The
+/// texts found must contain the whole word.
 const MAX_INDEXED_LETTERS: usize = 32;
-/// When a user may search again who searches too much at once.
+/// The time after which a user with too many concurrent searches may search again.
 const SEARCH_RETRY_AFTER: Duration = Duration::from_secs(2);
-/// Rooms that one search looks at.
+/// The most rooms that one search covers.
 const ROOMS: usize = 5_000;
 
-/// What a search looks at.
+/// A kind of text that a search covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SearchKey {
-    /// What messages say.
+    /// The texts of messages.
     Body,
-    /// The names of rooms.
+    /// Room names.
     Name,
-    /// The topics of rooms.
+    /// Room topics.
     Topic,
 }
 
-/// A search.
+/// A search request.
 #[derive(Clone, Debug)]
 pub struct SearchQuery<'a> {
-    /// The words, all of which must be contained.
+    /// The words, all of which a text must contain.
     pub term: &'a str,
-    /// What is looked at.
+    /// The kinds of text that are searched.
     pub keys: Vec<SearchKey>,
-    /// Which events are wanted.
+    /// The filter that events must match.
     pub filter: &'a RoomEventFilter,
-    /// Whether the best come first: else it is the newest.
+    /// Whether the best matches come first; otherwise the newest come first.
     pub by_rank: bool,
-    /// Where to go on: the position up to which the search looks, and how many were told already.
+    /// The start of a later page: the position up to which events are searched, and the number of
+    /// results before the page.
     pub from: Option<(i64, usize)>,
-    /// How many at most.
+    /// The greatest number of results.
     pub limit: usize,
 }
 
-/// An event that was found.
+/// An event that a search found.
 #[derive(Debug)]
 pub struct Hit {
-    /// Its room, and what the user may see of it.
+    /// The room of the event, and the user's access to it.
     pub place: Arc<(Arc<Room>, Access)>,
     /// The event.
     pub event: Arc<TimelineEvent>,
-    /// How well it fits: the higher, the better.
+    /// The rank of the match: higher is better.
     pub rank: f64,
 }
 
-/// What a search has found.
+/// A page of search results.
 #[derive(Debug, Default)]
 pub struct SearchPage {
-    /// How much there is in all.
+    /// The number of results on all pages.
     pub count: usize,
-    /// This page of it.
+    /// The results on this page.
     pub hits: Vec<Hit>,
-    /// Where the next page begins.
+    /// The start of the next page.
     pub next: Option<(i64, usize)>,
-    /// The words that were looked for.
+    /// The words of the search.
     pub words: Vec<String>,
 }
 
 type Places = HashMap<RoomNum, Arc<(Arc<Room>, Access)>>;
 
 impl Search {
-    /// Searches the rooms that a user is or was in, as far as the user may see them.
+    /// Searches the rooms that a user is or was in, limited to events that the user may see.
     pub async fn search(
         &self,
         user: UserNum,
@@ -134,7 +139,7 @@ impl Search {
         parts.sort_by_key(|word| std::cmp::Reverse(word.chars().count()));
         parts.truncate(PATTERNS);
         let mut found = {
-            // One search of a user at a time, so that nobody keeps it from the others.
+            // Each user has one search at a time, so that no user blocks the searches of others.
             let place = self.searches_of_users.place(&user);
             let _own_turn = place.ok_or_else(too_many_searches)?.turn().await;
             let turn = self.searches.acquire().await;
@@ -150,7 +155,7 @@ impl Search {
             .map(|found| (rank(&found.text, &words), found))
             .collect();
         if query.by_rank {
-            // A stable sort: of equal ones the newest comes first.
+            // The sort is stable: of results with equal rank, the newest comes first.
             ranked.sort_by(|(one, _), (other, _)| other.total_cmp(one));
         }
         let count = ranked.len();
@@ -164,7 +169,7 @@ impl Search {
         })
     }
 
-    /// Returns the rooms that a search looks at.
+    /// Returns the rooms to search.
     async fn searched_rooms(
         &self,
         user: UserNum,
@@ -199,8 +204,8 @@ impl Search {
         Ok(rooms)
     }
 
-    /// Keeps what has one of the keys, and a type and sender that the filter wants; of senders whom the user ignores
-    /// only state, which is never hidden.
+    /// Keeps results of the requested kinds whose type and sender match the filter. Messages of
+    /// ignored users are removed, but not their state events, which are never hidden.
     async fn keep_wanted(
         &self,
         user: UserNum,
@@ -238,7 +243,7 @@ impl Search {
         Ok(())
     }
 
-    /// Keeps what the user may see; returns the rooms that it is in.
+    /// Keeps results that the user may see; returns the rooms they are in.
     async fn keep_visible(
         &self,
         user: UserNum,
@@ -248,7 +253,7 @@ impl Search {
         let mut places = Places::new();
         for room in found.iter().map(|found| found.room).collect::<HashSet<_>>() {
             let in_memory = match self.memory.room_by_number(room).await {
-                // It was deleted meanwhile.
+                // The room was deleted meanwhile.
                 Err(Error::NotFound(_)) => continue,
                 room => room?,
             };
@@ -287,7 +292,8 @@ impl Search {
             let Some((place, event)) = places.get(&found.room).zip(event) else {
                 continue;
             };
-            // Redacted meanwhile, or by a user who was erased; or hidden, and no state though its type says so.
+            // The event may have been redacted meanwhile, its sender may have been erased, or it
+            // may be a message of an ignored user with the type of a state event.
             let event = place.1.seen(event, &place.0.rules);
             let is_there = text_of(&event.pdu).is_some() && !place.1.hides(&event.pdu);
             if is_there && wants_event(filter, &event.pdu) {
@@ -301,7 +307,8 @@ impl Search {
         Ok(hits)
     }
 
-    /// Indexes events that are not indexed yet, in so many turns at most; returns whether none is left.
+    /// Indexes events that are not indexed yet, in at most `turns` batches; returns whether none
+    /// are left.
     async fn index_texts(&self, turns: usize) -> Result<bool> {
         let db = &self.db;
         for _ in 0..turns {
@@ -323,7 +330,7 @@ impl Search {
         Ok(false)
     }
 
-    /// Starts to index texts, until the server stops.
+    /// Starts the task that indexes texts until the server stops.
     pub(crate) fn keep_indexing(&self) {
         drop(self.tasks.spawn(self.clone().index_until_stopped()));
     }
@@ -337,7 +344,7 @@ impl Search {
                 match self.index_texts(1).await {
                     Ok(true) => indexed = published,
                     Ok(false) => continue,
-                    Err(error) => tracing::warn!(%error, "texts could not be indexed"),
+                    Err(error) => tracing::warn!(%error, "indexing texts for search failed"),
                 }
             }
             tokio::select! {
@@ -348,7 +355,8 @@ impl Search {
     }
 }
 
-/// Indexes the next events. Reads them in its turn, so that none is redacted in between.
+/// Indexes the next events. They are read in the same write transaction, so that none of them is
+/// redacted in between.
 async fn index_some(tx: &mut WriteTx, up_to: i64) -> Result<()> {
     let Some((done, _)) = backfilled_tables::progress(tx, SEARCH).await? else {
         return Ok(());
@@ -368,7 +376,7 @@ async fn index_some(tx: &mut WriteTx, up_to: i64) -> Result<()> {
     backfilled_tables::set_progress(tx, SEARCH, last.position).await
 }
 
-/// Returns the text of an event that a search looks at, in lower case. Of an edit it is the new one.
+/// Returns the searchable text of an event in lower case; for an edit, its new text.
 fn text_of(pdu: &Pdu) -> Option<String> {
     let content: Map<String, Value> = pdu.content_as()?;
     let text = match (&pdu.kind, &pdu.state_key) {
@@ -384,7 +392,7 @@ fn text_of(pdu: &Pdu) -> Option<String> {
     (!text.trim().is_empty()).then_some(text)
 }
 
-/// Returns the words of a search.
+/// Splits a search term into distinct words in lower case.
 fn words(term: &str) -> Vec<String> {
     let mut words: Vec<String> = Vec::new();
     for word in term.to_lowercase().replace('\0', " ").split_whitespace() {
@@ -395,7 +403,7 @@ fn words(term: &str) -> Vec<String> {
     words
 }
 
-/// Returns the part of a word that the index is asked for.
+/// Returns the part of a word that is looked up in the index.
 fn indexed_part(word: &str) -> &str {
     let end = word.char_indices().nth(MAX_INDEXED_LETTERS);
     end.and_then(|(end, _)| word.get(..end)).unwrap_or(word)
@@ -407,7 +415,7 @@ fn too_many_searches() -> Error {
     }
 }
 
-/// Returns how well a text fits: how much of it is what was looked for.
+/// Returns the rank of a text: the share of it that consists of the words of the search.
 fn rank(text: &str, words: &[String]) -> f64 {
     let found: usize = words
         .iter()

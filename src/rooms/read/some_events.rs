@@ -1,4 +1,4 @@
-//! Reading several events of a room's timeline at once, whoever may see them.
+//! Loading several events of a timeline at once, without checking that a user may see them.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -8,7 +8,7 @@ use crate::{
 };
 
 impl Timeline {
-    /// Returns the events at places of a room's timeline.
+    /// Returns the events at these places in the timeline of a room.
     pub(crate) async fn at_places(
         &self,
         room: &Room,
@@ -25,7 +25,7 @@ impl Timeline {
         Ok(found)
     }
 
-    /// Returns the events of a room's timeline that have these ids.
+    /// Returns the events with these ids in the timeline of a room.
     pub(crate) async fn with_ids(
         &self,
         room: &Room,

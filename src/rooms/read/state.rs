@@ -1,4 +1,4 @@
-//! Reading the state of a room, as far as a user may see it.
+//! Reading the state of a room, limited to what a user may see.
 
 use std::sync::Arc;
 
@@ -25,16 +25,18 @@ use crate::{
     },
 };
 
-/// The create event, and the creator's own join.
+/// The number of events before a room has a member: the create event and the creator's join.
 const FIRST_EVENTS: i64 = 2;
 
 impl StateReader {
-    /// Returns the state of a room that a user may see, at a place of the timeline or now: the current one for
-    /// members and for everyone where history is world readable; that at their leave for those who have left.
+    /// Returns the state of a room that a user may see, at a place in the timeline or now.
+    ///
+    /// Members see the current state, as does everyone if the history is world readable. Users who
+    /// have left see the state at the time they left.
     ///
     /// # Errors
     ///
-    /// [`Error::Forbidden`] for everyone else.
+    /// [`Error::Forbidden`] for all other users.
     pub async fn visible_state_at(
         &self,
         room: &Room,
@@ -61,7 +63,7 @@ impl StateReader {
         }
     }
 
-    /// Returns the state of a room after the events up to a place of its timeline.
+    /// Returns the state of a room after the events up to a place in its timeline.
     pub async fn state_at(&self, room: &Room, place: i64) -> Result<StateMap> {
         if let Some(state) = in_memory(room, place) {
             return Ok(state);
@@ -80,11 +82,13 @@ impl StateReader {
         state_map(&mut tx, after.unwrap_or(last.state)).await
     }
 
-    /// Checks that a server ACL does not shut this server out, whose users could never lift it again.
+    /// Checks that a server ACL does not deny this server. Users of this server could never undo
+    /// that.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidParam`] when it does; [`Error::BadJson`] when it is none.
+    /// [`Error::InvalidParam`] when it denies this server; [`Error::BadJson`] when the content is
+    /// not a server ACL.
     pub fn check_server_acl(&self, content: &RawValue) -> Result<()> {
         let acl: RoomServerAclEventContent = serde_json::from_str(content.get())
             .map_err(|e| Error::BadJson(format!("m.room.server_acl: {e}")))?;
@@ -92,11 +96,11 @@ impl StateReader {
             return Ok(());
         }
         Err(Error::invalid_param(
-            "the list would shut out this server itself",
+            "the server ACL must not deny this server",
         ))
     }
 
-    /// Returns the state of a room when its creator had just joined it.
+    /// Returns the state of a room right after its creator joined.
     pub async fn first_state(&self, room: &Room) -> Result<StateMap> {
         let mut conn = self.db.read().await?;
         let first = events::after(&mut conn, room.num, i64::MIN, FIRST_EVENTS).await?;
@@ -107,7 +111,8 @@ impl StateReader {
         }
     }
 
-    /// Returns the state events that changed in a room between two positions, as they stand in `state`.
+    /// Returns the state events that changed in a room between two positions, with their values in
+    /// `state`.
     pub async fn state_changes(
         &self,
         room: &Room,
@@ -157,7 +162,7 @@ impl StateReader {
     }
 }
 
-/// Returns the state after a place of the timeline, if the events around it are in memory.
+/// Returns the state after a place in the timeline, if the events around it are in memory.
 fn in_memory(room: &Room, place: i64) -> Option<StateMap> {
     let view = room.view();
     if view

@@ -1,6 +1,6 @@
-//! What a room is like, for those who may come to see it.
+//! Summaries of rooms, for users who may preview them.
 //!
-//! [`GET /room_summary`](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1room_summaryroomidoralias)
+//! See [`GET /room_summary`](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1room_summaryroomidoralias).
 
 use ruma::{
     OwnedRoomId, RoomVersionId, UserId,
@@ -17,17 +17,17 @@ use crate::{
     storage::{RoomNum, UserNum},
 };
 
-/// Conditions of a room that are looked at.
+/// The most `allow` conditions of a room that are checked.
 const CONDITIONS: usize = 64;
-/// Rooms on one page of those that two users share.
+/// The number of mutual rooms on a page.
 const MUTUAL_ROOMS: usize = 100;
 
-/// What a room is like.
+/// The summary of a room.
 ///
-/// Not ruma's type: that one leaves the join rule of public rooms out, which clients, and tests, look for.
+/// This is not ruma's type, because that one leaves out the join rule of public rooms, which
+/// clients and tests expect.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Summary {
-    /// Its id.
     pub room_id: OwnedRoomId,
     /// `m.room.canonical_alias`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -44,7 +44,7 @@ pub struct Summary {
     /// `type` of `m.room.create`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub room_type: Option<String>,
-    /// How many have joined.
+    /// The number of joined members.
     pub num_joined_members: i64,
     /// `m.room.join_rules`.
     #[serde(default = "public")]
@@ -52,16 +52,16 @@ pub struct Summary {
     /// The rooms whose members may join.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub allowed_room_ids: Option<Vec<OwnedRoomId>>,
-    /// Whether anybody may read it.
+    /// Whether anyone may read the history.
     #[serde(default)]
     pub world_readable: bool,
     /// Whether guests may join.
     #[serde(default)]
     pub guest_can_join: bool,
-    /// With which algorithm it is encrypted.
+    /// The encryption algorithm.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub encryption: Option<String>,
-    /// Its version; other servers may not tell it.
+    /// The room version. Other servers may leave it out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub room_version: Option<RoomVersionId>,
 }
@@ -70,19 +70,19 @@ fn public() -> String {
     "public".to_owned()
 }
 
-/// Rooms that two users share.
+/// A page of the rooms that two users have in common.
 #[derive(Clone, Debug, Default)]
 pub struct MutualRooms {
-    /// How many there are.
+    /// The number of mutual rooms on all pages.
     pub count: usize,
-    /// Some of them.
+    /// The rooms on this page.
     pub page: Vec<OwnedRoomId>,
-    /// After which room the next page begins; `None` when there is no more.
+    /// The room after which the next page starts; `None` on the last page.
     pub next: Option<RoomNum>,
 }
 
 impl Summary {
-    /// Returns what a room is like now.
+    /// Returns the summary of a room with its current state.
     pub fn of(room: &Room) -> Self {
         let view = room.view();
         let state = &view.state;
@@ -121,7 +121,8 @@ impl Summary {
 }
 
 impl RoomPreviews {
-    /// Returns whether somebody may know what a room is like: whoever is in it, or may come in, or at least knock.
+    /// Returns whether a user, or anyone if no user is given, may see the summary of a room: the
+    /// history is world readable, or the user is in the room, invited, or may join or knock.
     pub async fn may_preview(&self, room: &Room, user_id: Option<&UserId>) -> Result<bool> {
         let state: StateMap = room.view().state.clone();
         let membership = user_id.map(|user_id| state.membership(user_id));
@@ -148,8 +149,8 @@ impl RoomPreviews {
         }
     }
 
-    /// Returns whether a user may know what a room is like of which another server tells; nobody may whom the room does
-    /// not let in.
+    /// Returns whether a user may see the summary of a room that another server describes. Users
+    /// who cannot join the room may not see it.
     pub async fn may_preview_elsewhere(
         &self,
         user_id: Option<&UserId>,
@@ -186,7 +187,7 @@ impl RoomPreviews {
         Ok(false)
     }
 
-    /// Returns rooms that a user shares with another, after one of them.
+    /// Returns the rooms that a user has in common with another user, starting after a given room.
     pub async fn mutual_rooms(
         &self,
         user: UserNum,

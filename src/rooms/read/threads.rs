@@ -1,6 +1,7 @@
-//! Threads of a room, and who is subscribed to them.
+//! The threads of a room, and the subscriptions of users to them.
 //!
-//! [Threading](https://spec.matrix.org/v1.19/client-server-api/#threading)
+//! See the specification on
+//! [threading](https://spec.matrix.org/v1.19/client-server-api/#threading).
 
 use std::sync::Arc;
 
@@ -21,49 +22,48 @@ use crate::{
     },
 };
 
-/// Threads read at a time.
+/// Threads read in one query.
 const CHUNK: i64 = 50;
-/// Threads that one page looks at before it ends short.
+/// The most threads that one page reads before it ends short.
 const LOOKED_AT: usize = 1_000;
-/// Threads of a room whose unread counts are told: those in which something happened last.
+/// The most threads of a room whose unread counts are sent: those with the newest events.
 const COUNTED: i64 = 1_000;
 
-/// Which threads are listed.
+/// The threads that a list includes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Threads {
-    /// All of them.
+    /// All threads.
     All,
-    /// Those that the user has begun, or replied to.
+    /// Threads that the user has started or replied in.
     Participated,
 }
 
-/// A thread in which something happened, and its counters.
+/// A thread with new events, and its counters.
 #[derive(Clone, Debug)]
 pub struct ThreadCount {
-    /// The event that it began with.
+    /// The root event of the thread.
     pub root: OwnedEventId,
     /// Its counters now.
     pub now: Counters,
-    /// Its counters at the place that was asked for.
+    /// Its counters at the requested place in the timeline.
     pub base: Counters,
 }
 
 /// A change of a subscription to a thread.
 #[derive(Clone, Debug)]
 pub struct SubscriptionChange {
-    /// The room.
     pub room_id: OwnedRoomId,
-    /// The thread.
+    /// The root event of the thread.
     pub root: OwnedEventId,
-    /// `None` after unsubscribing, else whether it came about automatically.
+    /// Whether the subscription was created automatically; `None` after unsubscribing.
     pub automatic: Option<bool>,
     /// The position of the change.
     pub position: Position,
 }
 
 impl Relations {
-    /// Returns the events with which the threads of a room began, that with the newest reply first, and what is told
-    /// of the threads. Those are left out of which the user may see no reply.
+    /// Returns the root events of a room's threads, the one with the newest reply first, and their
+    /// aggregations. Threads in which the user may see no reply are left out.
     pub async fn threads(
         &self,
         room: &Arc<Room>,
@@ -112,7 +112,8 @@ impl Relations {
                 };
                 let is_own = begun.pdu.sender == audience.user_id || replied.contains(&row.root);
                 if is_own || include == Threads::All {
-                    // One that an ignored user began is listed, with nothing of what they said.
+                    // A thread started by an ignored user is listed, but its root event is
+                    // redacted.
                     let event = access.seen_or_redacted(begun.clone(), &room.rules);
                     page.events.push(event);
                 }
@@ -141,7 +142,8 @@ impl Relations {
         Ok((rows, replied))
     }
 
-    /// Returns the threads in which something happened after a place, with their counters now and there.
+    /// Returns the threads with events after a place in the timeline, with their counters now and
+    /// at that place.
     pub async fn active_threads(&self, room: &Room, place: i64) -> Result<Vec<ThreadCount>> {
         let mut conn = self.db.read().await?;
         let rows = threads::active_after(&mut conn, room.num, place, COUNTED).await?;
@@ -161,12 +163,14 @@ impl Relations {
         Ok(rows.into_iter().filter_map(count).collect())
     }
 
-    /// Subscribes a user to a thread; with `automatic`, because of an event in it that concerns them.
+    /// Subscribes a user to a thread. `automatic` is the event in the thread that caused an
+    /// automatic subscription.
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`] for a thread that the user cannot see; [`Error::NotInThread`] and
-    /// [`Error::ConflictingUnsubscription`] as their names say.
+    /// [`Error::NotFound`] for a thread that the user cannot see; [`Error::NotInThread`] if
+    /// `automatic` is not in the thread; [`Error::ConflictingUnsubscription`] if the user
+    /// unsubscribed after that event.
     pub async fn subscribe(
         &self,
         (room, access): (&Arc<Room>, &Access),
@@ -186,7 +190,7 @@ impl Relations {
             (Some(known), Some(cause)) if !known.subscribed && known.position > cause => {
                 return Err(Error::ConflictingUnsubscription);
             }
-            // One that is there already is not made less than it is.
+            // An automatic subscription does not replace an existing one.
             (Some(known), Some(_)) if known.subscribed => return Ok(()),
             (Some(known), None) if known.subscribed && !known.automatic => return Ok(()),
             _ => {}
@@ -205,7 +209,7 @@ impl Relations {
         tx.commit().await
     }
 
-    /// Returns the place of an event that is a reply in a thread.
+    /// Returns the place in the timeline of an event that must be a reply in a thread.
     async fn cause(
         &self,
         room: &Arc<Room>,
@@ -256,7 +260,7 @@ impl Relations {
         tx.commit().await
     }
 
-    /// Returns whether a user's subscription to a thread came about automatically.
+    /// Returns whether a user's subscription to a thread was created automatically.
     ///
     /// # Errors
     ///
@@ -277,7 +281,8 @@ impl Relations {
             .ok_or_else(|| Error::not_found("you are not subscribed to this thread"))
     }
 
-    /// Returns the latest changes of a user's subscriptions before a position and after another, the newest first.
+    /// Returns the latest changes of a user's subscriptions before one position and after another,
+    /// newest first.
     pub async fn subscription_changes(
         &self,
         user: UserNum,

@@ -1,4 +1,4 @@
-//! Reading the timeline of a room, as far as a user may see it.
+//! Reading the timeline of a room, limited to the events that a user may see.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -24,80 +24,82 @@ use crate::{
     },
 };
 
-/// Events that one page looks at before it ends short: most of them a filter or the visibility may hide.
+/// The most events that one page reads before it ends short, since a filter or the history
+/// visibility may hide most of them.
 const LOOKED_AT: usize = 2_000;
-/// Events in a row that the user may not see, after which the timeline of a sync goes no further: most often all that
-/// came before the user is hidden.
+/// The number of hidden events in a row after which the timeline of a sync ends. Usually everything
+/// before the user joined is hidden.
 const HIDDEN_IN_A_ROW: usize = 100;
-/// Rows read at a time.
+/// Rows read in one query.
 const CHUNK: i64 = 100;
 
-/// A page of a timeline to be read.
+/// A request for a page of a timeline.
 #[derive(Clone, Copy, Debug)]
 pub struct PageRequest {
-    /// The place from which to read, which lies between two events: after the one with this number.
+    /// The place from which to read: after the event with this number.
     pub from: i64,
     /// The place at which to stop.
     pub to: Option<i64>,
-    /// Which way.
+    /// The direction in which to read.
     pub dir: Direction,
-    /// How many events at most.
+    /// The greatest number of events.
     pub limit: usize,
 }
 
 /// A page of a timeline.
 #[derive(Debug)]
 pub struct Page {
-    /// The events, in the order in which they were asked for.
+    /// The events, in the requested order.
     pub events: Vec<Arc<TimelineEvent>>,
-    /// Where the next page begins; `None` when there is no more.
+    /// The start of the next page; `None` on the last page.
     pub end: Option<i64>,
 }
 
-/// The events of a timeline, read backwards, that the user may not see.
+/// The events hidden from a user while a timeline is read backwards.
 ///
-/// They are passed over. But where one changed a piece of state, an older event of the same piece cannot be shown: the
-/// client, which is given the state as it is after all of them, would take the older one for the newer one.
+/// They are skipped. But if one of them changed a piece of state, an older event for the same piece
+/// cannot be shown: the client receives the state after all these events, and would take the older
+/// event for the newer one.
 #[derive(Debug, Default)]
 pub struct HiddenEvents {
     state: HashSet<(TimelineEventType, String)>,
 }
 
 impl HiddenEvents {
-    /// Adds an event.
     pub fn add(&mut self, pdu: &Pdu) {
         if let Some(state_key) = &pdu.state_key {
             self.state.insert((pdu.kind.clone(), state_key.clone()));
         }
     }
 
-    /// Returns whether one of them replaced this older event.
+    /// Returns whether one of the hidden events replaced this older event.
     pub fn replace(&self, pdu: &Pdu) -> bool {
         let state_key = pdu.state_key.as_ref();
         state_key.is_some_and(|key| self.state.contains(&(pdu.kind.clone(), key.clone())))
     }
 }
 
-/// What becomes of a page that comes to a gap in what this server has of the timeline.
+/// The treatment of gaps, where this server lacks events of the timeline.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Gaps {
     PassedOver,
     EndThePage,
 }
 
-/// An event and what stands around it.
+/// An event and the events around it.
 #[derive(Debug)]
 pub struct Context {
-    /// The event.
+    /// The event itself.
     pub event: Arc<TimelineEvent>,
-    /// Events before it, the newest first.
+    /// Events before it, newest first.
     pub before: Page,
-    /// Events after it, the oldest first.
+    /// Events after it, oldest first.
     pub after: Page,
 }
 
 impl Timeline {
-    /// Returns a page of a room's timeline, without what the user may not see or `wanted` does not want.
+    /// Returns a page of a room's timeline, without events that the user may not see or that
+    /// `wanted` excludes.
     pub async fn page(
         &self,
         room: &Room,
@@ -109,8 +111,8 @@ impl Timeline {
             .await
     }
 
-    /// As [`Rooms::page`], read backwards, but ends where events are missing, and before an event that was replaced by
-    /// one that the user may not see.
+    /// Like [`Rooms::page`], read backwards, but the page ends where events are missing, and before
+    /// an event that was replaced by one that the user may not see.
     pub async fn page_without_gap(
         &self,
         room: &Room,
@@ -143,7 +145,8 @@ impl Timeline {
             let rows = self.rows(room, from, request.dir).await?;
             let is_last = i64::try_from(rows.len()).unwrap_or(0) < CHUNK;
             for row in rows {
-                // The gap comes first: even if the reader knows this event, some between are missing.
+                // The gap is checked first: even if the reader knows this event, some events in
+                // between are missing.
                 if gap.is_some_and(|gap| row.timeline < gap) {
                     return Ok(page(found, Some(from)));
                 }
@@ -182,7 +185,8 @@ impl Timeline {
         Ok(page(found, Some(from)))
     }
 
-    /// Returns the place of the newest gap that a page may come to: of what precedes it, some is missing.
+    /// Returns the place of the newest gap within a page. Some events before that place are
+    /// missing.
     async fn newest_gap(&self, room: &Room, request: PageRequest) -> Result<Option<i64>> {
         let mut conn = self.db.read().await?;
         let span = (request.to.unwrap_or(i64::MIN), request.from);
@@ -200,7 +204,8 @@ impl Timeline {
         }
     }
 
-    /// Returns an event with the state event that it replaced and the redaction that hit it.
+    /// Returns the event of a stored row, with the state event that it replaced and the redaction
+    /// that applies to it.
     pub(crate) async fn event_of(&self, room: &Room, row: EventRow) -> Result<Arc<TimelineEvent>> {
         let in_memory = {
             let view = room.view();
@@ -230,7 +235,7 @@ impl Timeline {
         Ok(Arc::new(event))
     }
 
-    /// Returns as much of the state before an event as it takes to say what the event replaced.
+    /// Returns the part of the state before an event that contains the state event it replaced.
     async fn replaced_state(
         &self,
         conn: &mut impl Read,
@@ -254,7 +259,8 @@ impl Timeline {
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`] when there is none, or it is not for this user.
+    /// [`Error::NotFound`] when the event does not exist, the user may not see it, or the user
+    /// ignores its sender.
     pub async fn event(
         &self,
         room: &Room,
@@ -268,7 +274,7 @@ impl Timeline {
         Ok(event)
     }
 
-    /// As [`Rooms::event`], also where the user ignores whoever sent it.
+    /// Like [`Rooms::event`], but also returns events of ignored users.
     pub(crate) async fn visible_event(
         &self,
         room: &Room,
@@ -281,11 +287,11 @@ impl Timeline {
         }
     }
 
-    /// Returns the room that an event is in.
+    /// Returns the room of an event.
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`] when there is no such event.
+    /// [`Error::NotFound`] when the event does not exist.
     pub async fn room_of_event(&self, event_id: &EventId) -> Result<Arc<Room>> {
         let row = {
             let mut conn = self.db.read().await?;
@@ -295,13 +301,13 @@ impl Timeline {
         self.memory.room_by_number(row.room).await
     }
 
-    /// Returns an event of a room's timeline, whoever may see it.
+    /// Returns an event of a room's timeline, without checking that a user may see it.
     pub(crate) async fn find_event(
         &self,
         room: &Room,
         event_id: &EventId,
     ) -> Result<Option<Arc<TimelineEvent>>> {
-        // Of a redaction that was withheld once, the newest entry is the one to be shown.
+        // A redaction that was withheld at first has two entries. The newest one is visible.
         let in_memory = room
             .view()
             .ring
@@ -326,7 +332,7 @@ impl Timeline {
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`] when there is none, or it is not for this user.
+    /// [`Error::NotFound`] when the event does not exist or the user may not see it.
     pub async fn context(
         &self,
         room: &Room,
@@ -340,7 +346,7 @@ impl Timeline {
         self.around((room, access), event, limits, wanted).await
     }
 
-    /// Returns what stands around an event that the user may see: so many before, and so many after it.
+    /// Returns an event that the user may see, with at most this many events before and after it.
     pub async fn around(
         &self,
         (room, access): (&Room, &Access),
@@ -363,7 +369,7 @@ impl Timeline {
         })
     }
 
-    /// Returns a page, or where it would begin if nothing of it is wanted.
+    /// Returns a page. If its limit is 0, returns an empty page that names its start.
     async fn short_page(
         &self,
         room: &Room,
@@ -385,7 +391,7 @@ fn no_such_event() -> Error {
     Error::not_found("there is no such event, or you may not see it")
 }
 
-/// Returns the place at which to go on after an event.
+/// Returns the place from which to continue after an event.
 fn after(row: &EventRow, dir: Direction) -> i64 {
     match dir {
         Direction::Backward => row.timeline - 1,
@@ -408,7 +414,7 @@ pub(crate) fn event_of_row(
     rules: &RoomVersionRules,
 ) -> TimelineEvent {
     TimelineEvent {
-        // An event may have been known before it came.
+        // The event may have been stored earlier, without a place in the timeline.
         position: row.timeline,
         timeline: row.timeline,
         head: head(&pdu, rules),

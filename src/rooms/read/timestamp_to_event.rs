@@ -1,4 +1,4 @@
-//! Finding the event that was made at a time.
+//! Finding the event closest to a timestamp.
 
 use ruma::{OwnedEventId, api::Direction};
 
@@ -9,17 +9,17 @@ use crate::{
     storage::rooms::events,
 };
 
-/// Events read at a time.
+/// Events read in one query.
 const CHUNK: i64 = 100;
-/// Events that are looked at: all of them may be hidden from the user.
+/// The most events that are read. All of them may be hidden from the user.
 const LOOKED_AT: usize = 2_000;
 
 impl Timeline {
-    /// Returns the event closest to a time, not after it or not before it, and when it was made.
+    /// Returns the event closest to a timestamp in the given direction, with its own timestamp.
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`] when the user can see none.
+    /// [`Error::NotFound`] when there is none that the user may see.
     pub async fn event_at_time(
         &self,
         room: &Room,
@@ -32,7 +32,7 @@ impl Timeline {
             Direction::Backward => (ts, i64::MAX),
         };
         let mut looked_at = 0;
-        let none = || Error::not_found("there is no such event that you may see");
+        let none = || Error::not_found("you may see no event on that side of the timestamp");
         while looked_at < LOOKED_AT {
             let rows = {
                 let mut conn = self.db.read().await?;

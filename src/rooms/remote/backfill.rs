@@ -1,7 +1,8 @@
-//! History that comes later: events that stand before others which are in the timeline already.
+//! Stores history that arrives later: events that precede others which are already in the timeline.
 //!
-//! Where events are missing, places are left free in the timeline; at the beginning of what this server knows of a
-//! room there are places without end. History is not news: a sync does not tell it, and memory does not hold it.
+//! Where events are missing, free places remain in the timeline. Before the oldest known event of a
+//! room, the number of free places is unlimited. History is not new to clients: a sync response
+//! does not include it, and memory does not hold it.
 //!
 //! [Backfilling](https://spec.matrix.org/v1.19/server-server-api/#backfilling-and-retrieving-missing-events)
 
@@ -32,9 +33,9 @@ use crate::{
     },
 };
 
-/// Gaps told at once.
+/// The largest number of missing events that are read for one list of gaps.
 const GAPS: i64 = 100;
-/// Events taken at once.
+/// The largest number of events in one call.
 const MAX_EVENTS: usize = 500;
 
 /// A place in a timeline before which events are missing.
@@ -42,22 +43,22 @@ const MAX_EVENTS: usize = 500;
 pub struct Gap {
     /// The place of the event that follows what is missing.
     pub place: i64,
-    /// The missing events that it follows.
+    /// The missing events that this event follows.
     pub missing: Vec<OwnedEventId>,
 }
 
-/// What became of history.
+/// The outcome of a backfill.
 #[derive(Debug, Default)]
 pub struct Backfilled {
-    /// How many events are in the timeline now that were not.
+    /// The number of events that were added to the timeline.
     pub stored: usize,
-    /// Events that were not taken because of what is missing: of which the state before them is needed, and by which
-    /// events they are allowed.
+    /// Events that were not stored because others are missing: the state before them is needed, or
+    /// their auth events.
     pub missing: Vec<(OwnedEventId, Received)>,
 }
 
 impl EventReceiver {
-    /// Returns where events are missing in a span of a room's timeline, the newest gap first.
+    /// Returns the gaps in a span of a room's timeline, the newest first.
     pub async fn gaps(&self, room: &Room, after: i64, up_to: i64) -> Result<Vec<Gap>> {
         let mut conn = self.db.read().await?;
         let mut found: Vec<Gap> = Vec::new();
@@ -77,10 +78,11 @@ impl EventReceiver {
         Ok(found)
     }
 
-    /// Takes history into a room: events that those follow which this server has.
+    /// Stores history of a room: events that precede the ones which this server has.
     ///
-    /// `states` has the state before some of them, as the server says that sent them. The others stand after events
-    /// that are here, or among these. The newest are stored first, so that each has its place.
+    /// `states` has the state before some of the events, according to the server that sent them.
+    /// The others follow events that are stored here, or some of `events`. The places are assigned
+    /// from the newest event to the oldest, so that each event has its own.
     pub async fn backfill(
         &self,
         room: &Room,
@@ -89,7 +91,7 @@ impl EventReceiver {
         states: &HashMap<OwnedEventId, Vec<OwnedEventId>>,
     ) -> Result<Backfilled> {
         if events.len() > MAX_EVENTS {
-            return Err(Error::TooLarge("these are too many events".to_owned()));
+            return Err(Error::TooLarge("there are too many events".to_owned()));
         }
         let mut backfilled = Backfilled::default();
         let origin = origin.to_owned();
@@ -125,8 +127,8 @@ impl EventReceiver {
         Ok(took.await?.0)
     }
 
-    /// Returns the order in which history is taken, the oldest first, and notes where each event will stand: as many
-    /// places before the gap as there are events between.
+    /// Returns the order in which history is stored, the oldest first, and records the place of
+    /// each event: as many places before the gap as there are events between.
     async fn order(&self, room: RoomNum, events: &[Verified]) -> Result<Vec<usize>> {
         let mut tx = self.db.write().await?;
         let ids = events.iter().map(|event| event.pdu().event_id.as_str());
@@ -163,7 +165,7 @@ impl EventReceiver {
     }
 }
 
-/// Stores an event before a place of the timeline, where it was missing; returns its position.
+/// Stores an event in the gap before a place of the timeline; returns its position.
 pub(crate) async fn store(
     tx: &mut WriteTx,
     room: &Room,
@@ -240,7 +242,7 @@ fn stored(room: &Room, numbers: &Numbers, place: i64) -> relations::Stored {
     }
 }
 
-/// Returns the last free place before a place of a timeline, if there is one.
+/// Returns the place right before another one in a timeline, if it is free.
 async fn free_place(tx: &mut WriteTx, room: &Room, before: i64) -> Result<Option<i64>> {
     let older = event_graph::place_before(tx, room.num, before).await?;
     let place = before - 1;

@@ -1,5 +1,5 @@
-//! Events of users who wished to be erased, as other servers may have them: redacted, unless the server was in the room
-//! already.
+//! Serves the events of erased users to other servers: redacted, unless the server was in the room
+//! already when the user was erased.
 //!
 //! [Deactivation](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3accountdeactivate)
 
@@ -19,8 +19,9 @@ use crate::{
     storage::Position,
 };
 
-/// State on which the rules of a room rest, its security, or its place among others. A redaction would take more of it
-/// than its sender's words: servers would disagree on what is allowed, or messages would go out unencrypted.
+/// State types that determine the authorisation rules of a room, its encryption, or its relation to
+/// other rooms. Redacting them would remove more than the sender's words: servers would disagree on
+/// what is allowed, or messages would be sent unencrypted.
 const KEPT_STATE: [StateEventType; 12] = [
     StateEventType::RoomCreate,
     StateEventType::RoomPowerLevels,
@@ -35,7 +36,8 @@ const KEPT_STATE: [StateEventType; 12] = [
     StateEventType::SpaceChild,
     StateEventType::SpaceParent,
 ];
-/// What a member event may hold that allows it: not every room version keeps it in a redaction.
+/// Fields of a member event that its authorisation depends on: not every room version keeps them in
+/// a redaction.
 const KEPT_MEMBER_FIELDS: [&str; 2] = ["join_authorised_via_users_server", "third_party_invite"];
 
 /// Redacts events of erased users for one server.
@@ -43,13 +45,14 @@ pub(crate) struct Eraser<'a> {
     reader: &'a FederationReader,
     server: &'a ServerName,
     erased: Arc<ErasedUsers>,
-    /// Rooms that were looked up, and since when users were erased, with whether the server was in the room then.
+    /// Rooms that were loaded already. `was_there` says for a room and the time at which a user was
+    /// erased whether the server was in the room then.
     looked_up: HashMap<OwnedRoomId, Arc<Room>>,
     was_there: HashMap<(OwnedRoomId, Position), bool>,
 }
 
 impl FederationReader {
-    /// Returns what redacts events of erased users for a server.
+    /// Returns a redactor for one server.
     pub(crate) fn eraser<'a>(&'a self, server: &'a ServerName) -> Eraser<'a> {
         Eraser {
             reader: self,
@@ -62,12 +65,12 @@ impl FederationReader {
 }
 
 impl Eraser<'_> {
-    /// Returns the server.
     pub(crate) fn server(&self) -> &ServerName {
         self.server
     }
 
-    /// Returns an event as the server may have it.
+    /// Returns an event as the server may receive it: redacted if its sender is erased and the
+    /// server was not in the room at that time.
     pub(crate) async fn apply(
         &mut self,
         event_id: &OwnedEventId,
@@ -106,7 +109,7 @@ impl Eraser<'_> {
         let room = self.room(room_id).await?;
         let stay = room.view().servers.get(self.server).copied();
         let was_there = match stay {
-            // 0: memory cannot tell since when.
+            // The value 0 means that memory does not know since when.
             Some(stay) if stay.since != 0 => stay.since <= position,
             _ => {
                 let state = self.reader.state.state_at(&room, position).await?;
@@ -122,7 +125,7 @@ impl Eraser<'_> {
     }
 }
 
-/// Returns whether a state event stays as it is.
+/// Returns whether a state event is never redacted.
 fn is_kept(pdu: &Pdu) -> bool {
     if pdu.state_key.is_none() {
         return false;

@@ -1,4 +1,5 @@
-//! Inviting users of other servers: their server signs the invitation before it comes into the room.
+//! Invites users of other servers: their server signs the invitation before it is stored in the
+//! room.
 //!
 //! [Inviting to a room](https://spec.matrix.org/v1.19/server-server-api/#inviting-to-a-room)
 
@@ -17,19 +18,18 @@ use crate::{
     rooms::{Help, NewEvent, Received, Room},
 };
 
-/// An invitation that another server has to take before it comes into the room.
+/// An invitation that another server has to sign before it is stored in the room.
 #[derive(Debug)]
 pub struct DraftInvitation {
-    /// The room.
     pub room: Arc<Room>,
     /// The event, signed by this server.
     pub event: Signed,
-    /// What the invited may know of the room.
+    /// The state of the room that the invited user may see.
     pub room_state: Vec<Box<RawValue>>,
 }
 
 impl ResidentServer {
-    /// Makes an invitation for the server of the invited to sign.
+    /// Makes an invitation for the invited user's server to sign.
     ///
     /// # Errors
     ///
@@ -40,7 +40,8 @@ impl ResidentServer {
         event: NewEvent,
     ) -> Result<DraftInvitation> {
         let room = self.memory.room_of_member(room_id).await?;
-        // The room goes on while the other server thinks about it: then the invitation stands beside what comes.
+        // The room continues while the other server decides: the invitation then becomes a fork of
+        // the graph.
         let tip = room.tip.lock().await.clone();
         if tip.state.membership(&event.sender) != MembershipState::Join {
             return Err(Error::forbidden("you are not in this room"));
@@ -70,14 +71,14 @@ impl ResidentServer {
         })
     }
 
-    /// Takes an invitation into its room that the server of the invited has signed.
+    /// Stores an invitation in its room after the invited user's server has signed it.
     ///
     /// # Errors
     ///
-    /// [`Error::Forbidden`] when the room does not allow it any more.
+    /// [`Error::Forbidden`] when the room no longer allows it.
     pub async fn accept_invitation(&self, invitation: Verified) -> Result<OwnedEventId> {
         let event_id = invitation.pdu().event_id.clone();
-        // It was made here.
+        // This server made the event, so it also sends it to the others.
         let help = Help {
             is_passed_on: true,
             ..Help::default()
@@ -97,7 +98,7 @@ impl ResidentServer {
                 Err(Error::Forbidden(reason))
             }
             Received::Missing { .. } => Err(Error::Unavailable(
-                "events of the room are missing".to_owned(),
+                "events of the room are missing, try again later".to_owned(),
             )),
         }
     }

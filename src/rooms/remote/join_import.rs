@@ -1,4 +1,5 @@
-//! Taking over a room that another server let a user of this one into: its state, and what that rests on.
+//! Imports a room that a user of this server joins through another server: its state and the auth
+//! chain of that state.
 //!
 //! [Joining rooms](https://spec.matrix.org/v1.19/server-server-api/#joining-rooms)
 
@@ -34,32 +35,33 @@ use crate::{
     },
 };
 
-/// How often it is tried again because memory was wrong about the room.
+/// The number of attempts to import a room. An attempt fails when the room in memory was out of
+/// date.
 const ATTEMPTS: usize = 3;
-/// State events of a room, and events that these rest on.
+/// The largest number of state events of a room, together with the events of their auth chain.
 const MAX_EVENTS: usize = 500_000;
 
-/// What a server answers that lets a user into a room.
+/// The answer of a server that lets a user into a room.
 #[derive(Debug)]
 pub struct Import {
-    /// The server.
     pub origin: OwnedServerName,
-    /// The version that the room is said to have.
+    /// The version that the server claims for the room.
     pub version: RoomVersionId,
-    /// The join, as that server signed it.
+    /// The join event, as that server signed it.
     pub join: Verified,
-    /// The state before it.
+    /// The state before the join.
     pub state: Vec<Verified>,
-    /// What that state and the join rest on.
+    /// The auth chain of that state and of the join.
     pub auth_chain: Vec<Verified>,
 }
 
-/// How a join came into its room.
+/// The way in which a join came into its room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Imported {
-    /// The room was taken over.
+    /// The room was imported.
     New,
-    /// This server was in it already, or again: the join stands in it as any other event.
+    /// This server was already in the room, or has returned meanwhile: the join is stored as any
+    /// other event.
     Known,
 }
 
@@ -73,21 +75,21 @@ fn first_version() -> RoomVersionId {
     RoomVersionId::V1
 }
 
-/// A state that was checked.
+/// A join and the checked state before it.
 struct Taken {
     join: Verified,
     state: StateMap,
 }
 
 impl JoinImport {
-    /// Takes over a room, or comes back into one after a time in which nobody of this server was in it.
+    /// Imports a room, or returns to one after a time in which no user of this server was in it.
     ///
-    /// State events that the events do not allow by which they say to be allowed are left out.
+    /// Leaves out state events that their own auth events do not allow.
     ///
     /// # Errors
     ///
-    /// [`Error::Forbidden`] when the answer does not allow the join, or is not about the room;
-    /// [`Error::UnsupportedRoomVersion`]; [`Error::TooLarge`].
+    /// [`Error::Forbidden`] when the state in the answer does not allow the join, or belongs to
+    /// another room; [`Error::UnsupportedRoomVersion`]; [`Error::TooLarge`].
     #[tracing::instrument(skip_all, fields(room_id = %import.join.pdu().room_id), err(level = "debug"))]
     pub async fn import(&self, import: Import) -> Result<Imported> {
         self.tasks
@@ -99,7 +101,9 @@ impl JoinImport {
 
     async fn import_now(&self, import: Import) -> Result<Imported> {
         if import.state.len() + import.auth_chain.len() > MAX_EVENTS {
-            return Err(Error::TooLarge("the room has too much state".to_owned()));
+            return Err(Error::TooLarge(
+                "the room has too many state events".to_owned(),
+            ));
         }
         let rules = matrix::rules(&import.version).ok_or_else(|| {
             Error::UnsupportedRoomVersion(format!("version {} is not supported", import.version))
@@ -119,7 +123,9 @@ impl JoinImport {
                 continue;
             }
             if room.version != version && tip.snapshot != 0 {
-                return Err(Error::forbidden("the room has another version here"));
+                return Err(Error::forbidden(
+                    "this server knows the room with another version",
+                ));
             }
             if !room.view().local_members.is_empty() {
                 drop(tip);
@@ -141,12 +147,12 @@ impl JoinImport {
             return Ok(Imported::New);
         }
         Err(Error::Unavailable(
-            "the room cannot be joined now".to_owned(),
+            "the room cannot be joined now, try again later".to_owned(),
         ))
     }
 
-    /// Notes of which version a room is that this server was never in: whoever told of it before, with an invitation or
-    /// an answer that did not hold, may have said anything.
+    /// Stores the version of a room that this server was never in. The version stored before came
+    /// with an invitation or a failed join, and may have been wrong.
     async fn correct_version(&self, room: &Room, version: &RoomVersionId) -> Result<()> {
         let mut tx = self.db.write().await?;
         room_table::set_version(&mut tx, room.num, version.as_str()).await?;
@@ -155,7 +161,7 @@ impl JoinImport {
         tx.commit().await
     }
 
-    /// Checks that it is a user of this server who joins.
+    /// Checks that the joining user belongs to this server.
     fn check_join(&self, import: &Import) -> Result<()> {
         let pdu = import.join.pdu();
         let is_join = pdu.member() == Some(&*pdu.sender)
@@ -164,7 +170,9 @@ impl JoinImport {
         if is_join {
             return Ok(());
         }
-        Err(Error::forbidden("that is no join of a user of this server"))
+        Err(Error::forbidden(
+            "the event is not a join of a user of this server",
+        ))
     }
 
     async fn join_known(
@@ -187,12 +195,12 @@ impl JoinImport {
                 Err(Error::Forbidden(reason))
             }
             Received::Missing { .. } => Err(Error::Unavailable(
-                "events of the room are missing".to_owned(),
+                "events of the room are missing, try again later".to_owned(),
             )),
         }
     }
 
-    /// Checks the state of a room, each event by those that it names, and the join by all of it.
+    /// Checks each state event of a room by its auth events, and the join by the whole state.
     async fn check_state(
         &self,
         num: RoomNum,
@@ -232,10 +240,12 @@ impl JoinImport {
                         .insert(pdu.clone())
                         .is_some_and(|held| held.event_id != id) =>
                 {
-                    return Err(Error::forbidden("the state says the same thing twice"));
+                    return Err(Error::forbidden(
+                        "the state has two events with the same type and state key",
+                    ));
                 }
                 Some(_) => {}
-                None => tracing::debug!(event_id = %id, "a state event is left out"),
+                None => tracing::debug!(event_id = %id, "left out an unusable state event"),
             }
         }
         check_create(&state, &import.version)?;
@@ -251,7 +261,7 @@ impl JoinImport {
         Ok((state, checked))
     }
 
-    /// Makes a state the room's own, and the join its newest event.
+    /// Makes a state the current state of the room, and the join its newest event.
     async fn take_over(
         &self,
         room: &Arc<Room>,
@@ -266,7 +276,7 @@ impl JoinImport {
             let mut placed = nodes.iter().filter(|node| node.state.is_some());
             !placed.any(|node| node.event_id == *id)
         });
-        // Of what was said before, this server may once learn more.
+        // Backfill may later add events from before the join.
         tx.leave_room(GAP);
         let snapshot = tx.position();
         tx.publish(snapshot, Change::Imported { room: room.num });
@@ -304,7 +314,8 @@ impl JoinImport {
         };
         append(&self.log, &mut tx, room, &mut next, accepted).await?;
         let pending = tx.release()?;
-        // Whoever waits for the lock is to load the room anew, and that can be done once it is on disk.
+        // Everyone who waits for the lock must load the room again, which is possible once it is on
+        // disk.
         let durable = pending.durable().await;
         room.stale.store(true, Ordering::SeqCst);
         drop(tip);
@@ -312,7 +323,7 @@ impl JoinImport {
     }
 }
 
-/// Checks that a state begins with the creation of a room of this version.
+/// Checks that a state has a create event with the expected room version.
 fn check_create(state: &StateMap, version: &RoomVersionId) -> Result<()> {
     let create = state.get(&StateEventType::RoomCreate, "");
     let create = create.filter(|create| create.kind == TimelineEventType::RoomCreate);
@@ -322,6 +333,6 @@ fn check_create(state: &StateMap, version: &RoomVersionId) -> Result<()> {
         return Ok(());
     }
     Err(Error::forbidden(
-        "the room has another version than it was said to have",
+        "the create event has another room version than announced",
     ))
 }

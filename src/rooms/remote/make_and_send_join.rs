@@ -1,4 +1,5 @@
-//! Letting users of other servers in and out: templates for them to sign, and taking what they signed.
+//! Lets users of other servers join, leave and knock: makes event templates for their servers to
+//! sign, and accepts the signed events.
 //!
 //! [Joining rooms](https://spec.matrix.org/v1.19/server-server-api/#joining-rooms)
 
@@ -24,34 +25,31 @@ use crate::{
     },
 };
 
-/// What a user of another server asks for.
+/// The kind of request that a user of another server makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Handshake {
-    /// To come in.
+    /// To join the room.
     Join,
-    /// To go, to turn an invitation down, or to take a knock back.
+    /// To leave it, reject an invitation, or withdraw a knock.
     Leave,
-    /// To be invited.
+    /// To request an invitation.
     Knock,
 }
 
-/// An event for another server to sign.
+/// An event template for another server to sign.
 #[derive(Debug)]
 pub struct Offer {
-    /// The version of the room.
     pub version: RoomVersionId,
     /// The event, without hashes and signatures.
     pub event: Box<RawValue>,
 }
 
-/// A user of another server, who asks for something.
+/// A user of another server who wants to join, leave or knock.
 #[derive(Clone, Debug)]
 pub struct Applicant {
-    /// The server that asks.
+    /// The server that makes the request.
     pub origin: OwnedServerName,
-    /// The user.
     pub user_id: OwnedUserId,
-    /// The room.
     pub room_id: OwnedRoomId,
 }
 
@@ -66,15 +64,16 @@ impl Handshake {
 }
 
 impl ResidentServer {
-    /// Makes the event with which a user of another server comes into a room, leaves it, or knocks.
+    /// Makes the event template with which a user of another server joins a room, leaves it, or
+    /// knocks.
     ///
-    /// `supported` are the room versions that the other server can handle; empty for all.
+    /// `supported` are the room versions that the other server supports; empty for all.
     ///
     /// # Errors
     ///
     /// [`Error::NotFound`] when this server is not in the room; [`Error::IncompatibleRoomVersion`];
     /// [`Error::Forbidden`] with the rule that refuses it; [`Error::UnableToAuthoriseJoin`] and
-    /// [`Error::UnableToGrantJoin`] where another server may know better.
+    /// [`Error::UnableToGrantJoin`] when another server may be able to let the user in.
     pub async fn make_event(
         &self,
         handshake: Handshake,
@@ -83,7 +82,7 @@ impl ResidentServer {
     ) -> Result<Offer> {
         if applicant.user_id.server_name() != applicant.origin {
             return Err(Error::forbidden(
-                "the invited user does not belong to the requesting server",
+                "the user does not belong to the requesting server",
             ));
         }
         let room = self.memory.resident(&applicant.room_id).await?;
@@ -132,7 +131,8 @@ impl ResidentServer {
         })
     }
 
-    /// Returns the user of this server who lets somebody into a restricted room; `None` where nobody has to.
+    /// Returns the user of this server who authorises a join to a restricted room; `None` if nobody
+    /// has to.
     async fn who_lets_in(
         &self,
         room: &Room,
@@ -167,18 +167,19 @@ impl ResidentServer {
         }
         let authoriser = authoriser(room, state).ok_or_else(|| {
             Error::UnableToGrantJoin(
-                "nobody of this server who may invite is in the room".to_owned(),
+                "no user of this server who may invite is in the room".to_owned(),
             )
         })?;
         Ok(Some(authoriser))
     }
 
-    /// Checks an event that another server signed for a user of its own, and signs it, too, where a user of this
-    /// server lets them in. Its signatures are to be verified after.
+    /// Checks an event that another server signed for its user, and also signs it if a user of this
+    /// server authorises the join. Its signatures must be verified afterwards.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidParam`] when it is not what was asked for; as [`Rooms::make_event`] else.
+    /// [`Error::InvalidParam`] when the event does not match the request; otherwise the same as for
+    /// [`ResidentServer::make_event`].
     pub async fn countersign(
         &self,
         handshake: Handshake,
@@ -205,12 +206,14 @@ impl ResidentServer {
         Ok(object)
     }
 
-    /// Takes an event that another server signed for a user of its own into the room; returns the state before it.
+    /// Stores an event that another server signed for its user in the room; returns the state
+    /// before it.
     ///
     /// # Errors
     ///
-    /// [`Error::Forbidden`] with the rule that refuses it; [`Error::InvalidParam`] when it follows events that are not
-    /// here, as no event does that was made here.
+    /// [`Error::Forbidden`] with the rule that refuses it; [`Error::InvalidParam`] when it follows
+    /// events that this server does not have, which is never true of an event made from its
+    /// template.
     pub async fn accept_signed(
         &self,
         handshake: Handshake,
@@ -245,13 +248,13 @@ impl ResidentServer {
                 Err(Error::Forbidden(reason))
             }
             (Received::Missing { .. }, _) => Err(Error::invalid_param(
-                "the event names events that are not known here",
+                "the event follows events that this server does not know",
             )),
         }
     }
 }
 
-/// Checks that an event is what a user of another server asked for.
+/// Checks that a signed event matches the request of the user of another server.
 fn check_form(
     handshake: Handshake,
     applicant: &Applicant,
@@ -273,11 +276,12 @@ fn check_form(
         return Ok(());
     }
     Err(Error::invalid_param(
-        "the event is not what the server may send for its user",
+        "the event does not match the request in its type, room, sender, state key or membership",
     ))
 }
 
-/// The state of a room that whoever is not in it may know, and the servers that are: for those who knock.
+/// Returns whether state of a type may be shown to users who knock or are invited, and to their
+/// servers.
 pub(crate) fn is_told_to_strangers(kind: &StateEventType) -> bool {
     matches!(
         kind,
@@ -292,7 +296,7 @@ pub(crate) fn is_told_to_strangers(kind: &StateEventType) -> bool {
 }
 
 impl ResidentServer {
-    /// Returns what of a room's state whoever knocks may know.
+    /// Returns the stripped state of a room for a user who knocks.
     ///
     /// [Stripped state](https://spec.matrix.org/v1.19/client-server-api/#stripped-state)
     pub fn knock_state(&self, state: &StateMap) -> Vec<Box<RawValue>> {
@@ -303,7 +307,7 @@ impl ResidentServer {
         told.map(|pdu| matrix::stripped(pdu)).collect()
     }
 
-    /// Returns which events of a room's state whoever knocks, or is invited, may know.
+    /// Returns the ids of the state events that a user who knocks or is invited may see.
     pub fn told_to_strangers(&self, state: &StateMap) -> Vec<OwnedEventId> {
         let told = state.iter().filter(|pdu| {
             pdu.state_key.as_deref() == Some("") && is_told_to_strangers(&pdu.state_type())

@@ -1,4 +1,4 @@
-//! What whoever fetches missing events of a room has to know: where the room stands, and what of it is here.
+//! Finds out which events of a room are already stored, for the code that fetches missing events.
 
 use std::collections::HashSet;
 
@@ -7,7 +7,7 @@ use ruma::OwnedEventId;
 use super::EventReceiver;
 use crate::{error::Result, rooms::memory::room::Room, storage::rooms::event_graph};
 
-/// Ids in one query.
+/// The number of ids in one query.
 const CHUNK: usize = 500;
 
 impl EventReceiver {
@@ -24,7 +24,7 @@ impl EventReceiver {
         Ok(unknown.cloned().collect())
     }
 
-    /// Returns those of some events that are in a room, with the state after them.
+    /// Returns those of some events that are stored in a room with the state after them.
     pub async fn placed(&self, room: &Room, ids: &[OwnedEventId]) -> Result<HashSet<OwnedEventId>> {
         let mut placed: HashSet<String> = HashSet::new();
         for chunk in ids.chunks(CHUNK) {

@@ -1,4 +1,4 @@
-//! Rooms shared with other servers: events that they send, and answers to their requests.
+//! Rooms shared with other servers: receives the events that they send, and answers their requests.
 
 pub(crate) mod backfill;
 pub(crate) mod erased_users;
@@ -39,7 +39,7 @@ pub struct RemoteMemberships {
     log: EventLog,
 }
 
-/// Takes the events that other servers send.
+/// Receives the events that other servers send.
 #[derive(Clone)]
 pub struct EventReceiver {
     db: Db,
@@ -50,7 +50,7 @@ pub struct EventReceiver {
     remote_memberships: RemoteMemberships,
 }
 
-/// Takes over the state of rooms that users of this server join through other servers.
+/// Imports the state of rooms that users of this server join through other servers.
 #[derive(Clone)]
 pub struct JoinImport {
     db: Db,
@@ -61,7 +61,7 @@ pub struct JoinImport {
     receiver: EventReceiver,
 }
 
-/// Answers to servers whose users join, leave or knock, or are invited.
+/// Answers servers whose users join, leave or knock, or are invited.
 #[derive(Clone)]
 pub struct ResidentServer {
     clock: Clock,

@@ -1,7 +1,8 @@
-//! What the federation sender reads of rooms: which events go out, to which servers, and who came into a room.
+//! Reads events for the federation sender: the events to send, their destinations, and the members
+//! who joined a room.
 //!
-//! Only what comes from here goes out: events that were made here, and those that others gave to this server to send
-//! on. By which a user of this server came into a room through another server, that one tells the others.
+//! This server sends only the events that it made, and those that other servers gave to it to send
+//! on. A user's join through another server is sent to the others by that server.
 
 use std::{collections::BTreeSet, ops::RangeInclusive};
 
@@ -26,68 +27,66 @@ use crate::{
     },
 };
 
-/// An event that other servers are to be sent.
+/// An event to send to other servers.
 #[derive(Debug)]
 pub struct Outgoing {
-    /// Its position in the journal, from which the next ones are read.
+    /// Its position in the journal; the next page starts after it.
     pub position: Position,
-    /// Its room.
     pub room: RoomNum,
-    /// Its id.
     pub event_id: OwnedEventId,
-    /// The event as servers exchange it.
+    /// The event in federation format.
     pub json: Box<RawValue>,
-    /// To which servers it goes.
+    /// The servers to send it to.
     pub servers: Vec<OwnedServerName>,
 }
 
-/// Somebody came into a room, or changed how they are shown in it.
+/// A user who joined a room, or changed their profile in it.
 #[derive(Clone, Debug)]
 pub struct Arrival {
     /// The position of the member event.
     pub position: Position,
-    /// The room.
     pub room: RoomNum,
-    /// Who.
+    /// The user.
     pub user_id: OwnedUserId,
 }
 
-/// A part of what goes out.
+/// A page of outgoing events.
 #[derive(Debug, Default)]
 pub struct OutgoingPage {
     /// The events, in order.
     pub events: Vec<Outgoing>,
-    /// Who came into which room meanwhile, wherever they are from.
+    /// The members who joined rooms meanwhile, from any server.
     pub arrivals: Vec<Arrival>,
-    /// The position up to which everything was looked at.
+    /// The position up to which all events were read.
     pub up_to: Position,
-    /// Whether that is all there was.
+    /// Whether there are no more events.
     pub is_all: bool,
 }
 
-/// A part of what goes out from one room to one server.
+/// A page of the outgoing events of one room to one server.
 #[derive(Debug, Default)]
 pub struct RoomPage {
     /// The events, in order.
     pub events: Vec<Outgoing>,
-    /// The place from which on the next part is read; `None` after the last.
+    /// The position at which the next page starts; `None` after the last page.
     pub next: Option<Position>,
 }
 
-/// Events looked at for one page.
+/// The number of events read for one page.
 const CHUNK: i64 = 500;
-/// Events of one room added to a sync response for one page.
+/// The number of events of one room read for one page.
 const OF_ROOM: i64 = 200;
-/// Members who are read at once.
+/// The number of members in one query.
 const MEMBERS: i64 = 5_000;
 
 impl FederationReader {
-    /// Returns the events after a position that other servers are to be sent.
+    /// Returns the events after a position that are to be sent to other servers.
     ///
-    /// A server gets what was said while it was in the room, and the event by which it left. Servers that are in the
-    /// room now stand for those that were when the event was sent, unless it is known that they came after it.
+    /// A server receives the events sent while it was in the room, and the event by which it left.
+    /// The servers that are in the room now count as the servers at the time of the event, except
+    /// those known to have joined after it.
     pub async fn outgoing(&self, after: Position) -> Result<OutgoingPage> {
-        // Whoever was woken by a commit that is still being told is to find it.
+        // A caller woken by a commit must find it, even while the commit is still being published.
         let up_to = {
             let journal = self.db.journal();
             let _still = journal.still();
@@ -120,7 +119,7 @@ impl FederationReader {
                 continue;
             }
             let servers = match self.memory.room_by_number(room).await {
-                // It was deleted.
+                // The room was deleted.
                 Err(Error::NotFound(_)) => continue,
                 room => self.destinations(&*room?, &pdu, position),
             };
@@ -137,11 +136,11 @@ impl FederationReader {
         Ok(page)
     }
 
-    /// Returns the events of a room from a place on that a server is to be sent.
+    /// Returns the events of a room from a position on that are to be sent to a server.
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`] when the room is gone.
+    /// [`Error::NotFound`] when the room was deleted.
     pub async fn outgoing_of_room(
         &self,
         room: RoomNum,
@@ -169,13 +168,14 @@ impl FederationReader {
         Ok(page)
     }
 
-    /// Returns the newest events of a room, for a server that missed more than it is sent one by one: those on which
-    /// the next event will build, or else the newest of the places missed that it is to be sent. Only the newest of
-    /// these places are looked at: there may be others where nothing is returned.
+    /// Returns the newest events of a room, for a server that missed more than it is sent one by
+    /// one: the forward extremities of the room, or else the newest of the missed events that are
+    /// for this server. Reads only the newest of the missed positions: the result can be empty
+    /// although older events were missed.
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`] when the room is gone.
+    /// [`Error::NotFound`] when the room was deleted.
     pub async fn newest_outgoing(
         &self,
         room: RoomNum,
@@ -187,7 +187,7 @@ impl FederationReader {
         let mut conn = self.db.read().await?;
         if room.view().servers.contains_key(server) {
             let row = room_table::get(&mut conn, room.num).await?;
-            let row = row.ok_or_else(|| Error::not_found("the room is gone"))?;
+            let row = row.ok_or_else(|| Error::not_found("the room was deleted"))?;
             let ids: Vec<String> = serde_json::from_str(&row.forward_extremities)?;
             let nodes = event_graph::nodes(&mut conn, &ids).await?;
             let mut newest = Vec::new();
@@ -224,7 +224,7 @@ impl FederationReader {
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`] when the room is gone.
+    /// [`Error::NotFound`] when the room was deleted.
     pub async fn has_server(&self, room: RoomNum, server: &ServerName) -> Result<bool> {
         let room = self.memory.room_by_number(room).await?;
         Ok(room.view().servers.contains_key(server))
@@ -234,7 +234,7 @@ impl FederationReader {
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`] when the room is gone.
+    /// [`Error::NotFound`] when the room was deleted.
     pub async fn other_servers(&self, room: RoomNum) -> Result<Vec<OwnedServerName>> {
         let room = self.memory.room_by_number(room).await?;
         let view = room.view();
@@ -250,7 +250,7 @@ impl FederationReader {
         let mut servers = BTreeSet::new();
         for room in self.memory.of_user(user).await?.joined() {
             match self.other_servers(room).await {
-                // It was deleted meanwhile.
+                // The room was deleted meanwhile.
                 Err(Error::NotFound(_)) => {}
                 others => servers.extend(others?),
             }
@@ -258,7 +258,7 @@ impl FederationReader {
         Ok(servers)
     }
 
-    /// Returns the other servers with which users of this one share rooms.
+    /// Returns the other servers that share rooms with users of this server.
     pub async fn servers_with_us(&self) -> Result<BTreeSet<OwnedServerName>> {
         let (mut servers, mut after) = (BTreeSet::new(), 0);
         loop {
@@ -281,7 +281,8 @@ impl FederationReader {
         }
     }
 
-    /// Returns an event as it goes out to a server, if it does.
+    /// Returns an event in the form in which it is sent to a server, or `None` if it is not for
+    /// that server.
     fn for_server(&self, room: &Room, row: Sent, server: &ServerName) -> Result<Option<Outgoing>> {
         if !row.goes_out {
             return Ok(None);
@@ -293,10 +294,11 @@ impl FederationReader {
         Ok(is_meant.then(|| outgoing(room, (position, pdu.event_id, json), server)))
     }
 
-    /// Returns the servers that an event of a room goes to: those in the room, and that of the user whom it is about.
+    /// Returns the destinations of an event: the servers in the room, and the server of the user
+    /// whose membership it changes.
     ///
-    /// An invitation to a user of a server outside the room has gone there by `/invite`: such a server cannot check an
-    /// event in a transaction.
+    /// An invitation of a user on a server outside the room was already sent there by `/invite`:
+    /// such a server cannot check an event in a transaction.
     fn destinations(&self, room: &Room, pdu: &Pdu, position: Position) -> Vec<OwnedServerName> {
         let (own, sender) = (self.memory.server_name(), pdu.sender.server_name());
         let is_other = |server: &OwnedServerName| server != own && server != sender;

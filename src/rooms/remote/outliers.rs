@@ -1,4 +1,5 @@
-//! Events that are known without a place: those by which others are allowed, and states that another server tells.
+//! Stores outliers, which have no place in the timeline: auth events, and states that another
+//! server sends.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -18,32 +19,33 @@ use crate::{
     },
 };
 
-/// Outliers stored in one turn of the journal.
+/// The number of outliers stored in one transaction.
 const CHUNK: usize = 500;
 
-/// What became of an event that was to be stored as an outlier.
+/// The outcome for an event that was to be stored as an outlier.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outlier {
-    /// It is allowed by the events that it names.
+    /// Its auth events allow it.
     Accepted,
-    /// It is not, for this reason.
+    /// Its auth events do not allow it, for this reason.
     Rejected(String),
-    /// It was not stored: these of the events that it names are neither here nor among those that came with it.
+    /// It was not stored: these auth events are neither stored nor among those that arrived with
+    /// it.
     Missing(Vec<OwnedEventId>),
 }
 
-/// Events that came together, in an order in which each follows those that allow it.
+/// Checked outliers, ordered so that each follows its auth events.
 pub(crate) struct Checked {
-    /// Those that can be stored.
+    /// The events that can be stored.
     pub(crate) events: Vec<(Verified, Status)>,
-    /// What became of each.
+    /// The outcome for each event.
     pub(crate) outcomes: BTreeMap<OwnedEventId, Outlier>,
 }
 
 impl EventReceiver {
-    /// Stores events of a room without a place, as far as it can be told whether they are allowed.
+    /// Stores events of a room as outliers, if all their auth events are known.
     ///
-    /// Events that are known already stay as they are.
+    /// Does not change events that are already stored.
     pub async fn store_outliers(
         &self,
         room: &Room,
@@ -61,7 +63,8 @@ impl EventReceiver {
         Ok(checked.outcomes)
     }
 
-    /// Returns the events that allow others, as far as they are stored, and those of the others that are.
+    /// Returns the stored auth events of some events, and those of the events themselves that are
+    /// already stored.
     pub(crate) async fn known_auth_events(
         &self,
         room: RoomNum,
@@ -87,7 +90,8 @@ impl EventReceiver {
         Ok(known)
     }
 
-    /// Stores outliers, some at a time: they change nothing yet, so a crash in between does no harm.
+    /// Stores outliers in several transactions: a crash between two of them does no harm, because
+    /// nothing depends on them yet.
     pub(crate) async fn store_checked(
         &self,
         room: RoomNum,
@@ -102,8 +106,8 @@ impl EventReceiver {
     }
 }
 
-/// Checks events by the events that they name, those first that others name: many take their time, in which others go
-/// on.
+/// Checks events by their auth events, in an order in which the auth events come first. Runs on a
+/// blocking thread, because many events take long to check.
 pub(crate) async fn check(
     rules: &RoomVersionRules,
     events: Vec<Verified>,
@@ -122,7 +126,7 @@ fn check_all(rules: &RoomVersionRules, events: Vec<Verified>, mut known: KnownEv
         let pdu = event.pdu();
         if let Some(stored) = known.get(&pdu.event_id) {
             let outcome = if stored.rejected {
-                Outlier::Rejected("it was rejected before".to_owned())
+                Outlier::Rejected("the event was rejected before".to_owned())
             } else {
                 Outlier::Accepted
             };
@@ -162,7 +166,8 @@ fn allowed(rules: &RoomVersionRules, pdu: &Pdu, known: &KnownEvents) -> Result<(
     matrix::authorize_by_auth_events(pdu, rules, &auth_events)
 }
 
-/// Returns the create event of the room, where events rest on it without naming it.
+/// Returns the create event of the room, in room versions in which events depend on it without
+/// naming it.
 fn create_of(rules: &RoomVersionRules, pdu: &Pdu) -> Option<OwnedEventId> {
     let is_unnamed = rules.authorization.room_create_event_id_as_room_id
         && pdu.kind != TimelineEventType::RoomCreate;
@@ -170,7 +175,7 @@ fn create_of(rules: &RoomVersionRules, pdu: &Pdu) -> Option<OwnedEventId> {
     OwnedEventId::try_from(id).ok()
 }
 
-/// Returns events so that each stands after those among them that it names.
+/// Orders events so that each comes after its auth events.
 fn in_auth_order(events: Vec<Verified>) -> Vec<Verified> {
     let mut waiting: HashMap<OwnedEventId, Verified> = HashMap::with_capacity(events.len());
     let mut ids = Vec::with_capacity(events.len());
@@ -182,7 +187,7 @@ fn in_auth_order(events: Vec<Verified>) -> Vec<Verified> {
         ));
         waiting.insert(id, event);
     }
-    // Since version 12, nobody names the create event, on which all rest.
+    // Since version 12, no event names the create event, although all depend on it.
     ids.sort_by_key(|(is_later, _)| *is_later);
     let mut ordered = Vec::with_capacity(waiting.len());
     let mut begun: HashSet<OwnedEventId> = HashSet::new();

@@ -1,6 +1,8 @@
-//! Receiving events of other servers: the checks that need the room, and where the event stands in it.
+//! Receives events of other servers: runs the checks that need the room, and finds the place of the
+//! event in it.
 //!
-//! What is missing to check an event is named in the answer; who asked fetches it and comes again.
+//! If events are missing that a check needs, the answer names them; the caller fetches them and
+//! tries again.
 //!
 //! [Checks performed on receipt of a PDU](https://spec.matrix.org/v1.19/server-server-api/#checks-performed-on-receipt-of-a-pdu)
 
@@ -34,48 +36,52 @@ use crate::{
     },
 };
 
-/// How often an event is tried again because memory was wrong about the room.
+/// The number of attempts to store an event. An attempt fails when the room in memory was out of
+/// date.
 const ATTEMPTS: usize = 4;
 
-/// What became of an event of another server.
+/// The outcome for an event that another server sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Received {
     /// It is in the room.
     Accepted,
-    /// It is allowed where it stands, but not by the present state, for this reason: nobody is shown it.
+    /// The state before it allows it, but the current state does not, for this reason: no client
+    /// sees it.
     SoftFailed(String),
-    /// It is not allowed, for this reason. It is kept, so that what rests on it is refused, too.
+    /// It is not allowed, for this reason. It is stored, so that events which depend on it are
+    /// refused, too.
     Rejected(String),
-    /// It was here before.
+    /// It was already stored.
     Duplicate,
-    /// Nothing yet: events are missing that it takes to say.
+    /// Nothing is decided yet, because events that the checks need are missing.
     Missing {
-        /// Those of the events that it follows, of which this server does not know the state after them.
+        /// The missing events among those that it follows: this server does not know the state
+        /// after them.
         prev: Vec<OwnedEventId>,
-        /// Those of the events that allow it.
+        /// The missing events among its auth events.
         auth: Vec<OwnedEventId>,
     },
 }
 
-/// An event of which it is decided what becomes of it: that lasts when it is on disk.
+/// An event whose outcome is decided, but permanent only once it is on disk.
 #[must_use = "nothing may be answered before it is durable"]
 pub struct Taken {
     received: Received,
-    /// Unless nothing was stored.
+    /// `None` if nothing was stored.
     pending: Option<Pending>,
 }
 
 impl Taken {
-    /// Returns what becomes of the event.
+    /// Returns the outcome for the event.
     pub fn received(&self) -> &Received {
         &self.received
     }
 
-    /// Returns what became of the event, when that is on disk.
+    /// Waits until the event is on disk, and returns its outcome.
     ///
     /// # Errors
     ///
-    /// When it could not be written.
+    /// When the event could not be written.
     pub async fn durable(self) -> Result<Received> {
         if let Some(pending) = self.pending {
             pending.durable().await?;
@@ -85,7 +91,7 @@ impl Taken {
 }
 
 impl From<Received> for Taken {
-    /// What is on disk already, or leaves no trace there.
+    /// Wraps an outcome that is on disk already, or that stores nothing.
     fn from(received: Received) -> Self {
         Self {
             received,
@@ -94,27 +100,27 @@ impl From<Received> for Taken {
     }
 }
 
-/// What another server said about an event, beside the event.
+/// Facts about an event that came from other servers besides the event itself.
 #[derive(Clone, Debug, Default)]
 pub struct Help {
-    /// The state before it, which has to be stored: for an event that follows one that cannot be had. Of two events
-    /// for the same type and key, the latter counts.
+    /// The state before it, for an event that follows one which cannot be fetched. These events
+    /// have to be stored. If two have the same type and state key, the later one counts.
     pub state_before: Option<Vec<OwnedEventId>>,
-    /// Nobody has those of the events that allow it which are missing: it is to be rejected.
+    /// No server has its missing auth events: it must be rejected.
     pub auth_events_are_lost: bool,
-    /// The policy server of the room does not recommend it: it is to be soft-failed.
+    /// The policy server of the room does not recommend it: it must be soft-failed.
     pub is_not_recommended: bool,
-    /// It was signed for this server to send it on.
+    /// It was signed so that this server sends it on to the other servers.
     pub(crate) is_passed_on: bool,
 }
 
 impl EventReceiver {
-    /// Takes an event of another server into its room, if the rules allow it.
+    /// Stores an event of another server in its room, if the rules allow it.
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`] when this server is not in the room; [`Error::Forbidden`] when the room shuts out the
-    /// server that sends the event.
+    /// [`Error::NotFound`] when this server is not in the room; [`Error::Forbidden`] when the
+    /// server ACL of the room denies the server that sends the event.
     pub async fn receive(
         &self,
         origin: &ServerName,
@@ -124,11 +130,12 @@ impl EventReceiver {
         self.take(origin, event, help).await?.durable().await
     }
 
-    /// As [`Rooms::receive`], but does not wait for the disk: the events that follow need not, either.
+    /// Does the same as [`EventReceiver::receive`], but does not wait for the disk: the events that
+    /// follow do not need to wait, either.
     ///
     /// # Errors
     ///
-    /// As [`Rooms::receive`].
+    /// The same as for [`EventReceiver::receive`].
     #[tracing::instrument(skip_all, fields(event_id = %event.pdu().event_id), err(level = "debug"))]
     pub async fn take(&self, origin: &ServerName, event: Verified, help: Help) -> Result<Taken> {
         let num = self.memory.number(&event.pdu().room_id).await?;
@@ -142,26 +149,27 @@ impl EventReceiver {
             .await
     }
 
-    /// Checks that an event that was here before was accepted then.
+    /// Checks that an event which this server already has was accepted.
     ///
     /// # Errors
     ///
-    /// [`Error::Forbidden`] where it was not.
+    /// [`Error::Forbidden`] when it was soft-failed or rejected.
     pub async fn check_accepted(&self, event_id: &EventId) -> Result<()> {
         let mut conn = self.db.read().await?;
         let nodes = event_graph::nodes(&mut conn, [event_id.as_str()]).await?;
         if nodes.iter().any(|node| node.status() == Status::Accepted) {
             return Ok(());
         }
-        Err(Error::forbidden("the room did not allow the event before"))
+        Err(Error::forbidden("the room has already refused this event"))
     }
 
-    /// Says that events follow in a moment, which shall come to the disk together with those that were taken.
+    /// Announces that more events follow in a moment, so that they are written to the disk together
+    /// with those received before.
     pub fn more_to_come(&self) -> Intent {
         self.db.journal().intent()
     }
 
-    /// Takes an event; returns what became of it, when that is on disk, and the state before it.
+    /// Receives an event; returns its outcome, once that is on disk, and the state before it.
     pub(crate) async fn receive_now(
         &self,
         num: RoomNum,
@@ -184,7 +192,7 @@ impl EventReceiver {
         let mut look = Look::AtTheTip;
         for _ in 0..ATTEMPTS {
             let room = self.memory.room_by_number(num).await?;
-            // Others of this room wait for its lock: their events shall come into one batch with this one.
+            // Other events of this room wait for its lock: they must enter one batch with this one.
             let intent = self.db.journal().intent();
             let tip = room.tip.lock().await;
             if room.is_stale() {
@@ -213,15 +221,15 @@ impl EventReceiver {
                 let pending = stored;
                 return Ok((Taken { received, pending }, before));
             }
-            // It was known, or the room had to be loaded anew.
+            // It was known, or the room had to be loaded again.
             look = Look::Around;
         }
         Err(Error::Unavailable(
-            "the database does not accept the event".to_owned(),
+            "the event could not be stored, try again later".to_owned(),
         ))
     }
 
-    /// Stores an event that was judged; returns `None` if it has to be judged once more.
+    /// Stores a checked event; returns `None` if it has to be checked once more.
     async fn store(
         &self,
         room: &Arc<Room>,
@@ -251,7 +259,7 @@ impl EventReceiver {
         Ok(Some(pending))
     }
 
-    /// Stores an event in a turn of the journal; returns its position, or `None` if it was known.
+    /// Stores an event in a write transaction; returns its position, or `None` if it was known.
     async fn store_in(
         &self,
         tx: &mut WriteTx,
@@ -291,7 +299,7 @@ impl EventReceiver {
     }
 }
 
-/// Checks that a room does not shut out a server.
+/// Checks that the server ACL of a room does not deny a server.
 ///
 /// [Server ACLs](https://spec.matrix.org/v1.19/server-server-api/#server-access-control-lists-acls)
 pub(crate) fn check_acl(state: &StateMap, server: &ServerName) -> Result<()> {
@@ -303,8 +311,8 @@ pub(crate) fn check_acl(state: &StateMap, server: &ServerName) -> Result<()> {
     )))
 }
 
-/// Returns the server ACL of a room. Where it is malformed, each field and each entry counts by itself: a room that
-/// shuts servers out does not let them in because of a mistake elsewhere.
+/// Returns the server ACL of a room. If it is malformed, each valid field and entry still counts: a
+/// room that denies servers must not let them in because of a mistake elsewhere in the ACL.
 fn server_acl(state: &StateMap) -> Option<RoomServerAclEventContent> {
     let content: Map<String, Value> = state.content(&StateEventType::RoomServerAcl)?;
     let list = |name: &str| -> Vec<String> {

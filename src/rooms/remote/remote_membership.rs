@@ -1,7 +1,8 @@
-//! Users of this server and rooms that nobody here is in: invitations, knocks, and turning either down.
+//! Memberships of this server's users in rooms that no user of this server is in: invitations,
+//! knocks, and their withdrawal.
 //!
-//! Such a room is known by number, and has neither events nor state here. What the user may know of it came with the
-//! invitation.
+//! Such a room has a number here, but neither events nor state. All that the user may know about it
+//! came with the invitation.
 //!
 //! [Inviting to a room](https://spec.matrix.org/v1.19/server-server-api/#inviting-to-a-room)
 
@@ -29,37 +30,38 @@ use crate::{
     },
 };
 
-/// What may be known of a room from outside, at most: so many pieces of state, and so many bytes, all in all. They stay
-/// in memory.
+/// The largest number of stripped state events stored for a room, and their largest total size.
+/// They are held in memory.
 const MAX_STRIPPED: usize = 100;
 const MAX_STRIPPED_BYTES: usize = 65_535;
 
-/// A member event of a user of this server, and what came with it of a room that nobody here is in.
+/// A member event of a user of this server in a room that no user of this server is in, with the
+/// stripped state that came with it.
 #[derive(Debug)]
 pub struct FromOutside {
-    /// The version of the room.
     pub version: RoomVersionId,
-    /// The event.
+    /// The member event.
     pub event: Verified,
-    /// Stripped state.
     pub stripped_state: Vec<Box<RawValue>>,
 }
 
-/// What is looked at of stripped state.
+/// The part of a stripped state event that is read.
 #[derive(Deserialize)]
 struct Sent {
     sender: Option<OwnedUserId>,
 }
 
 impl RemoteMemberships {
-    /// Takes an invitation that another server sends to a user of this one, and signs it.
+    /// Stores an invitation that another server sends to a user of this server, and signs it.
     ///
-    /// Where this server is in the room, the invitation is only signed: it comes into the room by itself.
+    /// If this server is in the room, the invitation is only signed: it arrives in the room as any
+    /// other event.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidParam`] when it is none, or not for a user of this server; [`Error::Forbidden`] when the room
-    /// shuts out the server; [`Error::InviteBlocked`] when the user takes no invitations.
+    /// [`Error::InvalidParam`] when the event is not an invitation of a user of this server;
+    /// [`Error::Forbidden`] when the room's ACL denies the server; [`Error::InviteBlocked`] when
+    /// the user accepts no invitations.
     pub async fn receive_invitation(
         &self,
         origin: &ServerName,
@@ -99,22 +101,22 @@ impl RemoteMemberships {
         match user_id.filter(|_| is_right) {
             Some(user_id) => Ok(user_id.to_owned()),
             None => Err(Error::invalid_param(
-                "the membership is not invite of a user of this server",
+                "the event is not an invitation of a user of this server",
             )),
         }
     }
 
-    /// Notes that a user of this server has knocked on a room that nobody here is in.
+    /// Stores the knock of a user of this server on a room that no user of this server is in.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidParam`] when the event is no knock of a user of this server.
+    /// [`Error::InvalidParam`] when the event is not a knock of a user of this server.
     pub async fn store_knock(&self, knock: FromOutside) -> Result<()> {
         let pdu = knock.event.pdu();
         let is_own = pdu.member() == Some(&*pdu.sender) && self.memory.is_local(&pdu.sender);
         if !is_own || pdu.membership() != Some(MembershipState::Knock) {
             return Err(Error::invalid_param(
-                "that is no knock of a user of this server",
+                "the event is not a knock of a user of this server",
             ));
         }
         let json = knock.event.json().to_owned();
@@ -125,8 +127,9 @@ impl RemoteMemberships {
             .await
     }
 
-    /// Notes that a user of this server has left a room that nobody here is in: an invitation is turned down, or a
-    /// knock taken back. `leave` is the event that says so, if some server of the room took it.
+    /// Records that a user of this server has left a room that no user of this server is in: they
+    /// reject an invitation or withdraw a knock. `leave` is the leave event, if a server in the
+    /// room accepted one.
     ///
     /// # Errors
     ///
@@ -153,13 +156,15 @@ impl RemoteMemberships {
         leave: Option<Verified>,
     ) -> Result<()> {
         let room = self.memory.room_by_number(num).await?;
-        // Nobody may come into the room meanwhile.
+        // Nobody may join the room meanwhile.
         let _tip = room.tip.lock().await;
         let user = self.memory.user_number(&user_id).await?;
         let user = user.ok_or_else(|| Error::forbidden("you were never in that room"))?;
         let membership = self.memory.of_user(user).await?.membership(num);
         if !matches!(membership, MembershipState::Invite | MembershipState::Knock) {
-            return Err(Error::forbidden("you are not invited to that room"));
+            return Err(Error::forbidden(
+                "you have neither an invitation to that room nor a knock on it",
+            ));
         }
         let event = match (leave, self.access.membership_event(num, user).await?) {
             (Some(leave), _) => Some(leave.into_parts()),
@@ -189,13 +194,15 @@ impl RemoteMemberships {
         tx.commit().await
     }
 
-    /// Takes back an invitation, or turns down a knock, as a server says that is in the room.
+    /// Ends an invitation or a knock when a server in the room sends the leave event.
     ///
-    /// Nobody here can say whether the room allows it; so it has to be who invited, and to rest on the very invitation.
+    /// This server cannot check whether the room allows it. An invitation can therefore only be
+    /// withdrawn by its sender, and the leave event must name the invitation or the knock as an
+    /// auth event.
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`] when the event is about something else.
+    /// [`Error::NotFound`] when the event does not end an invitation or a knock.
     pub(crate) async fn retract(&self, room: &Room, event: &Verified) -> Result<()> {
         let pdu = event.pdu();
         let not_here = || Error::not_found("this server is not in the room");
@@ -228,7 +235,8 @@ impl RemoteMemberships {
             .await
     }
 
-    /// Returns the event by which a user left a room that they only saw from outside, as clients see it.
+    /// Returns the event by which a user left a room that this server was not in, as clients see
+    /// it.
     pub async fn leave_from_outside(
         &self,
         room: &Room,
@@ -247,7 +255,8 @@ impl RemoteMemberships {
         }))
     }
 
-    /// Makes the event by which a user turns down what no server of the room could be told of: nobody else sees it.
+    /// Makes a leave event that only this server sees, for when no server of the room could be
+    /// reached.
     fn own_leave(&self, room: &Room, asked: &Pdu, user_id: &UserId) -> Result<(Pdu, String)> {
         // Before version 3, events name others with their hashes, and have an id of their own.
         let follows = match &asked.reference_hash {
@@ -269,7 +278,7 @@ impl RemoteMemberships {
         Pdu::from_object(&object, &room.rules)
     }
 
-    /// Returns the servers of whom a user knows from outside that they made the room what it is.
+    /// Returns the servers of the senders of a room's stripped state, as a user received it.
     pub async fn servers_from_outside(
         &self,
         room_id: &RoomId,
@@ -288,7 +297,7 @@ impl RemoteMemberships {
         Ok(servers.collect())
     }
 
-    /// Returns the number of a room, and notes the room if nobody here has heard of it.
+    /// Returns the number of a room; stores the room first if it is new here.
     pub(crate) async fn known_room(
         &self,
         room_id: &ruma::RoomId,
@@ -351,7 +360,7 @@ impl RemoteMemberships {
     }
 }
 
-/// Stores an event without a place; returns the position at which it is.
+/// Stores an event as an outlier; returns its position.
 async fn store_outlier(tx: &mut WriteTx, room: RoomNum, pdu: &Pdu, json: &str) -> Result<i64> {
     if let Some(known) = events::any(tx, pdu.event_id.as_str()).await? {
         return Ok(known.position);

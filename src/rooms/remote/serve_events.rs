@@ -1,4 +1,4 @@
-//! Telling other servers of the events of a room, as far as they may see them.
+//! Serves events of a room to other servers, if they may see them.
 //!
 //! [Retrieving events](https://spec.matrix.org/v1.19/server-server-api/#retrieving-events)
 
@@ -25,27 +25,27 @@ use crate::{
     },
 };
 
-/// Events told at once.
+/// The largest numbers of events in one answer.
 const MAX_BACKFILL: usize = 100;
 const MAX_MISSING: usize = 50;
-/// Events that one request names.
+/// The largest number of events that one request names.
 const MAX_NAMED: usize = 50;
-/// Events that are looked at for one made at a time.
+/// The number of events considered for the one closest to a time.
 const LOOKED_AT: i64 = 100;
-/// States kept while one answer is made.
+/// The number of states cached while one answer is made.
 const MAX_STATES: usize = 8;
 
-/// Which events are looked for, by walking back.
+/// Parameters of a walk back through the event graph.
 struct Walk {
     start: Vec<OwnedEventId>,
-    /// Where it ends: these, and what lies behind them, are known.
+    /// The walk stops here: these events, and those before them, are known.
     ends: HashSet<OwnedEventId>,
     min_depth: u64,
     limit: usize,
 }
 
 impl FederationReader {
-    /// Returns an event for a server that is in its room, redacted if that server may not see it.
+    /// Returns an event to a server that is in its room, redacted if that server may not see it.
     ///
     /// # Errors
     ///
@@ -90,7 +90,7 @@ impl FederationReader {
         )?)?)
     }
 
-    /// Returns whether a server may see an event: some user of it may.
+    /// Returns whether a server may see an event, which is so when one of its users may.
     async fn may_see(
         &self,
         room: &Room,
@@ -102,7 +102,7 @@ impl FederationReader {
         let pdu = pdu_of(node)?;
         let is_open = matches!(visibility, Visibility::WorldReadable | Visibility::Shared);
         let Some(snapshot) = snapshot else {
-            // It is part of a state, and told with it anyway.
+            // It is part of a state, and is served with the state anyway.
             return Ok(pdu.state_key.is_some() && pdu.room_id == room.room_id);
         };
         if is_open || pdu.sender.server_name() == origin {
@@ -111,7 +111,7 @@ impl FederationReader {
         if !states.contains_key(&snapshot) {
             let mut conn = self.db.read().await?;
             let state = state_map(&mut conn, snapshot).await?;
-            // The events of one answer stand close together, mostly with the same few states before them.
+            // The events of one answer are close together in the graph: most share a few states.
             if states.len() >= MAX_STATES {
                 states.clear();
             }
@@ -128,7 +128,7 @@ impl FederationReader {
                 is_theirs && pdu.membership().is_some_and(|is| wanted.contains(&is))
             })
         };
-        // A server sees what it takes to come in itself.
+        // A server sees the member events of its own users, which it needs to join.
         let is_own = pdu
             .member()
             .is_some_and(|user| user.server_name() == origin);
@@ -137,7 +137,8 @@ impl FederationReader {
             || (visibility == Visibility::Invited && is(&[MembershipState::Invite])))
     }
 
-    /// Returns events and those that precede them, for a server that is in the room: the newest first.
+    /// Returns events and those that precede them, for a server that is in the room: the newest
+    /// first.
     pub async fn backfill_for(
         &self,
         room: &Room,
@@ -187,7 +188,7 @@ impl FederationReader {
         Ok(events)
     }
 
-    /// Walks back along what events follow, the deepest first.
+    /// Walks back along `prev_events`, the deepest event first.
     async fn walk(
         &self,
         room: &Room,
@@ -230,7 +231,8 @@ impl FederationReader {
         Ok(found)
     }
 
-    /// Returns the event closest to a time that a server may see, not after it or not before it, and when it was made.
+    /// Returns the event closest to a time that a server may see, in the given direction, and its
+    /// `origin_server_ts`.
     ///
     /// # Errors
     ///

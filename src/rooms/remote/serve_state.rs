@@ -1,4 +1,4 @@
-//! Telling other servers of a room: its state, and what that rests on.
+//! Serves the state of rooms and its auth chain to other servers.
 //!
 //! [Retrieving events](https://spec.matrix.org/v1.19/server-server-api/#retrieving-events)
 
@@ -24,28 +24,29 @@ use crate::{
     storage::rooms::{event_graph, events},
 };
 
-/// Events of an auth chain that are told at most.
+/// The largest number of events in an auth chain.
 const MAX_CHAIN: usize = 500_000;
-/// Ids in one query.
+/// The number of ids in one query.
 const CHUNK: usize = 500;
-/// Answers with a whole state, or all that something rests on, that one server gets at once, and how many more it may
-/// wait for; and those that are looked up at once, whoever asks.
+/// Limits for answers with a whole state or auth chain: the number that one server reads at once,
+/// the number that it may wait for besides, and the number of auth chains that are looked up at
+/// once for all servers.
 const AT_ONCE: usize = 3;
 const LATER: usize = 20;
 const CHAINS_AT_ONCE: usize = 4;
-/// In what time a server should have read such an answer.
+/// The time in which a server must read such an answer.
 const READ_WITHIN: Duration = Duration::from_mins(3);
-/// When a server may ask again that waits for too many.
+/// The time after which a server may try again if it waits for too many answers.
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(5);
-/// Members that stand for a room without a name.
+/// The largest number of members shown instead of the name of a room without one.
 const HEROES: usize = 5;
 
-/// A state of a room, and all that it rests on.
+/// The state of a room, and its auth chain.
 #[derive(Clone, Debug, Default)]
 pub struct StateAnswer {
     /// The state events.
     pub state: Vec<OwnedEventId>,
-    /// The events that allow these, and those that allow them in turn.
+    /// The events that allow these, and the events that allow those in turn.
     pub auth_chain: Vec<OwnedEventId>,
     /// Whether members were left out.
     pub members_omitted: bool,
@@ -53,14 +54,15 @@ pub struct StateAnswer {
     pub servers_in_room: Vec<OwnedServerName>,
 }
 
-/// The turn of a server to be told much, until the answer is read, which ends with this. Whoever does not read it, as
-/// after a connection broke off, has the next turn after a while.
+/// The turn of a server to read a large answer. It ends when this value is dropped after the answer
+/// was read. If the answer is never read, for example because a connection broke off, the next turn
+/// starts after a while.
 #[derive(Debug)]
 pub struct TurnToBeTold {
     _told: oneshot::Sender<()>,
 }
 
-/// Who is told much of rooms now.
+/// Limits on large answers to other servers.
 pub(crate) struct Serving {
     turns: Turns<OwnedServerName>,
     chains: Semaphore,
@@ -76,7 +78,7 @@ impl Default for Serving {
 }
 
 impl FederationReader {
-    /// Waits for the turn of a server to be told a state of a room, or all that something rests on.
+    /// Waits for the turn of a server to read the state of a room, or an auth chain.
     ///
     /// # Errors
     ///
@@ -101,10 +103,10 @@ impl FederationReader {
         Ok(TurnToBeTold { _told: telling })
     }
 
-    /// Returns the state before a join, and all that the state and the join rest on.
+    /// Returns the state before a join, and the auth chain of the state and the join.
     ///
-    /// With `omit_members`, of the members only those are told whom the room cannot be shown without, and nothing is
-    /// told twice.
+    /// With `omit_members`, includes only the members without which the room cannot be shown, and
+    /// no event twice.
     pub async fn join_answer(
         &self,
         (join, before): (&Pdu, &StateMap),
@@ -138,7 +140,7 @@ impl FederationReader {
         Ok(answer)
     }
 
-    /// Returns the state before an event, and all that it rests on.
+    /// Returns the state before an event, and its auth chain.
     ///
     /// # Errors
     ///
@@ -170,7 +172,7 @@ impl FederationReader {
         let snapshot =
             snapshot.ok_or_else(|| Error::not_found("the state before the event is not known"))?;
         {
-            // All who ask for the present state share what is in memory.
+            // All requests for the current state share the copy in memory.
             let view = room.view();
             if view.snapshot == snapshot {
                 return Ok(view.state.clone());
@@ -179,7 +181,7 @@ impl FederationReader {
         state_map(&mut tx, snapshot).await
     }
 
-    /// Returns all that an event rests on.
+    /// Returns the auth chain of an event.
     ///
     /// # Errors
     ///
@@ -201,7 +203,7 @@ impl FederationReader {
         Ok(chain.into_iter().collect())
     }
 
-    /// Returns all that events rest on; `state` is what is in memory already.
+    /// Returns the auth chain of events; `state` holds events that are in memory already.
     async fn auth_chain<'a>(
         &self,
         state: &StateMap,
@@ -216,7 +218,7 @@ impl FederationReader {
         for pdu in events {
             next.extend(pdu.auth_events.iter().cloned());
         }
-        // Since version 12, nobody names the create event, on which all rest.
+        // Since version 12, no event names the create event, although all depend on it.
         let create = state.get(&StateEventType::RoomCreate, "");
         next.extend(create.map(|create| create.event_id.clone()));
         while !next.is_empty() && chain.len() < MAX_CHAIN {
@@ -237,7 +239,8 @@ impl FederationReader {
         Ok(chain)
     }
 
-    /// Returns events as a server may have them, in the same order; what is not here is left out.
+    /// Returns events as a server may receive them, in the same order; leaves out events that are
+    /// not stored.
     pub async fn jsons(
         &self,
         server: &ServerName,
@@ -262,7 +265,7 @@ impl FederationReader {
         Ok(jsons)
     }
 
-    /// Returns the servers in a room: those of whose users somebody has joined.
+    /// Returns the servers in a room: those with a joined user.
     pub async fn servers_in(&self, room_id: &RoomId) -> Result<Vec<OwnedServerName>> {
         let room = self.memory.room(room_id).await?;
         let view = room.view();
@@ -270,7 +273,7 @@ impl FederationReader {
     }
 }
 
-/// Returns the servers of whose users somebody has joined.
+/// Returns the servers that have a joined user in a state.
 fn servers(state: &StateMap) -> Vec<OwnedServerName> {
     let members = state.of_type(&StateEventType::RoomMember);
     let joined = members.filter(|pdu| pdu.membership() == Some(MembershipState::Join));
@@ -279,7 +282,7 @@ fn servers(state: &StateMap) -> Vec<OwnedServerName> {
     servers.into_iter().collect()
 }
 
-/// Returns the members that stand for a room that has no name.
+/// Returns the heroes: the members whose names are shown for a room without a name.
 fn heroes(state: &StateMap, joiner: &UserId) -> Vec<Arc<Pdu>> {
     let has = |kind: &StateEventType| state.get(kind, "").is_some();
     if has(&StateEventType::RoomName) || has(&StateEventType::RoomCanonicalAlias) {

@@ -11,11 +11,13 @@ use crate::{
 };
 
 impl FederationReader {
-    /// Checks that another server is in a room of this server, and that its ACL does not deny it.
+    /// Returns a room of this server after checking that another server is in it, and that the
+    /// room's ACL does not deny that server.
     ///
     /// # Errors
     ///
-    /// [`Error::Forbidden`] when it is not; [`Error::NotFound`] when this server is not.
+    /// [`Error::Forbidden`] when the other server is not in the room or is denied;
+    /// [`Error::NotFound`] when this server is not in it.
     pub async fn shared_room(&self, origin: &ServerName, room_id: &RoomId) -> Result<Arc<Room>> {
         let room = self.room_open_to(origin, room_id).await?;
         if !room.view().servers.contains_key(origin) {
@@ -28,7 +30,8 @@ impl FederationReader {
     ///
     /// # Errors
     ///
-    /// [`Error::Forbidden`] when the ACL denies it; [`Error::NotFound`] when this server is not in it.
+    /// [`Error::Forbidden`] when the ACL denies the other server; [`Error::NotFound`] when this
+    /// server is not in the room.
     pub async fn room_open_to(&self, origin: &ServerName, room_id: &RoomId) -> Result<Arc<Room>> {
         let room = self.memory.resident(room_id).await?;
         check_acl(&room.view().state, origin)?;

@@ -1,4 +1,5 @@
-//! Events of other servers that were answered for, and wait for what they lack: they outlive the server's run.
+//! Stores events of other servers that this server has acknowledged but cannot process yet, because
+//! other events are missing. They survive a restart.
 
 use std::sync::Arc;
 
@@ -14,24 +15,22 @@ use crate::{
     },
 };
 
-/// Events read at once.
+/// The largest number of events in one page.
 const PAGE: i64 = 50;
 
-/// An event that waits.
+/// An event that waits to be processed.
 #[derive(Debug)]
 pub struct Arrived {
-    /// Its place among those that wait.
+    /// Its position among the waiting events.
     pub position: Position,
-    /// The room.
     pub room: RoomNum,
-    /// The server that sent it.
     pub origin: OwnedServerName,
-    /// The event as it came.
+    /// The event as it was received.
     pub json: Box<RawValue>,
 }
 
 impl EventReceiver {
-    /// Keeps events that wait; returns their places.
+    /// Stores waiting events and returns their positions.
     pub async fn keep_arrived(
         &self,
         origin: &ServerName,
@@ -53,7 +52,7 @@ impl EventReceiver {
         Ok(positions)
     }
 
-    /// Forgets events that wait no more.
+    /// Removes events that no longer wait.
     pub async fn forget_arrived(&self, positions: &[Position]) -> Result<()> {
         if positions.is_empty() {
             return Ok(());
@@ -63,7 +62,7 @@ impl EventReceiver {
         tx.commit().await
     }
 
-    /// Returns some of the events that wait after a place, the oldest first.
+    /// Returns a page of the events that wait after a position, the oldest first.
     pub async fn arrived(&self, after: Position) -> Result<Vec<Arrived>> {
         let rows = {
             let mut conn = self.db.read().await?;

@@ -1,4 +1,4 @@
-//! In whatever order events come, the state before each is the same.
+//! The state before each event is the same for every order in which the events arrive.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -7,7 +7,7 @@ use rand::{Rng, SeedableRng, rngs::StdRng, seq::SliceRandom};
 use super::{importing::Abroad, remote::Line, *};
 use crate::matrix::Verified;
 
-/// Events after the join, some of which stand side by side.
+/// Random events after the join, some of them on parallel lines.
 struct Story {
     abroad: Abroad,
     random: StdRng,
@@ -69,7 +69,7 @@ impl Story {
         }
     }
 
-    /// Makes an event at a place, whether or not it is allowed there.
+    /// Makes a random event at the end of a line, whether or not it is allowed there.
     fn happens(&mut self, line: &Line) -> Verified {
         let (sender, other) = (self.someone(), self.someone());
         let mark = self.events.len();
@@ -111,7 +111,7 @@ impl Story {
         there.makes(room, line, event, content)
     }
 
-    /// Lets things happen side by side, until one event follows all of them.
+    /// Adds two parallel lines of events, and then one event that follows both.
     async fn goes_on(&mut self) {
         let start = self.abroad.house.line(&self.abroad.id()).await;
         for _ in 0..2 {
@@ -138,7 +138,7 @@ impl Story {
         self.abroad.house.receives(&self.abroad.there, event).await
     }
 
-    /// Tells another server the same story in another order.
+    /// Sends the same events to another server in another order.
     async fn retold(&mut self) -> House {
         let house = self.abroad.house.twin().await;
         house
@@ -153,7 +153,7 @@ impl Story {
         let mut tries = 0;
         while let Some(event) = waiting.pop_front() {
             tries += 1;
-            assert!(tries < 5_000, "the story does not end");
+            assert!(tries < 5_000, "some events stay missing");
             let received = house.receives(&self.abroad.there, &event).await;
             if matches!(received, Received::Missing { .. }) {
                 waiting.push_back(event);
@@ -162,7 +162,7 @@ impl Story {
         house
     }
 
-    /// Compares the states before the events that both servers have; returns how many these are.
+    /// Compares the states before the events that both servers have. Returns the number of these events.
     async fn compare(&self, one: &House, other: &House) -> usize {
         let mut compared = 0;
         for event in &self.events {

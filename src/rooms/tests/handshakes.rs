@@ -1,4 +1,4 @@
-//! Letting users of other servers in and out.
+//! Joins, leaves and knocks of users of other servers.
 
 use ruma::{canonical_json::CanonicalJsonObject, signatures::PublicKeyMap};
 
@@ -8,7 +8,7 @@ use super::{
 };
 use crate::matrix::{StateMap, Verified};
 
-/// A house with a room, and a server that wants something of it.
+/// A server with a room, and another server whose user joins, leaves or knocks.
 struct Door {
     house: House,
     there: Remote,
@@ -243,7 +243,7 @@ async fn an_answer_without_members_names_the_servers_and_keeps_what_it_rests_on(
     let member = |who: &UserId| before.member(who).unwrap().event_id.clone();
     assert!(
         partial.state.contains(&member(&bob())),
-        "a hero stands for the name"
+        "the members that name the room are kept"
     );
     assert!(!of_named.state.contains(&member(&bob())));
     assert!(of_named.auth_chain.contains(&member(&alice())));
@@ -355,7 +355,7 @@ async fn who_is_banned_meanwhile_does_not_come_in() {
     let ban = door.house.becomes(&id, alice(), eve, Action::Ban);
     ban.await.unwrap();
 
-    // Nor if they come again with what was refused.
+    // Sending the refused event again does not help.
     for _ in 0..2 {
         let refused = door.sends(Handshake::Join, door.signs(&offer)).await;
         assert!(matches!(refused, Err(Error::Forbidden(_))));
@@ -471,7 +471,7 @@ async fn what_was_sent_here_and_what_was_signed_for_here_goes_out() {
     assert!(!sent.contains(&&hi.pdu().event_id));
     assert!(!sent.contains(&&join.pdu().event_id));
     assert_eq!(page.events[0].servers, ["there"]);
-    // The server of the invited has the invitation already, and cannot check it in a transaction.
+    // The invited user's server has the invitation already, and cannot check it in a transaction.
     assert_eq!(page.events[1].servers, ["there"]);
     assert!(
         door.house

@@ -1,4 +1,4 @@
-//! Taking over rooms of other servers.
+//! Importing rooms of other servers.
 
 use std::collections::HashMap;
 
@@ -8,7 +8,7 @@ use super::{
 };
 use crate::matrix::Verified;
 
-/// A room on another server, which a user of this one is about to join.
+/// A room on another server that a user of this server is about to join.
 pub(crate) struct Abroad {
     pub(crate) house: House,
     pub(crate) there: Remote,
@@ -58,7 +58,7 @@ impl Abroad {
         self.happens("m.room.message", None, text(body))
     }
 
-    /// Returns the join of a user of the house, signed by the house.
+    /// Returns the join of a user of this server, signed by this server.
     pub(crate) fn join_of(&self, user_id: &UserId) -> Verified {
         let event = (user_id, "m.room.member", Some(user_id.as_str()));
         let content = json!({"membership": "join"});
@@ -98,7 +98,7 @@ impl Abroad {
         imported
     }
 
-    /// Lets a user of the house leave, of which the other server hears.
+    /// Lets a user of this server leave, and adds the leave to the line of the other server.
     async fn leaves(&mut self, user_id: &UserId) {
         let (id, user_id) = (self.id(), user_id.to_owned());
         let leaving = self
@@ -414,5 +414,5 @@ async fn the_join_by_which_a_room_was_taken_over_is_for_the_other_server_to_tell
     let sent: Vec<_> = page.events.iter().map(|sent| &sent.event_id).collect();
     assert_eq!(sent, [&hello.unwrap()]);
     let came: Vec<_> = page.arrivals.iter().map(|came| &came.user_id).collect();
-    assert_eq!(came, [&alice()], "its devices are for this one to tell");
+    assert_eq!(came, [&alice()], "this server sends the device lists of the user");
 }

@@ -1,4 +1,4 @@
-//! Invitations to rooms that nobody here is in.
+//! Invitations to rooms without members of this server.
 
 use super::{
     remote::{Line, Remote, RemoteRoom},
@@ -36,7 +36,7 @@ impl Outside {
         self.there.makes(&self.room, &self.line, event, content)
     }
 
-    /// Returns the event by which carol takes an invitation back.
+    /// Returns the event with which carol retracts an invitation.
     fn retracts(&self, whom: &UserId, invitation: &Verified) -> Verified {
         let mut line = self.line.clone();
         line.state

@@ -8,7 +8,7 @@ use crate::matrix::Verified;
 
 const MESSAGE: &str = "m.room.message";
 
-/// A house and another server, which share a room.
+/// This server and another one, which share a room.
 struct Shared {
     house: House,
     there: Remote,
@@ -69,7 +69,7 @@ impl Shared {
         name.await.unwrap_or_default()
     }
 
-    /// Lets Dora do what a level allows.
+    /// Gives Dora a power level.
     async fn promotes(&self, level: i64) {
         let levels = json!({"users": {"@alice:here": 100, &self.dora: level}});
         self.alice_sets(&StateEventType::RoomPowerLevels, levels)
@@ -173,7 +173,7 @@ async fn an_event_may_follow_one_that_was_rejected() {
         shared.state(&StateEventType::RoomTopic, "topic").await,
         None
     );
-    // It follows, by way of the one that was rejected, what the room knew.
+    // Through the rejected event it follows the extremities that the room had.
     assert_eq!(
         shared.extremities().await,
         std::slice::from_ref(&hello.pdu().event_id)
@@ -272,7 +272,7 @@ async fn an_auth_event_that_is_lost_rejects_the_event_and_one_that_comes_later_l
     assert_eq!(missing, wanted);
     assert!(matches!(rejected, Received::Rejected(_)));
     assert_eq!(again, wanted);
-    // It stands where the name is not changed yet: what allows it there is another event, but it is allowed.
+    // Its place is before the change of the name: another member event allows it there, but it is allowed.
     assert_eq!(shared.receives(&renamed).await, Received::Accepted);
     assert_eq!(shared.receives(&hello).await, Received::Accepted);
 }
@@ -368,7 +368,7 @@ async fn of_lines_with_states_of_their_own_more_than_can_be_followed_fail_softly
 
     assert!((20..60).contains(&accepted), "{accepted}");
     assert_eq!(shared.name().await, "new");
-    // What is sent from here names as many of them as an event can, until nothing stands beside it.
+    // Each event that is sent from here follows as many extremities as it can name, until one is left.
     let id = shared.id();
     for _ in 0..4 {
         shared.house.says(&id, alice(), "all", None).await.unwrap();
@@ -432,7 +432,7 @@ async fn a_ban_wins_over_what_the_banned_did_meanwhile() {
             .send(&shared.id(), ban)
             .await
             .unwrap();
-        // Who is banned goes on, where the ban is not known.
+        // The banned user continues on a line of events without the ban.
         let more = shared.sets(&after, "m.room.topic", "", json!({"topic": "more"}));
         let received = shared.receives(&more).await;
 

@@ -1,4 +1,4 @@
-//! Other servers, whose events are signed with keys of their own.
+//! Other servers, which sign events with their own keys.
 
 use ruma::{
     OwnedServerName,
@@ -18,7 +18,7 @@ pub(crate) struct Remote {
     pair: Ed25519KeyPair,
 }
 
-/// Where a server stands in a room: what its next event follows, and the state there.
+/// The end of a line of events in a room: the events that the next one follows, and the state there.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Line {
     pub(crate) state: StateMap,
@@ -59,7 +59,7 @@ impl Remote {
         object
     }
 
-    /// Makes an event at a place, with the events that should allow it there.
+    /// Makes an event at the end of a line, with the auth events that should allow it there.
     pub(crate) fn makes(
         &self,
         room: &RemoteRoom,
@@ -112,7 +112,7 @@ impl Remote {
         event
     }
 
-    /// Makes a room with a creator of this server; returns it, where it stands, and its events.
+    /// Makes a room with a creator of this server. Returns it with the end of its events, and the events.
     pub(crate) fn creates(&self, version: &str) -> (RemoteRoom, Line, Vec<Verified>) {
         let version = RoomVersionId::try_from(version).unwrap();
         let rules = matrix::rules(&version).unwrap();
@@ -163,7 +163,7 @@ impl RemoteRoom {
 }
 
 impl Line {
-    /// Returns where a server stands after an event.
+    /// Returns the line after one more event.
     pub(crate) fn after(&self, event: &Verified) -> Self {
         let mut state = self.state.clone();
         if event.pdu().state_key.is_some() {
@@ -184,7 +184,7 @@ impl House {
         [(self.rooms.memory.server_name().to_string(), of_server)].into()
     }
 
-    /// Returns where a room stands here.
+    /// Returns the end of the events of a room on this server.
     pub(crate) async fn line(&self, room_id: &RoomId) -> Line {
         let room = self.rooms.memory.room(room_id).await.unwrap();
         let tip = room.tip.lock().await;
@@ -242,7 +242,7 @@ impl House {
     }
 }
 
-/// Returns a message.
+/// Returns the content of a text message.
 pub(crate) fn text(body: &str) -> Value {
     json!({"msgtype": "m.text", "body": body})
 }

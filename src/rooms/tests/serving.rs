@@ -1,4 +1,4 @@
-//! What other servers are told of a room.
+//! The events and the state that other servers can read.
 
 use super::{
     remote::{Remote, RemoteRoom, text},

@@ -48,7 +48,7 @@ impl Unread {
         }
     }
 
-    /// Returns what an event adds to the unread counts of the members of a room.
+    /// Returns the increments that an event adds to the unread counts of the members of a room.
     pub(crate) async fn count_event(&self, room: &Room, tip: &Tip, pdu: &Pdu) -> Counting {
         let server_name: &ServerName = self.key.server_name();
         let rules = (&*self.push_rules, &*self.ignored_users);

@@ -1,8 +1,9 @@
-//! What a new event adds to unread counts.
+//! The increments that a new event adds to unread counts.
 //!
-//! Most members have the default push rules: for them the room keeps running counters, and a count is the
-//! difference to the place they have read to. Only those whom an event mentions, and those with rules of their
-//! own, are looked at one by one.
+//! Most members have the default push rules. For them the room keeps running counters, and an unread
+//! count is the difference between the counters now and at the place up to which the member has read.
+//! Push rules are evaluated one by one only for the users whom an event mentions, and for those with
+//! their own rules.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -27,7 +28,7 @@ use crate::{
     storage::{Change, Db, UserNum, users::account_data},
 };
 
-/// How many mentioned users of one event are looked at.
+/// The maximum number of mentioned users of one event whose push rules are evaluated.
 const MENTIONS: usize = 64;
 
 /// The account data type that holds push rules.
@@ -39,12 +40,13 @@ pub(crate) struct CustomRules {
     by_user: RwLock<HashMap<UserNum, Arc<Ruleset>>>,
 }
 
-/// What an event adds to the counts.
+/// The increments that an event adds to the counts.
 #[derive(Debug, Default)]
 pub(crate) struct Counting {
     pub(crate) notify: bool,
     pub(crate) mention: bool,
-    /// For whom it counts otherwise: what to add to notifications and highlights.
+    /// The users for whom it counts differently, with the numbers to add to notifications and to
+    /// highlights.
     pub(crate) exceptions: Vec<(OwnedUserId, i64, i64)>,
 }
 
@@ -60,7 +62,7 @@ struct PushRulesContent {
 }
 
 impl CustomRules {
-    /// Loads the rules of all who changed theirs.
+    /// Loads the rules of all users who changed theirs.
     pub(crate) async fn load(db: &Db) -> Result<Self> {
         let mut conn = db.read().await?;
         let rows = account_data::of_all_users(&mut conn, PUSH_RULES).await?;
@@ -74,13 +76,13 @@ impl CustomRules {
         Ok(rules)
     }
 
-    /// Remembers someone's rules, unless they are the usual ones.
+    /// Stores the rules of a user in memory, unless they are the default ones.
     fn set(&self, user: UserNum, content: &str, usual: Option<&Ruleset>) {
         let rules = serde_json::from_str::<PushRulesContent>(content)
             .ok()
             .map(|content| content.global);
         let mut by_user = self.by_user.write().unwrap_or_else(PoisonError::into_inner);
-        // Rules from before there were bounds count for nothing if they are beyond them.
+        // Rules that were stored before there were limits are ignored if they exceed the limits.
         let rules = rules.filter(|rules| matrix::check_push_rules(rules).is_ok());
         match rules {
             Some(rules) if usual.is_none_or(|usual| json(usual) != json(&rules)) => {
@@ -90,7 +92,7 @@ impl CustomRules {
         }
     }
 
-    /// Follows a change of someone's rules.
+    /// Applies a change of a user's rules.
     pub(crate) fn committed(&self, change: &Change) {
         if let Change::AccountData {
             user,
@@ -104,7 +106,7 @@ impl CustomRules {
         }
     }
 
-    /// Returns the members of a room who have rules of their own.
+    /// Returns the members of a room who have their own rules, with these rules.
     fn of_members(&self, room: &Room) -> Vec<(OwnedUserId, Arc<Ruleset>)> {
         let by_user = self.by_user.read().unwrap_or_else(PoisonError::into_inner);
         let view = room.view();
@@ -127,7 +129,7 @@ fn json(rules: &Ruleset) -> Option<serde_json::Value> {
     serde_json::to_value(rules).ok()
 }
 
-/// Returns what an event adds to the counts of the members of a room.
+/// Returns the increments that an event adds to the unread counts of the members of a room.
 pub(crate) async fn count(
     (rules, shields): (&CustomRules, &Shields),
     room: &Room,
@@ -184,7 +186,8 @@ pub(crate) async fn count(
     }
 }
 
-/// Returns whom an event mentions; where it has no `m.mentions`, the members whom its text names.
+/// Returns the users whom an event mentions. If it has no `m.mentions`, these are the members whom its
+/// text names.
 fn concerned(
     pdu: &Pdu,
     mentions: &Mentions,
@@ -235,7 +238,7 @@ fn add_exception(
     usual: Notice,
     own: Notice,
 ) {
-    // One's own events never count: sending moves one's read marker past them.
+    // A sender's own events never count: sending moves the sender's read marker past them.
     if usual != own && user_id != sender {
         exceptions.push((
             user_id.to_owned(),

@@ -1,8 +1,9 @@
-//! How far users have read: everything up to a place, and beyond it the main timeline and single threads.
+//! Read markers of users: one for everything up to a place, and beyond it others for the main timeline
+//! and for single threads.
 //!
-//! An event counts in its thread or in the main timeline, each of which has running counters. What a user has not
-//! read of the room is what the room's counters say since the place up to which everything was read, less what the
-//! markers of threads cover since then.
+//! An event counts in its thread or in the main timeline, and each of these has running counters. The
+//! unread count of a room is the growth of the room's counters since the place up to which everything
+//! was read, minus the part that the markers of threads cover since then.
 
 use ruma::OwnedEventId;
 
@@ -18,7 +19,7 @@ use crate::{
     },
 };
 
-/// Whose reading is noted, where, and at which position of the journal.
+/// The user and the room of a new read marker, and its position in the journal.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Reader {
     pub(crate) user: UserNum,
@@ -26,7 +27,7 @@ pub(crate) struct Reader {
     pub(crate) position: Position,
 }
 
-/// Notes that a user has read everything up to an event.
+/// Records that a user has read everything up to an event.
 pub(crate) async fn read_all(
     tx: &mut WriteTx,
     reader: Reader,
@@ -73,7 +74,7 @@ pub(crate) async fn read_all(
     Ok(())
 }
 
-/// Notes that a user has read a thread, or the main timeline, up to an event.
+/// Records that a user has read a thread, or the main timeline, up to an event.
 pub(crate) async fn read_thread(
     tx: &mut WriteTx,
     reader: Reader,
@@ -114,10 +115,10 @@ pub(crate) async fn read_thread(
     Ok(())
 }
 
-/// Notes that a user has read what stands before an event that the user sends.
+/// Records that a user has read the events before one that the user sends.
 ///
-/// Whoever joins begins with nothing unread. An event in a thread tells of that thread alone, and one of the main
-/// timeline of the main timeline.
+/// A user who joins begins with nothing unread. An event in a thread shows that the user has read that
+/// thread only, and an event in the main timeline that the user has read the main timeline only.
 pub(crate) async fn read_by_sending(
     tx: &mut WriteTx,
     reader: Reader,
@@ -129,7 +130,7 @@ pub(crate) async fn read_by_sending(
     if let Some(thread) = &event.thread {
         return read_thread(tx, reader, Some(&thread.root), event).await;
     }
-    // Memory follows the event itself.
+    // This publishes no change: memory updates the marker when it receives the event itself.
     let counters = event.counters() - event.threaded;
     unread_counts::mark_main_read(tx, reader.user, reader.room, (event.timeline, counters)).await
 }

@@ -1,4 +1,4 @@
-//! Receipts: who has read how far.
+//! Receipts, which show how far users have read.
 
 use ruma::{
     EventId, OwnedUserId,
@@ -16,29 +16,30 @@ use crate::{
     storage::{Change, Receipt, UserNum, WriteTx, rooms::receipts},
 };
 
-/// A receipt to be noted.
+/// A receipt to be stored.
 #[derive(Clone, Debug)]
 pub struct NewReceipt<'a> {
-    /// Who has read, by number.
+    /// The number of the user who has read.
     pub user: UserNum,
-    /// Who has read.
+    /// The id of the user who has read.
     pub user_id: &'a OwnedUserId,
     /// `m.read` or `m.read.private`.
     pub kind: &'a str,
     /// Empty for an unthreaded receipt, `main`, or the thread's root.
     pub thread: &'a str,
-    /// Up to which event.
+    /// The event up to which the user has read.
     pub event_id: &'a EventId,
-    /// When, in milliseconds since the Unix epoch; `None` is now.
+    /// The time of the receipt in milliseconds since the Unix epoch; `None` is now.
     pub ts: Option<i64>,
 }
 
 impl Unread {
-    /// Notes that a user has read a room up to an event. A receipt never goes back.
+    /// Records that a user has read a room up to an event. A receipt never moves back.
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`] when the room has no such event, [`Error::InvalidParam`] when it is of another thread.
+    /// [`Error::NotFound`] when the room has no such event; [`Error::InvalidParam`] when it belongs to
+    /// another thread.
     pub async fn receive_receipt(&self, room: &Room, new: NewReceipt<'_>) -> Result<()> {
         let event = self.timeline.find_event(room, new.event_id).await?;
         let event = event.ok_or_else(|| Error::not_found("the room has no such event"))?;
@@ -50,8 +51,8 @@ impl Unread {
         Ok(())
     }
 
-    /// Notes what users of another server have read of a room, in one turn. What is wrong with any of it is passed
-    /// over; returns the receipts whose events are not known here.
+    /// Stores receipts of users of another server for a room, in one transaction. Receipts that name the
+    /// wrong thread are ignored. Returns the receipts whose events are not known here.
     pub async fn receive_receipts<'a>(
         &self,
         room: &Room,
@@ -83,7 +84,8 @@ impl Unread {
         Ok(unknown)
     }
 
-    /// Moves a receipt forward, and with it what a user of this server has read; `false` if it was already as far.
+    /// Moves a receipt forward, and the read marker with it if the user belongs to this server. Returns
+    /// `false` if the receipt was already as far.
     async fn advance(
         &self,
         tx: &mut WriteTx,
@@ -138,9 +140,9 @@ impl Unread {
         Ok(true)
     }
 
-    /// Returns the thread of a receipt, if the event is of it.
+    /// Returns the thread of a receipt, if the event belongs to it.
     ///
-    /// [Threaded read receipts](https://spec.matrix.org/v1.19/client-server-api/#threaded-read-receipts)
+    /// See [Threaded read receipts](https://spec.matrix.org/v1.19/client-server-api/#threaded-read-receipts).
     async fn thread_of_receipt(
         &self,
         room: &Room,

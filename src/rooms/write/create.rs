@@ -1,4 +1,4 @@
-//! Creating a room: all its first events in one write, or nothing.
+//! Creates a room: all its first events are stored in one write, or nothing is.
 //!
 //! [`POST /createRoom`](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3createroom)
 
@@ -26,7 +26,7 @@ use crate::{
     storage::rooms::{aliases, room_table},
 };
 
-/// How often a room is built anew because its id is taken.
+/// The number of times that a room is built before the server gives up because the room id is always taken.
 pub(crate) const ATTEMPTS: i64 = 16;
 
 impl RoomCreation {
@@ -34,8 +34,8 @@ impl RoomCreation {
     ///
     /// # Errors
     ///
-    /// [`Error::UnsupportedRoomVersion`], [`Error::RoomInUse`] for a taken alias, [`Error::InvalidRoomState`] when
-    /// the wished-for state contradicts the rules of the room.
+    /// Returns [`Error::UnsupportedRoomVersion`], [`Error::RoomInUse`] if the alias is taken, and
+    /// [`Error::InvalidRoomState`] if the requested state contradicts the rules of the room.
     pub async fn create(&self, create: CreateRoom) -> Result<OwnedRoomId> {
         self.tasks
             .run_to_completion(self, async move |rooms: Self| {
@@ -51,8 +51,8 @@ impl RoomCreation {
         for event in &planned {
             self.log.check_invitation(event).await?;
         }
-        // From version 12 on the id is the hash of the create event: whoever creates two equal rooms within a
-        // millisecond would name them alike, were the second not a millisecond younger.
+        // From room version 12 on, the room id is the hash of the create event. A user who creates two equal rooms
+        // within a millisecond would get the same id twice, so the second room gets a later timestamp.
         for later in 0..ATTEMPTS {
             let timestamp = timestamp(self.clock.now_ms() + later);
             let (mut room, events) = self.build(&version, planned.clone(), timestamp).await?;
@@ -66,7 +66,7 @@ impl RoomCreation {
         Err(Error::internal("create a room", "its id is taken"))
     }
 
-    /// Builds a room's first events, and stores nothing.
+    /// Builds a room and its first events without storing anything.
     pub(crate) async fn build(
         &self,
         version: &RoomVersionId,
@@ -102,7 +102,7 @@ impl RoomCreation {
             || localpart.chars().any(char::is_whitespace)
         {
             return Err(Error::invalid_param(
-                "room_alias_name is no valid name for an alias",
+                "room_alias_name must be a localpart without colons and white space",
             ));
         }
         OwnedRoomAliasId::try_from(format!("#{localpart}:{}", self.memory.server_name()))
@@ -112,7 +112,7 @@ impl RoomCreation {
 }
 
 impl RoomCreation {
-    /// Stores a room with its first events; returns `false`, and stores nothing, if its id is taken.
+    /// Stores a room with its first events. Returns `false` and stores nothing if the room id is taken.
     async fn store_room(
         &self,
         room: &mut Room,
@@ -139,12 +139,12 @@ impl RoomCreation {
     }
 }
 
-/// Moves a tip past an event that is built, but not stored yet.
+/// Moves a tip past an event that is built but not stored yet.
 pub(crate) fn advance_scratch(tip: &mut Tip, pdu: &Pdu) {
     tip.forward_extremities = vec![pdu.event_id.clone()];
     tip.hashes = pdu.reference_hash.iter().cloned().collect();
     tip.depth = u64::from(pdu.depth);
-    // Not the number of a snapshot: it only says that the room has begun.
+    // This is no snapshot number; it only marks that the room has events.
     tip.snapshot = -1;
     let pdu = Arc::new(pdu.clone());
     let replaced = tip.state.insert(pdu.clone());
@@ -153,5 +153,5 @@ pub(crate) fn advance_scratch(tip: &mut Tip, pdu: &Pdu) {
     }
 }
 
-/// How users are shown, by id.
+/// The profiles of users in a room, by user id.
 pub(crate) type Profiles = HashMap<OwnedUserId, crate::rooms::MemberProfile>;

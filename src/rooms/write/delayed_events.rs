@@ -1,4 +1,4 @@
-//! Events that are sent later, unless somebody cancels them.
+//! Delayed events: events that the server sends later, unless they are cancelled.
 //!
 //! [MSC4140](https://github.com/matrix-org/matrix-spec-proposals/pull/4140)
 
@@ -20,62 +20,63 @@ use crate::{
     },
 };
 
-/// The longest delay.
+/// The longest delay of an event.
 pub const MAX_DELAY: Duration = Duration::from_hours(24 * 31);
-/// The most events that a user may have scheduled.
+/// The most events that a user may have scheduled at a time.
 pub const MAX_SCHEDULED: usize = 100;
-/// How long it is remembered what became of an event, in milliseconds.
+/// The time for which the outcome of an event (sent, cancelled or refused) is kept, in milliseconds.
 const KEPT_MS: i64 = 7 * 24 * 3_600_000;
-/// Of how many events of a user it is remembered.
+/// The most events of a user whose outcome is kept.
 const KEPT: i64 = 1_000;
-/// The largest content, in bytes; the event must fit into its own limit when it is sent.
+/// The largest content, in bytes. When the event is sent, the limit for a whole event applies too.
 const CONTENT_BYTES: usize = 65_536;
-/// Events sent in one go.
+/// The number of due events that are loaded from the database at a time.
 const BATCH: i64 = 64;
 
-/// An event to be sent later.
+/// A request to send an event later.
 #[derive(Debug)]
 pub struct Delay {
-    /// Who sends it.
+    /// The number of the sender.
     pub user: UserNum,
-    /// The user's id.
+    /// The user id of the sender.
     pub user_id: OwnedUserId,
-    /// From which device.
+    /// The device that makes the request.
     pub device: DeviceNum,
-    /// Under which transaction id.
+    /// The transaction id of the request.
     pub txn_id: Option<String>,
-    /// Its type.
+    /// The type of the event.
     pub kind: String,
-    /// Its state key, for a state event.
+    /// The state key, if it is a state event.
     pub state_key: Option<String>,
-    /// Its content.
+    /// The content of the event.
     pub content: Box<RawValue>,
-    /// After how many milliseconds.
+    /// The delay in milliseconds.
     pub delay_ms: i64,
 }
 
-/// A delayed event, as its sender sees it.
+/// A delayed event as its sender sees it.
 #[derive(Debug)]
 pub struct Delayed {
-    /// To which room it is, or was, to be sent.
+    /// The room of the event.
     pub room_id: OwnedRoomId,
-    /// Everything else.
+    /// The stored row with all other data.
     pub row: DelayedRow,
 }
 
-/// What shall become of a delayed event.
+/// An action on a delayed event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DelayAction {
-    /// It is not sent.
+    /// The event is not sent.
     Cancel,
-    /// Its time begins anew.
+    /// The delay begins again.
     Restart,
-    /// It is sent now.
+    /// The event is sent now.
     Send,
 }
 
-/// Returns the timetable of the events that are scheduled: without any, no state event has to look for those that it
-/// cancels.
+/// Loads the timetable of the scheduled events.
+///
+/// If no event is scheduled, new state events need not look for delayed events that they cancel.
 pub(crate) async fn timetable(db: &Db) -> Result<Timetable> {
     let mut conn = db.read().await?;
     let next = delayed_events::next_due(&mut conn).await?;
@@ -83,12 +84,14 @@ pub(crate) async fn timetable(db: &Db) -> Result<Timetable> {
 }
 
 impl DelayedEvents {
-    /// Returns the secret of the event that was scheduled with the transaction id of another one.
+    /// Returns the delay id of the event that was already scheduled with the transaction id of a request.
+    ///
+    /// This answers a repeated request without a body.
     ///
     /// # Errors
     ///
-    /// [`Error::NotJson`] when there is none: a new event has a body. [`Error::Forbidden`] when this server does
-    /// not know the room.
+    /// Returns [`Error::NotJson`] if no event was scheduled with it, because the request for a new event needs a body,
+    /// and [`Error::Forbidden`] if this server does not know the room.
     pub async fn delayed_before(&self, room_id: &RoomId, delay: &Delay) -> Result<String> {
         let room = self.memory.room_of_member(room_id).await?;
         let known = self.scheduled_before(&room, delay).await?;
@@ -104,14 +107,15 @@ impl DelayedEvents {
         delayed_events::by_transaction(&mut conn, device, room.num, kind, txn_id).await
     }
 
-    /// Schedules an event; returns the secret by which it can be cancelled, restarted or sent.
+    /// Schedules an event. Returns the delay id, the secret with which it can be cancelled, restarted or sent.
     ///
-    /// The same transaction of the same device returns the same one.
+    /// The same transaction id of the same device returns the same delay id. The server checks only when it sends the
+    /// event whether the user may send it.
     ///
     /// # Errors
     ///
-    /// [`Error::MaxDelayExceeded`]; [`Error::LimitExceeded`] for one who has too many events scheduled;
-    /// [`Error::Forbidden`] for one who is not in the room. Whether the user may send the event is seen when it is sent.
+    /// Returns [`Error::MaxDelayExceeded`], [`Error::LimitExceeded`] if the user has too many events scheduled, and
+    /// [`Error::Forbidden`] if the user is not in the room.
     pub async fn delay(&self, room_id: &RoomId, delay: Delay) -> Result<String> {
         let room = self.memory.room_of_member(room_id).await?;
         if let Some(known) = self.scheduled_before(&room, &delay).await? {
@@ -156,7 +160,7 @@ impl DelayedEvents {
         Ok(known.filter(|_| !is_new).unwrap_or(delay_id))
     }
 
-    /// Returns the events that a user has scheduled, in the order in which they are to be sent.
+    /// Returns the events that a user has scheduled, in the order in which they will be sent.
     pub async fn delayed_events(&self, user: UserNum) -> Result<Vec<Delayed>> {
         let rows = {
             let mut conn = self.db.read().await?;
@@ -170,11 +174,11 @@ impl DelayedEvents {
         Ok(events)
     }
 
-    /// Returns an event that a user delayed, also where it was sent or cancelled already.
+    /// Returns a delayed event of a user, even if it was sent or cancelled already.
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`] for one that is unknown, or of another.
+    /// Returns [`Error::NotFound`] if the event is unknown or belongs to another user.
     pub async fn delayed_event(&self, user: UserNum, delay_id: &str) -> Result<Delayed> {
         let row = self.delayed_row(delay_id).await?;
         if row.user_num != user {
@@ -191,19 +195,19 @@ impl DelayedEvents {
             .ok_or_else(unknown)
     }
 
-    /// Cancels, restarts or sends a delayed event, for whoever knows its secret.
+    /// Cancels, restarts or sends a delayed event, for anyone who knows its delay id.
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`]; [`Error::Finalised`] when something else has become of it; what refuses the event when it
-    /// is to be sent now, in which case it stays scheduled.
+    /// Returns [`Error::NotFound`], and [`Error::Finalised`] if the event has another outcome already. If the event
+    /// cannot be sent now, it returns the error that refuses it, and the event remains scheduled.
     pub async fn update_delayed(&self, delay_id: &str, action: DelayAction) -> Result<()> {
         let row = self.delayed_row(delay_id).await?;
         let now = self.clock.now_ms();
         let is_done = match action {
             DelayAction::Send if row.finalised_ts.is_none() => {
                 match self.send_delayed(&row).await {
-                    // Its time came meanwhile, or somebody was faster.
+                    // The event became due meanwhile, or another request was faster.
                     Err(Error::Finalised(_)) => false,
                     other => return other,
                 }
@@ -227,7 +231,7 @@ impl DelayedEvents {
         if is_done {
             return Ok(());
         }
-        // What became of it may be just what is asked for: then the request was only repeated.
+        // If the event already has the requested outcome, the request was only repeated.
         let was_sent = self.delayed_row(delay_id).await?.event_id.is_some();
         match action {
             DelayAction::Send if was_sent => Ok(()),
@@ -246,7 +250,7 @@ impl DelayedEvents {
         Ok(is_done)
     }
 
-    /// Sends a delayed event; in the same write it ceases to be scheduled.
+    /// Sends a delayed event. The same write marks it as no longer scheduled.
     async fn send_delayed(&self, row: &DelayedRow) -> Result<()> {
         let sender = {
             let mut conn = self.db.read().await?;
@@ -270,7 +274,7 @@ impl DelayedEvents {
                     .await
             });
         let event_id = sent.await?;
-        // State that is already as the event wants it makes no new event.
+        // A state event that repeats the current state is not sent again, so it has to be finished here.
         let ending = Ending {
             ts: self.clock.now_ms(),
             event_id: Some(event_id.as_str()),
@@ -280,7 +284,7 @@ impl DelayedEvents {
         Ok(())
     }
 
-    /// Begins to send delayed events when their time has come.
+    /// Starts the task that sends delayed events when they are due.
     pub fn send_delayed_events(&self) {
         let service = self.clone();
         self.timetable
@@ -289,7 +293,7 @@ impl DelayedEvents {
             });
     }
 
-    /// Sends what is due; returns when the next is.
+    /// Sends all events that are due. Returns the time when the next event is due.
     async fn send_due(self) -> Result<Option<i64>> {
         loop {
             let now = self.clock.now_ms();
@@ -318,7 +322,7 @@ impl DelayedEvents {
     }
 
     async fn give_up(&self, row: &DelayedRow, refused: &Error) -> Result<()> {
-        tracing::debug!(delayed = row.num, error = %refused, "a delayed event is refused");
+        tracing::debug!(delayed = row.num, error = %refused, "a delayed event was refused");
         let errcode = match refused {
             Error::Forbidden(_) => "M_FORBIDDEN",
             Error::TooLarge(_) => "M_TOO_LARGE",
@@ -353,19 +357,21 @@ impl Delay {
         }
         if self.delay_ms < 1 {
             return Err(Error::invalid_param(
-                "the delay must be longer than nothing",
+                "the delay must be at least one millisecond",
             ));
         }
         if self.content.get().len() > CONTENT_BYTES {
             return Err(Error::TooLarge("the content is too large".to_owned()));
         }
         if self.kind == TimelineEventType::RoomCreate.to_string() {
-            return Err(Error::invalid_param("a room is created only once"));
+            return Err(Error::invalid_param(
+                "an m.room.create event cannot be delayed",
+            ));
         }
-        // Guests have to leave when it changes, at the request of whoever changed it.
+        // When the guest access changes, guests have to leave at the request of the user who changes it.
         if self.kind == TimelineEventType::RoomGuestAccess.to_string() {
             return Err(Error::invalid_param(
-                "who may come as a guest cannot be changed later",
+                "an m.room.guest_access event cannot be delayed",
             ));
         }
         Ok(())

@@ -1,9 +1,9 @@
-//! Deleting a room: everybody is taken out of it by ordinary events, then all that is stored of it goes.
+//! Deletes a room: ordinary events remove all members, then everything that is stored of the room is removed.
 //!
-//! A room that is being deleted is unknown to whoever asks for it by its id, and takes no events but those of its
-//! deletion. Each user who was something to it keeps a row that says how it ended, which `sync` tells to clients that do
-//! not know yet. The work is done by one task, in pieces, from what the database says is left to do: a deletion that
-//! has begun is finished, whatever crashes.
+//! While a room is being deleted, a request for its room id finds no room, and the room accepts no events except those
+//! of its deletion. Each user who had a membership in the room keeps a row that says how it ended; `sync` sends it to
+//! clients that do not have it yet. One task does the work in pieces and reads from the database what is left to do, so
+//! a deletion that has begun is finished even after a crash.
 
 use std::{sync::Arc, time::Duration};
 
@@ -28,33 +28,36 @@ use crate::{
     },
 };
 
-/// What the members are told where nobody says why.
+/// The reason in the events that remove the members, if the request gives none.
 const REASON: &str = "The room was deleted";
-/// The longest reason, in bytes.
+/// The longest reason for a deletion, in bytes.
 const REASON_BYTES: usize = 1_024;
-/// Members who are being removed at a time: their events come into one commit.
+/// The number of members who are removed at a time, so that one commit stores their events.
 const AT_A_TIME: usize = 32;
-/// Members who are told in one write.
+/// The number of memberships that one write replaces by a row that says how the room ended.
 const TOLD: i64 = 200;
-/// Users whose own things go in one write.
+/// The number of users whose own data one write removes.
 const USERS: usize = 200;
-/// How often it is looked whether other servers have been told, and how long between: those that answer take seconds.
+/// The number of checks whether other servers have got all events of the room. Servers that answer take seconds.
 const LOOKS: usize = 300;
+/// The time between two such checks.
 const BETWEEN: Duration = Duration::from_millis(100);
-/// How often the members are gathered: none can come, but one who refuses to go shall not hold it up for ever.
+/// The number of attempts to remove all members. Nobody can join any more, but a member who cannot be removed must not
+/// delay the deletion for ever.
 const ROUNDS: usize = 3;
 
-/// Says whether other servers were told all that happened in a room.
+/// A function that returns whether all events of a room have been sent to the other servers.
 pub(super) type IsSent = Box<dyn Fn(RoomNum) -> bool + Send + Sync>;
 
 impl RoomDeletion {
-    /// Deletes a room, as its creator or an administrator asks; returns when nothing is left of it.
+    /// Deletes a room at the request of its creator or of an administrator. Returns when nothing is left of the room.
     ///
-    /// What has begun is finished, also when the one who asks does not wait for it.
+    /// A deletion that has begun is finished even if the client does not wait for it.
     ///
     /// # Errors
     ///
-    /// [`Error::Forbidden`] for anyone else, and for an unknown room; an administrator is told [`Error::NotFound`].
+    /// Returns [`Error::Forbidden`] for anyone else, and for an unknown room; an administrator gets
+    /// [`Error::NotFound`] for that.
     pub async fn delete_room(
         &self,
         room_id: &RoomId,
@@ -65,7 +68,7 @@ impl RoomDeletion {
         let reason = reason.unwrap_or_else(|| REASON.to_owned());
         if reason.len() > REASON_BYTES || reason.contains('\0') {
             return Err(Error::invalid_param(format!(
-                "the reason is no text of at most {REASON_BYTES} bytes"
+                "the reason must be a text of at most {REASON_BYTES} bytes without U+0000"
             )));
         }
         let room = if is_admin {
@@ -78,7 +81,7 @@ impl RoomDeletion {
             creator == asker && room.view().state.membership(asker) == MembershipState::Join;
         if !is_creator && !is_admin {
             return Err(Error::forbidden(
-                "only who created the room, and is in it, may delete it",
+                "only the creator may delete the room, and only while joined to it",
             ));
         }
         let deletion = Deletion {
@@ -107,7 +110,7 @@ impl RoomDeletion {
         room_table::set_published(&mut tx, deletion.num, false).await?;
         aliases::remove_of_room(&mut tx, deletion.num).await?;
         invite_links::remove_of_room(&mut tx, deletion.num).await?;
-        // Before the task can find it: what the task removes shall not come back.
+        // The room is marked before the task can find the deletion, so that nothing can restore what the task removes.
         self.memory.deleted_rooms().record(deletion.num, false);
         if let Err(error) = tx.commit().await {
             self.memory.deleted_rooms().forget(deletion.num);
@@ -126,10 +129,10 @@ impl RoomDeletion {
         }
     }
 
-    /// Begins to finish the deletions that have begun, and those that will.
+    /// Starts the task that finishes all deletions, those that have begun before and all later ones.
     ///
-    /// `is_sent` says whether other servers were told all that happened in a room: they are to know that its members
-    /// have left before nothing is left of it here.
+    /// `is_sent` returns whether all events of a room have been sent to the other servers: they have to learn that its
+    /// members have left before this server removes the room.
     pub fn finish_deletions(&self, is_sent: impl Fn(RoomNum) -> bool + Send + Sync + 'static) {
         drop(self.is_sent.set(Box::new(is_sent)));
         let service = self.clone();
@@ -147,9 +150,9 @@ impl RoomDeletion {
         let mut outcome = Ok(None);
         for deletion in begun {
             match self.delete(&deletion).await {
-                // It goes on at the next start.
+                // The deletion continues at the next start of the server.
                 Err(_) if self.tasks.stopping().is_cancelled() => return Ok(None),
-                // The others shall not wait for it.
+                // The other deletions must not wait for this one.
                 Err(error) => outcome = Err(error),
                 Ok(()) => {
                     self.memory.deleted_rooms().record(deletion.num, true);
@@ -160,7 +163,7 @@ impl RoomDeletion {
         outcome
     }
 
-    /// Does what is left to do of a deletion.
+    /// Does everything that is left to do for a deletion.
     async fn delete(&self, deletion: &Deletion) -> Result<()> {
         if deletion.stage < Deletion::PURGING {
             let room = self.memory.room_by_number(deletion.num).await?;
@@ -178,8 +181,8 @@ impl RoomDeletion {
         tx.commit().await
     }
 
-    /// Waits until the other servers of a room know that its members have left; not for ever, since one of them may be
-    /// gone.
+    /// Waits until the other servers of a room have got the events with which its members left. The wait has a limit,
+    /// since one of these servers may no longer exist.
     async fn wait_until_sent(&self, room: RoomNum) -> Result<()> {
         let is_sent = || self.is_sent.get().is_none_or(|is_sent| is_sent(room));
         for _ in 0..LOOKS {
@@ -192,11 +195,12 @@ impl RoomDeletion {
         Ok(())
     }
 
-    /// Takes everybody out of a room; returns how many there were.
+    /// Removes all members from a room. Returns how many were removed.
     ///
-    /// Others go first, removed by the creator where that is allowed, else of their own accord.
+    /// The creator leaves last. The creator removes the others where the rules allow that; else each user of this
+    /// server leaves by an event of their own.
     async fn empty(&self, room: &Room, deletion: &Deletion) -> Result<usize> {
-        // Whoever had the tip before it was known that the room goes has let go of it now.
+        // Once the lock is acquired, no earlier sender that does not know of the deletion holds the tip any more.
         let state = room.tip.lock().await.state.clone();
         let last = self.last_member(room, &state, &deletion.remover);
         let mut removed = 0;
@@ -219,7 +223,8 @@ impl RoomDeletion {
         Ok(removed)
     }
 
-    /// Returns who leaves a room last and removes the others: its creator, or the most powerful member of this server.
+    /// Returns the user who removes the others and leaves last: the creator of the room, or else the most powerful
+    /// member of this server.
     fn last_member(&self, room: &Room, state: &StateMap, creator: &str) -> Option<OwnedUserId> {
         let levels = matrix::power_levels(state, &room.rules);
         let is_in = |user_id: &OwnedUserId| {
@@ -230,7 +235,7 @@ impl RoomDeletion {
             .max_by_key(|user_id| (*user_id == creator, levels.for_user(user_id)))
     }
 
-    /// Takes one member out of a room; returns whether there was anything to be done.
+    /// Removes one member from a room. Returns whether an event did that.
     async fn remove(
         &self,
         room: &Room,
@@ -252,15 +257,17 @@ impl RoomDeletion {
                 Err(
                     error @ (Error::Internal { .. } | Error::StorageFull | Error::Unavailable(_)),
                 ) => return Err(error),
-                Err(refused) => tracing::debug!(error = %refused, "a member stays"),
+                Err(refused) => {
+                    tracing::debug!(error = %refused, "the removal of a member was refused");
+                }
                 Ok(_) => return Ok(true),
             }
         }
         Ok(false)
     }
 
-    /// Notes for everybody who was something to a room how it ended, in the place of their membership; then there is
-    /// no room any more.
+    /// Replaces each membership in a room by a row that says how the room ended for the user, then removes the room
+    /// itself.
     async fn tell_members(&self, room: &Room) -> Result<()> {
         loop {
             self.check_goes_on()?;
@@ -292,7 +299,7 @@ impl RoomDeletion {
         let (left_at, event) = if is_out {
             (member.position, shown(room, member))
         } else {
-            // Nobody could take them out by an event.
+            // No event could remove this member.
             (position, None)
         };
         room_deletion::tell(tx, member.user_num, room.num, (left_at, event.as_deref())).await?;
@@ -310,9 +317,9 @@ impl RoomDeletion {
         Ok(())
     }
 
-    /// Removes all that is stored of a room that nobody knows any more.
+    /// Removes everything that is stored of a room, after the room itself was removed.
     async fn purge(&self, room: RoomNum) -> Result<()> {
-        // What was on its way while the room was known may have come after the first look.
+        // Writes that began while the room still existed may be stored only after the first pass.
         while self.purge_once(room).await? > 0 {}
         Ok(())
     }
@@ -335,7 +342,7 @@ impl RoomDeletion {
         Ok(removed)
     }
 
-    /// Removes a part of what is stored of a room, in pieces that have a turn of their own.
+    /// Removes a part of the stored data of a room in small writes, so that other writes can run between them.
     async fn remove_all(&self, room: RoomNum, part: Part<'_>) -> Result<u64> {
         let mut all = 0;
         loop {
@@ -363,16 +370,16 @@ impl RoomDeletion {
     }
 }
 
-/// A part of what is stored of a room.
+/// A part of the stored data of a room.
 #[derive(Clone, Copy)]
 enum Part<'a> {
-    /// What some users have of it of their own.
+    /// The own data of some users.
     Users(&'a [UserNum]),
-    /// A chain of its state.
+    /// One chain of the room's state.
     Chain(i64),
-    /// What its members have together.
+    /// The data that all members share.
     Shared,
-    /// Its events; after the state, which is found by them.
+    /// The events. They are removed after the state, because the state is found through them.
     Events,
 }
 
@@ -384,7 +391,7 @@ fn creator(room: &Room) -> Result<OwnedUserId> {
         .ok_or_else(|| Error::internal("find who created a room", "it has no create event"))
 }
 
-/// Returns everybody who is in a room, or may come in.
+/// Returns all users who are in a room, are invited or knock.
 fn members(state: &StateMap) -> impl Iterator<Item = OwnedUserId> {
     let is_in = |pdu: &Pdu| {
         matches!(
@@ -398,7 +405,7 @@ fn members(state: &StateMap) -> impl Iterator<Item = OwnedUserId> {
         .filter_map(|pdu| pdu.member().map(ToOwned::to_owned))
 }
 
-/// Returns the event that made a user what they are to a room, as clients see it.
+/// Returns the event that set a user's membership, in the format for clients.
 fn shown(room: &Room, member: &Member) -> Option<String> {
     let event_id = OwnedEventId::try_from(member.event_id.as_deref()?).ok()?;
     let pdu = Pdu::parse(event_id, member.json.as_deref()?).ok()?;
@@ -408,5 +415,7 @@ fn shown(room: &Room, member: &Member) -> Option<String> {
 }
 
 fn stopping() -> Error {
-    Error::Unavailable("the server is stopping; the deletion goes on at its next start".to_owned())
+    Error::Unavailable(
+        "the server is stopping; it continues the deletion when it starts again".to_owned(),
+    )
 }

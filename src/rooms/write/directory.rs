@@ -28,34 +28,34 @@ use crate::{
     },
 };
 
-/// Rooms on one page, whatever the client asks for.
+/// The most rooms on one page, even if the client requests more.
 const MAX_PAGE: u64 = 500;
-/// The aliases that one user may have made.
+/// The most aliases that one user may create.
 const MAX_ALIASES_OF_USER: i64 = 10_000;
 
-/// A search in the directory.
+/// A search in the room directory.
 #[derive(Clone, Debug, Default)]
 pub struct DirectorySearch {
-    /// A part of the name, topic or alias.
+    /// The text to find in the name, topic or alias.
     pub term: Option<String>,
-    /// Only rooms of these types; an inner `None` stands for rooms without a type.
+    /// The types of rooms to list; an inner `None` means rooms without a type.
     pub room_types: Option<Vec<Option<RoomType>>>,
-    /// A page's token.
+    /// The token of the page to return.
     pub since: Option<String>,
-    /// How many rooms at most.
+    /// The most rooms to return.
     pub limit: Option<u64>,
 }
 
-/// A page of the directory.
+/// A page of the room directory.
 #[derive(Debug, Default)]
 pub struct DirectoryPage {
-    /// The rooms, those with most members first.
+    /// The rooms, those with the most members first.
     pub chunk: Vec<PublicRoomsChunk>,
     /// The token of the next page.
     pub next_batch: Option<String>,
     /// The token of the page before.
     pub prev_batch: Option<String>,
-    /// How many rooms the directory lists.
+    /// The number of rooms that the directory lists.
     pub total: u64,
 }
 
@@ -64,7 +64,7 @@ impl RoomDirectory {
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`] when there is no such alias.
+    /// Returns [`Error::NotFound`] if there is no such alias.
     pub async fn resolve_alias(&self, alias: &RoomAliasId) -> Result<OwnedRoomId> {
         let room = {
             let mut conn = self.db.read().await?;
@@ -78,11 +78,11 @@ impl RoomDirectory {
         }
     }
 
-    /// Lets an alias of this server point to a room, as a member of it asks.
+    /// Creates an alias of this server for a room, at the request of a member.
     ///
     /// # Errors
     ///
-    /// [`Error::AliasInUse`] when the alias is taken; [`Error::Forbidden`] for one who is not in the room.
+    /// Returns [`Error::AliasInUse`] if the alias is taken, and [`Error::Forbidden`] if the user is not in the room.
     pub async fn create_alias(
         &self,
         alias: &RoomAliasId,
@@ -102,13 +102,13 @@ impl RoomDirectory {
         tx.commit().await
     }
 
-    /// Removes an alias; its creator may, and whoever may change the room's canonical alias.
+    /// Removes an alias. Its creator may do that, and anyone who may change the room's canonical alias.
     ///
-    /// The room's own list of its aliases follows, if the user may change that.
+    /// The alias is also removed from the room's `m.room.canonical_alias` event, if the user may change that.
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`] when there is no such alias; [`Error::Forbidden`] for anyone else.
+    /// Returns [`Error::NotFound`] if there is no such alias, and [`Error::Forbidden`] for anyone else.
     pub async fn delete_alias(
         &self,
         alias: &RoomAliasId,
@@ -136,18 +136,17 @@ impl RoomDirectory {
         let kind = StateEventType::RoomCanonicalAlias;
         let event = NewEvent::state(user_id.to_owned(), &kind, "", content);
         match self.sender.send(&room.room_id, event).await {
-            // Removing an alias takes less than changing the room does.
+            // A user may remove an alias without the power to change the room.
             Ok(_) | Err(Error::Forbidden(_)) => Ok(()),
             Err(other) => Err(other),
         }
     }
 
-    /// Checks what a client wants to make the canonical alias of a room, and its alternatives: those that are
-    /// new must exist and point to the room.
+    /// Checks a new `m.room.canonical_alias` event: all aliases that it adds must exist and point to the room.
     ///
     /// # Errors
     ///
-    /// [`Error::BadAlias`] for one that does not; [`Error::InvalidParam`] for one that is malformed.
+    /// Returns [`Error::BadAlias`] for an alias that does not, and [`Error::InvalidParam`] for a malformed one.
     pub async fn check_canonical_alias(&self, room_id: &RoomId, content: &RawValue) -> Result<()> {
         let content = serde_json::from_str::<RoomCanonicalAliasEventContent>(content.get())
             .map_err(|e| Error::invalid_param(format!("not a canonical alias: {e}")))?;
@@ -195,15 +194,15 @@ impl RoomDirectory {
         room_table::is_published(&mut conn, room.num).await
     }
 
-    /// Lists a room in the public directory, or takes it out.
+    /// Adds a room to the public directory or removes it.
     ///
     /// # Errors
     ///
-    /// [`Error::Forbidden`] for whoever may not change the room's canonical alias.
+    /// Returns [`Error::Forbidden`] if the user may not change the room's canonical alias.
     pub async fn publish(&self, room: &Room, user_id: &UserId, published: bool) -> Result<()> {
         if !may_set_alias(room, user_id) {
             return Err(Error::forbidden(
-                "you may not change how the directory lists this room",
+                "you may not change whether the directory lists this room",
             ));
         }
         let mut tx = self.db.write().await?;
@@ -215,7 +214,7 @@ impl RoomDirectory {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidParam`] for a token that this server did not give.
+    /// Returns [`Error::InvalidParam`] for a token that is not from this server.
     pub async fn directory(&self, search: DirectorySearch) -> Result<DirectoryPage> {
         let limit = search.limit.unwrap_or(MAX_PAGE).clamp(1, MAX_PAGE);
         let limit = usize::try_from(limit).unwrap_or(1);
@@ -254,7 +253,8 @@ impl RoomDirectory {
     }
 }
 
-/// Returns the content of the room's `m.room.canonical_alias` without an alias; `None` if it does not name it.
+/// Returns the content of the room's `m.room.canonical_alias` event without an alias, or `None` if the event does not
+/// contain the alias.
 fn without_alias(room: &Room, alias: &RoomAliasId) -> Option<Map<String, Value>> {
     let kind = StateEventType::RoomCanonicalAlias;
     let mut content: Map<String, Value> = room.view().state.content(&kind)?;
@@ -281,7 +281,7 @@ fn may_set_alias(room: &Room, user_id: &UserId) -> bool {
             .user_can_send_state(user_id, StateEventType::RoomCanonicalAlias)
 }
 
-/// A place in the directory's order.
+/// A position in the order of the directory, from which a page begins.
 struct Place {
     members: i64,
     num: i64,
@@ -297,7 +297,7 @@ impl Place {
         }
     }
 
-    /// The place just before a room, from which one goes back.
+    /// Returns the position directly before a room, for the page before it.
     fn before(room: &ListedRoom) -> Self {
         Self {
             num: room.num - 1,
@@ -324,7 +324,7 @@ impl Place {
                 is_back,
             })
         };
-        parse().ok_or_else(|| Error::invalid_param("since is no token of the room directory"))
+        parse().ok_or_else(|| Error::invalid_param("since is not a token of the room directory"))
     }
 }
 
@@ -356,15 +356,15 @@ fn chunk(room: ListedRoom) -> Option<PublicRoomsChunk> {
     Some(chunk)
 }
 
-/// Checks that a user may make one more alias.
+/// Checks that a user may create one more alias.
 ///
 /// # Errors
 ///
-/// [`Error::Forbidden`] when the user has made too many.
+/// Returns [`Error::Forbidden`] if the user has created too many.
 pub(crate) async fn check_alias_count(tx: &mut WriteTx, creator: UserNum) -> Result<()> {
     if aliases::count_of_creator(tx, creator).await? >= MAX_ALIASES_OF_USER {
         return Err(Error::forbidden(format!(
-            "a user makes {MAX_ALIASES_OF_USER} aliases at most"
+            "a user may create at most {MAX_ALIASES_OF_USER} aliases"
         )));
     }
     Ok(())

@@ -1,8 +1,8 @@
 //! Invitations that expire.
 //!
-//! An invitation says itself until when it stands: `dev.parlour.expires_at` in its content. `append` keeps a row of it
-//! for as long as it is what the user is to the room. When its time has come the server withdraws it by an ordinary
-//! event; until that is stored, the invitation is refused as if it were.
+//! The field `dev.parlour.expires_at` in the content of an invitation says when it expires. `append` keeps a row for it
+//! as long as the invitation is the user's current membership. When it expires, the server withdraws it with an
+//! ordinary event. Until that event is stored, the server already refuses the invitation.
 
 use ruma::{
     OwnedEventId, OwnedUserId, RoomId, UserId,
@@ -21,22 +21,22 @@ use crate::{
     storage::rooms::expiring_invites::{self, Expiring},
 };
 
-/// What says in an invitation until when it stands, in milliseconds since the Unix epoch.
+/// The field of an invitation that says when it expires, in milliseconds since the Unix epoch.
 const EXPIRES_AT: &str = "dev.parlour.expires_at";
-/// Why an invitation is withdrawn.
+/// The reason in the event that withdraws an expired invitation.
 const REASON: &str = "The invitation has expired";
-/// The longest that an invitation stands, in milliseconds.
+/// The longest lifetime of an invitation, in milliseconds.
 const LONGEST_MS: i64 = 366 * 24 * 3_600_000;
-/// Invitations withdrawn in one go.
+/// The number of expired invitations that are loaded from the database at a time.
 const BATCH: i64 = 64;
 
 impl Invitations {
-    /// Invites a user until a time; returns the id of the invitation.
+    /// Sends an invitation that expires at a time. Returns the event id of the invitation.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidParam`] for a time that has passed or is more than a year away; [`Error::Forbidden`] with the
-    /// rule that refuses the invitation.
+    /// Returns [`Error::InvalidParam`] for a time that has passed or is more than a year away, and
+    /// [`Error::Forbidden`] with the rule that refuses the invitation.
     pub async fn invite_until(
         &self,
         room_id: &RoomId,
@@ -56,11 +56,11 @@ impl Invitations {
             .await
     }
 
-    /// Returns an invitation that stands until a time.
+    /// Returns an invitation that expires at a time.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidParam`] for a time that has passed or is more than a year away.
+    /// Returns [`Error::InvalidParam`] for a time that has passed or is more than a year away.
     pub fn invitation_until(
         &self,
         mut invitation: MemberChange,
@@ -72,19 +72,21 @@ impl Invitations {
         invitation.event()
     }
 
-    /// Checks until when an invitation, or a link, shall stand.
+    /// Checks the time at which an invitation or a link expires.
     pub(crate) fn check_lifetime(&self, expires_at: i64) -> Result<()> {
         let now = self.clock.now_ms();
         if expires_at <= now {
-            return Err(Error::invalid_param("expires_at has passed already"));
+            return Err(Error::invalid_param("expires_at must be in the future"));
         }
         if expires_at - now > LONGEST_MS {
-            return Err(Error::invalid_param("expires_at is more than a year away"));
+            return Err(Error::invalid_param(
+                "expires_at must be at most a year away",
+            ));
         }
         Ok(())
     }
 
-    /// Begins to withdraw invitations when their time has come.
+    /// Starts the task that withdraws invitations when they expire.
     pub fn withdraw_expired_invitations(&self) {
         let service = self.clone();
         self.timetable.do_in_time(
@@ -95,7 +97,7 @@ impl Invitations {
         );
     }
 
-    /// Withdraws what has expired; returns when the next does.
+    /// Withdraws all expired invitations. Returns the time when the next one expires.
     async fn withdraw_due(self) -> Result<Option<i64>> {
         loop {
             let now = self.clock.now_ms();
@@ -115,7 +117,7 @@ impl Invitations {
 
     /// Withdraws the invitation of a user to a room, if it has expired.
     ///
-    /// What the user wants of the room then depends on what they are without it.
+    /// A join or a knock of the user is then checked as if the invitation did not exist.
     pub async fn withdraw_if_expired(&self, room: &Room, user_id: &UserId) -> Result<()> {
         let now = self.clock.now_ms();
         if !is_expired(&room.view().state, user_id, now) {
@@ -134,7 +136,7 @@ impl Invitations {
         }
     }
 
-    /// Withdraws an invitation, unless something else has become of it.
+    /// Withdraws an invitation, if it is still the user's current membership.
     async fn withdraw(&self, invitation: &Expiring) -> Result<()> {
         match self.send_withdrawal(invitation).await {
             Ok(()) | Err(Error::Finalised(_) | Error::NotFound(_)) => {}
@@ -142,10 +144,14 @@ impl Invitations {
                 return Err(error);
             }
             Err(refused) => {
-                tracing::debug!(room = invitation.room, error = %refused, "an invitation stays");
+                tracing::debug!(
+                    room = invitation.room,
+                    error = %refused,
+                    "the withdrawal of an expired invitation was refused"
+                );
             }
         }
-        // The event has removed the row; where there was no event, nothing is left to do.
+        // The event has removed the row already. If no event was sent, nothing is left to do for this row.
         let mut tx = self.db.write().await?;
         expiring_invites::remove_one(&mut tx, invitation).await?;
         tx.commit().await
@@ -153,7 +159,7 @@ impl Invitations {
 
     async fn send_withdrawal(&self, invitation: &Expiring) -> Result<()> {
         let room = self.memory.room_by_number(invitation.room).await?;
-        // What readers see may lag behind the row by a moment.
+        // The state that readers see may be older than the row for a moment, so this reads the tip.
         let state = room.tip.lock().await.state.clone();
         let event_id = OwnedEventId::try_from(invitation.event_id.as_str())
             .map_err(|source| Error::internal("read an event id", source))?;
@@ -166,7 +172,9 @@ impl Invitations {
         let sender = remover(&room, &state, &target, Some(&inviter));
         let sender = sender
             .or_else(|| self.memory.is_local(&target).then(|| target.clone()))
-            .ok_or_else(|| Error::forbidden("nobody here may withdraw the invitation"))?;
+            .ok_or_else(|| {
+                Error::forbidden("no user of this server may withdraw the invitation")
+            })?;
         let event = leave(sender, &target, REASON)?;
         let num = room.num;
         let withdrawn = self
@@ -181,7 +189,7 @@ impl Invitations {
     }
 }
 
-/// Returns the event by which somebody leaves, or is made to.
+/// Returns the member event with which a user leaves or is kicked.
 pub(crate) fn leave(sender: OwnedUserId, target: &OwnedUserId, reason: &str) -> Result<NewEvent> {
     let action = if sender == *target {
         Action::Leave

@@ -1,4 +1,4 @@
-//! Links that let people into a room in the name of the member who made them.
+//! Invite links: anyone who uses one gets into a room on behalf of the member who created the link.
 
 use std::time::Duration;
 
@@ -20,41 +20,42 @@ use crate::{
     },
 };
 
-/// How long a link serves where its creator does not say, in milliseconds.
+/// The lifetime of a link if its creator sets none, in milliseconds.
 const DEFAULT_LIFETIME_MS: i64 = 7 * 24 * 3_600_000;
-/// The links that a user may have into one room, and all its members together.
+/// The most links that one user may have for a room.
 const OF_CREATOR: usize = 50;
+/// The most links that all members together may have for a room.
 const OF_ROOM: usize = 500;
-/// The most uses that can be counted out.
+/// The largest limit of uses that a link can have.
 const MOST_USES: i64 = 1_000_000;
 /// The longest label, in bytes.
 const LABEL_BYTES: usize = 255;
-/// The longest token that can be one.
+/// The longest token that is looked up, in bytes.
 const TOKEN_BYTES: usize = 64;
 
-/// A link to be made.
+/// A request to create an invite link.
 #[derive(Clone, Debug, Default)]
 pub struct NewLink {
-    /// Until when it serves.
+    /// The time when the link expires.
     pub expires_at: Option<i64>,
-    /// How many people may use it; `None` for any number.
+    /// The number of users who may use the link; `None` for any number.
     pub max_uses: Option<i64>,
-    /// What its creator calls it.
+    /// A label that the creator gives to the link.
     pub label: Option<String>,
 }
 
-/// A link into a room.
+/// An invite link of a room.
 #[derive(Clone, Debug)]
 pub struct InviteLink {
-    /// The room.
+    /// The room of the link.
     pub room_id: OwnedRoomId,
-    /// Who made it.
+    /// The user who created the link.
     pub creator: OwnedUserId,
-    /// Everything else.
+    /// The stored row with all other data.
     pub row: LinkRow,
 }
 
-/// Returns the timetable of the links that expire.
+/// Loads the timetable of the links that expire.
 pub(crate) async fn timetable(db: &Db) -> Result<Timetable> {
     let mut conn = db.read().await?;
     let next = invite_links::next_due(&mut conn).await?;
@@ -62,12 +63,12 @@ pub(crate) async fn timetable(db: &Db) -> Result<Timetable> {
 }
 
 impl InviteLinks {
-    /// Makes a link into a room.
+    /// Creates a link for a room.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidParam`] for limits that make no sense; [`Error::Forbidden`] for one who may not invite to the
-    /// room; [`Error::LimitExceeded`] where there are too many already.
+    /// Returns [`Error::InvalidParam`] for invalid limits, [`Error::Forbidden`] if the user may not invite to the room,
+    /// and [`Error::LimitExceeded`] if the user or the room has too many links already.
     pub async fn create_link(
         &self,
         room_id: &RoomId,
@@ -111,11 +112,11 @@ impl InviteLinks {
         })
     }
 
-    /// Returns the links into a room, the newest first: for moderators those of all, for other members their own.
+    /// Returns the links of a room, the newest first: moderators get all links, other members get their own.
     ///
     /// # Errors
     ///
-    /// [`Error::Forbidden`] for one who is not in the room.
+    /// Returns [`Error::Forbidden`] if the user is not in the room.
     pub async fn links(
         &self,
         room_id: &RoomId,
@@ -143,11 +144,11 @@ impl InviteLinks {
         Ok(links.collect())
     }
 
-    /// Revokes a link: its creator may, and moderators of the room.
+    /// Revokes a link. Its creator and the moderators of the room may do that.
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`] when there is no such link; [`Error::Forbidden`] for anyone else.
+    /// Returns [`Error::NotFound`] if there is no such link, and [`Error::Forbidden`] for anyone else.
     pub async fn revoke_link(
         &self,
         room_id: &RoomId,
@@ -167,11 +168,11 @@ impl InviteLinks {
         tx.commit().await
     }
 
-    /// Returns a link that has not expired, whether or not it can still be used.
+    /// Returns a link that has not expired, even if it has no uses left.
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`] when there is no such link.
+    /// Returns [`Error::NotFound`] if there is no such link.
     pub async fn link(&self, token: &str) -> Result<InviteLink> {
         if token.len() > TOKEN_BYTES || token.contains('\0') {
             return Err(unknown());
@@ -191,11 +192,11 @@ impl InviteLinks {
         })
     }
 
-    /// Returns the room of a link, if its creator may still invite to it.
+    /// Returns the room of a link, if the creator of the link may still invite to it.
     ///
     /// # Errors
     ///
-    /// [`Error::Forbidden`] where the creator may not; [`Error::NotFound`] for a room that is gone.
+    /// Returns [`Error::Forbidden`] if the creator may not, and [`Error::NotFound`] if the room no longer exists.
     pub async fn room_of_link(&self, link: &InviteLink) -> Result<std::sync::Arc<Room>> {
         let room = self.memory.room(&link.room_id).await?;
         check_may_invite(&room, &link.creator)
@@ -203,11 +204,11 @@ impl InviteLinks {
         Ok(room)
     }
 
-    /// Lets a user use a link; returns whether that took one of its uses.
+    /// Records that a user uses a link. Returns `false` if the user had used it before, which counts no new use.
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`] when there is no such link any more, or all its uses are taken.
+    /// Returns [`Error::NotFound`] if the link no longer exists or has no uses left.
     pub async fn take_link(&self, link: &InviteLink, user: UserNum) -> Result<bool> {
         let now = self.clock.now_ms();
         let mut tx = self.db.write().await?;
@@ -221,14 +222,14 @@ impl InviteLinks {
         }
     }
 
-    /// Takes back that a user has used a link, since it did not let them in.
+    /// Undoes a user's use of a link, because the user did not get into the room with it.
     pub async fn give_link_back(&self, link: &InviteLink, user: UserNum) -> Result<()> {
         let mut tx = self.db.write().await?;
         invite_links::give_back(&mut tx, link.row.num, user).await?;
         tx.commit().await
     }
 
-    /// Begins to remove links when they have expired.
+    /// Starts the task that removes links when they have expired.
     pub fn remove_expired_links(&self) {
         let service = self.clone();
         self.timetable
@@ -255,7 +256,7 @@ impl InviteLinks {
 }
 
 impl InviteLink {
-    /// Returns whether all uses are taken.
+    /// Returns whether the link has no uses left.
     pub fn is_used_up(&self) -> bool {
         !self.row.has_uses_left()
     }
@@ -268,13 +269,13 @@ impl NewLink {
             .is_some_and(|most| !(1..=MOST_USES).contains(&most))
         {
             return Err(Error::invalid_param(format!(
-                "max_uses is not between 1 and {MOST_USES}"
+                "max_uses must be between 1 and {MOST_USES}"
             )));
         }
         let label = self.label.as_deref().unwrap_or_default();
         if label.len() > LABEL_BYTES || label.contains('\0') {
             return Err(Error::invalid_param(format!(
-                "label is no text of at most {LABEL_BYTES} bytes"
+                "label must be a text of at most {LABEL_BYTES} bytes without U+0000"
             )));
         }
         Ok(())
@@ -282,7 +283,7 @@ impl NewLink {
 }
 
 impl Room {
-    /// Returns whether everyone may join the room.
+    /// Returns whether anyone may join the room.
     pub fn is_public(&self) -> bool {
         let rule: Option<JoinRule> = self.view().state.content(&StateEventType::RoomJoinRules);
         matches!(rule, Some(JoinRule::Public))
@@ -300,7 +301,7 @@ fn check_may_invite(room: &Room, user_id: &UserId) -> Result<()> {
     Ok(())
 }
 
-/// Returns whether a member may send others away.
+/// Returns whether a user is in the room and may kick or ban others.
 fn is_moderator(room: &Room, user_id: &UserId) -> bool {
     let state = room.view().state.clone();
     let levels = matrix::power_levels(&state, &room.rules);

@@ -1,4 +1,4 @@
-//! Joining, inviting, leaving, kicking, banning, forgetting.
+//! Changes memberships: joining, inviting, leaving, kicking, banning, forgetting.
 //!
 //! [Room membership](https://spec.matrix.org/v1.19/client-server-api/#room-membership)
 
@@ -21,7 +21,7 @@ use crate::{
     storage::{Change, RoomNum, UserNum, rooms::memberships},
 };
 
-/// How a user is shown in a room.
+/// The profile of a user in a room.
 #[derive(Clone, Debug, Default)]
 pub struct MemberProfile {
     /// The display name.
@@ -30,27 +30,27 @@ pub struct MemberProfile {
     pub avatar_url: Option<OwnedMxcUri>,
 }
 
-/// What is done to a membership.
+/// A kind of membership change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// One joins, or shows a new profile.
+    /// The sender joins or shows a new profile.
     Join,
-    /// Someone is invited.
+    /// The sender invites the target.
     Invite,
-    /// One leaves, or declines an invitation.
+    /// The sender leaves or declines an invitation.
     Leave,
-    /// Someone is made to leave.
+    /// The sender removes the target.
     Kick,
-    /// Someone is made to leave and may not come back.
+    /// The sender removes the target, who may not join again.
     Ban,
-    /// A ban is lifted.
+    /// The sender lifts a ban.
     Unban,
-    /// One asks to be invited.
+    /// The sender asks for an invitation.
     Knock,
 }
 
 impl Action {
-    /// Returns what it makes the target.
+    /// Returns the membership of the target after the action.
     fn membership(self) -> MembershipState {
         match self {
             Self::Join => MembershipState::Join,
@@ -62,26 +62,26 @@ impl Action {
     }
 }
 
-/// A change of someone's membership.
+/// A change of a user's membership.
 #[derive(Clone, Debug)]
 pub struct MemberChange {
-    /// Who makes the change.
+    /// The user who makes the change.
     pub sender: OwnedUserId,
-    /// Whose membership changes.
+    /// The user whose membership changes.
     pub target: OwnedUserId,
-    /// What is done.
+    /// The kind of the change.
     pub action: Action,
-    /// How the target is shown; only for those who join or are invited.
+    /// The profile of the target; only for a join or an invitation.
     pub profile: MemberProfile,
-    /// Why.
+    /// The reason of the change.
     pub reason: Option<String>,
     /// Whether an invitation is to a direct chat.
     pub is_direct: bool,
-    /// What else the client wants in the content of the member event.
+    /// Other fields that the client sets in the content of the member event.
     pub extra: Map<String, Value>,
 }
 
-/// What a client cannot put into a member event by joining: the server says it, or it is no content at all.
+/// Fields of a member event that a client cannot set when it joins, because only the server sets them.
 const OWN_FIELDS: [&str; 7] = [
     "membership",
     "displayname",
@@ -93,7 +93,7 @@ const OWN_FIELDS: [&str; 7] = [
 ];
 
 impl MemberChange {
-    /// Returns a change of one's own membership.
+    /// Returns a change of a user's own membership.
     pub fn own(user_id: &UserId, action: Action, profile: MemberProfile) -> Self {
         let (sender, target) = (user_id.to_owned(), user_id.to_owned());
         Self {
@@ -107,7 +107,7 @@ impl MemberChange {
         }
     }
 
-    /// Returns the content of the member event.
+    /// Returns the content of the member event for this change.
     pub fn content(self) -> Result<Map<String, Value>> {
         let mut content = RoomMemberEventContent::new(self.action.membership());
         content.displayname = self.profile.displayname;
@@ -124,7 +124,7 @@ impl MemberChange {
         Ok(whole)
     }
 
-    /// Returns the member event.
+    /// Returns the member event for this change.
     pub fn event(self) -> Result<NewEvent> {
         let (sender, target) = (self.sender.clone(), self.target.clone());
         let content = to_raw_value(&self.content()?)?;
@@ -142,18 +142,19 @@ impl Memberships {
     ///
     /// # Errors
     ///
-    /// [`Error::Forbidden`] with the rule that refuses it, and for an unknown room; only who wants to join one is
-    /// told [`Error::NotFound`].
+    /// Returns [`Error::Forbidden`] with the rule that refuses the change, and for an unknown room. A user who wants to
+    /// join or knock at an unknown room gets [`Error::NotFound`].
     pub async fn change_membership(&self, room_id: &RoomId, change: MemberChange) -> Result<()> {
         let occasion = Occasion::Membership(change.action);
         self.change_on(room_id, change, occasion).await
     }
 
-    /// As [`Rooms::change_membership`], for somebody who is not looking: it says nothing of what they have read.
+    /// Changes a membership like [`Rooms::change_membership`], but without a request of the user: the change marks
+    /// nothing as read.
     ///
     /// # Errors
     ///
-    /// As [`Rooms::change_membership`].
+    /// Returns the same errors as [`Rooms::change_membership`].
     pub async fn change_membership_for(
         &self,
         room_id: &RoomId,
@@ -185,7 +186,7 @@ impl Memberships {
             (state.membership(&change.sender), before)
         };
         if change.sender != change.target && sender != MembershipState::Join {
-            // Who is in the room is nobody's business either.
+            // The error must not reveal who is in the room.
             return Err(Error::forbidden("you are not in this room"));
         }
         if is_void(before.as_ref(), change.action)? {
@@ -200,11 +201,11 @@ impl Memberships {
         Ok(())
     }
 
-    /// Lets a user forget a room that they are not in; nothing of it is shown to them any more.
+    /// Forgets a room for a user who has left it, so that nothing of the room is shown to them any more.
     ///
     /// # Errors
     ///
-    /// [`Error::NotLeft`] while the user is in the room.
+    /// Returns [`Error::NotLeft`] if the user has not left the room.
     pub async fn forget(&self, room_id: &RoomId, user: UserNum, user_id: &UserId) -> Result<()> {
         let room = self
             .memory
@@ -242,9 +243,9 @@ impl Memberships {
         tx.commit().await
     }
 
-    /// Takes a user out of every room and declines every invitation.
+    /// Makes a user leave every room and decline every invitation.
     ///
-    /// A room that refuses is passed over: the others shall not wait for it.
+    /// A room that refuses is skipped, so that it does not keep the user in the others.
     pub async fn leave_all(&self, user: UserNum, user_id: &UserId) -> Result<()> {
         let rooms = self.memory.of_user(user).await?;
         let is_in = |room: &UserRoom| {
@@ -269,14 +270,14 @@ impl Memberships {
         Ok(())
     }
 
-    /// Returns how many rooms a user is in.
+    /// Returns the number of rooms that a user has joined.
     pub async fn number_of_joined(&self, user: UserNum) -> Result<usize> {
         Ok(self.memory.of_user(user).await?.joined().len())
     }
 
     /// Shows a user's new profile in every room that the user has joined.
     ///
-    /// A room that refuses is passed over: the others shall not wait for it.
+    /// A room that refuses is skipped, so that it does not keep the old profile in the others.
     pub async fn update_profile(
         &self,
         user: UserNum,
@@ -285,7 +286,7 @@ impl Memberships {
     ) -> Result<()> {
         for num in self.memory.of_user(user).await?.joined() {
             let room = match self.memory.room_by_number(num).await {
-                // It was deleted meanwhile.
+                // The room was deleted meanwhile.
                 Err(Error::NotFound(_)) => continue,
                 room => room?,
             };
@@ -300,7 +301,7 @@ impl Memberships {
         Ok(())
     }
 
-    /// Changes a membership in one of many rooms.
+    /// Changes a membership in one of many rooms. A refusal is only logged.
     async fn change_quietly(&self, room: RoomNum, change: MemberChange) -> Result<()> {
         let event = change.event()?;
         let sent = self
@@ -313,7 +314,7 @@ impl Memberships {
             })
             .await;
         if let Err(error) = sent {
-            tracing::debug!(%error, room, "a room refused a change of membership");
+            tracing::debug!(%error, room, "a room refused a membership change");
         }
         Ok(())
     }
@@ -330,11 +331,11 @@ fn shows(room: &Room, user_id: &UserId, profile: &MemberProfile) -> bool {
     })
 }
 
-/// Returns whether a change would change nothing.
+/// Returns whether an action would change nothing.
 ///
 /// # Errors
 ///
-/// [`Error::Forbidden`] for an action that takes another membership to begin with.
+/// Returns [`Error::Forbidden`] if the action is impossible with the current membership.
 pub(crate) fn is_void(before: Option<&MembershipState>, action: Action) -> Result<bool> {
     let refuse = |reason: &str| Err(Error::forbidden(reason));
     match (action, before) {

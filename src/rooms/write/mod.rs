@@ -1,4 +1,4 @@
-//! Changing rooms on behalf of users of this server.
+//! Changes rooms on behalf of users of this server.
 
 pub(crate) mod create;
 pub(crate) mod delayed_events;
@@ -35,11 +35,11 @@ pub struct EventSender {
     memory: RoomMemory,
     join_rules: JoinRules,
     log: EventLog,
-    /// Asks policy servers for their recommendation.
+    /// The client that asks policy servers to sign events.
     policy_servers: Arc<OnceLock<Arc<dyn Recommends>>>,
 }
 
-/// Events that are sent later.
+/// Schedules events and sends them later.
 #[derive(Clone)]
 pub struct DelayedEvents {
     db: Db,
@@ -50,7 +50,7 @@ pub struct DelayedEvents {
     timetable: Arc<Timetable>,
 }
 
-/// Invitations that expire.
+/// Sends invitations that expire, and withdraws them when they have expired.
 #[derive(Clone)]
 pub struct Invitations {
     db: Db,
@@ -61,7 +61,7 @@ pub struct Invitations {
     timetable: Arc<Timetable>,
 }
 
-/// Links by which users come into rooms.
+/// Manages links with which users get into rooms.
 #[derive(Clone)]
 pub struct InviteLinks {
     db: Db,
@@ -72,7 +72,7 @@ pub struct InviteLinks {
     timetable: Arc<Timetable>,
 }
 
-/// Changes of memberships: invitations, joins, leaves, kicks and bans.
+/// Changes memberships: invitations, joins, leaves, kicks and bans.
 #[derive(Clone)]
 pub struct Memberships {
     db: Db,
@@ -82,7 +82,7 @@ pub struct Memberships {
     invitations: Invitations,
 }
 
-/// Creation of rooms, and their upgrade to another version.
+/// Creates rooms and upgrades them to another version.
 #[derive(Clone)]
 pub struct RoomCreation {
     db: Db,
@@ -94,7 +94,7 @@ pub struct RoomCreation {
     sender: EventSender,
 }
 
-/// Deletion of rooms.
+/// Deletes rooms.
 #[derive(Clone)]
 pub struct RoomDeletion {
     db: Db,
@@ -106,7 +106,7 @@ pub struct RoomDeletion {
     is_sent: Arc<OnceLock<IsSent>>,
 }
 
-/// Aliases and the public list of rooms.
+/// Manages aliases and the public room directory.
 #[derive(Clone)]
 pub struct RoomDirectory {
     db: Db,
@@ -114,7 +114,7 @@ pub struct RoomDirectory {
     sender: EventSender,
 }
 
-/// Reports of events, rooms and users to the administrators.
+/// Stores reports of events, rooms and users for the administrators.
 #[derive(Clone)]
 pub struct Reports {
     db: Db,

@@ -1,7 +1,7 @@
-//! Rooms that use a policy server: it signs what is sent there before it is sent, or refuses.
+//! Policy servers: in a room with a policy server, each event needs its signature before it is sent.
 //!
-//! The room is not held up by it: it goes on while the policy server thinks about an event, and if it did, the event is
-//! made anew. So the users of this server send one after the other there.
+//! The room accepts other events while the policy server checks an event. If one arrived meanwhile, the event is built
+//! again. For that reason only one event of this server at a time waits for the policy server of a room.
 //!
 //! [Policy Servers](https://spec.matrix.org/v1.19/server-server-api/#policy-servers)
 
@@ -20,14 +20,14 @@ use crate::{
     rooms::{Room, log::append::Accepted, memory::room::Tip},
 };
 
-/// Whoever asks policy servers for their recommendation.
+/// A client that asks policy servers for their signature.
 pub trait Recommends: Send + Sync {
-    /// Returns an event with the signature of a policy server, or as it is if it needs none.
+    /// Returns an event with the signature of a policy server, or unchanged if it needs none.
     ///
     /// # Errors
     ///
-    /// [`Error::Forbidden`](crate::error::Error::Forbidden) when the policy server does not recommend the event, and
-    /// [`Error::Unreachable`](crate::error::Error::Unreachable) when it does not answer.
+    /// Returns [`Error::Forbidden`](crate::error::Error::Forbidden) if the policy server refuses the event, and
+    /// [`Error::Unreachable`](crate::error::Error::Unreachable) if it does not answer.
     fn recommended<'a>(
         &'a self,
         policy: &'a RoomPolicyEventContent,
@@ -36,7 +36,7 @@ pub trait Recommends: Send + Sync {
     ) -> BoxFuture<'a, Result<String>>;
 }
 
-/// The way of an event by the policy server of its room, if it has one.
+/// The state of an event that the policy server of its room has to sign, if the room has one.
 #[derive(Default)]
 pub(crate) struct Vetting {
     turn: Option<OwnedMutexGuard<()>>,
@@ -44,27 +44,27 @@ pub(crate) struct Vetting {
 }
 
 impl Vetting {
-    /// Waits until nobody else of this server is about to send to a room that uses a policy server.
+    /// Waits until no other event of this server is waiting for the policy server of the room.
     pub(crate) async fn wait_for_turn(&mut self, room: &Room) {
         if self.turn.is_none() && room.policy().is_some() {
             self.turn = Some(room.vetting.clone().lock_owned().await);
         }
     }
 
-    /// Returns the event that the policy server has signed, if it still follows the tip of the room.
+    /// Takes the event that the policy server has signed, if it still follows the tip of the room.
     pub(crate) fn take(&mut self, tip: &Tip) -> Option<Accepted> {
         let vetted = self.vetted.take();
         vetted.filter(|accepted| accepted.pdu.prev_events == tip.followed().0)
     }
 
-    /// Notes an event that the policy server has signed.
+    /// Keeps an event that the policy server has signed.
     pub(crate) fn put(&mut self, vetted: Accepted) {
         self.vetted = Some(vetted);
     }
 }
 
 impl Room {
-    /// Returns the policy server that the room uses, if it uses one: a user of that server has to be in the room.
+    /// Returns the policy server of the room, if it has one. It counts only if a user of that server is in the room.
     pub fn policy(&self) -> Option<RoomPolicyEventContent> {
         let view = self.view();
         let kind = StateEventType::from("m.room.policy");
@@ -74,15 +74,15 @@ impl Room {
 }
 
 impl EventSender {
-    /// Has policy servers asked by somebody from now on. Without this, nobody asks them.
+    /// Sets the client that asks policy servers. Without a client, no policy server is asked.
     pub fn ask_policy_servers(&self, asker: Arc<dyn Recommends>) {
-        // The first one stays.
+        // The first client is kept.
         drop(self.policy_servers.set(asker));
     }
 
-    /// Returns whether an event has to be signed by the policy server of its room.
+    /// Returns whether the policy server of the room has to sign an event.
     pub(crate) fn is_to_be_vetted(&self, room: &Room, occasion: &Occasion) -> bool {
-        // A room is deleted whatever others think of it.
+        // A policy server cannot prevent the deletion of a room.
         let is_deletion = matches!(occasion, Occasion::Deletion);
         !is_deletion && self.policy_servers.get().is_some() && room.policy().is_some()
     }
@@ -91,7 +91,7 @@ impl EventSender {
     ///
     /// # Errors
     ///
-    /// As [`Recommends::recommended`].
+    /// Returns the errors of [`Recommends::recommended`].
     pub(crate) async fn vet(&self, room: &Room, mut accepted: Accepted) -> Result<Accepted> {
         if let (Some(policies), Some(policy)) = (self.policy_servers.get(), room.policy()) {
             let asking = policies.recommended(&policy, &room.rules, &accepted.json);

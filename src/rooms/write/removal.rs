@@ -1,4 +1,4 @@
-//! Who may take somebody out of a room, where the server has a reason to.
+//! Finds a member who may remove a user, when the server itself has a reason to remove them.
 
 use std::cmp::Reverse;
 
@@ -9,8 +9,8 @@ use crate::{
     rooms::memory::room::Room,
 };
 
-/// Returns a member of this server who may take a user out of a room: the preferred one if they may, else the most
-/// powerful.
+/// Returns a member of this server who may remove a user from a room: the preferred one if they may do so, else the
+/// most powerful one.
 pub(crate) fn remover(
     room: &Room,
     state: &StateMap,

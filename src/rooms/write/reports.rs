@@ -1,4 +1,4 @@
-//! What users report to those who run the server.
+//! Reports of users to the administrators of the server.
 //!
 //! [Reporting content](https://spec.matrix.org/v1.19/client-server-api/#reporting-content)
 
@@ -13,28 +13,28 @@ use crate::{
     },
 };
 
-/// The longest reason, in bytes.
+/// The longest reason of a report, in bytes.
 const REASON_BYTES: usize = 8 * 1024;
-/// How many reports of a user are kept, the latest.
+/// The number of reports of one user that are kept. Older ones are removed.
 const KEPT: i64 = 1_000;
 
-/// Who reports something, and why.
+/// The user who reports something, and the reason.
 #[derive(Clone, Copy, Debug)]
 pub struct Reporter<'a> {
-    /// The user's number.
+    /// The number of the user.
     pub user: UserNum,
-    /// The user.
+    /// The user id of the user.
     pub user_id: &'a UserId,
-    /// Why.
+    /// The reason of the report.
     pub reason: &'a str,
 }
 
 impl Reports {
-    /// Takes the report of an event of a room that the reporter is in.
+    /// Stores the report of an event in a room that the reporter is in.
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`] for an event that the reporter cannot see, whether it exists or not.
+    /// Returns [`Error::NotFound`] for an event that the reporter cannot see, whether it exists or not.
     pub async fn report_event(
         &self,
         reporter: Reporter<'_>,
@@ -68,7 +68,7 @@ impl Reports {
         self.store_report(report).await
     }
 
-    /// Takes the report of a room. Whether the room exists is not told.
+    /// Stores the report of a room. The answer does not reveal whether the room exists.
     pub async fn report_room(&self, reporter: Reporter<'_>, room_id: &RoomId) -> Result<()> {
         reporter.check()?;
         let room = match self.memory.number(room_id).await {
@@ -84,14 +84,14 @@ impl Reports {
         .await
     }
 
-    /// Takes the report of a user. Whether the user exists is not told.
+    /// Stores the report of a user. The answer does not reveal whether the user exists.
     pub async fn report_user(&self, reporter: Reporter<'_>, target: &UserId) -> Result<()> {
         reporter.check()?;
         let user = self.memory.user_number(target).await?;
         if user.is_none() {
             return Ok(());
         }
-        tracing::info!(user_id = %reporter.user_id, target = %target, "a user reports another");
+        tracing::info!(user_id = %reporter.user_id, target = %target, "a user reports another user");
         self.store_report(NewReport {
             user,
             ..self.report(reporter)
@@ -121,11 +121,11 @@ impl Reporter<'_> {
     fn check(&self) -> Result<()> {
         if self.reason.len() > REASON_BYTES {
             return Err(Error::invalid_param(format!(
-                "the reason is longer than {REASON_BYTES} bytes"
+                "the reason must have at most {REASON_BYTES} bytes"
             )));
         }
         if self.reason.contains('\0') {
-            return Err(Error::invalid_param("the reason is no text"));
+            return Err(Error::invalid_param("the reason must not contain U+0000"));
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Sending: from what a user wants to say to an event on disk.
+//! Sends events: builds, checks, signs and stores an event that a user of this server sends.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -27,37 +27,37 @@ use crate::{
     storage::{Pending, WriteTx, rooms::events},
 };
 
-/// How often an event is built anew because a lost batch took the room's tip with it, or the room went on while its
-/// policy server thought about the event.
+/// The number of attempts to build an event. A new attempt is needed if a lost batch invalidated the room's tip, or if
+/// the room got other events while its policy server checked this one.
 const ATTEMPTS: usize = 8;
-/// Why the server sends an event.
+/// The reason for which the server sends an event.
 #[derive(Clone, Debug)]
 pub(crate) enum Occasion {
-    /// Somebody asks for it.
+    /// A user requests it.
     Request,
-    /// Somebody asks for this to be done to a membership.
+    /// A user requests this change of a membership.
     Membership(Action),
-    /// The server does it for somebody who is not looking.
+    /// The server sends it for a user who did not request it just now.
     Background,
-    /// The time of the delayed event with this number has come.
+    /// The delayed event with this number is due.
     Delayed(i64),
-    /// The time of this invitation is over.
+    /// This invitation has expired.
     Expiry(OwnedEventId),
     /// The room is being deleted.
     Deletion,
 }
 
-/// What came of an attempt to send an event.
+/// The outcome of an attempt to send an event.
 enum Attempt {
     Sent(OwnedEventId),
-    /// The room is loaded anew.
+    /// The room has to be loaded again, then another attempt follows.
     Again,
-    /// The policy server of the room has to sign it first.
+    /// The policy server of the room has to sign the event first.
     Unvetted(Box<Accepted>),
 }
 
 impl Occasion {
-    /// Checks, at the tip of the room, that there is still reason for the event.
+    /// Checks at the tip of the room that the reason for the event still exists.
     fn check(&self, tip: &Tip, event: &NewEvent) -> Result<()> {
         match self {
             Self::Expiry(invitation) => invite_expiry::check_stands(&tip.state, event, invitation),
@@ -69,7 +69,7 @@ impl Occasion {
         }
     }
 
-    /// Returns the member event that is already what the wish for a membership asks for.
+    /// Returns the current member event, if it already is what a membership change requests.
     fn fulfilled<'a>(&self, tip: &'a Tip, event: &NewEvent) -> Option<&'a Arc<Pdu>> {
         let Self::Membership(action) = self else {
             return None;
@@ -80,7 +80,7 @@ impl Occasion {
         matches!(is_void(member.membership().as_ref(), *action), Ok(true)).then_some(member)
     }
 
-    /// Returns whether the sender is not looking when the event is sent.
+    /// Returns whether the event is sent without a request of its sender, so that it marks nothing as read.
     fn is_unattended(&self) -> bool {
         match self {
             Self::Background | Self::Delayed(_) | Self::Expiry(_) | Self::Deletion => true,
@@ -97,13 +97,13 @@ impl Occasion {
 }
 
 impl EventSender {
-    /// Sends an event to a room; returns its id when it is on disk.
+    /// Sends an event to a room. Returns its event id when the event is on disk.
     ///
-    /// The same transaction of the same device returns the same event id, also after a restart.
+    /// The same transaction id of the same device returns the same event id, even after a restart.
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`] for an unknown room, [`Error::Forbidden`] with the rule that refuses the event.
+    /// Returns [`Error::NotFound`] for an unknown room, and [`Error::Forbidden`] with the rule that refuses the event.
     #[tracing::instrument(skip_all, fields(room_id = %room_id), err(level = "debug"))]
     pub async fn send(&self, room_id: &RoomId, event: NewEvent) -> Result<OwnedEventId> {
         if let Some(transaction) = &event.transaction {
@@ -121,12 +121,14 @@ impl EventSender {
             .await
     }
 
-    /// Returns the event that was sent with the transaction id of another one.
+    /// Returns the id of the event that was already sent with the transaction id of a request.
+    ///
+    /// This answers a repeated request without a body.
     ///
     /// # Errors
     ///
-    /// [`Error::NotJson`] when there is none: a new event has a body. [`Error::Forbidden`] when this server is not in the
-    /// room.
+    /// Returns [`Error::NotJson`] if no event was sent with it, because the request for a new event needs a body, and
+    /// [`Error::Forbidden`] if this server is not in the room.
     pub async fn sent_before(&self, room_id: &RoomId, event: &NewEvent) -> Result<OwnedEventId> {
         let room = self.memory.room_of_member(room_id).await?;
         let no_body = Error::NotJson("the request has no body".to_owned());
@@ -137,7 +139,7 @@ impl EventSender {
         self.send_on(num, event, Occasion::Request).await
     }
 
-    /// As [`Rooms::send_now`], on an occasion that decides on whether the event is still wanted.
+    /// Sends an event like [`Rooms::send_now`], for a reason that decides whether the event is still needed.
     pub(crate) async fn send_on(
         &self,
         num: i64,
@@ -159,11 +161,11 @@ impl EventSender {
             }
         }
         Err(Error::Unavailable(
-            "the room does not accept the event".to_owned(),
+            "the room cannot accept the event now; try again later".to_owned(),
         ))
     }
 
-    /// Sends an event, if the room is as it seems, and its policy server agrees.
+    /// Sends an event, if the room in memory is up to date and its policy server has signed the event.
     async fn attempt(
         &self,
         room: &Arc<Room>,
@@ -171,7 +173,7 @@ impl EventSender {
         occasion: &Occasion,
         vetting: &mut Vetting,
     ) -> Result<Attempt> {
-        // Others of this room wait for its lock: their events shall come into one batch with this one.
+        // Other senders wait for the lock of this room. The intent makes the batch wait for their events too.
         let intent = self.db.journal().intent();
         let mut tip = room.tip.lock().await;
         if room.is_stale() {
@@ -230,20 +232,22 @@ impl EventSender {
         Ok(Attempt::Sent(event_id))
     }
 
-    /// Answers with a state event that says already what a new one would.
+    /// Answers with a current state event that is equal to the new one.
     ///
-    /// One that is not on disk yet may still be lost: it is waited for, and then looked at again.
+    /// If that event is not on disk yet, it may still be lost. Then this waits for the write, and the next attempt
+    /// reads the state again.
     async fn known_state(&self, room: &Room, known: &Pdu) -> Result<Attempt> {
         if is_on_disk(room, known) {
             return Ok(Attempt::Sent(known.event_id.clone()));
         }
         if let Err(error) = self.memory.settle(room).await {
-            tracing::debug!(%error, room_id = %room.room_id, "an equal state event may be lost");
+            tracing::debug!(%error, room_id = %room.room_id, "could not store an equal state event");
         }
         Ok(Attempt::Again)
     }
 
-    /// Builds, authorizes and signs an event, and checks what the rules of rooms leave to the server of the sender.
+    /// Builds, authorises and signs an event. It also makes the checks that the authorisation rules leave to the
+    /// server of the sender.
     async fn accept_allowed(
         &self,
         room: &Arc<Room>,
@@ -255,7 +259,7 @@ impl EventSender {
                 .await?;
         } else if event.kind == TimelineEventType::RoomRedaction && event.state_key.is_none() {
             return Err(Error::BadJson(
-                "redacts: a redaction names the event that it redacts".to_owned(),
+                "redacts: a redaction must name the event that it redacts".to_owned(),
             ));
         }
         let mut event = event.clone();
@@ -270,7 +274,7 @@ impl EventSender {
     }
 }
 
-/// Returns the state event that says already what a new one would, by the same sender.
+/// Returns the current state event, if it has the same sender and content as the new one.
 fn same_state<'a>(tip: &'a Tip, pdu: &Pdu) -> Option<&'a Arc<Pdu>> {
     let known = tip
         .state
@@ -279,7 +283,7 @@ fn same_state<'a>(tip: &'a Tip, pdu: &Pdu) -> Option<&'a Arc<Pdu>> {
     is_same.then_some(known)
 }
 
-/// Returns whether readers see a state event as the room's current one.
+/// Returns whether readers already see a state event as current, which means that it is on disk.
 pub(crate) fn is_on_disk(room: &Room, pdu: &Pdu) -> bool {
     let state_key = pdu.state_key.as_deref().unwrap_or_default();
     let view = room.view();
@@ -287,7 +291,7 @@ pub(crate) fn is_on_disk(room: &Room, pdu: &Pdu) -> bool {
     seen.is_some_and(|seen| seen.event_id == pdu.event_id)
 }
 
-/// Answers an event that was refused, unless it is one that was sent before.
+/// Returns the refusal of an event, or the event id if the same transaction already sent it.
 async fn answer_refused(
     tx: WriteTx,
     room: &Room,
@@ -297,12 +301,12 @@ async fn answer_refused(
     if event.transaction.is_none() {
         return Err(refused);
     }
-    // The first time may be in the same batch, which no reader sees yet.
+    // The first event of the transaction may be in the same batch, which readers do not see yet.
     let first = first_answer(tx, room, event).await;
     first.map(Attempt::Sent).map_err(|_| refused)
 }
 
-/// Answers a transaction that was sent before: with the event of the first time, once it is on disk.
+/// Answers a repeated transaction with the event that it sent the first time, once that event is on disk.
 async fn first_answer(mut tx: WriteTx, room: &Room, event: &NewEvent) -> Result<OwnedEventId> {
     let Some(transaction) = &event.transaction else {
         return Err(Error::internal(
@@ -326,7 +330,8 @@ async fn first_answer(mut tx: WriteTx, room: &Room, event: &NewEvent) -> Result<
 }
 
 impl EventSender {
-    /// One may redact one's own events; those of others only with the power for it.
+    /// Checks that a user may redact an event: users may redact their own events, but those of others only with enough
+    /// power.
     async fn check_redaction(
         &self,
         room: &Arc<Room>,
@@ -341,7 +346,7 @@ impl EventSender {
             Some(pdu) if pdu.room_id != room.room_id => Err(Error::invalid_param(
                 "the event to redact is in another room",
             )),
-            // It may be on its way from another server.
+            // Another server may still send this event.
             None if may_redact_all => Ok(()),
             Some(pdu) if may_redact_all || pdu.sender == *sender => Ok(()),
             Some(_) => Err(Error::forbidden(
@@ -351,7 +356,8 @@ impl EventSender {
         }
     }
 
-    /// A transaction that was sent before is answered as before, even where it would be refused now.
+    /// Answers a repeated transaction with its first event, even if the event would be refused now. Otherwise returns
+    /// the refusal.
     async fn already_sent(
         &self,
         room: &Room,
@@ -384,7 +390,7 @@ impl EventSender {
     }
 }
 
-/// Leaves a write in the journal's batch, and notes that the room has something on its way to the disk.
+/// Leaves a write to the journal's batch, and records in the room that the write is not on disk yet.
 pub(crate) fn release(tx: WriteTx, room: &Room, newest: i64) -> Result<Pending> {
     let pending = tx.release()?;
     room.released.store(newest, Ordering::SeqCst);

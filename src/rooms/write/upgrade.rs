@@ -1,4 +1,4 @@
-//! Replacing a room by one of another version: the new room, the tombstone and the aliases in one write.
+//! Upgrades a room to another version: one write stores the new room and the tombstone, and moves the aliases.
 //!
 //! [Room upgrades](https://spec.matrix.org/v1.19/client-server-api/#room-upgrades)
 
@@ -34,43 +34,45 @@ use crate::{
     storage::rooms::{aliases, room_table},
 };
 
-/// Whoever has less power than this may neither speak nor invite in a room that was replaced.
+/// The power level that a user needs to send messages and to invite in a room that was replaced.
 const QUIET_LEVEL: i64 = 50;
-/// How long an equal request of the same user is taken for the same one: two at once, or a client that lost the answer.
+/// The time in which an equal request of the same user counts as the same request, in milliseconds. Equal
+/// requests come from clients that send one twice at once or did not get the answer.
 const REPEATED_UPGRADE_MS: i64 = 60_000;
-/// What whoever comes to the old room reads.
+/// The text of the tombstone, for users who open the old room.
 const BODY: &str = "This room has been replaced";
 
-/// A room to be replaced.
+/// A request to upgrade a room.
 #[derive(Clone, Debug)]
 pub struct Upgrade {
-    /// Who replaces it, and creates the new one.
+    /// The user who replaces the room and creates the new one.
     pub user_id: OwnedUserId,
-    /// How they are shown.
+    /// The profile of this user.
     pub profile: MemberProfile,
     /// The version of the new room.
     pub version: RoomVersionId,
-    /// Who else shall be a creator of the new room, where the version knows such.
+    /// Other creators of the new room, if its version supports additional creators.
     pub additional_creators: Vec<OwnedUserId>,
 }
 
-/// What is about to replace a room.
+/// A new room and the last events of the old room, built but not stored yet.
 struct Replacement {
     new: Room,
     events: Vec<Accepted>,
-    /// The last events of the old room, and what the first of them follows.
+    /// The last events of the old room.
     farewell: Vec<Accepted>,
+    /// The events that precede the first of these.
     follows: Vec<OwnedEventId>,
-    /// Whether the old room's policy server has signed these, if it has to.
+    /// Whether the last events have the signature of the old room's policy server, or need none.
     is_vetted: bool,
 }
 
 impl RoomCreation {
-    /// Replaces a room; returns the id of the new one.
+    /// Upgrades a room. Returns the id of the new room.
     ///
     /// # Errors
     ///
-    /// [`Error::UnsupportedRoomVersion`]; [`Error::Forbidden`] for one who may not send the tombstone.
+    /// Returns [`Error::UnsupportedRoomVersion`], and [`Error::Forbidden`] if the user may not send the tombstone.
     pub async fn upgrade(&self, room_id: &ruma::RoomId, upgrade: Upgrade) -> Result<OwnedRoomId> {
         if matrix::rules(&upgrade.version).is_none() {
             let text = format!("room version {} is not supported", upgrade.version);
@@ -85,7 +87,7 @@ impl RoomCreation {
             .await
     }
 
-    /// Replaces a room, unless it has been replaced since it had the tombstone that is given, if any.
+    /// Replaces a room, unless another request replaced it since `known`, the tombstone at the start of this request.
     async fn upgrade_now(
         &self,
         num: i64,
@@ -112,7 +114,9 @@ impl RoomCreation {
                     return Ok(new);
                 }
                 if known.is_none_or(|known| known.event_id != standing.event_id) {
-                    return Err(Error::forbidden("the room has just been replaced"));
+                    return Err(Error::forbidden(
+                        "another request has just upgraded the room",
+                    ));
                 }
             }
             check_may_replace(&old, &tip, upgrade)?;
@@ -131,11 +135,12 @@ impl RoomCreation {
             }
         }
         Err(Error::Unavailable(
-            "the room cannot be replaced now".to_owned(),
+            "the room cannot be upgraded now; try again later".to_owned(),
         ))
     }
 
-    /// Stores a replacement in one write; `None` if the room is loaded again, or the id of the new one is taken.
+    /// Stores a replacement in one write. Returns `None` if the old room has to be loaded again, or if the id of the
+    /// new room is taken.
     async fn store_replacement(
         &self,
         old: &Room,
@@ -170,14 +175,14 @@ impl RoomCreation {
         Ok(Some(new.room_id))
     }
 
-    /// Waits until the replacement by another request is on disk, or lost.
+    /// Waits until the tombstone of another request is on disk or lost.
     async fn wait_for_tombstone(&self, old: &Room) {
         if let Err(error) = self.memory.settle(old).await {
-            tracing::debug!(%error, room_id = %old.room_id, "a replacement may be lost");
+            tracing::debug!(%error, room_id = %old.room_id, "could not store the tombstone of an upgrade");
         }
     }
 
-    /// Returns the room that an equal request of the same user has just made.
+    /// Returns the room that an equal request of the same user has just created.
     async fn equal_replacement(
         &self,
         tombstone: &Pdu,
@@ -195,7 +200,7 @@ impl RoomCreation {
         Ok((version == upgrade.version).then_some(new))
     }
 
-    /// Builds what replaces a room, and the last events of it.
+    /// Builds the new room and the last events of the old room.
     async fn draft(
         &self,
         old: &Room,
@@ -216,7 +221,7 @@ impl RoomCreation {
         })
     }
 
-    /// Has the policy server of a room sign the last events of it.
+    /// Asks the policy server of a room to sign the room's last events.
     async fn vet_farewell(&self, old: &Room, mut replacement: Replacement) -> Result<Replacement> {
         let mut farewell = Vec::with_capacity(replacement.farewell.len());
         for accepted in replacement.farewell {
@@ -227,7 +232,8 @@ impl RoomCreation {
         Ok(replacement)
     }
 
-    /// Builds the last events of a room: the tombstone, and what the user may do to make the room quiet.
+    /// Builds the last events of a room: the tombstone, then the power levels that stop new messages and the aliases
+    /// that remain, if the user may send these.
     async fn farewell(
         &self,
         old: &Room,
@@ -262,9 +268,9 @@ impl RoomCreation {
                     advance_scratch(&mut scratch, &accepted.pdu);
                     farewell.push(accepted);
                 }
-                // "If possible": who may replace a room may not always do this, too.
+                // The specification says "if possible": a user who may upgrade the room may lack the power for this.
                 Err(Error::Forbidden(reason)) => {
-                    tracing::debug!(room_id = %old.room_id, reason, "the old room stays as it is");
+                    tracing::debug!(room_id = %old.room_id, reason, "could not restrict an upgraded room");
                 }
                 Err(error) => return Err(error),
             }
@@ -283,10 +289,10 @@ fn check_may_replace(old: &Room, tip: &Tip, upgrade: &Upgrade) -> Result<()> {
     if is_member && levels.user_can_send_state(&upgrade.user_id, StateEventType::RoomTombstone) {
         return Ok(());
     }
-    Err(Error::forbidden("you may not replace this room"))
+    Err(Error::forbidden("you may not upgrade this room"))
 }
 
-/// Returns power levels with which only the powerful speak and invite; `None` if it is so already.
+/// Returns power levels with which only moderators may send messages and invite, or `None` if they are so already.
 fn quiet_levels(tip: &Tip) -> Option<Map<String, Value>> {
     let kind = StateEventType::RoomPowerLevels;
     let mut content: Map<String, Value> = tip.state.content(&kind)?;

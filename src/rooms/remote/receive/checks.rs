@@ -1,4 +1,4 @@
-//! What the rules say about an event, given what is known of its room.
+//! Checks events against the authorisation rules, using the known state of their room.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -33,16 +33,16 @@ use crate::{
     },
 };
 
-/// How closely it is looked whether an event is known, and what it follows.
+/// The depth of the search for an event itself and for the events that it follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Look {
-    /// If it follows the tip, nothing is read: whether it is known shows when it is stored.
+    /// Reads nothing if the event follows the tip: storing it will show whether it is known.
     AtTheTip,
-    /// All that it names is looked for.
+    /// Looks up all events that it names.
     Around,
 }
 
-/// What came of judging an event.
+/// The result of checking an event.
 pub(crate) enum Judgement {
     Judged(Box<Judged>),
     Known,
@@ -52,7 +52,7 @@ pub(crate) enum Judgement {
     },
 }
 
-/// What the rules say about an event.
+/// The decision of the rules about an event.
 #[derive(Debug)]
 pub(crate) enum Verdict {
     Accepted,
@@ -60,22 +60,22 @@ pub(crate) enum Verdict {
     Rejected(String),
 }
 
-/// An event that was judged, and where it stands.
+/// A checked event and its place in the event graph.
 #[derive(Debug)]
 pub(crate) struct Judged {
     pub(crate) verdict: Verdict,
     /// The snapshot of the state before it.
     pub(crate) base: Base,
     pub(crate) before: StateMap,
-    /// The position at which it is stored already, without a place.
+    /// The position at which it is already stored as an outlier.
     pub(crate) stored_at: Option<i64>,
-    /// Where it stands, if it does not follow the tip.
+    /// The fork that it causes, if it does not follow the tip.
     pub(crate) fork: Option<Fork>,
-    /// For history: the place in the timeline before which it belongs.
+    /// For history: the place in the timeline before which the event belongs.
     pub(crate) gap: Option<i64>,
-    /// The events that it follows and that nobody here has.
+    /// The events that it follows and that this server does not have.
     pub(crate) missing: Vec<OwnedEventId>,
-    /// It is stored with the same verdict.
+    /// It is already stored with the same verdict.
     pub(crate) is_as_it_was: bool,
 }
 
@@ -102,7 +102,7 @@ impl Judged {
     }
 }
 
-/// What is stored of the events that an event names.
+/// The stored events among those that an event names.
 struct Surroundings {
     own: Option<Node>,
     nodes: BTreeMap<OwnedEventId, Node>,
@@ -110,7 +110,7 @@ struct Surroundings {
 }
 
 impl EventReceiver {
-    /// Judges an event by the rules.
+    /// Checks an event by the authorisation rules.
     pub(crate) async fn judge(
         &self,
         room: &Room,
@@ -120,7 +120,9 @@ impl EventReceiver {
     ) -> Result<Judgement> {
         let pdu = event.pdu();
         if pdu.room_id != room.room_id {
-            return Err(Error::BadJson("the event is of another room".to_owned()));
+            return Err(Error::BadJson(
+                "the event belongs to another room".to_owned(),
+            ));
         }
         let known = tip.lately.get(&pdu.event_id);
         if known.is_some_and(|known| known.status != Status::Rejected) {
@@ -159,7 +161,7 @@ impl EventReceiver {
             return Ok(Judgement::Missing { prev, auth });
         }
         let refused = match auth.first() {
-            Some(lost) => Some(format!("the event {lost}, which should allow it, is lost")),
+            Some(lost) => Some(format!("the auth event {lost} cannot be fetched")),
             None => refusal(matrix::authorize_by_auth_events(
                 pdu,
                 &room.rules,
@@ -185,7 +187,7 @@ impl EventReceiver {
         Ok(Judgement::Judged(judged.into()))
     }
 
-    /// Judges an event by the state before it and the state of the room.
+    /// Checks an event by the state before it and by the current state of the room.
     async fn judge_in_place(
         &self,
         room: &Room,
@@ -213,7 +215,7 @@ impl EventReceiver {
             return Ok(judged);
         }
         if gap.is_some() {
-            // What was said long ago is not measured by what holds now.
+            // The current state says nothing about old events.
             return Ok(judged);
         }
         // 6. Passes authorisation rules based on the current state of the room, otherwise it is "soft failed".
@@ -221,7 +223,7 @@ impl EventReceiver {
         if matches!(judged.verdict, Verdict::Accepted) {
             judged.fork = self.fork(room, tip, pdu, (&judged, &followed)).await?;
             if judged.fork.is_none() {
-                let reason = "too many events stand side by side in the room";
+                let reason = "the room has too many forward extremities";
                 judged.verdict = Verdict::SoftFailed(reason.to_owned());
             }
         }
@@ -244,10 +246,10 @@ impl EventReceiver {
             auth_events: create.into_iter().collect(),
         };
         for node in nodes {
-            // An event of another room is as good as none.
+            // An event of another room counts as missing.
             if node.room != room.num {
                 if node.event_id == pdu.event_id.as_str() {
-                    // In versions 1 and 2, in which the sender chooses it.
+                    // This happens in room versions 1 and 2, where the sender chooses the id.
                     return Err(Error::forbidden("an event of another room has the same id"));
                 }
                 continue;
@@ -266,7 +268,7 @@ impl EventReceiver {
         Ok(around)
     }
 
-    /// Returns what is known of the events that an event follows.
+    /// Returns the known states after the events that an event follows.
     async fn followed(&self, tip: &Tip, pdu: &Pdu, around: &Surroundings) -> Result<Followed> {
         let mut followed = Followed::default();
         let mut seen = HashSet::new();
@@ -286,7 +288,7 @@ impl EventReceiver {
         Ok(followed)
     }
 
-    /// Returns what stands after a stored event.
+    /// Returns the state after a stored event.
     pub(crate) async fn after(&self, tip: &Tip, snapshot: i64, node: Node) -> Result<After> {
         let state = if snapshot == tip.snapshot {
             tip.state.clone()
@@ -302,7 +304,8 @@ impl EventReceiver {
         })
     }
 
-    /// Returns the state that another server gave; of two events for the same, the latter counts.
+    /// Returns the state that another server sent. If two events have the same type and state key,
+    /// the later one counts.
     async fn given_state(&self, room: &Room, ids: &[OwnedEventId]) -> Result<StateMap> {
         let mut events: HashMap<OwnedEventId, Arc<Pdu>> = HashMap::with_capacity(ids.len());
         for pdu in self.log.auth_chain_events(ids).await? {
@@ -327,7 +330,8 @@ impl EventReceiver {
     }
 }
 
-/// Judges an event that follows the tip, and that the present state names all events for that should allow it.
+/// Checks an event in memory, if it follows the tip and all its auth events are in the current
+/// state.
 fn judge_at_the_tip(room: &Room, tip: &Tip, pdu: &Pdu, help: &Help) -> Option<Judged> {
     if !forks::is_same_set(&pdu.prev_events, &tip.forward_extremities)
         || pdu.kind == TimelineEventType::RoomCreate
@@ -348,7 +352,8 @@ fn judge_at_the_tip(room: &Room, tip: &Tip, pdu: &Pdu, help: &Help) -> Option<Ju
     let checked = by_auth_events.and_then(|()| matrix::authorize(pdu, &room.rules, &tip.state));
     let verdict = match refusal(checked).ok()? {
         Some(reason) => Verdict::Rejected(reason),
-        // The state before it is that of the room, so that only the policy server can make it fail softly.
+        // The state before it is the current state, so only the policy server can make it
+        // soft-fail.
         None => by_current_state(room, tip, pdu, help).ok()?,
     };
     Some(Judged::at_the_tip(tip, verdict))
@@ -360,13 +365,13 @@ fn by_current_state(room: &Room, tip: &Tip, pdu: &Pdu, help: &Help) -> Result<Ve
     }
     // 7. Is validated by the Policy Server, if the room is using a Policy Server, otherwise it is "soft failed".
     Ok(if help.is_not_recommended {
-        Verdict::SoftFailed("the policy server of the room does not recommend it".to_owned())
+        Verdict::SoftFailed("the policy server of the room does not recommend the event".to_owned())
     } else {
         Verdict::Accepted
     })
 }
 
-/// Returns why the rules refuse an event; other errors stay errors.
+/// Returns the reason if the rules refuse an event; passes other errors on.
 fn refusal(checked: Result<()>) -> Result<Option<String>> {
     match checked {
         Ok(()) => Ok(None),
@@ -375,15 +380,16 @@ fn refusal(checked: Result<()>) -> Result<Option<String>> {
     }
 }
 
-/// A room begins once.
+/// Returns a reason to refuse a second create event in a room.
 fn second_create(tip: &Tip, pdu: &Pdu) -> Option<String> {
     let first = tip.state.get(&StateEventType::RoomCreate, "");
     let is_other = first.is_none_or(|first| first.event_id != pdu.event_id);
     (is_other && pdu.kind == TimelineEventType::RoomCreate)
-        .then(|| "the room exists already".to_owned())
+        .then(|| "the room already has a create event".to_owned())
 }
 
-/// An event that is rejected changes no state: those that follow it stand where it would.
+/// Builds the result for a rejected event. Such an event changes no state: the events that follow
+/// it have the same state before them.
 fn rejected(followed: Followed, reason: String) -> Judged {
     let verdict = Verdict::Rejected(reason);
     let mut afters = followed.afters.into_iter();
@@ -399,7 +405,7 @@ fn rejected(followed: Followed, reason: String) -> Judged {
     }
 }
 
-/// Returns whether there is nothing more to say about an event: it is neither an outlier, nor was it rejected.
+/// Returns whether the verdict about an event is final: it is neither an outlier nor rejected.
 fn is_settled(node: &Node) -> bool {
     node.state.is_some() && node.status() != Status::Rejected
 }

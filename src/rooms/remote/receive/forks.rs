@@ -1,4 +1,5 @@
-//! Where an event stands that does not follow all that the room knows, and what becomes of the room's state.
+//! Places events that do not follow all forward extremities of a room, and updates the room's
+//! state.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -16,24 +17,26 @@ use crate::{
     storage::rooms::{event_graph, events::Status},
 };
 
-/// Lines of events that a room follows side by side. Of those with the same state, one will do where there are more than
-/// an event can name; the others change nothing.
+/// The largest number of forward extremities of a room. Extremities with the same state as another
+/// are dropped first, where there are more than one event can name; an event that would exceed this
+/// number is soft-failed.
 const MAX_LINES: usize = 50;
-/// Events that were not accepted, looked through for what an event follows by way of them.
+/// The largest number of refused events that are followed backwards to find the accepted events
+/// before them.
 const MAX_REFUSED: usize = 100;
 
-/// A line of events that others do not follow yet, by its last one.
+/// A forward extremity: an event that no other event follows yet.
 struct Line {
     id: OwnedEventId,
     hash: Option<String>,
     after: Option<After>,
 }
 
-/// What is known of the events that an event follows.
+/// The known states after the events that an event follows.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Followed {
     pub(crate) afters: Vec<After>,
-    /// Those of which the state after them is not known.
+    /// The followed events with unknown state after them.
     pub(crate) missing: Vec<OwnedEventId>,
 }
 
@@ -43,7 +46,7 @@ pub(crate) fn is_same_set(one: &[OwnedEventId], other: &[OwnedEventId]) -> bool 
 }
 
 impl EventReceiver {
-    /// Returns the state before an event, and how that is to be stored.
+    /// Returns the state before an event, and the form in which to store it.
     pub(crate) async fn state_before(
         &self,
         room: &Room,
@@ -69,7 +72,8 @@ impl EventReceiver {
         ))
     }
 
-    /// Returns what becomes of a room when an event is accepted into it; `None` where too many others stand beside it.
+    /// Returns the changes to a room when an event is accepted into it; `None` if the room has too
+    /// many other forward extremities.
     pub(crate) async fn fork(
         &self,
         room: &Room,
@@ -96,7 +100,7 @@ impl EventReceiver {
         }))
     }
 
-    /// Returns the events that an event follows: by name, or by way of some that were not accepted and so are no
+    /// Returns the events that an event follows: by name, or through refused events, which are no
     /// extremities themselves.
     async fn covered(
         &self,
@@ -134,7 +138,7 @@ impl EventReceiver {
         Ok(covered)
     }
 
-    /// Returns the lines that end in events which are not covered.
+    /// Returns the forward extremities that are not covered by the event.
     async fn lines_beside(&self, tip: &Tip, covered: &HashSet<OwnedEventId>) -> Result<Vec<Line>> {
         let mut lines = Vec::new();
         for (id, hash) in tip.extremities() {
@@ -162,7 +166,8 @@ impl EventReceiver {
         }
     }
 
-    /// Returns the state of the room after an event: that after it and at the end of the other lines, resolved.
+    /// Returns the state of the room after an event: resolved from the state after it and the
+    /// states after the other forward extremities.
     async fn current_state(
         &self,
         room: &Room,
@@ -186,7 +191,8 @@ impl EventReceiver {
     }
 }
 
-/// Takes away lines, those first that began first, whose state another has as well, until an event can name all.
+/// Drops forward extremities that share their state with another one, the oldest first, until one
+/// event can name all that remain.
 fn thin_out(lines: &mut Vec<Line>) {
     let mut surplus = (lines.len() + 1).saturating_sub(NAMED);
     let mut with_state: HashMap<i64, usize> = HashMap::new();
@@ -205,7 +211,7 @@ fn thin_out(lines: &mut Vec<Line>) {
     });
 }
 
-/// Of events with the same state after them, one will do.
+/// Keeps one of the events that have the same state after them.
 fn distinct(afters: Vec<After>) -> Vec<After> {
     let mut seen = HashSet::new();
     let is_new = |after: &After| seen.insert(after.snapshot);

@@ -1,4 +1,4 @@
-//! Storing events that were not accepted: they are in the graph, and in no timeline.
+//! Stores events that were not accepted: they are in the event graph, but in no timeline.
 
 use super::checks::{After, Judged, Verdict};
 use crate::{
@@ -20,7 +20,8 @@ use crate::{
     },
 };
 
-/// Stores an event that was soft-failed or rejected; returns its position, or `None` if it was known.
+/// Stores an event that was soft-failed or rejected; returns its position, or `None` if it was
+/// known.
 pub(crate) async fn store(
     tx: &mut WriteTx,
     room: &Room,
@@ -42,7 +43,7 @@ pub(crate) async fn store(
         after.snapshot = snapshots::branch(tx, snapshot, &[entry], tip.chain).await?;
         after.state.insert(pdu.clone().into());
     }
-    // Of a rejected event it may be that nobody knows where it stands.
+    // The place of a rejected event in the graph may be unknown.
     let is_placed = snapshot != 0;
     let row = NewEvent {
         position: numbers.row,

@@ -1,4 +1,4 @@
-//! Which events a new room begins with.
+//! Builds the first events of a new room.
 
 use ruma::{
     OwnedRoomAliasId, OwnedUserId, RoomVersionId,
@@ -28,19 +28,19 @@ use crate::{
     rooms::{Action, MemberChange, MemberProfile, NewEvent},
 };
 
-/// How many users one request may invite.
+/// The most users that one request may invite.
 const MAX_INVITES: usize = 100;
-/// How many events `initial_state` may hold.
+/// The most events that `initial_state` may contain.
 const MAX_INITIAL_STATE: usize = 100;
 
-/// A room to be created.
+/// A request to create a room.
 #[derive(Debug)]
 pub struct CreateRoom {
-    /// Who creates it.
+    /// The user who creates the room.
     pub creator: OwnedUserId,
-    /// What the creator asks for.
+    /// The request as the client sent it.
     pub request: Request,
-    /// How the creator and the invited are shown.
+    /// The profiles of the creator and of the invited users.
     pub profiles: Profiles,
 }
 
@@ -53,7 +53,7 @@ struct InitialState {
     content: Box<RawValue>,
 }
 
-/// Returns the version that the room will have.
+/// Returns the version of the new room: the requested one, or the default.
 pub(crate) fn version(request: &Request, default: &RoomVersionId) -> Result<RoomVersionId> {
     let version = request.room_version.as_ref().unwrap_or(default);
     if matrix::rules(version).is_some() {
@@ -65,7 +65,7 @@ pub(crate) fn version(request: &Request, default: &RoomVersionId) -> Result<Room
     }
 }
 
-/// Returns the first events, in the order that the specification gives.
+/// Returns the first events of the room, in the order that the specification requires.
 pub(crate) fn events(
     create: &CreateRoom,
     version: &RoomVersionId,
@@ -75,7 +75,7 @@ pub(crate) fn events(
     check_choices(request)?;
     if request.invite.len() > MAX_INVITES || request.initial_state.len() > MAX_INITIAL_STATE {
         return Err(Error::invalid_param(
-            "too many invitations or state events at once",
+            "too many invitations or state events in one request",
         ));
     }
     if !request.invite_3pid.is_empty() {
@@ -127,7 +127,8 @@ pub(crate) fn events(
         )?);
     }
     // 8. Invite events implied by invite.
-    // Those of other servers have to be asked first, which takes a room.
+    // Users of other servers are invited later: their servers have to sign the invitation, and the room must exist
+    // for that.
     let own = create.creator.server_name();
     let here = request
         .invite
@@ -139,7 +140,7 @@ pub(crate) fn events(
     Ok(events)
 }
 
-/// Checks that what the specification has lists for is on these lists.
+/// Checks that the preset and the visibility have values that the specification lists.
 fn check_choices(request: &Request) -> Result<()> {
     let is_known = |preset: &RoomPreset| {
         matches!(
@@ -149,21 +150,21 @@ fn check_choices(request: &Request) -> Result<()> {
     };
     if !request.preset.as_ref().is_none_or(is_known) {
         return Err(Error::invalid_param(
-            "preset is private_chat, public_chat or trusted_private_chat",
+            "preset must be private_chat, public_chat or trusted_private_chat",
         ));
     }
     check_visibility(&request.visibility)
 }
 
-/// Checks that a visibility is one that the room directory knows.
+/// Checks that a visibility is one of those that the specification lists.
 ///
 /// # Errors
 ///
-/// [`Error::InvalidParam`] when it is not.
+/// Returns [`Error::InvalidParam`] if it is not.
 pub fn check_visibility(visibility: &Visibility) -> Result<()> {
     match visibility {
         Visibility::Public | Visibility::Private => Ok(()),
-        _ => Err(Error::invalid_param("visibility is public or private")),
+        _ => Err(Error::invalid_param("visibility must be public or private")),
     }
 }
 
@@ -212,14 +213,14 @@ impl Plan<'_> {
         self.state(&StateEventType::RoomCreate, &content)
     }
 
-    /// In a trusted private chat all who are invited are as powerful as the creator.
+    /// Makes the invited users creators too: in a trusted private chat they are as powerful as the creator.
     fn add_creators(&self, content: &mut Map<String, Value>) -> Result<()> {
         let creators = content
             .entry("additional_creators")
             .or_insert_with(|| json!([]));
         let creators = creators
             .as_array_mut()
-            .ok_or_else(|| Error::BadJson("additional_creators is no list".to_owned()))?;
+            .ok_or_else(|| Error::BadJson("additional_creators must be a list".to_owned()))?;
         for user_id in &self.create.request.invite {
             let creator = json!(user_id);
             if !creators.contains(&creator) {
@@ -258,7 +259,7 @@ impl Plan<'_> {
             .unwrap_or_default()
     }
 
-    /// Every level is spelled out, the defaults too: there are clients that read no defaults.
+    /// Returns the power levels. They contain the defaults too, because some clients do not know the defaults.
     fn power_levels(&self) -> Result<NewEvent> {
         let has_almighty_creators = self.rules.explicitly_privilege_room_creators;
         let tombstone = if has_almighty_creators { 150 } else { 100 };
@@ -270,7 +271,7 @@ impl Plan<'_> {
                 users.extend(invited.map(|user_id| (user_id.to_string(), json!(100))));
             }
         }
-        // Nobody needs an invitation to a public room; whom one lets in by one is asked of those with power.
+        // Nobody needs an invitation to join a public room, so only moderators may invite there.
         let is_public = self.preset() == RoomPreset::PublicChat;
         let mut content = json!({
             "ban": 50, "kick": 50, "redact": 50, "invite": if is_public { 50 } else { 0 },
@@ -295,7 +296,9 @@ impl Plan<'_> {
         self.state(&StateEventType::RoomPowerLevels, &content)
     }
 
-    /// [Presets](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3createroom)
+    /// Adds the events of the preset.
+    ///
+    /// See [the presets in the specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3createroom).
     fn preset_events(&self, events: &mut Vec<NewEvent>) -> Result<()> {
         let is_public = self.preset() == RoomPreset::PublicChat;
         let join_rule = if is_public { "public" } else { "invite" };
@@ -303,7 +306,7 @@ impl Plan<'_> {
         let history = json!({ "history_visibility": "shared" });
         events.push(self.state(&StateEventType::RoomJoinRules, &rules)?);
         events.push(self.state(&StateEventType::RoomHistoryVisibility, &history)?);
-        // Without the event guests are forbidden, so that a public room needs none.
+        // Without this event guests may not join, so a public room does not need it.
         if !is_public {
             let guests = json!({ "guest_access": "can_join" });
             events.push(self.state(&StateEventType::RoomGuestAccess, &guests)?);

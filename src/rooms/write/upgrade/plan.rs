@@ -1,4 +1,4 @@
-//! Which events a room begins with that replaces another.
+//! Builds the first events of a room that replaces another.
 
 use ruma::{
     OwnedUserId, ServerName, UserId,
@@ -19,7 +19,7 @@ use crate::{
     },
 };
 
-/// The state that the new room takes over.
+/// The types of the state events that the new room copies from the old one.
 const COPIED: [StateEventType; 8] = [
     StateEventType::RoomName,
     StateEventType::RoomTopic,
@@ -30,18 +30,18 @@ const COPIED: [StateEventType; 8] = [
     StateEventType::RoomServerAcl,
     StateEventType::RoomJoinRules,
 ];
-/// Bans and children of a space that the new room takes over at most: each is an event.
+/// The most bans, and the most children of a space, that the new room copies. Each of them is an event.
 const MANY: usize = 1_000;
-/// What the create event says of the old room alone.
+/// Fields of the create event that apply to the old room only and are not copied.
 const OWN_FIELDS: [&str; 4] = [
     "creator",
     "room_version",
     "predecessor",
     "additional_creators",
 ];
-/// The level of a creator, in versions in which it is a level.
+/// The power level of the creator, in versions where creators have a level.
 const CREATOR_LEVEL: i64 = 100;
-/// The level at which one may replace a room whose creators stand above all levels.
+/// The power level needed to upgrade a room, in versions where creators are above all levels.
 const TOMBSTONE_LEVEL: i64 = 150;
 
 struct Plan<'a> {
@@ -54,7 +54,7 @@ struct Plan<'a> {
 /// Returns the first events of the room that replaces `old`.
 pub(crate) fn events(old: &Room, tip: &Tip, upgrade: &Upgrade) -> Result<Vec<NewEvent>> {
     let rules = matrix::rules(&upgrade.version).ok_or_else(|| {
-        Error::UnsupportedRoomVersion(format!("version {} is not supported", upgrade.version))
+        Error::UnsupportedRoomVersion(format!("room version {} is not supported", upgrade.version))
     })?;
     let plan = Plan {
         old,
@@ -134,7 +134,7 @@ impl Plan<'_> {
         creators
     }
 
-    /// Returns the power levels of the old room, as they are to hold in the new one.
+    /// Returns the final power levels of the new room, converted from those of the old room.
     fn power_levels(&self) -> Result<Map<String, Value>> {
         let kind = StateEventType::RoomPowerLevels;
         let mut content: Map<String, Value> = self.state.content(&kind).unwrap_or_default();
@@ -162,7 +162,7 @@ impl Plan<'_> {
         Ok(content)
     }
 
-    /// Returns the creators of the old room, if they stood above all levels.
+    /// Returns the creators of the old room, if its version puts creators above all levels.
     fn almighty(&self) -> Result<Vec<OwnedUserId>> {
         let rules = &self.old.rules.authorization;
         let create = self.state.get(&StateEventType::RoomCreate, "");
@@ -174,7 +174,7 @@ impl Plan<'_> {
         Ok(creators.into_iter().collect())
     }
 
-    /// Returns the levels with which the user may do all that is still to be done.
+    /// Returns temporary power levels with which the user may send all other first events.
     fn raised(&self, levels: &Map<String, Value>) -> Map<String, Value> {
         let mut raised = levels.clone();
         if self.rules.explicitly_privilege_room_creators {
@@ -188,7 +188,7 @@ impl Plan<'_> {
         raised
     }
 
-    /// Returns the content of a state event; a join rule that the new version does not know becomes an invitation.
+    /// Returns the content of a state event. A join rule that the new version does not support becomes `invite`.
     fn content(&self, kind: &StateEventType, pdu: &Pdu) -> Value {
         let rule = pdu.content_str("join_rule").map(JoinRuleKind::from);
         let is_known = match rule {
@@ -203,7 +203,7 @@ impl Plan<'_> {
         pdu.content_as().unwrap_or_default()
     }
 
-    /// Returns the aliases of this server, which move along.
+    /// Returns the aliases of this server, which move to the new room.
     fn own_aliases(&self) -> Option<Value> {
         let server = self.upgrade.user_id.server_name();
         let (own, _) = aliases(self.state, server)?;
@@ -245,13 +245,13 @@ impl Plan<'_> {
     }
 }
 
-/// Returns what is left of the old room's aliases when those of this server are gone; `None` if none are.
+/// Returns the old room's aliases without those of this server, or `None` if this server has none of them.
 pub(crate) fn aliases_of_others(tip: &Tip, server: &ServerName) -> Option<Map<String, Value>> {
     let (own, others) = aliases(&tip.state, server)?;
     (!own.is_empty()).then_some(others)
 }
 
-/// Parts a room's aliases into those of a server and the others.
+/// Splits a room's aliases into those of a server and the others.
 fn aliases(
     state: &StateMap,
     server: &ServerName,
@@ -283,7 +283,7 @@ fn object(value: Option<Value>) -> Map<String, Value> {
     }
 }
 
-/// Old versions knew levels that are texts.
+/// Replaces text levels by integers: old room versions allow texts.
 fn make_integer(value: &mut Value) {
     match value {
         Value::Object(levels) => levels.values_mut().for_each(make_integer),
